@@ -1,0 +1,1 @@
+//! The error types, and the only errno table.

@@ -1,0 +1,32 @@
+//! unionmount: a union filesystem in user space.
+//!
+//! A **stack** is an ordered list of **layers**, each a plain directory: at most one writable **upper** on top,
+//! read-only **lowers** below it. The **merged** view holds, for every path, the topmost entry that no layer above it
+//! hides. That is all that a container image is, too: a pile of shared read-only layers, with one writable layer on
+//! top once it runs.
+//!
+//! # The map
+//!
+//! ```text
+//! main.rs     parse → run → print one error → exit code
+//! error       the error types, and the only errno table
+//! sys         raw system calls, wrapped safe; the only place with `unsafe`
+//! union       the union filesystem: layers, whiteouts, lookup, copy-up. No FUSE, no CLI, no images
+//! fuse        the protocol adaptor: translate, call union, reply; sessions, threads, cache lifetimes, I/O modes
+//! image       digests, the content store, tar → layer, upper → tar, load/save/commit
+//! container   an image, an upper and their mount; running a command in it
+//! explain     where a path comes from, the event trace, the pictures
+//! cli         the command line, one small file a verb
+//! ```
+//!
+//! Calls go one way: `cli → {fuse, container, image, explain} → union → sys`. `fuse` and `image` never meet; both use
+//! the markers of [`union::marker`].
+
+pub mod cli;
+pub mod container;
+pub mod error;
+pub mod explain;
+pub mod fuse;
+pub mod image;
+pub mod sys;
+pub mod union;
