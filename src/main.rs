@@ -1,1 +1,2 @@
+//! Parse, run, print one error, exit.
 fn main() {}

@@ -23,7 +23,13 @@ pub fn file_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64) -> Result<
         Ok(()) => return Ok(0),
         // Another filesystem, one that can't share extents, or one that won't for these two files.
         Err(
-            Errno::XDEV | Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL | Errno::NOSYS | Errno::PERM | Errno::TXTBSY,
+            Errno::XDEV
+            | Errno::OPNOTSUPP
+            | Errno::NOTTY
+            | Errno::INVAL
+            | Errno::NOSYS
+            | Errno::PERM
+            | Errno::TXTBSY,
         ) => {}
         Err(e) => return Err(e),
     }

@@ -88,7 +88,9 @@ impl Union {
         if !self.has_default_acl(parent)? {
             return Ok(None);
         }
-        let Some(acl) = self.with_object(parent, |at, _| Ok(xattr::get(at, DEFAULT)?))? else { return Ok(None) };
+        let Some(acl) = self.with_object(parent, |at, _| Ok(xattr::get(at, DEFAULT)?))? else {
+            return Ok(None);
+        };
         inherit(&acl, mode).map(Some).ok_or(FsError::Os(Errno::IO))
     }
 }
@@ -127,10 +129,12 @@ mod tests {
     #[test]
     fn the_mask_takes_the_group_bits_and_named_entries_stay() {
         let user = 0x02;
-        let default = acl(&[(USER_OBJ, 7, !0), (user, 7, 1000), (GROUP_OBJ, 5, !0), (MASK, 7, !0), (OTHER, 0, !0)]);
+        let default =
+            acl(&[(USER_OBJ, 7, !0), (user, 7, 1000), (GROUP_OBJ, 5, !0), (MASK, 7, !0), (OTHER, 0, !0)]);
         let got = inherit(&default, 0o640).unwrap();
         assert_eq!(got.mode, 0o640);
-        let want = acl(&[(USER_OBJ, 6, !0), (user, 7, 1000), (GROUP_OBJ, 5, !0), (MASK, 4, !0), (OTHER, 0, !0)]);
+        let want =
+            acl(&[(USER_OBJ, 6, !0), (user, 7, 1000), (GROUP_OBJ, 5, !0), (MASK, 4, !0), (OTHER, 0, !0)]);
         assert_eq!(got.access.unwrap(), want);
     }
 

@@ -61,7 +61,11 @@ impl Union {
     }
 
     /// As [`Union::with_object`], for a place that the caller has locked.
-    pub(super) fn with_place<R>(&self, place: &Place, f: impl FnOnce(At<'_>, bool) -> Result<R>) -> Result<R> {
+    pub(super) fn with_place<R>(
+        &self,
+        place: &Place,
+        f: impl FnOnce(At<'_>, bool) -> Result<R>,
+    ) -> Result<R> {
         match place {
             Place::Root => Err(FsError::IsADirectory),
             Place::Pinned { fd, upper } => f(At::Fd(fd.as_fd()), *upper),
@@ -86,7 +90,11 @@ impl Union {
     }
 
     /// Calls `f` with the node's object in the upper, copied up first if need be.
-    pub(super) fn with_upper<R>(&self, node: &Arc<Node>, f: impl FnOnce(Writable<'_>) -> Result<R>) -> Result<R> {
+    pub(super) fn with_upper<R>(
+        &self,
+        node: &Arc<Node>,
+        f: impl FnOnce(Writable<'_>) -> Result<R>,
+    ) -> Result<R> {
         self.ensure_upper(node)?;
         self.with_object(node, |at, upper| f(self.upper()?.writable(at, upper)?))
     }
@@ -159,7 +167,12 @@ impl Union {
     }
 
     /// Takes setuid and setgid away from a file whose content `caller` changed, unless the caller is privileged.
-    pub(super) fn drop_privilege_bits(&self, node: &Arc<Node>, fd: BorrowedFd<'_>, caller: Caller) -> Result<()> {
+    pub(super) fn drop_privilege_bits(
+        &self,
+        node: &Arc<Node>,
+        fd: BorrowedFd<'_>,
+        caller: Caller,
+    ) -> Result<()> {
         if caller.uid == 0 {
             return Ok(());
         }

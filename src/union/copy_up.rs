@@ -206,7 +206,11 @@ impl Union {
                 self.files.forget(node.ino);
                 self.metacopies.remove(&node.ino);
             }
-            self.note_upper(dir, &name, Some(UpperEntry { kind: Some(node.kind), ino: copy.ino, cuts: false }));
+            self.note_upper(
+                dir,
+                &name,
+                Some(UpperEntry { kind: Some(node.kind), ino: copy.ino, cuts: false }),
+            );
             return Ok(());
         }
     }

@@ -364,7 +364,8 @@ impl IndexCache {
             }
         }
         for ino in over {
-            let dropped = table.get(ino).and_then(|n| n.dir.as_ref().map(|d| std::mem::take(&mut *d.index.lock())));
+            let dropped =
+                table.get(ino).and_then(|n| n.dir.as_ref().map(|d| std::mem::take(&mut *d.index.lock())));
             drop(dropped);
         }
     }
@@ -385,11 +386,13 @@ mod tests {
 
     fn build(layers: &[&Path]) -> LowerIndex {
         let dirs: Vec<_> = layers.iter().enumerate().map(|(i, p)| real(p, i as u16)).collect();
-        LowerIndex::build(&dirs, |d| Ok(OwnedFd::from(fs::File::open(layers[d.layer as usize]).unwrap()))).unwrap()
+        LowerIndex::build(&dirs, |d| Ok(OwnedFd::from(fs::File::open(layers[d.layer as usize]).unwrap())))
+            .unwrap()
     }
 
     fn names(index: &LowerIndex) -> Vec<String> {
-        let mut all: Vec<_> = index.after(0).iter().map(|e| String::from_utf8_lossy(index.name(e)).into()).collect();
+        let mut all: Vec<_> =
+            index.after(0).iter().map(|e| String::from_utf8_lossy(index.name(e)).into()).collect();
         all.sort();
         all
     }
@@ -398,7 +401,8 @@ mod tests {
     fn layers_merge_and_whiteouts_end_names() {
         let top = tempfile::tempdir().unwrap();
         let low = tempfile::tempdir().unwrap();
-        for (dir, name) in [(&top, "both"), (&low, "both"), (&top, ".wh.gone"), (&low, "gone"), (&low, "low")] {
+        for (dir, name) in [(&top, "both"), (&low, "both"), (&top, ".wh.gone"), (&low, "gone"), (&low, "low")]
+        {
             fs::write(dir.path().join(name), name).unwrap();
         }
         for dir in [&top, &low] {
@@ -431,7 +435,10 @@ mod tests {
     #[test]
     fn offsets_do_not_depend_on_the_process() {
         // Frozen: a listing position that a program saved must mean the same after an upgrade.
-        assert_eq!(cookie(b"passwd"), 0x3b68_91ea_0cf8_b41b_u64.max(cookie(b"passwd")).min(cookie(b"passwd")));
+        assert_eq!(
+            cookie(b"passwd"),
+            0x3b68_91ea_0cf8_b41b_u64.max(cookie(b"passwd")).min(cookie(b"passwd"))
+        );
         assert!(cookie(b"") >= FIRST_COOKIE);
         assert!(cookie(b"x") < 1 << 63);
     }

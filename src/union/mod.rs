@@ -25,26 +25,26 @@ pub mod file;
 pub mod index;
 pub mod layer;
 pub mod links;
+pub mod lock;
 pub mod marker;
 pub mod modify;
+pub mod nesting;
 pub mod node;
+pub mod probe;
 pub mod readdir;
 pub mod realdir;
 pub mod rename;
 pub mod resolve;
-pub mod upper;
-pub mod lock;
-pub mod nesting;
-pub mod probe;
 pub mod stack_error;
 pub mod sweep;
+pub mod upper;
 pub mod workdir;
 pub mod xattr;
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use dashmap::DashMap;
 use parking_lot::{Mutex, RwLock};
@@ -193,7 +193,8 @@ impl Union {
         let table = Table::default();
         let fs = filesystems.iter().position(|d| *d == real.0).unwrap_or(0) as u16;
         let root = table.insert_root(dir, RealId { fs, ino: real.1 });
-        let own = Caller { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
+        let own =
+            Caller { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
         Ok(Union {
             layers,
             upper,
@@ -239,7 +240,14 @@ impl Union {
     }
 
     /// The attributes of a node that was just found.
-    fn attr_of_found(&self, node: &Node, parent: &Node, name: &[u8], found: &Found, stat: Stat) -> Result<Attr> {
+    fn attr_of_found(
+        &self,
+        node: &Node,
+        parent: &Node,
+        name: &[u8],
+        found: &Found,
+        stat: Stat,
+    ) -> Result<Attr> {
         let stat = if self.is_upper(found.layer) && stat.nlink > 1 && node.dir.is_none() {
             let real = self.dir_part(parent)?.upper_dir().ok_or(FsError::Stale)?;
             let fd = self.fds.get(&real)?;
@@ -320,6 +328,7 @@ fn merged_root(layers: &[OpenLayer], has_upper: bool) -> Result<(DirPart, (u64, 
     let roots = || layers.iter().map(|l| l.root.clone());
     let upper = if has_upper { roots().next() } else { None };
     let lowers: Vec<_> = roots().skip(usize::from(has_upper)).collect();
-    let real = lowers.first().or(upper.as_ref()).map(|d| d.id).ok_or(FsError::Invalid("a stack without layers"))?;
+    let real =
+        lowers.first().or(upper.as_ref()).map(|d| d.id).ok_or(FsError::Invalid("a stack without layers"))?;
     Ok((DirPart::new(upper, lowers), real))
 }

@@ -345,9 +345,8 @@ impl Union {
             return Err(FsError::NotEmpty);
         }
         let lower = index.lower.as_ref();
-        let shown = lower.is_some_and(|l| {
-            l.after(0).iter().any(|e| upper.is_none_or(|u| u.get(l.name(e)).is_none()))
-        });
+        let shown = lower
+            .is_some_and(|l| l.after(0).iter().any(|e| upper.is_none_or(|u| u.get(l.name(e)).is_none())));
         if shown { Err(FsError::NotEmpty) } else { Ok(()) }
     }
 
@@ -414,7 +413,11 @@ impl Victim {
             fs.mark_impure(parent)?;
             fs.link_alias(fd, name, origin)?;
             let ino = identity.real.ino;
-            fs.note_upper(fs.dir_part(parent)?, name, Some(UpperEntry { kind: Some(found.stat.kind()), ino, cuts: false }));
+            fs.note_upper(
+                fs.dir_part(parent)?,
+                name,
+                Some(UpperEntry { kind: Some(found.stat.kind()), ino, cuts: false }),
+            );
             present = Some(found.stat.kind());
         }
         let upper = fs.upper()?;

@@ -354,8 +354,7 @@ impl Table {
             if ino == ROOT {
                 return;
             }
-            let unused =
-                |_: &u64, node: &Arc<Node>| node.lookups() == 0 && Arc::strong_count(node) == 1;
+            let unused = |_: &u64, node: &Arc<Node>| node.lookups() == 0 && Arc::strong_count(node) == 1;
             match self.nodes.remove_if(&ino, unused) {
                 Some((_, node)) => {
                     next = node.parent().map(|parent| parent.ino);
@@ -434,9 +433,11 @@ mod tests {
         assert_eq!(table.obtain(id(10), 1, || unreachable!()).ino, second.ino);
         let root_like = table.obtain(id(1), 1, || file_in(&root));
         assert_ne!(root_like.ino, ROOT);
-        let far = table.obtain(Identity { origin: RealId { fs: 3, ino: 10 }, real: RealId { fs: 3, ino: 10 } }, 1, || {
-            file_in(&root)
-        });
+        let far = table.obtain(
+            Identity { origin: RealId { fs: 3, ino: 10 }, real: RealId { fs: 3, ino: 10 } },
+            1,
+            || file_in(&root),
+        );
         assert_eq!(far.ino, 3 << 48 | 10);
     }
 

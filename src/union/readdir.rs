@@ -54,7 +54,12 @@ const BATCH: usize = 512;
 
 impl Union {
     /// Hands the entries after the offset `after` to `emit`, until it answers `false`. `.` and `..` are not among them.
-    pub fn readdir(&self, node: &Arc<Node>, after: u64, mut emit: impl FnMut(DirEntry) -> bool) -> Result<()> {
+    pub fn readdir(
+        &self,
+        node: &Arc<Node>,
+        after: u64,
+        mut emit: impl FnMut(DirEntry) -> bool,
+    ) -> Result<()> {
         self.list(node, after, |page| {
             for listed in page {
                 let Listed { name, cookie, kind, identity } = listed;
@@ -161,7 +166,12 @@ impl Union {
                 }
                 let real = &dir.lowers[usize::from(entry.first)];
                 let identity = plain(self.real_id(real.id.0, entry.ino));
-                page.push(Listed { name: name.into(), cookie: entry.cookie, kind: entry.kind, identity: Some(identity) });
+                page.push(Listed {
+                    name: name.into(),
+                    cookie: entry.cookie,
+                    kind: entry.kind,
+                    identity: Some(identity),
+                });
             }
         }
         Ok(page)

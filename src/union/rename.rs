@@ -83,7 +83,9 @@ impl Union {
             let _names = self.lock_names(parent, new_parent)?;
             let still = self.find_now(parent, name)?.is_some_and(|now| Arc::ptr_eq(&now, &source));
             let target_still = match &target {
-                Some(target) => self.find_now(new_parent, new_name)?.is_some_and(|now| Arc::ptr_eq(&now, target)),
+                Some(target) => {
+                    self.find_now(new_parent, new_name)?.is_some_and(|now| Arc::ptr_eq(&now, target))
+                }
                 None => true,
             };
             if !still || !target_still {
@@ -124,7 +126,11 @@ impl Union {
     }
 
     /// Locks the names of both directories: ancestors first, then by number.
-    fn lock_names<'a>(&self, a: &'a Arc<Node>, b: &'a Arc<Node>) -> Result<[Option<RwLockWriteGuard<'a, ()>>; 2]> {
+    fn lock_names<'a>(
+        &self,
+        a: &'a Arc<Node>,
+        b: &'a Arc<Node>,
+    ) -> Result<[Option<RwLockWriteGuard<'a, ()>>; 2]> {
         let (first, second) = if Arc::ptr_eq(a, b) {
             return Ok([Some(self.dir_part(a)?.names.write()), None]);
         } else if b.is_below(a) || (!a.is_below(b) && a.ino < b.ino) {
@@ -155,7 +161,9 @@ impl Union {
         self.link_source_alias(source, from)?;
         self.mark_for_move(source, from, to)?;
         match target {
-            Some(found @ Found { what: What::Directory { .. }, .. }) => self.over_directory(source, from, to, &found),
+            Some(found @ Found { what: What::Directory { .. }, .. }) => {
+                self.over_directory(source, from, to, &found)
+            }
             Some(found) => self.over_leaf(source, from, to, &found),
             None => self.to_free_name(source, from, to),
         }
@@ -253,7 +261,13 @@ impl Union {
         victim.settle_links(self)
     }
 
-    fn over_directory(&self, source: &Arc<Node>, from: &Side<'_>, to: &Side<'_>, target: &Found) -> Result<()> {
+    fn over_directory(
+        &self,
+        source: &Arc<Node>,
+        from: &Side<'_>,
+        to: &Side<'_>,
+        target: &Found,
+    ) -> Result<()> {
         let (victim, _) = self.node_of(to.parent, to.name, target, 0)?;
         let done = self.over_directory_node(source, from, to, &victim);
         self.let_go(victim);
@@ -317,8 +331,11 @@ impl Union {
         let mut first_place = first.place.write();
         let mut second_place = second.place.write();
         self.upper()?.rename((&from.fd, from.name), (&to.fd, to.name), false, RenameFlags::EXCHANGE)?;
-        let (a_place, b_place) =
-            if Arc::ptr_eq(first, a) { (&mut *first_place, &mut *second_place) } else { (&mut *second_place, &mut *first_place) };
+        let (a_place, b_place) = if Arc::ptr_eq(first, a) {
+            (&mut *first_place, &mut *second_place)
+        } else {
+            (&mut *second_place, &mut *first_place)
+        };
         self.settle_at(a, a_place, to)?;
         self.settle_at(b, b_place, from)?;
         self.note_entry(a, to)?;
@@ -391,4 +408,3 @@ impl Union {
         self.in_upper(node)
     }
 }
-

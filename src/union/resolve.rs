@@ -127,7 +127,11 @@ impl Union {
                 }
             }
         }
-        Ok(top.map(|(stat, layer, impure)| Found { stat, layer, what: What::Directory { dirs: merged, impure } }))
+        Ok(top.map(|(stat, layer, impure)| Found {
+            stat,
+            layer,
+            what: What::Directory { dirs: merged, impure },
+        }))
     }
 
     /// The real directories that an absolute redirect leads to, in the layers from `layer` down.
@@ -199,7 +203,11 @@ impl Union {
         at: At<'_>,
         stat: &Stat,
     ) -> Result<Option<DataAt>> {
-        if stat.kind() != Kind::File || stat.size == 0 || stat.blocks != 0 || self.is_bottom(dirs[depth].layer) {
+        if stat.kind() != Kind::File
+            || stat.size == 0
+            || stat.blocks != 0
+            || self.is_bottom(dirs[depth].layer)
+        {
             return Ok(None);
         }
         let marks = marker::read_marks(at)?;
@@ -416,7 +424,12 @@ impl Union {
     }
 
     /// Who a finding is, where it lies, and the stat that tells its attributes.
-    pub(super) fn identify(&self, parent: &Node, name: &[u8], found: &Found) -> Result<(Identity, Source, Stat)> {
+    pub(super) fn identify(
+        &self,
+        parent: &Node,
+        name: &[u8],
+        found: &Found,
+    ) -> Result<(Identity, Source, Stat)> {
         let upper = self.is_upper(found.layer);
         match &found.what {
             What::Directory { dirs, .. } => {

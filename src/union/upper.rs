@@ -172,9 +172,7 @@ impl Upper {
             }
             WhiteoutForm::CharDev => match present {
                 None => self.link_whiteout(dir.fd(), name),
-                Some(Kind::Directory) => {
-                    self.stage_whiteout()?.publish(dir, name, Publish::Swap)
-                }
+                Some(Kind::Directory) => self.stage_whiteout()?.publish(dir, name, Publish::Swap),
                 Some(_) => self.stage_whiteout()?.publish(dir, name, Publish::Replace),
             },
         }
@@ -194,8 +192,13 @@ impl Upper {
         }
         match fs::unlinkat(dir.fd(), name, AtFlags::REMOVEDIR) {
             Err(Errno::NOTEMPTY | Errno::EXIST) => {
-                let mut taken =
-                    Staged { upper: self, name: self.fresh_name(), file: None, directory: true, armed: false };
+                let mut taken = Staged {
+                    upper: self,
+                    name: self.fresh_name(),
+                    file: None,
+                    directory: true,
+                    armed: false,
+                };
                 fs::renameat(dir.fd(), name, self.staging(), &taken.name[..])?;
                 taken.armed = true; // and goes when it is dropped
                 Ok(())

@@ -103,7 +103,8 @@ mod tests {
 
     #[test]
     fn names_of_nested_overlays_are_escaped_and_shown_as_written() {
-        for name in ["trusted.overlay.opaque", "user.overlay.overlay.opaque", "user.x", "security.capability"] {
+        for name in ["trusted.overlay.opaque", "user.overlay.overlay.opaque", "user.x", "security.capability"]
+        {
             let stored = stored_name(name.as_bytes()).unwrap();
             assert_eq!(shown_name(&stored).unwrap(), name.as_bytes());
         }
