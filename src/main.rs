@@ -26,7 +26,7 @@ fn main() {
     ];
     c.acl = fuser::SessionACL::All;
     c.n_threads = Some(4);
-    c.clone_fd = true;
+    c.clone_fd = true; c.spin = std::env::var("SPIN").ok().map(|s| std::time::Duration::from_micros(s.parse().unwrap()));
     let r = fs.requests();
     fuser::mount(fs, &a[4], &c).expect("mount");
     eprintln!("{r}");
