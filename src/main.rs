@@ -1,2 +1,5 @@
 //! Parse, run, print one error, exit.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    unionmount::cli::main(std::env::args_os())
+}

@@ -4,6 +4,7 @@ pub mod layer;
 pub mod lock;
 pub mod marker;
 mod nesting;
+pub mod options;
 mod probe;
 mod stack_error;
 mod sweep;
