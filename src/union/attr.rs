@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use rustix::fs::StatVfs;
 
-use super::node::{Node, Place, Source};
+use super::node::{Name, Node, Place, Source};
 use super::upper::IndexName;
 use super::{Caller, Union};
 use crate::error::{FsError, Result};
@@ -201,5 +201,33 @@ impl Union {
     pub fn statfs(&self) -> Result<StatVfs> {
         let fd = self.fds.get(&self.layers[0].root)?;
         Ok(rustix::fs::fstatvfs(fd.as_fd())?)
+    }
+
+    /// The path of a node in the merged view, for messages.
+    pub fn path_of(&self, node: &Node) -> Vec<u8> {
+        let mut names: Vec<Name> = Vec::new();
+        let mut parent = match &*node.place.read() {
+            Place::Named { parent, name, .. } => {
+                names.push(name.clone());
+                Some(parent.clone())
+            }
+            Place::Root => None,
+            Place::Pinned { .. } => return b"(unlinked)".to_vec(),
+        };
+        while let Some(dir) = parent {
+            parent = match &*dir.place.read() {
+                Place::Named { parent, name, .. } => {
+                    names.push(name.clone());
+                    Some(parent.clone())
+                }
+                _ => None,
+            };
+        }
+        let mut path = Vec::new();
+        for name in names.iter().rev() {
+            path.push(b'/');
+            path.extend_from_slice(name);
+        }
+        if path.is_empty() { b"/".to_vec() } else { path }
     }
 }

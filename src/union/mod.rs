@@ -144,7 +144,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { dir_fds: 256, data_fds: 256, index_bytes: 2 << 20 }
+        Limits { dir_fds: 256, data_fds: 256, index_bytes: 512 << 10 }
     }
 }
 
@@ -157,7 +157,7 @@ pub struct Union {
     table: Table,
     root: Arc<Node>,
     files: Files,
-    /// The devices of the layers' filesystems; the position is [`RealId::fs`].
+    /// The devices of the layers' filesystems; the position goes into [`RealId`].
     filesystems: RwLock<Vec<u64>>,
     renames: Mutex<()>,
     /// Copy-ups that are under way, by node number.
@@ -210,7 +210,7 @@ impl Union {
         }
         let table = Table::default();
         let fs = filesystems.iter().position(|d| *d == real.0).unwrap_or(0) as u16;
-        let root = table.insert_root(dir, RealId { fs, ino: real.1 });
+        let root = table.insert_root(dir, table.identity(fs, real.1));
         let own =
             Caller { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
         Ok(Union {

@@ -452,7 +452,7 @@ impl Union {
 
     /// Which inode that is, in terms of the stack's filesystems.
     pub(super) fn real_id(&self, dev: u64, ino: u64) -> RealId {
-        RealId { fs: self.filesystem(dev), ino }
+        self.table.identity(self.filesystem(dev), ino)
     }
 }
 
