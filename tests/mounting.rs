@@ -192,6 +192,23 @@ fn a_killed_daemon_leaves_a_dead_mount_that_is_named_and_a_workdir_that_is_swept
 }
 
 #[test]
+fn a_broken_connection_takes_the_mount_away() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    let place = Place::new();
+    let mut child = place.command(&with(&["--foreground", "mnt"])).stderr(Stdio::null()).spawn().unwrap();
+    until("it is mounted", || place.mounted("mnt").is_some());
+    let connection = rustix::fs::minor(fs::metadata(place.at("mnt")).unwrap().dev());
+    if fs::write(format!("/sys/fs/fuse/connections/{connection}/abort"), "1").is_err() {
+        skip!("fusectl is not mounted");
+    }
+    assert_eq!(wait(&mut child), Some(1));
+    assert!(place.mounted("mnt").is_none());
+    assert_eq!(place.names(""), ["a", "b", "mnt", "up"]);
+}
+
+#[test]
 fn a_volatile_upper_is_taken_over_after_a_clean_end_only() {
     if !is_root() {
         skip!("needs root");

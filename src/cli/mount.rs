@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, Parser};
 
@@ -11,12 +12,14 @@ use super::daemon::{self, Ready};
 use super::logging::{self, LogOptions};
 use super::options::{Options, split_lowers};
 use super::{Failure, say};
+use crate::fuse::UnionFs;
 use crate::fuse::mount::{MountFlags, open_device};
-use crate::fuse::placeholder::Placeholder;
+use crate::fuse::policy::{IoMode, Policy};
 use crate::fuse::session::{Hooks, SessionOptions, default_source, serve};
 use crate::sys::process::raise_nofile_limit;
 use crate::union::layer::{Stack, StackOptions};
-use crate::union::options::FsOptions;
+use crate::union::options::{FsOptions, RedirectDir, Squash, XattrPermissions, Xino};
+use crate::union::{Limits, Union};
 
 /// The arguments of a mount.
 #[derive(Debug, Args)]
@@ -283,11 +286,50 @@ fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), Failure> {
         flags: request.mount.clone(),
         threads: request.threads,
     };
+    for option in without_effect(&request.fs) {
+        log::warn!("option {option} has no effect yet");
+    }
+    let union = Union::new(stack, request.fs.volatile, Limits::default())
+        .map_err(|error| Failure::failed(format!("cannot read the layers: {error}")))?;
+    let fs = UnionFs::new(Arc::new(union), policy(&request.fs));
+    let requests = fs.requests();
     let hooks = Hooks {
         ready: Box::new(|_notifier| ready.announce()),
-        report: Box::new(|| log::info!("no counters yet")),
+        // Somebody asked for it, so it is said at whatever verbosity.
+        report: Box::new(move || log::warn!("requests: {requests}")),
     };
-    serve(Placeholder::new(stack), device, &options, hooks).map_err(Failure::failed)
+    serve(fs, device, &options, hooks).map_err(Failure::failed)
+}
+
+/// What the options say about caches.
+fn policy(fs: &FsOptions) -> Policy {
+    let default = Policy::default();
+    Policy {
+        timeout: fs.timeout.unwrap_or(default.timeout),
+        io: match fs.writeback {
+            Some(true) => IoMode::Cached,
+            Some(false) => IoMode::WriteThrough,
+            None => default.io,
+        },
+        no_xattrs: fs.no_xattrs,
+        no_acl: fs.no_acl,
+    }
+}
+
+/// The options that are understood, but not served yet.
+fn without_effect(fs: &FsOptions) -> Vec<&'static str> {
+    let given = [
+        (fs.uid_map.is_some(), "uidmapping"),
+        (fs.gid_map.is_some(), "gidmapping"),
+        (fs.squash != Squash::default(), "squash_to_*"),
+        (fs.xattr_permissions != XattrPermissions::Off, "xattr_permissions"),
+        (fs.static_nlink, "static_nlink"),
+        (fs.ino32, "ino32_t"),
+        (fs.xino != Xino::Auto, "xino"),
+        (fs.redirect_dir != RedirectDir::On, "redirect_dir"),
+        (fs.max_write.is_some(), "max_write"),
+    ];
+    given.into_iter().filter(|(given, _)| *given).map(|(_, name)| name).collect()
 }
 
 #[cfg(test)]

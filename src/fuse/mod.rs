@@ -1,4 +1,19 @@
-//! The protocol adaptor: mounting, the session, and what stands between FUSE and the union.
+//! The protocol adaptor: translate a request, call the union, reply. No decision about layers is taken here.
+//!
+//! | module | what it knows |
+//! |---|---|
+//! | [`adaptor`] | one method a request |
+//! | [`convert`] | between the protocol's types and the union's |
+//! | [`policy`] | how long the kernel may keep answers, and how files are opened |
+//! | [`counters`] | requests by kind |
+//! | [`mount`] | mount(2), fusermount3, unmounting |
+//! | [`session`] | the life of a mount: threads, signals, the end |
+
+pub mod adaptor;
+pub mod convert;
+pub mod counters;
 pub mod mount;
-pub mod placeholder;
+pub mod policy;
 pub mod session;
+
+pub use adaptor::UnionFs;
