@@ -14,7 +14,7 @@ use super::options::{Options, split_lowers};
 use super::{Failure, say};
 use crate::fuse::UnionFs;
 use crate::fuse::mount::{MountFlags, open_device};
-use crate::fuse::policy::{IoMode, Policy};
+use crate::fuse::policy::{FOR_EVER, IoMode, Policy};
 use crate::fuse::session::{Hooks, SessionOptions, default_source, serve};
 use crate::sys::process::raise_nofile_limit;
 use crate::union::layer::{Stack, StackOptions};
@@ -289,30 +289,27 @@ fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), Failure> {
     for option in without_effect(&request.fs) {
         log::warn!("option {option} has no effect yet");
     }
-    let union = Union::new(stack, request.fs.volatile, Limits::default())
+    let union = Union::new(stack, Limits::default())
         .map_err(|error| Failure::failed(format!("cannot read the layers: {error}")))?;
     let fs = UnionFs::new(Arc::new(union), policy(&request.fs));
-    let requests = fs.requests();
+    let report = fs.report();
+    let at_end = report.clone();
     let hooks = Hooks {
         ready: Box::new(|_notifier| ready.announce()),
-        // Somebody asked for it, so it is said at whatever verbosity.
-        report: Box::new(move || log::warn!("requests: {requests}")),
+        report: Box::new(move || log::warn!("{report}")),
     };
-    serve(fs, device, &options, hooks).map_err(Failure::failed)
+    let ended = serve(fs, device, &options, hooks).map_err(Failure::failed);
+    log::info!("{at_end}");
+    ended
 }
 
-/// What the options say about caches.
-fn policy(fs: &FsOptions) -> Policy {
-    let default = Policy::default();
+/// What the kernel is told, by the options.
+fn policy(options: &FsOptions) -> Policy {
     Policy {
-        timeout: fs.timeout.unwrap_or(default.timeout),
-        io: match fs.writeback {
-            Some(true) => IoMode::Cached,
-            Some(false) => IoMode::WriteThrough,
-            None => default.io,
-        },
-        no_xattrs: fs.no_xattrs,
-        no_acl: fs.no_acl,
+        timeout: options.timeout.unwrap_or(FOR_EVER),
+        io: if options.writeback == Some(false) { IoMode::WriteThrough } else { IoMode::Cached },
+        no_xattrs: options.no_xattrs,
+        no_acl: options.no_acl,
     }
 }
 

@@ -92,6 +92,7 @@ pub fn serve<F: Filesystem>(
     config.n_threads = Some(options.threads.unwrap_or_else(default_threads).max(1));
     // A descriptor of their own lets threads wait apart; who may not open the device anew shares one.
     config.clone_fd = mount::open_device().is_ok();
+    config.spin = Some(SPIN);
     let session = Session::from_fd(fs, device, acl, config).map_err(SessionError::Begin)?;
 
     stop_on_panic(mounted.clone());
@@ -106,6 +107,9 @@ pub fn serve<F: Filesystem>(
     }
     ended
 }
+
+/// How long a thread asks for the next request before it sleeps: about what waking it would cost.
+const SPIN: Duration = Duration::from_micros(50);
 
 fn default_threads() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8)
