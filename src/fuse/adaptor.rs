@@ -155,6 +155,8 @@ impl Filesystem for UnionFs {
             | InitFlags::FUSE_HANDLE_KILLPRIV_V2
             | InitFlags::FUSE_CACHE_SYMLINKS
             | InitFlags::FUSE_EXPLICIT_INVAL_DATA
+            // Lets the session tell an aborted connection, whose mount stays, from an unmount.
+            | InitFlags::FUSE_ABORT_ERROR
             | InitFlags::FUSE_NO_OPEN_SUPPORT
             | InitFlags::FUSE_NO_OPENDIR_SUPPORT;
         if !self.policy.no_acl && !self.policy.no_xattrs {

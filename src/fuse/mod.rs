@@ -6,7 +6,7 @@
 //! | [`convert`] | between the protocol's types and the union's |
 //! | [`policy`] | how long the kernel may keep answers, and how files are opened |
 //! | [`counters`] | requests by kind |
-//! | [`mount`](mod@mount) | mount(2), fusermount3, mount options |
+//! | [`mount`](mod@mount) | mount(2), fusermount3, unmounting |
 //! | [`session`] | the life of a mount: threads, signals, the end |
 
 pub mod adaptor;

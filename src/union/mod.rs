@@ -3,7 +3,8 @@
 //!
 //! | module | what it knows |
 //! |---|---|
-//! | [`layer`] | opening a stack of layers, and what their filesystems can do |
+//! | [`layer`], [`workdir`], [`lock`] | opening a stack of layers, and what their filesystems can do |
+//! | [`options`] | what a user may choose about the view |
 //! | [`marker`] | whiteouts and opaque marks: the one place that knows their forms |
 //! | [`realdir`] | the directories of the layers and the bounded cache of their descriptors |
 //! | [`index`] | what a directory's layers show, for listings and for lookups that find nothing |
