@@ -1,5 +1,5 @@
 //! A session with a filesystem of a few lines, which can be made to fail where the union should not.
-
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
 #![allow(missing_docs)]
 
 #[path = "common/cli.rs"]
