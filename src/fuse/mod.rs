@@ -3,6 +3,7 @@
 //! | module | what it knows |
 //! |---|---|
 //! | [`adaptor`] | one method a request |
+//! | [`bdi`] | the page cache of the mount |
 //! | [`convert`] | between the protocol's types and the union's |
 //! | [`policy`] | how long the kernel may keep answers, and how files are opened |
 //! | [`counters`] | requests by kind |
@@ -10,6 +11,7 @@
 //! | [`session`] | the life of a mount: threads, signals, the end |
 
 pub mod adaptor;
+pub mod bdi;
 pub mod convert;
 pub mod counters;
 pub mod mount;

@@ -57,12 +57,13 @@ impl Union {
             return f(At::Fd(fd.as_fd()), self.is_upper(top.layer));
         }
         let place = node.place.read();
-        self.with_place(&place, f)
+        self.with_place(node, &place, f)
     }
 
     /// As [`Union::with_object`], for a place that the caller has locked.
     pub(super) fn with_place<R>(
         &self,
+        node: &Node,
         place: &Place,
         f: impl FnOnce(At<'_>, bool) -> Result<R>,
     ) -> Result<R> {
@@ -80,8 +81,9 @@ impl Union {
                         let real = dir.lowers.get(usize::from(*at)).ok_or(FsError::Stale)?;
                         f(At::Name(self.fds.get(real)?.as_fd(), name), false)
                     }
-                    Source::Index(origin) => {
-                        let name = IndexName::of(*origin);
+                    Source::Index => {
+                        let origin = self.index_origins.get(&node.ino).map(|o| *o).ok_or(FsError::Stale)?;
+                        let name = IndexName::of(origin);
                         f(self.upper()?.index_entry(&name).at(), true)
                     }
                 }

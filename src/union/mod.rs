@@ -165,6 +165,8 @@ pub struct Union {
     copying: DashMap<u64, Arc<Mutex<()>>>,
     /// Where the data of metacopy files are, by node number.
     metacopies: DashMap<u64, DataAt>,
+    /// Under which origin the copies of [`Source::Index`](node::Source::Index) nodes are in the hardlink index.
+    index_origins: DashMap<u64, RealId>,
     /// Names that whiteouts took from lower files that were never copied up.
     hidden_links: DashMap<RealId, u64>,
     index_cache: IndexCache,
@@ -225,6 +227,7 @@ impl Union {
             renames: Mutex::new(()),
             copying: DashMap::new(),
             metacopies: DashMap::new(),
+            index_origins: DashMap::new(),
             hidden_links: DashMap::new(),
             index_cache: IndexCache::new(limits.index_bytes),
             owners: Owners::default(),
@@ -283,6 +286,7 @@ impl Union {
         if self.table.get(ino).is_none() {
             self.files.forget(ino);
             self.metacopies.remove(&ino);
+            self.index_origins.remove(&ino);
         }
     }
 

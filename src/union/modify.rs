@@ -438,9 +438,9 @@ impl Victim {
     pub fn of(fs: &Union, parent: &Arc<Node>, fd: &UpperFd, name: &[u8], found: &Found) -> Result<Victim> {
         let (identity, source, stat) = fs.identify(parent, name, found)?;
         let mut present = fs.is_upper(found.layer).then(|| found.stat.kind());
-        if let Source::Index(origin) = source {
+        if source == Source::Index {
             fs.mark_impure(parent)?;
-            fs.link_alias(fd, name, origin)?;
+            fs.link_alias(fd, name, identity.origin)?;
             let ino = stat.ino;
             fs.note_upper(
                 fs.dir_part(parent)?,
@@ -473,7 +473,7 @@ impl Victim {
         if !here {
             return remove();
         }
-        let (fd, upper) = fs.with_place(&place, |at, upper| Ok((at.pin()?, upper)))?;
+        let (fd, upper) = fs.with_place(node, &place, |at, upper| Ok((at.pin()?, upper)))?;
         remove()?;
         *place = Place::Pinned { fd: Arc::new(fd), upper };
         Ok(())

@@ -78,7 +78,7 @@ impl RealId {
 }
 
 /// A name; short ones take no memory of their own.
-pub type Name = SmallVec<[u8; 24]>;
+pub type Name = SmallVec<[u8; 16]>;
 
 /// One object of the merged view.
 #[derive(Debug)]
@@ -128,8 +128,9 @@ pub enum Source {
     Upper,
     /// The entry of the parent's lower directory of that index.
     Lower(u16),
-    /// A lower's hardlinked file that was copied up under another of its names: the copy in the hardlink index.
-    Index(RealId),
+    /// A lower's hardlinked file that was copied up under another of its names: the copy in the hardlink index, under
+    /// the origin that the union remembers for the node.
+    Index,
 }
 
 /// What makes two findings the same node.

@@ -172,9 +172,9 @@ impl Union {
     /// A name that only the lower has, of a file whose copy is in the hardlink index, becomes a link of the copy.
     fn link_source_alias(&self, source: &Node, from: &Side<'_>) -> Result<()> {
         let Some(found) = self.resolve(from.parent, from.name)? else { return Err(FsError::Stale) };
-        if let (_, Source::Index(origin), copy) = self.identify(from.parent, from.name, &found)? {
+        if let (identity, Source::Index, copy) = self.identify(from.parent, from.name, &found)? {
             self.mark_impure(from.parent)?;
-            self.link_alias(&from.fd, from.name, origin)?;
+            self.link_alias(&from.fd, from.name, identity.origin)?;
             let entry = UpperEntry { kind: Some(source.kind), ino: copy.ino, cuts: false };
             self.note_upper(self.dir_part(from.parent)?, from.name, Some(entry));
         }
