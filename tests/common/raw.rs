@@ -113,3 +113,14 @@ pub fn set_inode_flags(file: &File, flags: libc::c_long) -> io::Result<()> {
         _ => Ok(()),
     }
 }
+
+/// truncate(2), which changes a file by its path.
+pub fn truncate(path: &std::path::Path, length: i64) -> io::Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: the pointer is to a string that ends in a NUL and outlives the call.
+    match unsafe { libc::truncate(path.as_ptr(), length) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
