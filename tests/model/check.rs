@@ -22,6 +22,10 @@ pub struct Sequence<'a> {
     pub every: usize,
     /// Differences of outcomes that are allowed.
     pub tolerate: Tolerance<'a>,
+    /// Whether operations are bent to what is there ([`Model::steer`]). Not for sequences written by hand.
+    pub steered: bool,
+    /// The operations as they were performed.
+    pub performed: Vec<Op>,
 }
 
 /// Which st_ino each of the model's inodes was seen with.
@@ -39,11 +43,13 @@ impl<'a> Sequence<'a> {
             identities: Some(Identities::default()),
             every: 1,
             tolerate: &|_, _, _| false,
+            steered: true,
+            performed: Vec::new(),
         }
     }
 
     /// Runs `operations`: `perform` does each, `observe` takes a snapshot. The error says what differs, after which
-    /// operation.
+    /// operation, and lists the operations as they were performed.
     pub fn run(
         &mut self,
         operations: &[Op],
@@ -51,19 +57,25 @@ impl<'a> Sequence<'a> {
         mut observe: impl FnMut() -> Snapshot,
     ) -> Result<(), String> {
         for (index, op) in operations.iter().enumerate() {
-            let expected = self.model.apply(op);
+            let op = if self.steered { self.model.steer(op) } else { op.clone() };
+            let expected = self.model.apply(&op);
             if expected == Outcome::Skipped {
                 continue;
             }
-            let found = perform(op);
-            if found != expected && !(self.tolerate)(op, &expected, &found) {
-                return Err(format!("step {index}, {op:?}: {found:?}, expected {expected:?}"));
+            self.performed.push(op.clone());
+            let found = perform(&op);
+            if found != expected && !(self.tolerate)(&op, &expected, &found) {
+                return Err(self.failure(&format!("{found:?}, expected {expected:?}")));
             }
             if (index + 1) % self.every == 0 || index + 1 == operations.len() {
-                self.compare(&observe()).map_err(|text| format!("after step {index}, {op:?}:\n{text}"))?;
+                self.compare(&observe()).map_err(|text| self.failure(&text))?;
             }
         }
         Ok(())
+    }
+
+    fn failure(&self, text: &str) -> String {
+        format!("{text}\nafter: {:?}\n", self.performed)
     }
 
     /// Compares a snapshot with the model's state.

@@ -8,7 +8,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 
 use rustix::fs::{
-    AtFlags, CWD, FallocateFlags, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid, XattrFlags,
+    AtFlags, CWD, FallocateFlags, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid,
+    XattrFlags,
 };
 use rustix::io::Errno;
 
@@ -83,7 +84,9 @@ impl Executor {
                 let target = self.open(to, OFlags::WRONLY, 0)?;
                 copy_range(&source, &target, *offset as u64, *length)?;
             }
-            Op::Mkdir { path, mode } => rustix::fs::mkdirat(CWD, self.place(path), Mode::from_raw_mode(*mode))?,
+            Op::Mkdir { path, mode } => {
+                rustix::fs::mkdirat(CWD, self.place(path), Mode::from_raw_mode(*mode))?
+            }
             Op::Mkfifo { path, mode } => {
                 rustix::fs::mknodat(CWD, self.place(path), FileType::Fifo, Mode::from_raw_mode(*mode), 0)?;
             }

@@ -64,7 +64,7 @@ impl Vocabulary {
 
 /// A stack and a sequence for it.
 pub fn case(vocabulary: &Vocabulary) -> impl Strategy<Value = (StackSpec, Vec<Op>)> + use<> {
-    (stack(vocabulary), vec(operation(vocabulary), 1..=vocabulary.operations))
+    (stack(vocabulary), operations(vocabulary))
 }
 
 /// A stack: an upper, empty in half of the cases, over lowers.
@@ -78,10 +78,7 @@ pub fn stack(vocabulary: &Vocabulary) -> impl Strategy<Value = StackSpec> + use<
         links: false,
         ..vocabulary.clone()
     };
-    let upper = prop_oneof![
-        Just(super::layer::dir([])),
-        layer(&own, false),
-    ];
+    let upper = prop_oneof![Just(super::layer::dir([])), layer(&own, false),];
     (upper, lowers).prop_map(|(upper, lowers)| StackSpec { upper, lowers })
 }
 
@@ -124,12 +121,15 @@ fn directory(vocabulary: &Vocabulary, depth: u32, lower: bool) -> BoxedStrategy<
 }
 
 fn node(vocabulary: &Vocabulary, depth: u32, lower: bool) -> BoxedStrategy<LayerNode> {
-    let link = if vocabulary.links && lower { option::weighted(0.3, 0..2u8).boxed() } else { Just(None).boxed() };
+    let link =
+        if vocabulary.links && lower { option::weighted(0.3, 0..2u8).boxed() } else { Just(None).boxed() };
     let file = (attributes(vocabulary, FILE_MODES), select(&b"klmn"[..]), lengths(), link)
         .prop_map(|(attributes, fill, length, link)| LayerNode::File { attributes, fill, length, link });
-    let symlink = (attributes(vocabulary, LINK_MODES), path(2)).prop_map(|(attributes, target)| {
-        LayerNode::Symlink { attributes: Attributes { xattr: None, ..attributes }, target: target.0.join(&b'/') }
-    });
+    let symlink =
+        (attributes(vocabulary, LINK_MODES), path(2)).prop_map(|(attributes, target)| LayerNode::Symlink {
+            attributes: Attributes { xattr: None, ..attributes },
+            target: target.0.join(&b'/'),
+        });
     let fifo = attributes(vocabulary, PLAIN_MODES)
         .prop_map(|attributes| LayerNode::Fifo { attributes: Attributes { xattr: None, ..attributes } });
     let whiteout = select(vocabulary.whiteouts.clone()).prop_map(LayerNode::Whiteout);
@@ -147,24 +147,34 @@ fn lengths() -> impl Strategy<Value = usize> {
 fn path(depth: usize) -> impl Strategy<Value = Path> {
     let weights = prop_oneof![4 => Just(1), 4 => Just(2), 2 => Just(3)];
     weights.prop_flat_map(move |length: usize| {
-        vec(select(&ALPHABET[..]), length.min(depth)).prop_map(|names| Path(names.into_iter().map(<[u8]>::to_vec).collect()))
+        vec(select(&ALPHABET[..]), length.min(depth))
+            .prop_map(|names| Path(names.into_iter().map(<[u8]>::to_vec).collect()))
     })
 }
 
 /// A path that may also be the root's.
-fn path_or_root() -> impl Strategy<Value = Path> {
-    prop_oneof![15 => path(3), 1 => Just(Path(Vec::new()))]
+fn path_or_root(path: &BoxedStrategy<Path>) -> BoxedStrategy<Path> {
+    prop_oneof![15 => path.clone(), 1 => Just(Path(Vec::new()))].boxed()
+}
+
+/// A sequence. Half of its paths are one of two that the sequence has for its own, so that operations meet on them.
+pub fn operations(vocabulary: &Vocabulary) -> impl Strategy<Value = Vec<Op>> + use<> {
+    let vocabulary = vocabulary.clone();
+    vec(path(2), 2).prop_flat_map(move |favourites| {
+        let path = prop_oneof![select(favourites), path(3)].boxed();
+        vec(operation(&vocabulary, &path), 1..=vocabulary.operations)
+    })
 }
 
 /// One operation.
-pub fn operation(vocabulary: &Vocabulary) -> BoxedStrategy<Op> {
+fn operation(vocabulary: &Vocabulary, path: &BoxedStrategy<Path>) -> BoxedStrategy<Op> {
     let mut choices = vec![
-        (12, content_operation()),
-        (12, name_operation()),
-        (8, attribute_operation(vocabulary)),
+        (12, content_operation(path)),
+        (12, name_operation(path)),
+        (8, attribute_operation(vocabulary, path)),
     ];
     if vocabulary.open_files {
-        choices.push((8, slot_operation()));
+        choices.push((12, slot_operation(path)));
     }
     proptest::strategy::Union::new_weighted(choices).boxed()
 }
@@ -173,39 +183,48 @@ fn fills() -> impl Strategy<Value = u8> {
     select(&b"uvwxyz"[..])
 }
 
-fn content_operation() -> BoxedStrategy<Op> {
-    let write = (path(3), lengths(), fills(), lengths(), any::<bool>(), any::<bool>()).prop_map(
-        |(path, offset, fill, length, truncate, append)| Op::Write { path, offset, fill, length, truncate, append },
+fn content_operation(path: &BoxedStrategy<Path>) -> BoxedStrategy<Op> {
+    let path = || path.clone();
+    let write = (path(), lengths(), fills(), lengths(), any::<bool>(), any::<bool>()).prop_map(
+        |(path, offset, fill, length, truncate, append)| Op::Write {
+            path,
+            offset,
+            fill,
+            length,
+            truncate,
+            append,
+        },
     );
     let allocate = (
-        path(3),
+        path(),
         select(&[Allocate::Extend, Allocate::KeepSize, Allocate::Punch, Allocate::Zero][..]),
         lengths(),
         lengths(),
     )
         .prop_map(|(path, how, offset, length)| Op::Fallocate { path, how, offset, length });
     prop_oneof![
-        3 => (path(3), select(&[0o666, 0o600, 0o777][..]), any::<bool>())
+        3 => (path(), select(&[0o666, 0o600, 0o777][..]), any::<bool>())
             .prop_map(|(path, mode, exclusive)| Op::Create { path, mode, exclusive }),
         5 => write,
-        2 => (path(3), lengths()).prop_map(|(path, length)| Op::Truncate { path, length }),
+        2 => (path(), lengths()).prop_map(|(path, length)| Op::Truncate { path, length }),
         1 => allocate,
-        1 => (path(3), path(3), lengths(), lengths())
+        1 => (path(), path(), lengths(), lengths())
             .prop_map(|(from, to, offset, length)| Op::CopyRange { from, to, offset, length }),
     ]
     .boxed()
 }
 
-fn name_operation() -> BoxedStrategy<Op> {
+fn name_operation(path: &BoxedStrategy<Path>) -> BoxedStrategy<Op> {
+    let path = || path.clone();
     let how = select(&[Rename::Plain, Rename::Plain, Rename::Plain, Rename::NoReplace, Rename::Exchange][..]);
     prop_oneof![
-        3 => (path(3), select(&[0o777, 0o700][..])).prop_map(|(path, mode)| Op::Mkdir { path, mode }),
-        1 => path(3).prop_map(|path| Op::Mkfifo { path, mode: 0o666 }),
-        1 => (path(2), path(3)).prop_map(|(target, path)| Op::Symlink { target, path }),
-        2 => (path(3), path(3)).prop_map(|(from, to)| Op::Link { from, to }),
-        2 => path(3).prop_map(|path| Op::Rmdir { path }),
-        5 => path(3).prop_map(|path| Op::Unlink { path }),
-        6 => (path(3), path(3), how).prop_map(|(from, to, how)| Op::Rename { from, to, how }),
+        3 => (path(), select(&[0o777, 0o700][..])).prop_map(|(path, mode)| Op::Mkdir { path, mode }),
+        1 => path().prop_map(|path| Op::Mkfifo { path, mode: 0o666 }),
+        1 => (self::path(2), path()).prop_map(|(target, path)| Op::Symlink { target, path }),
+        2 => (path(), path()).prop_map(|(from, to)| Op::Link { from, to }),
+        2 => path().prop_map(|path| Op::Rmdir { path }),
+        5 => path().prop_map(|path| Op::Unlink { path }),
+        6 => (path(), path(), how).prop_map(|(from, to, how)| Op::Rename { from, to, how }),
     ]
     .boxed()
 }
@@ -214,24 +233,25 @@ fn name_operation() -> BoxedStrategy<Op> {
 const CHMOD_MODES: &[u32] = &[0o755, 0o700, 0o4755, 0o2755];
 const XATTR_NAMES: &[&str] = &["user.a", "user.b"];
 
-fn attribute_operation(vocabulary: &Vocabulary) -> BoxedStrategy<Op> {
+fn attribute_operation(vocabulary: &Vocabulary, path: &BoxedStrategy<Path>) -> BoxedStrategy<Op> {
     prop_oneof![
-        2 => (path_or_root(), select(CHMOD_MODES)).prop_map(|(path, mode)| Op::Chmod { path, mode }),
-        1 => (path_or_root(), select(vocabulary.owners.clone()))
+        2 => (path_or_root(path), select(CHMOD_MODES)).prop_map(|(path, mode)| Op::Chmod { path, mode }),
+        1 => (path_or_root(path), select(vocabulary.owners.clone()))
             .prop_map(|(path, (uid, gid))| Op::Chown { path, uid, gid }),
-        2 => (path_or_root(), select(XATTR_NAMES), select(&b"pq"[..]))
+        2 => (path_or_root(path), select(XATTR_NAMES), select(&b"pq"[..]))
             .prop_map(|(path, name, value)| Op::SetXattr { path, name, value }),
-        1 => (path_or_root(), select(XATTR_NAMES)).prop_map(|(path, name)| Op::RemoveXattr { path, name }),
-        1 => (path_or_root(), 1_200_000_000i64..1_200_000_003)
+        1 => (path_or_root(path), select(XATTR_NAMES)).prop_map(|(path, name)| Op::RemoveXattr { path, name }),
+        1 => (path_or_root(path), 1_200_000_000i64..1_200_000_003)
             .prop_map(|(path, seconds)| Op::SetMtime { path, seconds }),
     ]
     .boxed()
 }
 
-fn slot_operation() -> BoxedStrategy<Op> {
+fn slot_operation(path: &BoxedStrategy<Path>) -> BoxedStrategy<Op> {
+    let path = || path.clone();
     let slot = || 0..3u8;
     prop_oneof![
-        5 => (slot(), path(2), any::<bool>()).prop_map(|(slot, path, write)| Op::Open { slot, path, write }),
+        5 => (slot(), path(), any::<bool>()).prop_map(|(slot, path, write)| Op::Open { slot, path, write }),
         3 => (slot(), lengths(), fills(), lengths())
             .prop_map(|(slot, offset, fill, length)| Op::WriteOpen { slot, offset, fill, length }),
         1 => (slot(), lengths()).prop_map(|(slot, length)| Op::TruncateOpen { slot, length }),

@@ -298,7 +298,9 @@ impl Merger {
                 children.insert(name, id);
             }
         }
-        let LayerNode::Directory { attributes, .. } = stack[0].1 else { unreachable!("merging a non-directory") };
+        let LayerNode::Directory { attributes, .. } = stack[0].1 else {
+            unreachable!("merging a non-directory")
+        };
         self.insert(Node::Directory(children), attributes, 1)
     }
 

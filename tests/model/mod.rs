@@ -14,6 +14,7 @@
 //! | [`execute`] | the same operations by system calls in a directory |
 //! | [`check`] | a sequence run in both, compared after each step |
 //! | [`generate`] | random stacks and sequences |
+//! | [`steer`] | random operations bent to what is there |
 //!
 //! To check something other than a mount (the library in process, say), give [`check::Sequence::run`] two closures:
 //! one that performs an [`op::Op`], one that takes a snapshot.
@@ -27,4 +28,5 @@ pub mod execute;
 pub mod generate;
 pub mod layer;
 pub mod op;
+pub mod steer;
 pub mod tree;

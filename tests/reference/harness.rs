@@ -24,12 +24,16 @@ fn quieten_panics() {
 
 /// How many cases a test runs: `UNIONMOUNT_CASES`, else `default`.
 pub fn cases(default: u32) -> u32 {
-    std::env::var("UNIONMOUNT_CASES").ok().map_or(default, |text| text.parse().expect("UNIONMOUNT_CASES: a number"))
+    std::env::var("UNIONMOUNT_CASES")
+        .ok()
+        .map_or(default, |text| text.parse().expect("UNIONMOUNT_CASES: a number"))
 }
 
 /// The seed: `UNIONMOUNT_SEED`, else `default`, so that two runs are the same.
 fn seed(default: u64) -> u64 {
-    std::env::var("UNIONMOUNT_SEED").ok().map_or(default, |text| text.parse().expect("UNIONMOUNT_SEED: a number"))
+    std::env::var("UNIONMOUNT_SEED")
+        .ok()
+        .map_or(default, |text| text.parse().expect("UNIONMOUNT_SEED: a number"))
 }
 
 /// Runs `check` on random values. A failure is shrunk and printed with the seed; panics in `check` count as failures.

@@ -34,7 +34,9 @@ pub fn check(spec: &StackSpec, operations: &[Op]) -> Result<(), String> {
     stack.assert_lowers_unchanged(&before);
     stack.assert_workdir_clean();
     let mount = stack.mount();
-    sequence.compare(&observe(mount.path(), &ALPHABET)).map_err(|text| format!("after a remount:\n{text}"))?;
+    sequence
+        .compare(&observe(mount.path(), &ALPHABET))
+        .map_err(|text| format!("after a remount:\n{text}"))?;
     mount.unmount();
     stack.assert_lowers_unchanged(&before);
     Ok(())
