@@ -1,1 +1,15 @@
-//! (in work)
+//! The protocol adaptor: translate a request, call the union, reply. No decision about layers is taken here.
+//!
+//! | module | what it knows |
+//! |---|---|
+//! | [`adaptor`] | one method a request |
+//! | [`convert`] | between the protocol's types and the union's |
+//! | [`policy`] | how long the kernel may keep answers, and how files are opened |
+//! | [`counters`] | requests by kind |
+
+pub mod adaptor;
+pub mod convert;
+pub mod counters;
+pub mod policy;
+
+pub use adaptor::UnionFs;

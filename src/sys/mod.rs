@@ -1,1 +1,9 @@
 //! Raw system calls, wrapped safe. The only part of the crate in which `unsafe` is allowed.
+//!
+//! Everything here works on a directory descriptor and one name, or on a descriptor alone: nothing resolves a path
+//! against the host, so that no layer can be left by `..`, by a symbolic link or by a race.
+
+pub mod copy;
+pub mod dir;
+pub mod object;
+pub mod xattr;

@@ -15,6 +15,9 @@
 //! Sources: the kernel's Documentation/filesystems/overlayfs.rst ("whiteouts and opaque directories"), the OCI image
 //! specification, layer.md ("Whiteouts").
 
+use crate::sys::object::At;
+use crate::sys::xattr;
+
 /// What an AUFS whiteout's name starts with; the rest is the name that it hides.
 pub const WH_PREFIX: &[u8] = b".wh.";
 /// The AUFS mark that makes the directory which holds it opaque.
@@ -75,5 +78,126 @@ impl Namespace {
     /// The full name of the overlay mark `mark` ("opaque", "redirect", …).
     pub fn name(self, mark: &str) -> String {
         format!("{}{mark}", self.prefix())
+    }
+}
+
+/// Which uncommon forms of markers a scan of a directory found. Most directories hold none, and then a lookup need not
+/// ask for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MarkerForms {
+    /// The directory holds a `.wh.NAME`.
+    pub aufs_whiteouts: bool,
+    /// The directory holds `.wh..wh..opq`.
+    pub aufs_opaque: bool,
+}
+
+impl MarkerForms {
+    /// As one byte; 0 stands for "not scanned".
+    pub(super) fn pack(self) -> u8 {
+        1 | u8::from(self.aufs_whiteouts) << 1 | u8::from(self.aufs_opaque) << 2
+    }
+
+    /// The reverse of [`MarkerForms::pack`].
+    pub(super) fn unpack(byte: u8) -> Option<MarkerForms> {
+        (byte != 0).then_some(MarkerForms { aufs_whiteouts: byte & 2 != 0, aufs_opaque: byte & 4 != 0 })
+    }
+
+    /// Takes note of one name of the directory.
+    pub fn note(&mut self, name: &[u8]) {
+        match aufs_name(name) {
+            AufsName::Opaque => self.aufs_opaque = true,
+            AufsName::Whiteout(_) => self.aufs_whiteouts = true,
+            AufsName::Meta | AufsName::Malformed | AufsName::Plain => {}
+        }
+    }
+}
+
+/// What the extended attributes of a directory (or file) in a layer say to the union.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Marks {
+    /// What lies below the directory doesn't count.
+    pub opaque: bool,
+    /// Empty regular files in the directory may be whiteouts by their xattr (`overlay.opaque` = `x`).
+    pub xattr_whiteouts: bool,
+    /// Where the layers below are to be asked instead of at the directory's own name.
+    pub redirect: Option<Vec<u8>>,
+    /// The directory may hold entries that were copied up from elsewhere: their origin must be read.
+    pub impure: bool,
+    /// The file's data lie in a layer below.
+    pub metacopy: bool,
+    /// The object is a whiteout by its xattr.
+    pub whiteout: bool,
+}
+
+/// The opaque attribute that fuse-overlayfs 1.x writes.
+const FUSE_OVERLAYFS_OPAQUE: &[u8] = b"user.fuseoverlayfs.opaque";
+
+/// Reads the marks of an object. One system call where it has no attributes.
+pub fn read_marks(at: At<'_>) -> rustix::io::Result<Marks> {
+    let mut marks = Marks::default();
+    for name in xattr::list(at)? {
+        if name == FUSE_OVERLAYFS_OPAQUE {
+            marks.opaque |= xattr::get(at, &name)?.as_deref() == Some(b"y");
+            continue;
+        }
+        let Some(mark) = overlay_mark(&name) else { continue };
+        match mark {
+            b"opaque" => match xattr::get(at, &name)?.as_deref() {
+                Some(b"y") => marks.opaque = true,
+                Some(b"x") => marks.xattr_whiteouts = true,
+                _ => {}
+            },
+            b"redirect" => marks.redirect = xattr::get(at, &name)?.filter(|v| !v.is_empty()),
+            b"impure" => marks.impure = true,
+            b"metacopy" => marks.metacopy = true,
+            b"whiteout" => marks.whiteout = true,
+            _ => {}
+        }
+    }
+    Ok(marks)
+}
+
+/// The name of the mark behind `trusted.overlay.` or `user.overlay.`, or `None` for every other attribute.
+pub fn overlay_mark(name: &[u8]) -> Option<&[u8]> {
+    [Namespace::Trusted, Namespace::User].into_iter().find_map(|ns| name.strip_prefix(ns.prefix().as_bytes()))
+}
+
+/// Is the attribute one that the union keeps to itself, in any of its spellings?
+pub fn is_private_xattr(name: &[u8]) -> bool {
+    overlay_mark(name).is_some() || name.starts_with(b"user.fuseoverlayfs.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aufs_names_are_classified() {
+        assert_eq!(aufs_name(b".wh..wh..opq"), AufsName::Opaque);
+        assert_eq!(aufs_name(b".wh.a"), AufsName::Whiteout(b"a"));
+        assert_eq!(aufs_name(b".wh..wh.plnk"), AufsName::Meta);
+        for bad in [&b".wh."[..], b".wh..", b".wh..."] {
+            assert_eq!(aufs_name(bad), AufsName::Malformed);
+        }
+        assert_eq!(aufs_name(b"wh.a"), AufsName::Plain);
+    }
+
+    #[test]
+    fn forms_survive_packing() {
+        for (aufs_whiteouts, aufs_opaque) in [(false, false), (true, false), (false, true), (true, true)] {
+            let forms = MarkerForms { aufs_whiteouts, aufs_opaque };
+            assert_eq!(MarkerForms::unpack(forms.pack()), Some(forms));
+        }
+        assert_eq!(MarkerForms::unpack(0), None);
+    }
+
+    #[test]
+    fn private_names_are_known_in_every_spelling() {
+        for name in ["trusted.overlay.opaque", "user.overlay.redirect", "user.fuseoverlayfs.origin"] {
+            assert!(is_private_xattr(name.as_bytes()), "{name}");
+        }
+        for name in ["user.overlayx", "trusted.x", "user.containers.override_stat"] {
+            assert!(!is_private_xattr(name.as_bytes()), "{name}");
+        }
     }
 }

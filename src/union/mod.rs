@@ -1,3 +1,334 @@
 //! The union filesystem itself: no FUSE, no command line and no images here, so that every rule of it can be tested
 //! on plain temporary directories.
+//!
+//! | module | what it knows |
+//! |---|---|
+//! | [`layer`] | opening a stack of layers, and what their filesystems can do |
+//! | [`marker`] | whiteouts and opaque marks: the one place that knows their forms |
+//! | [`realdir`] | the directories of the layers and the bounded cache of their descriptors |
+//! | [`index`] | what a directory's layers show, for listings and for lookups that find nothing |
+//! | [`resolve`] | lookup: which layer's entry a name stands for |
+//! | [`node`] | the objects of the merged view, their numbers, the lock order |
+//! | [`links`] | identity across copy-up: origins and hardlinks |
+//! | [`attr`] | stat and changes of attributes |
+//! | [`upper`] | the only part that can write |
+//! | [`copy_up`] | prepare, fill, publish |
+//! | [`modify`], [`rename`] | create, link, remove, rename |
+//! | [`readdir`] | merged listings |
+//! | [`file`](mod@file) | data; descriptors follow copy-up |
+//! | [`xattr`], [`acl`] | extended attributes and ACLs |
+
+pub mod acl;
+pub mod attr;
+pub mod copy_up;
+pub mod file;
+pub mod index;
+pub mod layer;
+pub mod links;
+pub mod lock;
 pub mod marker;
+pub mod modify;
+mod nesting;
+pub mod node;
+mod probe;
+pub mod readdir;
+pub mod realdir;
+pub mod rename;
+pub mod resolve;
+mod stack_error;
+mod sweep;
+pub mod upper;
+pub mod workdir;
+pub mod xattr;
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dashmap::DashMap;
+use parking_lot::{Mutex, RwLock};
+
+use self::attr::Attr;
+use self::file::Files;
+use self::index::IndexCache;
+use self::layer::Stack;
+use self::node::{DirPart, Node, RealId, Table};
+use self::realdir::{DirFds, LayerIndex, RealDir};
+use self::resolve::{DataAt, Found};
+use self::upper::{Upper, UpperFd};
+use crate::error::{FsError, Result};
+use crate::sys::object::{At, Stat};
+
+/// Who makes a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    /// Effective user id for file access.
+    pub uid: u32,
+    /// Effective group id for file access.
+    pub gid: u32,
+}
+
+/// How owners on disk and owners shown differ. The identity so far.
+#[derive(Debug, Clone, Default)]
+pub struct Owners {}
+
+impl Owners {
+    /// Turns the owner of a stat into the one that is shown.
+    pub fn show(&self, _stat: &mut Stat) {}
+
+    /// The owner to write for the one that a program asked for.
+    pub fn on_disk(&self, uid: Option<u32>, gid: Option<u32>) -> (Option<u32>, Option<u32>) {
+        (uid, gid)
+    }
+}
+
+/// What happened, counted.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Lookups that an index answered without any system call.
+    pub index_answers: AtomicU64,
+    /// Objects copied up.
+    pub copy_ups: AtomicU64,
+    /// Bytes of data that copy-ups moved.
+    pub copied_bytes: AtomicU64,
+    /// Whiteouts written.
+    pub whiteouts: AtomicU64,
+    /// Entries made.
+    pub creates: AtomicU64,
+    /// Entries renamed.
+    pub renames: AtomicU64,
+    /// Changes of attributes.
+    pub setattrs: AtomicU64,
+    /// Changes of extended attributes.
+    pub setxattrs: AtomicU64,
+}
+
+/// One layer, opened.
+#[derive(Debug)]
+pub struct OpenLayer {
+    /// Where it lies, for messages.
+    pub path: PathBuf,
+    /// Its root.
+    pub root: Arc<RealDir>,
+}
+
+/// How much memory and how many descriptors a union may keep.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Descriptors of directories.
+    pub dir_fds: usize,
+    /// Descriptors of file data.
+    pub data_fds: usize,
+    /// Bytes of directory indexes.
+    pub index_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { dir_fds: 256, data_fds: 256, index_bytes: 2 << 20 }
+    }
+}
+
+/// The merged view of a stack of layers.
+#[derive(Debug)]
+pub struct Union {
+    layers: Vec<OpenLayer>,
+    upper: Option<Upper>,
+    fds: DirFds,
+    table: Table,
+    root: Arc<Node>,
+    files: Files,
+    /// The devices of the layers' filesystems; the position is [`RealId::fs`].
+    filesystems: RwLock<Vec<u64>>,
+    renames: Mutex<()>,
+    /// Copy-ups that are under way, by node number.
+    copying: DashMap<u64, Arc<Mutex<()>>>,
+    /// Where the data of metacopy files are, by node number.
+    metacopies: DashMap<u64, DataAt>,
+    /// Names that whiteouts took from lower files that were never copied up.
+    hidden_links: DashMap<RealId, u64>,
+    index_cache: IndexCache,
+    owners: Owners,
+    /// What the daemon itself is: who it can create for without a change of owner.
+    own: Caller,
+    /// What happened.
+    pub counters: Counters,
+}
+
+impl Union {
+    /// The merged view of a stack.
+    ///
+    /// # Errors
+    /// Those of reading the roots of the layers and the hardlink index.
+    pub fn new(stack: Stack, volatile: bool, limits: Limits) -> Result<Union> {
+        let mut layers = Vec::new();
+        let upper = match stack.upper {
+            Some(layer) => {
+                let root = rustix::io::fcntl_dupfd_cloexec(&layer.layer.root, 3)?;
+                layers.push(open_layer(layer.layer.path.clone(), root, 0)?);
+                Some(Upper::new(layer, volatile)?)
+            }
+            None => None,
+        };
+        for lower in stack.lowers {
+            let index = layers.len() as LayerIndex;
+            layers.push(open_layer(lower.path, lower.root, index)?);
+        }
+        let mut filesystems: Vec<u64> = Vec::new();
+        for layer in &layers {
+            if !filesystems.contains(&layer.root.id.0) {
+                filesystems.push(layer.root.id.0);
+            }
+        }
+        let (dir, real) = merged_root(&layers, upper.is_some())?;
+        let fds = DirFds::new(limits.dir_fds);
+        for layer in &layers {
+            let marks = marker::read_marks(At::Fd(fds.get(&layer.root)?.as_fd()))?;
+            layer.root.xattr_whiteouts.store(marks.xattr_whiteouts, Ordering::Relaxed);
+            if layer.root.layer == 0 && upper.is_some() {
+                dir.impure.store(marks.impure, Ordering::Relaxed);
+            }
+        }
+        let table = Table::default();
+        let fs = filesystems.iter().position(|d| *d == real.0).unwrap_or(0) as u16;
+        let root = table.insert_root(dir, RealId { fs, ino: real.1 });
+        let own =
+            Caller { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
+        Ok(Union {
+            layers,
+            upper,
+            fds,
+            table,
+            root,
+            files: Files::new(limits.data_fds),
+            filesystems: RwLock::new(filesystems),
+            renames: Mutex::new(()),
+            copying: DashMap::new(),
+            metacopies: DashMap::new(),
+            hidden_links: DashMap::new(),
+            index_cache: IndexCache::new(limits.index_bytes),
+            owners: Owners::default(),
+            own,
+            counters: Counters::default(),
+        })
+    }
+
+    /// The root of the merged tree.
+    pub fn root(&self) -> &Arc<Node> {
+        &self.root
+    }
+
+    /// The known node of that number.
+    pub fn node(&self, ino: u64) -> Result<Arc<Node>> {
+        self.table.get(ino).ok_or(FsError::Stale)
+    }
+
+    /// How many nodes are known.
+    pub fn known_nodes(&self) -> usize {
+        self.table.len()
+    }
+
+    /// The entry `name` of a directory. Its node counts one lookup more.
+    pub fn lookup(&self, parent: &Arc<Node>, name: &[u8]) -> Result<Option<(Arc<Node>, Attr)>> {
+        let dir = self.dir_part(parent)?;
+        let _names = dir.names.read();
+        let Some(found) = self.resolve(parent, name)? else { return Ok(None) };
+        let (node, stat) = self.node_of(parent, name, &found, 1)?;
+        let attr = self.attr_of_found(&node, parent, name, &found, stat)?;
+        Ok(Some((node, attr)))
+    }
+
+    /// The attributes of a node that was just found.
+    fn attr_of_found(
+        &self,
+        node: &Node,
+        parent: &Node,
+        name: &[u8],
+        found: &Found,
+        stat: Stat,
+    ) -> Result<Attr> {
+        let stat = if self.is_upper(found.layer) && stat.nlink > 1 && node.dir.is_none() {
+            let real = self.dir_part(parent)?.upper_dir().ok_or(FsError::Stale)?;
+            let fd = self.fds.get(&real)?;
+            self.shown_stat(At::Name(fd.as_fd(), name), stat, true)?
+        } else {
+            stat
+        };
+        Ok(self.attr(node, stat))
+    }
+
+    /// `count` lookups of a node are forgotten.
+    pub fn forget(&self, ino: u64, count: u64) {
+        self.table.forget(ino, count);
+        if self.table.get(ino).is_none() {
+            self.files.forget(ino);
+            self.metacopies.remove(&ino);
+        }
+    }
+
+    /// Clean unmount: nothing is left in the workdir.
+    pub fn shut_down(&self) {
+        if let Some(upper) = &self.upper {
+            upper.clean();
+        }
+    }
+
+    /// Can the merged tree be changed?
+    pub fn is_writable(&self) -> bool {
+        self.upper.is_some()
+    }
+
+    /// The upper, or "read-only".
+    fn upper(&self) -> Result<&Upper> {
+        self.upper.as_ref().ok_or(FsError::ReadOnly)
+    }
+
+    /// Is that layer the upper?
+    fn is_upper(&self, layer: LayerIndex) -> bool {
+        layer == 0 && self.upper.is_some()
+    }
+
+    /// The descriptor of a directory of the upper.
+    fn upper_fd(&self, dir: &Arc<RealDir>) -> Result<UpperFd> {
+        if !self.is_upper(dir.layer) {
+            return Err(FsError::Stale);
+        }
+        Ok(self.upper()?.own(self.fds.get(dir)?))
+    }
+
+    /// Is what the caller makes owned by the caller without more ado?
+    fn is_own_caller(&self, caller: Caller) -> bool {
+        caller == self.own
+    }
+
+    /// The index of a filesystem among those of the stack; one that is met first gets the next.
+    fn filesystem(&self, dev: u64) -> u16 {
+        let known = |all: &[u64]| all.iter().position(|d| *d == dev);
+        if let Some(index) = known(&self.filesystems.read()) {
+            return index as u16;
+        }
+        let mut all = self.filesystems.write();
+        let index = known(&all).unwrap_or_else(|| {
+            all.push(dev);
+            all.len() - 1
+        });
+        index as u16
+    }
+}
+
+fn open_layer(path: PathBuf, fd: std::os::fd::OwnedFd, index: LayerIndex) -> Result<OpenLayer> {
+    let stat = At::Fd(fd.as_fd()).stat()?;
+    Ok(OpenLayer { path, root: RealDir::root(index, fd, &stat) })
+}
+
+/// The root of the merged tree, and which inode gives it its identity. As in the kernel, the roots of all layers are
+/// merged whatever marks they carry: an opaque root would make the layers below it pointless.
+fn merged_root(layers: &[OpenLayer], has_upper: bool) -> Result<(DirPart, (u64, u64))> {
+    let roots = || layers.iter().map(|l| l.root.clone());
+    let upper = if has_upper { roots().next() } else { None };
+    let lowers: Vec<_> = roots().skip(usize::from(has_upper)).collect();
+    let real =
+        lowers.first().or(upper.as_ref()).map(|d| d.id).ok_or(FsError::Invalid("a stack without layers"))?;
+    Ok((DirPart::new(upper, lowers), real))
+}

@@ -1,0 +1,594 @@
+//! One method a request: translate, call the union, reply.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request as Header, TimeOrNow, WriteFlags,
+};
+use rustix::fs::{FallocateFlags, SeekFrom, XattrFlags};
+
+use super::convert::{caller, decode_dev, errno, file_attr, file_type, set_time};
+use super::counters::{Request, RequestCounters};
+use super::policy::{IoMode, Policy};
+use crate::error::Result;
+use crate::sys::object::Kind;
+use crate::union::Union;
+use crate::union::attr::{Attr, SetAttr};
+use crate::union::modify::Create;
+use crate::union::node::Node;
+use crate::union::rename::RenameMode;
+use crate::union::upper::New;
+
+/// Offsets of `.` and `..` in listings.
+const AT_SELF: u64 = 1;
+const AT_PARENT: u64 = 2;
+
+/// A union, served over FUSE.
+#[derive(Debug)]
+pub struct UnionFs {
+    union: Arc<Union>,
+    policy: Policy,
+    requests: Arc<RequestCounters>,
+}
+
+impl UnionFs {
+    /// Serves this union.
+    pub fn new(union: Arc<Union>, policy: Policy) -> UnionFs {
+        UnionFs { union, policy, requests: Arc::default() }
+    }
+
+    /// Requests by kind.
+    pub fn requests(&self) -> Arc<RequestCounters> {
+        self.requests.clone()
+    }
+
+    fn node(&self, ino: INodeNo) -> Result<Arc<Node>> {
+        self.union.node(ino.0)
+    }
+
+    fn ttl(&self) -> Duration {
+        self.policy.timeout
+    }
+
+    /// Replies with an entry, or with the error.
+    fn reply_entry(&self, reply: ReplyEntry, entry: Result<Attr>) {
+        match entry {
+            Ok(attr) => reply.entry(&self.ttl(), &file_attr(&attr), Generation(0)),
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+
+    fn reply_attr(&self, reply: ReplyAttr, attr: Result<Attr>) {
+        match attr {
+            Ok(attr) => reply.attr(&self.ttl(), &file_attr(&attr)),
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+
+    fn lookup_entry(&self, parent: INodeNo, name: &OsStr) -> Result<Option<Attr>> {
+        let parent = self.node(parent)?;
+        Ok(self.union.lookup(&parent, name.as_bytes())?.map(|(_, attr)| attr))
+    }
+
+    fn make(
+        &self,
+        req: &Header,
+        parent: INodeNo,
+        name: &OsStr,
+        new: New<'_>,
+        mode: u32,
+        umask: u32,
+    ) -> Result<Attr> {
+        let parent = self.node(parent)?;
+        let create = Create { new, mode: mode & 0o7777, umask, caller: caller(req) };
+        let (_, attr) = self.union.create(&parent, name.as_bytes(), create)?;
+        Ok(attr)
+    }
+
+    /// The number of the directory's parent, for `..`.
+    fn parent_ino(node: &Arc<Node>) -> u64 {
+        node.parent().map_or(node.ino, |p| p.ino)
+    }
+}
+
+/// An attribute of zeroes with the node id 0: "no such name, and you may remember it".
+fn missing() -> fuser::FileAttr {
+    fuser::FileAttr {
+        ino: INodeNo(0),
+        size: 0,
+        blocks: 0,
+        atime: SystemTime::UNIX_EPOCH,
+        mtime: SystemTime::UNIX_EPOCH,
+        ctime: SystemTime::UNIX_EPOCH,
+        crtime: SystemTime::UNIX_EPOCH,
+        kind: fuser::FileType::RegularFile,
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 0,
+        flags: 0,
+    }
+}
+
+fn reply_empty(reply: ReplyEmpty, done: Result<()>) {
+    match done {
+        Ok(()) => reply.ok(),
+        Err(e) => reply.error(errno(&e)),
+    }
+}
+
+/// Replies with a value as getxattr and listxattr want it: its size, or itself if it fits.
+fn reply_xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>>) {
+    match value {
+        Err(e) => reply.error(errno(&e)),
+        Ok(value) => match u32::try_from(value.len()) {
+            Err(_) => reply.error(Errno::E2BIG),
+            Ok(len) if size == 0 => reply.size(len),
+            Ok(len) if len > size => reply.error(Errno::ERANGE),
+            Ok(_) => reply.data(&value),
+        },
+    }
+}
+
+fn kills_privileges(flags: WriteFlags) -> bool {
+    flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID)
+}
+
+impl Filesystem for UnionFs {
+    fn init(&mut self, _req: &Header, config: &mut KernelConfig) -> io::Result<()> {
+        let mut want = InitFlags::FUSE_ASYNC_READ
+            | InitFlags::FUSE_DONT_MASK
+            | InitFlags::FUSE_DO_READDIRPLUS
+            | InitFlags::FUSE_READDIRPLUS_AUTO
+            | InitFlags::FUSE_ASYNC_DIO
+            | InitFlags::FUSE_PARALLEL_DIROPS
+            | InitFlags::FUSE_HANDLE_KILLPRIV_V2
+            | InitFlags::FUSE_CACHE_SYMLINKS
+            | InitFlags::FUSE_EXPLICIT_INVAL_DATA
+            | InitFlags::FUSE_NO_OPEN_SUPPORT
+            | InitFlags::FUSE_NO_OPENDIR_SUPPORT;
+        if !self.policy.no_acl && !self.policy.no_xattrs {
+            want |= InitFlags::FUSE_POSIX_ACL;
+        }
+        if self.policy.io == IoMode::Cached {
+            want |= InitFlags::FUSE_WRITEBACK_CACHE;
+        }
+        let have = want & config.capabilities();
+        if let Err(missing) = config.add_capabilities(have) {
+            log::warn!("the kernel refused {missing:?}");
+        }
+        let _ = config.set_max_background(64);
+        let _ = config.set_max_write(1 << 20);
+        let _ = config.set_max_readahead(1 << 20);
+        Ok(())
+    }
+
+    fn destroy(&mut self) {
+        self.union.shut_down();
+    }
+
+    fn lookup(&self, _req: &Header, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.requests.count(Request::Lookup);
+        match self.lookup_entry(parent, name) {
+            Ok(Some(attr)) => reply.entry(&self.ttl(), &file_attr(&attr), Generation(0)),
+            Ok(None) => reply.entry(&self.ttl(), &missing(), Generation(0)),
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+
+    fn forget(&self, _req: &Header, ino: INodeNo, nlookup: u64) {
+        self.requests.count(Request::Forget);
+        self.union.forget(ino.0, nlookup);
+    }
+
+    fn getattr(&self, _req: &Header, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.requests.count(Request::Getattr);
+        self.reply_attr(reply, self.node(ino).and_then(|n| self.union.getattr(&n)));
+    }
+
+    fn setattr(
+        &self,
+        req: &Header,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        self.requests.count(Request::Setattr);
+        let change = SetAttr { mode, uid, gid, size, atime: atime.map(set_time), mtime: mtime.map(set_time) };
+        self.reply_attr(reply, self.node(ino).and_then(|n| self.union.setattr(&n, change, caller(req))));
+    }
+
+    fn readlink(&self, _req: &Header, ino: INodeNo, reply: ReplyData) {
+        self.requests.count(Request::Readlink);
+        match self.node(ino).and_then(|n| self.union.readlink(&n)) {
+            Ok(target) => reply.data(&target),
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+
+    fn mknod(
+        &self,
+        req: &Header,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        self.requests.count(Request::Mknod);
+        let new = match Kind::of_mode(mode) {
+            Kind::File => New::File,
+            kind => New::Special(kind, decode_dev(rdev)),
+        };
+        self.reply_entry(reply, self.make(req, parent, name, new, mode, umask));
+    }
+
+    fn mkdir(&self, req: &Header, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        self.requests.count(Request::Mkdir);
+        self.reply_entry(reply, self.make(req, parent, name, New::Directory, mode, umask));
+    }
+
+    fn unlink(&self, _req: &Header, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.requests.count(Request::Unlink);
+        reply_empty(reply, self.node(parent).and_then(|p| self.union.unlink(&p, name.as_bytes())));
+    }
+
+    fn rmdir(&self, _req: &Header, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.requests.count(Request::Rmdir);
+        reply_empty(reply, self.node(parent).and_then(|p| self.union.rmdir(&p, name.as_bytes())));
+    }
+
+    fn symlink(&self, req: &Header, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
+        self.requests.count(Request::Symlink);
+        let new = New::Symlink(target.as_os_str().as_bytes());
+        self.reply_entry(reply, self.make(req, parent, link_name, new, 0o777, 0));
+    }
+
+    fn rename(
+        &self,
+        _req: &Header,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.requests.count(Request::Rename);
+        let mode = match flags {
+            f if f.is_empty() => RenameMode::Replace,
+            f if f == RenameFlags::RENAME_NOREPLACE => RenameMode::NoReplace,
+            f if f == RenameFlags::RENAME_EXCHANGE => RenameMode::Exchange,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let done = self.node(parent).and_then(|from| {
+            let to = self.node(newparent)?;
+            self.union.rename((&from, name.as_bytes()), (&to, newname.as_bytes()), mode)
+        });
+        reply_empty(reply, done);
+    }
+
+    fn link(&self, _req: &Header, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        self.requests.count(Request::Link);
+        let linked = self.node(ino).and_then(|node| {
+            let parent = self.node(newparent)?;
+            self.union.link(&node, &parent, newname.as_bytes())
+        });
+        self.reply_entry(reply, linked);
+    }
+
+    fn open(&self, _req: &Header, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.requests.count(Request::Open);
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn create(
+        &self,
+        _req: &Header,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        self.requests.count(Request::Create);
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn read(
+        &self,
+        _req: &Header,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.requests.count(Request::Read);
+        let done = self.node(ino).and_then(|node| {
+            let mut buffer = vec![0; size as usize];
+            let n = self.union.read(&node, offset, &mut buffer)?;
+            buffer.truncate(n);
+            Ok(buffer)
+        });
+        match done {
+            Ok(data) => reply.data(&data),
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+
+    fn write(
+        &self,
+        _req: &Header,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        self.requests.count(Request::Write);
+        let kill = kills_privileges(write_flags);
+        match self.node(ino).and_then(|node| self.union.write(&node, offset, data, kill)) {
+            Ok(()) => reply.written(data.len() as u32),
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+
+    fn flush(
+        &self,
+        _req: &Header,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        self.requests.count(Request::Flush);
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn release(
+        &self,
+        _req: &Header,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.requests.count(Request::Release);
+        reply.ok();
+    }
+
+    fn fsync(&self, _req: &Header, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        self.requests.count(Request::Fsync);
+        reply_empty(reply, self.node(ino).and_then(|n| self.union.fsync(&n, datasync)));
+    }
+
+    fn opendir(&self, _req: &Header, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.requests.count(Request::Opendir);
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn readdir(&self, _req: &Header, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        self.requests.count(Request::Readdir);
+        let listed = self.node(ino).and_then(|node| {
+            for (at, number, name) in [(AT_SELF, node.ino, "."), (AT_PARENT, Self::parent_ino(&node), "..")] {
+                if offset < at && reply.add(INodeNo(number), at, fuser::FileType::Directory, name) {
+                    return Ok(());
+                }
+            }
+            self.union.readdir(&node, offset.max(AT_PARENT), |entry| {
+                let name = OsStr::from_bytes(&entry.name);
+                !reply.add(INodeNo(entry.ino), entry.cookie, file_type(entry.kind), name)
+            })
+        });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        _req: &Header,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        self.requests.count(Request::Readdirplus);
+        let ttl = self.ttl();
+        let listed = self.node(ino).and_then(|node| {
+            for (at, number, name) in [(AT_SELF, node.ino, "."), (AT_PARENT, Self::parent_ino(&node), "..")] {
+                // Node id 0: only the name, nothing to remember.
+                let attr =
+                    fuser::FileAttr { ino: INodeNo(number), kind: fuser::FileType::Directory, ..missing() };
+                if offset < at && reply.add(INodeNo(0), at, name, &Duration::ZERO, &attr, Generation(0)) {
+                    return Ok(());
+                }
+            }
+            self.union.readdirplus(&node, offset.max(AT_PARENT), |entry| {
+                let (attr, name) = (file_attr(&entry.attr), OsStr::from_bytes(&entry.name));
+                !reply.add(attr.ino, entry.cookie, name, &ttl, &attr, Generation(0))
+            })
+        });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+
+    fn fsyncdir(&self, _req: &Header, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        self.requests.count(Request::Fsyncdir);
+        reply_empty(reply, self.node(ino).and_then(|n| self.union.fsyncdir(&n, datasync)));
+    }
+
+    fn statfs(&self, _req: &Header, _ino: INodeNo, reply: ReplyStatfs) {
+        self.requests.count(Request::Statfs);
+        match self.union.statfs() {
+            Ok(s) => reply.statfs(
+                s.f_blocks,
+                s.f_bfree,
+                s.f_bavail,
+                s.f_files,
+                s.f_ffree,
+                s.f_bsize as u32,
+                s.f_namemax as u32,
+                s.f_frsize as u32,
+            ),
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        _req: &Header,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        self.requests.count(Request::Setxattr);
+        if self.policy.no_xattrs {
+            return reply.error(Errno::ENOSYS);
+        }
+        let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
+        reply_empty(
+            reply,
+            self.node(ino).and_then(|n| self.union.setxattr(&n, name.as_bytes(), value, flags)),
+        );
+    }
+
+    fn getxattr(&self, _req: &Header, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.requests.count(Request::Getxattr);
+        if self.policy.no_xattrs {
+            return reply.error(Errno::ENOSYS);
+        }
+        reply_xattr(reply, size, self.node(ino).and_then(|n| self.union.getxattr(&n, name.as_bytes())));
+    }
+
+    fn listxattr(&self, _req: &Header, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.requests.count(Request::Listxattr);
+        if self.policy.no_xattrs {
+            return reply.error(Errno::ENOSYS);
+        }
+        reply_xattr(reply, size, self.node(ino).and_then(|n| self.union.listxattr(&n)));
+    }
+
+    fn removexattr(&self, _req: &Header, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.requests.count(Request::Removexattr);
+        if self.policy.no_xattrs {
+            return reply.error(Errno::ENOSYS);
+        }
+        reply_empty(reply, self.node(ino).and_then(|n| self.union.removexattr(&n, name.as_bytes())));
+    }
+
+    fn ioctl(
+        &self,
+        _req: &Header,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        self.requests.count(Request::Ioctl);
+        reply.error(Errno::ENOTTY);
+    }
+
+    fn fallocate(
+        &self,
+        _req: &Header,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        self.requests.count(Request::Fallocate);
+        let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
+        reply_empty(reply, self.node(ino).and_then(|n| self.union.fallocate(&n, mode, offset, length)));
+    }
+
+    fn lseek(
+        &self,
+        _req: &Header,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        self.requests.count(Request::Lseek);
+        let at = match (u64::try_from(offset), whence) {
+            (Ok(offset), libc::SEEK_DATA) => SeekFrom::Data(offset),
+            (Ok(offset), libc::SEEK_HOLE) => SeekFrom::Hole(offset),
+            _ => return reply.error(Errno::EINVAL),
+        };
+        match self.node(ino).and_then(|n| self.union.seek(&n, at)) {
+            Ok(found) => reply.offset(found.cast_signed()),
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+
+    fn copy_file_range(
+        &self,
+        req: &Header,
+        ino_in: INodeNo,
+        _fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        _fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        self.requests.count(Request::CopyFileRange);
+        // The reply has 32 bits for the count.
+        let len = usize::try_from(len).unwrap_or(usize::MAX).min(1 << 30);
+        let copied = self.node(ino_in).and_then(|from| {
+            let to = self.node(ino_out)?;
+            let kill = caller(req).uid != 0;
+            self.union.copy_file_range((&from, offset_in), (&to, offset_out), len, kill)
+        });
+        match copied {
+            Ok(n) => reply.written(n as u32),
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Requests by kind: what the kernel asked, counted, always on.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! requests {
+    ($($name:ident),* $(,)?) => {
+        /// A kind of request.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[allow(missing_docs, clippy::upper_case_acronyms)] // the protocol's own words
+        pub enum Request { $($name),* }
+
+        impl Request {
+            /// All kinds.
+            pub const ALL: &'static [Request] = &[$(Request::$name),*];
+
+            /// Its name in lower case.
+            pub fn name(self) -> String {
+                match self { $(Request::$name => stringify!($name).to_ascii_lowercase()),* }
+            }
+        }
+    };
+}
+
+requests! {
+    Lookup, Forget, Getattr, Setattr, Readlink, Mknod, Mkdir, Unlink, Rmdir, Symlink, Rename, Link, Open, Create, Read,
+    Write, Flush, Release, Fsync, Opendir, Readdir, Readdirplus, Releasedir, Fsyncdir, Statfs, Setxattr, Getxattr,
+    Listxattr, Removexattr, Access, Ioctl, Fallocate, Lseek, CopyFileRange,
+}
+
+/// How many of each were served.
+#[derive(Debug)]
+pub struct RequestCounters([AtomicU64; Request::ALL.len()]);
+
+impl Default for RequestCounters {
+    fn default() -> Self {
+        RequestCounters([const { AtomicU64::new(0) }; Request::ALL.len()])
+    }
+}
+
+impl RequestCounters {
+    /// One more.
+    pub fn count(&self, request: Request) {
+        self.0[request as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many of that kind.
+    pub fn get(&self, request: Request) -> u64 {
+        self.0[request as usize].load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Display for RequestCounters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut first = true;
+        for request in Request::ALL {
+            let count = self.get(*request);
+            if count > 0 {
+                write!(f, "{}{} {count}", if first { "" } else { ", " }, request.name())?;
+                first = false;
+            }
+        }
+        if first { write!(f, "none") } else { Ok(()) }
+    }
+}

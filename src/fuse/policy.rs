@@ -1,0 +1,39 @@
+//! How long the kernel may keep answers, and how files are opened.
+//!
+//! The daemon owns the upper and the lowers never change, so what it answered stays true until a request through the
+//! mount changes it, and the kernel knows of those. So entries, missing names, attributes, symbolic links and listings
+//! may be kept for ever.
+
+use std::time::Duration;
+
+/// As good as for ever; the kernel's own limit is far lower in jiffies, and it saturates.
+pub const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// How regular files are opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IoMode {
+    /// No request for open and release at all: the kernel reads and writes through its page cache, and writes reach the
+    /// daemon when it flushes them (FUSE_NO_OPEN_SUPPORT, FUSE_WRITEBACK_CACHE).
+    Cached,
+    /// As [`IoMode::Cached`], but each write reaches the daemon at once.
+    WriteThrough,
+}
+
+/// What the adaptor was asked to do.
+#[derive(Debug, Clone, Copy)]
+pub struct Policy {
+    /// How long entries and attributes are good.
+    pub timeout: Duration,
+    /// How regular files are opened.
+    pub io: IoMode,
+    /// Answer that there are no extended attributes (mount option `noxattrs`).
+    pub no_xattrs: bool,
+    /// No ACLs (mount option `noacl`).
+    pub no_acl: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Policy { timeout: FOR_EVER, io: IoMode::Cached, no_xattrs: false, no_acl: false }
+    }
+}

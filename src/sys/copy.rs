@@ -1,0 +1,162 @@
+//! Copying the data of one file into another, empty one.
+//!
+//! Three ways, the cheapest that works: share the extents (FICLONE: btrfs, XFS; constant time), copy in the kernel
+//! (copy_file_range), copy through a buffer. Holes stay holes in all of them.
+
+use std::os::fd::BorrowedFd;
+
+use rustix::fs::{self, SeekFrom};
+use rustix::io::{self, Errno, Result};
+
+/// How much one copy_file_range call or one read moves.
+const CHUNK: usize = 1 << 20;
+/// copy_file_range needs no buffer, so it may take more at once.
+const RANGE_CHUNK: usize = 64 << 20;
+
+/// Copies `size` bytes of `from` into the empty file `to`, holes kept, and makes `to` exactly `size` long.
+/// Returns the number of bytes that were moved (0 with a clone).
+pub fn file_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64) -> Result<u64> {
+    if size == 0 {
+        return Ok(0);
+    }
+    match fs::ioctl_ficlone(to, from) {
+        Ok(()) => return Ok(0),
+        // Another filesystem, one that can't share extents, or one that won't for these two files.
+        Err(
+            Errno::XDEV
+            | Errno::OPNOTSUPP
+            | Errno::NOTTY
+            | Errno::INVAL
+            | Errno::NOSYS
+            | Errno::PERM
+            | Errno::TXTBSY,
+        ) => {}
+        Err(e) => return Err(e),
+    }
+    let mut moved = 0;
+    let mut offset = 0;
+    while offset < size {
+        let (start, end) = next_data(from, offset, size)?;
+        if start >= end {
+            break;
+        }
+        copy_range(from, to, start, end)?;
+        moved += end - start;
+        offset = end;
+    }
+    fs::ftruncate(to, size)?;
+    Ok(moved)
+}
+
+/// The next run of data at or after `offset`; empty when only a hole is left.
+fn next_data(from: BorrowedFd<'_>, offset: u64, size: u64) -> Result<(u64, u64)> {
+    let start = match fs::seek(from, SeekFrom::Data(offset)) {
+        Ok(start) => start.min(size),
+        Err(Errno::NXIO) => return Ok((size, size)),
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok((offset, size)),
+        Err(e) => return Err(e),
+    };
+    let end = match fs::seek(from, SeekFrom::Hole(start)) {
+        Ok(end) => end.min(size),
+        Err(Errno::NXIO) => size,
+        Err(e) => return Err(e),
+    };
+    Ok((start, end))
+}
+
+/// Copies the bytes from `start` to `end`.
+fn copy_range(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64) -> Result<()> {
+    let (mut off_in, mut off_out) = (start, start);
+    while off_in < end {
+        let want = usize::try_from(end - off_in).map_or(RANGE_CHUNK, |n| n.min(RANGE_CHUNK));
+        match fs::copy_file_range(from, Some(&mut off_in), to, Some(&mut off_out), want) {
+            // The file got shorter under us: the rest reads as a hole.
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(Errno::INTR) => {}
+            Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS | Errno::PERM | Errno::BADF) => {
+                return copy_buffered(from, to, off_in, end);
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// Copies through a buffer, for filesystems between which the kernel won't.
+fn copy_buffered(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64) -> Result<()> {
+    let mut buffer = vec![0u8; CHUNK];
+    let mut offset = start;
+    while offset < end {
+        let want = usize::try_from(end - offset).map_or(CHUNK, |n| n.min(CHUNK));
+        let got = match io::pread(from, &mut buffer[..want], offset) {
+            Ok(0) => return Ok(()),
+            Ok(n) => n,
+            Err(Errno::INTR) => continue,
+            Err(e) => return Err(e),
+        };
+        write_all_at(to, &buffer[..got], offset)?;
+        offset += got as u64;
+    }
+    Ok(())
+}
+
+/// Writes all of `data` at `offset`.
+pub fn write_all_at(to: BorrowedFd<'_>, mut data: &[u8], mut offset: u64) -> Result<()> {
+    while !data.is_empty() {
+        match io::pwrite(to, data, offset) {
+            Ok(0) => return Err(Errno::NOSPC),
+            Ok(n) => {
+                data = &data[n..];
+                offset += n as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::io::{Seek, SeekFrom as StdSeek, Write};
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::{FileExt, MetadataExt};
+
+    fn sparse(dir: &std::path::Path) -> File {
+        let mut f = File::create_new(dir.join("from")).unwrap();
+        f.write_all(b"head").unwrap();
+        f.seek(StdSeek::Start(8 << 20)).unwrap();
+        f.write_all(b"middle").unwrap();
+        f.set_len(64 << 20).unwrap();
+        File::open(dir.join("from")).unwrap()
+    }
+
+    #[test]
+    fn holes_stay_holes_and_bytes_are_equal() {
+        let dir = tempfile::tempdir().unwrap();
+        let from = sparse(dir.path());
+        let to = File::options().read(true).write(true).create_new(true).open(dir.path().join("to")).unwrap();
+        file_data(from.as_fd(), to.as_fd(), 64 << 20).unwrap();
+        assert_eq!(to.metadata().unwrap().len(), 64 << 20);
+        assert!(to.metadata().unwrap().blocks() * 512 < 1 << 20, "the holes were written out");
+        let mut got = [0u8; 6];
+        to.read_exact_at(&mut got, 8 << 20).unwrap();
+        assert_eq!(&got, b"middle");
+    }
+
+    #[test]
+    fn the_buffered_way_copies_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let from = sparse(dir.path());
+        let to = File::options().read(true).write(true).create_new(true).open(dir.path().join("to")).unwrap();
+        copy_buffered(from.as_fd(), to.as_fd(), 0, 9 << 20).unwrap();
+        assert_eq!(std::fs::read(dir.path().join("to")).unwrap(), {
+            let mut all = std::fs::read(dir.path().join("from")).unwrap();
+            all.truncate(9 << 20);
+            all
+        });
+    }
+}

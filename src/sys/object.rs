@@ -1,0 +1,304 @@
+//! One object of a layer: named by a directory and a name, or by a descriptor.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{self, AtFlags, Gid, Mode, OFlags, Timestamps, Uid, XattrFlags};
+use rustix::io::{Errno, Result};
+
+/// Where an object is: what every call that acts on it takes.
+#[derive(Debug, Clone, Copy)]
+pub enum At<'a> {
+    /// The entry `name` of the directory `dir`; a symbolic link is the object itself, never followed.
+    Name(BorrowedFd<'a>, &'a [u8]),
+    /// The object that the descriptor (O_PATH or open) stands for.
+    Fd(BorrowedFd<'a>),
+}
+
+/// The type of an object. `repr(u8)` with the values of `d_type`, so that it fits beside other small fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    /// A named pipe.
+    Fifo = 1,
+    /// A character device.
+    CharDevice = 2,
+    /// A directory.
+    Directory = 4,
+    /// A block device.
+    BlockDevice = 6,
+    /// A regular file.
+    File = 8,
+    /// A symbolic link.
+    Symlink = 10,
+    /// A socket.
+    Socket = 12,
+}
+
+impl Kind {
+    /// The kind that `st_mode` tells.
+    pub fn of_mode(mode: u32) -> Kind {
+        match mode & 0o170_000 {
+            0o010_000 => Kind::Fifo,
+            0o020_000 => Kind::CharDevice,
+            0o040_000 => Kind::Directory,
+            0o060_000 => Kind::BlockDevice,
+            0o120_000 => Kind::Symlink,
+            0o140_000 => Kind::Socket,
+            _ => Kind::File,
+        }
+    }
+
+    /// The kind that a `d_type` tells, or `None` where the filesystem left it unknown.
+    pub fn of_d_type(d_type: fs::FileType) -> Option<Kind> {
+        Some(match d_type {
+            fs::FileType::Fifo => Kind::Fifo,
+            fs::FileType::CharacterDevice => Kind::CharDevice,
+            fs::FileType::Directory => Kind::Directory,
+            fs::FileType::BlockDevice => Kind::BlockDevice,
+            fs::FileType::RegularFile => Kind::File,
+            fs::FileType::Symlink => Kind::Symlink,
+            fs::FileType::Socket => Kind::Socket,
+            fs::FileType::Unknown => return None,
+        })
+    }
+
+    /// The type bits of `st_mode`.
+    pub fn mode_bits(self) -> u32 {
+        u32::from(self as u8) << 12
+    }
+}
+
+/// A point in time as the kernel keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Time {
+    /// Seconds since the epoch; negative before it.
+    pub sec: i64,
+    /// Nanoseconds within the second, 0 to 999,999,999.
+    pub nsec: u32,
+}
+
+/// What `stat` tells of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// Device of the filesystem that holds it.
+    pub dev: u64,
+    /// Inode number there.
+    pub ino: u64,
+    /// Type and permission bits.
+    pub mode: u32,
+    /// Number of names.
+    pub nlink: u64,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Device number of a device node.
+    pub rdev: u64,
+    /// Size in bytes.
+    pub size: u64,
+    /// Allocated blocks of 512 bytes.
+    pub blocks: u64,
+    /// Preferred block size.
+    pub blksize: u32,
+    /// Last access.
+    pub atime: Time,
+    /// Last change of the data.
+    pub mtime: Time,
+    /// Last change of the inode.
+    pub ctime: Time,
+}
+
+impl Stat {
+    /// The object's type.
+    pub fn kind(&self) -> Kind {
+        Kind::of_mode(self.mode)
+    }
+
+    /// Is it a character device 0:0, the kernel's form of a whiteout?
+    pub fn is_whiteout_device(&self) -> bool {
+        self.kind() == Kind::CharDevice && self.rdev == 0
+    }
+}
+
+impl From<fs::Stat> for Stat {
+    #[allow(clippy::unnecessary_cast, clippy::useless_conversion)] // field widths differ by architecture
+    fn from(s: fs::Stat) -> Self {
+        Stat {
+            dev: s.st_dev as u64,
+            ino: s.st_ino as u64,
+            mode: s.st_mode as u32,
+            nlink: s.st_nlink as u64,
+            uid: s.st_uid,
+            gid: s.st_gid,
+            rdev: s.st_rdev as u64,
+            size: s.st_size as u64,
+            blocks: s.st_blocks as u64,
+            blksize: s.st_blksize as u32,
+            atime: Time { sec: s.st_atime as i64, nsec: s.st_atime_nsec as u32 },
+            mtime: Time { sec: s.st_mtime as i64, nsec: s.st_mtime_nsec as u32 },
+            ctime: Time { sec: s.st_ctime as i64, nsec: s.st_ctime_nsec as u32 },
+        }
+    }
+}
+
+/// The path of a descriptor in procfs: how an O_PATH descriptor is given to calls that take only paths.
+pub fn proc_path(fd: BorrowedFd<'_>) -> Vec<u8> {
+    format!("/proc/self/fd/{}", fd.as_raw_fd()).into_bytes()
+}
+
+impl At<'_> {
+    /// The path by which calls that take only a path reach the object. With [`At::Name`] the last component must not
+    /// be followed, with [`At::Fd`] it must.
+    pub(super) fn proc_path(&self) -> Vec<u8> {
+        match self {
+            At::Name(dir, name) => {
+                let mut path = proc_path(*dir);
+                path.push(b'/');
+                path.extend_from_slice(name);
+                path
+            }
+            At::Fd(fd) => proc_path(*fd),
+        }
+    }
+
+    /// stat without following a symbolic link.
+    pub fn stat(&self) -> Result<Stat> {
+        match self {
+            At::Name(dir, name) => fs::statat(*dir, *name, AtFlags::SYMLINK_NOFOLLOW),
+            At::Fd(fd) => fs::statat(*fd, "", AtFlags::EMPTY_PATH),
+        }
+        .map(Stat::from)
+    }
+
+    /// A descriptor that stands for the object without opening it (O_PATH).
+    pub fn pin(&self) -> Result<OwnedFd> {
+        match self {
+            At::Name(dir, name) => {
+                fs::openat(*dir, *name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+            }
+            At::Fd(fd) => rustix::io::fcntl_dupfd_cloexec(*fd, 3),
+        }
+    }
+
+    /// Opens a regular file for reading.
+    pub fn open_read(&self) -> Result<OwnedFd> {
+        self.open(OFlags::RDONLY)
+    }
+
+    fn open(&self, flags: OFlags) -> Result<OwnedFd> {
+        let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
+        match self {
+            At::Name(dir, name) => fs::openat(*dir, *name, flags | OFlags::NOFOLLOW, Mode::empty()),
+            At::Fd(fd) => fs::open(proc_path(*fd), flags, Mode::empty()),
+        }
+    }
+
+    /// The target of a symbolic link.
+    pub fn readlink(&self) -> Result<Vec<u8>> {
+        let target = match self {
+            At::Name(dir, name) => fs::readlinkat(*dir, *name, Vec::new()),
+            At::Fd(fd) => fs::readlinkat(*fd, "", Vec::new()),
+        }?;
+        Ok(target.into_bytes())
+    }
+}
+
+/// An object that may be changed. Only the part of the union that owns the upper makes these, so that a change of a
+/// lower doesn't compile.
+#[derive(Debug, Clone, Copy)]
+pub struct Writable<'a>(At<'a>);
+
+impl<'a> Writable<'a> {
+    /// Declares the object to be one of the upper.
+    pub(crate) fn of_upper(at: At<'a>) -> Writable<'a> {
+        Writable(at)
+    }
+
+    /// The object, to be read.
+    pub fn at(&self) -> At<'a> {
+        self.0
+    }
+
+    /// Opens a regular file for I/O with these flags of open(2).
+    pub fn open(&self, flags: OFlags) -> Result<OwnedFd> {
+        self.0.open(flags)
+    }
+
+    /// Sets an extended attribute. `flags` as of setxattr(2).
+    pub fn set_xattr(&self, name: &[u8], value: &[u8], flags: XattrFlags) -> Result<()> {
+        let path = self.0.proc_path();
+        match self.0 {
+            At::Name(..) => fs::lsetxattr(&path[..], name, value, flags),
+            At::Fd(_) => fs::setxattr(&path[..], name, value, flags),
+        }
+    }
+
+    /// Removes an extended attribute.
+    ///
+    /// # Errors
+    /// `ENODATA` where it doesn't exist.
+    pub fn remove_xattr(&self, name: &[u8]) -> Result<()> {
+        let path = self.0.proc_path();
+        match self.0 {
+            At::Name(..) => fs::lremovexattr(&path[..], name),
+            At::Fd(_) => fs::removexattr(&path[..], name),
+        }
+    }
+
+    /// Changes owner and group; `None` leaves as it is. Clears setuid and setgid of files, as chown(2) does.
+    pub fn chown(&self, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
+        let uid = uid.map(Uid::from_raw);
+        let gid = gid.map(Gid::from_raw);
+        match self.0 {
+            At::Name(dir, name) => fs::chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW),
+            At::Fd(fd) => fs::chownat(fd, "", uid, gid, AtFlags::EMPTY_PATH),
+        }
+    }
+
+    /// Changes the permission bits. Symbolic links have none: `EOPNOTSUPP`.
+    pub fn chmod(&self, mode: u32) -> Result<()> {
+        let mode = Mode::from_raw_mode(mode & 0o7777);
+        match self.0 {
+            // fchmodat follows a link, so the object is pinned first.
+            At::Name(..) => Writable(At::Fd(self.0.pin()?.as_fd())).chmod(mode.as_raw_mode()),
+            At::Fd(fd) => match fs::chmod(proc_path(fd), mode) {
+                // An O_PATH descriptor of a symbolic link.
+                Err(Errno::LOOP) => Err(Errno::OPNOTSUPP),
+                other => other,
+            },
+        }
+    }
+
+    /// Sets access and modification times; `None` leaves one as it is.
+    pub fn utimens(&self, atime: Option<SetTime>, mtime: Option<SetTime>) -> Result<()> {
+        let times =
+            Timestamps { last_access: SetTime::timespec(atime), last_modification: SetTime::timespec(mtime) };
+        match self.0 {
+            At::Name(dir, name) => fs::utimensat(dir, name, &times, AtFlags::SYMLINK_NOFOLLOW),
+            At::Fd(fd) => match fs::utimensat(fd, "", &times, AtFlags::EMPTY_PATH) {
+                // Kernels before 5.8 know no AT_EMPTY_PATH here.
+                Err(Errno::INVAL) => fs::utimensat(fs::CWD, proc_path(fd), &times, AtFlags::empty()),
+                other => other,
+            },
+        }
+    }
+}
+
+/// A time to set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetTime {
+    /// The current time of the kernel.
+    Now,
+    /// This time.
+    At(Time),
+}
+
+impl SetTime {
+    fn timespec(time: Option<SetTime>) -> fs::Timespec {
+        match time {
+            None => fs::Timespec { tv_sec: 0, tv_nsec: fs::UTIME_OMIT.into() },
+            Some(SetTime::Now) => fs::Timespec { tv_sec: 0, tv_nsec: fs::UTIME_NOW.into() },
+            Some(SetTime::At(t)) => fs::Timespec { tv_sec: t.sec, tv_nsec: t.nsec.into() },
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! POSIX ACLs of new entries.
+//!
+//! A new entry of a directory with a default ACL gets that as its access ACL, cut to the mode that was asked for, and
+//! the umask doesn't count; a new directory gets the default ACL too (POSIX 1003.1e draft 17, section 23.1.4; acl(5),
+//! "OBJECT CREATION AND DEFAULT ACLS"). The kernel does this where an object is made right in its directory; what is
+//! made in the staging directory gets it here.
+
+use rustix::fs::XattrFlags;
+use rustix::io::Errno;
+
+use super::Union;
+use super::node::Node;
+use crate::error::{FsError, Result};
+use crate::sys::object::Writable;
+use crate::sys::xattr;
+
+/// The attribute of the default ACL.
+pub const DEFAULT: &[u8] = b"system.posix_acl_default";
+/// The attribute of the access ACL.
+pub const ACCESS: &[u8] = b"system.posix_acl_access";
+
+/// Tags of ACL entries (linux/posix_acl.h).
+const USER_OBJ: u16 = 0x01;
+const GROUP_OBJ: u16 = 0x04;
+const MASK: u16 = 0x10;
+const OTHER: u16 = 0x20;
+
+/// What a new entry inherits.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Inherited {
+    /// Its permission bits.
+    pub mode: u32,
+    /// Its access ACL, where the permission bits don't say it all.
+    pub access: Option<Vec<u8>>,
+    /// The default ACL, for a directory.
+    pub default: Vec<u8>,
+}
+
+/// Cuts a default ACL (the value of its attribute) to the mode that was asked for. `None`: not a form of version 2.
+fn inherit(default: &[u8], mode: u32) -> Option<Inherited> {
+    let (header, entries) = default.split_at_checked(4)?;
+    if header != 2u32.to_le_bytes() || entries.len() % 8 != 0 {
+        return None;
+    }
+    let mut access = default.to_vec();
+    let has_mask = entries.chunks_exact(8).any(|e| tag(e) == MASK);
+    let mut extended = false;
+    let mut bits = 0;
+    for entry in access[4..].chunks_exact_mut(8) {
+        let shift = match tag(entry) {
+            USER_OBJ => 6,
+            OTHER => 0,
+            MASK => 3,
+            GROUP_OBJ if !has_mask => 3,
+            _ => {
+                extended = true;
+                continue;
+            }
+        };
+        let perm = u16::from_le_bytes([entry[2], entry[3]]) & (mode >> shift & 7) as u16;
+        entry[2..4].copy_from_slice(&perm.to_le_bytes());
+        bits |= u32::from(perm) << shift;
+    }
+    let mode = mode & !0o777 | bits;
+    let access = (extended || has_mask).then_some(access);
+    Some(Inherited { mode, access, default: default.to_vec() })
+}
+
+fn tag(entry: &[u8]) -> u16 {
+    u16::from_le_bytes([entry[0], entry[1]])
+}
+
+impl Union {
+    /// Do new entries of the directory inherit an ACL? The answer is remembered until the ACL is changed.
+    pub(super) fn has_default_acl(&self, parent: &Node) -> Result<bool> {
+        let dir = self.dir_part(parent)?;
+        let mut known = dir.default_acl.lock();
+        if let Some(has) = *known {
+            return Ok(has);
+        }
+        let has = self.with_object(parent, |at, _| Ok(xattr::get(at, DEFAULT)?.is_some()))?;
+        *known = Some(has);
+        Ok(has)
+    }
+
+    /// What a new entry of the directory with the mode that was asked for inherits.
+    pub(super) fn inherited(&self, parent: &Node, mode: u32) -> Result<Option<Inherited>> {
+        if !self.has_default_acl(parent)? {
+            return Ok(None);
+        }
+        let Some(acl) = self.with_object(parent, |at, _| Ok(xattr::get(at, DEFAULT)?))? else {
+            return Ok(None);
+        };
+        inherit(&acl, mode).map(Some).ok_or(FsError::Os(Errno::IO))
+    }
+}
+
+/// Gives a staged object what it inherits.
+pub(super) fn apply(inherited: &Inherited, object: Writable<'_>, directory: bool) -> Result<()> {
+    if let Some(access) = &inherited.access {
+        object.set_xattr(ACCESS, access, XattrFlags::empty())?;
+    }
+    if directory {
+        object.set_xattr(DEFAULT, &inherited.default, XattrFlags::empty())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+        let mut raw = 2u32.to_le_bytes().to_vec();
+        for (tag, perm, id) in entries {
+            raw.extend(tag.to_le_bytes());
+            raw.extend(perm.to_le_bytes());
+            raw.extend(id.to_le_bytes());
+        }
+        raw
+    }
+
+    #[test]
+    fn a_plain_default_acl_is_only_a_mode() {
+        let got = inherit(&acl(&[(USER_OBJ, 7, !0), (GROUP_OBJ, 5, !0), (OTHER, 0, !0)]), 0o666).unwrap();
+        assert_eq!((got.mode, got.access), (0o640, None));
+    }
+
+    #[test]
+    fn the_mask_takes_the_group_bits_and_named_entries_stay() {
+        let user = 0x02;
+        let default =
+            acl(&[(USER_OBJ, 7, !0), (user, 7, 1000), (GROUP_OBJ, 5, !0), (MASK, 7, !0), (OTHER, 0, !0)]);
+        let got = inherit(&default, 0o640).unwrap();
+        assert_eq!(got.mode, 0o640);
+        let want =
+            acl(&[(USER_OBJ, 6, !0), (user, 7, 1000), (GROUP_OBJ, 5, !0), (MASK, 4, !0), (OTHER, 0, !0)]);
+        assert_eq!(got.access.unwrap(), want);
+    }
+
+    #[test]
+    fn a_broken_acl_is_no_acl() {
+        assert_eq!(inherit(b"\x03\0\0\0", 0o644), None);
+        assert_eq!(inherit(b"\x02\0\0\0123", 0o644), None);
+    }
+}

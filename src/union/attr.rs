@@ -1,0 +1,205 @@
+//! Attributes: where a node's object is reached, and what stat shows of it.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rustix::fs::StatVfs;
+
+use super::node::{Node, Place, Source};
+use super::upper::IndexName;
+use super::{Caller, Union};
+use crate::error::{FsError, Result};
+use crate::sys::object::{At, Kind, SetTime, Stat, Writable};
+
+/// What stat shows of a node.
+#[derive(Debug, Clone, Copy)]
+pub struct Attr {
+    /// The node's number.
+    pub ino: u64,
+    /// The rest; its `dev` and `ino` are those of the real object and are not shown.
+    pub stat: Stat,
+}
+
+/// A change of attributes; `None` leaves one as it is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SetAttr {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Size in bytes.
+    pub size: Option<u64>,
+    /// Access time.
+    pub atime: Option<SetTime>,
+    /// Modification time.
+    pub mtime: Option<SetTime>,
+}
+
+/// The set-user-id and set-group-id bits that a change of the content by somebody without privilege takes away.
+/// A set-group-id bit without group execution means mandatory locking, not privilege, and stays.
+pub(super) fn privilege_bits(mode: u32) -> u32 {
+    let mut bits = mode & 0o4000;
+    if mode & 0o2010 == 0o2010 {
+        bits |= 0o2000;
+    }
+    bits
+}
+
+impl Union {
+    /// Calls `f` with the node's real object, which stays where it is meanwhile. `true`: it is in the upper.
+    pub(super) fn with_object<R>(&self, node: &Node, f: impl FnOnce(At<'_>, bool) -> Result<R>) -> Result<R> {
+        if let Some(dir) = &node.dir {
+            let top = dir.top().ok_or(FsError::Stale)?;
+            let fd = self.fds.get(&top)?;
+            return f(At::Fd(fd.as_fd()), self.is_upper(top.layer));
+        }
+        let place = node.place.read();
+        self.with_place(&place, f)
+    }
+
+    /// As [`Union::with_object`], for a place that the caller has locked.
+    pub(super) fn with_place<R>(
+        &self,
+        place: &Place,
+        f: impl FnOnce(At<'_>, bool) -> Result<R>,
+    ) -> Result<R> {
+        match place {
+            Place::Root => Err(FsError::IsADirectory),
+            Place::Pinned { fd, upper } => f(At::Fd(fd.as_fd()), *upper),
+            Place::Named { parent, name, source } => {
+                let dir = self.dir_part(parent)?;
+                match source {
+                    Source::Upper => {
+                        let fd = self.fds.get(&dir.upper_dir().ok_or(FsError::Stale)?)?;
+                        f(At::Name(fd.as_fd(), name), true)
+                    }
+                    Source::Lower(at) => {
+                        let real = dir.lowers.get(usize::from(*at)).ok_or(FsError::Stale)?;
+                        f(At::Name(self.fds.get(real)?.as_fd(), name), false)
+                    }
+                    Source::Index(origin) => {
+                        let name = IndexName::of(*origin);
+                        f(self.upper()?.index_entry(&name).at(), true)
+                    }
+                }
+            }
+        }
+    }
+
+    /// Calls `f` with the node's object in the upper, copied up first if need be.
+    pub(super) fn with_upper<R>(
+        &self,
+        node: &Arc<Node>,
+        f: impl FnOnce(Writable<'_>) -> Result<R>,
+    ) -> Result<R> {
+        self.ensure_upper(node)?;
+        self.with_object(node, |at, upper| f(self.upper()?.writable(at, upper)?))
+    }
+
+    /// The attributes of a node.
+    pub fn getattr(&self, node: &Node) -> Result<Attr> {
+        let stat = self.with_object(node, |at, upper| self.shown_stat(at, at.stat()?, upper))?;
+        Ok(self.attr(node, stat))
+    }
+
+    /// The attributes of a node whose object's stat is at hand.
+    pub(super) fn attr(&self, node: &Node, mut stat: Stat) -> Attr {
+        if let Some(dir) = &node.dir
+            && dir.lowers.len() + usize::from(dir.upper.read().is_some()) > 1
+        {
+            // The link count of a merged directory would have to be counted; 1 says "not known" to find and others.
+            stat.nlink = 1;
+        } else if let Some(hidden) = self.hidden_links.get(&node.real()) {
+            stat.nlink = stat.nlink.saturating_sub(*hidden).max(1);
+        }
+        self.owners.show(&mut stat);
+        Attr { ino: self.shown_ino(node, &stat), stat }
+    }
+
+    /// The root's node id is 1 by FUSE's rule; what programs see is its inode number.
+    fn shown_ino(&self, node: &Node, _stat: &Stat) -> u64 {
+        node.ino
+    }
+
+    /// Corrects the stat of an object: link counts of files in the hardlink index.
+    pub(super) fn shown_stat(&self, at: At<'_>, mut stat: Stat, upper: bool) -> Result<Stat> {
+        if upper
+            && stat.nlink > 1
+            && stat.kind() != Kind::Directory
+            && let Some(nlink) = self.merged_nlink(at, &stat)?
+        {
+            stat.nlink = nlink;
+        }
+        Ok(stat)
+    }
+
+    /// Changes attributes. What is asked for at once happens in the order owner, mode, size, times.
+    pub fn setattr(&self, node: &Arc<Node>, change: SetAttr, caller: Caller) -> Result<Attr> {
+        if let Some(size) = change.size {
+            if node.dir.is_some() {
+                return Err(FsError::IsADirectory);
+            }
+            self.ensure_upper_sized(node, Some(size))?;
+        }
+        let (uid, gid) = self.owners.on_disk(change.uid, change.gid);
+        self.with_upper(node, |object| {
+            if uid.is_some() || gid.is_some() {
+                object.chown(uid, gid)?;
+            }
+            if let Some(mode) = change.mode {
+                object.chmod(mode)?;
+            }
+            Ok(())
+        })?;
+        if let Some(size) = change.size {
+            let fd = self.data_fd(node, true)?;
+            rustix::fs::ftruncate(fd.as_fd(), size)?;
+            self.drop_privilege_bits(node, fd.as_fd(), caller)?;
+        }
+        if change.atime.is_some() || change.mtime.is_some() {
+            self.with_upper(node, |object| Ok(object.utimens(change.atime, change.mtime)?))?;
+        }
+        self.counters.setattrs.fetch_add(1, Ordering::Relaxed);
+        self.getattr(node)
+    }
+
+    /// Takes setuid and setgid away from a file whose content `caller` changed, unless the caller is privileged.
+    pub(super) fn drop_privilege_bits(
+        &self,
+        node: &Arc<Node>,
+        fd: BorrowedFd<'_>,
+        caller: Caller,
+    ) -> Result<()> {
+        if caller.uid == 0 {
+            return Ok(());
+        }
+        self.kill_privilege_bits(node, fd)
+    }
+
+    /// Takes setuid and setgid away from a file of the upper.
+    pub(super) fn kill_privilege_bits(&self, node: &Arc<Node>, fd: BorrowedFd<'_>) -> Result<()> {
+        let mode = At::Fd(fd).stat()?.mode;
+        let bits = privilege_bits(mode);
+        if bits != 0 {
+            self.with_upper(node, |object| Ok(object.chmod(mode & !bits & 0o7777)?))?;
+        }
+        Ok(())
+    }
+
+    /// The target of a symbolic link.
+    pub fn readlink(&self, node: &Node) -> Result<Vec<u8>> {
+        if node.kind != Kind::Symlink {
+            return Err(FsError::Invalid("not a symbolic link"));
+        }
+        self.with_object(node, |at, _| Ok(at.readlink()?))
+    }
+
+    /// The filesystem that new data go to: that of the topmost layer.
+    pub fn statfs(&self) -> Result<StatVfs> {
+        let fd = self.fds.get(&self.layers[0].root)?;
+        Ok(rustix::fs::fstatvfs(fd.as_fd())?)
+    }
+}

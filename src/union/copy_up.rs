@@ -1,0 +1,307 @@
+//! Copy-up: the first change to something that only a lower has.
+//!
+//! Three phases. **Prepare** makes an object in the staging directory. **Fill** gives it the data (holes kept), owner,
+//! mode, extended attributes and ACLs, and times of the lower's, in this order, because a change of owner clears
+//! setuid and capabilities. **Publish** makes it visible under its name in one atomic step, after an fsync unless the
+//! upper is volatile. Parents go first. What fails on the way leaves nothing.
+//!
+//! Only publishing holds locks that other requests need; while data are copied the lower's file is read as before.
+//! Two that want the same copy-up wait on one lock, and the second finds nothing left to do.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use rustix::fs::XattrFlags;
+
+use super::Union;
+use super::index::UpperEntry;
+use super::links::{ORIGIN, UNPUBLISHED, origin_value};
+use super::marker;
+use super::node::{Node, Place, RealId, Source};
+use super::realdir::RealDir;
+use super::upper::{New, Publish, Staged, Upper, UpperFd};
+use crate::error::{FsError, Result};
+use crate::sys::copy::file_data;
+use crate::sys::object::{At, Kind, SetTime, Stat, Writable};
+use crate::sys::xattr;
+
+/// A lower's object, about to be copied up.
+struct Original {
+    /// Stands for it (O_PATH).
+    fd: OwnedFd,
+    stat: Stat,
+    id: RealId,
+    /// How much of the data is wanted.
+    size: u64,
+}
+
+impl Union {
+    /// Makes sure that the node's object is in the upper.
+    pub(super) fn ensure_upper(&self, node: &Arc<Node>) -> Result<()> {
+        self.ensure_upper_sized(node, None)
+    }
+
+    /// As [`Union::ensure_upper`], but copies only the first `size` bytes of data: the caller is about to truncate.
+    pub(super) fn ensure_upper_sized(&self, node: &Arc<Node>, size: Option<u64>) -> Result<()> {
+        self.upper()?;
+        if self.in_upper(node) {
+            return self.complete_data(node, size);
+        }
+        let mut chain = Vec::new();
+        let mut at = node.parent();
+        while let Some(parent) = at {
+            if self.in_upper(&parent) {
+                break;
+            }
+            at = parent.parent();
+            chain.push(parent);
+        }
+        for parent in chain.iter().rev() {
+            self.copy_up(parent, None)?;
+        }
+        self.copy_up(node, size)
+    }
+
+    /// Is the node's object in the upper?
+    pub(super) fn in_upper(&self, node: &Node) -> bool {
+        if let Some(dir) = &node.dir {
+            return dir.upper.read().is_some();
+        }
+        match &*node.place.read() {
+            Place::Root => true,
+            Place::Named { source, .. } => !matches!(source, Source::Lower(_)),
+            Place::Pinned { upper, .. } => *upper,
+        }
+    }
+
+    /// Copies one object up whose parent is in the upper.
+    fn copy_up(&self, node: &Arc<Node>, size: Option<u64>) -> Result<()> {
+        let turn = self.copying.entry(node.ino).or_insert_with(|| Arc::new(Mutex::new(()))).clone();
+        let done = {
+            let _turn = turn.lock();
+            if self.in_upper(node) { Ok(()) } else { self.copy_up_now(node, size) }
+        };
+        drop(turn);
+        self.copying.remove_if(&node.ino, |_, turn| Arc::strong_count(turn) == 1);
+        done
+    }
+
+    fn copy_up_now(&self, node: &Arc<Node>, size: Option<u64>) -> Result<()> {
+        let started = Instant::now();
+        let upper = self.upper()?;
+        let original = self.original(node, size)?;
+        let staged = self.prepare(upper, node, &original)?;
+        let moved = self.fill(node, &staged, &original)?;
+        if let Some(file) = staged.file() {
+            upper.sync(file, false)?;
+        }
+        self.publish(node, staged, &original)?;
+        self.counters.copy_ups.fetch_add(1, Ordering::Relaxed);
+        self.counters.copied_bytes.fetch_add(moved, Ordering::Relaxed);
+        log::debug!(
+            "copy-up of {} ({} bytes) in {:?}",
+            String::from_utf8_lossy(&self.path_of(node)),
+            original.size,
+            started.elapsed()
+        );
+        Ok(())
+    }
+
+    fn original(&self, node: &Node, size: Option<u64>) -> Result<Original> {
+        let fd = self.with_object(node, |at, _| Ok(at.pin()?))?;
+        let stat = At::Fd(fd.as_fd()).stat()?;
+        let id = self.real_id(stat.dev, stat.ino);
+        Ok(Original { fd, stat, id, size: size.map_or(stat.size, |s| s.min(stat.size)) })
+    }
+
+    fn prepare<'u>(&self, upper: &'u Upper, node: &Node, original: &Original) -> Result<Staged<'u>> {
+        let target;
+        let new = match original.stat.kind() {
+            Kind::File => New::File,
+            Kind::Directory => New::Directory,
+            Kind::Symlink => {
+                target = self.readlink(node)?;
+                New::Symlink(&target)
+            }
+            kind => New::Special(kind, original.stat.rdev),
+        };
+        upper.stage(new)
+    }
+
+    /// Gives the copy all that the original has. Returns how many bytes of data were moved.
+    fn fill(&self, node: &Node, staged: &Staged<'_>, original: &Original) -> Result<u64> {
+        let from = At::Fd(original.fd.as_fd());
+        let moved = match staged.file() {
+            Some(to) if original.size > 0 => {
+                let data = match self.metacopies.get(&node.ino) {
+                    Some(at) => At::Name(self.fds.get(&at.dir)?.as_fd(), &at.name).open_read()?,
+                    None => from.open_read()?,
+                };
+                file_data(data.as_fd(), to, original.size)?
+            }
+            _ => 0,
+        };
+        let object = staged.object();
+        copy_metadata(from, &original.stat, object)?;
+        if original.stat.kind() != Kind::Directory {
+            let upper = self.upper()?;
+            upper.set_mark_if_allowed(object, ORIGIN, &origin_value(original.id))?;
+            if self.keeps_links(original) {
+                let hidden = self.hidden_links.get(&original.id).map_or(0, |h| *h);
+                self.set_copied_nlink(object, original.stat.nlink.saturating_sub(hidden))?;
+                upper.set_mark(object, UNPUBLISHED, b"y")?;
+            }
+        }
+        set_times(&original.stat, object)?;
+        Ok(moved)
+    }
+
+    /// Has the original other names, which must lead to the copy too? Only regular files can carry what that needs in
+    /// every namespace of attributes.
+    fn keeps_links(&self, original: &Original) -> bool {
+        original.stat.nlink > 1 && original.stat.kind() == Kind::File
+    }
+
+    /// Makes the copy visible under the node's name.
+    fn publish(&self, node: &Arc<Node>, mut staged: Staged<'_>, original: &Original) -> Result<()> {
+        let copy = staged.object().at().stat()?;
+        let real = self.real_id(copy.dev, copy.ino);
+        loop {
+            let Some(parent) = node.parent() else { return self.publish_unnamed(node, staged, real) };
+            let dir = self.dir_part(&parent)?;
+            let _names = dir.names.write();
+            let mut place = node.place.write();
+            let name = match &*place {
+                Place::Named { parent: now, name, .. } if Arc::ptr_eq(now, &parent) => name.clone(),
+                _ => continue, // it was renamed or unlinked meanwhile
+            };
+            let real_parent = dir.upper_dir().ok_or(FsError::Stale)?;
+            let fd = self.upper_fd(&real_parent)?;
+            if node.dir.is_none() {
+                self.mark_impure(&parent)?;
+            }
+            let links = self.keeps_links(original);
+            if links {
+                staged.link_index(original.id)?;
+            }
+            let file = staged.take_file();
+            self.quietly(&fd, || staged.publish(&fd, &name, Publish::New))?;
+            if links {
+                fd.entry(&name).remove_xattr(&self.upper()?.mark_name(UNPUBLISHED))?;
+                self.hidden_links.remove(&original.id);
+            }
+            drop(file);
+            if let Some(part) = &node.dir {
+                *part.upper.write() = Some(RealDir::child(&real_parent, &name, &copy));
+                part.index.lock().upper = None;
+                if let Place::Named { source, .. } = &mut *place {
+                    *source = Source::Upper;
+                }
+            } else {
+                node.set_real(real);
+                *place = Place::Named { parent: parent.clone(), name: name.clone(), source: Source::Upper };
+                self.files.forget(node.ino);
+                self.metacopies.remove(&node.ino);
+            }
+            self.note_upper(
+                dir,
+                &name,
+                Some(UpperEntry { kind: Some(node.kind), ino: copy.ino, cuts: false }),
+            );
+            return Ok(());
+        }
+    }
+
+    /// The node has no name any more: the copy lives as long as it is used.
+    fn publish_unnamed(&self, node: &Node, staged: Staged<'_>, real: RealId) -> Result<()> {
+        let fd = Arc::new(staged.object().at().pin()?);
+        let mut place = node.place.write();
+        *place = Place::Pinned { fd, upper: true };
+        node.set_real(real);
+        self.files.forget(node.ino);
+        self.metacopies.remove(&node.ino);
+        Ok(())
+    }
+
+    /// A file of the upper that has only its metadata there (another overlay's metacopy) gets its data.
+    fn complete_data(&self, node: &Arc<Node>, size: Option<u64>) -> Result<()> {
+        if !self.metacopies.contains_key(&node.ino) {
+            return Ok(());
+        }
+        let turn = self.copying.entry(node.ino).or_insert_with(|| Arc::new(Mutex::new(()))).clone();
+        let _turn = turn.lock();
+        let Some(data) = self.metacopies.get(&node.ino).map(|d| d.clone()) else { return Ok(()) };
+        let upper = self.upper()?;
+        let original = self.original(node, size)?;
+        let mut staged = upper.stage(New::File)?;
+        let from = At::Name(self.fds.get(&data.dir)?.as_fd(), &data.name).open_read()?;
+        if let Some(to) = staged.file() {
+            file_data(from.as_fd(), to, original.size)?;
+        }
+        copy_metadata(At::Fd(original.fd.as_fd()), &original.stat, staged.object())?;
+        // The copy is a new inode; it keeps the number of the one it replaces.
+        let known = xattr::get(At::Fd(original.fd.as_fd()), &upper.mark_name(ORIGIN))?;
+        let origin = known.unwrap_or_else(|| origin_value(original.id));
+        upper.set_mark_if_allowed(staged.object(), ORIGIN, &origin)?;
+        set_times(&original.stat, staged.object())?;
+        if let Some(file) = staged.file() {
+            upper.sync(file, false)?;
+        }
+        let Some(parent) = node.parent() else { return Err(FsError::Stale) };
+        let dir = self.dir_part(&parent)?;
+        let _names = dir.names.write();
+        let place = node.place.write();
+        let Place::Named { name, .. } = &*place else { return Err(FsError::Stale) };
+        let copy = staged.object().at().stat()?;
+        let fd = self.upper_fd(&dir.upper_dir().ok_or(FsError::Stale)?)?;
+        self.mark_impure(&parent)?;
+        staged.take_file();
+        self.quietly(&fd, || staged.publish(&fd, name, Publish::Replace))?;
+        node.set_real(self.real_id(copy.dev, copy.ino));
+        self.files.forget(node.ino);
+        self.metacopies.remove(&node.ino);
+        Ok(())
+    }
+
+    /// Does something in a directory of the upper that the merged view doesn't show, so its times stay.
+    fn quietly<R>(&self, dir: &UpperFd, act: impl FnOnce() -> Result<R>) -> Result<R> {
+        let before = dir.itself().at().stat()?;
+        let done = act()?;
+        set_times(&before, dir.itself())?;
+        Ok(done)
+    }
+}
+
+/// Owner, mode, extended attributes with ACLs; the times come last, by [`set_times`].
+pub(super) fn copy_metadata(from: At<'_>, stat: &Stat, to: Writable<'_>) -> Result<()> {
+    let now = to.at().stat()?;
+    if (now.uid, now.gid) != (stat.uid, stat.gid) {
+        to.chown(Some(stat.uid), Some(stat.gid))?;
+    }
+    if stat.kind() != Kind::Symlink {
+        to.chmod(stat.mode & 0o7777)?;
+    }
+    for name in xattr::list(from)? {
+        let own = marker::is_private_xattr(&name) && !is_escaped(&name);
+        if own {
+            continue;
+        }
+        if let Some(value) = xattr::get(from, &name)? {
+            to.set_xattr(&name, &value, XattrFlags::empty())?;
+        }
+    }
+    Ok(())
+}
+
+/// Is it a mark of an overlay inside this one, kept under an escaped name?
+fn is_escaped(name: &[u8]) -> bool {
+    marker::overlay_mark(name).is_some_and(|mark| mark.starts_with(b"overlay."))
+}
+
+/// Access and modification time.
+pub(super) fn set_times(stat: &Stat, to: Writable<'_>) -> Result<()> {
+    Ok(to.utimens(Some(SetTime::At(stat.atime)), Some(SetTime::At(stat.mtime)))?)
+}

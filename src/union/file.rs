@@ -1,0 +1,267 @@
+//! Data of files: descriptors that follow copy-up.
+//!
+//! A descriptor belongs to the node, not to an open: reads and writes name an offset, so all opens share it, and when
+//! the node is copied up the descriptor of the lower's file is forgotten and the next read opens the copy. So a file
+//! that was opened before the copy-up sees what is written after it.
+//!
+//! The descriptors are kept in a bounded cache; those of files that are open by somebody's word stay.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use dashmap::DashMap;
+use parking_lot::Mutex;
+use rustix::fs::{self, FallocateFlags, OFlags, SeekFrom};
+use rustix::io::{self, Errno};
+
+use super::node::Node;
+use super::{Caller, Union};
+use crate::error::{FsError, Result};
+use crate::sys::copy::write_all_at;
+use crate::sys::object::{At, Kind, Writable};
+
+/// A descriptor for the data of a node.
+#[derive(Debug, Clone)]
+struct DataFd {
+    fd: Arc<OwnedFd>,
+    writable: bool,
+    used: Arc<AtomicBool>,
+}
+
+/// The descriptors of file data, by node number.
+#[derive(Debug)]
+pub struct Files {
+    open: DashMap<u64, DataFd>,
+    pins: DashMap<u64, AtomicU32>,
+    order: Mutex<VecDeque<u64>>,
+    limit: usize,
+}
+
+impl Files {
+    /// A cache of about `limit` descriptors.
+    pub fn new(limit: usize) -> Files {
+        Files {
+            open: DashMap::new(),
+            pins: DashMap::new(),
+            order: Mutex::new(VecDeque::new()),
+            limit: limit.max(16),
+        }
+    }
+
+    /// Closes the node's descriptor: it is copied up, or forgotten.
+    pub fn forget(&self, ino: u64) {
+        self.open.remove(&ino);
+    }
+
+    /// The node is open by somebody's word: its descriptor stays until [`Files::unpin`].
+    pub fn pin(&self, ino: u64) {
+        self.pins.entry(ino).or_default().fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The reverse of [`Files::pin`].
+    pub fn unpin(&self, ino: u64) {
+        if let Some(pins) = self.pins.get(&ino) {
+            pins.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.pins.remove_if(&ino, |_, pins| pins.load(Ordering::Relaxed) == 0);
+    }
+
+    /// How many descriptors are open.
+    pub fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Are none open?
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    fn get(&self, ino: u64, write: bool) -> Option<Arc<OwnedFd>> {
+        let known = self.open.get(&ino)?;
+        if write && !known.writable {
+            return None;
+        }
+        known.used.store(true, Ordering::Relaxed);
+        Some(known.fd.clone())
+    }
+
+    fn keep(&self, ino: u64, fd: OwnedFd, writable: bool) -> Arc<OwnedFd> {
+        let fd = Arc::new(fd);
+        let known = DataFd { fd: fd.clone(), writable, used: Arc::new(AtomicBool::new(true)) };
+        if self.open.insert(ino, known).is_some() {
+            return fd;
+        }
+        let mut over = Vec::new();
+        {
+            let mut order = self.order.lock();
+            order.push_back(ino);
+            let mut chances = order.len();
+            while order.len() > self.limit && chances > 0 {
+                chances -= 1;
+                let Some(oldest) = order.pop_front() else { break };
+                let used = match self.open.get(&oldest) {
+                    Some(known) => known.used.swap(false, Ordering::Relaxed),
+                    None => continue,
+                };
+                if used || self.pins.contains_key(&oldest) {
+                    order.push_back(oldest);
+                } else {
+                    over.push(oldest);
+                }
+            }
+        }
+        for ino in over {
+            self.open.remove(&ino); // closes outside the lock
+        }
+        fd
+    }
+}
+
+impl Union {
+    /// A descriptor for the node's data, copied up first if it is to be written.
+    pub fn data_fd(&self, node: &Arc<Node>, write: bool) -> Result<Arc<OwnedFd>> {
+        match node.kind {
+            Kind::File => {}
+            Kind::Directory => return Err(FsError::IsADirectory),
+            _ => return Err(FsError::Invalid("not a regular file")),
+        }
+        if let Some(fd) = self.files.get(node.ino, write) {
+            return Ok(fd);
+        }
+        if write {
+            self.ensure_upper(node)?;
+        }
+        let place = node.place.read();
+        if let Some(fd) = self.files.get(node.ino, write) {
+            return Ok(fd);
+        }
+        if let Some(data) = self.metacopies.get(&node.ino).map(|d| d.clone()) {
+            let fd = At::Name(self.fds.get(&data.dir)?.as_fd(), &data.name).open_read()?;
+            return Ok(self.files.keep(node.ino, fd, false));
+        }
+        let (fd, writable) = self.with_place(&place, |at, upper| {
+            if !upper {
+                return Ok((at.open_read()?, false));
+            }
+            Ok((open_owned(self.upper()?.writable(at, upper)?, write)?, write))
+        })?;
+        Ok(self.files.keep(node.ino, fd, writable))
+    }
+
+    /// Takes a descriptor that was opened with the file's creation.
+    pub(super) fn keep_data_fd(&self, node: &Node, fd: OwnedFd) -> Arc<OwnedFd> {
+        self.files.keep(node.ino, fd, true)
+    }
+
+    /// Opens a file. Copies it up if it is to be written, and truncates it if asked to. The descriptor that reads and
+    /// writes use stays open until [`Union::release`].
+    pub fn open(&self, node: &Arc<Node>, flags: OFlags, caller: Caller) -> Result<()> {
+        let write = flags.contains(OFlags::WRONLY) || flags.contains(OFlags::RDWR);
+        if flags.contains(OFlags::TRUNC) && write {
+            self.ensure_upper_sized(node, Some(0))?;
+            let fd = self.data_fd(node, true)?;
+            fs::ftruncate(fd.as_fd(), 0)?;
+            self.drop_privilege_bits(node, fd.as_fd(), caller)?;
+        }
+        self.data_fd(node, write)?;
+        self.files.pin(node.ino);
+        Ok(())
+    }
+
+    /// The reverse of [`Union::open`].
+    pub fn release(&self, node: &Node) {
+        self.files.unpin(node.ino);
+    }
+
+    /// Reads up to `buffer.len()` bytes at `offset`; fewer only at the end of the file.
+    pub fn read(&self, node: &Arc<Node>, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let fd = self.data_fd(node, false)?;
+        let mut done = 0;
+        while done < buffer.len() {
+            match io::pread(&fd, &mut buffer[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(Errno::INTR) => {}
+                // What was read is good; the error comes again with the next read if it lasts.
+                Err(_) if done > 0 => break,
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Writes all of `data` at `offset`. `kill`: the writer's privileges ask for setuid and setgid to go.
+    pub fn write(&self, node: &Arc<Node>, offset: u64, data: &[u8], kill: bool) -> Result<()> {
+        let fd = self.data_fd(node, true)?;
+        if kill {
+            self.kill_privilege_bits(node, fd.as_fd())?;
+        }
+        Ok(write_all_at(fd.as_fd(), data, offset)?)
+    }
+
+    /// Writes the file's data (and, unless `data_only`, its metadata) to disk.
+    pub fn fsync(&self, node: &Arc<Node>, data_only: bool) -> Result<()> {
+        if !self.in_upper(node) {
+            return Ok(()); // a lower is never dirty by our doing
+        }
+        let fd = self.data_fd(node, false)?;
+        self.upper()?.sync(fd.as_fd(), data_only)
+    }
+
+    /// Writes the directory's entries to disk.
+    pub fn fsyncdir(&self, node: &Node, data_only: bool) -> Result<()> {
+        let dir = self.dir_part(node)?;
+        let Some(real) = dir.upper_dir() else { return Ok(()) };
+        let fd = self.fds.get(&real)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let open = fs::openat(fd.as_fd(), ".", flags, fs::Mode::empty())?;
+        self.upper()?.sync(open.as_fd(), data_only)
+    }
+
+    /// Preallocates, punches or zeroes. `mode` as of fallocate(2).
+    pub fn fallocate(&self, node: &Arc<Node>, mode: FallocateFlags, offset: u64, len: u64) -> Result<()> {
+        let fd = self.data_fd(node, true)?;
+        Ok(fs::fallocate(fd.as_fd(), mode, offset, len)?)
+    }
+
+    /// The next data or hole at or after an offset.
+    pub fn seek(&self, node: &Arc<Node>, whence: SeekFrom) -> Result<u64> {
+        let fd = self.data_fd(node, false)?;
+        // The offset of the shared descriptor is moved by this, and used by nothing.
+        Ok(fs::seek(fd.as_fd(), whence)?)
+    }
+
+    /// Copies a range from one file to another within the layers' filesystems, sharing extents where they can.
+    pub fn copy_file_range(
+        &self,
+        from: (&Arc<Node>, u64),
+        to: (&Arc<Node>, u64),
+        len: usize,
+        kill: bool,
+    ) -> Result<usize> {
+        let target = self.data_fd(to.0, true)?;
+        let source = self.data_fd(from.0, false)?;
+        if kill {
+            self.kill_privilege_bits(to.0, target.as_fd())?;
+        }
+        let (mut at, mut to_at) = (from.1, to.1);
+        Ok(fs::copy_file_range(&source, Some(&mut at), &target, Some(&mut to_at), len)?)
+    }
+}
+
+/// Opens a file of the upper. The kernel checked the caller's right; the daemon, if it is an ordinary user and the
+/// file's owner, may lack it by the file's mode, and then lends it to itself for the moment of the open.
+fn open_owned(object: Writable<'_>, write: bool) -> Result<OwnedFd> {
+    let flags = if write { OFlags::RDWR } else { OFlags::RDONLY };
+    match object.open(flags) {
+        Err(Errno::ACCESS) => {}
+        other => return Ok(other?),
+    }
+    let mode = object.at().stat()?.mode & 0o7777;
+    object.chmod(mode | 0o600)?;
+    let opened = object.open(flags);
+    object.chmod(mode)?;
+    Ok(opened?)
+}

@@ -1,0 +1,172 @@
+//! Identity across copy-up: origins, and hardlinks that stay one file.
+//!
+//! A copied-up file is a new inode, yet it must keep its number. So the copy remembers its **origin** in a private
+//! attribute, `overlay.unionmount.origin` = `FS:INO` (hexadecimal; index of the filesystem in the stack, inode number
+//! in it), and its directory is marked `overlay.impure` as the kernel does, so that nothing is asked in directories
+//! without such files.
+//!
+//! A lower file with several names is copied up once: the copy gets a link in the **hardlink index** (a directory of
+//! the workdir) under its origin, where its other names find it. Its link count in the merged view is kept as the
+//! difference to the copy's own, in `overlay.nlink` = `U+n` (the kernel's form), so that it changes in the same atomic
+//! step as the copy's names do. While a name that only the lower has is turned into a link of the copy, the count
+//! is kept as the absolute `=n`.
+
+use std::sync::atomic::Ordering;
+
+use rustix::fs::XattrFlags;
+
+use super::Union;
+use super::node::{Node, RealId};
+use super::upper::{IndexName, UpperFd};
+use crate::error::{FsError, Result};
+use crate::sys::object::{At, Stat, Writable};
+use crate::sys::xattr;
+
+/// The mark that keeps a copy's origin.
+pub(super) const ORIGIN: &str = "unionmount.origin";
+/// The mark of a copy in the index that no name leads to yet.
+pub(super) const UNPUBLISHED: &str = "unionmount.unpublished";
+/// The mark that keeps the link count of a copy in the index.
+pub(super) const NLINK: &str = "nlink";
+
+/// The value of the origin mark.
+pub(super) fn origin_value(origin: RealId) -> Vec<u8> {
+    format!("{:x}:{:x}", origin.fs, origin.ino).into_bytes()
+}
+
+fn parse_origin(value: &[u8]) -> Option<RealId> {
+    let (fs, ino) = std::str::from_utf8(value).ok()?.split_once(':')?;
+    Some(RealId { fs: u16::from_str_radix(fs, 16).ok()?, ino: u64::from_str_radix(ino, 16).ok()? })
+}
+
+/// The link count that an `overlay.nlink` value and the copy's own count give. `None`: not a form that is understood.
+fn parse_nlink(value: &[u8], own: u64) -> Option<u64> {
+    let text = std::str::from_utf8(value).ok()?;
+    if let Some(absolute) = text.strip_prefix('=') {
+        return absolute.parse().ok();
+    }
+    let difference: i64 = text.strip_prefix('U')?.parse().ok()?;
+    own.checked_add_signed(difference)
+}
+
+impl Union {
+    /// Where the upper's entry `name` was copied up from, if it was.
+    pub(super) fn read_origin(&self, parent: &Node, name: &[u8]) -> Result<Option<RealId>> {
+        let dir = self.dir_part(parent)?;
+        if !dir.impure.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let Some(upper) = dir.upper_dir() else { return Ok(None) };
+        let fd = self.upper_fd(&upper)?;
+        let value = xattr::get(fd.entry(name).at(), &self.upper()?.mark_name(ORIGIN))?;
+        Ok(value.and_then(|v| parse_origin(&v)))
+    }
+
+    /// Marks a directory of the upper as one with entries whose origin must be read.
+    pub(super) fn mark_impure(&self, parent: &Node) -> Result<()> {
+        let dir = self.dir_part(parent)?;
+        if dir.impure.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let upper = dir.upper_dir().ok_or(FsError::Stale)?;
+        let fd = self.upper_fd(&upper)?;
+        self.upper()?.set_mark(fd.itself(), "impure", b"y")?;
+        dir.impure.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Marks the directory that a file moves or is linked to, if the file has an origin.
+    pub(super) fn carry_origin(&self, parent: &Node, node: &Node) -> Result<()> {
+        if node.dir.is_none() && !self.table.is_own_number(node) { self.mark_impure(parent) } else { Ok(()) }
+    }
+
+    /// stat of the copy of a lower file in the hardlink index, if there is one, with the merged link count.
+    pub(super) fn indexed_copy(&self, origin: RealId) -> Result<Option<Stat>> {
+        let Some(upper) = &self.upper else { return Ok(None) };
+        if !upper.is_indexed(origin) {
+            return Ok(None);
+        }
+        let name = IndexName::of(origin);
+        let at = upper.index_entry(&name).at();
+        let mut stat = at.stat()?;
+        stat.nlink = self.merged_nlink(at, &stat)?.unwrap_or(stat.nlink);
+        Ok(Some(stat))
+    }
+
+    /// The link count in the merged view of a file that is in the hardlink index; `None` for others.
+    pub(super) fn merged_nlink(&self, at: At<'_>, stat: &Stat) -> Result<Option<u64>> {
+        let upper = self.upper()?;
+        if !upper.has_index() {
+            return Ok(None);
+        }
+        let value = xattr::get(at, &upper.mark_name(NLINK))?;
+        Ok(value.and_then(|v| parse_nlink(&v, stat.nlink)))
+    }
+
+    fn set_nlink(&self, object: Writable<'_>, value: String) -> Result<()> {
+        let name = self.upper()?.mark_name(NLINK);
+        Ok(object.set_xattr(&name, value.as_bytes(), XattrFlags::empty())?)
+    }
+
+    /// Gives a copy that is about to be published with links in the index and under one name the count of its origin.
+    pub(super) fn set_copied_nlink(&self, object: Writable<'_>, merged: u64) -> Result<()> {
+        self.set_nlink(object, format!("U{:+}", merged.cast_signed() - 2))
+    }
+
+    /// Turns a name that only the lower has, of a file whose copy is in the index, into a link of that copy. The
+    /// merged view doesn't change.
+    pub(super) fn link_alias(&self, dir: &UpperFd, name: &[u8], origin: RealId) -> Result<()> {
+        let upper = self.upper()?;
+        let index = IndexName::of(origin);
+        let copy = upper.index_entry(&index);
+        let stat = copy.at().stat()?;
+        let merged = self.merged_nlink(copy.at(), &stat)?.unwrap_or(stat.nlink);
+        self.set_nlink(copy, format!("={merged}"))?;
+        let linked = upper.link(copy.at(), dir, name);
+        let own = copy.at().stat()?.nlink;
+        self.set_nlink(copy, format!("U{:+}", merged.cast_signed() - own.cast_signed()))?;
+        linked
+    }
+
+    /// Takes a copy out of the index once no name of the merged view leads to it.
+    pub(super) fn drop_unnamed_copy(&self, origin: RealId) -> Result<()> {
+        let upper = self.upper()?;
+        if !upper.is_indexed(origin) {
+            return Ok(());
+        }
+        let index = IndexName::of(origin);
+        let at = upper.index_entry(&index).at();
+        let stat = at.stat()?;
+        if self.merged_nlink(at, &stat)? == Some(0) {
+            upper.drop_index(origin)?;
+        }
+        Ok(())
+    }
+
+    /// A lower file that was never copied up loses a name to a whiteout.
+    pub(super) fn hide_link(&self, lower: RealId) {
+        *self.hidden_links.entry(lower).or_insert(0) += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_the_link_count() {
+        assert_eq!(parse_nlink(b"U+0", 2), Some(2));
+        assert_eq!(parse_nlink(b"U-1", 3), Some(2));
+        assert_eq!(parse_nlink(b"=5", 3), Some(5));
+        for bad in [&b""[..], b"L+1", b"U", b"U-9", b"\xff"] {
+            assert_eq!(parse_nlink(bad, 3), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn origins_survive_their_attribute() {
+        let origin = RealId { fs: 3, ino: 0xdead_beef };
+        assert_eq!(parse_origin(&origin_value(origin)), Some(origin));
+        assert_eq!(parse_origin(b"3"), None);
+    }
+}

@@ -1,0 +1,477 @@
+//! Changes of names: create, link, unlink, rmdir. Renames are in [`super::rename`].
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rustix::io::Errno;
+
+use super::attr::Attr;
+use super::index::UpperEntry;
+use super::marker::WH_PREFIX;
+use super::node::{DirPart, Identity, NewNode, Node, Place, Source};
+use super::realdir::RealDir;
+use super::resolve::{Found, What};
+use super::upper::{New, Publish, UpperFd};
+use super::{Caller, Union, acl};
+use crate::error::{FsError, Result};
+use crate::sys::object::{At, Kind, Stat};
+
+/// What the upper's directory has under a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum InUpper {
+    /// Nothing.
+    Free,
+    /// A whiteout (a device 0:0; AUFS's form takes no room and counts as free).
+    Whiteout,
+    /// An entry.
+    Present(Kind),
+}
+
+/// A new entry, asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Create<'a> {
+    /// What.
+    pub new: New<'a>,
+    /// The permission bits that the program asked for.
+    pub mode: u32,
+    /// The program's umask.
+    pub umask: u32,
+    /// Who asks, and so whom it belongs to.
+    pub caller: Caller,
+}
+
+impl Create<'_> {
+    fn kind(&self) -> Kind {
+        match self.new {
+            New::File => Kind::File,
+            New::Directory => Kind::Directory,
+            New::Symlink(_) => Kind::Symlink,
+            New::Special(kind, _) => kind,
+        }
+    }
+}
+
+impl Union {
+    /// Makes a new entry. The node counts one lookup. A regular file comes open.
+    pub fn create(&self, parent: &Arc<Node>, name: &[u8], create: Create<'_>) -> Result<(Arc<Node>, Attr)> {
+        check_name(name)?;
+        if matches!(create.new, New::Special(Kind::CharDevice, 0)) {
+            return Err(FsError::MarkerDevice);
+        }
+        self.upper()?;
+        self.ensure_upper(parent)?;
+        let dir = self.dir_part(parent)?;
+        let _names = dir.names.write();
+        self.check_alive(dir)?;
+        let real = dir.upper_dir().ok_or(FsError::Stale)?;
+        let fd = self.upper_fd(&real)?;
+        let (below, state) = self.check_free(parent, &fd, name)?;
+        let over_below = below && create.kind() == Kind::Directory;
+        let in_place = state == InUpper::Free && !over_below;
+        let (file, stat) = match self.create_in_place(parent, &fd, name, create, in_place)? {
+            Some(done) => done,
+            None => self.create_staged(parent, &fd, name, create, state, over_below)?,
+        };
+        self.note_upper(dir, name, Some(UpperEntry { kind: Some(stat.kind()), ino: stat.ino, cuts: false }));
+        let id = self.real_id(stat.dev, stat.ino);
+        let node = self.table.obtain(Identity { origin: id, real: id }, 1, || NewNode {
+            kind: stat.kind(),
+            place: Place::Named { parent: parent.clone(), name: name.into(), source: Source::Upper },
+            dir: (stat.kind() == Kind::Directory)
+                .then(|| Box::new(DirPart::new(Some(RealDir::child(&real, name, &stat)), Vec::new()))),
+        });
+        if let Some(file) = file {
+            self.keep_data_fd(&node, file);
+        }
+        self.counters.creates.fetch_add(1, Ordering::Relaxed);
+        let attr = self.attr(&node, stat);
+        Ok((node, attr))
+    }
+
+    /// The name must be free in the merged view. Tells whether the lowers show it (below a whiteout), and what the
+    /// upper has.
+    fn check_free(&self, parent: &Node, fd: &UpperFd, name: &[u8]) -> Result<(bool, InUpper)> {
+        let below = self.lower_shows(parent, name)?;
+        let state = self.in_upper_dir(parent, fd, name)?;
+        match state {
+            InUpper::Present(_) => Err(FsError::Exists),
+            InUpper::Free if below && !self.aufs_hidden(parent, fd, name)? => Err(FsError::Exists),
+            InUpper::Free | InUpper::Whiteout => Ok((below, state)),
+        }
+    }
+
+    /// What the upper's directory has under the name; by the index where there is one.
+    pub(super) fn in_upper_dir(&self, parent: &Node, fd: &UpperFd, name: &[u8]) -> Result<InUpper> {
+        let dir = self.dir_part(parent)?;
+        if let Some(index) = &dir.index.lock().upper {
+            return Ok(match index.get(name) {
+                None => InUpper::Free,
+                Some(UpperEntry { kind: Some(kind), .. }) => InUpper::Present(*kind),
+                Some(UpperEntry { cuts: true, .. }) => InUpper::Free,
+                Some(UpperEntry { .. }) => InUpper::Whiteout,
+            });
+        }
+        match fd.entry(name).at().stat() {
+            Err(Errno::NOENT) => Ok(InUpper::Free),
+            Err(e) => Err(e.into()),
+            Ok(stat) if stat.is_whiteout_device() => Ok(InUpper::Whiteout),
+            Ok(stat) => Ok(InUpper::Present(stat.kind())),
+        }
+    }
+
+    /// Does the upper hide the name by a whiteout of AUFS's form?
+    fn aufs_hidden(&self, parent: &Node, fd: &UpperFd, name: &[u8]) -> Result<bool> {
+        let dir = self.dir_part(parent)?;
+        if let Some(index) = &dir.index.lock().upper {
+            return Ok(index.get(name).is_some_and(|e| e.cuts));
+        }
+        let marker = [WH_PREFIX, name].concat();
+        match fd.entry(&marker).at().stat() {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT | Errno::NAMETOOLONG) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// The quick way: right under its name, in one step, where the daemon's credentials are the caller's, so that there
+    /// is no moment with other rights, and the kernel applies the default ACL and the directory's group.
+    fn create_in_place(
+        &self,
+        parent: &Node,
+        fd: &UpperFd,
+        name: &[u8],
+        create: Create<'_>,
+        free: bool,
+    ) -> Result<Option<(Option<OwnedFd>, Stat)>> {
+        if !free || !self.is_own_caller(create.caller) || create.mode & 0o6000 != 0 {
+            return Ok(None);
+        }
+        let mode = if matches!(create.new, New::Symlink(_)) || self.has_default_acl(parent)? {
+            create.mode
+        } else {
+            create.mode & !create.umask
+        };
+        let made = self.upper()?.make_in_place(fd, name, create.new, mode & 0o7777);
+        match made {
+            Ok(file) => {
+                let stat = match &file {
+                    Some(file) => At::Fd(file.as_fd()).stat()?,
+                    None => fd.entry(name).at().stat()?,
+                };
+                Ok(Some((file, stat)))
+            }
+            Err(Errno::EXIST) => Err(FsError::Exists),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// The full way: made in the staging directory with owner, mode and ACL, then published.
+    fn create_staged(
+        &self,
+        parent: &Node,
+        fd: &UpperFd,
+        name: &[u8],
+        create: Create<'_>,
+        state: InUpper,
+        opaque: bool,
+    ) -> Result<(Option<OwnedFd>, Stat)> {
+        let upper = self.upper()?;
+        let mut staged = upper.stage(create.new)?;
+        self.dress(parent, fd, staged.object(), create)?;
+        if opaque {
+            upper.set_mark(staged.object(), "opaque", b"y")?;
+        }
+        let stat = staged.object().at().stat()?;
+        let file = staged.take_file();
+        let how = match state {
+            InUpper::Whiteout if create.kind() == Kind::Directory => Publish::Swap,
+            InUpper::Whiteout => Publish::Replace,
+            _ => Publish::New,
+        };
+        staged.publish(fd, name, how)?;
+        Ok((file, stat))
+    }
+
+    /// Gives a new object in the staging directory its owner, mode and ACLs, as if it had been made in its directory by
+    /// the caller.
+    pub(super) fn dress(
+        &self,
+        parent: &Node,
+        fd: &UpperFd,
+        object: crate::sys::object::Writable<'_>,
+        create: Create<'_>,
+    ) -> Result<()> {
+        let directory = create.kind() == Kind::Directory;
+        let parent_stat = fd.itself().at().stat()?;
+        let setgid = parent_stat.mode & 0o2000 != 0;
+        let (uid, gid) = self.owners.on_disk(Some(create.caller.uid), Some(create.caller.gid));
+        let gid = if setgid { Some(parent_stat.gid) } else { gid };
+        let now = object.at().stat()?;
+        if Some(now.uid) != uid || Some(now.gid) != gid {
+            object.chown(uid, gid)?;
+        }
+        if matches!(create.new, New::Symlink(_)) {
+            return Ok(());
+        }
+        let inherited = self.inherited(parent, create.mode)?;
+        let mut mode = inherited.as_ref().map_or(create.mode & !create.umask, |i| i.mode);
+        if setgid && directory {
+            mode |= 0o2000;
+        }
+        object.chmod(mode & 0o7777)?;
+        if let Some(inherited) = &inherited {
+            acl::apply(inherited, object, directory)?;
+        }
+        Ok(())
+    }
+
+    /// One more name for a file. The node counts one lookup.
+    pub fn link(&self, node: &Arc<Node>, parent: &Arc<Node>, name: &[u8]) -> Result<Attr> {
+        check_name(name)?;
+        if node.dir.is_some() {
+            return Err(FsError::Os(Errno::PERM));
+        }
+        self.ensure_upper(node)?;
+        self.ensure_upper(parent)?;
+        let dir = self.dir_part(parent)?;
+        let _names = dir.names.write();
+        self.check_alive(dir)?;
+        let fd = self.upper_fd(&dir.upper_dir().ok_or(FsError::Stale)?)?;
+        let (_, state) = self.check_free(parent, &fd, name)?;
+        self.carry_origin(parent, node)?;
+        let upper = self.upper()?;
+        let stat = self.with_object(node, |at, _| {
+            match state {
+                InUpper::Whiteout => upper.link_over(at, &fd, name)?,
+                _ => upper.link(at, &fd, name)?,
+            }
+            self.shown_stat(at, at.stat()?, true)
+        })?;
+        self.note_upper(dir, name, Some(UpperEntry { kind: Some(node.kind), ino: stat.ino, cuts: false }));
+        self.table.look_up_again(node);
+        self.name_if_pinned(node, parent, name);
+        Ok(self.attr(node, stat))
+    }
+
+    /// A node without a known name has this one now.
+    fn name_if_pinned(&self, node: &Node, parent: &Arc<Node>, name: &[u8]) {
+        let mut place = node.place.write();
+        if matches!(*place, Place::Pinned { .. }) {
+            *place = Place::Named { parent: parent.clone(), name: name.into(), source: Source::Upper };
+        }
+    }
+
+    /// Removes a name of anything but a directory.
+    pub fn unlink(&self, parent: &Arc<Node>, name: &[u8]) -> Result<()> {
+        self.upper()?;
+        self.ensure_upper(parent)?;
+        let dir = self.dir_part(parent)?;
+        let _names = dir.names.write();
+        let found = self.resolve(parent, name)?.ok_or(FsError::Absent)?;
+        if let What::Directory { .. } = found.what {
+            return Err(FsError::IsADirectory);
+        }
+        let fd = self.upper_fd(&dir.upper_dir().ok_or(FsError::Stale)?)?;
+        let victim = Victim::of(self, parent, &fd, name, &found)?;
+        let below = self.lower_shows(parent, name)?;
+        victim.lose_name(self, parent, name, || {
+            let upper = self.upper()?;
+            match (below, victim.present) {
+                (true, present) => upper.whiteout(&fd, name, present),
+                (false, Some(kind)) => upper.remove(&fd, name, kind),
+                (false, None) => Err(FsError::Stale),
+            }
+        })?;
+        self.note_removed(dir, name, below);
+        victim.settle_links(self)
+    }
+
+    /// Removes a directory that shows no entries.
+    pub fn rmdir(&self, parent: &Arc<Node>, name: &[u8]) -> Result<()> {
+        self.upper()?;
+        self.ensure_upper(parent)?;
+        let dir = self.dir_part(parent)?;
+        let _names = dir.names.write();
+        let found = self.resolve(parent, name)?.ok_or(FsError::Absent)?;
+        let What::Directory { .. } = found.what else { return Err(FsError::NotADirectory) };
+        let (node, _) = self.node_of(parent, name, &found, 0)?;
+        let removed = self.rmdir_node(parent, dir, name, &node);
+        self.let_go(node);
+        removed
+    }
+
+    fn rmdir_node(&self, parent: &Arc<Node>, dir: &DirPart, name: &[u8], node: &Arc<Node>) -> Result<()> {
+        let part = self.dir_part(node)?;
+        let _child_names = part.names.write();
+        self.check_empty(node)?;
+        let fd = self.upper_fd(&dir.upper_dir().ok_or(FsError::Stale)?)?;
+        let below = self.lower_shows(parent, name)?;
+        let present = part.upper_dir().map(|_| Kind::Directory);
+        let pinned = self.pin_dir(part)?;
+        let mut place = node.place.write();
+        let upper = self.upper()?;
+        match (below, present) {
+            (true, present) => upper.whiteout(&fd, name, present)?,
+            (false, Some(kind)) => upper.remove(&fd, name, kind)?,
+            (false, None) => return Err(FsError::Stale),
+        }
+        self.bury(part, &mut place, pinned);
+        self.note_removed(dir, name, below);
+        Ok(())
+    }
+
+    /// A descriptor that keeps a directory reachable once its name is gone.
+    pub(super) fn pin_dir(&self, part: &DirPart) -> Result<Arc<OwnedFd>> {
+        self.fds.get(&part.top().ok_or(FsError::Stale)?)
+    }
+
+    /// Records that a directory is gone.
+    pub(super) fn bury(&self, part: &DirPart, place: &mut Place, pinned: Arc<OwnedFd>) {
+        part.removed.store(true, Ordering::Relaxed);
+        let upper = part.upper_dir();
+        if let Some(real) = &upper {
+            real.removed(pinned.clone());
+        }
+        *part.index.lock() = Default::default();
+        *place = Place::Pinned { fd: pinned, upper: upper.is_some() };
+    }
+
+    /// Does the directory show nothing? The caller holds its names.
+    pub(super) fn check_empty(&self, node: &Node) -> Result<()> {
+        let index = self.indexed(node)?;
+        let upper = index.upper.as_ref();
+        if upper.is_some_and(|u| u.iter().any(|(_, e)| e.kind.is_some())) {
+            return Err(FsError::NotEmpty);
+        }
+        let lower = index.lower.as_ref();
+        let shown = lower
+            .is_some_and(|l| l.after(0).iter().any(|e| upper.is_none_or(|u| u.get(l.name(e)).is_none())));
+        if shown { Err(FsError::NotEmpty) } else { Ok(()) }
+    }
+
+    /// A removed directory takes no new entries.
+    pub(super) fn check_alive(&self, dir: &DirPart) -> Result<()> {
+        if dir.removed.load(Ordering::Relaxed) { Err(FsError::Absent) } else { Ok(()) }
+    }
+
+    /// Keeps the index of the upper true after a change.
+    pub(super) fn note_upper(&self, dir: &DirPart, name: &[u8], entry: Option<UpperEntry>) {
+        if let Some(index) = &mut dir.index.lock().upper {
+            match entry {
+                // A whiteout of AUFS's form stays beside a new entry and goes on hiding what is below.
+                Some(entry) => {
+                    let cuts = entry.cuts || index.get(name).is_some_and(|known| known.cuts);
+                    index.insert(name, UpperEntry { cuts, ..entry });
+                }
+                None => index.remove(name),
+            }
+        }
+    }
+
+    /// As [`Union::note_upper`], after a name was removed.
+    pub(super) fn note_removed(&self, dir: &DirPart, name: &[u8], whiteout: bool) {
+        let aufs = self.upper.as_ref().is_some_and(|u| u.caps().whiteout == super::layer::WhiteoutForm::Aufs);
+        let entry = whiteout.then_some(UpperEntry { kind: None, ino: 0, cuts: aufs });
+        if whiteout {
+            self.counters.whiteouts.fetch_add(1, Ordering::Relaxed);
+            if aufs && let Some(upper) = dir.upper_dir() {
+                upper.set_forms(super::marker::MarkerForms {
+                    aufs_whiteouts: true,
+                    ..upper.forms().unwrap_or_default()
+                });
+            }
+        }
+        self.note_upper(dir, name, entry);
+    }
+
+    /// Drops a node that was only looked at.
+    pub(super) fn let_go(&self, node: Arc<Node>) {
+        let ino = node.ino;
+        drop(node);
+        self.table.release(ino);
+    }
+}
+
+/// Something that is about to lose a name.
+pub(super) struct Victim {
+    node: Option<Arc<Node>>,
+    identity: Identity,
+    /// The entry of the upper under the name.
+    pub present: Option<Kind>,
+    indexed: bool,
+    lower_link: bool,
+}
+
+impl Victim {
+    /// The finding under a name that will be removed or replaced. If only the lower has the name, of a file whose copy
+    /// is in the hardlink index, the name is made a link of the copy first, so that the count falls in one step.
+    pub fn of(fs: &Union, parent: &Arc<Node>, fd: &UpperFd, name: &[u8], found: &Found) -> Result<Victim> {
+        let (identity, source, _) = fs.identify(parent, name, found)?;
+        let mut present = fs.is_upper(found.layer).then(|| found.stat.kind());
+        if let Source::Index(origin) = source {
+            fs.mark_impure(parent)?;
+            fs.link_alias(fd, name, origin)?;
+            let ino = identity.real.ino;
+            fs.note_upper(
+                fs.dir_part(parent)?,
+                name,
+                Some(UpperEntry { kind: Some(found.stat.kind()), ino, cuts: false }),
+            );
+            present = Some(found.stat.kind());
+        }
+        let upper = fs.upper()?;
+        Ok(Victim {
+            node: fs.table.find(identity),
+            indexed: upper.is_indexed(identity.origin),
+            lower_link: present.is_none() && found.stat.nlink > 1,
+            identity,
+            present,
+        })
+    }
+
+    /// Runs what takes the name away. A node that was reached by this name is reached by a descriptor afterwards.
+    pub fn lose_name(
+        &self,
+        fs: &Union,
+        parent: &Arc<Node>,
+        name: &[u8],
+        remove: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let Some(node) = &self.node else { return remove() };
+        let mut place = node.place.write();
+        let here = matches!(&*place, Place::Named { parent: p, name: n, .. } if Arc::ptr_eq(p, parent) && **n == *name);
+        if !here {
+            return remove();
+        }
+        let (fd, upper) = fs.with_place(&place, |at, upper| Ok((at.pin()?, upper)))?;
+        remove()?;
+        *place = Place::Pinned { fd: Arc::new(fd), upper };
+        Ok(())
+    }
+
+    /// Brings the link counts and the hardlink index up to date.
+    pub fn settle_links(&self, fs: &Union) -> Result<()> {
+        if self.indexed {
+            fs.drop_unnamed_copy(self.identity.origin)?;
+        }
+        if self.lower_link {
+            fs.hide_link(self.identity.real);
+        }
+        Ok(())
+    }
+}
+
+/// A name that may be made through the mount.
+pub(super) fn check_name(name: &[u8]) -> Result<()> {
+    if name.len() > 255 {
+        return Err(FsError::Os(Errno::NAMETOOLONG));
+    }
+    if name.is_empty() || name.contains(&b'/') || name == b"." || name == b".." {
+        return Err(FsError::Invalid("not a name"));
+    }
+    if name.starts_with(WH_PREFIX) {
+        return Err(FsError::MarkerName);
+    }
+    Ok(())
+}

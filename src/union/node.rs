@@ -1,0 +1,455 @@
+//! Nodes: the objects of the merged view that somebody knows, and the table that finds them by number.
+//!
+//! A node is one file, whatever its names and wherever its data are: it stays the same node across copy-up and rename,
+//! and all names of a hardlinked file lead to one node. Its number is what programs see as `st_ino` and what the
+//! kernel calls the node id.
+//!
+//! # Locks
+//!
+//! In the order in which they may be taken:
+//!
+//! 1. [`Union::renames`](super::Union): held by a rename between two directories, so that "is an ancestor of" can't
+//!    change under the next rule. The kernel's VFS has the same lock, one a superblock.
+//! 2. [`DirPart::names`] of directories, ancestors first, then by ascending number: shared by lookups and listings,
+//!    exclusive for whatever changes which entry a name leads to, the publishing of a copy-up included.
+//! 3. [`Node::place`], by ascending number: shared while a system call uses the place, exclusive to change it.
+//! 4. [`DirPart::index`] and the shards of the table: never held across a system call.
+//!
+//! The copying of data for a copy-up holds none of them, only the lock of that one copy-up (see [`super::copy_up`]).
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use dashmap::{DashMap, Entry};
+use parking_lot::{Mutex, RwLock};
+
+use super::index::Indexes;
+use super::realdir::RealDir;
+use crate::sys::object::Kind;
+
+/// The number of the root, fixed by FUSE.
+pub const ROOT: u64 = 1;
+
+/// Which inode an object really is: the index of its filesystem among those of the stack, and its number there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RealId {
+    /// Index of the filesystem; 0 is that of the topmost layer.
+    pub fs: u16,
+    /// Inode number in that filesystem.
+    pub ino: u64,
+}
+
+/// Bits of a node's number that hold the inode number; the index of the filesystem goes above them.
+const INO_BITS: u32 = 48;
+/// Numbers from here up are given out where the rule has no free number.
+const SPARE: u64 = 1 << 63;
+
+impl RealId {
+    /// The number by the rule: the inode number, with the filesystem's index in the bits above (the kernel's "xino").
+    /// `None` where it doesn't fit, or would be the root's.
+    fn number(self) -> Option<u64> {
+        let fits = self.ino >> INO_BITS == 0 && self.fs < 1 << 15;
+        let number = u64::from(self.fs) << INO_BITS | self.ino;
+        (fits && number > ROOT).then_some(number)
+    }
+}
+
+/// One object of the merged view.
+#[derive(Debug)]
+pub struct Node {
+    /// Its number: `st_ino`, and the node id in FUSE.
+    pub ino: u64,
+    /// Its type, which never changes.
+    pub kind: Kind,
+    /// How often the kernel was told of it and has not forgotten.
+    lookups: AtomicU64,
+    /// What it was found as: see [`Identity::real`]. Changed by copy-up, under `place`.
+    real: Mutex<RealId>,
+    /// Where it is.
+    pub place: RwLock<Place>,
+    /// What only directories have.
+    pub dir: Option<Box<DirPart>>,
+}
+
+/// Where a node is.
+#[derive(Debug)]
+pub enum Place {
+    /// The root of the merged tree.
+    Root,
+    /// Under a name of the merged tree (one of its names, for a hardlinked file).
+    Named {
+        /// The directory that holds the name.
+        parent: Arc<Node>,
+        /// The name.
+        name: Box<[u8]>,
+        /// Which layer's entry of that name it is.
+        source: Source,
+    },
+    /// Under no name that is known: unlinked, or only other names of the same file are left. The descriptor (O_PATH)
+    /// keeps the inode, and with it its number, alive.
+    Pinned {
+        /// Stands for the object.
+        fd: Arc<OwnedFd>,
+        /// Is it in the upper?
+        upper: bool,
+    },
+}
+
+/// Which real object a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The entry of the parent's upper directory. A directory may be merged with others below.
+    Upper,
+    /// The entry of the parent's lower directory of that index.
+    Lower(u16),
+    /// A lower's hardlinked file that was copied up under another of its names: the copy in the hardlink index.
+    Index(RealId),
+}
+
+/// What makes two findings the same node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// What the number is made of: the object itself, or the lower object that it was copied up from.
+    pub origin: RealId,
+    /// The object that a name leads to now. For a directory that is merged: the topmost lower one, which copy-up
+    /// doesn't change.
+    pub real: RealId,
+}
+
+/// What only directories have.
+#[derive(Debug)]
+pub struct DirPart {
+    /// The lowers' directories that contribute, topmost first. Never changes.
+    pub lowers: Box<[Arc<RealDir>]>,
+    /// The upper's directory, once there is one.
+    pub upper: RwLock<Option<Arc<RealDir>>>,
+    /// The lock of the directory's names.
+    pub names: RwLock<()>,
+    /// Was it removed? Then nothing can be made in it. Written under `names`.
+    pub removed: AtomicBool,
+    /// May the upper's directory hold entries whose origin must be read?
+    pub impure: AtomicBool,
+    /// Whether new entries inherit an ACL, as far as it is known.
+    pub default_acl: Mutex<Option<bool>>,
+    /// The indexes of its names, as far as they are built.
+    pub index: Mutex<Indexes>,
+    /// Lookups that found nothing: enough of them make an index worth building.
+    pub misses: AtomicU32,
+}
+
+impl DirPart {
+    /// The part of a directory that was found in these real directories.
+    pub fn new(upper: Option<Arc<RealDir>>, lowers: Vec<Arc<RealDir>>) -> DirPart {
+        DirPart {
+            lowers: lowers.into(),
+            upper: RwLock::new(upper),
+            names: RwLock::new(()),
+            removed: AtomicBool::new(false),
+            impure: AtomicBool::new(false),
+            default_acl: Mutex::new(None),
+            index: Mutex::new(Indexes::default()),
+            misses: AtomicU32::new(0),
+        }
+    }
+
+    /// The topmost real directory.
+    pub fn top(&self) -> Option<Arc<RealDir>> {
+        self.upper.read().clone().or_else(|| self.lowers.first().cloned())
+    }
+
+    /// The upper's directory.
+    pub fn upper_dir(&self) -> Option<Arc<RealDir>> {
+        self.upper.read().clone()
+    }
+}
+
+impl Node {
+    /// What the node was found as.
+    pub fn real(&self) -> RealId {
+        *self.real.lock()
+    }
+
+    /// Records that the node is another real object now: it was copied up.
+    pub fn set_real(&self, real: RealId) {
+        *self.real.lock() = real;
+    }
+
+    /// How often the kernel knows it.
+    pub fn lookups(&self) -> u64 {
+        self.lookups.load(Ordering::Relaxed)
+    }
+
+    /// The parent of a node that has a name.
+    pub fn parent(&self) -> Option<Arc<Node>> {
+        match &*self.place.read() {
+            Place::Named { parent, .. } => Some(parent.clone()),
+            Place::Root | Place::Pinned { .. } => None,
+        }
+    }
+
+    /// Is it `other`, or does it lie below it?
+    pub fn is_below(self: &Arc<Node>, other: &Arc<Node>) -> bool {
+        let mut at = Some(self.clone());
+        while let Some(node) = at {
+            if Arc::ptr_eq(&node, other) {
+                return true;
+            }
+            at = node.parent();
+        }
+        false
+    }
+}
+
+/// The nodes that somebody knows, by number.
+///
+/// A node stays in the table while the kernel knows it or a node in the table lies below it (its place holds the
+/// parent). So there is never more than one node for one object.
+#[derive(Debug, Default)]
+pub struct Table {
+    nodes: DashMap<u64, Arc<Node>>,
+    /// Numbers given to objects for which the rule had none.
+    spare: DashMap<RealId, u64>,
+    next_spare: AtomicU64,
+    /// Files that were forgotten while a request still held them.
+    lingering: Mutex<Vec<u64>>,
+}
+
+/// A new node, before it has a number.
+pub struct NewNode {
+    /// Its type.
+    pub kind: Kind,
+    /// Where it is.
+    pub place: Place,
+    /// What a directory has.
+    pub dir: Option<Box<DirPart>>,
+}
+
+impl Table {
+    /// Puts the root in.
+    pub fn insert_root(&self, dir: DirPart, real: RealId) -> Arc<Node> {
+        let node = Arc::new(Node {
+            ino: ROOT,
+            kind: Kind::Directory,
+            lookups: AtomicU64::new(1),
+            real: Mutex::new(real),
+            place: RwLock::new(Place::Root),
+            dir: Some(Box::new(dir)),
+        });
+        self.nodes.insert(ROOT, node.clone());
+        node
+    }
+
+    /// The node of that number.
+    pub fn get(&self, ino: u64) -> Option<Arc<Node>> {
+        self.nodes.get(&ino).map(|node| node.clone())
+    }
+
+    /// How many nodes are known.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Is nothing known, not even the root?
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// The number that an object of this identity has, or would have if nothing else took it: for listings, which
+    /// show numbers of objects that nobody looked up.
+    pub fn number(&self, identity: Identity) -> u64 {
+        if let Some(spare) = self.spare.get(&identity.real) {
+            return *spare;
+        }
+        match identity.origin.number() {
+            Some(number) => match self.nodes.get(&number) {
+                Some(node) if node.real() != identity.real => {
+                    drop(node);
+                    self.spare_number(identity.real)
+                }
+                _ => number,
+            },
+            None => self.spare_number(identity.real),
+        }
+    }
+
+    fn spare_number(&self, real: RealId) -> u64 {
+        *self.spare.entry(real).or_insert_with(|| SPARE | self.next_spare.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The node of an object that was found, if it is known: as [`Table::obtain`], but makes none.
+    pub fn find(&self, identity: Identity) -> Option<Arc<Node>> {
+        let number = match self.spare.get(&identity.real) {
+            Some(spare) => *spare,
+            None => identity.origin.number()?,
+        };
+        self.get(number).filter(|node| node.real() == identity.real)
+    }
+
+    /// The node of an object that was found, made by `make` if it isn't known. Counts `lookups` more lookups for it.
+    pub fn obtain(&self, identity: Identity, lookups: u64, make: impl FnOnce() -> NewNode) -> Arc<Node> {
+        let spare = self.spare.get(&identity.real).map(|number| *number);
+        let mut number =
+            spare.or_else(|| identity.origin.number()).unwrap_or_else(|| self.spare_number(identity.real));
+        loop {
+            match self.nodes.entry(number) {
+                Entry::Occupied(known) if known.get().real() == identity.real => {
+                    let node = known.get().clone();
+                    node.lookups.fetch_add(lookups, Ordering::Relaxed);
+                    return node;
+                }
+                Entry::Occupied(other) => {
+                    drop(other);
+                    number = self.spare_number(identity.real);
+                }
+                Entry::Vacant(free) => {
+                    let NewNode { kind, place, dir } = make();
+                    let node = Arc::new(Node {
+                        ino: number,
+                        kind,
+                        lookups: AtomicU64::new(lookups),
+                        real: Mutex::new(identity.real),
+                        place: RwLock::new(place),
+                        dir,
+                    });
+                    free.insert(node.clone());
+                    return node;
+                }
+            }
+        }
+    }
+
+    /// Counts one more lookup of a node that is known.
+    pub fn look_up_again(&self, node: &Node) {
+        node.lookups.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Is the node's number that of its own object, and not of one that it was copied up from?
+    pub fn is_own_number(&self, node: &Node) -> bool {
+        let real = node.real();
+        real.number() == Some(node.ino) || self.spare.get(&real).is_some_and(|n| *n == node.ino)
+    }
+
+    /// The kernel forgets `count` lookups of a node. A node that nobody knows any more leaves the table, and its
+    /// parent with it if that was the last thing that held it.
+    pub fn forget(&self, ino: u64, count: u64) {
+        if ino == ROOT {
+            return;
+        }
+        if let Some(node) = self.nodes.get(&ino) {
+            let before = node.lookups.fetch_sub(count, Ordering::Relaxed);
+            debug_assert!(before >= count, "more forgotten than looked up: {ino}");
+        }
+        self.release(ino);
+        let lingering = std::mem::take(&mut *self.lingering.lock());
+        for ino in lingering {
+            self.release(ino);
+        }
+    }
+
+    /// Drops a node from the table if nobody needs it; then its parents, upward.
+    pub fn release(&self, ino: u64) {
+        let mut next = Some(ino);
+        while let Some(ino) = next.take() {
+            if ino == ROOT {
+                return;
+            }
+            let unused = |_: &u64, node: &Arc<Node>| node.lookups() == 0 && Arc::strong_count(node) == 1;
+            match self.nodes.remove_if(&ino, unused) {
+                Some((_, node)) => {
+                    next = node.parent().map(|parent| parent.ino);
+                    if node.ino & SPARE != 0 {
+                        // The number may be given again for the same object, and to no other.
+                        log::trace!("node {ino:#x} left the table");
+                    }
+                }
+                None => {
+                    let lingers = self.nodes.get(&ino).is_some_and(|n| n.lookups() == 0 && n.dir.is_none());
+                    if lingers {
+                        self.lingering.lock().push(ino);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file_in(parent: &Arc<Node>) -> NewNode {
+        let place = Place::Named { parent: parent.clone(), name: (*b"f").into(), source: Source::Upper };
+        NewNode { kind: Kind::File, place, dir: None }
+    }
+
+    fn id(ino: u64) -> Identity {
+        let real = RealId { fs: 0, ino };
+        Identity { origin: real, real }
+    }
+
+    fn table() -> (Table, Arc<Node>) {
+        let table = Table::default();
+        let root = table.insert_root(DirPart::new(None, Vec::new()), RealId { fs: 0, ino: 2 });
+        (table, root)
+    }
+
+    #[test]
+    fn a_node_lives_until_every_lookup_is_forgotten() {
+        let (table, root) = table();
+        table.obtain(id(10), 1, || file_in(&root));
+        table.obtain(id(10), 1, || unreachable!("it is known"));
+        table.forget(10, 1);
+        assert!(table.get(10).is_some());
+        table.forget(10, 1);
+        assert!(table.get(10).is_none());
+    }
+
+    #[test]
+    fn a_directory_stays_while_something_below_is_known() {
+        let (table, root) = table();
+        let dir = table.obtain(id(10), 1, || NewNode {
+            kind: Kind::Directory,
+            place: Place::Named { parent: root.clone(), name: (*b"d").into(), source: Source::Upper },
+            dir: Some(Box::new(DirPart::new(None, Vec::new()))),
+        });
+        table.obtain(id(11), 1, || file_in(&dir));
+        drop(dir);
+        table.forget(10, 1);
+        assert!(table.get(10).is_some(), "a second node for the same directory could be made");
+        table.forget(11, 1);
+        assert!(table.get(11).is_none());
+        assert!(table.get(10).is_none());
+    }
+
+    #[test]
+    fn numbers_never_collide_and_stay() {
+        let (table, root) = table();
+        let copied = Identity { origin: RealId { fs: 0, ino: 10 }, real: RealId { fs: 0, ino: 90 } };
+        let first = table.obtain(copied, 1, || file_in(&root));
+        assert_eq!(first.ino, 10, "a copied-up file keeps its origin's number");
+        let second = table.obtain(id(10), 1, || file_in(&root));
+        assert_ne!(second.ino, 10);
+        assert_eq!(table.obtain(id(10), 1, || unreachable!()).ino, second.ino);
+        let root_like = table.obtain(id(1), 1, || file_in(&root));
+        assert_ne!(root_like.ino, ROOT);
+        let far = table.obtain(
+            Identity { origin: RealId { fs: 3, ino: 10 }, real: RealId { fs: 3, ino: 10 } },
+            1,
+            || file_in(&root),
+        );
+        assert_eq!(far.ino, 3 << 48 | 10);
+    }
+
+    #[test]
+    fn a_file_forgotten_while_in_use_leaves_later() {
+        let (table, root) = table();
+        let held = table.obtain(id(10), 1, || file_in(&root));
+        table.forget(10, 1);
+        assert!(table.get(10).is_some());
+        drop(held);
+        table.obtain(id(12), 1, || file_in(&root));
+        table.forget(12, 1);
+        assert!(table.get(10).is_none());
+    }
+}

@@ -1,0 +1,410 @@
+//! Renames.
+//!
+//! What is renamed is copied up first, and then one renameat2 in the upper does it: with RENAME_WHITEOUT where the old
+//! name must go on hiding what lowers have under it.
+//!
+//! A directory that lowers contribute to can be renamed too: only its own upper directory moves, marked with a
+//! **redirect** that tells lookups where its lowers' parts are (kernel: overlayfs.rst, "Renaming directories"). A
+//! directory of the upper alone is marked opaque where it would otherwise be merged with what lowers have under its
+//! new name.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::RwLockWriteGuard;
+use rustix::fs::RenameFlags;
+use rustix::io::Errno;
+
+use super::Union;
+use super::index::UpperEntry;
+use super::marker;
+use super::modify::{InUpper, Victim, check_name};
+use super::node::{Node, Place, Source};
+use super::resolve::{Found, What};
+use super::upper::{New, Publish, UpperFd};
+use crate::error::{FsError, Result};
+use crate::sys::object::Kind;
+
+/// What a rename does about an entry of the new name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RenameMode {
+    /// Replaces it.
+    Replace,
+    /// Fails (RENAME_NOREPLACE).
+    NoReplace,
+    /// Gives it the old name (RENAME_EXCHANGE).
+    Exchange,
+}
+
+/// One side of a rename, with its directory locked.
+struct Side<'a> {
+    parent: &'a Arc<Node>,
+    name: &'a [u8],
+    fd: UpperFd,
+    /// Do the parent's lowers show the name?
+    below: bool,
+}
+
+impl Union {
+    /// Gives the entry `name` of `parent` the name `new_name` in `new_parent`.
+    pub fn rename(
+        &self,
+        (parent, name): (&Arc<Node>, &[u8]),
+        (new_parent, new_name): (&Arc<Node>, &[u8]),
+        mode: RenameMode,
+    ) -> Result<()> {
+        check_name(new_name)?;
+        self.upper()?;
+        let across = !Arc::ptr_eq(parent, new_parent);
+        loop {
+            // Copy-ups hold locks of their own, so they come first; then, with both directories locked, what the names
+            // stand for is looked at again.
+            let source = self.look(parent, name)?.ok_or(FsError::Absent)?;
+            self.ensure_upper(&source)?;
+            self.ensure_upper(new_parent)?;
+            let target = match mode {
+                RenameMode::Exchange => {
+                    let target = self.look(new_parent, new_name)?.ok_or(FsError::Absent)?;
+                    self.ensure_upper(&target)?;
+                    Some(target)
+                }
+                _ => None,
+            };
+            let _renames = across.then(|| self.renames.lock());
+            if source.dir.is_some() && new_parent.is_below(&source) {
+                return Err(FsError::Invalid("a directory can't be moved into itself"));
+            }
+            if let Some(target) = &target
+                && target.dir.is_some()
+                && parent.is_below(target)
+            {
+                return Err(FsError::Invalid("a directory can't be moved into itself"));
+            }
+            let _names = self.lock_names(parent, new_parent)?;
+            let still = self.find_now(parent, name)?.is_some_and(|now| Arc::ptr_eq(&now, &source));
+            let target_still = match &target {
+                Some(target) => {
+                    self.find_now(new_parent, new_name)?.is_some_and(|now| Arc::ptr_eq(&now, target))
+                }
+                None => true,
+            };
+            if !still || !target_still {
+                continue;
+            }
+            self.check_alive(self.dir_part(parent)?)?;
+            self.check_alive(self.dir_part(new_parent)?)?;
+            let from = self.side(parent, name)?;
+            let to = self.side(new_parent, new_name)?;
+            let done = match target {
+                Some(target) => self.exchange(&source, &target, &from, &to),
+                None => self.replace(&source, &from, &to, mode),
+            };
+            self.let_go(source);
+            return done;
+        }
+    }
+
+    /// The node that a name leads to, made if it isn't known.
+    fn look(&self, parent: &Arc<Node>, name: &[u8]) -> Result<Option<Arc<Node>>> {
+        let _names = self.dir_part(parent)?.names.read();
+        match self.resolve(parent, name)? {
+            Some(found) => Ok(Some(self.node_of(parent, name, &found, 0)?.0)),
+            None => Ok(None),
+        }
+    }
+
+    /// The known node that a name leads to. The caller holds the directory's names.
+    fn find_now(&self, parent: &Arc<Node>, name: &[u8]) -> Result<Option<Arc<Node>>> {
+        let Some(found) = self.resolve(parent, name)? else { return Ok(None) };
+        let (identity, ..) = self.identify(parent, name, &found)?;
+        Ok(self.table.find(identity))
+    }
+
+    fn side<'a>(&self, parent: &'a Arc<Node>, name: &'a [u8]) -> Result<Side<'a>> {
+        let real = self.dir_part(parent)?.upper_dir().ok_or(FsError::Stale)?;
+        Ok(Side { parent, name, fd: self.upper_fd(&real)?, below: self.lower_shows(parent, name)? })
+    }
+
+    /// Locks the names of both directories: ancestors first, then by number.
+    fn lock_names<'a>(
+        &self,
+        a: &'a Arc<Node>,
+        b: &'a Arc<Node>,
+    ) -> Result<[Option<RwLockWriteGuard<'a, ()>>; 2]> {
+        let (first, second) = if Arc::ptr_eq(a, b) {
+            return Ok([Some(self.dir_part(a)?.names.write()), None]);
+        } else if b.is_below(a) || (!a.is_below(b) && a.ino < b.ino) {
+            (a, b)
+        } else {
+            (b, a)
+        };
+        Ok([Some(self.dir_part(first)?.names.write()), Some(self.dir_part(second)?.names.write())])
+    }
+
+    fn replace(&self, source: &Arc<Node>, from: &Side<'_>, to: &Side<'_>, mode: RenameMode) -> Result<()> {
+        let target = self.resolve(to.parent, to.name)?;
+        if target.is_some() && mode == RenameMode::NoReplace {
+            return Err(FsError::Exists);
+        }
+        if let Some(target) = &target {
+            let (identity, ..) = self.identify(to.parent, to.name, target)?;
+            if self.table.find(identity).is_some_and(|t| Arc::ptr_eq(&t, source)) {
+                return Ok(()); // two names of one file: POSIX says nothing happens
+            }
+            let directory = matches!(target.what, What::Directory { .. });
+            match (source.dir.is_some(), directory) {
+                (true, false) => return Err(FsError::NotADirectory),
+                (false, true) => return Err(FsError::IsADirectory),
+                _ => {}
+            }
+        }
+        self.link_source_alias(source, from)?;
+        self.mark_for_move(source, from, to)?;
+        match target {
+            Some(found @ Found { what: What::Directory { .. }, .. }) => {
+                self.over_directory(source, from, to, &found)
+            }
+            Some(found) => self.over_leaf(source, from, to, &found),
+            None => self.to_free_name(source, from, to),
+        }
+    }
+
+    /// A name that only the lower has, of a file whose copy is in the hardlink index, becomes a link of the copy.
+    fn link_source_alias(&self, source: &Node, from: &Side<'_>) -> Result<()> {
+        let Some(found) = self.resolve(from.parent, from.name)? else { return Err(FsError::Stale) };
+        if let (identity, Source::Index(origin), _) = self.identify(from.parent, from.name, &found)? {
+            self.mark_impure(from.parent)?;
+            self.link_alias(&from.fd, from.name, origin)?;
+            let entry = UpperEntry { kind: Some(source.kind), ino: identity.real.ino, cuts: false };
+            self.note_upper(self.dir_part(from.parent)?, from.name, Some(entry));
+        }
+        Ok(())
+    }
+
+    /// Marks what moves so that it is found under its new name as what it is.
+    fn mark_for_move(&self, node: &Arc<Node>, from: &Side<'_>, to: &Side<'_>) -> Result<()> {
+        let Some(part) = &node.dir else { return self.carry_origin(to.parent, node) };
+        let real = part.upper_dir().ok_or(FsError::Stale)?;
+        let fd = self.upper_fd(&real)?;
+        let upper = self.upper()?;
+        if part.lowers.is_empty() {
+            if to.below {
+                upper.set_mark(fd.itself(), "opaque", b"y")?;
+            }
+            return Ok(());
+        }
+        let known = marker::read_marks(fd.itself().at())?.redirect;
+        let redirect = match known {
+            Some(path) if path.starts_with(b"/") => return Ok(()),
+            known if Arc::ptr_eq(from.parent, to.parent) => known.unwrap_or_else(|| from.name.to_vec()),
+            _ => self.lower_path(node)?,
+        };
+        upper.set_mark(fd.itself(), "redirect", &redirect)
+    }
+
+    /// The path under which the lowers alone show a directory: its own names, but for redirects on the way.
+    fn lower_path(&self, node: &Arc<Node>) -> Result<Vec<u8>> {
+        let mut names: Vec<Vec<u8>> = Vec::new();
+        let mut at = node.clone();
+        loop {
+            let (parent, name) = match &*at.place.read() {
+                Place::Named { parent, name, .. } => (parent.clone(), name.clone()),
+                Place::Root | Place::Pinned { .. } => break,
+            };
+            let redirect = match self.dir_part(&at)?.upper_dir() {
+                Some(real) => marker::read_marks(self.upper_fd(&real)?.itself().at())?.redirect,
+                None => None,
+            };
+            match redirect {
+                Some(path) if path.starts_with(b"/") => {
+                    names.push(path[1..].to_vec());
+                    break;
+                }
+                Some(other) => names.push(other),
+                None => names.push(name.to_vec()),
+            }
+            at = parent;
+        }
+        let mut path = Vec::new();
+        for name in names.iter().rev() {
+            path.push(b'/');
+            path.extend_from_slice(name);
+        }
+        Ok(path)
+    }
+
+    fn to_free_name(&self, source: &Arc<Node>, from: &Side<'_>, to: &Side<'_>) -> Result<()> {
+        let upper = self.upper()?;
+        let mut place = source.place.write();
+        let whiteout = self.in_upper_dir(to.parent, &to.fd, to.name)? == InUpper::Whiteout;
+        let (old, new) = ((&from.fd, from.name), (&to.fd, to.name));
+        if whiteout && source.dir.is_some() {
+            // A directory can't replace a device, but it can change places with it.
+            upper.rename(old, new, false, RenameFlags::EXCHANGE)?;
+            if !from.below {
+                upper.remove(&from.fd, from.name, Kind::CharDevice)?;
+            }
+        } else {
+            upper.rename(old, new, from.below, RenameFlags::empty())?;
+        }
+        self.record(source, &mut place, from, to)
+    }
+
+    fn over_leaf(&self, source: &Arc<Node>, from: &Side<'_>, to: &Side<'_>, target: &Found) -> Result<()> {
+        let victim = Victim::of(self, to.parent, &to.fd, to.name, target)?;
+        victim.lose_name(self, to.parent, to.name, || {
+            let mut place = source.place.write();
+            let flags = RenameFlags::empty();
+            self.upper()?.rename((&from.fd, from.name), (&to.fd, to.name), from.below, flags)?;
+            self.record(source, &mut place, from, to)
+        })?;
+        victim.settle_links(self)
+    }
+
+    fn over_directory(
+        &self,
+        source: &Arc<Node>,
+        from: &Side<'_>,
+        to: &Side<'_>,
+        target: &Found,
+    ) -> Result<()> {
+        let (victim, _) = self.node_of(to.parent, to.name, target, 0)?;
+        let done = self.over_directory_node(source, from, to, &victim);
+        self.let_go(victim);
+        done
+    }
+
+    fn over_directory_node(
+        &self,
+        source: &Arc<Node>,
+        from: &Side<'_>,
+        to: &Side<'_>,
+        victim: &Arc<Node>,
+    ) -> Result<()> {
+        if from.parent.is_below(victim) {
+            return Err(FsError::NotEmpty); // what is to be moved lies in it
+        }
+        let part = self.dir_part(victim)?;
+        let _victim_names = part.names.write();
+        self.check_empty(victim)?;
+        let pinned = self.pin_dir(part)?;
+        if part.upper_dir().is_some() {
+            self.clear_markers(part, to)?;
+        } else if self.in_upper_dir(to.parent, &to.fd, to.name)? == InUpper::Whiteout {
+            return Err(FsError::Stale);
+        }
+        let mut victim_place = victim.place.write();
+        let mut place = source.place.write();
+        self.upper()?.rename((&from.fd, from.name), (&to.fd, to.name), from.below, RenameFlags::empty())?;
+        self.bury(part, &mut victim_place, pinned);
+        self.record(source, &mut place, from, to)
+    }
+
+    /// A directory that is about to be replaced shows nothing, but in the upper it may hold whiteouts, and then rename
+    /// would refuse. It is exchanged for an empty opaque one, which shows the same.
+    fn clear_markers(&self, part: &super::node::DirPart, to: &Side<'_>) -> Result<()> {
+        let has_markers = part.index.lock().upper.as_ref().is_some_and(|u| u.iter().next().is_some())
+            || part.upper_dir().and_then(|d| d.forms()).is_some_and(|f| f.aufs_opaque || f.aufs_whiteouts);
+        if !has_markers {
+            return Ok(());
+        }
+        let upper = self.upper()?;
+        let staged = upper.stage(New::Directory)?;
+        let real = part.upper_dir().ok_or(FsError::Stale)?;
+        let old = self.upper_fd(&real)?;
+        let stat = old.itself().at().stat()?;
+        super::copy_up::copy_metadata(old.itself().at(), &stat, staged.object())?;
+        upper.set_mark(staged.object(), "opaque", b"y")?;
+        super::copy_up::set_times(&stat, staged.object())?;
+        staged.publish(&to.fd, to.name, Publish::Swap)
+    }
+
+    fn exchange(&self, a: &Arc<Node>, b: &Arc<Node>, from: &Side<'_>, to: &Side<'_>) -> Result<()> {
+        if Arc::ptr_eq(a, b) {
+            return Ok(());
+        }
+        self.link_source_alias(a, from)?;
+        self.link_source_alias(b, to)?;
+        self.mark_for_move(a, from, to)?;
+        self.mark_for_move(b, to, from)?;
+        let (first, second) = if a.ino < b.ino { (a, b) } else { (b, a) };
+        let mut first_place = first.place.write();
+        let mut second_place = second.place.write();
+        self.upper()?.rename((&from.fd, from.name), (&to.fd, to.name), false, RenameFlags::EXCHANGE)?;
+        let (a_place, b_place) = if Arc::ptr_eq(first, a) {
+            (&mut *first_place, &mut *second_place)
+        } else {
+            (&mut *second_place, &mut *first_place)
+        };
+        self.settle_at(a, a_place, to)?;
+        self.settle_at(b, b_place, from)?;
+        self.note_entry(a, to)?;
+        self.note_entry(b, from)
+    }
+
+    /// Records that the source is under its new name.
+    fn record(&self, source: &Arc<Node>, place: &mut Place, from: &Side<'_>, to: &Side<'_>) -> Result<()> {
+        self.settle_at(source, place, to)?;
+        self.note_removed(self.dir_part(from.parent)?, from.name, from.below);
+        self.note_entry(source, to)?;
+        self.counters.renames.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn settle_at(&self, node: &Arc<Node>, place: &mut Place, to: &Side<'_>) -> Result<()> {
+        *place = Place::Named { parent: to.parent.clone(), name: to.name.into(), source: Source::Upper };
+        if let Some(part) = &node.dir {
+            let real = part.upper_dir().ok_or(FsError::Stale)?;
+            let parent = self.dir_part(to.parent)?.upper_dir().ok_or(FsError::Stale)?;
+            real.moved(&parent, to.name);
+        }
+        Ok(())
+    }
+
+    fn note_entry(&self, node: &Node, to: &Side<'_>) -> Result<()> {
+        let dir = self.dir_part(to.parent)?;
+        if dir.index.lock().upper.is_none() {
+            return Ok(());
+        }
+        let ino = match to.fd.entry(to.name).at().stat() {
+            Ok(stat) => stat.ino,
+            Err(Errno::NOENT) => return Err(FsError::Stale),
+            Err(e) => return Err(e.into()),
+        };
+        self.note_upper(dir, to.name, Some(UpperEntry { kind: Some(node.kind), ino, cuts: false }));
+        Ok(())
+    }
+
+    /// The path of a node in the merged view, for messages.
+    pub fn path_of(&self, node: &Node) -> Vec<u8> {
+        let mut names: Vec<Box<[u8]>> = Vec::new();
+        let mut parent = match &*node.place.read() {
+            Place::Named { parent, name, .. } => {
+                names.push(name.clone());
+                Some(parent.clone())
+            }
+            Place::Root => None,
+            Place::Pinned { .. } => return b"(unlinked)".to_vec(),
+        };
+        while let Some(dir) = parent {
+            parent = match &*dir.place.read() {
+                Place::Named { parent, name, .. } => {
+                    names.push(name.clone());
+                    Some(parent.clone())
+                }
+                _ => None,
+            };
+        }
+        let mut path = Vec::new();
+        for name in names.iter().rev() {
+            path.push(b'/');
+            path.extend_from_slice(name);
+        }
+        if path.is_empty() { b"/".to_vec() } else { path }
+    }
+
+    /// The object of a node is somewhere in the upper or a lower; for tests and explanations.
+    pub fn object_is_in_upper(&self, node: &Node) -> bool {
+        self.in_upper(node)
+    }
+}

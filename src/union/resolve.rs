@@ -1,0 +1,500 @@
+//! Lookup: which layer's entry a name of a directory stands for.
+//!
+//! The search goes through the directory's layers from the top down and ends at the first of:
+//!
+//! - a whiteout: the name ends here, deleted;
+//! - something that is not a directory: it is the entry, or, if directories were found above, it hides what is below;
+//! - a directory that is opaque: what lies below doesn't count.
+//!
+//! Directories found on the way are merged. A directory that was renamed carries a *redirect*: below it, another name
+//! or another path is asked for (kernel: Documentation/filesystems/overlayfs.rst, "Renaming directories").
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::MutexGuard;
+use rustix::io::Errno;
+use smallvec::SmallVec;
+
+use super::Union;
+use super::index::{Indexes, LowerIndex, UpperIndex};
+use super::marker::{self, Marks, WH_OPAQUE, WH_PREFIX};
+use super::node::{DirPart, Identity, NewNode, Node, Place, RealId, Source};
+use super::realdir::{LayerIndex, RealDir};
+use crate::error::{FsError, Result};
+use crate::sys::object::{At, Kind, Stat};
+
+/// Directories whose `st_size` adds up to more are not indexed for a mere lookup.
+const INDEX_SIZE: u64 = 128 << 10;
+/// After so many names that weren't found, an index pays even for a directory of one layer.
+const INDEX_MISSES: u32 = 16;
+
+/// Real directories, topmost first.
+pub type RealDirs = SmallVec<[Arc<RealDir>; 4]>;
+
+/// What a name stands for.
+#[derive(Debug)]
+pub struct Found {
+    /// stat of the topmost object.
+    pub stat: Stat,
+    /// The topmost object's layer.
+    pub layer: LayerIndex,
+    /// What it is.
+    pub what: What,
+}
+
+/// The two kinds of findings.
+#[derive(Debug)]
+pub enum What {
+    /// Anything but a directory.
+    Leaf {
+        /// The real directory that holds it.
+        dir: Arc<RealDir>,
+        /// Where its data are, if not in itself (`overlay.metacopy`).
+        data: Option<DataAt>,
+    },
+    /// A directory: the real ones that are merged, topmost first.
+    Directory {
+        /// They.
+        dirs: RealDirs,
+        /// Marked impure in the topmost layer.
+        impure: bool,
+    },
+}
+
+/// Where the data of a file lie that has only its metadata in its own layer.
+#[derive(Debug, Clone)]
+pub struct DataAt {
+    /// The real directory.
+    pub dir: Arc<RealDir>,
+    /// The name there.
+    pub name: Box<[u8]>,
+}
+
+impl Union {
+    /// Searches `name` in real directories, topmost first.
+    pub(super) fn search(&self, dirs: &[Arc<RealDir>], name: &[u8]) -> Result<Option<Found>> {
+        let mut name: Box<[u8]> = name.into();
+        let mut top: Option<(Stat, LayerIndex, bool)> = None;
+        let mut merged = RealDirs::new();
+        for (depth, dir) in dirs.iter().enumerate() {
+            let fd = self.fds.get(dir)?;
+            let at = At::Name(fd.as_fd(), &name);
+            let below = depth + 1 < dirs.len();
+            let stat = match at.stat() {
+                Ok(stat) => stat,
+                Err(Errno::NOENT) => {
+                    if below && aufs_whiteout(dir, fd.as_fd(), &name)? {
+                        break;
+                    }
+                    continue;
+                }
+                Err(e) => return Err(e.into()),
+            };
+            if stat.is_whiteout_device() || self.is_xattr_whiteout(dir, at, &stat)? {
+                break;
+            }
+            if stat.kind() != Kind::Directory {
+                if top.is_some() {
+                    break;
+                }
+                let data = self.metacopy_data(dirs, depth, &name, at, &stat)?;
+                let what = What::Leaf { dir: dir.clone(), data };
+                return Ok(Some(Found { stat, layer: dir.layer, what }));
+            }
+            let child = RealDir::child(dir, &name, &stat);
+            let marks = if self.is_bottom(dir.layer) { Marks::default() } else { marker::read_marks(at)? };
+            child.xattr_whiteouts.store(marks.xattr_whiteouts, Ordering::Relaxed);
+            if top.is_none() {
+                top = Some((stat, dir.layer, marks.impure));
+            }
+            let cut = marks.opaque
+                || below && (aufs_whiteout(dir, fd.as_fd(), &name)? || self.aufs_opaque(&child)?);
+            merged.push(child);
+            if cut {
+                break;
+            }
+            match marks.redirect {
+                None => {}
+                Some(path) if path.starts_with(b"/") => {
+                    merged.extend(self.search_path(dir.layer + 1, &path, dir)?);
+                    break;
+                }
+                Some(new) => {
+                    self.check_component(&new, dir)?;
+                    name = new.into();
+                }
+            }
+        }
+        Ok(top.map(|(stat, layer, impure)| Found {
+            stat,
+            layer,
+            what: What::Directory { dirs: merged, impure },
+        }))
+    }
+
+    /// The real directories that an absolute redirect leads to, in the layers from `layer` down.
+    fn search_path(&self, layer: LayerIndex, path: &[u8], marked: &Arc<RealDir>) -> Result<RealDirs> {
+        let mut dirs: RealDirs = self.layers[usize::from(layer)..].iter().map(|l| l.root.clone()).collect();
+        for component in path.split(|&b| b == b'/').filter(|c| !c.is_empty()) {
+            self.check_component(component, marked)?;
+            dirs = match self.search(&dirs, component)? {
+                Some(Found { what: What::Directory { dirs, .. }, .. }) => dirs,
+                _ => return Ok(RealDirs::new()),
+            };
+        }
+        Ok(dirs)
+    }
+
+    /// Refuses a redirect that no overlay writes: it could lead out of the layer.
+    fn check_component(&self, component: &[u8], dir: &Arc<RealDir>) -> Result<()> {
+        if matches!(component, b"" | b"." | b"..") || component.contains(&b'/') || component.contains(&0) {
+            return Err(self.layer_form(dir, b"", "a redirect that is neither a name nor an absolute path"));
+        }
+        Ok(())
+    }
+
+    /// An error that names the layer and the path in it.
+    pub(super) fn layer_form(&self, dir: &RealDir, name: &[u8], what: &str) -> FsError {
+        let mut path = dir.path();
+        if !path.is_empty() && !name.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name);
+        let error = FsError::LayerForm {
+            layer: self.layers[usize::from(dir.layer)].path.display().to_string(),
+            path: String::from_utf8_lossy(&path).into_owned(),
+            what: what.to_owned(),
+        };
+        log::error!("{error}");
+        error
+    }
+
+    /// Is there no layer below?
+    fn is_bottom(&self, layer: LayerIndex) -> bool {
+        usize::from(layer) + 1 == self.layers.len()
+    }
+
+    fn is_xattr_whiteout(&self, dir: &RealDir, at: At<'_>, stat: &Stat) -> Result<bool> {
+        Ok(dir.xattr_whiteouts.load(Ordering::Relaxed)
+            && stat.kind() == Kind::File
+            && stat.size == 0
+            && marker::read_marks(at)?.whiteout)
+    }
+
+    /// Does the directory hold `.wh..wh..opq`?
+    fn aufs_opaque(&self, dir: &Arc<RealDir>) -> Result<bool> {
+        if let Some(forms) = dir.forms() {
+            return Ok(forms.aufs_opaque);
+        }
+        let fd = self.fds.get(dir)?;
+        exists(At::Name(fd.as_fd(), WH_OPAQUE))
+    }
+
+    /// Where the data of a metacopy file lie, or `None` for every other file.
+    ///
+    /// Such a file has a size but no blocks, so that nothing else needs to be asked for its attributes.
+    fn metacopy_data(
+        &self,
+        dirs: &[Arc<RealDir>],
+        depth: usize,
+        name: &[u8],
+        at: At<'_>,
+        stat: &Stat,
+    ) -> Result<Option<DataAt>> {
+        if stat.kind() != Kind::File
+            || stat.size == 0
+            || stat.blocks != 0
+            || self.is_bottom(dirs[depth].layer)
+        {
+            return Ok(None);
+        }
+        let marks = marker::read_marks(at)?;
+        if !marks.metacopy {
+            return Ok(None);
+        }
+        let missing = || self.layer_form(&dirs[depth], name, "a metacopy whose data no layer below holds");
+        let found = match marks.redirect {
+            Some(path) if path.starts_with(b"/") => {
+                let split = path.iter().rposition(|&b| b == b'/').unwrap_or(0);
+                let (parents, leaf) = (&path[..split], &path[split + 1..]);
+                self.check_component(leaf, &dirs[depth])?;
+                let below = self.search_path(dirs[depth].layer + 1, parents, &dirs[depth])?;
+                self.search(&below, leaf)?.map(|f| (f, leaf.to_vec()))
+            }
+            redirect => {
+                let name = redirect.unwrap_or_else(|| name.to_vec());
+                self.check_component(&name, &dirs[depth])?;
+                self.search(&dirs[depth + 1..], &name)?.map(|f| (f, name))
+            }
+        };
+        match found {
+            Some((Found { what: What::Leaf { dir, data }, stat, .. }, name)) if stat.kind() == Kind::File => {
+                Ok(Some(data.unwrap_or(DataAt { dir, name: name.into() })))
+            }
+            _ => Err(missing()),
+        }
+    }
+
+    /// Finds what `name` stands for in a directory of the merged tree. The caller holds the directory's names.
+    pub(super) fn resolve(&self, parent: &Node, name: &[u8]) -> Result<Option<Found>> {
+        if name.starts_with(WH_PREFIX) {
+            return Ok(None); // a marker, or hidden by being named like one
+        }
+        if name.len() > 255 {
+            return Err(FsError::Os(Errno::NAMETOOLONG));
+        }
+        let dir = self.dir_part(parent)?;
+        self.index_for_lookup(parent, dir)?;
+        let dirs = self.candidates(dir, name);
+        if dirs.is_empty() {
+            self.counters.index_answers.fetch_add(1, Ordering::Relaxed);
+            return Ok(None);
+        }
+        let found = self.search(&dirs, name)?;
+        if found.is_none() {
+            dir.misses.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(found)
+    }
+
+    /// As [`Union::resolve`], but among the directory's lowers only: what the upper hides or would hide.
+    pub(super) fn resolve_lower(&self, parent: &Node, name: &[u8]) -> Result<Option<Found>> {
+        let dir = self.dir_part(parent)?;
+        if dir.lowers.is_empty() {
+            return Ok(None);
+        }
+        self.index_for_lookup(parent, dir)?;
+        let index = dir.index.lock().lower.clone();
+        match index {
+            Some(index) => match index.get(name) {
+                None => Ok(None),
+                Some(e) => self.search(&dir.lowers[usize::from(e.first)..], name),
+            },
+            None => self.search(&dir.lowers, name),
+        }
+    }
+
+    /// Do the directory's lowers show `name`?
+    pub(super) fn lower_shows(&self, parent: &Node, name: &[u8]) -> Result<bool> {
+        let dir = self.dir_part(parent)?;
+        if dir.lowers.is_empty() {
+            return Ok(false);
+        }
+        self.index_for_lookup(parent, dir)?;
+        let index = dir.index.lock().lower.clone();
+        match index {
+            Some(index) => Ok(index.get(name).is_some()),
+            None => Ok(self.search(&dir.lowers, name)?.is_some()),
+        }
+    }
+
+    /// The real directories that may have the name, by the indexes.
+    fn candidates(&self, dir: &DirPart, name: &[u8]) -> RealDirs {
+        let index = dir.index.lock();
+        let mut dirs = RealDirs::new();
+        if let Some(upper) = dir.upper_dir() {
+            match &index.upper {
+                None => dirs.push(upper),
+                Some(known) => match known.get(name) {
+                    None => {}
+                    Some(entry) if entry.kind.is_none() => return dirs,
+                    Some(entry) => {
+                        dirs.push(upper);
+                        if entry.cuts || entry.kind != Some(Kind::Directory) {
+                            return dirs;
+                        }
+                    }
+                },
+            }
+        }
+        match &index.lower {
+            None => dirs.extend(dir.lowers.iter().cloned()),
+            Some(known) => {
+                if let Some(entry) = known.get(name) {
+                    dirs.extend(dir.lowers[usize::from(entry.first)..].iter().cloned());
+                } else if !dirs.is_empty() {
+                    // An upper directory: a redirect may lead to other names below.
+                    dirs.extend(dir.lowers.iter().cloned());
+                }
+            }
+        }
+        dirs
+    }
+
+    /// Builds the indexes that make lookups in this directory cheap, where they pay. The caller holds the names.
+    fn index_for_lookup(&self, node: &Node, dir: &DirPart) -> Result<()> {
+        let upper = dir.upper_dir();
+        let layers = dir.lowers.len() + usize::from(upper.is_some());
+        let missed = dir.misses.load(Ordering::Relaxed) >= INDEX_MISSES;
+        if layers < 2 && !missed {
+            return Ok(());
+        }
+        {
+            let index = dir.index.lock();
+            let lower_done = index.lower.is_some() || dir.lowers.is_empty();
+            let upper_done = index.upper.is_some() || upper.is_none();
+            if lower_done && upper_done {
+                return Ok(());
+            }
+        }
+        let size: u64 = dir.lowers.iter().chain(&upper).map(|d| d.size_hint).sum();
+        if size <= INDEX_SIZE {
+            drop(self.indexed(node)?);
+        }
+        Ok(())
+    }
+
+    /// The directory's indexes, built as far as they are missing. The caller holds the directory's names.
+    pub(super) fn indexed<'n>(&self, node: &'n Node) -> Result<MutexGuard<'n, Indexes>> {
+        let dir = self.dir_part(node)?;
+        loop {
+            let upper = dir.upper_dir();
+            let (lower, has_upper) = {
+                let index = dir.index.lock();
+                let has_upper = index.upper.is_some() || upper.is_none();
+                if index.lower.is_some() && has_upper {
+                    return Ok(index);
+                }
+                (index.lower.clone(), has_upper)
+            };
+            let lower = match lower {
+                Some(lower) => lower,
+                None => Arc::new(LowerIndex::build(&dir.lowers, |d| self.fds.get(d).map(KeptFd))?),
+            };
+            let built = match upper {
+                Some(upper) if !has_upper => Some(UpperIndex::build(&upper, self.fds.get(&upper)?.as_fd())?),
+                _ => None,
+            };
+            let cost = {
+                let mut index = dir.index.lock();
+                index.lower.get_or_insert(lower);
+                if index.upper.is_none() {
+                    index.upper = built;
+                }
+                index.cost()
+            };
+            self.index_cache.built(node.ino, cost, &self.table);
+        }
+    }
+
+    /// What only directories have, or `ENOTDIR`.
+    pub(super) fn dir_part<'n>(&self, node: &'n Node) -> Result<&'n DirPart> {
+        node.dir.as_deref().ok_or(FsError::NotADirectory)
+    }
+
+    /// The node of a finding under a name of a directory. Counts `lookups` lookups.
+    pub(super) fn node_of(
+        &self,
+        parent: &Arc<Node>,
+        name: &[u8],
+        found: &Found,
+        lookups: u64,
+    ) -> Result<(Arc<Node>, Stat)> {
+        let (identity, source, stat) = self.identify(parent, name, found)?;
+        let node = self.table.obtain(identity, lookups, || NewNode {
+            kind: found.stat.kind(),
+            place: Place::Named { parent: parent.clone(), name: name.into(), source },
+            dir: self.new_dir_part(found),
+        });
+        if let What::Leaf { data: Some(data), .. } = &found.what {
+            self.metacopies.insert(node.ino, data.clone());
+        }
+        self.settle(&node, parent, name, source);
+        Ok((node, stat))
+    }
+
+    /// A node that had no known name gets this one; one that has a name keeps it.
+    fn settle(&self, node: &Node, parent: &Arc<Node>, name: &[u8], source: Source) {
+        if matches!(*node.place.read(), Place::Pinned { .. }) && node.dir.is_none() {
+            let mut place = node.place.write();
+            if matches!(*place, Place::Pinned { .. }) {
+                *place = Place::Named { parent: parent.clone(), name: name.into(), source };
+            }
+        }
+    }
+
+    fn new_dir_part(&self, found: &Found) -> Option<Box<DirPart>> {
+        let What::Directory { dirs, impure } = &found.what else { return None };
+        let split = usize::from(dirs.first().is_some_and(|d| self.is_upper(d.layer)));
+        let part = DirPart::new(dirs[..split].first().cloned(), dirs[split..].to_vec());
+        part.impure.store(*impure && split == 1, Ordering::Relaxed);
+        Some(Box::new(part))
+    }
+
+    /// Who a finding is, where it lies, and the stat that tells its attributes.
+    pub(super) fn identify(
+        &self,
+        parent: &Node,
+        name: &[u8],
+        found: &Found,
+    ) -> Result<(Identity, Source, Stat)> {
+        let upper = self.is_upper(found.layer);
+        match &found.what {
+            What::Directory { dirs, .. } => {
+                let first_lower = dirs.iter().find(|d| !self.is_upper(d.layer));
+                let real = match first_lower {
+                    Some(dir) => self.real_id(dir.id.0, dir.id.1),
+                    None => self.real_id(found.stat.dev, found.stat.ino),
+                };
+                let source = if upper { Source::Upper } else { self.lower_source(parent, found.layer)? };
+                Ok((Identity { origin: real, real }, source, found.stat))
+            }
+            What::Leaf { .. } if upper => {
+                let real = self.real_id(found.stat.dev, found.stat.ino);
+                let origin = self.read_origin(parent, name)?.unwrap_or(real);
+                Ok((Identity { origin, real }, Source::Upper, found.stat))
+            }
+            What::Leaf { .. } => {
+                let lower = self.real_id(found.stat.dev, found.stat.ino);
+                if found.stat.nlink > 1
+                    && let Some(copy) = self.indexed_copy(lower)?
+                {
+                    let real = self.real_id(copy.dev, copy.ino);
+                    return Ok((Identity { origin: lower, real }, Source::Index(lower), copy));
+                }
+                let source = self.lower_source(parent, found.layer)?;
+                Ok((Identity { origin: lower, real: lower }, source, found.stat))
+            }
+        }
+    }
+
+    /// Which of the parent's lowers is of that layer.
+    fn lower_source(&self, parent: &Node, layer: LayerIndex) -> Result<Source> {
+        let lowers = &self.dir_part(parent)?.lowers;
+        let position = lowers.iter().position(|d| d.layer == layer).ok_or(FsError::Stale)?;
+        Ok(Source::Lower(position as u16))
+    }
+
+    /// Which inode that is, in terms of the stack's filesystems.
+    pub(super) fn real_id(&self, dev: u64, ino: u64) -> RealId {
+        RealId { fs: self.filesystem(dev), ino }
+    }
+}
+
+/// A descriptor out of the cache, usable where `AsFd` is asked for.
+struct KeptFd(Arc<std::os::fd::OwnedFd>);
+
+impl AsFd for KeptFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Does the object exist?
+fn exists(at: At<'_>) -> Result<bool> {
+    match at.stat() {
+        Ok(_) => Ok(true),
+        Err(Errno::NOENT | Errno::NAMETOOLONG) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Does the directory hold `.wh.NAME`?
+fn aufs_whiteout(dir: &RealDir, fd: BorrowedFd<'_>, name: &[u8]) -> Result<bool> {
+    if dir.forms().is_some_and(|forms| !forms.aufs_whiteouts) {
+        return Ok(false);
+    }
+    exists(At::Name(fd, &[WH_PREFIX, name].concat()))
+}

@@ -1,0 +1,521 @@
+//! The upper layer: the only part of the union that can write.
+//!
+//! Whatever is to appear in the upper is made in the staging directory of the workdir first, with owner, mode,
+//! attributes and data, and then **published**: one rename or link makes it visible whole. So a crash at any instant
+//! leaves the old state or the new one, and the staging directory is emptied by the next mount.
+//!
+//! A deletion that must leave a whiteout is one step too: the whiteout is renamed over the victim.
+
+use std::collections::HashSet;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags, XattrFlags};
+use rustix::io::Errno;
+
+use super::layer::{UpperCaps, UpperLayer, WhiteoutForm};
+use super::links::UNPUBLISHED;
+use super::marker::{Namespace, WH_PREFIX};
+use super::node::RealId;
+use crate::error::{FsError, Result};
+use crate::sys::dir::for_each_entry;
+use crate::sys::object::{At, Kind, Writable, proc_path};
+use crate::sys::xattr;
+
+/// The descriptor of a directory of the upper.
+#[derive(Debug, Clone)]
+pub struct UpperFd(Arc<OwnedFd>);
+
+impl UpperFd {
+    /// The descriptor.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// The descriptor, to be kept.
+    pub fn shared(&self) -> Arc<OwnedFd> {
+        self.0.clone()
+    }
+
+    /// The entry `name`.
+    pub fn entry<'a>(&'a self, name: &'a [u8]) -> Writable<'a> {
+        Writable::of_upper(At::Name(self.fd(), name))
+    }
+
+    /// The directory itself.
+    pub fn itself(&self) -> Writable<'_> {
+        Writable::of_upper(At::Fd(self.fd()))
+    }
+}
+
+/// What is to be made.
+#[derive(Debug, Clone, Copy)]
+pub enum New<'a> {
+    /// An empty regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link with that target.
+    Symlink(&'a [u8]),
+    /// A fifo, a socket or a device with that device number.
+    Special(Kind, u64),
+}
+
+/// How something staged becomes visible.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Publish {
+    /// Under a name that nothing in the upper has.
+    New,
+    /// In place of what the name has (a whiteout, a file; an empty directory by a directory).
+    Replace,
+    /// In place of what the name has, whatever the two types are.
+    Swap,
+}
+
+/// The upper layer and its workdir.
+#[derive(Debug)]
+pub struct Upper {
+    layer: UpperLayer,
+    /// fsync nothing: the user said that the upper need not survive a crash.
+    volatile: bool,
+    next: AtomicU64,
+    /// The name, in the staging directory, of the whiteout that all others are links to.
+    whiteout: Mutex<Option<Vec<u8>>>,
+    /// Which lower files have a copy in the hardlink index.
+    indexed: RwLock<HashSet<RealId>>,
+}
+
+impl Upper {
+    /// Takes the layer over. Reads the hardlink index.
+    pub fn new(layer: UpperLayer, volatile: bool) -> Result<Upper> {
+        let indexed = read_index(&layer)?;
+        Ok(Upper {
+            layer,
+            volatile,
+            next: AtomicU64::new(0),
+            whiteout: Mutex::new(None),
+            indexed: RwLock::new(indexed),
+        })
+    }
+
+    /// What the upper's filesystem can do.
+    pub fn caps(&self) -> &UpperCaps {
+        &self.layer.caps
+    }
+
+    /// Need changes not survive a crash?
+    pub fn is_volatile(&self) -> bool {
+        self.volatile
+    }
+
+    /// Declares a descriptor to be one of a directory of the upper.
+    pub(super) fn own(&self, fd: Arc<OwnedFd>) -> UpperFd {
+        UpperFd(fd)
+    }
+
+    fn staging(&self) -> BorrowedFd<'_> {
+        self.layer.work.staging.as_fd()
+    }
+
+    fn fresh_name(&self) -> Vec<u8> {
+        format!("#{:x}", self.next.fetch_add(1, Ordering::Relaxed)).into_bytes()
+    }
+
+    /// Makes an object in the staging directory, open to nobody but the daemon.
+    pub fn stage(&self, new: New<'_>) -> Result<Staged<'_>> {
+        let name = self.fresh_name();
+        let mode = if matches!(new, New::Directory) { 0o700 } else { 0o600 };
+        let file = make(self.staging(), &name, new, mode)?;
+        let directory = matches!(new, New::Directory);
+        Ok(Staged { upper: self, name, file, directory, armed: true })
+    }
+
+    /// Makes a whiteout in the staging directory: a link to the one that all share, so that none costs an inode.
+    fn stage_whiteout(&self) -> Result<Staged<'_>> {
+        let name = self.fresh_name();
+        self.link_whiteout(self.staging(), &name)?;
+        Ok(Staged { upper: self, name, file: None, directory: false, armed: true })
+    }
+
+    /// Links the shared whiteout to a name that must be free.
+    fn link_whiteout(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+        let mut shared = self.whiteout.lock();
+        if let Some(whiteout) = &*shared {
+            match fs::linkat(self.staging(), &whiteout[..], dir, name, AtFlags::empty()) {
+                Ok(()) => return Ok(()),
+                // Too many links, a filesystem without any, or somebody emptied the workdir: a new one below.
+                Err(Errno::MLINK | Errno::PERM | Errno::NOENT | Errno::OPNOTSUPP) => *shared = None,
+                Err(e) => return Err(e.into()),
+            }
+        }
+        fs::mknodat(dir, name, FileType::CharacterDevice, Mode::empty(), 0)?;
+        let keep = self.fresh_name();
+        match fs::linkat(dir, name, self.staging(), &keep[..], AtFlags::empty()) {
+            Ok(()) => *shared = Some(keep),
+            Err(Errno::PERM | Errno::OPNOTSUPP | Errno::MLINK) => {}
+            Err(e) => log::warn!("workdir: no whiteout can be kept to link to: {e}"),
+        }
+        Ok(())
+    }
+
+    /// Hides `name` of the layers below. `present`: does the upper have an entry of that name, to be replaced?
+    ///
+    /// One atomic step in each form: with AUFS's the whiteout stands beside the entry before that is removed, and
+    /// hides only what is below.
+    pub fn whiteout(&self, dir: &UpperFd, name: &[u8], present: Option<Kind>) -> Result<()> {
+        match self.caps().whiteout {
+            WhiteoutForm::Aufs => {
+                self.aufs_whiteout(dir, name)?;
+                present.map_or(Ok(()), |kind| self.remove(dir, name, kind))
+            }
+            WhiteoutForm::CharDev => match present {
+                None => self.link_whiteout(dir.fd(), name),
+                Some(Kind::Directory) => self.stage_whiteout()?.publish(dir, name, Publish::Swap),
+                Some(_) => self.stage_whiteout()?.publish(dir, name, Publish::Replace),
+            },
+        }
+    }
+
+    fn aufs_whiteout(&self, dir: &UpperFd, name: &[u8]) -> Result<()> {
+        let marker = [WH_PREFIX, name].concat();
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        fs::openat(dir.fd(), &marker[..], flags, Mode::from_raw_mode(0o600))?;
+        Ok(())
+    }
+
+    /// Removes an entry that hides nothing. A directory that holds markers only is taken out whole first.
+    pub fn remove(&self, dir: &UpperFd, name: &[u8], kind: Kind) -> Result<()> {
+        if kind != Kind::Directory {
+            return Ok(fs::unlinkat(dir.fd(), name, AtFlags::empty())?);
+        }
+        match fs::unlinkat(dir.fd(), name, AtFlags::REMOVEDIR) {
+            Err(Errno::NOTEMPTY | Errno::EXIST) => {
+                let mut taken = Staged {
+                    upper: self,
+                    name: self.fresh_name(),
+                    file: None,
+                    directory: true,
+                    armed: false,
+                };
+                fs::renameat(dir.fd(), name, self.staging(), &taken.name[..])?;
+                taken.armed = true; // and goes when it is dropped
+                Ok(())
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// Renames within the upper, one atomic step. `leave_whiteout`: the old name hides what is below afterwards.
+    pub fn rename(
+        &self,
+        from: (&UpperFd, &[u8]),
+        to: (&UpperFd, &[u8]),
+        leave_whiteout: bool,
+        flags: RenameFlags,
+    ) -> Result<()> {
+        let ((from_dir, from_name), (to_dir, to_name)) = (from, to);
+        let call = |flags| fs::renameat_with(from_dir.fd(), from_name, to_dir.fd(), to_name, flags);
+        if !leave_whiteout {
+            return Ok(call(flags)?);
+        }
+        match self.caps().whiteout {
+            WhiteoutForm::Aufs => {
+                self.aufs_whiteout(from_dir, from_name)?;
+                Ok(call(flags)?)
+            }
+            WhiteoutForm::CharDev if self.caps().rename_whiteout => Ok(call(flags | RenameFlags::WHITEOUT)?),
+            WhiteoutForm::CharDev => {
+                // This filesystem can't do both in one step; between the two the lower's entry shows through.
+                call(flags)?;
+                self.link_whiteout(from_dir.fd(), from_name)
+            }
+        }
+    }
+
+    /// One more name for an object of the upper.
+    pub fn link(&self, object: At<'_>, dir: &UpperFd, name: &[u8]) -> Result<()> {
+        Ok(link_at(object, dir.fd(), name)?)
+    }
+
+    /// As [`Upper::link`], over a whiteout: one atomic step.
+    pub fn link_over(&self, object: At<'_>, dir: &UpperFd, name: &[u8]) -> Result<()> {
+        let staged = self.fresh_name();
+        link_at(object, self.staging(), &staged)?;
+        let staged = Staged { upper: self, name: staged, file: None, directory: false, armed: true };
+        staged.publish(dir, name, Publish::Replace)
+    }
+
+    /// Writes what was published to disk, unless the upper need not survive a crash.
+    pub fn sync(&self, fd: BorrowedFd<'_>, data_only: bool) -> Result<()> {
+        if self.volatile {
+            return Ok(());
+        }
+        Ok(if data_only { fs::fdatasync(fd) } else { fs::fsync(fd) }?)
+    }
+
+    /// Makes an object right under its name, which nothing may have: for the common case that the daemon's own
+    /// credentials are the caller's, so that there is no moment with other rights. A regular file comes open.
+    pub fn make_in_place(
+        &self,
+        dir: &UpperFd,
+        name: &[u8],
+        new: New<'_>,
+        mode: u32,
+    ) -> rustix::io::Result<Option<OwnedFd>> {
+        make(dir.fd(), name, new, mode)
+    }
+
+    /// An unnamed file in the upper's filesystem (O_TMPFILE), to be linked later or never.
+    pub fn unnamed_file(&self) -> Result<OwnedFd> {
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        Ok(fs::openat(self.staging(), ".", flags, Mode::from_raw_mode(0o600))?)
+    }
+
+    /// The full name of an overlay mark in the upper's namespace.
+    pub fn mark_name(&self, mark: &str) -> Vec<u8> {
+        self.caps().namespace.name(mark).into_bytes()
+    }
+
+    /// Sets an overlay mark.
+    pub fn set_mark(&self, object: Writable<'_>, mark: &str, value: &[u8]) -> Result<()> {
+        Ok(object.set_xattr(&self.mark_name(mark), value, XattrFlags::empty())?)
+    }
+
+    /// As [`Upper::set_mark`], for a mark that the tree is right without: the kernel allows `user.` attributes only on
+    /// regular files and directories.
+    pub fn set_mark_if_allowed(&self, object: Writable<'_>, mark: &str, value: &[u8]) -> Result<()> {
+        match object.set_xattr(&self.mark_name(mark), value, XattrFlags::empty()) {
+            Err(Errno::PERM) if self.caps().namespace == Namespace::User => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    /// Declares an object that was found in the upper to be writable; one of a lower is refused.
+    pub(super) fn writable<'a>(&self, at: At<'a>, upper: bool) -> Result<Writable<'a>> {
+        if upper { Ok(Writable::of_upper(at)) } else { Err(FsError::Stale) }
+    }
+
+    /// Has the lower file a copy in the hardlink index?
+    pub fn is_indexed(&self, origin: RealId) -> bool {
+        let indexed = self.indexed.read();
+        !indexed.is_empty() && indexed.contains(&origin)
+    }
+
+    /// Is any lower file in the hardlink index?
+    pub fn has_index(&self) -> bool {
+        !self.indexed.read().is_empty()
+    }
+
+    /// The copy of a lower file in the hardlink index; `name` holds its name for as long as it is used.
+    pub fn index_entry<'a>(&'a self, name: &'a IndexName) -> Writable<'a> {
+        Writable::of_upper(At::Name(self.layer.work.index.as_fd(), &name.0))
+    }
+
+    /// Takes the last link to a file out of the hardlink index: no name of it is left in the merged view.
+    pub fn drop_index(&self, origin: RealId) -> Result<()> {
+        let name = IndexName::of(origin);
+        fs::unlinkat(self.layer.work.index.as_fd(), &name.0[..], AtFlags::empty())?;
+        self.indexed.write().remove(&origin);
+        Ok(())
+    }
+
+    /// Clean unmount: nothing is left in the staging directory.
+    pub fn clean(&self) {
+        if let Some(name) = self.whiteout.lock().take()
+            && let Err(e) = fs::unlinkat(self.staging(), &name[..], AtFlags::empty())
+        {
+            log::warn!("workdir: {}: {e}", String::from_utf8_lossy(&name));
+        }
+    }
+}
+
+/// Makes an object under a free name. A regular file comes open.
+fn make(dir: BorrowedFd<'_>, name: &[u8], new: New<'_>, mode: u32) -> rustix::io::Result<Option<OwnedFd>> {
+    let mode = Mode::from_raw_mode(mode);
+    match new {
+        New::File => {
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            return fs::openat(dir, name, flags, mode).map(Some);
+        }
+        New::Directory => fs::mkdirat(dir, name, mode)?,
+        New::Symlink(target) => fs::symlinkat(target, dir, name)?,
+        New::Special(kind, rdev) => fs::mknodat(dir, name, file_type(kind), mode, rdev)?,
+    }
+    Ok(None)
+}
+
+/// Which lower files have a copy in the hardlink index. What a crash left between the index and the publishing is
+/// mended: a copy that no name leads to was never seen and goes.
+fn read_index(layer: &UpperLayer) -> Result<HashSet<RealId>> {
+    let dir = layer.work.index.as_fd();
+    let mut names = Vec::new();
+    for_each_entry::<FsError>(dir, |entry| {
+        names.push(entry.name.to_vec());
+        Ok(())
+    })?;
+    let pending = layer.caps.namespace.name(UNPUBLISHED).into_bytes();
+    let mut indexed = HashSet::new();
+    for name in names {
+        let Some(id) = parse_index_name(&name) else { continue };
+        let at = At::Name(dir, &name);
+        if xattr::get(at, &pending)?.is_some() {
+            if at.stat()?.nlink == 1 {
+                fs::unlinkat(dir, &name[..], AtFlags::empty())?;
+                continue;
+            }
+            Writable::of_upper(at).remove_xattr(&pending)?;
+        }
+        indexed.insert(id);
+    }
+    Ok(indexed)
+}
+
+/// The name of a lower file's copy in the hardlink index.
+#[derive(Debug)]
+pub struct IndexName(Vec<u8>);
+
+impl IndexName {
+    /// Of this file.
+    pub fn of(origin: RealId) -> IndexName {
+        IndexName(format!("{:x}-{:x}", origin.fs, origin.ino).into_bytes())
+    }
+}
+
+fn parse_index_name(name: &[u8]) -> Option<RealId> {
+    let (fs, ino) = std::str::from_utf8(name).ok()?.split_once('-')?;
+    Some(RealId { fs: u16::from_str_radix(fs, 16).ok()?, ino: u64::from_str_radix(ino, 16).ok()? })
+}
+
+fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::Fifo => FileType::Fifo,
+        Kind::CharDevice => FileType::CharacterDevice,
+        Kind::Directory => FileType::Directory,
+        Kind::BlockDevice => FileType::BlockDevice,
+        Kind::File => FileType::RegularFile,
+        Kind::Symlink => FileType::Symlink,
+        Kind::Socket => FileType::Socket,
+    }
+}
+
+fn link_at(object: At<'_>, dir: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<()> {
+    match object {
+        At::Name(from, old) => fs::linkat(from, old, dir, name, AtFlags::empty()),
+        At::Fd(fd) => fs::linkat(fs::CWD, proc_path(fd), dir, name, AtFlags::SYMLINK_FOLLOW),
+    }
+}
+
+/// Something in the staging directory: published, or removed again when it is dropped.
+#[derive(Debug)]
+pub struct Staged<'u> {
+    upper: &'u Upper,
+    name: Vec<u8>,
+    file: Option<OwnedFd>,
+    directory: bool,
+    armed: bool,
+}
+
+impl Staged<'_> {
+    /// The object, to be filled.
+    pub fn object(&self) -> Writable<'_> {
+        match &self.file {
+            Some(file) => Writable::of_upper(At::Fd(file.as_fd())),
+            None => Writable::of_upper(At::Name(self.upper.staging(), &self.name)),
+        }
+    }
+
+    /// The open file, if it is a regular one.
+    pub fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().map(|f| f.as_fd())
+    }
+
+    /// Takes the open file, which stays open after publishing.
+    pub fn take_file(&mut self) -> Option<OwnedFd> {
+        self.file.take()
+    }
+
+    /// Gives the object a second name in the hardlink index.
+    pub fn link_index(&self, origin: RealId) -> Result<()> {
+        let name = IndexName::of(origin);
+        let index = self.upper.layer.work.index.as_fd();
+        let at = At::Name(self.upper.staging(), &self.name);
+        match link_at(at, index, &name.0) {
+            // Left by a crash between this link and the publishing: never visible, so it may go.
+            Err(Errno::EXIST) if !self.upper.is_indexed(origin) => {
+                fs::unlinkat(index, &name.0[..], AtFlags::empty())?;
+                link_at(at, index, &name.0)?;
+            }
+            other => other?,
+        }
+        self.upper.indexed.write().insert(origin);
+        Ok(())
+    }
+
+    /// Makes the object visible under `name`, in one atomic step.
+    pub fn publish(mut self, dir: &UpperFd, name: &[u8], how: Publish) -> Result<()> {
+        let staging = self.upper.staging();
+        let call = |flags| fs::renameat_with(staging, &self.name[..], dir.fd(), name, flags);
+        match how {
+            Publish::New => match call(RenameFlags::NOREPLACE) {
+                // A filesystem without the flag: the caller knows that the name is free and holds its lock.
+                Err(Errno::INVAL | Errno::NOSYS) => call(RenameFlags::empty())?,
+                other => other?,
+            },
+            Publish::Replace => call(RenameFlags::empty())?,
+            Publish::Swap => {
+                call(RenameFlags::EXCHANGE)?;
+                // What was replaced lies in the staging directory now and goes when `self` is dropped.
+                self.directory = At::Name(staging, &self.name).stat()?.kind() == Kind::Directory;
+                return Ok(());
+            }
+        }
+        self.armed = false;
+        Ok(())
+    }
+}
+
+impl Drop for Staged<'_> {
+    fn drop(&mut self) {
+        if !self.armed {
+            return;
+        }
+        let removed = if self.directory {
+            remove_tree(self.upper.staging(), &self.name)
+        } else {
+            fs::unlinkat(self.upper.staging(), &self.name[..], AtFlags::empty()).map_err(Into::into)
+        };
+        // Not an error of the operation: nothing of it is visible, and the next mount empties the directory.
+        if let Err(e) = removed {
+            log::warn!("workdir: {} was left behind: {e}", String::from_utf8_lossy(&self.name));
+        }
+    }
+}
+
+/// Removes a directory with all that it holds (markers, as a rule).
+fn remove_tree(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+    match fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
+        Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+        other => return Ok(other?),
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = fs::openat(dir, name, flags, Mode::empty())?;
+    let mut entries = Vec::new();
+    for_each_entry::<FsError>(fd.as_fd(), |entry| {
+        entries.push((entry.name.to_vec(), entry.kind));
+        Ok(())
+    })?;
+    for (entry, kind) in entries {
+        let kind = match kind {
+            Some(kind) => kind,
+            None => At::Name(fd.as_fd(), &entry).stat()?.kind(),
+        };
+        if kind == Kind::Directory {
+            remove_tree(fd.as_fd(), &entry)?;
+        } else {
+            fs::unlinkat(&fd, &entry[..], AtFlags::empty())?;
+        }
+    }
+    Ok(fs::unlinkat(dir, name, AtFlags::REMOVEDIR)?)
+}
