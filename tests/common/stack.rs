@@ -142,7 +142,7 @@ impl Stack {
             .filter(|path| {
                 let text = path.to_string_lossy();
                 let depth = text.split('/').filter(|part| !part.is_empty()).count();
-                let in_index = text.split('/').any(|part| part == "index");
+                let in_index = text.split('/').any(|part| part.starts_with("index"));
                 !(in_index || depth <= 1 && snapshot.entries[*path].kind == super::Kind::Directory)
             })
             .collect();

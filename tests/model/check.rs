@@ -49,7 +49,7 @@ impl<'a> Sequence<'a> {
     }
 
     /// Runs `operations`: `perform` does each, `observe` takes a snapshot. The error says what differs, after which
-    /// operation, and lists the operations as they were performed.
+    /// operation; [`Sequence::performed`] has the operations as they were performed.
     pub fn run(
         &mut self,
         operations: &[Op],
@@ -75,7 +75,8 @@ impl<'a> Sequence<'a> {
     }
 
     fn failure(&self, text: &str) -> String {
-        format!("{text}\nafter: {:?}\n", self.performed)
+        let (count, last) = (self.performed.len(), self.performed.last());
+        last.map_or_else(|| text.to_owned(), |last| format!("{text}\nafter {count} operations, the last {last:?}"))
     }
 
     /// Compares a snapshot with the model's state.

@@ -25,8 +25,6 @@ pub struct Vocabulary {
     pub links: bool,
     /// Owners that files may get.
     pub owners: Vec<(u32, u32)>,
-    /// Whether directories may be renamed.
-    pub rename_directories: bool,
     /// Whether files stay open across operations.
     pub open_files: bool,
     /// How many lowers at most.
@@ -54,7 +52,6 @@ impl Vocabulary {
             },
             links: true,
             owners: if privileged { vec![own, (1000, 1000), (12345, 7)] } else { vec![own] },
-            rename_directories: true,
             open_files: true,
             lowers: 4,
             operations: 30,

@@ -15,6 +15,7 @@
 //! | [`check`] | a sequence run in both, compared after each step |
 //! | [`generate`] | random stacks and sequences |
 //! | [`steer`] | random operations bent to what is there |
+//! | [`shrink`] | a failing case made small |
 //!
 //! To check something other than a mount (the library in process, say), give [`check::Sequence::run`] two closures:
 //! one that performs an [`op::Op`], one that takes a snapshot.
@@ -28,5 +29,6 @@ pub mod execute;
 pub mod generate;
 pub mod layer;
 pub mod op;
+pub mod shrink;
 pub mod steer;
 pub mod tree;

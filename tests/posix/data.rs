@@ -74,7 +74,7 @@ fn copy_file_range_within_and_across_placements() {
         copied += copy_file_range(&source, None, &target, None, content.len() - copied).unwrap();
     }
     assert_eq!(read(mount.join("copy")), content);
-    drop(source);
+    drop((source, target));
     // Into the middle of a lower file: a copy-up.
     let target = for_writing(mount.join("low"));
     let (mut from, mut to) = (0, 150_000);

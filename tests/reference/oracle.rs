@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use rustix::io::Errno;
 
 use crate::common::{Fields, Mount, OpaqueForm, Privilege, Snapshot, Stack, WhiteoutForm};
-use crate::harness::run_cases;
+use crate::harness::{Failure, run_cases};
 use crate::model::check::Sequence;
 use crate::model::execute::{Executor, assert_absent};
 use crate::model::generate::{ALPHABET, Vocabulary, case};
@@ -30,11 +30,7 @@ pub fn kernel_vocabulary() -> Vocabulary {
 
 /// Mount options under which the kernel comes nearest to a POSIX filesystem.
 fn kernel_options() -> &'static [&'static str] {
-    match Privilege::current() {
-        Privilege::Root => &["redirect_dir=on,index=on,xino=on"],
-        // With userxattr the kernel renames no merged directory, and keeps no index without file handles.
-        _ => &["userxattr"],
-    }
+    &["redirect_dir=on,index=on,xino=on"]
 }
 
 fn mount_kernel(stack: &Stack) -> Mount {
@@ -173,48 +169,57 @@ fn fields() -> Fields {
 
 #[test]
 fn the_kernel_behaves_as_the_model() {
-    if Privilege::current() == Privilege::User {
-        crate::skip!("an ordinary user cannot mount overlayfs");
-    }
-    let vocabulary =
-        Vocabulary { rename_directories: Privilege::current() == Privilege::Root, ..kernel_vocabulary() };
-    run_cases(60, 5, &case(&vocabulary), |(mut spec, operations)| {
+    crate::needs_root!();
+    run_cases(60, 5, &case(&kernel_vocabulary()), &|spec, operations, steered| {
+        let mut spec = spec.clone();
         prune_idle_whiteouts(&mut spec);
-        let stack = build(&spec);
-        let mount = mount_kernel(&stack);
         let start = Sequence::strict(spec.merge());
-        let mut sequence = Sequence { fields: fields(), tolerate: &tolerated, ..start };
-        sequence.compare(&observe_kernel(&mount)).map_err(|text| format!("as mounted:\n{text}"))?;
-        let mut executor = Executor::new(mount.path());
-        sequence.run(&operations, |op| executor.run(op), || observe_kernel(&mount))
+        let mut sequence = Sequence { fields: fields(), tolerate: &tolerated, steered, ..start };
+        check_kernel(&spec, operations, &mut sequence)
+            .map_err(|text| Failure { text, performed: sequence.performed })
     });
+}
+
+fn check_kernel(spec: &StackSpec, operations: &[Op], sequence: &mut Sequence) -> Result<(), String> {
+    let stack = build(spec);
+    let mount = mount_kernel(&stack);
+    sequence.compare(&observe_kernel(&mount)).map_err(|text| format!("as mounted:\n{text}"))?;
+    let mut executor = Executor::new(mount.path());
+    sequence.run(operations, |op| executor.run(op), || observe_kernel(&mount))
 }
 
 /// What one writes the other reads: a sequence goes on under the kernel where the program under test left off, and
 /// back again.
 #[test]
 fn the_kernel_and_the_program_take_turns() {
-    if Privilege::current() == Privilege::User {
-        crate::skip!("an ordinary user cannot mount overlayfs");
-    }
+    crate::needs_root!();
     let vocabulary = Vocabulary { open_files: false, ..kernel_vocabulary() };
-    run_cases(60, 6, &case(&vocabulary), |(mut spec, operations)| {
+    run_cases(60, 6, &case(&vocabulary), &|spec, operations, steered| {
+        let mut spec = spec.clone();
         prune_idle_whiteouts(&mut spec);
-        let stack = build(&spec);
-        let before = stack.lower_snapshots();
         let start = Sequence::strict(spec.merge());
-        // The inode numbers of one are not those of the other, and each has its own idea of where st_nlink is kept.
-        let mut sequence = Sequence { fields: fields(), tolerate: &tolerated, identities: None, ..start };
-        for (turn, operations) in operations.chunks(operations.len().div_ceil(4)).enumerate() {
-            let mount = if turn % 2 == 0 { stack.mount() } else { mount_kernel(&stack) };
-            let name = if turn % 2 == 0 { "the program" } else { "the kernel" };
-            let said = |text: String| format!("turn {turn}, {name}: {text}");
-            sequence.compare(&observe_kernel(&mount)).map_err(|text| said(format!("as mounted:\n{text}")))?;
-            let mut executor = Executor::new(mount.path());
-            sequence.run(operations, |op| executor.run(op), || observe_kernel(&mount)).map_err(said)?;
-            mount.unmount();
-            stack.assert_lowers_unchanged(&before);
-        }
-        Ok(())
+        // The inode numbers of one are not those of the other, and each keeps its own account of the names that a
+        // file of a lower has lost.
+        let fields = Fields { nlink: false, ..fields() };
+        let mut sequence = Sequence { fields, tolerate: &tolerated, identities: None, steered, ..start };
+        check_turns(&spec, operations, &mut sequence)
+            .map_err(|text| Failure { text, performed: sequence.performed })
     });
+}
+
+fn check_turns(spec: &StackSpec, operations: &[Op], sequence: &mut Sequence) -> Result<(), String> {
+    let stack = build(spec);
+    let before = stack.lower_snapshots();
+    let turns = operations.chunks(operations.len().div_ceil(3).max(1)).chain([&[][..]]);
+    for (turn, operations) in turns.enumerate() {
+        let mount = if turn % 2 == 0 { stack.mount() } else { mount_kernel(&stack) };
+        let name = if turn % 2 == 0 { "the program" } else { "the kernel" };
+        let said = |text: String| format!("turn {turn}, {name}: {text}");
+        sequence.compare(&observe_kernel(&mount)).map_err(|text| said(format!("as mounted:\n{text}")))?;
+        let mut executor = Executor::new(mount.path());
+        sequence.run(operations, |op| executor.run(op), || observe_kernel(&mount)).map_err(said)?;
+        mount.unmount();
+        stack.assert_lowers_unchanged(&before);
+    }
+    Ok(())
 }
