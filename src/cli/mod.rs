@@ -1,1 +1,228 @@
 //! The command line: clap definitions and one small file a verb.
+//!
+//! Mounting is what the program does when no verb is named. A verb is a file in this directory with an argument
+//! struct and its `run`, and one line in [`Verb`] and in its `run`.
+//!
+//! Called as `fuse-overlayfs`, or as `mount.…` by mount(8), the program has no verbs: see [`mount::helper_args`].
+
+mod completions;
+mod daemon;
+mod logging;
+mod man;
+pub mod mount;
+pub mod options;
+
+use std::ffi::{OsStr, OsString};
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// The program's name in messages.
+const NAME: &str = "unionmount";
+
+/// Merge directories into one tree: read-only layers below, one writable layer on top.
+#[derive(Debug, Parser)]
+#[command(
+    name = NAME,
+    version,
+    long_about = LONG_ABOUT,
+    after_long_help = EXAMPLES,
+    after_help = SHORT_EXAMPLE,
+    override_usage = USAGE,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    subcommand_value_name = "VERB",
+    subcommand_help_heading = "Verbs",
+    disable_help_subcommand = true,
+    arg_required_else_help = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    #[command(flatten)]
+    mount: mount::MountArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Man(man::Man),
+    Completions(completions::Completions),
+}
+
+impl Verb {
+    fn run(self) -> Result<ExitCode, Failure> {
+        match self {
+            Verb::Man(verb) => verb.run(),
+            Verb::Completions(verb) => verb.run(),
+        }
+    }
+}
+
+const USAGE: &str = "\
+unionmount --lower DIR[:DIR…] [--upper DIR] [OPTIONS] MOUNTPOINT
+       unionmount -o lowerdir=…,upperdir=…,workdir=… [SOURCE] MOUNTPOINT
+       unionmount VERB …";
+
+const LONG_ABOUT: &str = "\
+Merge directories into one tree: read-only layers below, one writable layer on top.
+
+The merged tree shows, for each path, the topmost entry. What is written goes to the upper layer: a file of a lower \
+layer is copied up when it is first changed, and a deleted one is hidden by a whiteout. The lower layers never change, \
+so many mounts can share them. Without an upper layer the mount is read-only.
+
+The layout of the upper is that of the kernel's overlayfs; each can mount what the other wrote.";
+
+const SHORT_EXAMPLE: &str = "\
+Example:
+  unionmount --lower base --upper changes merged   # changes to merged/ land in changes/
+  umount merged                                    # or, as an ordinary user: fusermount3 -u merged
+
+More with --help.";
+
+const EXAMPLES: &str = "\
+EXAMPLES:
+  Try changes to a tree without touching it:
+      mkdir changes merged
+      unionmount --lower /usr/share/doc --upper changes merged
+      rm -r merged/bash; echo hello > merged/new
+      find changes                     # the new file, and the whiteout that hides bash/
+      umount merged                    # as an ordinary user: fusermount3 -u merged
+
+  Three layers, the first on top:
+      unionmount --lower patches:app:base --upper rw /mnt/merged
+
+  In /etc/fstab, or with mount -t fuse.unionmount:
+      none /mnt/merged fuse.unionmount lowerdir=/app:/base,upperdir=/rw,workdir=/rw.work 0 0
+
+  For podman, in storage.conf:
+      mount_program = \"/usr/bin/unionmount\"
+
+SIGNALS:
+  SIGTERM and SIGINT unmount; a second one does so although files are in use. SIGUSR1 logs counters.
+
+EXIT STATUS:
+  0  mounted (in the background: the mount answers), or with --foreground: unmounted in order
+  1  it could not be done; one line on stderr says why and what to do
+  2  the command line is wrong";
+
+/// Why the program ends without success.
+#[derive(Debug)]
+pub struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    /// The command line is wrong: exit status 2.
+    pub fn usage(error: impl std::fmt::Display) -> Failure {
+        Failure { code: 2, message: error.to_string() }
+    }
+
+    /// What was asked could not be done: exit status 1.
+    pub fn failed(error: impl std::fmt::Display) -> Failure {
+        Failure { code: 1, message: error.to_string() }
+    }
+
+    /// Somebody else has told the user.
+    fn told(code: u8) -> Failure {
+        Failure { code, message: String::new() }
+    }
+}
+
+/// Runs the program with its arguments, the first of which is its name; prints at most one error line.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    match dispatch(args) {
+        Ok(code) => code,
+        Err(failure) => {
+            if !failure.message.is_empty() {
+                say(&failure.message);
+            }
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn dispatch(args: Vec<OsString>) -> Result<ExitCode, Failure> {
+    let called =
+        args.first().and_then(|name| Path::new(name).file_name()).unwrap_or(OsStr::new(NAME)).to_owned();
+    if let Some(parsed) = mount::helper_args(&called, &args) {
+        return match parsed {
+            Ok(mount) => mount::run(mount),
+            Err(error) => clap_says(error),
+        };
+    }
+    match Cli::try_parse_from(args) {
+        Ok(Cli { verb: Some(verb), .. }) => verb.run(),
+        Ok(Cli { verb: None, mount }) => mount::run(mount),
+        Err(error) => clap_says(error),
+    }
+}
+
+/// The whole command line, for what is made out of it.
+fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Help goes to stdout as clap laid it out; an error becomes one line.
+fn clap_says(error: clap::Error) -> Result<ExitCode, Failure> {
+    use clap::error::ErrorKind;
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            print_all(error.render().to_string().as_bytes())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        // The whole short help, which is no error line.
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            error.print().map_err(Failure::usage)?;
+            Err(Failure::told(2))
+        }
+        _ => Err(Failure::usage(format!("{}; see unionmount --help", one_line(&error.render().to_string())))),
+    }
+}
+
+/// The cause and the tips of clap's error, without usage.
+fn one_line(text: &str) -> String {
+    let mut line = String::new();
+    for part in text
+        .lines()
+        .take_while(|part| !part.starts_with("Usage:") && !part.starts_with("For more information"))
+        .map(|part| part.trim().trim_start_matches("error: "))
+        .filter(|part| !part.is_empty())
+    {
+        if !line.is_empty() {
+            line.push_str(if part.starts_with("tip:") { "; " } else { " " });
+        }
+        line.push_str(part);
+    }
+    line
+}
+
+/// Writes to stdout. That the reader has gone is no failure.
+fn print_all(text: &[u8]) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::failed(format!("cannot write to stdout: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// One line on stderr. There is nobody to tell when that fails.
+fn say(message: &str) {
+    let text = format!("{NAME}: {message}\n");
+    std::io::stderr().write_all(text.as_bytes()).unwrap_or_default();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        command().debug_assert();
+    }
+}

@@ -16,7 +16,7 @@ use fuser::{
 use rustix::fs::{FallocateFlags, SeekFrom, XattrFlags};
 
 use super::convert::{caller, decode_dev, errno, file_attr, file_type, set_time};
-use super::counters::{Request, RequestCounters};
+use super::counters::{Report, Request, RequestCounters};
 use super::policy::{IoMode, Policy};
 use crate::error::Result;
 use crate::sys::object::Kind;
@@ -45,9 +45,9 @@ impl UnionFs {
         UnionFs { union, policy, requests: Arc::default() }
     }
 
-    /// Requests by kind.
-    pub fn requests(&self) -> Arc<RequestCounters> {
-        self.requests.clone()
+    /// What tells, at any time, what was asked and done.
+    pub fn report(&self) -> Report {
+        Report { union: self.union.clone(), requests: self.requests.clone() }
     }
 
     fn node(&self, ino: INodeNo) -> Result<Arc<Node>> {

@@ -1,7 +1,10 @@
 //! Requests by kind: what the kernel asked, counted, always on.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::union::Union;
 
 macro_rules! requests {
     ($($name:ident),* $(,)?) => {
@@ -61,5 +64,25 @@ impl fmt::Display for RequestCounters {
             }
         }
         if first { write!(f, "none") } else { Ok(()) }
+    }
+}
+
+/// What was asked and done so far, as text.
+#[derive(Debug, Clone)]
+pub struct Report {
+    pub(super) union: Arc<Union>,
+    pub(super) requests: Arc<RequestCounters>,
+}
+
+impl Report {
+    /// How many requests of a kind were served.
+    pub fn requests(&self, request: Request) -> u64 {
+        self.requests.get(request)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "requests: {}; {}; nodes: {}", self.requests, self.union.counters, self.union.known_nodes())
     }
 }

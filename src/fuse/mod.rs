@@ -6,10 +6,14 @@
 //! | [`convert`] | between the protocol's types and the union's |
 //! | [`policy`] | how long the kernel may keep answers, and how files are opened |
 //! | [`counters`] | requests by kind |
+//! | [`mount`](mod@mount) | mount(2), fusermount3, mount options |
+//! | [`session`] | the life of a mount: threads, signals, the end |
 
 pub mod adaptor;
 pub mod convert;
 pub mod counters;
+pub mod mount;
 pub mod policy;
+pub mod session;
 
 pub use adaptor::UnionFs;

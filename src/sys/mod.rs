@@ -6,4 +6,5 @@
 pub mod copy;
 pub mod dir;
 pub mod object;
+pub mod process;
 pub mod xattr;

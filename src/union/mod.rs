@@ -30,6 +30,7 @@ pub mod marker;
 pub mod modify;
 mod nesting;
 pub mod node;
+pub mod options;
 mod probe;
 pub mod readdir;
 pub mod realdir;
@@ -41,6 +42,7 @@ pub mod upper;
 pub mod workdir;
 pub mod xattr;
 
+use std::fmt;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -104,6 +106,22 @@ pub struct Counters {
     pub setxattrs: AtomicU64,
 }
 
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        write!(
+            f,
+            "copy-ups: {} ({} bytes moved), whiteouts: {}, created: {}, renamed: {}, lookups by index: {}",
+            get(&self.copy_ups),
+            get(&self.copied_bytes),
+            get(&self.whiteouts),
+            get(&self.creates),
+            get(&self.renames),
+            get(&self.index_answers)
+        )
+    }
+}
+
 /// One layer, opened.
 #[derive(Debug)]
 pub struct OpenLayer {
@@ -161,13 +179,13 @@ impl Union {
     ///
     /// # Errors
     /// Those of reading the roots of the layers and the hardlink index.
-    pub fn new(stack: Stack, volatile: bool, limits: Limits) -> Result<Union> {
+    pub fn new(stack: Stack, limits: Limits) -> Result<Union> {
         let mut layers = Vec::new();
         let upper = match stack.upper {
             Some(layer) => {
                 let root = rustix::io::fcntl_dupfd_cloexec(&layer.layer.root, 3)?;
                 layers.push(open_layer(layer.layer.path.clone(), root, 0)?);
-                Some(Upper::new(layer, volatile)?)
+                Some(Upper::new(layer)?)
             }
             None => None,
         };
@@ -270,7 +288,7 @@ impl Union {
     /// Clean unmount: nothing is left in the workdir.
     pub fn shut_down(&self) {
         if let Some(upper) = &self.upper {
-            upper.clean();
+            upper.close();
         }
     }
 

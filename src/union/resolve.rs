@@ -259,23 +259,6 @@ impl Union {
         Ok(found)
     }
 
-    /// As [`Union::resolve`], but among the directory's lowers only: what the upper hides or would hide.
-    pub(super) fn resolve_lower(&self, parent: &Node, name: &[u8]) -> Result<Option<Found>> {
-        let dir = self.dir_part(parent)?;
-        if dir.lowers.is_empty() {
-            return Ok(None);
-        }
-        self.index_for_lookup(parent, dir)?;
-        let index = dir.index.lock().lower.clone();
-        match index {
-            Some(index) => match index.get(name) {
-                None => Ok(None),
-                Some(e) => self.search(&dir.lowers[usize::from(e.first)..], name),
-            },
-            None => self.search(&dir.lowers, name),
-        }
-    }
-
     /// Do the directory's lowers show `name`?
     pub(super) fn lower_shows(&self, parent: &Node, name: &[u8]) -> Result<bool> {
         let dir = self.dir_part(parent)?;

@@ -44,6 +44,16 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
+/// What the kernel said, in its words alone: without the "(os error 13)" that Rust appends.
+pub struct Said(pub Errno);
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.0.to_string();
+        f.write_str(text.split(" (os error").next().unwrap_or(&text))
+    }
+}
+
 /// Why a stack of layers was refused. The text of each is meant for the person at the terminal.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -114,7 +124,7 @@ pub enum StackError {
     },
 
     /// Any other failure to open.
-    #[error("{role} {}: cannot be opened: {errno}", Shown(.path))]
+    #[error("{role} {}: cannot be opened: {}", Shown(.path), Said(*.errno))]
     Open {
         /// Which directory.
         role: Role,
@@ -223,7 +233,7 @@ pub enum StackError {
     },
 
     /// A leftover of an earlier mount resists removal.
-    #[error("workdir {}: cannot remove {}, left by an earlier mount: {errno}{}", Shown(.path), Shown(Path::new(.name)), sweep_hint(*.errno))]
+    #[error("workdir {}: cannot remove {}, left by an earlier mount: {}{}", Shown(.path), Shown(Path::new(.name)), Said(*.errno), sweep_hint(*.errno))]
     Leftover {
         /// The workdir.
         path: PathBuf,
@@ -234,7 +244,7 @@ pub enum StackError {
     },
 
     /// Any other system call.
-    #[error("{role} {}: cannot {what}: {errno}", Shown(.path))]
+    #[error("{role} {}: cannot {what}: {}", Shown(.path), Said(*.errno))]
     Io {
         /// Which directory.
         role: Role,

@@ -89,7 +89,8 @@ pub struct Upper {
 
 impl Upper {
     /// Takes the layer over. Reads the hardlink index.
-    pub fn new(layer: UpperLayer, volatile: bool) -> Result<Upper> {
+    pub fn new(layer: UpperLayer) -> Result<Upper> {
+        let volatile = layer.work.volatile();
         let indexed = read_index(&layer)?;
         Ok(Upper {
             layer,
@@ -321,12 +322,15 @@ impl Upper {
         Ok(())
     }
 
-    /// Clean unmount: nothing is left in the staging directory.
-    pub fn clean(&self) {
+    /// Clean unmount: nothing is left in the workdir but what the next mount needs.
+    pub fn close(&self) {
         if let Some(name) = self.whiteout.lock().take()
             && let Err(e) = fs::unlinkat(self.staging(), &name[..], AtFlags::empty())
         {
             log::warn!("workdir: {}: {e}", String::from_utf8_lossy(&name));
+        }
+        if let Err(e) = self.layer.work.close() {
+            log::error!("{e}");
         }
     }
 }

@@ -1,0 +1,39 @@
+//! Where messages go: stderr, or a file; how many: `-v`, or RUST_LOG.
+
+use std::fs::OpenOptions;
+use std::path::PathBuf;
+
+use env_logger::{Builder, Env, Target};
+use log::LevelFilter;
+
+use super::Failure;
+
+/// What the user wants to read.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LogOptions {
+    /// 0: warnings; 1: what the daemon does; 2: why; 3: all.
+    pub verbosity: u8,
+    /// The file to which messages are added.
+    pub file: Option<PathBuf>,
+}
+
+/// Starts logging, once. RUST_LOG goes before `-v`.
+pub(super) fn start(options: &LogOptions) -> Result<(), Failure> {
+    let level = match options.verbosity {
+        0 => LevelFilter::Warn,
+        1 => LevelFilter::Info,
+        2 => LevelFilter::Debug,
+        _ => LevelFilter::Trace,
+    };
+    let mut builder = Builder::new();
+    builder.filter_level(level);
+    builder.parse_env(Env::new());
+    if let Some(path) = &options.file {
+        let file = OpenOptions::new().create(true).append(true).open(path);
+        let file = file.map_err(|error| {
+            Failure::failed(format!("log file {}: cannot be opened: {error}", path.display()))
+        })?;
+        builder.target(Target::Pipe(Box::new(file)));
+    }
+    builder.try_init().map_err(Failure::failed)
+}

@@ -1,0 +1,409 @@
+//! Mounting: the command line without a verb, and the command lines of mount(8) and of fuse-overlayfs.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, Parser};
+
+use super::daemon::{self, Ready};
+use super::logging::{self, LogOptions};
+use super::options::{Options, split_lowers};
+use super::{Failure, say};
+use crate::fuse::UnionFs;
+use crate::fuse::mount::{MountFlags, open_device};
+use crate::fuse::policy::{FOR_EVER, IoMode, Policy};
+use crate::fuse::session::{Hooks, SessionOptions, default_source, serve};
+use crate::sys::process::raise_nofile_limit;
+use crate::union::layer::{Stack, StackOptions};
+use crate::union::options::FsOptions;
+use crate::union::{Limits, Union};
+
+/// The arguments of a mount.
+#[derive(Debug, Args)]
+pub(super) struct MountArgs {
+    /// Read-only layers, the first on top; may repeat. A colon within a name is written \:
+    #[arg(long = "lower", value_name = "DIR[:DIR…]")]
+    lowers: Vec<OsString>,
+
+    /// The writable layer, which receives all changes; without it the mount is read-only
+    #[arg(long, value_name = "DIR")]
+    upper: Option<PathBuf>,
+
+    /// Where changes are prepared, on the upper's filesystem [default: .NAME.work beside the upper, while mounted]
+    #[arg(long, value_name = "DIR")]
+    work: Option<PathBuf>,
+
+    /// Mount options: ro, noatime, nosuid, nodev, noexec, allow_other, …; lowerdir=, upperdir=, workdir= and the
+    /// options of fuse-overlayfs; may repeat
+    #[arg(short, value_name = "OPTION[,…]")]
+    options: Vec<OsString>,
+
+    /// Stay in the foreground, log to stderr, unmount on Ctrl-C
+    #[arg(short, long)]
+    foreground: bool,
+
+    /// Say more: -v what is done, -vv why, -vvv everything (or set RUST_LOG)
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    verbose: u8,
+
+    /// Add messages to this file
+    #[arg(long, value_name = "FILE")]
+    log_file: Option<PathBuf>,
+
+    /// The same as --foreground -vv
+    #[arg(short, long, hide_short_help = true)]
+    debug: bool,
+
+    /// mount(8) wants to know whether it would work: mount nothing
+    #[arg(skip)]
+    fake: bool,
+
+    /// Where the merged tree shall appear; a SOURCE before it is shown by mount(8) and otherwise ignored
+    #[arg(value_name = "MOUNTPOINT", required = true, num_args = 1..=2)]
+    places: Vec<OsString>,
+}
+
+/// The command line of fuse-overlayfs: the same arguments, without verbs.
+#[derive(Debug, Parser)]
+#[command(name = super::NAME, version, override_usage = HELPER_USAGE, disable_version_flag = true)]
+struct HelperCli {
+    #[command(flatten)]
+    mount: MountArgs,
+
+    /// Print version
+    #[arg(short = 'V', long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
+}
+
+const HELPER_USAGE: &str = "fuse-overlayfs [-f] [-d] -o lowerdir=DIR[:DIR…][,upperdir=DIR,workdir=DIR][,OPTION…] [SOURCE] MOUNTPOINT";
+
+/// The command line by which mount(8) calls `mount.TYPE`.
+#[derive(Debug, Parser)]
+#[command(name = "mount.unionmount", version)]
+struct MountHelperCli {
+    /// Ignored
+    source: OsString,
+    /// Where to mount
+    target: OsString,
+    /// Mount options
+    #[arg(short, value_name = "OPTION[,…]")]
+    options: Vec<OsString>,
+    /// Do all but the mount itself
+    #[arg(short)]
+    fake: bool,
+    /// Say more
+    #[arg(short, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Tolerate unknown options, which is always done
+    #[arg(short)]
+    sloppy: bool,
+    /// Write no mtab, which is never done
+    #[arg(short)]
+    no_mtab: bool,
+    /// The type, which the name tells
+    #[arg(short = 't', value_name = "TYPE")]
+    kind: Option<OsString>,
+}
+
+/// Reads the arguments of a program that is called by another name than its own; `None` when it is not.
+pub(super) fn helper_args(called: &OsStr, args: &[OsString]) -> Option<Result<MountArgs, clap::Error>> {
+    if called.as_bytes().starts_with(b"mount.") {
+        return Some(MountHelperCli::try_parse_from(args).map(MountArgs::from));
+    }
+    if called == "fuse-overlayfs" {
+        return Some(HelperCli::try_parse_from(args).map(|cli| cli.mount));
+    }
+    None
+}
+
+impl From<MountHelperCli> for MountArgs {
+    fn from(cli: MountHelperCli) -> MountArgs {
+        MountArgs {
+            lowers: Vec::new(),
+            upper: None,
+            work: None,
+            options: cli.options,
+            foreground: false,
+            verbose: cli.verbose,
+            log_file: None,
+            debug: false,
+            fake: cli.fake,
+            places: vec![cli.source, cli.target],
+        }
+    }
+}
+
+/// All that a mount is to be, whichever way it was said.
+#[derive(Debug, Clone)]
+pub struct MountRequest {
+    /// The layers.
+    pub stack: StackOptions,
+    /// What the mount itself is given.
+    pub mount: MountFlags,
+    /// How the merged view behaves.
+    pub fs: FsOptions,
+    /// Where it is mounted, as given.
+    pub mount_point: PathBuf,
+    /// What mount(8) shows as the device.
+    pub source: OsString,
+    /// How many threads answer; `None`: as many as is good.
+    pub threads: Option<usize>,
+    /// Stay in the foreground.
+    pub foreground: bool,
+    /// Check everything, mount nothing.
+    pub fake: bool,
+    /// Messages.
+    pub log: LogOptions,
+    /// One line for each option that has no effect.
+    pub warnings: Vec<String>,
+}
+
+impl MountRequest {
+    fn new(args: MountArgs) -> Result<MountRequest, Failure> {
+        let mut options = Options::default();
+        for text in &args.options {
+            options.read(text).map_err(Failure::usage)?;
+        }
+        let mut lowers = Vec::new();
+        for list in &args.lowers {
+            lowers.extend(split_lowers(list.as_bytes()).map_err(Failure::usage)?);
+        }
+        let mut places = args.places;
+        let mount_point =
+            PathBuf::from(places.pop().ok_or_else(|| Failure::usage("no mount point given; see --help"))?);
+        let named_source = options.source.take().or(places.pop());
+
+        let lowers = once("lower layers", "--lower", "lowerdir", some(lowers), some(options.lowers))?;
+        let mut stack = StackOptions {
+            lowers: lowers.ok_or_else(|| Failure::usage(crate::union::layer::StackError::NoLowers))?,
+            upper: once("upper layer", "--upper", "upperdir", args.upper, options.upper)?,
+            work: once("workdir", "--work", "workdir", args.work, options.work)?,
+            mount_point: Some(mount_point.clone()),
+            volatile: options.fs.volatile,
+            xattr: options.xattr,
+            ..StackOptions::default()
+        };
+        let mut mount = options.mount;
+        if mount.read_only
+            && let Some(upper) = stack.upper.take()
+        {
+            // Nothing will be written: the upper is one more layer to read, and needs neither lock nor workdir.
+            stack.lowers.insert(0, upper);
+            stack.work = None;
+        }
+        if stack.upper.is_none() {
+            mount.read_only = true;
+            // An engine that names a workdir without an upper means nothing by it; a person may have forgotten one.
+            if !args.options.is_empty() && args.lowers.is_empty() {
+                stack.work = None;
+            }
+        }
+        Ok(MountRequest {
+            stack,
+            mount,
+            fs: options.fs,
+            mount_point,
+            source: named_source.unwrap_or_else(|| default_source().to_owned()),
+            threads: options.single_thread.then_some(1),
+            foreground: args.foreground || args.debug || options.debug,
+            fake: args.fake,
+            log: LogOptions {
+                verbosity: if args.debug || options.debug { args.verbose.max(2) } else { args.verbose },
+                file: args.log_file,
+            },
+            warnings: options.ignored.iter().map(warning).collect(),
+        })
+    }
+}
+
+fn warning(ignored: &super::options::Ignored) -> String {
+    let option = ignored.option.to_string_lossy();
+    match ignored.why {
+        "" => format!("unknown option ignored: {option}"),
+        why => format!("option {option} ignored: {why}"),
+    }
+}
+
+fn some(list: Vec<PathBuf>) -> Option<Vec<PathBuf>> {
+    if list.is_empty() { None } else { Some(list) }
+}
+
+/// What may be said by an argument or by an option, but not by both.
+fn once<T>(
+    what: &str,
+    argument: &str,
+    option: &str,
+    a: Option<T>,
+    b: Option<T>,
+) -> Result<Option<T>, Failure> {
+    match (a, b) {
+        (Some(_), Some(_)) => Err(Failure::usage(format!(
+            "{what} given twice, with {argument} and with -o {option}=; use one of them"
+        ))),
+        (a, b) => Ok(a.or(b)),
+    }
+}
+
+/// Mounts. Returns when the mount answers, or with `--foreground`, when it has ended.
+pub(super) fn run(args: MountArgs) -> Result<ExitCode, Failure> {
+    let request = MountRequest::new(args)?;
+    for warning in &request.warnings {
+        say(warning);
+    }
+    if request.foreground {
+        serve_request(&request, Ready::nobody_waits())?;
+    } else {
+        daemon::in_background(&request.mount_point, |ready| serve_request(&request, ready))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Opens the layers, mounts and answers until the mount has ended.
+fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), Failure> {
+    logging::start(&request.log)?;
+    if let Err(error) = raise_nofile_limit() {
+        log::warn!("cannot raise the limit on open files: {error}");
+    }
+    // First, since it needs nothing and is what fails most in a container.
+    let device = open_device().map_err(Failure::failed)?;
+    let stack = Stack::open(&request.stack).map_err(Failure::failed)?;
+    let mount_point = std::fs::canonicalize(&request.mount_point).map_err(|error| {
+        Failure::failed(format!("mount point {}: cannot be resolved: {error}", request.mount_point.display()))
+    })?;
+    // All paths of the user are resolved; no directory of theirs is kept busy from here on.
+    std::env::set_current_dir("/")
+        .map_err(|error| Failure::failed(format!("cannot change to /: {error}")))?;
+    if request.fake {
+        ready.announce();
+        return Ok(());
+    }
+    let options = SessionOptions {
+        mount_point,
+        source: request.source.clone(),
+        flags: request.mount.clone(),
+        threads: request.threads,
+    };
+    let union = Union::new(stack, Limits::default())
+        .map_err(|error| Failure::failed(format!("cannot read the layers: {error}")))?;
+    let fs = UnionFs::new(Arc::new(union), policy(&request.fs));
+    let report = fs.report();
+    let at_end = report.clone();
+    let hooks = Hooks {
+        ready: Box::new(|_notifier| ready.announce()),
+        report: Box::new(move || log::warn!("{report}")),
+    };
+    let ended = serve(fs, device, &options, hooks).map_err(Failure::failed);
+    log::info!("{at_end}");
+    ended
+}
+
+/// What the kernel is told, by the options.
+fn policy(options: &FsOptions) -> Policy {
+    Policy {
+        timeout: options.timeout.unwrap_or(FOR_EVER),
+        io: if options.writeback == Some(false) { IoMode::WriteThrough } else { IoMode::Cached },
+        no_xattrs: options.no_xattrs,
+        no_acl: options.no_acl,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(line: &[&str]) -> Result<MountRequest, Failure> {
+        let args = HelperCli::try_parse_from([&["unionmount"], line].concat()).unwrap();
+        MountRequest::new(args.mount)
+    }
+
+    fn paths(list: &[&str]) -> Vec<PathBuf> {
+        list.iter().map(PathBuf::from).collect()
+    }
+
+    #[test]
+    fn lowers_add_up_and_colons_can_be_escaped() {
+        let request = request(&["--lower", r"a\:b:c", "--lower", "d", "--upper", "up:per", "mnt"]).unwrap();
+        assert_eq!(request.stack.lowers, paths(&["a:b", "c", "d"]));
+        assert_eq!(request.stack.upper, Some("up:per".into()));
+        assert_eq!(request.mount_point, PathBuf::from("mnt"));
+        assert_eq!(request.source, "unionmount");
+        assert!(!request.mount.read_only);
+    }
+
+    #[test]
+    fn options_stand_anywhere_and_repeat() {
+        for line in [
+            &["-o", "lowerdir=/l", "none", "/mnt", "-o", "noexec,upperdir=/u"][..],
+            &["none", "-olowerdir=/l", "-o", "upperdir=/u,,noexec,", "/mnt"],
+            &["none", "/mnt", "-o", "lowerdir=/l,upperdir=/u", "-o", "", "-onoexec"],
+        ] {
+            let request = request(line).unwrap();
+            assert_eq!(request.stack.lowers, paths(&["/l"]));
+            assert_eq!(request.stack.upper, Some("/u".into()));
+            assert_eq!(request.mount_point, PathBuf::from("/mnt"));
+            assert_eq!(request.source, "none");
+            assert!(request.mount.no_exec);
+        }
+    }
+
+    #[test]
+    fn read_only_makes_the_upper_a_lower() {
+        let request = request(&["-o", "lowerdir=/l,upperdir=/u,workdir=/w,ro", "/mnt"]).unwrap();
+        assert_eq!(request.stack.lowers, paths(&["/u", "/l"]));
+        assert!(request.stack.upper.is_none() && request.stack.work.is_none());
+        assert!(request.mount.read_only);
+    }
+
+    #[test]
+    fn what_is_said_twice_or_not_at_all_is_a_usage_error() {
+        for (line, message) in [
+            (&["mnt"][..], "no lower layer given"),
+            (&["--lower", "a", "-o", "lowerdir=b", "mnt"], "lower layers given twice"),
+            (&["--lower", "a", "--upper", "b", "-o", "upperdir=b", "mnt"], "upper layer given twice"),
+            (&["--lower", "a:", "mnt"], "empty name"),
+            (&["--lower", "a::b", "mnt"], "data-only"),
+            (&["--lower", "a", "-o", "xino=7", "mnt"], "give on, off or auto"),
+        ] {
+            let failure = request(line).unwrap_err();
+            assert_eq!(failure.code, 2);
+            assert!(failure.message.contains(message), "{}", failure.message);
+        }
+    }
+
+    #[test]
+    fn mount_calls_its_helpers_with_flags_of_their_own() {
+        let line = [
+            "mount.fuse.unionmount",
+            "none",
+            "/mnt",
+            "-sn",
+            "-f",
+            "-v",
+            "-o",
+            "rw,lowerdir=/l",
+            "-t",
+            "fuse.x",
+        ];
+        let args: Vec<OsString> = line.iter().map(OsString::from).collect();
+        let request = MountRequest::new(helper_args(OsStr::new(line[0]), &args).unwrap().unwrap()).unwrap();
+        assert!(request.fake && !request.foreground);
+        assert_eq!(request.source, "none");
+        assert!(helper_args(OsStr::new("unionmount"), &args).is_none());
+    }
+
+    #[test]
+    fn debug_stays_in_the_foreground() {
+        for line in [
+            &["-d", "--lower", "a", "m"][..],
+            &["-o", "debug,lowerdir=a", "m"],
+            &["--debug", "--lower", "a", "m"],
+        ] {
+            let request = request(line).unwrap();
+            assert!(request.foreground);
+            assert_eq!(request.log.verbosity, 2);
+        }
+    }
+}

@@ -1,0 +1,533 @@
+//! The `-o` option string of mount(8), fuse-overlayfs and the kernel's overlayfs.
+//!
+//! ```text
+//! lowerdir=/a\:b:/c,upperdir=/up,workdir=/w,context="system_u:object_r:x_t:s0:c1,c2",ro,,
+//! ```
+//!
+//! - Options are parted by commas; empty ones count for nothing.
+//! - A value that begins with `"` goes to the next `"` that a comma or the end follows, commas included.
+//! - `\,` `\:` `\"` and `\\` stand for the second character; any other backslash for itself (paths of systemd units
+//!   hold some).
+//! - `lowerdir` is parted by colons, topmost first; a second `lowerdir` replaces the first, `lowerdir+` adds one
+//!   directory below.
+//! - An option that is not known is kept aside to be warned of; engines add new ones, and the mount must go on. A bad
+//!   value of a known option is an error.
+//!
+//! Names and values are bytes throughout.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::fuse::mount::MountFlags;
+use crate::union::layer::{StackError, XattrChoice};
+use crate::union::options::{FsOptions, RedirectDir, XattrPermissions, Xino};
+
+/// What all the `-o` strings of a call say together.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Options {
+    /// `lowerdir`, topmost first.
+    pub lowers: Vec<PathBuf>,
+    /// `upperdir`.
+    pub upper: Option<PathBuf>,
+    /// `workdir`.
+    pub work: Option<PathBuf>,
+    /// `userxattr`.
+    pub xattr: XattrChoice,
+    /// What the mount itself is given.
+    pub mount: MountFlags,
+    /// How the merged view behaves.
+    pub fs: FsOptions,
+    /// `fsname`.
+    pub source: Option<OsString>,
+    /// `debug`: in the foreground, with all messages.
+    pub debug: bool,
+    /// `threaded=0`.
+    pub single_thread: bool,
+    /// What was not understood, to be warned of.
+    pub ignored: Vec<Ignored>,
+    squash_to_root: bool,
+}
+
+/// An option that has no effect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ignored {
+    /// The option as given.
+    pub option: OsString,
+    /// Why it has none; empty when it is simply not known.
+    pub why: &'static str,
+}
+
+/// Why an option string was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum OptionError {
+    /// The value does not fit the option.
+    #[error("option {name}: bad value {value:?}; {expected}")]
+    BadValue {
+        /// The option's name.
+        name: &'static str,
+        /// Its value.
+        value: OsString,
+        /// What may be given.
+        expected: &'static str,
+    },
+    /// It needs a value.
+    #[error("option {0} needs a value, as in {0}=…")]
+    NoValue(&'static str),
+    /// The option is known, and cannot be served.
+    #[error("option {name}: {why}")]
+    Refused {
+        /// The option's name.
+        name: &'static str,
+        /// The cause and the way out.
+        why: &'static str,
+    },
+    /// The list of lower layers is malformed.
+    #[error("{0}")]
+    Lowers(#[from] StackError),
+}
+
+impl Options {
+    /// Reads one option string and adds what it says; later options win.
+    pub fn read(&mut self, text: &OsStr) -> Result<(), OptionError> {
+        for option in split(text.as_bytes()) {
+            self.apply(option)?;
+        }
+        self.settle();
+        Ok(())
+    }
+
+    fn apply(&mut self, option: &[u8]) -> Result<(), OptionError> {
+        let (name, raw) = match option.iter().position(|&b| b == b'=') {
+            Some(at) => (&option[..at], Some(unquote(&option[at + 1..]))),
+            None => (option, None),
+        };
+        // No known name is anything but ASCII.
+        let Ok(name) = std::str::from_utf8(name) else { return self.unknown(option, "") };
+        let value = Value(raw);
+        match name {
+            "lowerdir" => self.lowers = split_lowers(value.required("lowerdir")?)?,
+            "lowerdir+" => self.lowers.push(value.path("lowerdir+")?),
+            "datadir+" => return Err(StackError::DataOnly.into()),
+            "upperdir" => self.upper = Some(value.path("upperdir")?),
+            "workdir" => self.work = Some(value.path("workdir")?),
+            "userxattr" => self.xattr = XattrChoice::User,
+            "fsname" | "source" => self.source = Some(value.text("fsname")?),
+            "debug" => self.debug = true,
+            "threaded" => self.single_thread = !value.flag("threaded")?,
+            "context" => self.mount.context = Some(value.text("context")?),
+            _ => return self.apply_fs(name, value, option),
+        }
+        Ok(())
+    }
+
+    /// The options about the merged view.
+    fn apply_fs(&mut self, name: &str, value: Value<'_>, option: &[u8]) -> Result<(), OptionError> {
+        const TIMEOUT: &str = "give seconds, such as 1 or 0.5";
+        let fs = &mut self.fs;
+        match name {
+            "volatile" => fs.volatile = true,
+            "fsync" => fs.volatile = !value.flag("fsync")?,
+            "timeout" => {
+                let seconds: f64 = value.parsed("timeout", TIMEOUT)?;
+                let timeout = Duration::try_from_secs_f64(seconds);
+                fs.timeout = Some(timeout.map_err(|_| value.bad("timeout", TIMEOUT))?);
+            }
+            "noacl" => fs.no_acl = true,
+            "acl" => fs.no_acl = false,
+            "static_nlink" => fs.static_nlink = true,
+            "ino32_t" => fs.ino32 = true,
+            "xino" => {
+                fs.xino = match value.required("xino")? {
+                    b"on" => Xino::On,
+                    b"off" => Xino::Off,
+                    b"auto" => Xino::Auto,
+                    _ => return Err(value.bad("xino", "give on, off or auto")),
+                }
+            }
+            "redirect_dir" => {
+                fs.redirect_dir = match value.required("redirect_dir")? {
+                    b"on" => RedirectDir::On,
+                    // As in the kernel with its default configuration: not made, but followed.
+                    b"off" | b"follow" => RedirectDir::Follow,
+                    b"nofollow" => RedirectDir::NoFollow,
+                    _ => return Err(value.bad("redirect_dir", "give on, off, follow or nofollow")),
+                }
+            }
+            "noxattrs" => fs.no_xattrs = value.flag("noxattrs")?,
+            "writeback" => fs.writeback = Some(value.flag("writeback")?),
+            "squash_to_root" => self.squash_to_root = true,
+            "squash_to_uid" => fs.squash.uid = Some(value.parsed("squash_to_uid", "give a user id")?),
+            "squash_to_gid" => fs.squash.gid = Some(value.parsed("squash_to_gid", "give a group id")?),
+            "uidmapping" => {
+                fs.uid_map = Some(value.parsed("uidmapping", "give ON_DISK:SHOWN:LENGTH triples")?)
+            }
+            "gidmapping" => {
+                fs.gid_map = Some(value.parsed("gidmapping", "give ON_DISK:SHOWN:LENGTH triples")?)
+            }
+            "xattr_permissions" => {
+                fs.xattr_permissions = match value.required("xattr_permissions")? {
+                    b"0" => XattrPermissions::Off,
+                    b"1" => XattrPermissions::Privileged,
+                    b"2" => XattrPermissions::User,
+                    _ => return Err(value.bad("xattr_permissions", "give 0, 1 or 2")),
+                }
+            }
+            "max_write" => fs.max_write = Some(value.parsed("max_write", "give a number of bytes")?),
+            _ => return self.apply_mount(name, option),
+        }
+        Ok(())
+    }
+
+    /// The options that every filesystem has.
+    fn apply_mount(&mut self, name: &str, option: &[u8]) -> Result<(), OptionError> {
+        let mount = &mut self.mount;
+        match name {
+            "ro" => mount.read_only = true,
+            "rw" => mount.read_only = false,
+            "suid" => mount.no_suid = false,
+            "nosuid" => mount.no_suid = true,
+            "dev" => mount.no_dev = false,
+            "nodev" => mount.no_dev = true,
+            "exec" => mount.no_exec = false,
+            "noexec" => mount.no_exec = true,
+            "atime" | "relatime" => mount.no_atime = false,
+            "noatime" => mount.no_atime = true,
+            "diratime" => mount.no_dir_atime = false,
+            "nodiratime" => mount.no_dir_atime = true,
+            "sync" => mount.sync = true,
+            "async" => mount.sync = false,
+            "dirsync" => mount.dir_sync = true,
+            "allow_other" => mount.allow_other = true,
+            "allow_root" => mount.allow_root = true,
+            // Always so.
+            "default_permissions" => {}
+            "remount" => {
+                return Err(OptionError::Refused {
+                    name: "remount",
+                    why: "a mount cannot be changed; unmount it and mount again with the new options",
+                });
+            }
+            _ => return self.apply_without_effect(name, option),
+        }
+        Ok(())
+    }
+
+    /// What other programs understand and this one has no use for.
+    fn apply_without_effect(&mut self, name: &str, option: &[u8]) -> Result<(), OptionError> {
+        const KERNEL: &str = "copies are made whole and hardlinks are kept, whatever it says";
+        match name {
+            // For mount(8), systemd and podman themselves; libfuse's tuning; the kernel's wording of what is so anyway.
+            "defaults" | "auto" | "noauto" | "user" | "nouser" | "users" | "owner" | "group" | "_netdev"
+            | "nofail" | "comment" | "private" | "rprivate" | "shared" | "slave" | "strictatime"
+            | "norelatime" | "nostrictatime" | "lazytime" | "nolazytime" | "mand" | "nomand" | "silent"
+            | "loud" | "iversion" | "noiversion" | "subtype" | "nonempty" | "kernel_cache" | "auto_cache"
+            | "big_writes" | "large_read" | "clone_fd" | "splice_read" | "splice_write" | "splice_move"
+            | "no_splice_read" | "no_splice_write" | "no_splice_move" | "max_read" | "max_threads"
+            | "max_idle_threads" | "fast_ino" | "fast_ino_check" => Ok(()),
+            name if name.starts_with("x-") || name.starts_with("X-") => Ok(()),
+            "metacopy" | "index" | "nfs_export" | "uuid" | "verity" => self.unknown(option, KERNEL),
+            "auto_unmount" => self.unknown(option, "a mount whose daemon has died must be unmounted by hand"),
+            "plugins" => self.unknown(option, "there are no plugins"),
+            _ => self.unknown(option, ""),
+        }
+    }
+
+    fn unknown(&mut self, option: &[u8], why: &'static str) -> Result<(), OptionError> {
+        self.ignored.push(Ignored { option: OsString::from_vec(option.to_vec()), why });
+        Ok(())
+    }
+
+    /// squash_to_uid and squash_to_gid go before squash_to_root, in whatever order they come.
+    fn settle(&mut self) {
+        if self.squash_to_root {
+            self.fs.squash.uid.get_or_insert(0);
+            self.fs.squash.gid.get_or_insert(0);
+        }
+    }
+}
+
+/// Splits the value of `lowerdir` or `--lower` at its colons.
+pub fn split_lowers(list: &[u8]) -> Result<Vec<PathBuf>, StackError> {
+    let parts = split_at(list, b':');
+    // The kernel's mark for data-only layers; an empty first or last name is a slip.
+    if parts.len() > 2 && parts[1..parts.len() - 1].iter().any(|part| part.is_empty()) {
+        return Err(StackError::DataOnly);
+    }
+    parts
+        .into_iter()
+        .map(|part| if part.is_empty() { Err(StackError::EmptyLower) } else { Ok(unescape_path(part)) })
+        .collect()
+}
+
+/// The value of an option, quotes taken off, escapes still in it.
+#[derive(Clone, Copy)]
+struct Value<'a>(Option<&'a [u8]>);
+
+impl<'a> Value<'a> {
+    fn required(self, name: &'static str) -> Result<&'a [u8], OptionError> {
+        self.0.filter(|value| !value.is_empty()).ok_or(OptionError::NoValue(name))
+    }
+
+    fn path(self, name: &'static str) -> Result<PathBuf, OptionError> {
+        Ok(unescape_path(self.required(name)?))
+    }
+
+    fn text(self, name: &'static str) -> Result<OsString, OptionError> {
+        Ok(self.path(name)?.into_os_string())
+    }
+
+    fn parsed<T: FromStr>(self, name: &'static str, expected: &'static str) -> Result<T, OptionError> {
+        let text = std::str::from_utf8(self.required(name)?).ok();
+        text.and_then(|text| text.parse().ok()).ok_or_else(|| self.bad(name, expected))
+    }
+
+    /// A number that is 0 or not; the option alone means 1.
+    fn flag(self, name: &'static str) -> Result<bool, OptionError> {
+        match self.0 {
+            None => Ok(true),
+            Some(_) => Ok(self.parsed::<i64>(name, "give 0 or 1")? != 0),
+        }
+    }
+
+    fn bad(self, name: &'static str, expected: &'static str) -> OptionError {
+        let value = OsStr::from_bytes(self.0.unwrap_or_default()).to_owned();
+        OptionError::BadValue { name, value, expected }
+    }
+}
+
+/// Splits an option string at the commas that are neither quoted nor escaped; leaves out what is empty.
+fn split(text: &[u8]) -> Vec<&[u8]> {
+    let mut options = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end = option_end(rest);
+        if end > 0 {
+            options.push(&rest[..end]);
+        }
+        rest = rest.get(end + 1..).unwrap_or_default();
+    }
+    options
+}
+
+/// Where the first option of `text` ends.
+fn option_end(text: &[u8]) -> usize {
+    let mut at = 0;
+    let mut in_name = true;
+    while at < text.len() && text[at] != b',' {
+        if in_name && text[at] == b'=' {
+            in_name = false;
+            if let Some(length) = quoted(&text[at + 1..]) {
+                return at + 1 + length;
+            }
+        }
+        at += if text[at] == b'\\' { 2 } else { 1 };
+    }
+    at.min(text.len())
+}
+
+/// The length of a quoted value at the front of `text`, quotes included. A quote that is never closed is a character
+/// like others.
+fn quoted(text: &[u8]) -> Option<usize> {
+    if text.first() != Some(&b'"') {
+        return None;
+    }
+    (1..text.len())
+        .find(|&at| text[at] == b'"' && matches!(text.get(at + 1), None | Some(b',')))
+        .map(|at| at + 1)
+}
+
+fn unquote(value: &[u8]) -> &[u8] {
+    match quoted(value) {
+        Some(length) if length == value.len() => &value[1..length - 1],
+        _ => value,
+    }
+}
+
+/// Splits at each `separator` that no backslash precedes.
+fn split_at(text: &[u8], separator: u8) -> Vec<&[u8]> {
+    let mut parts = Vec::new();
+    let (mut start, mut at) = (0, 0);
+    while at < text.len() {
+        match text[at] {
+            b'\\' => at += 1,
+            byte if byte == separator => {
+                parts.push(&text[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    parts.push(&text[start..]);
+    parts
+}
+
+fn unescape_path(text: &[u8]) -> PathBuf {
+    let mut path = Vec::with_capacity(text.len());
+    let mut at = 0;
+    while at < text.len() {
+        if text[at] == b'\\' && matches!(text.get(at + 1), Some(b',' | b':' | b'"' | b'\\')) {
+            at += 1;
+        }
+        path.push(text[at]);
+        at += 1;
+    }
+    PathBuf::from(OsString::from_vec(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::union::options::{IdRange, Squash};
+    use proptest::prelude::*;
+
+    fn read(text: &str) -> Options {
+        read_bytes(text.as_bytes()).unwrap()
+    }
+
+    fn read_bytes(text: &[u8]) -> Result<Options, OptionError> {
+        let mut options = Options::default();
+        options.read(OsStr::from_bytes(text)).map(|()| options)
+    }
+
+    fn paths(list: &[&str]) -> Vec<PathBuf> {
+        list.iter().map(PathBuf::from).collect()
+    }
+
+    #[test]
+    fn what_podman_passes() {
+        let options = read(
+            "lowerdir=/s/l/AB:/s/l/../l/CD,upperdir=/s/x/diff,workdir=/s/x/work,nodev,,volatile,\
+             context=\"system_u:object_r:container_file_t:s0:c1,c2\",uidmapping=:0:100000:65536,xattr_permissions=2,private,",
+        );
+        assert_eq!(options.lowers, paths(&["/s/l/AB", "/s/l/../l/CD"]));
+        assert_eq!(options.upper, Some("/s/x/diff".into()));
+        assert_eq!(options.work, Some("/s/x/work".into()));
+        assert!(options.mount.no_dev && options.fs.volatile);
+        assert_eq!(options.mount.context, Some("system_u:object_r:container_file_t:s0:c1,c2".into()));
+        let range = IdRange { on_disk: 0, shown: 100_000, length: 65536 };
+        assert_eq!(options.fs.uid_map.unwrap().0, [range]);
+        assert_eq!(options.fs.xattr_permissions, XattrPermissions::User);
+        assert!(options.ignored.is_empty());
+    }
+
+    #[test]
+    fn escapes_and_quotes() {
+        let options = read(r#"lowerdir=/a\:b:/c\,d:/e\\f:/dev\x2dg:/q"r,upperdir=/u\:p\,\"x"#);
+        assert_eq!(options.lowers, paths(&["/a:b", "/c,d", r"/e\f", r"/dev\x2dg", r#"/q"r"#]));
+        assert_eq!(options.upper, Some(r#"/u:p,"x"#.into()));
+        // A quote that opens nothing, one inside a quoted value, a last backslash.
+        assert_eq!(read(r#"upperdir="/a,ro"#).upper, Some(r#""/a"#.into()));
+        assert!(read(r#"upperdir="/a,ro"#).mount.read_only);
+        assert_eq!(read(r#"context="a"b,c",ro"#).mount.context, Some(r#"a"b,c"#.into()));
+        assert_eq!(read(r"upperdir=/a\").upper, Some(r"/a\".into()));
+        // An equals sign within a value, and quotes after a second one.
+        assert_eq!(read(r"upperdir=/a=b").upper, Some("/a=b".into()));
+        assert_eq!(read(r#"upperdir=/a="b,workdir=c""#).upper, Some(r#"/a="b"#.into()));
+    }
+
+    #[test]
+    fn names_are_bytes() {
+        let options = read_bytes(b"lowerdir=/\xff\n:/b,\xfe=1").unwrap();
+        assert_eq!(options.lowers[0].as_os_str().as_bytes(), b"/\xff\n");
+        assert_eq!(options.ignored[0].option.as_bytes(), b"\xfe=1");
+    }
+
+    #[test]
+    fn later_options_win_and_strings_add_up() {
+        let mut options = read("ro,lowerdir=/a,nosuid,xino=on");
+        options.read(OsStr::new("rw,lowerdir=/b:/c,xino=off,lowerdir+=/d:e")).unwrap();
+        assert_eq!(options.lowers, paths(&["/b", "/c", "/d:e"]));
+        assert!(!options.mount.read_only && options.mount.no_suid);
+        assert_eq!(options.fs.xino, Xino::Off);
+    }
+
+    #[test]
+    fn squash_to_root_is_the_weakest() {
+        assert_eq!(read("squash_to_root").fs.squash, Squash { uid: Some(0), gid: Some(0) });
+        for text in ["squash_to_root,squash_to_uid=7", "squash_to_uid=7,squash_to_root"] {
+            assert_eq!(read(text).fs.squash, Squash { uid: Some(7), gid: Some(0) }, "{text}");
+        }
+    }
+
+    #[test]
+    fn values_of_the_merged_view() {
+        let fs =
+            read("timeout=0.5,noacl,static_nlink,ino32_t,noxattrs=1,writeback=0,fsync=0,redirect_dir=off").fs;
+        let expected = FsOptions {
+            timeout: Some(Duration::from_millis(500)),
+            no_acl: true,
+            static_nlink: true,
+            ino32: true,
+            no_xattrs: true,
+            writeback: Some(false),
+            volatile: true,
+            redirect_dir: RedirectDir::Follow,
+            ..FsOptions::default()
+        };
+        assert_eq!(fs, expected);
+    }
+
+    #[test]
+    fn unknown_options_are_kept_aside() {
+        let options = read("frobnicate,foo=bar,metacopy=on,defaults,x-systemd.automount,_netdev,rw");
+        let ignored: Vec<_> = options.ignored.iter().map(|i| i.option.to_str().unwrap()).collect();
+        assert_eq!(ignored, ["frobnicate", "foo=bar", "metacopy=on"]);
+    }
+
+    #[test]
+    fn bad_values_are_refused_in_words() {
+        for (text, message) in [
+            ("upperdir", "option upperdir needs a value"),
+            ("lowerdir=", "option lowerdir needs a value"),
+            ("lowerdir=/a::/d", "data-only"),
+            ("datadir+=/d", "data-only"),
+            ("lowerdir=/a:", "empty name"),
+            ("lowerdir=:/a", "empty name"),
+            ("timeout=-1", "bad value \"-1\"; give seconds"),
+            ("timeout=nan", "give seconds"),
+            ("timeout=1e300", "give seconds"),
+            ("xino=maybe", "give on, off or auto"),
+            ("uidmapping=1:2", "triples"),
+            ("squash_to_uid=root", "give a user id"),
+            ("noxattrs=x", "give 0 or 1"),
+            ("remount,rw", "unmount it and mount again"),
+        ] {
+            let error = read_bytes(text.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(message), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn eight_kilobytes_of_lowers() {
+        let list: Vec<String> = (0..500).map(|i| format!("/var/lib/{i:07}")).collect();
+        assert_eq!(read(&format!("lowerdir={}", list.join(":"))).lowers.len(), 500);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(text in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = read_bytes(&text);
+        }
+
+        #[test]
+        fn any_mix_of_the_special_is_read_or_refused(text in r#"(lowerdir|upperdir|context|uidmapping|timeout|x|[=,:\\"/a1.]){0,40}"#) {
+            let _ = read_bytes(text.as_bytes());
+        }
+
+        #[test]
+        fn escaped_paths_come_back(names in prop::collection::vec(r#"[a:,\\"= ]{1,12}"#, 1..5)) {
+            let escape = |name: &String| name.chars().flat_map(|c| {
+                let special = matches!(c, ',' | ':' | '"' | '\\');
+                special.then_some('\\').into_iter().chain([c])
+            }).collect::<String>();
+            let list = names.iter().map(escape).collect::<Vec<_>>().join(":");
+            let options = read(&format!("ro,lowerdir={list},nosuid"));
+            prop_assert_eq!(options.lowers, names.iter().map(PathBuf::from).collect::<Vec<_>>());
+            prop_assert!(options.mount.read_only && options.mount.no_suid);
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! Mounting and unmounting a FUSE filesystem.
+//!
+//! Root, of the machine or of a user namespace, uses mount(2); anybody else goes through the setuid fusermount3. We do
+//! this ourselves and hand the descriptor to `fuser`, whose own mounting knows UTF-8 names only, sets no subtype with
+//! mount(2), and keeps the helper's message to itself.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::io::{self, IoSliceMut, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::{Errno, FdFlags};
+use rustix::mount::{MountFlags as SysFlags, UnmountFlags};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+
+use crate::union::layer::{Said, Shown};
+
+/// The filesystem type, as mount(8) and /proc/self/mountinfo show it.
+pub const FS_TYPE: &str = "fuse.unionmount";
+const SUBTYPE: &str = "unionmount";
+const DEVICE: &str = "/dev/fuse";
+
+/// What a mount is given, whatever the filesystem.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MountFlags {
+    /// Nothing can be changed through it.
+    pub read_only: bool,
+    /// set-user-id and set-group-id bits have no effect.
+    pub no_suid: bool,
+    /// Device nodes cannot be opened.
+    pub no_dev: bool,
+    /// Nothing can be executed.
+    pub no_exec: bool,
+    /// Access times are not kept.
+    pub no_atime: bool,
+    /// Access times of directories are not kept.
+    pub no_dir_atime: bool,
+    /// All writing is synchronous.
+    pub sync: bool,
+    /// Changes of directories are synchronous.
+    pub dir_sync: bool,
+    /// Others than the mounting user may use it. Always so when root mounts, as users of mount(8) expect.
+    pub allow_other: bool,
+    /// The mounting user and root may use it.
+    pub allow_root: bool,
+    /// The SELinux context of all its files; without SELinux it has no effect.
+    pub context: Option<OsString>,
+}
+
+impl MountFlags {
+    fn system(&self) -> SysFlags {
+        let choices = [
+            (self.read_only, SysFlags::RDONLY),
+            (self.no_suid, SysFlags::NOSUID),
+            (self.no_dev, SysFlags::NODEV),
+            (self.no_exec, SysFlags::NOEXEC),
+            (self.no_atime, SysFlags::NOATIME),
+            (self.no_dir_atime, SysFlags::NODIRATIME),
+            (self.sync, SysFlags::SYNCHRONOUS),
+            (self.dir_sync, SysFlags::DIRSYNC),
+        ];
+        choices.into_iter().filter(|(set, _)| *set).map(|(_, flag)| flag).collect()
+    }
+
+    /// The words for fusermount3. It adds nosuid and nodev by itself.
+    fn words(&self) -> Vec<&'static str> {
+        let choices = [
+            (self.read_only, "ro"),
+            (self.no_exec, "noexec"),
+            (self.no_atime, "noatime"),
+            (self.no_dir_atime, "nodiratime"),
+            (self.sync, "sync"),
+            (self.dir_sync, "dirsync"),
+        ];
+        choices.into_iter().filter(|(set, _)| *set).map(|(_, word)| word).collect()
+    }
+
+    /// Whether the kernel lets all users in.
+    fn open_to_others(&self) -> bool {
+        // `allow_root` is not known to the kernel: it lets all in, and the session turns others away.
+        self.allow_other || self.allow_root || rustix::process::geteuid().is_root()
+    }
+
+    /// Whether users other than root and the mounting one must be turned away by the session.
+    pub(super) fn only_owner_and_root(&self) -> bool {
+        self.allow_root && !self.allow_other && !rustix::process::geteuid().is_root()
+    }
+}
+
+/// Why a filesystem could not be mounted or unmounted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MountError {
+    /// No device.
+    #[error(
+        "{DEVICE} is missing; load the kernel's module with `modprobe fuse`, or start the container with --device {DEVICE}"
+    )]
+    NoDevice,
+    /// It may not be opened.
+    #[error(
+        "{DEVICE} cannot be opened by uid {uid}: {}; let it with `chmod 666 {DEVICE}` or `setfacl -m u:{uid}:rw {DEVICE}` as root, or start the container with --device {DEVICE}",
+        Said(*.errno)
+    )]
+    DeviceForbidden {
+        /// The effective user id.
+        uid: u32,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// Any other failure to open it.
+    #[error("{DEVICE} cannot be opened: {}", Said(*.0))]
+    Device(Errno),
+    /// mount(2) failed.
+    #[error("cannot mount on {}: {}{hint}", Shown(.point), Said(*.errno))]
+    Refused {
+        /// The mount point.
+        point: PathBuf,
+        /// What the kernel said.
+        errno: Errno,
+        /// What may help; may be empty.
+        hint: &'static str,
+    },
+    /// There is no fusermount3.
+    #[error(
+        "mounting as an ordinary user needs fusermount3, which cannot be run: {0}; install the package fuse3, or mount as root or within `unshare -Urm`"
+    )]
+    NoHelper(io::Error),
+    /// fusermount3 refused.
+    #[error("cannot mount on {}: {message}{hint}", Shown(.point))]
+    Helper {
+        /// The mount point.
+        point: PathBuf,
+        /// What fusermount3 said.
+        message: String,
+        /// What may help; may be empty.
+        hint: &'static str,
+    },
+    /// Unmounting failed.
+    #[error("cannot unmount {}: {message}", Shown(.point))]
+    Unmount {
+        /// The mount point.
+        point: PathBuf,
+        /// The kernel's or fusermount3's words.
+        message: String,
+        /// Files are open in it.
+        busy: bool,
+    },
+    /// A path with a NUL byte, a socket that cannot be made.
+    #[error("cannot mount on {}: {error}", Shown(.point))]
+    Io {
+        /// The mount point.
+        point: PathBuf,
+        /// The cause.
+        error: io::Error,
+    },
+}
+
+/// Opens /dev/fuse, or says what to do.
+pub fn open_device() -> Result<OwnedFd, MountError> {
+    rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| match errno {
+        Errno::NOENT | Errno::NODEV | Errno::NXIO => MountError::NoDevice,
+        Errno::ACCESS | Errno::PERM => {
+            MountError::DeviceForbidden { uid: rustix::process::geteuid().as_raw(), errno }
+        }
+        errno => MountError::Device(errno),
+    })
+}
+
+/// A filesystem that is mounted, and how it is unmounted.
+#[derive(Debug, Clone)]
+pub struct Mounted {
+    point: PathBuf,
+}
+
+/// Mounts on `point`, an absolute path without symlinks, and returns the descriptor through which the kernel asks.
+///
+/// `source` is what mount(8) shows as the device.
+pub fn mount(
+    device: OwnedFd,
+    point: &Path,
+    source: &OsStr,
+    flags: &MountFlags,
+) -> Result<(OwnedFd, Mounted), MountError> {
+    let mounted = Mounted { point: point.to_owned() };
+    match mount_directly(&device, point, source, flags) {
+        Ok(()) => Ok((device, mounted)),
+        Err(MountError::Refused { errno: Errno::PERM, .. }) => {
+            drop(device);
+            let device = mount_by_helper(point, source, flags)?;
+            Ok((device, mounted))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn mount_directly(
+    device: &OwnedFd,
+    point: &Path,
+    source: &OsStr,
+    flags: &MountFlags,
+) -> Result<(), MountError> {
+    const S_IFDIR: u32 = 0o040_000;
+    let mut data = format!(
+        "fd={},rootmode={S_IFDIR:o},user_id={},group_id={},default_permissions",
+        device.as_raw_fd(),
+        rustix::process::getuid().as_raw(),
+        rustix::process::getgid().as_raw(),
+    )
+    .into_bytes();
+    if flags.open_to_others() {
+        data.extend_from_slice(b",allow_other");
+    }
+    if let Some(context) = selinux_context(flags) {
+        data.extend_from_slice(b",context=\"");
+        data.extend_from_slice(context.as_bytes());
+        data.push(b'"');
+    }
+    let data =
+        CString::new(data).map_err(|error| MountError::Io { point: point.into(), error: error.into() })?;
+    rustix::mount::mount(source, point, FS_TYPE, flags.system(), data.as_c_str()).map_err(|errno| {
+        let hint = match errno {
+            Errno::BUSY => "; something is mounted on it already: unmount that first",
+            Errno::NODEV => "; the kernel has no FUSE: load it with `modprobe fuse`",
+            Errno::NOENT => "; it was removed meanwhile",
+            _ => "",
+        };
+        MountError::Refused { point: point.into(), errno, hint }
+    })
+}
+
+fn selinux_context(flags: &MountFlags) -> Option<&OsString> {
+    // Without SELinux the kernel takes the word for an unknown option and refuses the mount.
+    flags.context.as_ref().filter(|_| Path::new("/sys/fs/selinux/enforce").exists())
+}
+
+fn mount_by_helper(point: &Path, source: &OsStr, flags: &MountFlags) -> Result<OwnedFd, MountError> {
+    let io = |error| MountError::Io { point: point.into(), error };
+    let (ours, theirs) = UnixStream::pair().map_err(io)?;
+    // The helper finds its end of the socket by number. There is no other thread yet that could start a program now.
+    rustix::io::fcntl_setfd(&theirs, FdFlags::empty()).map_err(|errno| io(errno.into()))?;
+
+    let mut options = b"fsname=".to_vec();
+    options.extend(source.as_bytes().iter().flat_map(|&byte| {
+        let escape = matches!(byte, b',' | b'\\').then_some(b'\\');
+        escape.into_iter().chain([byte])
+    }));
+    options.extend_from_slice(format!(",subtype={SUBTYPE},default_permissions").as_bytes());
+    if flags.open_to_others() {
+        options.extend_from_slice(b",allow_other");
+    }
+    for word in flags.words() {
+        options.push(b',');
+        options.extend_from_slice(word.as_bytes());
+    }
+
+    let mut child = helper()
+        .arg("-o")
+        .arg(OsString::from_vec(options))
+        .arg("--")
+        .arg(point)
+        .env("_FUSE_COMMFD", theirs.as_raw_fd().to_string())
+        .spawn()
+        .map_err(MountError::NoHelper)?;
+    drop(theirs);
+    let device = receive_descriptor(&ours);
+    drop(ours);
+    let said = helper_says(&mut child).map_err(io)?;
+    let status = child.wait().map_err(io)?;
+    match device {
+        Ok(Some(device)) if status.success() => Ok(device),
+        Err(errno) => Err(io(errno.into())),
+        Ok(_) => {
+            let hint = helper_hint(&said);
+            Err(MountError::Helper { point: point.into(), message: said, hint })
+        }
+    }
+}
+
+fn helper() -> Command {
+    const NAMES: [&str; 2] = ["fusermount3", "fusermount"];
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // An engine may call us with an empty environment.
+    let places =
+        std::env::split_paths(&path).chain(["/usr/bin", "/bin", "/usr/sbin", "/sbin"].map(PathBuf::from));
+    let found = places.flat_map(|dir| NAMES.map(|name| dir.join(name))).find(|program| program.is_file());
+    let mut command = Command::new(found.unwrap_or_else(|| NAMES[0].into()));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+/// What the helper wrote to stderr, on one line and without its own name.
+fn helper_says(child: &mut std::process::Child) -> io::Result<String> {
+    let mut text = Vec::new();
+    if let Some(stderr) = child.stderr.as_mut() {
+        stderr.read_to_end(&mut text)?;
+    }
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text
+        .lines()
+        .map(|line| {
+            // It calls itself by the path that we called it by.
+            let own_name = line.split_once(": ").filter(|(name, _)| name.contains("fusermount"));
+            own_name.map_or(line, |(_, words)| words).trim()
+        })
+        .filter(|line| !line.is_empty())
+        .collect();
+    Ok(if lines.is_empty() { "fusermount3 failed without a word".to_owned() } else { lines.join("; ") })
+}
+
+fn helper_hint(said: &str) -> &'static str {
+    if said.contains("user_allow_other") {
+        "; add the line user_allow_other to /etc/fuse.conf, or leave out allow_other"
+    } else if said.contains("no write access") {
+        "; choose a directory of your own"
+    } else if said.contains(DEVICE) {
+        "; let this user open /dev/fuse, as with `chmod 666 /dev/fuse`"
+    } else if said.contains("mount failed: Operation not permitted") {
+        "; fusermount3 must be setuid root, or mount as root or within `unshare -Urm`"
+    } else {
+        ""
+    }
+}
+
+/// Takes the one descriptor that fusermount3 sends; `None` when it ends without.
+fn receive_descriptor(socket: &UnixStream) -> Result<Option<OwnedFd>, Errno> {
+    let mut byte = [0u8];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = loop {
+        match recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(Errno::INTR) => {}
+            other => break other?,
+        }
+    };
+    if received.bytes == 0 {
+        return Ok(None);
+    }
+    let mut descriptor = None;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(mut descriptors) = message {
+            descriptor = descriptor.or(descriptors.next());
+        }
+    }
+    Ok(descriptor)
+}
+
+impl Mounted {
+    /// Unmounts. `lazy` takes it out of the tree at once and lets those who use it finish.
+    ///
+    /// Only to be called while the session lives: afterwards, another filesystem may be mounted there.
+    pub fn unmount(&self, lazy: bool) -> Result<(), MountError> {
+        let detach = if lazy { UnmountFlags::DETACH } else { UnmountFlags::empty() };
+        match rustix::mount::unmount(&self.point, UnmountFlags::NOFOLLOW | detach) {
+            Ok(()) => Ok(()),
+            Err(Errno::PERM) => self.unmount_by_helper(lazy),
+            Err(errno) => Err(self.failed(Said(errno).to_string(), errno == Errno::BUSY)),
+        }
+    }
+
+    fn unmount_by_helper(&self, lazy: bool) -> Result<(), MountError> {
+        let mut command = helper();
+        command.arg(if lazy { "-uz" } else { "-u" }).arg("--").arg(&self.point);
+        let mut child = command.spawn().map_err(MountError::NoHelper)?;
+        let failed = |error: io::Error| self.failed(error.to_string(), false);
+        let said = helper_says(&mut child).map_err(failed)?;
+        if child.wait().map_err(failed)?.success() {
+            return Ok(());
+        }
+        let busy = said.contains("busy");
+        Err(self.failed(said, busy))
+    }
+
+    fn failed(&self, message: String, busy: bool) -> MountError {
+        MountError::Unmount { point: self.point.clone(), message, busy }
+    }
+}
+
+/// Whether `device` is still that of a mounted filesystem.
+pub(super) fn is_connected(device: impl AsFd) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut fds = [PollFd::new(&device, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    loop {
+        match poll(&mut fds, Some(&now)) {
+            Err(Errno::INTR) => {}
+            Err(_) => return false,
+            Ok(_) => return !fds[0].revents().contains(PollFlags::ERR),
+        }
+    }
+}

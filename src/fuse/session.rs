@@ -1,0 +1,205 @@
+//! The life of a mount: mount, answer until it is unmounted, leave nothing behind.
+//!
+//! A mount ends in one of these ways:
+//!
+//! | what happens | what follows |
+//! |---|---|
+//! | `umount`, `fusermount3 -u` | the kernel ends the connection; the threads return; [`serve`] returns |
+//! | SIGTERM, SIGINT, SIGHUP | this process unmounts, as if it had been told by `umount`; busy: it says so and goes on |
+//! | the same a second time | it unmounts lazily: the tree is gone from sight at once, its users may finish |
+//! | a panic | it is logged, the mount is taken away and the process ends: nothing that may be wrong is served or written |
+//! | SIGKILL | the kernel ends the connection; users get ENOTCONN until somebody unmounts |
+//!
+//! The daemon never opens a path in its own mount: a request that waits for itself waits for ever.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use fuser::{Config, Filesystem, Notifier, Session, SessionACL};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::{Handle, Signals};
+
+use super::mount::{self, MountError, MountFlags, Mounted};
+
+/// How a filesystem is mounted and served.
+#[derive(Debug, Clone)]
+pub struct SessionOptions {
+    /// Where; an absolute path without symlinks.
+    pub mount_point: PathBuf,
+    /// What mount(8) shows as the device.
+    pub source: OsString,
+    /// What the mount is given.
+    pub flags: MountFlags,
+    /// How many threads answer; `None`: one for each processor, between 2 and 8.
+    pub threads: Option<usize>,
+}
+
+/// What is to be called while a session lives.
+pub struct Hooks {
+    /// Once, when the filesystem is mounted and the kernel has greeted it; requests are answered right after it
+    /// returns. Gets what tells the kernel to forget cached things.
+    pub ready: Box<dyn FnOnce(Notifier)>,
+    /// At each SIGUSR1, on a thread of its own.
+    pub report: Box<dyn Fn() + Send>,
+}
+
+/// Why a session could not begin or did not end in order.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// Mounting failed.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// The filesystem refused to begin, or the kernel's FUSE is too old.
+    #[error("cannot begin the FUSE session: {0}")]
+    Begin(#[source] io::Error),
+    /// The connection broke.
+    #[error("the FUSE session broke off: {0}")]
+    Broken(#[source] io::Error),
+    /// No signal handlers or threads could be had.
+    #[error("cannot set up the daemon: {0}")]
+    Setup(#[source] io::Error),
+}
+
+/// Mounts `fs` and answers until it is unmounted. `device` comes from [`mount::open_device`].
+///
+/// The umask is cleared: the modes that requests carry are final.
+///
+/// # Errors
+///
+/// What happens before [`Hooks::ready`] leaves nothing mounted.
+pub fn serve<F: Filesystem>(
+    fs: F,
+    device: OwnedFd,
+    options: &SessionOptions,
+    hooks: Hooks,
+) -> Result<(), SessionError> {
+    rustix::process::umask(rustix::fs::Mode::empty());
+    // Before the mount, so that no signal can end the process and leave a dead mount.
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map_err(SessionError::Setup)?;
+    let (device, mounted) = mount::mount(device, &options.mount_point, &options.source, &options.flags)?;
+    let mut on_failure = UnmountOnFailure(Some(mounted.clone()));
+    let watched = device.try_clone().map_err(SessionError::Setup)?;
+
+    let acl = if options.flags.only_owner_and_root() { SessionACL::RootAndOwner } else { SessionACL::All };
+    let mut config = Config::default();
+    config.acl = acl;
+    config.n_threads = Some(options.threads.unwrap_or_else(default_threads).max(1));
+    // A descriptor of their own lets threads wait apart; who may not open the device anew shares one.
+    config.clone_fd = mount::open_device().is_ok();
+    config.spin = Some(SPIN);
+    let session = Session::from_fd(fs, device, acl, config).map_err(SessionError::Begin)?;
+
+    stop_on_panic(mounted.clone());
+    let listener = listen(signals, mounted, watched, hooks.report).map_err(SessionError::Setup)?;
+    log::info!("mounted on {}", options.mount_point.display());
+    (hooks.ready)(session.notifier());
+    let ended = session.run().map_err(SessionError::Broken);
+    listener.stop();
+    if ended.is_ok() {
+        on_failure.0 = None;
+        log::info!("unmounted {}", options.mount_point.display());
+    }
+    ended
+}
+
+/// How long a thread asks for the next request before it sleeps: about what waking it would cost.
+const SPIN: Duration = Duration::from_micros(50);
+
+fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8)
+}
+
+/// Takes the mount away, unless all went well.
+struct UnmountOnFailure(Option<Mounted>);
+
+impl Drop for UnmountOnFailure {
+    fn drop(&mut self) {
+        if let Some(mounted) = &self.0
+            && let Err(error) = mounted.unmount(true)
+        {
+            log::error!("{error}");
+        }
+    }
+}
+
+/// The thread that waits for signals.
+struct Listener {
+    handle: Handle,
+    thread: JoinHandle<()>,
+}
+
+impl Listener {
+    fn stop(self) {
+        self.handle.close();
+        if self.thread.join().is_err() {
+            log::error!("the thread that waits for signals has panicked");
+        }
+    }
+}
+
+fn listen(
+    mut signals: Signals,
+    mounted: Mounted,
+    device: OwnedFd,
+    report: Box<dyn Fn() + Send>,
+) -> io::Result<Listener> {
+    let handle = signals.handle();
+    let thread = std::thread::Builder::new().name("signals".into()).spawn(move || {
+        let mut asked = false;
+        for signal in &mut signals {
+            if signal == SIGUSR1 {
+                report();
+            } else if mount::is_connected(device.as_fd()) {
+                end(&mounted, asked);
+                asked = true;
+            }
+        }
+    })?;
+    Ok(Listener { handle, thread })
+}
+
+/// Unmounts because of a signal.
+fn end(mounted: &Mounted, lazy: bool) {
+    match mounted.unmount(lazy) {
+        Ok(()) => {}
+        Err(MountError::Unmount { busy: true, .. }) => {
+            log::warn!("busy: files are open in the mount; signal again to take it away from under them");
+        }
+        Err(error) => log::error!("{error}"),
+    }
+}
+
+/// From now on a panic of any thread ends the process, and the mount with it.
+fn stop_on_panic(mounted: Mounted) {
+    /// Taking the mount away may wait for answers that nobody gives any more.
+    const PATIENCE: Duration = Duration::from_secs(2);
+    const EXIT_CODE: i32 = 101;
+    std::panic::set_hook(Box::new(move |panic| {
+        log::error!("{panic}\n{}", std::backtrace::Backtrace::force_capture());
+        let (done, wait) = mpsc::channel();
+        let mounted = mounted.clone();
+        let unmounting = std::thread::Builder::new().spawn(move || {
+            if let Err(error) = mounted.unmount(true) {
+                log::error!("{error}");
+            }
+            // Nobody listens any more when patience was short.
+            done.send(()).unwrap_or_default();
+        });
+        if unmounting.is_ok() {
+            wait.recv_timeout(PATIENCE).unwrap_or_default();
+        }
+        // The kernel ends the connection; what was staged is swept by the next mount.
+        std::process::exit(EXIT_CODE);
+    }));
+}
+
+/// What mount(8) shows as the device when nobody gave a name.
+pub fn default_source() -> &'static OsStr {
+    OsStr::new("unionmount")
+}

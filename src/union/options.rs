@@ -1,0 +1,148 @@
+//! What a user may choose about the merged view; the defaults are what overlayfs(5) users expect.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// How the merged view behaves, save for which layers it is made of.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct FsOptions {
+    /// fsync and its kin do nothing (`volatile`, `fsync=0`).
+    pub volatile: bool,
+    /// How long the kernel may keep names and attributes; `None`: for ever, as only this mount changes them.
+    pub timeout: Option<Duration>,
+    /// No POSIX ACLs (`noacl`).
+    pub no_acl: bool,
+    /// Directories report one link (`static_nlink`).
+    pub static_nlink: bool,
+    /// Inode numbers are cut to 32 bits (`ino32_t`).
+    pub ino32: bool,
+    /// How inode numbers of several filesystems are kept apart (`xino`).
+    pub xino: Xino,
+    /// No extended attributes are shown or set (`noxattrs`).
+    pub no_xattrs: bool,
+    /// The kernel may hold back writes (`writeback`); `None`: whatever is fastest.
+    pub writeback: Option<bool>,
+    /// One owner and group for every file.
+    pub squash: Squash,
+    /// How user ids on disk are shown (`uidmapping`).
+    pub uid_map: Option<IdMap>,
+    /// How group ids on disk are shown (`gidmapping`).
+    pub gid_map: Option<IdMap>,
+    /// Owner and mode are kept in an extended attribute (`xattr_permissions`).
+    pub xattr_permissions: XattrPermissions,
+    /// What becomes of a renamed directory whose content lies below (`redirect_dir`).
+    pub redirect_dir: RedirectDir,
+    /// The largest write request in bytes (`max_write`).
+    pub max_write: Option<u32>,
+}
+
+/// Inode numbers across filesystems.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Xino {
+    /// The filesystem's index goes into the high bits where they are free.
+    #[default]
+    Auto,
+    /// The same, required.
+    On,
+    /// Numbers as on disk when all layers are on one filesystem.
+    Off,
+}
+
+/// What is done about redirects of directories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RedirectDir {
+    /// Made and followed.
+    #[default]
+    On,
+    /// Followed, not made: renaming a directory of a lower gives EXDEV.
+    Follow,
+    /// Neither.
+    NoFollow,
+}
+
+/// Where owner and mode are kept when the files themselves cannot bear them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum XattrPermissions {
+    /// On the files, as usual.
+    #[default]
+    Off,
+    /// `user.containers.override_stat` is written by a privileged user (1).
+    Privileged,
+    /// The same by anyone (2).
+    User,
+}
+
+/// One owner for all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Squash {
+    /// The user id of every file.
+    pub uid: Option<u32>,
+    /// The group id of every file.
+    pub gid: Option<u32>,
+}
+
+/// One range of an [`IdMap`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdRange {
+    /// The first id as it is on disk.
+    pub on_disk: u32,
+    /// The first id as it is shown.
+    pub shown: u32,
+    /// How many ids follow each other; never 0.
+    pub length: u32,
+}
+
+/// A translation of ids, in ranges.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdMap(pub Vec<IdRange>);
+
+/// Why the text of an id mapping was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not of the form ON_DISK:SHOWN:LENGTH[:ON_DISK:SHOWN:LENGTH…]")]
+pub struct IdMapError;
+
+impl FromStr for IdMap {
+    type Err = IdMapError;
+
+    /// Reads `0:100000:65536:…`; podman puts a colon before the first number.
+    fn from_str(text: &str) -> Result<IdMap, IdMapError> {
+        let text = text.strip_prefix(':').unwrap_or(text);
+        let numbers: Vec<u32> =
+            text.split(':').map(|n| n.parse().map_err(|_| IdMapError)).collect::<Result<_, _>>()?;
+        let (triples, []) = numbers.as_chunks::<3>() else { return Err(IdMapError) };
+        let ranges = triples.iter().map(|&[on_disk, shown, length]| {
+            let fits = |first: u32| first.checked_add(length.checked_sub(1)?).map(|_| ());
+            fits(on_disk).and(fits(shown)).map(|()| IdRange { on_disk, shown, length }).ok_or(IdMapError)
+        });
+        Ok(IdMap(ranges.collect::<Result<_, _>>()?))
+    }
+}
+
+impl fmt::Display for IdMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, range) in self.0.iter().enumerate() {
+            let colon = if i == 0 { "" } else { ":" };
+            write!(f, "{colon}{}:{}:{}", range.on_disk, range.shown, range.length)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mappings_are_triples() {
+        let map: IdMap = ":0:100000:65536".parse().unwrap();
+        assert_eq!(map.0, [IdRange { on_disk: 0, shown: 100_000, length: 65536 }]);
+        let map: IdMap = "0:1000:1:1:110000:65536".parse().unwrap();
+        assert_eq!(map.0.len(), 2);
+        assert_eq!(map.to_string(), "0:1000:1:1:110000:65536");
+        for bad in ["", ":", "0", "0:1", "0:1:2:3", "0:1:0", "a:b:c", "0:1:-1", "4294967295:0:2", "::0:1:2"] {
+            assert!(bad.parse::<IdMap>().is_err(), "{bad}");
+        }
+        assert!("4294967295:0:1".parse::<IdMap>().is_ok());
+    }
+}
