@@ -62,6 +62,8 @@ pub struct Options {
     pub work: Option<PathBuf>,
     /// Further options for `-o`, each a word of its own.
     pub extra: Vec<String>,
+    /// A command to start the program by (`prlimit --nofile=…`), if any.
+    pub prefix: Vec<String>,
 }
 
 impl Options {
@@ -88,11 +90,23 @@ impl Options {
         words
     }
 
+    /// `program`, by way of the prefix.
+    fn start(&self, program: &OsStr) -> Command {
+        match &self.prefix[..] {
+            [] => Command::new(program),
+            [first, rest @ ..] => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(program);
+                command
+            }
+        }
+    }
+
     /// The command that mounts this at `mountpoint`.
     pub fn command(&self, program: &Program, mountpoint: &Path) -> Command {
         match program {
             Program::Unionmount(path) => {
-                let mut command = Command::new(path);
+                let mut command = self.start(path.as_os_str());
                 for lower in &self.lowers {
                     command.arg("--lower").arg(escape_colons(lower));
                 }
@@ -109,12 +123,12 @@ impl Options {
                 command
             }
             Program::FuseOverlayfs(path) => {
-                let mut command = Command::new(path);
+                let mut command = self.start(path.as_os_str());
                 command.arg("-o").arg(self.overlay_words()).arg(mountpoint);
                 command
             }
             Program::Kernel => {
-                let mut command = Command::new("mount");
+                let mut command = self.start(OsStr::new("mount"));
                 command.args(["-t", "overlay", "overlay", "-o"]).arg(self.overlay_words()).arg(mountpoint);
                 command
             }
@@ -237,6 +251,12 @@ impl Mount {
     /// Kills the daemon with SIGKILL and takes the dead mount away.
     pub fn kill(mut self) {
         self.kill_daemon();
+        self.gone = true;
+        lazy_unmount(&self.path);
+    }
+
+    /// Takes the mount away whose daemon is dead already.
+    pub fn kill_dead(mut self) {
         self.gone = true;
         lazy_unmount(&self.path);
     }
@@ -416,6 +436,11 @@ impl LoopFilesystem {
             &[OsStr::new("-o"), OsStr::new("loop"), image.as_os_str(), path.as_os_str()],
         );
         LoopFilesystem { path }
+    }
+
+    /// Makes it fail as after an error of the disk: nothing can be written any more. For ext4.
+    pub fn abort(&self) {
+        super::process::run("mount", &["-o", "remount,abort", self.path.to_str().unwrap()]);
     }
 
     /// A tmpfs of `size` bytes.

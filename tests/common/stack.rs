@@ -81,7 +81,7 @@ impl Stack {
             lowers: self.lowers.iter().map(|lower| lower.root().to_owned()).collect(),
             upper: Some(self.upper.root().to_owned()),
             work: Some(self.work.clone()),
-            extra: Vec::new(),
+            ..Options::default()
         }
     }
 
