@@ -18,6 +18,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
 
+use rustix::fs::{AtFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions};
 
@@ -100,7 +101,8 @@ fn await_mount(child: Pid, pipe: OwnedFd, point: &Path) -> Result<(), Failure> {
 
 /// The mount answers when its root can be looked at.
 fn check_answer(child: Pid, point: &Path) -> Result<(), Failure> {
-    match rustix::fs::stat(point) {
+    let ask = AtFlags::STATX_FORCE_SYNC;
+    match rustix::fs::statx(rustix::fs::CWD, point, ask, StatxFlags::BASIC_STATS) {
         Ok(_) => Ok(()),
         Err(errno @ Errno::NOTCONN) => {
             Err(Failure::failed(format!("mounted, but the daemon has gone: {errno}{}", how_it_ended(child))))

@@ -18,7 +18,7 @@ use crate::fuse::policy::{FOR_EVER, IoMode, Policy};
 use crate::fuse::session::{Hooks, SessionOptions, default_source, serve};
 use crate::sys::process::raise_nofile_limit;
 use crate::union::layer::{Stack, StackOptions};
-use crate::union::options::FsOptions;
+use crate::union::options::{FsOptions, RedirectDir, Squash, XattrPermissions, Xino};
 use crate::union::{Limits, Union};
 
 /// The arguments of a mount.
@@ -286,6 +286,9 @@ fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), Failure> {
         flags: request.mount.clone(),
         threads: request.threads,
     };
+    for option in without_effect(&request.fs) {
+        log::warn!("option {option} has no effect yet");
+    }
     let union = Union::new(stack, Limits::default())
         .map_err(|error| Failure::failed(format!("cannot read the layers: {error}")))?;
     let fs = UnionFs::new(Arc::new(union), policy(&request.fs));
@@ -308,6 +311,22 @@ fn policy(options: &FsOptions) -> Policy {
         no_xattrs: options.no_xattrs,
         no_acl: options.no_acl,
     }
+}
+
+/// The options that are understood, but not served yet.
+fn without_effect(fs: &FsOptions) -> Vec<&'static str> {
+    let given = [
+        (fs.uid_map.is_some(), "uidmapping"),
+        (fs.gid_map.is_some(), "gidmapping"),
+        (fs.squash != Squash::default(), "squash_to_*"),
+        (fs.xattr_permissions != XattrPermissions::Off, "xattr_permissions"),
+        (fs.static_nlink, "static_nlink"),
+        (fs.ino32, "ino32_t"),
+        (fs.xino != Xino::Auto, "xino"),
+        (fs.redirect_dir != RedirectDir::On, "redirect_dir"),
+        (fs.max_write.is_some(), "max_write"),
+    ];
+    given.into_iter().filter(|(given, _)| *given).map(|(_, name)| name).collect()
 }
 
 #[cfg(test)]

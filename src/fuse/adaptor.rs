@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation, INodeNo, InitFlags,
-    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
     ReplyStatfs, ReplyWrite, ReplyXattr, Request as Header, TimeOrNow, WriteFlags,
 };
 use rustix::fs::{FallocateFlags, SeekFrom, XattrFlags};
@@ -155,6 +155,8 @@ impl Filesystem for UnionFs {
             | InitFlags::FUSE_HANDLE_KILLPRIV_V2
             | InitFlags::FUSE_CACHE_SYMLINKS
             | InitFlags::FUSE_EXPLICIT_INVAL_DATA
+            // Lets the session tell an aborted connection, whose mount stays, from an unmount.
+            | InitFlags::FUSE_ABORT_ERROR
             | InitFlags::FUSE_NO_OPEN_SUPPORT
             | InitFlags::FUSE_NO_OPENDIR_SUPPORT;
         if !self.policy.no_acl && !self.policy.no_xattrs {
@@ -316,6 +318,21 @@ impl Filesystem for UnionFs {
     ) {
         self.requests.count(Request::Create);
         reply.error(Errno::ENOSYS);
+    }
+
+    fn tmpfile(&self, req: &Header, parent: INodeNo, mode: u32, umask: u32, _flags: i32, reply: ReplyCreate) {
+        self.requests.count(Request::Tmpfile);
+        let made = self.node(parent).and_then(|parent| {
+            let create = Create { new: New::File, mode: mode & 0o7777, umask, caller: caller(req) };
+            self.union.create_unnamed(&parent, create)
+        });
+        match made {
+            Ok((_, attr)) => {
+                let flags = FopenFlags::FOPEN_KEEP_CACHE;
+                reply.created(&self.ttl(), &file_attr(&attr), Generation(0), FileHandle(0), flags);
+            }
+            Err(e) => reply.error(errno(&e)),
+        }
     }
 
     fn read(

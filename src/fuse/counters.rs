@@ -28,7 +28,7 @@ macro_rules! requests {
 requests! {
     Lookup, Forget, Getattr, Setattr, Readlink, Mknod, Mkdir, Unlink, Rmdir, Symlink, Rename, Link, Open, Create, Read,
     Write, Flush, Release, Fsync, Opendir, Readdir, Readdirplus, Releasedir, Fsyncdir, Statfs, Setxattr, Getxattr,
-    Listxattr, Removexattr, Access, Ioctl, Fallocate, Lseek, CopyFileRange,
+    Listxattr, Removexattr, Access, Ioctl, Fallocate, Lseek, CopyFileRange, Tmpfile,
 }
 
 /// How many of each were served.

@@ -3,13 +3,15 @@
 //! | module | what it knows |
 //! |---|---|
 //! | [`adaptor`] | one method a request |
+//! | [`bdi`] | the page cache of the mount |
 //! | [`convert`] | between the protocol's types and the union's |
 //! | [`policy`] | how long the kernel may keep answers, and how files are opened |
 //! | [`counters`] | requests by kind |
-//! | [`mount`](mod@mount) | mount(2), fusermount3, mount options |
+//! | [`mount`](mod@mount) | mount(2), fusermount3, unmounting |
 //! | [`session`] | the life of a mount: threads, signals, the end |
 
 pub mod adaptor;
+pub mod bdi;
 pub mod convert;
 pub mod counters;
 pub mod mount;

@@ -24,6 +24,7 @@ use fuser::{Config, Filesystem, Notifier, Session, SessionACL};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::{Handle, Signals};
 
+use super::bdi;
 use super::mount::{self, MountError, MountFlags, Mounted};
 
 /// How a filesystem is mounted and served.
@@ -95,6 +96,7 @@ pub fn serve<F: Filesystem>(
     config.spin = Some(SPIN);
     let session = Session::from_fd(fs, device, acl, config).map_err(SessionError::Begin)?;
 
+    bdi::tune(&options.mount_point);
     stop_on_panic(mounted.clone());
     let listener = listen(signals, mounted, watched, hooks.report).map_err(SessionError::Setup)?;
     log::info!("mounted on {}", options.mount_point.display());

@@ -121,7 +121,7 @@ impl Stat {
 }
 
 impl From<fs::Stat> for Stat {
-    #[allow(clippy::unnecessary_cast, clippy::useless_conversion)] // field widths differ by architecture
+    #[allow(clippy::unnecessary_cast)] // field widths differ by architecture
     fn from(s: fs::Stat) -> Self {
         Stat {
             dev: s.st_dev as u64,
@@ -296,8 +296,8 @@ pub enum SetTime {
 impl SetTime {
     fn timespec(time: Option<SetTime>) -> fs::Timespec {
         match time {
-            None => fs::Timespec { tv_sec: 0, tv_nsec: fs::UTIME_OMIT.into() },
-            Some(SetTime::Now) => fs::Timespec { tv_sec: 0, tv_nsec: fs::UTIME_NOW.into() },
+            None => fs::Timespec { tv_sec: 0, tv_nsec: fs::UTIME_OMIT },
+            Some(SetTime::Now) => fs::Timespec { tv_sec: 0, tv_nsec: fs::UTIME_NOW },
             Some(SetTime::At(t)) => fs::Timespec { tv_sec: t.sec, tv_nsec: t.nsec.into() },
         }
     }

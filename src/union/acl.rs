@@ -141,6 +141,6 @@ mod tests {
     #[test]
     fn a_broken_acl_is_no_acl() {
         assert_eq!(inherit(b"\x03\0\0\0", 0o644), None);
-        assert_eq!(inherit(b"\x02\0\0\0123", 0o644), None);
+        assert_eq!(inherit(b"\x02\x00\x00\x00123", 0o644), None);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use rustix::fs::StatVfs;
 
-use super::node::{Node, Place, Source};
+use super::node::{Name, Node, Place, Source};
 use super::upper::IndexName;
 use super::{Caller, Union};
 use crate::error::{FsError, Result};
@@ -57,12 +57,13 @@ impl Union {
             return f(At::Fd(fd.as_fd()), self.is_upper(top.layer));
         }
         let place = node.place.read();
-        self.with_place(&place, f)
+        self.with_place(node, &place, f)
     }
 
     /// As [`Union::with_object`], for a place that the caller has locked.
     pub(super) fn with_place<R>(
         &self,
+        node: &Node,
         place: &Place,
         f: impl FnOnce(At<'_>, bool) -> Result<R>,
     ) -> Result<R> {
@@ -80,8 +81,9 @@ impl Union {
                         let real = dir.lowers.get(usize::from(*at)).ok_or(FsError::Stale)?;
                         f(At::Name(self.fds.get(real)?.as_fd(), name), false)
                     }
-                    Source::Index(origin) => {
-                        let name = IndexName::of(*origin);
+                    Source::Index => {
+                        let origin = self.index_origins.get(&node.ino).map(|o| *o).ok_or(FsError::Stale)?;
+                        let name = IndexName::of(origin);
                         f(self.upper()?.index_entry(&name).at(), true)
                     }
                 }
@@ -201,5 +203,33 @@ impl Union {
     pub fn statfs(&self) -> Result<StatVfs> {
         let fd = self.fds.get(&self.layers[0].root)?;
         Ok(rustix::fs::fstatvfs(fd.as_fd())?)
+    }
+
+    /// The path of a node in the merged view, for messages.
+    pub fn path_of(&self, node: &Node) -> Vec<u8> {
+        let mut names: Vec<Name> = Vec::new();
+        let mut parent = match &*node.place.read() {
+            Place::Named { parent, name, .. } => {
+                names.push(name.clone());
+                Some(parent.clone())
+            }
+            Place::Root => None,
+            Place::Pinned { .. } => return b"(unlinked)".to_vec(),
+        };
+        while let Some(dir) = parent {
+            parent = match &*dir.place.read() {
+                Place::Named { parent, name, .. } => {
+                    names.push(name.clone());
+                    Some(parent.clone())
+                }
+                _ => None,
+            };
+        }
+        let mut path = Vec::new();
+        for name in names.iter().rev() {
+            path.push(b'/');
+            path.extend_from_slice(name);
+        }
+        if path.is_empty() { b"/".to_vec() } else { path }
     }
 }

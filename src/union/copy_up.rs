@@ -148,7 +148,9 @@ impl Union {
         copy_metadata(from, &original.stat, object)?;
         if original.stat.kind() != Kind::Directory {
             let upper = self.upper()?;
-            upper.set_mark_if_allowed(object, ORIGIN, &origin_value(original.id))?;
+            if let Some(origin) = origin_value(original.id) {
+                upper.set_mark_if_allowed(object, ORIGIN, &origin)?;
+            }
             if self.keeps_links(original) {
                 let hidden = self.hidden_links.get(&original.id).map_or(0, |h| *h);
                 self.set_copied_nlink(object, original.stat.nlink.saturating_sub(hidden))?;
@@ -162,7 +164,7 @@ impl Union {
     /// Has the original other names, which must lead to the copy too? Only regular files can carry what that needs in
     /// every namespace of attributes.
     fn keeps_links(&self, original: &Original) -> bool {
-        original.stat.nlink > 1 && original.stat.kind() == Kind::File
+        original.stat.nlink > 1 && original.stat.kind() == Kind::File && original.id.is_lasting()
     }
 
     /// Makes the copy visible under the node's name.
@@ -244,8 +246,9 @@ impl Union {
         copy_metadata(At::Fd(original.fd.as_fd()), &original.stat, staged.object())?;
         // The copy is a new inode; it keeps the number of the one it replaces.
         let known = xattr::get(At::Fd(original.fd.as_fd()), &upper.mark_name(ORIGIN))?;
-        let origin = known.unwrap_or_else(|| origin_value(original.id));
-        upper.set_mark_if_allowed(staged.object(), ORIGIN, &origin)?;
+        if let Some(origin) = known.or_else(|| origin_value(original.id)) {
+            upper.set_mark_if_allowed(staged.object(), ORIGIN, &origin)?;
+        }
         set_times(&original.stat, staged.object())?;
         if let Some(file) = staged.file() {
             upper.sync(file, false)?;

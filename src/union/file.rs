@@ -141,7 +141,7 @@ impl Union {
             let fd = At::Name(self.fds.get(&data.dir)?.as_fd(), &data.name).open_read()?;
             return Ok(self.files.keep(node.ino, fd, false));
         }
-        let (fd, writable) = self.with_place(&place, |at, upper| {
+        let (fd, writable) = self.with_place(node, &place, |at, upper| {
             if !upper {
                 return Ok((at.open_read()?, false));
             }

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{Access, AtFlags, Mode, OFlags, StatVfsMountFlags, accessat, fstatvfs, statat};
+use rustix::fs::{Access, AtFlags, Mode, OFlags, StatVfsMountFlags, StatxFlags, accessat, fstatvfs, statx};
 use rustix::io::Errno;
 
 use super::lock::{DirLock, LOCK_WAIT};
@@ -211,8 +211,9 @@ fn open_mount_point(path: &Path) -> Result<Layer, StackError> {
     let at = locate(layer.root.as_fd()).map_err(|e| open_error(Role::MountPoint, path, e))?;
     let kind = if at.mount_root { mount_type(at.mount) } else { None };
     if kind.as_deref().is_some_and(|kind| kind.starts_with("fuse")) {
-        // Asks the daemon, which no other check here does.
-        match statat(&layer.root, c"", AtFlags::EMPTY_PATH) {
+        // Asks the daemon, which no other check here does, and whatever the kernel remembers of its answers.
+        let ask = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
+        match statx(&layer.root, c"", ask, StatxFlags::BASIC_STATS) {
             Err(Errno::NOTCONN | Errno::CONNABORTED) => {
                 return Err(StackError::DeadMount { path: path.to_owned() });
             }

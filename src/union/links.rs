@@ -30,13 +30,10 @@ pub(super) const UNPUBLISHED: &str = "unionmount.unpublished";
 pub(super) const NLINK: &str = "nlink";
 
 /// The value of the origin mark.
-pub(super) fn origin_value(origin: RealId) -> Vec<u8> {
-    format!("{:x}:{:x}", origin.fs, origin.ino).into_bytes()
-}
-
-fn parse_origin(value: &[u8]) -> Option<RealId> {
-    let (fs, ino) = std::str::from_utf8(value).ok()?.split_once(':')?;
-    Some(RealId { fs: u16::from_str_radix(fs, 16).ok()?, ino: u64::from_str_radix(ino, 16).ok()? })
+///
+/// `None`: the origin's number is too large to be kept, so the copy's number doesn't last.
+pub(super) fn origin_value(origin: RealId) -> Option<Vec<u8>> {
+    origin.to_text(':').map(String::into_bytes)
 }
 
 /// The link count that an `overlay.nlink` value and the copy's own count give. `None`: not a form that is understood.
@@ -59,7 +56,7 @@ impl Union {
         let Some(upper) = dir.upper_dir() else { return Ok(None) };
         let fd = self.upper_fd(&upper)?;
         let value = xattr::get(fd.entry(name).at(), &self.upper()?.mark_name(ORIGIN))?;
-        Ok(value.and_then(|v| parse_origin(&v)))
+        Ok(value.and_then(|v| RealId::from_text(&v, ':')))
     }
 
     /// Marks a directory of the upper as one with entries whose origin must be read.
@@ -165,8 +162,8 @@ mod tests {
 
     #[test]
     fn origins_survive_their_attribute() {
-        let origin = RealId { fs: 3, ino: 0xdead_beef };
-        assert_eq!(parse_origin(&origin_value(origin)), Some(origin));
-        assert_eq!(parse_origin(b"3"), None);
+        let origin = RealId::new(3, 0xdead_beef).unwrap();
+        assert_eq!(RealId::from_text(&origin_value(origin).unwrap(), ':'), Some(origin));
+        assert_eq!(RealId::from_text(b"3", ':'), None);
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! | module | what it knows |
 //! |---|---|
-//! | [`layer`] | opening a stack of layers, and what their filesystems can do |
+//! | [`layer`], [`workdir`], [`lock`] | opening a stack of layers, and what their filesystems can do |
+//! | [`options`] | what a user may choose about the view |
 //! | [`marker`] | whiteouts and opaque marks: the one place that knows their forms |
 //! | [`realdir`] | the directories of the layers and the bounded cache of their descriptors |
 //! | [`index`] | what a directory's layers show, for listings and for lookups that find nothing |
@@ -144,7 +145,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { dir_fds: 256, data_fds: 256, index_bytes: 2 << 20 }
+        Limits { dir_fds: 256, data_fds: 256, index_bytes: 512 << 10 }
     }
 }
 
@@ -157,13 +158,15 @@ pub struct Union {
     table: Table,
     root: Arc<Node>,
     files: Files,
-    /// The devices of the layers' filesystems; the position is [`RealId::fs`].
+    /// The devices of the layers' filesystems; the position goes into [`RealId`].
     filesystems: RwLock<Vec<u64>>,
     renames: Mutex<()>,
     /// Copy-ups that are under way, by node number.
     copying: DashMap<u64, Arc<Mutex<()>>>,
     /// Where the data of metacopy files are, by node number.
     metacopies: DashMap<u64, DataAt>,
+    /// Under which origin the copies of [`Source::Index`](node::Source::Index) nodes are in the hardlink index.
+    index_origins: DashMap<u64, RealId>,
     /// Names that whiteouts took from lower files that were never copied up.
     hidden_links: DashMap<RealId, u64>,
     index_cache: IndexCache,
@@ -210,7 +213,7 @@ impl Union {
         }
         let table = Table::default();
         let fs = filesystems.iter().position(|d| *d == real.0).unwrap_or(0) as u16;
-        let root = table.insert_root(dir, RealId { fs, ino: real.1 });
+        let root = table.insert_root(dir, table.identity(fs, real.1));
         let own =
             Caller { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
         Ok(Union {
@@ -224,6 +227,7 @@ impl Union {
             renames: Mutex::new(()),
             copying: DashMap::new(),
             metacopies: DashMap::new(),
+            index_origins: DashMap::new(),
             hidden_links: DashMap::new(),
             index_cache: IndexCache::new(limits.index_bytes),
             owners: Owners::default(),
@@ -282,6 +286,7 @@ impl Union {
         if self.table.get(ino).is_none() {
             self.files.forget(ino);
             self.metacopies.remove(&ino);
+            self.index_origins.remove(&ino);
         }
     }
 

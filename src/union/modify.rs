@@ -89,6 +89,35 @@ impl Union {
         Ok((node, attr))
     }
 
+    /// Makes a regular file without a name (O_TMPFILE), to be linked later or never. The node counts one lookup.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where the upper's filesystem has no such files.
+    pub fn create_unnamed(&self, parent: &Arc<Node>, create: Create<'_>) -> Result<(Arc<Node>, Attr)> {
+        let upper = self.upper()?;
+        if !upper.caps().tmpfile {
+            return Err(FsError::Unsupported("O_TMPFILE on the upper's filesystem"));
+        }
+        self.ensure_upper(parent)?;
+        let dir = self.dir_part(parent)?;
+        let _names = dir.names.read();
+        self.check_alive(dir)?;
+        let fd = self.upper_fd(&dir.upper_dir().ok_or(FsError::Stale)?)?;
+        let file = upper.unnamed_file()?;
+        self.dress(parent, &fd, upper.own_file(file.as_fd()), create)?;
+        let stat = At::Fd(file.as_fd()).stat()?;
+        let pin = Arc::new(At::Fd(file.as_fd()).pin()?);
+        let id = self.real_id(stat.dev, stat.ino);
+        let node = self.table.obtain(Identity { origin: id, real: id }, 1, || NewNode {
+            kind: Kind::File,
+            place: Place::Pinned { fd: pin, upper: true },
+            dir: None,
+        });
+        self.keep_data_fd(&node, file);
+        let attr = self.attr(&node, stat);
+        Ok((node, attr))
+    }
+
     /// The name must be free in the merged view. Tells whether the lowers show it (below a whiteout), and what the
     /// upper has.
     fn check_free(&self, parent: &Node, fd: &UpperFd, name: &[u8]) -> Result<(bool, InUpper)> {
@@ -407,12 +436,12 @@ impl Victim {
     /// The finding under a name that will be removed or replaced. If only the lower has the name, of a file whose copy
     /// is in the hardlink index, the name is made a link of the copy first, so that the count falls in one step.
     pub fn of(fs: &Union, parent: &Arc<Node>, fd: &UpperFd, name: &[u8], found: &Found) -> Result<Victim> {
-        let (identity, source, _) = fs.identify(parent, name, found)?;
+        let (identity, source, stat) = fs.identify(parent, name, found)?;
         let mut present = fs.is_upper(found.layer).then(|| found.stat.kind());
-        if let Source::Index(origin) = source {
+        if source == Source::Index {
             fs.mark_impure(parent)?;
-            fs.link_alias(fd, name, origin)?;
-            let ino = identity.real.ino;
+            fs.link_alias(fd, name, identity.origin)?;
+            let ino = stat.ino;
             fs.note_upper(
                 fs.dir_part(parent)?,
                 name,
@@ -444,7 +473,7 @@ impl Victim {
         if !here {
             return remove();
         }
-        let (fd, upper) = fs.with_place(&place, |at, upper| Ok((at.pin()?, upper)))?;
+        let (fd, upper) = fs.with_place(node, &place, |at, upper| Ok((at.pin()?, upper)))?;
         remove()?;
         *place = Place::Pinned { fd: Arc::new(fd), upper };
         Ok(())

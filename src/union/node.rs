@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use dashmap::{DashMap, Entry};
 use parking_lot::{Mutex, RwLock};
+use smallvec::SmallVec;
 
 use super::index::Indexes;
 use super::realdir::RealDir;
@@ -31,29 +32,53 @@ use crate::sys::object::Kind;
 /// The number of the root, fixed by FUSE.
 pub const ROOT: u64 = 1;
 
-/// Which inode an object really is: the index of its filesystem among those of the stack, and its number there.
+/// Which inode an object really is: the index of its filesystem among those of the stack, and its number there, in one
+/// word. It is also the node's number by the rule (the kernel's "xino"): the inode number, with the filesystem's index
+/// in the bits above.
+///
+/// An inode number that leaves no room for the index is *interned*: it gets an identity, and so a number, of its own
+/// that isn't the same after a remount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct RealId {
-    /// Index of the filesystem; 0 is that of the topmost layer.
-    pub fs: u16,
-    /// Inode number in that filesystem.
-    pub ino: u64,
-}
+pub struct RealId(u64);
 
-/// Bits of a node's number that hold the inode number; the index of the filesystem goes above them.
+/// Bits of an identity that hold the inode number; the index of the filesystem goes above them.
 const INO_BITS: u32 = 48;
 /// Numbers from here up are given out where the rule has no free number.
 const SPARE: u64 = 1 << 63;
+/// Identities from here up are interned.
+const INTERNED: u64 = SPARE | 1 << 62;
 
 impl RealId {
-    /// The number by the rule: the inode number, with the filesystem's index in the bits above (the kernel's "xino").
-    /// `None` where it doesn't fit, or would be the root's.
+    /// The identity of an inode, where it fits: a filesystem below 2^15, an inode number below 2^48.
+    pub fn new(fs: u16, ino: u64) -> Option<RealId> {
+        (ino >> INO_BITS == 0 && fs < 1 << 15).then_some(RealId(u64::from(fs) << INO_BITS | ino))
+    }
+
+    /// Is it the same after a remount?
+    pub fn is_lasting(self) -> bool {
+        self.0 < SPARE
+    }
+
+    /// As text that lasts: `FS-INO`, hexadecimal. `None` for an interned one.
+    pub fn to_text(self, separator: char) -> Option<String> {
+        let (fs, ino) = (self.0 >> INO_BITS, self.0 & ((1 << INO_BITS) - 1));
+        self.is_lasting().then(|| format!("{fs:x}{separator}{ino:x}"))
+    }
+
+    /// The reverse of [`RealId::to_text`].
+    pub fn from_text(text: &[u8], separator: char) -> Option<RealId> {
+        let (fs, ino) = std::str::from_utf8(text).ok()?.split_once(separator)?;
+        RealId::new(u16::from_str_radix(fs, 16).ok()?, u64::from_str_radix(ino, 16).ok()?)
+    }
+
+    /// The number by the rule. `None` where it would be the root's.
     fn number(self) -> Option<u64> {
-        let fits = self.ino >> INO_BITS == 0 && self.fs < 1 << 15;
-        let number = u64::from(self.fs) << INO_BITS | self.ino;
-        (fits && number > ROOT).then_some(number)
+        (self.0 > ROOT).then_some(self.0)
     }
 }
+
+/// A name; short ones take no memory of their own.
+pub type Name = SmallVec<[u8; 16]>;
 
 /// One object of the merged view.
 #[derive(Debug)]
@@ -65,7 +90,7 @@ pub struct Node {
     /// How often the kernel was told of it and has not forgotten.
     lookups: AtomicU64,
     /// What it was found as: see [`Identity::real`]. Changed by copy-up, under `place`.
-    real: Mutex<RealId>,
+    real: AtomicU64,
     /// Where it is.
     pub place: RwLock<Place>,
     /// What only directories have.
@@ -82,7 +107,7 @@ pub enum Place {
         /// The directory that holds the name.
         parent: Arc<Node>,
         /// The name.
-        name: Box<[u8]>,
+        name: Name,
         /// Which layer's entry of that name it is.
         source: Source,
     },
@@ -103,8 +128,9 @@ pub enum Source {
     Upper,
     /// The entry of the parent's lower directory of that index.
     Lower(u16),
-    /// A lower's hardlinked file that was copied up under another of its names: the copy in the hardlink index.
-    Index(RealId),
+    /// A lower's hardlinked file that was copied up under another of its names: the copy in the hardlink index, under
+    /// the origin that the union remembers for the node.
+    Index,
 }
 
 /// What makes two findings the same node.
@@ -167,12 +193,12 @@ impl DirPart {
 impl Node {
     /// What the node was found as.
     pub fn real(&self) -> RealId {
-        *self.real.lock()
+        RealId(self.real.load(Ordering::Acquire))
     }
 
     /// Records that the node is another real object now: it was copied up.
     pub fn set_real(&self, real: RealId) {
-        *self.real.lock() = real;
+        self.real.store(real.0, Ordering::Release);
     }
 
     /// How often the kernel knows it.
@@ -210,6 +236,8 @@ pub struct Table {
     nodes: DashMap<u64, Arc<Node>>,
     /// Numbers given to objects for which the rule had none.
     spare: DashMap<RealId, u64>,
+    /// Identities of inodes whose numbers are too large.
+    interned: DashMap<(u16, u64), RealId>,
     next_spare: AtomicU64,
     /// Files that were forgotten while a request still held them.
     lingering: Mutex<Vec<u64>>,
@@ -232,7 +260,7 @@ impl Table {
             ino: ROOT,
             kind: Kind::Directory,
             lookups: AtomicU64::new(1),
-            real: Mutex::new(real),
+            real: AtomicU64::new(real.0),
             place: RwLock::new(Place::Root),
             dir: Some(Box::new(dir)),
         });
@@ -273,6 +301,14 @@ impl Table {
         }
     }
 
+    /// The identity of an inode.
+    pub fn identity(&self, fs: u16, ino: u64) -> RealId {
+        RealId::new(fs, ino).unwrap_or_else(|| {
+            let next = || RealId(INTERNED | self.next_spare.fetch_add(1, Ordering::Relaxed));
+            *self.interned.entry((fs, ino)).or_insert_with(next)
+        })
+    }
+
     fn spare_number(&self, real: RealId) -> u64 {
         *self.spare.entry(real).or_insert_with(|| SPARE | self.next_spare.fetch_add(1, Ordering::Relaxed))
     }
@@ -308,7 +344,7 @@ impl Table {
                         ino: number,
                         kind,
                         lookups: AtomicU64::new(lookups),
-                        real: Mutex::new(identity.real),
+                        real: AtomicU64::new(identity.real.0),
                         place: RwLock::new(place),
                         dir,
                     });
@@ -379,18 +415,23 @@ mod tests {
     use super::*;
 
     fn file_in(parent: &Arc<Node>) -> NewNode {
-        let place = Place::Named { parent: parent.clone(), name: (*b"f").into(), source: Source::Upper };
+        let place =
+            Place::Named { parent: parent.clone(), name: Name::from_slice(b"f"), source: Source::Upper };
         NewNode { kind: Kind::File, place, dir: None }
     }
 
+    fn real_id(fs: u16, ino: u64) -> RealId {
+        RealId::new(fs, ino).unwrap()
+    }
+
     fn id(ino: u64) -> Identity {
-        let real = RealId { fs: 0, ino };
+        let real = real_id(0, ino);
         Identity { origin: real, real }
     }
 
     fn table() -> (Table, Arc<Node>) {
         let table = Table::default();
-        let root = table.insert_root(DirPart::new(None, Vec::new()), RealId { fs: 0, ino: 2 });
+        let root = table.insert_root(DirPart::new(None, Vec::new()), real_id(0, 2));
         (table, root)
     }
 
@@ -410,7 +451,7 @@ mod tests {
         let (table, root) = table();
         let dir = table.obtain(id(10), 1, || NewNode {
             kind: Kind::Directory,
-            place: Place::Named { parent: root.clone(), name: (*b"d").into(), source: Source::Upper },
+            place: Place::Named { parent: root.clone(), name: Name::from_slice(b"d"), source: Source::Upper },
             dir: Some(Box::new(DirPart::new(None, Vec::new()))),
         });
         table.obtain(id(11), 1, || file_in(&dir));
@@ -425,7 +466,7 @@ mod tests {
     #[test]
     fn numbers_never_collide_and_stay() {
         let (table, root) = table();
-        let copied = Identity { origin: RealId { fs: 0, ino: 10 }, real: RealId { fs: 0, ino: 90 } };
+        let copied = Identity { origin: real_id(0, 10), real: real_id(0, 90) };
         let first = table.obtain(copied, 1, || file_in(&root));
         assert_eq!(first.ino, 10, "a copied-up file keeps its origin's number");
         let second = table.obtain(id(10), 1, || file_in(&root));
@@ -433,11 +474,8 @@ mod tests {
         assert_eq!(table.obtain(id(10), 1, || unreachable!()).ino, second.ino);
         let root_like = table.obtain(id(1), 1, || file_in(&root));
         assert_ne!(root_like.ino, ROOT);
-        let far = table.obtain(
-            Identity { origin: RealId { fs: 3, ino: 10 }, real: RealId { fs: 3, ino: 10 } },
-            1,
-            || file_in(&root),
-        );
+        let far =
+            table.obtain(Identity { origin: real_id(3, 10), real: real_id(3, 10) }, 1, || file_in(&root));
         assert_eq!(far.ino, 3 << 48 | 10);
     }
 

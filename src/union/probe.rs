@@ -53,13 +53,16 @@ pub(super) fn probe(staging: BorrowedFd<'_>, user_only: bool) -> Result<Option<U
     let namespace = if trusted && !user_only { Namespace::Trusted } else { Namespace::User };
     let xattr = if namespace == Namespace::Trusted { trusted } else { user };
     let char_dev = char_dev(staging)?;
-    if !xattr && !char_dev {
+    let whiteout = if xattr && char_dev { WhiteoutForm::CharDev } else { WhiteoutForm::Aufs };
+    // Neither one nor the other is a filesystem without marks; and a union mount, as upper of another, refuses both
+    // forms of whiteouts to its users.
+    if !xattr && !char_dev || whiteout == WhiteoutForm::Aufs && !aufs(staging)? {
         return Ok(None);
     }
     Ok(Some(UpperCaps {
         namespace,
         xattr,
-        whiteout: if xattr && char_dev { WhiteoutForm::CharDev } else { WhiteoutForm::Aufs },
+        whiteout,
         rename_whiteout: rename_whiteout(staging)?,
         rename_exchange: rename_exchange(staging)?,
         tmpfile: tmpfile(staging)?,
@@ -109,6 +112,13 @@ fn file(staging: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
 fn char_dev(staging: BorrowedFd<'_>) -> Result<bool, Errno> {
     const NAME: &str = "probe-whiteout";
     let can = answer(mknodat(staging, NAME, FileType::CharacterDevice, Mode::empty(), 0))?;
+    remove(staging, NAME)?;
+    Ok(can)
+}
+
+fn aufs(staging: BorrowedFd<'_>) -> Result<bool, Errno> {
+    const NAME: &str = ".wh.probe";
+    let can = answer(file(staging, NAME).map(drop))?;
     remove(staging, NAME)?;
     Ok(can)
 }

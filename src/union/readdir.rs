@@ -152,7 +152,7 @@ impl Union {
                 let Some(kind) = entry.kind else { continue };
                 let merged = kind == Kind::Directory && !dir.lowers.is_empty();
                 let identity = match upper_id {
-                    Some(dev) if !merged && !(impure && kind != Kind::Directory) => {
+                    Some(dev) if !(merged || impure && kind != Kind::Directory) => {
                         Some(plain(self.real_id(dev, entry.ino)))
                     }
                     _ => None,

@@ -172,10 +172,10 @@ impl Union {
     /// A name that only the lower has, of a file whose copy is in the hardlink index, becomes a link of the copy.
     fn link_source_alias(&self, source: &Node, from: &Side<'_>) -> Result<()> {
         let Some(found) = self.resolve(from.parent, from.name)? else { return Err(FsError::Stale) };
-        if let (identity, Source::Index(origin), _) = self.identify(from.parent, from.name, &found)? {
+        if let (identity, Source::Index, copy) = self.identify(from.parent, from.name, &found)? {
             self.mark_impure(from.parent)?;
-            self.link_alias(&from.fd, from.name, origin)?;
-            let entry = UpperEntry { kind: Some(source.kind), ino: identity.real.ino, cuts: false };
+            self.link_alias(&from.fd, from.name, identity.origin)?;
+            let entry = UpperEntry { kind: Some(source.kind), ino: copy.ino, cuts: false };
             self.note_upper(self.dir_part(from.parent)?, from.name, Some(entry));
         }
         Ok(())
@@ -373,38 +373,5 @@ impl Union {
         };
         self.note_upper(dir, to.name, Some(UpperEntry { kind: Some(node.kind), ino, cuts: false }));
         Ok(())
-    }
-
-    /// The path of a node in the merged view, for messages.
-    pub fn path_of(&self, node: &Node) -> Vec<u8> {
-        let mut names: Vec<Box<[u8]>> = Vec::new();
-        let mut parent = match &*node.place.read() {
-            Place::Named { parent, name, .. } => {
-                names.push(name.clone());
-                Some(parent.clone())
-            }
-            Place::Root => None,
-            Place::Pinned { .. } => return b"(unlinked)".to_vec(),
-        };
-        while let Some(dir) = parent {
-            parent = match &*dir.place.read() {
-                Place::Named { parent, name, .. } => {
-                    names.push(name.clone());
-                    Some(parent.clone())
-                }
-                _ => None,
-            };
-        }
-        let mut path = Vec::new();
-        for name in names.iter().rev() {
-            path.push(b'/');
-            path.extend_from_slice(name);
-        }
-        if path.is_empty() { b"/".to_vec() } else { path }
-    }
-
-    /// The object of a node is somewhere in the upper or a lower; for tests and explanations.
-    pub fn object_is_in_upper(&self, node: &Node) -> bool {
-        self.in_upper(node)
     }
 }

@@ -381,6 +381,9 @@ impl Union {
             place: Place::Named { parent: parent.clone(), name: name.into(), source },
             dir: self.new_dir_part(found),
         });
+        if source == Source::Index {
+            self.index_origins.insert(node.ino, identity.origin);
+        }
         if let What::Leaf { data: Some(data), .. } = &found.what {
             self.metacopies.insert(node.ino, data.clone());
         }
@@ -435,7 +438,7 @@ impl Union {
                     && let Some(copy) = self.indexed_copy(lower)?
                 {
                     let real = self.real_id(copy.dev, copy.ino);
-                    return Ok((Identity { origin: lower, real }, Source::Index(lower), copy));
+                    return Ok((Identity { origin: lower, real }, Source::Index, copy));
                 }
                 let source = self.lower_source(parent, found.layer)?;
                 Ok((Identity { origin: lower, real: lower }, source, found.stat))
@@ -452,7 +455,7 @@ impl Union {
 
     /// Which inode that is, in terms of the stack's filesystems.
     pub(super) fn real_id(&self, dev: u64, ino: u64) -> RealId {
-        RealId { fs: self.filesystem(dev), ino }
+        self.table.identity(self.filesystem(dev), ino)
     }
 }
 

@@ -170,7 +170,7 @@ pub enum StackError {
     },
 
     /// The upper's filesystem knows neither device nodes nor extended attributes.
-    #[error("upper layer {}: its filesystem can hold neither character devices nor extended attributes, so deletions cannot be recorded; use an upper on ext4, XFS, btrfs or tmpfs", Shown(.path))]
+    #[error("upper layer {}: its filesystem cannot hold an overlay's marks (whiteouts, extended attributes), so deletions cannot be recorded; use an upper on ext4, XFS, btrfs or tmpfs", Shown(.path))]
     NoMarkers {
         /// The upper.
         path: PathBuf,

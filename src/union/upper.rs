@@ -274,6 +274,11 @@ impl Upper {
         Ok(fs::openat(self.staging(), ".", flags, Mode::from_raw_mode(0o600))?)
     }
 
+    /// Declares an open file that was made here to be one of the upper.
+    pub(super) fn own_file<'a>(&self, file: BorrowedFd<'a>) -> Writable<'a> {
+        Writable::of_upper(At::Fd(file))
+    }
+
     /// The full name of an overlay mark in the upper's namespace.
     pub fn mark_name(&self, mark: &str) -> Vec<u8> {
         self.caps().namespace.name(mark).into_bytes()
@@ -362,7 +367,7 @@ fn read_index(layer: &UpperLayer) -> Result<HashSet<RealId>> {
     let pending = layer.caps.namespace.name(UNPUBLISHED).into_bytes();
     let mut indexed = HashSet::new();
     for name in names {
-        let Some(id) = parse_index_name(&name) else { continue };
+        let Some(id) = RealId::from_text(&name, '-') else { continue };
         let at = At::Name(dir, &name);
         if xattr::get(at, &pending)?.is_some() {
             if at.stat()?.nlink == 1 {
@@ -383,13 +388,8 @@ pub struct IndexName(Vec<u8>);
 impl IndexName {
     /// Of this file.
     pub fn of(origin: RealId) -> IndexName {
-        IndexName(format!("{:x}-{:x}", origin.fs, origin.ino).into_bytes())
+        IndexName(origin.to_text('-').unwrap_or_default().into_bytes())
     }
-}
-
-fn parse_index_name(name: &[u8]) -> Option<RealId> {
-    let (fs, ino) = std::str::from_utf8(name).ok()?.split_once('-')?;
-    Some(RealId { fs: u16::from_str_radix(fs, 16).ok()?, ino: u64::from_str_radix(ino, 16).ok()? })
 }
 
 fn file_type(kind: Kind) -> FileType {

@@ -1,0 +1,286 @@
+//! Driving the real binary: a scratch directory with layers that unmounts everything below it in the end, runs as root,
+//! as an ordinary user or in a user namespace, and a wait that is a condition and not a sleep.
+
+#![allow(dead_code, missing_docs)]
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// An account without privileges, made when it is missing.
+pub const USER: &str = "unionmount-test";
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A test that needs what this machine does not have says so.
+#[macro_export]
+macro_rules! skip {
+    ($($reason:tt)*) => {{
+        println!("SKIP: {}", format!($($reason)*));
+        return;
+    }};
+}
+
+/// Mounting in the tests needs root; an ordinary user is made by it.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// What a program that has ended left.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ended {
+    /// It succeeded, silently on stderr.
+    #[track_caller]
+    pub fn ok(self) -> Ended {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        assert_eq!(self.err, "", "{self:?}");
+        self
+    }
+
+    /// It failed with `code` and one line on stderr that holds each of `parts`.
+    #[track_caller]
+    pub fn refused(self, code: i32, parts: &[&str]) -> Ended {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        assert_eq!(self.err.matches('\n').count(), 1, "one line: {self:?}");
+        assert!(self.err.starts_with("unionmount: "), "{self:?}");
+        for part in parts {
+            assert!(self.err.contains(part), "{part:?} is not in {self:?}");
+        }
+        self
+    }
+}
+
+/// Runs to the end **of stdout and stderr**, as a caller does that reads pipes: a daemon that keeps them open fails the
+/// test.
+#[track_caller]
+pub fn run(command: &mut Command) -> Ended {
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("spawn");
+    let out = read_to_end(child.stdout.take().expect("piped"));
+    let err = read_to_end(child.stderr.take().expect("piped"));
+    let status = wait(&mut child);
+    let text = |receiver: mpsc::Receiver<String>| receiver.recv_timeout(PATIENCE);
+    match (text(out), text(err)) {
+        (Ok(out), Ok(err)) => Ended { code: status, out, err },
+        _ => panic!("{command:?} has ended, but somebody keeps its stdout or stderr open"),
+    }
+}
+
+fn read_to_end(mut pipe: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut text = Vec::new();
+        pipe.read_to_end(&mut text).expect("read");
+        sender.send(String::from_utf8_lossy(&text).into_owned()).ok();
+    });
+    receiver
+}
+
+/// The exit status of a child that must end.
+#[track_caller]
+pub fn wait(child: &mut Child) -> Option<i32> {
+    let mut status = None;
+    until("the program ends", || {
+        status = child.try_wait().expect("wait");
+        status.is_some()
+    });
+    status.expect("ended").code()
+}
+
+/// Waits until `condition` holds; fails the test when it does not come about.
+#[track_caller]
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A scratch directory with lowers `a` and `b`, an upper `up` and a mount point `mnt`, of which any user may reach the
+/// binary `bin`. Dropping it unmounts what is mounted below.
+pub struct Place {
+    top: tempfile::TempDir,
+}
+
+impl Place {
+    pub fn new() -> Place {
+        let top = tempfile::Builder::new().prefix("unionmount-cli-").tempdir_in("/tmp").expect("tempdir");
+        fs::set_permissions(top.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
+        let place = Place { top };
+        // The build directory may be closed to other users. Copied by another process: a descriptor for writing that
+        // a test beside this one inherits by its fork would make the binary "busy".
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_unionmount")).arg(place.bin()).status();
+        assert!(copied.expect("cp").success());
+        for dir in ["a", "b", "up", "mnt"] {
+            fs::create_dir(place.at(dir)).expect("mkdir");
+        }
+        place
+    }
+
+    /// The same, with directories that belong to the ordinary user.
+    pub fn of_user() -> Place {
+        let place = Place::new();
+        let (uid, gid) = user();
+        for dir in ["", "a", "b", "up", "mnt"] {
+            std::os::unix::fs::chown(place.at(dir), Some(uid), Some(gid)).expect("chown");
+        }
+        place
+    }
+
+    pub fn path(&self) -> &Path {
+        self.top.path()
+    }
+
+    pub fn at(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.top.path().join(name)
+    }
+
+    pub fn bin(&self) -> PathBuf {
+        self.at("unionmount")
+    }
+
+    pub fn mkdir(&self, name: impl AsRef<Path>) -> PathBuf {
+        let path = self.at(name);
+        fs::create_dir_all(&path).expect("mkdir");
+        path
+    }
+
+    /// The program, to be run in the scratch directory.
+    pub fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
+        let mut command = Command::new(self.bin());
+        command.args(args).current_dir(self.path()).env_remove("RUST_LOG");
+        command
+    }
+
+    #[track_caller]
+    pub fn unionmount<S: AsRef<OsStr>>(&self, args: &[S]) -> Ended {
+        run(&mut self.command(args))
+    }
+
+    #[track_caller]
+    pub fn sh(&self, script: &str) -> Ended {
+        run(Command::new("sh").args(["-c", script]).current_dir(self.path()).env_remove("RUST_LOG"))
+    }
+
+    #[track_caller]
+    pub fn sh_as_user(&self, script: &str) -> Ended {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).current_dir(self.path()).env_remove("RUST_LOG");
+        run(as_user(&mut command))
+    }
+
+    /// The line of /proc/self/mountinfo for a mount on `name`: what stands there last.
+    pub fn mounted(&self, name: &str) -> Option<Mountinfo> {
+        mounts().into_iter().rev().find(|mount| mount.point == self.at(name))
+    }
+
+    #[track_caller]
+    pub fn umount(&self, name: &str) {
+        let ended = run(Command::new("umount").arg(self.at(name)));
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+    }
+
+    /// The names in a directory, sorted; without the binary.
+    pub fn names(&self, name: &str) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(self.at(name))
+            .expect("readdir")
+            .map(|entry| entry.expect("readdir").file_name().to_string_lossy().into_owned())
+            .filter(|name| name != "unionmount")
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// The daemons whose binary is this place's.
+    pub fn daemons(&self) -> Vec<i32> {
+        fs::read_dir("/proc")
+            .expect("/proc")
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .filter(|pid| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == self.bin()))
+            .collect()
+    }
+
+    /// The one daemon.
+    #[track_caller]
+    pub fn daemon(&self) -> rustix::process::Pid {
+        let daemons = self.daemons();
+        assert_eq!(daemons.len(), 1, "{daemons:?}");
+        rustix::process::Pid::from_raw(daemons[0]).expect("pid")
+    }
+
+    #[track_caller]
+    pub fn wait_for_no_daemon(&self) {
+        until("the daemon ends", || self.daemons().is_empty());
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        for mount in mounts().into_iter().rev().filter(|mount| mount.point.starts_with(self.path())) {
+            if let Err(errno) = rustix::mount::unmount(&mount.point, rustix::mount::UnmountFlags::DETACH) {
+                eprintln!("cannot unmount {}: {errno}", mount.point.display());
+            }
+        }
+    }
+}
+
+/// A line of /proc/self/mountinfo, as far as tests ask.
+#[derive(Debug)]
+pub struct Mountinfo {
+    pub point: PathBuf,
+    pub options: Vec<String>,
+    pub kind: String,
+    pub source: String,
+}
+
+pub fn mounts() -> Vec<Mountinfo> {
+    let table = fs::read("/proc/self/mountinfo").expect("mountinfo");
+    String::from_utf8_lossy(&table)
+        .lines()
+        .map(|line| {
+            let (left, right) = line.split_once(" - ").expect("mountinfo");
+            let left: Vec<&str> = left.split(' ').collect();
+            let right: Vec<&str> = right.split(' ').collect();
+            Mountinfo {
+                point: left[4].into(),
+                options: left[5].split(',').chain(right[2].split(',')).map(str::to_owned).collect(),
+                kind: right[0].into(),
+                source: right[1].into(),
+            }
+        })
+        .collect()
+}
+
+/// Makes the ordinary user when it is missing, and lets it open /dev/fuse. Returns its ids.
+pub fn user() -> (u32, u32) {
+    static READY: std::sync::OnceLock<(u32, u32)> = std::sync::OnceLock::new();
+    *READY.get_or_init(|| {
+        // Several test programs run at once: that somebody else made it is as good.
+        let id = |flag: &str| run(Command::new("id").args([flag, USER])).out.trim().parse::<u32>();
+        if id("-u").is_err() {
+            run(Command::new("useradd").args(["--create-home", USER]));
+        }
+        let access = run(Command::new("setfacl").args(["-m", &format!("u:{USER}:rw"), "/dev/fuse"]));
+        assert_eq!(access.code, Some(0), "{access:?}");
+        (id("-u").expect("useradd"), id("-g").expect("useradd"))
+    })
+}
+
+/// Makes the command run as the ordinary user.
+pub fn as_user(command: &mut Command) -> &mut Command {
+    let (uid, gid) = user();
+    command.uid(uid).gid(gid)
+}

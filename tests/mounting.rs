@@ -1,0 +1,408 @@
+//! Coming up, being there and going away: the real binary, real mounts.
+
+#![allow(missing_docs)]
+
+#[path = "common/cli.rs"]
+mod cli;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::process::Stdio;
+
+use cli::{Place, as_user, is_root, until, wait};
+use rustix::process::{Signal, kill_process};
+
+const LAYERS: [&str; 4] = ["--lower", "a:b", "--upper", "up"];
+
+fn with<'a>(args: &[&'a str]) -> Vec<&'a str> {
+    [&LAYERS, args].concat()
+}
+
+#[test]
+fn a_mount_answers_when_the_program_returns_and_leaves_nothing() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    let place = Place::new();
+    let before = fs::metadata(place.at("mnt")).unwrap().dev();
+    place.unionmount(&with(&["mnt"])).ok();
+    assert_ne!(fs::metadata(place.at("mnt")).unwrap().dev(), before);
+    let mount = place.mounted("mnt").unwrap();
+    assert_eq!((mount.kind.as_str(), mount.source.as_str()), ("fuse.unionmount", "unionmount"));
+    assert!(mount.options.iter().any(|o| o == "default_permissions"));
+    assert!(mount.options.iter().any(|o| o == "allow_other"), "root's mounts are for all: {mount:?}");
+    assert!(!mount.options.iter().any(|o| o == "nosuid" || o == "nodev"), "{mount:?}");
+    place.umount("mnt");
+    place.wait_for_no_daemon();
+    assert_eq!(place.names(""), ["a", "b", "mnt", "up"]);
+    assert!(place.names("up").is_empty());
+}
+
+#[test]
+fn the_daemon_holds_nothing_of_its_caller() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    let place = Place::new();
+    // `run` reads stdout and stderr to their ends: descriptor 7 would keep stdout open, as would 1 or 2.
+    place.sh("./unionmount --lower a --upper up mnt 7>&1").ok();
+    let daemon = place.daemon().as_raw_nonzero();
+    assert_eq!(fs::read_link(format!("/proc/{daemon}/cwd")).unwrap().to_str(), Some("/"));
+    for fd in 0..=2 {
+        assert_eq!(fs::read_link(format!("/proc/{daemon}/fd/{fd}")).unwrap().to_str(), Some("/dev/null"));
+    }
+    let stat = fs::read_to_string(format!("/proc/{daemon}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    assert_eq!(fields[3], daemon.to_string(), "leads its own session");
+    place.umount("mnt");
+}
+
+#[test]
+fn a_remount_right_after_umount_works() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    let place = Place::new();
+    for _ in 0..20 {
+        place.unionmount(&with(&["mnt"])).ok();
+        place.umount("mnt");
+    }
+    place.wait_for_no_daemon();
+    assert_eq!(place.names(""), ["a", "b", "mnt", "up"]);
+}
+
+#[test]
+fn of_many_mounts_of_one_upper_one_wins() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    let place = Place::new();
+    let points: Vec<String> = (0..8).map(|i| format!("m{i}")).collect();
+    let ended: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = points
+            .iter()
+            .map(|point| {
+                place.mkdir(point);
+                scope.spawn(|| place.unionmount(&with(&[point])))
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(ended.iter().filter(|e| e.code == Some(0)).count(), 1, "{ended:?}");
+    for loser in ended.into_iter().filter(|e| e.code != Some(0)) {
+        loser.refused(1, &["upper layer up is in use by another mount"]);
+    }
+    assert_eq!(points.iter().filter(|point| place.mounted(point).is_some()).count(), 1);
+    assert_eq!(place.names(".up.work"), ["index.unionmount", "work"], "the losers took nothing away");
+}
+
+#[test]
+fn mount_options_reach_the_kernel() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    let place = Place::new();
+    place.unionmount(&with(&["-o", "nosuid,nodev,noexec", "-o", "noatime,fsname=a\\,b", "mnt"])).ok();
+    let mount = place.mounted("mnt").unwrap();
+    for option in ["nosuid", "nodev", "noexec", "noatime"] {
+        assert!(mount.options.iter().any(|o| o == option), "{option}: {mount:?}");
+    }
+    assert_eq!(mount.source, "a,b");
+    assert!(mount.options.iter().any(|o| o == "rw"));
+    place.umount("mnt");
+}
+
+#[test]
+fn without_an_upper_and_with_ro_it_is_read_only() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    let place = Place::new();
+    for args in [&["--lower", "a:b", "mnt"][..], &with(&["-o", "ro", "mnt"])] {
+        place.unionmount(args).ok();
+        assert!(place.mounted("mnt").unwrap().options.iter().any(|o| o == "ro"));
+        let error = fs::write(place.at("mnt/new"), "x").unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+        assert_eq!(place.names(""), ["a", "b", "mnt", "up"], "no workdir");
+        place.umount("mnt");
+    }
+}
+
+#[test]
+fn in_the_foreground_it_logs_and_ends_by_a_signal() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    let place = Place::new();
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut child = place
+            .command(&with(&["--foreground", "-v", "--log-file", "log", "mnt"]))
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        until("it is mounted", || place.mounted("mnt").is_some());
+        // A report is no reason to end.
+        kill_process(place.daemon(), Signal::USR1).unwrap();
+        fs::metadata(place.at("mnt")).unwrap();
+        kill_process(place.daemon(), signal).unwrap();
+        assert_eq!(wait(&mut child), Some(0));
+        assert!(place.mounted("mnt").is_none());
+        let log = fs::read_to_string(place.at("log")).unwrap();
+        assert!(log.contains("mounted on") && log.contains("unmounted"), "{log}");
+        fs::remove_file(place.at("log")).unwrap();
+        assert_eq!(place.names(""), ["a", "b", "mnt", "up"]);
+    }
+}
+
+#[test]
+fn a_busy_mount_goes_at_the_second_signal() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    let place = Place::new();
+    place.unionmount(&with(&["--log-file", "log", "mnt"])).ok();
+    let daemon = place.daemon();
+    let user = fs::File::open(place.at("mnt")).unwrap();
+    kill_process(daemon, Signal::TERM).unwrap();
+    until("it says that it is busy", || fs::read_to_string(place.at("log")).unwrap().contains("busy"));
+    fs::metadata(place.at("mnt")).unwrap();
+    assert!(place.mounted("mnt").is_some());
+    kill_process(daemon, Signal::TERM).unwrap();
+    until("it is gone from sight", || place.mounted("mnt").is_none());
+    user.metadata().unwrap();
+    drop(user);
+    place.wait_for_no_daemon();
+}
+
+#[test]
+fn a_killed_daemon_leaves_a_dead_mount_that_is_named_and_a_workdir_that_is_swept() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    let place = Place::new();
+    place.unionmount(&with(&["mnt"])).ok();
+    fs::create_dir_all(place.at(".up.work/work/half/done")).unwrap();
+    kill_process(place.daemon(), Signal::KILL).unwrap();
+    place.wait_for_no_daemon();
+    place.unionmount(&with(&["mnt"])).refused(1, &["dead FUSE mount", "umount -l mnt"]);
+    place.umount("mnt");
+    place.unionmount(&with(&["mnt"])).ok();
+    assert!(place.names(".up.work/work").is_empty());
+    place.umount("mnt");
+}
+
+#[test]
+fn a_broken_connection_takes_the_mount_away() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    let place = Place::new();
+    let mut child = place.command(&with(&["--foreground", "mnt"])).stderr(Stdio::null()).spawn().unwrap();
+    until("it is mounted", || place.mounted("mnt").is_some());
+    let connection = rustix::fs::minor(fs::metadata(place.at("mnt")).unwrap().dev());
+    if fs::write(format!("/sys/fs/fuse/connections/{connection}/abort"), "1").is_err() {
+        place.umount("mnt");
+        assert_eq!(wait(&mut child), Some(0));
+        skip!("fusectl is not mounted");
+    }
+    assert_eq!(wait(&mut child), Some(1));
+    assert!(place.mounted("mnt").is_none());
+    assert_eq!(place.names(""), ["a", "b", "mnt", "up"]);
+}
+
+#[test]
+fn a_volatile_upper_is_taken_over_after_a_clean_end_only() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    let place = Place::new();
+    let args = ["-o", "volatile,lowerdir=a,upperdir=up,workdir=w", "mnt"];
+    for _ in 0..2 {
+        place.unionmount(&args).ok();
+        assert_eq!(place.names("w/work/incompat/volatile"), ["dirty"]);
+        place.umount("mnt");
+        place.wait_for_no_daemon();
+    }
+    place.unionmount(&args).ok();
+    kill_process(place.daemon(), Signal::KILL).unwrap();
+    place.wait_for_no_daemon();
+    place.umount("mnt");
+    place.unionmount(&args).refused(1, &["upper layer up", "volatile", "w/work/incompat/volatile"]);
+    // What containers/storage does before each mount, and what the message says.
+    fs::remove_dir_all(place.at("w/work/incompat/volatile")).unwrap();
+    place.unionmount(&args).ok();
+    place.umount("mnt");
+}
+
+#[test]
+fn the_helper_forms() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    let place = Place::new();
+    place.mkdir("w");
+    place.mkdir("x:y,z");
+    for name in ["fuse-overlayfs", "mount.unionmount", "mount.fuse.unionmount"] {
+        symlink("unionmount", place.at(name)).unwrap();
+    }
+    symlink("../a", place.at("b/link")).unwrap();
+    for script in [
+        // As containers/storage calls it.
+        r#"./fuse-overlayfs -o 'lowerdir=b/link/../a:b,upperdir=up,workdir=w,nodev,context="u:r:t:c1,c2",private' mnt"#,
+        "./unionmount -o lowerdir=a:b,upperdir=up,workdir=w,,nodev, mnt",
+        "./unionmount none mnt -o lowerdir=a -o nodev,upperdir=up -o workdir=w",
+        "./unionmount -o nodev none -o lowerdir=a,upperdir=up mnt -o workdir=w",
+        "./mount.unionmount none mnt -o rw,nodev,lowerdir=a,upperdir=up,workdir=w",
+        "./mount.fuse.unionmount none mnt -s -o rw,nodev,lowerdir=a,upperdir=up,workdir=w,_netdev,x-y -t fuse.unionmount",
+        r"./unionmount -o 'nodev,lowerdir=x\:y\,z,upperdir=up,workdir=w' mnt",
+        r"./unionmount -o nodev --lower 'x\:y,z' --upper up --work w mnt",
+    ] {
+        place.sh(script).ok();
+        let mount = place.mounted("mnt").unwrap_or_else(|| panic!("{script}"));
+        assert!(mount.options.iter().any(|o| o == "nodev"), "{script}: {mount:?}");
+        place.umount("mnt");
+        place.wait_for_no_daemon();
+        assert!(place.names("w").is_empty(), "{script}");
+    }
+    let ended = place.sh("./fuse-overlayfs -o lowerdir=a,shiny,glow=1 mnt");
+    assert_eq!(ended.code, Some(0));
+    assert_eq!(
+        ended.err,
+        "unionmount: unknown option ignored: shiny\nunionmount: unknown option ignored: glow=1\n"
+    );
+    place.umount("mnt");
+
+    let fake = place.sh("./mount.fuse.unionmount none mnt -f -o lowerdir=a").ok();
+    assert!(fake.out.is_empty() && place.mounted("mnt").is_none());
+    for flag in ["-V", "--version"] {
+        let version = place.sh(&format!("./fuse-overlayfs {flag}")).ok();
+        assert_eq!(version.out, format!("unionmount {}\n", env!("CARGO_PKG_VERSION")));
+    }
+    assert!(place.sh("./fuse-overlayfs -h").ok().out.contains("fuse-overlayfs [-f]"));
+}
+
+#[test]
+fn mount_8_and_fstab() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    let place = Place::new();
+    // mount(8) calls mount.fuse, which has a shell run `unionmount`; both search fixed directories. A mount namespace
+    // lets the test put the program into one.
+    place.mkdir("bin");
+    fs::hard_link(place.bin(), place.at("bin/unionmount")).unwrap();
+    let script = "unshare --mount sh -e -c '
+        mount --bind bin /usr/local/sbin
+        options=lowerdir=$PWD/a:$PWD/b,upperdir=$PWD/up,noexec
+        mount -t fuse.unionmount none $PWD/mnt -o $options
+        grep \" $PWD/mnt \" /proc/self/mountinfo
+        umount mnt
+        echo \"merged $PWD/mnt fuse.unionmount defaults,nofail,x-test,$options 0 0\" > fstab
+        # Twice: what is mounted already is not mounted again.
+        mount -T fstab -a
+        mount -T fstab -a
+        grep \" $PWD/mnt \" /proc/self/mountinfo
+        umount mnt'";
+    let ended = place.sh(script).ok();
+    let lines: Vec<&str> = ended.out.lines().collect();
+    assert_eq!(lines.len(), 2, "{ended:?}");
+    assert!(lines[0].contains("noexec") && lines[0].contains(" - fuse.unionmount none "), "{ended:?}");
+    assert!(lines[1].contains("noexec") && lines[1].contains(" - fuse.unionmount merged "), "{ended:?}");
+}
+
+#[test]
+fn an_ordinary_user_mounts_through_fusermount3() {
+    if !is_root() {
+        skip!("needs root, to become an ordinary user");
+    }
+    let place = Place::of_user();
+    place.sh_as_user("./unionmount --lower a:b --upper up -o noatime,fsname='c\\,d' mnt").ok();
+    let mount = place.mounted("mnt").unwrap();
+    assert_eq!(mount.kind, "fuse.unionmount");
+    for option in ["nosuid", "nodev", "noatime", "default_permissions"] {
+        assert!(mount.options.iter().any(|o| o == option), "{option}: {mount:?}");
+    }
+    assert!(!mount.options.iter().any(|o| o == "allow_other"), "{mount:?}");
+    assert!(place.sh_as_user("stat -c %F mnt").ok().out.contains("directory"));
+    place.sh_as_user("fusermount3 -u mnt").ok();
+    place.wait_for_no_daemon();
+    assert_eq!(place.names(""), ["a", "b", "mnt", "up"]);
+
+    // A signal unmounts as well.
+    let mut command = place.command(&["--foreground", "--lower", "a", "--upper", "up", "mnt"]);
+    let mut child = as_user(&mut command).spawn().unwrap();
+    until("it is mounted", || place.mounted("mnt").is_some());
+    kill_process(place.daemon(), Signal::TERM).unwrap();
+    assert_eq!(wait(&mut child), Some(0));
+    assert!(place.mounted("mnt").is_none());
+}
+
+#[test]
+fn root_of_a_user_namespace_mounts_by_itself() {
+    if !is_root() {
+        skip!("needs root, to become an ordinary user");
+    }
+    let place = Place::of_user();
+    let script = "unshare --user --map-root-user --mount sh -e -c '
+        ./unionmount --lower a:b --upper up mnt
+        grep \" $PWD/mnt \" /proc/self/mountinfo
+        stat -c %F mnt
+        umount mnt'";
+    let ended = place.sh_as_user(script);
+    if ended.err.contains("unshare failed") {
+        skip!("no user namespaces here: {}", ended.err);
+    }
+    let ended = ended.ok();
+    assert!(ended.out.contains("fuse.unionmount") && ended.out.contains("allow_other"), "{ended:?}");
+    assert!(ended.out.contains("directory"), "{ended:?}");
+    place.wait_for_no_daemon();
+    assert_eq!(place.names(""), ["a", "b", "mnt", "up"]);
+}
+
+#[test]
+fn six_hundred_layers_mount_under_a_low_soft_limit() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    let place = Place::new();
+    let lowers: Vec<String> = (0..600).map(|i| format!("layers/{i}")).collect();
+    for lower in &lowers {
+        place.mkdir(lower);
+    }
+    place.sh(&format!("ulimit -S -n 256; ./unionmount --lower {} --upper up mnt", lowers.join(":"))).ok();
+    place.umount("mnt");
+}
+
+#[test]
+fn names_that_are_not_utf8() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    use std::os::unix::ffi::OsStrExt;
+    let name = std::ffi::OsStr::from_bytes(b"\xff\xfe");
+    let place = Place::of_user();
+    let (uid, gid) = cli::user();
+    std::os::unix::fs::chown(place.mkdir(name), Some(uid), Some(gid)).unwrap();
+    let ended =
+        place.sh_as_user("./unionmount --lower a -o fsname=$(printf '\\377') $(printf '\\377\\376')").ok();
+    assert_eq!(ended.code, Some(0));
+    assert!(fs::metadata(place.at(name)).is_err(), "another user is kept out");
+    place.sh_as_user("fusermount3 -u $(printf '\\377\\376')").ok();
+}
+
+#[test]
+fn what_is_made_out_of_the_definitions() {
+    let place = Place::new();
+    let man = place.unionmount(&["man"]).ok().out;
+    assert!(man.contains(".TH unionmount") && man.contains("\\-\\-lower"), "{man}");
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(place.unionmount(&["completions", shell]).ok().out.contains("log-file"), "{shell}");
+    }
+    assert!(place.unionmount(&["--help"]).ok().out.contains("unionmount --lower"));
+    assert_eq!(
+        place.unionmount(&["--version"]).ok().out,
+        format!("unionmount {}\n", env!("CARGO_PKG_VERSION"))
+    );
+    // A reader that goes away is no failure, and no panic.
+    place.sh("./unionmount completions zsh | head -n 1").ok();
+}

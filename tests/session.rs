@@ -1,0 +1,126 @@
+//! A session with a filesystem of a few lines, which can be made to fail where the union should not.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
+#![allow(missing_docs)]
+
+#[path = "common/cli.rs"]
+mod cli;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, UNIX_EPOCH};
+
+use cli::{Place, is_root, until, wait};
+use fuser::{
+    Errno, FileAttr, FileHandle, FileType, Filesystem, INodeNo, KernelConfig, ReplyAttr, ReplyEntry, Request,
+};
+use unionmount::fuse::mount::{MountFlags, open_device};
+use unionmount::fuse::session::{Hooks, SessionOptions, default_source, serve};
+
+/// A root directory without entries.
+struct Null {
+    refuse_to_begin: bool,
+}
+
+impl Filesystem for Null {
+    fn init(&mut self, _req: &Request, _config: &mut KernelConfig) -> io::Result<()> {
+        if self.refuse_to_begin { Err(io::Error::other("not today")) } else { Ok(()) }
+    }
+
+    fn lookup(&self, _req: &Request, _parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        assert_ne!(name, "panic", "as asked");
+        reply.error(Errno::ENOENT);
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let attr = FileAttr {
+            ino,
+            size: 0,
+            blocks: 0,
+            atime: UNIX_EPOCH,
+            mtime: UNIX_EPOCH,
+            ctime: UNIX_EPOCH,
+            crtime: UNIX_EPOCH,
+            kind: FileType::Directory,
+            perm: 0o755,
+            nlink: 2,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            blksize: 4096,
+            flags: 0,
+        };
+        reply.attr(&Duration::ZERO, &attr);
+    }
+}
+
+const POINT: &str = "UNIONMOUNT_TEST_POINT";
+const REFUSE: &str = "UNIONMOUNT_TEST_REFUSE";
+const SERVED: i32 = 40;
+const FAILED: i32 = 41;
+
+/// Not a test: the process that the tests below start, since a panic ends the process and hooks are the process's.
+#[test]
+#[ignore = "started by the other tests"]
+fn serving() {
+    let Some(point) = std::env::var_os(POINT) else { return };
+    let options = SessionOptions {
+        mount_point: point.into(),
+        source: default_source().to_owned(),
+        flags: MountFlags::default(),
+        threads: Some(2),
+    };
+    let hooks = Hooks { ready: Box::new(|_| {}), report: Box::new(|| {}) };
+    let null = Null { refuse_to_begin: std::env::var_os(REFUSE).is_some() };
+    let served = serve(null, open_device().unwrap(), &options, hooks);
+    std::process::exit(if served.is_ok() { SERVED } else { FAILED });
+}
+
+fn start(place: &Place, environment: &[(&str, &str)]) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "serving", "--ignored"])
+        .env(POINT, place.at("mnt"))
+        .envs(environment.iter().copied())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn an_unmounted_session_ends_in_order() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    let place = Place::new();
+    let mut child = start(&place, &[]);
+    until("it is mounted", || place.mounted("mnt").is_some());
+    assert_eq!(fs::metadata(place.at("mnt/x")).unwrap_err().kind(), io::ErrorKind::NotFound);
+    place.umount("mnt");
+    assert_eq!(wait(&mut child), Some(SERVED));
+}
+
+#[test]
+fn a_panic_ends_the_process_and_the_mount() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    let place = Place::new();
+    let mut child = start(&place, &[]);
+    until("it is mounted", || place.mounted("mnt").is_some());
+    fs::metadata(place.at("mnt/panic")).unwrap_err();
+    assert_eq!(wait(&mut child), Some(101));
+    assert!(place.mounted("mnt").is_none(), "no dead mount is left");
+}
+
+#[test]
+fn a_filesystem_that_refuses_to_begin_leaves_no_mount() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    let place = Place::new();
+    let mut child = start(&place, &[(REFUSE, "1")]);
+    assert_eq!(wait(&mut child), Some(FAILED));
+    assert!(place.mounted("mnt").is_none());
+}
