@@ -27,8 +27,11 @@ fn can_mount_overlayfs() -> bool {
     Privilege::current() != Privilege::User
 }
 
+/// Each keeps its own account of the names that a file of a lower has lost; and without an index, which userxattr
+/// does not go with, the kernel gives the names of one file different inode numbers.
 fn fields() -> Fields {
-    Fields { nlink: false, directory_mtime: false, ..Fields::tree() }
+    let root = Privilege::current() == Privilege::Root;
+    Fields { nlink: false, links: root, directory_mtime: false, ..Fields::tree() }
 }
 
 /// Lowers with something for every kind of change.

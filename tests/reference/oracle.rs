@@ -149,6 +149,14 @@ pub const KERNEL_DIFFERENCES: &[Difference] = &[
     },
 ];
 
+/// The table can be read without the source: `cargo test --test reference -- --nocapture differences`.
+#[test]
+fn the_differences_from_the_kernel_are_listed() {
+    for Difference { what, why, .. } in KERNEL_DIFFERENCES {
+        println!("- the kernel: {what}\n  here: {why}");
+    }
+}
+
 fn tolerated(op: &Op, expected: &Outcome, found: &Outcome) -> bool {
     KERNEL_DIFFERENCES.iter().any(|difference| match difference.allowed {
         Allowance::Outcome(allows) => allows(op, expected, found),
