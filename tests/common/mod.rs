@@ -1,0 +1,93 @@
+//! What every integration test stands on: scratch directories, layers, mounts that always go away, snapshots of
+//! trees and their differences.
+//!
+//! The program under test is a parameter. `UNIONMOUNT_BIN` names it: a path to `unionmount` or to a
+//! `fuse-overlayfs` (told apart by the file's name), or the word `kernel` for the kernel's own overlayfs. Without it
+//! the binary that cargo built is tested. So a test that fails can be asked at once whether the peers pass it.
+//!
+//! Other settings, all optional:
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `UNIONMOUNT_SCRATCH` | where scratch directories are made (default: `$TMPDIR`, else `/tmp`) |
+//! | `UNIONMOUNT_CASES` | how many random cases the reference-model tests run |
+//! | `UNIONMOUNT_SEED` | the seed of the random cases |
+//! | `UNIONMOUNT_LONG` | set: also run what takes minutes |
+//! | `UNIONMOUNT_KEEP` | set: leave scratch directories behind, for a look at what went wrong |
+
+// Each test binary uses its own part of this module.
+#![allow(dead_code, unused_imports)]
+
+mod layers;
+mod mount;
+mod process;
+pub mod raw;
+mod scratch;
+mod snapshot;
+mod stack;
+
+pub use layers::{Layer, OpaqueForm, WhiteoutForm, set_mtime};
+pub use mount::{LoopFilesystem, Mount, MountError, Options, Program};
+pub use process::{Privilege, as_ids, output, run, run_with_input, wait_for_exit, wait_until};
+pub use scratch::Scratch;
+pub use snapshot::{Content, Entry, Fields, Kind, Listed, Snapshot, Time, diff, list, read_xattrs};
+pub use stack::Stack;
+
+/// Prints why a test, or the rest of it, does not apply here, and returns from it.
+#[macro_export]
+macro_rules! skip {
+    ($($reason:tt)*) => {{
+        eprintln!("SKIP: {}", format_args!($($reason)*));
+        return;
+    }};
+}
+
+/// Returns from a test, saying so, unless the process is root of the initial user namespace.
+#[macro_export]
+macro_rules! needs_root {
+    () => {
+        if $crate::common::Privilege::current() != $crate::common::Privilege::Root {
+            $crate::skip!("{}: needs root of the initial user namespace", module_path!());
+        }
+    };
+}
+
+/// Asserts that a system call fails with one of the given errors.
+#[macro_export]
+macro_rules! assert_errno {
+    ($result:expr, $($errno:path)|+) => {{
+        match $result {
+            Ok(_) => panic!("{}: succeeded, expected {}", stringify!($result), stringify!($($errno)|+)),
+            Err(error) => {
+                let errno = $crate::common::errno_of(&error);
+                assert!(
+                    [$($errno),+].contains(&errno),
+                    "{}: failed with {errno:?}, expected {}", stringify!($result), stringify!($($errno)|+)
+                );
+            }
+        }
+    }};
+}
+
+/// An error that carries an errno.
+pub trait HasErrno {
+    /// The errno, or a panic with the error's text.
+    fn errno(&self) -> rustix::io::Errno;
+}
+
+impl HasErrno for std::io::Error {
+    fn errno(&self) -> rustix::io::Errno {
+        rustix::io::Errno::from_io_error(self).unwrap_or_else(|| panic!("no errno in {self}"))
+    }
+}
+
+impl HasErrno for rustix::io::Errno {
+    fn errno(&self) -> rustix::io::Errno {
+        *self
+    }
+}
+
+/// The errno of `error`.
+pub fn errno_of(error: &impl HasErrno) -> rustix::io::Errno {
+    error.errno()
+}

@@ -1,0 +1,470 @@
+//! Mounts of the program under test, and of the kernel's overlayfs, that always go away.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::process::{Privilege, wait_for_exit, wait_until};
+
+/// How long a mount may exist before it is aborted, so that a hang fails a test and does not stop the run.
+const WATCHDOG: Duration = Duration::from_secs(240);
+/// How long mounting, unmounting and a daemon's end may take each.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The program under test.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Program {
+    /// `unionmount`, by its own command line.
+    Unionmount(PathBuf),
+    /// A `fuse-overlayfs`, by `-o lowerdir=…`.
+    FuseOverlayfs(PathBuf),
+    /// The kernel's overlayfs, by mount(8).
+    Kernel,
+}
+
+impl Program {
+    /// The one that `UNIONMOUNT_BIN` names, else the one that cargo built.
+    pub fn under_test() -> Self {
+        let Some(name) = std::env::var_os("UNIONMOUNT_BIN") else {
+            return Program::Unionmount(env!("CARGO_BIN_EXE_unionmount").into());
+        };
+        if name == "kernel" {
+            return Program::Kernel;
+        }
+        let path = PathBuf::from(&name);
+        if path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"fuse-overlayfs")) {
+            Program::FuseOverlayfs(path)
+        } else {
+            Program::Unionmount(path)
+        }
+    }
+
+    /// Whether it is ours: the peers are held to less.
+    pub fn is_unionmount(&self) -> bool {
+        matches!(self, Program::Unionmount(_))
+    }
+}
+
+/// What to mount.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The lowers, topmost first.
+    pub lowers: Vec<PathBuf>,
+    /// The upper, if the mount shall be writable.
+    pub upper: Option<PathBuf>,
+    /// The workdir; `None` leaves the choice to the program.
+    pub work: Option<PathBuf>,
+    /// Further options for `-o`, each a word of its own.
+    pub extra: Vec<String>,
+    /// A command to start the program by (`prlimit --nofile=…`), if any.
+    pub prefix: Vec<String>,
+}
+
+impl Options {
+    fn overlay_words(&self) -> OsString {
+        let mut words = OsString::from("lowerdir=");
+        for (index, lower) in self.lowers.iter().enumerate() {
+            if index > 0 {
+                words.push(":");
+            }
+            words.push(lower);
+        }
+        if let Some(upper) = &self.upper {
+            words.push(",upperdir=");
+            words.push(upper);
+        }
+        if let Some(work) = &self.work {
+            words.push(",workdir=");
+            words.push(work);
+        }
+        for word in &self.extra {
+            words.push(",");
+            words.push(word);
+        }
+        words
+    }
+
+    /// `program`, by way of the prefix.
+    fn start(&self, program: &OsStr) -> Command {
+        match &self.prefix[..] {
+            [] => Command::new(program),
+            [first, rest @ ..] => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(program);
+                command
+            }
+        }
+    }
+
+    /// The command that mounts this at `mountpoint`.
+    pub fn command(&self, program: &Program, mountpoint: &Path) -> Command {
+        match program {
+            Program::Unionmount(path) => {
+                let mut command = self.start(path.as_os_str());
+                for lower in &self.lowers {
+                    command.arg("--lower").arg(escape_colons(lower));
+                }
+                if let Some(upper) = &self.upper {
+                    command.arg("--upper").arg(upper);
+                }
+                if let Some(work) = &self.work {
+                    command.arg("--work").arg(work);
+                }
+                if !self.extra.is_empty() {
+                    command.arg("-o").arg(self.extra.join(","));
+                }
+                command.arg(mountpoint);
+                command
+            }
+            Program::FuseOverlayfs(path) => {
+                let mut command = self.start(path.as_os_str());
+                command.arg("-o").arg(self.overlay_words()).arg(mountpoint);
+                command
+            }
+            Program::Kernel => {
+                let mut command = self.start(OsStr::new("mount"));
+                command.args(["-t", "overlay", "overlay", "-o"]).arg(self.overlay_words()).arg(mountpoint);
+                command
+            }
+        }
+    }
+}
+
+fn escape_colons(path: &Path) -> OsString {
+    let mut escaped = Vec::new();
+    for &byte in path.as_os_str().as_bytes() {
+        if byte == b':' || byte == b'\\' {
+            escaped.push(b'\\');
+        }
+        escaped.push(byte);
+    }
+    OsString::from_vec(escaped)
+}
+
+/// Why there is no mount.
+#[derive(Debug)]
+pub struct MountError {
+    /// The exit status; `None` when it was killed because it did not end.
+    pub status: Option<i32>,
+    /// What it printed on standard error.
+    pub stderr: String,
+}
+
+/// A live mount. Dropping it unmounts it, lazily and with the daemon killed if nothing else helps.
+pub struct Mount {
+    path: PathBuf,
+    program: Program,
+    daemon: Option<u32>,
+    gone: bool,
+    /// Dropped with the mount, which ends the watchdog's thread.
+    _watchdog: mpsc::Sender<()>,
+}
+
+impl Mount {
+    /// Mounts with the program under test.
+    pub fn new(options: &Options, mountpoint: &Path) -> Self {
+        Self::with_program(&Program::under_test(), options, mountpoint)
+    }
+
+    /// Mounts with `program`.
+    pub fn with_program(program: &Program, options: &Options, mountpoint: &Path) -> Self {
+        Self::try_with_program(program, options, mountpoint).unwrap_or_else(|error| {
+            panic!("{:?}\nstatus {:?}\n{}", options.command(program, mountpoint), error.status, error.stderr)
+        })
+    }
+
+    /// Mounts with `program`, or says why not.
+    pub fn try_with_program(
+        program: &Program,
+        options: &Options,
+        mountpoint: &Path,
+    ) -> Result<Self, MountError> {
+        fs::create_dir_all(mountpoint).unwrap();
+        let (status, stderr) = run_mount_command(options.command(program, mountpoint));
+        if status != Some(0) {
+            return Err(MountError { status, stderr });
+        }
+        let Some(mount) = mounts_below(mountpoint).into_iter().find(|mount| mount.path == mountpoint) else {
+            panic!(
+                "{program:?} returned success, but nothing is mounted at {}: {stderr}",
+                mountpoint.display()
+            );
+        };
+        let daemon = if mount.kind.starts_with("fuse") { daemon_of(mountpoint) } else { None };
+        let watchdog = start_watchdog(mount, daemon);
+        Ok(Mount {
+            path: mountpoint.to_owned(),
+            program: program.clone(),
+            daemon,
+            gone: false,
+            _watchdog: watchdog,
+        })
+    }
+
+    /// The mount point.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A path below the mount point.
+    pub fn join(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.path.join(path)
+    }
+
+    /// What serves it.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// The daemon's process id; a mount of the kernel's has none.
+    pub fn daemon(&self) -> u32 {
+        self.daemon.expect("the mount has no daemon")
+    }
+
+    /// Unmounts and waits for the daemon's end. Panics if the mount is busy or the daemon stays.
+    pub fn unmount(mut self) {
+        self.gone = true;
+        // A process that has just ended may hold the mount for another instant.
+        let mut said = String::new();
+        let unmounted = wait_until(Duration::from_secs(2), || match unmount_command(&self.path) {
+            Ok(()) => true,
+            Err(text) => {
+                said = text;
+                false
+            }
+        });
+        if !unmounted {
+            self.gone = false;
+            panic!("cannot unmount {}: {said}", self.path.display());
+        }
+        if let Some(daemon) = self.daemon {
+            assert!(wait_for_exit(daemon, PATIENCE), "the daemon {daemon} did not end after the unmount");
+        }
+    }
+
+    /// Kills the daemon with SIGKILL and takes the dead mount away.
+    pub fn kill(mut self) {
+        self.kill_daemon();
+        self.gone = true;
+        lazy_unmount(&self.path);
+    }
+
+    /// Takes the mount away whose daemon is dead already.
+    pub fn kill_dead(mut self) {
+        self.gone = true;
+        lazy_unmount(&self.path);
+    }
+
+    /// Kills the daemon with SIGKILL and waits for its end; the dead mount stays.
+    pub fn kill_daemon(&self) {
+        let pid = self.daemon();
+        kill_process(Pid::from_raw(pid as i32).unwrap(), Signal::KILL).unwrap();
+        assert!(wait_for_exit(pid, PATIENCE), "the daemon {pid} survived SIGKILL");
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if self.gone {
+            return;
+        }
+        if wait_until(Duration::from_secs(1), || unmount_command(&self.path).is_ok()) {
+            if let Some(daemon) = self.daemon {
+                wait_for_exit(daemon, PATIENCE);
+            }
+            return;
+        }
+        if let Some(pid) = self.daemon.and_then(|pid| Pid::from_raw(pid as i32)) {
+            // It may have ended by itself; what matters is that it is gone.
+            kill_process(pid, Signal::KILL).unwrap_or_default();
+        }
+        lazy_unmount(&self.path);
+    }
+}
+
+/// Runs a mount command whose daemon may keep its standard error: so a file, not a pipe, takes that.
+fn run_mount_command(mut command: Command) -> (Option<i32>, String) {
+    let stderr = tempfile::NamedTempFile::new().unwrap();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(stderr.reopen().unwrap())
+        .spawn()
+        .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
+    let ended = wait_for_exit(child.id(), PATIENCE);
+    if !ended {
+        child.kill().unwrap();
+    }
+    let status = child.wait().unwrap();
+    let text = String::from_utf8_lossy(&fs::read(stderr.path()).unwrap()).into_owned();
+    (if ended { status.code() } else { None }, text)
+}
+
+/// One line of /proc/self/mountinfo.
+#[derive(Debug, Clone)]
+pub(super) struct MountInfo {
+    pub(super) path: PathBuf,
+    pub(super) kind: String,
+    /// The minor number of its device, by which fusectl knows the connection.
+    pub(super) minor: u32,
+}
+
+/// The mounts at or below `path`, in the order of mounting.
+pub(super) fn mounts_below(path: &Path) -> Vec<MountInfo> {
+    let text = fs::read("/proc/self/mountinfo").unwrap();
+    let mounts = text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).map(|line| {
+        let fields: Vec<_> = line.split(|&byte| byte == b' ').collect();
+        let dash = fields.iter().position(|field| *field == b"-").unwrap();
+        let device = String::from_utf8_lossy(fields[2]);
+        MountInfo {
+            path: unescape_octal(fields[4]),
+            kind: String::from_utf8_lossy(fields[dash + 1]).into_owned(),
+            minor: device.split_once(':').unwrap().1.parse().unwrap(),
+        }
+    });
+    mounts.filter(|mount| mount.path.starts_with(path)).collect()
+}
+
+fn unescape_octal(field: &[u8]) -> PathBuf {
+    let mut bytes = Vec::new();
+    let mut rest = field;
+    while let Some((&first, tail)) = rest.split_first() {
+        if first == b'\\' && tail.len() >= 3 {
+            bytes.push(tail[..3].iter().fold(0u8, |value, digit| value.wrapping_mul(8) + (digit - b'0')));
+            rest = &tail[3..];
+        } else {
+            bytes.push(first);
+            rest = tail;
+        }
+    }
+    OsString::from_vec(bytes).into()
+}
+
+/// The process that serves the mount: the one whose arguments name the mount point.
+fn daemon_of(mountpoint: &Path) -> Option<u32> {
+    for entry in fs::read_dir("/proc").unwrap() {
+        let entry = entry.unwrap();
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        // A process may end while we look.
+        let Ok(line) = fs::read(entry.path().join("cmdline")) else { continue };
+        let ours = line.split(|&byte| byte == 0).any(|word| word == mountpoint.as_os_str().as_bytes());
+        if ours && pid != std::process::id() {
+            return Some(pid);
+        }
+    }
+    panic!("no process serves {}", mountpoint.display());
+}
+
+fn start_watchdog(mount: MountInfo, daemon: Option<u32>) -> mpsc::Sender<()> {
+    let (sender, receiver) = mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        if receiver.recv_timeout(WATCHDOG) == Err(mpsc::RecvTimeoutError::Timeout) {
+            eprintln!("WATCHDOG: {} hangs; aborting it", mount.path.display());
+            if let Some(pid) = daemon.and_then(|pid| Pid::from_raw(pid as i32)) {
+                kill_process(pid, Signal::KILL).unwrap_or_default();
+            }
+            force_unmount(&mount);
+        }
+    });
+    sender
+}
+
+fn unmount_command(path: &Path) -> Result<(), String> {
+    let (program, arguments): (&str, &[&str]) = match Privilege::current() {
+        Privilege::User => ("fusermount3", &["-u"]),
+        Privilege::Root | Privilege::Namespace => ("umount", &[]),
+    };
+    let output = Command::new(program).args(arguments).arg(path).stdin(Stdio::null()).output().unwrap();
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// Detaches the mount at `path`, busy or dead.
+fn lazy_unmount(path: &Path) {
+    let (program, arguments): (&str, &[&str]) = match Privilege::current() {
+        Privilege::User => ("fusermount3", &["-uz"]),
+        Privilege::Root | Privilege::Namespace => ("umount", &["-l"]),
+    };
+    let status = Command::new(program).args(arguments).arg(path).stdin(Stdio::null()).status();
+    if !status.as_ref().is_ok_and(|status| status.success()) {
+        eprintln!("cannot unmount {} lazily: {status:?}", path.display());
+    }
+}
+
+/// Aborts the mount's connection, so that who waits for it goes on, and detaches it.
+pub(super) fn force_unmount(mount: &MountInfo) {
+    if mount.kind.starts_with("fuse") && Privilege::current() == Privilege::Root {
+        let control = Path::new("/sys/fs/fuse/connections");
+        if fs::read_dir(control).is_ok_and(|mut entries| entries.next().is_none()) {
+            super::process::output("mount", &["-t", "fusectl", "fusectl", "/sys/fs/fuse/connections"]);
+        }
+        let abort = control.join(mount.minor.to_string()).join("abort");
+        if let Err(error) = fs::write(&abort, "1") {
+            eprintln!("cannot abort by {}: {error}", abort.display());
+        }
+    }
+    lazy_unmount(&mount.path);
+}
+
+/// A small filesystem in a file, mounted on a loop device. Needs root.
+pub struct LoopFilesystem {
+    path: PathBuf,
+}
+
+impl LoopFilesystem {
+    /// Makes and mounts a filesystem of `mkfs` (`ext4`, `xfs`, `btrfs`) with `size` bytes; `scratch` takes its image
+    /// and its mount point.
+    pub fn new(scratch: &super::Scratch, name: &str, mkfs: &str, size: u64) -> Self {
+        let image = scratch.path().join(format!("{name}.img"));
+        File::create(&image).unwrap().set_len(size).unwrap();
+        let quiet = if mkfs == "ext4" { "-Fq" } else { "-fq" };
+        let make = format!("mkfs.{mkfs}");
+        super::process::run(&make, &[OsStr::new(quiet), image.as_os_str()]);
+        let path = scratch.dir(name);
+        super::process::run(
+            "mount",
+            &[OsStr::new("-o"), OsStr::new("loop"), image.as_os_str(), path.as_os_str()],
+        );
+        LoopFilesystem { path }
+    }
+
+    /// Makes it fail as after an error of the disk: nothing can be written any more. For ext4.
+    pub fn abort(&self) {
+        super::process::run("mount", &["-o", "remount,abort", self.path.to_str().unwrap()]);
+    }
+
+    /// A tmpfs of `size` bytes.
+    pub fn tmpfs(scratch: &super::Scratch, name: &str, size: u64) -> Self {
+        let path = scratch.dir(name);
+        let options = format!("size={size}");
+        let words = ["-t", "tmpfs", "-o", &options, "tmpfs", path.to_str().unwrap()];
+        super::process::run("mount", &words);
+        LoopFilesystem { path }
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Remounts it with other options (`ro`).
+    pub fn remount(&self, options: &str) {
+        super::process::run("mount", &["-o", &format!("remount,{options}"), self.path.to_str().unwrap()]);
+    }
+}
+
+impl Drop for LoopFilesystem {
+    fn drop(&mut self) {
+        lazy_unmount(&self.path);
+    }
+}

@@ -1,0 +1,126 @@
+//! The few system calls that tests need and no safe wrapper offers.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+/// A file mapped shared into memory.
+pub struct Mapping {
+    start: *mut libc::c_void,
+    length: usize,
+}
+
+impl Mapping {
+    /// Maps the first `length` bytes of `file`; `writable` maps for writing too.
+    pub fn shared(file: &File, length: usize, writable: bool) -> io::Result<Self> {
+        Self::new(file, length, writable, libc::MAP_SHARED)
+    }
+
+    /// Maps the first `length` bytes of `file` privately, readable and writable.
+    pub fn private(file: &File, length: usize) -> io::Result<Self> {
+        Self::new(file, length, true, libc::MAP_PRIVATE)
+    }
+
+    fn new(file: &File, length: usize, writable: bool, flags: i32) -> io::Result<Self> {
+        let protection = if writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
+        // SAFETY: a fresh mapping at an address that the kernel chooses; it aliases no Rust object.
+        let start =
+            unsafe { libc::mmap(std::ptr::null_mut(), length, protection, flags, file.as_raw_fd(), 0) };
+        if start == libc::MAP_FAILED {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(Mapping { start, length })
+        }
+    }
+
+    /// A copy of the bytes at `offset`.
+    pub fn read(&self, offset: usize, length: usize) -> Vec<u8> {
+        assert!(offset + length <= self.length);
+        let mut bytes = vec![0; length];
+        for (index, byte) in bytes.iter_mut().enumerate() {
+            // SAFETY: within the mapping, by the assertion; volatile, as other mappings change the memory.
+            *byte = unsafe { std::ptr::read_volatile(self.start.cast::<u8>().add(offset + index)) };
+        }
+        bytes
+    }
+
+    /// Stores `bytes` at `offset`. The mapping must be writable.
+    pub fn write(&mut self, offset: usize, bytes: &[u8]) {
+        assert!(offset + bytes.len() <= self.length);
+        for (index, byte) in bytes.iter().enumerate() {
+            // SAFETY: within the mapping, by the assertion.
+            unsafe { std::ptr::write_volatile(self.start.cast::<u8>().add(offset + index), *byte) };
+        }
+    }
+
+    /// msync(MS_SYNC) of the whole mapping.
+    pub fn sync(&self) -> io::Result<()> {
+        // SAFETY: the range is the mapping's own.
+        match unsafe { libc::msync(self.start, self.length, libc::MS_SYNC) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: unmaps what `new` mapped; nothing borrows from it.
+        unsafe { libc::munmap(self.start, self.length) };
+    }
+}
+
+/// Which kind of record lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockKind {
+    /// F_SETLK: belongs to the process.
+    Process,
+    /// F_OFD_SETLK: belongs to the open file.
+    OpenFile,
+}
+
+/// Sets (`F_RDLCK`, `F_WRLCK`) or takes away (`F_UNLCK`) a record lock on a range, without waiting.
+pub fn lock(file: &File, kind: LockKind, lock_type: i32, start: i64, length: i64) -> io::Result<()> {
+    // SAFETY: flock is plain data, for which zeroes are a valid value.
+    let mut flock: libc::flock = unsafe { std::mem::zeroed() };
+    flock.l_type = lock_type as i16;
+    flock.l_whence = libc::SEEK_SET as i16;
+    flock.l_start = start;
+    flock.l_len = length;
+    let command = match kind {
+        LockKind::Process => libc::F_SETLK,
+        LockKind::OpenFile => libc::F_OFD_SETLK,
+    };
+    // SAFETY: the pointer is to a live flock, as the command wants.
+    match unsafe { libc::fcntl(file.as_raw_fd(), command, &raw const flock) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Gives the calling thread its own umask and working directory.
+pub fn unshare_fs() {
+    // SAFETY: CLONE_FS unshares no file descriptors and no memory.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FS) }.unwrap();
+}
+
+/// ioctl(FS_IOC_SETFLAGS).
+pub fn set_inode_flags(file: &File, flags: libc::c_long) -> io::Result<()> {
+    // SAFETY: the ioctl reads one long through the pointer.
+    match unsafe { libc::ioctl(file.as_raw_fd(), libc::FS_IOC_SETFLAGS, &raw const flags) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// truncate(2), which changes a file by its path.
+pub fn truncate(path: &std::path::Path, length: i64) -> io::Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: the pointer is to a string that ends in a NUL and outlives the call.
+    match unsafe { libc::truncate(path.as_ptr(), length) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

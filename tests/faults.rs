@@ -1,0 +1,445 @@
+//! Faults: a killed daemon, a full disk, layers that fail or go away. What was, or what is new; never a mix, never a
+//! hang, nothing left behind.
+
+#[path = "common/mod.rs"]
+mod common;
+#[path = "model/mod.rs"]
+mod model;
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::time::{Duration, Instant};
+
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process};
+
+use common::{Content, Fields, LoopFilesystem, Program, Scratch, Snapshot, Stack, diff};
+use model::execute::Executor;
+use model::generate::{Vocabulary, case};
+use model::layer::StackSpec;
+use model::op::{Op, Outcome};
+
+/// A process that is killed has no say in what its kernel shows next: these are what callers get of it.
+fn is_death(outcome: &Outcome) -> bool {
+    let Outcome::Failed(errno) = outcome else { return false };
+    [Errno::NOTCONN, Errno::CONNABORTED, Errno::CONNRESET, Errno::IO, Errno::NODEV].contains(errno)
+}
+
+/// What may be half-done when the daemon dies in the middle of an operation: the content of a file that was being
+/// written, never its name or its attributes.
+fn written_path(op: &Op) -> Option<&model::op::Path> {
+    match op {
+        Op::Write { path, .. }
+        | Op::Truncate { path, .. }
+        | Op::Fallocate { path, .. }
+        | Op::CopyRange { to: path, .. } => Some(path),
+        _ => None,
+    }
+}
+
+/// Times are not part of the promise: the kernel may hold the last one back in its cache.
+fn fields() -> Fields {
+    Fields { mtime: false, directory_mtime: false, ..Fields::tree() }
+}
+
+fn build(spec: &StackSpec) -> Stack {
+    let stack = Stack::new(spec.lowers.len());
+    spec.upper.write(stack.upper());
+    for (node, layer) in spec.lowers.iter().zip(stack.lowers()) {
+        node.write(layer);
+    }
+    stack
+}
+
+/// Runs operations until the daemon is killed after `delay`, then mounts again and compares with the states before and
+/// after the operation that was under way. True if the daemon died during an operation.
+fn kill_during(spec: &StackSpec, operations: &[Op], delay: Duration) -> bool {
+    let stack = build(spec);
+    let before = stack.lower_snapshots();
+    let mount = stack.mount();
+    let pid = Pid::from_raw(mount.daemon() as i32).unwrap();
+    let mut executor = Executor::new(mount.path());
+    let mut model = spec.merge();
+    let mut states = vec![model.snapshot()];
+    let mut under_way = None;
+    let killer = std::thread::spawn(move || {
+        // Not waiting for a condition: the instant is to be any.
+        std::thread::sleep(delay);
+        kill_process(pid, Signal::KILL).unwrap();
+    });
+    for op in operations.iter().cycle().take(2000) {
+        let op = model.steer(op);
+        let old = model.clone();
+        let expected = model.apply(&op);
+        if expected == Outcome::Skipped {
+            continue;
+        }
+        let found = executor.run(&op);
+        if is_death(&found) {
+            states = vec![old.snapshot(), model.snapshot()];
+            under_way = Some(op);
+            break;
+        }
+        assert_eq!(found, expected, "{op:?}");
+        states = vec![model.snapshot()];
+    }
+    killer.join().unwrap();
+    executor.close_all();
+    assert!(common::wait_for_exit(pid.as_raw_nonzero().get() as u32, Duration::from_secs(10)));
+    mount.kill_dead();
+
+    let mount = stack.mount();
+    let mut found = Snapshot::take_checked(mount.path());
+    if let Some(path) = under_way.as_ref().and_then(written_path)
+        && let Some(entry) = found.entries.get_mut(path.to_path_buf().as_os_str())
+    {
+        entry.content = Content::Any;
+    }
+    let differences: Vec<_> = states.iter().map(|state| diff(state, &found, &fields())).collect();
+    assert!(
+        differences.iter().any(String::is_empty),
+        "killed during {under_way:?}: neither the old state:\n{}nor the new one:\n{}\nstack: {spec:#?}",
+        differences[0],
+        differences.last().unwrap(),
+    );
+    mount.unmount();
+    stack.assert_workdir_clean();
+    stack.assert_lowers_unchanged(&before);
+    under_way.is_some()
+}
+
+#[test]
+fn a_killed_daemon_leaves_the_old_state_or_the_new_one() {
+    if Program::under_test() == Program::Kernel {
+        skip!("the kernel's overlayfs has no daemon");
+    }
+    let privileged = common::Privilege::current() == common::Privilege::Root;
+    let vocabulary = Vocabulary { open_files: false, operations: 200, ..Vocabulary::full(privileged) };
+    let strategy = case(&vocabulary);
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[7; 32]);
+    let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+    let cases: u32 = std::env::var("UNIONMOUNT_CASES").ok().map_or(40, |text| text.parse().unwrap());
+    let mut hits = 0;
+    for case in 0..cases {
+        let (spec, operations) = strategy.new_tree(&mut runner).unwrap().current();
+        let delay = Duration::from_micros(u64::from(case) * 977 % 40_000);
+        hits += usize::from(kill_during(&spec, &operations, delay));
+    }
+    eprintln!("{hits} of {cases} daemons died in the middle of an operation");
+    assert!(hits > 0, "no daemon died in the middle of an operation: the test tests nothing");
+}
+
+/// Copy-ups of large files, which take long enough to be hit in the middle.
+#[test]
+fn a_copy_up_that_is_killed_leaves_the_lower_file_whole() {
+    if Program::under_test() == Program::Kernel {
+        skip!("the kernel's overlayfs has no daemon");
+    }
+    let content: Vec<u8> = (0..24_000_000u32).map(|index| (index % 253) as u8).collect();
+    let stack = Stack::new(1);
+    let names = ["a", "b", "c", "d"];
+    for name in names {
+        stack.lower(0).file(format!("dir/{name}"), &content).xattr(format!("dir/{name}"), "user.a", "kept");
+        stack.lower(0).mode(format!("dir/{name}"), 0o640).mtime(format!("dir/{name}"), 1_000_000_000, 5);
+    }
+    for round in 0..12u64 {
+        let mount = stack.mount();
+        let pid = Pid::from_raw(mount.daemon() as i32).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                std::thread::sleep(Duration::from_millis(round * 7));
+                kill_process(pid, Signal::KILL).unwrap();
+            });
+            for name in names {
+                // Fails from some instant on: which, is the point.
+                let path = mount.join("dir").join(name);
+                if let Err(error) = fs::set_permissions(&path, PermissionsExt::from_mode(0o600)) {
+                    assert!(is_death(&Outcome::Failed(common::errno_of(&error))), "{error}");
+                }
+            }
+        });
+        mount.kill_dead();
+        let mount = stack.mount();
+        for name in names {
+            let path = mount.join("dir").join(name);
+            assert!(fs::read(&path).unwrap() == content, "round {round}: {name} is not whole");
+            let found = fs::metadata(&path).unwrap();
+            assert!([0o640, 0o600].contains(&(found.mode() & 0o777)));
+            assert_eq!((found.mtime(), found.mtime_nsec()), (1_000_000_000, 5), "round {round}: {name}");
+            assert_eq!(common::read_xattrs(&path).unwrap()[&b"user.a"[..]], b"kept");
+            // To be copied up again in the next round.
+            fs::remove_file(&path).unwrap();
+        }
+        mount.unmount();
+        stack.assert_workdir_clean();
+        // Back to the lowers: a plain upper again.
+        fs::remove_dir_all(stack.upper().root()).unwrap();
+        fs::create_dir(stack.upper().root()).unwrap();
+        fs::remove_dir_all(stack.work()).unwrap();
+        fs::create_dir(stack.work()).unwrap();
+    }
+}
+
+#[test]
+fn what_was_fsynced_survives_the_daemon() {
+    if Program::under_test() == Program::Kernel {
+        skip!("the kernel's overlayfs has no daemon");
+    }
+    let stack = Stack::new(1);
+    stack.lower(0).file("d/low", vec![b'o'; 100_000]);
+    let mount = stack.mount();
+    let low = File::options().write(true).open(mount.join("d/low")).unwrap();
+    low.write_all_at(b"synced", 50_000).unwrap();
+    low.sync_all().unwrap();
+    let mut new = File::create(mount.join("d/new")).unwrap();
+    new.write_all(&vec![b'n'; 300_000]).unwrap();
+    new.sync_data().unwrap();
+    fs::rename(mount.join("d/new"), mount.join("d/renamed")).unwrap();
+    File::open(mount.join("d")).unwrap().sync_all().unwrap();
+    mount.kill_daemon();
+    crate::assert_errno!(low.write_all_at(b"lost", 0), Errno::NOTCONN | Errno::CONNABORTED | Errno::IO);
+    drop((low, new));
+    mount.kill_dead();
+    let mount = stack.mount();
+    let mut expected = vec![b'o'; 100_000];
+    expected[50_000..50_006].copy_from_slice(b"synced");
+    assert!(fs::read(mount.join("d/low")).unwrap() == expected);
+    assert!(fs::read(mount.join("d/renamed")).unwrap() == vec![b'n'; 300_000]);
+    assert!(!mount.join("d/new").exists());
+    mount.unmount();
+    stack.assert_workdir_clean();
+}
+
+fn assert_quick<T>(what: &str, work: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let result = work();
+    assert!(start.elapsed() < Duration::from_secs(20), "{what} took {:?}", start.elapsed());
+    result
+}
+
+#[test]
+fn a_full_disk() {
+    needs_root!();
+    let scratch = Scratch::new();
+    let disk = LoopFilesystem::new(&scratch, "disk", "ext4", 16 << 20);
+    let stack = Stack::new(1).with_upper_in(disk.path());
+    stack.lower(0).file("big", vec![b'b'; 40 << 20]).file("small", "small").file("d/other", "o");
+    let before = stack.lower_snapshots();
+    let mount = stack.mount();
+    // A copy-up that can't fit: ENOSPC, by whichever call comes to it.
+    let attempt = || File::options().write(true).open(mount.join("big")).and_then(|file| file.write_all_at(b"X", 0));
+    assert_errno!(attempt(), Errno::NOSPC);
+    assert_errno!(fs::set_permissions(mount.join("big"), PermissionsExt::from_mode(0o600)), Errno::NOSPC);
+    assert!(fs::read(mount.join("big")).unwrap() == vec![b'b'; 40 << 20], "the lower file is still whole");
+    assert!(fs::symlink_metadata(stack.upper().root().join("big")).is_err(), "a partial copy");
+    // The mount goes on.
+    fs::write(mount.join("small"), "changed").unwrap();
+    assert_eq!(fs::read(mount.join("small")).unwrap(), b"changed");
+    // Filled by writing.
+    let mut filler = File::create(mount.join("filler")).unwrap();
+    let error = loop {
+        match filler.write_all(&[b'f'; 65536]).and_then(|()| filler.sync_data()) {
+            Ok(()) => {}
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(common::errno_of(&error), Errno::NOSPC);
+    drop(filler);
+    assert_eq!(fs::read(mount.join("small")).unwrap(), b"changed");
+    assert_eq!(fs::read(mount.join("d/other")).unwrap(), b"o");
+    // Deleting makes room again, whatever a whiteout costs.
+    fs::remove_file(mount.join("filler")).unwrap();
+    fs::remove_file(mount.join("d/other")).unwrap();
+    fs::write(mount.join("again"), vec![b'a'; 1 << 20]).unwrap();
+    mount.unmount();
+    stack.assert_workdir_clean();
+    stack.assert_lowers_unchanged(&before);
+    let mount = stack.mount();
+    assert_eq!(fs::read(mount.join("again")).unwrap().len(), 1 << 20);
+    assert!(!mount.join("d/other").exists());
+    mount.unmount();
+}
+
+#[test]
+fn no_inodes_left() {
+    needs_root!();
+    let scratch = Scratch::new();
+    let disk = LoopFilesystem::new(&scratch, "disk", "ext4", 8 << 20);
+    let stack = Stack::new(1).with_upper_in(disk.path());
+    stack.lower(0).file("d/e/f", "lower").file("g", "g");
+    let mount = stack.mount();
+    let mut count = 0;
+    let error = loop {
+        match File::create(mount.join(format!("n{count}"))) {
+            Ok(_) => count += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(common::errno_of(&error), Errno::NOSPC);
+    assert_errno!(fs::set_permissions(mount.join("d/e/f"), PermissionsExt::from_mode(0o600)), Errno::NOSPC);
+    assert_errno!(fs::create_dir(mount.join("new")), Errno::NOSPC);
+    assert_errno!(fs::hard_link(mount.join("g"), mount.join("h")), Errno::NOSPC);
+    assert_eq!(fs::read(mount.join("d/e/f")).unwrap(), b"lower");
+    fs::remove_file(mount.join("n0")).unwrap();
+    for index in 1..20 {
+        fs::remove_file(mount.join(format!("n{index}"))).unwrap();
+    }
+    fs::write(mount.join("d/e/f"), "changed").unwrap();
+    assert_eq!(fs::read(mount.join("d/e/f")).unwrap(), b"changed");
+    mount.unmount();
+    stack.assert_workdir_clean();
+}
+
+#[test]
+fn an_upper_that_becomes_read_only() {
+    needs_root!();
+    let scratch = Scratch::new();
+    let disk = LoopFilesystem::new(&scratch, "disk", "ext4", 16 << 20);
+    let stack = Stack::new(1).with_upper_in(disk.path());
+    stack.lower(0).file("low", "low");
+    let mount = stack.mount();
+    fs::write(mount.join("up"), "up").unwrap();
+    File::open(mount.join("up")).unwrap().sync_all().unwrap();
+    disk.abort();
+    // ext4 says EROFS, or EIO where it was in the middle of something.
+    let path = mount.join("low");
+    assert_errno!(fs::set_permissions(&path, PermissionsExt::from_mode(0o600)), Errno::ROFS | Errno::IO);
+    assert_errno!(File::create(mount.join("new")), Errno::ROFS | Errno::IO);
+    assert_errno!(fs::remove_file(&path), Errno::ROFS | Errno::IO);
+    assert_errno!(fs::rename(mount.join("up"), mount.join("other")), Errno::ROFS | Errno::IO);
+    assert_eq!(fs::read(&path).unwrap(), b"low");
+    assert_eq!(fs::read(mount.join("up")).unwrap(), b"up");
+    assert!(!mount.join("new").exists() && !mount.join("other").exists());
+    mount.unmount();
+}
+
+#[test]
+fn an_upper_on_a_read_only_filesystem_is_refused() {
+    needs_root!();
+    if !Program::under_test().is_unionmount() {
+        skip!("the peers have other words");
+    }
+    let scratch = Scratch::new();
+    let disk = LoopFilesystem::tmpfs(&scratch, "disk", 1 << 20);
+    let stack = Stack::new(1).with_upper_in(disk.path());
+    disk.remount("ro");
+    let refused = common::Mount::try_with_program(&Program::under_test(), &stack.options(), stack.mountpoint());
+    let error = refused.err().expect("a mount that cannot write");
+    assert_eq!(error.status, Some(1), "{}", error.stderr);
+    assert!(error.stderr.contains("upper") || error.stderr.contains("work"), "{}", error.stderr);
+    assert!(error.stderr.to_lowercase().contains("read-only"), "{}", error.stderr);
+}
+
+/// No promise what is shown; only that nothing crashes and nothing hangs.
+#[test]
+fn a_lower_that_is_emptied_under_the_mount() {
+    let stack = Stack::new(2);
+    for index in 0..100 {
+        stack.lower(index % 2).file(format!("d{}/f{index}", index % 5), "x");
+    }
+    let mount = stack.mount();
+    Snapshot::take(mount.path());
+    let open = File::open(mount.join("d0/f0")).unwrap();
+    fs::remove_dir_all(stack.lower(1).root()).unwrap();
+    assert_quick("a walk over a lower that went away", || {
+        common::output("find", &[mount.path()]);
+        common::output("cp", &["-r".as_ref(), mount.path().as_os_str(), stack.scratch().path().join("copy").as_os_str()]);
+        for index in 0..100 {
+            let path = mount.join(format!("d{}/f{index}", index % 5));
+            // Any errno will do, and success too.
+            fs::write(&path, "y").unwrap_or_default();
+            fs::remove_file(&path).unwrap_or_default();
+        }
+        fs::rename(mount.join("d1"), mount.join("e")).unwrap_or_default();
+    });
+    fs::write(mount.join("still"), "alive").unwrap();
+    assert_eq!(fs::read(mount.join("still")).unwrap(), b"alive");
+    assert!(mount.daemon() > 0 && fs::metadata(format!("/proc/{}", mount.daemon())).is_ok(), "the daemon died");
+    drop(open);
+    mount.unmount();
+}
+
+#[test]
+fn a_lower_whose_files_change_under_the_mount() {
+    let stack = Stack::new(1);
+    for index in 0..50 {
+        stack.lower(0).file(format!("d/f{index}"), "old content");
+    }
+    let mount = stack.mount();
+    Snapshot::take(mount.path());
+    for index in 0..50 {
+        let place = stack.lower(0).root().join(format!("d/f{index}"));
+        fs::remove_file(&place).unwrap();
+        match index % 3 {
+            0 => fs::create_dir(&place).unwrap(),
+            1 => fs::write(&place, "new").unwrap(),
+            _ => {}
+        }
+    }
+    assert_quick("work on a lower that changes", || {
+        for index in 0..50 {
+            let path = mount.join(format!("d/f{index}"));
+            fs::read(&path).unwrap_or_default();
+            fs::write(&path, "mine").unwrap_or_default();
+            fs::remove_file(&path).unwrap_or_default();
+        }
+    });
+    fs::write(mount.join("still"), "alive").unwrap();
+    mount.unmount();
+}
+
+#[test]
+fn few_file_descriptors() {
+    needs_root!();
+    if Program::under_test() == Program::Kernel {
+        skip!("the kernel's overlayfs has no daemon");
+    }
+    let stack = Stack::new(3);
+    for index in 0..3000 {
+        stack.lower(index % 3).file(format!("d{}/f{index}", index % 300), format!("{index}"));
+    }
+    let limit = 256;
+    let prefix = ["prlimit".to_owned(), format!("--nofile={limit}:{limit}")].to_vec();
+    let mount = common::Mount::new(&common::Options { prefix, ..stack.options() }, stack.mountpoint());
+    // Many directories and files, one after the other: a known node holds no descriptor.
+    for index in 0..3000 {
+        let path = mount.join(format!("d{}/f{index}", index % 300));
+        assert_eq!(fs::read(path).unwrap(), index.to_string().into_bytes());
+    }
+    // More at once than there are descriptors: EMFILE or ENFILE at some point, and after that all is well.
+    let mut open = Vec::new();
+    for index in 0..2 * limit {
+        match File::open(mount.join(format!("d{}/f{index}", index % 300))) {
+            Ok(file) => open.push(file),
+            Err(error) => assert!([Errno::MFILE, Errno::NFILE].contains(&common::errno_of(&error)), "{error}"),
+        }
+    }
+    drop(open);
+    fs::write(mount.join("d1/f1"), "changed").unwrap();
+    assert_eq!(fs::read(mount.join("d1/f1")).unwrap(), b"changed");
+    mount.unmount();
+    stack.assert_workdir_clean();
+}
+
+/// Two mounts must not write into one upper.
+#[test]
+fn an_upper_in_use_is_refused() {
+    if !Program::under_test().is_unionmount() {
+        skip!("the peers do not lock");
+    }
+    let stack = Stack::new(1);
+    stack.lower(0).file("f", "x");
+    let mount = stack.mount();
+    let other = stack.scratch().dir("other");
+    let options = stack.options();
+    let refused = common::Mount::try_with_program(&Program::under_test(), &options, &other);
+    let error = refused.err().expect("a second mount of one upper");
+    assert_eq!(error.status, Some(1), "{}", error.stderr);
+    mount.kill();
+    // A killed daemon holds no lock.
+    stack.mount().unmount();
+}
+

@@ -1,0 +1,249 @@
+//! An upper written here mounts under the kernel's overlayfs with the same tree, and the other way round.
+//!
+//! As root with `trusted.overlay.*`; run as root of a user namespace, with `user.overlay.*` and `userxattr`. Run as
+//! root of the machine, the suite runs once more in a namespace. Random sequences are in the reference tests.
+
+#[path = "common/mod.rs"]
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::process::Command;
+
+use common::{Fields, Mount, Privilege, Program, Snapshot, Stack, diff, read_xattrs};
+
+/// The kernel's mount, with what it needs to do the same as we do.
+fn kernel(stack: &Stack, extra: &[&str]) -> Mount {
+    let mut options = match Privilege::current() {
+        Privilege::Root => vec!["redirect_dir=on"],
+        _ => vec!["userxattr"],
+    };
+    options.extend(extra);
+    stack.mount_kernel(&options)
+}
+
+fn can_mount_overlayfs() -> bool {
+    Privilege::current() != Privilege::User
+}
+
+/// Each keeps its own account of the names that a file of a lower has lost; and without an index, which userxattr
+/// does not go with, the kernel gives the names of one file different inode numbers.
+fn fields() -> Fields {
+    let root = Privilege::current() == Privilege::Root;
+    Fields { nlink: false, links: root, directory_mtime: false, ..Fields::tree() }
+}
+
+/// Lowers with something for every kind of change.
+fn stack() -> Stack {
+    let stack = Stack::new(2);
+    let bottom = stack.lower(1);
+    bottom.file("deleted", "1").file("d/deleted", "2").file("d/kept", "3").file("replaced/old", "4").file("tree/a/b/c", "5");
+    bottom.file("moved/x", "6").file("moved/y", "7").file("changed", "8").symlink("link", "changed").fifo("fifo");
+    bottom.file("first-name", "one file").hardlink("second-name", "first-name").file("f-over-d/x", "1").file("d-over-f", "2");
+    stack.lower(0).file("d/top", "9").file("moved/z", "10").xattr("moved", "user.a", "kept").mode("moved", 0o750);
+    stack
+}
+
+/// Every kind of change. `redirect`: whether merged directories are renamed.
+fn change(mount: &Mount, redirect: bool) {
+    fs::remove_file(mount.join("deleted")).unwrap();
+    fs::remove_file(mount.join("d/deleted")).unwrap();
+    fs::remove_dir_all(mount.join("replaced")).unwrap();
+    fs::create_dir(mount.join("replaced")).unwrap();
+    fs::write(mount.join("replaced/new"), "new").unwrap();
+    fs::remove_dir_all(mount.join("tree")).unwrap();
+    fs::write(mount.join("changed"), "changed").unwrap();
+    fs::set_permissions(mount.join("d"), PermissionsExt::from_mode(0o711)).unwrap();
+    fs::hard_link(mount.join("changed"), mount.join("also-changed")).unwrap();
+    fs::create_dir_all(mount.join("new/deep")).unwrap();
+    fs::write(mount.join("new/deep/file"), "deep").unwrap();
+    std::os::unix::fs::symlink("new/deep", mount.join("new-link")).unwrap();
+    fs::remove_dir_all(mount.join("f-over-d")).unwrap();
+    fs::write(mount.join("f-over-d"), "now a file").unwrap();
+    fs::remove_file(mount.join("d-over-f")).unwrap();
+    fs::create_dir(mount.join("d-over-f")).unwrap();
+    fs::rename(mount.join("fifo"), mount.join("d/fifo")).unwrap();
+    if redirect {
+        fs::rename(mount.join("moved"), mount.join("d/renamed")).unwrap();
+        fs::remove_file(mount.join("d/renamed/y")).unwrap();
+        fs::write(mount.join("d/renamed/w"), "w").unwrap();
+        fs::create_dir(mount.join("moved")).unwrap();
+    }
+}
+
+fn assert_same(expected: &Snapshot, mount: &Mount, what: &str) {
+    let differences = diff(expected, &Snapshot::take(mount.path()), &fields());
+    assert!(differences.is_empty(), "{what}:\n{differences}");
+}
+
+#[test]
+fn the_kernel_shows_what_was_written_here() {
+    if !can_mount_overlayfs() {
+        skip!("an ordinary user cannot mount overlayfs");
+    }
+    let redirect = Privilege::current() == Privilege::Root;
+    let stack = stack();
+    let before = stack.lower_snapshots();
+    let mount = stack.mount();
+    change(&mount, redirect);
+    let expected = Snapshot::take(mount.path());
+    mount.unmount();
+    stack.assert_workdir_clean();
+    let mount = kernel(&stack, &[]);
+    assert_same(&expected, &mount, "under the kernel");
+    fs::write(mount.join("by-the-kernel"), "k").unwrap();
+    fs::remove_file(mount.join("d/kept")).unwrap();
+    let expected = Snapshot::take(mount.path());
+    mount.unmount();
+    let mount = stack.mount();
+    assert_same(&expected, &mount, "here again");
+    mount.unmount();
+    stack.assert_lowers_unchanged(&before);
+}
+
+#[test]
+fn what_the_kernel_wrote_is_shown_here() {
+    if !can_mount_overlayfs() {
+        skip!("an ordinary user cannot mount overlayfs");
+    }
+    let redirect = Privilege::current() == Privilege::Root;
+    let stack = stack();
+    let mount = kernel(&stack, &[]);
+    change(&mount, redirect);
+    let expected = Snapshot::take(mount.path());
+    mount.unmount();
+    let mount = stack.mount();
+    assert_same(&expected, &mount, "here");
+    Snapshot::take_checked(mount.path());
+    fs::write(mount.join("by-us"), "u").unwrap();
+    fs::remove_file(mount.join("d/kept")).unwrap();
+    let expected = Snapshot::take(mount.path());
+    mount.unmount();
+    let mount = kernel(&stack, &[]);
+    assert_same(&expected, &mount, "under the kernel again");
+    mount.unmount();
+}
+
+#[test]
+fn hardlinks_kept_in_the_kernels_index() {
+    needs_root!();
+    let stack = stack();
+    let mount = kernel(&stack, &["index=on"]);
+    fs::write(mount.join("first-name"), "changed by the kernel").unwrap();
+    assert_eq!(fs::read(mount.join("second-name")).unwrap(), b"changed by the kernel");
+    mount.unmount();
+    let mount = stack.mount();
+    for name in ["first-name", "second-name"] {
+        assert_eq!(fs::read(mount.join(name)).unwrap(), b"changed by the kernel", "{name}");
+    }
+    let (first, second) = (mount.join("first-name"), mount.join("second-name"));
+    assert_eq!(fs::metadata(first).unwrap().ino(), fs::metadata(second).unwrap().ino());
+    mount.unmount();
+}
+
+#[test]
+fn hardlinks_copied_up_here_are_whole_under_the_kernel() {
+    needs_root!();
+    let stack = stack();
+    let mount = stack.mount();
+    fs::write(mount.join("first-name"), "changed here").unwrap();
+    assert_eq!(fs::read(mount.join("second-name")).unwrap(), b"changed here");
+    mount.unmount();
+    let mount = kernel(&stack, &["index=on"]);
+    for name in ["first-name", "second-name"] {
+        assert_eq!(fs::read(mount.join(name)).unwrap(), b"changed here", "{name}");
+    }
+    mount.unmount();
+}
+
+/// With metacopy=on the kernel copies up attributes and leaves the data below.
+#[test]
+fn metacopies_of_the_kernel_have_their_data() {
+    needs_root!();
+    let stack = Stack::new(2);
+    stack.lower(1).file("d/f", vec![b'd'; 100_000]).file("moved/g", vec![b'g'; 50_000]).mode("d/f", 0o600);
+    stack.lower(0).dir("d");
+    let mount = kernel(&stack, &["metacopy=on"]);
+    fs::set_permissions(mount.join("d/f"), PermissionsExt::from_mode(0o640)).unwrap();
+    fs::rename(mount.join("moved/g"), mount.join("elsewhere")).unwrap();
+    let expected = Snapshot::take(mount.path());
+    mount.unmount();
+    let marks = read_xattrs(&stack.upper().root().join("d/f")).unwrap();
+    assert!(marks.contains_key(&b"trusted.overlay.metacopy"[..]), "the kernel made no metacopy: {marks:?}");
+    let refused = || Mount::try_with_program(&Program::under_test(), &stack.options(), stack.mountpoint());
+    let mount = refused().unwrap_or_else(|error| panic!("{}", error.stderr));
+    match fs::read(mount.join("d/f")) {
+        // Refusing is allowed; an empty file is not.
+        Err(error) => eprintln!("refused: {error}"),
+        Ok(bytes) => {
+            assert!(bytes == vec![b'd'; 100_000], "{} bytes of data", bytes.len());
+            assert_same(&expected, &mount, "here");
+            fs::write(mount.join("elsewhere"), "changed").unwrap();
+            assert_eq!(fs::read(mount.join("elsewhere")).unwrap(), b"changed");
+        }
+    }
+    mount.unmount();
+}
+
+/// What a union marks in its upper must not be lost or shown when that upper is a lower of another.
+#[test]
+fn an_upper_becomes_a_lower() {
+    if !can_mount_overlayfs() {
+        skip!("an ordinary user cannot mount overlayfs");
+    }
+    let redirect = Privilege::current() == Privilege::Root;
+    let below = stack();
+    let mount = below.mount();
+    change(&mount, redirect);
+    let expected = Snapshot::take(mount.path());
+    mount.unmount();
+    let above = Stack::new(1);
+    let mut options = above.options();
+    options.lowers = std::iter::once(below.upper().root().to_owned())
+        .chain(below.lowers().iter().map(|lower| lower.root().to_owned()))
+        .collect();
+    let mut without_root = expected;
+    // The root's attributes are the new upper's.
+    let root = Snapshot::take(above.upper().root());
+    without_root.entries.insert("".into(), root.entries[std::ffi::OsStr::new("")].clone());
+    let mount = Mount::new(&options, above.mountpoint());
+    assert_same(&without_root, &mount, "one layer up, here");
+    mount.unmount();
+    let mut kernel_options = options.clone();
+    kernel_options.extra.push(if redirect { "redirect_dir=on".into() } else { "userxattr".into() });
+    let mount = Mount::with_program(&Program::Kernel, &kernel_options, above.mountpoint());
+    assert_same(&without_root, &mount, "one layer up, under the kernel");
+    mount.unmount();
+}
+
+#[test]
+fn the_same_in_a_user_namespace() {
+    needs_root!();
+    let scratch = common::Scratch::new();
+    let (suite, program) = (scratch.path().join("suite"), scratch.path().join("unionmount"));
+    fs::copy(std::env::current_exe().unwrap(), &suite).unwrap();
+    let under_test = match Program::under_test() {
+        Program::Kernel => "kernel".into(),
+        Program::Unionmount(path) | Program::FuseOverlayfs(path) => {
+            let program = program.with_file_name(path.file_name().unwrap());
+            fs::copy(path, &program).unwrap();
+            program
+        }
+    };
+    let work = scratch.dir("scratch");
+    std::os::unix::fs::chown(&work, Some(64_123), Some(64_123)).unwrap();
+    common::run("setfacl", &["-m", "u:64123:rw", "/dev/fuse"]);
+    let output = Command::new("setpriv")
+        .args(["--reuid=64123", "--regid=64123", "--clear-groups", "unshare", "-Urm"])
+        .arg(&suite)
+        .args(["--test-threads", "1", "--skip", "the_same_in_a_user_namespace"])
+        .env("UNIONMOUNT_BIN", Path::new(&under_test))
+        .env("UNIONMOUNT_SCRATCH", &work)
+        .env("TMPDIR", &work)
+        .current_dir(&work)
+        .output()
+        .unwrap();
+    println!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}", output.status);
+}

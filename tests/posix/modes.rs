@@ -1,0 +1,87 @@
+//! The whole suite again without privileges: as an ordinary user, and as root of a user namespace.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use crate::common::{Program, Scratch, run};
+
+/// An id that no account has.
+const USER: u32 = 64_123;
+
+/// Copies what the user must be able to run to where it can be reached.
+fn copy_programs(scratch: &Scratch) -> (std::path::PathBuf, std::path::PathBuf) {
+    let suite = scratch.path().join("suite");
+    fs::copy(std::env::current_exe().unwrap(), &suite).unwrap();
+    let program = match Program::under_test() {
+        Program::Kernel => "kernel".into(),
+        Program::Unionmount(path) | Program::FuseOverlayfs(path) => {
+            let copy = scratch.path().join(path.file_name().unwrap());
+            fs::copy(&path, &copy).unwrap();
+            copy
+        }
+    };
+    for path in [&suite, &program] {
+        if path.is_file() {
+            fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+        }
+    }
+    (suite, program)
+}
+
+fn run_suite(mut command: Command, scratch: &Scratch, program: &Path) {
+    let work = scratch.dir("scratch");
+    std::os::unix::fs::chown(&work, Some(USER), Some(USER)).unwrap();
+    let output = command
+        .args(["--test-threads", "2", "--skip", "modes::"])
+        .env("UNIONMOUNT_BIN", program)
+        .env("UNIONMOUNT_SCRATCH", &work)
+        .env("TMPDIR", &work)
+        .env("HOME", &work)
+        .current_dir(&work)
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    println!("{said}\n{errors}");
+    assert!(output.status.success(), "the suite failed: {}", output.status);
+    assert!(said.contains("test result: ok. ") && !said.contains(" 0 passed"), "no test ran");
+}
+
+/// Drops to the user, with no groups. Bounding sets stay: fusermount3 is setuid, and needs CAP_SYS_ADMIN.
+fn as_user() -> Command {
+    let mut command = Command::new("setpriv");
+    command.arg(format!("--reuid={USER}")).arg(format!("--regid={USER}")).arg("--clear-groups");
+    command
+}
+
+#[test]
+fn as_an_ordinary_user() {
+    crate::needs_root!();
+    if Program::under_test() == Program::Kernel {
+        crate::skip!("an ordinary user cannot mount the kernel's overlayfs");
+    }
+    let scratch = Scratch::new();
+    let (suite, program) = copy_programs(&scratch);
+    run("setfacl", &["-m", &format!("u:{USER}:rw"), "/dev/fuse"]);
+    let mut command = as_user();
+    command.arg(&suite);
+    run_suite(command, &scratch, &program);
+}
+
+#[test]
+fn as_root_of_a_user_namespace() {
+    crate::needs_root!();
+    let scratch = Scratch::new();
+    let (suite, program) = copy_programs(&scratch);
+    run("setfacl", &["-m", &format!("u:{USER}:rw"), "/dev/fuse"]);
+    let mut probe = as_user();
+    probe.args(["unshare", "-Urm", "true"]);
+    if !probe.status().unwrap().success() {
+        crate::skip!("no user namespaces for ordinary users here");
+    }
+    let mut command = as_user();
+    command.args(["unshare", "-Urm"]).arg(&suite);
+    run_suite(command, &scratch, &program);
+}

@@ -1,0 +1,11 @@
+//! The union against the reference model: random stacks, random sequences, the whole tree compared after each step.
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../model/mod.rs"]
+mod model;
+
+mod harness;
+mod mounted;
+mod oracle;
+mod plain;

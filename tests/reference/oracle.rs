@@ -1,0 +1,233 @@
+//! The kernel's overlayfs as oracle: the same stacks and sequences, over copies of the same layers.
+//!
+//! The program under test and the kernel's overlayfs are both compared with the model: the first strictly, in
+//! [`crate::mounted`], the second here, with the differences of [`KERNEL_DIFFERENCES`]. What is not in that table, the
+//! two have in common.
+
+use std::collections::BTreeSet;
+
+use rustix::io::Errno;
+
+use crate::common::{Fields, Mount, OpaqueForm, Privilege, Snapshot, Stack, WhiteoutForm};
+use crate::harness::{Failure, run_cases};
+use crate::model::check::Sequence;
+use crate::model::execute::{Executor, assert_absent};
+use crate::model::generate::{ALPHABET, Vocabulary, case};
+use crate::model::layer::{LayerNode, StackSpec};
+use crate::model::op::{Name, Op, Outcome};
+use crate::mounted::build;
+
+/// What the kernel's overlayfs writes and reads, by the privilege of who mounts it.
+pub fn kernel_vocabulary() -> Vocabulary {
+    let privileged = Privilege::current() == Privilege::Root;
+    let opaque = if privileged { OpaqueForm::Trusted } else { OpaqueForm::User };
+    Vocabulary {
+        whiteouts: vec![WhiteoutForm::Device],
+        opaques: vec![opaque],
+        ..Vocabulary::full(privileged)
+    }
+}
+
+/// Mount options under which the kernel comes nearest to a POSIX filesystem.
+fn kernel_options() -> &'static [&'static str] {
+    &["redirect_dir=on,index=on,xino=on"]
+}
+
+fn mount_kernel(stack: &Stack) -> Mount {
+    stack.mount_kernel(kernel_options())
+}
+
+/// Takes away the whiteouts of directories that are merged with nothing: the kernel lists such a directory as it is,
+/// and the whiteouts in it as names that don't resolve.
+pub fn prune_idle_whiteouts(spec: &mut StackSpec) {
+    let mut alone = BTreeSet::new();
+    let layers: Vec<_> = std::iter::once(&spec.upper).chain(&spec.lowers).enumerate().collect();
+    find_unmerged(&layers, &mut Vec::new(), &mut alone);
+    for (index, layer) in std::iter::once(&mut spec.upper).chain(&mut spec.lowers).enumerate() {
+        prune(layer, index, &mut Vec::new(), &alone);
+    }
+}
+
+/// (layer, path) of directories.
+type Places = BTreeSet<(usize, Vec<Name>)>;
+
+fn find_unmerged(stack: &[(usize, &LayerNode)], path: &mut Vec<Name>, alone: &mut Places) {
+    if let [(index, _)] = stack {
+        alone.insert((*index, path.clone()));
+    }
+    let mut names = BTreeSet::new();
+    for (_, node) in stack {
+        if let LayerNode::Directory { children, .. } = node {
+            names.extend(children.keys());
+        }
+    }
+    for name in names {
+        let mut merged = Vec::new();
+        for (index, node) in stack {
+            let LayerNode::Directory { children, .. } = node else { continue };
+            match children.get(name) {
+                Some(child @ LayerNode::Directory { opaque, .. }) => {
+                    merged.push((*index, child));
+                    if opaque.is_some() {
+                        break;
+                    }
+                }
+                Some(_) => break,
+                None => {}
+            }
+        }
+        if !merged.is_empty() {
+            path.push(name.clone());
+            find_unmerged(&merged, path, alone);
+            path.pop();
+        }
+    }
+}
+
+fn prune(node: &mut LayerNode, layer: usize, path: &mut Vec<Name>, alone: &Places) {
+    let LayerNode::Directory { children, .. } = node else { return };
+    if alone.contains(&(layer, path.clone())) {
+        children.retain(|_, child| !matches!(child, LayerNode::Whiteout(_)));
+    }
+    for (name, child) in children {
+        path.push(name.clone());
+        prune(child, layer, path, alone);
+        path.pop();
+    }
+}
+
+/// One way in which the kernel's overlayfs is not a POSIX filesystem, or not the merged view of the layers' rules.
+pub struct Difference {
+    /// What the kernel does.
+    pub what: &'static str,
+    /// Why the program under test does otherwise.
+    pub why: &'static str,
+    /// How the comparison allows for it.
+    pub allowed: Allowance,
+}
+
+/// How a [`Difference`] is allowed for.
+pub enum Allowance {
+    /// Cases that show it are not generated.
+    NotGenerated,
+    /// A field of the tree is not compared.
+    NotCompared,
+    /// This outcome is taken for the expected one: (operation, expected, found).
+    Outcome(fn(&Op, &Outcome, &Outcome) -> bool),
+}
+
+/// All known differences between the kernel's overlayfs (Linux 6.18, [`kernel_options`]) and the model.
+pub const KERNEL_DIFFERENCES: &[Difference] = &[
+    Difference {
+        what: "a directory that only one layer has is listed as it is: whiteouts in it are listed, and don't resolve",
+        why: "a name is listed exactly when it resolves",
+        allowed: Allowance::NotGenerated,
+    },
+    Difference {
+        what: "a merged directory whose upper was not made by the kernel is listed with an inode number (d_ino) that is not the one of stat",
+        why: "d_ino and st_ino are one number",
+        allowed: Allowance::NotCompared,
+    },
+    Difference {
+        what: "a rename that fails with ENOTEMPTY, and a copy-up, may change a parent's modification time",
+        why: "POSIX: what fails changes nothing, and a copy-up is not a change of the parent's entries",
+        allowed: Allowance::NotCompared,
+    },
+    Difference {
+        what: "fchmod of a file that was opened in a lower and is unlinked by now fails with EEXIST (index=on)",
+        why: "an open file stays a file",
+        allowed: Allowance::Outcome(|op, expected, found| match (op, expected, found) {
+            (Op::ChmodOpen { .. }, Outcome::Done, Outcome::Failed(errno)) => *errno == Errno::EXIST,
+            // It has kept its old mode.
+            (
+                Op::ReadOpen { .. },
+                Outcome::Open { content, nlink: 0, .. },
+                Outcome::Open { content: found, nlink: 0, .. },
+            ) => content == found,
+            _ => false,
+        }),
+    },
+];
+
+/// The table can be read without the source: `cargo test --test reference -- --nocapture differences`.
+#[test]
+fn the_differences_from_the_kernel_are_listed() {
+    for Difference { what, why, .. } in KERNEL_DIFFERENCES {
+        println!("- the kernel: {what}\n  here: {why}");
+    }
+}
+
+fn tolerated(op: &Op, expected: &Outcome, found: &Outcome) -> bool {
+    KERNEL_DIFFERENCES.iter().any(|difference| match difference.allowed {
+        Allowance::Outcome(allows) => allows(op, expected, found),
+        Allowance::NotGenerated | Allowance::NotCompared => false,
+    })
+}
+
+/// As the program under test is observed, but for d_ino.
+fn observe_kernel(mount: &Mount) -> Snapshot {
+    let snapshot = Snapshot::take(mount.path());
+    assert_absent(mount.path(), &ALPHABET, &snapshot);
+    snapshot
+}
+
+fn fields() -> Fields {
+    Fields { directory_mtime: false, ..Fields::tree() }
+}
+
+#[test]
+fn the_kernel_behaves_as_the_model() {
+    crate::needs_root!();
+    run_cases(60, 5, &case(&kernel_vocabulary()), &|spec, operations, steered| {
+        let mut spec = spec.clone();
+        prune_idle_whiteouts(&mut spec);
+        let start = Sequence::strict(spec.merge());
+        let mut sequence = Sequence { fields: fields(), tolerate: &tolerated, steered, ..start };
+        check_kernel(&spec, operations, &mut sequence)
+            .map_err(|text| Failure { text, performed: sequence.performed })
+    });
+}
+
+fn check_kernel(spec: &StackSpec, operations: &[Op], sequence: &mut Sequence) -> Result<(), String> {
+    let stack = build(spec);
+    let mount = mount_kernel(&stack);
+    sequence.compare(&observe_kernel(&mount)).map_err(|text| format!("as mounted:\n{text}"))?;
+    let mut executor = Executor::new(mount.path());
+    sequence.run(operations, |op| executor.run(op), || observe_kernel(&mount))
+}
+
+/// What one writes the other reads: a sequence goes on under the kernel where the program under test left off, and
+/// back again.
+#[test]
+fn the_kernel_and_the_program_take_turns() {
+    crate::needs_root!();
+    let vocabulary = Vocabulary { open_files: false, ..kernel_vocabulary() };
+    run_cases(60, 6, &case(&vocabulary), &|spec, operations, steered| {
+        let mut spec = spec.clone();
+        prune_idle_whiteouts(&mut spec);
+        let start = Sequence::strict(spec.merge());
+        // The inode numbers of one are not those of the other, and each keeps its own account of the names that a
+        // file of a lower has lost.
+        let fields = Fields { nlink: false, ..fields() };
+        let mut sequence = Sequence { fields, tolerate: &tolerated, identities: None, steered, ..start };
+        check_turns(&spec, operations, &mut sequence)
+            .map_err(|text| Failure { text, performed: sequence.performed })
+    });
+}
+
+fn check_turns(spec: &StackSpec, operations: &[Op], sequence: &mut Sequence) -> Result<(), String> {
+    let stack = build(spec);
+    let before = stack.lower_snapshots();
+    let turns = operations.chunks(operations.len().div_ceil(3).max(1)).chain([&[][..]]);
+    for (turn, operations) in turns.enumerate() {
+        let mount = if turn % 2 == 0 { stack.mount() } else { mount_kernel(&stack) };
+        let name = if turn % 2 == 0 { "the program" } else { "the kernel" };
+        let said = |text: String| format!("turn {turn}, {name}: {text}");
+        sequence.compare(&observe_kernel(&mount)).map_err(|text| said(format!("as mounted:\n{text}")))?;
+        let mut executor = Executor::new(mount.path());
+        sequence.run(operations, |op| executor.run(op), || observe_kernel(&mount)).map_err(said)?;
+        mount.unmount();
+        stack.assert_lowers_unchanged(&before);
+    }
+    Ok(())
+}
