@@ -18,7 +18,7 @@ use rustix::fs::{FallocateFlags, SeekFrom, XattrFlags};
 use super::convert::{caller, decode_dev, errno, file_attr, file_type, set_time};
 use super::counters::{Report, Request, RequestCounters};
 use super::policy::{IoMode, Policy};
-use crate::error::Result;
+use crate::error::{FsError, Result};
 use crate::sys::object::Kind;
 use crate::union::Union;
 use crate::union::attr::{Attr, SetAttr};
@@ -30,6 +30,13 @@ use crate::union::upper::New;
 /// Offsets of `.` and `..` in listings.
 const AT_SELF: u64 = 1;
 const AT_PARENT: u64 = 2;
+
+/// FS_IOC_GETFLAGS and FS_IOC_SETFLAGS (linux/fs.h), as lsattr and chattr use them. The kernel passes 4 bytes.
+const GET_FLAGS: u32 = 0x8008_6601;
+const SET_FLAGS: u32 = 0x4008_6602;
+/// FS_IOC_FSGETXATTR, which the kernel asks before it sets flags: project and extent size, of which there are none.
+const GET_FSXATTR: u32 = 0x801c_581f;
+const FSXATTR_SIZE: usize = 28;
 
 /// A union, served over FUSE.
 #[derive(Debug)]
@@ -149,7 +156,6 @@ impl Filesystem for UnionFs {
         let mut want = InitFlags::FUSE_ASYNC_READ
             | InitFlags::FUSE_DONT_MASK
             | InitFlags::FUSE_DO_READDIRPLUS
-            | InitFlags::FUSE_READDIRPLUS_AUTO
             | InitFlags::FUSE_ASYNC_DIO
             | InitFlags::FUSE_PARALLEL_DIROPS
             | InitFlags::FUSE_HANDLE_KILLPRIV_V2
@@ -534,16 +540,26 @@ impl Filesystem for UnionFs {
     fn ioctl(
         &self,
         _req: &Header,
-        _ino: INodeNo,
+        ino: INodeNo,
         _fh: FileHandle,
         _flags: IoctlFlags,
-        _cmd: u32,
-        _in_data: &[u8],
+        cmd: u32,
+        in_data: &[u8],
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
         self.requests.count(Request::Ioctl);
-        reply.error(Errno::ENOTTY);
+        let flags = in_data.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
+        let done = self.node(ino).and_then(|node| match (cmd, flags) {
+            (GET_FLAGS, _) => self.union.inode_flags(&node).map(|flags| flags.to_ne_bytes().to_vec()),
+            (GET_FSXATTR, _) => Ok(vec![0; FSXATTR_SIZE]),
+            (SET_FLAGS, Some(flags)) => self.union.set_inode_flags(&node, flags).map(|()| Vec::new()),
+            _ => Err(FsError::Os(rustix::io::Errno::NOTTY)),
+        });
+        match done {
+            Ok(data) => reply.ioctl(0, &data),
+            Err(e) => reply.error(errno(&e)),
+        }
     }
 
     fn fallocate(

@@ -185,6 +185,17 @@ impl At<'_> {
         self.open(OFlags::RDONLY)
     }
 
+    /// Opens a directory for reading.
+    pub fn open_directory(&self) -> Result<OwnedFd> {
+        match self {
+            At::Name(..) => self.open(OFlags::RDONLY | OFlags::DIRECTORY),
+            At::Fd(fd) => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+                fs::openat(*fd, ".", flags, Mode::empty())
+            }
+        }
+    }
+
     fn open(&self, flags: OFlags) -> Result<OwnedFd> {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
         match self {

@@ -214,9 +214,7 @@ impl Union {
     pub fn fsyncdir(&self, node: &Node, data_only: bool) -> Result<()> {
         let dir = self.dir_part(node)?;
         let Some(real) = dir.upper_dir() else { return Ok(()) };
-        let fd = self.fds.get(&real)?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let open = fs::openat(fd.as_fd(), ".", flags, fs::Mode::empty())?;
+        let open = At::Fd(self.fds.get(&real)?.as_fd()).open_directory()?;
         self.upper()?.sync(open.as_fd(), data_only)
     }
 
@@ -224,6 +222,32 @@ impl Union {
     pub fn fallocate(&self, node: &Arc<Node>, mode: FallocateFlags, offset: u64, len: u64) -> Result<()> {
         let fd = self.data_fd(node, true)?;
         Ok(fs::fallocate(fd.as_fd(), mode, offset, len)?)
+    }
+
+    /// The inode flags (`lsattr`) of a regular file or directory.
+    pub fn inode_flags(&self, node: &Arc<Node>) -> Result<u32> {
+        let fd = self.readable_fd(node)?;
+        Ok(fs::ioctl_getflags(fd.as_fd())?.bits())
+    }
+
+    /// Changes the inode flags (`chattr`). Copies up. Immutable and append-only objects of the upper couldn't be
+    /// renamed, unlinked or copied over by the daemon either, so these flags are refused.
+    pub fn set_inode_flags(&self, node: &Arc<Node>, flags: u32) -> Result<()> {
+        let flags = fs::IFlags::from_bits_retain(flags);
+        if flags.intersects(fs::IFlags::IMMUTABLE | fs::IFlags::APPEND) {
+            return Err(FsError::Unsupported("immutable and append-only files"));
+        }
+        self.ensure_upper(node)?;
+        let fd = self.readable_fd(node)?;
+        Ok(fs::ioctl_setflags(fd.as_fd(), flags)?)
+    }
+
+    /// An open descriptor of a regular file or directory, for calls that O_PATH is not enough for.
+    fn readable_fd(&self, node: &Arc<Node>) -> Result<Arc<OwnedFd>> {
+        if node.dir.is_none() {
+            return self.data_fd(node, false);
+        }
+        self.with_object(node, |at, _| Ok(Arc::new(at.open_directory()?)))
     }
 
     /// The next data or hole at or after an offset.
