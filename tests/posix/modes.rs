@@ -7,8 +7,8 @@ use std::process::Command;
 
 use crate::common::{Program, Scratch, run};
 
-/// An id that no account has.
-const USER: u32 = 64_123;
+/// The account `daemon`, which every Debian has and nothing uses: fusermount3 wants one that has a name.
+const USER: u32 = 1;
 
 /// Copies what the user must be able to run to where it can be reached.
 fn copy_programs(scratch: &Scratch) -> (std::path::PathBuf, std::path::PathBuf) {

@@ -1,0 +1,76 @@
+# What the scripts share. To be sourced, by bash, from scripts that have set -euo pipefail.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+
+die() {
+    echo "${0##*/}: $*" >&2
+    exit 1
+}
+
+need() {
+    local program
+    for program; do
+        command -v "$program" >/dev/null || die "$program is missing: run scripts/install-deps"
+    done
+}
+
+# The program under test: $UNIONMOUNT_BIN, else the debug build, which the tests use too.
+find_program() {
+    if [ -n "${UNIONMOUNT_BIN:-}" ]; then
+        program=$UNIONMOUNT_BIN
+        return
+    fi
+    (cd "$root" && cargo build --quiet)
+    program=$(cd "$root" && cd "${CARGO_TARGET_DIR:-target}" && pwd)/debug/unionmount
+}
+
+# A scratch directory, removed with all mounts in it when the script ends, however it ends.
+make_scratch() {
+    scratch=$(mktemp -d "${UNIONMOUNT_SCRATCH:-${TMPDIR:-/tmp}}/um-XXXXXX")
+    chmod 755 "$scratch"
+    trap clean_up EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+}
+
+clean_up() {
+    local status=$? mount
+    while read -r mount; do
+        umount "$mount" 2>/dev/null || umount -l "$mount" || echo "left mounted: $mount" >&2
+    done < <(awk -v dir="$scratch/" 'index($5, dir) == 1 { print $5 }' /proc/self/mountinfo | tac)
+    if [ "$status" = 0 ] || [ -z "${UNIONMOUNT_KEEP:-}" ]; then
+        rm -rf --one-file-system "$scratch"
+    else
+        echo "kept: $scratch" >&2
+    fi
+}
+
+# mount_union DIR: mounts DIR/merged over DIR/lower with DIR/upper, all made if missing. $union_options go to -o.
+mount_union() {
+    local dir=$1 options=${union_options:-}
+    mkdir -p "$dir"/{lower,upper,work,merged}
+    case "${program##*/}" in
+    kernel)
+        mount -t overlay overlay -o "lowerdir=$dir/lower,upperdir=$dir/upper,workdir=$dir/work,redirect_dir=on,index=on" \
+            "$dir/merged"
+        ;;
+    fuse-overlayfs*)
+        "$program" -o "lowerdir=$dir/lower,upperdir=$dir/upper,workdir=$dir/work${options:+,$options}" "$dir/merged"
+        ;;
+    *)
+        "$program" --lower "$dir/lower" --upper "$dir/upper" --work "$dir/work" ${options:+-o "$options"} "$dir/merged"
+        ;;
+    esac
+}
+
+# manifest DIR: a line an object: type, mode, owner, size, links, time, target or content, xattrs. For comparing trees.
+manifest() (
+    cd "$1"
+    find . -mindepth 1 \( -type f -printf 'f %m %U:%G %s %n %T@ %P\n' \) -o \
+        \( -type d -printf 'd %m %U:%G - - - %P\n' \) -o \
+        \( -type l -printf 'l - %U:%G %s - %T@ %P -> %l\n' \) -o \
+        -printf '%y %m %U:%G - - - %P\n' | LC_ALL=C sort -k7
+    find . -type f -print0 | LC_ALL=C sort -z | xargs -0 -r sha256sum
+    getfattr -R -h -d -m '^(user|security|system)\.' --absolute-names . 2>/dev/null | LC_ALL=C sort
+)
