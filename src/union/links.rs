@@ -98,9 +98,10 @@ impl Union {
     }
 
     /// Where the upper's entry `name` was copied up from, if it was.
-    pub(super) fn read_origin(&self, parent: &Node, name: &[u8]) -> Result<Option<RealId>> {
+    /// Asked only in directories that are marked impure, unless `always`.
+    pub(super) fn read_origin(&self, parent: &Node, name: &[u8], always: bool) -> Result<Option<RealId>> {
         let dir = self.dir_part(parent)?;
-        if !dir.impure.load(Ordering::Relaxed) {
+        if !always && !dir.impure.load(Ordering::Relaxed) {
             return Ok(None);
         }
         let Some(upper) = dir.upper_dir() else { return Ok(None) };

@@ -65,6 +65,8 @@ impl Union {
             let source = self.look(parent, name)?.ok_or(FsError::Absent)?;
             self.check_before_copy_up(&source, new_parent, new_name, mode)?;
             self.ensure_upper(&source)?;
+            // A file with several names may have been copied up under another one, elsewhere.
+            self.ensure_upper(parent)?;
             self.ensure_upper(new_parent)?;
             let target = match mode {
                 RenameMode::Exchange => {
@@ -378,23 +380,24 @@ impl Union {
         } else {
             (&mut *second_place, &mut *first_place)
         };
-        self.settle_at(a, a_place, to)?;
-        self.settle_at(b, b_place, from)?;
+        self.settle_at(a, a_place, from, to)?;
+        self.settle_at(b, b_place, to, from)?;
         self.note_entry(a, to)?;
         self.note_entry(b, from)
     }
 
     /// Records that the source is under its new name.
     fn record(&self, source: &Arc<Node>, place: &mut Place, from: &Side<'_>, to: &Side<'_>) -> Result<()> {
-        self.settle_at(source, place, to)?;
+        self.settle_at(source, place, from, to)?;
         self.note_removed(self.dir_part(from.parent)?, from.name, from.below);
         self.note_entry(source, to)?;
         self.counters.renames.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
-    fn settle_at(&self, node: &Arc<Node>, place: &mut Place, to: &Side<'_>) -> Result<()> {
+    fn settle_at(&self, node: &Arc<Node>, place: &mut Place, from: &Side<'_>, to: &Side<'_>) -> Result<()> {
         if node.dir.is_none() {
+            self.forget_name(node, from.parent, from.name);
             self.forget_name(node, to.parent, to.name);
         }
         *place = Place::Named { parent: to.parent.clone(), name: to.name.into(), source: Source::Upper };

@@ -448,7 +448,9 @@ impl Union {
             }
             What::Leaf { .. } if upper => {
                 let real = self.real_id(found.stat.dev, found.stat.ino);
-                let origin = self.read_origin(parent, name)?.unwrap_or(real);
+                // Another overlay may have linked the copy to where no directory is marked.
+                let linked = found.stat.nlink > 1;
+                let origin = self.read_origin(parent, name, linked)?.unwrap_or(real);
                 Ok((Identity { origin, real }, Source::Upper, found.stat))
             }
             What::Leaf { .. } => {
