@@ -1,6 +1,9 @@
 //! Faults: a killed daemon, a full disk, layers that fail or go away. What was, or what is new; never a mix, never a
 //! hang, nothing left behind.
 
+// A test that panics has failed; that is what unwrap is for here.
+#![allow(clippy::unwrap_used)]
+
 #[path = "common/mod.rs"]
 mod common;
 #[path = "model/mod.rs"]
@@ -230,7 +233,8 @@ fn a_full_disk() {
     let before = stack.lower_snapshots();
     let mount = stack.mount();
     // A copy-up that can't fit: ENOSPC, by whichever call comes to it.
-    let attempt = || File::options().write(true).open(mount.join("big")).and_then(|file| file.write_all_at(b"X", 0));
+    let attempt =
+        || File::options().write(true).open(mount.join("big")).and_then(|file| file.write_all_at(b"X", 0));
     assert_errno!(attempt(), Errno::NOSPC);
     assert_errno!(fs::set_permissions(mount.join("big"), PermissionsExt::from_mode(0o600)), Errno::NOSPC);
     assert!(fs::read(mount.join("big")).unwrap() == vec![b'b'; 40 << 20], "the lower file is still whole");
@@ -326,7 +330,8 @@ fn an_upper_on_a_read_only_filesystem_is_refused() {
     let disk = LoopFilesystem::tmpfs(&scratch, "disk", 1 << 20);
     let stack = Stack::new(1).with_upper_in(disk.path());
     disk.remount("ro");
-    let refused = common::Mount::try_with_program(&Program::under_test(), &stack.options(), stack.mountpoint());
+    let refused =
+        common::Mount::try_with_program(&Program::under_test(), &stack.options(), stack.mountpoint());
     let error = refused.err().expect("a mount that cannot write");
     assert_eq!(error.status, Some(1), "{}", error.stderr);
     assert!(error.stderr.contains("upper") || error.stderr.contains("work"), "{}", error.stderr);
@@ -346,7 +351,10 @@ fn a_lower_that_is_emptied_under_the_mount() {
     fs::remove_dir_all(stack.lower(1).root()).unwrap();
     assert_quick("a walk over a lower that went away", || {
         common::output("find", &[mount.path()]);
-        common::output("cp", &["-r".as_ref(), mount.path().as_os_str(), stack.scratch().path().join("copy").as_os_str()]);
+        common::output(
+            "cp",
+            &["-r".as_ref(), mount.path().as_os_str(), stack.scratch().path().join("copy").as_os_str()],
+        );
         for index in 0..100 {
             let path = mount.join(format!("d{}/f{index}", index % 5));
             // Any errno will do, and success too.
@@ -357,7 +365,10 @@ fn a_lower_that_is_emptied_under_the_mount() {
     });
     fs::write(mount.join("still"), "alive").unwrap();
     assert_eq!(fs::read(mount.join("still")).unwrap(), b"alive");
-    assert!(mount.daemon() > 0 && fs::metadata(format!("/proc/{}", mount.daemon())).is_ok(), "the daemon died");
+    assert!(
+        mount.daemon() > 0 && fs::metadata(format!("/proc/{}", mount.daemon())).is_ok(),
+        "the daemon died"
+    );
     drop(open);
     mount.unmount();
 }
@@ -414,7 +425,9 @@ fn few_file_descriptors() {
     for index in 0..2 * limit {
         match File::open(mount.join(format!("d{}/f{index}", index % 300))) {
             Ok(file) => open.push(file),
-            Err(error) => assert!([Errno::MFILE, Errno::NFILE].contains(&common::errno_of(&error)), "{error}"),
+            Err(error) => {
+                assert!([Errno::MFILE, Errno::NFILE].contains(&common::errno_of(&error)), "{error}")
+            }
         }
     }
     drop(open);
@@ -442,4 +455,3 @@ fn an_upper_in_use_is_refused() {
     // A killed daemon holds no lock.
     stack.mount().unmount();
 }
-

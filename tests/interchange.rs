@@ -3,6 +3,9 @@
 //! As root with `trusted.overlay.*`; run as root of a user namespace, with `user.overlay.*` and `userxattr`. Run as
 //! root of the machine, the suite runs once more in a namespace. Random sequences are in the reference tests.
 
+// A test that panics has failed; that is what unwrap is for here.
+#![allow(clippy::unwrap_used)]
+
 #[path = "common/mod.rs"]
 mod common;
 
@@ -38,10 +41,29 @@ fn fields() -> Fields {
 fn stack() -> Stack {
     let stack = Stack::new(2);
     let bottom = stack.lower(1);
-    bottom.file("deleted", "1").file("d/deleted", "2").file("d/kept", "3").file("replaced/old", "4").file("tree/a/b/c", "5");
-    bottom.file("moved/x", "6").file("moved/y", "7").file("changed", "8").symlink("link", "changed").fifo("fifo");
-    bottom.file("first-name", "one file").hardlink("second-name", "first-name").file("f-over-d/x", "1").file("d-over-f", "2");
-    stack.lower(0).file("d/top", "9").file("moved/z", "10").xattr("moved", "user.a", "kept").mode("moved", 0o750);
+    bottom
+        .file("deleted", "1")
+        .file("d/deleted", "2")
+        .file("d/kept", "3")
+        .file("replaced/old", "4")
+        .file("tree/a/b/c", "5");
+    bottom
+        .file("moved/x", "6")
+        .file("moved/y", "7")
+        .file("changed", "8")
+        .symlink("link", "changed")
+        .fifo("fifo");
+    bottom
+        .file("first-name", "one file")
+        .hardlink("second-name", "first-name")
+        .file("f-over-d/x", "1")
+        .file("d-over-f", "2");
+    stack
+        .lower(0)
+        .file("d/top", "9")
+        .file("moved/z", "10")
+        .xattr("moved", "user.a", "kept")
+        .mode("moved", 0o750);
     stack
 }
 

@@ -94,7 +94,9 @@ impl Stack {
     /// is asked of the program.
     pub fn mount(&self) -> Mount {
         match (Program::under_test(), Privilege::current()) {
-            (Program::Kernel, Privilege::Root) => self.mount_with(&["redirect_dir=on", "index=on", "xino=on"]),
+            (Program::Kernel, Privilege::Root) => {
+                self.mount_with(&["redirect_dir=on", "index=on", "xino=on"])
+            }
             (Program::Kernel, _) => self.mount_with(&["userxattr"]),
             _ => self.mount_with(&[]),
         }

@@ -76,7 +76,10 @@ impl<'a> Sequence<'a> {
 
     fn failure(&self, text: &str) -> String {
         let (count, last) = (self.performed.len(), self.performed.last());
-        last.map_or_else(|| text.to_owned(), |last| format!("{text}\nafter {count} operations, the last {last:?}"))
+        last.map_or_else(
+            || text.to_owned(),
+            |last| format!("{text}\nafter {count} operations, the last {last:?}"),
+        )
     }
 
     /// Compares a snapshot with the model's state.

@@ -71,7 +71,8 @@ fn simpler_nodes(node: &LayerNode) -> Vec<LayerNode> {
     let mut simpler = Vec::new();
     match node {
         LayerNode::Directory { attributes, opaque, children } => {
-            let with = |children| LayerNode::Directory { attributes: attributes.clone(), opaque: *opaque, children };
+            let with =
+                |children| LayerNode::Directory { attributes: attributes.clone(), opaque: *opaque, children };
             for name in children.keys() {
                 let mut fewer = children.clone();
                 fewer.remove(name);
@@ -94,10 +95,20 @@ fn simpler_nodes(node: &LayerNode) -> Vec<LayerNode> {
         }
         LayerNode::File { attributes, fill, length, link } => {
             if link.is_some() {
-                simpler.push(LayerNode::File { link: None, attributes: attributes.clone(), fill: *fill, length: *length });
+                simpler.push(LayerNode::File {
+                    link: None,
+                    attributes: attributes.clone(),
+                    fill: *fill,
+                    length: *length,
+                });
             }
             if *length > 1 {
-                simpler.push(LayerNode::File { length: 1, attributes: attributes.clone(), fill: *fill, link: *link });
+                simpler.push(LayerNode::File {
+                    length: 1,
+                    attributes: attributes.clone(),
+                    fill: *fill,
+                    link: *link,
+                });
             }
         }
         LayerNode::Symlink { .. } | LayerNode::Fifo { .. } | LayerNode::Whiteout(_) => {}

@@ -10,7 +10,11 @@ use crate::common::{Privilege, Program, Stack, as_ids, read_xattrs, run};
 use crate::{copied_up, mode, read, stat};
 
 fn xattr_names(path: impl AsRef<std::path::Path>) -> Vec<String> {
-    read_xattrs(path.as_ref()).unwrap().keys().map(|name| String::from_utf8_lossy(name).into_owned()).collect()
+    read_xattrs(path.as_ref())
+        .unwrap()
+        .keys()
+        .map(|name| String::from_utf8_lossy(name).into_owned())
+        .collect()
 }
 
 fn get(path: impl AsRef<std::path::Path>, name: &str) -> rustix::io::Result<Vec<u8>> {
@@ -27,7 +31,13 @@ fn set(path: impl AsRef<std::path::Path>, name: &str, value: &[u8]) -> rustix::i
 #[test]
 fn xattrs_of_lowers_are_shown_changed_and_removed() {
     let stack = Stack::new(1);
-    stack.lower(0).file("f", "x").xattr("f", "user.a", "1").xattr("f", "user.b", "2").dir("d").xattr("d", "user.d", "3");
+    stack
+        .lower(0)
+        .file("f", "x")
+        .xattr("f", "user.a", "1")
+        .xattr("f", "user.b", "2")
+        .dir("d")
+        .xattr("d", "user.d", "3");
     let before = stack.lower_snapshots();
     let mount = stack.mount();
     assert_eq!(xattr_names(mount.join("f")), ["user.a", "user.b"]);
@@ -35,7 +45,10 @@ fn xattrs_of_lowers_are_shown_changed_and_removed() {
     set(mount.join("f"), "user.new", &vec![b'v'; 3000]).unwrap();
     rustix::fs::removexattr(mount.join("f"), "user.b").unwrap();
     set(mount.join("d"), "user.e", b"").unwrap();
-    let mount = { mount.unmount(); stack.mount() };
+    let mount = {
+        mount.unmount();
+        stack.mount()
+    };
     assert_eq!(xattr_names(mount.join("f")), ["user.a", "user.new"]);
     assert_eq!(get(mount.join("f"), "user.a").unwrap(), b"changed");
     assert_eq!(get(mount.join("f"), "user.new").unwrap().len(), 3000);
@@ -45,9 +58,13 @@ fn xattrs_of_lowers_are_shown_changed_and_removed() {
     let mut small = [0u8; 2];
     assert_eq!(rustix::fs::getxattr(mount.join("f"), "user.a", &mut small[..]), Err(Errno::RANGE));
     crate::assert_errno!(
-        rustix::fs::setxattr(mount.join("f"), "user.a", b"x", XattrFlags::CREATE), Errno::EXIST);
+        rustix::fs::setxattr(mount.join("f"), "user.a", b"x", XattrFlags::CREATE),
+        Errno::EXIST
+    );
     crate::assert_errno!(
-        rustix::fs::setxattr(mount.join("f"), "user.z", b"x", XattrFlags::REPLACE), Errno::NODATA);
+        rustix::fs::setxattr(mount.join("f"), "user.z", b"x", XattrFlags::REPLACE),
+        Errno::NODATA
+    );
     mount.unmount();
     stack.assert_lowers_unchanged(&before);
 }
@@ -66,17 +83,26 @@ fn private_xattrs_are_hidden_and_cannot_be_forged() {
     };
     for namespace in namespaces {
         // On the lower itself: marks without meaning for a file that must not be shown.
-        stack.lower(1).xattr("f", &format!("{namespace}.uuid"), "u").xattr("d", &format!("{namespace}.impure"), "y");
+        stack.lower(1).xattr("f", &format!("{namespace}.uuid"), "u").xattr(
+            "d",
+            &format!("{namespace}.impure"),
+            "y",
+        );
     }
     let mount = stack.mount();
     assert!(xattr_names(mount.join("f")).is_empty(), "{:?}", xattr_names(mount.join("f")));
     assert!(xattr_names(mount.join("d")).is_empty());
     for namespace in namespaces {
-        crate::assert_errno!(get(mount.join("f"), &format!("{namespace}.uuid")), Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM);
+        crate::assert_errno!(
+            get(mount.join("f"), &format!("{namespace}.uuid")),
+            Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM
+        );
         let name = format!("{namespace}.opaque");
         match set(mount.join("d"), &name, b"y") {
             // Refused, or escaped: then it is there to be read as what it is for a union inside the union.
-            Err(errno) => assert!([Errno::PERM, Errno::OPNOTSUPP, Errno::ACCESS].contains(&errno), "{errno:?}"),
+            Err(errno) => {
+                assert!([Errno::PERM, Errno::OPNOTSUPP, Errno::ACCESS].contains(&errno), "{errno:?}")
+            }
             Ok(()) => {
                 assert_eq!(get(mount.join("d"), &name).unwrap(), b"y");
                 assert_eq!(xattr_names(mount.join("d")), [name.as_str()]);

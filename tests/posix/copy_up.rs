@@ -15,7 +15,9 @@ fn triggers() -> Vec<(&'static str, fn(&Path))> {
     vec![
         ("open for writing", |f| drop(File::options().write(true).open(f).unwrap())),
         ("write", |f| File::options().write(true).open(f).unwrap().write_all_at(b"W", 0).unwrap()),
-        ("append", |f| std::io::Write::write_all(&mut File::options().append(true).open(f).unwrap(), b"W").unwrap()),
+        ("append", |f| {
+            std::io::Write::write_all(&mut File::options().append(true).open(f).unwrap(), b"W").unwrap()
+        }),
         ("truncate", |f| raw::truncate(f, 3).unwrap()),
         ("O_TRUNC", |f| drop(File::create(f).unwrap())),
         ("chmod", |f| fs::set_permissions(f, PermissionsExt::from_mode(0o600)).unwrap()),
@@ -37,7 +39,12 @@ fn triggers() -> Vec<(&'static str, fn(&Path))> {
 fn every_change_copies_up_and_only_what_is_changed() {
     for (name, trigger) in triggers() {
         let stack = Stack::new(2);
-        stack.lower(1).file("d/e/f", "content of f").xattr("d/e/f", "user.old", "1").file("d/e/other", "o").file("g", "g");
+        stack
+            .lower(1)
+            .file("d/e/f", "content of f")
+            .xattr("d/e/f", "user.old", "1")
+            .file("d/e/other", "o")
+            .file("g", "g");
         stack.lower(1).mtime("d/e/f", 1_000_000_000, 7);
         stack.lower(0).file("d/top", "t");
         let before = stack.lower_snapshots();
@@ -47,27 +54,41 @@ fn every_change_copies_up_and_only_what_is_changed() {
             copied_up(&stack, "d/e/f") || copied_up(&stack, "d/e/f.moved") || copied_up(&stack, "d/e/f.link"),
             "{name}: not copied up"
         );
-        assert!(!copied_up(&stack, "d/e/other") && !copied_up(&stack, "g") && !copied_up(&stack, "d/top"), "{name}");
+        assert!(
+            !copied_up(&stack, "d/e/other") && !copied_up(&stack, "g") && !copied_up(&stack, "d/top"),
+            "{name}"
+        );
         let found = if exists(mount.join("d/e/f")) { mount.join("d/e/f") } else { mount.join("d/e/f.moved") };
         match name {
             "write" => assert_eq!(read(&found), b"Wontent of f"),
             "append" => assert_eq!(read(&found), b"content of fW"),
             "truncate" => assert_eq!(read(&found), b"con"),
             "O_TRUNC" => assert_eq!(read(&found), b""),
-            "fallocate" => assert_eq!((read(&found).len(), &read(&found)[..12]), (9000, &b"content of f"[..])),
+            "fallocate" => {
+                assert_eq!((read(&found).len(), &read(&found)[..12]), (9000, &b"content of f"[..]))
+            }
             "shared mapping" => assert_eq!(read(&found), b"Montent of f"),
             _ => assert_eq!(read(&found), b"content of f", "{name}"),
         }
         match name {
             "chmod" => assert_eq!(mode(&found), 0o600),
-            "utimens" => assert_eq!((stat(&found).mtime(), stat(&found).mtime_nsec()), (1_234_567_890, 123_456_789)),
+            "utimens" => {
+                assert_eq!((stat(&found).mtime(), stat(&found).mtime_nsec()), (1_234_567_890, 123_456_789))
+            }
             "setxattr" => assert_eq!(read_xattrs(&found).unwrap()[&b"user.new"[..]], b"v"),
             "removexattr" => assert!(read_xattrs(&found).unwrap().is_empty()),
-            "link" => assert_eq!((read(mount.join("d/e/f.link")), stat(&found).nlink()), (b"content of f".to_vec(), 2)),
+            "link" => assert_eq!(
+                (read(mount.join("d/e/f.link")), stat(&found).nlink()),
+                (b"content of f".to_vec(), 2)
+            ),
             _ => {}
         }
         if ["chmod", "chown", "setxattr", "removexattr", "link", "rename"].contains(&name) {
-            assert_eq!((stat(&found).mtime(), stat(&found).mtime_nsec()), (1_000_000_000, 7), "{name}: the time is kept");
+            assert_eq!(
+                (stat(&found).mtime(), stat(&found).mtime_nsec()),
+                (1_000_000_000, 7),
+                "{name}: the time is kept"
+            );
         }
         mount.unmount();
         stack.assert_lowers_unchanged(&before);
@@ -98,10 +119,18 @@ fn reading_copies_nothing() {
 fn everything_is_kept() {
     let stack = Stack::new(1);
     let lower = stack.lower(0);
-    lower.file("a/b/f", "content").mode("a/b/f", 0o640).xattr("a/b/f", "user.a", "1").xattr("a/b/f", "user.empty", "");
+    lower.file("a/b/f", "content").mode("a/b/f", 0o640).xattr("a/b/f", "user.a", "1").xattr(
+        "a/b/f",
+        "user.empty",
+        "",
+    );
     lower.symlink("a/b/l", "some/target").fifo("a/b/p").mode("a/b/p", 0o620);
     if Privilege::current() == Privilege::Root {
-        lower.owner("a/b/f", 12, 34).mode("a/b/f", 0o4755).xattr("a/b/f", "trusted.t", "t").owner("a/b/l", 56, 78);
+        lower
+            .owner("a/b/f", 12, 34)
+            .mode("a/b/f", 0o4755)
+            .xattr("a/b/f", "trusted.t", "t")
+            .owner("a/b/l", 56, 78);
         lower.node("a/b/c", rustix::fs::FileType::CharacterDevice, 1, 3).owner("a", 9, 9);
         // cap_net_raw=ep, as setcap writes it.
         let capability = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -142,7 +171,10 @@ fn parents_keep_their_attributes_and_times() {
     fs::set_permissions(mount.join("a/b/c/f"), PermissionsExt::from_mode(0o600)).unwrap();
     let mut after = Snapshot::take(mount.path());
     after.entries.get_mut(std::ffi::OsStr::new("a/b/c/f")).unwrap().mode = 0o644;
-    assert_eq!(diff(&before, &after, &crate::common::Fields { ino: true, ..crate::common::Fields::tree() }), "");
+    assert_eq!(
+        diff(&before, &after, &crate::common::Fields { ino: true, ..crate::common::Fields::tree() }),
+        ""
+    );
     mount.unmount();
 }
 

@@ -11,7 +11,12 @@ fn assert_one_file(mount: &crate::common::Mount, names: &[&str], content: &[u8])
     let first = stat(mount.join(names[0]));
     for name in names {
         let found = stat(mount.join(name));
-        assert_eq!((found.ino(), found.dev()), (first.ino(), first.dev()), "{name} is another file than {}", names[0]);
+        assert_eq!(
+            (found.ino(), found.dev()),
+            (first.ino(), first.dev()),
+            "{name} is another file than {}",
+            names[0]
+        );
         assert_eq!(found.nlink(), names.len() as u64, "st_nlink of {name}");
         assert_eq!(read(mount.join(name)), content, "{name}");
         assert_eq!(found.mode(), first.mode(), "{name}");
@@ -83,9 +88,19 @@ fn a_lower_file_linked_in_the_mount_is_one_file_after_a_remount() {
     let mounted = stack.mount();
     fs::hard_link(mounted.join("d/f"), mounted.join("g")).unwrap();
     assert_one_file(&mounted, &["d/f", "g"], b"x");
-    rustix::fs::linkat(rustix::fs::CWD, mounted.join("l"), rustix::fs::CWD, mounted.join("m"), rustix::fs::AtFlags::empty()).unwrap();
+    rustix::fs::linkat(
+        rustix::fs::CWD,
+        mounted.join("l"),
+        rustix::fs::CWD,
+        mounted.join("m"),
+        rustix::fs::AtFlags::empty(),
+    )
+    .unwrap();
     assert_eq!(fs::read_link(mounted.join("m")).unwrap(), std::path::Path::new("d/f"));
-    assert_eq!((stat(mounted.join("l")).nlink(), stat(mounted.join("l")).ino()), (2, stat(mounted.join("m")).ino()));
+    assert_eq!(
+        (stat(mounted.join("l")).nlink(), stat(mounted.join("l")).ino()),
+        (2, stat(mounted.join("m")).ino())
+    );
     fs::hard_link(mounted.join("p"), mounted.join("q")).unwrap();
     assert_eq!(stat(mounted.join("p")).ino(), stat(mounted.join("q")).ino());
     mounted.unmount();
@@ -117,12 +132,19 @@ fn aliases_in_different_merged_directories() {
 fn raced_copy_ups_of_two_names_make_one_file() {
     for _ in 0..10 {
         let stack = Stack::new(1);
-        stack.lower(0).file("a", vec![b'.'; 100_000]).hardlink("b", "a").hardlink("c", "a").hardlink("d", "a");
+        stack
+            .lower(0)
+            .file("a", vec![b'.'; 100_000])
+            .hardlink("b", "a")
+            .hardlink("c", "a")
+            .hardlink("d", "a");
         let mounted = stack.mount();
         std::thread::scope(|scope| {
             for (index, name) in ["a", "b", "c", "d"].into_iter().enumerate() {
                 let path = mounted.join(name);
-                scope.spawn(move || for_writing(path).write_all_at(&[b'0' + index as u8], index as u64 * 9999).unwrap());
+                scope.spawn(move || {
+                    for_writing(path).write_all_at(&[b'0' + index as u8], index as u64 * 9999).unwrap()
+                });
             }
         });
         let mut expected = vec![b'.'; 100_000];

@@ -25,7 +25,10 @@ fn tree(stack: &Stack) {
         for file in 0..40 {
             lower.file(format!("only{index}/{file}"), "x").file(format!("shared/{index}-{file}"), "y");
         }
-        lower.symlink(format!("link{index}"), "x").fifo(format!("fifo{index}")).file("same", format!("{index}"));
+        lower
+            .symlink(format!("link{index}"), "x")
+            .fifo(format!("fifo{index}"))
+            .file("same", format!("{index}"));
     }
 }
 
@@ -45,7 +48,11 @@ fn numbers_are_unique_and_stable() {
         match index % 3 {
             0 => fs::write(mount.join(format!("only0/{index}")), "changed").unwrap(),
             1 => crate::common::set_mtime(&mount.join(format!("only1/{index}")), 1, 1),
-            _ => fs::rename(mount.join(format!("shared/2-{index}")), mount.join(format!("shared/moved{index}"))).unwrap(),
+            _ => fs::rename(
+                mount.join(format!("shared/2-{index}")),
+                mount.join(format!("shared/moved{index}")),
+            )
+            .unwrap(),
         }
     }
     fs::write(mount.join("same"), "changed").unwrap();
@@ -56,7 +63,11 @@ fn numbers_are_unique_and_stable() {
         for (path, ino) in &before {
             let text = path.to_string_lossy();
             let index: usize = text.rsplit('-').next().and_then(|text| text.parse().ok()).unwrap_or(0);
-            let now = if text.starts_with("shared/2-") && index % 3 == 2 { format!("shared/moved{index}").into() } else { path.clone() };
+            let now = if text.starts_with("shared/2-") && index % 3 == 2 {
+                format!("shared/moved{index}").into()
+            } else {
+                path.clone()
+            };
             assert_eq!(after.get(&now), Some(ino), "{what}: {text}");
         }
     };
@@ -89,7 +100,10 @@ fn layers_on_several_filesystems() {
     let ext4 = LoopFilesystem::new(scratch, "ext4", "ext4", 32 << 20);
     let other = LoopFilesystem::new(scratch, "other", "ext4", 32 << 20);
     let tmpfs = LoopFilesystem::tmpfs(scratch, "tmpfs", 16 << 20);
-    let stack = Stack::new(4).with_lower_in(0, ext4.path()).with_lower_in(1, other.path()).with_lower_in(2, tmpfs.path());
+    let stack = Stack::new(4)
+        .with_lower_in(0, ext4.path())
+        .with_lower_in(1, other.path())
+        .with_lower_in(2, tmpfs.path());
     // Two filesystems made alike give the same numbers to different files.
     tree(&stack);
     let before = stack.lower_snapshots();
@@ -148,7 +162,8 @@ fn an_upper_on_each_kind_of_filesystem() {
         let before = stack.lower_snapshots();
         let mount = stack.mount();
         let ino = stat(mount.join("d/f")).ino();
-        std::os::unix::fs::FileExt::write_all_at(&crate::for_writing(mount.join("d/f")), b"CHANGED", 10).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&crate::for_writing(mount.join("d/f")), b"CHANGED", 10)
+            .unwrap();
         fs::remove_file(mount.join("gone")).unwrap();
         fs::rename(mount.join("e"), mount.join("renamed")).unwrap();
         std::os::unix::fs::FileExt::write_all_at(&crate::for_writing(mount.join("s")), b"more", 0).unwrap();

@@ -29,7 +29,13 @@ fn types_and_inode_numbers_agree_with_stat() {
         let listed = list(mount.path()).unwrap();
         let kind = |name: &str| listed.iter().find(|entry| entry.name == name).unwrap().kind;
         let dot = |name: &str| listed.iter().find(|entry| entry.name == name).unwrap().ino;
-        for (name, expected) in [("f", Kind::File), ("l", Kind::Symlink), ("p", Kind::Fifo), ("s", Kind::Socket), ("m", Kind::Directory)] {
+        for (name, expected) in [
+            ("f", Kind::File),
+            ("l", Kind::Symlink),
+            ("p", Kind::Fifo),
+            ("s", Kind::Socket),
+            ("m", Kind::Directory),
+        ] {
             assert_eq!(kind(name), Some(expected), "d_type of {name}");
         }
         use std::os::unix::fs::MetadataExt;
@@ -157,7 +163,12 @@ fn an_open_directory_that_was_removed_is_empty() {
     let names = entry_names(&mut Dir::read_from(&directory).unwrap_or_else(|error| panic!("{error}")));
     assert!(names.iter().all(|name| name == "." || name == ".."), "{names:?}");
     crate::assert_errno!(
-        rustix::fs::openat(&directory, "new", rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY, 0o644.into()),
+        rustix::fs::openat(
+            &directory,
+            "new",
+            rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY,
+            0o644.into()
+        ),
         rustix::io::Errno::NOENT
     );
     drop(directory);
@@ -178,7 +189,11 @@ fn huge_directories_are_listed_whole() {
         if index % 10_000 < 2 {
             File::create(lower.join(format!("file{index}"))).unwrap();
         } else {
-            fs::hard_link(lower.join(format!("file{}", index - index % 10_000 + index % 2)), lower.join(format!("file{index}"))).unwrap();
+            fs::hard_link(
+                lower.join(format!("file{}", index - index % 10_000 + index % 2)),
+                lower.join(format!("file{index}")),
+            )
+            .unwrap();
         }
     }
     stack.lower(0).whiteout("d/file1", WhiteoutForm::Device);
@@ -195,6 +210,8 @@ fn huge_directories_are_listed_whole() {
     fs::remove_file(mount.join("d/file7")).unwrap();
     let listed = list(&mount.join("d")).unwrap();
     assert_eq!(listed.len(), count - 1 + 2);
-    assert!(listed.iter().any(|entry| entry.name == "new") && listed.iter().all(|entry| entry.name != "file7"));
+    assert!(
+        listed.iter().any(|entry| entry.name == "new") && listed.iter().all(|entry| entry.name != "file7")
+    );
     mount.unmount();
 }

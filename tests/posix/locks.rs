@@ -80,7 +80,8 @@ fn other_process_can_lock(path: &std::path::Path, start: i64, length: i64) -> bo
         .env("UNIONMOUNT_TEST_PATH", path)
         .output()
         .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     match (text.contains("LOCKED"), text.contains("BUSY")) {
         (true, false) => true,
         (false, true) => false,
@@ -97,7 +98,9 @@ fn try_lock() {
     let file = for_writing(std::env::var_os("UNIONMOUNT_TEST_PATH").unwrap());
     match lock(&file, LockKind::Process, libc::F_WRLCK, start.parse().unwrap(), length.parse().unwrap()) {
         Ok(()) => println!("LOCKED"),
-        Err(error) if [Some(libc::EAGAIN), Some(libc::EACCES)].contains(&error.raw_os_error()) => println!("BUSY"),
+        Err(error) if [Some(libc::EAGAIN), Some(libc::EACCES)].contains(&error.raw_os_error()) => {
+            println!("BUSY")
+        }
         Err(error) => panic!("{error}"),
     }
 }
@@ -120,7 +123,10 @@ fn a_waiter_gets_the_lock() {
             sender.send("locked").unwrap();
         });
         assert_eq!(receiver.recv().unwrap(), "waiting");
-        assert!(receiver.recv_timeout(std::time::Duration::from_millis(100)).is_err(), "the lock was not exclusive");
+        assert!(
+            receiver.recv_timeout(std::time::Duration::from_millis(100)).is_err(),
+            "the lock was not exclusive"
+        );
         flock(&holder, FlockOperation::Unlock).unwrap();
         assert_eq!(receiver.recv_timeout(std::time::Duration::from_secs(10)), Ok("locked"));
     });

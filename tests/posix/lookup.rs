@@ -49,7 +49,13 @@ fn the_topmost_entry_wins() {
 fn whiteouts_of_every_form_hide_what_lies_below_and_nothing_else() {
     for form in whiteout_forms() {
         let stack = Stack::new(3);
-        stack.lower(2).file("gone", "x").file("kept", "y").file("d/gone", "x").file("d/kept", "y").file("tree/in/it", "z");
+        stack
+            .lower(2)
+            .file("gone", "x")
+            .file("kept", "y")
+            .file("d/gone", "x")
+            .file("d/kept", "y")
+            .file("tree/in/it", "z");
         stack.lower(1).whiteout("gone", form).whiteout("d/gone", form).whiteout("tree", form);
         stack.lower(0).file("d/new", "n");
         let mount = stack.mount();
@@ -98,7 +104,11 @@ fn opaque_directories_of_every_form_end_the_descent() {
 #[test]
 fn an_opaque_mark_with_another_value_than_y_hides_nothing() {
     let stack = Stack::new(2);
-    let name = if Privilege::current() == Privilege::Root { "trusted.overlay.opaque" } else { "user.overlay.opaque" };
+    let name = if Privilege::current() == Privilege::Root {
+        "trusted.overlay.opaque"
+    } else {
+        "user.overlay.opaque"
+    };
     stack.lower(0).dir("d").xattr("d", name, "n").file("d/top", "t");
     stack.lower(1).file("d/bottom", "b");
     let mount = stack.mount();
@@ -110,7 +120,11 @@ fn an_opaque_mark_with_another_value_than_y_hides_nothing() {
 fn files_over_directories_and_directories_over_files() {
     let stack = Stack::new(4);
     stack.lower(3).file("a/deep", "1").file("b", "file below").file("c/old", "1");
-    stack.lower(2).file("a", "file over directory").file("b/inside", "directory over file").file("c", "in between");
+    stack
+        .lower(2)
+        .file("a", "file over directory")
+        .file("b/inside", "directory over file")
+        .file("c", "in between");
     stack.lower(1).dir("c").file("c/new", "2");
     stack.lower(0).symlink("l", "a");
     let mount = stack.mount();
@@ -160,7 +174,12 @@ fn the_private_files_of_aufs_are_not_shown() {
         crate::skip!("the kernel does not know AUFS's files");
     }
     let stack = Stack::new(1);
-    stack.lower(0).file(".wh..wh.plnk/secret", "x").file(".wh..wh.aufs", "").file("f", "1").file("d/.wh..wh.orph/y", "");
+    stack
+        .lower(0)
+        .file(".wh..wh.plnk/secret", "x")
+        .file(".wh..wh.aufs", "")
+        .file("f", "1")
+        .file("d/.wh..wh.orph/y", "");
     let mount = stack.mount();
     assert_eq!(names(mount.path()), ["d", "f"]);
     assert!(!exists(mount.join(".wh..wh.aufs")) && !exists(mount.join(".wh..wh.plnk/secret")));
@@ -230,7 +249,10 @@ fn a_mount_without_upper_is_read_only_and_shows_the_same_tree() {
     writable.unmount();
     let mount = stack.mount_read_only();
     let found = Snapshot::take(mount.path());
-    assert_eq!(crate::common::diff(&expected, &found, &crate::common::Fields { ..crate::common::Fields::content() }), "");
+    assert_eq!(
+        crate::common::diff(&expected, &found, &crate::common::Fields { ..crate::common::Fields::content() }),
+        ""
+    );
     assert_eq!(names(mount.path()), ["d", "l", "p"]);
     use rustix::io::Errno;
     crate::assert_errno!(std::fs::write(mount.join("new"), "x"), Errno::ROFS);

@@ -179,7 +179,9 @@ fn an_open_directory_follows_its_rename() {
     File::from(file).write_all(b"made").unwrap();
     assert_eq!(read(mount.join("e/new")), b"made");
     let mut text = String::new();
-    File::from(rustix::fs::openat(&directory, "b", OFlags::RDONLY, 0.into()).unwrap()).read_to_string(&mut text).unwrap();
+    File::from(rustix::fs::openat(&directory, "b", OFlags::RDONLY, 0.into()).unwrap())
+        .read_to_string(&mut text)
+        .unwrap();
     assert_eq!(text, "2");
     drop(directory);
     mount.unmount();
@@ -298,7 +300,8 @@ fn o_tmpfile_works_or_says_that_it_does_not() {
             assert_eq!(file.metadata().unwrap().nlink(), 0);
             assert!(crate::names(mount.join("d")).is_empty());
             let from = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
-            rustix::fs::linkat(CWD, from, CWD, mount.join("d/named"), rustix::fs::AtFlags::SYMLINK_FOLLOW).unwrap();
+            rustix::fs::linkat(CWD, from, CWD, mount.join("d/named"), rustix::fs::AtFlags::SYMLINK_FOLLOW)
+                .unwrap();
             assert_eq!(read(mount.join("d/named")), b"nameless");
             assert_eq!(file.metadata().unwrap().nlink(), 1);
         }

@@ -32,7 +32,10 @@ fn permission_bits_are_enforced() {
     as_ids(BOB, BOB, 0o022, || {
         crate::assert_errno!(fs::read(mount.join("private")), Errno::ACCESS);
         crate::assert_errno!(File::options().write(true).open(mount.join("private")), Errno::ACCESS);
-        crate::assert_errno!(fs::set_permissions(mount.join("private"), PermissionsExt::from_mode(0o777)), Errno::PERM);
+        crate::assert_errno!(
+            fs::set_permissions(mount.join("private"), PermissionsExt::from_mode(0o777)),
+            Errno::PERM
+        );
         assert_eq!(read(mount.join("group")), b"g");
         crate::assert_errno!(File::options().write(true).open(mount.join("group")), Errno::ACCESS);
         crate::assert_errno!(fs::read(mount.join("closed/f")), Errno::ACCESS);
@@ -65,9 +68,15 @@ fn sticky_directories_protect_others_files() {
     let mount = shared(&stack);
     as_ids(BOB, BOB, 0o022, || {
         crate::assert_errno!(fs::remove_file(mount.join("tmp/alices")), Errno::PERM | Errno::ACCESS);
-        crate::assert_errno!(fs::rename(mount.join("tmp/alices"), mount.join("tmp/x")), Errno::PERM | Errno::ACCESS);
+        crate::assert_errno!(
+            fs::rename(mount.join("tmp/alices"), mount.join("tmp/x")),
+            Errno::PERM | Errno::ACCESS
+        );
         fs::write(mount.join("tmp/bobs"), "b").unwrap();
-        crate::assert_errno!(fs::rename(mount.join("tmp/bobs"), mount.join("tmp/alices")), Errno::PERM | Errno::ACCESS);
+        crate::assert_errno!(
+            fs::rename(mount.join("tmp/bobs"), mount.join("tmp/alices")),
+            Errno::PERM | Errno::ACCESS
+        );
     });
     as_ids(ALICE, ALICE, 0o022, || fs::remove_file(mount.join("tmp/alices")).unwrap());
     assert_eq!(crate::names(mount.join("tmp")), ["bobs"]);
@@ -150,7 +159,14 @@ fn device_nodes_are_made_and_kept() {
 fn a_group_of_the_caller_counts() {
     crate::needs_root!();
     let stack = Stack::new(1);
-    stack.lower(0).dir("d").mode("d", 0o770).owner("d", 0, 777).file("d/f", "x").mode("d/f", 0o660).owner("d/f", 0, 777);
+    stack
+        .lower(0)
+        .dir("d")
+        .mode("d", 0o770)
+        .owner("d", 0, 777)
+        .file("d/f", "x")
+        .mode("d/f", 0o660)
+        .owner("d/f", 0, 777);
     let mount = shared(&stack);
     as_ids(BOB, 777, 0o022, || {
         assert_eq!(read(mount.join("d/f")), b"x");

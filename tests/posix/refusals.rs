@@ -39,7 +39,10 @@ fn names_of_markers_cannot_be_made() {
         crate::assert_errno!(std::os::unix::fs::symlink("x", &path), Errno::PERM | Errno::INVAL);
         crate::assert_errno!(fs::hard_link(mount.join("f"), &path), Errno::PERM | Errno::INVAL);
         crate::assert_errno!(fs::rename(mount.join("f"), &path), Errno::PERM | Errno::INVAL);
-        crate::assert_errno!(mknodat(CWD, &path, FileType::Fifo, 0o600.into(), 0), Errno::PERM | Errno::INVAL);
+        crate::assert_errno!(
+            mknodat(CWD, &path, FileType::Fifo, 0o600.into(), 0),
+            Errno::PERM | Errno::INVAL
+        );
         assert!(!crate::exists(&path), "{refused}: {name}");
     }
     assert_eq!(names(mount.path()), ["d", "f"]);

@@ -70,7 +70,11 @@ fn merged_and_lower_directories_are_renamed_whole() {
         assert_eq!(names(mounted.join("n/sub")), ["deep", "other"]);
         assert_eq!(read(mounted.join("n/sub/deep")), b"2");
         assert_eq!(read(mounted.join("k/x")), b"3");
-        assert_eq!((stat(mounted.join("n")).ino(), stat(mounted.join("k")).ino()), (merged, lower), "round {round}");
+        assert_eq!(
+            (stat(mounted.join("n")).ino(), stat(mounted.join("k")).ino()),
+            (merged, lower),
+            "round {round}"
+        );
         mounted = again(mounted, &stack);
     }
     // Into another directory, then changes below, then again.
@@ -104,7 +108,10 @@ fn over_empty_merged_directories_with_hidden_content() {
     stack.lower(1).file("target/hidden", "1").file("target/deleted", "2").file("source/a", "3").dir("plain");
     stack.lower(0).whiteout("target/hidden", WhiteoutForm::Device);
     let mut mounted = stack.mount();
-    crate::assert_errno!(rename(&mounted, "source", "target", RenameFlags::empty()), Errno::NOTEMPTY | Errno::EXIST);
+    crate::assert_errno!(
+        rename(&mounted, "source", "target", RenameFlags::empty()),
+        Errno::NOTEMPTY | Errno::EXIST
+    );
     fs::remove_file(mounted.join("target/deleted")).unwrap();
     assert!(names(mounted.join("target")).is_empty());
     fs::rename(mounted.join("source"), mounted.join("target")).unwrap();
@@ -201,7 +208,10 @@ fn what_may_not_be_renamed() {
     assert_eq!(names(mounted.path()), ["d", "empty", "f"]);
     assert_eq!(read(mounted.join("d/sub/x")), b"x");
     mounted.unmount();
-    assert!(names(stack.upper().root()).is_empty() || Program::under_test() == Program::Kernel, "something was copied up");
+    assert!(
+        names(stack.upper().root()).is_empty() || Program::under_test() == Program::Kernel,
+        "something was copied up"
+    );
 }
 
 /// RENAME_WHITEOUT is for the lower half of a union; through the top it would make a marker.
@@ -238,10 +248,17 @@ fn a_long_chain_of_renames_of_nested_directories() {
     stack.lower(1).file("a/b/c/d/file", "deep").file("a/b/c/side", "s");
     stack.lower(0).file("a/b/top", "t");
     let mut mounted = stack.mount();
-    for (from, to) in
-        [("a/b/c/d", "a/D"), ("a/b/c", "C"), ("a/D", "C/D"), ("a/b", "C/D/B"), ("C", "a/C"), ("a", "A"), ("A/C/D", "D")]
-    {
-        fs::rename(mounted.join(from), mounted.join(to)).unwrap_or_else(|error| panic!("{from} → {to}: {error}"));
+    for (from, to) in [
+        ("a/b/c/d", "a/D"),
+        ("a/b/c", "C"),
+        ("a/D", "C/D"),
+        ("a/b", "C/D/B"),
+        ("C", "a/C"),
+        ("a", "A"),
+        ("A/C/D", "D"),
+    ] {
+        fs::rename(mounted.join(from), mounted.join(to))
+            .unwrap_or_else(|error| panic!("{from} → {to}: {error}"));
         mounted = again(mounted, &stack);
     }
     assert_eq!(read(mounted.join("D/file")), b"deep");

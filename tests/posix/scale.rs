@@ -67,7 +67,8 @@ fn paths_longer_than_path_max() {
     stack.lower(0).dir("start");
     let mount = stack.mount();
     let name = "n".repeat(200);
-    let mut directory = openat(CWD, mount.join("start"), OFlags::DIRECTORY | OFlags::RDONLY, 0.into()).unwrap();
+    let mut directory =
+        openat(CWD, mount.join("start"), OFlags::DIRECTORY | OFlags::RDONLY, 0.into()).unwrap();
     for _ in 0..30 {
         mkdirat(&directory, &name, 0o755.into()).unwrap();
         directory = openat(&directory, &name, OFlags::DIRECTORY | OFlags::RDONLY, 0.into()).unwrap();

@@ -77,8 +77,11 @@ pub fn run_cases(
         } else {
             (spec, failure.performed)
         };
-        let text = guarded(check, &spec, &operations, false).err().map_or(failure.text, |failure| failure.text);
-        panic!("case {number}, UNIONMOUNT_SEED={seed}: {text}\nthe case, made small:\n{spec:#?}\n{operations:#?}");
+        let text =
+            guarded(check, &spec, &operations, false).err().map_or(failure.text, |failure| failure.text);
+        panic!(
+            "case {number}, UNIONMOUNT_SEED={seed}: {text}\nthe case, made small:\n{spec:#?}\n{operations:#?}"
+        );
     }
     eprintln!("{cases} cases in {:.1} s, seed {seed}", started.elapsed().as_secs_f64());
 }

@@ -23,7 +23,8 @@ pub fn build(spec: &StackSpec) -> Stack {
 /// The whole check of one case: each step, the lowers, the workdir, a remount.
 pub fn check(spec: &StackSpec, operations: &[Op], steered: bool) -> Result<(), Failure> {
     let mut sequence = Sequence { steered, ..Sequence::strict(spec.merge()) };
-    check_steps(spec, operations, &mut sequence).map_err(|text| Failure { text, performed: sequence.performed })
+    check_steps(spec, operations, &mut sequence)
+        .map_err(|text| Failure { text, performed: sequence.performed })
 }
 
 fn check_steps(spec: &StackSpec, operations: &[Op], sequence: &mut Sequence) -> Result<(), String> {
@@ -40,7 +41,9 @@ fn check_steps(spec: &StackSpec, operations: &[Op], sequence: &mut Sequence) -> 
     stack.assert_lowers_unchanged(&before);
     stack.assert_workdir_clean();
     let mount = stack.mount();
-    sequence.compare(&observe(mount.path(), &ALPHABET)).map_err(|text| format!("after a remount:\n{text}"))?;
+    sequence
+        .compare(&observe(mount.path(), &ALPHABET))
+        .map_err(|text| format!("after a remount:\n{text}"))?;
     mount.unmount();
     stack.assert_lowers_unchanged(&before);
     Ok(())
