@@ -564,7 +564,7 @@ impl Filesystem for UnionFs {
 
     fn fallocate(
         &self,
-        _req: &Header,
+        req: &Header,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -574,7 +574,7 @@ impl Filesystem for UnionFs {
     ) {
         self.requests.count(Request::Fallocate);
         let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
-        reply_empty(reply, self.node(ino).and_then(|n| self.union.fallocate(&n, mode, offset, length)));
+        reply_empty(reply, self.node(ino).and_then(|n| self.union.fallocate(&n, mode, (offset, length), caller(req))));
     }
 
     fn lseek(

@@ -20,7 +20,8 @@ pub fn file_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64) -> Result<
         return Ok(0);
     }
     match fs::ioctl_ficlone(to, from) {
-        Ok(()) => return Ok(0),
+        // The clone is of the whole file.
+        Ok(()) => return fs::ftruncate(to, size).map(|()| 0),
         // Another filesystem, one that can't share extents, or one that won't for these two files.
         Err(
             Errno::XDEV

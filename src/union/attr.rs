@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering;
 use rustix::fs::StatVfs;
 
 use super::node::{Name, Node, Place, Source};
-use super::upper::IndexName;
 use super::{Caller, Union};
 use crate::error::{FsError, Result};
 use crate::sys::object::{At, Kind, SetTime, Stat, Writable};
@@ -83,7 +82,7 @@ impl Union {
                     }
                     Source::Index => {
                         let origin = self.index_origins.get(&node.ino).map(|o| *o).ok_or(FsError::Stale)?;
-                        let name = IndexName::of(origin);
+                        let name = self.upper()?.index_name(origin);
                         f(self.upper()?.index_entry(&name).at(), true)
                     }
                 }

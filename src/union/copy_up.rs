@@ -18,7 +18,7 @@ use rustix::fs::XattrFlags;
 
 use super::Union;
 use super::index::UpperEntry;
-use super::links::{ORIGIN, UNPUBLISHED, origin_value};
+use super::links::{ORIGIN, UNPUBLISHED};
 use super::marker;
 use super::node::{Node, Place, RealId, Source};
 use super::realdir::RealDir;
@@ -70,7 +70,12 @@ impl Union {
         if let Some(dir) = &node.dir {
             return dir.upper.read().is_some();
         }
-        match &*node.place.read() {
+        self.is_in_upper_place(&node.place.read())
+    }
+
+    /// Is what has this place in the upper?
+    pub(super) fn is_in_upper_place(&self, place: &Place) -> bool {
+        match place {
             Place::Root => true,
             Place::Named { source, .. } => !matches!(source, Source::Lower(_)),
             Place::Pinned { upper, .. } => *upper,
@@ -136,7 +141,8 @@ impl Union {
         let from = At::Fd(original.fd.as_fd());
         let moved = match staged.file() {
             Some(to) if original.size > 0 => {
-                let data = match self.metacopies.get(&node.ino) {
+                let elsewhere = self.metacopies.get(&node.ino).map(|at| at.clone());
+                let data = match elsewhere {
                     Some(at) => At::Name(self.fds.get(&at.dir)?.as_fd(), &at.name).open_read()?,
                     None => from.open_read()?,
                 };
@@ -145,10 +151,9 @@ impl Union {
             _ => 0,
         };
         let object = staged.object();
-        copy_metadata(from, &original.stat, object)?;
         if original.stat.kind() != Kind::Directory {
             let upper = self.upper()?;
-            if let Some(origin) = origin_value(original.id) {
+            if let Some(origin) = self.origin_value(original.id) {
                 upper.set_mark_if_allowed(object, ORIGIN, &origin)?;
             }
             if self.keeps_links(original) {
@@ -157,6 +162,7 @@ impl Union {
                 upper.set_mark(object, UNPUBLISHED, b"y")?;
             }
         }
+        copy_metadata(from, &original.stat, object)?;
         set_times(&original.stat, object)?;
         Ok(moved)
     }
@@ -164,7 +170,11 @@ impl Union {
     /// Has the original other names, which must lead to the copy too? Only regular files can carry what that needs in
     /// every namespace of attributes.
     fn keeps_links(&self, original: &Original) -> bool {
-        original.stat.nlink > 1 && original.stat.kind() == Kind::File && original.id.is_lasting()
+        let trusted = self.upper.as_ref().is_some_and(|u| u.caps().namespace == marker::Namespace::Trusted);
+        original.stat.nlink > 1
+            && original.stat.kind() != Kind::Directory
+            && (original.stat.kind() == Kind::File || trusted)
+            && original.id.is_lasting()
     }
 
     /// Makes the copy visible under the node's name.
@@ -172,7 +182,8 @@ impl Union {
         let copy = staged.object().at().stat()?;
         let real = self.real_id(copy.dev, copy.ino);
         loop {
-            let Some(parent) = node.parent() else { return self.publish_unnamed(node, staged, real) };
+            let Some(parent) = node.parent() else { return self.publish_unnamed(node, staged, original, real);
+            };
             let dir = self.dir_part(&parent)?;
             let _names = dir.names.write();
             let mut place = node.place.write();
@@ -186,15 +197,12 @@ impl Union {
                 self.mark_impure(&parent)?;
             }
             let links = self.keeps_links(original);
+            let _aliases = links.then(|| self.aliases.write());
             if links {
                 staged.link_index(original.id)?;
             }
             let file = staged.take_file();
             self.quietly(&fd, || staged.publish(&fd, &name, Publish::New))?;
-            if links {
-                fd.entry(&name).remove_xattr(&self.upper()?.mark_name(UNPUBLISHED))?;
-                self.hidden_links.remove(&original.id);
-            }
             drop(file);
             if let Some(part) = &node.dir {
                 *part.upper.write() = Some(RealDir::child(&real_parent, &name, &copy));
@@ -208,19 +216,45 @@ impl Union {
                 self.files.forget(node.ino);
                 self.metacopies.remove(&node.ino);
             }
-            self.note_upper(
-                dir,
-                &name,
-                Some(UpperEntry { kind: Some(node.kind), ino: copy.ino, cuts: false }),
-            );
+            let entry = UpperEntry { kind: Some(node.kind), ino: copy.ino, cuts: false };
+            self.note_upper(dir, &name, Some(entry));
+            if links {
+                self.published(fd.entry(&name), original);
+            }
             return Ok(());
         }
     }
 
-    /// The node has no name any more: the copy lives as long as it is used.
-    fn publish_unnamed(&self, node: &Node, staged: Staged<'_>, real: RealId) -> Result<()> {
+    /// Takes the mark of an unpublished copy away. The copy is published: if this fails, the next mount does it.
+    fn published(&self, copy: Writable<'_>, original: &Original) {
+        let removed = self.upper().and_then(|upper| Ok(copy.remove_xattr(&upper.mark_name(UNPUBLISHED))?));
+        if let Err(e) = removed {
+            log::warn!("a copied-up hardlink keeps its mark until the next mount: {e}");
+        }
+        self.hidden_links.remove(&original.id);
+    }
+
+    /// The node has no name any more: the copy lives as long as it is used, or as long as other names of the lower's
+    /// file lead to it.
+    fn publish_unnamed(
+        &self,
+        node: &Node,
+        staged: Staged<'_>,
+        original: &Original,
+        real: RealId,
+    ) -> Result<()> {
         let fd = Arc::new(staged.object().at().pin()?);
+        let hidden = self.hidden_links.get(&original.id).map_or(0, |h| *h);
+        let left = original.stat.nlink.saturating_sub(hidden);
+        let links = self.keeps_links(original) && left > 0;
+        let _aliases = links.then(|| self.aliases.write());
         let mut place = node.place.write();
+        if links {
+            // Its only link will be the one in the index.
+            self.set_copied_nlink(staged.object(), left + 1)?;
+            staged.link_index(original.id)?;
+            self.published(staged.object(), original);
+        }
         *place = Place::Pinned { fd, upper: true };
         node.set_real(real);
         self.files.forget(node.ino);
@@ -234,7 +268,16 @@ impl Union {
             return Ok(());
         }
         let turn = self.copying.entry(node.ino).or_insert_with(|| Arc::new(Mutex::new(()))).clone();
-        let _turn = turn.lock();
+        let completed = {
+            let _turn = turn.lock();
+            self.complete_data_now(node, size)
+        };
+        drop(turn);
+        self.copying.remove_if(&node.ino, |_, turn| Arc::strong_count(turn) == 1);
+        completed
+    }
+
+    fn complete_data_now(&self, node: &Arc<Node>, size: Option<u64>) -> Result<()> {
         let Some(data) = self.metacopies.get(&node.ino).map(|d| d.clone()) else { return Ok(()) };
         let upper = self.upper()?;
         let original = self.original(node, size)?;
@@ -243,12 +286,12 @@ impl Union {
         if let Some(to) = staged.file() {
             file_data(from.as_fd(), to, original.size)?;
         }
-        copy_metadata(At::Fd(original.fd.as_fd()), &original.stat, staged.object())?;
         // The copy is a new inode; it keeps the number of the one it replaces.
         let known = xattr::get(At::Fd(original.fd.as_fd()), &upper.mark_name(ORIGIN))?;
-        if let Some(origin) = known.or_else(|| origin_value(original.id)) {
+        if let Some(origin) = known.or_else(|| self.origin_value(original.id)) {
             upper.set_mark_if_allowed(staged.object(), ORIGIN, &origin)?;
         }
+        copy_metadata(At::Fd(original.fd.as_fd()), &original.stat, staged.object())?;
         set_times(&original.stat, staged.object())?;
         if let Some(file) = staged.file() {
             upper.sync(file, false)?;
@@ -273,7 +316,10 @@ impl Union {
     fn quietly<R>(&self, dir: &UpperFd, act: impl FnOnce() -> Result<R>) -> Result<R> {
         let before = dir.itself().at().stat()?;
         let done = act()?;
-        set_times(&before, dir.itself())?;
+        // The act is done and can't be taken back; the times of a directory of somebody else's stay as they are.
+        if let Err(e) = set_times(&before, dir.itself()) {
+            log::debug!("the times of a directory of the upper couldn't be kept: {e}");
+        }
         Ok(done)
     }
 }
@@ -284,9 +330,6 @@ pub(super) fn copy_metadata(from: At<'_>, stat: &Stat, to: Writable<'_>) -> Resu
     if (now.uid, now.gid) != (stat.uid, stat.gid) {
         to.chown(Some(stat.uid), Some(stat.gid))?;
     }
-    if stat.kind() != Kind::Symlink {
-        to.chmod(stat.mode & 0o7777)?;
-    }
     for name in xattr::list(from)? {
         let own = marker::is_private_xattr(&name) && !is_escaped(&name);
         if own {
@@ -295,6 +338,10 @@ pub(super) fn copy_metadata(from: At<'_>, stat: &Stat, to: Writable<'_>) -> Resu
         if let Some(value) = xattr::get(from, &name)? {
             to.set_xattr(&name, &value, XattrFlags::empty())?;
         }
+    }
+    // After the attributes, which need the right to write. The bits of the group are the ACL's mask already.
+    if stat.kind() != Kind::Symlink {
+        to.chmod(stat.mode & 0o7777)?;
     }
     Ok(())
 }

@@ -219,8 +219,15 @@ impl Union {
     }
 
     /// Preallocates, punches or zeroes. `mode` as of fallocate(2).
-    pub fn fallocate(&self, node: &Arc<Node>, mode: FallocateFlags, offset: u64, len: u64) -> Result<()> {
+    pub fn fallocate(
+        &self,
+        node: &Arc<Node>,
+        mode: FallocateFlags,
+        (offset, len): (u64, u64),
+        caller: Caller,
+    ) -> Result<()> {
         let fd = self.data_fd(node, true)?;
+        self.drop_privilege_bits(node, fd.as_fd(), caller)?;
         Ok(fs::fallocate(fd.as_fd(), mode, offset, len)?)
     }
 
@@ -283,6 +290,9 @@ fn open_owned(object: Writable<'_>, write: bool) -> Result<OwnedFd> {
         Err(Errno::ACCESS) => {}
         other => return Ok(other?),
     }
+    // One at a time, or the second would take the lent mode for the file's own.
+    static LENDING: Mutex<()> = Mutex::new(());
+    let _lending = LENDING.lock();
     let mode = object.at().stat()?.mode & 0o7777;
     object.chmod(mode | 0o600)?;
     let opened = object.open(flags);

@@ -1,8 +1,8 @@
 //! Identity across copy-up: origins, and hardlinks that stay one file.
 //!
 //! A copied-up file is a new inode, yet it must keep its number. So the copy remembers its **origin** in a private
-//! attribute, `overlay.unionmount.origin` = `FS:INO` (hexadecimal; index of the filesystem in the stack, inode number
-//! in it), and its directory is marked `overlay.impure` as the kernel does, so that nothing is asked in directories
+//! attribute, `overlay.unionmount.origin` = `FSID:INO` (hexadecimal: the filesystem's id as statfs tells it, so that the
+//! value means the same in another stack, and the inode number), and its directory is marked `overlay.impure` as the kernel does, so that nothing is asked in directories
 //! without such files.
 //!
 //! A lower file with several names is copied up once: the copy gets a link in the **hardlink index** (a directory of
@@ -11,13 +11,14 @@
 //! step as the copy's names do. While a name that only the lower has is turned into a link of the copy, the count
 //! is kept as the absolute `=n`.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::fs::XattrFlags;
 
 use super::Union;
-use super::node::{Node, RealId};
-use super::upper::{IndexName, UpperFd};
+use super::node::{Name, Node, Place, RealId, Source};
+use super::upper::UpperFd;
 use crate::error::{FsError, Result};
 use crate::sys::object::{At, Stat, Writable};
 use crate::sys::xattr;
@@ -29,24 +30,73 @@ pub(super) const UNPUBLISHED: &str = "unionmount.unpublished";
 /// The mark that keeps the link count of a copy in the index.
 pub(super) const NLINK: &str = "nlink";
 
-/// The value of the origin mark.
-///
-/// `None`: the origin's number is too large to be kept, so the copy's number doesn't last.
-pub(super) fn origin_value(origin: RealId) -> Option<Vec<u8>> {
-    origin.to_text(':').map(String::into_bytes)
+/// The link count that an `overlay.nlink` of the form `=n` gives.
+pub(super) fn absolute_nlink(value: &[u8]) -> Option<u64> {
+    std::str::from_utf8(value).ok()?.strip_prefix('=')?.parse().ok()
 }
 
 /// The link count that an `overlay.nlink` value and the copy's own count give. `None`: not a form that is understood.
 fn parse_nlink(value: &[u8], own: u64) -> Option<u64> {
     let text = std::str::from_utf8(value).ok()?;
-    if let Some(absolute) = text.strip_prefix('=') {
-        return absolute.parse().ok();
+    if let Some(absolute) = absolute_nlink(value) {
+        return Some(absolute);
     }
     let difference: i64 = text.strip_prefix('U')?.parse().ok()?;
     own.checked_add_signed(difference)
 }
 
+/// How many further names of one file are remembered.
+const OTHER_NAMES: usize = 8;
+
+/// A name of a file beside the one in its place.
+#[derive(Debug)]
+pub(super) struct OtherName {
+    parent: Arc<Node>,
+    name: Name,
+    source: Source,
+}
+
 impl Union {
+    /// A known file was found under this name.
+    pub(super) fn remember_name(&self, node: &Node, parent: &Arc<Node>, name: &[u8], source: Source) {
+        let same = |p: &Arc<Node>, n: &[u8]| Arc::ptr_eq(p, parent) && *n == *name;
+        if matches!(&*node.place.read(), Place::Named { parent: p, name: n, .. } if same(p, n)) {
+            return;
+        }
+        let mut names = self.other_names.entry(node.ino).or_default();
+        names.retain(|o| !same(&o.parent, &o.name));
+        if names.len() < OTHER_NAMES {
+            names.push(OtherName { parent: parent.clone(), name: Name::from_slice(name), source });
+        }
+    }
+
+    /// A name of a file is gone.
+    pub(super) fn forget_name(&self, node: &Node, parent: &Arc<Node>, name: &[u8]) {
+        if let Some(mut names) = self.other_names.get_mut(&node.ino) {
+            names.retain(|o| !(Arc::ptr_eq(&o.parent, parent) && o.name[..] == *name));
+        }
+    }
+
+    /// Another known name of a file that is about to lose the one in its place.
+    pub(super) fn next_name(&self, node: &Node) -> Option<Place> {
+        // A file that was copied up leads elsewhere by the names that were found before.
+        let in_upper = self.is_in_upper_place(&node.place.read());
+        let mut names = self.other_names.get_mut(&node.ino)?;
+        while let Some(OtherName { parent, name, source }) = names.pop() {
+            let source = match (source, in_upper) {
+                (Source::Lower(_), true) => continue,
+                (source, _) => source,
+            };
+            return Some(Place::Named { parent, name, source });
+        }
+        None
+    }
+
+    /// The value of the origin mark. `None`: the origin's identity doesn't last, so the copy's number doesn't either.
+    pub(super) fn origin_value(&self, origin: RealId) -> Option<Vec<u8>> {
+        origin.to_text(':', &self.filesystems).map(String::into_bytes)
+    }
+
     /// Where the upper's entry `name` was copied up from, if it was.
     pub(super) fn read_origin(&self, parent: &Node, name: &[u8]) -> Result<Option<RealId>> {
         let dir = self.dir_part(parent)?;
@@ -56,7 +106,7 @@ impl Union {
         let Some(upper) = dir.upper_dir() else { return Ok(None) };
         let fd = self.upper_fd(&upper)?;
         let value = xattr::get(fd.entry(name).at(), &self.upper()?.mark_name(ORIGIN))?;
-        Ok(value.and_then(|v| RealId::from_text(&v, ':')))
+        Ok(value.and_then(|v| RealId::from_text(&v, ':', &self.filesystems)))
     }
 
     /// Marks a directory of the upper as one with entries whose origin must be read.
@@ -83,7 +133,7 @@ impl Union {
         if !upper.is_indexed(origin) {
             return Ok(None);
         }
-        let name = IndexName::of(origin);
+        let name = upper.index_name(origin);
         let at = upper.index_entry(&name).at();
         let mut stat = at.stat()?;
         stat.nlink = self.merged_nlink(at, &stat)?.unwrap_or(stat.nlink);
@@ -114,7 +164,7 @@ impl Union {
     /// merged view doesn't change.
     pub(super) fn link_alias(&self, dir: &UpperFd, name: &[u8], origin: RealId) -> Result<()> {
         let upper = self.upper()?;
-        let index = IndexName::of(origin);
+        let index = upper.index_name(origin);
         let copy = upper.index_entry(&index);
         let stat = copy.at().stat()?;
         let merged = self.merged_nlink(copy.at(), &stat)?.unwrap_or(stat.nlink);
@@ -131,7 +181,7 @@ impl Union {
         if !upper.is_indexed(origin) {
             return Ok(());
         }
-        let index = IndexName::of(origin);
+        let index = upper.index_name(origin);
         let at = upper.index_entry(&index).at();
         let stat = at.stat()?;
         if self.merged_nlink(at, &stat)? == Some(0) {
@@ -158,12 +208,5 @@ mod tests {
         for bad in [&b""[..], b"L+1", b"U", b"U-9", b"\xff"] {
             assert_eq!(parse_nlink(bad, 3), None, "{bad:?}");
         }
-    }
-
-    #[test]
-    fn origins_survive_their_attribute() {
-        let origin = RealId::new(3, 0xdead_beef).unwrap();
-        assert_eq!(RealId::from_text(&origin_value(origin).unwrap(), ':'), Some(origin));
-        assert_eq!(RealId::from_text(b"3", ':'), None);
     }
 }

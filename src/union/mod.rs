@@ -56,7 +56,8 @@ use self::attr::Attr;
 use self::file::Files;
 use self::index::IndexCache;
 use self::layer::Stack;
-use self::node::{DirPart, Node, RealId, Table};
+use self::links::OtherName;
+use self::node::{DirPart, Filesystem, Node, RealId, Table};
 use self::realdir::{DirFds, LayerIndex, RealDir};
 use self::resolve::{DataAt, Found};
 use self::upper::{Upper, UpperFd};
@@ -158,15 +159,21 @@ pub struct Union {
     table: Table,
     root: Arc<Node>,
     files: Files,
-    /// The devices of the layers' filesystems; the position goes into [`RealId`].
-    filesystems: RwLock<Vec<u64>>,
+    /// The filesystems of the layers' roots; the position goes into [`RealId`].
+    filesystems: Vec<Filesystem>,
     renames: Mutex<()>,
+    /// Shared while a finding is turned into a node, exclusive while a file with several names is copied up; in the lock
+    /// order between names and places.
+    aliases: RwLock<()>,
     /// Copy-ups that are under way, by node number.
     copying: DashMap<u64, Arc<Mutex<()>>>,
     /// Where the data of metacopy files are, by node number.
     metacopies: DashMap<u64, DataAt>,
     /// Under which origin the copies of [`Source::Index`](node::Source::Index) nodes are in the hardlink index.
     index_origins: DashMap<u64, RealId>,
+    /// Further names that are known of files with several, by node number: when a file's first known name goes, the next
+    /// leads to it, and no descriptor is needed.
+    other_names: DashMap<u64, Vec<OtherName>>,
     /// Names that whiteouts took from lower files that were never copied up.
     hidden_links: DashMap<RealId, u64>,
     index_cache: IndexCache,
@@ -184,11 +191,11 @@ impl Union {
     /// Those of reading the roots of the layers and the hardlink index.
     pub fn new(stack: Stack, limits: Limits) -> Result<Union> {
         let mut layers = Vec::new();
-        let upper = match stack.upper {
+        let upper_layer = match stack.upper {
             Some(layer) => {
                 let root = rustix::io::fcntl_dupfd_cloexec(&layer.layer.root, 3)?;
                 layers.push(open_layer(layer.layer.path.clone(), root, 0)?);
-                Some(Upper::new(layer)?)
+                Some(layer)
             }
             None => None,
         };
@@ -196,24 +203,21 @@ impl Union {
             let index = layers.len() as LayerIndex;
             layers.push(open_layer(lower.path, lower.root, index)?);
         }
-        let mut filesystems: Vec<u64> = Vec::new();
-        for layer in &layers {
-            if !filesystems.contains(&layer.root.id.0) {
-                filesystems.push(layer.root.id.0);
-            }
-        }
+        let filesystems = filesystems(&layers)?;
+        let upper = upper_layer.map(|layer| Upper::new(layer, filesystems.clone())).transpose()?;
         let (dir, real) = merged_root(&layers, upper.is_some())?;
         let fds = DirFds::new(limits.dir_fds);
         for layer in &layers {
             let marks = marker::read_marks(At::Fd(fds.get(&layer.root)?.as_fd()))?;
             layer.root.xattr_whiteouts.store(marks.xattr_whiteouts, Ordering::Relaxed);
+            layer.root.impure.store(marks.impure, Ordering::Relaxed);
             if layer.root.layer == 0 && upper.is_some() {
                 dir.impure.store(marks.impure, Ordering::Relaxed);
             }
         }
         let table = Table::default();
-        let fs = filesystems.iter().position(|d| *d == real.0).unwrap_or(0) as u16;
-        let root = table.insert_root(dir, table.identity(fs, real.1));
+        let fs = filesystems.iter().position(|f| f.dev == real.0).map(|fs| fs as u16);
+        let root = table.insert_root(dir, table.identity(fs, real.0, real.1));
         let own =
             Caller { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
         Ok(Union {
@@ -223,11 +227,13 @@ impl Union {
             table,
             root,
             files: Files::new(limits.data_fds),
-            filesystems: RwLock::new(filesystems),
+            filesystems,
             renames: Mutex::new(()),
+            aliases: RwLock::new(()),
             copying: DashMap::new(),
             metacopies: DashMap::new(),
             index_origins: DashMap::new(),
+            other_names: DashMap::new(),
             hidden_links: DashMap::new(),
             index_cache: IndexCache::new(limits.index_bytes),
             owners: Owners::default(),
@@ -287,6 +293,7 @@ impl Union {
             self.files.forget(ino);
             self.metacopies.remove(&ino);
             self.index_origins.remove(&ino);
+            self.other_names.remove(&ino);
         }
     }
 
@@ -324,20 +331,22 @@ impl Union {
     fn is_own_caller(&self, caller: Caller) -> bool {
         caller == self.own
     }
+}
 
-    /// The index of a filesystem among those of the stack; one that is met first gets the next.
-    fn filesystem(&self, dev: u64) -> u16 {
-        let known = |all: &[u64]| all.iter().position(|d| *d == dev);
-        if let Some(index) = known(&self.filesystems.read()) {
-            return index as u16;
+/// The filesystems of the layers' roots, in the order of the layers.
+fn filesystems(layers: &[OpenLayer]) -> Result<Vec<Filesystem>> {
+    let mut all: Vec<Filesystem> = Vec::new();
+    for layer in layers {
+        let dev = layer.root.id.0;
+        let fd = DirFds::new(0).get(&layer.root)?;
+        let id = rustix::fs::fstatvfs(fd.as_fd())?.f_fsid;
+        let fsid = if id == 0 { dev } else { id };
+        // Two with one id could not be told apart in another stack.
+        if all.iter().all(|known| known.dev != dev && known.fsid != fsid) {
+            all.push(Filesystem { dev, fsid });
         }
-        let mut all = self.filesystems.write();
-        let index = known(&all).unwrap_or_else(|| {
-            all.push(dev);
-            all.len() - 1
-        });
-        index as u16
     }
+    Ok(all)
 }
 
 fn open_layer(path: PathBuf, fd: std::os::fd::OwnedFd, index: LayerIndex) -> Result<OpenLayer> {

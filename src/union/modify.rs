@@ -280,6 +280,7 @@ impl Union {
         self.note_upper(dir, name, Some(UpperEntry { kind: Some(node.kind), ino: stat.ino, cuts: false }));
         self.table.look_up_again(node);
         self.name_if_pinned(node, parent, name);
+        self.remember_name(node, parent, name, Source::Upper);
         Ok(self.attr(node, stat))
     }
 
@@ -468,14 +469,23 @@ impl Victim {
         remove: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         let Some(node) = &self.node else { return remove() };
+        fs.forget_name(node, parent, name);
+        let next = if node.is_named(parent, name) { fs.next_name(node) } else { None };
         let mut place = node.place.write();
         let here = matches!(&*place, Place::Named { parent: p, name: n, .. } if Arc::ptr_eq(p, parent) && **n == *name);
         if !here {
             return remove();
         }
-        let (fd, upper) = fs.with_place(node, &place, |at, upper| Ok((at.pin()?, upper)))?;
+        // Taken now: the removal itself may need the place's lock for nothing.
+        let next = match next {
+            Some(next) => next,
+            None => {
+                let (fd, upper) = fs.with_place(node, &place, |at, upper| Ok((at.pin()?, upper)))?;
+                Place::Pinned { fd: Arc::new(fd), upper }
+            }
+        };
         remove()?;
-        *place = Place::Pinned { fd: Arc::new(fd), upper };
+        *place = next;
         Ok(())
     }
 

@@ -59,22 +59,35 @@ impl RealId {
         self.0 < SPARE
     }
 
-    /// As text that lasts: `FS-INO`, hexadecimal. `None` for an interned one.
-    pub fn to_text(self, separator: char) -> Option<String> {
-        let (fs, ino) = (self.0 >> INO_BITS, self.0 & ((1 << INO_BITS) - 1));
-        self.is_lasting().then(|| format!("{fs:x}{separator}{ino:x}"))
+    /// As text that means the same in another stack: `FSID INO`, hexadecimal. `None` for an interned one.
+    pub fn to_text(self, separator: char, filesystems: &[Filesystem]) -> Option<String> {
+        let ino = self.0 & ((1 << INO_BITS) - 1);
+        let fs = filesystems.get(usize::try_from(self.0 >> INO_BITS).ok()?)?;
+        Some(format!("{:x}{separator}{ino:x}", fs.fsid))
     }
 
-    /// The reverse of [`RealId::to_text`].
-    pub fn from_text(text: &[u8], separator: char) -> Option<RealId> {
-        let (fs, ino) = std::str::from_utf8(text).ok()?.split_once(separator)?;
-        RealId::new(u16::from_str_radix(fs, 16).ok()?, u64::from_str_radix(ino, 16).ok()?)
+    /// The reverse of [`RealId::to_text`]. `None` where the stack has no such filesystem.
+    pub fn from_text(text: &[u8], separator: char, filesystems: &[Filesystem]) -> Option<RealId> {
+        let (fsid, ino) = std::str::from_utf8(text).ok()?.split_once(separator)?;
+        let fsid = u64::from_str_radix(fsid, 16).ok()?;
+        let fs = filesystems.iter().position(|known| known.fsid == fsid)?;
+        RealId::new(u16::try_from(fs).ok()?, u64::from_str_radix(ino, 16).ok()?)
     }
 
     /// The number by the rule. `None` where it would be the root's.
     fn number(self) -> Option<u64> {
         (self.0 > ROOT).then_some(self.0)
     }
+}
+
+/// A filesystem that holds layers' roots. What lies on others (a mount inside a layer, a btrfs subvolume) has no
+/// identity that lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Filesystem {
+    /// Its device number, while it is mounted.
+    pub dev: u64,
+    /// Its id, as statfs tells it: the same after it is mounted again.
+    pub fsid: u64,
 }
 
 /// A name; short ones take no memory of their own.
@@ -214,6 +227,11 @@ impl Node {
         }
     }
 
+    /// Is this name the one in its place?
+    pub fn is_named(&self, parent: &Arc<Node>, name: &[u8]) -> bool {
+        matches!(&*self.place.read(), Place::Named { parent: p, name: n, .. } if Arc::ptr_eq(p, parent) && n[..] == *name)
+    }
+
     /// Is it `other`, or does it lie below it?
     pub fn is_below(self: &Arc<Node>, other: &Arc<Node>) -> bool {
         let mut at = Some(self.clone());
@@ -237,7 +255,7 @@ pub struct Table {
     /// Numbers given to objects for which the rule had none.
     spare: DashMap<RealId, u64>,
     /// Identities of inodes whose numbers are too large.
-    interned: DashMap<(u16, u64), RealId>,
+    interned: DashMap<(u64, u64), RealId>,
     next_spare: AtomicU64,
     /// Files that were forgotten while a request still held them.
     lingering: Mutex<Vec<u64>>,
@@ -283,29 +301,20 @@ impl Table {
         self.nodes.is_empty()
     }
 
-    /// The number that an object of this identity has, or would have if nothing else took it: for listings, which
+    /// The number that an object of this identity has, or would have by the rule: for listings, which
     /// show numbers of objects that nobody looked up.
     pub fn number(&self, identity: Identity) -> u64 {
         if let Some(spare) = self.spare.get(&identity.real) {
             return *spare;
         }
-        match identity.origin.number() {
-            Some(number) => match self.nodes.get(&number) {
-                Some(node) if node.real() != identity.real => {
-                    drop(node);
-                    self.spare_number(identity.real)
-                }
-                _ => number,
-            },
-            None => self.spare_number(identity.real),
-        }
+        identity.origin.number().unwrap_or_else(|| self.spare_number(identity.real))
     }
 
-    /// The identity of an inode.
-    pub fn identity(&self, fs: u16, ino: u64) -> RealId {
-        RealId::new(fs, ino).unwrap_or_else(|| {
+    /// The identity of an inode: of the filesystem `fs` of the stack, if it is one of them, on the device `dev`.
+    pub fn identity(&self, fs: Option<u16>, dev: u64, ino: u64) -> RealId {
+        fs.and_then(|fs| RealId::new(fs, ino)).unwrap_or_else(|| {
             let next = || RealId(INTERNED | self.next_spare.fetch_add(1, Ordering::Relaxed));
-            *self.interned.entry((fs, ino)).or_insert_with(next)
+            *self.interned.entry((dev, ino)).or_insert_with(next)
         })
     }
 
@@ -433,6 +442,17 @@ mod tests {
         let table = Table::default();
         let root = table.insert_root(DirPart::new(None, Vec::new()), real_id(0, 2));
         (table, root)
+    }
+
+    #[test]
+    fn identities_survive_as_text_whatever_the_order_of_the_filesystems() {
+        let one = Filesystem { dev: 1, fsid: 0xaa };
+        let two = Filesystem { dev: 2, fsid: 0xbb };
+        let text = real_id(1, 0xdead).to_text(':', &[one, two]).unwrap();
+        assert_eq!(text, "bb:dead");
+        assert_eq!(RealId::from_text(text.as_bytes(), ':', &[two, one]), Some(real_id(0, 0xdead)));
+        assert_eq!(RealId::from_text(text.as_bytes(), ':', &[one]), None);
+        assert_eq!(RealId::from_text(b"3", ':', &[one]), None);
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub struct RealDir {
     pub size_hint: u64,
     /// May empty regular files in it be whiteouts by their xattr (its `overlay.opaque` is `x`)?
     pub xattr_whiteouts: AtomicBool,
+    /// May it hold entries that were copied up from elsewhere?
+    pub impure: AtomicBool,
     location: RwLock<Location>,
     fd: Mutex<Option<Arc<OwnedFd>>>,
     used: AtomicBool,
@@ -71,6 +73,7 @@ impl RealDir {
             id: (stat.dev, stat.ino),
             size_hint: stat.size,
             xattr_whiteouts: AtomicBool::new(false),
+            impure: AtomicBool::new(false),
             location: RwLock::new(location),
             fd: Mutex::new(fd),
             used: AtomicBool::new(true),

@@ -36,6 +36,9 @@ pub enum RenameMode {
     Exchange,
 }
 
+/// The longest redirect that is written. ext4 keeps all attributes of an inode in one block of, as a rule, 4 KiB.
+const LONGEST_REDIRECT: usize = 3072;
+
 /// One side of a rename, with its directory locked.
 struct Side<'a> {
     parent: &'a Arc<Node>,
@@ -60,6 +63,7 @@ impl Union {
             // Copy-ups hold locks of their own, so they come first; then, with both directories locked, what the names
             // stand for is looked at again.
             let source = self.look(parent, name)?.ok_or(FsError::Absent)?;
+            self.check_before_copy_up(&source, new_parent, new_name, mode)?;
             self.ensure_upper(&source)?;
             self.ensure_upper(new_parent)?;
             let target = match mode {
@@ -104,6 +108,35 @@ impl Union {
         }
     }
 
+    /// What must fail shall not copy up first.
+    fn check_before_copy_up(
+        &self,
+        source: &Arc<Node>,
+        parent: &Arc<Node>,
+        name: &[u8],
+        mode: RenameMode,
+    ) -> Result<()> {
+        if mode == RenameMode::Exchange {
+            return Ok(());
+        }
+        if source.dir.is_some() && parent.is_below(source) {
+            return Err(FsError::Invalid("a directory can't be moved into itself"));
+        }
+        let Some(target) = self.look(parent, name)? else { return Ok(()) };
+        let checked = match (source.dir.is_some(), &target.dir) {
+            _ if mode == RenameMode::NoReplace => Err(FsError::Exists),
+            (true, None) => Err(FsError::NotADirectory),
+            (false, Some(_)) => Err(FsError::IsADirectory),
+            (true, Some(part)) if !Arc::ptr_eq(source, &target) => {
+                let _names = part.names.read();
+                self.check_empty(&target)
+            }
+            _ => Ok(()),
+        };
+        self.let_go(target);
+        checked
+    }
+
     /// The node that a name leads to, made if it isn't known.
     fn look(&self, parent: &Arc<Node>, name: &[u8]) -> Result<Option<Arc<Node>>> {
         let _names = self.dir_part(parent)?.names.read();
@@ -116,6 +149,7 @@ impl Union {
     /// The known node that a name leads to. The caller holds the directory's names.
     fn find_now(&self, parent: &Arc<Node>, name: &[u8]) -> Result<Option<Arc<Node>>> {
         let Some(found) = self.resolve(parent, name)? else { return Ok(None) };
+        let _aliases = self.has_aliases(parent, &found).then(|| self.aliases.read());
         let (identity, ..) = self.identify(parent, name, &found)?;
         Ok(self.table.find(identity))
     }
@@ -199,7 +233,15 @@ impl Union {
             known if Arc::ptr_eq(from.parent, to.parent) => known.unwrap_or_else(|| from.name.to_vec()),
             _ => self.lower_path(node)?,
         };
-        upper.set_mark(fd.itself(), "redirect", &redirect)
+        // As the kernel: programs then copy and remove.
+        let too_far = || FsError::Os(Errno::XDEV);
+        if redirect.len() > LONGEST_REDIRECT {
+            return Err(too_far());
+        }
+        upper.set_mark(fd.itself(), "redirect", &redirect).map_err(|e| match e.errno() {
+            Errno::NOSPC | Errno::TOOBIG | Errno::RANGE | Errno::OPNOTSUPP => too_far(),
+            _ => e,
+        })
     }
 
     /// The path under which the lowers alone show a directory: its own names, but for redirects on the way.
@@ -352,6 +394,9 @@ impl Union {
     }
 
     fn settle_at(&self, node: &Arc<Node>, place: &mut Place, to: &Side<'_>) -> Result<()> {
+        if node.dir.is_none() {
+            self.forget_name(node, to.parent, to.name);
+        }
         *place = Place::Named { parent: to.parent.clone(), name: to.name.into(), source: Source::Upper };
         if let Some(part) = &node.dir {
             let real = part.upper_dir().ok_or(FsError::Stale)?;

@@ -19,7 +19,7 @@ use smallvec::SmallVec;
 
 use super::Union;
 use super::index::{Indexes, LowerIndex, UpperIndex};
-use super::marker::{self, Marks, WH_OPAQUE, WH_PREFIX};
+use super::marker::{self, WH_OPAQUE, WH_PREFIX};
 use super::node::{DirPart, Identity, NewNode, Node, Place, RealId, Source};
 use super::realdir::{LayerIndex, RealDir};
 use crate::error::{FsError, Result};
@@ -104,13 +104,16 @@ impl Union {
                 return Ok(Some(Found { stat, layer: dir.layer, what }));
             }
             let child = RealDir::child(dir, &name, &stat);
-            let marks = if self.is_bottom(dir.layer) { Marks::default() } else { marker::read_marks(at)? };
+            let marks = marker::read_marks(at)?;
             child.xattr_whiteouts.store(marks.xattr_whiteouts, Ordering::Relaxed);
+            child.impure.store(marks.impure, Ordering::Relaxed);
             if top.is_none() {
                 top = Some((stat, dir.layer, marks.impure));
             }
             let cut = marks.opaque
-                || below && (aufs_whiteout(dir, fd.as_fd(), &name)? || self.aufs_opaque(&child)?);
+                || below && self.aufs_opaque(&child)?
+                // A whiteout beside it hides what has its name below; a redirect leads elsewhere.
+                || below && marks.redirect.is_none() && aufs_whiteout(dir, fd.as_fd(), &name)?;
             merged.push(child);
             if cut {
                 break;
@@ -171,11 +174,6 @@ impl Union {
         error
     }
 
-    /// Is there no layer below?
-    fn is_bottom(&self, layer: LayerIndex) -> bool {
-        usize::from(layer) + 1 == self.layers.len()
-    }
-
     fn is_xattr_whiteout(&self, dir: &RealDir, at: At<'_>, stat: &Stat) -> Result<bool> {
         Ok(dir.xattr_whiteouts.load(Ordering::Relaxed)
             && stat.kind() == Kind::File
@@ -194,7 +192,8 @@ impl Union {
 
     /// Where the data of a metacopy file lie, or `None` for every other file.
     ///
-    /// Such a file has a size but no blocks, so that nothing else needs to be asked for its attributes.
+    /// The kernel makes such a file by a copy-up, so its directory is marked impure; and it has a size but no blocks,
+    /// or a few for its attributes. Nothing else needs to be asked.
     fn metacopy_data(
         &self,
         dirs: &[Arc<RealDir>],
@@ -203,11 +202,8 @@ impl Union {
         at: At<'_>,
         stat: &Stat,
     ) -> Result<Option<DataAt>> {
-        if stat.kind() != Kind::File
-            || stat.size == 0
-            || stat.blocks != 0
-            || self.is_bottom(dirs[depth].layer)
-        {
+        let suspect = stat.blocks * 512 < stat.size || dirs[depth].impure.load(Ordering::Relaxed);
+        if stat.kind() != Kind::File || stat.size == 0 || !suspect {
             return Ok(None);
         }
         let marks = marker::read_marks(at)?;
@@ -244,6 +240,9 @@ impl Union {
         }
         if name.len() > 255 {
             return Err(FsError::Os(Errno::NAMETOOLONG));
+        }
+        if matches!(name, b"" | b"." | b"..") {
+            return Err(FsError::Invalid("not a name"));
         }
         let dir = self.dir_part(parent)?;
         self.index_for_lookup(parent, dir)?;
@@ -285,21 +284,23 @@ impl Union {
                     Some(entry) if entry.kind.is_none() => return dirs,
                     Some(entry) => {
                         dirs.push(upper);
-                        if entry.cuts || entry.kind != Some(Kind::Directory) {
+                        if entry.kind != Some(Kind::Directory) {
                             return dirs;
                         }
                     }
                 },
             }
         }
+        if !dirs.is_empty() {
+            // What the upper has, or may have, can carry a redirect to another name below.
+            dirs.extend(dir.lowers.iter().cloned());
+            return dirs;
+        }
         match &index.lower {
             None => dirs.extend(dir.lowers.iter().cloned()),
             Some(known) => {
                 if let Some(entry) = known.get(name) {
                     dirs.extend(dir.lowers[usize::from(entry.first)..].iter().cloned());
-                } else if !dirs.is_empty() {
-                    // An upper directory: a redirect may lead to other names below.
-                    dirs.extend(dir.lowers.iter().cloned());
                 }
             }
         }
@@ -324,7 +325,11 @@ impl Union {
         }
         let size: u64 = dir.lowers.iter().chain(&upper).map(|d| d.size_hint).sum();
         if size <= INDEX_SIZE {
-            drop(self.indexed(node)?);
+            match self.indexed(node) {
+                // A directory that may be searched but not read: the search goes on without an index.
+                Ok(_) | Err(FsError::Os(Errno::ACCESS)) => {}
+                Err(e) => return Err(e),
+            }
         }
         Ok(())
     }
@@ -375,6 +380,8 @@ impl Union {
         found: &Found,
         lookups: u64,
     ) -> Result<(Arc<Node>, Stat)> {
+        // A copy-up of another name of the same file must not come between.
+        let _aliases = self.has_aliases(parent, found).then(|| self.aliases.read());
         let (identity, source, stat) = self.identify(parent, name, found)?;
         let node = self.table.obtain(identity, lookups, || NewNode {
             kind: found.stat.kind(),
@@ -384,10 +391,15 @@ impl Union {
         if source == Source::Index {
             self.index_origins.insert(node.ino, identity.origin);
         }
-        if let What::Leaf { data: Some(data), .. } = &found.what {
+        if let What::Leaf { data: Some(data), .. } = &found.what
+            && source != Source::Index
+        {
             self.metacopies.insert(node.ino, data.clone());
         }
         self.settle(&node, parent, name, source);
+        if stat.nlink > 1 && node.dir.is_none() {
+            self.remember_name(&node, parent, name, source);
+        }
         Ok((node, stat))
     }
 
@@ -399,6 +411,13 @@ impl Union {
                 *place = Place::Named { parent: parent.clone(), name: name.into(), source };
             }
         }
+    }
+
+    /// May a file have other names that lead to the same node?
+    pub(super) fn has_aliases(&self, parent: &Node, found: &Found) -> bool {
+        let origin = self.is_upper(found.layer)
+            && parent.dir.as_ref().is_some_and(|d| d.impure.load(Ordering::Relaxed));
+        found.stat.kind() != Kind::Directory && (found.stat.nlink > 1 || origin)
     }
 
     fn new_dir_part(&self, found: &Found) -> Option<Box<DirPart>> {
@@ -455,7 +474,8 @@ impl Union {
 
     /// Which inode that is, in terms of the stack's filesystems.
     pub(super) fn real_id(&self, dev: u64, ino: u64) -> RealId {
-        self.table.identity(self.filesystem(dev), ino)
+        let fs = self.filesystems.iter().position(|known| known.dev == dev);
+        self.table.identity(fs.map(|fs| fs as u16), dev, ino)
     }
 }
 

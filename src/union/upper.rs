@@ -16,9 +16,9 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags, XattrFlags}
 use rustix::io::Errno;
 
 use super::layer::{UpperCaps, UpperLayer, WhiteoutForm};
-use super::links::UNPUBLISHED;
+use super::links::{NLINK, UNPUBLISHED, absolute_nlink};
 use super::marker::{Namespace, WH_PREFIX};
-use super::node::RealId;
+use super::node::{Filesystem, RealId};
 use crate::error::{FsError, Result};
 use crate::sys::dir::for_each_entry;
 use crate::sys::object::{At, Kind, Writable, proc_path};
@@ -80,6 +80,7 @@ pub struct Upper {
     layer: UpperLayer,
     /// fsync nothing: the user said that the upper need not survive a crash.
     volatile: bool,
+    filesystems: Vec<Filesystem>,
     next: AtomicU64,
     /// The name, in the staging directory, of the whiteout that all others are links to.
     whiteout: Mutex<Option<Vec<u8>>>,
@@ -89,12 +90,13 @@ pub struct Upper {
 
 impl Upper {
     /// Takes the layer over. Reads the hardlink index.
-    pub fn new(layer: UpperLayer) -> Result<Upper> {
+    pub fn new(layer: UpperLayer, filesystems: Vec<Filesystem>) -> Result<Upper> {
         let volatile = layer.work.volatile();
-        let indexed = read_index(&layer)?;
+        let indexed = read_index(&layer, &filesystems)?;
         Ok(Upper {
             layer,
             volatile,
+            filesystems,
             next: AtomicU64::new(0),
             whiteout: Mutex::new(None),
             indexed: RwLock::new(indexed),
@@ -314,6 +316,11 @@ impl Upper {
         !self.indexed.read().is_empty()
     }
 
+    /// The name of a lower file's copy in the hardlink index.
+    pub fn index_name(&self, origin: RealId) -> IndexName {
+        IndexName(origin.to_text('-', &self.filesystems).unwrap_or_default().into_bytes())
+    }
+
     /// The copy of a lower file in the hardlink index; `name` holds its name for as long as it is used.
     pub fn index_entry<'a>(&'a self, name: &'a IndexName) -> Writable<'a> {
         Writable::of_upper(At::Name(self.layer.work.index.as_fd(), &name.0))
@@ -321,7 +328,7 @@ impl Upper {
 
     /// Takes the last link to a file out of the hardlink index: no name of it is left in the merged view.
     pub fn drop_index(&self, origin: RealId) -> Result<()> {
-        let name = IndexName::of(origin);
+        let name = self.index_name(origin);
         fs::unlinkat(self.layer.work.index.as_fd(), &name.0[..], AtFlags::empty())?;
         self.indexed.write().remove(&origin);
         Ok(())
@@ -357,7 +364,7 @@ fn make(dir: BorrowedFd<'_>, name: &[u8], new: New<'_>, mode: u32) -> rustix::io
 
 /// Which lower files have a copy in the hardlink index. What a crash left between the index and the publishing is
 /// mended: a copy that no name leads to was never seen and goes.
-fn read_index(layer: &UpperLayer) -> Result<HashSet<RealId>> {
+fn read_index(layer: &UpperLayer, filesystems: &[Filesystem]) -> Result<HashSet<RealId>> {
     let dir = layer.work.index.as_fd();
     let mut names = Vec::new();
     for_each_entry::<FsError>(dir, |entry| {
@@ -365,9 +372,10 @@ fn read_index(layer: &UpperLayer) -> Result<HashSet<RealId>> {
         Ok(())
     })?;
     let pending = layer.caps.namespace.name(UNPUBLISHED).into_bytes();
+    let count = layer.caps.namespace.name(NLINK).into_bytes();
     let mut indexed = HashSet::new();
     for name in names {
-        let Some(id) = RealId::from_text(&name, '-') else { continue };
+        let Some(id) = RealId::from_text(&name, '-', filesystems) else { continue };
         let at = At::Name(dir, &name);
         if xattr::get(at, &pending)?.is_some() {
             if at.stat()?.nlink == 1 {
@@ -375,6 +383,16 @@ fn read_index(layer: &UpperLayer) -> Result<HashSet<RealId>> {
                 continue;
             }
             Writable::of_upper(at).remove_xattr(&pending)?;
+        }
+        // A name was being made a link of the copy: the absolute count becomes a difference again.
+        if let Some(merged) = xattr::get(at, &count)?.and_then(|v| absolute_nlink(&v)) {
+            let own = at.stat()?.nlink;
+            if merged == 0 {
+                fs::unlinkat(dir, &name[..], AtFlags::empty())?;
+                continue;
+            }
+            let value = format!("U{:+}", merged.cast_signed() - own.cast_signed());
+            Writable::of_upper(at).set_xattr(&count, value.as_bytes(), XattrFlags::empty())?;
         }
         indexed.insert(id);
     }
@@ -385,12 +403,6 @@ fn read_index(layer: &UpperLayer) -> Result<HashSet<RealId>> {
 #[derive(Debug)]
 pub struct IndexName(Vec<u8>);
 
-impl IndexName {
-    /// Of this file.
-    pub fn of(origin: RealId) -> IndexName {
-        IndexName(origin.to_text('-').unwrap_or_default().into_bytes())
-    }
-}
 
 fn file_type(kind: Kind) -> FileType {
     match kind {
@@ -442,7 +454,7 @@ impl Staged<'_> {
 
     /// Gives the object a second name in the hardlink index.
     pub fn link_index(&self, origin: RealId) -> Result<()> {
-        let name = IndexName::of(origin);
+        let name = self.upper.index_name(origin);
         let index = self.upper.layer.work.index.as_fd();
         let at = At::Name(self.upper.staging(), &self.name);
         match link_at(at, index, &name.0) {

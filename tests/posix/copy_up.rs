@@ -13,7 +13,6 @@ use crate::{copied_up, exists, for_reading, for_writing, mode, read, stat};
 #[allow(clippy::type_complexity)]
 fn triggers() -> Vec<(&'static str, fn(&Path))> {
     vec![
-        ("open for writing", |f| drop(File::options().write(true).open(f).unwrap())),
         ("write", |f| File::options().write(true).open(f).unwrap().write_all_at(b"W", 0).unwrap()),
         ("append", |f| {
             std::io::Write::write_all(&mut File::options().append(true).open(f).unwrap(), b"W").unwrap()
