@@ -574,7 +574,10 @@ impl Filesystem for UnionFs {
     ) {
         self.requests.count(Request::Fallocate);
         let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
-        reply_empty(reply, self.node(ino).and_then(|n| self.union.fallocate(&n, mode, (offset, length), caller(req))));
+        reply_empty(
+            reply,
+            self.node(ino).and_then(|n| self.union.fallocate(&n, mode, (offset, length), caller(req))),
+        );
     }
 
     fn lseek(

@@ -76,7 +76,8 @@ mod tests {
             assert_eq!(get(at, b"user.v").unwrap().unwrap(), value);
         }
         object.remove_xattr(b"user.v").unwrap();
-        let names: Vec<Vec<u8>> = (0..40).map(|i| format!("user.a-rather-long-name-{i:03}").into_bytes()).collect();
+        let names: Vec<Vec<u8>> =
+            (0..40).map(|i| format!("user.a-rather-long-name-{i:03}").into_bytes()).collect();
         for name in &names {
             object.set_xattr(name, b"", XattrFlags::empty()).unwrap();
         }

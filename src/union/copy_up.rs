@@ -182,7 +182,8 @@ impl Union {
         let copy = staged.object().at().stat()?;
         let real = self.real_id(copy.dev, copy.ino);
         loop {
-            let Some(parent) = node.parent() else { return self.publish_unnamed(node, staged, original, real);
+            let Some(parent) = node.parent() else {
+                return self.publish_unnamed(node, staged, original, real);
             };
             let dir = self.dir_part(&parent)?;
             let _names = dir.names.write();

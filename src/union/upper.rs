@@ -403,7 +403,6 @@ fn read_index(layer: &UpperLayer, filesystems: &[Filesystem]) -> Result<HashSet<
 #[derive(Debug)]
 pub struct IndexName(Vec<u8>);
 
-
 fn file_type(kind: Kind) -> FileType {
     match kind {
         Kind::Fifo => FileType::Fifo,
