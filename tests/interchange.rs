@@ -3,6 +3,9 @@
 //! As root with `trusted.overlay.*`; run as root of a user namespace, with `user.overlay.*` and `userxattr`. Run as
 //! root of the machine, the suite runs once more in a namespace. Random sequences are in the reference tests.
 
+// A test that panics has failed; that is what unwrap is for here.
+#![allow(clippy::unwrap_used)]
+
 #[path = "common/mod.rs"]
 mod common;
 

@@ -53,7 +53,7 @@ impl Model {
             Op::Unlink { path } => tree.bend(path, Want::NotDirectory, 0),
             Op::Rename { from, to, how } => {
                 tree.bend(from, Want::Any, 0);
-                let exists = *how == Rename::Exchange || hash(to, 2) % 2 == 0;
+                let exists = *how == Rename::Exchange || hash(to, 2).is_multiple_of(2);
                 tree.bend(to, if exists { Want::Any } else { Want::Nothing }, 1);
             }
             Op::Chmod { path, .. }

@@ -2,6 +2,9 @@
 //!
 //! Run as root, the whole suite runs twice more: as an ordinary user, and as root of a user namespace ([`modes`]).
 
+// A test that panics has failed; that is what unwrap is for here.
+#![allow(clippy::unwrap_used)]
+
 #[path = "../common/mod.rs"]
 mod common;
 

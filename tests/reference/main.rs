@@ -1,5 +1,8 @@
 //! The union against the reference model: random stacks, random sequences, the whole tree compared after each step.
 
+// A test that panics has failed; that is what unwrap is for here.
+#![allow(clippy::unwrap_used)]
+
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../model/mod.rs"]
@@ -9,3 +12,4 @@ mod harness;
 mod mounted;
 mod oracle;
 mod plain;
+mod regressions;
