@@ -289,7 +289,7 @@ fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), Failure> {
     for option in without_effect(&request.fs) {
         log::warn!("option {option} has no effect yet");
     }
-    let union = Union::new(stack, Limits::default())
+    let union = Union::new(stack, Limits::of_process())
         .map_err(|error| Failure::failed(format!("cannot read the layers: {error}")))?;
     let fs = UnionFs::new(Arc::new(union), policy(&request.fs));
     let report = fs.report();

@@ -22,6 +22,7 @@ use crate::error::{FsError, Result};
 use crate::sys::object::Kind;
 use crate::union::Union;
 use crate::union::attr::{Attr, SetAttr};
+use crate::union::file::Write;
 use crate::union::modify::Create;
 use crate::union::node::Node;
 use crate::union::rename::RenameMode;
@@ -145,10 +146,6 @@ fn reply_xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>>) {
             Ok(_) => reply.data(&value),
         },
     }
-}
-
-fn kills_privileges(flags: WriteFlags) -> bool {
-    flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID)
 }
 
 impl Filesystem for UnionFs {
@@ -378,8 +375,11 @@ impl Filesystem for UnionFs {
         reply: ReplyWrite,
     ) {
         self.requests.count(Request::Write);
-        let kill = kills_privileges(write_flags);
-        match self.node(ino).and_then(|node| self.union.write(&node, offset, data, kill)) {
+        let how = Write {
+            kill: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+            late: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
+        };
+        match self.node(ino).and_then(|node| self.union.write(&node, offset, data, how)) {
             Ok(()) => reply.written(data.len() as u32),
             Err(e) => reply.error(errno(&e)),
         }

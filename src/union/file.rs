@@ -20,7 +20,7 @@ use super::node::Node;
 use super::{Caller, Union};
 use crate::error::{FsError, Result};
 use crate::sys::copy::write_all_at;
-use crate::sys::object::{At, Kind, Writable};
+use crate::sys::object::{At, Kind, SetTime, Writable};
 
 /// A descriptor for the data of a node.
 #[derive(Debug, Clone)]
@@ -119,6 +119,15 @@ impl Files {
     }
 }
 
+/// How a write is to be done.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Write {
+    /// The writer's privileges ask for setuid and setgid to go.
+    pub kill: bool,
+    /// The kernel wrote the data to its cache earlier, and tells the time of that itself: the modification time stays.
+    pub late: bool,
+}
+
 impl Union {
     /// A descriptor for the node's data, copied up first if it is to be written.
     pub fn data_fd(&self, node: &Arc<Node>, write: bool) -> Result<Arc<OwnedFd>> {
@@ -192,13 +201,19 @@ impl Union {
         Ok(done)
     }
 
-    /// Writes all of `data` at `offset`. `kill`: the writer's privileges ask for setuid and setgid to go.
-    pub fn write(&self, node: &Arc<Node>, offset: u64, data: &[u8], kill: bool) -> Result<()> {
+    /// Writes all of `data` at `offset`.
+    pub fn write(&self, node: &Arc<Node>, offset: u64, data: &[u8], how: Write) -> Result<()> {
         let fd = self.data_fd(node, true)?;
-        if kill {
+        if how.kill {
             self.kill_privilege_bits(node, fd.as_fd())?;
         }
-        Ok(write_all_at(fd.as_fd(), data, offset)?)
+        let before = if how.late { Some(At::Fd(fd.as_fd()).stat()?) } else { None };
+        write_all_at(fd.as_fd(), data, offset)?;
+        if let Some(before) = before {
+            let file = self.upper()?.own_file(fd.as_fd());
+            file.utimens(None, Some(SetTime::At(before.mtime)))?;
+        }
+        Ok(())
     }
 
     /// Writes the file's data (and, unless `data_only`, its metadata) to disk.

@@ -144,6 +144,16 @@ pub struct Limits {
     pub index_bytes: usize,
 }
 
+impl Limits {
+    /// As many as fit, with room to spare, into this process's limit of open files.
+    pub fn of_process() -> Limits {
+        let all = Limits::default();
+        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+        let quarter = usize::try_from(files / 4).unwrap_or(usize::MAX);
+        Limits { dir_fds: all.dir_fds.min(quarter), data_fds: all.data_fds.min(quarter), ..all }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Limits { dir_fds: 256, data_fds: 256, index_bytes: 512 << 10 }
