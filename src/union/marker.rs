@@ -81,6 +81,17 @@ impl Namespace {
     }
 }
 
+/// In which form a whiteout was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhiteoutMark {
+    /// A character device 0:0.
+    Device,
+    /// A file `.wh.NAME`.
+    Aufs,
+    /// An empty file with the attribute `overlay.whiteout`.
+    Xattr,
+}
+
 /// Which uncommon forms of markers a scan of a directory found. Most directories hold none, and then a lookup need not
 /// ask for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

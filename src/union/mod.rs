@@ -9,6 +9,7 @@
 //! | [`realdir`] | the directories of the layers and the bounded cache of their descriptors |
 //! | [`index`] | what a directory's layers show, for listings and for lookups that find nothing |
 //! | [`resolve`] | lookup: which layer's entry a name stands for |
+//! | [`provenance`] | where a path comes from, layer by layer |
 //! | [`node`] | the objects of the merged view, their numbers, the lock order |
 //! | [`links`] | identity across copy-up: origins and hardlinks |
 //! | [`attr`] | stat and changes of attributes |
@@ -33,6 +34,7 @@ mod nesting;
 pub mod node;
 pub mod options;
 mod probe;
+pub mod provenance;
 pub mod readdir;
 pub mod realdir;
 pub mod rename;

@@ -19,7 +19,7 @@ use smallvec::SmallVec;
 
 use super::Union;
 use super::index::{Indexes, LowerIndex, UpperIndex};
-use super::marker::{self, WH_OPAQUE, WH_PREFIX};
+use super::marker::{self, Marks, WH_OPAQUE, WH_PREFIX, WhiteoutMark};
 use super::node::{DirPart, Identity, NewNode, Node, Place, RealId, Source};
 use super::realdir::{LayerIndex, RealDir};
 use crate::error::{FsError, Result};
@@ -63,6 +63,41 @@ pub enum What {
     },
 }
 
+/// What a search met in one layer on its way down.
+#[derive(Debug)]
+pub(super) struct Met<'a> {
+    /// The real directory that was asked.
+    pub dir: &'a Arc<RealDir>,
+    /// The name it was asked for; a redirect above may have changed it.
+    pub name: &'a [u8],
+    /// The directories below, which are asked next unless the search ends here.
+    pub rest: &'a [Arc<RealDir>],
+    /// What it has under that name.
+    pub seen: Seen<'a>,
+}
+
+/// What a real directory has under a name, as a search sees it.
+#[derive(Debug)]
+pub(super) enum Seen<'a> {
+    /// Nothing; the search goes on.
+    Nothing,
+    /// A whiteout of that form; the search ends.
+    Whiteout(WhiteoutMark),
+    /// Something that is not a directory; the search ends.
+    Leaf { stat: &'a Stat, data: Option<&'a DataAt> },
+    /// A directory; the search goes on unless something cuts it off.
+    Directory { stat: &'a Stat, marks: &'a Marks, cut: Option<Cut> },
+}
+
+/// Why a search ends at a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// It is opaque.
+    Opaque,
+    /// A whiteout of its name stands beside it.
+    Beside,
+}
+
 /// Where the data of a file lie that has only its metadata in its own layer.
 #[derive(Debug, Clone)]
 pub struct DataAt {
@@ -75,31 +110,52 @@ pub struct DataAt {
 impl Union {
     /// Searches `name` in real directories, topmost first.
     pub(super) fn search(&self, dirs: &[Arc<RealDir>], name: &[u8]) -> Result<Option<Found>> {
+        self.search_telling(dirs, name, &mut |_| ())
+    }
+
+    /// As [`Union::search`], and tells `met` what it meets in each layer that it asks, from the top down.
+    pub(super) fn search_telling(
+        &self,
+        dirs: &[Arc<RealDir>],
+        name: &[u8],
+        met: &mut impl FnMut(Met<'_>),
+    ) -> Result<Option<Found>> {
         let mut name: Box<[u8]> = name.into();
         let mut top: Option<(Stat, LayerIndex, bool)> = None;
         let mut merged = RealDirs::new();
         for (depth, dir) in dirs.iter().enumerate() {
             let fd = self.fds.get(dir)?;
             let at = At::Name(fd.as_fd(), &name);
-            let below = depth + 1 < dirs.len();
+            let rest = &dirs[depth + 1..];
+            let below = !rest.is_empty();
+            let mut tell = |seen| met(Met { dir, name: &name, rest, seen });
             let stat = match at.stat() {
                 Ok(stat) => stat,
                 Err(Errno::NOENT) => {
                     if below && aufs_whiteout(dir, fd.as_fd(), &name)? {
+                        tell(Seen::Whiteout(WhiteoutMark::Aufs));
                         break;
                     }
+                    tell(Seen::Nothing);
                     continue;
                 }
                 Err(e) => return Err(e.into()),
             };
-            if stat.is_whiteout_device() || self.is_xattr_whiteout(dir, at, &stat)? {
+            if stat.is_whiteout_device() {
+                tell(Seen::Whiteout(WhiteoutMark::Device));
+                break;
+            }
+            if self.is_xattr_whiteout(dir, at, &stat)? {
+                tell(Seen::Whiteout(WhiteoutMark::Xattr));
                 break;
             }
             if stat.kind() != Kind::Directory {
                 if top.is_some() {
+                    tell(Seen::Leaf { stat: &stat, data: None });
                     break;
                 }
                 let data = self.metacopy_data(dirs, depth, &name, at, &stat)?;
+                tell(Seen::Leaf { stat: &stat, data: data.as_ref() });
                 let what = What::Leaf { dir: dir.clone(), data };
                 return Ok(Some(Found { stat, layer: dir.layer, what }));
             }
@@ -110,18 +166,23 @@ impl Union {
             if top.is_none() {
                 top = Some((stat, dir.layer, marks.impure));
             }
-            let cut = marks.opaque
-                || below && self.aufs_opaque(&child)?
-                // A whiteout beside it hides what has its name below; a redirect leads elsewhere.
-                || below && marks.redirect.is_none() && aufs_whiteout(dir, fd.as_fd(), &name)?;
+            let cut = if marks.opaque || below && self.aufs_opaque(&child)? {
+                Some(Cut::Opaque)
+            // A whiteout beside it hides what has its name below; a redirect leads elsewhere.
+            } else if below && marks.redirect.is_none() && aufs_whiteout(dir, fd.as_fd(), &name)? {
+                Some(Cut::Beside)
+            } else {
+                None
+            };
+            tell(Seen::Directory { stat: &stat, marks: &marks, cut });
             merged.push(child);
-            if cut {
+            if cut.is_some() {
                 break;
             }
             match marks.redirect {
                 None => {}
                 Some(path) if path.starts_with(b"/") => {
-                    merged.extend(self.search_path(dir.layer + 1, &path, dir)?);
+                    merged.extend(self.search_path(dir.layer + 1, &path, dir, met)?);
                     break;
                 }
                 Some(new) => {
@@ -138,11 +199,23 @@ impl Union {
     }
 
     /// The real directories that an absolute redirect leads to, in the layers from `layer` down.
-    fn search_path(&self, layer: LayerIndex, path: &[u8], marked: &Arc<RealDir>) -> Result<RealDirs> {
+    /// Tells `met` what the search for the last name meets.
+    fn search_path(
+        &self,
+        layer: LayerIndex,
+        path: &[u8],
+        marked: &Arc<RealDir>,
+        met: &mut impl FnMut(Met<'_>),
+    ) -> Result<RealDirs> {
         let mut dirs: RealDirs = self.layers[usize::from(layer)..].iter().map(|l| l.root.clone()).collect();
-        for component in path.split(|&b| b == b'/').filter(|c| !c.is_empty()) {
+        let mut components = path.split(|&b| b == b'/').filter(|c| !c.is_empty()).peekable();
+        while let Some(component) = components.next() {
             self.check_component(component, marked)?;
-            dirs = match self.search(&dirs, component)? {
+            let found = match components.peek() {
+                Some(_) => self.search(&dirs, component)?,
+                None => self.search_telling(&dirs, component, met)?,
+            };
+            dirs = match found {
                 Some(Found { what: What::Directory { dirs, .. }, .. }) => dirs,
                 _ => return Ok(RealDirs::new()),
             };
@@ -182,7 +255,7 @@ impl Union {
     }
 
     /// Does the directory hold `.wh..wh..opq`?
-    fn aufs_opaque(&self, dir: &Arc<RealDir>) -> Result<bool> {
+    pub(super) fn aufs_opaque(&self, dir: &Arc<RealDir>) -> Result<bool> {
         if let Some(forms) = dir.forms() {
             return Ok(forms.aufs_opaque);
         }
@@ -216,7 +289,7 @@ impl Union {
                 let split = path.iter().rposition(|&b| b == b'/').unwrap_or(0);
                 let (parents, leaf) = (&path[..split], &path[split + 1..]);
                 self.check_component(leaf, &dirs[depth])?;
-                let below = self.search_path(dirs[depth].layer + 1, parents, &dirs[depth])?;
+                let below = self.search_path(dirs[depth].layer + 1, parents, &dirs[depth], &mut |_| ())?;
                 self.search(&below, leaf)?.map(|f| (f, leaf.to_vec()))
             }
             redirect => {
@@ -500,7 +573,7 @@ fn exists(at: At<'_>) -> Result<bool> {
 }
 
 /// Does the directory hold `.wh.NAME`?
-fn aufs_whiteout(dir: &RealDir, fd: BorrowedFd<'_>, name: &[u8]) -> Result<bool> {
+pub(super) fn aufs_whiteout(dir: &RealDir, fd: BorrowedFd<'_>, name: &[u8]) -> Result<bool> {
     if dir.forms().is_some_and(|forms| !forms.aufs_whiteouts) {
         return Ok(false);
     }

@@ -1,0 +1,622 @@
+//! Where a path comes from: what each layer holds under it, which layer wins, what hides the others.
+//!
+//! A lookup ends as soon as it knows the answer. Here the same search ([`Union::search_telling`]) tells what it passed,
+//! and is started again below the point at which it ended, to see what that hides. A [`Trail`] is a path's parent with
+//! all of this: the directories that are merged, and beside them, in groups, those that are hidden and why. So what lies
+//! in a hidden directory is found too.
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use unionmount::union::provenance::{Outcome, View};
+//! # let top = tempfile::tempdir()?;
+//! # for dir in ["app", "base"] { std::fs::create_dir(top.path().join(dir))?; }
+//! # std::fs::write(top.path().join("base/motd"), "hello")?;
+//! # std::fs::write(top.path().join("app/.wh.motd"), "")?;
+//! # let (app, base) = (top.path().join("app"), top.path().join("base"));
+//! let view = View::open(&[app, base], None)?; // the first on top; nothing is mounted, locked or made
+//! let motd = view.inspector().provenance(b"motd")?;
+//! assert!(matches!(motd.outcome, Outcome::Absent)); // app/ has a whiteout, app/.wh.motd …
+//! assert_eq!(motd.hidden(), [1]); // … which hides base/motd
+//! # Ok(()) }
+//! ```
+
+use std::collections::BTreeSet;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::index::scan;
+use super::layer::{Stack, StackError, StackOptions};
+use super::marker::{WH_PREFIX, WhiteoutMark};
+use super::realdir::{LayerIndex, RealDir};
+use super::resolve::{Cut, Found, Met, RealDirs, Seen, What, aufs_whiteout};
+use super::{Limits, Union};
+use crate::error::{FsError, Result};
+use crate::sys::object::{At, Kind, Stat};
+
+/// What one layer has under a path.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// The layer; 0 is the topmost.
+    pub layer: LayerIndex,
+    /// Where in the layer: the path itself, unless a redirect leads elsewhere.
+    pub path: Vec<u8>,
+    /// What is there.
+    pub holds: Holds,
+    /// What keeps it out of the merged view, if anything does.
+    pub hidden: Option<Hider>,
+}
+
+/// What a layer has in one place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holds {
+    /// Nothing.
+    Absent,
+    /// A file, or anything else that is not a directory.
+    Leaf {
+        /// What stat tells.
+        stat: Stat,
+        /// The layer that holds the data of a file which has only its metadata here (`overlay.metacopy`).
+        data: Option<LayerIndex>,
+    },
+    /// A directory.
+    Directory {
+        /// What stat tells.
+        stat: Stat,
+        /// It is opaque: what the layers below have doesn't count.
+        opaque: bool,
+        /// It is not opaque itself, but a whiteout of its name stands beside it, which says the same.
+        beside: bool,
+        /// Where the layers below are asked instead: a name, or a path that starts with `/`.
+        redirect: Option<Vec<u8>>,
+    },
+    /// A whiteout: the name ends here, deleted.
+    Whiteout(WhiteoutMark),
+}
+
+/// What hides something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hider {
+    /// The layer that it is in.
+    pub layer: LayerIndex,
+    /// The path of the merged view at which it stands: the hidden path itself or a parent's.
+    pub path: Vec<u8>,
+    /// What it is.
+    pub what: Hides,
+}
+
+/// The ways to hide what lies below.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hides {
+    /// A whiteout.
+    Whiteout,
+    /// A directory that is opaque, by a mark or by a whiteout beside it.
+    Opaque,
+    /// Something that is not a directory.
+    Leaf,
+    /// A directory, above something that is not one.
+    Directory,
+    /// A directory that was renamed: the layers below are asked for its old name.
+    Redirect,
+}
+
+/// What the merged view shows under a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing.
+    Absent,
+    /// The entry of one layer.
+    Leaf {
+        /// Which.
+        layer: LayerIndex,
+        /// What stat tells.
+        stat: Stat,
+        /// A copy is shown, which was made in the upper when another name of the same file was changed.
+        copied_elsewhere: bool,
+    },
+    /// A directory, merged from these layers, topmost first.
+    Directory {
+        /// They.
+        layers: Vec<LayerIndex>,
+        /// What stat tells of the topmost.
+        stat: Stat,
+    },
+}
+
+/// All about one path.
+#[derive(Debug, Clone)]
+pub struct Provenance {
+    /// The path, relative to the root of the merged view.
+    pub path: Vec<u8>,
+    /// What the layers have, from the top down: at least one entry a layer, further ones where a redirect has made two
+    /// places of one.
+    pub held: Vec<Held>,
+    /// What the merged view shows.
+    pub outcome: Outcome,
+    /// Do the lowers alone show the name? Then its deletion needs a whiteout.
+    pub below: bool,
+    /// The parents that the upper doesn't have yet, outermost first.
+    pub missing_parents: Vec<Vec<u8>>,
+    /// The first parent that is no directory of the merged view, if one is not.
+    pub broken_at: Option<Vec<u8>>,
+}
+
+impl Provenance {
+    /// The layers that have something under the path which the merged view doesn't show.
+    pub fn hidden(&self) -> Vec<LayerIndex> {
+        let mut layers: Vec<LayerIndex> = self
+            .held
+            .iter()
+            .filter(|held| {
+                held.hidden.is_some() && matches!(held.holds, Holds::Leaf { .. } | Holds::Directory { .. })
+            })
+            .map(|held| held.layer)
+            .collect();
+        layers.dedup();
+        layers
+    }
+
+    /// The topmost layer whose entry the merged view shows.
+    pub fn winner(&self) -> Option<LayerIndex> {
+        match &self.outcome {
+            Outcome::Absent => None,
+            Outcome::Leaf { layer, .. } => Some(*layer),
+            Outcome::Directory { layers, .. } => layers.first().copied(),
+        }
+    }
+
+    /// The kind of what the merged view shows.
+    pub fn kind(&self) -> Option<Kind> {
+        match &self.outcome {
+            Outcome::Absent => None,
+            Outcome::Leaf { stat, .. } | Outcome::Directory { stat, .. } => Some(stat.kind()),
+        }
+    }
+}
+
+/// A path on the way down: real directories in groups that are searched each for itself.
+#[derive(Debug, Clone)]
+pub struct Trail {
+    path: Vec<u8>,
+    /// The group that the merged view shows comes first and has no hider; the others are hidden.
+    groups: Vec<Group>,
+    missing_parents: Vec<Vec<u8>>,
+    broken_at: Option<Vec<u8>>,
+}
+
+#[derive(Debug, Clone)]
+struct Group {
+    dirs: RealDirs,
+    hidden: Option<Hider>,
+}
+
+impl Trail {
+    /// The path that was followed, relative to the root of the merged view.
+    pub fn path(&self) -> &[u8] {
+        &self.path
+    }
+
+    /// The layers whose directories are merged here, topmost first; empty where the merged view has no directory.
+    pub fn merged(&self) -> Vec<LayerIndex> {
+        self.shown().iter().map(|dir| dir.layer).collect()
+    }
+
+    fn shown(&self) -> &[Arc<RealDir>] {
+        match self.groups.first() {
+            Some(Group { dirs, hidden: None }) => dirs,
+            _ => &[],
+        }
+    }
+
+    fn join(&self, name: &[u8]) -> Vec<u8> {
+        if self.path.is_empty() { name.to_vec() } else { [&self.path, &b"/"[..], name].concat() }
+    }
+}
+
+/// A stack, opened to be looked at: every layer is only read, the upper too, and nothing is locked or made.
+#[derive(Debug)]
+pub struct View {
+    union: Union,
+    upper: bool,
+}
+
+impl View {
+    /// Opens these layers, topmost first. `upper`: a writable layer on top of them.
+    ///
+    /// # Errors
+    /// As for a mount: a directory that is missing, no directory or given twice.
+    pub fn open(lowers: &[PathBuf], upper: Option<&Path>) -> std::result::Result<View, StackError> {
+        let options = StackOptions {
+            lowers: upper.map(Path::to_owned).into_iter().chain(lowers.iter().cloned()).collect(),
+            ..StackOptions::default()
+        };
+        let stack = Stack::open(&options)?;
+        let first = options.lowers.first().cloned().unwrap_or_default();
+        let union = Union::new(stack, Limits::of_process()).map_err(|error| StackError::Io {
+            role: super::layer::Role::Lower(1),
+            path: first,
+            what: "read the layers",
+            errno: error.errno(),
+        })?;
+        Ok(View { union, upper: upper.is_some() })
+    }
+
+    /// What answers.
+    pub fn inspector(&self) -> Inspector<'_> {
+        Inspector { union: &self.union, upper: self.upper }
+    }
+}
+
+/// Answers where paths come from.
+#[derive(Debug, Clone, Copy)]
+pub struct Inspector<'u> {
+    union: &'u Union,
+    upper: bool,
+}
+
+impl Union {
+    /// What answers where paths of this union come from, mounted or not. It takes no locks of the union: changes that
+    /// are made at the same time may be seen half-way.
+    pub fn inspector(&self) -> Inspector<'_> {
+        Inspector { union: self, upper: self.upper.is_some() }
+    }
+}
+
+impl<'u> Inspector<'u> {
+    /// Is the topmost layer the upper?
+    pub fn has_upper(&self) -> bool {
+        self.upper
+    }
+
+    /// The paths of the layers, topmost first.
+    pub fn layer_paths(&self) -> Vec<&'u Path> {
+        self.union.layers.iter().map(|layer| layer.path.as_path()).collect()
+    }
+
+    /// The root, where every path starts.
+    pub fn root(&self) -> Trail {
+        let dirs = self.union.layers.iter().map(|layer| layer.root.clone()).collect();
+        Trail {
+            path: Vec::new(),
+            groups: vec![Group { dirs, hidden: None }],
+            missing_parents: Vec::new(),
+            broken_at: None,
+        }
+    }
+
+    /// The root's own provenance: all layers are merged in it.
+    pub fn root_provenance(&self) -> Result<Provenance> {
+        let mut held = Vec::new();
+        let mut top = None;
+        for layer in &self.union.layers {
+            let stat = At::Fd(self.union.fds.get(&layer.root)?.as_fd()).stat()?;
+            top.get_or_insert(stat);
+            let holds = Holds::Directory { stat, opaque: false, beside: false, redirect: None };
+            held.push(Held { layer: layer.root.layer, path: Vec::new(), holds, hidden: None });
+        }
+        let layers = held.iter().map(|held| held.layer).collect();
+        let stat = top.ok_or(FsError::Absent)?;
+        Ok(Provenance {
+            path: Vec::new(),
+            held,
+            outcome: Outcome::Directory { layers, stat },
+            below: true,
+            missing_parents: Vec::new(),
+            broken_at: None,
+        })
+    }
+
+    /// All about a path, relative to the root of the merged view. It need not exist.
+    ///
+    /// # Errors
+    /// A component that is `..` or longer than any name; those of reading the layers.
+    pub fn provenance(&self, path: &[u8]) -> Result<Provenance> {
+        let mut trail = self.root();
+        let mut last = None;
+        for name in path.split(|&b| b == b'/').filter(|name| !name.is_empty() && *name != b".") {
+            let (provenance, next) = self.descend(&trail, name)?;
+            (trail, last) = (next, Some(provenance));
+        }
+        last.map_or_else(|| self.root_provenance(), Ok)
+    }
+
+    /// One step down: all about `name` in a directory, and the trail that leads on into it.
+    pub fn descend(&self, trail: &Trail, name: &[u8]) -> Result<(Provenance, Trail)> {
+        if name.len() > 255 {
+            return Err(FsError::Os(rustix::io::Errno::NAMETOOLONG));
+        }
+        if name == b".." || name.contains(&0) {
+            return Err(FsError::Invalid("not a name"));
+        }
+        let path = trail.join(name);
+        let mut walk = Walk { inspector: *self, path: &path, held: Vec::new(), groups: Vec::new() };
+        let mut outcome = Outcome::Absent;
+        // A name of a marker's form is never shown, whatever a layer has under it.
+        if !name.starts_with(WH_PREFIX) {
+            for group in &trail.groups {
+                let found = walk.search(&group.dirs, name, group.hidden.clone())?;
+                if group.hidden.is_none() {
+                    outcome = self.outcome(found)?;
+                }
+            }
+        }
+        let Walk { mut held, groups, .. } = walk;
+        for layer in 0..self.union.layers.len() as LayerIndex {
+            if !held.iter().any(|held| held.layer == layer) {
+                held.push(Held { layer, path: path.clone(), holds: Holds::Absent, hidden: None });
+            }
+        }
+        held.sort_by_key(|held| held.layer);
+        let next = Trail {
+            path: path.clone(),
+            groups,
+            missing_parents: self.missing_parents(trail),
+            broken_at: trail
+                .broken_at
+                .clone()
+                .or_else(|| trail.shown().is_empty().then(|| trail.path.clone())),
+        };
+        let provenance = Provenance {
+            path,
+            held,
+            outcome,
+            below: self.lowers_show(trail, name)?,
+            missing_parents: next.missing_parents.clone(),
+            broken_at: next.broken_at.clone(),
+        };
+        Ok((provenance, next))
+    }
+
+    /// Every name that any layer has in a directory, hidden ones too, and those that whiteouts name.
+    pub fn names(&self, trail: &Trail) -> Result<BTreeSet<Vec<u8>>> {
+        let mut names = BTreeSet::new();
+        for dir in trail.groups.iter().flat_map(|group| &group.dirs) {
+            let fd = self.union.fds.get(dir)?;
+            scan(dir, fd.as_fd(), |name, _| {
+                names.insert(name.to_vec());
+            })?;
+        }
+        Ok(names)
+    }
+
+    fn is_upper(&self, layer: LayerIndex) -> bool {
+        self.upper && layer == 0
+    }
+
+    fn outcome(&self, found: Option<Found>) -> Result<Outcome> {
+        let Some(Found { stat, layer, what }) = found else { return Ok(Outcome::Absent) };
+        Ok(match what {
+            What::Directory { dirs, .. } => {
+                Outcome::Directory { layers: dirs.iter().map(|dir| dir.layer).collect(), stat }
+            }
+            What::Leaf { .. } => {
+                let copy = match self.is_upper(layer) || stat.nlink < 2 {
+                    true => None,
+                    false => self.union.indexed_copy(self.union.real_id(stat.dev, stat.ino))?,
+                };
+                Outcome::Leaf { layer, stat: copy.unwrap_or(stat), copied_elsewhere: copy.is_some() }
+            }
+        })
+    }
+
+    /// Do the lowers of the merged directory show the name?
+    fn lowers_show(&self, trail: &Trail, name: &[u8]) -> Result<bool> {
+        let lowers = trail.shown();
+        let lowers = &lowers[usize::from(lowers.first().is_some_and(|dir| self.is_upper(dir.layer)))..];
+        Ok(!name.starts_with(WH_PREFIX) && self.union.search(lowers, name)?.is_some())
+    }
+
+    /// The parents of what lies in a directory that the upper doesn't have.
+    fn missing_parents(&self, trail: &Trail) -> Vec<Vec<u8>> {
+        let mut missing = trail.missing_parents.clone();
+        if self.upper && trail.shown().first().is_some_and(|dir| !self.is_upper(dir.layer)) {
+            missing.push(trail.path.clone());
+        }
+        missing
+    }
+}
+
+/// One step down, as it is made.
+struct Walk<'w> {
+    inspector: Inspector<'w>,
+    path: &'w [u8],
+    held: Vec<Held>,
+    groups: Vec<Group>,
+}
+
+/// What a search met, kept.
+struct Record {
+    held: Held,
+    name: Vec<u8>,
+    rest: RealDirs,
+}
+
+impl Walk<'_> {
+    /// Searches a group, and what the search leaves aside as groups that are hidden.
+    fn search(&mut self, dirs: &[Arc<RealDir>], name: &[u8], hidden: Option<Hider>) -> Result<Option<Found>> {
+        let mut records: Vec<Record> = Vec::new();
+        let union = self.inspector.union;
+        let found =
+            union.search_telling(dirs, name, &mut |met| records.push(Record::of(&met, hidden.clone())))?;
+        self.look_beside(dirs, &mut records)?;
+        let mut aside: Vec<(RealDirs, Vec<u8>, Hider)> = Vec::new();
+        let mut directory: Option<LayerIndex> = None;
+        let last = records.len().saturating_sub(1);
+        for (at, Record { mut held, name, rest }) in records.into_iter().enumerate() {
+            let hider = |what| Hider { layer: held.layer, path: self.path.to_vec(), what };
+            let hides = match &held.holds {
+                Holds::Absent => None,
+                Holds::Whiteout(_) => Some(Hides::Whiteout),
+                Holds::Leaf { .. } => Some(Hides::Leaf),
+                Holds::Directory { opaque: true, .. } | Holds::Directory { beside: true, .. } => {
+                    Some(Hides::Opaque)
+                }
+                Holds::Directory { redirect: Some(_), .. } => Some(Hides::Redirect),
+                Holds::Directory { .. } => None,
+            };
+            if let Some(what) = hides
+                && (at == last || what == Hides::Redirect)
+                && !rest.is_empty()
+            {
+                aside.push((rest, name, hider(what)));
+            }
+            match (&held.holds, directory) {
+                (Holds::Directory { .. }, None) => directory = Some(held.layer),
+                (Holds::Leaf { .. }, Some(layer)) if held.hidden.is_none() => {
+                    held.hidden = Some(Hider { layer, path: self.path.to_vec(), what: Hides::Directory });
+                }
+                _ => {}
+            }
+            // Beside what was found elsewhere by a redirect, a layer that has nothing need not say so.
+            if hidden.is_none() || held.holds != Holds::Absent {
+                self.held.push(held);
+            }
+        }
+        if let Some(Found { what: What::Directory { dirs, .. }, .. }) = &found {
+            self.groups.push(Group { dirs: dirs.clone(), hidden: hidden.clone() });
+        }
+        for (dirs, name, hider) in aside {
+            self.search(&dirs, &name, Some(hidden.clone().unwrap_or(hider)))?;
+        }
+        Ok(found)
+    }
+
+    /// In the last layer a search need not ask for markers that hide nothing. They are there all the same.
+    fn look_beside(&self, dirs: &[Arc<RealDir>], records: &mut [Record]) -> Result<()> {
+        let Some(Record { held, name, rest }) = records.last_mut() else { return Ok(()) };
+        let Some(dir) = dirs.last().filter(|dir| rest.is_empty() && dir.layer == held.layer) else {
+            return Ok(());
+        };
+        let union = self.inspector.union;
+        match &mut held.holds {
+            Holds::Absent if aufs_whiteout(dir, union.fds.get(dir)?.as_fd(), name)? => {
+                held.holds = Holds::Whiteout(WhiteoutMark::Aufs);
+            }
+            Holds::Directory { opaque, stat, .. } if !*opaque => {
+                let child = RealDir::child(dir, name, stat);
+                *opaque = union.aufs_opaque(&child)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Record {
+    fn of(met: &Met<'_>, hidden: Option<Hider>) -> Record {
+        let holds = match &met.seen {
+            Seen::Nothing => Holds::Absent,
+            Seen::Whiteout(mark) => Holds::Whiteout(*mark),
+            Seen::Leaf { stat, data } => Holds::Leaf { stat: **stat, data: data.map(|data| data.dir.layer) },
+            Seen::Directory { stat, marks, cut, .. } => Holds::Directory {
+                stat: **stat,
+                opaque: *cut == Some(Cut::Opaque),
+                beside: *cut == Some(Cut::Beside),
+                redirect: marks.redirect.clone(),
+            },
+        };
+        let mut path = met.dir.path();
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(met.name);
+        let held = Held { layer: met.dir.layer, path, holds, hidden };
+        Record { held, name: met.name.to_vec(), rest: met.rest.iter().cloned().collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use tempfile::TempDir;
+
+    /// Layers by their files' paths, topmost first; a path that ends in `/` is a directory.
+    fn view(layers: &[&[&str]]) -> (TempDir, View) {
+        let top = tempfile::tempdir().unwrap();
+        let mut paths = Vec::new();
+        for (at, files) in layers.iter().enumerate() {
+            let root = top.path().join(at.to_string());
+            fs::create_dir(&root).unwrap();
+            for file in *files {
+                let place = root.join(file);
+                fs::create_dir_all(place.parent().unwrap()).unwrap();
+                match file.ends_with('/') {
+                    true => fs::create_dir_all(place).unwrap(),
+                    false => fs::write(place, file).unwrap(),
+                }
+            }
+            paths.push(root);
+        }
+        let view = View::open(&paths[1..], Some(&paths[0])).unwrap();
+        (top, view)
+    }
+
+    fn hider(found: &Provenance, layer: LayerIndex) -> Hider {
+        found.held[usize::from(layer)].hidden.clone().unwrap()
+    }
+
+    #[test]
+    fn the_topmost_file_wins_and_hides_the_others() {
+        let (_top, view) = view(&[&["x"], &["etc/os"], &["etc/os"], &[]]);
+        let found = view.inspector().provenance(b"etc//os").unwrap();
+        assert_eq!(found.path, b"etc/os");
+        assert_eq!((found.winner(), found.hidden()), (Some(1), vec![2]));
+        assert_eq!(hider(&found, 2), Hider { layer: 1, path: b"etc/os".to_vec(), what: Hides::Leaf });
+        assert_eq!(found.held[3].holds, Holds::Absent);
+        assert_eq!(found.missing_parents, [b"etc".to_vec()]);
+        assert!(found.below);
+    }
+
+    #[test]
+    fn what_an_opaque_parent_hides_is_found_with_the_reason() {
+        let (_top, view) = view(&[&["d/"], &["d/.wh..wh..opq", "d/new"], &["d/old"], &["d/old"]]);
+        let found = view.inspector().provenance(b"d/old").unwrap();
+        assert_eq!((found.winner(), found.hidden()), (None, vec![2, 3]));
+        assert_eq!(hider(&found, 3), Hider { layer: 1, path: b"d".to_vec(), what: Hides::Opaque });
+        assert!(!found.below && found.broken_at.is_none());
+        let d = view.inspector().provenance(b"d").unwrap();
+        assert!(matches!(&d.outcome, Outcome::Directory { layers, .. } if layers == &[0, 1]));
+        assert_eq!(d.hidden(), [2, 3]);
+    }
+
+    #[test]
+    fn a_whiteout_that_hides_nothing_is_seen_too() {
+        let (_top, view) = view(&[&[".wh.a"], &["f/below"], &["a", ".wh.b", "f"]]);
+        let found = view.inspector().provenance(b"a").unwrap();
+        assert_eq!(found.held[0].holds, Holds::Whiteout(WhiteoutMark::Aufs));
+        assert_eq!(hider(&found, 2).what, Hides::Whiteout);
+        let found = view.inspector().provenance(b"b").unwrap();
+        assert_eq!(found.held[2].holds, Holds::Whiteout(WhiteoutMark::Aufs));
+        // A directory above a file.
+        let found = view.inspector().provenance(b"f").unwrap();
+        assert_eq!(hider(&found, 2).what, Hides::Directory);
+        let through_a_file = view.inspector().provenance(b"a/b").unwrap();
+        assert_eq!(through_a_file.broken_at, Some(b"a".to_vec()));
+    }
+
+    #[test]
+    fn a_redirect_leads_elsewhere_and_hides_the_namesake() {
+        let (top, view) = view(&[&["new/"], &["old/x", "new/y"]]);
+        let dir = top.path().join("0/new");
+        let flags = rustix::fs::XattrFlags::empty();
+        if rustix::fs::setxattr(&dir, "user.overlay.redirect", b"/old", flags).is_err() {
+            return println!("SKIP: no extended attributes here");
+        }
+        let found = view.inspector().provenance(b"new").unwrap();
+        assert!(matches!(&found.outcome, Outcome::Directory { layers, .. } if layers == &[0, 1]));
+        let below: Vec<_> = found.held[1..].iter().map(|h| (&h.path[..], h.hidden.is_some())).collect();
+        assert_eq!(below, [(&b"old"[..], false), (b"new", true)]);
+        assert_eq!(view.inspector().provenance(b"new/x").unwrap().winner(), Some(1));
+        let hidden = view.inspector().provenance(b"new/y").unwrap();
+        assert_eq!((hidden.winner(), hidden.hidden()), (None, vec![1]));
+    }
+
+    #[test]
+    fn names_of_every_layer_are_listed() {
+        let (_top, view) = view(&[&[".wh.gone"], &["gone", "d/"], &["d/x"]]);
+        let inspector = view.inspector();
+        let names = inspector.names(&inspector.root()).unwrap();
+        assert_eq!(names.into_iter().collect::<Vec<_>>(), [b"d".to_vec(), b"gone".to_vec()]);
+    }
+}
