@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use rustix::fs::StatVfs;
 
+use super::events::What;
 use super::node::{Name, Node, Place, Source};
 use super::{Caller, Union};
 use crate::error::{FsError, Result};
@@ -35,6 +36,19 @@ pub struct SetAttr {
     pub atime: Option<SetTime>,
     /// Modification time.
     pub mtime: Option<SetTime>,
+}
+
+impl SetAttr {
+    /// What it changes, in words.
+    fn words(&self) -> Vec<String> {
+        let all = [
+            (self.uid.is_some() || self.gid.is_some(), "owner"),
+            (self.mode.is_some(), "mode"),
+            (self.size.is_some(), "size"),
+            (self.atime.is_some() || self.mtime.is_some(), "times"),
+        ];
+        all.into_iter().filter(|(changed, _)| *changed).map(|(_, word)| word.to_owned()).collect()
+    }
 }
 
 /// The set-user-id and set-group-id bits that a change of the content by somebody without privilege takes away.
@@ -164,6 +178,7 @@ impl Union {
             self.with_upper(node, |object| Ok(object.utimens(change.atime, change.mtime)?))?;
         }
         self.counters.setattrs.fetch_add(1, Ordering::Relaxed);
+        self.events.tell(|| What::Attributes { path: self.path_of(node).into(), changed: change.words() });
         self.getattr(node)
     }
 

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use rustix::fs::XattrFlags;
 
 use super::Union;
+use super::events::What;
 use super::index::UpperEntry;
 use super::links::{ORIGIN, UNPUBLISHED};
 use super::marker;
@@ -97,6 +98,7 @@ impl Union {
     fn copy_up_now(&self, node: &Arc<Node>, size: Option<u64>) -> Result<()> {
         let started = Instant::now();
         let upper = self.upper()?;
+        let layer = if self.events.listening() { self.lower_of(node) } else { None };
         let original = self.original(node, size)?;
         let staged = self.prepare(upper, node, &original)?;
         let moved = self.fill(node, &staged, &original)?;
@@ -106,6 +108,13 @@ impl Union {
         self.publish(node, staged, &original)?;
         self.counters.copy_ups.fetch_add(1, Ordering::Relaxed);
         self.counters.copied_bytes.fetch_add(moved, Ordering::Relaxed);
+        self.events.tell(|| What::CopyUp {
+            path: self.path_of(node).into(),
+            kind: node.kind.into(),
+            bytes: if node.kind == Kind::File { original.size } else { 0 },
+            layer: layer.map(|layer| self.layer_number(layer)),
+            micros: started.elapsed().as_micros() as u64,
+        });
         log::debug!(
             "copy-up of {} ({} bytes) in {:?}",
             String::from_utf8_lossy(&self.path_of(node)),

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use rustix::fs::{self, FallocateFlags, OFlags, SeekFrom};
 use rustix::io::{self, Errno};
 
+use super::events::What;
 use super::node::Node;
 use super::{Caller, Union};
 use crate::error::{FsError, Result};
@@ -198,6 +199,7 @@ impl Union {
                 Err(e) => return Err(e.into()),
             }
         }
+        self.events.tell(|| What::Read { path: self.path_of(node).into(), offset, bytes: done as u64 });
         Ok(done)
     }
 
@@ -213,6 +215,11 @@ impl Union {
             let file = self.upper()?.own_file(fd.as_fd());
             file.utimens(None, Some(SetTime::At(before.mtime)))?;
         }
+        self.events.tell(|| What::Write {
+            path: self.path_of(node).into(),
+            offset,
+            bytes: data.len() as u64,
+        });
         Ok(())
     }
 

@@ -175,7 +175,9 @@ pub fn overlay_mark(name: &[u8]) -> Option<&[u8]> {
 
 /// Is the attribute one that the union keeps to itself, in any of its spellings?
 pub fn is_private_xattr(name: &[u8]) -> bool {
-    overlay_mark(name).is_some() || name.starts_with(b"user.fuseoverlayfs.")
+    overlay_mark(name).is_some()
+        || name.starts_with(b"user.fuseoverlayfs.")
+        || name.starts_with(super::facts::PREFIX)
 }
 
 #[cfg(test)]
@@ -204,7 +206,12 @@ mod tests {
 
     #[test]
     fn private_names_are_known_in_every_spelling() {
-        for name in ["trusted.overlay.opaque", "user.overlay.redirect", "user.fuseoverlayfs.origin"] {
+        for name in [
+            "trusted.overlay.opaque",
+            "user.overlay.redirect",
+            "user.fuseoverlayfs.origin",
+            "user.unionmount.layer",
+        ] {
             assert!(is_private_xattr(name.as_bytes()), "{name}");
         }
         for name in ["user.overlayx", "trusted.x", "user.containers.override_stat"] {

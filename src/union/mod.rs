@@ -18,11 +18,15 @@
 //! | [`modify`], [`rename`] | create, link, remove, rename |
 //! | [`readdir`] | merged listings |
 //! | [`file`](mod@file) | data; descriptors follow copy-up |
+//! | [`facts`] | the same, as attributes of the mount |
+//! | [`events`], [`text`] | what happens, told to whoever listens |
 //! | [`xattr`], [`acl`] | extended attributes and ACLs |
 
 pub mod acl;
 pub mod attr;
 pub mod copy_up;
+pub mod events;
+pub mod facts;
 pub mod file;
 pub mod index;
 pub mod layer;
@@ -41,6 +45,7 @@ pub mod rename;
 pub mod resolve;
 mod stack_error;
 mod sweep;
+pub mod text;
 pub mod upper;
 pub mod workdir;
 pub mod xattr;
@@ -55,6 +60,7 @@ use dashmap::DashMap;
 use parking_lot::{Mutex, RwLock};
 
 use self::attr::Attr;
+use self::events::Events;
 use self::file::Files;
 use self::index::IndexCache;
 use self::layer::Stack;
@@ -194,6 +200,8 @@ pub struct Union {
     own: Caller,
     /// What happened.
     pub counters: Counters,
+    /// What happens, for whoever listens.
+    pub events: Arc<Events>,
 }
 
 impl Union {
@@ -251,6 +259,7 @@ impl Union {
             owners: Owners::default(),
             own,
             counters: Counters::default(),
+            events: Arc::default(),
         })
     }
 
@@ -273,7 +282,9 @@ impl Union {
     pub fn lookup(&self, parent: &Arc<Node>, name: &[u8]) -> Result<Option<(Arc<Node>, Attr)>> {
         let dir = self.dir_part(parent)?;
         let _names = dir.names.read();
-        let Some(found) = self.resolve(parent, name)? else { return Ok(None) };
+        let found = self.resolve(parent, name)?;
+        self.tell_lookup(parent, name, found.as_ref());
+        let Some(found) = found else { return Ok(None) };
         let (node, stat) = self.node_of(parent, name, &found, 1)?;
         let attr = self.attr_of_found(&node, parent, name, &found, stat)?;
         Ok(Some((node, attr)))

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use rustix::io::Errno;
 
 use super::attr::Attr;
+use super::events::What as Event;
 use super::index::UpperEntry;
 use super::marker::WH_PREFIX;
 use super::node::{DirPart, Identity, NewNode, Node, Place, Source};
@@ -85,6 +86,7 @@ impl Union {
             self.keep_data_fd(&node, file);
         }
         self.counters.creates.fetch_add(1, Ordering::Relaxed);
+        self.events.tell(|| Event::Create { path: self.path_in(parent, name), kind: stat.kind().into() });
         let attr = self.attr(&node, stat);
         Ok((node, attr))
     }
@@ -281,6 +283,8 @@ impl Union {
         self.table.look_up_again(node);
         self.name_if_pinned(node, parent, name);
         self.remember_name(node, parent, name, Source::Upper);
+        self.events
+            .tell(|| Event::Link { path: self.path_in(parent, name), from: self.path_of(node).into() });
         Ok(self.attr(node, stat))
     }
 
@@ -314,6 +318,7 @@ impl Union {
             }
         })?;
         self.note_removed(dir, name, below);
+        self.tell_removed(parent, name, found.stat.kind(), below);
         victim.settle_links(self)
     }
 
@@ -348,6 +353,7 @@ impl Union {
         }
         self.bury(part, &mut place, pinned);
         self.note_removed(dir, name, below);
+        self.tell_removed(parent, name, Kind::Directory, below);
         Ok(())
     }
 

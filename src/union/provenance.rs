@@ -32,7 +32,7 @@ use super::realdir::{LayerIndex, RealDir};
 use super::resolve::{Cut, Found, Met, RealDirs, Seen, What, aufs_whiteout};
 use super::{Limits, Union};
 use crate::error::{FsError, Result};
-use crate::sys::object::{At, Kind, Stat};
+use crate::sys::object::{At, Kind, Stat, proc_path};
 
 /// What one layer has under a path.
 #[derive(Debug, Clone)]
@@ -271,6 +271,20 @@ impl<'u> Inspector<'u> {
     /// The paths of the layers, topmost first.
     pub fn layer_paths(&self) -> Vec<&'u Path> {
         self.union.layers.iter().map(|layer| layer.path.as_path()).collect()
+    }
+
+    /// The absolute path of a place in a layer, as this process sees it.
+    pub fn real_path(&self, layer: LayerIndex, path: &[u8]) -> Result<Vec<u8>> {
+        let layer = self.union.layers.get(usize::from(layer)).ok_or(FsError::Stale)?;
+        let root = self.union.fds.get(&layer.root)?;
+        let mut real = rustix::fs::readlink(proc_path(root.as_fd()), Vec::new())?.into_bytes();
+        if !path.is_empty() {
+            if real != b"/" {
+                real.push(b'/');
+            }
+            real.extend_from_slice(path);
+        }
+        Ok(real)
     }
 
     /// The root, where every path starts.

@@ -16,6 +16,7 @@ use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
 use super::Union;
+use super::events::What as Event;
 use super::index::UpperEntry;
 use super::marker;
 use super::modify::{InUpper, Victim, check_name};
@@ -105,6 +106,15 @@ impl Union {
                 Some(target) => self.exchange(&source, &target, &from, &to),
                 None => self.replace(&source, &from, &to, mode),
             };
+            if done.is_ok() {
+                self.events.tell(|| Event::Rename {
+                    path: self.path_in(parent, name),
+                    to: self.path_in(new_parent, new_name),
+                    exchange: mode == RenameMode::Exchange,
+                    whiteout: mode != RenameMode::Exchange && from.below,
+                    redirect: self.redirect_of(&source),
+                });
+            }
             self.let_go(source);
             return done;
         }

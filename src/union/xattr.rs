@@ -10,9 +10,10 @@ use std::sync::atomic::Ordering;
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
-use super::Union;
+use super::events::What;
 use super::marker::{self, Namespace};
 use super::node::Node;
+use super::{Union, facts};
 use crate::error::{FsError, Result};
 use crate::sys::xattr;
 
@@ -39,6 +40,9 @@ fn shown_name(stored: &[u8]) -> Option<Vec<u8>> {
 impl Union {
     /// The value of an attribute.
     pub fn getxattr(&self, node: &Node, name: &[u8]) -> Result<Vec<u8>> {
+        if let Some(fact) = name.strip_prefix(facts::PREFIX) {
+            return self.fact(node, fact);
+        }
         let stored = stored_name(name).ok_or(FsError::NoXattr)?;
         self.with_object(node, |at, _| xattr::get(at, &stored)?.ok_or(FsError::NoXattr))
     }
@@ -94,6 +98,7 @@ impl Union {
             *dir.default_acl.lock() = None;
         }
         self.counters.setxattrs.fetch_add(1, Ordering::Relaxed);
+        self.events.tell(|| What::Xattr { path: self.path_of(node).into(), name: name.into() });
     }
 }
 

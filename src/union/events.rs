@@ -1,0 +1,479 @@
+//! What happens in a mount, told to whoever listens.
+//!
+//! Without a listener an event costs one relaxed load and is not even built. With one, it is built where it happens
+//! and put into the listener's queue, if that has room: a listener that is slow loses events, and is told how many;
+//! the mount never waits.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime};
+
+use parking_lot::RwLock;
+use serde::{Deserialize, Serialize};
+
+use super::Union;
+use super::marker;
+use super::node::{Node, Place, Source};
+use super::realdir::LayerIndex;
+use super::resolve::{Cut, Found, Met, RealDirs, Seen, What as Found_};
+use super::text::Text;
+use crate::sys::object::{At, Kind};
+
+/// One thing that happened. In JSON: one object, with `event` saying which.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When: microseconds since 1970, UTC.
+    pub time_us: u64,
+    /// What.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// What can happen. Layers are numbered as a user does: 0 is the upper, 1 the topmost lower. Paths start with `/`, the
+/// root of the mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+#[allow(missing_docs)] // each field is what its name says
+pub enum What {
+    /// A name was looked up. The kernel remembers the answer, so this comes once for each name.
+    Lookup {
+        path: Text,
+        kind: Option<KindName>,
+        /// The layers that show it: one, for a directory all that are merged; none: no such name.
+        layers: Vec<u16>,
+    },
+    /// A lookup met a whiteout that hides something.
+    Whiteout { path: Text, layer: u16, hides: Vec<u16> },
+    /// A lookup met an opaque directory that hides something.
+    Opaque { path: Text, layer: u16, hides: Vec<u16> },
+    /// A lookup met a directory that was renamed: layers below are asked elsewhere.
+    Redirect { path: Text, layer: u16, to: Text },
+    /// Something was copied up.
+    CopyUp { path: Text, kind: KindName, bytes: u64, layer: Option<u16>, micros: u64 },
+    /// A directory's entries were listed, from the first or further on.
+    List { path: Text },
+    /// Data were read, past the kernel's cache.
+    Read { path: Text, offset: u64, bytes: u64 },
+    /// Data were written.
+    Write { path: Text, offset: u64, bytes: u64 },
+    /// An entry was made.
+    Create { path: Text, kind: KindName },
+    /// A further name was made.
+    Link { path: Text, from: Text },
+    /// A name was removed; `whiteout`: and hidden, since lowers have it.
+    Remove { path: Text, kind: KindName, whiteout: bool },
+    /// A name was changed; `whiteout`: the old one is hidden; `redirect`: where lowers have what was moved.
+    Rename { path: Text, to: Text, exchange: bool, whiteout: bool, redirect: Option<Text> },
+    /// Owner, mode, size or times were changed: those.
+    Attributes { path: Text, changed: Vec<String> },
+    /// An extended attribute was set or removed.
+    Xattr { path: Text, name: Text },
+}
+
+/// A type of file, in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub enum KindName {
+    File,
+    Directory,
+    Symlink,
+    Fifo,
+    Socket,
+    CharDevice,
+    BlockDevice,
+}
+
+impl From<Kind> for KindName {
+    fn from(kind: Kind) -> KindName {
+        match kind {
+            Kind::File => KindName::File,
+            Kind::Directory => KindName::Directory,
+            Kind::Symlink => KindName::Symlink,
+            Kind::Fifo => KindName::Fifo,
+            Kind::Socket => KindName::Socket,
+            Kind::CharDevice => KindName::CharDevice,
+            Kind::BlockDevice => KindName::BlockDevice,
+        }
+    }
+}
+
+impl KindName {
+    /// The word.
+    pub fn word(self) -> &'static str {
+        match self {
+            KindName::File => "file",
+            KindName::Directory => "directory",
+            KindName::Symlink => "symlink",
+            KindName::Fifo => "fifo",
+            KindName::Socket => "socket",
+            KindName::CharDevice => "character device",
+            KindName::BlockDevice => "block device",
+        }
+    }
+}
+
+impl What {
+    /// All kinds of events, as filters and JSON name them.
+    pub const NAMES: &'static [&'static str] = &[
+        "lookup",
+        "whiteout",
+        "opaque",
+        "redirect",
+        "copy-up",
+        "list",
+        "read",
+        "write",
+        "create",
+        "link",
+        "remove",
+        "rename",
+        "attributes",
+        "xattr",
+    ];
+
+    /// Its kind, as filters and JSON name it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            What::Lookup { .. } => "lookup",
+            What::Whiteout { .. } => "whiteout",
+            What::Opaque { .. } => "opaque",
+            What::Redirect { .. } => "redirect",
+            What::CopyUp { .. } => "copy-up",
+            What::List { .. } => "list",
+            What::Read { .. } => "read",
+            What::Write { .. } => "write",
+            What::Create { .. } => "create",
+            What::Link { .. } => "link",
+            What::Remove { .. } => "remove",
+            What::Rename { .. } => "rename",
+            What::Attributes { .. } => "attributes",
+            What::Xattr { .. } => "xattr",
+        }
+    }
+
+    /// The path that it happened to.
+    pub fn path(&self) -> &Text {
+        match self {
+            What::Lookup { path, .. }
+            | What::Whiteout { path, .. }
+            | What::Opaque { path, .. }
+            | What::Redirect { path, .. }
+            | What::CopyUp { path, .. }
+            | What::List { path }
+            | What::Read { path, .. }
+            | What::Write { path, .. }
+            | What::Create { path, .. }
+            | What::Link { path, .. }
+            | What::Remove { path, .. }
+            | What::Rename { path, .. }
+            | What::Attributes { path, .. }
+            | What::Xattr { path, .. } => path,
+        }
+    }
+}
+
+/// Which events a listener wants.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Filter {
+    /// Kinds of events ([`What::NAMES`]); empty: all.
+    #[serde(default)]
+    pub kinds: Vec<String>,
+    /// Paths: these and what lies below them; empty: all.
+    #[serde(default)]
+    pub paths: Vec<Text>,
+}
+
+impl Filter {
+    /// Is the event wanted?
+    pub fn wants(&self, what: &What) -> bool {
+        let below = |path: &[u8], top: &[u8]| {
+            let top = top.strip_suffix(b"/").unwrap_or(top);
+            path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+        };
+        let at = |path: &Text| self.paths.iter().any(|top| below(&path.0, &top.0));
+        (self.kinds.is_empty() || self.kinds.iter().any(|kind| kind == what.name()))
+            && (self.paths.is_empty() || at(what.path()) || matches!(what, What::Rename { to, .. } if at(to)))
+    }
+}
+
+/// The listeners of a union.
+#[derive(Debug, Default)]
+pub struct Events {
+    /// How many there are.
+    count: AtomicUsize,
+    listeners: RwLock<Vec<Arc<Listener>>>,
+}
+
+#[derive(Debug)]
+struct Listener {
+    filter: Filter,
+    queue: SyncSender<Message>,
+    lost: AtomicU64,
+}
+
+/// An event, and how many were lost before it.
+#[derive(Debug)]
+struct Message {
+    lost: u64,
+    event: Event,
+}
+
+/// What a listener hears.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    /// An event.
+    Event(Event),
+    /// So many events were lost, because they weren't taken fast enough.
+    Lost(u64),
+    /// Nothing in the given time.
+    Nothing,
+    /// The union has ended.
+    End,
+}
+
+/// A listener's end. When it is dropped the union tells it no more.
+#[derive(Debug)]
+pub struct Listening {
+    events: Weak<Events>,
+    listener: Arc<Listener>,
+    queue: Receiver<Message>,
+    next: Option<Event>,
+}
+
+impl Events {
+    /// Is anybody listening?
+    #[inline]
+    pub fn listening(&self) -> bool {
+        self.count.load(Ordering::Relaxed) != 0
+    }
+
+    /// Tells what happened, if anybody listens.
+    #[inline]
+    pub(super) fn tell(&self, what: impl FnOnce() -> What) {
+        if self.listening() {
+            self.send(what());
+        }
+    }
+
+    /// Begins to listen, with a queue of so many events.
+    pub fn listen(self: &Arc<Events>, filter: Filter, queue: usize) -> Listening {
+        let (sender, receiver) = sync_channel(queue.max(1));
+        let listener = Arc::new(Listener { filter, queue: sender, lost: AtomicU64::new(0) });
+        let mut listeners = self.listeners.write();
+        listeners.push(listener.clone());
+        self.count.store(listeners.len(), Ordering::Relaxed);
+        Listening { events: Arc::downgrade(self), listener, queue: receiver, next: None }
+    }
+
+    #[cold]
+    fn send(&self, what: What) {
+        let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let event = Event { time_us: time.as_micros() as u64, what };
+        for listener in &*self.listeners.read() {
+            if !listener.filter.wants(&event.what) {
+                continue;
+            }
+            let lost = listener.lost.swap(0, Ordering::Relaxed);
+            match listener.queue.try_send(Message { lost, event: event.clone() }) {
+                Ok(()) => {}
+                Err(TrySendError::Full(_)) => {
+                    listener.lost.fetch_add(lost + 1, Ordering::Relaxed);
+                }
+                Err(TrySendError::Disconnected(_)) => {} // it is about to leave the list
+            }
+        }
+    }
+}
+
+impl Listening {
+    /// Waits for the next event, no longer than `patience`.
+    pub fn hear(&mut self, patience: Duration) -> Heard {
+        if let Some(event) = self.next.take() {
+            return Heard::Event(event);
+        }
+        match self.queue.recv_timeout(patience) {
+            Ok(Message { lost: 0, event }) => Heard::Event(event),
+            Ok(Message { lost, event }) => {
+                self.next = Some(event);
+                Heard::Lost(lost)
+            }
+            Err(RecvTimeoutError::Disconnected) => Heard::End,
+            Err(RecvTimeoutError::Timeout) => match self.listener.lost.swap(0, Ordering::Relaxed) {
+                _ if self.events.strong_count() == 0 => Heard::End,
+                0 => Heard::Nothing,
+                lost => Heard::Lost(lost),
+            },
+        }
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        if let Some(events) = self.events.upgrade() {
+            let mut listeners = events.listeners.write();
+            listeners.retain(|other| !Arc::ptr_eq(other, &self.listener));
+            events.count.store(listeners.len(), Ordering::Relaxed);
+        }
+    }
+}
+
+impl Union {
+    /// The number by which users know a layer: 0 is the upper, 1 the topmost lower.
+    pub fn layer_number(&self, layer: LayerIndex) -> u16 {
+        layer + u16::from(self.upper.is_none())
+    }
+
+    /// The path of a name in a directory, for events.
+    pub(super) fn path_in(&self, parent: &Node, name: &[u8]) -> Text {
+        let mut path = self.path_of(parent);
+        if path != b"/" {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name);
+        Text(path)
+    }
+
+    /// The lower that has a node's object, if one has.
+    pub(super) fn lower_of(&self, node: &Node) -> Option<LayerIndex> {
+        if let Some(dir) = &node.dir {
+            return dir.top().map(|top| top.layer).filter(|layer| !self.is_upper(*layer));
+        }
+        match &*node.place.read() {
+            Place::Named { parent, source: Source::Lower(at), .. } => {
+                Some(parent.dir.as_ref()?.lowers.get(usize::from(*at))?.layer)
+            }
+            _ => None,
+        }
+    }
+
+    /// Tells of a lookup and of the markers that it met. The caller holds the directory's names.
+    #[inline]
+    pub(super) fn tell_lookup(&self, parent: &Node, name: &[u8], found: Option<&Found>) {
+        if self.events.listening() {
+            self.tell_of_lookup(parent, name, found);
+        }
+    }
+
+    #[cold]
+    fn tell_of_lookup(&self, parent: &Node, name: &[u8], found: Option<&Found>) {
+        let path = self.path_in(parent, name);
+        // What the lookup passed is found by a search of its own: the lookup may have been answered by an index.
+        let Some(dir) = &parent.dir else { return };
+        let dirs: RealDirs = dir.upper_dir().into_iter().chain(dir.lowers.iter().cloned()).collect();
+        let mut markers = Vec::new();
+        let hides = |met: &Met<'_>| -> Vec<u16> {
+            // An error here would have been the lookup's own, below the point at which it ended.
+            let hidden = self.search(met.rest, met.name).ok().flatten();
+            hidden.map(|found| self.layers_of(&found)).unwrap_or_default()
+        };
+        let searched = self.search_telling(&dirs, name, &mut |met| {
+            let (path, layer) = (path.clone(), self.layer_number(met.dir.layer));
+            match &met.seen {
+                Seen::Whiteout(_) => markers.push(What::Whiteout { path, layer, hides: hides(&met) }),
+                Seen::Directory { cut: Some(Cut::Opaque | Cut::Beside), .. } => {
+                    markers.push(What::Opaque { path, layer, hides: hides(&met) });
+                }
+                Seen::Directory { marks, cut: None, .. } => {
+                    if let Some(to) = &marks.redirect {
+                        markers.push(What::Redirect { path, layer, to: to.clone().into() });
+                    }
+                }
+                Seen::Nothing | Seen::Leaf { .. } => {}
+            }
+        });
+        if let Err(e) = searched {
+            log::debug!("the trace cannot tell what hides {path}: {e}");
+        }
+        let layers = found.map(|found| self.layers_of(found)).unwrap_or_default();
+        let kind = found.map(|found| found.stat.kind().into());
+        self.events.send(What::Lookup { path, kind, layers });
+        for marker in markers {
+            if !matches!(&marker, What::Whiteout { hides, .. } | What::Opaque { hides, .. } if hides.is_empty())
+            {
+                self.events.send(marker);
+            }
+        }
+    }
+
+    fn layers_of(&self, found: &Found) -> Vec<u16> {
+        match &found.what {
+            Found_::Leaf { .. } => vec![self.layer_number(found.layer)],
+            Found_::Directory { dirs, .. } => dirs.iter().map(|dir| self.layer_number(dir.layer)).collect(),
+        }
+    }
+
+    /// Tells of a removal.
+    pub(super) fn tell_removed(&self, parent: &Node, name: &[u8], kind: Kind, whiteout: bool) {
+        self.events.tell(|| What::Remove { path: self.path_in(parent, name), kind: kind.into(), whiteout });
+    }
+
+    /// Where lowers have a directory of the upper that was renamed.
+    pub(super) fn redirect_of(&self, node: &Node) -> Option<Text> {
+        let real = node.dir.as_ref()?.upper_dir()?;
+        let fd = self.fds.get(&real).ok()?;
+        Some(Text(marker::read_marks(At::Fd(std::os::fd::AsFd::as_fd(&fd))).ok()?.redirect?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(path: &str) -> What {
+        What::List { path: path.as_bytes().into() }
+    }
+
+    #[test]
+    fn a_slow_listener_loses_events_and_is_told_how_many() {
+        let events = Arc::new(Events::default());
+        events.tell(|| unreachable!("nobody listens"));
+        let mut listening = events.listen(Filter::default(), 2);
+        for path in ["/1", "/2", "/3", "/4"] {
+            events.tell(|| list(path));
+        }
+        let mut hear = || match listening.hear(Duration::ZERO) {
+            Heard::Event(event) => event.what.path().to_string(),
+            other => format!("{other:?}"),
+        };
+        assert_eq!((hear(), hear()), ("/1".into(), "/2".into()));
+        events.tell(|| list("/5"));
+        assert_eq!((hear(), hear(), hear()), ("Lost(2)".into(), "/5".into(), "Nothing".into()));
+        for path in ["/6", "/7", "/8"] {
+            events.tell(|| list(path));
+        }
+        assert_eq!((hear(), hear(), hear()), ("/6".into(), "/7".into(), "Lost(1)".into()));
+        drop(listening);
+        events.tell(|| unreachable!("nobody listens any more"));
+    }
+
+    #[test]
+    fn filters_choose_by_kind_and_by_subtree() {
+        let filter = Filter { kinds: vec!["list".into()], paths: vec![Text::from(&b"/etc"[..])] };
+        for (path, wanted) in [("/etc", true), ("/etc/apt", true), ("/etcetera", false), ("/", false)] {
+            assert_eq!(filter.wants(&list(path)), wanted, "{path}");
+        }
+        let root = Filter { kinds: Vec::new(), paths: vec![Text::from(&b"/"[..])] };
+        assert!(root.wants(&list("/")) && root.wants(&list("/x")));
+        assert!(!filter.wants(&What::Write { path: b"/etc"[..].into(), offset: 0, bytes: 1 }));
+    }
+
+    #[test]
+    fn names_are_those_of_the_json() {
+        let event = Event {
+            time_us: 1,
+            what: What::CopyUp {
+                path: b"/a"[..].into(),
+                kind: KindName::CharDevice,
+                bytes: 2,
+                layer: Some(1),
+                micros: 3,
+            },
+        };
+        let json = serde_json::to_value(&event).unwrap();
+        assert_eq!(json["event"], event.what.name());
+        assert_eq!(serde_json::from_value::<Event>(json).unwrap(), event);
+        assert!(What::NAMES.contains(&event.what.name()));
+    }
+}

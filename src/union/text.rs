@@ -1,0 +1,112 @@
+//! Names and paths as text: what is not UTF-8 survives in JSON, and nothing reaches a terminal that it would obey.
+
+use std::fmt::{self, Write};
+
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A name or a path. In JSON it is a string, or, where it is not UTF-8, an object `{"hex": "…"}` of its bytes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Text(pub Vec<u8>);
+
+impl From<&[u8]> for Text {
+    fn from(bytes: &[u8]) -> Text {
+        Text(bytes.to_vec())
+    }
+}
+
+impl From<Vec<u8>> for Text {
+    fn from(bytes: Vec<u8>) -> Text {
+        Text(bytes)
+    }
+}
+
+impl From<&std::path::Path> for Text {
+    fn from(path: &std::path::Path) -> Text {
+        use std::os::unix::ffi::OsStrExt;
+        Text(path.as_os_str().as_bytes().to_vec())
+    }
+}
+
+impl Text {
+    /// As a path of the operating system.
+    pub fn as_path(&self) -> &std::path::Path {
+        use std::os::unix::ffi::OsStrExt;
+        std::path::Path::new(std::ffi::OsStr::from_bytes(&self.0))
+    }
+}
+
+/// As a person reads it: control characters and bytes that are not UTF-8 are escaped.
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for chunk in self.0.utf8_chunks() {
+            for c in chunk.valid().chars() {
+                match is_tame(c) {
+                    true => f.write_char(c)?,
+                    false => write!(f, "{}", c.escape_default())?,
+                }
+            }
+            for byte in chunk.invalid() {
+                write!(f, "\\x{byte:02x}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// May a terminal be given that character? Not what moves its cursor, and not what turns the direction of writing.
+fn is_tame(c: char) -> bool {
+    !c.is_control()
+        && !matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Form {
+    Plain(String),
+    Bytes { hex: String },
+}
+
+impl Serialize for Text {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap;
+        match std::str::from_utf8(&self.0) {
+            Ok(text) => serializer.serialize_str(text),
+            Err(_) => {
+                let mut map = serializer.serialize_map(Some(1))?;
+                map.serialize_entry("hex", &hex::encode(&self.0))?;
+                map.end()
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Text, D::Error> {
+        match Form::deserialize(deserializer)? {
+            Form::Plain(text) => Ok(Text(text.into_bytes())),
+            Form::Bytes { hex } => hex::decode(hex).map(Text).map_err(D::Error::custom),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_survives_json() {
+        for name in [&b"plain"[..], b"d\xff", b"\xe4\xbd\xa0", b"", b"new\nline"] {
+            let text = Text::from(name);
+            let json = serde_json::to_string(&text).unwrap();
+            assert_eq!(serde_json::from_str::<Text>(&json).unwrap(), text, "{json}");
+        }
+        assert_eq!(serde_json::to_string(&Text::from(&b"\xff"[..])).unwrap(), r#"{"hex":"ff"}"#);
+    }
+
+    #[test]
+    fn a_terminal_is_never_commanded() {
+        assert_eq!(Text::from(&b"a\x1b[31m\xff\n"[..]).to_string(), r"a\u{1b}[31m\xff\n");
+        assert_eq!(Text::from("é你".as_bytes()).to_string(), "é你");
+    }
+}
