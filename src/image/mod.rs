@@ -1,1 +1,18 @@
-//! (in work)
+//! Images: what they are known by, where they are kept, how they come and go.
+//!
+//! | module | what it knows |
+//! |---|---|
+//! | [`digest`], [`name`] | what blobs and images are called |
+//! | [`document`] | manifests, indexes and configs |
+//! | [`compression`] | gzip and zstd, by sight |
+//! | [`store`] | the store: an OCI image layout, unpacked layers, containers |
+//! | [`change`] | `--change`: the words of a Dockerfile that change a config |
+//! | [`error`] | what can go wrong |
+
+pub mod change;
+pub mod compression;
+pub mod digest;
+pub mod document;
+pub mod error;
+pub mod name;
+pub mod store;

@@ -44,7 +44,7 @@ pub mod realdir;
 pub mod rename;
 pub mod resolve;
 mod stack_error;
-mod sweep;
+pub(crate) mod sweep;
 pub mod text;
 pub mod upper;
 pub mod workdir;

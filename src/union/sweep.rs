@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 /// What could not be removed, relative to the directory that was to be emptied.
 #[derive(Debug)]
-pub(super) struct SweepError {
+pub(crate) struct SweepError {
     pub name: PathBuf,
     pub errno: Errno,
 }
@@ -21,7 +21,7 @@ pub(super) struct SweepError {
 /// Removes all entries of `dir` save those named in `keep`.
 ///
 /// `dir` must belong to this process alone: its entries are reached by name, more than once.
-pub(super) fn empty(dir: BorrowedFd<'_>, keep: &[&str]) -> Result<(), SweepError> {
+pub(crate) fn empty(dir: BorrowedFd<'_>, keep: &[&str]) -> Result<(), SweepError> {
     let mut moved = 0;
     loop {
         let names: Vec<CString> = names(dir)

@@ -1,0 +1,239 @@
+//! Manifests, indexes and configs: small JSON documents out of untrusted hands.
+//!
+//! Types are those of `oci-spec`. What it doesn't know (Docker's media types, fields that Docker adds to configs) is handled
+//! here, over the documents as they are written.
+
+use oci_spec::image::{Arch, ImageConfiguration, ImageManifest, Os, Platform};
+use serde_json::Value;
+
+use super::digest::{Digest, DigestError};
+use super::name::ImageName;
+
+/// The annotation with a name, as skopeo, umoci and podman write it.
+pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// The annotation with the full name, as containerd and Docker write it.
+pub(crate) const CONTAINERD_NAME: &str = "io.containerd.image.name";
+/// The annotation by which builders mark what describes an image and is none.
+const ATTESTATION: &str = "vnd.docker.reference.type";
+
+/// More than this is no document of an image.
+pub(crate) const MAX_DOCUMENT: u64 = 4 << 20;
+
+/// What a descriptor in an index stands for, by its media type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// An image.
+    Manifest,
+    /// A list of images.
+    Index,
+    /// Something that no image needs.
+    Other,
+}
+
+/// One descriptor of an index.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// The manifest, or whatever it is.
+    pub digest: Digest,
+    /// Its size.
+    pub size: u64,
+    /// Its media type.
+    pub media_type: String,
+    /// What it is called, if the annotation is a name.
+    pub name: Option<ImageName>,
+    /// For which machines it is.
+    pub platform: Option<Platform>,
+}
+
+impl Entry {
+    /// Reads a descriptor; `None` when its digest is one that can't be checked here.
+    pub fn read(descriptor: &Value) -> Option<Entry> {
+        // An attestation is a manifest by its media type, and not an image.
+        if descriptor.get("annotations").and_then(|annotations| annotations.get(ATTESTATION)).is_some() {
+            return None;
+        }
+        Some(Entry {
+            digest: descriptor.get("digest")?.as_str()?.parse().ok()?,
+            size: descriptor.get("size")?.as_u64()?,
+            media_type: descriptor.get("mediaType")?.as_str()?.to_owned(),
+            name: name_of(descriptor),
+            platform: descriptor.get("platform").and_then(|value| serde_json::from_value(value.clone()).ok()),
+        })
+    }
+
+    /// What it stands for.
+    pub fn kind(&self) -> Kind {
+        match self.media_type.as_str() {
+            "application/vnd.oci.image.manifest.v1+json"
+            | "application/vnd.docker.distribution.manifest.v2+json" => Kind::Manifest,
+            "application/vnd.oci.image.index.v1+json"
+            | "application/vnd.docker.distribution.manifest.list.v2+json" => Kind::Index,
+            _ => Kind::Other,
+        }
+    }
+
+    /// Whether programs for its platform run here.
+    fn is_native(&self) -> bool {
+        let native =
+            |platform: &Platform| *platform.os() == Os::Linux && *platform.architecture() == Arch::default();
+        self.platform.as_ref().is_some_and(native)
+    }
+}
+
+/// The annotation that names an image: containerd's full name first, since beside it OCI's is the tag alone.
+fn name_of(descriptor: &Value) -> Option<ImageName> {
+    let annotation = |key: &str| descriptor.get("annotations")?.get(key)?.as_str()?.parse().ok();
+    annotation(CONTAINERD_NAME).or_else(|| annotation(REF_NAME))
+}
+
+/// The descriptors of an index, as far as their digests can be checked here.
+pub fn entries(index: &Value) -> Vec<Entry> {
+    let list = index.get("manifests").and_then(Value::as_array);
+    list.into_iter().flatten().filter_map(Entry::read).collect()
+}
+
+/// Reads an index, as it is written.
+///
+/// # Errors
+/// When it is none by the types of oci-spec.
+pub fn parse_index(text: &[u8]) -> Result<Value, String> {
+    let error = |error: serde_json::Error| format!("is no index of images: {error}");
+    serde_json::from_slice::<oci_spec::image::ImageIndex>(text).map_err(error)?;
+    serde_json::from_slice(text).map_err(error)
+}
+
+/// An image's documents.
+#[derive(Debug, Clone)]
+pub struct Documents {
+    /// The digest of the manifest.
+    pub manifest_digest: Digest,
+    /// The manifest.
+    pub manifest: ImageManifest,
+    /// The digest of the config: what Docker and podman call the image's id.
+    pub id: Digest,
+    /// The config.
+    pub config: Config,
+}
+
+/// An image's config.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// By its types.
+    pub typed: ImageConfiguration,
+    /// As it is written, with what [`ImageConfiguration`] doesn't know (health checks, `OnBuild`).
+    pub written: Value,
+    /// The diff ids of the layers, **bottom first**.
+    pub diff_ids: Vec<Digest>,
+}
+
+impl Config {
+    /// Reads a config.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn parse(text: &[u8]) -> Result<Config, String> {
+        let error = |error: serde_json::Error| format!("is no config of an image: {error}");
+        let typed: ImageConfiguration = serde_json::from_slice(text).map_err(error)?;
+        let written: Value = serde_json::from_slice(text).map_err(error)?;
+        let ids = typed.rootfs().diff_ids().iter().map(|text| text.parse());
+        let diff_ids: Result<Vec<Digest>, DigestError> = ids.collect();
+        Ok(Config { diff_ids: diff_ids.map_err(|error| error.to_string())?, typed, written })
+    }
+}
+
+/// Where documents come from: the store, a layout, an archive.
+pub trait Documentary {
+    /// What tells of a failure.
+    type Error;
+
+    /// Reads a document, whose digest is checked.
+    fn fetch(&self, digest: &Digest) -> Result<Vec<u8>, Self::Error>;
+
+    /// Whether it is there.
+    fn has(&self, digest: &Digest) -> bool;
+
+    /// Says that a document is not what it should be.
+    fn bad(&self, digest: &Digest, what: String) -> Self::Error;
+
+    /// Reads the image behind a descriptor; `None` for what is no image at all.
+    ///
+    /// # Errors
+    /// When a document is missing or wrong, or none is for this machine.
+    fn image(&self, entry: &Entry) -> Result<Option<Documents>, Self::Error> {
+        let mut entry = entry.clone();
+        // An index within an index is as far as any program goes.
+        for _ in 0..4 {
+            match entry.kind() {
+                Kind::Manifest => return self.manifest(&entry.digest),
+                Kind::Index => entry = self.choose(&entry.digest)?,
+                Kind::Other => return Ok(None),
+            }
+        }
+        Err(self.bad(&entry.digest, "indexes are nested too deeply".into()))
+    }
+
+    /// Of an index for several platforms, the entry for this one; the only one that is there, whatever it is for.
+    fn choose(&self, digest: &Digest) -> Result<Entry, Self::Error> {
+        let index = parse_index(&self.fetch(digest)?).map_err(|what| self.bad(digest, what))?;
+        let listed = entries(&index);
+        let there: Vec<&Entry> =
+            listed.iter().filter(|entry| entry.kind() != Kind::Other && self.has(&entry.digest)).collect();
+        let chosen =
+            there.iter().find(|entry| entry.is_native()).or(there.first().filter(|_| there.len() == 1));
+        match chosen {
+            Some(entry) => Ok((*entry).clone()),
+            None if there.is_empty() => Err(self.bad(digest, "lists images of which none is there".into())),
+            None => Err(self.bad(digest, format!("lists no image for linux/{}", Arch::default()))),
+        }
+    }
+
+    /// Reads a manifest and its config.
+    fn manifest(&self, digest: &Digest) -> Result<Option<Documents>, Self::Error> {
+        let manifest: ImageManifest = serde_json::from_slice(&self.fetch(digest)?)
+            .map_err(|error| self.bad(digest, format!("is no manifest of an image: {error}")))?;
+        if !is_config(manifest.config().media_type().as_ref()) {
+            return Ok(None);
+        }
+        let id = Digest::try_from(manifest.config().digest())
+            .map_err(|error| self.bad(digest, error.to_string()))?;
+        let config = Config::parse(&self.fetch(&id)?).map_err(|what| self.bad(&id, what))?;
+        let (ids, layers) = (config.diff_ids.len(), manifest.layers().len());
+        if ids != layers {
+            return Err(self.bad(&id, format!("lists {ids} layers where the manifest has {layers}")));
+        }
+        Ok(Some(Documents { manifest_digest: *digest, manifest, id, config }))
+    }
+}
+
+fn is_config(media_type: &str) -> bool {
+    matches!(
+        media_type,
+        "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json"
+    )
+}
+
+/// Checks that a layer's media type is one whose content is understood.
+///
+/// # Errors
+/// For encrypted layers and unknown media types, in words.
+pub fn check_layer_type(media_type: &str) -> Result<(), String> {
+    match media_type {
+        "application/vnd.oci.image.layer.v1.tar"
+        | "application/vnd.oci.image.layer.v1.tar+gzip"
+        | "application/vnd.oci.image.layer.v1.tar+zstd"
+        | "application/vnd.oci.image.layer.nondistributable.v1.tar"
+        | "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+        | "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"
+        | "application/vnd.docker.image.rootfs.diff.tar"
+        | "application/vnd.docker.image.rootfs.diff.tar.gzip"
+        | "application/vnd.docker.image.rootfs.diff.tar.zstd"
+        | "application/vnd.docker.image.rootfs.foreign.diff.tar"
+        | "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" => Ok(()),
+        encrypted if encrypted.ends_with("+encrypted") => {
+            Err("is encrypted; decrypt the image first, as with \
+             skopeo copy --decryption-key"
+                .into())
+        }
+        unknown => Err(format!("has the unknown media type {unknown:?}")),
+    }
+}

@@ -1,0 +1,84 @@
+//! What can go wrong with images and their store.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::digest::{Digest, DigestError};
+use super::name::NameError;
+
+/// The result of an operation on the store.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// Why an operation on images or on the store failed: one line each, with the way out.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A system call failed.
+    #[error("{}: cannot {what}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// Nothing has this name or id.
+    #[error("no image {0:?} in the store; `unionmount images` lists what there is")]
+    NoImage(String),
+    /// An id's prefix that several images share.
+    #[error("{text:?} begins the ids of several images: {}", list(found))]
+    Ambiguous {
+        /// The prefix.
+        text: String,
+        /// The ids.
+        found: Vec<Digest>,
+    },
+    /// A text that is no name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// A text that is no digest.
+    #[error(transparent)]
+    Digest(#[from] DigestError),
+    /// Something in the store is not as it was written.
+    #[error("{}: {what}; `unionmount verify` tells more", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// What was to be loaded is not an image, or a broken one. The store is as it was.
+    #[error("{source_name}: {what}")]
+    BadImage {
+        /// The archive or directory.
+        source_name: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// An image or the store can't be changed now.
+    #[error("{0}")]
+    InUse(String),
+    /// Anything else that the user has to change.
+    #[error("{0}")]
+    Refused(String),
+}
+
+fn list(digests: &[Digest]) -> String {
+    digests.iter().map(Digest::short).collect::<Vec<_>>().join(", ")
+}
+
+impl StoreError {
+    /// For `map_err`: says what was tried, and on which file.
+    pub fn io<E: Into<io::Error>>(
+        what: &'static str,
+        path: impl AsRef<Path>,
+    ) -> impl FnOnce(E) -> StoreError {
+        let path = path.as_ref().to_owned();
+        move |error| StoreError::Io { what, path, source: error.into() }
+    }
+
+    /// A file of the store that holds something else than it should.
+    pub fn damaged(path: impl AsRef<Path>, what: impl ToString) -> StoreError {
+        StoreError::Damaged { path: path.as_ref().to_owned(), what: what.to_string() }
+    }
+}

@@ -1,0 +1,160 @@
+//! Images in the store: finding them, and what is known of them.
+
+use std::collections::BTreeMap;
+
+use oci_spec::image::{ImageConfiguration, ImageManifest};
+use serde_json::Value;
+
+use super::Store;
+use super::index::{Index, read_bounded};
+use crate::image::digest::Digest;
+use crate::image::document::{Documentary, Documents, Entry};
+use crate::image::error::{Result, StoreError};
+use crate::image::name::ImageName;
+
+/// An image of the store.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// The digest of its config: what Docker and podman call the image's id.
+    pub id: Digest,
+    /// The digest of its manifest.
+    pub manifest_digest: Digest,
+    /// The manifest.
+    pub manifest: ImageManifest,
+    /// The config.
+    pub config: ImageConfiguration,
+    /// The config as it is written, with what [`ImageConfiguration`] doesn't know (health checks, `OnBuild`).
+    pub document: Value,
+    /// The diff ids of its layers, **bottom first**, as the config lists them.
+    pub diff_ids: Vec<Digest>,
+    /// Its names, sorted.
+    pub names: Vec<ImageName>,
+    /// What the index names: the manifest, or an index for several platforms that lists it.
+    pub(super) entry: Digest,
+}
+
+impl Image {
+    fn new(documents: Documents, names: Vec<ImageName>, entry: Digest) -> Image {
+        Image {
+            id: documents.id,
+            manifest_digest: documents.manifest_digest,
+            manifest: documents.manifest,
+            config: documents.config.typed,
+            document: documents.config.written,
+            diff_ids: documents.config.diff_ids,
+            names,
+            entry,
+        }
+    }
+}
+
+/// What the store's index names.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    /// The images, in the order of the index.
+    pub images: Vec<Image>,
+    /// What cannot be read: its digest, its names, and why.
+    pub broken: Vec<(Digest, Vec<ImageName>, StoreError)>,
+}
+
+impl Store {
+    /// All images.
+    ///
+    /// # Errors
+    /// When index.json can't be read. An image that can't be read is told in [`Catalog::broken`].
+    pub fn catalog(&self) -> Result<Catalog> {
+        self.catalog_of(&self.read_index()?)
+    }
+
+    pub(super) fn catalog_of(&self, index: &Index) -> Result<Catalog> {
+        let mut order: Vec<Entry> = Vec::new();
+        let mut names: BTreeMap<Digest, Vec<ImageName>> = BTreeMap::new();
+        for entry in index.entries() {
+            names.entry(entry.digest).or_default().extend(entry.name.clone());
+            if !order.iter().any(|other| other.digest == entry.digest) {
+                order.push(entry);
+            }
+        }
+        let mut catalog = Catalog::default();
+        for entry in order {
+            let mut names = names.remove(&entry.digest).unwrap_or_default();
+            names.sort();
+            names.dedup();
+            match self.image(&entry) {
+                Ok(Some(documents)) => catalog.images.push(Image::new(documents, names, entry.digest)),
+                Ok(None) => {}
+                Err(error) => catalog.broken.push((entry.digest, names, error)),
+            }
+        }
+        Ok(catalog)
+    }
+
+    /// Finds an image by name, by id, by a unique prefix of its id, or by the digest of its manifest.
+    ///
+    /// # Errors
+    /// When there is none, several, or when it can't be read.
+    pub fn resolve(&self, text: &str) -> Result<Image> {
+        self.catalog()?.resolve(text)
+    }
+}
+
+impl Catalog {
+    /// As [`Store::resolve`].
+    ///
+    /// # Errors
+    /// When there is none, several, or when it can't be read.
+    pub fn resolve(mut self, text: &str) -> Result<Image> {
+        let take = |images: &mut Vec<Image>, at: usize| Ok(images.swap_remove(at));
+        if let Ok(name) = text.parse::<ImageName>() {
+            if let Some(at) = self.images.iter().position(|image| image.names.contains(&name)) {
+                return take(&mut self.images, at);
+            }
+            if let Some(at) = self.broken.iter().position(|(_, names, _)| names.contains(&name)) {
+                return Err(self.broken.swap_remove(at).2);
+            }
+        }
+        let digits = text.strip_prefix(Digest::PREFIX).unwrap_or(text).to_ascii_lowercase();
+        if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            let mut found: Vec<Digest> =
+                self.images.iter().map(|image| image.id).filter(|id| id.hex().starts_with(&digits)).collect();
+            found.sort();
+            // Two manifests of one config are one image.
+            found.dedup();
+            if found.len() > 1 {
+                return Err(StoreError::Ambiguous { text: text.to_owned(), found });
+            }
+            if let Some(at) = self.images.iter().position(|image| found.contains(&image.id)) {
+                return take(&mut self.images, at);
+            }
+        }
+        // NAME@sha256:…, and the digest of a manifest alone.
+        let digest = text.rsplit_once('@').map_or(text, |(_, digest)| digest).parse::<Digest>();
+        if let Ok(digest) = digest
+            && let Some(at) = self.images.iter().position(|image| image.manifest_digest == digest)
+        {
+            return take(&mut self.images, at);
+        }
+        Err(StoreError::NoImage(text.to_owned()))
+    }
+}
+
+impl Documentary for Store {
+    type Error = StoreError;
+
+    fn fetch(&self, digest: &Digest) -> Result<Vec<u8>> {
+        let path = self.blob_path(digest);
+        let text = read_bounded(&path)?;
+        if Digest::of(&text) != *digest {
+            return Err(StoreError::damaged(&path, "its content has another digest"));
+        }
+        Ok(text)
+    }
+
+    fn has(&self, digest: &Digest) -> bool {
+        self.blob_path(digest).exists()
+    }
+
+    fn bad(&self, digest: &Digest, what: String) -> StoreError {
+        StoreError::damaged(self.blob_path(digest), what)
+    }
+}

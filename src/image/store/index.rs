@@ -1,0 +1,132 @@
+//! index.json: which images there are, and what they are called.
+//!
+//! Other programs write this file too, so whatever they put into it is kept: descriptors of things that are no images,
+//! annotations, a nested index. Names stand in the annotation `org.opencontainers.image.ref.name`, one descriptor each.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::lock::Access;
+use super::{Store, sync_dir};
+use crate::image::digest::Digest;
+use crate::image::document::{self, Entry, MAX_DOCUMENT, REF_NAME};
+use crate::image::error::{Result, StoreError};
+use crate::image::name::ImageName;
+
+/// What index.json holds.
+#[derive(Debug, Clone)]
+pub struct Index {
+    document: Value,
+}
+
+impl Index {
+    /// An index without images.
+    pub(super) fn empty() -> Index {
+        Index {
+            document: json!({
+                "schemaVersion": 2,
+                "mediaType": oci_spec::image::MediaType::ImageIndex.as_ref(),
+                "manifests": [],
+            }),
+        }
+    }
+
+    /// The descriptors whose digests this program can check.
+    pub fn entries(&self) -> Vec<Entry> {
+        document::entries(&self.document)
+    }
+
+    /// All digests named in it, those of things that are no images too.
+    #[allow(dead_code)]
+    pub(super) fn digests(&self) -> Vec<Digest> {
+        let list = self.document["manifests"].as_array();
+        list.into_iter().flatten().filter_map(|value| value["digest"].as_str()?.parse().ok()).collect()
+    }
+
+    /// Gives `name` to a manifest. Who had it before loses it, and stays without a name if it had no other.
+    pub fn set(&mut self, digest: &Digest, size: u64, media_type: &str, name: Option<&ImageName>) {
+        if let Some(name) = name {
+            self.remove_name(name);
+        }
+        if name.is_none() && self.entries().iter().any(|entry| entry.digest == *digest) {
+            return;
+        }
+        // A descriptor without a name says only that the image exists, which the named one says too.
+        self.retain(|entry| entry.digest != *digest || entry.name.is_some());
+        let mut descriptor = json!({ "mediaType": media_type, "digest": digest, "size": size });
+        if let Some(name) = name {
+            descriptor["annotations"] = json!({ REF_NAME: name });
+        }
+        if let Some(list) = self.document["manifests"].as_array_mut() {
+            list.push(descriptor);
+        }
+    }
+
+    /// Takes a name away; the manifest stays, without a name if that was its only one. False when nothing has it.
+    pub fn remove_name(&mut self, name: &ImageName) -> bool {
+        let all = self.entries();
+        let had: Vec<&Entry> = all.iter().filter(|entry| entry.name.as_ref() == Some(name)).collect();
+        self.retain(|entry| entry.name.as_ref() != Some(name));
+        for entry in &had {
+            self.set(&entry.digest, entry.size, &entry.media_type, None);
+        }
+        !had.is_empty()
+    }
+
+    /// Takes a manifest out, with all its names.
+    pub fn remove(&mut self, digest: &Digest) {
+        self.retain(|entry| entry.digest != *digest);
+    }
+
+    /// Keeps what `keep` says, and all that isn't understood.
+    fn retain(&mut self, keep: impl Fn(&Entry) -> bool) {
+        if let Some(list) = self.document["manifests"].as_array_mut() {
+            list.retain(|value| Entry::read(value).is_none_or(|entry| keep(&entry)));
+        }
+    }
+}
+
+impl Store {
+    /// Reads index.json. It is replaced as a whole, so no lock is needed for a look.
+    pub(crate) fn read_index(&self) -> Result<Index> {
+        let path = self.index_path();
+        match document::parse_index(&read_bounded(&path)?) {
+            Ok(document) => Ok(Index { document }),
+            Err(what) => Err(StoreError::damaged(&path, what)),
+        }
+    }
+
+    /// Publishes index.json. Only with the exclusive lock on the index.
+    pub(super) fn write_index(&self, index: &Index) -> Result<()> {
+        self.write_file("index.json", index.document.to_string().as_bytes())
+    }
+
+    /// Changes index.json under its lock.
+    pub(crate) fn change_index<T>(&self, change: impl FnOnce(&mut Index) -> Result<T>) -> Result<T> {
+        let _alone = self.lock_index(Access::Exclusive)?;
+        let mut index = self.read_index()?;
+        let result = change(&mut index)?;
+        self.write_index(&index)?;
+        Ok(result)
+    }
+
+    /// Makes blobs' and layers' names durable.
+    pub(super) fn sync_names(&self) -> Result<()> {
+        sync_dir(&self.root().join("blobs/sha256"))?;
+        sync_dir(&self.root().join("layers"))
+    }
+}
+
+/// Reads a document that must be small.
+pub(super) fn read_bounded(path: &Path) -> Result<Vec<u8>> {
+    let size = fs::metadata(path).map_err(StoreError::io("read it", path))?.len();
+    if size > MAX_DOCUMENT {
+        return Err(StoreError::damaged(
+            path,
+            format!("{size} bytes are too many for a document of an image"),
+        ));
+    }
+    fs::read(path).map_err(StoreError::io("read it", path))
+}

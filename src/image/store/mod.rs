@@ -1,0 +1,210 @@
+//! The store: where images, their unpacked layers and containers live.
+//!
+//! ```text
+//! ROOT/                        /var/lib/unionmount, or ~/.local/share/unionmount of an ordinary user
+//! ├── oci-layout               an OCI image layout: skopeo, umoci and podman read and write it
+//! ├── index.json                 as it is (oci:ROOT:NAME)
+//! ├── blobs/sha256/HEX         manifests, configs and layers as they came, compressed or not
+//! ├── layers/HEX/              an unpacked layer, known by its diff id, shared by all images and containers
+//! │   ├── diff/                  its tree, in overlay form: whiteouts are 0:0 devices, opaque directories marked
+//! │   └── layer.json             its sizes, how owners are kept; written last
+//! ├── containers/ID/           a container: config.json names its image; diff, work, merged
+//! ├── tmp/                     what is being made, by processes that share `lock`
+//! └── lock, index.lock         see [`lock`]
+//! ```
+//!
+//! # Diff id or chain id
+//!
+//! Unpacked layers are known by their **diff id**, the sha256 of the layer's uncompressed tar. What is unpacked is the
+//! layer alone, with its whiteouts as marks, and not the layer applied to what lies below it, so the same tar gives the
+//! same tree whatever is below. Two images share a layer then even where they have it at different heights, and the layers
+//! of one image can be unpacked all at once. Chain ids, which containerd and Docker use, stand for a layer and everything
+//! below, which is what snapshots of a filesystem need; nothing here does.
+//!
+//! # Before or after
+//!
+//! A process that adds something makes it in a directory of its own below `tmp/` ([`Staging`]). When all is complete, its
+//! digests and sizes are checked and the filesystem is synced, it moves blobs and layers to their places, one rename
+//! each, then publishes the new index.json by another rename. A blob or a layer has its final name only when it is complete,
+//! and an image has its name only when everything of it is there. Killed before the last rename, the store holds some
+//! blobs that nothing names, and a directory in `tmp/`: `prune` takes them away.
+
+mod containers;
+mod images;
+mod index;
+mod layers;
+pub mod lock;
+mod staging;
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use self::lock::{Access, Lock};
+use super::digest::Digest;
+use super::error::{Result, StoreError};
+
+pub use self::containers::ContainerUse;
+pub use self::images::{Catalog, Image};
+pub use self::index::Index;
+pub use self::layers::{LayerRecord, UnpackedLayers};
+pub use self::staging::{AddedLayer, Blob, BlobWriter, Staging};
+
+/// Where root keeps its store.
+const SYSTEM_ROOT: &str = "/var/lib/unionmount";
+
+const LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
+
+/// An open store.
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+}
+
+impl Store {
+    /// Opens the store at `root`, or at the user's own place; makes it when there is none.
+    ///
+    /// # Errors
+    /// When the directory can't be made, or holds something else than a store.
+    pub fn open(root: Option<&Path>) -> Result<Store> {
+        let root = match root {
+            Some(root) => root.to_owned(),
+            None => default_root()?,
+        };
+        make_dir(&root)?;
+        // Later messages and container records name the place whatever the working directory is then.
+        let root = fs::canonicalize(&root).map_err(StoreError::io("resolve it", &root))?;
+        let store = Store { root };
+        store.prepare()?;
+        Ok(store)
+    }
+
+    fn prepare(&self) -> Result<()> {
+        let marker = self.root.join("oci-layout");
+        match fs::read(&marker) {
+            Ok(text) => return check_layout(&marker, &text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(StoreError::io("read it", &marker)(error)),
+        }
+        // Never turn somebody's full directory into a store. Another process may be doing this at the same time.
+        let known =
+            ["blobs", "layers", "containers", "tmp", "index.json", "oci-layout", "lock", "index.lock"];
+        for entry in fs::read_dir(&self.root).map_err(StoreError::io("list it", &self.root))? {
+            let entry = entry.map_err(StoreError::io("list it", &self.root))?;
+            if !known.iter().any(|name| entry.file_name() == *name) {
+                return Err(StoreError::Refused(format!(
+                    "{}: is neither empty nor a store (it holds {}); give another directory with --root",
+                    self.root.display(),
+                    entry.file_name().display()
+                )));
+            }
+        }
+        let _alone = self.lock_index(Access::Exclusive)?;
+        for dir in ["blobs", "blobs/sha256", "layers", "containers", "tmp"] {
+            make_dir(&self.root.join(dir))?;
+        }
+        if !self.index_path().exists() {
+            self.write_index(&Index::empty())?;
+        }
+        // Last: from here on it is a store.
+        self.write_file("oci-layout", LAYOUT.as_bytes())
+    }
+
+    /// The store's directory, absolute.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where containers lie, each in a directory named by its id.
+    pub fn containers_dir(&self) -> PathBuf {
+        self.root.join("containers")
+    }
+
+    /// Where a blob lies, once it is there.
+    pub fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.root.join("blobs/sha256").join(digest.hex())
+    }
+
+    /// The directory of the layer with this diff id; its tree is `diff` in it.
+    pub fn layer_dir(&self, diff_id: &Digest) -> PathBuf {
+        self.root.join("layers").join(diff_id.hex())
+    }
+
+    fn tmp_dir(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
+    fn index_path(&self) -> PathBuf {
+        self.root.join("index.json")
+    }
+
+    /// The lock that keeps names as they are: shared, no image is removed while it is held, so a container can be
+    /// recorded that uses one. Held for a moment only, and not while anything else of the store is called that
+    /// changes names ([`Staging::publish`]).
+    ///
+    /// # Errors
+    /// When the lock file can't be opened.
+    pub fn lock_index(&self, access: Access) -> Result<Lock> {
+        Lock::wait(&self.root.join("index.lock"), access)
+    }
+
+    /// Replaces a small file in the root, at once and durably.
+    fn write_file(&self, name: &str, content: &[u8]) -> Result<()> {
+        let path = self.root.join(name);
+        let mut file = tempfile::NamedTempFile::new_in(self.tmp_dir())
+            .map_err(StoreError::io("create a file in it", self.tmp_dir()))?;
+        std::io::Write::write_all(&mut file, content).map_err(StoreError::io("write", &path))?;
+        file.as_file()
+            .set_permissions(fs::Permissions::from_mode(0o644))
+            .map_err(StoreError::io("chmod", &path))?;
+        file.as_file().sync_all().map_err(StoreError::io("sync", &path))?;
+        file.persist(&path).map_err(|error| StoreError::io("write", &path)(error.error))?;
+        sync_dir(&self.root)
+    }
+}
+
+/// /var/lib for root, the XDG data directory for everybody else, root of a user namespace included.
+fn default_root() -> Result<PathBuf> {
+    if is_real_root() {
+        return Ok(SYSTEM_ROOT.into());
+    }
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute("XDG_DATA_HOME")
+        .or_else(|| Some(absolute("HOME")?.join(".local/share")))
+        .map(|data| data.join("unionmount"))
+        .ok_or_else(|| {
+            StoreError::Refused("no place for the store: HOME is not set; give one with --root".into())
+        })
+}
+
+/// Whether this process may make device nodes and files of any owner.
+pub(crate) fn is_real_root() -> bool {
+    if !rustix::process::geteuid().is_root() {
+        return false;
+    }
+    // In the initial user namespace every id is mapped to itself.
+    match fs::read_to_string("/proc/self/uid_map") {
+        Ok(map) => map.split_whitespace().eq(["0", "0", "4294967295"]),
+        Err(_) => true,
+    }
+}
+
+fn check_layout(path: &Path, text: &[u8]) -> Result<()> {
+    let layout: oci_spec::image::OciLayout = serde_json::from_slice(text)
+        .map_err(|error| StoreError::damaged(path, format!("is no OCI layout: {error}")))?;
+    if !layout.image_layout_version().starts_with("1.") {
+        let what = format!("version {} of OCI layouts is not known", layout.image_layout_version());
+        return Err(StoreError::damaged(path, what));
+    }
+    Ok(())
+}
+
+/// Makes a directory with its parents, closed to others: layers hold setuid programs of unknown origin.
+fn make_dir(path: &Path) -> Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(StoreError::io("create it", path))
+}
+
+/// Makes the names in a directory durable.
+fn sync_dir(path: &Path) -> Result<()> {
+    fs::File::open(path).and_then(|dir| dir.sync_all()).map_err(StoreError::io("sync it", path))
+}

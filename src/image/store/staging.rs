@@ -1,0 +1,401 @@
+//! Adding to the store: make everything aside, check it, sync it, then move it into its place.
+//!
+//! ```text
+//! Store::begin ──> Staging ── blob() ──> BlobWriter ── keep() ──> a blob that is complete and verified
+//!                     │   ── add_layer() ──> a blob and its unpacked tree
+//!                     │   ── add_image() ──> config and manifest
+//!                     └── publish(): one syncfs; blobs, layers: a rename each; index.json: the last rename
+//! ```
+//!
+//! Dropped without [`Staging::publish`], all that was made goes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::lock::{Access, Lock};
+use super::{Image, Store, make_dir};
+use crate::image::compression::Compression;
+use crate::image::digest::{Digest, Hashing};
+use crate::image::document::Config;
+use crate::image::error::{Result, StoreError};
+use crate::image::name::ImageName;
+use crate::union::sweep;
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+
+/// A blob that is in the store, or staged and verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Blob {
+    /// The digest of its bytes.
+    pub digest: Digest,
+    /// How many there are.
+    pub size: u64,
+}
+
+/// A layer that was added.
+#[derive(Debug, Clone)]
+pub struct AddedLayer {
+    /// The digest of its uncompressed tar.
+    pub diff_id: Digest,
+    /// The blob.
+    pub blob: Blob,
+    /// How the blob is compressed.
+    pub compression: Compression,
+}
+
+/// What is being added to the store. Several threads may add at once.
+#[derive(Debug)]
+pub struct Staging<'a> {
+    store: &'a Store,
+    path: PathBuf,
+    /// Nothing that is in the store is deleted meanwhile.
+    _users: Lock,
+    counter: AtomicU64,
+    staged: Mutex<Staged>,
+}
+
+#[derive(Debug, Default)]
+struct Staged {
+    blobs: BTreeMap<Digest, u64>,
+    layers: BTreeSet<Digest>,
+    images: Vec<Pending>,
+}
+
+/// An image that is to be named when all is in its place.
+#[derive(Debug)]
+struct Pending {
+    id: Digest,
+    manifest: Blob,
+    media_type: String,
+    names: Vec<ImageName>,
+}
+
+impl Store {
+    /// Begins to add something.
+    ///
+    /// # Errors
+    /// When nothing can be written.
+    pub fn begin(&self) -> Result<Staging<'_>> {
+        let users = Lock::wait(&self.root().join("lock"), Access::Shared)?;
+        let dir = tempfile::Builder::new().prefix("staging-").tempdir_in(self.tmp_dir());
+        let path = dir.map_err(StoreError::io("create a directory in it", self.tmp_dir()))?.keep();
+        let staging = Staging {
+            store: self,
+            path,
+            _users: users,
+            counter: AtomicU64::new(0),
+            staged: Mutex::default(),
+        };
+        make_dir(&staging.path.join("blobs"))?;
+        make_dir(&staging.path.join("layers"))?;
+        Ok(staging)
+    }
+
+    /// The size of a blob that is in its place.
+    pub(crate) fn blob_size(&self, digest: &Digest) -> Option<u64> {
+        let found = fs::symlink_metadata(self.blob_path(digest)).ok()?;
+        found.is_file().then_some(found.len())
+    }
+}
+
+impl<'a> Staging<'a> {
+    /// The store that is added to.
+    pub fn store(&self) -> &'a Store {
+        self.store
+    }
+
+    /// A name of its own below the staging directory.
+    pub(super) fn fresh(&self, what: &str) -> PathBuf {
+        self.path.join(format!("{what}-{}", self.counter.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    fn staged_blob(&self, digest: &Digest) -> PathBuf {
+        self.path.join("blobs").join(digest.hex())
+    }
+
+    pub(super) fn staged_layer(&self, diff_id: &Digest) -> PathBuf {
+        self.path.join("layers").join(diff_id.hex())
+    }
+
+    /// Begins a blob.
+    ///
+    /// # Errors
+    /// When the file can't be made.
+    pub fn blob(&self) -> Result<BlobWriter> {
+        let path = self.fresh("blob");
+        let file = File::create_new(&path).map_err(StoreError::io("create it", &path))?;
+        Ok(BlobWriter { file: Hashing::new(file), path })
+    }
+
+    /// Ends a blob: checks it against what was `expected`, and keeps it.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] when digest or size are others.
+    pub fn keep(&self, writer: BlobWriter, expected: Option<Blob>) -> Result<Blob> {
+        let BlobWriter { file, path } = writer;
+        let (file, digest, size) = file.finish();
+        if let Some(expected) = expected {
+            check(expected, Blob { digest, size })?;
+        }
+        // Blobs never change: whoever reads the store with another program is told so.
+        rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(0o444))
+            .map_err(StoreError::io("chmod", &path))?;
+        drop(file);
+        let mut staged = self.staged.lock();
+        fs::rename(&path, self.staged_blob(&digest)).map_err(StoreError::io("rename it", &path))?;
+        staged.blobs.insert(digest, size);
+        Ok(Blob { digest, size })
+    }
+
+    /// Adds a small blob.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn add_bytes(&self, bytes: &[u8]) -> Result<Blob> {
+        let digest = Digest::of(bytes);
+        let blob = Blob { digest, size: bytes.len() as u64 };
+        if self.has_blob(blob) {
+            return Ok(blob);
+        }
+        let mut writer = self.blob()?;
+        writer.write_all(bytes).map_err(StoreError::io("write", &writer.path))?;
+        self.keep(writer, Some(blob))
+    }
+
+    /// Whether a blob is in the store or staged, with this size. The content of what is in the store is not read again.
+    pub fn has_blob(&self, blob: Blob) -> bool {
+        self.staged.lock().blobs.get(&blob.digest) == Some(&blob.size)
+            || self.store.blob_size(&blob.digest) == Some(blob.size)
+    }
+
+    /// Opens a blob that is in the store or staged.
+    ///
+    /// # Errors
+    /// When it is in neither.
+    pub fn open_blob(&self, digest: &Digest) -> Result<File> {
+        let path = match self.staged.lock().blobs.contains_key(digest) {
+            true => self.staged_blob(digest),
+            false => self.store.blob_path(digest),
+        };
+        File::open(&path).map_err(StoreError::io("open it", &path))
+    }
+
+    #[allow(dead_code)]
+    pub(super) fn has_staged_layer(&self, diff_id: &Digest) -> bool {
+        self.staged.lock().layers.contains(diff_id)
+    }
+
+    /// Keeps an unpacked layer, a directory made below the staging directory.
+    #[allow(dead_code)]
+    pub(super) fn keep_layer(&self, dir: &Path, diff_id: Digest) -> Result<()> {
+        let mut staged = self.staged.lock();
+        if staged.layers.insert(diff_id) {
+            fs::rename(dir, self.staged_layer(&diff_id)).map_err(StoreError::io("rename it", dir))?;
+        }
+        Ok(())
+    }
+
+    /// Adds an image made of a config and layers that were added, or are in the store. The config's `rootfs` is set to
+    /// the layers' diff ids; they come **bottom first**. Returns the image's id.
+    ///
+    /// # Errors
+    /// When the config is none, or can't be written.
+    pub fn add_image(&self, mut config: Value, layers: &[AddedLayer], names: &[ImageName]) -> Result<Digest> {
+        let diff_ids: Vec<Digest> = layers.iter().map(|layer| layer.diff_id).collect();
+        config["rootfs"] = json!({ "type": "layers", "diff_ids": diff_ids });
+        let text = config.to_string();
+        let refused = |what| StoreError::Refused(format!("the new image's config {what}"));
+        Config::parse(text.as_bytes()).map_err(refused)?;
+        let config = self.add_bytes(text.as_bytes())?;
+        let manifest = manifest_of(config, layers);
+        let manifest = self.add_bytes(manifest.to_string().as_bytes())?;
+        self.add_manifest(config.digest, manifest, MANIFEST, names);
+        Ok(config.digest)
+    }
+
+    /// Adds an image whose blobs are all in the store or staged.
+    pub(crate) fn add_manifest(&self, id: Digest, manifest: Blob, media_type: &str, names: &[ImageName]) {
+        let pending = Pending { id, manifest, media_type: media_type.to_owned(), names: names.to_vec() };
+        self.staged.lock().images.push(pending);
+    }
+
+    /// Makes all that was added durable, and visible at once.
+    ///
+    /// # Errors
+    /// When the disk is full or fails; the store's images are then as before.
+    pub fn publish(self) -> Result<()> {
+        let staged = std::mem::take(&mut *self.staged.lock());
+        let blobs_dir = self.store.root().join("blobs/sha256");
+        if !staged.blobs.is_empty() || !staged.layers.is_empty() {
+            // One sync for all files, of which an image may have a hundred thousand.
+            let root = File::open(self.store.root()).map_err(StoreError::io("open it", self.store.root()))?;
+            rustix::fs::syncfs(&root).map_err(StoreError::io("sync the filesystem of", self.store.root()))?;
+            for digest in staged.blobs.keys() {
+                let place = blobs_dir.join(digest.hex());
+                fs::rename(self.staged_blob(digest), &place)
+                    .map_err(StoreError::io("put it in its place", &place))?;
+            }
+            for diff_id in &staged.layers {
+                self.place_layer(diff_id)?;
+            }
+            self.store.sync_names()?;
+        }
+        if !staged.images.is_empty() {
+            self.store.change_index(|index| {
+                let known = self.store.catalog_of(index)?.images;
+                for image in &staged.images {
+                    image.enter(self.store, index, &known);
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// A layer that another process has put there meanwhile is the same one.
+    fn place_layer(&self, diff_id: &Digest) -> Result<()> {
+        let place = self.store.layer_dir(diff_id);
+        match fs::rename(self.staged_layer(diff_id), &place) {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty
+                ) =>
+            {
+                Ok(())
+            }
+            done => done.map_err(StoreError::io("put it in its place", &place)),
+        }
+    }
+}
+
+impl Pending {
+    /// Names the image in the index. One that is there already, complete, keeps its manifest: the same config stands for
+    /// the same layers, however they are compressed.
+    fn enter(&self, store: &Store, index: &mut super::Index, known: &[Image]) {
+        let mut manifest = self.manifest;
+        let mut media_type = self.media_type.as_str();
+        let mut names = self.names.clone();
+        for image in known.iter().filter(|image| image.id == self.id) {
+            let entry = index.entries().into_iter().find(|entry| entry.digest == image.entry);
+            match entry {
+                Some(entry) if store.is_complete(image) => {
+                    manifest = Blob { digest: entry.digest, size: entry.size };
+                    if entry.kind() == crate::image::document::Kind::Index {
+                        media_type = "application/vnd.oci.image.index.v1+json";
+                    }
+                    break;
+                }
+                _ => {
+                    names.extend(image.names.iter().cloned());
+                    index.remove(&image.entry);
+                }
+            }
+        }
+        if names.is_empty() {
+            index.set(&manifest.digest, manifest.size, media_type, None);
+        }
+        for name in &names {
+            index.set(&manifest.digest, manifest.size, media_type, Some(name));
+        }
+    }
+}
+
+impl Store {
+    /// Whether all blobs of an image are there, by name and size.
+    pub(crate) fn is_complete(&self, image: &Image) -> bool {
+        image.manifest.layers().iter().all(|layer| {
+            Digest::try_from(layer.digest()).is_ok_and(|digest| self.blob_size(&digest) == Some(layer.size()))
+        })
+    }
+}
+
+impl Drop for Staging<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = remove_tree(&self.path) {
+            log::warn!("{error}; `unionmount prune` will try again");
+        }
+    }
+}
+
+/// Removes a directory of the store with all that is in it, whatever rights it has.
+pub(super) fn remove_tree(path: &Path) -> Result<()> {
+    let dir = File::open(path).map_err(StoreError::io("open it", path))?;
+    sweep::empty(dir.as_fd(), &[])
+        .map_err(|error| StoreError::io("remove it", path.join(&error.name))(error.errno))?;
+    fs::remove_dir(path).map_err(StoreError::io("remove it", path))
+}
+
+/// The manifest of a new image.
+fn manifest_of(config: Blob, layers: &[AddedLayer]) -> Value {
+    let layers: Vec<Value> = layers
+        .iter()
+        .map(|layer| {
+            let media_type = format!("{LAYER}{}", layer.compression.suffix());
+            json!({ "mediaType": media_type, "digest": layer.blob.digest, "size": layer.blob.size })
+        })
+        .collect();
+    json!({
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": { "mediaType": CONFIG, "digest": config.digest, "size": config.size },
+        "layers": layers,
+    })
+}
+
+/// Compares a blob with what was promised of it.
+pub(crate) fn check(expected: Blob, found: Blob) -> Result<()> {
+    let Blob { digest, size } = expected;
+    if found.size != size {
+        return Err(StoreError::Refused(format!(
+            "blob {digest}: has {} bytes instead of {size}",
+            found.size
+        )));
+    }
+    if found.digest != digest {
+        return Err(StoreError::Refused(format!(
+            "blob {digest}: its content has the digest {}",
+            found.digest
+        )));
+    }
+    Ok(())
+}
+
+/// A blob on its way to disk, hashed and counted.
+#[derive(Debug)]
+pub struct BlobWriter {
+    file: Hashing<File>,
+    path: PathBuf,
+}
+
+impl BlobWriter {
+    /// How many bytes were written.
+    pub fn size(&self) -> u64 {
+        self.file.count()
+    }
+
+    /// The file, for messages.
+    #[allow(dead_code)]
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Write for BlobWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
