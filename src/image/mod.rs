@@ -7,6 +7,7 @@
 //! | [`compression`] | gzip and zstd, by sight |
 //! | [`store`] | the store: an OCI image layout, unpacked layers, containers |
 //! | [`change`] | `--change`: the words of a Dockerfile that change a config |
+//! | [`layer`] | tar → directory, directory → tar, what a container changed |
 //! | [`error`] | what can go wrong |
 
 pub mod change;
@@ -14,5 +15,6 @@ pub mod compression;
 pub mod digest;
 pub mod document;
 pub mod error;
+pub mod layer;
 pub mod name;
 pub mod store;

@@ -1,0 +1,199 @@
+//! Tar → directory.
+
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::LayerError;
+use super::attributes::Ownership;
+use super::place::{Place, split};
+use super::reader::{Entry, Reader, What};
+use crate::sys::copy::write_all_at;
+use crate::union::marker::{self, AufsName};
+
+/// How much a layer may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Entries.
+    pub entries: u64,
+    /// Bytes of all files, holes included.
+    pub bytes: u64,
+}
+
+impl Default for Limits {
+    /// Four million entries and 128 GiB: beyond every layer that is meant, far below what fills a disk with inodes.
+    fn default() -> Limits {
+        Limits { entries: 4_000_000, bytes: 128 << 30 }
+    }
+}
+
+/// How a layer is unpacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ApplyOptions {
+    /// How owners, modes and devices are kept.
+    pub ownership: Ownership,
+    /// Against bombs.
+    pub limits: Limits,
+}
+
+impl Default for ApplyOptions {
+    fn default() -> ApplyOptions {
+        ApplyOptions { ownership: Ownership::of_this_process(), limits: Limits::default() }
+    }
+}
+
+/// What was unpacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Applied {
+    /// Entries of the tar.
+    pub entries: u64,
+    /// Bytes of all files, holes included.
+    pub bytes: u64,
+    /// Whiteouts and opaque marks.
+    pub whiteouts: u64,
+}
+
+/// Zero runs of this length are left out of files.
+const HOLE: usize = 64 << 10;
+
+/// Unpacks an uncompressed tar into the empty directory `root`, in overlay form.
+///
+/// The stream is read to its end, beyond the end of the tar, so that a reader that checks digest and size has seen all
+/// of it. On an error `root` holds what was unpacked so far and is to be thrown away.
+///
+/// # Errors
+/// The first entry that is wrong; see [`LayerError`].
+pub fn apply(tar: impl Read, root: BorrowedFd<'_>, options: &ApplyOptions) -> Result<Applied, LayerError> {
+    let mut reader = Reader::new(tar);
+    let mut place = Place::new(root, options.ownership)?;
+    let mut applied = Applied::default();
+    while let Some(entry) = reader.next_entry()? {
+        applied.entries += 1;
+        if applied.entries > options.limits.entries {
+            return Err(LayerError::TooManyEntries(options.limits.entries));
+        }
+        if entry.what == What::File {
+            applied.bytes = applied
+                .bytes
+                .checked_add(entry.size)
+                .filter(|&bytes| bytes <= options.limits.bytes)
+                .ok_or_else(|| LayerError::TooManyBytes {
+                    entry: entry.path.clone(),
+                    limit: options.limits.bytes,
+                })?;
+        }
+        let path = clean(&entry.path, &entry.path, "")?;
+        let (parent, name) = split(&path);
+        if let Some(part) = parent.split(|&b| b == b'/').find(|part| part.starts_with(marker::WH_PREFIX)) {
+            let part = part.escape_ascii();
+            return Err(LayerError::entry(
+                &entry.path,
+                format!("lies in {part}, which is a whiteout's name"),
+            ));
+        }
+        match marker::aufs_name(name) {
+            AufsName::Opaque => place.opaque(parent, &path)?,
+            AufsName::Whiteout(hidden) => place.whiteout(&super::place::join(parent, hidden))?,
+            AufsName::Malformed => {
+                return Err(LayerError::entry(&entry.path, "is a whiteout of nothing that can exist"));
+            }
+            // AUFS's own metadata, which no engine unpacks.
+            AufsName::Meta => continue,
+            AufsName::Plain => {
+                make(&mut place, &mut reader, &entry, &path)?;
+                continue;
+            }
+        }
+        applied.whiteouts += 1;
+    }
+    place.finish()?;
+    Ok(applied)
+}
+
+/// Makes what an entry describes.
+fn make<R: Read>(
+    place: &mut Place<'_>,
+    reader: &mut Reader<R>,
+    entry: &Entry,
+    path: &[u8],
+) -> Result<(), LayerError> {
+    if path.is_empty() {
+        return match entry.what {
+            What::Directory => place.root(&entry.attributes),
+            _ => Err(LayerError::entry(&entry.path, "would replace the root by something else")),
+        };
+    }
+    match &entry.what {
+        What::Directory => place.directory(path, &entry.attributes),
+        What::Symlink(target) => {
+            if target.is_empty() || target.contains(&0) {
+                return Err(LayerError::entry(&entry.path, "is a symbolic link to nothing"));
+            }
+            place.symlink(path, target, &entry.attributes)
+        }
+        What::Hardlink(target) => {
+            let target = clean(target, &entry.path, "hardlink to ")?;
+            place.hardlink(path, &target)
+        }
+        What::Special => place.special(path, &entry.attributes),
+        What::File => {
+            let file = place.file(path)?;
+            let mut last = 0;
+            reader.content(|offset, data| {
+                last = offset + data.len() as u64;
+                write_sparsely(file.as_fd(), offset, data).map_err(LayerError::os(path, "write its content"))
+            })?;
+            // A file that ends in a hole.
+            if entry.size > 0 {
+                rustix::fs::ftruncate(&file, entry.size).map_err(LayerError::os(path, "set its length"))?;
+            }
+            place.finish_file(file.as_fd(), path, &entry.attributes)
+        }
+    }
+}
+
+/// Writes data into a new file, and leaves out what is zero anyway.
+fn write_sparsely(file: BorrowedFd<'_>, mut offset: u64, mut data: &[u8]) -> rustix::io::Result<()> {
+    static ZEROS: [u8; HOLE] = [0; HOLE];
+    let (mut from, mut pending) = (offset, data);
+    while !data.is_empty() {
+        // Up to the next multiple, so that the pieces are whole blocks of the file.
+        let room = HOLE - (offset % HOLE as u64) as usize;
+        let (piece, rest) = data.split_at(room.min(data.len()));
+        let next = offset + piece.len() as u64;
+        if piece[0] == 0 && piece == &ZEROS[..piece.len()] {
+            write_all_at(file, &pending[..(offset - from) as usize], from)?;
+            (from, pending) = (next, rest);
+        }
+        (offset, data) = (next, rest);
+    }
+    write_all_at(file, pending, from)
+}
+
+/// The path without `.` and empty components. What leads out of the root is refused, also where it would come back in:
+/// no tool that makes layers writes such names.
+fn clean(path: &[u8], entry: &[u8], what: &str) -> Result<Vec<u8>, LayerError> {
+    if path.contains(&0) {
+        return Err(LayerError::entry(entry, format!("{what}a name with a zero byte")));
+    }
+    let mut clean = Vec::with_capacity(path.len());
+    for part in path.split(|&b| b == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => return Err(LayerError::entry(entry, format!("{what}a name with .. in it"))),
+            part => {
+                if !clean.is_empty() {
+                    clean.push(b'/');
+                }
+                clean.extend_from_slice(part);
+            }
+        }
+    }
+    // The root itself may be named so.
+    if path.starts_with(b"/") && !clean.is_empty() {
+        return Err(LayerError::entry(entry, format!("{what}an absolute name")));
+    }
+    if path.is_empty() {
+        return Err(LayerError::entry(entry, format!("{what}an empty name")));
+    }
+    Ok(clean)
+}

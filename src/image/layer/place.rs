@@ -1,0 +1,481 @@
+//! Making objects beneath a root, whatever their names say.
+//!
+//! One directory is current at a time, known by a descriptor that was opened beneath the root without following any
+//! link; objects are made in it by name. So nothing here resolves a path against the host, and a link that an entry
+//! before has made leads nowhere.
+//!
+//! What is made in a directory changes its times: they are read when it becomes the current one and set again when
+//! another does. That needs no list of directories, so memory doesn't grow with the layer.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, XattrFlags};
+use rustix::io::Errno;
+
+use super::LayerError;
+use super::attributes::{Attributes, Ownership};
+use crate::sys::dir::{for_each_entry, open_beneath};
+use crate::sys::object::{At, Kind, SetTime, Time, Writable};
+use crate::sys::xattr;
+use crate::union::marker::{self, Namespace};
+use crate::union::sweep;
+
+const DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// A path is opened in pieces that one system call can take (PATH_MAX).
+const PIECE: usize = 2048;
+
+/// Opens the directory `path` beneath `root`, following no link.
+///
+/// # Errors
+/// `ENOENT`, and `ENOTDIR` or `ELOOP` where something on the way is no directory.
+pub fn open_dir(root: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+    if path.is_empty() {
+        return fs::openat(root, ".", DIR, Mode::empty());
+    }
+    let (mut at, mut rest) = (None::<OwnedFd>, path);
+    while !rest.is_empty() {
+        let cut = if rest.len() <= PIECE {
+            rest.len()
+        } else {
+            // A name is at most 255 bytes long; one that isn't fails when it is opened.
+            rest[..PIECE].iter().rposition(|&b| b == b'/').unwrap_or(rest.len())
+        };
+        let dir = at.as_ref().map_or(root, AsFd::as_fd);
+        at = Some(open_beneath(dir, &rest[..cut])?);
+        rest = rest[cut..].strip_prefix(b"/").unwrap_or(&rest[cut..]);
+    }
+    at.ok_or(Errno::INVAL)
+}
+
+/// The directory in which objects are made.
+#[derive(Debug)]
+struct Current {
+    path: Vec<u8>,
+    fd: OwnedFd,
+    mtime: Time,
+    /// New objects inherit an ACL that they must not have.
+    default_acl: bool,
+    changed: bool,
+}
+
+/// A layer's directory that is being made.
+#[derive(Debug)]
+pub struct Place<'r> {
+    root: BorrowedFd<'r>,
+    ownership: Ownership,
+    namespace: Namespace,
+    current: Option<Current>,
+    /// An opaque directory was made; only then can a whiteout be pointless.
+    any_opaque: bool,
+}
+
+/// The parent's path and the name.
+pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|&b| b == b'/') {
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (b"", path),
+    }
+}
+
+impl<'r> Place<'r> {
+    /// Beneath `root`, an empty directory.
+    ///
+    /// # Errors
+    /// Those of trying where marks can be kept.
+    pub fn new(root: BorrowedFd<'r>, ownership: Ownership) -> Result<Place<'r>, LayerError> {
+        let object = Writable::of_upper(At::Fd(root));
+        let probe = Namespace::Trusted.name("probe").into_bytes();
+        let namespace = match object.set_xattr(&probe, b"y", XattrFlags::empty()) {
+            Ok(()) => {
+                object.remove_xattr(&probe).map_err(LayerError::os(b"", "remove an attribute of"))?;
+                Namespace::Trusted
+            }
+            Err(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP) => Namespace::User,
+            Err(errno) => return Err(LayerError::os(b"", "set an attribute of")(errno)),
+        };
+        Ok(Place { root, ownership, namespace, current: None, any_opaque: false })
+    }
+
+    /// The last directory gets its times back.
+    pub fn finish(mut self) -> Result<(), LayerError> {
+        self.leave()
+    }
+
+    fn leave(&mut self) -> Result<(), LayerError> {
+        match self.current.take() {
+            Some(Current { path, fd, mtime, changed: true, .. }) => Writable::of_upper(At::Fd(fd.as_fd()))
+                .utimens(None, Some(SetTime::At(mtime)))
+                .map_err(LayerError::os(&path, "set its times")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the directory the current one. It and its parents are made if they are missing.
+    fn enter(&mut self, path: &[u8], entry: &[u8]) -> Result<(), LayerError> {
+        if self.current.as_ref().is_some_and(|current| current.path == path) {
+            return Ok(());
+        }
+        self.leave()?;
+        match open_dir(self.root, path) {
+            Ok(fd) => return self.set_current(path, fd),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+            Err(errno) => return Err(LayerError::os(entry, "open its directory")(errno)),
+        }
+        // Once more, a step at a time. The first steps may be there.
+        let mut made = 0;
+        for end in path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at).chain([path.len()])
+        {
+            let (parent, name) = split(&path[..end]);
+            self.enter_existing(parent, entry)?;
+            let (fd, _) = self.dir()?;
+            match At::Name(fd, name).stat() {
+                Ok(stat) if stat.kind() == Kind::Directory => continue,
+                Ok(stat) if stat.is_whiteout_device() => {}
+                Ok(stat) => {
+                    let what = if stat.kind() == Kind::Symlink { "a symbolic link" } else { "no directory" };
+                    let parent = path[..end].escape_ascii();
+                    return Err(LayerError::entry(entry, format!("lies in {parent}, which is {what}")));
+                }
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(LayerError::os(entry, "look at its directory")(errno)),
+            }
+            made += 1;
+            self.directory_here(name, &path[..end], &Attributes::of_implied_directory())?;
+        }
+        log::debug!("{}: {made} directories that the tar doesn't name", path.escape_ascii());
+        self.enter_existing(path, entry)
+    }
+
+    fn enter_existing(&mut self, path: &[u8], entry: &[u8]) -> Result<(), LayerError> {
+        if self.current.as_ref().is_some_and(|current| current.path == path) {
+            return Ok(());
+        }
+        self.leave()?;
+        let fd = open_dir(self.root, path).map_err(LayerError::os(entry, "open its directory"))?;
+        self.set_current(path, fd)
+    }
+
+    fn set_current(&mut self, path: &[u8], fd: OwnedFd) -> Result<(), LayerError> {
+        let at = At::Fd(fd.as_fd());
+        let mtime = at.stat().map_err(LayerError::os(path, "stat it"))?.mtime;
+        let default_acl = xattr::get(at, b"system.posix_acl_default")
+            .map_err(LayerError::os(path, "read its default ACL"))?
+            .is_some();
+        self.current = Some(Current { path: path.to_vec(), fd, mtime, default_acl, changed: false });
+        Ok(())
+    }
+
+    /// The current directory, which is going to change, and whether it has a default ACL.
+    fn dir(&mut self) -> Result<(BorrowedFd<'_>, bool), LayerError> {
+        match &mut self.current {
+            Some(current) => {
+                current.changed = true;
+                Ok((current.fd.as_fd(), current.default_acl))
+            }
+            None => Err(LayerError::entry(b"", "no directory is open")),
+        }
+    }
+
+    /// Makes an object that `make` makes under a free name; what had the name goes.
+    fn make<T>(
+        &mut self,
+        path: &[u8],
+        what: &'static str,
+        mut make: impl FnMut(BorrowedFd<'_>, &[u8]) -> rustix::io::Result<T>,
+    ) -> Result<T, LayerError> {
+        let (_, name) = split(path);
+        let (dir, _) = self.dir()?;
+        match make(dir, name) {
+            Err(Errno::EXIST) => {
+                remove(dir, name).map_err(LayerError::os(path, "replace what has its name"))?;
+                make(dir, name).map_err(LayerError::os(path, what))
+            }
+            other => other.map_err(LayerError::os(path, what)),
+        }
+    }
+
+    /// Makes a regular file, empty, and open for writing.
+    pub fn file(&mut self, path: &[u8]) -> Result<OwnedFd, LayerError> {
+        self.enter(split(path).0, path)?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        self.make(path, "make it", |dir, name| fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR))
+    }
+
+    /// Gives an open file its attributes.
+    pub fn finish_file(
+        &mut self,
+        file: BorrowedFd<'_>,
+        path: &[u8],
+        attributes: &Attributes,
+    ) -> Result<(), LayerError> {
+        let (ownership, (_, acl)) = (self.ownership, self.dir()?);
+        attributes.put(Writable::of_upper(At::Fd(file)), path, ownership, acl)
+    }
+
+    /// Makes a directory, or gives the one that is there other attributes.
+    pub fn directory(&mut self, path: &[u8], attributes: &Attributes) -> Result<(), LayerError> {
+        let (parent, name) = split(path);
+        self.enter(parent, path)?;
+        self.directory_here(name, path, attributes)
+    }
+
+    fn directory_here(
+        &mut self,
+        name: &[u8],
+        path: &[u8],
+        attributes: &Attributes,
+    ) -> Result<(), LayerError> {
+        let (ownership, namespace) = (self.ownership, self.namespace);
+        let (dir, acl) = self.dir()?;
+        let make = || fs::mkdirat(dir, name, Mode::RWXU);
+        let mut opaque = false;
+        match make() {
+            Ok(()) => {}
+            Err(Errno::EXIST) => {
+                let at = At::Name(dir, name);
+                let stat = at.stat().map_err(LayerError::os(path, "look at what has its name"))?;
+                if stat.kind() == Kind::Directory {
+                    // Another description of it counts now; the mark that makes it opaque stays.
+                    let object = Writable::of_upper(at);
+                    for old in xattr::list(at).map_err(LayerError::os(path, "read its attributes"))? {
+                        if marker::overlay_mark(&old).is_none() && old != b"security.selinux" {
+                            object
+                                .remove_xattr(&old)
+                                .map_err(LayerError::os(path, "replace its attributes"))?;
+                        }
+                    }
+                } else {
+                    // Something else of this name was there, in this layer or below: nothing of below shows through.
+                    remove(dir, name).map_err(LayerError::os(path, "replace what has its name"))?;
+                    make().map_err(LayerError::os(path, "make it"))?;
+                    opaque = true;
+                }
+            }
+            Err(errno) => return Err(LayerError::os(path, "make it")(errno)),
+        }
+        let object = Writable::of_upper(At::Name(dir, name));
+        if opaque {
+            set_opaque(object, namespace).map_err(LayerError::os(path, "mark it opaque"))?;
+        }
+        attributes.put(object, path, ownership, acl)?;
+        self.any_opaque |= opaque;
+        Ok(())
+    }
+
+    /// Gives the root its attributes.
+    pub fn root(&mut self, attributes: &Attributes) -> Result<(), LayerError> {
+        self.enter(b"", b"")?;
+        if let Some(current) = &mut self.current {
+            current.mtime = attributes.mtime;
+        }
+        attributes.put(Writable::of_upper(At::Fd(self.root)), b"", self.ownership, false)
+    }
+
+    /// Makes a symbolic link.
+    pub fn symlink(&mut self, path: &[u8], target: &[u8], attributes: &Attributes) -> Result<(), LayerError> {
+        if attributes.is_kept_as_file(self.ownership) {
+            let file = self.file(path)?;
+            crate::sys::copy::write_all_at(file.as_fd(), target, 0)
+                .map_err(LayerError::os(path, "write it"))?;
+            return self.finish_file(file.as_fd(), path, attributes);
+        }
+        self.enter(split(path).0, path)?;
+        self.make(path, "make it", |dir, name| fs::symlinkat(target, dir, name))?;
+        self.put_here(path, attributes)
+    }
+
+    /// Makes a fifo or a device.
+    pub fn special(&mut self, path: &[u8], attributes: &Attributes) -> Result<(), LayerError> {
+        if attributes.kind == Kind::CharDevice && attributes.device == (0, 0) {
+            return Err(LayerError::entry(
+                path,
+                "is a character device 0:0, which a layer would read as a deletion",
+            ));
+        }
+        if attributes.is_kept_as_file(self.ownership) {
+            let file = self.file(path)?;
+            return self.finish_file(file.as_fd(), path, attributes);
+        }
+        self.enter(split(path).0, path)?;
+        let (kind, what) = match attributes.kind {
+            Kind::CharDevice => (FileType::CharacterDevice, "make the device"),
+            Kind::BlockDevice => (FileType::BlockDevice, "make the device"),
+            _ => (FileType::Fifo, "make the fifo"),
+        };
+        let rdev = attributes.rdev();
+        self.make(path, what, |dir, name| fs::mknodat(dir, name, kind, Mode::RUSR | Mode::WUSR, rdev))?;
+        self.put_here(path, attributes)
+    }
+
+    fn put_here(&mut self, path: &[u8], attributes: &Attributes) -> Result<(), LayerError> {
+        let ownership = self.ownership;
+        let (dir, acl) = self.dir()?;
+        attributes.put(Writable::of_upper(At::Name(dir, split(path).1)), path, ownership, acl)
+    }
+
+    /// Makes `path` another name of `target`, which this layer must hold.
+    pub fn hardlink(&mut self, path: &[u8], target: &[u8]) -> Result<(), LayerError> {
+        if path == target {
+            return Err(LayerError::entry(path, "is a hardlink to itself"));
+        }
+        let (target_parent, target_name) = split(target);
+        let absent = || {
+            let target = target.escape_ascii();
+            LayerError::entry(path, format!("is a hardlink to {target}, which this layer doesn't hold"))
+        };
+        let from = match open_dir(self.root, target_parent) {
+            Ok(from) => from,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Err(absent()),
+            Err(errno) => return Err(LayerError::os(path, "open what it is a hardlink to")(errno)),
+        };
+        match At::Name(from.as_fd(), target_name).stat() {
+            Ok(stat) if stat.is_whiteout_device() => return Err(absent()),
+            Ok(stat) if stat.kind() == Kind::Directory => {
+                return Err(LayerError::entry(path, "is a hardlink to a directory"));
+            }
+            Ok(_) => {}
+            Err(Errno::NOENT | Errno::NOTDIR) => return Err(absent()),
+            Err(errno) => return Err(LayerError::os(path, "look at what it is a hardlink to")(errno)),
+        }
+        self.enter(split(path).0, path)?;
+        let (dir, _) = self.dir()?;
+        let name = split(path).1;
+        // A name that is there goes only if it isn't the target itself or a directory that holds it.
+        if is_below(target, path) {
+            return Err(LayerError::entry(path, "is a hardlink to something within itself"));
+        }
+        let link = || fs::linkat(&from, target_name, dir, name, AtFlags::empty());
+        match link() {
+            Err(Errno::EXIST) => {
+                let same = |at: At<'_>| at.stat().map(|stat| (stat.dev, stat.ino));
+                if same(At::Name(dir, name)).ok() == same(At::Name(from.as_fd(), target_name)).ok() {
+                    return Ok(());
+                }
+                remove(dir, name).map_err(LayerError::os(path, "replace what has its name"))?;
+                link().map_err(LayerError::os(path, "make the hardlink"))
+            }
+            other => other.map_err(LayerError::os(path, "make the hardlink")),
+        }
+    }
+
+    /// Deletes what the layers below have under this path. What this layer has there stays.
+    pub fn whiteout(&mut self, path: &[u8]) -> Result<(), LayerError> {
+        let (parent, name) = split(path);
+        self.enter(parent, path)?;
+        let namespace = self.namespace;
+        if self.any_opaque && self.is_hidden(parent)? {
+            return Ok(()); // nothing of below shows here anyway
+        }
+        let (dir, _) = self.dir()?;
+        match fs::mknodat(dir, name, FileType::CharacterDevice, Mode::empty(), 0) {
+            Ok(()) => {
+                // Its times say nothing; the same layer shall give the same directory.
+                let epoch = Some(SetTime::At(Time::default()));
+                Writable::of_upper(At::Name(dir, name))
+                    .utimens(epoch, epoch)
+                    .map_err(LayerError::os(path, "set its times"))
+            }
+            Err(Errno::EXIST) => {
+                let stat = At::Name(dir, name).stat().map_err(LayerError::os(path, "look at it"))?;
+                if stat.kind() != Kind::Directory {
+                    return Ok(());
+                }
+                set_opaque(Writable::of_upper(At::Name(dir, name)), namespace)
+                    .map_err(LayerError::os(path, "mark it opaque"))?;
+                self.any_opaque = true;
+                self.drop_whiteouts(path)
+            }
+            Err(errno) => Err(LayerError::os(path, "make a whiteout for it")(errno)),
+        }
+    }
+
+    /// Hides what the layers below have in a directory. What this layer has there stays.
+    pub fn opaque(&mut self, path: &[u8], entry: &[u8]) -> Result<(), LayerError> {
+        self.enter(path, entry)?;
+        let namespace = self.namespace;
+        let (dir, _) = self.dir()?;
+        set_opaque(Writable::of_upper(At::Fd(dir)), namespace)
+            .map_err(LayerError::os(path, "mark it opaque"))?;
+        self.any_opaque = true;
+        self.drop_whiteouts(path)
+    }
+
+    /// Does an opaque directory hide what is below `path`? Asks every directory on the way.
+    fn is_hidden(&self, path: &[u8]) -> Result<bool, LayerError> {
+        let mut end = path.len();
+        loop {
+            let dir = open_dir(self.root, &path[..end]).map_err(LayerError::os(path, "open it"))?;
+            let marks =
+                marker::read_marks(At::Fd(dir.as_fd())).map_err(LayerError::os(path, "read its marks"))?;
+            if marks.opaque || end == 0 {
+                return Ok(marks.opaque);
+            }
+            end = split(&path[..end]).0.len();
+        }
+    }
+
+    /// Removes the whiteouts in a directory that has become opaque, and in all below it: nothing is left for them to
+    /// hide, and the kernel would show them.
+    fn drop_whiteouts(&mut self, path: &[u8]) -> Result<(), LayerError> {
+        let mut todo = vec![path.to_vec()];
+        while let Some(path) = todo.pop() {
+            self.enter_existing(&path, &path)?;
+            let mut whiteouts = Vec::new();
+            let current = match &self.current {
+                Some(current) => current.fd.as_fd(),
+                None => return Ok(()),
+            };
+            for_each_entry::<Errno>(current, |entry| {
+                match entry.kind {
+                    Some(Kind::Directory) => todo.push(join(&path, entry.name)),
+                    Some(Kind::CharDevice) | None => whiteouts.push(entry.name.to_vec()),
+                    Some(_) => {}
+                }
+                Ok(())
+            })
+            .map_err(LayerError::os(&path, "list it"))?;
+            for name in whiteouts {
+                let (dir, _) = self.dir()?;
+                let at = At::Name(dir, &name);
+                let stat = at.stat().map_err(LayerError::os(&path, "look into it"))?;
+                if stat.is_whiteout_device() {
+                    fs::unlinkat(dir, &name[..], AtFlags::empty())
+                        .map_err(LayerError::os(&path, "remove a whiteout in it"))?;
+                } else if stat.kind() == Kind::Directory {
+                    todo.push(join(&path, &name));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `parent/name`.
+pub(super) fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
+    if parent.is_empty() { name.to_vec() } else { [parent, b"/", name].concat() }
+}
+
+/// Is `path` below `dir`, or the same?
+fn is_below(path: &[u8], dir: &[u8]) -> bool {
+    path.strip_prefix(dir).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+}
+
+fn set_opaque(object: Writable<'_>, namespace: Namespace) -> rustix::io::Result<()> {
+    object.set_xattr(namespace.name("opaque").as_bytes(), b"y", XattrFlags::empty())
+}
+
+/// Removes an entry, with all that it holds if it is a directory.
+fn remove(dir: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<()> {
+    match fs::unlinkat(dir, name, AtFlags::empty()) {
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        other => return other,
+    }
+    match fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
+        Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+        other => return other,
+    }
+    let inner = fs::openat(dir, name, DIR, Mode::empty())?;
+    sweep::empty(inner.as_fd(), &[]).map_err(|error| error.errno)?;
+    fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
+}

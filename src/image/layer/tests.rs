@@ -1,0 +1,618 @@
+//! Layers there and back, and tars that mean no good.
+
+use std::fs;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+use rustix::fs::{CWD, FileType, Mode, OFlags, XattrFlags, lsetxattr, mknodat};
+use tar_core::builder::EntryBuilder;
+use tar_core::{EntryType, SparseEntry};
+
+use super::*;
+
+fn open(path: &Path) -> OwnedFd {
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap()
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn options() -> ApplyOptions {
+    ApplyOptions { ownership: Ownership::of_this_process(), limits: Limits::default() }
+}
+
+/// A tar in the making.
+#[derive(Default)]
+struct Tar(Vec<u8>);
+
+impl Tar {
+    fn add(mut self, path: &str, kind: EntryType, f: impl FnOnce(&mut EntryBuilder)) -> Tar {
+        let mut builder = EntryBuilder::new_ustar();
+        builder.path(path.as_bytes()).mode(0o755).unwrap().uid(0).unwrap().gid(0).unwrap();
+        builder.mtime(1_000_000).unwrap().entry_type(kind);
+        f(&mut builder);
+        self.0.extend(builder.finish_bytes());
+        self
+    }
+
+    fn dir(self, path: &str) -> Tar {
+        self.add(path, EntryType::Directory, |_| {})
+    }
+
+    fn file(self, path: &str, data: &[u8]) -> Tar {
+        let mut tar = self.add(path, EntryType::Regular, |b| {
+            b.size(data.len() as u64).unwrap();
+        });
+        tar.0.extend(data);
+        tar.0.resize(tar.0.len().next_multiple_of(512), 0);
+        tar
+    }
+
+    fn symlink(self, path: &str, target: &str) -> Tar {
+        self.add(path, EntryType::Symlink, |b| {
+            b.link_name(target.as_bytes());
+        })
+    }
+
+    fn link(self, path: &str, target: &str) -> Tar {
+        self.add(path, EntryType::Link, |b| {
+            b.link_name(target.as_bytes());
+        })
+    }
+
+    fn end(mut self) -> Vec<u8> {
+        self.0.extend([0; 1024]);
+        self.0
+    }
+}
+
+/// A directory to unpack into, with something beside it that must stay as it is.
+struct Bench {
+    top: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let top = tempfile::tempdir().unwrap();
+        fs::create_dir(top.path().join("root")).unwrap();
+        fs::write(top.path().join("outside"), "untouched").unwrap();
+        Bench { top }
+    }
+
+    fn root(&self) -> PathBuf {
+        self.top.path().join("root")
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.root().join(path)
+    }
+
+    fn apply(&self, tar: &[u8]) -> Result<Applied, LayerError> {
+        let applied = apply(tar, open(&self.root()).as_fd(), &options());
+        assert_eq!(fs::read(self.top.path().join("outside")).unwrap(), b"untouched");
+        assert_eq!(fs::read_dir(self.top.path()).unwrap().count(), 2, "something was made outside");
+        applied
+    }
+
+    #[track_caller]
+    fn refused(tar: Vec<u8>, parts: &[&str]) {
+        let bench = Bench::new();
+        let error = bench.apply(&tar).unwrap_err().to_string();
+        for part in parts {
+            assert!(error.contains(part), "{part:?} is not in: {error}");
+        }
+        assert!(!error.contains('\n'), "{error}");
+    }
+
+    fn write(&self) -> Vec<u8> {
+        write(&self.root(), Ownership::of_this_process())
+    }
+
+    fn marks(&self, path: &str) -> marker::Marks {
+        marker::read_marks(At::Fd(open(&self.at(path)).as_fd())).unwrap()
+    }
+
+    fn is_whiteout(&self, path: &str) -> bool {
+        At::Name(open(&self.root()).as_fd(), path.as_bytes()).stat().is_ok_and(|s| s.is_whiteout_device())
+    }
+}
+
+fn write(dir: &Path, ownership: Ownership) -> Vec<u8> {
+    let mut out = Vec::new();
+    let options = WriteOptions { ownership, lowers: &[], root: true };
+    let written = write_tar(open(dir).as_fd(), &mut out, &options).unwrap();
+    assert_eq!(written.bytes, out.len() as u64);
+    out
+}
+
+#[test]
+fn what_leads_out_of_the_root_is_refused() {
+    Bench::refused(Tar::default().file("../outside", b"x").end(), &["../outside", ".."]);
+    Bench::refused(Tar::default().file("a/../../outside", b"x").end(), &[".."]);
+    Bench::refused(Tar::default().file("/etc/passwd", b"x").end(), &["absolute"]);
+    Bench::refused(
+        Tar::default().symlink("a", "..").file("a/outside", b"x").end(),
+        &["a/outside", "symbolic link"],
+    );
+    let two_steps = Tar::default().symlink("a", "b").symlink("b", "..").file("a/outside", b"x");
+    Bench::refused(two_steps.end(), &["symbolic link"]);
+    let through = Tar::default().dir("d").symlink("d/up", "../..").dir("d/up/made");
+    Bench::refused(through.end(), &["d/up", "symbolic link"]);
+    Bench::refused(Tar::default().symlink("a", "..").link("x", "a/outside").end(), &["doesn't hold"]);
+    Bench::refused(Tar::default().link("x", "../outside").end(), &["x", ".."]);
+    Bench::refused(Tar::default().link("x", "/etc/passwd").end(), &["absolute"]);
+    Bench::refused(Tar::default().link("x", "absent").end(), &["absent", "doesn't hold"]);
+    Bench::refused(Tar::default().link("x", "x").end(), &["itself"]);
+    Bench::refused(Tar::default().dir("d").link("x", "d").end(), &["directory"]);
+    Bench::refused(Tar::default().dir("d").file("d/f", b"").link("d", "d/f").end(), &["within itself"]);
+    Bench::refused(Tar::default().file("f", b"").file("f/g", b"").end(), &["f/g", "no directory"]);
+}
+
+#[test]
+fn a_link_is_replaced_not_followed() {
+    let bench = Bench::new();
+    let tar = Tar::default().symlink("a", "../outside").file("a", b"new").symlink("b", "..").dir("b").end();
+    bench.apply(&tar).unwrap();
+    assert_eq!(fs::read(bench.at("a")).unwrap(), b"new");
+    assert!(fs::symlink_metadata(bench.at("b")).unwrap().is_dir());
+}
+
+#[test]
+fn the_root_stays_a_directory() {
+    for name in [".", "./", "/", "./."] {
+        Bench::refused(Tar::default().symlink(name, "/etc").end(), &["root"]);
+        let bench = Bench::new();
+        bench.apply(&Tar::default().dir(name).end()).unwrap();
+        assert_eq!(bench.root().metadata().unwrap().mtime(), 1_000_000);
+    }
+    Bench::refused(Tar::default().add("", EntryType::Regular, |_| {}).end(), &["empty name"]);
+}
+
+#[test]
+fn whiteouts_of_what_cannot_be_are_refused() {
+    for name in [".wh.", ".wh..", ".wh...", "d/.wh.."] {
+        Bench::refused(Tar::default().file(name, b"").end(), &[".wh.", "whiteout"]);
+    }
+    Bench::refused(Tar::default().file(".wh.d/f", b"").end(), &["whiteout's name"]);
+    let zero = Tar::default().add("dev", EntryType::Char, |b| {
+        b.device(0, 0).unwrap();
+    });
+    Bench::refused(zero.end(), &["dev", "deletion"]);
+    Bench::refused(Tar::default().file(".wh.a", b"").link("b", "a").end(), &["doesn't hold"]);
+}
+
+#[test]
+fn whiteouts_act_on_layers_below_whatever_the_order() {
+    let parts: [fn(Tar) -> Tar; 4] = [
+        |tar| tar.file(".wh.file", b"").file("file", b"new"),
+        |tar| tar.file("file", b"new").file(".wh.file", b""),
+        |tar| tar.file(".wh.dir", b"").file("dir/f", b"new"),
+        |tar| tar.file("dir/f", b"new").file(".wh.dir", b""),
+    ];
+    for (index, part) in parts.iter().enumerate() {
+        let bench = Bench::new();
+        bench.apply(&part(Tar::default()).end()).unwrap();
+        if index < 2 {
+            assert_eq!(fs::read(bench.at("file")).unwrap(), b"new");
+        } else {
+            assert_eq!(fs::read(bench.at("dir/f")).unwrap(), b"new");
+            assert!(bench.marks("dir").opaque);
+        }
+    }
+    // Whiteouts in an opaque directory go, whichever came first.
+    for tar in [
+        Tar::default().file("d/.wh.gone", b"").file("d/e/.wh.gone", b"").file("d/.wh..wh..opq", b""),
+        Tar::default().file("d/.wh..wh..opq", b"").file("d/e/.wh.gone", b"").file("d/.wh.gone", b""),
+    ] {
+        let bench = Bench::new();
+        bench.apply(&tar.file("d/new", b"").end()).unwrap();
+        assert!(bench.marks("d").opaque && !bench.is_whiteout("d/gone") && !bench.is_whiteout("d/e/gone"));
+        assert!(bench.at("d/new").exists());
+    }
+    let bench = Bench::new();
+    let applied = bench.apply(&Tar::default().file(".wh.gone", b"").file(".wh..wh..opq", b"").end()).unwrap();
+    assert_eq!(applied.whiteouts, 2);
+    assert!(hides_all_below(open(&bench.root()).as_fd()).unwrap() && !bench.is_whiteout("gone"));
+}
+
+#[test]
+fn what_takes_the_place_of_something_else_hides_all_below() {
+    let bench = Bench::new();
+    let tar =
+        Tar::default().file("a", b"").dir("a").dir("b").file("b/x", b"").file("b", b"").dir("c").dir("c");
+    bench.apply(&tar.end()).unwrap();
+    assert!(bench.marks("a").opaque && !bench.marks("c").opaque);
+    assert!(bench.at("b").metadata().unwrap().is_file());
+}
+
+#[test]
+fn bombs_meet_the_limits() {
+    let sparse = |size: u64| {
+        let mut tar = Tar::default().add("big", EntryType::Regular, |b| {
+            b.size(0).unwrap().sparse(&[SparseEntry { offset: size, length: 0 }], size);
+        });
+        tar.0.extend([0; 1024]);
+        tar.0
+    };
+    Bench::refused(sparse(1_000_000_000_000), &["big", "more than"]);
+    let bench = Bench::new();
+    assert_eq!(bench.apply(&sparse(1 << 36)).unwrap().bytes, 1 << 36);
+    assert_eq!(bench.at("big").metadata().unwrap().blocks(), 0);
+
+    let many = Tar::default().dir("a").dir("b").dir("c").end();
+    let few = ApplyOptions { limits: Limits { entries: 2, bytes: 0 }, ..options() };
+    let bench = Bench::new();
+    let error = apply(&many[..], open(&bench.root()).as_fd(), &few).unwrap_err();
+    assert!(matches!(error, LayerError::TooManyEntries(2)), "{error}");
+    // A PAX header of a gigabyte is not read into memory.
+    let header = Tar::default().add("x", EntryType::XHeader, |b| {
+        b.size(1 << 30).unwrap();
+    });
+    Bench::refused(header.0, &["damaged"]);
+}
+
+#[test]
+fn truncated_tars_are_told() {
+    let whole = Tar::default().dir("d").file("d/f", &[b'x'; 5000]).end();
+    let bench = Bench::new();
+    bench.apply(&whole).unwrap();
+    for cut in [1, 511, 513, 1025, 2000, 512 + 512 + 5000] {
+        Bench::refused(whole[..cut].to_vec(), &["damaged"]);
+    }
+    // At the end of an entry: some writers leave out the zero blocks.
+    for cut in [0, 512, whole.len() - 1024, whole.len() - 512] {
+        Bench::new().apply(&whole[..cut]).unwrap();
+    }
+    Bench::refused(b"this is no tar".repeat(100), &["damaged"]);
+}
+
+#[test]
+fn the_stream_is_read_to_its_end() {
+    let mut tar = Tar::default().dir("d").end();
+    tar.extend([0; 300_000]);
+    let mut stream = &tar[..];
+    apply(stream.by_ref(), open(&Bench::new().root()).as_fd(), &options()).unwrap();
+    assert!(stream.is_empty());
+}
+
+#[test]
+fn names_of_every_length_and_byte_are_kept() {
+    let bench = Bench::new();
+    let deep = ["d".repeat(250), "e".repeat(250), "f".repeat(200)].join("/");
+    let very_deep = vec!["a-directory-of-many"; 400].join("/");
+    let bytes = "\u{fffd}\n\\ \"'*".to_owned();
+    let tar = Tar::default().file(&deep, b"deep").file(&bytes, b"odd").dir(&very_deep);
+    bench.apply(&tar.end()).unwrap();
+    assert_eq!(fs::read(bench.at(&deep)).unwrap(), b"deep");
+    assert_eq!(fs::read(bench.at(&bytes)).unwrap(), b"odd");
+    let again = Bench::new();
+    again.apply(&bench.write()).unwrap();
+    assert_eq!(again.write(), bench.write());
+    Bench::refused(Tar::default().file(&"n".repeat(256), b"").end(), &["nnn", "too long"]);
+}
+
+#[test]
+fn directories_keep_their_times_and_capabilities_their_bytes() {
+    let bench = Bench::new();
+    // A newline within the value: CAP_DAC_OVERRIDE and CAP_FOWNER.
+    let capability = [1, 0, 0, 2, 0x0a, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let tar = Tar::default()
+        .dir("d")
+        .add("d/f", EntryType::Regular, |b| {
+            b.mode(0o4755).unwrap().add_pax("mtime", "-1.5");
+            b.add_pax("SCHILY.xattr.security.capability", capability);
+        })
+        .file("d/e/f", b"")
+        .dir("e")
+        .file("d/g", b"");
+    bench.apply(&tar.end()).unwrap();
+    assert_eq!(bench.at("d").metadata().unwrap().mtime(), 1_000_000);
+    assert_eq!(bench.at("d/e").metadata().unwrap().mtime(), 0);
+    let file = bench.at("d/f").metadata().unwrap();
+    assert_eq!((file.mtime(), file.mtime_nsec()), (-2, 500_000_000));
+    let tar = bench.write();
+    let mut reader = reader::Reader::new(&tar[..]);
+    let mut found = false;
+    while let Some(entry) = reader.next_entry().unwrap() {
+        if entry.path == b"d/f" {
+            found = true;
+            assert_eq!(entry.attributes.xattrs, [(b"security.capability".to_vec(), capability.to_vec())]);
+            assert_eq!(entry.attributes.mode, 0o4755);
+        }
+    }
+    assert!(found);
+}
+
+#[test]
+fn sparse_files_depend_on_their_content_alone() {
+    let bench = Bench::new();
+    let mut data = vec![0u8; 5 << 20];
+    data[3 << 20..(3 << 20) + 5].copy_from_slice(b"hello");
+    fs::write(bench.at("f"), &data).unwrap();
+    let plain = bench.write();
+    assert!(plain.len() < 200_000, "{}", plain.len());
+    let again = Bench::new();
+    again.apply(&plain).unwrap();
+    assert_eq!(fs::read(again.at("f")).unwrap(), data);
+    assert!(again.at("f").metadata().unwrap().blocks() * 512 < 200_000, "no holes");
+    fs::set_permissions(again.root(), bench.root().metadata().unwrap().permissions()).unwrap();
+    assert_eq!(again.write(), plain);
+}
+
+#[test]
+fn what_is_the_unions_own_stays_out_of_tars() {
+    let bench = Bench::new();
+    fs::create_dir(bench.at("d")).unwrap();
+    let marks = ["user.overlay.origin", "user.overlay.impure", "user.fuseoverlayfs.origin"];
+    for mark in marks {
+        lsetxattr(bench.at("d"), mark, b"y", XattrFlags::empty()).unwrap();
+    }
+    lsetxattr(bench.at("d"), "user.mine", b"y", XattrFlags::empty()).unwrap();
+    let tar = String::from_utf8_lossy(&bench.write()).into_owned();
+    assert!(tar.contains("user.mine") && marks.iter().all(|mark| !tar.contains(mark)));
+    // A renamed directory's content is below, and nobody told what that is.
+    lsetxattr(bench.at("d"), "user.overlay.redirect", b"/old", XattrFlags::empty()).unwrap();
+    let options = WriteOptions { ownership: Ownership::Real, lowers: &[], root: true };
+    let error = write_tar(open(&bench.root()).as_fd(), Vec::new(), &options).unwrap_err();
+    assert!(error.to_string().contains("layers below"), "{error}");
+}
+
+#[test]
+fn a_renamed_directory_is_written_in_full() {
+    let top = tempfile::tempdir().unwrap();
+    for dir in ["lower/old/sub", "upper/new"] {
+        fs::create_dir_all(top.path().join(dir)).unwrap();
+    }
+    fs::write(top.path().join("lower/old/sub/f"), "below").unwrap();
+    fs::write(top.path().join("upper/new/g"), "above").unwrap();
+    let (lower, upper) = (open(&top.path().join("lower")), open(&top.path().join("upper")));
+    lsetxattr(top.path().join("upper/new"), "user.overlay.redirect", b"/old", XattrFlags::empty()).unwrap();
+    mknodat(&upper, "old", FileType::CharacterDevice, Mode::empty(), 0).unwrap();
+    let lowers = [lower.as_fd()];
+    let options = WriteOptions { ownership: Ownership::Real, lowers: &lowers, root: false };
+    let mut tar = Vec::new();
+    write_tar(upper.as_fd(), &mut tar, &options).unwrap();
+    let mut names = Vec::new();
+    let mut reader = reader::Reader::new(&tar[..]);
+    while let Some(entry) = reader.next_entry().unwrap() {
+        names.push(String::from_utf8(entry.path).unwrap());
+    }
+    assert_eq!(names, [".wh.old", "new/", "new/.wh..wh..opq", "new/g", "new/sub/", "new/sub/f"]);
+
+    let told: Vec<String> = changes(upper.as_fd(), &lowers)
+        .unwrap()
+        .iter()
+        .map(|c| format!("{} {}", c.kind.letter(), String::from_utf8_lossy(&c.path)))
+        .collect();
+    assert_eq!(told, ["A /new", "A /new/g", "A /new/sub", "A /new/sub/f", "D /old"]);
+}
+
+#[test]
+fn changes_are_told_from_the_upper() {
+    let top = tempfile::tempdir().unwrap();
+    for dir in ["lower/etc", "lower/opaque/sub", "upper/etc", "upper/opaque", "upper/new"] {
+        fs::create_dir_all(top.path().join(dir)).unwrap();
+    }
+    for file in ["lower/etc/a", "lower/etc/b", "lower/opaque/kept", "lower/opaque/gone", "lower/same"] {
+        fs::write(top.path().join(file), "old").unwrap();
+    }
+    for file in ["upper/etc/a", "upper/etc/c", "upper/opaque/kept", "upper/new/f"] {
+        fs::write(top.path().join(file), "new").unwrap();
+    }
+    lsetxattr(top.path().join("upper/opaque"), "user.overlay.opaque", b"y", XattrFlags::empty()).unwrap();
+    for name in ["etc/b", "etc/never-was"] {
+        let path = top.path().join("upper").join(name);
+        mknodat(CWD, &path, FileType::CharacterDevice, Mode::empty(), 0).unwrap();
+    }
+    let (lower, upper) = (open(&top.path().join("lower")), open(&top.path().join("upper")));
+    let told: Vec<String> = changes(upper.as_fd(), &[lower.as_fd()])
+        .unwrap()
+        .iter()
+        .map(|c| format!("{} {}", c.kind.letter(), String::from_utf8_lossy(&c.path)))
+        .collect();
+    let expected = [
+        "C /etc",
+        "C /etc/a",
+        "D /etc/b",
+        "A /etc/c",
+        "A /new",
+        "A /new/f",
+        "C /opaque",
+        "D /opaque/gone",
+        "C /opaque/kept",
+        "D /opaque/sub",
+    ];
+    assert_eq!(told, expected);
+}
+
+/// How many random trees: `UNIONMOUNT_CASES`, else as many as a test run has time for.
+fn cases() -> u32 {
+    std::env::var("UNIONMOUNT_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(24)
+}
+
+/// One object of a random tree.
+#[derive(Debug, Clone)]
+enum Object {
+    File { size: usize, sparse: bool },
+    Directory,
+    Symlink(String),
+    Hardlink(usize),
+    Fifo,
+    Device(u32, u32),
+    Whiteout,
+    Opaque,
+}
+
+#[derive(Debug, Clone)]
+struct Made {
+    parent: usize,
+    name: String,
+    object: Object,
+    mode: u32,
+    owner: (u32, u32),
+    time: (i64, i64),
+    xattr: Option<Vec<u8>>,
+}
+
+fn made() -> impl Strategy<Value = Made> {
+    let object = prop_oneof![
+        4 => (0usize..3000, any::<bool>()).prop_map(|(size, sparse)| Object::File { size, sparse }),
+        4 => Just(Object::Directory),
+        1 => "[a-z/.]{1,150}".prop_map(Object::Symlink),
+        1 => (0usize..20).prop_map(Object::Hardlink),
+        1 => Just(Object::Fifo),
+        1 => (1u32..300, 0u32..300).prop_map(|(major, minor)| Object::Device(major, minor)),
+        1 => Just(Object::Whiteout),
+        1 => Just(Object::Opaque),
+    ];
+    let name = prop_oneof![3 => "[a-c]", 1 => "[ -.0-~]{1,40}", 1 => "[x]{90,120}", 1 => "[é\n]{1,5}"];
+    let time = (-10_000_000_000i64..20_000_000_000, prop_oneof![Just(0i64), 0i64..1_000_000_000]);
+    (
+        0usize..20,
+        name,
+        object,
+        0u32..0o10000,
+        (0u32..200_000, 0u32..200_000),
+        time,
+        proptest::option::of(prop::collection::vec(any::<u8>(), 0..100)),
+    )
+        .prop_map(|(parent, name, object, mode, owner, time, xattr)| Made {
+            parent,
+            name,
+            object,
+            mode,
+            owner,
+            time,
+            xattr,
+        })
+}
+
+/// Builds a tree by plain system calls; what can't be is left out.
+fn build(root: &Path, tree: &[Made]) {
+    let (mut dirs, mut files): (Vec<PathBuf>, Vec<PathBuf>) = (vec![root.to_owned()], Vec::new());
+    let mut all = Vec::new();
+    // Whiteouts below an opaque directory hide nothing and are left out by `apply`.
+    let opaque = tree.iter().any(|made| matches!(made.object, Object::Opaque));
+    for made in tree {
+        let parent = &dirs[made.parent % dirs.len()];
+        if made.name.starts_with(".wh.") || [".", ".."].contains(&&made.name[..]) {
+            continue;
+        }
+        let path = parent.join(&made.name);
+        if fs::symlink_metadata(&path).is_ok() {
+            continue;
+        }
+        let node = |kind, rdev| mknodat(CWD, &path, kind, Mode::from_raw_mode(0o600), rdev).unwrap();
+        match &made.object {
+            Object::File { size, sparse } => {
+                let file = fs::File::create(&path).unwrap();
+                if *sparse {
+                    file.set_len((*size as u64) << 12).unwrap();
+                    use std::os::unix::fs::FileExt;
+                    file.write_at(b"end", *size as u64 * 2000).unwrap();
+                } else {
+                    fs::write(&path, vec![b'x'; *size]).unwrap();
+                }
+                files.push(path.clone());
+            }
+            Object::Directory => {
+                fs::create_dir(&path).unwrap();
+                dirs.push(path.clone());
+            }
+            Object::Symlink(target) => symlink(target, &path).unwrap(),
+            Object::Hardlink(_) if files.is_empty() => continue,
+            Object::Hardlink(at) => {
+                fs::hard_link(&files[at % files.len()], &path).unwrap();
+                continue;
+            }
+            Object::Fifo => node(FileType::Fifo, 0),
+            Object::Device(major, minor) => {
+                node(FileType::BlockDevice, rustix::fs::makedev(*major, *minor));
+            }
+            Object::Whiteout if opaque => continue,
+            Object::Whiteout => {
+                node(FileType::CharacterDevice, 0);
+                continue;
+            }
+            Object::Opaque => {
+                lsetxattr(parent, "trusted.overlay.opaque", b"y", XattrFlags::empty()).unwrap();
+                continue;
+            }
+        }
+        all.push((path, made));
+    }
+    for (path, made) in all.iter().rev() {
+        std::os::unix::fs::lchown(path, Some(made.owner.0), Some(made.owner.1)).unwrap();
+        let link = fs::symlink_metadata(path).unwrap().is_symlink();
+        if !link {
+            fs::set_permissions(path, fs::Permissions::from_mode(made.mode)).unwrap();
+        }
+        if let Some(value) = &made.xattr {
+            lsetxattr(path, "trusted.test", value, XattrFlags::empty()).unwrap();
+        }
+        let time = rustix::fs::Timespec { tv_sec: made.time.0, tv_nsec: made.time.1 as _ };
+        let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+        rustix::fs::utimensat(CWD, path, &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).unwrap();
+    }
+    fs::set_permissions(root, fs::Permissions::from_mode(0o751)).unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn trees_go_to_tars_and_back_byte_for_byte(tree in prop::collection::vec(made(), 0..30)) {
+        if !is_root() {
+            return Ok(());
+        }
+        let bench = Bench::new();
+        build(&bench.root(), &tree);
+        let first = write(&bench.root(), Ownership::Real);
+        for ownership in [Ownership::Real, Ownership::OverrideStat] {
+            let again = Bench::new();
+            let root = open(&again.root());
+            apply(&first[..], root.as_fd(), &ApplyOptions { ownership, ..options() }).unwrap();
+            let second = write(&again.root(), ownership);
+            let third = Bench::new();
+            apply(&second[..], open(&third.root()).as_fd(), &ApplyOptions { ownership, ..options() }).unwrap();
+            prop_assert!(second == write(&third.root(), ownership), "{ownership:?}: not stable");
+            prop_assert!(first == second, "{ownership:?}: {} and {} bytes", first.len(), second.len());
+        }
+    }
+
+    #[test]
+    fn damaged_tars_neither_escape_nor_panic(
+        tree in prop::collection::vec(made(), 1..12),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), any::<bool>()), 1..8),
+    ) {
+        if !is_root() {
+            return Ok(());
+        }
+        let source = Bench::new();
+        build(&source.root(), &tree);
+        let mut tar = write(&source.root(), Ownership::Real);
+        for (at, byte, mend) in changes {
+            let at = at.index(tar.len());
+            tar[at] = byte;
+            // With the checksum right again, the damage gets further.
+            let block = at / 512 * 512;
+            if mend && tar.len() >= block + 512 {
+                let header = &mut tar[block..block + 512];
+                header[148..156].fill(b' ');
+                let sum: u32 = header.iter().map(|&b| u32::from(b)).sum();
+                header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+            }
+        }
+        let limits = Limits { entries: 1000, bytes: 1 << 30 };
+        for ownership in [Ownership::Real, Ownership::OverrideStat] {
+            let bench = Bench::new();
+            let _either = apply(&tar[..], open(&bench.root()).as_fd(), &ApplyOptions { ownership, limits });
+            prop_assert_eq!(fs::read(bench.top.path().join("outside")).unwrap(), b"untouched");
+            prop_assert_eq!(fs::read_dir(bench.top.path()).unwrap().count(), 2);
+        }
+    }
+}

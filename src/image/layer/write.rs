@@ -1,0 +1,639 @@
+//! Directory → tar.
+//!
+//! The same tree gives the same tar, byte for byte, on every filesystem: names are sorted, whiteouts come before their
+//! siblings (OCI image-spec, layer.md), PAX records stand only where the header can't hold a value, and whether a file
+//! is stored as a sparse one depends on its content, not on the holes that it happens to have.
+//!
+//! Only the layer is walked. What its upper form can say and a tar can't (a directory that was renamed while its content
+//! stayed below, a file whose data did) is looked up in the union of the layer and what is below it, and written in
+//! full: so the cost grows with what changed.
+
+use std::collections::HashMap;
+use std::io::{BufWriter, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
+use tar_core::builder::EntryBuilder;
+use tar_core::{EntryType, HEADER_SIZE, SparseEntry};
+
+use super::LayerError;
+use super::attributes::{Attributes, Ownership};
+use super::place::{join, open_dir};
+use super::reader::time_text;
+use crate::error::FsError;
+use crate::sys::dir::for_each_entry;
+use crate::sys::object::{At, Kind, Stat, Time};
+use crate::union::layer::{Stack, StackOptions};
+use crate::union::marker::{self, AufsName};
+use crate::union::node::Node;
+use crate::union::{self, Union};
+
+/// How a layer is written.
+#[derive(Debug, Clone, Copy)]
+pub struct WriteOptions<'a> {
+    /// How owners, modes and devices are kept in the layer.
+    pub ownership: Ownership,
+    /// What is below the layer, topmost first; asked only for what the layer leaves below.
+    pub lowers: &'a [BorrowedFd<'a>],
+    /// Write an entry for the root itself.
+    pub root: bool,
+}
+
+/// What was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Written {
+    /// Entries.
+    pub entries: u64,
+    /// Bytes of the tar.
+    pub bytes: u64,
+}
+
+const BUFFER: usize = 256 << 10;
+/// Files are cut into blocks to find out what of them is zero.
+const BLOCK: u64 = 64 << 10;
+/// A file is stored as a sparse one when that much of it is zero.
+const SPARE: u64 = 1 << 20;
+/// More runs than every reader takes; the blocks are taken larger until they are fewer.
+const MOST_RUNS: usize = 4096;
+/// The largest size that a header holds without PAX.
+const LARGE: u64 = 0o77_777_777_777;
+
+/// Writes the layer in `layer` (overlay form) as a tar.
+///
+/// # Errors
+/// Those of reading the layer, with the path, and of writing.
+pub fn write_tar(
+    layer: BorrowedFd<'_>,
+    out: impl Write,
+    options: &WriteOptions<'_>,
+) -> Result<Written, LayerError> {
+    let out = Counted { out: BufWriter::with_capacity(BUFFER, out), bytes: 0 };
+    let mut writer = Writer { out, entries: 0, names: HashMap::new(), buffer: vec![0; BUFFER] };
+    Walk { layer, options, merged: None, current: None }.run(&mut writer)?;
+    writer.finish()
+}
+
+/// Counts what goes through.
+struct Counted<W> {
+    out: W,
+    bytes: u64,
+}
+
+impl<W: Write> Counted<W> {
+    fn all(&mut self, data: &[u8]) -> Result<(), LayerError> {
+        self.bytes += data.len() as u64;
+        self.out.write_all(data).map_err(LayerError::Write)
+    }
+}
+
+/// Puts entries into the tar.
+struct Writer<W: Write> {
+    out: Counted<BufWriter<W>>,
+    entries: u64,
+    /// The first name of files with several, and how many are still to come.
+    names: HashMap<(u64, u64), (Vec<u8>, u64)>,
+    buffer: Vec<u8>,
+}
+
+impl<W: Write> Writer<W> {
+    fn finish(mut self) -> Result<Written, LayerError> {
+        self.out.all(&[0; 2 * HEADER_SIZE])?;
+        self.out.out.flush().map_err(LayerError::Write)?;
+        Ok(Written { entries: self.entries, bytes: self.out.bytes })
+    }
+
+    fn header(&mut self, path: &[u8], builder: &mut EntryBuilder) -> Result<(), LayerError> {
+        builder.path(path);
+        self.entries += 1;
+        self.out.all(&builder.finish_bytes())
+    }
+
+    /// An empty file that says something by its name.
+    fn marker(&mut self, path: &[u8]) -> Result<(), LayerError> {
+        let attributes = Attributes { kind: Kind::File, mode: 0o600, ..Attributes::of_implied_directory() };
+        let mut builder = builder(path, &attributes)?;
+        builder.entry_type(EntryType::Regular);
+        self.header(path, &mut builder)
+    }
+
+    fn directory(&mut self, path: &[u8], attributes: &Attributes) -> Result<(), LayerError> {
+        let name = if path.is_empty() { b"./".to_vec() } else { [path, b"/"].concat() };
+        let mut builder = builder(path, attributes)?;
+        builder.entry_type(EntryType::Directory);
+        self.header(&name, &mut builder)
+    }
+
+    /// The name under which a file was written already.
+    fn earlier_name(&mut self, path: &[u8], id: (u64, u64), nlink: u64) -> Option<Vec<u8>> {
+        if nlink < 2 {
+            return None;
+        }
+        match self.names.get_mut(&id) {
+            Some((first, left)) => {
+                let first = first.clone();
+                *left -= 1;
+                if *left == 0 {
+                    self.names.remove(&id);
+                }
+                Some(first)
+            }
+            None => {
+                self.names.insert(id, (path.to_vec(), nlink - 1));
+                None
+            }
+        }
+    }
+
+    /// Anything but a directory. `data`: a regular file on disk, open.
+    fn leaf(
+        &mut self,
+        path: &[u8],
+        attributes: &Attributes,
+        target: Option<Vec<u8>>,
+        first_name: Option<Vec<u8>>,
+        data: Option<BorrowedFd<'_>>,
+    ) -> Result<(), LayerError> {
+        if attributes.kind == Kind::Socket {
+            // Sockets are made by their servers; no tar has a form for them.
+            log::info!("{}: a socket, left out", path.escape_ascii());
+            return Ok(());
+        }
+        let mut builder = builder(path, attributes)?;
+        if let Some(first) = first_name {
+            builder.entry_type(EntryType::Link).link_name(first);
+            return self.header(path, &mut builder);
+        }
+        let kind = match attributes.kind {
+            Kind::File => return self.file(path, builder, data),
+            Kind::Symlink => {
+                let in_file = |data: BorrowedFd<'_>| -> rustix::io::Result<Vec<u8>> {
+                    let mut target = vec![0; 4096];
+                    let length = rustix::io::pread(data, &mut target[..], 0)?;
+                    target.truncate(length);
+                    Ok(target)
+                };
+                let target = match (target, data) {
+                    (Some(target), _) => target,
+                    (None, Some(data)) => in_file(data).map_err(LayerError::os(path, "read its target"))?,
+                    (None, None) => return Err(LayerError::entry(path, "a symbolic link without a target")),
+                };
+                builder.link_name(target);
+                EntryType::Symlink
+            }
+            Kind::Fifo => EntryType::Fifo,
+            Kind::CharDevice => EntryType::Char,
+            Kind::BlockDevice => EntryType::Block,
+            Kind::Directory | Kind::Socket => return Ok(()), // not here
+        };
+        if matches!(attributes.kind, Kind::CharDevice | Kind::BlockDevice) {
+            let (major, minor) = attributes.device;
+            builder
+                .device(major, minor)
+                .map_err(|_| LayerError::entry(path, "device numbers that no tar can hold"))?;
+        }
+        builder.entry_type(kind);
+        self.header(path, &mut builder)
+    }
+
+    fn file(
+        &mut self,
+        path: &[u8],
+        mut builder: EntryBuilder,
+        data: Option<BorrowedFd<'_>>,
+    ) -> Result<(), LayerError> {
+        let fd = data.ok_or_else(|| LayerError::entry(path, "a file that is not open"))?;
+        let size = At::Fd(fd).stat().map_err(LayerError::os(path, "stat it"))?.size;
+        builder.entry_type(EntryType::Regular);
+        let unfit = |_| LayerError::entry(path, "a size that no tar can hold");
+        let map = data_map(fd, size, &mut self.buffer).map_err(LayerError::os(path, "read it"))?;
+        let runs = match map {
+            Some(runs) => {
+                let stored = runs.iter().map(|run| run.length).sum();
+                builder.size(stored).map_err(unfit)?;
+                builder.sparse(&runs, size);
+                runs
+            }
+            None => {
+                builder.size(size).map_err(unfit)?;
+                vec![SparseEntry { offset: 0, length: size }]
+            }
+        };
+        self.header(path, &mut builder)?;
+        let mut stored = 0;
+        for run in &runs {
+            self.copy(path, fd, run)?;
+            stored += run.length;
+        }
+        let padding = (stored.wrapping_neg() % HEADER_SIZE as u64) as usize;
+        self.out.all(&[0; HEADER_SIZE][..padding])
+    }
+
+    fn copy(&mut self, path: &[u8], fd: BorrowedFd<'_>, run: &SparseEntry) -> Result<(), LayerError> {
+        let (mut offset, mut left) = (run.offset, run.length);
+        while left > 0 {
+            let want = self.buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let got = match rustix::io::pread(fd, &mut self.buffer[..want], offset) {
+                Err(Errno::INTR) => continue,
+                // It got shorter meanwhile; the header's size is a promise.
+                Ok(0) => {
+                    self.buffer[..want].fill(0);
+                    want
+                }
+                other => other.map_err(LayerError::os(path, "read it"))?,
+            };
+            self.out.all(&self.buffer[..got])?;
+            offset += got as u64;
+            left -= got as u64;
+        }
+        Ok(())
+    }
+}
+
+/// What all entries have: owner, mode, time, extended attributes.
+fn builder(path: &[u8], attributes: &Attributes) -> Result<EntryBuilder, LayerError> {
+    let unfit = |_| LayerError::entry(path, "owner, mode or time that no tar can hold");
+    let mut builder = EntryBuilder::new_ustar();
+    builder.mode(attributes.mode).map_err(unfit)?;
+    builder.uid(attributes.uid.into()).map_err(unfit)?;
+    builder.gid(attributes.gid.into()).map_err(unfit)?;
+    let Time { sec, nsec } = attributes.mtime;
+    let whole = u64::try_from(sec).unwrap_or(0);
+    if sec < 0 || nsec != 0 || whole > LARGE {
+        builder.mtime(whole.min(LARGE)).map_err(unfit)?;
+        builder.add_pax("mtime", time_text(attributes.mtime));
+    } else {
+        builder.mtime(whole).map_err(unfit)?;
+    }
+    for (name, value) in &attributes.xattrs {
+        let name = std::str::from_utf8(name)
+            .map_err(|_| LayerError::entry(path, "an attribute whose name is not UTF-8"))?;
+        builder.add_pax(&format!("SCHILY.xattr.{name}"), value);
+    }
+    Ok(builder)
+}
+
+/// The parts of a file that are not zero, where leaving out the rest is worth it. By the content alone: of holes it is
+/// only believed that they are zero.
+fn data_map(
+    fd: BorrowedFd<'_>,
+    size: u64,
+    buffer: &mut [u8],
+) -> rustix::io::Result<Option<Vec<SparseEntry>>> {
+    if size < SPARE {
+        return Ok(None);
+    }
+    let mut runs: Vec<SparseEntry> = Vec::new();
+    let mut block = BLOCK;
+    let mut at = 0;
+    while at < size {
+        at = match rustix::fs::seek(fd, SeekFrom::Data(at)) {
+            Ok(data) => data - data % BLOCK,
+            Err(Errno::NXIO) => break,
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => at,
+            Err(errno) => return Err(errno),
+        }
+        .max(at);
+        let end = match rustix::fs::seek(fd, SeekFrom::Hole(at)) {
+            Ok(hole) => hole.min(size),
+            Err(Errno::NXIO | Errno::INVAL | Errno::OPNOTSUPP) => size,
+            Err(errno) => return Err(errno),
+        };
+        while at < end.max(at + 1).min(size) {
+            let length = BLOCK.min(size - at);
+            let piece = &mut buffer[..length as usize];
+            let got = read_full(fd, piece, at)?;
+            if piece[..got].iter().any(|&b| b != 0) {
+                add_block(&mut runs, at, at + length, block);
+                while runs.len() > MOST_RUNS {
+                    block *= 2;
+                    coarsen(&mut runs, block);
+                }
+            }
+            at += length;
+        }
+    }
+    for run in &mut runs {
+        run.length = run.length.min(size - run.offset);
+    }
+    let stored: u64 = runs.iter().map(|run| run.length).sum();
+    if size - stored < SPARE || stored > LARGE - (1 << 20) {
+        return Ok(None);
+    }
+    // The end of the file is told by a run of no length, as GNU tar does.
+    if runs.last().is_none_or(|run| run.offset + run.length < size) {
+        runs.push(SparseEntry { offset: size, length: 0 });
+    }
+    Ok(Some(runs))
+}
+
+fn add_block(runs: &mut Vec<SparseEntry>, start: u64, end: u64, block: u64) {
+    let (start, end) = (start - start % block, end.next_multiple_of(block));
+    match runs.last_mut() {
+        Some(last) if start <= last.offset + last.length => {
+            last.length = last.length.max(end - last.offset);
+        }
+        _ => runs.push(SparseEntry { offset: start, length: end - start }),
+    }
+}
+
+fn coarsen(runs: &mut Vec<SparseEntry>, block: u64) {
+    let mut coarse = Vec::with_capacity(runs.len() / 2 + 1);
+    for run in runs.iter() {
+        add_block(&mut coarse, run.offset, run.offset + run.length, block);
+    }
+    *runs = coarse;
+}
+
+fn read_full(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> rustix::io::Result<usize> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match rustix::io::pread(fd, &mut buffer[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(done)
+}
+
+/// A directory that is being walked.
+struct Frame {
+    path: Vec<u8>,
+    names: std::vec::IntoIter<Vec<u8>>,
+    /// Its node in the union, where the layer alone doesn't tell what is in it.
+    merged: Option<Arc<Node>>,
+}
+
+/// Goes through a layer.
+struct Walk<'a> {
+    layer: BorrowedFd<'a>,
+    options: &'a WriteOptions<'a>,
+    merged: Option<Union>,
+    /// The directory that was opened last.
+    current: Option<(Vec<u8>, OwnedFd)>,
+}
+
+impl Walk<'_> {
+    fn run<W: Write>(mut self, out: &mut Writer<W>) -> Result<(), LayerError> {
+        let at = At::Fd(self.layer);
+        if self.options.root {
+            let stat = at.stat().map_err(LayerError::os(b"", "stat it"))?;
+            out.directory(b"", &Attributes::read(at, b"", &stat, self.options.ownership)?)?;
+        }
+        let mut stack = vec![self.raw_frame(Vec::new(), out)?];
+        while let Some(frame) = stack.last_mut() {
+            let Some(name) = frame.names.next() else {
+                let done = stack.pop();
+                if let (Some(union), Some(Frame { merged: Some(node), .. })) = (&self.merged, done) {
+                    union.forget(node.ino, 1);
+                }
+                continue;
+            };
+            let path = join(&frame.path, &name);
+            let below = match frame.merged.clone() {
+                Some(parent) => self.merged_entry(&parent, &name, path, out)?,
+                None => {
+                    let parent = frame.path.clone();
+                    self.raw_entry(&parent, &name, path, out)?
+                }
+            };
+            stack.extend(below);
+        }
+        Ok(())
+    }
+
+    /// The directory of the layer at `path`.
+    fn dir(&mut self, path: &[u8]) -> Result<BorrowedFd<'_>, LayerError> {
+        if self.current.as_ref().is_none_or(|(known, _)| known != path) {
+            let fd = open_dir(self.layer, path).map_err(LayerError::os(path, "open it"))?;
+            self.current = Some((path.to_vec(), fd));
+        }
+        self.current.as_ref().map(|(_, fd)| fd.as_fd()).ok_or_else(|| LayerError::entry(path, "not open"))
+    }
+
+    /// Writes the markers of a directory, and lists what else is in it.
+    fn raw_frame<W: Write>(&mut self, path: Vec<u8>, out: &mut Writer<W>) -> Result<Frame, LayerError> {
+        let listing = list(self.dir(&path)?, &path)?;
+        if listing.opaque {
+            out.marker(&join(&path, marker::WH_OPAQUE))?;
+        }
+        // An opaque directory leaves nothing for whiteouts to hide.
+        for name in listing.whiteouts.iter().filter(|_| !listing.opaque) {
+            out.marker(&join(&path, &[marker::WH_PREFIX, name].concat()))?;
+        }
+        Ok(Frame { path, names: listing.names.into_iter(), merged: None })
+    }
+
+    fn raw_entry<W: Write>(
+        &mut self,
+        parent: &[u8],
+        name: &[u8],
+        path: Vec<u8>,
+        out: &mut Writer<W>,
+    ) -> Result<Option<Frame>, LayerError> {
+        let ownership = self.options.ownership;
+        let at = At::Name(self.dir(parent)?, name);
+        let stat = match at.stat() {
+            Ok(stat) => stat,
+            // The layer is in use and the entry has gone since the directory was listed.
+            Err(Errno::NOENT) => return Ok(None),
+            Err(errno) => return Err(LayerError::os(&path, "stat it")(errno)),
+        };
+        let attributes = Attributes::read(at, &path, &stat, ownership)?;
+        let marks = if stat.kind() == Kind::Directory || is_short(&stat) {
+            marker::read_marks(at).map_err(LayerError::os(&path, "read its marks"))?
+        } else {
+            marker::Marks::default()
+        };
+        if stat.kind() == Kind::Directory {
+            out.directory(&path, &attributes)?;
+            if marks.redirect.is_some() {
+                return self.merged_frame(path, out).map(Some);
+            }
+            return self.raw_frame(path, out).map(Some);
+        }
+        let first = out.earlier_name(&path, (stat.dev, stat.ino), stat.nlink);
+        if marks.metacopy && first.is_none() {
+            let node = self.node(&path)?;
+            let union = self.union()?;
+            let data = union.data_fd(&node, false).map_err(of_union(&path))?;
+            out.leaf(&path, &attributes, None, None, Some(data.as_fd()))?;
+            drop(data);
+            union.forget(node.ino, 1);
+            return Ok(None);
+        }
+        let (mut target, mut data) = (None, None);
+        match stat.kind() {
+            Kind::Symlink => target = Some(at.readlink().map_err(LayerError::os(&path, "read its target"))?),
+            Kind::File if first.is_none() => {
+                data = Some(at.open_read().map_err(LayerError::os(&path, "open it"))?);
+            }
+            _ => {}
+        }
+        out.leaf(&path, &attributes, target, first, data.as_ref().map(AsFd::as_fd))?;
+        Ok(None)
+    }
+
+    /// The union of the layer and of what is below it, to read.
+    fn union(&mut self) -> Result<&Union, LayerError> {
+        if self.merged.is_none() {
+            let below = self.options.lowers.iter().copied();
+            self.merged = Some(open_union(std::iter::once(self.layer).chain(below))?);
+        }
+        self.merged.as_ref().ok_or_else(|| LayerError::entry(b"", "no union"))
+    }
+
+    /// The node of a path in the union; it counts one lookup.
+    fn node(&mut self, path: &[u8]) -> Result<Arc<Node>, LayerError> {
+        if self.options.lowers.is_empty() {
+            return Err(LayerError::entry(
+                path,
+                "a part of it lies in the layers below, which are not known here",
+            ));
+        }
+        find(self.union()?, path)?.ok_or_else(|| LayerError::entry(path, "it is not in the merged tree"))
+    }
+
+    /// A directory whose content lies below under another name: all of it is new under this one.
+    fn merged_frame<W: Write>(&mut self, path: Vec<u8>, out: &mut Writer<W>) -> Result<Frame, LayerError> {
+        let node = self.node(&path)?;
+        out.marker(&join(&path, marker::WH_OPAQUE))?;
+        self.list_merged(path, node)
+    }
+
+    fn list_merged(&mut self, path: Vec<u8>, node: Arc<Node>) -> Result<Frame, LayerError> {
+        let mut names = Vec::new();
+        self.union()?
+            .readdir(&node, 0, |entry| {
+                names.push(entry.name.into_vec());
+                true
+            })
+            .map_err(of_union(&path))?;
+        names.sort();
+        Ok(Frame { path, names: names.into_iter(), merged: Some(node) })
+    }
+
+    fn merged_entry<W: Write>(
+        &mut self,
+        parent: &Arc<Node>,
+        name: &[u8],
+        path: Vec<u8>,
+        out: &mut Writer<W>,
+    ) -> Result<Option<Frame>, LayerError> {
+        let ownership = self.options.ownership;
+        let union = self.union()?;
+        let Some((node, attr)) = union.lookup(parent, name).map_err(of_union(&path))? else {
+            return Ok(None);
+        };
+        let mut xattrs = Vec::new();
+        for name in union.listxattr(&node).map_err(of_union(&path))?.split(|&b| b == 0) {
+            if !name.is_empty() {
+                xattrs.push((name.to_vec(), union.getxattr(&node, name).map_err(of_union(&path))?));
+            }
+        }
+        let attributes = Attributes::of_shown(&attr.stat, &path, xattrs, ownership)?;
+        if attr.stat.kind() == Kind::Directory {
+            out.directory(&path, &attributes)?;
+            return self.list_merged(path, node).map(Some);
+        }
+        // Numbers of the union are one space, apart from those of the layer.
+        let first = out.earlier_name(&path, (u64::MAX, attr.ino), attr.stat.nlink);
+        let (mut target, mut data) = (None, None);
+        match attr.stat.kind() {
+            Kind::Symlink => target = Some(union.readlink(&node).map_err(of_union(&path))?),
+            Kind::File if first.is_none() => {
+                data = Some(union.data_fd(&node, false).map_err(of_union(&path))?);
+            }
+            _ => {}
+        }
+        out.leaf(&path, &attributes, target, first, data.as_ref().map(|fd| fd.as_fd()))?;
+        drop(data);
+        union.forget(node.ino, 1);
+        Ok(None)
+    }
+}
+
+/// Has the file fewer blocks than its size needs? Only then can its data be elsewhere.
+fn is_short(stat: &Stat) -> bool {
+    stat.kind() == Kind::File && stat.blocks.saturating_mul(512) < stat.size
+}
+
+/// What a directory of a layer holds.
+pub(super) struct Listing {
+    /// The mark that hides what is below.
+    pub opaque: bool,
+    /// The names that are deleted here, sorted.
+    pub whiteouts: Vec<Vec<u8>>,
+    /// All else, sorted.
+    pub names: Vec<Vec<u8>>,
+}
+
+/// Lists a directory of a layer, and reads its markers in every form.
+pub(super) fn list(dir: BorrowedFd<'_>, path: &[u8]) -> Result<Listing, LayerError> {
+    let marks = marker::read_marks(At::Fd(dir)).map_err(LayerError::os(path, "read its marks"))?;
+    let mut listing = Listing { opaque: marks.opaque, whiteouts: Vec::new(), names: Vec::new() };
+    for_each_entry::<Errno>(dir, |entry| {
+        match marker::aufs_name(entry.name) {
+            AufsName::Opaque => listing.opaque = true,
+            AufsName::Whiteout(name) => listing.whiteouts.push(name.to_vec()),
+            AufsName::Meta | AufsName::Malformed => {}
+            AufsName::Plain => {
+                let at = At::Name(dir, entry.name);
+                let is_whiteout = match entry.kind {
+                    Some(Kind::CharDevice) | None => at.stat()?.is_whiteout_device(),
+                    Some(Kind::File) if marks.xattr_whiteouts => marker::read_marks(at)?.whiteout,
+                    Some(_) => false,
+                };
+                if is_whiteout { &mut listing.whiteouts } else { &mut listing.names }
+                    .push(entry.name.to_vec());
+            }
+        }
+        Ok(())
+    })
+    .map_err(LayerError::os(path, "list it"))?;
+    listing.names.sort();
+    listing.whiteouts.sort();
+    listing.whiteouts.dedup();
+    // A name that is there and deleted at once (the `.wh.` form allows it) hides nothing but what is below.
+    Ok(listing)
+}
+
+/// The read-only union of layers that are open, topmost first.
+pub(super) fn open_union<'a>(layers: impl Iterator<Item = BorrowedFd<'a>>) -> Result<Union, LayerError> {
+    let lowers = layers.map(|fd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))).collect();
+    let stack = Stack::open(&StackOptions { lowers, ..StackOptions::default() })
+        .map_err(|error| LayerError::entry(b"", error.to_string()))?;
+    Union::new(stack, union::Limits::of_process()).map_err(of_union(b""))
+}
+
+/// The node of a path; it counts one lookup, its parents none.
+pub(super) fn find(union: &Union, path: &[u8]) -> Result<Option<Arc<Node>>, LayerError> {
+    let mut at = union.root().clone();
+    let mut is_root = true;
+    for name in path.split(|&b| b == b'/').filter(|name| !name.is_empty()) {
+        let next = union.lookup(&at, name);
+        if !is_root {
+            union.forget(at.ino, 1);
+        }
+        match next {
+            Ok(Some((node, _))) => at = node,
+            Ok(None) | Err(FsError::NotADirectory) => return Ok(None),
+            Err(error) => return Err(of_union(path)(error)),
+        }
+        is_root = false;
+    }
+    Ok(Some(at))
+}
+
+/// For `map_err`: the union could not answer for a path.
+pub(super) fn of_union(path: &[u8]) -> impl Fn(FsError) -> LayerError {
+    let path = path.to_vec();
+    move |error| match error {
+        FsError::Os(errno) => LayerError::Os { entry: path.clone(), what: "read it", errno },
+        error => LayerError::Entry { entry: path.clone(), what: error.to_string() },
+    }
+}
