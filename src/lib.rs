@@ -15,12 +15,13 @@
 //! fuse        the protocol adaptor: translate, call union, reply; sessions, threads, cache lifetimes, I/O modes
 //! image       digests, the content store, tar → layer, upper → tar, load/save/commit
 //! container   an image, an upper and their mount; running a command in it
+//! snapshotter containerd's snapshots, served over gRPC; containerd mounts them itself. Feature `snapshotter`
 //! explain     where a path comes from, the event trace, the pictures
 //! cli         the command line, one small file a verb
 //! ```
 //!
-//! Calls go one way: `cli → {fuse, container, image, explain} → union → sys`. `fuse` and `image` never meet; both use
-//! the markers of [`union::marker`].
+//! Calls go one way: `cli → {fuse, container, image, snapshotter, explain} → union → sys`. `fuse` and `image` never
+//! meet; both use the markers of [`union::marker`], and so does `snapshotter`, which mounts nothing.
 
 pub mod cli;
 pub mod container;
@@ -28,5 +29,7 @@ pub mod error;
 pub mod explain;
 pub mod fuse;
 pub mod image;
+#[cfg(feature = "snapshotter")]
+pub mod snapshotter;
 pub mod sys;
 pub mod union;

@@ -11,6 +11,11 @@ mod logging;
 mod man;
 pub mod mount;
 pub mod options;
+#[cfg(feature = "snapshotter")]
+mod snapshotter;
+#[cfg(not(feature = "snapshotter"))]
+#[path = "no_snapshotter.rs"]
+mod snapshotter;
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
@@ -49,6 +54,7 @@ struct Cli {
 enum Verb {
     Man(man::Man),
     Completions(completions::Completions),
+    Snapshotter(snapshotter::Snapshotter),
 }
 
 impl Verb {
@@ -56,6 +62,7 @@ impl Verb {
         match self {
             Verb::Man(verb) => verb.run(),
             Verb::Completions(verb) => verb.run(),
+            Verb::Snapshotter(verb) => verb.run(),
         }
     }
 }
