@@ -99,9 +99,12 @@ fn kill_during(spec: &StackSpec, operations: &[Op], delay: Duration) -> bool {
     let mount = stack.mount();
     let mut found = Snapshot::take_checked(mount.path());
     if let Some(path) = under_way.as_ref().and_then(written_path)
-        && let Some(entry) = found.entries.get_mut(path.to_path_buf().as_os_str())
+        && let Some(ino) = found.entries.get(path.to_path_buf().as_os_str()).map(|entry| entry.ino)
     {
-        entry.content = Content::Any;
+        // By all of its names.
+        for entry in found.entries.values_mut().filter(|entry| entry.ino == ino) {
+            entry.content = Content::Any;
+        }
     }
     let differences: Vec<_> = states.iter().map(|state| diff(state, &found, &fields())).collect();
     assert!(

@@ -162,11 +162,13 @@ impl Union {
         let object = staged.object();
         if original.stat.kind() != Kind::Directory {
             let upper = self.upper()?;
-            if let Some(origin) = self.origin_value(original.id) {
-                upper.set_mark_if_allowed(object, ORIGIN, &origin)?;
+            if self.keeps_origin(original)
+                && let Some(origin) = self.origin_value(original.id)
+            {
+                upper.set_mark(object, ORIGIN, &origin)?;
             }
             if self.keeps_links(original) {
-                let hidden = self.hidden_links.get(&original.id).map_or(0, |h| *h);
+                let hidden = self.hidden_count(original.id);
                 self.set_copied_nlink(object, original.stat.nlink.saturating_sub(hidden))?;
                 upper.set_mark(object, UNPUBLISHED, b"y")?;
             }
@@ -176,14 +178,17 @@ impl Union {
         Ok(moved)
     }
 
-    /// Has the original other names, which must lead to the copy too? Only regular files can carry what that needs in
-    /// every namespace of attributes.
-    fn keeps_links(&self, original: &Original) -> bool {
+    /// Can the copy remember where it came from? The kernel allows `user.` attributes only on regular files and
+    /// directories; and an interned identity is worth nothing in the next mount.
+    fn keeps_origin(&self, original: &Original) -> bool {
         let trusted = self.upper.as_ref().is_some_and(|u| u.caps().namespace == marker::Namespace::Trusted);
-        original.stat.nlink > 1
-            && original.stat.kind() != Kind::Directory
-            && (original.stat.kind() == Kind::File || trusted)
-            && original.id.is_lasting()
+        (original.stat.kind() == Kind::File || trusted) && original.id.is_lasting()
+    }
+
+    /// Has the original other names, which must lead to the copy too? Only what remembers its origin can
+    /// carry what that needs.
+    fn keeps_links(&self, original: &Original) -> bool {
+        original.stat.nlink > 1 && original.stat.kind() != Kind::Directory && self.keeps_origin(original)
     }
 
     /// Makes the copy visible under the node's name.
@@ -221,6 +226,9 @@ impl Union {
                     *source = Source::Upper;
                 }
             } else {
+                if !self.keeps_origin(original) {
+                    self.table.keep_number(real, node.ino);
+                }
                 node.set_real(real);
                 *place = Place::Named { parent: parent.clone(), name: name.clone(), source: Source::Upper };
                 self.files.forget(node.ino);
@@ -241,7 +249,11 @@ impl Union {
         if let Err(e) = removed {
             log::warn!("a copied-up hardlink keeps its mark until the next mount: {e}");
         }
-        self.hidden_links.remove(&original.id);
+        if self.hidden_links.remove(&original.id).is_some()
+            && let Err(e) = self.upper().and_then(|upper| upper.forget_hidden(original.id))
+        {
+            log::warn!("the record of hidden names stays until the next mount: {e}");
+        }
     }
 
     /// The node has no name any more: the copy lives as long as it is used, or as long as other names of the lower's
@@ -254,7 +266,7 @@ impl Union {
         real: RealId,
     ) -> Result<()> {
         let fd = Arc::new(staged.object().at().pin()?);
-        let hidden = self.hidden_links.get(&original.id).map_or(0, |h| *h);
+        let hidden = self.hidden_count(original.id);
         let left = original.stat.nlink.saturating_sub(hidden);
         let links = self.keeps_links(original) && left > 0;
         let _aliases = links.then(|| self.aliases.write());
@@ -266,6 +278,9 @@ impl Union {
             self.published(staged.object(), original);
         }
         *place = Place::Pinned { fd, upper: true };
+        if !self.keeps_origin(original) {
+            self.table.keep_number(real, node.ino);
+        }
         node.set_real(real);
         self.files.forget(node.ino);
         self.metacopies.remove(&node.ino);

@@ -191,9 +191,9 @@ impl Union {
         Ok(())
     }
 
-    /// A lower file that was never copied up loses a name to a whiteout.
-    pub(super) fn hide_link(&self, lower: RealId) {
-        *self.hidden_links.entry(lower).or_insert(0) += 1;
+    /// How many names of a lower file that was never copied up are hidden.
+    pub(super) fn hidden_count(&self, lower: RealId) -> u64 {
+        self.hidden_links.get(&lower).map_or(0, |hidden| *hidden)
     }
 }
 

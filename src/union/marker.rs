@@ -15,6 +15,8 @@
 //! Sources: the kernel's Documentation/filesystems/overlayfs.rst ("whiteouts and opaque directories"), the OCI image
 //! specification, layer.md ("Whiteouts").
 
+use rustix::io::Errno;
+
 use crate::sys::object::At;
 use crate::sys::xattr;
 
@@ -148,12 +150,12 @@ pub fn read_marks(at: At<'_>) -> rustix::io::Result<Marks> {
     let mut marks = Marks::default();
     for name in xattr::list(at)? {
         if name == FUSE_OVERLAYFS_OPAQUE {
-            marks.opaque |= xattr::get(at, &name)?.as_deref() == Some(b"y");
+            marks.opaque |= opaque_value(at, &name)?.as_deref() == Some(b"y");
             continue;
         }
         let Some(mark) = overlay_mark(&name) else { continue };
         match mark {
-            b"opaque" => match xattr::get(at, &name)?.as_deref() {
+            b"opaque" => match opaque_value(at, &name)?.as_deref() {
                 Some(b"y") => marks.opaque = true,
                 Some(b"x") => marks.xattr_whiteouts = true,
                 _ => {}
@@ -166,6 +168,15 @@ pub fn read_marks(at: At<'_>) -> rustix::io::Result<Marks> {
         }
     }
     Ok(marks)
+}
+
+/// The value of an opaque mark. An ordinary user can't read the attributes of a directory that its owner may not read,
+/// only their names; `y` is what overlays write.
+fn opaque_value(at: At<'_>, name: &[u8]) -> rustix::io::Result<Option<Vec<u8>>> {
+    match xattr::get(at, name) {
+        Err(Errno::ACCESS) => Ok(Some(b"y".to_vec())),
+        other => other,
+    }
 }
 
 /// The name of the mark behind `trusted.overlay.` or `user.overlay.`, or `None` for every other attribute.

@@ -11,7 +11,7 @@
 //! | [`resolve`] | lookup: which layer's entry a name stands for |
 //! | [`provenance`] | where a path comes from, layer by layer |
 //! | [`node`] | the objects of the merged view, their numbers, the lock order |
-//! | [`links`] | identity across copy-up: origins and hardlinks |
+//! | [`links`], `hidden` | identity across copy-up: origins and hardlinks |
 //! | [`attr`] | stat and changes of attributes |
 //! | [`upper`] | the only part that can write |
 //! | [`copy_up`] | prepare, fill, publish |
@@ -28,6 +28,7 @@ pub mod copy_up;
 pub mod events;
 pub mod facts;
 pub mod file;
+mod hidden;
 pub mod index;
 pub mod layer;
 pub mod links;
@@ -180,8 +181,8 @@ pub struct Union {
     /// The filesystems of the layers' roots; the position goes into [`RealId`].
     filesystems: Vec<Filesystem>,
     renames: Mutex<()>,
-    /// Shared while a finding is turned into a node, exclusive while a file with several names is copied up; in the lock
-    /// order between names and places.
+    /// Shared while a finding is turned into a node, exclusive while a file with several names is copied up or loses one
+    /// of them, for its count is read and written; in the lock order between names and places.
     aliases: RwLock<()>,
     /// Copy-ups that are under way, by node number.
     copying: DashMap<u64, Arc<Mutex<()>>>,
@@ -225,6 +226,7 @@ impl Union {
         }
         let filesystems = filesystems(&layers)?;
         let upper = upper_layer.map(|layer| Upper::new(layer, filesystems.clone())).transpose()?;
+        let hidden_links = upper.as_ref().map(Upper::hidden_links).transpose()?.unwrap_or_default();
         let (dir, real) = merged_root(&layers, upper.is_some())?;
         let fds = DirFds::new(limits.dir_fds);
         for layer in &layers {
@@ -254,7 +256,7 @@ impl Union {
             metacopies: DashMap::new(),
             index_origins: DashMap::new(),
             other_names: DashMap::new(),
-            hidden_links: DashMap::new(),
+            hidden_links,
             index_cache: IndexCache::new(limits.index_bytes),
             owners: Owners::default(),
             own,

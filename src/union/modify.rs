@@ -307,11 +307,16 @@ impl Union {
             return Err(FsError::IsADirectory);
         }
         let fd = self.upper_fd(&dir.upper_dir().ok_or(FsError::Stale)?)?;
+        let _aliases = self.has_aliases(parent, &found).then(|| self.aliases.write());
         let victim = Victim::of(self, parent, &fd, name, &found)?;
         let below = self.lower_shows(parent, name)?;
         victim.lose_name(self, parent, name, || {
             let upper = self.upper()?;
             match (below, victim.present) {
+                (true, None) if victim.lower_link => {
+                    let count = self.hidden_count(victim.identity.real) + 1;
+                    upper.hide_link(&fd, name, victim.identity.real, count)
+                }
                 (true, present) => upper.whiteout(&fd, name, present),
                 (false, Some(kind)) => upper.remove(&fd, name, kind),
                 (false, None) => Err(FsError::Stale),
@@ -319,7 +324,7 @@ impl Union {
         })?;
         self.note_removed(dir, name, below);
         self.tell_removed(parent, name, found.stat.kind(), below);
-        victim.settle_links(self)
+        victim.settle_links(self, true)
     }
 
     /// Removes a directory that shows no entries.
@@ -495,13 +500,22 @@ impl Victim {
         Ok(())
     }
 
-    /// Brings the link counts and the hardlink index up to date.
-    pub fn settle_links(&self, fs: &Union) -> Result<()> {
+    /// Brings the link counts and the hardlink index up to date. `recorded`: a whiteout took the name away, and was
+    /// counted with it.
+    pub fn settle_links(&self, fs: &Union, recorded: bool) -> Result<()> {
         if self.indexed {
             fs.drop_unnamed_copy(self.identity.origin)?;
         }
         if self.lower_link {
-            fs.hide_link(self.identity.real);
+            let count = {
+                let mut hidden = fs.hidden_links.entry(self.identity.real).or_insert(0);
+                *hidden += 1;
+                *hidden
+            };
+            if !recorded {
+                // A crash just before this leaves the count one too high, which nothing but stat tells.
+                fs.upper()?.record_hidden(self.identity.real, count)?;
+            }
         }
         Ok(())
     }

@@ -322,6 +322,12 @@ impl Table {
         *self.spare.entry(real).or_insert_with(|| SPARE | self.next_spare.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// An object that was copied up keeps its number, and can't remember where it came from: it has it while the mount
+    /// lives.
+    pub fn keep_number(&self, real: RealId, number: u64) {
+        self.spare.insert(real, number);
+    }
+
     /// The node of an object that was found, if it is known: as [`Table::obtain`], but makes none.
     pub fn find(&self, identity: Identity) -> Option<Arc<Node>> {
         let number = match self.spare.get(&identity.real) {

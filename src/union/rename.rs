@@ -218,6 +218,7 @@ impl Union {
     /// A name that only the lower has, of a file whose copy is in the hardlink index, becomes a link of the copy.
     fn link_source_alias(&self, source: &Node, from: &Side<'_>) -> Result<()> {
         let Some(found) = self.resolve(from.parent, from.name)? else { return Err(FsError::Stale) };
+        let _aliases = self.has_aliases(from.parent, &found).then(|| self.aliases.write());
         if let (identity, Source::Index, copy) = self.identify(from.parent, from.name, &found)? {
             self.mark_impure(from.parent)?;
             self.link_alias(&from.fd, from.name, identity.origin)?;
@@ -305,6 +306,7 @@ impl Union {
     }
 
     fn over_leaf(&self, source: &Arc<Node>, from: &Side<'_>, to: &Side<'_>, target: &Found) -> Result<()> {
+        let _aliases = self.has_aliases(to.parent, target).then(|| self.aliases.write());
         let victim = Victim::of(self, to.parent, &to.fd, to.name, target)?;
         victim.lose_name(self, to.parent, to.name, || {
             let mut place = source.place.write();
@@ -312,7 +314,7 @@ impl Union {
             self.upper()?.rename((&from.fd, from.name), (&to.fd, to.name), from.below, flags)?;
             self.record(source, &mut place, from, to)
         })?;
-        victim.settle_links(self)
+        victim.settle_links(self, false)
     }
 
     fn over_directory(

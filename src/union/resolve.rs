@@ -260,7 +260,11 @@ impl Union {
             return Ok(forms.aufs_opaque);
         }
         let fd = self.fds.get(dir)?;
-        exists(At::Name(fd.as_fd(), WH_OPAQUE))
+        match exists(At::Name(fd.as_fd(), WH_OPAQUE)) {
+            // An ordinary user may not search it, so nothing in it is shown either, and its attributes can be.
+            Err(FsError::Os(Errno::ACCESS)) => Ok(false),
+            other => other,
+        }
     }
 
     /// Where the data of a metacopy file lie, or `None` for every other file.

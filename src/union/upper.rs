@@ -11,10 +11,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use dashmap::DashMap;
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags, XattrFlags};
 use rustix::io::Errno;
 
+use super::hidden::read_hidden;
 use super::layer::{UpperCaps, UpperLayer, WhiteoutForm};
 use super::links::{NLINK, UNPUBLISHED, absolute_nlink};
 use super::marker::{Namespace, WH_PREFIX};
@@ -118,6 +120,22 @@ impl Upper {
         UpperFd(fd)
     }
 
+    /// The filesystems of the stack.
+    pub(super) fn filesystems(&self) -> &[Filesystem] {
+        &self.filesystems
+    }
+
+    /// The directory of the hardlink index.
+    pub(super) fn index_dir(&self) -> BorrowedFd<'_> {
+        self.layer.work.index.as_fd()
+    }
+
+    /// How many names of lower files with several are hidden, as the records say.
+    pub(super) fn hidden_links(&self) -> Result<DashMap<RealId, u64>> {
+        let read = read_hidden(self.index_dir(), &self.filesystems, |id| self.is_indexed(id))?;
+        Ok(read.into_iter().collect())
+    }
+
     fn staging(&self) -> BorrowedFd<'_> {
         self.layer.work.staging.as_fd()
     }
@@ -179,6 +197,29 @@ impl Upper {
                 Some(_) => self.stage_whiteout()?.publish(dir, name, Publish::Replace),
             },
         }
+    }
+
+    /// Hides `name`, which the upper's directory doesn't have, by a whiteout of its own that has one more link under
+    /// `also` in the hardlink index, before it becomes visible. Returns its inode number; 0 for AUFS's form, which can't
+    /// be told apart.
+    pub(super) fn publish_counted_whiteout(&self, dir: &UpperFd, name: &[u8], also: &[u8]) -> Result<u64> {
+        if self.caps().whiteout == WhiteoutForm::Aufs {
+            self.aufs_whiteout(dir, name)?;
+            return Ok(0);
+        }
+        let staged = self.stage(New::Special(Kind::CharDevice, 0))?;
+        let ino = staged.object().at().stat()?.ino;
+        let link = || link_at(staged.object().at(), self.index_dir(), also);
+        match link() {
+            Err(Errno::EXIST) => {
+                // Left by a crash, and counted since.
+                fs::unlinkat(self.index_dir(), also, AtFlags::empty())?;
+                link()?;
+            }
+            other => other?,
+        }
+        staged.publish(dir, name, Publish::New)?;
+        Ok(ino)
     }
 
     fn aufs_whiteout(&self, dir: &UpperFd, name: &[u8]) -> Result<()> {
@@ -465,6 +506,13 @@ impl Staged<'_> {
             other => other?,
         }
         self.upper.indexed.write().insert(origin);
+        Ok(())
+    }
+
+    /// Puts the object under a name of the hardlink index, in place of what has it.
+    pub(super) fn publish_in_index(mut self, name: &[u8]) -> Result<()> {
+        fs::renameat(self.upper.staging(), &self.name[..], self.upper.index_dir(), name)?;
+        self.armed = false;
         Ok(())
     }
 
