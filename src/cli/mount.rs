@@ -14,11 +14,11 @@ use super::options::{Options, split_lowers};
 use super::{Failure, say};
 use crate::fuse::UnionFs;
 use crate::fuse::mount::{MountFlags, open_device};
-use crate::fuse::policy::{FOR_EVER, IoMode, Policy};
+use crate::fuse::policy::{FOR_EVER, IoMode, MAX_WRITE, Policy};
 use crate::fuse::session::{Hooks, SessionOptions, default_source, serve};
 use crate::sys::process::raise_nofile_limit;
 use crate::union::layer::{Stack, StackOptions};
-use crate::union::options::{FsOptions, RedirectDir, Squash, XattrPermissions, Xino};
+use crate::union::options::FsOptions;
 use crate::union::{Limits, Union};
 
 /// The arguments of a mount.
@@ -207,7 +207,7 @@ impl MountRequest {
             fs: options.fs,
             mount_point,
             source: named_source.unwrap_or_else(|| default_source().to_owned()),
-            threads: options.single_thread.then_some(1),
+            threads: if options.single_thread { Some(1) } else { options.max_threads },
             foreground: args.foreground || args.debug || options.debug,
             fake: args.fake,
             log: LogOptions {
@@ -286,12 +286,10 @@ fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), Failure> {
         flags: request.mount.clone(),
         threads: request.threads,
     };
-    for option in without_effect(&request.fs) {
-        log::warn!("option {option} has no effect yet");
-    }
-    let union = Union::new(stack, Limits::of_process())
+    let union = Union::with_options(stack, Limits::of_process(), &request.fs)
         .map_err(|error| Failure::failed(format!("cannot read the layers: {error}")))?;
-    let fs = UnionFs::new(Arc::new(union), policy(&request.fs));
+    let policy = policy(&request.fs, &union);
+    let fs = UnionFs::new(Arc::new(union), policy);
     let report = fs.report();
     let at_end = report.clone();
     let hooks = Hooks {
@@ -304,29 +302,15 @@ fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), Failure> {
 }
 
 /// What the kernel is told, by the options.
-fn policy(options: &FsOptions) -> Policy {
+fn policy(options: &FsOptions, union: &Union) -> Policy {
     Policy {
         timeout: options.timeout.unwrap_or(FOR_EVER),
         io: if options.writeback == Some(false) { IoMode::WriteThrough } else { IoMode::Cached },
         no_xattrs: options.no_xattrs,
-        no_acl: options.no_acl,
+        no_acl: !union.has_acls(),
+        no_fsync: union.is_volatile(),
+        max_write: options.max_write.map_or(MAX_WRITE, |bytes| bytes.clamp(4096, MAX_WRITE)),
     }
-}
-
-/// The options that are understood, but not served yet.
-fn without_effect(fs: &FsOptions) -> Vec<&'static str> {
-    let given = [
-        (fs.uid_map.is_some(), "uidmapping"),
-        (fs.gid_map.is_some(), "gidmapping"),
-        (fs.squash != Squash::default(), "squash_to_*"),
-        (fs.xattr_permissions != XattrPermissions::Off, "xattr_permissions"),
-        (fs.static_nlink, "static_nlink"),
-        (fs.ino32, "ino32_t"),
-        (fs.xino != Xino::Auto, "xino"),
-        (fs.redirect_dir != RedirectDir::On, "redirect_dir"),
-        (fs.max_write.is_some(), "max_write"),
-    ];
-    given.into_iter().filter(|(given, _)| *given).map(|(_, name)| name).collect()
 }
 
 #[cfg(test)]

@@ -46,6 +46,8 @@ pub struct Options {
     pub debug: bool,
     /// `threaded=0`.
     pub single_thread: bool,
+    /// `max_threads`.
+    pub max_threads: Option<usize>,
     /// What was not understood, to be warned of.
     pub ignored: Vec<Ignored>,
     squash_to_root: bool,
@@ -117,6 +119,9 @@ impl Options {
             "fsname" | "source" => self.source = Some(value.text("fsname")?),
             "debug" => self.debug = true,
             "threaded" => self.single_thread = !value.flag("threaded")?,
+            "max_threads" => {
+                self.max_threads = Some(value.parsed("max_threads", "give a number of threads")?);
+            }
             "context" => self.mount.context = Some(value.text("context")?),
             _ => return self.apply_fs(name, value, option),
         }
@@ -175,6 +180,17 @@ impl Options {
                     _ => return Err(value.bad("xattr_permissions", "give 0, 1 or 2")),
                 }
             }
+            "force_mask" => {
+                fs.force_mask = Some(match value.required("force_mask")? {
+                    b"shared" => 0o755,
+                    b"private" => 0o700,
+                    octal => std::str::from_utf8(octal)
+                        .ok()
+                        .and_then(|text| u32::from_str_radix(text, 8).ok())
+                        .filter(|mode| *mode <= 0o777)
+                        .ok_or_else(|| value.bad("force_mask", "give shared, private or an octal mode"))?,
+                });
+            }
             "max_write" => fs.max_write = Some(value.parsed("max_write", "give a number of bytes")?),
             _ => return self.apply_mount(name, option),
         }
@@ -220,13 +236,51 @@ impl Options {
         const KERNEL: &str = "copies are made whole and hardlinks are kept, whatever it says";
         match name {
             // For mount(8), systemd and podman themselves; libfuse's tuning; the kernel's wording of what is so anyway.
-            "defaults" | "auto" | "noauto" | "user" | "nouser" | "users" | "owner" | "group" | "_netdev"
-            | "nofail" | "comment" | "private" | "rprivate" | "shared" | "slave" | "strictatime"
-            | "norelatime" | "nostrictatime" | "lazytime" | "nolazytime" | "mand" | "nomand" | "silent"
-            | "loud" | "iversion" | "noiversion" | "subtype" | "nonempty" | "kernel_cache" | "auto_cache"
-            | "big_writes" | "large_read" | "clone_fd" | "splice_read" | "splice_write" | "splice_move"
-            | "no_splice_read" | "no_splice_write" | "no_splice_move" | "max_read" | "max_threads"
-            | "max_idle_threads" | "fast_ino" | "fast_ino_check" => Ok(()),
+            "defaults"
+            | "auto"
+            | "noauto"
+            | "user"
+            | "nouser"
+            | "users"
+            | "owner"
+            | "group"
+            | "_netdev"
+            | "nofail"
+            | "comment"
+            | "private"
+            | "rprivate"
+            | "shared"
+            | "slave"
+            | "strictatime"
+            | "norelatime"
+            | "nostrictatime"
+            | "lazytime"
+            | "nolazytime"
+            | "mand"
+            | "nomand"
+            | "silent"
+            | "loud"
+            | "iversion"
+            | "noiversion"
+            | "subtype"
+            | "nonempty"
+            | "kernel_cache"
+            | "auto_cache"
+            | "big_writes"
+            | "large_read"
+            | "clone_fd"
+            | "splice_read"
+            | "splice_write"
+            | "splice_move"
+            | "no_splice_read"
+            | "no_splice_write"
+            | "no_splice_move"
+            | "max_read"
+            | "max_idle_threads"
+            | "max_background"
+            | "congestion_threshold"
+            | "fast_ino"
+            | "fast_ino_check" => Ok(()),
             name if name.starts_with("x-") || name.starts_with("X-") => Ok(()),
             "metacopy" | "index" | "nfs_export" | "uuid" | "verity" => self.unknown(option, KERNEL),
             "auto_unmount" => self.unknown(option, "a mount whose daemon has died must be unmounted by hand"),
@@ -494,6 +548,8 @@ mod tests {
             ("uidmapping=1:2", "triples"),
             ("squash_to_uid=root", "give a user id"),
             ("noxattrs=x", "give 0 or 1"),
+            ("force_mask=888", "an octal mode"),
+            ("max_threads=many", "a number of threads"),
             ("remount,rw", "unmount it and mount again"),
         ] {
             let error = read_bytes(text.as_bytes()).unwrap_err().to_string();

@@ -173,7 +173,10 @@ impl Filesystem for UnionFs {
             log::warn!("the kernel refused {missing:?}");
         }
         let _ = config.set_max_background(64);
-        let _ = config.set_max_write(1 << 20);
+        if let Err(nearest) = config.set_max_write(self.policy.max_write) {
+            log::warn!("max_write={}: {nearest} is used", self.policy.max_write);
+            let _ = config.set_max_write(nearest);
+        }
         let _ = config.set_max_readahead(1 << 20);
         Ok(())
     }
@@ -413,6 +416,9 @@ impl Filesystem for UnionFs {
 
     fn fsync(&self, _req: &Header, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
         self.requests.count(Request::Fsync);
+        if self.policy.no_fsync {
+            return reply.error(Errno::ENOSYS);
+        }
         reply_empty(reply, self.node(ino).and_then(|n| self.union.fsync(&n, datasync)));
     }
 
@@ -472,6 +478,9 @@ impl Filesystem for UnionFs {
 
     fn fsyncdir(&self, _req: &Header, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
         self.requests.count(Request::Fsyncdir);
+        if self.policy.no_fsync {
+            return reply.error(Errno::ENOSYS);
+        }
         reply_empty(reply, self.node(ino).and_then(|n| self.union.fsyncdir(&n, datasync)));
     }
 

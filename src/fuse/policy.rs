@@ -9,6 +9,9 @@ use std::time::Duration;
 /// As good as for ever; the kernel's own limit is far lower in jiffies, and it saturates.
 pub const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
+/// The largest write request by default; the kernel takes no larger one.
+pub const MAX_WRITE: u32 = 1 << 20;
+
 /// How regular files are opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IoMode {
@@ -30,10 +33,21 @@ pub struct Policy {
     pub no_xattrs: bool,
     /// No ACLs (mount option `noacl`).
     pub no_acl: bool,
+    /// fsync has nothing to do (mount option `volatile`, or no upper): the kernel is told once, and asks no more.
+    pub no_fsync: bool,
+    /// The largest write request in bytes.
+    pub max_write: u32,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Policy { timeout: FOR_EVER, io: IoMode::Cached, no_xattrs: false, no_acl: false }
+        Policy {
+            timeout: FOR_EVER,
+            io: IoMode::Cached,
+            no_xattrs: false,
+            no_acl: false,
+            no_fsync: false,
+            max_write: MAX_WRITE,
+        }
     }
 }

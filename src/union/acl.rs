@@ -21,7 +21,9 @@ pub const ACCESS: &[u8] = b"system.posix_acl_access";
 
 /// Tags of ACL entries (linux/posix_acl.h).
 const USER_OBJ: u16 = 0x01;
+const USER: u16 = 0x02;
 const GROUP_OBJ: u16 = 0x04;
+const GROUP: u16 = 0x08;
 const MASK: u16 = 0x10;
 const OTHER: u16 = 0x20;
 
@@ -70,9 +72,35 @@ fn tag(entry: &[u8]) -> u16 {
     u16::from_le_bytes([entry[0], entry[1]])
 }
 
+/// Is that an attribute that holds an ACL?
+pub(super) fn is_acl(attribute: &[u8]) -> bool {
+    attribute == ACCESS || attribute == DEFAULT
+}
+
+/// Replaces the users and groups that an ACL names.
+pub(super) fn map_ids(
+    acl: &mut [u8],
+    mut user: impl FnMut(u32) -> Result<u32>,
+    mut group: impl FnMut(u32) -> Result<u32>,
+) -> Result<()> {
+    for entry in acl.get_mut(4..).unwrap_or_default().chunks_exact_mut(8) {
+        let id = u32::from_le_bytes([entry[4], entry[5], entry[6], entry[7]]);
+        let mapped = match tag(entry) {
+            USER => user(id)?,
+            GROUP => group(id)?,
+            _ => continue,
+        };
+        entry[4..].copy_from_slice(&mapped.to_le_bytes());
+    }
+    Ok(())
+}
+
 impl Union {
     /// Do new entries of the directory inherit an ACL? The answer is remembered until the ACL is changed.
     pub(super) fn has_default_acl(&self, parent: &Node) -> Result<bool> {
+        if self.no_acl {
+            return Ok(false);
+        }
         let dir = self.dir_part(parent)?;
         let mut known = dir.default_acl.lock();
         if let Some(has) = *known {
@@ -128,14 +156,24 @@ mod tests {
 
     #[test]
     fn the_mask_takes_the_group_bits_and_named_entries_stay() {
-        let user = 0x02;
         let default =
-            acl(&[(USER_OBJ, 7, !0), (user, 7, 1000), (GROUP_OBJ, 5, !0), (MASK, 7, !0), (OTHER, 0, !0)]);
+            acl(&[(USER_OBJ, 7, !0), (USER, 7, 1000), (GROUP_OBJ, 5, !0), (MASK, 7, !0), (OTHER, 0, !0)]);
         let got = inherit(&default, 0o640).unwrap();
         assert_eq!(got.mode, 0o640);
         let want =
-            acl(&[(USER_OBJ, 6, !0), (user, 7, 1000), (GROUP_OBJ, 5, !0), (MASK, 4, !0), (OTHER, 0, !0)]);
+            acl(&[(USER_OBJ, 6, !0), (USER, 7, 1000), (GROUP_OBJ, 5, !0), (MASK, 4, !0), (OTHER, 0, !0)]);
         assert_eq!(got.access.unwrap(), want);
+    }
+
+    #[test]
+    fn named_users_and_groups_are_mapped() {
+        let mut value =
+            acl(&[(USER_OBJ, 6, !0), (USER, 7, 5), (GROUP_OBJ, 5, !0), (GROUP, 7, 5), (MASK, 7, !0)]);
+        map_ids(&mut value, |id| Ok(id + 10), |id| Ok(id + 20)).unwrap();
+        let want =
+            acl(&[(USER_OBJ, 6, !0), (USER, 7, 15), (GROUP_OBJ, 5, !0), (GROUP, 7, 25), (MASK, 7, !0)]);
+        assert_eq!(value, want);
+        map_ids(&mut [], |_| unreachable!(), |_| unreachable!()).unwrap();
     }
 
     #[test]

@@ -116,7 +116,7 @@ impl Union {
 
     /// The attributes of a node.
     pub fn getattr(&self, node: &Node) -> Result<Attr> {
-        let stat = self.with_object(node, |at, upper| self.shown_stat(at, at.stat()?, upper))?;
+        let stat = self.with_object(node, |at, upper| self.kept_stat(at, upper))?;
         Ok(self.attr(node, stat))
     }
 
@@ -126,6 +126,8 @@ impl Union {
             && dir.lowers.len() + usize::from(dir.upper.read().is_some()) > 1
         {
             // The link count of a merged directory would have to be counted; 1 says "not known" to find and others.
+            stat.nlink = 1;
+        } else if self.static_nlink && node.dir.is_some() {
             stat.nlink = 1;
         } else if let Some(hidden) = self.hidden_links.get(&node.real()) {
             stat.nlink = stat.nlink.saturating_sub(*hidden).max(1);
@@ -139,10 +141,15 @@ impl Union {
         node.ino
     }
 
-    /// Corrects the stat of an object: link counts of files in the hardlink index.
-    pub(super) fn shown_stat(&self, at: At<'_>, mut stat: Stat, upper: bool) -> Result<Stat> {
-        if upper
-            && stat.nlink > 1
+    /// What the layer keeps of an object: its stat, corrected by `override_stat` and by the hardlink index.
+    pub(super) fn kept_stat(&self, at: At<'_>, upper: bool) -> Result<Stat> {
+        let stat = self.owners.kept(at, at.stat()?)?;
+        if upper { self.counted(at, stat) } else { Ok(stat) }
+    }
+
+    /// Corrects the link count of an object of the upper, if it is in the hardlink index.
+    pub(super) fn counted(&self, at: At<'_>, mut stat: Stat) -> Result<Stat> {
+        if stat.nlink > 1
             && stat.kind() != Kind::Directory
             && let Some(nlink) = self.merged_nlink(at, &stat)?
         {
@@ -153,22 +160,14 @@ impl Union {
 
     /// Changes attributes. What is asked for at once happens in the order owner, mode, size, times.
     pub fn setattr(&self, node: &Arc<Node>, change: SetAttr, caller: Caller) -> Result<Attr> {
+        let owner = self.owners.chown(change.uid, change.gid)?;
         if let Some(size) = change.size {
             if node.dir.is_some() {
                 return Err(FsError::IsADirectory);
             }
             self.ensure_upper_sized(node, Some(size))?;
         }
-        let (uid, gid) = self.owners.on_disk(change.uid, change.gid);
-        self.with_upper(node, |object| {
-            if uid.is_some() || gid.is_some() {
-                object.chown(uid, gid)?;
-            }
-            if let Some(mode) = change.mode {
-                object.chmod(mode)?;
-            }
-            Ok(())
-        })?;
+        self.with_upper(node, |object| self.owners.change(object, owner, change.mode))?;
         if let Some(size) = change.size {
             let fd = self.data_fd(node, true)?;
             rustix::fs::ftruncate(fd.as_fd(), size)?;
@@ -197,10 +196,11 @@ impl Union {
 
     /// Takes setuid and setgid away from a file of the upper.
     pub(super) fn kill_privilege_bits(&self, node: &Arc<Node>, fd: BorrowedFd<'_>) -> Result<()> {
-        let mode = At::Fd(fd).stat()?.mode;
+        let mode = self.owners.kept(At::Fd(fd), At::Fd(fd).stat()?)?.mode;
         let bits = privilege_bits(mode);
         if bits != 0 {
-            self.with_upper(node, |object| Ok(object.chmod(mode & !bits & 0o7777)?))?;
+            let mode = Some(mode & !bits & 0o7777);
+            self.with_upper(node, |object| self.owners.change(object, (None, None), mode))?;
         }
         Ok(())
     }

@@ -17,11 +17,13 @@ use parking_lot::Mutex;
 use rustix::fs::XattrFlags;
 
 use super::Union;
+use super::acl;
 use super::events::What;
 use super::index::UpperEntry;
 use super::links::{ORIGIN, UNPUBLISHED};
 use super::marker;
 use super::node::{Node, Place, RealId, Source};
+use super::owners::{self, Override};
 use super::realdir::RealDir;
 use super::upper::{New, Publish, Staged, Upper, UpperFd};
 use crate::error::{FsError, Result};
@@ -33,7 +35,10 @@ use crate::sys::xattr;
 struct Original {
     /// Stands for it (O_PATH).
     fd: OwnedFd,
+    /// What it really is.
     stat: Stat,
+    /// What the layer keeps of it: see [`super::owners`].
+    kept: Stat,
     id: RealId,
     /// How much of the data is wanted.
     size: u64,
@@ -128,28 +133,29 @@ impl Union {
         let fd = self.with_object(node, |at, _| Ok(at.pin()?))?;
         let stat = At::Fd(fd.as_fd()).stat()?;
         let id = self.real_id(stat.dev, stat.ino);
-        Ok(Original { fd, stat, id, size: size.map_or(stat.size, |s| s.min(stat.size)) })
+        let kept = self.owners.kept(At::Fd(fd.as_fd()), stat)?;
+        Ok(Original { fd, stat, kept, id, size: size.map_or(stat.size, |s| s.min(stat.size)) })
     }
 
     fn prepare<'u>(&self, upper: &'u Upper, node: &Node, original: &Original) -> Result<Staged<'u>> {
         let target;
-        let new = match original.stat.kind() {
+        let new = match original.kept.kind() {
             Kind::File => New::File,
             Kind::Directory => New::Directory,
             Kind::Symlink => {
                 target = self.readlink(node)?;
                 New::Symlink(&target)
             }
-            kind => New::Special(kind, original.stat.rdev),
+            kind => New::Special(kind, original.kept.rdev),
         };
-        upper.stage(new)
+        upper.stage(self.owners.placeholder(new))
     }
 
     /// Gives the copy all that the original has. Returns how many bytes of data were moved.
     fn fill(&self, node: &Node, staged: &Staged<'_>, original: &Original) -> Result<u64> {
         let from = At::Fd(original.fd.as_fd());
         let moved = match staged.file() {
-            Some(to) if original.size > 0 => {
+            Some(to) if original.size > 0 && original.stat.kind() == Kind::File => {
                 let elsewhere = self.metacopies.get(&node.ino).map(|at| at.clone());
                 let data = match elsewhere {
                     Some(at) => At::Name(self.fds.get(&at.dir)?.as_fd(), &at.name).open_read()?,
@@ -173,16 +179,26 @@ impl Union {
                 upper.set_mark(object, UNPUBLISHED, b"y")?;
             }
         }
-        copy_metadata(from, &original.stat, object)?;
+        self.give_metadata(from, &original.kept, object)?;
         set_times(&original.stat, object)?;
         Ok(moved)
+    }
+
+    /// Owner, mode, extended attributes with ACLs, as the upper keeps them; the times come last, by [`set_times`].
+    fn give_metadata(&self, from: At<'_>, kept: &Stat, to: Writable<'_>) -> Result<()> {
+        let new = Override::of(kept);
+        self.owners.give_owner(to, &new)?;
+        let written = self.owners.are_written();
+        copy_xattrs(from, to, |name| !self.owners.is_private(name) && !(written && acl::is_acl(name)))?;
+        // After the attributes, which need the right to write. The bits of the group are the ACL's mask already.
+        self.owners.give_mode(to, &new)
     }
 
     /// Can the copy remember where it came from? The kernel allows `user.` attributes only on regular files and
     /// directories; and an interned identity is worth nothing in the next mount.
     fn keeps_origin(&self, original: &Original) -> bool {
         let trusted = self.upper.as_ref().is_some_and(|u| u.caps().namespace == marker::Namespace::Trusted);
-        (original.stat.kind() == Kind::File || trusted) && original.id.is_lasting()
+        (self.owners.is_file(&original.stat, &original.kept) || trusted) && original.id.is_lasting()
     }
 
     /// Has the original other names, which must lead to the copy too? Only what remembers its origin can
@@ -349,24 +365,30 @@ impl Union {
     }
 }
 
-/// Owner, mode, extended attributes with ACLs; the times come last, by [`set_times`].
+/// Makes an object of the upper in all but its times the same as another of the upper.
 pub(super) fn copy_metadata(from: At<'_>, stat: &Stat, to: Writable<'_>) -> Result<()> {
     let now = to.at().stat()?;
     if (now.uid, now.gid) != (stat.uid, stat.gid) {
         to.chown(Some(stat.uid), Some(stat.gid))?;
     }
+    copy_xattrs(from, to, |_| true)?;
+    // After the attributes, which need the right to write. The bits of the group are the ACL's mask already.
+    if stat.kind() != Kind::Symlink {
+        to.chmod(stat.mode & 0o7777)?;
+    }
+    Ok(())
+}
+
+/// Copies extended attributes, but for private ones and those that are not `wanted`.
+fn copy_xattrs(from: At<'_>, to: Writable<'_>, wanted: impl Fn(&[u8]) -> bool) -> Result<()> {
     for name in xattr::list(from)? {
-        let own = marker::is_private_xattr(&name) && !is_escaped(&name);
-        if own {
+        let own = marker::is_private_xattr(&name) && !is_escaped(&name) && !owners::is_override(&name);
+        if own || !wanted(&name) {
             continue;
         }
         if let Some(value) = xattr::get(from, &name)? {
             to.set_xattr(&name, &value, XattrFlags::empty())?;
         }
-    }
-    // After the attributes, which need the right to write. The bits of the group are the ACL's mask already.
-    if stat.kind() != Kind::Symlink {
-        to.chmod(stat.mode & 0o7777)?;
     }
     Ok(())
 }

@@ -136,7 +136,7 @@ impl Union {
         }
         let name = upper.index_name(origin);
         let at = upper.index_entry(&name).at();
-        let mut stat = at.stat()?;
+        let mut stat = self.owners.kept(at, at.stat()?)?;
         stat.nlink = self.merged_nlink(at, &stat)?.unwrap_or(stat.nlink);
         Ok(Some(stat))
     }

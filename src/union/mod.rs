@@ -13,6 +13,7 @@
 //! | [`node`] | the objects of the merged view, their numbers, the lock order |
 //! | [`links`], `hidden` | identity across copy-up: origins and hardlinks |
 //! | [`attr`] | stat and changes of attributes |
+//! | [`owners`] | owners, modes and types on disk and as shown |
 //! | [`upper`] | the only part that can write |
 //! | [`copy_up`] | prepare, fill, publish |
 //! | [`modify`], [`rename`] | create, link, remove, rename |
@@ -38,6 +39,7 @@ pub mod modify;
 mod nesting;
 pub mod node;
 pub mod options;
+pub mod owners;
 mod probe;
 pub mod provenance;
 pub mod readdir;
@@ -67,6 +69,8 @@ use self::index::IndexCache;
 use self::layer::Stack;
 use self::links::OtherName;
 use self::node::{DirPart, Filesystem, Node, RealId, Table};
+use self::options::{FsOptions, RedirectDir, Xino};
+use self::owners::Owners;
 use self::realdir::{DirFds, LayerIndex, RealDir};
 use self::resolve::{DataAt, Found};
 use self::upper::{Upper, UpperFd};
@@ -80,20 +84,6 @@ pub struct Caller {
     pub uid: u32,
     /// Effective group id for file access.
     pub gid: u32,
-}
-
-/// How owners on disk and owners shown differ. The identity so far.
-#[derive(Debug, Clone, Default)]
-pub struct Owners {}
-
-impl Owners {
-    /// Turns the owner of a stat into the one that is shown.
-    pub fn show(&self, _stat: &mut Stat) {}
-
-    /// The owner to write for the one that a program asked for.
-    pub fn on_disk(&self, uid: Option<u32>, gid: Option<u32>) -> (Option<u32>, Option<u32>) {
-        (uid, gid)
-    }
 }
 
 /// What happened, counted.
@@ -197,6 +187,9 @@ pub struct Union {
     hidden_links: DashMap<RealId, u64>,
     index_cache: IndexCache,
     owners: Owners,
+    redirects: RedirectDir,
+    no_acl: bool,
+    static_nlink: bool,
     /// What the daemon itself is: who it can create for without a change of owner.
     own: Caller,
     /// What happened.
@@ -206,11 +199,19 @@ pub struct Union {
 }
 
 impl Union {
-    /// The merged view of a stack.
+    /// The merged view of a stack, with the usual options.
     ///
     /// # Errors
     /// Those of reading the roots of the layers and the hardlink index.
     pub fn new(stack: Stack, limits: Limits) -> Result<Union> {
+        Union::with_options(stack, limits, &FsOptions::default())
+    }
+
+    /// The merged view of a stack.
+    ///
+    /// # Errors
+    /// Those of [`Union::new`], and options that these layers can't be served with.
+    pub fn with_options(stack: Stack, limits: Limits, options: &FsOptions) -> Result<Union> {
         let mut layers = Vec::new();
         let upper_layer = match stack.upper {
             Some(layer) => {
@@ -237,7 +238,14 @@ impl Union {
                 dir.impure.store(marks.impure, Ordering::Relaxed);
             }
         }
-        let table = Table::default();
+        let roots = layers.iter().map(|layer| fds.get(&layer.root)).collect::<Result<Vec<_>>>()?;
+        let at_roots: Vec<At<'_>> = roots.iter().map(|fd| At::Fd(fd.as_fd())).collect();
+        let upper_root = upper.as_ref().map(|upper| upper.own(roots[0].clone()));
+        let owners = Owners::new(options, &at_roots, upper_root.as_ref().map(|root| root.itself()))?;
+        if options.xino == Xino::On {
+            check_xino(&layers, &filesystems)?;
+        }
+        let table = Table::new(options.ino32);
         let fs = filesystems.iter().position(|f| f.dev == real.0).map(|fs| fs as u16);
         let root = table.insert_root(dir, table.identity(fs, real.0, real.1));
         let own =
@@ -258,7 +266,10 @@ impl Union {
             other_names: DashMap::new(),
             hidden_links,
             index_cache: IndexCache::new(limits.index_bytes),
-            owners: Owners::default(),
+            no_acl: options.no_acl || owners.are_written(),
+            owners,
+            redirects: options.redirect_dir,
+            static_nlink: options.static_nlink,
             own,
             counters: Counters::default(),
             events: Arc::default(),
@@ -304,7 +315,7 @@ impl Union {
         let stat = if self.is_upper(found.layer) && stat.nlink > 1 && node.dir.is_none() {
             let real = self.dir_part(parent)?.upper_dir().ok_or(FsError::Stale)?;
             let fd = self.fds.get(&real)?;
-            self.shown_stat(At::Name(fd.as_fd(), name), stat, true)?
+            self.counted(At::Name(fd.as_fd(), name), stat)?
         } else {
             stat
         };
@@ -334,6 +345,16 @@ impl Union {
         self.upper.is_some()
     }
 
+    /// Does fsync have nothing to do, ever?
+    pub fn is_volatile(&self) -> bool {
+        self.upper.as_ref().is_none_or(Upper::is_volatile)
+    }
+
+    /// Are there POSIX ACLs?
+    pub fn has_acls(&self) -> bool {
+        !self.no_acl
+    }
+
     /// The upper, or "read-only".
     fn upper(&self) -> Result<&Upper> {
         self.upper.as_ref().ok_or(FsError::ReadOnly)
@@ -354,7 +375,7 @@ impl Union {
 
     /// Is what the caller makes owned by the caller without more ado?
     fn is_own_caller(&self, caller: Caller) -> bool {
-        caller == self.own
+        !self.owners.are_written() && self.owners.creator(caller) == self.own
     }
 }
 
@@ -372,6 +393,22 @@ fn filesystems(layers: &[OpenLayer]) -> Result<Vec<Filesystem>> {
         }
     }
     Ok(all)
+}
+
+/// With `xino=on`, each layer's numbers must be shown such that they last.
+fn check_xino(layers: &[OpenLayer], filesystems: &[Filesystem]) -> Result<()> {
+    for layer in layers {
+        let (dev, ino) = layer.root.id;
+        let fs = filesystems.iter().position(|known| known.dev == dev);
+        if fs.and_then(|fs| RealId::new(fs as u16, ino)).is_none() {
+            return Err(FsError::LayerForm {
+                layer: layer.path.display().to_string(),
+                path: "/".into(),
+                what: "xino=on: its inode numbers can't be kept apart from others; use xino=auto".into(),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn open_layer(path: PathBuf, fd: std::os::fd::OwnedFd, index: LayerIndex) -> Result<OpenLayer> {

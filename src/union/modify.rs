@@ -11,6 +11,7 @@ use super::events::What as Event;
 use super::index::UpperEntry;
 use super::marker::WH_PREFIX;
 use super::node::{DirPart, Identity, NewNode, Node, Place, Source};
+use super::owners::Override;
 use super::realdir::RealDir;
 use super::resolve::{Found, What};
 use super::upper::{New, Publish, UpperFd};
@@ -107,7 +108,7 @@ impl Union {
         let fd = self.upper_fd(&dir.upper_dir().ok_or(FsError::Stale)?)?;
         let file = upper.unnamed_file()?;
         self.dress(parent, &fd, upper.own_file(file.as_fd()), create)?;
-        let stat = At::Fd(file.as_fd()).stat()?;
+        let stat = self.kept_stat(At::Fd(file.as_fd()), true)?;
         let pin = Arc::new(At::Fd(file.as_fd()).pin()?);
         let id = self.real_id(stat.dev, stat.ino);
         let node = self.table.obtain(Identity { origin: id, real: id }, 1, || NewNode {
@@ -208,13 +209,13 @@ impl Union {
         opaque: bool,
     ) -> Result<(Option<OwnedFd>, Stat)> {
         let upper = self.upper()?;
-        let mut staged = upper.stage(create.new)?;
+        let mut staged = upper.stage(self.owners.placeholder(create.new))?;
         self.dress(parent, fd, staged.object(), create)?;
         if opaque {
             upper.set_mark(staged.object(), "opaque", b"y")?;
         }
-        let stat = staged.object().at().stat()?;
-        let file = staged.take_file();
+        let stat = self.kept_stat(staged.object().at(), true)?;
+        let file = staged.take_file().filter(|_| stat.kind() == Kind::File);
         let how = match state {
             InUpper::Whiteout if create.kind() == Kind::Directory => Publish::Swap,
             InUpper::Whiteout => Publish::Replace,
@@ -234,23 +235,26 @@ impl Union {
         create: Create<'_>,
     ) -> Result<()> {
         let directory = create.kind() == Kind::Directory;
-        let parent_stat = fd.itself().at().stat()?;
+        let parent_stat = self.kept_stat(fd.itself().at(), true)?;
         let setgid = parent_stat.mode & 0o2000 != 0;
-        let (uid, gid) = self.owners.on_disk(Some(create.caller.uid), Some(create.caller.gid));
-        let gid = if setgid { Some(parent_stat.gid) } else { gid };
-        let now = object.at().stat()?;
-        if Some(now.uid) != uid || Some(now.gid) != gid {
-            object.chown(uid, gid)?;
-        }
-        if matches!(create.new, New::Symlink(_)) {
-            return Ok(());
-        }
-        let inherited = self.inherited(parent, create.mode)?;
+        let owner = self.owners.creator(create.caller);
+        let inherited = match create.new {
+            New::Symlink(_) => None,
+            _ => self.inherited(parent, create.mode)?,
+        };
         let mut mode = inherited.as_ref().map_or(create.mode & !create.umask, |i| i.mode);
         if setgid && directory {
             mode |= 0o2000;
         }
-        object.chmod(mode & 0o7777)?;
+        let new = Override {
+            uid: owner.uid,
+            gid: if setgid { parent_stat.gid } else { owner.gid },
+            mode: mode & 0o7777,
+            kind: Some(create.kind()),
+            rdev: if let New::Special(_, rdev) = create.new { rdev } else { 0 },
+        };
+        self.owners.give_owner(object, &new)?;
+        self.owners.give_mode(object, &new)?;
         if let Some(inherited) = &inherited {
             acl::apply(inherited, object, directory)?;
         }
@@ -277,7 +281,7 @@ impl Union {
                 InUpper::Whiteout => upper.link_over(at, &fd, name)?,
                 _ => upper.link(at, &fd, name)?,
             }
-            self.shown_stat(at, at.stat()?, true)
+            self.kept_stat(at, true)
         })?;
         self.note_upper(dir, name, Some(UpperEntry { kind: Some(node.kind), ino: stat.ino, cuts: false }));
         self.table.look_up_again(node);

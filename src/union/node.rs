@@ -45,6 +45,8 @@ pub struct RealId(u64);
 const INO_BITS: u32 = 48;
 /// Numbers from here up are given out where the rule has no free number.
 const SPARE: u64 = 1 << 63;
+/// The same where numbers have 32 bits.
+const SMALL_SPARE: u64 = 1 << 31;
 /// Identities from here up are interned.
 const INTERNED: u64 = SPARE | 1 << 62;
 
@@ -257,6 +259,8 @@ pub struct Table {
     /// Identities of inodes whose numbers are too large.
     interned: DashMap<(u64, u64), RealId>,
     next_spare: AtomicU64,
+    /// Numbers have at most 32 bits.
+    small: bool,
     /// Files that were forgotten while a request still held them.
     lingering: Mutex<Vec<u64>>,
 }
@@ -272,6 +276,12 @@ pub struct NewNode {
 }
 
 impl Table {
+    /// An empty one. `small`: numbers of more than 31 bits by the rule are replaced by ones of 32 bits, which are given
+    /// out as objects become known and so are not the same after a remount.
+    pub fn new(small: bool) -> Table {
+        Table { small, ..Table::default() }
+    }
+
     /// Puts the root in.
     pub fn insert_root(&self, dir: DirPart, real: RealId) -> Arc<Node> {
         let node = Arc::new(Node {
@@ -307,7 +317,7 @@ impl Table {
         if let Some(spare) = self.spare.get(&identity.real) {
             return *spare;
         }
-        identity.origin.number().unwrap_or_else(|| self.spare_number(identity.real))
+        self.by_rule(identity.origin).unwrap_or_else(|| self.spare_number(identity.real))
     }
 
     /// The identity of an inode: of the filesystem `fs` of the stack, if it is one of them, on the device `dev`.
@@ -318,8 +328,14 @@ impl Table {
         })
     }
 
+    /// The number by the rule, where the rule may be followed.
+    fn by_rule(&self, id: RealId) -> Option<u64> {
+        id.number().filter(|number| !self.small || *number < SMALL_SPARE)
+    }
+
     fn spare_number(&self, real: RealId) -> u64 {
-        *self.spare.entry(real).or_insert_with(|| SPARE | self.next_spare.fetch_add(1, Ordering::Relaxed))
+        let spare = if self.small { SMALL_SPARE } else { SPARE };
+        *self.spare.entry(real).or_insert_with(|| spare | self.next_spare.fetch_add(1, Ordering::Relaxed))
     }
 
     /// An object that was copied up keeps its number, and can't remember where it came from: it has it while the mount
@@ -332,7 +348,7 @@ impl Table {
     pub fn find(&self, identity: Identity) -> Option<Arc<Node>> {
         let number = match self.spare.get(&identity.real) {
             Some(spare) => *spare,
-            None => identity.origin.number()?,
+            None => self.by_rule(identity.origin)?,
         };
         self.get(number).filter(|node| node.real() == identity.real)
     }
@@ -340,8 +356,9 @@ impl Table {
     /// The node of an object that was found, made by `make` if it isn't known. Counts `lookups` more lookups for it.
     pub fn obtain(&self, identity: Identity, lookups: u64, make: impl FnOnce() -> NewNode) -> Arc<Node> {
         let spare = self.spare.get(&identity.real).map(|number| *number);
-        let mut number =
-            spare.or_else(|| identity.origin.number()).unwrap_or_else(|| self.spare_number(identity.real));
+        let mut number = spare
+            .or_else(|| self.by_rule(identity.origin))
+            .unwrap_or_else(|| self.spare_number(identity.real));
         loop {
             match self.nodes.entry(number) {
                 Entry::Occupied(known) if known.get().real() == identity.real => {
@@ -378,7 +395,7 @@ impl Table {
     /// Is the node's number that of its own object, and not of one that it was copied up from?
     pub fn is_own_number(&self, node: &Node) -> bool {
         let real = node.real();
-        real.number() == Some(node.ino) || self.spare.get(&real).is_some_and(|n| *n == node.ino)
+        self.by_rule(real) == Some(node.ino) || self.spare.get(&real).is_some_and(|n| *n == node.ino)
     }
 
     /// The kernel forgets `count` lookups of a node. A node that nobody knows any more leaves the table, and its
@@ -428,6 +445,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::HashSet;
 
     fn file_in(parent: &Arc<Node>) -> NewNode {
         let place =
@@ -503,6 +521,20 @@ mod tests {
         let far =
             table.obtain(Identity { origin: real_id(3, 10), real: real_id(3, 10) }, 1, || file_in(&root));
         assert_eq!(far.ino, 3 << 48 | 10);
+    }
+
+    #[test]
+    fn small_numbers_have_32_bits_and_never_collide() {
+        let table = Table::new(true);
+        let root = table.insert_root(DirPart::new(None, Vec::new()), real_id(0, 2));
+        let own = |fs, ino| Identity { origin: real_id(fs, ino), real: real_id(fs, ino) };
+        assert_eq!(table.obtain(id(10), 1, || file_in(&root)).ino, 10);
+        let mut seen = HashSet::new();
+        for identity in [own(1, 10), own(0, 1 << 31), own(0, 1 << 40), own(2, 10)] {
+            let number = table.number(identity);
+            assert!(number <= u64::from(u32::MAX) && seen.insert(number), "{number:#x}");
+            assert_eq!(table.obtain(identity, 1, || file_in(&root)).ino, number);
+        }
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub struct FsOptions {
     pub gid_map: Option<IdMap>,
     /// Owner and mode are kept in an extended attribute (`xattr_permissions`).
     pub xattr_permissions: XattrPermissions,
+    /// The permission bits that files really have then (`force_mask`); `None`: those that are shown.
+    pub force_mask: Option<u32>,
     /// What becomes of a renamed directory whose content lies below (`redirect_dir`).
     pub redirect_dir: RedirectDir,
     /// The largest write request in bytes (`max_write`).
@@ -45,7 +47,8 @@ pub enum Xino {
     Auto,
     /// The same, required.
     On,
-    /// Numbers as on disk when all layers are on one filesystem.
+    /// Numbers as on disk when all layers are on one filesystem, which they are in any case; the same as
+    /// [`Xino::Auto`] for several, for FUSE has one number space.
     Off,
 }
 
@@ -67,9 +70,9 @@ pub enum XattrPermissions {
     /// On the files, as usual.
     #[default]
     Off,
-    /// `user.containers.override_stat` is written by a privileged user (1).
+    /// In `security.fuseoverlayfs.override_stat`, which only root can write (1).
     Privileged,
-    /// The same by anyone (2).
+    /// In `user.containers.override_stat` (2).
     User,
 }
 
@@ -96,6 +99,18 @@ pub struct IdRange {
 /// A translation of ids, in ranges.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdMap(pub Vec<IdRange>);
+
+impl IdMap {
+    /// What an id on disk is shown as.
+    pub fn shown(&self, id: u32) -> Option<u32> {
+        self.0.iter().find_map(|r| Some(r.shown + id.checked_sub(r.on_disk).filter(|n| *n < r.length)?))
+    }
+
+    /// The id on disk that is shown as this one.
+    pub fn on_disk(&self, id: u32) -> Option<u32> {
+        self.0.iter().find_map(|r| Some(r.on_disk + id.checked_sub(r.shown).filter(|n| *n < r.length)?))
+    }
+}
 
 /// Why the text of an id mapping was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -64,10 +64,12 @@ impl Union {
         self.list(node, after, |page| {
             for listed in page {
                 let Listed { name, cookie, kind, identity } = listed;
-                let identity = match identity {
-                    Some(identity) => identity,
+                // A regular file may stand for something else.
+                let identity = identity.filter(|_| kind != Kind::File || !self.owners.change_types());
+                let (identity, kind) = match identity {
+                    Some(identity) => (identity, kind),
                     None => match self.resolve(node, &name)? {
-                        Some(found) => self.identify(node, &name, &found)?.0,
+                        Some(found) => (self.identify(node, &name, &found)?.0, found.stat.kind()),
                         None => continue,
                     },
                 };

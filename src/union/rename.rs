@@ -21,6 +21,7 @@ use super::index::UpperEntry;
 use super::marker;
 use super::modify::{InUpper, Victim, check_name};
 use super::node::{Node, Place, Source};
+use super::options::RedirectDir;
 use super::resolve::{Found, What};
 use super::upper::{New, Publish, UpperFd};
 use crate::error::{FsError, Result};
@@ -65,6 +66,7 @@ impl Union {
             // stand for is looked at again.
             let source = self.look(parent, name)?.ok_or(FsError::Absent)?;
             self.check_before_copy_up(&source, new_parent, new_name, mode)?;
+            self.check_redirect(&source)?;
             self.ensure_upper(&source)?;
             // A file with several names may have been copied up under another one, elsewhere.
             self.ensure_upper(parent)?;
@@ -72,6 +74,7 @@ impl Union {
             let target = match mode {
                 RenameMode::Exchange => {
                     let target = self.look(new_parent, new_name)?.ok_or(FsError::Absent)?;
+                    self.check_redirect(&target)?;
                     self.ensure_upper(&target)?;
                     Some(target)
                 }
@@ -118,6 +121,12 @@ impl Union {
             self.let_go(source);
             return done;
         }
+    }
+
+    /// Unless redirects are made, a directory that lowers contribute to stays where it is: programs copy and remove.
+    fn check_redirect(&self, node: &Node) -> Result<()> {
+        let merged = node.dir.as_ref().is_some_and(|part| !part.lowers.is_empty());
+        if merged && self.redirects != RedirectDir::On { Err(FsError::Os(Errno::XDEV)) } else { Ok(()) }
     }
 
     /// What must fail shall not copy up first.

@@ -21,6 +21,7 @@ use super::Union;
 use super::index::{Indexes, LowerIndex, UpperIndex};
 use super::marker::{self, Marks, WH_OPAQUE, WH_PREFIX, WhiteoutMark};
 use super::node::{DirPart, Identity, NewNode, Node, Place, RealId, Source};
+use super::options::RedirectDir;
 use super::realdir::{LayerIndex, RealDir};
 use crate::error::{FsError, Result};
 use crate::sys::object::{At, Kind, Stat};
@@ -155,6 +156,7 @@ impl Union {
                     break;
                 }
                 let data = self.metacopy_data(dirs, depth, &name, at, &stat)?;
+                let stat = self.owners.kept(at, stat)?;
                 tell(Seen::Leaf { stat: &stat, data: data.as_ref() });
                 let what = What::Leaf { dir: dir.clone(), data };
                 return Ok(Some(Found { stat, layer: dir.layer, what }));
@@ -164,7 +166,7 @@ impl Union {
             child.xattr_whiteouts.store(marks.xattr_whiteouts, Ordering::Relaxed);
             child.impure.store(marks.impure, Ordering::Relaxed);
             if top.is_none() {
-                top = Some((stat, dir.layer, marks.impure));
+                top = Some((self.owners.kept(at, stat)?, dir.layer, marks.impure));
             }
             let cut = if marks.opaque || below && self.aufs_opaque(&child)? {
                 Some(Cut::Opaque)
@@ -178,6 +180,9 @@ impl Union {
             merged.push(child);
             if cut.is_some() {
                 break;
+            }
+            if marks.redirect.is_some() {
+                self.check_follow(dir, &name)?;
             }
             match marks.redirect {
                 None => {}
@@ -221,6 +226,17 @@ impl Union {
             };
         }
         Ok(dirs)
+    }
+
+    /// With `redirect_dir=nofollow`, what lies below a redirect is not shown, and its upper part alone would be wrong: it
+    /// is refused, as by the kernel.
+    fn check_follow(&self, dir: &RealDir, name: &[u8]) -> Result<()> {
+        if self.redirects == RedirectDir::NoFollow {
+            // Logs which; programs get the kernel's number.
+            drop(self.layer_form(dir, name, "a redirect, refused by redirect_dir=nofollow"));
+            return Err(FsError::Os(Errno::PERM));
+        }
+        Ok(())
     }
 
     /// Refuses a redirect that no overlay writes: it could lead out of the layer.
@@ -286,6 +302,9 @@ impl Union {
         let marks = marker::read_marks(at)?;
         if !marks.metacopy {
             return Ok(None);
+        }
+        if marks.redirect.is_some() {
+            self.check_follow(&dirs[depth], name)?;
         }
         let missing = || self.layer_form(&dirs[depth], name, "a metacopy whose data no layer below holds");
         let found = match marks.redirect {

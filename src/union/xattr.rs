@@ -2,7 +2,7 @@
 //!
 //! The union's own marks are hidden. An overlay that is mounted on top of this one writes marks of the same names; they
 //! are kept escaped (`trusted.overlay.x` becomes `trusted.overlay.overlay.x`; kernel: overlayfs.rst, "Nested overlayfs
-//! mounts") and shown as they were written.
+//! mounts") and shown as they were written. `override_stat` is hidden where it is made use of (see [`super::owners`]).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
+use super::acl;
 use super::events::What;
 use super::marker::{self, Namespace};
 use super::node::Node;
@@ -43,8 +44,21 @@ impl Union {
         if let Some(fact) = name.strip_prefix(facts::PREFIX) {
             return self.fact(node, fact);
         }
-        let stored = stored_name(name).ok_or(FsError::NoXattr)?;
-        self.with_object(node, |at, _| xattr::get(at, &stored)?.ok_or(FsError::NoXattr))
+        let stored = self.stored(name)?.ok_or(FsError::NoXattr)?;
+        let mut value = self.with_object(node, |at, _| xattr::get(at, &stored)?.ok_or(FsError::NoXattr))?;
+        if acl::is_acl(name) {
+            let owners = &self.owners;
+            acl::map_ids(&mut value, |id| Ok(owners.shown_uid(id)), |id| Ok(owners.shown_gid(id)))?;
+        }
+        Ok(value)
+    }
+
+    /// The name under which a layer keeps an attribute, if it may be named.
+    fn stored(&self, name: &[u8]) -> Result<Option<Vec<u8>>> {
+        if self.no_acl && acl::is_acl(name) {
+            return Err(FsError::Unsupported("ACLs on this mount"));
+        }
+        Ok(stored_name(name).filter(|_| !self.owners.is_private(name)))
     }
 
     /// The names of all attributes, each ended by a zero byte.
@@ -52,6 +66,9 @@ impl Union {
         let names = self.with_object(node, |at, _| Ok(xattr::list(at)?))?;
         let mut shown = Vec::new();
         for name in names.iter().filter_map(|n| shown_name(n)) {
+            if self.owners.is_private(&name) || self.no_acl && acl::is_acl(&name) {
+                continue;
+            }
             shown.extend_from_slice(&name);
             shown.push(0);
         }
@@ -60,7 +77,7 @@ impl Union {
 
     /// Sets an attribute. `flags` as of setxattr(2).
     pub fn setxattr(&self, node: &Arc<Node>, name: &[u8], value: &[u8], flags: XattrFlags) -> Result<()> {
-        let stored = stored_name(name).ok_or(FsError::PrivateXattr)?;
+        let stored = self.stored(name)?.ok_or(FsError::PrivateXattr)?;
         if !self.in_upper(node) {
             // What must fail shall not copy up first.
             let there = self.with_object(node, |at, _| Ok(xattr::get(at, &stored)?.is_some()))?;
@@ -71,6 +88,15 @@ impl Union {
                 return Err(FsError::NoXattr);
             }
         }
+        let mut mapped = Vec::new();
+        let value = if acl::is_acl(name) {
+            mapped.extend_from_slice(value);
+            let owners = &self.owners;
+            acl::map_ids(&mut mapped, |id| owners.uid_on_disk(id), |id| owners.gid_on_disk(id))?;
+            &mapped
+        } else {
+            value
+        };
         self.with_upper(node, |object| Ok(object.set_xattr(&stored, value, flags)?))?;
         self.forget_default_acl(node, name);
         Ok(())
@@ -78,7 +104,7 @@ impl Union {
 
     /// Removes an attribute.
     pub fn removexattr(&self, node: &Arc<Node>, name: &[u8]) -> Result<()> {
-        let stored = stored_name(name).ok_or(FsError::PrivateXattr)?;
+        let stored = self.stored(name)?.ok_or(FsError::PrivateXattr)?;
         let there = self.with_object(node, |at, _| Ok(xattr::get(at, &stored)?.is_some()))?;
         if !there {
             return Err(FsError::NoXattr);
@@ -92,7 +118,7 @@ impl Union {
     }
 
     fn forget_default_acl(&self, node: &Node, name: &[u8]) {
-        if name == super::acl::DEFAULT
+        if name == acl::DEFAULT
             && let Some(dir) = &node.dir
         {
             *dir.default_acl.lock() = None;
