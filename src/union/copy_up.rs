@@ -189,7 +189,7 @@ impl Union {
         let new = Override::of(kept);
         self.owners.give_owner(to, &new)?;
         let written = self.owners.are_written();
-        copy_xattrs(from, to, |name| !self.owners.is_private(name) && !(written && acl::is_acl(name)))?;
+        copy_xattrs(from, to, |name| !(self.owners.is_private(name) || written && acl::is_acl(name)))?;
         // After the attributes, which need the right to write. The bits of the group are the ACL's mask already.
         self.owners.give_mode(to, &new)
     }

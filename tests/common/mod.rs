@@ -18,6 +18,7 @@
 // Each test binary uses its own part of this module.
 #![allow(dead_code, unused_imports)]
 
+mod errno;
 mod layers;
 mod mount;
 mod process;
@@ -26,6 +27,7 @@ mod scratch;
 mod snapshot;
 mod stack;
 
+pub use errno::{HasErrno, errno_of};
 pub use layers::{Layer, OpaqueForm, WhiteoutForm, set_mtime};
 pub use mount::{LoopFilesystem, Mount, MountError, Options, Program};
 pub use process::{Privilege, as_ids, output, run, run_with_input, wait_for_exit, wait_until};
@@ -50,44 +52,4 @@ macro_rules! needs_root {
             $crate::skip!("{}: needs root of the initial user namespace", module_path!());
         }
     };
-}
-
-/// Asserts that a system call fails with one of the given errors.
-#[macro_export]
-macro_rules! assert_errno {
-    ($result:expr, $($errno:path)|+) => {{
-        match $result {
-            Ok(_) => panic!("{}: succeeded, expected {}", stringify!($result), stringify!($($errno)|+)),
-            Err(error) => {
-                let errno = $crate::common::errno_of(&error);
-                assert!(
-                    [$($errno),+].contains(&errno),
-                    "{}: failed with {errno:?}, expected {}", stringify!($result), stringify!($($errno)|+)
-                );
-            }
-        }
-    }};
-}
-
-/// An error that carries an errno.
-pub trait HasErrno {
-    /// The errno, or a panic with the error's text.
-    fn errno(&self) -> rustix::io::Errno;
-}
-
-impl HasErrno for std::io::Error {
-    fn errno(&self) -> rustix::io::Errno {
-        rustix::io::Errno::from_io_error(self).unwrap_or_else(|| panic!("no errno in {self}"))
-    }
-}
-
-impl HasErrno for rustix::io::Errno {
-    fn errno(&self) -> rustix::io::Errno {
-        *self
-    }
-}
-
-/// The errno of `error`.
-pub fn errno_of(error: &impl HasErrno) -> rustix::io::Errno {
-    error.errno()
 }

@@ -124,3 +124,45 @@ pub fn truncate(path: &std::path::Path, length: i64) -> io::Result<()> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+/// Bind-mounts `source` on `target` such that id 0 there is shown as `first`, and so on for 65536 ids, as container
+/// engines mount layers for a container with a user namespace. Needs root.
+pub fn idmapped_mount(source: &std::path::Path, target: &std::path::Path, first: u32) -> io::Result<()> {
+    use rustix::fs::CWD;
+    use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+    let mut sleeper = std::process::Command::new("unshare")
+        .args(["--user", "sh", "-c", "echo; exec sleep 60"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()?;
+    // It has its namespace once it speaks.
+    let mut byte = [0];
+    io::Read::read_exact(sleeper.stdout.as_mut().expect("piped"), &mut byte)?;
+    let map =
+        |name: &str| std::fs::write(format!("/proc/{}/{name}", sleeper.id()), format!("0 {first} 65536"));
+    let mapped = map("uid_map").and_then(|()| map("gid_map")).and_then(|()| {
+        let namespace = File::open(format!("/proc/{}/ns/user", sleeper.id()))?;
+        let tree = open_tree(CWD, source, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
+        // struct mount_attr of mount_setattr(2): what to set, to clear, propagation, user namespace.
+        const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
+        let attributes = [MOUNT_ATTR_IDMAP, 0, 0, namespace.as_raw_fd() as u64];
+        // SAFETY: the path is an empty string, the attributes are four live 64-bit words, as the call wants.
+        let set = unsafe {
+            libc::syscall(
+                libc::SYS_mount_setattr,
+                tree.as_raw_fd(),
+                c"".as_ptr(),
+                libc::AT_EMPTY_PATH,
+                attributes.as_ptr(),
+                size_of_val(&attributes),
+            )
+        };
+        if set != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        Ok(move_mount(&tree, "", CWD, target, flags)?)
+    });
+    sleeper.kill()?;
+    sleeper.wait()?;
+    mapped
+}
