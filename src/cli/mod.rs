@@ -5,8 +5,10 @@
 //!
 //! Called as `fuse-overlayfs`, or as `mount.…` by mount(8), the program has no verbs: see [`mount::helper_args`].
 
+mod asked;
 mod completions;
 mod daemon;
+mod explain;
 mod logging;
 mod man;
 pub mod mount;
@@ -16,6 +18,9 @@ mod snapshotter;
 #[cfg(not(feature = "snapshotter"))]
 #[path = "no_snapshotter.rs"]
 mod snapshotter;
+mod status;
+mod trace;
+mod watch;
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
@@ -52,6 +57,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Explain(explain::Explain),
+    Status(status::Status),
+    Trace(trace::Trace),
     Man(man::Man),
     Completions(completions::Completions),
     Snapshotter(snapshotter::Snapshotter),
@@ -60,6 +68,9 @@ enum Verb {
 impl Verb {
     fn run(self) -> Result<ExitCode, Failure> {
         match self {
+            Verb::Explain(verb) => verb.run(),
+            Verb::Status(verb) => verb.run(),
+            Verb::Trace(verb) => verb.run(),
             Verb::Man(verb) => verb.run(),
             Verb::Completions(verb) => verb.run(),
             Verb::Snapshotter(verb) => verb.run(),

@@ -1,13 +1,16 @@
 //! Mounting: the command line without a verb, and the command lines of mount(8) and of fuse-overlayfs.
 
+use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use clap::{Args, Parser};
 
+use super::asked::Asked;
 use super::daemon::{self, Ready};
 use super::logging::{self, LogOptions};
 use super::options::{Options, split_lowers};
@@ -288,15 +291,23 @@ fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), Failure> {
     };
     let union = Union::with_options(stack, Limits::of_process(), &request.fs)
         .map_err(|error| Failure::failed(format!("cannot read the layers: {error}")))?;
+    let union = Arc::new(union);
     let policy = policy(&request.fs, &union);
-    let fs = UnionFs::new(Arc::new(union), policy);
+    let asked = Asked::new(&union, &policy);
+    let fs = UnionFs::new(union, policy);
     let report = fs.report();
     let at_end = report.clone();
+    let (counters, control) = (report.counters(), Rc::new(Cell::new(None)));
+    let (point, slot) = (options.mount_point.clone(), control.clone());
     let hooks = Hooks {
-        ready: Box::new(|_notifier| ready.announce()),
+        ready: Box::new(move |_notifier| {
+            slot.set(asked.start(&point, counters));
+            ready.announce();
+        }),
         report: Box::new(move || log::warn!("{report}")),
     };
     let ended = serve(fs, device, &options, hooks).map_err(Failure::failed);
+    drop(control.take());
     log::info!("{at_end}");
     ended
 }

@@ -1,5 +1,6 @@
 //! Requests by kind: what the kernel asked, counted, always on.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,6 +48,11 @@ impl RequestCounters {
         self.0[request as usize].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// How many of each kind, by its name.
+    pub fn all(&self) -> BTreeMap<String, u64> {
+        Request::ALL.iter().map(|kind| (kind.name(), self.get(*kind))).collect()
+    }
+
     /// How many of that kind.
     pub fn get(&self, request: Request) -> u64 {
         self.0[request as usize].load(Ordering::Relaxed)
@@ -75,6 +81,11 @@ pub struct Report {
 }
 
 impl Report {
+    /// The counters alone.
+    pub fn counters(&self) -> Arc<RequestCounters> {
+        self.requests.clone()
+    }
+
     /// How many requests of a kind were served.
     pub fn requests(&self, request: Request) -> u64 {
         self.requests.get(request)

@@ -160,6 +160,9 @@ impl Union {
 
     /// Changes attributes. What is asked for at once happens in the order owner, mode, size, times.
     pub fn setattr(&self, node: &Arc<Node>, change: SetAttr, caller: Caller) -> Result<Attr> {
+        if self.is_late_flush(node, &change)? {
+            return self.getattr(node);
+        }
         let owner = self.owners.chown(change.uid, change.gid)?;
         if let Some(size) = change.size {
             if node.dir.is_some() {
@@ -179,6 +182,27 @@ impl Union {
         self.counters.setattrs.fetch_add(1, Ordering::Relaxed);
         self.events.tell(|| What::Attributes { path: self.path_of(node).into(), changed: change.words() });
         self.getattr(node)
+    }
+
+    /// Does the kernel, which keeps the times of files that it caches, only flush those of a lower's file that was just
+    /// unlinked? They are as they were. Copying the file up for that would make `rm` read and write all of it.
+    fn is_late_flush(&self, node: &Node, change: &SetAttr) -> Result<bool> {
+        let SetAttr {
+            mode: None,
+            uid: None,
+            gid: None,
+            size: None,
+            atime: None,
+            mtime: Some(SetTime::At(mtime)),
+        } = *change
+        else {
+            return Ok(false);
+        };
+        let place = node.place.read();
+        match &*place {
+            Place::Pinned { fd, upper: false } => Ok(At::Fd(fd.as_fd()).stat()?.mtime == mtime),
+            _ => Ok(false),
+        }
     }
 
     /// Takes setuid and setgid away from a file whose content `caller` changed, unless the caller is privileged.

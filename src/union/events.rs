@@ -51,7 +51,7 @@ pub enum What {
     Redirect { path: Text, layer: u16, to: Text },
     /// Something was copied up.
     CopyUp { path: Text, kind: KindName, bytes: u64, layer: Option<u16>, micros: u64 },
-    /// A directory's entries were listed, from the first or further on.
+    /// A directory's entries were listed, past the kernel's cache.
     List { path: Text },
     /// Data were read, past the kernel's cache.
     Read { path: Text, offset: u64, bytes: u64 },
@@ -247,6 +247,11 @@ impl Events {
     #[inline]
     pub fn listening(&self) -> bool {
         self.count.load(Ordering::Relaxed) != 0
+    }
+
+    /// How many listen.
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
     }
 
     /// Tells what happened, if anybody listens.

@@ -268,6 +268,11 @@ impl<'u> Inspector<'u> {
         self.upper
     }
 
+    /// The number by which users know a layer: 0 is the upper, 1 the topmost lower.
+    pub fn number(&self, layer: LayerIndex) -> u16 {
+        layer + u16::from(!self.upper)
+    }
+
     /// The paths of the layers, topmost first.
     pub fn layer_paths(&self) -> Vec<&'u Path> {
         self.union.layers.iter().map(|layer| layer.path.as_path()).collect()
@@ -325,13 +330,22 @@ impl<'u> Inspector<'u> {
     /// # Errors
     /// A component that is `..` or longer than any name; those of reading the layers.
     pub fn provenance(&self, path: &[u8]) -> Result<Provenance> {
+        Ok(self.follow(path)?.0)
+    }
+
+    /// As [`Inspector::provenance`], with the trail that leads on into the path.
+    pub fn follow(&self, path: &[u8]) -> Result<(Provenance, Trail)> {
         let mut trail = self.root();
         let mut last = None;
         for name in path.split(|&b| b == b'/').filter(|name| !name.is_empty() && *name != b".") {
             let (provenance, next) = self.descend(&trail, name)?;
             (trail, last) = (next, Some(provenance));
         }
-        last.map_or_else(|| self.root_provenance(), Ok)
+        let found = match last {
+            Some(found) => found,
+            None => self.root_provenance()?,
+        };
+        Ok((found, trail))
     }
 
     /// One step down: all about `name` in a directory, and the trail that leads on into it.

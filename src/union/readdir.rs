@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use super::Union;
 use super::attr::Attr;
 use super::events::What as Event;
+use super::index::FIRST_COOKIE;
 use super::node::{DirPart, Identity, Node, RealId};
 use super::resolve::What;
 use crate::error::Result;
@@ -120,7 +121,9 @@ impl Union {
         if self.check_alive(dir).is_err() {
             return Ok(()); // a removed directory shows nothing, not even an error
         }
-        self.events.tell(|| Event::List { path: self.path_of(node).into() });
+        if after < FIRST_COOKIE {
+            self.events.tell(|| Event::List { path: self.path_of(node).into() });
+        }
         loop {
             let page = self.batch(node, dir, after)?;
             let Some(last) = page.last() else { return Ok(()) };

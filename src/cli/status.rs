@@ -1,0 +1,313 @@
+//! `unionmount status`: how mounts are doing.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use clap::Args;
+use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::watch;
+use super::{Failure, print_all, say};
+use crate::explain::client::Client;
+use crate::explain::mounts::{self, Mount};
+use crate::explain::paint::{Cell, Paint, align};
+use crate::explain::protocol::Status as Daemon;
+use crate::explain::runtime;
+use crate::explain::usage::{Budget, Usage, measure};
+use crate::sys::object::Time;
+use crate::union::text::Text;
+
+/// Show how a mount is doing, or all mounts: layers, sizes, copy-ups, requests
+#[derive(Debug, Args)]
+#[command(after_help = AFTER)]
+pub(super) struct Status {
+    /// Print a JSON object for each mount, on a line of its own
+    #[arg(long)]
+    json: bool,
+
+    /// Watch it live: requests by the second, the hottest paths, what happens. Keys: q ends, p pauses, c clears
+    #[arg(short, long, requires = "mount", conflicts_with = "json")]
+    watch: bool,
+
+    /// How long counting what is in the layers may take; 0 leaves it out
+    #[arg(long, value_name = "SECONDS", default_value_t = 3.0)]
+    count: f64,
+
+    /// The mount, or a path in it; without, all mounts that you may ask
+    #[arg(value_name = "MOUNT")]
+    mount: Option<PathBuf>,
+}
+
+const AFTER: &str = "\
+Example:
+  unionmount status                         # all mounts
+  unionmount status merged                  # one: its layers with sizes, what changed since it was mounted
+  unionmount status merged --watch
+  unionmount status --json | jq '{mount_point, copy_ups: .counters.copy_ups}'
+
+Files and sizes are counted by this command, not by the daemon; where the time was too short they are marked with a +
+(`complete` is false in JSON).
+
+EXIT STATUS:
+  0  every mount answered
+  1  one did not; stderr says why";
+
+/// A mount, for JSON.
+#[derive(Serialize)]
+struct Report {
+    #[serde(flatten)]
+    daemon: Daemon,
+    /// Seconds since it was mounted.
+    uptime: f64,
+    /// All requests.
+    requests_total: u64,
+    /// What is in the layers, in their order; null: can't be seen from here.
+    usage: Option<Vec<Option<Usage>>>,
+}
+
+impl Status {
+    /// Runs the verb.
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        if !(0.0..=1e6).contains(&self.count) {
+            return Err(Failure::usage("--count: give seconds, 0 to 1000000"));
+        }
+        runtime::sweep_own();
+        match &self.mount {
+            Some(path) => {
+                let (mount, _) = mounts::of(path).map_err(Failure::failed)?;
+                if self.watch {
+                    return watch::run(&mount);
+                }
+                let daemon = ask(&mount)?;
+                self.print(&[(mount, daemon)])?;
+                Ok(ExitCode::SUCCESS)
+            }
+            None => self.all(),
+        }
+    }
+
+    fn all(&self) -> Result<ExitCode, Failure> {
+        let mounts = mounts::all().map_err(|e| Failure::failed(format!("/proc/self/mountinfo: {e}")))?;
+        let mut answers = Vec::new();
+        let mut silent = false;
+        let mut seen: Vec<&str> = Vec::new();
+        for mount in &mounts {
+            // Bind mounts are the same filesystem in several places.
+            if seen.contains(&&mount.device[..]) {
+                continue;
+            }
+            seen.push(&mount.device);
+            match ask(mount) {
+                Ok(daemon) => answers.push((mount.clone(), daemon)),
+                Err(failure) => {
+                    silent = true;
+                    say(&failure.message);
+                }
+            }
+        }
+        if answers.is_empty() && !silent && !self.json {
+            print_all(b"nothing is mounted by unionmount\n")?;
+        }
+        self.print(&answers)?;
+        Ok(if silent { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+
+    fn print(&self, answers: &[(Mount, Daemon)]) -> Result<(), Failure> {
+        let mut text = String::new();
+        if self.json {
+            for (_, daemon) in answers {
+                let report = Report {
+                    uptime: uptime(daemon).as_secs_f64(),
+                    requests_total: daemon.requests.values().sum(),
+                    usage: self.usage(daemon),
+                    daemon: daemon.clone(),
+                };
+                text.push_str(&serde_json::to_string(&report).map_err(Failure::failed)?);
+                text.push('\n');
+            }
+        } else if let (Some(_), [(mount, daemon)]) = (&self.mount, answers) {
+            text = one(mount, daemon, self.usage(daemon).as_deref(), Paint::of_stdout());
+        } else if !answers.is_empty() {
+            text = table(answers, Paint::of_stdout());
+        }
+        print_all(text.as_bytes())
+    }
+
+    /// Counts what is in the layers.
+    fn usage(&self, daemon: &Daemon) -> Option<Vec<Option<Usage>>> {
+        if self.count == 0.0 {
+            return None;
+        }
+        let progress = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("{spinner} counting {msg}") {
+            progress.set_style(style);
+        }
+        let budget = Budget::of(Duration::from_secs_f64(self.count));
+        let since = since(daemon);
+        let counted = daemon.layers.iter().map(|layer| {
+            let mut tell = |entries| {
+                progress.set_message(format!("{}: {} entries", layer.name, HumanCount(entries)));
+                progress.tick();
+            };
+            measure(layer.directory.as_path(), Some(since), budget, &mut tell)
+        });
+        let counted = counted.collect();
+        progress.finish_and_clear();
+        Some(counted)
+    }
+}
+
+pub(super) fn ask(mount: &Mount) -> Result<Daemon, Failure> {
+    let named = |error: crate::explain::client::ClientError| {
+        let text = error.to_string();
+        let point = Text::from(mount.point.as_path()).to_string();
+        Failure::failed(if text.contains(&point) { text } else { format!("{point}: {text}") })
+    };
+    Client::connect(mount).and_then(|mut client| client.status()).map_err(named)
+}
+
+fn since(daemon: &Daemon) -> Time {
+    let us = daemon.about.since_us;
+    Time { sec: (us / 1_000_000) as i64, nsec: (us % 1_000_000) as u32 * 1000 }
+}
+
+pub(super) fn uptime(daemon: &Daemon) -> Duration {
+    let began = SystemTime::UNIX_EPOCH + Duration::from_micros(daemon.about.since_us);
+    SystemTime::now().duration_since(began).unwrap_or_default()
+}
+
+fn table(answers: &[(Mount, Daemon)], paint: Paint) -> String {
+    let head = ["MOUNT", "LAYERS", "UP", "COPY-UPS", "COPIED", "WHITEOUTS", "REQUESTS", "MEMORY", "PID"];
+    let mut rows = vec![head.iter().map(|word| Cell::new(word, paint.dim(word))).collect::<Vec<_>>()];
+    for (mount, daemon) in answers {
+        let point = Text::from(mount.point.as_path()).to_string();
+        let writable = daemon.layers.first().is_some_and(|layer| layer.layer == 0);
+        let layers = match writable {
+            true => format!("{} + upper", daemon.layers.len() - 1),
+            false => format!("{}, read-only", daemon.layers.len()),
+        };
+        rows.push(vec![
+            Cell::new(&point, paint.bold(&point)),
+            Cell::plain(layers),
+            Cell::plain(HumanDuration(uptime(daemon))),
+            Cell::plain(HumanCount(daemon.counters.copy_ups)),
+            Cell::plain(HumanBytes(daemon.counters.copied_bytes)),
+            Cell::plain(HumanCount(daemon.counters.whiteouts)),
+            Cell::plain(HumanCount(daemon.requests.values().sum())),
+            Cell::plain(daemon.memory.map(|bytes| HumanBytes(bytes).to_string()).unwrap_or_default()),
+            Cell::plain(daemon.about.pid),
+        ]);
+    }
+    align(&rows, &[3, 4, 5, 6, 7, 8])
+}
+
+/// All about one mount.
+fn one(mount: &Mount, daemon: &Daemon, usage: Option<&[Option<Usage>]>, paint: Paint) -> String {
+    let about = &daemon.about;
+    let mut out = format!(
+        "{}  mounted {} ago, pid {}, unionmount {}, I/O {}\n\n",
+        paint.bold(Text::from(mount.point.as_path())),
+        HumanDuration(uptime(daemon)),
+        about.pid,
+        Text::from(about.version.as_bytes()),
+        Text::from(about.io.as_bytes()),
+    );
+    out.push_str(&layer_table(daemon, usage, paint));
+    out.push('\n');
+    let counters = &daemon.counters;
+    let grown = usage.and_then(|usage| usage.first().copied().flatten()).filter(|_| writable(daemon));
+    let grown = grown.map(|usage| {
+        let more = if usage.complete { "" } else { "at least " };
+        format!(
+            "{more}{} in {} of the upper, ",
+            HumanBytes(usage.changed_bytes),
+            count(usage.changed_files, "file")
+        )
+    });
+    let facts = [
+        (
+            "changed",
+            format!(
+                "{}{} created, {} renamed, {}",
+                grown.unwrap_or_default(),
+                HumanCount(counters.creates),
+                HumanCount(counters.renames),
+                count(counters.whiteouts, "whiteout"),
+            ),
+        ),
+        (
+            "copied up",
+            format!("{}, {}", count(counters.copy_ups, "object"), HumanBytes(counters.copied_bytes)),
+        ),
+        ("requests", requests(daemon)),
+        ("lookups", lookups(daemon)),
+        (
+            "memory",
+            format!(
+                "{}, {} known to the kernel",
+                daemon.memory.map_or("unknown".into(), |bytes| HumanBytes(bytes).to_string()),
+                count(daemon.nodes, "file")
+            ),
+        ),
+    ];
+    for (word, fact) in facts {
+        out.push_str(&format!("  {}  {fact}\n", paint.bold(format!("{word:<9}"))));
+    }
+    out
+}
+
+fn writable(daemon: &Daemon) -> bool {
+    daemon.layers.first().is_some_and(|layer| layer.layer == 0)
+}
+
+fn count(number: u64, noun: &str) -> String {
+    format!("{} {noun}{}", HumanCount(number), if number == 1 { "" } else { "s" })
+}
+
+/// `1,234 (4.1 a second): lookup 800, getattr 20`
+fn requests(daemon: &Daemon) -> String {
+    let total: u64 = daemon.requests.values().sum();
+    let mut kinds: Vec<(&String, &u64)> = daemon.requests.iter().filter(|(_, count)| **count > 0).collect();
+    kinds.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    let shown: Vec<String> =
+        kinds.iter().take(6).map(|(kind, n)| format!("{kind} {}", HumanCount(**n))).collect();
+    let more = if kinds.len() > 6 { ", …" } else { "" };
+    let rate = total as f64 / uptime(daemon).as_secs_f64().max(1.0);
+    format!("{} ({rate:.1} a second): {}{more}", HumanCount(total), shown.join(", "))
+}
+
+fn lookups(daemon: &Daemon) -> String {
+    let lookups = daemon.requests.get("lookup").copied().unwrap_or_default();
+    let answered = daemon.counters.index_answers;
+    format!("{}, {} answered by an index without asking a layer", HumanCount(lookups), HumanCount(answered))
+}
+
+fn layer_table(daemon: &Daemon, usage: Option<&[Option<Usage>]>, paint: Paint) -> String {
+    let head: &[&str] = match usage {
+        Some(_) => &["  LAYER", "NAME", "FILES", "DIRECTORIES", "WHITEOUTS", "SIZE", "PATH"],
+        None => &["  LAYER", "NAME", "PATH"],
+    };
+    let mut rows = vec![head.iter().map(|word| Cell::new(word, paint.dim(word))).collect::<Vec<_>>()];
+    for (at, layer) in daemon.layers.iter().enumerate() {
+        let number = if layer.layer == 0 { "  upper".to_owned() } else { format!("  {}", layer.layer) };
+        let name = layer.name.to_string();
+        let path = layer.directory.to_string();
+        let mut row = vec![Cell::new(&number, paint.bold(&number)), Cell::new(&name, paint.cyan(&name))];
+        if let Some(usage) = usage {
+            match usage.get(at).copied().flatten() {
+                None => row.extend(["?", "?", "?", "not visible from here"].map(Cell::plain)),
+                Some(usage) => {
+                    let plus = if usage.complete { "" } else { "+" };
+                    let number = |n: u64| Cell::plain(format!("{}{plus}", HumanCount(n)));
+                    row.extend([usage.files, usage.directories, usage.whiteouts].map(number));
+                    row.push(Cell::plain(format!("{}{plus}", HumanBytes(usage.bytes))));
+                }
+            }
+        }
+        row.push(Cell::new(&path, paint.dim(&path)));
+        rows.push(row);
+    }
+    align(&rows, if usage.is_some() { &[2, 3, 4, 5] } else { &[] })
+}

@@ -1,0 +1,103 @@
+//! `unionmount trace`: what happens in a mount, as it happens.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{Failure, say};
+use crate::explain::client::Client;
+use crate::explain::mounts;
+use crate::explain::paint::Paint;
+use crate::explain::words;
+use crate::union::events::{Filter, What};
+use crate::union::text::Text;
+
+/// Print what happens in a mount, as it happens: lookups, copy-ups, whiteouts, renames
+#[derive(Debug, Args)]
+#[command(after_help = AFTER)]
+pub(super) struct Trace {
+    /// Print a JSON object for each event, on a line of its own
+    #[arg(long)]
+    json: bool,
+
+    /// Only these kinds of events and these subtrees; may repeat
+    #[arg(long, value_name = "KIND|/PATH[,…]", value_delimiter = ',')]
+    filter: Vec<String>,
+
+    /// A mount, or a directory in one: then only what happens below it
+    #[arg(value_name = "MOUNT")]
+    mount: PathBuf,
+}
+
+const AFTER: &str = "\
+Kinds of events:
+  lookup      a name was looked up; the kernel remembers the answer, so this comes once for each name
+  whiteout, opaque, redirect
+              a lookup met such a mark, and it hides something or leads elsewhere
+  copy-up     a lower's file or directory was copied up, and in which time
+  list, read, write
+              requests that the kernel's cache did not answer
+  create, link, remove, rename, attributes, xattr
+              changes
+
+Example:
+  unionmount trace merged --filter copy-up,whiteout
+  unionmount trace merged --filter /etc,/usr/lib --json | jq .event
+
+A mount that nobody listens to pays nothing. A listener that is too slow loses events, and is told how many; the mount
+never waits. Only the user who mounted it and root may listen. It ends with the mount, or by Ctrl-C.";
+
+impl Trace {
+    /// Runs the verb.
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let (mount, below) = mounts::of(&self.mount).map_err(Failure::failed)?;
+        let filter = self.filter(&below)?;
+        let client = Client::connect(&mount).map_err(Failure::failed)?;
+        let mut trace = client.trace(filter).map_err(Failure::failed)?;
+        if io::stdout().is_terminal() {
+            say(&format!("listening to {}; Ctrl-C ends", Text::from(mount.point.as_path())));
+        }
+        let paint = Paint::of_stdout();
+        let mut out = io::stdout().lock();
+        while let Some(told) = trace.next_told().map_err(Failure::failed)? {
+            let line = match self.json {
+                true => serde_json::to_string(&told).map_err(Failure::failed)?,
+                false => words::line(&told, &trace.status.layers, paint),
+            };
+            match writeln!(out, "{line}").and_then(|()| out.flush()) {
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
+                other => {
+                    other.map_err(|error| Failure::failed(format!("cannot write to stdout: {error}")))?
+                }
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn filter(&self, below: &[u8]) -> Result<Filter, Failure> {
+        let mut filter = Filter::default();
+        for word in self.filter.iter().map(|word| word.trim()).filter(|word| !word.is_empty()) {
+            if word.starts_with('/') {
+                filter.paths.push(Text::from(word.as_bytes()));
+            } else if What::NAMES.contains(&word) {
+                filter.kinds.push(word.to_owned());
+            } else {
+                return Err(Failure::usage(format!(
+                    "--filter {word}: neither a path from the mount's root (/etc) nor a kind of event ({})",
+                    What::NAMES.join(", ")
+                )));
+            }
+        }
+        if !below.is_empty() {
+            if !filter.paths.is_empty() {
+                return Err(Failure::usage(
+                    "give paths with --filter, or a directory in the mount, not both",
+                ));
+            }
+            filter.paths.push(Text([b"/", below].concat()));
+        }
+        Ok(filter)
+    }
+}

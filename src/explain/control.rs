@@ -1,0 +1,246 @@
+//! The daemon's end of the control socket.
+//!
+//! One thread accepts, one serves each client. None of them ever touches the mount or resolves a path of the merged tree
+//! on the host; whatever they can't do is logged, and the mount goes on.
+//!
+//! Who may connect: the socket is in a directory of the daemon's user and has mode 0600, and each client is asked for its
+//! credentials (SO_PEERCRED) besides: the daemon's user and root are served, anybody else is told why not.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt::socket_peercred;
+use serde::Serialize;
+
+use super::protocol::{About, Counts, LONGEST_REQUEST, Reply, Request, Status, Told};
+use super::report::{explain, layers};
+use super::runtime;
+use crate::union::Union;
+use crate::union::events::{Filter, Heard};
+
+/// How many clients are served at once.
+const CLIENTS: usize = 32;
+/// How many events wait for a listener before it loses some.
+const QUEUE: usize = 16 << 10;
+/// How long a client may be silent before its request.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often a trace looks whether its client is still there.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Tells how many requests of each kind were served.
+pub type RequestCounts = Box<dyn Fn() -> BTreeMap<String, u64> + Send + Sync>;
+
+/// What the threads share.
+struct Shared {
+    union: Weak<Union>,
+    about: About,
+    requests: RequestCounts,
+    clients: AtomicUsize,
+    ending: AtomicBool,
+}
+
+/// A socket that is served. Dropped, it is removed.
+pub struct Control {
+    shared: Arc<Shared>,
+    listener: Arc<UnixListener>,
+    dir: OwnedFd,
+    name: String,
+    ino: u64,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Control {
+    /// Makes the socket of a mount and serves it.
+    ///
+    /// # Errors
+    /// When there is no safe runtime directory, or the socket can't be made in it. The mount does without.
+    pub fn start(union: &Arc<Union>, about: About, requests: RequestCounts) -> io::Result<Control> {
+        let (place, dir) = runtime::own()?;
+        runtime::sweep(&place, &dir);
+        let name = runtime::socket_name(&about.device);
+        // It has its final name only when it listens: until then somebody might take it for a stale one.
+        let making = format!("{}.{}.new", about.device, about.pid);
+        let path = place.join(&making);
+        let listener = Arc::new(UnixListener::bind(&path)?);
+        let published = runtime::restrict(&path).and_then(|()| runtime::publish(&dir, &making, &name));
+        let ino = published.inspect_err(|_| {
+            std::fs::remove_file(&path).unwrap_or_default(); // the error is told already
+        })?;
+        let shared = Arc::new(Shared {
+            union: Arc::downgrade(union),
+            about,
+            requests,
+            clients: AtomicUsize::new(0),
+            ending: AtomicBool::new(false),
+        });
+        let mut control = Control { shared, listener, dir, name, ino, thread: None };
+        let (shared, listener) = (control.shared.clone(), control.listener.clone());
+        let accepting =
+            std::thread::Builder::new().name("control".into()).spawn(move || accept(&shared, &listener))?;
+        control.thread = Some(accepting);
+        log::debug!("control socket {}", place.join(&control.name).display());
+        Ok(control)
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        runtime::remove_own(&self.dir, &self.name, self.ino);
+        self.shared.ending.store(true, Ordering::Release);
+        // Wakes the thread that accepts.
+        if let Err(errno) = rustix::net::shutdown(&*self.listener, rustix::net::Shutdown::Both) {
+            return log::debug!("control socket: {errno}");
+        }
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("the thread of the control socket has panicked");
+        }
+    }
+}
+
+fn accept(shared: &Arc<Shared>, listener: &UnixListener) {
+    while !shared.ending.load(Ordering::Acquire) {
+        let client = match listener.accept() {
+            Ok((client, _)) => client,
+            Err(_) if shared.ending.load(Ordering::Acquire) => return,
+            Err(error) => {
+                // Out of descriptors, say: that passes.
+                log::debug!("control socket: {error}");
+                std::thread::sleep(Duration::from_millis(100));
+                continue;
+            }
+        };
+        if shared.clients.fetch_add(1, Ordering::Relaxed) >= CLIENTS {
+            refuse(&client, "too many clients");
+            shared.clients.fetch_sub(1, Ordering::Relaxed);
+            continue;
+        }
+        let serving = shared.clone();
+        let served = std::thread::Builder::new().name("client".into()).spawn(move || {
+            if let Err(error) = serve(&serving, client) {
+                log::debug!("control socket: a client has gone: {error}");
+            }
+            serving.clients.fetch_sub(1, Ordering::Relaxed);
+        });
+        if let Err(error) = served {
+            shared.clients.fetch_sub(1, Ordering::Relaxed);
+            log::debug!("control socket: {error}");
+        }
+    }
+}
+
+fn refuse(client: &UnixStream, why: &str) {
+    // It may have gone already.
+    send(client, &Reply::<()>::Error(why.to_owned())).unwrap_or_default();
+}
+
+/// Writes a line.
+fn send(mut client: &UnixStream, message: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    client.write_all(&line)
+}
+
+fn serve(shared: &Shared, client: UnixStream) -> io::Result<()> {
+    let peer = socket_peercred(&client)?.uid;
+    if !peer.is_root() && peer != rustix::process::geteuid() {
+        refuse(&client, "only the user who mounted it and root may ask");
+        return Ok(());
+    }
+    client.set_read_timeout(Some(PATIENCE))?;
+    let mut reader = BufReader::new(client.try_clone()?);
+    loop {
+        let mut line = Vec::new();
+        if reader.by_ref().take(LONGEST_REQUEST).read_until(b'\n', &mut line)? == 0 {
+            return Ok(());
+        }
+        let request: Request = match serde_json::from_slice(&line) {
+            Ok(request) => request,
+            Err(error) => {
+                refuse(&client, &format!("not understood: {error}"));
+                return Ok(());
+            }
+        };
+        let Some(union) = shared.union.upgrade() else {
+            refuse(&client, "the mount has ended");
+            return Ok(());
+        };
+        match request {
+            Request::Status => send(&client, &status(shared, &union))?,
+            Request::Explain { path } => {
+                let explained = explain(union.inspector(), &path.0);
+                let reply = explained.map_or_else(|error| Reply::Error(error.to_string()), Reply::Ok);
+                send(&client, &reply)?;
+            }
+            Request::Trace { filter } => {
+                return trace(shared, union, &client, filter);
+            }
+        }
+    }
+}
+
+fn status(shared: &Shared, union: &Union) -> Reply<Status> {
+    let layers = match layers(union.inspector()) {
+        Ok(layers) => layers,
+        Err(error) => return Reply::Error(error.to_string()),
+    };
+    let counters = &union.counters;
+    let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    Reply::Ok(Status {
+        about: shared.about.clone(),
+        layers,
+        counters: Counts {
+            copy_ups: get(&counters.copy_ups),
+            copied_bytes: get(&counters.copied_bytes),
+            whiteouts: get(&counters.whiteouts),
+            creates: get(&counters.creates),
+            renames: get(&counters.renames),
+            attribute_changes: get(&counters.setattrs),
+            xattr_changes: get(&counters.setxattrs),
+            index_answers: get(&counters.index_answers),
+        },
+        requests: (shared.requests)(),
+        memory: resident_memory(),
+        nodes: union.known_nodes() as u64,
+        listeners: union.events.count() as u64,
+    })
+}
+
+/// The memory of this process that is in RAM.
+fn resident_memory() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}
+
+/// Tells events until the client goes or the union ends.
+fn trace(shared: &Shared, union: Arc<Union>, client: &UnixStream, filter: Filter) -> io::Result<()> {
+    let mut listening = union.events.listen(filter, QUEUE);
+    send(client, &status(shared, &union))?;
+    drop(union); // a listener doesn't keep the union alive
+    while !shared.ending.load(Ordering::Acquire) {
+        match listening.hear(LOOK) {
+            Heard::Event(event) => send(client, &Told::Event(event))?,
+            Heard::Lost(lost) => send(client, &Told::Lost { lost })?,
+            Heard::Nothing if has_gone(client) => return Ok(()),
+            Heard::Nothing => {}
+            Heard::End => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
+/// Has the client closed its end, or said something, which it has no reason to?
+fn has_gone(client: &UnixStream) -> bool {
+    let fd = client.as_fd();
+    let mut fds = [PollFd::new(&fd, PollFlags::IN | PollFlags::RDHUP)];
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+}

@@ -1,0 +1,299 @@
+//! What would happen to a path on a change: the first write, a deletion, a rename.
+//!
+//! These are predictions of what [`union::copy_up`](crate::union::copy_up), [`union::modify`](crate::union::modify) and
+//! [`union::rename`](crate::union::rename) do; a test compares them with what then happens, on random stacks.
+
+use indicatif::HumanBytes;
+use serde::{Deserialize, Serialize};
+
+use super::report::{LayerReport, layer_list, layer_title};
+use crate::error::Result;
+use crate::sys::object::{Kind, Stat};
+use crate::union::marker::WH_PREFIX;
+use crate::union::provenance::{Holds, Inspector, Outcome, Provenance, Trail};
+use crate::union::realdir::LayerIndex;
+use crate::union::text::Text;
+
+/// What would happen on a change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fate {
+    /// In a word.
+    pub action: Action,
+    /// What is copied up first, if anything is.
+    pub copy_up: Option<CopyUp>,
+    /// Directories that are copied up (they themselves, not what is in them) on the way, outermost first.
+    pub parents: Vec<Text>,
+    /// Does a whiteout remain under the name?
+    pub whiteout: bool,
+    /// Does what is moved get a redirect to what the lowers have of it?
+    pub redirect: bool,
+    /// The same in words.
+    pub text: String,
+}
+
+/// A copy-up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyUp {
+    /// From which layer.
+    pub from: u16,
+    /// How many bytes of data; 0 for what is not a regular file.
+    pub bytes: u64,
+}
+
+/// What would happen, in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// The upper's own object is changed.
+    InPlace,
+    /// A lower's object is copied up, and the copy changed.
+    CopyUp,
+    /// It doesn't exist and would be made, in the upper.
+    Create,
+    /// The name goes away.
+    Remove,
+    /// The name goes away once the directory is empty; now it isn't.
+    RemoveWhenEmpty,
+    /// The name changes.
+    Rename,
+    /// It doesn't exist.
+    Nothing,
+    /// Refused: there is no upper, a parent is missing, or the name is not allowed.
+    Refused,
+}
+
+/// What is known of the path.
+pub(super) struct Subject<'s> {
+    pub inspector: Inspector<'s>,
+    pub found: &'s Provenance,
+    pub trail: &'s Trail,
+    pub layers: &'s [LayerReport],
+}
+
+impl Subject<'_> {
+    fn fate(&self, action: Action, text: String) -> Fate {
+        Fate { action, copy_up: None, parents: Vec::new(), whiteout: false, redirect: false, text }
+    }
+
+    /// Why no change is possible at all.
+    fn refusal(&self) -> Option<String> {
+        let name = self.found.path.rsplit(|&b| b == b'/').next().unwrap_or_default();
+        if !self.inspector.has_upper() {
+            Some("refused: without an upper layer the mount is read-only".into())
+        } else if let Some(broken) = &self.found.broken_at {
+            Some(format!("refused: /{} is no directory of the merged view", Text::from(&broken[..])))
+        } else if name.starts_with(WH_PREFIX) {
+            Some("refused: names that start with .wh. are whiteouts in a layer".into())
+        } else {
+            None
+        }
+    }
+
+    fn is_upper(&self, layer: LayerIndex) -> bool {
+        self.inspector.has_upper() && layer == 0
+    }
+
+    fn title(&self, layer: LayerIndex) -> String {
+        layer_title(self.layers, self.inspector.number(layer))
+    }
+
+    fn titles(&self, layers: &[LayerIndex]) -> String {
+        layer_list(layers.iter().map(|layer| self.inspector.number(*layer)))
+    }
+
+    /// The layers that a whiteout of this name would hide.
+    fn below(&self) -> Vec<LayerIndex> {
+        let shown = match &self.found.outcome {
+            Outcome::Directory { layers, .. } => layers.clone(),
+            Outcome::Leaf { layer, .. } => vec![*layer],
+            Outcome::Absent => Vec::new(),
+        };
+        let mut below: Vec<LayerIndex> = shown.into_iter().filter(|layer| !self.is_upper(*layer)).collect();
+        if below.is_empty() {
+            below.extend(self.found.hidden().first());
+        }
+        below
+    }
+
+    fn copy_up(&self, mut fate: Fate, from: LayerIndex, stat: &Stat) -> Fate {
+        let bytes = if stat.kind() == Kind::File { stat.size } else { 0 };
+        fate.copy_up = Some(CopyUp { from: self.inspector.number(from), bytes });
+        self.with_parents(fate)
+    }
+
+    fn with_parents(&self, mut fate: Fate) -> Fate {
+        fate.parents = self.found.missing_parents.iter().map(|path| Text::from(&path[..])).collect();
+        fate
+    }
+
+    /// "parents etc/, etc/apt/"
+    fn parents(&self) -> Option<String> {
+        let parents: Vec<String> =
+            self.found.missing_parents.iter().map(|parent| format!("{}/", Text::from(&parent[..]))).collect();
+        match &parents[..] {
+            [] => None,
+            [one] => Some(format!("parent {one}")),
+            many => Some(format!("parents {}", many.join(", "))),
+        }
+    }
+
+    /// "; its parent etc/ is copied up for it", for what is not itself copied up.
+    fn parents_too(&self) -> String {
+        self.parents().map(|parents| format!("; copies up the {parents} for it")).unwrap_or_default()
+    }
+
+    /// "copies up 1.2 MiB from layer 3"
+    fn copies_up(&self, from: LayerIndex, stat: &Stat) -> String {
+        let what = match stat.kind() {
+            Kind::File => HumanBytes(stat.size).to_string(),
+            Kind::Directory => "the directory itself (not what is in it)".into(),
+            Kind::Symlink => "the link".into(),
+            _ => "the node".into(),
+        };
+        let parents = self.parents().map(|parents| format!(", {parents}")).unwrap_or_default();
+        format!("copies up {what} from {}{parents}", self.title(from))
+    }
+
+    /// On a write to a file, on a new entry in a directory, on a change of attributes of anything else.
+    pub fn on_write(&self) -> Fate {
+        if let Some(refusal) = self.refusal() {
+            return self.fate(Action::Refused, refusal);
+        }
+        match &self.found.outcome {
+            Outcome::Absent => {
+                let over =
+                    if self.found.held.first().is_some_and(|held| matches!(held.holds, Holds::Whiteout(_))) {
+                        " in place of the whiteout"
+                    } else {
+                        ""
+                    };
+                self.with_parents(
+                    self.fate(Action::Create, format!("makes it in the upper{over}{}", self.parents_too())),
+                )
+            }
+            Outcome::Leaf { copied_elsewhere: true, .. } => self.fate(
+                Action::InPlace,
+                "changes the copy in the upper that was made under another name of the same file".into(),
+            ),
+            Outcome::Leaf { layer, stat, .. } if self.is_upper(*layer) => self.in_upper(stat),
+            Outcome::Leaf { layer, stat, .. } => {
+                let mut text = self.copies_up(*layer, stat);
+                if stat.nlink > 1 {
+                    text.push_str(&format!(" (one file with {} names: the others follow)", stat.nlink));
+                }
+                self.copy_up(self.fate(Action::CopyUp, text), *layer, stat)
+            }
+            Outcome::Directory { layers, .. }
+                if layers.first().is_some_and(|layer| self.is_upper(*layer)) =>
+            {
+                self.fate(Action::InPlace, "new entries go to the upper's directory".into())
+            }
+            Outcome::Directory { layers, stat } => {
+                let from = layers.first().copied().unwrap_or_default();
+                let text = format!("a new entry {}", self.copies_up(from, stat));
+                self.copy_up(self.fate(Action::CopyUp, text), from, stat)
+            }
+        }
+    }
+
+    fn in_upper(&self, stat: &Stat) -> Fate {
+        let data = self.found.held.iter().find_map(|held| match held.holds {
+            Holds::Leaf { data, .. } if held.hidden.is_none() => data,
+            _ => None,
+        });
+        match data {
+            None => self.fate(Action::InPlace, "changes the upper's own in place".into()),
+            Some(from) => {
+                let text = format!(
+                    "the upper has its metadata only: copies up {} from {}",
+                    HumanBytes(stat.size),
+                    self.title(from)
+                );
+                self.copy_up(self.fate(Action::CopyUp, text), from, stat)
+            }
+        }
+    }
+
+    /// On a deletion.
+    pub fn on_delete(&self) -> Result<Fate> {
+        if let Some(refused) = self.cannot_lose_its_name() {
+            return Ok(refused);
+        }
+        let full = self.found.kind() == Some(Kind::Directory) && !self.is_empty()?;
+        let action = if full { Action::RemoveWhenEmpty } else { Action::Remove };
+        let once = if full { "once it is empty: " } else { "" };
+        let in_upper = self.found.winner().is_some_and(|layer| self.is_upper(layer));
+        if !self.found.below {
+            return Ok(self.fate(action, format!("{once}removed from the upper, nothing below")));
+        }
+        let instead = if in_upper { " in place of the upper's entry" } else { "" };
+        let text =
+            format!("{once}a whiteout{instead} hides {}{}", self.titles(&self.below()), self.parents_too());
+        Ok(self.with_parents(Fate { whiteout: true, ..self.fate(action, text) }))
+    }
+
+    /// On a rename to another directory where nothing has the new name.
+    pub fn on_rename(&self) -> Fate {
+        if let Some(refused) = self.cannot_lose_its_name() {
+            return refused;
+        }
+        let mut parts = Vec::new();
+        let mut copy = None;
+        let mut redirect = false;
+        match &self.found.outcome {
+            Outcome::Absent => {}
+            Outcome::Leaf { copied_elsewhere: true, .. } => {
+                parts.push("the name becomes a link of the upper's copy and moves".to_owned());
+            }
+            Outcome::Leaf { layer, stat, .. } => match self.is_upper(*layer) {
+                true => parts.push("moves within the upper".to_owned()),
+                false => copy = Some((*layer, stat)),
+            },
+            Outcome::Directory { layers, stat } => {
+                let upper = layers.first().is_some_and(|layer| self.is_upper(*layer));
+                let lowers = &layers[usize::from(upper)..];
+                match lowers.first() {
+                    Some(first) if !upper => copy = Some((*first, stat)),
+                    _ => parts.push("moves within the upper".to_owned()),
+                }
+                if !lowers.is_empty() {
+                    redirect = true;
+                    parts.push(format!("a redirect leads to its content in {}", self.titles(lowers)));
+                }
+            }
+        }
+        if let Some((from, stat)) = copy {
+            parts.insert(0, self.copies_up(from, stat));
+        }
+        if self.found.below {
+            parts.push("a whiteout remains under the old name".into());
+        }
+        let fate =
+            Fate { whiteout: self.found.below, redirect, ..self.fate(Action::Rename, parts.join("; ")) };
+        match copy {
+            Some((from, stat)) => self.copy_up(fate, from, stat),
+            None => self.with_parents(fate),
+        }
+    }
+
+    fn cannot_lose_its_name(&self) -> Option<Fate> {
+        if let Some(refusal) = self.refusal() {
+            return Some(self.fate(Action::Refused, refusal));
+        }
+        if self.found.path.is_empty() {
+            return Some(self.fate(Action::Refused, "refused: it is the root of the mount".into()));
+        }
+        (self.found.outcome == Outcome::Absent)
+            .then(|| self.fate(Action::Nothing, "there is nothing of that name".into()))
+    }
+
+    /// Does the directory show no entries?
+    fn is_empty(&self) -> Result<bool> {
+        for name in self.inspector.names(self.trail)? {
+            if self.inspector.descend(self.trail, &name)?.0.outcome != Outcome::Absent {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}

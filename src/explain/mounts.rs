@@ -1,0 +1,203 @@
+//! The mounts of this machine as the kernel lists them, and which of them a path is in.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, statx};
+
+use crate::union::text::Text;
+
+/// A mount of unionmount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// The kernel's id of the mount.
+    pub id: u64,
+    /// Where it is.
+    pub point: PathBuf,
+    /// The directory of the filesystem that is seen there: `/`, unless a part of it was bind-mounted.
+    pub root: PathBuf,
+    /// `MAJOR:MINOR` of its device number: the filesystem's name while it is mounted.
+    pub device: String,
+    /// What was given as its source.
+    pub source: String,
+    /// Who mounted it.
+    pub owner: Option<u32>,
+}
+
+/// The mounts of unionmount that this process sees, oldest first.
+///
+/// # Errors
+/// Those of reading /proc/self/mountinfo.
+pub fn all() -> io::Result<Vec<Mount>> {
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    Ok(table.split(|&b| b == b'\n').filter_map(parse).collect())
+}
+
+/// The mount of unionmount that is on top at `point`, an absolute path without symlinks. Asks the mount nothing.
+///
+/// # Errors
+/// Those of [`all`].
+pub fn at(point: &Path) -> io::Result<Option<Mount>> {
+    Ok(all()?.into_iter().rev().find(|mount| mount.point == point))
+}
+
+/// A line of /proc/self/mountinfo, proc_pid_mountinfo(5); `None` for other filesystems.
+fn parse(line: &[u8]) -> Option<Mount> {
+    let split = line.windows(3).position(|part| part == b" - ")?;
+    let mut left = line[..split].split(|&b| b == b' ');
+    let mut right = line[split + 3..].split(|&b| b == b' ');
+    let text = |field: &[u8]| String::from_utf8_lossy(&unescape(field)).into_owned();
+    let id = text(left.next()?).parse().ok()?;
+    let device = text(left.nth(1)?);
+    let root = PathBuf::from(OsString::from_vec(unescape(left.next()?)));
+    let point = PathBuf::from(OsString::from_vec(unescape(left.next()?)));
+    if right.next()? != b"fuse.unionmount" {
+        return None;
+    }
+    let source = text(right.next()?);
+    let options = text(right.next()?);
+    let owner = options.split(',').find_map(|option| option.strip_prefix("user_id=")?.parse().ok());
+    Some(Mount { id, point, root, device, source, owner })
+}
+
+/// Turns `\040` back into a space.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, tail)) = rest.split_first() {
+        let octal = (first == b'\\').then(|| tail.get(..3)).flatten();
+        let byte = octal.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        match byte {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &tail[3..];
+            }
+            None => {
+                bytes.push(first);
+                rest = tail;
+            }
+        }
+    }
+    bytes
+}
+
+/// Why a path is in no mount of unionmount.
+#[derive(Debug, thiserror::Error)]
+pub enum NotFound {
+    /// It is elsewhere.
+    #[error(
+        "{}: not in a mount of unionmount; give the layers with --lower and --upper, or see `unionmount status` for the mounts",
+        Text::from(.0.as_path())
+    )]
+    Elsewhere(PathBuf),
+    /// It leads through `..` of what doesn't exist.
+    #[error("{}: leads through something that doesn't exist; give a path without `..`", Text::from(.0.as_path()))]
+    Unclear(PathBuf),
+    /// It can't be looked at.
+    #[error("{}: {error}", Text::from(.path.as_path()))]
+    Io {
+        /// The path.
+        path: PathBuf,
+        /// What the kernel said.
+        error: io::Error,
+    },
+}
+
+/// The mount that a path is in, and the path from the root of the filesystem. The path need not exist; its last
+/// component is not followed if it is a symbolic link.
+///
+/// # Errors
+/// See [`NotFound`].
+pub fn of(path: &Path) -> Result<(Mount, Vec<u8>), NotFound> {
+    let io = |error: io::Error| NotFound::Io { path: path.to_owned(), error };
+    let (anchor, rest) = anchor(path).map_err(io)?;
+    if rest.iter().any(|name| name == "..") {
+        return Err(NotFound::Unclear(path.to_owned()));
+    }
+    let stat = statx(CWD, &anchor, AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID)
+        .map_err(|errno| io(errno.into()))?;
+    let mount = all().map_err(io)?.into_iter().find(|mount| mount.id == stat.stx_mnt_id);
+    let mount = mount.ok_or_else(|| NotFound::Elsewhere(path.to_owned()))?;
+    let below = anchor.strip_prefix(&mount.point).unwrap_or(Path::new(""));
+    let mut full = mount.root.join(below);
+    full.extend(rest);
+    let full = full.as_os_str().as_bytes();
+    let relative = full.strip_prefix(b"/").unwrap_or(full).to_vec();
+    Ok((mount, relative))
+}
+
+/// The deepest directory on the path that exists, without symbolic links, and what follows.
+fn anchor(path: &Path) -> io::Result<(PathBuf, Vec<OsString>)> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // A name that ends in a slash or a dot is followed, as everywhere.
+    if rustix::fs::open(path, flags, Mode::empty()).is_ok() {
+        return Ok((std::fs::canonicalize(path)?, Vec::new()));
+    }
+    let mut rest = Vec::new();
+    let mut at = path.to_owned();
+    loop {
+        let name = match at.components().next_back() {
+            Some(Component::Normal(name)) => name.to_owned(),
+            Some(Component::ParentDir) => "..".into(),
+            _ => {
+                return Ok((
+                    std::fs::canonicalize(if at.as_os_str().is_empty() { Path::new(".") } else { &at })?,
+                    reversed(rest),
+                ));
+            }
+        };
+        rest.push(name);
+        at = at.parent().map(Path::to_owned).unwrap_or_default();
+        let parent = if at.as_os_str().is_empty() { Path::new(".") } else { &at };
+        match std::fs::canonicalize(parent) {
+            Ok(found) if found.is_dir() => return Ok((found, reversed(rest))),
+            Ok(_) => {}
+            Err(error) => match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {}
+                _ => return Err(error),
+            },
+        }
+    }
+}
+
+fn reversed(mut names: Vec<OsString>) -> Vec<OsString> {
+    names.reverse();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mountinfo_is_understood() {
+        let line = br"97 61 0:53 /sub\040dir /mnt/a\134b rw,relatime shared:1 - fuse.unionmount none rw,user_id=1000,group_id=1000,default_permissions";
+        let mount = parse(line).unwrap();
+        assert_eq!((mount.id, &mount.device[..], mount.owner), (97, "0:53", Some(1000)));
+        assert_eq!((mount.root, mount.point), ("/sub dir".into(), r"/mnt/a\b".into()));
+        assert_eq!(parse(b"97 61 0:53 / /mnt rw - ext4 /dev/sda rw"), None);
+        assert_eq!(parse(b""), None);
+    }
+
+    #[test]
+    fn the_deepest_directory_is_found() {
+        let top = tempfile::tempdir().unwrap();
+        let real = top.path().canonicalize().unwrap();
+        std::fs::create_dir(real.join("d")).unwrap();
+        std::os::unix::fs::symlink("d", real.join("link")).unwrap();
+        std::fs::write(real.join("f"), "").unwrap();
+        for (path, found, rest) in [
+            ("d", "d", &[][..]),
+            ("link", "", &["link"]),
+            ("link/x/y", "d", &["x", "y"]),
+            ("f/x", "", &["f", "x"]),
+            ("none", "", &["none"]),
+        ] {
+            let (anchor, names) = anchor(&real.join(path)).unwrap();
+            assert_eq!(anchor, if found.is_empty() { real.clone() } else { real.join(found) }, "{path}");
+            assert_eq!(names, rest, "{path}");
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! An explanation for people: the stack as a column of layers from the top down.
+
+use indicatif::HumanBytes;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use super::fate::{Action, Fate};
+use super::paint::{Cell, Paint, align};
+use super::report::{EntryReport, Explanation, HiddenBy, Holding, LayerReport, Role, layer_title};
+use crate::union::events::KindName;
+use crate::union::text::Text;
+
+/// Draws the explanation. `mount` goes before the path.
+pub fn draw(explanation: &Explanation, paint: Paint, shown_path: &Text) -> String {
+    let mut out = head(explanation, paint, shown_path);
+    let mut rows = Vec::new();
+    for layer in &explanation.layers {
+        for (at, entry) in layer.entries.iter().enumerate() {
+            rows.push(row(explanation, layer, entry, at > 0, paint));
+        }
+    }
+    for line in align(&rows, &[0, 4]).lines() {
+        out.push_str(&format!("  {line}\n"));
+    }
+    out.push('\n');
+    let fates = [
+        (write_word(explanation), &explanation.on_write),
+        ("delete", &explanation.on_delete),
+        ("rename", &explanation.on_rename),
+    ];
+    let refused = |fate: &Fate| matches!(fate.action, Action::Refused | Action::Nothing);
+    if fates.iter().all(|(_, fate)| refused(fate)) {
+        out.push_str(&format!("  {}  {}\n", paint.bold("change"), explanation.on_write.text));
+        return out;
+    }
+    for (word, fate) in fates {
+        if fate.action != Action::Nothing {
+            out.push_str(&format!("  {}  {}\n", paint.bold(format!("{word:<6}")), fate_text(fate, paint)));
+        }
+    }
+    out
+}
+
+/// `/etc/passwd   file, 1.2 KiB` and a line that says why.
+fn head(explanation: &Explanation, paint: Paint, shown_path: &Text) -> String {
+    let what = match explanation.kind {
+        None => paint.red("not in the merged view"),
+        Some(kind) => {
+            let size = shown_entry(explanation).and_then(|entry| entry.size);
+            match size {
+                Some(size) if kind == KindName::File => format!("{}, {}", kind.word(), HumanBytes(size)),
+                _ => kind.word().to_owned(),
+            }
+        }
+    };
+    format!("{}  {what}\n{}\n\n", paint.bold(shown_path), explanation.why)
+}
+
+fn shown_entry(explanation: &Explanation) -> Option<&EntryReport> {
+    let entries = explanation.layers.iter().flat_map(|layer| &layer.entries);
+    entries.into_iter().find(|entry| matches!(entry.role, Role::Shown | Role::Merged))
+}
+
+fn write_word(explanation: &Explanation) -> &'static str {
+    match explanation.kind {
+        None => "create",
+        Some(KindName::File | KindName::Directory) => "write",
+        Some(_) => "chmod",
+    }
+}
+
+fn fate_text(fate: &Fate, paint: Paint) -> String {
+    match fate.action {
+        Action::Refused | Action::Nothing => paint.dim(&fate.text),
+        Action::CopyUp => paint.yellow(&fate.text),
+        Action::Remove | Action::RemoveWhenEmpty if fate.whiteout => paint.red(&fate.text),
+        Action::Rename if fate.copy_up.is_some() => paint.yellow(&fate.text),
+        _ => fate.text.clone(),
+    }
+}
+
+fn row(
+    explanation: &Explanation,
+    layer: &LayerReport,
+    entry: &EntryReport,
+    again: bool,
+    paint: Paint,
+) -> Vec<Cell> {
+    let number = match layer.layer {
+        _ if again => String::new(),
+        0 => "upper".to_owned(),
+        number => number.to_string(),
+    };
+    let name = if again { String::new() } else { layer.name.to_string() };
+    let (sign, what) = what(entry);
+    let size = entry.size.filter(|_| entry.kind == Some(KindName::File));
+    let size = size.map(|size| HumanBytes(size).to_string()).unwrap_or_default();
+    let detail = detail(entry);
+    let remark = remark(explanation, entry);
+    let tint = |text: &str| match entry.role {
+        Role::Shown => paint.green(text),
+        Role::Merged => paint.cyan(text),
+        Role::Ends => paint.red(text),
+        Role::Hidden | Role::None => paint.dim(text),
+    };
+    let cell = |text: &str| Cell::new(text, tint(text));
+    vec![
+        Cell::new(&number, paint.bold(&number)),
+        Cell::new(&name, paint.cyan(&name)),
+        cell(sign),
+        cell(&what),
+        cell(&size),
+        Cell::new(&detail, if entry.role == Role::Hidden { paint.dim(&detail) } else { detail.clone() }),
+        cell(&remark),
+    ]
+}
+
+fn what(entry: &EntryReport) -> (&'static str, String) {
+    let sign = match entry.role {
+        Role::Shown => "●",
+        Role::Merged => "◆",
+        Role::Ends => "✗",
+        Role::Hidden => "○",
+        Role::None => "·",
+    };
+    let what = match entry.holds {
+        Holding::Absent => "nothing".to_owned(),
+        Holding::Whiteout => match entry.form.as_deref() {
+            Some("aufs") => {
+                let name = entry.path.0.rsplit(|&b| b == b'/').next().unwrap_or_default();
+                format!("whiteout .wh.{}", Text::from(name))
+            }
+            Some("xattr") => "whiteout by attribute".to_owned(),
+            _ => "whiteout (device 0:0)".to_owned(),
+        },
+        Holding::Entry => {
+            let kind = entry.kind.map_or("entry", KindName::word);
+            match (entry.opaque, &entry.redirect) {
+                (true, _) => format!("{kind}, opaque"),
+                (false, Some(to)) => format!("{kind}, redirect to {to}"),
+                (false, None) => kind.to_owned(),
+            }
+        }
+    };
+    (sign, what)
+}
+
+/// Mode and time.
+fn detail(entry: &EntryReport) -> String {
+    let Some(mode) = entry.mode.as_deref().and_then(|mode| u32::from_str_radix(mode, 8).ok()) else {
+        return String::new();
+    };
+    let time = entry.mtime.as_deref().and_then(|time| time.parse::<Timestamp>().ok());
+    let time =
+        time.map(|time| time.to_zoned_datetime(TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string());
+    format!("{}  {}", mode_letters(mode), time.unwrap_or_default())
+}
+
+fn mode_letters(mode: u32) -> String {
+    let mut letters = String::new();
+    for (shift, special, on, off) in [(6, 0o4000, 's', 'S'), (3, 0o2000, 's', 'S'), (0, 0o1000, 't', 'T')] {
+        let bits = mode >> shift;
+        letters.push(if bits & 4 != 0 { 'r' } else { '-' });
+        letters.push(if bits & 2 != 0 { 'w' } else { '-' });
+        letters.push(match (mode & special != 0, bits & 1 != 0) {
+            (true, true) => on,
+            (true, false) => off,
+            (false, true) => 'x',
+            (false, false) => '-',
+        });
+    }
+    letters
+}
+
+fn remark(explanation: &Explanation, entry: &EntryReport) -> String {
+    let elsewhere = match entry.holds {
+        Holding::Absent => String::new(),
+        _ => {
+            let same = explanation.path.0.strip_prefix(b"/").unwrap_or(&explanation.path.0) == entry.path.0;
+            if same { String::new() } else { format!(" (at {})", entry.path) }
+        }
+    };
+    let remark = match entry.role {
+        Role::Shown => match entry.data_in {
+            Some(layer) => format!("shown; its data are in {}", layer_title(&explanation.layers, layer)),
+            None => "shown".to_owned(),
+        },
+        Role::Merged => "merged".to_owned(),
+        Role::Ends if explanation.hidden.is_empty() => "hides nothing".to_owned(),
+        Role::Ends => "hides what is below".to_owned(),
+        Role::Hidden => hidden_by(explanation, entry),
+        Role::None => String::new(),
+    };
+    format!("{remark}{elsewhere}")
+}
+
+fn hidden_by(explanation: &Explanation, entry: &EntryReport) -> String {
+    let Some(HiddenBy { layer, path, what }) = &entry.hidden_by else { return "hidden".into() };
+    let title = layer_title(&explanation.layers, *layer);
+    let what = match (&what[..], *path == explanation.path) {
+        ("whiteout", true) => "the whiteout".to_owned(),
+        ("whiteout", false) => format!("the whiteout of {path}"),
+        ("opaque", true) => "the opaque directory".to_owned(),
+        ("opaque", false) => format!("the opaque directory {path}"),
+        ("redirect", _) => format!("the redirect of {path}"),
+        (_, true) => return format!("hidden by {title}"),
+        (_, false) => path.to_string(),
+    };
+    format!("hidden by {what} in {title}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_are_written_as_ls_does() {
+        for (mode, letters) in
+            [(0o644, "rw-r--r--"), (0o4755, "rwsr-xr-x"), (0o1777, "rwxrwxrwt"), (0o2600, "rw---S---")]
+        {
+            assert_eq!(mode_letters(mode), letters);
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! What is said over the control socket: JSON, a line each way.
+//!
+//! The client sends one [`Request`], the daemon answers with one [`Reply`]; then the next. After a
+//! [`Request::Trace`] has been granted the daemon sends a [`Told`] for each event until one of the two ends.
+//!
+//! ```text
+//! → {"ask":"explain","path":"etc/passwd"}
+//! ← {"ok":{"path":"/etc/passwd","kind":"file",…}}
+//! → {"ask":"trace","filter":{"kinds":["copy-up"]}}
+//! ← {"ok":{"version":"0.1.0",…}}
+//! ← {"event":"copy-up","time_us":1794000000000000,"path":"/etc/passwd",…}
+//! ← {"lost":12}
+//! ```
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::report::LayerReport;
+use crate::union::events::{Event, Filter};
+use crate::union::text::Text;
+
+/// The longest line that a client may send. A path has at most 4096 bytes for the kernel, twice that in hex.
+pub const LONGEST_REQUEST: u64 = 64 << 10;
+
+/// What a client asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "kebab-case")]
+pub enum Request {
+    /// How the mount is doing. Answered by a [`Status`].
+    Status,
+    /// Where a path comes from. Answered by an [`Explanation`](super::report::Explanation).
+    Explain {
+        /// Relative to the root of the mount.
+        path: Text,
+    },
+    /// What happens from now on. Answered by a [`Status`], then by events.
+    Trace {
+        /// Which events.
+        #[serde(default)]
+        filter: Filter,
+    },
+}
+
+/// What the daemon answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply<T> {
+    /// What was asked for.
+    Ok(T),
+    /// Why not.
+    Error(String),
+}
+
+/// A line of a trace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Told {
+    /// Something happened.
+    Event(Event),
+    /// The listener was too slow: so many events are missing here.
+    Lost {
+        /// How many.
+        lost: u64,
+    },
+}
+
+/// What never changes about a mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// Version of the daemon.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Where it is mounted, as far as the daemon knows.
+    pub mount_point: Text,
+    /// `MAJOR:MINOR` of the mount.
+    pub device: String,
+    /// When it was mounted: microseconds since 1970, UTC.
+    pub since_us: u64,
+    /// How data are read and written: `cached`, `write-through`, `passthrough`.
+    pub io: String,
+}
+
+/// How a mount is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// What never changes.
+    #[serde(flatten)]
+    pub about: About,
+    /// The layers, from the top down.
+    pub layers: Vec<LayerReport>,
+    /// What happened since it was mounted.
+    pub counters: Counts,
+    /// Requests of the kernel since it was mounted, by kind.
+    pub requests: BTreeMap<String, u64>,
+    /// Memory of the daemon that is in RAM, in bytes.
+    pub memory: Option<u64>,
+    /// Files that the kernel knows.
+    pub nodes: u64,
+    /// Who listens to its events.
+    pub listeners: u64,
+}
+
+/// What happened since a mount began, counted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)] // each is what its name says
+pub struct Counts {
+    pub copy_ups: u64,
+    pub copied_bytes: u64,
+    pub whiteouts: u64,
+    pub creates: u64,
+    pub renames: u64,
+    pub attribute_changes: u64,
+    pub xattr_changes: u64,
+    /// Lookups that an index answered without asking a layer.
+    pub index_answers: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_what_the_documentation_says() {
+        let path = Text::from(&b"etc/passwd"[..]);
+        let line = serde_json::to_string(&Request::Explain { path }).unwrap();
+        assert_eq!(line, r#"{"ask":"explain","path":"etc/passwd"}"#);
+        let trace: Request = serde_json::from_str(r#"{"ask":"trace"}"#).unwrap();
+        assert_eq!(trace, Request::Trace { filter: Filter::default() });
+        let lost: Told = serde_json::from_str(r#"{"lost":12}"#).unwrap();
+        assert_eq!(lost, Told::Lost { lost: 12 });
+    }
+}

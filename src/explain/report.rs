@@ -1,0 +1,379 @@
+//! The explanation of a path, as `unionmount explain --json` prints it.
+//!
+//! One JSON object a path. Layers are numbered as on the command line: 0 is the upper, 1 the topmost lower. Paths that
+//! are not UTF-8 are `{"hex": "…"}`.
+//!
+//! | field | meaning |
+//! |---|---|
+//! | `path` | in the mount, `/` being its root |
+//! | `kind` | `file`, `directory`, `symlink`, …; null: the merged view has no such path |
+//! | `winner` | the layer that shows it, or the topmost of those that are merged; null: none |
+//! | `merged` | the layers that are merged in a directory; of a file, the winner |
+//! | `hidden` | the layers that have something of that name which isn't shown |
+//! | `why` | a sentence |
+//! | `layers` | from the top down: `layer`, `name`, `directory`, and the `entries` that it has: see [`EntryReport`] |
+//! | `on_write`, `on_delete`, `on_rename` | what would happen: see [`Fate`] |
+
+use std::path::Path;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::fate::{Fate, Subject};
+use crate::error::Result;
+use crate::sys::object::{Kind, Stat};
+use crate::union::events::KindName;
+use crate::union::marker::{WH_PREFIX, WhiteoutMark};
+use crate::union::provenance::{Held, Hides, Holds, Inspector, Outcome, Provenance};
+use crate::union::text::Text;
+
+/// All about one path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)] // the table above
+pub struct Explanation {
+    pub path: Text,
+    pub kind: Option<KindName>,
+    pub winner: Option<u16>,
+    pub merged: Vec<u16>,
+    pub hidden: Vec<u16>,
+    pub why: String,
+    pub layers: Vec<LayerReport>,
+    pub on_write: Fate,
+    pub on_delete: Fate,
+    pub on_rename: Fate,
+}
+
+/// One layer and what it has under the path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerReport {
+    /// Its number: 0 is the upper, 1 the topmost lower.
+    pub layer: u16,
+    /// A short name, made of its directory's.
+    pub name: Text,
+    /// Where it is.
+    pub directory: Text,
+    /// What it has: one entry; a second where a redirect has made two places of one.
+    pub entries: Vec<EntryReport>,
+}
+
+/// What a layer has in one place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryReport {
+    /// Where, relative to the layer.
+    pub path: Text,
+    /// What.
+    pub holds: Holding,
+    /// What it is to the merged view.
+    pub role: Role,
+    /// `holds` is `entry`: its kind.
+    pub kind: Option<KindName>,
+    /// Its size in bytes.
+    pub size: Option<u64>,
+    /// Its permission bits, octal: `0644`.
+    pub mode: Option<String>,
+    /// Its modification time, RFC 3339.
+    pub mtime: Option<String>,
+    /// `holds` is `whiteout`: `device` (character device 0:0), `aufs` (a file `.wh.NAME`) or `xattr`.
+    pub form: Option<String>,
+    /// A directory that is opaque: what is below doesn't count.
+    pub opaque: bool,
+    /// A directory whose content the layers below have elsewhere: there.
+    pub redirect: Option<Text>,
+    /// A file that has only its metadata here: the layer that has its data.
+    pub data_in: Option<u16>,
+    /// `role` is `hidden`: by what.
+    pub hidden_by: Option<HiddenBy>,
+}
+
+/// What a layer has in one place, in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub enum Holding {
+    Absent,
+    Entry,
+    Whiteout,
+}
+
+/// What an entry is to the merged view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// It is shown.
+    Shown,
+    /// A directory that is merged with others.
+    Merged,
+    /// Something above hides it.
+    Hidden,
+    /// A whiteout that counts: it ends the name.
+    Ends,
+    /// Nothing.
+    None,
+}
+
+/// What hides an entry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HiddenBy {
+    /// The layer that it is in.
+    pub layer: u16,
+    /// The path of the merged view at which it stands.
+    pub path: Text,
+    /// `whiteout`, `opaque`, `entry`, `directory` or `redirect`.
+    pub what: String,
+}
+
+/// Explains a path, relative to the root of the merged view.
+///
+/// # Errors
+/// Those of [`Inspector::provenance`].
+pub fn explain(inspector: Inspector<'_>, path: &[u8]) -> Result<Explanation> {
+    let (found, trail) = inspector.follow(path)?;
+    let layers = layer_reports(inspector, &found)?;
+    let subject = Subject { inspector, found: &found, trail: &trail, layers: &layers };
+    let (on_write, on_delete, on_rename) = (subject.on_write(), subject.on_delete()?, subject.on_rename());
+    let number = |layer: &u16| inspector.number(*layer);
+    let merged = match &found.outcome {
+        Outcome::Directory { layers, .. } => layers.iter().map(number).collect(),
+        _ => found.winner().iter().map(number).collect(),
+    };
+    let why = why(inspector, &found, &layers);
+    Ok(Explanation {
+        path: rooted(&found.path),
+        kind: found.kind().map(KindName::from),
+        winner: found.winner().map(|layer| inspector.number(layer)),
+        merged,
+        hidden: found.hidden().iter().map(number).collect(),
+        why,
+        layers,
+        on_write,
+        on_delete,
+        on_rename,
+    })
+}
+
+fn rooted(path: &[u8]) -> Text {
+    Text([b"/", path].concat())
+}
+
+/// The layers of a stack, without entries.
+///
+/// # Errors
+/// Those of finding where they are.
+pub fn layers(inspector: Inspector<'_>) -> Result<Vec<LayerReport>> {
+    let count = inspector.layer_paths().len() as u16;
+    (0..count)
+        .map(|layer| {
+            let directory = Text(inspector.real_path(layer, b"")?);
+            let name = short_name(directory.as_path());
+            Ok(LayerReport { layer: inspector.number(layer), name, directory, entries: Vec::new() })
+        })
+        .collect()
+}
+
+fn layer_reports(inspector: Inspector<'_>, found: &Provenance) -> Result<Vec<LayerReport>> {
+    let mut layers = layers(inspector)?;
+    for (at, layer) in layers.iter_mut().enumerate() {
+        let held = found.held.iter().filter(|held| usize::from(held.layer) == at);
+        layer.entries = held.map(|held| EntryReport::of(inspector, held, found)).collect();
+    }
+    Ok(layers)
+}
+
+/// What people call a layer: the last part of its path that says anything.
+pub fn short_name(directory: &Path) -> Text {
+    use std::os::unix::ffi::OsStrExt;
+    let names = directory.components().rev().filter_map(|part| match part {
+        std::path::Component::Normal(name) => Some(name.as_bytes()),
+        _ => None,
+    });
+    // Engines keep each layer in a directory of such a name below its id.
+    let telling =
+        names.clone().find(|name| !matches!(*name, b"diff" | b"fs" | b"rootfs" | b"root" | b"layer"));
+    let name = telling.or(names.clone().next()).unwrap_or(b"/");
+    let digest = name.len() == 64 && name.iter().all(u8::is_ascii_hexdigit);
+    Text::from(if digest { &name[..12] } else { name })
+}
+
+impl EntryReport {
+    fn of(inspector: Inspector<'_>, held: &Held, found: &Provenance) -> EntryReport {
+        let mut entry = EntryReport {
+            path: Text::from(&held.path[..]),
+            holds: Holding::Absent,
+            role: if held.hidden.is_some() { Role::Hidden } else { Role::None },
+            kind: None,
+            size: None,
+            mode: None,
+            mtime: None,
+            form: None,
+            opaque: false,
+            redirect: None,
+            data_in: None,
+            hidden_by: held.hidden.as_ref().map(|hider| HiddenBy {
+                layer: inspector.number(hider.layer),
+                path: rooted(&hider.path),
+                what: hides_word(hider.what).to_owned(),
+            }),
+        };
+        let shown = held.hidden.is_none();
+        match &held.holds {
+            Holds::Absent => {}
+            Holds::Whiteout(mark) => {
+                entry.holds = Holding::Whiteout;
+                entry.form = Some(form_word(*mark).to_owned());
+                if shown {
+                    entry.role = Role::Ends;
+                }
+            }
+            Holds::Leaf { stat, data } => {
+                entry.stat(stat);
+                entry.data_in = data.map(|layer| inspector.number(layer));
+                if shown {
+                    entry.role = Role::Shown;
+                }
+            }
+            Holds::Directory { stat, opaque, beside, redirect } => {
+                entry.stat(stat);
+                entry.size = None;
+                entry.opaque = *opaque || *beside;
+                entry.redirect = redirect.clone().map(Text);
+                if shown {
+                    let many =
+                        matches!(&found.outcome, Outcome::Directory { layers, .. } if layers.len() > 1);
+                    entry.role = if many { Role::Merged } else { Role::Shown };
+                }
+            }
+        }
+        entry
+    }
+
+    fn stat(&mut self, stat: &Stat) {
+        self.holds = Holding::Entry;
+        self.kind = Some(stat.kind().into());
+        self.size = matches!(stat.kind(), Kind::File | Kind::Symlink).then_some(stat.size);
+        self.mode = Some(format!("{:04o}", stat.mode & 0o7777));
+        self.mtime = Timestamp::new(stat.mtime.sec, stat.mtime.nsec as i32).ok().map(|time| time.to_string());
+    }
+}
+
+fn hides_word(what: Hides) -> &'static str {
+    match what {
+        Hides::Whiteout => "whiteout",
+        Hides::Opaque => "opaque",
+        Hides::Leaf => "entry",
+        Hides::Directory => "directory",
+        Hides::Redirect => "redirect",
+    }
+}
+
+fn form_word(mark: WhiteoutMark) -> &'static str {
+    match mark {
+        WhiteoutMark::Device => "device",
+        WhiteoutMark::Aufs => "aufs",
+        WhiteoutMark::Xattr => "xattr",
+    }
+}
+
+/// "the upper", "layer 2 (debian)"
+pub fn layer_title(layers: &[LayerReport], number: u16) -> String {
+    match layers.iter().find(|layer| layer.layer == number) {
+        _ if number == 0 => "the upper".to_owned(),
+        Some(layer) => format!("layer {number} ({})", layer.name),
+        None => format!("layer {number}"),
+    }
+}
+
+/// "layer 2", "layers 2 and 3", "the upper and layers 1, 2 and 3"
+pub fn layer_list(numbers: impl IntoIterator<Item = u16>) -> String {
+    let numbers: Vec<u16> = numbers.into_iter().collect();
+    let lowers: Vec<String> = numbers.iter().filter(|n| **n > 0).map(u16::to_string).collect();
+    let lowers = match &lowers[..] {
+        [] => String::new(),
+        [one] => format!("layer {one}"),
+        [first @ .., last] => format!("layers {} and {last}", first.join(", ")),
+    };
+    match (numbers.contains(&0), lowers.is_empty()) {
+        (true, true) => "the upper".into(),
+        (true, false) => format!("the upper and {lowers}"),
+        (false, true) => "no layer".into(),
+        (false, false) => lowers,
+    }
+}
+
+/// Why the merged view shows what it shows.
+fn why(inspector: Inspector<'_>, found: &Provenance, layers: &[LayerReport]) -> String {
+    let title = |layer: u16| layer_title(layers, inspector.number(layer));
+    let name = found.path.rsplit(|&b| b == b'/').next().unwrap_or_default();
+    match &found.outcome {
+        Outcome::Leaf { copied_elsewhere: true, layer, .. } => format!(
+            "{} has it under this name; shown is the copy in the upper that was made when another name of the same file was changed",
+            title(*layer)
+        ),
+        Outcome::Leaf { layer, .. } => format!("{} is the topmost layer that has it", title(*layer)),
+        Outcome::Directory { layers: merged, .. } => {
+            let numbers = merged.iter().map(|layer| inspector.number(*layer));
+            let only = merged.first().filter(|_| merged.len() == 1);
+            let mut why = match only {
+                Some(only) => format!("the directory of {} alone", title(*only)),
+                None => format!("merged from {}", layer_list(numbers)),
+            };
+            let opaque = found.held.iter().find(|held| {
+                held.hidden.is_none()
+                    && matches!(&held.holds, Holds::Directory { opaque, beside, .. } if *opaque || *beside)
+            });
+            match (opaque, only) {
+                (Some(_), Some(_)) => why.push_str(", which is opaque there: nothing below counts"),
+                (Some(opaque), None) => {
+                    why.push_str(&format!("; in {} it is opaque: nothing below counts", title(opaque.layer)));
+                }
+                (None, _) => {}
+            }
+            why
+        }
+        Outcome::Absent if name.starts_with(WH_PREFIX) => "names that start with .wh. are never shown".into(),
+        Outcome::Absent => match found.held.iter().find_map(|held| held.hidden.as_ref()) {
+            Some(hider) => {
+                let here = hider.path == found.path;
+                let what = match (hider.what, here) {
+                    (Hides::Whiteout, true) => "a whiteout".to_owned(),
+                    (Hides::Whiteout, false) => format!("a whiteout of {}", rooted(&hider.path)),
+                    (Hides::Opaque, _) => format!("the opaque directory {}", rooted(&hider.path)),
+                    (Hides::Leaf, _) => format!("{}, which is no directory there,", rooted(&hider.path)),
+                    (Hides::Directory, _) => format!("the directory {}", rooted(&hider.path)),
+                    (Hides::Redirect, _) => format!("the redirect of {}", rooted(&hider.path)),
+                };
+                format!("{what} in {} hides it", title(hider.layer))
+            }
+            None => match &found.broken_at {
+                Some(parent) => format!("{} is no directory of the merged view", rooted(parent)),
+                None => "no layer has it".into(),
+            },
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_called_by_what_tells_them_apart() {
+        let digest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        for (path, name) in [("/srv/debian", "debian"), ("/var/lib/x/overlay/ab12/diff", "ab12"), ("/", "/")]
+        {
+            assert_eq!(short_name(Path::new(path)).to_string(), name);
+        }
+        assert_eq!(short_name(Path::new(&format!("/store/{digest}/fs"))).to_string(), "e3b0c44298fc");
+    }
+
+    #[test]
+    fn lists_of_layers_read_well() {
+        for (numbers, text) in [
+            (&[0u16][..], "the upper"),
+            (&[2], "layer 2"),
+            (&[0, 1, 2, 3], "the upper and layers 1, 2 and 3"),
+            (&[], "no layer"),
+        ] {
+            assert_eq!(layer_list(numbers.iter().copied()), text);
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! The runtime directory, which holds the control sockets: `/run/unionmount` for root,
+//! `$XDG_RUNTIME_DIR/unionmount` for others, and `/tmp/unionmount-UID` where there is neither.
+//!
+//! A socket is called after its mount's device number (`0:53.sock`): no two mounts of a machine have the same one at the
+//! same time, in whatever namespaces they are.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+const NAME: &str = "unionmount";
+/// What the names of sockets end in.
+pub const SUFFIX: &str = ".sock";
+
+/// The directory of this process's own sockets, made if need be.
+///
+/// # Errors
+/// When none of the places is safe or can be made; the message names them.
+pub fn own() -> io::Result<(PathBuf, OwnedFd)> {
+    let mut refusals = Vec::new();
+    for place in places() {
+        match open_safe(&place, true) {
+            Ok(dir) => return Ok((place, dir)),
+            Err(error) => refusals.push(format!("{}: {error}", place.display())),
+        }
+    }
+    Err(io::Error::other(refusals.join("; ")))
+}
+
+/// The name of a mount's socket.
+pub fn socket_name(device: &str) -> String {
+    format!("{device}{SUFFIX}")
+}
+
+/// Where the socket of a mount may be, for a client.
+pub fn sockets_of(device: &str) -> Vec<PathBuf> {
+    let name = socket_name(device);
+    let mut dirs = places();
+    dirs.push(Path::new("/run").join(NAME));
+    if rustix::process::geteuid().is_root() {
+        // Root may look into the directories of others.
+        let users = std::fs::read_dir("/run/user").into_iter().flatten().flatten();
+        dirs.extend(users.map(|user| user.path().join(NAME)));
+        let tmp = std::fs::read_dir("/tmp").into_iter().flatten().flatten();
+        let ours = tmp.filter(|e| e.file_name().to_string_lossy().starts_with(&format!("{NAME}-")));
+        dirs.extend(ours.map(|entry| entry.path()));
+    }
+    let mut sockets: Vec<PathBuf> = dirs.into_iter().map(|dir| dir.join(&name)).collect();
+    sockets.dedup();
+    sockets
+}
+
+/// The places for this user's directory, best first.
+fn places() -> Vec<PathBuf> {
+    let mut places = Vec::new();
+    if rustix::process::geteuid().is_root() {
+        places.push(Path::new("/run").join(NAME));
+    }
+    if let Some(dir) = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute())
+    {
+        places.push(dir.join(NAME));
+    }
+    places.push(PathBuf::from(format!("/tmp/{NAME}-{}", outer_uid())));
+    places
+}
+
+/// The user's id outside of a user namespace that only maps it to root, so that both sides name one directory.
+fn outer_uid() -> u32 {
+    let uid = rustix::process::geteuid().as_raw();
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let outer = map.lines().find_map(|line| {
+        let mut fields = line.split_whitespace().map(|field| field.parse::<u32>().ok());
+        let (inside, outside, count) = (fields.next()??, fields.next()??, fields.next()??);
+        let offset = uid.checked_sub(inside)?;
+        (offset < count).then(|| outside.checked_add(offset)).flatten()
+    });
+    outer.unwrap_or(uid)
+}
+
+/// Opens a directory that nobody else could have prepared: this user's, and writable for nobody else.
+fn open_safe(place: &Path, make: bool) -> io::Result<OwnedFd> {
+    if make {
+        match rustix::fs::mkdir(place, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(place, flags, Mode::empty())?;
+    let stat = rustix::fs::fstat(&dir)?;
+    if stat.st_uid != rustix::process::geteuid().as_raw() {
+        return Err(io::Error::other(format!("belongs to uid {}", stat.st_uid)));
+    }
+    if stat.st_mode & 0o022 != 0 {
+        return Err(io::Error::other("others may write to it"));
+    }
+    Ok(dir)
+}
+
+/// Removes the sockets of daemons that were killed. Nobody listens on them any more.
+pub fn sweep(place: &Path, dir: &OwnedFd) {
+    let entries = match rustix::fs::Dir::read_from(dir) {
+        Ok(entries) => entries,
+        Err(errno) => return log::debug!("{}: {errno}", place.display()),
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        if name.to_bytes().ends_with(SUFFIX.as_bytes()) {
+            let path = place.join(name.to_string_lossy().as_ref());
+            remove_if_stale(&path, dir, name);
+        }
+    }
+}
+
+fn remove_if_stale(path: &Path, dir: &OwnedFd, name: &std::ffi::CStr) {
+    let is_socket = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket);
+    if !is_socket {
+        return;
+    }
+    if let Err(error) = UnixStream::connect(path)
+        && error.kind() == io::ErrorKind::ConnectionRefused
+    {
+        match rustix::fs::unlinkat(dir.as_fd(), name, AtFlags::empty()) {
+            Ok(()) => log::info!("removed {}, left by a daemon that was killed", path.display()),
+            Err(errno) => log::debug!("{}: {errno}", path.display()),
+        }
+    }
+}
+
+/// Sweeps this user's directory, if there is one.
+pub fn sweep_own() {
+    for place in places() {
+        if let Ok(dir) = open_safe(&place, false) {
+            sweep(&place, &dir);
+        }
+    }
+}
+
+/// Removes a socket that this process made, if it is still the one.
+pub(super) fn remove_own(dir: &OwnedFd, name: &str, ino: u64) {
+    let same = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| stat.st_ino == ino);
+    if same && let Err(errno) = rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
+        log::debug!("control socket {name}: {errno}");
+    }
+}
+
+/// Moves a socket that listens already to its final name, over a stale one.
+pub(super) fn publish(dir: &OwnedFd, from: &str, to: &str) -> io::Result<u64> {
+    rustix::fs::renameat(dir, from, dir, to)?;
+    Ok(rustix::fs::statat(dir, to, AtFlags::SYMLINK_NOFOLLOW)?.st_ino)
+}
+
+/// Makes a file accessible for its owner alone.
+pub(super) fn restrict(path: &Path) -> io::Result<()> {
+    Ok(rustix::fs::chmodat(CWD, path, Mode::RUSR | Mode::WUSR, AtFlags::empty())?)
+}

@@ -1,0 +1,126 @@
+//! Events in words.
+
+use indicatif::HumanBytes;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use super::paint::Paint;
+use super::protocol::Told;
+use super::report::{LayerReport, layer_list, layer_title};
+use crate::union::events::{Event, KindName, What};
+
+/// A line for a person: `12:34:56.789012  copy-up    /etc/passwd  1.2 KiB  layer 2 (debian) → upper in 84 µs`.
+pub fn line(told: &Told, layers: &[LayerReport], paint: Paint) -> String {
+    match told {
+        Told::Lost { lost } => {
+            paint.red(format!("                 {lost} events lost: this terminal is too slow"))
+        }
+        Told::Event(Event { time_us, what }) => {
+            let word = format!("{:<10}", what.name());
+            let word = match what {
+                What::Lookup { .. } | What::List { .. } | What::Read { .. } => paint.dim(word),
+                What::Whiteout { .. } | What::Opaque { .. } | What::Remove { .. } => paint.red(word),
+                What::CopyUp { .. } | What::Rename { .. } | What::Redirect { .. } => paint.yellow(word),
+                What::Create { .. } | What::Link { .. } | What::Write { .. } => paint.green(word),
+                What::Attributes { .. } | What::Xattr { .. } => paint.cyan(word),
+            };
+            format!("{}  {word} {}", paint.dim(clock(*time_us)), sentence(what, layers, paint))
+        }
+    }
+}
+
+fn clock(time_us: u64) -> String {
+    let time =
+        i64::try_from(time_us).ok().and_then(|us| Timestamp::from_microsecond(us).ok()).unwrap_or_default();
+    time.to_zoned_datetime(TimeZone::system()).strftime("%H:%M:%S.%6f").to_string()
+}
+
+/// What happened, without when and without its kind's name.
+pub fn sentence(what: &What, layers: &[LayerReport], paint: Paint) -> String {
+    let path = paint.bold(what.path());
+    let title = |layer: u16| paint.cyan(layer_title(layers, layer));
+    let list = |layers: &[u16]| paint.cyan(layer_list(layers.iter().copied()));
+    match what {
+        What::Lookup { layers: found, kind, .. } => match (&found[..], kind) {
+            ([], _) => format!("{path} → no such name"),
+            ([one], _) => format!("{path} → {}", title(*one)),
+            (many, _) => format!("{path} → merged from {}", list(many)),
+        },
+        What::Whiteout { layer, hides, .. } => format!("{path} in {} hides {}", title(*layer), list(hides)),
+        What::Opaque { layer, hides, .. } => format!("{path} in {} hides {}", title(*layer), list(hides)),
+        What::Redirect { layer, to, .. } => format!("{path} in {} → {to} in the layers below", title(*layer)),
+        What::CopyUp { kind, bytes, layer, micros, .. } => {
+            let size = match kind {
+                KindName::File => format!(" {}", HumanBytes(*bytes)),
+                kind => format!(" ({})", kind.word()),
+            };
+            let from = layer.map(|layer| format!(" {} →", title(layer))).unwrap_or_default();
+            format!("{path}{size}{from} upper in {}", duration(*micros))
+        }
+        What::List { .. } => path,
+        What::Read { offset, bytes, .. } | What::Write { offset, bytes, .. } => {
+            format!("{path} {} at {offset}", HumanBytes(*bytes))
+        }
+        What::Create { kind, .. } => format!("{path} ({})", kind.word()),
+        What::Link { from, .. } => format!("{path} is {from} too"),
+        What::Remove { kind, whiteout, .. } => match whiteout {
+            true => format!("{path} ({}): a whiteout hides it from now on", kind.word()),
+            false => format!("{path} ({}): nothing below", kind.word()),
+        },
+        What::Rename { to, exchange, whiteout, redirect, .. } => {
+            let arrow = if *exchange { "⇄" } else { "→" };
+            let whiteout = if *whiteout { "; a whiteout hides the old name" } else { "" };
+            let redirect = redirect
+                .as_ref()
+                .map(|to| format!("; redirect to {to} in the layers below"))
+                .unwrap_or_default();
+            format!("{path} {arrow} {to}{whiteout}{redirect}")
+        }
+        What::Attributes { changed, .. } => format!("{path} {}", changed.join(", ")),
+        What::Xattr { name, .. } => format!("{path} {name}"),
+    }
+}
+
+fn duration(micros: u64) -> String {
+    match micros {
+        0..10_000 => format!("{micros} µs"),
+        10_000..10_000_000 => format!("{} ms", micros / 1000),
+        _ => format!("{} s", micros / 1_000_000),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::union::text::Text;
+
+    fn layers() -> Vec<LayerReport> {
+        let layer = |number, name: &str| LayerReport {
+            layer: number,
+            name: Text::from(name.as_bytes()),
+            directory: Text::default(),
+            entries: Vec::new(),
+        };
+        vec![layer(0, "rw"), layer(1, "app"), layer(2, "debian")]
+    }
+
+    #[test]
+    fn events_read_as_sentences() {
+        let path = |path: &str| Text::from(path.as_bytes());
+        let (etc, bin) = (path("/etc/passwd"), path("/bin/ls"));
+        let copy =
+            What::CopyUp { path: etc.clone(), kind: KindName::File, bytes: 1229, layer: Some(2), micros: 84 };
+        let lookup = What::Lookup { path: etc, kind: Some(KindName::File), layers: vec![2] };
+        let whiteout = What::Whiteout { path: bin, layer: 0, hides: vec![1] };
+        let merged =
+            What::Lookup { path: path("/srv"), kind: Some(KindName::Directory), layers: vec![0, 1, 2] };
+        for (what, text) in [
+            (lookup, "/etc/passwd → layer 2 (debian)"),
+            (copy, "/etc/passwd 1.20 KiB layer 2 (debian) → upper in 84 µs"),
+            (whiteout, "/bin/ls in the upper hides layer 1"),
+            (merged, "/srv → merged from the upper and layers 1 and 2"),
+        ] {
+            assert_eq!(sentence(&what, &layers(), Paint::plain()), text);
+        }
+    }
+}
