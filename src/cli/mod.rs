@@ -1,14 +1,15 @@
 //! The command line: clap definitions and one small file a verb.
 //!
 //! Mounting is what the program does when no verb is named. A verb is a file in this directory with an argument
-//! struct and its `run`, and one line in [`Verb`] and in its `run`.
+//! struct and its `run`, and one line in `Verb` and in its `run`.
 //!
-//! Called as `fuse-overlayfs`, or as `mount.…` by mount(8), the program has no verbs: see [`mount::helper_args`].
+//! Called as `fuse-overlayfs`, or as `mount.…` by mount(8), the program has no verbs: see `mount::helper_args`.
 
 mod asked;
 mod completions;
 mod daemon;
 mod explain;
+mod layers;
 mod logging;
 mod man;
 pub mod mount;
@@ -60,6 +61,7 @@ enum Verb {
     Explain(explain::Explain),
     Status(status::Status),
     Trace(trace::Trace),
+    Layers(layers::Layers),
     Man(man::Man),
     Completions(completions::Completions),
     Snapshotter(snapshotter::Snapshotter),
@@ -71,6 +73,7 @@ impl Verb {
             Verb::Explain(verb) => verb.run(),
             Verb::Status(verb) => verb.run(),
             Verb::Trace(verb) => verb.run(),
+            Verb::Layers(verb) => verb.run(),
             Verb::Man(verb) => verb.run(),
             Verb::Completions(verb) => verb.run(),
             Verb::Snapshotter(verb) => verb.run(),

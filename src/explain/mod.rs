@@ -1,4 +1,4 @@
-//! Watching copy-on-write: where a path comes from, what a mount does, what is in it.
+//! Watching copy-on-write: where a path comes from, what a mount does, what is in it; the pictures of a stack.
 //!
 //! | module | what it knows |
 //! |---|---|
@@ -7,17 +7,30 @@
 //! | [`control`], [`protocol`], [`runtime`] | the daemon's end: a socket beside the mount that answers questions |
 //! | [`client`], [`mounts`] | the other end |
 //! | [`usage`] | sizes and counts of layers |
+//! | [`survey`] | all that the layers of a stack hold: what each did at each path, and what became of it |
+//! | [`figures`] | the survey in figures: sizes, waste, efficiency |
+//! | [`text`], [`json`], [`svg`], [`page`] | the survey for a terminal, for programs, as the textbooks' picture, as a page |
+//! | [`names`] | names and sizes as a person reads them, safe to print |
 //!
-//! The rules of layers are not here: [`crate::union::provenance`] asks the union's own search.
+//! The rules of layers are not here: [`crate::union::provenance`] asks the union's own search, and the survey reads by
+//! the union's scan and marks.
 
 pub mod client;
 pub mod control;
 pub mod fate;
+pub mod figures;
+pub mod json;
 pub mod mounts;
+pub mod names;
+pub mod page;
 pub mod paint;
 pub mod picture;
 pub mod protocol;
 pub mod report;
 pub mod runtime;
+pub mod survey;
+pub mod svg;
+pub mod text;
 pub mod usage;
+mod walk;
 pub mod words;

@@ -75,7 +75,7 @@ fn encode_dev(dev: u64) -> u32 {
     (minor & 0xff) | (major & 0xfff) << 8 | (minor & !0xff) << 12
 }
 
-/// The reverse of [`encode_dev`].
+/// The reverse of `encode_dev`.
 pub fn decode_dev(dev: u32) -> u64 {
     let major = dev >> 8 & 0xfff;
     let minor = dev & 0xff | dev >> 12 & 0xf_ff00;

@@ -1,0 +1,199 @@
+//! `unionmount layers`: a stack as a tree with the layer of each path, as a picture, as a page, in figures.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::str::FromStr;
+
+use clap::Args;
+
+use super::options::split_lowers;
+use super::{Failure, print_all, say};
+use crate::explain::figures::Figures;
+use crate::explain::survey::Survey;
+use crate::explain::{json, names, page, svg, text};
+use crate::union::layer::{Stack, StackOptions};
+
+/// Show what each layer holds, changes, deletes and wastes
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(super) struct Layers {
+    #[command(flatten)]
+    stack: StackArgs,
+
+    /// List where bytes are wasted, the most first: files that a layer holds and a higher one deletes or replaces
+    #[arg(long)]
+    waste: bool,
+
+    /// Exit with 1 if more is wasted than --max-waste allows; print one line
+    #[arg(long, conflicts_with_all = ["waste", "json"])]
+    ci: bool,
+
+    /// The share of all layers' bytes that may be wasted
+    #[arg(long, value_name = "PERCENT", default_value = "5%", requires = "ci")]
+    max_waste: Percent,
+
+    /// Print everything as JSON
+    #[arg(long, conflicts_with = "waste")]
+    json: bool,
+
+    /// Write a picture: layers as bands, arrows from files to what they replace
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+
+    /// Write a page to explore in a browser; it is one file and needs no network
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+
+    /// Fold nothing and list all
+    #[arg(long)]
+    all: bool,
+}
+
+/// Which stack is meant.
+#[derive(Debug, Args)]
+pub(super) struct StackArgs {
+    /// Layers, the first on top; may repeat. A colon within a name is written \:
+    #[arg(long = "lower", value_name = "DIR[:DIR…]", required = true)]
+    lowers: Vec<OsString>,
+
+    /// The writable layer, on top of them
+    #[arg(long, value_name = "DIR")]
+    upper: Option<PathBuf>,
+}
+
+const EXAMPLES: &str = "\
+EXAMPLES:
+  The tree, with the layer that each path comes from:
+      unionmount layers --lower patches:app:base --upper rw
+
+  Where an image got fat, and a check of that for a pipeline:
+      unionmount layers --lower app:base --waste
+      unionmount layers --lower app:base --ci --max-waste 5%
+
+  A page to click through, and a picture for a talk:
+      unionmount layers --lower app:base --html layers.html --svg layers.svg
+
+Layers are numbered from the bottom up. Waste is the data of files that a layer holds and that are deleted or replaced \
+further up: they travel with the image and nobody sees them.";
+
+/// `5%`, `5`, `0.5%`.
+#[derive(Debug, Clone, Copy)]
+struct Percent(f64);
+
+impl FromStr for Percent {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Percent, String> {
+        let number = text.strip_suffix('%').unwrap_or(text).trim();
+        let value: f64 = number.parse().map_err(|_| "not a number of percent, as in 5%".to_owned())?;
+        if (0.0..=100.0).contains(&value) {
+            Ok(Percent(value))
+        } else {
+            Err("not between 0% and 100%".to_owned())
+        }
+    }
+}
+
+impl StackArgs {
+    /// Reads all the layers.
+    fn survey(&self) -> Result<Survey, Failure> {
+        let mut lowers: Vec<PathBuf> = self.upper.iter().cloned().collect();
+        for list in &self.lowers {
+            lowers.extend(split_lowers(list.as_bytes()).map_err(Failure::usage)?);
+        }
+        // Nothing is written, so the upper is one more layer to read, and may be in use by a mount.
+        let stack =
+            Stack::open(&StackOptions { lowers, ..StackOptions::default() }).map_err(Failure::failed)?;
+        Survey::take(stack, self.upper.is_some())
+            .map_err(|error| Failure::failed(format!("cannot read the layers: {error}")))
+    }
+
+    /// What the stack is called in a picture.
+    fn title(&self, survey: &Survey) -> String {
+        let names: Vec<String> =
+            survey.layers.iter().rev().take(4).map(|layer| names::readable(layer.name.as_bytes())).collect();
+        let more = if survey.layers.len() > names.len() { ", …" } else { "" };
+        names.join(", ") + more
+    }
+}
+
+impl Layers {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let survey = self.stack.survey()?;
+        let figures = Figures::of(&survey);
+        for missing in &survey.unreadable {
+            let path = names::readable(&missing.path);
+            say(&format!("layer {}: {path}/ is left out: {}", missing.layer, missing.error));
+        }
+        if let Some(file) = &self.svg {
+            write_file(file, svg::draw(&survey, &figures, false).as_bytes())?;
+        }
+        if let Some(file) = &self.html {
+            write_file(file, page::draw(&survey, &figures, &self.stack.title(&survey)).as_bytes())?;
+        }
+        if self.ci {
+            return self.check(&survey, &figures);
+        }
+        if self.json {
+            let mut out = Vec::new();
+            json::write(&survey, &figures, &mut out)
+                .map_err(|error| Failure::failed(format!("cannot write JSON: {error}")))?;
+            print_all(&out)?;
+        } else if self.waste {
+            print_styled(&text::waste(&survey, &figures, self.all))?;
+        } else if self.svg.is_none() && self.html.is_none() {
+            let mut out = text::layers(&survey, &figures);
+            out.push('\n');
+            text::tree(&survey, self.all, &mut out)
+                .map_err(|error| Failure::failed(format!("cannot write the tree: {error}")))?;
+            print_styled(&out)?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// One line, and whether the waste is within the bound.
+    fn check(&self, survey: &Survey, figures: &Figures) -> Result<ExitCode, Failure> {
+        if let Some(missing) = survey.unreadable.first() {
+            return Err(Failure::failed(format!(
+                "waste can't be told: layer {}: {}/: {}",
+                missing.layer,
+                names::readable(&missing.path),
+                missing.error
+            )));
+        }
+        let Percent(most) = self.max_waste;
+        // Not the rounded figure that is shown.
+        let share = figures.wasted_bytes as f64 * 100.0 / figures.bytes.max(1) as f64;
+        let verdict = format!(
+            "waste {share:.2} %, {most} % allowed: {} of {} are deleted or replaced further up",
+            names::bytes(figures.wasted_bytes),
+            names::bytes(figures.bytes)
+        );
+        if share > most {
+            return Err(Failure::failed(format!(
+                "too much {verdict}; --waste instead of --ci lists the files"
+            )));
+        }
+        print_all(format!("{verdict}\n").as_bytes())?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn write_file(path: &Path, content: &[u8]) -> Result<(), Failure> {
+    std::fs::write(path, content)
+        .map_err(|error| Failure::failed(format!("cannot write {}: {error}", path.display())))
+}
+
+/// Prints text with colours, which are left out where no terminal reads or NO_COLOR is set.
+fn print_styled(text: &str) -> Result<(), Failure> {
+    let mut out = anstream::AutoStream::auto(std::io::stdout().lock());
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::failed(format!("cannot write to stdout: {error}")))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,89 @@
+//! Names and sizes as a person reads them.
+//!
+//! A name in a layer is any bytes: it can hold sequences that move a terminal's cursor, or characters that turn the
+//! direction of writing. None of them reaches a terminal or a page.
+
+use std::fmt::Write as _;
+
+use crate::sys::object::Kind;
+
+/// A name as text. What is not UTF-8 is written `\xNN`, what can't be seen or misleads `\u{NNNN}`, a backslash `\\`.
+///
+/// ```
+/// use unionmount::explain::names::readable;
+/// assert_eq!(readable(b"caf\xc3\xa9"), "café");
+/// assert_eq!(readable(b"caf\xe9 \x1b[2J"), r"caf\xe9 \u{1b}[2J");
+/// ```
+pub fn readable(name: &[u8]) -> String {
+    let mut text = String::with_capacity(name.len());
+    for chunk in name.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c == '\\' {
+                text.push_str("\\\\");
+            } else if c.is_control() || is_misleading(c) {
+                write!(text, "\\u{{{:x}}}", u32::from(c)).unwrap_or_default();
+            } else {
+                text.push(c);
+            }
+        }
+        for byte in chunk.invalid() {
+            write!(text, "\\x{byte:02x}").unwrap_or_default();
+        }
+    }
+    text
+}
+
+/// Characters that have no width or turn the direction of what follows.
+fn is_misleading(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// A number of bytes: `15 B`, `1.20 MiB`.
+pub fn bytes(count: u64) -> String {
+    indicatif::BinaryBytes(count).to_string()
+}
+
+/// A count with its noun: `1 file`, `1,234 files`.
+pub fn counted(count: u64, one: &str, more: &str) -> String {
+    format!("{} {}", indicatif::HumanCount(count), if count == 1 { one } else { more })
+}
+
+/// A share in percent, with one decimal place.
+pub fn percent(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { (part as f64 / whole as f64 * 1000.0).round() / 10.0 }
+}
+
+/// What an object is called.
+pub fn kind(kind: Option<Kind>) -> &'static str {
+    match kind {
+        None => "whiteout",
+        Some(Kind::File) => "file",
+        Some(Kind::Directory) => "directory",
+        Some(Kind::Symlink) => "symlink",
+        Some(Kind::Fifo) => "fifo",
+        Some(Kind::Socket) => "socket",
+        Some(Kind::CharDevice) => "character device",
+        Some(Kind::BlockDevice) => "block device",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_acts_on_a_terminal_comes_through() {
+        for byte in 0..=255u8 {
+            assert!(!readable(&[b'a', byte]).chars().any(char::is_control), "{byte}");
+        }
+        assert_eq!(readable("a\u{202e}b".as_bytes()), "a\\u{202e}b");
+        assert_eq!(readable(b"a\\b"), "a\\\\b");
+        assert_eq!(readable("名前".as_bytes()), "名前");
+    }
+
+    #[test]
+    fn shares_of_nothing_are_nothing() {
+        assert_eq!(percent(0, 0), 0.0);
+        assert_eq!(percent(1, 3), 33.3);
+    }
+}

@@ -1,0 +1,179 @@
+//! The survey as one HTML page that loads nothing: `unionmount layers --html FILE`.
+//!
+//! The page is `page.html` with `page.css`, `page.js`, the picture of [`super::svg`] and the survey as JSON put in. The
+//! JSON is columns of numbers, so that a hundred thousand files are a few megabytes:
+//!
+//! | field | holds |
+//! |---|---|
+//! | `layers` | from the bottom up: name, path, bytes, wasted bytes, files, how many were added, changed, deleted |
+//! | `names`, `depths`, `counts` | of every place but the root: its name, its depth, how many holdings it has |
+//! | `holdings` | of all places one after the other, eight numbers each, see [`WORDS`] |
+//! | `epoch` | what is to be added to every `mtime` |
+//! | `wastes` | place, pairs of layer and hidden by, bytes, files, replaced (0 or 1) |
+
+use serde::Serialize;
+
+use super::figures::{Figures, wasted_places};
+use super::names::readable;
+use super::survey::{Holding, Number, Survey, What};
+use super::svg;
+
+/// The numbers of a holding: layer, from, hidden by (0: nothing), replaces (0: nothing), kind (`d_type`; 0: whiteout)
+/// plus 16 if opaque, 32 if merged with what it replaces, 64 if its bytes count, 128 if they are in use although
+/// hidden; size, mode, mtime.
+pub const WORDS: usize = 8;
+
+#[derive(Serialize)]
+struct Data {
+    layers: Vec<LayerData>,
+    names: Vec<String>,
+    depths: Vec<u16>,
+    counts: Vec<usize>,
+    holdings: Vec<i64>,
+    epoch: i64,
+    wastes: Vec<WasteData>,
+    sentence: String,
+    unreadable: usize,
+}
+
+/// Place, (layer, hidden by), bytes, files, 1 if something else is there.
+type WasteData = (usize, Vec<(Number, Number)>, u64, u64, u8);
+
+#[derive(Serialize)]
+struct LayerData {
+    name: String,
+    path: String,
+    bytes: u64,
+    wasted: u64,
+    files: u64,
+    added: u64,
+    changed: u64,
+    deleted: u64,
+}
+
+/// Places of waste that the page lists.
+const MOST_WASTED: usize = 500;
+
+/// The page. `title` is what the stack is called.
+pub fn draw(survey: &Survey, figures: &Figures, title: &str) -> String {
+    let data = data(survey, figures);
+    // Serialising numbers and strings to a string does not fail.
+    let data = serde_json::to_string(&data).unwrap_or_default();
+    fill(
+        include_str!("page.html"),
+        &[
+            ("{{title}}", &svg::escape(title)),
+            ("{{style}}", concat!(include_str!("page.css"), include_str!("svg-shapes.css"))),
+            ("{{picture}}", &svg::draw(survey, figures, true)),
+            ("{{data}}", &inert(&data)),
+            ("{{script}}", include_str!("page.js")),
+        ],
+    )
+}
+
+/// Puts the parts into the template, each once; what a part holds is never looked at again.
+fn fill(template: &str, parts: &[(&str, &str)]) -> String {
+    let mut page =
+        String::with_capacity(template.len() + parts.iter().map(|(_, part)| part.len()).sum::<usize>());
+    let mut rest = template;
+    while let Some((at, mark, part)) = parts
+        .iter()
+        .filter_map(|(mark, part)| Some((rest.find(mark)?, mark, part)))
+        .min_by_key(|found| found.0)
+    {
+        page.push_str(&rest[..at]);
+        page.push_str(part);
+        rest = &rest[at + mark.len()..];
+    }
+    page.push_str(rest);
+    page
+}
+
+/// JSON that can stand inside a `<script>`: the characters that could end it are only found within strings, where they
+/// can be written as escapes.
+fn inert(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
+                text.push_str(&format!("\\u{:04x}", u32::from(c)));
+            }
+            other => text.push(other),
+        }
+    }
+    text
+}
+
+fn data(survey: &Survey, figures: &Figures) -> Data {
+    let places = 1..survey.places.len();
+    let epoch = places
+        .clone()
+        .flat_map(|p| survey.holdings(p))
+        .filter(|h| h.kind.is_some())
+        .map(|h| h.mtime)
+        .min()
+        .unwrap_or(0);
+    let layers = survey.layers.iter().zip(&figures.layers).map(|(layer, f)| LayerData {
+        name: readable(layer.name.as_bytes()) + layer.suffix(),
+        path: layer.path.to_string_lossy().into_owned(),
+        bytes: f.holds.bytes,
+        wasted: f.wasted.bytes,
+        files: f.holds.files,
+        added: f.added.files,
+        changed: f.changed.files,
+        deleted: f.deleted,
+    });
+    let mut wastes = wasted_places(survey);
+    wastes.truncate(MOST_WASTED);
+    Data {
+        layers: layers.collect(),
+        names: places.clone().map(|p| readable(&survey.places[p].name)).collect(),
+        depths: places.clone().map(|p| survey.places[p].depth).collect(),
+        counts: places.clone().map(|p| survey.holdings(p).len()).collect(),
+        holdings: places.flat_map(|p| survey.holdings(p)).flat_map(|h| words(h, epoch)).collect(),
+        epoch,
+        wastes: wastes
+            .into_iter()
+            .map(|w| (w.place, w.steps, w.amount.bytes, w.amount.files, u8::from(w.replaced)))
+            .collect(),
+        sentence: figures.sentence(),
+        unreadable: survey.unreadable.len(),
+    }
+}
+
+fn words(h: &Holding, epoch: i64) -> [i64; WORDS] {
+    let flag = |set: bool, bit: i64| if set { bit } else { 0 };
+    let kind = h.kind.map_or(0, |kind| i64::from(kind as u8))
+        + flag(h.opaque, 16)
+        + flag(h.what() == What::Merged, 32)
+        + flag(h.counts, 64)
+        + flag(h.data_used, 128);
+    [
+        i64::from(h.layer),
+        i64::from(h.from),
+        h.hidden_by.map_or(0, i64::from),
+        h.replaces.map_or(0, i64::from),
+        kind,
+        i64::try_from(h.size).unwrap_or(i64::MAX),
+        i64::from(h.mode & 0o7777),
+        if h.kind.is_some() { h.mtime - epoch } else { 0 },
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_text_ends_the_script() {
+        let json = serde_json::to_string(&["</script><!--", "a&b\u{2028}"]).unwrap();
+        let inert = inert(&json);
+        assert!(!inert.contains(['<', '>', '&', '\u{2028}']), "{inert}");
+        assert_eq!(serde_json::from_str::<Vec<String>>(&inert).unwrap(), ["</script><!--", "a&b\u{2028}"]);
+    }
+
+    #[test]
+    fn parts_are_put_in_once() {
+        assert_eq!(fill("a {{x}} b {{y}}", &[("{{x}}", "{{y}}"), ("{{y}}", "2")]), "a {{y}} b 2");
+    }
+}

@@ -1,0 +1,298 @@
+//! A survey of a stack: every path of every layer, what each layer did there, and what became of it.
+//!
+//! The merged view shows what is on top; the survey keeps the rest as well. It reads the layers by the same code as a
+//! mount does ([`scan`](crate::union::index::scan) for names and whiteouts,
+//! [`read_marks`](crate::union::marker::read_marks) for the marks of directories) and never writes.
+//!
+//! # The model
+//!
+//! Layers are numbered **from the bottom, beginning with 1**, so that a number stays what it is when a layer is put on
+//! top. A **place** is a path of the tree. What one layer has at a place is a **holding**. A holding is to be seen in
+//! the merged view of the lowest *n* layers for every *n* from [`Holding::from`] up to, and not including,
+//! [`Holding::hidden_by`]. So one survey answers for the whole stack and for each pile of layers below its top.
+//!
+//! `from` is the layer's own number, save below a directory that was renamed: there the lower part is seen under the
+//! new name from the layer on that holds the redirect.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use super::walk;
+use crate::error::{FsError, Result};
+use crate::sys::object::Kind;
+use crate::union::layer::{Layer, Stack};
+
+/// A layer's number: 1 is the lowest.
+pub type Number = u16;
+
+/// A layer that was surveyed.
+#[derive(Debug, Clone)]
+pub struct SurveyedLayer {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// How it is called in pictures.
+    pub name: String,
+    /// Is it the writable one?
+    pub upper: bool,
+}
+
+impl SurveyedLayer {
+    /// What pictures write behind its name: that it is the upper, unless the name says so.
+    pub fn suffix(&self) -> &'static str {
+        if self.upper && self.name != "upper" { " (upper)" } else { "" }
+    }
+}
+
+/// A path of the tree.
+#[derive(Debug)]
+pub struct Place {
+    /// The last component; empty for the root.
+    pub name: Box<[u8]>,
+    /// The place of the directory that holds it; the root's own is 0.
+    pub parent: u32,
+    /// How many directories lead to it.
+    pub depth: u16,
+    /// The first place that is not below this one, in the order of [`Survey::places`].
+    pub end: u32,
+    pub(super) first: u32,
+    pub(super) count: u16,
+}
+
+/// What one layer has at one place.
+#[derive(Debug, Clone, Copy)]
+pub struct Holding {
+    /// The layer.
+    pub layer: Number,
+    /// The first pile of layers that shows it, by the number of its topmost.
+    pub from: Number,
+    /// The nearest layer above that hides it.
+    pub hidden_by: Option<Number>,
+    /// The layer whose entry it replaces or, if it is a whiteout, deletes.
+    pub replaces: Option<Number>,
+    /// Its type, or `None` for a whiteout.
+    pub kind: Option<Kind>,
+    /// A directory below which no lower layer counts.
+    pub opaque: bool,
+    /// A file whose data lie in a layer below (`overlay.metacopy`).
+    pub metacopy: bool,
+    /// The data it hides are still in use: by a metacopy above it.
+    pub data_used: bool,
+    /// Its bytes of data in this layer; 0 for what is not a regular file.
+    pub size: u64,
+    /// Type and permission bits.
+    pub mode: u32,
+    /// Last change of the data, in seconds since the epoch.
+    pub mtime: i64,
+    /// Is it the first of its file's names in the layer? The bytes of a file count once.
+    pub counts: bool,
+    /// Where it is accounted for as waste, in [`Survey::wastes`].
+    pub(super) account: Option<u32>,
+    /// A directory that is merged with the one it "replaces".
+    pub(super) merges: bool,
+    /// 0, or which redirect has brought it here.
+    pub(super) chain: u16,
+    pub(super) id: (u64, u64),
+    pub(super) nlink: u64,
+}
+
+/// What a layer did at a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum What {
+    /// Nothing was there.
+    Added,
+    /// It replaced what a lower layer showed.
+    Changed,
+    /// A directory that a lower layer has too; both are merged.
+    Merged,
+    /// A whiteout.
+    Deleted,
+}
+
+impl Holding {
+    /// What the layer did.
+    pub fn what(&self) -> What {
+        match (self.kind, self.replaces) {
+            (None, _) => What::Deleted,
+            (Some(_), None) => What::Added,
+            (Some(Kind::Directory), Some(_)) if self.merges => What::Merged,
+            (Some(_), Some(_)) => What::Changed,
+        }
+    }
+
+    /// Does the pile of layers up to `top` reach it? Whiteouts count as well.
+    pub fn seen_at(&self, top: Number) -> bool {
+        self.from <= top && self.hidden_by.is_none_or(|by| by > top)
+    }
+
+    /// Are its bytes of no use to the merged view?
+    pub fn is_waste(&self) -> bool {
+        self.hidden_by.is_some() && !self.data_used
+    }
+}
+
+/// Bytes that are deleted or replaced further up, by the place where that happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waste {
+    /// The place: a file, or the directory that is hidden as a whole.
+    pub place: u32,
+    /// The layer that holds the bytes.
+    pub layer: Number,
+    /// The layer that hides them.
+    pub hidden_by: Number,
+    /// Is something else there now, or nothing?
+    pub replaced: bool,
+    /// How many bytes.
+    pub bytes: u64,
+    /// In how many files.
+    pub files: u64,
+}
+
+/// A directory that could not be read.
+#[derive(Debug)]
+pub struct Unreadable {
+    /// The layer.
+    pub layer: Number,
+    /// The path in it.
+    pub path: Vec<u8>,
+    /// Why.
+    pub error: FsError,
+}
+
+/// Everything that the layers of a stack hold.
+#[derive(Debug)]
+pub struct Survey {
+    /// The layers from the bottom up: layer *n* is at *n* − 1.
+    pub layers: Vec<SurveyedLayer>,
+    /// All paths, each directory before what is in it, the names of a directory in order.
+    pub places: Vec<Place>,
+    /// Where bytes are wasted.
+    pub wastes: Vec<Waste>,
+    /// What could not be read and is missing here.
+    pub unreadable: Vec<Unreadable>,
+    pub(super) holdings: Vec<Holding>,
+}
+
+impl Survey {
+    /// Reads all layers of a stack that has no upper: give the upper as the topmost lower, and say so by `upper`.
+    ///
+    /// # Errors
+    /// A form in a layer that is not understood, and errors of reading other than missing permission, which are
+    /// noted in [`Survey::unreadable`].
+    pub fn take(stack: Stack, upper: bool) -> Result<Survey> {
+        let surveyed = |(index, layer): (usize, &Layer)| SurveyedLayer {
+            path: layer.path.clone(),
+            name: layer.path.file_name().unwrap_or(layer.path.as_os_str()).to_string_lossy().into_owned(),
+            upper: upper && index == 0,
+        };
+        let mut survey = Survey {
+            layers: stack.lowers.iter().enumerate().map(surveyed).rev().collect(),
+            places: Vec::new(),
+            wastes: Vec::new(),
+            unreadable: Vec::new(),
+            holdings: Vec::new(),
+        };
+        walk::walk(&mut survey, stack.lowers)?;
+        survey.close_places();
+        survey.settle_links();
+        survey.settle_wastes();
+        Ok(survey)
+    }
+
+    /// How many layers there are; also the number of the topmost.
+    pub fn top(&self) -> Number {
+        self.layers.len() as Number
+    }
+
+    /// What the layers have at a place, the topmost first.
+    pub fn holdings(&self, place: usize) -> &[Holding] {
+        let Place { first, count, .. } = self.places[place];
+        &self.holdings[first as usize..first as usize + usize::from(count)]
+    }
+
+    /// What is to be seen at a place in the merged view of the layers up to `top`.
+    pub fn shown(&self, place: usize, top: Number) -> Option<&Holding> {
+        self.holdings(place).iter().find(|h| h.seen_at(top)).filter(|h| h.kind.is_some())
+    }
+
+    /// The path of a place; empty for the root.
+    pub fn path(&self, place: usize) -> Vec<u8> {
+        let mut names = Vec::new();
+        let mut at = place;
+        while at != 0 {
+            names.push(&*self.places[at].name);
+            at = self.places[at].parent as usize;
+        }
+        names.reverse();
+        names.join(&b'/')
+    }
+
+    /// The place of a path, components joined by `/`.
+    pub fn find(&self, path: &[u8]) -> Option<usize> {
+        let mut at = 0;
+        for name in path.split(|&b| b == b'/').filter(|name| !name.is_empty()) {
+            at = self.children(at).find(|&child| *self.places[child].name == *name)?;
+        }
+        Some(at)
+    }
+
+    /// The places directly below a place.
+    pub fn children(&self, place: usize) -> impl Iterator<Item = usize> + '_ {
+        let end = self.places[place].end as usize;
+        let mut at = place + 1;
+        std::iter::from_fn(move || {
+            (at < end).then(|| {
+                let child = at;
+                at = self.places[child].end as usize;
+                child
+            })
+        })
+    }
+
+    /// Fills in where each place's subtree ends.
+    fn close_places(&mut self) {
+        for place in 0..self.places.len() {
+            self.places[place].end = place as u32 + 1;
+        }
+        for place in (1..self.places.len()).rev() {
+            let end = self.places[place].end;
+            let parent = self.places[place].parent as usize;
+            self.places[parent].end = self.places[parent].end.max(end);
+        }
+    }
+
+    /// A file with several names in a layer counts once, and is in use while one of its names is; so is what is seen
+    /// under another name by a redirect.
+    fn settle_links(&mut self) {
+        let moved = self.holdings.iter().any(|h| h.from != h.layer);
+        let counted = |h: &Holding| h.kind == Some(Kind::File) && (moved || h.nlink > 1);
+        let mut used: HashMap<(Number, u64, u64), bool> = HashMap::new();
+        for h in self.holdings.iter().filter(|h| counted(h)) {
+            *used.entry((h.layer, h.id.0, h.id.1)).or_default() |= !h.is_waste();
+        }
+        let mut first: HashMap<(Number, u64, u64), ()> = HashMap::new();
+        for h in self.holdings.iter_mut().filter(|h| counted(h)) {
+            let key = (h.layer, h.id.0, h.id.1);
+            h.counts = first.insert(key, ()).is_none();
+            h.data_used |= used.get(&key).copied().unwrap_or(false);
+        }
+    }
+
+    fn settle_wastes(&mut self) {
+        for h in &self.holdings {
+            if let Some(account) = h.account
+                && h.is_waste()
+                && h.counts
+                && h.kind == Some(Kind::File)
+            {
+                let waste = &mut self.wastes[account as usize];
+                waste.bytes += h.size;
+                waste.files += 1;
+            }
+        }
+        let top = self.top();
+        for at in 0..self.wastes.len() {
+            self.wastes[at].replaced = self.shown(self.wastes[at].place as usize, top).is_some();
+        }
+    }
+}

@@ -1,0 +1,412 @@
+//! The picture of the textbooks, of a real stack: layers as bands, files as boxes, an arrow from a file to what it
+//! replaces, the merged view on top.
+//!
+//! A path has its column, so that arrows go straight down. A picture holds a few files only: those that have a
+//! history first, then the largest; the bands say how many more there are.
+
+use std::fmt::{self, Write as _};
+
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+use super::figures::{Figures, LayerFigures};
+use super::names::{self, counted, readable};
+use super::survey::{Holding, Number, Survey, What};
+use crate::sys::object::Kind;
+
+/// Files that are drawn at most.
+const MOST_FILES: usize = 9;
+/// Layers that are drawn at most.
+const MOST_LAYERS: usize = 12;
+
+const LABEL: usize = 204;
+const COLUMN: usize = 124;
+const BOX: usize = 110;
+const BOX_HEIGHT: usize = 38;
+const BAND: usize = 66;
+const GAP: usize = 12;
+const MARGIN: usize = 16;
+const CAPTION: usize = 52;
+/// Letters (of the usual width) that fit into a box.
+const LETTERS: usize = 15;
+
+/// The picture as a document of its own, or with `inline` as a part of a page that has the colours.
+pub fn draw(survey: &Survey, figures: &Figures, inline: bool) -> String {
+    let mut svg = String::new();
+    // Writing to a string does not fail.
+    Picture::new(survey, figures).draw(&mut svg, inline).unwrap_or_default();
+    svg
+}
+
+struct Picture<'s> {
+    survey: &'s Survey,
+    figures: &'s Figures,
+    /// The places drawn, in the order of paths.
+    places: Vec<usize>,
+    /// The layers drawn, the topmost first.
+    layers: Vec<Number>,
+    /// Files of the merged view that are not drawn.
+    more: u64,
+}
+
+impl<'s> Picture<'s> {
+    fn new(survey: &'s Survey, figures: &'s Figures) -> Picture<'s> {
+        let mut places = interesting(survey);
+        places.sort_unstable();
+        let layers = drawn_layers(survey, &places);
+        let drawn =
+            places.iter().filter(|&&p| survey.shown(p, survey.top()).is_some_and(|h| !is_dir(h))).count();
+        Picture { survey, figures, places, layers, more: figures.merged_files.saturating_sub(drawn as u64) }
+    }
+
+    fn column(&self, index: usize) -> usize {
+        MARGIN + LABEL + index * COLUMN + (COLUMN - BOX) / 2
+    }
+
+    /// Where the band of a layer begins; row 0 is the merged view.
+    fn row(&self, row: usize) -> usize {
+        MARGIN + CAPTION + row * (BAND + GAP)
+    }
+
+    fn box_top(&self, row: usize) -> usize {
+        self.row(row) + (BAND - BOX_HEIGHT) / 2
+    }
+
+    fn row_of(&self, layer: Number) -> Option<usize> {
+        self.layers.iter().position(|&drawn| drawn == layer).map(|at| at + 1)
+    }
+
+    fn draw(&self, out: &mut String, inline: bool) -> fmt::Result {
+        let width = 2 * MARGIN + LABEL + self.places.len().max(2) * COLUMN;
+        let height = self.row(self.layers.len() + 1) + 46;
+        let title =
+            format!("{}, seen as one tree", counted(self.survey.layers.len() as u64, "layer", "layers"));
+        write!(
+            out,
+            r#"<svg xmlns="http://www.w3.org/2000/svg" class="um-pic" role="img" aria-labelledby="um-t um-d" viewBox="0 0 {width} {height}" width="{width}" height="{height}">"#
+        )?;
+        write!(out, r#"<title id="um-t">{}</title>"#, escape(&title))?;
+        write!(out, r#"<desc id="um-d">{}</desc>"#, escape(&self.in_words()))?;
+        if !inline {
+            write!(out, "<style>{}{}</style>", include_str!("svg.css"), include_str!("svg-shapes.css"))?;
+        }
+        for kind in ["changed", "deleted"] {
+            write!(
+                out,
+                r#"<marker id="um-{kind}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto"><path class="um-head {kind}" d="M0 0 8 4 0 8z"/></marker>"#
+            )?;
+        }
+        write!(out, r#"<rect class="um-paper" width="{width}" height="{height}"/>"#)?;
+        self.bands(out, width - 2 * MARGIN)?;
+        for index in 0..self.places.len() {
+            self.file(out, index)?;
+        }
+        self.legend(out, height - 26)?;
+        out.push_str("</svg>\n");
+        Ok(())
+    }
+
+    fn bands(&self, out: &mut String, width: usize) -> fmt::Result {
+        let merged = counted(self.figures.merged_files, "file", "files");
+        let shown = names::bytes(self.figures.bytes - self.figures.wasted_bytes);
+        self.band(
+            out,
+            0,
+            width,
+            "um-merged",
+            "Merged view",
+            &[format!("{merged}, {shown}"), self.more_words()],
+        )?;
+        for (at, &number) in self.layers.iter().enumerate() {
+            let index = usize::from(number) - 1;
+            let (layer, f) = (&self.survey.layers[index], &self.figures.layers[index]);
+            let upper = layer.suffix();
+            let name = format!("{number}  {}{upper}", shorten(&readable(layer.name.as_bytes()), 20));
+            self.band(out, at + 1, width, "um-band", &name, &layer_words(f))?;
+        }
+        Ok(())
+    }
+
+    fn more_words(&self) -> String {
+        let hidden_layers = self.survey.layers.len() - self.layers.len();
+        match (self.more, hidden_layers) {
+            (0, 0) => String::new(),
+            (0, layers) => format!("{} not drawn", counted(layers as u64, "layer", "layers")),
+            (more, 0) => format!("{} not drawn", counted(more, "file", "files")),
+            (more, layers) => format!(
+                "{} and {} not drawn",
+                counted(more, "file", "files"),
+                counted(layers as u64, "layer", "layers")
+            ),
+        }
+    }
+
+    fn band(
+        &self,
+        out: &mut String,
+        row: usize,
+        width: usize,
+        class: &str,
+        name: &str,
+        lines: &[String],
+    ) -> fmt::Result {
+        let (y, x) = (self.row(row), MARGIN + 12);
+        write!(
+            out,
+            r#"<rect class="{class}" x="{MARGIN}" y="{y}" width="{width}" height="{BAND}" rx="8"/>"#
+        )?;
+        write!(out, r#"<text class="um-title" x="{x}" y="{}">{}</text>"#, y + 22, escape(name))?;
+        for (at, line) in lines.iter().enumerate() {
+            write!(
+                out,
+                r#"<text class="um-quiet" x="{x}" y="{}">{}</text>"#,
+                y + 40 + 15 * at,
+                escape(line)
+            )?;
+        }
+        Ok(())
+    }
+
+    /// One column: the path, its boxes, the arrows between them.
+    fn file(&self, out: &mut String, index: usize) -> fmt::Result {
+        let (survey, place) = (self.survey, self.places[index]);
+        let x = self.column(index);
+        let middle = x + BOX / 2;
+        let holdings = survey.holdings(place);
+        let directory = holdings.iter().any(is_dir);
+        let full = readable(&survey.path(place)) + if directory { "/" } else { "" };
+        let name = readable(&survey.places[place].name) + if directory { "/" } else { "" };
+        write!(out, "<g><title>{}</title>", escape(&full))?;
+        let parent = full.strip_suffix(&name).unwrap_or_default();
+        write!(
+            out,
+            r#"<text class="um-quiet" text-anchor="middle" x="{middle}" y="{}">{}</text>"#,
+            MARGIN + CAPTION - 10,
+            escape(&shorten_start(parent, LETTERS + 2))
+        )?;
+        let shown = survey.shown(place, survey.top());
+        let drawn: Vec<(&Holding, usize)> =
+            holdings.iter().filter_map(|h| Some((h, self.row_of(h.layer)?))).collect();
+        match shown {
+            Some(h) => {
+                if let Some((_, row)) = drawn.iter().find(|(d, _)| d.layer == h.layer) {
+                    let (from, to) = (self.box_top(*row), self.box_top(0) + BOX_HEIGHT);
+                    write!(out, r#"<path class="um-shine" d="M{middle} {from}V{to}"/>"#)?;
+                }
+                let size = if is_dir(h) { String::new() } else { names::bytes(h.size) };
+                self.holding(out, x, 0, "", &name, &size, false)?;
+            }
+            None => {
+                let y = self.box_top(0) + 24;
+                write!(
+                    out,
+                    r#"<text class="um-quiet" text-anchor="middle" x="{middle}" y="{y}">deleted</text>"#
+                )?;
+            }
+        }
+        for (h, row) in &drawn {
+            let hidden = h.hidden_by.is_some();
+            let (class, second) = match h.what() {
+                What::Deleted => ("deleted", "whiteout".to_owned()),
+                _ if is_dir(h) && h.opaque => ("changed", "opaque".to_owned()),
+                _ if is_dir(h) => (if hidden { "hidden" } else { "" }, "directory".to_owned()),
+                _ if hidden => ("hidden", names::bytes(h.size)),
+                What::Changed => ("changed", names::bytes(h.size)),
+                What::Added | What::Merged => (if h.layer > 1 { "added" } else { "" }, names::bytes(h.size)),
+            };
+            self.holding(out, x, *row, class, &name, &second, hidden)?;
+            let target = h.replaces.and_then(|layer| self.row_of(layer));
+            if let Some(target) = target
+                && h.what() != What::Merged
+            {
+                let kind = if h.what() == What::Deleted { "deleted" } else { "changed" };
+                // Beside the middle, where the dotted line of what shines through would be.
+                let (at, from, to) = (middle + 22, self.box_top(*row) + BOX_HEIGHT, self.box_top(target) - 2);
+                write!(
+                    out,
+                    r#"<path class="um-arrow {kind}" marker-end="url(#um-{kind})" d="M{at} {from}V{to}"/>"#
+                )?;
+            }
+        }
+        out.push_str("</g>");
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments)] // a box is that many things
+    fn holding(
+        &self,
+        out: &mut String,
+        x: usize,
+        row: usize,
+        class: &str,
+        name: &str,
+        second: &str,
+        hidden: bool,
+    ) -> fmt::Result {
+        let (y, middle) = (self.box_top(row), x + BOX / 2);
+        let gone = if hidden || class == "deleted" { "um-gone" } else { "" };
+        write!(
+            out,
+            r#"<rect class="um-box {class}" x="{x}" y="{y}" width="{BOX}" height="{BOX_HEIGHT}" rx="5"/>"#
+        )?;
+        write!(
+            out,
+            r#"<text class="{gone}" text-anchor="middle" x="{middle}" y="{}">{}</text><text class="um-quiet {class}" text-anchor="middle" x="{middle}" y="{}">{}</text>"#,
+            y + 16,
+            escape(&shorten(name, LETTERS)),
+            y + 31,
+            escape(second)
+        )
+    }
+
+    fn legend(&self, out: &mut String, y: usize) -> fmt::Result {
+        let mut x = MARGIN;
+        for (class, words) in [
+            ("added", "added"),
+            ("changed", "changed: the arrow leads to what it replaces"),
+            ("deleted", "whiteout: deletes what lies below"),
+            ("hidden", "hidden by a layer above"),
+        ] {
+            write!(
+                out,
+                r#"<rect class="um-box {class}" x="{x}" y="{}" width="16" height="12" rx="3"/>"#,
+                y - 10
+            )?;
+            write!(out, r#"<text class="um-quiet" x="{}" y="{y}">{words}</text>"#, x + 22)?;
+            x += 40 + words.len() * 6;
+            // A narrow picture has no room for all of it.
+            if x > 2 * MARGIN + LABEL + self.places.len().max(2) * COLUMN - 160 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// For those who don't see it.
+    fn in_words(&self) -> String {
+        let mut words = String::new();
+        for &number in &self.layers {
+            let index = usize::from(number) - 1;
+            let f = &self.figures.layers[index];
+            let name = readable(self.survey.layers[index].name.as_bytes());
+            write!(words, "Layer {number}, {name}: {}. ", layer_words(f).join(", ")).unwrap_or_default();
+        }
+        words + &self.figures.sentence() + "."
+    }
+}
+
+/// Two short lines about a layer.
+fn layer_words(f: &LayerFigures) -> [String; 2] {
+    let mut did = Vec::new();
+    for (count, word) in [(f.added.files, "added"), (f.changed.files, "changed"), (f.deleted, "deleted")] {
+        if count > 0 {
+            did.push(format!("{} {word}", indicatif::HumanCount(count)));
+        }
+    }
+    let waste =
+        if f.wasted.bytes > 0 { format!(", {} wasted", names::bytes(f.wasted.bytes)) } else { String::new() };
+    [names::bytes(f.holds.bytes) + &waste, did.join(", ")]
+}
+
+fn is_dir(holding: &Holding) -> bool {
+    holding.kind == Some(Kind::Directory)
+}
+
+/// The places to draw: what was replaced or deleted first, then the largest.
+fn interesting(survey: &Survey) -> Vec<usize> {
+    let mut ranked: Vec<(bool, u64, usize)> = (1..survey.places.len())
+        .filter_map(|place| {
+            let holdings = survey.holdings(place);
+            let history = holdings.iter().any(|h| h.replaces.is_some() && h.what() != What::Merged);
+            // A file that went with its directory is told by the directory.
+            if !history && (survey.shown(place, survey.top()).is_none() || holdings.iter().any(is_dir)) {
+                return None;
+            }
+            Some((history, holdings.iter().map(|h| h.size).sum(), place))
+        })
+        .collect();
+    ranked.sort_unstable_by(|a, b| (b.0, b.1, a.2).cmp(&(a.0, a.1, b.2)));
+    // A few without a history beside the others, to see what that looks like.
+    let history = ranked.iter().filter(|r| r.0).count().min(MOST_FILES - 2);
+    let plain = ranked.iter().filter(|r| !r.0).take(MOST_FILES - history);
+    let with = ranked.iter().filter(|r| r.0).take(MOST_FILES - plain.clone().count());
+    with.chain(plain).map(|r| r.2).collect()
+}
+
+/// The layers to draw, the topmost first.
+fn drawn_layers(survey: &Survey, places: &[usize]) -> Vec<Number> {
+    let top = survey.top();
+    let mut layers: Vec<Number> = (1..=top).rev().collect();
+    if layers.len() > MOST_LAYERS {
+        let holds =
+            |number: Number| places.iter().any(|&p| survey.holdings(p).iter().any(|h| h.layer == number));
+        layers
+            .sort_by_key(|&number| (number != top && number != 1, !holds(number), std::cmp::Reverse(number)));
+        layers.truncate(MOST_LAYERS);
+        layers.sort_unstable_by(|a, b| b.cmp(a));
+    }
+    layers
+}
+
+/// At most so many columns of letters; what is too long loses its middle.
+fn shorten(text: &str, columns: usize) -> String {
+    if text.width() <= columns {
+        return text.to_owned();
+    }
+    let tail = (columns - 1) / 2;
+    let end: String = take_columns(text.chars().rev(), tail).chars().rev().collect();
+    take_columns(text.chars(), columns - 1 - tail) + "…" + &end
+}
+
+/// The same, but the start is lost.
+fn shorten_start(text: &str, columns: usize) -> String {
+    if text.width() <= columns {
+        return text.to_owned();
+    }
+    let end: String = take_columns(text.chars().rev(), columns - 1).chars().rev().collect();
+    "…".to_owned() + &end
+}
+
+fn take_columns(chars: impl Iterator<Item = char>, columns: usize) -> String {
+    let mut used = 0;
+    chars
+        .take_while(|c| {
+            used += c.width().unwrap_or(0);
+            used <= columns
+        })
+        .collect()
+}
+
+/// Text in XML. [`readable`] has left no character that XML forbids.
+pub(super) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            '\u{fffe}' | '\u{ffff}' => escaped.push('\u{fffd}'),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_lose_their_middle() {
+        assert_eq!(shorten("short", 10), "short");
+        assert_eq!(shorten("abcdefghijkl", 7), "abc…jkl");
+        assert!(shorten("名前名前名前", 7).width() <= 7);
+        assert_eq!(shorten_start("usr/share/doc/", 6), "…/doc/");
+    }
+
+    #[test]
+    fn text_stays_text() {
+        assert_eq!(escape("<a href='\"'>&"), "&lt;a href=&#39;&quot;&#39;&gt;&amp;");
+    }
+}

@@ -1,0 +1,16 @@
+//! The pictures of a stack: `layers` in all its forms, the page in a browser, and the lesson.
+
+// A test that panics has failed; that is what unwrap is for here.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../reference/harness.rs"]
+mod harness;
+#[path = "../model/mod.rs"]
+mod model;
+
+mod agreement;
+mod browser;
+mod figures;
+mod webdriver;
