@@ -9,18 +9,30 @@ mod asked;
 mod completions;
 mod daemon;
 mod explain;
+mod history;
+mod images;
+mod import;
+mod inspect;
 mod layers;
+mod load;
 mod logging;
 mod man;
 pub mod mount;
 pub mod options;
+mod output;
+mod prune;
+mod rmi;
+mod save;
 #[cfg(feature = "snapshotter")]
 mod snapshotter;
 #[cfg(not(feature = "snapshotter"))]
 #[path = "no_snapshotter.rs"]
 mod snapshotter;
 mod status;
+mod store;
+mod tag;
 mod trace;
+mod verify;
 mod watch;
 
 use std::ffi::{OsStr, OsString};
@@ -62,6 +74,16 @@ enum Verb {
     Status(status::Status),
     Trace(trace::Trace),
     Layers(layers::Layers),
+    Load(load::Load),
+    Save(save::Save),
+    Import(import::Import),
+    Images(images::Images),
+    Inspect(inspect::Inspect),
+    History(history::History),
+    Tag(tag::Tag),
+    Rmi(rmi::Rmi),
+    Prune(prune::Prune),
+    Verify(verify::Verify),
     Man(man::Man),
     Completions(completions::Completions),
     Snapshotter(snapshotter::Snapshotter),
@@ -74,6 +96,16 @@ impl Verb {
             Verb::Status(verb) => verb.run(),
             Verb::Trace(verb) => verb.run(),
             Verb::Layers(verb) => verb.run(),
+            Verb::Load(verb) => verb.run(),
+            Verb::Save(verb) => verb.run(),
+            Verb::Import(verb) => verb.run(),
+            Verb::Images(verb) => verb.run(),
+            Verb::Inspect(verb) => verb.run(),
+            Verb::History(verb) => verb.run(),
+            Verb::Tag(verb) => verb.run(),
+            Verb::Rmi(verb) => verb.run(),
+            Verb::Prune(verb) => verb.run(),
+            Verb::Verify(verb) => verb.run(),
             Verb::Man(verb) => verb.run(),
             Verb::Completions(verb) => verb.run(),
             Verb::Snapshotter(verb) => verb.run(),

@@ -126,6 +126,14 @@ impl<T> Hashing<T> {
         (self.inner, Digest(self.hasher.finalize().into()), self.count)
     }
 
+    /// Reads past the hasher.
+    pub(super) fn read_unhashed(&mut self, buffer: &mut [u8]) -> io::Result<usize>
+    where
+        T: Read,
+    {
+        self.inner.read(buffer)
+    }
+
     fn passed(&mut self, bytes: &[u8]) {
         self.hasher.update(bytes);
         self.count += bytes.len() as u64;

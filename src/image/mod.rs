@@ -10,11 +10,18 @@
 //! | [`layer`] | tar → directory, directory → tar, what a container changed |
 //! | [`error`] | what can go wrong |
 
+mod ahead;
 pub mod change;
 pub mod compression;
+pub mod describe;
 pub mod digest;
 pub mod document;
 pub mod error;
+pub mod import;
 pub mod layer;
+pub mod load;
 pub mod name;
+mod plan;
+pub mod save;
+mod source;
 pub mod store;

@@ -96,6 +96,20 @@ impl Store {
     pub fn resolve(&self, text: &str) -> Result<Image> {
         self.catalog()?.resolve(text)
     }
+
+    /// Gives an image one more name. Who had it before loses it.
+    ///
+    /// # Errors
+    /// When there is no such image.
+    pub fn tag(&self, text: &str, name: &ImageName) -> Result<()> {
+        self.change_index(|index| {
+            let image = self.catalog_of(index)?.resolve(text)?;
+            if let Some(entry) = index.entries().into_iter().find(|entry| entry.digest == image.entry) {
+                index.set(&entry.digest, entry.size, &entry.media_type, Some(name));
+            }
+            Ok(())
+        })
+    }
 }
 
 impl Catalog {

@@ -39,7 +39,6 @@ impl Index {
     }
 
     /// All digests named in it, those of things that are no images too.
-    #[allow(dead_code)]
     pub(super) fn digests(&self) -> Vec<Digest> {
         let list = self.document["manifests"].as_array();
         list.into_iter().flatten().filter_map(|value| value["digest"].as_str()?.parse().ok()).collect()

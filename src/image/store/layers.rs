@@ -1,18 +1,23 @@
 //! Unpacked layers: a directory each, made once, shared by every image and container that has the layer.
 
-use std::fs::File;
-use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
 use super::index::read_bounded;
 use super::lock::{Access, Lock};
-use super::{AddedLayer, Image, Staging, Store};
-use crate::image::compression::Compression;
-use crate::image::digest::Digest;
+use super::staging::check;
+use super::{AddedLayer, Blob, BlobWriter, Image, Staging, Store, make_dir};
+use crate::image::ahead;
+use crate::image::compression::{Compression, decode};
+use crate::image::digest::{Digest, Hashing};
 use crate::image::error::{Result, StoreError};
+use crate::image::layer::{Applied, ApplyOptions, Limits, Ownership, apply, hides_all_below};
 
 /// What is known of an unpacked layer: `layer.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +43,24 @@ pub struct UnpackedLayers {
     pub pins: Vec<OwnedFd>,
 }
 
+/// A layer that is to be taken into the store.
+pub(crate) struct Take<'a> {
+    /// What its blob must be, where that is known beforehand.
+    pub blob: Option<Blob>,
+    /// What its tar must be, where that is known beforehand.
+    pub diff_id: Option<Digest>,
+    /// Whether the blob is to be stored; else its content is only read.
+    pub store: bool,
+    /// Whether the tree is to be made; else the digest of the tar is only checked.
+    pub unpack: bool,
+    /// Against bombs.
+    pub limits: Limits,
+    /// Hears of every block that was read.
+    pub progress: &'a (dyn Fn(u64) + Sync),
+    /// Says that all is in vain.
+    pub stop: &'a AtomicBool,
+}
+
 impl Store {
     /// The record of an unpacked layer; `None` when it isn't unpacked.
     ///
@@ -57,34 +80,66 @@ impl Store {
     /// The trees of an image's layers. Those that are not unpacked (another program has written the image into the store)
     /// are unpacked now.
     ///
+    /// A layer that an image has twice is given once, where it is topmost: what it shows there hides whatever the same
+    /// layer shows further down. A layer that hides all below it is the last.
+    ///
     /// # Errors
     /// When a blob is missing or damaged, or there is no room.
     pub fn layers(&self, image: &Image) -> Result<UnpackedLayers> {
         self.unpack_missing(image)?;
         let mut layers = UnpackedLayers { paths: Vec::new(), pins: Vec::new() };
-        for diff_id in image.diff_ids.iter().rev() {
+        for (at, diff_id) in image.diff_ids.iter().enumerate().rev() {
+            if image.diff_ids[at + 1..].contains(diff_id) {
+                continue;
+            }
             let dir = self.layer_dir(diff_id);
             let pin = File::open(&dir).map_err(StoreError::io("open it", &dir))?;
-            let free = Lock::on(&pin, Access::Shared).map_err(StoreError::io("lock it", &dir))?;
-            if !free {
+            if !Lock::on(&pin, Access::Shared).map_err(StoreError::io("lock it", &dir))? {
                 return Err(StoreError::InUse(format!(
                     "{}: is just being removed; try again",
                     dir.display()
                 )));
             }
+            let tree = dir.join("diff");
+            let root = File::open(&tree).map_err(StoreError::io("open it", &tree))?;
+            let last = hides_all_below(root.as_fd()).map_err(StoreError::io("read its marks", &tree))?;
             layers.pins.push(pin.into());
-            layers.paths.push(dir.join("diff"));
+            layers.paths.push(tree);
+            if last {
+                break;
+            }
         }
         Ok(layers)
     }
 
     fn unpack_missing(&self, image: &Image) -> Result<()> {
-        for diff_id in &image.diff_ids {
-            if self.layer_record(diff_id)?.is_none() {
-                return Err(StoreError::Refused(format!("layer {diff_id} is not unpacked")));
+        let mut staging = None;
+        for (diff_id, layer) in image.diff_ids.iter().zip(image.manifest.layers()) {
+            if self.layer_record(diff_id)?.is_some() {
+                continue;
             }
+            let staging = match &staging {
+                Some(staging) => staging,
+                None => staging.insert(self.begin()?),
+            };
+            let blob = Blob { digest: Digest::try_from(layer.digest())?, size: layer.size() };
+            let take = Take {
+                blob: Some(blob),
+                diff_id: Some(*diff_id),
+                store: false,
+                unpack: true,
+                limits: Limits::default(),
+                progress: &|_| {},
+                stop: &AtomicBool::new(false),
+            };
+            let path = self.blob_path(&blob.digest);
+            let file = File::open(&path).map_err(StoreError::io("open it", &path))?;
+            staging.take(file, take).map_err(|error| match error {
+                StoreError::Refused(what) => StoreError::damaged(&path, what),
+                other => other,
+            })?;
         }
-        Ok(())
+        staging.map_or(Ok(()), Staging::publish)
     }
 }
 
@@ -97,7 +152,209 @@ impl Staging<'_> {
         let mut blob = self.blob()?;
         write(&mut blob)?;
         let blob = self.keep(blob, None)?;
-        let layer = AddedLayer { diff_id: blob.digest, blob, compression: Compression::None };
-        Ok(layer)
+        self.unpack_blob(blob, Limits::default())?;
+        Ok(AddedLayer { diff_id: blob.digest, blob, compression: Compression::None })
+    }
+
+    /// Unpacks a layer whose uncompressed blob is in the store or staged.
+    pub(crate) fn unpack_blob(&self, blob: Blob, limits: Limits) -> Result<()> {
+        if self.has_staged_layer(&blob.digest) || self.store().layer_record(&blob.digest)?.is_some() {
+            return Ok(());
+        }
+        let dir = self.layer_dir()?;
+        let tar = self.open_blob(&blob.digest)?;
+        let applied = self.apply(BufReader::with_capacity(256 << 10, tar), &dir, limits)?;
+        self.finish_layer(dir, blob.digest, blob.size, applied)
+    }
+
+    /// Takes a layer into the store: one thread reads, hashes, stores and decompresses, this one hashes the tar and unpacks
+    /// it. All digests and sizes are checked.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] for what is wrong with the layer.
+    pub(crate) fn take(&self, source: impl Read + Send, take: Take<'_>) -> Result<AddedLayer> {
+        let writer = take.store.then(|| self.blob()).transpose()?;
+        let (feeder, ahead) = ahead::pair();
+        // Set before the first block goes over: the blob's digest is the tar's too, and need not be computed twice.
+        let plain = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let plain = &plain;
+            let Take { progress, stop, blob, .. } = take;
+            let reading = scope.spawn(move || -> Result<_> {
+                let most = blob.map_or(u64::MAX, |blob| blob.size);
+                let mut tee = Hashing::new(Tee { source, writer, most, progress, stop });
+                let mut compression = Compression::None;
+                {
+                    let decoded = decode(BufReader::with_capacity(256 << 10, &mut tee));
+                    let decoded: Box<dyn Read + Send + '_> = match decoded {
+                        Ok((found, reader)) => {
+                            compression = found;
+                            plain.store(found == Compression::None, Ordering::Release);
+                            reader
+                        }
+                        Err(error) => Box::new(Failed(Some(error))),
+                    };
+                    if !feeder.feed(decoded) {
+                        return Ok(None);
+                    }
+                }
+                let (tee, digest, size) = tee.finish();
+                Ok(Some((tee.writer, Blob { digest, size }, compression)))
+            });
+            let unpacked = self.unpack_stream(ahead, plain, &take);
+            let read = match reading.join() {
+                Ok(read) => read?,
+                Err(panic) => std::panic::resume_unwind(panic),
+            };
+            let (dir, tar, applied) = unpacked?;
+            let Some((writer, found, compression)) = read else {
+                return Err(StoreError::Refused("the layer was not read to its end".into()));
+            };
+            let tar = tar.unwrap_or(found);
+            if let Some(expected) = take.blob {
+                check(expected, found)?;
+            }
+            if let Some(diff_id) = take.diff_id
+                && tar.digest != diff_id
+            {
+                return Err(StoreError::Refused(format!(
+                    "its content has the diff id {} where the image's config says {diff_id}",
+                    tar.digest
+                )));
+            }
+            if let Some(writer) = writer {
+                self.keep(writer, Some(found))?;
+            }
+            if let Some(dir) = dir {
+                self.finish_layer(dir, tar.digest, tar.size, applied)?;
+            }
+            Ok(AddedLayer { diff_id: tar.digest, blob: found, compression })
+        })
+    }
+
+    /// The second half of [`Staging::take`]: what becomes of the uncompressed tar.
+    fn unpack_stream(
+        &self,
+        tar: impl Read,
+        plain: &AtomicBool,
+        take: &Take<'_>,
+    ) -> Result<(Option<PathBuf>, Option<Blob>, Applied)> {
+        let tar = Bounded { inner: tar, left: stream_limit(take.limits) };
+        let mut tar = Unless { inner: Hashing::new(tar), plain };
+        let mut applied = Applied::default();
+        let mut dir = None;
+        if take.unpack {
+            let made = self.layer_dir()?;
+            applied = self.apply(&mut tar, &made, take.limits)?;
+            dir = Some(made);
+        }
+        io::copy(&mut tar, &mut io::sink()).map_err(|error| StoreError::Refused(error.to_string()))?;
+        let (_, digest, size) = tar.inner.finish();
+        let blob = (!plain.load(Ordering::Acquire)).then_some(Blob { digest, size });
+        Ok((dir, blob, applied))
+    }
+
+    /// An empty directory for a layer, with its tree.
+    fn layer_dir(&self) -> Result<PathBuf> {
+        let dir = self.fresh("layer");
+        let tree = dir.join("diff");
+        make_dir(&tree)?;
+        // Where the tar says nothing of the root, it is as Docker makes it, whatever the umask.
+        fs::set_permissions(&tree, fs::Permissions::from_mode(0o755))
+            .map_err(StoreError::io("chmod", &tree))?;
+        Ok(dir)
+    }
+
+    fn apply(&self, tar: impl Read, dir: &std::path::Path, limits: Limits) -> Result<Applied> {
+        let tree = dir.join("diff");
+        let root = File::open(&tree).map_err(StoreError::io("open it", &tree))?;
+        let options = ApplyOptions { limits, ..ApplyOptions::default() };
+        apply(tar, root.as_fd(), &options).map_err(|error| StoreError::Refused(error.to_string()))
+    }
+
+    fn finish_layer(&self, dir: PathBuf, diff_id: Digest, tar_size: u64, applied: Applied) -> Result<()> {
+        let override_stat = Ownership::of_this_process() == Ownership::OverrideStat;
+        let record =
+            LayerRecord { diff_id, tar_size, size: applied.bytes, entries: applied.entries, override_stat };
+        let path = dir.join("layer.json");
+        let text =
+            serde_json::to_vec(&record).map_err(io::Error::from).map_err(StoreError::io("write", &path))?;
+        fs::write(&path, text).map_err(StoreError::io("write", &path))?;
+        self.keep_layer(&dir, diff_id)
+    }
+}
+
+/// The tar of a layer is larger than its files: headers, padding. Beyond this it is a bomb whatever it holds.
+fn stream_limit(limits: Limits) -> u64 {
+    limits.bytes.saturating_add(limits.entries.saturating_mul(4096))
+}
+
+/// Reads a source, no further than its promised size and one byte, and stores what it reads.
+struct Tee<'a, R> {
+    source: R,
+    writer: Option<BlobWriter>,
+    most: u64,
+    progress: &'a (dyn Fn(u64) + Sync),
+    stop: &'a AtomicBool,
+}
+
+impl<R: Read> Read for Tee<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(io::Error::other("given up"));
+        }
+        let count = self.source.read(buffer)?;
+        self.most = self.most.checked_sub(count as u64).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, "the blob is larger than its descriptor says")
+        })?;
+        if let Some(writer) = &mut self.writer {
+            writer.write_all(&buffer[..count])?;
+        }
+        (self.progress)(count as u64);
+        Ok(count)
+    }
+}
+
+/// Hashes what is read unless somebody else does.
+struct Unless<'a, R> {
+    inner: Hashing<R>,
+    plain: &'a AtomicBool,
+}
+
+impl<R: Read> Read for Unless<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // Before the first byte has come, nobody knows.
+        if self.plain.load(Ordering::Acquire) {
+            self.inner.read_unhashed(buffer)
+        } else {
+            self.inner.read(buffer)
+        }
+    }
+}
+
+/// Fails when more is read than allowed.
+struct Bounded<R> {
+    inner: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.left = self.left.checked_sub(count as u64).ok_or_else(|| {
+            io::Error::other(
+                "the layer is larger than --max-size and --max-entries allow; raise them if that is meant",
+            )
+        })?;
+        Ok(count)
+    }
+}
+
+/// A source that could not be opened.
+struct Failed(Option<io::Error>);
+
+impl Read for Failed {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        self.0.take().map_or(Ok(0), Err)
     }
 }

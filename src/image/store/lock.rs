@@ -44,7 +44,6 @@ impl Lock {
     }
 
     /// Takes the lock, or `None` when somebody else has it.
-    #[allow(dead_code)]
     pub(super) fn now(path: &Path, access: Access) -> Result<Option<Lock>> {
         let held = open(path)?;
         let locked = Lock::on(&held, access).map_err(StoreError::io("lock it", path))?;

@@ -30,11 +30,13 @@
 //! blobs that nothing names, and a directory in `tmp/`: `prune` takes them away.
 
 mod containers;
+mod gc;
 mod images;
 mod index;
 mod layers;
 pub mod lock;
 mod staging;
+mod verify;
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -43,17 +45,21 @@ use std::path::{Path, PathBuf};
 use self::lock::{Access, Lock};
 use super::digest::Digest;
 use super::error::{Result, StoreError};
+use super::layer::Ownership;
 
 pub use self::containers::ContainerUse;
+pub use self::gc::{Pruned, Removed};
 pub use self::images::{Catalog, Image};
 pub use self::index::Index;
+pub(crate) use self::layers::Take;
 pub use self::layers::{LayerRecord, UnpackedLayers};
 pub use self::staging::{AddedLayer, Blob, BlobWriter, Staging};
+pub use self::verify::{Finding, Verified};
 
 /// Where root keeps its store.
 const SYSTEM_ROOT: &str = "/var/lib/unionmount";
 
-const LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
+pub(crate) const LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 
 /// An open store.
 #[derive(Debug)]
@@ -165,7 +171,7 @@ impl Store {
 
 /// /var/lib for root, the XDG data directory for everybody else, root of a user namespace included.
 fn default_root() -> Result<PathBuf> {
-    if is_real_root() {
+    if Ownership::of_this_process() == Ownership::Real {
         return Ok(SYSTEM_ROOT.into());
     }
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
@@ -175,18 +181,6 @@ fn default_root() -> Result<PathBuf> {
         .ok_or_else(|| {
             StoreError::Refused("no place for the store: HOME is not set; give one with --root".into())
         })
-}
-
-/// Whether this process may make device nodes and files of any owner.
-pub(crate) fn is_real_root() -> bool {
-    if !rustix::process::geteuid().is_root() {
-        return false;
-    }
-    // In the initial user namespace every id is mapped to itself.
-    match fs::read_to_string("/proc/self/uid_map") {
-        Ok(map) => map.split_whitespace().eq(["0", "0", "4294967295"]),
-        Err(_) => true,
-    }
 }
 
 fn check_layout(path: &Path, text: &[u8]) -> Result<()> {

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::lock::{Access, Lock};
-use super::{Image, Store, make_dir};
+use super::{Image, Index, Store, make_dir};
 use crate::image::compression::Compression;
 use crate::image::digest::{Digest, Hashing};
 use crate::image::document::Config;
@@ -74,8 +74,8 @@ struct Staged {
 #[derive(Debug)]
 struct Pending {
     id: Digest,
-    manifest: Blob,
-    media_type: String,
+    /// The manifest and its media type; `None` when the image is in the store.
+    manifest: Option<(Blob, String)>,
     names: Vec<ImageName>,
 }
 
@@ -141,19 +141,22 @@ impl<'a> Staging<'a> {
     /// # Errors
     /// [`StoreError::Refused`] when digest or size are others.
     pub fn keep(&self, writer: BlobWriter, expected: Option<Blob>) -> Result<Blob> {
-        let BlobWriter { file, path } = writer;
-        let (file, digest, size) = file.finish();
+        let (path, blob) = writer.finish()?;
         if let Some(expected) = expected {
-            check(expected, Blob { digest, size })?;
+            check(expected, blob)?;
         }
-        // Blobs never change: whoever reads the store with another program is told so.
-        rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(0o444))
-            .map_err(StoreError::io("chmod", &path))?;
-        drop(file);
+        self.adopt(&path, blob)?;
+        Ok(blob)
+    }
+
+    /// Keeps a finished file as a blob.
+    pub(crate) fn adopt(&self, path: &Path, blob: Blob) -> Result<()> {
         let mut staged = self.staged.lock();
-        fs::rename(&path, self.staged_blob(&digest)).map_err(StoreError::io("rename it", &path))?;
-        staged.blobs.insert(digest, size);
-        Ok(Blob { digest, size })
+        // The same content may have come twice.
+        if staged.blobs.insert(blob.digest, blob.size).is_none() {
+            fs::rename(path, self.staged_blob(&blob.digest)).map_err(StoreError::io("rename it", path))?;
+        }
+        Ok(())
     }
 
     /// Adds a small blob.
@@ -189,19 +192,23 @@ impl<'a> Staging<'a> {
         File::open(&path).map_err(StoreError::io("open it", &path))
     }
 
-    #[allow(dead_code)]
     pub(super) fn has_staged_layer(&self, diff_id: &Digest) -> bool {
         self.staged.lock().layers.contains(diff_id)
     }
 
     /// Keeps an unpacked layer, a directory made below the staging directory.
-    #[allow(dead_code)]
     pub(super) fn keep_layer(&self, dir: &Path, diff_id: Digest) -> Result<()> {
         let mut staged = self.staged.lock();
         if staged.layers.insert(diff_id) {
             fs::rename(dir, self.staged_layer(&diff_id)).map_err(StoreError::io("rename it", dir))?;
         }
         Ok(())
+    }
+
+    /// Throws a staged layer away.
+    pub(super) fn forget_layer(&self, diff_id: &Digest) -> Result<()> {
+        let staged = self.staged.lock().layers.remove(diff_id);
+        if staged { remove_tree(&self.staged_layer(diff_id)) } else { Ok(()) }
     }
 
     /// Adds an image made of a config and layers that were added, or are in the store. The config's `rootfs` is set to
@@ -216,16 +223,32 @@ impl<'a> Staging<'a> {
         let refused = |what| StoreError::Refused(format!("the new image's config {what}"));
         Config::parse(text.as_bytes()).map_err(refused)?;
         let config = self.add_bytes(text.as_bytes())?;
+        self.add_composed(config, layers, names)?;
+        Ok(config.digest)
+    }
+
+    /// Adds an image whose config is in the store or staged, with a manifest made for its layers.
+    pub(crate) fn add_composed(
+        &self,
+        config: Blob,
+        layers: &[AddedLayer],
+        names: &[ImageName],
+    ) -> Result<()> {
         let manifest = manifest_of(config, layers);
         let manifest = self.add_bytes(manifest.to_string().as_bytes())?;
         self.add_manifest(config.digest, manifest, MANIFEST, names);
-        Ok(config.digest)
+        Ok(())
+    }
+
+    /// Gives names to an image that is in the store.
+    pub(crate) fn rename(&self, id: Digest, names: &[ImageName]) {
+        self.staged.lock().images.push(Pending { id, manifest: None, names: names.to_vec() });
     }
 
     /// Adds an image whose blobs are all in the store or staged.
     pub(crate) fn add_manifest(&self, id: Digest, manifest: Blob, media_type: &str, names: &[ImageName]) {
-        let pending = Pending { id, manifest, media_type: media_type.to_owned(), names: names.to_vec() };
-        self.staged.lock().images.push(pending);
+        let manifest = Some((manifest, media_type.to_owned()));
+        self.staged.lock().images.push(Pending { id, manifest, names: names.to_vec() });
     }
 
     /// Makes all that was added durable, and visible at once.
@@ -253,7 +276,7 @@ impl<'a> Staging<'a> {
             self.store.change_index(|index| {
                 let known = self.store.catalog_of(index)?.images;
                 for image in &staged.images {
-                    image.enter(self.store, index, &known);
+                    image.enter(self.store, index, &known)?;
                 }
                 Ok(())
             })?;
@@ -281,32 +304,30 @@ impl<'a> Staging<'a> {
 impl Pending {
     /// Names the image in the index. One that is there already, complete, keeps its manifest: the same config stands for
     /// the same layers, however they are compressed.
-    fn enter(&self, store: &Store, index: &mut super::Index, known: &[Image]) {
-        let mut manifest = self.manifest;
-        let mut media_type = self.media_type.as_str();
+    fn enter(&self, store: &Store, index: &mut Index, known: &[Image]) -> Result<()> {
         let mut names = self.names.clone();
+        let mut entered = None;
         for image in known.iter().filter(|image| image.id == self.id) {
-            let entry = index.entries().into_iter().find(|entry| entry.digest == image.entry);
-            match entry {
-                Some(entry) if store.is_complete(image) => {
-                    manifest = Blob { digest: entry.digest, size: entry.size };
-                    if entry.kind() == crate::image::document::Kind::Index {
-                        media_type = "application/vnd.oci.image.index.v1+json";
-                    }
-                    break;
-                }
-                _ => {
-                    names.extend(image.names.iter().cloned());
-                    index.remove(&image.entry);
-                }
+            let Some(entry) = index.entries().into_iter().find(|entry| entry.digest == image.entry) else {
+                continue;
+            };
+            if self.manifest.is_none() || store.is_complete(image) {
+                entered = Some((Blob { digest: entry.digest, size: entry.size }, entry.media_type));
+                break;
             }
+            names.extend(image.names.iter().cloned());
+            index.remove(&entry.digest);
         }
+        let Some((manifest, media_type)) = entered.or_else(|| self.manifest.clone()) else {
+            return Err(StoreError::NoImage(self.id.to_string()));
+        };
         if names.is_empty() {
-            index.set(&manifest.digest, manifest.size, media_type, None);
+            index.set(&manifest.digest, manifest.size, &media_type, None);
         }
         for name in &names {
-            index.set(&manifest.digest, manifest.size, media_type, Some(name));
+            index.set(&manifest.digest, manifest.size, &media_type, Some(name));
         }
+        Ok(())
     }
 }
 
@@ -383,10 +404,13 @@ impl BlobWriter {
         self.file.count()
     }
 
-    /// The file, for messages.
-    #[allow(dead_code)]
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+    /// Ends it: where the file lies, and what it turned out to be.
+    pub(crate) fn finish(self) -> Result<(PathBuf, Blob)> {
+        let (file, digest, size) = self.file.finish();
+        // Blobs never change: whoever reads the store with another program is told so.
+        rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(0o444))
+            .map_err(StoreError::io("chmod", &self.path))?;
+        Ok((self.path, Blob { digest, size }))
     }
 }
 

@@ -1,0 +1,59 @@
+//! `unionmount prune`: what nothing needs goes.
+
+use std::io::{BufRead, IsTerminal};
+use std::process::ExitCode;
+
+use super::store::StoreArgs;
+use super::{Failure, output, print_all, say};
+
+/// Delete images without a name, layers and blobs that nothing needs, and what killed processes left
+#[derive(Debug, clap::Args)]
+pub(super) struct Prune {
+    #[command(flatten)]
+    store: StoreArgs,
+
+    /// Delete every image that no container was made from
+    #[arg(short, long)]
+    all: bool,
+
+    /// Do not ask
+    #[arg(short, long)]
+    force: bool,
+}
+
+impl Prune {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let store = self.store.open()?;
+        if !self.force && std::io::stdin().is_terminal() && !self.agreed()? {
+            return Ok(ExitCode::SUCCESS);
+        }
+        let pruned = store.prune(self.all)?;
+        let mut text = String::new();
+        for (id, names) in &pruned.images {
+            for name in names {
+                text += &format!("Untagged: {name}\n");
+            }
+            text += &format!("Deleted: {id}\n");
+        }
+        text += &format!(
+            "Removed {} images, {} layers, {} blobs and {} leftovers: {} freed\n",
+            pruned.images.len(),
+            pruned.layers.len(),
+            pruned.blobs.len(),
+            pruned.leftovers,
+            output::size(pruned.bytes)
+        );
+        print_all(text.as_bytes())?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn agreed(&self) -> Result<bool, Failure> {
+        let what =
+            if self.all { "all images that no container was made from" } else { "all images without a name" };
+        say(&format!("this deletes {what}, and what nothing needs; go on? [y/N]"));
+        let mut answer = String::new();
+        let read = std::io::stdin().lock().read_line(&mut answer);
+        read.map_err(|error| Failure::failed(format!("cannot read the answer: {error}")))?;
+        Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    }
+}

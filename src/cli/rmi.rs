@@ -1,0 +1,54 @@
+//! `unionmount rmi`: images and names go.
+
+use std::process::ExitCode;
+
+use super::store::StoreArgs;
+use super::{Failure, print_all, say};
+
+/// Remove names, and images that nothing needs any more
+#[derive(Debug, clap::Args)]
+pub(super) struct Rmi {
+    #[command(flatten)]
+    store: StoreArgs,
+
+    /// Remove all names of an image given by its id, and the name of an image that a container needs
+    #[arg(short, long)]
+    force: bool,
+
+    /// The images, by name or id
+    #[arg(value_name = "IMAGE", required = true)]
+    images: Vec<String>,
+}
+
+impl Rmi {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let store = self.store.open()?;
+        let mut failures = Vec::new();
+        for image in &self.images {
+            // The others go though one cannot.
+            let removed = match store.remove_image(image, self.force) {
+                Ok(removed) => removed,
+                Err(error) => {
+                    failures.push(error);
+                    continue;
+                }
+            };
+            let mut text = String::new();
+            for name in &removed.untagged {
+                text += &format!("Untagged: {name}\n");
+            }
+            if let Some(id) = removed.deleted {
+                text += &format!("Deleted: {id}\n");
+            }
+            print_all(text.as_bytes())?;
+            if removed.postponed {
+                say("another process uses the store; `unionmount prune` frees the space when it has ended");
+            }
+        }
+        let last = failures.pop();
+        for failure in failures {
+            say(&failure.to_string());
+        }
+        last.map_or(Ok(ExitCode::SUCCESS), |failure| Err(failure.into()))
+    }
+}

@@ -1,0 +1,83 @@
+//! What all verbs of images and containers share: where the store is, and against what loading is guarded.
+
+use std::path::PathBuf;
+
+use super::Failure;
+use crate::image::error::{Result, StoreError};
+use crate::image::layer::Limits;
+use crate::image::store::Store;
+
+/// Which store.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct StoreArgs {
+    /// The store [default: /var/lib/unionmount; of an ordinary user, unionmount in the XDG data directory]
+    #[arg(long, value_name = "DIR", env = "UNIONMOUNT_ROOT")]
+    root: Option<PathBuf>,
+}
+
+impl StoreArgs {
+    /// Opens the store, and makes it when there is none.
+    pub(super) fn open(&self) -> Result<Store> {
+        Store::open(self.root.as_deref())
+    }
+}
+
+/// Against archives that unpack to more than anybody wants.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct LimitArgs {
+    /// Refuse layers that unpack to more, as 500M or 20G [default: 128G]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    max_size: Option<u64>,
+
+    /// Refuse layers with more files [default: 4000000]
+    #[arg(long, value_name = "NUMBER")]
+    max_entries: Option<u64>,
+}
+
+impl LimitArgs {
+    pub(super) fn limits(&self) -> Limits {
+        let default = Limits::default();
+        Limits {
+            bytes: self.max_size.unwrap_or(default.bytes),
+            entries: self.max_entries.unwrap_or(default.entries),
+        }
+    }
+}
+
+/// A number of bytes; K, M, G and T are powers of 1024, as in other programs.
+fn parse_size(text: &str) -> std::result::Result<u64, String> {
+    let upper = text.to_ascii_uppercase();
+    let bare = upper.trim_end_matches("IB").trim_end_matches('B');
+    let (digits, shift) = match bare.char_indices().last() {
+        Some((at, 'K')) => (&bare[..at], 10),
+        Some((at, 'M')) => (&bare[..at], 20),
+        Some((at, 'G')) => (&bare[..at], 30),
+        Some((at, 'T')) => (&bare[..at], 40),
+        _ => (bare, 0),
+    };
+    let size = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    size.ok_or_else(|| "give a number of bytes, or a number with K, M, G or T".into())
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        Failure::failed(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, size) in
+            [("0", 0), ("17", 17), ("2k", 2048), ("3M", 3 << 20), ("1GiB", 1 << 30), ("1TB", 1 << 40)]
+        {
+            assert_eq!(parse_size(text), Ok(size), "{text}");
+        }
+        for text in ["", "G", "-1", "1.5G", "99999999T", "1X"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! Loading: what an archive or a layout holds comes into the store, whole or not at all.
+//!
+//! ```text
+//! Source (directory | archive | spooled stream)
+//!   └── plan: images, each with config, manifest, layers, names      (oci, docker)
+//!         └── layers that are not there yet, several at once          (Staging::take)
+//!               └── Staging::publish
+//! ```
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::fs::File;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use parking_lot::Mutex;
+
+use super::compression::Compression;
+use super::digest::Digest;
+use super::document::check_layer_type;
+use super::error::{Result, StoreError};
+use super::layer::Limits;
+use super::name::ImageName;
+use super::plan::{PlannedImage, PlannedLayer, plan};
+use super::source::Source;
+use super::store::{AddedLayer, Blob, Image, Staging, Store, Take};
+
+pub use super::source::Input;
+
+/// More layers at once gain nothing, and each takes memory.
+const MOST_JOBS: usize = 4;
+
+/// How to load.
+#[derive(Debug)]
+pub struct LoadOptions {
+    /// Against bombs: for each layer, and for the archive as a whole.
+    pub limits: Limits,
+    /// Where progress is shown.
+    pub progress: MultiProgress,
+}
+
+/// An image that was loaded.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Its id.
+    pub id: Digest,
+    /// The names that it has now by what the archive says.
+    pub names: Vec<ImageName>,
+    /// Names that were another image's before, and whose.
+    pub taken: Vec<(ImageName, Digest)>,
+}
+
+/// Loads all images of an archive or a layout.
+///
+/// # Errors
+/// When anything of it is wrong; the store is then as it was.
+pub fn load(store: &Store, input: &Input, options: &LoadOptions) -> Result<Vec<Loaded>> {
+    let staging = store.begin()?;
+    let source = Source::open(input, &staging, options.limits.bytes)?;
+    let images = plan(&source)?;
+    let before = store.catalog()?.images;
+    let known = known_layers(store, &before)?;
+    let layers = wanted_layers(&source, &staging, &images, &before, &known)?;
+    let added = take_layers(&source, &staging, layers, options)?;
+    for image in &images {
+        if before.iter().any(|there| there.id == image.id && store.is_complete(there)) {
+            staging.rename(image.id, &image.names);
+            continue;
+        }
+        add(&staging, image, &known, &added)?;
+    }
+    let loaded = images.iter().map(|image| Loaded {
+        id: image.id,
+        names: image.names.clone(),
+        taken: image.names.iter().filter_map(|name| taken(&before, image.id, name)).collect(),
+    });
+    let loaded = loaded.collect();
+    staging.publish()?;
+    Ok(loaded)
+}
+
+/// Whose name it was before.
+fn taken(before: &[Image], id: Digest, name: &ImageName) -> Option<(ImageName, Digest)> {
+    let owner = before.iter().find(|image| image.names.contains(name))?;
+    (owner.id != id).then(|| (name.clone(), owner.id))
+}
+
+/// The layers of the store by their diff ids, as far as their blobs are there.
+fn known_layers(store: &Store, images: &[Image]) -> Result<BTreeMap<Digest, AddedLayer>> {
+    let mut known = BTreeMap::new();
+    for image in images.iter().filter(|image| store.is_complete(image)) {
+        for (diff_id, layer) in image.diff_ids.iter().zip(image.manifest.layers()) {
+            let blob = Blob { digest: Digest::try_from(layer.digest())?, size: layer.size() };
+            let compression = match layer.media_type().as_ref() {
+                gzip if gzip.ends_with("gzip") => Compression::Gzip,
+                zstd if zstd.ends_with("zstd") => Compression::Zstd,
+                _ => Compression::None,
+            };
+            known.insert(*diff_id, AddedLayer { diff_id: *diff_id, blob, compression });
+        }
+    }
+    Ok(known)
+}
+
+/// A layer that has to be read.
+struct Wanted<'a> {
+    layer: &'a PlannedLayer,
+    /// Where it stands, for messages.
+    place: String,
+    store: bool,
+    unpack: bool,
+    /// What is read: the source, unless the blob is in the store already.
+    from_store: Option<Blob>,
+}
+
+/// The layers of which the store lacks the blob or the tree, each once.
+fn wanted_layers<'a>(
+    source: &Source,
+    staging: &Staging<'_>,
+    images: &'a [PlannedImage],
+    before: &[Image],
+    known: &BTreeMap<Digest, AddedLayer>,
+) -> Result<Vec<Wanted<'a>>> {
+    let store = staging.store();
+    let mut seen = HashSet::new();
+    let mut wanted = Vec::new();
+    for image in images {
+        let whole = before.iter().any(|there| there.id == image.id && store.is_complete(there));
+        for (at, layer) in image.layers.iter().enumerate() {
+            let place = format!("layer {} of {} ({})", at + 1, image.layers.len(), layer.name());
+            if let Some(media_type) = &layer.media_type {
+                check_layer_type(media_type).map_err(|what| source.wrong(format!("{place} {what}")))?;
+            }
+            if !seen.insert((layer.diff_id, layer.blob.map(|blob| blob.digest))) {
+                continue;
+            }
+            let unpack = store.layer_record(&layer.diff_id)?.is_none();
+            // Which blob the image's manifest will name: its own, or, where the archive promises none, any that is there.
+            let there = match layer.blob {
+                _ if whole => known.get(&layer.diff_id).map(|known| known.blob),
+                Some(blob) => staging.has_blob(blob).then_some(blob),
+                None => known.get(&layer.diff_id).map(|known| known.blob),
+            };
+            // A blob of the store is known to be this layer only where an image of the store says so.
+            let proven =
+                there.is_some_and(|blob| known.get(&layer.diff_id).is_some_and(|known| known.blob == blob));
+            if there.is_some() && proven && !unpack {
+                continue;
+            }
+            if there.is_none() && !source.has_file(&layer.file) {
+                return Err(source.wrong(format!("{place}: {} is missing", layer.file)));
+            }
+            wanted.push(Wanted { layer, place, store: there.is_none(), unpack, from_store: there });
+        }
+    }
+    Ok(wanted)
+}
+
+/// Reads layers, several at once, the largest first.
+fn take_layers(
+    source: &Source,
+    staging: &Staging<'_>,
+    mut wanted: Vec<Wanted<'_>>,
+    options: &LoadOptions,
+) -> Result<Vec<AddedLayer>> {
+    let sizes: Vec<u64> = wanted.iter().map(|wanted| size_of(source, wanted)).collect::<Result<_>>()?;
+    let mut order: Vec<(u64, Wanted<'_>)> = sizes.into_iter().zip(wanted.drain(..)).collect();
+    order.sort_by_key(|(size, _)| std::cmp::Reverse(*size));
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_JOBS).min(order.len());
+    let queue = Mutex::new(VecDeque::from(order));
+    let added = Mutex::new(Vec::new());
+    let failure = Mutex::new(None);
+    let stop = AtomicBool::new(false);
+    // Two images may have one tree out of two blobs; it is unpacked once.
+    let unpacking = Mutex::new(HashSet::new());
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let Some((size, mut wanted)) = queue.lock().pop_front() else { return };
+                    wanted.unpack = wanted.unpack && unpacking.lock().insert(wanted.layer.diff_id);
+                    match take_layer(source, staging, &wanted, size, options, &stop) {
+                        Ok(layer) => added.lock().push(layer),
+                        Err(error) => {
+                            // The first failure is the cause; those that it stops are not.
+                            failure.lock().get_or_insert(error);
+                            stop.store(true, Ordering::Relaxed);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    match failure.into_inner() {
+        Some(error) => Err(error),
+        None => Ok(added.into_inner()),
+    }
+}
+
+fn size_of(source: &Source, wanted: &Wanted<'_>) -> Result<u64> {
+    match wanted.from_store {
+        Some(blob) => Ok(blob.size),
+        None => source.open_file(&wanted.layer.file).map(|(_, size)| size),
+    }
+}
+
+fn take_layer(
+    source: &Source,
+    staging: &Staging<'_>,
+    wanted: &Wanted<'_>,
+    size: u64,
+    options: &LoadOptions,
+    stop: &AtomicBool,
+) -> Result<AddedLayer> {
+    let layer = wanted.layer;
+    let bar = options.progress.add(ProgressBar::new(size));
+    bar.set_style(bar_style());
+    bar.set_message(layer.diff_id.short());
+    let progress = |count| bar.inc(count);
+    let spooled = match wanted.from_store {
+        None => source.spooled(&layer.file),
+        Some(_) => None,
+    };
+    let take = Take {
+        blob: wanted.from_store.or(layer.blob),
+        diff_id: Some(layer.diff_id),
+        store: wanted.store && spooled.is_none(),
+        unpack: wanted.unpack,
+        limits: options.limits,
+        progress: &progress,
+        stop,
+    };
+    let taken = match wanted.from_store {
+        Some(blob) => {
+            let path = staging.store().blob_path(&blob.digest);
+            let file = File::open(&path).map_err(StoreError::io("open it", &path))?;
+            staging.take(file, take)
+        }
+        None => staging.take(source.open_file(&layer.file)?.0, take),
+    };
+    let taken = taken.map_err(|error| match error {
+        StoreError::Refused(what) => source.wrong(format!("{}: {what}", wanted.place)),
+        other => other,
+    })?;
+    if let (true, Some((path, blob))) = (wanted.store, spooled) {
+        staging.adopt(&path, blob)?;
+    }
+    bar.finish();
+    Ok(taken)
+}
+
+fn bar_style() -> ProgressStyle {
+    // The template is a constant; that it is well-formed is what the test below says.
+    ProgressStyle::with_template("{msg} [{wide_bar}] {bytes:>11}/{total_bytes:11}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// Adds an image whose layers are all in the store or staged.
+fn add(
+    staging: &Staging<'_>,
+    image: &PlannedImage,
+    known: &BTreeMap<Digest, AddedLayer>,
+    added: &[AddedLayer],
+) -> Result<()> {
+    staging.add_bytes(&image.config)?;
+    if let Some((manifest, media_type)) = &image.manifest {
+        let manifest = staging.add_bytes(manifest)?;
+        staging.add_manifest(image.id, manifest, media_type, &image.names);
+        return Ok(());
+    }
+    let mut layers = Vec::new();
+    for layer in &image.layers {
+        let same = |found: &&AddedLayer| {
+            found.diff_id == layer.diff_id && layer.blob.is_none_or(|blob| blob == found.blob)
+        };
+        let found = added.iter().find(same).or_else(|| known.get(&layer.diff_id));
+        layers.push(found.ok_or_else(|| StoreError::NoImage(layer.diff_id.to_string()))?.clone());
+    }
+    let config = Blob { digest: image.id, size: image.config.len() as u64 };
+    staging.add_composed(config, &layers, &image.names)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_bar_is_well_formed() {
+        assert!(
+            super::ProgressStyle::with_template("{msg} [{wide_bar}] {bytes:>11}/{total_bytes:11}").is_ok()
+        );
+    }
+}

@@ -1,0 +1,247 @@
+//! What an archive or a layout says it holds: OCI layouts, and both forms of `docker save`.
+//!
+//! Docker's archives since version 25 are OCI layouts too, with digests for everything; those are believed first. In older
+//! ones `manifest.json` names a config and layers by files, and digests are those that the config lists.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::digest::Digest;
+use super::document::{Config, Documentary, Documents, Entry, Kind, entries, parse_index};
+use super::error::Result;
+use super::name::ImageName;
+use super::source::{Source, blob_name};
+use super::store::Blob;
+
+/// An image that the source holds.
+pub(super) struct PlannedImage {
+    /// The digest of its config.
+    pub id: Digest,
+    /// The config.
+    pub config: Vec<u8>,
+    /// The manifest and its media type, where it can be kept as it is.
+    pub manifest: Option<(Vec<u8>, String)>,
+    /// The layers, bottom first.
+    pub layers: Vec<PlannedLayer>,
+    /// The names.
+    pub names: Vec<ImageName>,
+}
+
+/// A layer that the source says it holds.
+pub(super) struct PlannedLayer {
+    /// The file in the source.
+    pub file: String,
+    /// What the manifest says of it.
+    pub blob: Option<Blob>,
+    /// What the config says of it.
+    pub diff_id: Digest,
+    /// What the manifest says it is.
+    pub media_type: Option<String>,
+}
+
+impl PlannedLayer {
+    /// What to call it in messages.
+    pub(super) fn name(&self) -> String {
+        self.blob.map_or_else(|| self.file.clone(), |blob| blob.digest.to_string())
+    }
+}
+
+/// Finds the images of a source.
+pub(super) fn plan(source: &Source) -> Result<Vec<PlannedImage>> {
+    let images = if source.has_file("index.json") {
+        oci(source)?
+    } else if source.has_file("manifest.json") {
+        docker(source)?
+    } else if source.has_file("repositories") {
+        let what = "is an archive of Docker before 1.10, which has no manifest.json; load it into a newer Docker or \
+                    podman and save it again";
+        return Err(source.wrong(what));
+    } else {
+        let what = "holds neither an OCI layout (index.json) nor what docker save writes (manifest.json); a root \
+                    filesystem is taken in with unionmount import";
+        return Err(source.wrong(what));
+    };
+    if images.is_empty() {
+        return Err(source.wrong("holds no image"));
+    }
+    no_collisions(source, &images)?;
+    Ok(images)
+}
+
+/// One name for two images would depend on their order.
+fn no_collisions(source: &Source, images: &[PlannedImage]) -> Result<()> {
+    let mut owners: BTreeMap<&ImageName, Digest> = BTreeMap::new();
+    for image in images {
+        for name in &image.names {
+            match owners.insert(name, image.id) {
+                Some(other) if other != image.id => {
+                    let ids = format!("{} and {}", other.short(), image.id.short());
+                    return Err(source.wrong(format!("gives the name {name} to two images, {ids}")));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// An OCI layout.
+fn oci(source: &Source) -> Result<Vec<PlannedImage>> {
+    let index = parse_index(&source.document("index.json")?);
+    let index = index.map_err(|what| source.wrong(format!("index.json {what}")))?;
+    let mut images: Vec<PlannedImage> = Vec::new();
+    let mut strange = None;
+    for entry in entries(&index) {
+        let Some(documents) = source.image(&entry)? else {
+            strange = Some(entry.media_type);
+            continue;
+        };
+        let known = images.iter_mut().find(|image| image.id == documents.id);
+        match known {
+            Some(image) => image.names.extend(entry.name),
+            None => images.push(oci_image(source, documents, &entry)?),
+        }
+    }
+    match strange {
+        Some(media_type) if images.is_empty() => {
+            Err(source.wrong(format!("holds no image, but something of type {media_type:?}")))
+        }
+        _ => Ok(images),
+    }
+}
+
+fn oci_image(source: &Source, documents: Documents, entry: &Entry) -> Result<PlannedImage> {
+    let Documents { manifest_digest, manifest, id, config } = documents;
+    if entry.kind() == Kind::Manifest {
+        let size = source.open_file(&blob_name(&manifest_digest))?.1;
+        if size != entry.size {
+            let what = format!("has {size} bytes where index.json says {}", entry.size);
+            return Err(source.bad(&manifest_digest, what));
+        }
+    }
+    let text = source.fetch(&id)?;
+    if text.len() as u64 != manifest.config().size() {
+        let what = format!("has {} bytes where the manifest says {}", text.len(), manifest.config().size());
+        return Err(source.bad(&id, what));
+    }
+    let mut layers = Vec::new();
+    for (descriptor, diff_id) in manifest.layers().iter().zip(config.diff_ids) {
+        let digest = Digest::try_from(descriptor.digest())
+            .map_err(|error| source.bad(&manifest_digest, error.to_string()))?;
+        layers.push(PlannedLayer {
+            file: blob_name(&digest),
+            blob: Some(Blob { digest, size: descriptor.size() }),
+            diff_id,
+            media_type: Some(descriptor.media_type().as_ref().to_owned()),
+        });
+    }
+    // Docker's types are kept out of the store: not every program that reads OCI layouts takes them there.
+    let oci = |media_type: &oci_spec::image::MediaType| {
+        media_type.as_ref().starts_with("application/vnd.oci.image.")
+    };
+    let all_oci = manifest.media_type().as_ref().is_none_or(oci)
+        && oci(manifest.config().media_type())
+        && manifest.layers().iter().all(|layer| oci(layer.media_type()));
+    let media_type = oci_spec::image::MediaType::ImageManifest.to_string();
+    let manifest = match all_oci {
+        true => Some((source.fetch(&manifest_digest)?, media_type)),
+        false => None,
+    };
+    Ok(PlannedImage { id, config: text, manifest, layers, names: entry.name.clone().into_iter().collect() })
+}
+
+/// One image of `manifest.json`.
+#[derive(Debug, Deserialize)]
+struct DockerImage {
+    #[serde(rename = "Config")]
+    config: String,
+    #[serde(rename = "RepoTags", default)]
+    names: Option<Vec<String>>,
+    #[serde(rename = "Layers", default)]
+    layers: Option<Vec<String>>,
+}
+
+/// What `docker save` and `podman save` write.
+fn docker(source: &Source) -> Result<Vec<PlannedImage>> {
+    let list = parse_docker(&source.document("manifest.json")?);
+    let list = list.map_err(|what| source.wrong(format!("manifest.json {what}")))?;
+    let mut images: Vec<PlannedImage> = Vec::new();
+    for image in list {
+        let image = docker_image(source, image)?;
+        match images.iter_mut().find(|known| known.id == image.id) {
+            Some(known) => known.names.extend(image.names),
+            None => images.push(image),
+        }
+    }
+    Ok(images)
+}
+
+fn parse_docker(text: &[u8]) -> std::result::Result<Vec<DockerImage>, String> {
+    serde_json::from_slice(text).map_err(|error| format!("is not what docker save writes: {error}"))
+}
+
+fn docker_image(source: &Source, image: DockerImage) -> Result<PlannedImage> {
+    let DockerImage { config: file, names, layers } = image;
+    let text = source.document(&file)?;
+    let id = Digest::of(&text);
+    // The file is usually named by its digest, which is then a promise.
+    let stem = file.rsplit('/').next().unwrap_or_default().trim_end_matches(".json");
+    if Digest::from_hex(stem).is_ok_and(|promised| promised != id) {
+        return Err(source.wrong(format!("{file}: its content has the digest {id}")));
+    }
+    let config = Config::parse(&text).map_err(|what| source.wrong(format!("{file} {what}")))?;
+    let layers = layers.unwrap_or_default();
+    if layers.len() != config.diff_ids.len() {
+        let (ids, files) = (config.diff_ids.len(), layers.len());
+        return Err(source.wrong(format!("{file} lists {ids} layers where manifest.json has {files}")));
+    }
+    let names: std::result::Result<Vec<ImageName>, _> =
+        names.unwrap_or_default().iter().map(|name| name.parse()).collect();
+    let names = names.map_err(|error| source.wrong(format!("manifest.json: {error}")))?;
+    let layers = layers
+        .into_iter()
+        .zip(config.diff_ids)
+        .map(|(file, diff_id)| PlannedLayer { file, blob: None, diff_id, media_type: None })
+        .collect();
+    Ok(PlannedImage { id, config: text, manifest: None, layers, names })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_document_or_refused(text in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = parse_docker(&text);
+            let _ = parse_index(&text).map(|index| entries(&index));
+            let _ = Config::parse(&text);
+            let _ = serde_json::from_slice::<oci_spec::image::ImageManifest>(&text);
+        }
+
+        /// Bytes that are nearly right get further.
+        #[test]
+        fn any_change_of_a_document_is_a_document_or_refused(
+            at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<prop::sample::Index>(), which in 0..4usize,
+        ) {
+            let digest = Digest::of(b"x");
+            let texts = [
+                format!(r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{digest}","size":3,"annotations":{{"org.opencontainers.image.ref.name":"a:1"}},"platform":{{"os":"linux","architecture":"amd64"}}}}]}}"#),
+                format!(r#"[{{"Config":"x.json","RepoTags":["a:1"],"Layers":["{digest}/layer.tar"]}}]"#),
+                format!(r#"{{"architecture":"amd64","os":"linux","config":{{"Cmd":["a"],"Volumes":{{"/v":{{}}}}}},"rootfs":{{"type":"layers","diff_ids":["{digest}"]}},"history":[{{"created":"2020-01-01T00:00:00Z","empty_layer":true}}]}}"#),
+                format!(r#"{{"schemaVersion":2,"config":{{"mediaType":"x","digest":"{digest}","size":1}},"layers":[{{"mediaType":"x","digest":"{digest}","size":1}}]}}"#),
+            ];
+            let mut text = texts[which].clone().into_bytes();
+            let length = text.len();
+            text[at.index(length)] = byte;
+            for text in [&text[..], &text[..cut.index(length)]] {
+                let _ = parse_docker(text);
+                let _ = parse_index(text).map(|index| entries(&index));
+                let _ = Config::parse(text);
+                let _ = serde_json::from_slice::<oci_spec::image::ImageManifest>(text);
+            }
+        }
+    }
+}

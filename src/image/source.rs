@@ -1,0 +1,411 @@
+//! Where images come from: a directory, an archive that can be read at any place, or a stream.
+//!
+//! All three are a set of files with names. Of a stream (a pipe, or an archive that is compressed as a whole) the files are
+//! spooled into the staging directory first, hashed on the way: what an archive holds and in which order they come is told
+//! by a file that may be its last.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use tar::EntryType;
+
+use super::compression::{Compression, decode};
+use super::digest::Digest;
+use super::document::{Documentary, MAX_DOCUMENT};
+use super::error::{Result, StoreError};
+use super::store::{Blob, Staging};
+
+/// What tar headers, long names and attributes of one file may take in memory.
+const MAX_HEADER: u64 = 1 << 20;
+/// More files than any image has.
+const MAX_MEMBERS: usize = 100_000;
+
+/// What to load from.
+#[derive(Debug)]
+pub enum Input {
+    /// A file or a directory.
+    Path(PathBuf),
+    /// Standard input.
+    Stdin,
+}
+
+/// A set of files with names.
+pub(super) struct Source {
+    /// For messages.
+    name: String,
+    files: Files,
+}
+
+enum Files {
+    Directory(File),
+    Archive(Arc<File>, Members),
+    Spooled(Members),
+}
+
+type Members = BTreeMap<String, Member>;
+
+#[derive(Debug, Clone)]
+enum Member {
+    /// A part of the archive.
+    Range { offset: u64, size: u64 },
+    /// A spooled file, and what it turned out to be.
+    Spooled(PathBuf, Blob),
+    /// Another name for a file of the archive.
+    Link(String),
+}
+
+impl Source {
+    /// Opens what was given; a stream is read to its end.
+    pub(super) fn open(input: &Input, staging: &Staging<'_>, limit: u64) -> Result<Source> {
+        let (name, file) = match input {
+            Input::Path(path) => {
+                let file = File::open(path).map_err(StoreError::io("open it", path))?;
+                (path.display().to_string(), file)
+            }
+            Input::Stdin => {
+                let stdin =
+                    rustix::io::dup(rustix::stdio::stdin()).map_err(StoreError::io("read it", "stdin"))?;
+                ("stdin".to_owned(), File::from(stdin))
+            }
+        };
+        let kind = file.metadata().map_err(StoreError::io("look at it", &name))?.file_type();
+        if kind.is_dir() {
+            return Ok(Source { name, files: Files::Directory(file) });
+        }
+        let files = Source::read(file, kind.is_file(), staging, limit);
+        let files = files.map_err(|error| match error {
+            Failure::Store(error) => error,
+            Failure::Read(what) => StoreError::BadImage { source_name: name.clone(), what },
+        })?;
+        Ok(Source { name, files })
+    }
+
+    fn read(
+        mut file: File,
+        regular: bool,
+        staging: &Staging<'_>,
+        limit: u64,
+    ) -> std::result::Result<Files, Failure> {
+        if regular && file.stream_position()? == 0 {
+            let mut head = [0; 8];
+            let count = file.read_at(&mut head, 0)?;
+            if Compression::of(&head[..count])? == Compression::None {
+                let members = scan(&file)?;
+                return Ok(Files::Archive(Arc::new(file), members));
+            }
+        }
+        let (_, stream) = decode(BufReader::with_capacity(256 << 10, file))?;
+        Ok(Files::Spooled(spool(stream, staging, limit)?))
+    }
+
+    /// Whether there is a file of this name.
+    pub(super) fn has_file(&self, name: &str) -> bool {
+        match &self.files {
+            Files::Directory(dir) => open_within(dir, name).is_ok(),
+            Files::Archive(_, members) | Files::Spooled(members) => find(members, name).is_some(),
+        }
+    }
+
+    /// Opens a file; its size is told too.
+    pub(super) fn open_file(&self, name: &str) -> Result<(Box<dyn Read + Send>, u64)> {
+        let missing = || self.wrong(format!("{name} is missing"));
+        match &self.files {
+            Files::Directory(dir) => {
+                let file = open_within(dir, name).map_err(|error| match error.kind() {
+                    io::ErrorKind::NotFound => missing(),
+                    _ => self.wrong(format!("{name}: cannot be opened: {error}")),
+                })?;
+                let size = file.metadata().map_err(StoreError::io("look at it", name))?.len();
+                Ok((Box::new(file), size))
+            }
+            Files::Archive(archive, members) => match find(members, name).ok_or_else(missing)? {
+                Member::Range { offset, size } => {
+                    let range = Range { file: archive.clone(), at: *offset, end: offset + size };
+                    Ok((Box::new(range), *size))
+                }
+                _ => Err(missing()),
+            },
+            Files::Spooled(members) => match find(members, name).ok_or_else(missing)? {
+                Member::Spooled(path, blob) => {
+                    let file = File::open(path).map_err(StoreError::io("open it", path))?;
+                    Ok((Box::new(file), blob.size))
+                }
+                _ => Err(missing()),
+            },
+        }
+    }
+
+    /// A file that was hashed when it was spooled, and where it lies.
+    pub(super) fn spooled(&self, name: &str) -> Option<(PathBuf, Blob)> {
+        let Files::Spooled(members) = &self.files else { return None };
+        match find(members, name)? {
+            Member::Spooled(path, blob) => Some((path.clone(), *blob)),
+            _ => None,
+        }
+    }
+
+    /// Reads a small file.
+    pub(super) fn document(&self, name: &str) -> Result<Vec<u8>> {
+        let (reader, size) = self.open_file(name)?;
+        if size > MAX_DOCUMENT {
+            return Err(self.wrong(format!("{name}: {size} bytes are too many for a document of an image")));
+        }
+        let mut text = Vec::new();
+        let read = reader.take(MAX_DOCUMENT).read_to_end(&mut text);
+        read.map_err(|error| self.wrong(format!("{name}: cannot be read: {error}")))?;
+        Ok(text)
+    }
+
+    /// Says what is wrong with it.
+    pub(super) fn wrong(&self, what: impl Into<String>) -> StoreError {
+        StoreError::BadImage { source_name: self.name.clone(), what: what.into() }
+    }
+}
+
+/// Where a layout has a blob.
+pub(super) fn blob_name(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+impl Documentary for Source {
+    type Error = StoreError;
+
+    fn fetch(&self, digest: &Digest) -> Result<Vec<u8>> {
+        let text = self.document(&blob_name(digest))?;
+        let found = Digest::of(&text);
+        if found != *digest {
+            return Err(self.bad(digest, format!("its content has the digest {found}")));
+        }
+        Ok(text)
+    }
+
+    fn has(&self, digest: &Digest) -> bool {
+        self.has_file(&blob_name(digest))
+    }
+
+    fn bad(&self, digest: &Digest, what: String) -> StoreError {
+        self.wrong(format!("blob {digest}: {what}"))
+    }
+}
+
+/// Opens a file below a directory, and nothing outside of it.
+fn open_within(dir: &File, name: &str) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let file = File::from(openat2(dir, name, flags, Mode::empty(), resolve)?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    Ok(file)
+}
+
+/// Follows links within the archive; docker save writes a layer that it has already written as a link to the first.
+fn find<'a>(members: &'a Members, name: &str) -> Option<&'a Member> {
+    let mut member = members.get(normal(name)?.as_str())?;
+    for _ in 0..8 {
+        match member {
+            Member::Link(target) => member = members.get(target)?,
+            found => return Some(found),
+        }
+    }
+    None
+}
+
+/// A name without `.` and `..`; `None` when it leads out of the archive.
+fn normal(name: &str) -> Option<String> {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in name.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop()?;
+            }
+            part => parts.push(part),
+        }
+    }
+    Some(parts.join("/"))
+}
+
+/// Why an archive could not be read.
+enum Failure {
+    Store(StoreError),
+    Read(String),
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        Failure::Store(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure::Read(match error.kind() {
+            io::ErrorKind::UnexpectedEof => "the archive ends too early".into(),
+            io::ErrorKind::Unsupported => error.to_string(),
+            _ => format!("the archive cannot be read: {error}"),
+        })
+    }
+}
+
+/// Finds out what an archive holds, and where, without reading it all.
+fn scan(file: &File) -> std::result::Result<Members, Failure> {
+    let size = file.metadata()?.len();
+    let allowance = Arc::new(AtomicU64::new(0));
+    let limited = Metered { inner: file.try_clone()?, allowance: allowance.clone() };
+    let mut archive = tar::Archive::new(limited);
+    let mut members = Members::new();
+    let mut entries = archive.entries_with_seek()?;
+    loop {
+        allowance.store(MAX_HEADER, Ordering::Relaxed);
+        let Some(entry) = entries.next() else { break };
+        let entry = entry?;
+        let (offset, length) = (entry.raw_file_position(), entry.size());
+        if entry.header().entry_type().is_file() && offset.checked_add(length).is_none_or(|end| end > size) {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        enter(&mut members, &entry, || Ok(Member::Range { offset, size: length }))?;
+    }
+    no_members(&members)?;
+    Ok(members)
+}
+
+/// Reads a stream, and keeps its files.
+fn spool(stream: impl Read, staging: &Staging<'_>, limit: u64) -> std::result::Result<Members, Failure> {
+    let allowance = Arc::new(AtomicU64::new(0));
+    let limited = Metered { inner: stream, allowance: allowance.clone() };
+    let mut archive = tar::Archive::new(limited);
+    let mut members = Members::new();
+    let mut left = limit;
+    {
+        let mut entries = archive.entries()?;
+        loop {
+            // Padding of the file before is read here too.
+            allowance.store(MAX_HEADER, Ordering::Relaxed);
+            let Some(entry) = entries.next() else { break };
+            let mut entry = entry?;
+            allowance.store(u64::MAX, Ordering::Relaxed);
+            if !entry.header().entry_type().is_file() {
+                enter(&mut members, &entry, || Err(io::Error::other("no file").into()))?;
+                continue;
+            }
+            let size = entry.size();
+            left = left.checked_sub(size).ok_or_else(|| {
+                let what = "the archive is larger than --max-size allows; raise it if that is meant";
+                Failure::Read(what.into())
+            })?;
+            let mut writer = staging.blob()?;
+            let read = io::copy(&mut entry, &mut writer)?;
+            if read != size {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+            let (path, blob) = writer.finish()?;
+            enter(&mut members, &entry, || Ok(Member::Spooled(path, blob)))?;
+        }
+    }
+    allowance.store(u64::MAX, Ordering::Relaxed);
+    // A compressed archive is whole when its decoder says so; whoever writes into a pipe wants to write it all.
+    io::copy(&mut archive.into_inner(), &mut io::sink())?;
+    no_members(&members)?;
+    Ok(members)
+}
+
+fn no_members(members: &Members) -> std::result::Result<(), Failure> {
+    match members.is_empty() {
+        true => Err(Failure::Read(
+            "holds no archive: a tar, which may be compressed with gzip or zstd, is expected".into(),
+        )),
+        false => Ok(()),
+    }
+}
+
+/// Enters a file or a link into the list of members; what else an archive may hold is of no use to an image.
+fn enter<R: Read>(
+    members: &mut Members,
+    entry: &tar::Entry<'_, R>,
+    file: impl FnOnce() -> std::result::Result<Member, Failure>,
+) -> std::result::Result<(), Failure> {
+    let path = entry.path_bytes();
+    // Names of an image's parts are plain; others are never asked for.
+    let Some(name) = std::str::from_utf8(&path).ok().and_then(normal).filter(|name| !name.is_empty()) else {
+        return Ok(());
+    };
+    let member = match entry.header().entry_type() {
+        EntryType::Regular | EntryType::Continuous => file()?,
+        kind @ (EntryType::Symlink | EntryType::Link) => {
+            let Some(target) = entry.link_name_bytes() else { return Ok(()) };
+            let target = String::from_utf8_lossy(&target).into_owned();
+            let target = match (kind, Path::new(&name).parent().and_then(Path::to_str)) {
+                (EntryType::Symlink, Some(parent)) => format!("{parent}/{target}"),
+                _ => target,
+            };
+            match normal(&target) {
+                Some(target) => Member::Link(target),
+                None => return Ok(()),
+            }
+        }
+        _ => return Ok(()),
+    };
+    if members.len() >= MAX_MEMBERS {
+        return Err(Failure::Read(format!("has more than {MAX_MEMBERS} files, which no image has")));
+    }
+    members.insert(name, member);
+    Ok(())
+}
+
+/// Fails when more is read than was allowed: the tar crate keeps long names and attributes in memory, of whatever length
+/// an archive says they have.
+struct Metered<R> {
+    inner: R,
+    allowance: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Metered<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.allowance.load(Ordering::Relaxed);
+        if left == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the header of a file is larger than a mebibyte",
+            ));
+        }
+        let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let count = self.inner.read(&mut buffer[..most])?;
+        self.allowance.store(left.saturating_sub(count as u64), Ordering::Relaxed);
+        Ok(count)
+    }
+}
+
+impl<R: Seek> Seek for Metered<R> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.inner.seek(to)
+    }
+}
+
+/// A part of an archive. Several are read at once, each at its own place.
+struct Range {
+    file: Arc<File>,
+    at: u64,
+    end: u64,
+}
+
+impl Read for Range {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.end - self.at).unwrap_or(usize::MAX).min(buffer.len());
+        if most == 0 {
+            return Ok(0);
+        }
+        let count = self.file.read_at(&mut buffer[..most], self.at)?;
+        if count == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the archive ends too early"));
+        }
+        self.at += count as u64;
+        Ok(count)
+    }
+}

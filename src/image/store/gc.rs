@@ -1,0 +1,312 @@
+//! Removing: an image loses its names, then what nothing needs any more is deleted.
+//!
+//! Needed is what index.json leads to, and the config and layers of every container's image. When a document on the way
+//! can't be read, nothing is deleted: it might need anything.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use super::index::Index;
+use super::lock::{Access, Lock};
+use super::staging::remove_tree;
+use super::{ContainerUse, Image, Store};
+use crate::image::digest::Digest;
+use crate::image::document::{Config, Documentary, Entry, Kind, entries, parse_index};
+use crate::image::error::{Result, StoreError};
+use crate::image::name::ImageName;
+
+/// What became of an image that was to be removed.
+#[derive(Debug, Default)]
+pub struct Removed {
+    /// Names that it lost.
+    pub untagged: Vec<ImageName>,
+    /// The image, when it is gone.
+    pub deleted: Option<Digest>,
+    /// Blobs and layers could not be deleted now, since another process is at work; `prune` will.
+    pub postponed: bool,
+}
+
+/// What [`Store::prune`] took away.
+#[derive(Debug, Default)]
+pub struct Pruned {
+    /// Images.
+    pub images: Vec<(Digest, Vec<ImageName>)>,
+    /// Blobs that nothing needed.
+    pub blobs: Vec<Digest>,
+    /// Unpacked layers that nothing needed.
+    pub layers: Vec<Digest>,
+    /// Leftovers of processes that were killed.
+    pub leftovers: usize,
+    /// How many bytes all that took, as far as it is known.
+    pub bytes: u64,
+}
+
+/// What must stay.
+#[derive(Debug, Default)]
+pub(super) struct Needed {
+    pub blobs: HashSet<Digest>,
+    pub layers: HashSet<Digest>,
+}
+
+impl Store {
+    /// Removes a name, or an image.
+    ///
+    /// By a name that is not its last one, an image loses that name only. By its last name or by its id it is deleted,
+    /// unless a container needs it, or, by its id, it has several names. With `force` it then loses its names, and is
+    /// deleted if no container needs it.
+    ///
+    /// # Errors
+    /// When there is no such image, or it is needed.
+    pub fn remove_image(&self, text: &str, force: bool) -> Result<Removed> {
+        let uses = self.container_uses()?;
+        let mut removed = self.change_index(|index| self.unname(index, &uses, text, force))?;
+        if removed.deleted.is_some() {
+            removed.postponed = match self.alone()? {
+                Some(_alone) => {
+                    let _names = self.lock_index(Access::Shared)?;
+                    self.sweep(&self.read_index()?, &mut Pruned::default())?;
+                    false
+                }
+                None => true,
+            };
+        }
+        Ok(removed)
+    }
+
+    fn unname(&self, index: &mut Index, uses: &[ContainerUse], text: &str, force: bool) -> Result<Removed> {
+        let catalog = self.catalog_of(index)?;
+        let name = text.parse::<ImageName>().ok();
+        // One that can't be read can still be removed.
+        let broken = catalog.broken.iter().find(|(digest, names, _)| {
+            name.as_ref().is_some_and(|name| names.contains(name))
+                || digest.to_string() == text
+                || digest.hex() == text
+        });
+        if let Some((digest, names, _)) = broken {
+            index.remove(digest);
+            return Ok(Removed { untagged: names.clone(), deleted: Some(*digest), postponed: false });
+        }
+        let image = catalog.resolve(text)?;
+        let by_name = name.filter(|name| image.names.contains(name));
+        if let Some(name) = &by_name
+            && image.names.len() > 1
+        {
+            index.remove_name(name);
+            return Ok(Removed { untagged: vec![name.clone()], ..Removed::default() });
+        }
+        if by_name.is_none() && image.names.len() > 1 && !force {
+            let names: Vec<String> = image.names.iter().map(ImageName::to_string).collect();
+            return Err(StoreError::InUse(format!(
+                "image {} has several names ({}): give one of them, or -f to remove them all",
+                image.id.short(),
+                names.join(", ")
+            )));
+        }
+        let users: Vec<&ContainerUse> = uses.iter().filter(|container| container.image == image.id).collect();
+        if let Some(user) = users.first() {
+            if !force {
+                return Err(StoreError::InUse(in_use(&image, user)));
+            }
+            for name in &image.names {
+                index.remove_name(name);
+            }
+            return Ok(Removed { untagged: image.names, ..Removed::default() });
+        }
+        index.remove(&image.entry);
+        Ok(Removed { untagged: image.names, deleted: Some(image.id), postponed: false })
+    }
+
+    /// Deletes what no image and no container needs: images without a name (with `all`, every image that no container was
+    /// made from), blobs, unpacked layers, and what killed processes left.
+    ///
+    /// # Errors
+    /// When another process is adding to the store.
+    pub fn prune(&self, all: bool) -> Result<Pruned> {
+        let Some(_alone) = self.alone()? else {
+            return Err(StoreError::InUse(format!(
+                "{}: another process is adding to the store or reading from it; try again when it has ended",
+                self.root().display()
+            )));
+        };
+        let uses = self.container_uses()?;
+        let mut pruned = Pruned::default();
+        self.change_index(|index| {
+            for image in self.catalog_of(index)?.images {
+                let used = uses.iter().any(|container| container.image == image.id);
+                if !used && (all || image.names.is_empty()) {
+                    index.remove(&image.entry);
+                    pruned.images.push((image.id, image.names));
+                }
+            }
+            Ok(())
+        })?;
+        let _names = self.lock_index(Access::Exclusive)?;
+        self.sweep(&self.read_index()?, &mut pruned)?;
+        for leftover in list(&self.tmp_dir())? {
+            pruned.bytes += disk_usage(&leftover);
+            pruned.leftovers += 1;
+            remove_any(&leftover)?;
+        }
+        Ok(pruned)
+    }
+
+    /// The lock of those who delete; `None` while somebody adds.
+    pub(super) fn alone(&self) -> Result<Option<Lock>> {
+        Lock::now(&self.root().join("lock"), Access::Exclusive)
+    }
+
+    /// Keeps everything from being deleted while it is held.
+    pub(crate) fn keep_all(&self) -> Result<Lock> {
+        Lock::wait(&self.root().join("lock"), Access::Shared)
+    }
+
+    /// Deletes blobs and layers that nothing needs. Only with the exclusive lock on the store.
+    fn sweep(&self, index: &Index, pruned: &mut Pruned) -> Result<()> {
+        let needed = self.needed(index)?;
+        for (digest, path) in self.all_blobs()? {
+            if needed.blobs.contains(&digest) {
+                continue;
+            }
+            pruned.bytes += fs::symlink_metadata(&path).map_or(0, |found| found.len());
+            fs::remove_file(&path).map_err(StoreError::io("remove it", &path))?;
+            pruned.blobs.push(digest);
+        }
+        for (diff_id, path) in self.all_layers()? {
+            if needed.layers.contains(&diff_id) {
+                continue;
+            }
+            // Somebody has it mounted.
+            let dir = File::open(&path).map_err(StoreError::io("open it", &path))?;
+            if !Lock::on(&dir, Access::Exclusive).map_err(StoreError::io("lock it", &path))? {
+                continue;
+            }
+            pruned.bytes += self.layer_record(&diff_id).ok().flatten().map_or(0, |record| record.size);
+            self.discard_layer(&path)?;
+            pruned.layers.push(diff_id);
+        }
+        Ok(())
+    }
+
+    /// Removes an unpacked layer: out of its place by one rename, so that half a layer is never found there.
+    pub(super) fn discard_layer(&self, path: &Path) -> Result<()> {
+        let aside = tempfile::Builder::new().prefix("removed-").tempdir_in(self.tmp_dir());
+        let aside = aside.map_err(StoreError::io("create a directory in it", self.tmp_dir()))?.keep();
+        fs::rename(path, aside.join("layer")).map_err(StoreError::io("move it aside", path))?;
+        remove_tree(&aside)
+    }
+
+    /// All that index.json and the containers lead to.
+    pub(super) fn needed(&self, index: &Index) -> Result<Needed> {
+        let mut needed = Needed::default();
+        needed.blobs.extend(index.digests());
+        let mut queue = index.entries();
+        while let Some(entry) = queue.pop() {
+            match entry.kind() {
+                Kind::Index => {
+                    let path = self.blob_path(&entry.digest);
+                    let inner = parse_index(&self.fetch(&entry.digest)?);
+                    let inner = inner.map_err(|what| StoreError::damaged(&path, what))?;
+                    for digest in digests(&inner) {
+                        needed.blobs.insert(digest);
+                    }
+                    queue.extend(entries(&inner).into_iter().filter(|entry| self.has(&entry.digest)));
+                }
+                Kind::Manifest => self.need_manifest(&entry, &mut needed)?,
+                Kind::Other => {}
+            }
+        }
+        for container in self.container_uses()? {
+            // Another program may have dropped its image from the index.
+            if needed.blobs.insert(container.image) && self.has(&container.image) {
+                self.need_config(&container.image, &mut needed)?;
+            }
+        }
+        Ok(needed)
+    }
+
+    fn need_manifest(&self, entry: &Entry, needed: &mut Needed) -> Result<()> {
+        let path = self.blob_path(&entry.digest);
+        let manifest: oci_spec::image::ImageManifest = serde_json::from_slice(&self.fetch(&entry.digest)?)
+            .map_err(|error| StoreError::damaged(&path, format!("is no manifest: {error}")))?;
+        for descriptor in manifest.layers().iter().chain([manifest.config()]) {
+            if let Ok(digest) = Digest::try_from(descriptor.digest()) {
+                needed.blobs.insert(digest);
+            }
+        }
+        if self.manifest(&entry.digest)?.is_some() {
+            self.need_config(&Digest::try_from(manifest.config().digest())?, needed)?;
+        }
+        Ok(())
+    }
+
+    fn need_config(&self, id: &Digest, needed: &mut Needed) -> Result<()> {
+        let path = self.blob_path(id);
+        let config = Config::parse(&self.fetch(id)?).map_err(|what| StoreError::damaged(&path, what))?;
+        needed.layers.extend(config.diff_ids);
+        Ok(())
+    }
+
+    /// The blobs that are in their place.
+    pub(super) fn all_blobs(&self) -> Result<Vec<(Digest, PathBuf)>> {
+        by_digest(&self.root().join("blobs/sha256"))
+    }
+
+    /// The layers that are in their place.
+    pub(super) fn all_layers(&self) -> Result<Vec<(Digest, PathBuf)>> {
+        by_digest(&self.root().join("layers"))
+    }
+}
+
+fn in_use(image: &Image, user: &ContainerUse) -> String {
+    let name = image.names.first().map_or_else(|| image.id.short(), ImageName::to_string);
+    let container = user.name.as_deref().unwrap_or(&user.id);
+    format!(
+        "image {name} is needed by container {container}; remove that first with unionmount rm {container}, or take only \
+         the name away with -f"
+    )
+}
+
+fn digests(index: &serde_json::Value) -> Vec<Digest> {
+    let list = index["manifests"].as_array();
+    list.into_iter().flatten().filter_map(|value| value["digest"].as_str()?.parse().ok()).collect()
+}
+
+/// The entries of a directory.
+pub(super) fn list(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(dir).map_err(StoreError::io("list it", dir))?;
+    entries.map(|entry| Ok(entry.map_err(StoreError::io("list it", dir))?.path())).collect()
+}
+
+/// The entries of a directory that are named by a digest.
+fn by_digest(dir: &Path) -> Result<Vec<(Digest, PathBuf)>> {
+    let paths = list(dir)?;
+    let mut found: Vec<(Digest, PathBuf)> = paths
+        .into_iter()
+        .filter_map(|path| Some((Digest::from_hex(path.file_name()?.to_str()?).ok()?, path)))
+        .collect();
+    found.sort();
+    Ok(found)
+}
+
+fn remove_any(path: &Path) -> Result<()> {
+    let found = fs::symlink_metadata(path).map_err(StoreError::io("look at it", path))?;
+    if found.is_dir() {
+        remove_tree(path)
+    } else {
+        fs::remove_file(path).map_err(StoreError::io("remove it", path))
+    }
+}
+
+/// What a leftover takes: its own files and those of the directories in it, as deep as staging goes.
+fn disk_usage(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let own = fs::symlink_metadata(path).map_or(0, |found| found.blocks() * 512);
+    let children = fs::read_dir(path).into_iter().flatten().flatten();
+    own + children
+        .map(|child| match child.file_type() {
+            Ok(kind) if kind.is_dir() => disk_usage(&child.path()),
+            _ => child.metadata().map_or(0, |found| found.blocks() * 512),
+        })
+        .sum::<u64>()
+}
