@@ -5,6 +5,7 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use containerd_snapshots::tonic::transport::Server;
@@ -12,7 +13,7 @@ use rustix::fs::Mode;
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use tokio::sync::oneshot;
+use tokio::sync::{RwLock, oneshot};
 use tokio_stream::wrappers::UnixListenerStream;
 
 use super::error::Error;
@@ -21,6 +22,8 @@ use super::snapshots::Snapshots;
 
 /// How long calls under way may take once the server is to end. A longer one is cut off, as a kill would do it.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long the last answers may take to be sent. Clients that are told of the end close their connections sooner.
+const LAST_ANSWERS: Duration = Duration::from_millis(200);
 
 /// Where to serve what.
 #[derive(Debug, Clone)]
@@ -110,6 +113,8 @@ async fn answer(
     stopped: oneshot::Receiver<()>,
 ) -> Result<(), ServeError> {
     let incoming = UnixListenerStream::new(tokio::net::UnixListener::from_std(listener)?);
+    let under_way = Arc::new(RwLock::new(()));
+    let service = Service::new(snapshots, under_way.clone());
     let (ending, ended) = oneshot::channel();
     let stop = async move {
         // That the thread which waits for signals is gone can only mean the end, too.
@@ -118,24 +123,22 @@ async fn answer(
         ending.send(()).unwrap_or_default();
     };
     let server = Server::builder()
-        .add_service(containerd_snapshots::server(Arc::new(Service(snapshots))))
+        .add_service(containerd_snapshots::server(Arc::new(service)))
         .serve_with_incoming_shutdown(incoming, stop);
     tell_systemd(NotifyState::Ready);
     log::info!("serving");
-    let grace = async move {
+    // The server ends when its clients have gone, which an idle one may never do.
+    let idle = async move {
         ended.await.unwrap_or_default();
-        tokio::time::sleep(GRACE).await;
-    };
-    tokio::pin!(server, grace);
-    std::future::poll_fn(|context| {
-        use std::task::Poll;
-        if let Poll::Ready(served) = server.as_mut().poll(context) {
-            return Poll::Ready(served.map_err(ServeError::from));
+        match tokio::time::timeout(GRACE, under_way.write()).await {
+            Ok(_none_under_way) => tokio::time::sleep(LAST_ANSWERS).await,
+            Err(_) => log::warn!("a call takes too long: ending without it"),
         }
-        grace.as_mut().poll(context).map(|()| {
-            log::warn!("a call takes too long: ending without it");
-            Ok(())
-        })
+    };
+    tokio::pin!(server, idle);
+    std::future::poll_fn(|context| match server.as_mut().poll(context) {
+        Poll::Ready(served) => Poll::Ready(served.map_err(ServeError::from)),
+        Poll::Pending => idle.as_mut().poll(context).map(Ok),
     })
     .await
 }

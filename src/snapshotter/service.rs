@@ -9,14 +9,23 @@ use std::sync::Arc;
 use containerd_snapshots::api::types;
 use containerd_snapshots::tonic::{self, Code, Status};
 use containerd_snapshots::{Info, Snapshotter};
+use tokio::sync::RwLock;
 
 use super::error::{Error, Result};
 use super::snapshots::{Kind, Mount, Record, Snapshots, Usage};
 
 /// What answers containerd.
-pub(super) struct Service(pub(super) Arc<Snapshots>);
+pub(super) struct Service {
+    snapshots: Arc<Snapshots>,
+    under_way: Arc<RwLock<()>>,
+}
 
 impl Service {
+    /// `under_way` is held for reading by each call, so that who gets it for writing knows that none is.
+    pub(super) fn new(snapshots: Arc<Snapshots>, under_way: Arc<RwLock<()>>) -> Service {
+        Service { snapshots, under_way }
+    }
+
     /// Runs a call where it may wait for the disk.
     async fn run<T: Send + 'static>(
         &self,
@@ -24,8 +33,10 @@ impl Service {
         key: String,
         call: impl FnOnce(&Snapshots, &str) -> Result<T> + Send + 'static,
     ) -> std::result::Result<T, Status> {
-        let snapshots = self.0.clone();
+        let snapshots = self.snapshots.clone();
+        let under_way = self.under_way.clone().read_owned().await;
         let done = tokio::task::spawn_blocking(move || {
+            let _under_way = under_way;
             let done = call(&snapshots, &key);
             match &done {
                 Ok(_) => log::info!("{what} {key:?}"),

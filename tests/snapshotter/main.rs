@@ -1,0 +1,17 @@
+//! The proxy snapshotter, driven by its gRPC alone and by Debian's containerd, with containerd's own overlayfs snapshotter
+//! as oracle.
+//!
+//! containerd's own suite for snapshotters is run by `scripts/containerd-suite`.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod calls;
+mod client;
+mod containerd;
+mod containers;
+mod crash;
+mod image;
+mod process;
+mod server;
+mod trees;
