@@ -7,6 +7,8 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, statx};
 
+use rustix::io::Errno;
+
 use crate::union::text::Text;
 
 /// A mount of unionmount.
@@ -154,8 +156,9 @@ fn anchor(path: &Path) -> io::Result<(PathBuf, Vec<OsString>)> {
         match std::fs::canonicalize(parent) {
             Ok(found) if found.is_dir() => return Ok((found, reversed(rest))),
             Ok(_) => {}
-            Err(error) => match error.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {}
+            // A symbolic link that leads nowhere, too.
+            Err(error) => match Errno::from_io_error(&error) {
+                Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
                 _ => return Err(error),
             },
         }

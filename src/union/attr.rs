@@ -160,7 +160,7 @@ impl Union {
 
     /// Changes attributes. What is asked for at once happens in the order owner, mode, size, times.
     pub fn setattr(&self, node: &Arc<Node>, change: SetAttr, caller: Caller) -> Result<Attr> {
-        if self.is_late_flush(node, &change)? {
+        if self.is_idle_flush(node, &change)? {
             return self.getattr(node);
         }
         let owner = self.owners.chown(change.uid, change.gid)?;
@@ -184,9 +184,10 @@ impl Union {
         self.getattr(node)
     }
 
-    /// Does the kernel, which keeps the times of files that it caches, only flush those of a lower's file that was just
-    /// unlinked? They are as they were. Copying the file up for that would make `rm` read and write all of it.
-    fn is_late_flush(&self, node: &Node, change: &SetAttr) -> Result<bool> {
+    /// Does the kernel, which keeps the times of files that it caches, only flush those of a lower's file, because it was
+    /// unlinked under one of its names? They are as they were. To copy the file up for that would make `rm` read all
+    /// of it.
+    fn is_idle_flush(&self, node: &Node, change: &SetAttr) -> Result<bool> {
         let SetAttr {
             mode: None,
             uid: None,
@@ -198,11 +199,7 @@ impl Union {
         else {
             return Ok(false);
         };
-        let place = node.place.read();
-        match &*place {
-            Place::Pinned { fd, upper: false } => Ok(At::Fd(fd.as_fd()).stat()?.mtime == mtime),
-            _ => Ok(false),
-        }
+        Ok(!self.in_upper(node) && self.with_object(node, |at, _| Ok(at.stat()?.mtime == mtime))?)
     }
 
     /// Takes setuid and setgid away from a file whose content `caller` changed, unless the caller is privileged.

@@ -455,6 +455,7 @@ struct Walk<'w> {
 /// What a search met, kept.
 struct Record {
     held: Held,
+    dir: Arc<RealDir>,
     name: Vec<u8>,
     rest: RealDirs,
 }
@@ -466,11 +467,11 @@ impl Walk<'_> {
         let union = self.inspector.union;
         let found =
             union.search_telling(dirs, name, &mut |met| records.push(Record::of(&met, hidden.clone())))?;
-        self.look_beside(dirs, &mut records)?;
+        self.look_beside(&mut records)?;
         let mut aside: Vec<(RealDirs, Vec<u8>, Hider)> = Vec::new();
         let mut directory: Option<LayerIndex> = None;
         let last = records.len().saturating_sub(1);
-        for (at, Record { mut held, name, rest }) in records.into_iter().enumerate() {
+        for (at, Record { mut held, name, rest, .. }) in records.into_iter().enumerate() {
             let hider = |what| Hider { layer: held.layer, path: self.path.to_vec(), what };
             let hides = match &held.holds {
                 Holds::Absent => None,
@@ -510,11 +511,11 @@ impl Walk<'_> {
     }
 
     /// In the last layer a search need not ask for markers that hide nothing. They are there all the same.
-    fn look_beside(&self, dirs: &[Arc<RealDir>], records: &mut [Record]) -> Result<()> {
-        let Some(Record { held, name, rest }) = records.last_mut() else { return Ok(()) };
-        let Some(dir) = dirs.last().filter(|dir| rest.is_empty() && dir.layer == held.layer) else {
+    fn look_beside(&self, records: &mut [Record]) -> Result<()> {
+        let Some(Record { held, dir, name, rest }) = records.last_mut() else { return Ok(()) };
+        if !rest.is_empty() {
             return Ok(());
-        };
+        }
         let union = self.inspector.union;
         match &mut held.holds {
             Holds::Absent if aufs_whiteout(dir, union.fds.get(dir)?.as_fd(), name)? => {
@@ -549,7 +550,12 @@ impl Record {
         }
         path.extend_from_slice(met.name);
         let held = Held { layer: met.dir.layer, path, holds, hidden };
-        Record { held, name: met.name.to_vec(), rest: met.rest.iter().cloned().collect() }
+        Record {
+            held,
+            dir: met.dir.clone(),
+            name: met.name.to_vec(),
+            rest: met.rest.iter().cloned().collect(),
+        }
     }
 }
 
@@ -625,16 +631,16 @@ mod tests {
 
     #[test]
     fn a_redirect_leads_elsewhere_and_hides_the_namesake() {
-        let (top, view) = view(&[&["new/"], &["old/x", "new/y"]]);
+        let (top, view) = view(&[&["new/"], &["in/old/x", "new/y"]]);
         let dir = top.path().join("0/new");
         let flags = rustix::fs::XattrFlags::empty();
-        if rustix::fs::setxattr(&dir, "user.overlay.redirect", b"/old", flags).is_err() {
+        if rustix::fs::setxattr(&dir, "user.overlay.redirect", b"/in/old", flags).is_err() {
             return println!("SKIP: no extended attributes here");
         }
         let found = view.inspector().provenance(b"new").unwrap();
         assert!(matches!(&found.outcome, Outcome::Directory { layers, .. } if layers == &[0, 1]));
         let below: Vec<_> = found.held[1..].iter().map(|h| (&h.path[..], h.hidden.is_some())).collect();
-        assert_eq!(below, [(&b"old"[..], false), (b"new", true)]);
+        assert_eq!(below, [(&b"in/old"[..], false), (b"new", true)]);
         assert_eq!(view.inspector().provenance(b"new/x").unwrap().winner(), Some(1));
         let hidden = view.inspector().provenance(b"new/y").unwrap();
         assert_eq!((hidden.winner(), hidden.hidden()), (None, vec![1]));

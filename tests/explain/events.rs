@@ -1,0 +1,205 @@
+//! The trace of a scripted session, event by event.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::{Child, ChildStdout, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use unionmount::explain::protocol::Told;
+use unionmount::union::events::Filter;
+
+use crate::common::{Mount, Stack, WhiteoutForm, wait_until};
+use crate::drive::{client, command, run, status};
+
+/// `unionmount trace --json` that listens already.
+struct Trace {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Trace {
+    fn start(mount: &Mount, filter: &[&str]) -> Trace {
+        let mut command = command(&["trace", "--json"]);
+        command.args(filter).arg(mount.path()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        assert!(wait_until(Duration::from_secs(20), || status(mount).listeners == 1), "the trace listens");
+        Trace { child, lines }
+    }
+
+    fn next(&mut self) -> Value {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).unwrap();
+        let mut event: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{line:?}: {e}"));
+        let fields = event.as_object_mut().unwrap();
+        assert!(fields.remove("time_us").is_some_and(|time| time.as_u64() > Some(1_700_000_000_000_000)));
+        if let Some(micros) = fields.remove("micros") {
+            assert!(micros.as_u64() < Some(60_000_000));
+        }
+        event
+    }
+
+    fn expect(&mut self, events: &[Value]) {
+        for event in events {
+            assert_eq!(self.next(), *event);
+        }
+    }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        self.child.kill().unwrap_or_default();
+        self.child.wait().unwrap();
+    }
+}
+
+fn lookup(path: &str, kind: &str, layers: &[u16]) -> Value {
+    json!({"event": "lookup", "path": path, "kind": kind, "layers": layers})
+}
+
+fn missing(path: &str) -> Value {
+    json!({"event": "lookup", "path": path, "kind": null, "layers": []})
+}
+
+fn copy_up(path: &str, kind: &str, bytes: u64, layer: u16) -> Value {
+    json!({"event": "copy-up", "path": path, "kind": kind, "bytes": bytes, "layer": layer})
+}
+
+fn stack() -> Stack {
+    let stack = Stack::new(2);
+    stack.lower(0).file("etc/app.conf", "port = 80\n").whiteout("bin/ls", WhiteoutForm::Device).dir("srv");
+    stack.lower(0).opaque("srv", opaque_form());
+    stack
+        .lower(1)
+        .file("etc/passwd", vec![b'x'; 1229])
+        .file("bin/ls", "ls")
+        .file("srv/old", "old")
+        .file("gone", "");
+    stack
+}
+
+fn opaque_form() -> crate::common::OpaqueForm {
+    crate::common::OpaqueForm::Aufs
+}
+
+#[test]
+fn a_session_is_told_event_by_event() {
+    let stack = stack();
+    // With the kernel's own writing back, times are flushed when it likes.
+    let mount = stack.mount_with(&["writeback=0"]);
+    let mut trace = Trace::start(&mount, &[]);
+
+    fs::metadata(mount.join("etc/passwd")).unwrap();
+    trace.expect(&[lookup("/etc", "directory", &[1, 2]), lookup("/etc/passwd", "file", &[2])]);
+
+    fs::metadata(mount.join("bin/ls")).unwrap_err();
+    trace.expect(&[
+        lookup("/bin", "directory", &[1, 2]),
+        missing("/bin/ls"),
+        json!({"event": "whiteout", "path": "/bin/ls", "layer": 1, "hides": [2]}),
+    ]);
+    fs::metadata(mount.join("bin/ls")).unwrap_err(); // the kernel remembers
+
+    fs::metadata(mount.join("srv/old")).unwrap_err();
+    trace.expect(&[
+        lookup("/srv", "directory", &[1]),
+        json!({"event": "opaque", "path": "/srv", "layer": 1, "hides": [2]}),
+        missing("/srv/old"),
+    ]);
+
+    fs::set_permissions(mount.join("etc/passwd"), PermissionsExt::from_mode(0o600)).unwrap();
+    trace.expect(&[
+        copy_up("/etc", "directory", 0, 1),
+        copy_up("/etc/passwd", "file", 1229, 2),
+        json!({"event": "attributes", "path": "/etc/passwd", "changed": ["mode"]}),
+    ]);
+
+    fs::rename(mount.join("bin"), mount.join("sbin")).unwrap();
+    trace.expect(&[
+        missing("/sbin"),
+        copy_up("/bin", "directory", 0, 1),
+        json!({"event": "rename", "path": "/bin", "to": "/sbin", "exchange": false, "whiteout": true, "redirect": "bin"}),
+    ]);
+
+    fs::remove_file(mount.join("gone")).unwrap();
+    trace.expect(&[
+        lookup("/gone", "file", &[2]),
+        json!({"event": "remove", "path": "/gone", "kind": "file", "whiteout": true}),
+    ]);
+
+    symlink("etc", mount.join("link")).unwrap();
+    trace.expect(&[missing("/link"), json!({"event": "create", "path": "/link", "kind": "symlink"})]);
+    fs::hard_link(mount.join("etc/passwd"), mount.join("again")).unwrap();
+    trace.expect(&[missing("/again"), json!({"event": "link", "path": "/again", "from": "/etc/passwd"})]);
+    fs::remove_file(mount.join("link")).unwrap();
+    trace.expect(&[json!({"event": "remove", "path": "/link", "kind": "symlink", "whiteout": false})]);
+    fs::read_dir(mount.join("srv")).unwrap().for_each(drop);
+    trace.expect(&[json!({"event": "list", "path": "/srv"})]);
+
+    // The end of the mount is the end of the trace.
+    mount.unmount();
+    assert_eq!(trace.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn filters_choose_by_kind_and_by_path() {
+    let stack = stack();
+    let mount = stack.mount();
+    let mut trace = Trace::start(&mount, &["--filter", "create,/new"]);
+    fs::create_dir(mount.join("other")).unwrap();
+    fs::create_dir(mount.join("new")).unwrap();
+    fs::create_dir(mount.join("new/inside")).unwrap();
+    fs::create_dir(mount.join("newer")).unwrap();
+    fs::create_dir(mount.join("new/last")).unwrap();
+    let made = |path: &str| json!({"event": "create", "path": path, "kind": "directory"});
+    trace.expect(&[made("/new"), made("/new/inside"), made("/new/last")]);
+    drop(trace);
+
+    let output = run(&["trace".as_ref(), mount.path().as_os_str(), "--filter".as_ref(), "copyup".as_ref()]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said.contains("copyup") && said.contains("copy-up") && said.lines().count() == 1, "{said}");
+    mount.unmount();
+}
+
+/// `rm` of a lower's file must not read it: the kernel flushes the times of what it has unlinked.
+#[test]
+fn removing_a_lower_file_copies_nothing() {
+    let stack = stack();
+    let mount = stack.mount();
+    fs::remove_file(mount.join("gone")).unwrap();
+    fs::remove_file(mount.join("etc/passwd")).unwrap();
+    rustix::fs::syncfs(fs::File::open(mount.path()).unwrap()).unwrap();
+    // The directory, for its whiteout; the kernel has flushed what it had to by the time that it forgets.
+    assert_eq!(status(&mount).counters.copy_ups, 1);
+    let before = stack.lower(0).root().to_owned();
+    mount.unmount();
+    assert!(before.is_dir());
+}
+
+/// A listener that never reads: the mount goes on, and what was lost is counted.
+#[test]
+fn a_slow_listener_loses_events_with_a_count() {
+    const EVENTS: u64 = 60_000;
+    let stack = stack();
+    let mount = stack.mount();
+    let filter = Filter { kinds: vec!["lookup".into()], paths: Vec::new() };
+    let mut trace = client(&mount).trace(filter).unwrap();
+    for number in 0..EVENTS {
+        assert!(fs::metadata(mount.join(format!("none{number}"))).is_err());
+    }
+    let (mut heard, mut lost) = (0, 0);
+    while heard + lost < EVENTS {
+        match trace.next_told().unwrap().expect("the mount lives") {
+            Told::Event(_) => heard += 1,
+            Told::Lost { lost: more } => lost += more,
+        }
+    }
+    assert_eq!(heard + lost, EVENTS, "each event is either told or counted");
+    assert!(lost > 0, "all {EVENTS} fitted; the test is too small");
+    drop(trace);
+    assert!(wait_until(Duration::from_secs(20), || status(&mount).listeners == 0), "the daemon notices");
+    mount.unmount();
+}

@@ -1,0 +1,16 @@
+//! Watching copy-on-write: `explain`, `status`, `trace`, the control socket and the attributes, through the real binary.
+
+// A test that panics has failed; that is what unwrap is for here.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../model/mod.rs"]
+mod model;
+
+mod attributes;
+mod control;
+mod drive;
+mod events;
+mod oracle;
+mod status;

@@ -1,0 +1,102 @@
+//! `status`, and the output for people.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::common::{Stack, WhiteoutForm};
+use crate::drive::{ends_with, run, status};
+
+#[test]
+fn status_counts_what_happened() {
+    let stack = Stack::new(2);
+    stack.lower(0).file("a", vec![0; 1000]).whiteout("b", WhiteoutForm::Aufs);
+    stack.lower(1).file("d/low", vec![0; 500]).file("b", "");
+    let mount = stack.mount();
+    fs::write(mount.join("a"), vec![1; 3000]).unwrap();
+    fs::remove_file(mount.join("d/low")).unwrap();
+    fs::write(mount.join("new"), vec![1; 100]).unwrap();
+    fs::rename(mount.join("new"), mount.join("newer")).unwrap();
+    rustix::fs::syncfs(fs::File::open(mount.path()).unwrap()).unwrap();
+
+    let text = ends_with(0, &["status".as_ref(), "--json".as_ref(), mount.path().as_os_str()]);
+    let json: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(json["mount_point"], mount.path().to_str().unwrap());
+    assert_eq!(json["pid"], mount.daemon());
+    assert!(json["memory"].as_u64().unwrap() > 1 << 20);
+    assert!(json["requests"]["lookup"].as_u64().unwrap() > 0);
+    assert_eq!(json["counters"]["creates"], 1);
+    assert_eq!(json["counters"]["renames"], 1);
+    assert_eq!(json["counters"]["whiteouts"], 1);
+    // The file, and the directory of the whiteout.
+    assert_eq!(json["counters"]["copy_ups"], 2);
+    let layers: Vec<_> =
+        json["layers"].as_array().unwrap().iter().map(|l| l["layer"].as_u64().unwrap()).collect();
+    assert_eq!(layers, [0, 1, 2]);
+    let usage = &json["usage"];
+    for (layer, files, whiteouts, bytes) in [(0, 2, 1, 3100), (1, 1, 1, 1000), (2, 2, 0, 500)] {
+        let counted = ["files", "whiteouts", "bytes"].map(|field| usage[layer][field].as_u64().unwrap());
+        assert_eq!(counted, [files, whiteouts, bytes], "layer {layer}: {usage}");
+        assert_eq!(usage[layer]["complete"], true);
+    }
+    assert_eq!(usage[0]["changed_files"], 2);
+    assert_eq!(usage[0]["changed_bytes"], 3100);
+
+    // All mounts, other tests' among them; one that ends meanwhile is no matter here.
+    let all = String::from_utf8(run(&["status", "--json", "--count", "0"]).stdout).unwrap();
+    let mine = all.lines().filter(|line| line.contains(mount.path().to_str().unwrap())).count();
+    assert_eq!(mine, 1);
+
+    let person = ends_with(0, &["status".as_ref(), mount.path().as_os_str()]);
+    for part in ["upper", "lower0", "3.03 KiB in 2 files of the upper", "1 whiteout", "copied up"] {
+        assert!(person.contains(part), "{part:?} is not in\n{person}");
+    }
+    assert!(!person.contains('\x1b'), "colours without a terminal");
+    mount.unmount();
+}
+
+#[test]
+fn a_read_only_mount_says_so() {
+    let stack = Stack::new(1);
+    stack.lower(0).file("a", "");
+    let mount = stack.mount_read_only();
+    assert_eq!(status(&mount).layers[0].layer, 1);
+    let text = ends_with(0, &["explain".as_ref(), mount.join("a").as_os_str()]);
+    assert!(text.contains("layer 1 (lower0) is the topmost layer that has it"), "{text}");
+    assert!(text.contains("without an upper layer the mount is read-only"), "{text}");
+    mount.unmount();
+}
+
+#[test]
+fn explanations_are_drawn_for_people() {
+    let stack = Stack::new(2);
+    stack.lower(0).whiteout("bin/ls", WhiteoutForm::Aufs).file("etc/\u{1b}[31mred", "x");
+    stack.lower(1).file("bin/ls", vec![0; 2048]);
+    let top = stack.scratch().path().to_str().unwrap();
+    let lowers = format!("{top}/lower0:{top}/lower1");
+    let offline = |path: &str| {
+        let output = run(&["explain", "--lower", &lowers, "--upper", &format!("{top}/upper"), path]);
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, text) = offline("/bin/ls");
+    assert_eq!(code, 1);
+    let expected = "\
+/bin/ls  not in the merged view
+a whiteout in layer 1 (lower0) hides it
+
+  upper  upper   ·  nothing
+      1  lower0  ✗  whiteout .wh.ls                                         hides what is below
+      2  lower1  ○  file             2.00 KiB  rw-r--r--  TIME              hidden by the whiteout in layer 1 (lower0)
+
+  create  makes it in the upper; copies up the parent bin/ for it
+";
+    let time =
+        text.lines().find_map(|line| Some(line.split_once("rw-r--r--  ")?.1.get(..16)?.to_owned())).unwrap();
+    assert_eq!(text.replace(&time, "TIME            "), expected);
+    // A name can't command the terminal.
+    let (_, text) = offline("/etc/\u{1b}[31mred");
+    assert!(!text.contains('\u{1b}') && text.contains(r"\u{1b}[31mred"), "{text}");
+    // Nothing was made beside the upper.
+    assert!(!stack.scratch().path().join(".upper.work").exists());
+}
