@@ -74,3 +74,41 @@ manifest() (
     find . -type f -print0 | LC_ALL=C sort -z | xargs -0 -r sha256sum
     getfattr -R -h -d -m '^(user|security|system)\.' --absolute-names . 2>/dev/null | LC_ALL=C sort
 )
+
+# try COMMAND…: runs it in a subshell that stops at the first error; $status is how it ended. A plain command: bash turns
+# set -e off in all that a || or an if follows, in subshells and functions too.
+try() {
+    set +e
+    (set -e; "$@")
+    status=$?
+    set -e
+}
+
+# debian_files: $debian_tar, a minimal Debian, and $debian_debs, a directory with a few packages; fetched once and kept.
+# Fails where they can't be had. Needs $scratch.
+debian_files() {
+    local cache=${XDG_CACHE_HOME:-/root/.cache}/unionmount new
+    debian_tar=$cache/minbase.tar debian_debs=$cache/debs-2
+    mkdir -p "$cache"
+    if [ ! -s "$debian_tar" ]; then
+        need mmdebstrap
+        new=$(mktemp -d "$cache/new-XXXXXX")
+        # By its suffix mmdebstrap knows that it is to be a tar.
+        mmdebstrap --quiet --variant=minbase bookworm "$new/minbase.tar" 2>"$scratch/mmdebstrap.log" || {
+            tail -3 "$scratch/mmdebstrap.log"
+            rm -rf "$new"
+            return 1
+        }
+        mv "$new/minbase.tar" "$debian_tar"
+        rm -rf "$new"
+    fi
+    if [ ! -d "$debian_debs" ]; then
+        new=$(mktemp -d "$cache/new-XXXXXX")
+        chmod 777 "$new"
+        if ! (cd "$new" && apt-get download -qq hello less libcap2 libcap2-bin) >/dev/null 2>&1; then
+            rm -rf "$new"
+            return 1
+        fi
+        mv -T "$new" "$debian_debs"
+    fi
+}

@@ -110,6 +110,13 @@ impl IdMap {
     pub fn on_disk(&self, id: u32) -> Option<u32> {
         self.0.iter().find_map(|r| Some(r.on_disk + id.checked_sub(r.shown).filter(|n| *n < r.length)?))
     }
+
+    /// The id on disk for one that stat(2) tells. podman gives the mapping and lowers that have been mapped already, by
+    /// idmapped mounts, and makes the upper's root as the container's root: an id that is in no range on disk, but in
+    /// one of those shown, is taken for such a one.
+    pub fn kept(&self, id: u32) -> u32 {
+        if self.shown(id).is_some() { id } else { self.on_disk(id).unwrap_or(id) }
+    }
 }
 
 /// Why the text of an id mapping was refused.
@@ -155,6 +162,8 @@ mod tests {
         let map: IdMap = "0:1000:1:1:110000:65536".parse().unwrap();
         assert_eq!(map.0.len(), 2);
         assert_eq!(map.to_string(), "0:1000:1:1:110000:65536");
+        // 1000 is on disk in its own right; 110004 can only have been mapped.
+        assert_eq!([0, 5, 1000, 110_004, 200_000].map(|id| map.kept(id)), [0, 5, 1000, 5, 200_000]);
         for bad in ["", ":", "0", "0:1", "0:1:2:3", "0:1:0", "a:b:c", "0:1:-1", "4294967295:0:2", "::0:1:2"] {
             assert!(bad.parse::<IdMap>().is_err(), "{bad}");
         }

@@ -9,7 +9,8 @@
 //!    allows no `user.` attributes on symbolic links, so these show their real owner, and a change of it is tried and,
 //!    where the daemon may not, let go, as fuse-overlayfs does.
 //! 2. **Mappings** (`uidmapping`, `gidmapping`): ranges of ids on disk are shown as other ids. What is in no range is
-//!    shown as the kernel's overflow id, nobody; nothing can be given to an id that no range shows.
+//!    shown as the kernel's overflow id, nobody; nothing can be given to an id that no range shows. What is mapped
+//!    already stays so ([`IdMap::kept`]).
 //! 3. **Squashing** (`squash_to_uid` and the like): everything shows one owner, and what is made belongs to it.
 //!
 //! "Kept" is what 1. tells, in ids of the layer; "shown" is what comes after 3.
@@ -215,7 +216,9 @@ impl Owners {
     }
 
     /// What a layer keeps of an object, whose real stat is given.
-    pub fn kept(&self, at: At<'_>, stat: Stat) -> Result<Stat> {
+    pub fn kept(&self, at: At<'_>, mut stat: Stat) -> Result<Stat> {
+        stat.uid = self.uid_map.as_ref().map_or(stat.uid, |map| map.kept(stat.uid));
+        stat.gid = self.gid_map.as_ref().map_or(stat.gid, |map| map.kept(stat.gid));
         if self.read.is_empty() || !matches!(stat.kind(), Kind::File | Kind::Directory) {
             return Ok(stat);
         }
