@@ -10,7 +10,7 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
@@ -147,43 +147,86 @@ fn what_the_kernel_wrote_is_shown_here() {
     mount.unmount();
 }
 
-/// A limit, told in the README: the kernel keeps a file of a lower that has several names whole by an index in its
-/// workdir (`index=on`), which is not read here: names that were not copied up show the lower's file.
+/// Every name that leads to the file of `first-name`: content, one inode, and the count.
+fn assert_one_file(mount: &Mount, names: &[&str], content: &[u8], who: &str) {
+    let inode = fs::metadata(mount.join(names[0])).unwrap().ino();
+    for name in names {
+        assert_eq!(fs::read(mount.join(name)).unwrap(), content, "{who}: {name}");
+        let found = fs::metadata(mount.join(name)).unwrap();
+        assert_eq!(found.ino(), inode, "{who}: {name} is another file");
+        assert_eq!(found.nlink(), names.len() as u64, "{who}: {name}");
+    }
+}
+
+/// The kernel keeps a file of a lower that has several names whole by an index in its workdir (`index=on`).
 #[test]
 fn hardlinks_kept_in_the_kernels_index() {
     needs_root!();
     let stack = stack();
+    let names = ["first-name", "second-name"];
     let mount = kernel(&stack, &["index=on"]);
-    let lower = fs::read(mount.join("second-name")).unwrap();
     fs::write(mount.join("first-name"), "changed by the kernel").unwrap();
-    assert_eq!(fs::read(mount.join("second-name")).unwrap(), b"changed by the kernel");
+    assert_one_file(&mount, &names, b"changed by the kernel", "the kernel");
+    mount.unmount();
+    for round in ["one", "two"] {
+        let mount = stack.mount();
+        assert_one_file(&mount, &names, b"changed by the kernel", round);
+        mount.unmount();
+    }
+    let mount = stack.mount();
+    fs::write(mount.join("second-name"), "and here").unwrap();
+    fs::remove_file(mount.join("first-name")).unwrap();
+    mount.unmount();
+    let mount = kernel(&stack, &["index=on"]);
+    assert_one_file(&mount, &["second-name"], b"and here", "the kernel again");
+    fs::remove_file(mount.join("second-name")).unwrap();
     mount.unmount();
     let mount = stack.mount();
-    assert_eq!(fs::read(mount.join("first-name")).unwrap(), b"changed by the kernel");
-    assert_eq!(fs::read(mount.join("second-name")).unwrap(), lower);
+    assert!(!mount.join("first-name").exists() && !mount.join("second-name").exists());
     mount.unmount();
+    // The kernel keeps its shared whiteout there.
+    let left = fs::read_dir(stack.work().join("index")).unwrap().map(|entry| entry.unwrap());
+    let files: Vec<_> = left.filter(|entry| entry.file_type().unwrap().is_file()).collect();
+    assert!(files.is_empty(), "left in the index: {files:?}");
 }
 
-/// The same the other way round: names that were used here are links in the upper, and whole under the kernel; those
-/// that were only kept in the index of this program's workdir show the lower's file there.
+/// What is copied up here is in the kernel's index as well.
 #[test]
 fn hardlinks_copied_up_here_are_whole_under_the_kernel() {
     needs_root!();
     let stack = stack();
+    let names = ["first-name", "second-name"];
     let mount = stack.mount();
-    let lower = fs::read(mount.join("second-name")).unwrap();
     fs::write(mount.join("first-name"), "changed here").unwrap();
-    assert_eq!(fs::read(mount.join("second-name")).unwrap(), b"changed here");
+    assert_one_file(&mount, &names, b"changed here", "here");
     mount.unmount();
     let mount = kernel(&stack, &["index=on"]);
-    assert_eq!(fs::read(mount.join("first-name")).unwrap(), b"changed here");
-    assert_eq!(fs::read(mount.join("second-name")).unwrap(), lower);
+    assert_one_file(&mount, &names, b"changed here", "the kernel");
+    fs::write(mount.join("second-name"), "and by the kernel").unwrap();
+    fs::hard_link(mount.join("second-name"), mount.join("third-name")).unwrap();
     mount.unmount();
+    let names = ["first-name", "second-name", "third-name"];
     let mount = stack.mount();
-    fs::rename(mount.join("second-name"), mount.join("third-name")).unwrap();
+    assert_one_file(&mount, &names, b"and by the kernel", "here again");
+    fs::remove_file(mount.join("first-name")).unwrap();
+    fs::rename(mount.join("third-name"), mount.join("tree/third-name")).unwrap();
     mount.unmount();
-    let mount = kernel(&stack, &[]);
-    for name in ["first-name", "third-name"] {
+    let mount = kernel(&stack, &["index=on"]);
+    assert_one_file(&mount, &["second-name", "tree/third-name"], b"and by the kernel", "the kernel again");
+    mount.unmount();
+}
+
+/// Without its index the kernel knows nothing of names that were never used; those that were are links in the upper.
+#[test]
+fn names_that_were_used_are_links_without_an_index() {
+    needs_root!();
+    let stack = stack();
+    let mount = stack.mount();
+    assert_eq!(fs::read(mount.join("second-name")).unwrap(), b"one file");
+    fs::write(mount.join("first-name"), "changed here").unwrap();
+    mount.unmount();
+    let mount = kernel(&stack, &["index=off"]);
+    for name in ["first-name", "second-name"] {
         assert_eq!(fs::read(mount.join(name)).unwrap(), b"changed here", "{name}");
     }
     mount.unmount();

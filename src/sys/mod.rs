@@ -5,6 +5,7 @@
 
 pub mod copy;
 pub mod dir;
+pub mod handle;
 pub mod object;
 pub mod process;
 pub mod xattr;

@@ -280,6 +280,14 @@ impl<'a> Writable<'a> {
         }
     }
 
+    /// One more name for the object, in another directory.
+    pub fn link_to(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+        match self.0 {
+            At::Name(from, old) => fs::linkat(from, old, dir, name, AtFlags::empty()),
+            At::Fd(fd) => fs::linkat(fs::CWD, proc_path(fd), dir, name, AtFlags::SYMLINK_FOLLOW),
+        }
+    }
+
     /// Sets access and modification times; `None` leaves one as it is.
     pub fn utimens(&self, atime: Option<SetTime>, mtime: Option<SetTime>) -> Result<()> {
         let times =

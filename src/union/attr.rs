@@ -96,8 +96,8 @@ impl Union {
                     }
                     Source::Index => {
                         let origin = self.index_origins.get(&node.ino).map(|o| *o).ok_or(FsError::Stale)?;
-                        let name = self.upper()?.index_name(origin);
-                        f(self.upper()?.index_entry(&name).at(), true)
+                        let name = self.upper()?.index_name(origin)?;
+                        f(self.upper()?.index_entry(&name)?.at(), true)
                     }
                 }
             }

@@ -111,6 +111,9 @@ impl Union {
             upper.sync(file, false)?;
         }
         self.publish(node, staged, &original)?;
+        if self.keeps_links(&original) {
+            self.link_known_names(node);
+        }
         self.counters.copy_ups.fetch_add(1, Ordering::Relaxed);
         self.counters.copied_bytes.fetch_add(moved, Ordering::Relaxed);
         self.events.tell(|| What::CopyUp {
@@ -174,8 +177,8 @@ impl Union {
                 upper.set_mark(object, ORIGIN, &origin)?;
             }
             if self.keeps_links(original) {
-                let hidden = self.hidden_count(original.id);
-                self.set_copied_nlink(object, original.stat.nlink.saturating_sub(hidden))?;
+                let names = original.stat.nlink.saturating_sub(self.hidden_count(original.id));
+                self.set_copied_nlink(object, names, 2)?;
                 upper.set_mark(object, UNPUBLISHED, b"y")?;
             }
         }
@@ -217,6 +220,8 @@ impl Union {
             };
             let dir = self.dir_part(&parent)?;
             let _names = dir.names.write();
+            let links = self.keeps_links(original);
+            let _aliases = links.then(|| self.aliases.write());
             let mut place = node.place.write();
             let name = match &*place {
                 Place::Named { parent: now, name, .. } if Arc::ptr_eq(now, &parent) => name.clone(),
@@ -227,10 +232,8 @@ impl Union {
             if node.dir.is_none() {
                 self.mark_impure(&parent)?;
             }
-            let links = self.keeps_links(original);
-            let _aliases = links.then(|| self.aliases.write());
             if links {
-                staged.link_index(original.id)?;
+                self.link_index(&staged, original)?;
             }
             let file = staged.take_file();
             self.quietly(&fd, || staged.publish(&fd, &name, Publish::New))?;
@@ -257,6 +260,12 @@ impl Union {
             }
             return Ok(());
         }
+    }
+
+    fn link_index(&self, staged: &Staged<'_>, original: &Original) -> Result<()> {
+        let lower = At::Fd(original.fd.as_fd());
+        let name = self.upper()?.mark_for_index(staged.object(), original.id, lower)?;
+        staged.link_index(original.id, name)
     }
 
     /// Takes the mark of an unpublished copy away. The copy is published: if this fails, the next mount does it.
@@ -289,8 +298,8 @@ impl Union {
         let mut place = node.place.write();
         if links {
             // Its only link will be the one in the index.
-            self.set_copied_nlink(staged.object(), left + 1)?;
-            staged.link_index(original.id)?;
+            self.set_copied_nlink(staged.object(), left, 1)?;
+            self.link_index(&staged, original)?;
             self.published(staged.object(), original);
         }
         *place = Place::Pinned { fd, upper: true };
@@ -354,7 +363,7 @@ impl Union {
     }
 
     /// Does something in a directory of the upper that the merged view doesn't show, so its times stay.
-    fn quietly<R>(&self, dir: &UpperFd, act: impl FnOnce() -> Result<R>) -> Result<R> {
+    pub(super) fn quietly<R>(&self, dir: &UpperFd, act: impl FnOnce() -> Result<R>) -> Result<R> {
         let before = dir.itself().at().stat()?;
         let done = act()?;
         // The act is done and can't be taken back; the times of a directory of somebody else's stay as they are.

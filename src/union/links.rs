@@ -17,6 +17,7 @@ use std::sync::atomic::Ordering;
 use rustix::fs::XattrFlags;
 
 use super::Union;
+use super::index::UpperEntry;
 use super::node::{Name, Node, Place, RealId, Source};
 use super::upper::UpperFd;
 use crate::error::{FsError, Result};
@@ -36,13 +37,24 @@ pub(super) fn absolute_nlink(value: &[u8]) -> Option<u64> {
 }
 
 /// The link count that an `overlay.nlink` value and the copy's own count give. `None`: not a form that is understood.
-fn parse_nlink(value: &[u8], own: u64) -> Option<u64> {
+pub(super) fn parse_nlink(value: &[u8], own: u64) -> Option<u64> {
     let text = std::str::from_utf8(value).ok()?;
     if let Some(absolute) = absolute_nlink(value) {
         return Some(absolute);
     }
     let difference: i64 = text.strip_prefix('U')?.parse().ok()?;
     own.checked_add_signed(difference)
+}
+
+/// The `overlay.nlink` value of a file with `own` links that has `merged` names in the merged view.
+pub(super) fn difference(merged: u64, own: u64) -> String {
+    format!("U{:+}", merged.cast_signed() - own.cast_signed())
+}
+
+/// Does the value say that no name is left of a file with `own` links?
+pub(super) fn is_nameless(value: &[u8], own: u64) -> bool {
+    let difference = std::str::from_utf8(value).ok().and_then(|v| v.strip_prefix('U')?.parse::<i64>().ok());
+    difference.is_some_and(|d| own.cast_signed().saturating_add(d) <= 0)
 }
 
 /// How many further names of one file are remembered.
@@ -68,6 +80,41 @@ impl Union {
         if names.len() < OTHER_NAMES {
             names.push(OtherName { parent: parent.clone(), name: Name::from_slice(name), source });
         }
+    }
+
+    /// The names that are known of a file that was just copied up and that only the lower has: they become links of the
+    /// copy, so that another program that doesn't read the index shows one file under all of them. The merged view
+    /// doesn't change, so a failure is no failure of the copy-up.
+    pub(super) fn link_known_names(&self, node: &Arc<Node>) {
+        let names: Vec<(Arc<Node>, Name)> = match self.other_names.get(&node.ino) {
+            Some(names) => names
+                .iter()
+                .filter(|other| matches!(other.source, Source::Lower(_)))
+                .map(|other| (other.parent.clone(), other.name.clone()))
+                .collect(),
+            None => return,
+        };
+        for (parent, name) in names {
+            if let Err(e) = self.link_lower_name(&parent, &name) {
+                log::warn!("{}: not linked to its copy: {e}", String::from_utf8_lossy(&name));
+            }
+        }
+    }
+
+    fn link_lower_name(&self, parent: &Arc<Node>, name: &[u8]) -> Result<()> {
+        self.ensure_upper(parent)?;
+        let dir = self.dir_part(parent)?;
+        let _names = dir.names.write();
+        self.check_alive(dir)?;
+        let Some(found) = self.resolve(parent, name)? else { return Ok(()) };
+        let _aliases = self.has_aliases(parent, &found).then(|| self.aliases.write());
+        let (identity, Source::Index, copy) = self.identify(parent, name, &found)? else { return Ok(()) };
+        let fd = self.upper_fd(&dir.upper_dir().ok_or(FsError::Stale)?)?;
+        self.mark_impure(parent)?;
+        self.quietly(&fd, || self.link_alias(&fd, name, identity.origin))?;
+        let kind = Some(found.stat.kind());
+        self.note_upper(dir, name, Some(UpperEntry { kind, ino: copy.ino, cuts: false }));
+        Ok(())
     }
 
     /// A name of a file is gone.
@@ -134,8 +181,8 @@ impl Union {
         if !upper.is_indexed(origin) {
             return Ok(None);
         }
-        let name = upper.index_name(origin);
-        let at = upper.index_entry(&name).at();
+        let name = upper.index_name(origin)?;
+        let at = upper.index_entry(&name)?.at();
         let mut stat = self.owners.kept(at, at.stat()?)?;
         stat.nlink = self.merged_nlink(at, &stat)?.unwrap_or(stat.nlink);
         Ok(Some(stat))
@@ -156,23 +203,23 @@ impl Union {
         Ok(object.set_xattr(&name, value.as_bytes(), XattrFlags::empty())?)
     }
 
-    /// Gives a copy that is about to be published with links in the index and under one name the count of its origin.
-    pub(super) fn set_copied_nlink(&self, object: Writable<'_>, merged: u64) -> Result<()> {
-        self.set_nlink(object, format!("U{:+}", merged.cast_signed() - 2))
+    /// Gives a copy that is about to be published with `own` links the count of its origin.
+    pub(super) fn set_copied_nlink(&self, object: Writable<'_>, merged: u64, own: u64) -> Result<()> {
+        self.set_nlink(object, difference(merged, own))
     }
 
     /// Turns a name that only the lower has, of a file whose copy is in the index, into a link of that copy. The
     /// merged view doesn't change.
     pub(super) fn link_alias(&self, dir: &UpperFd, name: &[u8], origin: RealId) -> Result<()> {
         let upper = self.upper()?;
-        let index = upper.index_name(origin);
-        let copy = upper.index_entry(&index);
+        let index = upper.index_name(origin)?;
+        let copy = upper.index_entry(&index)?;
         let stat = copy.at().stat()?;
         let merged = self.merged_nlink(copy.at(), &stat)?.unwrap_or(stat.nlink);
         self.set_nlink(copy, format!("={merged}"))?;
         let linked = upper.link(copy.at(), dir, name);
         let own = copy.at().stat()?.nlink;
-        self.set_nlink(copy, format!("U{:+}", merged.cast_signed() - own.cast_signed()))?;
+        self.set_nlink(copy, difference(merged, own))?;
         linked
     }
 
@@ -182,8 +229,8 @@ impl Union {
         if !upper.is_indexed(origin) {
             return Ok(());
         }
-        let index = upper.index_name(origin);
-        let at = upper.index_entry(&index).at();
+        let index = upper.index_name(origin)?;
+        let at = upper.index_entry(&index)?.at();
         let stat = at.stat()?;
         if self.merged_nlink(at, &stat)? == Some(0) {
             upper.drop_index(origin)?;

@@ -11,7 +11,7 @@
 //! | [`resolve`] | lookup: which layer's entry a name stands for |
 //! | [`provenance`] | where a path comes from, layer by layer |
 //! | [`node`] | the objects of the merged view, their numbers, the lock order |
-//! | [`links`], `hidden` | identity across copy-up: origins and hardlinks |
+//! | [`links`], `link_index`, `kernel_index`, `hidden` | identity across copy-up: origins and hardlinks |
 //! | [`attr`] | stat and changes of attributes |
 //! | [`owners`] | owners, modes and types on disk and as shown |
 //! | [`upper`] | the only part that can write |
@@ -31,7 +31,9 @@ pub mod facts;
 pub mod file;
 mod hidden;
 pub mod index;
+mod kernel_index;
 pub mod layer;
+mod link_index;
 pub mod links;
 pub mod lock;
 pub mod marker;
@@ -54,7 +56,7 @@ pub mod workdir;
 pub mod xattr;
 
 use std::fmt;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -226,7 +228,10 @@ impl Union {
             layers.push(open_layer(lower.path, lower.root, index)?);
         }
         let filesystems = filesystems(&layers)?;
-        let upper = upper_layer.map(|layer| Upper::new(layer, filesystems.clone())).transpose()?;
+        let upper = match upper_layer {
+            Some(layer) => Some(Upper::new(layer, filesystems.clone(), fs_roots(&layers, &filesystems)?)?),
+            None => None,
+        };
         let hidden_links = upper.as_ref().map(Upper::hidden_links).transpose()?.unwrap_or_default();
         let (dir, real) = merged_root(&layers, upper.is_some())?;
         let fds = DirFds::new(limits.dir_fds);
@@ -411,7 +416,14 @@ fn check_xino(layers: &[OpenLayer], filesystems: &[Filesystem]) -> Result<()> {
     Ok(())
 }
 
-fn open_layer(path: PathBuf, fd: std::os::fd::OwnedFd, index: LayerIndex) -> Result<OpenLayer> {
+/// The root of a layer on each filesystem.
+fn fs_roots(layers: &[OpenLayer], filesystems: &[Filesystem]) -> Result<Vec<Arc<OwnedFd>>> {
+    let fds = DirFds::new(0);
+    let of = |fs: &Filesystem| layers.iter().find(|layer| layer.root.id.0 == fs.dev);
+    filesystems.iter().filter_map(of).map(|layer| fds.get(&layer.root)).collect()
+}
+
+fn open_layer(path: PathBuf, fd: OwnedFd, index: LayerIndex) -> Result<OpenLayer> {
     let stat = At::Fd(fd.as_fd()).stat()?;
     Ok(OpenLayer { path, root: RealDir::root(index, fd, &stat) })
 }

@@ -61,6 +61,11 @@ impl RealId {
         self.0 < SPARE
     }
 
+    /// The index of its filesystem; `None` for an interned one.
+    pub(super) fn filesystem(self) -> Option<usize> {
+        self.is_lasting().then(|| usize::try_from(self.0 >> INO_BITS).ok()).flatten()
+    }
+
     /// As text that means the same in another stack: `FSID INO`, hexadecimal. `None` for an interned one.
     pub fn to_text(self, separator: char, filesystems: &[Filesystem]) -> Option<String> {
         let ino = self.0 & ((1 << INO_BITS) - 1);

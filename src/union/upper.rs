@@ -6,25 +6,23 @@
 //!
 //! A deletion that must leave a whiteout is one step too: the whiteout is renamed over the victim.
 
-use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dashmap::DashMap;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags, XattrFlags};
 use rustix::io::Errno;
 
 use super::hidden::read_hidden;
 use super::layer::{UpperCaps, UpperLayer, WhiteoutForm};
-use super::links::{NLINK, UNPUBLISHED, absolute_nlink};
+use super::link_index::LinkIndex;
 use super::marker::{Namespace, WH_PREFIX};
 use super::node::{Filesystem, RealId};
 use crate::error::{FsError, Result};
 use crate::sys::dir::for_each_entry;
-use crate::sys::object::{At, Kind, Writable, proc_path};
-use crate::sys::xattr;
+use crate::sys::object::{At, Kind, Writable};
 
 /// The descriptor of a directory of the upper.
 #[derive(Debug, Clone)]
@@ -86,23 +84,15 @@ pub struct Upper {
     next: AtomicU64,
     /// The name, in the staging directory, of the whiteout that all others are links to.
     whiteout: Mutex<Option<Vec<u8>>>,
-    /// Which lower files have a copy in the hardlink index.
-    indexed: RwLock<HashSet<RealId>>,
+    links: LinkIndex,
 }
 
 impl Upper {
-    /// Takes the layer over. Reads the hardlink index.
-    pub fn new(layer: UpperLayer, filesystems: Vec<Filesystem>) -> Result<Upper> {
+    /// Takes the layer over. Reads the hardlink index. `roots`: of a layer on each filesystem.
+    pub fn new(layer: UpperLayer, filesystems: Vec<Filesystem>, roots: Vec<Arc<OwnedFd>>) -> Result<Upper> {
         let volatile = layer.work.volatile();
-        let indexed = read_index(&layer, &filesystems)?;
-        Ok(Upper {
-            layer,
-            volatile,
-            filesystems,
-            next: AtomicU64::new(0),
-            whiteout: Mutex::new(None),
-            indexed: RwLock::new(indexed),
-        })
+        let links = LinkIndex::read(&layer, &filesystems, roots)?;
+        Ok(Upper { layer, volatile, filesystems, next: AtomicU64::new(0), whiteout: Mutex::new(None), links })
     }
 
     /// What the upper's filesystem can do.
@@ -123,6 +113,11 @@ impl Upper {
     /// The filesystems of the stack.
     pub(super) fn filesystems(&self) -> &[Filesystem] {
         &self.filesystems
+    }
+
+    /// The hardlink index.
+    pub(super) fn links(&self) -> &LinkIndex {
+        &self.links
     }
 
     /// The directory of the hardlink index.
@@ -209,7 +204,7 @@ impl Upper {
         }
         let staged = self.stage(New::Special(Kind::CharDevice, 0))?;
         let ino = staged.object().at().stat()?.ino;
-        let link = || link_at(staged.object().at(), self.index_dir(), also);
+        let link = || staged.object().link_to(self.index_dir(), also);
         match link() {
             Err(Errno::EXIST) => {
                 // Left by a crash, and counted since.
@@ -280,13 +275,13 @@ impl Upper {
 
     /// One more name for an object of the upper.
     pub fn link(&self, object: At<'_>, dir: &UpperFd, name: &[u8]) -> Result<()> {
-        Ok(link_at(object, dir.fd(), name)?)
+        Ok(Writable::of_upper(object).link_to(dir.fd(), name)?)
     }
 
     /// As [`Upper::link`], over a whiteout: one atomic step.
     pub fn link_over(&self, object: At<'_>, dir: &UpperFd, name: &[u8]) -> Result<()> {
         let staged = self.fresh_name();
-        link_at(object, self.staging(), &staged)?;
+        Writable::of_upper(object).link_to(self.staging(), &staged)?;
         let staged = Staged { upper: self, name: staged, file: None, directory: false, armed: true };
         staged.publish(dir, name, Publish::Replace)
     }
@@ -346,35 +341,6 @@ impl Upper {
         if upper { Ok(Writable::of_upper(at)) } else { Err(FsError::Stale) }
     }
 
-    /// Has the lower file a copy in the hardlink index?
-    pub fn is_indexed(&self, origin: RealId) -> bool {
-        let indexed = self.indexed.read();
-        !indexed.is_empty() && indexed.contains(&origin)
-    }
-
-    /// Is any lower file in the hardlink index?
-    pub fn has_index(&self) -> bool {
-        !self.indexed.read().is_empty()
-    }
-
-    /// The name of a lower file's copy in the hardlink index.
-    pub fn index_name(&self, origin: RealId) -> IndexName {
-        IndexName(origin.to_text('-', &self.filesystems).unwrap_or_default().into_bytes())
-    }
-
-    /// The copy of a lower file in the hardlink index; `name` holds its name for as long as it is used.
-    pub fn index_entry<'a>(&'a self, name: &'a IndexName) -> Writable<'a> {
-        Writable::of_upper(At::Name(self.layer.work.index.as_fd(), &name.0))
-    }
-
-    /// Takes the last link to a file out of the hardlink index: no name of it is left in the merged view.
-    pub fn drop_index(&self, origin: RealId) -> Result<()> {
-        let name = self.index_name(origin);
-        fs::unlinkat(self.layer.work.index.as_fd(), &name.0[..], AtFlags::empty())?;
-        self.indexed.write().remove(&origin);
-        Ok(())
-    }
-
     /// Clean unmount: nothing is left in the workdir but what the next mount needs.
     pub fn close(&self) {
         if let Some(name) = self.whiteout.lock().take()
@@ -403,47 +369,6 @@ fn make(dir: BorrowedFd<'_>, name: &[u8], new: New<'_>, mode: u32) -> rustix::io
     Ok(None)
 }
 
-/// Which lower files have a copy in the hardlink index. What a crash left between the index and the publishing is
-/// mended: a copy that no name leads to was never seen and goes.
-fn read_index(layer: &UpperLayer, filesystems: &[Filesystem]) -> Result<HashSet<RealId>> {
-    let dir = layer.work.index.as_fd();
-    let mut names = Vec::new();
-    for_each_entry::<FsError>(dir, |entry| {
-        names.push(entry.name.to_vec());
-        Ok(())
-    })?;
-    let pending = layer.caps.namespace.name(UNPUBLISHED).into_bytes();
-    let count = layer.caps.namespace.name(NLINK).into_bytes();
-    let mut indexed = HashSet::new();
-    for name in names {
-        let Some(id) = RealId::from_text(&name, '-', filesystems) else { continue };
-        let at = At::Name(dir, &name);
-        if xattr::get(at, &pending)?.is_some() {
-            if at.stat()?.nlink == 1 {
-                fs::unlinkat(dir, &name[..], AtFlags::empty())?;
-                continue;
-            }
-            Writable::of_upper(at).remove_xattr(&pending)?;
-        }
-        // A name was being made a link of the copy: the absolute count becomes a difference again.
-        if let Some(merged) = xattr::get(at, &count)?.and_then(|v| absolute_nlink(&v)) {
-            let own = at.stat()?.nlink;
-            if merged == 0 {
-                fs::unlinkat(dir, &name[..], AtFlags::empty())?;
-                continue;
-            }
-            let value = format!("U{:+}", merged.cast_signed() - own.cast_signed());
-            Writable::of_upper(at).set_xattr(&count, value.as_bytes(), XattrFlags::empty())?;
-        }
-        indexed.insert(id);
-    }
-    Ok(indexed)
-}
-
-/// The name of a lower file's copy in the hardlink index.
-#[derive(Debug)]
-pub struct IndexName(Vec<u8>);
-
 fn file_type(kind: Kind) -> FileType {
     match kind {
         Kind::Fifo => FileType::Fifo,
@@ -453,13 +378,6 @@ fn file_type(kind: Kind) -> FileType {
         Kind::File => FileType::RegularFile,
         Kind::Symlink => FileType::Symlink,
         Kind::Socket => FileType::Socket,
-    }
-}
-
-fn link_at(object: At<'_>, dir: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<()> {
-    match object {
-        At::Name(from, old) => fs::linkat(from, old, dir, name, AtFlags::empty()),
-        At::Fd(fd) => fs::linkat(fs::CWD, proc_path(fd), dir, name, AtFlags::SYMLINK_FOLLOW),
     }
 }
 
@@ -492,21 +410,14 @@ impl Staged<'_> {
         self.file.take()
     }
 
-    /// Gives the object a second name in the hardlink index.
-    pub fn link_index(&self, origin: RealId) -> Result<()> {
-        let name = self.upper.index_name(origin);
-        let index = self.upper.layer.work.index.as_fd();
-        let at = At::Name(self.upper.staging(), &self.name);
-        match link_at(at, index, &name.0) {
-            // Left by a crash between this link and the publishing: never visible, so it may go.
-            Err(Errno::EXIST) if !self.upper.is_indexed(origin) => {
-                fs::unlinkat(index, &name.0[..], AtFlags::empty())?;
-                link_at(at, index, &name.0)?;
-            }
-            other => other?,
-        }
-        self.upper.indexed.write().insert(origin);
-        Ok(())
+    /// The upper that it is staged for.
+    pub(super) fn upper(&self) -> &Upper {
+        self.upper
+    }
+
+    /// Where it lies in the staging directory.
+    pub(super) fn place(&self) -> Writable<'_> {
+        Writable::of_upper(At::Name(self.upper.staging(), &self.name))
     }
 
     /// Puts the object under a name of the hardlink index, in place of what has it.

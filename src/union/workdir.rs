@@ -9,7 +9,7 @@
 //!       dirty
 //!       clean                 boot id of a machine on which a volatile mount ended in order; ours
 //!   index.unionmount/         one link for each copied-up inode that has several names below; removed when empty
-//!   index/                    the kernel's index=on; left alone
+//!   index/                    the same in the kernel's form (index=on), which root uses; removed when empty
 //! ```
 //!
 //! A workdir that the kernel's overlayfs or fuse-overlayfs has used is taken over; fuse-overlayfs 2 leaves objects with
@@ -235,8 +235,10 @@ impl Workdir {
             rmdir_if_empty(self.root.as_fd(), OsStr::new(STAGING))
                 .map_err(io(&self.path, "remove work in it"))?;
         }
-        rmdir_if_empty(self.root.as_fd(), OsStr::new(INDEX))
-            .map_err(io(&self.path, "remove the index in it"))?;
+        for index in [INDEX, KERNEL_INDEX] {
+            rmdir_if_empty(self.root.as_fd(), OsStr::new(index))
+                .map_err(io(&self.path, "remove the index in it"))?;
+        }
         if let Some((parent, name)) = &self.beside {
             rmdir_if_empty(parent.as_fd(), name).map_err(io(&self.path, "remove it"))?;
         }

@@ -15,7 +15,7 @@ use super::process::{Privilege, wait_for_exit, wait_until};
 /// How long a mount may exist before it is aborted, so that a hang fails a test and does not stop the run.
 const WATCHDOG: Duration = Duration::from_secs(240);
 /// How long mounting, unmounting and a daemon's end may take each.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The program under test.
 #[derive(Debug, Clone, PartialEq, Eq)]

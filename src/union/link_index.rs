@@ -1,0 +1,219 @@
+//! The hardlink index: where the names of one lower file find its copy.
+//!
+//! It holds one link of each copied-up file that has, or had, other names in the lower, called by the file's origin. As
+//! root it is the kernel's own ([`super::kernel_index`]); without privileges it is `index.unionmount/` in the workdir,
+//! with names of the form `FSID-INO` (hexadecimal). See [`super::links`] for the counts, and [`super::hidden`] for files
+//! that only lost names.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use rustix::fs::{self, AtFlags, XattrFlags};
+use rustix::io::Errno;
+
+use super::kernel_index::{KernelEntry, KernelIndex};
+use super::layer::UpperLayer;
+use super::links::{self, NLINK, ORIGIN, UNPUBLISHED};
+use super::marker::{self, Namespace};
+use super::node::{Filesystem, RealId};
+use super::upper::{Staged, Upper};
+use crate::error::{FsError, Result};
+use crate::sys::dir::for_each_entry;
+use crate::sys::object::{At, Stat, Writable};
+use crate::sys::xattr;
+
+/// Which lower files have a copy in the index, and where.
+#[derive(Debug)]
+pub struct LinkIndex {
+    indexed: RwLock<HashMap<RealId, IndexName>>,
+    kernel: Option<KernelIndex>,
+}
+
+/// The name of a lower file's copy.
+#[derive(Debug, Clone)]
+pub enum IndexName {
+    /// In our index.
+    Own(Vec<u8>),
+    /// In the kernel's.
+    Kernel(Vec<u8>),
+}
+
+impl IndexName {
+    fn bytes(&self) -> &[u8] {
+        let (IndexName::Own(name) | IndexName::Kernel(name)) = self;
+        name
+    }
+}
+
+impl LinkIndex {
+    /// Reads both indexes of a workdir. `roots`: of a layer on each filesystem.
+    ///
+    /// What a crash left between the index and the publishing is mended: a copy that no name leads to was never seen
+    /// and goes.
+    pub fn read(
+        layer: &UpperLayer,
+        filesystems: &[Filesystem],
+        roots: Vec<Arc<OwnedFd>>,
+    ) -> Result<LinkIndex> {
+        let kernel = if layer.caps.namespace == Namespace::Trusted {
+            let work = rustix::io::fcntl_dupfd_cloexec(&layer.work.root, 3)?;
+            Some(KernelIndex::new(work, roots))
+        } else {
+            None
+        };
+        let mut indexed = HashMap::new();
+        let dir = layer.work.index.as_fd();
+        let mut names = Vec::new();
+        for_each_entry::<FsError>(dir, |entry| {
+            names.push(entry.name.to_vec());
+            Ok(())
+        })?;
+        for name in names {
+            let Some(id) = RealId::from_text(&name, '-', filesystems) else { continue };
+            let at = At::Name(dir, &name);
+            if has_names(layer, at, &at.stat()?, None)? {
+                indexed.insert(id, IndexName::Own(name));
+            } else {
+                fs::unlinkat(dir, &name[..], AtFlags::empty())?;
+            }
+        }
+        if let Some(kernel) = &kernel
+            && let Some(dir) = kernel.dir()?
+        {
+            for KernelEntry { name, origin, stat, lower } in kernel.entries()? {
+                let at = At::Name(dir, &name);
+                if !has_names(layer, at, &stat, Some(&lower))? {
+                    fs::unlinkat(dir, &name[..], AtFlags::empty())?;
+                } else if marker::read_marks(at)?.metacopy {
+                    // Its data are still below; its other names show the lower's file, which has them.
+                    log::debug!("index: a metacopy stays where it is");
+                } else if let Entry::Vacant(free) = indexed.entry(origin) {
+                    mark_origin(layer, filesystems, at, origin)?;
+                    free.insert(IndexName::Kernel(name));
+                }
+            }
+        }
+        Ok(LinkIndex { indexed: RwLock::new(indexed), kernel })
+    }
+}
+
+/// Does a name of the merged view lead to a copy in an index? Ends what a crash interrupted. `lower`: the original of
+/// what the kernel may have copied up.
+fn has_names(layer: &UpperLayer, at: At<'_>, stat: &Stat, lower: Option<&Stat>) -> Result<bool> {
+    let pending = layer.caps.namespace.name(UNPUBLISHED).into_bytes();
+    let count = layer.caps.namespace.name(NLINK).into_bytes();
+    if xattr::get(at, &pending)?.is_some() {
+        if stat.nlink == 1 {
+            return Ok(false);
+        }
+        Writable::of_upper(at).remove_xattr(&pending)?;
+    }
+    let Some(value) = xattr::get(at, &count)? else { return Ok(true) };
+    let merged = match (value.strip_prefix(b"L"), lower) {
+        // The kernel's form while an operation is under way: a difference to the lower's count.
+        (Some(difference), Some(lower)) => links::parse_nlink(&[b"U", difference].concat(), lower.nlink),
+        // A name was being made a link of the copy.
+        _ => links::absolute_nlink(&value),
+    };
+    match merged {
+        Some(0) => Ok(false),
+        Some(merged) => {
+            let value = links::difference(merged, stat.nlink);
+            Writable::of_upper(at).set_xattr(&count, value.as_bytes(), XattrFlags::empty())?;
+            Ok(true)
+        }
+        // Another program may have taken the last names away.
+        None => Ok(!links::is_nameless(&value, stat.nlink)),
+    }
+}
+
+/// What the kernel copied up keeps its number here.
+fn mark_origin(layer: &UpperLayer, filesystems: &[Filesystem], at: At<'_>, origin: RealId) -> Result<()> {
+    let mark = layer.caps.namespace.name(ORIGIN).into_bytes();
+    let Some(value) = origin.to_text(':', filesystems) else { return Ok(()) };
+    if xattr::get(at, &mark)?.is_none() {
+        Writable::of_upper(at).set_xattr(&mark, value.as_bytes(), XattrFlags::empty())?;
+    }
+    Ok(())
+}
+
+impl Upper {
+    /// Has the lower file a copy in a hardlink index?
+    pub fn is_indexed(&self, origin: RealId) -> bool {
+        let indexed = self.links().indexed.read();
+        !indexed.is_empty() && indexed.contains_key(&origin)
+    }
+
+    /// Is any lower file in a hardlink index?
+    pub fn has_index(&self) -> bool {
+        !self.links().indexed.read().is_empty()
+    }
+
+    /// The name of a lower file's copy in its index.
+    ///
+    /// # Errors
+    /// `ESTALE` if it has none.
+    pub fn index_name(&self, origin: RealId) -> Result<IndexName> {
+        self.links().indexed.read().get(&origin).cloned().ok_or(FsError::Stale)
+    }
+
+    /// The copy of a lower file in its index; `name` holds its name for as long as it is used.
+    pub fn index_entry<'a>(&'a self, name: &'a IndexName) -> Result<Writable<'a>> {
+        Ok(Writable::of_upper(At::Name(self.dir_of_index(name)?, name.bytes())))
+    }
+
+    fn dir_of_index(&self, name: &IndexName) -> Result<BorrowedFd<'_>> {
+        match (name, &self.links().kernel) {
+            (IndexName::Own(_), _) => Ok(self.index_dir()),
+            (IndexName::Kernel(_), Some(kernel)) => kernel.dir()?.ok_or(FsError::Stale),
+            (IndexName::Kernel(_), None) => Err(FsError::Stale),
+        }
+    }
+
+    /// Takes the last link to a file out of its index: no name of it is left in the merged view.
+    pub fn drop_index(&self, origin: RealId) -> Result<()> {
+        let name = self.index_name(origin)?;
+        fs::unlinkat(self.dir_of_index(&name)?, name.bytes(), AtFlags::empty())?;
+        self.links().indexed.write().remove(&origin);
+        Ok(())
+    }
+
+    /// Gives a copy that is about to be published with [`Staged::link_index`] what its index needs, and tells its name
+    /// there.
+    pub(super) fn mark_for_index(
+        &self,
+        copy: Writable<'_>,
+        origin: RealId,
+        lower: At<'_>,
+    ) -> Result<IndexName> {
+        if let Some(kernel) = &self.links().kernel
+            && let Some(name) = kernel.mark(copy, origin, lower)?
+        {
+            return Ok(IndexName::Kernel(name));
+        }
+        Ok(IndexName::Own(origin.to_text('-', self.filesystems()).unwrap_or_default().into_bytes()))
+    }
+}
+
+impl Staged<'_> {
+    /// Gives the object its name in a hardlink index.
+    pub(super) fn link_index(&self, origin: RealId, name: IndexName) -> Result<()> {
+        let upper = self.upper();
+        match (&name, &upper.links().kernel) {
+            (IndexName::Kernel(name), Some(kernel)) => kernel.link(self.place(), name)?,
+            _ => match self.place().link_to(upper.index_dir(), name.bytes()) {
+                // Left by a crash between this link and the publishing: never visible, so it may go.
+                Err(Errno::EXIST) if !upper.is_indexed(origin) => {
+                    fs::unlinkat(upper.index_dir(), name.bytes(), AtFlags::empty())?;
+                    self.place().link_to(upper.index_dir(), name.bytes())?;
+                }
+                other => other?,
+            },
+        }
+        upper.links().indexed.write().insert(origin, name);
+        Ok(())
+    }
+}
