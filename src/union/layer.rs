@@ -464,6 +464,7 @@ mod tests {
         fs::create_dir_all(top.path().join("w/work/#1a/x")).unwrap();
         fs::create_dir_all(top.path().join("w/work/incompat")).unwrap();
         fs::create_dir_all(top.path().join("w/index")).unwrap();
+        fs::write(top.path().join("w/index/00fb"), "x").unwrap();
         fs::write(top.path().join("w/17"), "x").unwrap();
         fs::set_permissions(top.path().join("w/work"), fs::Permissions::from_mode(0o0)).unwrap();
         let stack = Stack::open(&with_work(&top)).unwrap();
