@@ -20,3 +20,18 @@ impl Snapshotter {
         ))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    #[test]
+    fn whatever_is_asked_the_way_out_is_told() {
+        for line in [&["snapshotter"][..], &["snapshotter", "--address", "/s.sock", "--root", "/r", "-v"]] {
+            let cli = super::super::Cli::try_parse_from([&["unionmount"], line].concat()).unwrap();
+            let failure = cli.verb.unwrap().run().unwrap_err();
+            assert_eq!(failure.code, 1);
+            assert!(failure.message.contains("--features snapshotter"), "{}", failure.message);
+        }
+    }
+}

@@ -58,12 +58,14 @@ fn an_image_is_unpacked_as_overlayfs_unpacks_it() {
             containerd.snapshots(snapshotter, &["prepare", &view, layer]);
         }
         same_trees(&containerd, &view, &Fields::tree());
-        let usage = |snapshotter| {
+        let inodes = |snapshotter| {
             let told = containerd.snapshots(snapshotter, &["usage", "-b", layer]);
             let line = told.lines().find(|line| line.starts_with(layer)).unwrap().to_owned();
-            line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+            line.split_whitespace().last().unwrap().parse::<usize>().unwrap()
         };
-        assert_eq!(usage(OURS).last(), usage(ORACLE).last(), "inodes of layer {number}");
+        // All whiteouts of a mount are one inode, while containerd makes one for each.
+        let (ours, oracle) = (inodes(OURS), inodes(ORACLE));
+        assert!(ours == oracle || ours == oracle - 1, "layer {number} has {ours} inodes, not {oracle}");
     }
     let chain = containerd.snapshots(OURS, &["tree"]);
     assert!(image.chain.iter().all(|layer| chain.contains(layer)), "{chain}");

@@ -123,6 +123,7 @@ pub fn layers() -> Vec<Layer> {
         .dir("cache", 0o755, 0)
         .dir("cache/deep", 0o755, 0)
         .file("cache/deep/newer", 0o644, 0, "newer")
+        .dir("long", 0o755, 0)
         .file(&format!("long/{}", "name".repeat(40)), 0o644, 0, "long");
     vec![base, changes, top]
 }

@@ -3,6 +3,9 @@
 //!
 //! containerd's own suite for snapshotters is run by `scripts/containerd-suite`.
 
+// A test that panics has failed; that is what unwrap is for here.
+#![allow(clippy::unwrap_used)]
+
 #[path = "../common/mod.rs"]
 mod common;
 

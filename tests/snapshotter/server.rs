@@ -51,7 +51,7 @@ impl Server {
         systemd.set_read_timeout(Some(PATIENCE)).unwrap();
         let child =
             command(dir).args(extra).env("NOTIFY_SOCKET", &told).stderr(Stdio::piped()).spawn().unwrap();
-        let mut server = Server { dir: dir.to_owned(), child: Some(child), systemd: systemd };
+        let mut server = Server { dir: dir.to_owned(), child: Some(child), systemd };
         let mut message = [0; 64];
         let length = server.systemd.recv(&mut message).unwrap_or_else(|error| {
             panic!("not ready: {error}: {:?}", server.signal(Signal::KILL));
