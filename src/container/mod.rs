@@ -1,1 +1,43 @@
-//! (in work)
+//! Containers: an image, one writable layer on it, and the mount of both; running a command in it; a new image from it.
+//!
+//! ```text
+//! STORE/containers/ID/
+//! ├── config.json     the record: image, name, what is to be run, how it ended; written last, so a directory without
+//! │                     it is no container
+//! ├── diff/           the upper: all that the container changes
+//! ├── work/           the upper's workdir
+//! ├── init/           the lowest layer: mount points that a runtime needs and an image may lack, so that they don't
+//! │                     land in the upper
+//! ├── merged/         where it is mounted
+//! ├── volumes/N/      data of the image's volumes
+//! ├── bundle/         what the OCI runtime is given
+//! └── lock            held by `run` as long as it runs, with its process id in it
+//! ```
+//!
+//! | module | what it knows |
+//! |---|---|
+//! | [`record`] | making, finding and removing containers |
+//! | [`mounting`] | mounts, made by calling this program again, so that nothing here speaks FUSE |
+//! | [`bundle`] | image config and options → OCI runtime spec |
+//! | [`user`] | the users and groups of a container |
+//! | [`runtime`] | finding and running an OCI runtime |
+//! | [`namespace`] | the user namespace of an ordinary user |
+//! | [`commit`] | upper → layer → image |
+//!
+//! # An ordinary user's containers
+//!
+//! run in a user namespace with the subordinate ids that newuidmap(1) gives, and the mount is made inside it. What is on
+//! disk belongs to the user all the same: owners are kept in `user.containers.override_stat`, see
+//! [`crate::image::layer::attributes`]. So `diff`, `commit` and `rm` need no namespace.
+
+pub mod bundle;
+pub mod commit;
+mod error;
+pub mod mounting;
+pub mod namespace;
+pub mod record;
+pub mod runtime;
+pub mod user;
+
+pub use error::{ContainerError, Result};
+pub use record::{Container, Net, Record, Settings, State, Volume};

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::LayerError;
-use super::attributes::Ownership;
+use super::attributes::{Attributes, Ownership};
 use super::place::{Place, split};
 use super::reader::{Entry, Reader, What};
 use crate::sys::copy::write_all_at;
@@ -66,6 +66,8 @@ pub fn apply(tar: impl Read, root: BorrowedFd<'_>, options: &ApplyOptions) -> Re
     let mut reader = Reader::new(tar);
     let mut place = Place::new(root, options.ownership)?;
     let mut applied = Applied::default();
+    // Whatever `root` was made with; the tar may say otherwise.
+    place.root(&Attributes::of_implied_directory())?;
     while let Some(entry) = reader.next_entry()? {
         applied.entries += 1;
         if applied.entries > options.limits.entries {

@@ -6,10 +6,11 @@
 //! # Of an ordinary user
 //!
 //! Everything on disk belongs to the user, who must be able to read and change it; what an object really is stands in
-//! `user.containers.override_stat` = `uid:gid:mode:type`, as containers/storage and fuse-overlayfs write it. Devices,
-//! fifos and symbolic links of other owners than 0:0, on which the kernel allows no `user.` attributes, are regular
-//! files there; a link's target is the file's content. An attribute that the user may not set (`security.capability`)
-//! is kept under `user.unionmount.kept.NAME`. So nothing of a tar is lost, and [`Attributes::read`] gives all of it back.
+//! `user.containers.override_stat` = `uid:gid:mode:type`, as containers/storage and fuse-overlayfs write it. Devices and
+//! fifos, on which the kernel allows no `user.` attributes, are empty regular files there. Symbolic links allow none
+//! either but must stay links: the owners of those that don't belong to 0:0 stand in their directory's
+//! [`LINKS`] = `uid:gid:name\0…`. An attribute that the user may not set (`security.capability`) is kept under
+//! `user.unionmount.kept.NAME`. So nothing of a tar is lost, and [`Attributes::read`] gives all of it back.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -49,6 +50,8 @@ impl Ownership {
 pub const OVERRIDE_STAT: &[u8] = b"user.containers.override_stat";
 /// What an attribute's name is prefixed by that an ordinary user can't set.
 pub const KEPT: &[u8] = b"user.unionmount.kept.";
+/// The owners of an ordinary user's symbolic links, on the directory that holds them.
+pub const LINKS: &[u8] = b"user.unionmount.links";
 
 const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
 const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
@@ -112,7 +115,9 @@ impl Attributes {
         let err = || LayerError::os(path, "read its attributes");
         let mut xattrs = Vec::new();
         for name in xattr::list(at).map_err(err())? {
-            let Some(shown) = shown_name(&name) else { continue };
+            let kept = ownership == Ownership::OverrideStat && name.starts_with(KEPT);
+            let shown = if kept { Some(name.clone()) } else { shown_name(&name) };
+            let Some(shown) = shown else { continue };
             // Gone between the two calls, on a layer that is in use.
             let Some(value) = xattr::get(at, &name).map_err(err())? else { continue };
             xattrs.push((shown, value));
@@ -128,6 +133,10 @@ impl Attributes {
         ownership: Ownership,
     ) -> Result<Attributes, LayerError> {
         let mut attributes = Attributes::of_stat(stat);
+        if ownership == Ownership::OverrideStat && attributes.kind == Kind::Symlink {
+            // What is on disk belongs to the user and says nothing.
+            (attributes.uid, attributes.gid) = (0, 0);
+        }
         for (name, value) in xattrs {
             if ownership == Ownership::Real {
                 attributes.xattrs.push((name, value));
@@ -151,8 +160,7 @@ impl Attributes {
     pub fn is_kept_as_file(&self, ownership: Ownership) -> bool {
         ownership == Ownership::OverrideStat
             && match self.kind {
-                Kind::File | Kind::Directory => false,
-                Kind::Symlink => (self.uid, self.gid) != (0, 0),
+                Kind::File | Kind::Directory | Kind::Symlink => false,
                 Kind::Fifo | Kind::CharDevice | Kind::BlockDevice | Kind::Socket => true,
             }
     }
@@ -165,7 +173,7 @@ impl Attributes {
         ownership: Ownership,
         inherited_acl: bool,
     ) -> Result<(), LayerError> {
-        let link = self.kind == Kind::Symlink && !self.is_kept_as_file(ownership);
+        let link = self.kind == Kind::Symlink;
         if inherited_acl && !link {
             for acl in [ACL_ACCESS, ACL_DEFAULT] {
                 match object.remove_xattr(acl) {
@@ -198,6 +206,14 @@ impl Attributes {
         }
         let time = Some(SetTime::At(self.mtime));
         object.utimens(time, time).map_err(LayerError::os(path, "set its times"))
+    }
+
+    /// Gives the root of a new layer these attributes.
+    ///
+    /// # Errors
+    /// The one that could not be set.
+    pub fn put_on_root(&self, root: Writable<'_>, ownership: Ownership) -> Result<(), LayerError> {
+        self.put(root, b"", ownership, false)
     }
 
     fn put_xattr(
@@ -242,7 +258,7 @@ fn shown(bytes: &[u8]) -> std::path::Display<'_> {
 /// The name under which a layer keeps an attribute of a tar; `None` for the marks of storage drivers. Marks of the union
 /// are kept escaped, so that a tar can't speak to it.
 fn stored_name(name: &[u8]) -> Option<Vec<u8>> {
-    if name == OVERRIDE_STAT || name.starts_with(KEPT) {
+    if name == OVERRIDE_STAT {
         return None;
     }
     match marker::overlay_mark(name) {
@@ -260,6 +276,48 @@ fn shown_name(stored: &[u8]) -> Option<Vec<u8>> {
         }
         None => (!marker::is_private_xattr(stored)).then(|| stored.to_vec()),
     }
+}
+
+/// Notes the owner of a link in its directory.
+pub(super) fn note_link_owner(
+    dir: Writable<'_>,
+    name: &[u8],
+    path: &[u8],
+    (uid, gid): (u32, u32),
+) -> Result<(), LayerError> {
+    let old = xattr::get(dir.at(), LINKS).map_err(LayerError::os(path, "read the owners of links"))?;
+    if old.is_none() && (uid, gid) == (0, 0) {
+        return Ok(());
+    }
+    let old = old.unwrap_or_default();
+    let mut new = Vec::with_capacity(old.len() + name.len() + 16);
+    for record in old.split_inclusive(|&b| b == 0).filter(|record| link_owner(record, name).is_none()) {
+        new.extend_from_slice(record);
+    }
+    if (uid, gid) != (0, 0) {
+        new.extend_from_slice(format!("{uid}:{gid}:").as_bytes());
+        new.extend_from_slice(name);
+        new.push(0);
+    }
+    dir.set_xattr(LINKS, &new, XattrFlags::empty())
+        .map_err(LayerError::os(path, "keep the owner of the link"))
+}
+
+/// The owner of a link, as its directory's [`LINKS`] tell it.
+pub(super) fn noted_link_owner(
+    dir: At<'_>,
+    name: &[u8],
+    path: &[u8],
+) -> Result<Option<(u32, u32)>, LayerError> {
+    let noted = xattr::get(dir, LINKS).map_err(LayerError::os(path, "read the owners of links"))?;
+    Ok(noted.and_then(|all| all.split_inclusive(|&b| b == 0).find_map(|record| link_owner(record, name))))
+}
+
+/// What a record says, if it is that of `name`.
+fn link_owner(record: &[u8], name: &[u8]) -> Option<(u32, u32)> {
+    let owner = record.strip_suffix(&[0])?.strip_suffix(name)?.strip_suffix(b":")?;
+    let (uid, gid) = std::str::from_utf8(owner).ok()?.split_once(':')?;
+    Some((uid.parse().ok()?, gid.parse().ok()?))
 }
 
 /// The value of `user.containers.override_stat`.
@@ -370,6 +428,8 @@ mod tests {
         assert_eq!(stored_name(b"user.overlay.opaque").unwrap(), b"user.overlay.overlay.opaque");
         assert_eq!(stored_name(b"user.fuseoverlayfs.opaque"), None);
         assert_eq!(stored_name(OVERRIDE_STAT), None);
+        assert_eq!(stored_name(b"user.unionmount.kept.security.capability"), None);
+        assert_eq!(stored_name(LINKS), None);
         assert_eq!(shown_name(b"user.overlay.overlay.opaque").unwrap(), b"user.overlay.opaque");
         assert_eq!(shown_name(b"trusted.overlay.origin"), None);
         assert_eq!(shown_name(b"security.capability").unwrap(), b"security.capability");

@@ -37,7 +37,7 @@ mod tests;
 pub mod write;
 
 pub use apply::{Applied, ApplyOptions, Limits, apply};
-pub use attributes::Ownership;
+pub use attributes::{Attributes, Ownership};
 pub use changes::{Change, ChangeKind, changes};
 pub use error::LayerError;
 pub use write::{WriteOptions, Written, write_tar};

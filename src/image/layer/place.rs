@@ -13,7 +13,7 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
 use super::LayerError;
-use super::attributes::{Attributes, Ownership};
+use super::attributes::{Attributes, LINKS, Ownership, note_link_owner};
 use crate::sys::dir::{for_each_entry, open_beneath};
 use crate::sys::object::{At, Kind, SetTime, Time, Writable};
 use crate::sys::xattr;
@@ -239,7 +239,8 @@ impl<'r> Place<'r> {
                     // Another description of it counts now; the mark that makes it opaque stays.
                     let object = Writable::of_upper(at);
                     for old in xattr::list(at).map_err(LayerError::os(path, "read its attributes"))? {
-                        if marker::overlay_mark(&old).is_none() && old != b"security.selinux" {
+                        let stays = old == b"security.selinux" || old == LINKS;
+                        if marker::overlay_mark(&old).is_none() && !stays {
                             object
                                 .remove_xattr(&old)
                                 .map_err(LayerError::os(path, "replace its attributes"))?;
@@ -274,14 +275,12 @@ impl<'r> Place<'r> {
 
     /// Makes a symbolic link.
     pub fn symlink(&mut self, path: &[u8], target: &[u8], attributes: &Attributes) -> Result<(), LayerError> {
-        if attributes.is_kept_as_file(self.ownership) {
-            let file = self.file(path)?;
-            crate::sys::copy::write_all_at(file.as_fd(), target, 0)
-                .map_err(LayerError::os(path, "write it"))?;
-            return self.finish_file(file.as_fd(), path, attributes);
-        }
         self.enter(split(path).0, path)?;
         self.make(path, "make it", |dir, name| fs::symlinkat(target, dir, name))?;
+        if self.ownership == Ownership::OverrideStat {
+            let dir = Writable::of_upper(At::Fd(self.dir()?.0));
+            note_link_owner(dir, split(path).1, path, (attributes.uid, attributes.gid))?;
+        }
         self.put_here(path, attributes)
     }
 

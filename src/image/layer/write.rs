@@ -20,7 +20,7 @@ use tar_core::builder::EntryBuilder;
 use tar_core::{EntryType, HEADER_SIZE, SparseEntry};
 
 use super::LayerError;
-use super::attributes::{Attributes, Ownership};
+use super::attributes::{Attributes, Ownership, noted_link_owner};
 use super::place::{join, open_dir};
 use super::reader::time_text;
 use crate::error::FsError;
@@ -169,17 +169,8 @@ impl<W: Write> Writer<W> {
         let kind = match attributes.kind {
             Kind::File => return self.file(path, builder, data),
             Kind::Symlink => {
-                let in_file = |data: BorrowedFd<'_>| -> rustix::io::Result<Vec<u8>> {
-                    let mut target = vec![0; 4096];
-                    let length = rustix::io::pread(data, &mut target[..], 0)?;
-                    target.truncate(length);
-                    Ok(target)
-                };
-                let target = match (target, data) {
-                    (Some(target), _) => target,
-                    (None, Some(data)) => in_file(data).map_err(LayerError::os(path, "read its target"))?,
-                    (None, None) => return Err(LayerError::entry(path, "a symbolic link without a target")),
-                };
+                let target =
+                    target.ok_or_else(|| LayerError::entry(path, "a symbolic link without a target"))?;
                 builder.link_name(target);
                 EntryType::Symlink
             }
@@ -443,7 +434,14 @@ impl Walk<'_> {
             Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(LayerError::os(&path, "stat it")(errno)),
         };
-        let attributes = Attributes::read(at, &path, &stat, ownership)?;
+        let mut attributes = Attributes::read(at, &path, &stat, ownership)?;
+        if ownership == Ownership::OverrideStat && stat.kind() == Kind::Symlink {
+            let dir = At::Fd(self.dir(parent)?);
+            if let Some(owner) = noted_link_owner(dir, name, &path)? {
+                (attributes.uid, attributes.gid) = owner;
+            }
+        }
+        let at = At::Name(self.dir(parent)?, name);
         let marks = if stat.kind() == Kind::Directory || is_short(&stat) {
             marker::read_marks(at).map_err(LayerError::os(&path, "read its marks"))?
         } else {

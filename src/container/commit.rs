@@ -1,0 +1,297 @@
+//! Commit: a container's upper becomes one more layer of a new image.
+//!
+//! The upper is walked, and nothing else; its tar is hashed and stored while it is written. With the container's mount
+//! live, what programs had written before the command began is in the layer: the kernel may hold it in its cache, so it
+//! is asked to hand it over first ([`flush`]). A file that is written to meanwhile may be caught in the middle of that.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::Errno;
+use serde_json::{Value, json};
+
+use super::error::{ContainerError, Result};
+use super::record::Container;
+use crate::image::change::{self, Change};
+use crate::image::compression::Compression;
+use crate::image::digest::Digest;
+use crate::image::error::StoreError;
+use crate::image::layer::place::open_dir;
+use crate::image::layer::{Attributes, Ownership, WriteOptions, write_tar};
+use crate::image::name::ImageName;
+use crate::image::store::{AddedLayer, Blob, Image, Store};
+use crate::sys::dir::for_each_entry;
+use crate::sys::namespace;
+use crate::sys::object::{At, Kind};
+
+/// What is said about the new image.
+#[derive(Debug, Clone, Default)]
+pub struct About {
+    /// Who made it.
+    pub author: Option<String>,
+    /// Why.
+    pub message: Option<String>,
+    /// Changes of its config.
+    pub changes: Vec<Change>,
+}
+
+/// Makes an image of a container. Returns its id.
+///
+/// # Errors
+/// When the container or its image can't be read, or the store can't be written.
+pub fn commit(
+    store: &Store,
+    container: &Container,
+    about: &About,
+    name: Option<ImageName>,
+) -> Result<Digest> {
+    let image = store.resolve(&container.record.image.to_string())?;
+    flush(container)?;
+    let lowers = container.lowers(store)?;
+    let open = lowers.open()?;
+    let below: Vec<BorrowedFd<'_>> = open.iter().map(AsFd::as_fd).collect();
+    let path = container.upper();
+    let upper = File::open(&path).map_err(ContainerError::io("open it", &path))?;
+    let ownership = Ownership::of_this_process();
+    let root = root_changed(upper.as_fd(), &below, ownership)
+        .map_err(|source| ContainerError::Layer { id: container.short_id().to_owned(), source })?;
+    let options = WriteOptions { ownership, lowers: &below, root };
+
+    let staging = store.begin()?;
+    let mut failed = None;
+    let layer = staging.add_layer(|out| {
+        write_tar(upper.as_fd(), out, &options).map(|_| ()).map_err(|source| {
+            let text = format!("container {}: {source}", container.short_id());
+            failed = Some(ContainerError::Layer { id: container.short_id().to_owned(), source });
+            StoreError::Refused(text)
+        })
+    });
+    let layer = match (layer, failed) {
+        (_, Some(error)) => return Err(error),
+        (layer, None) => layer?,
+    };
+    let mut layers = base_layers(&image)?;
+    layers.push(layer);
+    let names: Vec<ImageName> = name.into_iter().collect();
+    let id = staging.add_image(document(&image, container, about), &layers, &names)?;
+    staging.publish()?;
+    Ok(id)
+}
+
+/// Is the root of the upper another than that of the layer below? Without a change, no entry speaks of it, so that an
+/// unchanged container gives the empty layer that everybody knows.
+fn root_changed(
+    upper: BorrowedFd<'_>,
+    lowers: &[BorrowedFd<'_>],
+    ownership: Ownership,
+) -> std::result::Result<bool, crate::image::layer::LayerError> {
+    let of = |dir: BorrowedFd<'_>| {
+        let at = At::Fd(dir);
+        let stat = at.stat().map_err(|errno| crate::image::layer::LayerError::Os {
+            entry: Vec::new(),
+            what: "stat it",
+            errno,
+        })?;
+        // Times change with every entry; they alone are no change.
+        Attributes::read(at, b"", &stat, ownership).map(|a| (a.mode, a.uid, a.gid, a.xattrs))
+    };
+    match lowers.first() {
+        Some(top) => Ok(of(upper)? != of(*top)?),
+        None => Ok(true),
+    }
+}
+
+/// The layers of an image, as the store takes them.
+fn base_layers(image: &Image) -> Result<Vec<AddedLayer>> {
+    let descriptors = image.manifest.layers();
+    if descriptors.len() != image.diff_ids.len() {
+        return Err(ContainerError::Refused(format!(
+            "image {}: its config disagrees with its layers",
+            image.id
+        )));
+    }
+    descriptors
+        .iter()
+        .zip(&image.diff_ids)
+        .map(|(descriptor, diff_id)| {
+            let media_type = descriptor.media_type().to_string();
+            let compression = if media_type.ends_with("gzip") {
+                Compression::Gzip
+            } else if media_type.ends_with("zstd") {
+                Compression::Zstd
+            } else {
+                Compression::None
+            };
+            let digest = Digest::try_from(descriptor.digest()).map_err(StoreError::from)?;
+            let blob = Blob { digest, size: descriptor.size() };
+            Ok(AddedLayer { diff_id: *diff_id, blob, compression })
+        })
+        .collect()
+}
+
+/// The config of the new image.
+fn document(image: &Image, container: &Container, about: &About) -> Value {
+    let now = jiff::Timestamp::now().to_string();
+    let mut document = image.document.clone();
+    if let Some(fields) = document.as_object_mut() {
+        // What Docker wrote about the container that made the image below.
+        for field in ["container", "container_config", "docker_version", "parent", "id"] {
+            fields.remove(field);
+        }
+    }
+    document["created"] = json!(now);
+    let settings = &container.record.settings;
+    let mut changes = Vec::new();
+    let pairs: Vec<(String, String)> = settings
+        .env
+        .iter()
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    if !pairs.is_empty() {
+        changes.push(Change::Env(pairs));
+    }
+    changes.extend(settings.entrypoint.clone().map(Change::Entrypoint));
+    if !settings.command.is_empty() {
+        changes.push(Change::Cmd(settings.command.clone()));
+    }
+    changes.extend(settings.working_dir.clone().map(Change::WorkDir));
+    changes.extend(settings.user.clone().map(Change::User));
+    changes.extend(about.changes.iter().cloned());
+    change::apply(&mut document, &changes);
+
+    let mut entry = json!({ "created": now, "created_by": created_by(container) });
+    if let Some(author) = &about.author {
+        document["author"] = json!(author);
+        entry["author"] = json!(author);
+    }
+    if let Some(message) = &about.message {
+        entry["comment"] = json!(message);
+    }
+    match document["history"].as_array_mut() {
+        Some(history) => history.push(entry),
+        None => document["history"] = json!([entry]),
+    }
+    document
+}
+
+fn created_by(container: &Container) -> String {
+    match container.record.settings.command.join(" ") {
+        command if command.is_empty() => "unionmount commit".to_owned(),
+        command => command,
+    }
+}
+
+/// Makes the kernel hand over what it holds of the container's live mounts, if there are any.
+///
+/// # Errors
+/// When it can't be written: then the layer would lack it.
+pub fn flush(container: &Container) -> Result<()> {
+    if let Some(pid) = container.runner()?
+        && !rustix::process::geteuid().is_root()
+        && namespace::is_elsewhere(pid)
+    {
+        // An ordinary user's container: its mount is seen in its own namespaces only.
+        namespace::join_namespaces_of(pid)
+            .map_err(ContainerError::io("enter the namespaces of it", format!("/proc/{pid}")))?;
+    }
+    for at in mounts_of(container)? {
+        let root = File::open(&at).map_err(ContainerError::io("open it", &at))?;
+        rustix::fs::syncfs(&root).map_err(ContainerError::io("sync it", &at))?;
+        // Since Linux 6.18 syncfs starts the writing on FUSE, but doesn't wait for its end.
+        let upper = container.upper();
+        let upper_dir = File::open(&upper).map_err(ContainerError::io("open it", &upper))?;
+        write_back_tree(upper_dir.as_fd(), root.as_fd()).map_err(ContainerError::io("write back", &at))?;
+    }
+    Ok(())
+}
+
+/// Writes back every file of the merged tree that the upper holds.
+fn write_back_tree(upper: BorrowedFd<'_>, merged: BorrowedFd<'_>) -> std::io::Result<()> {
+    let mut todo = vec![Vec::new()];
+    while let Some(path) = todo.pop() {
+        let (Ok(real), Ok(shown)) = (open_dir(upper, &path), open_dir(merged, &path)) else {
+            continue; // gone meanwhile
+        };
+        let mut files = Vec::new();
+        for_each_entry::<Errno>(real.as_fd(), |entry| {
+            match entry.kind {
+                Some(Kind::Directory) => {
+                    let slash: &[u8] = if path.is_empty() { b"" } else { b"/" };
+                    todo.push([&path[..], slash, entry.name].concat());
+                }
+                Some(Kind::File) => files.push(entry.name.to_vec()),
+                _ => {}
+            }
+            Ok(())
+        })?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        for name in files {
+            match openat(&shown, &name[..], flags, Mode::empty()) {
+                Ok(file) => match namespace::write_back(file.as_fd()) {
+                    // Not a file any more.
+                    Err(error) if error.raw_os_error() == Some(libc::ESPIPE) => {}
+                    done => done?,
+                },
+                // Gone, or a marker file, or replaced by something else meanwhile.
+                Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::NXIO | Errno::ACCESS) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where the container is mounted, as far as this process sees.
+fn mounts_of(container: &Container) -> Result<Vec<PathBuf>> {
+    let path = "/proc/self/mountinfo";
+    let table = std::fs::read(path).map_err(ContainerError::io("read it", path))?;
+    let source = format!("unionmount-{}", container.short_id());
+    let mut found = Vec::new();
+    for line in table.split(|&b| b == b'\n') {
+        // "ID PARENT MAJ:MIN ROOT POINT OPTIONS… - TYPE SOURCE OPTIONS"; proc_pid_mountinfo(5).
+        let words: Vec<&[u8]> = line.split(|&b| b == b' ').collect();
+        let Some(dash) = words.iter().position(|word| *word == b"-") else { continue };
+        if let (Some(point), Some(shown)) = (words.get(4), words.get(dash + 2))
+            && *shown == source.as_bytes()
+        {
+            found.push(PathBuf::from(OsString::from_vec(unescape(point))));
+        }
+    }
+    Ok(found)
+}
+
+/// Undoes the `\040` of spaces and the like.
+fn unescape(text: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&byte, after)) = rest.split_first() {
+        let digits = after.get(..3).and_then(|d| std::str::from_utf8(d).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(code) if byte == b'\\' => {
+                plain.push(code);
+                rest = &after[3..];
+            }
+            _ => {
+                plain.push(byte);
+                rest = after;
+            }
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_with_odd_names_are_read() {
+        assert_eq!(unescape(br"/a\040b\134c"), br"/a b\c");
+        assert_eq!(unescape(br"/a\"), br"/a\");
+    }
+}

@@ -1,0 +1,61 @@
+//! What can go wrong with containers: one line each, with the way out.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::image::error::StoreError;
+use crate::image::layer::LayerError;
+
+/// The result of an operation on a container.
+pub type Result<T> = std::result::Result<T, ContainerError>;
+
+/// Why an operation on a container failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ContainerError {
+    /// Of the store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Of the container's layer.
+    #[error("container {id}: {source}")]
+    Layer {
+        /// The container.
+        id: String,
+        /// What is wrong with its layer.
+        source: LayerError,
+    },
+    /// Nothing has this name or id.
+    #[error("no container {0:?}; `unionmount ps -a` lists what there is")]
+    Unknown(String),
+    /// An id's prefix that several containers share.
+    #[error("{text:?} begins the ids of several containers: {}", found.join(", "))]
+    Ambiguous {
+        /// The prefix.
+        text: String,
+        /// The ids, short.
+        found: Vec<String>,
+    },
+    /// A system call failed.
+    #[error("{}: cannot {what}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// Anything else that the user has to change.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl ContainerError {
+    /// For `map_err`: says what was tried, and on which file.
+    pub fn io<E: Into<io::Error>>(
+        what: &'static str,
+        path: impl AsRef<Path>,
+    ) -> impl FnOnce(E) -> ContainerError {
+        let path = path.as_ref().to_owned();
+        move |error| ContainerError::Io { what, path, source: error.into() }
+    }
+}

@@ -1,0 +1,122 @@
+//! Mounts of containers and images.
+//!
+//! They are made by calling this very program again, with the command line that a person would use: nothing here is
+//! linked to FUSE, and a mount outlives the command that made it.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{AtFlags, CWD, FlockOperation, StatxAttributes, StatxFlags, flock, statx};
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+
+use super::error::{ContainerError, Result};
+
+/// How long a daemon may take to end after its mount has gone.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Mounts a stack at `at`; `upper`: the writable layer and its workdir. `source` is what mount(8) shows.
+///
+/// # Errors
+/// The message of the mount.
+pub fn mount(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, at: &Path, source: &str) -> Result<()> {
+    // The running binary, even if its file was replaced meanwhile.
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("unionmount");
+    for lower in lowers {
+        command.arg("--lower").arg(escape_colons(lower));
+    }
+    if let Some((upper, work)) = upper {
+        command.arg("--upper").arg(upper).arg("--work").arg(work);
+    }
+    command.arg(format!("unionmount-{source}")).arg(at);
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let output =
+        command.stderr(Stdio::piped()).output().map_err(ContainerError::io("run it", "/proc/self/exe"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() {
+        for line in said.lines() {
+            log::warn!("{line}");
+        }
+        return Ok(());
+    }
+    let said = said.trim().strip_prefix("unionmount: ").unwrap_or(said.trim()).to_owned();
+    Err(ContainerError::Refused(said))
+}
+
+fn escape_colons(path: &Path) -> OsString {
+    let mut escaped = Vec::new();
+    for &byte in path.as_os_str().as_bytes() {
+        if byte == b':' || byte == b'\\' {
+            escaped.push(b'\\');
+        }
+        escaped.push(byte);
+    }
+    OsString::from_vec(escaped)
+}
+
+/// Is something mounted right on that directory? Asks no daemon.
+///
+/// # Errors
+/// When the directory can't be looked at.
+pub fn is_mounted(at: &Path) -> Result<bool> {
+    match statx(CWD, at, AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT, StatxFlags::TYPE) {
+        Ok(found) => Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
+        // A mount whose daemon has gone.
+        Err(Errno::NOTCONN | Errno::CONNABORTED) => Ok(true),
+        Err(errno) => Err(ContainerError::io("look at it", at)(errno)),
+    }
+}
+
+/// Unmounts.
+///
+/// # Errors
+/// When it is in use, or of somebody else.
+pub fn unmount(at: &Path) -> Result<()> {
+    match rustix::mount::unmount(at, UnmountFlags::NOFOLLOW) {
+        Ok(()) => return Ok(()),
+        Err(Errno::PERM) => {}
+        Err(Errno::BUSY) => {
+            return Err(ContainerError::Refused(format!(
+                "{}: is in use; end what uses it (fuser -m tells), then try again",
+                at.display()
+            )));
+        }
+        Err(errno) => return Err(ContainerError::io("unmount it", at)(errno)),
+    }
+    let output = Command::new("fusermount3")
+        .arg("-u")
+        .arg(at)
+        .output()
+        .map_err(ContainerError::io("unmount it with it", "fusermount3"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+    Err(ContainerError::Refused(format!("{}: cannot be unmounted: {said}", at.display())))
+}
+
+/// Waits until no daemon has the upper: umount(2) returns before the daemon has seen its end. `false`: one still has it.
+///
+/// # Errors
+/// When the upper can't be opened.
+pub fn wait_for_end(upper: &Path) -> Result<bool> {
+    let dir = File::open(upper).map_err(ContainerError::io("open it", upper))?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(Errno::WOULDBLOCK) => return Ok(false),
+            Err(Errno::INTR) => {}
+            // Locked, or on a filesystem that can't tell.
+            _ => return Ok(true),
+        }
+    }
+}

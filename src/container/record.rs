@@ -1,0 +1,492 @@
+//! Making, finding and removing containers.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, XattrFlags, flock};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::error::{ContainerError, Result};
+use super::mounting;
+use crate::image::digest::Digest;
+use crate::image::layer::attributes::OVERRIDE_STAT;
+use crate::image::layer::{Attributes, Ownership};
+use crate::image::store::lock::Access;
+use crate::image::store::{Image, Store};
+use crate::sys::object::{At, Writable};
+use crate::union::sweep;
+
+/// What a container is, as it stands in its config.json.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// What the user calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The id of the image.
+    pub image: Digest,
+    /// The image as the user named it.
+    pub image_name: String,
+    /// When it was made, as RFC 3339 tells times.
+    pub created: String,
+    /// What is run, and how.
+    pub settings: Settings,
+    /// How the last run ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+}
+
+/// What a user may choose about a container.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// The command instead of the image's.
+    pub command: Vec<String>,
+    /// The entrypoint instead of the image's.
+    pub entrypoint: Option<Vec<String>>,
+    /// Further variables, `NAME=VALUE`.
+    pub env: Vec<String>,
+    /// The working directory instead of the image's.
+    pub working_dir: Option<String>,
+    /// `USER[:GROUP]` instead of the image's.
+    pub user: Option<String>,
+    /// Directories of the host.
+    pub volumes: Vec<Volume>,
+    /// The root filesystem can't be written to.
+    pub read_only: bool,
+    /// A terminal is made for it.
+    pub terminal: bool,
+    /// It reads stdin.
+    pub interactive: bool,
+    /// Which network it sees.
+    pub net: Net,
+}
+
+/// A directory or file of the host that the container sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// On the host, absolute.
+    pub source: PathBuf,
+    /// In the container, absolute.
+    pub target: PathBuf,
+    /// It can't be changed from within.
+    pub read_only: bool,
+}
+
+/// A container's network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Net {
+    /// The host's.
+    #[default]
+    Host,
+    /// Only a loopback of its own.
+    None,
+}
+
+/// What a container does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Made and never run.
+    Created,
+    /// A command runs in it.
+    Running,
+    /// The command has ended with this status.
+    Exited(i32),
+}
+
+/// A container of a store.
+#[derive(Debug, Clone)]
+pub struct Container {
+    /// Its directory.
+    pub dir: PathBuf,
+    /// What it is.
+    pub record: Record,
+}
+
+/// The layers of a container, topmost first, and what keeps them from being removed.
+#[derive(Debug)]
+pub struct Lowers {
+    /// Directories.
+    pub paths: Vec<PathBuf>,
+    _pins: Vec<OwnedFd>,
+}
+
+impl Lowers {
+    /// Opens them, for the layers' own functions.
+    ///
+    /// # Errors
+    /// When one can't be opened.
+    pub fn open(&self) -> Result<Vec<File>> {
+        self.paths.iter().map(|path| File::open(path).map_err(ContainerError::io("open it", path))).collect()
+    }
+}
+
+/// The layers of an image that count, topmost first.
+///
+/// # Errors
+/// When a layer is missing or can't be read.
+pub fn image_layers(store: &Store, image: &Image) -> Result<Lowers> {
+    let layers = store.layers(image)?;
+    Ok(Lowers { paths: layers.paths, _pins: layers.pins })
+}
+
+impl Container {
+    /// Makes a container of an image.
+    ///
+    /// # Errors
+    /// When the name is taken or malformed, the image has gone, or nothing can be written.
+    pub fn create(
+        store: &Store,
+        image: &Image,
+        image_name: &str,
+        name: Option<String>,
+        settings: Settings,
+    ) -> Result<Container> {
+        if let Some(name) = &name {
+            check_name(name)?;
+        }
+        let record = Record {
+            id: fresh_id()?,
+            name,
+            image: image.id,
+            image_name: image_name.to_owned(),
+            created: jiff::Timestamp::now().to_string(),
+            settings,
+            exit_code: None,
+        };
+        let container = Container { dir: store.containers_dir().join(&record.id), record };
+        // Until the record is written, this is the only one who knows of the directory.
+        let made = container.prepare(store, image).and_then(|()| {
+            let _names = store.lock_index(Access::Exclusive)?;
+            // Removed meanwhile?
+            store.resolve(&image.id.to_string())?;
+            if let Some(name) = &container.record.name
+                && let Some(other) =
+                    Container::all(store)?.iter().find(|c| c.record.name.as_deref() == Some(name))
+            {
+                return Err(ContainerError::Refused(format!(
+                    "the name {name:?} is taken by container {}; remove it with `unionmount rm {name}` or choose another",
+                    other.short_id()
+                )));
+            }
+            container.save()
+        });
+        if made.is_err() {
+            container.delete()?;
+        }
+        made.map(|()| container)
+    }
+
+    /// All directories, and the mount points in the lowest layer.
+    fn prepare(&self, store: &Store, image: &Image) -> Result<()> {
+        let make = |path: PathBuf, mode: u32| {
+            fs::DirBuilder::new().mode(mode).create(&path).map_err(ContainerError::io("create it", &path))
+        };
+        make(self.dir.clone(), 0o700)?;
+        for name in ["work", "merged", "bundle", "volumes", "init"] {
+            make(self.dir.join(name), 0o700)?;
+        }
+        make(self.upper(), 0o755)?;
+        for name in ["", "etc", "dev", "dev/pts", "dev/shm", "dev/mqueue", "proc", "sys"] {
+            let path = self.dir.join("init").join(name);
+            fs::create_dir_all(&path).map_err(ContainerError::io("create it", &path))?;
+            let mode = fs::Permissions::from(std::os::unix::fs::PermissionsExt::from_mode(0o755));
+            fs::set_permissions(&path, mode).map_err(ContainerError::io("chmod", &path))?;
+        }
+        for name in ["etc/resolv.conf", "etc/hosts", "etc/hostname"] {
+            let path = self.dir.join("init").join(name);
+            File::create(&path).map_err(ContainerError::io("create it", &path))?;
+        }
+        // The root looks as it does in the image.
+        let layers = image_layers(store, image)?;
+        let ownership = Ownership::of_this_process();
+        let layer = |source| ContainerError::Layer { id: self.short_id().to_owned(), source };
+        let upper = File::open(self.upper()).map_err(ContainerError::io("open it", self.upper()))?;
+        let attributes = match layers.paths.first() {
+            Some(top) => {
+                let top_dir = File::open(top).map_err(ContainerError::io("open it", top))?;
+                let at = At::Fd(top_dir.as_fd());
+                let stat = at.stat().map_err(ContainerError::io("stat it", top))?;
+                Attributes::read(at, b"", &stat, ownership).map_err(layer)?
+            }
+            None => Attributes::of_implied_directory(),
+        };
+        attributes
+            .put_on_root(Writable::of_upper(At::Fd(upper.as_fd())), ownership)
+            .map_err(|source| ContainerError::Layer { id: self.short_id().to_owned(), source })?;
+        if ownership == Ownership::OverrideStat {
+            // Says that this layer keeps owners so; see `union::owners`.
+            let init = self.dir.join("init");
+            let dir = File::open(&init).map_err(ContainerError::io("open it", &init))?;
+            Writable::of_upper(At::Fd(dir.as_fd()))
+                .set_xattr(OVERRIDE_STAT, b"0:0:0755:dir", XattrFlags::empty())
+                .map_err(ContainerError::io("mark it", &init))?;
+        }
+        Ok(())
+    }
+
+    /// All containers, the newest first.
+    ///
+    /// # Errors
+    /// When one can't be read.
+    pub fn all(store: &Store) -> Result<Vec<Container>> {
+        let mut all = Vec::new();
+        for usage in store.container_uses()? {
+            match Container::load(&store.containers_dir().join(&usage.id)) {
+                Ok(container) => all.push(container),
+                // Removed since.
+                Err(ContainerError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        all.sort_by(|a, b| b.record.created.cmp(&a.record.created));
+        Ok(all)
+    }
+
+    fn load(dir: &Path) -> Result<Container> {
+        let path = dir.join("config.json");
+        let text = fs::read(&path).map_err(ContainerError::io("read it", &path))?;
+        let record = serde_json::from_slice(&text).map_err(|e| {
+            ContainerError::Refused(format!("{}: is no record of a container: {e}", path.display()))
+        })?;
+        Ok(Container { dir: dir.to_owned(), record })
+    }
+
+    /// Finds a container by its name, its id or a unique prefix of that.
+    ///
+    /// # Errors
+    /// When there is none or several.
+    pub fn find(store: &Store, text: &str) -> Result<Container> {
+        let mut all = Container::all(store)?;
+        if let Some(at) = all.iter().position(|c| c.record.name.as_deref() == Some(text)) {
+            return Ok(all.swap_remove(at));
+        }
+        let prefix = text.to_ascii_lowercase();
+        let mut found: Vec<usize> = (0..all.len())
+            .filter(|&at| !prefix.is_empty() && all[at].record.id.starts_with(&prefix))
+            .collect();
+        match (found.pop(), found.is_empty()) {
+            (Some(at), true) => Ok(all.swap_remove(at)),
+            (None, _) => Err(ContainerError::Unknown(text.to_owned())),
+            (Some(at), false) => {
+                found.push(at);
+                let found = found.iter().map(|&at| all[at].short_id().to_owned()).collect();
+                Err(ContainerError::Ambiguous { text: text.to_owned(), found })
+            }
+        }
+    }
+
+    /// Writes the record, at once and durably.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn save(&self) -> Result<()> {
+        let path = self.dir.join("config.json");
+        let text = serde_json::to_vec_pretty(&self.record)
+            .map_err(|error| ContainerError::Refused(format!("{}: {error}", path.display())))?;
+        let mut file = tempfile::NamedTempFile::new_in(&self.dir)
+            .map_err(ContainerError::io("create a file in it", &self.dir))?;
+        file.write_all(&text).map_err(ContainerError::io("write", &path))?;
+        file.as_file().sync_all().map_err(ContainerError::io("sync", &path))?;
+        file.persist(&path).map_err(|error| ContainerError::io("write", &path)(error.error))?;
+        let dir = File::open(&self.dir).map_err(ContainerError::io("open it", &self.dir))?;
+        dir.sync_all().map_err(ContainerError::io("sync it", &self.dir))
+    }
+
+    /// The first twelve digits of the id, as tables show it.
+    pub fn short_id(&self) -> &str {
+        self.record.id.get(..12).unwrap_or(&self.record.id)
+    }
+
+    /// What the user calls it, or its short id.
+    pub fn shown_name(&self) -> &str {
+        self.record.name.as_deref().unwrap_or_else(|| self.short_id())
+    }
+
+    /// The layer that receives all changes.
+    pub fn upper(&self) -> PathBuf {
+        self.dir.join("diff")
+    }
+
+    /// Where it is mounted.
+    pub fn merged(&self) -> PathBuf {
+        self.dir.join("merged")
+    }
+
+    /// The layers below the upper.
+    ///
+    /// # Errors
+    /// When the image has gone or is incomplete.
+    pub fn lowers(&self, store: &Store) -> Result<Lowers> {
+        let image = store.resolve(&self.record.image.to_string())?;
+        let mut lowers = image_layers(store, &image)?;
+        lowers.paths.push(self.dir.join("init"));
+        Ok(lowers)
+    }
+
+    /// Mounts it at `at`, if it isn't mounted there.
+    ///
+    /// # Errors
+    /// The mount's own message.
+    pub fn mount(&self, store: &Store, at: &Path) -> Result<()> {
+        if mounting::is_mounted(at)? {
+            return Ok(());
+        }
+        let lowers = self.lowers(store)?;
+        let upper = self.upper();
+        let work = self.dir.join("work");
+        mounting::mount(&lowers.paths, Some((&upper, &work)), at, self.short_id())
+    }
+
+    /// What it does now.
+    ///
+    /// # Errors
+    /// When its lock can't be asked.
+    pub fn state(&self) -> Result<State> {
+        if self.runner()?.is_some() {
+            return Ok(State::Running);
+        }
+        Ok(self.record.exit_code.map_or(State::Created, State::Exited))
+    }
+
+    /// The process that runs it.
+    ///
+    /// # Errors
+    /// When its lock can't be asked.
+    pub fn runner(&self) -> Result<Option<i32>> {
+        let path = self.dir.join("lock");
+        let mut file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(ContainerError::io("open it", &path)(error)),
+        };
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(None),
+            Err(Errno::WOULDBLOCK) => {
+                let mut text = String::new();
+                file.read_to_string(&mut text).map_err(ContainerError::io("read it", &path))?;
+                Ok(Some(text.trim().parse().unwrap_or(0)))
+            }
+            Err(errno) => Err(ContainerError::io("lock it", &path)(errno)),
+        }
+    }
+
+    /// Takes the lock that says "it runs".
+    ///
+    /// # Errors
+    /// When somebody else has it.
+    pub fn lock(&self) -> Result<File> {
+        let path = self.dir.join("lock");
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(ContainerError::io("open it", &path))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                return Err(ContainerError::Refused(format!("container {} is running", self.shown_name())));
+            }
+            Err(errno) => return Err(ContainerError::io("lock it", &path)(errno)),
+        }
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| write!(file, "{}", std::process::id()))
+            .map_err(ContainerError::io("write", &path))?;
+        Ok(file)
+    }
+
+    /// Removes it, with all that it changed. `force`: unmounts it first.
+    ///
+    /// # Errors
+    /// When it runs or is mounted.
+    pub fn remove(&self, force: bool) -> Result<()> {
+        if self.runner()?.is_some() {
+            return Err(ContainerError::Refused(format!(
+                "container {} is running; end it first",
+                self.shown_name()
+            )));
+        }
+        let merged = self.merged();
+        if mounting::is_mounted(&merged)? {
+            if !force {
+                return Err(ContainerError::Refused(format!(
+                    "container {} is mounted on {}; unmount it, or use rm -f",
+                    self.shown_name(),
+                    merged.display()
+                )));
+            }
+            mounting::unmount(&merged)?;
+        }
+        // A mount elsewhere holds the upper's lock.
+        if !mounting::wait_for_end(&self.upper())? {
+            return Err(ContainerError::Refused(format!(
+                "container {} is still mounted somewhere; unmount it first",
+                self.shown_name()
+            )));
+        }
+        self.delete()
+    }
+
+    /// Deletes the directory: the record first, so that what is left of an interrupted deletion is no container.
+    fn delete(&self) -> Result<()> {
+        let record = self.dir.join("config.json");
+        match fs::remove_file(&record) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(ContainerError::io("remove it", &record)(error));
+            }
+            _ => {}
+        }
+        let dir = match File::open(&self.dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            dir => dir.map_err(ContainerError::io("open it", &self.dir))?,
+        };
+        sweep::empty(dir.as_fd(), &[])
+            .map_err(|error| ContainerError::io("remove it", self.dir.join(&error.name))(error.errno))?;
+        fs::remove_dir(&self.dir).map_err(ContainerError::io("remove it", &self.dir))
+    }
+}
+
+fn fresh_id() -> Result<String> {
+    let mut bytes = [0u8; 32];
+    let got = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    match got {
+        Ok(32) => Ok(hex::encode(bytes)),
+        _ => Err(ContainerError::Refused("the system has no random numbers".to_owned())),
+    }
+}
+
+/// Docker's rule for names.
+fn check_name(name: &str) -> Result<()> {
+    let mut bytes = name.bytes();
+    let first = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric());
+    if first && bytes.all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b)) {
+        return Ok(());
+    }
+    Err(ContainerError::Refused(format!(
+        "{name:?} can't be a container's name: letters, digits and _.- after a letter or digit"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_dockers() {
+        for good in ["a", "web-1", "A.b_c"] {
+            check_name(good).unwrap();
+        }
+        for bad in ["", "-a", "a/b", "ä", "a b"] {
+            check_name(bad).unwrap_err();
+        }
+    }
+}

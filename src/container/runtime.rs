@@ -1,0 +1,211 @@
+//! Running a command in a container, by an OCI runtime that is installed.
+
+use std::fs::{self, File};
+use std::io::IsTerminal;
+use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use oci_spec::image::ImageConfiguration;
+use rustix::process::{Pid, Signal};
+
+use super::bundle::{self, Surroundings};
+use super::error::{ContainerError, Result};
+use super::record::Container;
+use super::{mounting, user};
+use crate::image::layer::{self, ApplyOptions, Ownership, WriteOptions};
+use crate::image::store::Store;
+
+/// An installed runtime.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Runtime {
+    program: PathBuf,
+}
+
+/// Finds a runtime: the one that was given, else crun, runc or youki on PATH.
+///
+/// # Errors
+/// When there is none.
+pub fn find(given: Option<&Path>) -> Result<Runtime> {
+    if let Some(program) = given {
+        let named = program.components().count() == 1;
+        return match if named { on_path(program) } else { Some(program.to_owned()).filter(|p| p.is_file()) } {
+            Some(program) => Ok(Runtime { program }),
+            None => Err(ContainerError::Refused(format!("{}: no such OCI runtime", program.display()))),
+        };
+    }
+    // crun before 1.9 refuses machines that have both versions of cgroups mounted.
+    let both = Path::new("/sys/fs/cgroup/unified/cgroup.procs").exists();
+    let order = if both { ["runc", "crun", "youki"] } else { ["crun", "runc", "youki"] };
+    order.iter().find_map(|name| on_path(Path::new(name))).map(|program| Runtime { program }).ok_or_else(|| {
+        ContainerError::Refused(
+            "no OCI runtime is installed: install one of the packages crun and runc, or name one with --runtime; \
+             to work in a container without one: unionmount create, unionmount mount"
+                .to_owned(),
+        )
+    })
+}
+
+fn on_path(name: &Path) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // Where distributions put runtimes, which isn't on every user's PATH.
+    let more = ["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path).chain(more).map(|dir| dir.join(name)).find(|file| file.is_file())
+}
+
+impl Runtime {
+    /// Mounts the container, runs its command to its end, and unmounts it. Returns the command's exit status.
+    ///
+    /// # Errors
+    /// When it can't be mounted or started; what the runtime says goes to stderr as it is.
+    pub fn run(&self, store: &Store, container: &mut Container, image: &ImageConfiguration) -> Result<i32> {
+        let lock = container.lock()?;
+        let merged = container.merged();
+        let done = container.mount(store, &merged).and_then(|()| self.run_mounted(container, image, &merged));
+        // The mount goes in every case; of two errors the first is told.
+        let gone = if mounting::is_mounted(&merged)? {
+            mounting::unmount(&merged).and_then(|()| mounting::wait_for_end(&container.upper()).map(|_| ()))
+        } else {
+            Ok(())
+        };
+        let code = done?;
+        gone?;
+        container.record.exit_code = Some(code);
+        container.save()?;
+        drop(lock);
+        Ok(code)
+    }
+
+    fn run_mounted(&self, container: &Container, image: &ImageConfiguration, merged: &Path) -> Result<i32> {
+        let settings = &container.record.settings;
+        let root = File::open(merged).map_err(ContainerError::io("open it", merged))?;
+        let config = image.config().clone().unwrap_or_default();
+        let wanted = settings.user.clone().or(config.user().clone()).unwrap_or_default();
+        let user = user::find(&root, &wanted)?;
+        let volumes = prepare_volumes(container, image, &root)?;
+        drop(root);
+        let user_namespace = Ownership::of_this_process() == Ownership::OverrideStat;
+        let around = Surroundings {
+            rootfs: merged,
+            hostname: container.short_id(),
+            volumes: &volumes,
+            user_namespace,
+        };
+        let spec = bundle::spec(image, settings, &user, &around)?;
+        let bundle = container.dir.join("bundle");
+        spec.save(bundle.join("config.json"))
+            .map_err(|error| ContainerError::Refused(format!("{}: {error}", bundle.display())))?;
+
+        let state = container.dir.join("runtime");
+        let id = &container.record.id;
+        if state.join(id).exists() {
+            // A run before was killed with its runtime's monitor.
+            self.command(&state, user_namespace)
+                .args(["delete", "--force", id])
+                .status()
+                .map_err(ContainerError::io("run it", &self.program))?;
+        }
+        let mut command = self.command(&state, user_namespace);
+        command.arg("run").arg("--bundle").arg(&bundle).arg(id);
+        if !settings.interactive {
+            command.stdin(Stdio::null());
+        }
+        let code = wait(&mut command, &self.program)?;
+        match fs::remove_dir_all(&state) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                log::warn!("{}: cannot be removed: {error}", state.display());
+            }
+            _ => {}
+        }
+        Ok(code)
+    }
+
+    fn command(&self, state: &Path, user_namespace: bool) -> Command {
+        let mut command = Command::new(&self.program);
+        let name = self.program.file_name().unwrap_or_default();
+        if user_namespace && name == "runc" {
+            // It may not manage cgroups, and needs none.
+            command.arg("--rootless=true");
+        } else if user_namespace && name == "crun" {
+            command.arg("--cgroup-manager=disabled");
+        }
+        command.arg("--root").arg(state);
+        command
+    }
+}
+
+/// Makes the directories of the image's volumes, filled with what the image has there.
+fn prepare_volumes(
+    container: &Container,
+    image: &ImageConfiguration,
+    root: &File,
+) -> Result<Vec<(PathBuf, PathBuf)>> {
+    use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+    let mut volumes = Vec::new();
+    for (number, target) in bundle::image_volumes(image, &container.record.settings).into_iter().enumerate() {
+        let dir = container.dir.join("volumes").join(number.to_string());
+        fs::create_dir(&dir).map_err(ContainerError::io("create it", &dir))?;
+        let made = File::open(&dir).map_err(ContainerError::io("open it", &dir))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        if let Ok(there) = openat2(root, &target, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
+            copy(there.as_fd(), made.as_fd())
+                .map_err(|source| ContainerError::Layer { id: container.short_id().to_owned(), source })?;
+        }
+        volumes.push((dir, target));
+    }
+    Ok(volumes)
+}
+
+/// Copies a directory with all that it holds, by way of a tar that is never whole.
+fn copy(
+    from: std::os::fd::BorrowedFd<'_>,
+    to: std::os::fd::BorrowedFd<'_>,
+) -> std::result::Result<(), layer::LayerError> {
+    let (reader, writer) = std::io::pipe().map_err(layer::LayerError::Read)?;
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(move || {
+            // A mount shows real owners, whoever keeps them; a volume is no layer and has them as they are.
+            let options = WriteOptions { ownership: Ownership::Real, lowers: &[], root: true };
+            layer::write_tar(from, writer, &options)
+        });
+        let limits = layer::Limits { entries: u64::MAX, bytes: u64::MAX };
+        let applied = layer::apply(reader, to, &ApplyOptions { ownership: Ownership::Real, limits });
+        let written = writing
+            .join()
+            .unwrap_or_else(|_| Err(layer::LayerError::Write(std::io::Error::other("a thread panicked"))));
+        // A reader that fails closes the pipe; its error is the cause then.
+        applied?;
+        written.map(|_| ())
+    })
+}
+
+/// Runs the runtime to its end, and hands on what would end this process.
+fn wait(command: &mut Command, program: &Path) -> Result<i32> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM])
+        .map_err(ContainerError::io("catch signals for it", program))?;
+    let handle = signals.handle();
+    let mut child = command.spawn().map_err(ContainerError::io("run it", program))?;
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let forwarder = std::thread::spawn(move || {
+        for signal in signals.forever() {
+            // A terminal sends these to the runtime itself.
+            if (signal == SIGINT || signal == SIGQUIT) && std::io::stdin().is_terminal() {
+                continue;
+            }
+            if let (Some(pid), Some(signal)) = (pid, Signal::from_named_raw(signal))
+                && let Err(errno) = rustix::process::kill_process(pid, signal)
+            {
+                log::debug!("the runtime has gone: {errno}");
+            }
+        }
+    });
+    let status = child.wait();
+    handle.close();
+    if forwarder.join().is_err() {
+        log::warn!("the thread that hands on signals has panicked");
+    }
+    let status = status.map_err(ContainerError::io("wait for it", program))?;
+    Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
+}

@@ -1,0 +1,66 @@
+//! Entering namespaces, and writing back what the kernel holds.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::thread::{
+    ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces, set_thread_res_gid, set_thread_res_uid,
+    unshare_unsafe,
+};
+
+/// Makes a user and a mount namespace and enters them, as nobody yet: the ids must be mapped from outside.
+///
+/// # Errors
+/// When the kernel's limits or its configuration forbid it, or this process has several threads.
+pub fn new_user_namespace() -> io::Result<()> {
+    // SAFETY: the flags are not CLONE_FILES or CLONE_FS, which would take descriptors or the working directory from
+    // other threads of this process; and with CLONE_NEWUSER the kernel refuses a process that has any.
+    unsafe { unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNS) }?;
+    Ok(())
+}
+
+/// Enters the user and mount namespaces of another process, and becomes root there.
+///
+/// # Errors
+/// When it has gone, or they are not this user's to enter.
+pub fn join_namespaces_of(pid: i32) -> io::Result<()> {
+    let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::other("no process"))?;
+    let process = pidfd_open(pid, PidfdFlags::empty())?;
+    move_into_thread_name_spaces(process.as_fd(), ThreadNameSpaceType::USER | ThreadNameSpaceType::MOUNT)?;
+    become_root()
+}
+
+/// Is the process in another user namespace than this one?
+pub fn is_elsewhere(pid: i32) -> bool {
+    let of = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/user")).ok();
+    let there = of(&pid.to_string());
+    there.is_some() && there != of("self")
+}
+
+/// Becomes root of the user namespace that this process is in.
+///
+/// # Errors
+/// When the namespace maps no root.
+pub fn become_root() -> io::Result<()> {
+    set_thread_res_gid(rustix::process::Gid::ROOT, rustix::process::Gid::ROOT, rustix::process::Gid::ROOT)?;
+    set_thread_res_uid(rustix::process::Uid::ROOT, rustix::process::Uid::ROOT, rustix::process::Uid::ROOT)?;
+    Ok(())
+}
+
+/// Hands the dirty pages of a file to its filesystem and waits until it has them. Asks for nothing to be written to
+/// disk, which fsync(2) would.
+///
+/// # Errors
+/// Those of writing.
+pub fn write_back(file: BorrowedFd<'_>) -> io::Result<()> {
+    let all =
+        libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    // SAFETY: plain numbers and a descriptor that is borrowed for the call.
+    match unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, all) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
