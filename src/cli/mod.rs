@@ -6,8 +6,13 @@
 //! Called as `fuse-overlayfs`, or as `mount.…` by mount(8), the program has no verbs: see `mount::helper_args`.
 
 mod asked;
+mod attach;
+mod commit;
 mod completions;
+mod container;
+mod create;
 mod daemon;
+mod diff;
 mod explain;
 mod history;
 mod images;
@@ -21,7 +26,10 @@ pub mod mount;
 pub mod options;
 mod output;
 mod prune;
+mod ps;
+mod rm;
 mod rmi;
+mod run;
 mod save;
 #[cfg(feature = "snapshotter")]
 mod snapshotter;
@@ -84,6 +92,14 @@ enum Verb {
     Rmi(rmi::Rmi),
     Prune(prune::Prune),
     Verify(verify::Verify),
+    Create(create::Create),
+    Run(run::Run),
+    Ps(ps::Ps),
+    Diff(diff::Diff),
+    Commit(commit::Commit),
+    Rm(rm::Rm),
+    #[command(name = "mount")]
+    Attach(attach::Attach),
     Man(man::Man),
     Completions(completions::Completions),
     Snapshotter(snapshotter::Snapshotter),
@@ -106,6 +122,13 @@ impl Verb {
             Verb::Rmi(verb) => verb.run(),
             Verb::Prune(verb) => verb.run(),
             Verb::Verify(verb) => verb.run(),
+            Verb::Create(verb) => verb.run(),
+            Verb::Run(verb) => verb.run(),
+            Verb::Ps(verb) => verb.run(),
+            Verb::Diff(verb) => verb.run(),
+            Verb::Commit(verb) => verb.run(),
+            Verb::Rm(verb) => verb.run(),
+            Verb::Attach(verb) => verb.run(),
             Verb::Man(verb) => verb.run(),
             Verb::Completions(verb) => verb.run(),
             Verb::Snapshotter(verb) => verb.run(),

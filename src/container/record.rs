@@ -410,10 +410,16 @@ impl Container {
     /// When it runs or is mounted.
     pub fn remove(&self, force: bool) -> Result<()> {
         if self.runner()?.is_some() {
-            return Err(ContainerError::Refused(format!(
-                "container {} is running; end it first",
-                self.shown_name()
-            )));
+            if !force {
+                return Err(ContainerError::Refused(format!(
+                    "container {} is running; end it first, or use rm -f",
+                    self.shown_name()
+                )));
+            }
+            self.kill()?;
+            if !self.dir.exists() {
+                return Ok(()); // it was run with --rm
+            }
         }
         let merged = self.merged();
         if mounting::is_mounted(&merged)? {
@@ -434,6 +440,36 @@ impl Container {
             )));
         }
         self.delete()
+    }
+
+    /// Kills what runs in it, and waits until `run` has ended.
+    fn kill(&self) -> Result<()> {
+        let state = self.dir.join("runtime").join(&self.record.id);
+        let init = ["state.json", "status"].iter().find_map(|name| {
+            let text = fs::read(state.join(name)).ok()?;
+            let value: serde_json::Value = serde_json::from_slice(&text).ok()?;
+            // runc's and youki's word, and crun's.
+            let pid = value.get("init_process_pid").or(value.get("pid"))?.as_i64()?;
+            rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)
+        });
+        let path = self.dir.join("lock");
+        if let Some(init) = init {
+            match rustix::process::kill_process(init, rustix::process::Signal::KILL) {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(errno) => return Err(ContainerError::io("kill what runs in it", &self.dir)(errno)),
+            }
+        }
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while path.exists() && self.runner()?.is_some() {
+            if std::time::Instant::now() > deadline {
+                return Err(ContainerError::Refused(format!(
+                    "container {} does not end; kill its processes",
+                    self.shown_name()
+                )));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        Ok(())
     }
 
     /// Deletes the directory: the record first, so that what is left of an interrupted deletion is no container.

@@ -1,0 +1,50 @@
+//! `unionmount commit`: an image of a container.
+
+use std::process::ExitCode;
+
+use super::store::StoreArgs;
+use super::{Failure, print_all};
+use crate::container::Container;
+use crate::container::commit::{About, commit};
+use crate::image::change::Change;
+use crate::image::name::ImageName;
+
+/// Make an image of a container, by one more layer of what the container changed; prints the new image's id
+///
+/// May be done while the container is mounted or runs: what was written before is in the image.
+#[derive(Debug, clap::Args)]
+pub(super) struct Commit {
+    #[command(flatten)]
+    store: StoreArgs,
+
+    /// Who made it
+    #[arg(short, long)]
+    author: Option<String>,
+
+    /// What the image's history says of it
+    #[arg(short, long, value_name = "TEXT")]
+    message: Option<String>,
+
+    /// Set something in the image's config, as CMD ["sh"]; may repeat. CMD, ENTRYPOINT, ENV, EXPOSE, LABEL,
+    /// STOPSIGNAL, USER, VOLUME and WORKDIR are understood
+    #[arg(short, long = "change", value_name = "INSTRUCTION")]
+    changes: Vec<Change>,
+
+    /// The container, by name or id
+    container: String,
+
+    /// What the image is called
+    #[arg(value_name = "NAME[:TAG]")]
+    name: Option<ImageName>,
+}
+
+impl Commit {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let store = self.store.open()?;
+        let container = Container::find(&store, &self.container)?;
+        let about = About { author: self.author, message: self.message, changes: self.changes };
+        let id = commit(&store, &container, &about, self.name)?;
+        print_all(format!("{id}\n").as_bytes())?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,23 @@
+//! `unionmount create`: a container, to be mounted or looked at.
+
+use std::process::ExitCode;
+
+use super::container::ContainerArgs;
+use super::{Failure, print_all};
+
+/// Make a container of an image, without running anything; prints its id
+#[derive(Debug, clap::Args)]
+pub(super) struct Create {
+    #[command(flatten)]
+    container: ContainerArgs,
+}
+
+impl Create {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let store = self.container.open()?;
+        let image = self.container.image(&store)?;
+        let container = self.container.create(&store, &image)?;
+        print_all(format!("{}\n", container.record.id).as_bytes())?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,98 @@
+//! `unionmount ps`: the containers.
+
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use super::output::{Format, age};
+use super::store::StoreArgs;
+use super::{Failure, print_all};
+use crate::container::{Container, State, bundle, mounting};
+use crate::image::store::Store;
+
+/// List containers: those that run or are mounted, or with -a all
+#[derive(Debug, clap::Args)]
+pub(super) struct Ps {
+    #[command(flatten)]
+    store: StoreArgs,
+
+    /// All containers
+    #[arg(short, long)]
+    all: bool,
+
+    /// Print ids alone
+    #[arg(short, long, conflicts_with = "format")]
+    quiet: bool,
+
+    /// Do not shorten ids and commands
+    #[arg(long)]
+    no_trunc: bool,
+
+    /// json, table, or a Go template such as '{{.ID}} {{.Status}}'. Fields: ID, Image, ImageID, Command, CreatedAt,
+    /// Created, Status, Mount, Names
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<String>,
+}
+
+impl Ps {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let store = self.store.open()?;
+        let mut rows = Vec::new();
+        for container in Container::all(&store)? {
+            let state = container.state()?;
+            let merged = container.merged();
+            let mounted = mounting::is_mounted(&merged).unwrap_or(false);
+            if !self.all && state != State::Running && !mounted {
+                continue;
+            }
+            rows.push(self.row(&store, &container, state, mounted));
+        }
+        let text = if self.quiet {
+            rows.iter().filter_map(|row| row["ID"].as_str()).map(|id| format!("{id}\n")).collect()
+        } else {
+            let columns = [
+                ("CONTAINER ID", "ID"),
+                ("IMAGE", "Image"),
+                ("COMMAND", "Command"),
+                ("CREATED", "Created"),
+                ("STATUS", "Status"),
+                ("NAMES", "Names"),
+            ];
+            Format::new(self.format.as_deref()).render(&columns, &rows)?
+        };
+        print_all(text.as_bytes())?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn row(&self, store: &Store, container: &Container, state: State, mounted: bool) -> Value {
+        let record = &container.record;
+        let command = store
+            .resolve(&record.image.to_string())
+            .ok()
+            .and_then(|image| bundle::command(&image.config, &record.settings).ok())
+            .unwrap_or_default()
+            .join(" ");
+        let command = match command.char_indices().nth(30) {
+            Some((end, _)) if !self.no_trunc => format!("{}…", &command[..end]),
+            _ => command,
+        };
+        let status = match state {
+            State::Running => "Up".to_owned(),
+            State::Created if mounted => "Mounted".to_owned(),
+            State::Created => "Created".to_owned(),
+            State::Exited(code) if mounted => format!("Exited ({code}), mounted"),
+            State::Exited(code) => format!("Exited ({code})"),
+        };
+        json!({
+            "ID": if self.no_trunc { &record.id } else { container.short_id() },
+            "Image": record.image_name,
+            "ImageID": record.image,
+            "Command": command,
+            "CreatedAt": record.created,
+            "Created": age(Some(&record.created)),
+            "Status": status,
+            "Mount": if mounted { json!(container.merged()) } else { Value::Null },
+            "Names": record.name.as_deref().unwrap_or_default(),
+        })
+    }
+}

@@ -1,0 +1,41 @@
+//! `unionmount rm`: containers go.
+
+use std::process::ExitCode;
+
+use super::store::StoreArgs;
+use super::{Failure, print_all, say};
+use crate::container::{Container, ContainerError};
+
+/// Remove containers, with all that they changed
+#[derive(Debug, clap::Args)]
+pub(super) struct Rm {
+    #[command(flatten)]
+    store: StoreArgs,
+
+    /// Kill what runs in them and unmount them first
+    #[arg(short, long)]
+    force: bool,
+
+    /// The containers, by name or id
+    #[arg(value_name = "CONTAINER", required = true)]
+    containers: Vec<String>,
+}
+
+impl Rm {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let store = self.store.open()?;
+        let mut failures: Vec<ContainerError> = Vec::new();
+        for name in &self.containers {
+            // The others go though one cannot.
+            match Container::find(&store, name).and_then(|container| container.remove(self.force)) {
+                Ok(()) => print_all(format!("{name}\n").as_bytes())?,
+                Err(error) => failures.push(error),
+            }
+        }
+        let last = failures.pop();
+        for failure in failures {
+            say(&failure.to_string());
+        }
+        last.map_or(Ok(ExitCode::SUCCESS), |failure| Err(failure.into()))
+    }
+}

@@ -1,0 +1,153 @@
+//! Images of containers.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use crate::snapshot::{Fields, Snapshot, diff};
+use crate::{Bed, Success, lacking};
+
+/// The layer that everybody knows as the empty one.
+const EMPTY: &str = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef";
+
+/// A container that is mounted; where.
+fn mounted(bed: &Bed, name: &str) -> String {
+    bed.um(&["create", "--name", name, "bb"]).ok();
+    bed.um(&["mount", name]).ok().out.trim().to_owned()
+}
+
+#[test]
+fn an_image_of_a_container_shows_what_the_container_shows() {
+    if let Some(why) = lacking(false) {
+        skip!("{why}");
+    }
+    let bed = Bed::new();
+    let at = mounted(&bed, "c");
+    bed.sh(&format!(
+        "cd {at} && echo new > etc/new && rm etc/os && mv data moved && rm -r bin/ls && mkdir -p bin/ls/x && \
+         ln etc/new etc/linked && mknod etc/null c 1 3 && mkfifo etc/fifo && setfattr -n user.x -v y etc/new && \
+         chmod 4711 etc/passwd && rm -r tmp && mkdir -m 700 tmp && touch tmp/f && chown 5:6 etc/group && \
+         truncate -s 20M etc/sparse && echo end >> etc/sparse && ln -s nowhere etc/link && \
+         touch -d '1969-12-31 23:59:58.5 UTC' etc/old"
+    ))
+    .ok();
+    let id = bed.um(&["commit", "-a", "Ann", "-m", "a change", "-c", "ENV X=1", "c", "new:1"]).ok().out;
+    assert_eq!(bed.image("new:1", "{{.Id}}"), id.trim());
+    assert_eq!(bed.image("new:1", "{{.Author}}"), "Ann");
+    assert!(bed.image("new:1", "{{json .Config.Env}}").contains("X=1"));
+    assert!(bed.um(&["history", "new:1"]).ok().out.contains("a change"));
+    bed.um(&["mount", "new:1", "mnt"]).ok();
+    let (container, image) = (Snapshot::take(Path::new(&at)), Snapshot::take(&bed.place.at("mnt")));
+    // The root's times aren't a change, and a container has mount points that its image lacks.
+    let mut container = container;
+    for name in [
+        "",
+        "dev",
+        "dev/pts",
+        "dev/shm",
+        "dev/mqueue",
+        "proc",
+        "sys",
+        "etc/hosts",
+        "etc/hostname",
+        "etc/resolv.conf",
+    ] {
+        container.entries.remove(Path::new(name).as_os_str());
+    }
+    let mut image = image;
+    image.entries.remove(Path::new("").as_os_str());
+    assert_eq!(diff(&container, &image, &Fields::tree()), "");
+    // The layers of the first image are the second's, too.
+    assert_eq!(fs::read_dir(bed.place.at("home/store/layers")).unwrap().count(), 2);
+    let sparse = bed.place.at("mnt/etc/sparse").metadata().unwrap();
+    assert!(sparse.blocks() * 512 < 1 << 20, "its holes were written: {}", sparse.blocks());
+    bed.place.umount("mnt");
+    bed.um(&["rm", "-f", "c"]).ok();
+}
+
+#[test]
+fn the_same_content_is_the_same_layer() {
+    if let Some(why) = lacking(false) {
+        skip!("{why}");
+    }
+    let bed = Bed::new();
+    bed.um(&["create", "--name", "c", "bb"]).ok();
+    bed.um(&["commit", "c", "unchanged"]).ok();
+    assert!(bed.image("unchanged", "{{json .RootFS.Layers}}").ends_with(&format!("\"{EMPTY}\"]")));
+    let at = bed.um(&["mount", "c"]).ok().out.trim().to_owned();
+    fs::write(format!("{at}/etc/new"), "x").unwrap();
+    fs::remove_file(format!("{at}/etc/os")).unwrap();
+    bed.um(&["commit", "c", "one"]).ok();
+    bed.um(&["commit", "c", "two"]).ok();
+    let layers = "{{json .RootFS.Layers}}";
+    assert_eq!(bed.image("one", layers), bed.image("two", layers));
+    assert_ne!(bed.image("one", layers), bed.image("unchanged", layers));
+    // Also from a container that was mounted and unmounted again.
+    bed.sh(&format!("umount {at}")).ok();
+    bed.place.wait_for_no_daemon();
+    bed.um(&["commit", "c", "three"]).ok();
+    assert_eq!(bed.image("one", layers), bed.image("three", layers));
+    bed.um(&["commit", "c", "Bad Name"]).refused(2, &["Bad Name"]);
+    bed.um(&["commit", "-c", "NONSENSE x", "c", "y"]).refused(2, &["NONSENSE"]);
+}
+
+#[test]
+fn what_was_written_before_is_in() {
+    if let Some(why) = lacking(false) {
+        skip!("{why}");
+    }
+    let bed = Bed::new();
+    let at = mounted(&bed, "c");
+    // Files that stay open, whose data the kernel may hold, and one that is mapped.
+    fs::create_dir(format!("{at}/live")).unwrap();
+    let mut open = Vec::new();
+    for number in 0..60 {
+        let mut file = File::create(format!("{at}/live/{number}")).unwrap();
+        file.write_all(format!("{number}\n").repeat(3000).as_bytes()).unwrap();
+        open.push(file);
+    }
+    let lower = File::options().append(true).open(format!("{at}/etc/os"));
+    writeln!(lower.as_ref().unwrap(), "appended").unwrap();
+    fs::set_permissions(format!("{at}/live/7"), fs::Permissions::from_mode(0o600)).unwrap();
+    bed.um(&["commit", "c", "live"]).ok();
+    bed.um(&["mount", "live", "mnt"]).ok();
+    for number in 0..60 {
+        let path = bed.place.at("mnt/live").join(number.to_string());
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text, format!("{number}\n").repeat(3000), "{}", path.display());
+    }
+    assert_eq!(bed.place.at("mnt/live/7").metadata().unwrap().mode() & 0o7777, 0o600);
+    assert_eq!(fs::read_to_string(bed.place.at("mnt/etc/os")).unwrap(), "made for a test\nappended\n");
+    drop((open, lower));
+    bed.place.umount("mnt");
+    bed.um(&["rm", "-f", "c"]).ok();
+}
+
+#[test]
+fn only_what_changed_is_read() {
+    if let Some(why) = lacking(false) {
+        skip!("{why}");
+    }
+    if !crate::has("strace") {
+        skip!("needs strace");
+    }
+    let bed = Bed::new();
+    // Many directories in the image, one small change.
+    bed.sh("cd image && for i in $(seq 300); do mkdir -p many/$i; touch many/$i/f; done && tar -cf ../many.tar .").ok();
+    bed.um(&["import", "many.tar", "many"]).ok();
+    bed.um(&["create", "--name", "c", "many"]).ok();
+    let at = bed.um(&["mount", "c"]).ok().out.trim().to_owned();
+    fs::write(format!("{at}/many/7/f"), "x").unwrap();
+    bed.sh(&format!("umount {at}")).ok();
+    for verb in ["commit c new", "diff c"] {
+        bed.sh(&format!(
+            "strace -f -o trace -e trace=openat,openat2,open,newfstatat,statx ./unionmount {verb}"
+        ))
+        .success();
+        let trace = fs::read_to_string(bed.place.at("trace")).unwrap();
+        assert!(trace.contains("many"), "the trace shows nothing");
+        let touched = trace.lines().filter(|line| line.contains("\"8\"") || line.contains("many/8")).count();
+        assert_eq!(touched, 0, "{verb} looks at what has not changed");
+    }
+}

@@ -1,0 +1,183 @@
+//! Running commands.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::cli::{self, until, wait};
+use crate::{Bed, Success, lacking};
+
+#[test]
+fn a_command_runs_in_its_own_root_and_its_status_is_handed_on() {
+    if let Some(why) = lacking(true) {
+        skip!("{why}");
+    }
+    let bed = Bed::new();
+    bed.um(&["run", "--rm", "bb"]).prints("default");
+    bed.um(&["run", "--rm", "bb", "cat", "/etc/os"]).prints("made for a test");
+    assert_eq!(bed.um(&["run", "--rm", "bb", "sh", "-c", "exit 42"]).code, Some(42));
+    let script = "echo $A $B; pwd; id -u; id -g; id -G; hostname";
+    let args = ["run", "--rm", "-e", "A=1", "-e", "B", "-w", "/data", "-u", "ann", "bb", "sh", "-c", script];
+    let mut command = Command::new(bed.place.bin());
+    bed.prepare(command.args(args)).env("B", "2");
+    let ended = cli::run(&mut command).success();
+    let lines: Vec<&str> = ended.out.lines().collect();
+    assert_eq!(lines[..5], ["1 2", "/data", "1000", "1000", "1000 29"], "{ended:?}");
+    assert_eq!(lines[5].len(), 12, "{ended:?}");
+    bed.um(&["run", "--rm", "--entrypoint", "echo", "bb", "a", "b"]).prints("a b");
+    // Nothing is left of any of them.
+    assert_eq!(bed.um(&["ps", "-aq"]).ok().out, "");
+    assert_eq!(fs::read_dir(bed.place.at("home/store/containers")).unwrap().count(), 0);
+    bed.place.wait_for_no_daemon();
+    bed.um(&["run", "--rm", "bb", "no-such-program"]).code.filter(|&code| code != 0).expect("it failed");
+    bed.um(&["run", "absent"]).refused(1, &["absent"]);
+    bed.um(&["run", "-t", "bb"]).refused(2, &["terminal"]);
+}
+
+#[test]
+fn directories_of_the_host_and_volumes_of_the_image() {
+    if let Some(why) = lacking(true) {
+        skip!("{why}");
+    }
+    let bed = Bed::new();
+    let host = bed.place.mkdir("host");
+    fs::write(host.join("f"), "of the host\n").unwrap();
+    bed.um(&[
+        "run",
+        "--rm",
+        "-v",
+        "./host:/mnt/deep",
+        "bb",
+        "sh",
+        "-c",
+        "cat /mnt/deep/f; echo x > /mnt/deep/new",
+    ])
+    .prints("of the host");
+    assert_eq!(fs::read(host.join("new")).unwrap(), b"x\n");
+    let ended = bed.um(&["run", "--rm", "-v", "./host:/mnt:ro", "bb", "sh", "-c", "echo y > /mnt/new"]);
+    assert_ne!(ended.code, Some(0));
+    assert!(ended.err.contains("Read-only"), "{ended:?}");
+    let ended = bed.um(&["run", "--rm", "--read-only", "bb", "touch", "/new"]);
+    assert!(ended.code != Some(0) && ended.err.contains("Read-only"), "{ended:?}");
+
+    bed.um(&["import", "-c", "VOLUME /data", "image.tar", "with-volume"]).success();
+    bed.um(&[
+        "run",
+        "--name",
+        "v",
+        "with-volume",
+        "sh",
+        "-c",
+        "stat -c '%u %g' /data/sub/f; echo x > /data/new",
+    ])
+    .prints("1000 29");
+    assert_eq!(bed.um(&["diff", "v"]).ok().out, "", "what is in a volume is no change of the container");
+    assert!(bed.container("v").join("volumes/0/new").exists());
+}
+
+#[test]
+fn networks_are_the_hosts_or_none() {
+    if let Some(why) = lacking(true) {
+        skip!("{why}");
+    }
+    let bed = Bed::new();
+    let own = fs::read_link("/proc/self/ns/net").unwrap().to_string_lossy().into_owned();
+    let of = |net: &str| {
+        bed.um(&["run", "--rm", "--net", net, "bb", "sh", "-c", "ls -l /proc/self/ns/net"]).success().out
+    };
+    assert!(of("host").contains(&own));
+    assert!(!of("none").contains(&own));
+    bed.um(&["run", "--net", "bridge", "bb"]).refused(2, &["bridge"]);
+}
+
+#[test]
+fn without_a_runtime_the_packages_are_named() {
+    if let Some(why) = lacking(false) {
+        skip!("{why}");
+    }
+    let bed = Bed::new();
+    // A PATH alone would not do: the system's directories are searched too.
+    let hide =
+        "mount -t tmpfs none /usr/sbin && unset UNIONMOUNT_RUNTIME && PATH=/nowhere exec ./unionmount run bb";
+    let ended = bed.sh(&format!("unshare -m sh -c '{hide}'"));
+    ended.refused(1, &["crun", "runc", "--runtime", "unionmount mount"]);
+    bed.um(&["run", "--runtime", "/no/such", "bb"]).refused(1, &["/no/such"]);
+    assert_eq!(bed.um(&["ps", "-aq"]).ok().out, "", "nothing was made");
+    // Making and mounting needs none.
+    bed.um(&["create", "--name", "c", "bb"]).ok();
+    let at = bed.um(&["mount", "c"]).ok().out.trim().to_owned();
+    assert_eq!(fs::read_to_string(format!("{at}/etc/os")).unwrap(), "made for a test\n");
+    fs::write(format!("{at}/etc/new"), "x").unwrap();
+    assert_eq!(bed.um(&["diff", "c"]).ok().out, "C /etc\nA /etc/new\n");
+    assert!(bed.um(&["ps"]).ok().out.contains("Mounted"));
+    bed.um(&["rm", "c"]).refused(1, &["mounted", "-f"]);
+    bed.um(&["rm", "-f", "c"]).prints("c");
+    bed.place.wait_for_no_daemon();
+    // An image is mounted read-only.
+    bed.um(&["mount", "bb"]).refused(2, &["directory"]);
+    bed.um(&["mount", "bb", "mnt"]).ok();
+    assert!(fs::write(bed.place.at("mnt/new"), "x").is_err());
+    bed.place.umount("mnt");
+}
+
+#[test]
+fn what_runs_can_be_ended() {
+    if let Some(why) = lacking(true) {
+        skip!("{why}");
+    }
+    let bed = Bed::new();
+    let start = |name: &str, rm: bool| {
+        let mut command = Command::new(bed.place.bin());
+        command.args(["run", "--name", name]).args(rm.then_some("--rm"));
+        command.args(["bb", "sh", "-c", "trap 'exit 3' TERM; touch /ready; while true; do sleep 0.05; done"]);
+        let child = bed.prepare(&mut command).stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        until("it is there", || bed.um(&["ps", "--format", "{{.Names}}"]).ok().out.contains(name));
+        let ready = bed.container(name).join("diff/ready");
+        until("it runs", || ready.exists());
+        child
+    };
+    // SIGTERM is handed on, and the status comes back.
+    let mut child = start("terminated", false);
+    assert!(bed.um(&["ps"]).ok().out.contains(" Up "));
+    bed.um(&["rm", "terminated"]).refused(1, &["running"]);
+    bed.um(&["run", "--name", "terminated", "bb"]).refused(1, &["taken", "terminated"]);
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(wait(&mut child), Some(3));
+    assert!(bed.um(&["ps", "-a"]).ok().out.contains("Exited (3)"));
+    // rm -f kills.
+    let mut child = start("killed", true);
+    bed.um(&["rm", "-f", "killed"]).prints("killed");
+    wait(&mut child);
+    // `run` itself is killed: the next rm -f cleans up.
+    let mut child = start("orphan", false);
+    child.kill().unwrap();
+    wait(&mut child);
+    let dir = bed.container("orphan");
+    bed.um(&["rm", "-f", "orphan"]).prints("orphan");
+    assert!(!dir.exists());
+    assert_eq!(bed.um(&["ps", "-a", "--format", "{{.Names}}"]).ok().out, "terminated\n");
+    bed.place.wait_for_no_daemon();
+}
+
+#[test]
+fn containers_are_named_as_images_are() {
+    if let Some(why) = lacking(false) {
+        skip!("{why}");
+    }
+    let bed = Bed::new();
+    let id = bed.um(&["create", "bb"]).ok().out.trim().to_owned();
+    assert_eq!(id.len(), 64);
+    bed.um(&["create", "--name", "a", "bb"]).ok();
+    bed.um(&["create", "--name", "a", "bb"]).refused(1, &["taken", "unionmount rm a"]);
+    bed.um(&["create", "--name", "a/b", "bb"]).refused(1, &["a/b", "name"]);
+    bed.um(&["diff", &id[..7]]).ok();
+    bed.um(&["diff", "nothing"]).refused(1, &["nothing", "ps -a"]);
+    // An image that a container needs stays.
+    bed.um(&["rmi", "bb"]).refused(1, &[]);
+    bed.um(&["rm", "a", &id]).ok();
+    assert_eq!(bed.um(&["ps", "-aq"]).ok().out, "");
+    bed.um(&["rmi", "bb"]).success();
+    bed.um(&["create", "bb"]).refused(1, &["bb"]);
+    assert_eq!(fs::read_dir(bed.place.at("home/store/containers")).unwrap().count(), 0);
+}

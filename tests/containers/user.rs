@@ -1,0 +1,90 @@
+//! Containers of an ordinary user.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use crate::cli::{until, wait};
+use crate::{Bed, Success, has, lacking};
+
+fn lacking_for_user(runtime: bool) -> Option<&'static str> {
+    if runtime && !has("newuidmap") {
+        return Some("needs the package uidmap");
+    }
+    lacking(runtime)
+}
+
+#[test]
+fn a_user_runs_containers_with_many_ids() {
+    if let Some(why) = lacking_for_user(true) {
+        skip!("{why}");
+    }
+    let bed = Bed::of_user();
+    bed.um(&["run", "--rm", "bb"]).prints("default");
+    bed.um(&["run", "--rm", "bb", "stat", "-c", "%u %g", "/etc/passwd", "/data/sub/f"])
+        .prints("0 0\n1000 29");
+    let change = "echo x > /etc/x; chown 33:44 /etc/x; chmod 600 /etc/x; mkdir /d; chown ann /d; rm /etc/os";
+    bed.um(&["run", "--name", "c", "bb", "sh", "-c", change]).ok();
+    bed.um(&["run", "--rm", "-u", "ann", "bb", "sh", "-c", "id -u; touch /tmp/mine; stat -c %u /tmp/mine"])
+        .prints("1000\n1000");
+    assert_eq!(bed.um(&["diff", "c"]).ok().out, "A /d\nC /etc\nD /etc/os\nA /etc/x\n");
+    bed.um(&["commit", "c", "new"]).ok();
+    let script = "stat -c '%u %g %a' /etc/x; stat -c %U /d; cat /etc/x";
+    bed.um(&["run", "--rm", "new", "sh", "-c", script]).prints("33 44 600\nann\nx");
+    // All of it is the user's own, to be removed without more ado.
+    bed.um(&["rm", "c"]).ok();
+    assert_eq!(fs::read_dir(bed.place.at("home/store/containers")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_users_layer_keeps_what_the_user_cannot_have() {
+    if let Some(why) = lacking_for_user(false) {
+        skip!("{why}");
+    }
+    let bed = Bed::of_user();
+    // Made by root, in directories that the user can't write to.
+    let root = |script: &str| bed.place.sh(script).ok();
+    root(
+        "mkdir made && cd made && mkdir -m 750 d && echo x > d/f && chown 33:44 d/f && chmod 6711 d/f && \
+         setcap cap_net_raw,cap_fowner+ep d/f && mknod d/dev b 8 1 && mkfifo d/fifo && ln -s f d/link && \
+         chown -h 5:6 d/link && mkdir -m 1777 t && chown 7:8 t d && ln d/f d/hard && chmod 4755 d/f",
+    );
+    root("tar --xattrs --xattrs-include='*' --format=posix -C made -cf made.tar . && chmod 644 made.tar");
+    bed.um(&["import", "made.tar", "made"]).success();
+    bed.um(&["create", "--name", "c", "made", "sh"]).ok();
+    // What is shown by a mount of the user's own.
+    let at = bed.um(&["mount", "c"]).ok().out.trim().to_owned();
+    let shown = bed.sh(&format!("cd {at} && stat -c '%n %u %g %a %F %t %T' d/f d/dev d/fifo t d"));
+    shown.prints(
+        "d/f 33 44 4755 regular file 0 0\nd/dev 0 0 644 block special file 8 1\nd/fifo 0 0 644 fifo 0 0\n\
+         t 7 8 1777 directory 0 0\nd 7 8 750 directory 0 0",
+    );
+    bed.sh(&format!("fusermount3 -u {at}")).ok();
+    // The layer's tar, as anybody unpacks it, is what came in.
+    bed.um(&["save", "-o", "made.save", "made"]).success();
+    let other = Bed::new();
+    fs::copy(bed.place.at("made.save"), other.place.at("made.save")).unwrap();
+    other.um(&["load", "-i", "made.save"]).success();
+    other.um(&["mount", "made", "mnt"]).ok();
+    let listing = "find . -mindepth 1 -printf '%P %y %m %U %G %n %T@ %l\\n' | sort; getcap -r .";
+    let expected = bed.place.sh(&format!("cd made && {listing}")).success().out;
+    assert_eq!(other.place.sh(&format!("cd mnt && {listing}")).success().out, expected);
+}
+
+#[test]
+fn a_users_running_container_is_committed_with_all_that_was_written() {
+    if let Some(why) = lacking_for_user(true) {
+        skip!("{why}");
+    }
+    let bed = Bed::of_user();
+    let mut command = Command::new(bed.place.bin());
+    let script = "exec 3> /written; echo by the container >&3; chmod 600 /written; touch /ready; read x";
+    command.args(["run", "-i", "--name", "c", "bb", "sh", "-c", script]);
+    let mut child = bed.prepare(&mut command).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    until("it is there", || bed.um(&["ps", "--format", "{{.Names}}"]).ok().out.contains('c'));
+    let ready = bed.container("c").join("diff/ready");
+    until("it runs", || ready.exists());
+    bed.um(&["commit", "c", "new"]).ok();
+    drop(child.stdin.take());
+    wait(&mut child);
+    bed.um(&["run", "--rm", "new", "cat", "/written"]).prints("by the container");
+}
