@@ -41,7 +41,7 @@ impl Run {
         if self.rm {
             let removed = container.remove(false);
             // Somebody else may have removed it, with rm -f; and the first error is the one to tell.
-            if ended.is_ok() && container.dir.exists() {
+            if ended.is_ok() && container.exists() {
                 removed?;
             }
         }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, XattrFlags, flock};
 use rustix::io::Errno;
+use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::error::{ContainerError, Result};
@@ -349,7 +350,7 @@ impl Container {
     /// # Errors
     /// When its lock can't be asked.
     pub fn state(&self) -> Result<State> {
-        if self.runner()?.is_some() {
+        if self.runner()?.is_some() || self.init().is_some() {
             return Ok(State::Running);
         }
         Ok(self.record.exit_code.map_or(State::Created, State::Exited))
@@ -409,7 +410,7 @@ impl Container {
     /// # Errors
     /// When it runs or is mounted.
     pub fn remove(&self, force: bool) -> Result<()> {
-        if self.runner()?.is_some() {
+        if self.state()? == State::Running {
             if !force {
                 return Err(ContainerError::Refused(format!(
                     "container {} is running; end it first, or use rm -f",
@@ -417,9 +418,24 @@ impl Container {
                 )));
             }
             self.kill()?;
-            if !self.dir.exists() {
-                return Ok(()); // it was run with --rm
-            }
+        }
+        match self.remove_stopped(force) {
+            // Run with --rm, it removes itself at the same time.
+            Err(_) if !self.exists() => Ok(()),
+            done => done,
+        }
+    }
+
+    /// Is it still there?
+    pub fn exists(&self) -> bool {
+        self.dir.join("config.json").exists()
+    }
+
+    fn remove_stopped(&self, force: bool) -> Result<()> {
+        let state = self.dir.join("runtime");
+        if force && state.exists() {
+            // `run` was killed before it could end its runtime, which has cgroups.
+            super::runtime::forget(&state, &self.record.id);
         }
         let merged = self.merged();
         if mounting::is_mounted(&merged)? {
@@ -442,25 +458,31 @@ impl Container {
         self.delete()
     }
 
-    /// Kills what runs in it, and waits until `run` has ended.
-    fn kill(&self) -> Result<()> {
+    /// The first process in it, as its runtime noted it.
+    fn init(&self) -> Option<Pid> {
         let state = self.dir.join("runtime").join(&self.record.id);
-        let init = ["state.json", "status"].iter().find_map(|name| {
+        let pid = ["state.json", "status"].iter().find_map(|name| {
             let text = fs::read(state.join(name)).ok()?;
             let value: serde_json::Value = serde_json::from_slice(&text).ok()?;
             // runc's and youki's word, and crun's.
-            let pid = value.get("init_process_pid").or(value.get("pid"))?.as_i64()?;
-            rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)
-        });
+            i32::try_from(value.get("init_process_pid").or(value.get("pid"))?.as_i64()?).ok()
+        })?;
+        // The number may be another process's by now: this container's has its mount as root.
+        let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).ok()?;
+        mounts.contains(&format!("unionmount-{}", self.short_id())).then(|| Pid::from_raw(pid))?
+    }
+
+    /// Kills what runs in it, and waits until `run` has ended.
+    fn kill(&self) -> Result<()> {
         let path = self.dir.join("lock");
-        if let Some(init) = init {
+        if let Some(init) = self.init() {
             match rustix::process::kill_process(init, rustix::process::Signal::KILL) {
                 Ok(()) | Err(Errno::SRCH) => {}
                 Err(errno) => return Err(ContainerError::io("kill what runs in it", &self.dir)(errno)),
             }
         }
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        while path.exists() && self.runner()?.is_some() {
+        while path.exists() && (self.runner()?.is_some() || self.init().is_some()) {
             if std::time::Instant::now() > deadline {
                 return Err(ContainerError::Refused(format!(
                     "container {} does not end; kill its processes",

@@ -101,10 +101,7 @@ impl Runtime {
         let id = &container.record.id;
         if state.join(id).exists() {
             // A run before was killed with its runtime's monitor.
-            self.command(&state, user_namespace)
-                .args(["delete", "--force", id])
-                .status()
-                .map_err(ContainerError::io("run it", &self.program))?;
+            forget(&state, id);
         }
         let mut command = self.command(&state, user_namespace);
         command.arg("run").arg("--bundle").arg(&bundle).arg(id);
@@ -132,6 +129,19 @@ impl Runtime {
         }
         command.arg("--root").arg(state);
         command
+    }
+}
+
+/// Lets a runtime clean up a container whose `run` was killed. What can't be cleaned is of no harm.
+pub(super) fn forget(state: &Path, id: &str) {
+    let Ok(runtime) = find(None) else { return };
+    let user_namespace = Ownership::of_this_process() == Ownership::OverrideStat;
+    let mut command = runtime.command(state, user_namespace);
+    command.args(["delete", "--force", id]).stdin(Stdio::null());
+    match command.output() {
+        Ok(output) if output.status.success() => {}
+        Ok(output) => log::info!("{}", String::from_utf8_lossy(&output.stderr).trim()),
+        Err(error) => log::info!("{}: {error}", runtime.program.display()),
     }
 }
 

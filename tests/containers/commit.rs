@@ -20,7 +20,7 @@ fn mounted(bed: &Bed, name: &str) -> String {
 #[test]
 fn an_image_of_a_container_shows_what_the_container_shows() {
     if let Some(why) = lacking(false) {
-        skip!("{why}");
+        crate::skip!("{why}");
     }
     let bed = Bed::new();
     let at = mounted(&bed, "c");
@@ -69,7 +69,7 @@ fn an_image_of_a_container_shows_what_the_container_shows() {
 #[test]
 fn the_same_content_is_the_same_layer() {
     if let Some(why) = lacking(false) {
-        skip!("{why}");
+        crate::skip!("{why}");
     }
     let bed = Bed::new();
     bed.um(&["create", "--name", "c", "bb"]).ok();
@@ -95,7 +95,7 @@ fn the_same_content_is_the_same_layer() {
 #[test]
 fn what_was_written_before_is_in() {
     if let Some(why) = lacking(false) {
-        skip!("{why}");
+        crate::skip!("{why}");
     }
     let bed = Bed::new();
     let at = mounted(&bed, "c");
@@ -127,10 +127,10 @@ fn what_was_written_before_is_in() {
 #[test]
 fn only_what_changed_is_read() {
     if let Some(why) = lacking(false) {
-        skip!("{why}");
+        crate::skip!("{why}");
     }
     if !crate::has("strace") {
-        skip!("needs strace");
+        crate::skip!("needs strace");
     }
     let bed = Bed::new();
     // Many directories in the image, one small change.

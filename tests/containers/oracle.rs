@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use crate::snapshot::{Fields, Snapshot, diff};
 use crate::layers::EVERYTHING;
+use crate::snapshot::{Fields, Snapshot, diff};
 use crate::{Bed, Success, has, lacking};
 
 /// podman with a store of its own below the bed.
@@ -31,7 +31,7 @@ const CHANGE: &str = "
 #[test]
 fn podman_shows_what_we_show() {
     if let Some(why) = lacking_podman() {
-        skip!("{why}");
+        crate::skip!("{why}");
     }
     let bed = Bed::new();
     let podman = podman(&bed);
@@ -51,11 +51,12 @@ fn podman_shows_what_we_show() {
     let theirs = bed.sh(&format!("{podman} image mount changed")).success().out;
     let ours = Snapshot::take(&bed.place.at("mnt"));
     let mut theirs = Snapshot::take(Path::new(theirs.trim()));
-    // podman keeps only user. attributes, capabilities and ACLs, and makes a root of its own.
-    for snapshot in [&mut theirs] {
-        snapshot.entries.get_mut(Path::new("").as_os_str()).unwrap().mtime =
-            ours.entries[Path::new("").as_os_str()].mtime;
+    // podman makes a root of its own, and takes 1970 for times before.
+    for path in ["", "zeros"] {
+        let path = Path::new(path).as_os_str();
+        theirs.entries.get_mut(path).unwrap().mtime = ours.entries[path].mtime;
     }
+    // Of attributes it keeps those of users and capabilities.
     let mut ours = ours;
     for entry in ours.entries.values_mut().chain(theirs.entries.values_mut()) {
         entry.xattrs.retain(|name, _| name.starts_with(b"user.") || name == b"security.capability");
@@ -69,7 +70,7 @@ fn podman_shows_what_we_show() {
 #[test]
 fn what_podman_commits_runs_here_and_the_other_way_round() {
     if let Some(why) = lacking_podman() {
-        skip!("{why}");
+        crate::skip!("{why}");
     }
     let bed = Bed::new();
     let podman = podman(&bed);
@@ -77,12 +78,13 @@ fn what_podman_commits_runs_here_and_the_other_way_round() {
     bed.um(&["commit", "-c", "CMD [\"cat\", \"/etc/ours\"]", "c", "ours"]).ok();
     bed.um(&["save", "-o", "ours.tar", "ours"]).success();
     bed.sh(&format!("{podman} load -q -i ours.tar")).success();
-    let run = "run --rm --runtime runc --network none --cgroups disabled --ulimit host";
-    let theirs = bed.sh(&format!("{podman} {run} localhost/ours sh -c 'cat /etc/ours; ls /etc/os'"));
+    let run = "run --rm --runtime runc --network none --ulimit nofile=1024:1024 --ulimit nproc=1000:1000";
+    let id = bed.image("ours", "{{.Id}}").trim_start_matches("sha256:").to_owned();
+    let theirs = bed.sh(&format!("{podman} {run} {id} sh -c 'cat /etc/ours; ls /etc/os'"));
     assert!(theirs.out.contains("ours"), "{theirs:?}");
     assert!(theirs.err.contains("No such file"), "{theirs:?}");
     bed.sh(&format!(
-        "set -e; id=$({podman} create --network none ours sh); m=$({podman} mount $id); echo theirs > $m/etc/theirs; \
+        "set -e; id=$({podman} create --network none {id} sh); m=$({podman} mount $id); echo theirs > $m/etc/theirs; \
          rm -r $m/data; {podman} unmount $id; {podman} commit -q $id theirs; {podman} save -q -o theirs.tar theirs"
     ))
     .success();

@@ -11,7 +11,7 @@ use crate::{Bed, Success, lacking};
 #[test]
 fn a_command_runs_in_its_own_root_and_its_status_is_handed_on() {
     if let Some(why) = lacking(true) {
-        skip!("{why}");
+        crate::skip!("{why}");
     }
     let bed = Bed::new();
     bed.um(&["run", "--rm", "bb"]).prints("default");
@@ -38,7 +38,7 @@ fn a_command_runs_in_its_own_root_and_its_status_is_handed_on() {
 #[test]
 fn directories_of_the_host_and_volumes_of_the_image() {
     if let Some(why) = lacking(true) {
-        skip!("{why}");
+        crate::skip!("{why}");
     }
     let bed = Bed::new();
     let host = bed.place.mkdir("host");
@@ -79,7 +79,7 @@ fn directories_of_the_host_and_volumes_of_the_image() {
 #[test]
 fn networks_are_the_hosts_or_none() {
     if let Some(why) = lacking(true) {
-        skip!("{why}");
+        crate::skip!("{why}");
     }
     let bed = Bed::new();
     let own = fs::read_link("/proc/self/ns/net").unwrap().to_string_lossy().into_owned();
@@ -94,7 +94,7 @@ fn networks_are_the_hosts_or_none() {
 #[test]
 fn without_a_runtime_the_packages_are_named() {
     if let Some(why) = lacking(false) {
-        skip!("{why}");
+        crate::skip!("{why}");
     }
     let bed = Bed::new();
     // A PATH alone would not do: the system's directories are searched too.
@@ -124,7 +124,7 @@ fn without_a_runtime_the_packages_are_named() {
 #[test]
 fn what_runs_can_be_ended() {
     if let Some(why) = lacking(true) {
-        skip!("{why}");
+        crate::skip!("{why}");
     }
     let bed = Bed::new();
     let start = |name: &str, rm: bool| {
@@ -163,7 +163,7 @@ fn what_runs_can_be_ended() {
 #[test]
 fn containers_are_named_as_images_are() {
     if let Some(why) = lacking(false) {
-        skip!("{why}");
+        crate::skip!("{why}");
     }
     let bed = Bed::new();
     let id = bed.um(&["create", "bb"]).ok().out.trim().to_owned();

@@ -16,7 +16,7 @@ fn lacking_for_user(runtime: bool) -> Option<&'static str> {
 #[test]
 fn a_user_runs_containers_with_many_ids() {
     if let Some(why) = lacking_for_user(true) {
-        skip!("{why}");
+        crate::skip!("{why}");
     }
     let bed = Bed::of_user();
     bed.um(&["run", "--rm", "bb"]).prints("default");
@@ -38,13 +38,13 @@ fn a_user_runs_containers_with_many_ids() {
 #[test]
 fn a_users_layer_keeps_what_the_user_cannot_have() {
     if let Some(why) = lacking_for_user(false) {
-        skip!("{why}");
+        crate::skip!("{why}");
     }
     let bed = Bed::of_user();
     // Made by root, in directories that the user can't write to.
     let root = |script: &str| bed.place.sh(script).ok();
     root(
-        "mkdir made && cd made && mkdir -m 750 d && echo x > d/f && chown 33:44 d/f && chmod 6711 d/f && \
+        "mkdir made && cd made && mkdir -m 755 d && echo x > d/f && chown 33:44 d/f && chmod 6711 d/f && \
          setcap cap_net_raw,cap_fowner+ep d/f && mknod d/dev b 8 1 && mkfifo d/fifo && ln -s f d/link && \
          chown -h 5:6 d/link && mkdir -m 1777 t && chown 7:8 t d && ln d/f d/hard && chmod 4755 d/f",
     );
@@ -56,7 +56,7 @@ fn a_users_layer_keeps_what_the_user_cannot_have() {
     let shown = bed.sh(&format!("cd {at} && stat -c '%n %u %g %a %F %t %T' d/f d/dev d/fifo t d"));
     shown.prints(
         "d/f 33 44 4755 regular file 0 0\nd/dev 0 0 644 block special file 8 1\nd/fifo 0 0 644 fifo 0 0\n\
-         t 7 8 1777 directory 0 0\nd 7 8 750 directory 0 0",
+         t 7 8 1777 directory 0 0\nd 7 8 755 directory 0 0",
     );
     bed.sh(&format!("fusermount3 -u {at}")).ok();
     // The layer's tar, as anybody unpacks it, is what came in.
@@ -65,7 +65,7 @@ fn a_users_layer_keeps_what_the_user_cannot_have() {
     fs::copy(bed.place.at("made.save"), other.place.at("made.save")).unwrap();
     other.um(&["load", "-i", "made.save"]).success();
     other.um(&["mount", "made", "mnt"]).ok();
-    let listing = "find . -mindepth 1 -printf '%P %y %m %U %G %n %T@ %l\\n' | sort; getcap -r .";
+    let listing = "find . -mindepth 1 -printf '%P %y %m %U %G %n %T@ %l\\n' | sort; getcap -r . | sort";
     let expected = bed.place.sh(&format!("cd made && {listing}")).success().out;
     assert_eq!(other.place.sh(&format!("cd mnt && {listing}")).success().out, expected);
 }
@@ -73,7 +73,7 @@ fn a_users_layer_keeps_what_the_user_cannot_have() {
 #[test]
 fn a_users_running_container_is_committed_with_all_that_was_written() {
     if let Some(why) = lacking_for_user(true) {
-        skip!("{why}");
+        crate::skip!("{why}");
     }
     let bed = Bed::of_user();
     let mut command = Command::new(bed.place.bin());
