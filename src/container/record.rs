@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, XattrFlags, flock};
@@ -197,8 +197,8 @@ impl Container {
         for name in ["", "etc", "dev", "dev/pts", "dev/shm", "dev/mqueue", "proc", "sys"] {
             let path = self.dir.join("init").join(name);
             fs::create_dir_all(&path).map_err(ContainerError::io("create it", &path))?;
-            let mode = fs::Permissions::from(std::os::unix::fs::PermissionsExt::from_mode(0o755));
-            fs::set_permissions(&path, mode).map_err(ContainerError::io("chmod", &path))?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
+                .map_err(ContainerError::io("chmod", &path))?;
         }
         for name in ["etc/resolv.conf", "etc/hosts", "etc/hostname"] {
             let path = self.dir.join("init").join(name);

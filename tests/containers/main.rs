@@ -52,6 +52,7 @@ pub fn lacking(runtime: bool) -> Option<&'static str> {
 }
 
 impl Bed {
+    #[allow(clippy::new_without_default)]
     pub fn new() -> Bed {
         Bed::in_place(Place::new(), false)
     }
