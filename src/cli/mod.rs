@@ -175,6 +175,10 @@ EXAMPLES:
   For podman, in storage.conf:
       mount_program = \"/usr/bin/unionmount\"
 
+  Where a file comes from, and what happens:
+      unionmount explain merged/etc/passwd
+      unionmount status; unionmount trace merged
+
 SIGNALS:
   SIGTERM and SIGINT unmount; a second one does so although files are in use. SIGUSR1 logs counters.
 

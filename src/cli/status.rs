@@ -168,7 +168,7 @@ pub(super) fn ask(mount: &Mount) -> Result<Daemon, Failure> {
     Client::connect(mount).and_then(|mut client| client.status()).map_err(named)
 }
 
-fn since(daemon: &Daemon) -> Time {
+pub(super) fn since(daemon: &Daemon) -> Time {
     let us = daemon.about.since_us;
     Time { sec: (us / 1_000_000) as i64, nsec: (us % 1_000_000) as u32 * 1000 }
 }

@@ -179,7 +179,10 @@ impl Subject<'_> {
             Outcome::Leaf { layer, stat, .. } => {
                 let mut text = self.copies_up(*layer, stat);
                 if stat.nlink > 1 {
-                    text.push_str(&format!(" (one file with {} names: the others follow)", stat.nlink));
+                    text.push_str(&format!(
+                        "; it is one file of {} names, copied up once for all of them",
+                        stat.nlink
+                    ));
                 }
                 self.copy_up(self.fate(Action::CopyUp, text), *layer, stat)
             }

@@ -100,3 +100,54 @@ a whiteout in layer 1 (lower0) hides it
     // Nothing was made beside the upper.
     assert!(!stack.scratch().path().join(".upper.work").exists());
 }
+
+/// The live view, on a terminal that script(1) makes; it goes with the mount.
+#[test]
+fn a_mount_is_watched_live() {
+    use std::io::{Read, Write};
+    use std::process::{Command, Stdio};
+    use std::time::Duration;
+    let stack = Stack::new(1);
+    stack.lower(0).file("hot", "x");
+    let mount = stack.mount();
+    let watch = format!(
+        "stty rows 40 cols 120; exec {} status --watch {}",
+        crate::drive::binary().display(),
+        mount.path().display()
+    );
+    let spawned = Command::new("script")
+        .args(["-qefc", &watch, "/dev/null"])
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
+    let Ok(mut child) = spawned else { crate::skip!("script(1) is missing") };
+    let listens = || status(&mount).listeners == 1;
+    assert!(crate::common::wait_until(Duration::from_secs(20), listens), "it listens");
+    fs::write(mount.join("hot"), "xx").unwrap();
+    fs::remove_file(mount.join("hot")).unwrap();
+
+    // What the screen was told, until all of it was there; the screen is drawn ten times a second.
+    let mut out = child.stdout.take().unwrap();
+    let (sender, screen) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(n @ 1..) = out.read(&mut buffer) {
+            if sender.send(String::from_utf8_lossy(&buffer[..n]).into_owned()).is_err() {
+                return;
+            }
+        }
+    });
+    let mut text = String::new();
+    let all = ["hottest paths", "since the mount", "lower0", "copy-up", "/hot"];
+    while !all.iter().all(|part| text.contains(part)) {
+        let part = screen.recv_timeout(Duration::from_secs(20));
+        text.push_str(&part.unwrap_or_else(|e| panic!("{e}, with {text:?}")));
+    }
+    child.stdin.take().unwrap().write_all(b"q").unwrap();
+    assert!(child.wait().unwrap().success());
+    mount.unmount();
+
+    let refused = run(&["status".as_ref(), "--watch".as_ref(), stack.mountpoint().as_os_str()]);
+    assert_eq!(refused.status.code(), Some(1));
+}
