@@ -19,7 +19,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
-use common::{Content, Fields, LoopFilesystem, Program, Scratch, Snapshot, Stack, diff};
+use common::{Content, Fields, LoopFilesystem, Options, Program, Scratch, Snapshot, Stack, diff};
 use model::execute::Executor;
 use model::generate::{Vocabulary, case};
 use model::layer::StackSpec;
@@ -308,6 +308,77 @@ fn no_inodes_left() {
     }
     fs::write(mount.join("d/e/f"), "changed").unwrap();
     assert_eq!(fs::read(mount.join("d/e/f")).unwrap(), b"changed");
+    mount.unmount();
+    stack.assert_workdir_clean();
+}
+
+/// A quota is used up: EDQUOT instead of ENOSPC, and the same care.
+#[test]
+fn a_used_up_quota() {
+    needs_root!();
+    let scratch = Scratch::new();
+    let disk = LoopFilesystem::new(&scratch, "disk", "btrfs", 160 << 20);
+    let path = disk.path().to_str().unwrap();
+    common::run("btrfs", &["quota", "enable", path]);
+    common::run("btrfs", &["qgroup", "limit", "20M", path]);
+    let stack = Stack::new(1).with_upper_in(disk.path());
+    stack.lower(0).file("big", vec![b'b'; 30 << 20]).file("small", "small");
+    let before = stack.lower_snapshots();
+    let mount = stack.mount();
+    let error = fs::set_permissions(mount.join("big"), PermissionsExt::from_mode(0o600))
+        .and_then(|()| File::open(mount.join("big"))?.sync_all())
+        .expect_err("more than the quota was copied up");
+    assert_eq!(common::errno_of(&error), Errno::DQUOT);
+    assert!(fs::symlink_metadata(stack.upper().root().join("big")).is_err(), "a partial copy");
+    let mut filler = File::create(mount.join("filler")).unwrap();
+    let error = loop {
+        match filler.write_all(&[b'f'; 65536]).and_then(|()| filler.sync_data()) {
+            Ok(()) => {}
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(common::errno_of(&error), Errno::DQUOT);
+    drop(filler);
+    assert!(fs::read(mount.join("big")).unwrap() == vec![b'b'; 30 << 20], "the lower's file shows whole");
+    fs::remove_file(mount.join("filler")).unwrap();
+    mount.unmount();
+    stack.assert_workdir_clean();
+    stack.assert_lowers_unchanged(&before);
+}
+
+/// A lower's disk has a bad sector: btrfs finds by its checksum that a file was torn, and says EIO.
+#[test]
+fn a_lower_that_cannot_be_read() {
+    needs_root!();
+    let scratch = Scratch::new();
+    let mark = b"here is where the disk will fail";
+    let disk = LoopFilesystem::new(&scratch, "disk", "btrfs", 128 << 20);
+    let mut content = vec![b'c'; 1 << 20];
+    content[700_000..][..mark.len()].copy_from_slice(mark);
+    fs::create_dir(disk.path().join("layer")).unwrap();
+    fs::write(disk.path().join("layer/torn"), &content).unwrap();
+    fs::write(disk.path().join("layer/whole"), "whole").unwrap();
+    common::run("umount", &[disk.path()]);
+    drop(disk);
+    let path = scratch.path().join("disk.img");
+    let image = fs::read(&path).unwrap();
+    let places: Vec<_> = (0..image.len() - mark.len()).filter(|&at| image[at..].starts_with(mark)).collect();
+    assert!(!places.is_empty(), "the file is not in the image");
+    for at in places {
+        File::options().write(true).open(&path).unwrap().write_all_at(b"X", at as u64).unwrap();
+    }
+    let disk = LoopFilesystem::again(&scratch, "disk");
+    assert_errno!(fs::read(disk.path().join("layer/torn")), Errno::IO);
+
+    let stack = Stack::new(1);
+    let lower = disk.path().join("layer");
+    let options = Options { lowers: vec![lower], ..stack.options() };
+    let mount = common::Mount::new(&options, stack.mountpoint());
+    assert_errno!(fs::read(mount.join("torn")), Errno::IO);
+    assert_errno!(fs::set_permissions(mount.join("torn"), PermissionsExt::from_mode(0o600)), Errno::IO);
+    assert!(fs::symlink_metadata(stack.upper().root().join("torn")).is_err(), "a partial copy");
+    assert_eq!(fs::read(mount.join("whole")).unwrap(), b"whole", "the mount goes on");
+    fs::set_permissions(mount.join("whole"), PermissionsExt::from_mode(0o600)).unwrap();
     mount.unmount();
     stack.assert_workdir_clean();
 }

@@ -194,8 +194,8 @@ impl Union {
                 Ok(0) => break,
                 Ok(n) => done += n,
                 Err(Errno::INTR) => {}
-                // What was read is good; the error comes again with the next read if it lasts.
-                Err(_) if done > 0 => break,
+                // Also after a part: the kernel takes a short answer for the end of the file and fills its pages with
+                // zeros. It asks again, page by page, for what a failed readahead left out.
                 Err(e) => return Err(e.into()),
             }
         }

@@ -430,6 +430,12 @@ impl LoopFilesystem {
         let quiet = if mkfs == "ext4" { "-Fq" } else { "-fq" };
         let make = format!("mkfs.{mkfs}");
         super::process::run(&make, &[OsStr::new(quiet), image.as_os_str()]);
+        Self::again(scratch, name)
+    }
+
+    /// Mounts the image that [`LoopFilesystem::new`] made, after it was dropped.
+    pub fn again(scratch: &super::Scratch, name: &str) -> Self {
+        let image = scratch.path().join(format!("{name}.img"));
         let path = scratch.dir(name);
         super::process::run(
             "mount",
