@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::fs::StatVfs;
+use rustix::io::Errno;
 
 use super::events::What;
 use super::node::{Name, Node, Place, Source};
@@ -59,6 +60,28 @@ pub(super) fn privilege_bits(mode: u32) -> u32 {
         bits |= 0o2000;
     }
     bits
+}
+
+/// The content of a regular file that stands for a symbolic link.
+fn read_target(at: At<'_>) -> Result<Vec<u8>> {
+    /// PATH_MAX, the longest target with its end.
+    const LONGEST: usize = 4096;
+    let file = at.open_read()?;
+    let mut target = vec![0; LONGEST];
+    let mut length = 0;
+    while length < LONGEST {
+        match rustix::io::pread(&file, &mut target[length..], length as u64) {
+            Ok(0) => break,
+            Ok(n) => length += n,
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    if length == 0 || length == LONGEST {
+        return Err(FsError::Os(Errno::IO));
+    }
+    target.truncate(length);
+    Ok(target)
 }
 
 impl Union {
@@ -219,6 +242,9 @@ impl Union {
     pub(super) fn kill_privilege_bits(&self, node: &Arc<Node>, fd: BorrowedFd<'_>) -> Result<()> {
         let mode = self.owners.kept(At::Fd(fd), At::Fd(fd).stat()?)?.mode;
         let bits = privilege_bits(mode);
+        if self.owners.are_written() {
+            self.with_upper(node, |object| self.owners.drop_capabilities(object))?;
+        }
         if bits != 0 {
             let mode = Some(mode & !bits & 0o7777);
             self.with_upper(node, |object| self.owners.change(object, (None, None), mode))?;
@@ -231,7 +257,11 @@ impl Union {
         if node.kind != Kind::Symlink {
             return Err(FsError::Invalid("not a symbolic link"));
         }
-        self.with_object(node, |at, _| Ok(at.readlink()?))
+        self.with_object(node, |at, _| match at.readlink() {
+            // A regular file that stands for a link holds the target.
+            Err(Errno::INVAL | Errno::NOENT) if self.owners.change_types() => read_target(at),
+            other => Ok(other?),
+        })
     }
 
     /// The filesystem that new data go to: that of the topmost layer.

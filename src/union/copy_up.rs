@@ -145,6 +145,7 @@ impl Union {
         let new = match original.kept.kind() {
             Kind::File => New::File,
             Kind::Directory => New::Directory,
+            Kind::Symlink if self.owners.is_file(&original.stat, &original.kept) => New::File,
             Kind::Symlink => {
                 target = self.readlink(node)?;
                 New::Symlink(&target)
@@ -191,8 +192,17 @@ impl Union {
     fn give_metadata(&self, from: At<'_>, kept: &Stat, to: Writable<'_>) -> Result<()> {
         let new = Override::of(kept);
         self.owners.give_owner(to, &new)?;
-        let written = self.owners.are_written();
-        copy_xattrs(from, to, |name| !(self.owners.is_private(name) || written && acl::is_acl(name)))?;
+        let no_acls = self.owners.are_written();
+        for name in xattr::list(from)? {
+            let shown = self.owners.kept_name(&name);
+            let private = shown.is_none() && self.owners.is_private(&name);
+            if private || is_own_mark(&name) || no_acls && acl::is_acl(&name) {
+                continue;
+            }
+            if let Some(value) = xattr::get(from, &name)? {
+                self.owners.set_xattr(to, shown.unwrap_or(&name), &value, XattrFlags::empty())?;
+            }
+        }
         // After the attributes, which need the right to write. The bits of the group are the ACL's mask already.
         self.owners.give_mode(to, &new)
     }
@@ -380,7 +390,14 @@ pub(super) fn copy_metadata(from: At<'_>, stat: &Stat, to: Writable<'_>) -> Resu
     if (now.uid, now.gid) != (stat.uid, stat.gid) {
         to.chown(Some(stat.uid), Some(stat.gid))?;
     }
-    copy_xattrs(from, to, |_| true)?;
+    for name in xattr::list(from)? {
+        if is_own_mark(&name) {
+            continue;
+        }
+        if let Some(value) = xattr::get(from, &name)? {
+            to.set_xattr(&name, &value, XattrFlags::empty())?;
+        }
+    }
     // After the attributes, which need the right to write. The bits of the group are the ACL's mask already.
     if stat.kind() != Kind::Symlink {
         to.chmod(stat.mode & 0o7777)?;
@@ -388,23 +405,10 @@ pub(super) fn copy_metadata(from: At<'_>, stat: &Stat, to: Writable<'_>) -> Resu
     Ok(())
 }
 
-/// Copies extended attributes, but for private ones and those that are not `wanted`.
-fn copy_xattrs(from: At<'_>, to: Writable<'_>, wanted: impl Fn(&[u8]) -> bool) -> Result<()> {
-    for name in xattr::list(from)? {
-        let own = marker::is_private_xattr(&name) && !is_escaped(&name) && !owners::is_override(&name);
-        if own || !wanted(&name) {
-            continue;
-        }
-        if let Some(value) = xattr::get(from, &name)? {
-            to.set_xattr(&name, &value, XattrFlags::empty())?;
-        }
-    }
-    Ok(())
-}
-
-/// Is it a mark of an overlay inside this one, kept under an escaped name?
-fn is_escaped(name: &[u8]) -> bool {
-    marker::overlay_mark(name).is_some_and(|mark| mark.starts_with(b"overlay."))
+/// Is it a mark of this union? Not so one of an overlay inside it, kept under an escaped name.
+fn is_own_mark(name: &[u8]) -> bool {
+    let escaped = marker::overlay_mark(name).is_some_and(|mark| mark.starts_with(b"overlay."));
+    marker::is_private_xattr(name) && !escaped && !owners::is_override(name)
 }
 
 /// Access and modification time.

@@ -188,7 +188,7 @@ pub fn overlay_mark(name: &[u8]) -> Option<&[u8]> {
 pub fn is_private_xattr(name: &[u8]) -> bool {
     overlay_mark(name).is_some()
         || name.starts_with(b"user.fuseoverlayfs.")
-        || name.starts_with(super::facts::PREFIX)
+        || name.starts_with(super::facts::PREFIX) && !name.starts_with(super::owners::KEPT)
 }
 
 #[cfg(test)]
@@ -225,7 +225,8 @@ mod tests {
         ] {
             assert!(is_private_xattr(name.as_bytes()), "{name}");
         }
-        for name in ["user.overlayx", "trusted.x", "user.containers.override_stat"] {
+        for name in ["user.overlayx", "trusted.x", "user.containers.override_stat", "user.unionmount.kept.x"]
+        {
             assert!(!is_private_xattr(name.as_bytes()), "{name}");
         }
     }

@@ -7,7 +7,9 @@
 //!    root carries the attribute, as fuse-overlayfs reads it, or where the mount option `xattr_permissions` asks for
 //!    it, and it is written where the upper's root carries it. Only directories and regular files can carry it: Linux
 //!    allows no `user.` attributes on symbolic links, so these show their real owner, and a change of it is tried and,
-//!    where the daemon may not, let go, as fuse-overlayfs does.
+//!    where the daemon may not, let go, as fuse-overlayfs does. (An image that an ordinary user unpacked holds the
+//!    links of other owners as regular files with the target as content; they are shown as links and stay so.) Other
+//!    attributes that the user may not set are kept under another name ([`KEPT`]).
 //! 2. **Mappings** (`uidmapping`, `gidmapping`): ranges of ids on disk are shown as other ids. What is in no range is
 //!    shown as the kernel's overflow id, nobody; nothing can be given to an id that no range shows. What is mapped
 //!    already stays so ([`IdMap::kept`]).
@@ -37,8 +39,11 @@ const PRIVILEGED: &str = "security.fuseoverlayfs.override_stat";
 /// All of them, in the order in which fuse-overlayfs looks for them.
 const NAMES: [&str; 3] = [PRIVILEGED, CONTAINERS, FUSE_OVERLAYFS];
 
-/// What a change of owner takes from a file, besides setuid and setgid.
-const CAPABILITIES: &[u8] = b"security.capability";
+/// What the name of an attribute is prefixed by, beside `override_stat`, that an ordinary user can't set.
+pub const KEPT: &[u8] = b"user.unionmount.kept.";
+
+/// What a change of owner takes from a file, besides setuid and setgid; and where an ordinary user keeps it.
+const CAPABILITIES: [&[u8]; 2] = [b"security.capability", b"user.unionmount.kept.security.capability"];
 
 /// Type and permission bits of `st_mode`.
 const TYPE: u32 = 0o170_000;
@@ -99,8 +104,6 @@ impl Override {
             None => real,
             Some(Kind::Directory) if real != Kind::Directory => return None,
             Some(kind) if real == Kind::Directory && kind != Kind::Directory => return None,
-            // A regular file that says it is a link holds no target.
-            Some(Kind::Symlink) => real,
             Some(kind) => kind,
         };
         stat.uid = self.uid;
@@ -212,7 +215,8 @@ impl Owners {
 
     /// Is that one of the attributes that are read or written here? Nobody else is shown it.
     pub fn is_private(&self, attribute: &[u8]) -> bool {
-        self.read.iter().any(|name| name.as_bytes() == attribute)
+        self.change_types()
+            && (self.read.iter().any(|name| name.as_bytes() == attribute) || attribute.starts_with(KEPT))
     }
 
     /// What a layer keeps of an object, whose real stat is given.
@@ -346,13 +350,69 @@ impl Owners {
         now.mode = mode.map_or(now.mode, |mode| mode & BITS);
         object.set_xattr(name.as_bytes(), now.to_string().as_bytes(), XattrFlags::empty())?;
         if owner {
-            match object.remove_xattr(CAPABILITIES) {
+            self.drop_capabilities(object)?;
+        }
+        let bits = self.real_mode(real.kind(), now.mode);
+        if bits != real.mode & BITS { Ok(object.chmod(bits)?) } else { Ok(()) }
+    }
+
+    /// Takes a file's capabilities away, as the kernel does where owners are real.
+    pub fn drop_capabilities(&self, object: Writable<'_>) -> Result<()> {
+        if self.write.is_none() {
+            return Ok(());
+        }
+        for name in CAPABILITIES {
+            match object.remove_xattr(name) {
                 Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => {}
                 Err(e) => return Err(e.into()),
             }
         }
-        let bits = self.real_mode(real.kind(), now.mode);
-        if bits != real.mode & BITS { Ok(object.chmod(bits)?) } else { Ok(()) }
+        Ok(())
+    }
+
+    /// Sets an attribute, or keeps it under another name where the daemon may not.
+    pub fn set_xattr(
+        &self,
+        object: Writable<'_>,
+        name: &[u8],
+        value: &[u8],
+        flags: XattrFlags,
+    ) -> Result<()> {
+        let keepable =
+            self.write.is_some() && [&b"security."[..], b"trusted."].iter().any(|p| name.starts_with(p));
+        match object.set_xattr(name, value, flags) {
+            Err(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP) if keepable => {
+                Ok(object.set_xattr(&[KEPT, name].concat(), value, flags)?)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// Reads an attribute, under whichever name it is kept.
+    pub fn get_xattr(&self, at: At<'_>, name: &[u8]) -> Result<Option<Vec<u8>>> {
+        match xattr::get(at, name)? {
+            None if self.change_types() => Ok(xattr::get(at, &[KEPT, name].concat())?),
+            found => Ok(found),
+        }
+    }
+
+    /// Removes an attribute, under whichever name it is kept.
+    pub fn remove_xattr(&self, object: Writable<'_>, name: &[u8]) -> Result<()> {
+        let removed = match object.remove_xattr(name) {
+            Err(Errno::NODATA | Errno::PERM) if self.write.is_some() => {
+                object.remove_xattr(&[KEPT, name].concat())
+            }
+            other => other,
+        };
+        match removed {
+            Err(Errno::NODATA) => Err(FsError::NoXattr),
+            other => Ok(other?),
+        }
+    }
+
+    /// The name that an attribute of this name on disk has for programs, if it is one that the daemon could not set.
+    pub fn kept_name<'a>(&self, stored: &'a [u8]) -> Option<&'a [u8]> {
+        if self.change_types() { stored.strip_prefix(KEPT) } else { None }
     }
 
     /// chown(2), which may fail where owners don't show anyway.

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::fs::XattrFlags;
-use rustix::io::Errno;
 
 use super::acl;
 use super::events::What;
@@ -45,7 +44,8 @@ impl Union {
             return self.fact(node, fact);
         }
         let stored = self.stored(name)?.ok_or(FsError::NoXattr)?;
-        let mut value = self.with_object(node, |at, _| xattr::get(at, &stored)?.ok_or(FsError::NoXattr))?;
+        let mut value =
+            self.with_object(node, |at, _| self.owners.get_xattr(at, &stored)?.ok_or(FsError::NoXattr))?;
         if acl::is_acl(name) {
             let owners = &self.owners;
             acl::map_ids(&mut value, |id| Ok(owners.shown_uid(id)), |id| Ok(owners.shown_gid(id)))?;
@@ -65,7 +65,9 @@ impl Union {
     pub fn listxattr(&self, node: &Node) -> Result<Vec<u8>> {
         let names = self.with_object(node, |at, _| Ok(xattr::list(at)?))?;
         let mut shown = Vec::new();
-        for name in names.iter().filter_map(|n| shown_name(n)) {
+        for stored in &names {
+            let kept = self.owners.kept_name(stored);
+            let Some(name) = shown_name(kept.unwrap_or(stored)) else { continue };
             if self.owners.is_private(&name) || self.no_acl && acl::is_acl(&name) {
                 continue;
             }
@@ -80,7 +82,7 @@ impl Union {
         let stored = self.stored(name)?.ok_or(FsError::PrivateXattr)?;
         if !self.in_upper(node) {
             // What must fail shall not copy up first.
-            let there = self.with_object(node, |at, _| Ok(xattr::get(at, &stored)?.is_some()))?;
+            let there = self.with_object(node, |at, _| Ok(self.owners.get_xattr(at, &stored)?.is_some()))?;
             if flags.contains(XattrFlags::CREATE) && there {
                 return Err(FsError::Exists);
             }
@@ -97,7 +99,7 @@ impl Union {
         } else {
             value
         };
-        self.with_upper(node, |object| Ok(object.set_xattr(&stored, value, flags)?))?;
+        self.with_upper(node, |object| self.owners.set_xattr(object, &stored, value, flags))?;
         self.forget_default_acl(node, name);
         Ok(())
     }
@@ -105,14 +107,11 @@ impl Union {
     /// Removes an attribute.
     pub fn removexattr(&self, node: &Arc<Node>, name: &[u8]) -> Result<()> {
         let stored = self.stored(name)?.ok_or(FsError::PrivateXattr)?;
-        let there = self.with_object(node, |at, _| Ok(xattr::get(at, &stored)?.is_some()))?;
+        let there = self.with_object(node, |at, _| Ok(self.owners.get_xattr(at, &stored)?.is_some()))?;
         if !there {
             return Err(FsError::NoXattr);
         }
-        self.with_upper(node, |object| match object.remove_xattr(&stored) {
-            Err(Errno::NODATA) => Err(FsError::NoXattr),
-            other => Ok(other?),
-        })?;
+        self.with_upper(node, |object| self.owners.remove_xattr(object, &stored))?;
         self.forget_default_acl(node, name);
         Ok(())
     }

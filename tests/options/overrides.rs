@@ -387,3 +387,72 @@ fn where_it_is_not_in_use_the_attribute_is_like_others() {
     assert_eq!(attribute(&place, "up/f", OVERRIDE), "7:8:0600:file");
     umount(&place);
 }
+
+#[test]
+fn links_and_capabilities_that_a_user_could_not_make_are_shown_as_they_are() {
+    if !is_root() {
+        skip!("needs root, to become an ordinary user");
+    }
+    const CAPABILITY: &str = "0x0100000200200000000000000000000000000000";
+    let place = Place::of_user();
+    // As `unionmount load` unpacks an image for a user.
+    sh_as_user(
+        &place,
+        &format!(
+            "cd a; printf /target/of/it > link; echo x > ping; chmod 755 ping
+         setfattr -n user.unionmount.kept.security.capability -v {CAPABILITY} ping"
+        ),
+    );
+    recorded(&place, "a", "0:0:0755:dir");
+    recorded(&place, "a/link", "5:6:0777:symlink");
+    recorded(&place, "a/ping", "0:0:0755:file");
+    let look = |dir: &str| {
+        assert_eq!(
+            stats(&place, dir, "link ping"),
+            ["link 5:6 777 symbolic link", "ping 0:0 755 regular file"]
+        );
+        assert_eq!(fs::read_link(place.at(dir).join("link")).unwrap().to_str(), Some("/target/of/it"));
+        let shown = sh(&place, &format!("getfattr -m - -e hex -d {dir}/ping"));
+        assert!(shown.contains(&format!("security.capability={CAPABILITY}")), "{shown}");
+        assert!(!shown.contains("kept") && !shown.contains("override"), "{shown}");
+        assert_listing_agrees(&place, dir);
+    };
+    // Root's daemon, so that root may look and change.
+    sh(&place, "./unionmount -o lowerdir=a,upperdir=up,workdir=w,xattr_permissions=2 mnt");
+    look("mnt");
+    sh(&place, "touch -h mnt/link mnt/ping; mv mnt/link mnt/l2; mv mnt/l2 mnt/link");
+    look("mnt");
+    umount(&place);
+    assert!(fs::symlink_metadata(place.at("up/link")).unwrap().is_file(), "it keeps its owner");
+    assert_eq!(attribute(&place, "up/link", OVERRIDE), "5:6:0777:symlink");
+    // Into an upper of the usual form everything becomes what it is shown as.
+    sh(
+        &place,
+        "mkdir plain; ./unionmount -o lowerdir=a,upperdir=plain mnt; touch -h mnt/link mnt/ping; umount mnt",
+    );
+    assert_eq!(stats(&place, "plain", "link ping")[0], "link 5:6 777 symbolic link");
+    assert!(sh(&place, "getfattr -m security -d plain/ping").contains("security.capability"));
+    place.wait_for_no_daemon();
+    // A user's daemon copies real capabilities up under the other name; a change of owner or content takes them away.
+    sh(
+        &place,
+        &format!(
+            "rm -r up w; mkdir up; chown {0}:{0} up; cp /bin/true b/cap; setcap cap_net_raw+ep b/cap",
+            crate::cli::USER
+        ),
+    );
+    let script = "set -e; ./unionmount -o lowerdir=b,upperdir=up,xattr_permissions=2 mnt; touch mnt/mine";
+    sh_as_user(&place, script);
+    sh_as_user(&place, "fusermount3 -u mnt");
+    place.wait_for_no_daemon();
+    recorded(&place, "b", "0:0:0777:dir");
+    let (uid, gid) = crate::cli::user();
+    recorded(&place, "b/cap", &format!("{uid}:{gid}:0755:file"));
+    sh_as_user(&place, "./unionmount -o lowerdir=b,upperdir=up,xattr_permissions=2 mnt; chmod 700 mnt/cap");
+    assert!(sh_as_user(&place, "getfattr -m - -d mnt/cap").contains("security.capability"));
+    assert!(sh(&place, "getfattr -m - -d up/cap").contains("user.unionmount.kept.security.capability"));
+    sh_as_user(&place, "echo >> mnt/cap; sync mnt/cap");
+    assert!(!sh_as_user(&place, "getfattr -m - -d mnt/cap").contains("security.capability"));
+    sh_as_user(&place, "fusermount3 -u mnt");
+    place.wait_for_no_daemon();
+}

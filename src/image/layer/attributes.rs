@@ -49,7 +49,7 @@ impl Ownership {
 /// Where an ordinary user's owner, mode and type are kept.
 pub const OVERRIDE_STAT: &[u8] = b"user.containers.override_stat";
 /// What an attribute's name is prefixed by that an ordinary user can't set.
-pub const KEPT: &[u8] = b"user.unionmount.kept.";
+pub use crate::union::owners::KEPT;
 /// The owners of an ordinary user's symbolic links, on the directory that holds them.
 pub const LINKS: &[u8] = b"user.unionmount.links";
 
