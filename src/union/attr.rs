@@ -170,10 +170,10 @@ impl Union {
         if upper { self.counted(at, stat) } else { Ok(stat) }
     }
 
-    /// Corrects the link count of an object of the upper, if it is in the hardlink index.
+    /// Corrects the link count of an object of the upper, if it is in the hardlink index. That may be its only link: the
+    /// other names are the lower's.
     pub(super) fn counted(&self, at: At<'_>, mut stat: Stat) -> Result<Stat> {
-        if stat.nlink > 1
-            && stat.kind() != Kind::Directory
+        if stat.kind() != Kind::Directory
             && let Some(nlink) = self.merged_nlink(at, &stat)?
         {
             stat.nlink = nlink;
@@ -259,7 +259,7 @@ impl Union {
         }
         self.with_object(node, |at, _| match at.readlink() {
             // A regular file that stands for a link holds the target.
-            Err(Errno::INVAL | Errno::NOENT) if self.owners.change_types() => read_target(at),
+            Err(Errno::INVAL | Errno::NOENT) if self.owners.override_real() => read_target(at),
             other => Ok(other?),
         })
     }

@@ -192,7 +192,7 @@ impl Union {
     fn give_metadata(&self, from: At<'_>, kept: &Stat, to: Writable<'_>) -> Result<()> {
         let new = Override::of(kept);
         self.owners.give_owner(to, &new)?;
-        let no_acls = self.owners.are_written();
+        let no_acls = self.owners.override_real();
         for name in xattr::list(from)? {
             let shown = self.owners.kept_name(&name);
             let private = shown.is_none() && self.owners.is_private(&name);

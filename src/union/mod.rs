@@ -271,7 +271,8 @@ impl Union {
             other_names: DashMap::new(),
             hidden_links,
             index_cache: IndexCache::new(limits.index_bytes),
-            no_acl: options.no_acl || owners.are_written(),
+            // ACLs are made of real permission bits.
+            no_acl: options.no_acl || owners.override_real(),
             owners,
             redirects: options.redirect_dir,
             static_nlink: options.static_nlink,

@@ -202,20 +202,19 @@ impl Owners {
         Ok(owners)
     }
 
-    /// Are owners and modes of the upper kept in an attribute? Then its files cannot carry ACLs, which are made of real
-    /// permission bits.
+    /// Are owners, modes and types of the upper's objects kept in an attribute?
     pub fn are_written(&self) -> bool {
         self.write.is_some()
     }
 
-    /// May an object be of another type than the one on disk?
-    pub fn change_types(&self) -> bool {
+    /// May an object have another owner, mode and type than it really has?
+    pub fn override_real(&self) -> bool {
         !self.read.is_empty()
     }
 
     /// Is that one of the attributes that are read or written here? Nobody else is shown it.
     pub fn is_private(&self, attribute: &[u8]) -> bool {
-        self.change_types()
+        self.override_real()
             && (self.read.iter().any(|name| name.as_bytes() == attribute) || attribute.starts_with(KEPT))
     }
 
@@ -391,7 +390,7 @@ impl Owners {
     /// Reads an attribute, under whichever name it is kept.
     pub fn get_xattr(&self, at: At<'_>, name: &[u8]) -> Result<Option<Vec<u8>>> {
         match xattr::get(at, name)? {
-            None if self.change_types() => Ok(xattr::get(at, &[KEPT, name].concat())?),
+            None if self.override_real() => Ok(xattr::get(at, &[KEPT, name].concat())?),
             found => Ok(found),
         }
     }
@@ -412,7 +411,7 @@ impl Owners {
 
     /// The name that an attribute of this name on disk has for programs, if it is one that the daemon could not set.
     pub fn kept_name<'a>(&self, stored: &'a [u8]) -> Option<&'a [u8]> {
-        if self.change_types() { stored.strip_prefix(KEPT) } else { None }
+        if self.override_real() { stored.strip_prefix(KEPT) } else { None }
     }
 
     /// chown(2), which may fail where owners don't show anyway.

@@ -66,7 +66,7 @@ impl Union {
             for listed in page {
                 let Listed { name, cookie, kind, identity } = listed;
                 // A regular file may stand for something else.
-                let identity = identity.filter(|_| kind != Kind::File || !self.owners.change_types());
+                let identity = identity.filter(|_| kind != Kind::File || !self.owners.override_real());
                 let (identity, kind) = match identity {
                     Some(identity) => (identity, kind),
                     None => match self.resolve(node, &name)? {

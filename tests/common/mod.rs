@@ -9,6 +9,7 @@
 //!
 //! | variable | meaning |
 //! |---|---|
+//! | `UNIONMOUNT_OPTIONS` | further words for `-o` of every mount: a suite under other options, such as `xattr_permissions=2` |
 //! | `UNIONMOUNT_SCRATCH` | where scratch directories are made (default: `$TMPDIR`, else `/tmp`) |
 //! | `UNIONMOUNT_CASES` | how many random cases the reference-model tests run |
 //! | `UNIONMOUNT_SEED` | the seed of the random cases |

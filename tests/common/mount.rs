@@ -119,6 +119,9 @@ impl Options {
                 if !self.extra.is_empty() {
                     command.arg("-o").arg(self.extra.join(","));
                 }
+                if let Some(words) = std::env::var_os("UNIONMOUNT_OPTIONS") {
+                    command.arg("-o").arg(words);
+                }
                 command.arg(mountpoint);
                 command
             }

@@ -18,9 +18,10 @@ mod common {
 
     pub use errno::errno_of;
     pub use process::as_ids;
-    pub use snapshot::{Fields, Kind, Snapshot, diff, list};
+    pub use snapshot::{Entry, Fields, Kind, Snapshot, diff, list};
 }
 
+mod diff;
 mod effects;
 mod helper;
 mod mappings;
