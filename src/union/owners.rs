@@ -433,7 +433,7 @@ impl Owners {
 }
 
 /// Is that one of the attributes that override a stat, in use or not?
-pub(super) fn is_override(attribute: &[u8]) -> bool {
+pub fn is_override(attribute: &[u8]) -> bool {
     NAMES.iter().any(|name| name.as_bytes() == attribute)
 }
 

@@ -194,6 +194,23 @@ fn inode_numbers_fit_32_bits_when_asked_to() {
 }
 
 #[test]
+fn xino_on_refuses_numbers_that_leave_no_room() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    let place = Place::new();
+    for dir in ["other", "inner", "up2"] {
+        place.mkdir(dir);
+    }
+    // A union of two filesystems has numbers of more than 48 bits in the second one's directories.
+    sh(&place, "mount -t tmpfs x other; mkdir other/d; ./unionmount -o lowerdir=a:other,upperdir=up inner");
+    sh(&place, "./unionmount -o lowerdir=inner/d,upperdir=up2,xino=auto mnt; umount mnt");
+    let refused = place.unionmount(&["-o", "lowerdir=inner/d,upperdir=up2,xino=on", "mnt"]);
+    refused.refused(1, &["layer inner/d", "xino=on", "use xino=auto"]);
+    sh(&place, "umount inner; umount -l other");
+}
+
+#[test]
 fn no_attributes_and_no_acls() {
     if !is_root() {
         skip!("needs root");

@@ -98,7 +98,7 @@ fn mappings_and_squashing_show_what_fuse_overlayfs_shows() {
     }
     for extra in [
         "uidmapping=0:100000:65536,gidmapping=0:200000:1000:5000:7:10",
-        "uidmapping=:5:1:1,gidmapping=:0:0:65536",
+        "uidmapping=:5:2000:1,gidmapping=:0:0:65536",
         "squash_to_root",
         "squash_to_uid=77,squash_to_gid=88",
         "squash_to_uid=77",

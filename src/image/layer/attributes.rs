@@ -22,6 +22,7 @@ use super::LayerError;
 use crate::sys::object::{At, Kind, SetTime, Stat, Time, Writable};
 use crate::sys::xattr;
 use crate::union::marker::{self, Namespace};
+use crate::union::owners::{self, Override};
 
 /// How owners, modes and devices are kept in a layer's directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +48,7 @@ impl Ownership {
 }
 
 /// Where an ordinary user's owner, mode and type are kept.
-pub const OVERRIDE_STAT: &[u8] = b"user.containers.override_stat";
+pub const OVERRIDE_STAT: &[u8] = owners::CONTAINERS.as_bytes();
 /// What an attribute's name is prefixed by that an ordinary user can't set.
 pub use crate::union::owners::KEPT;
 /// The owners of an ordinary user's symbolic links, on the directory that holds them.
@@ -141,10 +142,10 @@ impl Attributes {
             if ownership == Ownership::Real {
                 attributes.xattrs.push((name, value));
             } else if name == OVERRIDE_STAT {
-                let text = OverrideStat::parse(&value).ok_or_else(|| {
+                let found = Override::parse(&value).ok_or_else(|| {
                     LayerError::entry(path, "its user.containers.override_stat can't be understood")
                 })?;
-                text.apply_to(&mut attributes);
+                attributes.override_by(&found);
             } else if let Some(kept) = name.strip_prefix(KEPT) {
                 attributes.xattrs.push((kept.to_vec(), value));
             } else {
@@ -195,7 +196,7 @@ impl Attributes {
             Ownership::OverrideStat => {
                 let open = if self.kind == Kind::Directory { 0o700 } else { 0o600 };
                 object.chmod(self.mode & 0o777 | open).map_err(LayerError::os(path, "set its mode"))?;
-                let text = OverrideStat::of(self).to_string();
+                let text = self.as_override().to_string();
                 object
                     .set_xattr(OVERRIDE_STAT, text.as_bytes(), XattrFlags::empty())
                     .map_err(LayerError::os(path, "keep its owner in user.containers.override_stat"))?;
@@ -258,7 +259,7 @@ fn shown(bytes: &[u8]) -> std::path::Display<'_> {
 /// The name under which a layer keeps an attribute of a tar; `None` for the marks of storage drivers. Marks of the union
 /// are kept escaped, so that a tar can't speak to it.
 fn stored_name(name: &[u8]) -> Option<Vec<u8>> {
-    if name == OVERRIDE_STAT {
+    if owners::is_override(name) || name.starts_with(KEPT) {
         return None;
     }
     match marker::overlay_mark(name) {
@@ -274,7 +275,7 @@ fn shown_name(stored: &[u8]) -> Option<Vec<u8>> {
             let prefix = if stored.starts_with(b"trusted.") { Namespace::Trusted } else { Namespace::User };
             mark.strip_prefix(b"overlay.").map(|mark| [prefix.prefix().as_bytes(), mark].concat())
         }
-        None => (!marker::is_private_xattr(stored)).then(|| stored.to_vec()),
+        None => (!marker::is_private_xattr(stored) && !stored.starts_with(KEPT)).then(|| stored.to_vec()),
     }
 }
 
@@ -320,107 +321,30 @@ fn link_owner(record: &[u8], name: &[u8]) -> Option<(u32, u32)> {
     Some((uid.parse().ok()?, gid.parse().ok()?))
 }
 
-/// The value of `user.containers.override_stat`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OverrideStat {
-    kind: Option<Kind>,
-    mode: u32,
-    uid: u32,
-    gid: u32,
-    device: (u32, u32),
-}
-
-impl OverrideStat {
-    /// That of an object.
-    pub fn of(attributes: &Attributes) -> OverrideStat {
-        let Attributes { kind, mode, uid, gid, device, .. } = *attributes;
-        OverrideStat { kind: Some(kind), mode, uid, gid, device }
-    }
-
-    /// Reads `uid:gid:mode[:type]`.
-    pub fn parse(value: &[u8]) -> Option<OverrideStat> {
-        let text = std::str::from_utf8(value).ok()?;
-        let mut fields = text.split(':');
-        let uid = fields.next()?.parse().ok()?;
-        let gid = fields.next()?.parse().ok()?;
-        let mode = u32::from_str_radix(fields.next()?, 8).ok()? & 0o7777;
-        let (kind, device) = match fields.next() {
-            None => (None, (0, 0)),
-            Some("dir") => (Some(Kind::Directory), (0, 0)),
-            Some("file") => (Some(Kind::File), (0, 0)),
-            Some("symlink") => (Some(Kind::Symlink), (0, 0)),
-            Some("pipe") => (Some(Kind::Fifo), (0, 0)),
-            Some("socket") => (Some(Kind::Socket), (0, 0)),
-            Some(device) => {
-                let mut parts = device.split('-');
-                let kind = match parts.next()? {
-                    "block" => Kind::BlockDevice,
-                    "char" => Kind::CharDevice,
-                    _ => return None,
-                };
-                (Some(kind), (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
-            }
-        };
-        Some(OverrideStat { kind, mode, uid, gid, device })
-    }
-
-    fn apply_to(self, attributes: &mut Attributes) {
-        attributes.uid = self.uid;
-        attributes.gid = self.gid;
-        attributes.mode = self.mode;
-        if let Some(kind) = self.kind {
-            attributes.kind = kind;
-            attributes.device = self.device;
-        }
-    }
-}
-
-impl std::fmt::Display for OverrideStat {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}:{:04o}", self.uid, self.gid, self.mode)?;
-        let (major, minor) = self.device;
-        match self.kind {
-            None => Ok(()),
-            Some(Kind::Directory) => f.write_str(":dir"),
-            Some(Kind::File) => f.write_str(":file"),
-            Some(Kind::Symlink) => f.write_str(":symlink"),
-            Some(Kind::Fifo) => f.write_str(":pipe"),
-            Some(Kind::Socket) => f.write_str(":socket"),
-            Some(Kind::BlockDevice) => write!(f, ":block-{major}-{minor}"),
-            Some(Kind::CharDevice) => write!(f, ":char-{major}-{minor}"),
-        }
-    }
-}
-
 impl Attributes {
     /// The device number of a device node.
     pub(super) fn rdev(&self) -> u64 {
         makedev(self.device.0, self.device.1)
+    }
+
+    /// What an ordinary user's file is marked with.
+    fn as_override(&self) -> Override {
+        let Attributes { kind, mode, uid, gid, .. } = *self;
+        Override { uid, gid, mode, kind: Some(kind), rdev: self.rdev() }
+    }
+
+    fn override_by(&mut self, found: &Override) {
+        (self.uid, self.gid, self.mode) = (found.uid, found.gid, found.mode);
+        if let Some(kind) = found.kind {
+            self.kind = kind;
+            self.device = (major(found.rdev), minor(found.rdev));
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn override_stat_reads_what_it_writes_and_what_others_write() {
-        for text in [
-            "0:0:0755:dir",
-            "1:2:4755:file",
-            "0:6:0660:block-8-1",
-            "0:0:0666:char-1-3",
-            "5:5:0777:symlink",
-            "0:0:0600:pipe",
-            "0:0:0600:socket",
-        ] {
-            assert_eq!(OverrideStat::parse(text.as_bytes()).unwrap().to_string(), text);
-        }
-        assert_eq!(OverrideStat::parse(b"1:2:755").unwrap().kind, None);
-        for bad in ["", "1", "1:2", "a:2:0755:file", "1:2:0888:file", "1:2:0644:door", "1:2:0644:char-1"] {
-            assert_eq!(OverrideStat::parse(bad.as_bytes()), None, "{bad}");
-        }
-    }
 
     #[test]
     fn a_tar_cannot_speak_to_the_union() {
@@ -430,6 +354,7 @@ mod tests {
         assert_eq!(stored_name(OVERRIDE_STAT), None);
         assert_eq!(stored_name(b"user.unionmount.kept.security.capability"), None);
         assert_eq!(stored_name(LINKS), None);
+        assert_eq!(stored_name(b"security.fuseoverlayfs.override_stat"), None);
         assert_eq!(shown_name(b"user.overlay.overlay.opaque").unwrap(), b"user.overlay.opaque");
         assert_eq!(shown_name(b"trusted.overlay.origin"), None);
         assert_eq!(shown_name(b"security.capability").unwrap(), b"security.capability");
