@@ -76,7 +76,7 @@ EXAMPLES:
   A page to click through, and a picture for a talk:
       unionmount layers --lower app:base --html layers.html --svg layers.svg
 
-Layers are numbered from the bottom up. Waste is the data of files that a layer holds and that are deleted or replaced \
+Layers are numbered as they are given: the first lower is layer 1. Waste is the data of files that a layer holds and that are deleted or replaced \
 further up: they travel with the image and nobody sees them.";
 
 /// `5%`, `5`, `0.5%`.
@@ -126,7 +126,8 @@ impl Layers {
         let figures = Figures::of(&survey);
         for missing in &survey.unreadable {
             let path = names::readable(&missing.path);
-            say(&format!("layer {}: {path}/ is left out: {}", missing.layer, missing.error));
+            let layer = survey.title(missing.layer);
+            say(&format!("{layer}: {path}/ is left out: {}", missing.error));
         }
         if let Some(file) = &self.svg {
             write_file(file, svg::draw(&survey, &figures, false).as_bytes())?;
@@ -158,8 +159,8 @@ impl Layers {
     fn check(&self, survey: &Survey, figures: &Figures) -> Result<ExitCode, Failure> {
         if let Some(missing) = survey.unreadable.first() {
             return Err(Failure::failed(format!(
-                "waste can't be told: layer {}: {}/: {}",
-                missing.layer,
+                "waste can't be told: {}: {}/: {}",
+                survey.title(missing.layer),
                 names::readable(&missing.path),
                 missing.error
             )));

@@ -1,15 +1,16 @@
 //! A survey for programs: `unionmount layers --json`.
 //!
 //! ```json
-//! {"layers": [{"number": 1, "name": "base", "path": "/…/base", "upper": false, "holds": {…}, …}, …],
+//! {"layers": [{"layer": 2, "name": "base", "path": "/…/base", "upper": false, "holds": {…}, …}, …],
 //!  "bytes": 4096, "wasted_bytes": 12, "waste_percent": 0.3, "efficiency": 99.7,
 //!  "merged_files": 3, "merged_directories": 1,
-//!  "entries": [{"path": "etc/os", "layer": 1, "from": 1, "hidden_by": 2, "what": "added", "replaces": null,
+//!  "entries": [{"path": "etc/os", "layer": 2, "from": 2, "hidden_by": 1, "what": "added", "replaces": null,
 //!               "kind": "file", "size": 12, "mode": "0644", "mtime": 1700000000, "opaque": false}, …]}
 //! ```
 //!
-//! Layers are numbered from the bottom up. An entry is to be seen in the merged view of the layers 1 to *n* for every
-//! *n* from `from` up to, and not including, `hidden_by`; with `hidden_by` null to the top. A whiteout has the kind
+//! Layer 0 is the upper, the lowers count from 1, the topmost, down. An entry is to be seen in the merged view of layer *n*
+//! and those below it for every *n* from `from` upwards to, and not including, `hidden_by`; with `hidden_by` null to the
+//! top. A whiteout has the kind
 //! `whiteout` and the `what` `deleted`. A path that is not UTF-8 has replacement characters in `path`, and all its bytes
 //! in `path_hex`.
 
@@ -37,7 +38,7 @@ struct Document<'a> {
 
 #[derive(Serialize)]
 struct LayerJson<'a> {
-    number: usize,
+    layer: Number,
     name: &'a str,
     path: String,
     upper: bool,
@@ -77,11 +78,11 @@ impl Serialize for Entries<'_> {
                 all.serialize_element(&EntryJson {
                     path: &text,
                     path_hex: hex.clone(),
-                    layer: h.layer,
-                    from: h.from,
-                    hidden_by: h.hidden_by,
+                    layer: survey.told(h.layer),
+                    from: survey.told(h.from),
+                    hidden_by: h.hidden_by.map(|by| survey.told(by)),
                     what: h.what(),
-                    replaces: h.replaces,
+                    replaces: h.replaces.map(|layer| survey.told(layer)),
                     kind: names::kind(h.kind),
                     size: h.size,
                     mode: format!("{:04o}", h.mode & 0o7777),
@@ -98,7 +99,7 @@ impl Serialize for Entries<'_> {
 pub fn write(survey: &Survey, figures: &Figures, mut out: impl Write) -> io::Result<()> {
     let layers =
         survey.layers.iter().zip(&figures.layers).enumerate().map(|(index, (layer, figures))| LayerJson {
-            number: index + 1,
+            layer: survey.told(index as Number + 1),
             name: &layer.name,
             path: layer.path.to_string_lossy().into_owned(),
             upper: layer.upper,

@@ -28,6 +28,10 @@
   const OPAQUE = 16, MERGED = 32, COUNTS = 64, DIRECTORY = 4, FILE = 8;
   const KINDS = { 0: "whiteout", 1: "fifo", 2: "character device", 4: "directory", 6: "block device", 8: "file", 10: "symlink", 12: "socket" };
 
+  // Layers are numbered from 1, the lowest, here; people are told other numbers.
+  const label = (number) => data.layers[number - 1].label;
+  const title = (number) => label(number) === "upper" ? "the upper" : "layer " + label(number);
+
   /** What the layers 1 to `top` show at a place: a holding or -1. */
   function shownAt(p, top) {
     for (let h = first[p]; h < first[p + 1]; h++) {
@@ -157,10 +161,10 @@
     const inside = changes[p] - (s > SAME ? 1 : 0);
     count.textContent = dir && inside ? inside.toLocaleString("en") + (inside === 1 ? " change" : " changes") : "";
     bytesOf.textContent = kind(h) === FILE ? human(size(h)) : dir && s !== DELETED ? human(bytes[p]) : "";
-    chip.textContent = layer(h);
-    chip.title = "layer " + layer(h) + ": " + data.layers[layer(h) - 1].name;
+    chip.textContent = label(layer(h));
+    chip.title = title(layer(h)) + ": " + data.layers[layer(h) - 1].name;
     row.setAttribute("aria-label", [names[p], STATES[s], dir ? "directory" : KINDS[kind(h)], bytesOf.textContent,
-      count.textContent, (s === DELETED ? "was in layer " : "layer ") + layer(h)].filter(Boolean).join(", "));
+      count.textContent, (s === DELETED ? "was in " : "") + title(layer(h))].filter(Boolean).join(", "));
   }
 
   function paint() {
@@ -308,7 +312,7 @@
   data.layers.forEach((l, index) => {
     const item = document.createElement("li"), button = text("button");
     button.type = "button";
-    button.append(text("b", "", index + 1 + "  " + l.name));
+    button.append(text("b", "", l.label + "  " + l.name));
     const did = [[l.added, "added"], [l.changed, "changed"], [l.deleted, "deleted"]].filter((d) => d[0]);
     button.append(text("small", "", human(l.bytes) + (l.wasted ? ", " + human(l.wasted) + " wasted" : "") +
       (did.length ? " · " + did.map((d) => d[0].toLocaleString("en") + " " + d[1]).join(", ") : "")));
@@ -329,7 +333,7 @@
       button.classList.toggle("out", number > top);
     });
     const name = data.layers[top - 1].name;
-    const words = top === TOP ? "all " + TOP + " layers: the merged view" : top === 1 ? "layer 1 alone: " + name : "layers 1 to " + top + ", the last: " + name;
+    const words = top === TOP ? "all " + TOP + " layers: the merged view" : title(top) + (top === 1 ? " alone: " : " and those below it: ") + name;
     $("seen").textContent = words;
     slider.setAttribute("aria-valuetext", words);
   }
@@ -358,19 +362,19 @@
       const merged = flags(h) & MERGED;
       const did = !k ? "deleted" : merged ? "" : replaces(h) ? "changed" : "added";
       item.className = did + (seen && k ? " shown" : "") + (by && by <= top ? " hidden" : "");
-      item.append(text("b", "", "Layer " + number + ": " + data.layers[number - 1].name));
+      item.append(text("b", "", title(number).replace(/^./, (c) => c.toUpperCase()) + ": " + data.layers[number - 1].name));
       const what = [];
-      if (!k) what.push(replaces(h) ? "a whiteout: deletes what layer " + replaces(h) + " has" : "a whiteout that deletes nothing");
+      if (!k) what.push(replaces(h) ? "a whiteout: deletes what " + title(replaces(h)) + " has" : "a whiteout that deletes nothing");
       else {
         what.push(KINDS[k] + (k === FILE ? " of " + human(size(h)) : "") + ", mode " + modeOf(words[h * WORDS + 6]) +
           ", " + new Date((words[h * WORDS + 7] + data.epoch) * 1000).toISOString().slice(0, 16).replace("T", " "));
         if (flags(h) & OPAQUE) what.push("opaque: nothing of the layers below is seen in it");
-        else if (merged) what.push("merged with the directory of layer " + replaces(h));
-        else if (replaces(h)) what.push("replaces what layer " + replaces(h) + " has");
+        else if (merged) what.push("merged with the directory of " + title(replaces(h)));
+        else if (replaces(h)) what.push("replaces what " + title(replaces(h)) + " has");
       }
-      if (from(h) !== number) what.push("seen here from layer " + from(h) + " on, which has renamed it");
+      if (from(h) !== number) what.push("seen here from " + title(from(h)) + " on, which has renamed it");
       if (number > top) what.push("above the layers seen");
-      else if (by && by <= top) what.push("hidden by layer " + by);
+      else if (by && by <= top) what.push("hidden by " + title(by));
       else if (k) what.push("seen");
       for (const line of what) item.append(text("span", "", line), document.createElement("br"));
       item.lastChild.remove();
@@ -420,7 +424,7 @@
     });
     cell.append(button);
     row.append(text("td", "", human(lost)), text("td", "", files.toLocaleString("en")),
-      text("td", "", steps.map((s) => s[0] + " → " + s[1]).join(", ") + (replaced ? " (replaced)" : " (deleted)")), cell);
+      text("td", "", steps.map((s) => label(s[0]) + " → " + label(s[1])).join(", ") + (replaced ? " (replaced)" : " (deleted)")), cell);
     $("wastes").append(row);
   }
   $("sentence").textContent = TOP + (TOP === 1 ? " layer. " : " layers. ") + data.sentence + ".";

@@ -5,7 +5,7 @@
 //!
 //! | field | holds |
 //! |---|---|
-//! | `layers` | from the bottom up: name, path, bytes, wasted bytes, files, how many were added, changed, deleted |
+//! | `layers` | from the bottom up: what it is called (`upper`, `2`), its name, path, bytes, wasted bytes, files, how many were added, changed, deleted |
 //! | `names`, `depths`, `counts` | of every place but the root: its name, its depth, how many holdings it has |
 //! | `holdings` | of all places one after the other, eight numbers each, see [`WORDS`] |
 //! | `epoch` | what is to be added to every `mtime` |
@@ -41,6 +41,7 @@ type WasteData = (usize, Vec<(Number, Number)>, u64, u64, u8);
 
 #[derive(Serialize)]
 struct LayerData {
+    label: String,
     name: String,
     path: String,
     bytes: u64,
@@ -113,8 +114,9 @@ fn data(survey: &Survey, figures: &Figures) -> Data {
         .map(|h| h.mtime)
         .min()
         .unwrap_or(0);
-    let layers = survey.layers.iter().zip(&figures.layers).map(|(layer, f)| LayerData {
-        name: readable(layer.name.as_bytes()) + layer.suffix(),
+    let layers = survey.layers.iter().zip(&figures.layers).enumerate().map(|(index, (layer, f))| LayerData {
+        label: survey.label(index as Number + 1),
+        name: readable(layer.name.as_bytes()),
         path: layer.path.to_string_lossy().into_owned(),
         bytes: f.holds.bytes,
         wasted: f.wasted.bytes,

@@ -6,8 +6,9 @@
 //!
 //! # The model
 //!
-//! Layers are numbered **from the bottom, beginning with 1**, so that a number stays what it is when a layer is put on
-//! top. A **place** is a path of the tree. What one layer has at a place is a **holding**. A holding is to be seen in
+//! Inside, layers are numbered from the bottom, beginning with 1: [`Number`]. People and programs are told the numbers
+//! that `explain` and the messages of a mount tell: the upper, then the lowers from the top down ([`Survey::told`]).
+//! A **place** is a path of the tree. What one layer has at a place is a **holding**. A holding is to be seen in
 //! the merged view of the lowest *n* layers for every *n* from [`Holding::from`] up to, and not including,
 //! [`Holding::hidden_by`]. So one survey answers for the whole stack and for each pile of layers below its top.
 //!
@@ -22,7 +23,7 @@ use crate::error::{FsError, Result};
 use crate::sys::object::Kind;
 use crate::union::layer::{Layer, Stack};
 
-/// A layer's number: 1 is the lowest.
+/// A layer's number inside a survey: 1 is the lowest.
 pub type Number = u16;
 
 /// A layer that was surveyed.
@@ -34,13 +35,6 @@ pub struct SurveyedLayer {
     pub name: String,
     /// Is it the writable one?
     pub upper: bool,
-}
-
-impl SurveyedLayer {
-    /// What pictures write behind its name: that it is the upper, unless the name says so.
-    pub fn suffix(&self) -> &'static str {
-        if self.upper && self.name != "upper" { " (upper)" } else { "" }
-    }
 }
 
 /// A path of the tree.
@@ -202,6 +196,28 @@ impl Survey {
     /// How many layers there are; also the number of the topmost.
     pub fn top(&self) -> Number {
         self.layers.len() as Number
+    }
+
+    /// The number by which a layer is told: 0 for the upper, the lowers from 1, the first named one, down.
+    pub fn told(&self, layer: Number) -> Number {
+        let has_upper = self.layers.last().is_some_and(|top| top.upper);
+        self.top() - layer + Number::from(!has_upper)
+    }
+
+    /// `upper` or `2`.
+    pub fn label(&self, layer: Number) -> String {
+        match self.told(layer) {
+            0 => "upper".to_owned(),
+            number => number.to_string(),
+        }
+    }
+
+    /// `the upper` or `layer 2`.
+    pub fn title(&self, layer: Number) -> String {
+        match self.told(layer) {
+            0 => "the upper".to_owned(),
+            number => format!("layer {number}"),
+        }
     }
 
     /// What the layers have at a place, the topmost first.

@@ -30,10 +30,9 @@ const MOST_WASTED: usize = 30;
 pub fn layers(survey: &Survey, figures: &Figures) -> String {
     let mut table = plain_table(["LAYER", "NAME", "FILES", "SIZE", "ADDED", "CHANGED", "DELETED", "WASTED"]);
     for (index, (layer, f)) in survey.layers.iter().zip(&figures.layers).enumerate().rev() {
-        let upper = layer.suffix();
         table.add_row([
-            (index + 1).to_string(),
-            readable(layer.name.as_bytes()) + upper,
+            survey.label(index as Number + 1),
+            readable(layer.name.as_bytes()),
             indicatif::HumanCount(f.holds.files).to_string(),
             names::bytes(f.holds.bytes),
             indicatif::HumanCount(f.added.files).to_string(),
@@ -59,7 +58,7 @@ pub fn waste(survey: &Survey, figures: &Figures, all: bool) -> String {
         let join = |each: fn(&(Number, Number)) -> Number| {
             let mut numbers: Vec<Number> = steps.iter().map(each).collect();
             numbers.dedup();
-            numbers.iter().map(Number::to_string).collect::<Vec<_>>().join(", ")
+            numbers.into_iter().map(|number| survey.label(number)).collect::<Vec<_>>().join(", ")
         };
         table.add_row([
             names::bytes(amount.bytes),
@@ -102,7 +101,7 @@ fn right_align(table: &mut Table, columns: &[usize]) {
 
 /// The tree. With `all`, nothing is folded.
 pub fn tree(survey: &Survey, all: bool, out: &mut dyn fmt::Write) -> fmt::Result {
-    writeln!(out, "{QUIET}  LAYERS       SIZE{QUIET:#}")?;
+    writeln!(out, "{QUIET}  LAYERS           SIZE{QUIET:#}")?;
     let dull = if all || survey.places.len() <= SHORT_TREE {
         vec![false; survey.places.len()]
     } else {
@@ -113,7 +112,7 @@ pub fn tree(survey: &Survey, all: bool, out: &mut dyn fmt::Write) -> fmt::Result
     printer.children(0, &mut bars, out)?;
     writeln!(
         out,
-        "{QUIET}{ADDED}+{ADDED:#}{QUIET} added  {CHANGED}~{CHANGED:#}{QUIET} changed  {DELETED}-{DELETED:#}{QUIET} deleted   3>1: layer 3 replaces layer 1   3+1: both are merged{QUIET:#}"
+        "{QUIET}{ADDED}+{ADDED:#}{QUIET} added  {CHANGED}~{CHANGED:#}{QUIET} changed  {DELETED}-{DELETED:#}{QUIET} deleted   1>3: layer 1 replaces layer 3   1+3: both are merged{QUIET:#}"
     )
 }
 
@@ -197,7 +196,7 @@ impl Printer<'_> {
         };
         let mut line = String::new();
         let line = &mut line;
-        write!(line, "{style}{sign}{style:#} {:<6}", layer_column(holdings, self.top))?;
+        write!(line, "{style}{sign}{style:#} {:<10}", layer_column(survey, holdings))?;
         write!(line, " {:>10}  ", size.map(names::bytes).unwrap_or_default())?;
         write!(line, "{QUIET}{}{}{QUIET:#}", bars.concat(), if last { "└─ " } else { "├─ " })?;
         let name = readable(&survey.places[place].name);
@@ -208,7 +207,7 @@ impl Printer<'_> {
             write!(line, "{style}{name}{style:#}")?;
         }
         if let Some(h) = shown.filter(|h| h.opaque) {
-            write!(line, "  {QUIET}opaque in layer {}{QUIET:#}", h.layer)?;
+            write!(line, "  {QUIET}opaque in {}{QUIET:#}", survey.title(h.layer))?;
         }
         if folded {
             let (files, _) = self.below(place);
@@ -236,18 +235,18 @@ fn is_dir(holding: &Holding) -> bool {
     holding.kind == Some(Kind::Directory)
 }
 
-/// `3>1`: layer 3 has replaced layer 1; `3+1`: both are merged.
-fn layer_column(holdings: &[Holding], top: Number) -> String {
+/// `1>3`: layer 1 has replaced layer 3; `1+3`: both are merged.
+fn layer_column(survey: &Survey, holdings: &[Holding]) -> String {
     let mut text = String::new();
     for (index, h) in holdings.iter().enumerate() {
         if index > 0 {
-            text.push(if h.seen_at(top) { '+' } else { '>' });
+            text.push(if h.seen_at(survey.top()) { '+' } else { '>' });
         }
         if index == 3 && holdings.len() > 4 {
             text.push('…');
             break;
         }
-        write!(text, "{}", h.layer).unwrap_or_default();
+        text.push_str(&survey.label(h.layer));
     }
     text
 }

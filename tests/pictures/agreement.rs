@@ -32,13 +32,13 @@ pub fn survey(upper: Option<&Layer>, lowers: &[Layer]) -> Value {
     serde_json::from_str(&common::run(unionmount(), &arguments)).unwrap()
 }
 
-/// Path → kind and size of what the entries show of the layers up to `top`.
+/// Path → kind and size of what the entries show of the layer `top` and those below it.
 pub fn shown(survey: &Value, top: u64) -> BTreeMap<Vec<u8>, (String, u64)> {
     let mut shown = BTreeMap::new();
     let mut whiteouts = Vec::new();
     for entry in survey["entries"].as_array().unwrap() {
         let from = entry["from"].as_u64().unwrap();
-        if from > top || entry["hidden_by"].as_u64().is_some_and(|by| by <= top) {
+        if from < top || entry["hidden_by"].as_u64().is_some_and(|by| by >= top) {
             continue;
         }
         let path = path(entry);
@@ -82,10 +82,10 @@ pub fn tree(snapshot: &Snapshot) -> BTreeMap<Vec<u8>, (String, u64)> {
         .collect()
 }
 
-/// The model's merged view of the layers up to `top`, 1 being the lowest.
+/// The model's merged view of the layer `top` and those below it, the upper being 0.
 fn expected(spec: &StackSpec, top: usize) -> BTreeMap<Vec<u8>, (String, u64)> {
     let mut layers: Vec<&LayerNode> = std::iter::once(&spec.upper).chain(&spec.lowers).collect();
-    let mut pile = layers.split_off(layers.len() - top).into_iter();
+    let mut pile = layers.split_off(top).into_iter();
     let upper = pile.next().unwrap().clone();
     tree(&StackSpec { upper, lowers: pile.cloned().collect() }.merge().snapshot())
 }
@@ -106,14 +106,15 @@ fn check(spec: &StackSpec, _: &[Op], _: bool) -> Result<(), Failure> {
         .collect();
     let survey = survey(Some(&upper), &lowers);
     let count = lowers.len() + 1;
-    for top in 1..=count {
+    for top in 0..count {
         let (found, expected) = (shown(&survey, top as u64), expected(spec, top));
         if found != expected {
-            let text = format!("layers up to {top} of {count}:\nfound    {found:?}\nexpected {expected:?}");
+            let text =
+                format!("layers from {top} of {count} down:\nfound    {found:?}\nexpected {expected:?}");
             return Err(Failure { text, performed: Vec::new() });
         }
     }
-    let whole = expected(spec, count);
+    let whole = expected(spec, 0);
     let count_of =
         |directory: bool| whole.values().filter(|(kind, _)| (kind == "directory") == directory).count();
     let figures = [("merged_files", count_of(false)), ("merged_directories", count_of(true))];
@@ -150,9 +151,9 @@ fn renamed_directories_are_followed() {
     let merged = tree(&Snapshot::take(mount.path()));
     mount.unmount();
     let survey = survey(Some(stack.upper()), stack.lowers());
-    assert_eq!(shown(&survey, 3), merged);
+    assert_eq!(shown(&survey, 0), merged);
     let below = tree(&Snapshot::take(stack.mount_read_only().path()));
-    assert_eq!(shown(&survey, 2), below, "without the upper all is where it was");
+    assert_eq!(shown(&survey, 1), below, "without the upper all is where it was");
     // 4444 is replaced, 1 deleted; what was only moved is in use.
     assert_eq!(survey["wasted_bytes"], 4 + 1, "{survey:#}");
     assert_eq!(survey["bytes"], 1 + 2 + 3 + 4 + 1 + 7 + 1);
