@@ -11,9 +11,10 @@ use clap::Args;
 
 use super::options::split_lowers;
 use super::{Failure, print_all, say};
+use crate::explain::client::Client;
 use crate::explain::figures::Figures;
 use crate::explain::survey::Survey;
-use crate::explain::{json, names, page, svg, text};
+use crate::explain::{json, mounts, names, page, svg, text};
 use crate::union::layer::{Stack, StackOptions};
 
 /// Show what each layer holds, changes, deletes and wastes
@@ -55,18 +56,23 @@ pub(super) struct Layers {
 /// Which stack is meant.
 #[derive(Debug, Args)]
 pub(super) struct StackArgs {
-    /// Layers, the first on top; may repeat. A colon within a name is written \:
-    #[arg(long = "lower", value_name = "DIR[:DIR…]", required = true)]
+    /// A mount: its mount point, or a path in it
+    #[arg(value_name = "MOUNT", conflicts_with_all = ["lowers", "upper"], required_unless_present = "lowers")]
+    target: Option<PathBuf>,
+
+    /// Layers instead of a mount, the first on top; may repeat. A colon within a name is written \:
+    #[arg(long = "lower", value_name = "DIR[:DIR…]")]
     lowers: Vec<OsString>,
 
     /// The writable layer, on top of them
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", requires = "lowers")]
     upper: Option<PathBuf>,
 }
 
 const EXAMPLES: &str = "\
 EXAMPLES:
-  The tree, with the layer that each path comes from:
+  The tree, with the layer that each path comes from, of a mount and of directories:
+      unionmount layers merged
       unionmount layers --lower patches:app:base --upper rw
 
   Where an image got fat, and a check of that for a pipeline:
@@ -78,6 +84,14 @@ EXAMPLES:
 
 Layers are numbered as they are given: the first lower is layer 1. Waste is the data of files that a layer holds and that are deleted or replaced \
 further up: they travel with the image and nobody sees them.";
+
+/// The same of a mount, whose daemon knows them.
+fn of_mount(path: &Path) -> Result<(Vec<PathBuf>, bool), Failure> {
+    let (mount, _) = mounts::of(path).map_err(Failure::failed)?;
+    let status = Client::connect(&mount).and_then(|mut daemon| daemon.status()).map_err(Failure::failed)?;
+    let upper = status.layers.iter().any(|layer| layer.layer == 0);
+    Ok((status.layers.iter().map(|layer| layer.directory.as_path().to_owned()).collect(), upper))
+}
 
 /// `5%`, `5`, `0.5%`.
 #[derive(Debug, Clone, Copy)]
@@ -100,21 +114,29 @@ impl FromStr for Percent {
 impl StackArgs {
     /// Reads all the layers.
     fn survey(&self) -> Result<Survey, Failure> {
-        let mut lowers: Vec<PathBuf> = self.upper.iter().cloned().collect();
-        for list in &self.lowers {
-            lowers.extend(split_lowers(list.as_bytes()).map_err(Failure::usage)?);
-        }
+        let (lowers, upper) = match &self.target {
+            Some(mount) => of_mount(mount)?,
+            None => self.of_arguments()?,
+        };
         // Nothing is written, so the upper is one more layer to read, and may be in use by a mount.
         let stack =
             Stack::open(&StackOptions { lowers, ..StackOptions::default() }).map_err(Failure::failed)?;
-        Survey::take(stack, self.upper.is_some())
+        Survey::take(stack, upper)
             .map_err(|error| Failure::failed(format!("cannot read the layers: {error}")))
+    }
+
+    /// The layers from the top down, and whether the first is the upper.
+    fn of_arguments(&self) -> Result<(Vec<PathBuf>, bool), Failure> {
+        let mut layers: Vec<PathBuf> = self.upper.iter().cloned().collect();
+        for list in &self.lowers {
+            layers.extend(split_lowers(list.as_bytes()).map_err(Failure::usage)?);
+        }
+        Ok((layers, self.upper.is_some()))
     }
 
     /// What the stack is called in a picture.
     fn title(&self, survey: &Survey) -> String {
-        let names: Vec<String> =
-            survey.layers.iter().rev().take(4).map(|layer| names::readable(layer.name.as_bytes())).collect();
+        let names: Vec<String> = survey.layers.iter().rev().take(4).map(|layer| layer.name.clone()).collect();
         let more = if survey.layers.len() > names.len() { ", …" } else { "" };
         names.join(", ") + more
     }

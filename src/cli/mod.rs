@@ -12,6 +12,7 @@ mod completions;
 mod container;
 mod create;
 mod daemon;
+mod demo;
 mod diff;
 mod explain;
 mod history;
@@ -82,6 +83,7 @@ enum Verb {
     Status(status::Status),
     Trace(trace::Trace),
     Layers(layers::Layers),
+    Demo(demo::Demo),
     Load(load::Load),
     Save(save::Save),
     Import(import::Import),
@@ -112,6 +114,7 @@ impl Verb {
             Verb::Status(verb) => verb.run(),
             Verb::Trace(verb) => verb.run(),
             Verb::Layers(verb) => verb.run(),
+            Verb::Demo(verb) => verb.run(),
             Verb::Load(verb) => verb.run(),
             Verb::Save(verb) => verb.run(),
             Verb::Import(verb) => verb.run(),

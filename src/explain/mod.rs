@@ -10,6 +10,7 @@
 //! | [`survey`] | all that the layers of a stack hold: what each did at each path, and what became of it |
 //! | [`figures`] | the survey in figures: sizes, waste, efficiency |
 //! | [`text`], [`json`], [`svg`], [`page`] | the survey for a terminal, for programs, as the textbooks' picture, as a page |
+//! | [`lesson`] | copy-on-write taught step by step, on real mounts |
 //! | [`names`] | names and sizes as a person reads them, safe to print |
 //!
 //! The rules of layers are not here: [`crate::union::provenance`] asks the union's own search, and the survey reads by
@@ -20,6 +21,7 @@ pub mod control;
 pub mod fate;
 pub mod figures;
 pub mod json;
+pub mod lesson;
 pub mod mounts;
 pub mod names;
 pub mod page;

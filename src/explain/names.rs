@@ -3,11 +3,10 @@
 //! A name in a layer is any bytes: it can hold sequences that move a terminal's cursor, or characters that turn the
 //! direction of writing. None of them reaches a terminal or a page.
 
-use std::fmt::Write as _;
-
 use crate::sys::object::Kind;
+use crate::union::text::Text;
 
-/// A name as text. What is not UTF-8 is written `\xNN`, what can't be seen or misleads `\u{NNNN}`, a backslash `\\`.
+/// A name as text, see [`Text`].
 ///
 /// ```
 /// use unionmount::explain::names::readable;
@@ -15,27 +14,7 @@ use crate::sys::object::Kind;
 /// assert_eq!(readable(b"caf\xe9 \x1b[2J"), r"caf\xe9 \u{1b}[2J");
 /// ```
 pub fn readable(name: &[u8]) -> String {
-    let mut text = String::with_capacity(name.len());
-    for chunk in name.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            if c == '\\' {
-                text.push_str("\\\\");
-            } else if c.is_control() || is_misleading(c) {
-                write!(text, "\\u{{{:x}}}", u32::from(c)).unwrap_or_default();
-            } else {
-                text.push(c);
-            }
-        }
-        for byte in chunk.invalid() {
-            write!(text, "\\x{byte:02x}").unwrap_or_default();
-        }
-    }
-    text
-}
-
-/// Characters that have no width or turn the direction of what follows.
-fn is_misleading(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    Text::from(name).to_string()
 }
 
 /// A number of bytes: `15 B`, `1.20 MiB`.
@@ -77,7 +56,6 @@ mod tests {
             assert!(!readable(&[b'a', byte]).chars().any(char::is_control), "{byte}");
         }
         assert_eq!(readable("a\u{202e}b".as_bytes()), "a\\u{202e}b");
-        assert_eq!(readable(b"a\\b"), "a\\\\b");
         assert_eq!(readable("名前".as_bytes()), "名前");
     }
 

@@ -116,7 +116,7 @@ fn data(survey: &Survey, figures: &Figures) -> Data {
         .unwrap_or(0);
     let layers = survey.layers.iter().zip(&figures.layers).enumerate().map(|(index, (layer, f))| LayerData {
         label: survey.label(index as Number + 1),
-        name: readable(layer.name.as_bytes()),
+        name: layer.name.clone(),
         path: layer.path.to_string_lossy().into_owned(),
         bytes: f.holds.bytes,
         wasted: f.wasted.bytes,

@@ -18,6 +18,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use super::report::short_name;
 use super::walk;
 use crate::error::{FsError, Result};
 use crate::sys::object::Kind;
@@ -31,7 +32,7 @@ pub type Number = u16;
 pub struct SurveyedLayer {
     /// Where it lies.
     pub path: PathBuf,
-    /// How it is called in pictures.
+    /// How it is called in pictures; safe to print.
     pub name: String,
     /// Is it the writable one?
     pub upper: bool,
@@ -176,7 +177,7 @@ impl Survey {
     pub fn take(stack: Stack, upper: bool) -> Result<Survey> {
         let surveyed = |(index, layer): (usize, &Layer)| SurveyedLayer {
             path: layer.path.clone(),
-            name: layer.path.file_name().unwrap_or(layer.path.as_os_str()).to_string_lossy().into_owned(),
+            name: short_name(&layer.path).to_string(),
             upper: upper && index == 0,
         };
         let mut survey = Survey {

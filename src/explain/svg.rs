@@ -119,8 +119,7 @@ impl<'s> Picture<'s> {
         for (at, &number) in self.layers.iter().enumerate() {
             let index = usize::from(number) - 1;
             let (layer, f) = (&self.survey.layers[index], &self.figures.layers[index]);
-            let name =
-                format!("{}  {}", self.survey.label(number), shorten(&readable(layer.name.as_bytes()), 20));
+            let name = format!("{}  {}", self.survey.label(number), shorten(&layer.name, 20));
             self.band(out, at + 1, width, "um-band", &name, &layer_words(f))?;
         }
         Ok(())
@@ -287,7 +286,7 @@ impl<'s> Picture<'s> {
         for &number in &self.layers {
             let index = usize::from(number) - 1;
             let f = &self.figures.layers[index];
-            let name = readable(self.survey.layers[index].name.as_bytes());
+            let name = &self.survey.layers[index].name;
             let title = self.survey.title(number);
             write!(words, "{title}, {name}: {}. ", layer_words(f).join(", ")).unwrap_or_default();
         }

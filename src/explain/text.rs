@@ -32,7 +32,7 @@ pub fn layers(survey: &Survey, figures: &Figures) -> String {
     for (index, (layer, f)) in survey.layers.iter().zip(&figures.layers).enumerate().rev() {
         table.add_row([
             survey.label(index as Number + 1),
-            readable(layer.name.as_bytes()),
+            layer.name.clone(),
             indicatif::HumanCount(f.holds.files).to_string(),
             names::bytes(f.holds.bytes),
             indicatif::HumanCount(f.added.files).to_string(),

@@ -134,6 +134,15 @@ fn every_pile_of_layers_is_merged_as_in_the_model() {
     run_cases(200, 11, &stacks, &check);
 }
 
+#[test]
+fn what_is_no_mount_is_told() {
+    let output = common::output(unionmount(), &["layers", "/proc"]);
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("not in a mount of unionmount") && error.contains("--lower"), "{error}");
+    assert_eq!(common::output(unionmount(), &["layers"]).status.code(), Some(2));
+}
+
 /// Directories renamed through a mount: their lower part is seen under the new name from the upper on.
 #[test]
 fn renamed_directories_are_followed() {
@@ -149,6 +158,11 @@ fn renamed_directories_are_followed() {
     std::fs::create_dir(at("d")).unwrap();
     std::fs::write(at("d/new"), "6").unwrap();
     let merged = tree(&Snapshot::take(mount.path()));
+    // While it is mounted, by the mount point and by a path in it.
+    for path in [mount.path().to_owned(), at("d")] {
+        let text = common::run(unionmount(), &["layers".into(), "--json".into(), OsString::from(path)]);
+        assert_eq!(shown(&serde_json::from_str(&text).unwrap(), 0), merged);
+    }
     mount.unmount();
     let survey = survey(Some(stack.upper()), stack.lowers());
     assert_eq!(shown(&survey, 0), merged);

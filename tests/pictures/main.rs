@@ -13,4 +13,5 @@ mod model;
 mod agreement;
 mod browser;
 mod figures;
+mod lesson;
 mod webdriver;

@@ -1,0 +1,220 @@
+//! The lesson: in every language, as root and as an ordinary user; nothing stays, however it ends.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::common::{self, Privilege, Scratch};
+
+/// `unionmount demo` whose directory is made in the scratch directory. The binary is copied there, as the build
+/// directory may be closed to other users.
+fn demo(scratch: &Scratch, arguments: &[&str]) -> Command {
+    let bin = scratch.path().join("unionmount");
+    if !bin.exists() {
+        common::run("cp", &[env!("CARGO_BIN_EXE_unionmount").as_ref(), bin.as_os_str()]);
+    }
+    std::fs::create_dir_all(scratch.path().join("tmp")).unwrap();
+    let mut command = Command::new(bin);
+    command.arg("demo").args(arguments).env("TMPDIR", scratch.path().join("tmp")).stdin(Stdio::null());
+    for name in ["LC_ALL", "LC_MESSAGES", "LANG"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn has_fuse() -> bool {
+    let has = Path::new("/dev/fuse").exists();
+    if !has {
+        eprintln!("SKIP: no /dev/fuse");
+    }
+    has
+}
+
+/// Nothing is mounted below the scratch directory, and nothing is left of the lesson.
+#[track_caller]
+fn assert_gone(scratch: &Scratch) {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(scratch.path().to_str().unwrap()), "{mounts}");
+    let left: Vec<_> =
+        std::fs::read_dir(scratch.path().join("tmp")).unwrap().map(|e| e.unwrap().path()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[track_caller]
+fn text(output: &Output) -> String {
+    let error = String::from_utf8_lossy(&output.stderr);
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    assert!(output.status.success() && error.is_empty(), "{}: {error}\n{text}", output.status);
+    text
+}
+
+/// What the learner sees on disk, in any language.
+fn assert_taught(text: &str) {
+    for part in [
+        "$ unionmount --lower patch:app:base --upper rw merged\n",
+        "  port = 8080\n",
+        "  Today: soup\n",
+        "rw/etc/motd",
+        "  c---------",
+        "rw/etc/os",
+        "rw/srv/site/",
+        "rw2/etc/name",
+        "$ unionmount --lower rw:patch:app:base --upper rw3 merged3\n",
+        "7/7",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+    assert!(!text.contains(['{', '}']) && !text.contains("UNMOUNT"), "a hole is left in\n{text}");
+}
+
+#[test]
+fn it_runs_by_itself_in_english() {
+    if !has_fuse() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let text =
+        text(&demo(&scratch, &["--auto", "--lang", "en"]).env("LANG", "zh_CN.UTF-8").output().unwrap());
+    assert_taught(&text);
+    assert!(text.contains("copy-up: rw/etc/motd, 20 B, instead of the one in base/"), "{text}");
+    assert!(text.contains("whiteout: rw/etc/os says that base/"), "{text}");
+    assert!(text.contains("opaque directory: rw/srv/site/"), "{text}");
+    assert_gone(&scratch);
+}
+
+#[test]
+fn it_runs_by_itself_in_chinese() {
+    if !has_fuse() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let text = text(&demo(&scratch, &["--auto"]).env("LANG", "zh_CN.UTF-8").output().unwrap());
+    assert_taught(&text);
+    assert!(text.contains("三层，六个文件"), "{text}");
+    assert_gone(&scratch);
+}
+
+#[test]
+fn an_ordinary_user_can_take_it() {
+    if Privilege::current() != Privilege::Root || !has_fuse() {
+        crate::skip!("an ordinary user is made by root");
+    }
+    const USER: &str = "unionmount-test";
+    let id =
+        |flag| String::from_utf8(common::output("id", &[flag, USER]).stdout).unwrap().trim().parse::<u32>();
+    if id("-u").is_err() {
+        // Another test may make it at the same time.
+        common::output("useradd", &["--create-home", USER]);
+    }
+    common::run("setfacl", &["-m", &format!("u:{USER}:rw"), "/dev/fuse"]);
+    let scratch = Scratch::new();
+    let mut demo = demo(&scratch, &["--auto", "--lang", "en"]);
+    let tmp = scratch.path().join("tmp");
+    std::os::unix::fs::chown(&tmp, Some(id("-u").unwrap()), Some(id("-g").unwrap())).unwrap();
+    let text = text(&demo.uid(id("-u").unwrap()).gid(id("-g").unwrap()).output().unwrap());
+    assert_taught(&text);
+    assert!(text.contains("$ fusermount3 -u merged\n"), "{text}");
+    assert_gone(&scratch);
+}
+
+/// A lesson with a learner, who has pressed Enter so often.
+fn start(scratch: &Scratch, entered: usize) -> Child {
+    let mut child = demo(scratch, &["--lang", "en"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.as_mut().unwrap().write_all("\n".repeat(entered).as_bytes()).unwrap();
+    child
+}
+
+/// Reads what the lesson says up to a line that holds `part`.
+fn read_until(child: &mut Child, part: &str) {
+    let mut reader = BufReader::new(child.stdout.as_mut().unwrap());
+    let mut line = String::new();
+    while !line.contains(part) {
+        line.clear();
+        assert_ne!(reader.read_line(&mut line).unwrap(), 0, "no {part}");
+    }
+}
+
+#[track_caller]
+fn end(mut child: Child) -> (Option<i32>, String) {
+    let mut error = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut error).unwrap();
+    assert!(common::wait_until(Duration::from_secs(30), || child.try_wait().unwrap().is_some()));
+    (child.wait().unwrap().code(), error)
+}
+
+#[test]
+fn an_interrupted_lesson_leaves_nothing() {
+    if !has_fuse() {
+        return;
+    }
+    for signal in [Signal::INT, Signal::TERM] {
+        let scratch = Scratch::new();
+        // The answer of the second step has been read: the tree is mounted, the lesson waits.
+        let mut child = start(&scratch, 4);
+        read_until(&mut child, "Nothing. A read is answered");
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(mounts.contains(scratch.path().to_str().unwrap()), "not mounted");
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        let (code, error) = end(child);
+        assert_eq!((code, &*error), (Some(128 + signal.as_raw()), ""));
+        assert_gone(&scratch);
+    }
+}
+
+#[test]
+fn it_can_be_stopped_and_kept() {
+    if !has_fuse() {
+        return;
+    }
+    // By q, by the end of the input.
+    for stop in ["q\n", ""] {
+        let scratch = Scratch::new();
+        let mut child = start(&scratch, 4);
+        child.stdin.take().unwrap().write_all(stop.as_bytes()).unwrap();
+        let (code, error) = end(child);
+        assert_eq!((code, &*error), (Some(0), ""));
+        assert_gone(&scratch);
+    }
+    let scratch = Scratch::new();
+    let text = text(&demo(&scratch, &["--auto", "--keep"]).output().unwrap());
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(scratch.path().to_str().unwrap()), "{mounts}");
+    let kept = std::fs::read_dir(scratch.path().join("tmp")).unwrap().next().unwrap().unwrap().path();
+    assert!(text.contains(kept.to_str().unwrap()) && kept.join("rw/etc/motd").exists(), "{text}");
+}
+
+#[test]
+fn a_command_that_fails_ends_it_in_order() {
+    if !has_fuse() {
+        return;
+    }
+    let scratch = Scratch::new();
+    // Without `du` the sixth step fails, while two trees are mounted.
+    let bin = scratch.dir("bin");
+    for program in ["sh", "cat", "find", "sort", "ls", "mkdir", "rm", "umount", "fusermount3"] {
+        let found = common::run("sh", &["-c", &format!("command -v {program}")]);
+        std::os::unix::fs::symlink(found.trim(), bin.join(program)).unwrap();
+    }
+    let output = demo(&scratch, &["--auto", "--lang", "en"]).env("PATH", &bin).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("this command has failed: du -sk merged merged2"), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+    assert_gone(&scratch);
+}
+
+#[test]
+fn an_unknown_language_is_refused() {
+    let output = common::output(env!("CARGO_BIN_EXE_unionmount"), &["demo", "--lang", "xx"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("there are en, zh"));
+}
