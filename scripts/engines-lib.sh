@@ -2,7 +2,8 @@
 # sourced after lib.sh.
 #
 # WHO is `kernel` (root, on the kernel's overlayfs), `root` or `user` (a mount program, $mount_program), or
-# `kernel-user` (rootless, on the kernel's overlayfs). Each has its stores, settings and results in $scratch/WHO.
+# `kernel-user` (rootless, on the kernel's overlayfs); others are told by the same beginning and end. Each has its stores,
+# settings and results in $scratch/WHO.
 
 export LC_ALL=C
 user=unionmount-test
@@ -22,7 +23,7 @@ start_engines() {
         mount_program=$scratch/bin/${program##*/}
     fi
     trap 'status=$?; end_engines; (exit "$status"); clean_up' EXIT
-    for who in kernel "$@"; do
+    for who; do
         settings "$who"
     done
 }
@@ -30,8 +31,9 @@ start_engines() {
 # The containers go, and the pause process of the rootless engine, which keeps the namespace with its mounts alive.
 end_engines() {
     local who conf
-    for who in kernel root user kernel-user; do
-        [ -d "$scratch/$who" ] || continue
+    for who in "$scratch"/*/containers.conf; do
+        [ -e "$who" ] || continue
+        who=${who%/containers.conf} who=${who##*/}
         for conf in "$scratch/$who"/*.conf; do
             conf=${conf##*/} conf=${conf%.conf}
             [ "$conf" = containers ] || store=$conf podman_ "$who" rm -fa -t 0 >/dev/null 2>&1 || true
