@@ -205,6 +205,19 @@ fn the_snapshotter_may_go_and_come_back_under_running_containers() {
     assert!(!view.path().join("cache").exists());
 }
 
+#[test]
+fn containers_in_a_user_namespace_see_their_own_owners() {
+    needs_containerd!();
+    let containerd = Containerd::start();
+    imported(&containerd, &[OURS]);
+    let map = "0:100000:65536";
+    let extra = ["--uidmap", map, "--gidmap", map, "--remap-labels"];
+    let script = "cat /proc/self/uid_map /etc/shadow; su user -c 'cat /home/user/mine'; rm /home/user/mine; echo x > /made";
+    let said = run(&containerd, OURS, "mapped", &extra, script);
+    let words: Vec<_> = said.split_whitespace().collect();
+    assert_eq!(words, ["0", "100000", "65536", "secretmine"]);
+}
+
 /// As containerd's fuse-overlayfs-snapshotter: the mount's type is `fuse3.fuse-overlayfs`.
 #[test]
 fn containers_run_on_mounts_of_the_type_fuse_overlayfs() {
