@@ -104,7 +104,9 @@ impl Explain {
         }
         let view = View::open(&lowers, self.upper.as_deref()).map_err(Failure::failed)?;
         let each = self.paths.iter().map(|path| {
-            let explanation = explain(view.inspector(), path.as_os_str().as_bytes())
+            let explanation = view
+                .follow_links(path.as_os_str().as_bytes())
+                .and_then(|path| explain(view.inspector(), &path))
                 .map_err(|error| Failure::failed(format!("{}: {error}", Text::from(path.as_path()))))?;
             Ok((explanation.path.clone(), explanation))
         });

@@ -47,6 +47,11 @@ Example:
   unionmount status merged --watch
   unionmount status --json | jq '{mount_point, copy_ups: .counters.copy_ups}'
 
+JSON, one object a mount: version, pid, mount_point, device, since_us, io, layers[] {layer, name, directory},
+counters {copy_ups, copied_bytes, whiteouts, creates, renames, attribute_changes, xattr_changes, index_answers},
+requests {KIND: number}, requests_total, memory, nodes, listeners, uptime, and usage[], one for each layer: files,
+directories, whiteouts, bytes, disk_bytes, changed_files, changed_bytes (since the mount), complete; or null.
+
 Files and sizes are counted by this command, not by the daemon; where the time was too short they are marked with a +
 (`complete` is false in JSON).
 
@@ -99,12 +104,29 @@ impl Status {
                 continue;
             }
             seen.push(&mount.device);
+            // What is another user's is asked by naming it, and then refused.
+            let us = rustix::process::geteuid().as_raw();
+            if us != 0 && mount.owner.is_some_and(|owner| owner != us) {
+                continue;
+            }
             match ask(mount) {
                 Ok(daemon) => answers.push((mount.clone(), daemon)),
                 Err(failure) => {
                     silent = true;
                     say(&failure.message);
                 }
+            }
+        }
+        // Daemons whose mounts are in other mount namespaces, as those of a rootless engine's containers.
+        for socket in runtime::own_sockets() {
+            let known =
+                answers.iter().any(|(_, daemon)| runtime::socket_name(&daemon.about.device) == socket.name);
+            if known {
+                continue;
+            }
+            // It may have ended meanwhile.
+            if let Ok(daemon) = Client::connect_to(&socket.path).and_then(|mut client| client.status()) {
+                answers.push((Mount::elsewhere(&daemon.about), daemon));
             }
         }
         if answers.is_empty() && !silent && !self.json {

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::net::sockopt::socket_peercred;
@@ -49,6 +49,9 @@ pub enum ClientError {
     /// It has ended.
     #[error("the daemon has ended")]
     Ended,
+    /// It says nothing.
+    #[error("the daemon doesn't answer")]
+    Silent,
     /// The talk failed.
     #[error("cannot talk to the daemon: {0}")]
     Io(#[from] io::Error),
@@ -100,6 +103,20 @@ impl Client {
         }
     }
 
+    /// Connects to a daemon by its socket, which must be served by this user or root.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn connect_to(socket: &Path) -> Result<Client, ClientError> {
+        let stream = UnixStream::connect(socket)?;
+        let uid = socket_peercred(&stream).map_err(io::Error::from)?.uid.as_raw();
+        if uid != 0 && uid != rustix::process::geteuid().as_raw() {
+            return Err(ClientError::Impostor { socket: socket.to_owned(), uid });
+        }
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Client { reader: BufReader::new(stream) })
+    }
+
     fn ask<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, ClientError> {
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
@@ -108,7 +125,11 @@ impl Client {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             other => other?,
         }
-        match self.line()? {
+        let line = self.line().map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => ClientError::Silent,
+            _ => ClientError::Io(error),
+        });
+        match line? {
             None => Err(ClientError::Ended),
             Some(line) => match serde_json::from_str(&line)? {
                 Reply::Ok(answer) => Ok(answer),

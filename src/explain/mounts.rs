@@ -9,6 +9,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, statx};
 
 use rustix::io::Errno;
 
+use super::protocol::About;
 use crate::union::text::Text;
 
 /// A mount of unionmount.
@@ -26,6 +27,20 @@ pub struct Mount {
     pub source: String,
     /// Who mounted it.
     pub owner: Option<u32>,
+}
+
+impl Mount {
+    /// A mount that this process doesn't see, by what its daemon says.
+    pub fn elsewhere(about: &About) -> Mount {
+        Mount {
+            id: 0,
+            point: about.mount_point.as_path().to_owned(),
+            root: "/".into(),
+            device: about.device.clone(),
+            source: String::new(),
+            owner: None,
+        }
+    }
 }
 
 /// The mounts of unionmount that this process sees, oldest first.

@@ -132,6 +132,29 @@ fn remove_if_stale(path: &Path, dir: &OwnedFd, name: &std::ffi::CStr) {
     }
 }
 
+/// A socket in this user's directory.
+#[derive(Debug)]
+pub struct Socket {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its name, see [`socket_name`].
+    pub name: String,
+}
+
+/// The sockets in this user's directories, of daemons that live or were killed.
+pub fn own_sockets() -> Vec<Socket> {
+    let mut sockets = Vec::new();
+    for place in places().into_iter().filter(|place| open_safe(place, false).is_ok()) {
+        for entry in std::fs::read_dir(&place).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.ends_with(SUFFIX) {
+                sockets.push(Socket { path: entry.path(), name });
+            }
+        }
+    }
+    sockets
+}
+
 /// Sweeps this user's directory, if there is one.
 pub fn sweep_own() {
     for place in places() {
@@ -158,4 +181,44 @@ pub(super) fn publish(dir: &OwnedFd, from: &str, to: &str) -> io::Result<u64> {
 /// Makes a file accessible for its owner alone.
 pub(super) fn restrict(path: &Path) -> io::Result<()> {
     Ok(rustix::fs::chmodat(CWD, path, Mode::RUSR | Mode::WUSR, AtFlags::empty())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    #[test]
+    fn only_a_directory_of_ones_own_is_safe() {
+        let top = tempfile::tempdir().unwrap();
+        let place = top.path().join("unionmount");
+        assert!(open_safe(&place, false).is_err(), "it is not made unasked");
+        open_safe(&place, true).unwrap();
+        assert_eq!(std::fs::metadata(&place).unwrap().permissions().mode() & 0o777, 0o700);
+        symlink(&place, top.path().join("link")).unwrap();
+        assert!(open_safe(&top.path().join("link"), true).is_err(), "somebody else's link");
+        std::fs::set_permissions(&place, PermissionsExt::from_mode(0o777)).unwrap();
+        assert!(open_safe(&place, true).is_err(), "others may write to it");
+        if rustix::process::geteuid().is_root() {
+            std::fs::set_permissions(&place, PermissionsExt::from_mode(0o700)).unwrap();
+            std::os::unix::fs::chown(&place, Some(4321), None).unwrap();
+            assert!(open_safe(&place, true).is_err(), "it is another user's");
+        }
+    }
+
+    #[test]
+    fn stale_sockets_go_and_others_stay() {
+        let top = tempfile::tempdir().unwrap();
+        let place = top.path().to_owned();
+        let dir = open_safe(&place, true).unwrap();
+        let live = std::os::unix::net::UnixListener::bind(place.join("0:1.sock")).unwrap();
+        drop(std::os::unix::net::UnixListener::bind(place.join("0:2.sock")).unwrap());
+        std::fs::write(place.join("0:3.sock"), "no socket").unwrap();
+        sweep(&place, &dir);
+        let mut names: Vec<_> =
+            std::fs::read_dir(&place).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["0:1.sock", "0:3.sock"]);
+        drop(live);
+    }
 }

@@ -36,6 +36,8 @@ pub enum XattrChoice {
 pub struct StackOptions {
     /// The read-only layers, topmost first.
     pub lowers: Vec<PathBuf>,
+    /// Is the first of them an upper that is only read? Messages call it so then.
+    pub top_is_upper: bool,
     /// The writable layer; without, the mount is read-only.
     pub upper: Option<PathBuf>,
     /// The workdir; without, one is made beside the upper.
@@ -54,12 +56,24 @@ impl Default for StackOptions {
     fn default() -> Self {
         StackOptions {
             lowers: Vec::new(),
+            top_is_upper: false,
             upper: None,
             work: None,
             mount_point: None,
             volatile: false,
             xattr: XattrChoice::Auto,
             lock_wait: LOCK_WAIT,
+        }
+    }
+}
+
+impl StackOptions {
+    /// What the lower at that place is called.
+    fn role(&self, at: usize) -> Role {
+        match (self.top_is_upper, at) {
+            (true, 0) => Role::Upper,
+            (true, at) => Role::Lower(at),
+            (false, at) => Role::Lower(at + 1),
         }
     }
 }
@@ -112,12 +126,12 @@ impl Stack {
         if options.upper.is_none() && options.work.is_some() {
             return Err(StackError::WorkWithoutUpper);
         }
-        let lowers = open_lowers(&options.lowers)?;
+        let lowers = open_lowers(options)?;
         let upper = options.upper.as_deref().map(open_upper).transpose()?;
         let mount_point = options.mount_point.as_deref().map(open_mount_point).transpose()?;
 
         let mut members: Vec<Member<'_>> =
-            lowers.iter().enumerate().map(|(i, layer)| layer.member(Role::Lower(i + 1))).collect();
+            lowers.iter().enumerate().map(|(i, layer)| layer.member(options.role(i))).collect();
         members.extend(upper.iter().map(|layer| layer.member(Role::Upper)));
         members.extend(mount_point.iter().map(|dir| dir.member(Role::MountPoint)));
         nesting::check(&members)?;
@@ -131,7 +145,7 @@ impl Stack {
         let work_at = locate(place.root.as_fd()).map_err(|e| open_error(Role::Work, &place.path, e))?;
         // Built anew: the members borrowed `upper`, which is to move into the stack.
         let mut members: Vec<Member<'_>> =
-            lowers.iter().enumerate().map(|(i, layer)| layer.member(Role::Lower(i + 1))).collect();
+            lowers.iter().enumerate().map(|(i, layer)| layer.member(options.role(i))).collect();
         members.push(upper.member(Role::Upper));
         members.push(Member { role: Role::Work, path: &place.path, id: work_at.id, fd: place.root.as_fd() });
         members.extend(mount_point.iter().map(|dir| dir.member(Role::MountPoint)));
@@ -182,12 +196,13 @@ impl Layer {
     }
 }
 
-fn open_lowers(paths: &[PathBuf]) -> Result<Vec<Layer>, StackError> {
-    paths
+fn open_lowers(options: &StackOptions) -> Result<Vec<Layer>, StackError> {
+    options
+        .lowers
         .iter()
         .enumerate()
         .map(|(i, path)| {
-            let role = Role::Lower(i + 1);
+            let role = options.role(i);
             let layer = Layer::open(role, path)?;
             layer.may(role, Access::READ_OK | Access::EXEC_OK, "read and search permission on it")?;
             Ok(layer)

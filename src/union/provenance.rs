@@ -228,6 +228,7 @@ impl View {
     pub fn open(lowers: &[PathBuf], upper: Option<&Path>) -> std::result::Result<View, StackError> {
         let options = StackOptions {
             lowers: upper.map(Path::to_owned).into_iter().chain(lowers.iter().cloned()).collect(),
+            top_is_upper: upper.is_some(),
             ..StackOptions::default()
         };
         let stack = Stack::open(&options)?;
@@ -244,6 +245,54 @@ impl View {
     /// What answers.
     pub fn inspector(&self) -> Inspector<'_> {
         Inspector { union: &self.union, upper: self.upper }
+    }
+
+    /// The path with symbolic links on the way replaced by where they lead in the merged view, as the kernel does it on
+    /// a mount. The last component is not followed, and what follows something that doesn't exist stays as it is.
+    ///
+    /// # Errors
+    /// `ELOOP`; those of reading the layers.
+    pub fn follow_links(&self, path: &[u8]) -> Result<Vec<u8>> {
+        /// MAXSYMLINKS of the kernel.
+        const MOST: usize = 40;
+        let split = |path: &[u8]| -> Vec<Vec<u8>> {
+            let names = path.split(|&b| b == b'/').filter(|name| !name.is_empty() && *name != b".");
+            names.map(<[u8]>::to_vec).rev().collect()
+        };
+        let mut rest = split(path);
+        let mut at = vec![(self.union.root().clone(), Vec::new())];
+        let mut links = 0;
+        while let Some(name) = rest.pop() {
+            let Some((node, _)) = at.last() else { break };
+            if name == b".." {
+                at.truncate((at.len() - 1).max(1));
+                continue;
+            }
+            let last = rest.is_empty();
+            let child = match self.union.lookup(node, &name) {
+                Ok(Some((child, _))) if !last => child,
+                Ok(_) | Err(FsError::NotADirectory) => {
+                    rest.push(name);
+                    break;
+                }
+                Err(e) => return Err(e),
+            };
+            if child.kind != Kind::Symlink {
+                at.push((child, name));
+                continue;
+            }
+            links += 1;
+            if links > MOST {
+                return Err(FsError::Os(rustix::io::Errno::LOOP));
+            }
+            let target = self.union.readlink(&child)?;
+            if target.starts_with(b"/") {
+                at.truncate(1);
+            }
+            rest.extend(split(&target));
+        }
+        let names = at.into_iter().skip(1).map(|(_, name)| name).chain(rest.into_iter().rev());
+        Ok(names.collect::<Vec<_>>().join(&b'/'))
     }
 }
 
@@ -644,6 +693,30 @@ mod tests {
         assert_eq!(view.inspector().provenance(b"new/x").unwrap().winner(), Some(1));
         let hidden = view.inspector().provenance(b"new/y").unwrap();
         assert_eq!((hidden.winner(), hidden.hidden()), (None, vec![1]));
+    }
+
+    #[test]
+    fn links_on_the_way_are_followed_within_the_merged_view() {
+        let (top, view) = view(&[&["usr/"], &["usr/bin/sh"]]);
+        let link = |target: &str, name: &str| {
+            std::os::unix::fs::symlink(target, top.path().join(name)).unwrap();
+        };
+        link("usr/bin", "1/bin");
+        link("/usr/../bin", "0/usr/up");
+        link("sh", "1/usr/bin/dash");
+        link("loop", "0/loop");
+        for (path, found) in [
+            ("/bin/sh", "usr/bin/sh"),
+            ("bin", "bin"),
+            ("bin/../x/./y", "usr/x/y"),
+            ("usr/up/dash", "usr/bin/dash"),
+            ("none/../sh", "none/../sh"),
+            ("/", ""),
+        ] {
+            let followed = view.follow_links(path.as_bytes()).unwrap();
+            assert_eq!(String::from_utf8(followed).unwrap(), found, "{path}");
+        }
+        assert_eq!(view.follow_links(b"loop/x"), Err(FsError::Os(rustix::io::Errno::LOOP)));
     }
 
     #[test]
