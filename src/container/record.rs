@@ -507,8 +507,16 @@ impl Container {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             dir => dir.map_err(ContainerError::io("open it", &self.dir))?,
         };
-        sweep::empty(dir.as_fd(), &[])
-            .map_err(|error| ContainerError::io("remove it", self.dir.join(&error.name))(error.errno))?;
+        let mut swept = sweep::empty(dir.as_fd(), &[]);
+        if let Err(error) = &swept
+            && matches!(error.errno, Errno::PERM | Errno::ACCESS)
+            && !rustix::process::geteuid().is_root()
+        {
+            // In volumes, an ordinary user's containers leave files of the user's subordinate ids.
+            super::namespace::enter()?;
+            swept = sweep::empty(dir.as_fd(), &[]);
+        }
+        swept.map_err(|error| ContainerError::io("remove it", self.dir.join(&error.name))(error.errno))?;
         fs::remove_dir(&self.dir).map_err(ContainerError::io("remove it", &self.dir))
     }
 }
