@@ -14,6 +14,7 @@ mod commit;
 mod layers;
 mod oracle;
 mod run;
+mod story;
 mod user;
 
 use std::fs;

@@ -1,0 +1,39 @@
+//! The README's chapter on images is true.
+
+use std::fs;
+use std::path::Path;
+
+use crate::{Bed, Success, lacking};
+
+#[test]
+fn the_readmes_story_happens_as_it_is_told() {
+    if let Some(why) = lacking(true) {
+        crate::skip!("{why}");
+    }
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let chapter = readme.split("## From layers to images").nth(1).expect("the chapter is there");
+    let script =
+        chapter.split("```sh").nth(1).and_then(|rest| rest.split("```").next()).expect("its commands");
+    let bed = Bed::new();
+    let out = bed.sh(&format!("PATH=$PWD:$PATH; set -e; {script}")).success().out;
+    for told in [
+        "A /etc/app.conf\n",
+        "A /srv/index\n",
+        "\nport = 8080\n",
+        "C /srv/index\n",
+        "D /etc/os\n",
+        "\nwelcome\nsold\n",
+        "port 8080",
+        "demo         4",
+    ] {
+        assert!(out.contains(told), "{told:?} is not told in:\n{out}");
+    }
+    // The layers of demo:2 begin those of demo:3.
+    let lists: Vec<&str> = out.lines().filter(|line| line.starts_with("[\"sha256:")).collect();
+    assert_eq!(lists.len(), 2);
+    assert!(lists[1].starts_with(lists[0].trim_end_matches(']')), "{lists:?}");
+    // Five layers on disk: the bed's image has one, demo:4 has four.
+    assert_eq!(fs::read_dir(bed.place.at("home/store/layers")).unwrap().count(), 5);
+    assert_eq!(bed.um(&["ps", "-aq"]).ok().out, "");
+    bed.place.wait_for_no_daemon();
+}
