@@ -20,11 +20,14 @@
 //! cli         the command line, one small file a verb
 //! ```
 //!
+//! How it all works together, from the model to the code, is told in [`docs`].
+//!
 //! Calls go one way: `cli → {fuse, container, image, snapshotter, explain} → union → sys`. `fuse` and `image` never
 //! meet; both use the markers of [`union::marker`], and so does `snapshotter`, which mounts nothing.
 
 pub mod cli;
 pub mod container;
+pub mod docs;
 pub mod error;
 pub mod explain;
 pub mod fuse;

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,11 +11,13 @@ use std::str::FromStr;
 use clap::Args;
 
 use super::options::split_lowers;
+use super::store::StoreArgs;
 use super::{Failure, print_all, say};
 use crate::explain::client::Client;
 use crate::explain::figures::Figures;
 use crate::explain::survey::Survey;
 use crate::explain::{json, mounts, names, page, svg, text};
+use crate::image::describe::Step;
 use crate::union::layer::{Stack, StackOptions};
 
 /// Show what each layer holds, changes, deletes and wastes
@@ -56,17 +59,32 @@ pub(super) struct Layers {
 /// Which stack is meant.
 #[derive(Debug, Args)]
 pub(super) struct StackArgs {
-    /// A mount: its mount point, or a path in it
-    #[arg(value_name = "MOUNT", conflicts_with_all = ["lowers", "upper"], required_unless_present = "lowers")]
+    /// An image, by name or id; or a mount, by its mount point or a path in it
+    #[arg(value_name = "IMAGE|MOUNT", conflicts_with_all = ["lowers", "upper"], required_unless_present = "lowers")]
     target: Option<PathBuf>,
 
-    /// Layers instead of a mount, the first on top; may repeat. A colon within a name is written \:
+    /// Layers as directories, the first on top; may repeat. A colon within a name is written \:
     #[arg(long = "lower", value_name = "DIR[:DIR…]")]
     lowers: Vec<OsString>,
 
     /// The writable layer, on top of them
     #[arg(long, value_name = "DIR", requires = "lowers")]
     upper: Option<PathBuf>,
+
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+/// The layers of a stack, as they are found.
+struct Found {
+    /// From the top down.
+    paths: Vec<PathBuf>,
+    /// Is the first the upper?
+    upper: bool,
+    /// What to call them, where their directories' names say nothing.
+    names: Vec<Option<String>>,
+    /// Keeps them from being removed.
+    _pins: Vec<OwnedFd>,
 }
 
 const EXAMPLES: &str = "\
@@ -85,13 +103,24 @@ EXAMPLES:
 Layers are numbered as they are given: the first lower is layer 1. Waste is the data of files that a layer holds and that are deleted or replaced \
 further up: they travel with the image and nobody sees them.";
 
-/// The same of a mount, whose daemon knows them.
-fn of_mount(path: &Path) -> Result<(Vec<PathBuf>, bool), Failure> {
-    let (mount, _) = mounts::of(path).map_err(Failure::failed)?;
-    let status = Client::connect(&mount).and_then(|mut daemon| daemon.status()).map_err(Failure::failed)?;
+/// A mount's daemon knows its layers.
+fn of_mount(mount: &mounts::Mount) -> Result<Found, Failure> {
+    let status = Client::connect(mount).and_then(|mut daemon| daemon.status()).map_err(Failure::failed)?;
     let upper = status.layers.iter().any(|layer| layer.layer == 0);
-    Ok((status.layers.iter().map(|layer| layer.directory.as_path().to_owned()).collect(), upper))
+    let paths = status.layers.iter().map(|layer| layer.directory.as_path().to_owned()).collect();
+    Ok(Found { paths, upper, names: Vec::new(), _pins: Vec::new() })
 }
+
+/// A layer's name, of the command that made it.
+fn step_name(created_by: &str) -> Option<String> {
+    let command = created_by.trim_start_matches("/bin/sh -c").trim().trim_start_matches("#(nop)");
+    let words: Vec<&str> = command.split_whitespace().collect();
+    let name: String = names::readable(words.join(" ").as_bytes()).chars().take(NAME).collect();
+    (!name.is_empty()).then_some(name)
+}
+
+/// Letters of a command that name a layer.
+const NAME: usize = 40;
 
 /// `5%`, `5`, `0.5%`.
 #[derive(Debug, Clone, Copy)]
@@ -114,24 +143,53 @@ impl FromStr for Percent {
 impl StackArgs {
     /// Reads all the layers.
     fn survey(&self) -> Result<Survey, Failure> {
-        let (lowers, upper) = match &self.target {
-            Some(mount) => of_mount(mount)?,
+        let found = match &self.target {
+            Some(target) => self.of_target(target)?,
             None => self.of_arguments()?,
         };
         // Nothing is written, so the upper is one more layer to read, and may be in use by a mount.
-        let stack =
-            Stack::open(&StackOptions { lowers, ..StackOptions::default() }).map_err(Failure::failed)?;
-        Survey::take(stack, upper)
-            .map_err(|error| Failure::failed(format!("cannot read the layers: {error}")))
+        let options = StackOptions { lowers: found.paths, ..StackOptions::default() };
+        let stack = Stack::open(&options).map_err(Failure::failed)?;
+        let mut survey = Survey::take(stack, found.upper)
+            .map_err(|error| Failure::failed(format!("cannot read the layers: {error}")))?;
+        for (layer, name) in survey.layers.iter_mut().rev().zip(found.names) {
+            layer.name = name.unwrap_or_else(|| std::mem::take(&mut layer.name));
+        }
+        Ok(survey)
     }
 
-    /// The layers from the top down, and whether the first is the upper.
-    fn of_arguments(&self) -> Result<(Vec<PathBuf>, bool), Failure> {
-        let mut layers: Vec<PathBuf> = self.upper.iter().cloned().collect();
+    fn of_arguments(&self) -> Result<Found, Failure> {
+        let mut paths: Vec<PathBuf> = self.upper.iter().cloned().collect();
         for list in &self.lowers {
-            layers.extend(split_lowers(list.as_bytes()).map_err(Failure::usage)?);
+            paths.extend(split_lowers(list.as_bytes()).map_err(Failure::usage)?);
         }
-        Ok((layers, self.upper.is_some()))
+        Ok(Found { paths, upper: self.upper.is_some(), names: Vec::new(), _pins: Vec::new() })
+    }
+
+    /// A path in a mount, or else an image.
+    fn of_target(&self, target: &Path) -> Result<Found, Failure> {
+        let no_mount = match mounts::of(target) {
+            Ok((mount, _)) => return of_mount(&mount),
+            Err(error) => error,
+        };
+        match target.to_str() {
+            Some(text) if !text.starts_with(['/', '.']) => self.of_image(text),
+            _ => Err(Failure::failed(no_mount)),
+        }
+    }
+
+    fn of_image(&self, text: &str) -> Result<Found, Failure> {
+        let store = self.store.open()?;
+        let image = store.resolve(text)?;
+        let unpacked = store.layers(&image)?;
+        let steps = store.history(&image)?;
+        let names = unpacked.paths.iter().map(|path| {
+            let made = |step: &&Step| {
+                step.diff_id.is_some_and(|diff_id| path.starts_with(store.layer_dir(&diff_id)))
+            };
+            steps.iter().find(made).and_then(|step| step_name(&step.created_by))
+        });
+        Ok(Found { names: names.collect(), paths: unpacked.paths, upper: false, _pins: unpacked.pins })
     }
 
     /// What the stack is called in a picture.

@@ -157,7 +157,7 @@ impl Client {
         self.ask(&Request::Explain { path: Text(path) })
     }
 
-    /// Begins to listen. Then [`Trace::next`] waits for what happens.
+    /// Begins to listen. Then [`Trace::next_told`] waits for what happens.
     pub fn trace(mut self, filter: Filter) -> Result<Trace, ClientError> {
         let status = self.ask(&Request::Trace { filter })?;
         self.reader.get_ref().set_read_timeout(None)?;

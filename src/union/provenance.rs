@@ -1,6 +1,6 @@
 //! Where a path comes from: what each layer holds under it, which layer wins, what hides the others.
 //!
-//! A lookup ends as soon as it knows the answer. Here the same search ([`Union::search_telling`]) tells what it passed,
+//! A lookup ends as soon as it knows the answer. Here the same search (`Union::search_telling`) tells what it passed,
 //! and is started again below the point at which it ended, to see what that hides. A [`Trail`] is a path's parent with
 //! all of this: the directories that are merged, and beside them, in groups, those that are hidden and why. So what lies
 //! in a hidden directory is found too.

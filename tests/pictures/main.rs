@@ -13,5 +13,6 @@ mod model;
 mod agreement;
 mod browser;
 mod figures;
+mod images;
 mod lesson;
 mod webdriver;

@@ -4,7 +4,7 @@
 //! step what has changed in the layers on disk. Nothing is played: the commands go through a shell, the changes are
 //! read off the layers by a [`Survey`], and a step whose effect is not what its text says ends the lesson with an error.
 //!
-//! The steps are in [`steps`], the words in [`texts`], the directory with its mounts in [`site`].
+//! The steps are in `steps`, the words in [`texts`], the directory with its mounts in [`site`].
 
 pub mod site;
 mod steps;
