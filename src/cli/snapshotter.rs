@@ -12,11 +12,11 @@ use crate::snapshotter::server::{self, Options};
 #[command(after_help = EXAMPLE)]
 pub(super) struct Snapshotter {
     /// The socket on which containerd calls
-    #[arg(long, value_name = "SOCKET", default_value = "/run/unionmount/snapshotter.sock")]
+    #[arg(long, value_name = "SOCKET", default_value = "/run/unionmount-snapshotter/snapshotter.sock")]
     address: PathBuf,
 
     /// Where the snapshots lie
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/unionmount/snapshotter")]
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/unionmount-snapshotter")]
     root: PathBuf,
 
     /// What containerd runs to mount a snapshot: a program in its PATH, or a path [default: this program]
@@ -35,7 +35,7 @@ pub(super) struct Snapshotter {
 const EXAMPLE: &str = r#"In containerd's config.toml:
   [proxy_plugins.unionmount]
     type = "snapshot"
-    address = "/run/unionmount/snapshotter.sock"
+    address = "/run/unionmount-snapshotter/snapshotter.sock"
 Then: ctr images pull --snapshotter unionmount IMAGE; ctr run --snapshotter unionmount …
 
 SIGTERM and SIGINT end it when the calls under way have ended. Mounts are not its own: containers run on."#;

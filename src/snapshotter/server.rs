@@ -78,7 +78,7 @@ pub enum ServeError {
 pub fn serve(options: &Options) -> Result<(), ServeError> {
     let (stop, stopped) = oneshot::channel();
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
-    // The database first: who has it owns the socket.
+    // The database first, and let go of last: who has it owns the socket.
     let snapshots = open(options)?;
     let socket = Socket::bind(&options.address)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -94,7 +94,7 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
             std::process::exit(1);
         }
     });
-    let served = runtime.block_on(answer(socket.listener()?, snapshots, stopped));
+    let served = runtime.block_on(answer(socket.listener()?, snapshots.clone(), stopped));
     runtime.shutdown_timeout(GRACE);
     served
 }

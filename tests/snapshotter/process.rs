@@ -1,11 +1,13 @@
 //! The process: starting, stopping, and who may be there already.
 
 use std::fs;
+use std::path::Path;
 use std::process::Output;
+use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::common::Scratch;
+use crate::common::{Scratch, wait_until};
 use crate::server::{Server, command};
 
 fn refused(output: &Output, parts: &[&str]) {
@@ -32,6 +34,27 @@ fn sigterm_and_sigint_end_it_in_order() {
         let server = Server::start(scratch.path());
         server.client().stat("a").unwrap();
     }
+}
+
+#[test]
+fn a_call_under_way_is_answered_before_the_end() {
+    let scratch = Scratch::new();
+    let mut server = Server::start(scratch.path());
+    let mut client = server.client();
+    let layer = client.prepare("a", "").unwrap().source;
+    for number in 0..20_000 {
+        fs::File::create(Path::new(&layer).join(number.to_string())).unwrap();
+    }
+    let place = Path::new(&layer).parent().unwrap().to_owned();
+    std::thread::scope(|scope| {
+        let removed = scope.spawn(move || client.remove("a"));
+        // Set aside, it is being removed.
+        assert!(wait_until(Duration::from_secs(30), || !place.exists()));
+        let ended = server.signal(Signal::TERM);
+        removed.join().unwrap().unwrap();
+        assert_eq!((ended.code, ended.said.as_str()), (Some(0), ""));
+    });
+    assert_eq!(fs::read_dir(server.root().join("snapshots")).unwrap().count(), 0);
 }
 
 #[test]
