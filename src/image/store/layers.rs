@@ -182,7 +182,7 @@ impl Staging<'_> {
             let Take { progress, stop, blob, .. } = take;
             let reading = scope.spawn(move || -> Result<_> {
                 let most = blob.map_or(u64::MAX, |blob| blob.size);
-                let mut tee = Hashing::new(Tee { source, writer, most, progress, stop });
+                let mut tee = Hashing::new(Tee { source, writer, most, over: false, progress, stop });
                 let mut compression = Compression::None;
                 {
                     let decoded = decode(BufReader::with_capacity(256 << 10, &mut tee));
@@ -194,9 +194,12 @@ impl Staging<'_> {
                         }
                         Err(error) => Box::new(Failed(Some(error))),
                     };
-                    if !feeder.feed(decoded) {
-                        return Ok(None);
-                    }
+                    feeder.feed(decoded);
+                }
+                // Where the tar is damaged, the digest of the whole tells whether the blob is; and what is behind the end
+                // of a compressed stream belongs to the blob as well.
+                if io::copy(&mut tee, &mut io::sink()).is_err() {
+                    return Ok(None);
                 }
                 let (tee, digest, size) = tee.finish();
                 Ok(Some((tee.writer, Blob { digest, size }, compression)))
@@ -206,14 +209,14 @@ impl Staging<'_> {
                 Ok(read) => read?,
                 Err(panic) => std::panic::resume_unwind(panic),
             };
+            if let (Some(expected), Some((_, found, _))) = (take.blob, &read) {
+                check(expected, *found)?;
+            }
             let (dir, tar, applied) = unpacked?;
             let Some((writer, found, compression)) = read else {
-                return Err(StoreError::Refused("the layer was not read to its end".into()));
+                return Err(StoreError::Refused("the blob cannot be read to its end".into()));
             };
             let tar = tar.unwrap_or(found);
-            if let Some(expected) = take.blob {
-                check(expected, found)?;
-            }
             if let Some(diff_id) = take.diff_id
                 && tar.digest != diff_id
             {
@@ -294,6 +297,7 @@ struct Tee<'a, R> {
     source: R,
     writer: Option<BlobWriter>,
     most: u64,
+    over: bool,
     progress: &'a (dyn Fn(u64) + Sync),
     stop: &'a AtomicBool,
 }
@@ -303,10 +307,16 @@ impl<R: Read> Read for Tee<'_, R> {
         if self.stop.load(Ordering::Relaxed) {
             return Err(io::Error::other("given up"));
         }
-        let count = self.source.read(buffer)?;
-        self.most = self.most.checked_sub(count as u64).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidData, "the blob is larger than its descriptor says")
-        })?;
+        let count = if self.over { 1 } else { self.source.read(buffer)? };
+        let Some(most) = self.most.checked_sub(count as u64) else {
+            // Nor is any more of it read.
+            (self.over, self.most) = (true, 0);
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the blob is larger than its descriptor says",
+            ));
+        };
+        self.most = most;
         if let Some(writer) = &mut self.writer {
             writer.write_all(&buffer[..count])?;
         }

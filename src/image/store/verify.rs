@@ -230,7 +230,8 @@ impl Verified {
 fn tree_digest(tree: &Path) -> Result<Digest> {
     let root = File::open(tree).map_err(StoreError::io("open it", tree))?;
     let mut sink = Hashing::new(io::sink());
-    let options = WriteOptions { ownership: Ownership::of_this_process(), lowers: &[], root: true };
+    // Without the root: few tars speak of it, and its time is then that of unpacking.
+    let options = WriteOptions { ownership: Ownership::of_this_process(), lowers: &[], root: false };
     write_tar(root.as_fd(), &mut sink, &options).map_err(|error| StoreError::damaged(tree, error))?;
     Ok(sink.finish().1)
 }
