@@ -166,7 +166,7 @@ impl Union {
 
     /// What the layer keeps of an object: its stat, corrected by `override_stat` and by the hardlink index.
     pub(super) fn kept_stat(&self, at: At<'_>, upper: bool) -> Result<Stat> {
-        let stat = self.owners.kept(at, at.stat()?)?;
+        let stat = self.owners.kept(at, at.stat()?, upper)?;
         if upper { self.counted(at, stat) } else { Ok(stat) }
     }
 
@@ -240,7 +240,7 @@ impl Union {
 
     /// Takes setuid and setgid away from a file of the upper.
     pub(super) fn kill_privilege_bits(&self, node: &Arc<Node>, fd: BorrowedFd<'_>) -> Result<()> {
-        let mode = self.owners.kept(At::Fd(fd), At::Fd(fd).stat()?)?.mode;
+        let mode = self.owners.kept(At::Fd(fd), At::Fd(fd).stat()?, true)?.mode;
         let bits = privilege_bits(mode);
         if self.owners.are_written() {
             self.with_upper(node, |object| self.owners.drop_capabilities(object))?;

@@ -133,10 +133,12 @@ impl Union {
     }
 
     fn original(&self, node: &Node, size: Option<u64>) -> Result<Original> {
-        let fd = self.with_object(node, |at, _| Ok(at.pin()?))?;
-        let stat = At::Fd(fd.as_fd()).stat()?;
+        let (fd, stat, kept) = self.with_object(node, |at, upper| {
+            let fd = at.pin()?;
+            let stat = At::Fd(fd.as_fd()).stat()?;
+            Ok((fd, stat, self.owners.kept(at, stat, upper)?))
+        })?;
         let id = self.real_id(stat.dev, stat.ino);
-        let kept = self.owners.kept(At::Fd(fd.as_fd()), stat)?;
         Ok(Original { fd, stat, kept, id, size: size.map_or(stat.size, |s| s.min(stat.size)) })
     }
 

@@ -183,7 +183,7 @@ impl Union {
         }
         let name = upper.index_name(origin)?;
         let at = upper.index_entry(&name)?.at();
-        let mut stat = self.owners.kept(at, at.stat()?)?;
+        let mut stat = self.owners.kept(at, at.stat()?, true)?;
         stat.nlink = self.merged_nlink(at, &stat)?.unwrap_or(stat.nlink);
         Ok(Some(stat))
     }

@@ -7,9 +7,10 @@
 //!    root carries the attribute, as fuse-overlayfs reads it, or where the mount option `xattr_permissions` asks for
 //!    it, and it is written where the upper's root carries it. Only directories and regular files can carry it: Linux
 //!    allows no `user.` attributes on symbolic links, so these show their real owner, and a change of it is tried and,
-//!    where the daemon may not, let go, as fuse-overlayfs does. (An image that an ordinary user unpacked holds the
-//!    links of other owners as regular files with the target as content; they are shown as links and stay so.) Other
-//!    attributes that the user may not set are kept under another name ([`KEPT`]).
+//!    where the daemon may not, let go, as fuse-overlayfs does. Links of an image that an ordinary user unpacked say
+//!    nothing by that: they are shown as of the owner that the layer's root records, or that their directory notes
+//!    ([`LINKS`]). (A regular file that is recorded as a link holds the target and is shown as a link.) Other attributes
+//!    that the user may not set are kept under another name ([`KEPT`]).
 //! 2. **Mappings** (`uidmapping`, `gidmapping`): ranges of ids on disk are shown as other ids. What is in no range is
 //!    shown as the kernel's overflow id, nobody; nothing can be given to an id that no range shows. What is mapped
 //!    already stays so ([`IdMap::kept`]).
@@ -41,6 +42,17 @@ const NAMES: [&str; 3] = [PRIVILEGED, CONTAINERS, FUSE_OVERLAYFS];
 
 /// What the name of an attribute is prefixed by, beside `override_stat`, that an ordinary user can't set.
 pub const KEPT: &[u8] = b"user.unionmount.kept.";
+
+/// The owners of an ordinary user's symbolic links, on the directory that holds them: `UID:GID:NAME`, ended by a zero
+/// byte, for each link that doesn't belong to 0:0.
+pub const LINKS: &[u8] = b"user.unionmount.links";
+
+/// The owner that a record of [`LINKS`], with its zero byte, tells, if it is that of the link `name`.
+pub fn link_owner(record: &[u8], name: &[u8]) -> Option<(u32, u32)> {
+    let owner = record.strip_suffix(&[0])?.strip_suffix(name)?.strip_suffix(b":")?;
+    let (uid, gid) = std::str::from_utf8(owner).ok()?.split_once(':')?;
+    Some((uid.parse().ok()?, gid.parse().ok()?))
+}
 
 /// What a change of owner takes from a file, besides setuid and setgid; and where an ordinary user keeps it.
 const CAPABILITIES: [&[u8]; 2] = [b"security.capability", b"user.unionmount.kept.security.capability"];
@@ -162,6 +174,8 @@ pub struct Owners {
     overflow: Option<Caller>,
     /// The attributes that are read.
     read: Vec<&'static str>,
+    /// Who unpacked the lowers, by real owner, and whom their roots record in their stead.
+    unpacked: Vec<((u32, u32), (u32, u32))>,
     /// The attribute that the upper's objects get.
     write: Option<&'static str>,
     force_mask: Option<u32>,
@@ -181,6 +195,16 @@ impl Owners {
         let read = NAMES
             .into_iter()
             .filter(|name| carried.contains(&Some(*name)) || write == Some(name) || asked == Some(name));
+        let mut unpacked = Vec::new();
+        for (root, _) in
+            roots.iter().zip(&carried).skip(usize::from(upper.is_some())).filter(|(_, c)| c.is_some())
+        {
+            let real = root.stat()?;
+            let kept = carried_by(*root)?.and_then(|found| found.apply(real));
+            if let Some(kept) = kept.filter(|kept| (kept.uid, kept.gid) != (real.uid, real.gid)) {
+                unpacked.push(((real.uid, real.gid), (kept.uid, kept.gid)));
+            }
+        }
         let mapped = options.uid_map.is_some() || options.gid_map.is_some();
         let owners = Owners {
             uid_map: options.uid_map.clone(),
@@ -188,6 +212,7 @@ impl Owners {
             squash: options.squash,
             overflow: mapped.then(overflow_ids),
             read: read.collect(),
+            unpacked,
             write,
             force_mask: options.force_mask,
         };
@@ -218,12 +243,16 @@ impl Owners {
             && (self.read.iter().any(|name| name.as_bytes() == attribute) || attribute.starts_with(KEPT))
     }
 
-    /// What a layer keeps of an object, whose real stat is given.
-    pub fn kept(&self, at: At<'_>, mut stat: Stat) -> Result<Stat> {
+    /// What a layer keeps of an object, whose real stat is given. `upper`: it is in the upper.
+    pub fn kept(&self, at: At<'_>, mut stat: Stat, upper: bool) -> Result<Stat> {
         stat.uid = self.uid_map.as_ref().map_or(stat.uid, |map| map.kept(stat.uid));
         stat.gid = self.gid_map.as_ref().map_or(stat.gid, |map| map.kept(stat.gid));
-        if self.read.is_empty() || !matches!(stat.kind(), Kind::File | Kind::Directory) {
+        if self.read.is_empty() {
             return Ok(stat);
+        }
+        if !is_bearer(&stat) {
+            let lower_link = stat.kind() == Kind::Symlink && !upper && !self.unpacked.is_empty();
+            return if lower_link { self.kept_link(at, stat) } else { Ok(stat) };
         }
         for name in &self.read {
             let value = match xattr::get(at, name.as_bytes()) {
@@ -237,6 +266,24 @@ impl Owners {
                 FsError::Os(Errno::IO)
             });
         }
+        Ok(stat)
+    }
+
+    /// The owner of a lower's symbolic link.
+    fn kept_link(&self, at: At<'_>, mut stat: Stat) -> Result<Stat> {
+        let noted = match at {
+            At::Name(dir, name) => match xattr::get(At::Fd(dir), LINKS) {
+                Ok(noted) => noted.and_then(|all| {
+                    all.split_inclusive(|byte| *byte == 0).find_map(|record| link_owner(record, name))
+                }),
+                Err(Errno::ACCESS) => None,
+                Err(e) => return Err(e.into()),
+            },
+            At::Fd(_) => None,
+        };
+        let real = (stat.uid, stat.gid);
+        let by_root = || self.unpacked.iter().find(|(who, _)| *who == real).map(|(_, root)| *root);
+        (stat.uid, stat.gid) = noted.or_else(by_root).unwrap_or(real);
         Ok(stat)
     }
 
@@ -340,7 +387,7 @@ impl Owners {
             }
             return mode.map_or(Ok(()), |mode| Ok(object.chmod(mode)?));
         };
-        let mut now = Override::of(&self.kept(object.at(), real)?);
+        let mut now = Override::of(&self.kept(object.at(), real, true)?);
         now.uid = uid.unwrap_or(now.uid);
         now.gid = gid.unwrap_or(now.gid);
         if owner && real.kind() != Kind::Directory {
@@ -452,6 +499,12 @@ fn carried(at: At<'_>) -> Result<Option<&'static str>> {
         }
     }
     Ok(None)
+}
+
+/// What an object's attribute says, if it carries one that is understood.
+fn carried_by(at: At<'_>) -> Result<Option<Override>> {
+    let Some(name) = carried(at)? else { return Ok(None) };
+    Ok(xattr::get(at, name.as_bytes())?.and_then(|value| Override::parse(&value)))
 }
 
 /// The kernel's ids for "no such id here".

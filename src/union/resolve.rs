@@ -156,7 +156,7 @@ impl Union {
                     break;
                 }
                 let data = self.metacopy_data(dirs, depth, &name, at, &stat)?;
-                let stat = self.owners.kept(at, stat)?;
+                let stat = self.owners.kept(at, stat, self.is_upper(dir.layer))?;
                 tell(Seen::Leaf { stat: &stat, data: data.as_ref() });
                 let what = What::Leaf { dir: dir.clone(), data };
                 return Ok(Some(Found { stat, layer: dir.layer, what }));
@@ -166,7 +166,8 @@ impl Union {
             child.xattr_whiteouts.store(marks.xattr_whiteouts, Ordering::Relaxed);
             child.impure.store(marks.impure, Ordering::Relaxed);
             if top.is_none() {
-                top = Some((self.owners.kept(at, stat)?, dir.layer, marks.impure));
+                let kept = self.owners.kept(at, stat, self.is_upper(dir.layer))?;
+                top = Some((kept, dir.layer, marks.impure));
             }
             let cut = if marks.opaque || below && self.aufs_opaque(&child)? {
                 Some(Cut::Opaque)

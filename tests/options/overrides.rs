@@ -456,3 +456,27 @@ fn links_and_capabilities_that_a_user_could_not_make_are_shown_as_they_are() {
     sh_as_user(&place, "fusermount3 -u mnt");
     place.wait_for_no_daemon();
 }
+
+#[test]
+fn links_of_an_image_that_a_user_unpacked_belong_to_whom_the_image_says() {
+    if !is_root() {
+        skip!("needs root, to become an ordinary user");
+    }
+    let place = Place::of_user();
+    sh(
+        &place,
+        "mkdir t t/etc; ln -s a t/etc/of-root; ln -s b t/etc/of-five; chown -h 5:6 t/etc/of-five; echo s > t/etc/shadow
+         chown 0:42 t/etc/shadow; chmod 640 t/etc/shadow; mknod t/null c 1 3; tar -C t -cf t.tar .",
+    );
+    let mounted = "export HOME=$PWD XDG_DATA_HOME=$PWD/data XDG_RUNTIME_DIR=$PWD
+        ./unionmount import t.tar image >/dev/null
+        layer=$(dirname $(dirname $(find data -name shadow)))
+        ./unionmount -o lowerdir=$layer,upperdir=up,xattr_permissions=2 mnt
+        cd mnt; stat -c '%n %u:%g %a %F' etc etc/of-root etc/of-five etc/shadow null";
+    let want = "etc 0:0 755 directory\netc/of-root 0:0 777 symbolic link\netc/of-five 5:6 777 symbolic link\n\
+                etc/shadow 0:42 640 regular file\nnull 0:0 644 character special file\n";
+    assert_eq!(sh_as_user(&place, mounted), want);
+    // What the user makes is the user's, beside it.
+    sh_as_user(&place, "ln -s c mnt/mine; [ $(stat -c %u mnt/mine) = $(id -u) ]; fusermount3 -u mnt");
+    place.wait_for_no_daemon();
+}

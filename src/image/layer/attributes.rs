@@ -22,7 +22,7 @@ use super::LayerError;
 use crate::sys::object::{At, Kind, SetTime, Stat, Time, Writable};
 use crate::sys::xattr;
 use crate::union::marker::{self, Namespace};
-use crate::union::owners::{self, Override};
+use crate::union::owners::{self, Override, link_owner};
 
 /// How owners, modes and devices are kept in a layer's directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,9 +50,7 @@ impl Ownership {
 /// Where an ordinary user's owner, mode and type are kept.
 pub const OVERRIDE_STAT: &[u8] = owners::CONTAINERS.as_bytes();
 /// What an attribute's name is prefixed by that an ordinary user can't set.
-pub use crate::union::owners::KEPT;
-/// The owners of an ordinary user's symbolic links, on the directory that holds them.
-pub const LINKS: &[u8] = b"user.unionmount.links";
+pub use crate::union::owners::{KEPT, LINKS};
 
 const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
 const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
@@ -312,13 +310,6 @@ pub(super) fn noted_link_owner(
 ) -> Result<Option<(u32, u32)>, LayerError> {
     let noted = xattr::get(dir, LINKS).map_err(LayerError::os(path, "read the owners of links"))?;
     Ok(noted.and_then(|all| all.split_inclusive(|&b| b == 0).find_map(|record| link_owner(record, name))))
-}
-
-/// What a record says, if it is that of `name`.
-fn link_owner(record: &[u8], name: &[u8]) -> Option<(u32, u32)> {
-    let owner = record.strip_suffix(&[0])?.strip_suffix(name)?.strip_suffix(b":")?;
-    let (uid, gid) = std::str::from_utf8(owner).ok()?.split_once(':')?;
-    Some((uid.parse().ok()?, gid.parse().ok()?))
 }
 
 impl Attributes {
