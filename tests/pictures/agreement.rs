@@ -172,3 +172,24 @@ fn renamed_directories_are_followed() {
     assert_eq!(survey["wasted_bytes"], 4 + 1, "{survey:#}");
     assert_eq!(survey["bytes"], 1 + 2 + 3 + 4 + 1 + 7 + 1);
 }
+
+/// What a redirect brings under a name, and what lies below it under that very name, have nothing to do with each other.
+#[test]
+fn a_redirect_and_what_it_hides_are_kept_apart() {
+    let stack = common::Stack::new(3);
+    stack.lower(0).dir("new").xattr("new", "user.overlay.redirect", "old").file("new/top", "1");
+    stack.lower(0).whiteout("old", common::WhiteoutForm::Device);
+    stack.lower(1).file("new/x", "22").file("new/only", "4444");
+    stack.lower(2).file("old/x", "333").file("old/sub/y", "55555");
+    let survey = survey(None, stack.lowers());
+    let whole = tree(&Snapshot::take(stack.mount_read_only().path()));
+    assert_eq!(whole[&b"new/x"[..]].1, 3, "the mount follows the redirect");
+    assert_eq!(shown(&survey, 1), whole);
+    let below = common::Mount::new(
+        &common::Options { lowers: stack.options().lowers.split_off(1), ..common::Options::default() },
+        stack.mountpoint(),
+    );
+    assert_eq!(shown(&survey, 2), tree(&Snapshot::take(below.path())));
+    assert_eq!(survey["wasted_bytes"], 2 + 4);
+    assert_eq!(survey["bytes"], 1 + 2 + 4 + 3 + 5);
+}
