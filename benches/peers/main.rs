@@ -26,8 +26,8 @@ struct Args {
     /// How many rounds
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// What to measure beside the kernel: KIND=PATH[=OPTIONS], KIND one of kernel, unionmount, fuse-overlayfs, unionfs
-    #[arg(long = "peer", value_name = "NAME=KIND=PATH[=OPTIONS]")]
+    /// What to measure beside the kernel: KIND;PATH[;OPTIONS], KIND one of kernel, unionmount, fuse-overlayfs, unionfs
+    #[arg(long = "peer", value_name = "NAME=KIND;PATH[;OPTIONS]")]
     peers: Vec<Peer>,
     /// Where the table and the picture go
     #[arg(long, default_value = "target/bench")]
@@ -84,9 +84,9 @@ fn main() {
                     }
                 }
                 let Work { times, requests, memory, .. } = work;
-                if round == 0 {
+                if round == 0 && !requests.is_empty() {
                     results.requests.entry(peer.name.clone()).or_insert_with(BTreeMap::new).extend(requests);
-                } else {
+                } else if round > 0 {
                     results.add(&peer.name, round, times);
                 }
                 if let Some(memory) = memory {

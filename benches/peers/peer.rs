@@ -33,9 +33,9 @@ impl FromStr for Peer {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Peer, String> {
-        let words: Vec<&str> = text.splitn(4, '=').collect();
+        let words: Vec<&str> = text.splitn(4, ';').collect();
         let [name, kind, program, options @ ..] = &words[..] else {
-            return Err("give NAME=KIND=PATH[=OPTIONS]".into());
+            return Err("give NAME;KIND;PATH[;OPTIONS]".into());
         };
         let kind = match *kind {
             "kernel" => Kind::Kernel,

@@ -45,7 +45,10 @@ impl Results {
         let rootless = name == "rootless";
         let mut head = vec!["work".to_owned(), "kernel, seconds".to_owned()];
         head.extend(peers[1..].iter().map(|peer| (*peer).to_owned()));
-        head.extend(["goal".to_owned(), "requests".to_owned()]);
+        head.push("goal".to_owned());
+        let ours: Vec<&str> =
+            peers.iter().filter(|peer| self.requests.contains_key(**peer)).copied().collect();
+        head.extend(ours.iter().map(|peer| format!("requests of {peer}")));
         writeln!(out, "| {} |\n|{}", head.join(" | "), "---|".repeat(head.len())).unwrap();
         for row in ROWS {
             let Some(kernel) = self.seconds(row, "kernel") else { continue };
@@ -54,7 +57,7 @@ impl Results {
                 cells.push(self.ratio(row, peer).map_or("–".into(), shown));
             }
             cells.push(if rootless { row.rootless } else { row.limit }.to_string());
-            cells.push(self.requests_of(peers, row));
+            cells.extend(ours.iter().map(|peer| self.requests_of(peer, row)));
             writeln!(out, "| {} |", cells.join(" | ")).unwrap();
         }
         let memory = |peer: &&str| {
@@ -64,19 +67,16 @@ impl Results {
         if peers.iter().any(|peer| memory(peer).is_some()) {
             let mut cells = vec!["memory of the daemon after the walk".to_owned(), "–".to_owned()];
             cells.extend(peers[1..].iter().map(|peer| memory(peer).unwrap_or("–".into())));
-            cells.extend(["8 MB".to_owned(), String::new()]);
+            cells.push("8 MB".to_owned());
+            cells.extend(ours.iter().map(|_| String::new()));
             writeln!(out, "| {} |", cells.join(" | ")).unwrap();
         }
         out
     }
 
-    /// What the first of ours was asked.
-    fn requests_of(&self, peers: &[&str], row: &Row) -> String {
-        let Some(rows) = peers.iter().find_map(|peer| self.requests.get(*peer).filter(|r| !r.is_empty()))
-        else {
-            return String::new();
-        };
-        match rows.get(row.key) {
+    /// What the peer was asked.
+    fn requests_of(&self, peer: &str, row: &Row) -> String {
+        match self.requests.get(peer).and_then(|rows| rows.get(row.key)) {
             None => String::new(),
             Some(kinds) if kinds.is_empty() => "none".into(),
             Some(kinds) => {

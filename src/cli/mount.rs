@@ -316,7 +316,7 @@ fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), Failure> {
 fn policy(options: &FsOptions, union: &Union) -> Policy {
     Policy {
         timeout: options.timeout.unwrap_or(FOR_EVER),
-        io: if options.writeback == Some(false) { IoMode::WriteThrough } else { IoMode::Cached },
+        io: if options.writeback { IoMode::WriteBack } else { IoMode::WriteThrough },
         no_xattrs: options.no_xattrs,
         no_acl: !union.has_acls(),
         no_fsync: union.is_volatile(),

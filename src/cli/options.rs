@@ -162,7 +162,7 @@ impl Options {
                 }
             }
             "noxattrs" => fs.no_xattrs = value.flag("noxattrs")?,
-            "writeback" => fs.writeback = Some(value.flag("writeback")?),
+            "writeback" => fs.writeback = value.flag("writeback")?,
             "squash_to_root" => self.squash_to_root = true,
             "squash_to_uid" => fs.squash.uid = Some(value.parsed("squash_to_uid", "give a user id")?),
             "squash_to_gid" => fs.squash.gid = Some(value.parsed("squash_to_gid", "give a group id")?),
@@ -510,14 +510,14 @@ mod tests {
     #[test]
     fn values_of_the_merged_view() {
         let fs =
-            read("timeout=0.5,noacl,static_nlink,ino32_t,noxattrs=1,writeback=0,fsync=0,redirect_dir=off").fs;
+            read("timeout=0.5,noacl,static_nlink,ino32_t,noxattrs=1,writeback=1,fsync=0,redirect_dir=off").fs;
         let expected = FsOptions {
             timeout: Some(Duration::from_millis(500)),
             no_acl: true,
             static_nlink: true,
             ino32: true,
             no_xattrs: true,
-            writeback: Some(false),
+            writeback: true,
             volatile: true,
             redirect_dir: RedirectDir::Follow,
             ..FsOptions::default()

@@ -1,5 +1,6 @@
 //! One method a request: translate, call the union, reply.
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -39,6 +40,9 @@ const SET_FLAGS: u32 = 0x4008_6602;
 const GET_FSXATTR: u32 = 0x801c_581f;
 const FSXATTR_SIZE: usize = 28;
 
+/// A copy of so many bytes doesn't keep a thread that others wait for.
+const LONG_COPY: usize = 1 << 20;
+
 /// A union, served over FUSE.
 #[derive(Debug)]
 pub struct UnionFs {
@@ -74,10 +78,27 @@ impl UnionFs {
         }
     }
 
-    fn reply_attr(&self, reply: ReplyAttr, attr: Result<Attr>) {
+    fn reply_attr(ttl: Duration, reply: ReplyAttr, attr: Result<Attr>) {
         match attr {
-            Ok(attr) => reply.attr(&self.ttl(), &file_attr(&attr)),
+            Ok(attr) => reply.attr(&ttl, &file_attr(&attr)),
             Err(e) => reply.error(errno(&e)),
+        }
+    }
+
+    /// Does what copies a file up first, and answers. Where much is to be copied, on a thread of its own.
+    fn change<T: 'static>(
+        &self,
+        ino: INodeNo,
+        change: impl FnOnce(&Union, &Arc<Node>) -> Result<T> + Send + 'static,
+        answer: impl FnOnce(Result<T>) + Send + 'static,
+    ) {
+        match self.node(ino) {
+            Err(e) => answer(Err(e)),
+            Ok(node) if self.union.copies_much(&node) => {
+                let union = self.union.clone();
+                aside(move || answer(change(&union, &node)));
+            }
+            Ok(node) => answer(change(&self.union, &node)),
         }
     }
 
@@ -104,6 +125,19 @@ impl UnionFs {
     /// The number of the directory's parent, for `..`.
     fn parent_ino(node: &Arc<Node>) -> u64 {
         node.parent().map_or(node.ino, |p| p.ino)
+    }
+}
+
+thread_local! {
+    /// What a thread reads into: as large as its largest read so far.
+    static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Works on a thread of its own, so that no other request waits for it. Where there is none to be had, the reply goes
+/// with `work` and tells an error.
+fn aside(work: impl FnOnce() + Send + 'static) {
+    if let Err(e) = std::thread::Builder::new().name("copy-up".into()).spawn(work) {
+        log::error!("no thread for a copy-up: {e}");
     }
 }
 
@@ -165,7 +199,7 @@ impl Filesystem for UnionFs {
         if !self.policy.no_acl && !self.policy.no_xattrs {
             want |= InitFlags::FUSE_POSIX_ACL;
         }
-        if self.policy.io == IoMode::Cached {
+        if self.policy.io == IoMode::WriteBack {
             want |= InitFlags::FUSE_WRITEBACK_CACHE;
         }
         let have = want & config.capabilities();
@@ -201,7 +235,7 @@ impl Filesystem for UnionFs {
 
     fn getattr(&self, _req: &Header, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         self.requests.count(Request::Getattr);
-        self.reply_attr(reply, self.node(ino).and_then(|n| self.union.getattr(&n)));
+        Self::reply_attr(self.ttl(), reply, self.node(ino).and_then(|n| self.union.getattr(&n)));
     }
 
     fn setattr(
@@ -224,7 +258,12 @@ impl Filesystem for UnionFs {
     ) {
         self.requests.count(Request::Setattr);
         let change = SetAttr { mode, uid, gid, size, atime: atime.map(set_time), mtime: mtime.map(set_time) };
-        self.reply_attr(reply, self.node(ino).and_then(|n| self.union.setattr(&n, change, caller(req))));
+        let (ttl, caller) = (self.ttl(), caller(req));
+        self.change(
+            ino,
+            move |union, node| union.setattr(node, change, caller),
+            move |done| Self::reply_attr(ttl, reply, done),
+        );
     }
 
     fn readlink(&self, _req: &Header, ino: INodeNo, reply: ReplyData) {
@@ -291,11 +330,15 @@ impl Filesystem for UnionFs {
             f if f == RenameFlags::RENAME_EXCHANGE => RenameMode::Exchange,
             _ => return reply.error(Errno::EINVAL),
         };
-        let done = self.node(parent).and_then(|from| {
-            let to = self.node(newparent)?;
-            self.union.rename((&from, name.as_bytes()), (&to, newname.as_bytes()), mode)
-        });
-        reply_empty(reply, done);
+        let rename = move |union: &Union, name: &OsStr, newname: &OsStr| {
+            let (from, to) = (union.node(parent.0)?, union.node(newparent.0)?);
+            union.rename((&from, name.as_bytes()), (&to, newname.as_bytes()), mode)
+        };
+        if self.node(parent).is_ok_and(|from| self.union.copies_much_under(&from, name.as_bytes())) {
+            let (union, name, newname) = (self.union.clone(), name.to_owned(), newname.to_owned());
+            return aside(move || reply_empty(reply, rename(&union, &name, &newname)));
+        }
+        reply_empty(reply, rename(&self.union, name, newname));
     }
 
     fn link(&self, _req: &Header, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
@@ -354,13 +397,15 @@ impl Filesystem for UnionFs {
     ) {
         self.requests.count(Request::Read);
         let done = self.node(ino).and_then(|node| {
-            let mut buffer = vec![0; size as usize];
-            let n = self.union.read(&node, offset, &mut buffer)?;
-            buffer.truncate(n);
-            Ok(buffer)
+            READ_BUFFER.with_borrow_mut(|buffer| {
+                if buffer.len() < size as usize {
+                    buffer.resize(size as usize, 0);
+                }
+                self.union.read(&node, offset, &mut buffer[..size as usize])
+            })
         });
         match done {
-            Ok(data) => reply.data(&data),
+            Ok(n) => READ_BUFFER.with_borrow(|buffer| reply.data(&buffer[..n])),
             Err(e) => reply.error(errno(&e)),
         }
     }
@@ -380,11 +425,21 @@ impl Filesystem for UnionFs {
         self.requests.count(Request::Write);
         let how = Write {
             kill: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
-            late: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
+            // Only then does the kernel tell the time of the write itself.
+            late: self.policy.io == IoMode::WriteBack && write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
         };
-        match self.node(ino).and_then(|node| self.union.write(&node, offset, data, how)) {
-            Ok(()) => reply.written(data.len() as u32),
+        let len = data.len() as u32;
+        let answer = move |done: Result<()>| match done {
+            Ok(()) => reply.written(len),
             Err(e) => reply.error(errno(&e)),
+        };
+        match self.node(ino) {
+            Err(e) => answer(Err(e)),
+            Ok(node) if self.union.copies_much(&node) => {
+                let (union, data) = (self.union.clone(), data.to_vec());
+                aside(move || answer(union.write(&node, offset, &data, how)));
+            }
+            Ok(node) => answer(self.union.write(&node, offset, data, how)),
         }
     }
 
@@ -583,9 +638,11 @@ impl Filesystem for UnionFs {
     ) {
         self.requests.count(Request::Fallocate);
         let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
-        reply_empty(
-            reply,
-            self.node(ino).and_then(|n| self.union.fallocate(&n, mode, (offset, length), caller(req))),
+        let caller = caller(req);
+        self.change(
+            ino,
+            move |union, node| union.fallocate(node, mode, (offset, length), caller),
+            move |done| reply_empty(reply, done),
         );
     }
 
@@ -626,14 +683,20 @@ impl Filesystem for UnionFs {
         self.requests.count(Request::CopyFileRange);
         // The reply has 32 bits for the count.
         let len = usize::try_from(len).unwrap_or(usize::MAX).min(1 << 30);
-        let copied = self.node(ino_in).and_then(|from| {
-            let to = self.node(ino_out)?;
-            let kill = caller(req).uid != 0;
-            self.union.copy_file_range((&from, offset_in), (&to, offset_out), len, kill)
-        });
-        match copied {
+        let kill = caller(req).uid != 0;
+        let copy = move |union: &Union| {
+            let (from, to) = (union.node(ino_in.0)?, union.node(ino_out.0)?);
+            union.copy_file_range((&from, offset_in), (&to, offset_out), len, kill)
+        };
+        let answer = |copied: Result<usize>| match copied {
             Ok(n) => reply.written(n as u32),
             Err(e) => reply.error(errno(&e)),
+        };
+        let long = len >= LONG_COPY || self.node(ino_out).is_ok_and(|to| self.union.copies_much(&to));
+        if long {
+            let union = self.union.clone();
+            return aside(move || answer(copy(&union)));
         }
+        answer(copy(&self.union));
     }
 }

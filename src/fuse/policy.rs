@@ -15,11 +15,13 @@ pub const MAX_WRITE: u32 = 1 << 20;
 /// How regular files are opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IoMode {
-    /// No request for open and release at all: the kernel reads and writes through its page cache, and writes reach the
-    /// daemon when it flushes them (FUSE_NO_OPEN_SUPPORT, FUSE_WRITEBACK_CACHE).
-    Cached,
-    /// As [`IoMode::Cached`], but each write reaches the daemon at once.
+    /// No request for open and release at all (FUSE_NO_OPEN_SUPPORT): the kernel reads through its page cache, and each
+    /// write reaches the daemon at once.
     WriteThrough,
+    /// As [`IoMode::WriteThrough`], but writes stay in the page cache until the file is closed or the kernel flushes
+    /// (FUSE_WRITEBACK_CACHE). Many small writes into one file become few requests; but the kernel keeps the times of files then,
+    /// which costs a request each time that a file is unlinked, renamed or linked, and one more to stat a file that was closed.
+    WriteBack,
 }
 
 /// What the adaptor was asked to do.
@@ -43,7 +45,7 @@ impl Default for Policy {
     fn default() -> Self {
         Policy {
             timeout: FOR_EVER,
-            io: IoMode::Cached,
+            io: IoMode::WriteThrough,
             no_xattrs: false,
             no_acl: false,
             no_fsync: false,

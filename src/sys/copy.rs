@@ -3,7 +3,10 @@
 //! Three ways, the cheapest that works: share the extents (FICLONE: btrfs, XFS; constant time), copy in the kernel
 //! (copy_file_range), copy through a buffer. Holes stay holes in all of them.
 
-use std::os::fd::BorrowedFd;
+// rustix has no sync_file_range.
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::fs::{self, SeekFrom};
 use rustix::io::{self, Errno, Result};
@@ -12,10 +15,14 @@ use rustix::io::{self, Errno, Result};
 const CHUNK: usize = 1 << 20;
 /// copy_file_range needs no buffer, so it may take more at once.
 const RANGE_CHUNK: usize = 64 << 20;
+/// As [`RANGE_CHUNK`], where the disk is to begin meanwhile.
+const SYNC_CHUNK: usize = 8 << 20;
 
 /// Copies `size` bytes of `from` into the empty file `to`, holes kept, and makes `to` exactly `size` long.
 /// Returns the number of bytes that were moved (0 with a clone).
-pub fn file_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64) -> Result<u64> {
+///
+/// `sync`: the caller will sync `to`. So the disk begins to write while the rest is copied.
+pub fn file_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64, sync: bool) -> Result<u64> {
     if size == 0 {
         return Ok(0);
     }
@@ -41,7 +48,7 @@ pub fn file_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64) -> Result<
         if start >= end {
             break;
         }
-        copy_range(from, to, start, end)?;
+        copy_range(from, to, start, end, if sync { SYNC_CHUNK } else { RANGE_CHUNK })?;
         moved += end - start;
         offset = end;
     }
@@ -66,13 +73,14 @@ fn next_data(from: BorrowedFd<'_>, offset: u64, size: u64) -> Result<(u64, u64)>
 }
 
 /// Copies the bytes from `start` to `end`.
-fn copy_range(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64) -> Result<()> {
+fn copy_range(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64, chunk: usize) -> Result<()> {
     let (mut off_in, mut off_out) = (start, start);
     while off_in < end {
-        let want = usize::try_from(end - off_in).map_or(RANGE_CHUNK, |n| n.min(RANGE_CHUNK));
+        let want = usize::try_from(end - off_in).map_or(chunk, |n| n.min(chunk));
         match fs::copy_file_range(from, Some(&mut off_in), to, Some(&mut off_out), want) {
             // The file got shorter under us: the rest reads as a hole.
             Ok(0) => return Ok(()),
+            Ok(n) if chunk == SYNC_CHUNK => begin_writing(to, off_out - n as u64, n),
             Ok(_) => {}
             Err(Errno::INTR) => {}
             Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS | Errno::PERM | Errno::BADF) => {
@@ -82,6 +90,15 @@ fn copy_range(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64) ->
         }
     }
     Ok(())
+}
+
+/// Asks the disk to begin with a range that was just written. Nothing is promised, so nothing can fail: what goes wrong
+/// is told by the sync that follows.
+fn begin_writing(file: BorrowedFd<'_>, offset: u64, len: usize) {
+    let (Ok(offset), Ok(len)) = (i64::try_from(offset), i64::try_from(len)) else { return };
+    // SAFETY: takes no pointers; the descriptor is open as long as it is borrowed.
+    let _advice =
+        unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
 /// Copies through a buffer, for filesystems between which the kernel won't.
@@ -140,7 +157,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let from = sparse(dir.path());
         let to = File::options().read(true).write(true).create_new(true).open(dir.path().join("to")).unwrap();
-        file_data(from.as_fd(), to.as_fd(), 64 << 20).unwrap();
+        file_data(from.as_fd(), to.as_fd(), 64 << 20, true).unwrap();
         assert_eq!(to.metadata().unwrap().len(), 64 << 20);
         assert!(to.metadata().unwrap().blocks() * 512 < 1 << 20, "the holes were written out");
         let mut got = [0u8; 6];

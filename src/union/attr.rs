@@ -152,6 +152,11 @@ impl Union {
             stat.nlink = 1;
         } else if self.static_nlink && node.dir.is_some() {
             stat.nlink = 1;
+        } else if node.dir.is_none() && matches!(&*node.place.read(), Place::Pinned { upper: false, .. }) {
+            // No name is known: the whiteouts hide all of them, or those that are left were never asked for. Names of a
+            // file that has only one aren't counted in the table.
+            let hidden = self.hidden_links.get(&node.real()).map_or(1, |hidden| *hidden);
+            stat.nlink = stat.nlink.saturating_sub(hidden);
         } else if let Some(hidden) = self.hidden_links.get(&node.real()) {
             stat.nlink = stat.nlink.saturating_sub(*hidden).max(1);
         }

@@ -31,6 +31,9 @@ use crate::sys::copy::file_data;
 use crate::sys::object::{At, Kind, SetTime, Stat, Writable};
 use crate::sys::xattr;
 
+/// So many bytes take long enough to copy that a thread of their own costs nothing.
+const MUCH: u64 = 256 << 10;
+
 /// A lower's object, about to be copied up.
 struct Original {
     /// Stands for it (O_PATH).
@@ -86,6 +89,26 @@ impl Union {
             Place::Named { source, .. } => !matches!(source, Source::Lower(_)),
             Place::Pinned { upper, .. } => *upper,
         }
+    }
+
+    /// Would a change of the node copy much data up first? Then it had better not keep a thread that others wait for.
+    pub fn copies_much(&self, node: &Node) -> bool {
+        node.kind == Kind::File
+            && self.upper.is_some()
+            && (!self.in_upper(node) || self.metacopies.contains_key(&node.ino))
+            && self.getattr(node).is_ok_and(|attr| attr.stat.size >= MUCH)
+    }
+
+    /// As [`Union::copies_much`], for what a name stands for.
+    pub fn copies_much_under(&self, parent: &Node, name: &[u8]) -> bool {
+        let Ok(dir) = self.dir_part(parent) else { return false };
+        let _names = dir.names.read();
+        // What goes wrong here goes wrong again when the change is made, and is told then.
+        self.resolve(parent, name).is_ok_and(|found| {
+            found.is_some_and(|f| {
+                !self.is_upper(f.layer) && f.stat.kind() == Kind::File && f.stat.size >= MUCH
+            })
+        })
     }
 
     /// Copies one object up whose parent is in the upper.
@@ -167,7 +190,7 @@ impl Union {
                     Some(at) => At::Name(self.fds.get(&at.dir)?.as_fd(), &at.name).open_read()?,
                     None => from.open_read()?,
                 };
-                file_data(data.as_fd(), to, original.size)?
+                file_data(data.as_fd(), to, original.size, !self.upper()?.is_volatile())?
             }
             _ => 0,
         };
@@ -346,7 +369,7 @@ impl Union {
         let mut staged = upper.stage(New::File)?;
         let from = At::Name(self.fds.get(&data.dir)?.as_fd(), &data.name).open_read()?;
         if let Some(to) = staged.file() {
-            file_data(from.as_fd(), to, original.size)?;
+            file_data(from.as_fd(), to, original.size, !upper.is_volatile())?;
         }
         // The copy is a new inode; it keeps the number of the one it replaces.
         let known = xattr::get(At::Fd(original.fd.as_fd()), &upper.mark_name(ORIGIN))?;

@@ -21,8 +21,8 @@ pub struct FsOptions {
     pub xino: Xino,
     /// No extended attributes are shown or set (`noxattrs`).
     pub no_xattrs: bool,
-    /// The kernel may hold back writes (`writeback`); `None`: whatever is fastest.
-    pub writeback: Option<bool>,
+    /// The kernel may hold back writes (`writeback`).
+    pub writeback: bool,
     /// One owner and group for every file.
     pub squash: Squash,
     /// How user ids on disk are shown (`uidmapping`).

@@ -60,6 +60,8 @@ pub struct Options {
     pub upper: Option<PathBuf>,
     /// The workdir; `None` leaves the choice to the program.
     pub work: Option<PathBuf>,
+    /// Where our daemon's messages go; the peers have none.
+    pub log: Option<PathBuf>,
     /// Further options for `-o`, each a word of its own.
     pub extra: Vec<String>,
     /// A command to start the program by (`prlimit --nofile=…`), if any.
@@ -115,6 +117,9 @@ impl Options {
                 }
                 if let Some(work) = &self.work {
                     command.arg("--work").arg(work);
+                }
+                if let Some(log) = &self.log {
+                    command.arg("--log-file").arg(log);
                 }
                 if !self.extra.is_empty() {
                     command.arg("-o").arg(self.extra.join(","));

@@ -8,6 +8,7 @@ mod common;
 #[path = "../model/mod.rs"]
 mod model;
 
+mod clients;
 mod harness;
 mod mounted;
 mod oracle;
