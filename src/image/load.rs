@@ -62,8 +62,8 @@ pub fn load(store: &Store, input: &Input, options: &LoadOptions) -> Result<Vec<L
     let layers = wanted_layers(&source, &staging, &images, &before, &known)?;
     let added = take_layers(&source, &staging, layers, options)?;
     for image in &images {
-        if before.iter().any(|there| there.id == image.id && store.is_complete(there)) {
-            staging.rename(image.id, &image.names);
+        if let Some(there) = before.iter().find(|there| there.id == image.id && store.is_complete(there)) {
+            staging.name_again(there, &image.names);
             continue;
         }
         add(&staging, image, &known, &added)?;

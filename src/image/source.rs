@@ -409,3 +409,67 @@ impl Read for Range {
         Ok(count)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::io::Write;
+
+    fn scanned(bytes: &[u8]) -> std::result::Result<Members, Failure> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file.rewind().unwrap();
+        scan(&file)
+    }
+
+    fn archive() -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (name, content) in
+            [("index.json", &b"{}"[..]), (&"long/".repeat(40), b""), ("a/layer.tar", &[7; 700])]
+        {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            header.set_cksum();
+            builder.append_data(&mut header, name.trim_end_matches('/'), content).unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    #[test]
+    fn names_and_links() {
+        assert_eq!(normal("./a//b/../c"), Some("a/c".into()));
+        assert_eq!(normal("a/../../b"), None);
+        let members = scanned(&archive()).ok().unwrap();
+        assert!(matches!(find(&members, "./a/x/../layer.tar"), Some(Member::Range { size: 700, .. })));
+        assert!(find(&members, "../index.json").is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_an_archive_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+            let _ = scanned(&bytes).is_ok();
+        }
+
+        #[test]
+        fn any_change_of_an_archive_is_one_or_refused(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6), cut in any::<prop::sample::Index>(),
+        ) {
+            let mut bytes = archive();
+            for (at, byte) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            let end = bytes.len() as u64;
+            if let Ok(members) = scanned(&bytes) {
+                // Whatever it says, no part lies outside of it.
+                for member in members.values() {
+                    if let Member::Range { offset, size } = member {
+                        prop_assert!(offset + size <= end);
+                    }
+                }
+            }
+            let _ = scanned(&bytes[..cut.index(bytes.len())]).is_ok();
+        }
+    }
+}

@@ -38,8 +38,8 @@ fn names_and_ids() {
     }
     let manifest = lab.inspect("app:1")["RepoDigests"][0].as_str().unwrap().to_owned();
     assert_eq!(lab.inspect(&manifest)["Id"], format!("sha256:{id}"));
-    lab.um(&["inspect", "app"]).refused(1, &["no image \"app\""]);
-    lab.um(&["inspect", "app:2"]).refused(1, &["no image"]);
+    lab.um(&["history", "app"]).refused(1, &["no image \"app\"", "unionmount images"]);
+    lab.um(&["inspect", "app:2"]).refused(1, &["no image and no container"]);
     lab.um(&["tag", "app:1", "UPPER"]).refused(2, &["UPPER", "lower-case"]);
     lab.um(&["tag", "app:1", &id]).refused(2, &["id of an image"]);
     // Two images whose ids begin alike: among a few hundred there are some.
@@ -210,6 +210,12 @@ fn verify_finds_what_is_broken_and_repair_makes_room_for_it() {
     lab.um(&["load", "a.tar"]).ok();
     lab.verify();
     assert_eq!(fs::read(tree.join("srv/app")).unwrap(), b"v2");
+    // A layer's directory that somebody emptied is made again when it is needed.
+    let dir = tree.parent().unwrap();
+    lab.out(&format!("rm -r {0}/*; mkdir {0}/diff", dir.display()));
+    assert_eq!(lab.layers("app:1")[0], tree);
+    assert_eq!(fs::read(tree.join("srv/app")).unwrap(), b"v2");
+    lab.verify();
     // A manifest that is gone: the image can still be removed, and the rest goes on.
     let manifest =
         lab.inspect("app:1")["RepoDigests"][0].as_str().unwrap().rsplit(':').next().unwrap().to_owned();

@@ -74,8 +74,8 @@ struct Staged {
 #[derive(Debug)]
 struct Pending {
     id: Digest,
-    /// The manifest and its media type; `None` when the image is in the store.
-    manifest: Option<(Blob, String)>,
+    manifest: Blob,
+    media_type: String,
     names: Vec<ImageName>,
 }
 
@@ -240,15 +240,18 @@ impl<'a> Staging<'a> {
         Ok(())
     }
 
-    /// Gives names to an image that is in the store.
-    pub(crate) fn rename(&self, id: Digest, names: &[ImageName]) {
-        self.staged.lock().images.push(Pending { id, manifest: None, names: names.to_vec() });
+    /// Gives names to an image that was in the store when this began. Its blobs are still there, since nothing is deleted
+    /// meanwhile; that somebody takes it out of the index meanwhile does no harm.
+    pub(crate) fn name_again(&self, image: &Image, names: &[ImageName]) {
+        let size = self.store.blob_size(&image.manifest_digest).unwrap_or_default();
+        let media_type = image.manifest.media_type().as_ref().map_or(MANIFEST, AsRef::as_ref);
+        self.add_manifest(image.id, Blob { digest: image.manifest_digest, size }, media_type, names);
     }
 
     /// Adds an image whose blobs are all in the store or staged.
     pub(crate) fn add_manifest(&self, id: Digest, manifest: Blob, media_type: &str, names: &[ImageName]) {
-        let manifest = Some((manifest, media_type.to_owned()));
-        self.staged.lock().images.push(Pending { id, manifest, names: names.to_vec() });
+        let media_type = media_type.to_owned();
+        self.staged.lock().images.push(Pending { id, manifest, media_type, names: names.to_vec() });
     }
 
     /// Makes all that was added durable, and visible at once.
@@ -276,7 +279,7 @@ impl<'a> Staging<'a> {
             self.store.change_index(|index| {
                 let known = self.store.catalog_of(index)?.images;
                 for image in &staged.images {
-                    image.enter(self.store, index, &known)?;
+                    image.enter(self.store, index, &known);
                 }
                 Ok(())
             })?;
@@ -284,50 +287,49 @@ impl<'a> Staging<'a> {
         Ok(())
     }
 
-    /// A layer that another process has put there meanwhile is the same one.
+    /// A layer that another process has put there meanwhile is the same one. A directory that is no whole layer (it has no
+    /// record, which is never so by our doing) makes room.
     fn place_layer(&self, diff_id: &Digest) -> Result<()> {
         let place = self.store.layer_dir(diff_id);
-        match fs::rename(self.staged_layer(diff_id), &place) {
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty
-                ) =>
-            {
-                Ok(())
+        let put = || fs::rename(self.staged_layer(diff_id), &place);
+        let mut done = put();
+        let taken =
+            [io::ErrorKind::AlreadyExists, io::ErrorKind::DirectoryNotEmpty, io::ErrorKind::NotADirectory];
+        if done.as_ref().is_err_and(|error| taken.contains(&error.kind())) {
+            if self.store.layer_record(diff_id).is_ok_and(|record| record.is_some()) {
+                return Ok(());
             }
-            done => done.map_err(StoreError::io("put it in its place", &place)),
+            self.store.discard_layer(&place)?;
+            done = put();
         }
+        done.map_err(StoreError::io("put it in its place", &place))
     }
 }
 
 impl Pending {
     /// Names the image in the index. One that is there already, complete, keeps its manifest: the same config stands for
     /// the same layers, however they are compressed.
-    fn enter(&self, store: &Store, index: &mut Index, known: &[Image]) -> Result<()> {
+    fn enter(&self, store: &Store, index: &mut Index, known: &[Image]) {
         let mut names = self.names.clone();
         let mut entered = None;
         for image in known.iter().filter(|image| image.id == self.id) {
             let Some(entry) = index.entries().into_iter().find(|entry| entry.digest == image.entry) else {
                 continue;
             };
-            if self.manifest.is_none() || store.is_complete(image) {
+            if store.is_complete(image) {
                 entered = Some((Blob { digest: entry.digest, size: entry.size }, entry.media_type));
                 break;
             }
             names.extend(image.names.iter().cloned());
             index.remove(&entry.digest);
         }
-        let Some((manifest, media_type)) = entered.or_else(|| self.manifest.clone()) else {
-            return Err(StoreError::NoImage(self.id.to_string()));
-        };
+        let (manifest, media_type) = entered.unwrap_or((self.manifest, self.media_type.clone()));
         if names.is_empty() {
             index.set(&manifest.digest, manifest.size, &media_type, None);
         }
         for name in &names {
             index.set(&manifest.digest, manifest.size, &media_type, Some(name));
         }
-        Ok(())
     }
 }
 
