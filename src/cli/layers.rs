@@ -89,7 +89,8 @@ struct Found {
 
 const EXAMPLES: &str = "\
 EXAMPLES:
-  The tree, with the layer that each path comes from, of a mount and of directories:
+  The tree, with the layer that each path comes from, of an image, of a mount and of directories:
+      unionmount layers debian:12
       unionmount layers merged
       unionmount layers --lower patches:app:base --upper rw
 

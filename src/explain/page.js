@@ -312,7 +312,7 @@
   data.layers.forEach((l, index) => {
     const item = document.createElement("li"), button = text("button");
     button.type = "button";
-    button.append(text("b", "", l.label + "  " + l.name));
+    button.append(text("b", "", l.label === l.name ? l.name : l.label + "  " + l.name));
     const did = [[l.added, "added"], [l.changed, "changed"], [l.deleted, "deleted"]].filter((d) => d[0]);
     button.append(text("small", "", human(l.bytes) + (l.wasted ? ", " + human(l.wasted) + " wasted" : "") +
       (did.length ? " · " + did.map((d) => d[0].toLocaleString("en") + " " + d[1]).join(", ") : "")));

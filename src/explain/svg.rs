@@ -119,7 +119,9 @@ impl<'s> Picture<'s> {
         for (at, &number) in self.layers.iter().enumerate() {
             let index = usize::from(number) - 1;
             let (layer, f) = (&self.survey.layers[index], &self.figures.layers[index]);
-            let name = format!("{}  {}", self.survey.label(number), shorten(&layer.name, 20));
+            let label = self.survey.label(number);
+            let name =
+                if label == layer.name { label } else { format!("{label}  {}", shorten(&layer.name, 20)) };
             self.band(out, at + 1, width, "um-band", &name, &layer_words(f))?;
         }
         Ok(())
