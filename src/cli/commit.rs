@@ -42,7 +42,12 @@ impl Commit {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let store = self.store.open()?;
         let container = Container::find(&store, &self.container)?;
-        let about = About { author: self.author, message: self.message, changes: self.changes };
+        let about = About {
+            author: self.author,
+            message: self.message,
+            changes: self.changes,
+            created: super::import::now()?,
+        };
         let id = commit(&store, &container, &about, self.name)?;
         print_all(format!("{id}\n").as_bytes())?;
         Ok(ExitCode::SUCCESS)

@@ -37,6 +37,8 @@ pub struct About {
     pub message: Option<String>,
     /// Changes of its config.
     pub changes: Vec<Change>,
+    /// When it was made.
+    pub created: jiff::Timestamp,
 }
 
 /// Makes an image of a container. Returns its id.
@@ -135,7 +137,7 @@ fn base_layers(image: &Image) -> Result<Vec<AddedLayer>> {
 
 /// The config of the new image.
 fn document(image: &Image, container: &Container, about: &About) -> Value {
-    let now = jiff::Timestamp::now().to_string();
+    let now = about.created.to_string();
     let mut document = image.document.clone();
     if let Some(fields) = document.as_object_mut() {
         // What Docker wrote about the container that made the image below.

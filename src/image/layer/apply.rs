@@ -66,22 +66,21 @@ pub fn apply(tar: impl Read, root: BorrowedFd<'_>, options: &ApplyOptions) -> Re
     let mut reader = Reader::new(tar);
     let mut place = Place::new(root, options.ownership)?;
     let mut applied = Applied::default();
+    let mut attributes = 0u64;
     // Whatever `root` was made with; the tar may say otherwise.
     place.root(&Attributes::of_implied_directory())?;
     while let Some(entry) = reader.next_entry()? {
         applied.entries += 1;
-        if applied.entries > options.limits.entries {
+        // An entry a/b/c/d may stand for four inodes.
+        if applied.entries + place.implied() > options.limits.entries {
             return Err(LayerError::TooManyEntries(options.limits.entries));
         }
         if entry.what == What::File {
-            applied.bytes = applied
-                .bytes
-                .checked_add(entry.size)
-                .filter(|&bytes| bytes <= options.limits.bytes)
-                .ok_or_else(|| LayerError::TooManyBytes {
-                    entry: entry.path.clone(),
-                    limit: options.limits.bytes,
-                })?;
+            applied.bytes = applied.bytes.saturating_add(entry.size);
+        }
+        attributes += entry.attributes.xattrs.iter().map(|(_, value)| value.len() as u64).sum::<u64>();
+        if applied.bytes.saturating_add(attributes) > options.limits.bytes {
+            return Err(LayerError::TooManyBytes { entry: entry.path, limit: options.limits.bytes });
         }
         let path = clean(&entry.path, &entry.path, "")?;
         let (parent, name) = split(&path);

@@ -137,6 +137,9 @@ impl Attributes {
             (attributes.uid, attributes.gid) = (0, 0);
         }
         for (name, value) in xattrs {
+            if name == b"security.selinux" {
+                continue; // a label of this host's policy, not of the layer
+            }
             if ownership == Ownership::Real {
                 attributes.xattrs.push((name, value));
             } else if name == OVERRIDE_STAT {

@@ -7,6 +7,8 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
+use rustix::io::Errno;
+
 use super::LayerError;
 use super::place::{join, open_dir};
 use super::write::{find, list, of_union, open_union};
@@ -99,7 +101,11 @@ impl Walk<'_> {
         // A list, not recursion: an upper may be deeper than a stack. Directories are few beside files.
         let mut todo = vec![(path.to_vec(), below)];
         while let Some((path, below)) = todo.pop() {
-            let dir = open_dir(self.upper, &path).map_err(LayerError::os(&path, "open it"))?;
+            let dir = match open_dir(self.upper, &path) {
+                // The container runs, and has removed it meanwhile.
+                Err(Errno::NOENT) => continue,
+                dir => dir.map_err(LayerError::os(&path, "open it"))?,
+            };
             let listing = list(dir.as_fd(), &path)?;
             if listing.opaque
                 && let Some(node) = below.clone()
@@ -121,7 +127,10 @@ impl Walk<'_> {
             for name in &listing.names {
                 let inner = join(&path, name);
                 let at = At::Name(dir.as_fd(), name);
-                let stat = at.stat().map_err(LayerError::os(&inner, "stat it"))?;
+                let stat = match at.stat() {
+                    Err(Errno::NOENT) => continue,
+                    stat => stat.map_err(LayerError::os(&inner, "stat it"))?,
+                };
                 let lower = self.lower(below.as_ref(), name, &inner)?;
                 let kind = if lower.is_some() { ChangeKind::Changed } else { ChangeKind::Added };
                 self.note(kind, &inner);

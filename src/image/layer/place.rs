@@ -68,6 +68,8 @@ pub struct Place<'r> {
     current: Option<Current>,
     /// An opaque directory was made; only then can a whiteout be pointless.
     any_opaque: bool,
+    /// Directories that the tar doesn't name.
+    implied: u64,
 }
 
 /// The parent's path and the name.
@@ -94,7 +96,12 @@ impl<'r> Place<'r> {
             Err(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP) => Namespace::User,
             Err(errno) => return Err(LayerError::os(b"", "set an attribute of")(errno)),
         };
-        Ok(Place { root, ownership, namespace, current: None, any_opaque: false })
+        Ok(Place { root, ownership, namespace, current: None, any_opaque: false, implied: 0 })
+    }
+
+    /// How many directories were made that the tar doesn't name.
+    pub fn implied(&self) -> u64 {
+        self.implied
     }
 
     /// The last directory gets its times back.
@@ -123,7 +130,6 @@ impl<'r> Place<'r> {
             Err(errno) => return Err(LayerError::os(entry, "open its directory")(errno)),
         }
         // Once more, a step at a time. The first steps may be there.
-        let mut made = 0;
         for end in path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at).chain([path.len()])
         {
             let (parent, name) = split(&path[..end]);
@@ -140,10 +146,9 @@ impl<'r> Place<'r> {
                 Err(Errno::NOENT) => {}
                 Err(errno) => return Err(LayerError::os(entry, "look at its directory")(errno)),
             }
-            made += 1;
+            self.implied += 1;
             self.directory_here(name, &path[..end], &Attributes::of_implied_directory())?;
         }
-        log::debug!("{}: {made} directories that the tar doesn't name", path.escape_ascii());
         self.enter_existing(path, entry)
     }
 

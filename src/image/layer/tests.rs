@@ -248,6 +248,11 @@ fn bombs_meet_the_limits() {
     let bench = Bench::new();
     let error = apply(&many[..], open(&bench.root()).as_fd(), &few).unwrap_err();
     assert!(matches!(error, LayerError::TooManyEntries(2)), "{error}");
+    let implied = Tar::default().file(&vec!["d"; 3000].join("/"), b"").dir("e").end();
+    let few = ApplyOptions { limits: Limits { entries: 2000, bytes: 0 }, ..options() };
+    let bench = Bench::new();
+    let error = apply(&implied[..], open(&bench.root()).as_fd(), &few).unwrap_err();
+    assert!(matches!(error, LayerError::TooManyEntries(2000)), "{error}");
     // A PAX header of a gigabyte is not read into memory.
     let header = Tar::default().add("x", EntryType::XHeader, |b| {
         b.size(1 << 30).unwrap();

@@ -389,7 +389,11 @@ impl Walk<'_> {
                 Some(parent) => self.merged_entry(&parent, &name, path, out)?,
                 None => {
                     let parent = frame.path.clone();
-                    self.raw_entry(&parent, &name, path, out)?
+                    match self.raw_entry(&parent, &name, path, out) {
+                        // The layer is in use and the entry has gone since the directory was listed.
+                        Err(LayerError::Os { errno: Errno::NOENT, .. }) => None,
+                        done => done?,
+                    }
                 }
             };
             stack.extend(below);
@@ -428,12 +432,7 @@ impl Walk<'_> {
     ) -> Result<Option<Frame>, LayerError> {
         let ownership = self.options.ownership;
         let at = At::Name(self.dir(parent)?, name);
-        let stat = match at.stat() {
-            Ok(stat) => stat,
-            // The layer is in use and the entry has gone since the directory was listed.
-            Err(Errno::NOENT) => return Ok(None),
-            Err(errno) => return Err(LayerError::os(&path, "stat it")(errno)),
-        };
+        let stat = at.stat().map_err(LayerError::os(&path, "stat it"))?;
         let mut attributes = Attributes::read(at, &path, &stat, ownership)?;
         if ownership == Ownership::OverrideStat && stat.kind() == Kind::Symlink {
             let dir = At::Fd(self.dir(parent)?);
