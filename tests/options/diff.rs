@@ -161,7 +161,7 @@ fn taking_a_name_from_a_hardlinked_file_copies_no_data() {
     if !is_root() {
         skip!("needs root");
     }
-    for options in ["rw", "timeout=0", "writeback=0"] {
+    for options in ["rw", "timeout=0", "writeback=1", "writeback=1,timeout=0"] {
         let place = Place::new();
         sh(&place, LAYERS);
         mount(&place, options);
