@@ -73,6 +73,7 @@ impl Client {
     /// See [`ClientError`].
     pub fn connect(mount: &Mount) -> Result<Client, ClientError> {
         let us = rustix::process::geteuid().as_raw();
+        let mut impostor = None;
         for socket in runtime::sockets_of(&mount.device) {
             let stream = match UnixStream::connect(&socket) {
                 Ok(stream) => stream,
@@ -90,10 +91,14 @@ impl Client {
             // Whoever could write to the directory could listen there.
             let uid = socket_peercred(&stream).map_err(io::Error::from)?.uid.as_raw();
             if uid != 0 && uid != us && Some(uid) != mount.owner {
-                return Err(ClientError::Impostor { socket, uid });
+                impostor = Some(ClientError::Impostor { socket, uid });
+                continue;
             }
             stream.set_read_timeout(Some(PATIENCE))?;
             return Ok(Client { reader: BufReader::new(stream) });
+        }
+        if let Some(impostor) = impostor {
+            return Err(impostor);
         }
         match mount.owner {
             Some(owner) if owner != us && us != 0 => {
