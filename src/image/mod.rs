@@ -8,6 +8,8 @@
 //! | [`store`] | the store: an OCI image layout, unpacked layers, containers |
 //! | [`change`] | `--change`: the words of a Dockerfile that change a config |
 //! | [`layer`] | tar → directory, directory → tar, what a container changed |
+//! | [`load`], [`save`], [`import`] | archives and layouts in and out, root filesystems in |
+//! | [`describe`] | sizes, history, inspect |
 //! | [`error`] | what can go wrong |
 
 mod ahead;
