@@ -347,6 +347,9 @@ fn build(spec: &StackSpec) -> Stack {
 
 #[test]
 fn explanations_agree_with_the_merged_view_and_with_what_then_happens() {
+    if Privilege::current() == Privilege::Namespace {
+        crate::skip!("the generator gives uppers marks that root of a namespace can't set");
+    }
     let cases = std::env::var("UNIONMOUNT_CASES").map_or(15, |text| text.parse().unwrap());
     let seed: u64 = std::env::var("UNIONMOUNT_SEED").map_or(6, |text| text.parse().unwrap());
     let vocabulary = Vocabulary::full(Privilege::current() == Privilege::Root);
