@@ -1,6 +1,6 @@
 //! `unionmount mount`: an image or a container as a tree, without a runtime.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::store::StoreArgs;
@@ -42,7 +42,9 @@ impl Attach {
                     )));
                 };
                 let layers = image_layers(&store, &image)?;
-                mounting::mount(&layers.paths, None, &at, &image.id.short())?;
+                // A container's record keeps its layers; nothing but the mount itself does so here.
+                let dirs: Vec<&Path> = layers.paths.iter().filter_map(|tree| tree.parent()).collect();
+                mounting::mount(&layers.paths, None, &at, &image.id.short(), &dirs)?;
             }
             Err(error) => return Err(error.into()),
         }

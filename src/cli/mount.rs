@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use clap::{Args, Parser};
+use rustix::fs::{FlockOperation, flock};
 
 use super::asked::Asked;
 use super::daemon::{self, Ready};
@@ -59,6 +61,10 @@ pub(super) struct MountArgs {
     /// The same as --foreground -vv
     #[arg(short, long, hide_short_help = true)]
     debug: bool,
+
+    /// Keep a shared lock (flock) on this directory while mounted: whoever may remove it takes an exclusive one first
+    #[arg(long, value_name = "DIR", hide = true)]
+    hold: Vec<PathBuf>,
 
     /// mount(8) wants to know whether it would work: mount nothing
     #[arg(skip)]
@@ -133,6 +139,7 @@ impl From<MountHelperCli> for MountArgs {
             verbose: cli.verbose,
             log_file: None,
             debug: false,
+            hold: Vec::new(),
             fake: cli.fake,
             places: vec![cli.source, cli.target],
         }
@@ -156,6 +163,8 @@ pub struct MountRequest {
     pub threads: Option<usize>,
     /// Stay in the foreground.
     pub foreground: bool,
+    /// Directories that are locked (shared) while it is mounted.
+    pub hold: Vec<PathBuf>,
     /// Check everything, mount nothing.
     pub fake: bool,
     /// Messages.
@@ -212,6 +221,7 @@ impl MountRequest {
             source: named_source.unwrap_or_else(|| default_source().to_owned()),
             threads: if options.single_thread { Some(1) } else { options.max_threads },
             foreground: args.foreground || args.debug || options.debug,
+            hold: args.hold,
             fake: args.fake,
             log: LogOptions {
                 verbosity: if args.debug || options.debug { args.verbose.max(2) } else { args.verbose },
@@ -272,6 +282,7 @@ fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), Failure> {
     }
     // First, since it needs nothing and is what fails most in a container.
     let device = open_device().map_err(Failure::failed)?;
+    let _held = hold(&request.hold)?;
     let stack = Stack::open(&request.stack).map_err(Failure::failed)?;
     let mount_point = std::fs::canonicalize(&request.mount_point).map_err(|error| {
         Failure::failed(format!("mount point {}: cannot be resolved: {error}", request.mount_point.display()))
@@ -310,6 +321,20 @@ fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), Failure> {
     drop(control.take());
     log::info!("{at_end}");
     ended
+}
+
+/// Takes the shared locks that last as long as the mount.
+fn hold(dirs: &[PathBuf]) -> Result<Vec<File>, Failure> {
+    dirs.iter()
+        .map(|dir| {
+            let failed = |error: std::io::Error| {
+                Failure::failed(format!("{}: cannot be kept from being removed: {error}", dir.display()))
+            };
+            let file = File::open(dir).map_err(failed)?;
+            flock(&file, FlockOperation::NonBlockingLockShared).map_err(|errno| failed(errno.into()))?;
+            Ok(file)
+        })
+        .collect()
 }
 
 /// What the kernel is told, by the options.

@@ -20,11 +20,18 @@ use super::error::{ContainerError, Result};
 /// How long a daemon may take to end after its mount has gone.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Mounts a stack at `at`; `upper`: the writable layer and its workdir. `source` is what mount(8) shows.
+/// Mounts a stack at `at`; `upper`: the writable layer and its workdir. `source` is what mount(8) shows. `hold`:
+/// directories that the mount's daemon keeps from being removed by a shared lock.
 ///
 /// # Errors
 /// The message of the mount.
-pub fn mount(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, at: &Path, source: &str) -> Result<()> {
+pub fn mount(
+    lowers: &[PathBuf],
+    upper: Option<(&Path, &Path)>,
+    at: &Path,
+    source: &str,
+    hold: &[&Path],
+) -> Result<()> {
     // The running binary, even if its file was replaced meanwhile.
     let mut command = Command::new("/proc/self/exe");
     command.arg0("unionmount");
@@ -33,6 +40,9 @@ pub fn mount(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, at: &Path, sourc
     }
     if let Some((upper, work)) = upper {
         command.arg("--upper").arg(upper).arg("--work").arg(work);
+    }
+    for dir in hold {
+        command.arg("--hold").arg(dir);
     }
     command.arg(format!("unionmount-{source}")).arg(at);
     command.stdin(Stdio::null()).stdout(Stdio::null());

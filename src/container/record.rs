@@ -342,7 +342,7 @@ impl Container {
         let lowers = self.lowers(store)?;
         let upper = self.upper();
         let work = self.dir.join("work");
-        mounting::mount(&lowers.paths, Some((&upper, &work)), at, self.short_id())
+        mounting::mount(&lowers.paths, Some((&upper, &work)), at, self.short_id(), &[])
     }
 
     /// What it does now.
