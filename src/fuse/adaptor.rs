@@ -19,6 +19,7 @@ use rustix::fs::{FallocateFlags, SeekFrom, XattrFlags};
 use super::convert::{caller, decode_dev, errno, file_attr, file_type, set_time};
 use super::counters::{Report, Request, RequestCounters};
 use super::policy::{IoMode, Policy};
+use super::reply::{missing, reply_empty, reply_xattr};
 use crate::error::{FsError, Result};
 use crate::sys::object::Kind;
 use crate::union::Union;
@@ -138,47 +139,6 @@ thread_local! {
 fn aside(work: impl FnOnce() + Send + 'static) {
     if let Err(e) = std::thread::Builder::new().name("copy-up".into()).spawn(work) {
         log::error!("no thread for a copy-up: {e}");
-    }
-}
-
-/// An attribute of zeroes with the node id 0: "no such name, and you may remember it".
-fn missing() -> fuser::FileAttr {
-    fuser::FileAttr {
-        ino: INodeNo(0),
-        size: 0,
-        blocks: 0,
-        atime: SystemTime::UNIX_EPOCH,
-        mtime: SystemTime::UNIX_EPOCH,
-        ctime: SystemTime::UNIX_EPOCH,
-        crtime: SystemTime::UNIX_EPOCH,
-        kind: fuser::FileType::RegularFile,
-        perm: 0,
-        nlink: 0,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: 0,
-        flags: 0,
-    }
-}
-
-fn reply_empty(reply: ReplyEmpty, done: Result<()>) {
-    match done {
-        Ok(()) => reply.ok(),
-        Err(e) => reply.error(errno(&e)),
-    }
-}
-
-/// Replies with a value as getxattr and listxattr want it: its size, or itself if it fits.
-fn reply_xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>>) {
-    match value {
-        Err(e) => reply.error(errno(&e)),
-        Ok(value) => match u32::try_from(value.len()) {
-            Err(_) => reply.error(Errno::E2BIG),
-            Ok(len) if size == 0 => reply.size(len),
-            Ok(len) if len > size => reply.error(Errno::ERANGE),
-            Ok(_) => reply.data(&value),
-        },
     }
 }
 

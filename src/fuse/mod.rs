@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`adaptor`] | one method a request |
 //! | [`bdi`] | the page cache of the mount |
+//! | `reply` | answers that several requests share |
 //! | [`convert`] | between the protocol's types and the union's |
 //! | [`policy`] | how long the kernel may keep answers, and how files are opened |
 //! | [`counters`] | requests by kind |
@@ -16,6 +17,7 @@ pub mod convert;
 pub mod counters;
 pub mod mount;
 pub mod policy;
+mod reply;
 pub mod session;
 
 pub use adaptor::UnionFs;

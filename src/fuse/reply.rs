@@ -1,0 +1,50 @@
+//! Answers that several requests share.
+
+use std::time::SystemTime;
+
+use fuser::{Errno, INodeNo, ReplyEmpty, ReplyXattr};
+
+use super::convert::errno;
+use crate::error::Result;
+
+/// An attribute of zeroes with the node id 0: "no such name, and you may remember it".
+pub(super) fn missing() -> fuser::FileAttr {
+    fuser::FileAttr {
+        ino: INodeNo(0),
+        size: 0,
+        blocks: 0,
+        atime: SystemTime::UNIX_EPOCH,
+        mtime: SystemTime::UNIX_EPOCH,
+        ctime: SystemTime::UNIX_EPOCH,
+        crtime: SystemTime::UNIX_EPOCH,
+        kind: fuser::FileType::RegularFile,
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 0,
+        flags: 0,
+    }
+}
+
+/// Replies that it is done, or with the error.
+pub(super) fn reply_empty(reply: ReplyEmpty, done: Result<()>) {
+    match done {
+        Ok(()) => reply.ok(),
+        Err(e) => reply.error(errno(&e)),
+    }
+}
+
+/// Replies with a value as getxattr and listxattr want it: its size, or itself if it fits.
+pub(super) fn reply_xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>>) {
+    match value {
+        Err(e) => reply.error(errno(&e)),
+        Ok(value) => match u32::try_from(value.len()) {
+            Err(_) => reply.error(Errno::E2BIG),
+            Ok(len) if size == 0 => reply.size(len),
+            Ok(len) if len > size => reply.error(Errno::ERANGE),
+            Ok(_) => reply.data(&value),
+        },
+    }
+}
