@@ -152,6 +152,8 @@ impl Container {
         if let Some(name) = &name {
             check_name(name)?;
         }
+        // Until there is a record, `prune` would take the directory for a leftover.
+        let _kept = store.keep_all()?;
         let record = Record {
             id: fresh_id()?,
             name,

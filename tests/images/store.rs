@@ -173,11 +173,13 @@ fn prune_takes_what_nothing_needs() {
     lab.write(&format!("store/blobs/sha256/{}", sha256(stray)), stray);
     lab.write("store/tmp/staging-old/blobs/x", &[0; 5000]);
     lab.out("mkdir -m 0 store/tmp/staging-old/closed");
+    lab.out("mkdir -p store/containers/half-made/upper/x");
     fs::create_dir_all(lab.at(&format!("store/layers/{}/diff", sha256(b"x")))).unwrap();
     let ended = lab.um(&["verify"]).ok();
     assert!(ended.out.contains("3 things that nothing needs"), "{ended:?}");
     let ended = lab.um(&["prune"]).ok();
-    assert!(ended.out.contains("0 images, 1 layers, 1 blobs and 1 leftovers"), "{ended:?}");
+    assert!(ended.out.contains("0 images, 1 layers, 1 blobs and 2 leftovers"), "{ended:?}");
+    assert!(!lab.at("store/containers/half-made").exists());
     lab.verify();
     assert_eq!(lab.images().len(), 1);
     assert!(lab.um(&["prune", "-a"]).ok().out.contains("1 images, 3 layers"));

@@ -143,7 +143,10 @@ impl Store {
         })?;
         let _names = self.lock_index(Access::Exclusive)?;
         self.sweep(&self.read_index()?, &mut pruned)?;
-        for leftover in list(&self.tmp_dir())? {
+        // A container whose making was killed: whoever makes one shares the store's lock until its record is written.
+        let half_made =
+            list(&self.containers_dir())?.into_iter().filter(|dir| !dir.join("config.json").exists());
+        for leftover in list(&self.tmp_dir())?.into_iter().chain(half_made) {
             pruned.bytes += disk_usage(&leftover);
             pruned.leftovers += 1;
             remove_any(&leftover)?;
