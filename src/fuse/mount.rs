@@ -175,6 +175,16 @@ pub fn open_device() -> Result<OwnedFd, MountError> {
 #[derive(Debug, Clone)]
 pub struct Mounted {
     point: PathBuf,
+    /// The device number of the filesystem, by which it is told from one that is mounted there later.
+    device: Option<(u32, u32)>,
+}
+
+/// The device number of what is mounted at `point`, or of what holds it. Asks no daemon.
+fn device_at(point: &Path) -> Option<(u32, u32)> {
+    use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    let stat = statx(CWD, point, flags, StatxFlags::empty()).ok()?;
+    Some((stat.stx_dev_major, stat.stx_dev_minor))
 }
 
 /// Mounts on `point`, an absolute path without symlinks, and returns the descriptor through which the kernel asks.
@@ -186,13 +196,13 @@ pub fn mount(
     source: &OsStr,
     flags: &MountFlags,
 ) -> Result<(OwnedFd, Mounted), MountError> {
-    let mounted = Mounted { point: point.to_owned() };
+    let mounted = || Mounted { point: point.to_owned(), device: device_at(point) };
     match mount_directly(&device, point, source, flags) {
-        Ok(()) => Ok((device, mounted)),
+        Ok(()) => Ok((device, mounted())),
         Err(MountError::Refused { errno: Errno::PERM, .. }) => {
             drop(device);
             let device = mount_by_helper(point, source, flags)?;
-            Ok((device, mounted))
+            Ok((device, mounted()))
         }
         Err(error) => Err(error),
     }
@@ -352,8 +362,12 @@ fn receive_descriptor(socket: &UnixStream) -> Result<Option<OwnedFd>, Errno> {
 impl Mounted {
     /// Unmounts. `lazy` takes it out of the tree at once and lets those who use it finish.
     ///
-    /// Only to be called while the session lives: afterwards, another filesystem may be mounted there.
+    /// What somebody else has mounted there since stays.
     pub fn unmount(&self, lazy: bool) -> Result<(), MountError> {
+        if self.device.is_some() && device_at(&self.point).is_some_and(|now| Some(now) != self.device) {
+            log::info!("{}: unmounted already", self.point.display());
+            return Ok(());
+        }
         let detach = if lazy { UnmountFlags::DETACH } else { UnmountFlags::empty() };
         match rustix::mount::unmount(&self.point, UnmountFlags::NOFOLLOW | detach) {
             Ok(()) => Ok(()),
