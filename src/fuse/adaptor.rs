@@ -1,6 +1,5 @@
 //! One method a request: translate, call the union, reply.
 
-use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -9,12 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
     ReplyStatfs, ReplyWrite, ReplyXattr, Request as Header, TimeOrNow, WriteFlags,
 };
-use rustix::fs::{FallocateFlags, SeekFrom, XattrFlags};
+use rustix::fs::XattrFlags;
 
 use super::convert::{caller, decode_dev, errno, file_attr, file_type, set_time};
 use super::counters::{Report, Request, RequestCounters};
@@ -24,7 +23,6 @@ use crate::error::{FsError, Result};
 use crate::sys::object::Kind;
 use crate::union::Union;
 use crate::union::attr::{Attr, SetAttr};
-use crate::union::file::Write;
 use crate::union::modify::Create;
 use crate::union::node::Node;
 use crate::union::rename::RenameMode;
@@ -41,14 +39,11 @@ const SET_FLAGS: u32 = 0x4008_6602;
 const GET_FSXATTR: u32 = 0x801c_581f;
 const FSXATTR_SIZE: usize = 28;
 
-/// A copy of so many bytes doesn't keep a thread that others wait for.
-const LONG_COPY: usize = 1 << 20;
-
 /// A union, served over FUSE.
 #[derive(Debug)]
 pub struct UnionFs {
-    union: Arc<Union>,
-    policy: Policy,
+    pub(super) union: Arc<Union>,
+    pub(super) policy: Policy,
     requests: Arc<RequestCounters>,
 }
 
@@ -63,11 +58,11 @@ impl UnionFs {
         Report { union: self.union.clone(), requests: self.requests.clone() }
     }
 
-    fn node(&self, ino: INodeNo) -> Result<Arc<Node>> {
+    pub(super) fn node(&self, ino: INodeNo) -> Result<Arc<Node>> {
         self.union.node(ino.0)
     }
 
-    fn ttl(&self) -> Duration {
+    pub(super) fn ttl(&self) -> Duration {
         self.policy.timeout
     }
 
@@ -87,7 +82,7 @@ impl UnionFs {
     }
 
     /// Does what copies a file up first, and answers. Where much is to be copied, on a thread of its own.
-    fn change<T: 'static>(
+    pub(super) fn change<T: 'static>(
         &self,
         ino: INodeNo,
         change: impl FnOnce(&Union, &Arc<Node>) -> Result<T> + Send + 'static,
@@ -129,14 +124,9 @@ impl UnionFs {
     }
 }
 
-thread_local! {
-    /// What a thread reads into: as large as its largest read so far.
-    static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
 /// Works on a thread of its own, so that no other request waits for it. Where there is none to be had, the reply goes
 /// with `work` and tells an error.
-fn aside(work: impl FnOnce() + Send + 'static) {
+pub(super) fn aside(work: impl FnOnce() + Send + 'static) {
     if let Err(e) = std::thread::Builder::new().name("copy-up".into()).spawn(work) {
         log::error!("no thread for a copy-up: {e}");
     }
@@ -331,17 +321,7 @@ impl Filesystem for UnionFs {
 
     fn tmpfile(&self, req: &Header, parent: INodeNo, mode: u32, umask: u32, _flags: i32, reply: ReplyCreate) {
         self.requests.count(Request::Tmpfile);
-        let made = self.node(parent).and_then(|parent| {
-            let create = Create { new: New::File, mode: mode & 0o7777, umask, caller: caller(req) };
-            self.union.create_unnamed(&parent, create)
-        });
-        match made {
-            Ok((_, attr)) => {
-                let flags = FopenFlags::FOPEN_KEEP_CACHE;
-                reply.created(&self.ttl(), &file_attr(&attr), Generation(0), FileHandle(0), flags);
-            }
-            Err(e) => reply.error(errno(&e)),
-        }
+        self.create_unnamed(parent, mode, umask, caller(req), reply);
     }
 
     fn read(
@@ -356,18 +336,7 @@ impl Filesystem for UnionFs {
         reply: ReplyData,
     ) {
         self.requests.count(Request::Read);
-        let done = self.node(ino).and_then(|node| {
-            READ_BUFFER.with_borrow_mut(|buffer| {
-                if buffer.len() < size as usize {
-                    buffer.resize(size as usize, 0);
-                }
-                self.union.read(&node, offset, &mut buffer[..size as usize])
-            })
-        });
-        match done {
-            Ok(n) => READ_BUFFER.with_borrow(|buffer| reply.data(&buffer[..n])),
-            Err(e) => reply.error(errno(&e)),
-        }
+        self.read_data(ino, offset, size, reply);
     }
 
     fn write(
@@ -383,24 +352,7 @@ impl Filesystem for UnionFs {
         reply: ReplyWrite,
     ) {
         self.requests.count(Request::Write);
-        let how = Write {
-            kill: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
-            // Only then does the kernel tell the time of the write itself.
-            late: self.policy.io == IoMode::WriteBack && write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
-        };
-        let len = data.len() as u32;
-        let answer = move |done: Result<()>| match done {
-            Ok(()) => reply.written(len),
-            Err(e) => reply.error(errno(&e)),
-        };
-        match self.node(ino) {
-            Err(e) => answer(Err(e)),
-            Ok(node) if self.union.copies_much(&node) => {
-                let (union, data) = (self.union.clone(), data.to_vec());
-                aside(move || answer(union.write(&node, offset, &data, how)));
-            }
-            Ok(node) => answer(self.union.write(&node, offset, data, how)),
-        }
+        self.write_data(ino, offset, data, write_flags, reply);
     }
 
     fn flush(
@@ -597,13 +549,7 @@ impl Filesystem for UnionFs {
         reply: ReplyEmpty,
     ) {
         self.requests.count(Request::Fallocate);
-        let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
-        let caller = caller(req);
-        self.change(
-            ino,
-            move |union, node| union.fallocate(node, mode, (offset, length), caller),
-            move |done| reply_empty(reply, done),
-        );
+        self.allocate(ino, (offset, length), mode, caller(req), reply);
     }
 
     fn lseek(
@@ -616,15 +562,7 @@ impl Filesystem for UnionFs {
         reply: ReplyLseek,
     ) {
         self.requests.count(Request::Lseek);
-        let at = match (u64::try_from(offset), whence) {
-            (Ok(offset), libc::SEEK_DATA) => SeekFrom::Data(offset),
-            (Ok(offset), libc::SEEK_HOLE) => SeekFrom::Hole(offset),
-            _ => return reply.error(Errno::EINVAL),
-        };
-        match self.node(ino).and_then(|n| self.union.seek(&n, at)) {
-            Ok(found) => reply.offset(found.cast_signed()),
-            Err(e) => reply.error(errno(&e)),
-        }
+        self.seek_data(ino, offset, whence, reply);
     }
 
     fn copy_file_range(
@@ -641,22 +579,6 @@ impl Filesystem for UnionFs {
         reply: ReplyWrite,
     ) {
         self.requests.count(Request::CopyFileRange);
-        // The reply has 32 bits for the count.
-        let len = usize::try_from(len).unwrap_or(usize::MAX).min(1 << 30);
-        let kill = caller(req).uid != 0;
-        let copy = move |union: &Union| {
-            let (from, to) = (union.node(ino_in.0)?, union.node(ino_out.0)?);
-            union.copy_file_range((&from, offset_in), (&to, offset_out), len, kill)
-        };
-        let answer = |copied: Result<usize>| match copied {
-            Ok(n) => reply.written(n as u32),
-            Err(e) => reply.error(errno(&e)),
-        };
-        let long = len >= LONG_COPY || self.node(ino_out).is_ok_and(|to| self.union.copies_much(&to));
-        if long {
-            let union = self.union.clone();
-            return aside(move || answer(copy(&union)));
-        }
-        answer(copy(&self.union));
+        self.copy_range((ino_in, offset_in), (ino_out, offset_out), len, caller(req), reply);
     }
 }

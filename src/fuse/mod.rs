@@ -3,6 +3,7 @@
 //! | module | what it knows |
 //! |---|---|
 //! | [`adaptor`] | one method a request |
+//! | `files` | the requests on the data of files |
 //! | [`bdi`] | the page cache of the mount |
 //! | `reply` | answers that several requests share |
 //! | [`convert`] | between the protocol's types and the union's |
@@ -15,6 +16,7 @@ pub mod adaptor;
 pub mod bdi;
 pub mod convert;
 pub mod counters;
+mod files;
 pub mod mount;
 pub mod policy;
 mod reply;

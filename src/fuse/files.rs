@@ -1,0 +1,149 @@
+//! The data of files: reading, writing, copying, and files that are made open.
+
+use std::cell::RefCell;
+
+use fuser::{
+    Errno, FileHandle, FopenFlags, Generation, INodeNo, ReplyCreate, ReplyData, ReplyEmpty, ReplyLseek,
+    ReplyWrite, WriteFlags,
+};
+use rustix::fs::{FallocateFlags, SeekFrom};
+
+use super::adaptor::{UnionFs, aside};
+use super::convert::{errno, file_attr};
+use super::policy::IoMode;
+use super::reply::reply_empty;
+use crate::error::Result;
+use crate::union::file::Write;
+use crate::union::modify::Create;
+use crate::union::upper::New;
+use crate::union::{Caller, Union};
+
+/// A copy of so many bytes doesn't keep a thread that others wait for.
+const LONG_COPY: usize = 1 << 20;
+
+thread_local! {
+    /// What a thread reads into: as large as its largest read so far.
+    static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl UnionFs {
+    /// Makes a file without a name, open.
+    pub(super) fn create_unnamed(
+        &self,
+        parent: INodeNo,
+        mode: u32,
+        umask: u32,
+        caller: Caller,
+        reply: ReplyCreate,
+    ) {
+        let made = self.node(parent).and_then(|parent| {
+            let create = Create { new: New::File, mode: mode & 0o7777, umask, caller };
+            self.union.create_unnamed(&parent, create)
+        });
+        match made {
+            Ok((_, attr)) => {
+                let flags = FopenFlags::FOPEN_KEEP_CACHE;
+                reply.created(&self.ttl(), &file_attr(&attr), Generation(0), FileHandle(0), flags);
+            }
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+
+    pub(super) fn read_data(&self, ino: INodeNo, offset: u64, size: u32, reply: ReplyData) {
+        let done = self.node(ino).and_then(|node| {
+            READ_BUFFER.with_borrow_mut(|buffer| {
+                if buffer.len() < size as usize {
+                    buffer.resize(size as usize, 0);
+                }
+                self.union.read(&node, offset, &mut buffer[..size as usize])
+            })
+        });
+        match done {
+            Ok(n) => READ_BUFFER.with_borrow(|buffer| reply.data(&buffer[..n])),
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+
+    pub(super) fn write_data(
+        &self,
+        ino: INodeNo,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        reply: ReplyWrite,
+    ) {
+        let how = Write {
+            kill: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+            // Only then does the kernel tell the time of the write itself.
+            late: self.policy.io == IoMode::WriteBack && write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
+        };
+        let len = data.len() as u32;
+        let answer = move |done: Result<()>| match done {
+            Ok(()) => reply.written(len),
+            Err(e) => reply.error(errno(&e)),
+        };
+        match self.node(ino) {
+            Err(e) => answer(Err(e)),
+            Ok(node) if self.union.copies_much(&node) => {
+                let (union, data) = (self.union.clone(), data.to_vec());
+                aside(move || answer(union.write(&node, offset, &data, how)));
+            }
+            Ok(node) => answer(self.union.write(&node, offset, data, how)),
+        }
+    }
+
+    pub(super) fn allocate(
+        &self,
+        ino: INodeNo,
+        range: (u64, u64),
+        mode: i32,
+        caller: Caller,
+        reply: ReplyEmpty,
+    ) {
+        let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
+        self.change(
+            ino,
+            move |union, node| union.fallocate(node, mode, range, caller),
+            move |done| reply_empty(reply, done),
+        );
+    }
+
+    pub(super) fn seek_data(&self, ino: INodeNo, offset: i64, whence: i32, reply: ReplyLseek) {
+        let at = match (u64::try_from(offset), whence) {
+            (Ok(offset), libc::SEEK_DATA) => SeekFrom::Data(offset),
+            (Ok(offset), libc::SEEK_HOLE) => SeekFrom::Hole(offset),
+            _ => return reply.error(Errno::EINVAL),
+        };
+        match self.node(ino).and_then(|n| self.union.seek(&n, at)) {
+            Ok(found) => reply.offset(found.cast_signed()),
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+
+    pub(super) fn copy_range(
+        &self,
+        from: (INodeNo, u64),
+        to: (INodeNo, u64),
+        len: u64,
+        caller: Caller,
+        reply: ReplyWrite,
+    ) {
+        // The reply has 32 bits for the count.
+        let len = usize::try_from(len).unwrap_or(usize::MAX).min(1 << 30);
+        let kill = caller.uid != 0;
+        let copy = move |union: &Union| {
+            let (source, target) = (union.node(from.0.0)?, union.node(to.0.0)?);
+            union.copy_file_range((&source, from.1), (&target, to.1), len, kill)
+        };
+        let answer = |copied: Result<usize>| match copied {
+            Ok(n) => reply.written(n as u32),
+            Err(e) => reply.error(errno(&e)),
+        };
+        let long = len >= LONG_COPY || self.node(to.0).is_ok_and(|target| self.union.copies_much(&target));
+        if long {
+            let union = self.union.clone();
+            return aside(move || answer(copy(&union)));
+        }
+        answer(copy(&self.union));
+    }
+}
