@@ -282,6 +282,40 @@ fn a_full_disk() {
     mount.unmount();
 }
 
+/// As on a plain filesystem, though the daemon keeps what was deleted until the kernel forgets it.
+#[test]
+fn what_was_deleted_is_free_at_once() {
+    needs_root!();
+    let scratch = Scratch::new();
+    let disk = LoopFilesystem::tmpfs(&scratch, "disk", 8 << 20);
+    let stack = Stack::new(1).with_upper_in(disk.path());
+    let mount = stack.mount();
+    let content = vec![b'x'; 6 << 20];
+    std::thread::scope(|scope| {
+        for writer in ["a", "b"] {
+            let (mount, content) = (&mount, &content[..content.len() / 2]);
+            scope.spawn(move || {
+                for round in 0..100 {
+                    let path = mount.join(format!("{writer}{round}"));
+                    let mut file = File::create(&path).unwrap();
+                    file.write_all(content).and_then(|()| file.sync_data()).unwrap();
+                    drop(file);
+                    match round % 3 {
+                        0 => fs::remove_file(&path).unwrap(),
+                        1 => fs::write(&path, "").unwrap(),
+                        _ => {
+                            File::create(mount.join(writer)).unwrap();
+                            fs::rename(mount.join(writer), &path).unwrap();
+                        }
+                    }
+                }
+            });
+        }
+    });
+    mount.unmount();
+    stack.assert_workdir_clean();
+}
+
 #[test]
 fn no_inodes_left() {
     needs_root!();

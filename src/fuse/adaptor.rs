@@ -15,10 +15,11 @@ use fuser::{
 };
 use rustix::fs::XattrFlags;
 
+use super::change::change;
 use super::convert::{caller, decode_dev, errno, file_attr, file_type, set_time};
 use super::counters::{Report, Request, RequestCounters};
 use super::policy::{IoMode, Policy};
-use super::reply::{missing, reply_empty, reply_xattr};
+use super::reply::{missing, reply_empty, reply_entry, reply_xattr};
 use crate::error::{FsError, Result};
 use crate::sys::object::Kind;
 use crate::union::Union;
@@ -66,35 +67,10 @@ impl UnionFs {
         self.policy.timeout
     }
 
-    /// Replies with an entry, or with the error.
-    fn reply_entry(&self, reply: ReplyEntry, entry: Result<Attr>) {
-        match entry {
-            Ok(attr) => reply.entry(&self.ttl(), &file_attr(&attr), Generation(0)),
-            Err(e) => reply.error(errno(&e)),
-        }
-    }
-
     fn reply_attr(ttl: Duration, reply: ReplyAttr, attr: Result<Attr>) {
         match attr {
             Ok(attr) => reply.attr(&ttl, &file_attr(&attr)),
             Err(e) => reply.error(errno(&e)),
-        }
-    }
-
-    /// Does what copies a file up first, and answers. Where much is to be copied, on a thread of its own.
-    pub(super) fn change<T: 'static>(
-        &self,
-        ino: INodeNo,
-        change: impl FnOnce(&Union, &Arc<Node>) -> Result<T> + Send + 'static,
-        answer: impl FnOnce(Result<T>) + Send + 'static,
-    ) {
-        match self.node(ino) {
-            Err(e) => answer(Err(e)),
-            Ok(node) if self.union.copies_much(&node) => {
-                let union = self.union.clone();
-                aside(move || answer(change(&union, &node)));
-            }
-            Ok(node) => answer(change(&self.union, &node)),
         }
     }
 
@@ -103,19 +79,32 @@ impl UnionFs {
         Ok(self.union.lookup(&parent, name.as_bytes())?.map(|(_, attr)| attr))
     }
 
-    fn make(
+    /// Makes a change of a node, and answers. It may copy the node up first.
+    pub(super) fn change_node<A, T>(
         &self,
-        req: &Header,
-        parent: INodeNo,
-        name: &OsStr,
-        new: New<'_>,
-        mode: u32,
-        umask: u32,
-    ) -> Result<Attr> {
-        let parent = self.node(parent)?;
-        let create = Create { new, mode: mode & 0o7777, umask, caller: caller(req) };
-        let (_, attr) = self.union.create(&parent, name.as_bytes(), create)?;
-        Ok(attr)
+        ino: INodeNo,
+        argument: &A,
+        make: impl Fn(&Union, &Arc<Node>, &A) -> Result<T> + Send + 'static,
+        answer: impl FnOnce(Result<T>) + Send + 'static,
+    ) where
+        A: ToOwned<Owned: Send + 'static> + ?Sized,
+        T: 'static,
+    {
+        let long = self.node(ino).is_ok_and(|node| self.union.copies_much(&node));
+        let make = move |union: &Union, argument: &A| make(union, &union.node(ino.0)?, argument);
+        change(&self.union, argument, long, make, answer);
+    }
+
+    /// Makes an entry and answers.
+    fn make(&self, parent: INodeNo, name: &OsStr, create: Create<'static>, reply: ReplyEntry) {
+        let ttl = self.ttl();
+        change(
+            &self.union,
+            name,
+            false,
+            move |union, name| create_in(union, parent, name, create),
+            move |made| reply_entry(ttl, reply, made),
+        );
     }
 
     /// The number of the directory's parent, for `..`.
@@ -124,12 +113,10 @@ impl UnionFs {
     }
 }
 
-/// Works on a thread of its own, so that no other request waits for it. Where there is none to be had, the reply goes
-/// with `work` and tells an error.
-pub(super) fn aside(work: impl FnOnce() + Send + 'static) {
-    if let Err(e) = std::thread::Builder::new().name("copy-up".into()).spawn(work) {
-        log::error!("no thread for a copy-up: {e}");
-    }
+/// Makes an entry. Its node counts one lookup.
+fn create_in(union: &Union, parent: INodeNo, name: &OsStr, create: Create<'_>) -> Result<Attr> {
+    let parent = union.node(parent.0)?;
+    Ok(union.create(&parent, name.as_bytes(), create)?.1)
 }
 
 impl Filesystem for UnionFs {
@@ -207,11 +194,12 @@ impl Filesystem for UnionFs {
         reply: ReplyAttr,
     ) {
         self.requests.count(Request::Setattr);
-        let change = SetAttr { mode, uid, gid, size, atime: atime.map(set_time), mtime: mtime.map(set_time) };
+        let set = SetAttr { mode, uid, gid, size, atime: atime.map(set_time), mtime: mtime.map(set_time) };
         let (ttl, caller) = (self.ttl(), caller(req));
-        self.change(
+        self.change_node(
             ino,
-            move |union, node| union.setattr(node, change, caller),
+            &(),
+            move |union, node, ()| union.setattr(node, set, caller),
             move |done| Self::reply_attr(ttl, reply, done),
         );
     }
@@ -239,28 +227,35 @@ impl Filesystem for UnionFs {
             Kind::File => New::File,
             kind => New::Special(kind, decode_dev(rdev)),
         };
-        self.reply_entry(reply, self.make(req, parent, name, new, mode, umask));
+        self.make(parent, name, Create { new, mode: mode & 0o7777, umask, caller: caller(req) }, reply);
     }
 
     fn mkdir(&self, req: &Header, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         self.requests.count(Request::Mkdir);
-        self.reply_entry(reply, self.make(req, parent, name, New::Directory, mode, umask));
+        let create = Create { new: New::Directory, mode: mode & 0o7777, umask, caller: caller(req) };
+        self.make(parent, name, create, reply);
     }
 
     fn unlink(&self, _req: &Header, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.requests.count(Request::Unlink);
-        reply_empty(reply, self.node(parent).and_then(|p| self.union.unlink(&p, name.as_bytes())));
+        let unlink = move |union: &Union, name: &OsStr| union.unlink(&union.node(parent.0)?, name.as_bytes());
+        change(&self.union, name, false, unlink, move |done| reply_empty(reply, done));
     }
 
     fn rmdir(&self, _req: &Header, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.requests.count(Request::Rmdir);
-        reply_empty(reply, self.node(parent).and_then(|p| self.union.rmdir(&p, name.as_bytes())));
+        let rmdir = move |union: &Union, name: &OsStr| union.rmdir(&union.node(parent.0)?, name.as_bytes());
+        change(&self.union, name, false, rmdir, move |done| reply_empty(reply, done));
     }
 
     fn symlink(&self, req: &Header, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
         self.requests.count(Request::Symlink);
-        let new = New::Symlink(target.as_os_str().as_bytes());
-        self.reply_entry(reply, self.make(req, parent, link_name, new, 0o777, 0));
+        let (ttl, caller, target) = (self.ttl(), caller(req), target.to_owned());
+        let link = move |union: &Union, name: &OsStr| {
+            let new = New::Symlink(target.as_os_str().as_bytes());
+            create_in(union, parent, name, Create { new, mode: 0o777, umask: 0, caller })
+        };
+        change(&self.union, link_name, false, link, move |made| reply_entry(ttl, reply, made));
     }
 
     fn rename(
@@ -280,24 +275,23 @@ impl Filesystem for UnionFs {
             f if f == RenameFlags::RENAME_EXCHANGE => RenameMode::Exchange,
             _ => return reply.error(Errno::EINVAL),
         };
-        let rename = move |union: &Union, name: &OsStr, newname: &OsStr| {
+        let new = newname.to_owned();
+        let rename = move |union: &Union, name: &OsStr| {
             let (from, to) = (union.node(parent.0)?, union.node(newparent.0)?);
-            union.rename((&from, name.as_bytes()), (&to, newname.as_bytes()), mode)
+            union.rename((&from, name.as_bytes()), (&to, new.as_bytes()), mode)
         };
-        if self.node(parent).is_ok_and(|from| self.union.copies_much_under(&from, name.as_bytes())) {
-            let (union, name, newname) = (self.union.clone(), name.to_owned(), newname.to_owned());
-            return aside(move || reply_empty(reply, rename(&union, &name, &newname)));
-        }
-        reply_empty(reply, rename(&self.union, name, newname));
+        let long = self.node(parent).is_ok_and(|from| self.union.copies_much_under(&from, name.as_bytes()));
+        change(&self.union, name, long, rename, move |done| reply_empty(reply, done));
     }
 
     fn link(&self, _req: &Header, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
         self.requests.count(Request::Link);
-        let linked = self.node(ino).and_then(|node| {
-            let parent = self.node(newparent)?;
-            self.union.link(&node, &parent, newname.as_bytes())
-        });
-        self.reply_entry(reply, linked);
+        let ttl = self.ttl();
+        let link = move |union: &Union, node: &Arc<Node>, name: &OsStr| {
+            let parent = union.node(newparent.0)?;
+            union.link(node, &parent, name.as_bytes())
+        };
+        self.change_node(ino, newname, link, move |linked| reply_entry(ttl, reply, linked));
     }
 
     fn open(&self, _req: &Header, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -482,10 +476,12 @@ impl Filesystem for UnionFs {
         if self.policy.no_xattrs {
             return reply.error(Errno::ENOSYS);
         }
-        let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
-        reply_empty(
-            reply,
-            self.node(ino).and_then(|n| self.union.setxattr(&n, name.as_bytes(), value, flags)),
+        let (flags, name) = (XattrFlags::from_bits_retain(flags.cast_unsigned()), name.to_owned());
+        self.change_node(
+            ino,
+            value,
+            move |union, node, value| union.setxattr(node, name.as_bytes(), value, flags),
+            move |done| reply_empty(reply, done),
         );
     }
 
@@ -510,7 +506,12 @@ impl Filesystem for UnionFs {
         if self.policy.no_xattrs {
             return reply.error(Errno::ENOSYS);
         }
-        reply_empty(reply, self.node(ino).and_then(|n| self.union.removexattr(&n, name.as_bytes())));
+        self.change_node(
+            ino,
+            name,
+            |union, node, name| union.removexattr(node, name.as_bytes()),
+            move |done| reply_empty(reply, done),
+        );
     }
 
     fn ioctl(

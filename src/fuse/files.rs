@@ -8,11 +8,13 @@ use fuser::{
 };
 use rustix::fs::{FallocateFlags, SeekFrom};
 
-use super::adaptor::{UnionFs, aside};
+use super::adaptor::UnionFs;
+use super::change::change;
 use super::convert::{errno, file_attr};
 use super::policy::IoMode;
 use super::reply::reply_empty;
 use crate::error::Result;
+use crate::union::attr::Attr;
 use crate::union::file::Write;
 use crate::union::modify::Create;
 use crate::union::upper::New;
@@ -36,17 +38,19 @@ impl UnionFs {
         caller: Caller,
         reply: ReplyCreate,
     ) {
-        let made = self.node(parent).and_then(|parent| {
+        let ttl = self.ttl();
+        let make = move |union: &Union, (): &()| {
             let create = Create { new: New::File, mode: mode & 0o7777, umask, caller };
-            self.union.create_unnamed(&parent, create)
-        });
-        match made {
-            Ok((_, attr)) => {
+            Ok(union.create_unnamed(&union.node(parent.0)?, create)?.1)
+        };
+        let answer = move |made: Result<Attr>| match made {
+            Ok(attr) => {
                 let flags = FopenFlags::FOPEN_KEEP_CACHE;
-                reply.created(&self.ttl(), &file_attr(&attr), Generation(0), FileHandle(0), flags);
+                reply.created(&ttl, &file_attr(&attr), Generation(0), FileHandle(0), flags);
             }
             Err(e) => reply.error(errno(&e)),
-        }
+        };
+        change(&self.union, &(), false, make, answer);
     }
 
     pub(super) fn read_data(&self, ino: INodeNo, offset: u64, size: u32, reply: ReplyData) {
@@ -82,14 +86,7 @@ impl UnionFs {
             Ok(()) => reply.written(len),
             Err(e) => reply.error(errno(&e)),
         };
-        match self.node(ino) {
-            Err(e) => answer(Err(e)),
-            Ok(node) if self.union.copies_much(&node) => {
-                let (union, data) = (self.union.clone(), data.to_vec());
-                aside(move || answer(union.write(&node, offset, &data, how)));
-            }
-            Ok(node) => answer(self.union.write(&node, offset, data, how)),
-        }
+        self.change_node(ino, data, move |union, node, data| union.write(node, offset, data, how), answer);
     }
 
     pub(super) fn allocate(
@@ -101,9 +98,10 @@ impl UnionFs {
         reply: ReplyEmpty,
     ) {
         let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
-        self.change(
+        self.change_node(
             ino,
-            move |union, node| union.fallocate(node, mode, range, caller),
+            &(),
+            move |union, node, ()| union.fallocate(node, mode, range, caller),
             move |done| reply_empty(reply, done),
         );
     }
@@ -131,19 +129,15 @@ impl UnionFs {
         // The reply has 32 bits for the count.
         let len = usize::try_from(len).unwrap_or(usize::MAX).min(1 << 30);
         let kill = caller.uid != 0;
-        let copy = move |union: &Union| {
+        let copy = move |union: &Union, (): &()| {
             let (source, target) = (union.node(from.0.0)?, union.node(to.0.0)?);
             union.copy_file_range((&source, from.1), (&target, to.1), len, kill)
         };
-        let answer = |copied: Result<usize>| match copied {
+        let answer = move |copied: Result<usize>| match copied {
             Ok(n) => reply.written(n as u32),
             Err(e) => reply.error(errno(&e)),
         };
         let long = len >= LONG_COPY || self.node(to.0).is_ok_and(|target| self.union.copies_much(&target));
-        if long {
-            let union = self.union.clone();
-            return aside(move || answer(copy(&union)));
-        }
-        answer(copy(&self.union));
+        change(&self.union, &(), long, copy, answer);
     }
 }

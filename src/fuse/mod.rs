@@ -5,6 +5,7 @@
 //! | [`adaptor`] | one method a request |
 //! | `files` | the requests on the data of files |
 //! | [`bdi`] | the page cache of the mount |
+//! | `change` | where changes run, and waiting for room on a full disk |
 //! | `reply` | answers that several requests share |
 //! | [`convert`] | between the protocol's types and the union's |
 //! | [`policy`] | how long the kernel may keep answers, and how files are opened |
@@ -14,6 +15,7 @@
 
 pub mod adaptor;
 pub mod bdi;
+mod change;
 pub mod convert;
 pub mod counters;
 mod files;

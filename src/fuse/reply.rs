@@ -1,11 +1,12 @@
 //! Answers that several requests share.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use fuser::{Errno, INodeNo, ReplyEmpty, ReplyXattr};
+use fuser::{Errno, Generation, INodeNo, ReplyEmpty, ReplyEntry, ReplyXattr};
 
-use super::convert::errno;
+use super::convert::{errno, file_attr};
 use crate::error::Result;
+use crate::union::attr::Attr;
 
 /// An attribute of zeroes with the node id 0: "no such name, and you may remember it".
 pub(super) fn missing() -> fuser::FileAttr {
@@ -25,6 +26,14 @@ pub(super) fn missing() -> fuser::FileAttr {
         rdev: 0,
         blksize: 0,
         flags: 0,
+    }
+}
+
+/// Replies with an entry that is remembered for `ttl`, or with the error.
+pub(super) fn reply_entry(ttl: Duration, reply: ReplyEntry, entry: Result<Attr>) {
+    match entry {
+        Ok(attr) => reply.entry(&ttl, &file_attr(&attr), Generation(0)),
+        Err(e) => reply.error(errno(&e)),
     }
 }
 

@@ -338,6 +338,7 @@ impl Union {
             self.published(staged.object(), original);
         }
         *place = Place::Pinned { fd, upper: true };
+        self.room.keep(node.ino);
         if !self.keeps_origin(original) {
             self.table.keep_number(real, node.ino);
         }

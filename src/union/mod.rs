@@ -19,6 +19,7 @@
 //! | [`modify`], [`rename`] | create, link, remove, rename |
 //! | [`readdir`] | merged listings |
 //! | [`file`](mod@file) | data; descriptors follow copy-up |
+//! | [`room`] | what is deleted and kept, waited for when the disk is full |
 //! | [`facts`] | the same, as attributes of the mount |
 //! | [`events`], [`text`] | what happens, told to whoever listens |
 //! | [`xattr`], [`acl`] | extended attributes and ACLs |
@@ -48,6 +49,7 @@ pub mod readdir;
 pub mod realdir;
 pub mod rename;
 pub mod resolve;
+pub mod room;
 mod stack_error;
 pub(crate) mod sweep;
 pub mod text;
@@ -75,6 +77,7 @@ use self::options::{FsOptions, RedirectDir, Xino};
 use self::owners::Owners;
 use self::realdir::{DirFds, LayerIndex, RealDir};
 use self::resolve::{DataAt, Found};
+use self::room::Room;
 use self::upper::{Upper, UpperFd};
 use crate::error::{FsError, Result};
 use crate::sys::object::{At, Stat};
@@ -170,6 +173,7 @@ pub struct Union {
     table: Table,
     root: Arc<Node>,
     files: Files,
+    room: Room,
     /// The filesystems of the layers' roots; the position goes into [`RealId`].
     filesystems: Vec<Filesystem>,
     renames: Mutex<()>,
@@ -262,6 +266,7 @@ impl Union {
             table,
             root,
             files: Files::new(limits.data_fds),
+            room: Room::default(),
             filesystems,
             renames: Mutex::new(()),
             aliases: RwLock::new(()),
@@ -326,17 +331,6 @@ impl Union {
             stat
         };
         Ok(self.attr(node, stat))
-    }
-
-    /// `count` lookups of a node are forgotten.
-    pub fn forget(&self, ino: u64, count: u64) {
-        self.table.forget(ino, count);
-        if self.table.get(ino).is_none() {
-            self.files.forget(ino);
-            self.metacopies.remove(&ino);
-            self.index_origins.remove(&ino);
-            self.other_names.remove(&ino);
-        }
     }
 
     /// Clean unmount: nothing is left in the workdir.

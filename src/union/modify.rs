@@ -116,6 +116,7 @@ impl Union {
             place: Place::Pinned { fd: pin, upper: true },
             dir: None,
         });
+        self.room.keep(node.ino);
         self.keep_data_fd(&node, file);
         let attr = self.attr(&node, stat);
         Ok((node, attr))
@@ -297,6 +298,7 @@ impl Union {
         let mut place = node.place.write();
         if matches!(*place, Place::Pinned { .. }) {
             *place = Place::Named { parent: parent.clone(), name: name.into(), source: Source::Upper };
+            self.room.let_go(node.ino);
         }
     }
 
@@ -360,7 +362,7 @@ impl Union {
             (false, Some(kind)) => upper.remove(&fd, name, kind)?,
             (false, None) => return Err(FsError::Stale),
         }
-        self.bury(part, &mut place, pinned);
+        self.bury(node, part, &mut place, pinned);
         self.note_removed(dir, name, below);
         self.tell_removed(parent, name, Kind::Directory, below);
         Ok(())
@@ -372,11 +374,12 @@ impl Union {
     }
 
     /// Records that a directory is gone.
-    pub(super) fn bury(&self, part: &DirPart, place: &mut Place, pinned: Arc<OwnedFd>) {
+    pub(super) fn bury(&self, node: &Node, part: &DirPart, place: &mut Place, pinned: Arc<OwnedFd>) {
         part.removed.store(true, Ordering::Relaxed);
         let upper = part.upper_dir();
         if let Some(real) = &upper {
             real.removed(pinned.clone());
+            self.room.keep(node.ino);
         }
         *part.index.lock() = Default::default();
         *place = Place::Pinned { fd: pinned, upper: upper.is_some() };
@@ -428,13 +431,6 @@ impl Union {
             }
         }
         self.note_upper(dir, name, entry);
-    }
-
-    /// Drops a node that was only looked at.
-    pub(super) fn let_go(&self, node: Arc<Node>) {
-        let ino = node.ino;
-        drop(node);
-        self.table.release(ino);
     }
 }
 
@@ -500,6 +496,9 @@ impl Victim {
             }
         };
         remove()?;
+        if matches!(next, Place::Pinned { upper: true, .. }) {
+            fs.room.keep(node.ino);
+        }
         *place = next;
         Ok(())
     }

@@ -226,6 +226,11 @@ impl Node {
         self.lookups.load(Ordering::Relaxed)
     }
 
+    /// Is the node, once forgotten, of no use to others? A directory with a name holds up what is known below it.
+    fn may_linger(&self) -> bool {
+        self.dir.as_ref().is_none_or(|dir| dir.removed.load(Ordering::Relaxed))
+    }
+
     /// The parent of a node that has a name.
     pub fn parent(&self) -> Option<Arc<Node>> {
         match &*self.place.read() {
@@ -266,7 +271,7 @@ pub struct Table {
     next_spare: AtomicU64,
     /// Numbers have at most 32 bits.
     small: bool,
-    /// Files that were forgotten while a request still held them.
+    /// Files, and directories without a name, that were forgotten while a request still held them.
     lingering: Mutex<Vec<u64>>,
 }
 
@@ -405,7 +410,8 @@ impl Table {
 
     /// The kernel forgets `count` lookups of a node. A node that nobody knows any more leaves the table, and its
     /// parent with it if that was the last thing that held it.
-    pub fn forget(&self, ino: u64, count: u64) {
+    /// `left` is told the number of each, when nothing holds it any more.
+    pub fn forget(&self, ino: u64, count: u64, mut left: impl FnMut(u64)) {
         if ino == ROOT {
             return;
         }
@@ -413,15 +419,20 @@ impl Table {
             let before = node.lookups.fetch_sub(count, Ordering::Relaxed);
             debug_assert!(before >= count, "more forgotten than looked up: {ino}");
         }
-        self.release(ino);
+        self.release(ino, &mut left);
+        self.release_lingering(&mut left);
+    }
+
+    /// Drops the nodes that were forgotten while a request still held them, as far as that is over.
+    pub fn release_lingering(&self, left: &mut impl FnMut(u64)) {
         let lingering = std::mem::take(&mut *self.lingering.lock());
         for ino in lingering {
-            self.release(ino);
+            self.release(ino, left);
         }
     }
 
     /// Drops a node from the table if nobody needs it; then its parents, upward.
-    pub fn release(&self, ino: u64) {
+    pub fn release(&self, ino: u64, left: &mut impl FnMut(u64)) {
         let mut next = Some(ino);
         while let Some(ino) = next.take() {
             if ino == ROOT {
@@ -435,9 +446,11 @@ impl Table {
                         // The number may be given again for the same object, and to no other.
                         log::trace!("node {ino:#x} left the table");
                     }
+                    drop(node);
+                    left(ino);
                 }
                 None => {
-                    let lingers = self.nodes.get(&ino).is_some_and(|n| n.lookups() == 0 && n.dir.is_none());
+                    let lingers = self.nodes.get(&ino).is_some_and(|n| n.lookups() == 0 && n.may_linger());
                     if lingers {
                         self.lingering.lock().push(ino);
                     }
@@ -489,9 +502,9 @@ mod tests {
         let (table, root) = table();
         table.obtain(id(10), 1, || file_in(&root));
         table.obtain(id(10), 1, || unreachable!("it is known"));
-        table.forget(10, 1);
+        table.forget(10, 1, |_| {});
         assert!(table.get(10).is_some());
-        table.forget(10, 1);
+        table.forget(10, 1, |_| {});
         assert!(table.get(10).is_none());
     }
 
@@ -505,9 +518,9 @@ mod tests {
         });
         table.obtain(id(11), 1, || file_in(&dir));
         drop(dir);
-        table.forget(10, 1);
+        table.forget(10, 1, |_| {});
         assert!(table.get(10).is_some(), "a second node for the same directory could be made");
-        table.forget(11, 1);
+        table.forget(11, 1, |_| {});
         assert!(table.get(11).is_none());
         assert!(table.get(10).is_none());
     }
@@ -546,11 +559,11 @@ mod tests {
     fn a_file_forgotten_while_in_use_leaves_later() {
         let (table, root) = table();
         let held = table.obtain(id(10), 1, || file_in(&root));
-        table.forget(10, 1);
+        table.forget(10, 1, |_| {});
         assert!(table.get(10).is_some());
         drop(held);
         table.obtain(id(12), 1, || file_in(&root));
-        table.forget(12, 1);
+        table.forget(12, 1, |_| {});
         assert!(table.get(10).is_none());
     }
 }

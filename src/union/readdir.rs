@@ -101,7 +101,7 @@ impl Union {
                 if !emit(&entry) {
                     let ino = entry.node.ino;
                     drop(entry);
-                    self.table.forget(ino, 1);
+                    self.forget(ino, 1);
                     return Ok(false);
                 }
             }

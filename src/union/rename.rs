@@ -361,7 +361,7 @@ impl Union {
         let mut victim_place = victim.place.write();
         let mut place = source.place.write();
         self.upper()?.rename((&from.fd, from.name), (&to.fd, to.name), from.below, RenameFlags::empty())?;
-        self.bury(part, &mut victim_place, pinned);
+        self.bury(victim, part, &mut victim_place, pinned);
         self.record(source, &mut place, from, to)
     }
 

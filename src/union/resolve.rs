@@ -506,6 +506,7 @@ impl Union {
             let mut place = node.place.write();
             if matches!(*place, Place::Pinned { .. }) {
                 *place = Place::Named { parent: parent.clone(), name: name.into(), source };
+                self.room.let_go(node.ino);
             }
         }
     }
