@@ -18,7 +18,7 @@ use rustix::fs::XattrFlags;
 use super::change::change;
 use super::convert::{caller, decode_dev, errno, file_attr, file_type, set_time};
 use super::counters::{Report, Request, RequestCounters};
-use super::policy::{IoMode, Policy};
+use super::policy::{IoMode, Policy, READ_AHEAD};
 use super::reply::{missing, reply_empty, reply_entry, reply_xattr};
 use crate::error::{FsError, Result};
 use crate::sys::object::Kind;
@@ -148,7 +148,7 @@ impl Filesystem for UnionFs {
             log::warn!("max_write={}: {nearest} is used", self.policy.max_write);
             let _ = config.set_max_write(nearest);
         }
-        let _ = config.set_max_readahead(1 << 20);
+        let _ = config.set_max_readahead(READ_AHEAD);
         Ok(())
     }
 

@@ -9,10 +9,8 @@
 use std::fs;
 use std::path::Path;
 
+use super::policy::READ_AHEAD;
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
-
-/// Read-ahead in KiB: one request's worth.
-const READ_AHEAD_KB: u32 = 1024;
 
 /// Lets the mount at `mount_point` cache as other filesystems do.
 pub fn tune(mount_point: &Path) {
@@ -23,7 +21,7 @@ pub fn tune(mount_point: &Path) {
         Err(e) => return log::debug!("{}: {e}; its page cache stays as it is", mount_point.display()),
     };
     let dir = format!("/sys/class/bdi/{}:{}", stat.stx_dev_major, stat.stx_dev_minor);
-    for (knob, value) in [("strict_limit", 0), ("max_ratio", 100), ("read_ahead_kb", READ_AHEAD_KB)] {
+    for (knob, value) in [("strict_limit", 0), ("max_ratio", 100), ("read_ahead_kb", READ_AHEAD >> 10)] {
         if let Err(e) = fs::write(format!("{dir}/{knob}"), value.to_string()) {
             log::debug!("{dir}/{knob}: {e}");
         }

@@ -1,7 +1,5 @@
 //! The data of files: reading, writing, copying, and files that are made open.
 
-use std::cell::RefCell;
-
 use fuser::{
     Errno, FileHandle, FopenFlags, Generation, INodeNo, ReplyCreate, ReplyData, ReplyEmpty, ReplyLseek,
     ReplyWrite, WriteFlags,
@@ -11,6 +9,7 @@ use rustix::fs::{FallocateFlags, SeekFrom};
 use super::adaptor::UnionFs;
 use super::change::change;
 use super::convert::{errno, file_attr};
+use super::data;
 use super::policy::IoMode;
 use super::reply::reply_empty;
 use crate::error::Result;
@@ -22,11 +21,6 @@ use crate::union::{Caller, Union};
 
 /// A copy of so many bytes doesn't keep a thread that others wait for.
 const LONG_COPY: usize = 1 << 20;
-
-thread_local! {
-    /// What a thread reads into: as large as its largest read so far.
-    static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
 
 impl UnionFs {
     /// Makes a file without a name, open.
@@ -54,16 +48,8 @@ impl UnionFs {
     }
 
     pub(super) fn read_data(&self, ino: INodeNo, offset: u64, size: u32, reply: ReplyData) {
-        let done = self.node(ino).and_then(|node| {
-            READ_BUFFER.with_borrow_mut(|buffer| {
-                if buffer.len() < size as usize {
-                    buffer.resize(size as usize, 0);
-                }
-                self.union.read(&node, offset, &mut buffer[..size as usize])
-            })
-        });
-        match done {
-            Ok(n) => READ_BUFFER.with_borrow(|buffer| reply.data(&buffer[..n])),
+        match self.node(ino) {
+            Ok(node) => data::reply_read(&self.union, &node, (offset, size), reply),
             Err(e) => reply.error(errno(&e)),
         }
     }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`adaptor`] | one method a request |
 //! | `files` | the requests on the data of files |
+//! | `data` | what a read is answered with, on its way to the kernel |
 //! | [`bdi`] | the page cache of the mount |
 //! | `change` | where changes run, and waiting for room on a full disk |
 //! | `reply` | answers that several requests share |
@@ -18,6 +19,7 @@ pub mod bdi;
 mod change;
 pub mod convert;
 pub mod counters;
+mod data;
 mod files;
 pub mod mount;
 pub mod policy;

@@ -12,6 +12,10 @@ pub const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// The largest write request by default; the kernel takes no larger one.
 pub const MAX_WRITE: u32 = 1 << 20;
 
+/// How many bytes the kernel reads ahead, and so asks for at once. It reads 128 KiB by itself, which makes every reader
+/// of a large file wait for eight requests a megabyte; from here on more costs as much as it saves.
+pub const READ_AHEAD: u32 = 512 << 10;
+
 /// How regular files are opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IoMode {

@@ -9,4 +9,5 @@ pub mod handle;
 pub mod namespace;
 pub mod object;
 pub mod process;
+pub mod splice;
 pub mod xattr;

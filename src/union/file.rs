@@ -22,6 +22,7 @@ use super::{Caller, Union};
 use crate::error::{FsError, Result};
 use crate::sys::copy::write_all_at;
 use crate::sys::object::{At, Kind, SetTime, Writable};
+use crate::sys::splice::Pipe;
 
 /// A descriptor for the data of a node.
 #[derive(Debug, Clone)]
@@ -201,6 +202,25 @@ impl Union {
         }
         self.events.tell(|| What::Read { path: self.path_of(node).into(), offset, bytes: done as u64 });
         Ok(done)
+    }
+
+    /// As [`Union::read`], but into an empty pipe, behind what `header` makes for the number of bytes that follow. `None`
+    /// when that can't be done, for whatever reason: [`Union::read`] will tell, and the pipe is not empty then.
+    pub fn read_to_pipe<H: AsRef<[u8]>>(
+        &self,
+        node: &Arc<Node>,
+        (offset, size): (u64, u32),
+        pipe: &Pipe,
+        header: impl FnOnce(u32) -> H,
+    ) -> Result<Option<u32>> {
+        let fd = self.data_fd(node, false)?;
+        let there = At::Fd(fd.as_fd()).stat()?.size.saturating_sub(offset);
+        let len = size.min(u32::try_from(there).unwrap_or(u32::MAX));
+        if !pipe.fill(header(len).as_ref(), fd.as_fd(), offset, len as usize)? {
+            return Ok(None);
+        }
+        self.events.tell(|| What::Read { path: self.path_of(node).into(), offset, bytes: len.into() });
+        Ok(Some(len))
     }
 
     /// Writes all of `data` at `offset`.

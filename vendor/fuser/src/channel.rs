@@ -110,6 +110,15 @@ impl ChannelSender {
         Ok(())
     }
 
+    /// Sends what a pipe holds, which must be `len` bytes: a header and its data. Like `writev`, atomic.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn splice(&self, pipe: BorrowedFd<'_>, len: usize) -> io::Result<()> {
+        use nix::fcntl::{SpliceFFlags, splice};
+        let rc = splice(pipe, None, &self.0, None, len, SpliceFFlags::empty())?;
+        debug_assert_eq!(len, rc);
+        Ok(())
+    }
+
     pub(crate) fn open_backing(&self, fd: BorrowedFd<'_>) -> std::io::Result<BackingId> {
         BackingId::create(&self.0, fd)
     }

@@ -34,6 +34,10 @@ use crate::ll::reply::Response;
 use crate::ll::{self};
 use crate::passthrough::BackingId;
 
+/// The size of the header that precedes the data of a reply.
+#[cfg(target_os = "linux")]
+pub(crate) const SPLICE_HEADER_SIZE: usize = size_of::<ll::fuse_abi::fuse_out_header>();
+
 /// Generic reply callback to send data
 #[derive(Debug)]
 pub(crate) enum ReplySender {
@@ -56,6 +60,18 @@ impl ReplySender {
                 sender.send(()).unwrap();
                 Ok(())
             }
+        }
+    }
+
+    /// Sends what a pipe holds.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn splice(&self, pipe: BorrowedFd<'_>, len: usize) -> std::io::Result<()> {
+        match self {
+            ReplySender::Channel(sender) => sender.splice(pipe, len),
+            #[cfg(test)]
+            ReplySender::Assert(_) => unreachable!(),
+            #[cfg(test)]
+            ReplySender::Sync(_) => unreachable!(),
         }
     }
 
@@ -207,6 +223,33 @@ impl ReplyData {
     /// Reply to a request with the given data
     pub fn data(self, data: &[u8]) {
         self.reply.send_ll(&ll::ResponseSlice(data));
+    }
+
+    /// The header that has to stand in a pipe before `len` bytes of data, for [`ReplyData::splice`].
+    #[cfg(target_os = "linux")]
+    pub fn splice_header(&self, len: u32) -> [u8; SPLICE_HEADER_SIZE] {
+        ll::reply::data_header(self.reply.unique, len)
+    }
+
+    /// Reply to a request with what a pipe holds: the header and as much data as it announces. Pages that were
+    /// spliced into the pipe are copied once, to the kernel's page cache, and not by way of this process.
+    ///
+    /// # Errors
+    ///
+    /// The reply, to be sent in another way. The pipe may not be empty then.
+    #[cfg(target_os = "linux")]
+    pub fn splice(mut self, pipe: BorrowedFd<'_>, len: u32) -> Result<(), ReplyData> {
+        let Some(sender) = self.reply.sender.take() else {
+            return Ok(());
+        };
+        match sender.splice(pipe, SPLICE_HEADER_SIZE + len as usize) {
+            Ok(()) => Ok(()),
+            Err(err) => {
+                warn!("Failed to splice FUSE reply: {err}");
+                self.reply.sender = Some(sender);
+                Err(self)
+            }
+        }
     }
 
     /// Reply to a request with the given error code

@@ -49,6 +49,15 @@ pub(crate) trait Response {
     }
 }
 
+/// The header of a successful reply with `len` bytes of data.
+pub(crate) fn data_header(unique: RequestId, len: u32) -> [u8; size_of::<abi::fuse_out_header>()] {
+    zerocopy::transmute!(abi::fuse_out_header {
+        unique: unique.0,
+        error: 0,
+        len: size_of::<abi::fuse_out_header>() as u32 + len,
+    })
+}
+
 pub(crate) struct ResponseSlice<'a>(pub(crate) &'a [u8]);
 
 impl Response for ResponseSlice<'_> {
