@@ -6,12 +6,14 @@
 use std::fmt;
 use std::str::FromStr;
 
-use oci_spec::distribution::Reference;
-
 use super::digest::Digest;
 
 const HUB: &str = "docker.io";
+const LEGACY_HUB: &str = "index.docker.io";
 const OFFICIAL: &str = "library/";
+const LATEST: &str = "latest";
+const LONGEST_PATH: usize = 255;
+const LONGEST_TAG: usize = 128;
 
 /// A name with its tag.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -59,28 +61,73 @@ impl fmt::Display for ImageName {
 impl FromStr for ImageName {
     type Err = NameError;
 
+    /// By the grammar of the distribution project's `reference` package, for names without a digest. `oci-spec` has it
+    /// as a regular expression, whose compilation takes thirty milliseconds of every command that reads a name: longer
+    /// than a whole `commit`. That both agree is what the tests say.
     fn from_str(text: &str) -> Result<ImageName, NameError> {
         let error = |why: &str| NameError { text: text.to_owned(), why: why.to_owned() };
         if Digest::from_hex(text).is_ok() {
             return Err(error("64 hexadecimal digits are the id of an image"));
         }
-        let reference = Reference::try_from(text).map_err(|problem| match problem {
-            // The crate's wording tells nothing about the text.
-            oci_spec::distribution::ParseError::ReferenceInvalidFormat => error(
+        if text.is_empty() {
+            return Err(error("it is empty"));
+        }
+        if text.contains('@') {
+            return Err(error("a digest is no name"));
+        }
+        let (name, tag) = match text.rsplit_once(':') {
+            // The colon of a registry's port is before a slash.
+            Some((name, tag)) if !tag.contains('/') => (name, tag),
+            _ => (text, LATEST),
+        };
+        let (registry, path) = match name.split_once('/') {
+            Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (host, path),
+            _ => (HUB, name),
+        };
+        if !is_host(registry) || !path.split('/').all(is_component) || !is_tag(tag) {
+            return Err(error(
                 "the parts of a name are lower-case letters and digits with single . _ or - between, the tag is at \
                  most 128 letters, digits, . _ or -",
-            ),
-            problem => error(&problem.to_string()),
-        })?;
-        match (reference.tag(), reference.digest()) {
-            (Some(tag), None) => Ok(ImageName {
-                registry: reference.registry().to_owned(),
-                path: reference.repository().to_owned(),
-                tag: tag.to_owned(),
-            }),
-            _ => Err(error("a digest is no name")),
+            ));
         }
+        let registry = if registry == LEGACY_HUB { HUB } else { registry };
+        let official = if registry == HUB && !path.contains('/') { OFFICIAL } else { "" };
+        let path = format!("{official}{path}");
+        if path.len() > LONGEST_PATH {
+            return Err(error("it is longer than 255 characters"));
+        }
+        Ok(ImageName { registry: registry.to_owned(), path, tag: tag.to_owned() })
     }
+}
+
+/// A domain's labels, and perhaps a port.
+fn is_host(text: &str) -> bool {
+    let (domain, port) = text.split_once(':').unwrap_or((text, "0"));
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    domain.split('.').all(is_label) && !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Lower-case letters and digits; between them `.`, `_`, `__` or any number of `-`.
+fn is_component(text: &str) -> bool {
+    let is_plain = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let (Some(first), Some(last)) = (text.bytes().next(), text.bytes().next_back()) else { return false };
+    let mut separators = text.as_bytes().split(is_plain).filter(|between| !between.is_empty());
+    is_plain(&first)
+        && is_plain(&last)
+        && separators
+            .all(|between| matches!(between, b"." | b"_" | b"__") || between.iter().all(|&byte| byte == b'-'))
+}
+
+fn is_tag(text: &str) -> bool {
+    text.len() <= LONGEST_TAG
+        && !text.is_empty()
+        && !text.starts_with(['.', '-'])
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
 }
 
 impl serde::Serialize for ImageName {
@@ -91,7 +138,41 @@ impl serde::Serialize for ImageName {
 
 #[cfg(test)]
 mod tests {
+    use oci_spec::distribution::Reference;
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// What `oci-spec` makes of a text: registry, path and tag of one that is a name. It knows three things wrongly:
+    /// letters of all scripts in tags, capitals in a path's first part, and underscores in a host.
+    fn by_the_crate(text: &str) -> Option<(String, String, String)> {
+        let reference = Reference::try_from(text).ok()?;
+        let (path, tag) = (reference.repository(), reference.tag()?);
+        let right = tag.is_ascii()
+            && !path.bytes().any(|byte| byte.is_ascii_uppercase())
+            && !reference.registry().contains('_');
+        (right && reference.digest().is_none() && Digest::from_hex(text).is_err())
+            .then(|| (reference.registry().to_owned(), path.to_owned(), tag.to_owned()))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+        #[test]
+        fn names_are_read_as_the_crate_reads_them(
+            text in prop_oneof!["[aB0./:_-]{0,9}", "(localhost|a\\.b|index\\.docker\\.io|a)[/:]?[a-b/:._-]{0,8}(:V\\.1)?"]
+        ) {
+            let name = text.parse::<ImageName>().ok().map(|name| (name.registry, name.path, name.tag));
+            prop_assert_eq!(name, by_the_crate(&text), "{}", text);
+        }
+    }
+
+    #[test]
+    fn lengths_are_those_of_the_crate() {
+        let (part, tag) = ("a".repeat(255 - OFFICIAL.len()), "t".repeat(128));
+        for text in [part.clone(), part + "a", format!("a:{tag}"), format!("a:{tag}t")] {
+            assert_eq!(text.parse::<ImageName>().is_ok(), by_the_crate(&text).is_some(), "{text}");
+        }
+    }
 
     #[test]
     fn short_and_full() {
