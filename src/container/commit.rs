@@ -66,7 +66,7 @@ pub fn commit(
     let staging = store.begin()?;
     let mut failed = None;
     let layer = staging.add_layer(|out| {
-        write_tar(upper.as_fd(), out, &options).map(|_| ()).map_err(|source| {
+        write_tar(upper.as_fd(), out, &options).map_err(|source| {
             let text = format!("container {}: {source}", container.short_id());
             failed = Some(ContainerError::Layer { id: container.short_id().to_owned(), source });
             StoreError::Refused(text)
@@ -130,7 +130,8 @@ fn base_layers(image: &Image) -> Result<Vec<AddedLayer>> {
             };
             let digest = Digest::try_from(descriptor.digest()).map_err(StoreError::from)?;
             let blob = Blob { digest, size: descriptor.size() };
-            Ok(AddedLayer { diff_id: *diff_id, blob, compression })
+            let content = crate::image::describe::content_size(descriptor);
+            Ok(AddedLayer { diff_id: *diff_id, blob, compression, content })
         })
         .collect()
 }

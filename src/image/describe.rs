@@ -1,12 +1,13 @@
 //! What is known of an image, in the shapes in which Docker tells it: rows of `images`, rows of `history`, `inspect`.
 
+use oci_spec::image::Descriptor;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::digest::Digest;
 use super::error::Result;
 use super::name::ImageName;
-use super::store::{Image, Store};
+use super::store::{CONTENT_SIZE, Image, Store};
 
 /// A step of an image's history.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -23,13 +24,22 @@ pub struct Step {
     pub diff_id: Option<Digest>,
 }
 
+/// What a layer's descriptor says of the bytes of its files.
+pub(crate) fn content_size(layer: &Descriptor) -> Option<u64> {
+    layer.annotations().as_ref()?.get(CONTENT_SIZE)?.parse().ok()
+}
+
 impl Store {
-    /// The bytes of a layer's files; of one that is not unpacked, the size of its blob.
+    /// The bytes of a layer's files; of one that is not unpacked and of which nobody says it, the size of its blob.
     fn layer_size(&self, image: &Image, at: usize) -> Result<u64> {
         let Some(diff_id) = image.diff_ids.get(at) else { return Ok(0) };
         match self.layer_record(diff_id)? {
             Some(record) => Ok(record.size),
-            None => Ok(image.manifest.layers().get(at).map_or(0, oci_spec::image::Descriptor::size)),
+            None => Ok(image
+                .manifest
+                .layers()
+                .get(at)
+                .map_or(0, |layer| content_size(layer).unwrap_or_else(|| layer.size()))),
         }
     }
 
@@ -79,6 +89,8 @@ impl Store {
     /// # Errors
     /// When a layer is missing or damaged.
     pub fn inspect_image(&self, image: &Image) -> Result<Value> {
+        // First: it unpacks what isn't, and sizes are known then.
+        let layers = self.layers(image)?;
         let document = &image.document;
         let text = |key: &str| document.get(key).and_then(Value::as_str).unwrap_or_default();
         let comment =
@@ -100,7 +112,7 @@ impl Store {
             "Architecture": text("architecture"),
             "Os": text("os"),
             "Size": self.image_size(image)?,
-            "GraphDriver": graph_driver(&self.layers(image)?.paths, None),
+            "GraphDriver": graph_driver(&layers.paths, None),
             "RootFS": { "Type": "layers", "Layers": image.diff_ids },
             "Metadata": { "LastTagTime": Value::Null },
         });

@@ -160,11 +160,23 @@ pub trait Documentary {
     /// # Errors
     /// When a document is missing or wrong, or none is for this machine.
     fn image(&self, entry: &Entry) -> Result<Option<Documents>, Self::Error> {
+        self.image_if(entry, &|_| true)
+    }
+
+    /// As [`Documentary::image`], of an image whose id is `wanted`; of another, the config isn't read.
+    ///
+    /// # Errors
+    /// When a document is missing or wrong, or none is for this machine.
+    fn image_if(
+        &self,
+        entry: &Entry,
+        wanted: &dyn Fn(&Digest) -> bool,
+    ) -> Result<Option<Documents>, Self::Error> {
         let mut entry = entry.clone();
         // An index within an index is as far as any program goes.
         for _ in 0..4 {
             match entry.kind() {
-                Kind::Manifest => return self.manifest(&entry.digest),
+                Kind::Manifest => return self.manifest(&entry.digest, wanted),
                 Kind::Index => entry = self.choose(&entry.digest)?,
                 Kind::Other => return Ok(None),
             }
@@ -188,7 +200,11 @@ pub trait Documentary {
     }
 
     /// Reads a manifest and its config.
-    fn manifest(&self, digest: &Digest) -> Result<Option<Documents>, Self::Error> {
+    fn manifest(
+        &self,
+        digest: &Digest,
+        wanted: &dyn Fn(&Digest) -> bool,
+    ) -> Result<Option<Documents>, Self::Error> {
         let manifest: ImageManifest = serde_json::from_slice(&self.fetch(digest)?)
             .map_err(|error| self.bad(digest, format!("is no manifest of an image: {error}")))?;
         if !is_config(manifest.config().media_type().as_ref()) {
@@ -196,6 +212,9 @@ pub trait Documentary {
         }
         let id = Digest::try_from(manifest.config().digest())
             .map_err(|error| self.bad(digest, error.to_string()))?;
+        if !wanted(&id) {
+            return Ok(None);
+        }
         let config = Config::parse(&self.fetch(&id)?).map_err(|what| self.bad(&id, what))?;
         let (ids, layers) = (config.diff_ids.len(), manifest.layers().len());
         if ids != layers {

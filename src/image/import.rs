@@ -83,13 +83,14 @@ fn directory(staging: &Staging<'_>, dir: &File, path: &PathBuf) -> Result<AddedL
         return Err(StoreError::Refused(what));
     }
     let options = WriteOptions { ownership: Ownership::Real, lowers: &[], root: true };
-    staging.add_layer(|out| {
-        let written = write_tar(dir.as_fd(), out, &options);
-        written.map(|_| ()).map_err(|error| StoreError::BadImage {
+    let layer = staging.add_layer(|out| {
+        write_tar(dir.as_fd(), out, &options).map_err(|error| StoreError::BadImage {
             source_name: path.display().to_string(),
             what: error.to_string(),
         })
-    })
+    })?;
+    staging.unpack_blob(layer.blob, Limits::default())?;
+    Ok(layer)
 }
 
 fn tar(staging: &Staging<'_>, file: File, name: &str, options: &ImportOptions) -> Result<AddedLayer> {

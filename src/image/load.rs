@@ -95,7 +95,7 @@ fn known_layers(store: &Store, images: &[Image]) -> Result<BTreeMap<Digest, Adde
                 zstd if zstd.ends_with("zstd") => Compression::Zstd,
                 _ => Compression::None,
             };
-            known.insert(*diff_id, AddedLayer { diff_id: *diff_id, blob, compression });
+            known.insert(*diff_id, AddedLayer { diff_id: *diff_id, blob, compression, content: None });
         }
     }
     Ok(known)

@@ -50,6 +50,13 @@ pub fn become_root() -> io::Result<()> {
     Ok(())
 }
 
+/// Starts to write the dirty pages of a file, and doesn't wait. A hint: whoever needs them on disk calls fsync(2), which
+/// also tells what went wrong.
+pub fn start_write_back(file: BorrowedFd<'_>) {
+    // SAFETY: plain numbers and a descriptor that is borrowed for the call.
+    unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+}
+
 /// Hands the dirty pages of a file to its filesystem and waits until it has them. Asks for nothing to be written to
 /// disk, which fsync(2) would.
 ///

@@ -66,6 +66,35 @@ fn an_image_of_a_container_shows_what_the_container_shows() {
     bed.um(&["rm", "-f", "c"]).ok();
 }
 
+/// A commit writes one tar, and no tree; what is told of the layer is the same before somebody needs its tree and after.
+#[test]
+fn a_layer_is_unpacked_when_it_is_needed() {
+    if let Some(why) = lacking(false) {
+        crate::skip!("{why}");
+    }
+    let bed = Bed::new();
+    let at = mounted(&bed, "c");
+    bed.sh(&format!(
+        "cd {at} && mkdir new && head -c 12345 /dev/zero > new/file && truncate -s 2M new/sparse"
+    ))
+    .ok();
+    let trees = || fs::read_dir(bed.place.at("home/store/layers")).unwrap().count();
+    bed.um(&["commit", "c", "new:1"]).ok();
+    assert_eq!(trees(), 1);
+    let told = || {
+        let list = bed.um(&["images", "--format", "{{.Size}}", "new:1"]).ok().out;
+        list + &bed.um(&["history", "--format", "json", "new:1"]).ok().out
+    };
+    let before = told();
+    bed.um(&["mount", "new:1", "mnt"]).ok();
+    assert_eq!(trees(), 2);
+    assert_eq!(fs::read(bed.place.at("mnt/new/file")).unwrap().len(), 12345);
+    assert_eq!(told(), before);
+    assert!(before.contains(&(12345 + (2 << 20)).to_string()), "{before}");
+    bed.place.umount("mnt");
+    bed.um(&["rm", "-f", "c"]).ok();
+}
+
 #[test]
 fn the_same_content_is_the_same_layer() {
     if let Some(why) = lacking(false) {

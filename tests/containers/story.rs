@@ -12,10 +12,11 @@ fn the_readmes_story_happens_as_it_is_told() {
     }
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
     let chapter = readme.split("## From layers to images").nth(1).expect("the chapter is there");
-    let script =
-        chapter.split("```sh").nth(1).and_then(|rest| rest.split("```").next()).expect("its commands");
+    let block =
+        |at| chapter.split("```sh").nth(at).and_then(|rest| rest.split("```").next()).expect("commands");
     let bed = Bed::new();
-    let out = bed.sh(&format!("PATH=$PWD:$PATH; set -e; {script}")).success().out;
+    let run = |script| bed.sh(&format!("PATH=$PWD:$PATH; set -e; {script}")).success().out;
+    let out = run(block(1));
     for told in [
         "A /etc/app.conf\n",
         "A /srv/index\n",
@@ -34,6 +35,15 @@ fn the_readmes_story_happens_as_it_is_told() {
     assert!(lists[1].starts_with(lists[0].trim_end_matches(']')), "{lists:?}");
     // Five layers on disk: the bed's image has one, demo:4 has four.
     assert_eq!(fs::read_dir(bed.place.at("home/store/layers")).unwrap().count(), 5);
+
+    // The second block goes on where the first ended.
+    let out = run(block(2));
+    for told in ["Loaded image: demo:4\n", "Untagged: demo:4\n", "all is well\n"] {
+        assert!(out.contains(told), "{told:?} is not told in:\n{out}");
+    }
+    let names = bed.um(&["images"]).ok().out;
+    assert!(names.contains("registry.example/team/demo"), "{names}");
+    assert!(!names.contains("demo         4"), "{names}");
     assert_eq!(bed.um(&["ps", "-aq"]).ok().out, "");
     bed.place.wait_for_no_daemon();
 }

@@ -49,6 +49,8 @@ pub struct Written {
     pub entries: u64,
     /// Bytes of the tar.
     pub bytes: u64,
+    /// Bytes of all files, holes included.
+    pub content: u64,
 }
 
 const BUFFER: usize = 256 << 10;
@@ -71,7 +73,7 @@ pub fn write_tar(
     options: &WriteOptions<'_>,
 ) -> Result<Written, LayerError> {
     let out = Counted { out: BufWriter::with_capacity(BUFFER, out), bytes: 0 };
-    let mut writer = Writer { out, entries: 0, names: HashMap::new(), buffer: vec![0; BUFFER] };
+    let mut writer = Writer { out, entries: 0, content: 0, names: HashMap::new(), buffer: vec![0; BUFFER] };
     Walk { layer, options, merged: None, current: None }.run(&mut writer)?;
     writer.finish()
 }
@@ -93,6 +95,7 @@ impl<W: Write> Counted<W> {
 struct Writer<W: Write> {
     out: Counted<BufWriter<W>>,
     entries: u64,
+    content: u64,
     /// The first name of files with several, and how many are still to come.
     names: HashMap<(u64, u64), (Vec<u8>, u64)>,
     buffer: Vec<u8>,
@@ -102,7 +105,7 @@ impl<W: Write> Writer<W> {
     fn finish(mut self) -> Result<Written, LayerError> {
         self.out.all(&[0; 2 * HEADER_SIZE])?;
         self.out.out.flush().map_err(LayerError::Write)?;
-        Ok(Written { entries: self.entries, bytes: self.out.bytes })
+        Ok(Written { entries: self.entries, bytes: self.out.bytes, content: self.content })
     }
 
     fn header(&mut self, path: &[u8], builder: &mut EntryBuilder) -> Result<(), LayerError> {
@@ -197,6 +200,7 @@ impl<W: Write> Writer<W> {
     ) -> Result<(), LayerError> {
         let fd = data.ok_or_else(|| LayerError::entry(path, "a file that is not open"))?;
         let size = At::Fd(fd).stat().map_err(LayerError::os(path, "stat it"))?.size;
+        self.content += size;
         builder.entry_type(EntryType::Regular);
         let unfit = |_| LayerError::entry(path, "a size that no tar can hold");
         let map = data_map(fd, size, &mut self.buffer).map_err(LayerError::os(path, "read it"))?;

@@ -237,7 +237,7 @@ impl Store {
                 needed.blobs.insert(digest);
             }
         }
-        if self.manifest(&entry.digest)?.is_some() {
+        if self.manifest(&entry.digest, &|_| true)?.is_some() {
             self.need_config(&Digest::try_from(manifest.config().digest())?, needed)?;
         }
         Ok(())

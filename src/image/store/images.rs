@@ -67,6 +67,16 @@ impl Store {
     }
 
     pub(super) fn catalog_of(&self, index: &Index) -> Result<Catalog> {
+        self.catalog_if(index, &|_| true, &|_| true)
+    }
+
+    /// The images of `listed` entries that have a `wanted` id: what is not looked for costs no reading.
+    pub(super) fn catalog_if(
+        &self,
+        index: &Index,
+        listed: &dyn Fn(&[ImageName]) -> bool,
+        wanted: &dyn Fn(&Digest) -> bool,
+    ) -> Result<Catalog> {
         let mut order: Vec<Entry> = Vec::new();
         let mut names: BTreeMap<Digest, Vec<ImageName>> = BTreeMap::new();
         for entry in index.entries() {
@@ -80,7 +90,10 @@ impl Store {
             let mut names = names.remove(&entry.digest).unwrap_or_default();
             names.sort();
             names.dedup();
-            match self.image(&entry) {
+            if !listed(&names) {
+                continue;
+            }
+            match self.image_if(&entry, wanted) {
                 Ok(Some(documents)) => catalog.images.push(Image::new(documents, names, entry.digest)),
                 Ok(None) => {}
                 Err(error) => catalog.broken.push((entry.digest, names, error)),
@@ -94,7 +107,23 @@ impl Store {
     /// # Errors
     /// When there is none, several, or when it can't be read.
     pub fn resolve(&self, text: &str) -> Result<Image> {
-        self.catalog()?.resolve(text)
+        self.resolve_in(&self.read_index()?, text)
+    }
+
+    fn resolve_in(&self, index: &Index, text: &str) -> Result<Image> {
+        let all = |_: &[ImageName]| true;
+        let catalog = if let Ok(name) = text.parse::<ImageName>()
+            && index.entries().iter().any(|entry| entry.name.as_ref() == Some(&name))
+        {
+            self.catalog_if(index, &|names| names.contains(&name), &|_| true)?
+        } else if let Some(digits) = id_digits(text) {
+            let found = self.catalog_if(index, &all, &|id| id.hex().starts_with(&digits))?;
+            // It may be the digest of a manifest.
+            if found.images.is_empty() { self.catalog_of(index)? } else { found }
+        } else {
+            self.catalog_of(index)?
+        };
+        catalog.resolve(text)
     }
 
     /// Gives an image one more name. Who had it before loses it.
@@ -103,7 +132,7 @@ impl Store {
     /// When there is no such image.
     pub fn tag(&self, text: &str, name: &ImageName) -> Result<()> {
         self.change_index(|index| {
-            let image = self.catalog_of(index)?.resolve(text)?;
+            let image = self.resolve_in(index, text)?;
             if let Some(entry) = index.entries().into_iter().find(|entry| entry.digest == image.entry) {
                 index.set(&entry.digest, entry.size, &entry.media_type, Some(name));
             }
@@ -127,8 +156,7 @@ impl Catalog {
                 return Err(self.broken.swap_remove(at).2);
             }
         }
-        let digits = text.strip_prefix(Digest::PREFIX).unwrap_or(text).to_ascii_lowercase();
-        if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        if let Some(digits) = id_digits(text) {
             let mut found: Vec<Digest> =
                 self.images.iter().map(|image| image.id).filter(|id| id.hex().starts_with(&digits)).collect();
             found.sort();
@@ -150,6 +178,12 @@ impl Catalog {
         }
         Err(StoreError::NoImage(text.to_owned()))
     }
+}
+
+/// The digits of what may be an id or its beginning.
+fn id_digits(text: &str) -> Option<String> {
+    let digits = text.strip_prefix(Digest::PREFIX).unwrap_or(text).to_ascii_lowercase();
+    (!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(digits)
 }
 
 impl Documentary for Store {

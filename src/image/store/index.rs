@@ -8,8 +8,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::Store;
 use super::lock::Access;
-use super::{Store, sync_dir};
 use crate::image::digest::Digest;
 use crate::image::document::{self, Entry, MAX_DOCUMENT, REF_NAME};
 use crate::image::error::{Result, StoreError};
@@ -98,23 +98,26 @@ impl Store {
     }
 
     /// Publishes index.json. Only with the exclusive lock on the index.
-    pub(super) fn write_index(&self, index: &Index) -> Result<()> {
-        self.write_file("index.json", index.document.to_string().as_bytes())
+    pub(super) fn write_index(&self, index: &Index, first: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.write_file("index.json", index.document.to_string().as_bytes(), first)
     }
 
     /// Changes index.json under its lock.
     pub(crate) fn change_index<T>(&self, change: impl FnOnce(&mut Index) -> Result<T>) -> Result<T> {
+        self.change_index_after(change, || Ok(()))
+    }
+
+    /// As [`Store::change_index`]; what `first` syncs is durable before the change is seen.
+    pub(super) fn change_index_after<T>(
+        &self,
+        change: impl FnOnce(&mut Index) -> Result<T>,
+        first: impl FnOnce() -> Result<()>,
+    ) -> Result<T> {
         let _alone = self.lock_index(Access::Exclusive)?;
         let mut index = self.read_index()?;
         let result = change(&mut index)?;
-        self.write_index(&index)?;
+        self.write_index(&index, first)?;
         Ok(result)
-    }
-
-    /// Makes blobs' and layers' names durable.
-    pub(super) fn sync_names(&self) -> Result<()> {
-        sync_dir(&self.root().join("blobs/sha256"))?;
-        sync_dir(&self.root().join("layers"))
     }
 }
 

@@ -17,7 +17,7 @@ use crate::image::ahead;
 use crate::image::compression::{Compression, decode};
 use crate::image::digest::{Digest, Hashing};
 use crate::image::error::{Result, StoreError};
-use crate::image::layer::{Applied, ApplyOptions, Limits, Ownership, apply, hides_all_below};
+use crate::image::layer::{Applied, ApplyOptions, Limits, Ownership, Written, apply, hides_all_below};
 
 /// What is known of an unpacked layer: `layer.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,16 +144,17 @@ impl Store {
 }
 
 impl Staging<'_> {
-    /// Adds a layer: `write` writes its tar, uncompressed, which is hashed and stored on the way and unpacked afterwards.
+    /// Adds a layer: `write` writes its tar, uncompressed, which is hashed and stored on the way. It is unpacked when it is
+    /// first needed ([`Store::layers`]), unless [`Staging::unpack_blob`] does it now.
     ///
     /// # Errors
     /// Those of `write`, and of writing to the store.
-    pub fn add_layer(&self, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<AddedLayer> {
+    pub fn add_layer(&self, write: impl FnOnce(&mut dyn Write) -> Result<Written>) -> Result<AddedLayer> {
         let mut blob = self.blob()?;
-        write(&mut blob)?;
+        let written = write(&mut blob)?;
         let blob = self.keep(blob, None)?;
-        self.unpack_blob(blob, Limits::default())?;
-        Ok(AddedLayer { diff_id: blob.digest, blob, compression: Compression::None })
+        let content = Some(written.content);
+        Ok(AddedLayer { diff_id: blob.digest, blob, compression: Compression::None, content })
     }
 
     /// Unpacks a layer whose uncompressed blob is in the store or staged.
@@ -231,7 +232,7 @@ impl Staging<'_> {
             if let Some(dir) = dir {
                 self.finish_layer(dir, tar.digest, tar.size, applied)?;
             }
-            Ok(AddedLayer { diff_id: tar.digest, blob: found, compression })
+            Ok(AddedLayer { diff_id: tar.digest, blob: found, compression, content: None })
         })
     }
 

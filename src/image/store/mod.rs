@@ -21,10 +21,13 @@
 //! of one image can be unpacked all at once. Chain ids, which containerd and Docker use, stand for a layer and everything
 //! below, which is what snapshots of a filesystem need; nothing here does.
 //!
+//! A layer that another program or `commit` has put into the store is unpacked when it is first needed: its blob is all of
+//! it, and a tree that nobody mounts is not worth the writing and the syncing.
+//!
 //! # Before or after
 //!
 //! A process that adds something makes it in a directory of its own below `tmp/` ([`Staging`]). When all is complete, its
-//! digests and sizes are checked and the filesystem is synced, it moves blobs and layers to their places, one rename
+//! digests and sizes are checked and all of it is on disk, it moves blobs and layers to their places, one rename
 //! each, then publishes the new index.json by another rename. A blob or a layer has its final name only when it is complete,
 //! and an image has its name only when everything of it is there. Killed before the last rename, the store holds some
 //! blobs that nothing names, and a directory in `tmp/`: `prune` takes them away.
@@ -53,6 +56,7 @@ pub use self::images::{Catalog, Image};
 pub use self::index::Index;
 pub(crate) use self::layers::Take;
 pub use self::layers::{LayerRecord, UnpackedLayers};
+pub(crate) use self::staging::CONTENT_SIZE;
 pub use self::staging::{AddedLayer, Blob, BlobWriter, Staging};
 pub use self::verify::{Finding, Verified};
 
@@ -110,10 +114,10 @@ impl Store {
             make_dir(&self.root.join(dir))?;
         }
         if !self.index_path().exists() {
-            self.write_index(&Index::empty())?;
+            self.write_index(&Index::empty(), || Ok(()))?;
         }
         // Last: from here on it is a store.
-        self.write_file("oci-layout", LAYOUT.as_bytes())
+        self.write_file("oci-layout", LAYOUT.as_bytes(), || Ok(()))
     }
 
     /// The store's directory, absolute.
@@ -154,8 +158,9 @@ impl Store {
         Lock::wait(&self.root.join("index.lock"), access)
     }
 
-    /// Replaces a small file in the root, at once and durably.
-    fn write_file(&self, name: &str, content: &[u8]) -> Result<()> {
+    /// Replaces a small file in the root, at once and durably. What must be durable before it is seen, `first` syncs: it is
+    /// called when the new file is on disk already, so that one commit of the filesystem's journal serves both.
+    fn write_file(&self, name: &str, content: &[u8], first: impl FnOnce() -> Result<()>) -> Result<()> {
         let path = self.root.join(name);
         let mut file = tempfile::NamedTempFile::new_in(self.tmp_dir())
             .map_err(StoreError::io("create a file in it", self.tmp_dir()))?;
@@ -164,6 +169,7 @@ impl Store {
             .set_permissions(fs::Permissions::from_mode(0o644))
             .map_err(StoreError::io("chmod", &path))?;
         file.as_file().sync_all().map_err(StoreError::io("sync", &path))?;
+        first()?;
         file.persist(&path).map_err(|error| StoreError::io("write", &path)(error.error))?;
         sync_dir(&self.root)
     }

@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! Store::begin ──> Staging ── blob() ──> BlobWriter ── keep() ──> a blob that is complete and verified
-//!                     │   ── add_layer() ──> a blob and its unpacked tree
+//!                     │   ── add_layer() ──> the blob of a layer
+//!                     │   ── unpack_blob(), take() ──> its unpacked tree
 //!                     │   ── add_image() ──> config and manifest
-//!                     └── publish(): one syncfs; blobs, layers: a rename each; index.json: the last rename
+//!                     └── publish(): all is synced; blobs, layers: a rename each; index.json: the last rename
 //! ```
 //!
 //! Dropped without [`Staging::publish`], all that was made goes.
@@ -20,16 +21,19 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::lock::{Access, Lock};
-use super::{Image, Index, Store, make_dir};
+use super::{Image, Index, Store, make_dir, sync_dir};
 use crate::image::compression::Compression;
 use crate::image::digest::{Digest, Hashing};
 use crate::image::document::Config;
 use crate::image::error::{Result, StoreError};
 use crate::image::name::ImageName;
+use crate::sys::namespace::start_write_back;
 use crate::union::sweep;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+/// The annotation of a layer's descriptor that tells the bytes of its files.
+pub(crate) const CONTENT_SIZE: &str = "org.unionmount.layer.content-size";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
 /// A blob that is in the store, or staged and verified.
@@ -50,6 +54,8 @@ pub struct AddedLayer {
     pub blob: Blob,
     /// How the blob is compressed.
     pub compression: Compression,
+    /// The bytes of its files, where the unpacked layer doesn't tell it.
+    pub content: Option<u64>,
 }
 
 /// What is being added to the store. Several threads may add at once.
@@ -260,11 +266,16 @@ impl<'a> Staging<'a> {
     /// When the disk is full or fails; the store's images are then as before.
     pub fn publish(self) -> Result<()> {
         let staged = std::mem::take(&mut *self.staged.lock());
-        let blobs_dir = self.store.root().join("blobs/sha256");
+        let (blobs_dir, layers_dir) =
+            (self.store.root().join("blobs/sha256"), self.store.root().join("layers"));
+        let sync_names = || {
+            if !staged.blobs.is_empty() {
+                sync_dir(&blobs_dir)?;
+            }
+            if staged.layers.is_empty() { Ok(()) } else { sync_dir(&layers_dir) }
+        };
         if !staged.blobs.is_empty() || !staged.layers.is_empty() {
-            // One sync for all files, of which an image may have a hundred thousand.
-            let root = File::open(self.store.root()).map_err(StoreError::io("open it", self.store.root()))?;
-            rustix::fs::syncfs(&root).map_err(StoreError::io("sync the filesystem of", self.store.root()))?;
+            self.sync(&staged)?;
             for digest in staged.blobs.keys() {
                 let place = blobs_dir.join(digest.hex());
                 fs::rename(self.staged_blob(digest), &place)
@@ -273,18 +284,39 @@ impl<'a> Staging<'a> {
             for diff_id in &staged.layers {
                 self.place_layer(diff_id)?;
             }
-            self.store.sync_names()?;
         }
-        if !staged.images.is_empty() {
-            self.store.change_index(|index| {
-                let known = self.store.catalog_of(index)?.images;
-                for image in &staged.images {
-                    image.enter(self.store, index, &known);
-                }
-                Ok(())
-            })?;
+        if staged.images.is_empty() {
+            return sync_names();
         }
-        Ok(())
+        let enter = |index: &mut Index| {
+            let wanted = |id: &Digest| staged.images.iter().any(|image| image.id == *id);
+            let known = self.store.catalog_if(index, &|_| true, &wanted)?.images;
+            for image in &staged.images {
+                image.enter(self.store, index, &known);
+            }
+            Ok(())
+        };
+        self.store.change_index_after(enter, sync_names)
+    }
+
+    /// Makes all files that were added durable.
+    fn sync(&self, staged: &Staged) -> Result<()> {
+        if !staged.layers.is_empty() {
+            // One sync for all files, of which an image may have a hundred thousand.
+            let root = File::open(self.store.root()).map_err(StoreError::io("open it", self.store.root()))?;
+            return rustix::fs::syncfs(&root)
+                .map_err(StoreError::io("sync the filesystem of", self.store.root()));
+        }
+        // A few blobs: whatever other programs have not yet written, nobody here has to wait for.
+        let mut files = Vec::new();
+        for digest in staged.blobs.keys() {
+            let path = self.staged_blob(digest);
+            let file = File::open(&path).map_err(StoreError::io("open it", &path))?;
+            // All are on their way before the first is waited for: one commit of the journal has room for all.
+            start_write_back(file.as_fd());
+            files.push((path, file));
+        }
+        files.iter().try_for_each(|(path, file)| file.sync_all().map_err(StoreError::io("sync", path)))
     }
 
     /// A layer that another process has put there meanwhile is the same one. A directory that is no whole layer (it has no
@@ -364,7 +396,13 @@ fn manifest_of(config: Blob, layers: &[AddedLayer]) -> Value {
         .iter()
         .map(|layer| {
             let media_type = format!("{LAYER}{}", layer.compression.suffix());
-            json!({ "mediaType": media_type, "digest": layer.blob.digest, "size": layer.blob.size })
+            let mut descriptor =
+                json!({ "mediaType": media_type, "digest": layer.blob.digest, "size": layer.blob.size });
+            if let Some(content) = layer.content {
+                // Annotations are maps of strings.
+                descriptor["annotations"] = json!({ CONTENT_SIZE: content.to_string() });
+            }
+            descriptor
         })
         .collect();
     json!({
