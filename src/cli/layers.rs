@@ -188,6 +188,9 @@ impl StackArgs {
             let made = |step: &&Step| {
                 step.diff_id.is_some_and(|diff_id| path.starts_with(store.layer_dir(&diff_id)))
             };
+            if path.starts_with(store.layer_dir(&image.id)) {
+                return Some("directories that its layers only imply".to_owned());
+            }
             steps.iter().find(made).and_then(|step| step_name(&step.created_by))
         });
         Ok(Found { names: names.collect(), paths: unpacked.paths, upper: false, _pins: unpacked.pins })

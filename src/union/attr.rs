@@ -96,6 +96,15 @@ impl Union {
         self.with_place(node, &place, f)
     }
 
+    /// Calls `f` with each of a lower layer's directories that are merged in a node, topmost first.
+    ///
+    /// # Errors
+    /// Those of `f`, and of opening them.
+    pub fn each_part(&self, node: &Node, mut f: impl FnMut(At<'_>) -> Result<()>) -> Result<()> {
+        let parts = node.dir.as_ref().map_or(&[][..], |dir| &dir.lowers);
+        parts.iter().try_for_each(|part| f(At::Fd(self.fds.get(part)?.as_fd())))
+    }
+
     /// As [`Union::with_object`], for a place that the caller has locked.
     pub(super) fn with_place<R>(
         &self,

@@ -128,14 +128,24 @@ impl Tar {
         Tar(tar::Builder::new(Vec::new()))
     }
 
-    fn entry(mut self, kind: tar::EntryType, name: &str, mode: u32, content: &[u8]) -> Tar {
+    fn entry(self, kind: tar::EntryType, name: &str, mode: u32, content: &[u8]) -> Tar {
+        self.entry_of(kind, name, (mode, 0), content)
+    }
+
+    fn entry_of(
+        mut self,
+        kind: tar::EntryType,
+        name: &str,
+        (mode, owner): (u32, u64),
+        content: &[u8],
+    ) -> Tar {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(kind);
         header.set_mode(mode);
         header.set_size(content.len() as u64);
         header.set_mtime(1_600_000_000);
-        header.set_uid(0);
-        header.set_gid(0);
+        header.set_uid(owner);
+        header.set_gid(owner);
         // Names as they are, `..` too.
         let bytes = name.as_bytes();
         assert!(bytes.len() < 100);
@@ -147,6 +157,10 @@ impl Tar {
 
     pub fn dir(self, name: &str) -> Tar {
         self.entry(tar::EntryType::Directory, name, 0o755, b"")
+    }
+
+    pub fn dir_of(self, name: &str, mode: u32, owner: u64) -> Tar {
+        self.entry_of(tar::EntryType::Directory, name, (mode, owner), b"")
     }
 
     pub fn file(self, name: &str, content: impl AsRef<[u8]>) -> Tar {

@@ -303,3 +303,64 @@ fn large_images_take_little_memory() {
         assert!(peak > 1000 && peak < 56 << 10, "{input}: {peak} KiB");
     }
 }
+
+/// A merged directory shows its topmost layer's attributes, which must not be those that unpacking made up.
+#[test]
+fn directories_that_a_layer_only_implies_are_as_below() {
+    let lab = Lab::new();
+    let base = Tar::new()
+        .dir_of("./", 0o711, 8)
+        .dir_of("etc/", 0o750, 5)
+        .dir_of("etc/x/", 0o1770, 7)
+        .file("etc/x/old", "1")
+        .dir_of("gone/", 0o700, 9)
+        .file("gone/old", "1");
+    let app = Tar::new().file("etc/x/new", "2").file("fresh/deep/f", "2").dir("srv/").file("srv/f", "2");
+    // A parent that its tar describes after what is in it, and one that takes the place of another.
+    let top = Tar::new()
+        .file("etc/x/newer", "3")
+        .dir_of("etc/", 0o701, 6)
+        .file(".wh.gone", "")
+        .file("gone/new", "3");
+    let image = Image::new("app:1", vec![base.bytes(), app.bytes(), top.bytes()]);
+    lab.write("a.tar", &image.oci().archive());
+    lab.um(&["load", "a.tar"]).ok();
+    std::fs::create_dir(lab.at("mnt")).unwrap();
+    lab.um(&["mount", "app:1", "mnt"]).ok();
+    let told =
+        lab.out("cd mnt && stat -c '%n %a %u:%g' . etc etc/x fresh fresh/deep srv gone && ls etc/x gone");
+    lab.um(&["create", "--name", "c", "app:1"]).ok();
+    let stays = lab
+        .out("at=$(\"$UM\" mount c) && stat -c %a $at && touch $at/etc/x/mine && stat -c '%a %u' $at/etc/x");
+    let diff = lab.um(&["diff", "c"]).ok().out;
+    let layers = lab.um(&["layers", "app:1"]).ok().out;
+    lab.um(&["rm", "-f", "c"]).ok();
+    lab.out("umount mnt || fusermount3 -u mnt");
+    assert_eq!(
+        told,
+        ". 711 8:8\netc 701 6:6\netc/x 1770 7:7\nfresh 755 0:0\nfresh/deep 755 0:0\nsrv 755 0:0\ngone 755 0:0\n\
+         etc/x:\nnew\nnewer\nold\n\ngone:\nnew"
+    );
+    assert_eq!(stays, "711\n1770 7");
+    assert!(diff.contains("A /etc/x/mine\n") && !diff.contains("gone"), "{diff}");
+    assert!(layers.contains("only imply"), "{layers}");
+    // Four trees, and none when the image has gone.
+    let trees = || std::fs::read_dir(lab.store().join("layers")).unwrap().count();
+    assert_eq!(trees(), 4);
+    lab.verify();
+    lab.um(&["rmi", "app:1"]).ok();
+    lab.um(&["prune"]).ok();
+    assert_eq!(trees(), 0);
+}
+
+/// Such an image needs no more than its layers when what they imply is what is below.
+#[test]
+fn what_is_implied_rightly_costs_no_layer() {
+    let lab = Lab::new();
+    let base = Tar::new().dir("./").dir("etc/").file("etc/old", "1");
+    let image = Image::new("app:1", vec![base.bytes(), Tar::new().file("etc/new", "2").bytes()]);
+    lab.write("a.tar", &image.oci().archive());
+    lab.um(&["load", "a.tar"]).ok();
+    assert_eq!(lab.layers("app:1").len(), 2);
+    lab.verify();
+}

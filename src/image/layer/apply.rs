@@ -4,7 +4,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::LayerError;
-use super::attributes::{Attributes, Ownership};
+use super::attributes::Ownership;
 use super::place::{Place, split};
 use super::reader::{Entry, Reader, What};
 use crate::sys::copy::write_all_at;
@@ -50,6 +50,8 @@ pub struct Applied {
     pub bytes: u64,
     /// Whiteouts and opaque marks.
     pub whiteouts: u64,
+    /// Directories that the tar doesn't name, the root apart.
+    pub implied: u64,
 }
 
 /// Zero runs of this length are left out of files.
@@ -68,7 +70,7 @@ pub fn apply(tar: impl Read, root: BorrowedFd<'_>, options: &ApplyOptions) -> Re
     let mut applied = Applied::default();
     let mut attributes = 0u64;
     // Whatever `root` was made with; the tar may say otherwise.
-    place.root(&Attributes::of_implied_directory())?;
+    place.implied_root()?;
     while let Some(entry) = reader.next_entry()? {
         applied.entries += 1;
         // An entry a/b/c/d may stand for four inodes.
@@ -106,6 +108,7 @@ pub fn apply(tar: impl Read, root: BorrowedFd<'_>, options: &ApplyOptions) -> Re
         }
         applied.whiteouts += 1;
     }
+    applied.implied = place.implied();
     place.finish()?;
     Ok(applied)
 }

@@ -70,7 +70,7 @@ impl LayerError {
     }
 
     /// For `map_err`: a system call failed for an entry.
-    pub(super) fn os(entry: &[u8], what: &'static str) -> impl Fn(Errno) -> LayerError {
+    pub(in crate::image) fn os(entry: &[u8], what: &'static str) -> impl Fn(Errno) -> LayerError {
         let entry = entry.to_vec();
         move |errno| LayerError::Os { entry: entry.clone(), what, errno }
     }

@@ -21,7 +21,7 @@
 //!
 //! A layer's directory depends on its tar alone, never on the layers below, so that a store can know it by its diff id
 //! and share it between all images. What follows from that: a parent that the tar doesn't name is made with mode 0755
-//! and owner 0:0, and a hardlink to a file of an earlier layer is refused.
+//! and owner 0:0 and marked ([`place::IMPLIED`]), for whoever knows the layers below, and a hardlink to a file of an earlier layer is refused.
 //!
 //! The parts of one layer don't hide each other: a whiteout and an entry of one name stand for "what is below is gone,
 //! this is new", whichever comes first in the tar.

@@ -48,6 +48,9 @@ pub fn open_dir(root: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<OwnedFd
     at.ok_or(Errno::INVAL)
 }
 
+/// Marks a directory that the tar doesn't name, so that its attributes count only where no layer below describes it.
+pub const IMPLIED: &[u8] = b"user.unionmount.implied";
+
 /// The directory in which objects are made.
 #[derive(Debug)]
 struct Current {
@@ -73,7 +76,7 @@ pub struct Place<'r> {
 }
 
 /// The parent's path and the name.
-pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
+pub(in crate::image) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|&b| b == b'/') {
         Some(at) => (&path[..at], &path[at + 1..]),
         None => (b"", path),
@@ -148,6 +151,7 @@ impl<'r> Place<'r> {
             }
             self.implied += 1;
             self.directory_here(name, &path[..end], &Attributes::of_implied_directory())?;
+            mark_implied(At::Name(self.dir()?.0, name), &path[..end])?;
         }
         self.enter_existing(path, entry)
     }
@@ -269,11 +273,24 @@ impl<'r> Place<'r> {
         Ok(())
     }
 
+    /// The root, until the tar describes it.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub fn implied_root(&mut self) -> Result<(), LayerError> {
+        self.root(&Attributes::of_implied_directory())?;
+        mark_implied(At::Fd(self.root), b"")
+    }
+
     /// Gives the root its attributes.
     pub fn root(&mut self, attributes: &Attributes) -> Result<(), LayerError> {
         self.enter(b"", b"")?;
         if let Some(current) = &mut self.current {
             current.mtime = attributes.mtime;
+        }
+        match Writable::of_upper(At::Fd(self.root)).remove_xattr(IMPLIED) {
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+            Err(errno) => return Err(LayerError::os(b"", "remove an attribute of")(errno)),
         }
         attributes.put(Writable::of_upper(At::Fd(self.root)), b"", self.ownership, false)
     }
@@ -456,13 +473,21 @@ impl<'r> Place<'r> {
 }
 
 /// `parent/name`.
-pub(super) fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
+pub(in crate::image) fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
     if parent.is_empty() { name.to_vec() } else { [parent, b"/", name].concat() }
 }
 
 /// Is `path` below `dir`, or the same?
 fn is_below(path: &[u8], dir: &[u8]) -> bool {
     path.strip_prefix(dir).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+}
+
+fn mark_implied(at: At<'_>, path: &[u8]) -> Result<(), LayerError> {
+    match Writable::of_upper(at).set_xattr(IMPLIED, b"y", XattrFlags::empty()) {
+        // A filesystem without attributes: the layer is as good as it can be there.
+        Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
+        Err(errno) => Err(LayerError::os(path, "mark it as implied")(errno)),
+    }
 }
 
 fn set_opaque(object: Writable<'_>, namespace: Namespace) -> rustix::io::Result<()> {

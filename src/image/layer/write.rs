@@ -604,7 +604,9 @@ pub(super) fn list(dir: BorrowedFd<'_>, path: &[u8]) -> Result<Listing, LayerErr
 }
 
 /// The read-only union of layers that are open, topmost first.
-pub(super) fn open_union<'a>(layers: impl Iterator<Item = BorrowedFd<'a>>) -> Result<Union, LayerError> {
+pub(in crate::image) fn open_union<'a>(
+    layers: impl Iterator<Item = BorrowedFd<'a>>,
+) -> Result<Union, LayerError> {
     let lowers = layers.map(|fd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))).collect();
     let stack = Stack::open(&StackOptions { lowers, ..StackOptions::default() })
         .map_err(|error| LayerError::entry(b"", error.to_string()))?;
@@ -612,7 +614,7 @@ pub(super) fn open_union<'a>(layers: impl Iterator<Item = BorrowedFd<'a>>) -> Re
 }
 
 /// The node of a path; it counts one lookup, its parents none.
-pub(super) fn find(union: &Union, path: &[u8]) -> Result<Option<Arc<Node>>, LayerError> {
+pub(in crate::image) fn find(union: &Union, path: &[u8]) -> Result<Option<Arc<Node>>, LayerError> {
     let mut at = union.root().clone();
     let mut is_root = true;
     for name in path.split(|&b| b == b'/').filter(|name| !name.is_empty()) {
@@ -631,7 +633,7 @@ pub(super) fn find(union: &Union, path: &[u8]) -> Result<Option<Arc<Node>>, Laye
 }
 
 /// For `map_err`: the union could not answer for a path.
-pub(super) fn of_union(path: &[u8]) -> impl Fn(FsError) -> LayerError {
+pub(in crate::image) fn of_union(path: &[u8]) -> impl Fn(FsError) -> LayerError {
     let path = path.to_vec();
     move |error| match error {
         FsError::Os(errno) => LayerError::Os { entry: path.clone(), what: "read it", errno },

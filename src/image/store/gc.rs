@@ -247,6 +247,8 @@ impl Store {
         let path = self.blob_path(id);
         let config = Config::parse(&self.fetch(id)?).map_err(|what| StoreError::damaged(&path, what))?;
         needed.layers.extend(config.diff_ids);
+        // Its frame.
+        needed.layers.insert(*id);
         Ok(())
     }
 

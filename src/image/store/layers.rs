@@ -30,6 +30,9 @@ pub struct LayerRecord {
     pub size: u64,
     /// How many entries the tar has.
     pub entries: u64,
+    /// How many directories it has that the tar doesn't name, its root apart.
+    #[serde(default)]
+    pub implied: u64,
     /// Whether owners, modes and devices are kept in `user.containers.override_stat`.
     pub override_stat: bool,
 }
@@ -81,35 +84,44 @@ impl Store {
     /// are unpacked now.
     ///
     /// A layer that an image has twice is given once, where it is topmost: what it shows there hides whatever the same
-    /// layer shows further down. A layer that hides all below it is the last.
+    /// layer shows further down. A layer that hides all below it is the last. An image's [frame](super::frame) is the first.
     ///
     /// # Errors
     /// When a blob is missing or damaged, or there is no room.
     pub fn layers(&self, image: &Image) -> Result<UnpackedLayers> {
         self.unpack_missing(image)?;
         let mut layers = UnpackedLayers { paths: Vec::new(), pins: Vec::new() };
+        // Whether a layer implies directories, and whether that layer has another one below it.
+        let (mut implying, mut lowest_implies) = (false, false);
         for (at, diff_id) in image.diff_ids.iter().enumerate().rev() {
             if image.diff_ids[at + 1..].contains(diff_id) {
                 continue;
             }
-            let dir = self.layer_dir(diff_id);
-            let pin = File::open(&dir).map_err(StoreError::io("open it", &dir))?;
-            if !Lock::on(&pin, Access::Shared).map_err(StoreError::io("lock it", &dir))? {
-                return Err(StoreError::InUse(format!(
-                    "{}: is just being removed; try again",
-                    dir.display()
-                )));
-            }
-            let tree = dir.join("diff");
+            layers.pins.push(self.pin_layer(diff_id)?);
+            implying |= lowest_implies;
+            lowest_implies = self.layer_record(diff_id)?.is_some_and(|record| record.implied > 0);
+            let tree = self.layer_dir(diff_id).join("diff");
             let root = File::open(&tree).map_err(StoreError::io("open it", &tree))?;
             let last = hides_all_below(root.as_fd()).map_err(StoreError::io("read its marks", &tree))?;
-            layers.pins.push(pin.into());
             layers.paths.push(tree);
             if last {
                 break;
             }
         }
+        if let Some(frame) = self.frame(image, &layers.paths, implying)? {
+            layers.pins.push(self.pin_layer(&image.id)?);
+            layers.paths.insert(0, frame);
+        }
         Ok(layers)
+    }
+
+    fn pin_layer(&self, id: &Digest) -> Result<OwnedFd> {
+        let dir = self.layer_dir(id);
+        let pin = File::open(&dir).map_err(StoreError::io("open it", &dir))?;
+        match Lock::on(&pin, Access::Shared).map_err(StoreError::io("lock it", &dir))? {
+            true => Ok(pin.into()),
+            false => Err(StoreError::InUse(format!("{}: is just being removed; try again", dir.display()))),
+        }
     }
 
     fn unpack_missing(&self, image: &Image) -> Result<()> {
@@ -259,7 +271,7 @@ impl Staging<'_> {
     }
 
     /// An empty directory for a layer, with its tree.
-    fn layer_dir(&self) -> Result<PathBuf> {
+    pub(super) fn layer_dir(&self) -> Result<PathBuf> {
         let dir = self.fresh("layer");
         let tree = dir.join("diff");
         make_dir(&tree)?;
@@ -276,10 +288,16 @@ impl Staging<'_> {
         apply(tar, root.as_fd(), &options).map_err(|error| StoreError::Refused(error.to_string()))
     }
 
-    fn finish_layer(&self, dir: PathBuf, diff_id: Digest, tar_size: u64, applied: Applied) -> Result<()> {
+    pub(super) fn finish_layer(
+        &self,
+        dir: PathBuf,
+        diff_id: Digest,
+        tar_size: u64,
+        applied: Applied,
+    ) -> Result<()> {
         let override_stat = Ownership::of_this_process() == Ownership::OverrideStat;
-        let record =
-            LayerRecord { diff_id, tar_size, size: applied.bytes, entries: applied.entries, override_stat };
+        let Applied { entries, bytes: size, implied, .. } = applied;
+        let record = LayerRecord { diff_id, tar_size, size, entries, implied, override_stat };
         let path = dir.join("layer.json");
         let text =
             serde_json::to_vec(&record).map_err(io::Error::from).map_err(StoreError::io("write", &path))?;

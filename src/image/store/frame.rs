@@ -1,0 +1,205 @@
+//! Directories that no layer on top describes.
+//!
+//! A layer's tar may hold `etc/app/config` and neither `etc` nor `etc/app`. Unpacked for itself, the layer has both, made
+//! up; and since a merged directory shows the attributes of its topmost layer, `/etc` would lose the owner and mode that
+//! a layer further down gives it. So what is made up is marked ([`IMPLIED`]), and an image in which that matters has one
+//! more layer on top, its **frame**: those directories, the ones that lead to them, and nothing else, each as the topmost
+//! layer that describes it says. Layers stay what their tars are, known by their diff ids and shared; the frame is the
+//! image's own, and known by the image's id. containerd, which unpacks a layer for the layers below it, copies the
+//! attributes instead; podman and Docker show the made-up ones.
+//!
+//! Times alone don't make a frame: they change with every entry.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::{Image, LayerRecord, Store};
+use crate::image::error::{Result, StoreError};
+use crate::image::layer::place::{IMPLIED, Place, join, open_dir, split};
+use crate::image::layer::write::{find, of_union, open_union};
+use crate::image::layer::{Applied, Attributes, LayerError, Ownership};
+use crate::sys::dir::for_each_entry;
+use crate::sys::object::{At, Kind};
+use crate::sys::xattr;
+use crate::union::Union;
+use crate::union::node::Node;
+
+type Layer<T> = std::result::Result<T, LayerError>;
+
+impl Store {
+    /// The image's frame, if it needs one. `paths`: its layers, topmost first; `implying`: whether one of them has such
+    /// directories above another layer.
+    pub(super) fn frame(&self, image: &Image, paths: &[PathBuf], implying: bool) -> Result<Option<PathBuf>> {
+        // One that is damaged is made again.
+        let mut record = self.layer_record(&image.id).unwrap_or_default();
+        if record.is_none() {
+            let open = |path: &PathBuf| File::open(path).map_err(StoreError::io("open it", path));
+            let roots = paths.iter().map(open).collect::<Result<Vec<File>>>()?;
+            let roots: Vec<BorrowedFd<'_>> = roots.iter().map(AsFd::as_fd).collect();
+            let refused =
+                |error: LayerError| StoreError::Refused(format!("image {}: {error}", image.id.short()));
+            let ownership = Ownership::of_this_process();
+            if !implying && !root_differs(&roots, ownership).map_err(refused)? {
+                return Ok(None);
+            }
+            let staging = self.begin()?;
+            let dir = staging.layer_dir()?;
+            let tree = dir.join("diff");
+            let root = File::open(&tree).map_err(StoreError::io("open it", &tree))?;
+            let made = Frame::of(&roots, ownership).and_then(|frame| frame.make(root.as_fd(), ownership));
+            let applied = Applied { entries: made.map_err(refused)?, ..Applied::default() };
+            staging.finish_layer(dir, image.id, 0, applied)?;
+            staging.publish()?;
+            record = self.layer_record(&image.id)?;
+        }
+        // An empty one says that none is needed, so that this is found out once.
+        let needed = record.is_some_and(|LayerRecord { entries, .. }| entries > 0);
+        Ok(needed.then(|| self.layer_dir(&image.id).join("diff")))
+    }
+}
+
+/// Was the directory made up?
+fn is_implied(at: At<'_>) -> rustix::io::Result<bool> {
+    Ok(xattr::get(at, IMPLIED)?.is_some())
+}
+
+/// Would a made-up root hide what another layer says of it?
+fn root_differs(roots: &[BorrowedFd<'_>], ownership: Ownership) -> Layer<bool> {
+    for (depth, root) in roots.iter().enumerate() {
+        let at = At::Fd(*root);
+        if !is_implied(at).map_err(LayerError::os(b"", "read its marks"))? {
+            return Ok(
+                depth > 0 && differ(&read(at, b"", ownership)?, &read(At::Fd(roots[0]), b"", ownership)?)
+            );
+        }
+    }
+    Ok(false)
+}
+
+fn read(at: At<'_>, path: &[u8], ownership: Ownership) -> Layer<Attributes> {
+    let stat = at.stat().map_err(LayerError::os(path, "stat it"))?;
+    Attributes::read(at, path, &stat, ownership)
+}
+
+/// In more than their times.
+fn differ(one: &Attributes, other: &Attributes) -> bool {
+    let told = |a: &Attributes| (a.mode, a.uid, a.gid, a.xattrs.clone());
+    told(one) != told(other)
+}
+
+/// The directories of a frame; parents come before what is in them.
+#[derive(Debug, Default)]
+struct Frame(BTreeMap<Vec<u8>, Attributes>);
+
+impl Frame {
+    fn of(layers: &[BorrowedFd<'_>], ownership: Ownership) -> Layer<Frame> {
+        let mut made_up = BTreeSet::new();
+        for layer in layers {
+            collect(*layer, &mut made_up)?;
+        }
+        let union = open_union(layers.iter().copied())?;
+        let mut frame = Frame::default();
+        for path in &made_up {
+            let Some(node) = find(&union, path)? else { continue };
+            let wanted = described(&union, &node, path, ownership)?;
+            forget(&union, &node, path);
+            if let Some((attributes, true)) = wanted {
+                frame.0.insert(path.clone(), attributes);
+                frame.add_parents(&union, path, ownership)?;
+            }
+        }
+        Ok(frame)
+    }
+
+    /// On top of everything, the directories on the way need their attributes too.
+    fn add_parents(&mut self, union: &Union, path: &[u8], ownership: Ownership) -> Layer<()> {
+        let mut path = path;
+        while !path.is_empty() {
+            path = split(path).0;
+            if self.0.contains_key(path) {
+                continue;
+            }
+            if let Some(node) = find(union, path)? {
+                let wanted = described(union, &node, path, ownership)?;
+                forget(union, &node, path);
+                if let Some((attributes, _)) = wanted {
+                    self.0.insert(path.to_vec(), attributes);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the directories; how many there are.
+    fn make(self, root: BorrowedFd<'_>, ownership: Ownership) -> Layer<u64> {
+        let mut place = Place::new(root, ownership)?;
+        for (path, attributes) in &self.0 {
+            match path.is_empty() {
+                true => place.root(attributes)?,
+                false => place.directory(path, attributes)?,
+            }
+        }
+        place.finish()?;
+        Ok(self.0.len() as u64)
+    }
+}
+
+/// What the topmost layer says that describes a directory, and whether that is another thing than what is shown; of one
+/// that nobody describes, what is shown. `None`: it is no directory in the image.
+fn described(
+    union: &Union,
+    node: &Arc<Node>,
+    path: &[u8],
+    ownership: Ownership,
+) -> Layer<Option<(Attributes, bool)>> {
+    let mut parts = Vec::new();
+    union
+        .each_part(node, |at| {
+            parts.push((read(at, path, ownership), is_implied(at)?));
+            Ok(())
+        })
+        .map_err(of_union(path))?;
+    let describing = parts.iter().position(|(_, implied)| !implied).unwrap_or(0);
+    let mut parts = parts.into_iter().map(|(attributes, _)| attributes);
+    let Some(shown) = parts.next().transpose()? else { return Ok(None) };
+    if describing == 0 {
+        return Ok(Some((shown, false)));
+    }
+    let told = parts.nth(describing - 1).transpose()?;
+    Ok(told.map(|told| (told.clone(), differ(&told, &shown))))
+}
+
+/// Gives back what [`find`] counted; the root is never counted.
+fn forget(union: &Union, node: &Node, path: &[u8]) {
+    if !path.is_empty() {
+        union.forget(node.ino, 1);
+    }
+}
+
+/// Collects the made-up directories of a layer.
+fn collect(layer: BorrowedFd<'_>, into: &mut BTreeSet<Vec<u8>>) -> Layer<()> {
+    let mut todo = vec![Vec::new()];
+    while let Some(path) = todo.pop() {
+        let dir = open_dir(layer, &path).map_err(LayerError::os(&path, "open it"))?;
+        for_each_entry::<Errno>(dir.as_fd(), |entry| {
+            let kind = match entry.kind {
+                Some(kind) => kind,
+                None => At::Name(dir.as_fd(), entry.name).stat()?.kind(),
+            };
+            if kind == Kind::Directory {
+                todo.push(join(&path, entry.name));
+            }
+            Ok(())
+        })
+        .map_err(LayerError::os(&path, "list it"))?;
+        if is_implied(At::Fd(dir.as_fd())).map_err(LayerError::os(&path, "read its marks"))? {
+            into.insert(path);
+        }
+    }
+    Ok(())
+}
