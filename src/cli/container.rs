@@ -53,6 +53,11 @@ pub(super) struct ContainerArgs {
     #[arg(long, value_name = "NET", default_value = "host")]
     net: Net,
 
+    /// Which system calls it may make: a profile as Docker has them, or none [default: seccomp.json of the package
+    /// containers-common, where it is installed]
+    #[arg(long, value_name = "FILE|none", value_parser = parse_profile)]
+    seccomp: Option<PathBuf>,
+
     /// The image, by name or id
     image: String,
 
@@ -93,8 +98,17 @@ impl ContainerArgs {
             terminal: self.tty,
             interactive: self.interactive,
             net: self.net,
+            seccomp: self.seccomp,
         };
         Ok(Container::create(store, image, &self.image, self.name, settings)?)
+    }
+}
+
+/// The container may be run from elsewhere.
+fn parse_profile(text: &str) -> Result<PathBuf, String> {
+    match text {
+        "none" => Ok(text.into()),
+        path => std::fs::canonicalize(path).map_err(|error| error.to_string()),
     }
 }
 

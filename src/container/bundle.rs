@@ -1,6 +1,6 @@
 //! What an OCI runtime is told: made from the image's config and the user's choices.
 //!
-//! The sandbox is that of Docker without its seccomp profile: the fourteen capabilities, masked and read-only parts of
+//! The sandbox is that of Docker: the fourteen capabilities, the machine's [`seccomp`] profile, masked and read-only parts of
 //! /proc and /sys, namespaces for processes, mounts, IPC, host name and, with `--net none`, the network. No resource
 //! limits are set, so none can be refused.
 
@@ -10,14 +10,33 @@ use std::path::{Path, PathBuf};
 use oci_spec::OciSpecError;
 use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime::{
-    Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, Mount,
-    MountBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder, get_default_maskedpaths,
-    get_default_readonly_paths,
+    Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxNamespaceBuilder, LinuxNamespaceType,
+    LinuxSeccomp, Mount, MountBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
+    get_default_maskedpaths, get_default_readonly_paths,
 };
 
 use super::error::{ContainerError, Result};
 use super::record::{Net, Settings};
+use super::seccomp;
 use super::user::User;
+
+/// What root of a container may, as in Docker.
+const CAPABILITIES: [Capability; 14] = [
+    Capability::Chown,
+    Capability::DacOverride,
+    Capability::Fsetid,
+    Capability::Fowner,
+    Capability::Mknod,
+    Capability::NetRaw,
+    Capability::Setgid,
+    Capability::Setuid,
+    Capability::Setfcap,
+    Capability::Setpcap,
+    Capability::NetBindService,
+    Capability::SysChroot,
+    Capability::Kill,
+    Capability::AuditWrite,
+];
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -110,7 +129,8 @@ pub fn spec(
     around: &Surroundings<'_>,
 ) -> Result<Spec> {
     let command = command(image, settings)?;
-    build(image, settings, user, around, command)
+    let filter = seccomp::filter(settings.seccomp.as_deref(), &CAPABILITIES)?;
+    build(image, settings, user, around, command, filter)
         .map_err(|error| ContainerError::Refused(format!("the runtime's config cannot be made: {error}")))
 }
 
@@ -120,25 +140,10 @@ fn build(
     user: &User,
     around: &Surroundings<'_>,
     command: Vec<String>,
+    filter: Option<LinuxSeccomp>,
 ) -> std::result::Result<Spec, OciSpecError> {
     let config = image.config().clone().unwrap_or_default();
-    let capabilities: HashSet<Capability> = [
-        Capability::Chown,
-        Capability::DacOverride,
-        Capability::Fsetid,
-        Capability::Fowner,
-        Capability::Mknod,
-        Capability::NetRaw,
-        Capability::Setgid,
-        Capability::Setuid,
-        Capability::Setfcap,
-        Capability::Setpcap,
-        Capability::NetBindService,
-        Capability::SysChroot,
-        Capability::Kill,
-        Capability::AuditWrite,
-    ]
-    .into();
+    let capabilities: HashSet<Capability> = CAPABILITIES.into();
     let mut granted = LinuxCapabilitiesBuilder::default()
         .bounding(capabilities.clone())
         .inheritable(HashSet::new())
@@ -184,6 +189,7 @@ fn build(
         .readonly_paths(get_default_readonly_paths())
         .build()?;
     linux.set_resources(None);
+    linux.set_seccomp(filter);
     linux.set_uid_mappings(None).set_gid_mappings(None);
 
     let mut spec = SpecBuilder::default()

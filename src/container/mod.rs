@@ -37,6 +37,7 @@ pub mod mounting;
 pub mod namespace;
 pub mod record;
 pub mod runtime;
+pub mod seccomp;
 pub mod user;
 
 pub use error::{ContainerError, Result};

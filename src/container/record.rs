@@ -66,6 +66,9 @@ pub struct Settings {
     pub interactive: bool,
     /// Which network it sees.
     pub net: Net,
+    /// The seccomp profile instead of the machine's; `none` for none.
+    #[serde(default)]
+    pub seccomp: Option<PathBuf>,
 }
 
 /// A directory or file of the host that the container sees.

@@ -185,3 +185,52 @@ fn containers_are_named_as_images_are() {
     bed.um(&["create", "bb"]).refused(1, &["bb"]);
     assert_eq!(fs::read_dir(bed.place.at("home/store/containers")).unwrap().count(), 0);
 }
+
+/// With -t the command has a terminal of its own, as large as the caller's, and its status is handed on.
+#[test]
+fn a_terminal_is_one() {
+    if let Some(why) = lacking(true) {
+        crate::skip!("{why}");
+    }
+    if !crate::has("script") {
+        crate::skip!("needs script of the package bsdutils");
+    }
+    let bed = Bed::new();
+    let inner = "stty rows 33 cols 91; ./unionmount run --rm -it bb busybox sh -c \
+                 \"busybox tty; busybox stty size; test -t 0 && test -t 1 && test -t 2 && exit 5\"";
+    let ended = bed.sh(&format!("script -qec '{inner}' /dev/null < /dev/null"));
+    assert_eq!(ended.code, Some(5), "{ended:?}");
+    assert!(ended.out.contains("/dev/pts/") && ended.out.contains("33 91"), "{ended:?}");
+    bed.place.wait_for_no_daemon();
+}
+
+/// The machine's seccomp profile, another one, and none.
+#[test]
+fn system_calls_are_filtered() {
+    if let Some(why) = lacking(true) {
+        crate::skip!("{why}");
+    }
+    let bed = Bed::new();
+    let mode = |options: &[&str]| {
+        let command = ["bb", "busybox", "grep", "Seccomp:", "/proc/self/status"];
+        bed.um(&[&["run", "--rm"], options, &command].concat()).ok().out
+    };
+    let outside = fs::read_to_string("/proc/self/status").unwrap();
+    let of_ours = |line: &&str| line.starts_with("Seccomp:");
+    let unfiltered = outside.lines().find(of_ours).unwrap().to_owned() + "\n";
+    assert_eq!(mode(&["--seccomp", "none"]), unfiltered);
+    let profile = r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[
+        {"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO","errnoRet":28,"includes":{},"excludes":{}}]}"#;
+    fs::write(bed.place.at("profile.json"), profile).unwrap();
+    let mkdir = ["bb", "busybox", "mkdir", "/new"];
+    let ended = bed.um(&[&["run", "--rm", "--seccomp", "profile.json"], &mkdir[..]].concat());
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.err.contains("No space left"), "{ended:?}");
+    bed.um(&[&["run", "--rm"], &mkdir[..]].concat()).ok();
+    if ["/etc", "/usr/share"].iter().any(|dir| fs::exists(format!("{dir}/containers/seccomp.json")).unwrap()) {
+        assert_eq!(mode(&[]), "Seccomp:\t2\n");
+    }
+    fs::write(bed.place.at("profile.json"), "{}").unwrap();
+    bed.um(&[&["run", "--rm", "--seccomp", "profile.json"], &mkdir[..]].concat())
+        .refused(1, &["profile.json", "seccomp profile"]);
+}

@@ -343,7 +343,11 @@ impl<'r> Place<'r> {
         let (target_parent, target_name) = split(target);
         let absent = || {
             let target = target.escape_ascii();
-            LayerError::entry(path, format!("is a hardlink to {target}, which this layer doesn't hold"))
+            let what = format!(
+                "is a hardlink to {target}, which this layer doesn't hold; here each layer is unpacked for itself, so put \
+                 them together first: umoci unpack the image, and unionmount import its rootfs"
+            );
+            LayerError::entry(path, what)
         };
         let from = match open_dir(self.root, target_parent) {
             Ok(from) => from,
