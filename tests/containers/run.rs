@@ -227,7 +227,8 @@ fn system_calls_are_filtered() {
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.err.contains("No space left"), "{ended:?}");
     bed.um(&[&["run", "--rm"], &mkdir[..]].concat()).ok();
-    if ["/etc", "/usr/share"].iter().any(|dir| fs::exists(format!("{dir}/containers/seccomp.json")).unwrap()) {
+    if ["/etc", "/usr/share"].iter().any(|dir| fs::exists(format!("{dir}/containers/seccomp.json")).unwrap())
+    {
         assert_eq!(mode(&[]), "Seccomp:\t2\n");
     }
     fs::write(bed.place.at("profile.json"), "{}").unwrap();
