@@ -21,6 +21,7 @@ use crate::fuse::UnionFs;
 use crate::fuse::mount::{MountFlags, open_device};
 use crate::fuse::policy::{FOR_EVER, IoMode, MAX_WRITE, Policy};
 use crate::fuse::session::{Hooks, SessionOptions, default_source, serve};
+use crate::sys::namespace::may_pass_through;
 use crate::sys::process::raise_nofile_limit;
 use crate::union::layer::{Stack, StackOptions};
 use crate::union::options::FsOptions;
@@ -198,6 +199,19 @@ impl MountRequest {
             xattr: options.xattr,
             ..StackOptions::default()
         };
+        let mut warnings: Vec<String> = options.ignored.iter().map(warning).collect();
+        if options.fs.passthrough && options.fs.writeback {
+            return Err(Failure::usage(
+                "the options passthrough and writeback exclude each other; use one of them",
+            ));
+        }
+        if options.fs.passthrough && !may_pass_through() {
+            options.fs.passthrough = false;
+            warnings.push(
+                "option passthrough ignored: it needs root (CAP_SYS_ADMIN) outside of any user namespace"
+                    .to_owned(),
+            );
+        }
         let mut mount = options.mount;
         if mount.read_only
             && let Some(upper) = stack.upper.take()
@@ -227,7 +241,7 @@ impl MountRequest {
                 verbosity: if args.debug || options.debug { args.verbose.max(2) } else { args.verbose },
                 file: args.log_file,
             },
-            warnings: options.ignored.iter().map(warning).collect(),
+            warnings,
         })
     }
 }
@@ -306,12 +320,15 @@ fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), Failure> {
     let policy = policy(&request.fs, &union);
     let asked = Asked::new(&union, &policy);
     let fs = UnionFs::new(union, policy);
+    let notifier = fs.notifier();
     let report = fs.report();
     let at_end = report.clone();
     let (counters, control) = (report.counters(), Rc::new(Cell::new(None)));
     let (point, slot) = (options.mount_point.clone(), control.clone());
     let hooks = Hooks {
-        ready: Box::new(move |_notifier| {
+        ready: Box::new(move |kernel| {
+            // There is one session, so nothing is there yet.
+            notifier.set(kernel).unwrap_or_default();
             slot.set(asked.start(&point, counters));
             ready.announce();
         }),
@@ -341,7 +358,11 @@ fn hold(dirs: &[PathBuf]) -> Result<Vec<File>, Failure> {
 fn policy(options: &FsOptions, union: &Union) -> Policy {
     Policy {
         timeout: options.timeout.unwrap_or(FOR_EVER),
-        io: if options.writeback { IoMode::WriteBack } else { IoMode::WriteThrough },
+        io: match options {
+            FsOptions { passthrough: true, .. } => IoMode::Passthrough,
+            FsOptions { writeback: true, .. } => IoMode::WriteBack,
+            _ => IoMode::WriteThrough,
+        },
         no_xattrs: options.no_xattrs,
         no_acl: !union.has_acls(),
         no_fsync: union.is_volatile(),
@@ -400,6 +421,7 @@ mod tests {
     fn what_is_said_twice_or_not_at_all_is_a_usage_error() {
         for (line, message) in [
             (&["mnt"][..], "no lower layer given"),
+            (&["--lower", "a", "-o", "passthrough,writeback", "mnt"], "exclude each other"),
             (&["--lower", "a", "-o", "lowerdir=b", "mnt"], "lower layers given twice"),
             (&["--lower", "a", "--upper", "b", "-o", "upperdir=b", "mnt"], "upper layer given twice"),
             (&["--lower", "a:", "mnt"], "empty name"),

@@ -163,6 +163,7 @@ impl Options {
             }
             "noxattrs" => fs.no_xattrs = value.flag("noxattrs")?,
             "writeback" => fs.writeback = value.flag("writeback")?,
+            "passthrough" => fs.passthrough = value.flag("passthrough")?,
             "squash_to_root" => self.squash_to_root = true,
             "squash_to_uid" => fs.squash.uid = Some(value.parsed("squash_to_uid", "give a user id")?),
             "squash_to_gid" => fs.squash.gid = Some(value.parsed("squash_to_gid", "give a group id")?),
@@ -510,7 +511,7 @@ mod tests {
     #[test]
     fn values_of_the_merged_view() {
         let fs =
-            read("timeout=0.5,noacl,static_nlink,ino32_t,noxattrs=1,writeback=1,fsync=0,redirect_dir=off").fs;
+            read("timeout=0.5,noacl,static_nlink,ino32_t,noxattrs=1,writeback=1,passthrough,fsync=0,redirect_dir=off").fs;
         let expected = FsOptions {
             timeout: Some(Duration::from_millis(500)),
             no_acl: true,
@@ -518,6 +519,7 @@ mod tests {
             ino32: true,
             no_xattrs: true,
             writeback: true,
+            passthrough: true,
             volatile: true,
             redirect_dir: RedirectDir::Follow,
             ..FsOptions::default()

@@ -4,12 +4,12 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation, INodeNo, InitFlags,
-    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    IoctlFlags, KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
     ReplyStatfs, ReplyWrite, ReplyXattr, Request as Header, TimeOrNow, WriteFlags,
 };
@@ -18,8 +18,9 @@ use rustix::fs::XattrFlags;
 use super::change::change;
 use super::convert::{caller, decode_dev, errno, file_attr, file_type, set_time};
 use super::counters::{Report, Request, RequestCounters};
+use super::open::Opener;
 use super::policy::{IoMode, Policy, READ_AHEAD};
-use super::reply::{missing, reply_empty, reply_entry, reply_xattr};
+use super::reply::{attr_ttl, missing, reply_empty, reply_entry, reply_xattr};
 use crate::error::{FsError, Result};
 use crate::sys::object::Kind;
 use crate::union::Union;
@@ -45,18 +46,26 @@ const FSXATTR_SIZE: usize = 28;
 pub struct UnionFs {
     pub(super) union: Arc<Union>,
     pub(super) policy: Policy,
+    pub(super) opener: Arc<Opener>,
     requests: Arc<RequestCounters>,
 }
 
 impl UnionFs {
     /// Serves this union.
     pub fn new(union: Arc<Union>, policy: Policy) -> UnionFs {
-        UnionFs { union, policy, requests: Arc::default() }
+        let opener = Arc::new(Opener::new(union.clone()));
+        UnionFs { union, policy, opener, requests: Arc::default() }
+    }
+
+    /// Where what tells the kernel to forget is to be put, once there is a session.
+    pub fn notifier(&self) -> Arc<OnceLock<Notifier>> {
+        self.opener.notifier.clone()
     }
 
     /// What tells, at any time, what was asked and done.
     pub fn report(&self) -> Report {
-        Report { union: self.union.clone(), requests: self.requests.clone() }
+        let (union, requests) = (self.union.clone(), self.requests.clone());
+        Report { union, requests, opener: self.opener.clone() }
     }
 
     pub(super) fn node(&self, ino: INodeNo) -> Result<Arc<Node>> {
@@ -69,7 +78,7 @@ impl UnionFs {
 
     fn reply_attr(ttl: Duration, reply: ReplyAttr, attr: Result<Attr>) {
         match attr {
-            Ok(attr) => reply.attr(&ttl, &file_attr(&attr)),
+            Ok(attr) => reply.attr(&attr_ttl(ttl, &attr), &file_attr(&attr)),
             Err(e) => reply.error(errno(&e)),
         }
     }
@@ -131,13 +140,26 @@ impl Filesystem for UnionFs {
             | InitFlags::FUSE_EXPLICIT_INVAL_DATA
             // Lets the session tell an aborted connection, whose mount stays, from an unmount.
             | InitFlags::FUSE_ABORT_ERROR
-            | InitFlags::FUSE_NO_OPEN_SUPPORT
             | InitFlags::FUSE_NO_OPENDIR_SUPPORT;
         if !self.policy.no_acl && !self.policy.no_xattrs {
             want |= InitFlags::FUSE_POSIX_ACL;
         }
-        if self.policy.io == IoMode::WriteBack {
-            want |= InitFlags::FUSE_WRITEBACK_CACHE;
+        if self.policy.io == IoMode::Passthrough
+            && !config.capabilities().contains(InitFlags::FUSE_PASSTHROUGH)
+        {
+            log::warn!(
+                "the kernel has no passthrough (Linux 6.9 and later, CONFIG_FUSE_PASSTHROUGH): files are cached"
+            );
+            self.policy.io = IoMode::WriteThrough;
+        }
+        want |= match self.policy.io {
+            IoMode::WriteThrough => InitFlags::FUSE_NO_OPEN_SUPPORT,
+            IoMode::WriteBack => InitFlags::FUSE_NO_OPEN_SUPPORT | InitFlags::FUSE_WRITEBACK_CACHE,
+            IoMode::Passthrough => InitFlags::FUSE_PASSTHROUGH | InitFlags::FUSE_ATOMIC_O_TRUNC,
+        };
+        if self.policy.io == IoMode::Passthrough {
+            // Real files on plain filesystems; so another overlay can still be stacked on this mount.
+            let _ = config.set_max_stack_depth(1);
         }
         let have = want & config.capabilities();
         if let Err(missing) = config.add_capabilities(have) {
@@ -159,9 +181,9 @@ impl Filesystem for UnionFs {
     fn lookup(&self, _req: &Header, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.requests.count(Request::Lookup);
         match self.lookup_entry(parent, name) {
-            Ok(Some(attr)) => reply.entry(&self.ttl(), &file_attr(&attr), Generation(0)),
             Ok(None) => reply.entry(&self.ttl(), &missing(), Generation(0)),
-            Err(e) => reply.error(errno(&e)),
+            Ok(Some(attr)) => reply_entry(self.ttl(), reply, Ok(attr)),
+            Err(e) => reply_entry(self.ttl(), reply, Err(e)),
         }
     }
 
@@ -294,28 +316,35 @@ impl Filesystem for UnionFs {
         self.change_node(ino, newname, link, move |linked| reply_entry(ttl, reply, linked));
     }
 
-    fn open(&self, _req: &Header, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, req: &Header, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         self.requests.count(Request::Open);
-        reply.error(Errno::ENOSYS);
+        if !self.opens() {
+            return reply.error(Errno::ENOSYS);
+        }
+        self.open_file(ino, flags, caller(req), reply);
     }
 
     fn create(
         &self,
-        _req: &Header,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _mode: u32,
-        _umask: u32,
-        _flags: i32,
+        req: &Header,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
         reply: ReplyCreate,
     ) {
         self.requests.count(Request::Create);
-        reply.error(Errno::ENOSYS);
+        if !self.opens() {
+            return reply.error(Errno::ENOSYS);
+        }
+        let create = Create { new: New::File, mode: mode & 0o7777, umask, caller: caller(req) };
+        self.create_open(parent, name, create, flags, reply);
     }
 
-    fn tmpfile(&self, req: &Header, parent: INodeNo, mode: u32, umask: u32, _flags: i32, reply: ReplyCreate) {
+    fn tmpfile(&self, req: &Header, parent: INodeNo, mode: u32, umask: u32, flags: i32, reply: ReplyCreate) {
         self.requests.count(Request::Tmpfile);
-        self.create_unnamed(parent, mode, umask, caller(req), reply);
+        self.create_unnamed(parent, mode, umask, flags, caller(req), reply);
     }
 
     fn read(
@@ -364,7 +393,7 @@ impl Filesystem for UnionFs {
     fn release(
         &self,
         _req: &Header,
-        _ino: INodeNo,
+        ino: INodeNo,
         _fh: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
@@ -372,6 +401,9 @@ impl Filesystem for UnionFs {
         reply: ReplyEmpty,
     ) {
         self.requests.count(Request::Release);
+        if self.opens() {
+            self.release_file(ino);
+        }
         reply.ok();
     }
 
@@ -416,7 +448,6 @@ impl Filesystem for UnionFs {
         mut reply: ReplyDirectoryPlus,
     ) {
         self.requests.count(Request::Readdirplus);
-        let ttl = self.ttl();
         let listed = self.node(ino).and_then(|node| {
             for (at, number, name) in [(AT_SELF, node.ino, "."), (AT_PARENT, Self::parent_ino(&node), "..")] {
                 // Node id 0: only the name, nothing to remember.
@@ -428,6 +459,7 @@ impl Filesystem for UnionFs {
             }
             self.union.readdirplus(&node, offset.max(AT_PARENT), |entry| {
                 let (attr, name) = (file_attr(&entry.attr), OsStr::from_bytes(&entry.name));
+                let ttl = attr_ttl(self.ttl(), &entry.attr);
                 !reply.add(attr.ino, entry.cookie, name, &ttl, &attr, Generation(0))
             })
         });

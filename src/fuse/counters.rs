@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::open::Opener;
 use crate::union::Union;
 
 macro_rules! requests {
@@ -78,6 +79,7 @@ impl fmt::Display for RequestCounters {
 pub struct Report {
     pub(super) union: Arc<Union>,
     pub(super) requests: Arc<RequestCounters>,
+    pub(super) opener: Arc<Opener>,
 }
 
 impl Report {
@@ -94,6 +96,17 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "requests: {}; {}; nodes: {}", self.requests, self.union.counters, self.union.known_nodes())
+        write!(
+            f,
+            "requests: {}; {}; nodes: {}",
+            self.requests,
+            self.union.counters,
+            self.union.known_nodes()
+        )?;
+        // Only where opens are requests is it known.
+        match self.opener.open_files() {
+            0 => Ok(()),
+            open => write!(f, "; open files: {open}"),
+        }
     }
 }

@@ -29,6 +29,7 @@ impl UnionFs {
         parent: INodeNo,
         mode: u32,
         umask: u32,
+        flags: i32,
         caller: Caller,
         reply: ReplyCreate,
     ) {
@@ -37,6 +38,9 @@ impl UnionFs {
             let create = Create { new: New::File, mode: mode & 0o7777, umask, caller };
             Ok(union.create_unnamed(&union.node(parent.0)?, create)?.1)
         };
+        if self.opens() {
+            return change(&self.union, &(), false, make, self.answer_created(flags, reply));
+        }
         let answer = move |made: Result<Attr>| match made {
             Ok(attr) => {
                 let flags = FopenFlags::FOPEN_KEEP_CACHE;

@@ -5,6 +5,7 @@
 //! | [`adaptor`] | one method a request |
 //! | `files` | the requests on the data of files |
 //! | `data` | what a read is answered with, on its way to the kernel |
+//! | `open`, `io_mode` | opens with passthrough, and which mode each one gets |
 //! | [`bdi`] | the page cache of the mount |
 //! | `change` | where changes run, and waiting for room on a full disk |
 //! | `reply` | answers that several requests share |
@@ -21,7 +22,9 @@ pub mod convert;
 pub mod counters;
 mod data;
 mod files;
+mod io_mode;
 pub mod mount;
+mod open;
 pub mod policy;
 mod reply;
 pub mod session;

@@ -26,6 +26,9 @@ pub enum IoMode {
     /// (FUSE_WRITEBACK_CACHE). Many small writes into one file become few requests; but the kernel keeps the times of files then,
     /// which costs a request each time that a file is unlinked, renamed or linked, and one more to stat a file that was closed.
     WriteBack,
+    /// Opens are requests, and the kernel reads, writes and maps the real file itself (FUSE_PASSTHROUGH) wherever it may:
+    /// see the table in `io_mode`. Needs CAP_SYS_ADMIN in the initial user namespace.
+    Passthrough,
 }
 
 /// What the adaptor was asked to do.

@@ -29,10 +29,15 @@ pub(super) fn missing() -> fuser::FileAttr {
     }
 }
 
+/// How long attributes are good, where other answers are for `ttl`.
+pub(super) fn attr_ttl(ttl: Duration, attr: &Attr) -> Duration {
+    if attr.mapped { Duration::ZERO } else { ttl }
+}
+
 /// Replies with an entry that is remembered for `ttl`, or with the error.
 pub(super) fn reply_entry(ttl: Duration, reply: ReplyEntry, entry: Result<Attr>) {
     match entry {
-        Ok(attr) => reply.entry(&ttl, &file_attr(&attr), Generation(0)),
+        Ok(attr) => reply.entry_with_ttls(&attr_ttl(ttl, &attr), &ttl, &file_attr(&attr), Generation(0)),
         Err(e) => reply.error(errno(&e)),
     }
 }

@@ -40,6 +40,16 @@ pub fn is_elsewhere(pid: i32) -> bool {
     there.is_some() && there != of("self")
 }
 
+/// Will the kernel let this process give it files to pass through to (FUSE_DEV_IOC_BACKING_OPEN)? That takes
+/// CAP_SYS_ADMIN in the user namespace that the system began with.
+pub fn may_pass_through() -> bool {
+    /// The inode number of that namespace (PROC_USER_INIT_INO), the same since Linux 3.8.
+    const INITIAL: u64 = 0xefff_fffd;
+    let admin = rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN));
+    admin && rustix::fs::stat("/proc/self/ns/user").is_ok_and(|namespace| namespace.st_ino == INITIAL)
+}
+
 /// Becomes root of the user namespace that this process is in.
 ///
 /// # Errors

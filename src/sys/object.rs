@@ -185,6 +185,14 @@ impl At<'_> {
         self.open(OFlags::RDONLY)
     }
 
+    /// Opens a regular file for reading past the page cache.
+    ///
+    /// # Errors
+    /// `EINVAL` where the filesystem has no such thing.
+    pub fn open_direct(&self) -> Result<OwnedFd> {
+        self.open(OFlags::RDONLY | OFlags::DIRECT)
+    }
+
     /// Opens a directory for reading.
     pub fn open_directory(&self) -> Result<OwnedFd> {
         match self {

@@ -20,10 +20,12 @@ pub struct Attr {
     pub ino: u64,
     /// The rest; its `dev` and `ino` are those of the real object and are not shown.
     pub stat: Stat,
+    /// May they change without a request?
+    pub mapped: bool,
 }
 
 /// A change of attributes; `None` leaves one as it is.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SetAttr {
     /// Permission bits.
     pub mode: Option<u32>,
@@ -170,7 +172,7 @@ impl Union {
             stat.nlink = stat.nlink.saturating_sub(*hidden).max(1);
         }
         self.owners.show(&mut stat);
-        Attr { ino: self.shown_ino(node, &stat), stat }
+        Attr { ino: self.shown_ino(node, &stat), stat, mapped: node.mapped.load(Ordering::Relaxed) }
     }
 
     /// The root's node id is 1 by FUSE's rule; what programs see is its inode number.
@@ -198,6 +200,13 @@ impl Union {
     /// Changes attributes. What is asked for at once happens in the order owner, mode, size, times.
     pub fn setattr(&self, node: &Arc<Node>, change: SetAttr, caller: Caller) -> Result<Attr> {
         if self.is_idle_flush(node, &change)? {
+            return self.getattr(node);
+        }
+        if change == SetAttr::default() && node.kind == Kind::File {
+            // By this the kernel has setuid and setgid taken away before a write that is no request; it took the
+            // capabilities itself. Where only those were to go, root asks.
+            let fd = self.data_fd(node, true)?;
+            self.drop_privilege_bits(node, fd.as_fd(), caller)?;
             return self.getattr(node);
         }
         let owner = self.owners.chown(change.uid, change.gid)?;

@@ -53,9 +53,9 @@ pub enum What {
     CopyUp { path: Text, kind: KindName, bytes: u64, layer: Option<u16>, micros: u64 },
     /// A directory's entries were listed, past the kernel's cache.
     List { path: Text },
-    /// Data were read, past the kernel's cache.
+    /// Data were read, past the kernel's cache and not by the kernel itself (`passthrough`).
     Read { path: Text, offset: u64, bytes: u64 },
-    /// Data were written.
+    /// Data were written, not by the kernel itself (`passthrough`).
     Write { path: Text, offset: u64, bytes: u64 },
     /// An entry was made.
     Create { path: Text, kind: KindName },

@@ -4,12 +4,12 @@
 //! the node is copied up the descriptor of the lower's file is forgotten and the next read opens the copy. So a file
 //! that was opened before the copy-up sees what is written after it.
 //!
-//! The descriptors are kept in a bounded cache; those of files that are open by somebody's word stay.
+//! The descriptors are kept in a bounded cache.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use dashmap::DashMap;
 use parking_lot::Mutex;
@@ -36,7 +36,6 @@ struct DataFd {
 #[derive(Debug)]
 pub struct Files {
     open: DashMap<u64, DataFd>,
-    pins: DashMap<u64, AtomicU32>,
     order: Mutex<VecDeque<u64>>,
     limit: usize,
 }
@@ -44,30 +43,12 @@ pub struct Files {
 impl Files {
     /// A cache of about `limit` descriptors.
     pub fn new(limit: usize) -> Files {
-        Files {
-            open: DashMap::new(),
-            pins: DashMap::new(),
-            order: Mutex::new(VecDeque::new()),
-            limit: limit.max(16),
-        }
+        Files { open: DashMap::new(), order: Mutex::new(VecDeque::new()), limit: limit.max(16) }
     }
 
     /// Closes the node's descriptor: it is copied up, or forgotten.
     pub fn forget(&self, ino: u64) {
         self.open.remove(&ino);
-    }
-
-    /// The node is open by somebody's word: its descriptor stays until [`Files::unpin`].
-    pub fn pin(&self, ino: u64) {
-        self.pins.entry(ino).or_default().fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// The reverse of [`Files::pin`].
-    pub fn unpin(&self, ino: u64) {
-        if let Some(pins) = self.pins.get(&ino) {
-            pins.fetch_sub(1, Ordering::Relaxed);
-        }
-        self.pins.remove_if(&ino, |_, pins| pins.load(Ordering::Relaxed) == 0);
     }
 
     /// How many descriptors are open.
@@ -107,7 +88,7 @@ impl Files {
                     Some(known) => known.used.swap(false, Ordering::Relaxed),
                     None => continue,
                 };
-                if used || self.pins.contains_key(&oldest) {
+                if used {
                     order.push_back(oldest);
                 } else {
                     over.push(oldest);
@@ -166,24 +147,41 @@ impl Union {
         self.files.keep(node.ino, fd, true)
     }
 
-    /// Opens a file. Copies it up if it is to be written, and truncates it if asked to. The descriptor that reads and
-    /// writes use stays open until [`Union::release`].
+    /// Makes a file ready to be opened: copies it up if it is to be written, and truncates it if asked to.
     pub fn open(&self, node: &Arc<Node>, flags: OFlags, caller: Caller) -> Result<()> {
-        let write = flags.contains(OFlags::WRONLY) || flags.contains(OFlags::RDWR);
-        if flags.contains(OFlags::TRUNC) && write {
+        if flags.contains(OFlags::TRUNC) {
             self.ensure_upper_sized(node, Some(0))?;
             let fd = self.data_fd(node, true)?;
             fs::ftruncate(fd.as_fd(), 0)?;
-            self.drop_privilege_bits(node, fd.as_fd(), caller)?;
+            return self.drop_privilege_bits(node, fd.as_fd(), caller);
         }
-        self.data_fd(node, write)?;
-        self.files.pin(node.ino);
+        if flags.intersects(OFlags::WRONLY | OFlags::RDWR) {
+            self.ensure_upper(node)?;
+        }
         Ok(())
     }
 
-    /// The reverse of [`Union::open`].
-    pub fn release(&self, node: &Node) {
-        self.files.unpin(node.ino);
+    /// A descriptor of the file that holds the node's data as long as the mount lives; `None` while a copy-up may move
+    /// them to another.
+    pub fn settled_fd(&self, node: &Arc<Node>) -> Result<Option<Arc<OwnedFd>>> {
+        if self.upper.is_some() && self.in_lower(node) {
+            return Ok(None);
+        }
+        self.data_fd(node, false).map(Some)
+    }
+
+    /// Are the data of a file those of a lower?
+    pub fn in_lower(&self, node: &Node) -> bool {
+        !self.in_upper(node) || self.metacopies.contains_key(&node.ino)
+    }
+
+    /// Can the file be read past the page cache (O_DIRECT)?
+    pub fn allows_direct(&self, node: &Arc<Node>) -> Result<bool> {
+        let data = self.data_fd(node, false)?;
+        match At::Fd(data.as_fd()).open_direct() {
+            Err(Errno::INVAL) => Ok(false),
+            opened => Ok(opened.map(|_| true)?),
+        }
     }
 
     /// Reads up to `buffer.len()` bytes at `offset`; fewer only at the end of the file.

@@ -107,6 +107,8 @@ pub struct Node {
     pub ino: u64,
     /// Its type, which never changes.
     pub kind: Kind,
+    /// May it be changed without a request, by who mapped it?
+    pub mapped: AtomicBool,
     /// How often the kernel was told of it and has not forgotten.
     lookups: AtomicU64,
     /// What it was found as: see [`Identity::real`]. Changed by copy-up, under `place`.
@@ -297,6 +299,7 @@ impl Table {
         let node = Arc::new(Node {
             ino: ROOT,
             kind: Kind::Directory,
+            mapped: AtomicBool::new(false),
             lookups: AtomicU64::new(1),
             real: AtomicU64::new(real.0),
             place: RwLock::new(Place::Root),
@@ -385,6 +388,7 @@ impl Table {
                     let node = Arc::new(Node {
                         ino: number,
                         kind,
+                        mapped: AtomicBool::new(false),
                         lookups: AtomicU64::new(lookups),
                         real: AtomicU64::new(identity.real.0),
                         place: RwLock::new(place),

@@ -23,6 +23,8 @@ pub struct FsOptions {
     pub no_xattrs: bool,
     /// The kernel may hold back writes (`writeback`).
     pub writeback: bool,
+    /// The kernel reads and writes the real files itself (`passthrough`).
+    pub passthrough: bool,
     /// One owner and group for every file.
     pub squash: Squash,
     /// How user ids on disk are shown (`uidmapping`).

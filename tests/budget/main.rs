@@ -13,6 +13,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod passthrough;
 mod requests;
 mod syscalls;
 mod threads;

@@ -31,7 +31,7 @@ fn assert_none(what: &str, cost: &Requests) {
 
 /// Fails where a kind is asked more often than allowed; kinds that aren't named may not be asked at all.
 #[track_caller]
-fn assert_at_most(what: &str, cost: &Requests, allowed: &[(&str, u64)]) {
+pub fn assert_at_most(what: &str, cost: &Requests, allowed: &[(&str, u64)]) {
     for (kind, n) in cost {
         let most = allowed.iter().find(|(known, _)| known == kind).map_or(0, |(_, most)| *most);
         assert!(*n <= most, "{what}: {kind} {n} times, {most} allowed; all: {cost:?}");

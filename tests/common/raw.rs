@@ -34,6 +34,12 @@ impl Mapping {
         }
     }
 
+    /// How long it is.
+    #[allow(dead_code)] // not every suite asks
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
     /// A copy of the bytes at `offset`.
     pub fn read(&self, offset: usize, length: usize) -> Vec<u8> {
         assert!(offset + length <= self.length);

@@ -13,6 +13,7 @@ mod copy_up;
 mod data;
 mod hardlinks;
 mod identity;
+mod io_modes;
 mod listing;
 mod locks;
 mod lookup;

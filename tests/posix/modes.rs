@@ -1,4 +1,4 @@
-//! The whole suite again without privileges: as an ordinary user, and as root of a user namespace.
+//! The whole suite again: as an ordinary user, as root of a user namespace, and with passthrough.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -67,6 +67,19 @@ fn as_an_ordinary_user() {
     run("setfacl", &["-m", &format!("u:{USER}:rw"), "/dev/fuse"]);
     let mut command = as_user();
     command.arg(&suite);
+    run_suite(command, &scratch, &program);
+}
+
+#[test]
+fn with_passthrough() {
+    crate::needs_root!();
+    if !Program::under_test().is_unionmount() {
+        crate::skip!("others have no such option");
+    }
+    let scratch = Scratch::new();
+    let (suite, program) = copy_programs(&scratch);
+    let mut command = Command::new(suite);
+    command.env("UNIONMOUNT_OPTIONS", "passthrough");
     run_suite(command, &scratch, &program);
 }
 

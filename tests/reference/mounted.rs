@@ -2,7 +2,7 @@
 
 use proptest::strategy::Strategy;
 
-use crate::common::{Privilege, Program, Stack};
+use crate::common::{Mount, Privilege, Program, Stack};
 use crate::harness::{Failure, run_cases};
 use crate::model::check::Sequence;
 use crate::model::execute::{Executor, observe};
@@ -23,14 +23,26 @@ pub fn build(spec: &StackSpec) -> Stack {
 /// The whole check of one case: each step, the lowers, the workdir, a remount.
 pub fn check(spec: &StackSpec, operations: &[Op], steered: bool) -> Result<(), Failure> {
     let mut sequence = Sequence { steered, ..Sequence::strict(spec.merge()) };
-    check_steps(spec, operations, &mut sequence)
+    let mount = Stack::mount;
+    check_steps(spec, operations, &mut sequence, mount)
         .map_err(|text| Failure { text, performed: sequence.performed })
 }
 
-fn check_steps(spec: &StackSpec, operations: &[Op], sequence: &mut Sequence) -> Result<(), String> {
+fn check_with_passthrough(spec: &StackSpec, operations: &[Op], steered: bool) -> Result<(), Failure> {
+    let mut sequence = Sequence { steered, ..Sequence::strict(spec.merge()) };
+    check_steps(spec, operations, &mut sequence, |stack| stack.mount_with(&["passthrough"]))
+        .map_err(|text| Failure { text, performed: sequence.performed })
+}
+
+fn check_steps(
+    spec: &StackSpec,
+    operations: &[Op],
+    sequence: &mut Sequence,
+    mount: impl FnOnce(&Stack) -> Mount,
+) -> Result<(), String> {
     let stack = build(spec);
     let before = stack.lower_snapshots();
-    let mount = stack.mount();
+    let mount = mount(&stack);
     sequence.compare(&observe(mount.path(), &ALPHABET)).map_err(|text| format!("as mounted:\n{text}"))?;
     let mut executor = Executor::new(mount.path());
     sequence.run(operations, |op| executor.run(op), || observe(mount.path(), &ALPHABET))?;
@@ -69,6 +81,15 @@ pub fn vocabulary() -> Vocabulary {
 #[test]
 fn a_mount_behaves_as_the_model() {
     run_cases(100, 2, &case(&vocabulary()), &check);
+}
+
+#[test]
+fn a_mount_with_passthrough_behaves_as_the_model() {
+    crate::needs_root!();
+    if !Program::under_test().is_unionmount() {
+        crate::skip!("others have no such option");
+    }
+    run_cases(60, 6, &case(&vocabulary()), &check_with_passthrough);
 }
 
 #[test]

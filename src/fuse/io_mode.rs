@@ -1,0 +1,216 @@
+//! The I/O mode of each open with `-o passthrough`, chosen by what is open.
+//!
+//! The kernel keeps one mode a file. While somebody reads through the mount's page cache, an open with passthrough
+//! fails (`EIO`); while one is passed through to a real file, a cached open and an open on another real file fail, and
+//! what was opened for direct I/O can't be mapped (`ENODEV`). So all opens of a file that exist at a time have the same
+//! mode, and on the same real file; the first one chooses:
+//!
+//! | open already | asked: its data stay where they are | asked: a copy-up may move them | its last release |
+//! |---|---|---|---|
+//! | nothing | **passed through** to the real file; *cached* if the kernel refuses | *cached* | |
+//! | *cached* | *cached* | *cached* | nothing |
+//! | **passed through** | **passed through**, the same real file | can't be: data never move back | nothing, and the real file is let go |
+//!
+//! Data stay where they are in the upper, and everywhere in a mount without one. A lower's file of a writable mount is
+//! cached, since the real file of an open can't be exchanged: passed through, who opened it before its copy-up would
+//! never see what is written after. When it is copied up while it is open, whoever opens it until the last of those
+//! has gone is cached too, and reads and writes as without passthrough.
+//!
+//! The page cache of a file can be older than its data only after it was passed through. Then all of its data are in
+//! the upper; so a cached open in the upper that is the first begins with an empty cache.
+//!
+//! Direct I/O (FOPEN_DIRECT_IO) is no fourth mode: such a file could be mapped only while no other open is passed
+//! through.
+//!
+//! The kernel ends an open before it sends the release, and begins it after it got the answer. So what is counted here
+//! is never less than what the kernel has.
+
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use parking_lot::Mutex;
+
+/// How one file is open.
+#[derive(Debug)]
+enum Mode<B> {
+    Idle,
+    Cached(u32),
+    PassedThrough(Arc<B>, u32),
+}
+
+/// The mode of one open.
+#[derive(Debug)]
+pub(super) enum Opened<B> {
+    /// Through the mount's page cache. `first`: nobody else has the file open.
+    Cached { first: bool },
+    /// To a real file, which the kernel knows by this.
+    PassedThrough(Arc<B>),
+}
+
+/// The files that are open, by number. `B` is what the kernel knows a real file by; dropping it lets it go.
+#[derive(Debug)]
+pub(super) struct IoModes<B>(DashMap<u64, Arc<Mutex<Mode<B>>>>);
+
+impl<B> IoModes<B> {
+    pub(super) fn new() -> IoModes<B> {
+        IoModes(DashMap::new())
+    }
+
+    /// One more open. `real` gives the real file to pass through to, if there may be one; it is asked only when the file
+    /// isn't open.
+    ///
+    /// # Errors
+    /// Those of `real`; then it isn't opened.
+    pub(super) fn open<E>(
+        &self,
+        ino: u64,
+        real: impl FnOnce() -> Result<Option<B>, E>,
+    ) -> Result<Opened<B>, E> {
+        let file = self.0.entry(ino).or_insert_with(|| Arc::new(Mutex::new(Mode::Idle))).clone();
+        let opened = {
+            let mut mode = file.lock();
+            match &mut *mode {
+                Mode::Idle => real().map(|real| match real {
+                    Some(real) => {
+                        let real = Arc::new(real);
+                        *mode = Mode::PassedThrough(real.clone(), 1);
+                        Opened::PassedThrough(real)
+                    }
+                    None => {
+                        *mode = Mode::Cached(1);
+                        Opened::Cached { first: true }
+                    }
+                }),
+                Mode::Cached(opens) => {
+                    *opens += 1;
+                    Ok(Opened::Cached { first: false })
+                }
+                Mode::PassedThrough(real, opens) => {
+                    *opens += 1;
+                    Ok(Opened::PassedThrough(real.clone()))
+                }
+            }
+        };
+        drop(file);
+        if opened.is_err() {
+            self.drop_if_idle(ino);
+        }
+        opened
+    }
+
+    /// One open less.
+    pub(super) fn release(&self, ino: u64) {
+        let Some(file) = self.0.get(&ino).map(|file| file.clone()) else { return };
+        let gone = {
+            let mut mode = file.lock();
+            match &mut *mode {
+                Mode::Cached(opens) | Mode::PassedThrough(_, opens) if *opens > 1 => {
+                    *opens -= 1;
+                    None
+                }
+                _ => Some(std::mem::replace(&mut *mode, Mode::Idle)),
+            }
+        };
+        drop(file);
+        if gone.is_some() {
+            drop(gone); // outside of all locks: it is a system call
+            self.drop_if_idle(ino);
+        }
+    }
+
+    fn drop_if_idle(&self, ino: u64) {
+        // Whoever has it in hand is about to open it; nobody can take it in hand while this is asked.
+        self.0.remove_if(&ino, |_, file| Arc::strong_count(file) == 1 && matches!(*file.lock(), Mode::Idle));
+    }
+
+    /// How many files are open.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::convert::Infallible;
+
+    /// What the kernel would say to an open of this mode.
+    #[derive(Default)]
+    struct Kernel {
+        cached: u32,
+        passed: Vec<u32>,
+    }
+
+    impl Kernel {
+        fn open(&mut self, opened: &Opened<u32>) {
+            match opened {
+                Opened::Cached { first } => {
+                    assert!(self.passed.is_empty(), "EIO: cached while passed through");
+                    assert_eq!(*first, self.cached == 0);
+                    self.cached += 1;
+                }
+                Opened::PassedThrough(real) => {
+                    assert_eq!(self.cached, 0, "EIO: passed through while cached");
+                    assert!(self.passed.iter().all(|open| *open == **real), "EBUSY: another real file");
+                    self.passed.push(**real);
+                }
+            }
+        }
+
+        fn release(&mut self) {
+            self.cached = self.cached.saturating_sub(1);
+            self.passed.pop();
+        }
+    }
+
+    /// Every sequence of eight opens, releases and copy-ups.
+    #[test]
+    fn the_kernel_never_refuses() {
+        for sequence in 0..3u32.pow(8) {
+            let modes = IoModes::new();
+            let (mut kernel, mut opens, mut upper) = (Kernel::default(), 0, false);
+            let mut next = 0;
+            for step in 0..8 {
+                match sequence / 3u32.pow(step) % 3 {
+                    0 => {
+                        next += 1;
+                        let real = upper.then_some(next);
+                        let Ok(opened) = modes.open(7, || Ok::<_, Infallible>(real));
+                        kernel.open(&opened);
+                        opens += 1;
+                    }
+                    1 if opens > 0 => {
+                        modes.release(7);
+                        kernel.release();
+                        opens -= 1;
+                    }
+                    1 => modes.release(7),
+                    _ => upper = true,
+                }
+                assert_eq!(modes.len(), usize::from(opens > 0));
+            }
+        }
+    }
+
+    #[test]
+    fn a_real_file_is_let_go_with_the_last_release() {
+        let modes = IoModes::new();
+        let real = Arc::new(());
+        for _ in 0..3 {
+            modes.open(7, || Ok::<_, ()>(Some(real.clone()))).unwrap();
+        }
+        assert_eq!(Arc::strong_count(&real), 2, "one real file, whatever is open");
+        modes.release(7);
+        modes.release(7);
+        assert_eq!(Arc::strong_count(&real), 2);
+        modes.release(7);
+        assert_eq!((Arc::strong_count(&real), modes.len()), (1, 0));
+    }
+
+    #[test]
+    fn an_open_that_failed_leaves_nothing() {
+        let modes: IoModes<()> = IoModes::new();
+        assert_eq!(modes.open(7, || Err("no")).err(), Some("no"));
+        assert_eq!(modes.len(), 0);
+    }
+}
