@@ -7,6 +7,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crate::layers::{DEEP, LARGE, dir_name};
@@ -46,7 +47,7 @@ pub const ROWS: &[Row] = &[
     row("read-first", Group::Tree, 5.0, 5.0, "read every file, first time"),
     row("read-again", Group::Tree, 2.0, 2.0, "read every file, again"),
     row("open", Group::Tree, 2.0, 2.0, "open + close of one file, 20,000 times"),
-    row("missing", Group::Tree, 8.0, 8.0, "stat of 20,000 names that don't exist"),
+    row("missing", Group::Tree, 8.0, 8.0, "stat of 20,000 names that don't exist, first time"),
     row("missing-again", Group::Tree, 1.0, 1.0, "the same names again"),
     row("git-status", Group::Tree, 1.5, 1.5, "git status of 5,000 files, warm"),
     row("untar", Group::Change, 4.0, 4.0, "untar 5,000 files"),
@@ -55,13 +56,16 @@ pub const ROWS: &[Row] = &[
     row("create", Group::Change, 2.5, 2.5, "create 5,000 files of 100 bytes"),
     row("rename", Group::Change, 6.0, 6.0, "rename 5,000 files"),
     row("unlink", Group::Change, 8.0, 8.0, "unlink 5,000 files"),
+    row("clients-1", Group::Change, 4.0, 4.0, "1 client: 4,000 files created, listed, deleted"),
+    row("clients-4", Group::Change, 4.0, 4.0, "4 clients, each in its directory: the same in all"),
+    row("clients-16", Group::Change, 4.0, 4.0, "16 clients, each in its directory: the same in all"),
     row("write", Group::Data, 1.1, 1.5, "write 256 MiB in sequence, close"),
     row("random", Group::Data, 1.2, 1.5, "16,384 random writes of 4 KiB, close"),
     row("read-large", Group::Data, 1.0, 1.5, "read 512 MiB, first time"),
     row("read-large-again", Group::Data, 1.0, 1.1, "read 512 MiB, again"),
     row("copy-up", Group::Data, 0.5, 0.5, "first byte written into a 512 MiB lower file"),
-    row("missing-deep", Group::Deep, 0.1, 0.1, "stat of 5,000 missing names under 100 layers"),
-    row("walk-deep", Group::Deep, 0.04, 0.04, "walk of 100 layers, caches of the mount cold"),
+    row("missing-deep", Group::Deep, 0.1, 0.1, "stat of 5,000 missing names under 100 layers, first time"),
+    row("walk-deep", Group::Deep, 0.04, 0.04, "walk of 100 layers, caches cold"),
 ];
 
 /// One peer's turn at one group.
@@ -92,6 +96,9 @@ impl<'a> Work<'a> {
             Group::Data => ("data", 1),
             Group::Deep => ("deep", DEEP),
         };
+        if group == Group::Deep {
+            forget_names()?;
+        }
         let lowers: Vec<String> = (0..layers).map(|layer| layer.to_string()).collect();
         let mount = self.peer.mount(&self.scratch.join(dir), &lowers)?;
         match group {
@@ -166,7 +173,7 @@ impl<'a> Work<'a> {
             }
         }
         if self.wants(&["missing", "missing-again"]) {
-            let names: Vec<PathBuf> = (0..20_000).map(|n| dir.join(format!("missing-{n}"))).collect();
+            let names = new_names(&dir, 20_000);
             self.measure("missing", mount, || miss(&names))?;
             for _ in 0..2 {
                 self.measure("missing-again", mount, || miss(&names))?;
@@ -221,6 +228,23 @@ impl<'a> Work<'a> {
                 (0..5000).try_for_each(|n| fs::remove_file(name("moved", n)).map_err(|e| e.to_string()))
             })?;
         }
+        for (key, clients) in [("clients-1", 1), ("clients-4", 4), ("clients-16", 16)] {
+            if self.wants(&[key]) {
+                let dirs: Vec<_> = (0..clients).map(|client| root.join(format!("{key}-{client}"))).collect();
+                for dir in &dirs {
+                    fs::create_dir(dir).map_err(|e| e.to_string())?;
+                }
+                self.measure(key, mount, || {
+                    std::thread::scope(|scope| {
+                        let working: Vec<_> = dirs
+                            .iter()
+                            .map(|dir| scope.spawn(move || come_and_go(dir, 4000 / clients)))
+                            .collect();
+                        working.into_iter().try_for_each(|client| client.join().unwrap())
+                    })
+                })?;
+            }
+        }
         Ok(())
     }
 
@@ -266,11 +290,38 @@ impl<'a> Work<'a> {
         let root = &mount.path;
         self.measure("walk-deep", mount, || walk(root))?;
         if self.wants(&["missing-deep"]) {
-            let names: Vec<PathBuf> = (0..5000).map(|n| root.join(format!("shared/missing-{n}"))).collect();
+            let names = new_names(&root.join("shared"), 5000);
             self.measure("missing-deep", mount, || miss(&names))?;
         }
         Ok(())
     }
+}
+
+/// Names in `dir` that don't exist and that nobody has asked for yet: the filesystem below the layers remembers what it
+/// was asked for, also for the next mount.
+fn new_names(dir: &Path, count: usize) -> Vec<PathBuf> {
+    static TURN: AtomicUsize = AtomicUsize::new(0);
+    let turn = TURN.fetch_add(1, Ordering::Relaxed);
+    (0..count).map(|n| dir.join(format!("missing-{turn}-{n}"))).collect()
+}
+
+/// Makes the kernel forget names and inodes, of the layers' filesystems too; pages of data stay.
+fn forget_names() -> Outcome {
+    // An ordinary user can't.
+    match fs::write("/proc/sys/vm/drop_caches", "2") {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
+        other => other.map_err(|e| e.to_string()),
+    }
+}
+
+/// Makes files, lists them, and takes them away.
+fn come_and_go(dir: &Path, count: usize) -> Outcome {
+    let names: Vec<_> = (0..count).map(|n| dir.join(n.to_string())).collect();
+    for name in &names {
+        fs::write(name, "some bytes").map_err(|e| e.to_string())?;
+    }
+    walk(dir)?;
+    names.iter().try_for_each(|name| fs::remove_file(name).map_err(|e| e.to_string()))
 }
 
 /// Lets what was written reach the disk, so that it doesn't disturb what is measured next.
