@@ -20,6 +20,7 @@ use super::Union;
 use super::acl;
 use super::events::What;
 use super::index::UpperEntry;
+use super::instant;
 use super::links::{ORIGIN, UNPUBLISHED};
 use super::marker;
 use super::node::{Node, Place, RealId, Source};
@@ -256,7 +257,7 @@ impl Union {
             let dir = self.dir_part(&parent)?;
             let _names = dir.names.write();
             let links = self.keeps_links(original);
-            let _aliases = links.then(|| self.aliases.write());
+            let _aliases = links.then(|| self.aliases.exclusive(original.id));
             let mut place = node.place.write();
             let name = match &*place {
                 Place::Named { parent: now, name, .. } if Arc::ptr_eq(now, &parent) => name.clone(),
@@ -306,6 +307,7 @@ impl Union {
     /// Takes the mark of an unpublished copy away. The copy is published: if this fails, the next mount does it.
     fn published(&self, copy: Writable<'_>, original: &Original) {
         let removed = self.upper().and_then(|upper| Ok(copy.remove_xattr(&upper.mark_name(UNPUBLISHED))?));
+        instant::reached(instant::Instant::Changed);
         if let Err(e) = removed {
             log::warn!("a copied-up hardlink keeps its mark until the next mount: {e}");
         }
@@ -329,7 +331,7 @@ impl Union {
         let hidden = self.hidden_count(original.id);
         let left = original.stat.nlink.saturating_sub(hidden);
         let links = self.keeps_links(original) && left > 0;
-        let _aliases = links.then(|| self.aliases.write());
+        let _aliases = links.then(|| self.aliases.exclusive(original.id));
         let mut place = node.place.write();
         if links {
             // Its only link will be the one in the index.

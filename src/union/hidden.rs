@@ -9,18 +9,25 @@
 //! ORIGIN.hidden    a symbolic link whose target is COUNT:INO: so many names are hidden, the last of them by the
 //!                  whiteout with that inode number
 //! ORIGIN.hiding    while a name is being hidden: one more link of the whiteout that will take it away
+//! ORIGIN.replacing while something else takes the place of a name: a symbolic link whose target is COUNT:INO:NAME: so
+//!                  many are hidden if the upper's directory with that inode number has an entry NAME
 //! ```
 //!
-//! The whiteout becomes visible between the two writes of the record. After a crash the staging directory is emptied
-//! first; then a `hiding` with one link was never published, and one with two was: it counts, unless it is the last
-//! one counted.
+//! The whiteout, or what takes the place, becomes visible before the record is written. After a crash the staging
+//! directory is emptied first; then a `hiding` with one link was never published, and one with two was: it counts,
+//! unless it is the last one counted. A `replacing` counts if the entry is there, for only its own operation could have
+//! made it before the record has its count.
 
 use std::collections::HashMap;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
+use dashmap::DashMap;
 use rustix::fs::{self, AtFlags};
 use rustix::io::Errno;
 
+use super::instant::{self, Instant};
+use super::layer::WhiteoutForm;
+use super::marker::WH_PREFIX;
 use super::node::{Filesystem, RealId};
 use super::upper::{New, Upper, UpperFd};
 use crate::error::{FsError, Result};
@@ -29,6 +36,7 @@ use crate::sys::object::{At, Kind};
 
 const HIDDEN: &str = ".hidden";
 const HIDING: &str = ".hiding";
+const REPLACING: &str = ".replacing";
 
 /// How many names of a lower's file are hidden, as the record says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -49,6 +57,60 @@ impl Record {
     }
 }
 
+/// What takes the place of a name, and how many are hidden then.
+#[derive(Debug, PartialEq, Eq)]
+struct Replacing {
+    count: u64,
+    /// Inode number of the upper's directory.
+    dir: u64,
+    name: Vec<u8>,
+}
+
+impl Replacing {
+    fn parse(text: &[u8]) -> Option<Replacing> {
+        let mut parts = text.splitn(3, |&byte| byte == b':');
+        let mut number = || std::str::from_utf8(parts.next()?).ok()?.parse().ok();
+        let (count, dir) = (number()?, number()?);
+        Some(Replacing { count, dir, name: parts.next()?.to_vec() })
+    }
+
+    fn text(&self) -> Vec<u8> {
+        [format!("{}:{}:", self.count, self.dir).as_bytes(), &self.name].concat()
+    }
+}
+
+/// Has the directory with that inode number, somewhere below `top`, an entry of that name? `None`: there is no such
+/// directory. Walks the whole tree if it must: it is asked only after a crash in one instant of a rename.
+fn has_entry(top: BorrowedFd<'_>, ino: u64, name: &[u8]) -> Result<Option<bool>> {
+    let stat = At::Fd(top).stat()?;
+    if stat.ino == ino {
+        return match At::Name(top, name).stat() {
+            Ok(_) => Ok(Some(true)),
+            Err(Errno::NOENT) => Ok(Some(false)),
+            Err(e) => Err(e.into()),
+        };
+    }
+    let mut children = Vec::new();
+    for_each_entry::<FsError>(top, |entry| {
+        if entry.kind.is_none_or(|kind| kind == Kind::Directory) {
+            children.push(entry.name.to_vec());
+        }
+        Ok(())
+    })?;
+    for child in children {
+        let child = At::Name(top, &child);
+        if child.stat()?.kind() != Kind::Directory {
+            continue;
+        }
+        // An ordinary user who may not look learns nothing here: the count stays as it was.
+        let Ok(child) = child.open_directory() else { continue };
+        if let Some(found) = has_entry(child.as_fd(), ino, name)? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
 fn file_name(origin: RealId, suffix: &str, filesystems: &[Filesystem]) -> Option<Vec<u8>> {
     origin.to_text('-', filesystems).map(|text| (text + suffix).into_bytes())
 }
@@ -60,17 +122,51 @@ impl Upper {
         let Some(hiding) = file_name(origin, HIDING, self.filesystems()) else {
             return self.whiteout(dir, name, None); // it has no identity that lasts, so no count that does
         };
+        if self.caps().whiteout == WhiteoutForm::Aufs {
+            // It can't be told apart from one that was there before.
+            self.replace_link(dir, &[WH_PREFIX, name].concat(), origin, count)?;
+            let hidden = self.whiteout(dir, name, None);
+            return self.link_was_replaced(origin, count, hidden);
+        }
         let last = self.publish_counted_whiteout(dir, name, &hiding)?;
         self.write_record(origin, Record { count, last })?;
-        match last {
-            0 => Ok(()),
-            _ => Ok(fs::unlinkat(self.index_dir(), &hiding[..], AtFlags::empty())?),
-        }
+        self.drop_record(&hiding)
     }
 
-    /// Records that a name was hidden by another way than a whiteout: something took its place.
-    pub(super) fn record_hidden(&self, origin: RealId, count: u64) -> Result<()> {
-        self.write_record(origin, Record { count, last: 0 })
+    /// Something is about to take the place of such a name, as the upper's entry `name` of `dir`.
+    /// [`Upper::link_was_replaced`] ends it.
+    pub(super) fn replace_link(&self, dir: &UpperFd, name: &[u8], origin: RealId, count: u64) -> Result<()> {
+        let Some(replacing) = file_name(origin, REPLACING, self.filesystems()) else { return Ok(()) };
+        let dir = dir.itself().at().stat()?.ino;
+        let text = Replacing { count, dir, name: name.to_vec() }.text();
+        self.stage(New::Symlink(&text))?.publish_in_index(&replacing)
+    }
+
+    /// Records that the name is hidden, if what took its place is `done`.
+    pub(super) fn link_was_replaced(&self, origin: RealId, count: u64, done: Result<()>) -> Result<()> {
+        let Some(replacing) = file_name(origin, REPLACING, self.filesystems()) else { return done };
+        let done = done.and_then(|()| self.write_record(origin, Record { count, last: 0 }));
+        // What is left of a failure is found wrong, or counted, by the next mount.
+        let dropped = self.drop_record(&replacing);
+        done.and(dropped)
+    }
+
+    /// How many names of lower files with several are hidden. Records what a crash left unrecorded.
+    pub(super) fn hidden_links(&self) -> Result<DashMap<RealId, u64>> {
+        let is_indexed = |id| self.is_indexed(id);
+        let (records, unrecorded) =
+            read_hidden(self.index_dir(), self.root(), self.filesystems(), is_indexed)?;
+        for Unrecorded { origin, record, told_by } in unrecorded {
+            self.write_record(origin, record)?;
+            self.drop_record(&told_by)?;
+        }
+        Ok(records.into_iter().map(|(id, record)| (id, record.count)).collect())
+    }
+
+    fn drop_record(&self, name: &[u8]) -> Result<()> {
+        fs::unlinkat(self.index_dir(), name, AtFlags::empty())?;
+        instant::reached(Instant::Changed);
+        Ok(())
     }
 
     fn write_record(&self, origin: RealId, record: Record) -> Result<()> {
@@ -89,15 +185,26 @@ impl Upper {
     }
 }
 
-/// Reads the records, and mends what a crash left. `is_indexed`: files that were copied up need none.
-pub(super) fn read_hidden(
+/// What a crash left: so many names of a file are hidden, as that entry of the index tells and the record doesn't.
+struct Unrecorded {
+    origin: RealId,
+    record: Record,
+    told_by: Vec<u8>,
+}
+
+/// Reads the records, and removes what a crash left and nothing needs. `upper`: the root of the upper. `is_indexed`:
+/// files that were copied up need none.
+fn read_hidden(
     index: BorrowedFd<'_>,
+    upper: BorrowedFd<'_>,
     filesystems: &[Filesystem],
     is_indexed: impl Fn(RealId) -> bool,
-) -> Result<HashMap<RealId, u64>> {
+) -> Result<(HashMap<RealId, Record>, Vec<Unrecorded>)> {
     let mut records: HashMap<RealId, Record> = HashMap::new();
     let mut hiding: Vec<(RealId, Vec<u8>)> = Vec::new();
+    let mut replacing: Vec<(RealId, Vec<u8>)> = Vec::new();
     let mut stale: Vec<Vec<u8>> = Vec::new();
+    let mut unrecorded = Vec::new();
     for_each_entry::<FsError>(index, |entry| {
         let id = |suffix: &str| {
             let text = entry.name.strip_suffix(suffix.as_bytes())?;
@@ -110,6 +217,8 @@ pub(super) fn read_hidden(
             }
         } else if let Some(id) = id(HIDING) {
             hiding.push((id, entry.name.to_vec()));
+        } else if let Some(id) = id(REPLACING) {
+            replacing.push((id, entry.name.to_vec()));
         }
         Ok(())
     })?;
@@ -119,23 +228,36 @@ pub(super) fn read_hidden(
         if published && !is_indexed(id) {
             let record = records.entry(id).or_default();
             if record.last != stat.ino {
-                // Counted in the record by the next change; until then this link goes on telling.
-                record.count += 1;
+                *record = Record { count: record.count + 1, last: stat.ino };
+                unrecorded.push(Unrecorded { origin: id, record: *record, told_by: name });
                 continue;
             }
+        }
+        stale.push(name);
+    }
+    for (id, name) in replacing {
+        if let Some(intent) = Replacing::parse(&At::Name(index, &name).readlink()?)
+            && !is_indexed(id)
+            && records.get(&id).copied().unwrap_or_default().count < intent.count
+            && has_entry(upper, intent.dir, &intent.name)?.unwrap_or(false)
+        {
+            let record = Record { count: intent.count, last: 0 };
+            records.insert(id, record);
+            unrecorded.push(Unrecorded { origin: id, record, told_by: name });
+            continue;
         }
         stale.push(name);
     }
     for name in stale {
         fs::unlinkat(index, &name[..], AtFlags::empty())?;
     }
-    Ok(records.into_iter().map(|(id, record)| (id, record.count)).collect())
+    Ok((records, unrecorded))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::{AsFd, OwnedFd};
+    use std::os::fd::OwnedFd;
     use std::os::unix::fs::symlink;
 
     #[test]
@@ -156,11 +278,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let elsewhere = tempfile::tempdir().unwrap();
         let index = OwnedFd::from(std::fs::File::open(dir.path()).unwrap());
+        let upper = OwnedFd::from(std::fs::File::open(elsewhere.path()).unwrap());
         let filesystems = [Filesystem { dev: 1, fsid: 0xaa }];
         let id = RealId::from_text(b"aa-5", '-', &filesystems).unwrap();
         let count = || {
-            let read = read_hidden(index.as_fd(), &filesystems, |_| false).unwrap();
-            read.get(&id).copied().unwrap_or(0)
+            let (read, _) = read_hidden(index.as_fd(), upper.as_fd(), &filesystems, |_| false).unwrap();
+            read.get(&id).map_or(0, |record| record.count)
         };
         let hiding = dir.path().join("aa-5.hiding");
         if let Err(error) = mknod(&hiding) {
@@ -177,7 +300,8 @@ mod tests {
         assert_eq!(count(), 1, "recorded, the link not yet gone");
         assert!(!hiding.exists());
         assert_eq!(count(), 1);
-        let copied = read_hidden(index.as_fd(), &filesystems, |known| known == id).unwrap();
+        let (copied, _) =
+            read_hidden(index.as_fd(), upper.as_fd(), &filesystems, |known| known == id).unwrap();
         assert!(copied.is_empty() && !dir.path().join("aa-5.hidden").exists(), "the copy keeps the count");
     }
 }

@@ -14,6 +14,7 @@ use parking_lot::RwLock;
 use rustix::fs::{self, AtFlags, XattrFlags};
 use rustix::io::Errno;
 
+use super::instant::{self, Instant};
 use super::kernel_index::{KernelEntry, KernelIndex};
 use super::layer::UpperLayer;
 use super::links::{self, NLINK, ORIGIN, UNPUBLISHED};
@@ -177,6 +178,7 @@ impl Upper {
     pub fn drop_index(&self, origin: RealId) -> Result<()> {
         let name = self.index_name(origin)?;
         fs::unlinkat(self.dir_of_index(&name)?, name.bytes(), AtFlags::empty())?;
+        instant::reached(Instant::Changed);
         self.links().indexed.write().remove(&origin);
         Ok(())
     }
@@ -213,6 +215,7 @@ impl Staged<'_> {
                 other => other?,
             },
         }
+        instant::reached(Instant::Changed);
         upper.links().indexed.write().insert(origin, name);
         Ok(())
     }

@@ -18,6 +18,7 @@ use rustix::fs::XattrFlags;
 
 use super::Union;
 use super::index::UpperEntry;
+use super::instant::{self, Instant};
 use super::node::{Name, Node, Place, RealId, Source};
 use super::upper::UpperFd;
 use crate::error::{FsError, Result};
@@ -107,8 +108,11 @@ impl Union {
         let _names = dir.names.write();
         self.check_alive(dir)?;
         let Some(found) = self.resolve(parent, name)? else { return Ok(()) };
-        let _aliases = self.has_aliases(parent, &found).then(|| self.aliases.write());
-        let (identity, Source::Index, copy) = self.identify(parent, name, &found)? else { return Ok(()) };
+        let origin = self.origin_of(parent, name, &found)?;
+        let _aliases = self.has_aliases(parent, &found).then(|| self.aliases.exclusive(origin));
+        let (identity, Source::Index, copy) = self.identify_as(origin, parent, &found)? else {
+            return Ok(());
+        };
         let fd = self.upper_fd(&dir.upper_dir().ok_or(FsError::Stale)?)?;
         self.mark_impure(parent)?;
         self.quietly(&fd, || self.link_alias(&fd, name, identity.origin))?;
@@ -200,7 +204,9 @@ impl Union {
 
     fn set_nlink(&self, object: Writable<'_>, value: String) -> Result<()> {
         let name = self.upper()?.mark_name(NLINK);
-        Ok(object.set_xattr(&name, value.as_bytes(), XattrFlags::empty())?)
+        object.set_xattr(&name, value.as_bytes(), XattrFlags::empty())?;
+        instant::reached(Instant::Changed);
+        Ok(())
     }
 
     /// Gives a copy that is about to be published with `own` links the count of its origin.

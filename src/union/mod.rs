@@ -12,6 +12,8 @@
 //! | [`provenance`] | where a path comes from, layer by layer |
 //! | [`node`] | the objects of the merged view, their numbers, the lock order |
 //! | [`links`], `link_index`, `kernel_index`, `hidden` | identity across copy-up: origins and hardlinks |
+//! | `aliases` | the locks of files with several names |
+//! | `instant` | where tests stop an operation |
 //! | [`attr`] | stat and changes of attributes |
 //! | [`owners`] | owners, modes and types on disk and as shown |
 //! | [`upper`] | the only part that can write |
@@ -25,6 +27,7 @@
 //! | [`xattr`], [`acl`] | extended attributes and ACLs |
 
 pub mod acl;
+mod aliases;
 pub mod attr;
 pub mod copy_up;
 pub mod events;
@@ -32,6 +35,7 @@ pub mod facts;
 pub mod file;
 mod hidden;
 pub mod index;
+mod instant;
 mod kernel_index;
 pub mod layer;
 mod link_index;
@@ -64,8 +68,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dashmap::DashMap;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 
+use self::aliases::Aliases;
 use self::attr::Attr;
 use self::events::Events;
 use self::file::Files;
@@ -177,9 +182,8 @@ pub struct Union {
     /// The filesystems of the layers' roots; the position goes into [`RealId`].
     filesystems: Vec<Filesystem>,
     renames: Mutex<()>,
-    /// Shared while a finding is turned into a node, exclusive while a file with several names is copied up or loses one
-    /// of them, for its count is read and written; in the lock order between names and places.
-    aliases: RwLock<()>,
+    /// Locks of files with several names; in the lock order between names and places.
+    aliases: Aliases,
     /// Copy-ups that are under way, by node number.
     copying: DashMap<u64, Arc<Mutex<()>>>,
     /// Where the data of metacopy files are, by node number.
@@ -269,7 +273,7 @@ impl Union {
             room: Room::default(),
             filesystems,
             renames: Mutex::new(()),
-            aliases: RwLock::new(()),
+            aliases: Aliases::default(),
             copying: DashMap::new(),
             metacopies: DashMap::new(),
             index_origins: DashMap::new(),

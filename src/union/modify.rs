@@ -10,7 +10,7 @@ use super::attr::Attr;
 use super::events::What as Event;
 use super::index::UpperEntry;
 use super::marker::WH_PREFIX;
-use super::node::{DirPart, Identity, NewNode, Node, Place, Source};
+use super::node::{DirPart, Identity, NewNode, Node, Place, RealId, Source};
 use super::owners::Override;
 use super::realdir::RealDir;
 use super::resolve::{Found, What};
@@ -313,24 +313,22 @@ impl Union {
             return Err(FsError::IsADirectory);
         }
         let fd = self.upper_fd(&dir.upper_dir().ok_or(FsError::Stale)?)?;
-        let _aliases = self.has_aliases(parent, &found).then(|| self.aliases.write());
-        let victim = Victim::of(self, parent, &fd, name, &found)?;
+        let origin = self.origin_of(parent, name, &found)?;
+        let _aliases = self.has_aliases(parent, &found).then(|| self.aliases.exclusive(origin));
+        let victim = Victim::of(self, parent, &fd, name, &found, origin)?;
         let below = self.lower_shows(parent, name)?;
         victim.lose_name(self, parent, name, || {
             let upper = self.upper()?;
-            match (below, victim.present) {
-                (true, None) if victim.lower_link => {
-                    let count = self.hidden_count(victim.identity.real) + 1;
-                    upper.hide_link(&fd, name, victim.identity.real, count)
-                }
-                (true, present) => upper.whiteout(&fd, name, present),
-                (false, Some(kind)) => upper.remove(&fd, name, kind),
-                (false, None) => Err(FsError::Stale),
+            match (below, victim.present, victim.hidden) {
+                (true, None, Some(count)) => upper.hide_link(&fd, name, victim.identity.real, count),
+                (true, present, _) => upper.whiteout(&fd, name, present),
+                (false, Some(kind), _) => upper.remove(&fd, name, kind),
+                (false, None, _) => Err(FsError::Stale),
             }
         })?;
         self.note_removed(dir, name, below);
         self.tell_removed(parent, name, found.stat.kind(), below);
-        victim.settle_links(self, true)
+        victim.settle_links(self)
     }
 
     /// Removes a directory that shows no entries.
@@ -441,14 +439,22 @@ pub(super) struct Victim {
     /// The entry of the upper under the name.
     pub present: Option<Kind>,
     indexed: bool,
-    lower_link: bool,
+    /// The name is one of several of a lower's file: how many are hidden once it is gone.
+    hidden: Option<u64>,
 }
 
 impl Victim {
     /// The finding under a name that will be removed or replaced. If only the lower has the name, of a file whose copy
     /// is in the hardlink index, the name is made a link of the copy first, so that the count falls in one step.
-    pub fn of(fs: &Union, parent: &Arc<Node>, fd: &UpperFd, name: &[u8], found: &Found) -> Result<Victim> {
-        let (identity, source, stat) = fs.identify(parent, name, found)?;
+    pub fn of(
+        fs: &Union,
+        parent: &Arc<Node>,
+        fd: &UpperFd,
+        name: &[u8],
+        found: &Found,
+        origin: RealId,
+    ) -> Result<Victim> {
+        let (identity, source, stat) = fs.identify_as(origin, parent, found)?;
         let mut present = fs.is_upper(found.layer).then(|| found.stat.kind());
         if source == Source::Index {
             fs.mark_impure(parent)?;
@@ -465,7 +471,7 @@ impl Victim {
         Ok(Victim {
             node: fs.table.find(identity),
             indexed: upper.is_indexed(identity.origin),
-            lower_link: present.is_none() && found.stat.nlink > 1,
+            hidden: (present.is_none() && found.stat.nlink > 1).then(|| fs.hidden_count(identity.real) + 1),
             identity,
             present,
         })
@@ -503,22 +509,32 @@ impl Victim {
         Ok(())
     }
 
-    /// Brings the link counts and the hardlink index up to date. `recorded`: a whiteout took the name away, and was
-    /// counted with it.
-    pub fn settle_links(&self, fs: &Union, recorded: bool) -> Result<()> {
+    /// As [`Victim::lose_name`], where `replace` puts something else under the name.
+    pub fn be_replaced(
+        &self,
+        fs: &Union,
+        parent: &Arc<Node>,
+        fd: &UpperFd,
+        name: &[u8],
+        replace: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let Some(count) = self.hidden else { return self.lose_name(fs, parent, name, replace) };
+        let (upper, lower) = (fs.upper()?, self.identity.real);
+        upper.replace_link(fd, name, lower, count)?;
+        let done = self.lose_name(fs, parent, name, replace);
+        if done.is_ok() {
+            fs.hidden_links.insert(lower, count);
+        }
+        upper.link_was_replaced(lower, count, done)
+    }
+
+    /// Brings the link counts and the hardlink index up to date.
+    pub fn settle_links(&self, fs: &Union) -> Result<()> {
         if self.indexed {
             fs.drop_unnamed_copy(self.identity.origin)?;
         }
-        if self.lower_link {
-            let count = {
-                let mut hidden = fs.hidden_links.entry(self.identity.real).or_insert(0);
-                *hidden += 1;
-                *hidden
-            };
-            if !recorded {
-                // A crash just before this leaves the count one too high, which nothing but stat tells.
-                fs.upper()?.record_hidden(self.identity.real, count)?;
-            }
+        if let Some(count) = self.hidden {
+            fs.hidden_links.insert(self.identity.real, count);
         }
         Ok(())
     }

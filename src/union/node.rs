@@ -12,10 +12,14 @@
 //!    change under the next rule. The kernel's VFS has the same lock, one a superblock.
 //! 2. [`DirPart::names`] of directories, ancestors first, then by ascending number: shared by lookups and listings,
 //!    exclusive for whatever changes which entry a name leads to, the publishing of a copy-up included.
-//! 3. [`Node::place`], by ascending number: shared while a system call uses the place, exclusive to change it.
-//! 4. [`DirPart::index`] and the shards of the table: never held across a system call.
+//! 3. The lock of a lower file with several names (`Union::aliases`), one an origin and never two at once: shared
+//!    while one of its names is turned into a node, exclusive while the file is copied up or loses a name.
+//! 4. [`Node::place`], by ascending number: shared while a system call uses the place, exclusive to change it.
+//! 5. [`DirPart::index`], the shards of tables and whatever else a whole mount shares: never held across a system call.
 //!
 //! The copying of data for a copy-up holds none of them, only the lock of that one copy-up (see [`super::copy_up`]).
+//! What is held across system calls (1 to 4) belongs to a file, to a directory or, as in the kernel, to renames between
+//! directories: an operation on one file never waits for the disk of another.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

@@ -170,8 +170,9 @@ impl Union {
     /// The known node that a name leads to. The caller holds the directory's names.
     fn find_now(&self, parent: &Arc<Node>, name: &[u8]) -> Result<Option<Arc<Node>>> {
         let Some(found) = self.resolve(parent, name)? else { return Ok(None) };
-        let _aliases = self.has_aliases(parent, &found).then(|| self.aliases.read());
-        let (identity, ..) = self.identify(parent, name, &found)?;
+        let origin = self.origin_of(parent, name, &found)?;
+        let _aliases = self.has_aliases(parent, &found).then(|| self.aliases.shared(origin));
+        let (identity, ..) = self.identify_as(origin, parent, &found)?;
         Ok(self.table.find(identity))
     }
 
@@ -227,8 +228,9 @@ impl Union {
     /// A name that only the lower has, of a file whose copy is in the hardlink index, becomes a link of the copy.
     fn link_source_alias(&self, source: &Node, from: &Side<'_>) -> Result<()> {
         let Some(found) = self.resolve(from.parent, from.name)? else { return Err(FsError::Stale) };
-        let _aliases = self.has_aliases(from.parent, &found).then(|| self.aliases.write());
-        if let (identity, Source::Index, copy) = self.identify(from.parent, from.name, &found)? {
+        let origin = self.origin_of(from.parent, from.name, &found)?;
+        let _aliases = self.has_aliases(from.parent, &found).then(|| self.aliases.exclusive(origin));
+        if let (identity, Source::Index, copy) = self.identify_as(origin, from.parent, &found)? {
             self.mark_impure(from.parent)?;
             self.link_alias(&from.fd, from.name, identity.origin)?;
             let entry = UpperEntry { kind: Some(source.kind), ino: copy.ino, cuts: false };
@@ -315,15 +317,16 @@ impl Union {
     }
 
     fn over_leaf(&self, source: &Arc<Node>, from: &Side<'_>, to: &Side<'_>, target: &Found) -> Result<()> {
-        let _aliases = self.has_aliases(to.parent, target).then(|| self.aliases.write());
-        let victim = Victim::of(self, to.parent, &to.fd, to.name, target)?;
-        victim.lose_name(self, to.parent, to.name, || {
+        let origin = self.origin_of(to.parent, to.name, target)?;
+        let _aliases = self.has_aliases(to.parent, target).then(|| self.aliases.exclusive(origin));
+        let victim = Victim::of(self, to.parent, &to.fd, to.name, target, origin)?;
+        victim.be_replaced(self, to.parent, &to.fd, to.name, || {
             let mut place = source.place.write();
             let flags = RenameFlags::empty();
             self.upper()?.rename((&from.fd, from.name), (&to.fd, to.name), from.below, flags)?;
             self.record(source, &mut place, from, to)
         })?;
-        victim.settle_links(self, false)
+        victim.settle_links(self)
     }
 
     fn over_directory(

@@ -19,6 +19,7 @@ use smallvec::SmallVec;
 
 use super::Union;
 use super::index::{Indexes, LowerIndex, UpperIndex};
+use super::instant::{self, Instant};
 use super::marker::{self, Marks, WH_OPAQUE, WH_PREFIX, WhiteoutMark};
 use super::node::{DirPart, Identity, NewNode, Node, Place, RealId, Source};
 use super::options::RedirectDir;
@@ -478,8 +479,9 @@ impl Union {
         lookups: u64,
     ) -> Result<(Arc<Node>, Stat)> {
         // A copy-up of another name of the same file must not come between.
-        let _aliases = self.has_aliases(parent, found).then(|| self.aliases.read());
-        let (identity, source, stat) = self.identify(parent, name, found)?;
+        let origin = self.origin_of(parent, name, found)?;
+        let _aliases = self.has_aliases(parent, found).then(|| self.aliases.shared(origin));
+        let (identity, source, stat) = self.identify_as(origin, parent, found)?;
         let node = self.table.obtain(identity, lookups, || NewNode {
             kind: found.stat.kind(),
             place: Place::Named { parent: parent.clone(), name: name.into(), source },
@@ -533,35 +535,54 @@ impl Union {
         name: &[u8],
         found: &Found,
     ) -> Result<(Identity, Source, Stat)> {
-        let upper = self.is_upper(found.layer);
+        self.identify_as(self.origin_of(parent, name, found)?, parent, found)
+    }
+
+    /// What a finding's number is made of. It never changes, so no lock is needed.
+    pub(super) fn origin_of(&self, parent: &Node, name: &[u8], found: &Found) -> Result<RealId> {
+        let own = || self.real_id(found.stat.dev, found.stat.ino);
         match &found.what {
-            What::Directory { dirs, .. } => {
-                let first_lower = dirs.iter().find(|d| !self.is_upper(d.layer));
-                let real = match first_lower {
-                    Some(dir) => self.real_id(dir.id.0, dir.id.1),
-                    None => self.real_id(found.stat.dev, found.stat.ino),
-                };
-                let source = if upper { Source::Upper } else { self.lower_source(parent, found.layer)? };
-                Ok((Identity { origin: real, real }, source, found.stat))
-            }
-            What::Leaf { .. } if upper => {
-                let real = self.real_id(found.stat.dev, found.stat.ino);
+            // Of a merged directory: the topmost lower one.
+            What::Directory { dirs, .. } => Ok(match dirs.iter().find(|d| !self.is_upper(d.layer)) {
+                Some(dir) => self.real_id(dir.id.0, dir.id.1),
+                None => own(),
+            }),
+            What::Leaf { .. } if self.is_upper(found.layer) => {
                 // Another overlay may have linked the copy to where no directory is marked.
                 let linked = found.stat.nlink > 1;
-                let origin = self.read_origin(parent, name, linked)?.unwrap_or(real);
+                Ok(self.read_origin(parent, name, linked)?.unwrap_or_else(own))
+            }
+            What::Leaf { .. } => Ok(own()),
+        }
+    }
+
+    /// As [`Union::identify`], of a finding of that origin. The caller holds the origin's lock, if the file may have
+    /// several names and the answer is to stay true.
+    pub(super) fn identify_as(
+        &self,
+        origin: RealId,
+        parent: &Node,
+        found: &Found,
+    ) -> Result<(Identity, Source, Stat)> {
+        let upper = self.is_upper(found.layer);
+        let source = || if upper { Ok(Source::Upper) } else { self.lower_source(parent, found.layer) };
+        match &found.what {
+            What::Leaf { .. } if upper => {
+                let real = self.real_id(found.stat.dev, found.stat.ino);
                 Ok((Identity { origin, real }, Source::Upper, found.stat))
             }
-            What::Leaf { .. } => {
-                let lower = self.real_id(found.stat.dev, found.stat.ino);
-                if found.stat.nlink > 1
-                    && let Some(copy) = self.indexed_copy(lower)?
-                {
-                    let real = self.real_id(copy.dev, copy.ino);
-                    return Ok((Identity { origin: lower, real }, Source::Index, copy));
+            What::Leaf { .. } if found.stat.nlink > 1 => {
+                let copy = self.indexed_copy(origin)?;
+                instant::reached(Instant::Identified);
+                match copy {
+                    Some(copy) => {
+                        let real = self.real_id(copy.dev, copy.ino);
+                        Ok((Identity { origin, real }, Source::Index, copy))
+                    }
+                    None => Ok((Identity { origin, real: origin }, source()?, found.stat)),
                 }
-                let source = self.lower_source(parent, found.layer)?;
-                Ok((Identity { origin: lower, real: lower }, source, found.stat))
             }
+            _ => Ok((Identity { origin, real: origin }, source()?, found.stat)),
         }
     }
 

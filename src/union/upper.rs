@@ -10,16 +10,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use dashmap::DashMap;
 use parking_lot::Mutex;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags, XattrFlags};
 use rustix::io::Errno;
 
-use super::hidden::read_hidden;
+use super::instant::{self, Instant};
 use super::layer::{UpperCaps, UpperLayer, WhiteoutForm};
 use super::link_index::LinkIndex;
 use super::marker::{Namespace, WH_PREFIX};
-use super::node::{Filesystem, RealId};
+use super::node::Filesystem;
 use crate::error::{FsError, Result};
 use crate::sys::dir::for_each_entry;
 use crate::sys::object::{At, Kind, Writable};
@@ -125,10 +124,9 @@ impl Upper {
         self.layer.work.index.as_fd()
     }
 
-    /// How many names of lower files with several are hidden, as the records say.
-    pub(super) fn hidden_links(&self) -> Result<DashMap<RealId, u64>> {
-        let read = read_hidden(self.index_dir(), &self.filesystems, |id| self.is_indexed(id))?;
-        Ok(read.into_iter().collect())
+    /// The root of the upper.
+    pub(super) fn root(&self) -> BorrowedFd<'_> {
+        self.layer.layer.root.as_fd()
     }
 
     fn staging(&self) -> BorrowedFd<'_> {
@@ -144,6 +142,7 @@ impl Upper {
         let name = self.fresh_name();
         let mode = if matches!(new, New::Directory) { 0o700 } else { 0o600 };
         let file = make(self.staging(), &name, new, mode)?;
+        changed();
         let directory = matches!(new, New::Directory);
         Ok(Staged { upper: self, name, file, directory, armed: true })
     }
@@ -157,19 +156,27 @@ impl Upper {
 
     /// Links the shared whiteout to a name that must be free.
     fn link_whiteout(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
-        let mut shared = self.whiteout.lock();
-        if let Some(whiteout) = &*shared {
+        let shared = self.whiteout.lock().clone();
+        if let Some(whiteout) = &shared {
             match fs::linkat(self.staging(), &whiteout[..], dir, name, AtFlags::empty()) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    changed();
+                    return Ok(());
+                }
                 // Too many links, a filesystem without any, or somebody emptied the workdir: a new one below.
-                Err(Errno::MLINK | Errno::PERM | Errno::NOENT | Errno::OPNOTSUPP) => *shared = None,
+                Err(Errno::MLINK | Errno::PERM | Errno::NOENT | Errno::OPNOTSUPP) => {}
                 Err(e) => return Err(e.into()),
             }
         }
         fs::mknodat(dir, name, FileType::CharacterDevice, Mode::empty(), 0)?;
+        changed();
         let keep = self.fresh_name();
         match fs::linkat(dir, name, self.staging(), &keep[..], AtFlags::empty()) {
-            Ok(()) => *shared = Some(keep),
+            Ok(()) => {
+                changed();
+                // Another thread may have been faster: its whiteout stays in the staging directory until the end.
+                *self.whiteout.lock() = Some(keep);
+            }
             Err(Errno::PERM | Errno::OPNOTSUPP | Errno::MLINK) => {}
             Err(e) => log::warn!("workdir: no whiteout can be kept to link to: {e}"),
         }
@@ -195,13 +202,8 @@ impl Upper {
     }
 
     /// Hides `name`, which the upper's directory doesn't have, by a whiteout of its own that has one more link under
-    /// `also` in the hardlink index, before it becomes visible. Returns its inode number; 0 for AUFS's form, which can't
-    /// be told apart.
+    /// `also` in the hardlink index, before it becomes visible. Returns its inode number.
     pub(super) fn publish_counted_whiteout(&self, dir: &UpperFd, name: &[u8], also: &[u8]) -> Result<u64> {
-        if self.caps().whiteout == WhiteoutForm::Aufs {
-            self.aufs_whiteout(dir, name)?;
-            return Ok(0);
-        }
         let staged = self.stage(New::Special(Kind::CharDevice, 0))?;
         let ino = staged.object().at().stat()?.ino;
         let link = || staged.object().link_to(self.index_dir(), also);
@@ -213,6 +215,7 @@ impl Upper {
             }
             other => other?,
         }
+        changed();
         staged.publish(dir, name, Publish::New)?;
         Ok(ino)
     }
@@ -221,13 +224,16 @@ impl Upper {
         let marker = [WH_PREFIX, name].concat();
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         fs::openat(dir.fd(), &marker[..], flags, Mode::from_raw_mode(0o600))?;
+        changed();
         Ok(())
     }
 
     /// Removes an entry that hides nothing. A directory that holds markers only is taken out whole first.
     pub fn remove(&self, dir: &UpperFd, name: &[u8], kind: Kind) -> Result<()> {
         if kind != Kind::Directory {
-            return Ok(fs::unlinkat(dir.fd(), name, AtFlags::empty())?);
+            fs::unlinkat(dir.fd(), name, AtFlags::empty())?;
+            changed();
+            return Ok(());
         }
         match fs::unlinkat(dir.fd(), name, AtFlags::REMOVEDIR) {
             Err(Errno::NOTEMPTY | Errno::EXIST) => {
@@ -255,7 +261,11 @@ impl Upper {
         flags: RenameFlags,
     ) -> Result<()> {
         let ((from_dir, from_name), (to_dir, to_name)) = (from, to);
-        let call = |flags| fs::renameat_with(from_dir.fd(), from_name, to_dir.fd(), to_name, flags);
+        let call = |flags| {
+            fs::renameat_with(from_dir.fd(), from_name, to_dir.fd(), to_name, flags)?;
+            changed();
+            Ok::<_, Errno>(())
+        };
         if !leave_whiteout {
             return Ok(call(flags)?);
         }
@@ -275,13 +285,16 @@ impl Upper {
 
     /// One more name for an object of the upper.
     pub fn link(&self, object: At<'_>, dir: &UpperFd, name: &[u8]) -> Result<()> {
-        Ok(Writable::of_upper(object).link_to(dir.fd(), name)?)
+        Writable::of_upper(object).link_to(dir.fd(), name)?;
+        changed();
+        Ok(())
     }
 
     /// As [`Upper::link`], over a whiteout: one atomic step.
     pub fn link_over(&self, object: At<'_>, dir: &UpperFd, name: &[u8]) -> Result<()> {
         let staged = self.fresh_name();
         Writable::of_upper(object).link_to(self.staging(), &staged)?;
+        changed();
         let staged = Staged { upper: self, name: staged, file: None, directory: false, armed: true };
         staged.publish(dir, name, Publish::Replace)
     }
@@ -324,7 +337,9 @@ impl Upper {
 
     /// Sets an overlay mark.
     pub fn set_mark(&self, object: Writable<'_>, mark: &str, value: &[u8]) -> Result<()> {
-        Ok(object.set_xattr(&self.mark_name(mark), value, XattrFlags::empty())?)
+        object.set_xattr(&self.mark_name(mark), value, XattrFlags::empty())?;
+        changed();
+        Ok(())
     }
 
     /// As [`Upper::set_mark`], for a mark that the tree is right without: the kernel allows `user.` attributes only on
@@ -352,6 +367,10 @@ impl Upper {
             log::error!("{e}");
         }
     }
+}
+
+fn changed() {
+    instant::reached(Instant::Changed);
 }
 
 /// Makes an object under a free name. A regular file comes open.
@@ -424,13 +443,18 @@ impl Staged<'_> {
     pub(super) fn publish_in_index(mut self, name: &[u8]) -> Result<()> {
         fs::renameat(self.upper.staging(), &self.name[..], self.upper.index_dir(), name)?;
         self.armed = false;
+        changed();
         Ok(())
     }
 
     /// Makes the object visible under `name`, in one atomic step.
     pub fn publish(mut self, dir: &UpperFd, name: &[u8], how: Publish) -> Result<()> {
         let staging = self.upper.staging();
-        let call = |flags| fs::renameat_with(staging, &self.name[..], dir.fd(), name, flags);
+        let call = |flags| {
+            fs::renameat_with(staging, &self.name[..], dir.fd(), name, flags)?;
+            changed();
+            Ok::<_, Errno>(())
+        };
         match how {
             Publish::New => match call(RenameFlags::NOREPLACE) {
                 // A filesystem without the flag: the caller knows that the name is free and holds its lock.
