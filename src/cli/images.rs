@@ -21,6 +21,10 @@ pub(super) struct Images {
     #[arg(short, long, conflicts_with = "format")]
     quiet: bool,
 
+    /// As Docker has it; no image is hidden here
+    #[arg(short, long, hide = true)]
+    all: bool,
+
     /// Show the digests of manifests
     #[arg(long)]
     digests: bool,

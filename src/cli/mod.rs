@@ -237,11 +237,35 @@ fn dispatch(args: Vec<OsString>) -> Result<ExitCode, Failure> {
             Err(error) => clap_says(error),
         };
     }
-    match Cli::try_parse_from(args) {
+    let elsewhere = verb_of_engines(&args);
+    let done = match Cli::try_parse_from(args) {
         Ok(Cli { verb: Some(verb), .. }) => verb.run(),
         Ok(Cli { verb: None, mount }) => mount::run(mount),
         Err(error) => clap_says(error),
-    }
+    };
+    done.map_err(|failure| match elsewhere {
+        Some(instead) if failure.code == 2 => Failure::usage(instead),
+        _ => failure,
+    })
+}
+
+/// What to do instead of a verb that container engines have, and this program doesn't. A mount point may have such a
+/// name, so this is for command lines that name no layers, and turn out to be wrong.
+fn verb_of_engines(args: &[OsString]) -> Option<String> {
+    let verb = args.get(1)?.to_str()?;
+    let instead = match verb {
+        "pull" => "use skopeo copy docker://NAME oci-archive:FILE, then unionmount load FILE",
+        "push" => "use unionmount save -o FILE NAME, then skopeo copy oci-archive:FILE docker://NAME",
+        "build" => "use buildah build and unionmount load, or unionmount create, mount and commit",
+        "start" | "stop" | "restart" | "kill" | "exec" | "logs" | "pause" | "unpause" | "top" => {
+            "containers run in the foreground, by unionmount run"
+        }
+        _ => return None,
+    };
+    let names_layers = args.iter().filter_map(|arg| arg.to_str()).any(|arg| {
+        arg.starts_with("-o") || ["--lower", "--upper", "--work"].iter().any(|option| arg.starts_with(option))
+    });
+    (!names_layers).then(|| format!("{verb} is no verb here: {instead}"))
 }
 
 /// The whole command line, for what is made out of it.
@@ -296,7 +320,15 @@ fn print_all(text: &[u8]) -> Result<(), Failure> {
 
 /// One line on stderr. There is nobody to tell when that fails.
 fn say(message: &str) {
-    let text = format!("{NAME}: {message}\n");
+    // Names in it come from anywhere, and mean nothing to a terminal.
+    let mut text = format!("{NAME}: ");
+    for letter in message.chars() {
+        match letter.is_control() {
+            true => text.extend(letter.escape_default()),
+            false => text.push(letter),
+        }
+    }
+    text.push('\n');
     std::io::stderr().write_all(text.as_bytes()).unwrap_or_default();
 }
 
@@ -307,5 +339,17 @@ mod tests {
     #[test]
     fn the_definitions_are_consistent() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn verbs_of_engines_are_answered_where_no_layers_are_named() {
+        let told = |line: &str| verb_of_engines(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
+        assert!(told("unionmount pull debian").unwrap().contains("skopeo copy"));
+        assert!(told("unionmount exec -it c sh").unwrap().contains("unionmount run"));
+        for line in
+            ["unionmount build --lower a", "unionmount build -o lowerdir=a", "unionmount mnt", "unionmount"]
+        {
+            assert_eq!(told(line), None, "{line}");
+        }
     }
 }

@@ -95,7 +95,8 @@ impl Go {
                 value.as_object().into_iter().flat_map(|map| map.keys()).map(String::as_str).collect();
             let error = error.to_string();
             // The crate prints the whole value as its error goes on.
-            let error = error.split(" in ").next().unwrap_or_default().chars().take(80).collect::<String>();
+            let error = error.split(" in ").next().unwrap_or_default();
+            let error = error.split(" for {").next().unwrap_or_default().chars().take(80).collect::<String>();
             Failure::usage(format!("--format: {error}; the fields are {}", fields.join(", ")))
         })
     }

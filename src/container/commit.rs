@@ -4,10 +4,8 @@
 //! live, what programs had written before the command began is in the layer: the kernel may hold it in its cache, so it
 //! is asked to hand it over first ([`flush`]). A file that is written to meanwhile may be caught in the middle of that.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use rustix::fs::{Mode, OFlags, openat};
@@ -16,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::error::{ContainerError, Result};
 use super::record::Container;
+use crate::explain::mounts;
 use crate::image::change::{self, Change};
 use crate::image::compression::Compression;
 use crate::image::digest::Digest;
@@ -251,50 +250,7 @@ fn write_back_tree(upper: BorrowedFd<'_>, merged: BorrowedFd<'_>) -> std::io::Re
 
 /// Where the container is mounted, as far as this process sees.
 fn mounts_of(container: &Container) -> Result<Vec<PathBuf>> {
-    let path = "/proc/self/mountinfo";
-    let table = std::fs::read(path).map_err(ContainerError::io("read it", path))?;
     let source = format!("unionmount-{}", container.short_id());
-    let mut found = Vec::new();
-    for line in table.split(|&b| b == b'\n') {
-        // "ID PARENT MAJ:MIN ROOT POINT OPTIONS… - TYPE SOURCE OPTIONS"; proc_pid_mountinfo(5).
-        let words: Vec<&[u8]> = line.split(|&b| b == b' ').collect();
-        let Some(dash) = words.iter().position(|word| *word == b"-") else { continue };
-        if let (Some(point), Some(shown)) = (words.get(4), words.get(dash + 2))
-            && *shown == source.as_bytes()
-        {
-            found.push(PathBuf::from(OsString::from_vec(unescape(point))));
-        }
-    }
-    Ok(found)
-}
-
-/// Undoes the `\040` of spaces and the like.
-fn unescape(text: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((&byte, after)) = rest.split_first() {
-        let digits = after.get(..3).and_then(|d| std::str::from_utf8(d).ok());
-        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(code) if byte == b'\\' => {
-                plain.push(code);
-                rest = &after[3..];
-            }
-            _ => {
-                plain.push(byte);
-                rest = after;
-            }
-        }
-    }
-    plain
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mount_points_with_odd_names_are_read() {
-        assert_eq!(unescape(br"/a\040b\134c"), br"/a b\c");
-        assert_eq!(unescape(br"/a\"), br"/a\");
-    }
+    let all = mounts::all().map_err(ContainerError::io("read it", "/proc/self/mountinfo"))?;
+    Ok(all.into_iter().filter(|mount| mount.source == source).map(|mount| mount.point).collect())
 }

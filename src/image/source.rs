@@ -249,6 +249,10 @@ impl From<io::Error> for Failure {
         Failure::Read(match error.kind() {
             io::ErrorKind::UnexpectedEof => "the archive ends too early".into(),
             io::ErrorKind::Unsupported => error.to_string(),
+            // The crate quotes what it took for a header, whatever bytes those are.
+            _ if error.to_string().contains(" when getting ") => {
+                "the archive cannot be read: there is no tar, or it is damaged".into()
+            }
             _ => format!("the archive cannot be read: {error}"),
         })
     }

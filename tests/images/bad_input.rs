@@ -393,3 +393,19 @@ fn a_full_disk() {
     }
     lab.sh(&format!("$UM import --root {root} large.tar x")).refused(1, &["No space left on device"]);
 }
+
+/// What an archive holds instead of a tar is not printed as it is.
+#[test]
+fn errors_are_one_line_whatever_the_bytes() {
+    let lab = Lab::new();
+    let text = "root:x:0:0:root:/root:/bin/bash\ndaemon:\x1b[31m*:1:1::/\n".repeat(40);
+    lab.write("a.tar", text.as_bytes());
+    lab.um(&["load", "a.tar"]).refused(1, &["a.tar", "no tar"]);
+    let ended = lab.um(&["inspect", "no\nsuch\x1b[31m"]);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert_eq!(ended.err.lines().count(), 1, "{ended:?}");
+    assert!(!ended.err.contains('\x1b'), "{ended:?}");
+    // A verb of container engines is told from a mount point without layers.
+    lab.um(&["pull", "debian:12"]).refused(2, &["pull", "skopeo copy"]);
+    lab.um(&["images", "-a"]).ok();
+}

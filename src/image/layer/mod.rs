@@ -29,9 +29,11 @@
 pub mod apply;
 pub mod attributes;
 pub mod changes;
+mod emit;
 mod error;
 pub mod place;
 pub mod reader;
+mod sparse;
 #[cfg(test)]
 mod tests;
 pub mod write;

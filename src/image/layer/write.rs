@@ -8,24 +8,20 @@
 //! stayed below, a file whose data did) is looked up in the union of the layer and what is below it, and written in
 //! full: so the cost grows with what changed.
 
-use std::collections::HashMap;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustix::fs::SeekFrom;
 use rustix::io::Errno;
-use tar_core::builder::EntryBuilder;
-use tar_core::{EntryType, HEADER_SIZE, SparseEntry};
 
 use super::LayerError;
 use super::attributes::{Attributes, Ownership, noted_link_owner};
+use super::emit::Writer;
 use super::place::{join, open_dir};
-use super::reader::time_text;
 use crate::error::FsError;
 use crate::sys::dir::for_each_entry;
-use crate::sys::object::{At, Kind, Stat, Time};
+use crate::sys::object::{At, Kind, Stat};
 use crate::union::layer::{Stack, StackOptions};
 use crate::union::marker::{self, AufsName};
 use crate::union::node::Node;
@@ -53,16 +49,6 @@ pub struct Written {
     pub content: u64,
 }
 
-const BUFFER: usize = 256 << 10;
-/// Files are cut into blocks to find out what of them is zero.
-const BLOCK: u64 = 64 << 10;
-/// A file is stored as a sparse one when that much of it is zero.
-const SPARE: u64 = 1 << 20;
-/// More runs than every reader takes; the blocks are taken larger until they are fewer.
-const MOST_RUNS: usize = 4096;
-/// The largest size that a header holds without PAX.
-const LARGE: u64 = 0o77_777_777_777;
-
 /// Writes the layer in `layer` (overlay form) as a tar.
 ///
 /// # Errors
@@ -72,287 +58,9 @@ pub fn write_tar(
     out: impl Write,
     options: &WriteOptions<'_>,
 ) -> Result<Written, LayerError> {
-    let out = Counted { out: BufWriter::with_capacity(BUFFER, out), bytes: 0 };
-    let mut writer = Writer { out, entries: 0, content: 0, names: HashMap::new(), buffer: vec![0; BUFFER] };
+    let mut writer = Writer::new(out);
     Walk { layer, options, merged: None, current: None }.run(&mut writer)?;
     writer.finish()
-}
-
-/// Counts what goes through.
-struct Counted<W> {
-    out: W,
-    bytes: u64,
-}
-
-impl<W: Write> Counted<W> {
-    fn all(&mut self, data: &[u8]) -> Result<(), LayerError> {
-        self.bytes += data.len() as u64;
-        self.out.write_all(data).map_err(LayerError::Write)
-    }
-}
-
-/// Puts entries into the tar.
-struct Writer<W: Write> {
-    out: Counted<BufWriter<W>>,
-    entries: u64,
-    content: u64,
-    /// The first name of files with several, and how many are still to come.
-    names: HashMap<(u64, u64), (Vec<u8>, u64)>,
-    buffer: Vec<u8>,
-}
-
-impl<W: Write> Writer<W> {
-    fn finish(mut self) -> Result<Written, LayerError> {
-        self.out.all(&[0; 2 * HEADER_SIZE])?;
-        self.out.out.flush().map_err(LayerError::Write)?;
-        Ok(Written { entries: self.entries, bytes: self.out.bytes, content: self.content })
-    }
-
-    fn header(&mut self, path: &[u8], builder: &mut EntryBuilder) -> Result<(), LayerError> {
-        builder.path(path);
-        self.entries += 1;
-        self.out.all(&builder.finish_bytes())
-    }
-
-    /// An empty file that says something by its name.
-    fn marker(&mut self, path: &[u8]) -> Result<(), LayerError> {
-        let attributes = Attributes { kind: Kind::File, mode: 0o600, ..Attributes::of_implied_directory() };
-        let mut builder = builder(path, &attributes)?;
-        builder.entry_type(EntryType::Regular);
-        self.header(path, &mut builder)
-    }
-
-    fn directory(&mut self, path: &[u8], attributes: &Attributes) -> Result<(), LayerError> {
-        let name = if path.is_empty() { b"./".to_vec() } else { [path, b"/"].concat() };
-        let mut builder = builder(path, attributes)?;
-        builder.entry_type(EntryType::Directory);
-        self.header(&name, &mut builder)
-    }
-
-    /// The name under which a file was written already.
-    fn earlier_name(&mut self, path: &[u8], id: (u64, u64), nlink: u64) -> Option<Vec<u8>> {
-        if nlink < 2 {
-            return None;
-        }
-        match self.names.get_mut(&id) {
-            Some((first, left)) => {
-                let first = first.clone();
-                *left -= 1;
-                if *left == 0 {
-                    self.names.remove(&id);
-                }
-                Some(first)
-            }
-            None => {
-                self.names.insert(id, (path.to_vec(), nlink - 1));
-                None
-            }
-        }
-    }
-
-    /// Anything but a directory. `data`: a regular file on disk, open.
-    fn leaf(
-        &mut self,
-        path: &[u8],
-        attributes: &Attributes,
-        target: Option<Vec<u8>>,
-        first_name: Option<Vec<u8>>,
-        data: Option<BorrowedFd<'_>>,
-    ) -> Result<(), LayerError> {
-        if attributes.kind == Kind::Socket {
-            // Sockets are made by their servers; no tar has a form for them.
-            log::info!("{}: a socket, left out", path.escape_ascii());
-            return Ok(());
-        }
-        let mut builder = builder(path, attributes)?;
-        if let Some(first) = first_name {
-            builder.entry_type(EntryType::Link).link_name(first);
-            return self.header(path, &mut builder);
-        }
-        let kind = match attributes.kind {
-            Kind::File => return self.file(path, builder, data),
-            Kind::Symlink => {
-                let target =
-                    target.ok_or_else(|| LayerError::entry(path, "a symbolic link without a target"))?;
-                builder.link_name(target);
-                EntryType::Symlink
-            }
-            Kind::Fifo => EntryType::Fifo,
-            Kind::CharDevice => EntryType::Char,
-            Kind::BlockDevice => EntryType::Block,
-            Kind::Directory | Kind::Socket => return Ok(()), // not here
-        };
-        if matches!(attributes.kind, Kind::CharDevice | Kind::BlockDevice) {
-            let (major, minor) = attributes.device;
-            builder
-                .device(major, minor)
-                .map_err(|_| LayerError::entry(path, "device numbers that no tar can hold"))?;
-        }
-        builder.entry_type(kind);
-        self.header(path, &mut builder)
-    }
-
-    fn file(
-        &mut self,
-        path: &[u8],
-        mut builder: EntryBuilder,
-        data: Option<BorrowedFd<'_>>,
-    ) -> Result<(), LayerError> {
-        let fd = data.ok_or_else(|| LayerError::entry(path, "a file that is not open"))?;
-        let size = At::Fd(fd).stat().map_err(LayerError::os(path, "stat it"))?.size;
-        self.content += size;
-        builder.entry_type(EntryType::Regular);
-        let unfit = |_| LayerError::entry(path, "a size that no tar can hold");
-        let map = data_map(fd, size, &mut self.buffer).map_err(LayerError::os(path, "read it"))?;
-        let runs = match map {
-            Some(runs) => {
-                let stored = runs.iter().map(|run| run.length).sum();
-                builder.size(stored).map_err(unfit)?;
-                builder.sparse(&runs, size);
-                runs
-            }
-            None => {
-                builder.size(size).map_err(unfit)?;
-                vec![SparseEntry { offset: 0, length: size }]
-            }
-        };
-        self.header(path, &mut builder)?;
-        let mut stored = 0;
-        for run in &runs {
-            self.copy(path, fd, run)?;
-            stored += run.length;
-        }
-        let padding = (stored.wrapping_neg() % HEADER_SIZE as u64) as usize;
-        self.out.all(&[0; HEADER_SIZE][..padding])
-    }
-
-    fn copy(&mut self, path: &[u8], fd: BorrowedFd<'_>, run: &SparseEntry) -> Result<(), LayerError> {
-        let (mut offset, mut left) = (run.offset, run.length);
-        while left > 0 {
-            let want = self.buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            let got = match rustix::io::pread(fd, &mut self.buffer[..want], offset) {
-                Err(Errno::INTR) => continue,
-                // It got shorter meanwhile; the header's size is a promise.
-                Ok(0) => {
-                    self.buffer[..want].fill(0);
-                    want
-                }
-                other => other.map_err(LayerError::os(path, "read it"))?,
-            };
-            self.out.all(&self.buffer[..got])?;
-            offset += got as u64;
-            left -= got as u64;
-        }
-        Ok(())
-    }
-}
-
-/// What all entries have: owner, mode, time, extended attributes.
-fn builder(path: &[u8], attributes: &Attributes) -> Result<EntryBuilder, LayerError> {
-    let unfit = |_| LayerError::entry(path, "owner, mode or time that no tar can hold");
-    let mut builder = EntryBuilder::new_ustar();
-    builder.mode(attributes.mode).map_err(unfit)?;
-    builder.uid(attributes.uid.into()).map_err(unfit)?;
-    builder.gid(attributes.gid.into()).map_err(unfit)?;
-    let Time { sec, nsec } = attributes.mtime;
-    let whole = u64::try_from(sec).unwrap_or(0);
-    if sec < 0 || nsec != 0 || whole > LARGE {
-        builder.mtime(whole.min(LARGE)).map_err(unfit)?;
-        builder.add_pax("mtime", time_text(attributes.mtime));
-    } else {
-        builder.mtime(whole).map_err(unfit)?;
-    }
-    for (name, value) in &attributes.xattrs {
-        let name = std::str::from_utf8(name)
-            .map_err(|_| LayerError::entry(path, "an attribute whose name is not UTF-8"))?;
-        builder.add_pax(&format!("SCHILY.xattr.{name}"), value);
-    }
-    Ok(builder)
-}
-
-/// The parts of a file that are not zero, where leaving out the rest is worth it. By the content alone: of holes it is
-/// only believed that they are zero.
-fn data_map(
-    fd: BorrowedFd<'_>,
-    size: u64,
-    buffer: &mut [u8],
-) -> rustix::io::Result<Option<Vec<SparseEntry>>> {
-    if size < SPARE {
-        return Ok(None);
-    }
-    let mut runs: Vec<SparseEntry> = Vec::new();
-    let mut block = BLOCK;
-    let mut at = 0;
-    while at < size {
-        at = match rustix::fs::seek(fd, SeekFrom::Data(at)) {
-            Ok(data) => data - data % BLOCK,
-            Err(Errno::NXIO) => break,
-            Err(Errno::INVAL | Errno::OPNOTSUPP) => at,
-            Err(errno) => return Err(errno),
-        }
-        .max(at);
-        let end = match rustix::fs::seek(fd, SeekFrom::Hole(at)) {
-            Ok(hole) => hole.min(size),
-            Err(Errno::NXIO | Errno::INVAL | Errno::OPNOTSUPP) => size,
-            Err(errno) => return Err(errno),
-        };
-        while at < end.max(at + 1).min(size) {
-            let length = BLOCK.min(size - at);
-            let piece = &mut buffer[..length as usize];
-            let got = read_full(fd, piece, at)?;
-            if piece[..got].iter().any(|&b| b != 0) {
-                add_block(&mut runs, at, at + length, block);
-                while runs.len() > MOST_RUNS {
-                    block *= 2;
-                    coarsen(&mut runs, block);
-                }
-            }
-            at += length;
-        }
-    }
-    for run in &mut runs {
-        run.length = run.length.min(size - run.offset);
-    }
-    let stored: u64 = runs.iter().map(|run| run.length).sum();
-    if size - stored < SPARE || stored > LARGE - (1 << 20) {
-        return Ok(None);
-    }
-    // The end of the file is told by a run of no length, as GNU tar does.
-    if runs.last().is_none_or(|run| run.offset + run.length < size) {
-        runs.push(SparseEntry { offset: size, length: 0 });
-    }
-    Ok(Some(runs))
-}
-
-fn add_block(runs: &mut Vec<SparseEntry>, start: u64, end: u64, block: u64) {
-    let (start, end) = (start - start % block, end.next_multiple_of(block));
-    match runs.last_mut() {
-        Some(last) if start <= last.offset + last.length => {
-            last.length = last.length.max(end - last.offset);
-        }
-        _ => runs.push(SparseEntry { offset: start, length: end - start }),
-    }
-}
-
-fn coarsen(runs: &mut Vec<SparseEntry>, block: u64) {
-    let mut coarse = Vec::with_capacity(runs.len() / 2 + 1);
-    for run in runs.iter() {
-        add_block(&mut coarse, run.offset, run.offset + run.length, block);
-    }
-    *runs = coarse;
-}
-
-fn read_full(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> rustix::io::Result<usize> {
-    let mut done = 0;
-    while done < buffer.len() {
-        match rustix::io::pread(fd, &mut buffer[done..], offset + done as u64) {
-            Ok(0) => break,
-            Ok(n) => done += n,
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(done)
 }
 
 /// A directory that is being walked.
