@@ -30,7 +30,12 @@ fn a_command_runs_in_its_own_root_and_its_status_is_handed_on() {
     assert_eq!(bed.um(&["ps", "-aq"]).ok().out, "");
     assert_eq!(fs::read_dir(bed.place.at("home/store/containers")).unwrap().count(), 0);
     bed.place.wait_for_no_daemon();
-    bed.um(&["run", "--rm", "bb", "no-such-program"]).code.filter(|&code| code != 0).expect("it failed");
+    // As of a shell.
+    for (program, code) in [("no-such-program", 127), ("/bin/none", 127), ("/etc/os", 126), ("/etc", 126)] {
+        let ended = bed.um(&["run", "--rm", "bb", program]);
+        assert_eq!(ended.code, Some(code), "{program}: {ended:?}");
+    }
+    assert_eq!(bed.um(&["run", "--rm", "bb", "sh", "-c", "exit 1"]).code, Some(1));
     bed.um(&["run", "absent"]).refused(1, &["absent"]);
     bed.um(&["run", "-t", "bb"]).refused(2, &["terminal"]);
 }
