@@ -9,6 +9,7 @@
 //! | [`realdir`] | the directories of the layers and the bounded cache of their descriptors |
 //! | [`index`] | what a directory's layers show, for listings and for lookups that find nothing |
 //! | [`resolve`] | lookup: which layer's entry a name stands for |
+//! | `identify` | who it is that a finding leads to |
 //! | [`provenance`] | where a path comes from, layer by layer |
 //! | [`node`] | the objects of the merged view, their numbers, the lock order |
 //! | [`links`], `link_index`, `kernel_index`, `hidden` | identity across copy-up: origins and hardlinks |
@@ -34,6 +35,7 @@ pub mod events;
 pub mod facts;
 pub mod file;
 mod hidden;
+mod identify;
 pub mod index;
 mod instant;
 mod kernel_index;

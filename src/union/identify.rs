@@ -1,0 +1,146 @@
+//! From a finding to a node: who it is that a name leads to.
+//!
+//! A finding tells where an entry lies; its identity tells which file that is, whatever its other names and wherever it
+//! was copied up from. See [`super::links`] for what is remembered of that, and [`super::node`] for the locks.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Union;
+use super::instant::{self, Instant};
+use super::node::{DirPart, Identity, NewNode, Node, Place, RealId, Source};
+use super::realdir::LayerIndex;
+use super::resolve::{Found, What};
+use crate::error::{FsError, Result};
+use crate::sys::object::{Kind, Stat};
+
+impl Union {
+    /// The node of a finding under a name of a directory. Counts `lookups` lookups.
+    pub(super) fn node_of(
+        &self,
+        parent: &Arc<Node>,
+        name: &[u8],
+        found: &Found,
+        lookups: u64,
+    ) -> Result<(Arc<Node>, Stat)> {
+        // A copy-up of another name of the same file must not come between.
+        let origin = self.origin_of(parent, name, found)?;
+        let _aliases = self.has_aliases(parent, found).then(|| self.aliases.shared(origin));
+        let (identity, source, stat) = self.identify_as(origin, parent, found)?;
+        let node = self.table.obtain(identity, lookups, || NewNode {
+            kind: found.stat.kind(),
+            place: Place::Named { parent: parent.clone(), name: name.into(), source },
+            dir: self.new_dir_part(found),
+        });
+        if source == Source::Index {
+            self.index_origins.insert(node.ino, identity.origin);
+        }
+        if let What::Leaf { data: Some(data), .. } = &found.what
+            && source != Source::Index
+        {
+            self.metacopies.insert(node.ino, data.clone());
+        }
+        self.settle(&node, parent, name, source);
+        if stat.nlink > 1 && node.dir.is_none() {
+            self.remember_name(&node, parent, name, source);
+        }
+        Ok((node, stat))
+    }
+
+    /// A node that had no known name gets this one; one that has a name keeps it.
+    fn settle(&self, node: &Node, parent: &Arc<Node>, name: &[u8], source: Source) {
+        if matches!(*node.place.read(), Place::Pinned { .. }) && node.dir.is_none() {
+            let mut place = node.place.write();
+            if matches!(*place, Place::Pinned { .. }) {
+                *place = Place::Named { parent: parent.clone(), name: name.into(), source };
+                self.room.let_go(node.ino);
+            }
+        }
+    }
+
+    /// May a file have other names that lead to the same node?
+    pub(super) fn has_aliases(&self, parent: &Node, found: &Found) -> bool {
+        let origin = self.is_upper(found.layer)
+            && parent.dir.as_ref().is_some_and(|d| d.impure.load(Ordering::Relaxed));
+        found.stat.kind() != Kind::Directory && (found.stat.nlink > 1 || origin)
+    }
+
+    fn new_dir_part(&self, found: &Found) -> Option<Box<DirPart>> {
+        let What::Directory { dirs, impure } = &found.what else { return None };
+        let split = usize::from(dirs.first().is_some_and(|d| self.is_upper(d.layer)));
+        let part = DirPart::new(dirs[..split].first().cloned(), dirs[split..].to_vec());
+        part.impure.store(*impure && split == 1, Ordering::Relaxed);
+        Some(Box::new(part))
+    }
+
+    /// Who a finding is, where it lies, and the stat that tells its attributes.
+    pub(super) fn identify(
+        &self,
+        parent: &Node,
+        name: &[u8],
+        found: &Found,
+    ) -> Result<(Identity, Source, Stat)> {
+        self.identify_as(self.origin_of(parent, name, found)?, parent, found)
+    }
+
+    /// What a finding's number is made of. It never changes, so no lock is needed.
+    pub(super) fn origin_of(&self, parent: &Node, name: &[u8], found: &Found) -> Result<RealId> {
+        let own = || self.real_id(found.stat.dev, found.stat.ino);
+        match &found.what {
+            // Of a merged directory: the topmost lower one.
+            What::Directory { dirs, .. } => Ok(match dirs.iter().find(|d| !self.is_upper(d.layer)) {
+                Some(dir) => self.real_id(dir.id.0, dir.id.1),
+                None => own(),
+            }),
+            What::Leaf { .. } if self.is_upper(found.layer) => {
+                // Another overlay may have linked the copy to where no directory is marked.
+                let linked = found.stat.nlink > 1;
+                Ok(self.read_origin(parent, name, linked)?.unwrap_or_else(own))
+            }
+            What::Leaf { .. } => Ok(own()),
+        }
+    }
+
+    /// As [`Union::identify`], of a finding of that origin. The caller holds the origin's lock, if the file may have
+    /// several names and the answer is to stay true.
+    pub(super) fn identify_as(
+        &self,
+        origin: RealId,
+        parent: &Node,
+        found: &Found,
+    ) -> Result<(Identity, Source, Stat)> {
+        let upper = self.is_upper(found.layer);
+        let source = || if upper { Ok(Source::Upper) } else { self.lower_source(parent, found.layer) };
+        match &found.what {
+            What::Leaf { .. } if upper => {
+                let real = self.real_id(found.stat.dev, found.stat.ino);
+                Ok((Identity { origin, real }, Source::Upper, found.stat))
+            }
+            What::Leaf { .. } if found.stat.nlink > 1 => {
+                let copy = self.indexed_copy(origin)?;
+                instant::reached(Instant::Identified);
+                match copy {
+                    Some(copy) => {
+                        let real = self.real_id(copy.dev, copy.ino);
+                        Ok((Identity { origin, real }, Source::Index, copy))
+                    }
+                    None => Ok((Identity { origin, real: origin }, source()?, found.stat)),
+                }
+            }
+            _ => Ok((Identity { origin, real: origin }, source()?, found.stat)),
+        }
+    }
+
+    /// Which of the parent's lowers is of that layer.
+    fn lower_source(&self, parent: &Node, layer: LayerIndex) -> Result<Source> {
+        let lowers = &self.dir_part(parent)?.lowers;
+        let position = lowers.iter().position(|d| d.layer == layer).ok_or(FsError::Stale)?;
+        Ok(Source::Lower(position as u16))
+    }
+
+    /// Which inode that is, in terms of the stack's filesystems.
+    pub(super) fn real_id(&self, dev: u64, ino: u64) -> RealId {
+        let fs = self.filesystems.iter().position(|known| known.dev == dev);
+        self.table.identity(fs.map(|fs| fs as u16), dev, ino)
+    }
+}
