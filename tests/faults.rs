@@ -228,6 +228,12 @@ fn assert_quick<T>(what: &str, work: impl FnOnce() -> T) -> T {
     result
 }
 
+/// What failed half-way took its copy away at once, not only when the mount ends: it may be what fills the disk.
+fn assert_nothing_staged(stack: &Stack) {
+    let left: Vec<_> = fs::read_dir(stack.work().join("work")).unwrap().map(|e| e.unwrap().path()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
 #[test]
 fn a_full_disk() {
     needs_root!();
@@ -250,6 +256,7 @@ fn a_full_disk() {
         "the lower file is still whole"
     );
     assert!(fs::symlink_metadata(stack.upper().root().join("big")).is_err(), "a partial copy");
+    assert_nothing_staged(&stack);
     // The mount goes on.
     fs::write(mount.join("small"), "changed").unwrap();
     assert_eq!(fs::read(mount.join("small")).unwrap(), b"changed");
@@ -364,6 +371,7 @@ fn a_used_up_quota() {
         .expect_err("more than the quota was copied up");
     assert_eq!(common::errno_of(&error), Errno::DQUOT);
     assert!(fs::symlink_metadata(stack.upper().root().join("big")).is_err(), "a partial copy");
+    assert_nothing_staged(&stack);
     let mut filler = File::create(mount.join("filler")).unwrap();
     let error = loop {
         match filler.write_all(&[b'f'; 65536]).and_then(|()| filler.sync_data()) {
