@@ -101,6 +101,7 @@ mod request;
 mod request_param;
 mod session;
 mod spin;
+mod uring;
 mod time;
 
 /// We generally support async reads

@@ -39,9 +39,11 @@ use crate::passthrough::BackingId;
 pub(crate) const SPLICE_HEADER_SIZE: usize = size_of::<ll::fuse_abi::fuse_out_header>();
 
 /// Generic reply callback to send data
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum ReplySender {
     Channel(ChannelSender),
+    /// The entry of a ring that the request came in, and the device
+    Uring(std::sync::Arc<crate::uring::Slot>, ChannelSender),
     #[cfg(test)]
     Assert(AssertSender),
     #[cfg(test)]
@@ -53,6 +55,7 @@ impl ReplySender {
     pub(crate) fn send(&self, data: &[IoSlice<'_>]) -> std::io::Result<()> {
         match self {
             ReplySender::Channel(sender) => sender.send(data),
+            ReplySender::Uring(slot, _) => slot.send(data),
             #[cfg(test)]
             ReplySender::Assert(sender) => sender.send(data),
             #[cfg(test)]
@@ -68,6 +71,7 @@ impl ReplySender {
     pub(crate) fn splice(&self, pipe: BorrowedFd<'_>, len: usize) -> std::io::Result<()> {
         match self {
             ReplySender::Channel(sender) => sender.splice(pipe, len),
+            ReplySender::Uring(..) => Err(std::io::ErrorKind::Unsupported.into()),
             #[cfg(test)]
             ReplySender::Assert(_) => unreachable!(),
             #[cfg(test)]
@@ -78,7 +82,7 @@ impl ReplySender {
     /// Open a backing file
     pub(crate) fn open_backing(&self, fd: BorrowedFd<'_>) -> std::io::Result<BackingId> {
         match self {
-            ReplySender::Channel(sender) => sender.open_backing(fd),
+            ReplySender::Channel(sender) | ReplySender::Uring(_, sender) => sender.open_backing(fd),
             #[cfg(test)]
             ReplySender::Assert(_) => unreachable!(),
             #[cfg(test)]
@@ -89,7 +93,9 @@ impl ReplySender {
     /// Wraps a raw backing file ID
     pub(crate) unsafe fn wrap_backing(&self, id: u32) -> BackingId {
         match self {
-            ReplySender::Channel(sender) => unsafe { sender.wrap_backing(id) },
+            ReplySender::Channel(sender) | ReplySender::Uring(_, sender) => unsafe {
+                sender.wrap_backing(id)
+            },
             #[cfg(test)]
             ReplySender::Assert(_) => unreachable!(),
             #[cfg(test)]
@@ -99,7 +105,7 @@ impl ReplySender {
 }
 
 #[cfg(test)]
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct AssertSender {
     expected: Vec<u8>,
 }
@@ -249,6 +255,37 @@ impl ReplyData {
                 self.reply.sender = Some(sender);
                 Err(self)
             }
+        }
+    }
+
+    /// Whether the reply can be one that [`ReplyData::splice`] sends.
+    #[cfg(target_os = "linux")]
+    pub fn can_splice(&self) -> bool {
+        !matches!(self.reply.sender, Some(ReplySender::Uring(..)))
+    }
+
+    /// Reply to a request with up to `size` bytes that `fill` puts where it is told, or with its error. That is in
+    /// `spare`, which grows to the size, if the reply can't lie where the kernel takes it from.
+    pub fn fill<F>(mut self, size: usize, spare: &mut Vec<u8>, fill: F)
+    where
+        F: FnOnce(&mut [u8]) -> Result<usize, Errno>,
+    {
+        let fill = match &self.reply.sender {
+            Some(ReplySender::Uring(slot, _)) => match slot.fill(self.reply.unique, size, fill) {
+                Ok(()) => {
+                    self.reply.sender = None;
+                    return;
+                }
+                Err(fill) => fill,
+            },
+            _ => fill,
+        };
+        if spare.len() < size {
+            spare.resize(size, 0);
+        }
+        match fill(&mut spare[..size]) {
+            Ok(filled) => self.data(&spare[..filled.min(size)]),
+            Err(errno) => self.error(errno),
         }
     }
 

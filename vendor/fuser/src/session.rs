@@ -139,6 +139,8 @@ pub struct Session<FS: Filesystem> {
     /// The field is set to `Some` when the init message is received.
     pub(crate) proto_version: Option<Version>,
     pub(crate) config: Config,
+    /// How large a request or a reply can be, where it was agreed that they go over io_uring.
+    uring_payload: Option<usize>,
 }
 
 impl<FS: Filesystem> AsFd for Session<FS> {
@@ -186,6 +188,7 @@ impl<FS: Filesystem> Session<FS> {
             session_owner: geteuid(),
             proto_version: None,
             config: options.clone(),
+            uring_payload: None,
         };
 
         session.handshake()?;
@@ -214,6 +217,7 @@ impl<FS: Filesystem> Session<FS> {
             session_owner: geteuid(),
             proto_version: None,
             config,
+            uring_payload: None,
         };
 
         session.handshake()?;
@@ -252,9 +256,11 @@ impl<FS: Filesystem> Session<FS> {
             session_owner,
             proto_version: _,
             config,
+            uring_payload,
         } = self;
 
-        let n_threads = config.n_threads.unwrap_or(1);
+        // Over the device then comes only what is to be forgotten.
+        let n_threads = if uring_payload.is_some() { 1 } else { config.n_threads.unwrap_or(1) };
 
         if !cfg!(target_os = "linux") && n_threads != 1 {
             // TODO: check whether it works on macOS/FreeBSD and enable if it works.
@@ -268,6 +274,19 @@ impl<FS: Filesystem> Session<FS> {
         };
 
         let mut filesystem = Arc::new(filesystem);
+
+        let rings = uring_payload.map(|payload| {
+            crate::uring::start(payload, |thread_name| SessionEventLoop {
+                thread_name,
+                filesystem: filesystem.clone(),
+                ch: ch.clone(),
+                allowed,
+                session_owner,
+                spinner: None,
+                pause: None,
+            })
+        });
+        let rings = rings.transpose()?;
 
         let mut channels = Vec::with_capacity(n_threads);
 
@@ -290,7 +309,7 @@ impl<FS: Filesystem> Session<FS> {
 
         let mut threads = Vec::with_capacity(n_threads);
         // A descriptor that threads share can't be set to return at once for one of them only.
-        let spin = config.spin.filter(|_| config.clone_fd || n_threads == 1);
+        let spin = config.spin.filter(|_| rings.is_none() && (config.clone_fd || n_threads == 1));
         let spinner = spin.map(|limit| Arc::new(crate::spin::Spinner::new(limit)));
 
         for (i, ch) in channels.into_iter().enumerate() {
@@ -302,6 +321,7 @@ impl<FS: Filesystem> Session<FS> {
                 allowed,
                 session_owner,
                 spinner: spinner.clone(),
+                pause: rings.as_ref().map(|_| crate::uring::FORGET_PAUSE),
             };
             threads.push(
                 thread::Builder::new()
@@ -323,6 +343,10 @@ impl<FS: Filesystem> Session<FS> {
                     reply = Err(e);
                 }
             }
+        }
+
+        if let Some(rings) = rings {
+            rings.join()?;
         }
 
         let Some(filesystem) = Arc::get_mut(&mut filesystem) else {
@@ -433,6 +457,10 @@ impl<FS: Filesystem> Session<FS> {
                 return Err(error);
             }
 
+            if self.config.uring {
+                self.uring_payload = agree_on_uring(&mut config);
+            }
+
             // Remember the ABI version supported by kernel and mark the session initialized.
             self.proto_version = Some(v);
 
@@ -515,6 +543,25 @@ impl SessionUnmounter {
     }
 }
 
+/// Asks for io_uring where the kernel offers it and rings can be had; once it is asked for there is no way back.
+/// Returns how large a payload can be.
+fn agree_on_uring(config: &mut KernelConfig) -> Option<usize> {
+    /// FUSE_MIN_READ_BUFFER
+    const SMALLEST: usize = 8192;
+    if !config.capabilities.contains(InitFlags::FUSE_OVER_IO_URING) {
+        info!("requests don't come over io_uring: the kernel doesn't offer it");
+        return None;
+    }
+    if let Err(e) = crate::uring::usable() {
+        info!("requests don't come over io_uring: {e}");
+        return None;
+    }
+    config.requested |= InitFlags::FUSE_OVER_IO_URING;
+    info!("requests come over io_uring");
+    let pages = usize::from(config.max_pages()) * page_size::get();
+    Some(pages.max(config.max_write as usize).max(SMALLEST))
+}
+
 pub(crate) struct SessionEventLoop<FS: Filesystem> {
     /// Cache thread name for faster `debug!`.
     pub(crate) thread_name: String,
@@ -523,9 +570,24 @@ pub(crate) struct SessionEventLoop<FS: Filesystem> {
     pub(crate) allowed: SessionACL,
     pub(crate) session_owner: Uid,
     pub(crate) spinner: Option<Arc<crate::spin::Spinner>>,
+    /// How long it waits after each request, so that the next one tells more.
+    pub(crate) pause: Option<std::time::Duration>,
 }
 
 impl<FS: Filesystem> SessionEventLoop<FS> {
+    /// The same for another thread.
+    pub(crate) fn twin(&self, thread_name: String) -> Self {
+        SessionEventLoop {
+            thread_name,
+            ch: self.ch.clone(),
+            filesystem: self.filesystem.clone(),
+            allowed: self.allowed,
+            session_owner: self.session_owner,
+            spinner: self.spinner.clone(),
+            pause: self.pause,
+        }
+    }
+
     fn event_loop(&self) -> io::Result<()> {
         // Buffer for receiving requests from the kernel. Only one is allocated and
         // it is reused immediately after dispatching to conserve memory and allocations.
@@ -540,14 +602,17 @@ impl<FS: Filesystem> SessionEventLoop<FS> {
                 None => self.ch.receive_retrying(buf),
             };
             match received {
-                Ok(size) => match RequestWithSender::new(self.ch.sender(), &buf[..size]) {
+                Ok(size) => match RequestWithSender::new(ReplySender::Channel(self.ch.sender()), &buf[..size]) {
                     // Dispatch request
                     Some(req) => {
                         if let Ok(Operation::Destroy(_)) = req.request.operation() {
                             req.reply::<ReplyEmpty>().ok();
                             return Ok(());
                         } else {
-                            req.dispatch(self)
+                            req.dispatch(self);
+                            if let Some(pause) = self.pause {
+                                thread::sleep(pause);
+                            }
                         }
                     }
                     // Quit loop on illegal request

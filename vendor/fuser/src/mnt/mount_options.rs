@@ -21,6 +21,9 @@ pub struct Config {
     /// How long a thread that just served a request asks the kernel for the next one before it sleeps. One thread at
     /// a time does so, and only while it proves to be worth it. `None`: never.
     pub spin: Option<std::time::Duration>,
+    /// Take requests over io_uring where the kernel offers it (Linux 6.14, module parameter `enable_uring`); then
+    /// `n_threads`, `clone_fd` and `spin` have no effect.
+    pub uring: bool,
 }
 
 /// Mount options accepted by the FUSE filesystem type
