@@ -70,6 +70,7 @@ fn serving() {
         source: default_source().to_owned(),
         flags: MountFlags::default(),
         threads: Some(2),
+        uring: false,
     };
     let hooks = Hooks { ready: Box::new(|_| {}), report: Box::new(|| {}) };
     let null = Null { refuse_to_begin: std::env::var_os(REFUSE).is_some() };

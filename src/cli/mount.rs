@@ -162,6 +162,8 @@ pub struct MountRequest {
     pub source: OsString,
     /// How many threads answer; `None`: as many as is good.
     pub threads: Option<usize>,
+    /// Requests come over io_uring where the kernel offers it.
+    pub uring: bool,
     /// Stay in the foreground.
     pub foreground: bool,
     /// Directories that are locked (shared) while it is mounted.
@@ -233,6 +235,7 @@ impl MountRequest {
             fs: options.fs,
             mount_point,
             source: named_source.unwrap_or_else(|| default_source().to_owned()),
+            uring: options.uring,
             threads: if options.single_thread { Some(1) } else { options.max_threads },
             foreground: args.foreground || args.debug || options.debug,
             hold: args.hold,
@@ -313,6 +316,7 @@ fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), Failure> {
         source: request.source.clone(),
         flags: request.mount.clone(),
         threads: request.threads,
+        uring: request.uring,
     };
     let union = Union::with_options(stack, Limits::of_process(), &request.fs)
         .map_err(|error| Failure::failed(format!("cannot read the layers: {error}")))?;

@@ -48,6 +48,8 @@ pub struct Options {
     pub single_thread: bool,
     /// `max_threads`.
     pub max_threads: Option<usize>,
+    /// `uring`.
+    pub uring: bool,
     /// What was not understood, to be warned of.
     pub ignored: Vec<Ignored>,
     squash_to_root: bool,
@@ -119,6 +121,7 @@ impl Options {
             "fsname" | "source" => self.source = Some(value.text("fsname")?),
             "debug" => self.debug = true,
             "threaded" => self.single_thread = !value.flag("threaded")?,
+            "uring" => self.uring = value.flag("uring")?,
             "max_threads" => {
                 self.max_threads = Some(value.parsed("max_threads", "give a number of threads")?);
             }
@@ -552,6 +555,7 @@ mod tests {
             ("noxattrs=x", "give 0 or 1"),
             ("force_mask=888", "an octal mode"),
             ("max_threads=many", "a number of threads"),
+            ("uring=x", "give 0 or 1"),
             ("remount,rw", "unmount it and mount again"),
         ] {
             let error = read_bytes(text.as_bytes()).unwrap_err().to_string();

@@ -13,6 +13,10 @@ use crate::union::Union;
 /// Works on a thread of its own, so that no other request waits for it. Where there is none to be had, the reply goes
 /// with `work` and tells an error.
 fn aside(work: impl FnOnce() + Send + 'static) {
+    let work = move || {
+        super::session::roam();
+        work();
+    };
     if let Err(e) = std::thread::Builder::new().name("change".into()).spawn(work) {
         log::error!("no thread for a change: {e}");
     }

@@ -2,7 +2,8 @@
 //!
 //! A read of the kernel's is answered with the file's bytes, which costs two copies where the daemon reads them and
 //! writes them out again. Large answers go through a pipe in place of that: it holds the file's pages by reference, and
-//! each is copied once. Small ones don't, for the pipe takes two system calls more.
+//! each is copied once. Small ones don't, for the pipe takes two system calls more; nor do those over io_uring, which are
+//! read to where the kernel takes them from.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -10,7 +11,6 @@ use std::sync::Arc;
 use fuser::ReplyData;
 
 use super::convert::errno;
-use crate::error::Result;
 use crate::sys::splice::Pipe;
 use crate::union::Union;
 use crate::union::node::Node;
@@ -38,7 +38,7 @@ thread_local! {
 
 /// Answers a read.
 pub(super) fn reply_read(union: &Union, node: &Arc<Node>, (offset, size): (u64, u32), reply: ReplyData) {
-    if size < SPLICE_FROM {
+    if size < SPLICE_FROM || !reply.can_splice() {
         return reply_copied(union, node, (offset, size), reply);
     }
     WAY.with_borrow_mut(|way| {
@@ -65,14 +65,6 @@ pub(super) fn reply_read(union: &Union, node: &Arc<Node>, (offset, size): (u64, 
 
 fn reply_copied(union: &Union, node: &Arc<Node>, (offset, size): (u64, u32), reply: ReplyData) {
     BUFFER.with_borrow_mut(|buffer| {
-        let size = size as usize;
-        if buffer.len() < size {
-            buffer.resize(size, 0);
-        }
-        let read: Result<usize> = union.read(node, offset, &mut buffer[..size]);
-        match read {
-            Ok(n) => reply.data(&buffer[..n]),
-            Err(e) => reply.error(errno(&e)),
-        }
+        reply.fill(size as usize, buffer, |into| union.read(node, offset, into).map_err(|e| errno(&e)));
     });
 }

@@ -38,6 +38,9 @@ pub struct SessionOptions {
     pub flags: MountFlags,
     /// How many threads answer; `None`: one for each processor, between 2 and 8.
     pub threads: Option<usize>,
+    /// Requests come over io_uring where the kernel offers it; `threads` then has no effect, save that a single one
+    /// keeps them on the device.
+    pub uring: bool,
 }
 
 /// What is to be called while a session lives.
@@ -94,6 +97,7 @@ pub fn serve<F: Filesystem>(
     // A descriptor of their own lets threads wait apart; who may not open the device anew shares one.
     config.clone_fd = mount::open_device().is_ok();
     config.spin = Some(SPIN);
+    config.uring = options.uring && options.threads != Some(1);
     let session = Session::from_fd(fs, device, acl, config).map_err(SessionError::Begin)?;
 
     bdi::tune(&options.mount_point);
@@ -112,6 +116,16 @@ pub fn serve<F: Filesystem>(
 
 /// How long a thread asks for the next request before it sleeps: about what waking it would cost.
 const SPIN: Duration = Duration::from_micros(50);
+
+/// Lets this thread run on every processor that the process may run on: one that a thread started which serves a
+/// single processor would stay there.
+pub(super) fn roam() {
+    use rustix::thread::{sched_getaffinity, sched_setaffinity};
+    let main = rustix::process::getpid();
+    if let Err(e) = sched_getaffinity(Some(main)).and_then(|all| sched_setaffinity(None, &all)) {
+        log::debug!("a thread stays on its processor: {e}");
+    }
+}
 
 fn default_threads() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8)

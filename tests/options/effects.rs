@@ -11,7 +11,7 @@ use crate::cli::{Place, is_root, until};
 use crate::{sh, skip, umount};
 
 /// How many requests of a kind the daemon of `place`, started with `--log-file log`, was asked.
-fn requests(place: &Place, kind: &str) -> u64 {
+pub fn requests(place: &Place, kind: &str) -> u64 {
     let log = place.at("log");
     let before = fs::read_to_string(&log).unwrap_or_default().lines().count();
     kill_process(place.daemon(), Signal::USR1).unwrap();

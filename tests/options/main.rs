@@ -26,6 +26,7 @@ mod effects;
 mod helper;
 mod mappings;
 mod overrides;
+mod uring;
 mod whiteouts;
 
 use std::path::Path;

@@ -1,0 +1,120 @@
+//! Requests over io_uring. Only root of the machine can turn it on, for all that is mounted afterwards, so nothing here
+//! does: `echo Y > /sys/module/fuse/parameters/enable_uring` before, to have it tested.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+
+use crate::cli::{Place, is_root, until};
+use crate::effects::requests;
+use crate::{sh, skip, umount};
+
+fn offered() -> bool {
+    fs::read_to_string("/sys/module/fuse/parameters/enable_uring").is_ok_and(|value| value.trim() == "Y")
+}
+
+fn mount(place: &Place) {
+    sh(place, "./unionmount -v --log-file log -o lowerdir=a:b,upperdir=up,workdir=w,uring mnt");
+}
+
+/// The threads that serve, by name.
+fn serving(place: &Place) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{}/task", place.daemon().as_raw_nonzero())).unwrap().flatten();
+    let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+    names.map(|name| name.trim().to_owned()).filter(|name| name.starts_with("fuser")).collect()
+}
+
+/// Bytes that tell where they belong.
+fn content(size: usize) -> Vec<u8> {
+    (0..size).map(|at| (at >> 8) as u8 ^ at as u8).collect()
+}
+
+#[test]
+fn requests_come_over_io_uring() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    if !offered() {
+        skip!("the kernel doesn't offer io_uring");
+    }
+    let place = Place::new();
+    let large = content(3 << 20);
+    fs::write(place.at("a/large"), &large).unwrap();
+    fs::write(place.at("b/small"), "small").unwrap();
+    mount(&place);
+    until("all threads are there", || serving(&place).len() > 2);
+    let names = serving(&place);
+    for name in ["fuser-0-0", "fuser-0-1", "fuser-0"] {
+        assert!(names.iter().any(|n| n == name), "{names:?}");
+    }
+
+    // The smallest and the largest that there is, both ways.
+    assert!(!place.at("mnt/no").exists());
+    assert_eq!(fs::read(place.at("mnt/small")).unwrap(), b"small");
+    assert_eq!(fs::read(place.at("mnt/large")).unwrap(), large);
+    fs::write(place.at("mnt/new"), &large).unwrap();
+    assert_eq!(fs::read(place.at("up/new")).unwrap(), large);
+    assert_eq!(fs::read(place.at("mnt/new")).unwrap(), large);
+    assert_eq!(place.names("mnt"), ["large", "new", "small"]);
+
+    // What was removed is forgotten over the device.
+    for i in 0..50 {
+        fs::write(place.at(format!("mnt/{i}")), "x").unwrap();
+        fs::remove_file(place.at(format!("mnt/{i}"))).unwrap();
+    }
+    until("they are forgotten", || requests(&place, "forget ") >= 50);
+    umount(&place);
+    assert!(fs::read_to_string(place.at("log")).unwrap().contains("unmounted"));
+}
+
+#[test]
+fn answers_of_other_threads_come() {
+    /// More at once than threads serve a processor.
+    const FILES: usize = 6;
+    if !is_root() {
+        skip!("needs root");
+    }
+    if !offered() {
+        skip!("the kernel doesn't offer io_uring");
+    }
+    let place = Place::new();
+    // On another filesystem, so that copying takes a while and is done aside.
+    sh(&place, "mount -t tmpfs x b");
+    let lower = content(24 << 20);
+    for i in 0..FILES {
+        fs::write(place.at(format!("b/{i}")), &lower).unwrap();
+    }
+    mount(&place);
+    std::thread::scope(|scope| {
+        for i in 0..FILES {
+            let path = place.at(format!("mnt/{i}"));
+            scope.spawn(move || {
+                let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+                file.write_all_at(b"changed", 5).unwrap();
+            });
+        }
+    });
+    let mut changed = lower;
+    changed[5..12].copy_from_slice(b"changed");
+    for i in 0..FILES {
+        assert!(fs::read(place.at(format!("up/{i}"))).unwrap() == changed, "{i}");
+    }
+    assert!(!place.at("mnt/no").exists());
+    umount(&place);
+    sh(&place, "umount b");
+}
+
+#[test]
+fn without_it_the_mount_works_all_the_same() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    if offered() {
+        skip!("the kernel offers io_uring");
+    }
+    let place = Place::new();
+    fs::write(place.at("b/f"), "x").unwrap();
+    mount(&place);
+    assert_eq!(fs::read(place.at("mnt/f")).unwrap(), b"x");
+    assert!(serving(&place).iter().all(|name| name.matches('-').count() == 1));
+    umount(&place);
+}
