@@ -1,6 +1,7 @@
 //! Lookup: whiteouts, opaque directories, files over directories and the other way round.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::os::unix::ffi::OsStrExt;
 
 use crate::common::{Layer, OpaqueForm, Privilege, Program, Snapshot, Stack, WhiteoutForm};
@@ -260,5 +261,42 @@ fn a_mount_without_upper_is_read_only_and_shows_the_same_tree() {
     crate::assert_errno!(std::fs::create_dir(mount.join("n")), Errno::ROFS);
     crate::assert_errno!(std::fs::rename(mount.join("d"), mount.join("e")), Errno::ROFS);
     crate::assert_errno!(std::fs::File::options().write(true).open(mount.join("d/b")), Errno::ROFS);
+    mount.unmount();
+}
+
+/// A layer may be written by somebody else, before the mount and under it.
+#[test]
+fn nothing_leads_out_of_a_layer() {
+    if !Program::under_test().is_unionmount() {
+        crate::skip!("the peers promise nothing about layers that change");
+    }
+    let stack = Stack::new(2);
+    let outside = stack.scratch().dir("outside");
+    fs::write(outside.join("secret"), "secret").unwrap();
+    // In the last layer, where a lookup of the directory opens nothing in it yet.
+    stack.lower(1).file("later/secret", "own").file("deep/er/secret", "own");
+    for (name, redirect) in [("up", ".."), ("far", "../outside"), ("abs", "/../outside"), ("in", "a/../..")] {
+        stack.lower(0).file(format!("{name}/own"), "own").xattr(name, "user.overlay.redirect", redirect);
+    }
+    // For each layer that lies below another to be asked.
+    stack.lower(1).symlink("outside", &outside).file("d/x", "x");
+    stack.lower(0).dir("to").xattr("to", "user.overlay.redirect", "/outside");
+    let mount = stack.mount();
+    for name in ["up", "far", "abs", "in", "to"] {
+        assert!(fs::read(mount.join(name).join("secret")).is_err(), "{name} leads out");
+    }
+    // Known, and then replaced under the mount by links that lead out.
+    assert!(exists(mount.join("later")) && exists(mount.join("deep/er")));
+    let root = stack.lower(1).root();
+    for (name, moved) in [("later", "was"), ("deep", "was deep")] {
+        fs::rename(root.join(name), root.join(moved)).unwrap();
+        std::os::unix::fs::symlink(&outside, root.join(name)).unwrap();
+    }
+    fs::create_dir(outside.join("er")).unwrap();
+    fs::write(outside.join("er/secret"), "secret").unwrap();
+    for path in ["later/secret", "deep/er/secret"] {
+        let found = fs::read(mount.join(path)).unwrap_or_default();
+        assert_ne!(found, b"secret", "{path} leads out");
+    }
     mount.unmount();
 }
