@@ -137,13 +137,18 @@ impl UnionFs {
         let exclusive = open_flags(flags).contains(OFlags::EXCL);
         let make = move |union: &Union, name: &OsStr| {
             let parent = union.node(parent.0)?;
+            let mut flags = open_flags(flags);
             let (node, attr) = match union.create(&parent, name.as_bytes(), create) {
                 Err(FsError::Exists) if !exclusive => {
                     union.lookup(&parent, name.as_bytes())?.ok_or(FsError::Stale)?
                 }
-                made => made?,
+                made => {
+                    // Nothing is there to be truncated, and ext4 writes what was truncated to disk when it is closed.
+                    flags -= OFlags::TRUNC;
+                    made?
+                }
             };
-            let ready = union.open(&node, open_flags(flags), create.caller);
+            let ready = union.open(&node, flags, create.caller);
             drop(node);
             if ready.is_err() {
                 union.forget(attr.ino, 1);

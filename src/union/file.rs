@@ -330,9 +330,9 @@ fn open_owned(object: Writable<'_>, write: bool) -> Result<OwnedFd> {
         Err(Errno::ACCESS) => {}
         other => return Ok(other?),
     }
-    // One at a time, or the second would take the lent mode for the file's own.
-    static LENDING: Mutex<()> = Mutex::new(());
-    let _lending = LENDING.lock();
+    // One at a time, or the second would take the lent mode for the file's own; files share a lock by chance alone.
+    static LENDING: [Mutex<()>; 64] = [const { Mutex::new(()) }; 64];
+    let _lending = LENDING[(object.at().stat()?.ino % 64) as usize].lock();
     let mode = object.at().stat()?.mode & 0o7777;
     object.chmod(mode | 0o600)?;
     let opened = object.open(flags);
