@@ -84,7 +84,7 @@ impl Store {
     /// are unpacked now.
     ///
     /// A layer that an image has twice is given once, where it is topmost: what it shows there hides whatever the same
-    /// layer shows further down. A layer that hides all below it is the last. An image's [frame](super::frame) is the first.
+    /// layer shows further down. A layer that hides all below it is the last. An image's frame is the first.
     ///
     /// # Errors
     /// When a blob is missing or damaged, or there is no room.
@@ -157,7 +157,7 @@ impl Store {
 
 impl Staging<'_> {
     /// Adds a layer: `write` writes its tar, uncompressed, which is hashed and stored on the way. It is unpacked when it is
-    /// first needed ([`Store::layers`]), unless [`Staging::unpack_blob`] does it now.
+    /// first needed ([`Store::layers`]), unless `Staging::unpack_blob` does it now.
     ///
     /// # Errors
     /// Those of `write`, and of writing to the store.

@@ -18,7 +18,7 @@
 //!
 //! Unpacked layers are known by their **diff id**, the sha256 of the layer's uncompressed tar. What is unpacked is the
 //! layer alone, with its whiteouts as marks, and not the layer applied to what lies below it, so the same tar gives the
-//! same tree whatever is below ([`frame`] tells what becomes of directories that a tar doesn't name). Two images share a layer then even where they have it at different heights, and the layers
+//! same tree whatever is below (`frame` tells what becomes of directories that a tar doesn't name). Two images share a layer then even where they have it at different heights, and the layers
 //! of one image can be unpacked all at once. Chain ids, which containerd and Docker use, stand for a layer and everything
 //! below, which is what snapshots of a filesystem need; nothing here does.
 //!
