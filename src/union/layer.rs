@@ -295,7 +295,8 @@ mod tests {
             lowers: lowers.iter().map(|l| top.path().join(l)).collect(),
             upper: upper.map(|u| top.path().join(u)),
             mount_point: Some(top.path().join("mnt")),
-            lock_wait: Duration::ZERO,
+            // A test beside this one may just start a program, which holds copies of all locks until its exec.
+            lock_wait: Duration::from_secs(1),
             ..StackOptions::default()
         }
     }
