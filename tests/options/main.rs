@@ -27,6 +27,7 @@ mod helper;
 mod mappings;
 mod overrides;
 mod uring;
+mod uring_trouble;
 mod whiteouts;
 
 use std::path::Path;

@@ -1,15 +1,53 @@
-//! Requests over io_uring. Only root of the machine can turn it on, for all that is mounted afterwards, so nothing here
-//! does: `echo Y > /sys/module/fuse/parameters/enable_uring` before, to have it tested.
+//! Requests over io_uring. What the kernel offers is a parameter for all mounts of the machine; only those ask for it that
+//! are told to, so the tests here turn it on and put it back.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::FileExt;
+
+use rustix::fs::{FlockOperation, flock};
 
 use crate::cli::{Place, is_root, until};
 use crate::effects::requests;
 use crate::{sh, skip, umount};
 
-fn offered() -> bool {
-    fs::read_to_string("/sys/module/fuse/parameters/enable_uring").is_ok_and(|value| value.trim() == "Y")
+const PARAMETER: &str = "/sys/module/fuse/parameters/enable_uring";
+
+/// Whether the kernel offers io_uring, as long as this lives. There is one at a time on the machine.
+pub struct Offer {
+    parameter: File,
+    before: String,
+}
+
+impl Offer {
+    /// `None` where it can't be set: without root, before Linux 6.14.
+    pub fn set(value: &str) -> Option<Offer> {
+        if !is_root() {
+            return None;
+        }
+        let mut parameter = File::options().write(true).open(PARAMETER).ok()?;
+        flock(&parameter, FlockOperation::LockExclusive).unwrap();
+        let before = fs::read_to_string(PARAMETER).unwrap();
+        parameter.write_all(value.as_bytes()).ok()?;
+        Some(Offer { parameter, before })
+    }
+}
+
+impl Drop for Offer {
+    fn drop(&mut self) {
+        self.parameter.write_all(self.before.as_bytes()).unwrap_or_else(|e| eprintln!("{PARAMETER}: {e}"));
+    }
+}
+
+/// Returns from a test on a machine without it.
+#[macro_export]
+macro_rules! needs_uring {
+    () => {
+        match $crate::uring::Offer::set("Y") {
+            Some(offer) => offer,
+            None => $crate::skip!("needs root, and a kernel with FUSE over io_uring"),
+        }
+    };
 }
 
 fn mount(place: &Place) {
@@ -17,25 +55,20 @@ fn mount(place: &Place) {
 }
 
 /// The threads that serve, by name.
-fn serving(place: &Place) -> Vec<String> {
+pub fn serving(place: &Place) -> Vec<String> {
     let tasks = fs::read_dir(format!("/proc/{}/task", place.daemon().as_raw_nonzero())).unwrap().flatten();
     let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
     names.map(|name| name.trim().to_owned()).filter(|name| name.starts_with("fuser")).collect()
 }
 
 /// Bytes that tell where they belong.
-fn content(size: usize) -> Vec<u8> {
+pub fn content(size: usize) -> Vec<u8> {
     (0..size).map(|at| (at >> 8) as u8 ^ at as u8).collect()
 }
 
 #[test]
 fn requests_come_over_io_uring() {
-    if !is_root() {
-        skip!("needs root");
-    }
-    if !offered() {
-        skip!("the kernel doesn't offer io_uring");
-    }
+    let _offer = needs_uring!();
     let place = Place::new();
     let large = content(3 << 20);
     fs::write(place.at("a/large"), &large).unwrap();
@@ -70,12 +103,7 @@ fn requests_come_over_io_uring() {
 fn answers_of_other_threads_come() {
     /// More at once than threads serve a processor.
     const FILES: usize = 6;
-    if !is_root() {
-        skip!("needs root");
-    }
-    if !offered() {
-        skip!("the kernel doesn't offer io_uring");
-    }
+    let _offer = needs_uring!();
     let place = Place::new();
     // On another filesystem, so that copying takes a while and is done aside.
     sh(&place, "mount -t tmpfs x b");
@@ -108,9 +136,8 @@ fn without_it_the_mount_works_all_the_same() {
     if !is_root() {
         skip!("needs root");
     }
-    if offered() {
-        skip!("the kernel offers io_uring");
-    }
+    // A kernel that knows nothing of it is as good.
+    let _offer = Offer::set("N");
     let place = Place::new();
     fs::write(place.at("b/f"), "x").unwrap();
     mount(&place);
