@@ -4,7 +4,7 @@
 //! What may hang is done by threads that are only asked whether they have finished.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -20,7 +20,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::cli::{Place, until, wait};
-use crate::uring::{content, serving};
+use crate::uring::content;
 use crate::{needs_uring, sh, skip};
 
 /// More than threads serve a processor.
