@@ -39,6 +39,8 @@ Kinds of events:
   copy-up     a lower's file or directory was copied up, and in which time
   list, read, write
               requests that the kernel's cache did not answer
+  open, close with -o passthrough: between them the kernel reads and writes the file
+              itself, unseen; in which layer, and the size then and now
   create, link, remove, rename, attributes, xattr
               changes
 

@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 use super::paint::Paint;
 use super::protocol::Told;
 use super::report::{LayerReport, layer_list, layer_title};
-use crate::union::events::{Event, KindName, What};
+use crate::union::events::{Access, Event, KindName, What};
 
 /// A line for a person: `12:34:56.789012  copy-up    /etc/passwd  1.2 KiB  layer 2 (debian) → upper in 84 µs`.
 pub fn line(told: &Told, layers: &[LayerReport], paint: Paint) -> String {
@@ -18,7 +18,11 @@ pub fn line(told: &Told, layers: &[LayerReport], paint: Paint) -> String {
         Told::Event(Event { time_us, what }) => {
             let word = format!("{:<10}", what.name());
             let word = match what {
-                What::Lookup { .. } | What::List { .. } | What::Read { .. } => paint.dim(word),
+                What::Lookup { .. }
+                | What::List { .. }
+                | What::Read { .. }
+                | What::Open { .. }
+                | What::Close { .. } => paint.dim(word),
                 What::Whiteout { .. } | What::Opaque { .. } | What::Remove { .. } => paint.red(word),
                 What::CopyUp { .. } | What::Rename { .. } | What::Redirect { .. } => paint.yellow(word),
                 What::Create { .. } | What::Link { .. } | What::Write { .. } => paint.green(word),
@@ -61,6 +65,21 @@ pub fn sentence(what: &What, layers: &[LayerReport], paint: Paint) -> String {
         What::Read { offset, bytes, .. } | What::Write { offset, bytes, .. } => {
             format!("{path} {} at {offset}", HumanBytes(*bytes))
         }
+        What::Open { layer, access, size, .. } => {
+            let place = layer.map(|layer| format!(" in {}", title(layer))).unwrap_or_default();
+            let access = match access {
+                Access::Read => "reads",
+                Access::Write => "writes",
+                Access::ReadWrite => "reads and writes",
+            };
+            format!("{path} {}{place}: the kernel {access} it itself, unseen from here", HumanBytes(*size))
+        }
+        What::Close { before, size, .. } => match before {
+            Some(before) if before != size => {
+                format!("{path} {} → {}", HumanBytes(*before), HumanBytes(*size))
+            }
+            _ => format!("{path} {}", HumanBytes(*size)),
+        },
         What::Create { kind, .. } => format!("{path} ({})", kind.word()),
         What::Link { from, .. } => format!("{path} is {from} too"),
         What::Remove { kind, whiteout, .. } => match whiteout {
@@ -114,7 +133,21 @@ mod tests {
         let whiteout = What::Whiteout { path: bin, layer: 0, hides: vec![1] };
         let merged =
             What::Lookup { path: path("/srv"), kind: Some(KindName::Directory), layers: vec![0, 1, 2] };
+        let log = path("/log");
+        let open = |layer, access| What::Open { path: log.clone(), layer, access, size: 12 };
+        let close = |before| What::Close { path: log.clone(), before, size: 4096 };
         for (what, text) in [
+            (
+                open(Some(0), Access::Write),
+                "/log 12 B in the upper: the kernel writes it itself, unseen from here",
+            ),
+            (
+                open(Some(2), Access::Read),
+                "/log 12 B in layer 2 (debian): the kernel reads it itself, unseen from here",
+            ),
+            (close(Some(12)), "/log 12 B → 4.00 KiB"),
+            (close(Some(4096)), "/log 4.00 KiB"),
+            (close(None), "/log 4.00 KiB"),
             (lookup, "/etc/passwd → layer 2 (debian)"),
             (copy, "/etc/passwd 1.20 KiB layer 2 (debian) → upper in 84 µs"),
             (whiteout, "/bin/ls in the upper hides layer 1"),

@@ -98,9 +98,9 @@ impl<B> IoModes<B> {
         opened
     }
 
-    /// One open less.
-    pub(super) fn release(&self, ino: u64) {
-        let Some(file) = self.0.get(&ino).map(|file| file.clone()) else { return };
+    /// One open less. Returns the real file if it was passed through to until now; dropping that is a system call.
+    pub(super) fn release(&self, ino: u64) -> Option<Arc<B>> {
+        let file = self.0.get(&ino).map(|file| file.clone())?;
         let gone = {
             let mut mode = file.lock();
             match &mut *mode {
@@ -112,9 +112,11 @@ impl<B> IoModes<B> {
             }
         };
         drop(file);
-        if gone.is_some() {
-            drop(gone); // outside of all locks: it is a system call
-            self.drop_if_idle(ino);
+        let gone = gone?;
+        self.drop_if_idle(ino);
+        match gone {
+            Mode::PassedThrough(real, _) => Some(real),
+            Mode::Idle | Mode::Cached(_) => None,
         }
     }
 
@@ -180,11 +182,11 @@ mod tests {
                         opens += 1;
                     }
                     1 if opens > 0 => {
-                        modes.release(7);
+                        drop(modes.release(7));
                         kernel.release();
                         opens -= 1;
                     }
-                    1 => modes.release(7),
+                    1 => drop(modes.release(7)),
                     _ => upper = true,
                 }
                 assert_eq!(modes.len(), usize::from(opens > 0));

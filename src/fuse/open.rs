@@ -24,11 +24,20 @@ use crate::union::modify::Create;
 use crate::union::node::Node;
 use crate::union::{Caller, Union};
 
+/// A real file that is passed through to.
+#[derive(Debug)]
+pub(super) struct Real {
+    /// What the kernel knows it by.
+    id: BackingId,
+    /// Its size before, if anybody listens.
+    before: Option<u64>,
+}
+
 /// What opens files, and knows those that are open.
 #[derive(Debug)]
 pub(super) struct Opener {
     union: Arc<Union>,
-    modes: IoModes<BackingId>,
+    modes: IoModes<Real>,
     /// What tells the kernel to forget attributes, once there is a session.
     pub(super) notifier: Arc<OnceLock<Notifier>>,
     refused: AtomicBool,
@@ -46,11 +55,17 @@ impl Opener {
         ino: u64,
         flags: OFlags,
         register: impl FnOnce(BorrowedFd<'_>) -> io::Result<BackingId>,
-    ) -> Result<(Opened<BackingId>, FopenFlags)> {
+    ) -> Result<(Opened<Real>, FopenFlags)> {
         let node = self.union.node(ino)?;
         let opened = self.modes.open(ino, || {
             Ok::<_, FsError>(match self.union.settled_fd(&node)? {
-                Some(fd) => register(fd.as_fd()).map_err(|error| self.warn_once(&error)).ok(),
+                Some(fd) => match register(fd.as_fd()) {
+                    Ok(id) => Some(Real { id, before: self.union.watched_size(&node) }),
+                    Err(error) => {
+                        self.warn_once(&error);
+                        None
+                    }
+                },
                 None => None,
             })
         })?;
@@ -71,6 +86,7 @@ impl Opener {
             if flags.contains(OFlags::RDWR) {
                 self.may_be_mapped(&node);
             }
+            self.union.tell_passed_through(&node, flags);
         }
         Ok((opened, how))
     }
@@ -118,7 +134,9 @@ impl UnionFs {
             let opened = ready.and_then(|()| opener.open(ino.0, flags, |fd| reply.open_backing(fd)));
             match opened {
                 Ok((Opened::Cached { .. }, how)) => reply.opened(FileHandle(0), how),
-                Ok((Opened::PassedThrough(real), how)) => reply.opened_passthrough(FileHandle(0), how, &real),
+                Ok((Opened::PassedThrough(real), how)) => {
+                    reply.opened_passthrough(FileHandle(0), how, &real.id)
+                }
                 Err(e) => reply.error(errno(&e)),
             }
         };
@@ -180,7 +198,7 @@ impl UnionFs {
                     match opened {
                         Opened::Cached { .. } => reply.created(&ttl, &attr, Generation(0), handle, how),
                         Opened::PassedThrough(real) => {
-                            reply.created_passthrough(&ttl, &attr, Generation(0), handle, how, &real);
+                            reply.created_passthrough(&ttl, &attr, Generation(0), handle, how, &real.id);
                         }
                     }
                 }
@@ -194,6 +212,9 @@ impl UnionFs {
     }
 
     pub(super) fn release_file(&self, ino: INodeNo) {
-        self.opener.modes.release(ino.0);
+        let Some(real) = self.opener.modes.release(ino.0) else { return };
+        if let Ok(node) = self.node(ino) {
+            self.union.tell_closed(&node, real.before);
+        }
     }
 }

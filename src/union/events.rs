@@ -10,6 +10,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::RwLock;
+use rustix::fs::{OFlags, fstat};
 use serde::{Deserialize, Serialize};
 
 use super::Union;
@@ -57,6 +58,22 @@ pub enum What {
     Read { path: Text, offset: u64, bytes: u64 },
     /// Data were written, not by the kernel itself (`passthrough`).
     Write { path: Text, offset: u64, bytes: u64 },
+    /// A file was opened whose data the kernel itself reads and writes from now on (`passthrough`): no [`What::Read`] and
+    /// [`What::Write`] tell of them. Other opens aren't told.
+    Open {
+        path: Text,
+        /// Which has the data, and gets what is written.
+        layer: Option<u16>,
+        access: Access,
+        size: u64,
+    },
+    /// The last of such opens has ended. How many bytes were read and written isn't known.
+    Close {
+        path: Text,
+        /// At the first of them; unknown if nobody listened then.
+        before: Option<u64>,
+        size: u64,
+    },
     /// An entry was made.
     Create { path: Text, kind: KindName },
     /// A further name was made.
@@ -69,6 +86,26 @@ pub enum What {
     Attributes { path: Text, changed: Vec<String> },
     /// An extended attribute was set or removed.
     Xattr { path: Text, name: Text },
+}
+
+/// What a file is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub enum Access {
+    Read,
+    Write,
+    ReadWrite,
+}
+
+impl From<OFlags> for Access {
+    fn from(flags: OFlags) -> Access {
+        match flags {
+            _ if flags.contains(OFlags::RDWR) => Access::ReadWrite,
+            _ if flags.contains(OFlags::WRONLY) => Access::Write,
+            _ => Access::Read,
+        }
+    }
 }
 
 /// A type of file, in a word.
@@ -125,6 +162,8 @@ impl What {
         "list",
         "read",
         "write",
+        "open",
+        "close",
         "create",
         "link",
         "remove",
@@ -144,6 +183,8 @@ impl What {
             What::List { .. } => "list",
             What::Read { .. } => "read",
             What::Write { .. } => "write",
+            What::Open { .. } => "open",
+            What::Close { .. } => "close",
             What::Create { .. } => "create",
             What::Link { .. } => "link",
             What::Remove { .. } => "remove",
@@ -164,6 +205,8 @@ impl What {
             | What::List { path }
             | What::Read { path, .. }
             | What::Write { path, .. }
+            | What::Open { path, .. }
+            | What::Close { path, .. }
             | What::Create { path, .. }
             | What::Link { path, .. }
             | What::Remove { path, .. }
@@ -412,6 +455,33 @@ impl Union {
     /// Tells of a removal.
     pub(super) fn tell_removed(&self, parent: &Node, name: &[u8], kind: Kind, whiteout: bool) {
         self.events.tell(|| What::Remove { path: self.path_in(parent, name), kind: kind.into(), whiteout });
+    }
+
+    /// The size of a file that is about to be passed through, if anybody listens.
+    pub fn watched_size(&self, node: &Arc<Node>) -> Option<u64> {
+        self.events.listening().then(|| self.data_size(node)).flatten()
+    }
+
+    /// Tells of an open that is passed through.
+    pub fn tell_passed_through(&self, node: &Arc<Node>, flags: OFlags) {
+        let Some(size) = self.watched_size(node) else { return };
+        self.events.tell(|| {
+            let metacopied = self.metacopies.get(&node.ino).map(|data| data.dir.layer);
+            let lower = metacopied.or_else(|| self.lower_of(node)).map(|layer| self.layer_number(layer));
+            let layer = lower.or(self.upper.is_some().then_some(0));
+            What::Open { path: self.path_of(node).into(), layer, access: flags.into(), size }
+        });
+    }
+
+    /// Tells that a file is passed through no more, which had the size `before`.
+    pub fn tell_closed(&self, node: &Arc<Node>, before: Option<u64>) {
+        let Some(size) = self.watched_size(node) else { return };
+        self.events.tell(|| What::Close { path: self.path_of(node).into(), before, size });
+    }
+
+    fn data_size(&self, node: &Arc<Node>) -> Option<u64> {
+        let size = self.data_fd(node, false).and_then(|fd| Ok(fstat(&fd)?.st_size as u64));
+        size.inspect_err(|e| log::debug!("the trace cannot tell the size of an open file: {e}")).ok()
     }
 
     /// Where lowers have a directory of the upper that was renamed.

@@ -1,7 +1,7 @@
 //! The trace of a scripted session, event by event.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::{Child, ChildStdout, Stdio};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use unionmount::explain::protocol::Told;
 use unionmount::union::events::Filter;
 
-use crate::common::{Mount, Stack, WhiteoutForm, wait_until};
+use crate::common::{Mount, Options, Stack, WhiteoutForm, wait_until};
 use crate::drive::{client, command, run, status};
 
 /// `unionmount trace --json` that listens already.
@@ -177,6 +177,60 @@ fn removing_a_lower_file_copies_nothing() {
     let before = stack.lower(0).root().to_owned();
     mount.unmount();
     assert!(before.is_dir());
+}
+
+fn open(path: &str, layer: u16, access: &str, size: u64) -> Value {
+    json!({"event": "open", "path": path, "layer": layer, "access": access, "size": size})
+}
+
+fn close(path: &str, before: Option<u64>, size: u64) -> Value {
+    json!({"event": "close", "path": path, "before": before, "size": size})
+}
+
+/// Data that the kernel reads and writes itself aren't seen, and the trace says so.
+#[test]
+fn opens_that_are_passed_through_are_told() {
+    crate::needs_root!();
+    let filter = ["--filter", "open,close,read,write,create"];
+    let stack = stack();
+    let mount = stack.mount_with(&["passthrough"]);
+    let early = fs::File::create(mount.join("early")).unwrap();
+    let mut trace = Trace::start(&mount, &filter);
+
+    let new = mount.join("new");
+    fs::write(&new, "12345").unwrap();
+    trace.expect(&[
+        json!({"event": "create", "path": "/new", "kind": "file"}),
+        open("/new", 0, "write", 0),
+        close("/new", Some(0), 5),
+    ]);
+    let mut appended = fs::File::options().append(true).open(&new).unwrap();
+    appended.write_all(b"678").unwrap();
+    let also = fs::File::options().read(true).write(true).open(&new).unwrap();
+    trace.expect(&[open("/new", 0, "write", 5), open("/new", 0, "read-write", 8)]);
+    // Once for both.
+    drop((appended, also));
+    trace.expect(&[close("/new", Some(5), 8)]);
+    assert_eq!(fs::read(&new).unwrap(), b"12345678");
+    trace.expect(&[open("/new", 0, "read", 8), close("/new", Some(8), 8)]);
+
+    // Not passed through: its data may move up.
+    fs::read(mount.join("etc/app.conf")).unwrap();
+    trace.expect(&[json!({"event": "read", "path": "/etc/app.conf", "offset": 0, "bytes": 10})]);
+
+    // Nobody looked when it was opened.
+    drop(early);
+    trace.expect(&[close("/early", None, 0)]);
+    drop(trace);
+    mount.unmount();
+
+    let lowers = Options { upper: None, work: None, ..stack.options_with(&["passthrough"]) };
+    let mount = Mount::new(&lowers, stack.mountpoint());
+    let mut trace = Trace::start(&mount, &filter);
+    fs::read(mount.join("etc/passwd")).unwrap();
+    trace.expect(&[open("/etc/passwd", 2, "read", 1229), close("/etc/passwd", Some(1229), 1229)]);
+    drop(trace);
+    mount.unmount();
 }
 
 /// A listener that never reads: the mount goes on, and what was lost is counted.

@@ -221,7 +221,11 @@ fn events(frame: &mut Frame<'_>, area: Rect, view: &View) {
 
 fn colour(what: &What) -> Color {
     match what {
-        What::Lookup { .. } | What::List { .. } | What::Read { .. } => Color::DarkGray,
+        What::Lookup { .. }
+        | What::List { .. }
+        | What::Read { .. }
+        | What::Open { .. }
+        | What::Close { .. } => Color::DarkGray,
         What::Whiteout { .. } | What::Opaque { .. } | What::Remove { .. } => Color::Red,
         What::CopyUp { .. } | What::Rename { .. } | What::Redirect { .. } => Color::Yellow,
         What::Create { .. } | What::Link { .. } | What::Write { .. } => Color::Green,
