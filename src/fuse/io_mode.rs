@@ -98,9 +98,9 @@ impl<B> IoModes<B> {
         opened
     }
 
-    /// One open less. Returns the real file if it was passed through to until now; dropping that is a system call.
-    pub(super) fn release(&self, ino: u64) -> Option<Arc<B>> {
-        let file = self.0.get(&ino).map(|file| file.clone())?;
+    /// One open less. `let_go` gets the real file if it was passed through to until now.
+    pub(super) fn release(&self, ino: u64, let_go: impl FnOnce(Arc<B>)) {
+        let Some(file) = self.0.get(&ino).map(|file| file.clone()) else { return };
         let gone = {
             let mut mode = file.lock();
             match &mut *mode {
@@ -112,11 +112,12 @@ impl<B> IoModes<B> {
             }
         };
         drop(file);
-        let gone = gone?;
-        self.drop_if_idle(ino);
-        match gone {
-            Mode::PassedThrough(real, _) => Some(real),
-            Mode::Idle | Mode::Cached(_) => None,
+        if let Some(gone) = gone {
+            // Outside of all locks: it is a system call.
+            if let Mode::PassedThrough(real, _) = gone {
+                let_go(real);
+            }
+            self.drop_if_idle(ino);
         }
     }
 
@@ -182,11 +183,11 @@ mod tests {
                         opens += 1;
                     }
                     1 if opens > 0 => {
-                        drop(modes.release(7));
+                        modes.release(7, drop);
                         kernel.release();
                         opens -= 1;
                     }
-                    1 => drop(modes.release(7)),
+                    1 => modes.release(7, drop),
                     _ => upper = true,
                 }
                 assert_eq!(modes.len(), usize::from(opens > 0));
@@ -202,10 +203,10 @@ mod tests {
             modes.open(7, || Ok::<_, ()>(Some(real.clone()))).unwrap();
         }
         assert_eq!(Arc::strong_count(&real), 2, "one real file, whatever is open");
-        modes.release(7);
-        modes.release(7);
+        modes.release(7, drop);
+        modes.release(7, drop);
         assert_eq!(Arc::strong_count(&real), 2);
-        modes.release(7);
+        modes.release(7, drop);
         assert_eq!((Arc::strong_count(&real), modes.len()), (1, 0));
     }
 

@@ -80,7 +80,7 @@ impl Opener {
         if matches!(opened, Opened::PassedThrough(_)) {
             // The kernel opens the real file with these flags, and would tell its refusal as EIO.
             if flags.contains(OFlags::DIRECT) && !self.union.allows_direct(&node).unwrap_or(false) {
-                self.modes.release(ino);
+                self.modes.release(ino, drop);
                 return Err(FsError::Invalid("O_DIRECT on this filesystem"));
             }
             if flags.contains(OFlags::RDWR) {
@@ -212,9 +212,10 @@ impl UnionFs {
     }
 
     pub(super) fn release_file(&self, ino: INodeNo) {
-        let Some(real) = self.opener.modes.release(ino.0) else { return };
-        if let Ok(node) = self.node(ino) {
-            self.union.tell_closed(&node, real.before);
-        }
+        self.opener.modes.release(ino.0, |real| {
+            if let Ok(node) = self.node(ino) {
+                self.union.tell_closed(&node, real.before);
+            }
+        });
     }
 }

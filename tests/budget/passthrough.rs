@@ -18,7 +18,7 @@ fn fill(layer: &Layer, dir: &str) {
 }
 
 /// Nothing is open any more, and the daemon knows.
-fn assert_all_released(counted: &Counted) {
+pub fn assert_all_released(counted: &Counted) {
     let none_open = || {
         counted.all();
         let text = fs::read_to_string(&counted.log).unwrap();

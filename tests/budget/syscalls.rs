@@ -1,6 +1,6 @@
 //! System calls of the daemon, by strace.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -8,10 +8,20 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::common::{Stack, output, wait_until};
+use crate::common::{Mount, Options, Stack, output, wait_until};
+use crate::passthrough::assert_all_released;
 use crate::{Counted, needs_counters};
 
-/// How many system calls the daemon makes during `work`, those apart by which it gets its requests and answers them.
+macro_rules! needs_strace {
+    () => {
+        if !output("sh", &["-c", "command -v strace"]).status.success() {
+            crate::skip!("no strace here");
+        }
+    };
+}
+
+/// How many system calls the daemon makes during `work`, those apart by which it gets its requests and
+/// answers them, memory, and the signal that asks for its counters.
 fn syscalls(counted: &Counted, scratch: &Path, work: impl FnOnce()) -> Vec<String> {
     let (pid, trace) = (counted.mount.daemon(), scratch.join("trace"));
     let mut strace = Command::new("strace")
@@ -29,8 +39,24 @@ fn syscalls(counted: &Counted, scratch: &Path, work: impl FnOnce()) -> Vec<Strin
     work();
     kill_process(Pid::from_child(&strace), Signal::INT).unwrap();
     strace.wait().unwrap();
-    const PROTOCOL: [&str; 9] =
-        ["read(", "writev(", "fcntl(", "sched_yield(", "futex(", "restart_syscall(", "---", "+++", "<..."];
+    const APART: [&str; 16] = [
+        "read(",
+        "writev(",
+        "fcntl(",
+        "sched_yield(",
+        "futex(",
+        "restart_syscall(",
+        "---",
+        "+++",
+        "<...",
+        "brk(",
+        "mmap(",
+        "munmap(",
+        "mprotect(",
+        "madvise(",
+        "sendto(",
+        "rt_sigreturn(",
+    ];
     let text = fs::read_to_string(&trace).unwrap();
     // Of the threads that answer requests; others wait for signals and for `unionmount status`.
     let answers = |thread: &str| {
@@ -39,7 +65,7 @@ fn syscalls(counted: &Counted, scratch: &Path, work: impl FnOnce()) -> Vec<Strin
     };
     let lines = text.lines().filter_map(|line| line.split_once(' ')).filter(|(thread, _)| answers(thread));
     let calls = lines.map(|(_, call)| call.trim_start());
-    calls.filter(|call| !PROTOCOL.iter().any(|p| call.starts_with(p))).map(str::to_owned).collect()
+    calls.filter(|call| !APART.iter().any(|p| call.starts_with(p))).map(str::to_owned).collect()
 }
 
 fn count(calls: &[String], most: usize) {
@@ -52,9 +78,7 @@ const N: usize = 50;
 fn lookups_and_creates_make_few_system_calls() {
     crate::needs_root!();
     needs_counters!();
-    if !output("sh", &["-c", "command -v strace"]).status.success() {
-        crate::skip!("no strace here");
-    }
+    needs_strace!();
     const LAYERS: usize = 3;
     let stack = Stack::new(LAYERS);
     for index in 0..N * LAYERS {
@@ -88,5 +112,75 @@ fn lookups_and_creates_make_few_system_calls() {
         syscalls(&counted, &scratch, || (0..N).for_each(|n| file.write_all_at(b"x", n as u64).unwrap()));
     count(&written, N + 2);
     drop(file);
+    counted.mount.unmount();
+}
+
+/// Exactly so many for each file.
+fn exactly(what: &str, calls: &[String], expected: usize) {
+    assert_eq!(calls.len(), expected, "{what}:\n{}", calls.join("\n"));
+}
+
+#[test]
+fn passed_through_files_cost_the_kernel_being_told_of_them() {
+    crate::needs_root!();
+    needs_counters!();
+    needs_strace!();
+    let stack = Stack::new(1);
+    for n in 0..N {
+        stack.lower(0).file(format!("d/lower-{n}"), "x");
+        stack.upper().file(format!("d/upper-{n}"), "x");
+    }
+    let counted = Counted::new(&stack, &["passthrough"]);
+    let dir = counted.mount.join("d");
+    let scratch = stack.scratch().path().to_owned();
+    let look = |kind: &str| (0..N).for_each(|n| assert!(dir.join(format!("{kind}-{n}")).is_file()));
+    let reads = |counted: &Counted, kind: &str| {
+        syscalls(counted, &scratch, || {
+            for n in 0..N {
+                assert_eq!(fs::read(dir.join(format!("{kind}-{n}"))).unwrap(), b"x");
+            }
+            assert_all_released(counted);
+        })
+    };
+
+    // The lower's data may move up, so they are read by the daemon: openat; pread, and another that meets the end.
+    look("lower");
+    exactly("a lower file, first time", &reads(&counted, "lower"), N * 3);
+    // The kernel asks for the access time: statx.
+    exactly("a lower file, again", &reads(&counted, "lower"), N);
+    exactly("a cached lower file", &reads(&counted, "lower"), 0);
+
+    // openat; one ioctl that gives the file to the kernel and one that takes it back.
+    look("upper");
+    exactly("an upper file, first time", &reads(&counted, "upper"), N * 3);
+    // The descriptor is kept; the kernel asks for the access time.
+    exactly("an upper file, again", &reads(&counted, "upper"), N * 3);
+
+    // The first one asks for the directory's ACL.
+    fs::write(dir.join("new"), "x").unwrap();
+    let create = |name: &str, options: &mut OpenOptions| {
+        look("upper"); // and so knows the directory's attributes
+        syscalls(&counted, &scratch, || {
+            for n in 0..N {
+                let file = options.create_new(true).open(dir.join(format!("{name}-{n}"))).unwrap();
+                file.write_all_at(b"x", 0).unwrap();
+            }
+            assert_all_released(&counted);
+        })
+    };
+    // openat, fstat of what was made; the two ioctls; getxattrat of security.capability before the first write; and
+    // fstat of the directory, whose attributes the kernel asks for before the next.
+    exactly("a new file", &create("new", File::options().write(true)), N * 6 - 1);
+    // Such a file may be mapped, and so its times are asked for each time: statx.
+    exactly("a file to be mapped", &create("map", File::options().read(true).write(true)), N * 7 - 1);
+    counted.mount.unmount();
+
+    let log = stack.work().with_file_name("log");
+    let options =
+        Options { upper: None, work: None, log: Some(log.clone()), ..stack.options_with(&["passthrough"]) };
+    let counted = Counted { mount: Mount::new(&options, stack.mountpoint()), log };
+    look("lower");
+    exactly("without an upper, first time", &reads(&counted, "lower"), N * 3);
+    exactly("without an upper, again", &reads(&counted, "lower"), N * 2);
     counted.mount.unmount();
 }
