@@ -70,6 +70,7 @@ fn serving() {
         source: default_source().to_owned(),
         flags: MountFlags::default(),
         threads: Some(2),
+        pairing: None,
         uring: false,
     };
     let hooks = Hooks { ready: Box::new(|_| {}), report: Box::new(|| {}) };

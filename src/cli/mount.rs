@@ -19,8 +19,9 @@ use super::options::{Options, split_lowers};
 use super::{Failure, say};
 use crate::fuse::UnionFs;
 use crate::fuse::mount::{MountFlags, open_device};
+use crate::fuse::pairing::Pairing;
 use crate::fuse::policy::{FOR_EVER, IoMode, MAX_WRITE, Policy};
-use crate::fuse::session::{Hooks, SessionOptions, default_source, serve};
+use crate::fuse::session::{Hooks, SessionOptions, default_source, default_threads, serve};
 use crate::sys::namespace::may_pass_through;
 use crate::sys::process::raise_nofile_limit;
 use crate::union::layer::{Stack, StackOptions};
@@ -164,6 +165,8 @@ pub struct MountRequest {
     pub threads: Option<usize>,
     /// Requests come over io_uring where the kernel offers it.
     pub uring: bool,
+    /// Programs are served as pairs where they can be.
+    pub pairing: bool,
     /// Stay in the foreground.
     pub foreground: bool,
     /// Directories that are locked (shared) while it is mounted.
@@ -236,6 +239,7 @@ impl MountRequest {
             mount_point,
             source: named_source.unwrap_or_else(|| default_source().to_owned()),
             uring: options.uring,
+            pairing: !options.no_pairing,
             threads: if options.single_thread { Some(1) } else { options.max_threads },
             foreground: args.foreground || args.debug || options.debug,
             hold: args.hold,
@@ -311,8 +315,10 @@ fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), Failure> {
         ready.announce();
         return Ok(());
     }
+    let pairing = pairing(request);
     let options = SessionOptions {
         mount_point,
+        pairing: pairing.clone(),
         source: request.source.clone(),
         flags: request.mount.clone(),
         threads: request.threads,
@@ -323,7 +329,7 @@ fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), Failure> {
     let union = Arc::new(union);
     let policy = policy(&request.fs, &union);
     let asked = Asked::new(&union, &policy);
-    let fs = UnionFs::new(union, policy);
+    let fs = UnionFs::new(union, policy).with_pairing(pairing);
     let notifier = fs.notifier();
     let report = fs.report();
     let at_end = report.clone();
@@ -342,6 +348,15 @@ fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), Failure> {
     drop(control.take());
     log::info!("{at_end}");
     ended
+}
+
+/// Whether programs are served as pairs.
+fn pairing(request: &MountRequest) -> Option<Arc<Pairing>> {
+    let threads = request.threads.unwrap_or_else(default_threads).max(1);
+    if !request.pairing || threads == 1 {
+        return None;
+    }
+    Pairing::new(threads).map_err(|why| log::info!("no pairing: {why}")).ok().map(Arc::new)
 }
 
 /// Takes the shared locks that last as long as the mount.

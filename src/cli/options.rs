@@ -50,6 +50,8 @@ pub struct Options {
     pub max_threads: Option<usize>,
     /// `uring`.
     pub uring: bool,
+    /// `pairing=0`.
+    pub no_pairing: bool,
     /// What was not understood, to be warned of.
     pub ignored: Vec<Ignored>,
     squash_to_root: bool,
@@ -122,6 +124,7 @@ impl Options {
             "debug" => self.debug = true,
             "threaded" => self.single_thread = !value.flag("threaded")?,
             "uring" => self.uring = value.flag("uring")?,
+            "pairing" => self.no_pairing = !value.flag("pairing")?,
             "max_threads" => {
                 self.max_threads = Some(value.parsed("max_threads", "give a number of threads")?);
             }
@@ -556,6 +559,7 @@ mod tests {
             ("force_mask=888", "an octal mode"),
             ("max_threads=many", "a number of threads"),
             ("uring=x", "give 0 or 1"),
+            ("pairing=x", "give 0 or 1"),
             ("remount,rw", "unmount it and mount again"),
         ] {
             let error = read_bytes(text.as_bytes()).unwrap_err().to_string();

@@ -19,6 +19,7 @@ use super::change::change;
 use super::convert::{caller, decode_dev, errno, file_attr, file_type, set_time};
 use super::counters::{Report, Request, RequestCounters};
 use super::open::Opener;
+use super::pairing::Pairing;
 use super::policy::{IoMode, Policy, READ_AHEAD};
 use super::reply::{attr_ttl, missing, reply_empty, reply_entry, reply_xattr};
 use crate::error::{FsError, Result};
@@ -48,13 +49,27 @@ pub struct UnionFs {
     pub(super) policy: Policy,
     pub(super) opener: Arc<Opener>,
     requests: Arc<RequestCounters>,
+    pairing: Option<Arc<Pairing>>,
 }
 
 impl UnionFs {
     /// Serves this union.
     pub fn new(union: Arc<Union>, policy: Policy) -> UnionFs {
         let opener = Arc::new(Opener::new(union.clone()));
-        UnionFs { union, policy, opener, requests: Arc::default() }
+        UnionFs { union, policy, opener, requests: Arc::default(), pairing: None }
+    }
+
+    /// The same, with who is to be told of who asks.
+    pub fn with_pairing(self, pairing: Option<Arc<Pairing>>) -> UnionFs {
+        UnionFs { pairing, ..self }
+    }
+
+    /// Every request comes by here. `bytes`: of data that it brings or wants.
+    fn asked(&self, header: &Header, request: Request, bytes: usize) {
+        self.requests.count(request);
+        if let Some(pairing) = &self.pairing {
+            pairing.asked(header.pid(), bytes);
+        }
     }
 
     /// Where what tells the kernel to forget is to be put, once there is a session.
@@ -65,7 +80,7 @@ impl UnionFs {
     /// What tells, at any time, what was asked and done.
     pub fn report(&self) -> Report {
         let (union, requests) = (self.union.clone(), self.requests.clone());
-        Report { union, requests, opener: self.opener.clone() }
+        Report { union, requests, opener: self.opener.clone(), pairing: self.pairing.clone() }
     }
 
     pub(super) fn node(&self, ino: INodeNo) -> Result<Arc<Node>> {
@@ -178,8 +193,8 @@ impl Filesystem for UnionFs {
         self.union.shut_down();
     }
 
-    fn lookup(&self, _req: &Header, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.requests.count(Request::Lookup);
+    fn lookup(&self, req: &Header, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.asked(req, Request::Lookup, 0);
         match self.lookup_entry(parent, name) {
             Ok(None) => reply.entry(&self.ttl(), &missing(), Generation(0)),
             Ok(Some(attr)) => reply_entry(self.ttl(), reply, Ok(attr)),
@@ -187,13 +202,13 @@ impl Filesystem for UnionFs {
         }
     }
 
-    fn forget(&self, _req: &Header, ino: INodeNo, nlookup: u64) {
-        self.requests.count(Request::Forget);
+    fn forget(&self, req: &Header, ino: INodeNo, nlookup: u64) {
+        self.asked(req, Request::Forget, 0);
         self.union.forget(ino.0, nlookup);
     }
 
-    fn getattr(&self, _req: &Header, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.requests.count(Request::Getattr);
+    fn getattr(&self, req: &Header, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.asked(req, Request::Getattr, 0);
         Self::reply_attr(self.ttl(), reply, self.node(ino).and_then(|n| self.union.getattr(&n)));
     }
 
@@ -215,7 +230,7 @@ impl Filesystem for UnionFs {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        self.requests.count(Request::Setattr);
+        self.asked(req, Request::Setattr, 0);
         let set = SetAttr { mode, uid, gid, size, atime: atime.map(set_time), mtime: mtime.map(set_time) };
         let (ttl, caller) = (self.ttl(), caller(req));
         self.change_node(
@@ -226,8 +241,8 @@ impl Filesystem for UnionFs {
         );
     }
 
-    fn readlink(&self, _req: &Header, ino: INodeNo, reply: ReplyData) {
-        self.requests.count(Request::Readlink);
+    fn readlink(&self, req: &Header, ino: INodeNo, reply: ReplyData) {
+        self.asked(req, Request::Readlink, 0);
         match self.node(ino).and_then(|n| self.union.readlink(&n)) {
             Ok(target) => reply.data(&target),
             Err(e) => reply.error(errno(&e)),
@@ -244,7 +259,7 @@ impl Filesystem for UnionFs {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        self.requests.count(Request::Mknod);
+        self.asked(req, Request::Mknod, 0);
         let new = match Kind::of_mode(mode) {
             Kind::File => New::File,
             kind => New::Special(kind, decode_dev(rdev)),
@@ -253,25 +268,25 @@ impl Filesystem for UnionFs {
     }
 
     fn mkdir(&self, req: &Header, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        self.requests.count(Request::Mkdir);
+        self.asked(req, Request::Mkdir, 0);
         let create = Create { new: New::Directory, mode: mode & 0o7777, umask, caller: caller(req) };
         self.make(parent, name, create, reply);
     }
 
-    fn unlink(&self, _req: &Header, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.requests.count(Request::Unlink);
+    fn unlink(&self, req: &Header, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.asked(req, Request::Unlink, 0);
         let unlink = move |union: &Union, name: &OsStr| union.unlink(&union.node(parent.0)?, name.as_bytes());
         change(&self.union, name, false, unlink, move |done| reply_empty(reply, done));
     }
 
-    fn rmdir(&self, _req: &Header, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.requests.count(Request::Rmdir);
+    fn rmdir(&self, req: &Header, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.asked(req, Request::Rmdir, 0);
         let rmdir = move |union: &Union, name: &OsStr| union.rmdir(&union.node(parent.0)?, name.as_bytes());
         change(&self.union, name, false, rmdir, move |done| reply_empty(reply, done));
     }
 
     fn symlink(&self, req: &Header, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
-        self.requests.count(Request::Symlink);
+        self.asked(req, Request::Symlink, 0);
         let (ttl, caller, target) = (self.ttl(), caller(req), target.to_owned());
         let link = move |union: &Union, name: &OsStr| {
             let new = New::Symlink(target.as_os_str().as_bytes());
@@ -282,7 +297,7 @@ impl Filesystem for UnionFs {
 
     fn rename(
         &self,
-        _req: &Header,
+        req: &Header,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -290,7 +305,7 @@ impl Filesystem for UnionFs {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        self.requests.count(Request::Rename);
+        self.asked(req, Request::Rename, 0);
         let mode = match flags {
             f if f.is_empty() => RenameMode::Replace,
             f if f == RenameFlags::RENAME_NOREPLACE => RenameMode::NoReplace,
@@ -306,8 +321,8 @@ impl Filesystem for UnionFs {
         change(&self.union, name, long, rename, move |done| reply_empty(reply, done));
     }
 
-    fn link(&self, _req: &Header, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        self.requests.count(Request::Link);
+    fn link(&self, req: &Header, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        self.asked(req, Request::Link, 0);
         let ttl = self.ttl();
         let link = move |union: &Union, node: &Arc<Node>, name: &OsStr| {
             let parent = union.node(newparent.0)?;
@@ -317,7 +332,7 @@ impl Filesystem for UnionFs {
     }
 
     fn open(&self, req: &Header, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.requests.count(Request::Open);
+        self.asked(req, Request::Open, 0);
         if !self.opens() {
             return reply.error(Errno::ENOSYS);
         }
@@ -334,7 +349,7 @@ impl Filesystem for UnionFs {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        self.requests.count(Request::Create);
+        self.asked(req, Request::Create, 0);
         if !self.opens() {
             return reply.error(Errno::ENOSYS);
         }
@@ -343,13 +358,13 @@ impl Filesystem for UnionFs {
     }
 
     fn tmpfile(&self, req: &Header, parent: INodeNo, mode: u32, umask: u32, flags: i32, reply: ReplyCreate) {
-        self.requests.count(Request::Tmpfile);
+        self.asked(req, Request::Tmpfile, 0);
         self.create_unnamed(parent, mode, umask, flags, caller(req), reply);
     }
 
     fn read(
         &self,
-        _req: &Header,
+        req: &Header,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -358,13 +373,13 @@ impl Filesystem for UnionFs {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.requests.count(Request::Read);
+        self.asked(req, Request::Read, size as usize);
         self.read_data(ino, offset, size, reply);
     }
 
     fn write(
         &self,
-        _req: &Header,
+        req: &Header,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -374,25 +389,18 @@ impl Filesystem for UnionFs {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.requests.count(Request::Write);
+        self.asked(req, Request::Write, data.len());
         self.write_data(ino, offset, data, write_flags, reply);
     }
 
-    fn flush(
-        &self,
-        _req: &Header,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _lock_owner: LockOwner,
-        reply: ReplyEmpty,
-    ) {
-        self.requests.count(Request::Flush);
+    fn flush(&self, req: &Header, _ino: INodeNo, _fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        self.asked(req, Request::Flush, 0);
         reply.error(Errno::ENOSYS);
     }
 
     fn release(
         &self,
-        _req: &Header,
+        req: &Header,
         ino: INodeNo,
         _fh: FileHandle,
         _flags: OpenFlags,
@@ -400,28 +408,28 @@ impl Filesystem for UnionFs {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.requests.count(Request::Release);
+        self.asked(req, Request::Release, 0);
         if self.opens() {
             self.release_file(ino);
         }
         reply.ok();
     }
 
-    fn fsync(&self, _req: &Header, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        self.requests.count(Request::Fsync);
+    fn fsync(&self, req: &Header, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        self.asked(req, Request::Fsync, 0);
         if self.policy.no_fsync {
             return reply.error(Errno::ENOSYS);
         }
         reply_empty(reply, self.node(ino).and_then(|n| self.union.fsync(&n, datasync)));
     }
 
-    fn opendir(&self, _req: &Header, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.requests.count(Request::Opendir);
+    fn opendir(&self, req: &Header, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.asked(req, Request::Opendir, 0);
         reply.error(Errno::ENOSYS);
     }
 
-    fn readdir(&self, _req: &Header, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        self.requests.count(Request::Readdir);
+    fn readdir(&self, req: &Header, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        self.asked(req, Request::Readdir, 0);
         let listed = self.node(ino).and_then(|node| {
             for (at, number, name) in [(AT_SELF, node.ino, "."), (AT_PARENT, Self::parent_ino(&node), "..")] {
                 if offset < at && reply.add(INodeNo(number), at, fuser::FileType::Directory, name) {
@@ -441,13 +449,13 @@ impl Filesystem for UnionFs {
 
     fn readdirplus(
         &self,
-        _req: &Header,
+        req: &Header,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        self.requests.count(Request::Readdirplus);
+        self.asked(req, Request::Readdirplus, 0);
         let listed = self.node(ino).and_then(|node| {
             for (at, number, name) in [(AT_SELF, node.ino, "."), (AT_PARENT, Self::parent_ino(&node), "..")] {
                 // Node id 0: only the name, nothing to remember.
@@ -469,16 +477,16 @@ impl Filesystem for UnionFs {
         }
     }
 
-    fn fsyncdir(&self, _req: &Header, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        self.requests.count(Request::Fsyncdir);
+    fn fsyncdir(&self, req: &Header, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        self.asked(req, Request::Fsyncdir, 0);
         if self.policy.no_fsync {
             return reply.error(Errno::ENOSYS);
         }
         reply_empty(reply, self.node(ino).and_then(|n| self.union.fsyncdir(&n, datasync)));
     }
 
-    fn statfs(&self, _req: &Header, _ino: INodeNo, reply: ReplyStatfs) {
-        self.requests.count(Request::Statfs);
+    fn statfs(&self, req: &Header, _ino: INodeNo, reply: ReplyStatfs) {
+        self.asked(req, Request::Statfs, 0);
         match self.union.statfs() {
             Ok(s) => reply.statfs(
                 s.f_blocks,
@@ -496,7 +504,7 @@ impl Filesystem for UnionFs {
 
     fn setxattr(
         &self,
-        _req: &Header,
+        req: &Header,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -504,7 +512,7 @@ impl Filesystem for UnionFs {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        self.requests.count(Request::Setxattr);
+        self.asked(req, Request::Setxattr, 0);
         if self.policy.no_xattrs {
             return reply.error(Errno::ENOSYS);
         }
@@ -517,24 +525,24 @@ impl Filesystem for UnionFs {
         );
     }
 
-    fn getxattr(&self, _req: &Header, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.requests.count(Request::Getxattr);
+    fn getxattr(&self, req: &Header, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.asked(req, Request::Getxattr, 0);
         if self.policy.no_xattrs {
             return reply.error(Errno::ENOSYS);
         }
         reply_xattr(reply, size, self.node(ino).and_then(|n| self.union.getxattr(&n, name.as_bytes())));
     }
 
-    fn listxattr(&self, _req: &Header, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.requests.count(Request::Listxattr);
+    fn listxattr(&self, req: &Header, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.asked(req, Request::Listxattr, 0);
         if self.policy.no_xattrs {
             return reply.error(Errno::ENOSYS);
         }
         reply_xattr(reply, size, self.node(ino).and_then(|n| self.union.listxattr(&n)));
     }
 
-    fn removexattr(&self, _req: &Header, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.requests.count(Request::Removexattr);
+    fn removexattr(&self, req: &Header, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.asked(req, Request::Removexattr, 0);
         if self.policy.no_xattrs {
             return reply.error(Errno::ENOSYS);
         }
@@ -548,7 +556,7 @@ impl Filesystem for UnionFs {
 
     fn ioctl(
         &self,
-        _req: &Header,
+        req: &Header,
         ino: INodeNo,
         _fh: FileHandle,
         _flags: IoctlFlags,
@@ -557,7 +565,7 @@ impl Filesystem for UnionFs {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        self.requests.count(Request::Ioctl);
+        self.asked(req, Request::Ioctl, 0);
         let flags = in_data.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
         let done = self.node(ino).and_then(|node| match (cmd, flags) {
             (GET_FLAGS, _) => self.union.inode_flags(&node).map(|flags| flags.to_ne_bytes().to_vec()),
@@ -581,20 +589,20 @@ impl Filesystem for UnionFs {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.requests.count(Request::Fallocate);
+        self.asked(req, Request::Fallocate, 0);
         self.allocate(ino, (offset, length), mode, caller(req), reply);
     }
 
     fn lseek(
         &self,
-        _req: &Header,
+        req: &Header,
         ino: INodeNo,
         _fh: FileHandle,
         offset: i64,
         whence: i32,
         reply: ReplyLseek,
     ) {
-        self.requests.count(Request::Lseek);
+        self.asked(req, Request::Lseek, 0);
         self.seek_data(ino, offset, whence, reply);
     }
 
@@ -611,7 +619,7 @@ impl Filesystem for UnionFs {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        self.requests.count(Request::CopyFileRange);
+        self.asked(req, Request::CopyFileRange, 0);
         self.copy_range((ino_in, offset_in), (ino_out, offset_out), len, caller(req), reply);
     }
 }

@@ -13,13 +13,7 @@ use crate::union::Union;
 /// Works on a thread of its own, so that no other request waits for it. Where there is none to be had, the reply goes
 /// with `work` and tells an error.
 fn aside(work: impl FnOnce() + Send + 'static) {
-    let work = move || {
-        super::session::roam();
-        work();
-    };
-    if let Err(e) = std::thread::Builder::new().name("change".into()).spawn(work) {
-        log::error!("no thread for a change: {e}");
-    }
+    super::pairing::start_thread(work);
 }
 
 /// Makes a change with an argument that the request holds, and answers. What the change holds of the union is let go

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::open::Opener;
+use super::pairing::Pairing;
 use crate::union::Union;
 
 macro_rules! requests {
@@ -80,6 +81,7 @@ pub struct Report {
     pub(super) union: Arc<Union>,
     pub(super) requests: Arc<RequestCounters>,
     pub(super) opener: Arc<Opener>,
+    pub(super) pairing: Option<Arc<Pairing>>,
 }
 
 impl Report {
@@ -103,6 +105,9 @@ impl fmt::Display for Report {
             self.union.counters,
             self.union.known_nodes()
         )?;
+        if let Some(pairing) = &self.pairing {
+            write!(f, "; {pairing}")?;
+        }
         // Only where opens are requests is it known.
         match self.opener.open_files() {
             0 => Ok(()),

@@ -14,6 +14,7 @@
 //! | [`counters`] | requests by kind |
 //! | [`mount`](mod@mount) | mount(2), fusermount3, unmounting |
 //! | [`session`] | the life of a mount: threads, signals, the end |
+//! | [`pairing`] | which thread answers a program, and on which processor |
 
 pub mod adaptor;
 pub mod bdi;
@@ -25,6 +26,7 @@ mod files;
 mod io_mode;
 pub mod mount;
 mod open;
+pub mod pairing;
 pub mod policy;
 mod reply;
 pub mod session;

@@ -16,6 +16,7 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -26,6 +27,7 @@ use signal_hook::iterator::{Handle, Signals};
 
 use super::bdi;
 use super::mount::{self, MountError, MountFlags, Mounted};
+use super::pairing::Pairing;
 
 /// How a filesystem is mounted and served.
 #[derive(Debug, Clone)]
@@ -38,6 +40,8 @@ pub struct SessionOptions {
     pub flags: MountFlags,
     /// How many threads answer; `None`: one for each processor, between 2 and 8.
     pub threads: Option<usize>,
+    /// Programs are served as pairs where they can be; as many more threads.
+    pub pairing: Option<Arc<Pairing>>,
     /// Requests come over io_uring where the kernel offers it; `threads` then has no effect, save that a single one
     /// keeps them on the device.
     pub uring: bool,
@@ -93,12 +97,18 @@ pub fn serve<F: Filesystem>(
     let acl = if options.flags.only_owner_and_root() { SessionACL::RootAndOwner } else { SessionACL::All };
     let mut config = Config::default();
     config.acl = acl;
-    config.n_threads = Some(options.threads.unwrap_or_else(default_threads).max(1));
+    config.n_threads = Some(match &options.pairing {
+        Some(pairing) => pairing.threads(),
+        None => options.threads.unwrap_or_else(default_threads).max(1),
+    });
     // A descriptor of their own lets threads wait apart; who may not open the device anew shares one.
     config.clone_fd = mount::open_device().is_ok();
     config.spin = Some(SPIN);
     config.uring = options.uring && options.threads != Some(1);
-    let session = Session::from_fd(fs, device, acl, config).map_err(SessionError::Begin)?;
+    let mut session = Session::from_fd(fs, device, acl, config).map_err(SessionError::Begin)?;
+    if let Some(pairing) = &options.pairing {
+        session.set_rota(pairing.clone());
+    }
 
     bdi::tune(&options.mount_point);
     stop_on_panic(mounted.clone());
@@ -117,17 +127,8 @@ pub fn serve<F: Filesystem>(
 /// How long a thread asks for the next request before it sleeps: about what waking it would cost.
 const SPIN: Duration = Duration::from_micros(50);
 
-/// Lets this thread run on every processor that the process may run on: one that a thread started which serves a
-/// single processor would stay there.
-pub(super) fn roam() {
-    use rustix::thread::{sched_getaffinity, sched_setaffinity};
-    let main = rustix::process::getpid();
-    if let Err(e) = sched_getaffinity(Some(main)).and_then(|all| sched_setaffinity(None, &all)) {
-        log::debug!("a thread stays on its processor: {e}");
-    }
-}
-
-fn default_threads() -> usize {
+/// How many threads answer where nobody said how many.
+pub fn default_threads() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8)
 }
 

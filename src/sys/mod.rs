@@ -9,5 +9,6 @@ pub mod handle;
 pub mod namespace;
 pub mod object;
 pub mod process;
+pub mod schedule;
 pub mod splice;
 pub mod xattr;

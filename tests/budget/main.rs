@@ -13,6 +13,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod pairing;
 mod passthrough;
 mod requests;
 mod syscalls;
@@ -57,14 +58,26 @@ impl Counted {
         Counted { mount: Mount::new(&options, stack.mountpoint()), log }
     }
 
-    fn all(&self) -> Requests {
+    /// What the daemon tells when it is asked to.
+    fn report(&self) -> String {
         let reports = || fs::read_to_string(&self.log).unwrap_or_default();
         let before = reports().matches("requests: ").count();
         kill_process(Pid::from_raw(self.mount.daemon() as i32).unwrap(), Signal::USR1).unwrap();
         let told = || reports().ends_with('\n') && reports().matches("requests: ").count() > before;
         assert!(common::wait_until(Duration::from_secs(20), told), "the daemon reports nothing");
-        let text = reports();
-        let report = text.rsplit_once("requests: ").unwrap().1.split(';').next().unwrap();
+        reports().rsplit_once("requests: ").unwrap().1.to_owned()
+    }
+
+    /// How many requests companions have served.
+    fn paired(&self) -> u64 {
+        let report = self.report();
+        let words = report.split("paired: ").nth(1).and_then(|rest| rest.split_whitespace().next());
+        words.map_or(0, |n| n.parse().unwrap())
+    }
+
+    fn all(&self) -> Requests {
+        let report = self.report();
+        let report = report.split(';').next().unwrap();
         let counts = report.split(", ").filter_map(|word| word.trim().split_once(' '));
         counts
             .map(|(kind, n)| (kind.to_owned(), n.parse().unwrap()))

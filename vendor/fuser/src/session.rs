@@ -44,6 +44,7 @@ use crate::mnt::mount_options::Config;
 use crate::mnt::mount_options::check_option_conflicts;
 use crate::notify::Notifier;
 use crate::read_buf::FuseReadBuf;
+use crate::rota::Rota;
 use crate::reply::Reply;
 use crate::reply::ReplyRaw;
 use crate::reply::ReplySender;
@@ -141,6 +142,7 @@ pub struct Session<FS: Filesystem> {
     pub(crate) config: Config,
     /// How large a request or a reply can be, where it was agreed that they go over io_uring.
     uring_payload: Option<usize>,
+    rota: Option<Arc<dyn Rota>>,
 }
 
 impl<FS: Filesystem> AsFd for Session<FS> {
@@ -189,6 +191,7 @@ impl<FS: Filesystem> Session<FS> {
             proto_version: None,
             config: options.clone(),
             uring_payload: None,
+            rota: None,
         };
 
         session.handshake()?;
@@ -218,11 +221,22 @@ impl<FS: Filesystem> Session<FS> {
             proto_version: None,
             config,
             uring_payload: None,
+            rota: None,
         };
 
         session.handshake()?;
 
         Ok(session)
+    }
+
+    /// Whether requests come over io_uring.
+    pub fn has_uring(&self) -> bool {
+        self.uring_payload.is_some()
+    }
+
+    /// From here on this tells which threads ask for requests. It has no effect where they come over io_uring.
+    pub fn set_rota(&mut self, rota: Arc<dyn Rota>) {
+        self.rota = Some(rota).filter(|_| !self.has_uring());
     }
 
     /// Run the session loop in a background thread. If the returned handle is dropped,
@@ -257,6 +271,7 @@ impl<FS: Filesystem> Session<FS> {
             proto_version: _,
             config,
             uring_payload,
+            rota,
         } = self;
 
         // Over the device then comes only what is to be forgotten.
@@ -284,6 +299,8 @@ impl<FS: Filesystem> Session<FS> {
                 session_owner,
                 spinner: None,
                 pause: None,
+                rota: None,
+                number: 0,
             })
         });
         let rings = rings.transpose()?;
@@ -322,6 +339,8 @@ impl<FS: Filesystem> Session<FS> {
                 session_owner,
                 spinner: spinner.clone(),
                 pause: rings.as_ref().map(|_| crate::uring::FORGET_PAUSE),
+                rota: rota.clone(),
+                number: i,
             };
             threads.push(
                 thread::Builder::new()
@@ -572,6 +591,21 @@ pub(crate) struct SessionEventLoop<FS: Filesystem> {
     pub(crate) spinner: Option<Arc<crate::spin::Spinner>>,
     /// How long it waits after each request, so that the next one tells more.
     pub(crate) pause: Option<std::time::Duration>,
+    /// Tells when it asks.
+    pub(crate) rota: Option<Arc<dyn Rota>>,
+    /// Its number among the session's threads.
+    pub(crate) number: usize,
+}
+
+/// Lets all others go on when a thread of the session has ended, however it ended.
+struct EndRota<'a>(Option<&'a dyn Rota>);
+
+impl Drop for EndRota<'_> {
+    fn drop(&mut self) {
+        if let Some(rota) = self.0 {
+            rota.end();
+        }
+    }
 }
 
 impl<FS: Filesystem> SessionEventLoop<FS> {
@@ -585,6 +619,8 @@ impl<FS: Filesystem> SessionEventLoop<FS> {
             session_owner: self.session_owner,
             spinner: self.spinner.clone(),
             pause: self.pause,
+            rota: self.rota.clone(),
+            number: self.number,
         }
     }
 
@@ -594,11 +630,14 @@ impl<FS: Filesystem> SessionEventLoop<FS> {
         let mut buf = FuseReadBuf::new();
         let buf = buf.as_mut();
         let mut turn = crate::spin::Turn::default();
+        let rota = self.rota.as_deref();
+        let _end = EndRota(rota);
         loop {
+            let may_spin = rota.is_none_or(|rota| rota.wait_turn(self.number));
             // Read the next request from the given channel to kernel driver
             // The kernel driver makes sure that we get exactly one request per read
             let received = match &self.spinner {
-                Some(spinner) => spinner.receive(&mut turn, &self.ch, buf),
+                Some(spinner) => spinner.receive(&mut turn, &self.ch, buf, may_spin),
                 None => self.ch.receive_retrying(buf),
             };
             match received {

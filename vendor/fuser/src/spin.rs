@@ -38,9 +38,15 @@ impl Spinner {
     }
 
     /// Receives the next request.
-    pub(crate) fn receive(&self, turn: &mut Turn, ch: &Channel, buf: &mut [u8]) -> nix::Result<usize> {
+    pub(crate) fn receive(
+        &self,
+        turn: &mut Turn,
+        ch: &Channel,
+        buf: &mut [u8],
+        may_spin: bool,
+    ) -> nix::Result<usize> {
         let worth = turn.credit > 0 || turn.sleeps % PROBE_EVERY == PROBE_EVERY - 1;
-        if worth && self.busy.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+        if may_spin && worth && self.busy.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok() {
             let received = self.spin(turn, ch, buf);
             self.busy.store(false, Ordering::Release);
             match received {

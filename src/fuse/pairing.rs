@@ -1,0 +1,544 @@
+//! Pairing: a program that asks, and the thread that answers it, take turns on one processor.
+//!
+//! A small request costs the daemon a few microseconds, and the two of them several times that for waking each other:
+//! each sleeps while the other works, and the scheduler, which sees an idle processor, moves whoever wakes there, so
+//! that every request and every answer wakes a processor that had gone to sleep, too. Yet there is nothing to be done
+//! side by side. On one and the same processor a request is two changes of context.
+//!
+//! So while one program alone asks, its requests go to **companions**: threads that run only on the processor that the
+//! program runs on. That alone would not do, for when a companion answers, the program is woken, finds its processor in
+//! use and is moved to the next idle one. But to the scheduler a processor counts as idle if all that runs there is of
+//! the policy SCHED_IDLE (kernel/sched/fair.c: select_idle_sibling and sched_idle_cpu), so companions are: a program that is
+//! woken by one stays, and goes on at once.
+//!
+//! SCHED_IDLE has a price: while all processors are wanted by others, a companion hardly runs at all. And an ordinary
+//! user's thread can't leave it. Therefore:
+//!
+//! - The session's other threads, the **roamers**, are as ordinary as any. They ask for requests while there is no pair,
+//!   and wait in [`Rota::wait_turn`] while there is one; the companions the other way round.
+//! - A companion looks at how long it had to wait for the processor ([`Watch`]). Was it kept waiting by somebody else
+//!   than the program it serves, the pair parts, and there is none for a while: a second at first, at most a minute.
+//! - A request of another program, or for much data, parts the pair: then there is something to be done side by side.
+//! - There are several companions, so that one that waits for a disk keeps nobody else waiting, and what would keep one
+//!   for long runs on a thread of its own, an ordinary one ([`start_thread`]).
+
+mod watch;
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::time::Instant;
+
+use fuser::Rota;
+use parking_lot::{Condvar, Mutex};
+
+use crate::sys::schedule::{self, Watched};
+use watch::{Candidate, Seen, Watch};
+
+/// How many threads serve a pair.
+const COMPANIONS: usize = 2;
+/// How many requests in a row make a pair, at least.
+const FEW: u32 = 16;
+/// How many do where pairs used to last for a few requests only.
+const MORE: u32 = 1024;
+/// A pair that lasted for so many requests was worth it.
+const WORTH: u32 = 512;
+/// For how long there is no pair after a companion was kept waiting: at first, and at most.
+const PAUSE: Range<u64> = 1_000..64_000; // milliseconds
+/// After a pair that lasted for so many requests the next pause is a short one again.
+const UNDISTURBED: u32 = 8192;
+/// Requests for as many bytes are answered faster side by side: the kernel reads ahead while the program works.
+const MUCH: usize = 32 << 10;
+
+/// No processor; others are one higher than their number.
+const APART: u32 = 0;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Who asks, and whether it is served as a pair.
+#[derive(Debug)]
+pub struct Pairing {
+    roamers: usize,
+    /// Where the pair is, or [`APART`].
+    processor: AtomicU32,
+    /// The thread that asked last, and how often in a row.
+    client: AtomicU32,
+    streak: AtomicU32,
+    /// The one who may be served as a pair next.
+    candidate: Mutex<Option<Candidate>>,
+    /// How often in a row makes a pair.
+    enough: AtomicU32,
+    /// Until when there is no pair, in milliseconds since `began`, and how long the last pause was.
+    paused_until: AtomicU64,
+    pause: AtomicU64,
+    began: Instant,
+    /// How many companions are ready.
+    ready: AtomicUsize,
+    ended: AtomicBool,
+    /// Held while `processor` changes between a pair and none.
+    changing: Mutex<()>,
+    changed: Condvar,
+    starter: Sender<Job>,
+    counters: Counters,
+}
+
+/// What became of it.
+#[derive(Debug, Default)]
+struct Counters {
+    pairs: AtomicU64,
+    requests: AtomicU64,
+    stalls: AtomicU64,
+}
+
+/// Why there is no pairing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoPairing {
+    /// There is nobody to be woken.
+    #[error("there is one processor only")]
+    OneProcessor,
+    /// Somebody decided how this process is scheduled.
+    #[error("this process has a scheduling policy of its own")]
+    Policy,
+    /// The kernel doesn't tell how long threads wait.
+    #[error("/proc/thread-self/schedstat cannot be read")]
+    NoTimes,
+    /// A system call failed.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+thread_local! {
+    /// What a companion keeps.
+    static SEAT: RefCell<Option<Seat>> = const { RefCell::new(None) };
+    /// The processor that this companion runs on, as in [`Pairing::processor`].
+    static PLACE: Cell<u32> = const { Cell::new(APART) };
+}
+
+#[derive(Debug)]
+struct Seat {
+    watch: Watch,
+    starter: Sender<Job>,
+}
+
+impl Pairing {
+    /// For a session with so many ordinary threads.
+    ///
+    /// # Errors
+    ///
+    /// It can't be had here, or is of no use.
+    pub fn new(roamers: usize) -> Result<Pairing, NoPairing> {
+        if schedule::processors()?.count() < 2 {
+            return Err(NoPairing::OneProcessor);
+        }
+        if !schedule::is_ordinary() {
+            return Err(NoPairing::Policy);
+        }
+        let times = Watched::this_thread().map(|this| this.times());
+        if !matches!(times, Ok(Some(_))) {
+            return Err(NoPairing::NoTimes);
+        }
+        let (starter, jobs) = mpsc::channel::<Job>();
+        std::thread::Builder::new().name("starter".into()).spawn(move || jobs.iter().for_each(spawn))?;
+        Ok(Pairing {
+            roamers,
+            processor: AtomicU32::new(APART),
+            client: AtomicU32::new(0),
+            streak: AtomicU32::new(0),
+            candidate: Mutex::new(None),
+            enough: AtomicU32::new(FEW),
+            paused_until: AtomicU64::new(0),
+            pause: AtomicU64::new(0),
+            began: Instant::now(),
+            ready: AtomicUsize::new(0),
+            ended: AtomicBool::new(false),
+            changing: Mutex::new(()),
+            changed: Condvar::new(),
+            starter,
+            counters: Counters::default(),
+        })
+    }
+
+    /// How many threads the session needs.
+    pub fn threads(&self) -> usize {
+        self.roamers + COMPANIONS
+    }
+
+    /// A request came: of that thread, with or for so many bytes of data. Requests of nobody, 0, don't count.
+    pub fn asked(&self, client: u32, bytes: usize) {
+        let pair = self.processor.load(Ordering::Relaxed);
+        if bytes >= MUCH {
+            self.streak.store(0, Ordering::Relaxed);
+            if pair != APART {
+                self.part(false);
+            }
+            return;
+        }
+        if client == 0 {
+            return;
+        }
+        if self.client.load(Ordering::Relaxed) != client {
+            self.client.store(client, Ordering::Relaxed);
+            let lasted = self.streak.swap(0, Ordering::Relaxed);
+            if pair != APART {
+                self.weigh(lasted);
+                self.part(false);
+            }
+            return;
+        }
+        let streak = self.streak.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        if pair == APART {
+            self.consider(client, streak);
+            return;
+        }
+        self.counters.requests.fetch_add(1, Ordering::Relaxed);
+        let seen =
+            SEAT.with_borrow_mut(|seat| seat.as_mut().map_or(Seen::Nothing, |seat| seat.watch.look(client)));
+        match seen {
+            Seen::Nothing => {}
+            Seen::On(processor) => self.follow(pair, number_of(processor)),
+            Seen::Stall => {
+                self.counters.stalls.fetch_add(1, Ordering::Relaxed);
+                self.pause();
+                self.part(true);
+            }
+        }
+    }
+
+    /// Whether that thread, which has asked so often in a row, is to be served as a pair. Who has to wait for a processor
+    /// itself isn't: a companion would wait for much longer.
+    fn consider(&self, client: u32, streak: u32) {
+        const HALF: u32 = FEW / 2;
+        if streak + HALF < self.enough.load(Ordering::Relaxed) || !streak.is_multiple_of(HALF) {
+            return;
+        }
+        let paused = self.paused_until.load(Ordering::Relaxed) > self.milliseconds();
+        if paused || self.ready.load(Ordering::Acquire) < COMPANIONS {
+            return;
+        }
+        let Some((candidate, processor)) = Candidate::look(client) else { return };
+        let before = self.candidate.lock().replace(candidate);
+        if !streak.is_multiple_of(FEW) {
+            return;
+        }
+        match before.filter(|before| before.client == client) {
+            None => {}
+            Some(before) if candidate.has_waited_since(&before) => {
+                log::debug!("no pair: {client} has to wait for a processor");
+                self.pause();
+            }
+            Some(_) => self.pair(processor),
+        }
+    }
+
+    /// Serves the program on this processor as a pair from the next request on.
+    fn pair(&self, processor: usize) {
+        if !schedule::processors().is_ok_and(|all| all.is_set(processor)) {
+            return;
+        }
+        self.counters.pairs.fetch_add(1, Ordering::Relaxed);
+        self.change(number_of(processor));
+    }
+
+    /// The program is there now. A pair that parted meanwhile stays apart.
+    fn follow(&self, before: u32, now: u32) {
+        if before != now {
+            let _ = self.processor.compare_exchange(before, now, Ordering::Release, Ordering::Relaxed);
+        }
+    }
+
+    fn milliseconds(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// For a while there is no pair.
+    fn pause(&self) {
+        let lasted = self.streak.swap(0, Ordering::Relaxed);
+        let before = if lasted >= UNDISTURBED { 0 } else { self.pause.load(Ordering::Relaxed) };
+        let pause = (before * 2).clamp(PAUSE.start, PAUSE.end);
+        self.pause.store(pause, Ordering::Relaxed);
+        self.paused_until.store(self.milliseconds().saturating_add(pause), Ordering::Relaxed);
+    }
+
+    /// Lets pairs that last for a few requests only be made less often.
+    fn weigh(&self, lasted: u32) {
+        let enough = self.enough.load(Ordering::Relaxed);
+        let next = match lasted.saturating_sub(enough) {
+            ..WORTH => (enough * 2).min(MORE.max(enough)),
+            _ => (enough / 2).max(FEW),
+        };
+        self.enough.store(next, Ordering::Relaxed);
+    }
+
+    fn part(&self, stalled: bool) {
+        log::debug!("the pair parts{}", if stalled { ": others want its processor" } else { "" });
+        self.change(APART);
+    }
+
+    fn change(&self, processor: u32) {
+        let _changing = self.changing.lock();
+        self.processor.store(processor, Ordering::Release);
+        self.changed.notify_all();
+    }
+
+    /// Waits while it is the others' turn. Returns where the pair is.
+    fn wait_while(&self, not_yet: impl Fn(u32) -> bool) -> u32 {
+        let now = || self.processor.load(Ordering::Acquire);
+        if not_yet(now()) {
+            let mut changing = self.changing.lock();
+            while not_yet(now()) && !self.ended.load(Ordering::Acquire) {
+                self.changed.wait(&mut changing);
+            }
+        }
+        now()
+    }
+
+    /// Makes a companion of this thread.
+    fn sit_down(&self) {
+        let seat = schedule::yield_to_all().and_then(|()| {
+            let watch = Watch::new()?;
+            Ok(Seat { watch, starter: self.starter.clone() })
+        });
+        match seat {
+            Ok(seat) => {
+                SEAT.set(Some(seat));
+                self.ready.fetch_add(1, Ordering::Release);
+            }
+            Err(e) => log::info!("no pairing: {e}"),
+        }
+    }
+
+    /// Brings this companion to where the pair is.
+    fn move_to(&self, processor: u32) {
+        if processor == APART || PLACE.replace(processor) == processor {
+            return;
+        }
+        if let Err(e) = schedule::run_on(processor as usize - 1) {
+            // It has just been taken away: the next look tells where the program went.
+            log::debug!("a companion can't follow: {e}");
+            PLACE.set(APART);
+        }
+    }
+}
+
+impl Rota for Pairing {
+    fn wait_turn(&self, thread: usize) -> bool {
+        if thread < self.roamers {
+            self.wait_while(|processor| processor != APART);
+            return true;
+        }
+        if SEAT.with_borrow(Option::is_none) && !self.ended.load(Ordering::Acquire) {
+            self.sit_down();
+        }
+        let processor = self.wait_while(|processor| processor == APART);
+        self.move_to(processor);
+        false
+    }
+
+    fn end(&self) {
+        let _changing = self.changing.lock();
+        self.ended.store(true, Ordering::Release);
+        self.changed.notify_all();
+    }
+}
+
+impl fmt::Display for Pairing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [requests, pairs, stalls] =
+            [&self.counters.requests, &self.counters.pairs, &self.counters.stalls]
+                .map(|counter| counter.load(Ordering::Relaxed));
+        write!(f, "paired: {requests} requests, {pairs} times, {stalls} given up")
+    }
+}
+
+/// As in [`Pairing::processor`].
+fn number_of(processor: usize) -> u32 {
+    u32::try_from(processor).map_or(APART, |n| n.saturating_add(1))
+}
+
+/// Starts a thread of its own, which is as ordinary as any, even where a companion asks for it.
+pub fn start_thread(job: impl FnOnce() + Send + 'static) {
+    let starter = SEAT.with_borrow(|seat| seat.as_ref().map(|seat| seat.starter.clone()));
+    match starter {
+        // A thread that a companion starts would be one of SCHED_IDLE for ever.
+        Some(starter) => {
+            if starter.send(Box::new(job)).is_err() {
+                log::error!("no thread for a change: the one that starts them has ended");
+            }
+        }
+        None => spawn(Box::new(job)),
+    }
+}
+
+/// Where there is no thread to be had, the job is dropped.
+fn spawn(job: Job) {
+    let work = move || {
+        schedule::roam();
+        job();
+    };
+    if let Err(e) = std::thread::Builder::new().name("change".into()).spawn(work) {
+        log::error!("no thread for a change: {e}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    // A test that panics has failed; that is what unwrap is for here.
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// A pairing whose companions are said to be ready, though there are none; `None`, said so, where it can't be had.
+    fn pairing() -> Option<Pairing> {
+        let pairing = match Pairing::new(2) {
+            Ok(pairing) => pairing,
+            Err(why) => {
+                eprintln!("SKIP: no pairing: {why}");
+                return None;
+            }
+        };
+        pairing.ready.store(COMPANIONS, Ordering::Relaxed);
+        Some(pairing)
+    }
+
+    /// A program that never has to wait for a processor, for it sleeps.
+    struct Sleeper(std::process::Child);
+
+    impl Sleeper {
+        fn new() -> Sleeper {
+            Sleeper(std::process::Command::new("sleep").arg("1000").spawn().unwrap())
+        }
+
+        fn ask(&self, pairing: &Pairing, times: u32) {
+            ask(pairing, self.0.id(), times);
+        }
+    }
+
+    impl Drop for Sleeper {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    fn is_paired(pairing: &Pairing) -> bool {
+        pairing.processor.load(Ordering::Relaxed) != APART
+    }
+
+    fn ask(pairing: &Pairing, client: u32, times: u32) {
+        for _ in 0..times {
+            pairing.asked(client, 0);
+        }
+    }
+
+    #[test]
+    fn one_who_asks_alone_is_paired_until_another_does() {
+        let Some(pairing) = pairing() else { return };
+        let program = Sleeper::new();
+        program.ask(&pairing, FEW);
+        assert!(!is_paired(&pairing));
+        program.ask(&pairing, 1);
+        assert!(is_paired(&pairing));
+        // Those of nobody are the kernel's own.
+        ask(&pairing, 0, 10);
+        assert!(is_paired(&pairing));
+        ask(&pairing, 1, 1);
+        assert!(!is_paired(&pairing));
+    }
+
+    #[test]
+    fn much_data_parts_a_pair_and_little_does_not() {
+        let Some(pairing) = pairing() else { return };
+        let program = Sleeper::new();
+        program.ask(&pairing, FEW + 1);
+        pairing.asked(program.0.id(), MUCH - 1);
+        assert!(is_paired(&pairing));
+        pairing.asked(program.0.id(), MUCH);
+        assert!(!is_paired(&pairing));
+        program.ask(&pairing, FEW - 1);
+        assert!(!is_paired(&pairing), "it counts from the start again");
+    }
+
+    #[test]
+    fn pairs_that_do_not_last_are_made_less_often() {
+        let Some(pairing) = pairing() else { return };
+        let program = Sleeper::new();
+        let enough = || pairing.enough.load(Ordering::Relaxed);
+        for round in 1..=10 {
+            program.ask(&pairing, enough() + FEW);
+            assert!(is_paired(&pairing), "round {round}");
+            ask(&pairing, 1, 1);
+            assert_eq!(enough(), (FEW << round).min(MORE));
+        }
+        program.ask(&pairing, enough() + WORTH + FEW);
+        ask(&pairing, 1, 1);
+        assert_eq!(enough(), MORE / 2);
+    }
+
+    #[test]
+    fn after_a_stall_there_is_none_for_a_while() {
+        let Some(pairing) = pairing() else { return };
+        let program = Sleeper::new();
+        pairing.pause();
+        program.ask(&pairing, 10 * FEW);
+        assert!(!is_paired(&pairing));
+        for expected in [2_000, 4_000, 8_000, 16_000, 32_000, 64_000, 64_000] {
+            pairing.pause();
+            assert_eq!(pairing.pause.load(Ordering::Relaxed), expected);
+        }
+        assert!(pairing.paused_until.load(Ordering::Relaxed) <= pairing.milliseconds() + PAUSE.end);
+        pairing.streak.store(UNDISTURBED, Ordering::Relaxed);
+        pairing.pause();
+        assert_eq!(pairing.pause.load(Ordering::Relaxed), PAUSE.start);
+    }
+
+    #[test]
+    fn roamers_and_companions_take_turns() {
+        let Some(pairing) = pairing() else { return };
+        let (tell, told) = mpsc::channel();
+        std::thread::scope(|scope| {
+            for thread in [0, 2] {
+                let (pairing, tell) = (&pairing, tell.clone());
+                scope.spawn(move || {
+                    while !pairing.ended.load(Ordering::Acquire) {
+                        let spins = pairing.wait_turn(thread);
+                        if tell.send((thread, spins, is_paired(pairing))).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+            // Whoever was under way when the turn changed asks once more.
+            let until = |expected: (usize, bool, bool)| {
+                assert!(told.iter().any(|turn| turn == expected), "{expected:?} never comes");
+                for _ in 0..1000 {
+                    let turn = told.recv().unwrap();
+                    assert!(turn == expected || turn.2 != expected.2 || turn.0 != expected.0, "{turn:?}");
+                }
+            };
+            until((0, true, false));
+            pairing.change(1);
+            until((2, false, true));
+            pairing.change(APART);
+            until((0, true, false));
+            pairing.end();
+            drop(told);
+        });
+    }
+
+    #[test]
+    fn what_a_companion_starts_is_ordinary() {
+        let Some(pairing) = pairing() else { return };
+        let (tell, told) = mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                pairing.sit_down();
+                assert!(!schedule::is_ordinary());
+                start_thread(move || tell.send(schedule::is_ordinary()).unwrap());
+            });
+        });
+        assert!(told.recv().unwrap());
+    }
+}

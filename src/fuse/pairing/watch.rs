@@ -1,0 +1,196 @@
+//! Whether a companion is kept waiting.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::sys::schedule::{self, Watched};
+
+/// What a companion keeps of itself and of the program that it serves.
+#[derive(Debug)]
+pub(super) struct Watch {
+    this: Watched,
+    client: Option<Client>,
+    requests: u32,
+    last_request: Instant,
+}
+
+#[derive(Debug)]
+struct Client {
+    number: u32,
+    thread: Watched,
+    last: Sample,
+}
+
+/// What a look shows.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// Nothing; or there was no look.
+    Nothing,
+    /// The program is on this processor.
+    On(usize),
+    /// The companion had to wait for the processor because of others than those whom it serves.
+    Stall,
+}
+
+/// A program that may be served as a pair: whether it has to wait for a processor.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Candidate {
+    pub(super) client: u32,
+    at: Instant,
+    waited: Duration,
+}
+
+impl Candidate {
+    /// That thread, and where it is now.
+    pub(super) fn look(client: u32) -> Option<(Candidate, usize)> {
+        let thread = Watched::thread(client).ok()?;
+        let waited = thread.times()?.waited;
+        Some((Candidate { client, at: Instant::now(), waited }, thread.processor()?))
+    }
+
+    /// Whether it had to wait for a good part of the time since then.
+    pub(super) fn has_waited_since(&self, before: &Candidate) -> bool {
+        self.waited.saturating_sub(before.waited) > Watch::LITTLE.max((self.at - before.at) / 4)
+    }
+}
+
+/// What is compared: of the companion, of its program, of this process.
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    at: Instant,
+    waited: Duration,
+    /// What the program and this process ran. While they do, a companion waits, and nothing is lost.
+    ran: Duration,
+}
+
+impl Watch {
+    /// How many requests of a companion pass between two looks.
+    const EVERY: u32 = 64;
+    /// After as long a silence there is one at once.
+    const SILENCE: Duration = Duration::from_millis(2);
+    /// Less than this is no stall.
+    const LITTLE: Duration = Duration::from_millis(1);
+
+    /// For the thread that calls this.
+    ///
+    /// # Errors
+    ///
+    /// The kernel doesn't tell how long threads wait.
+    pub(super) fn new() -> io::Result<Watch> {
+        let this = Watched::this_thread()?;
+        Ok(Watch { this, client: None, requests: 0, last_request: Instant::now() })
+    }
+
+    /// A request of that thread came.
+    pub(super) fn look(&mut self, client: u32) -> Seen {
+        let now = Instant::now();
+        let silence = now - self.last_request;
+        self.last_request = now;
+        self.requests += 1;
+        match &mut self.client {
+            Some(known) if known.number == client => {
+                if self.requests < Self::EVERY && silence < Self::SILENCE {
+                    return Seen::Nothing;
+                }
+                self.requests = 0;
+                // A program that has ended while its last request was served waits for nothing.
+                let Some(sample) = Sample::take(&self.this, &known.thread) else { return Seen::Nothing };
+                let before = std::mem::replace(&mut known.last, sample);
+                if sample.is_stalled_since(&before) {
+                    return Seen::Stall;
+                }
+                known.thread.processor().map_or(Seen::Nothing, Seen::On)
+            }
+            _ => {
+                self.requests = 0;
+                self.client = Client::new(&self.this, client);
+                Seen::Nothing
+            }
+        }
+    }
+}
+
+impl Client {
+    fn new(companion: &Watched, number: u32) -> Option<Client> {
+        let thread = Watched::thread(number).ok()?;
+        let last = Sample::take(companion, &thread)?;
+        Some(Client { number, thread, last })
+    }
+}
+
+impl Sample {
+    fn take(companion: &Watched, client: &Watched) -> Option<Sample> {
+        let waited = companion.times()?.waited;
+        let ran = client.times()?.ran + schedule::process_time();
+        Some(Sample { at: Instant::now(), waited, ran })
+    }
+
+    fn is_stalled_since(&self, before: &Sample) -> bool {
+        let waited = self.waited.saturating_sub(before.waited);
+        let ran = self.ran.saturating_sub(before.ran);
+        waited > ran + Watch::LITTLE.max((self.at - before.at) / 4)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    // A test that panics has failed; that is what unwrap is for here.
+    #![allow(clippy::unwrap_used)]
+
+    use std::process::{Child, Command};
+
+    use super::*;
+
+    fn sample(start: Instant, at: u64, waited: u64, ran: u64) -> Sample {
+        let ms = Duration::from_millis;
+        Sample { at: start + ms(at), waited: ms(waited), ran: ms(ran) }
+    }
+
+    #[test]
+    fn a_stall_is_waiting_for_neither_the_program_nor_this_process() {
+        let now = Instant::now();
+        let before = sample(now, 0, 0, 0);
+        assert!(sample(now, 10, 8, 1).is_stalled_since(&before));
+        assert!(!sample(now, 10, 8, 8).is_stalled_since(&before), "the program worked");
+        assert!(!sample(now, 1000, 0, 0).is_stalled_since(&before), "nobody asked");
+        assert!(!sample(now, 2, 1, 1).is_stalled_since(&before), "it is little");
+        assert!(!sample(now, 100, 20, 1).is_stalled_since(&before), "it is a small part");
+    }
+
+    struct Hog(Child);
+
+    impl Drop for Hog {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    /// Something else wants the processor that a companion is on.
+    #[test]
+    fn a_companion_notices_that_it_is_kept_waiting() {
+        let watched = std::thread::spawn(|| {
+            let all = schedule::processors().unwrap();
+            let one = (0..rustix::thread::CpuSet::MAX_CPU).find(|n| all.is_set(*n)).unwrap();
+            schedule::run_on(one).unwrap();
+            // It stays on this processor, as what starts it does.
+            let _hog = Hog(Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap());
+            schedule::yield_to_all().unwrap();
+            let mut watch = Watch::new().ok()?;
+            let mut client = Command::new("sleep").arg("1000").spawn().map(Hog).unwrap();
+            let until = Instant::now() + Duration::from_secs(60);
+            while Instant::now() < until && client.0.try_wait().unwrap().is_none() {
+                // As after an answer: others may run.
+                std::thread::yield_now();
+                if watch.look(client.0.id()) == Seen::Stall {
+                    return Some(true);
+                }
+            }
+            Some(false)
+        });
+        match watched.join().unwrap() {
+            None => eprintln!("SKIP: the kernel does not count how long threads wait"),
+            Some(noticed) => assert!(noticed),
+        }
+    }
+}
