@@ -16,7 +16,7 @@
 //!
 //! - The session's other threads, the **roamers**, are as ordinary as any. They ask for requests while there is no pair,
 //!   and wait in [`Rota::wait_turn`] while there is one; the companions the other way round.
-//! - A companion looks at how long it had to wait for the processor ([`Watch`]). Was it kept waiting by somebody else
+//! - A companion looks at how long it had to wait for the processor (`watch`). Was it kept waiting by somebody else
 //!   than the program it serves, the pair parts, and there is none for a while: a second at first, at most a minute.
 //! - A request of another program, or for much data, parts the pair: then there is something to be done side by side.
 //! - There are several companions, so that one that waits for a disk keeps nobody else waiting, and what would keep one

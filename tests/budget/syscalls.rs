@@ -131,7 +131,7 @@ fn passed_through_files_cost_the_kernel_being_told_of_them() {
         stack.lower(0).file(format!("d/lower-{n}"), "x");
         stack.upper().file(format!("d/upper-{n}"), "x");
     }
-    let counted = Counted::new(&stack, &["passthrough"]);
+    let counted = Counted::new(&stack, &["passthrough", "pairing=0"]);
     let dir = counted.mount.join("d");
     let scratch = stack.scratch().path().to_owned();
     let look = |kind: &str| (0..N).for_each(|n| assert!(dir.join(format!("{kind}-{n}")).is_file()));
