@@ -19,7 +19,7 @@
 //! | [`owners`] | owners, modes and types on disk and as shown |
 //! | [`upper`] | the only part that can write |
 //! | [`copy_up`] | prepare, fill, publish |
-//! | [`modify`], [`rename`] | create, link, remove, rename |
+//! | [`modify`], [`rename`], `victim` | create, link, remove, rename; what loses a name |
 //! | [`readdir`] | merged listings |
 //! | [`file`](mod@file) | data; descriptors follow copy-up |
 //! | [`room`] | what is deleted and kept, waited for when the disk is full |
@@ -60,6 +60,7 @@ mod stack_error;
 pub(crate) mod sweep;
 pub mod text;
 pub mod upper;
+mod victim;
 pub mod workdir;
 pub mod xattr;
 

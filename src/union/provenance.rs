@@ -3,7 +3,7 @@
 //! A lookup ends as soon as it knows the answer. Here the same search (`Union::search_telling`) tells what it passed,
 //! and is started again below the point at which it ended, to see what that hides. A [`Trail`] is a path's parent with
 //! all of this: the directories that are merged, and beside them, in groups, those that are hidden and why. So what lies
-//! in a hidden directory is found too.
+//! in a hidden directory is found too. What is told of a path is in `answer`; a [`View`] is a stack that isn't mounted.
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -20,162 +20,25 @@
 //! # Ok(()) }
 //! ```
 
+mod answer;
+mod view;
 mod walk;
 
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
+pub use self::answer::{Held, Hider, Hides, Holds, Outcome, Provenance};
+pub use self::view::View;
 use self::walk::Walk;
+use super::Union;
 use super::index::scan;
-use super::layer::{Stack, StackError, StackOptions};
-use super::marker::{WH_PREFIX, WhiteoutMark};
+use super::marker::WH_PREFIX;
 use super::realdir::{LayerIndex, RealDir};
 use super::resolve::{Found, RealDirs, What};
-use super::{Limits, Union};
 use crate::error::{FsError, Result};
-use crate::sys::object::{At, Kind, Stat, proc_path};
-
-/// What one layer has under a path.
-#[derive(Debug, Clone)]
-pub struct Held {
-    /// The layer; 0 is the topmost.
-    pub layer: LayerIndex,
-    /// Where in the layer: the path itself, unless a redirect leads elsewhere.
-    pub path: Vec<u8>,
-    /// What is there.
-    pub holds: Holds,
-    /// What keeps it out of the merged view, if anything does.
-    pub hidden: Option<Hider>,
-}
-
-/// What a layer has in one place.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Holds {
-    /// Nothing.
-    Absent,
-    /// A file, or anything else that is not a directory.
-    Leaf {
-        /// What stat tells.
-        stat: Stat,
-        /// The layer that holds the data of a file which has only its metadata here (`overlay.metacopy`).
-        data: Option<LayerIndex>,
-    },
-    /// A directory.
-    Directory {
-        /// What stat tells.
-        stat: Stat,
-        /// It is opaque: what the layers below have doesn't count.
-        opaque: bool,
-        /// It is not opaque itself, but a whiteout of its name stands beside it, which says the same.
-        beside: bool,
-        /// Where the layers below are asked instead: a name, or a path that starts with `/`.
-        redirect: Option<Vec<u8>>,
-    },
-    /// A whiteout: the name ends here, deleted.
-    Whiteout(WhiteoutMark),
-}
-
-/// What hides something.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hider {
-    /// The layer that it is in.
-    pub layer: LayerIndex,
-    /// The path of the merged view at which it stands: the hidden path itself or a parent's.
-    pub path: Vec<u8>,
-    /// What it is.
-    pub what: Hides,
-}
-
-/// The ways to hide what lies below.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hides {
-    /// A whiteout.
-    Whiteout,
-    /// A directory that is opaque, by a mark or by a whiteout beside it.
-    Opaque,
-    /// Something that is not a directory.
-    Leaf,
-    /// A directory, above something that is not one.
-    Directory,
-    /// A directory that was renamed: the layers below are asked for its old name.
-    Redirect,
-}
-
-/// What the merged view shows under a path.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// Nothing.
-    Absent,
-    /// The entry of one layer.
-    Leaf {
-        /// Which.
-        layer: LayerIndex,
-        /// What stat tells.
-        stat: Stat,
-        /// A copy is shown, which was made in the upper when another name of the same file was changed.
-        copied_elsewhere: bool,
-    },
-    /// A directory, merged from these layers, topmost first.
-    Directory {
-        /// They.
-        layers: Vec<LayerIndex>,
-        /// What stat tells of the topmost.
-        stat: Stat,
-    },
-}
-
-/// All about one path.
-#[derive(Debug, Clone)]
-pub struct Provenance {
-    /// The path, relative to the root of the merged view.
-    pub path: Vec<u8>,
-    /// What the layers have, from the top down: at least one entry a layer, further ones where a redirect has made two
-    /// places of one.
-    pub held: Vec<Held>,
-    /// What the merged view shows.
-    pub outcome: Outcome,
-    /// Do the lowers alone show the name? Then its deletion needs a whiteout.
-    pub below: bool,
-    /// The parents that the upper doesn't have yet, outermost first.
-    pub missing_parents: Vec<Vec<u8>>,
-    /// The first parent that is no directory of the merged view, if one is not.
-    pub broken_at: Option<Vec<u8>>,
-}
-
-impl Provenance {
-    /// The layers that have something under the path which the merged view doesn't show.
-    pub fn hidden(&self) -> Vec<LayerIndex> {
-        let mut layers: Vec<LayerIndex> = self
-            .held
-            .iter()
-            .filter(|held| {
-                held.hidden.is_some() && matches!(held.holds, Holds::Leaf { .. } | Holds::Directory { .. })
-            })
-            .map(|held| held.layer)
-            .collect();
-        layers.dedup();
-        layers
-    }
-
-    /// The topmost layer whose entry the merged view shows.
-    pub fn winner(&self) -> Option<LayerIndex> {
-        match &self.outcome {
-            Outcome::Absent => None,
-            Outcome::Leaf { layer, .. } => Some(*layer),
-            Outcome::Directory { layers, .. } => layers.first().copied(),
-        }
-    }
-
-    /// The kind of what the merged view shows.
-    pub fn kind(&self) -> Option<Kind> {
-        match &self.outcome {
-            Outcome::Absent => None,
-            Outcome::Leaf { stat, .. } | Outcome::Directory { stat, .. } => Some(stat.kind()),
-        }
-    }
-}
+use crate::sys::object::{At, proc_path};
 
 /// A path on the way down: real directories in groups that are searched each for itself.
 #[derive(Debug, Clone)]
@@ -213,89 +76,6 @@ impl Trail {
 
     fn join(&self, name: &[u8]) -> Vec<u8> {
         if self.path.is_empty() { name.to_vec() } else { [&self.path, &b"/"[..], name].concat() }
-    }
-}
-
-/// A stack, opened to be looked at: every layer is only read, the upper too, and nothing is locked or made.
-#[derive(Debug)]
-pub struct View {
-    union: Union,
-    upper: bool,
-}
-
-impl View {
-    /// Opens these layers, topmost first. `upper`: a writable layer on top of them.
-    ///
-    /// # Errors
-    /// As for a mount: a directory that is missing, no directory or given twice.
-    pub fn open(lowers: &[PathBuf], upper: Option<&Path>) -> std::result::Result<View, StackError> {
-        let options = StackOptions {
-            lowers: upper.map(Path::to_owned).into_iter().chain(lowers.iter().cloned()).collect(),
-            top_is_upper: upper.is_some(),
-            ..StackOptions::default()
-        };
-        let stack = Stack::open(&options)?;
-        let first = options.lowers.first().cloned().unwrap_or_default();
-        let union = Union::new(stack, Limits::of_process()).map_err(|error| StackError::Io {
-            role: super::layer::Role::Lower(1),
-            path: first,
-            what: "read the layers",
-            errno: error.errno(),
-        })?;
-        Ok(View { union, upper: upper.is_some() })
-    }
-
-    /// What answers.
-    pub fn inspector(&self) -> Inspector<'_> {
-        Inspector { union: &self.union, upper: self.upper }
-    }
-
-    /// The path with symbolic links on the way replaced by where they lead in the merged view, as the kernel does it on
-    /// a mount. The last component is not followed, and what follows something that doesn't exist stays as it is.
-    ///
-    /// # Errors
-    /// `ELOOP`; those of reading the layers.
-    pub fn follow_links(&self, path: &[u8]) -> Result<Vec<u8>> {
-        /// MAXSYMLINKS of the kernel.
-        const MOST: usize = 40;
-        let split = |path: &[u8]| -> Vec<Vec<u8>> {
-            let names = path.split(|&b| b == b'/').filter(|name| !name.is_empty() && *name != b".");
-            names.map(<[u8]>::to_vec).rev().collect()
-        };
-        let mut rest = split(path);
-        let mut at = vec![(self.union.root().clone(), Vec::new())];
-        let mut links = 0;
-        while let Some(name) = rest.pop() {
-            let Some((node, _)) = at.last() else { break };
-            if name == b".." {
-                at.truncate((at.len() - 1).max(1));
-                continue;
-            }
-            let last = rest.is_empty();
-            let child = match self.union.lookup(node, &name) {
-                Ok(Some((child, _))) if !last => child,
-                Ok(_) | Err(FsError::NotADirectory) => {
-                    rest.push(name);
-                    break;
-                }
-                Err(e) => return Err(e),
-            };
-            if child.kind != Kind::Symlink {
-                at.push((child, name));
-                continue;
-            }
-            links += 1;
-            if links > MOST {
-                return Err(FsError::Os(rustix::io::Errno::LOOP));
-            }
-            let target = self.union.readlink(&child)?;
-            if target.starts_with(b"/") {
-                at.truncate(1);
-            }
-            rest.extend(split(&target));
-        }
-        let names = at.into_iter().skip(1).map(|(_, name)| name).chain(rest.into_iter().rev());
-        Ok(names.collect::<Vec<_>>().join(&b'/'))
     }
 }
 
@@ -499,6 +279,7 @@ impl<'u> Inspector<'u> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::union::marker::WhiteoutMark;
     use std::fs;
     use tempfile::TempDir;
 

@@ -19,11 +19,12 @@ use super::Union;
 use super::events::What as Event;
 use super::index::UpperEntry;
 use super::marker;
-use super::modify::{InUpper, Victim, check_name};
+use super::modify::{InUpper, check_name};
 use super::node::{Node, Place, Source};
 use super::options::RedirectDir;
 use super::resolve::{Found, What};
 use super::upper::{New, Publish, UpperFd};
+use super::victim::Victim;
 use crate::error::{FsError, Result};
 use crate::sys::object::Kind;
 
