@@ -20,8 +20,18 @@ use crate::for_writing;
 const TAIL: usize = 9000;
 const PAGE: usize = 4096;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Act {
+macro_rules! acts {
+    ($($name:ident),* $(,)?) => {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        enum Act { $($name),* }
+
+        use Act::*;
+
+        const ACTS: &[Act] = &[$($name),*];
+    };
+}
+
+acts! {
     Read,
     Write,
     Append,
@@ -38,26 +48,6 @@ enum Act {
     Rename,
     Replace,
 }
-
-use Act::*;
-
-const ACTS: [Act; 15] = [
-    Read,
-    Write,
-    Append,
-    OpenTruncating,
-    MapPrivate,
-    MapShared,
-    MapWritable,
-    Exec,
-    CopyUp,
-    Truncate,
-    Allocate,
-    Copy,
-    Unlink,
-    Rename,
-    Replace,
-];
 
 /// One who has a file open.
 struct Holder {
@@ -418,12 +408,12 @@ fn walk_writable(option: &str) {
     }
     let program = program();
     let stack = Stack::new(1);
-    files(stack.lower(0), "lower", &ACTS, &program);
-    files(stack.upper(), "upper", &ACTS, &program);
+    files(stack.lower(0), "lower", ACTS, &program);
+    files(stack.upper(), "upper", ACTS, &program);
     let before = stack.lower_snapshots();
     let mount = stack.mount_with(&[option]);
-    walk(&mount, &program, "lower", &ACTS);
-    walk(&mount, &program, "upper", &ACTS);
+    walk(&mount, &program, "lower", ACTS);
+    walk(&mount, &program, "upper", ACTS);
     mount.unmount();
     stack.assert_lowers_unchanged(&before);
     stack.assert_workdir_clean();
