@@ -44,7 +44,7 @@ impl Snapshots {
         let parent = (!parent.is_empty()).then_some(parent);
         self.store.write(|changes| {
             let record = changes.add(key, kind, parent, without_empty(labels))?;
-            let parents = changes.chain(parent)?;
+            let parents = changes.snapshots.chain(parent)?;
             self.places.make(record.number, kind, parents.first().copied())?;
             self.mount(&record, &parents)
         })
@@ -74,7 +74,7 @@ impl Snapshots {
         layer.sync()?;
         let usage = self.places.usage(record.number)?;
         self.store.write(|changes| {
-            if changes.get(key)?.number != record.number {
+            if changes.snapshots.get(key)?.number != record.number {
                 return Err(Error::Precondition(format!(
                     "snapshot {key:?} was replaced while it was committed"
                 )));
@@ -145,7 +145,12 @@ impl Snapshots {
     pub fn cleanup(&self) -> Result<()> {
         // Held, the transaction keeps others from making directories.
         let aside = self.store.write(|changes: &mut Changes<'_>| {
-            let kinds = changes.all()?.into_iter().map(|(_, record)| (record.number, record.kind)).collect();
+            let kinds = changes
+                .snapshots
+                .all()?
+                .into_iter()
+                .map(|(_, record)| (record.number, record.kind))
+                .collect();
             self.places.set_orphans_aside(&kinds)
         })?;
         self.places.remove_all(&aside);

@@ -106,14 +106,14 @@ impl Store {
     /// Looks at the state of one moment.
     pub fn read<T>(&self, look: impl FnOnce(&Moment) -> Result<T>) -> Result<T> {
         let transaction = self.database.begin_read()?;
-        look(&Moment { snapshots: transaction.open_table(SNAPSHOTS)? })
+        look(&Records(transaction.open_table(SNAPSHOTS)?))
     }
 
     /// Makes a change: all of it once this has returned well, nothing of it else. Changes go one after the other.
     pub fn write<T>(&self, change: impl FnOnce(&mut Changes<'_>) -> Result<T>) -> Result<T> {
         let transaction = self.database.begin_write()?;
         let done = change(&mut Changes {
-            snapshots: transaction.open_table(SNAPSHOTS)?,
+            snapshots: Records(transaction.open_table(SNAPSHOTS)?),
             children: transaction.open_multimap_table(CHILDREN)?,
             numbers: transaction.open_table(NUMBERS)?,
         })?;
@@ -126,59 +126,49 @@ fn decode(key: &str, record: &[u8]) -> Result<Record> {
     serde_json::from_slice(record).map_err(|source| Error::Record { key: key.to_owned(), source })
 }
 
-fn find(table: &impl ReadableTable<&'static str, &'static [u8]>, key: &str) -> Result<Option<Record>> {
-    table.get(key)?.map(|record| decode(key, record.value())).transpose()
-}
-
-fn get(table: &impl ReadableTable<&'static str, &'static [u8]>, key: &str) -> Result<Record> {
-    find(table, key)?.ok_or_else(|| Error::NotFound(key.to_owned()))
-}
-
-fn chain(table: &impl ReadableTable<&'static str, &'static [u8]>, top: Option<&str>) -> Result<Vec<u64>> {
-    let mut numbers = Vec::new();
-    let mut next = top.map(str::to_owned);
-    while let Some(name) = next {
-        let record = get(table, &name)?;
-        numbers.push(record.number);
-        next = record.parent;
-    }
-    Ok(numbers)
-}
+/// The table of snapshots, to be looked at.
+pub struct Records<T>(T);
 
 /// The snapshots at one moment.
-pub struct Moment {
-    snapshots: ReadOnlyTable<&'static str, &'static [u8]>,
-}
+pub type Moment = Records<ReadOnlyTable<&'static str, &'static [u8]>>;
 
-impl Moment {
+impl<T: ReadableTable<&'static str, &'static [u8]>> Records<T> {
+    fn find(&self, key: &str) -> Result<Option<Record>> {
+        self.0.get(key)?.map(|record| decode(key, record.value())).transpose()
+    }
+
     /// The snapshot of this name.
     pub fn get(&self, key: &str) -> Result<Record> {
-        get(&self.snapshots, key)
+        self.find(key)?.ok_or_else(|| Error::NotFound(key.to_owned()))
     }
 
     /// The numbers of `top` and of all below it, downwards.
     pub fn chain(&self, top: Option<&str>) -> Result<Vec<u64>> {
-        chain(&self.snapshots, top)
+        let mut numbers = Vec::new();
+        let mut next = top.map(str::to_owned);
+        while let Some(name) = next {
+            let record = self.get(&name)?;
+            numbers.push(record.number);
+            next = record.parent;
+        }
+        Ok(numbers)
     }
 
     /// All snapshots, ordered by name.
     pub fn all(&self) -> Result<Vec<(String, Record)>> {
-        all(&self.snapshots)
+        let mut found = Vec::new();
+        for entry in self.0.iter()? {
+            let (key, record) = entry?;
+            found.push((key.value().to_owned(), decode(key.value(), record.value())?));
+        }
+        Ok(found)
     }
-}
-
-fn all(table: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<Vec<(String, Record)>> {
-    let mut found = Vec::new();
-    for entry in table.iter()? {
-        let (key, record) = entry?;
-        found.push((key.value().to_owned(), decode(key.value(), record.value())?));
-    }
-    Ok(found)
 }
 
 /// A transaction that changes the snapshots.
 pub struct Changes<'t> {
-    snapshots: Table<'t, &'static str, &'static [u8]>,
+    /// As they are within it.
+    pub snapshots: Records<Table<'t, &'static str, &'static [u8]>>,
     children: MultimapTable<'t, &'static str, &'static str>,
     numbers: Table<'t, &'static str, u64>,
 }
@@ -196,23 +186,8 @@ impl Changes<'_> {
     fn put(&mut self, key: &str, record: &Record) -> Result<()> {
         let bytes =
             serde_json::to_vec(record).map_err(|source| Error::Record { key: key.to_owned(), source })?;
-        self.snapshots.insert(key, bytes.as_slice())?;
+        self.snapshots.0.insert(key, bytes.as_slice())?;
         Ok(())
-    }
-
-    /// The snapshot of this name.
-    pub fn get(&self, key: &str) -> Result<Record> {
-        get(&self.snapshots, key)
-    }
-
-    /// The numbers of `top` and of all below it, downwards.
-    pub fn chain(&self, top: Option<&str>) -> Result<Vec<u64>> {
-        chain(&self.snapshots, top)
-    }
-
-    /// All snapshots, ordered by name.
-    pub fn all(&self) -> Result<Vec<(String, Record)>> {
-        all(&self.snapshots)
     }
 
     /// Adds an active snapshot or a view.
@@ -221,11 +196,11 @@ impl Changes<'_> {
             return Err(Error::Invalid("a snapshot needs a name".into()));
         }
         if let Some(parent) = parent
-            && self.get(parent)?.kind != Kind::Committed
+            && self.snapshots.get(parent)?.kind != Kind::Committed
         {
             return Err(Error::Invalid(format!("parent {parent:?} is not a committed snapshot")));
         }
-        if find(&self.snapshots, key)?.is_some() {
+        if self.snapshots.find(key)?.is_some() {
             return Err(Error::Exists(key.to_owned()));
         }
         let number = self.number(NEXT)?.unwrap_or(1);
@@ -246,14 +221,14 @@ impl Changes<'_> {
         if name.is_empty() {
             return Err(Error::Invalid("a snapshot needs a name".into()));
         }
-        if find(&self.snapshots, name)?.is_some() {
+        if self.snapshots.find(name)?.is_some() {
             return Err(Error::Exists(name.to_owned()));
         }
-        let record = self.get(key)?;
+        let record = self.snapshots.get(key)?;
         must_be_active(key, &record)?;
         let now = SystemTime::now();
         let record = Record { kind: Kind::Committed, labels, created: now, updated: now, usage, ..record };
-        self.snapshots.remove(key)?;
+        self.snapshots.0.remove(key)?;
         self.put(name, &record)?;
         if let Some(parent) = &record.parent {
             self.children.remove(parent.as_str(), key)?;
@@ -264,14 +239,14 @@ impl Changes<'_> {
 
     /// Forgets a snapshot.
     pub fn remove(&mut self, key: &str) -> Result<Record> {
-        let record = self.get(key)?;
+        let record = self.snapshots.get(key)?;
         if let Some(child) = self.children.get(key)?.next() {
             let child = child?.value().to_owned();
             return Err(Error::Precondition(format!(
                 "cannot remove snapshot {key:?}: it is the parent of {child:?}"
             )));
         }
-        self.snapshots.remove(key)?;
+        self.snapshots.0.remove(key)?;
         if let Some(parent) = &record.parent {
             self.children.remove(parent.as_str(), key)?;
         }
@@ -280,7 +255,7 @@ impl Changes<'_> {
 
     /// Changes the labels.
     pub fn relabel(&mut self, key: &str, change: impl FnOnce(&mut Labels)) -> Result<Record> {
-        let mut record = self.get(key)?;
+        let mut record = self.snapshots.get(key)?;
         change(&mut record.labels);
         record.updated = SystemTime::now();
         self.put(key, &record)?;
