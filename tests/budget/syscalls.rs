@@ -126,12 +126,14 @@ fn passed_through_files_cost_the_kernel_being_told_of_them() {
     crate::needs_root!();
     needs_counters!();
     needs_strace!();
+    // Without companions, which look after the program on their own account.
+    const PASSTHROUGH: &[&str] = &["passthrough", "pairing=0"];
     let stack = Stack::new(1);
     for n in 0..N {
         stack.lower(0).file(format!("d/lower-{n}"), "x");
         stack.upper().file(format!("d/upper-{n}"), "x");
     }
-    let counted = Counted::new(&stack, &["passthrough", "pairing=0"]);
+    let counted = Counted::new(&stack, PASSTHROUGH);
     let dir = counted.mount.join("d");
     let scratch = stack.scratch().path().to_owned();
     let look = |kind: &str| (0..N).for_each(|n| assert!(dir.join(format!("{kind}-{n}")).is_file()));
@@ -178,7 +180,7 @@ fn passed_through_files_cost_the_kernel_being_told_of_them() {
 
     let log = stack.work().with_file_name("log");
     let options =
-        Options { upper: None, work: None, log: Some(log.clone()), ..stack.options_with(&["passthrough"]) };
+        Options { upper: None, work: None, log: Some(log.clone()), ..stack.options_with(PASSTHROUGH) };
     let counted = Counted { mount: Mount::new(&options, stack.mountpoint()), log };
     look("lower");
     exactly("without an upper, first time", &reads(&counted, "lower"), N * 3);
