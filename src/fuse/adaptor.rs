@@ -8,21 +8,22 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation, INodeNo, InitFlags,
-    IoctlFlags, KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation, INodeNo, IoctlFlags,
+    KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
     ReplyStatfs, ReplyWrite, ReplyXattr, Request as Header, TimeOrNow, WriteFlags,
 };
 use rustix::fs::XattrFlags;
 
 use super::change::change;
-use super::convert::{caller, decode_dev, errno, file_attr, file_type, set_time};
+use super::convert::{caller, decode_dev, errno, file_attr, set_time};
 use super::counters::{Report, Request, RequestCounters};
+use super::greeting::greet;
 use super::open::Opener;
 use super::pairing::Pairing;
-use super::policy::{IoMode, Policy, READ_AHEAD};
+use super::policy::Policy;
 use super::reply::{attr_ttl, missing, reply_empty, reply_entry, reply_xattr};
-use crate::error::{FsError, Result};
+use crate::error::Result;
 use crate::sys::object::Kind;
 use crate::union::Union;
 use crate::union::attr::{Attr, SetAttr};
@@ -30,17 +31,6 @@ use crate::union::modify::Create;
 use crate::union::node::Node;
 use crate::union::rename::RenameMode;
 use crate::union::upper::New;
-
-/// Offsets of `.` and `..` in listings.
-const AT_SELF: u64 = 1;
-const AT_PARENT: u64 = 2;
-
-/// FS_IOC_GETFLAGS and FS_IOC_SETFLAGS (linux/fs.h), as lsattr and chattr use them. The kernel passes 4 bytes.
-const GET_FLAGS: u32 = 0x8008_6601;
-const SET_FLAGS: u32 = 0x4008_6602;
-/// FS_IOC_FSGETXATTR, which the kernel asks before it sets flags: project and extent size, of which there are none.
-const GET_FSXATTR: u32 = 0x801c_581f;
-const FSXATTR_SIZE: usize = 28;
 
 /// A union, served over FUSE.
 #[derive(Debug)]
@@ -130,11 +120,6 @@ impl UnionFs {
             move |made| reply_entry(ttl, reply, made),
         );
     }
-
-    /// The number of the directory's parent, for `..`.
-    fn parent_ino(node: &Arc<Node>) -> u64 {
-        node.parent().map_or(node.ino, |p| p.ino)
-    }
 }
 
 /// Makes an entry. Its node counts one lookup.
@@ -145,47 +130,7 @@ fn create_in(union: &Union, parent: INodeNo, name: &OsStr, create: Create<'_>) -
 
 impl Filesystem for UnionFs {
     fn init(&mut self, _req: &Header, config: &mut KernelConfig) -> io::Result<()> {
-        let mut want = InitFlags::FUSE_ASYNC_READ
-            | InitFlags::FUSE_DONT_MASK
-            | InitFlags::FUSE_DO_READDIRPLUS
-            | InitFlags::FUSE_ASYNC_DIO
-            | InitFlags::FUSE_PARALLEL_DIROPS
-            | InitFlags::FUSE_HANDLE_KILLPRIV_V2
-            | InitFlags::FUSE_CACHE_SYMLINKS
-            | InitFlags::FUSE_EXPLICIT_INVAL_DATA
-            // Lets the session tell an aborted connection, whose mount stays, from an unmount.
-            | InitFlags::FUSE_ABORT_ERROR
-            | InitFlags::FUSE_NO_OPENDIR_SUPPORT;
-        if !self.policy.no_acl && !self.policy.no_xattrs {
-            want |= InitFlags::FUSE_POSIX_ACL;
-        }
-        if self.policy.io == IoMode::Passthrough
-            && !config.capabilities().contains(InitFlags::FUSE_PASSTHROUGH)
-        {
-            log::warn!(
-                "the kernel has no passthrough (Linux 6.9 and later, CONFIG_FUSE_PASSTHROUGH): files are cached"
-            );
-            self.policy.io = IoMode::WriteThrough;
-        }
-        want |= match self.policy.io {
-            IoMode::WriteThrough => InitFlags::FUSE_NO_OPEN_SUPPORT,
-            IoMode::WriteBack => InitFlags::FUSE_NO_OPEN_SUPPORT | InitFlags::FUSE_WRITEBACK_CACHE,
-            IoMode::Passthrough => InitFlags::FUSE_PASSTHROUGH | InitFlags::FUSE_ATOMIC_O_TRUNC,
-        };
-        if self.policy.io == IoMode::Passthrough {
-            // Real files on plain filesystems; so another overlay can still be stacked on this mount.
-            let _ = config.set_max_stack_depth(1);
-        }
-        let have = want & config.capabilities();
-        if let Err(missing) = config.add_capabilities(have) {
-            log::warn!("the kernel refused {missing:?}");
-        }
-        let _ = config.set_max_background(64);
-        if let Err(nearest) = config.set_max_write(self.policy.max_write) {
-            log::warn!("max_write={}: {nearest} is used", self.policy.max_write);
-            let _ = config.set_max_write(nearest);
-        }
-        let _ = config.set_max_readahead(READ_AHEAD);
+        greet(&mut self.policy, config);
         Ok(())
     }
 
@@ -428,23 +373,9 @@ impl Filesystem for UnionFs {
         reply.error(Errno::ENOSYS);
     }
 
-    fn readdir(&self, req: &Header, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(&self, req: &Header, ino: INodeNo, _fh: FileHandle, offset: u64, reply: ReplyDirectory) {
         self.asked(req, Request::Readdir, 0);
-        let listed = self.node(ino).and_then(|node| {
-            for (at, number, name) in [(AT_SELF, node.ino, "."), (AT_PARENT, Self::parent_ino(&node), "..")] {
-                if offset < at && reply.add(INodeNo(number), at, fuser::FileType::Directory, name) {
-                    return Ok(());
-                }
-            }
-            self.union.readdir(&node, offset.max(AT_PARENT), |entry| {
-                let name = OsStr::from_bytes(&entry.name);
-                !reply.add(INodeNo(entry.ino), entry.cookie, file_type(entry.kind), name)
-            })
-        });
-        match listed {
-            Ok(()) => reply.ok(),
-            Err(e) => reply.error(errno(&e)),
-        }
+        self.list(ino, offset, reply);
     }
 
     fn readdirplus(
@@ -453,28 +384,10 @@ impl Filesystem for UnionFs {
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
         self.asked(req, Request::Readdirplus, 0);
-        let listed = self.node(ino).and_then(|node| {
-            for (at, number, name) in [(AT_SELF, node.ino, "."), (AT_PARENT, Self::parent_ino(&node), "..")] {
-                // Node id 0: only the name, nothing to remember.
-                let attr =
-                    fuser::FileAttr { ino: INodeNo(number), kind: fuser::FileType::Directory, ..missing() };
-                if offset < at && reply.add(INodeNo(0), at, name, &Duration::ZERO, &attr, Generation(0)) {
-                    return Ok(());
-                }
-            }
-            self.union.readdirplus(&node, offset.max(AT_PARENT), |entry| {
-                let (attr, name) = (file_attr(&entry.attr), OsStr::from_bytes(&entry.name));
-                let ttl = attr_ttl(self.ttl(), &entry.attr);
-                !reply.add(attr.ino, entry.cookie, name, &ttl, &attr, Generation(0))
-            })
-        });
-        match listed {
-            Ok(()) => reply.ok(),
-            Err(e) => reply.error(errno(&e)),
-        }
+        self.list_with_attributes(ino, offset, reply);
     }
 
     fn fsyncdir(&self, req: &Header, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
@@ -566,17 +479,7 @@ impl Filesystem for UnionFs {
         reply: ReplyIoctl,
     ) {
         self.asked(req, Request::Ioctl, 0);
-        let flags = in_data.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
-        let done = self.node(ino).and_then(|node| match (cmd, flags) {
-            (GET_FLAGS, _) => self.union.inode_flags(&node).map(|flags| flags.to_ne_bytes().to_vec()),
-            (GET_FSXATTR, _) => Ok(vec![0; FSXATTR_SIZE]),
-            (SET_FLAGS, Some(flags)) => self.union.set_inode_flags(&node, flags).map(|()| Vec::new()),
-            _ => Err(FsError::Os(rustix::io::Errno::NOTTY)),
-        });
-        match done {
-            Ok(data) => reply.ioctl(0, &data),
-            Err(e) => reply.error(errno(&e)),
-        }
+        self.control(ino, cmd, in_data, reply);
     }
 
     fn fallocate(
@@ -619,7 +522,7 @@ impl Filesystem for UnionFs {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        self.asked(req, Request::CopyFileRange, 0);
+        self.asked(req, Request::CopyFileRange, usize::try_from(len).unwrap_or(usize::MAX));
         self.copy_range((ino_in, offset_in), (ino_out, offset_out), len, caller(req), reply);
     }
 }

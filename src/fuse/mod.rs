@@ -3,7 +3,8 @@
 //! | module | what it knows |
 //! |---|---|
 //! | [`adaptor`] | one method a request |
-//! | `files` | the requests on the data of files |
+//! | `files`, `listing`, `control` | the requests on the data of files, on directories, ioctl |
+//! | `greeting` | what is agreed on with the kernel |
 //! | `data` | what a read is answered with, on its way to the kernel |
 //! | `open`, `io_mode` | opens with passthrough, and which mode each one gets |
 //! | [`bdi`] | the page cache of the mount |
@@ -19,11 +20,14 @@
 pub mod adaptor;
 pub mod bdi;
 mod change;
+mod control;
 pub mod convert;
 pub mod counters;
 mod data;
 mod files;
+mod greeting;
 mod io_mode;
+mod listing;
 pub mod mount;
 mod open;
 pub mod pairing;

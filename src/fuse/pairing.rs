@@ -19,22 +19,28 @@
 //! - A companion looks at how long it had to wait for the processor (`watch`). Was it kept waiting by somebody else
 //!   than the program it serves, the pair parts, and there is none for a while: a second at first, at most a minute.
 //! - A request of another program, or for much data, parts the pair: then there is something to be done side by side.
+//! - One of the roamers that wait looks every two milliseconds whether requests are served: where none was, be it that the
+//!   program does something else or that the companions don't get to run, the pair parts. A companion that waits for a
+//!   request then is called back, for it would take the next one, whoever asks.
 //! - There are several companions, so that one that waits for a disk keeps nobody else waiting, and what would keep one
 //!   for long runs on a thread of its own, an ordinary one ([`start_thread`]).
 
+mod companion;
 mod watch;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fuser::Rota;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::sys::schedule::{self, Watched};
+use companion::Companion;
 use watch::{Candidate, Seen, Watch};
 
 /// How many threads serve a pair.
@@ -45,6 +51,8 @@ const FEW: u32 = 16;
 const MORE: u32 = 1024;
 /// A pair that lasted for so many requests was worth it.
 const WORTH: u32 = 512;
+/// A pair that is not asked for so long parts.
+const QUIET: Duration = Duration::from_millis(2);
 /// For how long there is no pair after a companion was kept waiting: at first, and at most.
 const PAUSE: Range<u64> = 1_000..64_000; // milliseconds
 /// After a pair that lasted for so many requests the next pause is a short one again.
@@ -74,8 +82,11 @@ pub struct Pairing {
     paused_until: AtomicU64,
     pause: AtomicU64,
     began: Instant,
+    companions: Mutex<Vec<Arc<Companion>>>,
     /// How many companions are ready.
     ready: AtomicUsize,
+    /// Whether a roamer looks after the pair.
+    guarded: AtomicBool,
     ended: AtomicBool,
     /// Held while `processor` changes between a pair and none.
     changing: Mutex<()>,
@@ -120,6 +131,7 @@ thread_local! {
 #[derive(Debug)]
 struct Seat {
     watch: Watch,
+    companion: Arc<Companion>,
     starter: Sender<Job>,
 }
 
@@ -152,7 +164,9 @@ impl Pairing {
             paused_until: AtomicU64::new(0),
             pause: AtomicU64::new(0),
             began: Instant::now(),
+            companions: Mutex::default(),
             ready: AtomicUsize::new(0),
+            guarded: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             changing: Mutex::new(()),
             changed: Condvar::new(),
@@ -168,6 +182,7 @@ impl Pairing {
 
     /// A request came: of that thread, with or for so many bytes of data. Requests of nobody, 0, don't count.
     pub fn asked(&self, client: u32, bytes: usize) {
+        SEAT.with_borrow(|seat| seat.iter().for_each(|seat| seat.companion.work()));
         let pair = self.processor.load(Ordering::Relaxed);
         if bytes >= MUCH {
             self.streak.store(0, Ordering::Relaxed);
@@ -181,10 +196,10 @@ impl Pairing {
         }
         if self.client.load(Ordering::Relaxed) != client {
             self.client.store(client, Ordering::Relaxed);
-            let lasted = self.streak.swap(0, Ordering::Relaxed);
-            if pair != APART {
-                self.weigh(lasted);
-                self.part(false);
+            if pair == APART {
+                self.streak.store(0, Ordering::Relaxed);
+            } else {
+                self.end_streak();
             }
             return;
         }
@@ -262,6 +277,13 @@ impl Pairing {
         self.paused_until.store(self.milliseconds().saturating_add(pause), Ordering::Relaxed);
     }
 
+    /// Somebody else asks, or nobody does.
+    fn end_streak(&self) {
+        let lasted = self.streak.swap(0, Ordering::Relaxed);
+        self.weigh(lasted);
+        self.part(false);
+    }
+
     /// Lets pairs that last for a few requests only be made less often.
     fn weigh(&self, lasted: u32) {
         let enough = self.enough.load(Ordering::Relaxed);
@@ -278,9 +300,40 @@ impl Pairing {
     }
 
     fn change(&self, processor: u32) {
-        let _changing = self.changing.lock();
-        self.processor.store(processor, Ordering::Release);
-        self.changed.notify_all();
+        {
+            let _changing = self.changing.lock();
+            self.processor.store(processor, Ordering::Release);
+            self.changed.notify_all();
+        }
+        if processor == APART {
+            // Those who wait for a request would take the next one.
+            self.companions.lock().iter().for_each(|companion| companion.call_back());
+        }
+    }
+
+    /// A roamer waits for its turn.
+    fn roam(&self) {
+        let is_paired = || self.processor.load(Ordering::Acquire) != APART;
+        if !is_paired() {
+            return;
+        }
+        if self.guarded.swap(true, Ordering::AcqRel) {
+            self.wait_while(|processor| processor != APART);
+            return;
+        }
+        let mut served = self.streak.load(Ordering::Relaxed);
+        let mut changing = self.changing.lock();
+        while is_paired() && !self.ended.load(Ordering::Acquire) {
+            if !self.changed.wait_for(&mut changing, QUIET).timed_out() {
+                continue;
+            }
+            let now = self.streak.load(Ordering::Relaxed);
+            if now == served {
+                MutexGuard::unlocked(&mut changing, || self.end_streak());
+            }
+            served = now;
+        }
+        self.guarded.store(false, Ordering::Release);
     }
 
     /// Waits while it is the others' turn. Returns where the pair is.
@@ -298,8 +351,9 @@ impl Pairing {
     /// Makes a companion of this thread.
     fn sit_down(&self) {
         let seat = schedule::yield_to_all().and_then(|()| {
-            let watch = Watch::new()?;
-            Ok(Seat { watch, starter: self.starter.clone() })
+            let (watch, companion) = (Watch::new()?, Arc::new(Companion::this_thread()?));
+            self.companions.lock().push(companion.clone());
+            Ok(Seat { watch, companion, starter: self.starter.clone() })
         });
         match seat {
             Ok(seat) => {
@@ -326,7 +380,7 @@ impl Pairing {
 impl Rota for Pairing {
     fn wait_turn(&self, thread: usize) -> bool {
         if thread < self.roamers {
-            self.wait_while(|processor| processor != APART);
+            self.roam();
             return true;
         }
         if SEAT.with_borrow(Option::is_none) && !self.ended.load(Ordering::Acquire) {
@@ -334,6 +388,7 @@ impl Rota for Pairing {
         }
         let processor = self.wait_while(|processor| processor == APART);
         self.move_to(processor);
+        SEAT.with_borrow(|seat| seat.iter().for_each(|seat| seat.companion.wait()));
         false
     }
 

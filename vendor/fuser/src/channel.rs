@@ -47,6 +47,16 @@ impl Channel {
         }
     }
 
+    /// Like [`Channel::receive_retrying`], but returns `EINTR` when a signal interrupts it.
+    pub(crate) fn receive_interruptible(&self, buffer: &mut [u8]) -> nix::Result<usize> {
+        loop {
+            match self.receive(buffer) {
+                Err(Errno::ENOENT | Errno::EAGAIN) => continue,
+                other => return other,
+            }
+        }
+    }
+
     /// Makes reading return `EAGAIN` in place of waiting, or undoes it.
     pub(crate) fn set_nonblocking(&self, on: bool) -> nix::Result<()> {
         use nix::fcntl::{FcntlArg, OFlag, fcntl};

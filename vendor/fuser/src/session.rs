@@ -638,9 +638,11 @@ impl<FS: Filesystem> SessionEventLoop<FS> {
             // The kernel driver makes sure that we get exactly one request per read
             let received = match &self.spinner {
                 Some(spinner) => spinner.receive(&mut turn, &self.ch, buf, may_spin),
-                None => self.ch.receive_retrying(buf),
+                None => self.ch.receive_interruptible(buf),
             };
             match received {
+                // Perhaps it is somebody else's turn.
+                Err(nix::errno::Errno::EINTR) => {}
                 Ok(size) => match RequestWithSender::new(ReplySender::Channel(self.ch.sender()), &buf[..size]) {
                     // Dispatch request
                     Some(req) => {

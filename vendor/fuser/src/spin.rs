@@ -37,7 +37,7 @@ impl Spinner {
         Spinner { limit, busy: AtomicBool::new(false) }
     }
 
-    /// Receives the next request.
+    /// Receives the next request, or `EINTR`.
     pub(crate) fn receive(
         &self,
         turn: &mut Turn,
@@ -62,7 +62,7 @@ impl Spinner {
             ch.set_nonblocking(false)?;
             turn.nonblocking = false;
         }
-        ch.receive_retrying(buf)
+        ch.receive_interruptible(buf)
     }
 
     fn spin(&self, turn: &mut Turn, ch: &Channel, buf: &mut [u8]) -> nix::Result<usize> {
