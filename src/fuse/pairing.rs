@@ -100,6 +100,7 @@ pub struct Pairing {
 struct Counters {
     pairs: AtomicU64,
     requests: AtomicU64,
+    moves: AtomicU64,
     stalls: AtomicU64,
 }
 
@@ -260,6 +261,7 @@ impl Pairing {
     /// The program is there now. A pair that parted meanwhile stays apart.
     fn follow(&self, before: u32, now: u32) {
         if before != now {
+            self.counters.moves.fetch_add(1, Ordering::Relaxed);
             let _ = self.processor.compare_exchange(before, now, Ordering::Release, Ordering::Relaxed);
         }
     }
@@ -324,6 +326,8 @@ impl Pairing {
         let mut served = self.streak.load(Ordering::Relaxed);
         let mut changing = self.changing.lock();
         while is_paired() && !self.ended.load(Ordering::Acquire) {
+            // On the processor of the pair: when another one is done with its look, the scheduler moves the program there.
+            self.move_to(self.processor.load(Ordering::Acquire));
             if !self.changed.wait_for(&mut changing, QUIET).timed_out() {
                 continue;
             }
@@ -333,6 +337,9 @@ impl Pairing {
             }
             served = now;
         }
+        drop(changing);
+        PLACE.set(APART);
+        schedule::roam();
         self.guarded.store(false, Ordering::Release);
     }
 
@@ -401,10 +408,10 @@ impl Rota for Pairing {
 
 impl fmt::Display for Pairing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [requests, pairs, stalls] =
-            [&self.counters.requests, &self.counters.pairs, &self.counters.stalls]
-                .map(|counter| counter.load(Ordering::Relaxed));
-        write!(f, "paired: {requests} requests, {pairs} times, {stalls} given up")
+        let Counters { requests, pairs, moves, stalls } = &self.counters;
+        let [requests, pairs, moves, stalls] =
+            [requests, pairs, moves, stalls].map(|counter| counter.load(Ordering::Relaxed));
+        write!(f, "paired: {requests} requests, {pairs} times, {moves} moves, {stalls} given up")
     }
 }
 

@@ -65,7 +65,7 @@ struct Sample {
 
 impl Watch {
     /// How many requests of a companion pass between two looks.
-    const EVERY: u32 = 64;
+    const EVERY: u32 = 32;
     /// After as long a silence there is one at once.
     const SILENCE: Duration = Duration::from_millis(2);
     /// Less than this is no stall.
