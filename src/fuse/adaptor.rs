@@ -23,6 +23,7 @@ use super::open::Opener;
 use super::pairing::Pairing;
 use super::policy::Policy;
 use super::reply::{attr_ttl, missing, reply_empty, reply_entry, reply_xattr};
+use super::trim::Trimmer;
 use crate::error::Result;
 use crate::sys::object::Kind;
 use crate::union::Union;
@@ -40,13 +41,21 @@ pub struct UnionFs {
     pub(super) opener: Arc<Opener>,
     requests: Arc<RequestCounters>,
     pairing: Option<Arc<Pairing>>,
+    trimmer: Trimmer,
 }
 
 impl UnionFs {
     /// Serves this union.
     pub fn new(union: Arc<Union>, policy: Policy) -> UnionFs {
         let opener = Arc::new(Opener::new(union.clone()));
-        UnionFs { union, policy, opener, requests: Arc::default(), pairing: None }
+        UnionFs {
+            union,
+            policy,
+            opener,
+            requests: Arc::default(),
+            pairing: None,
+            trimmer: Trimmer::default(),
+        }
     }
 
     /// The same, with who is to be told of who asks.
@@ -150,6 +159,7 @@ impl Filesystem for UnionFs {
     fn forget(&self, req: &Header, ino: INodeNo, nlookup: u64) {
         self.asked(req, Request::Forget, 0);
         self.union.forget(ino.0, nlookup);
+        self.trimmer.forgotten(&self.union);
     }
 
     fn getattr(&self, req: &Header, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {

@@ -34,5 +34,6 @@ pub mod pairing;
 pub mod policy;
 mod reply;
 pub mod session;
+mod trim;
 
 pub use adaptor::UnionFs;

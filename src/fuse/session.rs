@@ -28,6 +28,7 @@ use signal_hook::iterator::{Handle, Signals};
 use super::bdi;
 use super::mount::{self, MountError, MountFlags, Mounted};
 use super::pairing::Pairing;
+use crate::sys::memory;
 
 /// How a filesystem is mounted and served.
 #[derive(Debug, Clone)]
@@ -88,6 +89,7 @@ pub fn serve<F: Filesystem>(
     hooks: Hooks,
 ) -> Result<(), SessionError> {
     rustix::process::umask(rustix::fs::Mode::empty());
+    memory::keep_large_apart();
     // Before the mount, so that no signal can end the process and leave a dead mount.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map_err(SessionError::Setup)?;
     let (device, mounted) = mount::mount(device, &options.mount_point, &options.source, &options.flags)?;
@@ -115,6 +117,7 @@ pub fn serve<F: Filesystem>(
     let listener = listen(signals, mounted, watched, hooks.report).map_err(SessionError::Setup)?;
     log::info!("mounted on {}", options.mount_point.display());
     (hooks.ready)(session.notifier());
+    let_go_of_start();
     let ended = session.run().map_err(SessionError::Broken);
     listener.stop();
     if ended.is_ok() {
@@ -122,6 +125,23 @@ pub fn serve<F: Filesystem>(
         log::info!("unmounted {}", options.mount_point.display());
     }
     ended
+}
+
+/// When the first requests are answered by, and a mount that is only to answer a few has gone.
+const STARTED: Duration = Duration::from_millis(100);
+
+/// Gives back what was needed to start and isn't to serve: most of an idle mount's memory.
+fn let_go_of_start() {
+    let started = std::thread::Builder::new().name("start".into()).spawn(|| {
+        std::thread::sleep(STARTED);
+        if let Err(error) = memory::let_go_of_text() {
+            log::debug!("the memory of the start is kept: {error}");
+        }
+        memory::trim_heaps();
+    });
+    if let Err(error) = started {
+        log::debug!("the memory of the start is kept: {error}");
+    }
 }
 
 /// How long a thread asks for the next request before it sleeps: about what waking it would cost.

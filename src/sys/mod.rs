@@ -7,6 +7,7 @@ pub mod copy;
 pub mod dir;
 pub mod handle;
 pub mod interrupt;
+pub mod memory;
 pub mod namespace;
 pub mod object;
 pub mod process;

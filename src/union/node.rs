@@ -23,7 +23,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use dashmap::{DashMap, Entry};
 use parking_lot::{Mutex, RwLock};
@@ -279,6 +279,8 @@ pub struct Table {
     small: bool,
     /// Files, and directories without a name, that were forgotten while a request still held them.
     lingering: Mutex<Vec<u64>>,
+    /// How many nodes left since it was last shrunk.
+    gone: AtomicUsize,
 }
 
 /// A new node, before it has a number.
@@ -431,6 +433,17 @@ impl Table {
         self.release_lingering(&mut left);
     }
 
+    /// How many nodes left since it was last shrunk.
+    pub fn gone(&self) -> usize {
+        self.gone.load(Ordering::Relaxed)
+    }
+
+    /// Makes the table as small as what is known allows.
+    pub fn shrink(&self) {
+        self.gone.store(0, Ordering::Relaxed);
+        self.nodes.shrink_to_fit();
+    }
+
     /// Drops the nodes that were forgotten while a request still held them, as far as that is over.
     pub fn release_lingering(&self, left: &mut impl FnMut(u64)) {
         let lingering = std::mem::take(&mut *self.lingering.lock());
@@ -455,6 +468,7 @@ impl Table {
                         log::trace!("node {ino:#x} left the table");
                     }
                     drop(node);
+                    self.gone.fetch_add(1, Ordering::Relaxed);
                     left(ino);
                 }
                 None => {
@@ -531,6 +545,18 @@ mod tests {
         table.forget(11, 1, |_| {});
         assert!(table.get(11).is_none());
         assert!(table.get(10).is_none());
+    }
+
+    #[test]
+    fn what_left_takes_no_memory() {
+        let (table, root) = table();
+        (10..10_000).for_each(|ino| drop(table.obtain(id(ino), 1, || file_in(&root))));
+        let full = table.nodes.capacity();
+        (10..10_000).for_each(|ino| table.forget(ino, 1, |_| {}));
+        assert_eq!(table.gone(), 10_000 - 10);
+        table.shrink();
+        assert_eq!(table.gone(), 0);
+        assert!(table.nodes.capacity() < full / 50, "{} of {full}", table.nodes.capacity());
     }
 
     #[test]

@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use super::Union;
 use super::node::Node;
 use crate::error::{FsError, Result};
+use crate::sys::memory;
 
 /// How long nothing may be let go until waiting is in vain.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -147,6 +148,17 @@ impl Union {
     /// `count` lookups of a node are forgotten.
     pub fn forget(&self, ino: u64, count: u64) {
         self.table.forget(ino, count, |ino| self.left(ino));
+    }
+
+    /// How many nodes are known no more since [`Union::give_back`].
+    pub fn gone(&self) -> usize {
+        self.table.gone()
+    }
+
+    /// Gives the memory back that nodes took which are known no more.
+    pub fn give_back(&self) {
+        self.table.shrink();
+        memory::trim_heaps();
     }
 
     /// Drops a node that was only looked at.

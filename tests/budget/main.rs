@@ -13,6 +13,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod memory;
 mod pairing;
 mod passthrough;
 mod requests;
