@@ -6,12 +6,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::session::roam;
+use super::pairing::start_thread;
 use crate::union::Union;
 
 /// So many nodes (half a megabyte of them) are worth a thread for a second.
@@ -26,42 +25,52 @@ const PATIENCE: usize = 10;
 #[derive(Debug, Default)]
 pub(super) struct Trimmer {
     waiting: Arc<AtomicBool>,
-    thread: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
+    /// What tells the thread to end, and what tells that it has.
+    thread: Mutex<Option<(Sender<()>, Receiver<()>)>>,
+}
+
+/// What the thread has. Let go in this order, whether it ran or could not be started: the next may follow when the union is
+/// let go.
+struct Wait {
+    union: Arc<Union>,
+    ended: Receiver<()>,
+    _waiting: Waiting,
+    _done: Sender<()>,
+}
+
+/// That a thread waits.
+struct Waiting(Arc<AtomicBool>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
 }
 
 impl Trimmer {
     /// Something was forgotten.
     pub(super) fn forgotten(&self, union: &Arc<Union>) {
-        if union.gone() < MANY || self.waiting.swap(true, Ordering::Relaxed) {
+        if union.gone() < MANY || self.waiting.swap(true, Ordering::AcqRel) {
             return;
         }
-        let (end, ended) = channel();
-        let (union, waiting) = (union.clone(), self.waiting.clone());
-        let started = thread::Builder::new().name("trim".into()).spawn(move || {
-            roam();
-            if await_calm(&union, &ended) {
-                union.give_back();
+        let ((end, ended), (_done, done)) = (channel(), channel());
+        *self.thread.lock() = Some((end, done));
+        let wait = Wait { union: union.clone(), ended, _waiting: Waiting(self.waiting.clone()), _done };
+        start_thread(move || {
+            let wait = wait; // as a whole, or its parts would be let go in another order
+            if await_calm(&wait.union, &wait.ended) {
+                wait.union.give_back();
             }
-            drop(union); // before another thread may follow
-            waiting.store(false, Ordering::Relaxed);
         });
-        match started {
-            // The one before has ended, or is about to.
-            Ok(thread) => *self.thread.lock() = Some((end, thread)),
-            Err(error) => {
-                self.waiting.store(false, Ordering::Relaxed);
-                log::debug!("memory is kept: {error}");
-            }
-        }
     }
 }
 
 impl Drop for Trimmer {
     fn drop(&mut self) {
-        if let Some((end, thread)) = self.thread.get_mut().take() {
+        if let Some((end, done)) = self.thread.get_mut().take() {
             drop(end);
-            // One that panicked has ended the process.
-            thread.join().unwrap_or_default();
+            // Nothing is ever sent: this waits for the other end to be let go.
+            done.recv().unwrap_or_default();
         }
     }
 }

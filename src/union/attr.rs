@@ -8,7 +8,7 @@ use rustix::fs::StatVfs;
 use rustix::io::Errno;
 
 use super::events::What;
-use super::node::{Name, Node, Place, Source};
+use super::node::{Node, Place, Source};
 use super::{Caller, Union};
 use crate::error::{FsError, Result};
 use crate::sys::object::{At, Kind, SetTime, Stat, Writable};
@@ -117,15 +117,16 @@ impl Union {
         match place {
             Place::Root => Err(FsError::IsADirectory),
             Place::Pinned { fd, upper } => f(At::Fd(fd.as_fd()), *upper),
-            Place::Named { parent, name, source } => {
+            Place::Named { parent, entry } => {
                 let dir = self.dir_part(parent)?;
-                match source {
+                let name = entry.name();
+                match entry.source() {
                     Source::Upper => {
                         let fd = self.fds.get(&dir.upper_dir().ok_or(FsError::Stale)?)?;
                         f(At::Name(fd.as_fd(), name), true)
                     }
                     Source::Lower(at) => {
-                        let real = dir.lowers.get(usize::from(*at)).ok_or(FsError::Stale)?;
+                        let real = dir.lowers.get(usize::from(at)).ok_or(FsError::Stale)?;
                         f(At::Name(self.fds.get(real)?.as_fd(), name), false)
                     }
                     Source::Index => {
@@ -295,10 +296,10 @@ impl Union {
 
     /// The path of a node in the merged view, for messages.
     pub fn path_of(&self, node: &Node) -> Vec<u8> {
-        let mut names: Vec<Name> = Vec::new();
+        let mut names: Vec<Box<[u8]>> = Vec::new();
         let mut parent = match &*node.place.read() {
-            Place::Named { parent, name, .. } => {
-                names.push(name.clone());
+            Place::Named { parent, entry } => {
+                names.push(entry.name().into());
                 Some(parent.clone())
             }
             Place::Root => None,
@@ -306,8 +307,8 @@ impl Union {
         };
         while let Some(dir) = parent {
             parent = match &*dir.place.read() {
-                Place::Named { parent, name, .. } => {
-                    names.push(name.clone());
+                Place::Named { parent, entry } => {
+                    names.push(entry.name().into());
                     Some(parent.clone())
                 }
                 _ => None,

@@ -23,7 +23,7 @@ use super::index::UpperEntry;
 use super::instant;
 use super::links::{ORIGIN, UNPUBLISHED};
 use super::marker;
-use super::node::{Node, Place, RealId, Source};
+use super::node::{Name, Named, Node, Place, RealId, Source};
 use super::owners::{self, Override};
 use super::realdir::RealDir;
 use super::upper::{New, Publish, Staged, Upper, UpperFd};
@@ -87,7 +87,7 @@ impl Union {
     pub(super) fn is_in_upper_place(&self, place: &Place) -> bool {
         match place {
             Place::Root => true,
-            Place::Named { source, .. } => !matches!(source, Source::Lower(_)),
+            Place::Named { entry, .. } => !matches!(entry.source(), Source::Lower(_)),
             Place::Pinned { upper, .. } => *upper,
         }
     }
@@ -260,7 +260,9 @@ impl Union {
             let _aliases = links.then(|| self.aliases.exclusive(original.id));
             let mut place = node.place.write();
             let name = match &*place {
-                Place::Named { parent: now, name, .. } if Arc::ptr_eq(now, &parent) => name.clone(),
+                Place::Named { parent: now, entry } if Arc::ptr_eq(now, &parent) => {
+                    Name::from_slice(entry.name())
+                }
                 _ => continue, // it was renamed or unlinked meanwhile
             };
             let real_parent = dir.upper_dir().ok_or(FsError::Stale)?;
@@ -277,15 +279,15 @@ impl Union {
             if let Some(part) = &node.dir {
                 *part.upper.write() = Some(RealDir::child(&real_parent, &name, &copy));
                 part.index.lock().upper = None;
-                if let Place::Named { source, .. } = &mut *place {
-                    *source = Source::Upper;
+                if let Place::Named { entry, .. } = &mut *place {
+                    entry.set_source(Source::Upper);
                 }
             } else {
                 if !self.keeps_origin(original) {
                     self.table.keep_number(real, node.ino);
                 }
                 node.set_real(real);
-                *place = Place::Named { parent: parent.clone(), name: name.clone(), source: Source::Upper };
+                *place = Place::Named { parent: parent.clone(), entry: Named::new(&name, Source::Upper) };
                 self.files.forget(node.ino);
                 self.metacopies.remove(&node.ino);
             }
@@ -388,12 +390,12 @@ impl Union {
         let dir = self.dir_part(&parent)?;
         let _names = dir.names.write();
         let place = node.place.write();
-        let Place::Named { name, .. } = &*place else { return Err(FsError::Stale) };
+        let Place::Named { entry, .. } = &*place else { return Err(FsError::Stale) };
         let copy = staged.object().at().stat()?;
         let fd = self.upper_fd(&dir.upper_dir().ok_or(FsError::Stale)?)?;
         self.mark_impure(&parent)?;
         staged.take_file();
-        self.quietly(&fd, || staged.publish(&fd, name, Publish::Replace))?;
+        self.quietly(&fd, || staged.publish(&fd, entry.name(), Publish::Replace))?;
         node.set_real(self.real_id(copy.dev, copy.ino));
         self.files.forget(node.ino);
         self.metacopies.remove(&node.ino);

@@ -389,10 +389,11 @@ impl Union {
             return dir.top().map(|top| top.layer).filter(|layer| !self.is_upper(*layer));
         }
         match &*node.place.read() {
-            Place::Named { parent, source: Source::Lower(at), .. } => {
-                Some(parent.dir.as_ref()?.lowers.get(usize::from(*at))?.layer)
-            }
-            _ => None,
+            Place::Named { parent, entry } => match entry.source() {
+                Source::Lower(at) => Some(parent.dir.as_ref()?.lowers.get(usize::from(at))?.layer),
+                Source::Upper | Source::Index => None,
+            },
+            Place::Root | Place::Pinned { .. } => None,
         }
     }
 

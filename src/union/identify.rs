@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use super::Union;
 use super::instant::{self, Instant};
-use super::node::{DirPart, Identity, NewNode, Node, Place, RealId, Source};
+use super::node::{DirPart, Identity, Named, NewNode, Node, Place, RealId, Source};
 use super::realdir::LayerIndex;
 use super::resolve::{Found, What};
 use crate::error::{FsError, Result};
@@ -21,7 +21,7 @@ impl Union {
         parent: &Arc<Node>,
         name: &[u8],
         found: &Found,
-        lookups: u64,
+        lookups: u32,
     ) -> Result<(Arc<Node>, Stat)> {
         // A copy-up of another name of the same file must not come between.
         let origin = self.origin_of(parent, name, found)?;
@@ -29,7 +29,7 @@ impl Union {
         let (identity, source, stat) = self.identify_as(origin, parent, found)?;
         let node = self.table.obtain(identity, lookups, || NewNode {
             kind: found.stat.kind(),
-            place: Place::Named { parent: parent.clone(), name: name.into(), source },
+            place: Place::Named { parent: parent.clone(), entry: Named::new(name, source) },
             dir: self.new_dir_part(found),
         });
         if source == Source::Index {
@@ -52,7 +52,7 @@ impl Union {
         if matches!(*node.place.read(), Place::Pinned { .. }) && node.dir.is_none() {
             let mut place = node.place.write();
             if matches!(*place, Place::Pinned { .. }) {
-                *place = Place::Named { parent: parent.clone(), name: name.into(), source };
+                *place = Place::Named { parent: parent.clone(), entry: Named::new(name, source) };
                 self.room.let_go(node.ino);
             }
         }

@@ -19,7 +19,7 @@ use rustix::fs::XattrFlags;
 use super::Union;
 use super::index::UpperEntry;
 use super::instant::{self, Instant};
-use super::node::{Name, Node, Place, RealId, Source};
+use super::node::{Name, Named, Node, Place, RealId, Source};
 use super::upper::UpperFd;
 use crate::error::{FsError, Result};
 use crate::sys::object::{At, Stat, Writable};
@@ -73,7 +73,7 @@ impl Union {
     /// A known file was found under this name.
     pub(super) fn remember_name(&self, node: &Node, parent: &Arc<Node>, name: &[u8], source: Source) {
         let same = |p: &Arc<Node>, n: &[u8]| Arc::ptr_eq(p, parent) && *n == *name;
-        if matches!(&*node.place.read(), Place::Named { parent: p, name: n, .. } if same(p, n)) {
+        if matches!(&*node.place.read(), Place::Named { parent: p, entry } if same(p, entry.name())) {
             return;
         }
         let mut names = self.other_names.entry(node.ino).or_default();
@@ -138,7 +138,7 @@ impl Union {
                 (Source::Lower(_), true) => continue,
                 (source, _) => source,
             };
-            return Some(Place::Named { parent, name, source });
+            return Some(Place::Named { parent, entry: Named::new(&name, source) });
         }
         None
     }

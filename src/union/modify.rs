@@ -10,7 +10,7 @@ use super::attr::Attr;
 use super::events::What as Event;
 use super::index::UpperEntry;
 use super::marker::WH_PREFIX;
-use super::node::{DirPart, Identity, NewNode, Node, Place, Source};
+use super::node::{DirPart, Identity, Named, NewNode, Node, Place, Source};
 use super::owners::Override;
 use super::realdir::RealDir;
 use super::resolve::What;
@@ -80,7 +80,7 @@ impl Union {
         let id = self.real_id(stat.dev, stat.ino);
         let node = self.table.obtain(Identity { origin: id, real: id }, 1, || NewNode {
             kind: stat.kind(),
-            place: Place::Named { parent: parent.clone(), name: name.into(), source: Source::Upper },
+            place: Place::Named { parent: parent.clone(), entry: Named::new(name, Source::Upper) },
             dir: (stat.kind() == Kind::Directory)
                 .then(|| Box::new(DirPart::new(Some(RealDir::child(&real, name, &stat)), Vec::new()))),
         });
@@ -298,7 +298,7 @@ impl Union {
     fn name_if_pinned(&self, node: &Node, parent: &Arc<Node>, name: &[u8]) {
         let mut place = node.place.write();
         if matches!(*place, Place::Pinned { .. }) {
-            *place = Place::Named { parent: parent.clone(), name: name.into(), source: Source::Upper };
+            *place = Place::Named { parent: parent.clone(), entry: Named::new(name, Source::Upper) };
             self.room.let_go(node.ino);
         }
     }

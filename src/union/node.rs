@@ -104,6 +104,55 @@ pub struct Filesystem {
 /// A name; short ones take no memory of their own.
 pub type Name = SmallVec<[u8; 16]>;
 
+/// A name of a directory, and which layer's entry of that name it is. In the size of a [`Name`] alone: there is one for
+/// each known file.
+#[derive(Debug)]
+pub struct Named(NamedForm);
+
+#[derive(Debug)]
+enum NamedForm {
+    Short { source: Source, len: u8, bytes: [u8; SHORT] },
+    Long { source: Source, name: Box<[u8]> },
+}
+
+/// What fits beside the rest.
+const SHORT: usize = 18;
+
+impl Named {
+    /// An entry of that name.
+    pub fn new(name: &[u8], source: Source) -> Named {
+        Named(if name.len() <= SHORT {
+            let mut bytes = [0; SHORT];
+            bytes[..name.len()].copy_from_slice(name);
+            NamedForm::Short { source, len: name.len() as u8, bytes }
+        } else {
+            NamedForm::Long { source, name: name.into() }
+        })
+    }
+
+    /// The name.
+    pub fn name(&self) -> &[u8] {
+        match &self.0 {
+            NamedForm::Short { len, bytes, .. } => &bytes[..usize::from(*len)],
+            NamedForm::Long { name, .. } => name,
+        }
+    }
+
+    /// Which layer's entry of that name it is.
+    pub fn source(&self) -> Source {
+        match self.0 {
+            NamedForm::Short { source, .. } | NamedForm::Long { source, .. } => source,
+        }
+    }
+
+    /// Makes it the entry of another layer.
+    pub fn set_source(&mut self, to: Source) {
+        match &mut self.0 {
+            NamedForm::Short { source, .. } | NamedForm::Long { source, .. } => *source = to,
+        }
+    }
+}
+
 /// One object of the merged view.
 #[derive(Debug)]
 pub struct Node {
@@ -113,8 +162,9 @@ pub struct Node {
     pub kind: Kind,
     /// May it be changed without a request, by who mapped it?
     pub mapped: AtomicBool,
-    /// How often the kernel was told of it and has not forgotten.
-    lookups: AtomicU64,
+    /// How often the kernel was told of it and has not forgotten. One that reached the end of the numbers stays there,
+    /// and the node lives as long as the mount.
+    lookups: AtomicU32,
     /// What it was found as: see [`Identity::real`]. Changed by copy-up, under `place`.
     real: AtomicU64,
     /// Where it is.
@@ -132,10 +182,8 @@ pub enum Place {
     Named {
         /// The directory that holds the name.
         parent: Arc<Node>,
-        /// The name.
-        name: Name,
-        /// Which layer's entry of that name it is.
-        source: Source,
+        /// The name, and where the object is.
+        entry: Named,
     },
     /// Under no name that is known: unlinked, or only other names of the same file are left. The descriptor (O_PATH)
     /// keeps the inode, and with it its number, alive.
@@ -229,7 +277,15 @@ impl Node {
 
     /// How often the kernel knows it.
     pub fn lookups(&self) -> u64 {
-        self.lookups.load(Ordering::Relaxed)
+        self.lookups.load(Ordering::Relaxed).into()
+    }
+
+    /// Counts lookups, or takes them away.
+    fn count_lookups(&self, change: impl Fn(u32) -> u32) -> u32 {
+        let counted = self.lookups.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
+            Some(if now == u32::MAX { now } else { change(now) })
+        });
+        counted.unwrap_or_else(|now| now)
     }
 
     /// Is the node, once forgotten, of no use to others? A directory with a name holds up what is known below it.
@@ -247,7 +303,7 @@ impl Node {
 
     /// Is this name the one in its place?
     pub fn is_named(&self, parent: &Arc<Node>, name: &[u8]) -> bool {
-        matches!(&*self.place.read(), Place::Named { parent: p, name: n, .. } if Arc::ptr_eq(p, parent) && n[..] == *name)
+        matches!(&*self.place.read(), Place::Named { parent: p, entry } if Arc::ptr_eq(p, parent) && entry.name() == name)
     }
 
     /// Is it `other`, or does it lie below it?
@@ -306,7 +362,7 @@ impl Table {
             ino: ROOT,
             kind: Kind::Directory,
             mapped: AtomicBool::new(false),
-            lookups: AtomicU64::new(1),
+            lookups: AtomicU32::new(1),
             real: AtomicU64::new(real.0),
             place: RwLock::new(Place::Root),
             dir: Some(Box::new(dir)),
@@ -373,7 +429,7 @@ impl Table {
     }
 
     /// The node of an object that was found, made by `make` if it isn't known. Counts `lookups` more lookups for it.
-    pub fn obtain(&self, identity: Identity, lookups: u64, make: impl FnOnce() -> NewNode) -> Arc<Node> {
+    pub fn obtain(&self, identity: Identity, lookups: u32, make: impl FnOnce() -> NewNode) -> Arc<Node> {
         let spare = self.spare.get(&identity.real).map(|number| *number);
         let mut number = spare
             .or_else(|| self.by_rule(identity.origin))
@@ -382,7 +438,7 @@ impl Table {
             match self.nodes.entry(number) {
                 Entry::Occupied(known) if known.get().real() == identity.real => {
                     let node = known.get().clone();
-                    node.lookups.fetch_add(lookups, Ordering::Relaxed);
+                    node.count_lookups(|now| now.saturating_add(lookups));
                     return node;
                 }
                 Entry::Occupied(other) => {
@@ -395,7 +451,7 @@ impl Table {
                         ino: number,
                         kind,
                         mapped: AtomicBool::new(false),
-                        lookups: AtomicU64::new(lookups),
+                        lookups: AtomicU32::new(lookups),
                         real: AtomicU64::new(identity.real.0),
                         place: RwLock::new(place),
                         dir,
@@ -409,7 +465,7 @@ impl Table {
 
     /// Counts one more lookup of a node that is known.
     pub fn look_up_again(&self, node: &Node) {
-        node.lookups.fetch_add(1, Ordering::Relaxed);
+        node.count_lookups(|now| now.saturating_add(1));
     }
 
     /// Is the node's number that of its own object, and not of one that it was copied up from?
@@ -426,7 +482,8 @@ impl Table {
             return;
         }
         if let Some(node) = self.nodes.get(&ino) {
-            let before = node.lookups.fetch_sub(count, Ordering::Relaxed);
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
+            let before = node.count_lookups(|now| now.saturating_sub(count));
             debug_assert!(before >= count, "more forgotten than looked up: {ino}");
         }
         self.release(ino, &mut left);
@@ -488,8 +545,7 @@ mod tests {
     use std::collections::HashSet;
 
     fn file_in(parent: &Arc<Node>) -> NewNode {
-        let place =
-            Place::Named { parent: parent.clone(), name: Name::from_slice(b"f"), source: Source::Upper };
+        let place = Place::Named { parent: parent.clone(), entry: Named::new(b"f", Source::Upper) };
         NewNode { kind: Kind::File, place, dir: None }
     }
 
@@ -531,11 +587,34 @@ mod tests {
     }
 
     #[test]
+    fn a_node_is_small() {
+        // With its two counters, a size that the allocator has.
+        assert!(size_of::<Node>() + 16 <= 88, "{}", size_of::<Node>());
+        let lengths = [0, 1, SHORT, SHORT + 1, 255];
+        for name in lengths.map(|len| vec![b'n'; len]) {
+            let mut entry = Named::new(&name, Source::Lower(7));
+            assert_eq!((entry.name(), entry.source()), (&name[..], Source::Lower(7)));
+            entry.set_source(Source::Index);
+            assert_eq!((entry.name(), entry.source()), (&name[..], Source::Index));
+        }
+    }
+
+    #[test]
+    fn a_node_that_was_looked_up_too_often_to_count_stays() {
+        let (table, root) = table();
+        table.obtain(id(10), u32::MAX - 1, || file_in(&root));
+        table.obtain(id(10), 7, || unreachable!("it is known"));
+        table.forget(10, u64::from(u32::MAX), |_| {});
+        table.forget(10, 9, |_| {});
+        assert!(table.get(10).is_some());
+    }
+
+    #[test]
     fn a_directory_stays_while_something_below_is_known() {
         let (table, root) = table();
         let dir = table.obtain(id(10), 1, || NewNode {
             kind: Kind::Directory,
-            place: Place::Named { parent: root.clone(), name: Name::from_slice(b"d"), source: Source::Upper },
+            place: Place::Named { parent: root.clone(), entry: Named::new(b"d", Source::Upper) },
             dir: Some(Box::new(DirPart::new(None, Vec::new()))),
         });
         table.obtain(id(11), 1, || file_in(&dir));

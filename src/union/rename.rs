@@ -20,7 +20,7 @@ use super::events::What as Event;
 use super::index::UpperEntry;
 use super::marker;
 use super::modify::{InUpper, check_name};
-use super::node::{Node, Place, Source};
+use super::node::{Named, Node, Place, Source};
 use super::options::RedirectDir;
 use super::resolve::{Found, What};
 use super::upper::{New, Publish, UpperFd};
@@ -275,7 +275,7 @@ impl Union {
         let mut at = node.clone();
         loop {
             let (parent, name) = match &*at.place.read() {
-                Place::Named { parent, name, .. } => (parent.clone(), name.clone()),
+                Place::Named { parent, entry } => (parent.clone(), entry.name().to_vec()),
                 Place::Root | Place::Pinned { .. } => break,
             };
             let redirect = match self.dir_part(&at)?.upper_dir() {
@@ -425,7 +425,7 @@ impl Union {
             self.forget_name(node, from.parent, from.name);
             self.forget_name(node, to.parent, to.name);
         }
-        *place = Place::Named { parent: to.parent.clone(), name: to.name.into(), source: Source::Upper };
+        *place = Place::Named { parent: to.parent.clone(), entry: Named::new(to.name, Source::Upper) };
         if let Some(part) = &node.dir {
             let real = part.upper_dir().ok_or(FsError::Stale)?;
             let parent = self.dir_part(to.parent)?.upper_dir().ok_or(FsError::Stale)?;

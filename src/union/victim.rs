@@ -69,7 +69,7 @@ impl Victim {
         fs.forget_name(node, parent, name);
         let next = if node.is_named(parent, name) { fs.next_name(node) } else { None };
         let mut place = node.place.write();
-        let here = matches!(&*place, Place::Named { parent: p, name: n, .. } if Arc::ptr_eq(p, parent) && **n == *name);
+        let here = matches!(&*place, Place::Named { parent: p, entry } if Arc::ptr_eq(p, parent) && entry.name() == name);
         if !here {
             return remove();
         }
