@@ -5,25 +5,27 @@
 //! that every request and every answer wakes a processor that had gone to sleep, too. Yet there is nothing to be done
 //! side by side. On one and the same processor a request is two changes of context.
 //!
-//! So while one program alone asks, its requests go to **companions**: threads that run only on the processor that the
-//! program runs on. That alone would not do, for when a companion answers, the program is woken, finds its processor in
-//! use and is moved to the next idle one. But to the scheduler a processor counts as idle if all that runs there is of
-//! the policy SCHED_IDLE (kernel/sched/fair.c: select_idle_sibling and sched_idle_cpu), so companions are: a program that is
-//! woken by one stays, and goes on at once.
+//! So while one program alone asks, its requests go to the **companion**: a thread that runs only on the processor that
+//! the program runs on. That alone would not do, for when the companion answers, the program is woken, finds its
+//! processor in use and is moved to the next idle one. But to the scheduler a processor counts as idle if all that runs
+//! there is of the policy SCHED_IDLE (kernel/sched/fair.c: select_idle_sibling and sched_idle_cpu), so the companion is: a
+//! program that is woken by it stays, and goes on at once.
 //!
-//! SCHED_IDLE has a price: while all processors are wanted by others, a companion hardly runs at all. And an ordinary
+//! SCHED_IDLE has a price: while all processors are wanted by others, the companion hardly runs at all. And an ordinary
 //! user's thread can't leave it. Therefore:
 //!
 //! - The session's other threads, the **roamers**, are as ordinary as any. They ask for requests while there is no pair,
-//!   and wait in [`Rota::wait_turn`] while there is one; the companions the other way round.
-//! - A companion looks at how long it had to wait for the processor (`watch`). Was it kept waiting by somebody else
+//!   and wait in [`Rota::wait_turn`] while there is one; the companion the other way round.
+//! - The companion looks at how long it had to wait for the processor (`watch`). Was it kept waiting by somebody else
 //!   than the program it serves, the pair parts, and there is none for a while: a second at first, at most a minute.
 //! - A request of another program, or for much data, parts the pair: then there is something to be done side by side.
-//! - One of the roamers that wait looks every two milliseconds whether requests are served: where none was, be it that the
-//!   program does something else or that the companions don't get to run, the pair parts. A companion that waits for a
-//!   request then is called back, for it would take the next one, whoever asks.
-//! - There are several companions, so that one that waits for a disk keeps nobody else waiting, and what would keep one
-//!   for long runs on a thread of its own, an ordinary one ([`start_thread`]).
+//! - One of the roamers that wait looks every few milliseconds whether requests are served: where none was, be it that the
+//!   program does something else, that the companion waits for a disk or that it doesn't get to run, the pair parts.
+//!   If it waits for a request then it is called back, for it would take the next one, whoever asks.
+//! - What would keep the companion for long runs on a thread of its own, an ordinary one ([`start_thread`]).
+//!
+//! There is one companion: of several, each would have to follow when the program is moved, and those that are on their
+//! way keep the processor busy for which the program looks.
 
 mod companion;
 mod watch;
@@ -31,9 +33,9 @@ mod watch;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use fuser::Rota;
@@ -43,8 +45,6 @@ use crate::sys::schedule::{self, Watched};
 use companion::Companion;
 use watch::{Candidate, Seen, Watch};
 
-/// How many threads serve a pair.
-const COMPANIONS: usize = 2;
 /// How many requests in a row make a pair, at least.
 const FEW: u32 = 16;
 /// How many do where pairs used to last for a few requests only.
@@ -52,7 +52,7 @@ const MORE: u32 = 1024;
 /// A pair that lasted for so many requests was worth it.
 const WORTH: u32 = 512;
 /// A pair that is not asked for so long parts.
-const QUIET: Duration = Duration::from_millis(2);
+const QUIET: Duration = Duration::from_millis(5);
 /// For how long there is no pair after a companion was kept waiting: at first, and at most.
 const PAUSE: Range<u64> = 1_000..64_000; // milliseconds
 /// After a pair that lasted for so many requests the next pause is a short one again.
@@ -82,9 +82,8 @@ pub struct Pairing {
     paused_until: AtomicU64,
     pause: AtomicU64,
     began: Instant,
-    companions: Mutex<Vec<Arc<Companion>>>,
-    /// How many companions are ready.
-    ready: AtomicUsize,
+    /// Once it is ready.
+    companion: OnceLock<Arc<Companion>>,
     /// Whether a roamer looks after the pair.
     guarded: AtomicBool,
     ended: AtomicBool,
@@ -165,8 +164,7 @@ impl Pairing {
             paused_until: AtomicU64::new(0),
             pause: AtomicU64::new(0),
             began: Instant::now(),
-            companions: Mutex::default(),
-            ready: AtomicUsize::new(0),
+            companion: OnceLock::new(),
             guarded: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             changing: Mutex::new(()),
@@ -178,7 +176,7 @@ impl Pairing {
 
     /// How many threads the session needs.
     pub fn threads(&self) -> usize {
-        self.roamers + COMPANIONS
+        self.roamers + 1
     }
 
     /// A request came: of that thread, with or for so many bytes of data. Requests of nobody, 0, don't count.
@@ -215,11 +213,7 @@ impl Pairing {
         match seen {
             Seen::Nothing => {}
             Seen::On(processor) => self.follow(pair, number_of(processor)),
-            Seen::Stall => {
-                self.counters.stalls.fetch_add(1, Ordering::Relaxed);
-                self.pause();
-                self.part(true);
-            }
+            Seen::Stall => self.stall(),
         }
     }
 
@@ -231,7 +225,7 @@ impl Pairing {
             return;
         }
         let paused = self.paused_until.load(Ordering::Relaxed) > self.milliseconds();
-        if paused || self.ready.load(Ordering::Acquire) < COMPANIONS {
+        if paused || self.companion.get().is_none() {
             return;
         }
         let Some((candidate, processor)) = Candidate::look(client) else { return };
@@ -258,6 +252,17 @@ impl Pairing {
         self.change(number_of(processor));
     }
 
+    /// Looks where the program is. While a roamer is on its processor, the scheduler moves it when it is answered.
+    fn look(&self) {
+        let pair = self.processor.load(Ordering::Relaxed);
+        let client = Watched::thread(self.client.load(Ordering::Relaxed)).ok();
+        if let Some(processor) = client.and_then(|client| client.processor())
+            && pair != APART
+        {
+            self.follow(pair, number_of(processor));
+        }
+    }
+
     /// The program is there now. A pair that parted meanwhile stays apart.
     fn follow(&self, before: u32, now: u32) {
         if before != now {
@@ -277,6 +282,13 @@ impl Pairing {
         let pause = (before * 2).clamp(PAUSE.start, PAUSE.end);
         self.pause.store(pause, Ordering::Relaxed);
         self.paused_until.store(self.milliseconds().saturating_add(pause), Ordering::Relaxed);
+    }
+
+    /// Others want the processor.
+    fn stall(&self) {
+        self.counters.stalls.fetch_add(1, Ordering::Relaxed);
+        self.pause();
+        self.part(true);
     }
 
     /// Somebody else asks, or nobody does.
@@ -308,8 +320,8 @@ impl Pairing {
             self.changed.notify_all();
         }
         if processor == APART {
-            // Those who wait for a request would take the next one.
-            self.companions.lock().iter().for_each(|companion| companion.call_back());
+            // Where it waits for a request it would take the next one.
+            self.companion.get().iter().for_each(|companion| companion.call_back());
         }
     }
 
@@ -323,7 +335,9 @@ impl Pairing {
             self.wait_while(|processor| processor != APART);
             return;
         }
-        let mut served = self.streak.load(Ordering::Relaxed);
+        let companion = self.companion.get();
+        let ran = || companion.and_then(|companion| companion.ran());
+        let mut before = (self.streak.load(Ordering::Relaxed), ran());
         let mut changing = self.changing.lock();
         while is_paired() && !self.ended.load(Ordering::Acquire) {
             // On the processor of the pair: when another one is done with its look, the scheduler moves the program there.
@@ -331,11 +345,17 @@ impl Pairing {
             if !self.changed.wait_for(&mut changing, QUIET).timed_out() {
                 continue;
             }
-            let now = self.streak.load(Ordering::Relaxed);
-            if now == served {
-                MutexGuard::unlocked(&mut changing, || self.end_streak());
-            }
-            served = now;
+            let served = self.streak.load(Ordering::Relaxed) != before.0;
+            MutexGuard::unlocked(&mut changing, || {
+                if served {
+                    self.look();
+                } else if companion.is_some_and(|companion| companion.is_starved_since(before.1)) {
+                    self.stall();
+                } else {
+                    self.end_streak();
+                }
+            });
+            before = (self.streak.load(Ordering::Relaxed), ran());
         }
         drop(changing);
         PLACE.set(APART);
@@ -359,14 +379,11 @@ impl Pairing {
     fn sit_down(&self) {
         let seat = schedule::yield_to_all().and_then(|()| {
             let (watch, companion) = (Watch::new()?, Arc::new(Companion::this_thread()?));
-            self.companions.lock().push(companion.clone());
+            self.companion.set(companion.clone()).map_err(|_| std::io::ErrorKind::AlreadyExists)?;
             Ok(Seat { watch, companion, starter: self.starter.clone() })
         });
         match seat {
-            Ok(seat) => {
-                SEAT.set(Some(seat));
-                self.ready.fetch_add(1, Ordering::Release);
-            }
+            Ok(seat) => SEAT.set(Some(seat)),
             Err(e) => log::info!("no pairing: {e}"),
         }
     }
@@ -452,7 +469,7 @@ mod tests {
 
     use super::*;
 
-    /// A pairing whose companions are said to be ready, though there are none; `None`, said so, where it can't be had.
+    /// A pairing whose companion is said to be ready, though there is none; `None`, said so, where it can't be had.
     fn pairing() -> Option<Pairing> {
         let pairing = match Pairing::new(2) {
             Ok(pairing) => pairing,
@@ -461,7 +478,7 @@ mod tests {
                 return None;
             }
         };
-        pairing.ready.store(COMPANIONS, Ordering::Relaxed);
+        pairing.companion.set(Arc::new(Companion::this_thread().unwrap())).unwrap();
         Some(pairing)
     }
 
@@ -592,7 +609,8 @@ mod tests {
 
     #[test]
     fn what_a_companion_starts_is_ordinary() {
-        let Some(pairing) = pairing() else { return };
+        let Some(mut pairing) = pairing() else { return };
+        pairing.companion = OnceLock::new();
         let (tell, told) = mpsc::channel();
         std::thread::scope(|scope| {
             scope.spawn(|| {

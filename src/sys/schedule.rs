@@ -119,6 +119,13 @@ impl Watched {
     pub fn processor(&self) -> Option<usize> {
         parse_processor(&read(&self.stat, &mut [0; 1024])?)
     }
+
+    /// Whether it runs or waits for a processor, and for nothing else; `None` when it is gone.
+    pub fn is_runnable(&self) -> Option<bool> {
+        let mut buffer = [0; 1024];
+        let text = read(&self.stat, &mut buffer)?;
+        Some(text.rsplit_once(')')?.1.trim_start().starts_with('R'))
+    }
 }
 
 /// The kernel makes the text anew for each read from the start.
@@ -166,6 +173,7 @@ mod tests {
             match (Watched::thread(me), Watched::this_thread()) {
                 (Ok(named), Ok(this)) => {
                     assert_eq!((named.processor(), this.processor()), (Some(one), Some(one)));
+                    assert_eq!(this.is_runnable(), Some(true));
                     assert!(this.times().unwrap().ran <= process_time());
                 }
                 (Err(e), _) | (_, Err(e)) => eprintln!("SKIP: threads can't be watched: {e}"),

@@ -69,7 +69,7 @@ impl Counted {
         reports().rsplit_once("requests: ").unwrap().1.to_owned()
     }
 
-    /// How many requests companions have served.
+    /// How many requests the companion has served.
     fn paired(&self) -> u64 {
         let report = self.report();
         let words = report.split("paired: ").nth(1).and_then(|rest| rest.split_whitespace().next());

@@ -84,7 +84,7 @@ fn lookups_and_creates_make_few_system_calls() {
     for index in 0..N * LAYERS {
         stack.lower(index % LAYERS).file(format!("d/file-{index}"), "x");
     }
-    // Companions look now and then where a program is; see `pairing`.
+    // The companion looks now and then where a program is; see `pairing`.
     let counted = Counted::new(&stack, &["pairing=0"]);
     let dir = counted.mount.join("d");
     let scratch = stack.scratch().path().to_owned();
@@ -126,7 +126,7 @@ fn passed_through_files_cost_the_kernel_being_told_of_them() {
     crate::needs_root!();
     needs_counters!();
     needs_strace!();
-    // Without companions, which look after the program on their own account.
+    // Without the companion, which looks after the program on their own account.
     const PASSTHROUGH: &[&str] = &["passthrough", "pairing=0"];
     let stack = Stack::new(1);
     for n in 0..N {

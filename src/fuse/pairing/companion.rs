@@ -1,16 +1,19 @@
 //! A companion, as others see it: whether it waits for a request, and how it is called back from there.
 
 use std::io;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use crate::sys::interrupt::Interruptible;
+use crate::sys::schedule::Watched;
 
 /// A thread that may be called back while it waits for a request, and never else: system calls in which it works for a
 /// request must not fail because of that.
 #[derive(Debug)]
 pub(super) struct Companion {
     thread: Interruptible,
+    watched: Watched,
     state: Mutex<State>,
 }
 
@@ -28,7 +31,18 @@ impl Companion {
     ///
     /// It can't be interrupted.
     pub(super) fn this_thread() -> io::Result<Companion> {
-        Ok(Companion { thread: Interruptible::this_thread()?, state: Mutex::new(State::Working) })
+        let (thread, watched) = (Interruptible::this_thread()?, Watched::this_thread()?);
+        Ok(Companion { thread, watched, state: Mutex::new(State::Working) })
+    }
+
+    /// How long it has run; `None` when it has ended.
+    pub(super) fn ran(&self) -> Option<Duration> {
+        Some(self.watched.times()?.ran)
+    }
+
+    /// Whether it could have run since then, but didn't: others keep the processor busy.
+    pub(super) fn is_starved_since(&self, ran_before: Option<Duration>) -> bool {
+        self.watched.is_runnable() == Some(true) && self.ran() == ran_before
     }
 
     /// It is about to wait for a request.
