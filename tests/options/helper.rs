@@ -26,6 +26,8 @@ fn nothing_of_the_caller_stays_open_in_the_daemon() {
         // The control socket's directory among them.
         let own = ["/dev/null", "/dev/fuse", "/run/unionmount"].contains(&path.as_str())
             || ["anon_inode:", "socket:", "pipe:"].iter().any(|kind| path.starts_with(kind))
+            // How its own threads are scheduled.
+            || path.starts_with(&format!("/proc/{daemon}/task/"))
             // The layers, the workdir, and the directory in which that was made.
             || *path == place.path().to_str().unwrap()
             || ["a", "up", ".up.work"].iter().any(|dir| path.starts_with(place.at(dir).to_str().unwrap()));
