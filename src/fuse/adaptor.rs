@@ -67,7 +67,9 @@ impl UnionFs {
     fn asked(&self, header: &Header, request: Request, bytes: usize) {
         self.requests.count(request);
         if let Some(pairing) = &self.pairing {
-            pairing.asked(header.pid(), bytes);
+            // The kernel asks these on its own account, in nobody's name.
+            let own = matches!(request, Request::Forget | Request::Release | Request::Write);
+            pairing.asked(Some(header.pid()).filter(|pid| *pid != 0 || !own), bytes);
         }
     }
 

@@ -30,20 +30,20 @@
 mod companion;
 mod watch;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Condvar, Mutex as Plain, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use fuser::Rota;
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use crate::sys::schedule::{self, Watched};
 use companion::Companion;
-use watch::{Candidate, Seen, Watch};
+use watch::{Candidate, Glance, Seen, Watch};
 
 /// How many requests in a row make a pair, at least.
 const FEW: u32 = 16;
@@ -87,8 +87,9 @@ pub struct Pairing {
     /// Whether a roamer looks after the pair.
     guarded: AtomicBool,
     ended: AtomicBool,
-    /// Held while `processor` changes between a pair and none.
-    changing: Mutex<()>,
+    /// Held while `processor` changes between a pair and none, by which roamers wait. Not one of those that are handed over
+    /// when they are let go: whoever gets it may not run for a while.
+    changing: Plain<()>,
     changed: Condvar,
     starter: Sender<Job>,
     counters: Counters,
@@ -124,8 +125,6 @@ pub enum NoPairing {
 thread_local! {
     /// What a companion keeps.
     static SEAT: RefCell<Option<Seat>> = const { RefCell::new(None) };
-    /// The processor that this companion runs on, as in [`Pairing::processor`].
-    static PLACE: Cell<u32> = const { Cell::new(APART) };
 }
 
 #[derive(Debug)]
@@ -167,7 +166,7 @@ impl Pairing {
             companion: OnceLock::new(),
             guarded: AtomicBool::new(false),
             ended: AtomicBool::new(false),
-            changing: Mutex::new(()),
+            changing: Plain::new(()),
             changed: Condvar::new(),
             starter,
             counters: Counters::default(),
@@ -179,21 +178,24 @@ impl Pairing {
         self.roamers + 1
     }
 
-    /// A request came: of that thread, with or for so many bytes of data. Requests of nobody, 0, don't count.
-    pub fn asked(&self, client: u32, bytes: usize) {
-        SEAT.with_borrow(|seat| seat.iter().for_each(|seat| seat.companion.work()));
-        let pair = self.processor.load(Ordering::Relaxed);
-        if bytes >= MUCH {
-            self.streak.store(0, Ordering::Relaxed);
-            if pair != APART {
-                self.part(false);
-            }
-            return;
+    /// A request came: of that thread (0: of one that can't be named) or of the kernel itself, with or for so many bytes of
+    /// data.
+    pub fn asked(&self, client: Option<u32>, bytes: usize) {
+        let pair = self.processor.load(Ordering::Acquire);
+        let is_companion = SEAT.with_borrow(|seat| {
+            seat.iter().for_each(|seat| seat.companion.work());
+            seat.is_some()
+        });
+        if pair == APART && !is_companion {
+            // It may have missed that it was called.
+            self.companion
+                .get()
+                .filter(|companion| companion.is_out())
+                .into_iter()
+                .for_each(|c| c.call_back());
         }
-        if client == 0 {
-            return;
-        }
-        if self.client.load(Ordering::Relaxed) != client {
+        let Some(client) = client else { return };
+        if bytes >= MUCH || self.client.load(Ordering::Relaxed) != client {
             self.client.store(client, Ordering::Relaxed);
             if pair == APART {
                 self.streak.store(0, Ordering::Relaxed);
@@ -221,14 +223,14 @@ impl Pairing {
     /// itself isn't: a companion would wait for much longer.
     fn consider(&self, client: u32, streak: u32) {
         const HALF: u32 = FEW / 2;
-        if streak + HALF < self.enough.load(Ordering::Relaxed) || !streak.is_multiple_of(HALF) {
+        if streak.saturating_add(HALF) < self.enough.load(Ordering::Relaxed) || !streak.is_multiple_of(HALF) {
             return;
         }
         let paused = self.paused_until.load(Ordering::Relaxed) > self.milliseconds();
-        if paused || self.companion.get().is_none() {
+        if paused || self.companion.get().is_none_or(|companion| companion.is_out()) {
             return;
         }
-        let Some((candidate, processor)) = Candidate::look(client) else { return };
+        let Some((candidate, processor)) = Candidate::look(client) else { return self.pause() };
         let before = self.candidate.lock().replace(candidate);
         if !streak.is_multiple_of(FEW) {
             return;
@@ -246,7 +248,7 @@ impl Pairing {
     /// Serves the program on this processor as a pair from the next request on.
     fn pair(&self, processor: usize) {
         if !schedule::processors().is_ok_and(|all| all.is_set(processor)) {
-            return;
+            return self.pause();
         }
         self.counters.pairs.fetch_add(1, Ordering::Relaxed);
         self.change(number_of(processor));
@@ -256,18 +258,33 @@ impl Pairing {
     fn look(&self) {
         let pair = self.processor.load(Ordering::Relaxed);
         let client = Watched::thread(self.client.load(Ordering::Relaxed)).ok();
-        if let Some(processor) = client.and_then(|client| client.processor())
-            && pair != APART
-        {
+        if let Some(processor) = client.and_then(|client| client.processor()) {
             self.follow(pair, number_of(processor));
         }
     }
 
     /// The program is there now. A pair that parted meanwhile stays apart.
     fn follow(&self, before: u32, now: u32) {
+        if before == APART || now == APART {
+            return;
+        }
         if before != now {
             self.counters.moves.fetch_add(1, Ordering::Relaxed);
-            let _ = self.processor.compare_exchange(before, now, Ordering::Release, Ordering::Relaxed);
+            if self.processor.compare_exchange(before, now, Ordering::Release, Ordering::Relaxed).is_err() {
+                return;
+            }
+        }
+        self.place(now);
+    }
+
+    /// Brings the companion to where the pair is.
+    fn place(&self, pair: u32) {
+        let Some(companion) = self.companion.get() else { return };
+        if pair != APART
+            && let Err(e) = companion.put_on(pair as usize - 1)
+        {
+            // The processor has just been taken away: the next look tells where the program went.
+            log::debug!("the companion can't follow: {e}");
         }
     }
 
@@ -314,89 +331,105 @@ impl Pairing {
     }
 
     fn change(&self, processor: u32) {
-        {
-            let _changing = self.changing.lock();
-            self.processor.store(processor, Ordering::Release);
-            self.changed.notify_all();
+        let companion = self.companion.get();
+        if processor == APART {
+            // First of all: what it has in hand, this lock perhaps, may be waited for.
+            companion.into_iter().for_each(|companion| companion.release());
         }
+        {
+            let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+            self.processor.store(processor, Ordering::Release);
+        }
+        self.changed.notify_all();
         if processor == APART {
             // Where it waits for a request it would take the next one.
-            self.companion.get().iter().for_each(|companion| companion.call_back());
+            companion.into_iter().for_each(|companion| companion.call_back());
+        } else {
+            self.place(processor);
+            companion.into_iter().for_each(|companion| companion.unpark());
         }
     }
 
-    /// A roamer waits for its turn.
+    fn is_paired(&self) -> bool {
+        self.processor.load(Ordering::Acquire) != APART
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// A roamer waits for its turn: one looks after the pair meanwhile.
     fn roam(&self) {
-        let is_paired = || self.processor.load(Ordering::Acquire) != APART;
-        if !is_paired() {
-            return;
+        while self.is_paired() && !self.has_ended() {
+            if self.guarded.swap(true, Ordering::AcqRel) {
+                self.wait_for_change(None);
+            } else {
+                self.guard();
+                schedule::roam();
+                // If there is a pair again, somebody has to look after that one.
+                self.guarded.store(false, Ordering::Release);
+            }
         }
-        if self.guarded.swap(true, Ordering::AcqRel) {
-            self.wait_while(|processor| processor != APART);
-            return;
+    }
+
+    /// Waits until the pair parts, or for so long. Returns whether it was so long.
+    fn wait_for_change(&self, limit: Option<Duration>) -> bool {
+        let mut changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        while self.is_paired() && !self.has_ended() {
+            match limit {
+                None => changing = self.changed.wait(changing).unwrap_or_else(PoisonError::into_inner),
+                Some(limit) => {
+                    let waited = self.changed.wait_timeout(changing, limit);
+                    let (held, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+                    if waited.timed_out() {
+                        return true;
+                    }
+                    changing = held;
+                }
+            }
         }
-        let companion = self.companion.get();
-        let ran = || companion.and_then(|companion| companion.ran());
-        let mut before = (self.streak.load(Ordering::Relaxed), ran());
-        let mut changing = self.changing.lock();
-        while is_paired() && !self.ended.load(Ordering::Acquire) {
+        false
+    }
+
+    /// Looks after the pair until it parts.
+    fn guard(&self) {
+        let Some(companion) = self.companion.get() else { return };
+        let glance = || Glance::take(companion, &self.streak, &self.client);
+        let (mut before, mut place) = (glance(), APART);
+        while self.is_paired() && !self.has_ended() {
             // On the processor of the pair: when another one is done with its look, the scheduler moves the program there.
-            self.move_to(self.processor.load(Ordering::Acquire));
-            if !self.changed.wait_for(&mut changing, QUIET).timed_out() {
+            let pair = self.processor.load(Ordering::Acquire);
+            if place != pair && pair != APART {
+                place = pair;
+                if let Err(e) = schedule::run_on(pair as usize - 1) {
+                    log::debug!("who looks after the pair can't follow: {e}");
+                }
+            }
+            if !self.wait_for_change(Some(QUIET)) {
                 continue;
             }
-            let served = self.streak.load(Ordering::Relaxed) != before.0;
-            MutexGuard::unlocked(&mut changing, || {
-                if served {
-                    self.look();
-                } else if companion.is_some_and(|companion| companion.is_starved_since(before.1)) {
-                    self.stall();
-                } else {
-                    self.end_streak();
-                }
-            });
-            before = (self.streak.load(Ordering::Relaxed), ran());
-        }
-        drop(changing);
-        PLACE.set(APART);
-        schedule::roam();
-        self.guarded.store(false, Ordering::Release);
-    }
-
-    /// Waits while it is the others' turn. Returns where the pair is.
-    fn wait_while(&self, not_yet: impl Fn(u32) -> bool) -> u32 {
-        let now = || self.processor.load(Ordering::Acquire);
-        if not_yet(now()) {
-            let mut changing = self.changing.lock();
-            while not_yet(now()) && !self.ended.load(Ordering::Acquire) {
-                self.changed.wait(&mut changing);
+            let now = glance();
+            if now.is_served_since(&before) {
+                self.look();
+            } else if companion.is_runnable() && now.is_starved_since(&before) {
+                self.stall();
+            } else {
+                self.end_streak();
             }
+            before = now;
         }
-        now()
     }
 
-    /// Makes a companion of this thread.
+    /// Makes the companion of this thread.
     fn sit_down(&self) {
-        let seat = schedule::yield_to_all().and_then(|()| {
-            let (watch, companion) = (Watch::new()?, Arc::new(Companion::this_thread()?));
+        let seat = Companion::this_thread().and_then(|companion| {
+            let (watch, companion) = (Watch::new()?, Arc::new(companion));
             self.companion.set(companion.clone()).map_err(|_| std::io::ErrorKind::AlreadyExists)?;
             Ok(Seat { watch, companion, starter: self.starter.clone() })
         });
         match seat {
             Ok(seat) => SEAT.set(Some(seat)),
             Err(e) => log::info!("no pairing: {e}"),
-        }
-    }
-
-    /// Brings this companion to where the pair is.
-    fn move_to(&self, processor: u32) {
-        if processor == APART || PLACE.replace(processor) == processor {
-            return;
-        }
-        if let Err(e) = schedule::run_on(processor as usize - 1) {
-            // It has just been taken away: the next look tells where the program went.
-            log::debug!("a companion can't follow: {e}");
-            PLACE.set(APART);
         }
     }
 }
@@ -407,19 +440,34 @@ impl Rota for Pairing {
             self.roam();
             return true;
         }
-        if SEAT.with_borrow(Option::is_none) && !self.ended.load(Ordering::Acquire) {
+        if SEAT.with_borrow(Option::is_none) && !self.has_ended() {
             self.sit_down();
         }
-        let processor = self.wait_while(|processor| processor == APART);
-        self.move_to(processor);
-        SEAT.with_borrow(|seat| seat.iter().for_each(|seat| seat.companion.wait()));
+        let companion = SEAT.with_borrow(|seat| seat.as_ref().map(|seat| seat.companion.clone()));
+        let not_yet = || !self.is_paired() && !self.has_ended();
+        match companion {
+            None => {
+                // There will never be a pair.
+                while not_yet() {
+                    std::thread::park();
+                }
+            }
+            Some(companion) => {
+                while {
+                    companion.park_while(not_yet);
+                    companion.wait();
+                    // Whoever has changed it since then has called it back, or missed it.
+                    not_yet()
+                } {}
+            }
+        }
         false
     }
 
     fn end(&self) {
-        let _changing = self.changing.lock();
         self.ended.store(true, Ordering::Release);
-        self.changed.notify_all();
+        self.change(APART);
+        self.companion.get().into_iter().for_each(|companion| companion.unpark());
     }
 }
 
@@ -469,7 +517,7 @@ mod tests {
 
     use super::*;
 
-    /// A pairing whose companion is said to be ready, though there is none; `None`, said so, where it can't be had.
+    /// A pairing with a companion that never asks for a request; `None`, said so, where it can't be had.
     fn pairing() -> Option<Pairing> {
         let pairing = match Pairing::new(2) {
             Ok(pairing) => pairing,
@@ -478,7 +526,17 @@ mod tests {
                 return None;
             }
         };
-        pairing.companion.set(Arc::new(Companion::this_thread().unwrap())).unwrap();
+        let (tell, told) = mpsc::channel();
+        std::thread::spawn(move || {
+            let companion = Arc::new(Companion::this_thread().unwrap());
+            tell.send(companion.clone()).unwrap();
+            companion.park_while(|| true);
+        });
+        let companion = told.recv().unwrap();
+        while companion.is_out() {
+            std::thread::yield_now();
+        }
+        pairing.companion.set(companion).unwrap();
         Some(pairing)
     }
 
@@ -502,13 +560,9 @@ mod tests {
         }
     }
 
-    fn is_paired(pairing: &Pairing) -> bool {
-        pairing.processor.load(Ordering::Relaxed) != APART
-    }
-
     fn ask(pairing: &Pairing, client: u32, times: u32) {
         for _ in 0..times {
-            pairing.asked(client, 0);
+            pairing.asked(Some(client), 0);
         }
     }
 
@@ -517,14 +571,14 @@ mod tests {
         let Some(pairing) = pairing() else { return };
         let program = Sleeper::new();
         program.ask(&pairing, FEW);
-        assert!(!is_paired(&pairing));
+        assert!(!pairing.is_paired());
         program.ask(&pairing, 1);
-        assert!(is_paired(&pairing));
+        assert!(pairing.is_paired());
         // Those of nobody are the kernel's own.
-        ask(&pairing, 0, 10);
-        assert!(is_paired(&pairing));
+        pairing.asked(None, 0);
+        assert!(pairing.is_paired());
         ask(&pairing, 1, 1);
-        assert!(!is_paired(&pairing));
+        assert!(!pairing.is_paired());
     }
 
     #[test]
@@ -532,12 +586,12 @@ mod tests {
         let Some(pairing) = pairing() else { return };
         let program = Sleeper::new();
         program.ask(&pairing, FEW + 1);
-        pairing.asked(program.0.id(), MUCH - 1);
-        assert!(is_paired(&pairing));
-        pairing.asked(program.0.id(), MUCH);
-        assert!(!is_paired(&pairing));
+        pairing.asked(Some(program.0.id()), MUCH - 1);
+        assert!(pairing.is_paired());
+        pairing.asked(Some(program.0.id()), MUCH);
+        assert!(!pairing.is_paired());
         program.ask(&pairing, FEW - 1);
-        assert!(!is_paired(&pairing), "it counts from the start again");
+        assert!(!pairing.is_paired(), "it counts from the start again");
     }
 
     #[test]
@@ -547,7 +601,7 @@ mod tests {
         let enough = || pairing.enough.load(Ordering::Relaxed);
         for round in 1..=10 {
             program.ask(&pairing, enough() + FEW);
-            assert!(is_paired(&pairing), "round {round}");
+            assert!(pairing.is_paired(), "round {round}");
             ask(&pairing, 1, 1);
             assert_eq!(enough(), (FEW << round).min(MORE));
         }
@@ -562,7 +616,7 @@ mod tests {
         let program = Sleeper::new();
         pairing.pause();
         program.ask(&pairing, 10 * FEW);
-        assert!(!is_paired(&pairing));
+        assert!(!pairing.is_paired());
         for expected in [2_000, 4_000, 8_000, 16_000, 32_000, 64_000, 64_000] {
             pairing.pause();
             assert_eq!(pairing.pause.load(Ordering::Relaxed), expected);
@@ -575,15 +629,18 @@ mod tests {
 
     #[test]
     fn roamers_and_companions_take_turns() {
-        let Some(pairing) = pairing() else { return };
-        let (tell, told) = mpsc::channel();
+        let Some(mut pairing) = pairing() else { return };
+        pairing.companion = OnceLock::new();
+        let (tell, told) = mpsc::sync_channel(1);
+        let all = schedule::processors().unwrap();
+        let one = (0..rustix::thread::CpuSet::MAX_CPU).find(|n| all.is_set(*n)).unwrap();
         std::thread::scope(|scope| {
             for thread in [0, 2] {
                 let (pairing, tell) = (&pairing, tell.clone());
                 scope.spawn(move || {
                     while !pairing.ended.load(Ordering::Acquire) {
                         let spins = pairing.wait_turn(thread);
-                        if tell.send((thread, spins, is_paired(pairing))).is_err() {
+                        if tell.send((thread, spins, pairing.is_paired())).is_err() {
                             return;
                         }
                     }
@@ -598,7 +655,7 @@ mod tests {
                 }
             };
             until((0, true, false));
-            pairing.change(1);
+            pairing.change(number_of(one));
             until((2, false, true));
             pairing.change(APART);
             until((0, true, false));
@@ -611,10 +668,13 @@ mod tests {
     fn what_a_companion_starts_is_ordinary() {
         let Some(mut pairing) = pairing() else { return };
         pairing.companion = OnceLock::new();
+        let all = schedule::processors().unwrap();
+        let one = (0..rustix::thread::CpuSet::MAX_CPU).find(|n| all.is_set(*n)).unwrap();
         let (tell, told) = mpsc::channel();
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 pairing.sit_down();
+                pairing.place(number_of(one));
                 assert!(!schedule::is_ordinary());
                 start_thread(move || tell.send(schedule::is_ordinary()).unwrap());
             });

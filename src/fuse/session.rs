@@ -22,6 +22,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use fuser::{Config, Filesystem, Notifier, Session, SessionACL};
+use parking_lot::Mutex;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::{Handle, Signals};
 
@@ -217,19 +218,24 @@ fn stop_on_panic(mounted: Mounted) {
     /// Taking the mount away may wait for answers that nobody gives any more.
     const PATIENCE: Duration = Duration::from_secs(2);
     const EXIT_CODE: i32 = 101;
+    let ((panicked, wait), (done, unmounted)) = (mpsc::channel::<()>(), mpsc::channel());
+    // Now: a thread that panics may be one that runs only where nobody else would, as would be what it starts.
+    let unmounting = std::thread::Builder::new().name("unmount".into()).spawn(move || {
+        // Without a panic it waits until the process ends.
+        if wait.recv().is_err() {
+            return;
+        }
+        if let Err(error) = mounted.unmount(true) {
+            log::error!("{error}");
+        }
+        // Nobody listens any more when patience was short.
+        done.send(()).unwrap_or_default();
+    });
+    let unmounted = Mutex::new(unmounted);
     std::panic::set_hook(Box::new(move |panic| {
         log::error!("{panic}\n{}", std::backtrace::Backtrace::force_capture());
-        let (done, wait) = mpsc::channel();
-        let mounted = mounted.clone();
-        let unmounting = std::thread::Builder::new().spawn(move || {
-            if let Err(error) = mounted.unmount(true) {
-                log::error!("{error}");
-            }
-            // Nobody listens any more when patience was short.
-            done.send(()).unwrap_or_default();
-        });
-        if unmounting.is_ok() {
-            wait.recv_timeout(PATIENCE).unwrap_or_default();
+        if unmounting.is_ok() && panicked.send(()).is_ok() {
+            unmounted.lock().recv_timeout(PATIENCE).unwrap_or_default();
         }
         // The kernel ends the connection; what was staged is swept by the next mount.
         std::process::exit(EXIT_CODE);

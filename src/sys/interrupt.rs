@@ -25,7 +25,12 @@ impl Interruptible {
     pub fn this_thread() -> io::Result<Interruptible> {
         // SAFETY: all zeroes is a valid `sigaction`: an empty mask and no flags. Without SA_RESTART the call is not begun
         // anew. The handler does nothing, so it may run at any time; nobody else in this process handles the signal.
+        // An inherited mask could keep it from ever arriving.
         let set = unsafe {
+            let mut only: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&mut only);
+            libc::sigaddset(&mut only, SIGNAL);
+            libc::pthread_sigmask(libc::SIG_UNBLOCK, &only, std::ptr::null_mut());
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as usize;
             libc::sigaction(SIGNAL, &action, std::ptr::null_mut())

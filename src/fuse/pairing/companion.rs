@@ -1,24 +1,35 @@
-//! A companion, as others see it: whether it waits for a request, and how it is called back from there.
+//! The companion, as others see it: what it does, where it runs, and how it is called back.
+//!
+//! It runs only where nobody else would, so nobody may ever wait for it: others only try its lock, and where it holds
+//! that, it will look itself.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::Thread;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use crate::sys::interrupt::Interruptible;
-use crate::sys::schedule::Watched;
+use crate::sys::schedule::{Placed, Watched};
 
-/// A thread that may be called back while it waits for a request, and never else: system calls in which it works for a
-/// request must not fail because of that.
+/// A thread that may be called back while it waits for a request, and never while it works for one: system calls of its
+/// work must not fail because of that.
 #[derive(Debug)]
 pub(super) struct Companion {
-    thread: Interruptible,
+    thread: Thread,
+    interruptible: Interruptible,
+    placed: Placed,
     watched: Watched,
     state: Mutex<State>,
+    /// Whether it does anything but wait for its turn.
+    out: AtomicBool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
+    /// It waits for its turn.
+    Parked,
     Working,
     Waiting,
     CalledBack,
@@ -29,10 +40,16 @@ impl Companion {
     ///
     /// # Errors
     ///
-    /// It can't be interrupted.
+    /// It can't be interrupted, moved or watched.
     pub(super) fn this_thread() -> io::Result<Companion> {
-        let (thread, watched) = (Interruptible::this_thread()?, Watched::this_thread()?);
-        Ok(Companion { thread, watched, state: Mutex::new(State::Working) })
+        Ok(Companion {
+            thread: std::thread::current(),
+            interruptible: Interruptible::this_thread()?,
+            placed: Placed::this_thread()?,
+            watched: Watched::this_thread()?,
+            state: Mutex::new(State::Working),
+            out: AtomicBool::new(true),
+        })
     }
 
     /// How long it has run; `None` when it has ended.
@@ -40,31 +57,65 @@ impl Companion {
         Some(self.watched.times()?.ran)
     }
 
-    /// Whether it could have run since then, but didn't: others keep the processor busy.
-    pub(super) fn is_starved_since(&self, ran_before: Option<Duration>) -> bool {
-        self.watched.is_runnable() == Some(true) && self.ran() == ran_before
+    /// Whether it could run, or does.
+    pub(super) fn is_runnable(&self) -> bool {
+        self.watched.is_runnable() == Some(true)
     }
 
-    /// It is about to wait for a request.
+    /// Lets it run on this processor only, and only where nobody else would.
+    pub(super) fn put_on(&self, processor: usize) -> io::Result<()> {
+        self.placed.yield_on(processor)
+    }
+
+    /// Lets it run anywhere: what it still has in hand may be waited for.
+    pub(super) fn release(&self) {
+        self.placed.release();
+    }
+
+    /// It waits for its turn, until it is woken.
+    pub(super) fn park_while(&self, not_yet: impl Fn() -> bool) {
+        self.enter(State::Parked);
+        self.out.store(false, Ordering::Release);
+        while not_yet() {
+            std::thread::park();
+        }
+        self.out.store(true, Ordering::Release);
+    }
+
+    /// Its turn may have come.
+    pub(super) fn unpark(&self) {
+        self.thread.unpark();
+    }
+
+    /// Whether it does anything but wait for its turn.
+    pub(super) fn is_out(&self) -> bool {
+        self.out.load(Ordering::Acquire)
+    }
+
+    /// It is about to wait for a request. It has to look afterwards whether it is still its turn.
     pub(super) fn wait(&self) {
-        *self.state.lock() = State::Waiting;
+        self.enter(State::Waiting);
     }
 
-    /// It has got one.
+    /// It has got a request.
     pub(super) fn work(&self) {
-        if std::mem::replace(&mut *self.state.lock(), State::Working) == State::CalledBack {
+        self.enter(State::Working);
+    }
+
+    fn enter(&self, state: State) {
+        if std::mem::replace(&mut *self.state.lock(), state) == State::CalledBack {
             // The signal has been sent, but perhaps not arrived: it does at the end of any system call.
             std::thread::yield_now();
         }
     }
 
-    /// Where it waits for a request, it does so no longer.
+    /// Where it waits for a request, it does so no longer. It may miss that in the moment before it waits: call again.
     pub(super) fn call_back(&self) {
         // Held while the signal is sent: until then the companion can't begin to work.
-        let mut state = self.state.lock();
-        if *state == State::Waiting {
+        let Some(mut state) = self.state.try_lock() else { return };
+        if matches!(*state, State::Waiting | State::CalledBack) {
             *state = State::CalledBack;
-            self.thread.interrupt();
+            self.interruptible.interrupt();
         }
     }
 }

@@ -1,8 +1,10 @@
 //! Whether a companion is kept waiting.
 
 use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use super::companion::Companion;
 use crate::sys::schedule::{self, Watched};
 
 /// What a companion keeps of itself and of the program that it serves.
@@ -46,12 +48,53 @@ impl Candidate {
     pub(super) fn look(client: u32) -> Option<(Candidate, usize)> {
         let thread = Watched::thread(client).ok()?;
         let waited = thread.times()?.waited;
+        // One with a priority of its own would starve the companion and who looks after it.
+        if !thread.is_fair()? {
+            return None;
+        }
         Some((Candidate { client, at: Instant::now(), waited }, thread.processor()?))
     }
 
     /// Whether it had to wait for a good part of the time since then.
     pub(super) fn has_waited_since(&self, before: &Candidate) -> bool {
         self.waited.saturating_sub(before.waited) > Watch::LITTLE.max((self.at - before.at) / 4)
+    }
+}
+
+/// What the one who looks after the pair compares.
+#[derive(Debug)]
+pub(super) struct Glance {
+    at: Instant,
+    streak: u32,
+    companion_ran: Option<Duration>,
+    client: u32,
+    client_ran: Option<Duration>,
+}
+
+impl Glance {
+    pub(super) fn take(companion: &Companion, streak: &AtomicU32, client: &AtomicU32) -> Glance {
+        let client = client.load(Ordering::Relaxed);
+        Glance {
+            at: Instant::now(),
+            streak: streak.load(Ordering::Relaxed),
+            companion_ran: companion.ran(),
+            client,
+            client_ran: Watched::thread(client).ok().and_then(|client| Some(client.times()?.ran)),
+        }
+    }
+
+    /// Whether a request of the program came.
+    pub(super) fn is_served_since(&self, before: &Glance) -> bool {
+        self.streak != before.streak
+    }
+
+    /// Whether the companion did not run, if it could, and the program is not the reason.
+    pub(super) fn is_starved_since(&self, before: &Glance) -> bool {
+        let program = match (self.client == before.client, self.client_ran, before.client_ran) {
+            (true, Some(now), Some(before)) => now.saturating_sub(before),
+            _ => return false,
+        };
+        self.companion_ran == before.companion_ran && program < (self.at - before.at) / 2
     }
 }
 
@@ -179,7 +222,7 @@ mod tests {
             schedule::run_on(one).unwrap();
             // It stays on this processor, as what starts it does.
             let _hog = Hog(Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap());
-            schedule::yield_to_all().unwrap();
+            schedule::Placed::this_thread().unwrap().yield_on(one).unwrap();
             let mut watch = Watch::new().ok()?;
             let mut client = Command::new("sleep").arg("1000").spawn().map(Hog).unwrap();
             let until = Instant::now() + Duration::from_secs(60);
