@@ -44,7 +44,8 @@ pub(super) struct MountArgs {
     work: Option<PathBuf>,
 
     /// Mount options: ro, noatime, nosuid, nodev, noexec, allow_other, …; lowerdir=, upperdir=, workdir= and the
-    /// options of fuse-overlayfs; passthrough or writeback where much data is written; may repeat
+    /// options of fuse-overlayfs; passthrough or writeback where much data is written; uring and
+    /// pairing=0 for how requests are answered; may repeat
     #[arg(short, value_name = "OPTION[,…]")]
     options: Vec<OsString>,
 

@@ -1,8 +1,13 @@
 //! What is agreed on with the kernel when it greets (FUSE_INIT).
 
+use std::fmt;
+
 use fuser::{InitFlags, KernelConfig};
 
 use super::policy::{IoMode, Policy, READ_AHEAD};
+
+/// How many requests that nobody waits for (reading ahead, writing back) may be under way.
+const MAX_BACKGROUND: u16 = 64;
 
 /// Asks for what the policy wants, and changes the policy where the kernel has no such thing.
 pub(super) fn greet(policy: &mut Policy, config: &mut KernelConfig) {
@@ -33,16 +38,23 @@ pub(super) fn greet(policy: &mut Policy, config: &mut KernelConfig) {
     };
     if policy.io == IoMode::Passthrough {
         // Real files on plain filesystems; so another overlay can still be stacked on this mount.
-        let _ = config.set_max_stack_depth(1);
+        settle("max_stack_depth", 1, |depth| config.set_max_stack_depth(depth));
     }
     let have = want & config.capabilities();
     if let Err(missing) = config.add_capabilities(have) {
         log::warn!("the kernel refused {missing:?}");
     }
-    let _ = config.set_max_background(64);
-    if let Err(nearest) = config.set_max_write(policy.max_write) {
-        log::warn!("max_write={}: {nearest} is used", policy.max_write);
-        let _ = config.set_max_write(nearest);
+    settle("max_background", MAX_BACKGROUND, |requests| config.set_max_background(requests));
+    settle("max_write", policy.max_write, |bytes| config.set_max_write(bytes));
+    // Without privileges the kernel offers less.
+    settle("max_readahead", READ_AHEAD, |bytes| config.set_max_readahead(bytes));
+}
+
+/// Sets a number, or the nearest one that is allowed.
+fn settle<T: Copy + fmt::Display>(name: &str, wanted: T, mut set: impl FnMut(T) -> Result<T, T>) {
+    let Err(nearest) = set(wanted) else { return };
+    log::info!("{name}={wanted}: {nearest} is used");
+    if set(nearest).is_err() {
+        log::warn!("{name}: neither {wanted} nor {nearest} is allowed");
     }
-    let _ = config.set_max_readahead(READ_AHEAD);
 }

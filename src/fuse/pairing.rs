@@ -540,23 +540,32 @@ mod tests {
         Some(pairing)
     }
 
-    /// A program that never has to wait for a processor, for it sleeps.
-    struct Sleeper(std::process::Child);
+    /// Another program. It ends when this is dropped.
+    pub(super) struct Program(std::process::Child);
 
-    impl Sleeper {
-        fn new() -> Sleeper {
-            Sleeper(std::process::Command::new("sleep").arg("1000").spawn().unwrap())
+    impl Program {
+        pub(super) fn new(line: &str) -> Program {
+            Program(std::process::Command::new("sh").args(["-c", line]).spawn().unwrap())
+        }
+
+        /// One that never has to wait for a processor, for it sleeps.
+        pub(super) fn sleeping() -> Program {
+            Program::new("exec sleep 1000")
+        }
+
+        pub(super) fn number(&self) -> u32 {
+            self.0.id()
         }
 
         fn ask(&self, pairing: &Pairing, times: u32) {
-            ask(pairing, self.0.id(), times);
+            ask(pairing, self.number(), times);
         }
     }
 
-    impl Drop for Sleeper {
+    impl Drop for Program {
         fn drop(&mut self) {
-            let _ = self.0.kill();
-            let _ = self.0.wait();
+            let ended = self.0.kill().and_then(|()| self.0.wait());
+            ended.map(drop).unwrap_or_else(|e| eprintln!("process {} is left: {e}", self.0.id()));
         }
     }
 
@@ -569,7 +578,7 @@ mod tests {
     #[test]
     fn one_who_asks_alone_is_paired_until_another_does() {
         let Some(pairing) = pairing() else { return };
-        let program = Sleeper::new();
+        let program = Program::sleeping();
         program.ask(&pairing, FEW);
         assert!(!pairing.is_paired());
         program.ask(&pairing, 1);
@@ -584,11 +593,11 @@ mod tests {
     #[test]
     fn much_data_parts_a_pair_and_little_does_not() {
         let Some(pairing) = pairing() else { return };
-        let program = Sleeper::new();
+        let program = Program::sleeping();
         program.ask(&pairing, FEW + 1);
-        pairing.asked(Some(program.0.id()), MUCH - 1);
+        pairing.asked(Some(program.number()), MUCH - 1);
         assert!(pairing.is_paired());
-        pairing.asked(Some(program.0.id()), MUCH);
+        pairing.asked(Some(program.number()), MUCH);
         assert!(!pairing.is_paired());
         program.ask(&pairing, FEW - 1);
         assert!(!pairing.is_paired(), "it counts from the start again");
@@ -597,7 +606,7 @@ mod tests {
     #[test]
     fn pairs_that_do_not_last_are_made_less_often() {
         let Some(pairing) = pairing() else { return };
-        let program = Sleeper::new();
+        let program = Program::sleeping();
         let enough = || pairing.enough.load(Ordering::Relaxed);
         for round in 1..=10 {
             program.ask(&pairing, enough() + FEW);
@@ -613,7 +622,7 @@ mod tests {
     #[test]
     fn after_a_stall_there_is_none_for_a_while() {
         let Some(pairing) = pairing() else { return };
-        let program = Sleeper::new();
+        let program = Program::sleeping();
         pairing.pause();
         program.ask(&pairing, 10 * FEW);
         assert!(!pairing.is_paired());

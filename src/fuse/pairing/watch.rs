@@ -185,8 +185,7 @@ mod tests {
     // A test that panics has failed; that is what unwrap is for here.
     #![allow(clippy::unwrap_used)]
 
-    use std::process::{Child, Command};
-
+    use super::super::tests::Program;
     use super::*;
 
     fn sample(start: Instant, at: u64, waited: u64, ran: u64) -> Sample {
@@ -204,15 +203,6 @@ mod tests {
         assert!(!sample(now, 100, 20, 1).is_stalled_since(&before), "it is a small part");
     }
 
-    struct Hog(Child);
-
-    impl Drop for Hog {
-        fn drop(&mut self) {
-            let _ = self.0.kill();
-            let _ = self.0.wait();
-        }
-    }
-
     /// Something else wants the processor that a companion is on.
     #[test]
     fn a_companion_notices_that_it_is_kept_waiting() {
@@ -221,15 +211,15 @@ mod tests {
             let one = (0..rustix::thread::CpuSet::MAX_CPU).find(|n| all.is_set(*n)).unwrap();
             schedule::run_on(one).unwrap();
             // It stays on this processor, as what starts it does.
-            let _hog = Hog(Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap());
+            let _hog = Program::new("while :; do :; done");
             schedule::Placed::this_thread().unwrap().yield_on(one).unwrap();
             let mut watch = Watch::new().ok()?;
-            let mut client = Command::new("sleep").arg("1000").spawn().map(Hog).unwrap();
+            let client = Program::sleeping();
             let until = Instant::now() + Duration::from_secs(60);
-            while Instant::now() < until && client.0.try_wait().unwrap().is_none() {
+            while Instant::now() < until {
                 // As after an answer: others may run.
                 std::thread::yield_now();
-                if watch.look(client.0.id()) == Seen::Stall {
+                if watch.look(client.number()) == Seen::Stall {
                     return Some(true);
                 }
             }
