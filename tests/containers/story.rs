@@ -1,4 +1,4 @@
-//! The README's chapter on images is true.
+//! The story of docs/images.md is true.
 
 use std::fs;
 use std::path::Path;
@@ -6,12 +6,11 @@ use std::path::Path;
 use crate::{Bed, Success, lacking};
 
 #[test]
-fn the_readmes_story_happens_as_it_is_told() {
+fn the_story_of_images_happens_as_it_is_told() {
     if let Some(why) = lacking(true) {
         crate::skip!("{why}");
     }
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let chapter = readme.split("## From layers to images").nth(1).expect("the chapter is there");
+    let chapter = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/images.md")).unwrap();
     let block =
         |at| chapter.split("```sh").nth(at).and_then(|rest| rest.split("```").next()).expect("commands");
     let bed = Bed::new();
