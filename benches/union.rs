@@ -14,6 +14,7 @@ use unionmount::sys::object::At;
 use unionmount::union::attr::SetAttr;
 use unionmount::union::index::LowerIndex;
 use unionmount::union::layer::{Stack, StackOptions};
+use unionmount::union::readdir::Looked;
 use unionmount::union::realdir::RealDir;
 use unionmount::union::{Caller, Limits, Union};
 
@@ -75,7 +76,7 @@ fn indexes(criterion: &mut Criterion) {
             RealDir::root(layer as u16, open(layer), &stat)
         })
         .collect();
-    let build = || LowerIndex::build(&dirs, |dir| Ok(open(usize::from(dir.layer)))).unwrap();
+    let build = || LowerIndex::build(&dirs, |dir| Ok(open(usize::from(dir.layer))), |_, _, _| true).unwrap();
     let mut group = criterion.benchmark_group("index");
     group.throughput(Throughput::Elements(FILES as u64));
     group.bench_function("build from 4 layers", |b| b.iter(&build));
@@ -111,7 +112,9 @@ fn listings(criterion: &mut Criterion) {
             let mut seen = Vec::with_capacity(FILES);
             union
                 .readdirplus(&dir, 2, |entry| {
-                    seen.push(entry.node.ino);
+                    if let Looked::Found { node, .. } = &entry.what {
+                        seen.push(node.ino);
+                    }
                     true
                 })
                 .unwrap();

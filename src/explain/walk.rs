@@ -134,10 +134,15 @@ impl Surveyor<'_> {
         let mut names: BTreeMap<Box<[u8]>, Vec<Seen>> = BTreeMap::new();
         for (part, Part { dir, layer, .. }) in parts.iter().enumerate() {
             let scanned = self.fds.get(dir).and_then(|fd| {
-                index::scan(dir, fd.as_fd(), |name, scanned| {
-                    let seen = Seen { part, kind: scanned.kind, cuts: scanned.cuts };
-                    names.entry(name.into()).or_default().push(seen);
-                })
+                index::scan(
+                    dir,
+                    fd.as_fd(),
+                    |_, _| true,
+                    |name, scanned| {
+                        let seen = Seen { part, kind: scanned.kind, cuts: scanned.cuts };
+                        names.entry(name.into()).or_default().push(seen);
+                    },
+                )
             });
             match scanned {
                 // The upper of a mount that is in use may change on the way.
@@ -290,11 +295,16 @@ impl Surveyor<'_> {
         for (depth, part) in dirs.iter().enumerate() {
             let mut seen = None;
             let fd = self.fds.get(&part.dir)?;
-            index::scan(&part.dir, fd.as_fd(), |found, scanned| {
-                if found == name {
-                    seen = Some(scanned);
-                }
-            })?;
+            index::scan(
+                &part.dir,
+                fd.as_fd(),
+                |_, _| true,
+                |found, scanned| {
+                    if found == name {
+                        seen = Some(scanned);
+                    }
+                },
+            )?;
             let Some(scanned) = seen else { continue };
             let Some(Looked { holding, marks, dir: Some(dir) }) = self.look(part, name, scanned.kind)? else {
                 break;

@@ -3,14 +3,14 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use fuser::{Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus};
 
 use super::adaptor::UnionFs;
 use super::convert::{errno, file_attr, file_type};
-use super::reply::{attr_ttl, missing};
+use super::reply::attr_ttl;
 use crate::union::node::Node;
+use crate::union::readdir::Looked;
 
 /// Offsets of `.` and `..` in listings.
 const AT_SELF: u64 = 1;
@@ -26,7 +26,8 @@ impl UnionFs {
             }
             self.union.readdir(&node, offset.max(AT_PARENT), |entry| {
                 let name = OsStr::from_bytes(&entry.name);
-                !reply.add(INodeNo(entry.ino), entry.cookie, file_type(entry.kind), name)
+                let kind = entry.kind.map(file_type);
+                !reply.add_of_type(INodeNo(entry.ino), entry.cookie, kind, name)
             })
         });
         match listed {
@@ -38,17 +39,23 @@ impl UnionFs {
     pub(super) fn list_with_attributes(&self, ino: INodeNo, offset: u64, mut reply: ReplyDirectoryPlus) {
         let listed = self.node(ino).and_then(|node| {
             for (at, number, name) in [(AT_SELF, node.ino, "."), (AT_PARENT, Self::parent_ino(&node), "..")] {
-                // Node id 0: only the name, nothing to remember.
-                let attr =
-                    fuser::FileAttr { ino: INodeNo(number), kind: fuser::FileType::Directory, ..missing() };
-                if offset < at && reply.add(INodeNo(0), at, name, &Duration::ZERO, &attr, Generation(0)) {
+                let kind = Some(fuser::FileType::Directory);
+                if offset < at && reply.add_name(INodeNo(number), at, kind, name) {
                     return Ok(());
                 }
             }
             self.union.readdirplus(&node, offset.max(AT_PARENT), |entry| {
-                let (attr, name) = (file_attr(&entry.attr), OsStr::from_bytes(&entry.name));
-                let ttl = attr_ttl(self.ttl(), &entry.attr);
-                !reply.add(attr.ino, entry.cookie, name, &ttl, &attr, Generation(0))
+                let name = OsStr::from_bytes(&entry.name);
+                match &entry.what {
+                    Looked::Found { attr, .. } => {
+                        let ttl = attr_ttl(self.ttl(), attr);
+                        let attr = file_attr(attr);
+                        !reply.add(attr.ino, entry.cookie, name, &ttl, &attr, Generation(0))
+                    }
+                    Looked::Failed { ino, kind } => {
+                        !reply.add_name(INodeNo(*ino), entry.cookie, kind.map(file_type), name)
+                    }
+                }
             })
         });
         match listed {

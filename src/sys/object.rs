@@ -1,6 +1,7 @@
 //! One object of a layer: named by a directory and a name, or by a descriptor.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{self, AtFlags, Gid, Mode, OFlags, Timestamps, Uid, XattrFlags};
 use rustix::io::{Errno, Result};
@@ -106,6 +107,8 @@ pub struct Stat {
     pub mtime: Time,
     /// Last change of the inode.
     pub ctime: Time,
+    /// Is it the root of a mount? Not known, and `false`, before Linux 5.8.
+    pub mount_root: bool,
 }
 
 impl Stat {
@@ -137,9 +140,35 @@ impl From<fs::Stat> for Stat {
             atime: Time { sec: s.st_atime as i64, nsec: s.st_atime_nsec as u32 },
             mtime: Time { sec: s.st_mtime as i64, nsec: s.st_mtime_nsec as u32 },
             ctime: Time { sec: s.st_ctime as i64, nsec: s.st_ctime_nsec as u32 },
+            mount_root: false,
         }
     }
 }
+
+impl From<fs::Statx> for Stat {
+    fn from(s: fs::Statx) -> Self {
+        let time = |t: fs::StatxTimestamp| Time { sec: t.tv_sec, nsec: t.tv_nsec };
+        Stat {
+            dev: fs::makedev(s.stx_dev_major, s.stx_dev_minor),
+            ino: s.stx_ino,
+            mode: s.stx_mode.into(),
+            nlink: s.stx_nlink.into(),
+            uid: s.stx_uid,
+            gid: s.stx_gid,
+            rdev: fs::makedev(s.stx_rdev_major, s.stx_rdev_minor),
+            size: s.stx_size,
+            blocks: s.stx_blocks,
+            blksize: s.stx_blksize,
+            atime: time(s.stx_atime),
+            mtime: time(s.stx_mtime),
+            ctime: time(s.stx_ctime),
+            mount_root: s.stx_attributes.contains(fs::StatxAttributes::MOUNT_ROOT),
+        }
+    }
+}
+
+/// Set once statx(2) was refused (ENOSYS before Linux 4.11, EPERM under old seccomp filters; it has no EPERM of its own).
+static NO_STATX: AtomicBool = AtomicBool::new(false);
 
 /// The path of a descriptor in procfs: how an O_PATH descriptor is given to calls that take only paths.
 pub fn proc_path(fd: BorrowedFd<'_>) -> Vec<u8> {
@@ -163,11 +192,17 @@ impl At<'_> {
 
     /// stat without following a symbolic link.
     pub fn stat(&self) -> Result<Stat> {
-        match self {
-            At::Name(dir, name) => fs::statat(*dir, *name, AtFlags::SYMLINK_NOFOLLOW),
-            At::Fd(fd) => fs::statat(*fd, "", AtFlags::EMPTY_PATH),
+        let (dir, name, flags) = match self {
+            At::Name(dir, name) => (*dir, *name, AtFlags::SYMLINK_NOFOLLOW),
+            At::Fd(fd) => (*fd, &b""[..], AtFlags::EMPTY_PATH),
+        };
+        if !NO_STATX.load(Ordering::Relaxed) {
+            match fs::statx(dir, name, flags, fs::StatxFlags::BASIC_STATS) {
+                Err(Errno::NOSYS | Errno::PERM) => NO_STATX.store(true, Ordering::Relaxed),
+                other => return other.map(Stat::from),
+            }
         }
-        .map(Stat::from)
+        fs::statat(dir, name, flags).map(Stat::from)
     }
 
     /// A descriptor that stands for the object without opening it (O_PATH).

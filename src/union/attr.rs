@@ -157,6 +157,9 @@ impl Union {
 
     /// The attributes of a node whose object's stat is at hand.
     pub(super) fn attr(&self, node: &Node, mut stat: Stat) -> Attr {
+        if node.dir.is_none() && !node.real().is_lasting() && !self.in_upper(node) {
+            stat.nlink = 1; // each name is a file by itself: see `region`
+        }
         if let Some(dir) = &node.dir
             && dir.lowers.len() + usize::from(dir.upper.read().is_some()) > 1
         {

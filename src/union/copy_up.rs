@@ -162,8 +162,7 @@ impl Union {
             let stat = At::Fd(fd.as_fd()).stat()?;
             Ok((fd, stat, self.owners.kept(at, stat, upper)?))
         })?;
-        let id = self.real_id(stat.dev, stat.ino);
-        Ok(Original { fd, stat, kept, id, size: size.map_or(stat.size, |s| s.min(stat.size)) })
+        Ok(Original { fd, stat, kept, id: node.real(), size: size.map_or(stat.size, |s| s.min(stat.size)) })
     }
 
     fn prepare<'u>(&self, upper: &'u Upper, node: &Node, original: &Original) -> Result<Staged<'u>> {
@@ -249,7 +248,7 @@ impl Union {
     /// Makes the copy visible under the node's name.
     fn publish(&self, node: &Arc<Node>, mut staged: Staged<'_>, original: &Original) -> Result<()> {
         let copy = staged.object().at().stat()?;
-        let real = self.real_id(copy.dev, copy.ino);
+        let real = self.upper_id(&copy);
         loop {
             let Some(parent) = node.parent() else {
                 return self.publish_unnamed(node, staged, original, real);
@@ -291,7 +290,7 @@ impl Union {
                 self.files.forget(node.ino);
                 self.metacopies.remove(&node.ino);
             }
-            let entry = UpperEntry { kind: Some(node.kind), ino: copy.ino, cuts: false };
+            let entry = UpperEntry::known(node.kind, copy.ino);
             self.note_upper(dir, &name, Some(entry));
             if links {
                 self.published(fd.entry(&name), original);
@@ -396,7 +395,7 @@ impl Union {
         self.mark_impure(&parent)?;
         staged.take_file();
         self.quietly(&fd, || staged.publish(&fd, entry.name(), Publish::Replace))?;
-        node.set_real(self.real_id(copy.dev, copy.ino));
+        node.set_real(self.upper_id(&copy));
         self.files.forget(node.ino);
         self.metacopies.remove(&node.ino);
         Ok(())

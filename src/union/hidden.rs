@@ -28,7 +28,8 @@ use rustix::io::Errno;
 use super::instant::{self, Instant};
 use super::layer::WhiteoutForm;
 use super::marker::WH_PREFIX;
-use super::node::{Filesystem, RealId};
+use super::node::RealId;
+use super::region::Regions;
 use super::upper::{New, Upper, UpperFd};
 use crate::error::{FsError, Result};
 use crate::sys::dir::for_each_entry;
@@ -111,15 +112,15 @@ fn has_entry(top: BorrowedFd<'_>, ino: u64, name: &[u8]) -> Result<Option<bool>>
     Ok(None)
 }
 
-fn file_name(origin: RealId, suffix: &str, filesystems: &[Filesystem]) -> Option<Vec<u8>> {
-    origin.to_text('-', filesystems).map(|text| (text + suffix).into_bytes())
+fn file_name(origin: RealId, suffix: &str, regions: &Regions) -> Option<Vec<u8>> {
+    origin.to_text('-', regions).map(|text| (text + suffix).into_bytes())
 }
 
 impl Upper {
     /// Hides a name that only the lowers have, of the file `origin` with several names, of which `count` are hidden
     /// afterwards.
     pub(super) fn hide_link(&self, dir: &UpperFd, name: &[u8], origin: RealId, count: u64) -> Result<()> {
-        let Some(hiding) = file_name(origin, HIDING, self.filesystems()) else {
+        let Some(hiding) = file_name(origin, HIDING, self.regions()) else {
             return self.whiteout(dir, name, None); // it has no identity that lasts, so no count that does
         };
         if self.caps().whiteout == WhiteoutForm::Aufs {
@@ -136,7 +137,7 @@ impl Upper {
     /// Something is about to take the place of such a name, as the upper's entry `name` of `dir`.
     /// [`Upper::link_was_replaced`] ends it.
     pub(super) fn replace_link(&self, dir: &UpperFd, name: &[u8], origin: RealId, count: u64) -> Result<()> {
-        let Some(replacing) = file_name(origin, REPLACING, self.filesystems()) else { return Ok(()) };
+        let Some(replacing) = file_name(origin, REPLACING, self.regions()) else { return Ok(()) };
         let dir = dir.itself().at().stat()?.ino;
         let text = Replacing { count, dir, name: name.to_vec() }.text();
         self.stage(New::Symlink(&text))?.publish_in_index(&replacing)
@@ -144,7 +145,7 @@ impl Upper {
 
     /// Records that the name is hidden, if what took its place is `done`.
     pub(super) fn link_was_replaced(&self, origin: RealId, count: u64, done: Result<()>) -> Result<()> {
-        let Some(replacing) = file_name(origin, REPLACING, self.filesystems()) else { return done };
+        let Some(replacing) = file_name(origin, REPLACING, self.regions()) else { return done };
         let done = done.and_then(|()| self.write_record(origin, Record { count, last: 0 }));
         // What is left of a failure is found wrong, or counted, by the next mount.
         let dropped = self.drop_record(&replacing);
@@ -154,8 +155,7 @@ impl Upper {
     /// How many names of lower files with several are hidden. Records what a crash left unrecorded.
     pub(super) fn hidden_links(&self) -> Result<DashMap<RealId, u64>> {
         let is_indexed = |id| self.is_indexed(id);
-        let (records, unrecorded) =
-            read_hidden(self.index_dir(), self.root(), self.filesystems(), is_indexed)?;
+        let (records, unrecorded) = read_hidden(self.index_dir(), self.root(), self.regions(), is_indexed)?;
         for Unrecorded { origin, record, told_by } in unrecorded {
             self.write_record(origin, record)?;
             self.drop_record(&told_by)?;
@@ -170,14 +170,14 @@ impl Upper {
     }
 
     fn write_record(&self, origin: RealId, record: Record) -> Result<()> {
-        let Some(name) = file_name(origin, HIDDEN, self.filesystems()) else { return Ok(()) };
+        let Some(name) = file_name(origin, HIDDEN, self.regions()) else { return Ok(()) };
         let staged = self.stage(New::Symlink(record.text().as_bytes()))?;
         staged.publish_in_index(&name)
     }
 
     /// The record is not needed any more: the file was copied up, and the copy keeps the count.
     pub(super) fn forget_hidden(&self, origin: RealId) -> Result<()> {
-        let Some(name) = file_name(origin, HIDDEN, self.filesystems()) else { return Ok(()) };
+        let Some(name) = file_name(origin, HIDDEN, self.regions()) else { return Ok(()) };
         match fs::unlinkat(self.index_dir(), &name[..], AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(e) => Err(e.into()),
@@ -197,7 +197,7 @@ struct Unrecorded {
 fn read_hidden(
     index: BorrowedFd<'_>,
     upper: BorrowedFd<'_>,
-    filesystems: &[Filesystem],
+    regions: &Regions,
     is_indexed: impl Fn(RealId) -> bool,
 ) -> Result<(HashMap<RealId, Record>, Vec<Unrecorded>)> {
     let mut records: HashMap<RealId, Record> = HashMap::new();
@@ -208,7 +208,7 @@ fn read_hidden(
     for_each_entry::<FsError>(index, |entry| {
         let id = |suffix: &str| {
             let text = entry.name.strip_suffix(suffix.as_bytes())?;
-            RealId::from_text(text, '-', filesystems)
+            RealId::from_text(text, '-', regions)
         };
         if let Some(id) = id(HIDDEN) {
             match Record::parse(&At::Name(index, entry.name).readlink()?) {
@@ -279,10 +279,10 @@ mod tests {
         let elsewhere = tempfile::tempdir().unwrap();
         let index = OwnedFd::from(std::fs::File::open(dir.path()).unwrap());
         let upper = OwnedFd::from(std::fs::File::open(elsewhere.path()).unwrap());
-        let filesystems = [Filesystem { dev: 1, fsid: 0xaa }];
-        let id = RealId::from_text(b"aa-5", '-', &filesystems).unwrap();
+        let regions = Regions::of_ids(&[0xaa]);
+        let id = RealId::from_text(b"aa-5", '-', &regions).unwrap();
         let count = || {
-            let (read, _) = read_hidden(index.as_fd(), upper.as_fd(), &filesystems, |_| false).unwrap();
+            let (read, _) = read_hidden(index.as_fd(), upper.as_fd(), &regions, |_| false).unwrap();
             read.get(&id).map_or(0, |record| record.count)
         };
         let hiding = dir.path().join("aa-5.hiding");
@@ -300,8 +300,7 @@ mod tests {
         assert_eq!(count(), 1, "recorded, the link not yet gone");
         assert!(!hiding.exists());
         assert_eq!(count(), 1);
-        let (copied, _) =
-            read_hidden(index.as_fd(), upper.as_fd(), &filesystems, |known| known == id).unwrap();
+        let (copied, _) = read_hidden(index.as_fd(), upper.as_fd(), &regions, |known| known == id).unwrap();
         assert!(copied.is_empty() && !dir.path().join("aa-5.hidden").exists(), "the copy keeps the count");
     }
 }

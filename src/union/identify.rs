@@ -85,11 +85,11 @@ impl Union {
 
     /// What a finding's number is made of. It never changes, so no lock is needed.
     pub(super) fn origin_of(&self, parent: &Node, name: &[u8], found: &Found) -> Result<RealId> {
-        let own = || self.real_id(found.stat.dev, found.stat.ino);
+        let own = || found.id;
         match &found.what {
             // Of a merged directory: the topmost lower one.
             What::Directory { dirs, .. } => Ok(match dirs.iter().find(|d| !self.is_upper(d.layer)) {
-                Some(dir) => self.real_id(dir.id.0, dir.id.1),
+                Some(dir) => self.dir_id(dir),
                 None => own(),
             }),
             What::Leaf { .. } if self.is_upper(found.layer) => {
@@ -113,7 +113,7 @@ impl Union {
         let source = || if upper { Ok(Source::Upper) } else { self.lower_source(parent, found.layer) };
         match &found.what {
             What::Leaf { .. } if upper => {
-                let real = self.real_id(found.stat.dev, found.stat.ino);
+                let real = found.id;
                 Ok((Identity { origin, real }, Source::Upper, found.stat))
             }
             What::Leaf { .. } if found.stat.nlink > 1 => {
@@ -121,7 +121,7 @@ impl Union {
                 instant::reached(Instant::Identified);
                 match copy {
                     Some(copy) => {
-                        let real = self.real_id(copy.dev, copy.ino);
+                        let real = self.upper_id(&copy);
                         Ok((Identity { origin, real }, Source::Index, copy))
                     }
                     None => Ok((Identity { origin, real: origin }, source()?, found.stat)),
@@ -136,11 +136,5 @@ impl Union {
         let lowers = &self.dir_part(parent)?.lowers;
         let position = lowers.iter().position(|d| d.layer == layer).ok_or(FsError::Stale)?;
         Ok(Source::Lower(position as u16))
-    }
-
-    /// Which inode that is, in terms of the stack's filesystems.
-    pub(super) fn real_id(&self, dev: u64, ino: u64) -> RealId {
-        let fs = self.filesystems.iter().position(|known| known.dev == dev);
-        self.table.identity(fs.map(|fs| fs as u16), dev, ino)
     }
 }

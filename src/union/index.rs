@@ -52,11 +52,22 @@ pub struct Scanned {
     pub ino: u64,
     /// Does the entry hide what lies below by a whiteout of the same name beside it (AUFS's form of "replaced")?
     pub cuts: bool,
+    /// Does the listing not tell enough: is the number another's, or could the entry not be examined (a regular file or a
+    /// whiteout, for all that is known)? Then only a lookup tells.
+    pub asks: bool,
 }
 
 /// Reads a real directory and hands every name with its meaning to `each`, each name once. Remembers in `dir` which
-/// forms of markers it holds.
-pub fn scan(dir: &RealDir, fd: BorrowedFd<'_>, mut each: impl FnMut(&[u8], Scanned)) -> Result<()> {
+/// forms of markers it holds. `trusted`: does a listing tell an entry's number?
+///
+/// An entry that can't be examined (a dead mount, a directory on a broken disk) is one that is there: it answers its own
+/// error to who asks for it.
+pub fn scan(
+    dir: &RealDir,
+    fd: BorrowedFd<'_>,
+    trusted: impl Fn(&[u8], Option<Kind>) -> bool,
+    mut each: impl FnMut(&[u8], Scanned),
+) -> Result<()> {
     let mut forms = MarkerForms::default();
     let mut names: Vec<u8> = Vec::new();
     let mut found: Vec<(usize, usize, Scanned)> = Vec::new();
@@ -75,17 +86,23 @@ pub fn scan(dir: &RealDir, fd: BorrowedFd<'_>, mut each: impl FnMut(&[u8], Scann
                     Some(Kind::CharDevice) | None => None,
                     known => known,
                 };
+                let mut asks = !trusted(entry.name, entry.kind);
                 let kind = match kind {
                     Some(kind) => Some(kind),
-                    None => match classify(At::Name(fd, entry.name), xattr_whiteouts)? {
-                        Classified::Entry(kind) => Some(kind),
-                        Classified::Whiteout => None,
-                        Classified::Vanished => return Ok(()),
+                    None => match classify(At::Name(fd, entry.name), xattr_whiteouts) {
+                        Ok(Classified::Entry(kind)) => Some(kind),
+                        Ok(Classified::Whiteout) => None,
+                        Ok(Classified::Vanished) => return Ok(()),
+                        Err(e) => {
+                            log::debug!("{}: {e}", String::from_utf8_lossy(entry.name));
+                            asks = true;
+                            Some(Kind::File)
+                        }
                     },
                 };
                 let at = names.len();
                 names.extend_from_slice(entry.name);
-                found.push((at, names.len(), Scanned { kind, ino: entry.ino, cuts: false }));
+                found.push((at, names.len(), Scanned { kind, ino: entry.ino, cuts: false, asks }));
             }
         }
         Ok(())
@@ -96,7 +113,7 @@ pub fn scan(dir: &RealDir, fd: BorrowedFd<'_>, mut each: impl FnMut(&[u8], Scann
         each(name, Scanned { cuts, ..scanned });
     }
     for name in hidden {
-        each(&name, Scanned { kind: None, ino: 0, cuts: true });
+        each(&name, Scanned { kind: None, ino: 0, cuts: true, asks: false });
     }
     dir.set_forms(forms);
     Ok(())
@@ -139,6 +156,8 @@ pub struct LowerEntry {
     pub last: u16,
     /// Its type.
     pub kind: Kind,
+    /// Does only a lookup tell what it is? See [`Scanned::asks`].
+    pub asks: bool,
 }
 
 /// What a directory's lowers show together: every name once, by offset.
@@ -174,6 +193,7 @@ impl LowerIndex {
     pub fn build<F: AsFd>(
         lowers: &[Arc<RealDir>],
         mut fd: impl FnMut(&Arc<RealDir>) -> Result<F>,
+        trusted: impl Fn(&RealDir, &[u8], Option<Kind>) -> bool,
     ) -> Result<LowerIndex> {
         let mut names: Vec<u8> = Vec::new();
         let mut found: HashMap<Box<[u8]>, usize> = HashMap::new();
@@ -182,30 +202,36 @@ impl LowerIndex {
         for (position, dir) in lowers.iter().enumerate() {
             let position = position as u16;
             let opened = fd(dir)?;
-            scan(dir, opened.as_fd(), |name, scanned| {
-                if !single {
-                    if let Some(known) = found.get(name) {
-                        building[*known].descend(position, scanned);
-                        return;
+            scan(
+                dir,
+                opened.as_fd(),
+                |name, kind| trusted(dir, name, kind),
+                |name, scanned| {
+                    if !single {
+                        if let Some(known) = found.get(name) {
+                            building[*known].descend(position, scanned);
+                            return;
+                        }
+                        found.insert(name.into(), building.len());
                     }
-                    found.insert(name.into(), building.len());
-                }
-                let name_at = names.len() as u32;
-                names.extend_from_slice(name);
-                building.push(Building {
-                    entry: LowerEntry {
-                        cookie: cookie(name),
-                        ino: scanned.ino,
-                        name_at,
-                        name_len: name.len() as u16,
-                        first: position,
-                        last: position,
-                        kind: scanned.kind.unwrap_or(Kind::File),
-                    },
-                    ended: scanned.cuts || scanned.kind != Some(Kind::Directory),
-                    whiteout: scanned.kind.is_none(),
-                });
-            })?;
+                    let name_at = names.len() as u32;
+                    names.extend_from_slice(name);
+                    building.push(Building {
+                        entry: LowerEntry {
+                            cookie: cookie(name),
+                            ino: scanned.ino,
+                            name_at,
+                            name_len: name.len() as u16,
+                            first: position,
+                            last: position,
+                            kind: scanned.kind.unwrap_or(Kind::File),
+                            asks: scanned.asks,
+                        },
+                        ended: scanned.cuts || scanned.kind != Some(Kind::Directory),
+                        whiteout: scanned.kind.is_none(),
+                    });
+                },
+            )?;
         }
         let mut entries: Vec<LowerEntry> =
             building.into_iter().filter(|b| !b.whiteout).map(|b| b.entry).collect();
@@ -253,6 +279,15 @@ pub struct UpperEntry {
     pub ino: u64,
     /// Is what lies below hidden by a whiteout beside the entry?
     pub cuts: bool,
+    /// Does only a lookup tell what it is? See [`Scanned::asks`].
+    pub asks: bool,
+}
+
+impl UpperEntry {
+    /// An entry of that type and number, which was made or examined.
+    pub fn known(kind: Kind, ino: u64) -> UpperEntry {
+        UpperEntry { kind: Some(kind), ino, cuts: false, asks: false }
+    }
 }
 
 /// What the upper's directory holds, whiteouts included, by offset.
@@ -264,9 +299,15 @@ pub struct UpperIndex {
 
 impl UpperIndex {
     /// Builds it from the real directory.
-    pub fn build(dir: &RealDir, fd: BorrowedFd<'_>) -> Result<UpperIndex> {
+    pub fn build(
+        dir: &RealDir,
+        fd: BorrowedFd<'_>,
+        trusted: impl Fn(&[u8], Option<Kind>) -> bool,
+    ) -> Result<UpperIndex> {
         let mut index = UpperIndex::default();
-        scan(dir, fd, |name, s| index.insert(name, UpperEntry { kind: s.kind, ino: s.ino, cuts: s.cuts }))?;
+        scan(dir, fd, trusted, |name, s| {
+            index.insert(name, UpperEntry { kind: s.kind, ino: s.ino, cuts: s.cuts, asks: s.asks });
+        })?;
         Ok(index)
     }
 
@@ -386,8 +427,8 @@ mod tests {
 
     fn build(layers: &[&Path]) -> LowerIndex {
         let dirs: Vec<_> = layers.iter().enumerate().map(|(i, p)| real(p, i as u16)).collect();
-        LowerIndex::build(&dirs, |d| Ok(OwnedFd::from(fs::File::open(layers[d.layer as usize]).unwrap())))
-            .unwrap()
+        let open = |d: &Arc<RealDir>| Ok(OwnedFd::from(fs::File::open(layers[d.layer as usize]).unwrap()));
+        LowerIndex::build(&dirs, open, |_, _, _| true).unwrap()
     }
 
     fn names(index: &LowerIndex) -> Vec<String> {
@@ -446,8 +487,8 @@ mod tests {
     #[test]
     fn the_upper_index_follows_changes() {
         let mut index = UpperIndex::default();
-        index.insert(b"a", UpperEntry { kind: Some(Kind::File), ino: 1, cuts: false });
-        index.insert(b"b", UpperEntry { kind: None, ino: 2, cuts: false });
+        index.insert(b"a", UpperEntry::known(Kind::File, 1));
+        index.insert(b"b", UpperEntry { kind: None, ino: 2, cuts: false, asks: false });
         assert_eq!(index.get(b"b").unwrap().kind, None);
         index.remove(b"a");
         assert!(index.get(b"a").is_none());

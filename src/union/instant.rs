@@ -59,6 +59,7 @@ mod tests {
     use std::sync::mpsc;
     use std::time::Duration;
 
+    use super::super::readdir::Looked;
     use super::*;
     use crate::error::Result;
     use crate::union::attr::SetAttr;
@@ -212,7 +213,8 @@ mod tests {
             union
                 .readdirplus(&dir, 0, |entry| {
                     let path = format!("{name}/{}", String::from_utf8_lossy(&entry.name));
-                    shown.insert(path, (entry.attr.ino, entry.attr.stat.nlink));
+                    let Looked::Found { attr, .. } = &entry.what else { panic!("{path}: not examined") };
+                    shown.insert(path, (attr.ino, attr.stat.nlink));
                     true
                 })
                 .unwrap();

@@ -105,10 +105,12 @@ pub struct KernelEntry {
 
 impl KernelIndex {
     /// The index in a workdir, whose root is `work`; it need not exist. `roots`: one of a layer for each filesystem.
-    pub fn new(work: OwnedFd, roots: Vec<Arc<OwnedFd>>) -> KernelIndex {
+    pub fn new(work: OwnedFd, roots: Vec<Option<Arc<OwnedFd>>>) -> KernelIndex {
         let sources = roots
             .into_iter()
-            .map(|root| handle::filesystem_uuid(root.as_fd()).map(|uuid| Source { root, uuid }))
+            .map(|root| {
+                root.and_then(|root| handle::filesystem_uuid(root.as_fd()).map(|uuid| Source { root, uuid }))
+            })
             .collect();
         KernelIndex { work, dir: OnceLock::new(), sources }
     }
@@ -140,7 +142,7 @@ impl KernelIndex {
     /// Gives a copy, not yet published, the attribute that names its origin. Returns the name that it is to have in the
     /// index; `None`: the origin has no handle that lasts.
     pub fn mark(&self, copy: Writable<'_>, origin: RealId, lower: At<'_>) -> Result<Option<Vec<u8>>> {
-        let source = origin.filesystem().and_then(|fs| self.sources.get(fs)?.as_ref());
+        let source = origin.region().and_then(|at| self.sources.get(usize::from(at))?.as_ref());
         let (Some(source), Some(handle)) = (source, handle::of(lower)?) else { return Ok(None) };
         let Some(bytes) = (Origin { uuid: source.uuid, handle }).to_bytes() else { return Ok(None) };
         copy.set_xattr(ORIGIN, &bytes, XattrFlags::empty())?;

@@ -19,7 +19,8 @@ use super::kernel_index::{KernelEntry, KernelIndex};
 use super::layer::UpperLayer;
 use super::links::{self, NLINK, ORIGIN, UNPUBLISHED};
 use super::marker::{self, Namespace};
-use super::node::{Filesystem, RealId};
+use super::node::RealId;
+use super::region::Regions;
 use super::upper::{Staged, Upper};
 use crate::error::{FsError, Result};
 use crate::sys::dir::for_each_entry;
@@ -56,8 +57,8 @@ impl LinkIndex {
     /// and goes.
     pub fn read(
         layer: &UpperLayer,
-        filesystems: &[Filesystem],
-        roots: Vec<Arc<OwnedFd>>,
+        regions: &Regions,
+        roots: Vec<Option<Arc<OwnedFd>>>,
     ) -> Result<LinkIndex> {
         let kernel = if layer.caps.namespace == Namespace::Trusted {
             let work = rustix::io::fcntl_dupfd_cloexec(&layer.work.root, 3)?;
@@ -73,7 +74,7 @@ impl LinkIndex {
             Ok(())
         })?;
         for name in names {
-            let Some(id) = RealId::from_text(&name, '-', filesystems) else { continue };
+            let Some(id) = RealId::from_text(&name, '-', regions) else { continue };
             let at = At::Name(dir, &name);
             if has_names(layer, at, &at.stat()?, None)? {
                 indexed.insert(id, IndexName::Own(name));
@@ -92,7 +93,7 @@ impl LinkIndex {
                     // Its data are still below; its other names show the lower's file, which has them.
                     log::debug!("index: a metacopy stays where it is");
                 } else if let Entry::Vacant(free) = indexed.entry(origin) {
-                    mark_origin(layer, filesystems, at, origin)?;
+                    mark_origin(layer, regions, at, origin)?;
                     free.insert(IndexName::Kernel(name));
                 }
             }
@@ -132,9 +133,9 @@ fn has_names(layer: &UpperLayer, at: At<'_>, stat: &Stat, lower: Option<&Stat>) 
 }
 
 /// What the kernel copied up keeps its number here.
-fn mark_origin(layer: &UpperLayer, filesystems: &[Filesystem], at: At<'_>, origin: RealId) -> Result<()> {
+fn mark_origin(layer: &UpperLayer, regions: &Regions, at: At<'_>, origin: RealId) -> Result<()> {
     let mark = layer.caps.namespace.name(ORIGIN).into_bytes();
-    let Some(value) = origin.to_text(':', filesystems) else { return Ok(()) };
+    let Some(value) = origin.to_text(':', regions) else { return Ok(()) };
     if xattr::get(at, &mark)?.is_none() {
         Writable::of_upper(at).set_xattr(&mark, value.as_bytes(), XattrFlags::empty())?;
     }
@@ -196,7 +197,7 @@ impl Upper {
         {
             return Ok(IndexName::Kernel(name));
         }
-        Ok(IndexName::Own(origin.to_text('-', self.filesystems()).unwrap_or_default().into_bytes()))
+        Ok(IndexName::Own(origin.to_text('-', self.regions()).unwrap_or_default().into_bytes()))
     }
 }
 

@@ -116,8 +116,7 @@ impl Union {
         let fd = self.upper_fd(&dir.upper_dir().ok_or(FsError::Stale)?)?;
         self.mark_impure(parent)?;
         self.quietly(&fd, || self.link_alias(&fd, name, identity.origin))?;
-        let kind = Some(found.stat.kind());
-        self.note_upper(dir, name, Some(UpperEntry { kind, ino: copy.ino, cuts: false }));
+        self.note_upper(dir, name, Some(UpperEntry::known(found.stat.kind(), copy.ino)));
         Ok(())
     }
 
@@ -145,7 +144,7 @@ impl Union {
 
     /// The value of the origin mark. `None`: the origin's identity doesn't last, so the copy's number doesn't either.
     pub(super) fn origin_value(&self, origin: RealId) -> Option<Vec<u8>> {
-        origin.to_text(':', &self.filesystems).map(String::into_bytes)
+        origin.to_text(':', &self.regions).map(String::into_bytes)
     }
 
     /// Where the upper's entry `name` was copied up from, if it was.
@@ -158,7 +157,7 @@ impl Union {
         let Some(upper) = dir.upper_dir() else { return Ok(None) };
         let fd = self.upper_fd(&upper)?;
         let value = xattr::get(fd.entry(name).at(), &self.upper()?.mark_name(ORIGIN))?;
-        Ok(value.and_then(|v| RealId::from_text(&v, ':', &self.filesystems)))
+        Ok(value.and_then(|v| RealId::from_text(&v, ':', &self.regions)))
     }
 
     /// Marks a directory of the upper as one with entries whose origin must be read.

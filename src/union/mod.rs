@@ -10,6 +10,7 @@
 //! | [`index`] | what a directory's layers show, for listings and for lookups that find nothing |
 //! | [`resolve`] | lookup: which layer's entry a name stands for |
 //! | `identify` | who it is that a finding leads to |
+//! | [`region`] | which inode an object really is, and where a layer's filesystem ends |
 //! | [`provenance`] | where a path comes from, layer by layer |
 //! | [`node`] | the objects of the merged view, their numbers, the lock order |
 //! | [`links`], `link_index`, `kernel_index`, `hidden` | identity across copy-up: origins and hardlinks |
@@ -53,6 +54,7 @@ mod probe;
 pub mod provenance;
 pub mod readdir;
 pub mod realdir;
+pub mod region;
 pub mod rename;
 pub mod resolve;
 pub mod room;
@@ -80,10 +82,11 @@ use self::file::Files;
 use self::index::IndexCache;
 use self::layer::Stack;
 use self::links::OtherName;
-use self::node::{DirPart, Filesystem, Node, RealId, Table};
+use self::node::{DirPart, Node, RealId, Table};
 use self::options::{FsOptions, RedirectDir, Xino};
 use self::owners::Owners;
 use self::realdir::{DirFds, LayerIndex, RealDir};
+use self::region::Regions;
 use self::resolve::{DataAt, Found};
 use self::room::Room;
 use self::upper::{Upper, UpperFd};
@@ -182,8 +185,8 @@ pub struct Union {
     root: Arc<Node>,
     files: Files,
     room: Room,
-    /// The filesystems of the layers' roots; the position goes into [`RealId`].
-    filesystems: Vec<Filesystem>,
+    /// The parts of the layers in which inode numbers mean something.
+    regions: Arc<Regions>,
     renames: Mutex<()>,
     /// Locks of files with several names; in the lock order between names and places.
     aliases: Aliases,
@@ -238,9 +241,9 @@ impl Union {
             let index = layers.len() as LayerIndex;
             layers.push(open_layer(lower.path, lower.root, index)?);
         }
-        let filesystems = filesystems(&layers)?;
+        let regions = Arc::new(Regions::of_layers(&layers)?);
         let upper = match upper_layer {
-            Some(layer) => Some(Upper::new(layer, filesystems.clone(), fs_roots(&layers, &filesystems)?)?),
+            Some(layer) => Some(Upper::new(layer, regions.clone(), regions.sources(&layers)?)?),
             None => None,
         };
         let hidden_links = upper.as_ref().map(Upper::hidden_links).transpose()?.unwrap_or_default();
@@ -259,11 +262,10 @@ impl Union {
         let upper_root = upper.as_ref().map(|upper| upper.own(roots[0].clone()));
         let owners = Owners::new(options, &at_roots, upper_root.as_ref().map(|root| root.itself()))?;
         if options.xino == Xino::On {
-            check_xino(&layers, &filesystems)?;
+            region::check_xino(&layers)?;
         }
         let table = Table::new(options.ino32);
-        let fs = filesystems.iter().position(|f| f.dev == real.0).map(|fs| fs as u16);
-        let root = table.insert_root(dir, table.identity(fs, real.0, real.1));
+        let root = table.insert_root(dir, regions.identity(real.region(), true, real.id.0, real.id.1));
         let own =
             Caller { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
         Ok(Union {
@@ -274,7 +276,7 @@ impl Union {
             root,
             files: Files::new(limits.data_fds),
             room: Room::default(),
-            filesystems,
+            regions,
             renames: Mutex::new(()),
             aliases: Aliases::default(),
             copying: DashMap::new(),
@@ -386,45 +388,6 @@ impl Union {
     }
 }
 
-/// The filesystems of the layers' roots, in the order of the layers.
-fn filesystems(layers: &[OpenLayer]) -> Result<Vec<Filesystem>> {
-    let mut all: Vec<Filesystem> = Vec::new();
-    for layer in layers {
-        let dev = layer.root.id.0;
-        let fd = DirFds::new(0).get(&layer.root)?;
-        let id = rustix::fs::fstatvfs(fd.as_fd())?.f_fsid;
-        let fsid = if id == 0 { dev } else { id };
-        // Two with one id could not be told apart in another stack.
-        if all.iter().all(|known| known.dev != dev && known.fsid != fsid) {
-            all.push(Filesystem { dev, fsid });
-        }
-    }
-    Ok(all)
-}
-
-/// With `xino=on`, each layer's numbers must be shown such that they last.
-fn check_xino(layers: &[OpenLayer], filesystems: &[Filesystem]) -> Result<()> {
-    for layer in layers {
-        let (dev, ino) = layer.root.id;
-        let fs = filesystems.iter().position(|known| known.dev == dev);
-        if fs.and_then(|fs| RealId::new(fs as u16, ino)).is_none() {
-            return Err(FsError::LayerForm {
-                layer: layer.path.display().to_string(),
-                path: "/".into(),
-                what: "xino=on: its inode numbers can't be kept apart from others; use xino=auto".into(),
-            });
-        }
-    }
-    Ok(())
-}
-
-/// The root of a layer on each filesystem.
-fn fs_roots(layers: &[OpenLayer], filesystems: &[Filesystem]) -> Result<Vec<Arc<OwnedFd>>> {
-    let fds = DirFds::new(0);
-    let of = |fs: &Filesystem| layers.iter().find(|layer| layer.root.id.0 == fs.dev);
-    filesystems.iter().filter_map(of).map(|layer| fds.get(&layer.root)).collect()
-}
-
 fn open_layer(path: PathBuf, fd: OwnedFd, index: LayerIndex) -> Result<OpenLayer> {
     let stat = At::Fd(fd.as_fd()).stat()?;
     Ok(OpenLayer { path, root: RealDir::root(index, fd, &stat) })
@@ -432,11 +395,11 @@ fn open_layer(path: PathBuf, fd: OwnedFd, index: LayerIndex) -> Result<OpenLayer
 
 /// The root of the merged tree, and which inode gives it its identity. As in the kernel, the roots of all layers are
 /// merged whatever marks they carry: an opaque root would make the layers below it pointless.
-fn merged_root(layers: &[OpenLayer], has_upper: bool) -> Result<(DirPart, (u64, u64))> {
+fn merged_root(layers: &[OpenLayer], has_upper: bool) -> Result<(DirPart, Arc<RealDir>)> {
     let roots = || layers.iter().map(|l| l.root.clone());
     let upper = if has_upper { roots().next() } else { None };
     let lowers: Vec<_> = roots().skip(usize::from(has_upper)).collect();
     let real =
-        lowers.first().or(upper.as_ref()).map(|d| d.id).ok_or(FsError::Invalid("a stack without layers"))?;
+        lowers.first().or(upper.as_ref()).cloned().ok_or(FsError::Invalid("a stack without layers"))?;
     Ok((DirPart::new(upper, lowers), real))
 }

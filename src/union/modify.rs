@@ -76,8 +76,8 @@ impl Union {
             Some(done) => done,
             None => self.create_staged(parent, &fd, name, create, state, over_below)?,
         };
-        self.note_upper(dir, name, Some(UpperEntry { kind: Some(stat.kind()), ino: stat.ino, cuts: false }));
-        let id = self.real_id(stat.dev, stat.ino);
+        self.note_upper(dir, name, Some(UpperEntry::known(stat.kind(), stat.ino)));
+        let id = self.id_in(&real, &stat);
         let node = self.table.obtain(Identity { origin: id, real: id }, 1, || NewNode {
             kind: stat.kind(),
             place: Place::Named { parent: parent.clone(), entry: Named::new(name, Source::Upper) },
@@ -111,7 +111,7 @@ impl Union {
         self.dress(parent, &fd, upper.own_file(file.as_fd()), create)?;
         let stat = self.kept_stat(At::Fd(file.as_fd()), true)?;
         let pin = Arc::new(At::Fd(file.as_fd()).pin()?);
-        let id = self.real_id(stat.dev, stat.ino);
+        let id = self.upper_id(&stat);
         let node = self.table.obtain(Identity { origin: id, real: id }, 1, || NewNode {
             kind: Kind::File,
             place: Place::Pinned { fd: pin, upper: true },
@@ -285,7 +285,7 @@ impl Union {
             }
             self.kept_stat(at, true)
         })?;
-        self.note_upper(dir, name, Some(UpperEntry { kind: Some(node.kind), ino: stat.ino, cuts: false }));
+        self.note_upper(dir, name, Some(UpperEntry::known(node.kind, stat.ino)));
         self.table.look_up_again(node);
         self.name_if_pinned(node, parent, name);
         self.remember_name(node, parent, name, Source::Upper);
@@ -419,7 +419,7 @@ impl Union {
     /// As [`Union::note_upper`], after a name was removed.
     pub(super) fn note_removed(&self, dir: &DirPart, name: &[u8], whiteout: bool) {
         let aufs = self.upper.as_ref().is_some_and(|u| u.caps().whiteout == super::layer::WhiteoutForm::Aufs);
-        let entry = whiteout.then_some(UpperEntry { kind: None, ino: 0, cuts: aufs });
+        let entry = whiteout.then_some(UpperEntry { kind: None, ino: 0, cuts: aufs, asks: false });
         if whiteout {
             self.counters.whiteouts.fetch_add(1, Ordering::Relaxed);
             if aufs && let Some(upper) = dir.upper_dir() {

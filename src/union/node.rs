@@ -31,76 +31,16 @@ use smallvec::SmallVec;
 
 use super::index::Indexes;
 use super::realdir::RealDir;
+pub use super::region::RealId;
 use crate::sys::object::Kind;
 
 /// The number of the root, fixed by FUSE.
 pub const ROOT: u64 = 1;
 
-/// Which inode an object really is: the index of its filesystem among those of the stack, and its number there, in one
-/// word. It is also the node's number by the rule (the kernel's "xino"): the inode number, with the filesystem's index
-/// in the bits above.
-///
-/// An inode number that leaves no room for the index is *interned*: it gets an identity, and so a number, of its own
-/// that isn't the same after a remount.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct RealId(u64);
-
-/// Bits of an identity that hold the inode number; the index of the filesystem goes above them.
-const INO_BITS: u32 = 48;
 /// Numbers from here up are given out where the rule has no free number.
 const SPARE: u64 = 1 << 63;
 /// The same where numbers have 32 bits.
 const SMALL_SPARE: u64 = 1 << 31;
-/// Identities from here up are interned.
-const INTERNED: u64 = SPARE | 1 << 62;
-
-impl RealId {
-    /// The identity of an inode, where it fits: a filesystem below 2^15, an inode number below 2^48.
-    pub fn new(fs: u16, ino: u64) -> Option<RealId> {
-        (ino >> INO_BITS == 0 && fs < 1 << 15).then_some(RealId(u64::from(fs) << INO_BITS | ino))
-    }
-
-    /// Is it the same after a remount?
-    pub fn is_lasting(self) -> bool {
-        self.0 < SPARE
-    }
-
-    /// The index of its filesystem; `None` for an interned one.
-    pub(super) fn filesystem(self) -> Option<usize> {
-        self.is_lasting().then(|| usize::try_from(self.0 >> INO_BITS).ok()).flatten()
-    }
-
-    /// As text that means the same in another stack: `FSID INO`, hexadecimal. `None` for an interned one.
-    pub fn to_text(self, separator: char, filesystems: &[Filesystem]) -> Option<String> {
-        let ino = self.0 & ((1 << INO_BITS) - 1);
-        let fs = filesystems.get(usize::try_from(self.0 >> INO_BITS).ok()?)?;
-        Some(format!("{:x}{separator}{ino:x}", fs.fsid))
-    }
-
-    /// The reverse of [`RealId::to_text`]. `None` where the stack has no such filesystem.
-    pub fn from_text(text: &[u8], separator: char, filesystems: &[Filesystem]) -> Option<RealId> {
-        let (fsid, ino) = std::str::from_utf8(text).ok()?.split_once(separator)?;
-        let fsid = u64::from_str_radix(fsid, 16).ok()?;
-        let fs = filesystems.iter().position(|known| known.fsid == fsid)?;
-        RealId::new(u16::try_from(fs).ok()?, u64::from_str_radix(ino, 16).ok()?)
-    }
-
-    /// The number by the rule. `None` where it would be the root's.
-    fn number(self) -> Option<u64> {
-        (self.0 > ROOT).then_some(self.0)
-    }
-}
-
-/// A filesystem that holds layers' roots. What lies on others (a mount inside a layer, a btrfs subvolume) has no
-/// identity that lasts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Filesystem {
-    /// Its device number, while it is mounted.
-    pub dev: u64,
-    /// Its id, as statfs tells it: the same after it is mounted again.
-    pub fsid: u64,
-}
-
 /// A name; short ones take no memory of their own.
 pub type Name = SmallVec<[u8; 16]>;
 
@@ -267,12 +207,12 @@ impl DirPart {
 impl Node {
     /// What the node was found as.
     pub fn real(&self) -> RealId {
-        RealId(self.real.load(Ordering::Acquire))
+        RealId::from_bits(self.real.load(Ordering::Acquire))
     }
 
     /// Records that the node is another real object now: it was copied up.
     pub fn set_real(&self, real: RealId) {
-        self.real.store(real.0, Ordering::Release);
+        self.real.store(real.to_bits(), Ordering::Release);
     }
 
     /// How often the kernel knows it.
@@ -328,8 +268,6 @@ pub struct Table {
     nodes: DashMap<u64, Arc<Node>>,
     /// Numbers given to objects for which the rule had none.
     spare: DashMap<RealId, u64>,
-    /// Identities of inodes whose numbers are too large.
-    interned: DashMap<(u64, u64), RealId>,
     next_spare: AtomicU64,
     /// Numbers have at most 32 bits.
     small: bool,
@@ -363,7 +301,7 @@ impl Table {
             kind: Kind::Directory,
             mapped: AtomicBool::new(false),
             lookups: AtomicU32::new(1),
-            real: AtomicU64::new(real.0),
+            real: AtomicU64::new(real.to_bits()),
             place: RwLock::new(Place::Root),
             dir: Some(Box::new(dir)),
         });
@@ -395,17 +333,9 @@ impl Table {
         self.by_rule(identity.origin).unwrap_or_else(|| self.spare_number(identity.real))
     }
 
-    /// The identity of an inode: of the filesystem `fs` of the stack, if it is one of them, on the device `dev`.
-    pub fn identity(&self, fs: Option<u16>, dev: u64, ino: u64) -> RealId {
-        fs.and_then(|fs| RealId::new(fs, ino)).unwrap_or_else(|| {
-            let next = || RealId(INTERNED | self.next_spare.fetch_add(1, Ordering::Relaxed));
-            *self.interned.entry((dev, ino)).or_insert_with(next)
-        })
-    }
-
     /// The number by the rule, where the rule may be followed.
     fn by_rule(&self, id: RealId) -> Option<u64> {
-        id.number().filter(|number| !self.small || *number < SMALL_SPARE)
+        Some(id.to_bits()).filter(|number| *number > ROOT && (!self.small || *number < SMALL_SPARE))
     }
 
     fn spare_number(&self, real: RealId) -> u64 {
@@ -452,7 +382,7 @@ impl Table {
                         kind,
                         mapped: AtomicBool::new(false),
                         lookups: AtomicU32::new(lookups),
-                        real: AtomicU64::new(identity.real.0),
+                        real: AtomicU64::new(identity.real.to_bits()),
                         place: RwLock::new(place),
                         dir,
                     });
@@ -562,17 +492,6 @@ mod tests {
         let table = Table::default();
         let root = table.insert_root(DirPart::new(None, Vec::new()), real_id(0, 2));
         (table, root)
-    }
-
-    #[test]
-    fn identities_survive_as_text_whatever_the_order_of_the_filesystems() {
-        let one = Filesystem { dev: 1, fsid: 0xaa };
-        let two = Filesystem { dev: 2, fsid: 0xbb };
-        let text = real_id(1, 0xdead).to_text(':', &[one, two]).unwrap();
-        assert_eq!(text, "bb:dead");
-        assert_eq!(RealId::from_text(text.as_bytes(), ':', &[two, one]), Some(real_id(0, 0xdead)));
-        assert_eq!(RealId::from_text(text.as_bytes(), ':', &[one]), None);
-        assert_eq!(RealId::from_text(b"3", ':', &[one]), None);
     }
 
     #[test]

@@ -232,9 +232,14 @@ impl<'u> Inspector<'u> {
         let mut names = BTreeSet::new();
         for dir in trail.groups.iter().flat_map(|group| &group.dirs) {
             let fd = self.union.fds.get(dir)?;
-            scan(dir, fd.as_fd(), |name, _| {
-                names.insert(name.to_vec());
-            })?;
+            scan(
+                dir,
+                fd.as_fd(),
+                |_, _| true,
+                |name, _| {
+                    names.insert(name.to_vec());
+                },
+            )?;
         }
         Ok(names)
     }
@@ -244,7 +249,7 @@ impl<'u> Inspector<'u> {
     }
 
     fn outcome(&self, found: Option<Found>) -> Result<Outcome> {
-        let Some(Found { stat, layer, what }) = found else { return Ok(Outcome::Absent) };
+        let Some(Found { stat, layer, id, what }) = found else { return Ok(Outcome::Absent) };
         Ok(match what {
             What::Directory { dirs, .. } => {
                 Outcome::Directory { layers: dirs.iter().map(|dir| dir.layer).collect(), stat }
@@ -252,7 +257,7 @@ impl<'u> Inspector<'u> {
             What::Leaf { .. } => {
                 let copy = match self.is_upper(layer) || stat.nlink < 2 {
                     true => None,
-                    false => self.union.indexed_copy(self.union.real_id(stat.dev, stat.ino))?,
+                    false => self.union.indexed_copy(id)?,
                 };
                 Outcome::Leaf { layer, stat: copy.unwrap_or(stat), copied_elsewhere: copy.is_some() }
             }

@@ -25,8 +25,8 @@ pub struct DirEntry {
     pub cookie: u64,
     /// Its number.
     pub ino: u64,
-    /// Its type.
-    pub kind: Kind,
+    /// Its type; `None` where it can't be examined and the layer's own listing doesn't tell.
+    pub kind: Option<Kind>,
 }
 
 /// An entry of a listing with what a lookup would tell.
@@ -36,10 +36,27 @@ pub struct DirEntryPlus {
     pub name: Box<[u8]>,
     /// The offset at which a listing goes on after it.
     pub cookie: u64,
-    /// Its node, which counts one lookup more: [`Union::forget`] it if it isn't passed on.
-    pub node: Arc<Node>,
-    /// Its attributes.
-    pub attr: Attr,
+    /// What a lookup tells.
+    pub what: Looked,
+}
+
+/// What a lookup tells of an entry of a listing.
+#[derive(Debug, Clone)]
+pub enum Looked {
+    /// It is that.
+    Found {
+        /// Its node, which counts one lookup more: [`Union::forget`] it if it isn't passed on.
+        node: Arc<Node>,
+        /// Its attributes.
+        attr: Attr,
+    },
+    /// It can't be examined: who asks for it is told why.
+    Failed {
+        /// Its number, as far as the listing tells it.
+        ino: u64,
+        /// Its type, as far as the listing tells it.
+        kind: Option<Kind>,
+    },
 }
 
 /// A name of a page, before it is looked up.
@@ -49,6 +66,16 @@ struct Listed {
     kind: Kind,
     /// The identity, where the indexes alone tell it.
     identity: Option<Identity>,
+    /// What the listing takes it for, where a lookup fails.
+    ino: u64,
+    /// Is the type not certain?
+    asks: bool,
+}
+
+impl Listed {
+    fn kind_if_known(&self) -> Option<Kind> {
+        Some(self.kind).filter(|kind| !self.asks || *kind != Kind::File)
+    }
 }
 
 /// Names that are listed without asking again for the directory's indexes.
@@ -64,22 +91,48 @@ impl Union {
     ) -> Result<()> {
         self.list(node, after, |page| {
             for listed in page {
-                let Listed { name, cookie, kind, identity } = listed;
                 // A regular file may stand for something else.
-                let identity = identity.filter(|_| kind != Kind::File || !self.owners.override_real());
-                let (identity, kind) = match identity {
-                    Some(identity) => (identity, kind),
-                    None => match self.resolve(node, &name)? {
-                        Some(found) => (self.identify(node, &name, &found)?.0, found.stat.kind()),
-                        None => continue,
+                let certain = listed.kind != Kind::File || !self.owners.override_real();
+                let (ino, kind) = match listed.identity.filter(|_| certain) {
+                    Some(identity) => (self.table.number(identity), Some(listed.kind)),
+                    None => match self.identified(node, &listed.name) {
+                        Ok(Some((identity, kind))) => (self.table.number(identity), Some(kind)),
+                        Ok(None) => continue,
+                        Err(_) => (listed.ino, listed.kind_if_known()),
                     },
                 };
-                if !emit(DirEntry { name, cookie, ino: self.table.number(identity), kind }) {
+                let Listed { name, cookie, .. } = listed;
+                if !emit(DirEntry { name, cookie, ino, kind }) {
                     return Ok(false);
                 }
             }
             Ok(true)
         })
+    }
+
+    /// Who an entry is, and its type. The caller holds the directory's names.
+    fn identified(&self, node: &Node, name: &[u8]) -> Result<Option<(Identity, Kind)>> {
+        let Some(found) = self.resolve(node, name)? else { return Ok(None) };
+        Ok(Some((self.identify(node, name, &found)?.0, found.stat.kind())))
+    }
+
+    /// What a lookup tells of an entry. The caller holds the directory's names.
+    fn looked_up(&self, node: &Arc<Node>, name: &[u8]) -> Result<Option<Looked>> {
+        let Some(found) = self.resolve(node, name)? else { return Ok(None) };
+        let (child, stat) = self.node_of(node, name, &found, 1)?;
+        let attr = match found.what {
+            What::Directory { .. } => Ok(self.attr(&child, stat)),
+            What::Leaf { .. } => self.attr_of_found(&child, node, name, &found, stat),
+        };
+        match attr {
+            Ok(attr) => Ok(Some(Looked::Found { node: child, attr })),
+            Err(e) => {
+                let ino = child.ino;
+                drop(child);
+                self.forget(ino, 1);
+                Err(e)
+            }
+        }
     }
 
     /// As [`Union::readdir`], with each entry looked up. An entry for which `emit` answers `false` is forgotten again.
@@ -91,17 +144,18 @@ impl Union {
     ) -> Result<()> {
         self.list(node, after, |page| {
             for listed in page {
-                let Some(found) = self.resolve(node, &listed.name)? else { continue };
-                let (child, stat) = self.node_of(node, &listed.name, &found, 1)?;
-                let attr = match found.what {
-                    What::Directory { .. } => self.attr(&child, stat),
-                    What::Leaf { .. } => self.attr_of_found(&child, node, &listed.name, &found, stat)?,
+                let what = match self.looked_up(node, &listed.name) {
+                    Ok(Some(looked)) => looked,
+                    Ok(None) => continue,
+                    Err(_) => Looked::Failed { ino: listed.ino, kind: listed.kind_if_known() },
                 };
-                let entry = DirEntryPlus { name: listed.name, cookie: listed.cookie, node: child, attr };
+                let entry = DirEntryPlus { name: listed.name, cookie: listed.cookie, what };
                 if !emit(&entry) {
-                    let ino = entry.node.ino;
-                    drop(entry);
-                    self.forget(ino, 1);
+                    if let Looked::Found { node, .. } = entry.what {
+                        let ino = node.ino;
+                        drop(node);
+                        self.forget(ino, 1);
+                    }
                     return Ok(false);
                 }
             }
@@ -137,7 +191,7 @@ impl Union {
     /// The next names after an offset. Names of one offset are never split.
     fn batch(&self, node: &Node, dir: &DirPart, after: u64) -> Result<Vec<Listed>> {
         let impure = dir.impure.load(Ordering::Relaxed);
-        let upper_id = dir.upper_dir().map(|d| d.id.0);
+        let upper_dir = dir.upper_dir();
         let index = self.indexed(node)?;
         let mut upper = index.upper.as_ref().map(|u| u.after(after)).into_iter().flatten().peekable();
         let lower_index = index.lower.clone().unwrap_or_default();
@@ -158,13 +212,11 @@ impl Union {
                 let Some((cookie, name, entry)) = upper.next() else { break };
                 let Some(kind) = entry.kind else { continue };
                 let merged = kind == Kind::Directory && !dir.lowers.is_empty();
-                let identity = match upper_id {
-                    Some(dev) if !(merged || impure && kind != Kind::Directory) => {
-                        Some(plain(self.real_id(dev, entry.ino)))
-                    }
-                    _ => None,
-                };
-                page.push(Listed { name: name.into(), cookie, kind, identity });
+                let derived = merged || impure && kind != Kind::Directory || entry.asks;
+                let id = upper_dir.as_ref().and_then(|real| self.listed_id(real, kind, entry.ino));
+                let identity = id.filter(|_| !derived).map(plain);
+                let ino = id.map_or(entry.ino, |id| self.table.number(plain(id)));
+                page.push(Listed { name: name.into(), cookie, kind, identity, ino, asks: entry.asks });
             } else {
                 let Some(entry) = lower.next() else { break };
                 let name = lower_index.name(entry);
@@ -172,12 +224,14 @@ impl Union {
                     continue;
                 }
                 let real = &dir.lowers[usize::from(entry.first)];
-                let identity = plain(self.real_id(real.id.0, entry.ino));
+                let id = self.listed_id(real, entry.kind, entry.ino);
                 page.push(Listed {
                     name: name.into(),
                     cookie: entry.cookie,
                     kind: entry.kind,
-                    identity: Some(identity),
+                    identity: id.filter(|_| !entry.asks).map(plain),
+                    ino: id.map_or(entry.ino, |id| self.table.number(plain(id))),
+                    asks: entry.asks,
                 });
             }
         }

@@ -9,12 +9,13 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
 
 use super::marker::MarkerForms;
+use super::region::Trust;
 use crate::error::{FsError, Result};
 use crate::sys::dir::open_beneath;
 use crate::sys::object::{At, Stat};
@@ -42,6 +43,8 @@ pub struct RealDir {
     fd: Mutex<Option<Arc<OwnedFd>>>,
     used: AtomicBool,
     forms: AtomicU8,
+    region: AtomicU16,
+    trust: AtomicU8,
 }
 
 /// Where a real directory is.
@@ -64,7 +67,10 @@ impl RealDir {
     /// The directory `name` of `parent`.
     pub fn child(parent: &Arc<RealDir>, name: &[u8], stat: &Stat) -> Arc<RealDir> {
         let location = Location::Child { parent: parent.clone(), name: name.into() };
-        Arc::new(RealDir::new(parent.layer, stat, location, None))
+        let child = RealDir::new(parent.layer, stat, location, None);
+        child.set_region(parent.region());
+        child.trust.store(parent.trust.load(Ordering::Relaxed), Ordering::Relaxed);
+        Arc::new(child)
     }
 
     fn new(layer: LayerIndex, stat: &Stat, location: Location, fd: Option<Arc<OwnedFd>>) -> RealDir {
@@ -78,7 +84,28 @@ impl RealDir {
             fd: Mutex::new(fd),
             used: AtomicBool::new(true),
             forms: AtomicU8::new(0),
+            region: AtomicU16::new(0),
+            trust: AtomicU8::new(Trust::All as u8),
         }
+    }
+
+    /// The index of the region that it lies in: that of its parent, unless it was told another.
+    pub fn region(&self) -> u16 {
+        self.region.load(Ordering::Relaxed)
+    }
+
+    /// Tells that it begins a region.
+    pub fn set_region(&self, region: u16) {
+        self.region.store(region, Ordering::Relaxed);
+    }
+
+    /// How far its listings are to be trusted.
+    pub(super) fn listing_trust(&self) -> Trust {
+        Trust::unpack(self.trust.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_trust(&self, trust: Trust) {
+        self.trust.store(trust as u8, Ordering::Relaxed);
     }
 
     /// Which forms of markers the directory is known to hold, or `None` before it was scanned.

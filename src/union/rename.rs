@@ -234,7 +234,7 @@ impl Union {
         if let (identity, Source::Index, copy) = self.identify_as(origin, from.parent, &found)? {
             self.mark_impure(from.parent)?;
             self.link_alias(&from.fd, from.name, identity.origin)?;
-            let entry = UpperEntry { kind: Some(source.kind), ino: copy.ino, cuts: false };
+            let entry = UpperEntry::known(source.kind, copy.ino);
             self.note_upper(self.dir_part(from.parent)?, from.name, Some(entry));
         }
         Ok(())
@@ -444,7 +444,7 @@ impl Union {
             Err(Errno::NOENT) => return Err(FsError::Stale),
             Err(e) => return Err(e.into()),
         };
-        self.note_upper(dir, to.name, Some(UpperEntry { kind: Some(node.kind), ino, cuts: false }));
+        self.note_upper(dir, to.name, Some(UpperEntry::known(node.kind, ino)));
         Ok(())
     }
 }

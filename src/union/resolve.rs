@@ -20,7 +20,7 @@ use smallvec::SmallVec;
 use super::Union;
 use super::index::{Indexes, LowerIndex, UpperIndex};
 use super::marker::{self, Marks, WH_OPAQUE, WH_PREFIX, WhiteoutMark};
-use super::node::{DirPart, Node};
+use super::node::{DirPart, Node, RealId};
 use super::options::RedirectDir;
 use super::realdir::{LayerIndex, RealDir};
 use crate::error::{FsError, Result};
@@ -41,6 +41,8 @@ pub struct Found {
     pub stat: Stat,
     /// The topmost object's layer.
     pub layer: LayerIndex,
+    /// Which inode that is.
+    pub id: RealId,
     /// What it is.
     pub what: What,
 }
@@ -122,7 +124,7 @@ impl Union {
         met: &mut impl FnMut(Met<'_>),
     ) -> Result<Option<Found>> {
         let mut name: Box<[u8]> = name.into();
-        let mut top: Option<(Stat, LayerIndex, bool)> = None;
+        let mut top: Option<(Stat, LayerIndex, RealId, bool)> = None;
         let mut merged = RealDirs::new();
         for (depth, dir) in dirs.iter().enumerate() {
             let fd = self.fds.get(dir)?;
@@ -156,18 +158,23 @@ impl Union {
                     break;
                 }
                 let data = self.metacopy_data(dirs, depth, &name, at, &stat)?;
-                let stat = self.owners.kept(at, stat, self.is_upper(dir.layer))?;
-                tell(Seen::Leaf { stat: &stat, data: data.as_ref() });
+                let upper = self.is_upper(dir.layer);
+                let mut kept = self.owners.kept(at, stat, upper)?;
+                let id = match upper {
+                    true => self.id_in(dir, &stat),
+                    false => self.lower_leaf_id(dir, &name, &mut kept),
+                };
+                tell(Seen::Leaf { stat: &kept, data: data.as_ref() });
                 let what = What::Leaf { dir: dir.clone(), data };
-                return Ok(Some(Found { stat, layer: dir.layer, what }));
+                return Ok(Some(Found { stat: kept, layer: dir.layer, id, what }));
             }
-            let child = RealDir::child(dir, &name, &stat);
+            let child = self.child_dir(dir, &name, at, &stat)?;
             let marks = marker::read_marks(at)?;
             child.xattr_whiteouts.store(marks.xattr_whiteouts, Ordering::Relaxed);
             child.impure.store(marks.impure, Ordering::Relaxed);
             if top.is_none() {
                 let kept = self.owners.kept(at, stat, self.is_upper(dir.layer))?;
-                top = Some((kept, dir.layer, marks.impure));
+                top = Some((kept, dir.layer, self.dir_id(&child), marks.impure));
             }
             let cut = if marks.opaque || below && self.aufs_opaque(&child)? {
                 Some(Cut::Opaque)
@@ -197,9 +204,10 @@ impl Union {
                 }
             }
         }
-        Ok(top.map(|(stat, layer, impure)| Found {
+        Ok(top.map(|(stat, layer, id, impure)| Found {
             stat,
             layer,
+            id,
             what: What::Directory { dirs: merged, impure },
         }))
     }
@@ -379,12 +387,8 @@ impl Union {
                 Some(known) => match known.get(name) {
                     None => {}
                     Some(entry) if entry.kind.is_none() => return dirs,
-                    Some(entry) => {
-                        dirs.push(upper);
-                        if entry.kind != Some(Kind::Directory) {
-                            return dirs;
-                        }
-                    }
+                    // What isn't a directory ends the search; but where it says so by a mark, its data lie below.
+                    Some(_) => dirs.push(upper),
                 },
             }
         }
@@ -446,10 +450,18 @@ impl Union {
             };
             let lower = match lower {
                 Some(lower) => lower,
-                None => Arc::new(LowerIndex::build(&dir.lowers, |d| self.fds.get(d).map(KeptFd))?),
+                None => Arc::new(LowerIndex::build(
+                    &dir.lowers,
+                    |d| self.fds.get(d).map(KeptFd),
+                    |d, name, kind| self.regions.trusts_listing(d, name, kind),
+                )?),
             };
             let built = match upper {
-                Some(upper) if !has_upper => Some(UpperIndex::build(&upper, self.fds.get(&upper)?.as_fd())?),
+                Some(upper) if !has_upper => {
+                    let fd = self.fds.get(&upper)?;
+                    let trusted = |name: &[u8], kind| self.regions.trusts_listing(&upper, name, kind);
+                    Some(UpperIndex::build(&upper, fd.as_fd(), trusted)?)
+                }
                 _ => None,
             };
             let cost = {

@@ -18,7 +18,7 @@ use super::instant::{self, Instant};
 use super::layer::{UpperCaps, UpperLayer, WhiteoutForm};
 use super::link_index::LinkIndex;
 use super::marker::{Namespace, WH_PREFIX};
-use super::node::Filesystem;
+use super::region::Regions;
 use crate::error::{FsError, Result};
 use crate::sys::dir::for_each_entry;
 use crate::sys::object::{At, Kind, Writable};
@@ -79,7 +79,7 @@ pub struct Upper {
     layer: UpperLayer,
     /// fsync nothing: the user said that the upper need not survive a crash.
     volatile: bool,
-    filesystems: Vec<Filesystem>,
+    regions: Arc<Regions>,
     next: AtomicU64,
     /// The name, in the staging directory, of the whiteout that all others are links to.
     whiteout: Mutex<Option<Vec<u8>>>,
@@ -88,10 +88,10 @@ pub struct Upper {
 
 impl Upper {
     /// Takes the layer over. Reads the hardlink index. `roots`: of a layer on each filesystem.
-    pub fn new(layer: UpperLayer, filesystems: Vec<Filesystem>, roots: Vec<Arc<OwnedFd>>) -> Result<Upper> {
+    pub fn new(layer: UpperLayer, regions: Arc<Regions>, roots: Vec<Option<Arc<OwnedFd>>>) -> Result<Upper> {
         let volatile = layer.work.volatile();
-        let links = LinkIndex::read(&layer, &filesystems, roots)?;
-        Ok(Upper { layer, volatile, filesystems, next: AtomicU64::new(0), whiteout: Mutex::new(None), links })
+        let links = LinkIndex::read(&layer, &regions, roots)?;
+        Ok(Upper { layer, volatile, regions, next: AtomicU64::new(0), whiteout: Mutex::new(None), links })
     }
 
     /// What the upper's filesystem can do.
@@ -109,9 +109,9 @@ impl Upper {
         UpperFd(fd)
     }
 
-    /// The filesystems of the stack.
-    pub(super) fn filesystems(&self) -> &[Filesystem] {
-        &self.filesystems
+    /// The regions of the stack.
+    pub(super) fn regions(&self) -> &Regions {
+        &self.regions
     }
 
     /// The hardlink index.

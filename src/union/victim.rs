@@ -40,11 +40,7 @@ impl Victim {
             fs.mark_impure(parent)?;
             fs.link_alias(fd, name, identity.origin)?;
             let ino = stat.ino;
-            fs.note_upper(
-                fs.dir_part(parent)?,
-                name,
-                Some(UpperEntry { kind: Some(found.stat.kind()), ino, cuts: false }),
-            );
+            fs.note_upper(fs.dir_part(parent)?, name, Some(UpperEntry::known(found.stat.kind(), ino)));
             present = Some(found.stat.kind());
         }
         let upper = fs.upper()?;

@@ -466,6 +466,13 @@ impl LoopFilesystem {
         LoopFilesystem { path }
     }
 
+    /// What mount(8) mounts at `target` by those words.
+    pub fn at(target: &Path, words: &[&str]) -> Self {
+        let words: Vec<&OsStr> = words.iter().map(OsStr::new).chain([target.as_os_str()]).collect();
+        super::process::run("mount", &words);
+        LoopFilesystem { path: target.to_owned() }
+    }
+
     /// Where it is mounted.
     pub fn path(&self) -> &Path {
         &self.path

@@ -21,6 +21,7 @@ mod modes;
 mod open_files;
 mod ownership;
 mod refusals;
+mod regions;
 mod removal;
 mod rename;
 mod scale;

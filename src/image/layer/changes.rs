@@ -199,10 +199,13 @@ impl Walk<'_> {
                 .map_err(of_union(&path))?;
             for (name, kind) in entries {
                 let inner = join(&path, &name);
-                if kind == Kind::Directory
+                if kind.is_none_or(|kind| kind == Kind::Directory)
                     && let Some((child, _)) = union.lookup(&node, &name).map_err(of_union(&inner))?
                 {
-                    todo.push((inner.clone(), child));
+                    match child.kind {
+                        Kind::Directory => todo.push((inner.clone(), child)),
+                        _ => union.forget(child.ino, 1),
+                    }
                 }
                 new.push(inner);
             }

@@ -92,7 +92,7 @@ impl Walk<'_> {
                 held.holds = Holds::Whiteout(WhiteoutMark::Aufs);
             }
             Holds::Directory { opaque, stat, .. } if !*opaque => {
-                let child = RealDir::child(dir, name, stat);
+                let child = RealDir::child(dir, name, stat); // asked for its marks only
                 *opaque = union.aufs_opaque(&child)?;
             }
             _ => {}

@@ -800,6 +800,19 @@ impl ReplyDirectory {
     ) -> bool {
         let name = name.as_ref();
         self.data
+            .push(&DirEntry::new(ino, DirEntOffset(offset), Some(kind), name))
+    }
+
+    /// As [`ReplyDirectory::add`]; `None`: the type is not known.
+    pub fn add_of_type<T: AsRef<OsStr>>(
+        &mut self,
+        ino: INodeNo,
+        offset: u64,
+        kind: Option<FileType>,
+        name: T,
+    ) -> bool {
+        let name = name.as_ref();
+        self.data
             .push(&DirEntry::new(ino, DirEntOffset(offset), kind, name))
     }
 
@@ -859,6 +872,18 @@ impl ReplyDirectoryPlus {
             attr.into(),
             *ttl,
         ))
+    }
+
+    /// Adds a name alone, with a number and, where it is known, a type. The kernel asks for the rest when it wants it.
+    pub fn add_name<T: AsRef<OsStr>>(
+        &mut self,
+        ino: INodeNo,
+        offset: u64,
+        kind: Option<FileType>,
+        name: T,
+    ) -> bool {
+        let entry = DirEntry::new(ino, DirEntOffset(offset), kind, name.as_ref());
+        self.buf.push_name(&entry)
     }
 
     /// Reply to a request with the filled directory buffer

@@ -426,12 +426,17 @@ pub(crate) struct DirEntOffset(pub(crate) u64);
 pub(crate) struct DirEntry<T: AsRef<Path>> {
     ino: INodeNo,
     offset: DirEntOffset,
-    kind: FileType,
+    kind: Option<FileType>,
     name: T,
 }
 
 impl<T: AsRef<Path>> DirEntry<T> {
-    pub(crate) fn new(ino: INodeNo, offset: DirEntOffset, kind: FileType, name: T) -> DirEntry<T> {
+    pub(crate) fn new(
+        ino: INodeNo,
+        offset: DirEntOffset,
+        kind: Option<FileType>,
+        name: T,
+    ) -> DirEntry<T> {
         DirEntry::<T> {
             ino,
             offset,
@@ -460,14 +465,21 @@ impl DirEntList {
     /// value to request the next entries in further readdir calls
     #[must_use]
     pub(crate) fn push<T: AsRef<Path>>(&mut self, ent: &DirEntry<T>) -> bool {
-        let name = ent.name.as_ref().as_os_str().as_bytes();
-        let header = abi::fuse_dirent {
-            ino: ent.ino.into(),
-            off: ent.offset.0,
-            namelen: name.len().try_into().expect("Name too long"),
-            typ: mode_from_kind_and_perm(ent.kind, 0) >> 12,
-        };
+        let (header, name) = ent.header();
         self.0.push([header.as_bytes(), name])
+    }
+}
+
+impl<T: AsRef<Path>> DirEntry<T> {
+    fn header(&self) -> (abi::fuse_dirent, &[u8]) {
+        let name = self.name.as_ref().as_os_str().as_bytes();
+        let header = abi::fuse_dirent {
+            ino: self.ino.into(),
+            off: self.offset.0,
+            namelen: name.len().try_into().expect("Name too long"),
+            typ: self.kind.map_or(0, |kind| mode_from_kind_and_perm(kind, 0) >> 12),
+        };
+        (header, name)
     }
 }
 
@@ -518,6 +530,24 @@ impl From<DirEntPlusList> for ResponseData {
 impl DirEntPlusList {
     pub(crate) fn new(max_size: usize) -> Self {
         Self(EntListBuf::new(max_size))
+    }
+    /// Adds a name alone: node id 0 says that there is nothing to remember.
+    #[must_use]
+    pub(crate) fn push_name<T: AsRef<Path>>(&mut self, ent: &DirEntry<T>) -> bool {
+        let (dirent, name) = ent.header();
+        let header = abi::fuse_direntplus {
+            entry_out: abi::fuse_entry_out {
+                nodeid: 0,
+                generation: 0,
+                entry_valid: 0,
+                attr_valid: 0,
+                entry_valid_nsec: 0,
+                attr_valid_nsec: 0,
+                attr: zerocopy::FromZeros::new_zeroed(),
+            },
+            dirent,
+        };
+        self.0.push([header.as_bytes(), name])
     }
     /// Add an entry to the directory reply buffer. Returns true if the buffer is full.
     /// A transparent offset value can be provided for each entry. The kernel uses these
@@ -912,13 +942,13 @@ mod test {
         assert!(!buf.push(&DirEntry::new(
             INodeNo(0xaabb),
             DirEntOffset(1),
-            FileType::Directory,
+            Some(FileType::Directory),
             "hello"
         )));
         assert!(!buf.push(&DirEntry::new(
             INodeNo(0xccdd),
             DirEntOffset(2),
-            FileType::RegularFile,
+            Some(FileType::RegularFile),
             "world.rs"
         )));
         let r: ResponseData = buf.into();
