@@ -10,6 +10,7 @@
 mod common;
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
@@ -232,32 +233,75 @@ fn names_that_were_used_are_links_without_an_index() {
     mount.unmount();
 }
 
-/// With metacopy=on the kernel copies up attributes and leaves the data below.
+/// With metacopy=on the kernel copies up attributes and leaves the data below. They are there however a file is met: in a
+/// listing, which the index of its directory serves, by itself, under a new name, with several names, above another
+/// metacopy; and a change keeps all that is shown.
 #[test]
 fn metacopies_of_the_kernel_have_their_data() {
     needs_root!();
     let stack = Stack::new(2);
     stack.lower(1).file("d/f", vec![b'd'; 100_000]).file("moved/g", vec![b'g'; 50_000]).mode("d/f", 0o600);
-    stack.lower(0).dir("d");
-    let mount = kernel(&stack, &["metacopy=on"]);
-    fs::set_permissions(mount.join("d/f"), PermissionsExt::from_mode(0o640)).unwrap();
+    stack.lower(1).file("twice", vec![b't'; 30_000]).file("many/one", vec![b'm'; 20_000]);
+    stack.lower(1).hardlink("many/two", "many/one").file("d/beside", "x").file("cut", vec![b'c'; 9000]);
+    stack.lower(0).dir("d").dir("many");
+    let metacopy = ["metacopy=on", "redirect_dir=on", "index=on"];
+    let mode = |mount: &Mount, name: &str, mode: u32| {
+        fs::set_permissions(mount.join(name), PermissionsExt::from_mode(mode)).unwrap();
+    };
+    let mount = kernel(&stack, &metacopy);
+    for name in ["d/f", "twice", "many/one", "cut"] {
+        mode(&mount, name, 0o640);
+    }
     fs::rename(mount.join("moved/g"), mount.join("elsewhere")).unwrap();
+    fs::rename(mount.join("elsewhere"), mount.join("d/deep")).unwrap();
     let expected = Snapshot::take(mount.path());
     mount.unmount();
     let marks = read_xattrs(&stack.upper().root().join("d/f")).unwrap();
     assert!(marks.contains_key(&b"trusted.overlay.metacopy"[..]), "the kernel made no metacopy: {marks:?}");
-    let refused = || Mount::try_with_program(&Program::under_test(), &stack.options(), stack.mountpoint());
-    let mount = refused().unwrap_or_else(|error| panic!("{}", error.stderr));
-    match fs::read(mount.join("d/f")) {
-        // Refusing is allowed; an empty file is not.
-        Err(error) => eprintln!("refused: {error}"),
-        Ok(bytes) => {
-            assert!(bytes == vec![b'd'; 100_000], "{} bytes of data", bytes.len());
-            assert_same(&expected, &mount, "here");
-            fs::write(mount.join("elsewhere"), "changed").unwrap();
-            assert_eq!(fs::read(mount.join("elsewhere")).unwrap(), b"changed");
-        }
-    }
+    // The upper becomes a lower, and the kernel makes a metacopy above the metacopy.
+    let above = Stack::new(1);
+    let mut options = above.options();
+    options.lowers = std::iter::once(stack.upper().root().to_owned())
+        .chain(stack.lowers().iter().map(|lower| lower.root().to_owned()))
+        .collect();
+    let mut kernel_options = options.clone();
+    kernel_options.extra = metacopy.iter().map(|word| (*word).to_owned()).collect();
+    let mount = Mount::with_program(&Program::Kernel, &kernel_options, above.mountpoint());
+    mode(&mount, "twice", 0o600);
+    let expected_above = Snapshot::take(mount.path());
+    mount.unmount();
+    let marks = read_xattrs(&above.upper().root().join("twice")).unwrap();
+    assert!(marks.contains_key(&b"trusted.overlay.metacopy"[..]), "the kernel made no metacopy: {marks:?}");
+
+    let mount = Mount::new(&options, above.mountpoint());
+    assert_same(&expected_above, &mount, "a metacopy above a metacopy");
+    mount.unmount();
+    let mount = stack.mount();
+    assert_eq!(fs::read_dir(mount.join("d")).unwrap().count(), 3);
+    assert_same(&expected, &mount, "here");
+    assert_eq!(fs::read(mount.join("d/f")).unwrap(), vec![b'd'; 100_000]);
+    // Each way to give it its data.
+    let append =
+        |name: &str| fs::File::options().append(true).open(mount.join(name)).unwrap().write_all(b"!");
+    append("d/deep").unwrap();
+    append("many/one").unwrap();
+    fs::File::options().write(true).open(mount.join("cut")).unwrap().set_len(5000).unwrap();
+    fs::rename(mount.join("d/f"), mount.join("f")).unwrap();
+    let check = |mount: &Mount, when: &str| {
+        let ends = |name: &str| fs::read(mount.join(name)).unwrap();
+        assert_eq!(ends("d/deep"), [&vec![b'g'; 50_000][..], b"!"].concat(), "{when}");
+        assert_eq!(ends("many/one"), [&vec![b'm'; 20_000][..], b"!"].concat(), "{when}");
+        assert_eq!(ends("cut"), vec![b'c'; 5000], "{when}");
+        assert_eq!(ends("f"), vec![b'd'; 100_000], "{when}");
+        assert_eq!(fs::metadata(mount.join("f")).unwrap().permissions().mode() & 0o7777, 0o640, "{when}");
+    };
+    check(&mount, "in the same mount");
+    mount.unmount();
+    let mount = kernel(&stack, &metacopy);
+    check(&mount, "under the kernel");
+    mount.unmount();
+    let mount = stack.mount();
+    check(&mount, "after a remount");
     mount.unmount();
 }
 

@@ -15,10 +15,12 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use rustix::fs::XattrFlags;
+use rustix::io::Errno;
 
 use super::Union;
 use super::acl;
 use super::events::What;
+use super::file::open_owned;
 use super::index::UpperEntry;
 use super::instant;
 use super::links::{ORIGIN, UNPUBLISHED};
@@ -31,6 +33,9 @@ use crate::error::{FsError, Result};
 use crate::sys::copy::file_data;
 use crate::sys::object::{At, Kind, SetTime, Stat, Writable};
 use crate::sys::xattr;
+
+/// The attribute of a file's capabilities, which a write takes away.
+const CAPABILITIES: &[u8] = b"security.capability";
 
 /// So many bytes take long enough to copy that a thread of their own costs nothing.
 const MUCH: u64 = 256 << 10;
@@ -366,36 +371,44 @@ impl Union {
         completed
     }
 
+    /// Fills the file where it is, as the kernel does: it may have other names, or none. Until its mark goes, what it
+    /// shows is the data below, so killed half-way it is a metacopy still.
     fn complete_data_now(&self, node: &Arc<Node>, size: Option<u64>) -> Result<()> {
         let Some(data) = self.metacopies.get(&node.ino).map(|d| d.clone()) else { return Ok(()) };
         let upper = self.upper()?;
-        let original = self.original(node, size)?;
-        let mut staged = upper.stage(New::File)?;
         let from = At::Name(self.fds.get(&data.dir)?.as_fd(), &data.name).open_read()?;
-        if let Some(to) = staged.file() {
-            file_data(from.as_fd(), to, original.size, !upper.is_volatile())?;
-        }
-        // The copy is a new inode; it keeps the number of the one it replaces.
-        let known = xattr::get(At::Fd(original.fd.as_fd()), &upper.mark_name(ORIGIN))?;
-        if let Some(origin) = known.or_else(|| self.origin_value(original.id)) {
-            upper.set_mark_if_allowed(staged.object(), ORIGIN, &origin)?;
-        }
-        copy_metadata(At::Fd(original.fd.as_fd()), &original.stat, staged.object())?;
-        set_times(&original.stat, staged.object())?;
-        if let Some(file) = staged.file() {
-            upper.sync(file, false)?;
-        }
-        let Some(parent) = node.parent() else { return Err(FsError::Stale) };
-        let dir = self.dir_part(&parent)?;
-        let _names = dir.names.write();
-        let place = node.place.write();
-        let Place::Named { entry, .. } = &*place else { return Err(FsError::Stale) };
-        let copy = staged.object().at().stat()?;
-        let fd = self.upper_fd(&dir.upper_dir().ok_or(FsError::Stale)?)?;
-        self.mark_impure(&parent)?;
-        staged.take_file();
-        self.quietly(&fd, || staged.publish(&fd, entry.name(), Publish::Replace))?;
-        node.set_real(self.upper_id(&copy));
+        self.with_object(node, |at, is_upper| {
+            let object = upper.writable(at, is_upper)?;
+            if !marker::read_marks(at)?.metacopy {
+                return Ok(());
+            }
+            let stat = at.stat()?;
+            let capabilities = xattr::get(at, CAPABILITIES)?;
+            let to = open_owned(object, true)?;
+            let size = size.map_or(stat.size, |size| size.min(stat.size));
+            match size {
+                0 => rustix::fs::ftruncate(&to, 0)?,
+                _ => drop(file_data(from.as_fd(), to.as_fd(), size, !upper.is_volatile())?),
+            }
+            // Writing took them away.
+            if let Some(capabilities) = capabilities {
+                object.set_xattr(CAPABILITIES, &capabilities, XattrFlags::empty())?;
+            }
+            set_times(&stat, object)?;
+            upper.sync(to.as_fd(), false)?;
+            for namespace in [marker::Namespace::Trusted, marker::Namespace::User] {
+                for mark in ["metacopy", "redirect"] {
+                    match object.remove_xattr(namespace.name(mark).as_bytes()) {
+                        Ok(()) | Err(Errno::NODATA) => {}
+                        // None was read there either.
+                        Err(Errno::PERM | Errno::OPNOTSUPP) if namespace != upper.caps().namespace => {}
+                        Err(e) => return Err(e.into()),
+                    }
+                }
+            }
+            upper.has_data(stat.ino);
+            Ok(())
+        })?;
         self.files.forget(node.ino);
         self.metacopies.remove(&node.ino);
         Ok(())

@@ -17,6 +17,7 @@ use rustix::fs::{self, FallocateFlags, OFlags, SeekFrom};
 use rustix::io::{self, Errno};
 
 use super::events::What;
+use super::marker;
 use super::node::Node;
 use super::{Caller, Union};
 use crate::error::{FsError, Result};
@@ -129,7 +130,10 @@ impl Union {
         if let Some(fd) = self.files.get(node.ino, write) {
             return Ok(fd);
         }
-        if let Some(data) = self.metacopies.get(&node.ino).map(|d| d.clone()) {
+        if let Some(data) = self.metacopies.get(&node.ino).map(|d| d.clone())
+            // A lookup may have met it before it got its data, and told of it after.
+            && self.with_place(node, &place, |at, _| Ok(marker::read_marks(at)?.metacopy))?
+        {
             let fd = At::Name(self.fds.get(&data.dir)?.as_fd(), &data.name).open_read()?;
             return Ok(self.files.keep(node.ino, fd, false));
         }
@@ -324,7 +328,7 @@ impl Union {
 
 /// Opens a file of the upper. The kernel checked the caller's right; the daemon, if it is an ordinary user and the
 /// file's owner, may lack it by the file's mode, and then lends it to itself for the moment of the open.
-fn open_owned(object: Writable<'_>, write: bool) -> Result<OwnedFd> {
+pub(super) fn open_owned(object: Writable<'_>, write: bool) -> Result<OwnedFd> {
     let flags = if write { OFlags::RDWR } else { OFlags::RDONLY };
     match object.open(flags) {
         Err(Errno::ACCESS) => {}

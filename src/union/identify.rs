@@ -10,7 +10,7 @@ use super::Union;
 use super::instant::{self, Instant};
 use super::node::{DirPart, Identity, Named, NewNode, Node, Place, RealId, Source};
 use super::realdir::LayerIndex;
-use super::resolve::{Found, What};
+use super::resolve::{DataAt, Found, What};
 use crate::error::{FsError, Result};
 use crate::sys::object::{Kind, Stat};
 
@@ -35,10 +35,18 @@ impl Union {
         if source == Source::Index {
             self.index_origins.insert(node.ino, identity.origin);
         }
-        if let What::Leaf { data: Some(data), .. } = &found.what
-            && source != Source::Index
-        {
-            self.metacopies.insert(node.ino, data.clone());
+        if let What::Leaf { dir, data } = &found.what {
+            let at = match source {
+                // The name leads to the lower's file, whose data are those of a metacopy of it.
+                Source::Index if self.upper()?.is_indexed_metacopy(stat.ino) => {
+                    Some(data.clone().unwrap_or_else(|| DataAt { dir: dir.clone(), name: name.into() }))
+                }
+                Source::Index => None,
+                _ => data.clone(),
+            };
+            if let Some(at) = at {
+                self.metacopies.insert(node.ino, at);
+            }
         }
         self.settle(&node, parent, name, source);
         if stat.nlink > 1 && node.dir.is_none() {

@@ -5,8 +5,8 @@
 //! with names of the form `FSID-INO` (hexadecimal). See [`super::links`] for the counts, and [`super::hidden`] for files
 //! that only lost names.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -31,6 +31,8 @@ use crate::sys::xattr;
 #[derive(Debug)]
 pub struct LinkIndex {
     indexed: RwLock<HashMap<RealId, IndexName>>,
+    /// Inode numbers of those copies that are the kernel's metacopies: their data are still below.
+    metacopies: RwLock<HashSet<u64>>,
     kernel: Option<KernelIndex>,
 }
 
@@ -67,6 +69,7 @@ impl LinkIndex {
             None
         };
         let mut indexed = HashMap::new();
+        let mut metacopies = HashSet::new();
         let dir = layer.work.index.as_fd();
         let mut names = Vec::new();
         for_each_entry::<FsError>(dir, |entry| {
@@ -89,16 +92,16 @@ impl LinkIndex {
                 let at = At::Name(dir, &name);
                 if !has_names(layer, at, &stat, Some(&lower))? {
                     fs::unlinkat(dir, &name[..], AtFlags::empty())?;
-                } else if marker::read_marks(at)?.metacopy {
-                    // Its data are still below; its other names show the lower's file, which has them.
-                    log::debug!("index: a metacopy stays where it is");
                 } else if let Entry::Vacant(free) = indexed.entry(origin) {
+                    if marker::read_marks(at)?.metacopy {
+                        metacopies.insert(stat.ino);
+                    }
                     mark_origin(layer, regions, at, origin)?;
                     free.insert(IndexName::Kernel(name));
                 }
             }
         }
-        Ok(LinkIndex { indexed: RwLock::new(indexed), kernel })
+        Ok(LinkIndex { indexed: RwLock::new(indexed), metacopies: RwLock::new(metacopies), kernel })
     }
 }
 
@@ -147,6 +150,16 @@ impl Upper {
     pub fn is_indexed(&self, origin: RealId) -> bool {
         let indexed = self.links().indexed.read();
         !indexed.is_empty() && indexed.contains_key(&origin)
+    }
+
+    /// Is the copy in the index with that inode number a metacopy?
+    pub fn is_indexed_metacopy(&self, ino: u64) -> bool {
+        self.links().metacopies.read().contains(&ino)
+    }
+
+    /// The file of the upper with that inode number has its data now.
+    pub fn has_data(&self, ino: u64) {
+        self.links().metacopies.write().remove(&ino);
     }
 
     /// Is any lower file in a hardlink index?
