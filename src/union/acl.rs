@@ -95,6 +95,35 @@ pub(super) fn map_ids(
     Ok(())
 }
 
+/// What a user namespace shows for an id that it doesn't map.
+const UNMAPPED: u32 = u32::MAX;
+
+/// Takes the entries out of an ACL whose users and groups this process's user namespace doesn't map, for they can't be
+/// set. Where one of them may do less than others may, somebody would have more rights without it: then all stay.
+pub(super) fn drop_unmapped(acl: &mut Vec<u8>) {
+    let Some((header, entries)) = acl.split_at_checked(4) else { return };
+    let perm = |entry: &[u8]| u16::from_le_bytes([entry[2], entry[3]]);
+    let of = |wanted| entries.chunks_exact(8).find(|entry| tag(entry) == wanted).map(perm);
+    let mask = of(MASK).unwrap_or(7);
+    let (group, other) = (of(GROUP_OBJ).unwrap_or(0) & mask, of(OTHER).unwrap_or(0));
+    let mut kept = header.to_vec();
+    for entry in entries.chunks_exact(8) {
+        let unmapped = entry[4..8] == UNMAPPED.to_le_bytes();
+        let others = match tag(entry) {
+            USER if unmapped => group | other,
+            GROUP if unmapped => other,
+            _ => {
+                kept.extend_from_slice(entry);
+                continue;
+            }
+        };
+        if others & !(perm(entry) & mask) != 0 {
+            return;
+        }
+    }
+    *acl = kept;
+}
+
 impl Union {
     /// Do new entries of the directory inherit an ACL? The answer is remembered until the ACL is changed.
     pub(super) fn has_default_acl(&self, parent: &Node) -> Result<bool> {
@@ -116,9 +145,10 @@ impl Union {
         if !self.has_default_acl(parent)? {
             return Ok(None);
         }
-        let Some(acl) = self.with_object(parent, |at, _| Ok(xattr::get(at, DEFAULT)?))? else {
+        let Some(mut acl) = self.with_object(parent, |at, _| Ok(xattr::get(at, DEFAULT)?))? else {
             return Ok(None);
         };
+        drop_unmapped(&mut acl);
         inherit(&acl, mode).map(Some).ok_or(FsError::Os(Errno::IO))
     }
 }
@@ -174,6 +204,32 @@ mod tests {
             acl(&[(USER_OBJ, 6, !0), (USER, 7, 15), (GROUP_OBJ, 5, !0), (GROUP, 7, 25), (MASK, 7, !0)]);
         assert_eq!(value, want);
         map_ids(&mut [], |_| unreachable!(), |_| unreachable!()).unwrap();
+    }
+
+    #[test]
+    fn entries_of_unmapped_ids_go_unless_somebody_had_more_without() {
+        let with = |user: u16, group: u16| {
+            acl(&[
+                (USER_OBJ, 6, !0),
+                (USER, user, !0),
+                (USER, 7, 5),
+                (GROUP_OBJ, 4, !0),
+                (GROUP, group, !0),
+                (MASK, 7, !0),
+                (OTHER, 1, !0),
+            ])
+        };
+        let mut value = with(7, 1);
+        drop_unmapped(&mut value);
+        let rest =
+            acl(&[(USER_OBJ, 6, !0), (USER, 7, 5), (GROUP_OBJ, 4, !0), (MASK, 7, !0), (OTHER, 1, !0)]);
+        assert_eq!(value, rest);
+        for (user, group) in [(1, 7), (4, 7), (7, 0)] {
+            let mut value = with(user, group);
+            drop_unmapped(&mut value);
+            assert_eq!(value, with(user, group), "{user} {group}");
+        }
+        drop_unmapped(&mut Vec::new());
     }
 
     #[test]

@@ -213,13 +213,13 @@ impl Union {
                 upper.set_mark(object, UNPUBLISHED, b"y")?;
             }
         }
-        self.give_metadata(from, &original.kept, object)?;
+        self.give_metadata(node, from, &original.kept, object)?;
         set_times(&original.stat, object)?;
         Ok(moved)
     }
 
     /// Owner, mode, extended attributes with ACLs, as the upper keeps them; the times come last, by [`set_times`].
-    fn give_metadata(&self, from: At<'_>, kept: &Stat, to: Writable<'_>) -> Result<()> {
+    fn give_metadata(&self, node: &Node, from: At<'_>, kept: &Stat, to: Writable<'_>) -> Result<()> {
         let new = Override::of(kept);
         self.owners.give_owner(to, &new)?;
         let no_acls = self.owners.override_real();
@@ -229,9 +229,7 @@ impl Union {
             if private || is_own_mark(&name) || no_acls && acl::is_acl(&name) {
                 continue;
             }
-            if let Some(value) = xattr::get(from, &name)? {
-                self.owners.set_xattr(to, shown.unwrap_or(&name), &value, XattrFlags::empty())?;
-            }
+            self.carry_xattr(node, (from, &name), (to, shown.unwrap_or(&name)))?;
         }
         // After the attributes, which need the right to write. The bits of the group are the ACL's mask already.
         self.owners.give_mode(to, &new)
@@ -240,8 +238,9 @@ impl Union {
     /// Can the copy remember where it came from? The kernel allows `user.` attributes only on regular files and
     /// directories; and an interned identity is worth nothing in the next mount.
     fn keeps_origin(&self, original: &Original) -> bool {
-        let trusted = self.upper.as_ref().is_some_and(|u| u.caps().namespace == marker::Namespace::Trusted);
-        (self.owners.is_file(&original.stat, &original.kept) || trusted) && original.id.is_lasting()
+        let Some(caps) = self.upper.as_ref().map(Upper::caps) else { return false };
+        let trusted = caps.namespace == marker::Namespace::Trusted;
+        caps.xattr && (self.owners.is_file(&original.stat, &original.kept) || trusted) && original.id.is_lasting()
     }
 
     /// Has the original other names, which must lead to the copy too? Only what remembers its origin can

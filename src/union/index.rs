@@ -17,6 +17,7 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 
+use super::layer::WhiteoutForm;
 use super::marker::{self, AufsName, MarkerForms};
 use super::node::Table;
 use super::realdir::RealDir;
@@ -275,7 +276,8 @@ impl LowerIndex {
 pub struct UpperEntry {
     /// The entry's type, or `None` for a whiteout.
     pub kind: Option<Kind>,
-    /// Inode number in the upper.
+    /// Inode number in the upper, `u64::MAX` where it was not asked for; 0 where the name itself is free and only
+    /// `cuts` makes it a whiteout.
     pub ino: u64,
     /// Is what lies below hidden by a whiteout beside the entry?
     pub cuts: bool,
@@ -287,6 +289,14 @@ impl UpperEntry {
     /// An entry of that type and number, which was made or examined.
     pub fn known(kind: Kind, ino: u64) -> UpperEntry {
         UpperEntry { kind: Some(kind), ino, cuts: false, asks: false }
+    }
+}
+
+impl UpperEntry {
+    /// A whiteout in the upper's form, just made.
+    pub(super) fn whiteout(form: WhiteoutForm) -> UpperEntry {
+        let aufs = form == WhiteoutForm::Aufs;
+        UpperEntry { kind: None, ino: if aufs { 0 } else { u64::MAX }, cuts: aufs, asks: false }
     }
 }
 

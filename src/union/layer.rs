@@ -159,9 +159,15 @@ impl Stack {
                 what: "try out what its filesystem can do",
                 errno,
             })?
-            .ok_or_else(|| StackError::NoMarkers { path: upper.path.clone() })?;
+            .map_err(|unfit| StackError::unfit(unfit, &upper.path))?;
         let work = prepared.begin(options.volatile)?;
         log::debug!("upper {}: {caps:?}", upper.path.display());
+        if !caps.xattr {
+            log::warn!(
+                "upper layer {}: its filesystem holds no extended attributes: copies have none, and inode numbers and hard links of theirs don't last; directories of lowers can't be renamed",
+                Shown(&upper.path)
+            );
+        }
         Ok(Stack { lowers, upper: Some(UpperLayer { work, layer: upper, caps, _lock: lock }) })
     }
 

@@ -163,7 +163,8 @@ impl Union {
     /// Marks a directory of the upper as one with entries whose origin must be read.
     pub(super) fn mark_impure(&self, parent: &Node) -> Result<()> {
         let dir = self.dir_part(parent)?;
-        if dir.impure.load(Ordering::Relaxed) {
+        // Without marks nothing has an origin to be read.
+        if dir.impure.load(Ordering::Relaxed) || !self.upper()?.caps().xattr {
             return Ok(());
         }
         let upper = dir.upper_dir().ok_or(FsError::Stale)?;

@@ -18,8 +18,8 @@
 //! | `instant` | where tests stop an operation |
 //! | [`attr`] | stat and changes of attributes |
 //! | [`owners`] | owners, modes and types on disk and as shown |
-//! | [`upper`] | the only part that can write |
-//! | [`copy_up`] | prepare, fill, publish |
+//! | [`upper`], `stepwise` | the only part that can write; with which steps where one isn't possible |
+//! | [`copy_up`], `carry` | prepare, fill, publish; which attributes come along |
 //! | [`modify`], [`rename`], `victim` | create, link, remove, rename; what loses a name |
 //! | [`readdir`] | merged listings |
 //! | [`file`](mod@file) | data; descriptors follow copy-up |
@@ -31,6 +31,7 @@
 pub mod acl;
 mod aliases;
 pub mod attr;
+mod carry;
 pub mod copy_up;
 pub mod events;
 pub mod facts;
@@ -40,6 +41,8 @@ mod identify;
 pub mod index;
 mod instant;
 mod kernel_index;
+#[cfg(test)]
+mod kills;
 pub mod layer;
 mod link_index;
 pub mod links;
@@ -59,6 +62,7 @@ pub mod rename;
 pub mod resolve;
 pub mod room;
 mod stack_error;
+mod stepwise;
 pub(crate) mod sweep;
 pub mod text;
 pub mod upper;
@@ -204,6 +208,8 @@ pub struct Union {
     index_cache: IndexCache,
     owners: Owners,
     redirects: RedirectDir,
+    /// Attributes that the upper can't hold.
+    left_out: carry::LeftOut,
     no_acl: bool,
     static_nlink: bool,
     /// What the daemon itself is: who it can create for without a change of owner.
@@ -259,11 +265,16 @@ impl Union {
         }
         let roots = layers.iter().map(|layer| fds.get(&layer.root)).collect::<Result<Vec<_>>>()?;
         let at_roots: Vec<At<'_>> = roots.iter().map(|fd| At::Fd(fd.as_fd())).collect();
-        let upper_root = upper.as_ref().map(|upper| upper.own(roots[0].clone()));
+        let upper_root = upper.as_ref().map(|upper| upper.own(roots[0].clone(), layers[0].root.clone()));
         let owners = Owners::new(options, &at_roots, upper_root.as_ref().map(|root| root.itself()))?;
         if options.xino == Xino::On {
             region::check_xino(&layers)?;
         }
+        let redirects = match options.redirect_dir {
+            // There is nowhere to keep one.
+            RedirectDir::On if upper.as_ref().is_some_and(|upper| !upper.caps().xattr) => RedirectDir::Follow,
+            asked => asked,
+        };
         let table = Table::new(options.ino32);
         let root = table.insert_root(dir, regions.identity(real.region(), true, real.id.0, real.id.1));
         let own =
@@ -288,7 +299,8 @@ impl Union {
             // ACLs are made of real permission bits.
             no_acl: options.no_acl || owners.override_real(),
             owners,
-            redirects: options.redirect_dir,
+            redirects,
+            left_out: carry::LeftOut::default(),
             static_nlink: options.static_nlink,
             own,
             counters: Counters::default(),
@@ -379,7 +391,7 @@ impl Union {
         if !self.is_upper(dir.layer) {
             return Err(FsError::Stale);
         }
-        Ok(self.upper()?.own(self.fds.get(dir)?))
+        Ok(self.upper()?.own(self.fds.get(dir)?, dir.clone()))
     }
 
     /// Is what the caller makes owned by the caller without more ado?

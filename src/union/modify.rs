@@ -142,7 +142,7 @@ impl Union {
             return Ok(match index.get(name) {
                 None => InUpper::Free,
                 Some(UpperEntry { kind: Some(kind), .. }) => InUpper::Present(*kind),
-                Some(UpperEntry { cuts: true, .. }) => InUpper::Free,
+                Some(UpperEntry { cuts: true, ino: 0, .. }) => InUpper::Free,
                 Some(UpperEntry { .. }) => InUpper::Whiteout,
             });
         }
@@ -214,7 +214,7 @@ impl Union {
         let mut staged = upper.stage(self.owners.placeholder(create.new))?;
         self.dress(parent, fd, staged.object(), create)?;
         if opaque {
-            upper.set_mark(staged.object(), "opaque", b"y")?;
+            upper.make_opaque(staged.place())?;
         }
         let stat = self.kept_stat(staged.object().at(), true)?;
         let file = staged.take_file().filter(|_| stat.kind() == Kind::File);
@@ -418,16 +418,10 @@ impl Union {
 
     /// As [`Union::note_upper`], after a name was removed.
     pub(super) fn note_removed(&self, dir: &DirPart, name: &[u8], whiteout: bool) {
-        let aufs = self.upper.as_ref().is_some_and(|u| u.caps().whiteout == super::layer::WhiteoutForm::Aufs);
-        let entry = whiteout.then_some(UpperEntry { kind: None, ino: 0, cuts: aufs, asks: false });
+        let form = self.upper.as_ref().filter(|_| whiteout).map(|upper| upper.caps().whiteout);
+        let entry = form.map(UpperEntry::whiteout);
         if whiteout {
             self.counters.whiteouts.fetch_add(1, Ordering::Relaxed);
-            if aufs && let Some(upper) = dir.upper_dir() {
-                upper.set_forms(super::marker::MarkerForms {
-                    aufs_whiteouts: true,
-                    ..upper.forms().unwrap_or_default()
-                });
-            }
         }
         self.note_upper(dir, name, entry);
     }

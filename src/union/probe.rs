@@ -6,8 +6,8 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, XattrFlags, fremovexattr, fsetxattr, ioctl_ficlone,
-    linkat, mknodat, openat, renameat_with, unlinkat,
+    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, StatxFlags, XattrFlags, fremovexattr, fsetxattr,
+    ioctl_ficlone, linkat, mkdirat, mknodat, openat, renameat, renameat_with, statx, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -36,6 +36,8 @@ pub struct UpperCaps {
     pub rename_whiteout: bool,
     /// renameat2 with RENAME_EXCHANGE.
     pub rename_exchange: bool,
+    /// renameat2 with RENAME_NOREPLACE.
+    pub rename_noreplace: bool,
     /// O_TMPFILE, and linking such a file by /proc/self/fd.
     pub tmpfile: bool,
     /// FICLONE.
@@ -44,31 +46,54 @@ pub struct UpperCaps {
     pub privileged: bool,
 }
 
-/// Tries everything in `staging`. `None` when the filesystem can hold no markers of any kind.
+/// Why a filesystem can't be an upper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unfit {
+    /// It can hold no markers of any kind.
+    NoMarkers,
+    /// An object's inode number isn't its own: it changes with the name.
+    NumbersChange,
+    /// It has neither the flags of renameat2 nor names that begin with `.wh.`, so nothing could be replaced unseen.
+    NoSteps,
+}
+
+/// Tries everything in `staging`, and tells why the filesystem is unfit, if it is.
 ///
 /// `user_only` keeps marks in `user.overlay.` even where `trusted.overlay.` could be set (mount option `userxattr`).
-pub(super) fn probe(staging: BorrowedFd<'_>, user_only: bool) -> Result<Option<UpperCaps>, Errno> {
+pub(super) fn probe(staging: BorrowedFd<'_>, user_only: bool) -> Result<Result<UpperCaps, Unfit>, Errno> {
     let trusted = xattr(staging, Namespace::Trusted)?;
     let user = xattr(staging, Namespace::User)?;
     let namespace = if trusted && !user_only { Namespace::Trusted } else { Namespace::User };
     let xattr = if namespace == Namespace::Trusted { trusted } else { user };
     let char_dev = char_dev(staging)?;
     let whiteout = if xattr && char_dev { WhiteoutForm::CharDev } else { WhiteoutForm::Aufs };
-    // Neither one nor the other is a filesystem without marks; and a union mount, as upper of another, refuses both
-    // forms of whiteouts to its users.
-    if !xattr && !char_dev || whiteout == WhiteoutForm::Aufs && !aufs(staging)? {
-        return Ok(None);
+    let aufs = aufs(staging)?;
+    // A union mount, as upper of another, refuses both forms of whiteouts to its users.
+    if whiteout == WhiteoutForm::Aufs && !aufs {
+        return Ok(Err(Unfit::NoMarkers));
     }
-    Ok(Some(UpperCaps {
+    if !numbers_last(staging)? {
+        return Ok(Err(Unfit::NumbersChange));
+    }
+    let caps = UpperCaps {
         namespace,
         xattr,
         whiteout,
-        rename_whiteout: rename_whiteout(staging)?,
-        rename_exchange: rename_exchange(staging)?,
+        rename_whiteout: rename(staging, RenameFlags::WHITEOUT, false)?,
+        rename_exchange: rename(staging, RenameFlags::EXCHANGE, true)?,
+        rename_noreplace: rename(staging, RenameFlags::NOREPLACE, false)?,
         tmpfile: tmpfile(staging)?,
         reflink: reflink(staging)?,
         privileged: trusted,
-    }))
+    };
+    Ok(if caps.replaces_in_one_step() || aufs { Ok(caps) } else { Err(Unfit::NoSteps) })
+}
+
+impl UpperCaps {
+    /// Can whatever a change needs be done by one renameat2? Else [`super::stepwise`] does it.
+    pub(super) fn replaces_in_one_step(&self) -> bool {
+        self.rename_exchange && (self.rename_whiteout || self.whiteout == WhiteoutForm::Aufs)
+    }
 }
 
 /// A refusal is an answer; a full or broken disk is not.
@@ -123,23 +148,44 @@ fn aufs(staging: BorrowedFd<'_>) -> Result<bool, Errno> {
     Ok(can)
 }
 
-fn rename_whiteout(staging: BorrowedFd<'_>) -> Result<bool, Errno> {
+/// Does renameat2 know the flag? `target`: it needs something under the new name.
+fn rename(staging: BorrowedFd<'_>, flag: RenameFlags, target: bool) -> Result<bool, Errno> {
     let (from, to) = ("probe-from", "probe-to");
     drop(file(staging, from)?);
-    let can = answer(renameat_with(staging, from, staging, to, RenameFlags::WHITEOUT))?;
+    if target {
+        drop(file(staging, to)?);
+    }
+    let can = answer(renameat_with(staging, from, staging, to, flag))?;
     remove(staging, from)?;
     remove(staging, to)?;
     Ok(can)
 }
 
-fn rename_exchange(staging: BorrowedFd<'_>) -> Result<bool, Errno> {
-    let (one, other) = ("probe-one", "probe-other");
+/// Is the inode number of an object the same under another name, and after a rename? Unions and others that are made
+/// with libfuse may number names, not objects; then a file would be taken for another one.
+fn numbers_last(staging: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let (one, other, renamed) = ("probe-number", "probe-number-link", "probe-number-renamed");
+    let number = |name: &str| {
+        // Asks the filesystem, whatever the kernel remembers of an earlier answer.
+        let ask = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_FORCE_SYNC;
+        statx(staging, name, ask, StatxFlags::INO).map(|found| found.stx_ino)
+    };
     drop(file(staging, one)?);
-    drop(file(staging, other)?);
-    let can = answer(renameat_with(staging, one, staging, other, RenameFlags::EXCHANGE))?;
-    remove(staging, one)?;
+    let first = number(one)?;
+    let mut same = match linkat(staging, one, staging, other, AtFlags::empty()) {
+        Ok(()) => number(other)? == first,
+        Err(_) => true, // without hard links each has one name
+    };
+    renameat(staging, one, staging, renamed)?;
+    same &= number(renamed)? == first;
     remove(staging, other)?;
-    Ok(can)
+    remove(staging, renamed)?;
+    mkdirat(staging, one, Mode::RWXU)?;
+    let first = number(one)?;
+    renameat(staging, one, staging, renamed)?;
+    same &= number(renamed)? == first;
+    unlinkat(staging, renamed, AtFlags::REMOVEDIR)?;
+    Ok(same)
 }
 
 fn tmpfile(staging: BorrowedFd<'_>) -> Result<bool, Errno> {

@@ -26,7 +26,6 @@ use super::resolve::{Found, What};
 use super::upper::{New, Publish, UpperFd};
 use super::victim::Victim;
 use crate::error::{FsError, Result};
-use crate::sys::object::Kind;
 
 /// What a rename does about an entry of the new name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +59,9 @@ impl Union {
         mode: RenameMode,
     ) -> Result<()> {
         check_name(new_name)?;
+        if mode == RenameMode::Exchange && !self.upper()?.caps().rename_exchange {
+            return Err(FsError::Invalid("RENAME_EXCHANGE on the upper's filesystem"));
+        }
         self.upper()?;
         let across = !Arc::ptr_eq(parent, new_parent);
         loop {
@@ -248,7 +250,7 @@ impl Union {
         let upper = self.upper()?;
         if part.lowers.is_empty() {
             if to.below {
-                upper.set_mark(fd.itself(), "opaque", b"y")?;
+                self.quietly(&fd, || upper.make_opaque(fd.itself()))?;
             }
             return Ok(());
         }
@@ -306,11 +308,7 @@ impl Union {
         let whiteout = self.in_upper_dir(to.parent, &to.fd, to.name)? == InUpper::Whiteout;
         let (old, new) = ((&from.fd, from.name), (&to.fd, to.name));
         if whiteout && source.dir.is_some() {
-            // A directory can't replace a device, but it can change places with it.
-            upper.rename(old, new, false, RenameFlags::EXCHANGE)?;
-            if !from.below {
-                upper.remove(&from.fd, from.name, Kind::CharDevice)?;
-            }
+            upper.rename_directory_over_whiteout(old, new, from.below)?;
         } else {
             upper.rename(old, new, from.below, RenameFlags::empty())?;
         }
@@ -378,12 +376,15 @@ impl Union {
             return Ok(());
         }
         let upper = self.upper()?;
-        let staged = upper.stage(New::Directory)?;
         let real = part.upper_dir().ok_or(FsError::Stale)?;
         let old = self.upper_fd(&real)?;
+        if !upper.caps().rename_exchange {
+            return upper.empty_of_markers((&to.fd, to.name), &old);
+        }
+        let staged = upper.stage(New::Directory)?;
         let stat = old.itself().at().stat()?;
         super::copy_up::copy_metadata(old.itself().at(), &stat, staged.object())?;
-        upper.set_mark(staged.object(), "opaque", b"y")?;
+        upper.make_opaque(staged.object())?;
         super::copy_up::set_times(&stat, staged.object())?;
         staged.publish(&to.fd, to.name, Publish::Swap)
     }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
+use super::probe::Unfit;
+
 /// The part that a directory plays in a mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
@@ -176,6 +178,20 @@ pub enum StackError {
         path: PathBuf,
     },
 
+    /// The upper's filesystem numbers names, not objects.
+    #[error("upper layer {}: its filesystem gives a file another inode number under another name, so files can't be told apart; if it is one of libfuse's, mount it with use_ino (mergerfs: with inodecalc=devino-hash as well), else use an upper on another filesystem", Shown(.path))]
+    NumbersChange {
+        /// The upper.
+        path: PathBuf,
+    },
+
+    /// The upper's filesystem can replace nothing in one step, and can't hide that either.
+    #[error("upper layer {}: its filesystem has neither RENAME_EXCHANGE and RENAME_WHITEOUT nor names that begin with .wh., so nothing could be replaced in one step; use an upper on another filesystem", Shown(.path))]
+    NoSteps {
+        /// The upper.
+        path: PathBuf,
+    },
+
     /// There is no place beside the upper.
     #[error("no workdir can be made beside upper layer {}: {why}; name one on the upper's filesystem with --work (or -o workdir=)", Shown(.path))]
     NoDefaultWork {
@@ -255,6 +271,18 @@ pub enum StackError {
         /// What the kernel said.
         errno: Errno,
     },
+}
+
+impl StackError {
+    /// The filesystem of the upper at `path` is unfit.
+    pub(super) fn unfit(why: Unfit, path: &Path) -> StackError {
+        let path = path.to_owned();
+        match why {
+            Unfit::NoMarkers => StackError::NoMarkers { path },
+            Unfit::NumbersChange => StackError::NumbersChange { path },
+            Unfit::NoSteps => StackError::NoSteps { path },
+        }
+    }
 }
 
 fn sweep_hint(errno: Errno) -> &'static str {

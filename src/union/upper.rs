@@ -17,7 +17,8 @@ use rustix::io::Errno;
 use super::instant::{self, Instant};
 use super::layer::{UpperCaps, UpperLayer, WhiteoutForm};
 use super::link_index::LinkIndex;
-use super::marker::{Namespace, WH_PREFIX};
+use super::marker::{MarkerForms, Namespace, WH_OPAQUE, WH_PREFIX};
+use super::realdir::RealDir;
 use super::region::Regions;
 use crate::error::{FsError, Result};
 use crate::sys::dir::for_each_entry;
@@ -25,7 +26,7 @@ use crate::sys::object::{At, Kind, Writable};
 
 /// The descriptor of a directory of the upper.
 #[derive(Debug, Clone)]
-pub struct UpperFd(Arc<OwnedFd>);
+pub struct UpperFd(Arc<OwnedFd>, Arc<RealDir>);
 
 impl UpperFd {
     /// The descriptor.
@@ -36,6 +37,11 @@ impl UpperFd {
     /// The descriptor, to be kept.
     pub fn shared(&self) -> Arc<OwnedFd> {
         self.0.clone()
+    }
+
+    /// The directory holds a whiteout of AUFS's form from now on.
+    pub(super) fn note_aufs_whiteout(&self) {
+        self.1.set_forms(MarkerForms { aufs_whiteouts: true, ..self.1.forms().unwrap_or_default() });
     }
 
     /// The entry `name`.
@@ -69,7 +75,7 @@ pub enum Publish {
     New,
     /// In place of what the name has (a whiteout, a file; an empty directory by a directory).
     Replace,
-    /// In place of what the name has, whatever the two types are.
+    /// In place of what the name has, whatever the two types are. Without RENAME_EXCHANGE of a whiteout alone.
     Swap,
 }
 
@@ -105,8 +111,8 @@ impl Upper {
     }
 
     /// Declares a descriptor to be one of a directory of the upper.
-    pub(super) fn own(&self, fd: Arc<OwnedFd>) -> UpperFd {
-        UpperFd(fd)
+    pub(super) fn own(&self, fd: Arc<OwnedFd>, dir: Arc<RealDir>) -> UpperFd {
+        UpperFd(fd, dir)
     }
 
     /// The regions of the stack.
@@ -129,7 +135,7 @@ impl Upper {
         self.layer.layer.root.as_fd()
     }
 
-    fn staging(&self) -> BorrowedFd<'_> {
+    pub(super) fn staging(&self) -> BorrowedFd<'_> {
         self.layer.work.staging.as_fd()
     }
 
@@ -155,7 +161,7 @@ impl Upper {
     }
 
     /// Links the shared whiteout to a name that must be free.
-    fn link_whiteout(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+    pub(super) fn link_whiteout(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
         let shared = self.whiteout.lock().clone();
         if let Some(whiteout) = &shared {
             match fs::linkat(self.staging(), &whiteout[..], dir, name, AtFlags::empty()) {
@@ -195,6 +201,9 @@ impl Upper {
             }
             WhiteoutForm::CharDev => match present {
                 None => self.link_whiteout(dir.fd(), name),
+                Some(Kind::Directory) if !self.caps().rename_exchange => {
+                    self.whiteout_over_directory(dir, name)
+                }
                 Some(Kind::Directory) => self.stage_whiteout()?.publish(dir, name, Publish::Swap),
                 Some(_) => self.stage_whiteout()?.publish(dir, name, Publish::Replace),
             },
@@ -220,12 +229,18 @@ impl Upper {
         Ok(ino)
     }
 
-    fn aufs_whiteout(&self, dir: &UpperFd, name: &[u8]) -> Result<()> {
+    /// Puts a whiteout of AUFS's form beside a name. False: there was one.
+    pub(super) fn aufs_whiteout(&self, dir: &UpperFd, name: &[u8]) -> Result<bool> {
         let marker = [WH_PREFIX, name].concat();
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        fs::openat(dir.fd(), &marker[..], flags, Mode::from_raw_mode(0o600))?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let made = match fs::openat(dir.fd(), &marker[..], flags, Mode::from_raw_mode(0o600)) {
+            Ok(_) => true,
+            Err(Errno::EXIST) => false,
+            Err(e) => return Err(e.into()),
+        };
+        dir.note_aufs_whiteout();
         changed();
-        Ok(())
+        Ok(made)
     }
 
     /// Removes an entry that hides nothing. A directory that holds markers only is taken out whole first.
@@ -236,20 +251,23 @@ impl Upper {
             return Ok(());
         }
         match fs::unlinkat(dir.fd(), name, AtFlags::REMOVEDIR) {
-            Err(Errno::NOTEMPTY | Errno::EXIST) => {
-                let mut taken = Staged {
-                    upper: self,
-                    name: self.fresh_name(),
-                    file: None,
-                    directory: true,
-                    armed: false,
-                };
-                fs::renameat(dir.fd(), name, self.staging(), &taken.name[..])?;
-                taken.armed = true; // and goes when it is dropped
+            Err(Errno::NOTEMPTY | Errno::EXIST) => self.take_out(dir, name).map(drop),
+            other => {
+                other?;
+                changed();
                 Ok(())
             }
-            other => Ok(other?),
         }
+    }
+
+    /// Takes a directory out of the upper, whole, in one step. It is removed when what is returned is dropped.
+    pub(super) fn take_out(&self, dir: &UpperFd, name: &[u8]) -> Result<Staged<'_>> {
+        let mut taken =
+            Staged { upper: self, name: self.fresh_name(), file: None, directory: true, armed: false };
+        fs::renameat(dir.fd(), name, self.staging(), &taken.name[..])?;
+        changed();
+        taken.armed = true;
+        Ok(taken)
     }
 
     /// Renames within the upper, one atomic step. `leave_whiteout`: the old name hides what is below afterwards.
@@ -269,18 +287,26 @@ impl Upper {
         if !leave_whiteout {
             return Ok(call(flags)?);
         }
-        match self.caps().whiteout {
-            WhiteoutForm::Aufs => {
-                self.aufs_whiteout(from_dir, from_name)?;
-                Ok(call(flags)?)
-            }
-            WhiteoutForm::CharDev if self.caps().rename_whiteout => Ok(call(flags | RenameFlags::WHITEOUT)?),
-            WhiteoutForm::CharDev => {
-                // This filesystem can't do both in one step; between the two the lower's entry shows through.
-                call(flags)?;
-                self.link_whiteout(from_dir.fd(), from_name)
-            }
+        if self.caps().whiteout == WhiteoutForm::CharDev && self.caps().rename_whiteout {
+            return Ok(call(flags | RenameFlags::WHITEOUT)?);
         }
+        self.rename_behind_guard(from_dir, from_name, || call(flags))
+    }
+
+    /// Renames a directory to a name where the upper has a whiteout. `leave_whiteout`: as in [`Upper::rename`].
+    pub(super) fn rename_directory_over_whiteout(
+        &self,
+        from: (&UpperFd, &[u8]),
+        to: (&UpperFd, &[u8]),
+        leave_whiteout: bool,
+    ) -> Result<()> {
+        if !self.caps().rename_exchange {
+            let rename = || self.rename(from, to, leave_whiteout, RenameFlags::empty());
+            return self.over_whiteout(to.0, to.1, rename);
+        }
+        // A directory can't replace a device, but it can change places with it.
+        self.rename(from, to, false, RenameFlags::EXCHANGE)?;
+        if leave_whiteout { Ok(()) } else { self.remove(from.0, from.1, Kind::CharDevice) }
     }
 
     /// One more name for an object of the upper.
@@ -316,7 +342,9 @@ impl Upper {
         new: New<'_>,
         mode: u32,
     ) -> rustix::io::Result<Option<OwnedFd>> {
-        make(dir.fd(), name, new, mode)
+        let made = make(dir.fd(), name, new, mode)?;
+        changed();
+        Ok(made)
     }
 
     /// An unnamed file in the upper's filesystem (O_TMPFILE), to be linked later or never.
@@ -342,11 +370,23 @@ impl Upper {
         Ok(())
     }
 
+    /// Makes a directory opaque: what lies below it doesn't count.
+    pub fn make_opaque(&self, directory: Writable<'_>) -> Result<()> {
+        if self.caps().xattr {
+            return self.set_mark(directory, "opaque", b"y");
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        fs::openat(directory.at().pin()?, WH_OPAQUE, flags, Mode::from_raw_mode(0o600))?;
+        changed();
+        Ok(())
+    }
+
     /// As [`Upper::set_mark`], for a mark that the tree is right without: the kernel allows `user.` attributes only on
     /// regular files and directories.
     pub fn set_mark_if_allowed(&self, object: Writable<'_>, mark: &str, value: &[u8]) -> Result<()> {
         match object.set_xattr(&self.mark_name(mark), value, XattrFlags::empty()) {
             Err(Errno::PERM) if self.caps().namespace == Namespace::User => Ok(()),
+            Err(_) if !self.caps().xattr => Ok(()),
             other => Ok(other?),
         }
     }
@@ -369,7 +409,7 @@ impl Upper {
     }
 }
 
-fn changed() {
+pub(super) fn changed() {
     instant::reached(Instant::Changed);
 }
 
@@ -456,11 +496,12 @@ impl Staged<'_> {
             Ok::<_, Errno>(())
         };
         match how {
-            Publish::New => match call(RenameFlags::NOREPLACE) {
-                // A filesystem without the flag: the caller knows that the name is free and holds its lock.
-                Err(Errno::INVAL | Errno::NOSYS) => call(RenameFlags::empty())?,
-                other => other?,
-            },
+            Publish::New if self.upper.caps().rename_noreplace => call(RenameFlags::NOREPLACE)?,
+            // A filesystem without the flag: the caller knows that the name is free and holds its lock.
+            Publish::New => call(RenameFlags::empty())?,
+            Publish::Swap if !self.upper.caps().rename_exchange => {
+                self.upper.over_whiteout(dir, name, || Ok(call(RenameFlags::empty())?))?;
+            }
             Publish::Replace => call(RenameFlags::empty())?,
             Publish::Swap => {
                 call(RenameFlags::EXCHANGE)?;
@@ -498,22 +539,27 @@ fn remove_tree(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
         other => return Ok(other?),
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let fd = fs::openat(dir, name, flags, Mode::empty())?;
+    remove_children(fs::openat(dir, name, flags, Mode::empty())?.as_fd())?;
+    Ok(fs::unlinkat(dir, name, AtFlags::REMOVEDIR)?)
+}
+
+/// Removes all that a directory holds.
+pub(super) fn remove_children(fd: BorrowedFd<'_>) -> Result<()> {
     let mut entries = Vec::new();
-    for_each_entry::<FsError>(fd.as_fd(), |entry| {
+    for_each_entry::<FsError>(fd, |entry| {
         entries.push((entry.name.to_vec(), entry.kind));
         Ok(())
     })?;
     for (entry, kind) in entries {
         let kind = match kind {
             Some(kind) => kind,
-            None => At::Name(fd.as_fd(), &entry).stat()?.kind(),
+            None => At::Name(fd, &entry).stat()?.kind(),
         };
         if kind == Kind::Directory {
-            remove_tree(fd.as_fd(), &entry)?;
+            remove_tree(fd, &entry)?;
         } else {
-            fs::unlinkat(&fd, &entry[..], AtFlags::empty())?;
+            fs::unlinkat(fd, &entry[..], AtFlags::empty())?;
         }
     }
-    Ok(fs::unlinkat(dir, name, AtFlags::REMOVEDIR)?)
+    Ok(())
 }

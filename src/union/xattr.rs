@@ -47,6 +47,7 @@ impl Union {
         let mut value =
             self.with_object(node, |at, _| self.owners.get_xattr(at, &stored)?.ok_or(FsError::NoXattr))?;
         if acl::is_acl(name) {
+            acl::drop_unmapped(&mut value);
             let owners = &self.owners;
             acl::map_ids(&mut value, |id| Ok(owners.shown_uid(id)), |id| Ok(owners.shown_gid(id)))?;
         }
