@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{self, Mode, OFlags, RawDir, ResolveFlags};
 use rustix::io::{Errno, Result};
 
-use super::object::Kind;
+use super::object::{Kind, unnoticed};
 
 /// The flags of a descriptor that stands for a directory.
 const DIR_PATH: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -61,7 +61,7 @@ pub fn for_each_entry<E: From<Errno>>(
     mut each: impl FnMut(RawEntry<'_>) -> std::result::Result<(), E>,
 ) -> std::result::Result<(), E> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let readable = fs::openat(dir, ".", flags, Mode::empty())?;
+    let readable = unnoticed(|noatime| fs::openat(dir, ".", flags | noatime, Mode::empty()))?;
     let mut buffer = [MaybeUninit::<u8>::uninit(); 32 << 10];
     let mut raw = RawDir::new(readable, &mut buffer);
     while let Some(entry) = raw.next() {

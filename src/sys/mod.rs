@@ -8,6 +8,7 @@ pub mod dir;
 pub mod handle;
 pub mod interrupt;
 pub mod memory;
+pub mod mount;
 pub mod namespace;
 pub mod object;
 pub mod process;

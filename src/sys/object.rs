@@ -175,6 +175,14 @@ pub fn proc_path(fd: BorrowedFd<'_>) -> Vec<u8> {
     format!("/proc/self/fd/{}", fd.as_raw_fd()).into_bytes()
 }
 
+/// Opens with O_NOATIME, which only a file's owner and CAP_FOWNER may have, and else without.
+pub(super) fn unnoticed(open: impl Fn(OFlags) -> Result<OwnedFd>) -> Result<OwnedFd> {
+    match open(OFlags::NOATIME) {
+        Err(Errno::PERM) => open(OFlags::empty()),
+        other => other,
+    }
+}
+
 impl At<'_> {
     /// The path by which calls that take only a path reach the object. With [`At::Name`] the last component must not
     /// be followed, with [`At::Fd`] it must.
@@ -215,9 +223,9 @@ impl At<'_> {
         }
     }
 
-    /// Opens a regular file for reading.
+    /// Opens a regular file for reading, which changes its access time only where the kernel insists.
     pub fn open_read(&self) -> Result<OwnedFd> {
-        self.open(OFlags::RDONLY)
+        unnoticed(|noatime| self.open(OFlags::RDONLY | noatime))
     }
 
     /// Opens a regular file for reading past the page cache.

@@ -221,8 +221,7 @@ mod tests {
         };
         let mut value = with(7, 1);
         drop_unmapped(&mut value);
-        let rest =
-            acl(&[(USER_OBJ, 6, !0), (USER, 7, 5), (GROUP_OBJ, 4, !0), (MASK, 7, !0), (OTHER, 1, !0)]);
+        let rest = acl(&[(USER_OBJ, 6, !0), (USER, 7, 5), (GROUP_OBJ, 4, !0), (MASK, 7, !0), (OTHER, 1, !0)]);
         assert_eq!(value, rest);
         for (user, group) in [(1, 7), (4, 7), (7, 0)] {
             let mut value = with(user, group);

@@ -99,7 +99,9 @@ impl Union {
         let errno = error.errno();
         if class.may_lack(errno, self.no_acl) {
             if self.left_out.is_first(1 << class as u8) {
-                log::warn!("{path}: copied up without {name}, which the upper can't keep ({errno}); more are left out silently");
+                log::warn!(
+                    "{path}: copied up without {name}, which the upper can't keep ({errno}); more are left out silently"
+                );
             }
             return Ok(());
         }
@@ -114,7 +116,9 @@ impl Union {
         if acl.len() < length && self.left_out.is_first(LeftOut::ENTRIES) {
             let path = self.path_of(node);
             let path = String::from_utf8_lossy(&path);
-            log::warn!("{path}: its ACL names users or groups that this user namespace doesn't map; they are left out of copies");
+            log::warn!(
+                "{path}: its ACL names users or groups that this user namespace doesn't map; they are left out of copies"
+            );
         }
     }
 }

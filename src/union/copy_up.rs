@@ -240,7 +240,9 @@ impl Union {
     fn keeps_origin(&self, original: &Original) -> bool {
         let Some(caps) = self.upper.as_ref().map(Upper::caps) else { return false };
         let trusted = caps.namespace == marker::Namespace::Trusted;
-        caps.xattr && (self.owners.is_file(&original.stat, &original.kept) || trusted) && original.id.is_lasting()
+        caps.xattr
+            && (self.owners.is_file(&original.stat, &original.kept) || trusted)
+            && original.id.is_lasting()
     }
 
     /// Has the original other names, which must lead to the copy too? Only what remembers its origin can

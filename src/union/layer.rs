@@ -20,6 +20,8 @@ pub use super::probe::{UpperCaps, WhiteoutForm};
 pub use super::stack_error::{Role, Said, Shown, StackError};
 use super::workdir::Place;
 pub use super::workdir::Workdir;
+use crate::sys::mount::without_access_times;
+use crate::sys::object::proc_path;
 
 /// Where overlay marks are kept in the upper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -136,7 +138,9 @@ impl Stack {
         members.extend(mount_point.iter().map(|dir| dir.member(Role::MountPoint)));
         nesting::check(&members)?;
 
-        let Some(upper) = upper else { return Ok(Stack { lowers, upper: None }) };
+        let Some(upper) = upper else {
+            return Ok(Stack { lowers: unchanged_by_reading(lowers), upper: None });
+        };
         let lock = DirLock::acquire(upper.root.as_fd(), Role::Upper, &upper.path, options.lock_wait)?;
         let place = match &options.work {
             Some(path) => Place::named(path)?,
@@ -168,6 +172,7 @@ impl Stack {
                 Shown(&upper.path)
             );
         }
+        let lowers = unchanged_by_reading(lowers);
         Ok(Stack { lowers, upper: Some(UpperLayer { work, layer: upper, caps, _lock: lock }) })
     }
 
@@ -214,6 +219,58 @@ fn open_lowers(options: &StackOptions) -> Result<Vec<Layer>, StackError> {
             Ok(layer)
         })
         .collect()
+}
+
+/// The lowers, as root through mounts of this process's own, so that reading changes no access times in them (the
+/// kernel's overlayfs does likewise). Last of all, since such a mount has no place in the tree that could be compared.
+///
+/// A lower inside which others are mounted stays as it is, so that these are seen and can be unmounted; there, and
+/// without privileges, files and directories are opened with O_NOATIME where that is allowed.
+fn unchanged_by_reading(mut lowers: Vec<Layer>) -> Vec<Layer> {
+    if !rustix::process::geteuid().is_root() {
+        return lowers;
+    }
+    let Some(mounted) = mount_points() else { return lowers };
+    for layer in &mut lowers {
+        let path = rustix::fs::readlinkat(rustix::fs::CWD, proc_path(layer.root.as_fd()), Vec::new());
+        let Ok(path) = path.map(std::ffi::CString::into_bytes) else { continue };
+        let holds_mounts =
+            mounted.iter().any(|at| at.strip_prefix(&path[..]).is_some_and(|rest| rest.starts_with(b"/")));
+        if holds_mounts || path == b"/" {
+            continue;
+        }
+        match without_access_times(layer.root.as_fd()) {
+            Ok(root) => layer.root = root,
+            Err(errno) => {
+                log::debug!("lower {}: access times may change by reading: {errno}", layer.path.display());
+            }
+        }
+    }
+    lowers
+}
+
+/// Where something is mounted in this mount namespace, from proc_pid_mountinfo(5). `None` without /proc.
+fn mount_points() -> Option<Vec<Vec<u8>>> {
+    let table = std::fs::read("/proc/self/mountinfo").ok()?;
+    let points =
+        table.split(|&byte| byte == b'\n').filter_map(|line| line.split(|&byte| byte == b' ').nth(4));
+    Some(points.map(unescaped).collect())
+}
+
+/// A word of a table in /proc, in which `\040` stands for a blank, and so on.
+fn unescaped(word: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(word.len());
+    let mut rest = word;
+    while let Some((&byte, after)) = rest.split_first() {
+        let digits = after.get(..3).filter(|d| byte == b'\\' && d.iter().all(|d| (b'0'..=b'7').contains(d)));
+        let (byte, after) = match digits {
+            Some(d) => (d.iter().fold(0u8, |n, d| n.wrapping_mul(8).wrapping_add(d - b'0')), &after[3..]),
+            None => (byte, after),
+        };
+        plain.push(byte);
+        rest = after;
+    }
+    plain
 }
 
 fn open_upper(path: &Path) -> Result<Layer, StackError> {
@@ -286,6 +343,15 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
     use tempfile::TempDir;
+
+    #[test]
+    fn words_of_tables_in_proc_are_unescaped() {
+        for (word, plain) in
+            [("/a", "/a"), (r"/a\040b\134\011", "/a b\\\t"), (r"\04", r"\04"), (r"\", r"\"), ("", "")]
+        {
+            assert_eq!(unescaped(word.as_bytes()), plain.as_bytes(), "{word}");
+        }
+    }
 
     /// Two lowers `a` and `b`, an upper `up`, a mount point `mnt`.
     fn tree() -> TempDir {

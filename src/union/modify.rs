@@ -178,7 +178,8 @@ impl Union {
         create: Create<'_>,
         free: bool,
     ) -> Result<Option<(Option<OwnedFd>, Stat)>> {
-        if !free || !self.is_own_caller(create.caller) || create.mode & 0o6000 != 0 {
+        let inherits = self.upper()?.caps().inherits_group;
+        if !free || !inherits || !self.is_own_caller(create.caller) || create.mode & 0o6000 != 0 {
             return Ok(None);
         }
         let mode = if matches!(create.new, New::Symlink(_)) || self.has_default_acl(parent)? {

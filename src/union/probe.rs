@@ -6,10 +6,12 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, StatxFlags, XattrFlags, fremovexattr, fsetxattr,
-    ioctl_ficlone, linkat, mkdirat, mknodat, openat, renameat, renameat_with, statx, unlinkat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, StatxFlags, XattrFlags, chmodat, chownat,
+    fremovexattr, fsetxattr, fstat, ioctl_ficlone, linkat, mkdirat, mknodat, openat, renameat, renameat_with,
+    statx, unlinkat,
 };
 use rustix::io::Errno;
+use rustix::process::getegid;
 
 use super::marker::Namespace;
 
@@ -40,6 +42,8 @@ pub struct UpperCaps {
     pub rename_noreplace: bool,
     /// O_TMPFILE, and linking such a file by /proc/self/fd.
     pub tmpfile: bool,
+    /// What is made in a directory with set-group-id gets its group, by the filesystem itself.
+    pub inherits_group: bool,
     /// FICLONE.
     pub reflink: bool,
     /// `trusted.*` attributes can be set: CAP_SYS_ADMIN in the initial user namespace.
@@ -83,6 +87,7 @@ pub(super) fn probe(staging: BorrowedFd<'_>, user_only: bool) -> Result<Result<U
         rename_exchange: rename(staging, RenameFlags::EXCHANGE, true)?,
         rename_noreplace: rename(staging, RenameFlags::NOREPLACE, false)?,
         tmpfile: tmpfile(staging)?,
+        inherits_group: inherits_group(staging)?,
         reflink: reflink(staging)?,
         privileged: trusted,
     };
@@ -186,6 +191,26 @@ fn numbers_last(staging: BorrowedFd<'_>) -> Result<bool, Errno> {
     same &= number(renamed)? == first;
     unlinkat(staging, renamed, AtFlags::REMOVEDIR)?;
     Ok(same)
+}
+
+/// Does a file get the group of its directory, if that has set-group-id? Where no other group can be given to try it, the
+/// answer is the usual one.
+fn inherits_group(staging: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let (dir, name) = ("probe-group", "probe-group/file");
+    mkdirat(staging, dir, Mode::RWXU)?;
+    let other = Gid::from_raw(getegid().as_raw() ^ 1);
+    let mode = Mode::RWXU | Mode::SGID;
+    let given = chownat(staging, dir, None, Some(other), AtFlags::SYMLINK_NOFOLLOW)
+        .and_then(|()| chmodat(staging, dir, mode, AtFlags::empty()));
+    let inherits = if answer(given)? {
+        let made = fstat(file(staging, name)?)?;
+        remove(staging, name)?;
+        made.st_gid == other.as_raw()
+    } else {
+        true
+    };
+    unlinkat(staging, dir, AtFlags::REMOVEDIR)?;
+    Ok(inherits)
 }
 
 fn tmpfile(staging: BorrowedFd<'_>) -> Result<bool, Errno> {

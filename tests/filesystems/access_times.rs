@@ -1,0 +1,80 @@
+//! Reading through a mount leaves the access times of its lowers as they are.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::Path;
+
+use crate::common::{self, LoopFilesystem, Mount, Options, Scratch, Stack};
+use crate::needs_root;
+
+const OLD: &str = "2001-02-03 04:05:06";
+
+/// A tree whose access times are older than its modification times, so that relatime updates them.
+fn grow(root: &Path) {
+    fs::create_dir_all(root.join("d/e")).unwrap();
+    fs::write(root.join("d/f"), "f").unwrap();
+    symlink("f", root.join("d/link")).unwrap();
+    for path in ["d/f", "d/link", "d/e", "d", "."] {
+        common::run("touch", &["-h", "-a", "-d", OLD, root.join(path).to_str().unwrap()]);
+    }
+}
+
+fn access_times(root: &Path) -> Vec<(i64, i64)> {
+    let of = |path: &str| {
+        fs::symlink_metadata(root.join(path)).map(|found| (found.atime(), found.atime_nsec())).unwrap()
+    };
+    ["d/f", "d/link", "d/e", "d", "."].map(of).to_vec()
+}
+
+fn read_all(mount: &Mount) {
+    assert_eq!(fs::read(mount.join("d/f")).unwrap(), b"f");
+    assert_eq!(fs::read_link(mount.join("d/link")).unwrap(), Path::new("f"));
+    for dir in [".", "d", "d/e"] {
+        fs::read_dir(mount.join(dir)).unwrap().count();
+    }
+}
+
+#[test]
+fn of_lowers_stay_with_and_without_an_upper() {
+    needs_root!();
+    let scratch = Scratch::new();
+    // One where every reading is noted.
+    let disk = LoopFilesystem::tmpfs(&scratch, "disk", 1 << 20);
+    disk.remount("strictatime");
+    let stack = Stack::new(1).with_lower_in(0, disk.path());
+    let lower = stack.lower(0).root().to_owned();
+    grow(&lower);
+    let before = access_times(&lower);
+    for options in [stack.options(), Options { upper: None, work: None, ..stack.options() }] {
+        for extra in [&[][..], &["passthrough".to_owned()]] {
+            let options = Options { extra: extra.to_vec(), ..options.clone() };
+            let mount = Mount::new(&options, stack.mountpoint());
+            read_all(&mount);
+            mount.unmount();
+            assert_eq!(access_times(&lower), before, "{options:?}");
+        }
+    }
+    fs::read(lower.join("d/f")).unwrap();
+    assert_ne!(access_times(&lower), before, "this filesystem notes nothing: the test tests nothing");
+}
+
+/// What is mounted inside a lower is shown, and what is read of it as well leaves no trace but in links.
+#[test]
+fn of_what_is_mounted_inside_a_lower_stay() {
+    needs_root!();
+    let stack = Stack::new(1);
+    let lower = stack.lower(0).root().to_owned();
+    fs::create_dir(lower.join("inner")).unwrap();
+    let inner = lower.join("inner");
+    common::run("mount", &["-t", "tmpfs", "-o", "strictatime", "tmpfs", inner.to_str().unwrap()]);
+    fs::write(lower.join("inner/f"), "f").unwrap();
+    common::run("touch", &["-a", "-d", OLD, lower.join("inner/f").to_str().unwrap()]);
+    let before = fs::metadata(lower.join("inner/f")).unwrap().atime();
+    let mount = stack.mount();
+    let read = fs::read(mount.join("inner/f"));
+    let after = fs::metadata(lower.join("inner/f")).unwrap().atime();
+    mount.unmount();
+    common::run("umount", &[lower.join("inner")]);
+    assert_eq!(read.unwrap(), b"f");
+    assert_eq!(after, before);
+}

@@ -1,0 +1,16 @@
+//! Layers on filesystems of other kinds than ext4: what each can't do is done otherwise, or the mount says what is
+//! missing.
+
+// A test that panics has failed; that is what unwrap is for here.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../model/mod.rs"]
+mod model;
+
+mod access_times;
+mod attributes;
+mod below;
+mod model_runs;
+mod uppers;

@@ -1,0 +1,96 @@
+//! Random operations on an upper of each kind, compared with the reference model, also after a remount.
+
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+
+use crate::below::{Below, Kind};
+use crate::common::{Fields, Program, Scratch, Snapshot, Stack, diff};
+use crate::model::execute::Executor;
+use crate::model::generate::{Vocabulary, case};
+use crate::model::layer::StackSpec;
+use crate::model::op::{Op, Outcome, Rename};
+use crate::needs;
+
+fn run(kind: Kind, spec: &StackSpec, operations: &[Op]) {
+    let scratch = Scratch::new();
+    let below = Below::new(&scratch, kind);
+    let stack = Stack::new(spec.lowers.len()).with_upper_in(below.path());
+    spec.upper.write(stack.upper());
+    for (node, layer) in spec.lowers.iter().zip(stack.lowers()) {
+        node.write(layer);
+    }
+    let before = stack.lower_snapshots();
+    let mount = stack.mount();
+    let mut executor = Executor::new(mount.path());
+    let mut model = spec.merge();
+    for op in operations {
+        let op = model.steer(op);
+        // Some of these filesystems have none to offer.
+        if matches!(op, Op::Rename { how: Rename::Exchange, .. } | Op::Fallocate { .. }) {
+            continue;
+        }
+        let expected = model.apply(&op);
+        if expected == Outcome::Skipped {
+            continue;
+        }
+        assert_eq!(executor.run(&op), expected, "{kind:?}: {op:?}\n{spec:#?}\n{operations:#?}");
+    }
+    executor.close_all();
+    let fields = Fields { mtime: false, directory_mtime: false, ..Fields::tree() };
+    let same = |found: &Snapshot, when: &str| {
+        let differences = diff(&model.snapshot(), found, &fields);
+        assert!(differences.is_empty(), "{kind:?}, {when}:\n{differences}\n{spec:#?}\n{operations:#?}");
+    };
+    same(&Snapshot::take_checked(mount.path()), "in the mount");
+    mount.unmount();
+    let mount = stack.mount();
+    same(&Snapshot::take_checked(mount.path()), "after a remount");
+    mount.unmount();
+    stack.assert_workdir_clean();
+    stack.assert_lowers_unchanged(&before);
+}
+
+fn runs(kind: Kind) {
+    if !Program::under_test().is_unionmount() {
+        return println!("SKIP: the peers are not held to that");
+    }
+    let vocabulary = Vocabulary { open_files: false, operations: 60, ..Vocabulary::full(true) };
+    let strategy = case(&vocabulary);
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[11; 32]);
+    let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+    let cases: u32 = std::env::var("UNIONMOUNT_CASES").ok().map_or(8, |text| text.parse().unwrap());
+    for _ in 0..cases {
+        let (spec, operations) = strategy.new_tree(&mut runner).unwrap().current();
+        run(kind, &spec, &operations);
+    }
+}
+
+#[test]
+fn btrfs() {
+    needs!(Kind::Btrfs);
+    runs(Kind::Btrfs);
+}
+
+#[test]
+fn xfs() {
+    needs!(Kind::Xfs);
+    runs(Kind::Xfs);
+}
+
+#[test]
+fn tmpfs() {
+    needs!(Kind::Tmpfs);
+    runs(Kind::Tmpfs);
+}
+
+#[test]
+fn bindfs() {
+    needs!(Kind::Bindfs);
+    runs(Kind::Bindfs);
+}
+
+#[test]
+fn fuse2fs() {
+    needs!(Kind::Fuse2fs);
+    runs(Kind::Fuse2fs);
+}
