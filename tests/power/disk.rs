@@ -1,0 +1,376 @@
+//! A disk that remembers in which order it was written and flushed, and what it may hold after a power failure.
+//!
+//! A block device promises that what was written before a flush is there after the flush has ended, and nothing of what
+//! was written since: of that any part may be there, in any order, a sector (512 bytes) whole or not at all. So the disk
+//! is a file of a small FUSE filesystem below a loop device: what the loop device writes and syncs is what the filesystem
+//! above sent to its device, and is recorded before it is answered.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, UNIX_EPOCH};
+
+use fuser::{
+    BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
+    INodeNo, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite,
+    Request, WriteFlags,
+};
+use rustix::fs::FallocateFlags;
+
+use crate::common::{Scratch, run};
+
+/// What a device writes whole or not at all.
+const SECTOR: usize = 512;
+/// The name of the disk in its filesystem.
+const DISK: &str = "disk";
+const ROOT: INodeNo = INodeNo(1);
+const FILE: INodeNo = INodeNo(2);
+/// How long the kernel may keep what it knows of the disk: nobody else changes it.
+const FOREVER: Duration = Duration::from_secs(1 << 30);
+
+/// One thing that was asked of the disk.
+#[derive(Debug, Clone)]
+enum Asked {
+    Write { offset: u64, data: Vec<u8> },
+    Discard { offset: u64, length: u64 },
+    Flush,
+}
+
+/// All that was asked, in order.
+#[derive(Debug, Default)]
+pub struct Record(Vec<Asked>);
+
+/// What becomes of writes that no flush followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unflushed {
+    /// All are lost.
+    Lost,
+    /// All are there.
+    Kept,
+    /// Each is there, is lost or is torn, by chance of this seed.
+    Any(u64),
+}
+
+struct State {
+    file: File,
+    size: u64,
+    record: Record,
+}
+
+/// The disk, attached as a loop device.
+pub struct Disk {
+    state: Arc<Mutex<State>>,
+    session: Option<BackgroundSession>,
+    device: PathBuf,
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap()
+}
+
+impl Disk {
+    /// A disk with the content of `image`, which is changed with it. Recording begins now.
+    pub fn new(scratch: &Scratch, image: &Path) -> Disk {
+        let file = File::options().read(true).write(true).open(image).unwrap();
+        let size = file.metadata().unwrap().len();
+        let state = Arc::new(Mutex::new(State { file, size, record: Record::default() }));
+        let point = scratch.dir("recorder");
+        let session = fuser::spawn_mount(Recorder(state.clone()), &point, &Config::default()).unwrap();
+        let disk = point.join(DISK);
+        let device = run("losetup", &[OsStr::new("--find"), OsStr::new("--show"), disk.as_os_str()]);
+        Disk { state, session: Some(session), device: device.trim().into() }
+    }
+
+    /// The block device.
+    pub fn device(&self) -> &Path {
+        &self.device
+    }
+
+    /// How much was asked of it by now.
+    pub fn position(&self) -> usize {
+        lock(&self.state).record.0.len()
+    }
+
+    /// Detaches it, and returns the record.
+    pub fn into_record(mut self) -> Record {
+        self.detach();
+        std::mem::take(&mut lock(&self.state).record)
+    }
+
+    fn detach(&mut self) {
+        if let Some(session) = self.session.take() {
+            run("losetup", &[OsStr::new("--detach"), self.device.as_os_str()]);
+            // A loop device goes when its last user has gone; only then is the file free.
+            let free = crate::common::wait_until(Duration::from_secs(20), || {
+                let name = self.device.file_name().unwrap();
+                !Path::new("/sys/block").join(name).join("loop/backing_file").exists()
+            });
+            assert!(free, "{} is still in use", self.device.display());
+            session.umount_and_join().unwrap();
+        }
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.detach();
+    }
+}
+
+impl Record {
+    /// How much was asked.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The position behind the last flush that ended by `position`; all that was written before is on the disk.
+    fn flushed(&self, position: usize) -> usize {
+        self.0[..position].iter().rposition(|request| matches!(request, Asked::Flush)).map_or(0, |at| at + 1)
+    }
+
+    fn apply(&self, range: std::ops::Range<usize>, image: &File, unflushed: Unflushed) {
+        let mut random = match unflushed {
+            Unflushed::Any(seed) => Some(fastrand::Rng::with_seed(seed)),
+            Unflushed::Kept | Unflushed::Lost => None,
+        };
+        // Some failures lose nearly all, some nearly nothing.
+        let kept = random.as_mut().map_or(8, |random| random.u64(..9));
+        for request in &self.0[range] {
+            let keep = random.as_mut().is_none_or(|random| random.u64(..8) < kept);
+            match request {
+                Asked::Flush => {}
+                Asked::Discard { offset, length } => {
+                    if keep {
+                        punch(image, *offset, *length);
+                    }
+                }
+                Asked::Write { offset, data } => {
+                    let torn = random.as_mut().is_some_and(|random| random.u64(..8) == 0);
+                    if keep && torn {
+                        for (index, sector) in data.chunks(SECTOR).enumerate() {
+                            if random.as_mut().is_some_and(|random| random.bool()) {
+                                image.write_all_at(sector, offset + (index * SECTOR) as u64).unwrap();
+                            }
+                        }
+                    } else if keep {
+                        image.write_all_at(data, *offset).unwrap();
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn punch(image: &File, offset: u64, length: u64) {
+    rustix::fs::fallocate(image, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, length)
+        .unwrap();
+}
+
+/// The disk as it may be after a power failure, at positions that only grow.
+pub struct Failures<'a> {
+    record: &'a Record,
+    /// The disk with all that was flushed at `position`.
+    flushed: PathBuf,
+    position: usize,
+    failed: PathBuf,
+}
+
+impl<'a> Failures<'a> {
+    /// `image`: the disk when the record began.
+    pub fn new(scratch: &Scratch, image: &Path, record: &'a Record) -> Failures<'a> {
+        let flushed = scratch.path().join("flushed.img");
+        copy_sparse(image, &flushed);
+        Failures { record, flushed, position: 0, failed: scratch.path().join("failed.img") }
+    }
+
+    /// Makes the disk as it may be when the power goes at `position`, and returns its image.
+    pub fn at(&mut self, position: usize, unflushed: Unflushed) -> &Path {
+        let flushed = self.record.flushed(position);
+        assert!(flushed >= self.position, "failures must be asked for in their order");
+        let image = File::options().write(true).open(&self.flushed).unwrap();
+        self.record.apply(self.position..flushed, &image, Unflushed::Kept);
+        self.position = flushed;
+        copy_sparse(&self.flushed, &self.failed);
+        if unflushed != Unflushed::Lost {
+            let image = File::options().write(true).open(&self.failed).unwrap();
+            self.record.apply(flushed..position, &image, unflushed);
+        }
+        &self.failed
+    }
+}
+
+/// Copies a file with its holes.
+pub fn copy_sparse(from: &Path, to: &Path) {
+    use rustix::fs::{SeekFrom, seek};
+    let source = File::open(from).unwrap();
+    let target = File::create(to).unwrap();
+    let size = source.metadata().unwrap().len();
+    target.set_len(size).unwrap();
+    let mut buffer = vec![0; 1 << 20];
+    let mut end = 0;
+    while let Ok(start) = seek(&source, SeekFrom::Data(end)) {
+        end = seek(&source, SeekFrom::Hole(start)).unwrap();
+        let mut at = start;
+        while at < end {
+            let length = buffer.len().min((end - at) as usize);
+            source.read_exact_at(&mut buffer[..length], at).unwrap();
+            target.write_all_at(&buffer[..length], at).unwrap();
+            at += length as u64;
+        }
+    }
+}
+
+/// Makes an empty image of `size` bytes with a filesystem.
+pub fn make_image(path: &Path, filesystem: &str, size: u64) {
+    File::create(path).unwrap().set_len(size).unwrap();
+    let words: &[&str] = match filesystem {
+        "ext4" => &["-Fq", "-E", "lazy_itable_init=0,lazy_journal_init=0", "-b", "4096"],
+        _ => &["-fq"],
+    };
+    let mut arguments: Vec<&OsStr> = words.iter().map(OsStr::new).collect();
+    arguments.push(path.as_os_str());
+    run(format!("mkfs.{filesystem}"), &arguments);
+}
+
+/// The filesystem that holds the disk.
+struct Recorder(Arc<Mutex<State>>);
+
+impl Recorder {
+    fn attributes(&self, ino: INodeNo) -> FileAttr {
+        let directory = ino == ROOT;
+        let size = lock(&self.0).size;
+        FileAttr {
+            ino,
+            size: if directory { 0 } else { size },
+            blocks: if directory { 0 } else { size / 512 },
+            atime: UNIX_EPOCH,
+            mtime: UNIX_EPOCH,
+            ctime: UNIX_EPOCH,
+            crtime: UNIX_EPOCH,
+            kind: if directory { FileType::Directory } else { FileType::RegularFile },
+            perm: if directory { 0o755 } else { 0o600 },
+            nlink: 1,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            blksize: 4096,
+            flags: 0,
+        }
+    }
+}
+
+impl Filesystem for Recorder {
+    fn lookup(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        if name == DISK {
+            reply.entry(&FOREVER, &self.attributes(FILE), Generation(0));
+        } else {
+            reply.error(Errno::ENOENT);
+        }
+    }
+
+    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        reply.attr(&FOREVER, &self.attributes(ino));
+    }
+
+    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let state = lock(&self.0);
+        let mut data = vec![0; (size as u64).min(state.size.saturating_sub(offset)) as usize];
+        match state.file.read_exact_at(&mut data, offset) {
+            Ok(()) => reply.data(&data),
+            Err(_) => reply.error(Errno::EIO),
+        }
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let mut state = lock(&self.0);
+        if state.file.write_all_at(data, offset).is_err() {
+            return reply.error(Errno::EIO);
+        }
+        state.record.0.push(Asked::Write { offset, data: data.to_vec() });
+        reply.written(data.len() as u32);
+    }
+
+    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        lock(&self.0).record.0.push(Asked::Flush);
+        reply.ok();
+    }
+
+    fn fallocate(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let flags = FallocateFlags::from_bits_retain(mode as u32);
+        let state = &mut *lock(&self.0);
+        if !flags.intersects(FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE)
+            || rustix::fs::fallocate(&state.file, flags, offset, length).is_err()
+        {
+            return reply.error(Errno::EOPNOTSUPP);
+        }
+        state.record.0.push(Asked::Discard { offset, length });
+        reply.ok();
+    }
+}
+
+/// An image, mounted; it is unmounted when this is dropped.
+pub struct Mounted {
+    path: PathBuf,
+}
+
+impl Mounted {
+    /// Mounts a device, or an image by a loop device of its own.
+    pub fn new(what: &Path, at: PathBuf) -> Mounted {
+        fs::create_dir_all(&at).unwrap();
+        let options = if what.starts_with("/dev") { "noatime" } else { "noatime,loop" };
+        run("mount", &[OsStr::new("-o"), OsStr::new(options), what.as_os_str(), at.as_os_str()]);
+        Mounted { path: at }
+    }
+
+    /// Where.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes all that it holds back.
+    pub fn sync(&self) {
+        rustix::fs::syncfs(File::open(&self.path).unwrap()).unwrap();
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        run("umount", &[&self.path]);
+    }
+}

@@ -1,0 +1,288 @@
+//! The rig: sequences are run on a mount over a recording disk, and looked at after each failure.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::common::{Layer, Mount, Options, Program, Scratch};
+use crate::disk::{Disk, Failures, Mounted, Record, Unflushed, copy_sparse, make_image};
+use crate::model::layer::dir;
+use crate::model::tree::Model;
+use crate::promise::{Found, Order, Promise};
+use crate::workload::{Done, Sequence, perform};
+
+/// How much is run.
+pub struct Budget {
+    pub seeds: u64,
+    pub seed: u64,
+    pub length: usize,
+    pub points: usize,
+    /// `None`: all.
+    pub pairs: Option<usize>,
+}
+
+fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}={text}: not a number")),
+        Err(_) => default,
+    }
+}
+
+impl Budget {
+    /// The little of a quick check, or what the environment asks for.
+    pub fn from_environment() -> Budget {
+        let pairs = match std::env::var("POWER_PAIRS") {
+            Ok(text) if text == "all" => None,
+            _ => Some(setting("POWER_PAIRS", 20)),
+        };
+        Budget {
+            seeds: setting("POWER_SEEDS", 2),
+            seed: setting("POWER_SEED", 1),
+            length: setting("POWER_LENGTH", 60),
+            points: setting("POWER_POINTS", 40),
+            pairs,
+        }
+    }
+}
+
+/// A filesystem to put the upper on.
+#[derive(Debug, Clone, Copy)]
+pub struct Filesystem {
+    name: &'static str,
+    size: u64,
+    order: Order,
+}
+
+const FILESYSTEMS: [Filesystem; 3] = [
+    Filesystem { name: "ext4", size: 64 << 20, order: Order::Whole },
+    Filesystem { name: "xfs", size: 320 << 20, order: Order::Whole },
+    Filesystem { name: "btrfs", size: 256 << 20, order: Order::EachPath },
+];
+
+/// Those that are to be tried.
+pub fn filesystems() -> Vec<Filesystem> {
+    let asked = std::env::var("POWER_FILESYSTEMS").unwrap_or_else(|_| "ext4 xfs btrfs".to_owned());
+    let named = |filesystem: &Filesystem| asked.split_whitespace().any(|name| name == filesystem.name);
+    FILESYSTEMS.into_iter().filter(named).collect()
+}
+
+/// What works on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Worker {
+    Union,
+    Kernel,
+    /// The filesystem itself, with the tree of the one lower on it.
+    Bare,
+}
+
+impl Worker {
+    fn from_environment() -> Worker {
+        match std::env::var("POWER_PEER").as_deref() {
+            Ok("kernel") => Worker::Kernel,
+            Ok("bare") => Worker::Bare,
+            Ok(other) => panic!("POWER_PEER={other}: kernel or bare"),
+            Err(_) => Worker::Union,
+        }
+    }
+}
+
+/// One filesystem to run sequences on.
+pub struct Rig {
+    filesystem: Filesystem,
+    worker: Worker,
+    scratch: Scratch,
+}
+
+/// A sequence that was run.
+struct Ran {
+    name: String,
+    /// Its directory in the merged tree.
+    dir: String,
+    start: Model,
+    done: Vec<Done>,
+}
+
+/// What a mount at a filesystem's root is made of.
+struct View {
+    mount: Option<Mount>,
+    path: PathBuf,
+}
+
+impl Rig {
+    /// For one filesystem.
+    pub fn new(filesystem: Filesystem) -> Rig {
+        Rig { filesystem, worker: Worker::from_environment(), scratch: Scratch::new() }
+    }
+
+    /// Runs sequences, each in its directory, and looks at failures in each. Returns what was broken.
+    pub fn run(&self, sequences: &[(String, Sequence)], steer: bool, points: usize) -> Vec<String> {
+        let base = self.scratch.path().join("base.img");
+        make_image(&base, self.filesystem.name, self.filesystem.size);
+        self.prepare(&base, sequences);
+        let live = self.scratch.path().join("live.img");
+        copy_sparse(&base, &live);
+        let (ran, record) = self.work(&live, sequences, steer);
+        let (failures, broken) = self.look(&base, &ran, &record, points);
+        eprintln!(
+            "{} {:?}: {} sequences, {failures} failures, {} broken",
+            self.filesystem.name,
+            self.worker,
+            ran.len(),
+            broken.len()
+        );
+        broken
+    }
+
+    fn prepare(&self, image: &Path, sequences: &[(String, Sequence)]) {
+        let disk = Mounted::new(image, self.scratch.path().join("disk"));
+        let at = |name: String| Layer::at(disk.path().join(name));
+        let most = sequences.iter().map(|(_, sequence)| sequence.spec.lowers.len()).max().unwrap_or(1);
+        for (number, (_, sequence)) in sequences.iter().enumerate() {
+            if self.worker == Worker::Bare {
+                sequence.spec.lowers[0].write(&at(format!("merged/{number}")));
+                continue;
+            }
+            sequence.spec.upper.write(&at(format!("upper/{number}")));
+            for index in 0..most {
+                let empty = dir([]);
+                let lower = sequence.spec.lowers.get(index).unwrap_or(&empty);
+                lower.write(&at(format!("lower{index}/{number}")));
+            }
+        }
+        fs::create_dir_all(disk.path().join("work")).unwrap();
+        disk.sync();
+    }
+
+    /// Mounts the view of what a filesystem holds.
+    fn view(&self, root: &Path, writable: bool) -> View {
+        if self.worker == Worker::Bare {
+            return View { mount: None, path: root.join("merged") };
+        }
+        let mut lowers = Vec::new();
+        while root.join(format!("lower{}", lowers.len())).exists() {
+            lowers.push(root.join(format!("lower{}", lowers.len())));
+        }
+        let options = Options {
+            lowers,
+            upper: Some(root.join("upper")),
+            work: Some(root.join("work")),
+            ..Options::default()
+        };
+        let point = self.scratch.path().join(if writable { "merged" } else { "found" });
+        let (program, extra) = match self.worker {
+            Worker::Kernel => {
+                (Program::Kernel, ["redirect_dir=on", "index=on", "xino=on"].map(str::to_owned).to_vec())
+            }
+            _ => (Program::under_test(), Vec::new()),
+        };
+        let options = Options { extra, ..options };
+        let mount = Mount::with_program(&program, &options, &point);
+        View { path: mount.path().to_owned(), mount: Some(mount) }
+    }
+
+    fn work(&self, image: &Path, sequences: &[(String, Sequence)], steer: bool) -> (Vec<Ran>, Record) {
+        let disk = Disk::new(&self.scratch, image);
+        let ran = {
+            let mounted = Mounted::new(disk.device(), self.scratch.path().join("live"));
+            let view = self.view(mounted.path(), true);
+            let ran = sequences.iter().enumerate().map(|(number, (name, sequence))| {
+                // What was done before is no part of this one's story.
+                mounted.sync();
+                let root = view.path.join(number.to_string());
+                let (start, done) = perform(sequence, steer, &root, || disk.position(), || mounted.sync());
+                Ran { name: name.clone(), dir: number.to_string(), start, done }
+            });
+            let ran: Vec<_> = ran.collect();
+            if let Some(mount) = view.mount {
+                mount.unmount();
+            }
+            ran
+        };
+        (ran, disk.into_record())
+    }
+
+    /// The failures to look at: where each promise was made, with everything lost, kept and some of it; and at random.
+    fn points(&self, ran: &Ran, points: usize) -> Vec<(usize, Unflushed)> {
+        let mut all = Vec::new();
+        let (Some(first), Some(last)) = (ran.done.first(), ran.done.last()) else { return all };
+        let mut random = fastrand::Rng::with_seed(first.began as u64);
+        let mut promised: Vec<_> = ran.done.iter().filter(|done| !done.durable.is_empty()).collect();
+        if points > 0 {
+            random.shuffle(&mut promised);
+            promised.truncate(points / 2);
+        }
+        for done in promised {
+            all.push((done.ended, Unflushed::Lost));
+            all.push((random.usize(done.began..=done.ended), Unflushed::Any(random.u64(..))));
+        }
+        let count = if points > 0 { points - all.len().min(points) } else { 2 };
+        for _ in 0..count {
+            let position = random.usize(first.began..=last.ended);
+            let unflushed =
+                if random.u8(..4) == 0 { Unflushed::Kept } else { Unflushed::Any(random.u64(..)) };
+            all.push((position, unflushed));
+        }
+        all.sort_by_key(|(position, _)| *position);
+        all
+    }
+
+    fn look(&self, base: &Path, ran: &[Ran], record: &Record, points: usize) -> (usize, Vec<String>) {
+        let count = std::env::var_os("POWER_COUNT").is_some();
+        let mut failures = Failures::new(&self.scratch, base, record);
+        let (mut looked, mut broken) = (0, Vec::new());
+        for ran in ran {
+            for (position, unflushed) in self.points(ran, points) {
+                assert!(position <= record.len());
+                let image = failures.at(position, unflushed);
+                looked += 1;
+                let Some(wrong) = self.look_at(image, ran, position) else { continue };
+                let steps: Vec<_> = ran
+                    .done
+                    .iter()
+                    .enumerate()
+                    .map(|(at, done)| {
+                        format!(
+                            "{}: {:?} {:?} ({}..{})",
+                            at + 1,
+                            done.step.op,
+                            done.step.persist,
+                            done.began,
+                            done.ended
+                        )
+                    })
+                    .collect();
+                broken.push(format!(
+                    "{} {:?}, {}, failure at {position}, {unflushed:?}: {wrong}\n{}\n",
+                    self.filesystem.name,
+                    self.worker,
+                    ran.name,
+                    steps.join("\n")
+                ));
+                if !count {
+                    return (looked, broken);
+                }
+            }
+        }
+        (looked, broken)
+    }
+
+    fn look_at(&self, image: &Path, ran: &Ran, position: usize) -> Option<String> {
+        let mounted = Mounted::new(image, self.scratch.path().join("failed"));
+        let view = self.view(mounted.path(), false);
+        let found = Found::read(&view.path.join(&ran.dir));
+        let broken = Promise::new(&ran.start, &ran.done, position).broken(&found, self.filesystem.order);
+        let Some(mount) = view.mount else { return broken };
+        mount.unmount();
+        if self.worker != Worker::Union {
+            return broken;
+        }
+        let left: Vec<_> = crate::common::Snapshot::take(&mounted.path().join("work"))
+            .entries
+            .into_keys()
+            .filter(|path| {
+                path.to_string_lossy().matches('/').count() > 0
+                    && !path.to_string_lossy().starts_with("index")
+            })
+            .collect();
+        broken.or_else(|| (!left.is_empty()).then(|| format!("left in the workdir: {left:?}")))
+    }
+}

@@ -1,0 +1,285 @@
+//! What is done before the power goes: sequences of operations, each in a directory of its own, with what asks for
+//! durability between them.
+
+use std::fs::File;
+use std::path::Path as HostPath;
+
+use rustix::fs::{Mode, OFlags};
+
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+
+use crate::model::execute::Executor;
+use crate::model::generate::{Vocabulary, case};
+use crate::model::layer::{LayerNode, StackSpec, dir, file, linked, symlink};
+use crate::model::op::{Op, Outcome, Path, Rename, p};
+use crate::model::tree::{Id, Model};
+
+/// What is asked for after an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Persist {
+    /// Nothing.
+    Nothing,
+    /// fsync of what the operation was about; of its directory where that is gone.
+    Fsync,
+    /// fdatasync of the same.
+    Fdatasync,
+    /// fsync of the directories whose entries the operation changed.
+    FsyncDirectory,
+    /// Everything: sync(2), which reaches the filesystem of the upper.
+    Sync,
+}
+
+/// An operation, and what is asked for after it.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// What is done.
+    pub op: Op,
+    /// What is asked for then.
+    pub persist: Persist,
+}
+
+/// A tree and what is done to it.
+#[derive(Debug, Clone)]
+pub struct Sequence {
+    /// The layers of its directory.
+    pub spec: StackSpec,
+    /// What is done.
+    pub steps: Vec<Step>,
+}
+
+/// What became durable with a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Durable {
+    /// All that was done.
+    All,
+    /// An object: its names, and the data of a file.
+    Object(Id),
+    /// The entries of a directory.
+    Entries(Id),
+}
+
+/// One step that was done: the positions of the disk's record around it, and what is so after it.
+pub struct Done {
+    /// The step, as it was done.
+    pub step: Step,
+    /// The position before it began.
+    pub began: usize,
+    /// The position when it had ended.
+    pub ended: usize,
+    /// The tree after it.
+    pub model: Model,
+    /// What was made durable with it.
+    pub durable: Vec<Durable>,
+    /// What files held for a moment during it: a file that is truncated when it is opened.
+    pub between: Option<(Id, Vec<u8>)>,
+}
+
+/// Does the steps below `root`, bent to what is there if `steer`. `position` tells where the record is, `sync` writes all that the upper's filesystem
+/// holds back.
+pub fn perform(
+    sequence: &Sequence,
+    steer: bool,
+    root: &HostPath,
+    mut position: impl FnMut() -> usize,
+    sync: impl Fn(),
+) -> (Model, Vec<Done>) {
+    let mut executor = Executor::new(root);
+    let start = sequence.spec.merge();
+    let mut model = start.clone();
+    let mut all = Vec::new();
+    for Step { op, persist } in &sequence.steps {
+        let op = if steer { model.steer(op) } else { op.clone() };
+        let mut next = model.clone();
+        let expected = next.apply(&op);
+        if expected == Outcome::Skipped {
+            continue;
+        }
+        let began = position();
+        let found = executor.run(&op);
+        assert_eq!(found, expected, "{op:?}");
+        let durable = make_durable(&op, *persist, root, &next, &sync);
+        let between = match &op {
+            Op::Write { path, truncate: true, .. } => {
+                next.resolve(path, false).ok().map(|id| (id, Vec::new()))
+            }
+            _ => None,
+        };
+        model = next;
+        let step = Step { op, persist: *persist };
+        all.push(Done { step, began, ended: position(), model: model.clone(), durable, between });
+    }
+    executor.close_all();
+    (start, all)
+}
+
+fn make_durable(op: &Op, persist: Persist, root: &HostPath, model: &Model, sync: &impl Fn()) -> Vec<Durable> {
+    match persist {
+        Persist::Nothing => Vec::new(),
+        Persist::Sync => {
+            sync();
+            vec![Durable::All]
+        }
+        Persist::Fsync | Persist::Fdatasync => {
+            let object = object_of(op);
+            match object.and_then(|path| synced(root, path, model, persist)) {
+                Some(durable) => vec![durable],
+                None => {
+                    directories_of(op).iter().filter_map(|path| synced(root, path, model, persist)).collect()
+                }
+            }
+        }
+        Persist::FsyncDirectory => {
+            directories_of(op).iter().filter_map(|path| synced(root, path, model, persist)).collect()
+        }
+    }
+}
+
+/// Syncs what has this path now, if that can be opened.
+fn synced(root: &HostPath, path: &Path, model: &Model, persist: Persist) -> Option<Durable> {
+    let id = model.resolve(path, false).ok()?;
+    let directory = model.is_directory(id);
+    let kind = if directory { OFlags::DIRECTORY } else { OFlags::NONBLOCK };
+    let regular = matches!(model.inodes[id].node, crate::model::tree::Node::File(_));
+    if !directory && !regular {
+        return None;
+    }
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | kind;
+    let place = if path.0.is_empty() { root.to_owned() } else { root.join(path.to_path_buf()) };
+    let open = File::from(rustix::fs::open(place, flags, Mode::empty()).ok()?);
+    match persist {
+        Persist::Fdatasync => open.sync_data().unwrap(),
+        _ => open.sync_all().unwrap(),
+    }
+    Some(if directory { Durable::Entries(id) } else { Durable::Object(id) })
+}
+
+/// What an operation is about, by its path afterwards.
+fn object_of(op: &Op) -> Option<&Path> {
+    match op {
+        Op::Create { path, .. }
+        | Op::Write { path, .. }
+        | Op::Truncate { path, .. }
+        | Op::Fallocate { path, .. }
+        | Op::Mkdir { path, .. }
+        | Op::Mkfifo { path, .. }
+        | Op::Chmod { path, .. }
+        | Op::Chown { path, .. }
+        | Op::SetXattr { path, .. }
+        | Op::RemoveXattr { path, .. }
+        | Op::SetMtime { path, .. }
+        | Op::Open { path, .. } => Some(path),
+        Op::CopyRange { to, .. } | Op::Link { to, .. } | Op::Rename { to, .. } => Some(to),
+        _ => None,
+    }
+}
+
+fn directories_of(op: &Op) -> Vec<Path> {
+    let parent = |path: &Path| Path(path.0[..path.0.len().saturating_sub(1)].to_vec());
+    match op {
+        Op::Rename { from, to, .. } => vec![parent(from), parent(to)],
+        Op::Link { to, .. } => vec![parent(to)],
+        Op::Unlink { path } | Op::Rmdir { path } | Op::Symlink { path, .. } => vec![parent(path)],
+        other => object_of(other).map(parent).into_iter().collect(),
+    }
+}
+
+const PERSISTS: [Persist; 5] =
+    [Persist::Nothing, Persist::Fsync, Persist::Fdatasync, Persist::FsyncDirectory, Persist::Sync];
+
+/// A random stack and `length` random steps, half of them followed by something that makes durable.
+pub fn random(seed: u64, length: usize) -> Sequence {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+    let vocabulary =
+        Vocabulary { lowers: 2, operations: length, open_files: false, ..Vocabulary::full(true) };
+    let strategy = case(&vocabulary);
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut steps = Vec::new();
+    let mut spec = None;
+    while steps.len() < length {
+        let (stack, ops) = strategy.new_tree(&mut runner).unwrap().current();
+        spec.get_or_insert(stack);
+        steps.extend(ops.into_iter().map(|op| {
+            let persist = if random.bool() { Persist::Nothing } else { PERSISTS[random.usize(1..5)] };
+            Step { op, persist }
+        }));
+    }
+    steps.truncate(length);
+    Sequence { spec: spec.unwrap(), steps }
+}
+
+/// The tree that the exhaustive sequences start from.
+fn small_stack() -> StackSpec {
+    let lower: LayerNode = dir([
+        ("a", file(b'k', 9000)),
+        ("b", linked(0, b'm', 700)),
+        ("c", linked(0, b'm', 700)),
+        ("d", dir([("a", file(b'l', 5000)), ("e", dir([("a", file(b'n', 10))])), ("s", symlink("a"))])),
+        ("f", dir([])),
+    ]);
+    StackSpec { upper: dir([]), lowers: vec![lower] }
+}
+
+/// The operations of the exhaustive sequences: at least one of each kind on what a lower has and on what is new.
+fn small_operations() -> Vec<Op> {
+    let write = |path, offset, length, truncate, append| Op::Write {
+        path: p(path),
+        offset,
+        fill: b'w',
+        length,
+        truncate,
+        append,
+    };
+    let rename = |from, to, how| Op::Rename { from: p(from), to: p(to), how };
+    vec![
+        write("a", 4000, 200, false, false),
+        write("a", 0, 6000, false, true),
+        write("a", 0, 100, true, false),
+        write("b", 10, 20, false, false),
+        write("d/e/a", 0, 4, false, false),
+        write("n", 0, 5000, false, false),
+        Op::Create { path: p("n"), mode: 0o644, exclusive: true },
+        Op::Create { path: p("d/n"), mode: 0o600, exclusive: true },
+        Op::Truncate { path: p("a"), length: 100 },
+        Op::Chmod { path: p("a"), mode: 0o600 },
+        Op::Chmod { path: p("d"), mode: 0o700 },
+        Op::SetXattr { path: p("d/a"), name: "user.a", value: b'x' },
+        Op::Mkdir { path: p("n"), mode: 0o755 },
+        Op::Symlink { target: p("a"), path: p("n") },
+        Op::Link { from: p("a"), to: p("n") },
+        Op::Link { from: p("b"), to: p("d/n") },
+        Op::Unlink { path: p("a") },
+        Op::Unlink { path: p("b") },
+        Op::Unlink { path: p("d/a") },
+        Op::Unlink { path: p("d/e/a") },
+        Op::Rmdir { path: p("f") },
+        Op::Rmdir { path: p("d/e") },
+        rename("a", "n", Rename::Plain),
+        rename("a", "d/a", Rename::Plain),
+        rename("n", "a", Rename::Plain),
+        rename("a", "d/a", Rename::Exchange),
+        rename("d", "n", Rename::Plain),
+        rename("d", "f", Rename::Plain),
+        rename("d/e", "f", Rename::Exchange),
+        rename("b", "d/n", Rename::Plain),
+    ]
+}
+
+/// How many exhaustive sequences of `length` operations there are.
+pub fn small_count(length: u32) -> usize {
+    (small_operations().len() * PERSISTS.len()).pow(length)
+}
+
+/// The exhaustive sequence of that number.
+pub fn small(length: u32, number: usize) -> Sequence {
+    let operations = small_operations();
+    let choices = operations.len() * PERSISTS.len();
+    let steps = (0..length).map(|place| {
+        let choice = number / choices.pow(place) % choices;
+        Step { op: operations[choice / PERSISTS.len()].clone(), persist: PERSISTS[choice % PERSISTS.len()] }
+    });
+    Sequence { spec: small_stack(), steps: steps.collect() }
+}
