@@ -114,6 +114,7 @@ impl<'a> Promise<'a> {
             let same = match durable {
                 Durable::All => false,
                 Durable::Object(id) => paths(model, *id) == paths(then, *id) && alike(model, then, *id),
+                Durable::Data(id) => paths(model, *id) == paths(then, *id),
                 Durable::Entries(id) => {
                     paths(model, *id) == paths(then, *id)
                         && model.inodes.get(*id).and_then(|_| model.children(*id)) == then.children(*id)
@@ -183,10 +184,13 @@ impl<'a> Promise<'a> {
         snapshots[..=self.last].iter().for_each(|snapshot| all.extend(snapshot.entries.keys()));
         let mut text = String::new();
         for path in all {
-            let from = self.durable_since(path);
+            let (from, attributes) = self.durable_since(path);
             let have = found.snapshot.entries.get(path);
-            let fits = |state: &usize| same_entry(snapshots[*state].entries.get(path), have);
-            if !(from..=self.last).any(|state| fits(&state)) {
+            let could = |state: usize| snapshots[state].entries.get(path);
+            let kind = |entry: Option<&Entry>| entry.map(|entry| entry.kind);
+            let fits = (attributes..=self.last).any(|state| same_entry(could(state), have))
+                && (from..=self.last).any(|state| kind(could(state)) == kind(have));
+            if !fits {
                 let what = |entry: Option<&Entry>| entry.map(|entry| (entry.kind, entry.mode, entry.uid));
                 let could: Vec<_> =
                     (from..=self.last).map(|state| what(snapshots[state].entries.get(path))).collect();
@@ -207,18 +211,22 @@ impl<'a> Promise<'a> {
         (!text.is_empty()).then_some(text)
     }
 
-    /// The state since which what a path leads to is durable.
-    fn durable_since(&self, path: &OsString) -> usize {
+    /// The state since which what a path leads to is durable, and since which its attributes are.
+    fn durable_since(&self, path: &OsString) -> (usize, usize) {
         let parent = Path::new(path).parent().map(|parent| parent.as_os_str().to_owned());
         let concerns = |(at, durable): &(usize, &Durable)| {
             let names = paths(self.states[*at], durable.id());
             match durable {
                 Durable::All => true,
-                Durable::Object(_) => names.contains(path),
+                Durable::Object(_) | Durable::Data(_) => names.contains(path),
                 Durable::Entries(_) => parent.as_ref().is_some_and(|parent| names.contains(parent)),
             }
         };
-        self.made().filter(concerns).map(|(at, _)| at).max().unwrap_or(0).max(self.first)
+        let last = |all: &mut dyn Iterator<Item = (usize, &Durable)>| {
+            all.map(|(at, _)| at).max().unwrap_or(0).max(self.first)
+        };
+        let attributes = |(_, durable): &(usize, &Durable)| !matches!(durable, Durable::Data(_));
+        (last(&mut self.made().filter(concerns)), last(&mut self.made().filter(concerns).filter(attributes)))
     }
 }
 
@@ -226,7 +234,7 @@ impl Durable {
     fn id(&self) -> Id {
         match self {
             Durable::All => 0,
-            Durable::Object(id) | Durable::Entries(id) => *id,
+            Durable::Object(id) | Durable::Data(id) | Durable::Entries(id) => *id,
         }
     }
 }

@@ -53,8 +53,10 @@ pub struct Sequence {
 pub enum Durable {
     /// All that was done.
     All,
-    /// An object: its names, and the data of a file.
+    /// An object: its names, its attributes and the data of a file.
     Object(Id),
+    /// The same without the attributes: fdatasync need not write what isn't needed to read the data.
+    Data(Id),
     /// The entries of a directory.
     Entries(Id),
 }
@@ -151,7 +153,11 @@ fn synced(root: &HostPath, path: &Path, model: &Model, persist: Persist) -> Opti
         Persist::Fdatasync => open.sync_data().unwrap(),
         _ => open.sync_all().unwrap(),
     }
-    Some(if directory { Durable::Entries(id) } else { Durable::Object(id) })
+    Some(match persist {
+        _ if directory => Durable::Entries(id),
+        Persist::Fdatasync => Durable::Data(id),
+        _ => Durable::Object(id),
+    })
 }
 
 /// What an operation is about, by its path afterwards.
