@@ -402,12 +402,12 @@ impl Filesystem for UnionFs {
         self.list_with_attributes(ino, offset, reply);
     }
 
-    fn fsyncdir(&self, req: &Header, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+    fn fsyncdir(&self, req: &Header, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         self.asked(req, Request::Fsyncdir, 0);
         if self.policy.no_fsync {
             return reply.error(Errno::ENOSYS);
         }
-        reply_empty(reply, self.node(ino).and_then(|n| self.union.fsyncdir(&n, datasync)));
+        reply_empty(reply, self.node(ino).and_then(|n| self.union.fsyncdir(&n)));
     }
 
     fn statfs(&self, req: &Header, _ino: INodeNo, reply: ReplyStatfs) {

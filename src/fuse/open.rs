@@ -86,6 +86,13 @@ impl Opener {
             if flags.contains(OFlags::RDWR) {
                 self.may_be_mapped(&node);
             }
+            if flags.intersects(OFlags::SYNC | OFlags::DSYNC)
+                && let Err(e) = self.union.fsync(&node, false)
+            {
+                // The kernel syncs each write to the real file, and knows nothing of the file's name.
+                self.modes.release(ino, drop);
+                return Err(e);
+            }
             self.union.tell_passed_through(&node, flags);
         }
         Ok((opened, how))

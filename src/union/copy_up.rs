@@ -280,6 +280,7 @@ impl Union {
             }
             let file = staged.take_file();
             self.quietly(&fd, || staged.publish(&fd, &name, Publish::New))?;
+            node.names.changed();
             drop(file);
             if let Some(part) = &node.dir {
                 *part.upper.write() = Some(RealDir::child(&real_parent, &name, &copy));
@@ -410,6 +411,8 @@ impl Union {
             upper.has_data(stat.ino);
             Ok(())
         })?;
+        // So that the next fdatasync writes that the marks are gone, or the lower's data would be back.
+        node.names.changed();
         self.files.forget(node.ino);
         self.metacopies.remove(&node.ino);
         Ok(())

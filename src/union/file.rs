@@ -245,23 +245,6 @@ impl Union {
         Ok(())
     }
 
-    /// Writes the file's data (and, unless `data_only`, its metadata) to disk.
-    pub fn fsync(&self, node: &Arc<Node>, data_only: bool) -> Result<()> {
-        if !self.in_upper(node) {
-            return Ok(()); // a lower is never dirty by our doing
-        }
-        let fd = self.data_fd(node, false)?;
-        self.upper()?.sync(fd.as_fd(), data_only)
-    }
-
-    /// Writes the directory's entries to disk.
-    pub fn fsyncdir(&self, node: &Node, data_only: bool) -> Result<()> {
-        let dir = self.dir_part(node)?;
-        let Some(real) = dir.upper_dir() else { return Ok(()) };
-        let open = At::Fd(self.fds.get(&real)?.as_fd()).open_directory()?;
-        self.upper()?.sync(open.as_fd(), data_only)
-    }
-
     /// Preallocates, punches or zeroes. `mode` as of fallocate(2).
     pub fn fallocate(
         &self,

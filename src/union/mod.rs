@@ -23,6 +23,7 @@
 //! | [`modify`], [`rename`], `victim` | create, link, remove, rename; what loses a name |
 //! | [`readdir`] | merged listings |
 //! | [`file`](mod@file) | data; descriptors follow copy-up |
+//! | [`durable`] | what fsync promises, also about names |
 //! | [`room`] | what is deleted and kept, waited for when the disk is full |
 //! | [`facts`] | the same, as attributes of the mount |
 //! | [`events`], [`text`] | what happens, told to whoever listens |
@@ -33,6 +34,7 @@ mod aliases;
 pub mod attr;
 mod carry;
 pub mod copy_up;
+pub mod durable;
 pub mod events;
 pub mod facts;
 pub mod file;

@@ -287,6 +287,7 @@ impl Union {
             self.kept_stat(at, true)
         })?;
         self.note_upper(dir, name, Some(UpperEntry::known(node.kind, stat.ino)));
+        node.names.changed();
         self.table.look_up_again(node);
         self.name_if_pinned(node, parent, name);
         self.remember_name(node, parent, name, Source::Upper);

@@ -29,6 +29,7 @@ use dashmap::{DashMap, Entry};
 use parking_lot::{Mutex, RwLock};
 use smallvec::SmallVec;
 
+use super::durable::NameState;
 use super::index::Indexes;
 use super::realdir::RealDir;
 pub use super::region::RealId;
@@ -102,6 +103,8 @@ pub struct Node {
     pub kind: Kind,
     /// May it be changed without a request, by who mapped it?
     pub mapped: AtomicBool,
+    /// Is its name on the disk?
+    pub names: NameState,
     /// How often the kernel was told of it and has not forgotten. One that reached the end of the numbers stays there,
     /// and the node lives as long as the mount.
     lookups: AtomicU32,
@@ -300,6 +303,7 @@ impl Table {
             ino: ROOT,
             kind: Kind::Directory,
             mapped: AtomicBool::new(false),
+            names: NameState::default(),
             lookups: AtomicU32::new(1),
             real: AtomicU64::new(real.to_bits()),
             place: RwLock::new(Place::Root),
@@ -381,6 +385,7 @@ impl Table {
                         ino: number,
                         kind,
                         mapped: AtomicBool::new(false),
+                        names: NameState::default(),
                         lookups: AtomicU32::new(lookups),
                         real: AtomicU64::new(identity.real.to_bits()),
                         place: RwLock::new(place),

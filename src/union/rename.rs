@@ -422,6 +422,7 @@ impl Union {
     }
 
     fn settle_at(&self, node: &Arc<Node>, place: &mut Place, from: &Side<'_>, to: &Side<'_>) -> Result<()> {
+        node.names.changed();
         if node.dir.is_none() {
             self.forget_name(node, from.parent, from.name);
             self.forget_name(node, to.parent, to.name);

@@ -85,6 +85,7 @@ pub struct Upper {
     layer: UpperLayer,
     /// fsync nothing: the user said that the upper need not survive a crash.
     volatile: bool,
+    one_journal: bool,
     regions: Arc<Regions>,
     next: AtomicU64,
     /// The name, in the staging directory, of the whiteout that all others are links to.
@@ -97,7 +98,16 @@ impl Upper {
     pub fn new(layer: UpperLayer, regions: Arc<Regions>, roots: Vec<Option<Arc<OwnedFd>>>) -> Result<Upper> {
         let volatile = layer.work.volatile();
         let links = LinkIndex::read(&layer, &regions, roots)?;
-        Ok(Upper { layer, volatile, regions, next: AtomicU64::new(0), whiteout: Mutex::new(None), links })
+        let one_journal = has_one_journal(fs::fstatfs(&layer.layer.root)?.f_type as u64);
+        Ok(Upper {
+            layer,
+            volatile,
+            one_journal,
+            regions,
+            next: AtomicU64::new(0),
+            whiteout: Mutex::new(None),
+            links,
+        })
     }
 
     /// What the upper's filesystem can do.
@@ -108,6 +118,11 @@ impl Upper {
     /// Need changes not survive a crash?
     pub fn is_volatile(&self) -> bool {
         self.volatile
+    }
+
+    /// Does an fsync of one object write all changes of names that came before it?
+    pub(super) fn has_one_journal(&self) -> bool {
+        self.one_journal
     }
 
     /// Declares a descriptor to be one of a directory of the upper.
@@ -407,6 +422,14 @@ impl Upper {
             log::error!("{e}");
         }
     }
+}
+
+/// Whether a filesystem of this type (`f_type`, see statfs(2)) commits changes of directories in the order in which they
+/// were made, each with all that came before: ext4 (the ordered and writeback modes differ in data only) and XFS.
+fn has_one_journal(filesystem: u64) -> bool {
+    const EXT4: u64 = 0xef53;
+    const XFS: u64 = 0x5846_5342;
+    matches!(filesystem, EXT4 | XFS)
 }
 
 pub(super) fn changed() {
