@@ -54,8 +54,11 @@ impl Images {
         let uses = store.container_uses()?;
         let mut rows = Vec::new();
         for image in &catalog.images {
-            let containers = uses.iter().filter(|container| container.image == image.id).count();
-            rows.extend(self.rows(&store, image, containers)?);
+            let containers = uses.images().filter(|used| **used == image.id).count();
+            match self.rows(&store, image, containers) {
+                Ok(more) => rows.extend(more),
+                Err(error) => say(&format!("{} is left out: {error}", image.id.short())),
+            }
         }
         // The newest first, as everybody does.
         rows.sort_by(|(_, a), (_, b)| b["CreatedAt"].as_str().cmp(&a["CreatedAt"].as_str()));

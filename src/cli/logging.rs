@@ -1,6 +1,7 @@
 //! Where messages go: stderr, or a file; how many: `-v`, or RUST_LOG.
 
 use std::fs::OpenOptions;
+use std::io::Write;
 use std::path::PathBuf;
 
 use env_logger::{Builder, Env, Target};
@@ -15,6 +16,16 @@ pub struct LogOptions {
     pub verbosity: u8,
     /// The file to which messages are added.
     pub file: Option<PathBuf>,
+}
+
+/// Starts logging for a verb that works and ends: warnings go to stderr, in the form of its errors. Does nothing when logging
+/// has been started already.
+pub(super) fn start_for_verb() {
+    let mut builder = Builder::new();
+    builder.filter_level(LevelFilter::Warn);
+    builder.parse_env(Env::new());
+    builder.format(|line, record| writeln!(line, "{}: {}", super::NAME, record.args()));
+    builder.try_init().unwrap_or_default();
 }
 
 /// Starts logging, once. RUST_LOG goes before `-v`.

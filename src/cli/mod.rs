@@ -208,6 +208,11 @@ impl Failure {
         Failure { code: 1, message: error.to_string() }
     }
 
+    /// With another exit status, which the verb's help tells.
+    fn with(code: u8, error: impl std::fmt::Display) -> Failure {
+        Failure { code, message: error.to_string() }
+    }
+
     /// Somebody else has told the user.
     fn told(code: u8) -> Failure {
         Failure { code, message: String::new() }

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, IsTerminal};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use super::store::StoreArgs;
 use super::{Failure, output, print_all, say};
@@ -16,6 +17,10 @@ pub(super) struct Prune {
     #[arg(short, long)]
     all: bool,
 
+    /// How long to wait for other processes that use the store
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    wait: u32,
+
     /// Do not ask
     #[arg(short, long)]
     force: bool,
@@ -27,7 +32,7 @@ impl Prune {
         if !self.force && std::io::stdin().is_terminal() && !self.agreed()? {
             return Ok(ExitCode::SUCCESS);
         }
-        let pruned = store.prune(self.all)?;
+        let pruned = store.prune(self.all, Duration::from_secs(self.wait.into()))?;
         let mut text = String::new();
         for (id, names) in &pruned.images {
             for name in names {
@@ -44,7 +49,10 @@ impl Prune {
             output::size(pruned.bytes)
         );
         print_all(text.as_bytes())?;
-        Ok(ExitCode::SUCCESS)
+        match pruned.held_back {
+            None => Ok(ExitCode::SUCCESS),
+            Some(why) => Err(Failure::failed(format!("no layers and no blobs were removed: {why}"))),
+        }
     }
 
     fn agreed(&self) -> Result<bool, Failure> {

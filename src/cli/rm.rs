@@ -27,7 +27,17 @@ impl Rm {
         let mut failures: Vec<ContainerError> = Vec::new();
         for name in &self.containers {
             // The others go though one cannot.
-            match Container::find(&store, name).and_then(|container| container.remove(self.force)) {
+            let removed = match Container::find(&store, name) {
+                Ok(container) => container.remove(self.force),
+                // By its id, one whose record is damaged.
+                Err(error) if self.force => match Container::remove_broken(&store, name) {
+                    Ok(true) => Ok(()),
+                    Ok(false) => Err(error),
+                    Err(error) => Err(error),
+                },
+                Err(error) => Err(error),
+            };
+            match removed {
                 Ok(()) => print_all(format!("{name}\n").as_bytes())?,
                 Err(error) => failures.push(error),
             }

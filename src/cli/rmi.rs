@@ -41,6 +41,9 @@ impl Rmi {
                 text += &format!("Deleted: {id}\n");
             }
             print_all(text.as_bytes())?;
+            if let Some(why) = removed.held_back {
+                say(&format!("its layers and blobs are kept: {why}"));
+            }
             if removed.postponed {
                 say("another process uses the store; `unionmount prune` frees the space when it has ended");
             }

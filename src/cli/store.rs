@@ -18,6 +18,7 @@ pub(super) struct StoreArgs {
 impl StoreArgs {
     /// Opens the store, and makes it when there is none.
     pub(super) fn open(&self) -> Result<Store> {
+        super::logging::start_for_verb();
         Store::open(self.root.as_deref())
     }
 }

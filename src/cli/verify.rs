@@ -5,13 +5,19 @@ use std::process::ExitCode;
 use super::store::StoreArgs;
 use super::{Failure, print_all};
 
+/// The exit status when nothing is broken as far as was seen, and something could not be looked at.
+const UNCHECKED: u8 = 3;
+
 /// Compute every digest of the store again; say what is broken and how to mend it
+///
+/// The exit status is 0 when all is well or mended, 1 when something is broken, and 3 when nothing broken was found but
+/// something could not be checked: the disk is full, files can't be opened, the disk fails. That is not touched.
 #[derive(Debug, clap::Args)]
 pub(super) struct Verify {
     #[command(flatten)]
     store: StoreArgs,
 
-    /// Remove what is broken, so that it is unpacked or loaded again
+    /// Mend what can be derived; set aside what is broken, so that it is unpacked or loaded again. Nothing is deleted
     #[arg(long)]
     repair: bool,
 }
@@ -19,10 +25,19 @@ pub(super) struct Verify {
 impl Verify {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let store = self.store.open()?;
-        let verified = store.verify(self.repair)?;
+        let mut verified = store.verify(self.repair)?;
+        crate::container::verify::verify(&store, self.repair, &mut verified)?;
         let mut text = String::new();
-        for finding in &verified.findings {
+        for finding in verified.mended.iter().chain(&verified.findings).chain(&verified.unchecked) {
             text += &format!("{}\n  mend: {}\n", finding.what, finding.mend);
+        }
+        if verified.set_aside > 0 {
+            let dir = store.damaged_dir();
+            text += &format!(
+                "{} broken things lie in {}: look at them, then remove them\n",
+                verified.set_aside,
+                dir.display()
+            );
         }
         if verified.unneeded > 0 {
             text += &format!("{} things that nothing needs: unionmount prune\n", verified.unneeded);
@@ -32,12 +47,20 @@ impl Verify {
             verified.images,
             verified.layers,
             verified.blobs,
-            if verified.findings.is_empty() { "all is well" } else { "not all is well" }
+            match (verified.findings.is_empty(), verified.unchecked.is_empty()) {
+                (false, _) => "not all is well",
+                (true, false) => "nothing broken was found, but not all could be checked",
+                (true, true) => "all is well",
+            }
         );
         print_all(text.as_bytes())?;
-        match verified.findings.len() {
-            0 => Ok(ExitCode::SUCCESS),
-            count => Err(Failure::failed(format!("{}: {count} things are broken", store.root().display()))),
+        let root = store.root().display();
+        match (verified.findings.len(), verified.unchecked.len()) {
+            (0, 0) => Ok(ExitCode::SUCCESS),
+            (0, count) => {
+                Err(Failure::with(UNCHECKED, format!("{root}: {count} things could not be checked")))
+            }
+            (count, _) => Err(Failure::failed(format!("{root}: {count} things are broken"))),
         }
     }
 }

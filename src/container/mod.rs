@@ -4,6 +4,7 @@
 //! STORE/containers/ID/
 //! ├── config.json     the record: image, name, what is to be run, how it ended; written last, so a directory without
 //! │                     it is no container
+//! ├── image           a link whose target is the image's id, for when the record is damaged
 //! ├── diff/           the upper: all that the container changes
 //! ├── work/           the upper's workdir
 //! ├── init/           the lowest layer: mount points that a runtime needs and an image may lack, so that they don't
@@ -23,6 +24,7 @@
 //! | [`runtime`] | finding and running an OCI runtime |
 //! | [`namespace`] | the user namespace of an ordinary user |
 //! | [`commit`] | upper → layer → image |
+//! | [`verify`] | whether records and images are whole |
 //!
 //! # An ordinary user's containers
 //!
@@ -39,6 +41,7 @@ pub mod record;
 pub mod runtime;
 pub mod seccomp;
 pub mod user;
+pub mod verify;
 
 pub use error::{ContainerError, Result};
 pub use record::{Container, Net, Record, Settings, State, Volume};

@@ -16,6 +16,8 @@ use super::mounting;
 use crate::image::digest::Digest;
 use crate::image::layer::attributes::OVERRIDE_STAT;
 use crate::image::layer::{Attributes, Ownership};
+use crate::image::store::checked::seal;
+use crate::image::store::containers::{IMAGE_LINK, container_record, linked_image, no_record};
 use crate::image::store::lock::Access;
 use crate::image::store::{Image, Store};
 use crate::sys::object::{At, Writable};
@@ -40,6 +42,25 @@ pub struct Record {
     /// How the last run ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
+}
+
+impl Record {
+    /// What can be told of the container in `dir` without its record: its id and its image, and as much as its directory.
+    pub(super) fn derived(dir: &Path, image: Digest) -> Record {
+        let made = fs::metadata(dir.join(IMAGE_LINK)).or_else(|_| fs::symlink_metadata(dir.join(IMAGE_LINK)));
+        let made = made.and_then(|found| found.modified()).ok();
+        let created =
+            made.and_then(|time| jiff::Timestamp::try_from(time).ok()).unwrap_or_else(jiff::Timestamp::now);
+        Record {
+            id: dir.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            name: None,
+            image,
+            image_name: image.short(),
+            created: created.to_string(),
+            settings: Settings::default(),
+            exit_code: None,
+        }
+    }
 }
 
 /// What a user may choose about a container.
@@ -113,6 +134,9 @@ pub struct Container {
     pub record: Record,
 }
 
+/// A container whose record can't be read or believed: its directory, and why.
+pub(super) type Damaged = (PathBuf, ContainerError);
+
 /// The layers of a container, topmost first, and what keeps them from being removed.
 #[derive(Debug)]
 pub struct Lowers {
@@ -181,7 +205,9 @@ impl Container {
                     other.short_id()
                 )));
             }
-            container.save()
+            container.save()?;
+            // Its name in the store: after a power failure it is there, or not.
+            sync_dir(&store.containers_dir())
         });
         if made.is_err() {
             container.delete()?;
@@ -198,6 +224,9 @@ impl Container {
         for name in ["work", "merged", "bundle", "volumes", "init"] {
             make(self.dir.join(name), 0o700)?;
         }
+        let link = self.dir.join(IMAGE_LINK);
+        std::os::unix::fs::symlink(image.id.to_string(), &link)
+            .map_err(ContainerError::io("create it", &link))?;
         make(self.upper(), 0o755)?;
         for name in ["", "etc", "dev", "dev/pts", "dev/shm", "dev/mqueue", "proc", "sys"] {
             let path = self.dir.join("init").join(name);
@@ -237,31 +266,45 @@ impl Container {
         Ok(())
     }
 
-    /// All containers, the newest first.
+    /// All containers, the newest first; those whose record is damaged are told and left out.
     ///
     /// # Errors
-    /// When one can't be read.
+    /// When they can't be listed.
     pub fn all(store: &Store) -> Result<Vec<Container>> {
-        let mut all = Vec::new();
-        for usage in store.container_uses()? {
-            match Container::load(&store.containers_dir().join(&usage.id)) {
-                Ok(container) => all.push(container),
-                // Removed since.
-                Err(ContainerError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
+        let (all, broken) = Container::all_and_broken(store)?;
+        for (_, error) in broken {
+            log::warn!("{error}");
         }
-        all.sort_by(|a, b| b.record.created.cmp(&a.record.created));
         Ok(all)
     }
 
-    fn load(dir: &Path) -> Result<Container> {
-        let path = dir.join("config.json");
-        let text = fs::read(&path).map_err(ContainerError::io("read it", &path))?;
-        let record = serde_json::from_slice(&text).map_err(|e| {
-            ContainerError::Refused(format!("{}: is no record of a container: {e}", path.display()))
-        })?;
-        Ok(Container { dir: dir.to_owned(), record })
+    /// All containers, the newest first, and the directories of those whose record is damaged, with the reason.
+    ///
+    /// # Errors
+    /// When they can't be listed.
+    pub(super) fn all_and_broken(store: &Store) -> Result<(Vec<Container>, Vec<Damaged>)> {
+        let (mut all, mut broken) = (Vec::new(), Vec::new());
+        let uses = store.container_uses()?;
+        for usage in uses.known {
+            let dir = store.containers_dir().join(&usage.id);
+            match Container::load(&dir) {
+                Ok(Some(container)) => all.push(container),
+                // Removed since.
+                Ok(None) => {}
+                Err(error) => broken.push((dir, error)),
+            }
+        }
+        broken.extend(
+            uses.broken.into_iter().map(|one| (store.containers_dir().join(one.id), one.error.into())),
+        );
+        all.sort_by(|a, b| b.record.created.cmp(&a.record.created));
+        Ok((all, broken))
+    }
+
+    fn load(dir: &Path) -> Result<Option<Container>> {
+        let Some(value) = container_record(dir)? else { return Ok(None) };
+        let record = serde_json::from_value(value).map_err(|error| no_record(dir, error))?;
+        Ok(Some(Container { dir: dir.to_owned(), record }))
     }
 
     /// Finds a container by its name, its id or a unique prefix of that.
@@ -269,7 +312,7 @@ impl Container {
     /// # Errors
     /// When there is none or several.
     pub fn find(store: &Store, text: &str) -> Result<Container> {
-        let mut all = Container::all(store)?;
+        let (mut all, broken) = Container::all_and_broken(store)?;
         if let Some(at) = all.iter().position(|c| c.record.name.as_deref() == Some(text)) {
             return Ok(all.swap_remove(at));
         }
@@ -279,7 +322,17 @@ impl Container {
             .collect();
         match (found.pop(), found.is_empty()) {
             (Some(at), true) => Ok(all.swap_remove(at)),
-            (None, _) => Err(ContainerError::Unknown(text.to_owned())),
+            (None, _) => {
+                // What was asked for may be one of those that can't be read: by its id, or by a name that nobody knows.
+                let is_it = |dir: &Path| {
+                    let id = dir.file_name().unwrap_or_default().to_string_lossy();
+                    !prefix.is_empty() && id.starts_with(&prefix)
+                };
+                match broken.into_iter().find(|(dir, _)| is_it(dir)) {
+                    Some((_, error)) => Err(error),
+                    None => Err(ContainerError::Unknown(text.to_owned())),
+                }
+            }
             (Some(at), false) => {
                 found.push(at);
                 let found = found.iter().map(|&at| all[at].short_id().to_owned()).collect();
@@ -288,21 +341,37 @@ impl Container {
         }
     }
 
+    /// Removes the container whose id begins with `text` and whose record is damaged; false when there is none or several.
+    ///
+    /// # Errors
+    /// When it can't be ended, unmounted or removed.
+    pub fn remove_broken(store: &Store, text: &str) -> Result<bool> {
+        let prefix = text.to_ascii_lowercase();
+        let (_, mut broken) = Container::all_and_broken(store)?;
+        broken.retain(|(dir, _)| {
+            let id = dir.file_name().unwrap_or_default().to_string_lossy();
+            !prefix.is_empty() && id.starts_with(&prefix)
+        });
+        let [(dir, _)] = broken.as_slice() else { return Ok(false) };
+        // Its id is all that is needed of the record.
+        let record = Record::derived(dir, linked_image(dir).unwrap_or_else(|| Digest::of(b"")));
+        Container { dir: dir.clone(), record }.remove(true).map(|()| true)
+    }
+
     /// Writes the record, at once and durably.
     ///
     /// # Errors
     /// When it can't be written.
     pub fn save(&self) -> Result<()> {
         let path = self.dir.join("config.json");
-        let text = serde_json::to_vec_pretty(&self.record)
+        let text = seal(&self.record)
             .map_err(|error| ContainerError::Refused(format!("{}: {error}", path.display())))?;
         let mut file = tempfile::NamedTempFile::new_in(&self.dir)
             .map_err(ContainerError::io("create a file in it", &self.dir))?;
         file.write_all(&text).map_err(ContainerError::io("write", &path))?;
         file.as_file().sync_all().map_err(ContainerError::io("sync", &path))?;
         file.persist(&path).map_err(|error| ContainerError::io("write", &path)(error.error))?;
-        let dir = File::open(&self.dir).map_err(ContainerError::io("open it", &self.dir))?;
-        dir.sync_all().map_err(ContainerError::io("sync it", &self.dir))
+        sync_dir(&self.dir)
     }
 
     /// The first twelve digits of the id, as tables show it.
@@ -524,6 +593,11 @@ impl Container {
         swept.map_err(|error| ContainerError::io("remove it", self.dir.join(&error.name))(error.errno))?;
         fs::remove_dir(&self.dir).map_err(ContainerError::io("remove it", &self.dir))
     }
+}
+
+/// Makes the names in a directory durable.
+fn sync_dir(dir: &Path) -> Result<()> {
+    File::open(dir).and_then(|open| open.sync_all()).map_err(ContainerError::io("sync it", dir))
 }
 
 fn fresh_id() -> Result<String> {

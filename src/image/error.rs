@@ -22,6 +22,9 @@ pub enum StoreError {
         /// The system's answer.
         source: io::Error,
     },
+    /// What a layer is read from failed.
+    #[error("cannot be read: {0}")]
+    Source(#[source] io::Error),
     /// Nothing has this name or id.
     #[error("no image {0:?} in the store; `unionmount images` lists what there is")]
     NoImage(String),
@@ -75,6 +78,19 @@ impl StoreError {
     ) -> impl FnOnce(E) -> StoreError {
         let path = path.as_ref().to_owned();
         move |error| StoreError::Io { what, path, source: error.into() }
+    }
+
+    /// Whether this says that something is not what it should be. Everything else (no room, no descriptors, a disk that
+    /// fails) says only that it couldn't be looked at.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            StoreError::Damaged { .. } | StoreError::Digest(_) | StoreError::BadImage { .. } => true,
+            StoreError::Io { source, .. } => matches!(
+                source.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory
+            ),
+            _ => false,
+        }
     }
 
     /// A file of the store that holds something else than it should.

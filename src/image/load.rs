@@ -239,6 +239,7 @@ fn take_layer(
     };
     let taken = taken.map_err(|error| match error {
         StoreError::Refused(what) => source.wrong(format!("{}: {what}", wanted.place)),
+        StoreError::Source(error) => source.wrong(format!("{}: cannot be read: {error}", wanted.place)),
         other => other,
     })?;
     if let (true, Some((path, blob))) = (wanted.store, spooled) {

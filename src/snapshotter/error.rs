@@ -3,6 +3,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::store::FILE;
+
+/// The way out that loses nothing on the disk.
+const SET_ASIDE: &str =
+    "begin anew with `unionmount snapshotter --set-aside`, which moves all of it out of the way";
+
 /// Why a call of the snapshotter failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -28,9 +34,35 @@ pub enum Error {
         /// Why it failed.
         source: io::Error,
     },
-    /// The database could not be read or written.
+    /// The database could not be read or written. The next call may do better.
     #[error("database: {0}")]
-    Database(#[source] Box<redb::Error>),
+    Database(#[source] Box<rusqlite::Error>),
+    /// The database is not what was written.
+    #[error("{} is damaged ({what}); the snapshots are untouched: put a copy of it there, or {SET_ASIDE}", .root.join(FILE).display())]
+    Damaged {
+        /// The root.
+        root: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// There are snapshots, and none in the database.
+    #[error("{} is missing or empty where {count} snapshots lie, of which nothing was removed: put a copy of it there, or {SET_ASIDE}", .root.join(FILE).display())]
+    NoDatabase {
+        /// The root.
+        root: PathBuf,
+        /// How many directories there are.
+        count: usize,
+    },
+    /// There are snapshots that were made after the database was last written.
+    #[error("{} is older than the snapshots (it gives number {next} next, and {newest} is there), of which nothing was removed: put a newer copy of it there, or {SET_ASIDE}", .root.join(FILE).display())]
+    Older {
+        /// The root.
+        root: PathBuf,
+        /// The highest number of a directory.
+        newest: u64,
+        /// The number that the database gives next.
+        next: u64,
+    },
     /// A record of the database is not understood.
     #[error("database: the record of {key:?} is not understood: {source}")]
     Record {
@@ -54,20 +86,26 @@ impl Error {
         move |source| Error::Io { path, what, source: source.into() }
     }
 
+    /// What an error at opening the database in `root` means.
+    pub(super) fn of(error: rusqlite::Error, root: &Path) -> Error {
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+        match error.sqlite_error_code() {
+            Some(DatabaseCorrupt | NotADatabase) => {
+                Error::Damaged { root: root.to_owned(), what: error.to_string() }
+            }
+            _ => Error::Database(Box::new(error)),
+        }
+    }
+
     /// Whether another process has the database open.
     pub fn is_in_use(&self) -> bool {
-        matches!(self, Error::Database(error) if matches!(**error, redb::Error::DatabaseAlreadyOpen))
+        let Error::Database(error) = self else { return false };
+        error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
     }
 }
 
-macro_rules! from_redb {
-    ($($kind:ident),+) => {$(
-        impl From<redb::$kind> for Error {
-            fn from(error: redb::$kind) -> Error {
-                Error::Database(Box::new(error.into()))
-            }
-        }
-    )+};
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Error {
+        Error::Database(Box::new(error))
+    }
 }
-
-from_redb!(DatabaseError, TransactionError, TableError, StorageError, CommitError);

@@ -5,7 +5,7 @@
 //! for them over gRPC on a Unix socket, and mounts itself what it is told to mount:
 //!
 //! ```text
-//! containerd ── gRPC ──> service ──> snapshots ──> store     names, kinds, parents, labels: a redb database
+//! containerd ── gRPC ──> service ──> snapshots ──> store     names, kinds, parents, labels: an SQLite database
 //!     │                                      └───> places    ROOT/snapshots/ID/{fs,work}: the layers' directories
 //!     │ mount.fuse3 … -t PROGRAM
 //!     └──> unionmount: one daemon for each mounted snapshot

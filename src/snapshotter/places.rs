@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! ROOT/                 0700, unless it was there before
-//!   metadata.redb       the database
+//!   metadata.sqlite     the database, and files of SQLite's beside it
+//!   set-aside-1/        what `--set-aside` has moved out of the way
 //!   snapshots/          0700
 //!     7/fs/             the layer: what a mount shows at its root, so with the owner and the mode of the parent's root
 //!     7/work/           the workdir of an active snapshot with parents; removed once it is committed
@@ -22,7 +23,7 @@ use rustix::fs::{FlockOperation, XattrFlags, flock};
 use rustix::io::Errno;
 
 use super::error::{Error, Result};
-use super::store::{Kind, Usage};
+use super::store::{FILE, Kind, Usage};
 use crate::sys::object::At;
 use crate::sys::xattr;
 use crate::union::marker::is_private_xattr;
@@ -62,6 +63,44 @@ impl Places {
         std::fs::set_permissions(&snapshots, Permissions::from_mode(0o700))
             .map_err(Error::io(&snapshots, "close it to others"))?;
         Ok(Places { snapshots, removing: Mutex::new(()) })
+    }
+
+    /// The numbers of the snapshots that lie there, owned or not.
+    pub fn numbers(&self) -> Result<Vec<u64>> {
+        let entries = std::fs::read_dir(&self.snapshots).map_err(Error::io(&self.snapshots, "list it"))?;
+        let mut numbers = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(Error::io(&self.snapshots, "list it"))?.file_name();
+            numbers.extend(name.to_str().and_then(|name| name.parse::<u64>().ok()));
+        }
+        Ok(numbers)
+    }
+
+    /// Moves snapshots and database out of the way, so that the next start begins with none. Returns where they are, or
+    /// `None` when there was nothing.
+    pub fn set_all_aside(root: &Path) -> Result<Option<PathBuf>> {
+        let mut names = vec!["snapshots".to_owned(), "metadata.redb".to_owned()];
+        names.extend(["", "-wal", "-shm", "-journal"].map(|end| format!("{FILE}{end}")));
+        names.retain(|name| root.join(name).symlink_metadata().is_ok());
+        if names.is_empty() {
+            return Ok(None);
+        }
+        let mut attempt = 1;
+        let aside = loop {
+            let aside = root.join(format!("set-aside-{attempt}"));
+            match DirBuilder::new().mode(0o700).create(&aside) {
+                Ok(()) => break aside,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => attempt += 1,
+                Err(error) => return Err(Error::io(&aside, "make the directory")(error)),
+            }
+        };
+        for name in names {
+            let from = root.join(&name);
+            std::fs::rename(&from, aside.join(&name)).map_err(Error::io(&from, "set it aside"))?;
+        }
+        sync(&aside)?;
+        sync(root)?;
+        Ok(Some(aside))
     }
 
     fn place(&self, number: u64) -> PathBuf {

@@ -17,6 +17,7 @@ use tokio::sync::{RwLock, oneshot};
 use tokio_stream::wrappers::UnixListenerStream;
 
 use super::error::Error;
+use super::places::Places;
 use super::service::Service;
 use super::snapshots::Snapshots;
 
@@ -34,6 +35,8 @@ pub struct Options {
     pub root: PathBuf,
     /// The program that containerd shall run to mount a union: a name in its PATH, or a path.
     pub program: String,
+    /// Whether what lies there is to be moved out of the way first.
+    pub set_aside: bool,
 }
 
 /// Why the server can't start or go on.
@@ -100,6 +103,13 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
 }
 
 fn open(options: &Options) -> Result<Arc<Snapshots>, ServeError> {
+    if options.set_aside {
+        let aside = Places::set_all_aside(&options.root);
+        let aside = aside.map_err(|error| ServeError::Root { root: options.root.clone(), error })?;
+        if let Some(aside) = aside {
+            log::warn!("all snapshots are in {} now; remove that when nothing needs it", aside.display());
+        }
+    }
     match Snapshots::open(&options.root, &options.program) {
         Ok(snapshots) => Ok(Arc::new(snapshots)),
         Err(error) if error.is_in_use() => Err(ServeError::RootInUse(options.root.clone())),

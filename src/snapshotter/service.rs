@@ -62,7 +62,13 @@ impl From<Error> for Status {
             Error::Exists(_) => Code::AlreadyExists,
             Error::Precondition(_) => Code::FailedPrecondition,
             Error::Invalid(_) => Code::InvalidArgument,
-            Error::Io { .. } | Error::Database(_) | Error::Record { .. } | Error::Format(_) => Code::Internal,
+            Error::Io { .. }
+            | Error::Database(_)
+            | Error::Record { .. }
+            | Error::Format(_)
+            | Error::Damaged { .. }
+            | Error::NoDatabase { .. }
+            | Error::Older { .. } => Code::Internal,
         };
         Status::new(code, error.to_string())
     }

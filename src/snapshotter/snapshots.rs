@@ -24,7 +24,7 @@ impl Snapshots {
     /// mount a union. Only one process can have a root open.
     pub fn open(root: &Path, program: &str) -> Result<Snapshots> {
         let places = Places::open(root)?;
-        let store = Store::open(&root.join("metadata.redb"))?;
+        let store = Store::open(root, &places.numbers()?)?;
         let snapshots = Snapshots { store, places, program: program.to_owned() };
         snapshots.cleanup()?;
         Ok(snapshots)

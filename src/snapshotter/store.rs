@@ -1,38 +1,40 @@
 //! The database: which snapshots there are.
 //!
 //! ```text
-//! snapshots   name → record (JSON)      the name is containerd's: "namespace/number/key"
-//! children    name of the parent → names of its children
-//! numbers     "next" → the next snapshot's number; "format" → 1
+//! snapshots   name, parent, record (JSON)   the name is containerd's: "namespace/number/key"
+//! numbers     next → the next snapshot's number; format → 1
 //! ```
 //!
 //! A snapshot's number names its directory. Numbers are never given twice, so that a directory that is being removed can't
 //! be mistaken for a new one.
+//!
+//! It is SQLite's, with a write-ahead log that is synced at each commit. What decides is not speed but what happens after a
+//! power failure and on a full disk: it opens whatever was torn, a transaction that found no room is as if it had not
+//! been, and the next one works. (redb, which was here before, could panic while it opened what a power failure had left,
+//! and refused every further call after one failed write.) A damaged file is an error and never a panic.
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::SystemTime;
 
-use redb::{
-    Database, MultimapTable, MultimapTableDefinition, ReadOnlyTable, ReadableMultimapTable, ReadableTable,
-    Table, TableDefinition,
-};
+use parking_lot::Mutex;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
-
-const SNAPSHOTS: TableDefinition<&str, &[u8]> = TableDefinition::new("snapshots");
-const CHILDREN: MultimapTableDefinition<&str, &str> = MultimapTableDefinition::new("children");
-const NUMBERS: TableDefinition<&str, u64> = TableDefinition::new("numbers");
 
 const NEXT: &str = "next";
 const FORMAT: &str = "format";
 const OUR_FORMAT: u64 = 1;
 
-/// The database is small; redb would take a gigabyte.
-const CACHE: usize = 4 << 20;
+/// The name of the database's file below the root; SQLite puts `-wal` and the like behind it.
+pub const FILE: &str = "metadata.sqlite";
+
+const SCHEMA: &str = "
+    CREATE TABLE IF NOT EXISTS snapshots (name TEXT PRIMARY KEY, parent TEXT, record TEXT NOT NULL) WITHOUT ROWID;
+    CREATE INDEX IF NOT EXISTS children ON snapshots (parent);
+    CREATE TABLE IF NOT EXISTS numbers (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;";
 
 /// A snapshot's labels.
 pub type Labels = BTreeMap<String, String>;
@@ -83,58 +85,94 @@ pub struct Record {
 /// The open database.
 #[derive(Debug)]
 pub struct Store {
-    database: Database,
+    /// One call at a time: none takes longer than a few syncs.
+    connection: Mutex<Connection>,
 }
 
 impl Store {
-    /// Opens the database, and makes it if there is none. Only one process can have it open.
-    pub fn open(path: &Path) -> Result<Store> {
-        let file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
-        let database = Database::builder()
-            .set_cache_size(CACHE)
-            .create_with_file_format_v3(true)
-            .create_file(file.map_err(Error::io(path, "open it"))?)?;
-        let store = Store { database };
-        store.write(|changes| match changes.number(FORMAT)? {
-            Some(OUR_FORMAT) => Ok(()),
-            Some(other) => Err(Error::Format(other)),
-            None => changes.set_number(FORMAT, OUR_FORMAT),
+    /// Opens the database in `root`. One that is new, or was emptied, is begun only if nobody has snapshots already:
+    /// `numbers` are those of the directories that lie there. Only one process can have it open.
+    ///
+    /// # Errors
+    /// When it is damaged, older than the directories, or in use.
+    pub fn open(root: &Path, numbers: &[u64]) -> Result<Store> {
+        let path = root.join(FILE);
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX
+            | OpenFlags::SQLITE_OPEN_EXRESCODE;
+        // SQLite gives its other files the mode of this one.
+        use std::os::unix::fs::OpenOptionsExt;
+        let file = File::options().append(true).create(true).mode(0o600).open(&path);
+        drop(file.map_err(Error::io(&path, "open it"))?);
+        let damaged = |error: rusqlite::Error| Error::of(error, root);
+        let connection = Connection::open_with_flags(&path, flags).map_err(damaged)?;
+        let store = Store { connection: Mutex::new(connection) };
+        store.begin(root, numbers).map_err(|error| match error {
+            Error::Database(error) => Error::of(*error, root),
+            other => other,
         })?;
+        // The file's own name.
+        File::open(root).and_then(|dir| dir.sync_all()).map_err(Error::io(root, "sync it"))?;
         Ok(store)
     }
 
+    fn begin(&self, root: &Path, numbers: &[u64]) -> Result<()> {
+        {
+            let connection = self.connection.lock();
+            // No other process: so the log's index need not be shared, and the lock is kept.
+            connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+            connection.pragma_update(None, "journal_mode", "WAL")?;
+            connection.pragma_update(None, "synchronous", "FULL")?;
+            let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+            if found != "ok" {
+                return Err(Error::Damaged { root: root.to_owned(), what: found });
+            }
+        }
+        self.write(|changes| {
+            changes.connection.execute_batch(SCHEMA)?;
+            match changes.number(FORMAT)? {
+                Some(OUR_FORMAT) => {}
+                Some(other) => return Err(Error::Format(other)),
+                None if numbers.is_empty() => changes.set_number(FORMAT, OUR_FORMAT)?,
+                None => return Err(Error::NoDatabase { root: root.to_owned(), count: numbers.len() }),
+            }
+            // A call that was killed leaves the next number's directory; a later one the database should know.
+            let next = changes.number(NEXT)?.unwrap_or(1);
+            match numbers.iter().max() {
+                Some(&newest) if newest > next => Err(Error::Older { root: root.to_owned(), newest, next }),
+                _ => Ok(()),
+            }
+        })
+    }
+
     /// Looks at the state of one moment.
-    pub fn read<T>(&self, look: impl FnOnce(&Moment) -> Result<T>) -> Result<T> {
-        let transaction = self.database.begin_read()?;
-        look(&Records(transaction.open_table(SNAPSHOTS)?))
+    pub fn read<T>(&self, look: impl FnOnce(&Records<'_>) -> Result<T>) -> Result<T> {
+        look(&Records(&self.connection.lock()))
     }
 
     /// Makes a change: all of it once this has returned well, nothing of it else. Changes go one after the other.
     pub fn write<T>(&self, change: impl FnOnce(&mut Changes<'_>) -> Result<T>) -> Result<T> {
-        let transaction = self.database.begin_write()?;
-        let done = change(&mut Changes {
-            snapshots: Records(transaction.open_table(SNAPSHOTS)?),
-            children: transaction.open_multimap_table(CHILDREN)?,
-            numbers: transaction.open_table(NUMBERS)?,
-        })?;
+        let mut connection = self.connection.lock();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let done = change(&mut Changes { snapshots: Records(&transaction), connection: &transaction })?;
         transaction.commit()?;
         Ok(done)
     }
 }
 
-fn decode(key: &str, record: &[u8]) -> Result<Record> {
-    serde_json::from_slice(record).map_err(|source| Error::Record { key: key.to_owned(), source })
+fn decode(key: &str, record: &str) -> Result<Record> {
+    serde_json::from_str(record).map_err(|source| Error::Record { key: key.to_owned(), source })
 }
 
 /// The table of snapshots, to be looked at.
-pub struct Records<T>(T);
+pub struct Records<'c>(&'c Connection);
 
-/// The snapshots at one moment.
-pub type Moment = Records<ReadOnlyTable<&'static str, &'static [u8]>>;
-
-impl<T: ReadableTable<&'static str, &'static [u8]>> Records<T> {
+impl Records<'_> {
     fn find(&self, key: &str) -> Result<Option<Record>> {
-        self.0.get(key)?.map(|record| decode(key, record.value())).transpose()
+        let mut query = self.0.prepare_cached("SELECT record FROM snapshots WHERE name = ?1")?;
+        let found: Option<String> = query.query_row([key], |row| row.get(0)).optional()?;
+        found.map(|record| decode(key, &record)).transpose()
     }
 
     /// The snapshot of this name.
@@ -156,10 +194,13 @@ impl<T: ReadableTable<&'static str, &'static [u8]>> Records<T> {
 
     /// All snapshots, ordered by name.
     pub fn all(&self) -> Result<Vec<(String, Record)>> {
+        let mut query = self.0.prepare_cached("SELECT name, record FROM snapshots ORDER BY name")?;
+        let mut rows = query.query([])?;
         let mut found = Vec::new();
-        for entry in self.0.iter()? {
-            let (key, record) = entry?;
-            found.push((key.value().to_owned(), decode(key.value(), record.value())?));
+        while let Some(row) = rows.next()? {
+            let (key, record): (String, String) = (row.get(0)?, row.get(1)?);
+            let record = decode(&key, &record)?;
+            found.push((key, record));
         }
         Ok(found)
     }
@@ -168,25 +209,36 @@ impl<T: ReadableTable<&'static str, &'static [u8]>> Records<T> {
 /// A transaction that changes the snapshots.
 pub struct Changes<'t> {
     /// As they are within it.
-    pub snapshots: Records<Table<'t, &'static str, &'static [u8]>>,
-    children: MultimapTable<'t, &'static str, &'static str>,
-    numbers: Table<'t, &'static str, u64>,
+    pub snapshots: Records<'t>,
+    connection: &'t Connection,
 }
 
 impl Changes<'_> {
     fn number(&self, name: &str) -> Result<Option<u64>> {
-        Ok(self.numbers.get(name)?.map(|number| number.value()))
+        let mut query = self.connection.prepare_cached("SELECT value FROM numbers WHERE name = ?1")?;
+        let found: Option<i64> = query.query_row([name], |row| row.get(0)).optional()?;
+        Ok(found.and_then(|number| u64::try_from(number).ok()))
     }
 
     fn set_number(&mut self, name: &str, number: u64) -> Result<()> {
-        self.numbers.insert(name, number)?;
+        let number = i64::try_from(number).map_err(|_| Error::Invalid("there are no more numbers".into()))?;
+        self.connection
+            .prepare_cached("INSERT OR REPLACE INTO numbers (name, value) VALUES (?1, ?2)")?
+            .execute(params![name, number])?;
         Ok(())
     }
 
     fn put(&mut self, key: &str, record: &Record) -> Result<()> {
-        let bytes =
-            serde_json::to_vec(record).map_err(|source| Error::Record { key: key.to_owned(), source })?;
-        self.snapshots.0.insert(key, bytes.as_slice())?;
+        let text =
+            serde_json::to_string(record).map_err(|source| Error::Record { key: key.to_owned(), source })?;
+        self.connection
+            .prepare_cached("INSERT OR REPLACE INTO snapshots (name, parent, record) VALUES (?1, ?2, ?3)")?
+            .execute(params![key, record.parent, text])?;
+        Ok(())
+    }
+
+    fn forget(&mut self, key: &str) -> Result<()> {
+        self.connection.prepare_cached("DELETE FROM snapshots WHERE name = ?1")?.execute([key])?;
         Ok(())
     }
 
@@ -210,9 +262,6 @@ impl Changes<'_> {
         let record =
             Record { number, kind, parent, labels, created: now, updated: now, usage: Usage::default() };
         self.put(key, &record)?;
-        if let Some(parent) = &record.parent {
-            self.children.insert(parent.as_str(), key)?;
-        }
         Ok(record)
     }
 
@@ -228,28 +277,23 @@ impl Changes<'_> {
         must_be_active(key, &record)?;
         let now = SystemTime::now();
         let record = Record { kind: Kind::Committed, labels, created: now, updated: now, usage, ..record };
-        self.snapshots.0.remove(key)?;
-        self.put(name, &record)?;
-        if let Some(parent) = &record.parent {
-            self.children.remove(parent.as_str(), key)?;
-            self.children.insert(parent.as_str(), name)?;
-        }
-        Ok(())
+        self.forget(key)?;
+        self.put(name, &record)
     }
 
     /// Forgets a snapshot.
     pub fn remove(&mut self, key: &str) -> Result<Record> {
         let record = self.snapshots.get(key)?;
-        if let Some(child) = self.children.get(key)?.next() {
-            let child = child?.value().to_owned();
+        let mut query =
+            self.connection.prepare_cached("SELECT name FROM snapshots WHERE parent = ?1 LIMIT 1")?;
+        let child: Option<String> = query.query_row([key], |row| row.get(0)).optional()?;
+        if let Some(child) = child {
             return Err(Error::Precondition(format!(
                 "cannot remove snapshot {key:?}: it is the parent of {child:?}"
             )));
         }
-        self.snapshots.0.remove(key)?;
-        if let Some(parent) = &record.parent {
-            self.children.remove(parent.as_str(), key)?;
-        }
+        drop(query);
+        self.forget(key)?;
         Ok(record)
     }
 

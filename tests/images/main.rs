@@ -26,6 +26,7 @@ mod common {
 }
 
 mod bad_input;
+mod damage;
 mod lab;
 mod loading;
 mod peers;

@@ -17,7 +17,10 @@ fn loaded(image: &Image) -> Lab {
 
 /// A container's record, as `create` writes it.
 fn contain(lab: &Lab, id: &str, image: &Image) {
-    let record = json!({ "id": id, "name": "web", "image": format!("sha256:{}", image.id()) });
+    let record = json!({
+        "id": id, "name": "web", "image": format!("sha256:{}", image.id()), "image_name": "app:1",
+        "created": "2026-01-01T00:00:00Z", "settings": {},
+    });
     lab.write(&format!("store/containers/{id}/config.json"), record.to_string().as_bytes());
 }
 
@@ -145,8 +148,7 @@ fn an_image_that_a_container_needs_stays() {
     // A record that can't be read might need anything.
     let lab = loaded(&image);
     lab.write("store/containers/c2/config.json", b"{");
-    lab.um(&["rmi", "app:1"]).refused(1, &["containers/c2/config.json", "no record of a container"]);
-    lab.um(&["prune", "-a"]).refused(1, &["containers/c2/config.json"]);
+    lab.um(&["prune", "-a"]).refused(1, &["containers/c2/config.json", "no record of a container"]);
     assert_eq!(layer_count(&lab), 3);
 }
 
@@ -215,6 +217,8 @@ fn verify_finds_what_is_broken_and_repair_makes_room_for_it() {
     // A layer's directory that somebody emptied is made again when it is needed.
     let dir = tree.parent().unwrap();
     lab.out(&format!("rm -r {0}/*; mkdir {0}/diff", dir.display()));
+    let ended = lab.um(&["inspect", "app:1"]);
+    assert!(ended.code == Some(0) && ended.err.contains("is set aside as"), "{ended:?}");
     assert_eq!(lab.layers("app:1")[0], tree);
     assert_eq!(fs::read(tree.join("srv/app")).unwrap(), b"v2");
     lab.verify();

@@ -183,6 +183,6 @@ fn nobody_else_reaches_the_snapshots() {
     let root = server.root();
     assert_eq!(mode(&root), 0o700);
     assert_eq!(mode(&root.join("snapshots")), 0o700);
-    assert_eq!(mode(&root.join("metadata.redb")), 0o600);
+    assert_eq!(mode(&root.join("metadata.sqlite")), 0o600);
     assert_eq!(mode(&scratch.path().join("s.sock")), 0o600);
 }

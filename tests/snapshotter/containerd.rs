@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::client::Mounted;
 use crate::common::{self, Scratch};
-use crate::server::Server;
+use crate::server::{self, Server};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 pub const OURS: &str = "unionmount";
@@ -56,18 +56,19 @@ impl Containerd {
         let scratch = Scratch::new();
         let server = Server::start_with(scratch.path(), extra);
         let top = scratch.path().display();
+        // What the program prints for it.
+        let printed =
+            server::command(scratch.path()).args(["--print-config", "--containerd", "1"]).output().unwrap();
+        let printed = String::from_utf8(printed.stdout).unwrap();
         let config = format!(
-            r#"version = 2
-root = "{top}/root"
+            r#"root = "{top}/root"
 state = "{top}/state"
 disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
+{printed}
 [grpc]
   address = "{top}/c.sock"
 [ttrpc]
   address = "{top}/c.sock.ttrpc"
-[proxy_plugins.{OURS}]
-  type = "snapshot"
-  address = "{top}/s.sock"
 "#
         );
         fs::write(scratch.path().join("config.toml"), config).unwrap();

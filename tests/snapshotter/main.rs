@@ -14,6 +14,7 @@ mod client;
 mod containerd;
 mod containers;
 mod crash;
+mod damage;
 mod image;
 mod process;
 mod server;

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use crate::common::{Scratch, wait_until};
 use crate::server::{Server, command};
 
-fn refused(output: &Output, parts: &[&str]) {
+pub fn refused(output: &Output, parts: &[&str]) {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");

@@ -5,12 +5,14 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::index::Index;
 use super::lock::{Access, Lock};
 use super::staging::remove_tree;
-use super::{ContainerUse, Image, Store};
+use super::{Containers, Image, Store};
 use crate::image::digest::Digest;
 use crate::image::document::{Config, Documentary, Entry, Kind, entries, parse_index};
 use crate::image::error::{Result, StoreError};
@@ -25,6 +27,8 @@ pub struct Removed {
     pub deleted: Option<Digest>,
     /// Blobs and layers could not be deleted now, since another process is at work; `prune` will.
     pub postponed: bool,
+    /// Why blobs and layers were left alone.
+    pub held_back: Option<StoreError>,
 }
 
 /// What [`Store::prune`] took away.
@@ -40,6 +44,8 @@ pub struct Pruned {
     pub leftovers: usize,
     /// How many bytes all that took, as far as it is known.
     pub bytes: u64,
+    /// Why blobs and layers were left alone.
+    pub held_back: Option<StoreError>,
 }
 
 /// What must stay.
@@ -65,7 +71,9 @@ impl Store {
             removed.postponed = match self.alone()? {
                 Some(_alone) => {
                     let _names = self.lock_index(Access::Shared)?;
-                    self.sweep(&self.read_index()?, &mut Pruned::default())?;
+                    let mut pruned = Pruned::default();
+                    self.sweep(&mut pruned)?;
+                    removed.held_back = pruned.held_back;
                     false
                 }
                 None => true,
@@ -74,7 +82,7 @@ impl Store {
         Ok(removed)
     }
 
-    fn unname(&self, index: &mut Index, uses: &[ContainerUse], text: &str, force: bool) -> Result<Removed> {
+    fn unname(&self, index: &mut Index, uses: &Containers, text: &str, force: bool) -> Result<Removed> {
         let catalog = self.catalog_of(index)?;
         let name = text.parse::<ImageName>().ok();
         // One that can't be read can still be removed.
@@ -85,7 +93,7 @@ impl Store {
         });
         if let Some((digest, names, _)) = broken {
             index.remove(digest);
-            return Ok(Removed { untagged: names.clone(), deleted: Some(*digest), postponed: false });
+            return Ok(Removed { untagged: names.clone(), deleted: Some(*digest), ..Removed::default() });
         }
         let image = catalog.resolve(text)?;
         let by_name = name.filter(|name| image.names.contains(name));
@@ -103,8 +111,11 @@ impl Store {
                 names.join(", ")
             )));
         }
-        let users: Vec<&ContainerUse> = uses.iter().filter(|container| container.image == image.id).collect();
-        if let Some(user) = users.first() {
+        let known = uses.known.iter().find(|user| user.image == image.id);
+        let known = known.map(|user| user.name.as_deref().unwrap_or(&user.id));
+        let broken =
+            uses.broken.iter().find(|user| user.image == Some(image.id)).map(|user| user.id.as_str());
+        if let Some(user) = known.or(broken) {
             if !force {
                 return Err(StoreError::InUse(in_use(&image, user)));
             }
@@ -114,26 +125,30 @@ impl Store {
             return Ok(Removed { untagged: image.names, ..Removed::default() });
         }
         index.remove(&image.entry);
-        Ok(Removed { untagged: image.names, deleted: Some(image.id), postponed: false })
+        Ok(Removed { untagged: image.names, deleted: Some(image.id), ..Removed::default() })
     }
 
     /// Deletes what no image and no container needs: images without a name (with `all`, every image that no container was
-    /// made from), blobs, unpacked layers, and what killed processes left.
+    /// made from), blobs, unpacked layers, and what killed processes left. Waits no longer than `patience` for others.
     ///
     /// # Errors
-    /// When another process is adding to the store.
-    pub fn prune(&self, all: bool) -> Result<Pruned> {
-        let Some(_alone) = self.alone()? else {
+    /// When another process is adding to the store all that time.
+    pub fn prune(&self, all: bool, patience: Duration) -> Result<Pruned> {
+        let (lock, gate) = (self.root().join("lock"), self.root().join("gate.lock"));
+        let Some(_alone) = Lock::alone_within(&lock, &gate, patience)? else {
             return Err(StoreError::InUse(format!(
-                "{}: another process is adding to the store or reading from it; try again when it has ended",
-                self.root().display()
+                "{}: another process has been adding to the store or reading from it for {} s; try again when it has \
+                 ended, or wait longer with --wait SECONDS",
+                self.root().display(),
+                patience.as_secs()
             )));
         };
         let uses = self.container_uses()?;
         let mut pruned = Pruned::default();
         self.change_index(|index| {
             for image in self.catalog_of(index)?.images {
-                let used = uses.iter().any(|container| container.image == image.id);
+                // Any image might be that of a container whose record can't be read.
+                let used = uses.unknown().is_some() || uses.images().any(|used| *used == image.id);
                 if !used && (all || image.names.is_empty()) {
                     index.remove(&image.entry);
                     pruned.images.push((image.id, image.names));
@@ -142,14 +157,21 @@ impl Store {
             Ok(())
         })?;
         let _names = self.lock_index(Access::Exclusive)?;
-        self.sweep(&self.read_index()?, &mut pruned)?;
+        self.sweep(&mut pruned)?;
         // A container whose making was killed: whoever makes one shares the store's lock until its record is written.
         let half_made =
-            list(&self.containers_dir())?.into_iter().filter(|dir| !dir.join("config.json").exists());
+            list(&self.containers_dir())?.into_iter().filter(|dir| is_missing(&dir.join("config.json")));
         for leftover in list(&self.tmp_dir())?.into_iter().chain(half_made) {
-            pruned.bytes += disk_usage(&leftover);
-            pruned.leftovers += 1;
-            remove_any(&leftover)?;
+            let bytes = disk_usage(&leftover);
+            match remove_any(&leftover) {
+                // A container that `rm` is removing at the same time.
+                Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                removed => {
+                    removed?;
+                    pruned.bytes += bytes;
+                    pruned.leftovers += 1;
+                }
+            }
         }
         Ok(pruned)
     }
@@ -161,12 +183,21 @@ impl Store {
 
     /// Keeps everything from being deleted while it is held.
     pub(crate) fn keep_all(&self) -> Result<Lock> {
+        // Behind who waits to be alone.
+        drop(Lock::wait(&self.root().join("gate.lock"), Access::Shared)?);
         Lock::wait(&self.root().join("lock"), Access::Shared)
     }
 
-    /// Deletes blobs and layers that nothing needs. Only with the exclusive lock on the store.
-    fn sweep(&self, index: &Index, pruned: &mut Pruned) -> Result<()> {
-        let needed = self.needed(index)?;
+    /// Deletes blobs and layers that nothing needs; nothing where that can't be known. Only with the exclusive lock on the
+    /// store.
+    fn sweep(&self, pruned: &mut Pruned) -> Result<()> {
+        let needed = match self.read_index_strictly().and_then(|index| self.needed(&index)) {
+            Ok(needed) => needed,
+            Err(error) => {
+                pruned.held_back = Some(error);
+                return Ok(());
+            }
+        };
         for (digest, path) in self.all_blobs()? {
             if needed.blobs.contains(&digest) {
                 continue;
@@ -219,10 +250,14 @@ impl Store {
                 Kind::Other => {}
             }
         }
-        for container in self.container_uses()? {
+        let mut uses = self.container_uses()?;
+        if let Some(at) = uses.broken.iter().position(|container| container.image.is_none()) {
+            return Err(uses.broken.swap_remove(at).error);
+        }
+        for image in uses.images() {
             // Another program may have dropped its image from the index.
-            if needed.blobs.insert(container.image) && self.has(&container.image) {
-                self.need_config(&container.image, &mut needed)?;
+            if needed.blobs.insert(*image) && self.has(image) {
+                self.need_config(image, &mut needed)?;
             }
         }
         Ok(needed)
@@ -263,9 +298,8 @@ impl Store {
     }
 }
 
-fn in_use(image: &Image, user: &ContainerUse) -> String {
+fn in_use(image: &Image, container: &str) -> String {
     let name = image.names.first().map_or_else(|| image.id.short(), ImageName::to_string);
-    let container = user.name.as_deref().unwrap_or(&user.id);
     format!(
         "image {name} is needed by container {container}; remove that first with unionmount rm {container}, or take only \
          the name away with -f"
@@ -275,6 +309,11 @@ fn in_use(image: &Image, user: &ContainerUse) -> String {
 fn digests(index: &serde_json::Value) -> Vec<Digest> {
     let list = index["manifests"].as_array();
     list.into_iter().flatten().filter_map(|value| value["digest"].as_str()?.parse().ok()).collect()
+}
+
+/// Whether there is nothing of this name. Where that can't be seen, there may be.
+fn is_missing(path: &Path) -> bool {
+    matches!(fs::symlink_metadata(path), Err(error) if error.kind() == io::ErrorKind::NotFound)
 }
 
 /// The entries of a directory.

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Once;
 
 use serde_json::{Value, json};
 
@@ -22,6 +23,11 @@ pub struct Index {
 }
 
 impl Index {
+    /// The index that a document is.
+    pub(super) fn of(document: Value) -> Index {
+        Index { document }
+    }
+
     /// An index without images.
     pub(super) fn empty() -> Index {
         Index {
@@ -88,8 +94,24 @@ impl Index {
 }
 
 impl Store {
-    /// Reads index.json. It is replaced as a whole, so no lock is needed for a look.
+    /// Reads index.json, for a look: one that is damaged is told, and its copy taken. It is replaced as a whole, so no lock
+    /// is needed.
     pub(crate) fn read_index(&self) -> Result<Index> {
+        match self.read_index_strictly() {
+            Err(error) if error.is_damage() => {
+                let Some(index) = self.copied_index() else { return Err(error) };
+                static TOLD: Once = Once::new();
+                TOLD.call_once(|| {
+                    log::warn!("{error}; going on with its copy, `unionmount verify --repair` mends it");
+                });
+                Ok(index)
+            }
+            read => read,
+        }
+    }
+
+    /// Reads index.json, for whoever changes it or deletes by it.
+    pub(super) fn read_index_strictly(&self) -> Result<Index> {
         let path = self.index_path();
         match document::parse_index(&read_bounded(&path)?) {
             Ok(document) => Ok(Index { document }),
@@ -99,7 +121,10 @@ impl Store {
 
     /// Publishes index.json. Only with the exclusive lock on the index.
     pub(super) fn write_index(&self, index: &Index, first: impl FnOnce() -> Result<()>) -> Result<()> {
-        self.write_file("index.json", index.document.to_string().as_bytes(), first)
+        let text = index.document.to_string();
+        self.write_file("index.json", text.as_bytes(), first)?;
+        self.write_copy(&text);
+        Ok(())
     }
 
     /// Changes index.json under its lock.
@@ -114,7 +139,7 @@ impl Store {
         first: impl FnOnce() -> Result<()>,
     ) -> Result<T> {
         let _alone = self.lock_index(Access::Exclusive)?;
-        let mut index = self.read_index()?;
+        let mut index = self.read_index_strictly()?;
         let result = change(&mut index)?;
         self.write_index(&index, first)?;
         Ok(result)

@@ -1,10 +1,13 @@
 //! Unpacked layers: a directory each, made once, shared by every image and container that has the layer.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
@@ -17,7 +20,9 @@ use crate::image::ahead;
 use crate::image::compression::{Compression, decode};
 use crate::image::digest::{Digest, Hashing};
 use crate::image::error::{Result, StoreError};
-use crate::image::layer::{Applied, ApplyOptions, Limits, Ownership, Written, apply, hides_all_below};
+use crate::image::layer::{
+    Applied, ApplyOptions, LayerError, Limits, Ownership, Written, apply, hides_all_below,
+};
 
 /// What is known of an unpacked layer: `layer.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,10 +76,13 @@ impl Store {
     /// When it is there and cannot be read.
     pub fn layer_record(&self, diff_id: &Digest) -> Result<Option<LayerRecord>> {
         let path = self.layer_dir(diff_id).join("layer.json");
-        if !path.exists() {
-            return Ok(None);
-        }
-        let record = serde_json::from_slice(&read_bounded(&path)?);
+        let text = match read_bounded(&path) {
+            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return Ok(None);
+            }
+            text => text?,
+        };
+        let record = serde_json::from_slice(&text);
         record
             .map(Some)
             .map_err(|error| StoreError::damaged(&path, format!("is no record of a layer: {error}")))
@@ -127,8 +135,12 @@ impl Store {
     fn unpack_missing(&self, image: &Image) -> Result<()> {
         let mut staging = None;
         for (diff_id, layer) in image.diff_ids.iter().zip(image.manifest.layers()) {
-            if self.layer_record(diff_id)?.is_some() {
-                continue;
+            match self.layer_record(diff_id) {
+                Ok(Some(_)) => continue,
+                Ok(None) => {}
+                // Made again; the old one is set aside when the new one is there.
+                Err(error) if error.is_damage() => log::warn!("{error}; the layer is unpacked again"),
+                Err(error) => return Err(error),
             }
             let staging = match &staging {
                 Some(staging) => staging,
@@ -148,6 +160,7 @@ impl Store {
             let file = File::open(&path).map_err(StoreError::io("open it", &path))?;
             staging.take(file, take).map_err(|error| match error {
                 StoreError::Refused(what) => StoreError::damaged(&path, what),
+                StoreError::Source(error) => StoreError::io("read it", &path)(error),
                 other => other,
             })?;
         }
@@ -190,12 +203,15 @@ impl Staging<'_> {
         let (feeder, ahead) = ahead::pair();
         // Set before the first block goes over: the blob's digest is the tar's too, and need not be computed twice.
         let plain = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let plain = &plain;
+        // What the machine failed at on the way, which says nothing of the layer.
+        let failure = OnceLock::new();
+        let taken = std::thread::scope(|scope| {
+            let (plain, failure) = (&plain, &failure);
             let Take { progress, stop, blob, .. } = take;
             let reading = scope.spawn(move || -> Result<_> {
                 let most = blob.map_or(u64::MAX, |blob| blob.size);
-                let mut tee = Hashing::new(Tee { source, writer, most, over: false, progress, stop });
+                let mut tee =
+                    Hashing::new(Tee { source, writer, most, over: false, progress, stop, failure });
                 let mut compression = Compression::None;
                 {
                     let decoded = decode(BufReader::with_capacity(256 << 10, &mut tee));
@@ -245,7 +261,11 @@ impl Staging<'_> {
                 self.finish_layer(dir, tar.digest, tar.size, applied)?;
             }
             Ok(AddedLayer { diff_id: tar.digest, blob: found, compression, content: None })
-        })
+        });
+        match failure.into_inner() {
+            Some(failure) if taken.is_err() => Err(failure),
+            _ => taken,
+        }
     }
 
     /// The second half of [`Staging::take`]: what becomes of the uncompressed tar.
@@ -285,7 +305,13 @@ impl Staging<'_> {
         let tree = dir.join("diff");
         let root = File::open(&tree).map_err(StoreError::io("open it", &tree))?;
         let options = ApplyOptions { limits, ..ApplyOptions::default() };
-        apply(tar, root.as_fd(), &options).map_err(|error| StoreError::Refused(error.to_string()))
+        apply(tar, root.as_fd(), &options).map_err(|error| match error {
+            // Says nothing of the layer, but of where it was to go.
+            LayerError::Os { entry, what, errno } => {
+                StoreError::io(what, tree.join(OsStr::from_bytes(&entry)))(errno)
+            }
+            wrong => StoreError::Refused(wrong.to_string()),
+        })
     }
 
     pub(super) fn finish_layer(
@@ -311,8 +337,10 @@ fn stream_limit(limits: Limits) -> u64 {
     limits.bytes.saturating_add(limits.entries.saturating_mul(4096))
 }
 
-/// Reads a source, no further than its promised size and one byte, and stores what it reads.
+/// Reads a source, no further than its promised size and one byte, and stores what it reads. Notes the failure of a system
+/// call, which whoever reads on can't tell from a damaged layer.
 struct Tee<'a, R> {
+    failure: &'a OnceLock<StoreError>,
     source: R,
     writer: Option<BlobWriter>,
     most: u64,
@@ -326,7 +354,14 @@ impl<R: Read> Read for Tee<'_, R> {
         if self.stop.load(Ordering::Relaxed) {
             return Err(io::Error::other("given up"));
         }
-        let count = if self.over { 1 } else { self.source.read(buffer)? };
+        let count = match self.over {
+            true => 1,
+            false => self.source.read(buffer).inspect_err(|error| {
+                if let Some(code) = error.raw_os_error() {
+                    self.fail(StoreError::Source(io::Error::from_raw_os_error(code)));
+                }
+            })?,
+        };
         let Some(most) = self.most.checked_sub(count as u64) else {
             // Nor is any more of it read.
             (self.over, self.most) = (true, 0);
@@ -336,11 +371,23 @@ impl<R: Read> Read for Tee<'_, R> {
             ));
         };
         self.most = most;
-        if let Some(writer) = &mut self.writer {
-            writer.write_all(&buffer[..count])?;
+        if let Some(writer) = &mut self.writer
+            && let Err(error) = writer.write_all(&buffer[..count])
+        {
+            let kind = error.kind();
+            let failure = StoreError::io("write", writer.path())(error);
+            self.fail(failure);
+            return Err(kind.into());
         }
         (self.progress)(count as u64);
         Ok(count)
+    }
+}
+
+impl<R> Tee<'_, R> {
+    /// Notes the first failure.
+    fn fail(&self, failure: StoreError) {
+        self.failure.get_or_init(|| failure);
     }
 }
 

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::lock::{Access, Lock};
+use super::lock::Lock;
 use super::{Image, Index, Store, make_dir, sync_dir};
 use crate::image::compression::Compression;
 use crate::image::digest::{Digest, Hashing};
@@ -30,7 +30,7 @@ use crate::image::name::ImageName;
 use crate::sys::namespace::start_write_back;
 use crate::union::sweep;
 
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(super) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 /// The annotation of a layer's descriptor that tells the bytes of its files.
 pub(crate) const CONTENT_SIZE: &str = "org.unionmount.layer.content-size";
@@ -91,7 +91,7 @@ impl Store {
     /// # Errors
     /// When nothing can be written.
     pub fn begin(&self) -> Result<Staging<'_>> {
-        let users = Lock::wait(&self.root().join("lock"), Access::Shared)?;
+        let users = self.keep_all()?;
         let dir = tempfile::Builder::new().prefix("staging-").tempdir_in(self.tmp_dir());
         let path = dir.map_err(StoreError::io("create a directory in it", self.tmp_dir()))?.keep();
         let staging = Staging {
@@ -331,7 +331,8 @@ impl<'a> Staging<'a> {
             if self.store.layer_record(diff_id).is_ok_and(|record| record.is_some()) {
                 return Ok(());
             }
-            self.store.discard_layer(&place)?;
+            let aside = self.store.set_aside(&place)?;
+            log::warn!("{}: was no whole layer, and is set aside as {}", place.display(), aside.display());
             done = put();
         }
         done.map_err(StoreError::io("put it in its place", &place))
@@ -439,6 +440,11 @@ pub struct BlobWriter {
 }
 
 impl BlobWriter {
+    /// Where it is written.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// How many bytes were written.
     pub fn size(&self) -> u64 {
         self.file.count()

@@ -1,17 +1,19 @@
 //! Verifying: every digest is computed again, every tree is made again and compared.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use super::gc::list;
-use super::{Blob, Image, Staging, Store, Take};
+use super::{Blob, Image, LayerRecord, Staging, Store, Take};
 use crate::image::digest::{Digest, Hashing};
 use crate::image::error::{Result, StoreError};
-use crate::image::layer::{Limits, Ownership, WriteOptions, write_tar};
+use crate::image::layer::{LayerError, Limits, Ownership, WriteOptions, write_tar};
 use crate::image::name::ImageName;
 
 /// What [`Store::verify`] found.
@@ -25,8 +27,14 @@ pub struct Verified {
     pub layers: usize,
     /// What is wrong.
     pub findings: Vec<Finding>,
+    /// What was wrong and is well again.
+    pub mended: Vec<Finding>,
+    /// What could not be looked at, and was not touched.
+    pub unchecked: Vec<Finding>,
     /// Things that nothing needs, and `prune` takes away.
     pub unneeded: usize,
+    /// Things that were set aside, now or earlier.
+    pub set_aside: usize,
 }
 
 /// Something that is wrong, and what to do about it.
@@ -45,45 +53,67 @@ struct Part {
     users: BTreeSet<String>,
 }
 
+/// What is at work while layers are checked.
+struct Check<'a> {
+    store: &'a Store,
+    staging: &'a Staging<'a>,
+    repair: bool,
+    verified: &'a mut Verified,
+}
+
 impl Store {
-    /// Checks everything; `repair` removes what is broken and can be had again.
+    /// Checks everything. `repair` mends what can be derived, and sets aside what is broken and can be had again; nothing is
+    /// deleted. What can't be looked at (a full disk, too few descriptors, a disk that fails) is not broken.
     ///
     /// # Errors
     /// When the store can't be read at all.
     pub fn verify(&self, repair: bool) -> Result<Verified> {
-        let staging = self.begin()?;
-        let index = self.read_index()?;
-        let catalog = self.catalog_of(&index)?;
-        let mut verified =
-            Verified { images: catalog.images.len() + catalog.broken.len(), ..Verified::default() };
-        for (digest, names, error) in &catalog.broken {
-            let name = names.first().map_or_else(|| digest.to_string(), ImageName::to_string);
-            verified.find(
-                format!("image {name}: {error}"),
-                format!("unionmount rmi {name}, or load the image again"),
-            );
-        }
+        let mut verified = Verified::default();
+        let staging = match self.begin() {
+            Ok(staging) => staging,
+            Err(error) => {
+                verified.unchecked(&error);
+                return Ok(verified);
+            }
+        };
+        let index = self.verify_lists(repair, &mut verified)?;
         let mut parts: BTreeMap<(Digest, Digest), Part> = BTreeMap::new();
-        for image in &catalog.images {
-            self.parts_of(image, &mut parts)?;
+        if let Some(index) = &index {
+            let catalog = self.catalog_of(index)?;
+            verified.images = catalog.images.len() + catalog.broken.len();
+            for (digest, names, error) in &catalog.broken {
+                if !error.is_damage() {
+                    verified.unchecked(error);
+                    continue;
+                }
+                let name = names.first().map_or_else(|| digest.to_string(), ImageName::to_string);
+                verified.broken(
+                    format!("image {name}: {error}"),
+                    format!("unionmount rmi {name}, or load the image again"),
+                );
+            }
+            for image in &catalog.images {
+                self.parts_of(image, &mut parts)?;
+            }
         }
         // Layers first: their blobs are hashed on the way.
         let mut hashed = HashSet::new();
+        let mut check = Check { store: self, staging: &staging, repair, verified: &mut verified };
         for part in parts.values() {
-            self.verify_part(part, &staging, repair, &mut verified)?;
+            check.part(part)?;
             hashed.insert(part.blob.digest);
         }
-        self.verify_blobs(&hashed, repair, &mut verified)?;
-        self.verify_containers(&mut verified)?;
+        check.blobs(&hashed)?;
         verified.layers = self.all_layers()?.len();
         verified.blobs = self.all_blobs()?.len();
-        if let Ok(needed) = self.needed(&index) {
+        if let Some(Ok(needed)) = index.map(|index| self.needed(&index)) {
             let blobs = self.all_blobs()?.iter().filter(|(digest, _)| !needed.blobs.contains(digest)).count();
             let layers =
                 self.all_layers()?.iter().filter(|(digest, _)| !needed.layers.contains(digest)).count();
             // One of the leftovers is our own staging directory.
             verified.unneeded = blobs + layers + list(&self.tmp_dir())?.len().saturating_sub(1);
         }
+        verified.set_aside = self.set_aside_count();
         verified.findings.sort();
         Ok(verified)
     }
@@ -97,132 +127,138 @@ impl Store {
         }
         Ok(())
     }
+}
 
+impl Check<'_> {
     /// Checks a layer's blob, and its tree against a new one.
-    fn verify_part(
-        &self,
-        part: &Part,
-        staging: &Staging<'_>,
-        repair: bool,
-        verified: &mut Verified,
-    ) -> Result<()> {
+    fn part(&mut self, part: &Part) -> Result<()> {
         let users = part.users.iter().cloned().collect::<Vec<_>>().join(", ");
         let again = format!("load the image again ({users})");
-        let path = self.blob_path(&part.blob.digest);
-        let file = match File::open(&path) {
+        let path = self.store.blob_path(&part.blob.digest);
+        let file = match File::open(&path).map_err(StoreError::io("open it", &path)) {
             Ok(file) => file,
             Err(error) => {
-                verified.find(format!("layer blob {}: {error}", path.display()), again);
+                match error.is_damage() {
+                    true => self.verified.broken(format!("layer blob {error}"), again),
+                    false => self.verified.unchecked(&error),
+                }
                 return Ok(());
             }
         };
-        let tree = self.layer_dir(&part.diff_id);
-        let unpacked = match self.layer_record(&part.diff_id) {
-            Ok(record) => record.is_some(),
+        let record = match self.store.layer_record(&part.diff_id) {
+            Ok(record) => record,
             Err(error) => {
-                self.broken_tree(&tree, error.to_string(), repair, verified)?;
-                false
+                match error.is_damage() {
+                    true => self.broken_tree(&part.diff_id, &error.to_string()),
+                    false => self.verified.unchecked(&error),
+                }
+                None
             }
         };
         let take = Take {
             blob: Some(part.blob),
             diff_id: Some(part.diff_id),
             store: false,
-            unpack: unpacked,
+            unpack: record.is_some(),
             limits: Limits { entries: u64::MAX, bytes: u64::MAX },
             progress: &|_| {},
             stop: &AtomicBool::new(false),
         };
-        match staging.take(file, take) {
+        match self.staging.take(file, take) {
             Ok(_) => {}
             Err(StoreError::Refused(what)) => {
-                let mend = match repair {
-                    true => {
-                        fs::remove_file(&path).map_err(StoreError::io("remove it", &path))?;
-                        format!("removed; {again}")
-                    }
-                    false => format!("unionmount verify --repair, which removes it; then {again}"),
-                };
-                verified.find(format!("layer blob {}: {what}", path.display()), mend);
+                self.broken_blob("layer blob", &path, &what, &again);
                 return Ok(());
             }
-            Err(other) => return Err(other),
-        }
-        if unpacked {
-            let fresh = staging.staged_layer(&part.diff_id);
-            let same = tree_digest(&fresh.join("diff"))
-                .and_then(|expected| Ok(tree_digest(&tree.join("diff"))? == expected));
-            match same {
-                Ok(true) => {}
-                Ok(false) => self.broken_tree(&tree, "differs from its tar".into(), repair, verified)?,
-                Err(error) => self.broken_tree(&tree, error.to_string(), repair, verified)?,
+            Err(StoreError::Source(error)) => {
+                self.verified.unchecked(&StoreError::io("read it", &path)(error));
+                return Ok(());
+            }
+            Err(error) => {
+                self.verified.unchecked(&error);
+                return Ok(());
             }
         }
-        staging.forget_layer(&part.diff_id)
+        if let Some(record) = record {
+            self.tree(&part.diff_id, &record)?;
+        }
+        self.staging.forget_layer(&part.diff_id)
     }
 
-    fn broken_tree(&self, tree: &Path, what: String, repair: bool, verified: &mut Verified) -> Result<()> {
-        let mend = match repair {
-            true => {
-                self.discard_layer(tree)?;
-                "removed; it is unpacked again when it is needed".to_owned()
-            }
-            false => "unionmount verify --repair, which removes it; it is unpacked again when it is needed"
-                .to_owned(),
-        };
-        verified.find(format!("unpacked layer {}: {what}", tree.display()), mend);
+    /// Compares a layer's tree and its record with those that were just made of its tar.
+    fn tree(&mut self, diff_id: &Digest, record: &LayerRecord) -> Result<()> {
+        let (fresh, tree) = (self.staging.staged_layer(diff_id), self.store.layer_dir(diff_id));
+        let path = fresh.join("layer.json");
+        let text = fs::read(&path).map_err(StoreError::io("read it", &path))?;
+        let told = |record: &LayerRecord| (record.diff_id, record.tar_size, record.size, record.entries);
+        let expected = serde_json::from_slice::<LayerRecord>(&text).ok();
+        if expected.as_ref().map(told) != Some(told(record)) {
+            self.broken_tree(diff_id, "layer.json tells other sizes than its tar has");
+            return Ok(());
+        }
+        let same = tree_digest(&fresh.join("diff"))
+            .and_then(|expected| Ok(tree_digest(&tree.join("diff"))? == expected));
+        match same {
+            Ok(true) => {}
+            Ok(false) => self.broken_tree(diff_id, "differs from its tar"),
+            Err(error) if error.is_damage() => self.broken_tree(diff_id, &error.to_string()),
+            Err(error) => self.verified.unchecked(&error),
+        }
         Ok(())
+    }
+
+    fn broken_tree(&mut self, diff_id: &Digest, what: &str) {
+        let tree = self.store.layer_dir(diff_id);
+        let what = format!("unpacked layer {}: {what}", tree.display());
+        let again = "it is unpacked again when it is needed";
+        if !self.repair {
+            let mend = format!("unionmount verify --repair, which sets it aside; {again}");
+            return self.verified.broken(what, mend);
+        }
+        match self.store.set_aside(&tree) {
+            Ok(aside) => {
+                self.verified.mended(what, format!("set aside as {}; {again}", aside.display()));
+            }
+            Err(error) => self.verified.broken(what, format!("cannot be mended: {error}")),
+        }
+    }
+
+    fn broken_blob(&mut self, kind: &str, path: &Path, what: &str, again: &str) {
+        let what = format!("{kind} {}: {what}", path.display());
+        let mend = match self.repair {
+            true => match self.store.set_aside(path) {
+                Ok(aside) => format!("set aside as {}; {again}", aside.display()),
+                Err(error) => format!("cannot be set aside: {error}"),
+            },
+            false => format!("unionmount verify --repair, which sets it aside; then {again}"),
+        };
+        self.verified.broken(what, mend);
     }
 
     /// Checks the blobs that are no layers.
-    fn verify_blobs(&self, hashed: &HashSet<Digest>, repair: bool, verified: &mut Verified) -> Result<()> {
-        for (digest, path) in self.all_blobs()? {
+    fn blobs(&mut self, hashed: &HashSet<Digest>) -> Result<()> {
+        for (digest, path) in self.store.all_blobs()? {
             if hashed.contains(&digest) {
                 continue;
             }
-            let mut file = File::open(&path).map_err(StoreError::io("open it", &path))?;
-            let mut sink = Hashing::new(io::sink());
-            io::copy(&mut file, &mut sink).map_err(StoreError::io("read it", &path))?;
-            let found = sink.finish().1;
-            if found == digest {
-                continue;
-            }
-            let mend = match repair {
-                true => {
-                    fs::remove_file(&path).map_err(StoreError::io("remove it", &path))?;
-                    "removed; load the images again that need it"
-                }
-                false => {
-                    "unionmount verify --repair, which removes it; then load the images again that need it"
-                }
+            let digest_of = || -> Result<Digest> {
+                let mut file = File::open(&path).map_err(StoreError::io("open it", &path))?;
+                let mut sink = Hashing::new(io::sink());
+                io::copy(&mut file, &mut sink).map_err(StoreError::io("read it", &path))?;
+                Ok(sink.finish().1)
             };
-            verified.find(
-                format!("blob {}: its content has the digest {found}", path.display()),
-                mend.to_owned(),
-            );
-        }
-        Ok(())
-    }
-
-    fn verify_containers(&self, verified: &mut Verified) -> Result<()> {
-        for container in self.container_uses()? {
-            if self.blob_size(&container.image).is_none() {
-                verified.find(
-                    format!("container {}: its image {} is not in the store", container.id, container.image),
-                    format!("load that image again, or unionmount rm {}", container.id),
-                );
+            match digest_of() {
+                Ok(found) if found == digest => {}
+                Ok(found) => {
+                    let what = format!("its content has the digest {found}");
+                    self.broken_blob("blob", &path, &what, "load the images again that need it");
+                }
+                // Removed meanwhile.
+                Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => self.verified.unchecked(&error),
             }
         }
         Ok(())
-    }
-}
-
-impl Verified {
-    fn find(&mut self, what: String, mend: String) {
-        let finding = Finding { what, mend };
-        if !self.findings.contains(&finding) {
-            self.findings.push(finding);
-        }
     }
 }
 
@@ -232,6 +268,12 @@ fn tree_digest(tree: &Path) -> Result<Digest> {
     let mut sink = Hashing::new(io::sink());
     // Without the root: few tars speak of it, and its time is then that of unpacking.
     let options = WriteOptions { ownership: Ownership::of_this_process(), lowers: &[], root: false };
-    write_tar(root.as_fd(), &mut sink, &options).map_err(|error| StoreError::damaged(tree, error))?;
+    write_tar(root.as_fd(), &mut sink, &options).map_err(|error| match error {
+        LayerError::Os { entry, what, errno } => {
+            StoreError::io(what, tree.join(OsStr::from_bytes(&entry)))(errno)
+        }
+        LayerError::Read(error) | LayerError::Write(error) => StoreError::io("read it", tree)(error),
+        wrong => StoreError::damaged(tree, wrong),
+    })?;
     Ok(sink.finish().1)
 }
