@@ -1,16 +1,18 @@
 //! `unionmount status`: how mounts are doing.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressStyle};
+use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::watch;
 use super::{Failure, print_all, say};
-use crate::explain::client::Client;
+use crate::explain::client::{Client, ClientError, STATUS_PATIENCE};
 use crate::explain::mounts::{self, Mount};
 use crate::explain::paint::{Cell, Paint, align};
 use crate::explain::protocol::Status as Daemon;
@@ -51,6 +53,7 @@ JSON, one object a mount: version, pid, mount_point, device, since_us, io, layer
 counters {copy_ups, copied_bytes, whiteouts, creates, renames, attribute_changes, xattr_changes, index_answers},
 requests {KIND: number}, requests_total, memory, nodes, listeners, uptime, and usage[], one for each layer: files,
 directories, whiteouts, bytes, disk_bytes, changed_files, changed_bytes (since the mount), complete; or null.
+Of a mount that didn't answer: mount_point, device, error, dead (its daemon has ended).
 
 Files and sizes are counted by this command, not by the daemon; where the time was too short they are marked with a +
 (`complete` is false in JSON).
@@ -72,6 +75,22 @@ struct Report {
     usage: Option<Vec<Option<Usage>>>,
 }
 
+/// A mount whose daemon said nothing of use, for JSON.
+#[derive(Serialize)]
+struct Silent<'a> {
+    mount_point: Text,
+    device: &'a str,
+    /// Its daemon has ended.
+    dead: bool,
+    error: String,
+}
+
+/// A mount, and what its daemon said.
+struct Answer {
+    mount: Mount,
+    said: Result<Daemon, ClientError>,
+}
+
 impl Status {
     /// Runs the verb.
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
@@ -85,8 +104,8 @@ impl Status {
                 if self.watch {
                     return watch::run(&mount);
                 }
-                let daemon = ask(&mount)?;
-                self.print(&[(mount, daemon)])?;
+                let daemon = ask(&mount).map_err(|error| Failure::failed(named(&mount, &error)))?;
+                self.print(&[Answer { mount, said: Ok(daemon) }])?;
                 Ok(ExitCode::SUCCESS)
             }
             None => self.all(),
@@ -95,61 +114,65 @@ impl Status {
 
     fn all(&self) -> Result<ExitCode, Failure> {
         let mounts = mounts::all().map_err(|e| Failure::failed(format!("/proc/self/mountinfo: {e}")))?;
-        let mut answers = Vec::new();
-        let mut silent = false;
-        let mut seen: Vec<&str> = Vec::new();
-        for mount in &mounts {
+        let us = rustix::process::geteuid().as_raw();
+        let mut seen = BTreeSet::new();
+        let mounts: Vec<Mount> = mounts
+            .into_iter()
             // Bind mounts are the same filesystem in several places.
-            if seen.contains(&&mount.device[..]) {
-                continue;
-            }
-            seen.push(&mount.device);
+            .filter(|mount| seen.insert(mount.device.clone()))
             // What is another user's is asked by naming it, and then refused.
-            let us = rustix::process::geteuid().as_raw();
-            if us != 0 && mount.owner.is_some_and(|owner| owner != us) {
-                continue;
-            }
-            match ask(mount) {
-                Ok(daemon) => answers.push((mount.clone(), daemon)),
-                Err(failure) => {
-                    silent = true;
-                    say(&failure.message);
-                }
-            }
-        }
+            .filter(|mount| us == 0 || mount.owner.is_none_or(|owner| owner == us))
+            .collect();
+        let mut answers = side_by_side(mounts, |mount| {
+            let said = ask(&mount);
+            Some(Answer { mount, said })
+        });
         // Daemons whose mounts are in other mount namespaces, as those of a rootless engine's containers.
-        for socket in runtime::own_sockets() {
-            let known =
-                answers.iter().any(|(_, daemon)| runtime::socket_name(&daemon.about.device) == socket.name);
-            if known {
-                continue;
-            }
+        let known: BTreeSet<String> =
+            answers.iter().map(|answer| runtime::socket_name(&answer.mount.device)).collect();
+        let elsewhere = runtime::own_sockets().into_iter().filter(|socket| !known.contains(&socket.name));
+        answers.extend(side_by_side(elsewhere.collect(), |socket| {
             // It may have ended meanwhile.
-            if let Ok(daemon) = Client::connect_to(&socket.path).and_then(|mut client| client.status()) {
-                answers.push((Mount::elsewhere(&daemon.about), daemon));
-            }
-        }
-        if answers.is_empty() && !silent && !self.json {
+            let daemon =
+                Client::connect_to(&socket.path, STATUS_PATIENCE).and_then(|mut client| client.status());
+            daemon.ok().map(|daemon| Answer { mount: Mount::elsewhere(&daemon.about), said: Ok(daemon) })
+        }));
+        if answers.is_empty() && !self.json {
             print_all(b"nothing is mounted by unionmount\n")?;
         }
         self.print(&answers)?;
-        Ok(if silent { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        let mut code = ExitCode::SUCCESS;
+        for answer in &answers {
+            if let Err(error) = &answer.said {
+                say(&named(&answer.mount, error));
+                code = ExitCode::FAILURE;
+            }
+        }
+        Ok(code)
     }
 
-    fn print(&self, answers: &[(Mount, Daemon)]) -> Result<(), Failure> {
+    fn print(&self, answers: &[Answer]) -> Result<(), Failure> {
         let mut text = String::new();
         if self.json {
-            for (_, daemon) in answers {
-                let report = Report {
-                    uptime: uptime(daemon).as_secs_f64(),
-                    requests_total: daemon.requests.values().sum(),
-                    usage: self.usage(daemon),
-                    daemon: daemon.clone(),
+            for answer in answers {
+                let line = match &answer.said {
+                    Ok(daemon) => serde_json::to_string(&Report {
+                        uptime: uptime(daemon).as_secs_f64(),
+                        requests_total: daemon.requests.values().sum(),
+                        usage: self.usage(daemon),
+                        daemon: daemon.clone(),
+                    }),
+                    Err(error) => serde_json::to_string(&Silent {
+                        mount_point: Text::from(answer.mount.point.as_path()),
+                        device: &answer.mount.device,
+                        dead: matches!(error, ClientError::Dead(_)),
+                        error: error.to_string(),
+                    }),
                 };
-                text.push_str(&serde_json::to_string(&report).map_err(Failure::failed)?);
+                text.push_str(&line.map_err(Failure::failed)?);
                 text.push('\n');
             }
-        } else if let (Some(_), [(mount, daemon)]) = (&self.mount, answers) {
+        } else if let (Some(_), [Answer { mount, said: Ok(daemon) }]) = (&self.mount, answers) {
             text = one(mount, daemon, self.usage(daemon).as_deref(), Paint::of_stdout());
         } else if !answers.is_empty() {
             text = table(answers, Paint::of_stdout());
@@ -181,13 +204,44 @@ impl Status {
     }
 }
 
-pub(super) fn ask(mount: &Mount) -> Result<Daemon, Failure> {
-    let named = |error: crate::explain::client::ClientError| {
-        let text = error.to_string();
-        let point = Text::from(mount.point.as_path()).to_string();
-        Failure::failed(if text.contains(&point) { text } else { format!("{point}: {text}") })
+fn ask(mount: &Mount) -> Result<Daemon, ClientError> {
+    Client::connect_within(mount, STATUS_PATIENCE).and_then(|mut client| client.status())
+}
+
+/// An error's words, which name the mount.
+fn named(mount: &Mount, error: &ClientError) -> String {
+    let text = error.to_string();
+    let point = Text::from(mount.point.as_path()).to_string();
+    if text.contains(&point) { text } else { format!("{point}: {text}") }
+}
+
+/// How many daemons are asked at once. One that keeps silent holds nobody up but its own thread.
+const AT_ONCE: usize = 256;
+
+/// Does `work` for each, on threads of their own, and returns what came of them in their order.
+fn side_by_side<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> Option<R> + Sync) -> Vec<R> {
+    let threads = items.len().min(AT_ONCE);
+    let items = Mutex::new(items.into_iter().enumerate());
+    let done = Mutex::new(Vec::new());
+    let help = || {
+        loop {
+            let Some((at, item)) = items.lock().next() else { return };
+            let result = work(item);
+            done.lock().push((at, result));
+        }
     };
-    Client::connect(mount).and_then(|mut client| client.status()).map_err(named)
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            // Where no more threads can be had, those that there are do it all.
+            if std::thread::Builder::new().spawn_scoped(scope, help).is_err() {
+                break;
+            }
+        }
+        help();
+    });
+    let mut done = done.into_inner();
+    done.sort_by_key(|(at, _)| *at);
+    done.into_iter().filter_map(|(_, result)| result).collect()
 }
 
 pub(super) fn since(daemon: &Daemon) -> Time {
@@ -200,11 +254,23 @@ pub(super) fn uptime(daemon: &Daemon) -> Duration {
     SystemTime::now().duration_since(began).unwrap_or_default()
 }
 
-fn table(answers: &[(Mount, Daemon)], paint: Paint) -> String {
+fn table(answers: &[Answer], paint: Paint) -> String {
     let head = ["MOUNT", "LAYERS", "UP", "COPY-UPS", "COPIED", "WHITEOUTS", "REQUESTS", "MEMORY", "PID"];
     let mut rows = vec![head.iter().map(|word| Cell::new(word, paint.dim(word))).collect::<Vec<_>>()];
-    for (mount, daemon) in answers {
+    for Answer { mount, said } in answers {
         let point = Text::from(mount.point.as_path()).to_string();
+        let daemon = match said {
+            Ok(daemon) => daemon,
+            Err(error) => {
+                let state = match error {
+                    ClientError::Dead(_) => "dead",
+                    ClientError::Silent => "doesn't answer",
+                    _ => "can't be asked",
+                };
+                rows.push(vec![Cell::new(&point, paint.bold(&point)), Cell::plain(state)]);
+                continue;
+            }
+        };
         let writable = daemon.layers.first().is_some_and(|layer| layer.layer == 0);
         let layers = match writable {
             true => format!("{} + upper", daemon.layers.len() - 1),

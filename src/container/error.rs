@@ -3,8 +3,11 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 use crate::image::error::StoreError;
 use crate::image::layer::LayerError;
+use crate::union::layer::TakeAway;
 
 /// The result of an operation on a container.
 pub type Result<T> = std::result::Result<T, ContainerError>;
@@ -44,6 +47,12 @@ pub enum ContainerError {
         /// The system's answer.
         source: io::Error,
     },
+    /// A mount whose daemon has ended.
+    #[error("{}: a dead FUSE mount, its daemon has ended; {}", path.display(), TakeAway(path))]
+    DeadMount {
+        /// The mount point.
+        path: PathBuf,
+    },
     /// Anything else that the user has to change.
     #[error("{0}")]
     Refused(String),
@@ -56,6 +65,12 @@ impl ContainerError {
         path: impl AsRef<Path>,
     ) -> impl FnOnce(E) -> ContainerError {
         let path = path.as_ref().to_owned();
-        move |error| ContainerError::Io { what, path, source: error.into() }
+        move |error| {
+            let source = error.into();
+            match Errno::from_io_error(&source) {
+                Some(Errno::NOTCONN | Errno::CONNABORTED) => ContainerError::DeadMount { path },
+                _ => ContainerError::Io { what, path, source },
+            }
+        }
     }
 }

@@ -1,21 +1,29 @@
 //! Asking a daemon over its control socket.
+//!
+//! The daemon may be anybody's: root asks those of all users. So it is trusted with nothing: each talk has a deadline
+//! that no trickle of bytes extends, from the connection on, and what it says is bounded.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rustix::net::sockopt::socket_peercred;
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use serde::de::DeserializeOwned;
 
-use super::mounts::Mount;
-use super::protocol::{Reply, Request, Status, Told};
+use super::mounts::{Life, Mount};
+use super::protocol::{LONGEST_ANSWER, Reply, Request, Status, Told};
 use super::report::Explanation;
 use super::runtime;
 use crate::union::events::Filter;
+use crate::union::layer::TakeAway;
 use crate::union::text::Text;
 
-/// How long an answer may take. The daemon answers at once unless the machine is very busy.
+/// How long a talk about the mount's state may take, all in all. A daemon has that at hand.
+pub const STATUS_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a talk may take for which the daemon reads the layers.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why a daemon could not be asked.
@@ -27,6 +35,9 @@ pub enum ClientError {
         Text::from(.0.as_path())
     )]
     NoSocket(PathBuf),
+    /// It has ended without unmounting.
+    #[error("{}: a dead FUSE mount, its daemon has ended; {}", Text::from(.0.as_path()), TakeAway(.0))]
+    Dead(PathBuf),
     /// The socket is somebody else's.
     #[error("the mount {} belongs to uid {owner}; only that user and root may ask its daemon", Text::from(.point.as_path()))]
     NotYours {
@@ -49,9 +60,12 @@ pub enum ClientError {
     /// It has ended.
     #[error("the daemon has ended")]
     Ended,
-    /// It says nothing.
-    #[error("the daemon doesn't answer")]
+    /// It says nothing, or not enough in time.
+    #[error("the daemon doesn't answer; it may be stopped or busy")]
     Silent,
+    /// It says more than any answer has.
+    #[error("the daemon's answer is longer than {LONGEST_ANSWER} bytes")]
+    Endless,
     /// The talk failed.
     #[error("cannot talk to the daemon: {0}")]
     Io(#[from] io::Error),
@@ -64,29 +78,30 @@ pub enum ClientError {
 #[derive(Debug)]
 pub struct Client {
     reader: BufReader<UnixStream>,
+    /// When the talk must have ended; `None`: whenever something happens.
+    deadline: Option<Instant>,
 }
 
 impl Client {
-    /// Connects to the daemon of a mount.
+    /// Connects to the daemon of a mount, for a talk that ends within `patience`.
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub fn connect(mount: &Mount) -> Result<Client, ClientError> {
+    pub fn connect_within(mount: &Mount, patience: Duration) -> Result<Client, ClientError> {
+        let deadline = Instant::now() + patience;
         let us = rustix::process::geteuid().as_raw();
-        let mut impostor = None;
+        let (mut impostor, mut abandoned) = (None, false);
         for socket in runtime::sockets_of(&mount.device) {
-            let stream = match UnixStream::connect(&socket) {
+            let stream = match open(&socket, deadline) {
                 Ok(stream) => stream,
-                Err(error) => match error.kind() {
-                    io::ErrorKind::NotFound
-                    | io::ErrorKind::ConnectionRefused
-                    | io::ErrorKind::NotADirectory => continue,
-                    io::ErrorKind::PermissionDenied if mount.owner.is_none_or(|owner| owner == us) => {
-                        continue;
-                    }
-                    io::ErrorKind::PermissionDenied => break,
-                    _ => return Err(error.into()),
-                },
+                Err(Errno::NOENT | Errno::NOTDIR) => continue,
+                Err(Errno::CONNREFUSED) => {
+                    abandoned = true;
+                    continue;
+                }
+                Err(Errno::ACCESS) if mount.owner.is_none_or(|owner| owner == us) => continue,
+                Err(Errno::ACCESS) => break,
+                Err(errno) => return Err(talk_failed(errno.into())),
             };
             // Whoever could write to the directory could listen there.
             let uid = socket_peercred(&stream).map_err(io::Error::from)?.uid.as_raw();
@@ -94,32 +109,44 @@ impl Client {
                 impostor = Some(ClientError::Impostor { socket, uid });
                 continue;
             }
-            stream.set_read_timeout(Some(PATIENCE))?;
-            return Ok(Client { reader: BufReader::new(stream) });
+            return Ok(Client { reader: BufReader::new(stream), deadline: Some(deadline) });
         }
         if let Some(impostor) = impostor {
             return Err(impostor);
         }
-        match mount.owner {
-            Some(owner) if owner != us && us != 0 => {
+        let life = mount.life(deadline.saturating_duration_since(Instant::now()));
+        match (life, mount.owner) {
+            (Life::Dead, _) => Err(ClientError::Dead(mount.point.clone())),
+            // A daemon takes the name of its socket over from one that was killed: nobody has this mount.
+            (Life::Unknown, _) if abandoned => Err(ClientError::Dead(mount.point.clone())),
+            (_, Some(owner)) if owner != us && us != 0 => {
                 Err(ClientError::NotYours { point: mount.point.clone(), owner })
             }
             _ => Err(ClientError::NoSocket(mount.point.clone())),
         }
     }
 
-    /// Connects to a daemon by its socket, which must be served by this user or root.
+    /// Connects to the daemon of a mount, to ask it what may take it a while.
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub fn connect_to(socket: &Path) -> Result<Client, ClientError> {
-        let stream = UnixStream::connect(socket)?;
+    pub fn connect(mount: &Mount) -> Result<Client, ClientError> {
+        Client::connect_within(mount, PATIENCE)
+    }
+
+    /// Connects to a daemon by its socket, which must be served by this user or root, for a talk that ends within
+    /// `patience`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn connect_to(socket: &Path, patience: Duration) -> Result<Client, ClientError> {
+        let deadline = Instant::now() + patience;
+        let stream = open(socket, deadline).map_err(|errno| talk_failed(errno.into()))?;
         let uid = socket_peercred(&stream).map_err(io::Error::from)?.uid.as_raw();
         if uid != 0 && uid != rustix::process::geteuid().as_raw() {
             return Err(ClientError::Impostor { socket: socket.to_owned(), uid });
         }
-        stream.set_read_timeout(Some(PATIENCE))?;
-        Ok(Client { reader: BufReader::new(stream) })
+        Ok(Client { reader: BufReader::new(stream), deadline: Some(deadline) })
     }
 
     fn ask<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, ClientError> {
@@ -128,27 +155,45 @@ impl Client {
         match self.reader.get_mut().write_all(&line) {
             // What it said before it hung up is still to be read.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-            other => other?,
+            other => other.map_err(talk_failed)?,
         }
-        let line = self.line().map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => ClientError::Silent,
-            _ => ClientError::Io(error),
-        });
-        match line? {
+        match self.line()? {
             None => Err(ClientError::Ended),
-            Some(line) => match serde_json::from_str(&line)? {
+            Some(line) => match serde_json::from_slice(&line)? {
                 Reply::Ok(answer) => Ok(answer),
                 Reply::Error(why) => Err(ClientError::Refused(why)),
             },
         }
     }
 
-    fn line(&mut self) -> io::Result<Option<String>> {
-        let mut line = String::new();
-        match self.reader.read_line(&mut line) {
-            Ok(0) => Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(None),
-            other => other.map(|_| Some(line)),
+    /// The next line, without its end, which must come before the deadline; `None` at the end of the talk.
+    fn line(&mut self) -> Result<Option<Vec<u8>>, ClientError> {
+        let mut line = Vec::new();
+        loop {
+            if let Some(deadline) = self.deadline {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Err(ClientError::Silent);
+                }
+                self.reader.get_ref().set_read_timeout(Some(left))?;
+            }
+            let said = match self.reader.fill_buf() {
+                Ok([]) => return if line.is_empty() { Ok(None) } else { Err(ClientError::Ended) },
+                Ok(said) => said,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(talk_failed(error)),
+            };
+            let end = said.iter().position(|&byte| byte == b'\n');
+            let part = end.unwrap_or(said.len());
+            if line.len() + part > LONGEST_ANSWER {
+                return Err(ClientError::Endless);
+            }
+            line.extend_from_slice(&said[..part]);
+            self.reader.consume(part + usize::from(end.is_some()));
+            if end.is_some() {
+                return Ok(Some(line));
+            }
         }
     }
 
@@ -165,6 +210,7 @@ impl Client {
     /// Begins to listen. Then [`Trace::next_told`] waits for what happens.
     pub fn trace(mut self, filter: Filter) -> Result<Trace, ClientError> {
         let status = self.ask(&Request::Trace { filter })?;
+        self.deadline = None;
         self.reader.get_ref().set_read_timeout(None)?;
         Ok(Trace { client: self, status })
     }
@@ -183,7 +229,31 @@ impl Trace {
     pub fn next_told(&mut self) -> Result<Option<Told>, ClientError> {
         match self.client.line()? {
             None => Ok(None),
-            Some(line) => Ok(Some(serde_json::from_str(&line)?)),
+            Some(line) => Ok(Some(serde_json::from_slice(&line)?)),
         }
+    }
+}
+
+/// Connects to a socket. A daemon that accepts nobody makes connecting wait: until the deadline.
+fn open(socket: &Path, deadline: Instant) -> Result<UnixStream, Errno> {
+    let address = SocketAddrUnix::new(socket)?;
+    let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Errno::AGAIN);
+        }
+        set_socket_timeout(&stream, Timeout::Send, Some(left))?;
+        match connect(&stream, &address) {
+            Err(Errno::INTR) => {}
+            other => return other.map(|()| stream.into()),
+        }
+    }
+}
+
+fn talk_failed(error: io::Error) -> ClientError {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ClientError::Silent,
+        _ => ClientError::Io(error),
     }
 }

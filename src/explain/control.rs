@@ -63,7 +63,6 @@ impl Control {
     /// When there is no safe runtime directory, or the socket can't be made in it. The mount does without.
     pub fn start(union: &Arc<Union>, about: About, requests: RequestCounts) -> io::Result<Control> {
         let (place, dir) = runtime::own()?;
-        runtime::sweep(&place, &dir);
         let name = runtime::socket_name(&about.device);
         // It has its final name only when it listens: until then somebody might take it for a stale one.
         let making = format!("{}.{}.new", about.device, about.pid);

@@ -4,9 +4,10 @@ use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, statx};
-
 use rustix::io::Errno;
 
 use super::protocol::About;
@@ -29,7 +30,40 @@ pub struct Mount {
     pub owner: Option<u32>,
 }
 
+/// What is known of a mount's daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// It answers.
+    Alive,
+    /// It has ended, and the mount is still there.
+    Dead,
+    /// It says nothing, or this process may not ask.
+    Unknown,
+}
+
 impl Mount {
+    /// Whether its daemon lives, asked through the mount for at most `patience`.
+    ///
+    /// The kernel lets nobody go whose question a daemon has read, SIGKILL or not. So the daemons of other users, root's
+    /// aside, are never asked.
+    pub fn life(&self, patience: Duration) -> Life {
+        let us = rustix::process::geteuid().as_raw();
+        if self.owner.is_none_or(|owner| owner != us && owner != 0) {
+            return Life::Unknown;
+        }
+        let (point, (tell, told)) = (self.point.clone(), mpsc::channel());
+        let asking = std::thread::Builder::new().name("ask".into()).spawn(move || {
+            let ask = AtFlags::STATX_FORCE_SYNC | AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+            // Nobody listens any more when patience was short.
+            tell.send(statx(CWD, &point, ask, StatxFlags::BASIC_STATS).map(drop)).unwrap_or_default();
+        });
+        match asking.map(|_| told.recv_timeout(patience)) {
+            Ok(Ok(Err(Errno::NOTCONN | Errno::CONNABORTED))) => Life::Dead,
+            Ok(Ok(Ok(()))) => Life::Alive,
+            _ => Life::Unknown,
+        }
+    }
+
     /// A mount that this process doesn't see, by what its daemon says.
     pub fn elsewhere(about: &About) -> Mount {
         Mount {
@@ -58,6 +92,16 @@ pub fn all() -> io::Result<Vec<Mount>> {
 /// Those of [`all`].
 pub fn at(point: &Path) -> io::Result<Option<Mount>> {
     Ok(all()?.into_iter().rev().find(|mount| mount.point == point))
+}
+
+/// `MAJOR:MINOR` of what is mounted at `point`. Asks the mount nothing.
+///
+/// # Errors
+/// Those of statx(2).
+pub fn device_at(point: &Path) -> io::Result<String> {
+    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    let stat = statx(CWD, point, flags, StatxFlags::empty())?;
+    Ok(format!("{}:{}", stat.stx_dev_major, stat.stx_dev_minor))
 }
 
 /// A line of /proc/self/mountinfo, proc_pid_mountinfo(5); `None` for other filesystems.
@@ -169,11 +213,16 @@ fn anchor(path: &Path) -> io::Result<(PathBuf, Vec<OsString>)> {
         at = at.parent().map(Path::to_owned).unwrap_or_default();
         let parent = if at.as_os_str().is_empty() { Path::new(".") } else { &at };
         match std::fs::canonicalize(parent) {
-            Ok(found) if found.is_dir() => return Ok((found, reversed(rest))),
+            // Asks nothing of a mount on it, which may be dead.
+            Ok(found) if rustix::fs::open(&found, flags, Mode::empty()).is_ok() => {
+                return Ok((found, reversed(rest)));
+            }
             Ok(_) => {}
             // A symbolic link that leads nowhere, too.
             Err(error) => match Errno::from_io_error(&error) {
                 Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+                // In a mount whose daemon has ended only its root is still found.
+                Some(Errno::NOTCONN | Errno::CONNABORTED) => {}
                 _ => return Err(error),
             },
         }

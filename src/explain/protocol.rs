@@ -23,6 +23,10 @@ use crate::union::text::Text;
 /// The longest line that a client may send. A path has at most 4096 bytes for the kernel, twice that in hex.
 pub const LONGEST_REQUEST: u64 = 64 << 10;
 
+/// The longest line that a daemon may send, without its end: the status of 500 layers, whose paths are as long as any,
+/// has half of that.
+pub const LONGEST_ANSWER: usize = 16 << 20;
+
 /// What a client asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "kebab-case")]

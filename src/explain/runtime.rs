@@ -2,15 +2,16 @@
 //! `$XDG_RUNTIME_DIR/unionmount` for others, and `/tmp/unionmount-UID` where there is neither.
 //!
 //! A socket is called after its mount's device number (`0:53.sock`): no two mounts of a machine have the same one at the
-//! same time, in whatever namespaces they are.
+//! same time, in whatever namespaces they are. A daemon that is killed leaves its socket; the next mount that gets the
+//! number takes the name over, and who asks about mounts sweeps. So a start costs the same however many mounts there are.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 const NAME: &str = "unionmount";
 /// What the names of sockets end in.
@@ -122,14 +123,22 @@ fn remove_if_stale(path: &Path, dir: &OwnedFd, name: &std::ffi::CStr) {
     if !is_socket {
         return;
     }
-    if let Err(error) = UnixStream::connect(path)
-        && error.kind() == io::ErrorKind::ConnectionRefused
-    {
+    if is_abandoned(path) {
         match rustix::fs::unlinkat(dir.as_fd(), name, AtFlags::empty()) {
             Ok(()) => log::info!("removed {}, left by a daemon that was killed", path.display()),
             Err(errno) => log::debug!("{}: {errno}", path.display()),
         }
     }
+}
+
+/// Whether nobody has that socket. Wakes nobody: a connection of another type than the socket's is refused by the
+/// kernel, with another error where somebody has it (unix(7): EPROTOTYPE).
+fn is_abandoned(path: &Path) -> bool {
+    let asked = SocketAddrUnix::new(path).and_then(|address| {
+        let datagrams = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+        connect(&datagrams, &address)
+    });
+    asked == Err(Errno::CONNREFUSED)
 }
 
 /// A socket in this user's directory.
@@ -219,6 +228,8 @@ mod tests {
             std::fs::read_dir(&place).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
         assert_eq!(names, ["0:1.sock", "0:3.sock"]);
-        drop(live);
+        // Nobody was woken to find out.
+        live.set_nonblocking(true).unwrap();
+        assert_eq!(live.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 }

@@ -17,7 +17,7 @@ use super::lock::{DirLock, LOCK_WAIT};
 use super::nesting::{self, Member, locate};
 use super::probe;
 pub use super::probe::{UpperCaps, WhiteoutForm};
-pub use super::stack_error::{Role, Said, Shown, StackError};
+pub use super::stack_error::{Role, Said, Shown, StackError, TakeAway};
 use super::workdir::Place;
 pub use super::workdir::Workdir;
 use crate::sys::mount::without_access_times;

@@ -56,6 +56,16 @@ impl fmt::Display for Said {
     }
 }
 
+/// How a dead FUSE mount is taken away, in words.
+pub struct TakeAway<'a>(pub &'a Path);
+
+impl fmt::Display for TakeAway<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let point = Shown(self.0);
+        write!(f, "take it away with `umount -l {point}` or `fusermount3 -uz {point}`")
+    }
+}
+
 /// Why a stack of layers was refused. The text of each is meant for the person at the terminal.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -112,7 +122,7 @@ pub enum StackError {
     },
 
     /// The mount point is what a FUSE daemon left when it died.
-    #[error("mount point {0}: a dead FUSE mount is still there; take it away with `umount -l {0}` or `fusermount3 -uz {0}`", Shown(.path))]
+    #[error("mount point {0}: a dead FUSE mount is still there; {1}", Shown(.path), TakeAway(.path))]
     DeadMount {
         /// The mount point.
         path: PathBuf,

@@ -148,3 +148,148 @@ fn a_mount_does_without_a_socket() {
     let log = fs::read_to_string(stack.scratch().path().join("log")).unwrap();
     assert!(log.contains("no control socket: /run/unionmount: others may write to it"), "{log}");
 }
+
+/// A directory of a user's own, in which root looks for the sockets of their mounts.
+fn runtime_dir_of(uid: u32) -> PathBuf {
+    let dir = PathBuf::from(format!("/tmp/unionmount-{uid}"));
+    fs::create_dir_all(&dir).unwrap();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
+    std::os::unix::fs::chown(&dir, Some(uid), Some(uid)).unwrap();
+    dir
+}
+
+/// How a false daemon treats who asks it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hostility {
+    /// A line without an end.
+    Endless,
+    /// A byte now and then.
+    Trickle,
+    /// Nobody is accepted, and the backlog is full.
+    Full,
+}
+
+/// Listens in the place of a mount's daemon until the returned sender is dropped.
+fn false_daemon(socket: PathBuf, uid: u32, how: Hostility) -> std::sync::mpsc::Sender<()> {
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let (ready, listens) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        as_ids(uid, uid, 0o077, move || {
+            let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+            let mut waiting = Vec::new();
+            if how == Hostility::Full {
+                rustix::net::listen(&listener, 0).unwrap();
+                waiting.push(UnixStream::connect(&socket).unwrap());
+            } else {
+                listener.set_nonblocking(true).unwrap();
+            }
+            ready.send(()).unwrap();
+            while stopped.recv_timeout(Duration::from_millis(20))
+                == Err(std::sync::mpsc::RecvTimeoutError::Timeout)
+            {
+                if how != Hostility::Full
+                    && let Ok((client, _)) = listener.accept()
+                {
+                    std::thread::spawn(move || talk(client, how));
+                }
+            }
+            fs::remove_file(&socket).unwrap();
+        });
+    });
+    listens.recv().unwrap();
+    stop
+}
+
+fn talk(mut client: UnixStream, how: Hostility) {
+    use std::io::Write;
+    let many = vec![b'x'; 1 << 16];
+    // Until the client has had enough.
+    while match how {
+        Hostility::Endless => client.write_all(&many),
+        _ => client.write_all(b"x"),
+    }
+    .is_ok()
+    {
+        if how == Hostility::Trickle {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+#[test]
+fn false_daemons_hold_nobody_up_and_are_listed() {
+    crate::needs_root!();
+    const UID: u32 = 4322;
+    let dir = runtime_dir_of(UID);
+    let honest = Stack::new(1);
+    let honest = honest.mount();
+    // What root sees of a user's mount: its line in the table. Nobody answers behind it, nor needs to.
+    let scratch = crate::common::Scratch::new();
+    let mut devices = Vec::new();
+    let mut stops = Vec::new();
+    for how in [Hostility::Endless, Hostility::Trickle, Hostility::Full] {
+        let point = scratch.dir(&format!("{how:?}"));
+        let device =
+            rustix::fs::open("/dev/fuse", rustix::fs::OFlags::RDWR, rustix::fs::Mode::empty()).unwrap();
+        let data = format!(
+            "fd={},rootmode=40000,user_id={UID},group_id={UID}",
+            std::os::fd::AsRawFd::as_raw_fd(&device)
+        );
+        let data = std::ffi::CString::new(data).unwrap();
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("none", &point, "fuse.unionmount", flags, data.as_c_str()).unwrap();
+        let name = runtime::socket_name(&mounts::device_at(&point).unwrap());
+        stops.push(false_daemon(dir.join(name), UID, how));
+        devices.push((point, device));
+    }
+    let began = std::time::Instant::now();
+    let output = run(&["status", "--count", "0"]);
+    let took = began.elapsed();
+    drop(stops);
+    for (point, _) in &devices {
+        rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH).unwrap();
+    }
+    let (text, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let row = |point: &std::path::Path| {
+        text.lines().find(|line| line.split_whitespace().next() == point.to_str()).unwrap_or_default()
+    };
+    assert_eq!(output.status.code(), Some(1), "{text}{said}");
+    // Each of three has two seconds, and all of them the same two.
+    assert!(took < Duration::from_millis(5500), "{took:?}");
+    for ((point, _), state) in devices.iter().zip(["can't be asked", "doesn't answer", "doesn't answer"]) {
+        assert!(row(point).ends_with(state), "{text}");
+        assert!(said.contains(point.to_str().unwrap()), "{said}");
+    }
+    assert!(row(honest.path()).contains("1 + upper"), "{text}");
+    honest.unmount();
+    // A socket goes when its listener has seen the end; the directory then.
+    assert!(wait_until(Duration::from_secs(5), || fs::remove_dir(&dir).is_ok()));
+}
+
+#[test]
+fn a_dead_mount_is_named_with_what_heals_it() {
+    let stack = Stack::new(1);
+    let mount = stack.mount();
+    let point = mount.path().to_str().unwrap().to_owned();
+    mount.kill_daemon();
+    for arguments in [
+        &["status", &point][..],
+        &["explain", &format!("{point}/x")],
+        &["layers", &point],
+        &["trace", &point],
+    ] {
+        let output = run(arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        let words = format!("a dead FUSE mount, its daemon has ended; take it away with `umount -l {point}`");
+        assert!(said.contains(&words), "{arguments:?}: {said}");
+    }
+    let list = run(&["status", "--count", "0"]);
+    let list = String::from_utf8_lossy(&list.stdout);
+    assert!(list.lines().any(|line| line.starts_with(&point) && line.ends_with("dead")), "{list}");
+    let json = run(&["status", "--json", "--count", "0"]);
+    let json = String::from_utf8_lossy(&json.stdout);
+    let line = json.lines().find(|line| line.contains(&point)).unwrap();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(line).unwrap()["dead"], true);
+    mount.kill_dead();
+}
