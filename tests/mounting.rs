@@ -406,3 +406,165 @@ fn what_is_made_out_of_the_definitions() {
     // A reader that goes away is no failure, and no panic.
     place.sh("./unionmount completions zsh | head -n 1").ok();
 }
+
+#[test]
+fn a_daemon_that_dies_while_it_starts_leaves_no_mount() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    let place = Place::new();
+    // Less and less memory: somewhere on the way the daemon dies after it has mounted.
+    for kilobytes in (24..=64).rev().step_by(4).map(|megabytes: u32| megabytes << 10) {
+        let script = format!("ulimit -v {kilobytes}; ./unionmount --lower a --upper up mnt 2>/dev/null");
+        match place.sh(&script).code {
+            Some(0) => place.umount("mnt"),
+            Some(1) => {}
+            // Not even the parent has enough: nobody is left to clean up.
+            _ => return,
+        }
+        place.wait_for_no_daemon();
+        assert!(place.mounted("mnt").is_none(), "ulimit -v {kilobytes}");
+    }
+}
+
+#[test]
+fn a_daemon_that_cannot_say_that_it_is_ready_is_ended() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    let place = Place::new();
+    // Its answers to the kernel go by another call.
+    let script = "strace -f -qq -o /dev/null -e trace=write -e inject=write:error=EIO ./unionmount --lower a --upper up mnt";
+    let ended = place.sh(script);
+    assert_ne!(ended.code, Some(0), "{ended:?}");
+    assert!(place.mounted("mnt").is_none());
+    place.wait_for_no_daemon();
+}
+
+#[test]
+fn stray_signals_end_no_mount() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    let place = Place::new();
+    fs::write(place.at("a/f"), "f").unwrap();
+    place.unionmount(&with(&["mnt"])).ok();
+    let daemon = place.daemon().as_raw_nonzero();
+    // USR2, PIPE, ALRM, STKFLT, XFSZ, VTALRM, PROF, IO, PWR, RTMIN, RTMAX
+    for signal in [12, 13, 14, 16, 25, 26, 27, 29, 30, 34, 64] {
+        place.sh(&format!("kill -{signal} {daemon}")).ok();
+        assert_eq!(fs::read(place.at("mnt/f")).unwrap(), b"f", "{signal}");
+    }
+    place.sh(&format!("kill -s QUIT {daemon}")).ok();
+    place.wait_for_no_daemon();
+    assert!(place.mounted("mnt").is_none());
+    // A limit on the size of files is an error of the write.
+    place.sh("ulimit -f 16; ./unionmount --lower a --upper up mnt").ok();
+    let error = fs::write(place.at("mnt/large"), vec![1; 1 << 20]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::FileTooLarge);
+    assert_eq!(fs::read(place.at("mnt/f")).unwrap(), b"f");
+    place.umount("mnt");
+}
+
+#[test]
+fn too_few_descriptors_are_refused_with_the_number_that_does() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    let place = Place::new();
+    fs::create_dir(place.at("a/d")).unwrap();
+    for i in 0..200 {
+        fs::write(place.at(format!("a/d/{i}")), "low").unwrap();
+    }
+    let few = |limit: usize| format!("ulimit -n {limit}; ./unionmount --lower a:b --upper up mnt");
+    let refused = place.sh(&few(24)).refused(1, &["at most 24 files may be open", "ulimit -Hn"]);
+    let needed = refused.err.split("ulimit -Hn ").nth(1).unwrap().split(|c: char| !c.is_ascii_digit()).next();
+    let needed: usize = needed.unwrap().parse().unwrap();
+    place.sh(&few(needed - 1)).refused(1, &[&format!("needs {needed}")]);
+    place.sh(&few(needed)).ok();
+    // All that there is to do, by several at once.
+    std::thread::scope(|scope| {
+        for worker in 0..8 {
+            let place = &place;
+            scope.spawn(move || {
+                for i in (0..200).filter(|i| i % 8 == worker) {
+                    let path = place.at(format!("mnt/d/{i}"));
+                    fs::write(&path, "new").unwrap();
+                    assert_eq!(fs::read(&path).unwrap(), b"new");
+                    fs::rename(&path, place.at(format!("mnt/{i}"))).unwrap();
+                    fs::remove_file(place.at(format!("mnt/{i}"))).unwrap();
+                    fs::create_dir_all(place.at(format!("mnt/x{i}/y"))).unwrap();
+                }
+            });
+        }
+    });
+    let told = place.sh("./unionmount status --count 0 mnt").ok();
+    assert!(told.out.contains("copied up"), "{told:?}");
+    place.umount("mnt");
+    place.wait_for_no_daemon();
+}
+
+#[test]
+fn a_lower_may_be_covered_and_an_upper_may_not() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    let place = Place::new();
+    fs::write(place.at("a/f"), "low").unwrap();
+    fs::write(place.at("b/g"), "lowest").unwrap();
+    for point in ["a", "b"] {
+        place.unionmount(&with(&[point])).ok();
+        assert_eq!(place.names(point).iter().filter(|name| ["f", "g"].contains(&&name[..])).count(), 2);
+        fs::write(place.at(point).join("f"), "new").unwrap();
+        fs::write(place.at(point).join(format!("made-{point}")), "").unwrap();
+        let told = place.sh(&format!("./unionmount status {point}")).ok();
+        assert!(told.out.contains("not visible from here"), "{told:?}");
+        place.umount(point);
+        place.wait_for_no_daemon();
+        assert_eq!(fs::read(place.at("a/f")).unwrap(), b"low");
+    }
+    assert_eq!((place.names("a"), place.names("b")), (vec!["f".to_owned()], vec!["g".to_owned()]));
+    assert_eq!(place.names("up"), ["f", "made-a", "made-b"]);
+    place.unionmount(&with(&["up"])).refused(1, &["mount point up is the same directory as upper layer up"]);
+    place.mkdir("w");
+    place.unionmount(&with(&["--work", "w", "w"])).refused(1, &["mount point w", "workdir w"]);
+}
+
+#[test]
+fn habits_of_other_unions_are_answered_in_our_words() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    let place = Place::new();
+    symlink("unionmount", place.at("mount.fuse.unionmount")).unwrap();
+    let ours = "write -o lowerdir=/b,upperdir=/a,workdir=/a.work";
+    place
+        .sh("./mount.fuse.unionmount /a=RW:/b=RO mnt -o cow")
+        .refused(2, &["a source names no layers", ours]);
+    place.sh("./unionmount -o br=/a=rw:/b=ro none mnt").refused(2, &["option br", ours]);
+    place.sh("./unionmount -o dirs=/a=rw:/b=ro none mnt").refused(2, &["option dirs", ours]);
+    place.sh(r#"./unionmount -o 'lowerdir=a:"b,c"' mnt"#).refused(2, &["quote the whole list"]);
+    place.sh("./unionmount -s -o lowerdir=a mnt").ok();
+    place.umount("mnt");
+}
+
+#[test]
+fn the_helper_of_mount_8_takes_a_dead_mount_away_first() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    let place = Place::new();
+    symlink("unionmount", place.at("mount.fuse.unionmount")).unwrap();
+    let script = "./mount.fuse.unionmount none mnt -o lowerdir=a,upperdir=up";
+    place.sh(script).ok();
+    kill_process(place.daemon(), Signal::KILL).unwrap();
+    place.wait_for_no_daemon();
+    let again = place.sh(script);
+    assert_eq!((again.code, again.err.contains("took a dead mount away")), (Some(0), true), "{again:?}");
+    let on_it = cli::mounts().into_iter().filter(|mount| mount.point == place.at("mnt")).count();
+    assert_eq!(on_it, 1);
+    fs::write(place.at("mnt/new"), "").unwrap();
+    // A live one stays, and is named.
+    place.sh(script).refused(1, &["busy, a unionmount is mounted there already"]);
+    place.umount("mnt");
+}

@@ -17,15 +17,22 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, StatxFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open};
 
-use super::Failure;
+use super::{Failure, dead};
+use crate::explain::mounts::device_at;
 use crate::sys::process::{Forked, Stdio, detach_stdio, fork_daemon};
 
 const READY: u8 = b'R';
+/// How long a process takes to end that has closed its descriptors.
+const DYING: Duration = Duration::from_secs(1);
+/// How long a daemon takes to unmount and end.
+const ENDING: Duration = Duration::from_secs(5);
 
 /// The daemon's end of the pipe; whoever speaks first takes it.
 type Pipe = Rc<Cell<Option<OwnedFd>>>;
@@ -39,7 +46,7 @@ impl Ready {
         Ready(Pipe::default())
     }
 
-    /// Lets go of the caller's stderr and tells the parent.
+    /// Lets go of the caller's stderr and tells the parent, which ends a daemon that can't be heard.
     pub(super) fn announce(self) {
         let Some(pipe) = self.0.take() else { return };
         if let Err(error) = detach_stdio(Stdio::Errors) {
@@ -58,8 +65,9 @@ pub(super) fn in_background(
     point: &Path,
     body: impl FnOnce(Ready) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
+    let below = device_at(point).ok();
     match fork_daemon().map_err(|error| Failure::failed(format!("cannot fork: {error}")))? {
-        Forked::Parent { child, pipe } => await_mount(child, pipe, point),
+        Forked::Parent { child, pipe } => await_mount(child, pipe, point, below.as_deref()),
         Forked::Child { pipe } => {
             let pipe = Pipe::new(Cell::new(Some(pipe)));
             let done = detach_stdio(Stdio::InputAndOutput)
@@ -82,30 +90,65 @@ fn tell_parent(pipe: &Pipe, failure: Failure) -> Failure {
     Failure::told(failure.code)
 }
 
-fn await_mount(child: Pid, pipe: OwnedFd, point: &Path) -> Result<(), Failure> {
+/// `below`: the device of what the mount point is without the mount.
+fn await_mount(child: Pid, pipe: OwnedFd, point: &Path, below: Option<&str>) -> Result<(), Failure> {
     let mut said = Vec::new();
     File::from(pipe)
         .read_to_end(&mut said)
         .map_err(|error| Failure::failed(format!("cannot hear the daemon: {error}")))?;
     match said.split_first() {
-        Some((&READY, _)) => check_answer(child, point),
+        Some((&READY, _)) => check_answer(child, point, below),
         Some((&code, message)) => {
             Err(Failure { code, message: String::from_utf8_lossy(message).into_owned() })
         }
-        None => Err(Failure::failed(format!(
-            "the daemon ended before the mount was ready{}",
-            how_it_ended(child)
-        ))),
+        None => {
+            let how = end_unheard(child);
+            // What it mounted nobody will ever serve.
+            let left = dead::take_away(point);
+            left.and_then(|_| {
+                Err(Failure::failed(format!("the daemon ended before the mount was ready{how}")))
+            })
+        }
     }
 }
 
+/// Makes sure that a daemon has ended that let go of its pipe without a word: it has died, or it couldn't speak and
+/// would serve a mount that nobody was told of. Says how it ended.
+fn end_unheard(child: Pid) -> String {
+    let ended = |patience: Duration| {
+        let Ok(fd) = pidfd_open(child, PidfdFlags::empty()) else { return true };
+        let patience =
+            Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: patience.subsec_nanos().into() };
+        let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+        // Nobody but the kernel interrupts it; then the next signal is sent somewhat early.
+        poll(&mut fds, Some(&patience)).is_ok_and(|ready| ready > 0)
+    };
+    if ended(DYING) {
+        return how_it_ended(child);
+    }
+    for (signal, patience) in [(Signal::TERM, ENDING), (Signal::KILL, DYING)] {
+        if let Err(errno) = rustix::process::kill_process(child, signal) {
+            log::debug!("kill: {errno}");
+        }
+        if ended(patience) {
+            break;
+        }
+    }
+    " (it could not say that it is ready, so it was stopped)".to_owned()
+}
+
 /// The mount answers when its root can be looked at.
-fn check_answer(child: Pid, point: &Path) -> Result<(), Failure> {
+fn check_answer(child: Pid, point: &Path, below: Option<&str>) -> Result<(), Failure> {
+    let gone = || Failure::failed(format!("mounted, but the daemon ended at once{}", end_unheard(child)));
     let ask = AtFlags::STATX_FORCE_SYNC;
     match rustix::fs::statx(rustix::fs::CWD, point, ask, StatxFlags::BASIC_STATS) {
+        // What can't be looked at without a mount, can't be told from it.
+        Ok(_) if below.is_some() && device_at(point).ok().as_deref() == below => Err(gone()),
         Ok(_) => Ok(()),
-        Err(errno @ Errno::NOTCONN) => {
-            Err(Failure::failed(format!("mounted, but the daemon has gone: {errno}{}", how_it_ended(child))))
+        Err(Errno::NOTCONN | Errno::CONNABORTED) => {
+            let gone = gone();
+            dead::take_away(point)?;
+            Err(gone)
         }
         Err(errno) => {
             if let Err(kill) = rustix::process::kill_process(child, Signal::TERM) {

@@ -19,6 +19,7 @@ use crate::explain::survey::Survey;
 use crate::explain::{json, mounts, names, page, svg, text};
 use crate::image::describe::Step;
 use crate::union::layer::{Stack, StackOptions};
+use crate::union::text::Text;
 
 /// Show what each layer holds, changes, deletes and wastes
 #[derive(Debug, Args)]
@@ -108,7 +109,16 @@ further up: they travel with the image and nobody sees them.";
 fn of_mount(mount: &mounts::Mount) -> Result<Found, Failure> {
     let status = Client::connect(mount).and_then(|mut daemon| daemon.status()).map_err(Failure::failed)?;
     let upper = status.layers.iter().any(|layer| layer.layer == 0);
-    let paths = status.layers.iter().map(|layer| layer.directory.as_path().to_owned()).collect();
+    let paths: Vec<PathBuf> =
+        status.layers.iter().map(|layer| layer.directory.as_path().to_owned()).collect();
+    if let Some(covered) =
+        paths.iter().find(|path| mounts::device_at(path).is_ok_and(|at| at == mount.device))
+    {
+        return Err(Failure::failed(format!(
+            "{}: this layer is covered by the mount, so it can't be read from here; unmount first",
+            Text::from(covered.as_path())
+        )));
+    }
     Ok(Found { paths, upper, names: Vec::new(), _pins: Vec::new() })
 }
 

@@ -7,12 +7,15 @@
 
 mod asked;
 mod attach;
+mod branches;
 mod commit;
 mod completions;
 mod container;
 mod create;
 mod daemon;
+mod dead;
 mod demo;
+mod descriptors;
 mod diff;
 mod explain;
 mod history;
@@ -183,7 +186,7 @@ EXAMPLES:
       unionmount status; unionmount trace merged
 
 SIGNALS:
-  SIGTERM and SIGINT unmount; a second one does so although files are in use. SIGUSR1 logs counters.
+  SIGTERM, SIGINT, SIGHUP and SIGQUIT unmount; a second one does so although files are in use. SIGUSR1 logs counters.
 
 EXIT STATUS:
   0  mounted (in the background: the mount answers), or with --foreground: unmounted in order

@@ -13,10 +13,12 @@ use clap::{Args, Parser};
 use rustix::fs::{FlockOperation, flock};
 
 use super::asked::Asked;
+use super::branches;
 use super::daemon::{self, Ready};
 use super::logging::{self, LogOptions};
 use super::options::{Options, split_lowers};
 use super::{Failure, say};
+use super::{dead, descriptors};
 use crate::fuse::UnionFs;
 use crate::fuse::mount::{MountFlags, open_device};
 use crate::fuse::pairing::Pairing;
@@ -24,9 +26,9 @@ use crate::fuse::policy::{FOR_EVER, IoMode, MAX_WRITE, Policy};
 use crate::fuse::session::{Hooks, SessionOptions, default_source, default_threads, serve};
 use crate::sys::namespace::may_pass_through;
 use crate::sys::process::raise_nofile_limit;
+use crate::union::Union;
 use crate::union::layer::{Stack, StackOptions};
 use crate::union::options::FsOptions;
-use crate::union::{Limits, Union};
 
 /// The arguments of a mount.
 #[derive(Debug, Args)]
@@ -65,6 +67,10 @@ pub(super) struct MountArgs {
     #[arg(short, long, hide_short_help = true)]
     debug: bool,
 
+    /// One thread answers, as in libfuse
+    #[arg(short, hide = true)]
+    single_thread: bool,
+
     /// Keep a shared lock (flock) on this directory while mounted: whoever may remove it takes an exclusive one first
     #[arg(long, value_name = "DIR", hide = true)]
     hold: Vec<PathBuf>,
@@ -72,6 +78,10 @@ pub(super) struct MountArgs {
     /// mount(8) wants to know whether it would work: mount nothing
     #[arg(skip)]
     fake: bool,
+
+    /// A dead mount on the mount point is taken away first
+    #[arg(skip)]
+    take_dead_away: bool,
 
     /// Where the merged tree shall appear; a SOURCE before it is shown by mount(8) and otherwise ignored
     #[arg(value_name = "MOUNTPOINT", required = true, num_args = 1..=2)]
@@ -142,8 +152,10 @@ impl From<MountHelperCli> for MountArgs {
             verbose: cli.verbose,
             log_file: None,
             debug: false,
+            single_thread: false, // to mount(8) -s means something else
             hold: Vec::new(),
             fake: cli.fake,
+            take_dead_away: true,
             places: vec![cli.source, cli.target],
         }
     }
@@ -174,6 +186,8 @@ pub struct MountRequest {
     pub hold: Vec<PathBuf>,
     /// Check everything, mount nothing.
     pub fake: bool,
+    /// A dead mount on the mount point is taken away first: who calls as mount(8) does can't do it.
+    pub take_dead_away: bool,
     /// Messages.
     pub log: LogOptions,
     /// One line for each option that has no effect.
@@ -196,8 +210,12 @@ impl MountRequest {
         let named_source = options.source.take().or(places.pop());
 
         let lowers = once("lower layers", "--lower", "lowerdir", some(lowers), some(options.lowers))?;
+        let no_lowers = || match named_source.as_deref().and_then(branches::spelled) {
+            Some(ours) => Failure::usage(format!("a source names no layers here; write -o {ours}")),
+            None => Failure::usage(crate::union::layer::StackError::NoLowers),
+        };
         let mut stack = StackOptions {
-            lowers: lowers.ok_or_else(|| Failure::usage(crate::union::layer::StackError::NoLowers))?,
+            lowers: lowers.ok_or_else(no_lowers)?,
             upper: once("upper layer", "--upper", "upperdir", args.upper, options.upper)?,
             work: once("workdir", "--work", "workdir", args.work, options.work)?,
             mount_point: Some(mount_point.clone()),
@@ -241,10 +259,11 @@ impl MountRequest {
             source: named_source.unwrap_or_else(|| default_source().to_owned()),
             uring: options.uring,
             pairing: !options.no_pairing,
-            threads: if options.single_thread { Some(1) } else { options.max_threads },
+            threads: if options.single_thread || args.single_thread { Some(1) } else { options.max_threads },
             foreground: args.foreground || args.debug || options.debug,
             hold: args.hold,
             fake: args.fake,
+            take_dead_away: args.take_dead_away,
             log: LogOptions {
                 verbosity: if args.debug || options.debug { args.verbose.max(2) } else { args.verbose },
                 file: args.log_file,
@@ -302,9 +321,15 @@ fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), Failure> {
     if let Err(error) = raise_nofile_limit() {
         log::warn!("cannot raise the limit on open files: {error}");
     }
+    // One more where programs are served as pairs.
+    let threads = request.threads.unwrap_or_else(default_threads).max(1) + 1;
+    let limits = descriptors::share_out(request.stack.lowers.len() + request.hold.len(), threads)?;
     // First, since it needs nothing and is what fails most in a container.
     let device = open_device().map_err(Failure::failed)?;
     let _held = hold(&request.hold)?;
+    if request.take_dead_away && dead::take_away(&request.mount_point)? {
+        log::warn!("{}: took a dead mount away", request.mount_point.display());
+    }
     let stack = Stack::open(&request.stack).map_err(Failure::failed)?;
     let mount_point = std::fs::canonicalize(&request.mount_point).map_err(|error| {
         Failure::failed(format!("mount point {}: cannot be resolved: {error}", request.mount_point.display()))
@@ -325,7 +350,7 @@ fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), Failure> {
         threads: request.threads,
         uring: request.uring,
     };
-    let union = Union::with_options(stack, Limits::of_process(), &request.fs)
+    let union = Union::with_options(stack, limits, &request.fs)
         .map_err(|error| Failure::failed(format!("cannot read the layers: {error}")))?;
     let union = Arc::new(union);
     let policy = policy(&request.fs, &union);

@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::branches;
 use crate::fuse::mount::MountFlags;
 use crate::union::layer::{StackError, XattrChoice};
 use crate::union::options::{FsOptions, RedirectDir, XattrPermissions, Xino};
@@ -89,6 +90,14 @@ pub enum OptionError {
         name: &'static str,
         /// The cause and the way out.
         why: &'static str,
+    },
+    /// The branches of another union.
+    #[error("option {name}: write -o {ours}")]
+    Branches {
+        /// The option's name.
+        name: String,
+        /// The same in our words.
+        ours: String,
     },
     /// The list of lower layers is malformed.
     #[error("{0}")]
@@ -289,6 +298,13 @@ impl Options {
             | "fast_ino"
             | "fast_ino_check" => Ok(()),
             name if name.starts_with("x-") || name.starts_with("X-") => Ok(()),
+            "br" | "dirs" | "branches" => {
+                let list = OsStr::from_bytes(option.get(name.len() + 1..).unwrap_or_default());
+                match branches::spelled(list) {
+                    Some(ours) => Err(OptionError::Branches { name: name.to_owned(), ours }),
+                    None => self.unknown(option, "name the layers by lowerdir=, upperdir= and workdir="),
+                }
+            }
             "metacopy" | "index" | "nfs_export" | "uuid" | "verity" => self.unknown(option, KERNEL),
             "auto_unmount" => self.unknown(option, "a mount whose daemon has died must be unmounted by hand"),
             "plugins" => self.unknown(option, "there are no plugins"),
@@ -319,7 +335,11 @@ pub fn split_lowers(list: &[u8]) -> Result<Vec<PathBuf>, StackError> {
     }
     parts
         .into_iter()
-        .map(|part| if part.is_empty() { Err(StackError::EmptyLower) } else { Ok(unescape_path(part)) })
+        .map(|part| match part.first() {
+            None => Err(StackError::EmptyLower),
+            Some(b'"') => Err(StackError::QuoteInside),
+            Some(_) => Ok(unescape_path(part)),
+        })
         .collect()
 }
 
@@ -549,6 +569,10 @@ mod tests {
             ("datadir+=/d", "data-only"),
             ("lowerdir=/a:", "empty name"),
             ("lowerdir=:/a", "empty name"),
+            (r#"lowerdir=/a:"/b,c""#, "quote the whole list"),
+            (r#"lowerdir="/a":"/b""#, "quote the whole list"),
+            ("br=/a=rw:/b=ro", "option br: write -o lowerdir=/b,upperdir=/a,workdir=/a.work"),
+            ("dirs=/a:/b", "option dirs: write -o lowerdir=/a:/b"),
             ("timeout=-1", "bad value \"-1\"; give seconds"),
             ("timeout=nan", "give seconds"),
             ("timeout=1e300", "give seconds"),

@@ -196,7 +196,10 @@ impl Status {
                 progress.set_message(format!("{}: {} entries", layer.name, HumanCount(entries)));
                 progress.tick();
             };
-            measure(layer.directory.as_path(), Some(since), budget, &mut tell)
+            // A lower that the mount covers can't be seen from here.
+            let covered =
+                mounts::device_at(layer.directory.as_path()).is_ok_and(|at| at == daemon.about.device);
+            if covered { None } else { measure(layer.directory.as_path(), Some(since), budget, &mut tell) }
         });
         let counted = counted.collect();
         progress.finish_and_clear();

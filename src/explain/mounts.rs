@@ -51,15 +51,23 @@ impl Mount {
         if self.owner.is_none_or(|owner| owner != us && owner != 0) {
             return Life::Unknown;
         }
+        let ask = |point: &Path| {
+            let flags = AtFlags::STATX_FORCE_SYNC | AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+            statx(CWD, point, flags, StatxFlags::BASIC_STATS).map(drop)
+        };
         let (point, (tell, told)) = (self.point.clone(), mpsc::channel());
         let asking = std::thread::Builder::new().name("ask".into()).spawn(move || {
-            let ask = AtFlags::STATX_FORCE_SYNC | AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
             // Nobody listens any more when patience was short.
-            tell.send(statx(CWD, &point, ask, StatxFlags::BASIC_STATS).map(drop)).unwrap_or_default();
+            tell.send(ask(&point)).unwrap_or_default();
         });
-        match asking.map(|_| told.recv_timeout(patience)) {
-            Ok(Ok(Err(Errno::NOTCONN | Errno::CONNABORTED))) => Life::Dead,
-            Ok(Ok(Ok(()))) => Life::Alive,
+        let said = match asking {
+            Ok(_) => told.recv_timeout(patience).ok(),
+            // Without a thread to spare there is no patience either.
+            Err(_) => Some(ask(&self.point)),
+        };
+        match said {
+            Some(Err(Errno::NOTCONN | Errno::CONNABORTED)) => Life::Dead,
+            Some(Ok(())) => Life::Alive,
             _ => Life::Unknown,
         }
     }

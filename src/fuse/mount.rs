@@ -196,7 +196,7 @@ pub fn mount(
     source: &OsStr,
     flags: &MountFlags,
 ) -> Result<(OwnedFd, Mounted), MountError> {
-    let mounted = || Mounted { point: point.to_owned(), device: device_at(point) };
+    let mounted = || Mounted::found(point);
     match mount_directly(&device, point, source, flags) {
         Ok(()) => Ok((device, mounted())),
         Err(MountError::Refused { errno: Errno::PERM, .. }) => {
@@ -360,6 +360,11 @@ fn receive_descriptor(socket: &UnixStream) -> Result<Option<OwnedFd>, Errno> {
 }
 
 impl Mounted {
+    /// What is mounted at `point`, an absolute path without symlinks.
+    pub fn found(point: &Path) -> Mounted {
+        Mounted { point: point.to_owned(), device: device_at(point) }
+    }
+
     /// Unmounts. `lazy` takes it out of the tree at once and lets those who use it finish.
     ///
     /// What somebody else has mounted there since stays.

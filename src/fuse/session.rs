@@ -5,8 +5,9 @@
 //! | what happens | what follows |
 //! |---|---|
 //! | `umount`, `fusermount3 -u` | the kernel ends the connection; the threads return; [`serve`] returns |
-//! | SIGTERM, SIGINT, SIGHUP | this process unmounts, as if it had been told by `umount`; busy: it says so and goes on |
+//! | SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGXCPU | this process unmounts, as if it had been told by `umount`; busy: it says so and goes on |
 //! | the same a second time | it unmounts lazily: the tree is gone from sight at once, its users may finish |
+//! | any other signal that can be ignored | nothing |
 //! | a panic | it is logged, the mount is taken away and the process ends: nothing that may be wrong is served or written |
 //! | SIGKILL | the kernel ends the connection; users get ENOTCONN until somebody unmounts |
 //!
@@ -23,13 +24,13 @@ use std::time::Duration;
 
 use fuser::{Config, Filesystem, Notifier, Session, SessionACL};
 use parking_lot::Mutex;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGXCPU};
 use signal_hook::iterator::{Handle, Signals};
 
 use super::bdi;
 use super::mount::{self, MountError, MountFlags, Mounted};
 use super::pairing::Pairing;
-use crate::sys::memory;
+use crate::sys::{memory, process};
 
 /// How a filesystem is mounted and served.
 #[derive(Debug, Clone)]
@@ -92,7 +93,9 @@ pub fn serve<F: Filesystem>(
     rustix::process::umask(rustix::fs::Mode::empty());
     memory::keep_large_apart();
     // Before the mount, so that no signal can end the process and leave a dead mount.
-    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map_err(SessionError::Setup)?;
+    process::ignore_stray_signals();
+    let signals =
+        Signals::new([SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGXCPU, SIGUSR1]).map_err(SessionError::Setup)?;
     let (device, mounted) = mount::mount(device, &options.mount_point, &options.source, &options.flags)?;
     let mut on_failure = UnmountOnFailure(Some(mounted.clone()));
     let watched = device.try_clone().map_err(SessionError::Setup)?;

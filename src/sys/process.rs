@@ -92,6 +92,33 @@ pub fn raise_nofile_limit() -> io::Result<()> {
     Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?)
 }
 
+/// Ignores the signals whose default is to end a process and that mean nothing to a daemon: a mount must not die of a
+/// stray one. What `ulimit -f` cuts off is an error of the write (EFBIG) then.
+pub fn ignore_stray_signals() {
+    let named = [
+        libc::SIGUSR2,
+        libc::SIGALRM,
+        libc::SIGVTALRM,
+        libc::SIGPROF,
+        libc::SIGIO,
+        libc::SIGPWR,
+        libc::SIGSTKFLT,
+        libc::SIGXFSZ,
+        libc::SIGPIPE,
+    ];
+    for signal in named.into_iter().chain(libc::SIGRTMIN()..=libc::SIGRTMAX()) {
+        // SAFETY: a call with plain numbers; to ignore a signal runs no code. The numbers are valid, and nobody in this
+        // process waits for one of these signals.
+        let _before = unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
+/// How many descriptors this process may have.
+pub fn nofile_limit() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.and_then(|limit| limit.try_into().ok()).unwrap_or(usize::MAX)
+}
+
 /// How many threads this process has; `None` without /proc.
 fn thread_count() -> Option<usize> {
     Some(std::fs::read_dir("/proc/self/task").ok()?.count())

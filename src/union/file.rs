@@ -44,7 +44,7 @@ pub struct Files {
 impl Files {
     /// A cache of about `limit` descriptors.
     pub fn new(limit: usize) -> Files {
-        Files { open: DashMap::new(), order: Mutex::new(VecDeque::new()), limit: limit.max(16) }
+        Files { open: DashMap::new(), order: Mutex::new(VecDeque::new()), limit: limit.max(4) }
     }
 
     /// Closes the node's descriptor: it is copied up, or forgotten.

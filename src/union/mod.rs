@@ -98,6 +98,7 @@ use self::room::Room;
 use self::upper::{Upper, UpperFd};
 use crate::error::{FsError, Result};
 use crate::sys::object::{At, Stat};
+use crate::sys::process::nofile_limit;
 
 /// Who makes a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,9 +169,13 @@ pub struct Limits {
 impl Limits {
     /// As many as fit, with room to spare, into this process's limit of open files.
     pub fn of_process() -> Limits {
+        Limits::within(nofile_limit())
+    }
+
+    /// As many as fit into so many descriptors; half of them stay for what is deleted and still open.
+    pub fn within(descriptors: usize) -> Limits {
         let all = Limits::default();
-        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-        let quarter = usize::try_from(files / 4).unwrap_or(usize::MAX);
+        let quarter = descriptors / 4;
         Limits { dir_fds: all.dir_fds.min(quarter), data_fds: all.data_fds.min(quarter), ..all }
     }
 }

@@ -62,6 +62,10 @@ pub(super) struct Member<'a> {
 pub(super) fn check(members: &[Member<'_>]) -> Result<(), StackError> {
     let mut by_id: HashMap<DirId, &Member<'_>> = HashMap::with_capacity(members.len());
     for member in members {
+        if member.role == Role::MountPoint && by_id.get(&member.id).is_some_and(|first| may_cover(first.role))
+        {
+            continue;
+        }
         if let Some(first) = by_id.insert(member.id, member) {
             return Err(StackError::Same {
                 first: first.role,
@@ -90,6 +94,13 @@ pub(super) fn check(members: &[Member<'_>]) -> Result<(), StackError> {
         }
     }
     Ok(())
+}
+
+/// Whether the merged tree may be mounted right on a directory in that role. A lower is reached by a descriptor that was
+/// opened before, so the mount is not in its way. The upper and its workdir are reached by their paths by the next mount,
+/// which would wait for this one.
+fn may_cover(role: Role) -> bool {
+    matches!(role, Role::Lower(_))
 }
 
 /// Whether a directory in the role `inner` must not lie inside one in the role `outer`.

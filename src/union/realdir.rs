@@ -166,7 +166,7 @@ pub struct DirFds {
 impl DirFds {
     /// A cache that keeps about `limit` descriptors.
     pub fn new(limit: usize) -> DirFds {
-        DirFds { limit: limit.max(16), open: Mutex::new(VecDeque::new()) }
+        DirFds { limit: limit.max(4), open: Mutex::new(VecDeque::new()) }
     }
 
     /// A descriptor of `dir`, from the cache or opened now.

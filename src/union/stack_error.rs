@@ -80,6 +80,12 @@ pub enum StackError {
     )]
     EmptyLower,
 
+    /// A name in the list begins with a quote.
+    #[error(
+        "a quote in the list of lower layers; quote the whole list, as in lowerdir=\"/a:/b,c\", and write a quote of a name as \\\""
+    )]
+    QuoteInside,
+
     /// The kernel's `a:b::data` form.
     #[error(
         "data-only lower layers (\"::\" and datadir+) are not supported; a layer whose files keep their data elsewhere can be mounted with the kernel's overlayfs only"
