@@ -568,3 +568,147 @@ fn the_helper_of_mount_8_takes_a_dead_mount_away_first() {
     place.sh(script).refused(1, &["busy, a unionmount is mounted there already"]);
     place.umount("mnt");
 }
+
+#[test]
+fn what_the_umount_verb_unmounted_holds_no_layer() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    let place = Place::new();
+    symlink("unionmount", place.at("umount.fuse.unionmount")).unwrap();
+    place.mkdir("low");
+    let script = "set -e
+        for i in 1 2 3 4 5; do
+            for verb in './unionmount umount mnt' './umount.fuse.unionmount mnt'; do
+                mount -t tmpfs t low; echo $i >low/f
+                ./unionmount --lower low --upper up mnt; cat mnt/f >/dev/null; echo $i >mnt/f
+                $verb
+                umount low
+            done
+        done";
+    place.sh(script).ok();
+    assert!(place.daemons().is_empty());
+    place.unionmount(&["umount", "mnt"]).refused(1, &["mnt: no mount of unionmount"]);
+    place.unionmount(&with(&["mnt"])).ok();
+    let user = fs::File::open(place.at("mnt")).unwrap();
+    place.unionmount(&["umount", "mnt"]).refused(1, &["mnt: is in use", "--lazy"]);
+    place.unionmount(&["unmount", "--lazy", "mnt"]).ok();
+    assert!(place.mounted("mnt").is_none());
+    drop(user);
+    place.wait_for_no_daemon();
+    // A dead one, too.
+    place.unionmount(&with(&["mnt"])).ok();
+    kill_process(place.daemon(), Signal::KILL).unwrap();
+    place.wait_for_no_daemon();
+    place.unionmount(&["umount", "mnt"]).ok();
+    assert!(place.mounted("mnt").is_none());
+}
+
+#[test]
+fn the_upper_is_synced_at_the_end_unless_volatile() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    let place = Place::new();
+    for (options, count) in [("nodev", 1), ("volatile", 0)] {
+        let mut daemon = std::process::Command::new("strace")
+            .args(["-f", "-qq", "-o", "trace", "-e", "trace=syncfs,unlinkat"])
+            .args(["./unionmount", "--foreground", "--lower", "a", "--upper", "up", "-o", options, "mnt"])
+            .current_dir(place.path())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        until("it is mounted", || place.mounted("mnt").is_some());
+        fs::write(place.at("mnt/f"), "new").unwrap();
+        place.umount("mnt");
+        assert_eq!(wait(&mut daemon), Some(0));
+        let trace = fs::read_to_string(place.at("trace")).unwrap();
+        assert_eq!(trace.matches("syncfs(").count(), count, "{options}: {trace}");
+        // After the workdir's end, which is to last as well.
+        let last = trace.lines().rev().find(|line| line.contains("at(") || line.contains("syncfs("));
+        assert_eq!(last.is_some_and(|line| line.contains("syncfs(")), count == 1, "{options}: {trace}");
+    }
+}
+
+#[test]
+fn a_mount_is_made_read_only_and_writable_again() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    let place = Place::new();
+    place.mkdir("bin");
+    fs::hard_link(place.bin(), place.at("bin/unionmount")).unwrap();
+    let script = "unshare --mount sh -e -c '
+        mount --bind bin /usr/local/sbin
+        options=lowerdir=$PWD/a:$PWD/b,upperdir=$PWD/up,workdir=$PWD/w,nosuid,max_write=65536
+        mkdir w
+        echo \"merged $PWD/mnt fuse.unionmount defaults,nofail,x-test,$options 0 0\" > fstab
+        mount -T fstab $PWD/mnt
+        for table in \"-T fstab\" \"\"; do
+            echo 1 > mnt/f
+            mount $table -o remount,ro $PWD/mnt
+            ! touch mnt/g 2>/dev/null
+            grep \" $PWD/mnt \" /proc/self/mountinfo
+            mount $table -o remount,rw $PWD/mnt
+            touch mnt/g
+            grep \" $PWD/mnt \" /proc/self/mountinfo
+        done
+        for change in noexec lowerdir=$PWD/b volatile timeout=3; do
+            ! mount -o remount,ro,$change $PWD/mnt 2>>said
+        done
+        touch mnt/h
+        # As the kernel does it, without a helper.
+        mount -i -o remount,ro $PWD/mnt
+        ! touch mnt/i 2>/dev/null
+        umount mnt
+        mount -t fuse.unionmount none $PWD/mnt -o lowerdir=$PWD/a
+        ! mount -o remount,rw $PWD/mnt 2>>said
+        umount mnt'";
+    let ended = place.sh(script).ok();
+    let said = fs::read_to_string(place.at("said")).unwrap();
+    for name in ["noexec", "lowerdir", "volatile", "timeout"] {
+        assert!(said.contains(&format!("remount: {name} can't be changed")), "{name}: {said}");
+    }
+    assert!(said.contains("it has no upper layer"), "{said}");
+    let ways: Vec<&str> = ended.out.lines().map(|line| line.split(' ').nth(5).unwrap()).collect();
+    assert_eq!(ways.len(), 4, "{ended:?}");
+    for (way, access) in ways.iter().zip(["ro", "rw", "ro", "rw"]) {
+        assert!(way.starts_with(access) && way.contains("nosuid"), "{ended:?}");
+    }
+}
+
+#[test]
+fn a_descriptor_that_the_caller_has_mounted_is_served() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    use rustix::fs::{Mode, OFlags};
+    use std::os::fd::AsRawFd;
+    let place = Place::new();
+    fs::write(place.at("a/f"), "low").unwrap();
+    for by_signal in [false, true] {
+        let device = rustix::fs::open("/dev/fuse", OFlags::RDWR, Mode::empty()).unwrap();
+        let number = device.as_raw_fd();
+        let data = format!("fd={number},rootmode=40000,user_id=0,group_id=0,default_permissions");
+        let data = std::ffi::CString::new(data).unwrap();
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("x", place.at("mnt"), "fuse.unionmount", flags, data.as_c_str()).unwrap();
+        place.unionmount(&with(&[&format!("/dev/fd/{number}")])).ok();
+        drop(device);
+        assert_eq!(fs::read(place.at("mnt/f")).unwrap(), b"low");
+        fs::write(place.at("mnt/g"), "new").unwrap();
+        if by_signal {
+            kill_process(place.daemon(), Signal::TERM).unwrap();
+        } else {
+            place.umount("mnt");
+        }
+        place.wait_for_no_daemon();
+        if by_signal {
+            place.umount("mnt");
+        }
+        assert_eq!(fs::read(place.at("up/g")).unwrap(), b"new");
+        assert_eq!(place.names("").iter().filter(|name| name.contains("work")).count(), 0);
+    }
+    place.unionmount(&with(&["/dev/fd/99"])).refused(1, &["/dev/fd/99", "no such descriptor"]);
+    place.sh("./unionmount --lower a --upper up /dev/fd/9 9</dev/null").refused(1, &["no open /dev/fuse"]);
+}

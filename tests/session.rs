@@ -66,6 +66,7 @@ const FAILED: i32 = 41;
 fn serving() {
     let Some(point) = std::env::var_os(POINT) else { return };
     let options = SessionOptions {
+        given: false,
         mount_point: point.into(),
         source: default_source().to_owned(),
         flags: MountFlags::default(),
@@ -73,7 +74,7 @@ fn serving() {
         pairing: None,
         uring: false,
     };
-    let hooks = Hooks { ready: Box::new(|_| {}), report: Box::new(|| {}) };
+    let hooks = Hooks { ready: Box::new(|_| {}), report: Box::new(|| {}), abandon: Box::new(|| {}) };
     let null = Null { refuse_to_begin: std::env::var_os(REFUSE).is_some() };
     let served = serve(null, open_device().unwrap(), &options, hooks);
     std::process::exit(if served.is_ok() { SERVED } else { FAILED });

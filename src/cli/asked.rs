@@ -16,11 +16,12 @@ use crate::union::text::Text;
 pub(super) struct Asked {
     union: Weak<Union>,
     io: String,
+    options: Vec<Text>,
 }
 
 impl Asked {
-    pub(super) fn new(union: &Arc<Union>, policy: &Policy) -> Asked {
-        Asked { union: Arc::downgrade(union), io: in_kebab_case(&format!("{:?}", policy.io)) }
+    pub(super) fn new(union: &Arc<Union>, policy: &Policy, options: Vec<Text>) -> Asked {
+        Asked { union: Arc::downgrade(union), io: in_kebab_case(&format!("{:?}", policy.io)), options }
     }
 
     /// Makes the control socket, now that the mount is there. A mount without one is as good otherwise.
@@ -42,6 +43,7 @@ impl Asked {
             device,
             since_us: since.as_micros() as u64,
             io: self.io,
+            options: self.options,
         };
         match Control::start(&union, about, Box::new(move || counters.all())) {
             Ok(control) => Some(control),

@@ -14,19 +14,18 @@
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open};
 
 use super::{Failure, dead};
 use crate::explain::mounts::device_at;
-use crate::sys::process::{Forked, Stdio, detach_stdio, fork_daemon};
+use crate::sys::process::{Forked, Stdio, detach_stdio, ended_within, fork_daemon};
 
 const READY: u8 = b'R';
 /// How long a process takes to end that has closed its descriptors.
@@ -59,15 +58,27 @@ impl Ready {
     }
 }
 
-/// Runs `body` in a daemon. Returns in both processes: in the parent once the mount on `point` answers, in the daemon
-/// at the end of the mount.
+/// Where the daemon's mount is.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Where<'a> {
+    /// On this directory.
+    On(&'a Path),
+    /// Where the caller has mounted the open /dev/fuse of this number, which knows when it answers.
+    Given(RawFd),
+}
+
+/// Runs `body` in a daemon. Returns in both processes: in the parent once the mount answers, in the daemon at the end of
+/// the mount.
 pub(super) fn in_background(
-    point: &Path,
+    place: Where<'_>,
     body: impl FnOnce(Ready) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let below = device_at(point).ok();
-    match fork_daemon().map_err(|error| Failure::failed(format!("cannot fork: {error}")))? {
-        Forked::Parent { child, pipe } => await_mount(child, pipe, point, below.as_deref()),
+    let (kept, below) = match place {
+        Where::On(point) => (None, device_at(point).ok()),
+        Where::Given(number) => (Some(number), None),
+    };
+    match fork_daemon(kept).map_err(|error| Failure::failed(format!("cannot fork: {error}")))? {
+        Forked::Parent { child, pipe } => await_mount(child, pipe, place, below.as_deref()),
         Forked::Child { pipe } => {
             let pipe = Pipe::new(Cell::new(Some(pipe)));
             let done = detach_stdio(Stdio::InputAndOutput)
@@ -91,20 +102,26 @@ fn tell_parent(pipe: &Pipe, failure: Failure) -> Failure {
 }
 
 /// `below`: the device of what the mount point is without the mount.
-fn await_mount(child: Pid, pipe: OwnedFd, point: &Path, below: Option<&str>) -> Result<(), Failure> {
+fn await_mount(child: Pid, pipe: OwnedFd, place: Where<'_>, below: Option<&str>) -> Result<(), Failure> {
     let mut said = Vec::new();
     File::from(pipe)
         .read_to_end(&mut said)
         .map_err(|error| Failure::failed(format!("cannot hear the daemon: {error}")))?;
     match said.split_first() {
-        Some((&READY, _)) => check_answer(child, point, below),
+        Some((&READY, _)) => match place {
+            Where::On(point) => check_answer(child, point, below),
+            Where::Given(_) => Ok(()),
+        },
         Some((&code, message)) => {
             Err(Failure { code, message: String::from_utf8_lossy(message).into_owned() })
         }
         None => {
             let how = end_unheard(child);
             // What it mounted nobody will ever serve.
-            let left = dead::take_away(point);
+            let left = match place {
+                Where::On(point) => dead::take_away(point),
+                Where::Given(_) => Ok(false),
+            };
             left.and_then(|_| {
                 Err(Failure::failed(format!("the daemon ended before the mount was ready{how}")))
             })
@@ -116,12 +133,8 @@ fn await_mount(child: Pid, pipe: OwnedFd, point: &Path, below: Option<&str>) -> 
 /// would serve a mount that nobody was told of. Says how it ended.
 fn end_unheard(child: Pid) -> String {
     let ended = |patience: Duration| {
-        let Ok(fd) = pidfd_open(child, PidfdFlags::empty()) else { return true };
-        let patience =
-            Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: patience.subsec_nanos().into() };
-        let mut fds = [PollFd::new(&fd, PollFlags::IN)];
-        // Nobody but the kernel interrupts it; then the next signal is sent somewhat early.
-        poll(&mut fds, Some(&patience)).is_ok_and(|ready| ready > 0)
+        let Ok(process) = pidfd_open(child, PidfdFlags::empty()) else { return true };
+        ended_within(&process, patience).unwrap_or(false)
     };
     if ended(DYING) {
         return how_it_ended(child);

@@ -31,6 +31,7 @@ pub mod options;
 mod output;
 mod prune;
 mod ps;
+mod remount;
 mod rm;
 mod rmi;
 mod run;
@@ -44,6 +45,7 @@ mod status;
 mod store;
 mod tag;
 mod trace;
+mod umount;
 mod verify;
 mod watch;
 
@@ -105,6 +107,8 @@ enum Verb {
     Rm(rm::Rm),
     #[command(name = "mount")]
     Attach(attach::Attach),
+    #[command(visible_alias = "unmount")]
+    Umount(umount::Umount),
     Man(man::Man),
     Completions(completions::Completions),
     Snapshotter(snapshotter::Snapshotter),
@@ -135,6 +139,7 @@ impl Verb {
             Verb::Commit(verb) => verb.run(),
             Verb::Rm(verb) => verb.run(),
             Verb::Attach(verb) => verb.run(),
+            Verb::Umount(verb) => verb.run(),
             Verb::Man(verb) => verb.run(),
             Verb::Completions(verb) => verb.run(),
             Verb::Snapshotter(verb) => verb.run(),
@@ -242,6 +247,12 @@ fn dispatch(args: Vec<OsString>) -> Result<ExitCode, Failure> {
     if let Some(parsed) = mount::helper_args(&called, &args) {
         return match parsed {
             Ok(mount) => mount::run(mount),
+            Err(error) => clap_says(error),
+        };
+    }
+    if let Some(parsed) = umount::helper_args(&called, &args) {
+        return match parsed {
+            Ok(umount) => umount.run(),
             Err(error) => clap_says(error),
         };
     }

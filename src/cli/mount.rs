@@ -3,8 +3,9 @@
 use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,21 +15,22 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::asked::Asked;
 use super::branches;
-use super::daemon::{self, Ready};
+use super::daemon::{self, Ready, Where};
 use super::logging::{self, LogOptions};
-use super::options::{Options, split_lowers};
+use super::options::{Options, split, split_lowers};
 use super::{Failure, say};
-use super::{dead, descriptors};
+use super::{dead, descriptors, remount};
 use crate::fuse::UnionFs;
 use crate::fuse::mount::{MountFlags, open_device};
 use crate::fuse::pairing::Pairing;
 use crate::fuse::policy::{FOR_EVER, IoMode, MAX_WRITE, Policy};
 use crate::fuse::session::{Hooks, SessionOptions, default_source, default_threads, serve};
 use crate::sys::namespace::may_pass_through;
-use crate::sys::process::raise_nofile_limit;
+use crate::sys::process::{raise_nofile_limit, take_fuse_device};
 use crate::union::Union;
 use crate::union::layer::{Stack, StackOptions};
 use crate::union::options::FsOptions;
+use crate::union::text::Text;
 
 /// The arguments of a mount.
 #[derive(Debug, Args)]
@@ -166,10 +168,14 @@ impl From<MountHelperCli> for MountArgs {
 pub struct MountRequest {
     /// The layers.
     pub stack: StackOptions,
+    /// The `-o` options one by one, as given.
+    pub given: Vec<Text>,
     /// What the mount itself is given.
     pub mount: MountFlags,
     /// How the merged view behaves.
     pub fs: FsOptions,
+    /// The open /dev/fuse that the caller has mounted already, by its number.
+    pub device: Option<RawFd>,
     /// Where it is mounted, as given.
     pub mount_point: PathBuf,
     /// What mount(8) shows as the device.
@@ -207,6 +213,7 @@ impl MountRequest {
         let mut places = args.places;
         let mount_point =
             PathBuf::from(places.pop().ok_or_else(|| Failure::usage("no mount point given; see --help"))?);
+        let device = given_device(&mount_point);
         let named_source = options.source.take().or(places.pop());
 
         let lowers = once("lower layers", "--lower", "lowerdir", some(lowers), some(options.lowers))?;
@@ -218,7 +225,7 @@ impl MountRequest {
             lowers: lowers.ok_or_else(no_lowers)?,
             upper: once("upper layer", "--upper", "upperdir", args.upper, options.upper)?,
             work: once("workdir", "--work", "workdir", args.work, options.work)?,
-            mount_point: Some(mount_point.clone()),
+            mount_point: Some(mount_point.clone()).filter(|_| device.is_none()),
             volatile: options.fs.volatile,
             xattr: options.xattr,
             ..StackOptions::default()
@@ -251,8 +258,11 @@ impl MountRequest {
                 stack.work = None;
             }
         }
+        let given = args.options.iter().flat_map(|text| split(text.as_bytes())).map(Text::from).collect();
         Ok(MountRequest {
             stack,
+            given,
+            device,
             mount,
             fs: options.fs,
             mount_point,
@@ -271,6 +281,12 @@ impl MountRequest {
             warnings,
         })
     }
+}
+
+/// The number in `/dev/fd/N`: the form in which mount.fuse3 (`drop_privileges`), Apptainer and CSI drivers name what they
+/// have mounted themselves.
+fn given_device(mount_point: &Path) -> Option<RawFd> {
+    mount_point.to_str()?.strip_prefix("/dev/fd/")?.parse().ok().filter(|number| *number >= 0)
 }
 
 fn warning(ignored: &super::options::Ignored) -> String {
@@ -303,14 +319,23 @@ fn once<T>(
 
 /// Mounts. Returns when the mount answers, or with `--foreground`, when it has ended.
 pub(super) fn run(args: MountArgs) -> Result<ExitCode, Failure> {
+    if remount::is_asked(&args.options) {
+        let point = args.places.last().ok_or_else(|| Failure::usage("no mount point given; see --help"))?;
+        if !args.fake {
+            remount::run(&args.options, Path::new(point))?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     let request = MountRequest::new(args)?;
     for warning in &request.warnings {
         say(warning);
     }
-    if request.foreground {
+    // Where nothing is mounted there is nothing to wait for.
+    if request.foreground || request.fake {
         serve_request(&request, Ready::nobody_waits())?;
     } else {
-        daemon::in_background(&request.mount_point, |ready| serve_request(&request, ready))?;
+        let place = request.device.map_or(Where::On(&request.mount_point), Where::Given);
+        daemon::in_background(place, |ready| serve_request(&request, ready))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -325,15 +350,24 @@ fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), Failure> {
     let threads = request.threads.unwrap_or_else(default_threads).max(1) + 1;
     let limits = descriptors::share_out(request.stack.lowers.len() + request.hold.len(), threads)?;
     // First, since it needs nothing and is what fails most in a container.
-    let device = open_device().map_err(Failure::failed)?;
+    let device = match request.device {
+        Some(number) => take_fuse_device(number).map_err(|error| {
+            Failure::failed(format!("mount point {}: {error}", request.mount_point.display()))
+        })?,
+        None => open_device().map_err(Failure::failed)?,
+    };
     let _held = hold(&request.hold)?;
-    if request.take_dead_away && dead::take_away(&request.mount_point)? {
+    if request.take_dead_away && request.device.is_none() && dead::take_away(&request.mount_point)? {
         log::warn!("{}: took a dead mount away", request.mount_point.display());
     }
     let stack = Stack::open(&request.stack).map_err(Failure::failed)?;
-    let mount_point = std::fs::canonicalize(&request.mount_point).map_err(|error| {
-        Failure::failed(format!("mount point {}: cannot be resolved: {error}", request.mount_point.display()))
-    })?;
+    let mount_point = match request.device {
+        Some(_) => request.mount_point.clone(),
+        None => std::fs::canonicalize(&request.mount_point).map_err(|error| {
+            let point = request.mount_point.display();
+            Failure::failed(format!("mount point {point}: cannot be resolved: {error}"))
+        })?,
+    };
     // All paths of the user are resolved; no directory of theirs is kept busy from here on.
     std::env::set_current_dir("/")
         .map_err(|error| Failure::failed(format!("cannot change to /: {error}")))?;
@@ -343,6 +377,7 @@ fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), Failure> {
     }
     let pairing = pairing(request);
     let options = SessionOptions {
+        given: request.device.is_some(),
         mount_point,
         pairing: pairing.clone(),
         source: request.source.clone(),
@@ -354,25 +389,36 @@ fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), Failure> {
         .map_err(|error| Failure::failed(format!("cannot read the layers: {error}")))?;
     let union = Arc::new(union);
     let policy = policy(&request.fs, &union);
-    let asked = Asked::new(&union, &policy);
+    let asked = Asked::new(&union, &policy, request.given.clone());
+    // The session has it alone, so that the layers are closed as soon as it ends.
+    let weak = Arc::downgrade(&union);
     let fs = UnionFs::new(union, policy).with_pairing(pairing);
     let notifier = fs.notifier();
     let report = fs.report();
-    let at_end = report.clone();
     let (counters, control) = (report.counters(), Rc::new(Cell::new(None)));
     let (point, slot) = (options.mount_point.clone(), control.clone());
+    let (given, abandoned) = (options.given, weak.clone());
     let hooks = Hooks {
+        abandon: Box::new(move || {
+            if let Some(union) = abandoned.upgrade() {
+                union.shut_down();
+            }
+        }),
         ready: Box::new(move |kernel| {
             // There is one session, so nothing is there yet.
             notifier.set(kernel).unwrap_or_default();
-            slot.set(asked.start(&point, counters));
+            // Where somebody else has mounted it isn't known.
+            slot.set(if given { None } else { asked.start(&point, counters) });
             ready.announce();
         }),
         report: Box::new(move || log::warn!("{report}")),
     };
     let ended = serve(fs, device, &options, hooks).map_err(Failure::failed);
     drop(control.take());
-    log::info!("{at_end}");
+    // A client of the socket may still be told something.
+    if let Some(union) = weak.upgrade() {
+        union.shut_down();
+    }
     ended
 }
 

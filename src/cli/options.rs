@@ -312,6 +312,12 @@ impl Options {
         }
     }
 
+    /// Does this option change nothing, as those for mount(8) itself?
+    pub(super) fn means_nothing(option: &OsStr) -> bool {
+        let mut options = Options::default();
+        options.read(option).is_ok() && options == Options::default()
+    }
+
     fn unknown(&mut self, option: &[u8], why: &'static str) -> Result<(), OptionError> {
         self.ignored.push(Ignored { option: OsString::from_vec(option.to_vec()), why });
         Ok(())
@@ -380,7 +386,7 @@ impl<'a> Value<'a> {
 }
 
 /// Splits an option string at the commas that are neither quoted nor escaped; leaves out what is empty.
-fn split(text: &[u8]) -> Vec<&[u8]> {
+pub(super) fn split(text: &[u8]) -> Vec<&[u8]> {
     let mut options = Vec::new();
     let mut rest = text;
     while !rest.is_empty() {

@@ -4,6 +4,7 @@
 //! that no trickle of bytes extends, from the connection on, and what it says is bounded.
 
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use super::mounts::{Life, Mount};
 use super::protocol::{LONGEST_ANSWER, Reply, Request, Status, Told};
 use super::report::Explanation;
 use super::runtime;
+use crate::sys::process::peer_process;
 use crate::union::events::Filter;
 use crate::union::layer::TakeAway;
 use crate::union::text::Text;
@@ -195,6 +197,14 @@ impl Client {
                 return Ok(Some(line));
             }
         }
+    }
+
+    /// The process that answers, as a pidfd.
+    ///
+    /// # Errors
+    /// Those of getsockopt(2), as where the process isn't visible from here.
+    pub fn daemon(&self) -> io::Result<OwnedFd> {
+        peer_process(self.reader.get_ref())
     }
 
     /// How the mount is doing.

@@ -28,6 +28,8 @@ pub struct Mount {
     pub source: String,
     /// Who mounted it.
     pub owner: Option<u32>,
+    /// Its options, as the kernel lists them: of the mount, then of the filesystem.
+    pub options: String,
 }
 
 /// What is known of a mount's daemon.
@@ -81,6 +83,7 @@ impl Mount {
             device: about.device.clone(),
             source: String::new(),
             owner: None,
+            options: String::new(),
         }
     }
 }
@@ -122,13 +125,14 @@ fn parse(line: &[u8]) -> Option<Mount> {
     let device = text(left.nth(1)?);
     let root = PathBuf::from(OsString::from_vec(unescape(left.next()?)));
     let point = PathBuf::from(OsString::from_vec(unescape(left.next()?)));
+    let own = text(left.next()?);
     if right.next()? != b"fuse.unionmount" {
         return None;
     }
     let source = text(right.next()?);
     let options = text(right.next()?);
     let owner = options.split(',').find_map(|option| option.strip_prefix("user_id=")?.parse().ok());
-    Some(Mount { id, point, root, device, source, owner })
+    Some(Mount { id, point, root, device, source, owner, options: format!("{own},{options}") })
 }
 
 /// Turns `\040` back into a space.
@@ -251,6 +255,7 @@ mod tests {
         let line = br"97 61 0:53 /sub\040dir /mnt/a\134b rw,relatime shared:1 - fuse.unionmount none rw,user_id=1000,group_id=1000,default_permissions";
         let mount = parse(line).unwrap();
         assert_eq!((mount.id, &mount.device[..], mount.owner), (97, "0:53", Some(1000)));
+        assert!(mount.options.starts_with("rw,relatime,rw,user_id=1000"), "{}", mount.options);
         assert_eq!((mount.root, mount.point), ("/sub dir".into(), r"/mnt/a\b".into()));
         assert_eq!(parse(b"97 61 0:53 / /mnt rw - ext4 /dev/sda rw"), None);
         assert_eq!(parse(b""), None);

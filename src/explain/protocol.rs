@@ -84,6 +84,9 @@ pub struct About {
     pub since_us: u64,
     /// How data are read and written: `cached`, `write-through`, `passthrough`.
     pub io: String,
+    /// The `-o` options that it was mounted with, as given.
+    #[serde(default)]
+    pub options: Vec<Text>,
 }
 
 /// How a mount is doing.

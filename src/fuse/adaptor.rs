@@ -80,8 +80,8 @@ impl UnionFs {
 
     /// What tells, at any time, what was asked and done.
     pub fn report(&self) -> Report {
-        let (union, requests) = (self.union.clone(), self.requests.clone());
-        Report { union, requests, opener: self.opener.clone(), pairing: self.pairing.clone() }
+        let (union, opener) = (Arc::downgrade(&self.union), Arc::downgrade(&self.opener));
+        Report { union, requests: self.requests.clone(), opener, pairing: self.pairing.clone() }
     }
 
     pub(super) fn node(&self, ino: INodeNo) -> Result<Arc<Node>> {
@@ -145,8 +145,9 @@ impl Filesystem for UnionFs {
         Ok(())
     }
 
+    /// The union ends when this is dropped, which the session does next.
     fn destroy(&mut self) {
-        self.union.shut_down();
+        log::info!("{}", self.report());
     }
 
     fn lookup(&self, req: &Header, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use super::open::Opener;
 use super::pairing::Pairing;
@@ -78,9 +78,10 @@ impl fmt::Display for RequestCounters {
 /// What was asked and done so far, as text.
 #[derive(Debug, Clone)]
 pub struct Report {
-    pub(super) union: Arc<Union>,
+    /// Weak: what only tells of a union must not keep its layers open.
+    pub(super) union: Weak<Union>,
     pub(super) requests: Arc<RequestCounters>,
-    pub(super) opener: Arc<Opener>,
+    pub(super) opener: Weak<Opener>,
     pub(super) pairing: Option<Arc<Pairing>>,
 }
 
@@ -98,18 +99,15 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "requests: {}; {}; nodes: {}",
-            self.requests,
-            self.union.counters,
-            self.union.known_nodes()
-        )?;
+        write!(f, "requests: {}", self.requests)?;
+        if let Some(union) = self.union.upgrade() {
+            write!(f, "; {}; nodes: {}", union.counters, union.known_nodes())?;
+        }
         if let Some(pairing) = &self.pairing {
             write!(f, "; {pairing}")?;
         }
         // Only where opens are requests is it known.
-        match self.opener.open_files() {
+        match self.opener.upgrade().map_or(0, |opener| opener.open_files()) {
             0 => Ok(()),
             open => write!(f, "; open files: {open}"),
         }

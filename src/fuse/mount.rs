@@ -177,6 +177,8 @@ pub struct Mounted {
     point: PathBuf,
     /// The device number of the filesystem, by which it is told from one that is mounted there later.
     device: Option<(u32, u32)>,
+    /// It is neither known where it is, nor this process's to unmount.
+    by_caller: bool,
 }
 
 /// The device number of what is mounted at `point`, or of what holds it. Asks no daemon.
@@ -362,13 +364,26 @@ fn receive_descriptor(socket: &UnixStream) -> Result<Option<OwnedFd>, Errno> {
 impl Mounted {
     /// What is mounted at `point`, an absolute path without symlinks.
     pub fn found(point: &Path) -> Mounted {
-        Mounted { point: point.to_owned(), device: device_at(point) }
+        Mounted { point: point.to_owned(), device: device_at(point), by_caller: false }
+    }
+
+    /// What somebody else has mounted, and unmounts.
+    pub(super) fn by_caller() -> Mounted {
+        Mounted { point: PathBuf::new(), device: None, by_caller: true }
+    }
+
+    /// Has somebody else mounted it?
+    pub(super) fn is_by_caller(&self) -> bool {
+        self.by_caller
     }
 
     /// Unmounts. `lazy` takes it out of the tree at once and lets those who use it finish.
     ///
     /// What somebody else has mounted there since stays.
     pub fn unmount(&self, lazy: bool) -> Result<(), MountError> {
+        if self.by_caller {
+            return Ok(());
+        }
         if self.device.is_some() && device_at(&self.point).is_some_and(|now| Some(now) != self.device) {
             log::info!("{}: unmounted already", self.point.display());
             return Ok(());

@@ -37,6 +37,8 @@ use crate::sys::{memory, process};
 pub struct SessionOptions {
     /// Where; an absolute path without symlinks.
     pub mount_point: PathBuf,
+    /// The device is that of a filesystem which the caller has mounted already, somewhere.
+    pub given: bool,
     /// What mount(8) shows as the device.
     pub source: OsString,
     /// What the mount is given.
@@ -57,6 +59,8 @@ pub struct Hooks {
     pub ready: Box<dyn FnOnce(Notifier)>,
     /// At each SIGUSR1, on a thread of its own.
     pub report: Box<dyn Fn() + Send>,
+    /// Before the process ends because of a signal although the filesystem, which somebody else has mounted, is there.
+    pub abandon: Box<dyn Fn() + Send>,
 }
 
 /// Why a session could not begin or did not end in order.
@@ -96,7 +100,11 @@ pub fn serve<F: Filesystem>(
     process::ignore_stray_signals();
     let signals =
         Signals::new([SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGXCPU, SIGUSR1]).map_err(SessionError::Setup)?;
-    let (device, mounted) = mount::mount(device, &options.mount_point, &options.source, &options.flags)?;
+    let (device, mounted) = if options.given {
+        (device, Mounted::by_caller())
+    } else {
+        mount::mount(device, &options.mount_point, &options.source, &options.flags)?
+    };
     let mut on_failure = UnmountOnFailure(Some(mounted.clone()));
     let watched = device.try_clone().map_err(SessionError::Setup)?;
 
@@ -116,9 +124,12 @@ pub fn serve<F: Filesystem>(
         session.set_rota(pairing.clone());
     }
 
-    bdi::tune(&options.mount_point);
+    if !options.given {
+        bdi::tune(&options.mount_point);
+    }
     stop_on_panic(mounted.clone());
-    let listener = listen(signals, mounted, watched, hooks.report).map_err(SessionError::Setup)?;
+    let listener =
+        listen(signals, mounted, watched, (hooks.report, hooks.abandon)).map_err(SessionError::Setup)?;
     log::info!("mounted on {}", options.mount_point.display());
     (hooks.ready)(session.notifier());
     let_go_of_start();
@@ -188,7 +199,7 @@ fn listen(
     mut signals: Signals,
     mounted: Mounted,
     device: OwnedFd,
-    report: Box<dyn Fn() + Send>,
+    (report, abandon): (Box<dyn Fn() + Send>, Box<dyn Fn() + Send>),
 ) -> io::Result<Listener> {
     let handle = signals.handle();
     let thread = std::thread::Builder::new().name("signals".into()).spawn(move || {
@@ -196,6 +207,10 @@ fn listen(
         for signal in &mut signals {
             if signal == SIGUSR1 {
                 report();
+            } else if mounted.is_by_caller() {
+                // Who mounted it unmounts it; that it is served no more is all that can be done here.
+                abandon();
+                std::process::exit(0);
             } else if mount::is_connected(device.as_fd()) {
                 end(&mounted, asked);
                 asked = true;

@@ -7,7 +7,8 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
@@ -31,13 +32,13 @@ pub enum Forked {
 
 /// Forks, once, while this process has one thread.
 ///
-/// Every descriptor above 2 is closed in the child, so nothing in the process may own one yet: call this before any
-/// file is opened.
+/// Every descriptor above 2 is closed in the child but `kept`, so nothing in the process may own one yet: call this
+/// before any file is opened.
 ///
 /// # Errors
 ///
 /// When there are several threads already, or no process or pipe can be made.
-pub fn fork_daemon() -> io::Result<Forked> {
+pub fn fork_daemon(kept: Option<RawFd>) -> io::Result<Forked> {
     if thread_count().is_some_and(|n| n != 1) {
         return Err(io::Error::other("the process has several threads already"));
     }
@@ -49,7 +50,7 @@ pub fn fork_daemon() -> io::Result<Forked> {
         0 => {
             // The pipe's reader is closed with everything else; its number must not be closed a second time.
             let _number = reader.into_raw_fd();
-            close_all_but(writer.as_raw_fd());
+            close_all_but(writer.as_raw_fd(), kept.unwrap_or(writer.as_raw_fd()));
             rustix::process::setsid()?;
             Ok(Forked::Child { pipe: writer })
         }
@@ -58,6 +59,29 @@ pub fn fork_daemon() -> io::Result<Forked> {
             Ok(Forked::Parent { child, pipe: reader })
         }
     }
+}
+
+/// Takes an open /dev/fuse over that the caller of this program left to it by its number.
+///
+/// Call it once for a number, before any file is opened: nothing else in the process may own it.
+///
+/// # Errors
+///
+/// When it is not open, or something else.
+pub fn take_fuse_device(number: RawFd) -> io::Result<OwnedFd> {
+    /// Documentation/admin-guide/devices.txt: misc, fuse.
+    const FUSE: (u32, u32) = (10, 229);
+    // SAFETY: takes a plain number; where nothing is open that is EBADF.
+    let marked = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    if number <= 2 || marked != 0 {
+        return Err(io::Error::other("no such descriptor was left open by the caller"));
+    }
+    // SAFETY: it is open, as the call above has shown, and by the contract of this function nobody else owns it.
+    let device = unsafe { OwnedFd::from_raw_fd(number) };
+    let stat = rustix::fs::fstat(&device)?;
+    let is_fuse = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::CharacterDevice
+        && (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)) == FUSE;
+    if is_fuse { Ok(device) } else { Err(io::Error::other("that descriptor is no open /dev/fuse")) }
 }
 
 /// Lets go of the caller's standard descriptors: `what` of them become /dev/null.
@@ -113,6 +137,57 @@ pub fn ignore_stray_signals() {
     }
 }
 
+/// The process that listens at the other end of a connected socket: the one that called listen(2). A pidfd, so that no
+/// other process is meant by its number later.
+///
+/// # Errors
+///
+/// Those of getsockopt(2) and pidfd_open(2): the process has gone, or isn't visible in this process's namespace.
+pub fn peer_process(socket: impl AsFd) -> io::Result<OwnedFd> {
+    /// linux/socket.h, since 6.5; libc has no name for it on every target.
+    const SO_PEERPIDFD: libc::c_int = 77;
+    let socket = socket.as_fd().as_raw_fd();
+    let mut number: libc::c_int = -1;
+    let mut size = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: `number` and `size` live through the call, and `size` is that of `number`.
+    let done = unsafe {
+        libc::getsockopt(socket, libc::SOL_SOCKET, SO_PEERPIDFD, (&raw mut number).cast(), &raw mut size)
+    };
+    if done == 0 && number >= 0 {
+        // SAFETY: the kernel has just made the descriptor, for us alone.
+        return Ok(unsafe { OwnedFd::from_raw_fd(number) });
+    }
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut size = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: `peer` and `size` live through the call, and `size` is that of `peer`.
+    let done = unsafe {
+        libc::getsockopt(socket, libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &raw mut size)
+    };
+    if done != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let pid = Pid::from_raw(peer.pid).ok_or_else(|| io::Error::other("it is in another pid namespace"))?;
+    Ok(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?)
+}
+
+/// Whether a process, by its pidfd, ends within `patience`.
+///
+/// # Errors
+///
+/// Those of poll(2).
+pub fn ended_within(process: &OwnedFd, patience: Duration) -> io::Result<bool> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let deadline = Instant::now() + patience;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        match poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&left)) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => return Ok(other? > 0),
+        }
+    }
+}
+
 /// How many descriptors this process may have.
 pub fn nofile_limit() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
@@ -124,9 +199,10 @@ fn thread_count() -> Option<usize> {
     Some(std::fs::read_dir("/proc/self/task").ok()?.count())
 }
 
-fn close_all_but(kept: RawFd) {
+fn close_all_but(one: RawFd, other: RawFd) {
     const FIRST: RawFd = 3;
-    let ranges = [(FIRST, kept - 1), (kept + 1, RawFd::MAX)];
+    let (low, high) = (one.min(other), one.max(other));
+    let ranges = [(FIRST, low - 1), (low + 1, high - 1), (high + 1, RawFd::MAX)];
     for (first, last) in ranges.into_iter().filter(|(first, last)| first <= last) {
         // SAFETY: close_range takes plain numbers. By the contract of `fork_daemon` no object in this process owns a
         // descriptor in these ranges.

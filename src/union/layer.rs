@@ -10,7 +10,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{Access, AtFlags, Mode, OFlags, StatVfsMountFlags, StatxFlags, accessat, fstatvfs, statx};
+use rustix::fs::{
+    Access, AtFlags, Mode, OFlags, StatVfsMountFlags, StatxFlags, accessat, fstatvfs, openat, statx, syncfs,
+};
 use rustix::io::Errno;
 
 use super::lock::{DirLock, LOCK_WAIT};
@@ -104,6 +106,36 @@ pub struct UpperLayer {
     /// What its filesystem can do.
     pub caps: UpperCaps,
     _lock: DirLock,
+    // After the lock, for which the next mount may wait.
+    _sync: Option<SyncAtEnd>,
+}
+
+/// Syncs the upper's filesystem when a mount ends: what was written is on the disk then, as after an unmount of the
+/// kernel's overlayfs.
+#[derive(Debug)]
+struct SyncAtEnd {
+    upper: OwnedFd,
+    path: PathBuf,
+}
+
+impl SyncAtEnd {
+    fn of(upper: &Layer) -> Result<SyncAtEnd, StackError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = openat(&upper.root, c".", flags, Mode::empty());
+        let upper_fd = opened.map_err(|errno| open_error(Role::Upper, &upper.path, errno))?;
+        Ok(SyncAtEnd { upper: upper_fd, path: upper.path.clone() })
+    }
+}
+
+impl Drop for SyncAtEnd {
+    fn drop(&mut self) {
+        if let Err(errno) = syncfs(&self.upper) {
+            log::error!(
+                "upper layer {}: what was written last may not be on the disk: {errno}",
+                self.path.display()
+            );
+        }
+    }
 }
 
 /// The layers of a mount, open and checked.
@@ -165,6 +197,7 @@ impl Stack {
             })?
             .map_err(|unfit| StackError::unfit(unfit, &upper.path))?;
         let work = prepared.begin(options.volatile)?;
+        let sync = if options.volatile { None } else { Some(SyncAtEnd::of(&upper)?) };
         log::debug!("upper {}: {caps:?}", upper.path.display());
         if !caps.xattr {
             log::warn!(
@@ -173,7 +206,7 @@ impl Stack {
             );
         }
         let lowers = unchanged_by_reading(lowers);
-        Ok(Stack { lowers, upper: Some(UpperLayer { work, layer: upper, caps, _lock: lock }) })
+        Ok(Stack { lowers, upper: Some(UpperLayer { work, layer: upper, caps, _lock: lock, _sync: sync }) })
     }
 
     /// Leaves the workdir clean at the end of the mount; see [`Workdir::close`]. Dropping the stack does so too, but

@@ -53,6 +53,11 @@ impl IndexName {
 }
 
 impl LinkIndex {
+    /// Closes what it has of the layers; nothing is looked up any more.
+    pub fn let_go(&mut self) {
+        self.kernel = None;
+    }
+
     /// Reads both indexes of a workdir. `roots`: of a layer on each filesystem.
     ///
     /// What a crash left between the index and the publishing is mended: a copy that no name leads to was never seen

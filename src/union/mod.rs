@@ -190,7 +190,6 @@ impl Default for Limits {
 #[derive(Debug)]
 pub struct Union {
     layers: Vec<OpenLayer>,
-    upper: Option<Upper>,
     fds: DirFds,
     table: Table,
     root: Arc<Node>,
@@ -225,6 +224,8 @@ pub struct Union {
     pub counters: Counters,
     /// What happens, for whoever listens.
     pub events: Arc<Events>,
+    /// Dropped last: to leave the workdir clean and to sync takes a while, in which the lowers are closed already.
+    upper: Option<Upper>,
 }
 
 impl Union {

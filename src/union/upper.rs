@@ -424,6 +424,14 @@ impl Upper {
     }
 }
 
+impl Drop for Upper {
+    fn drop(&mut self) {
+        // It has descriptors of lowers.
+        self.links.let_go();
+        self.close();
+    }
+}
+
 /// Whether a filesystem of this type (`f_type`, see statfs(2)) commits changes of directories in the order in which they
 /// were made, each with all that came before: ext4 (the ordered and writeback modes differ in data only) and XFS.
 fn has_one_journal(filesystem: u64) -> bool {

@@ -1,0 +1,124 @@
+//! `unionmount umount`, and the helper by which umount(8) calls it: unmounting to the end.
+//!
+//! umount(2) returns when the kernel has cut the connection; only then does the daemon see it. Until it has ended it
+//! holds its layers, so that `umount merged && umount lower` is a race, and what it wrote may not be on the disk.
+//! So whoever unmounts here waits for the daemon.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser};
+
+use super::{Failure, say};
+use crate::explain::client::{Client, STATUS_PATIENCE};
+use crate::explain::mounts::{self, Mount};
+use crate::fuse::mount::{MountError, Mounted};
+use crate::sys::process::ended_within;
+use crate::union::text::Text;
+
+/// How long a daemon may take to end: it syncs the upper's filesystem, of which others may have written much.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Unmount, and wait until the layers are free and what was written is on the disk
+#[derive(Debug, Args)]
+pub(super) struct Umount {
+    /// Take it out of the tree at once though it is in use; who uses it may finish, and nothing is waited for
+    #[arg(short, long)]
+    lazy: bool,
+
+    /// Where it is mounted; may repeat
+    #[arg(value_name = "MOUNTPOINT", required = true)]
+    points: Vec<PathBuf>,
+}
+
+/// The command line by which umount(8) calls `umount.TYPE`.
+#[derive(Debug, Parser)]
+#[command(name = "umount.fuse.unionmount", version)]
+struct HelperCli {
+    /// What to unmount
+    target: PathBuf,
+    /// Detach
+    #[arg(short)]
+    lazy: bool,
+    /// For unreachable network filesystems, which this is none of
+    #[arg(short)]
+    force: bool,
+    /// Write no mtab, which is never done
+    #[arg(short)]
+    no_mtab: bool,
+    /// Remount read-only when busy, which the caller does
+    #[arg(short)]
+    read_only: bool,
+    /// Say more
+    #[arg(short, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// The type, which the name tells
+    #[arg(short = 't', value_name = "TYPE")]
+    kind: Option<OsString>,
+    /// The namespace, which the caller has entered
+    #[arg(short = 'N', value_name = "NAMESPACE")]
+    namespace: Option<OsString>,
+}
+
+/// Reads the arguments of a program that umount(8) calls; `None` when it is not.
+pub(super) fn helper_args(called: &OsStr, args: &[OsString]) -> Option<Result<Umount, clap::Error>> {
+    called.as_bytes().starts_with(b"umount.").then(|| {
+        HelperCli::try_parse_from(args).map(|cli| Umount { lazy: cli.lazy, points: vec![cli.target] })
+    })
+}
+
+impl Umount {
+    /// Runs the verb.
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        for point in &self.points {
+            unmount(point, self.lazy)?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn unmount(given: &Path, lazy: bool) -> Result<(), Failure> {
+    let shown = Text::from(given).to_string();
+    let failed = |error: &dyn std::fmt::Display| Failure::failed(format!("{shown}: {error}"));
+    let point = std::fs::canonicalize(given).map_err(|error| failed(&error))?;
+    let table = |error: std::io::Error| Failure::failed(format!("/proc/self/mountinfo: {error}"));
+    let mount = mounts::at(&point)
+        .map_err(table)?
+        .ok_or_else(|| failed(&"no mount of unionmount; `unionmount status` lists them"))?;
+    let daemon = if lazy { None } else { daemon_of(&mount) };
+    Mounted::found(&point).unmount(lazy).map_err(|error| match error {
+        MountError::Unmount { busy: true, .. } => {
+            failed(&"is in use; end what uses it (`fuser -vm` tells), or use --lazy")
+        }
+        error => Failure::failed(error),
+    })?;
+    let Some(daemon) = daemon else { return Ok(()) };
+    // A bind mount goes on being served.
+    let elsewhere = |other: &Mount| other.device == mount.device;
+    if mounts::all().map_err(table)?.iter().any(elsewhere) {
+        return Ok(());
+    }
+    match ended_within(&daemon, PATIENCE) {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            say(&format!(
+                "{shown}: unmounted, but its daemon goes on: another mount namespace may hold the mount"
+            ));
+            Ok(())
+        }
+        Err(error) => Err(failed(&format!("unmounted, but its daemon can't be waited for: {error}"))),
+    }
+}
+
+/// The process that serves a mount, as its socket tells: an open pidfd. `None` when it has gone or can't be asked.
+fn daemon_of(mount: &Mount) -> Option<OwnedFd> {
+    Client::connect_within(mount, STATUS_PATIENCE)
+        .map_err(|error| error.to_string())
+        .and_then(|client| client.daemon().map_err(|error| error.to_string()))
+        .map_err(|error| log::info!("{error}; its end is not waited for"))
+        .ok()
+}
