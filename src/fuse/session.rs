@@ -195,11 +195,14 @@ impl Listener {
     }
 }
 
+/// What is called now and then, on the thread that waits for signals.
+type Call = Box<dyn Fn() + Send>;
+
 fn listen(
     mut signals: Signals,
     mounted: Mounted,
     device: OwnedFd,
-    (report, abandon): (Box<dyn Fn() + Send>, Box<dyn Fn() + Send>),
+    (report, abandon): (Call, Call),
 ) -> io::Result<Listener> {
     let handle = signals.handle();
     let thread = std::thread::Builder::new().name("signals".into()).spawn(move || {
