@@ -12,16 +12,24 @@ use std::ops::Range;
 #[cfg(target_env = "gnu")]
 const LARGE: libc::c_int = 8 << 20;
 
-/// Lets allocations that are large have pages of their own, for good.
+/// Heaps that threads share. By itself glibc's allocator gives each thread its own, and each keeps its own half-used
+/// pages when what it held is given back: of 6 MB for 40,000 forgotten files 2.1 stayed with a heap a thread, and 1.1 to 1.6
+/// with two.
+#[cfg(target_env = "gnu")]
+const HEAPS: libc::c_int = 2;
+
+/// Lets allocations that are large have pages of their own, for good, and all others come from few heaps.
 ///
 /// By itself glibc's allocator raises its threshold to the largest one that was ever given back; the threads' request
 /// buffers, of which a few pages are used, would then come from their heaps, whose first pages are cleared by writing
 /// to them.
 pub fn keep_large_apart() {
     #[cfg(target_env = "gnu")]
-    for parameter in [libc::M_MMAP_THRESHOLD, libc::M_TRIM_THRESHOLD] {
+    for (parameter, value) in
+        [(libc::M_MMAP_THRESHOLD, LARGE), (libc::M_TRIM_THRESHOLD, LARGE), (libc::M_ARENA_MAX, HEAPS)]
+    {
         // SAFETY: takes plain numbers, and the allocator its own locks.
-        if unsafe { libc::mallopt(parameter, LARGE) } == 0 {
+        if unsafe { libc::mallopt(parameter, value) } == 0 {
             log::debug!("the allocator keeps its thresholds");
         }
     }
