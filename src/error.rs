@@ -60,6 +60,16 @@ pub enum FsError {
         /// What was found.
         what: String,
     },
+    /// Something of a layer, or of the workdir, can't be used at all.
+    #[error("{place}: {errno}; {way_out}")]
+    Unusable {
+        /// What it is and where it lies.
+        place: String,
+        /// What its filesystem said.
+        errno: Errno,
+        /// What can be done about it.
+        way_out: &'static str,
+    },
     /// A system call failed.
     #[error("{0}")]
     Os(Errno),
@@ -82,7 +92,18 @@ impl FsError {
             FsError::Unsupported(_) => Errno::OPNOTSUPP,
             FsError::Stale => Errno::STALE,
             FsError::LayerForm { .. } => Errno::IO,
-            FsError::Os(errno) => *errno,
+            FsError::Unusable { errno, .. } | FsError::Os(errno) => *errno,
+        }
+    }
+}
+
+impl FsError {
+    /// The same, with what it is about: for errors of a mount's start, which has no path of a program to tell.
+    pub fn of(self, place: impl std::fmt::Display, way_out: &'static str) -> FsError {
+        match self {
+            // They tell their place.
+            FsError::LayerForm { .. } | FsError::Unusable { .. } => self,
+            error => FsError::Unusable { place: place.to_string(), errno: error.errno(), way_out },
         }
     }
 }

@@ -48,6 +48,14 @@ impl UnionFs {
     /// Serves this union.
     pub fn new(union: Arc<Union>, policy: Policy) -> UnionFs {
         let opener = Arc::new(Opener::new(union.clone()));
+        let notifier = opener.notifier.clone();
+        union.tell_changes(move |ino| {
+            // Attributes only, for which the kernel takes no lock: a request for the same file may be under way here.
+            let told = notifier.get().map(|kernel| kernel.inval_inode(INodeNo(ino), -1, 0));
+            if let Some(Err(e)) = told {
+                log::debug!("the kernel keeps the attributes of {ino:#x}: {e}");
+            }
+        });
         UnionFs {
             union,
             policy,

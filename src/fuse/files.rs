@@ -97,6 +97,10 @@ impl UnionFs {
     }
 
     pub(super) fn seek_data(&self, ino: INodeNo, offset: i64, whence: i32, reply: ReplyLseek) {
+        // Nothing is there before the start either: as on the kernel's filesystems.
+        if offset < 0 && matches!(whence, libc::SEEK_DATA | libc::SEEK_HOLE) {
+            return reply.error(Errno::ENXIO);
+        }
         let at = match (u64::try_from(offset), whence) {
             (Ok(offset), libc::SEEK_DATA) => SeekFrom::Data(offset),
             (Ok(offset), libc::SEEK_HOLE) => SeekFrom::Hole(offset),

@@ -214,16 +214,19 @@ impl Union {
             return self.getattr(node);
         }
         let owner = self.owners.chown(change.uid, change.gid)?;
+        let mut truncated = false;
         if let Some(size) = change.size {
             if node.dir.is_some() {
                 return Err(FsError::IsADirectory);
             }
-            self.ensure_upper_sized(node, Some(size))?;
+            truncated = self.ensure_upper_sized(node, Some(size))?;
         }
         self.with_upper(node, |object| self.owners.change(object, owner, change.mode))?;
         if let Some(size) = change.size {
             let fd = self.data_fd(node, true)?;
-            rustix::fs::ftruncate(fd.as_fd(), size)?;
+            if !truncated {
+                rustix::fs::ftruncate(fd.as_fd(), size)?;
+            }
             self.drop_privilege_bits(node, fd.as_fd(), caller)?;
         }
         if change.atime.is_some() || change.mtime.is_some() {

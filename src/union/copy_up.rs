@@ -53,14 +53,22 @@ struct Original {
     size: u64,
 }
 
+impl Original {
+    /// Is less than all wanted, since the file is to be truncated?
+    fn is_cut(&self) -> bool {
+        self.stat.kind() == Kind::File && self.size < self.stat.size
+    }
+}
+
 impl Union {
     /// Makes sure that the node's object is in the upper.
     pub(super) fn ensure_upper(&self, node: &Arc<Node>) -> Result<()> {
-        self.ensure_upper_sized(node, None)
+        self.ensure_upper_sized(node, None).map(drop)
     }
 
-    /// As [`Union::ensure_upper`], but copies only the first `size` bytes of data: the caller is about to truncate.
-    pub(super) fn ensure_upper_sized(&self, node: &Arc<Node>, size: Option<u64>) -> Result<()> {
+    /// As [`Union::ensure_upper`], but a file that is copied up has only the first `size` bytes of data, if it has more:
+    /// it appears truncated, for a step that came after could fail. Tells whether that is done.
+    pub(super) fn ensure_upper_sized(&self, node: &Arc<Node>, size: Option<u64>) -> Result<bool> {
         self.upper()?;
         if self.in_upper(node) {
             return self.complete_data(node, size);
@@ -75,7 +83,7 @@ impl Union {
             chain.push(parent);
         }
         for parent in chain.iter().rev() {
-            self.copy_up(parent, None)?;
+            self.copy_up(parent, None).map(drop)?;
         }
         self.copy_up(node, size)
     }
@@ -117,19 +125,19 @@ impl Union {
         })
     }
 
-    /// Copies one object up whose parent is in the upper.
-    fn copy_up(&self, node: &Arc<Node>, size: Option<u64>) -> Result<()> {
+    /// Copies one object up whose parent is in the upper. Tells whether it appeared truncated.
+    fn copy_up(&self, node: &Arc<Node>, size: Option<u64>) -> Result<bool> {
         let turn = self.copying.entry(node.ino).or_insert_with(|| Arc::new(Mutex::new(()))).clone();
         let done = {
             let _turn = turn.lock();
-            if self.in_upper(node) { Ok(()) } else { self.copy_up_now(node, size) }
+            if self.in_upper(node) { Ok(false) } else { self.copy_up_now(node, size) }
         };
         drop(turn);
         self.copying.remove_if(&node.ino, |_, turn| Arc::strong_count(turn) == 1);
         done
     }
 
-    fn copy_up_now(&self, node: &Arc<Node>, size: Option<u64>) -> Result<()> {
+    fn copy_up_now(&self, node: &Arc<Node>, size: Option<u64>) -> Result<bool> {
         let started = Instant::now();
         let upper = self.upper()?;
         let layer = if self.events.listening() { self.lower_of(node) } else { None };
@@ -140,6 +148,7 @@ impl Union {
             upper.sync(file, false)?;
         }
         self.publish(node, staged, &original)?;
+        self.changed_by_itself(node);
         if self.keeps_links(&original) {
             self.link_known_names(node);
         }
@@ -158,7 +167,7 @@ impl Union {
             original.size,
             started.elapsed()
         );
-        Ok(())
+        Ok(original.is_cut())
     }
 
     fn original(&self, node: &Node, size: Option<u64>) -> Result<Original> {
@@ -215,6 +224,9 @@ impl Union {
         }
         self.give_metadata(node, from, &original.kept, object)?;
         set_times(&original.stat, object)?;
+        if original.is_cut() {
+            object.utimens(None, Some(SetTime::Now))?;
+        }
         Ok(moved)
     }
 
@@ -279,7 +291,7 @@ impl Union {
                 self.link_index(&staged, original)?;
             }
             let file = staged.take_file();
-            self.quietly(&fd, || staged.publish(&fd, &name, Publish::New))?;
+            self.quietly(&parent, &fd, || staged.publish(&fd, &name, Publish::New))?;
             node.names.changed();
             drop(file);
             if let Some(part) = &node.dir {
@@ -359,9 +371,9 @@ impl Union {
     }
 
     /// A file of the upper that has only its metadata there (another overlay's metacopy) gets its data.
-    fn complete_data(&self, node: &Arc<Node>, size: Option<u64>) -> Result<()> {
+    fn complete_data(&self, node: &Arc<Node>, size: Option<u64>) -> Result<bool> {
         if !self.metacopies.contains_key(&node.ino) {
-            return Ok(());
+            return Ok(false);
         }
         let turn = self.copying.entry(node.ino).or_insert_with(|| Arc::new(Mutex::new(()))).clone();
         let completed = {
@@ -375,14 +387,14 @@ impl Union {
 
     /// Fills the file where it is, as the kernel does: it may have other names, or none. Until its mark goes, what it
     /// shows is the data below, so killed half-way it is a metacopy still.
-    fn complete_data_now(&self, node: &Arc<Node>, size: Option<u64>) -> Result<()> {
-        let Some(data) = self.metacopies.get(&node.ino).map(|d| d.clone()) else { return Ok(()) };
+    fn complete_data_now(&self, node: &Arc<Node>, size: Option<u64>) -> Result<bool> {
+        let Some(data) = self.metacopies.get(&node.ino).map(|d| d.clone()) else { return Ok(false) };
         let upper = self.upper()?;
         let from = At::Name(self.fds.get(&data.dir)?.as_fd(), &data.name).open_read()?;
-        self.with_object(node, |at, is_upper| {
+        let cut = self.with_object(node, |at, is_upper| {
             let object = upper.writable(at, is_upper)?;
             if !marker::read_marks(at)?.metacopy {
-                return Ok(());
+                return Ok(false);
             }
             let stat = at.stat()?;
             let capabilities = xattr::get(at, CAPABILITIES)?;
@@ -396,7 +408,11 @@ impl Union {
             if let Some(capabilities) = capabilities {
                 object.set_xattr(CAPABILITIES, &capabilities, XattrFlags::empty())?;
             }
+            let cut = size < stat.size;
             set_times(&stat, object)?;
+            if cut {
+                object.utimens(None, Some(SetTime::Now))?;
+            }
             upper.sync(to.as_fd(), false)?;
             for namespace in [marker::Namespace::Trusted, marker::Namespace::User] {
                 for mark in ["metacopy", "redirect"] {
@@ -409,24 +425,32 @@ impl Union {
                 }
             }
             upper.has_data(stat.ino);
-            Ok(())
+            Ok(cut)
         })?;
         // So that the next fdatasync writes that the marks are gone, or the lower's data would be back.
         node.names.changed();
         self.files.forget(node.ino);
         self.metacopies.remove(&node.ino);
-        Ok(())
+        self.changed_by_itself(node);
+        Ok(cut)
     }
 
-    /// Does something in a directory of the upper that the merged view doesn't show, so its times stay.
-    pub(super) fn quietly<R>(&self, dir: &UpperFd, act: impl FnOnce() -> Result<R>) -> Result<R> {
+    /// Does something in a directory of the upper, which is the node's, that the merged view doesn't show, so its times
+    /// stay. Its change time and its size may not.
+    pub(super) fn quietly<R>(
+        &self,
+        node: &Node,
+        dir: &UpperFd,
+        act: impl FnOnce() -> Result<R>,
+    ) -> Result<R> {
         let before = dir.itself().at().stat()?;
-        let done = act()?;
+        let done = act();
         // The act is done and can't be taken back; the times of a directory of somebody else's stay as they are.
         if let Err(e) = set_times(&before, dir.itself()) {
             log::debug!("the times of a directory of the upper couldn't be kept: {e}");
         }
-        Ok(done)
+        self.changed_by_itself(node);
+        done
     }
 }
 

@@ -17,6 +17,7 @@ use rustix::fs::{self, FallocateFlags, OFlags, SeekFrom};
 use rustix::io::{self, Errno};
 
 use super::events::What;
+use super::lend::with_rights;
 use super::marker;
 use super::node::Node;
 use super::{Caller, Union};
@@ -143,6 +144,7 @@ impl Union {
             }
             Ok((open_owned(self.upper()?.writable(at, upper)?, write)?, write))
         })?;
+        self.note_lending(node);
         Ok(self.files.keep(node.ino, fd, writable))
     }
 
@@ -154,15 +156,22 @@ impl Union {
     /// Makes a file ready to be opened: copies it up if it is to be written, and truncates it if asked to.
     pub fn open(&self, node: &Arc<Node>, flags: OFlags, caller: Caller) -> Result<()> {
         if flags.contains(OFlags::TRUNC) {
-            self.ensure_upper_sized(node, Some(0))?;
-            let fd = self.data_fd(node, true)?;
-            fs::ftruncate(fd.as_fd(), 0)?;
-            return self.drop_privilege_bits(node, fd.as_fd(), caller);
+            return self.truncate(node, 0, caller);
         }
         if flags.intersects(OFlags::WRONLY | OFlags::RDWR) {
             self.ensure_upper(node)?;
         }
         Ok(())
+    }
+
+    /// Makes a file so long.
+    pub(super) fn truncate(&self, node: &Arc<Node>, size: u64, caller: Caller) -> Result<()> {
+        let done = self.ensure_upper_sized(node, Some(size))?;
+        let fd = self.data_fd(node, true)?;
+        if !done {
+            fs::ftruncate(fd.as_fd(), size)?;
+        }
+        self.drop_privilege_bits(node, fd.as_fd(), caller)
     }
 
     /// A descriptor of the file that holds the node's data as long as the mount lives; `None` while a copy-up may move
@@ -273,7 +282,10 @@ impl Union {
         }
         self.ensure_upper(node)?;
         let fd = self.readable_fd(node)?;
-        Ok(fs::ioctl_setflags(fd.as_fd(), flags)?)
+        let changed = fs::ioctl_setflags(fd.as_fd(), flags);
+        // The kernel doesn't count an ioctl among what changes a file.
+        self.changed_by_itself(node);
+        Ok(changed?)
     }
 
     /// An open descriptor of a regular file or directory, for calls that O_PATH is not enough for.
@@ -309,20 +321,8 @@ impl Union {
     }
 }
 
-/// Opens a file of the upper. The kernel checked the caller's right; the daemon, if it is an ordinary user and the
-/// file's owner, may lack it by the file's mode, and then lends it to itself for the moment of the open.
+/// Opens a file of the upper.
 pub(super) fn open_owned(object: Writable<'_>, write: bool) -> Result<OwnedFd> {
     let flags = if write { OFlags::RDWR } else { OFlags::RDONLY };
-    match object.open(flags) {
-        Err(Errno::ACCESS) => {}
-        other => return Ok(other?),
-    }
-    // One at a time, or the second would take the lent mode for the file's own; files share a lock by chance alone.
-    static LENDING: [Mutex<()>; 64] = [const { Mutex::new(()) }; 64];
-    let _lending = LENDING[(object.at().stat()?.ino % 64) as usize].lock();
-    let mode = object.at().stat()?.mode & 0o7777;
-    object.chmod(mode | 0o600)?;
-    let opened = object.open(flags);
-    object.chmod(mode)?;
-    Ok(opened?)
+    Ok(with_rights(object, 0o600, || object.open(flags))?)
 }

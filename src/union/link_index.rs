@@ -91,7 +91,10 @@ impl LinkIndex {
             }
         }
         if let Some(kernel) = &kernel
-            && let Some(dir) = kernel.dir()?
+            && let Some(dir) = kernel.dir().map_err(|e| {
+                let place = format!("workdir {}: index", layer.work.path.display());
+                e.of(place, "it must be a directory: remove it, or give another workdir")
+            })?
         {
             for KernelEntry { name, origin, stat, lower } in kernel.entries()? {
                 let at = At::Name(dir, &name);

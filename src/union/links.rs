@@ -115,7 +115,7 @@ impl Union {
         };
         let fd = self.upper_fd(&dir.upper_dir().ok_or(FsError::Stale)?)?;
         self.mark_impure(parent)?;
-        self.quietly(&fd, || self.link_alias(&fd, name, identity.origin))?;
+        self.quietly(parent, &fd, || self.link_alias(&fd, name, identity.origin))?;
         self.note_upper(dir, name, Some(UpperEntry::known(found.stat.kind(), copy.ino)));
         Ok(())
     }
@@ -170,6 +170,7 @@ impl Union {
         let upper = dir.upper_dir().ok_or(FsError::Stale)?;
         let fd = self.upper_fd(&upper)?;
         self.upper()?.set_mark(fd.itself(), "impure", b"y")?;
+        self.changed_by_itself(parent);
         dir.impure.store(true, Ordering::Relaxed);
         Ok(())
     }

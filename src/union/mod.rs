@@ -19,6 +19,7 @@
 //! | [`attr`] | stat and changes of attributes |
 //! | [`owners`] | owners, modes and types on disk and as shown |
 //! | [`upper`], `stepwise` | the only part that can write; with which steps where one isn't possible |
+//! | `lend` | rights that the daemon lends to itself |
 //! | [`copy_up`], `carry` | prepare, fill, publish; which attributes come along |
 //! | [`modify`], [`rename`], `victim` | create, link, remove, rename; what loses a name |
 //! | [`readdir`] | merged listings |
@@ -27,6 +28,7 @@
 //! | [`room`] | what is deleted and kept, waited for when the disk is full |
 //! | [`facts`] | the same, as attributes of the mount |
 //! | [`events`], [`text`] | what happens, told to whoever listens |
+//! | `told` | what is changed without a request, told to who keeps attributes |
 //! | [`xattr`], [`acl`] | extended attributes and ACLs |
 
 pub mod acl;
@@ -46,6 +48,7 @@ mod kernel_index;
 #[cfg(test)]
 mod kills;
 pub mod layer;
+mod lend;
 mod link_index;
 pub mod links;
 pub mod lock;
@@ -67,6 +70,7 @@ mod stack_error;
 mod stepwise;
 pub(crate) mod sweep;
 pub mod text;
+mod told;
 pub mod upper;
 mod victim;
 pub mod workdir;
@@ -95,6 +99,7 @@ use self::realdir::{DirFds, LayerIndex, RealDir};
 use self::region::Regions;
 use self::resolve::{DataAt, Found};
 use self::room::Room;
+use self::told::Keeper;
 use self::upper::{Upper, UpperFd};
 use crate::error::{FsError, Result};
 use crate::sys::object::{At, Stat};
@@ -143,6 +148,15 @@ impl fmt::Display for Counters {
             get(&self.renames),
             get(&self.index_answers)
         )
+    }
+}
+
+/// What to do about a layer whose root can't be examined.
+const LAYER_WAY_OUT: &str = "check that its filesystem is mounted and answers";
+
+impl fmt::Display for OpenLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "layer {}", self.path.display())
     }
 }
 
@@ -212,6 +226,7 @@ pub struct Union {
     /// Names that whiteouts took from lower files that were never copied up.
     hidden_links: DashMap<RealId, u64>,
     index_cache: IndexCache,
+    keeper: Keeper,
     owners: Owners,
     redirects: RedirectDir,
     /// Attributes that the upper can't hold.
@@ -264,7 +279,8 @@ impl Union {
         let (dir, real) = merged_root(&layers, upper.is_some())?;
         let fds = DirFds::new(limits.dir_fds);
         for layer in &layers {
-            let marks = marker::read_marks(At::Fd(fds.get(&layer.root)?.as_fd()))?;
+            let marks = marker::read_marks(At::Fd(fds.get(&layer.root)?.as_fd()))
+                .map_err(|e| FsError::from(e).of(layer, LAYER_WAY_OUT))?;
             layer.root.xattr_whiteouts.store(marks.xattr_whiteouts, Ordering::Relaxed);
             layer.root.impure.store(marks.impure, Ordering::Relaxed);
             if layer.root.layer == 0 && upper.is_some() {
@@ -304,6 +320,7 @@ impl Union {
             other_names: DashMap::new(),
             hidden_links,
             index_cache: IndexCache::new(limits.index_bytes),
+            keeper: Keeper::default(),
             // ACLs are made of real permission bits.
             no_acl: options.no_acl || owners.override_real(),
             owners,
@@ -409,7 +426,9 @@ impl Union {
 }
 
 fn open_layer(path: PathBuf, fd: OwnedFd, index: LayerIndex) -> Result<OpenLayer> {
-    let stat = At::Fd(fd.as_fd()).stat()?;
+    let stat = At::Fd(fd.as_fd())
+        .stat()
+        .map_err(|e| FsError::from(e).of(format_args!("layer {}", path.display()), LAYER_WAY_OUT))?;
     Ok(OpenLayer { path, root: RealDir::root(index, fd, &stat) })
 }
 

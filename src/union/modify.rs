@@ -388,7 +388,7 @@ impl Union {
 
     /// Does the directory show nothing? The caller holds its names.
     pub(super) fn check_empty(&self, node: &Node) -> Result<()> {
-        let index = self.indexed(node)?;
+        let index = self.with_listing(node, || self.indexed(node))?;
         let upper = index.upper.as_ref();
         if upper.is_some_and(|u| u.iter().any(|(_, e)| e.kind.is_some())) {
             return Err(FsError::NotEmpty);

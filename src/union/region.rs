@@ -28,9 +28,9 @@ use dashmap::DashMap;
 use parking_lot::RwLock;
 use rustix::fs::{fstatfs, fstatvfs};
 
-use super::OpenLayer;
 use super::Union;
 use super::realdir::{DirFds, RealDir};
+use super::{LAYER_WAY_OUT, OpenLayer};
 use crate::error::{FsError, Result};
 use crate::sys::object::{At, Kind, Stat};
 
@@ -134,30 +134,35 @@ impl Regions {
     pub fn of_layers(layers: &[OpenLayer]) -> Result<Regions> {
         let mut regions = Regions::default();
         let mut ids = HashSet::new();
-        for (at, layer) in layers.iter().enumerate() {
-            let dev = layer.root.id.0;
-            regions.root_ids.insert(layer.root.id);
-            let known = regions.roots.iter().position(|root| root.dev == dev);
-            let index = match known {
-                Some(known) => known,
-                None => {
-                    let fd = DirFds::new(0).get(&layer.root)?;
-                    let from_lowest = (layers.len() - at) as u64;
-                    let (own, unique) = match filesystem_id(fd.as_fd())? {
-                        FilesystemId::Own(id) => (id, ids.insert(id)),
-                        FilesystemId::Type(kind) => (hashed(kind, from_lowest, b""), true),
-                    };
-                    let id = if unique { own } else { hashed(own, from_lowest, b"") };
-                    regions.roots.push(Root { dev, id, unique });
-                    regions.roots.len() - 1
-                }
-            };
-            layer.root.set_region(index as u16);
-            let fd = DirFds::new(0).get(&layer.root)?;
-            layer.root.set_trust(Trust::of_type(filesystem_type(fd.as_fd())?));
+        for at in 0..layers.len() {
+            regions.add_layer(layers, at, &mut ids).map_err(|e| e.of(&layers[at], LAYER_WAY_OUT))?;
         }
         *regions.mount_names.write() = mount_names();
         Ok(regions)
+    }
+
+    /// Adds the region of a layer, if it is new. `ids`: those of the filesystems so far.
+    fn add_layer(&mut self, layers: &[OpenLayer], at: usize, ids: &mut HashSet<u64>) -> Result<()> {
+        let root = &layers[at].root;
+        let fd = DirFds::new(0).get(root)?;
+        self.root_ids.insert(root.id);
+        let dev = root.id.0;
+        let index = match self.roots.iter().position(|known| known.dev == dev) {
+            Some(known) => known,
+            None => {
+                let from_lowest = (layers.len() - at) as u64;
+                let (own, unique) = match filesystem_id(fd.as_fd())? {
+                    FilesystemId::Own(id) => (id, ids.insert(id)),
+                    FilesystemId::Type(kind) => (hashed(kind, from_lowest, b""), true),
+                };
+                let id = if unique { own } else { hashed(own, from_lowest, b"") };
+                self.roots.push(Root { dev, id, unique });
+                self.roots.len() - 1
+            }
+        };
+        root.set_region(index as u16);
+        root.set_trust(Trust::of_type(filesystem_type(fd.as_fd())?));
+        Ok(())
     }
 
     /// For tests: the regions of those filesystems' ids.

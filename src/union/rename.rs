@@ -18,7 +18,6 @@ use rustix::io::Errno;
 use super::Union;
 use super::events::What as Event;
 use super::index::UpperEntry;
-use super::marker;
 use super::modify::{InUpper, check_name};
 use super::node::{Named, Node, Place, Source};
 use super::options::RedirectDir;
@@ -236,6 +235,7 @@ impl Union {
         if let (identity, Source::Index, copy) = self.identify_as(origin, from.parent, &found)? {
             self.mark_impure(from.parent)?;
             self.link_alias(&from.fd, from.name, identity.origin)?;
+            self.changed_by_itself(source);
             let entry = UpperEntry::known(source.kind, copy.ino);
             self.note_upper(self.dir_part(from.parent)?, from.name, Some(entry));
         }
@@ -250,11 +250,11 @@ impl Union {
         let upper = self.upper()?;
         if part.lowers.is_empty() {
             if to.below {
-                self.quietly(&fd, || upper.make_opaque(fd.itself()))?;
+                self.quietly(node, &fd, || upper.make_opaque(fd.itself()))?;
             }
             return Ok(());
         }
-        let known = marker::read_marks(fd.itself().at())?.redirect;
+        let known = self.marks_in(&real, fd.itself().at())?.redirect;
         let redirect = match known {
             Some(path) if path.starts_with(b"/") => return Ok(()),
             known if Arc::ptr_eq(from.parent, to.parent) => known.unwrap_or_else(|| from.name.to_vec()),
@@ -268,7 +268,9 @@ impl Union {
         upper.set_mark(fd.itself(), "redirect", &redirect).map_err(|e| match e.errno() {
             Errno::NOSPC | Errno::TOOBIG | Errno::RANGE | Errno::OPNOTSUPP => too_far(),
             _ => e,
-        })
+        })?;
+        self.changed_by_itself(node);
+        Ok(())
     }
 
     /// The path under which the lowers alone show a directory: its own names, but for redirects on the way.
@@ -281,7 +283,7 @@ impl Union {
                 Place::Root | Place::Pinned { .. } => break,
             };
             let redirect = match self.dir_part(&at)?.upper_dir() {
-                Some(real) => marker::read_marks(self.upper_fd(&real)?.itself().at())?.redirect,
+                Some(real) => self.marks_in(&real, self.upper_fd(&real)?.itself().at())?.redirect,
                 None => None,
             };
             match redirect {

@@ -169,7 +169,7 @@ impl Union {
                 return Ok(Some(Found { stat: kept, layer: dir.layer, id, what }));
             }
             let child = self.child_dir(dir, &name, at, &stat)?;
-            let marks = marker::read_marks(at)?;
+            let marks = self.marks_in(dir, at)?;
             child.xattr_whiteouts.store(marks.xattr_whiteouts, Ordering::Relaxed);
             child.impure.store(marks.impure, Ordering::Relaxed);
             if top.is_none() {

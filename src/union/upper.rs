@@ -16,6 +16,7 @@ use rustix::io::Errno;
 
 use super::instant::{self, Instant};
 use super::layer::{UpperCaps, UpperLayer, WhiteoutForm};
+use super::lend::with_rights;
 use super::link_index::LinkIndex;
 use super::marker::{MarkerForms, Namespace, WH_OPAQUE, WH_PREFIX};
 use super::realdir::RealDir;
@@ -380,7 +381,8 @@ impl Upper {
 
     /// Sets an overlay mark.
     pub fn set_mark(&self, object: Writable<'_>, mark: &str, value: &[u8]) -> Result<()> {
-        object.set_xattr(&self.mark_name(mark), value, XattrFlags::empty())?;
+        let name = self.mark_name(mark);
+        with_rights(object, 0o200, || object.set_xattr(&name, value, XattrFlags::empty()))?;
         changed();
         Ok(())
     }

@@ -120,6 +120,15 @@ pub fn set_inode_flags(file: &File, flags: libc::c_long) -> io::Result<()> {
     }
 }
 
+/// lseek(2), with an offset that may be negative.
+pub fn seek(file: &File, offset: i64, whence: i32) -> io::Result<i64> {
+    // SAFETY: takes no pointers.
+    match unsafe { libc::lseek(file.as_raw_fd(), offset, whence) } {
+        -1 => Err(io::Error::last_os_error()),
+        at => Ok(at),
+    }
+}
+
 /// truncate(2), which changes a file by its path.
 pub fn truncate(path: &std::path::Path, length: i64) -> io::Result<()> {
     use std::os::unix::ffi::OsStrExt;

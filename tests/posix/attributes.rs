@@ -258,3 +258,38 @@ fn times_change_when_posix_says() {
     assert!(!old(""));
     mount.unmount();
 }
+
+/// What the union changes by itself is told to the kernel: copies of the directories above, a mark of a directory, a
+/// change time by ioctl.
+#[test]
+fn the_kernel_keeps_no_attributes_that_a_copy_up_changed() {
+    use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+    let stack = Stack::new(1);
+    stack.lower(0).file("a/b/c/f", "x").dir("a/b/c/sub").file("a/g", "x").hardlink("a/b/h", "a/g");
+    stack.lower(0).file("flags", "x");
+    let mount = stack.mount();
+    let paths = ["", "a", "a/b", "a/b/c", "a/b/c/f", "a/g", "a/b/h", "flags"];
+    let shown = |path: &str, flags: AtFlags| {
+        let s = statx(CWD, mount.join(path), flags, StatxFlags::BASIC_STATS).unwrap();
+        (s.stx_ino, s.stx_nlink, s.stx_size, s.stx_blocks, s.stx_ctime.tv_sec, s.stx_ctime.tv_nsec)
+    };
+    let compare = |after: &str| {
+        for path in paths {
+            let kept = shown(path, AtFlags::empty());
+            assert_eq!(kept, shown(path, AtFlags::STATX_FORCE_SYNC), "{after}: /{path}");
+        }
+    };
+    compare("as mounted");
+    fs::write(mount.join("a/b/c/f"), "longer").unwrap();
+    compare("a file in three directories is copied up");
+    fs::set_permissions(mount.join("a/g"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    compare("a file with two names is copied up");
+    let file = fs::File::open(mount.join("flags")).unwrap();
+    const NOATIME: libc::c_long = 0x80;
+    match crate::common::raw::set_inode_flags(&file, NOATIME) {
+        Ok(()) => compare("chattr +A"),
+        Err(error) => eprintln!("SKIP: no flags here: {error}"),
+    }
+    drop(file);
+    mount.unmount();
+}

@@ -195,3 +195,16 @@ fn concurrent_writers_of_one_file_lose_nothing() {
     mount.unmount();
     assert_eq!(fs::read(stack.upper().root().join("f")).unwrap(), bytes);
 }
+
+#[test]
+fn nothing_lies_before_the_start() {
+    let stack = Stack::new(1);
+    stack.lower(0).file("f", "x");
+    let mount = stack.mount();
+    let file = fs::File::open(mount.join("f")).unwrap();
+    for whence in [libc::SEEK_DATA, libc::SEEK_HOLE] {
+        assert_eq!(raw::seek(&file, -1, whence).unwrap_err().raw_os_error(), Some(libc::ENXIO));
+    }
+    drop(file);
+    mount.unmount();
+}

@@ -25,6 +25,7 @@ mod regions;
 mod removal;
 mod rename;
 mod scale;
+mod unexamined;
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;

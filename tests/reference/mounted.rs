@@ -1,8 +1,13 @@
 //! Sequences through a real mount of the program under test.
 
-use proptest::strategy::Strategy;
+use std::cell::RefCell;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 
-use crate::common::{Mount, Privilege, Program, Stack};
+use proptest::strategy::Strategy;
+use rustix::fs::{AtFlags, StatxFlags};
+
+use crate::common::{Mount, Privilege, Program, Snapshot, Stack};
 use crate::harness::{Failure, run_cases};
 use crate::model::check::Sequence;
 use crate::model::execute::{Executor, observe};
@@ -18,6 +23,53 @@ pub fn build(spec: &StackSpec) -> Stack {
         node.write(layer);
     }
     stack
+}
+
+/// The paths of a mount, whose attributes the kernel keeps.
+struct Known {
+    root: PathBuf,
+    paths: Vec<OsString>,
+}
+
+impl Known {
+    fn new(root: &Path) -> Known {
+        Known { root: root.to_owned(), paths: Vec::new() }
+    }
+
+    /// Has the kernel keep the attributes of all that is there.
+    fn look(&mut self) {
+        self.paths = Snapshot::take(&self.root).entries.into_keys().collect();
+        self.paths.iter().for_each(|path| drop(self.stat(path, AtFlags::empty())));
+    }
+
+    /// What the kernel tells a program is what it would be told if it asked. The access time is not compared: to read a
+    /// file moves it below. Nor can AT_STATX_DONT_SYNC be asked for: that tells what the kernel itself knows to be old.
+    fn compare(&self, after: &str) {
+        for path in &self.paths {
+            let kept = self.stat(path, AtFlags::empty());
+            let fresh = self.stat(path, AtFlags::STATX_FORCE_SYNC);
+            assert_eq!(kept, fresh, "{after}: the kernel's attributes of /{} are old", path.display());
+        }
+    }
+
+    fn stat(&self, path: &OsStr, flags: AtFlags) -> Option<String> {
+        let place = if path.is_empty() { self.root.clone() } else { self.root.join(path) };
+        let flags = flags | AtFlags::SYMLINK_NOFOLLOW;
+        let s = rustix::fs::statx(rustix::fs::CWD, place, flags, StatxFlags::BASIC_STATS).ok()?;
+        let time = |t: rustix::fs::StatxTimestamp| format!("{}.{:09}", t.tv_sec, t.tv_nsec);
+        Some(format!(
+            "ino {} mode {:o} nlink {} uid {} gid {} size {} blocks {} mtime {} ctime {}",
+            s.stx_ino,
+            s.stx_mode,
+            s.stx_nlink,
+            s.stx_uid,
+            s.stx_gid,
+            s.stx_size,
+            s.stx_blocks,
+            time(s.stx_mtime),
+            time(s.stx_ctime)
+        ))
+    }
 }
 
 /// The whole check of one case: each step, the lowers, the workdir, a remount.
@@ -45,7 +97,17 @@ fn check_steps(
     let mount = mount(&stack);
     sequence.compare(&observe(mount.path(), &ALPHABET)).map_err(|text| format!("as mounted:\n{text}"))?;
     let mut executor = Executor::new(mount.path());
-    sequence.run(operations, |op| executor.run(op), || observe(mount.path(), &ALPHABET))?;
+    let known = RefCell::new(Known::new(mount.path()));
+    sequence.run(
+        operations,
+        |op| {
+            known.borrow_mut().look();
+            let outcome = executor.run(op);
+            known.borrow().compare(&format!("{op:?}"));
+            outcome
+        },
+        || observe(mount.path(), &ALPHABET),
+    )?;
     executor.close_all();
     sequence.close_all();
     mount.unmount();
