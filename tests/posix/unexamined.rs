@@ -67,7 +67,7 @@ fn directories_that_their_owner_may_not_read() {
     // Made without any rights, removed, and made again where something was deleted.
     let bare = |name: &str| {
         fs::create_dir(mount.join(name)).unwrap();
-        fs::set_permissions(mount.join(name), PermissionsExt::from_mode(0)).unwrap();
+        fs::set_permissions(mount.join(name), PermissionsExt::from_mode(0o0)).unwrap();
     };
     bare("n");
     fs::remove_dir(mount.join("n")).unwrap();
