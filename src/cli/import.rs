@@ -29,7 +29,7 @@ pub(super) struct Import {
     #[arg(short, long, value_name = "TEXT")]
     message: Option<String>,
 
-    /// The tar, plain or compressed with gzip or zstd, or the directory; - is standard input
+    /// The tar, plain or compressed with gzip, zstd, xz or bzip2, or the directory; - is standard input
     #[arg(value_name = "FILE|DIR|-")]
     source: PathBuf,
 
@@ -40,6 +40,7 @@ pub(super) struct Import {
 
 impl Import {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        super::logging::tell_warnings();
         let options = ImportOptions {
             name: self.name,
             changes: self.changes,

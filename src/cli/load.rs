@@ -26,13 +26,14 @@ pub(super) struct Load {
     #[arg(short, long)]
     quiet: bool,
 
-    /// An archive, plain or compressed with gzip or zstd, or the directory of an OCI layout [default: standard input]
+    /// An archive, plain or compressed with gzip, zstd, xz or bzip2, or the directory of an OCI layout [default: standard input]
     #[arg(value_name = "FILE|DIR")]
     source: Option<PathBuf>,
 }
 
 impl Load {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        super::logging::tell_warnings();
         let input = input(self.source.or(self.input))?;
         let shown = !self.quiet && std::io::stderr().is_terminal();
         let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };

@@ -5,9 +5,9 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use env_logger::{Builder, Env, Target};
-use log::LevelFilter;
+use log::{LevelFilter, Log, Metadata, Record};
 
-use super::Failure;
+use super::{Failure, say};
 
 /// What the user wants to read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -47,4 +47,27 @@ pub(super) fn start(options: &LogOptions) -> Result<(), Failure> {
         builder.target(Target::Pipe(Box::new(file)));
     }
     builder.try_init().map_err(Failure::failed)
+}
+
+/// Tells warnings as errors are told, one line each: for verbs that end by themselves.
+pub(super) fn tell_warnings() {
+    if log::set_logger(&Told).is_ok() {
+        log::set_max_level(LevelFilter::Warn);
+    }
+}
+
+struct Told;
+
+impl Log for Told {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= LevelFilter::Warn
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            say(&record.args().to_string());
+        }
+    }
+
+    fn flush(&self) {}
 }

@@ -44,6 +44,7 @@ mod snapshotter;
 mod status;
 mod store;
 mod tag;
+mod template;
 mod trace;
 mod umount;
 mod verify;

@@ -1,13 +1,11 @@
 //! What verbs print: tables, JSON, or what a template makes of each row. Templates are those of Go, as Docker has them.
 
-use std::collections::HashMap;
-
 use comfy_table::{ContentArrangement, Table, presets};
-use gtmpl::{Context, FuncError, Template};
 use jiff::Timestamp;
 use serde_json::Value;
 
 use super::Failure;
+use super::template::Template;
 
 /// How to print.
 #[derive(Debug, Clone)]
@@ -18,6 +16,8 @@ pub(super) enum Format {
     Json,
     /// A Go template, applied to each row.
     Template(String),
+    /// A Go template whose tabs part the columns of a table.
+    TableOf(String),
 }
 
 impl Format {
@@ -26,7 +26,10 @@ impl Format {
         match text {
             None | Some("table") => Format::Table,
             Some("json" | "{{json .}}") => Format::Json,
-            Some(template) => Format::Template(template.to_owned()),
+            Some(text) => match text.strip_prefix("table ") {
+                Some(template) => Format::TableOf(template.trim().to_owned()),
+                None => Format::Template(text.to_owned()),
+            },
         }
     }
 
@@ -39,20 +42,35 @@ impl Format {
                 let template = Go::parse(text)?;
                 rows.iter().map(|row| template.apply(row).map(|line| line + "\n")).collect()
             }
+            Format::TableOf(text) => {
+                let template = Go::parse(text)?;
+                let headings = rows.first().map(|row| headings(columns, row)).unwrap_or_default();
+                let lines = std::iter::once(&headings).filter(|_| !rows.is_empty()).chain(rows);
+                let lines = lines.map(|row| template.apply(row)).collect::<Result<Vec<_>, Failure>>()?;
+                let cells = lines.iter().map(|line| line.split('\t').map(str::to_owned).collect()).collect();
+                Ok(aligned(cells))
+            }
         }
     }
 }
 
 fn table(columns: &[(&str, &str)], rows: &[Value]) -> String {
+    let heading = columns.iter().map(|(heading, _)| (*heading).to_owned()).collect();
+    let cell = |row: &Value, field: &str| match &row[field] {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    };
+    let rows = rows.iter().map(|row| columns.iter().map(|(_, field)| cell(row, field)).collect());
+    aligned(std::iter::once(heading).chain(rows).collect())
+}
+
+/// Lines of cells, one below the other.
+fn aligned(lines: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(columns.iter().map(|(heading, _)| *heading));
-    for row in rows {
-        table.add_row(columns.iter().map(|(_, field)| match &row[*field] {
-            Value::String(text) => text.clone(),
-            Value::Null => String::new(),
-            other => other.to_string(),
-        }));
+    for line in lines {
+        table.add_row(line);
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 3));
@@ -60,91 +78,47 @@ fn table(columns: &[(&str, &str)], rows: &[Value]) -> String {
     table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
 }
 
+/// What stands over the fields of a row: the headings of the table, and else the fields' names in capitals.
+fn headings(columns: &[(&str, &str)], row: &Value) -> Value {
+    let heading = |field: &String| match columns.iter().find(|(_, known)| known == field) {
+        Some((heading, _)) => (*heading).to_owned(),
+        None => {
+            let mut words = String::new();
+            let mut small = false;
+            for c in field.chars() {
+                if small && c.is_uppercase() {
+                    words.push(' ');
+                }
+                small = c.is_lowercase();
+                words.extend(c.to_uppercase());
+            }
+            words
+        }
+    };
+    let fields = row.as_object().into_iter().flat_map(|map| map.keys());
+    fields.map(|field| (field.clone(), Value::from(heading(field)))).collect()
+}
+
 /// A Go template.
 pub(super) struct Go(Template);
 
 impl Go {
-    /// Reads a template. `\t` and `\n` are understood, since a shell's quotes keep them as they are.
+    /// Reads a template.
     pub(super) fn parse(text: &str) -> Result<Go, Failure> {
-        let text = text.replace("\\t", "\t").replace("\\n", "\n");
-        let mut template = Template::default();
-        template.add_func("json", |args| {
-            let value = args.first().ok_or_else(|| FuncError::AtLeastXArgs("json".into(), 1))?;
-            Ok(gtmpl::Value::from(to_json(value).to_string()))
-        });
-        template.add_func("join", |args| match args {
-            [gtmpl::Value::Array(list), gtmpl::Value::String(between)] => {
-                let parts: Vec<String> = list.iter().map(ToString::to_string).collect();
-                Ok(gtmpl::Value::from(parts.join(between)))
-            }
-            _ => Err(FuncError::ExactlyXArgs("join LIST SEPARATOR".into(), 2)),
-        });
-        template.add_func("upper", |args| text_function(args, str::to_uppercase));
-        template.add_func("lower", |args| text_function(args, str::to_lowercase));
-        match template.parse(&text) {
-            Ok(()) => Ok(Go(template)),
+        match Template::parse(text) {
+            Ok(template) => Ok(Go(template)),
             Err(error) => Err(Failure::usage(format!("--format: the template cannot be read: {error}"))),
         }
     }
 
     /// Applies it to a value.
     pub(super) fn apply(&self, value: &Value) -> Result<String, Failure> {
-        let rendered = self.0.render(&Context::from(from_json(value)));
-        rendered.map_err(|error| {
+        self.0.apply(value).map_err(|error| {
             let fields: Vec<&str> =
                 value.as_object().into_iter().flat_map(|map| map.keys()).map(String::as_str).collect();
-            let error = error.to_string();
-            // The crate prints the whole value as its error goes on.
-            let error = error.split(" in ").next().unwrap_or_default();
-            let error = error.split(" for {").next().unwrap_or_default().chars().take(80).collect::<String>();
+            let error = error.chars().take(120).collect::<String>();
             Failure::usage(format!("--format: {error}; the fields are {}", fields.join(", ")))
         })
-    }
-}
-
-fn text_function(
-    args: &[gtmpl::Value],
-    function: impl Fn(&str) -> String,
-) -> Result<gtmpl::Value, FuncError> {
-    match args {
-        [gtmpl::Value::String(text)] => Ok(gtmpl::Value::from(function(text))),
-        _ => Err(FuncError::ExactlyXArgs("a text".into(), 1)),
-    }
-}
-
-fn from_json(value: &Value) -> gtmpl::Value {
-    match value {
-        Value::Null => gtmpl::Value::Nil,
-        Value::Bool(flag) => gtmpl::Value::from(*flag),
-        Value::Number(number) => match (number.as_u64(), number.as_i64(), number.as_f64()) {
-            (Some(number), ..) => gtmpl::Value::from(number),
-            (_, Some(number), _) => gtmpl::Value::from(number),
-            (.., number) => gtmpl::Value::from(number.unwrap_or_default()),
-        },
-        Value::String(text) => gtmpl::Value::from(text.clone()),
-        Value::Array(list) => gtmpl::Value::Array(list.iter().map(from_json).collect()),
-        Value::Object(map) => {
-            let map: HashMap<String, gtmpl::Value> =
-                map.iter().map(|(key, value)| (key.clone(), from_json(value))).collect();
-            gtmpl::Value::Object(map)
-        }
-    }
-}
-
-fn to_json(value: &gtmpl::Value) -> Value {
-    match value {
-        gtmpl::Value::Bool(flag) => Value::from(*flag),
-        gtmpl::Value::String(text) => Value::from(text.as_str()),
-        gtmpl::Value::Number(number) => match (number.as_u64(), number.as_i64(), number.as_f64()) {
-            (Some(number), ..) => Value::from(number),
-            (_, Some(number), _) => Value::from(number),
-            (.., number) => Value::from(number),
-        },
-        gtmpl::Value::Array(list) => Value::Array(list.iter().map(to_json).collect()),
-        gtmpl::Value::Object(map) | gtmpl::Value::Map(map) => {
-            Value::Object(map.iter().map(|(key, value)| (key.clone(), to_json(value))).collect())
-        }
-        gtmpl::Value::Nil | gtmpl::Value::NoValue | gtmpl::Value::Function(_) => Value::Null,
     }
 }
 
@@ -189,6 +163,21 @@ mod tests {
         for template in ["{{.Missing}}", "{{", "{{nothing .Name}}", "{{.Name.Deeper}}", "{{json}}"] {
             assert_eq!(applied(template).unwrap_err().code, 2, "{template}");
         }
+    }
+
+    #[test]
+    fn tables_of_templates() {
+        let columns = [("IMAGE ID", "ID"), ("TAG", "Tag")];
+        let rows = [
+            json!({ "ID": "1", "Tag": "a", "CreatedAt": "x" }),
+            json!({ "ID": "22", "Tag": "b", "CreatedAt": "y" }),
+        ];
+        let format = |text| Format::new(Some(text)).render(&columns, &rows).unwrap();
+        assert_eq!(
+            format(r"table {{.ID}}\t{{.CreatedAt}}\t{{.Tag}}"),
+            "IMAGE ID   CREATED AT   TAG\n1          x            a\n22         y            b\n"
+        );
+        assert_eq!(format("table"), "IMAGE ID   TAG\n1          a\n22         b\n");
     }
 
     #[test]

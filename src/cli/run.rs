@@ -4,9 +4,10 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::Failure;
 use super::container::ContainerArgs;
+use super::{Failure, say};
 use crate::container::{bundle, namespace, runtime};
+use crate::image::platform::{Machine, Platform};
 
 /// Run a command in a new container of an image; ends with the command's exit status
 ///
@@ -35,6 +36,14 @@ impl Run {
         namespace::enter()?;
         let store = self.container.open()?;
         let image = self.container.image(&store)?;
+        let foreign = Platform::read(&image.document).filter(|platform| platform.rank().is_none());
+        if let Some(platform) = &foreign {
+            say(&format!(
+                "the image is for {platform}, and this machine is {}: its programs run by an emulator alone \
+                 (qemu-user and binfmt_misc; Debian has both in qemu-user-static)",
+                Machine::here()
+            ));
+        }
         let mut container = self.container.create(&store, &image)?;
         let ended = bundle::command(&image.config, &container.record.settings)
             .and_then(|_| runtime.run(&store, &mut container, &image.config));

@@ -1,13 +1,17 @@
 //! Manifests, indexes and configs: small JSON documents out of untrusted hands.
 //!
-//! Types are those of `oci-spec`. What it doesn't know (Docker's media types, fields that Docker adds to configs) is handled
-//! here, over the documents as they are written.
+//! Types are those of `oci-spec`, read as Go reads them ([`golike`]). What it doesn't know (Docker's media types, fields that
+//! Docker adds to configs) is handled here, over the documents as they are written.
 
-use oci_spec::image::{Arch, ImageConfiguration, ImageManifest, Os, Platform};
-use serde_json::Value;
+use std::collections::BTreeSet;
+
+use oci_spec::image::{Arch, ImageConfiguration, ImageManifest, Os};
+use serde_json::{Value, json};
 
 use super::digest::{Digest, DigestError};
+use super::golike;
 use super::name::ImageName;
+use super::platform::{Machine, Platform};
 
 /// The annotation with a name, as skopeo, umoci and podman write it.
 pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -15,6 +19,9 @@ pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 pub(crate) const CONTAINERD_NAME: &str = "io.containerd.image.name";
 /// The annotation by which builders mark what describes an image and is none.
 const ATTESTATION: &str = "vnd.docker.reference.type";
+
+/// An index within an index within an index is as far as any program goes.
+const DEEPEST: usize = 3;
 
 /// More than this is no document of an image.
 pub(crate) const MAX_DOCUMENT: u64 = 4 << 20;
@@ -41,7 +48,7 @@ pub struct Entry {
     pub media_type: String,
     /// What it is called, if the annotation is a name.
     pub name: Option<ImageName>,
-    /// For which machines it is.
+    /// For which machines it is, where it says so.
     pub platform: Option<Platform>,
 }
 
@@ -57,7 +64,7 @@ impl Entry {
             size: descriptor.get("size")?.as_u64()?,
             media_type: descriptor.get("mediaType")?.as_str()?.to_owned(),
             name: name_of(descriptor),
-            platform: descriptor.get("platform").and_then(|value| serde_json::from_value(value.clone()).ok()),
+            platform: descriptor.get("platform").and_then(Platform::read),
         })
     }
 
@@ -70,13 +77,6 @@ impl Entry {
             | "application/vnd.docker.distribution.manifest.list.v2+json" => Kind::Index,
             _ => Kind::Other,
         }
-    }
-
-    /// Whether programs for its platform run here.
-    fn is_native(&self) -> bool {
-        let native =
-            |platform: &Platform| *platform.os() == Os::Linux && *platform.architecture() == Arch::default();
-        self.platform.as_ref().is_some_and(native)
     }
 }
 
@@ -92,14 +92,36 @@ pub fn entries(index: &Value) -> Vec<Entry> {
     list.into_iter().flatten().filter_map(Entry::read).collect()
 }
 
-/// Reads an index, as it is written.
+/// Reads an index, in the form that the specification gives it.
 ///
 /// # Errors
 /// When it is none by the types of oci-spec.
 pub fn parse_index(text: &[u8]) -> Result<Value, String> {
     let error = |error: serde_json::Error| format!("is no index of images: {error}");
-    serde_json::from_slice::<oci_spec::image::ImageIndex>(text).map_err(error)?;
-    serde_json::from_slice(text).map_err(error)
+    let mut index = golike::read(text, &golike::INDEX).map_err(error)?;
+    set_default(&mut index, "schemaVersion", json!(2));
+    set_default(&mut index, "manifests", json!([]));
+    serde_json::from_value::<oci_spec::image::ImageIndex>(index.clone()).map_err(error)?;
+    Ok(index)
+}
+
+/// Reads a manifest.
+///
+/// # Errors
+/// When it is none by the types of oci-spec.
+pub fn parse_manifest(text: &[u8]) -> Result<ImageManifest, String> {
+    let error = |error: serde_json::Error| format!("is no manifest of an image: {error}");
+    let mut manifest = golike::read(text, &golike::MANIFEST).map_err(error)?;
+    set_default(&mut manifest, "schemaVersion", json!(2));
+    set_default(&mut manifest, "layers", json!([]));
+    serde_json::from_value(manifest).map_err(error)
+}
+
+/// Gives a field its value where nobody gave it one.
+fn set_default(document: &mut Value, key: &str, value: Value) {
+    if let Some(fields) = document.as_object_mut() {
+        fields.entry(key).or_insert(value);
+    }
 }
 
 /// An image's documents.
@@ -120,7 +142,8 @@ pub struct Documents {
 pub struct Config {
     /// By its types.
     pub typed: ImageConfiguration,
-    /// As it is written, with what [`ImageConfiguration`] doesn't know (health checks, `OnBuild`).
+    /// As it is written, with what [`ImageConfiguration`] doesn't know (health checks, `OnBuild`), and without what
+    /// nobody wrote; keys are spelled as the specification has them.
     pub written: Value,
     /// The diff ids of the layers, **bottom first**.
     pub diff_ids: Vec<Digest>,
@@ -133,8 +156,17 @@ impl Config {
     /// When it is none.
     pub fn parse(text: &[u8]) -> Result<Config, String> {
         let error = |error: serde_json::Error| format!("is no config of an image: {error}");
-        let typed: ImageConfiguration = serde_json::from_slice(text).map_err(error)?;
-        let written: Value = serde_json::from_slice(text).map_err(error)?;
+        let written = golike::read(text, &golike::CONFIG).map_err(error)?;
+        let mut whole = written.clone();
+        // What may be missing for everybody else, and what it then is for them.
+        set_default(&mut whole, "architecture", json!(Arch::default()));
+        set_default(&mut whole, "os", json!(Os::Linux));
+        set_default(&mut whole, "rootfs", json!({}));
+        if let Some(rootfs) = whole.get_mut("rootfs") {
+            set_default(rootfs, "type", json!("layers"));
+            set_default(rootfs, "diff_ids", json!([]));
+        }
+        let typed: ImageConfiguration = serde_json::from_value(whole).map_err(error)?;
         let ids = typed.rootfs().diff_ids().iter().map(|text| text.parse());
         let diff_ids: Result<Vec<Digest>, DigestError> = ids.collect();
         Ok(Config { diff_ids: diff_ids.map_err(|error| error.to_string())?, typed, written })
@@ -172,31 +204,67 @@ pub trait Documentary {
         entry: &Entry,
         wanted: &dyn Fn(&Digest) -> bool,
     ) -> Result<Option<Documents>, Self::Error> {
-        let mut entry = entry.clone();
-        // An index within an index is as far as any program goes.
-        for _ in 0..4 {
-            match entry.kind() {
-                Kind::Manifest => return self.manifest(&entry.digest, wanted),
-                Kind::Index => entry = self.choose(&entry.digest)?,
-                Kind::Other => return Ok(None),
-            }
+        match entry.kind() {
+            Kind::Manifest => self.manifest(&entry.digest, wanted),
+            Kind::Index => self.manifest(&self.choose(&entry.digest)?.digest, wanted),
+            Kind::Other => Ok(None),
         }
-        Err(self.bad(&entry.digest, "indexes are nested too deeply".into()))
     }
 
-    /// Of an index for several platforms, the entry for this one; the only one that is there, whatever it is for.
+    /// Of an index for several platforms, the image that runs best here; the only one that is there, whatever it is for.
     fn choose(&self, digest: &Digest) -> Result<Entry, Self::Error> {
-        let index = parse_index(&self.fetch(digest)?).map_err(|what| self.bad(digest, what))?;
-        let listed = entries(&index);
-        let there: Vec<&Entry> =
-            listed.iter().filter(|entry| entry.kind() != Kind::Other && self.has(&entry.digest)).collect();
-        let chosen =
-            there.iter().find(|entry| entry.is_native()).or(there.first().filter(|_| there.len() == 1));
-        match chosen {
-            Some(entry) => Ok((*entry).clone()),
-            None if there.is_empty() => Err(self.bad(digest, "lists images of which none is there".into())),
-            None => Err(self.bad(digest, format!("lists no image for linux/{}", Arch::default()))),
+        let mut there = Vec::new();
+        self.gather(digest, 0, &mut BTreeSet::new(), &mut there)?;
+        let best = there
+            .iter()
+            .filter_map(|(entry, platform)| Some((platform.as_ref()?.rank()?, entry)))
+            .min_by_key(|(rank, _)| *rank);
+        match (best, &there[..]) {
+            (Some((_, entry)), _) | (None, [(entry, _)]) => Ok(entry.clone()),
+            (None, []) => Err(self.bad(digest, "lists images of which none is there".into())),
+            (None, others) => {
+                let names = others.iter().map(|(_, platform)| match platform {
+                    Some(platform) => platform.to_string(),
+                    None => "an unknown platform".to_owned(),
+                });
+                // A few of them tell what the rest is.
+                let names = names.take(12).collect::<Vec<_>>().join(", ");
+                Err(self.bad(digest, format!("lists no image for {}, but for {names}", Machine::here())))
+            }
         }
+    }
+
+    /// The images of an index, and of the indexes in it, that are there; and for what they are, by the index or by
+    /// themselves. Each is looked at once, however often it is listed.
+    fn gather(
+        &self,
+        digest: &Digest,
+        depth: usize,
+        seen: &mut BTreeSet<Digest>,
+        there: &mut Vec<(Entry, Option<Platform>)>,
+    ) -> Result<(), Self::Error> {
+        if depth > DEEPEST {
+            return Err(self.bad(digest, "indexes are nested too deeply".into()));
+        }
+        let index = parse_index(&self.fetch(digest)?).map_err(|what| self.bad(digest, what))?;
+        for entry in entries(&index) {
+            if !seen.insert(entry.digest) || !self.has(&entry.digest) {
+                continue;
+            }
+            match entry.kind() {
+                Kind::Index => self.gather(&entry.digest, depth + 1, seen, there)?,
+                Kind::Manifest => {
+                    let platform = entry.platform.clone().or_else(|| {
+                        // A broken one is told when it is chosen.
+                        let documents = self.manifest(&entry.digest, &|_| true).ok().flatten()?;
+                        Platform::read(&documents.config.written)
+                    });
+                    there.push((entry, platform));
+                }
+                Kind::Other => {}
+            }
+        }
+        Ok(())
     }
 
     /// Reads a manifest and its config.
@@ -205,8 +273,7 @@ pub trait Documentary {
         digest: &Digest,
         wanted: &dyn Fn(&Digest) -> bool,
     ) -> Result<Option<Documents>, Self::Error> {
-        let manifest: ImageManifest = serde_json::from_slice(&self.fetch(digest)?)
-            .map_err(|error| self.bad(digest, format!("is no manifest of an image: {error}")))?;
+        let manifest = parse_manifest(&self.fetch(digest)?).map_err(|what| self.bad(digest, what))?;
         if !is_config(manifest.config().media_type().as_ref()) {
             return Ok(None);
         }

@@ -217,8 +217,9 @@ fn take_layer(
     bar.set_message(layer.diff_id.short());
     let progress = |count| bar.inc(count);
     let spooled = match wanted.from_store {
-        None => source.spooled(&layer.file),
-        Some(_) => None,
+        // Without a promise of its bytes, it may have to be stored in another form.
+        None if layer.blob.is_some() || !source.is_foreign(&layer.file)? => source.spooled(&layer.file),
+        _ => None,
     };
     let take = Take {
         blob: wanted.from_store.or(layer.blob),

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`digest`], [`name`] | what blobs and images are called |
 //! | [`document`] | manifests, indexes and configs |
-//! | [`compression`] | gzip and zstd, by sight |
+//! | [`platform`] | for which machines an image is |
+//! | [`compression`] | gzip, zstd, xz and bzip2, by sight |
 //! | [`store`] | the store: an OCI image layout, unpacked layers, containers |
 //! | [`change`] | `--change`: the words of a Dockerfile that change a config |
 //! | [`layer`] | tar → directory, directory → tar, what a container changed |
@@ -19,11 +20,13 @@ pub mod describe;
 pub mod digest;
 pub mod document;
 pub mod error;
+mod golike;
 pub mod import;
 pub mod layer;
 pub mod load;
 pub mod name;
 mod plan;
+pub mod platform;
 pub mod save;
 mod source;
 pub mod store;

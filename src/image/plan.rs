@@ -8,9 +8,11 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::digest::Digest;
-use super::document::{Config, Documentary, Documents, Entry, Kind, entries, parse_index};
+use super::document::{Config, Documentary, Documents, Entry, Kind, entries, parse_index, parse_manifest};
 use super::error::Result;
+use super::golike;
 use super::name::ImageName;
+use super::platform::Platform;
 use super::source::{Source, blob_name};
 use super::store::Blob;
 
@@ -50,7 +52,12 @@ impl PlannedLayer {
 /// Finds the images of a source.
 pub(super) fn plan(source: &Source) -> Result<Vec<PlannedImage>> {
     let images = if source.has_file("index.json") {
-        oci(source)?
+        match oci(source) {
+            // Docker 25.0 writes an index that names what it doesn't save; manifest.json beside it is right.
+            Err(error) if source.has_file("manifest.json") => docker(source).map_err(|_| error)?,
+            Ok(none) if none.is_empty() && source.has_file("manifest.json") => docker(source)?,
+            images => images?,
+        }
     } else if source.has_file("manifest.json") {
         docker(source)?
     } else if source.has_file("repositories") {
@@ -63,7 +70,11 @@ pub(super) fn plan(source: &Source) -> Result<Vec<PlannedImage>> {
         return Err(source.wrong(what));
     };
     if images.is_empty() {
-        return Err(source.wrong("holds no image"));
+        let what = match source.has_file("index.json") {
+            true => "is an OCI layout that holds no image",
+            false => "is an archive of docker save that holds no image",
+        };
+        return Err(source.wrong(what));
     }
     no_collisions(source, &images)?;
     Ok(images)
@@ -92,9 +103,11 @@ fn oci(source: &Source) -> Result<Vec<PlannedImage>> {
     let index = index.map_err(|what| source.wrong(format!("index.json {what}")))?;
     let mut images: Vec<PlannedImage> = Vec::new();
     let mut strange = None;
-    for entry in entries(&index) {
+    let mut listed = entries(&index);
+    keep_the_best(&mut listed);
+    for entry in listed {
         let Some(documents) = source.image(&entry)? else {
-            strange = Some(entry.media_type);
+            strange = Some(entry);
             continue;
         };
         let known = images.iter_mut().find(|image| image.id == documents.id);
@@ -104,11 +117,35 @@ fn oci(source: &Source) -> Result<Vec<PlannedImage>> {
         }
     }
     match strange {
-        Some(media_type) if images.is_empty() => {
-            Err(source.wrong(format!("holds no image, but something of type {media_type:?}")))
+        Some(entry) if images.is_empty() => {
+            let what = artifact_type(source, &entry).unwrap_or(entry.media_type);
+            Err(source.wrong(format!("holds no image, but an artifact of type {what:?}")))
         }
         _ => Ok(images),
     }
+}
+
+/// Of several images with one name, for several platforms, the one that runs best here.
+fn keep_the_best(listed: &mut Vec<Entry>) {
+    let rank = |entry: &Entry| entry.platform.as_ref().and_then(Platform::rank);
+    let mut best: BTreeMap<ImageName, u32> = BTreeMap::new();
+    for entry in listed.iter() {
+        if let (Some(name), Some(rank)) = (&entry.name, rank(entry)) {
+            let least = best.entry(name.clone()).or_insert(rank);
+            *least = rank.min(*least);
+        }
+    }
+    listed.retain(|entry| {
+        let better = entry.name.as_ref().and_then(|name| best.get(name));
+        entry.platform.is_none() || better.is_none_or(|better| rank(entry) == Some(*better))
+    });
+}
+
+/// What something is that is no image: by its manifest's own words, or by its config's type.
+fn artifact_type(source: &Source, entry: &Entry) -> Option<String> {
+    let manifest = parse_manifest(&source.fetch(&entry.digest).ok()?).ok()?;
+    let kind = manifest.artifact_type().as_ref().unwrap_or(manifest.config().media_type());
+    Some(kind.to_string())
 }
 
 fn oci_image(source: &Source, documents: Documents, entry: &Entry) -> Result<PlannedImage> {
@@ -164,7 +201,14 @@ struct DockerImage {
 
 /// What `docker save` and `podman save` write.
 fn docker(source: &Source) -> Result<Vec<PlannedImage>> {
-    let list = parse_docker(&source.document("manifest.json")?);
+    let text = source.document("manifest.json")?;
+    // A manifest itself, where a list of images is expected.
+    if source.has_file("version") && parse_manifest(&text).is_ok() {
+        let what = "is a directory of the form dir: (skopeo) or docker-dir (podman), which keeps no image's name; copy it \
+                    first: skopeo copy dir:DIR oci:LAYOUT:NAME";
+        return Err(source.wrong(what));
+    }
+    let list = parse_docker(&text);
     let list = list.map_err(|what| source.wrong(format!("manifest.json {what}")))?;
     let mut images: Vec<PlannedImage> = Vec::new();
     for image in list {
@@ -178,7 +222,8 @@ fn docker(source: &Source) -> Result<Vec<PlannedImage>> {
 }
 
 fn parse_docker(text: &[u8]) -> std::result::Result<Vec<DockerImage>, String> {
-    serde_json::from_slice(text).map_err(|error| format!("is not what docker save writes: {error}"))
+    let list = golike::read(text, &golike::SAVED).and_then(serde_json::from_value);
+    list.map_err(|error| format!("is not what docker save writes: {error}"))
 }
 
 fn docker_image(source: &Source, image: DockerImage) -> Result<PlannedImage> {
@@ -218,7 +263,7 @@ mod tests {
             let _ = parse_docker(&text);
             let _ = parse_index(&text).map(|index| entries(&index));
             let _ = Config::parse(&text);
-            let _ = serde_json::from_slice::<oci_spec::image::ImageManifest>(&text);
+            let _ = parse_manifest(&text);
         }
 
         /// Bytes that are nearly right get further.
@@ -240,7 +285,7 @@ mod tests {
                 let _ = parse_docker(text);
                 let _ = parse_index(text).map(|index| entries(&index));
                 let _ = Config::parse(text);
-                let _ = serde_json::from_slice::<oci_spec::image::ImageManifest>(text);
+                let _ = parse_manifest(text);
             }
         }
     }

@@ -1,7 +1,8 @@
 //! Saving: images leave the store as an archive that podman, skopeo, umoci and Docker read.
 //!
 //! The same images give the same archive, byte for byte: times are 0, owners root, order fixed. Every digest is checked once
-//! more on the way out.
+//! more on the way out. An OCI layout has a `manifest.json` beside its `index.json`, as Docker writes it since version 25:
+//! Docker before that reads nothing else, and podman reads several images out of one archive only by it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -112,7 +113,9 @@ fn header(kind: EntryType, mode: u32, size: u64) -> Header {
 fn save_oci<W: Write>(store: &Store, images: &[Saved], archive: &mut Archive<W>) -> Result<()> {
     let mut blobs: BTreeMap<Digest, u64> = BTreeMap::new();
     let mut descriptors = Vec::new();
+    let mut docker = Vec::new();
     for Saved { image, names } in images {
+        docker.push(docker_manifest(image, names)?);
         let manifest = store.fetch(&image.manifest_digest)?;
         blobs.insert(image.manifest_digest, manifest.len() as u64);
         for part in image.manifest.layers().iter().chain([image.manifest.config()]) {
@@ -140,6 +143,7 @@ fn save_oci<W: Write>(store: &Store, images: &[Saved], archive: &mut Archive<W>)
     });
     archive.text("oci-layout", super::store::LAYOUT.as_bytes())?;
     archive.text("index.json", index.to_string().as_bytes())?;
+    archive.text("manifest.json", Value::Array(docker).to_string().as_bytes())?;
     archive.directory("blobs/")?;
     archive.directory("blobs/sha256/")?;
     for (digest, size) in blobs {
@@ -152,6 +156,20 @@ fn save_oci<W: Write>(store: &Store, images: &[Saved], archive: &mut Archive<W>)
         }
     }
     Ok(())
+}
+
+/// What `manifest.json` says of an image whose parts are the blobs of a layout.
+fn docker_manifest(image: &Image, names: &[ImageName]) -> Result<Value> {
+    let mut layers = Vec::new();
+    for layer in image.manifest.layers() {
+        layers.push(super::source::blob_name(&Digest::try_from(layer.digest())?));
+    }
+    let config = super::source::blob_name(&image.id);
+    Ok(json!({ "Config": config, "RepoTags": tags(names), "Layers": layers }))
+}
+
+fn tags(names: &[ImageName]) -> Value {
+    if names.is_empty() { Value::Null } else { json!(names) }
 }
 
 fn save_docker<W: Write>(store: &Store, images: &[Saved], archive: &mut Archive<W>) -> Result<()> {
@@ -172,11 +190,7 @@ fn save_docker<W: Write>(store: &Store, images: &[Saved], archive: &mut Archive<
         if written.insert(image.id) {
             archive.text(&config, &store.fetch(&image.id)?)?;
         }
-        let tags: Value = match names.is_empty() {
-            true => Value::Null,
-            false => json!(names),
-        };
-        manifest.push(json!({ "Config": config, "RepoTags": tags, "Layers": files }));
+        manifest.push(json!({ "Config": config, "RepoTags": tags(names), "Layers": files }));
         if let Some(top) = image.diff_ids.last() {
             for name in names {
                 repositories.entry(name.repository()).or_default().insert(name.tag().to_owned(), top.hex());

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use tar::EntryType;
 
-use super::compression::{Compression, decode};
+use super::compression::{Compression, decode, peek};
 use super::digest::Digest;
 use super::document::{Documentary, MAX_DOCUMENT};
 use super::error::{Result, StoreError};
@@ -93,9 +93,9 @@ impl Source {
         limit: u64,
     ) -> std::result::Result<Files, Failure> {
         if regular && file.stream_position()? == 0 {
-            let mut head = [0; 8];
+            let mut head = [0; 16];
             let count = file.read_at(&mut head, 0)?;
-            if Compression::of(&head[..count])? == Compression::None {
+            if Compression::of(&head[..count]) == Compression::None {
                 let members = scan(&file)?;
                 return Ok(Files::Archive(Arc::new(file), members));
             }
@@ -148,6 +148,15 @@ impl Source {
             Member::Spooled(path, blob) => Some((path.clone(), *blob)),
             _ => None,
         }
+    }
+
+    /// Whether a file is compressed in a way in which no image may hold it.
+    pub(super) fn is_foreign(&self, name: &str) -> Result<bool> {
+        let (file, _) = self.open_file(name)?;
+        let peeked = peek(BufReader::with_capacity(512, file));
+        let (compression, _) =
+            peeked.map_err(|error| self.wrong(format!("{name}: cannot be read: {error}")))?;
+        Ok(compression.is_foreign())
     }
 
     /// Reads a small file.
@@ -323,7 +332,8 @@ fn spool(stream: impl Read, staging: &Staging<'_>, limit: u64) -> std::result::R
 fn no_members(members: &Members) -> std::result::Result<(), Failure> {
     match members.is_empty() {
         true => Err(Failure::Read(
-            "holds no archive: a tar, which may be compressed with gzip or zstd, is expected".into(),
+            "holds no archive: a tar, which may be compressed with gzip, zstd, xz or bzip2, is expected"
+                .into(),
         )),
         false => Ok(()),
     }

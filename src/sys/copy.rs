@@ -119,6 +119,28 @@ fn copy_buffered(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64)
     Ok(())
 }
 
+/// Zero runs of this length are left out of files.
+const HOLE: usize = 64 << 10;
+
+/// Writes all of `data` into a new file at `offset`, and leaves out what is zero anyway. Where the file ends in zeros, its
+/// length is to be set afterwards.
+pub fn write_sparsely(file: BorrowedFd<'_>, mut offset: u64, mut data: &[u8]) -> Result<()> {
+    static ZEROS: [u8; HOLE] = [0; HOLE];
+    let (mut from, mut pending) = (offset, data);
+    while !data.is_empty() {
+        // Up to the next multiple, so that the pieces are whole blocks of the file.
+        let room = HOLE - (offset % HOLE as u64) as usize;
+        let (piece, rest) = data.split_at(room.min(data.len()));
+        let next = offset + piece.len() as u64;
+        if piece[0] == 0 && piece == &ZEROS[..piece.len()] {
+            write_all_at(file, &pending[..(offset - from) as usize], from)?;
+            (from, pending) = (next, rest);
+        }
+        (offset, data) = (next, rest);
+    }
+    write_all_at(file, pending, from)
+}
+
 /// Writes all of `data` at `offset`.
 pub fn write_all_at(to: BorrowedFd<'_>, mut data: &[u8], mut offset: u64) -> Result<()> {
     while !data.is_empty() {

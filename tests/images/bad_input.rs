@@ -69,7 +69,7 @@ fn truncated_archives() {
     refused("zstd cut", &compressed[..compressed.len() - 20], &[]);
     refused("nothing", b"", &["holds no archive"]);
     refused("no tar", b"this is no archive of any kind, but some text", &[]);
-    refused("xz", b"\xfd7zXZ\0\0\0\0", &["xz", "decompress it first"]);
+    refused("xz that is none", b"\xfd7zXZ\0\0\0\0", &[]);
     refused(
         "another tar",
         &Tar::new().file("etc/passwd", "root").bytes(),

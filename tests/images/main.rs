@@ -27,6 +27,7 @@ mod common {
 
 mod bad_input;
 mod damage;
+mod foreign;
 mod lab;
 mod loading;
 mod peers;

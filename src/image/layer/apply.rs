@@ -5,9 +5,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::LayerError;
 use super::attributes::Ownership;
-use super::place::{Place, split};
+use super::place::{LONGEST_PATH, Place, split};
 use super::reader::{Entry, Reader, What};
-use crate::sys::copy::write_all_at;
+use crate::sys::copy::write_sparsely;
 use crate::union::marker::{self, AufsName};
 
 /// How much a layer may be.
@@ -52,10 +52,9 @@ pub struct Applied {
     pub whiteouts: u64,
     /// Directories that the tar doesn't name, the root apart.
     pub implied: u64,
+    /// Steps taken. They grow with the size of the tar, and with nothing else.
+    pub work: u64,
 }
-
-/// Zero runs of this length are left out of files.
-const HOLE: usize = 64 << 10;
 
 /// Unpacks an uncompressed tar into the empty directory `root`, in overlay form.
 ///
@@ -87,6 +86,10 @@ pub fn apply(tar: impl Read, root: BorrowedFd<'_>, options: &ApplyOptions) -> Re
         let path = clean(&entry.path, &entry.path, "")?;
         let (parent, name) = split(&path);
         if let Some(part) = parent.split(|&b| b == b'/').find(|part| part.starts_with(marker::WH_PREFIX)) {
+            if marker::aufs_name(part) == AufsName::Meta {
+                place.skip(&path);
+                continue;
+            }
             let part = part.escape_ascii();
             return Err(LayerError::entry(
                 &entry.path,
@@ -108,8 +111,8 @@ pub fn apply(tar: impl Read, root: BorrowedFd<'_>, options: &ApplyOptions) -> Re
         }
         applied.whiteouts += 1;
     }
-    applied.implied = place.implied();
     place.finish()?;
+    (applied.implied, applied.work) = (place.implied(), place.work());
     Ok(applied)
 }
 
@@ -155,35 +158,27 @@ fn make<R: Read>(
     }
 }
 
-/// Writes data into a new file, and leaves out what is zero anyway.
-fn write_sparsely(file: BorrowedFd<'_>, mut offset: u64, mut data: &[u8]) -> rustix::io::Result<()> {
-    static ZEROS: [u8; HOLE] = [0; HOLE];
-    let (mut from, mut pending) = (offset, data);
-    while !data.is_empty() {
-        // Up to the next multiple, so that the pieces are whole blocks of the file.
-        let room = HOLE - (offset % HOLE as u64) as usize;
-        let (piece, rest) = data.split_at(room.min(data.len()));
-        let next = offset + piece.len() as u64;
-        if piece[0] == 0 && piece == &ZEROS[..piece.len()] {
-            write_all_at(file, &pending[..(offset - from) as usize], from)?;
-            (from, pending) = (next, rest);
-        }
-        (offset, data) = (next, rest);
-    }
-    write_all_at(file, pending, from)
-}
-
-/// The path without `.` and empty components. What leads out of the root is refused, also where it would come back in:
-/// no tool that makes layers writes such names.
+/// The path without `.`, `..` and empty components, relative to the root, as `filepath.Clean` of Go makes it; all engines
+/// begin with that. What leads out of the root is refused.
 fn clean(path: &[u8], entry: &[u8], what: &str) -> Result<Vec<u8>, LayerError> {
     if path.contains(&0) {
         return Err(LayerError::entry(entry, format!("{what}a name with a zero byte")));
     }
-    let mut clean = Vec::with_capacity(path.len());
+    if path.is_empty() {
+        return Err(LayerError::entry(entry, format!("{what}an empty name")));
+    }
+    let absolute = path.starts_with(b"/");
+    let mut clean: Vec<u8> = Vec::with_capacity(path.len());
     for part in path.split(|&b| b == b'/') {
         match part {
             b"" | b"." => {}
-            b".." => return Err(LayerError::entry(entry, format!("{what}a name with .. in it"))),
+            b".." if clean.is_empty() && !absolute => {
+                return Err(LayerError::entry(
+                    entry,
+                    format!("{what}a name that leads out of the root by .."),
+                ));
+            }
+            b".." => clean.truncate(split(&clean).0.len()),
             part => {
                 if !clean.is_empty() {
                     clean.push(b'/');
@@ -192,12 +187,11 @@ fn clean(path: &[u8], entry: &[u8], what: &str) -> Result<Vec<u8>, LayerError> {
             }
         }
     }
-    // The root itself may be named so.
-    if path.starts_with(b"/") && !clean.is_empty() {
-        return Err(LayerError::entry(entry, format!("{what}an absolute name")));
-    }
-    if path.is_empty() {
-        return Err(LayerError::entry(entry, format!("{what}an empty name")));
+    if clean.len() > LONGEST_PATH {
+        let length = clean.len();
+        let what = format!("{what}a path of {length} bytes, and Linux knows {LONGEST_PATH}");
+        // The name itself would fill the screen.
+        return Err(LayerError::entry(&entry[..entry.len().min(60)], what));
     }
     Ok(clean)
 }

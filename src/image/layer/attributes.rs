@@ -12,9 +12,6 @@
 //! [`LINKS`] = `uid:gid:name\0…`. An attribute that the user may not set (`security.capability`) is kept under
 //! `user.unionmount.kept.NAME`. So nothing of a tar is lost, and [`Attributes::read`] gives all of it back.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-
 use rustix::fs::{XattrFlags, major, makedev, minor};
 use rustix::io::Errno;
 
@@ -167,14 +164,15 @@ impl Attributes {
             }
     }
 
-    /// Gives an object these attributes, times last. `inherited_acl`: its directory has a default ACL.
+    /// Gives an object these attributes, times last. `inherited_acl`: its directory has a default ACL. Returns the extended
+    /// attributes that it can't have here.
     pub(super) fn put(
         &self,
         object: Writable<'_>,
         path: &[u8],
         ownership: Ownership,
         inherited_acl: bool,
-    ) -> Result<(), LayerError> {
+    ) -> Result<Vec<LeftOut>, LayerError> {
         let link = self.kind == Kind::Symlink;
         if inherited_acl && !link {
             for acl in [ACL_ACCESS, ACL_DEFAULT] {
@@ -203,11 +201,14 @@ impl Attributes {
                     .map_err(LayerError::os(path, "keep its owner in user.containers.override_stat"))?;
             }
         }
+        let mut left_out = Vec::new();
         for (name, value) in &self.xattrs {
-            self.put_xattr(object, path, ownership, link, name, value)?;
+            let why = put_xattr(object, path, ownership, link, (name, value))?;
+            left_out.extend(why.map(|why| LeftOut { name: name.clone(), why }));
         }
         let time = Some(SetTime::At(self.mtime));
-        object.utimens(time, time).map_err(LayerError::os(path, "set its times"))
+        object.utimens(time, time).map_err(LayerError::os(path, "set its times"))?;
+        Ok(left_out)
     }
 
     /// Gives the root of a new layer these attributes.
@@ -215,46 +216,55 @@ impl Attributes {
     /// # Errors
     /// The one that could not be set.
     pub fn put_on_root(&self, root: Writable<'_>, ownership: Ownership) -> Result<(), LayerError> {
-        self.put(root, b"", ownership, false)
-    }
-
-    fn put_xattr(
-        &self,
-        object: Writable<'_>,
-        path: &[u8],
-        ownership: Ownership,
-        link: bool,
-        name: &[u8],
-        value: &[u8],
-    ) -> Result<(), LayerError> {
-        let Some(stored) = stored_name(name) else {
-            log::warn!("{}: {} is a storage driver's own mark and is left out", shown(path), shown(name));
-            return Ok(());
-        };
-        let failed = |errno| LayerError::Entry {
-            entry: path.to_vec(),
-            what: format!("cannot set the attribute {}: {errno}", shown(name)),
-        };
-        let errno = match object.set_xattr(&stored, value, XattrFlags::empty()) {
-            Ok(()) => return Ok(()),
-            Err(errno) => errno,
-        };
-        let refused = matches!(errno, Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP);
-        if ownership == Ownership::Real || !refused {
-            return Err(failed(errno));
-        }
-        if link {
-            return Err(LayerError::entry(
-                path,
-                format!("a symbolic link's attribute {} can only be kept by root", shown(name)),
-            ));
-        }
-        object.set_xattr(&[KEPT, name].concat(), value, XattrFlags::empty()).map_err(failed)
+        self.put(root, b"", ownership, false).map(|_| ())
     }
 }
 
-fn shown(bytes: &[u8]) -> std::path::Display<'_> {
-    std::path::Path::new(OsStr::from_bytes(bytes)).display()
+/// An extended attribute that an object can't have here.
+#[derive(Debug)]
+pub(super) struct LeftOut {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// The reason.
+    pub why: Why,
+}
+
+/// Why an attribute is left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// It is a storage driver's own mark.
+    Mark,
+    /// The filesystem doesn't know it, or lets nobody set it on such an object.
+    Refused(Errno),
+}
+
+/// Sets an extended attribute. What the filesystem refuses an ordinary user keeps under another name; what nobody can set,
+/// as other systems' attributes and those of links, is no reason to give up the layer.
+fn put_xattr(
+    object: Writable<'_>,
+    path: &[u8],
+    ownership: Ownership,
+    link: bool,
+    (name, value): (&[u8], &[u8]),
+) -> Result<Option<Why>, LayerError> {
+    let Some(stored) = stored_name(name) else { return Ok(Some(Why::Mark)) };
+    let refused = |errno: &Errno| matches!(*errno, Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP);
+    let failed = |errno| LayerError::Entry {
+        entry: path.to_vec(),
+        what: format!("cannot set the attribute {}: {errno}", name.escape_ascii()),
+    };
+    match object.set_xattr(&stored, value, XattrFlags::empty()) {
+        Ok(()) => return Ok(None),
+        Err(errno) if !refused(&errno) => return Err(failed(errno)),
+        Err(errno) if ownership == Ownership::Real || link => return Ok(Some(Why::Refused(errno))),
+        Err(_) => {}
+    }
+    match object.set_xattr(&[KEPT, name].concat(), value, XattrFlags::empty()) {
+        Ok(()) => Ok(None),
+        // The name is too long with what goes before it.
+        Err(errno) if refused(&errno) || errno == Errno::RANGE => Ok(Some(Why::Refused(errno))),
+        Err(errno) => Err(failed(errno)),
+    }
 }
 
 /// The name under which a layer keeps an attribute of a tar; `None` for the marks of storage drivers. Marks of the union

@@ -2,7 +2,7 @@
 //!
 //! The upper is walked, the lowers are only asked by name whether they have what it holds. Two forms need more: the
 //! names below an opaque directory are listed, as those that are not there any more are deleted; and the content of a
-//! renamed directory, which stays below, is listed under its new name.
+//! renamed directory, which stays below, is listed under its new name, and compared with what that path had.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::LayerError;
 use super::place::{join, open_dir};
-use super::write::{find, list, of_union, open_union};
+use super::write::{find, leads_to, list, of_union, open_union};
 use crate::error::FsError;
 use crate::sys::object::{At, Kind};
 use crate::union::Union;
@@ -136,8 +136,9 @@ impl Walk<'_> {
                 self.note(kind, &inner);
                 if stat.kind() == Kind::Directory {
                     let marks = marker::read_marks(at).map_err(LayerError::os(&inner, "read its marks"))?;
-                    if marks.redirect.is_some() {
-                        self.renamed(&inner)?;
+                    // One that was renamed there and back is where it was.
+                    if marks.redirect.is_some_and(|from| !leads_to(&from, &inner)) {
+                        self.renamed(&inner, lower.as_ref())?;
                     } else {
                         let merged = lower.as_ref().filter(|node| node.dir.is_some()).cloned();
                         let keep = merged.is_some();
@@ -163,6 +164,14 @@ impl Walk<'_> {
         below: &Arc<Node>,
         names: &[Vec<u8>],
     ) -> Result<(), LayerError> {
+        for path in self.gone(path, below, names)? {
+            self.note(ChangeKind::Deleted, &path);
+        }
+        Ok(())
+    }
+
+    /// What the lowers have in a directory and is not among `names`, which are sorted.
+    fn gone(&self, path: &[u8], below: &Arc<Node>, names: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, LayerError> {
         let mut gone = Vec::new();
         if let Some(union) = &self.below {
             union
@@ -174,22 +183,20 @@ impl Walk<'_> {
                 })
                 .map_err(of_union(path))?;
         }
-        for path in gone {
-            self.note(ChangeKind::Deleted, &path);
-        }
-        Ok(())
+        Ok(gone)
     }
 
-    /// All that is in a directory which was renamed is new.
-    fn renamed(&mut self, path: &[u8]) -> Result<(), LayerError> {
+    /// A directory that was renamed: what is in it took the place of what the lowers have under its new path.
+    fn renamed(&mut self, at: &[u8], below: Option<&Arc<Node>>) -> Result<(), LayerError> {
         if self.merged.is_none() {
             self.merged = Some(open_union([self.upper].iter().chain(self.lowers).copied())?);
         }
         let Some(union) = &self.merged else { return Ok(()) };
-        let Some(top) = find(union, path)? else { return Ok(()) };
-        let mut todo = vec![(path.to_vec(), top)];
-        let mut new = Vec::new();
-        while let Some((path, node)) = todo.pop() {
+        let Some(top) = find(union, at)? else { return Ok(()) };
+        let top_below = below.filter(|node| node.dir.is_some()).cloned();
+        let mut todo = vec![(at.to_vec(), top, top_below)];
+        let mut found = Vec::new();
+        while let Some((path, node, below)) = todo.pop() {
             let mut entries = Vec::new();
             union
                 .readdir(&node, 0, |entry| {
@@ -197,22 +204,41 @@ impl Walk<'_> {
                     true
                 })
                 .map_err(of_union(&path))?;
+            entries.sort_by(|a, b| a.0.cmp(&b.0));
+            if let Some(below) = &below {
+                let names: Vec<Vec<u8>> = entries.iter().map(|(name, _)| name.to_vec()).collect();
+                found.extend(
+                    self.gone(&path, below, &names)?.into_iter().map(|path| (ChangeKind::Deleted, path)),
+                );
+            }
             for (name, kind) in entries {
                 let inner = join(&path, &name);
+                let lower = self.lower(below.as_ref(), &name, &inner)?;
+                let change = if lower.is_some() { ChangeKind::Changed } else { ChangeKind::Added };
+                found.push((change, inner.clone()));
                 if kind.is_none_or(|kind| kind == Kind::Directory)
                     && let Some((child, _)) = union.lookup(&node, &name).map_err(of_union(&inner))?
                 {
-                    match child.kind {
-                        Kind::Directory => todo.push((inner.clone(), child)),
-                        _ => union.forget(child.ino, 1),
+                    if child.kind == Kind::Directory {
+                        let merged = lower.as_ref().filter(|node| node.dir.is_some()).cloned();
+                        let keep = merged.is_some();
+                        todo.push((inner, child, merged));
+                        if keep {
+                            continue; // forgotten once it is done
+                        }
+                    } else {
+                        union.forget(child.ino, 1);
                     }
                 }
-                new.push(inner);
+                self.forget(lower.as_ref());
             }
             union.forget(node.ino, 1);
+            if path != at {
+                self.forget(below.as_ref()); // the first one is the caller's
+            }
         }
-        for path in new {
-            self.note(ChangeKind::Added, &path);
+        for (kind, path) in found {
+            self.note(kind, &path);
         }
         Ok(())
     }

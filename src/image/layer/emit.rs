@@ -6,16 +6,17 @@ use std::os::fd::BorrowedFd;
 
 use rustix::io::Errno;
 use tar_core::builder::EntryBuilder;
-use tar_core::{EntryType, HEADER_SIZE, SparseEntry};
+use tar_core::{EntryType, HEADER_SIZE};
 
 use super::LayerError;
 use super::attributes::Attributes;
-use super::reader::time_text;
-use super::sparse::{LARGE, data_map};
+use super::header::{attribute_record, time_text};
 use super::write::Written;
 use crate::sys::object::{At, Kind, Time};
 
 const BUFFER: usize = 256 << 10;
+/// The largest time that a header holds without PAX.
+const LARGE: u64 = 0o77_777_777_777;
 
 /// Counts what goes through.
 struct Counted<W> {
@@ -147,31 +148,16 @@ impl<W: Write> Writer<W> {
         self.content += size;
         builder.entry_type(EntryType::Regular);
         let unfit = |_| LayerError::entry(path, "a size that no tar can hold");
-        let map = data_map(fd, size, &mut self.buffer).map_err(LayerError::os(path, "read it"))?;
-        let runs = match map {
-            Some(runs) => {
-                let stored = runs.iter().map(|run| run.length).sum();
-                builder.size(stored).map_err(unfit)?;
-                builder.sparse(&runs, size);
-                runs
-            }
-            None => {
-                builder.size(size).map_err(unfit)?;
-                vec![SparseEntry { offset: 0, length: size }]
-            }
-        };
+        builder.size(size).map_err(unfit)?;
         self.header(path, &mut builder)?;
-        let mut stored = 0;
-        for run in &runs {
-            self.copy(path, fd, run)?;
-            stored += run.length;
-        }
-        let padding = (stored.wrapping_neg() % HEADER_SIZE as u64) as usize;
+        self.copy(path, fd, size)?;
+        let padding = (size.wrapping_neg() % HEADER_SIZE as u64) as usize;
         self.out.all(&[0; HEADER_SIZE][..padding])
     }
 
-    fn copy(&mut self, path: &[u8], fd: BorrowedFd<'_>, run: &SparseEntry) -> Result<(), LayerError> {
-        let (mut offset, mut left) = (run.offset, run.length);
+    /// Holes are written as the zeros that they stand for: OCI's layers know no sparse files.
+    fn copy(&mut self, path: &[u8], fd: BorrowedFd<'_>, size: u64) -> Result<(), LayerError> {
+        let (mut offset, mut left) = (0, size);
         while left > 0 {
             let want = self.buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
             let got = match rustix::io::pread(fd, &mut self.buffer[..want], offset) {
@@ -207,9 +193,8 @@ fn builder(path: &[u8], attributes: &Attributes) -> Result<EntryBuilder, LayerEr
         builder.mtime(whole).map_err(unfit)?;
     }
     for (name, value) in &attributes.xattrs {
-        let name = std::str::from_utf8(name)
-            .map_err(|_| LayerError::entry(path, "an attribute whose name is not UTF-8"))?;
-        builder.add_pax(&format!("SCHILY.xattr.{name}"), value);
+        let (key, value) = attribute_record(name, value);
+        builder.add_pax(&key, value);
     }
     Ok(builder)
 }

@@ -6,6 +6,7 @@
 //! | [`mod@write`] | directory → tar, the same bytes for the same tree |
 //! | [`mod@changes`] | what a container changed, from its upper alone |
 //! | [`reader`] | the entries of a tar, with every extension resolved and every length checked |
+//! | `header`, `sparse` | what header blocks, PAX records and the maps of sparse files say |
 //! | [`place`] | making objects beneath a root, by directory descriptors only |
 //! | [`attributes`] | owner, mode, extended attributes and times, and how an ordinary user keeps those that it can't set |
 //!
@@ -31,6 +32,7 @@ pub mod attributes;
 pub mod changes;
 mod emit;
 mod error;
+mod header;
 pub mod place;
 pub mod reader;
 mod sparse;

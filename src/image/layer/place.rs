@@ -1,23 +1,31 @@
 //! Making objects beneath a root, whatever their names say.
 //!
 //! One directory is current at a time, known by a descriptor that was opened beneath the root without following any
-//! link; objects are made in it by name. So nothing here resolves a path against the host, and a link that an entry
-//! before has made leads nowhere.
+//! link; objects are made in it by name. So nothing here resolves a path against the host. What lies below a link that an
+//! entry before has made is put where the link leads: with the root of the layer as the root (see `way`).
 //!
 //! What is made in a directory changes its times: they are read when it becomes the current one and set again when
 //! another does. That needs no list of directories, so memory doesn't grow with the layer.
 //!
 //! What hides the layers below is in `hiding`.
+//!
+//! Time grows with the size of what is unpacked, whatever the tar says: an entry costs as many steps as its path has bytes,
+//! and no directory is gone through more than once ([`Place::work`] counts).
 
 mod hiding;
+mod notes;
+mod way;
+
+pub(in crate::image::layer) use way::LONGEST_PATH;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
+use self::notes::Notes;
 use super::LayerError;
-use super::attributes::{Attributes, LINKS, Ownership, note_link_owner};
+use super::attributes::{Attributes, LINKS, LeftOut, Ownership, note_link_owner};
 use crate::sys::dir::open_beneath;
 use crate::sys::object::{At, Kind, SetTime, Time, Writable};
 use crate::sys::xattr;
@@ -64,6 +72,8 @@ struct Current {
     /// New objects inherit an ACL that they must not have.
     default_acl: bool,
     changed: bool,
+    /// Something in it was replaced, so that its path may lead elsewhere now.
+    stale: bool,
 }
 
 /// A layer's directory that is being made.
@@ -73,10 +83,13 @@ pub struct Place<'r> {
     ownership: Ownership,
     namespace: Namespace,
     current: Option<Current>,
-    /// An opaque directory was made; only then can a whiteout be pointless.
+    /// An opaque directory was made, and a whiteout: only then can one be pointless.
     any_opaque: bool,
+    any_whiteout: bool,
     /// Directories that the tar doesn't name.
     implied: u64,
+    work: u64,
+    notes: Notes,
 }
 
 /// The parent's path and the name.
@@ -103,7 +116,17 @@ impl<'r> Place<'r> {
             Err(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP) => Namespace::User,
             Err(errno) => return Err(LayerError::os(b"", "set an attribute of")(errno)),
         };
-        Ok(Place { root, ownership, namespace, current: None, any_opaque: false, implied: 0 })
+        Ok(Place {
+            root,
+            ownership,
+            namespace,
+            current: None,
+            any_opaque: false,
+            any_whiteout: false,
+            implied: 0,
+            work: 0,
+            notes: Notes::default(),
+        })
     }
 
     /// How many directories were made that the tar doesn't name.
@@ -111,9 +134,26 @@ impl<'r> Place<'r> {
         self.implied
     }
 
-    /// The last directory gets its times back.
-    pub fn finish(mut self) -> Result<(), LayerError> {
+    /// Steps taken: components of paths that were opened, objects and attributes made, names listed.
+    pub fn work(&self) -> u64 {
+        self.work
+    }
+
+    /// Takes away what turned out to be pointless, and tells what was left out; the last directory gets its times back.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub fn finish(&mut self) -> Result<(), LayerError> {
+        if self.any_opaque && self.any_whiteout {
+            self.drop_pointless_whiteouts()?;
+        }
+        self.notes.tell();
         self.leave()
+    }
+
+    /// Entries that say something of what isn't there are skipped, and told at the end.
+    pub fn skip(&mut self, entry: &[u8]) {
+        self.notes.skipped(entry);
     }
 
     fn leave(&mut self) -> Result<(), LayerError> {
@@ -127,45 +167,32 @@ impl<'r> Place<'r> {
 
     /// Makes the directory the current one. It and its parents are made if they are missing.
     fn enter(&mut self, path: &[u8], entry: &[u8]) -> Result<(), LayerError> {
-        if self.current.as_ref().is_some_and(|current| current.path == path) {
+        self.work += 1;
+        if self.current.as_ref().is_some_and(|current| current.path == path && !current.stale) {
             return Ok(());
         }
         self.leave()?;
-        match open_dir(self.root, path) {
-            Ok(fd) => return self.set_current(path, fd),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+        self.work += steps(path);
+        let fd = match open_dir(self.root, path) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => self.make_way(path, entry)?,
             Err(errno) => return Err(LayerError::os(entry, "open its directory")(errno)),
-        }
-        // Once more, a step at a time. The first steps may be there.
-        for end in path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at).chain([path.len()])
-        {
-            let (parent, name) = split(&path[..end]);
-            self.enter_existing(parent, entry)?;
-            let (fd, _) = self.dir()?;
-            match At::Name(fd, name).stat() {
-                Ok(stat) if stat.kind() == Kind::Directory => continue,
-                Ok(stat) if stat.is_whiteout_device() => {}
-                Ok(stat) => {
-                    let what = if stat.kind() == Kind::Symlink { "a symbolic link" } else { "no directory" };
-                    let parent = path[..end].escape_ascii();
-                    return Err(LayerError::entry(entry, format!("lies in {parent}, which is {what}")));
-                }
-                Err(Errno::NOENT) => {}
-                Err(errno) => return Err(LayerError::os(entry, "look at its directory")(errno)),
-            }
-            self.implied += 1;
-            self.directory_here(name, &path[..end], &Attributes::of_implied_directory())?;
-            mark_implied(At::Name(self.dir()?.0, name), &path[..end])?;
-        }
-        self.enter_existing(path, entry)
+        };
+        self.leave()?;
+        self.set_current(path, fd)
     }
 
-    fn enter_existing(&mut self, path: &[u8], entry: &[u8]) -> Result<(), LayerError> {
-        if self.current.as_ref().is_some_and(|current| current.path == path) {
-            return Ok(());
-        }
+    /// As [`Place::enter`], of a directory that is there: one step from the one that holds it, if that is the current one.
+    fn enter_below(&mut self, path: &[u8]) -> Result<(), LayerError> {
+        let (parent, name) = split(path);
+        let above = self.current.as_ref().filter(|current| current.path == parent && !name.is_empty());
+        let opened = match above {
+            Some(current) => open_dir(current.fd.as_fd(), name),
+            None => open_dir(self.root, path),
+        };
+        self.work += if above.is_some() { 1 } else { steps(path) };
+        let fd = opened.map_err(LayerError::os(path, "open it"))?;
         self.leave()?;
-        let fd = open_dir(self.root, path).map_err(LayerError::os(entry, "open its directory"))?;
         self.set_current(path, fd)
     }
 
@@ -175,7 +202,8 @@ impl<'r> Place<'r> {
         let default_acl = xattr::get(at, b"system.posix_acl_default")
             .map_err(LayerError::os(path, "read its default ACL"))?
             .is_some();
-        self.current = Some(Current { path: path.to_vec(), fd, mtime, default_acl, changed: false });
+        self.current =
+            Some(Current { path: path.to_vec(), fd, mtime, default_acl, changed: false, stale: false });
         Ok(())
     }
 
@@ -202,10 +230,25 @@ impl<'r> Place<'r> {
         match make(dir, name) {
             Err(Errno::EXIST) => {
                 remove(dir, name).map_err(LayerError::os(path, "replace what has its name"))?;
-                make(dir, name).map_err(LayerError::os(path, what))
+                let made = make(dir, name).map_err(LayerError::os(path, what));
+                self.replaced();
+                made
             }
             other => other.map_err(LayerError::os(path, what)),
         }
+    }
+
+    /// Something in the current directory was replaced.
+    fn replaced(&mut self) {
+        if let Some(current) = &mut self.current {
+            current.stale = true;
+        }
+    }
+
+    /// Notes the attributes that an object can't have.
+    fn note(&mut self, path: &[u8], attributes: &Attributes, left_out: Vec<LeftOut>) {
+        self.work += attributes.xattrs.len() as u64;
+        left_out.into_iter().for_each(|what| self.notes.left_out(path, what));
     }
 
     /// Makes a regular file, empty, and open for writing.
@@ -223,7 +266,9 @@ impl<'r> Place<'r> {
         attributes: &Attributes,
     ) -> Result<(), LayerError> {
         let (ownership, (_, acl)) = (self.ownership, self.dir()?);
-        attributes.put(Writable::of_upper(At::Fd(file)), path, ownership, acl)
+        let left_out = attributes.put(Writable::of_upper(At::Fd(file)), path, ownership, acl)?;
+        self.note(path, attributes, left_out);
+        Ok(())
     }
 
     /// Makes a directory, or gives the one that is there other attributes.
@@ -272,8 +317,12 @@ impl<'r> Place<'r> {
         if opaque {
             hiding::set_opaque(object, namespace).map_err(LayerError::os(path, "mark it opaque"))?;
         }
-        attributes.put(object, path, ownership, acl)?;
-        self.any_opaque |= opaque;
+        let left_out = attributes.put(object, path, ownership, acl)?;
+        self.note(path, attributes, left_out);
+        if opaque {
+            self.any_opaque = true;
+            self.replaced();
+        }
         Ok(())
     }
 
@@ -296,7 +345,9 @@ impl<'r> Place<'r> {
             Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
             Err(errno) => return Err(LayerError::os(b"", "remove an attribute of")(errno)),
         }
-        attributes.put(Writable::of_upper(At::Fd(self.root)), b"", self.ownership, false)
+        let left_out = attributes.put(Writable::of_upper(At::Fd(self.root)), b"", self.ownership, false)?;
+        self.note(b"", attributes, left_out);
+        Ok(())
     }
 
     /// Makes a symbolic link.
@@ -334,9 +385,11 @@ impl<'r> Place<'r> {
     }
 
     fn put_here(&mut self, path: &[u8], attributes: &Attributes) -> Result<(), LayerError> {
-        let ownership = self.ownership;
-        let (dir, acl) = self.dir()?;
-        attributes.put(Writable::of_upper(At::Name(dir, split(path).1)), path, ownership, acl)
+        let (ownership, (dir, acl)) = (self.ownership, self.dir()?);
+        let left_out =
+            attributes.put(Writable::of_upper(At::Name(dir, split(path).1)), path, ownership, acl)?;
+        self.note(path, attributes, left_out);
+        Ok(())
     }
 
     /// Makes `path` another name of `target`, which this layer must hold.
@@ -353,11 +406,7 @@ impl<'r> Place<'r> {
             );
             LayerError::entry(path, what)
         };
-        let from = match open_dir(self.root, target_parent) {
-            Ok(from) => from,
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Err(absent()),
-            Err(errno) => return Err(LayerError::os(path, "open what it is a hardlink to")(errno)),
-        };
+        let Some(from) = self.find(target_parent, path)? else { return Err(absent()) };
         match At::Name(from.as_fd(), target_name).stat() {
             Ok(stat) if stat.is_whiteout_device() => return Err(absent()),
             Ok(stat) if stat.kind() == Kind::Directory => {
@@ -382,7 +431,9 @@ impl<'r> Place<'r> {
                     return Ok(());
                 }
                 remove(dir, name).map_err(LayerError::os(path, "replace what has its name"))?;
-                link().map_err(LayerError::os(path, "make the hardlink"))
+                link().map_err(LayerError::os(path, "make the hardlink"))?;
+                self.replaced();
+                Ok(())
             }
             other => other.map_err(LayerError::os(path, "make the hardlink")),
         }
@@ -392,6 +443,11 @@ impl<'r> Place<'r> {
 /// `parent/name`.
 pub(in crate::image) fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
     if parent.is_empty() { name.to_vec() } else { [parent, b"/", name].concat() }
+}
+
+/// How many components a path has.
+fn steps(path: &[u8]) -> u64 {
+    path.iter().filter(|&&byte| byte == b'/').count() as u64 + 1
 }
 
 /// Is `path` below `dir`, or the same?

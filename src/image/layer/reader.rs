@@ -1,29 +1,25 @@
 //! The entries of a tar.
 //!
-//! The format itself (headers, PAX records, GNU long names, all four forms of sparse files) is read by the crate
-//! `tar-core`. Of the two crates it is the one that takes PAX values as bytes: `tar` splits records at newlines, and the
-//! capabilities and ACLs of real files hold that byte. What is added here is reading from a stream through one buffer of
-//! bounded size, and distrust: everything that tells where the next entry starts is checked again.
+//! What headers and records say is read in `header`, the maps of sparse files in `sparse`;
+//! here they are put together, out of a stream, through one buffer of bounded size.
 //!
-//! Where implementations differ, Go's `archive/tar` is followed, which is what other container engines read by: the
-//! sizes of links, devices and directories are ignored, a name that ends in `/` is a directory, global PAX headers say
-//! nothing about entries. An archive may end without its two zero blocks, but not within an entry.
+//! Extension headers (PAX records, long names of GNU) may come in any order and number before their entry: of what is said
+//! twice, the last counts, and GNU's names count before those of PAX. The sizes of links, devices and directories are
+//! ignored, a name that ends in `/` is a directory, global PAX headers say nothing about entries. An archive may end
+//! without its two zero blocks, but not within an entry, nor between an entry and what extends it.
 
 use std::io::Read;
 
-use tar_core::parse::{Limits, ParseEvent, ParsedEntry, Parser};
-use tar_core::{EntryType, HEADER_SIZE, PaxExtensions};
-
 use super::LayerError;
 use super::attributes::Attributes;
+use super::header::{BLOCK, Header, Pax, owner, text};
+use super::sparse::{Map, MapText, Run};
 use crate::sys::object::{Kind, Time};
 
 /// How much is read at once.
 const CHUNK: usize = 256 << 10;
 /// The most that the headers of one entry may take: names, extended attributes, the map of a sparse file.
-const MAX_HEADERS: usize = 8 << 20;
-const MAX_PATH: u32 = 64 << 10;
-const MAX_RUNS: usize = 64 << 10;
+const MAX_HEADERS: u64 = 4 << 20;
 
 /// What an entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,18 +49,19 @@ pub struct Entry {
     pub size: u64,
 }
 
-/// A run of data within a file; what is between runs is zero.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Run {
-    offset: u64,
-    length: u64,
+/// What was said of the entry that comes next.
+#[derive(Debug, Default)]
+struct Extensions {
+    any: bool,
+    name: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+    pax: Pax,
 }
 
 /// Reads a tar from a stream.
 #[derive(Debug)]
 pub struct Reader<R> {
     from: R,
-    parser: Parser,
     buffer: Vec<u8>,
     start: usize,
     end: usize,
@@ -74,24 +71,16 @@ pub struct Reader<R> {
     /// Bytes of the entry's content that are still to be read, and of its padding.
     content: u64,
     padding: u64,
+    /// Bytes that the headers of the next entry have taken.
+    headers: u64,
     last: Vec<u8>,
 }
 
 impl<R: Read> Reader<R> {
     /// Reads from a stream of an uncompressed tar.
     pub fn new(from: R) -> Reader<R> {
-        let mut parser = Parser::new(Limits {
-            max_metadata_size: MAX_HEADERS as u32 / 2,
-            max_path_len: Some(MAX_PATH),
-            max_pending_entries: 16,
-            max_sparse_entries: MAX_RUNS,
-        });
-        // Names are judged here, and numbers checked again in `check_pax`: the parser knows no times before 1970.
-        parser.set_allow_empty_path(true);
-        parser.set_ignore_pax_errors(true);
         Reader {
             from,
-            parser,
             buffer: vec![0; CHUNK],
             start: 0,
             end: 0,
@@ -99,6 +88,7 @@ impl<R: Read> Reader<R> {
             runs: Vec::new(),
             content: 0,
             padding: 0,
+            headers: 0,
             last: Vec::new(),
         }
     }
@@ -110,72 +100,157 @@ impl<R: Read> Reader<R> {
     pub fn next_entry(&mut self) -> Result<Option<Entry>, LayerError> {
         let left = self.content + self.padding;
         self.skip(left)?;
-        (self.content, self.padding) = (0, 0);
-        loop {
-            let input = &self.buffer[self.start..self.end];
-            let event = match self.parser.parse(input) {
-                Ok(event) => event,
-                Err(error) => return Err(self.damaged(error.to_string())),
-            };
-            let (consumed, parsed, runs, size) = match event {
-                ParseEvent::NeedData { min_bytes } => {
-                    if min_bytes > MAX_HEADERS {
-                        return Err(self.damaged(format!("headers of {min_bytes} bytes")));
-                    }
-                    if !self.fill(min_bytes)? {
-                        let rest = &self.buffer[self.start..self.end];
-                        if rest.iter().any(|&b| b != 0) {
-                            return Err(self.damaged("it ends in the middle"));
-                        }
-                        return Ok(None);
-                    }
+        (self.content, self.padding, self.headers) = (0, 0, 0);
+        let mut extensions = Extensions::default();
+        while let Some(block) = self.header_block(extensions.any)? {
+            let header = Header(&block);
+            let size = header.size().ok_or_else(|| self.damaged("a size that is none"))?;
+            match header.kind() {
+                b'L' => extensions.name = Some(text(&self.extension(size)?).to_vec()),
+                b'K' => extensions.link = Some(text(&self.extension(size)?).to_vec()),
+                b'x' | b'X' => {
+                    let records = self.extension(size)?;
+                    extensions.pax.add(&records).map_err(|what| self.damaged(what))?;
+                }
+                // Records for all that follows, or the label of a volume: neither says anything of an entry.
+                b'g' | b'V' => {
+                    self.skip(size)?;
+                    self.skip(padding(size))?;
                     continue;
                 }
-                ParseEvent::GlobalExtensions { consumed, .. } => {
-                    self.advance(consumed);
-                    continue;
-                }
-                ParseEvent::End { consumed } => {
-                    self.advance(consumed);
-                    self.drain()?;
-                    return Ok(None);
-                }
-                ParseEvent::Entry { consumed, entry } => {
-                    let size = entry.size;
-                    (consumed, entry, None, size)
-                }
-                ParseEvent::SparseEntry { consumed, entry, sparse_map, real_size } => {
-                    let runs =
-                        sparse_map.iter().map(|run| Run { offset: run.offset, length: run.length }).collect();
-                    (consumed, entry, Some(runs), real_size)
-                }
-            };
-            let stored = parsed.size;
-            let entry = match entry_of(&parsed, size, runs.is_some()) {
-                Ok(entry) => entry,
-                Err(what) => return Err(self.damaged(what)),
-            };
-            self.advance(consumed);
-            let Some(entry) = entry else {
-                // A volume label: nothing to unpack.
-                continue;
-            };
-            self.last.clone_from(&entry.path);
-            if entry.what == What::File {
-                self.runs = match runs {
-                    Some(runs) => match checked_runs(runs, stored, size) {
-                        Some(runs) => runs,
-                        None => return Err(self.damaged("the map of a sparse file makes no sense")),
-                    },
-                    None => vec![Run { offset: 0, length: stored }],
-                };
-                self.content = stored;
-                self.padding = stored.wrapping_neg() % HEADER_SIZE as u64;
-                if stored.checked_add(self.padding).is_none() {
-                    return Err(self.damaged("a size beyond all bounds"));
-                }
+                _ => return self.entry(header, size, extensions).map(Some),
             }
-            return Ok(Some(entry));
+            extensions.any = true;
+        }
+        Ok(None)
+    }
+
+    /// The next header block; `None` at the end of the archive.
+    fn header_block(&mut self, extended: bool) -> Result<Option<[u8; BLOCK]>, LayerError> {
+        if !self.fill(BLOCK)? {
+            let rest = &self.buffer[self.start..self.end];
+            return match rest.iter().any(|&b| b != 0) || extended {
+                true => Err(self.damaged("it ends in the middle")),
+                false => Ok(None),
+            };
+        }
+        let block = self.block()?;
+        if Header(&block).is_zero() {
+            let more = self.fill(BLOCK)?;
+            if extended || more && !Header(&self.block()?).is_zero() {
+                return Err(self.damaged("a block of zeros in the middle"));
+            }
+            self.drain()?;
+            return Ok(None);
+        }
+        if !Header(&block).checksum_is_right() {
+            return Err(self.damaged("a header with a wrong checksum"));
+        }
+        Ok(Some(block))
+    }
+
+    /// Takes one block of the entry's headers.
+    fn block(&mut self) -> Result<[u8; BLOCK], LayerError> {
+        let mut block = [0; BLOCK];
+        let bytes = self.header_bytes(BLOCK as u64)?;
+        block.copy_from_slice(&bytes);
+        Ok(block)
+    }
+
+    /// The content of an extension header.
+    fn extension(&mut self, size: u64) -> Result<Vec<u8>, LayerError> {
+        let content = self.header_bytes(size)?;
+        self.skip(padding(size))?;
+        Ok(content)
+    }
+
+    fn header_bytes(&mut self, size: u64) -> Result<Vec<u8>, LayerError> {
+        self.headers = self.headers.saturating_add(size);
+        if self.headers > MAX_HEADERS {
+            return Err(self.damaged("the headers of an entry take more than 4 MiB"));
+        }
+        let size = size as usize;
+        if !self.fill(size)? {
+            return Err(self.damaged("it ends in the middle"));
+        }
+        let bytes = self.buffer[self.start..self.start + size].to_vec();
+        self.advance(size);
+        Ok(bytes)
+    }
+
+    fn entry(
+        &mut self,
+        header: Header<'_>,
+        size: u64,
+        mut extensions: Extensions,
+    ) -> Result<Entry, LayerError> {
+        let stored = extensions.pax.size.unwrap_or(size);
+        let sparse = self.sparse_map(header, stored, &extensions.pax)?;
+        let sparse_name = extensions.pax.sparse.name.take().filter(|_| sparse.is_some());
+        let name = extensions.name.take().or_else(|| extensions.pax.path.take());
+        let path = sparse_name.or(name).unwrap_or_else(|| header.name());
+        let link = extensions.link.take().or_else(|| extensions.pax.link.take());
+        let link = link.unwrap_or_else(|| header.link().to_vec());
+        let (what, kind) = what_of(header.kind(), &path, link, sparse.is_some()).ok_or_else(|| {
+            self.damaged(format!("an entry of the unknown type {:?}", char::from(header.kind())))
+        })?;
+        let attributes = attributes_of(header, kind, extensions.pax)
+            .map_err(|what| self.damaged(format!("{}: {what}", path.escape_ascii())))?;
+        self.last.clone_from(&path);
+        let mut entry = Entry { path, what, attributes, size: 0 };
+        if entry.what == What::File {
+            let (stored, map) = match sparse {
+                Some((map, stored)) => (stored, map.checked(stored).map_err(|what| self.damaged(what))?),
+                None => (stored, Map { size: stored, runs: vec![Run { offset: 0, length: stored }] }),
+            };
+            (entry.size, self.runs) = (map.size, map.runs);
+            (self.content, self.padding) = (stored, padding(stored));
+            if stored.checked_add(self.padding).is_none() {
+                return Err(self.damaged("a size beyond all bounds"));
+            }
+        }
+        Ok(entry)
+    }
+
+    /// Of a sparse file, its map, and how much of it is stored; the map's own blocks are read then.
+    fn sparse_map(
+        &mut self,
+        header: Header<'_>,
+        mut stored: u64,
+        pax: &Pax,
+    ) -> Result<Option<(Map, u64)>, LayerError> {
+        if header.kind() == b'S' {
+            if !header.is_gnu() {
+                return Err(self.damaged("a sparse file of an unknown form"));
+            }
+            let (mut map, mut more) = Map::of_header(header).map_err(|what| self.damaged(what))?;
+            while more {
+                let block = self.block()?;
+                more = map.add_block(&block).map_err(|what| self.damaged(what))?;
+            }
+            return Ok(Some((map, stored)));
+        }
+        let told = &pax.sparse;
+        match told.version {
+            _ if !told.any => Ok(None),
+            (1, 0) => {
+                let mut text = MapText::default();
+                loop {
+                    stored = stored
+                        .checked_sub(BLOCK as u64)
+                        .ok_or_else(|| self.damaged("the map of a sparse file is cut off"))?;
+                    let block = self.block()?;
+                    if text.add_block(&block).map_err(|what| self.damaged(what))? {
+                        break;
+                    }
+                }
+                let size = told.size.ok_or_else(|| self.damaged("a sparse file without a size"))?;
+                Ok(Some((text.map(size), stored)))
+            }
+            (0, _) => {
+                Map::of_pax(told, stored).map(|map| Some((map, stored))).map_err(|what| self.damaged(what))
+            }
+            _ => Err(self.damaged("a sparse file of an unknown form")),
         }
     }
 
@@ -262,182 +337,46 @@ impl<R: Read> Reader<R> {
     }
 }
 
-/// Runs in order, without overlap, within the file, of all the bytes that are stored.
-fn checked_runs(runs: Vec<Run>, stored: u64, size: u64) -> Option<Vec<Run>> {
-    let (mut at, mut sum) = (0u64, 0u64);
-    for run in &runs {
-        if run.offset < at {
-            return None;
-        }
-        at = run.offset.checked_add(run.length)?;
-        sum = sum.checked_add(run.length)?;
-    }
-    (at <= size && sum == stored).then_some(runs)
+/// What fills up the last block of a content.
+fn padding(size: u64) -> u64 {
+    size.wrapping_neg() % BLOCK as u64
 }
 
-/// What an entry says; `None` where there is nothing to unpack.
-fn entry_of(parsed: &ParsedEntry<'_>, size: u64, sparse: bool) -> Result<Option<Entry>, String> {
-    let path = parsed.path.to_vec();
-    let target = || parsed.link_target.as_deref().unwrap_or_default().to_vec();
-    let (what, kind) = match parsed.entry_type {
-        EntryType::Regular | EntryType::Continuous | EntryType::GnuSparse => {
-            if path.ends_with(b"/") && !sparse {
-                (What::Directory, Kind::Directory)
-            } else {
-                (What::File, Kind::File)
-            }
-        }
-        EntryType::Directory => (What::Directory, Kind::Directory),
-        EntryType::Symlink => (What::Symlink(target()), Kind::Symlink),
-        EntryType::Link => (What::Hardlink(target()), Kind::File),
-        EntryType::Char => (What::Special, Kind::CharDevice),
-        EntryType::Block => (What::Special, Kind::BlockDevice),
-        EntryType::Fifo => (What::Special, Kind::Fifo),
-        other if other.to_byte() == b'V' => return Ok(None),
-        other => return Err(format!("an entry of the unknown type {:?}", char::from(other.to_byte()))),
-    };
-    let mut mtime =
-        Time { sec: i64::try_from(parsed.mtime).map_err(|_| "a time beyond all bounds")?, nsec: 0 };
-    if let Some(pax) = parsed.pax {
-        check_pax(pax, sparse, &mut mtime)?;
-    }
-    let id = |id: u64, what: &str| match u32::try_from(id) {
-        Ok(id) if id != u32::MAX => Ok(id),
-        _ => Err(format!("{}: {what} {id}, which Linux doesn't know", path.escape_ascii())),
-    };
-    // The last of several of one name counts, as with every PAX record.
-    let mut xattrs: Vec<(Vec<u8>, Vec<u8>)> = Vec::with_capacity(parsed.xattrs.len());
-    for (name, value) in &parsed.xattrs {
-        xattrs.retain(|(known, _)| known[..] != name[..]);
-        xattrs.push((name.to_vec(), value.to_vec()));
-    }
-    let attributes = Attributes {
-        kind,
-        mode: parsed.mode & 0o7777,
-        uid: id(parsed.uid, "owner")?,
-        gid: id(parsed.gid, "group")?,
-        device: (parsed.dev_major.unwrap_or(0), parsed.dev_minor.unwrap_or(0)),
-        mtime,
-        xattrs,
-    };
-    Ok(Some(Entry { path, what, attributes, size }))
-}
-
-/// Checks what the parser was told to be lenient about, and reads the time.
-fn check_pax(pax: &[u8], sparse: bool, mtime: &mut Time) -> Result<(), String> {
-    let mut end = 0;
-    for record in PaxExtensions::new(pax) {
-        let record = record.map_err(|error| error.to_string())?;
-        let value = record.value_bytes();
-        // Both are parts of one slice.
-        end = value.as_ptr() as usize - pax.as_ptr() as usize + value.len() + 1;
-        let text = std::str::from_utf8(value).unwrap_or("?");
-        let number = |key: &str| {
-            text.parse::<u64>().map(|_| ()).map_err(|_| format!("the PAX value of {key} is no number"))
-        };
-        match record.key_bytes() {
-            b"size" => number("size")?,
-            b"uid" => number("uid")?,
-            b"gid" => number("gid")?,
-            b"mtime" => *mtime = parse_time(text).ok_or("the PAX value of mtime is no time")?,
-            key if key.starts_with(b"GNU.sparse.") => {
-                if !sparse {
-                    return Err("a sparse file of an unknown form".to_owned());
-                }
-                if !matches!(key, b"GNU.sparse.name" | b"GNU.sparse.map") {
-                    number("GNU.sparse")?;
-                }
-            }
-            _ => {}
-        }
-    }
-    // The iterator takes a record without a length for the end.
-    if pax[end..].iter().any(|&b| b != 0) {
-        return Err("a malformed PAX header".to_owned());
-    }
-    Ok(())
-}
-
-/// Reads `[-]SECONDS[.FRACTION]`.
-fn parse_time(text: &str) -> Option<Time> {
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let (negative, whole) = match whole.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, whole),
-    };
-    if whole.is_empty() || !whole.bytes().chain(fraction.bytes()).all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let sec: i64 = whole.parse().ok()?;
-    let digits: String = fraction.chars().chain(std::iter::repeat('0')).take(9).collect();
-    let nsec: u32 = digits.parse().ok()?;
-    Some(match (negative, nsec) {
-        (false, nsec) => Time { sec, nsec },
-        (true, 0) => Time { sec: -sec, nsec: 0 },
-        (true, nsec) => Time { sec: -sec - 1, nsec: 1_000_000_000 - nsec },
+/// What an entry is; `None` for types that nobody unpacks.
+fn what_of(kind: u8, path: &[u8], link: Vec<u8>, sparse: bool) -> Option<(What, Kind)> {
+    Some(match kind {
+        b'0' | 0 | b'7' if path.ends_with(b"/") && !sparse => (What::Directory, Kind::Directory),
+        b'0' | 0 | b'7' | b'S' => (What::File, Kind::File),
+        b'5' => (What::Directory, Kind::Directory),
+        b'2' => (What::Symlink(link), Kind::Symlink),
+        b'1' => (What::Hardlink(link), Kind::File),
+        b'3' => (What::Special, Kind::CharDevice),
+        b'4' => (What::Special, Kind::BlockDevice),
+        b'6' => (What::Special, Kind::Fifo),
+        _ => return None,
     })
 }
 
-/// The reverse of reading: `SECONDS[.FRACTION]`, as short as it is exact.
-pub(super) fn time_text(time: Time) -> String {
-    let (sign, sec, nsec) = match time {
-        Time { sec, nsec } if sec >= 0 => ("", sec.unsigned_abs(), nsec),
-        Time { sec, nsec: 0 } => ("-", sec.unsigned_abs(), 0),
-        Time { sec, nsec } => ("-", (sec + 1).unsigned_abs(), 1_000_000_000 - nsec),
+fn attributes_of(header: Header<'_>, kind: Kind, pax: Pax) -> Result<Attributes, String> {
+    let id = |told: Option<i64>, field: Option<i64>, what: &str| {
+        let id = told.or(field).ok_or_else(|| format!("its {what} is no number"))?;
+        owner(id).ok_or_else(|| format!("{what} {id}, which Linux doesn't know"))
     };
-    if nsec == 0 {
-        format!("{sign}{sec}")
-    } else {
-        format!("{sign}{sec}.{nsec:09}").trim_end_matches('0').to_owned()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_read_as_they_are_written() {
-        for (sec, nsec) in [
-            (0, 0),
-            (1, 500_000_000),
-            (-1, 500_000_000),
-            (-2, 0),
-            (-1, 999_999_999),
-            (1_700_000_000, 1),
-            (-5, 1),
-        ] {
-            let time = Time { sec, nsec };
-            assert_eq!(parse_time(&time_text(time)), Some(time), "{}", time_text(time));
-        }
-        assert_eq!(parse_time("12.3456789019"), Some(Time { sec: 12, nsec: 345_678_901 }));
-        for bad in ["", "-", "1e5", "+1", "1.-5", "99999999999999999999", "1.5.5"] {
-            assert_eq!(parse_time(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn maps_of_sparse_files_must_make_sense() {
-        let run = |offset, length| Run { offset, length };
-        assert!(checked_runs(vec![run(0, 5), run(10, 5), run(20, 0)], 10, 20).is_some());
-        for (runs, stored, size) in [
-            (vec![run(0, 5), run(4, 5)], 10, 20),
-            (vec![run(0, 5)], 6, 20),
-            (vec![run(18, 5)], 5, 20),
-            (vec![run(u64::MAX, 5)], 5, 20),
-            (vec![run(0, u64::MAX), run(u64::MAX, 5)], 4, u64::MAX),
-        ] {
-            assert!(checked_runs(runs, stored, size).is_none());
-        }
-    }
-
-    #[test]
-    fn pax_records_that_are_cut_off_are_told() {
-        let mut time = Time::default();
-        check_pax(b"12 mtime=1\n\n", false, &mut time).unwrap_err();
-        check_pax(b"11 mtime=1\nxx size=7\n", false, &mut time).unwrap_err();
-        check_pax(b"11 mtime=1\n", false, &mut time).unwrap();
-        assert_eq!(time.sec, 1);
-        check_pax(b"9 size=-\n", false, &mut time).unwrap_err();
-    }
+    let device = match kind {
+        Kind::CharDevice | Kind::BlockDevice => header.device().ok_or("its device is no number")?,
+        _ => (0, 0),
+    };
+    let mtime = match pax.mtime {
+        Some(mtime) => mtime,
+        None => Time { sec: header.mtime().ok_or("its time is no number")?, nsec: 0 },
+    };
+    Ok(Attributes {
+        kind,
+        mode: (header.mode().ok_or("its mode is no number")? & 0o7777) as u32,
+        uid: id(pax.uid, header.uid(), "owner")?,
+        gid: id(pax.gid, header.gid(), "group")?,
+        device,
+        mtime,
+        xattrs: pax.xattrs.into_iter().collect(),
+    })
 }

@@ -1,6 +1,9 @@
-//! Layers there and back, and tars that mean no good; [`random`] makes up its own.
+//! Layers there and back, and tars that mean no good; [`random`] makes up its own, [`oddities`] are those of other tools,
+//! [`work`] counts what hostile ones cost.
 
+mod oddities;
 mod random;
+mod work;
 
 use std::fs;
 use std::io::Read;
@@ -134,18 +137,9 @@ fn write(dir: &Path, ownership: Ownership) -> Vec<u8> {
 fn what_leads_out_of_the_root_is_refused() {
     Bench::refused(Tar::default().file("../outside", b"x").end(), &["../outside", ".."]);
     Bench::refused(Tar::default().file("a/../../outside", b"x").end(), &[".."]);
-    Bench::refused(Tar::default().file("/etc/passwd", b"x").end(), &["absolute"]);
-    Bench::refused(
-        Tar::default().symlink("a", "..").file("a/outside", b"x").end(),
-        &["a/outside", "symbolic link"],
-    );
-    let two_steps = Tar::default().symlink("a", "b").symlink("b", "..").file("a/outside", b"x");
-    Bench::refused(two_steps.end(), &["symbolic link"]);
-    let through = Tar::default().dir("d").symlink("d/up", "../..").dir("d/up/made");
-    Bench::refused(through.end(), &["d/up", "symbolic link"]);
     Bench::refused(Tar::default().symlink("a", "..").link("x", "a/outside").end(), &["doesn't hold"]);
     Bench::refused(Tar::default().link("x", "../outside").end(), &["x", ".."]);
-    Bench::refused(Tar::default().link("x", "/etc/passwd").end(), &["absolute"]);
+    Bench::refused(Tar::default().link("x", "/etc/passwd").end(), &["etc/passwd", "doesn't hold"]);
     Bench::refused(Tar::default().link("x", "absent").end(), &["absent", "doesn't hold"]);
     Bench::refused(Tar::default().link("x", "x").end(), &["itself"]);
     Bench::refused(Tar::default().dir("d").link("x", "d").end(), &["directory"]);
@@ -249,11 +243,11 @@ fn bombs_meet_the_limits() {
     let bench = Bench::new();
     let error = apply(&many[..], open(&bench.root()).as_fd(), &few).unwrap_err();
     assert!(matches!(error, LayerError::TooManyEntries(2)), "{error}");
-    let implied = Tar::default().file(&vec!["d"; 3000].join("/"), b"").dir("e").end();
-    let few = ApplyOptions { limits: Limits { entries: 2000, bytes: 0 }, ..options() };
+    let implied = Tar::default().file(&vec!["d"; 2000].join("/"), b"").dir("e").end();
+    let few = ApplyOptions { limits: Limits { entries: 1500, bytes: 0 }, ..options() };
     let bench = Bench::new();
     let error = apply(&implied[..], open(&bench.root()).as_fd(), &few).unwrap_err();
-    assert!(matches!(error, LayerError::TooManyEntries(2000)), "{error}");
+    assert!(matches!(error, LayerError::TooManyEntries(1500)), "{error}");
     // A PAX header of a gigabyte is not read into memory.
     let header = Tar::default().add("x", EntryType::XHeader, |b| {
         b.size(1 << 30).unwrap();
@@ -289,7 +283,7 @@ fn the_stream_is_read_to_its_end() {
 fn names_of_every_length_and_byte_are_kept() {
     let bench = Bench::new();
     let deep = ["d".repeat(250), "e".repeat(250), "f".repeat(200)].join("/");
-    let very_deep = vec!["a-directory-of-many"; 400].join("/");
+    let very_deep = vec!["a-directory-of-many"; 204].join("/");
     let bytes = "\u{fffd}\n\\ \"'*".to_owned();
     let tar = Tar::default().file(&deep, b"deep").file(&bytes, b"odd").dir(&very_deep);
     bench.apply(&tar.end()).unwrap();
@@ -299,6 +293,10 @@ fn names_of_every_length_and_byte_are_kept() {
     again.apply(&bench.write()).unwrap();
     assert_eq!(again.write(), bench.write());
     Bench::refused(Tar::default().file(&"n".repeat(256), b"").end(), &["nnn", "too long"]);
+    Bench::refused(
+        Tar::default().file(&vec!["d"; 2049].join("/"), b"").end(),
+        &["d/d/d", "4097 bytes", "4095"],
+    );
 }
 
 #[test]
@@ -334,19 +332,24 @@ fn directories_keep_their_times_and_capabilities_their_bytes() {
 }
 
 #[test]
-fn sparse_files_depend_on_their_content_alone() {
+fn holes_are_written_as_zeros_and_made_again() {
     let bench = Bench::new();
     let mut data = vec![0u8; 5 << 20];
     data[3 << 20..(3 << 20) + 5].copy_from_slice(b"hello");
-    fs::write(bench.at("f"), &data).unwrap();
-    let plain = bench.write();
-    assert!(plain.len() < 200_000, "{}", plain.len());
+    let file = fs::File::create(bench.at("f")).unwrap();
+    std::os::unix::fs::FileExt::write_at(&file, b"hello", 3 << 20).unwrap();
+    file.set_len(5 << 20).unwrap();
+    let holes = bench.write();
+    assert!(holes.len() > data.len());
+    for sparse in ["GNU.sparse", "GNUSparseFile"] {
+        assert!(!holes.windows(sparse.len()).any(|part| part == sparse.as_bytes()), "{sparse}");
+    }
     let again = Bench::new();
-    again.apply(&plain).unwrap();
+    again.apply(&holes).unwrap();
     assert_eq!(fs::read(again.at("f")).unwrap(), data);
     assert!(again.at("f").metadata().unwrap().blocks() * 512 < 200_000, "no holes");
     fs::set_permissions(again.root(), bench.root().metadata().unwrap().permissions()).unwrap();
-    assert_eq!(again.write(), plain);
+    assert_eq!(again.write(), holes);
 }
 
 #[test]
@@ -389,12 +392,60 @@ fn a_renamed_directory_is_written_in_full() {
     }
     assert_eq!(names, [".wh.old", "new/", "new/.wh..wh..opq", "new/g", "new/sub/", "new/sub/f"]);
 
-    let told: Vec<String> = changes(upper.as_fd(), &lowers)
+    assert_eq!(told(&upper, &lower), ["A /new", "A /new/g", "A /new/sub", "A /new/sub/f", "D /old"]);
+}
+
+fn told(upper: &OwnedFd, lower: &OwnedFd) -> Vec<String> {
+    changes(upper.as_fd(), &[lower.as_fd()])
         .unwrap()
         .iter()
         .map(|c| format!("{} {}", c.kind.letter(), String::from_utf8_lossy(&c.path)))
-        .collect();
-    assert_eq!(told, ["A /new", "A /new/g", "A /new/sub", "A /new/sub/f", "D /old"]);
+        .collect()
+}
+
+/// A directory that was renamed and renamed back is where it was; one that took another's place is compared with it.
+#[test]
+fn renamed_directories_are_compared_with_what_was_there() {
+    let top = tempfile::tempdir().unwrap();
+    for dir in ["lower/d/sub", "lower/other/sub", "lower/other/gone", "upper/d/sub", "upper/other"] {
+        fs::create_dir_all(top.path().join(dir)).unwrap();
+    }
+    for file in ["lower/d/f", "lower/d/sub/f", "lower/other/f", "lower/other/sub/g", "upper/d/new"] {
+        fs::write(top.path().join(file), file).unwrap();
+    }
+    let (lower, upper) = (open(&top.path().join("lower")), open(&top.path().join("upper")));
+    let redirect = |path: &str, to: &str| {
+        let path = top.path().join("upper").join(path);
+        lsetxattr(path, "user.overlay.redirect", to.as_bytes(), XattrFlags::empty()).unwrap();
+    };
+    for back in ["d", "/d"] {
+        redirect("d", back);
+        fs::remove_dir_all(top.path().join("upper/other")).unwrap_or_default();
+        assert_eq!(told(&upper, &lower), ["C /d", "A /d/new", "C /d/sub"], "{back}");
+        let options = WriteOptions { ownership: Ownership::Real, lowers: &[lower.as_fd()], root: false };
+        let mut tar = Vec::new();
+        write_tar(upper.as_fd(), &mut tar, &options).unwrap();
+        let mut reader = reader::Reader::new(&tar[..]);
+        let mut names = Vec::new();
+        while let Some(entry) = reader.next_entry().unwrap() {
+            names.push(String::from_utf8(entry.path).unwrap());
+        }
+        assert_eq!(names, ["d/", "d/new", "d/sub/"], "{back}");
+    }
+    fs::remove_dir_all(top.path().join("upper/d")).unwrap();
+    mknodat(&upper, "d", FileType::CharacterDevice, Mode::empty(), 0).unwrap();
+    fs::create_dir(top.path().join("upper/other")).unwrap();
+    redirect("other", "d");
+    let expected = [
+        "D /d",
+        "C /other",
+        "C /other/f",
+        "D /other/gone",
+        "C /other/sub",
+        "A /other/sub/f",
+        "D /other/sub/g",
+    ];
+    assert_eq!(told(&upper, &lower), expected);
 }
 
 #[test]
@@ -415,11 +466,6 @@ fn changes_are_told_from_the_upper() {
         mknodat(CWD, &path, FileType::CharacterDevice, Mode::empty(), 0).unwrap();
     }
     let (lower, upper) = (open(&top.path().join("lower")), open(&top.path().join("upper")));
-    let told: Vec<String> = changes(upper.as_fd(), &[lower.as_fd()])
-        .unwrap()
-        .iter()
-        .map(|c| format!("{} {}", c.kind.letter(), String::from_utf8_lossy(&c.path)))
-        .collect();
     let expected = [
         "C /etc",
         "C /etc/a",
@@ -432,5 +478,5 @@ fn changes_are_told_from_the_upper() {
         "C /opaque/kept",
         "D /opaque/sub",
     ];
-    assert_eq!(told, expected);
+    assert_eq!(told(&upper, &lower), expected);
 }

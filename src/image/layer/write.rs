@@ -1,8 +1,8 @@
 //! Directory → tar.
 //!
 //! The same tree gives the same tar, byte for byte, on every filesystem: names are sorted, whiteouts come before their
-//! siblings (OCI image-spec, layer.md), PAX records stand only where the header can't hold a value, and whether a file
-//! is stored as a sparse one depends on its content, not on the holes that it happens to have.
+//! siblings (OCI image-spec, layer.md), PAX records stand only where the header can't hold a value, and holes are
+//! written as zeros.
 //!
 //! Only the layer is walked. What its upper form can say and a tar can't (a directory that was renamed while its content
 //! stayed below, a file whose data did) is looked up in the union of the layer and what is below it, and written in
@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use super::LayerError;
 use super::attributes::{Attributes, Ownership, noted_link_owner};
 use super::emit::Writer;
-use super::place::{join, open_dir};
+use super::place::{join, open_dir, split};
 use crate::error::FsError;
 use crate::sys::dir::for_each_entry;
 use crate::sys::object::{At, Kind, Stat};
@@ -160,7 +160,7 @@ impl Walk<'_> {
         };
         if stat.kind() == Kind::Directory {
             out.directory(&path, &attributes)?;
-            if marks.redirect.is_some() {
+            if marks.redirect.is_some_and(|from| !leads_to(&from, &path)) {
                 return self.merged_frame(path, out).map(Some);
             }
             return self.raw_frame(path, out).map(Some);
@@ -264,6 +264,12 @@ impl Walk<'_> {
         union.forget(node.ino, 1);
         Ok(None)
     }
+}
+
+/// Does a redirect on the directory `path`, none of whose parents has one that leads elsewhere, lead to where the directory
+/// is anyway? So it does when it was renamed there and back.
+pub(super) fn leads_to(redirect: &[u8], path: &[u8]) -> bool {
+    redirect.strip_prefix(b"/").map_or_else(|| redirect == split(path).1, |from| from == path)
 }
 
 /// Has the file fewer blocks than its size needs? Only then can its data be elsewhere.

@@ -19,9 +19,10 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::{Image, LayerRecord, Store};
+use crate::error::FsError;
 use crate::image::error::{Result, StoreError};
-use crate::image::layer::place::{IMPLIED, Place, join, open_dir, split};
-use crate::image::layer::write::{find, of_union, open_union};
+use crate::image::layer::place::{IMPLIED, Place, join, open_dir};
+use crate::image::layer::write::{of_union, open_union};
 use crate::image::layer::{Applied, Attributes, LayerError, Ownership};
 use crate::sys::dir::for_each_entry;
 use crate::sys::object::{At, Kind};
@@ -104,32 +105,29 @@ impl Frame {
         }
         let union = open_union(layers.iter().copied())?;
         let mut frame = Frame::default();
-        for path in &made_up {
-            let Some(node) = find(&union, path)? else { continue };
-            let wanted = described(&union, &node, path, ownership)?;
-            forget(&union, &node, path);
+        let mut way = Way { union: &union, path: Vec::new(), nodes: Vec::new() };
+        for path in made_up.iter().map(InOrder::path) {
+            if !way.go(&path)? {
+                continue;
+            }
+            let wanted = described(&union, way.node(), &path, ownership)?;
             if let Some((attributes, true)) = wanted {
                 frame.0.insert(path.clone(), attributes);
-                frame.add_parents(&union, path, ownership)?;
+                frame.add_parents(&way, ownership)?;
             }
         }
         Ok(frame)
     }
 
     /// On top of everything, the directories on the way need their attributes too.
-    fn add_parents(&mut self, union: &Union, path: &[u8], ownership: Ownership) -> Layer<()> {
-        let mut path = path;
-        while !path.is_empty() {
-            path = split(path).0;
-            if self.0.contains_key(path) {
-                continue;
+    fn add_parents(&mut self, way: &Way<'_>, ownership: Ownership) -> Layer<()> {
+        for (parent, node) in way.parents() {
+            // Whoever was added has brought its parents along.
+            if self.0.contains_key(parent) {
+                break;
             }
-            if let Some(node) = find(union, path)? {
-                let wanted = described(union, &node, path, ownership)?;
-                forget(union, &node, path);
-                if let Some((attributes, _)) = wanted {
-                    self.0.insert(path.to_vec(), attributes);
-                }
+            if let Some((attributes, _)) = described(way.union, node, parent, ownership)? {
+                self.0.insert(parent.to_vec(), attributes);
             }
         }
         Ok(())
@@ -174,15 +172,69 @@ fn described(
     Ok(told.map(|told| (told.clone(), differ(&told, &shown))))
 }
 
-/// Gives back what [`find`] counted; the root is never counted.
-fn forget(union: &Union, node: &Node, path: &[u8]) {
-    if !path.is_empty() {
-        union.forget(node.ino, 1);
+/// A path that comes before what is below it, and that before all others: in such an order each directory is looked up once.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct InOrder(Vec<u8>);
+
+impl InOrder {
+    /// No name holds a zero byte, which comes before every other.
+    fn of(path: &[u8]) -> InOrder {
+        InOrder(path.iter().map(|&byte| if byte == b'/' { 0 } else { byte }).collect())
+    }
+
+    fn path(&self) -> Vec<u8> {
+        self.0.iter().map(|&byte| if byte == 0 { b'/' } else { byte }).collect()
+    }
+}
+
+/// The way to a directory of a union, kept for the next one.
+struct Way<'a> {
+    union: &'a Union,
+    path: Vec<u8>,
+    /// The nodes on it, below the root, and how long each one's path is. Each counts one lookup.
+    nodes: Vec<(usize, Arc<Node>)>,
+}
+
+impl Way<'_> {
+    /// Where it ends.
+    fn node(&self) -> &Arc<Node> {
+        self.nodes.last().map_or(self.union.root(), |(_, node)| node)
+    }
+
+    /// The directories on it, above its end, the nearest first.
+    fn parents(&self) -> impl Iterator<Item = (&[u8], &Arc<Node>)> {
+        let below = self.nodes.iter().rev().skip(1).map(|(length, node)| (&self.path[..*length], node));
+        let root = (!self.nodes.is_empty()).then(|| (&self.path[..0], self.union.root()));
+        below.chain(root)
+    }
+
+    /// Goes to a path; `false` when there is nothing.
+    fn go(&mut self, path: &[u8]) -> Layer<bool> {
+        let shared = |length: usize| {
+            path.get(length).is_none_or(|&byte| byte == b'/') && path.get(..length) == self.path.get(..length)
+        };
+        let kept = self.nodes.iter().take_while(|(length, _)| shared(*length)).count();
+        for (_, node) in self.nodes.drain(kept..) {
+            self.union.forget(node.ino, 1);
+        }
+        let mut at = self.nodes.last().map_or(0, |(length, _)| *length);
+        while at < path.len() {
+            let from = if at == 0 { 0 } else { at + 1 };
+            at = path[from..].iter().position(|&byte| byte == b'/').map_or(path.len(), |end| from + end);
+            let found = match self.union.lookup(self.node(), &path[from..at]) {
+                Err(FsError::NotADirectory) => None,
+                found => found.map_err(of_union(path))?,
+            };
+            let Some((node, _)) = found else { return Ok(false) };
+            self.nodes.push((at, node));
+            self.path = path[..at].to_vec();
+        }
+        Ok(true)
     }
 }
 
 /// Collects the made-up directories of a layer.
-fn collect(layer: BorrowedFd<'_>, into: &mut BTreeSet<Vec<u8>>) -> Layer<()> {
+fn collect(layer: BorrowedFd<'_>, into: &mut BTreeSet<InOrder>) -> Layer<()> {
     let mut todo = vec![Vec::new()];
     while let Some(path) = todo.pop() {
         let dir = open_dir(layer, &path).map_err(LayerError::os(&path, "open it"))?;
@@ -198,7 +250,7 @@ fn collect(layer: BorrowedFd<'_>, into: &mut BTreeSet<Vec<u8>>) -> Layer<()> {
         })
         .map_err(LayerError::os(&path, "list it"))?;
         if is_implied(At::Fd(dir.as_fd())).map_err(LayerError::os(&path, "read its marks"))? {
-            into.insert(path);
+            into.insert(InOrder::of(&path));
         }
     }
     Ok(())

@@ -169,10 +169,20 @@ impl Catalog {
                 return take(&mut self.images, at);
             }
         }
-        // NAME@sha256:…, and the digest of a manifest alone.
-        let digest = text.rsplit_once('@').map_or(text, |(_, digest)| digest).parse::<Digest>();
-        if let Ok(digest) = digest
-            && let Some(at) = self.images.iter().position(|image| image.manifest_digest == digest)
+        // NAME@sha256:…, whose tag says nothing, and the digest of a manifest alone.
+        let (name, digest) = match text.rsplit_once('@') {
+            Some((name, digest)) => (Some(name.parse::<ImageName>()?), digest),
+            None => (None, text),
+        };
+        let called = |image: &Image| {
+            let same = |name: &ImageName, own: &ImageName| name.repository() == own.repository();
+            name.as_ref().is_none_or(|name| image.names.iter().any(|own| same(name, own)))
+        };
+        if let Ok(digest) = digest.parse::<Digest>()
+            && let Some(at) = self
+                .images
+                .iter()
+                .position(|image| [image.manifest_digest, image.entry].contains(&digest) && called(image))
         {
             return take(&mut self.images, at);
         }

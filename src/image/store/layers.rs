@@ -17,7 +17,7 @@ use super::lock::{Access, Lock};
 use super::staging::check;
 use super::{AddedLayer, Blob, BlobWriter, Image, Staging, Store, make_dir};
 use crate::image::ahead;
-use crate::image::compression::{Compression, decode};
+use crate::image::compression::{Compression, decode, peek};
 use crate::image::digest::{Digest, Hashing};
 use crate::image::error::{Result, StoreError};
 use crate::image::layer::{
@@ -199,6 +199,23 @@ impl Staging<'_> {
     /// # Errors
     /// [`StoreError::Refused`] for what is wrong with the layer.
     pub(crate) fn take(&self, source: impl Read + Send, take: Take<'_>) -> Result<AddedLayer> {
+        if take.blob.is_some() {
+            return self.take_stream(source, take, true);
+        }
+        // Nothing promises the bytes of the blob, so one that no image may hold as it is is stored decompressed.
+        let refused = |error: io::Error| StoreError::Refused(format!("cannot be read: {error}"));
+        let source = BufReader::with_capacity(256 << 10, source);
+        let (compression, source) = peek(source).map_err(refused)?;
+        if !compression.is_foreign() {
+            return self.take_stream(source, take, true);
+        }
+        let (_, inner) = decode(source).map_err(refused)?;
+        let left = stream_limit(take.limits);
+        self.take_stream(Bounded { inner, left }, take, false)
+    }
+
+    /// As [`Staging::take`]; without `compressed`, the source is the tar whatever it looks like.
+    fn take_stream(&self, source: impl Read + Send, take: Take<'_>, compressed: bool) -> Result<AddedLayer> {
         let writer = take.store.then(|| self.blob()).transpose()?;
         let (feeder, ahead) = ahead::pair();
         // Set before the first block goes over: the blob's digest is the tar's too, and need not be computed twice.
@@ -214,7 +231,11 @@ impl Staging<'_> {
                     Hashing::new(Tee { source, writer, most, over: false, progress, stop, failure });
                 let mut compression = Compression::None;
                 {
-                    let decoded = decode(BufReader::with_capacity(256 << 10, &mut tee));
+                    let input = BufReader::with_capacity(256 << 10, &mut tee);
+                    let decoded = match compressed {
+                        true => decode(input),
+                        false => Ok((Compression::None, Box::new(input) as _)),
+                    };
                     let decoded: Box<dyn Read + Send + '_> = match decoded {
                         Ok((found, reader)) => {
                             compression = found;

@@ -27,6 +27,7 @@ use crate::image::digest::{Digest, Hashing};
 use crate::image::document::Config;
 use crate::image::error::{Result, StoreError};
 use crate::image::name::ImageName;
+use crate::sys::copy::write_sparsely;
 use crate::sys::namespace::start_write_back;
 use crate::union::sweep;
 
@@ -139,7 +140,7 @@ impl<'a> Staging<'a> {
     pub fn blob(&self) -> Result<BlobWriter> {
         let path = self.fresh("blob");
         let file = File::create_new(&path).map_err(StoreError::io("create it", &path))?;
-        Ok(BlobWriter { file: Hashing::new(file), path })
+        Ok(BlobWriter { file: Hashing::new(Sparse { file, end: 0 }), path })
     }
 
     /// Ends a blob: checks it against what was `expected`, and keeps it.
@@ -432,10 +433,29 @@ pub(crate) fn check(expected: Blob, found: Blob) -> Result<()> {
     Ok(())
 }
 
+/// A file whose long runs of zeros take no space: layers hold the holes of sparse files as zeros.
+#[derive(Debug)]
+struct Sparse {
+    file: File,
+    end: u64,
+}
+
+impl Write for Sparse {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        write_sparsely(self.file.as_fd(), self.end, bytes)?;
+        self.end += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
 /// A blob on its way to disk, hashed and counted.
 #[derive(Debug)]
 pub struct BlobWriter {
-    file: Hashing<File>,
+    file: Hashing<Sparse>,
     path: PathBuf,
 }
 
@@ -452,7 +472,9 @@ impl BlobWriter {
 
     /// Ends it: where the file lies, and what it turned out to be.
     pub(crate) fn finish(self) -> Result<(PathBuf, Blob)> {
-        let (file, digest, size) = self.file.finish();
+        let (Sparse { file, .. }, digest, size) = self.file.finish();
+        // It may end in a hole.
+        file.set_len(size).map_err(StoreError::io("set the length of", &self.path))?;
         // Blobs never change: whoever reads the store with another program is told so.
         rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(0o444))
             .map_err(StoreError::io("chmod", &self.path))?;

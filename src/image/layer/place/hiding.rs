@@ -1,14 +1,15 @@
 //! Deletions: what a layer hides of those below, by whiteouts and opaque directories.
 //!
 //! The parts of one layer don't hide each other, whichever comes first; and where a directory is opaque there are no
-//! whiteouts, which would have nothing to hide and would be shown.
+//! whiteouts, which would have nothing to hide and would be shown. What is deleted below something that the layer itself
+//! made a link or a file is nothing that shows.
 
 use std::os::fd::AsFd;
 
 use rustix::fs::{self, AtFlags, FileType, Mode, XattrFlags};
 use rustix::io::Errno;
 
-use super::{Place, join, open_dir, split};
+use super::{Place, join, split};
 use crate::image::layer::LayerError;
 use crate::sys::dir::for_each_entry;
 use crate::sys::object::{At, Kind, SetTime, Time, Writable};
@@ -16,13 +17,17 @@ use crate::union::marker::{self, Namespace};
 
 impl Place<'_> {
     /// Deletes what the layers below have under this path. What this layer has there stays.
+    ///
+    /// # Errors
+    /// Those of the system calls.
     pub fn whiteout(&mut self, path: &[u8]) -> Result<(), LayerError> {
         let (parent, name) = split(path);
+        if self.is_cut_off(parent)? {
+            self.skip(path);
+            return Ok(());
+        }
         self.enter(parent, path)?;
         let namespace = self.namespace;
-        if self.any_opaque && self.is_hidden(parent)? {
-            return Ok(()); // nothing of below shows here anyway
-        }
         let (dir, _) = self.dir()?;
         match fs::mknodat(dir, name, FileType::CharacterDevice, Mode::empty(), 0) {
             Ok(()) => {
@@ -30,7 +35,9 @@ impl Place<'_> {
                 let epoch = Some(SetTime::At(Time::default()));
                 Writable::of_upper(At::Name(dir, name))
                     .utimens(epoch, epoch)
-                    .map_err(LayerError::os(path, "set its times"))
+                    .map_err(LayerError::os(path, "set its times"))?;
+                self.any_whiteout = true;
+                Ok(())
             }
             Err(Errno::EXIST) => {
                 let stat = At::Name(dir, name).stat().map_err(LayerError::os(path, "look at it"))?;
@@ -40,71 +47,92 @@ impl Place<'_> {
                 set_opaque(Writable::of_upper(At::Name(dir, name)), namespace)
                     .map_err(LayerError::os(path, "mark it opaque"))?;
                 self.any_opaque = true;
-                self.drop_whiteouts(path)
+                Ok(())
             }
             Err(errno) => Err(LayerError::os(path, "make a whiteout for it")(errno)),
         }
     }
 
     /// Hides what the layers below have in a directory. What this layer has there stays.
+    ///
+    /// # Errors
+    /// Those of the system calls.
     pub fn opaque(&mut self, path: &[u8], entry: &[u8]) -> Result<(), LayerError> {
+        if self.is_cut_off(path)? {
+            self.skip(entry);
+            return Ok(());
+        }
         self.enter(path, entry)?;
         let namespace = self.namespace;
         let (dir, _) = self.dir()?;
         set_opaque(Writable::of_upper(At::Fd(dir)), namespace)
             .map_err(LayerError::os(path, "mark it opaque"))?;
         self.any_opaque = true;
-        self.drop_whiteouts(path)
+        Ok(())
     }
 
-    /// Does an opaque directory hide what is below `path`? Asks every directory on the way.
-    fn is_hidden(&self, path: &[u8]) -> Result<bool, LayerError> {
-        let mut end = path.len();
-        loop {
-            let dir = open_dir(self.root, &path[..end]).map_err(LayerError::os(path, "open it"))?;
-            let marks =
-                marker::read_marks(At::Fd(dir.as_fd())).map_err(LayerError::os(path, "read its marks"))?;
-            if marks.opaque || end == 0 {
-                return Ok(marks.opaque);
-            }
-            end = split(&path[..end]).0.len();
-        }
-    }
-
-    /// Removes the whiteouts in a directory that has become opaque, and in all below it: nothing is left for them to
-    /// hide, and the kernel would show them.
-    fn drop_whiteouts(&mut self, path: &[u8]) -> Result<(), LayerError> {
-        let mut todo = vec![path.to_vec()];
-        while let Some(path) = todo.pop() {
-            self.enter_existing(&path, &path)?;
-            let mut whiteouts = Vec::new();
-            let current = match &self.current {
-                Some(current) => current.fd.as_fd(),
-                None => return Ok(()),
+    /// Removes the whiteouts in opaque directories, and in all below those: nothing is left for them to hide, and the
+    /// kernel would show them. Every directory is gone through once, when the layer is complete.
+    pub(super) fn drop_pointless_whiteouts(&mut self) -> Result<(), LayerError> {
+        let mut stack = vec![self.sweep(Vec::new(), false)?];
+        while let Some(swept) = stack.last_mut() {
+            let Some(name) = swept.directories.pop() else {
+                stack.pop();
+                continue;
             };
-            for_each_entry::<Errno>(current, |entry| {
-                match entry.kind {
-                    Some(Kind::Directory) => todo.push(join(&path, entry.name)),
-                    Some(Kind::CharDevice) | None => whiteouts.push(entry.name.to_vec()),
-                    Some(_) => {}
-                }
-                Ok(())
-            })
-            .map_err(LayerError::os(&path, "list it"))?;
-            for name in whiteouts {
-                let (dir, _) = self.dir()?;
-                let at = At::Name(dir, &name);
-                let stat = at.stat().map_err(LayerError::os(&path, "look into it"))?;
-                if stat.is_whiteout_device() {
-                    fs::unlinkat(dir, &name[..], AtFlags::empty())
-                        .map_err(LayerError::os(&path, "remove a whiteout in it"))?;
-                } else if stat.kind() == Kind::Directory {
-                    todo.push(join(&path, &name));
-                }
-            }
+            let (path, hidden) = (join(&swept.path, &name), swept.hidden);
+            stack.push(self.sweep(path, hidden)?);
         }
         Ok(())
     }
+
+    /// Removes the whiteouts of one directory if it, or one above, is opaque.
+    fn sweep(&mut self, path: Vec<u8>, hidden: bool) -> Result<Swept, LayerError> {
+        self.enter_below(&path)?;
+        let at = match &self.current {
+            Some(current) => current.fd.as_fd(),
+            None => return Err(LayerError::entry(&path, "not open")),
+        };
+        let marks = marker::read_marks(At::Fd(at)).map_err(LayerError::os(&path, "read its marks"))?;
+        let hidden = hidden || marks.opaque;
+        let (mut directories, mut whiteouts, mut listed) = (Vec::new(), Vec::new(), 0);
+        for_each_entry::<Errno>(at, |entry| {
+            listed += 1;
+            match entry.kind {
+                Some(Kind::Directory) => directories.push(entry.name.to_vec()),
+                Some(Kind::CharDevice) if hidden => whiteouts.push(entry.name.to_vec()),
+                Some(_) => {}
+                None => {
+                    let stat = At::Name(at, entry.name).stat()?;
+                    match stat.kind() {
+                        Kind::Directory => directories.push(entry.name.to_vec()),
+                        Kind::CharDevice if hidden => whiteouts.push(entry.name.to_vec()),
+                        _ => {}
+                    }
+                }
+            }
+            Ok(())
+        })
+        .map_err(LayerError::os(&path, "list it"))?;
+        self.work += listed;
+        for name in whiteouts {
+            let (dir, _) = self.dir()?;
+            let stat = At::Name(dir, &name).stat().map_err(LayerError::os(&path, "look into it"))?;
+            if stat.is_whiteout_device() {
+                fs::unlinkat(dir, &name[..], AtFlags::empty())
+                    .map_err(LayerError::os(&path, "remove a whiteout in it"))?;
+            }
+        }
+        Ok(Swept { path, directories, hidden })
+    }
+}
+
+/// A directory without its pointless whiteouts.
+struct Swept {
+    path: Vec<u8>,
+    /// The directories in it that are still to be gone through.
+    directories: Vec<Vec<u8>>,
+    hidden: bool,
 }
 
 pub(super) fn set_opaque(object: Writable<'_>, namespace: Namespace) -> rustix::io::Result<()> {
