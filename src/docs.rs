@@ -146,8 +146,8 @@
 //! # 7. The mount
 //!
 //! The kernel asks by FUSE: "what is `os` in directory 1?", "read 4096 bytes of 17". The
-//! [`adaptor`](crate::fuse::adaptor) has a method for each question, which asks the union and replies; it decides nothing
-//! about layers. A question costs two context switches, an answer that the kernel remembers costs nothing. As the lowers
+//! [`session`](crate::fuse::session) reads a question, [`wire`](crate::fuse::wire) understands it, and the
+//! [`adaptor`](crate::fuse::adaptor) asks the union and replies; it decides nothing about layers. A question costs two context switches, an answer that the kernel remembers costs nothing. As the lowers
 //! never change and the upper is changed by this mount alone, the kernel may keep answers for ever
 //! ([`policy`](crate::fuse::policy)).
 //! Data need not pass through the daemon either: with `-o passthrough` an open of a file whose data can't move any more

@@ -5,18 +5,19 @@
 #[path = "common/cli.rs"]
 mod cli;
 
-use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use cli::{Place, is_root, until, wait};
-use fuser::{
-    Errno, FileAttr, FileHandle, FileType, Filesystem, INodeNo, KernelConfig, ReplyAttr, ReplyEntry, Request,
-};
+use fuse_abi::linux::fuse_attr;
+use fuser::Errno;
 use unionmount::fuse::mount::{MountFlags, open_device};
-use unionmount::fuse::session::{Hooks, SessionOptions, default_source, serve};
+use unionmount::fuse::session::init::Wanted;
+use unionmount::fuse::session::{Filesystem, Hooks, SessionOptions, default_source, serve};
+use unionmount::fuse::wire::request::Init;
+use unionmount::fuse::wire::{Operation, Reply, Request};
 
 /// A root directory without entries.
 struct Null {
@@ -24,34 +25,27 @@ struct Null {
 }
 
 impl Filesystem for Null {
-    fn init(&mut self, _req: &Request, _config: &mut KernelConfig) -> io::Result<()> {
-        if self.refuse_to_begin { Err(io::Error::other("not today")) } else { Ok(()) }
+    fn negotiate(&mut self, offer: &Init) -> io::Result<Wanted> {
+        assert_eq!(offer.major, 7);
+        if self.refuse_to_begin { Err(io::Error::other("not today")) } else { Ok(Wanted::default()) }
     }
 
-    fn lookup(&self, _req: &Request, _parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        assert_ne!(name, "panic", "as asked");
-        reply.error(Errno::ENOENT);
-    }
-
-    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        let attr = FileAttr {
-            ino,
-            size: 0,
-            blocks: 0,
-            atime: UNIX_EPOCH,
-            mtime: UNIX_EPOCH,
-            ctime: UNIX_EPOCH,
-            crtime: UNIX_EPOCH,
-            kind: FileType::Directory,
-            perm: 0o755,
-            nlink: 2,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            blksize: 4096,
-            flags: 0,
-        };
-        reply.attr(&Duration::ZERO, &attr);
+    fn serve(&self, request: &Request<'_>, reply: Reply) {
+        match request.operation {
+            Operation::Lookup { name } => {
+                assert_ne!(name, b"panic", "as asked");
+                reply.error(Errno::ENOENT);
+            }
+            Operation::Getattr => {
+                let ino = request.header.node.0;
+                let attr = fuse_attr { ino, mode: 0o040_755, nlink: 2, blksize: 4096, ..Default::default() };
+                reply.attr(Duration::ZERO, &attr);
+            }
+            Operation::Forget { .. } | Operation::BatchForget(_) => reply.none(),
+            // The program gets an error, and doesn't wait for ever.
+            Operation::Mkdir { .. } => drop(reply),
+            _ => reply.error(Errno::ENOSYS),
+        }
     }
 }
 
@@ -100,6 +94,7 @@ fn an_unmounted_session_ends_in_order() {
     let mut child = start(&place, &[]);
     until("it is mounted", || place.mounted("mnt").is_some());
     assert_eq!(fs::metadata(place.at("mnt/x")).unwrap_err().kind(), io::ErrorKind::NotFound);
+    assert_eq!(fs::create_dir(place.at("mnt/x")).unwrap_err().raw_os_error(), Some(libc::EIO));
     place.umount("mnt");
     assert_eq!(wait(&mut child), Some(SERVED));
 }

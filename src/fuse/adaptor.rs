@@ -1,29 +1,27 @@
-//! One method a request: translate, call the union, reply.
+//! Each request: translate, call the union, reply.
 
-use std::ffi::OsStr;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation, INodeNo, IoctlFlags,
-    KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request as Header, TimeOrNow, WriteFlags,
-};
+use fuse_abi::linux::fuse_kstatfs;
+use fuser::{Errno, INodeNo, RenameFlags};
 use rustix::fs::XattrFlags;
 
 use super::change::change;
-use super::convert::{caller, decode_dev, errno, file_attr, set_time};
-use super::counters::{Report, Request, RequestCounters};
-use super::greeting::greet;
+use super::convert::{caller, decode_dev, errno};
+use super::counters::{Report, Request as Counted, RequestCounters};
+use super::listing::Page;
+use super::negotiation::wanted;
 use super::open::Opener;
 use super::pairing::Pairing;
-use super::policy::Policy;
-use super::reply::{attr_ttl, missing, reply_empty, reply_entry, reply_xattr};
+use super::policy::{IoMode, Policy};
+use super::reply::{reply_attr, reply_empty, reply_entry, reply_value};
+use super::session::init::Wanted;
+use super::session::{Filesystem, Notifier};
 use super::trim::Trimmer;
+use super::wire::request::{Creator, Init, Setattr};
+use super::wire::{Entry, Operation, Reply, Request};
 use crate::error::Result;
 use crate::sys::object::Kind;
 use crate::union::Union;
@@ -71,16 +69,6 @@ impl UnionFs {
         UnionFs { pairing, ..self }
     }
 
-    /// Every request comes by here. `bytes`: of data that it brings or wants.
-    fn asked(&self, header: &Header, request: Request, bytes: usize) {
-        self.requests.count(request);
-        if let Some(pairing) = &self.pairing {
-            // The kernel asks these on its own account, in nobody's name.
-            let own = matches!(request, Request::Forget | Request::Release | Request::Write);
-            pairing.asked(Some(header.pid()).filter(|pid| *pid != 0 || !own), bytes);
-        }
-    }
-
     /// Where what tells the kernel to forget is to be put, once there is a session.
     pub fn notifier(&self) -> Arc<OnceLock<Notifier>> {
         self.opener.notifier.clone()
@@ -100,16 +88,13 @@ impl UnionFs {
         self.policy.timeout
     }
 
-    fn reply_attr(ttl: Duration, reply: ReplyAttr, attr: Result<Attr>) {
-        match attr {
-            Ok(attr) => reply.attr(&attr_ttl(ttl, &attr), &file_attr(&attr)),
-            Err(e) => reply.error(errno(&e)),
+    fn lookup(&self, parent: INodeNo, name: &[u8], reply: Reply) {
+        let found = self.node(parent).and_then(|parent| self.union.lookup(&parent, name));
+        match found {
+            Ok(None) => reply.entry(&Entry::missing(self.ttl())),
+            Ok(Some((_, attr))) => reply_entry(self.ttl(), reply, Ok(attr)),
+            Err(e) => reply_entry(self.ttl(), reply, Err(e)),
         }
-    }
-
-    fn lookup_entry(&self, parent: INodeNo, name: &OsStr) -> Result<Option<Attr>> {
-        let parent = self.node(parent)?;
-        Ok(self.union.lookup(&parent, name.as_bytes())?.map(|(_, attr)| attr))
     }
 
     /// Makes a change of a node, and answers. It may copy the node up first.
@@ -129,7 +114,7 @@ impl UnionFs {
     }
 
     /// Makes an entry and answers.
-    fn make(&self, parent: INodeNo, name: &OsStr, create: Create<'static>, reply: ReplyEntry) {
+    fn make(&self, parent: INodeNo, name: &[u8], create: Create<'static>, reply: Reply) {
         let ttl = self.ttl();
         change(
             &self.union,
@@ -139,411 +124,312 @@ impl UnionFs {
             move |made| reply_entry(ttl, reply, made),
         );
     }
-}
 
-/// Makes an entry. Its node counts one lookup.
-fn create_in(union: &Union, parent: INodeNo, name: &OsStr, create: Create<'_>) -> Result<Attr> {
-    let parent = union.node(parent.0)?;
-    Ok(union.create(&parent, name.as_bytes(), create)?.1)
-}
-
-impl Filesystem for UnionFs {
-    fn init(&mut self, _req: &Header, config: &mut KernelConfig) -> io::Result<()> {
-        greet(&mut self.policy, config);
-        Ok(())
-    }
-
-    /// The union ends when this is dropped, which the session does next.
-    fn destroy(&mut self) {
-        log::info!("{}", self.report());
-    }
-
-    fn lookup(&self, req: &Header, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.asked(req, Request::Lookup, 0);
-        match self.lookup_entry(parent, name) {
-            Ok(None) => reply.entry(&self.ttl(), &missing(), Generation(0)),
-            Ok(Some(attr)) => reply_entry(self.ttl(), reply, Ok(attr)),
-            Err(e) => reply_entry(self.ttl(), reply, Err(e)),
-        }
-    }
-
-    fn forget(&self, req: &Header, ino: INodeNo, nlookup: u64) {
-        self.asked(req, Request::Forget, 0);
-        self.union.forget(ino.0, nlookup);
-        self.trimmer.forgotten(&self.union);
-    }
-
-    fn getattr(&self, req: &Header, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.asked(req, Request::Getattr, 0);
-        Self::reply_attr(self.ttl(), reply, self.node(ino).and_then(|n| self.union.getattr(&n)));
-    }
-
-    fn setattr(
-        &self,
-        req: &Header,
-        ino: INodeNo,
-        mode: Option<u32>,
-        uid: Option<u32>,
-        gid: Option<u32>,
-        size: Option<u64>,
-        atime: Option<TimeOrNow>,
-        mtime: Option<TimeOrNow>,
-        _ctime: Option<SystemTime>,
-        _fh: Option<FileHandle>,
-        _crtime: Option<SystemTime>,
-        _chgtime: Option<SystemTime>,
-        _bkuptime: Option<SystemTime>,
-        _flags: Option<BsdFileFlags>,
-        reply: ReplyAttr,
-    ) {
-        self.asked(req, Request::Setattr, 0);
-        let set = SetAttr { mode, uid, gid, size, atime: atime.map(set_time), mtime: mtime.map(set_time) };
-        let (ttl, caller) = (self.ttl(), caller(req));
+    fn setattr(&self, node: INodeNo, set: &Setattr, reply: Reply) {
+        let Setattr { mode, uid, gid, size, atime, mtime, kill_privileges: kill } = *set;
+        let set = SetAttr { mode, uid, gid, size, atime, mtime };
+        let ttl = self.ttl();
         self.change_node(
-            ino,
+            node,
             &(),
-            move |union, node, ()| union.setattr(node, set, caller),
-            move |done| Self::reply_attr(ttl, reply, done),
+            move |union, node, ()| union.setattr(node, set, kill),
+            move |done| reply_attr(ttl, reply, done),
         );
     }
 
-    fn readlink(&self, req: &Header, ino: INodeNo, reply: ReplyData) {
-        self.asked(req, Request::Readlink, 0);
-        match self.node(ino).and_then(|n| self.union.readlink(&n)) {
-            Ok(target) => reply.data(&target),
-            Err(e) => reply.error(errno(&e)),
-        }
+    fn symlink(&self, (parent, name): (INodeNo, &[u8]), target: &[u8], creator: Creator, reply: Reply) {
+        let (ttl, caller, target) = (self.ttl(), caller(creator), target.to_owned());
+        let link = move |union: &Union, name: &[u8]| {
+            create_in(
+                union,
+                parent,
+                name,
+                Create { new: New::Symlink(&target), mode: 0o777, umask: 0, caller },
+            )
+        };
+        change(&self.union, name, false, link, move |made| reply_entry(ttl, reply, made));
     }
 
-    fn mknod(
+    /// Removes a name, or an empty directory.
+    fn remove(
         &self,
-        req: &Header,
         parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        rdev: u32,
-        reply: ReplyEntry,
+        name: &[u8],
+        remove: fn(&Union, &Arc<Node>, &[u8]) -> Result<()>,
+        reply: Reply,
     ) {
-        self.asked(req, Request::Mknod, 0);
-        let new = match Kind::of_mode(mode) {
-            Kind::File => New::File,
-            kind => New::Special(kind, decode_dev(rdev)),
-        };
-        self.make(parent, name, Create { new, mode: mode & 0o7777, umask, caller: caller(req) }, reply);
-    }
-
-    fn mkdir(&self, req: &Header, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        self.asked(req, Request::Mkdir, 0);
-        let create = Create { new: New::Directory, mode: mode & 0o7777, umask, caller: caller(req) };
-        self.make(parent, name, create, reply);
-    }
-
-    fn unlink(&self, req: &Header, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.asked(req, Request::Unlink, 0);
-        let unlink = move |union: &Union, name: &OsStr| union.unlink(&union.node(parent.0)?, name.as_bytes());
-        change(&self.union, name, false, unlink, move |done| reply_empty(reply, done));
-    }
-
-    fn rmdir(&self, req: &Header, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.asked(req, Request::Rmdir, 0);
-        let rmdir = move |union: &Union, name: &OsStr| union.rmdir(&union.node(parent.0)?, name.as_bytes());
-        change(&self.union, name, false, rmdir, move |done| reply_empty(reply, done));
-    }
-
-    fn symlink(&self, req: &Header, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
-        self.asked(req, Request::Symlink, 0);
-        let (ttl, caller, target) = (self.ttl(), caller(req), target.to_owned());
-        let link = move |union: &Union, name: &OsStr| {
-            let new = New::Symlink(target.as_os_str().as_bytes());
-            create_in(union, parent, name, Create { new, mode: 0o777, umask: 0, caller })
-        };
-        change(&self.union, link_name, false, link, move |made| reply_entry(ttl, reply, made));
+        let remove = move |union: &Union, name: &[u8]| remove(union, &union.node(parent.0)?, name);
+        change(&self.union, name, false, remove, move |done| reply_empty(reply, done));
     }
 
     fn rename(
         &self,
-        req: &Header,
-        parent: INodeNo,
-        name: &OsStr,
-        newparent: INodeNo,
-        newname: &OsStr,
+        (parent, name): (INodeNo, &[u8]),
+        (new_parent, new_name): (INodeNo, &[u8]),
         flags: RenameFlags,
-        reply: ReplyEmpty,
+        reply: Reply,
     ) {
-        self.asked(req, Request::Rename, 0);
         let mode = match flags {
             f if f.is_empty() => RenameMode::Replace,
             f if f == RenameFlags::RENAME_NOREPLACE => RenameMode::NoReplace,
             f if f == RenameFlags::RENAME_EXCHANGE => RenameMode::Exchange,
             _ => return reply.error(Errno::EINVAL),
         };
-        let new = newname.to_owned();
-        let rename = move |union: &Union, name: &OsStr| {
-            let (from, to) = (union.node(parent.0)?, union.node(newparent.0)?);
-            union.rename((&from, name.as_bytes()), (&to, new.as_bytes()), mode)
+        let new_name = new_name.to_owned();
+        let rename = move |union: &Union, name: &[u8]| {
+            let (from, to) = (union.node(parent.0)?, union.node(new_parent.0)?);
+            union.rename((&from, name), (&to, &new_name), mode)
         };
-        let long = self.node(parent).is_ok_and(|from| self.union.copies_much_under(&from, name.as_bytes()));
+        let long = self.node(parent).is_ok_and(|from| self.union.copies_much_under(&from, name));
         change(&self.union, name, long, rename, move |done| reply_empty(reply, done));
     }
 
-    fn link(&self, req: &Header, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        self.asked(req, Request::Link, 0);
+    fn link(&self, node: INodeNo, parent: INodeNo, name: &[u8], reply: Reply) {
         let ttl = self.ttl();
-        let link = move |union: &Union, node: &Arc<Node>, name: &OsStr| {
-            let parent = union.node(newparent.0)?;
-            union.link(node, &parent, name.as_bytes())
+        let link = move |union: &Union, node: &Arc<Node>, name: &[u8]| {
+            union.link(node, &union.node(parent.0)?, name)
         };
-        self.change_node(ino, newname, link, move |linked| reply_entry(ttl, reply, linked));
+        self.change_node(node, name, link, move |linked| reply_entry(ttl, reply, linked));
     }
 
-    fn open(&self, req: &Header, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.asked(req, Request::Open, 0);
-        if !self.opens() {
-            return reply.error(Errno::ENOSYS);
-        }
-        self.open_file(ino, flags, caller(req), reply);
-    }
-
-    fn create(
-        &self,
-        req: &Header,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        flags: i32,
-        reply: ReplyCreate,
-    ) {
-        self.asked(req, Request::Create, 0);
-        if !self.opens() {
-            return reply.error(Errno::ENOSYS);
-        }
-        let create = Create { new: New::File, mode: mode & 0o7777, umask, caller: caller(req) };
-        self.create_open(parent, name, create, flags, reply);
-    }
-
-    fn tmpfile(&self, req: &Header, parent: INodeNo, mode: u32, umask: u32, flags: i32, reply: ReplyCreate) {
-        self.asked(req, Request::Tmpfile, 0);
-        self.create_unnamed(parent, mode, umask, flags, caller(req), reply);
-    }
-
-    fn read(
-        &self,
-        req: &Header,
-        ino: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        size: u32,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
-        self.asked(req, Request::Read, size as usize);
-        self.read_data(ino, offset, size, reply);
-    }
-
-    fn write(
-        &self,
-        req: &Header,
-        ino: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        data: &[u8],
-        write_flags: WriteFlags,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
-        self.asked(req, Request::Write, data.len());
-        self.write_data(ino, offset, data, write_flags, reply);
-    }
-
-    fn flush(&self, req: &Header, _ino: INodeNo, _fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        self.asked(req, Request::Flush, 0);
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn release(
-        &self,
-        req: &Header,
-        ino: INodeNo,
-        _fh: FileHandle,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        _flush: bool,
-        reply: ReplyEmpty,
-    ) {
-        self.asked(req, Request::Release, 0);
-        if self.opens() {
-            self.release_file(ino);
-        }
-        reply.ok();
-    }
-
-    fn fsync(&self, req: &Header, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        self.asked(req, Request::Fsync, 0);
-        if self.policy.no_fsync {
-            return reply.error(Errno::ENOSYS);
-        }
-        reply_empty(reply, self.node(ino).and_then(|n| self.union.fsync(&n, datasync)));
-    }
-
-    fn opendir(&self, req: &Header, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.asked(req, Request::Opendir, 0);
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn readdir(&self, req: &Header, ino: INodeNo, _fh: FileHandle, offset: u64, reply: ReplyDirectory) {
-        self.asked(req, Request::Readdir, 0);
-        self.list(ino, offset, reply);
-    }
-
-    fn readdirplus(
-        &self,
-        req: &Header,
-        ino: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        reply: ReplyDirectoryPlus,
-    ) {
-        self.asked(req, Request::Readdirplus, 0);
-        self.list_with_attributes(ino, offset, reply);
-    }
-
-    fn fsyncdir(&self, req: &Header, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.asked(req, Request::Fsyncdir, 0);
-        if self.policy.no_fsync {
-            return reply.error(Errno::ENOSYS);
-        }
-        reply_empty(reply, self.node(ino).and_then(|n| self.union.fsyncdir(&n)));
-    }
-
-    fn statfs(&self, req: &Header, _ino: INodeNo, reply: ReplyStatfs) {
-        self.asked(req, Request::Statfs, 0);
+    fn statfs(&self, reply: Reply) {
         match self.union.statfs() {
-            Ok(s) => reply.statfs(
-                s.f_blocks,
-                s.f_bfree,
-                s.f_bavail,
-                s.f_files,
-                s.f_ffree,
-                s.f_bsize as u32,
-                s.f_namemax as u32,
-                s.f_frsize as u32,
-            ),
+            Ok(s) => reply.statfs(fuse_kstatfs {
+                blocks: s.f_blocks,
+                bfree: s.f_bfree,
+                bavail: s.f_bavail,
+                files: s.f_files,
+                ffree: s.f_ffree,
+                bsize: s.f_bsize as u32,
+                namelen: s.f_namemax as u32,
+                frsize: s.f_frsize as u32,
+                ..Default::default()
+            }),
             Err(e) => reply.error(errno(&e)),
         }
     }
 
-    fn setxattr(
-        &self,
-        req: &Header,
-        ino: INodeNo,
-        name: &OsStr,
-        value: &[u8],
-        flags: i32,
-        _position: u32,
-        reply: ReplyEmpty,
-    ) {
-        self.asked(req, Request::Setxattr, 0);
+    fn forget(&self, node: INodeNo, lookups: u64) {
+        self.requests.count(Counted::Forget);
+        self.union.forget(node.0, lookups);
+        self.trimmer.forgotten(&self.union);
+    }
+
+    /// Extended attributes, which a mount may be without.
+    fn xattr(&self, node: INodeNo, operation: Xattr<'_>, reply: Reply) {
         if self.policy.no_xattrs {
             return reply.error(Errno::ENOSYS);
         }
-        let (flags, name) = (XattrFlags::from_bits_retain(flags.cast_unsigned()), name.to_owned());
-        self.change_node(
-            ino,
-            value,
-            move |union, node, value| union.setxattr(node, name.as_bytes(), value, flags),
-            move |done| reply_empty(reply, done),
-        );
+        match operation {
+            Xattr::Get(name, size) => {
+                let value = self.node(node).and_then(|node| self.union.getxattr(&node, name));
+                reply_value(reply, size, value);
+            }
+            Xattr::List(size) => {
+                reply_value(reply, size, self.node(node).and_then(|node| self.union.listxattr(&node)));
+            }
+            Xattr::Set { name, value, flags, kill_sgid } => {
+                let (flags, name) = (XattrFlags::from_bits_retain(flags), name.to_owned());
+                self.change_node(
+                    node,
+                    value,
+                    move |union, node, value| {
+                        union.setxattr(node, &name, value, flags)?;
+                        if kill_sgid { union.kill_set_group_id(node) } else { Ok(()) }
+                    },
+                    move |done| reply_empty(reply, done),
+                );
+            }
+            Xattr::Remove(name) => self.change_node(
+                node,
+                name,
+                |union, node, name| union.removexattr(node, name),
+                move |done| reply_empty(reply, done),
+            ),
+        }
     }
 
-    fn getxattr(&self, req: &Header, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.asked(req, Request::Getxattr, 0);
-        if self.policy.no_xattrs {
+    /// What a policy may have nothing to do for.
+    fn sync(&self, node: INodeNo, sync: impl FnOnce(&Arc<Node>) -> Result<()>, reply: Reply) {
+        if self.policy.no_fsync {
             return reply.error(Errno::ENOSYS);
         }
-        reply_xattr(reply, size, self.node(ino).and_then(|n| self.union.getxattr(&n, name.as_bytes())));
+        reply_empty(reply, self.node(node).and_then(|node| sync(&node)));
+    }
+}
+
+/// What is asked of extended attributes.
+enum Xattr<'a> {
+    Get(&'a [u8], u32),
+    List(u32),
+    Set { name: &'a [u8], value: &'a [u8], flags: u32, kill_sgid: bool },
+    Remove(&'a [u8]),
+}
+
+/// Makes an entry. Its node counts one lookup.
+fn create_in(union: &Union, parent: INodeNo, name: &[u8], create: Create<'_>) -> Result<Attr> {
+    let parent = union.node(parent.0)?;
+    Ok(union.create(&parent, name, create)?.1)
+}
+
+/// What a request is counted as; those that come apart, and those that nobody counts, have none.
+fn counted(operation: &Operation<'_>) -> Option<Counted> {
+    Some(match operation {
+        Operation::Lookup { .. } => Counted::Lookup,
+        Operation::Getattr => Counted::Getattr,
+        Operation::Setattr(_) => Counted::Setattr,
+        Operation::Readlink => Counted::Readlink,
+        Operation::Symlink { .. } => Counted::Symlink,
+        Operation::Mknod { .. } => Counted::Mknod,
+        Operation::Mkdir { .. } => Counted::Mkdir,
+        Operation::Unlink { .. } => Counted::Unlink,
+        Operation::Rmdir { .. } => Counted::Rmdir,
+        Operation::Rename { .. } => Counted::Rename,
+        Operation::Link { .. } => Counted::Link,
+        Operation::Open { .. } => Counted::Open,
+        Operation::Create { .. } => Counted::Create,
+        Operation::Tmpfile { .. } => Counted::Tmpfile,
+        Operation::Read { .. } => Counted::Read,
+        Operation::Write { .. } => Counted::Write,
+        Operation::Flush => Counted::Flush,
+        Operation::Release => Counted::Release,
+        Operation::Fsync { .. } => Counted::Fsync,
+        Operation::Opendir => Counted::Opendir,
+        Operation::Readdir { .. } => Counted::Readdir,
+        Operation::Readdirplus { .. } => Counted::Readdirplus,
+        Operation::Releasedir => Counted::Releasedir,
+        Operation::Fsyncdir { .. } => Counted::Fsyncdir,
+        Operation::Statfs => Counted::Statfs,
+        Operation::Access { .. } => Counted::Access,
+        Operation::Getxattr { .. } => Counted::Getxattr,
+        Operation::Listxattr { .. } => Counted::Listxattr,
+        Operation::Setxattr { .. } => Counted::Setxattr,
+        Operation::Removexattr { .. } => Counted::Removexattr,
+        Operation::Ioctl { .. } => Counted::Ioctl,
+        Operation::Fallocate { .. } => Counted::Fallocate,
+        Operation::Lseek { .. } => Counted::Lseek,
+        Operation::CopyFileRange { .. } => Counted::CopyFileRange,
+        Operation::Forget { .. } | Operation::BatchForget(_) => return None,
+        Operation::Init(_) | Operation::Destroy | Operation::Interrupt { .. } => return None,
+        Operation::Statx { .. } | Operation::Syncfs | Operation::Other { .. } => return None,
+    })
+}
+
+impl Filesystem for UnionFs {
+    fn negotiate(&mut self, offer: &Init) -> io::Result<Wanted> {
+        Ok(wanted(&mut self.policy, offer))
     }
 
-    fn listxattr(&self, req: &Header, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.asked(req, Request::Listxattr, 0);
-        if self.policy.no_xattrs {
-            return reply.error(Errno::ENOSYS);
+    /// The union ends when this is dropped, which the session does next.
+    fn destroy(&self) {
+        log::info!("{}", self.report());
+    }
+
+    fn serve(&self, request: &Request<'_>, reply: Reply) {
+        let Request { header, operation } = request;
+        let node = header.node;
+        if let Some(kind) = counted(operation) {
+            self.requests.count(kind);
         }
-        reply_xattr(reply, size, self.node(ino).and_then(|n| self.union.listxattr(&n)));
-    }
-
-    fn removexattr(&self, req: &Header, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.asked(req, Request::Removexattr, 0);
-        if self.policy.no_xattrs {
-            return reply.error(Errno::ENOSYS);
+        match *operation {
+            Operation::Lookup { name } => self.lookup(node, name, reply),
+            Operation::Forget { lookups } => {
+                reply.none();
+                self.forget(node, lookups);
+            }
+            Operation::BatchForget(forgets) => {
+                reply.none();
+                forgets.iter().for_each(|(node, lookups)| self.forget(node, lookups));
+            }
+            Operation::Getattr => {
+                reply_attr(self.ttl(), reply, self.node(node).and_then(|node| self.union.getattr(&node)));
+            }
+            Operation::Setattr(ref set) => self.setattr(node, set, reply),
+            Operation::Readlink => match self.node(node).and_then(|node| self.union.readlink(&node)) {
+                Ok(target) => reply.data(&target),
+                Err(e) => reply.error(errno(&e)),
+            },
+            Operation::Symlink { name, target, creator } => {
+                self.symlink((node, name), target, creator, reply)
+            }
+            Operation::Mknod { name, mode, rdev, umask, creator } => {
+                let new = match Kind::of_mode(mode) {
+                    Kind::File => New::File,
+                    kind => New::Special(kind, decode_dev(rdev)),
+                };
+                let create = Create { new, mode: mode & 0o7777, umask, caller: caller(creator) };
+                self.make(node, name, create, reply);
+            }
+            Operation::Mkdir { name, mode, umask, creator } => {
+                let (new, caller) = (New::Directory, caller(creator));
+                self.make(node, name, Create { new, mode: mode & 0o7777, umask, caller }, reply);
+            }
+            Operation::Unlink { name } => self.remove(node, name, Union::unlink, reply),
+            Operation::Rmdir { name } => self.remove(node, name, Union::rmdir, reply),
+            Operation::Rename { name, to, to_name, flags } => {
+                self.rename((node, name), (to, to_name), flags, reply);
+            }
+            Operation::Link { node: linked, name } => self.link(linked, node, name, reply),
+            // By ENOSYS the kernel is told to open files by itself.
+            Operation::Open { .. } | Operation::Create { .. } if !self.opens() => reply.error(Errno::ENOSYS),
+            Operation::Open { flags, kill_privileges } => self.open_file(node, flags, kill_privileges, reply),
+            Operation::Create { name, flags, mode, umask, kill_privileges, creator } => {
+                let (new, caller) = (New::File, caller(creator));
+                let create = Create { new, mode: mode & 0o7777, umask, caller };
+                self.create_open((node, name), create, (flags, kill_privileges), reply);
+            }
+            Operation::Tmpfile { flags, mode, umask, creator } => {
+                self.create_unnamed(node, mode, umask, flags, caller(creator), reply);
+            }
+            Operation::Read { offset, size } => self.read_data(node, offset, size, reply),
+            Operation::Write { offset, data, flags } => self.write_data(node, offset, data, flags, reply),
+            Operation::Release => {
+                if self.opens() {
+                    self.release_file(node);
+                }
+                reply.ok();
+            }
+            Operation::Fsync { data_only } => {
+                self.sync(node, |node| self.union.fsync(node, data_only), reply);
+            }
+            // A directory's entries are what it has.
+            Operation::Fsyncdir { .. } => self.sync(node, |node| self.union.fsyncdir(node), reply),
+            Operation::Readdir { offset, size } => self.list(Page { dir: node, offset, size }, reply),
+            Operation::Readdirplus { offset, size } => {
+                self.list_with_attributes(Page { dir: node, offset, size }, reply);
+            }
+            Operation::Statfs => self.statfs(reply),
+            Operation::Getxattr { name, size } => self.xattr(node, Xattr::Get(name, size), reply),
+            Operation::Listxattr { size } => self.xattr(node, Xattr::List(size), reply),
+            Operation::Setxattr { name, value, flags, kill_sgid } => {
+                self.xattr(node, Xattr::Set { name, value, flags, kill_sgid }, reply);
+            }
+            Operation::Removexattr { name } => self.xattr(node, Xattr::Remove(name), reply),
+            Operation::Ioctl { command, data, .. } => self.control(node, command, data, reply),
+            Operation::Fallocate { offset, length, mode } => {
+                self.allocate(node, (offset, length), mode, reply);
+            }
+            // The kernel may hold data that the file below doesn't have yet; without an answer it takes the file for one
+            // run of data.
+            Operation::Lseek { .. } if self.policy.io == IoMode::WriteBack => reply.error(Errno::ENOSYS),
+            Operation::Lseek { offset, whence } => self.seek_data(node, offset, whence, reply),
+            Operation::CopyFileRange { offset, to, to_offset, length, wide } => {
+                let (from, to) = ((node, offset), (to, to_offset));
+                self.copy_range(from, to, length, (wide, reply));
+            }
+            // What the kernel does by itself once it is told so.
+            Operation::Flush | Operation::Opendir => reply.error(Errno::ENOSYS),
+            Operation::Releasedir => reply.ok(),
+            Operation::Access { .. }
+            | Operation::Syncfs
+            | Operation::Statx { .. }
+            | Operation::Other { .. } => {
+                reply.error(Errno::ENOSYS);
+            }
+            // The session's own.
+            Operation::Init(_) | Operation::Destroy | Operation::Interrupt { .. } => {
+                reply.error(Errno::ENOSYS)
+            }
         }
-        self.change_node(
-            ino,
-            name,
-            |union, node, name| union.removexattr(node, name.as_bytes()),
-            move |done| reply_empty(reply, done),
-        );
-    }
-
-    fn ioctl(
-        &self,
-        req: &Header,
-        ino: INodeNo,
-        _fh: FileHandle,
-        _flags: IoctlFlags,
-        cmd: u32,
-        in_data: &[u8],
-        _out_size: u32,
-        reply: ReplyIoctl,
-    ) {
-        self.asked(req, Request::Ioctl, 0);
-        self.control(ino, cmd, in_data, reply);
-    }
-
-    fn fallocate(
-        &self,
-        req: &Header,
-        ino: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        length: u64,
-        mode: i32,
-        reply: ReplyEmpty,
-    ) {
-        self.asked(req, Request::Fallocate, 0);
-        self.allocate(ino, (offset, length), mode, caller(req), reply);
-    }
-
-    fn lseek(
-        &self,
-        req: &Header,
-        ino: INodeNo,
-        _fh: FileHandle,
-        offset: i64,
-        whence: i32,
-        reply: ReplyLseek,
-    ) {
-        self.asked(req, Request::Lseek, 0);
-        self.seek_data(ino, offset, whence, reply);
-    }
-
-    fn copy_file_range(
-        &self,
-        req: &Header,
-        ino_in: INodeNo,
-        _fh_in: FileHandle,
-        offset_in: u64,
-        ino_out: INodeNo,
-        _fh_out: FileHandle,
-        offset_out: u64,
-        len: u64,
-        _flags: CopyFileRangeFlags,
-        reply: ReplyWrite,
-    ) {
-        self.asked(req, Request::CopyFileRange, usize::try_from(len).unwrap_or(usize::MAX));
-        self.copy_range((ino_in, offset_in), (ino_out, offset_out), len, caller(req), reply);
     }
 }

@@ -7,13 +7,15 @@
 use std::borrow::Borrow;
 use std::sync::Arc;
 
+use super::session::interrupts;
 use crate::error::Result;
 use crate::union::Union;
 
 /// Works on a thread of its own, so that no other request waits for it. Where there is none to be had, the reply goes
-/// with `work` and tells an error.
+/// with `work` and tells an error. Who waits for it may be interrupted.
 fn aside(work: impl FnOnce() + Send + 'static) {
-    super::pairing::start_thread(work);
+    let interruptible = interrupts::take_over();
+    super::pairing::start_thread(move || interruptible.during(work));
 }
 
 /// Makes a change with an argument that the request holds, and answers. What the change holds of the union is let go

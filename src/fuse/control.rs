@@ -1,9 +1,10 @@
 //! ioctl(2): the flags of inodes.
 
-use fuser::{INodeNo, ReplyIoctl};
+use fuser::INodeNo;
 
 use super::adaptor::UnionFs;
 use super::convert::errno;
+use super::wire::Reply;
 use crate::error::FsError;
 
 /// FS_IOC_GETFLAGS and FS_IOC_SETFLAGS (linux/fs.h), as lsattr and chattr use them. The kernel passes 4 bytes.
@@ -14,7 +15,7 @@ const GET_FSXATTR: u32 = 0x801c_581f;
 const FSXATTR_SIZE: usize = 28;
 
 impl UnionFs {
-    pub(super) fn control(&self, ino: INodeNo, cmd: u32, in_data: &[u8], reply: ReplyIoctl) {
+    pub(super) fn control(&self, ino: INodeNo, cmd: u32, in_data: &[u8], reply: Reply) {
         let flags = in_data.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
         let done = self.node(ino).and_then(|node| match (cmd, flags) {
             (GET_FLAGS, _) => self.union.inode_flags(&node).map(|flags| flags.to_ne_bytes().to_vec()),

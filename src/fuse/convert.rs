@@ -1,12 +1,9 @@
 //! Between the protocol's types and the union's.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use fuse_abi::linux::fuse_attr;
 
-use fuser::{FileAttr, FileType, INodeNo, Request, TimeOrNow};
-use rustix::io::Errno;
-
+use super::wire::request::Creator;
 use crate::error::FsError;
-use crate::sys::object::{Kind, SetTime, Time};
 use crate::union::Caller;
 use crate::union::attr::Attr;
 
@@ -15,57 +12,9 @@ pub fn errno(error: &FsError) -> fuser::Errno {
     fuser::Errno::from_i32(error.errno().raw_os_error())
 }
 
-/// The protocol's error for one of a system call's.
-pub fn raw_errno(error: Errno) -> fuser::Errno {
-    fuser::Errno::from_i32(error.raw_os_error())
-}
-
-/// Who makes the request.
-pub fn caller(req: &Request) -> Caller {
-    Caller { uid: req.uid(), gid: req.gid() }
-}
-
-/// The protocol's type of an object.
-pub fn file_type(kind: Kind) -> FileType {
-    match kind {
-        Kind::Fifo => FileType::NamedPipe,
-        Kind::CharDevice => FileType::CharDevice,
-        Kind::Directory => FileType::Directory,
-        Kind::BlockDevice => FileType::BlockDevice,
-        Kind::File => FileType::RegularFile,
-        Kind::Symlink => FileType::Symlink,
-        Kind::Socket => FileType::Socket,
-    }
-}
-
-/// A time as the protocol's crate takes it. Before the epoch the seconds are negative and the nanoseconds count up.
-fn system_time(time: Time) -> SystemTime {
-    let nanos = Duration::from_nanos(u64::from(time.nsec));
-    if time.sec >= 0 {
-        UNIX_EPOCH + Duration::from_secs(time.sec.unsigned_abs()) + nanos
-    } else {
-        UNIX_EPOCH - Duration::from_secs(time.sec.unsigned_abs()) + nanos
-    }
-}
-
-/// A time as the protocol's crate gives it. fuser 0.18 decodes a time before the epoch as `epoch - (seconds +
-/// nanoseconds)` where the protocol means `epoch - seconds + nanoseconds`; this is the reverse of what it does.
-fn time(time: SystemTime) -> Time {
-    match time.duration_since(UNIX_EPOCH) {
-        Ok(after) => Time { sec: after.as_secs().cast_signed(), nsec: after.subsec_nanos() },
-        Err(before) => {
-            let before = before.duration();
-            Time { sec: before.as_secs().cast_signed().wrapping_neg(), nsec: before.subsec_nanos() }
-        }
-    }
-}
-
-/// A time to set.
-pub fn set_time(given: TimeOrNow) -> SetTime {
-    match given {
-        TimeOrNow::Now => SetTime::Now,
-        TimeOrNow::SpecificTime(t) => SetTime::At(time(t)),
-    }
+/// Who makes an inode.
+pub fn caller(creator: Creator) -> Caller {
+    Caller { uid: creator.uid, gid: creator.gid }
 }
 
 /// A device number as the protocol has it: 12 bits of major, 20 of minor, minor's upper part above the major
@@ -82,19 +31,20 @@ pub fn decode_dev(dev: u32) -> u64 {
     rustix::fs::makedev(major, minor)
 }
 
-/// Attributes as the protocol shows them.
-pub fn file_attr(attr: &Attr) -> FileAttr {
+/// Attributes as the protocol shows them. A time before the epoch has negative seconds, and nanoseconds that count up.
+pub fn fuse_attr(attr: &Attr) -> fuse_attr {
     let stat = &attr.stat;
-    FileAttr {
-        ino: INodeNo(attr.ino),
+    fuse_attr {
+        ino: attr.ino,
         size: stat.size,
         blocks: stat.blocks,
-        atime: system_time(stat.atime),
-        mtime: system_time(stat.mtime),
-        ctime: system_time(stat.ctime),
-        crtime: UNIX_EPOCH,
-        kind: file_type(stat.kind()),
-        perm: (stat.mode & 0o7777) as u16,
+        atime: stat.atime.sec.cast_unsigned(),
+        mtime: stat.mtime.sec.cast_unsigned(),
+        ctime: stat.ctime.sec.cast_unsigned(),
+        atimensec: stat.atime.nsec,
+        mtimensec: stat.mtime.nsec,
+        ctimensec: stat.ctime.nsec,
+        mode: stat.mode,
         nlink: u32::try_from(stat.nlink).unwrap_or(u32::MAX),
         uid: stat.uid,
         gid: stat.gid,
@@ -114,14 +64,5 @@ mod tests {
             let dev = rustix::fs::makedev(major, minor);
             assert_eq!(decode_dev(encode_dev(dev)), dev, "{major}:{minor}");
         }
-    }
-
-    #[test]
-    fn times_before_the_epoch_are_themselves() {
-        // 1969-12-31 23:59:58.25: the protocol sends seconds -2 and nanoseconds 250,000,000.
-        let want = Time { sec: -2, nsec: 250_000_000 };
-        assert_eq!(system_time(want), UNIX_EPOCH - Duration::from_millis(1750));
-        let as_fuser_decodes = UNIX_EPOCH - Duration::new(2, 250_000_000);
-        assert_eq!(time(as_fuser_decodes), want);
     }
 }

@@ -8,9 +8,8 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use fuser::ReplyData;
-
 use super::convert::errno;
+use super::wire::Reply;
 use crate::sys::splice::Pipe;
 use crate::union::Union;
 use crate::union::node::Node;
@@ -31,14 +30,11 @@ enum Way {
 }
 
 thread_local! {
-    static WAY: RefCell<Way> = const { RefCell::new(Way::Unknown) };
-    /// What a thread reads into: as large as its largest read so far that didn't go through a pipe.
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
+static WAY: RefCell<Way> = const { RefCell::new(Way::Unknown) };}
 
 /// Answers a read.
-pub(super) fn reply_read(union: &Union, node: &Arc<Node>, (offset, size): (u64, u32), reply: ReplyData) {
-    if size < SPLICE_FROM || !reply.can_splice() {
+pub(super) fn reply_read(union: &Union, node: &Arc<Node>, (offset, size): (u64, u32), reply: Reply) {
+    if size < SPLICE_FROM || !reply.takes_pipes() {
         return reply_copied(union, node, (offset, size), reply);
     }
     WAY.with_borrow_mut(|way| {
@@ -63,8 +59,6 @@ pub(super) fn reply_read(union: &Union, node: &Arc<Node>, (offset, size): (u64, 
     });
 }
 
-fn reply_copied(union: &Union, node: &Arc<Node>, (offset, size): (u64, u32), reply: ReplyData) {
-    BUFFER.with_borrow_mut(|buffer| {
-        reply.fill(size as usize, buffer, |into| union.read(node, offset, into).map_err(|e| errno(&e)));
-    });
+fn reply_copied(union: &Union, node: &Arc<Node>, (offset, size): (u64, u32), reply: Reply) {
+    reply.fill(size, |into| union.read(node, offset, into).map_err(|e| errno(&e)));
 }

@@ -1,17 +1,16 @@
 //! The data of files: reading, writing, copying, and files that are made open.
 
-use fuser::{
-    Errno, FileHandle, FopenFlags, Generation, INodeNo, ReplyCreate, ReplyData, ReplyEmpty, ReplyLseek,
-    ReplyWrite, WriteFlags,
-};
+use fuser::{Errno, FopenFlags, INodeNo, OpenFlags, WriteFlags};
 use rustix::fs::{FallocateFlags, SeekFrom};
 
 use super::adaptor::UnionFs;
 use super::change::change;
-use super::convert::{errno, file_attr};
+use super::convert::errno;
 use super::data;
 use super::policy::IoMode;
-use super::reply::reply_empty;
+use super::reply::{entry, reply_empty};
+use super::wire::Reply;
+use super::wire::body::Opening;
 use crate::error::Result;
 use crate::union::attr::Attr;
 use crate::union::file::Write;
@@ -29,9 +28,9 @@ impl UnionFs {
         parent: INodeNo,
         mode: u32,
         umask: u32,
-        flags: i32,
+        flags: OpenFlags,
         caller: Caller,
-        reply: ReplyCreate,
+        reply: Reply,
     ) {
         let ttl = self.ttl();
         let make = move |union: &Union, (): &()| {
@@ -43,15 +42,15 @@ impl UnionFs {
         }
         let answer = move |made: Result<Attr>| match made {
             Ok(attr) => {
-                let flags = FopenFlags::FOPEN_KEEP_CACHE;
-                reply.created(&ttl, &file_attr(&attr), Generation(0), FileHandle(0), flags);
+                let opening = Opening { flags: FopenFlags::FOPEN_KEEP_CACHE, backing: None };
+                reply.created(&entry(ttl, &attr), opening);
             }
             Err(e) => reply.error(errno(&e)),
         };
         change(&self.union, &(), false, make, answer);
     }
 
-    pub(super) fn read_data(&self, ino: INodeNo, offset: u64, size: u32, reply: ReplyData) {
+    pub(super) fn read_data(&self, ino: INodeNo, offset: u64, size: u32, reply: Reply) {
         match self.node(ino) {
             Ok(node) => data::reply_read(&self.union, &node, (offset, size), reply),
             Err(e) => reply.error(errno(&e)),
@@ -64,7 +63,7 @@ impl UnionFs {
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        reply: ReplyWrite,
+        reply: Reply,
     ) {
         let how = Write {
             kill: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
@@ -79,56 +78,49 @@ impl UnionFs {
         self.change_node(ino, data, move |union, node, data| union.write(node, offset, data, how), answer);
     }
 
-    pub(super) fn allocate(
-        &self,
-        ino: INodeNo,
-        range: (u64, u64),
-        mode: i32,
-        caller: Caller,
-        reply: ReplyEmpty,
-    ) {
-        let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
+    /// The kernel has set-user-id and set-group-id taken away before it asks, by a FUSE_SETATTR that sets nothing.
+    pub(super) fn allocate(&self, node: INodeNo, range: (u64, u64), mode: u32, reply: Reply) {
+        let mode = FallocateFlags::from_bits_retain(mode);
         self.change_node(
-            ino,
+            node,
             &(),
-            move |union, node, ()| union.fallocate(node, mode, range, caller),
+            move |union, node, ()| union.fallocate(node, mode, range),
             move |done| reply_empty(reply, done),
         );
     }
 
-    pub(super) fn seek_data(&self, ino: INodeNo, offset: i64, whence: i32, reply: ReplyLseek) {
-        // Nothing is there before the start either: as on the kernel's filesystems.
-        if offset < 0 && matches!(whence, libc::SEEK_DATA | libc::SEEK_HOLE) {
+    pub(super) fn seek_data(&self, ino: INodeNo, offset: u64, whence: u32, reply: Reply) {
+        // Beyond what a file can have.
+        if i64::try_from(offset).is_err() {
             return reply.error(Errno::ENXIO);
         }
-        let at = match (u64::try_from(offset), whence) {
-            (Ok(offset), libc::SEEK_DATA) => SeekFrom::Data(offset),
-            (Ok(offset), libc::SEEK_HOLE) => SeekFrom::Hole(offset),
+        let at = match whence.cast_signed() {
+            libc::SEEK_DATA => SeekFrom::Data(offset),
+            libc::SEEK_HOLE => SeekFrom::Hole(offset),
             _ => return reply.error(Errno::EINVAL),
         };
         match self.node(ino).and_then(|n| self.union.seek(&n, at)) {
-            Ok(found) => reply.offset(found.cast_signed()),
+            Ok(found) => reply.offset(found),
             Err(e) => reply.error(errno(&e)),
         }
     }
 
+    /// The kernel has set-user-id and set-group-id taken away before it asks, by a FUSE_SETATTR that sets nothing.
     pub(super) fn copy_range(
         &self,
         from: (INodeNo, u64),
         to: (INodeNo, u64),
         len: u64,
-        caller: Caller,
-        reply: ReplyWrite,
+        (wide, reply): (bool, Reply),
     ) {
-        // The reply has 32 bits for the count.
+        // An answer that isn't wide has 32 bits for the count.
         let len = usize::try_from(len).unwrap_or(usize::MAX).min(1 << 30);
-        let kill = caller.uid != 0;
         let copy = move |union: &Union, (): &()| {
             let (source, target) = (union.node(from.0.0)?, union.node(to.0.0)?);
-            union.copy_file_range((&source, from.1), (&target, to.1), len, kill)
+            union.copy_file_range((&source, from.1), (&target, to.1), len)
         };
         let answer = move |copied: Result<usize>| match copied {
-            Ok(n) => reply.written(n as u32),
+            Ok(n) => reply.copied(n as u64, wide),
             Err(e) => reply.error(errno(&e)),
         };
         let long = len >= LONG_COPY || self.node(to.0).is_ok_and(|target| self.union.copies_much(&target));

@@ -1,71 +1,93 @@
 //! Listings: names alone, and names with their attributes.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use fuser::{Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus};
+use fuser::INodeNo;
 
 use super::adaptor::UnionFs;
-use super::convert::{errno, file_attr, file_type};
-use super::reply::attr_ttl;
+use super::convert::errno;
+use super::reply::entry;
+use super::wire::listing::Name;
+use super::wire::{Entry, Reply};
+use crate::error::Result;
+use crate::sys::object::Kind;
 use crate::union::node::Node;
 use crate::union::readdir::Looked;
 
 /// Offsets of `.` and `..` in listings.
 const AT_SELF: u64 = 1;
 const AT_PARENT: u64 = 2;
+const DIRECTORY: u32 = libc::S_IFDIR;
+/// Node id 0: there is nothing to remember but the name.
+const NAME_ALONE: Entry = Entry::missing(Duration::ZERO);
+
+/// What a page of a listing asks: the directory, where it goes on, and how much the answer may have.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Page {
+    pub(super) dir: INodeNo,
+    pub(super) offset: u64,
+    pub(super) size: u32,
+}
 
 impl UnionFs {
-    pub(super) fn list(&self, ino: INodeNo, offset: u64, mut reply: ReplyDirectory) {
-        let listed = self.node(ino).and_then(|node| {
-            for (at, number, name) in [(AT_SELF, node.ino, "."), (AT_PARENT, Self::parent_ino(&node), "..")] {
-                if offset < at && reply.add(INodeNo(number), at, fuser::FileType::Directory, name) {
+    pub(super) fn list(&self, page: Page, reply: Reply) {
+        let node = match self.node(page.dir) {
+            Ok(node) => node,
+            Err(e) => return reply.error(errno(&e)),
+        };
+        reply.listing(page.size, |listing| {
+            for name in dots(&node, page.offset) {
+                if !listing.add(&name) {
                     return Ok(());
                 }
             }
-            self.union.readdir(&node, offset.max(AT_PARENT), |entry| {
-                let name = OsStr::from_bytes(&entry.name);
-                let kind = entry.kind.map(file_type);
-                !reply.add_of_type(INodeNo(entry.ino), entry.cookie, kind, name)
-            })
+            let listed: Result<()> = self.union.readdir(&node, page.offset.max(AT_PARENT), |found| {
+                let (ino, next) = (INodeNo(found.ino), found.cookie);
+                let kind = found.kind.map_or(0, Kind::mode_bits);
+                listing.add(&Name { ino, next, kind, name: &found.name })
+            });
+            listed.map_err(|e| errno(&e))
         });
-        match listed {
-            Ok(()) => reply.ok(),
-            Err(e) => reply.error(errno(&e)),
-        }
     }
 
-    pub(super) fn list_with_attributes(&self, ino: INodeNo, offset: u64, mut reply: ReplyDirectoryPlus) {
-        let listed = self.node(ino).and_then(|node| {
-            for (at, number, name) in [(AT_SELF, node.ino, "."), (AT_PARENT, Self::parent_ino(&node), "..")] {
-                let kind = Some(fuser::FileType::Directory);
-                if offset < at && reply.add_name(INodeNo(number), at, kind, name) {
+    pub(super) fn list_with_attributes(&self, page: Page, reply: Reply) {
+        let node = match self.node(page.dir) {
+            Ok(node) => node,
+            Err(e) => return reply.error(errno(&e)),
+        };
+        reply.listing(page.size, |listing| {
+            for name in dots(&node, page.offset) {
+                if !listing.add_entry(&NAME_ALONE, &name) {
                     return Ok(());
                 }
             }
-            self.union.readdirplus(&node, offset.max(AT_PARENT), |entry| {
-                let name = OsStr::from_bytes(&entry.name);
-                match &entry.what {
+            let listed: Result<()> = self.union.readdirplus(&node, page.offset.max(AT_PARENT), |found| {
+                let (next, name) = (found.cookie, &*found.name);
+                match &found.what {
                     Looked::Found { attr, .. } => {
-                        let ttl = attr_ttl(self.ttl(), attr);
-                        let attr = file_attr(attr);
-                        !reply.add(attr.ino, entry.cookie, name, &ttl, &attr, Generation(0))
+                        let (ino, kind) = (INodeNo(attr.ino), attr.stat.mode);
+                        listing.add_entry(&entry(self.ttl(), attr), &Name { ino, next, kind, name })
                     }
                     Looked::Failed { ino, kind } => {
-                        !reply.add_name(INodeNo(*ino), entry.cookie, kind.map(file_type), name)
+                        let (ino, kind) = (INodeNo(*ino), kind.map_or(0, Kind::mode_bits));
+                        listing.add_entry(&NAME_ALONE, &Name { ino, next, kind, name })
                     }
                 }
-            })
+            });
+            listed.map_err(|e| errno(&e))
         });
-        match listed {
-            Ok(()) => reply.ok(),
-            Err(e) => reply.error(errno(&e)),
-        }
     }
+}
 
-    /// The number of the directory's parent, for `..`.
-    fn parent_ino(node: &Arc<Node>) -> u64 {
-        node.parent().map_or(node.ino, |p| p.ino)
-    }
+/// `.` and `..`, as far as they are behind an offset.
+fn dots(node: &Arc<Node>, offset: u64) -> impl Iterator<Item = Name<'static>> {
+    let parent = node.parent().map_or(node.ino, |parent| parent.ino);
+    let all: [(u64, u64, &[u8]); 2] = [(AT_SELF, node.ino, b"."), (AT_PARENT, parent, b"..")];
+    all.into_iter().filter(move |(at, ..)| offset < *at).map(|(next, ino, name)| Name {
+        ino: INodeNo(ino),
+        next,
+        kind: DIRECTORY,
+        name,
+    })
 }

@@ -2,9 +2,11 @@
 //!
 //! | module | what it knows |
 //! |---|---|
-//! | [`adaptor`] | one method a request |
+//! | [`wire`] | the kernel's protocol: requests and replies |
+//! | [`session`] | the life of a mount: negotiation, threads, transports, signals, the end |
+//! | [`adaptor`] | each request: translate, call the union, reply |
 //! | `files`, `listing`, `control` | the requests on the data of files, on directories, ioctl |
-//! | `greeting` | what is agreed on with the kernel |
+//! | `negotiation` | what is asked of the kernel at the start, by the policy |
 //! | `data` | what a read is answered with, on its way to the kernel |
 //! | `open`, `io_mode` | opens with passthrough, and which mode each one gets |
 //! | [`bdi`] | the page cache of the mount |
@@ -14,7 +16,6 @@
 //! | [`policy`] | how long the kernel may keep answers, and how files are opened |
 //! | [`counters`] | requests by kind |
 //! | [`mount`](mod@mount) | mount(2), fusermount3, unmounting |
-//! | [`session`] | the life of a mount: threads, signals, the end |
 //! | [`pairing`] | which thread answers a program, and on which processor |
 
 pub mod adaptor;
@@ -25,15 +26,16 @@ pub mod convert;
 pub mod counters;
 mod data;
 mod files;
-mod greeting;
 mod io_mode;
 mod listing;
 pub mod mount;
+mod negotiation;
 mod open;
 pub mod pairing;
 pub mod policy;
 mod reply;
 pub mod session;
 mod trim;
+pub mod wire;
 
 pub use adaptor::UnionFs;

@@ -1,8 +1,7 @@
 //! Mounting and unmounting a FUSE filesystem.
 //!
-//! Root, of the machine or of a user namespace, uses mount(2); anybody else goes through the setuid fusermount3. We do
-//! this ourselves and hand the descriptor to `fuser`, whose own mounting knows UTF-8 names only, sets no subtype with
-//! mount(2), and keeps the helper's message to itself.
+//! Root, of the machine or of a user namespace, uses mount(2); anybody else goes through the setuid fusermount3. Names
+//! are bytes, and what the helper says is passed on.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io::{self, IoSliceMut, Read};

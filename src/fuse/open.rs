@@ -1,34 +1,34 @@
 //! Opening, creating and releasing files where opens are requests (`-o passthrough`).
 
-use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use fuser::{
-    BackingId, FileHandle, FopenFlags, Generation, INodeNo, Notifier, OpenFlags, ReplyCreate, ReplyOpen,
-};
+use fuser::{FopenFlags, INodeNo, OpenFlags};
 use rustix::fs::OFlags;
 
 use super::adaptor::UnionFs;
 use super::change::change;
-use super::convert::{errno, file_attr};
+use super::convert::errno;
 use super::io_mode::{IoModes, Opened};
 use super::policy::IoMode;
-use super::reply::attr_ttl;
+use super::reply::entry;
+use super::session::Notifier;
+use super::session::device::Backing;
+use super::wire::Reply;
+use super::wire::body::Opening;
 use crate::error::{FsError, Result};
+use crate::union::Union;
 use crate::union::attr::Attr;
 use crate::union::modify::Create;
 use crate::union::node::Node;
-use crate::union::{Caller, Union};
 
 /// A real file that is passed through to.
 #[derive(Debug)]
 pub(super) struct Real {
     /// What the kernel knows it by.
-    id: BackingId,
+    backing: Backing,
     /// Its size before, if anybody listens.
     before: Option<u64>,
 }
@@ -49,18 +49,13 @@ impl Opener {
         Opener { union, modes: IoModes::new(), notifier: Arc::default(), refused }
     }
 
-    /// Opens a file that [`Union::open`] made ready, and tells how. `register` gives a real file to the kernel.
-    fn open(
-        &self,
-        ino: u64,
-        flags: OFlags,
-        register: impl FnOnce(BorrowedFd<'_>) -> io::Result<BackingId>,
-    ) -> Result<(Opened<Real>, FopenFlags)> {
+    /// Opens a file that [`Union::open`] made ready, and tells how.
+    fn open(&self, ino: u64, flags: OFlags) -> Result<Opening> {
         let node = self.union.node(ino)?;
         let opened = self.modes.open(ino, || {
             Ok::<_, FsError>(match self.union.settled_fd(&node)? {
-                Some(fd) => match register(fd.as_fd()) {
-                    Ok(id) => Some(Real { id, before: self.union.watched_size(&node) }),
+                Some(fd) => match self.register(&fd) {
+                    Ok(backing) => Some(Real { backing, before: self.union.watched_size(&node) }),
                     Err(error) => {
                         self.warn_once(&error);
                         None
@@ -95,7 +90,17 @@ impl Opener {
             }
             self.union.tell_passed_through(&node, flags);
         }
-        Ok((opened, how))
+        let backing = match &opened {
+            Opened::PassedThrough(real) => Some(real.backing.id()),
+            Opened::Cached { .. } => None,
+        };
+        Ok(Opening { flags: how, backing })
+    }
+
+    /// Gives a real file to the kernel.
+    fn register(&self, file: impl AsFd) -> io::Result<Backing> {
+        let kernel = self.notifier.get().ok_or(io::ErrorKind::NotConnected)?;
+        kernel.open_backing(file.as_fd())
     }
 
     /// From now on a mapping may change the file without a word, even after it is closed. So the kernel must ask for its
@@ -122,8 +127,8 @@ impl Opener {
     }
 }
 
-fn open_flags(flags: i32) -> OFlags {
-    OFlags::from_bits_retain(flags.cast_unsigned())
+pub(super) fn open_flags(flags: OpenFlags) -> OFlags {
+    OFlags::from_bits_retain(flags.0.cast_unsigned())
 }
 
 impl UnionFs {
@@ -132,20 +137,14 @@ impl UnionFs {
         self.policy.io == IoMode::Passthrough
     }
 
-    pub(super) fn open_file(&self, ino: INodeNo, flags: OpenFlags, caller: Caller, reply: ReplyOpen) {
-        let (flags, opener) = (open_flags(flags.0), self.opener.clone());
+    pub(super) fn open_file(&self, ino: INodeNo, flags: OpenFlags, kill: bool, reply: Reply) {
+        let (flags, opener) = (open_flags(flags), self.opener.clone());
         let copies = flags.intersects(OFlags::WRONLY | OFlags::RDWR) && !flags.contains(OFlags::TRUNC);
         let long = copies && self.node(ino).is_ok_and(|node| self.union.copies_much(&node));
-        let make_ready = move |union: &Union, (): &()| union.open(&union.node(ino.0)?, flags, caller);
-        let answer = move |ready: Result<()>| {
-            let opened = ready.and_then(|()| opener.open(ino.0, flags, |fd| reply.open_backing(fd)));
-            match opened {
-                Ok((Opened::Cached { .. }, how)) => reply.opened(FileHandle(0), how),
-                Ok((Opened::PassedThrough(real), how)) => {
-                    reply.opened_passthrough(FileHandle(0), how, &real.id)
-                }
-                Err(e) => reply.error(errno(&e)),
-            }
+        let make_ready = move |union: &Union, (): &()| union.open(&union.node(ino.0)?, flags, kill);
+        let answer = move |ready: Result<()>| match ready.and_then(|()| opener.open(ino.0, flags)) {
+            Ok(opening) => reply.opened(opening),
+            Err(e) => reply.error(errno(&e)),
         };
         change(&self.union, &(), long, make_ready, answer);
     }
@@ -153,27 +152,24 @@ impl UnionFs {
     /// Makes a file, or finds that somebody else just did, and opens it.
     pub(super) fn create_open(
         &self,
-        parent: INodeNo,
-        name: &OsStr,
+        (parent, name): (INodeNo, &[u8]),
         create: Create<'static>,
-        flags: i32,
-        reply: ReplyCreate,
+        (flags, kill): (OpenFlags, bool),
+        reply: Reply,
     ) {
         let exclusive = open_flags(flags).contains(OFlags::EXCL);
-        let make = move |union: &Union, name: &OsStr| {
+        let make = move |union: &Union, name: &[u8]| {
             let parent = union.node(parent.0)?;
             let mut flags = open_flags(flags);
-            let (node, attr) = match union.create(&parent, name.as_bytes(), create) {
-                Err(FsError::Exists) if !exclusive => {
-                    union.lookup(&parent, name.as_bytes())?.ok_or(FsError::Stale)?
-                }
+            let (node, attr) = match union.create(&parent, name, create) {
+                Err(FsError::Exists) if !exclusive => union.lookup(&parent, name)?.ok_or(FsError::Stale)?,
                 made => {
                     // Nothing is there to be truncated, and ext4 writes what was truncated to disk when it is closed.
                     flags -= OFlags::TRUNC;
                     made?
                 }
             };
-            let ready = union.open(&node, flags, create.caller);
+            let ready = union.open(&node, flags, kill);
             drop(node);
             if ready.is_err() {
                 union.forget(attr.ino, 1);
@@ -187,8 +183,8 @@ impl UnionFs {
     /// What answers with a file that was just made, open.
     pub(super) fn answer_created(
         &self,
-        flags: i32,
-        reply: ReplyCreate,
+        flags: OpenFlags,
+        reply: Reply,
     ) -> impl FnOnce(Result<Attr>) + Send + 'static {
         let (opener, ttl) = (self.opener.clone(), self.ttl());
         move |made: Result<Attr>| {
@@ -197,17 +193,10 @@ impl UnionFs {
                 Err(e) => return reply.error(errno(&e)),
             };
             let flags = open_flags(flags);
-            match opener.open(attr.ino, flags, |fd| reply.open_backing(fd)) {
-                Ok((opened, how)) => {
+            match opener.open(attr.ino, flags) {
+                Ok(opening) => {
                     let mapped = attr.mapped || flags.contains(OFlags::RDWR);
-                    let ttl = attr_ttl(ttl, &Attr { mapped, ..attr });
-                    let (attr, handle) = (file_attr(&attr), FileHandle(0));
-                    match opened {
-                        Opened::Cached { .. } => reply.created(&ttl, &attr, Generation(0), handle, how),
-                        Opened::PassedThrough(real) => {
-                            reply.created_passthrough(&ttl, &attr, Generation(0), handle, how, &real.id);
-                        }
-                    }
+                    reply.created(&entry(ttl, &Attr { mapped, ..attr }), opening);
                 }
                 Err(e) => {
                     // The kernel never hears of it.

@@ -15,7 +15,7 @@
 //! user's thread can't leave it. Therefore:
 //!
 //! - The session's other threads, the **roamers**, are as ordinary as any. They ask for requests while there is no pair,
-//!   and wait in [`Rota::wait_turn`] while there is one; the companion the other way round.
+//!   and wait in [`Pairing::wait_turn`] while there is one; the companion the other way round.
 //! - The companion looks at how long it had to wait for the processor (`watch`). Was it kept waiting by somebody else
 //!   than the program it serves, the pair parts, and there is none for a while: a second at first, at most a minute.
 //! - A request of another program, or for much data, parts the pair: then there is something to be done side by side.
@@ -38,7 +38,6 @@ use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Condvar, Mutex as Plain, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use fuser::Rota;
 use parking_lot::Mutex;
 
 use crate::sys::schedule::{self, Watched};
@@ -434,8 +433,10 @@ impl Pairing {
     }
 }
 
-impl Rota for Pairing {
-    fn wait_turn(&self, thread: usize) -> bool {
+impl Pairing {
+    /// The thread with this number, from 0, is about to ask for a request. It may be kept waiting here. A thread that is
+    /// interrupted by a signal while it waits for a request comes here again. Returns whether it may spin.
+    pub fn wait_turn(&self, thread: usize) -> bool {
         if thread < self.roamers {
             self.roam();
             return true;
@@ -464,7 +465,8 @@ impl Rota for Pairing {
         false
     }
 
-    fn end(&self) {
+    /// The session is at its end: nobody is kept waiting from here on.
+    pub fn end(&self) {
         self.ended.store(true, Ordering::Release);
         self.change(APART);
         self.companion.get().into_iter().for_each(|companion| companion.unpark());

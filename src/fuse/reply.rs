@@ -1,49 +1,48 @@
 //! Answers that several requests share.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use fuser::{Errno, Generation, INodeNo, ReplyEmpty, ReplyEntry, ReplyXattr};
+use fuser::{Generation, INodeNo};
 
-use super::convert::{errno, file_attr};
+use super::convert::{errno, fuse_attr};
+use super::wire::{Entry, Reply};
 use crate::error::Result;
 use crate::union::attr::Attr;
-
-/// An attribute of zeroes with the node id 0: "no such name, and you may remember it".
-pub(super) fn missing() -> fuser::FileAttr {
-    fuser::FileAttr {
-        ino: INodeNo(0),
-        size: 0,
-        blocks: 0,
-        atime: SystemTime::UNIX_EPOCH,
-        mtime: SystemTime::UNIX_EPOCH,
-        ctime: SystemTime::UNIX_EPOCH,
-        crtime: SystemTime::UNIX_EPOCH,
-        kind: fuser::FileType::RegularFile,
-        perm: 0,
-        nlink: 0,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: 0,
-        flags: 0,
-    }
-}
 
 /// How long attributes are good, where other answers are for `ttl`.
 pub(super) fn attr_ttl(ttl: Duration, attr: &Attr) -> Duration {
     if attr.mapped { Duration::ZERO } else { ttl }
 }
 
+/// A name's node that is remembered for `ttl`. The union's node has one number for both: the node's id and the inode's.
+pub(super) fn entry(ttl: Duration, attr: &Attr) -> Entry {
+    Entry {
+        node: INodeNo(attr.ino),
+        generation: Generation(0),
+        entry_ttl: ttl,
+        attr_ttl: attr_ttl(ttl, attr),
+        attr: fuse_attr(attr),
+    }
+}
+
 /// Replies with an entry that is remembered for `ttl`, or with the error.
-pub(super) fn reply_entry(ttl: Duration, reply: ReplyEntry, entry: Result<Attr>) {
-    match entry {
-        Ok(attr) => reply.entry_with_ttls(&attr_ttl(ttl, &attr), &ttl, &file_attr(&attr), Generation(0)),
+pub(super) fn reply_entry(ttl: Duration, reply: Reply, made: Result<Attr>) {
+    match made {
+        Ok(attr) => reply.entry(&entry(ttl, &attr)),
+        Err(e) => reply.error(errno(&e)),
+    }
+}
+
+/// Replies with attributes, or with the error.
+pub(super) fn reply_attr(ttl: Duration, reply: Reply, attr: Result<Attr>) {
+    match attr {
+        Ok(attr) => reply.attr(attr_ttl(ttl, &attr), &fuse_attr(&attr)),
         Err(e) => reply.error(errno(&e)),
     }
 }
 
 /// Replies that it is done, or with the error.
-pub(super) fn reply_empty(reply: ReplyEmpty, done: Result<()>) {
+pub(super) fn reply_empty(reply: Reply, done: Result<()>) {
     match done {
         Ok(()) => reply.ok(),
         Err(e) => reply.error(errno(&e)),
@@ -51,14 +50,9 @@ pub(super) fn reply_empty(reply: ReplyEmpty, done: Result<()>) {
 }
 
 /// Replies with a value as getxattr and listxattr want it: its size, or itself if it fits.
-pub(super) fn reply_xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>>) {
+pub(super) fn reply_value(reply: Reply, size: u32, value: Result<Vec<u8>>) {
     match value {
+        Ok(value) => reply.value(&value, size),
         Err(e) => reply.error(errno(&e)),
-        Ok(value) => match u32::try_from(value.len()) {
-            Err(_) => reply.error(Errno::E2BIG),
-            Ok(len) if size == 0 => reply.size(len),
-            Ok(len) if len > size => reply.error(Errno::ERANGE),
-            Ok(_) => reply.data(&value),
-        },
     }
 }

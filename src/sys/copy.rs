@@ -11,10 +11,12 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use rustix::fs::{self, SeekFrom};
 use rustix::io::{self, Errno, Result};
 
+use super::cancel;
+
 /// How much one copy_file_range call or one read moves.
 const CHUNK: usize = 1 << 20;
-/// copy_file_range needs no buffer, so it may take more at once.
-const RANGE_CHUNK: usize = 64 << 20;
+/// copy_file_range needs no buffer, so it may take more at once; it is a few milliseconds' work, and can't be stopped.
+const RANGE_CHUNK: usize = 16 << 20;
 /// As [`RANGE_CHUNK`], where the disk is to begin meanwhile.
 const SYNC_CHUNK: usize = 8 << 20;
 
@@ -22,6 +24,10 @@ const SYNC_CHUNK: usize = 8 << 20;
 /// Returns the number of bytes that were moved (0 with a clone).
 ///
 /// `sync`: the caller will sync `to`. So the disk begins to write while the rest is copied.
+///
+/// # Errors
+///
+/// `EINTR` when it is [asked to stop](cancel); what was copied until then is there.
 pub fn file_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64, sync: bool) -> Result<u64> {
     if size == 0 {
         return Ok(0);
@@ -44,6 +50,7 @@ pub fn file_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64, sync: bool
     let mut moved = 0;
     let mut offset = 0;
     while offset < size {
+        stop_if_asked()?;
         let (start, end) = next_data(from, offset, size)?;
         if start >= end {
             break;
@@ -54,6 +61,10 @@ pub fn file_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64, sync: bool
     }
     fs::ftruncate(to, size)?;
     Ok(moved)
+}
+
+fn stop_if_asked() -> Result<()> {
+    if cancel::is_asked() { Err(Errno::INTR) } else { Ok(()) }
 }
 
 /// The next run of data at or after `offset`; empty when only a hole is left.
@@ -76,6 +87,7 @@ fn next_data(from: BorrowedFd<'_>, offset: u64, size: u64) -> Result<(u64, u64)>
 fn copy_range(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64, chunk: usize) -> Result<()> {
     let (mut off_in, mut off_out) = (start, start);
     while off_in < end {
+        stop_if_asked()?;
         let want = usize::try_from(end - off_in).map_or(chunk, |n| n.min(chunk));
         match fs::copy_file_range(from, Some(&mut off_in), to, Some(&mut off_out), want) {
             // The file got shorter under us: the rest reads as a hole.
@@ -106,6 +118,7 @@ fn copy_buffered(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64)
     let mut buffer = vec![0u8; CHUNK];
     let mut offset = start;
     while offset < end {
+        stop_if_asked()?;
         let want = usize::try_from(end - offset).map_or(CHUNK, |n| n.min(CHUNK));
         let got = match io::pread(from, &mut buffer[..want], offset) {
             Ok(0) => return Ok(()),

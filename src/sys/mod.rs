@@ -3,8 +3,10 @@
 //! Everything here works on a directory descriptor and one name, or on a descriptor alone: nothing resolves a path
 //! against the host, so that no layer can be left by `..`, by a symbolic link or by a race.
 
+pub mod cancel;
 pub mod copy;
 pub mod dir;
+pub mod fuse;
 pub mod handle;
 pub mod interrupt;
 pub mod memory;
@@ -12,6 +14,7 @@ pub mod mount;
 pub mod namespace;
 pub mod object;
 pub mod process;
+pub mod ring;
 pub mod schedule;
 pub mod splice;
 pub mod xattr;

@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering;
 use rustix::fs::StatVfs;
 use rustix::io::Errno;
 
+use super::Union;
 use super::events::What;
 use super::node::{Node, Place, Source};
-use super::{Caller, Union};
 use crate::error::{FsError, Result};
 use crate::sys::object::{At, Kind, SetTime, Stat, Writable};
 
@@ -202,15 +202,16 @@ impl Union {
     }
 
     /// Changes attributes. What is asked for at once happens in the order owner, mode, size, times.
-    pub fn setattr(&self, node: &Arc<Node>, change: SetAttr, caller: Caller) -> Result<Attr> {
+    pub fn setattr(&self, node: &Arc<Node>, change: SetAttr, kill: bool) -> Result<Attr> {
         if self.is_idle_flush(node, &change)? {
             return self.getattr(node);
         }
         if change == SetAttr::default() && node.kind == Kind::File {
-            // By this the kernel has setuid and setgid taken away before a write that is no request; it took the
-            // capabilities itself. Where only those were to go, root asks.
+            // By this the kernel has setuid and setgid taken away where that is no part of a request: before a write that is
+            // passed through, fallocate(2) and copy_file_range(2) by who may not keep them, and by chown(2) to nobody new. (And
+            // where it took the capabilities of a file away itself, whoever wrote to it: then both go.)
             let fd = self.data_fd(node, true)?;
-            self.drop_privilege_bits(node, fd.as_fd(), caller)?;
+            self.kill_privilege_bits(node, fd.as_fd())?;
             return self.getattr(node);
         }
         let owner = self.owners.chown(change.uid, change.gid)?;
@@ -227,7 +228,9 @@ impl Union {
             if !truncated {
                 rustix::fs::ftruncate(fd.as_fd(), size)?;
             }
-            self.drop_privilege_bits(node, fd.as_fd(), caller)?;
+            if kill {
+                self.kill_privilege_bits(node, fd.as_fd())?;
+            }
         }
         if change.atime.is_some() || change.mtime.is_some() {
             self.with_upper(node, |object| Ok(object.utimens(change.atime, change.mtime)?))?;
@@ -255,19 +258,6 @@ impl Union {
         Ok(!self.in_upper(node) && self.with_object(node, |at, _| Ok(at.stat()?.mtime == mtime))?)
     }
 
-    /// Takes setuid and setgid away from a file whose content `caller` changed, unless the caller is privileged.
-    pub(super) fn drop_privilege_bits(
-        &self,
-        node: &Arc<Node>,
-        fd: BorrowedFd<'_>,
-        caller: Caller,
-    ) -> Result<()> {
-        if caller.uid == 0 {
-            return Ok(());
-        }
-        self.kill_privilege_bits(node, fd)
-    }
-
     /// Takes setuid and setgid away from a file of the upper.
     pub(super) fn kill_privilege_bits(&self, node: &Arc<Node>, fd: BorrowedFd<'_>) -> Result<()> {
         let mode = self.owners.kept(At::Fd(fd), At::Fd(fd).stat()?, true)?.mode;
@@ -280,6 +270,18 @@ impl Union {
             self.with_upper(node, |object| self.owners.change(object, (None, None), mode))?;
         }
         Ok(())
+    }
+
+    /// Takes setgid away: somebody outside of the object's group set its ACL.
+    pub fn kill_set_group_id(&self, node: &Arc<Node>) -> Result<()> {
+        self.with_upper(node, |object| {
+            let at = object.at();
+            let mode = self.owners.kept(at, at.stat()?, true)?.mode & 0o7777;
+            match mode & 0o2000 {
+                0 => Ok(()),
+                bit => self.owners.change(object, (None, None), Some(mode & !bit)),
+            }
+        })
     }
 
     /// The target of a symbolic link.

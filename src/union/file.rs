@@ -16,11 +16,11 @@ use parking_lot::Mutex;
 use rustix::fs::{self, FallocateFlags, OFlags, SeekFrom};
 use rustix::io::{self, Errno};
 
+use super::Union;
 use super::events::What;
 use super::lend::with_rights;
 use super::marker;
 use super::node::Node;
-use super::{Caller, Union};
 use crate::error::{FsError, Result};
 use crate::sys::copy::write_all_at;
 use crate::sys::object::{At, Kind, SetTime, Writable};
@@ -153,10 +153,11 @@ impl Union {
         self.files.keep(node.ino, fd, true)
     }
 
-    /// Makes a file ready to be opened: copies it up if it is to be written, and truncates it if asked to.
-    pub fn open(&self, node: &Arc<Node>, flags: OFlags, caller: Caller) -> Result<()> {
+    /// Makes a file ready to be opened: copies it up if it is to be written, and truncates it if asked to. `kill`: setuid
+    /// and setgid go then.
+    pub fn open(&self, node: &Arc<Node>, flags: OFlags, kill: bool) -> Result<()> {
         if flags.contains(OFlags::TRUNC) {
-            return self.truncate(node, 0, caller);
+            return self.truncate(node, 0, kill);
         }
         if flags.intersects(OFlags::WRONLY | OFlags::RDWR) {
             self.ensure_upper(node)?;
@@ -164,14 +165,14 @@ impl Union {
         Ok(())
     }
 
-    /// Makes a file so long.
-    pub(super) fn truncate(&self, node: &Arc<Node>, size: u64, caller: Caller) -> Result<()> {
+    /// Makes a file so long. `kill`: setuid and setgid go.
+    pub(super) fn truncate(&self, node: &Arc<Node>, size: u64, kill: bool) -> Result<()> {
         let done = self.ensure_upper_sized(node, Some(size))?;
         let fd = self.data_fd(node, true)?;
         if !done {
             fs::ftruncate(fd.as_fd(), size)?;
         }
-        self.drop_privilege_bits(node, fd.as_fd(), caller)
+        if kill { self.kill_privilege_bits(node, fd.as_fd()) } else { Ok(()) }
     }
 
     /// A descriptor of the file that holds the node's data as long as the mount lives; `None` while a copy-up may move
@@ -255,15 +256,8 @@ impl Union {
     }
 
     /// Preallocates, punches or zeroes. `mode` as of fallocate(2).
-    pub fn fallocate(
-        &self,
-        node: &Arc<Node>,
-        mode: FallocateFlags,
-        (offset, len): (u64, u64),
-        caller: Caller,
-    ) -> Result<()> {
+    pub fn fallocate(&self, node: &Arc<Node>, mode: FallocateFlags, (offset, len): (u64, u64)) -> Result<()> {
         let fd = self.data_fd(node, true)?;
-        self.drop_privilege_bits(node, fd.as_fd(), caller)?;
         Ok(fs::fallocate(fd.as_fd(), mode, offset, len)?)
     }
 
@@ -309,13 +303,9 @@ impl Union {
         from: (&Arc<Node>, u64),
         to: (&Arc<Node>, u64),
         len: usize,
-        kill: bool,
     ) -> Result<usize> {
         let target = self.data_fd(to.0, true)?;
         let source = self.data_fd(from.0, false)?;
-        if kill {
-            self.kill_privilege_bits(to.0, target.as_fd())?;
-        }
         let (mut at, mut to_at) = (from.1, to.1);
         Ok(fs::copy_file_range(&source, Some(&mut at), &target, Some(&mut to_at), len)?)
     }

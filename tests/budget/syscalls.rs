@@ -61,7 +61,7 @@ fn syscalls(counted: &Counted, scratch: &Path, work: impl FnOnce()) -> Vec<Strin
     // Of the threads that answer requests; others wait for signals and for `unionmount status`.
     let answers = |thread: &str| {
         let name = fs::read_to_string(format!("/proc/{pid}/task/{thread}/comm"));
-        name.is_ok_and(|name| name.starts_with("fuser-"))
+        name.is_ok_and(|name| name.starts_with("fuse-"))
     };
     let lines = text.lines().filter_map(|line| line.split_once(' ')).filter(|(thread, _)| answers(thread));
     let calls = lines.map(|(_, call)| call.trim_start());

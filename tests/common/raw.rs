@@ -181,3 +181,74 @@ pub fn idmapped_mount(source: &std::path::Path, target: &std::path::Path, first:
     sleeper.wait()?;
     mapped
 }
+
+/// Whether name_to_handle_at(2) gives a handle for `path`.
+#[allow(dead_code)] // not every suite asks
+pub fn has_handle(path: &std::path::Path) -> io::Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    // struct file_handle: how many bytes there is room for, a type, the bytes.
+    let (mut handle, mut mount) = ([0u32; 2 + 128 / 4], 0i32);
+    handle[0] = 128;
+    // SAFETY: the pointers are to a string that ends in a NUL, a handle with the room that it tells, and a number.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_name_to_handle_at,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            handle.as_mut_ptr(),
+            &raw mut mount,
+            0,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A block that O_DIRECT takes.
+#[allow(dead_code)] // not every suite writes so
+#[repr(align(4096))]
+pub struct Block(pub [u8; 4096]);
+
+/// Writes that are begun and waited for apart (io_submit(2)).
+#[allow(dead_code)]
+pub struct Asynchronous(libc::c_ulong);
+
+#[allow(dead_code)]
+impl Asynchronous {
+    pub fn new() -> io::Result<Asynchronous> {
+        let mut context: libc::c_ulong = 0;
+        // SAFETY: the pointer is to a number that is zero, as the call wants.
+        match unsafe { libc::syscall(libc::SYS_io_setup, 8, &raw mut context) } {
+            0 => Ok(Asynchronous(context)),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// Writes a block at `offset` and returns when it is done.
+    pub fn write(&self, file: &File, block: &Block, offset: i64) -> io::Result<i64> {
+        const IOCB_CMD_PWRITE: u64 = 1;
+        // struct iocb: data, key and flags, opcode and descriptor, buffer, size, offset, reserved, flags.
+        let opcode = IOCB_CMD_PWRITE | (file.as_raw_fd() as u64) << 32;
+        let control = [0, 0, opcode, (&raw const block.0) as u64, 4096, offset as u64, 0, 0];
+        let list = [control.as_ptr()];
+        let mut event = [0i64; 4];
+        // SAFETY: one iocb, as the layout above; its block is borrowed until the event is there.
+        unsafe {
+            if libc::syscall(libc::SYS_io_submit, self.0, 1, list.as_ptr()) != 1 {
+                return Err(io::Error::last_os_error());
+            }
+            let none = std::ptr::null::<libc::timespec>();
+            if libc::syscall(libc::SYS_io_getevents, self.0, 1, 1, event.as_mut_ptr(), none) != 1 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(event[2])
+    }
+}
+
+impl Drop for Asynchronous {
+    fn drop(&mut self) {
+        // SAFETY: it is a context of io_setup, and nothing is under way.
+        let _ended = unsafe { libc::syscall(libc::SYS_io_destroy, self.0) };
+    }
+}

@@ -302,7 +302,7 @@ fn as_many_threads_as_asked_for() {
         let serving = || {
             let tasks = fs::read_dir(&tasks).unwrap().flatten();
             let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
-            names.filter(|name| name.starts_with("fuser")).count()
+            names.filter(|name| name.starts_with("fuse-")).count()
         };
         until("all threads are there", || serving() == count);
         umount(&place);

@@ -58,7 +58,7 @@ fn mount(place: &Place) {
 fn serving(place: &Place) -> Vec<String> {
     let tasks = fs::read_dir(format!("/proc/{}/task", place.daemon().as_raw_nonzero())).unwrap().flatten();
     let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
-    names.map(|name| name.trim().to_owned()).filter(|name| name.starts_with("fuser")).collect()
+    names.map(|name| name.trim().to_owned()).filter(|name| name.starts_with("fuse-")).collect()
 }
 
 /// Bytes that tell where they belong.
@@ -74,7 +74,7 @@ fn requests_come_over_io_uring() {
     fs::write(place.at("a/large"), &large).unwrap();
     fs::write(place.at("b/small"), "small").unwrap();
     mount(&place);
-    for name in ["fuser-0-0", "fuser-0-1", "fuser-0"] {
+    for name in ["fuse-0-0", "fuse-0-1", "fuse-0"] {
         until(name, || serving(&place).iter().any(|serving| serving == name));
     }
 

@@ -18,6 +18,7 @@ mod listing;
 mod locks;
 mod lookup;
 mod modes;
+mod negotiated;
 mod open_files;
 mod ownership;
 mod refusals;

@@ -1,0 +1,181 @@
+//! A connection with the kernel, from the first word to the last.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use fuser::{Errno, InitFlags};
+
+use super::device::Device;
+use super::init::{self, Agreed, Versions};
+use super::interrupts::Interrupts;
+use super::notifier::Notifier;
+use super::ring;
+use super::serve::{Admission, Filesystem, Served};
+use super::spin::Spinner;
+use super::worker::Worker;
+use crate::fuse::pairing::Pairing;
+use crate::fuse::wire::request::{Dialect, Init};
+use crate::fuse::wire::{Operation, Reply, Request};
+use crate::sys::fuse::Pages;
+
+/// How it is served.
+#[derive(Debug, Clone)]
+pub(super) struct How {
+    /// How many threads answer requests from the device.
+    pub(super) threads: usize,
+    /// Each of them has a descriptor of its own.
+    pub(super) apart: bool,
+    pub(super) admission: Admission,
+    pub(super) pairing: Option<Arc<Pairing>>,
+    /// Requests are to come over io_uring.
+    pub(super) uring: bool,
+}
+
+/// One that both sides agreed on.
+#[derive(Debug)]
+pub(super) struct Connection<F: Filesystem> {
+    device: Arc<Device>,
+    served: Served<F>,
+    agreed: Agreed,
+    how: How,
+}
+
+impl<F: Filesystem> Connection<F> {
+    /// Agrees with the kernel that has mounted `device`.
+    ///
+    /// # Errors
+    ///
+    /// The kernel is too old, the filesystem doesn't begin, or the mount has gone.
+    pub(super) fn begin(mut filesystem: F, device: Arc<Device>, how: How) -> io::Result<Connection<F>> {
+        let agreed = match agree(&mut filesystem, &device, &how) {
+            Ok(agreed) => agreed,
+            Err(e) => {
+                filesystem.destroy();
+                return Err(e);
+            }
+        };
+        let served = Served {
+            filesystem,
+            admission: how.admission,
+            dialect: agreed.dialect,
+            pairing: how.pairing.clone().filter(|_| !agreed.uring),
+            interrupts: Arc::new(Interrupts::default()),
+        };
+        Ok(Connection { device, served, agreed, how })
+    }
+
+    /// What the kernel can be told by.
+    pub(super) fn notifier(&self) -> Notifier {
+        Notifier::new(self.device.clone())
+    }
+
+    /// Answers until the filesystem is unmounted.
+    ///
+    /// # Errors
+    ///
+    /// Threads or rings can't be had, or the connection broke.
+    pub(super) fn run(self) -> io::Result<()> {
+        let Connection { device, served, agreed, how } = self;
+        let served = Arc::new(served);
+        let ended = run(&served, &device, &agreed, &how);
+        served.filesystem.destroy();
+        ended
+    }
+}
+
+/// The first word: reads FUSE_INIT and answers it.
+fn agree<F: Filesystem>(filesystem: &mut F, device: &Arc<Device>, how: &How) -> io::Result<Agreed> {
+    let mut buffer = Pages::new(64 << 10)?;
+    loop {
+        let len = match device.receive(&mut buffer) {
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::NOENT | rustix::io::Errno::AGAIN) => continue,
+            received => received?,
+        };
+        let request = Request::parse(&buffer[..len], Dialect::default()).map_err(io::Error::other)?;
+        let reply = Reply::new(request.header.unique, device.clone());
+        let Operation::Init(offer) = request.operation else {
+            reply.error(Errno::EIO);
+            return Err(io::Error::other("the kernel asks before it was greeted"));
+        };
+        match init::versions(&offer) {
+            Versions::Fit => {}
+            Versions::AskAgain => {
+                reply.init(&init::own_version());
+                continue;
+            }
+            Versions::TooOld => {
+                reply.error(Errno::EPROTO);
+                return Err(init::too_old(&offer));
+            }
+        }
+        let wanted = match filesystem.negotiate(&offer) {
+            Ok(wanted) => wanted,
+            Err(e) => {
+                reply.error(Errno::from_i32(e.raw_os_error().unwrap_or(libc::EIO)));
+                return Err(e);
+            }
+        };
+        let rings = how.uring && has_rings(&offer);
+        let (agreed, out) = init::agree(&offer, &wanted, rings, how.admission != Admission::All);
+        reply.init(&out);
+        return Ok(agreed);
+    }
+}
+
+/// Whether requests can come over io_uring. Once that is agreed on there is no way back.
+fn has_rings(offer: &Init) -> bool {
+    let usable = match offer.flags.contains(InitFlags::FUSE_OVER_IO_URING) {
+        true => ring::usable(),
+        false => Err(io::Error::other("the kernel doesn't offer it")),
+    };
+    match &usable {
+        Ok(()) => log::info!("requests come over io_uring"),
+        Err(e) => log::info!("requests don't come over io_uring: {e}"),
+    }
+    usable.is_ok()
+}
+
+fn run<F: Filesystem>(
+    served: &Arc<Served<F>>,
+    device: &Arc<Device>,
+    agreed: &Agreed,
+    how: &How,
+) -> io::Result<()> {
+    let rings = match agreed.uring {
+        true => Some(ring::start(served.clone(), device.clone(), agreed.payload_size)?),
+        false => None,
+    };
+    // Over the device then comes only what is to be forgotten.
+    let threads = if rings.is_some() { 1 } else { how.threads.max(1) };
+    let spinner = (rings.is_none() && (how.apart || threads == 1)).then(Arc::<Spinner>::default);
+    let mut devices = Vec::with_capacity(threads);
+    for _ in 1..threads {
+        devices.push(match how.apart {
+            true => device.another().map_err(io::Error::other)?,
+            false => device.clone(),
+        });
+    }
+    devices.push(device.clone());
+    let workers = devices.into_iter().enumerate().map(|(number, device)| {
+        let worker = Worker {
+            served: served.clone(),
+            device,
+            number,
+            request_size: agreed.request_size,
+            spinner: spinner.clone(),
+            pause: rings.as_ref().map(|_| ring::FORGET_PAUSE),
+        };
+        std::thread::Builder::new().name(format!("fuse-{number}")).spawn(move || worker.run())
+    });
+    let workers: Vec<_> = workers.collect::<io::Result<_>>()?;
+    let ended = workers.into_iter().map(join).fold(Ok(()), io::Result::and);
+    if let Some(rings) = rings {
+        rings.join()?;
+    }
+    ended
+}
+
+fn join(worker: JoinHandle<io::Result<()>>) -> io::Result<()> {
+    worker.join().map_err(|_| io::Error::other("a thread that answers panicked"))?
+}

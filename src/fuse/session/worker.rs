@@ -1,0 +1,76 @@
+//! A thread that answers requests from the device.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use super::device::Device;
+use super::serve::{Filesystem, Served};
+use super::spin::{Credit, Spinner, sleep};
+use crate::fuse::pairing::Pairing;
+use crate::fuse::wire::{Reply, Request};
+use crate::sys::fuse::Pages;
+
+/// What a thread has.
+#[derive(Debug)]
+pub(super) struct Worker<F: Filesystem> {
+    pub(super) served: Arc<Served<F>>,
+    pub(super) device: Arc<Device>,
+    /// Its number among the threads, from 0.
+    pub(super) number: usize,
+    /// The largest request.
+    pub(super) request_size: usize,
+    /// Lets it ask for a moment before it sleeps. None where the descriptor is shared: it can't be set to return at once
+    /// for one thread only.
+    pub(super) spinner: Option<Arc<Spinner>>,
+    /// How long it waits after each request, so that the next one tells more.
+    pub(super) pause: Option<Duration>,
+}
+
+/// Lets all others go on when a thread has ended, however it ended.
+struct EndPairing<'a>(Option<&'a Pairing>);
+
+impl Drop for EndPairing<'_> {
+    fn drop(&mut self) {
+        if let Some(pairing) = self.0 {
+            pairing.end();
+        }
+    }
+}
+
+impl<F: Filesystem> Worker<F> {
+    /// Answers until the filesystem is unmounted.
+    ///
+    /// # Errors
+    ///
+    /// The connection broke.
+    pub(super) fn run(self) -> io::Result<()> {
+        let mut buffer = Pages::new(self.request_size)?;
+        let mut credit = Credit::default();
+        let pairing = self.served.pairing.as_deref();
+        let _end = EndPairing(pairing);
+        self.served.interrupts.enter();
+        loop {
+            // Whose turn it is to ask.
+            let may_spin = pairing.is_none_or(|pairing| pairing.wait_turn(self.number));
+            let received = match &self.spinner {
+                Some(spinner) if may_spin => spinner.receive(&mut credit, &self.device, &mut buffer),
+                _ => sleep(&mut credit, &self.device, &mut buffer),
+            };
+            let request = match received {
+                Ok(len) => &buffer[..len],
+                // Taken back, or called back: perhaps it is somebody else's turn now.
+                Err(Errno::NOENT | Errno::INTR | Errno::AGAIN) => continue,
+                Err(Errno::NODEV) => return Ok(()),
+                Err(errno) => return Err(errno.into()),
+            };
+            let parsed = Request::parse(request, self.served.dialect);
+            self.served.serve(parsed, |unique| Reply::new(unique, self.device.clone()))?;
+            if let Some(pause) = self.pause {
+                std::thread::sleep(pause);
+            }
+        }
+    }
+}
