@@ -25,7 +25,7 @@ macro_rules! needs_strace {
 fn syscalls(counted: &Counted, scratch: &Path, work: impl FnOnce()) -> Vec<String> {
     let (pid, trace) = (counted.mount.daemon(), scratch.join("trace"));
     let mut strace = Command::new("strace")
-        .args(["-f", "-qq", "-o", trace.to_str().unwrap(), "-p", &pid.to_string()])
+        .args(["-f", "-qq", "-y", "-o", trace.to_str().unwrap(), "-p", &pid.to_string()])
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
@@ -39,9 +39,8 @@ fn syscalls(counted: &Counted, scratch: &Path, work: impl FnOnce()) -> Vec<Strin
     work();
     kill_process(Pid::from_child(&strace), Signal::INT).unwrap();
     strace.wait().unwrap();
-    const APART: [&str; 16] = [
+    const APART: [&str; 15] = [
         "read(",
-        "writev(",
         "fcntl(",
         "sched_yield(",
         "futex(",
@@ -65,7 +64,11 @@ fn syscalls(counted: &Counted, scratch: &Path, work: impl FnOnce()) -> Vec<Strin
     };
     let lines = text.lines().filter_map(|line| line.split_once(' ')).filter(|(thread, _)| answers(thread));
     let calls = lines.map(|(_, call)| call.trim_start());
-    calls.filter(|call| !APART.iter().any(|p| call.starts_with(p))).map(str::to_owned).collect()
+    let is_answer = |call: &&str| call.starts_with("write(") && call.contains("</dev/fuse>");
+    calls
+        .filter(|call| !is_answer(call) && !APART.iter().any(|p| call.starts_with(p)))
+        .map(str::to_owned)
+        .collect()
 }
 
 fn count(calls: &[String], most: usize) {
