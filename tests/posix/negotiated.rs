@@ -130,6 +130,7 @@ fn seeking_before_the_start_is_no_such_place() {
     for whence in [SeekFrom::Data(u64::MAX), SeekFrom::Hole(u64::MAX)] {
         assert_eq!(rustix::fs::seek(&file, whence), Err(Errno::NXIO));
     }
+    drop(file);
     mount.unmount();
 }
 
@@ -146,6 +147,7 @@ fn data_that_are_not_written_back_are_found() {
         Command::new("cp").args([mount.join("f"), stack.scratch().path().join("copy")]).status().unwrap();
     assert!(copied.success());
     assert!(read(stack.scratch().path().join("copy")) == read(mount.join("f")), "cp copies what is there");
+    drop(file);
     mount.unmount();
 }
 
@@ -188,6 +190,7 @@ fn what_was_written_past_the_cache_is_read() {
             assert!(block.iter().all(|read| *read == byte), "round {round}: old bytes");
         }
     });
+    drop(direct);
     mount.unmount();
 }
 
