@@ -64,7 +64,10 @@ fn syscalls(counted: &Counted, scratch: &Path, work: impl FnOnce()) -> Vec<Strin
     };
     let lines = text.lines().filter_map(|line| line.split_once(' ')).filter(|(thread, _)| answers(thread));
     let calls = lines.map(|(_, call)| call.trim_start());
-    let is_answer = |call: &&str| call.starts_with("write(") && call.contains("</dev/fuse>");
+    // Answers, and what the kernel is told unasked.
+    let is_answer = |call: &&str| {
+        (call.starts_with("write(") || call.starts_with("writev(")) && call.contains("</dev/fuse>")
+    };
     calls
         .filter(|call| !is_answer(call) && !APART.iter().any(|p| call.starts_with(p)))
         .map(str::to_owned)
