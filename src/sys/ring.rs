@@ -2,7 +2,7 @@
 //! to the kernel and to this process in turn.
 //!
 //! Who has the memory is a matter of ownership here: [`Ring::register`] and [`Ring::commit`] take an [`Area`], and
-//! [`Ring::next`] gives it back when the kernel has put a request there.
+//! [`Ring::wait`] gives it back when the kernel has put a request there.
 
 #![allow(unsafe_code)]
 
@@ -91,7 +91,7 @@ impl Ring {
         }
     }
 
-    /// Hands an entry's reply to the kernel with the next call of [`Ring::next`], and asks for its next request.
+    /// Hands an entry's reply to the kernel with the next call of [`Ring::wait`], and asks for its next request.
     ///
     /// # Errors
     ///
@@ -143,7 +143,7 @@ impl Ring {
     /// # Errors
     ///
     /// Those of io_uring_enter; an entry that the kernel doesn't know.
-    pub fn next(&mut self) -> io::Result<Told> {
+    pub fn wait(&mut self) -> io::Result<Told> {
         loop {
             self.take_completed();
             if let Some((index, result)) = self.completed.pop_front() {
@@ -154,14 +154,12 @@ impl Ring {
                     (error, _) => Ok(Told::Ended(-error)),
                 };
             }
-            match self.ring.submit_and_wait(1) {
-                Err(e) => match e.raw_os_error() {
-                    Some(libc::EINTR) => {}
-                    // Memory is short.
-                    Some(libc::EAGAIN | libc::EBUSY) => std::thread::yield_now(),
-                    _ => return Err(e),
-                },
-                Ok(_) => {}
+            let Err(e) = self.ring.submit_and_wait(1) else { continue };
+            match e.raw_os_error() {
+                Some(libc::EINTR) => {}
+                // Memory is short.
+                Some(libc::EAGAIN | libc::EBUSY) => std::thread::yield_now(),
+                _ => return Err(e),
             }
         }
     }

@@ -258,7 +258,7 @@ impl<F: Filesystem> Server<F> {
     fn serve(&mut self) -> io::Result<()> {
         let mut left = self.entries.len();
         while left > 0 {
-            match self.ring.next()? {
+            match self.ring.wait()? {
                 Told::Request(index, area) => {
                     let (queue, slot) = self.entries[index].clone();
                     let (commit_id, area) = self.answer(queue, &slot, area)?;
