@@ -27,9 +27,19 @@ pub(super) struct How {
     /// Each of them has a descriptor of its own.
     pub(super) apart: bool,
     pub(super) admission: Admission,
+    /// Somebody else has mounted it, and it isn't known how.
+    pub(super) given: bool,
     pub(super) pairing: Option<Arc<Pairing>>,
     /// Requests are to come over io_uring.
     pub(super) uring: bool,
+}
+
+impl How {
+    /// Whether the mount may be idmapped: all requests but those that make inodes then come in nobody's name, and the kernel
+    /// refuses the connection of a mount without `default_permissions`.
+    fn idmaps(&self) -> bool {
+        self.admission == Admission::All && !self.given
+    }
 }
 
 /// One that both sides agreed on.
@@ -117,7 +127,7 @@ fn agree<F: Filesystem>(filesystem: &mut F, device: &Arc<Device>, how: &How) -> 
             }
         };
         let rings = how.uring && has_rings(&offer);
-        let (agreed, out) = init::agree(&offer, &wanted, rings, how.admission != Admission::All);
+        let (agreed, out) = init::agree(&offer, &wanted, rings, how.idmaps());
         reply.init(&out);
         return Ok(agreed);
     }

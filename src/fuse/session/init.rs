@@ -73,8 +73,8 @@ pub(super) fn own_version() -> fuse_init_out {
 }
 
 /// Agrees on what is wanted and offered. `uring`: requests are to come over io_uring, where that is offered.
-/// `callers`: every request has to tell who asks.
-pub(super) fn agree(offer: &Init, wanted: &Wanted, uring: bool, callers: bool) -> (Agreed, fuse_init_out) {
+/// `idmaps`: the mount may be idmapped.
+pub(super) fn agree(offer: &Init, wanted: &Wanted, uring: bool, idmaps: bool) -> (Agreed, fuse_init_out) {
     let mut want = wanted.flags
         | InitFlags::FUSE_BIG_WRITES
         | InitFlags::FUSE_MAX_PAGES
@@ -82,7 +82,7 @@ pub(super) fn agree(offer: &Init, wanted: &Wanted, uring: bool, callers: bool) -
         // Tells an aborted connection, whose mount stays, from an unmount.
         | InitFlags::FUSE_ABORT_ERROR;
     want.set(InitFlags::FUSE_OVER_IO_URING, uring);
-    if callers {
+    if !idmaps {
         want -= InitFlags::FUSE_ALLOW_IDMAP;
     }
     let flags = want & offer.flags;
@@ -160,7 +160,7 @@ mod tests {
             max_readahead: 512 << 10,
             max_stack_depth: 1,
         };
-        let (agreed, out) = agree(&offer(), &wanted, true, false);
+        let (agreed, out) = agree(&offer(), &wanted, true, true);
         assert!(agreed.uring && agreed.dialect.setxattr_ext);
         assert_eq!((out.max_write, out.max_readahead, out.congestion_threshold), (1 << 20, 128 << 10, 48));
         assert_eq!((out.max_pages as usize * rustix::param::page_size(), out.max_stack_depth), (1 << 20, 1));
@@ -168,11 +168,11 @@ mod tests {
         assert_eq!(agreed.payload_size, 1 << 20);
 
         let poor = Init { flags: InitFlags::FUSE_MAX_PAGES, minor: 31, ..offer() };
-        let (agreed, out) = agree(&poor, &wanted, true, false);
+        let (agreed, out) = agree(&poor, &wanted, true, true);
         assert!(!agreed.uring && !agreed.dialect.setxattr_ext);
         assert_eq!((u64::from(out.flags), out.flags2), (InitFlags::FUSE_MAX_PAGES.bits(), 0));
         assert_eq!((out.minor, out.max_stack_depth), (31, 0));
-        assert!(!agree(&offer(), &wanted, false, true).0.uring);
+        assert!(!agree(&offer(), &wanted, false, false).0.uring);
     }
 
     #[test]

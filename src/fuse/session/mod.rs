@@ -151,6 +151,7 @@ pub fn serve<F: Filesystem>(
             true => Admission::RootAnd(owner),
             false => Admission::All,
         },
+        given: options.given,
         pairing: options.pairing.clone(),
         uring: options.uring && options.threads != Some(1),
     };
