@@ -87,6 +87,8 @@ impl StackOptions {
 pub struct Layer {
     /// As given; for messages only.
     pub path: PathBuf,
+    /// Where it was when it was opened, from the root and without links; empty without /proc. For messages only.
+    pub place: Vec<u8>,
     /// Its root, opened with O_PATH. Every access starts here.
     pub root: OwnedFd,
     /// `st_dev` of the root.
@@ -222,7 +224,9 @@ impl Layer {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| open_error(role, path, e))?;
         let id = locate(root.as_fd()).map_err(|e| open_error(role, path, e))?.id;
-        Ok(Layer { path: path.to_owned(), root, dev: id.dev, ino: id.ino })
+        let place = rustix::fs::readlinkat(rustix::fs::CWD, proc_path(root.as_fd()), Vec::new());
+        let place = place.map(std::ffi::CString::into_bytes).unwrap_or_default();
+        Ok(Layer { path: path.to_owned(), place, root, dev: id.dev, ino: id.ino })
     }
 
     fn may(&self, role: Role, access: Access, needs: &'static str) -> Result<(), StackError> {
@@ -265,11 +269,10 @@ fn unchanged_by_reading(mut lowers: Vec<Layer>) -> Vec<Layer> {
     }
     let Some(mounted) = mount_points() else { return lowers };
     for layer in &mut lowers {
-        let path = rustix::fs::readlinkat(rustix::fs::CWD, proc_path(layer.root.as_fd()), Vec::new());
-        let Ok(path) = path.map(std::ffi::CString::into_bytes) else { continue };
+        let place = &layer.place[..];
         let holds_mounts =
-            mounted.iter().any(|at| at.strip_prefix(&path[..]).is_some_and(|rest| rest.starts_with(b"/")));
-        if holds_mounts || path == b"/" {
+            mounted.iter().any(|at| at.strip_prefix(place).is_some_and(|rest| rest.starts_with(b"/")));
+        if holds_mounts || place == b"/" || place.is_empty() {
             continue;
         }
         match without_access_times(layer.root.as_fd()) {

@@ -165,6 +165,8 @@ impl fmt::Display for OpenLayer {
 pub struct OpenLayer {
     /// Where it lies, for messages.
     pub path: PathBuf,
+    /// The same from the root and without links, when it was opened; empty where that isn't known.
+    pub place: Vec<u8>,
     /// Its root.
     pub root: Arc<RealDir>,
 }
@@ -261,14 +263,14 @@ impl Union {
         let upper_layer = match stack.upper {
             Some(layer) => {
                 let root = rustix::io::fcntl_dupfd_cloexec(&layer.layer.root, 3)?;
-                layers.push(open_layer(layer.layer.path.clone(), root, 0)?);
+                layers.push(open_layer(layer.layer.path.clone(), layer.layer.place.clone(), root, 0)?);
                 Some(layer)
             }
             None => None,
         };
         for lower in stack.lowers {
             let index = layers.len() as LayerIndex;
-            layers.push(open_layer(lower.path, lower.root, index)?);
+            layers.push(open_layer(lower.path, lower.place, lower.root, index)?);
         }
         let regions = Arc::new(Regions::of_layers(&layers)?);
         let upper = match upper_layer {
@@ -425,11 +427,11 @@ impl Union {
     }
 }
 
-fn open_layer(path: PathBuf, fd: OwnedFd, index: LayerIndex) -> Result<OpenLayer> {
+fn open_layer(path: PathBuf, place: Vec<u8>, fd: OwnedFd, index: LayerIndex) -> Result<OpenLayer> {
     let stat = At::Fd(fd.as_fd())
         .stat()
         .map_err(|e| FsError::from(e).of(format_args!("layer {}", path.display()), LAYER_WAY_OUT))?;
-    Ok(OpenLayer { path, root: RealDir::root(index, fd, &stat) })
+    Ok(OpenLayer { path, place, root: RealDir::root(index, fd, &stat) })
 }
 
 /// The root of the merged tree, and which inode gives it its identity. As in the kernel, the roots of all layers are

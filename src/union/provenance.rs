@@ -38,7 +38,7 @@ use super::marker::WH_PREFIX;
 use super::realdir::{LayerIndex, RealDir};
 use super::resolve::{Found, RealDirs, What};
 use crate::error::{FsError, Result};
-use crate::sys::object::{At, proc_path};
+use crate::sys::object::At;
 
 /// A path on the way down: real directories in groups that are searched each for itself.
 #[derive(Debug, Clone)]
@@ -113,8 +113,8 @@ impl<'u> Inspector<'u> {
     /// The absolute path of a place in a layer, as this process sees it.
     pub fn real_path(&self, layer: LayerIndex, path: &[u8]) -> Result<Vec<u8>> {
         let layer = self.union.layers.get(usize::from(layer)).ok_or(FsError::Stale)?;
-        let root = self.union.fds.get(&layer.root)?;
-        let mut real = rustix::fs::readlink(proc_path(root.as_fd()), Vec::new())?.into_bytes();
+        // Not asked of the descriptor: a lower may be open by a mount of this process's own, which has no place in the tree.
+        let mut real = layer.place.clone();
         if !path.is_empty() {
             if real != b"/" {
                 real.push(b'/');
