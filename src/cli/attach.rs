@@ -3,12 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use super::logging::{self, LogOptions};
 use super::store::StoreArgs;
 use super::{Failure, print_all};
+use crate::container::mounting::Rights;
 use crate::container::record::image_layers;
 use crate::container::{Container, ContainerError, mounting};
 
 /// Mount a container to work in, or an image to look at; end it with umount
+///
+/// What the image brings is not trusted: its setuid programs and devices have no effect, and nobody else sees it.
 #[derive(Debug, clap::Args)]
 pub(super) struct Attach {
     #[command(flatten)]
@@ -17,6 +21,18 @@ pub(super) struct Attach {
     /// A container, by name or id: its changes are kept in it. Or an image: it is mounted read-only
     name: String,
 
+    /// Let the image's setuid programs and file capabilities have their effect
+    #[arg(long)]
+    suid: bool,
+
+    /// Let its device nodes be opened
+    #[arg(long)]
+    dev: bool,
+
+    /// Let others than the caller use the mount
+    #[arg(long)]
+    allow_other: bool,
+
     /// Where; a container has a place of its own, which is printed
     #[arg(value_name = "DIR")]
     at: Option<PathBuf>,
@@ -24,11 +40,13 @@ pub(super) struct Attach {
 
 impl Attach {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        logging::start(&LogOptions::default())?;
         let store = self.store.open()?;
+        let rights = Rights { suid: self.suid, dev: self.dev, others: self.allow_other };
         match Container::find(&store, &self.name) {
             Ok(container) => {
                 let at = self.at.clone().unwrap_or_else(|| container.merged());
-                container.mount(&store, &at)?;
+                container.mount(&store, &at, rights)?;
                 if self.at.is_none() {
                     print_all(format!("{}\n", at.display()).as_bytes())?;
                 }
@@ -44,7 +62,7 @@ impl Attach {
                 let layers = image_layers(&store, &image)?;
                 // A container's record keeps its layers; nothing but the mount itself does so here.
                 let dirs: Vec<&Path> = layers.paths.iter().filter_map(|tree| tree.parent()).collect();
-                mounting::mount(&layers.paths, None, &at, &image.id.short(), &dirs)?;
+                mounting::mount(&layers.paths, None, &at, &image.id.short(), &dirs, rights)?;
             }
             Err(error) => return Err(error.into()),
         }

@@ -6,6 +6,7 @@ use super::store::StoreArgs;
 use super::{Failure, print_all};
 use crate::container::Container;
 use crate::container::commit::{About, commit};
+use crate::container::runtime;
 use crate::image::change::Change;
 use crate::image::name::ImageName;
 
@@ -25,10 +26,14 @@ pub(super) struct Commit {
     #[arg(short, long, value_name = "TEXT")]
     message: Option<String>,
 
-    /// Set something in the image's config, as CMD ["sh"]; may repeat. CMD, ENTRYPOINT, ENV, EXPOSE, LABEL,
-    /// STOPSIGNAL, USER, VOLUME and WORKDIR are understood
+    /// Set something in the image's config, as CMD ["sh"]; may repeat. CMD, ENTRYPOINT, ENV, EXPOSE,
+    /// HEALTHCHECK, LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME and WORKDIR are understood
     #[arg(short, long = "change", value_name = "INSTRUCTION")]
     changes: Vec<Change>,
+
+    /// Stop the container's processes while its files are read (by its cgroup)
+    #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, hide_possible_values = true, hide_default_value = true, value_name = "true|false")]
+    pause: bool,
 
     /// The container, by name or id
     container: String,
@@ -48,7 +53,9 @@ impl Commit {
             changes: self.changes,
             created: super::import::now()?,
         };
+        let paused = if self.pause { runtime::pause(&container)? } else { None };
         let id = commit(&store, &container, &about, self.name)?;
+        drop(paused);
         print_all(format!("{id}\n").as_bytes())?;
         Ok(ExitCode::SUCCESS)
     }

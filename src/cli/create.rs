@@ -16,7 +16,7 @@ impl Create {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let store = self.container.open()?;
         let image = self.container.image(&store)?;
-        let container = self.container.create(&store, &image)?;
+        let container = self.container.create(&store, &image, self.container.settings()?)?;
         print_all(format!("{}\n", container.record.id).as_bytes())?;
         Ok(ExitCode::SUCCESS)
     }

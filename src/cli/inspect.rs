@@ -2,13 +2,12 @@
 
 use std::process::ExitCode;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::output::Go;
 use super::store::StoreArgs;
 use super::{Failure, print_all};
-use crate::container::{Container, State};
-use crate::image::describe::{ContainerDirs, graph_driver};
+use crate::container::{Container, ContainerError, describe};
 use crate::image::error::StoreError;
 use crate::image::store::Store;
 
@@ -55,27 +54,14 @@ impl Inspect {
     }
 }
 
-/// A container, as far as Docker's shape of it makes sense here.
+/// A container, in Docker's shape.
 fn container(store: &Store, name: &str) -> Result<Value, Failure> {
-    let found = Container::find(store, name);
-    let container =
-        found.map_err(|_| Failure::failed(format!("no image and no container is called {name:?}")))?;
-    let layers = container.lowers(store)?.paths;
-    let (upper, merged) = (container.upper(), container.merged());
-    let work = upper.with_file_name("work");
-    let dirs = ContainerDirs { upper: &upper, work: &work, merged: &merged };
-    let status = match container.state()? {
-        State::Running => "running",
-        State::Exited(_) => "exited",
-        State::Created => "created",
+    let found = match Container::find(store, name) {
+        Ok(found) => found,
+        Err(ContainerError::Unknown(_)) => {
+            return Err(Failure::failed(format!("no image and no container is called {name:?}")));
+        }
+        Err(error) => return Err(error.into()),
     };
-    Ok(json!({
-        "Id": container.record.id,
-        "Name": container.shown_name(),
-        "Created": container.record.created,
-        "Image": container.record.image,
-        "Config": { "Image": container.record.image_name, "Settings": container.record.settings },
-        "State": { "Status": status, "ExitCode": container.record.exit_code },
-        "GraphDriver": graph_driver(&layers, Some(dirs)),
-    }))
+    Ok(describe::inspect(store, &found)?)
 }

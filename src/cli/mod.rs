@@ -48,6 +48,7 @@ mod template;
 mod trace;
 mod umount;
 mod verify;
+mod volumes;
 mod watch;
 
 use std::ffi::{OsStr, OsString};
@@ -258,12 +259,15 @@ fn dispatch(args: Vec<OsString>) -> Result<ExitCode, Failure> {
         };
     }
     let elsewhere = verb_of_engines(&args);
+    let runs = args.get(1).is_some_and(|verb| verb == "run");
     let done = match Cli::try_parse_from(args) {
         Ok(Cli { verb: Some(verb), .. }) => verb.run(),
         Ok(Cli { verb: None, mount }) => mount::run(mount),
         Err(error) => clap_says(error),
     };
     done.map_err(|failure| match elsewhere {
+        // A command may end with any other number.
+        _ if runs => Failure { code: run::OWN_FAILURE, ..failure },
         Some(instead) if failure.code == 2 => Failure::usage(instead),
         _ => failure,
     })

@@ -232,7 +232,8 @@ impl Options {
             "sync" => mount.sync = true,
             "async" => mount.sync = false,
             "dirsync" => mount.dir_sync = true,
-            "allow_other" => mount.allow_other = true,
+            "allow_other" => (mount.allow_other, mount.deny_other) = (true, false),
+            "noallow_other" => (mount.allow_other, mount.deny_other) = (false, true),
             "allow_root" => mount.allow_root = true,
             // Always so.
             "default_permissions" => {}

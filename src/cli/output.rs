@@ -127,9 +127,16 @@ pub(super) fn size(bytes: u64) -> String {
     indicatif::DecimalBytes(bytes).to_string().replace(' ', "")
 }
 
+/// The year 2, in seconds since 1970.
+const NO_TIME: i64 = -62_104_060_800;
+
 /// How long ago a time was, as `3 days ago`; nothing when it isn't told.
 pub(super) fn age(time: Option<&str>) -> String {
     let Some(then) = time.and_then(|text| text.parse::<Timestamp>().ok()) else { return String::new() };
+    // The year 1 is how the Go language writes "no time".
+    if then.as_second() < NO_TIME {
+        return "N/A".into();
+    }
     let seconds = Timestamp::now().as_second().saturating_sub(then.as_second());
     // Reproducible images say that they are from 1970 or 1980; so they are told.
     format!(

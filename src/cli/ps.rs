@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::output::{Format, age};
+use super::output::{Format, age, size};
 use super::store::StoreArgs;
 use super::{Failure, print_all};
 use crate::container::{Container, State, bundle, mounting};
@@ -20,6 +20,18 @@ pub(super) struct Ps {
     #[arg(short, long)]
     all: bool,
 
+    /// The newest container, whatever it does
+    #[arg(short, long, conflicts_with = "last")]
+    latest: bool,
+
+    /// The newest ones, whatever they do
+    #[arg(short = 'n', long, value_name = "NUMBER")]
+    last: Option<usize>,
+
+    /// Show how many bytes each has changed or made
+    #[arg(short, long)]
+    size: bool,
+
     /// Print ids alone
     #[arg(short, long, conflicts_with = "format")]
     quiet: bool,
@@ -29,7 +41,7 @@ pub(super) struct Ps {
     no_trunc: bool,
 
     /// json, table, or a Go template such as '{{.ID}} {{.Status}}'. Fields: ID, Image, ImageID, Command, CreatedAt,
-    /// Created, Status, Mount, Names
+    /// Created, Status, Mount, Names, Labels; with -s Size
     #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
 }
@@ -38,19 +50,29 @@ impl Ps {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let store = self.store.open()?;
         let mut rows = Vec::new();
-        for container in Container::all(&store)? {
+        let newest = if self.latest { Some(1) } else { self.last };
+        for container in Container::all(&store)?.into_iter().take(newest.unwrap_or(usize::MAX)) {
             let state = container.state()?;
             let merged = container.merged();
             let mounted = mounting::is_mounted(&merged).unwrap_or(false);
-            if !self.all && state != State::Running && !mounted {
+            if !self.all && newest.is_none() && state != State::Running && !mounted {
                 continue;
             }
-            rows.push(self.row(&store, &container, state, mounted));
+            let mut row = self.row(&store, &container, state, mounted);
+            if self.size {
+                let below = match store.resolve(&container.record.image.to_string()) {
+                    Ok(image) => store.image_size(&image)?,
+                    Err(_) => 0,
+                };
+                let own = container.changed_bytes()?;
+                row["Size"] = json!(format!("{} (virtual {})", size(own), size(own + below)));
+            }
+            rows.push(row);
         }
         let text = if self.quiet {
             rows.iter().filter_map(|row| row["ID"].as_str()).map(|id| format!("{id}\n")).collect()
         } else {
-            let columns = [
+            let mut columns = vec![
                 ("CONTAINER ID", "ID"),
                 ("IMAGE", "Image"),
                 ("COMMAND", "Command"),
@@ -58,6 +80,9 @@ impl Ps {
                 ("STATUS", "Status"),
                 ("NAMES", "Names"),
             ];
+            if self.size {
+                columns.push(("SIZE", "Size"));
+            }
             Format::new(self.format.as_deref()).render(&columns, &rows)?
         };
         print_all(text.as_bytes())?;
@@ -93,6 +118,7 @@ impl Ps {
             "Status": status,
             "Mount": if mounted { json!(container.merged()) } else { Value::Null },
             "Names": record.name.as_deref().unwrap_or_default(),
+            "Labels": record.settings.labels.iter().map(|(n, v)| format!("{n}={v}")).collect::<Vec<_>>().join(","),
         })
     }
 }

@@ -16,6 +16,10 @@ pub(super) struct Rm {
     #[arg(short, long)]
     force: bool,
 
+    /// As Docker has it; the data of an image's volumes go with their container in every case
+    #[arg(short = 'v', long, hide = true)]
+    volumes: bool,
+
     /// The containers, by name or id
     #[arg(value_name = "CONTAINER", required = true)]
     containers: Vec<String>,

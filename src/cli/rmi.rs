@@ -15,6 +15,10 @@ pub(super) struct Rmi {
     #[arg(short, long)]
     force: bool,
 
+    /// As Docker has it; an image has no parents here that would go with it
+    #[arg(long, hide = true)]
+    no_prune: bool,
+
     /// The images, by name or id
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<String>,

@@ -5,17 +5,19 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::container::ContainerArgs;
+use super::logging::{self, LogOptions};
 use super::{Failure, say};
-use crate::container::{bundle, namespace, runtime};
+use crate::container::{bundle, namespace, runtime, sandbox};
 use crate::image::platform::{Machine, Platform};
 
 /// Run a command in a new container of an image; ends with the command's exit status
 ///
-/// Needs an OCI runtime: crun, runc or youki. As an ordinary user also the program newuidmap and subordinate ids.
+/// Needs an OCI runtime: crun, runc or youki. As an ordinary user also the program newuidmap and subordinate ids. Ends with
+/// 125 when the container could not be made, 126 when the command is no program, 127 when there is none.
 #[derive(Debug, clap::Args)]
 pub(super) struct Run {
     /// Remove the container when the command has ended
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, hide_possible_values = true, hide_default_value = true, value_name = "true|false")]
     rm: bool,
 
     /// The OCI runtime [default: crun, runc or youki, whichever is there]
@@ -28,12 +30,19 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        self.to_the_end().map_err(|failure| Failure { code: OWN_FAILURE, ..failure })
+    }
+
+    fn to_the_end(self) -> Result<ExitCode, Failure> {
+        logging::start(&LogOptions::default())?;
         // Before anything is made.
         let runtime = runtime::find(self.runtime.as_deref())?;
         if self.container.tty() && !std::io::stdin().is_terminal() {
             return Err(Failure::usage("-t needs a terminal, and stdin is none; leave it out"));
         }
+        let settings = self.container.settings()?;
         namespace::enter()?;
+        sandbox::check(&settings, runtime::in_user_namespace())?;
         let store = self.container.open()?;
         let image = self.container.image(&store)?;
         let foreign = Platform::read(&image.document).filter(|platform| platform.rank().is_none());
@@ -44,11 +53,11 @@ impl Run {
                 Machine::here()
             ));
         }
-        let mut container = self.container.create(&store, &image)?;
-        let ended = bundle::command(&image.config, &container.record.settings)
-            .and_then(|_| runtime.run(&store, &mut container, &image.config));
+        bundle::command(&image.config, &settings)?;
+        let mut container = self.container.create(&store, &image, settings)?;
+        let ended = runtime.run(&store, &mut container, &image.config);
         if self.rm {
-            let removed = container.remove(false);
+            let removed = container.discard();
             // Somebody else may have removed it, with rm -f; and the first error is the one to tell.
             if ended.is_ok() && container.exists() {
                 removed?;
@@ -57,3 +66,6 @@ impl Run {
         Ok(ExitCode::from(u8::try_from(ended?).unwrap_or(u8::MAX)))
     }
 }
+
+/// The status that says: not the command has failed, but what was to run it. As of other engines.
+pub(super) const OWN_FAILURE: u8 = 125;

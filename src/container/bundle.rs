@@ -1,8 +1,7 @@
 //! What an OCI runtime is told: made from the image's config and the user's choices.
 //!
-//! The sandbox is that of Docker: the fourteen capabilities, the machine's [`seccomp`] profile, masked and read-only parts of
-//! /proc and /sys, namespaces for processes, mounts, IPC, host name and, with `--net none`, the network. No resource
-//! limits are set, so none can be refused.
+//! The command and its variables are here; [`sandbox`] says what it may, [`binds`] what is mounted, [`seccomp`] which system
+//! calls it can make.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -10,33 +9,15 @@ use std::path::{Path, PathBuf};
 use oci_spec::OciSpecError;
 use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime::{
-    Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxNamespaceBuilder, LinuxNamespaceType,
-    LinuxSeccomp, Mount, MountBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
-    get_default_maskedpaths, get_default_readonly_paths,
+    Capability, LinuxSeccomp, PosixRlimit, PosixRlimitBuilder, ProcessBuilder, RootBuilder, Spec,
+    SpecBuilder, UserBuilder,
 };
 
 use super::error::{ContainerError, Result};
-use super::record::{Net, Settings};
-use super::seccomp;
+use super::settings::{Net, Settings};
+use super::targets::Places;
 use super::user::User;
-
-/// What root of a container may, as in Docker.
-const CAPABILITIES: [Capability; 14] = [
-    Capability::Chown,
-    Capability::DacOverride,
-    Capability::Fsetid,
-    Capability::Fowner,
-    Capability::Mknod,
-    Capability::NetRaw,
-    Capability::Setgid,
-    Capability::Setuid,
-    Capability::Setfcap,
-    Capability::Setpcap,
-    Capability::NetBindService,
-    Capability::SysChroot,
-    Capability::Kill,
-    Capability::AuditWrite,
-];
+use super::{binds, sandbox, seccomp};
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -47,10 +28,29 @@ pub struct Surroundings<'a> {
     pub rootfs: &'a Path,
     /// The host name.
     pub hostname: &'a str,
+    /// Where in the image's tree mounts go.
+    pub places: &'a Places,
     /// Data of the image's volumes: where, and for which directory.
     pub volumes: &'a [(PathBuf, PathBuf)],
+    /// Files about the network: source, target, read-only.
+    pub files: &'a [(PathBuf, &'static str, bool)],
+    /// The network that it has.
+    pub net: Net,
+    /// The network namespace that was made for it.
+    pub netns: Option<&'a Path>,
+    /// The host's program that becomes the first process.
+    pub init: Option<&'a Path>,
     /// As root of a user namespace: some mounts are not allowed.
     pub user_namespace: bool,
+    /// The runtime makes no device rules when it is told none.
+    pub silence_allows: bool,
+}
+
+impl<'a> Surroundings<'a> {
+    /// Where a target is; of a container made before they were resolved, what was given.
+    pub(super) fn place(&self, target: &'a Path) -> &'a Path {
+        self.places.get(target).map_or(target, PathBuf::as_path)
+    }
 }
 
 /// The command: entrypoint and arguments.
@@ -77,34 +77,64 @@ pub fn command(image: &ImageConfiguration, settings: &Settings) -> Result<Vec<St
     Ok(command)
 }
 
-/// The variables: the image's, then what Docker sets, then the user's.
-fn environment(image: &ImageConfiguration, settings: &Settings, user: &User, hostname: &str) -> Vec<String> {
-    let config = image.config().clone().unwrap_or_default();
-    let mut all: Vec<String> = Vec::new();
-    let mut set = |pair: String, replace: bool| {
+/// Variables in their order, each name once.
+#[derive(Default)]
+struct Variables(Vec<String>);
+
+impl Variables {
+    fn set(&mut self, pair: String, replace: bool) {
         let name = pair.split('=').next().unwrap_or_default().to_owned();
-        match all.iter_mut().find(|old| old.split('=').next() == Some(&name)) {
+        match self.0.iter_mut().find(|old| old.split('=').next() == Some(&name)) {
             Some(old) if replace => *old = pair,
             Some(_) => {}
-            None => all.push(pair),
+            None => self.0.push(pair),
         }
-    };
-    config.env().iter().flatten().for_each(|pair| set(pair.clone(), true));
-    set(PATH.to_owned(), false);
-    set(format!("HOSTNAME={hostname}"), true);
-    set(format!("HOME={}", user.home), false);
+    }
+
+    fn of_image(image: &ImageConfiguration) -> Variables {
+        let mut all = Variables::default();
+        for entry in image.config().iter().flat_map(|config| config.env().iter().flatten()) {
+            // A name alone is an empty variable; runtimes refuse it, and what has no name.
+            match entry.split_once('=') {
+                Some(("", _)) => {}
+                Some(_) => all.set(entry.clone(), true),
+                None if entry.is_empty() => {}
+                None => all.set(format!("{entry}="), true),
+            }
+        }
+        all
+    }
+
+    fn of_user(&mut self, settings: &Settings) {
+        for pair in &settings.env {
+            if pair.contains('=') {
+                self.set(pair.clone(), true);
+            } else if let Ok(value) = std::env::var(pair) {
+                // -e NAME hands on the caller's.
+                self.set(format!("{pair}={value}"), true);
+            }
+        }
+    }
+}
+
+/// The variables that image and user give, without those that running adds.
+pub fn own_environment(image: &ImageConfiguration, settings: &Settings) -> Vec<String> {
+    let mut all = Variables::of_image(image);
+    all.of_user(settings);
+    all.0
+}
+
+/// The variables: the image's, then what Docker sets, then the user's.
+fn environment(image: &ImageConfiguration, settings: &Settings, user: &User, hostname: &str) -> Vec<String> {
+    let mut all = Variables::of_image(image);
+    all.set(PATH.to_owned(), false);
+    all.set(format!("HOSTNAME={hostname}"), true);
+    all.set(format!("HOME={}", user.home), false);
     if settings.terminal {
-        set("TERM=xterm".to_owned(), false);
+        all.set("TERM=xterm".to_owned(), false);
     }
-    for pair in &settings.env {
-        if pair.contains('=') {
-            set(pair.clone(), true);
-        } else if let Ok(value) = std::env::var(pair) {
-            // -e NAME hands on the caller's.
-            set(format!("{pair}={value}"), true);
-        }
-    }
-    all
+    all.of_user(settings);
+    all.0
 }
 
 /// Directories that the image wants to be volumes and the user gave nothing for.
@@ -121,17 +151,31 @@ pub fn image_volumes(image: &ImageConfiguration, settings: &Settings) -> Vec<Pat
 /// The runtime's config.json.
 ///
 /// # Errors
-/// When there is no command.
+/// When there is no command, or no filter for its system calls.
 pub fn spec(
     image: &ImageConfiguration,
     settings: &Settings,
     user: &User,
     around: &Surroundings<'_>,
 ) -> Result<Spec> {
-    let command = command(image, settings)?;
-    let filter = seccomp::filter(settings.seccomp.as_deref(), &CAPABILITIES)?;
-    build(image, settings, user, around, command, filter)
+    let mut command = command(image, settings)?;
+    if around.init.is_some() {
+        command.splice(0..0, [binds::INIT.to_owned(), "--".to_owned()]);
+    }
+    let granted = sandbox::capabilities(settings);
+    let filter = match &settings.seccomp {
+        None if settings.privileged => None,
+        chosen => seccomp::filter(chosen.as_deref(), &granted)?,
+    };
+    build(image, settings, user, around, Decided { command, granted, filter })
         .map_err(|error| ContainerError::Refused(format!("the runtime's config cannot be made: {error}")))
+}
+
+/// What is decided before the config is put together.
+struct Decided {
+    command: Vec<String>,
+    granted: HashSet<Capability>,
+    filter: Option<LinuxSeccomp>,
 }
 
 fn build(
@@ -139,19 +183,9 @@ fn build(
     settings: &Settings,
     user: &User,
     around: &Surroundings<'_>,
-    command: Vec<String>,
-    filter: Option<LinuxSeccomp>,
+    decided: Decided,
 ) -> std::result::Result<Spec, OciSpecError> {
     let config = image.config().clone().unwrap_or_default();
-    let capabilities: HashSet<Capability> = CAPABILITIES.into();
-    let mut granted = LinuxCapabilitiesBuilder::default()
-        .bounding(capabilities.clone())
-        .inheritable(HashSet::new())
-        .ambient(HashSet::new());
-    // Another user than root starts without, as in Docker.
-    let own = if user.uid == 0 { capabilities } else { HashSet::new() };
-    granted = granted.effective(own.clone()).permitted(own);
-
     let cwd = settings.working_dir.clone().or(config.working_dir().clone()).filter(|cwd| !cwd.is_empty());
     let mut process = ProcessBuilder::default()
         .terminal(settings.terminal)
@@ -162,98 +196,38 @@ fn build(
                 .additional_gids(user.groups.clone())
                 .build()?,
         )
-        .args(command)
+        .args(decided.command)
         .env(environment(image, settings, user, around.hostname))
         .cwd(Path::new("/").join(cwd.unwrap_or_default()))
-        .capabilities(granted.build()?)
+        .capabilities(sandbox::sets(decided.granted, user.uid == 0)?)
         .no_new_privileges(false)
         .build()?;
-    process.set_rlimits(None);
-
-    let mut kinds = vec![
-        LinuxNamespaceType::Pid,
-        LinuxNamespaceType::Ipc,
-        LinuxNamespaceType::Uts,
-        LinuxNamespaceType::Mount,
-    ];
-    if settings.net == Net::None {
-        kinds.push(LinuxNamespaceType::Network);
-    }
-    let namespaces = kinds
-        .into_iter()
-        .map(|kind| LinuxNamespaceBuilder::default().typ(kind).build())
-        .collect::<std::result::Result<Vec<_>, _>>()?;
-    let mut linux = LinuxBuilder::default()
-        .namespaces(namespaces)
-        .masked_paths(get_default_maskedpaths())
-        .readonly_paths(get_default_readonly_paths())
-        .build()?;
-    linux.set_resources(None);
-    linux.set_seccomp(filter);
-    linux.set_uid_mappings(None).set_gid_mappings(None);
-
+    process.set_rlimits(limits(settings)?);
+    let sandbox = sandbox::Around {
+        net: around.net,
+        netns: around.netns,
+        user_namespace: around.user_namespace,
+        silence_allows: around.silence_allows,
+    };
     let mut spec = SpecBuilder::default()
         .version("1.0.2")
         .root(RootBuilder::default().path(around.rootfs).readonly(settings.read_only).build()?)
         .hostname(around.hostname)
         .process(process)
-        .linux(linux)
-        .mounts(mounts(settings, around)?)
+        .linux(sandbox::linux(settings, sandbox, decided.filter)?)
+        .mounts(binds::mounts(settings, around)?)
         .build()?;
     spec.set_annotations(None);
     Ok(spec)
 }
 
-fn mounts(settings: &Settings, around: &Surroundings<'_>) -> std::result::Result<Vec<Mount>, OciSpecError> {
-    let mount = |target: &str, kind: &str, source: &str, options: &[&str]| {
-        MountBuilder::default()
-            .destination(target)
-            .typ(kind)
-            .source(source)
-            .options(options.iter().map(|&o| o.to_owned()).collect::<Vec<_>>())
-            .build()
-    };
-    let bind = |source: &Path, target: &Path, read_only: bool| {
-        let access = if read_only { "ro" } else { "rw" };
-        MountBuilder::default()
-            .destination(target)
-            .typ("bind")
-            .source(source)
-            .options(["rbind", access, "rprivate"].map(str::to_owned).to_vec())
-            .build()
-    };
-    let mut all = vec![
-        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"])?,
-        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"])?,
-        mount(
-            "/dev/pts",
-            "devpts",
-            "devpts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-        )?,
-        mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"])?,
-        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"])?,
-    ];
-    // sysfs belongs to the network namespace: of the host's, a user namespace can only bind what is there.
-    all.push(if around.user_namespace && settings.net == Net::Host {
-        mount("/sys", "none", "/sys", &["rbind", "nosuid", "noexec", "nodev", "ro"])?
-    } else {
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"])?
-    });
-    if settings.net == Net::Host {
-        for file in ["/etc/resolv.conf", "/etc/hosts"] {
-            if Path::new(file).exists() && !settings.volumes.iter().any(|v| v.target == Path::new(file)) {
-                all.push(bind(Path::new(file), Path::new(file), true)?);
-            }
-        }
-    }
-    for (source, target) in around.volumes {
-        all.push(bind(source, target, false)?);
-    }
-    for volume in &settings.volumes {
-        all.push(bind(&volume.source, &volume.target, volume.read_only)?);
-    }
-    Ok(all)
+fn limits(settings: &Settings) -> std::result::Result<Option<Vec<PosixRlimit>>, OciSpecError> {
+    let limits = settings
+        .ulimits
+        .iter()
+        .map(|limit| PosixRlimitBuilder::default().typ(limit.kind).soft(limit.soft).hard(limit.hard).build())
+        .collect::<std::result::Result<Vec<_>, _>>()?;
+    Ok(Some(limits).filter(|limits| !limits.is_empty()))
 }
 
 #[cfg(test)]
@@ -265,7 +239,7 @@ mod tests {
         let config = ConfigBuilder::default()
             .entrypoint(vec!["/entry".to_owned()])
             .cmd(vec!["arg".to_owned()])
-            .env(vec!["A=1".to_owned(), "PATH=/bin".to_owned()])
+            .env(vec!["A=1".to_owned(), "PATH=/bin".to_owned(), "ALONE".to_owned(), "=x".to_owned()])
             .working_dir("/work")
             .volumes(vec!["/data".to_owned(), "/more".to_owned()])
             .build()
@@ -306,14 +280,20 @@ mod tests {
         let around = Surroundings {
             rootfs: Path::new("/merged"),
             hostname: "host",
+            places: &Places::new(),
             volumes: &[],
+            files: &[],
+            net: Net::None,
+            netns: None,
+            init: None,
             user_namespace: false,
+            silence_allows: false,
         };
-        let none = Settings { net: Net::None, read_only: true, ..settings() };
+        let none = Settings { read_only: true, ..settings() };
         let spec = spec(&image(), &none, &user, &around).unwrap();
         let process = spec.process().clone().unwrap();
         let env = process.env().clone().unwrap();
-        assert_eq!(env, ["A=2", "PATH=/bin", "HOSTNAME=host", "HOME=/h", "B=3"]);
+        assert_eq!(env, ["A=2", "PATH=/bin", "ALONE=", "HOSTNAME=host", "HOME=/h", "B=3"]);
         assert_eq!(process.cwd(), Path::new("/work"));
         assert_eq!((process.user().uid(), process.user().gid()), (7, 8));
         assert!(process.rlimits().is_none());
@@ -321,7 +301,10 @@ mod tests {
         assert_eq!(spec.root().clone().unwrap().readonly(), Some(true));
         let text = serde_json::to_string(&spec).unwrap();
         assert!(text.contains(r#""type":"network""#), "{text}");
-        assert!(!text.contains("resources") && !text.contains("resolv.conf"), "{text}");
+        assert!(
+            text.contains(r#"{"allow":false,"access":"rwm"}"#) && !text.contains("resolv.conf"),
+            "{text}"
+        );
         assert_eq!(image_volumes(&image(), &none), [PathBuf::from("/data"), PathBuf::from("/more")]);
     }
 }

@@ -161,6 +161,9 @@ fn document(image: &Image, container: &Container, about: &About) -> Value {
     if !settings.command.is_empty() {
         changes.push(Change::Cmd(settings.command.clone()));
     }
+    if !settings.labels.is_empty() {
+        changes.push(Change::Label(settings.labels.clone().into_iter().collect()));
+    }
     changes.extend(settings.working_dir.clone().map(Change::WorkDir));
     changes.extend(settings.user.clone().map(Change::User));
     changes.extend(about.changes.iter().cloned());

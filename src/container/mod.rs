@@ -7,8 +7,8 @@
 //! ├── image           a link whose target is the image's id, for when the record is damaged
 //! ├── diff/           the upper: all that the container changes
 //! ├── work/           the upper's workdir
-//! ├── init/           the lowest layer: mount points that a runtime needs and an image may lack, so that they don't
-//! │                     land in the upper
+//! ├── targets/        the layer below the upper: what is to be mounted stands on it, see [`targets`]. Containers of older
+//! │                     versions have init/ below all layers
 //! ├── merged/         where it is mounted
 //! ├── volumes/N/      data of the image's volumes
 //! ├── bundle/         what the OCI runtime is given
@@ -18,11 +18,18 @@
 //! | module | what it knows |
 //! |---|---|
 //! | [`record`] | making, finding and removing containers |
+//! | [`settings`] | what the user chose about it |
+//! | [`targets`] | where in the image's tree things are mounted |
 //! | [`mounting`] | mounts, made by calling this program again, so that nothing here speaks FUSE |
 //! | [`bundle`] | image config and options → OCI runtime spec |
+//! | [`sandbox`] | capabilities, device rules, namespaces, limits |
+//! | [`seccomp`] | which system calls it may make |
+//! | [`binds`] | what is mounted in it |
+//! | [`network`] | its network |
 //! | [`user`] | the users and groups of a container |
 //! | [`runtime`] | finding and running an OCI runtime |
 //! | [`namespace`] | the user namespace of an ordinary user |
+//! | [`describe`] | what `inspect` tells |
 //! | [`commit`] | upper → layer → image |
 //! | [`verify`] | whether records and images are whole |
 //!
@@ -32,16 +39,23 @@
 //! disk belongs to the user all the same: owners are kept in `user.containers.override_stat`, see
 //! [`crate::image::layer::attributes`]. So `diff`, `commit` and `rm` need no namespace.
 
+pub mod binds;
 pub mod bundle;
 pub mod commit;
+pub mod describe;
 mod error;
 pub mod mounting;
 pub mod namespace;
+pub mod network;
 pub mod record;
 pub mod runtime;
+pub mod sandbox;
 pub mod seccomp;
+pub mod settings;
+pub mod targets;
 pub mod user;
 pub mod verify;
 
 pub use error::{ContainerError, Result};
-pub use record::{Container, Net, Record, Settings, State, Volume};
+pub use record::{Container, Record, State};
+pub use settings::{Net, Settings, Tmpfs, Ulimit, Volume};

@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -18,7 +19,33 @@ use rustix::mount::UnmountFlags;
 use super::error::{ContainerError, Result};
 
 /// How long a daemon may take to end after its mount has gone.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a mount lets its users do beside what modes and owners say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rights {
+    /// Setuid programs and file capabilities of the image have their effect.
+    pub suid: bool,
+    /// Its device nodes can be opened.
+    pub dev: bool,
+    /// Others than the mounting user may use it.
+    pub others: bool,
+}
+
+impl Rights {
+    /// What a running container needs: its programs are of many users, and its devices are not the image's.
+    pub const OF_RUNNING: Rights = Rights { suid: true, dev: false, others: true };
+
+    fn options(self) -> String {
+        let word = |allowed: bool, yes: &'static str, no: &'static str| if allowed { yes } else { no };
+        [
+            word(self.suid, "suid", "nosuid"),
+            word(self.dev, "dev", "nodev"),
+            word(self.others, "allow_other", "noallow_other"),
+        ]
+        .join(",")
+    }
+}
 
 /// Mounts a stack at `at`; `upper`: the writable layer and its workdir. `source` is what mount(8) shows. `hold`:
 /// directories that the mount's daemon keeps from being removed by a shared lock.
@@ -31,6 +58,7 @@ pub fn mount(
     at: &Path,
     source: &str,
     hold: &[&Path],
+    rights: Rights,
 ) -> Result<()> {
     // The running binary, even if its file was replaced meanwhile.
     let mut command = Command::new("/proc/self/exe");
@@ -44,6 +72,7 @@ pub fn mount(
     for dir in hold {
         command.arg("--hold").arg(dir);
     }
+    command.arg("-o").arg(rights.options());
     command.arg(format!("unionmount-{source}")).arg(at);
     command.stdin(Stdio::null()).stdout(Stdio::null());
     let output =
@@ -111,13 +140,39 @@ pub fn unmount(at: &Path) -> Result<()> {
     Err(ContainerError::Refused(format!("{}: cannot be unmounted: {said}", at.display())))
 }
 
+/// Ends a mount that nobody needs any more, in all mount namespaces: a copy of it is in each that was made meanwhile,
+/// wherever on the machine, and would keep the daemon. The kernel takes them away with the directory on which they are,
+/// which is made again. What has files open in it keeps what it has.
+///
+/// # Errors
+/// When it can't be unmounted here.
+pub fn detach(at: &Path) -> Result<()> {
+    if is_mounted(at)? {
+        match rustix::mount::unmount(at, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH) {
+            Ok(()) => {}
+            Err(Errno::PERM) => unmount(at)?,
+            Err(errno) => return Err(ContainerError::io("unmount it", at)(errno)),
+        }
+    }
+    match std::fs::remove_dir(at) {
+        Ok(()) => {
+            std::fs::DirBuilder::new().mode(0o700).create(at).map_err(ContainerError::io("create it", at))
+        }
+        // Mounted once more meanwhile, or with a container's root below it; then it stays.
+        Err(error) => {
+            log::info!("{}: copies of the mount may stay: {error}", at.display());
+            Ok(())
+        }
+    }
+}
+
 /// Waits until no daemon has the upper: umount(2) returns before the daemon has seen its end. `false`: one still has it.
 ///
 /// # Errors
 /// When the upper can't be opened.
-pub fn wait_for_end(upper: &Path) -> Result<bool> {
+pub fn wait_for_end(upper: &Path, patience: Duration) -> Result<bool> {
     let dir = File::open(upper).map_err(ContainerError::io("open it", upper))?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience;
     loop {
         match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {

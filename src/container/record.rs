@@ -3,18 +3,20 @@
 use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, XattrFlags, flock};
+use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
+use super::binds;
 use super::error::{ContainerError, Result};
-use super::mounting;
+use super::mounting::{self, Rights};
+use super::settings::Settings;
+use super::targets::{self, Places};
 use crate::image::digest::Digest;
-use crate::image::layer::attributes::OVERRIDE_STAT;
 use crate::image::layer::{Attributes, Ownership};
 use crate::image::store::checked::seal;
 use crate::image::store::containers::{IMAGE_LINK, container_record, linked_image, no_record};
@@ -39,6 +41,15 @@ pub struct Record {
     pub created: String,
     /// What is run, and how.
     pub settings: Settings,
+    /// Where in the image's tree the mounts go.
+    #[serde(default, skip_serializing_if = "Places::is_empty")]
+    pub places: Places,
+    /// When the last run that has ended began, as RFC 3339 tells times.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<String>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished: Option<String>,
     /// How the last run ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
@@ -58,60 +69,12 @@ impl Record {
             image_name: image.short(),
             created: created.to_string(),
             settings: Settings::default(),
+            places: Places::new(),
+            started: None,
+            finished: None,
             exit_code: None,
         }
     }
-}
-
-/// What a user may choose about a container.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Settings {
-    /// The command instead of the image's.
-    pub command: Vec<String>,
-    /// The entrypoint instead of the image's.
-    pub entrypoint: Option<Vec<String>>,
-    /// Further variables, `NAME=VALUE`.
-    pub env: Vec<String>,
-    /// The working directory instead of the image's.
-    pub working_dir: Option<String>,
-    /// `USER[:GROUP]` instead of the image's.
-    pub user: Option<String>,
-    /// Directories of the host.
-    pub volumes: Vec<Volume>,
-    /// The root filesystem can't be written to.
-    pub read_only: bool,
-    /// A terminal is made for it.
-    pub terminal: bool,
-    /// It reads stdin.
-    pub interactive: bool,
-    /// Which network it sees.
-    pub net: Net,
-    /// The seccomp profile instead of the machine's; `none` for none.
-    #[serde(default)]
-    pub seccomp: Option<PathBuf>,
-}
-
-/// A directory or file of the host that the container sees.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Volume {
-    /// On the host, absolute.
-    pub source: PathBuf,
-    /// In the container, absolute.
-    pub target: PathBuf,
-    /// It can't be changed from within.
-    pub read_only: bool,
-}
-
-/// A container's network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Net {
-    /// The host's.
-    #[default]
-    Host,
-    /// Only a loopback of its own.
-    None,
 }
 
 /// What a container does.
@@ -124,6 +87,12 @@ pub enum State {
     /// The command has ended with this status.
     Exited(i32),
 }
+
+/// How long a mount is waited for that something else may hold.
+const HELD_ELSEWHERE: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// Where the layer lies on which mounts stand.
+const TARGETS: &str = "targets";
 
 /// A container of a store.
 #[derive(Debug, Clone)]
@@ -188,9 +157,12 @@ impl Container {
             image_name: image_name.to_owned(),
             created: jiff::Timestamp::now().to_string(),
             settings,
+            places: Places::new(),
+            started: None,
+            finished: None,
             exit_code: None,
         };
-        let container = Container { dir: store.containers_dir().join(&record.id), record };
+        let mut container = Container { dir: store.containers_dir().join(&record.id), record };
         // Until the record is written, this is the only one who knows of the directory.
         let made = container.prepare(store, image).and_then(|()| {
             let _names = store.lock_index(Access::Exclusive)?;
@@ -215,29 +187,20 @@ impl Container {
         made.map(|()| container)
     }
 
-    /// All directories, and the mount points in the lowest layer.
-    fn prepare(&self, store: &Store, image: &Image) -> Result<()> {
+    /// All directories, and the layer on which mounts stand.
+    fn prepare(&mut self, store: &Store, image: &Image) -> Result<()> {
         let make = |path: PathBuf, mode: u32| {
             fs::DirBuilder::new().mode(mode).create(&path).map_err(ContainerError::io("create it", &path))
         };
         make(self.dir.clone(), 0o700)?;
-        for name in ["work", "merged", "bundle", "volumes", "init"] {
+        for name in ["work", "merged", "bundle", "volumes"] {
             make(self.dir.join(name), 0o700)?;
         }
         let link = self.dir.join(IMAGE_LINK);
         std::os::unix::fs::symlink(image.id.to_string(), &link)
             .map_err(ContainerError::io("create it", &link))?;
         make(self.upper(), 0o755)?;
-        for name in ["", "etc", "dev", "dev/pts", "dev/shm", "dev/mqueue", "proc", "sys"] {
-            let path = self.dir.join("init").join(name);
-            fs::create_dir_all(&path).map_err(ContainerError::io("create it", &path))?;
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
-                .map_err(ContainerError::io("chmod", &path))?;
-        }
-        for name in ["etc/resolv.conf", "etc/hosts", "etc/hostname"] {
-            let path = self.dir.join("init").join(name);
-            File::create(&path).map_err(ContainerError::io("create it", &path))?;
-        }
+        make(self.dir.join(TARGETS), 0o755)?;
         // The root looks as it does in the image.
         let layers = image_layers(store, image)?;
         let ownership = Ownership::of_this_process();
@@ -255,14 +218,12 @@ impl Container {
         attributes
             .put_on_root(Writable::of_upper(At::Fd(upper.as_fd())), ownership)
             .map_err(|source| ContainerError::Layer { id: self.short_id().to_owned(), source })?;
-        if ownership == Ownership::OverrideStat {
-            // Says that this layer keeps owners so; see `union::owners`.
-            let init = self.dir.join("init");
-            let dir = File::open(&init).map_err(ContainerError::io("open it", &init))?;
-            Writable::of_upper(At::Fd(dir.as_fd()))
-                .set_xattr(OVERRIDE_STAT, b"0:0:0755:dir", XattrFlags::empty())
-                .map_err(ContainerError::io("mark it", &init))?;
-        }
+        let path = self.dir.join(TARGETS);
+        let targets = File::open(&path).map_err(ContainerError::io("open it", &path))?;
+        let wanted = binds::targets(&image.config, &self.record.settings);
+        let trees = layers.open()?;
+        self.record.places = targets::prepare(targets.as_fd(), &trees, &wanted, ownership)
+            .map_err(|source| ContainerError::Layer { id: self.short_id().to_owned(), source })?;
         Ok(())
     }
 
@@ -401,7 +362,13 @@ impl Container {
     pub fn lowers(&self, store: &Store) -> Result<Lowers> {
         let image = store.resolve(&self.record.image.to_string())?;
         let mut lowers = image_layers(store, &image)?;
-        lowers.paths.push(self.dir.join("init"));
+        let (targets, init) = (self.dir.join(TARGETS), self.dir.join("init"));
+        if targets.is_dir() {
+            lowers.paths.insert(0, targets);
+        } else if init.is_dir() {
+            // Of a container that an older version made.
+            lowers.paths.push(init);
+        }
         Ok(lowers)
     }
 
@@ -409,14 +376,14 @@ impl Container {
     ///
     /// # Errors
     /// The mount's own message.
-    pub fn mount(&self, store: &Store, at: &Path) -> Result<()> {
+    pub fn mount(&self, store: &Store, at: &Path, rights: Rights) -> Result<()> {
         if mounting::is_mounted(at)? {
             return Ok(());
         }
         let lowers = self.lowers(store)?;
         let upper = self.upper();
         let work = self.dir.join("work");
-        mounting::mount(&lowers.paths, Some((&upper, &work)), at, self.short_id(), &[])
+        mounting::mount(&lowers.paths, Some((&upper, &work)), at, self.short_id(), &[], rights)
     }
 
     /// What it does now.
@@ -500,6 +467,24 @@ impl Container {
         }
     }
 
+    /// Removes it after its command has ended and its mount was detached. What has files open in it keeps them, and the
+    /// directory, until `prune`; the container has gone all the same.
+    ///
+    /// # Errors
+    /// When it can't be removed.
+    pub fn discard(&self) -> Result<()> {
+        match mounting::wait_for_end(&self.upper(), HELD_ELSEWHERE) {
+            Ok(true) => self.delete(),
+            Ok(false) => {
+                log::info!("{}: in use; `unionmount prune` removes it later", self.dir.display());
+                self.delete_record()
+            }
+            // Removed by rm -f meanwhile.
+            Err(_) if !self.exists() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Is it still there?
     pub fn exists(&self) -> bool {
         self.dir.join("config.json").exists()
@@ -520,10 +505,10 @@ impl Container {
                     merged.display()
                 )));
             }
-            mounting::unmount(&merged)?;
+            mounting::detach(&merged)?;
         }
         // A mount elsewhere holds the upper's lock.
-        if !mounting::wait_for_end(&self.upper())? {
+        if !mounting::wait_for_end(&self.upper(), mounting::PATIENCE)? {
             return Err(ContainerError::Refused(format!(
                 "container {} is still mounted somewhere; unmount it first",
                 self.shown_name()
@@ -532,8 +517,34 @@ impl Container {
         self.delete()
     }
 
+    /// When the run began that goes on, as RFC 3339 tells times.
+    pub fn running_since(&self) -> Option<String> {
+        let locked = fs::metadata(self.dir.join("lock")).ok()?.modified().ok()?;
+        jiff::Timestamp::try_from(locked).ok().map(|time| time.to_string())
+    }
+
+    /// The bytes of the files that it changed or made.
+    ///
+    /// # Errors
+    /// Those of reading its layer.
+    pub fn changed_bytes(&self) -> Result<u64> {
+        let (mut bytes, mut todo) = (0, vec![self.upper()]);
+        while let Some(dir) = todo.pop() {
+            for entry in fs::read_dir(&dir).map_err(ContainerError::io("list it", &dir))? {
+                let entry = entry.map_err(ContainerError::io("list it", &dir))?;
+                match entry.metadata() {
+                    Ok(stat) if stat.is_dir() => todo.push(entry.path()),
+                    Ok(stat) if stat.is_file() => bytes += stat.len(),
+                    // Something else, or removed since.
+                    _ => {}
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
     /// The first process in it, as its runtime noted it.
-    fn init(&self) -> Option<Pid> {
+    pub fn init(&self) -> Option<Pid> {
         let state = self.dir.join("runtime").join(&self.record.id);
         let pid = ["state.json", "status"].iter().find_map(|name| {
             let text = fs::read(state.join(name)).ok()?;
@@ -568,15 +579,19 @@ impl Container {
         Ok(())
     }
 
-    /// Deletes the directory: the record first, so that what is left of an interrupted deletion is no container.
-    fn delete(&self) -> Result<()> {
+    fn delete_record(&self) -> Result<()> {
         let record = self.dir.join("config.json");
         match fs::remove_file(&record) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(ContainerError::io("remove it", &record)(error));
+                Err(ContainerError::io("remove it", &record)(error))
             }
-            _ => {}
+            _ => Ok(()),
         }
+    }
+
+    /// Deletes the directory: the record first, so that what is left of an interrupted deletion is no container.
+    fn delete(&self) -> Result<()> {
+        self.delete_record()?;
         let dir = match File::open(&self.dir) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             dir => dir.map_err(ContainerError::io("open it", &self.dir))?,

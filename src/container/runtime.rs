@@ -13,7 +13,9 @@ use rustix::process::{Pid, Signal};
 
 use super::bundle::{self, Surroundings};
 use super::error::{ContainerError, Result};
-use super::record::Container;
+use super::mounting::Rights;
+use super::network::Network;
+use super::record::{Container, State};
 use super::{mounting, user};
 use crate::image::layer::{self, ApplyOptions, Ownership, WriteOptions};
 use crate::image::store::Store;
@@ -48,7 +50,23 @@ pub fn find(given: Option<&Path>) -> Result<Runtime> {
     })
 }
 
-fn on_path(name: &Path) -> Option<PathBuf> {
+/// Is this process root of a user namespace?
+pub fn in_user_namespace() -> bool {
+    Ownership::of_this_process() == Ownership::OverrideStat
+}
+
+/// Finds a small init that needs no libraries: it runs in the container's root.
+fn find_init() -> Result<PathBuf> {
+    const NAMES: [&str; 5] =
+        ["/usr/libexec/podman/catatonit", "catatonit", "docker-init", "tini-static", "dumb-init"];
+    NAMES.iter().find_map(|name| on_path(Path::new(name))).ok_or_else(|| {
+        ContainerError::Refused(
+            "--init needs an init, and none is installed: install the package catatonit or tini".to_owned(),
+        )
+    })
+}
+
+pub(super) fn on_path(name: &Path) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     // Where distributions put runtimes, which isn't on every user's PATH.
     let more = ["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from);
@@ -63,16 +81,16 @@ impl Runtime {
     pub fn run(&self, store: &Store, container: &mut Container, image: &ImageConfiguration) -> Result<i32> {
         let lock = container.lock()?;
         let merged = container.merged();
-        let done = container.mount(store, &merged).and_then(|()| self.run_mounted(container, image, &merged));
+        container.record.started = Some(jiff::Timestamp::now().to_string());
+        let done = container
+            .mount(store, &merged, Rights::OF_RUNNING)
+            .and_then(|()| self.run_mounted(container, image, &merged));
         // The mount goes in every case; of two errors the first is told.
-        let gone = if mounting::is_mounted(&merged)? {
-            mounting::unmount(&merged).and_then(|()| mounting::wait_for_end(&container.upper()).map(|_| ()))
-        } else {
-            Ok(())
-        };
+        let gone = mounting::detach(&merged);
         let code = done?;
         gone?;
         container.record.exit_code = Some(code);
+        container.record.finished = Some(jiff::Timestamp::now().to_string());
         container.save()?;
         drop(lock);
         Ok(code)
@@ -85,12 +103,22 @@ impl Runtime {
         let wanted = settings.user.clone().or(config.user().clone()).unwrap_or_default();
         let user = user::find(&root, &wanted)?;
         let volumes = prepare_volumes(container, image, &root)?;
-        let user_namespace = Ownership::of_this_process() == Ownership::OverrideStat;
+        let user_namespace = in_user_namespace();
+        let hostname = settings.hostname.as_deref().unwrap_or_else(|| container.short_id());
+        let init = if settings.init { Some(find_init()?) } else { None };
+        let network = Network::start(settings.net, &container.dir, user_namespace)?;
+        let files = network.files(settings, hostname, &container.dir)?;
         let around = Surroundings {
             rootfs: merged,
-            hostname: container.short_id(),
+            hostname,
+            places: &container.record.places,
             volumes: &volumes,
+            files: &files,
+            net: network.net,
+            netns: network.netns.as_deref(),
+            init: init.as_deref(),
             user_namespace,
+            silence_allows: self.program.file_name().is_some_and(|name| name == "crun"),
         };
         let spec = bundle::spec(image, settings, &user, &around)?;
         let missing = missing_program(&root, &spec);
@@ -98,16 +126,28 @@ impl Runtime {
         let bundle = container.dir.join("bundle");
         spec.save(bundle.join("config.json"))
             .map_err(|error| ContainerError::Refused(format!("{}: {error}", bundle.display())))?;
+        self.run_bundle(container, &bundle, user_namespace, missing)
+    }
 
+    /// Runs what the bundle describes to its end. `missing`: the status if the program is what fails.
+    fn run_bundle(
+        &self,
+        container: &Container,
+        bundle: &Path,
+        user_namespace: bool,
+        missing: Option<i32>,
+    ) -> Result<i32> {
         let state = container.dir.join("runtime");
         let id = &container.record.id;
         if state.join(id).exists() {
             // A run before was killed with its runtime's monitor.
             forget(&state, id);
         }
+        // Written when the container has been made, with all that keeps it from the host.
+        let started = bundle.join("started");
         let mut command = self.command(&state, user_namespace);
-        command.arg("run").arg("--bundle").arg(&bundle).arg(id);
-        if !settings.interactive {
+        command.arg("run").arg("--bundle").arg(bundle).arg("--pid-file").arg(&started).arg(id);
+        if !container.record.settings.interactive {
             command.stdin(Stdio::null());
         }
         let code = wait(&mut command, &self.program)?;
@@ -117,8 +157,16 @@ impl Runtime {
             }
             _ => {}
         }
-        // Runtimes end with 1 then, as many programs do.
-        Ok(missing.filter(|_| code != 0).unwrap_or(code))
+        match missing {
+            // Runtimes end with 1 then, as many programs do.
+            Some(status) if code != 0 => Ok(status),
+            None if code != 0 && !started.exists() => Err(ContainerError::Refused(format!(
+                "{} could not make the container, and has said why; --runtime names another one, and --privileged leaves \
+                 out device rules and filters",
+                self.program.display()
+            ))),
+            _ => Ok(code),
+        }
     }
 
     fn command(&self, state: &Path, user_namespace: bool) -> Command {
@@ -168,14 +216,65 @@ fn missing_program(root: &File, spec: &Spec) -> Option<i32> {
 /// Lets a runtime clean up a container whose `run` was killed. What can't be cleaned is of no harm.
 pub(super) fn forget(state: &Path, id: &str) {
     let Ok(runtime) = find(None) else { return };
-    let user_namespace = Ownership::of_this_process() == Ownership::OverrideStat;
-    let mut command = runtime.command(state, user_namespace);
+    let mut command = runtime.command(state, in_user_namespace());
     command.args(["delete", "--force", id]).stdin(Stdio::null());
     match command.output() {
         Ok(output) if output.status.success() => {}
         Ok(output) => log::info!("{}", String::from_utf8_lossy(&output.stderr).trim()),
         Err(error) => log::info!("{}: {error}", runtime.program.display()),
     }
+}
+
+/// A container whose processes stand still; they go on when this is dropped.
+#[derive(Debug)]
+pub struct Paused {
+    runtime: Runtime,
+    state: PathBuf,
+    id: String,
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        let mut command = self.runtime.command(&self.state, in_user_namespace());
+        match command.args(["resume", &self.id]).stdin(Stdio::null()).output() {
+            Ok(output) if output.status.success() => {}
+            Ok(output) => log::error!(
+                "container {} stays paused: {}",
+                self.id,
+                String::from_utf8_lossy(&output.stderr).trim()
+            ),
+            Err(error) => log::error!("container {} stays paused: {error}", self.id),
+        }
+    }
+}
+
+/// Lets a running container's processes stand still. `None`: it doesn't run.
+///
+/// # Errors
+/// When its runtime can't do so; an ordinary user's containers have no cgroup for it.
+pub fn pause(container: &Container) -> Result<Option<Paused>> {
+    if container.state()? != State::Running {
+        return Ok(None);
+    }
+    let state = container.dir.join("runtime");
+    let id = container.record.id.clone();
+    // Each runtime has its own file.
+    let name = if state.join(&id).join("status").exists() { "crun" } else { "runc" };
+    let runtime = find(Some(Path::new(name)))?;
+    let mut command = runtime.command(&state, in_user_namespace());
+    let output = command
+        .args(["pause", &id])
+        .stdin(Stdio::null())
+        .output()
+        .map_err(ContainerError::io("run it", &runtime.program))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+        return Err(ContainerError::Refused(format!(
+            "container {} cannot be paused: {said}; commit it without -p",
+            container.shown_name()
+        )));
+    }
+    Ok(Some(Paused { runtime, state, id }))
 }
 
 /// Makes the directories of the image's volumes, filled with what the image has there.

@@ -1,8 +1,12 @@
 //! Seccomp: which system calls a container may make.
 //!
 //! Distributions ship Docker's profile, as containers-common's `seccomp.json`. It is more than an OCI runtime takes: rules
-//! hold for some machines, capabilities or kernels only. What holds here is picked out.
+//! hold for some machines, capabilities or kernels only. What holds here is picked out. Where there is none, a [`builtin`]
+//! one is taken.
 
+mod builtin;
+
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -60,40 +64,52 @@ struct Condition {
 /// Where a container is to run.
 #[derive(Debug, Clone)]
 struct Here<'a> {
-    capabilities: &'a [Capability],
+    capabilities: &'a HashSet<Capability>,
     /// As the Go language calls it, and in the profile's own words.
     arch: (String, Arch),
     kernel: (u32, u32),
 }
 
-/// The filter for a container with these capabilities; `chosen` is a file or `none`, else the machine's profile is taken
-/// if it has one.
+/// The filter for a container with these capabilities; `chosen` is a file or `none`, else the machine's profile is taken,
+/// or the built-in one.
 ///
 /// # Errors
-/// When there is a profile that can't be read.
-pub fn filter(chosen: Option<&Path>, capabilities: &[Capability]) -> Result<Option<LinuxSeccomp>> {
+/// When there is a profile that can't be read, or none can be used here.
+pub fn filter(chosen: Option<&Path>, capabilities: &HashSet<Capability>) -> Result<Option<LinuxSeccomp>> {
+    let places = PLACES.map(PathBuf::from);
+    filter_of(chosen, &places, capabilities)
+}
+
+fn filter_of(
+    chosen: Option<&Path>,
+    places: &[PathBuf],
+    capabilities: &HashSet<Capability>,
+) -> Result<Option<LinuxSeccomp>> {
     let path = match chosen {
         Some(path) if path == Path::new("none") => return Ok(None),
-        Some(path) => path.to_owned(),
-        None => match PLACES.iter().map(PathBuf::from).find(|path| path.exists()) {
-            // A kernel without filters could run nothing.
-            Some(path) if Path::new("/proc/sys/kernel/seccomp/actions_avail").exists() => path,
-            _ => return Ok(None),
-        },
+        Some(path) => Some(path),
+        None => places.iter().map(PathBuf::as_path).find(|path| path.exists()),
     };
-    let Some(native) = native() else { return Ok(None) };
-    let text = fs::read(&path).map_err(ContainerError::io("read it", &path))?;
-    let profile: Profile = serde_json::from_slice(&text).map_err(|error| {
-        let path = path.display();
-        ContainerError::Refused(format!(
-            "{path}: is no seccomp profile: {error}; --seccomp none goes without"
-        ))
-    })?;
-    let here = Here {
-        capabilities,
-        arch: (image::Arch::default().to_string(), native),
-        kernel: version(&rustix::system::uname().release().to_string_lossy()),
+    let unfiltered =
+        |what: &str| ContainerError::Refused(format!("{what}; --seccomp none runs the container unfiltered"));
+    if !Path::new("/proc/sys/kernel/seccomp/actions_avail").exists() {
+        return Err(unfiltered("this kernel cannot filter system calls"));
+    }
+    let native = native().ok_or_else(|| unfiltered("there is no filter of system calls for this machine"))?;
+    let profile = match path {
+        None => builtin::profile(),
+        Some(path) => {
+            let text = fs::read(path).map_err(ContainerError::io("read it", path))?;
+            serde_json::from_slice(&text).map_err(|error| {
+                let path = path.display();
+                ContainerError::Refused(format!(
+                    "{path}: is no seccomp profile: {error}; --seccomp none goes without"
+                ))
+            })?
+        }
     };
+    let here =
+        Here { capabilities, arch: (image::Arch::default().to_string(), native), kernel: kernel_version() };
     Ok(Some(profile.pick(&here)))
 }
 
@@ -109,6 +125,11 @@ fn native() -> Option<Arch> {
         "powerpc64" if cfg!(target_endian = "little") => Arch::ScmpArchPpc64le,
         _ => return None,
     })
+}
+
+/// The first two numbers of the version of the kernel that runs.
+pub(super) fn kernel_version() -> (u32, u32) {
+    version(&rustix::system::uname().release().to_string_lossy())
 }
 
 /// The first two numbers of a kernel's version.
@@ -189,7 +210,7 @@ mod tests {
         );
         let profile: Profile = serde_json::from_str(&text).unwrap();
         let here = Here {
-            capabilities: &[Capability::Kill],
+            capabilities: &HashSet::from([Capability::Kill]),
             arch: ("amd64".into(), Arch::ScmpArchX86_64),
             kernel: version("5.10.0-9-amd64"),
         };
@@ -205,7 +226,17 @@ mod tests {
 
     #[test]
     fn none_is_none_and_another_file_is_an_error() {
-        assert_eq!(filter(Some(Path::new("none")), &[]).unwrap(), None);
-        filter(Some(Path::new("/dev/null")), &[]).unwrap_err();
+        let none = HashSet::new();
+        assert_eq!(filter(Some(Path::new("none")), &none).unwrap(), None);
+        filter(Some(Path::new("/dev/null")), &none).unwrap_err();
+    }
+
+    #[test]
+    fn a_machine_without_a_profile_has_the_built_in_one() {
+        let filter = filter_of(None, &["/no/such/file".into()], &HashSet::new()).unwrap().unwrap();
+        assert_eq!(filter.default_action(), LinuxSeccompAction::ScmpActErrno);
+        let calls = filter.syscalls().clone().unwrap();
+        let refused = calls.iter().filter(|rule| rule.action() == LinuxSeccompAction::ScmpActErrno);
+        assert!(refused.flat_map(LinuxSyscall::names).any(|name| name == "mount"));
     }
 }

@@ -4,9 +4,10 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, openat2};
 
 use super::error::{ContainerError, Result};
+use crate::sys::object::At;
 
 /// Who a container's command runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,26 +25,37 @@ pub struct User {
 /// The largest /etc/passwd that is read.
 const LARGEST: u64 = 16 << 20;
 
-/// Reads a file of the container; links in it lead nowhere else. Empty when there is none.
-fn read(root: BorrowedFd<'_>, path: &str) -> String {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let mut bytes = Vec::new();
-    if let Ok(fd) = openat2(root, path, flags, Mode::empty(), resolve)
-        && let Err(error) = File::from(fd).take(LARGEST).read_to_end(&mut bytes)
-    {
-        log::debug!("{path} of the container: {error}");
+/// Reads a regular file of the root filesystem, if it has one there: links lead nowhere else, and nothing is opened that
+/// could make its opener wait. Empty when there is none.
+///
+/// # Errors
+/// When it has something else there: runtimes would open it.
+fn read(root: BorrowedFd<'_>, path: &str) -> Result<String> {
+    use rustix::fs::FileType;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+    let found = openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve);
+    let Ok(found) = found else { return Ok(String::new()) };
+    let stat = fstat(&found).map_err(ContainerError::io("stat it", format!("/{path} of the container")))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(ContainerError::Refused(format!(
+            "/{path} of the image is no regular file, so that nobody can be looked up in it; replace it"
+        )));
     }
-    String::from_utf8_lossy(&bytes).into_owned()
+    let mut bytes = Vec::new();
+    let opened = At::Fd(found.as_fd()).open_read().map_err(std::io::Error::from);
+    opened
+        .and_then(|fd| File::from(fd).take(LARGEST).read_to_end(&mut bytes))
+        .map_err(ContainerError::io("read it", format!("/{path} of the container")))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Finds `USER[:GROUP]` (names or numbers; empty is root) in the root filesystem `root`.
 ///
 /// # Errors
-/// When a name is unknown there.
+/// When a name is unknown there, or one of the files is none.
 pub fn find(root: impl AsFd, text: &str) -> Result<User> {
     let root = root.as_fd();
-    resolve(&read(root, "etc/passwd"), &read(root, "etc/group"), text)
+    resolve(&read(root, "etc/passwd")?, &read(root, "etc/group")?, text)
 }
 
 fn resolve(passwd: &str, group: &str, text: &str) -> Result<User> {
@@ -58,11 +70,16 @@ fn resolve(passwd: &str, group: &str, text: &str) -> Result<User> {
     };
     let user = if user.is_empty() { "0" } else { user };
     let fields = |line: &'_ str| line.split(':').map(str::to_owned).collect::<Vec<_>>();
-    let number: Option<u32> = user.parse().ok();
-    let entry = passwd
-        .lines()
-        .map(fields)
-        .find(|f| f.len() >= 6 && (f[0] == user || number.is_some_and(|number| f[2].parse() == Ok(number))));
+    // A number is an id, whatever names there are.
+    let number: Option<u32> =
+        is_number(user).then(|| user.parse()).transpose().map_err(|_| unknown("user", user))?;
+    let entry = passwd.lines().map(fields).find(|f| {
+        f.len() >= 6
+            && match number {
+                Some(number) => f[2].parse() == Ok(number),
+                None => f[0] == user,
+            }
+    });
     let mut found = match (&entry, number) {
         (Some(f), _) => User {
             uid: f[2].parse().map_err(|_| unknown("user", user))?,
@@ -78,9 +95,9 @@ fn resolve(passwd: &str, group: &str, text: &str) -> Result<User> {
     }
     let groups: Vec<Vec<String>> = group.lines().map(fields).filter(|f| f.len() >= 4).collect();
     if let Some(wanted) = wanted_group {
-        found.gid = match wanted.parse() {
-            Ok(gid) => gid,
-            Err(_) => groups
+        found.gid = match is_number(wanted) {
+            true => wanted.parse().map_err(|_| unknown("group", wanted))?,
+            false => groups
                 .iter()
                 .find(|f| f[0] == wanted)
                 .and_then(|f| f[2].parse().ok())
@@ -94,9 +111,23 @@ fn resolve(passwd: &str, group: &str, text: &str) -> Result<User> {
     Ok(found)
 }
 
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_is_an_id_whatever_names_there_are() {
+        let passwd = "1000:x:0:0::/:/bin/sh\n7:x:7:0::/seven:/bin/sh\n";
+        let found = resolve(passwd, "1000:x:0:\n", "1000:1000").unwrap();
+        assert_eq!((found.uid, found.gid, found.home.as_str()), (1000, 1000, "/"));
+        assert_eq!(resolve(passwd, "", "7").unwrap().home, "/seven");
+        resolve(passwd, "", "99999999999").unwrap_err();
+        resolve(passwd, "", "+1").unwrap_err();
+    }
 
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nann:x:1000:100::/home/ann:/bin/sh\n";
     const GROUP: &str = "root:x:0:\nusers:x:100:\naudio:x:29:ann,bob\n";

@@ -45,6 +45,8 @@ pub struct MountFlags {
     pub dir_sync: bool,
     /// Others than the mounting user may use it. Always so when root mounts, as users of mount(8) expect.
     pub allow_other: bool,
+    /// Others may not, although root mounts.
+    pub deny_other: bool,
     /// The mounting user and root may use it.
     pub allow_root: bool,
     /// The SELinux context of all its files; without SELinux it has no effect.
@@ -82,7 +84,7 @@ impl MountFlags {
     /// Whether the kernel lets all users in.
     fn open_to_others(&self) -> bool {
         // `allow_root` is not known to the kernel: it lets all in, and the session turns others away.
-        self.allow_other || self.allow_root || rustix::process::geteuid().is_root()
+        !self.deny_other && (self.allow_other || self.allow_root || rustix::process::geteuid().is_root())
     }
 
     /// Whether users other than root and the mounting one must be turned away by the session.

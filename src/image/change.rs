@@ -1,5 +1,7 @@
-//! Changes of an image's config, in the words of a Dockerfile: `CMD`, `ENTRYPOINT`, `ENV`, `EXPOSE`, `LABEL`, `STOPSIGNAL`,
-//! `USER`, `VOLUME`, `WORKDIR`.
+//! Changes of an image's config, in the words of a Dockerfile: `CMD`, `ENTRYPOINT`, `ENV`, `EXPOSE`, `HEALTHCHECK`, `LABEL`,
+//! `ONBUILD`, `STOPSIGNAL`, `USER`, `VOLUME`, `WORKDIR`.
+
+mod health;
 
 use std::str::FromStr;
 
@@ -16,6 +18,10 @@ pub enum Change {
     Env(Vec<(String, String)>),
     /// Ports, as `80/tcp`.
     Expose(Vec<String>),
+    /// How engines find out whether a container is well, in the config's shape.
+    HealthCheck(Value),
+    /// An instruction for builds that begin with the image.
+    OnBuild(String),
     /// Labels.
     Label(Vec<(String, String)>),
     /// The signal that stops a container.
@@ -63,11 +69,20 @@ impl FromStr for Change {
                 Some(list) => Ok(Change::Volume(list)),
                 None => Ok(Change::Volume(words(rest).map_err(error)?)),
             },
+            "HEALTHCHECK" => health::parse(rest).map(Change::HealthCheck).map_err(error),
+            "ONBUILD" => match rest.split_whitespace().next().map(str::to_ascii_uppercase).as_deref() {
+                Some(word @ ("ONBUILD" | "FROM" | "MAINTAINER")) => {
+                    Err(error(format!("{word} cannot be put off to a build")))
+                }
+                _ => one().map(Change::OnBuild),
+            },
             "STOPSIGNAL" => one().map(Change::StopSignal),
             "USER" => one().map(Change::User),
             "WORKDIR" => one().map(Change::WorkDir),
             _ => Err(error(
-                "one of CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME, WORKDIR must come first".into(),
+                "one of CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME, WORKDIR must \
+                 come first"
+                    .into(),
             )),
         }
     }
@@ -148,6 +163,16 @@ pub fn apply(document: &mut Value, changes: &[Change]) {
             }
             Change::Expose(list) => object_in(config, "ExposedPorts").extend(keys(list)),
             Change::Volume(list) => object_in(config, "Volumes").extend(keys(list)),
+            Change::HealthCheck(check) => {
+                config.insert("Healthcheck".into(), check.clone());
+            }
+            Change::OnBuild(instruction) => {
+                let list = config.entry("OnBuild").or_insert_with(|| json!([]));
+                match list.as_array_mut() {
+                    Some(list) => list.push(json!(instruction)),
+                    None => *list = json!([instruction]),
+                }
+            }
             Change::StopSignal(text) => {
                 config.insert("StopSignal".into(), json!(text));
             }
@@ -260,10 +285,42 @@ mod tests {
     }
 
     #[test]
+    fn checks_and_instructions_for_builds() {
+        let new = changed(
+            json!({ "OnBuild": ["RUN a"] }),
+            &[
+                "ONBUILD COPY . /app",
+                "HEALTHCHECK --interval=1m30s --timeout=500ms --retries=3 CMD curl -f localhost",
+            ],
+        );
+        let check = json!({
+            "Test": ["CMD-SHELL", "curl -f localhost"],
+            "Interval": 90_000_000_000u64, "Timeout": 500_000_000, "Retries": 3,
+        });
+        assert_eq!(new, json!({ "OnBuild": ["RUN a", "COPY . /app"], "Healthcheck": check }));
+        assert_eq!(changed(json!({}), &["HEALTHCHECK NONE"])["Healthcheck"], json!({ "Test": ["NONE"] }));
+        let exec = changed(json!({}), &[r#"HEALTHCHECK CMD ["/check", "a"]"#]);
+        assert_eq!(exec["Healthcheck"]["Test"], json!(["CMD", "/check", "a"]));
+    }
+
+    #[test]
     fn what_is_no_change() {
-        for text in
-            ["", "RUN x", "ENV", "ENV A", "ENV A=1 B", "CMD [1]", "CMD [\"a\"", "EXPOSE http", "LABEL \"a=1"]
-        {
+        for text in [
+            "",
+            "RUN x",
+            "ONBUILD",
+            "ONBUILD FROM x",
+            "HEALTHCHECK",
+            "HEALTHCHECK --fly=1 CMD x",
+            "HEALTHCHECK CMD",
+            "ENV",
+            "ENV A",
+            "ENV A=1 B",
+            "CMD [1]",
+            "CMD [\"a\"",
+            "EXPOSE http",
+            "LABEL \"a=1",
+        ] {
             assert!(text.parse::<Change>().is_err(), "{text:?}");
         }
     }

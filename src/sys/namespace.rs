@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::thread::{
@@ -20,6 +20,19 @@ pub fn new_user_namespace() -> io::Result<()> {
     // other threads of this process; and with CLONE_NEWUSER the kernel refuses a process that has any.
     unsafe { unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNS) }?;
     Ok(())
+}
+
+/// Makes a network namespace in which this process is not. It lasts as long as the descriptor, or something in it.
+///
+/// # Errors
+/// When this process has no CAP_SYS_ADMIN, or the kernel's limits forbid it.
+pub fn new_network() -> io::Result<OwnedFd> {
+    let made = std::thread::spawn(|| -> io::Result<OwnedFd> {
+        // SAFETY: the flag is not CLONE_FILES or CLONE_FS; the namespace is this thread's alone, which ends here.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }?;
+        Ok(std::fs::File::open("/proc/thread-self/ns/net")?.into())
+    });
+    made.join().unwrap_or_else(|_| Err(io::Error::other("a thread panicked")))
 }
 
 /// Enters the user and mount namespaces of another process, and becomes root there.

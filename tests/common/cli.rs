@@ -121,7 +121,10 @@ impl Place {
         let place = Place { top };
         // The build directory may be closed to other users. Copied by another process: a descriptor for writing that
         // a test beside this one inherits by its fork would make the binary "busy".
-        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_unionmount")).arg(place.bin()).status();
+        // Another program, such as an older one, shows whether a test fails without what it tests.
+        let program = std::env::var_os("UNIONMOUNT_TEST_PROGRAM");
+        let program = program.unwrap_or_else(|| env!("CARGO_BIN_EXE_unionmount").into());
+        let copied = Command::new("cp").arg(program).arg(place.bin()).status();
         assert!(copied.expect("cp").success());
         for dir in ["a", "b", "up", "mnt"] {
             fs::create_dir(place.at(dir)).expect("mkdir");

@@ -10,8 +10,10 @@ mod cli;
 #[allow(dead_code)]
 mod snapshot;
 
+mod attack;
 mod commit;
 mod layers;
+mod options;
 mod oracle;
 mod run;
 mod story;

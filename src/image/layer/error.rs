@@ -65,12 +65,12 @@ fn after(entry: &[u8]) -> String {
 
 impl LayerError {
     /// An entry is refused.
-    pub(super) fn entry(entry: &[u8], what: impl Into<String>) -> LayerError {
+    pub(crate) fn entry(entry: &[u8], what: impl Into<String>) -> LayerError {
         LayerError::Entry { entry: entry.to_vec(), what: what.into() }
     }
 
     /// For `map_err`: a system call failed for an entry.
-    pub(in crate::image) fn os(entry: &[u8], what: &'static str) -> impl Fn(Errno) -> LayerError {
+    pub(crate) fn os(entry: &[u8], what: &'static str) -> impl Fn(Errno) -> LayerError {
         let entry = entry.to_vec();
         move |errno| LayerError::Os { entry: entry.clone(), what, errno }
     }

@@ -318,9 +318,7 @@ pub(super) fn list(dir: BorrowedFd<'_>, path: &[u8]) -> Result<Listing, LayerErr
 }
 
 /// The read-only union of layers that are open, topmost first.
-pub(in crate::image) fn open_union<'a>(
-    layers: impl Iterator<Item = BorrowedFd<'a>>,
-) -> Result<Union, LayerError> {
+pub(crate) fn open_union<'a>(layers: impl Iterator<Item = BorrowedFd<'a>>) -> Result<Union, LayerError> {
     let lowers = layers.map(|fd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))).collect();
     let stack = Stack::open(&StackOptions { lowers, ..StackOptions::default() })
         .map_err(|error| LayerError::entry(b"", error.to_string()))?;
@@ -347,7 +345,7 @@ pub(in crate::image) fn find(union: &Union, path: &[u8]) -> Result<Option<Arc<No
 }
 
 /// For `map_err`: the union could not answer for a path.
-pub(in crate::image) fn of_union(path: &[u8]) -> impl Fn(FsError) -> LayerError {
+pub(crate) fn of_union(path: &[u8]) -> impl Fn(FsError) -> LayerError {
     let path = path.to_vec();
     move |error| match error {
         FsError::Os(errno) => LayerError::Os { entry: path.clone(), what: "read it", errno },

@@ -45,6 +45,7 @@ mod index;
 mod layers;
 pub mod lock;
 mod mend;
+mod owner;
 mod staging;
 mod verify;
 
@@ -91,6 +92,7 @@ impl Store {
         make_dir(&root)?;
         // Later messages and container records name the place whatever the working directory is then.
         let root = fs::canonicalize(&root).map_err(StoreError::io("resolve it", &root))?;
+        owner::check(&root)?;
         let store = Store { root };
         store.prepare()?;
         Ok(store)
