@@ -345,7 +345,7 @@ fn parse_host(text: &str) -> Result<(String, IpAddr), String> {
 /// Reads a number of processors, as billionths.
 fn parse_cpus(text: &str) -> Result<u64, String> {
     match text.parse::<f64>() {
-        Ok(number) if number >= 0.01 && number <= 100_000.0 => Ok((number * 1e9).round() as u64),
+        Ok(number) if (0.01..=100_000.0).contains(&number) => Ok((number * 1e9).round() as u64),
         _ => Err("give a number of processors, as 1.5".into()),
     }
 }

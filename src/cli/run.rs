@@ -30,10 +30,10 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        self.to_the_end().map_err(|failure| Failure { code: OWN_FAILURE, ..failure })
+        self.run_to_its_end().map_err(|failure| Failure { code: OWN_FAILURE, ..failure })
     }
 
-    fn to_the_end(self) -> Result<ExitCode, Failure> {
+    fn run_to_its_end(self) -> Result<ExitCode, Failure> {
         logging::start(&LogOptions::default())?;
         // Before anything is made.
         let runtime = runtime::find(self.runtime.as_deref())?;
