@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::logging::{self, LogOptions};
+use super::Failure;
+use super::page::Page;
 use super::store::StoreArgs;
-use super::{Failure, print_all};
 use crate::container::mounting::Rights;
 use crate::container::record::image_layers;
 use crate::container::{Container, ContainerError, mounting};
@@ -40,7 +40,6 @@ pub(super) struct Attach {
 
 impl Attach {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        logging::start(&LogOptions::default())?;
         let store = self.store.open()?;
         let rights = Rights { suid: self.suid, dev: self.dev, others: self.allow_other };
         match Container::find(&store, &self.name) {
@@ -48,7 +47,7 @@ impl Attach {
                 let at = self.at.clone().unwrap_or_else(|| container.merged());
                 container.mount(&store, &at, rights)?;
                 if self.at.is_none() {
-                    print_all(format!("{}\n", at.display()).as_bytes())?;
+                    Page::of_line(format_args!("{}", at.display())).print()?;
                 }
             }
             Err(ContainerError::Unknown(_)) => {

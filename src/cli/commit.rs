@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
+use super::Failure;
+use super::page::Page;
 use super::store::StoreArgs;
-use super::{Failure, print_all};
 use crate::container::Container;
 use crate::container::commit::{About, commit};
 use crate::container::runtime;
@@ -56,7 +57,7 @@ impl Commit {
         let paused = if self.pause { runtime::pause(&container)? } else { None };
         let id = commit(&store, &container, &about, self.name)?;
         drop(paused);
-        print_all(format!("{id}\n").as_bytes())?;
+        Page::of_line(format_args!("{id}")).print()?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -16,7 +16,7 @@ impl Completions {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let mut text = Vec::new();
         clap_complete::generate(self.shell, &mut super::command(), super::NAME, &mut text);
-        super::print_all(&text)?;
+        super::page::print_own(&text)?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
+use super::Failure;
 use super::container::ContainerArgs;
-use super::{Failure, print_all};
+use super::page::Page;
 
 /// Make a container of an image, without running anything; prints its id
 #[derive(Debug, clap::Args)]
@@ -17,7 +18,7 @@ impl Create {
         let store = self.container.open()?;
         let image = self.container.image(&store)?;
         let container = self.container.create(&store, &image, self.container.settings()?)?;
-        print_all(format!("{}\n", container.record.id).as_bytes())?;
+        Page::of_line(format_args!("{}", container.record.id)).print()?;
         Ok(ExitCode::SUCCESS)
     }
 }

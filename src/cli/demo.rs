@@ -57,7 +57,9 @@ impl Demo {
         let kept = if self.keep { fill(&texts.kept, &[("dir", &dir)]) } else { String::new() };
         if ended == Ended::Stopped || self.keep {
             let text = fill(&texts.stopped, &[("kept", &kept)]);
-            super::print_all(format!("\n{text}\n").as_bytes())?;
+            let mut page = super::page::Page::default();
+            page.drawn(&format!("\n{text}\n"));
+            page.print()?;
         }
         Ok(ExitCode::SUCCESS)
     }

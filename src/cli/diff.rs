@@ -4,10 +4,12 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 
+use super::Failure;
+use super::page::Page;
 use super::store::StoreArgs;
-use super::{Failure, print_all};
 use crate::container::{Container, ContainerError};
 use crate::image::layer::changes;
+use crate::union::text::Text;
 
 /// Show what a container changed: A for added, C for changed, D for deleted
 #[derive(Debug, clap::Args)]
@@ -28,14 +30,11 @@ impl Diff {
         let below: Vec<BorrowedFd<'_>> = open.iter().map(AsFd::as_fd).collect();
         let path = container.upper();
         let upper = File::open(&path).map_err(ContainerError::io("open it", &path))?;
-        let mut text = Vec::new();
+        let mut page = Page::default();
         for change in changes(upper.as_fd(), &below).map_err(Failure::failed)? {
-            text.push(change.kind.letter() as u8);
-            text.push(b' ');
-            text.extend_from_slice(&change.path);
-            text.push(b'\n');
+            page.line(format_args!("{} {}", change.kind.letter(), Text(change.path)));
         }
-        print_all(&text)?;
+        page.print()?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -8,8 +8,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::Failure;
 use super::options::split_lowers;
-use super::{Failure, print_all};
+use super::page::Page;
 use crate::explain::client::Client;
 use crate::explain::mounts;
 use crate::explain::paint::Paint;
@@ -78,20 +79,19 @@ impl Explain {
     /// Runs the verb.
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let explanations = if self.lowers.is_empty() { self.of_mounts()? } else { self.of_stack()? };
-        let mut text = String::new();
+        let mut page = Page::default();
         let paint = Paint::of_stdout();
         for (at, (shown, explanation)) in explanations.iter().enumerate() {
             if self.json {
-                text.push_str(&serde_json::to_string(explanation).map_err(Failure::failed)?);
-                text.push('\n');
+                page.json(explanation)?;
             } else {
                 if at > 0 {
-                    text.push('\n');
+                    page.drawn("\n");
                 }
-                text.push_str(&draw(explanation, paint, shown));
+                page.drawn(&draw(explanation, paint, shown));
             }
         }
-        print_all(text.as_bytes())?;
+        page.print()?;
         let all = explanations.iter().all(|(_, explanation)| explanation.kind.is_some());
         Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }

@@ -4,9 +4,10 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
+use super::Failure;
 use super::output::{self, Format};
+use super::page::Page;
 use super::store::StoreArgs;
-use super::{Failure, print_all};
 
 /// Show the steps by which an image was made, the newest first
 #[derive(Debug, clap::Args)]
@@ -59,8 +60,12 @@ impl History {
                 })
             })
             .collect();
-        let text = if self.quiet {
-            rows.iter().map(|row| format!("{}\n", row["Layer"].as_str().unwrap_or("<missing>"))).collect()
+        let page = if self.quiet {
+            let mut page = Page::default();
+            for row in &rows {
+                page.line(format_args!("{}", row["Layer"].as_str().unwrap_or("<missing>")));
+            }
+            page
         } else {
             let columns = [
                 ("IMAGE", "ID"),
@@ -71,7 +76,7 @@ impl History {
             ];
             format.render(&columns, &rows)?
         };
-        print_all(text.as_bytes())?;
+        page.print()?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::output::{self, Format};
+use super::page::Page;
 use super::store::StoreArgs;
-use super::{Failure, print_all, say};
+use super::{Failure, say};
 use crate::image::error::StoreError;
 use crate::image::name::ImageName;
 use crate::image::store::{Image, Store};
@@ -62,10 +63,12 @@ impl Images {
         }
         // The newest first, as everybody does.
         rows.sort_by(|(_, a), (_, b)| b["CreatedAt"].as_str().cmp(&a["CreatedAt"].as_str()));
-        let text = if self.quiet {
+        let page = if self.quiet {
+            let mut page = Page::default();
             let mut ids: Vec<&str> = rows.iter().filter_map(|(_, row)| row["ID"].as_str()).collect();
             ids.dedup();
-            ids.iter().map(|id| format!("{id}\n")).collect()
+            ids.iter().for_each(|id| page.line(format_args!("{id}")));
+            page
         } else {
             let mut columns = vec![("REPOSITORY", "Repository"), ("TAG", "Tag")];
             if self.digests {
@@ -75,7 +78,7 @@ impl Images {
             let rows: Vec<Value> = rows.into_iter().map(|(_, row)| row).collect();
             Format::new(self.format.as_deref()).render(&columns, &rows)?
         };
-        print_all(text.as_bytes())?;
+        page.print()?;
         Ok(ExitCode::SUCCESS)
     }
 

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use jiff::Timestamp;
 
+use super::Failure;
 use super::load::input;
+use super::page::Page;
 use super::store::{LimitArgs, StoreArgs};
-use super::{Failure, print_all};
 use crate::image::change::Change;
 use crate::image::import::{ImportOptions, import};
 use crate::image::name::ImageName;
@@ -49,7 +50,7 @@ impl Import {
             created: now()?,
         };
         let id = import(&self.store.open()?, &input(Some(self.source))?, &options)?;
-        print_all(format!("{id}\n").as_bytes())?;
+        Page::of_line(format_args!("{id}")).print()?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -4,9 +4,10 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
+use super::Failure;
 use super::output::Go;
+use super::page::Page;
 use super::store::StoreArgs;
-use super::{Failure, print_all};
 use crate::container::{Container, ContainerError, describe};
 use crate::image::error::StoreError;
 use crate::image::store::Store;
@@ -41,15 +42,16 @@ impl Inspect {
                 Err(other) => return Err(other.into()),
             });
         }
-        let text = match template {
+        let mut page = Page::default();
+        match template {
             Some(template) => {
-                let lines: Result<Vec<String>, Failure> =
-                    shown.iter().map(|value| template.apply(value)).collect();
-                lines?.into_iter().map(|line| line + "\n").collect()
+                for value in &shown {
+                    template.apply_to(&mut page, value)?;
+                }
             }
-            None => format!("{:#}\n", Value::Array(shown)),
-        };
-        print_all(text.as_bytes())?;
+            None => page.json_text(&format!("{:#}\n", Value::Array(shown))),
+        }
+        page.print()?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -11,8 +11,9 @@ use std::str::FromStr;
 use clap::Args;
 
 use super::options::split_lowers;
+use super::page::Page;
 use super::store::StoreArgs;
-use super::{Failure, print_all, say};
+use super::{Failure, say};
 use crate::explain::client::Client;
 use crate::explain::figures::Figures;
 use crate::explain::survey::Survey;
@@ -236,7 +237,9 @@ impl Layers {
             let mut out = Vec::new();
             json::write(&survey, &figures, &mut out)
                 .map_err(|error| Failure::failed(format!("cannot write JSON: {error}")))?;
-            print_all(&out)?;
+            let mut page = Page::default();
+            page.json_text(&String::from_utf8_lossy(&out));
+            page.print()?;
         } else if self.waste {
             print_styled(&text::waste(&survey, &figures, self.all))?;
         } else if self.svg.is_none() && self.html.is_none() {
@@ -272,7 +275,7 @@ impl Layers {
                 "too much {verdict}; --waste instead of --ci lists the files"
             )));
         }
-        print_all(format!("{verdict}\n").as_bytes())?;
+        Page::of_line(format_args!("{verdict}")).print()?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -284,8 +287,10 @@ fn write_file(path: &Path, content: &[u8]) -> Result<(), Failure> {
 
 /// Prints text with colours, which are left out where no terminal reads or NO_COLOR is set.
 fn print_styled(text: &str) -> Result<(), Failure> {
+    let mut page = Page::default();
+    page.drawn(text);
     let mut out = anstream::AutoStream::auto(std::io::stdout().lock());
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(page.text().as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(Failure::failed(format!("cannot write to stdout: {error}")))
         }

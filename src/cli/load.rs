@@ -6,8 +6,9 @@ use std::process::ExitCode;
 
 use indicatif::{MultiProgress, ProgressDrawTarget};
 
+use super::page::Page;
 use super::store::{LimitArgs, StoreArgs};
-use super::{Failure, print_all, say};
+use super::{Failure, say};
 use crate::image::load::{Input, LoadOptions, load};
 
 /// Load images from an OCI layout or from what docker, podman or skopeo saved
@@ -42,7 +43,7 @@ impl Load {
         let loaded = load(&self.store.open()?, &input, &options);
         // The bars go before anything else is said.
         progress.clear().map_err(|error| Failure::failed(format!("cannot write to stderr: {error}")))?;
-        let mut text = String::new();
+        let mut page = Page::default();
         for image in loaded? {
             for (name, id) in image.taken {
                 say(&format!(
@@ -51,15 +52,15 @@ impl Load {
                 ));
             }
             if self.quiet {
-                text += &format!("{}\n", image.id);
+                page.line(format_args!("{}", image.id));
             } else if image.names.is_empty() {
-                text += &format!("Loaded image ID: {}\n", image.id);
+                page.line(format_args!("Loaded image ID: {}", image.id));
             }
             for name in image.names.iter().filter(|_| !self.quiet) {
-                text += &format!("Loaded image: {name}\n");
+                page.line(format_args!("Loaded image: {name}"));
             }
         }
-        print_all(text.as_bytes())?;
+        page.print()?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -8,6 +8,7 @@ use env_logger::{Builder, Env, Target};
 use log::{LevelFilter, Log, Metadata, Record};
 
 use super::{Failure, say};
+use crate::union::text::escaped;
 
 /// What the user wants to read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -24,7 +25,7 @@ pub(super) fn start_for_verb() {
     let mut builder = Builder::new();
     builder.filter_level(LevelFilter::Warn);
     builder.parse_env(Env::new());
-    builder.format(|line, record| writeln!(line, "{}: {}", super::NAME, record.args()));
+    builder.format(|line, record| writeln!(line, "{}: {}", super::NAME, escaped(&record.args().to_string())));
     builder.try_init().unwrap_or_default();
 }
 
@@ -39,6 +40,12 @@ pub(super) fn start(options: &LogOptions) -> Result<(), Failure> {
     let mut builder = Builder::new();
     builder.filter_level(level);
     builder.parse_env(Env::new());
+    // Names in messages come from anywhere.
+    builder.format(|out, record| {
+        let (level, target) = (record.level(), record.target());
+        let message = escaped(&record.args().to_string());
+        writeln!(out, "[{} {level:<5} {target}] {message}", out.timestamp())
+    });
     if let Some(path) = &options.file {
         let file = OpenOptions::new().create(true).append(true).open(path);
         let file = file.map_err(|error| {

@@ -27,7 +27,7 @@ impl Man {
         clap_mangen::Man::new(page)
             .render(&mut text)
             .map_err(|error| Failure::failed(format!("cannot write the manual page: {error}")))?;
-        super::print_all(&text)?;
+        super::page::print_own(&text)?;
         Ok(ExitCode::SUCCESS)
     }
 }

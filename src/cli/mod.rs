@@ -29,6 +29,7 @@ mod man;
 pub mod mount;
 pub mod options;
 mod output;
+mod page;
 mod prune;
 mod ps;
 mod remount;
@@ -57,6 +58,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::union::text::escaped;
 
 /// The program's name in messages.
 const NAME: &str = "unionmount";
@@ -302,7 +305,7 @@ fn clap_says(error: clap::Error) -> Result<ExitCode, Failure> {
     use clap::error::ErrorKind;
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            print_all(error.render().to_string().as_bytes())?;
+            page::print_own(error.render().to_string().as_bytes())?;
             Ok(ExitCode::SUCCESS)
         }
         // The whole short help, which is no error line.
@@ -331,28 +334,10 @@ fn one_line(text: &str) -> String {
     line
 }
 
-/// Writes to stdout. That the reader has gone is no failure.
-fn print_all(text: &[u8]) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::failed(format!("cannot write to stdout: {error}")))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// One line on stderr. There is nobody to tell when that fails.
 fn say(message: &str) {
     // Names in it come from anywhere, and mean nothing to a terminal.
-    let mut text = format!("{NAME}: ");
-    for letter in message.chars() {
-        match letter.is_control() {
-            true => text.extend(letter.escape_default()),
-            false => text.push(letter),
-        }
-    }
-    text.push('\n');
+    let text = format!("{NAME}: {}\n", escaped(message));
     std::io::stderr().write_all(text.as_bytes()).unwrap_or_default();
 }
 

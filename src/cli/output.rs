@@ -5,7 +5,9 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::Failure;
+use super::page::{Page, veiled};
 use super::template::Template;
+use crate::union::text::{escaped, json_escaped};
 
 /// How to print.
 #[derive(Debug, Clone)]
@@ -34,32 +36,35 @@ impl Format {
     }
 
     /// Renders rows: objects, of which a table shows the fields named in `columns`, under those names' headings.
-    pub(super) fn render(&self, columns: &[(&str, &str)], rows: &[Value]) -> Result<String, Failure> {
+    pub(super) fn render(&self, columns: &[(&str, &str)], rows: &[Value]) -> Result<Page, Failure> {
+        let mut page = Page::default();
         match self {
-            Format::Table => Ok(table(columns, rows)),
-            Format::Json => Ok(rows.iter().map(|row| format!("{row}\n")).collect()),
+            Format::Table => page.drawn(&table(columns, rows)),
+            Format::Json => rows.iter().try_for_each(|row| page.json(row))?,
             Format::Template(text) => {
                 let template = Go::parse(text)?;
-                rows.iter().map(|row| template.apply(row).map(|line| line + "\n")).collect()
+                rows.iter().try_for_each(|row| template.apply_to(&mut page, row))?;
             }
             Format::TableOf(text) => {
                 let template = Go::parse(text)?;
                 let headings = rows.first().map(|row| headings(columns, row)).unwrap_or_default();
                 let lines = std::iter::once(&headings).filter(|_| !rows.is_empty()).chain(rows);
-                let lines = lines.map(|row| template.apply(row)).collect::<Result<Vec<_>, Failure>>()?;
+                let lines = lines.map(|row| template.apply(&veiled(row)));
+                let lines = lines.collect::<Result<Vec<_>, Failure>>()?;
                 let cells = lines.iter().map(|line| line.split('\t').map(str::to_owned).collect()).collect();
-                Ok(aligned(cells))
+                page.unveiled(&aligned(cells));
             }
         }
+        Ok(page)
     }
 }
 
 fn table(columns: &[(&str, &str)], rows: &[Value]) -> String {
     let heading = columns.iter().map(|(heading, _)| (*heading).to_owned()).collect();
     let cell = |row: &Value, field: &str| match &row[field] {
-        Value::String(text) => text.clone(),
+        Value::String(text) => escaped(text),
         Value::Null => String::new(),
-        other => other.to_string(),
+        other => json_escaped(&other.to_string()),
     };
     let rows = rows.iter().map(|row| columns.iter().map(|(_, field)| cell(row, field)).collect());
     aligned(std::iter::once(heading).chain(rows).collect())
@@ -111,8 +116,15 @@ impl Go {
         }
     }
 
+    /// Applies it to a value, and adds the line.
+    pub(super) fn apply_to(&self, page: &mut Page, value: &Value) -> Result<(), Failure> {
+        // What the value says is escaped, what the template says is the caller's.
+        page.unveiled(&(self.apply(&veiled(value))? + "\n"));
+        Ok(())
+    }
+
     /// Applies it to a value.
-    pub(super) fn apply(&self, value: &Value) -> Result<String, Failure> {
+    fn apply(&self, value: &Value) -> Result<String, Failure> {
         self.0.apply(value).map_err(|error| {
             let fields: Vec<&str> =
                 value.as_object().into_iter().flat_map(|map| map.keys()).map(String::as_str).collect();
@@ -179,7 +191,7 @@ mod tests {
             json!({ "ID": "1", "Tag": "a", "CreatedAt": "x" }),
             json!({ "ID": "22", "Tag": "b", "CreatedAt": "y" }),
         ];
-        let format = |text| Format::new(Some(text)).render(&columns, &rows).unwrap();
+        let format = |text| Format::new(Some(text)).render(&columns, &rows).unwrap().text().to_owned();
         assert_eq!(
             format(r"table {{.ID}}\t{{.CreatedAt}}\t{{.Tag}}"),
             "IMAGE ID   CREATED AT   TAG\n1          x            a\n22         y            b\n"
@@ -191,6 +203,6 @@ mod tests {
     fn tables_have_no_trailing_blanks() {
         let rows = [json!({ "A": "x", "B": 1 }), json!({ "A": "longer", "B": null })];
         let text = Format::Table.render(&[("FIRST", "A"), ("SECOND", "B")], &rows).unwrap();
-        assert_eq!(text, "FIRST    SECOND\nx        1\nlonger\n");
+        assert_eq!(text.text(), "FIRST    SECOND\nx        1\nlonger\n");
     }
 }

@@ -4,8 +4,9 @@ use std::io::{BufRead, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use super::page::Page;
 use super::store::StoreArgs;
-use super::{Failure, output, print_all, say};
+use super::{Failure, output, say};
 
 /// Delete images without a name, layers and blobs that nothing needs, and what killed processes left
 #[derive(Debug, clap::Args)]
@@ -33,22 +34,22 @@ impl Prune {
             return Ok(ExitCode::SUCCESS);
         }
         let pruned = store.prune(self.all, Duration::from_secs(self.wait.into()))?;
-        let mut text = String::new();
+        let mut page = Page::default();
         for (id, names) in &pruned.images {
             for name in names {
-                text += &format!("Untagged: {name}\n");
+                page.line(format_args!("Untagged: {name}"));
             }
-            text += &format!("Deleted: {id}\n");
+            page.line(format_args!("Deleted: {id}"));
         }
-        text += &format!(
-            "Removed {} images, {} layers, {} blobs and {} leftovers: {} freed\n",
+        page.line(format_args!(
+            "Removed {} images, {} layers, {} blobs and {} leftovers: {} freed",
             pruned.images.len(),
             pruned.layers.len(),
             pruned.blobs.len(),
             pruned.leftovers,
             output::size(pruned.bytes)
-        );
-        print_all(text.as_bytes())?;
+        ));
+        page.print()?;
         match pruned.held_back {
             None => Ok(ExitCode::SUCCESS),
             Some(why) => Err(Failure::failed(format!("no layers and no blobs were removed: {why}"))),

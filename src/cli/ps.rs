@@ -4,9 +4,10 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
+use super::Failure;
 use super::output::{Format, age, size};
+use super::page::Page;
 use super::store::StoreArgs;
-use super::{Failure, print_all};
 use crate::container::{Container, State, bundle, mounting};
 use crate::image::store::Store;
 
@@ -69,8 +70,11 @@ impl Ps {
             }
             rows.push(row);
         }
-        let text = if self.quiet {
-            rows.iter().filter_map(|row| row["ID"].as_str()).map(|id| format!("{id}\n")).collect()
+        let page = if self.quiet {
+            let mut page = Page::default();
+            let ids = rows.iter().filter_map(|row| row["ID"].as_str());
+            ids.for_each(|id| page.line(format_args!("{id}")));
+            page
         } else {
             let mut columns = vec![
                 ("CONTAINER ID", "ID"),
@@ -85,7 +89,7 @@ impl Ps {
             }
             Format::new(self.format.as_deref()).render(&columns, &rows)?
         };
-        print_all(text.as_bytes())?;
+        page.print()?;
         Ok(ExitCode::SUCCESS)
     }
 

@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
+use super::page::Page;
 use super::store::StoreArgs;
-use super::{Failure, print_all, say};
+use super::{Failure, say};
 use crate::container::{Container, ContainerError};
 
 /// Remove containers, with all that they changed
@@ -42,7 +43,7 @@ impl Rm {
                 Err(error) => Err(error),
             };
             match removed {
-                Ok(()) => print_all(format!("{name}\n").as_bytes())?,
+                Ok(()) => Page::of_line(format_args!("{name}")).print()?,
                 Err(error) => failures.push(error),
             }
         }

@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
+use super::page::Page;
 use super::store::StoreArgs;
-use super::{Failure, print_all, say};
+use super::{Failure, say};
 
 /// Remove names, and images that nothing needs any more
 #[derive(Debug, clap::Args)]
@@ -37,14 +38,14 @@ impl Rmi {
                     continue;
                 }
             };
-            let mut text = String::new();
+            let mut page = Page::default();
             for name in &removed.untagged {
-                text += &format!("Untagged: {name}\n");
+                page.line(format_args!("Untagged: {name}"));
             }
             if let Some(id) = removed.deleted {
-                text += &format!("Deleted: {id}\n");
+                page.line(format_args!("Deleted: {id}"));
             }
-            print_all(text.as_bytes())?;
+            page.print()?;
             if let Some(why) = removed.held_back {
                 say(&format!("its layers and blobs are kept: {why}"));
             }

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::container::ContainerArgs;
-use super::logging::{self, LogOptions};
 use super::{Failure, say};
 use crate::container::{bundle, namespace, runtime, sandbox};
 use crate::image::platform::{Machine, Platform};
@@ -34,7 +33,6 @@ impl Run {
     }
 
     fn run_to_its_end(self) -> Result<ExitCode, Failure> {
-        logging::start(&LogOptions::default())?;
         // Before anything is made.
         let runtime = runtime::find(self.runtime.as_deref())?;
         if self.container.tty() && !std::io::stdin().is_terminal() {

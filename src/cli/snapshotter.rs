@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::logging::{self, LogOptions};
-use super::{Failure, print_all};
+use super::{Failure, page};
 use crate::snapshotter::server::{self, Options};
 
 /// Keep containerd's snapshots: serve its proxy plugin of type "snapshot"
@@ -55,7 +55,7 @@ impl Snapshotter {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         if self.print_config {
             let text = containerd_config(self.containerd, &self.address, &self.root)?;
-            print_all(text.as_bytes())?;
+            page::print_own(text.as_bytes())?;
             return Ok(ExitCode::SUCCESS);
         }
         logging::start(&LogOptions { verbosity: self.verbose, file: self.log_file })?;

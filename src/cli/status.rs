@@ -10,8 +10,9 @@ use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressStyl
 use parking_lot::Mutex;
 use serde::Serialize;
 
+use super::page::Page;
 use super::watch;
-use super::{Failure, print_all, say};
+use super::{Failure, say};
 use crate::explain::client::{Client, ClientError, STATUS_PATIENCE};
 use crate::explain::mounts::{self, Mount};
 use crate::explain::paint::{Cell, Paint, align};
@@ -138,7 +139,7 @@ impl Status {
             daemon.ok().map(|daemon| Answer { mount: Mount::elsewhere(&daemon.about), said: Ok(daemon) })
         }));
         if answers.is_empty() && !self.json {
-            print_all(b"nothing is mounted by unionmount\n")?;
+            Page::of_line(format_args!("nothing is mounted by unionmount")).print()?;
         }
         self.print(&answers)?;
         let mut code = ExitCode::SUCCESS;
@@ -152,7 +153,7 @@ impl Status {
     }
 
     fn print(&self, answers: &[Answer]) -> Result<(), Failure> {
-        let mut text = String::new();
+        let mut page = Page::default();
         if self.json {
             for answer in answers {
                 let line = match &answer.said {
@@ -169,15 +170,14 @@ impl Status {
                         error: error.to_string(),
                     }),
                 };
-                text.push_str(&line.map_err(Failure::failed)?);
-                text.push('\n');
+                page.json_text(&(line.map_err(Failure::failed)? + "\n"));
             }
         } else if let (Some(_), [Answer { mount, said: Ok(daemon) }]) = (&self.mount, answers) {
-            text = one(mount, daemon, self.usage(daemon).as_deref(), Paint::of_stdout());
+            page.drawn(&one(mount, daemon, self.usage(daemon).as_deref(), Paint::of_stdout()));
         } else if !answers.is_empty() {
-            text = table(answers, Paint::of_stdout());
+            page.drawn(&table(answers, Paint::of_stdout()));
         }
-        print_all(text.as_bytes())
+        page.print()
     }
 
     /// Counts what is in the layers.

@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
+use super::Failure;
+use super::page::Page;
 use super::store::StoreArgs;
-use super::{Failure, print_all};
 
 /// The exit status when nothing is broken as far as was seen, and something could not be looked at.
 const UNCHECKED: u8 = 3;
@@ -27,23 +28,24 @@ impl Verify {
         let store = self.store.open()?;
         let mut verified = store.verify(self.repair)?;
         crate::container::verify::verify(&store, self.repair, &mut verified)?;
-        let mut text = String::new();
+        let mut page = Page::default();
         for finding in verified.mended.iter().chain(&verified.findings).chain(&verified.unchecked) {
-            text += &format!("{}\n  mend: {}\n", finding.what, finding.mend);
+            page.line(format_args!("{}", finding.what));
+            page.line(format_args!("  mend: {}", finding.mend));
         }
         if verified.set_aside > 0 {
             let dir = store.damaged_dir();
-            text += &format!(
-                "{} broken things lie in {}: look at them, then remove them\n",
+            page.line(format_args!(
+                "{} broken things lie in {}: look at them, then remove them",
                 verified.set_aside,
                 dir.display()
-            );
+            ));
         }
         if verified.unneeded > 0 {
-            text += &format!("{} things that nothing needs: unionmount prune\n", verified.unneeded);
+            page.line(format_args!("{} things that nothing needs: unionmount prune", verified.unneeded));
         }
-        text += &format!(
-            "{} images, {} layers, {} blobs: {}\n",
+        page.line(format_args!(
+            "{} images, {} layers, {} blobs: {}",
             verified.images,
             verified.layers,
             verified.blobs,
@@ -52,8 +54,8 @@ impl Verify {
                 (true, false) => "nothing broken was found, but not all could be checked",
                 (true, true) => "all is well",
             }
-        );
-        print_all(text.as_bytes())?;
+        ));
+        page.print()?;
         let root = store.root().display();
         match (verified.findings.len(), verified.unchecked.len()) {
             (0, 0) => Ok(ExitCode::SUCCESS),

@@ -1,6 +1,6 @@
 //! Names and paths as text: what is not UTF-8 survives in JSON, and nothing reaches a terminal that it would obey.
 
-use std::fmt::{self, Write};
+use std::fmt;
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -40,12 +40,7 @@ impl Text {
 impl fmt::Display for Text {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for chunk in self.0.utf8_chunks() {
-            for c in chunk.valid().chars() {
-                match is_tame(c) {
-                    true => f.write_char(c)?,
-                    false => write!(f, "{}", c.escape_default())?,
-                }
-            }
+            f.write_str(&escaped(chunk.valid()))?;
             for byte in chunk.invalid() {
                 write!(f, "\\x{byte:02x}")?;
             }
@@ -55,9 +50,38 @@ impl fmt::Display for Text {
 }
 
 /// May a terminal be given that character? Not what moves its cursor, and not what turns the direction of writing.
-fn is_tame(c: char) -> bool {
+pub fn is_tame(c: char) -> bool {
     !c.is_control()
-        && !matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        && !matches!(
+            c,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        )
+}
+
+/// A text without what is not tame, line breaks and tabs included: in its place is how Rust writes it.
+pub fn escaped(text: &str) -> String {
+    let mut tame = String::with_capacity(text.len());
+    for c in text.chars() {
+        match is_tame(c) {
+            true => tame.push(c),
+            false => tame.extend(c.escape_default()),
+        }
+    }
+    tame
+}
+
+/// JSON as it was written, without what is not tame: it can stand in strings only, where `\uXXXX` means the same. Line
+/// breaks are layout, since strings have none.
+pub fn json_escaped(json: &str) -> String {
+    let mut tame = String::with_capacity(json.len());
+    for c in json.chars() {
+        match is_tame(c) || c == '\n' {
+            true => tame.push(c),
+            // All of them are below U+10000.
+            false => tame += &format!("\\u{:04x}", u32::from(c)),
+        }
+    }
+    tame
 }
 
 #[derive(Deserialize)]

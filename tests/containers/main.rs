@@ -12,6 +12,7 @@ mod snapshot;
 
 mod attack;
 mod commit;
+mod escapes;
 mod layers;
 mod options;
 mod oracle;
