@@ -1,6 +1,8 @@
-//! What goes to stdout. There is no other way there: each kind of text has one door, and each door escapes what a
-//! terminal would obey and a reader would take for something else, whoever chose it: the author of an image or a layer, a
-//! registry, another user.
+//! What goes to stdout: each kind of text has one door, and each door escapes what a terminal would obey and a reader would
+//! take for something else, whoever chose it: the author of an image or a layer, a registry, another user. Beside it there are
+//! archives (`save`), and what is drawn while it happens (`status --watch`, `demo`), with names as [`Text`].
+//!
+//! [`Text`]: crate::union::text::Text
 
 use std::fmt;
 use std::io::Write;

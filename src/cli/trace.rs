@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::page::Page;
 use super::{Failure, say};
 use crate::explain::client::Client;
 use crate::explain::mounts;
@@ -64,11 +65,12 @@ impl Trace {
         let paint = Paint::of_stdout();
         let mut out = io::stdout().lock();
         while let Some(told) = trace.next_told().map_err(Failure::failed)? {
-            let line = match self.json {
-                true => serde_json::to_string(&told).map_err(Failure::failed)?,
-                false => words::line(&told, &trace.status.layers, paint),
-            };
-            match writeln!(out, "{line}").and_then(|()| out.flush()) {
+            let mut page = Page::default();
+            match self.json {
+                true => page.json(&told)?,
+                false => page.drawn(&(words::line(&told, &trace.status.layers, paint) + "\n")),
+            }
+            match out.write_all(page.text().as_bytes()).and_then(|()| out.flush()) {
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
                 other => {
                     other.map_err(|error| Failure::failed(format!("cannot write to stdout: {error}")))?
