@@ -225,8 +225,10 @@ impl Options {
             "nodev" => mount.no_dev = true,
             "exec" => mount.no_exec = false,
             "noexec" => mount.no_exec = true,
-            "atime" | "relatime" => mount.no_atime = false,
-            "noatime" => mount.no_atime = true,
+            "atime" | "relatime" | "noatime" => {
+                mount.no_atime = name == "noatime";
+                self.fs.no_atime = mount.no_atime;
+            }
             "diratime" => mount.no_dir_atime = false,
             "nodiratime" => mount.no_dir_atime = true,
             "sync" => mount.sync = true,

@@ -381,7 +381,9 @@ impl Filesystem for UnionFs {
             Operation::Tmpfile { flags, mode, umask, creator } => {
                 self.create_unnamed(node, mode, umask, flags, caller(creator), reply);
             }
-            Operation::Read { offset, size } => self.read_data(node, offset, size, reply),
+            Operation::Read { offset, size, unnoticed } => {
+                self.read_data(node, (offset, size), unnoticed, reply);
+            }
             Operation::Write { offset, data, flags } => self.write_data(node, offset, data, flags, reply),
             Operation::Release => {
                 if self.opens() {

@@ -59,6 +59,11 @@ pub(super) fn reply_read(union: &Union, node: &Arc<Node>, (offset, size): (u64, 
     });
 }
 
+/// Answers a read that changes no access time.
+pub(super) fn reply_unnoticed(union: &Union, node: &Arc<Node>, (offset, size): (u64, u32), reply: Reply) {
+    reply.fill(size, |into| union.read_unnoticed(node, offset, into).map_err(|e| errno(&e)));
+}
+
 fn reply_copied(union: &Union, node: &Arc<Node>, (offset, size): (u64, u32), reply: Reply) {
     reply.fill(size, |into| union.read(node, offset, into).map_err(|e| errno(&e)));
 }

@@ -50,9 +50,11 @@ impl UnionFs {
         change(&self.union, &(), false, make, answer);
     }
 
-    pub(super) fn read_data(&self, ino: INodeNo, offset: u64, size: u32, reply: Reply) {
+    /// `unnoticed`: its access time stays.
+    pub(super) fn read_data(&self, ino: INodeNo, range: (u64, u32), unnoticed: bool, reply: Reply) {
         match self.node(ino) {
-            Ok(node) => data::reply_read(&self.union, &node, (offset, size), reply),
+            Ok(node) if unnoticed => data::reply_unnoticed(&self.union, &node, range, reply),
+            Ok(node) => data::reply_read(&self.union, &node, range, reply),
             Err(e) => reply.error(errno(&e)),
         }
     }

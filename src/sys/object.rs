@@ -176,7 +176,7 @@ pub fn proc_path(fd: BorrowedFd<'_>) -> Vec<u8> {
 }
 
 /// Opens with O_NOATIME, which only a file's owner and CAP_FOWNER may have, and else without.
-pub(super) fn unnoticed(open: impl Fn(OFlags) -> Result<OwnedFd>) -> Result<OwnedFd> {
+pub fn unnoticed(open: impl Fn(OFlags) -> Result<OwnedFd>) -> Result<OwnedFd> {
     match open(OFlags::NOATIME) {
         Err(Errno::PERM) => open(OFlags::empty()),
         other => other,

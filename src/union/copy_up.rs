@@ -398,7 +398,7 @@ impl Union {
             }
             let stat = at.stat()?;
             let capabilities = xattr::get(at, CAPABILITIES)?;
-            let to = open_owned(object, true)?;
+            let to = open_owned(object, true, false)?;
             let size = size.map_or(stat.size, |size| size.min(stat.size));
             match size {
                 0 => rustix::fs::ftruncate(&to, 0)?,

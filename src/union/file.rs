@@ -23,7 +23,7 @@ use super::marker;
 use super::node::Node;
 use crate::error::{FsError, Result};
 use crate::sys::copy::write_all_at;
-use crate::sys::object::{At, Kind, SetTime, Writable};
+use crate::sys::object::{At, Kind, SetTime, Writable, unnoticed};
 use crate::sys::splice::Pipe;
 
 /// A descriptor for the data of a node.
@@ -142,7 +142,7 @@ impl Union {
             if !upper {
                 return Ok((at.open_read()?, false));
             }
-            Ok((open_owned(self.upper()?.writable(at, upper)?, write)?, write))
+            Ok((open_owned(self.upper()?.writable(at, upper)?, write, self.no_atime)?, write))
         })?;
         self.note_lending(node);
         Ok(self.files.keep(node.ino, fd, writable))
@@ -200,10 +200,22 @@ impl Union {
 
     /// Reads up to `buffer.len()` bytes at `offset`; fewer only at the end of the file.
     pub fn read(&self, node: &Arc<Node>, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        let fd = self.data_fd(node, false)?;
+        self.read_from(&*self.data_fd(node, false)?, node, offset, buffer)
+    }
+
+    /// As [`Union::read`], for a program that opened the file with O_NOATIME: its access time stays.
+    pub fn read_unnoticed(&self, node: &Arc<Node>, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        if node.kind != Kind::File || !self.in_upper(node) || self.metacopies.contains_key(&node.ino) {
+            return self.read(node, offset, buffer);
+        }
+        let fd = self.with_object(node, |at, _| Ok(at.open_read()?))?;
+        self.read_from(&fd, node, offset, buffer)
+    }
+
+    fn read_from(&self, fd: &OwnedFd, node: &Node, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         let mut done = 0;
         while done < buffer.len() {
-            match io::pread(&fd, &mut buffer[done..], offset + done as u64) {
+            match io::pread(fd, &mut buffer[done..], offset + done as u64) {
                 Ok(0) => break,
                 Ok(n) => done += n,
                 Err(Errno::INTR) => {}
@@ -311,8 +323,11 @@ impl Union {
     }
 }
 
-/// Opens a file of the upper.
-pub(super) fn open_owned(object: Writable<'_>, write: bool) -> Result<OwnedFd> {
+/// Opens a file of the upper. `no_atime`: reading doesn't change its access time.
+pub(super) fn open_owned(object: Writable<'_>, write: bool, no_atime: bool) -> Result<OwnedFd> {
     let flags = if write { OFlags::RDWR } else { OFlags::RDONLY };
-    Ok(with_rights(object, 0o600, || object.open(flags))?)
+    Ok(with_rights(object, 0o600, || match no_atime {
+        true => unnoticed(|noatime| object.open(flags | noatime)),
+        false => object.open(flags),
+    })?)
 }

@@ -130,8 +130,13 @@ impl Upper {
             return self.link_was_replaced(origin, count, hidden);
         }
         let last = self.publish_counted_whiteout(dir, name, &hiding)?;
-        self.write_record(origin, Record { count, last })?;
-        self.drop_record(&hiding)
+        // The name is hidden. What isn't recorded now, the next mount finds by `hiding`.
+        if let Err(e) =
+            self.write_record(origin, Record { count, last }).and_then(|()| self.drop_record(&hiding))
+        {
+            log::warn!("a hidden name is recorded by the next mount only: {e}");
+        }
+        Ok(())
     }
 
     /// Something is about to take the place of such a name, as the upper's entry `name` of `dir`.
@@ -146,10 +151,15 @@ impl Upper {
     /// Records that the name is hidden, if what took its place is `done`.
     pub(super) fn link_was_replaced(&self, origin: RealId, count: u64, done: Result<()>) -> Result<()> {
         let Some(replacing) = file_name(origin, REPLACING, self.regions()) else { return done };
-        let done = done.and_then(|()| self.write_record(origin, Record { count, last: 0 }));
         // What is left of a failure is found wrong, or counted, by the next mount.
-        let dropped = self.drop_record(&replacing);
-        done.and(dropped)
+        let recorded = match &done {
+            Ok(()) => self.write_record(origin, Record { count, last: 0 }),
+            Err(_) => Ok(()),
+        };
+        if let Err(e) = recorded.and_then(|()| self.drop_record(&replacing)) {
+            log::warn!("a hidden name is recorded by the next mount only: {e}");
+        }
+        done
     }
 
     /// How many names of lower files with several are hidden. Records what a crash left unrecorded.

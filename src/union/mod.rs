@@ -234,6 +234,7 @@ pub struct Union {
     /// Attributes that the upper can't hold.
     left_out: carry::LeftOut,
     no_acl: bool,
+    no_atime: bool,
     static_nlink: bool,
     /// What the daemon itself is: who it can create for without a change of owner.
     own: Caller,
@@ -326,6 +327,7 @@ impl Union {
             // ACLs are made of real permission bits.
             no_acl: options.no_acl || owners.override_real(),
             owners,
+            no_atime: options.no_atime,
             redirects,
             left_out: carry::LeftOut::default(),
             static_nlink: options.static_nlink,

@@ -191,10 +191,16 @@ impl Union {
         match made {
             Ok(file) => {
                 let stat = match &file {
-                    Some(file) => At::Fd(file.as_fd()).stat()?,
-                    None => fd.entry(name).at().stat()?,
+                    Some(file) => At::Fd(file.as_fd()).stat(),
+                    None => fd.entry(name).at().stat(),
                 };
-                Ok(Some((file, stat)))
+                match stat {
+                    Ok(stat) => Ok(Some((file, stat))),
+                    Err(e) => {
+                        self.take_back(parent, fd, name, (create.kind(), InUpper::Free));
+                        Err(e.into())
+                    }
+                }
             }
             Err(Errno::EXIST) => Err(FsError::Exists),
             Err(e) => Err(e.into()),
@@ -284,8 +290,9 @@ impl Union {
                 InUpper::Whiteout => upper.link_over(at, &fd, name)?,
                 _ => upper.link(at, &fd, name)?,
             }
-            self.kept_stat(at, true)
+            Ok(self.kept_stat(at, true))
         })?;
+        let stat = stat.inspect_err(|_| self.take_back(parent, &fd, name, (node.kind, state)))?;
         self.note_upper(dir, name, Some(UpperEntry::known(node.kind, stat.ino)));
         node.names.changed();
         self.table.look_up_again(node);
@@ -294,6 +301,21 @@ impl Union {
         self.events
             .tell(|| Event::Link { path: self.path_in(parent, name), from: self.path_of(node).into() });
         Ok(self.attr(node, stat))
+    }
+
+    /// Takes an entry away again of which nothing could be found out after it was made, so that who asked for it is told
+    /// an error and nothing is there. `before`: what the upper had.
+    fn take_back(&self, parent: &Node, fd: &UpperFd, name: &[u8], (kind, before): (Kind, InUpper)) {
+        let taken = self.upper().and_then(|upper| match before {
+            InUpper::Whiteout => upper.whiteout(fd, name, Some(kind)),
+            InUpper::Free | InUpper::Present(_) => upper.remove(fd, name, kind),
+        });
+        if let Err(e) = taken {
+            log::error!("{}: made, but not told to who asked for it: {e}", String::from_utf8_lossy(name));
+            if let Some(dir) = &parent.dir {
+                dir.index.lock().upper = None; // read anew when it is asked
+            }
+        }
     }
 
     /// A node without a known name has this one now.
@@ -331,7 +353,8 @@ impl Union {
         })?;
         self.note_removed(dir, name, below);
         self.tell_removed(parent, name, found.stat.kind(), below);
-        victim.settle_links(self)
+        victim.settle_links(self);
+        Ok(())
     }
 
     /// Removes a directory that shows no entries.

@@ -13,6 +13,8 @@ pub struct FsOptions {
     pub timeout: Option<Duration>,
     /// No POSIX ACLs (`noacl`).
     pub no_acl: bool,
+    /// Reading doesn't change access times (`noatime`).
+    pub no_atime: bool,
     /// Directories report one link (`static_nlink`).
     pub static_nlink: bool,
     /// Inode numbers are cut to 32 bits (`ino32_t`).

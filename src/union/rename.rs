@@ -327,7 +327,8 @@ impl Union {
             self.upper()?.rename((&from.fd, from.name), (&to.fd, to.name), from.below, flags)?;
             self.record(source, &mut place, from, to)
         })?;
-        victim.settle_links(self)
+        victim.settle_links(self);
+        Ok(())
     }
 
     fn over_directory(
@@ -443,12 +444,14 @@ impl Union {
         if dir.index.lock().upper.is_none() {
             return Ok(());
         }
-        let ino = match to.fd.entry(to.name).at().stat() {
-            Ok(stat) => stat.ino,
-            Err(Errno::NOENT) => return Err(FsError::Stale),
-            Err(e) => return Err(e.into()),
-        };
-        self.note_upper(dir, to.name, Some(UpperEntry::known(node.kind, ino)));
+        match to.fd.entry(to.name).at().stat() {
+            Ok(stat) => self.note_upper(dir, to.name, Some(UpperEntry::known(node.kind, stat.ino))),
+            // The rename is done all the same; the directory is read anew when it is asked.
+            Err(e) => {
+                log::warn!("{}: {e} after a rename", String::from_utf8_lossy(&self.path_of(node)));
+                dir.index.lock().upper = None;
+            }
+        }
         Ok(())
     }
 }

@@ -539,7 +539,8 @@ impl Staged<'_> {
             Publish::Swap => {
                 call(RenameFlags::EXCHANGE)?;
                 // What was replaced lies in the staging directory now and goes when `self` is dropped.
-                self.directory = At::Name(staging, &self.name).stat()?.kind() == Kind::Directory;
+                self.directory =
+                    At::Name(staging, &self.name).stat().map_or(true, |stat| stat.kind() == Kind::Directory);
                 return Ok(());
             }
         }

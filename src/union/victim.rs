@@ -104,14 +104,16 @@ impl Victim {
         upper.link_was_replaced(lower, count, done)
     }
 
-    /// Brings the link counts and the hardlink index up to date.
-    pub fn settle_links(&self, fs: &Union) -> Result<()> {
-        if self.indexed {
-            fs.drop_unnamed_copy(self.identity.origin)?;
+    /// Brings the link counts and the hardlink index up to date. The name is gone whatever comes of it; a copy without
+    /// names goes at the next mount.
+    pub fn settle_links(&self, fs: &Union) {
+        if self.indexed
+            && let Err(e) = fs.drop_unnamed_copy(self.identity.origin)
+        {
+            log::warn!("a copy without names stays in the index until the next mount: {e}");
         }
         if let Some(count) = self.hidden {
             fs.hidden_links.insert(self.identity.real, count);
         }
-        Ok(())
     }
 }

@@ -1,8 +1,10 @@
 //! Reading through a mount leaves the access times of its lowers as they are.
 
-use std::fs;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::Path;
+
+use rustix::fs::{Mode, OFlags, open};
 
 use crate::common::{self, LoopFilesystem, Mount, Options, Scratch, Stack};
 use crate::needs_root;
@@ -56,6 +58,32 @@ fn of_lowers_stay_with_and_without_an_upper() {
     }
     fs::read(lower.join("d/f")).unwrap();
     assert_ne!(access_times(&lower), before, "this filesystem notes nothing: the test tests nothing");
+}
+
+/// Of the upper, reading is noted, but not with `noatime` or for who opened with O_NOATIME.
+#[test]
+fn of_the_upper_follow_the_mount_option_and_the_open() {
+    needs_root!();
+    let stack = Stack::new(1);
+    let place = stack.upper().root().join("f");
+    let read = |extra: &[&str], flags: OFlags| {
+        stack.upper().file("f", "f");
+        common::run("touch", &["-a", "-d", OLD, place.to_str().unwrap()]);
+        let before = fs::metadata(&place).unwrap().atime();
+        let mount = stack.mount_with(extra);
+        let file = File::from(open(mount.join("f"), OFlags::RDONLY | flags, Mode::empty()).unwrap());
+        let mut text = [0; 2];
+        assert_eq!(file.read_at(&mut text, 0).unwrap(), 1);
+        let shown = file.metadata().unwrap().atime();
+        drop(file);
+        mount.unmount();
+        assert_eq!(shown, fs::metadata(&place).unwrap().atime(), "{extra:?} {flags:?}");
+        shown != before
+    };
+    assert!(read(&[], OFlags::empty()), "reading is not noted");
+    assert!(read(&["passthrough"], OFlags::empty()), "reading is not noted with passthrough");
+    assert!(!read(&[], OFlags::NOATIME), "O_NOATIME has no effect");
+    assert!(!read(&["noatime"], OFlags::empty()), "noatime has no effect");
 }
 
 /// What is mounted inside a lower is shown, and what is read of it as well leaves no trace but in links.

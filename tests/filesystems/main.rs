@@ -12,5 +12,6 @@ mod model;
 mod access_times;
 mod attributes;
 mod below;
+mod errors;
 mod model_runs;
 mod uppers;

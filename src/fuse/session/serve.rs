@@ -151,7 +151,7 @@ mod tests {
         assert!(only.admits(&by(0), &lookup) && only.admits(&by(1000), &lookup));
         assert!(!only.admits(&by(1001), &lookup) && Admission::All.admits(&by(1001), &lookup));
         // The kernel reads ahead in the name of whoever happens to.
-        assert!(only.admits(&by(1001), &Operation::Read { offset: 0, size: 1 }));
+        assert!(only.admits(&by(1001), &Operation::Read { offset: 0, size: 1, unnoticed: false }));
         assert!(!only.admits(&by(1001), &Operation::Statfs));
     }
 }

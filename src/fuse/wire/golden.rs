@@ -61,7 +61,7 @@ fn expected(code: u32) -> (INodeNo, Operation<'static>) {
         12 => (ROOT, rename(b"link", RenameFlags::empty())),
         13 => (ROOT, Operation::Link { node: FILE, name: b"link" }),
         14 => (FILE, Operation::Open { flags: OpenFlags(LARGE | libc::O_WRONLY), kill_privileges }),
-        15 => (LOWER, Operation::Read { offset: 0, size: 4096 }),
+        15 => (LOWER, Operation::Read { offset: 0, size: 4096, unnoticed: false }),
         16 => (FILE, Operation::Write { offset: 0, data: b"data", flags: WriteFlags::empty() }),
         17 => (ROOT, Operation::Statfs),
         18 => (INodeNo(10_028_674), Operation::Release),

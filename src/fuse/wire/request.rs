@@ -126,9 +126,11 @@ pub enum Operation<'a> {
         umask: u32,
         creator: Creator,
     },
+    /// `unnoticed`: the file was opened with O_NOATIME.
     Read {
         offset: u64,
         size: u32,
+        unnoticed: bool,
     },
     Write {
         offset: u64,
@@ -404,8 +406,8 @@ fn operation<'a>(code: u32, mut args: Args<'a>, creator: Creator, dialect: Diale
             Operation::Tmpfile { flags: open_flags(flags), mode, umask, creator }
         }
         Code::FUSE_READ => {
-            let abi::fuse_read_in { offset, size, .. } = args.take()?;
-            Operation::Read { offset, size }
+            let abi::fuse_read_in { offset, size, flags, .. } = args.take()?;
+            Operation::Read { offset, size, unnoticed: open_flags(flags).contains(OpenFlags::NOATIME) }
         }
         Code::FUSE_WRITE => {
             let abi::fuse_write_in { offset, size, write_flags, .. } = args.take()?;

@@ -1,0 +1,131 @@
+//! A filesystem below that answers EIO to any one of the daemon's system calls in the middle of an operation: the program
+//! is told an error or the operation is done, the mount shows what the disk has, and the daemon goes on.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::common::{Fields, Mount, Program, Snapshot, Stack, diff, wait_until};
+use crate::{needs_root, skip};
+
+/// The system calls by which an upper is changed.
+const CHANGES: &[&str] =
+    &["renameat2", "linkat", "unlinkat", "mkdirat", "mknodat", "fchownat", "setxattr", "utimensat", "fsync"];
+
+/// strace, that makes the call number `nth` of a kind fail in a process.
+struct Injection(Child);
+
+impl Injection {
+    fn into(pid: u32, call: &str, nth: u32, log: &Path) -> Injection {
+        let child = Command::new("strace")
+            .args(["-f", "-p", &pid.to_string(), "-o", log.to_str().unwrap()])
+            .args(["-e", &format!("trace={call}"), "-e", &format!("inject={call}:error=EIO:when={nth}")])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let traced = || {
+            fs::read_dir(format!("/proc/{pid}/task")).unwrap().all(|thread| {
+                let status = fs::read_to_string(thread.unwrap().path().join("status")).unwrap_or_default();
+                !status.contains("TracerPid:\t0\n")
+            })
+        };
+        assert!(wait_until(Duration::from_secs(30), traced), "strace doesn't trace the daemon");
+        Injection(child)
+    }
+
+    /// Ends it. Did a call fail?
+    fn end(mut self, log: &Path) -> bool {
+        rustix::process::kill_process(
+            rustix::process::Pid::from_raw(self.0.id() as i32).unwrap(),
+            rustix::process::Signal::TERM,
+        )
+        .unwrap();
+        self.0.wait().unwrap();
+        fs::read_to_string(log).unwrap().contains("INJECTED")
+    }
+}
+
+type Act = (&'static str, fn(&Mount) -> std::io::Result<()>);
+
+const ACTS: &[Act] = &[
+    ("chmod of a lower's file", |m| fs::set_permissions(m.join("file"), PermissionsExt::from_mode(0o600))),
+    ("rmdir", |m| fs::remove_dir(m.join("emptied"))),
+    ("mkdir over a whiteout", |m| fs::create_dir(m.join("empty"))),
+    ("unlink of one of two names", |m| fs::remove_file(m.join("two"))),
+    ("rename of a lower's file", |m| fs::rename(m.join("file"), m.join("new"))),
+    ("rename of a lower's directory", |m| fs::rename(m.join("merged"), m.join("new"))),
+    ("rename over a directory", |m| fs::rename(m.join("plain"), m.join("emptied"))),
+    ("link", |m| fs::hard_link(m.join("file"), m.join("new"))),
+];
+
+fn build() -> Stack {
+    let stack = Stack::new(1);
+    let lower = stack.lower(0);
+    lower.file("emptied/one", "1").file("merged/inside", "2").file("file", "3").file("two", "4");
+    lower.xattr("file", "user.a", "a");
+    fs::create_dir(lower.root().join("empty")).unwrap();
+    fs::hard_link(lower.root().join("two"), lower.root().join("names")).unwrap();
+    symlink("file", lower.root().join("link")).unwrap();
+    stack
+}
+
+/// What lies in the stack before the act.
+fn prepare(mount: &Mount) {
+    fs::remove_file(mount.join("emptied/one")).unwrap();
+    fs::remove_dir(mount.join("empty")).unwrap();
+    fs::create_dir(mount.join("plain")).unwrap();
+    fs::write(mount.join("plain/p"), "p").unwrap();
+}
+
+fn same(one: &Snapshot, other: &Snapshot) -> bool {
+    diff(one, other, &Fields { mtime: false, directory_mtime: false, ..Fields::tree() }).is_empty()
+}
+
+#[test]
+fn an_error_of_any_change_of_the_upper_is_told_and_leaves_no_mix() {
+    needs_root!();
+    if !Program::under_test().is_unionmount() {
+        skip!("the peers are not held to that");
+    }
+    if Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_err() {
+        skip!("strace is not installed");
+    }
+    let mut injected = 0;
+    for (what, act) in ACTS {
+        let stack = build();
+        let mount = stack.mount();
+        prepare(&mount);
+        act(&mount).unwrap();
+        let after = Snapshot::take(mount.path());
+        mount.unmount();
+        for call in CHANGES {
+            for nth in 1.. {
+                let stack = build();
+                let mount = stack.mount();
+                prepare(&mount);
+                let before = Snapshot::take(mount.path());
+                let log = stack.scratch().path().join("strace");
+                let injection = Injection::into(mount.daemon(), call, nth, &log);
+                let done = act(&mount);
+                if !injection.end(&log) {
+                    done.unwrap();
+                    mount.unmount();
+                    break;
+                }
+                injected += 1;
+                let what = format!("{what}, {call} number {nth} fails: {done:?}");
+                let live = Snapshot::take(mount.path());
+                assert!(same(&live, &after) || done.is_err() && same(&live, &before), "{what}: a mix");
+                mount.unmount();
+                let mount = stack.mount();
+                let again = Snapshot::take_checked(mount.path());
+                assert!(same(&live, &again), "{what}: another tree after a remount");
+                mount.unmount();
+                stack.assert_workdir_clean();
+            }
+        }
+    }
+    assert!(injected > ACTS.len(), "nothing failed: the test tests nothing");
+}
