@@ -407,7 +407,7 @@ fn operation<'a>(code: u32, mut args: Args<'a>, creator: Creator, dialect: Diale
         }
         Code::FUSE_READ => {
             let abi::fuse_read_in { offset, size, flags, .. } = args.take()?;
-            Operation::Read { offset, size, unnoticed: open_flags(flags).contains(OpenFlags::NOATIME) }
+            Operation::Read { offset, size, unnoticed: flags & libc::O_NOATIME.cast_unsigned() != 0 }
         }
         Code::FUSE_WRITE => {
             let abi::fuse_write_in { offset, size, write_flags, .. } = args.take()?;
