@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use oci_spec::image::{Arch, ImageConfiguration, ImageManifest, Os};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::digest::{Digest, DigestError};
 use super::golike;
@@ -98,7 +98,13 @@ pub fn entries(index: &Value) -> Vec<Entry> {
 /// When it is none by the types of oci-spec.
 pub fn parse_index(text: &[u8]) -> Result<Value, String> {
     let error = |error: serde_json::Error| format!("is no index of images: {error}");
-    let mut index = golike::read(text, &golike::INDEX).map_err(error)?;
+    let written: Value = serde_json::from_slice(text).map_err(error)?;
+    // An empty list may be null; a document without one is something else, or a damaged one.
+    let lists = |map: &Map<String, Value>| map.keys().any(|key| key.eq_ignore_ascii_case("manifests"));
+    if !written.as_object().is_some_and(lists) {
+        return Err("is no index of images: it has no list of manifests".to_owned());
+    }
+    let mut index = golike::fit(written, &golike::INDEX);
     set_default(&mut index, "schemaVersion", json!(2));
     set_default(&mut index, "manifests", json!([]));
     serde_json::from_value::<oci_spec::image::ImageIndex>(index.clone()).map_err(error)?;

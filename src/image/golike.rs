@@ -126,7 +126,8 @@ pub(super) fn read(text: &[u8], shape: &Shape) -> serde_json::Result<Value> {
     serde_json::from_slice(text).map(|value| fit(value, shape))
 }
 
-fn fit(value: Value, shape: &Shape) -> Value {
+/// As [`read`], of a document that is parsed.
+pub(super) fn fit(value: Value, shape: &Shape) -> Value {
     match (shape, value) {
         (Words, Value::String(text)) => Value::Array(vec![Value::String(text)]),
         (Words, Value::Array(list)) => {

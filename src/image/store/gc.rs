@@ -14,7 +14,7 @@ use super::lock::{Access, Lock};
 use super::staging::remove_tree;
 use super::{Containers, Image, Store};
 use crate::image::digest::Digest;
-use crate::image::document::{Config, Documentary, Entry, Kind, entries, parse_index};
+use crate::image::document::{Config, Documentary, Entry, Kind, entries, parse_index, parse_manifest};
 use crate::image::error::{Result, StoreError};
 use crate::image::name::ImageName;
 
@@ -235,7 +235,12 @@ impl Store {
         let mut needed = Needed::default();
         needed.blobs.extend(index.digests());
         let mut queue = index.entries();
+        let mut seen = HashSet::new();
         while let Some(entry) = queue.pop() {
+            // Indexes may list each other's images any number of times.
+            if !seen.insert(entry.digest) {
+                continue;
+            }
             match entry.kind() {
                 Kind::Index => {
                     let path = self.blob_path(&entry.digest);
@@ -265,8 +270,8 @@ impl Store {
 
     fn need_manifest(&self, entry: &Entry, needed: &mut Needed) -> Result<()> {
         let path = self.blob_path(&entry.digest);
-        let manifest: oci_spec::image::ImageManifest = serde_json::from_slice(&self.fetch(&entry.digest)?)
-            .map_err(|error| StoreError::damaged(&path, format!("is no manifest: {error}")))?;
+        let manifest =
+            parse_manifest(&self.fetch(&entry.digest)?).map_err(|what| StoreError::damaged(&path, what))?;
         for descriptor in manifest.layers().iter().chain([manifest.config()]) {
             if let Ok(digest) = Digest::try_from(descriptor.digest()) {
                 needed.blobs.insert(digest);
