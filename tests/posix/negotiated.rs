@@ -157,7 +157,7 @@ fn data_that_are_not_written_back_are_found() {
 /// A reader through the page cache, beside somebody who writes past it and waits for the end of each write.
 #[test]
 fn what_was_written_past_the_cache_is_read() {
-    const ROUNDS: u32 = 600;
+    const ROUNDS: u32 = 4000;
     let stack = Stack::new(1);
     let mount = stack.mount();
     let path = mount.join("f");
