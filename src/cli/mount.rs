@@ -330,6 +330,10 @@ pub(super) fn run(args: MountArgs) -> Result<ExitCode, Failure> {
     for warning in &request.warnings {
         say(warning);
     }
+    // Before it is looked what the mount point is without a mount.
+    if request.take_dead_away && request.device.is_none() && dead::take_away(&request.mount_point)? {
+        say(&format!("{}: took a dead mount away", request.mount_point.display()));
+    }
     // Where nothing is mounted there is nothing to wait for.
     if request.foreground || request.fake {
         serve_request(&request, Ready::nobody_waits())?;
@@ -357,9 +361,6 @@ fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), Failure> {
         None => open_device().map_err(Failure::failed)?,
     };
     let _held = hold(&request.hold)?;
-    if request.take_dead_away && request.device.is_none() && dead::take_away(&request.mount_point)? {
-        log::warn!("{}: took a dead mount away", request.mount_point.display());
-    }
     let stack = Stack::open(&request.stack).map_err(Failure::failed)?;
     let mount_point = match request.device {
         Some(_) => request.mount_point.clone(),

@@ -28,6 +28,7 @@ use crate::union::Union;
 use crate::union::attr::{Attr, SetAttr};
 use crate::union::modify::Create;
 use crate::union::node::Node;
+use crate::union::pins::paid_by;
 use crate::union::rename::RenameMode;
 use crate::union::upper::New;
 
@@ -156,9 +157,11 @@ impl UnionFs {
         parent: INodeNo,
         name: &[u8],
         remove: fn(&Union, &Arc<Node>, &[u8]) -> Result<()>,
+        uid: u32,
         reply: Reply,
     ) {
-        let remove = move |union: &Union, name: &[u8]| remove(union, &union.node(parent.0)?, name);
+        let remove =
+            move |union: &Union, name: &[u8]| paid_by(uid, || remove(union, &union.node(parent.0)?, name));
         change(&self.union, name, false, remove, move |done| reply_empty(reply, done));
     }
 
@@ -167,6 +170,7 @@ impl UnionFs {
         (parent, name): (INodeNo, &[u8]),
         (new_parent, new_name): (INodeNo, &[u8]),
         flags: RenameFlags,
+        uid: u32,
         reply: Reply,
     ) {
         let mode = match flags {
@@ -178,7 +182,7 @@ impl UnionFs {
         let new_name = new_name.to_owned();
         let rename = move |union: &Union, name: &[u8]| {
             let (from, to) = (union.node(parent.0)?, union.node(new_parent.0)?);
-            union.rename((&from, name), (&to, &new_name), mode)
+            paid_by(uid, || union.rename((&from, name), (&to, &new_name), mode))
         };
         let long = self.node(parent).is_ok_and(|from| self.union.copies_much_under(&from, name));
         change(&self.union, name, long, rename, move |done| reply_empty(reply, done));
@@ -364,10 +368,10 @@ impl Filesystem for UnionFs {
                 let (new, caller) = (New::Directory, caller(creator));
                 self.make(node, name, Create { new, mode: mode & 0o7777, umask, caller }, reply);
             }
-            Operation::Unlink { name } => self.remove(node, name, Union::unlink, reply),
-            Operation::Rmdir { name } => self.remove(node, name, Union::rmdir, reply),
+            Operation::Unlink { name } => self.remove(node, name, Union::unlink, header.uid, reply),
+            Operation::Rmdir { name } => self.remove(node, name, Union::rmdir, header.uid, reply),
             Operation::Rename { name, to, to_name, flags } => {
-                self.rename((node, name), (to, to_name), flags, reply);
+                self.rename((node, name), (to, to_name), flags, header.uid, reply);
             }
             Operation::Link { node: linked, name } => self.link(linked, node, name, reply),
             // By ENOSYS the kernel is told to open files by itself.

@@ -15,6 +15,7 @@ use crate::error::Result;
 use crate::union::attr::Attr;
 use crate::union::file::Write;
 use crate::union::modify::Create;
+use crate::union::pins::paid_by;
 use crate::union::upper::New;
 use crate::union::{Caller, Union};
 
@@ -35,7 +36,8 @@ impl UnionFs {
         let ttl = self.ttl();
         let make = move |union: &Union, (): &()| {
             let create = Create { new: New::File, mode: mode & 0o7777, umask, caller };
-            Ok(union.create_unnamed(&union.node(parent.0)?, create)?.1)
+            let made = paid_by(caller.uid, || union.create_unnamed(&union.node(parent.0)?, create));
+            Ok(made?.1)
         };
         if self.opens() {
             return change(&self.union, &(), false, make, self.answer_created(flags, reply));

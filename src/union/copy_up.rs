@@ -347,12 +347,14 @@ impl Union {
         original: &Original,
         real: RealId,
     ) -> Result<()> {
-        let fd = Arc::new(staged.object().at().pin()?);
+        let fd = staged.object().at().pin()?;
         let hidden = self.hidden_count(original.id);
         let left = original.stat.nlink.saturating_sub(hidden);
         let links = self.keeps_links(original) && left > 0;
         let _aliases = links.then(|| self.aliases.exclusive(original.id));
         let mut place = node.place.write();
+        let Place::Pinned { fd: before, .. } = &*place else { return Err(FsError::Stale) };
+        let fd = before.replaced(fd);
         if links {
             // Its only link will be the one in the index.
             self.set_copied_nlink(staged.object(), left, 1)?;

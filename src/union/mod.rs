@@ -25,6 +25,7 @@
 //! | [`readdir`] | merged listings |
 //! | [`file`](mod@file) | data; descriptors follow copy-up |
 //! | [`durable`] | what fsync promises, also about names |
+//! | [`pins`] | the descriptors of what is deleted and kept, and whose they are |
 //! | [`room`] | what is deleted and kept, waited for when the disk is full |
 //! | [`facts`] | the same, as attributes of the mount |
 //! | [`events`], [`text`] | what happens, told to whoever listens |
@@ -58,6 +59,7 @@ mod nesting;
 pub mod node;
 pub mod options;
 pub mod owners;
+pub mod pins;
 mod probe;
 pub mod provenance;
 pub mod readdir;
@@ -95,6 +97,7 @@ use self::links::OtherName;
 use self::node::{DirPart, Node, RealId, Table};
 use self::options::{FsOptions, RedirectDir, Xino};
 use self::owners::Owners;
+use self::pins::Pins;
 use self::realdir::{DirFds, LayerIndex, RealDir};
 use self::region::Regions;
 use self::resolve::{DataAt, Found};
@@ -178,6 +181,8 @@ pub struct Limits {
     pub dir_fds: usize,
     /// Descriptors of file data.
     pub data_fds: usize,
+    /// Descriptors of what is deleted and still known.
+    pub pinned_fds: usize,
     /// Bytes of directory indexes.
     pub index_bytes: usize,
 }
@@ -192,13 +197,14 @@ impl Limits {
     pub fn within(descriptors: usize) -> Limits {
         let all = Limits::default();
         let quarter = descriptors / 4;
-        Limits { dir_fds: all.dir_fds.min(quarter), data_fds: all.data_fds.min(quarter), ..all }
+        let (dir_fds, data_fds) = (all.dir_fds.min(quarter), all.data_fds.min(quarter));
+        Limits { dir_fds, data_fds, pinned_fds: descriptors - dir_fds - data_fds, ..all }
     }
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { dir_fds: 256, data_fds: 256, index_bytes: 512 << 10 }
+        Limits { dir_fds: 256, data_fds: 256, pinned_fds: usize::MAX, index_bytes: 512 << 10 }
     }
 }
 
@@ -207,6 +213,7 @@ impl Default for Limits {
 pub struct Union {
     layers: Vec<OpenLayer>,
     fds: DirFds,
+    pins: Arc<Pins>,
     table: Table,
     root: Arc<Node>,
     files: Files,
@@ -310,6 +317,7 @@ impl Union {
             layers,
             upper,
             fds,
+            pins: Pins::new(limits.pinned_fds),
             table,
             root,
             files: Files::new(limits.data_fds),

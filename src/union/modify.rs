@@ -12,6 +12,7 @@ use super::index::UpperEntry;
 use super::marker::WH_PREFIX;
 use super::node::{DirPart, Identity, Named, NewNode, Node, Place, Source};
 use super::owners::Override;
+use super::pins::Pinned;
 use super::realdir::RealDir;
 use super::resolve::What;
 use super::upper::{New, Publish, UpperFd};
@@ -108,9 +109,10 @@ impl Union {
         self.check_alive(dir)?;
         let fd = self.upper_fd(&dir.upper_dir().ok_or(FsError::Stale)?)?;
         let file = upper.unnamed_file()?;
+        let share = self.pins.take(file.as_fd())?;
         self.dress(parent, &fd, upper.own_file(file.as_fd()), create)?;
         let stat = self.kept_stat(At::Fd(file.as_fd()), true)?;
-        let pin = Arc::new(At::Fd(file.as_fd()).pin()?);
+        let pin = Pinned::new(Arc::new(At::Fd(file.as_fd()).pin()?), share);
         let id = self.upper_id(&stat);
         let node = self.table.obtain(Identity { origin: id, real: id }, 1, || NewNode {
             kind: Kind::File,
@@ -393,16 +395,18 @@ impl Union {
     }
 
     /// A descriptor that keeps a directory reachable once its name is gone.
-    pub(super) fn pin_dir(&self, part: &DirPart) -> Result<Arc<OwnedFd>> {
-        self.fds.get(&part.top().ok_or(FsError::Stale)?)
+    pub(super) fn pin_dir(&self, part: &DirPart) -> Result<Arc<Pinned>> {
+        let fd = self.fds.get(&part.top().ok_or(FsError::Stale)?)?;
+        let share = self.pins.take(fd.as_fd())?;
+        Ok(Pinned::new(fd, share))
     }
 
     /// Records that a directory is gone.
-    pub(super) fn bury(&self, node: &Node, part: &DirPart, place: &mut Place, pinned: Arc<OwnedFd>) {
+    pub(super) fn bury(&self, node: &Node, part: &DirPart, place: &mut Place, pinned: Arc<Pinned>) {
         part.removed.store(true, Ordering::Relaxed);
         let upper = part.upper_dir();
         if let Some(real) = &upper {
-            real.removed(pinned.clone());
+            real.removed(pinned.fd());
             self.room.keep(node.ino);
         }
         *part.index.lock() = Default::default();

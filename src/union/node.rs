@@ -21,7 +21,6 @@
 //! What is held across system calls (1 to 4) belongs to a file, to a directory or, as in the kernel, to renames between
 //! directories: an operation on one file never waits for the disk of another.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
@@ -31,6 +30,7 @@ use smallvec::SmallVec;
 
 use super::durable::NameState;
 use super::index::Indexes;
+use super::pins::Pinned;
 use super::realdir::RealDir;
 pub use super::region::RealId;
 use crate::sys::object::Kind;
@@ -132,7 +132,7 @@ pub enum Place {
     /// keeps the inode, and with it its number, alive.
     Pinned {
         /// Stands for the object.
-        fd: Arc<OwnedFd>,
+        fd: Arc<Pinned>,
         /// Is it in the upper?
         upper: bool,
     },

@@ -1,11 +1,13 @@
 //! What loses a name: to a removal, or to what a rename puts in its place. Its node is reached in another way
 //! afterwards, and the counts of a file's names stay right.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::Union;
 use super::index::UpperEntry;
 use super::node::{Identity, Node, Place, RealId, Source};
+use super::pins::Pinned;
 use super::resolve::Found;
 use super::upper::UpperFd;
 use crate::error::Result;
@@ -74,7 +76,8 @@ impl Victim {
             Some(next) => next,
             None => {
                 let (fd, upper) = fs.with_place(node, &place, |at, upper| Ok((at.pin()?, upper)))?;
-                Place::Pinned { fd: Arc::new(fd), upper }
+                let share = fs.pins.take(fd.as_fd())?;
+                Place::Pinned { fd: Pinned::new(Arc::new(fd), share), upper }
             }
         };
         remove()?;
