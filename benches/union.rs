@@ -73,7 +73,7 @@ fn indexes(criterion: &mut Criterion) {
     let dirs: Vec<_> = (0..LAYERS)
         .map(|layer| {
             let stat = At::Fd(open(layer).as_fd()).stat().unwrap();
-            RealDir::root(layer as u16, open(layer), &stat)
+            RealDir::root(layer as u16, open(layer), &stat, unionmount::union::belief::Belief::of_process())
         })
         .collect();
     let build = || LowerIndex::build(&dirs, |dir| Ok(open(usize::from(dir.layer))), |_, _, _| true).unwrap();

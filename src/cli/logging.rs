@@ -1,6 +1,5 @@
 //! Where messages go: stderr, or a file; how many: `-v`, or RUST_LOG.
 
-use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -8,6 +7,7 @@ use env_logger::{Builder, Env, Target};
 use log::{LevelFilter, Log, Metadata, Record};
 
 use super::{Failure, say};
+use crate::sys::output::open_to_append;
 use crate::union::text::escaped;
 
 /// What the user wants to read.
@@ -47,8 +47,7 @@ pub(super) fn start(options: &LogOptions) -> Result<(), Failure> {
         writeln!(out, "[{} {level:<5} {target}] {message}", out.timestamp())
     });
     if let Some(path) = &options.file {
-        let file = OpenOptions::new().create(true).append(true).open(path);
-        let file = file.map_err(|error| {
+        let file = open_to_append(path).map_err(|error| {
             Failure::failed(format!("log file {}: cannot be opened: {error}", path.display()))
         })?;
         builder.target(Target::Pipe(Box::new(file)));

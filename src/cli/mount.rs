@@ -25,11 +25,11 @@ use crate::fuse::mount::{MountFlags, open_device};
 use crate::fuse::pairing::Pairing;
 use crate::fuse::policy::{FOR_EVER, IoMode, MAX_WRITE, Policy};
 use crate::fuse::session::{Hooks, SessionOptions, default_source, default_threads, serve};
-use crate::sys::namespace::may_pass_through;
+use crate::sys::namespace::{is_privileged, may_pass_through};
 use crate::sys::process::{raise_nofile_limit, take_fuse_device};
 use crate::union::Union;
-use crate::union::layer::{Stack, StackOptions};
-use crate::union::options::FsOptions;
+use crate::union::layer::{Stack, StackOptions, XattrChoice};
+use crate::union::options::{FsOptions, XattrPermissions};
 use crate::union::text::Text;
 
 /// The arguments of a mount.
@@ -244,6 +244,13 @@ impl MountRequest {
             );
         }
         let mut mount = options.mount;
+        let others_marks =
+            options.xattr == XattrChoice::User || options.fs.xattr_permissions != XattrPermissions::Off;
+        if others_marks && is_privileged() {
+            // Who can write to the layers says what is setuid, and what is a device.
+            mount.no_suid |= !options.suid_asked;
+            mount.no_dev |= !options.dev_asked;
+        }
         if mount.read_only
             && let Some(upper) = stack.upper.take()
         {

@@ -53,6 +53,10 @@ pub struct Options {
     pub uring: bool,
     /// `pairing=0`.
     pub no_pairing: bool,
+    /// `suid`.
+    pub suid_asked: bool,
+    /// `dev`.
+    pub dev_asked: bool,
     /// What was not understood, to be warned of.
     pub ignored: Vec<Ignored>,
     squash_to_root: bool,
@@ -219,10 +223,14 @@ impl Options {
         match name {
             "ro" => mount.read_only = true,
             "rw" => mount.read_only = false,
-            "suid" => mount.no_suid = false,
-            "nosuid" => mount.no_suid = true,
-            "dev" => mount.no_dev = false,
-            "nodev" => mount.no_dev = true,
+            "suid" | "nosuid" => {
+                mount.no_suid = name == "nosuid";
+                self.suid_asked = name == "suid";
+            }
+            "dev" | "nodev" => {
+                mount.no_dev = name == "nodev";
+                self.dev_asked = name == "dev";
+            }
             "exec" => mount.no_exec = false,
             "noexec" => mount.no_exec = true,
             "atime" | "relatime" | "noatime" => {

@@ -26,8 +26,8 @@ pub(super) fn walk(survey: &mut Survey, layers: Vec<Layer>) -> Result<()> {
     let mut roots = Vec::with_capacity(layers.len());
     for (index, layer) in layers.into_iter().enumerate() {
         let stat = At::Fd(layer.root.as_fd()).stat()?;
-        let marks = marker::read_marks(At::Fd(layer.root.as_fd()))?;
-        let root = RealDir::root(index as LayerIndex, layer.root, &stat);
+        let marks = marker::read_marks(At::Fd(layer.root.as_fd()), layer.belief)?;
+        let root = RealDir::root(index as LayerIndex, layer.root, &stat, layer.belief);
         note_marks(&root, &marks);
         roots.push((root, stat));
     }
@@ -224,14 +224,15 @@ impl Surveyor<'_> {
         if stat.kind() != Kind::Directory {
             // As in a lookup: a metacopy has a size and (nearly) no blocks, or lies in an impure directory.
             let suspect = stat.blocks * 512 < stat.size || part.dir.impure.load(Ordering::Relaxed);
-            if stat.kind() == Kind::File && stat.size > 0 && suspect && marker::read_marks(at)?.metacopy {
+            let sized = stat.kind() == Kind::File && stat.size > 0;
+            if sized && suspect && marker::read_marks(at, part.dir.belief)?.metacopy {
                 holding.metacopy = true;
                 holding.size = 0;
             }
             return Ok(Some(Looked { holding, marks: Marks::default(), dir: None }));
         }
-        let marks = marker::read_marks(at)?;
-        let dir = RealDir::child(&part.dir, name, &stat);
+        let marks = marker::read_marks(at, part.dir.belief)?;
+        let dir = RealDir::child(&part.dir, name, &stat, crate::union::generation::Generation::UNKNOWN);
         note_marks(&dir, &marks);
         holding.opaque = marks.opaque || self.aufs_opaque(&dir)?;
         Ok(Some(Looked { holding, marks, dir: Some(dir) }))

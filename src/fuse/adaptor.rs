@@ -55,6 +55,7 @@ impl UnionFs {
                 log::debug!("the kernel keeps the attributes of {ino:#x}: {e}");
             }
         });
+        super::stale::watch(&union, opener.notifier.clone());
         UnionFs {
             union,
             policy,

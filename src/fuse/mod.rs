@@ -35,6 +35,7 @@ pub mod pairing;
 pub mod policy;
 mod reply;
 pub mod session;
+mod stale;
 mod trim;
 pub mod wire;
 

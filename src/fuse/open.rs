@@ -106,7 +106,7 @@ impl Opener {
     /// From now on a mapping may change the file without a word, even after it is closed. So the kernel must ask for its
     /// times each time.
     fn may_be_mapped(&self, node: &Node) {
-        if node.mapped.swap(true, Ordering::Relaxed) {
+        if node.set_mapped() {
             return;
         }
         let told = self.notifier.get().map(|kernel| kernel.inval_inode(INodeNo(node.ino), -1, 0));

@@ -2,7 +2,8 @@
 
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ffi::CString;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::fs::OFlags;
 use rustix::io::{Errno, Result};
@@ -36,26 +37,22 @@ struct RawHandle {
 /// # Errors
 /// Those of name_to_handle_at(2).
 pub fn of(at: At<'_>) -> Result<Option<FileHandle>> {
-    let pinned;
-    let fd = match at {
-        At::Fd(fd) => fd,
-        At::Name(..) => {
-            pinned = at.pin()?;
-            pinned.as_fd()
-        }
+    let (dir, path, flags) = match at {
+        At::Fd(fd) => (fd, CString::default(), libc::AT_EMPTY_PATH),
+        At::Name(dir, name) => (dir, CString::new(name).map_err(|_| Errno::INVAL)?, 0),
     };
     let mut raw = RawHandle { bytes: MAX_HANDLE as u32, kind: 0, id: [0; MAX_HANDLE] };
     let mut mount: libc::c_int = 0;
-    // SAFETY: `raw` is laid out as struct file_handle with `bytes` bytes of room behind its head, and the path is an
-    // empty C string that is used only with AT_EMPTY_PATH; the kernel writes within both and keeps nothing.
+    // SAFETY: `raw` is laid out as struct file_handle with `bytes` bytes of room behind its head, and the path ends in
+    // NUL and lives through the call; the kernel writes within `raw` and `mount` and keeps nothing.
     let done = unsafe {
         libc::syscall(
             libc::SYS_name_to_handle_at,
-            fd.as_raw_fd(),
-            c"".as_ptr(),
+            dir.as_raw_fd(),
+            path.as_ptr(),
             &raw mut raw,
             &raw mut mount,
-            libc::AT_EMPTY_PATH,
+            flags,
         )
     };
     if done != 0 {
@@ -114,6 +111,7 @@ pub fn filesystem_uuid(dir: BorrowedFd<'_>) -> Option<[u8; 16]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
 
     #[test]
     fn a_handle_leads_back_to_its_file() {

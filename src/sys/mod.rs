@@ -13,6 +13,7 @@ pub mod memory;
 pub mod mount;
 pub mod namespace;
 pub mod object;
+pub mod output;
 pub mod process;
 pub mod ring;
 pub mod schedule;

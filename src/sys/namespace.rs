@@ -56,6 +56,11 @@ pub fn is_elsewhere(pid: i32) -> bool {
 /// Will the kernel let this process give it files to pass through to (FUSE_DEV_IOC_BACKING_OPEN)? That takes
 /// CAP_SYS_ADMIN in the user namespace that the system began with.
 pub fn may_pass_through() -> bool {
+    is_privileged()
+}
+
+/// Has this process CAP_SYS_ADMIN in the user namespace that the system began with?
+pub fn is_privileged() -> bool {
     /// The inode number of that namespace (PROC_USER_INIT_INO), the same since Linux 3.8.
     const INITIAL: u64 = 0xefff_fffd;
     let admin = rustix::thread::capabilities(None)

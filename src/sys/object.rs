@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{self, AtFlags, Gid, Mode, OFlags, Timestamps, Uid, XattrFlags};
+use rustix::fs::{self, AtFlags, Gid, Mode, OFlags, StatxFlags, Timestamps, Uid, XattrFlags};
 use rustix::io::{Errno, Result};
 
 /// Where an object is: what every call that acts on it takes.
@@ -109,6 +109,8 @@ pub struct Stat {
     pub ctime: Time,
     /// Is it the root of a mount? Not known, and `false`, before Linux 5.8.
     pub mount_root: bool,
+    /// When the inode was made, where the filesystem tells it. Nobody can set it.
+    pub born: Option<Time>,
 }
 
 impl Stat {
@@ -141,6 +143,7 @@ impl From<fs::Stat> for Stat {
             mtime: Time { sec: s.st_mtime as i64, nsec: s.st_mtime_nsec as u32 },
             ctime: Time { sec: s.st_ctime as i64, nsec: s.st_ctime_nsec as u32 },
             mount_root: false,
+            born: None,
         }
     }
 }
@@ -163,6 +166,7 @@ impl From<fs::Statx> for Stat {
             mtime: time(s.stx_mtime),
             ctime: time(s.stx_ctime),
             mount_root: s.stx_attributes.contains(fs::StatxAttributes::MOUNT_ROOT),
+            born: (s.stx_mask & StatxFlags::BTIME.bits() != 0).then(|| time(s.stx_btime)),
         }
     }
 }
@@ -200,17 +204,18 @@ impl At<'_> {
 
     /// stat without following a symbolic link.
     pub fn stat(&self) -> Result<Stat> {
-        let (dir, name, flags) = match self {
+        let (dir, path, flags) = match self {
             At::Name(dir, name) => (*dir, *name, AtFlags::SYMLINK_NOFOLLOW),
             At::Fd(fd) => (*fd, &b""[..], AtFlags::EMPTY_PATH),
         };
         if !NO_STATX.load(Ordering::Relaxed) {
-            match fs::statx(dir, name, flags, fs::StatxFlags::BASIC_STATS) {
+            let mask = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+            match fs::statx(dir, path, flags | AtFlags::NO_AUTOMOUNT, mask) {
                 Err(Errno::NOSYS | Errno::PERM) => NO_STATX.store(true, Ordering::Relaxed),
                 other => return other.map(Stat::from),
             }
         }
-        fs::statat(dir, name, flags).map(Stat::from)
+        fs::statat(dir, path, flags).map(Stat::from)
     }
 
     /// A descriptor that stands for the object without opening it (O_PATH).
@@ -247,8 +252,10 @@ impl At<'_> {
         }
     }
 
+    /// Never waits, whatever is there: not for the other end of a fifo, and not for who holds a lease of the file
+    /// (`EAGAIN`).
     fn open(&self, flags: OFlags) -> Result<OwnedFd> {
-        let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
+        let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
         match self {
             At::Name(dir, name) => fs::openat(*dir, *name, flags | OFlags::NOFOLLOW, Mode::empty()),
             At::Fd(fd) => fs::open(proc_path(*fd), flags, Mode::empty()),

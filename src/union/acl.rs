@@ -135,7 +135,7 @@ impl Union {
         if let Some(has) = *known {
             return Ok(has);
         }
-        let has = self.with_object(parent, |at, _| Ok(xattr::get(at, DEFAULT)?.is_some()))?;
+        let has = self.with_object(parent, |object| Ok(xattr::get(object.at(), DEFAULT)?.is_some()))?;
         *known = Some(has);
         Ok(has)
     }
@@ -145,7 +145,7 @@ impl Union {
         if !self.has_default_acl(parent)? {
             return Ok(None);
         }
-        let Some(mut acl) = self.with_object(parent, |at, _| Ok(xattr::get(at, DEFAULT)?))? else {
+        let Some(mut acl) = self.with_object(parent, |o| Ok(xattr::get(o.at(), DEFAULT)?))? else {
             return Ok(None);
         };
         drop_unmapped(&mut acl);

@@ -9,9 +9,10 @@ use rustix::io::Errno;
 
 use super::Union;
 use super::events::What;
-use super::node::{Node, Place, Source};
+use super::node::{Node, Place};
+use super::verified::Object;
 use crate::error::{FsError, Result};
-use crate::sys::object::{At, Kind, SetTime, Stat, Writable};
+use crate::sys::object::{At, Kind, SetTime, Stat};
 
 /// What stat shows of a node.
 #[derive(Debug, Clone, Copy)]
@@ -65,10 +66,13 @@ pub(super) fn privilege_bits(mode: u32) -> u32 {
 }
 
 /// The content of a regular file that stands for a symbolic link.
-fn read_target(at: At<'_>) -> Result<Vec<u8>> {
+fn read_target(object: &Object) -> Result<Vec<u8>> {
     /// PATH_MAX, the longest target with its end.
     const LONGEST: usize = 4096;
-    let file = at.open_read()?;
+    if object.stat()?.kind() != Kind::File {
+        return Err(FsError::Invalid("not a symbolic link"));
+    }
+    let file = object.at().open_read()?;
     let mut target = vec![0; LONGEST];
     let mut length = 0;
     while length < LONGEST {
@@ -87,17 +91,6 @@ fn read_target(at: At<'_>) -> Result<Vec<u8>> {
 }
 
 impl Union {
-    /// Calls `f` with the node's real object, which stays where it is meanwhile. `true`: it is in the upper.
-    pub(super) fn with_object<R>(&self, node: &Node, f: impl FnOnce(At<'_>, bool) -> Result<R>) -> Result<R> {
-        if let Some(dir) = &node.dir {
-            let top = dir.top().ok_or(FsError::Stale)?;
-            let fd = self.fds.get(&top)?;
-            return f(At::Fd(fd.as_fd()), self.is_upper(top.layer));
-        }
-        let place = node.place.read();
-        self.with_place(node, &place, f)
-    }
-
     /// Calls `f` with each of a lower layer's directories that are merged in a node, topmost first.
     ///
     /// # Errors
@@ -107,51 +100,9 @@ impl Union {
         parts.iter().try_for_each(|part| f(At::Fd(self.fds.get(part)?.as_fd())))
     }
 
-    /// As [`Union::with_object`], for a place that the caller has locked.
-    pub(super) fn with_place<R>(
-        &self,
-        node: &Node,
-        place: &Place,
-        f: impl FnOnce(At<'_>, bool) -> Result<R>,
-    ) -> Result<R> {
-        match place {
-            Place::Root => Err(FsError::IsADirectory),
-            Place::Pinned { fd, upper } => f(At::Fd(fd.as_fd()), *upper),
-            Place::Named { parent, entry } => {
-                let dir = self.dir_part(parent)?;
-                let name = entry.name();
-                match entry.source() {
-                    Source::Upper => {
-                        let fd = self.fds.get(&dir.upper_dir().ok_or(FsError::Stale)?)?;
-                        f(At::Name(fd.as_fd(), name), true)
-                    }
-                    Source::Lower(at) => {
-                        let real = dir.lowers.get(usize::from(at)).ok_or(FsError::Stale)?;
-                        f(At::Name(self.fds.get(real)?.as_fd(), name), false)
-                    }
-                    Source::Index => {
-                        let origin = self.index_origins.get(&node.ino).map(|o| *o).ok_or(FsError::Stale)?;
-                        let name = self.upper()?.index_name(origin)?;
-                        f(self.upper()?.index_entry(&name)?.at(), true)
-                    }
-                }
-            }
-        }
-    }
-
-    /// Calls `f` with the node's object in the upper, copied up first if need be.
-    pub(super) fn with_upper<R>(
-        &self,
-        node: &Arc<Node>,
-        f: impl FnOnce(Writable<'_>) -> Result<R>,
-    ) -> Result<R> {
-        self.ensure_upper(node)?;
-        self.with_object(node, |at, upper| f(self.upper()?.writable(at, upper)?))
-    }
-
     /// The attributes of a node.
     pub fn getattr(&self, node: &Node) -> Result<Attr> {
-        let stat = self.with_object(node, |at, upper| self.kept_stat(at, upper))?;
+        let stat = self.kept_of(node)?;
         Ok(self.attr(node, stat))
     }
 
@@ -176,7 +127,7 @@ impl Union {
             stat.nlink = stat.nlink.saturating_sub(*hidden).max(1);
         }
         self.owners.show(&mut stat);
-        Attr { ino: self.shown_ino(node, &stat), stat, mapped: node.mapped.load(Ordering::Relaxed) }
+        Attr { ino: self.shown_ino(node, &stat), stat, mapped: node.is_mapped() }
     }
 
     /// The root's node id is 1 by FUSE's rule; what programs see is its inode number.
@@ -222,7 +173,7 @@ impl Union {
             }
             truncated = self.ensure_upper_sized(node, Some(size))?;
         }
-        self.with_upper(node, |object| self.owners.change(object, owner, change.mode))?;
+        self.with_upper(node, |_, object| self.owners.change(object, owner, change.mode))?;
         if let Some(size) = change.size {
             let fd = self.data_fd(node, true)?;
             if !truncated {
@@ -233,7 +184,7 @@ impl Union {
             }
         }
         if change.atime.is_some() || change.mtime.is_some() {
-            self.with_upper(node, |object| Ok(object.utimens(change.atime, change.mtime)?))?;
+            self.with_upper(node, |_, object| Ok(object.utimens(change.atime, change.mtime)?))?;
         }
         self.counters.setattrs.fetch_add(1, Ordering::Relaxed);
         self.events.tell(|| What::Attributes { path: self.path_of(node).into(), changed: change.words() });
@@ -255,7 +206,7 @@ impl Union {
         else {
             return Ok(false);
         };
-        Ok(!self.in_upper(node) && self.with_object(node, |at, _| Ok(at.stat()?.mtime == mtime))?)
+        Ok(!self.in_upper(node) && self.with_object(node, |object| Ok(object.stat()?.mtime == mtime))?)
     }
 
     /// Takes setuid and setgid away from a file of the upper.
@@ -263,18 +214,18 @@ impl Union {
         let mode = self.owners.kept(At::Fd(fd), At::Fd(fd).stat()?, true)?.mode;
         let bits = privilege_bits(mode);
         if self.owners.are_written() {
-            self.with_upper(node, |object| self.owners.drop_capabilities(object))?;
+            self.with_upper(node, |_, object| self.owners.drop_capabilities(object))?;
         }
         if bits != 0 {
             let mode = Some(mode & !bits & 0o7777);
-            self.with_upper(node, |object| self.owners.change(object, (None, None), mode))?;
+            self.with_upper(node, |_, object| self.owners.change(object, (None, None), mode))?;
         }
         Ok(())
     }
 
     /// Takes setgid away: somebody outside of the object's group set its ACL.
     pub fn kill_set_group_id(&self, node: &Arc<Node>) -> Result<()> {
-        self.with_upper(node, |object| {
+        self.with_upper(node, |_, object| {
             let at = object.at();
             let mode = self.owners.kept(at, at.stat()?, true)?.mode & 0o7777;
             match mode & 0o2000 {
@@ -289,9 +240,9 @@ impl Union {
         if node.kind != Kind::Symlink {
             return Err(FsError::Invalid("not a symbolic link"));
         }
-        self.with_object(node, |at, _| match at.readlink() {
+        self.with_object(node, |object| match object.at().readlink() {
             // A regular file that stands for a link holds the target.
-            Err(Errno::INVAL | Errno::NOENT) if self.owners.override_real() => read_target(at),
+            Err(Errno::INVAL | Errno::NOENT) if self.owners.override_real() => read_target(object),
             other => Ok(other?),
         })
     }

@@ -19,8 +19,10 @@ use rustix::io::Errno;
 
 use super::Union;
 use super::acl;
+use super::belief::Belief;
 use super::events::What;
 use super::file::open_owned;
+use super::generation::Generation;
 use super::index::UpperEntry;
 use super::instant;
 use super::links::{ORIGIN, UNPUBLISHED};
@@ -43,7 +45,7 @@ const MUCH: u64 = 256 << 10;
 /// A lower's object, about to be copied up.
 struct Original {
     /// Stands for it (O_PATH).
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
     /// What it really is.
     stat: Stat,
     /// What the layer keeps of it: see [`super::owners`].
@@ -171,10 +173,8 @@ impl Union {
     }
 
     fn original(&self, node: &Node, size: Option<u64>) -> Result<Original> {
-        let (fd, stat, kept) = self.with_object(node, |at, upper| {
-            let fd = at.pin()?;
-            let stat = At::Fd(fd.as_fd()).stat()?;
-            Ok((fd, stat, self.owners.kept(at, stat, upper)?))
+        let (fd, stat, kept) = self.with_object(node, |object| {
+            Ok((object.shared_fd(), object.stat()?, self.kept_without_links(object)?))
         })?;
         Ok(Original { fd, stat, kept, id: node.real(), size: size.map_or(stat.size, |s| s.min(stat.size)) })
     }
@@ -201,7 +201,7 @@ impl Union {
             Some(to) if original.size > 0 && original.stat.kind() == Kind::File => {
                 let elsewhere = self.metacopies.get(&node.ino).map(|at| at.clone());
                 let data = match elsewhere {
-                    Some(at) => At::Name(self.fds.get(&at.dir)?.as_fd(), &at.name).open_read()?,
+                    Some(at) => self.open_data_elsewhere(&at)?,
                     None => from.open_read()?,
                 };
                 file_data(data.as_fd(), to, original.size, !self.upper()?.is_volatile())?
@@ -237,8 +237,8 @@ impl Union {
         let no_acls = self.owners.override_real();
         for name in xattr::list(from)? {
             let shown = self.owners.kept_name(&name);
-            let private = shown.is_none() && self.owners.is_private(&name);
-            if private || is_own_mark(&name) || no_acls && acl::is_acl(&name) {
+            let private = shown.is_none() && (marker::is_reserved(&name) || is_own_mark(self.belief, &name));
+            if private || no_acls && acl::is_acl(&name) {
                 continue;
             }
             self.carry_xattr(node, (from, &name), (to, shown.unwrap_or(&name)))?;
@@ -266,7 +266,8 @@ impl Union {
     /// Makes the copy visible under the node's name.
     fn publish(&self, node: &Arc<Node>, mut staged: Staged<'_>, original: &Original) -> Result<()> {
         let copy = staged.object().at().stat()?;
-        let real = self.upper_id(&copy);
+        let generation = self.generation_of(staged.object().at(), &copy);
+        let real = (self.upper_id(&copy), generation);
         loop {
             let Some(parent) = node.parent() else {
                 return self.publish_unnamed(node, staged, original, real);
@@ -290,29 +291,30 @@ impl Union {
             if links {
                 self.link_index(&staged, original)?;
             }
-            let file = staged.take_file();
+            // Held, for its mark is taken away when it is seen.
+            let held = if links { Some(staged.object().at().pin()?) } else { None };
+            staged.take_file();
             self.quietly(&parent, &fd, || staged.publish(&fd, &name, Publish::New))?;
             node.names.changed();
-            drop(file);
             if let Some(part) = &node.dir {
-                *part.upper.write() = Some(RealDir::child(&real_parent, &name, &copy));
+                *part.upper.write() = Some(RealDir::child(&real_parent, &name, &copy, generation));
                 part.index.lock().upper = None;
                 if let Place::Named { entry, .. } = &mut *place {
                     entry.set_source(Source::Upper);
                 }
             } else {
                 if !self.keeps_origin(original) {
-                    self.table.keep_number(real, node.ino);
+                    self.table.keep_number(real.0, node.ino);
                 }
-                node.set_real(real);
+                node.set_real(real.0, real.1);
                 *place = Place::Named { parent: parent.clone(), entry: Named::new(&name, Source::Upper) };
                 self.files.forget(node.ino);
                 self.metacopies.remove(&node.ino);
             }
             let entry = UpperEntry::known(node.kind, copy.ino);
             self.note_upper(dir, &name, Some(entry));
-            if links {
-                self.published(fd.entry(&name), original);
+            if let Some(held) = &held {
+                self.published(self.upper()?.own_file(held.as_fd()), original);
             }
             return Ok(());
         }
@@ -345,7 +347,7 @@ impl Union {
         node: &Node,
         staged: Staged<'_>,
         original: &Original,
-        real: RealId,
+        real: (RealId, Generation),
     ) -> Result<()> {
         let fd = staged.object().at().pin()?;
         let hidden = self.hidden_count(original.id);
@@ -364,9 +366,9 @@ impl Union {
         *place = Place::Pinned { fd, upper: true };
         self.room.keep(node.ino);
         if !self.keeps_origin(original) {
-            self.table.keep_number(real, node.ino);
+            self.table.keep_number(real.0, node.ino);
         }
-        node.set_real(real);
+        node.set_real(real.0, real.1);
         self.files.forget(node.ino);
         self.metacopies.remove(&node.ino);
         Ok(())
@@ -392,10 +394,10 @@ impl Union {
     fn complete_data_now(&self, node: &Arc<Node>, size: Option<u64>) -> Result<bool> {
         let Some(data) = self.metacopies.get(&node.ino).map(|d| d.clone()) else { return Ok(false) };
         let upper = self.upper()?;
-        let from = At::Name(self.fds.get(&data.dir)?.as_fd(), &data.name).open_read()?;
-        let cut = self.with_object(node, |at, is_upper| {
-            let object = upper.writable(at, is_upper)?;
-            if !marker::read_marks(at)?.metacopy {
+        let from = self.open_data_elsewhere(&data)?;
+        let cut = self.with_object(node, |file| {
+            let (at, object) = (file.at(), file.writable()?);
+            if !marker::read_marks(at, self.belief)?.metacopy {
                 return Ok(false);
             }
             let stat = at.stat()?;
@@ -416,14 +418,10 @@ impl Union {
                 object.utimens(None, Some(SetTime::Now))?;
             }
             upper.sync(to.as_fd(), false)?;
-            for namespace in [marker::Namespace::Trusted, marker::Namespace::User] {
-                for mark in ["metacopy", "redirect"] {
-                    match object.remove_xattr(namespace.name(mark).as_bytes()) {
-                        Ok(()) | Err(Errno::NODATA) => {}
-                        // None was read there either.
-                        Err(Errno::PERM | Errno::OPNOTSUPP) if namespace != upper.caps().namespace => {}
-                        Err(e) => return Err(e.into()),
-                    }
+            for mark in ["metacopy", "redirect"] {
+                match object.remove_xattr(&upper.mark_name(mark)) {
+                    Ok(()) | Err(Errno::NODATA) => {}
+                    Err(e) => return Err(e.into()),
                 }
             }
             upper.has_data(stat.ino);
@@ -457,13 +455,13 @@ impl Union {
 }
 
 /// Makes an object of the upper in all but its times the same as another of the upper.
-pub(super) fn copy_metadata(from: At<'_>, stat: &Stat, to: Writable<'_>) -> Result<()> {
+pub(super) fn copy_metadata(from: At<'_>, stat: &Stat, to: Writable<'_>, belief: Belief) -> Result<()> {
     let now = to.at().stat()?;
     if (now.uid, now.gid) != (stat.uid, stat.gid) {
         to.chown(Some(stat.uid), Some(stat.gid))?;
     }
     for name in xattr::list(from)? {
-        if is_own_mark(&name) {
+        if is_own_mark(belief, &name) {
             continue;
         }
         if let Some(value) = xattr::get(from, &name)? {
@@ -478,9 +476,11 @@ pub(super) fn copy_metadata(from: At<'_>, stat: &Stat, to: Writable<'_>) -> Resu
 }
 
 /// Is it a mark of this union? Not so one of an overlay inside it, kept under an escaped name.
-fn is_own_mark(name: &[u8]) -> bool {
-    let escaped = marker::overlay_mark(name).is_some_and(|mark| mark.starts_with(b"overlay."));
-    marker::is_private_xattr(name) && !escaped && !owners::is_override(name)
+fn is_own_mark(belief: Belief, name: &[u8]) -> bool {
+    match belief.mark(name) {
+        Some(mark) => !mark.starts_with(b"overlay."),
+        None => marker::is_reserved(name) && !owners::is_override(name) && !name.starts_with(owners::KEPT),
+    }
 }
 
 /// Access and modification time.

@@ -489,7 +489,7 @@ impl Union {
     pub(super) fn redirect_of(&self, node: &Node) -> Option<Text> {
         let real = node.dir.as_ref()?.upper_dir()?;
         let fd = self.fds.get(&real).ok()?;
-        Some(Text(marker::read_marks(At::Fd(std::os::fd::AsFd::as_fd(&fd))).ok()?.redirect?))
+        Some(Text(marker::read_marks(At::Fd(std::os::fd::AsFd::as_fd(&fd)), self.belief).ok()?.redirect?))
     }
 }
 

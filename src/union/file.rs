@@ -63,7 +63,7 @@ impl Files {
         self.open.is_empty()
     }
 
-    fn get(&self, ino: u64, write: bool) -> Option<Arc<OwnedFd>> {
+    pub(super) fn get(&self, ino: u64, write: bool) -> Option<Arc<OwnedFd>> {
         let known = self.open.get(&ino)?;
         if write && !known.writable {
             return None;
@@ -133,17 +133,11 @@ impl Union {
         }
         if let Some(data) = self.metacopies.get(&node.ino).map(|d| d.clone())
             // A lookup may have met it before it got its data, and told of it after.
-            && self.with_place(node, &place, |at, _| Ok(marker::read_marks(at)?.metacopy))?
+            && marker::read_marks(self.object_at(node, &place)?.at(), self.belief)?.metacopy
         {
-            let fd = At::Name(self.fds.get(&data.dir)?.as_fd(), &data.name).open_read()?;
-            return Ok(self.files.keep(node.ino, fd, false));
+            return Ok(self.files.keep(node.ino, self.open_data_elsewhere(&data)?, false));
         }
-        let (fd, writable) = self.with_place(node, &place, |at, upper| {
-            if !upper {
-                return Ok((at.open_read()?, false));
-            }
-            Ok((open_owned(self.upper()?.writable(at, upper)?, write, self.no_atime)?, write))
-        })?;
+        let (fd, writable) = self.open_data(node, &place, write)?;
         self.note_lending(node);
         Ok(self.files.keep(node.ino, fd, writable))
     }
@@ -208,7 +202,7 @@ impl Union {
         if node.kind != Kind::File || !self.in_upper(node) || self.metacopies.contains_key(&node.ino) {
             return self.read(node, offset, buffer);
         }
-        let fd = self.with_object(node, |at, _| Ok(at.open_read()?))?;
+        let fd = self.with_object(node, |object| Ok(object.at().open_read()?))?;
         self.read_from(&fd, node, offset, buffer)
     }
 
@@ -299,7 +293,7 @@ impl Union {
         if node.dir.is_none() {
             return self.data_fd(node, false);
         }
-        self.with_object(node, |at, _| Ok(Arc::new(at.open_directory()?)))
+        self.with_object(node, |object| Ok(Arc::new(object.at().open_directory()?)))
     }
 
     /// The next data or hole at or after an offset.

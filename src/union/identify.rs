@@ -3,16 +3,18 @@
 //! A finding tells where an entry lies; its identity tells which file that is, whatever its other names and wherever it
 //! was copied up from. See [`super::links`] for what is remembered of that, and [`super::node`] for the locks.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Union;
+use super::generation::{Generation, Sighting};
 use super::instant::{self, Instant};
 use super::node::{DirPart, Identity, Named, NewNode, Node, Place, RealId, Source};
 use super::realdir::LayerIndex;
 use super::resolve::{DataAt, Found, What};
 use crate::error::{FsError, Result};
-use crate::sys::object::{Kind, Stat};
+use crate::sys::object::{At, Kind, Stat};
 
 impl Union {
     /// The node of a finding under a name of a directory. Counts `lookups` lookups.
@@ -27,7 +29,8 @@ impl Union {
         let origin = self.origin_of(parent, name, found)?;
         let _aliases = self.has_aliases(parent, found).then(|| self.aliases.shared(origin));
         let (identity, source, stat) = self.identify_as(origin, parent, found)?;
-        let node = self.table.obtain(identity, lookups, || NewNode {
+        let seen = self.seen_of(identity, source, &stat, name, found)?;
+        let node = self.table.obtain(identity, seen, lookups, || NewNode {
             kind: found.stat.kind(),
             place: Place::Named { parent: parent.clone(), entry: Named::new(name, source) },
             dir: self.new_dir_part(found),
@@ -39,7 +42,10 @@ impl Union {
             let at = match source {
                 // The name leads to the lower's file, whose data are those of a metacopy of it.
                 Source::Index if self.upper()?.is_indexed_metacopy(stat.ino) => {
-                    Some(data.clone().unwrap_or_else(|| DataAt { dir: dir.clone(), name: name.into() }))
+                    let id = (found.stat.dev, found.stat.ino);
+                    let generation = found.seen.generation();
+                    let own = || DataAt { dir: dir.clone(), name: name.into(), id, generation };
+                    Some(data.clone().unwrap_or_else(own))
                 }
                 Source::Index => None,
                 _ => data.clone(),
@@ -48,15 +54,50 @@ impl Union {
                 self.metacopies.insert(node.ino, at);
             }
         }
-        self.settle(&node, parent, name, source);
+        self.settle(&node, parent, name, source, stat.nlink);
         if stat.nlink > 1 && node.dir.is_none() {
             self.remember_name(&node, parent, name, source);
         }
         Ok((node, stat))
     }
 
+    /// What tells the generation of a finding, held against that of the node which it may be.
+    fn seen_of(
+        &self,
+        identity: Identity,
+        source: Source,
+        stat: &Stat,
+        name: &[u8],
+        found: &Found,
+    ) -> Result<Sighting> {
+        let copy = if source == Source::Index { Some(self.indexed_object(identity.origin)?) } else { None };
+        let seen = match &copy {
+            Some(copy) => self.see(copy.at(), stat),
+            None => found.seen,
+        };
+        let known = self.table.find(identity).map_or(Generation::UNKNOWN, |node| node.generation());
+        if seen.fits(known) {
+            return Ok(seen);
+        }
+        let look = |at: At<'_>| self.fds.generations().look_again(seen, known, at, stat);
+        Ok(match (&copy, &found.what) {
+            (Some(copy), _) => look(copy.at()),
+            (None, What::Leaf { dir, .. }) => look(At::Name(self.fds.get(dir)?.as_fd(), name)),
+            (None, What::Directory { dirs, .. }) => match dirs.first() {
+                Some(dir) => look(At::Fd(self.fds.get(dir)?.as_fd())),
+                None => seen,
+            },
+        })
+    }
+
     /// A node that had no known name gets this one; one that has a name keeps it.
-    fn settle(&self, node: &Node, parent: &Arc<Node>, name: &[u8], source: Source) {
+    fn settle(&self, node: &Node, parent: &Arc<Node>, name: &[u8], source: Source, nlink: u64) {
+        // The only name of a file that was another before: somebody has renamed it in the layer.
+        let only = nlink == 1 && source != Source::Index && node.dir.is_none();
+        if only && matches!(*node.place.read(), Place::Named { .. }) && !node.is_named(parent, name) {
+            *node.place.write() = Place::Named { parent: parent.clone(), entry: Named::new(name, source) };
+            return;
+        }
         if matches!(*node.place.read(), Place::Pinned { .. }) && node.dir.is_none() {
             let mut place = node.place.write();
             if matches!(*place, Place::Pinned { .. }) {

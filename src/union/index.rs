@@ -17,6 +17,7 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 
+use super::belief::Belief;
 use super::layer::WhiteoutForm;
 use super::marker::{self, AufsName, MarkerForms};
 use super::node::Table;
@@ -90,7 +91,7 @@ pub fn scan(
                 let mut asks = !trusted(entry.name, entry.kind);
                 let kind = match kind {
                     Some(kind) => Some(kind),
-                    None => match classify(At::Name(fd, entry.name), xattr_whiteouts) {
+                    None => match classify(At::Name(fd, entry.name), xattr_whiteouts.then_some(dir.belief)) {
                         Ok(Classified::Entry(kind)) => Some(kind),
                         Ok(Classified::Whiteout) => None,
                         Ok(Classified::Vanished) => return Ok(()),
@@ -127,7 +128,7 @@ enum Classified {
 }
 
 /// Tells a whiteout from an entry where the listing alone can't.
-fn classify(at: At<'_>, xattr_whiteouts: bool) -> Result<Classified> {
+fn classify(at: At<'_>, xattr_whiteouts: Option<Belief>) -> Result<Classified> {
     let stat = match at.stat() {
         Ok(stat) => stat,
         Err(rustix::io::Errno::NOENT) => return Ok(Classified::Vanished),
@@ -136,7 +137,11 @@ fn classify(at: At<'_>, xattr_whiteouts: bool) -> Result<Classified> {
     if stat.is_whiteout_device() {
         return Ok(Classified::Whiteout);
     }
-    if xattr_whiteouts && stat.kind() == Kind::File && stat.size == 0 && marker::read_marks(at)?.whiteout {
+    if let Some(belief) = xattr_whiteouts
+        && stat.kind() == Kind::File
+        && stat.size == 0
+        && marker::read_marks(at, belief)?.whiteout
+    {
         return Ok(Classified::Whiteout);
     }
     Ok(Classified::Entry(stat.kind()))
@@ -432,7 +437,7 @@ mod tests {
     fn real(path: &Path, layer: u16) -> Arc<RealDir> {
         let fd = OwnedFd::from(fs::File::open(path).unwrap());
         let stat = At::Fd(fd.as_fd()).stat().unwrap();
-        RealDir::root(layer, fd, &stat)
+        RealDir::root(layer, fd, &stat, Belief::of_process())
     }
 
     fn build(layers: &[&Path]) -> LowerIndex {

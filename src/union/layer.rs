@@ -15,7 +15,9 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::belief::Belief;
 use super::lock::{DirLock, LOCK_WAIT};
+use super::marker::Namespace;
 use super::nesting::{self, Member, locate};
 use super::probe;
 pub use super::probe::{UpperCaps, WhiteoutForm};
@@ -95,6 +97,8 @@ pub struct Layer {
     pub dev: u64,
     /// `st_ino` of the root.
     pub ino: u64,
+    /// Whose marks in it are believed.
+    pub belief: Belief,
 }
 
 /// The writable layer, locked for this mount.
@@ -147,6 +151,8 @@ pub struct Stack {
     pub lowers: Vec<Layer>,
     /// The writable layer.
     pub upper: Option<UpperLayer>,
+    /// Whose marks are believed.
+    pub belief: Belief,
 }
 
 impl Stack {
@@ -162,7 +168,9 @@ impl Stack {
         if options.upper.is_none() && options.work.is_some() {
             return Err(StackError::WorkWithoutUpper);
         }
-        let lowers = open_lowers(options)?;
+        let belief = Belief::decide(options.xattr == XattrChoice::User);
+        let mut lowers = open_lowers(options)?;
+        lowers.iter_mut().for_each(|layer| layer.belief = belief);
         let upper = options.upper.as_deref().map(open_upper).transpose()?;
         let mount_point = options.mount_point.as_deref().map(open_mount_point).transpose()?;
 
@@ -172,8 +180,8 @@ impl Stack {
         members.extend(mount_point.iter().map(|dir| dir.member(Role::MountPoint)));
         nesting::check(&members)?;
 
-        let Some(upper) = upper else {
-            return Ok(Stack { lowers: unchanged_by_reading(lowers), upper: None });
+        let Some(mut upper) = upper else {
+            return Ok(Stack { lowers: unchanged_by_reading(lowers), upper: None, belief });
         };
         let lock = DirLock::acquire(upper.root.as_fd(), Role::Upper, &upper.path, options.lock_wait)?;
         let place = match &options.work {
@@ -190,7 +198,7 @@ impl Stack {
         nesting::check(&members)?;
 
         let prepared = place.prepare(&upper, options.lock_wait)?;
-        let caps = probe::probe(prepared.workdir.staging.as_fd(), options.xattr == XattrChoice::User)
+        let caps = probe::probe(prepared.workdir.staging.as_fd(), belief.namespace == Namespace::User)
             .map_err(|errno| StackError::Io {
                 role: Role::Work,
                 path: prepared.workdir.path.clone(),
@@ -207,8 +215,19 @@ impl Stack {
                 Shown(&upper.path)
             );
         }
-        let lowers = unchanged_by_reading(lowers);
-        Ok(Stack { lowers, upper: Some(UpperLayer { work, layer: upper, caps, _lock: lock, _sync: sync }) })
+        if caps.xattr && caps.namespace != belief.namespace {
+            log::warn!(
+                "upper layer {}: its filesystem keeps no {}*: marks are kept in {}*, as with the option userxattr",
+                Shown(&upper.path),
+                belief.namespace.prefix(),
+                caps.namespace.prefix()
+            );
+        }
+        let belief = belief.kept_in(caps.namespace);
+        let mut lowers = unchanged_by_reading(lowers);
+        lowers.iter_mut().chain([&mut upper]).for_each(|layer| layer.belief = belief);
+        let upper = UpperLayer { work, layer: upper, caps, _lock: lock, _sync: sync };
+        Ok(Stack { lowers, upper: Some(upper), belief })
     }
 
     /// Leaves the workdir clean at the end of the mount; see [`Workdir::close`]. Dropping the stack does so too, but
@@ -226,7 +245,8 @@ impl Layer {
         let id = locate(root.as_fd()).map_err(|e| open_error(role, path, e))?.id;
         let place = rustix::fs::readlinkat(rustix::fs::CWD, proc_path(root.as_fd()), Vec::new());
         let place = place.map(std::ffi::CString::into_bytes).unwrap_or_default();
-        Ok(Layer { path: path.to_owned(), place, root, dev: id.dev, ino: id.ino })
+        let belief = Belief::of_process();
+        Ok(Layer { path: path.to_owned(), place, root, dev: id.dev, ino: id.ino, belief })
     }
 
     fn may(&self, role: Role, access: Access, needs: &'static str) -> Result<(), StackError> {
@@ -375,7 +395,6 @@ pub(super) fn open_error(role: Role, path: &Path, errno: Errno) -> StackError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::union::marker::Namespace;
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
     use tempfile::TempDir;

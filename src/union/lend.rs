@@ -4,6 +4,7 @@
 //! marks of a directory of mode 0311, list one of mode 0, or open a file of mode 0. The kernel has checked what the caller may do; what the
 //! daemon lacks then it lends to itself for the moment of the call. In lowers, which never change, it can't.
 
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
@@ -69,9 +70,12 @@ impl Refused for FsError {
 impl Union {
     /// The marks of an entry of `dir`.
     pub(super) fn marks_in(&self, dir: &RealDir, at: At<'_>) -> Result<Marks> {
-        match marker::read_marks(at) {
+        match marker::read_marks(at, dir.belief) {
             Err(Errno::ACCESS) if self.is_upper(dir.layer) => {
-                Ok(with_rights(Writable::of_upper(at), 0o400, || marker::read_marks(at))?)
+                // Held: rights that are lent to one object must not be taken from another.
+                let held = at.pin()?;
+                let at = At::Fd(held.as_fd());
+                Ok(with_rights(Writable::of_upper(at), 0o400, || marker::read_marks(at, dir.belief))?)
             }
             other => Ok(other?),
         }

@@ -30,7 +30,7 @@ use crate::sys::xattr;
 /// Which lower files have a copy in the index, and where.
 #[derive(Debug)]
 pub struct LinkIndex {
-    indexed: RwLock<HashMap<RealId, IndexName>>,
+    indexed: RwLock<HashMap<RealId, Indexed>>,
     /// Inode numbers of those copies that are the kernel's metacopies: their data are still below.
     metacopies: RwLock<HashSet<u64>>,
     kernel: Option<KernelIndex>,
@@ -49,6 +49,21 @@ impl IndexName {
     fn bytes(&self) -> &[u8] {
         let (IndexName::Own(name) | IndexName::Kernel(name)) = self;
         name
+    }
+}
+
+/// A lower file's copy.
+#[derive(Debug, Clone)]
+pub struct Indexed {
+    name: IndexName,
+    /// Device and inode number: what must be found under the name.
+    pub id: (u64, u64),
+}
+
+impl Indexed {
+    /// Its name in its index.
+    pub fn name(&self) -> &[u8] {
+        self.name.bytes()
     }
 }
 
@@ -83,9 +98,11 @@ impl LinkIndex {
         })?;
         for name in names {
             let Some(id) = RealId::from_text(&name, '-', regions) else { continue };
-            let at = At::Name(dir, &name);
-            if has_names(layer, at, &at.stat()?, None)? {
-                indexed.insert(id, IndexName::Own(name));
+            let held = At::Name(dir, &name).pin()?;
+            let at = At::Fd(held.as_fd());
+            let stat = at.stat()?;
+            if has_names(layer, at, &stat, None)? {
+                indexed.insert(id, Indexed { name: IndexName::Own(name), id: (stat.dev, stat.ino) });
             } else {
                 fs::unlinkat(dir, &name[..], AtFlags::empty())?;
             }
@@ -97,15 +114,18 @@ impl LinkIndex {
             })?
         {
             for KernelEntry { name, origin, stat, lower } in kernel.entries()? {
-                let at = At::Name(dir, &name);
-                if !has_names(layer, at, &stat, Some(&lower))? {
+                let held = At::Name(dir, &name).pin()?;
+                let at = At::Fd(held.as_fd());
+                if at.stat()?.ino != stat.ino {
+                    log::debug!("index: an entry was exchanged");
+                } else if !has_names(layer, at, &stat, Some(&lower))? {
                     fs::unlinkat(dir, &name[..], AtFlags::empty())?;
                 } else if let Entry::Vacant(free) = indexed.entry(origin) {
-                    if marker::read_marks(at)?.metacopy {
+                    if marker::read_marks(at, layer.layer.belief)?.metacopy {
                         metacopies.insert(stat.ino);
                     }
                     mark_origin(layer, regions, at, origin)?;
-                    free.insert(IndexName::Kernel(name));
+                    free.insert(Indexed { name: IndexName::Kernel(name), id: (stat.dev, stat.ino) });
                 }
             }
         }
@@ -175,17 +195,13 @@ impl Upper {
         !self.links().indexed.read().is_empty()
     }
 
-    /// The name of a lower file's copy in its index.
+    /// Where the copy of a lower file is: the directory of its index, and what is in it.
     ///
     /// # Errors
     /// `ESTALE` if it has none.
-    pub fn index_name(&self, origin: RealId) -> Result<IndexName> {
-        self.links().indexed.read().get(&origin).cloned().ok_or(FsError::Stale)
-    }
-
-    /// The copy of a lower file in its index; `name` holds its name for as long as it is used.
-    pub fn index_entry<'a>(&'a self, name: &'a IndexName) -> Result<Writable<'a>> {
-        Ok(Writable::of_upper(At::Name(self.dir_of_index(name)?, name.bytes())))
+    pub(super) fn indexed_under(&self, origin: RealId) -> Result<(BorrowedFd<'_>, Indexed)> {
+        let known = self.links().indexed.read().get(&origin).cloned().ok_or(FsError::Stale)?;
+        Ok((self.dir_of_index(&known.name)?, known))
     }
 
     fn dir_of_index(&self, name: &IndexName) -> Result<BorrowedFd<'_>> {
@@ -198,8 +214,8 @@ impl Upper {
 
     /// Takes the last link to a file out of its index: no name of it is left in the merged view.
     pub fn drop_index(&self, origin: RealId) -> Result<()> {
-        let name = self.index_name(origin)?;
-        fs::unlinkat(self.dir_of_index(&name)?, name.bytes(), AtFlags::empty())?;
+        let (dir, known) = self.indexed_under(origin)?;
+        fs::unlinkat(dir, known.name(), AtFlags::empty())?;
         instant::reached(Instant::Changed);
         self.links().indexed.write().remove(&origin);
         Ok(())
@@ -226,6 +242,7 @@ impl Staged<'_> {
     /// Gives the object its name in a hardlink index.
     pub(super) fn link_index(&self, origin: RealId, name: IndexName) -> Result<()> {
         let upper = self.upper();
+        let copy = self.place().at().stat()?;
         match (&name, &upper.links().kernel) {
             (IndexName::Kernel(name), Some(kernel)) => kernel.link(self.place(), name)?,
             _ => match self.place().link_to(upper.index_dir(), name.bytes()) {
@@ -238,7 +255,7 @@ impl Staged<'_> {
             },
         }
         instant::reached(Instant::Changed);
-        upper.links().indexed.write().insert(origin, name);
+        upper.links().indexed.write().insert(origin, Indexed { name, id: (copy.dev, copy.ino) });
         Ok(())
     }
 }

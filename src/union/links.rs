@@ -156,7 +156,7 @@ impl Union {
         }
         let Some(upper) = dir.upper_dir() else { return Ok(None) };
         let fd = self.upper_fd(&upper)?;
-        let value = xattr::get(fd.entry(name).at(), &self.upper()?.mark_name(ORIGIN))?;
+        let value = xattr::get(fd.entry(name), &self.upper()?.mark_name(ORIGIN))?;
         Ok(value.and_then(|v| RealId::from_text(&v, ':', &self.regions)))
     }
 
@@ -186,10 +186,9 @@ impl Union {
         if !upper.is_indexed(origin) {
             return Ok(None);
         }
-        let name = upper.index_name(origin)?;
-        let at = upper.index_entry(&name)?.at();
-        let mut stat = self.owners.kept(at, at.stat()?, true)?;
-        stat.nlink = self.merged_nlink(at, &stat)?.unwrap_or(stat.nlink);
+        let copy = self.indexed_object(origin)?;
+        let mut stat = self.owners.kept(copy.at(), copy.stat()?, true)?;
+        stat.nlink = self.merged_nlink(copy.at(), &stat)?.unwrap_or(stat.nlink);
         Ok(Some(stat))
     }
 
@@ -219,12 +218,11 @@ impl Union {
     /// merged view doesn't change.
     pub(super) fn link_alias(&self, dir: &UpperFd, name: &[u8], origin: RealId) -> Result<()> {
         let upper = self.upper()?;
-        let index = upper.index_name(origin)?;
-        let copy = upper.index_entry(&index)?;
-        let stat = copy.at().stat()?;
+        let object = self.indexed_object(origin)?;
+        let (copy, stat) = (object.writable()?, object.stat()?);
         let merged = self.merged_nlink(copy.at(), &stat)?.unwrap_or(stat.nlink);
         self.set_nlink(copy, format!("={merged}"))?;
-        let linked = upper.link(copy.at(), dir, name);
+        let linked = upper.link(copy, dir, name);
         let own = copy.at().stat()?.nlink;
         self.set_nlink(copy, difference(merged, own))?;
         linked
@@ -236,10 +234,8 @@ impl Union {
         if !upper.is_indexed(origin) {
             return Ok(());
         }
-        let index = upper.index_name(origin)?;
-        let at = upper.index_entry(&index)?.at();
-        let stat = at.stat()?;
-        if self.merged_nlink(at, &stat)? == Some(0) {
+        let copy = self.indexed_object(origin)?;
+        if self.merged_nlink(copy.at(), &copy.stat()?)? == Some(0) {
             upper.drop_index(origin)?;
         }
         Ok(())

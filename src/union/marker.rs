@@ -17,6 +17,7 @@
 
 use rustix::io::Errno;
 
+use super::belief::Belief;
 use crate::sys::object::At;
 use crate::sys::xattr;
 
@@ -140,20 +141,31 @@ pub struct Marks {
     pub metacopy: bool,
     /// The object is a whiteout by its xattr.
     pub whiteout: bool,
+    /// A mark that is there and isn't believed.
+    pub unbelieved: Option<Vec<u8>>,
 }
+
+/// The marks that say what an object is, or hides.
+const SAYING: [&[u8]; 4] = [b"opaque", b"redirect", b"metacopy", b"whiteout"];
 
 /// The opaque attribute that fuse-overlayfs 1.x writes.
 const FUSE_OVERLAYFS_OPAQUE: &[u8] = b"user.fuseoverlayfs.opaque";
 
-/// Reads the marks of an object. One system call where it has no attributes.
-pub fn read_marks(at: At<'_>) -> rustix::io::Result<Marks> {
+/// Reads the marks of an object that are believed. One system call where it has no attributes.
+pub fn read_marks(at: At<'_>, belief: Belief) -> rustix::io::Result<Marks> {
     let mut marks = Marks::default();
     for name in xattr::list(at)? {
-        if name == FUSE_OVERLAYFS_OPAQUE {
+        if name == FUSE_OVERLAYFS_OPAQUE && belief.foreign {
             marks.opaque |= opaque_value(at, &name)?.as_deref() == Some(b"y");
             continue;
         }
-        let Some(mark) = overlay_mark(&name) else { continue };
+        let Some(mark) = belief.mark(&name) else {
+            let says = overlay_mark(&name).is_some_and(|mark| SAYING.contains(&mark));
+            if says || name == FUSE_OVERLAYFS_OPAQUE {
+                marks.unbelieved = Some(name);
+            }
+            continue;
+        };
         match mark {
             b"opaque" => match opaque_value(at, &name)?.as_deref() {
                 Some(b"y") => marks.opaque = true,
@@ -182,6 +194,13 @@ fn opaque_value(at: At<'_>, name: &[u8]) -> rustix::io::Result<Option<Vec<u8>>> 
 /// The name of the mark behind `trusted.overlay.` or `user.overlay.`, or `None` for every other attribute.
 pub fn overlay_mark(name: &[u8]) -> Option<&[u8]> {
     [Namespace::Trusted, Namespace::User].into_iter().find_map(|ns| name.strip_prefix(ns.prefix().as_bytes()))
+}
+
+/// Is the attribute one of this union, of fuse-overlayfs or of containers/storage? Nobody sets these through a mount, and
+/// nobody is shown them, whether they are believed or not. Those of overlays are told by [`overlay_mark`].
+pub fn is_reserved(name: &[u8]) -> bool {
+    const FOREIGN: [&[u8]; 3] = [b"user.fuseoverlayfs.", b"security.fuseoverlayfs.", super::facts::PREFIX];
+    super::owners::is_override(name) || FOREIGN.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Is the attribute one that the union keeps to itself, in any of its spellings?

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`layer`], [`workdir`], [`lock`] | opening a stack of layers, and what their filesystems can do |
 //! | [`options`] | what a user may choose about the view |
+//! | [`belief`] | whose marks are believed |
 //! | [`marker`] | whiteouts and opaque marks: the one place that knows their forms |
 //! | [`realdir`] | the directories of the layers and the bounded cache of their descriptors |
 //! | [`index`] | what a directory's layers show, for listings and for lookups that find nothing |
@@ -16,6 +17,7 @@
 //! | [`links`], `link_index`, `kernel_index`, `hidden` | identity across copy-up: origins and hardlinks |
 //! | `aliases` | the locks of files with several names |
 //! | `instant` | where tests stop an operation |
+//! | [`verified`], [`generation`] | from a node to its object: nothing else is read, changed or copied |
 //! | [`attr`] | stat and changes of attributes |
 //! | [`owners`] | owners, modes and types on disk and as shown |
 //! | [`upper`], `stepwise` | the only part that can write; with which steps where one isn't possible |
@@ -35,12 +37,14 @@
 pub mod acl;
 mod aliases;
 pub mod attr;
+pub mod belief;
 mod carry;
 pub mod copy_up;
 pub mod durable;
 pub mod events;
 pub mod facts;
 pub mod file;
+pub mod generation;
 mod hidden;
 mod identify;
 pub mod index;
@@ -74,6 +78,7 @@ pub(crate) mod sweep;
 pub mod text;
 mod told;
 pub mod upper;
+pub mod verified;
 mod victim;
 pub mod workdir;
 pub mod xattr;
@@ -89,8 +94,10 @@ use parking_lot::Mutex;
 
 use self::aliases::Aliases;
 use self::attr::Attr;
+use self::belief::Belief;
 use self::events::Events;
 use self::file::Files;
+use self::generation::Generations;
 use self::index::IndexCache;
 use self::layer::Stack;
 use self::links::OtherName;
@@ -104,6 +111,7 @@ use self::resolve::{DataAt, Found};
 use self::room::Room;
 use self::told::Keeper;
 use self::upper::{Upper, UpperFd};
+use self::verified::Stale;
 use crate::error::{FsError, Result};
 use crate::sys::object::{At, Stat};
 use crate::sys::process::nofile_limit;
@@ -237,12 +245,14 @@ pub struct Union {
     index_cache: IndexCache,
     keeper: Keeper,
     owners: Owners,
+    belief: Belief,
     redirects: RedirectDir,
     /// Attributes that the upper can't hold.
     left_out: carry::LeftOut,
     no_acl: bool,
     no_atime: bool,
     static_nlink: bool,
+    stale: Stale,
     /// What the daemon itself is: who it can create for without a change of owner.
     own: Caller,
     /// What happened.
@@ -267,18 +277,24 @@ impl Union {
     /// # Errors
     /// Those of [`Union::new`], and options that these layers can't be served with.
     pub fn with_options(stack: Stack, limits: Limits, options: &FsOptions) -> Result<Union> {
+        let belief = stack.belief.with_permissions(options.xattr_permissions);
         let mut layers = Vec::new();
         let upper_layer = match stack.upper {
             Some(layer) => {
                 let root = rustix::io::fcntl_dupfd_cloexec(&layer.layer.root, 3)?;
-                layers.push(open_layer(layer.layer.path.clone(), layer.layer.place.clone(), root, 0)?);
+                layers.push(open_layer(
+                    (layer.layer.path.clone(), layer.layer.place.clone()),
+                    root,
+                    0,
+                    belief,
+                )?);
                 Some(layer)
             }
             None => None,
         };
         for lower in stack.lowers {
             let index = layers.len() as LayerIndex;
-            layers.push(open_layer(lower.path, lower.place, lower.root, index)?);
+            layers.push(open_layer((lower.path, lower.place), lower.root, index, belief)?);
         }
         let regions = Arc::new(Regions::of_layers(&layers)?);
         let upper = match upper_layer {
@@ -287,9 +303,9 @@ impl Union {
         };
         let hidden_links = upper.as_ref().map(Upper::hidden_links).transpose()?.unwrap_or_default();
         let (dir, real) = merged_root(&layers, upper.is_some())?;
-        let fds = DirFds::new(limits.dir_fds);
+        let fds = DirFds::telling(limits.dir_fds, Generations::new(lasting_handles(&layers)?));
         for layer in &layers {
-            let marks = marker::read_marks(At::Fd(fds.get(&layer.root)?.as_fd()))
+            let marks = marker::read_marks(At::Fd(fds.get(&layer.root)?.as_fd()), belief)
                 .map_err(|e| FsError::from(e).of(layer, LAYER_WAY_OUT))?;
             layer.root.xattr_whiteouts.store(marks.xattr_whiteouts, Ordering::Relaxed);
             layer.root.impure.store(marks.impure, Ordering::Relaxed);
@@ -300,7 +316,7 @@ impl Union {
         let roots = layers.iter().map(|layer| fds.get(&layer.root)).collect::<Result<Vec<_>>>()?;
         let at_roots: Vec<At<'_>> = roots.iter().map(|fd| At::Fd(fd.as_fd())).collect();
         let upper_root = upper.as_ref().map(|upper| upper.own(roots[0].clone(), layers[0].root.clone()));
-        let owners = Owners::new(options, &at_roots, upper_root.as_ref().map(|root| root.itself()))?;
+        let owners = Owners::new(options, belief, &at_roots, upper_root.as_ref().map(|root| root.itself()))?;
         if options.xino == Xino::On {
             region::check_xino(&layers)?;
         }
@@ -336,9 +352,11 @@ impl Union {
             no_acl: options.no_acl || owners.override_real(),
             owners,
             no_atime: options.no_atime,
+            belief,
             redirects,
             left_out: carry::LeftOut::default(),
             static_nlink: options.static_nlink,
+            stale: Stale::default(),
             own,
             counters: Counters::default(),
             events: Arc::default(),
@@ -437,11 +455,31 @@ impl Union {
     }
 }
 
-fn open_layer(path: PathBuf, place: Vec<u8>, fd: OwnedFd, index: LayerIndex) -> Result<OpenLayer> {
+/// The devices of the layers whose file handles mean the same as long as the inode lives.
+fn lasting_handles(layers: &[OpenLayer]) -> Result<Vec<u64>> {
+    const FUSE_SUPER_MAGIC: u64 = 0x6573_5546;
+    let fds = DirFds::new(0);
+    let mut lasting = Vec::new();
+    for layer in layers {
+        let kind = rustix::fs::fstatfs(fds.get(&layer.root)?.as_fd())?.f_type;
+        #[allow(clippy::unnecessary_cast)] // the type differs by architecture
+        if kind as u64 & 0xffff_ffff != FUSE_SUPER_MAGIC && !lasting.contains(&layer.root.id.0) {
+            lasting.push(layer.root.id.0);
+        }
+    }
+    Ok(lasting)
+}
+
+fn open_layer(
+    (path, place): (PathBuf, Vec<u8>),
+    fd: OwnedFd,
+    index: LayerIndex,
+    belief: Belief,
+) -> Result<OpenLayer> {
     let stat = At::Fd(fd.as_fd())
         .stat()
         .map_err(|e| FsError::from(e).of(format_args!("layer {}", path.display()), LAYER_WAY_OUT))?;
-    Ok(OpenLayer { path, place, root: RealDir::root(index, fd, &stat) })
+    Ok(OpenLayer { path, place, root: RealDir::root(index, fd, &stat, belief) })
 }
 
 /// The root of the merged tree, and which inode gives it its identity. As in the kernel, the roots of all layers are

@@ -15,7 +15,7 @@ use super::owners::Override;
 use super::pins::Pinned;
 use super::realdir::RealDir;
 use super::resolve::What;
-use super::upper::{New, Publish, UpperFd};
+use super::upper::{New, Present, Publish, UpperFd};
 use super::victim::Victim;
 use super::{Caller, Union, acl};
 use crate::error::{FsError, Result};
@@ -79,11 +79,15 @@ impl Union {
         };
         self.note_upper(dir, name, Some(UpperEntry::known(stat.kind(), stat.ino)));
         let id = self.id_in(&real, &stat);
-        let node = self.table.obtain(Identity { origin: id, real: id }, 1, || NewNode {
+        let made = file.as_ref().map_or(At::Name(fd.fd(), name), |file| At::Fd(file.as_fd()));
+        let seen = self.see(made, &stat);
+        let node = self.table.obtain(Identity { origin: id, real: id }, seen, 1, || NewNode {
             kind: stat.kind(),
             place: Place::Named { parent: parent.clone(), entry: Named::new(name, Source::Upper) },
-            dir: (stat.kind() == Kind::Directory)
-                .then(|| Box::new(DirPart::new(Some(RealDir::child(&real, name, &stat)), Vec::new()))),
+            dir: (stat.kind() == Kind::Directory).then(|| {
+                let made = RealDir::child(&real, name, &stat, seen.generation());
+                Box::new(DirPart::new(Some(made), Vec::new()))
+            }),
         });
         if let Some(file) = file {
             self.keep_data_fd(&node, file);
@@ -114,7 +118,8 @@ impl Union {
         let stat = self.kept_stat(At::Fd(file.as_fd()), true)?;
         let pin = Pinned::new(Arc::new(At::Fd(file.as_fd()).pin()?), share);
         let id = self.upper_id(&stat);
-        let node = self.table.obtain(Identity { origin: id, real: id }, 1, || NewNode {
+        let seen = self.see(At::Fd(file.as_fd()), &stat);
+        let node = self.table.obtain(Identity { origin: id, real: id }, seen, 1, || NewNode {
             kind: Kind::File,
             place: Place::Pinned { fd: pin, upper: true },
             dir: None,
@@ -148,7 +153,7 @@ impl Union {
                 Some(UpperEntry { .. }) => InUpper::Whiteout,
             });
         }
-        match fd.entry(name).at().stat() {
+        match fd.entry(name).stat() {
             Err(Errno::NOENT) => Ok(InUpper::Free),
             Err(e) => Err(e.into()),
             Ok(stat) if stat.is_whiteout_device() => Ok(InUpper::Whiteout),
@@ -163,7 +168,7 @@ impl Union {
             return Ok(index.get(name).is_some_and(|e| e.cuts));
         }
         let marker = [WH_PREFIX, name].concat();
-        match fd.entry(&marker).at().stat() {
+        match fd.entry(&marker).stat() {
             Ok(_) => Ok(true),
             Err(Errno::NOENT | Errno::NAMETOOLONG) => Ok(false),
             Err(e) => Err(e.into()),
@@ -194,7 +199,7 @@ impl Union {
             Ok(file) => {
                 let stat = match &file {
                     Some(file) => At::Fd(file.as_fd()).stat(),
-                    None => fd.entry(name).at().stat(),
+                    None => fd.entry(name).stat(),
                 };
                 match stat {
                     Ok(stat) => Ok(Some((file, stat))),
@@ -228,7 +233,7 @@ impl Union {
         let stat = self.kept_stat(staged.object().at(), true)?;
         let file = staged.take_file().filter(|_| stat.kind() == Kind::File);
         let how = match state {
-            InUpper::Whiteout if create.kind() == Kind::Directory => Publish::Swap,
+            InUpper::Whiteout if create.kind() == Kind::Directory => Publish::Swap(Present::Leaf),
             InUpper::Whiteout => Publish::Replace,
             _ => Publish::New,
         };
@@ -287,12 +292,12 @@ impl Union {
         let (_, state) = self.check_free(parent, &fd, name)?;
         self.carry_origin(parent, node)?;
         let upper = self.upper()?;
-        let stat = self.with_object(node, |at, _| {
+        let stat = self.with_upper(node, |object, writable| {
             match state {
-                InUpper::Whiteout => upper.link_over(at, &fd, name)?,
-                _ => upper.link(at, &fd, name)?,
+                InUpper::Whiteout => upper.link_over(writable, &fd, name)?,
+                _ => upper.link(writable, &fd, name)?,
             }
-            Ok(self.kept_stat(at, true))
+            Ok(self.kept_stat(object.at(), true))
         })?;
         let stat = stat.inspect_err(|_| self.take_back(parent, &fd, name, (node.kind, state)))?;
         self.note_upper(dir, name, Some(UpperEntry::known(node.kind, stat.ino)));
@@ -308,9 +313,10 @@ impl Union {
     /// Takes an entry away again of which nothing could be found out after it was made, so that who asked for it is told
     /// an error and nothing is there. `before`: what the upper had.
     fn take_back(&self, parent: &Node, fd: &UpperFd, name: &[u8], (kind, before): (Kind, InUpper)) {
+        let made = if kind == Kind::Directory { Present::Empty } else { Present::Leaf };
         let taken = self.upper().and_then(|upper| match before {
-            InUpper::Whiteout => upper.whiteout(fd, name, Some(kind)),
-            InUpper::Free | InUpper::Present(_) => upper.remove(fd, name, kind),
+            InUpper::Whiteout => upper.whiteout(fd, name, Some(made)),
+            InUpper::Free | InUpper::Present(_) => upper.remove(fd, name, made),
         });
         if let Err(e) = taken {
             log::error!("{}: made, but not told to who asked for it: {e}", String::from_utf8_lossy(name));
@@ -348,8 +354,8 @@ impl Union {
             let upper = self.upper()?;
             match (below, victim.present, victim.hidden) {
                 (true, None, Some(count)) => upper.hide_link(&fd, name, victim.identity.real, count),
-                (true, present, _) => upper.whiteout(&fd, name, present),
-                (false, Some(kind), _) => upper.remove(&fd, name, kind),
+                (true, present, _) => upper.whiteout(&fd, name, present.map(|_| Present::Leaf)),
+                (false, Some(_), _) => upper.remove(&fd, name, Present::Leaf),
                 (false, None, _) => Err(FsError::Stale),
             }
         })?;
@@ -379,7 +385,8 @@ impl Union {
         self.check_empty(node)?;
         let fd = self.upper_fd(&dir.upper_dir().ok_or(FsError::Stale)?)?;
         let below = self.lower_shows(parent, name)?;
-        let present = part.upper_dir().map(|_| Kind::Directory);
+        let top = part.upper_dir();
+        let present = top.as_deref().map(Present::Directory);
         let pinned = self.pin_dir(part)?;
         let mut place = node.place.write();
         let upper = self.upper()?;

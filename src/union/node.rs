@@ -29,6 +29,7 @@ use parking_lot::{Mutex, RwLock};
 use smallvec::SmallVec;
 
 use super::durable::NameState;
+use super::generation::{Generation, Sighting};
 use super::index::Indexes;
 use super::pins::Pinned;
 use super::realdir::RealDir;
@@ -102,9 +103,11 @@ pub struct Node {
     /// Its type, which never changes.
     pub kind: Kind,
     /// May it be changed without a request, by who mapped it?
-    pub mapped: AtomicBool,
+    mapped: AtomicBool,
     /// Is its name on the disk?
     pub names: NameState,
+    /// Which of the inodes that have had its real object's number it is: see [`Generation`].
+    generation: AtomicU32,
     /// How often the kernel was told of it and has not forgotten. One that reached the end of the numbers stays there,
     /// and the node lives as long as the mount.
     lookups: AtomicU32,
@@ -213,9 +216,26 @@ impl Node {
         RealId::from_bits(self.real.load(Ordering::Acquire))
     }
 
-    /// Records that the node is another real object now: it was copied up.
-    pub fn set_real(&self, real: RealId) {
+    /// Records that the node is another real object now: it was copied up. The caller holds the locks under which it is
+    /// found.
+    pub fn set_real(&self, real: RealId, generation: Generation) {
+        self.generation.store(generation.bits(), Ordering::Release);
         self.real.store(real.to_bits(), Ordering::Release);
+    }
+
+    /// Which of the inodes that have had its real object's number it is.
+    pub fn generation(&self) -> Generation {
+        Generation::from_bits(self.generation.load(Ordering::Acquire))
+    }
+
+    /// May it be changed without a request, by who mapped it?
+    pub fn is_mapped(&self) -> bool {
+        self.mapped.load(Ordering::Relaxed)
+    }
+
+    /// It may be mapped from now on. Tells whether it might before.
+    pub fn set_mapped(&self) -> bool {
+        self.mapped.swap(true, Ordering::Relaxed)
     }
 
     /// How often the kernel knows it.
@@ -304,6 +324,7 @@ impl Table {
             kind: Kind::Directory,
             mapped: AtomicBool::new(false),
             names: NameState::default(),
+            generation: AtomicU32::default(),
             lookups: AtomicU32::new(1),
             real: AtomicU64::new(real.to_bits()),
             place: RwLock::new(Place::Root),
@@ -363,20 +384,33 @@ impl Table {
     }
 
     /// The node of an object that was found, made by `make` if it isn't known. Counts `lookups` more lookups for it.
-    pub fn obtain(&self, identity: Identity, lookups: u32, make: impl FnOnce() -> NewNode) -> Arc<Node> {
+    /// `seen`: what has the number of a node that is known, and isn't of its generation, is another object.
+    pub fn obtain(
+        &self,
+        identity: Identity,
+        seen: Sighting,
+        lookups: u32,
+        make: impl FnOnce() -> NewNode,
+    ) -> Arc<Node> {
         let spare = self.spare.get(&identity.real).map(|number| *number);
         let mut number = spare
             .or_else(|| self.by_rule(identity.origin))
             .unwrap_or_else(|| self.spare_number(identity.real));
         loop {
             match self.nodes.entry(number) {
-                Entry::Occupied(known) if known.get().real() == identity.real => {
+                Entry::Occupied(known)
+                    if known.get().real() == identity.real && seen.fits(known.get().generation()) =>
+                {
                     let node = known.get().clone();
                     node.count_lookups(|now| now.saturating_add(lookups));
                     return node;
                 }
                 Entry::Occupied(other) => {
+                    let replaced = other.get().real() == identity.real;
                     drop(other);
+                    if replaced {
+                        self.spare.remove(&identity.real);
+                    }
                     number = self.spare_number(identity.real);
                 }
                 Entry::Vacant(free) => {
@@ -386,6 +420,7 @@ impl Table {
                         kind,
                         mapped: AtomicBool::new(false),
                         names: NameState::default(),
+                        generation: AtomicU32::new(seen.generation().bits()),
                         lookups: AtomicU32::new(lookups),
                         real: AtomicU64::new(identity.real.to_bits()),
                         place: RwLock::new(place),
@@ -502,8 +537,8 @@ mod tests {
     #[test]
     fn a_node_lives_until_every_lookup_is_forgotten() {
         let (table, root) = table();
-        table.obtain(id(10), 1, || file_in(&root));
-        table.obtain(id(10), 1, || unreachable!("it is known"));
+        table.obtain(id(10), Sighting::default(), 1, || file_in(&root));
+        table.obtain(id(10), Sighting::default(), 1, || unreachable!("it is known"));
         table.forget(10, 1, |_| {});
         assert!(table.get(10).is_some());
         table.forget(10, 1, |_| {});
@@ -513,7 +548,7 @@ mod tests {
     #[test]
     fn a_node_is_small() {
         // With its two counters, a size that the allocator has.
-        assert!(size_of::<Node>() + 16 <= 88, "{}", size_of::<Node>());
+        assert!(size_of::<Node>() + 16 <= 104, "{}", size_of::<Node>());
         let lengths = [0, 1, SHORT, SHORT + 1, 255];
         for name in lengths.map(|len| vec![b'n'; len]) {
             let mut entry = Named::new(&name, Source::Lower(7));
@@ -526,8 +561,8 @@ mod tests {
     #[test]
     fn a_node_that_was_looked_up_too_often_to_count_stays() {
         let (table, root) = table();
-        table.obtain(id(10), u32::MAX - 1, || file_in(&root));
-        table.obtain(id(10), 7, || unreachable!("it is known"));
+        table.obtain(id(10), Sighting::default(), u32::MAX - 1, || file_in(&root));
+        table.obtain(id(10), Sighting::default(), 7, || unreachable!("it is known"));
         table.forget(10, u64::from(u32::MAX), |_| {});
         table.forget(10, 9, |_| {});
         assert!(table.get(10).is_some());
@@ -536,12 +571,12 @@ mod tests {
     #[test]
     fn a_directory_stays_while_something_below_is_known() {
         let (table, root) = table();
-        let dir = table.obtain(id(10), 1, || NewNode {
+        let dir = table.obtain(id(10), Sighting::default(), 1, || NewNode {
             kind: Kind::Directory,
             place: Place::Named { parent: root.clone(), entry: Named::new(b"d", Source::Upper) },
             dir: Some(Box::new(DirPart::new(None, Vec::new()))),
         });
-        table.obtain(id(11), 1, || file_in(&dir));
+        table.obtain(id(11), Sighting::default(), 1, || file_in(&dir));
         drop(dir);
         table.forget(10, 1, |_| {});
         assert!(table.get(10).is_some(), "a second node for the same directory could be made");
@@ -553,7 +588,7 @@ mod tests {
     #[test]
     fn what_left_takes_no_memory() {
         let (table, root) = table();
-        (10..10_000).for_each(|ino| drop(table.obtain(id(ino), 1, || file_in(&root))));
+        (10..10_000).for_each(|ino| drop(table.obtain(id(ino), Sighting::default(), 1, || file_in(&root))));
         let full = table.nodes.capacity();
         (10..10_000).for_each(|ino| table.forget(ino, 1, |_| {}));
         assert_eq!(table.gone(), 10_000 - 10);
@@ -566,15 +601,19 @@ mod tests {
     fn numbers_never_collide_and_stay() {
         let (table, root) = table();
         let copied = Identity { origin: real_id(0, 10), real: real_id(0, 90) };
-        let first = table.obtain(copied, 1, || file_in(&root));
+        let first = table.obtain(copied, Sighting::default(), 1, || file_in(&root));
         assert_eq!(first.ino, 10, "a copied-up file keeps its origin's number");
-        let second = table.obtain(id(10), 1, || file_in(&root));
+        let second = table.obtain(id(10), Sighting::default(), 1, || file_in(&root));
         assert_ne!(second.ino, 10);
-        assert_eq!(table.obtain(id(10), 1, || unreachable!()).ino, second.ino);
-        let root_like = table.obtain(id(1), 1, || file_in(&root));
+        assert_eq!(table.obtain(id(10), Sighting::default(), 1, || unreachable!()).ino, second.ino);
+        let root_like = table.obtain(id(1), Sighting::default(), 1, || file_in(&root));
         assert_ne!(root_like.ino, ROOT);
-        let far =
-            table.obtain(Identity { origin: real_id(3, 10), real: real_id(3, 10) }, 1, || file_in(&root));
+        let far = table.obtain(
+            Identity { origin: real_id(3, 10), real: real_id(3, 10) },
+            Sighting::default(),
+            1,
+            || file_in(&root),
+        );
         assert_eq!(far.ino, 3 << 48 | 10);
     }
 
@@ -583,23 +622,23 @@ mod tests {
         let table = Table::new(true);
         let root = table.insert_root(DirPart::new(None, Vec::new()), real_id(0, 2));
         let own = |fs, ino| Identity { origin: real_id(fs, ino), real: real_id(fs, ino) };
-        assert_eq!(table.obtain(id(10), 1, || file_in(&root)).ino, 10);
+        assert_eq!(table.obtain(id(10), Sighting::default(), 1, || file_in(&root)).ino, 10);
         let mut seen = HashSet::new();
         for identity in [own(1, 10), own(0, 1 << 31), own(0, 1 << 40), own(2, 10)] {
             let number = table.number(identity);
             assert!(number <= u64::from(u32::MAX) && seen.insert(number), "{number:#x}");
-            assert_eq!(table.obtain(identity, 1, || file_in(&root)).ino, number);
+            assert_eq!(table.obtain(identity, Sighting::default(), 1, || file_in(&root)).ino, number);
         }
     }
 
     #[test]
     fn a_file_forgotten_while_in_use_leaves_later() {
         let (table, root) = table();
-        let held = table.obtain(id(10), 1, || file_in(&root));
+        let held = table.obtain(id(10), Sighting::default(), 1, || file_in(&root));
         table.forget(10, 1, |_| {});
         assert!(table.get(10).is_some());
         drop(held);
-        table.obtain(id(12), 1, || file_in(&root));
+        table.obtain(id(12), Sighting::default(), 1, || file_in(&root));
         table.forget(12, 1, |_| {});
         assert!(table.get(10).is_none());
     }

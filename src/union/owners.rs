@@ -16,6 +16,8 @@
 //!    already stays so ([`IdMap::kept`]).
 //! 3. **Squashing** (`squash_to_uid` and the like): everything shows one owner, and what is made belongs to it.
 //!
+//! All of 1. is done only where such attributes are believed ([`Belief`]).
+//!
 //! "Kept" is what 1. tells, in ids of the layer; "shown" is what comes after 3.
 
 use std::fmt;
@@ -25,6 +27,7 @@ use rustix::io::Errno;
 
 use super::Caller;
 use super::attr::privilege_bits;
+use super::belief::Belief;
 use super::options::{FsOptions, IdMap, Squash, XattrPermissions};
 use super::upper::New;
 use crate::error::{FsError, Result};
@@ -184,13 +187,22 @@ pub struct Owners {
 impl Owners {
     /// By the options, and by what the roots of the layers carry, the upper's first if there is one. The upper's root
     /// gets the attribute if its objects will, so that other programs read them.
-    pub fn new(options: &FsOptions, roots: &[At<'_>], upper: Option<Writable<'_>>) -> Result<Owners> {
+    pub fn new(
+        options: &FsOptions,
+        belief: Belief,
+        roots: &[At<'_>],
+        upper: Option<Writable<'_>>,
+    ) -> Result<Owners> {
         let asked = match options.xattr_permissions {
             XattrPermissions::Off => None,
             XattrPermissions::Privileged => Some(PRIVILEGED),
             XattrPermissions::User => Some(CONTAINERS),
         };
-        let carried: Vec<Option<&str>> = roots.iter().map(|root| carried(*root)).collect::<Result<_>>()?;
+        let carried: Vec<Option<&str>> = if belief.overrides {
+            roots.iter().map(|root| carried(*root)).collect::<Result<_>>()?
+        } else {
+            vec![None; roots.len()]
+        };
         let write = upper.and(carried.first().copied().flatten().or(asked));
         let read = NAMES
             .into_iter()

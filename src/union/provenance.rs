@@ -249,7 +249,7 @@ impl<'u> Inspector<'u> {
     }
 
     fn outcome(&self, found: Option<Found>) -> Result<Outcome> {
-        let Some(Found { stat, layer, id, what }) = found else { return Ok(Outcome::Absent) };
+        let Some(Found { stat, layer, id, what, .. }) = found else { return Ok(Outcome::Absent) };
         Ok(match what {
             What::Directory { dirs, .. } => {
                 Outcome::Directory { layers: dirs.iter().map(|dir| dir.layer).collect(), stat }

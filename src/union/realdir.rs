@@ -14,6 +14,8 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
 
+use super::belief::Belief;
+use super::generation::{Generation, Generations};
 use super::marker::MarkerForms;
 use super::region::Trust;
 use crate::error::{FsError, Result};
@@ -31,8 +33,12 @@ const PATH_PIECE: usize = 3800;
 pub struct RealDir {
     /// The layer that holds it.
     pub layer: LayerIndex,
+    /// Whose marks are believed in it.
+    pub belief: Belief,
     /// Device and inode number: what the directory is, wherever it is moved.
     pub id: (u64, u64),
+    /// Which of the directories that have had the number. Not asked of a layer's root, which is never opened again.
+    generation: Generation,
     /// Its `st_size` when it was found: a hint of how many entries it has.
     pub size_hint: u64,
     /// May empty regular files in it be whiteouts by their xattr (its `overlay.opaque` is `x`)?
@@ -60,23 +66,31 @@ enum Location {
 
 impl RealDir {
     /// The root of a layer.
-    pub fn root(layer: LayerIndex, fd: OwnedFd, stat: &Stat) -> Arc<RealDir> {
-        Arc::new(RealDir::new(layer, stat, Location::Root, Some(Arc::new(fd))))
+    pub fn root(layer: LayerIndex, fd: OwnedFd, stat: &Stat, belief: Belief) -> Arc<RealDir> {
+        Arc::new(RealDir::new(layer, stat, belief, Location::Root, Some(Arc::new(fd))))
     }
 
     /// The directory `name` of `parent`.
-    pub fn child(parent: &Arc<RealDir>, name: &[u8], stat: &Stat) -> Arc<RealDir> {
+    pub fn child(parent: &Arc<RealDir>, name: &[u8], stat: &Stat, generation: Generation) -> Arc<RealDir> {
         let location = Location::Child { parent: parent.clone(), name: name.into() };
-        let child = RealDir::new(parent.layer, stat, location, None);
+        let child = RealDir { generation, ..RealDir::new(parent.layer, stat, parent.belief, location, None) };
         child.set_region(parent.region());
         child.trust.store(parent.trust.load(Ordering::Relaxed), Ordering::Relaxed);
         Arc::new(child)
     }
 
-    fn new(layer: LayerIndex, stat: &Stat, location: Location, fd: Option<Arc<OwnedFd>>) -> RealDir {
+    fn new(
+        layer: LayerIndex,
+        stat: &Stat,
+        belief: Belief,
+        location: Location,
+        fd: Option<Arc<OwnedFd>>,
+    ) -> RealDir {
         RealDir {
             layer,
+            belief,
             id: (stat.dev, stat.ino),
+            generation: Generation::UNKNOWN,
             size_hint: stat.size,
             xattr_whiteouts: AtomicBool::new(false),
             impure: AtomicBool::new(false),
@@ -159,6 +173,7 @@ impl RealDir {
 #[derive(Debug)]
 pub struct DirFds {
     limit: usize,
+    generations: Generations,
     /// The open ones in the order they were opened; a second chance is given to those used since.
     open: Mutex<VecDeque<Weak<RealDir>>>,
 }
@@ -166,7 +181,17 @@ pub struct DirFds {
 impl DirFds {
     /// A cache that keeps about `limit` descriptors.
     pub fn new(limit: usize) -> DirFds {
-        DirFds { limit: limit.max(4), open: Mutex::new(VecDeque::new()) }
+        DirFds::telling(limit, Generations::default())
+    }
+
+    /// The same, where `generations` tell inodes apart.
+    pub fn telling(limit: usize, generations: Generations) -> DirFds {
+        DirFds { limit: limit.max(4), generations, open: Mutex::new(VecDeque::new()) }
+    }
+
+    /// What tells inodes apart.
+    pub fn generations(&self) -> &Generations {
+        &self.generations
     }
 
     /// A descriptor of `dir`, from the cache or opened now.
@@ -229,8 +254,10 @@ impl DirFds {
             walked = Some(open_beneath(from, &piece)?);
         }
         let fd = walked.ok_or(FsError::Stale)?;
-        let stat = At::Fd(fd.as_fd()).stat()?;
-        if (stat.dev, stat.ino) == dir.id { Ok(fd) } else { Err(FsError::Stale) }
+        let at = At::Fd(fd.as_fd());
+        let stat = at.stat()?;
+        let same = (stat.dev, stat.ino) == dir.id && self.generations.is(dir.generation, at, &stat);
+        if same { Ok(fd) } else { Err(FsError::Stale) }
     }
 
     /// Puts a descriptor into the cache and lets go of those that are too many.

@@ -29,6 +29,7 @@ use parking_lot::RwLock;
 use rustix::fs::{fstatfs, fstatvfs};
 
 use super::Union;
+use super::generation::Generation;
 use super::realdir::{DirFds, RealDir};
 use super::{LAYER_WAY_OUT, OpenLayer};
 use crate::error::{FsError, Result};
@@ -340,9 +341,9 @@ impl Union {
         dir: &Arc<RealDir>,
         name: &[u8],
         at: At<'_>,
-        stat: &Stat,
+        (stat, generation): (&Stat, Generation),
     ) -> Result<Arc<RealDir>> {
-        let child = RealDir::child(dir, name, stat);
+        let child = RealDir::child(dir, name, stat, generation);
         let id = (stat.dev, stat.ino);
         if !stat.mount_root && stat.dev == dir.id.0 && !self.regions.root_ids.contains(&id) {
             return Ok(child);

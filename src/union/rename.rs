@@ -22,7 +22,7 @@ use super::modify::{InUpper, check_name};
 use super::node::{Named, Node, Place, Source};
 use super::options::RedirectDir;
 use super::resolve::{Found, What};
-use super::upper::{New, Publish, UpperFd};
+use super::upper::{New, Present, Publish, UpperFd};
 use super::victim::Victim;
 use crate::error::{FsError, Result};
 
@@ -386,10 +386,10 @@ impl Union {
         }
         let staged = upper.stage(New::Directory)?;
         let stat = old.itself().at().stat()?;
-        super::copy_up::copy_metadata(old.itself().at(), &stat, staged.object())?;
+        super::copy_up::copy_metadata(old.itself().at(), &stat, staged.object(), self.belief)?;
         upper.make_opaque(staged.object())?;
         super::copy_up::set_times(&stat, staged.object())?;
-        staged.publish(&to.fd, to.name, Publish::Swap)
+        staged.publish(&to.fd, to.name, Publish::Swap(Present::Directory(&real)))
     }
 
     fn exchange(&self, a: &Arc<Node>, b: &Arc<Node>, from: &Side<'_>, to: &Side<'_>) -> Result<()> {
@@ -444,7 +444,7 @@ impl Union {
         if dir.index.lock().upper.is_none() {
             return Ok(());
         }
-        match to.fd.entry(to.name).at().stat() {
+        match to.fd.entry(to.name).stat() {
             Ok(stat) => self.note_upper(dir, to.name, Some(UpperEntry::known(node.kind, stat.ino))),
             // The rename is done all the same; the directory is read anew when it is asked.
             Err(e) => {

@@ -18,6 +18,8 @@ use rustix::io::Errno;
 use smallvec::SmallVec;
 
 use super::Union;
+use super::belief::{self, Reach};
+use super::generation::{Generation, Sighting};
 use super::index::{Indexes, LowerIndex, UpperIndex};
 use super::marker::{self, Marks, WH_OPAQUE, WH_PREFIX, WhiteoutMark};
 use super::node::{DirPart, Node, RealId};
@@ -31,6 +33,10 @@ const INDEX_SIZE: u64 = 128 << 10;
 /// After so many names that weren't found, an index pays even for a directory of one layer.
 const INDEX_MISSES: u32 = 16;
 
+/// What is asked of a directory, and of a file, that a mark leads to.
+const READ_AND_SEARCH: u32 = 5;
+const READ: u32 = 4;
+
 /// Real directories, topmost first.
 pub type RealDirs = SmallVec<[Arc<RealDir>; 4]>;
 
@@ -39,6 +45,8 @@ pub type RealDirs = SmallVec<[Arc<RealDir>; 4]>;
 pub struct Found {
     /// stat of the topmost object.
     pub stat: Stat,
+    /// What tells the topmost object's generation.
+    pub seen: Sighting,
     /// The topmost object's layer.
     pub layer: LayerIndex,
     /// Which inode that is.
@@ -108,6 +116,10 @@ pub struct DataAt {
     pub dir: Arc<RealDir>,
     /// The name there.
     pub name: Box<[u8]>,
+    /// Device and inode number of the file.
+    pub id: (u64, u64),
+    /// And its generation.
+    pub generation: Generation,
 }
 
 impl Union {
@@ -124,8 +136,10 @@ impl Union {
         met: &mut impl FnMut(Met<'_>),
     ) -> Result<Option<Found>> {
         let mut name: Box<[u8]> = name.into();
-        let mut top: Option<(Stat, LayerIndex, RealId, bool)> = None;
+        let mut top: Option<(Stat, Sighting, LayerIndex, RealId, bool)> = None;
         let mut merged = RealDirs::new();
+        // What a redirect that was followed may lead to.
+        let mut reach = Reach::All;
         for (depth, dir) in dirs.iter().enumerate() {
             let fd = self.fds.get(dir)?;
             let at = At::Name(fd.as_fd(), &name);
@@ -158,6 +172,7 @@ impl Union {
                     break;
                 }
                 let data = self.metacopy_data(dirs, depth, &name, at, &stat)?;
+                let seen = self.see(at, &stat);
                 let upper = self.is_upper(dir.layer);
                 let mut kept = self.owners.kept(at, stat, upper)?;
                 let id = match upper {
@@ -166,15 +181,20 @@ impl Union {
                 };
                 tell(Seen::Leaf { stat: &kept, data: data.as_ref() });
                 let what = What::Leaf { dir: dir.clone(), data };
-                return Ok(Some(Found { stat: kept, layer: dir.layer, id, what }));
+                return Ok(Some(Found { stat: kept, seen, layer: dir.layer, id, what }));
             }
-            let child = self.child_dir(dir, &name, at, &stat)?;
+            let seen = self.see(at, &stat);
+            let child = self.child_dir(dir, &name, at, (&stat, seen.generation()))?;
             let marks = self.marks_in(dir, at)?;
+            self.tell_unbelieved(&marks, dir, &name);
+            if !reach.allows(&stat, READ_AND_SEARCH) {
+                return Err(self.leads_too_far(dir, &name));
+            }
             child.xattr_whiteouts.store(marks.xattr_whiteouts, Ordering::Relaxed);
             child.impure.store(marks.impure, Ordering::Relaxed);
             if top.is_none() {
                 let kept = self.owners.kept(at, stat, self.is_upper(dir.layer))?;
-                top = Some((kept, dir.layer, self.dir_id(&child), marks.impure));
+                top = Some((kept, seen, dir.layer, self.dir_id(&child), marks.impure));
             }
             let cut = if marks.opaque || below && self.aufs_opaque(&child)? {
                 Some(Cut::Opaque)
@@ -191,11 +211,12 @@ impl Union {
             }
             if marks.redirect.is_some() {
                 self.check_follow(dir, &name)?;
+                reach = dir.belief.reach(&stat);
             }
             match marks.redirect {
                 None => {}
                 Some(path) if path.starts_with(b"/") => {
-                    merged.extend(self.search_path(dir.layer + 1, &path, dir, met)?);
+                    merged.extend(self.search_path(dir.layer + 1, &path, dir, reach, met)?);
                     break;
                 }
                 Some(new) => {
@@ -204,8 +225,9 @@ impl Union {
                 }
             }
         }
-        Ok(top.map(|(stat, layer, id, impure)| Found {
+        Ok(top.map(|(stat, seen, layer, id, impure)| Found {
             stat,
+            seen,
             layer,
             id,
             what: What::Directory { dirs: merged, impure },
@@ -219,6 +241,7 @@ impl Union {
         layer: LayerIndex,
         path: &[u8],
         marked: &Arc<RealDir>,
+        reach: Reach,
         met: &mut impl FnMut(Met<'_>),
     ) -> Result<RealDirs> {
         let mut dirs: RealDirs = self.layers[usize::from(layer)..].iter().map(|l| l.root.clone()).collect();
@@ -233,6 +256,14 @@ impl Union {
                 Some(Found { what: What::Directory { dirs, .. }, .. }) => dirs,
                 _ => return Ok(RealDirs::new()),
             };
+            if reach != Reach::All {
+                for dir in &dirs {
+                    let stat = At::Fd(self.fds.get(dir)?.as_fd()).stat()?;
+                    if !reach.allows(&stat, READ_AND_SEARCH) {
+                        return Err(self.leads_too_far(marked, b""));
+                    }
+                }
+            }
         }
         Ok(dirs)
     }
@@ -246,6 +277,21 @@ impl Union {
             return Err(FsError::Os(Errno::PERM));
         }
         Ok(())
+    }
+
+    /// Warns of a mark that isn't believed.
+    fn tell_unbelieved(&self, marks: &Marks, dir: &RealDir, name: &[u8]) {
+        if let Some(mark) = &marks.unbelieved {
+            let path = [&dir.path(), name].join(&b'/');
+            belief::warn_unbelieved(mark, &self.layers[usize::from(dir.layer)].path, &path);
+        }
+    }
+
+    /// The error of a mark that leads to what its owner may not read.
+    fn leads_too_far(&self, dir: &RealDir, name: &[u8]) -> FsError {
+        // Logs which; programs get the number that the kernel's overlayfs has for what isn't followed.
+        drop(self.layer_form(dir, name, "a user.overlay mark that leads to what its owner may not read"));
+        FsError::Os(Errno::PERM)
     }
 
     /// Refuses a redirect that no overlay writes: it could lead out of the layer.
@@ -276,7 +322,7 @@ impl Union {
         Ok(dir.xattr_whiteouts.load(Ordering::Relaxed)
             && stat.kind() == Kind::File
             && stat.size == 0
-            && marker::read_marks(at)?.whiteout)
+            && marker::read_marks(at, dir.belief)?.whiteout)
     }
 
     /// Does the directory hold `.wh..wh..opq`?
@@ -304,24 +350,28 @@ impl Union {
         at: At<'_>,
         stat: &Stat,
     ) -> Result<Option<DataAt>> {
+        let leaf_name = name;
         let suspect = stat.blocks * 512 < stat.size || dirs[depth].impure.load(Ordering::Relaxed);
         if stat.kind() != Kind::File || stat.size == 0 || !suspect {
             return Ok(None);
         }
-        let marks = marker::read_marks(at)?;
+        let marks = marker::read_marks(at, dirs[depth].belief)?;
+        self.tell_unbelieved(&marks, &dirs[depth], name);
         if !marks.metacopy {
             return Ok(None);
         }
         if marks.redirect.is_some() {
             self.check_follow(&dirs[depth], name)?;
         }
+        let reach = dirs[depth].belief.reach(stat);
         let missing = || self.layer_form(&dirs[depth], name, "a metacopy whose data no layer below holds");
         let found = match marks.redirect {
             Some(path) if path.starts_with(b"/") => {
                 let split = path.iter().rposition(|&b| b == b'/').unwrap_or(0);
                 let (parents, leaf) = (&path[..split], &path[split + 1..]);
                 self.check_component(leaf, &dirs[depth])?;
-                let below = self.search_path(dirs[depth].layer + 1, parents, &dirs[depth], &mut |_| ())?;
+                let below =
+                    self.search_path(dirs[depth].layer + 1, parents, &dirs[depth], reach, &mut |_| ())?;
                 self.search(&below, leaf)?.map(|f| (f, leaf.to_vec()))
             }
             redirect => {
@@ -331,8 +381,15 @@ impl Union {
             }
         };
         match found {
-            Some((Found { what: What::Leaf { dir, data }, stat, .. }, name)) if stat.kind() == Kind::File => {
-                Ok(Some(data.unwrap_or(DataAt { dir, name: name.into() })))
+            Some((Found { what: What::Leaf { dir, data }, stat, seen, .. }, name))
+                if stat.kind() == Kind::File =>
+            {
+                if !reach.allows(&stat, READ) {
+                    return Err(self.leads_too_far(&dirs[depth], leaf_name));
+                }
+                let generation = seen.generation();
+                let own = DataAt { dir, name: name.into(), id: (stat.dev, stat.ino), generation };
+                Ok(Some(data.unwrap_or(own)))
             }
             _ => Err(missing()),
         }

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::layer::WhiteoutForm;
 use super::marker::WH_PREFIX;
-use super::upper::{Upper, UpperFd, changed, remove_children};
+use super::upper::{Present, Upper, UpperFd, changed, remove_children};
 use crate::error::Result;
 
 /// A whiteout of AUFS's form beside a name. It goes when it is dropped, unless it is kept or was there before.
@@ -60,9 +60,14 @@ impl Drop for Guard<'_> {
 
 impl Upper {
     /// Hides `name`, under which the upper has a directory that shows nothing. The directory goes.
-    pub(super) fn whiteout_over_directory(&self, dir: &UpperFd, name: &[u8]) -> Result<()> {
+    pub(super) fn whiteout_over_directory(
+        &self,
+        dir: &UpperFd,
+        name: &[u8],
+        present: Present<'_>,
+    ) -> Result<()> {
         let guard = Guard::put(self, dir, name)?;
-        let taken = self.take_out(dir, name)?;
+        let taken = self.take_out(dir, name, present)?;
         guard.replaced_by(self.link_whiteout(dir.fd(), name));
         drop(taken);
         Ok(())

@@ -45,9 +45,10 @@ impl UpperFd {
         self.1.set_forms(MarkerForms { aufs_whiteouts: true, ..self.1.forms().unwrap_or_default() });
     }
 
-    /// The entry `name`.
-    pub fn entry<'a>(&'a self, name: &'a [u8]) -> Writable<'a> {
-        Writable::of_upper(At::Name(self.fd(), name))
+    /// The entry `name`, whatever it is: to be looked at. What is changed comes as an
+    /// [`Object`](super::verified::Object).
+    pub fn entry<'a>(&'a self, name: &'a [u8]) -> At<'a> {
+        At::Name(self.fd(), name)
     }
 
     /// The directory itself.
@@ -69,15 +70,26 @@ pub enum New<'a> {
     Special(Kind, u64),
 }
 
+/// What a name of the upper is taken from.
+#[derive(Debug, Clone, Copy)]
+pub enum Present<'a> {
+    /// Anything but a directory. (A directory in its place is never taken for one.)
+    Leaf,
+    /// A directory that was just made, with nothing in it.
+    Empty,
+    /// That directory.
+    Directory(&'a RealDir),
+}
+
 /// How something staged becomes visible.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Publish {
+#[derive(Debug, Clone, Copy)]
+pub enum Publish<'a> {
     /// Under a name that nothing in the upper has.
     New,
     /// In place of what the name has (a whiteout, a file; an empty directory by a directory).
     Replace,
-    /// In place of what the name has, whatever the two types are. Without RENAME_EXCHANGE of a whiteout alone.
-    Swap,
+    /// In place of that, whatever the two types are. Without RENAME_EXCHANGE of a whiteout alone.
+    Swap(Present<'a>),
 }
 
 /// The upper layer and its workdir.
@@ -209,19 +221,19 @@ impl Upper {
     ///
     /// One atomic step in each form: with AUFS's the whiteout stands beside the entry before that is removed, and
     /// hides only what is below.
-    pub fn whiteout(&self, dir: &UpperFd, name: &[u8], present: Option<Kind>) -> Result<()> {
+    pub fn whiteout(&self, dir: &UpperFd, name: &[u8], present: Option<Present<'_>>) -> Result<()> {
         match self.caps().whiteout {
             WhiteoutForm::Aufs => {
                 self.aufs_whiteout(dir, name)?;
-                present.map_or(Ok(()), |kind| self.remove(dir, name, kind))
+                present.map_or(Ok(()), |present| self.remove(dir, name, present))
             }
             WhiteoutForm::CharDev => match present {
                 None => self.link_whiteout(dir.fd(), name),
-                Some(Kind::Directory) if !self.caps().rename_exchange => {
-                    self.whiteout_over_directory(dir, name)
+                Some(Present::Leaf) => self.stage_whiteout()?.publish(dir, name, Publish::Replace),
+                Some(present) if !self.caps().rename_exchange => {
+                    self.whiteout_over_directory(dir, name, present)
                 }
-                Some(Kind::Directory) => self.stage_whiteout()?.publish(dir, name, Publish::Swap),
-                Some(_) => self.stage_whiteout()?.publish(dir, name, Publish::Replace),
+                Some(present) => self.stage_whiteout()?.publish(dir, name, Publish::Swap(present)),
             },
         }
     }
@@ -260,14 +272,16 @@ impl Upper {
     }
 
     /// Removes an entry that hides nothing. A directory that holds markers only is taken out whole first.
-    pub fn remove(&self, dir: &UpperFd, name: &[u8], kind: Kind) -> Result<()> {
-        if kind != Kind::Directory {
+    pub fn remove(&self, dir: &UpperFd, name: &[u8], present: Present<'_>) -> Result<()> {
+        if matches!(present, Present::Leaf) {
             fs::unlinkat(dir.fd(), name, AtFlags::empty())?;
             changed();
             return Ok(());
         }
         match fs::unlinkat(dir.fd(), name, AtFlags::REMOVEDIR) {
-            Err(Errno::NOTEMPTY | Errno::EXIST) => self.take_out(dir, name).map(drop),
+            Err(Errno::NOTEMPTY | Errno::EXIST) if !matches!(present, Present::Empty) => {
+                self.take_out(dir, name, present).map(drop)
+            }
             other => {
                 other?;
                 changed();
@@ -277,10 +291,15 @@ impl Upper {
     }
 
     /// Takes a directory out of the upper, whole, in one step. It is removed when what is returned is dropped.
-    pub(super) fn take_out(&self, dir: &UpperFd, name: &[u8]) -> Result<Staged<'_>> {
+    pub(super) fn take_out(&self, dir: &UpperFd, name: &[u8], present: Present<'_>) -> Result<Staged<'_>> {
         let mut taken =
             Staged { upper: self, name: self.fresh_name(), file: None, directory: true, armed: false };
         fs::renameat(dir.fd(), name, self.staging(), &taken.name[..])?;
+        if !is_present(At::Name(self.staging(), &taken.name), present)? {
+            // Another directory has come to be there, with who knows what in it: it goes back.
+            fs::renameat(self.staging(), &taken.name[..], dir.fd(), name)?;
+            return Err(FsError::Stale);
+        }
         changed();
         taken.armed = true;
         Ok(taken)
@@ -322,20 +341,20 @@ impl Upper {
         }
         // A directory can't replace a device, but it can change places with it.
         self.rename(from, to, false, RenameFlags::EXCHANGE)?;
-        if leave_whiteout { Ok(()) } else { self.remove(from.0, from.1, Kind::CharDevice) }
+        if leave_whiteout { Ok(()) } else { self.remove(from.0, from.1, Present::Leaf) }
     }
 
     /// One more name for an object of the upper.
-    pub fn link(&self, object: At<'_>, dir: &UpperFd, name: &[u8]) -> Result<()> {
-        Writable::of_upper(object).link_to(dir.fd(), name)?;
+    pub fn link(&self, object: Writable<'_>, dir: &UpperFd, name: &[u8]) -> Result<()> {
+        object.link_to(dir.fd(), name)?;
         changed();
         Ok(())
     }
 
     /// As [`Upper::link`], over a whiteout: one atomic step.
-    pub fn link_over(&self, object: At<'_>, dir: &UpperFd, name: &[u8]) -> Result<()> {
+    pub fn link_over(&self, object: Writable<'_>, dir: &UpperFd, name: &[u8]) -> Result<()> {
         let staged = self.fresh_name();
-        Writable::of_upper(object).link_to(self.staging(), &staged)?;
+        object.link_to(self.staging(), &staged)?;
         changed();
         let staged = Staged { upper: self, name: staged, file: None, directory: false, armed: true };
         staged.publish(dir, name, Publish::Replace)
@@ -408,11 +427,6 @@ impl Upper {
         }
     }
 
-    /// Declares an object that was found in the upper to be writable; one of a lower is refused.
-    pub(super) fn writable<'a>(&self, at: At<'a>, upper: bool) -> Result<Writable<'a>> {
-        if upper { Ok(Writable::of_upper(at)) } else { Err(FsError::Stale) }
-    }
-
     /// Clean unmount: nothing is left in the workdir but what the next mount needs.
     pub fn close(&self) {
         if let Some(name) = self.whiteout.lock().take()
@@ -440,6 +454,16 @@ fn has_one_journal(filesystem: u64) -> bool {
     const EXT4: u64 = 0xef53;
     const XFS: u64 = 0x5846_5342;
     matches!(filesystem, EXT4 | XFS)
+}
+
+/// Is what was taken from a name what it was taken for? Nobody else can exchange it any more.
+fn is_present(taken: At<'_>, present: Present<'_>) -> Result<bool> {
+    let stat = taken.stat()?;
+    Ok(match present {
+        Present::Leaf => stat.kind() != Kind::Directory,
+        Present::Empty => stat.kind() == Kind::Directory,
+        Present::Directory(real) => real.id == (stat.dev, stat.ino),
+    })
 }
 
 pub(super) fn changed() {
@@ -521,7 +545,7 @@ impl Staged<'_> {
     }
 
     /// Makes the object visible under `name`, in one atomic step.
-    pub fn publish(mut self, dir: &UpperFd, name: &[u8], how: Publish) -> Result<()> {
+    pub fn publish(mut self, dir: &UpperFd, name: &[u8], how: Publish<'_>) -> Result<()> {
         let staging = self.upper.staging();
         let call = |flags| {
             fs::renameat_with(staging, &self.name[..], dir.fd(), name, flags)?;
@@ -532,15 +556,20 @@ impl Staged<'_> {
             Publish::New if self.upper.caps().rename_noreplace => call(RenameFlags::NOREPLACE)?,
             // A filesystem without the flag: the caller knows that the name is free and holds its lock.
             Publish::New => call(RenameFlags::empty())?,
-            Publish::Swap if !self.upper.caps().rename_exchange => {
+            Publish::Swap(_) if !self.upper.caps().rename_exchange => {
                 self.upper.over_whiteout(dir, name, || Ok(call(RenameFlags::empty())?))?;
             }
             Publish::Replace => call(RenameFlags::empty())?,
-            Publish::Swap => {
+            Publish::Swap(present) => {
                 call(RenameFlags::EXCHANGE)?;
+                let taken = At::Name(staging, &self.name);
+                if !is_present(taken, present)? {
+                    // Another thing has come to be there, with who knows what in it: it goes back.
+                    call(RenameFlags::EXCHANGE)?;
+                    return Err(FsError::Stale);
+                }
                 // What was replaced lies in the staging directory now and goes when `self` is dropped.
-                self.directory =
-                    At::Name(staging, &self.name).stat().map_or(true, |stat| stat.kind() == Kind::Directory);
+                self.directory = !matches!(present, Present::Leaf);
                 return Ok(());
             }
         }

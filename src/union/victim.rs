@@ -75,9 +75,11 @@ impl Victim {
         let next = match next {
             Some(next) => next,
             None => {
-                let (fd, upper) = fs.with_place(node, &place, |at, upper| Ok((at.pin()?, upper)))?;
+                let object = fs.object_at(node, &place)?;
+                let upper = object.in_upper();
+                let fd = object.into_fd();
                 let share = fs.pins.take(fd.as_fd())?;
-                Place::Pinned { fd: Pinned::new(Arc::new(fd), share), upper }
+                Place::Pinned { fd: Pinned::new(fd, share), upper }
             }
         };
         remove()?;

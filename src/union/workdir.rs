@@ -67,7 +67,7 @@ pub struct Workdir {
     beside: Option<(OwnedFd, OsString)>,
     volatile: bool,
     closed: AtomicBool,
-    _lock: DirLock,
+    _locks: [DirLock; 2],
 }
 
 /// A workdir that has been found or made, but not yet looked into.
@@ -169,11 +169,13 @@ impl Place {
         same_filesystem(root.as_fd(), &path, upper)?;
         let lock = DirLock::acquire(root.as_fd(), Role::Work, &path, wait)?;
         refuse_foreign(root.as_fd(), &path)?;
+        let index = private_dir(root.as_fd(), INDEX, &path, &mut made)?;
+        let index_lock = DirLock::acquire(index.as_fd(), Role::Work, &path, wait)?;
         let mark = take_over(root.as_fd(), &path, upper)?;
 
         remove_staging(root.as_fd(), &path)?;
         let staging = private_dir(root.as_fd(), STAGING, &path, &mut made)?;
-        let index = private_dir(root.as_fd(), INDEX, &path, &mut made)?;
+        only_ours(staging.as_fd(), &path)?;
         let workdir = Workdir {
             path,
             root,
@@ -183,7 +185,7 @@ impl Place {
             volatile: false,
             // Until `begin`, dropping leaves the clean-up to `made`.
             closed: AtomicBool::new(true),
-            _lock: lock,
+            _locks: [lock, index_lock],
         };
         Ok(Prepared { workdir, made, mark })
     }
@@ -390,12 +392,27 @@ fn private_dir(
     Ok(dir)
 }
 
+/// What is staged must be out of everybody else's reach. Who owns the workdir may have put a directory there that was made
+/// by somebody else.
+fn only_ours(staging: BorrowedFd<'_>, path: &Path) -> Result<(), StackError> {
+    let stat = fstat(staging).map_err(io(path, "stat a directory in it"))?;
+    if stat.st_uid == rustix::process::geteuid().as_raw() {
+        return Ok(());
+    }
+    Err(StackError::Io {
+        role: Role::Work,
+        path: path.to_owned(),
+        what: "prepare changes in it: somebody else keeps putting directories there",
+        errno: Errno::PERM,
+    })
+}
+
 fn set_volatile(staging: BorrowedFd<'_>) -> Result<(), Errno> {
     mkdirat(staging, INCOMPAT, Mode::RWXU)?;
     let incompat = openat(staging, INCOMPAT, DIR, Mode::empty())?;
     mkdirat(&incompat, VOLATILE, Mode::RWXU)?;
     let volatile = openat(&incompat, VOLATILE, DIR, Mode::empty())?;
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let dirty = openat(&volatile, DIRTY, flags, Mode::RUSR | Mode::WUSR)?;
     // The one thing that is synced: data that is torn must not outlive the mark that says so.
     rustix::fs::fsync(&dirty)?;
@@ -411,7 +428,12 @@ fn note_clean(staging: BorrowedFd<'_>) -> Result<(), Errno> {
         Err(Errno::NOENT) => return Ok(()), // the engine has removed the mark under us: nothing to vouch for
         other => other?,
     };
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::WRONLY
+        | OFlags::CREATE
+        | OFlags::TRUNC
+        | OFlags::NOFOLLOW
+        | OFlags::NONBLOCK
+        | OFlags::CLOEXEC;
     let file = openat(&volatile, CLEAN, flags, Mode::RUSR | Mode::WUSR)?;
     let mut rest = boot.as_slice();
     while !rest.is_empty() {
@@ -429,7 +451,13 @@ fn boot_id() -> Option<Vec<u8>> {
 }
 
 fn read_small(dir: BorrowedFd<'_>, name: &str) -> Option<Vec<u8>> {
-    let file = openat(dir, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let file = openat(
+        dir,
+        name,
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .ok()?;
     let mut buffer = [0u8; 128];
     let n = rustix::io::read(&file, &mut buffer).ok()?;
     Some(buffer[..n].to_vec())

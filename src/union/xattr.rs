@@ -10,31 +10,28 @@ use std::sync::atomic::Ordering;
 use rustix::fs::XattrFlags;
 
 use super::acl;
+use super::belief::Belief;
 use super::events::What;
-use super::marker::{self, Namespace};
+use super::marker;
 use super::node::Node;
 use super::{Union, facts};
 use crate::error::{FsError, Result};
 use crate::sys::xattr;
 
 /// The name under which a layer keeps the attribute that the merged view calls `shown`; `None` if it may not be kept.
-fn stored_name(shown: &[u8]) -> Option<Vec<u8>> {
-    for ns in [Namespace::Trusted, Namespace::User] {
-        if let Some(mark) = shown.strip_prefix(ns.prefix().as_bytes()) {
-            return Some([ns.prefix().as_bytes(), b"overlay.", mark].concat());
-        }
+fn stored_name(belief: Belief, shown: &[u8]) -> Option<Vec<u8>> {
+    if let Some(mark) = belief.mark(shown) {
+        return Some([belief.namespace.prefix().as_bytes(), b"overlay.", mark].concat());
     }
-    (!marker::is_private_xattr(shown)).then(|| shown.to_vec())
+    (!marker::is_reserved(shown)).then(|| shown.to_vec())
 }
 
 /// The name that the merged view shows for an attribute of a layer; `None` for what it hides.
-fn shown_name(stored: &[u8]) -> Option<Vec<u8>> {
-    for ns in [Namespace::Trusted, Namespace::User] {
-        if let Some(mark) = stored.strip_prefix(ns.prefix().as_bytes()) {
-            return mark.strip_prefix(b"overlay.").map(|m| [ns.prefix().as_bytes(), m].concat());
-        }
+fn shown_name(belief: Belief, stored: &[u8]) -> Option<Vec<u8>> {
+    if let Some(mark) = belief.mark(stored) {
+        return mark.strip_prefix(b"overlay.").map(|m| [belief.namespace.prefix().as_bytes(), m].concat());
     }
-    (!marker::is_private_xattr(stored)).then(|| stored.to_vec())
+    (!marker::is_reserved(stored)).then(|| stored.to_vec())
 }
 
 impl Union {
@@ -45,7 +42,7 @@ impl Union {
         }
         let stored = self.stored(name)?.ok_or(FsError::NoXattr)?;
         let mut value =
-            self.with_object(node, |at, _| self.owners.get_xattr(at, &stored)?.ok_or(FsError::NoXattr))?;
+            self.with_object(node, |o| self.owners.get_xattr(o.at(), &stored)?.ok_or(FsError::NoXattr))?;
         if acl::is_acl(name) {
             acl::drop_unmapped(&mut value);
             let owners = &self.owners;
@@ -59,17 +56,17 @@ impl Union {
         if self.no_acl && acl::is_acl(name) {
             return Err(FsError::Unsupported("ACLs on this mount"));
         }
-        Ok(stored_name(name).filter(|_| !self.owners.is_private(name)))
+        Ok(stored_name(self.belief, name))
     }
 
     /// The names of all attributes, each ended by a zero byte.
     pub fn listxattr(&self, node: &Node) -> Result<Vec<u8>> {
-        let names = self.with_object(node, |at, _| Ok(xattr::list(at)?))?;
+        let names = self.with_object(node, |object| Ok(xattr::list(object.at())?))?;
         let mut shown = Vec::new();
         for stored in &names {
             let kept = self.owners.kept_name(stored);
-            let Some(name) = shown_name(kept.unwrap_or(stored)) else { continue };
-            if self.owners.is_private(&name) || self.no_acl && acl::is_acl(&name) {
+            let Some(name) = shown_name(self.belief, kept.unwrap_or(stored)) else { continue };
+            if self.no_acl && acl::is_acl(&name) {
                 continue;
             }
             shown.extend_from_slice(&name);
@@ -83,7 +80,7 @@ impl Union {
         let stored = self.stored(name)?.ok_or(FsError::PrivateXattr)?;
         if !self.in_upper(node) {
             // What must fail shall not copy up first.
-            let there = self.with_object(node, |at, _| Ok(self.owners.get_xattr(at, &stored)?.is_some()))?;
+            let there = self.with_object(node, |o| Ok(self.owners.get_xattr(o.at(), &stored)?.is_some()))?;
             if flags.contains(XattrFlags::CREATE) && there {
                 return Err(FsError::Exists);
             }
@@ -100,7 +97,7 @@ impl Union {
         } else {
             value
         };
-        self.with_upper(node, |object| self.owners.set_xattr(object, &stored, value, flags))?;
+        self.with_upper(node, |_, object| self.owners.set_xattr(object, &stored, value, flags))?;
         self.forget_default_acl(node, name);
         Ok(())
     }
@@ -108,11 +105,11 @@ impl Union {
     /// Removes an attribute.
     pub fn removexattr(&self, node: &Arc<Node>, name: &[u8]) -> Result<()> {
         let stored = self.stored(name)?.ok_or(FsError::PrivateXattr)?;
-        let there = self.with_object(node, |at, _| Ok(self.owners.get_xattr(at, &stored)?.is_some()))?;
+        let there = self.with_object(node, |o| Ok(self.owners.get_xattr(o.at(), &stored)?.is_some()))?;
         if !there {
             return Err(FsError::NoXattr);
         }
-        self.with_upper(node, |object| self.owners.remove_xattr(object, &stored))?;
+        self.with_upper(node, |_, object| self.owners.remove_xattr(object, &stored))?;
         self.forget_default_acl(node, name);
         Ok(())
     }
@@ -133,19 +130,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_nested_overlays_are_escaped_and_shown_as_written() {
-        for name in ["trusted.overlay.opaque", "user.overlay.overlay.opaque", "user.x", "security.capability"]
-        {
-            let stored = stored_name(name.as_bytes()).unwrap();
-            assert_eq!(shown_name(&stored).unwrap(), name.as_bytes());
+    fn marks_of_the_mounts_namespace_are_escaped_and_others_are_ordinary() {
+        for user in [false, true] {
+            let belief = Belief::decide(user);
+            let own = belief.namespace.prefix();
+            for name in
+                ["trusted.overlay.opaque", "user.overlay.overlay.opaque", "user.x", "security.capability"]
+            {
+                let stored = stored_name(belief, name.as_bytes()).unwrap();
+                assert_eq!(shown_name(belief, &stored).unwrap(), name.as_bytes());
+                assert_eq!(name.starts_with(own), stored != name.as_bytes(), "{name}");
+            }
+            let mark = format!("{own}opaque");
+            assert_eq!(
+                stored_name(belief, mark.as_bytes()).unwrap(),
+                format!("{own}overlay.opaque").into_bytes()
+            );
+            assert_eq!(shown_name(belief, mark.as_bytes()), None);
         }
-        assert_eq!(stored_name(b"trusted.overlay.opaque").unwrap(), b"trusted.overlay.overlay.opaque");
     }
 
     #[test]
-    fn own_marks_are_hidden_and_refused() {
-        assert_eq!(shown_name(b"trusted.overlay.opaque"), None);
-        assert_eq!(shown_name(b"user.fuseoverlayfs.opaque"), None);
-        assert_eq!(stored_name(b"user.fuseoverlayfs.opaque"), None);
+    fn private_marks_are_hidden_and_refused() {
+        let belief = Belief::of_process();
+        for name in [
+            "user.fuseoverlayfs.opaque",
+            "security.fuseoverlayfs.override_stat",
+            "user.containers.override_stat",
+            "user.unionmount.links",
+            "user.unionmount.kept.security.capability",
+        ] {
+            assert_eq!(shown_name(belief, name.as_bytes()), None, "{name}");
+            assert_eq!(stored_name(belief, name.as_bytes()), None, "{name}");
+        }
     }
 }

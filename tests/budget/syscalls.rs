@@ -113,7 +113,8 @@ fn lookups_and_creates_make_few_system_calls() {
         (0..N).for_each(|n| drop(File::create(dir.join(format!("new-{n}"))).unwrap()));
     });
     // And one for the attributes of the directory, which the kernel asks for after each.
-    count(&created, N * (4 + 1));
+    // And one that tells files apart which have one number in the same tick: name_to_handle_at.
+    count(&created, N * (4 + 1 + 1));
     let file = File::options().write(true).open(dir.join("new-1")).unwrap();
     let written =
         syscalls(&counted, &scratch, || (0..N).for_each(|n| file.write_all_at(b"x", n as u64).unwrap()));
@@ -152,16 +153,17 @@ fn passed_through_files_cost_the_kernel_being_told_of_them() {
         })
     };
 
-    // The lower's data may move up, so they are read by the daemon: openat; pread, and another that meets the end.
+    // The lower's data may move up, so they are read by the daemon: openat; statx, is it the
+    // file; pread, and another that meets the end.
     look("lower");
-    exactly("a lower file, first time", &reads(&counted, "lower"), N * 3);
+    exactly("a lower file, first time", &reads(&counted, "lower"), N * 4);
     // The kernel asks for the access time: statx.
     exactly("a lower file, again", &reads(&counted, "lower"), N);
     exactly("a cached lower file", &reads(&counted, "lower"), 0);
 
-    // openat; one ioctl that gives the file to the kernel and one that takes it back.
+    // openat; statx, is it the file; one ioctl that gives the file to the kernel and one that takes it back.
     look("upper");
-    exactly("an upper file, first time", &reads(&counted, "upper"), N * 3);
+    exactly("an upper file, first time", &reads(&counted, "upper"), N * 4);
     // The descriptor is kept; the kernel asks for the access time.
     exactly("an upper file, again", &reads(&counted, "upper"), N * 3);
 
@@ -177,11 +179,11 @@ fn passed_through_files_cost_the_kernel_being_told_of_them() {
             assert_all_released(&counted);
         })
     };
-    // openat, fstat of what was made; the two ioctls; getxattrat of security.capability before the first write; and
+    // openat, fstat and name_to_handle_at of what was made; the two ioctls; getxattrat of security.capability before the first write; and
     // fstat of the directory, whose attributes the kernel asks for before the next.
-    exactly("a new file", &create("new", File::options().write(true)), N * 6 - 1);
+    exactly("a new file", &create("new", File::options().write(true)), N * 7 - 1);
     // Such a file may be mapped, and so its times are asked for each time: statx.
-    exactly("a file to be mapped", &create("map", File::options().read(true).write(true)), N * 7 - 1);
+    exactly("a file to be mapped", &create("map", File::options().read(true).write(true)), N * 8 - 1);
     counted.mount.unmount();
 
     let log = stack.work().with_file_name("log");
@@ -189,7 +191,7 @@ fn passed_through_files_cost_the_kernel_being_told_of_them() {
         Options { upper: None, work: None, log: Some(log.clone()), ..stack.options_with(PASSTHROUGH) };
     let counted = Counted { mount: Mount::new(&options, stack.mountpoint()), log };
     look("lower");
-    exactly("without an upper, first time", &reads(&counted, "lower"), N * 3);
+    exactly("without an upper, first time", &reads(&counted, "lower"), N * 4);
     exactly("without an upper, again", &reads(&counted, "lower"), N * 2);
     counted.mount.unmount();
 }

@@ -34,6 +34,16 @@ pub enum OpaqueForm {
     Aufs,
 }
 
+impl OpaqueForm {
+    /// The attribute that a mount of this process's believes.
+    pub fn of_process() -> OpaqueForm {
+        match super::Privilege::current() {
+            super::Privilege::Root => OpaqueForm::Trusted,
+            _ => OpaqueForm::User,
+        }
+    }
+}
+
 /// One layer being built. Every method makes the parents it needs and returns the layer, so that a tree reads as a
 /// list. Paths are relative to the layer.
 #[derive(Debug, Clone)]

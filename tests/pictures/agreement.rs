@@ -177,7 +177,9 @@ fn renamed_directories_are_followed() {
 #[test]
 fn a_redirect_and_what_it_hides_are_kept_apart() {
     let stack = common::Stack::new(3);
-    stack.lower(0).dir("new").xattr("new", "user.overlay.redirect", "old").file("new/top", "1");
+    let root = common::Privilege::current() == common::Privilege::Root;
+    let mark = if root { "trusted.overlay.redirect" } else { "user.overlay.redirect" };
+    stack.lower(0).dir("new").xattr("new", mark, "old").file("new/top", "1");
     stack.lower(0).whiteout("old", common::WhiteoutForm::Device);
     stack.lower(1).file("new/x", "22").file("new/only", "4444");
     stack.lower(2).file("old/x", "333").file("old/sub/y", "55555");

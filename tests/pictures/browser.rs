@@ -29,7 +29,10 @@ fn stack() -> Stack {
         .lower(1)
         .file("srv/app/assets/logo.svg", vec![b'l'; 30_000])
         .symlink("srv/app/python", "/usr/bin/python3");
-    stack.lower(0).file("srv/app/app.conf", "port = 8080\n").opaque("srv/app/assets", OpaqueForm::User);
+    stack
+        .lower(0)
+        .file("srv/app/app.conf", "port = 8080\n")
+        .opaque("srv/app/assets", OpaqueForm::of_process());
     stack
         .lower(0)
         .file("srv/app/assets/new.svg", vec![b'n'; 2000])

@@ -9,7 +9,7 @@ use crate::common::{self, OpaqueForm, Stack, WhiteoutForm};
 /// the replacements is replaced again.
 fn stack() -> Stack {
     let stack = Stack::new(3);
-    let opaque = OpaqueForm::User;
+    let opaque = OpaqueForm::of_process();
     stack.lower(2).file("keep", vec![b'k'; 863]).file("twice", vec![b'a'; 100]).file("gone", vec![b'g'; 30]);
     stack.lower(2).file("srv/a", "12345").file("srv/b/c", "67").file("linked", vec![b'l'; 50]);
     stack.lower(2).hardlink("link", "linked");

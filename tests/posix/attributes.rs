@@ -77,7 +77,7 @@ fn private_xattrs_are_hidden_and_cannot_be_forged() {
     stack.lower(0).dir("d").file("d/above", "2");
     let namespaces: &[&str] = match (Privilege::current(), Program::under_test()) {
         (Privilege::Root, Program::Kernel) => &["trusted.overlay"],
-        (Privilege::Root, _) => &["trusted.overlay", "user.overlay", "user.fuseoverlayfs"],
+        (Privilege::Root, _) => &["trusted.overlay", "user.fuseoverlayfs"],
         (_, Program::Kernel) => &["user.overlay"],
         _ => &["user.overlay", "user.fuseoverlayfs"],
     };

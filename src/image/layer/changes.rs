@@ -15,6 +15,7 @@ use super::write::{find, leads_to, list, of_union, open_union};
 use crate::error::FsError;
 use crate::sys::object::{At, Kind};
 use crate::union::Union;
+use crate::union::belief::Belief;
 use crate::union::marker;
 use crate::union::node::Node;
 
@@ -135,7 +136,8 @@ impl Walk<'_> {
                 let kind = if lower.is_some() { ChangeKind::Changed } else { ChangeKind::Added };
                 self.note(kind, &inner);
                 if stat.kind() == Kind::Directory {
-                    let marks = marker::read_marks(at).map_err(LayerError::os(&inner, "read its marks"))?;
+                    let marks = marker::read_marks(at, Belief::of_process())
+                        .map_err(LayerError::os(&inner, "read its marks"))?;
                     // One that was renamed there and back is where it was.
                     if marks.redirect.is_some_and(|from| !leads_to(&from, &inner)) {
                         self.renamed(&inner, lower.as_ref())?;

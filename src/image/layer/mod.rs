@@ -49,6 +49,7 @@ pub use write::{WriteOptions, Written, write_tar};
 use std::os::fd::BorrowedFd;
 
 use crate::sys::object::At;
+use crate::union::belief::Belief;
 use crate::union::marker;
 
 /// Does the layer hide everything below it (`.wh..wh..opq` at its root)?
@@ -58,5 +59,5 @@ use crate::union::marker;
 /// # Errors
 /// Those of reading the root's attributes.
 pub fn hides_all_below(layer: BorrowedFd<'_>) -> rustix::io::Result<bool> {
-    Ok(marker::read_marks(At::Fd(layer))?.opaque)
+    Ok(marker::read_marks(At::Fd(layer), Belief::of_process())?.opaque)
 }

@@ -117,7 +117,8 @@ impl Bench {
     }
 
     fn marks(&self, path: &str) -> marker::Marks {
-        marker::read_marks(At::Fd(open(&self.at(path)).as_fd())).unwrap()
+        marker::read_marks(At::Fd(open(&self.at(path)).as_fd()), crate::union::belief::Belief::of_process())
+            .unwrap()
     }
 
     fn is_whiteout(&self, path: &str) -> bool {

@@ -22,6 +22,7 @@ use super::place::{join, open_dir, split};
 use crate::error::FsError;
 use crate::sys::dir::for_each_entry;
 use crate::sys::object::{At, Kind, Stat};
+use crate::union::belief::Belief;
 use crate::union::layer::{Stack, StackOptions};
 use crate::union::marker::{self, AufsName};
 use crate::union::node::Node;
@@ -154,7 +155,7 @@ impl Walk<'_> {
         }
         let at = At::Name(self.dir(parent)?, name);
         let marks = if stat.kind() == Kind::Directory || is_short(&stat) {
-            marker::read_marks(at).map_err(LayerError::os(&path, "read its marks"))?
+            marker::read_marks(at, Belief::of_process()).map_err(LayerError::os(&path, "read its marks"))?
         } else {
             marker::Marks::default()
         };
@@ -289,7 +290,8 @@ pub(super) struct Listing {
 
 /// Lists a directory of a layer, and reads its markers in every form.
 pub(super) fn list(dir: BorrowedFd<'_>, path: &[u8]) -> Result<Listing, LayerError> {
-    let marks = marker::read_marks(At::Fd(dir)).map_err(LayerError::os(path, "read its marks"))?;
+    let marks = marker::read_marks(At::Fd(dir), Belief::of_process())
+        .map_err(LayerError::os(path, "read its marks"))?;
     let mut listing = Listing { opaque: marks.opaque, whiteouts: Vec::new(), names: Vec::new() };
     for_each_entry::<Errno>(dir, |entry| {
         match marker::aufs_name(entry.name) {
@@ -300,7 +302,9 @@ pub(super) fn list(dir: BorrowedFd<'_>, path: &[u8]) -> Result<Listing, LayerErr
                 let at = At::Name(dir, entry.name);
                 let is_whiteout = match entry.kind {
                     Some(Kind::CharDevice) | None => at.stat()?.is_whiteout_device(),
-                    Some(Kind::File) if marks.xattr_whiteouts => marker::read_marks(at)?.whiteout,
+                    Some(Kind::File) if marks.xattr_whiteouts => {
+                        marker::read_marks(at, Belief::of_process())?.whiteout
+                    }
                     Some(_) => false,
                 };
                 if is_whiteout { &mut listing.whiteouts } else { &mut listing.names }

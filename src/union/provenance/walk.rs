@@ -92,7 +92,8 @@ impl Walk<'_> {
                 held.holds = Holds::Whiteout(WhiteoutMark::Aufs);
             }
             Holds::Directory { opaque, stat, .. } if !*opaque => {
-                let child = RealDir::child(dir, name, stat); // asked for its marks only
+                // Asked for its marks only.
+                let child = RealDir::child(dir, name, stat, super::super::generation::Generation::UNKNOWN);
                 *opaque = union.aufs_opaque(&child)?;
             }
             _ => {}

@@ -13,6 +13,7 @@ use super::{Place, join, split};
 use crate::image::layer::LayerError;
 use crate::sys::dir::for_each_entry;
 use crate::sys::object::{At, Kind, SetTime, Time, Writable};
+use crate::union::belief::Belief;
 use crate::union::marker::{self, Namespace};
 
 impl Place<'_> {
@@ -93,7 +94,8 @@ impl Place<'_> {
             Some(current) => current.fd.as_fd(),
             None => return Err(LayerError::entry(&path, "not open")),
         };
-        let marks = marker::read_marks(At::Fd(at)).map_err(LayerError::os(&path, "read its marks"))?;
+        let marks = marker::read_marks(At::Fd(at), Belief::of_process())
+            .map_err(LayerError::os(&path, "read its marks"))?;
         let hidden = hidden || marks.opaque;
         let (mut directories, mut whiteouts, mut listed) = (Vec::new(), Vec::new(), 0);
         for_each_entry::<Errno>(at, |entry| {
