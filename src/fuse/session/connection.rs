@@ -1,7 +1,7 @@
 //! A connection with the kernel, from the first word to the last.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use fuser::{Errno, InitFlags};
@@ -84,13 +84,14 @@ impl<F: Filesystem> Connection<F> {
     ///
     /// # Errors
     ///
-    /// Threads or rings can't be had, or the connection broke.
+    /// Threads or rings can't be had, or the connection broke. Other threads may still answer then, so the filesystem is
+    /// left as it is, as by a process that was killed; the caller's process is to end.
     pub(super) fn run(self) -> io::Result<()> {
         let Connection { device, served, agreed, how } = self;
         let served = Arc::new(served);
-        let ended = run(&served, &device, &agreed, &how);
+        run(&served, &device, &agreed, &how)?;
         served.filesystem.destroy();
-        ended
+        Ok(())
     }
 }
 
@@ -167,7 +168,10 @@ fn run<F: Filesystem>(
         });
     }
     devices.push(device.clone());
+    // The first that ends by an error ends the session: the others would go on with what only it did left undone.
+    let (tell, told) = mpsc::channel();
     let workers = devices.into_iter().enumerate().map(|(number, device)| {
+        let tell = tell.clone();
         let worker = Worker {
             served: served.clone(),
             device,
@@ -176,16 +180,20 @@ fn run<F: Filesystem>(
             spinner: spinner.clone(),
             pause: rings.as_ref().map(|_| ring::FORGET_PAUSE),
         };
-        std::thread::Builder::new().name(format!("fuse-{number}")).spawn(move || worker.run())
+        std::thread::Builder::new().name(format!("fuse-{number}")).spawn(move || {
+            let ended = worker.run();
+            // Nobody listens any more when another ended by an error.
+            tell.send(ended).unwrap_or_default();
+        })
     });
-    let workers: Vec<_> = workers.collect::<io::Result<_>>()?;
-    let ended = workers.into_iter().map(join).fold(Ok(()), io::Result::and);
+    let workers: Vec<JoinHandle<()>> = workers.collect::<io::Result<_>>()?;
+    drop(tell);
+    told.into_iter().collect::<io::Result<()>>()?;
+    for worker in workers {
+        worker.join().map_err(|_| io::Error::other("a thread that answers panicked"))?;
+    }
     if let Some(rings) = rings {
         rings.join()?;
     }
-    ended
-}
-
-fn join(worker: JoinHandle<io::Result<()>>) -> io::Result<()> {
-    worker.join().map_err(|_| io::Error::other("a thread that answers panicked"))?
+    Ok(())
 }

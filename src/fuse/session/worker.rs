@@ -47,10 +47,10 @@ impl<F: Filesystem> Worker<F> {
     ///
     /// The connection broke.
     pub(super) fn run(self) -> io::Result<()> {
-        let mut buffer = Pages::new(self.request_size)?;
-        let mut credit = Credit::default();
         let pairing = self.served.pairing.as_deref();
         let _end = EndPairing(pairing);
+        let mut buffer = Pages::new(self.request_size)?;
+        let mut credit = Credit::default();
         self.served.interrupts.enter();
         loop {
             // Whose turn it is to ask.
