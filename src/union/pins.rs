@@ -142,7 +142,11 @@ mod tests {
         assert!(all_of(1003).len() > 13);
         drop((first, third));
         assert_eq!(all_of(ROOT).len(), 100);
-        assert_eq!((pins.held.lock().all, pins.held.lock().by_user.len()), (0, 0));
+        let left = {
+            let held = pins.held.lock();
+            (held.all, held.by_user.len())
+        };
+        assert_eq!(left, (0, 0));
         // Who isn't known isn't everybody.
         let file = tempfile::tempfile().unwrap();
         let owner = At::Fd(file.as_fd()).stat().unwrap().uid;
