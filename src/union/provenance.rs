@@ -357,7 +357,14 @@ mod tests {
         let (top, view) = view(&[&["new/"], &["in/old/x", "new/y"]]);
         let dir = top.path().join("0/new");
         let flags = rustix::fs::XattrFlags::empty();
-        if rustix::fs::setxattr(&dir, "user.overlay.redirect", b"/in/old", flags).is_err() {
+        if rustix::fs::setxattr(
+            &dir,
+            &*crate::union::belief::Belief::of_process().namespace.name("redirect"),
+            b"/in/old",
+            flags,
+        )
+        .is_err()
+        {
             return println!("SKIP: no extended attributes here");
         }
         let found = view.inspector().provenance(b"new").unwrap();

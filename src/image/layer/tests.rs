@@ -365,7 +365,7 @@ fn what_is_the_unions_own_stays_out_of_tars() {
     let tar = String::from_utf8_lossy(&bench.write()).into_owned();
     assert!(tar.contains("user.mine") && marks.iter().all(|mark| !tar.contains(mark)));
     // A renamed directory's content is below, and nobody told what that is.
-    lsetxattr(bench.at("d"), "user.overlay.redirect", b"/old", XattrFlags::empty()).unwrap();
+    lsetxattr(bench.at("d"), &*believed("redirect"), b"/old", XattrFlags::empty()).unwrap();
     let options = WriteOptions { ownership: Ownership::Real, lowers: &[], root: true };
     let error = write_tar(open(&bench.root()).as_fd(), Vec::new(), &options).unwrap_err();
     assert!(error.to_string().contains("layers below"), "{error}");
@@ -380,7 +380,7 @@ fn a_renamed_directory_is_written_in_full() {
     fs::write(top.path().join("lower/old/sub/f"), "below").unwrap();
     fs::write(top.path().join("upper/new/g"), "above").unwrap();
     let (lower, upper) = (open(&top.path().join("lower")), open(&top.path().join("upper")));
-    lsetxattr(top.path().join("upper/new"), "user.overlay.redirect", b"/old", XattrFlags::empty()).unwrap();
+    lsetxattr(top.path().join("upper/new"), &*believed("redirect"), b"/old", XattrFlags::empty()).unwrap();
     mknodat(&upper, "old", FileType::CharacterDevice, Mode::empty(), 0).unwrap();
     let lowers = [lower.as_fd()];
     let options = WriteOptions { ownership: Ownership::Real, lowers: &lowers, root: false };
@@ -417,7 +417,7 @@ fn renamed_directories_are_compared_with_what_was_there() {
     let (lower, upper) = (open(&top.path().join("lower")), open(&top.path().join("upper")));
     let redirect = |path: &str, to: &str| {
         let path = top.path().join("upper").join(path);
-        lsetxattr(path, "user.overlay.redirect", to.as_bytes(), XattrFlags::empty()).unwrap();
+        lsetxattr(path, &*believed("redirect"), to.as_bytes(), XattrFlags::empty()).unwrap();
     };
     for back in ["d", "/d"] {
         redirect("d", back);
@@ -461,7 +461,7 @@ fn changes_are_told_from_the_upper() {
     for file in ["upper/etc/a", "upper/etc/c", "upper/opaque/kept", "upper/new/f"] {
         fs::write(top.path().join(file), "new").unwrap();
     }
-    lsetxattr(top.path().join("upper/opaque"), "user.overlay.opaque", b"y", XattrFlags::empty()).unwrap();
+    lsetxattr(top.path().join("upper/opaque"), &*believed("opaque"), b"y", XattrFlags::empty()).unwrap();
     for name in ["etc/b", "etc/never-was"] {
         let path = top.path().join("upper").join(name);
         mknodat(CWD, &path, FileType::CharacterDevice, Mode::empty(), 0).unwrap();
@@ -480,4 +480,9 @@ fn changes_are_told_from_the_upper() {
         "D /opaque/sub",
     ];
     assert_eq!(told(&upper, &lower), expected);
+}
+
+/// The full name of an overlay mark that this process believes.
+fn believed(mark: &str) -> String {
+    crate::union::belief::Belief::of_process().namespace.name(mark)
 }
