@@ -1,0 +1,201 @@
+//! The README and the manual are true: what they say to type works, prints what they say, and leads where they say.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+#[path = "common/cli.rs"]
+mod cli;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use cli::{Ended, Place, is_root, run};
+
+fn page(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+}
+
+/// The pages: README, CONTRIBUTING and the manual.
+fn pages() -> BTreeMap<PathBuf, String> {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manual = fs::read_dir(top.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    manual
+        .chain(["README.md", "CONTRIBUTING.md"].map(|name| top.join(name)))
+        .filter(|path| path.extension().is_some_and(|end| end == "md"))
+        .map(|path| (path.clone(), fs::read_to_string(path).unwrap()))
+        .collect()
+}
+
+/// The fenced blocks of a chapter: language and text.
+fn blocks(page: &str, chapter: &str) -> Vec<(String, String)> {
+    let from = page.split_once(&format!("\n{chapter}\n")).unwrap_or_else(|| panic!("{chapter} is there")).1;
+    let level = chapter.split(' ').next().unwrap();
+    let text = from.split(&format!("\n{level} ")).next().unwrap();
+    let mut blocks = Vec::new();
+    for block in text.split("\n```").skip(1).step_by(2) {
+        let (language, content) = block.split_once('\n').unwrap();
+        blocks.push((language.to_owned(), content.to_owned() + "\n"));
+    }
+    blocks
+}
+
+/// Dates and times are those of today.
+fn undated(text: &str) -> String {
+    let mut out = String::new();
+    for line in text.lines() {
+        let mut rest = line;
+        while let Some(at) = rest.find("20").filter(|&at| is_date(&rest[at..])) {
+            out += &rest[..at];
+            out += "YYYY-MM-DD HH:MM";
+            rest = &rest[at + 16..];
+        }
+        out += rest.trim_end();
+        out.push('\n');
+    }
+    out
+}
+
+fn is_date(text: &str) -> bool {
+    let form = b"dddd-dd-dd dd:dd";
+    text.len() >= form.len()
+        && text.bytes().zip(form).all(|(byte, form)| match form {
+            b'd' => byte.is_ascii_digit(),
+            other => byte == *other,
+        })
+}
+
+/// Types `script` into a shell, in a scratch directory with the program in its PATH.
+fn typed(place: &Place, shell: &[&str], script: &str) -> Ended {
+    fs::write(place.at("typed"), script).unwrap();
+    let mut command = Command::new("sh");
+    let line = format!("PATH=$PWD:$PATH exec {} <typed 2>&1", shell.join(" "));
+    run(command.args(["-c", &line]).current_dir(place.path()).env("UNIONMOUNT_ROOT", place.at("store")))
+}
+
+fn session() -> String {
+    let readme = page("README.md");
+    ["## A first session", "## Images"]
+        .iter()
+        .flat_map(|chapter| blocks(&readme, chapter))
+        // The lesson wants somebody who answers.
+        .filter(|(language, text)| language == "sh" && text != "unionmount demo\n")
+        .map(|(_, text)| text)
+        .collect()
+}
+
+#[test]
+fn the_readmes_session_prints_what_it_says() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    let readme = page("README.md");
+    let place = Place::new();
+    for name in ["a", "b", "up", "mnt"] {
+        fs::remove_dir(place.at(name)).unwrap();
+    }
+    let ended = typed(&place, &["sh"], &session());
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let out = undated(&ended.out);
+    for (_, told) in
+        blocks(&readme, "## A first session").into_iter().filter(|(language, _)| language == "text")
+    {
+        assert!(out.contains(&undated(&told)), "{told}\nis not in\n{out}");
+    }
+    for told in ["port = 8080\n", "app.conf\n", "0, 0", "C /etc\nA /etc/app.conf\n", "Untagged: demo:2\n"] {
+        assert!(out.contains(told), "{told:?} is not in\n{out}");
+    }
+    assert_eq!(fs::read_to_string(place.at("patch/etc/app.conf")).unwrap(), "port = 8080\n");
+    assert!(fs::read_to_string(place.at("layers.svg")).unwrap().starts_with("<svg"));
+    place.wait_for_no_daemon();
+}
+
+#[test]
+fn the_readmes_session_can_be_typed_into_zsh() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    if !Path::new("/usr/bin/zsh").exists() {
+        skip!("needs the package zsh");
+    }
+    let place = Place::new();
+    for name in ["a", "b", "up", "mnt"] {
+        fs::remove_dir(place.at(name)).unwrap();
+    }
+    // As an interactive one reads it: a # is no comment.
+    let ended = typed(&place, &["zsh", "-f", "-o", "no_interactive_comments", "-i"], &session());
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.out.contains("Untagged: demo:2"), "{ended:?}");
+    assert!(!session().contains('#'));
+    place.wait_for_no_daemon();
+}
+
+#[test]
+fn explain_prints_what_the_manual_says() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    let place = Place::new();
+    fs::remove_dir(place.at("mnt")).unwrap();
+    let first = &blocks(&page("README.md"), "## A first session")[0].1;
+    let mounted: String =
+        first.lines().take_while(|line| !line.starts_with("cat ")).map(|line| format!("{line}\n")).collect();
+    let (_, told) = blocks(&page("docs/watching.md"), "## explain")
+        .into_iter()
+        .find(|(language, _)| language == "console")
+        .unwrap();
+    let mut script = mounted;
+    let mut expected = Vec::new();
+    for line in told.lines() {
+        match line.strip_prefix("$ ") {
+            Some(command) => {
+                script += &format!("{command}\n");
+                expected.push(String::new());
+            }
+            None => *expected.last_mut().unwrap() += &format!("{line}\n"),
+        }
+    }
+    let ended = typed(&place, &["bash"], &format!("{script}umount mnt\n"));
+    let out = undated(&ended.out);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    for told in expected {
+        assert!(out.contains(undated(&told).trim_end()), "{told}\nis not in\n{out}");
+    }
+    place.wait_for_no_daemon();
+}
+
+#[test]
+fn the_readme_is_short_and_links_lead_somewhere() {
+    assert!(page("README.md").lines().count() <= 200);
+    let slug = |heading: &str| -> String {
+        let kept = heading.to_lowercase().replace(' ', "-");
+        kept.chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect()
+    };
+    let pages = pages();
+    for (path, text) in &pages {
+        for link in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+            if link.contains("://") {
+                continue;
+            }
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = match file {
+                "" => path.clone(),
+                file => path.parent().unwrap().join(file),
+            };
+            assert!(target.exists(), "{}: {link}", path.display());
+            if !anchor.is_empty() {
+                let target = fs::read_to_string(&target).unwrap();
+                let headings = target.lines().filter(|line| line.starts_with('#'));
+                let there =
+                    headings.map(|line| slug(line.trim_start_matches('#').trim())).any(|at| at == anchor);
+                assert!(there, "{}: {link}", path.display());
+            }
+        }
+    }
+    // All pages of the manual are in its list.
+    let summary = page("docs/SUMMARY.md");
+    for path in pages.keys().filter(|path| path.parent().unwrap().ends_with("docs")) {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert!(name == "SUMMARY.md" || summary.contains(name), "{name} is not in SUMMARY.md");
+    }
+}
