@@ -12,6 +12,7 @@
 //! | `POWER_SEEDS` | how many random sequences a filesystem |
 //! | `POWER_LENGTH` | of how many operations each |
 //! | `POWER_POINTS` | how many failures a random sequence |
+//! | `POWER_SINGLES` | how many of the sequences of one operation; `all` for all |
 //! | `POWER_PAIRS` | how many of the sequences of two operations; `all` for all |
 //! | `POWER_SEED` | the first seed |
 //! | `POWER_PEER` | `kernel` for the kernel's overlayfs, `bare` for the filesystem alone: what do they promise? |
@@ -53,29 +54,32 @@ fn random_sequences() {
 }
 
 #[test]
-fn every_single_operation() {
-    on_each(|rig| {
-        let sequences: Vec<_> = (0..workload::small_count(1))
-            .map(|number| (format!("single {number}"), workload::small(1, number)))
-            .collect();
-        rig.run(&sequences, false, 0)
-    });
+fn single_operations() {
+    let budget = Budget::from_environment();
+    small_sequences(1, "single", budget.singles, budget.seed);
 }
 
 #[test]
 fn pairs_of_operations() {
     let budget = Budget::from_environment();
+    small_sequences(2, "pair", budget.pairs, budget.seed);
+}
+
+/// Runs `count` of the exhaustive sequences of `length` operations, or all.
+fn small_sequences(length: u32, name: &str, count: Option<usize>, seed: u64) {
     on_each(|rig| {
-        let all = workload::small_count(2);
-        let mut random = fastrand::Rng::with_seed(budget.seed);
-        let numbers: Vec<usize> = match budget.pairs {
+        let all = workload::small_count(length);
+        let mut random = fastrand::Rng::with_seed(seed);
+        let numbers: Vec<usize> = match count {
             None => (0..all).collect(),
             Some(count) => (0..count).map(|_| random.usize(..all)).collect(),
         };
         let mut broken = Vec::new();
         for some in numbers.chunks(200) {
-            let sequences: Vec<_> =
-                some.iter().map(|number| (format!("pair {number}"), workload::small(2, *number))).collect();
+            let sequences: Vec<_> = some
+                .iter()
+                .map(|number| (format!("{name} {number}"), workload::small(length, *number)))
+                .collect();
             broken.extend(rig.run(&sequences, false, 0));
         }
         broken

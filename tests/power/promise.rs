@@ -225,7 +225,12 @@ impl<'a> Promise<'a> {
         let last = |all: &mut dyn Iterator<Item = (usize, &Durable)>| {
             all.map(|(at, _)| at).max().unwrap_or(0).max(self.first)
         };
-        let attributes = |(_, durable): &(usize, &Durable)| !matches!(durable, Durable::Data(_));
+        // A directory's entries are there with whatever attributes.
+        let attributes = |(at, durable): &(usize, &Durable)| match durable {
+            Durable::Data(_) => false,
+            Durable::Entries(id) => paths(self.states[*at], *id).contains(path),
+            Durable::All | Durable::Object(_) => true,
+        };
         (last(&mut self.made().filter(concerns)), last(&mut self.made().filter(concerns).filter(attributes)))
     }
 }

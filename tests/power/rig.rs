@@ -17,6 +17,8 @@ pub struct Budget {
     pub length: usize,
     pub points: usize,
     /// `None`: all.
+    pub singles: Option<usize>,
+    /// `None`: all.
     pub pairs: Option<usize>,
 }
 
@@ -30,16 +32,17 @@ fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
 impl Budget {
     /// The little of a quick check, or what the environment asks for.
     pub fn from_environment() -> Budget {
-        let pairs = match std::env::var("POWER_PAIRS") {
+        let some = |name, default| match std::env::var(name) {
             Ok(text) if text == "all" => None,
-            _ => Some(setting("POWER_PAIRS", 20)),
+            _ => Some(setting(name, default)),
         };
         Budget {
-            seeds: setting("POWER_SEEDS", 2),
+            seeds: setting("POWER_SEEDS", 1),
             seed: setting("POWER_SEED", 1),
             length: setting("POWER_LENGTH", 60),
-            points: setting("POWER_POINTS", 40),
-            pairs,
+            points: setting("POWER_POINTS", 20),
+            singles: some("POWER_SINGLES", 25),
+            pairs: some("POWER_PAIRS", 10),
         }
     }
 }
