@@ -34,19 +34,20 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// Everything that this process can write into a layer.
+    /// Everything that this process can write into a layer and that a mount of its own believes: root's mounts believe no
+    /// marks in `user.*`.
     pub fn full(privileged: bool) -> Self {
         use OpaqueForm as O;
         use WhiteoutForm as W;
         let own = super::layer::default_owner();
         Vocabulary {
             whiteouts: if privileged {
-                vec![W::Device, W::Aufs, W::TrustedXattr, W::UserXattr]
+                vec![W::Device, W::Aufs, W::TrustedXattr]
             } else {
                 vec![W::Device, W::Aufs, W::UserXattr]
             },
             opaques: if privileged {
-                vec![O::Trusted, O::User, O::FuseOverlayfs, O::Aufs]
+                vec![O::Trusted, O::Aufs]
             } else {
                 vec![O::User, O::FuseOverlayfs, O::Aufs]
             },
