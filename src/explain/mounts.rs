@@ -63,7 +63,14 @@ impl Mount {
             tell.send(ask(&point)).unwrap_or_default();
         });
         let said = match asking {
-            Ok(_) => told.recv_timeout(patience).ok(),
+            Ok(thread) => {
+                let said = told.recv_timeout(patience).ok();
+                // It has nothing more to do, and whoever forks afterwards must be alone.
+                if said.is_some() && thread.join().is_err() {
+                    log::debug!("the thread that asked has panicked");
+                }
+                said
+            }
             // Without a thread to spare there is no patience either.
             Err(_) => Some(ask(&self.point)),
         };

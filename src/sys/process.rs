@@ -39,8 +39,13 @@ pub enum Forked {
 ///
 /// When there are several threads already, or no process or pipe can be made.
 pub fn fork_daemon(kept: Option<RawFd>) -> io::Result<Forked> {
-    if thread_count().is_some_and(|n| n != 1) {
-        return Err(io::Error::other("the process has several threads already"));
+    // A thread that was joined may be listed for a moment more.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(1);
+    while thread_count().is_some_and(|n| n != 1) {
+        if std::time::Instant::now() > deadline {
+            return Err(io::Error::other("the process has several threads already"));
+        }
+        std::thread::yield_now();
     }
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     // SAFETY: this is the only thread, so the child's memory (allocator, standard library's locks) is whole, and it

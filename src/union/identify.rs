@@ -70,6 +70,14 @@ impl Union {
         name: &[u8],
         found: &Found,
     ) -> Result<Sighting> {
+        if let What::Directory { dirs, .. } = &found.what
+            && dirs.len() > 1
+            && dirs.first().is_some_and(|dir| self.is_upper(dir.layer))
+        {
+            // Its identity is that of the lower's directory, before a copy-up and after it; each of the real directories is
+            // verified by itself.
+            return Ok(Sighting::default());
+        }
         let copy = if source == Source::Index { Some(self.indexed_object(identity.origin)?) } else { None };
         let seen = match &copy {
             Some(copy) => self.see(copy.at(), stat),

@@ -80,17 +80,37 @@ impl<F: Filesystem> Connection<F> {
         Notifier::new(self.device.clone())
     }
 
+    /// Starts all that answers. It waits for [`Running::answer`], so that whoever is told that the filesystem is there can
+    /// rely on it: what could be missing is had by then.
+    ///
+    /// # Errors
+    ///
+    /// Threads, their memory or rings can't be had. The filesystem is left as it is, as by a process that was killed; the
+    /// caller's process is to end.
+    pub(super) fn start(self) -> io::Result<Running<F>> {
+        let Connection { device, served, agreed, how } = self;
+        let served = Arc::new(served);
+        let workers = Workers::start(&served, &device, &agreed, &how)?;
+        Ok(Running { served, workers })
+    }
+}
+
+/// A connection whose threads are there.
+pub(super) struct Running<F: Filesystem> {
+    served: Arc<Served<F>>,
+    workers: Workers<F>,
+}
+
+impl<F: Filesystem> Running<F> {
     /// Answers until the filesystem is unmounted.
     ///
     /// # Errors
     ///
-    /// Threads or rings can't be had, or the connection broke. Other threads may still answer then, so the filesystem is
-    /// left as it is, as by a process that was killed; the caller's process is to end.
-    pub(super) fn run(self) -> io::Result<()> {
-        let Connection { device, served, agreed, how } = self;
-        let served = Arc::new(served);
-        run(&served, &device, &agreed, &how)?;
-        served.filesystem.destroy();
+    /// The connection broke. Other threads may still answer then, so the filesystem is left as it is, as by
+    /// [`Connection::start`].
+    pub(super) fn answer(self) -> io::Result<()> {
+        self.workers.answer()?;
+        self.served.filesystem.destroy();
         Ok(())
     }
 }
@@ -147,53 +167,81 @@ fn has_rings(offer: &Init) -> bool {
     usable.is_ok()
 }
 
-fn run<F: Filesystem>(
-    served: &Arc<Served<F>>,
-    device: &Arc<Device>,
-    agreed: &Agreed,
-    how: &How,
-) -> io::Result<()> {
-    let rings = match agreed.uring {
-        true => Some(ring::start(served.clone(), device.clone(), agreed.payload_size)?),
-        false => None,
-    };
-    // Over the device then comes only what is to be forgotten.
-    let threads = if rings.is_some() { 1 } else { how.threads.max(1) };
-    let spinner = (rings.is_none() && (how.apart || threads == 1)).then(Arc::<Spinner>::default);
-    let mut devices = Vec::with_capacity(threads);
-    for _ in 1..threads {
-        devices.push(match how.apart {
-            true => device.another().map_err(io::Error::other)?,
-            false => device.clone(),
-        });
-    }
-    devices.push(device.clone());
-    // The first that ends by an error ends the session: the others would go on with what only it did left undone.
-    let (tell, told) = mpsc::channel();
-    let workers = devices.into_iter().enumerate().map(|(number, device)| {
-        let tell = tell.clone();
-        let worker = Worker {
-            served: served.clone(),
-            device,
-            number,
-            request_size: agreed.request_size,
-            spinner: spinner.clone(),
-            pause: rings.as_ref().map(|_| ring::FORGET_PAUSE),
+/// The threads that answer.
+struct Workers<F: Filesystem> {
+    threads: Vec<JoinHandle<()>>,
+    rings: Option<Arc<ring::Queues<F>>>,
+    /// Lets each begin.
+    go: Vec<mpsc::Sender<()>>,
+    /// How each ended.
+    told: mpsc::Receiver<io::Result<()>>,
+}
+
+impl<F: Filesystem> Workers<F> {
+    fn start(
+        served: &Arc<Served<F>>,
+        device: &Arc<Device>,
+        agreed: &Agreed,
+        how: &How,
+    ) -> io::Result<Workers<F>> {
+        let rings = match agreed.uring {
+            true => Some(ring::start(served.clone(), device.clone(), agreed.payload_size)?),
+            false => None,
         };
-        std::thread::Builder::new().name(format!("fuse-{number}")).spawn(move || {
-            let ended = worker.run();
-            // Nobody listens any more when another ended by an error.
-            tell.send(ended).unwrap_or_default();
-        })
-    });
-    let workers: Vec<JoinHandle<()>> = workers.collect::<io::Result<_>>()?;
-    drop(tell);
-    told.into_iter().collect::<io::Result<()>>()?;
-    for worker in workers {
-        worker.join().map_err(|_| io::Error::other("a thread that answers panicked"))?;
+        // Over the device then comes only what is to be forgotten.
+        let count = if rings.is_some() { 1 } else { how.threads.max(1) };
+        let spinner = (rings.is_none() && (how.apart || count == 1)).then(Arc::<Spinner>::default);
+        let (tell, told) = mpsc::channel();
+        let (arrive, arrived) = mpsc::channel();
+        let (mut threads, mut go) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        for number in 0..count {
+            let device = match how.apart && number + 1 < count {
+                true => device.another().map_err(io::Error::other)?,
+                false => device.clone(),
+            };
+            let worker = Worker {
+                served: served.clone(),
+                device,
+                number,
+                request_size: agreed.request_size,
+                spinner: spinner.clone(),
+                pause: rings.as_ref().map(|_| ring::FORGET_PAUSE),
+            };
+            let (begin, wait) = mpsc::channel();
+            let (tell, arrive) = (tell.clone(), arrive.clone());
+            let thread = std::thread::Builder::new().name(format!("fuse-{number}")).spawn(move || {
+                // Nobody listens any more when another could not be started, or ended by an error.
+                let buffer = match worker.buffer() {
+                    Ok(buffer) => buffer,
+                    Err(e) => return arrive.send(Err(e)).unwrap_or_default(),
+                };
+                arrive.send(Ok(())).unwrap_or_default();
+                drop(arrive);
+                if wait.recv().is_ok() {
+                    tell.send(worker.run(buffer)).unwrap_or_default();
+                }
+            })?;
+            threads.push(thread);
+            go.push(begin);
+        }
+        drop(arrive);
+        arrived.into_iter().collect::<io::Result<()>>()?;
+        Ok(Workers { threads, rings, go, told })
     }
-    if let Some(rings) = rings {
-        rings.join()?;
+
+    /// The first that ends by an error ends the session: the others would go on with what only it did left undone.
+    fn answer(self) -> io::Result<()> {
+        let Workers { threads, rings, go, told } = self;
+        for begin in go {
+            begin.send(()).map_err(|_| io::Error::other("a thread that answers has ended"))?;
+        }
+        told.into_iter().collect::<io::Result<()>>()?;
+        for thread in threads {
+            thread.join().map_err(|_| io::Error::other("a thread that answers panicked"))?;
+        }
+        if let Some(rings) = rings {
+            rings.join()?;
+        }
+        Ok(())
     }
-    Ok(())
 }

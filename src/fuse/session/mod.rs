@@ -164,9 +164,11 @@ pub fn serve<F: Filesystem>(
     let listener =
         listen(signals, mounted, watched, (hooks.report, hooks.abandon)).map_err(SessionError::Setup)?;
     log::info!("mounted on {}", options.mount_point.display());
-    (hooks.ready)(connection.notifier());
+    let notifier = connection.notifier();
+    let running = connection.start().map_err(SessionError::Begin)?;
+    (hooks.ready)(notifier);
     let_go_of_start();
-    let ended = connection.run().map_err(SessionError::Broken);
+    let ended = running.answer().map_err(SessionError::Broken);
     listener.stop();
     if ended.is_ok() {
         on_failure.0 = None;

@@ -41,15 +41,23 @@ impl Drop for EndPairing<'_> {
 }
 
 impl<F: Filesystem> Worker<F> {
+    /// Room for a request.
+    ///
+    /// # Errors
+    ///
+    /// There is no memory.
+    pub(super) fn buffer(&self) -> io::Result<Pages> {
+        Ok(Pages::new(self.request_size)?)
+    }
+
     /// Answers until the filesystem is unmounted.
     ///
     /// # Errors
     ///
     /// The connection broke.
-    pub(super) fn run(self) -> io::Result<()> {
+    pub(super) fn run(self, mut buffer: Pages) -> io::Result<()> {
         let pairing = self.served.pairing.as_deref();
         let _end = EndPairing(pairing);
-        let mut buffer = Pages::new(self.request_size)?;
         let mut credit = Credit::default();
         self.served.interrupts.enter();
         loop {
