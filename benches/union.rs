@@ -16,7 +16,7 @@ use unionmount::union::index::LowerIndex;
 use unionmount::union::layer::{Stack, StackOptions};
 use unionmount::union::readdir::Looked;
 use unionmount::union::realdir::RealDir;
-use unionmount::union::{Caller, Limits, Union};
+use unionmount::union::{Limits, Union};
 
 const LAYERS: usize = 4;
 const FILES: usize = 1000;
@@ -144,7 +144,7 @@ fn copy_ups(criterion: &mut Criterion) {
                 fresh,
                 |(union, node)| {
                     let change = SetAttr { mode: Some(0o600), ..SetAttr::default() };
-                    union.setattr(&node, change, Caller { uid: 0, gid: 0 }).unwrap();
+                    union.setattr(&node, change, false).unwrap();
                     (union, node)
                 },
                 BatchSize::PerIteration,

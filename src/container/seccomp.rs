@@ -1,7 +1,7 @@
 //! Seccomp: which system calls a container may make.
 //!
 //! Distributions ship Docker's profile, as containers-common's `seccomp.json`. It is more than an OCI runtime takes: rules
-//! hold for some machines, capabilities or kernels only. What holds here is picked out. Where there is none, a [`builtin`]
+//! hold for some machines, capabilities or kernels only. What holds here is picked out. Where there is none, a built-in
 //! one is taken.
 
 mod builtin;

@@ -1,6 +1,6 @@
 //! Manifests, indexes and configs: small JSON documents out of untrusted hands.
 //!
-//! Types are those of `oci-spec`, read as Go reads them ([`golike`]). What it doesn't know (Docker's media types, fields that
+//! Types are those of `oci-spec`, read as Go reads them (`golike`). What it doesn't know (Docker's media types, fields that
 //! Docker adds to configs) is handled here, over the documents as they are written.
 
 use std::collections::BTreeSet;

@@ -4,7 +4,7 @@
 //!
 //! | what happens | what follows |
 //! |---|---|
-//! | `umount`, `fusermount3 -u` | the kernel ends the connection; the threads return; [`serve`] returns |
+//! | `umount`, `fusermount3 -u` | the kernel ends the connection; the threads return; [`serve()`] returns |
 //! | SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGXCPU | this process unmounts, as if it had been told by `umount`; busy: it says so and goes on |
 //! | the same a second time | it unmounts lazily: the tree is gone from sight at once, its users may finish |
 //! | any other signal that can be ignored | nothing |
