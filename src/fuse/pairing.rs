@@ -552,7 +552,16 @@ mod tests {
 
         /// One that never has to wait for a processor, for it sleeps.
         pub(super) fn sleeping() -> Program {
-            Program::new("exec sleep 1000")
+            let program = Program::new("exec sleep 1000");
+            let is_asleep = || {
+                let stat = std::fs::read_to_string(format!("/proc/{}/stat", program.number())).unwrap();
+                stat.contains("(sleep) S")
+            };
+            // Until then it wants a processor, as any that starts.
+            while !is_asleep() {
+                std::thread::yield_now();
+            }
+            program
         }
 
         pub(super) fn number(&self) -> u32 {
