@@ -11,11 +11,11 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use tempfile::TempDir;
 
 use unionmount::sys::object::At;
-use unionmount::union::attr::SetAttr;
-use unionmount::union::index::LowerIndex;
-use unionmount::union::layer::{Stack, StackOptions};
-use unionmount::union::readdir::Looked;
-use unionmount::union::realdir::RealDir;
+use unionmount::union::lookup::index::LowerIndex;
+use unionmount::union::lookup::realdir::RealDir;
+use unionmount::union::stack::layer::{Stack, StackOptions};
+use unionmount::union::view::attr::SetAttr;
+use unionmount::union::view::readdir::Looked;
 use unionmount::union::{Limits, Union};
 
 const LAYERS: usize = 4;
@@ -73,7 +73,12 @@ fn indexes(criterion: &mut Criterion) {
     let dirs: Vec<_> = (0..LAYERS)
         .map(|layer| {
             let stat = At::Fd(open(layer).as_fd()).stat().unwrap();
-            RealDir::root(layer as u16, open(layer), &stat, unionmount::union::belief::Belief::of_process())
+            RealDir::root(
+                layer as u16,
+                open(layer),
+                &stat,
+                unionmount::union::lookup::belief::Belief::of_process(),
+            )
         })
         .collect();
     let build = || LowerIndex::build(&dirs, |dir| Ok(open(usize::from(dir.layer))), |_, _, _| true).unwrap();

@@ -19,7 +19,7 @@
 //!
 //! # 2. Opening a stack
 //!
-//! [`Stack::open`](crate::union::layer::Stack::open) opens each layer once and checks what can be checked: that no layer
+//! [`Stack::open`](crate::union::stack::layer::Stack::open) opens each layer once and checks what can be checked: that no layer
 //! lies in another, what the upper's filesystem can do, that nobody else has the upper. From then on no path is resolved
 //! as a string: every access is a directory's descriptor and one name (the [`sys`](crate::sys) module), so that neither
 //! `..` nor a symbolic link leads out of a layer. [`Union::new`](crate::union::Union::new) makes the merged view of it;
@@ -30,7 +30,7 @@
 //! # let top = tempfile::tempdir_in(".")?;
 //! # let at = |path: &str| top.path().join(path);
 //! # for dir in ["base/etc", "app/etc"] { std::fs::create_dir_all(at(dir))?; }
-//! use unionmount::union::layer::{Stack, StackOptions};
+//! use unionmount::union::stack::layer::{Stack, StackOptions};
 //! use unionmount::union::{Limits, Union};
 //!
 //! std::fs::write(at("base/etc/os"), "debian")?;
@@ -53,43 +53,43 @@
 //! # 3. Lookup
 //!
 //! A directory of the merged view knows which real directories it is made of. To find a name in it, those are asked from
-//! the top down, and the four rules say when to stop: that is the loop of the [`resolve`](crate::union::resolve)
+//! the top down, and the four rules say when to stop: that is the loop of the [`resolve`](crate::union::lookup::resolve)
 //! module. Its answer is a leaf in one layer, or a directory that is merged again of several
-//! ([`What`](crate::union::resolve::What)). Whiteouts and opaque marks have several spellings, by who wrote the layer;
-//! [`marker`](crate::union::marker) is the one place that knows them. Most names that programs look for don't exist, so a
-//! directory's names are soon held in an [`index`](crate::union::index), which answers without a system call and serves
+//! ([`What`](crate::union::lookup::resolve::What)). Whiteouts and opaque marks have several spellings, by who wrote the layer;
+//! [`marker`](crate::union::lookup::marker) is the one place that knows them. Most names that programs look for don't exist, so a
+//! directory's names are soon held in an [`index`](crate::union::lookup::index), which answers without a system call and serves
 //! listings too. Lookup and listing use one classifier, so a name is listed exactly when it resolves.
 //!
 //! ```
-//! use unionmount::union::marker::{AufsName, aufs_name};
+//! use unionmount::union::lookup::marker::{AufsName, aufs_name};
 //!
 //! assert_eq!(aufs_name(b".wh.motd"), AufsName::Whiteout(b"motd")); // motd is deleted here
 //! assert_eq!(aufs_name(b".wh..wh..opq"), AufsName::Opaque); // and this directory is opaque
 //! assert_eq!(aufs_name(b"motd"), AufsName::Plain);
 //! ```
 //!
-//! What was found becomes a [`Node`](crate::union::node::Node): the object that the kernel knows by its number, as long as
+//! What was found becomes a [`Node`](crate::union::nodes::node::Node): the object that the kernel knows by its number, as long as
 //! it remembers it. A node holds no descriptor. It knows its parent and its name, so a million of them cost memory only,
 //! and a rename of a directory changes one pointer.
 //!
 //! # 4. The first write: copy-up
 //!
 //! A lower never changes. The first change to something in it copies it to the upper, in three phases that
-//! [`copy_up`](crate::union::copy_up) keeps apart:
+//! [`copy_up`](crate::union::change::copy_up) keeps apart:
 //!
 //! - **prepare**: an object in the workdir, where nobody sees it
-//!   ([`Upper::stage`](crate::union::upper::Upper::stage));
+//!   ([`Upper::stage`](crate::union::change::upper::Upper::stage));
 //! - **fill**: data with their holes, then owner, mode, attributes and times, in the order in which none undoes another;
-//! - **publish**: one rename or link puts it under its name ([`Staged::publish`](crate::union::upper::Staged::publish)).
+//! - **publish**: one rename or link puts it under its name ([`Staged::publish`](crate::union::change::upper::Staged::publish)).
 //!
 //! Whoever looks sees the lower's object or the whole copy, never a half; killed at any instant, the same holds after the
-//! next mount. Files that were open before follow the copy ([`file`](mod@crate::union::file)). The number of the file stays
-//! that of its origin, which the copy remembers ([`links`](crate::union::links)).
+//! next mount. Files that were open before follow the copy ([`file`](mod@crate::union::data::file)). The number of the file stays
+//! that of its origin, which the copy remembers ([`links`](crate::union::hardlinks::links)).
 //!
 //! # 5. Deleting
 //!
 //! To delete what a lower shows, something must be written: a whiteout, by
-//! [`Upper::whiteout`](crate::union::upper::Upper::whiteout). Where the upper has an entry of that name, the whiteout takes
+//! [`Upper::whiteout`](crate::union::change::upper::Upper::whiteout). Where the upper has an entry of that name, the whiteout takes
 //! its place in one step, so that what is below never shines through for an instant. A directory made where a whiteout
 //! is becomes opaque; a merged directory that is renamed carries a *redirect*, the name that the layers below know it by.
 //!
@@ -99,7 +99,7 @@
 //! # let at = |path: &str| top.path().join(path);
 //! # for dir in ["base", "rw"] { std::fs::create_dir(at(dir))?; }
 //! # std::fs::write(at("base/motd"), "hello")?;
-//! # use unionmount::union::layer::{Stack, StackOptions};
+//! # use unionmount::union::stack::layer::{Stack, StackOptions};
 //! # use unionmount::union::{Limits, Union};
 //! let options = StackOptions { lowers: vec![at("base")], upper: Some(at("rw")), ..StackOptions::default() };
 //! let union = Union::new(Stack::open(&options)?, Limits::default())?;
@@ -111,11 +111,11 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Only the [`upper`](crate::union::upper) module has methods that write, so that writing to a lower doesn't compile.
+//! Only the [`upper`](crate::union::change::upper) module has methods that write, so that writing to a lower doesn't compile.
 //!
 //! # 6. What the layers hide
 //!
-//! A lookup stops where it knows the answer. [`provenance`](crate::union::provenance) goes on, for one path: what each
+//! A lookup stops where it knows the answer. [`provenance`](crate::union::lookup::provenance) goes on, for one path: what each
 //! layer has, and what hides it; that is `unionmount explain`. The [`survey`](crate::explain::survey) does so for all paths
 //! of a stack: `unionmount layers`. What is hidden is what an image carries in vain:
 //!
@@ -126,7 +126,7 @@
 //! # for dir in ["base", "app"] { std::fs::create_dir(at(dir))?; }
 //! use unionmount::explain::figures::Figures;
 //! use unionmount::explain::survey::{Survey, What};
-//! # use unionmount::union::layer::{Stack, StackOptions};
+//! # use unionmount::union::stack::layer::{Stack, StackOptions};
 //!
 //! std::fs::write(at("base/motd"), "hello")?;
 //! std::fs::write(at("base/keep"), "1234567890")?;

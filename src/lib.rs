@@ -11,7 +11,14 @@
 //! main.rs     parse → run → print one error → exit code
 //! error       the error types, and the only errno table
 //! sys         raw system calls, wrapped safe; the only place with `unsafe`
-//! union       the union filesystem: layers, whiteouts, lookup, copy-up. No FUSE, no CLI, no images
+//! union       the union filesystem, a facade over rooms. No FUSE, no CLI, no images
+//!   stack       layers and the workdir: opened, probed, locked
+//!   lookup      whiteouts and opaque marks, which layer's entry a name stands for, what each layer shows
+//!   nodes       the objects of the merged view, their numbers, their identity, how long they live
+//!   hardlinks   one file stays one file when it is copied up
+//!   data        descriptors of open files; what fsync promises
+//!   change      the upper, copy-up, create, remove, rename
+//!   view        attributes, owners, listings, extended attributes
 //! fuse        the protocol adaptor: translate, call union, reply; sessions, threads, cache lifetimes, I/O modes
 //! image       digests, the content store, tar → layer, upper → tar, load/save/commit
 //! container   an image, an upper and their mount; running a command in it
@@ -23,7 +30,7 @@
 //! How it all works together, from the model to the code, is told in [`docs`].
 //!
 //! Calls go one way: `cli → {fuse, container, image, snapshotter, explain} → union → sys`. `fuse` and `image` never
-//! meet; both use the markers of [`union::marker`], and so does `snapshotter`, which mounts nothing.
+//! meet; both use the markers of [`union::lookup::marker`], and so does `snapshotter`, which mounts nothing.
 
 pub mod cli;
 pub mod container;

@@ -16,7 +16,7 @@ use crate::explain::mounts;
 use crate::explain::paint::Paint;
 use crate::explain::picture::draw;
 use crate::explain::report::{Explanation, explain};
-use crate::union::provenance::View;
+use crate::union::lookup::provenance::View;
 use crate::union::text::Text;
 
 /// Tell where a path comes from: what each layer holds, which one is shown and why, what a change would do

@@ -19,7 +19,7 @@ use crate::explain::figures::Figures;
 use crate::explain::survey::Survey;
 use crate::explain::{json, mounts, names, page, svg, text};
 use crate::image::describe::Step;
-use crate::union::layer::{Stack, StackOptions};
+use crate::union::stack::layer::{Stack, StackOptions};
 use crate::union::text::Text;
 
 /// Show what each layer holds, changes, deletes and wastes

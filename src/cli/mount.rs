@@ -28,8 +28,8 @@ use crate::fuse::session::{Hooks, SessionOptions, default_source, default_thread
 use crate::sys::namespace::{is_privileged, may_pass_through};
 use crate::sys::process::{raise_nofile_limit, take_fuse_device};
 use crate::union::Union;
-use crate::union::layer::{Stack, StackOptions, XattrChoice};
 use crate::union::options::{FsOptions, XattrPermissions};
+use crate::union::stack::layer::{Stack, StackOptions, XattrChoice};
 use crate::union::text::Text;
 
 /// The arguments of a mount.
@@ -219,7 +219,7 @@ impl MountRequest {
         let lowers = once("lower layers", "--lower", "lowerdir", some(lowers), some(options.lowers))?;
         let no_lowers = || match named_source.as_deref().and_then(branches::spelled) {
             Some(ours) => Failure::usage(format!("a source names no layers here; write -o {ours}")),
-            None => Failure::usage(crate::union::layer::StackError::NoLowers),
+            None => Failure::usage(crate::union::stack::layer::StackError::NoLowers),
         };
         let mut stack = StackOptions {
             lowers: lowers.ok_or_else(no_lowers)?,

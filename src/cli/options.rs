@@ -23,8 +23,8 @@ use std::time::Duration;
 
 use super::branches;
 use crate::fuse::mount::MountFlags;
-use crate::union::layer::{StackError, XattrChoice};
 use crate::union::options::{FsOptions, RedirectDir, XattrPermissions, Xino};
+use crate::union::stack::layer::{StackError, XattrChoice};
 
 /// What all the `-o` strings of a call say together.
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use crate::image::error::StoreError;
 use crate::image::layer::LayerError;
-use crate::union::layer::TakeAway;
+use crate::union::stack::layer::TakeAway;
 
 /// The result of an operation on a container.
 pub type Result<T> = std::result::Result<T, ContainerError>;

@@ -23,7 +23,7 @@ use crate::image::store::containers::{IMAGE_LINK, container_record, linked_image
 use crate::image::store::lock::Access;
 use crate::image::store::{Image, Store};
 use crate::sys::object::{At, Writable};
-use crate::union::sweep;
+use crate::union::stack::sweep;
 
 /// What a container is, as it stands in its config.json.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

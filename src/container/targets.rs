@@ -21,7 +21,7 @@ use crate::image::layer::write::{of_union, open_union};
 use crate::image::layer::{Attributes, LayerError, Ownership};
 use crate::sys::object::{At, Kind};
 use crate::union::Union;
-use crate::union::node::Node;
+use crate::union::nodes::node::Node;
 
 /// Where the kernel's own filesystems go, and what is below belongs to the runtime.
 const KERNEL: [&str; 3] = ["/proc", "/sys", "/dev"];

@@ -20,7 +20,7 @@ use super::report::Explanation;
 use super::runtime;
 use crate::sys::process::peer_process;
 use crate::union::events::Filter;
-use crate::union::layer::TakeAway;
+use crate::union::stack::layer::TakeAway;
 use crate::union::text::Text;
 
 /// How long a talk about the mount's state may take, all in all. A daemon has that at hand.

@@ -1,7 +1,7 @@
 //! What would happen to a path on a change: the first write, a deletion, a rename.
 //!
-//! These are predictions of what [`union::copy_up`](crate::union::copy_up), [`union::modify`](crate::union::modify) and
-//! [`union::rename`](crate::union::rename) do; a test compares them with what then happens, on random stacks.
+//! These are predictions of what [`union::copy_up`](crate::union::change::copy_up), [`union::modify`](crate::union::change::modify) and
+//! [`union::rename`](crate::union::change::rename) do; a test compares them with what then happens, on random stacks.
 
 use indicatif::HumanBytes;
 use serde::{Deserialize, Serialize};
@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::report::{LayerReport, layer_list, layer_title};
 use crate::error::Result;
 use crate::sys::object::{Kind, Stat};
-use crate::union::marker::WH_PREFIX;
-use crate::union::provenance::{Holds, Inspector, Outcome, Provenance, Trail};
-use crate::union::realdir::LayerIndex;
+use crate::union::lookup::marker::WH_PREFIX;
+use crate::union::lookup::provenance::{Holds, Inspector, Outcome, Provenance, Trail};
+use crate::union::lookup::realdir::LayerIndex;
 use crate::union::text::Text;
 
 /// What would happen on a change.

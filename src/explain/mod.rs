@@ -13,7 +13,7 @@
 //! | [`lesson`] | copy-on-write taught step by step, on real mounts |
 //! | [`names`] | names and sizes as a person reads them, safe to print |
 //!
-//! The rules of layers are not here: [`crate::union::provenance`] asks the union's own search, and the survey reads by
+//! The rules of layers are not here: [`crate::union::lookup::provenance`] asks the union's own search, and the survey reads by
 //! the union's scan and marks.
 
 pub mod client;

@@ -23,8 +23,8 @@ use super::fate::{Fate, Subject};
 use crate::error::Result;
 use crate::sys::object::{Kind, Stat};
 use crate::union::events::KindName;
-use crate::union::marker::{WH_PREFIX, WhiteoutMark};
-use crate::union::provenance::{Held, Hides, Holds, Inspector, Outcome, Provenance};
+use crate::union::lookup::marker::{WH_PREFIX, WhiteoutMark};
+use crate::union::lookup::provenance::{Held, Hides, Holds, Inspector, Outcome, Provenance};
 use crate::union::text::Text;
 
 /// All about one path.

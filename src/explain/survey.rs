@@ -1,8 +1,8 @@
 //! A survey of a stack: every path of every layer, what each layer did there, and what became of it.
 //!
 //! The merged view shows what is on top; the survey keeps the rest as well. It reads the layers by the same code as a
-//! mount does ([`scan`](crate::union::index::scan) for names and whiteouts,
-//! [`read_marks`](crate::union::marker::read_marks) for the marks of directories) and never writes.
+//! mount does ([`scan`](crate::union::lookup::index::scan) for names and whiteouts,
+//! [`read_marks`](crate::union::lookup::marker::read_marks) for the marks of directories) and never writes.
 //!
 //! # The model
 //!
@@ -22,7 +22,7 @@ use super::report::short_name;
 use super::walk;
 use crate::error::{FsError, Result};
 use crate::sys::object::Kind;
-use crate::union::layer::{Layer, Stack};
+use crate::union::stack::layer::{Layer, Stack};
 
 /// A layer's number inside a survey: 1 is the lowest.
 pub type Number = u16;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::sys::dir::for_each_entry;
 use crate::sys::object::{At, Kind, Time};
-use crate::union::marker::{self, AufsName};
+use crate::union::lookup::marker::{self, AufsName};
 
 /// What is in a layer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,10 +13,10 @@ use rustix::io::Errno;
 use super::survey::{Holding, Number, Place, Survey, Unreadable, Waste};
 use crate::error::{FsError, Result};
 use crate::sys::object::{At, Kind, Stat};
-use crate::union::index;
-use crate::union::layer::Layer;
-use crate::union::marker::{self, Marks, WH_OPAQUE};
-use crate::union::realdir::{DirFds, LayerIndex, RealDir};
+use crate::union::lookup::index;
+use crate::union::lookup::marker::{self, Marks, WH_OPAQUE};
+use crate::union::lookup::realdir::{DirFds, LayerIndex, RealDir};
+use crate::union::stack::layer::Layer;
 
 /// Descriptors of directories that a walk keeps.
 const DIR_FDS: usize = 256;
@@ -232,7 +232,8 @@ impl Surveyor<'_> {
             return Ok(Some(Looked { holding, marks: Marks::default(), dir: None }));
         }
         let marks = marker::read_marks(at, part.dir.belief)?;
-        let dir = RealDir::child(&part.dir, name, &stat, crate::union::generation::Generation::UNKNOWN);
+        let dir =
+            RealDir::child(&part.dir, name, &stat, crate::union::nodes::generation::Generation::UNKNOWN);
         note_marks(&dir, &marks);
         holding.opaque = marks.opaque || self.aufs_opaque(&dir)?;
         Ok(Some(Looked { holding, marks, dir: Some(dir) }))

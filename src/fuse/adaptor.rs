@@ -25,12 +25,12 @@ use super::wire::{Entry, Operation, Reply, Request};
 use crate::error::Result;
 use crate::sys::object::Kind;
 use crate::union::Union;
-use crate::union::attr::{Attr, SetAttr};
-use crate::union::modify::Create;
-use crate::union::node::Node;
-use crate::union::pins::paid_by;
-use crate::union::rename::RenameMode;
-use crate::union::upper::New;
+use crate::union::change::modify::Create;
+use crate::union::change::rename::RenameMode;
+use crate::union::change::upper::New;
+use crate::union::nodes::node::Node;
+use crate::union::nodes::pins::paid_by;
+use crate::union::view::attr::{Attr, SetAttr};
 
 /// A union, served over FUSE.
 #[derive(Debug)]

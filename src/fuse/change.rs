@@ -1,7 +1,7 @@
 //! Changes: where they run, and what happens when the disk is full.
 //!
 //! A change runs on the thread that read its request, and moves to a thread of its own where it would keep that one for
-//! long: when it copies much, or when it waits for room (see [`crate::union::room`]). The room comes by FORGETs, which
+//! long: when it copies much, or when it waits for room (see [`crate::union::nodes::room`]). The room comes by FORGETs, which
 //! the session's threads read, so none of them may wait for it.
 
 use std::borrow::Borrow;

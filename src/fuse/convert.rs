@@ -5,7 +5,7 @@ use fuse_abi::linux::fuse_attr;
 use super::wire::request::Creator;
 use crate::error::FsError;
 use crate::union::Caller;
-use crate::union::attr::Attr;
+use crate::union::view::attr::Attr;
 
 /// The protocol's error for one of the union's.
 pub fn errno(error: &FsError) -> fuser::Errno {

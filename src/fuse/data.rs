@@ -12,7 +12,7 @@ use super::convert::errno;
 use super::wire::Reply;
 use crate::sys::splice::Pipe;
 use crate::union::Union;
-use crate::union::node::Node;
+use crate::union::nodes::node::Node;
 
 /// Answers from so many bytes on go through a pipe.
 const SPLICE_FROM: u32 = 64 << 10;

@@ -12,11 +12,11 @@ use super::reply::{entry, reply_empty};
 use super::wire::Reply;
 use super::wire::body::Opening;
 use crate::error::Result;
-use crate::union::attr::Attr;
-use crate::union::file::Write;
-use crate::union::modify::Create;
-use crate::union::pins::paid_by;
-use crate::union::upper::New;
+use crate::union::change::modify::Create;
+use crate::union::change::upper::New;
+use crate::union::data::file::Write;
+use crate::union::nodes::pins::paid_by;
+use crate::union::view::attr::Attr;
 use crate::union::{Caller, Union};
 
 /// A copy of so many bytes doesn't keep a thread that others wait for.

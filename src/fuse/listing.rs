@@ -12,8 +12,8 @@ use super::wire::listing::Name;
 use super::wire::{Entry, Reply};
 use crate::error::Result;
 use crate::sys::object::Kind;
-use crate::union::node::Node;
-use crate::union::readdir::Looked;
+use crate::union::nodes::node::Node;
+use crate::union::view::readdir::Looked;
 
 /// Offsets of `.` and `..` in listings.
 const AT_SELF: u64 = 1;

@@ -17,7 +17,7 @@ use rustix::io::{Errno, FdFlags};
 use rustix::mount::{MountFlags as SysFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-use crate::union::layer::{Said, Shown};
+use crate::union::stack::layer::{Said, Shown};
 
 /// The filesystem type, as mount(8) and /proc/self/mountinfo show it.
 pub const FS_TYPE: &str = "fuse.unionmount";

@@ -20,9 +20,9 @@ use super::wire::Reply;
 use super::wire::body::Opening;
 use crate::error::{FsError, Result};
 use crate::union::Union;
-use crate::union::attr::Attr;
-use crate::union::modify::Create;
-use crate::union::node::Node;
+use crate::union::change::modify::Create;
+use crate::union::nodes::node::Node;
+use crate::union::view::attr::Attr;
 
 /// A real file that is passed through to.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use fuser::{Generation, INodeNo};
 use super::convert::{errno, fuse_attr};
 use super::wire::{Entry, Reply};
 use crate::error::Result;
-use crate::union::attr::Attr;
+use crate::union::view::attr::Attr;
 
 /// How long attributes are good, where other answers are for `ttl`.
 pub(super) fn attr_ttl(ttl: Duration, attr: &Attr) -> Duration {

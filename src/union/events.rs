@@ -14,10 +14,10 @@ use rustix::fs::{OFlags, fstat};
 use serde::{Deserialize, Serialize};
 
 use super::Union;
-use super::marker;
-use super::node::{Node, Place, Source};
-use super::realdir::LayerIndex;
-use super::resolve::{Cut, Found, Met, RealDirs, Seen, What as Found_};
+use super::lookup::marker;
+use super::lookup::realdir::LayerIndex;
+use super::lookup::resolve::{Cut, Found, Met, RealDirs, Seen, What as Found_};
+use super::nodes::node::{Node, Place, Source};
 use super::text::Text;
 use crate::sys::object::{At, Kind};
 

@@ -8,12 +8,12 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use super::instant::hook;
-use super::layer::{Stack, StackOptions, WhiteoutForm};
-use super::modify::Create;
-use super::node::Node;
-use super::rename::RenameMode;
-use super::upper::New;
+use super::change::instant::hook;
+use super::change::modify::Create;
+use super::change::rename::RenameMode;
+use super::change::upper::New;
+use super::nodes::node::Node;
+use super::stack::layer::{Stack, StackOptions, WhiteoutForm};
 use super::{Caller, Limits, Union};
 use crate::error::Result;
 use crate::sys::object::Kind;

@@ -1,87 +1,32 @@
 //! The union filesystem itself: no FUSE, no command line and no images here, so that every rule of it can be tested
 //! on plain temporary directories.
 //!
-//! | module | what it knows |
+//! [`Union`] is the merged view: a facade over rooms, each of which has one subject.
+//!
+//! | room | what it knows |
 //! |---|---|
-//! | [`layer`], [`workdir`], [`lock`] | opening a stack of layers, and what their filesystems can do |
-//! | [`options`] | what a user may choose about the view |
-//! | [`belief`] | whose marks are believed |
-//! | [`marker`] | whiteouts and opaque marks: the one place that knows their forms |
-//! | [`realdir`] | the directories of the layers and the bounded cache of their descriptors |
-//! | [`index`] | what a directory's layers show, for listings and for lookups that find nothing |
-//! | [`resolve`] | lookup: which layer's entry a name stands for |
-//! | `identify` | who it is that a finding leads to |
-//! | [`region`] | which inode an object really is, and where a layer's filesystem ends |
-//! | [`provenance`] | where a path comes from, layer by layer |
-//! | [`node`] | the objects of the merged view, their numbers, the lock order |
-//! | [`links`], `link_index`, `kernel_index`, `hidden` | identity across copy-up: origins and hardlinks |
-//! | `aliases` | the locks of files with several names |
-//! | `instant` | where tests stop an operation |
-//! | [`verified`], [`generation`] | from a node to its object: nothing else is read, changed or copied |
-//! | [`attr`] | stat and changes of attributes |
-//! | [`owners`] | owners, modes and types on disk and as shown |
-//! | [`upper`], `stepwise` | the only part that can write; with which steps where one isn't possible |
-//! | `lend` | rights that the daemon lends to itself |
-//! | [`copy_up`], `carry` | prepare, fill, publish; which attributes come along |
-//! | [`modify`], [`rename`], `victim` | create, link, remove, rename; what loses a name |
-//! | [`readdir`] | merged listings |
-//! | [`file`](mod@file) | data; descriptors follow copy-up |
-//! | [`durable`] | what fsync promises, also about names |
-//! | [`pins`] | the descriptors of what is deleted and kept, and whose they are |
-//! | [`room`] | what is deleted and kept, waited for when the disk is full |
-//! | [`facts`] | the same, as attributes of the mount |
+//! | [`stack`] | the layers and the workdir: opened, probed, locked |
+//! | [`lookup`] | whiteouts, opaque marks, and which layer's entry a name stands for |
+//! | [`nodes`] | the objects of the merged view, their numbers, their identity, how long they live |
+//! | [`hardlinks`] | one file stays one file when it is copied up |
+//! | [`data`] | descriptors of open files; what fsync promises |
+//! | [`change`] | the upper, copy-up, create, remove, rename |
+//! | [`view`] | attributes, owners, listings, extended attributes |
 //! | [`events`], [`text`] | what happens, told to whoever listens |
-//! | `told` | what is changed without a request, told to who keeps attributes |
-//! | [`xattr`], [`acl`] | extended attributes and ACLs |
+//! | [`options`] | what a user may choose about the view |
 
-pub mod acl;
-mod aliases;
-pub mod attr;
-pub mod belief;
-mod carry;
-pub mod copy_up;
-pub mod durable;
+pub mod change;
+pub mod data;
 pub mod events;
-pub mod facts;
-pub mod file;
-pub mod generation;
-mod hidden;
-mod identify;
-pub mod index;
-mod instant;
-mod kernel_index;
+pub mod hardlinks;
 #[cfg(test)]
 mod kills;
-pub mod layer;
-mod lend;
-mod link_index;
-pub mod links;
-pub mod lock;
-pub mod marker;
-pub mod modify;
-mod nesting;
-pub mod node;
+pub mod lookup;
+pub mod nodes;
 pub mod options;
-pub mod owners;
-pub mod pins;
-mod probe;
-pub mod provenance;
-pub mod readdir;
-pub mod realdir;
-pub mod region;
-pub mod rename;
-pub mod resolve;
-pub mod room;
-mod stack_error;
-mod stepwise;
-pub(crate) mod sweep;
+pub mod stack;
 pub mod text;
-mod told;
-pub mod upper;
-pub mod verified;
-mod victim;
-pub mod workdir;
-pub mod xattr;
+pub mod view;
 
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
@@ -92,26 +37,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dashmap::DashMap;
 use parking_lot::Mutex;
 
-use self::aliases::Aliases;
-use self::attr::Attr;
-use self::belief::Belief;
+use self::change::upper::{Upper, UpperFd};
+use self::data::file::Files;
 use self::events::Events;
-use self::file::Files;
-use self::generation::Generations;
-use self::index::IndexCache;
-use self::layer::Stack;
-use self::links::OtherName;
-use self::node::{DirPart, Node, RealId, Table};
+use self::hardlinks::aliases::Aliases;
+use self::hardlinks::links::OtherName;
+use self::lookup::belief::Belief;
+use self::lookup::index::IndexCache;
+use self::lookup::realdir::{DirFds, LayerIndex, RealDir};
+use self::lookup::resolve::{DataAt, Found};
+use self::nodes::generation::Generations;
+use self::nodes::node::{DirPart, Node, RealId, Table};
+use self::nodes::pins::Pins;
+use self::nodes::region::Regions;
+use self::nodes::room::Room;
+use self::nodes::told::Keeper;
+use self::nodes::verified::Stale;
 use self::options::{FsOptions, RedirectDir, Xino};
-use self::owners::Owners;
-use self::pins::Pins;
-use self::realdir::{DirFds, LayerIndex, RealDir};
-use self::region::Regions;
-use self::resolve::{DataAt, Found};
-use self::room::Room;
-use self::told::Keeper;
-use self::upper::{Upper, UpperFd};
-use self::verified::Stale;
+use self::stack::layer::Stack;
+use self::view::attr::Attr;
+use self::view::owners::Owners;
 use crate::error::{FsError, Result};
 use crate::sys::object::{At, Stat};
 use crate::sys::process::nofile_limit;
@@ -235,7 +180,7 @@ pub struct Union {
     copying: DashMap<u64, Arc<Mutex<()>>>,
     /// Where the data of metacopy files are, by node number.
     metacopies: DashMap<u64, DataAt>,
-    /// Under which origin the copies of [`Source::Index`](node::Source::Index) nodes are in the hardlink index.
+    /// Under which origin the copies of [`Source::Index`](nodes::node::Source::Index) nodes are in the hardlink index.
     index_origins: DashMap<u64, RealId>,
     /// Further names that are known of files with several, by node number: when a file's first known name goes, the next
     /// leads to it, and no descriptor is needed.
@@ -248,7 +193,7 @@ pub struct Union {
     belief: Belief,
     redirects: RedirectDir,
     /// Attributes that the upper can't hold.
-    left_out: carry::LeftOut,
+    left_out: change::carry::LeftOut,
     no_acl: bool,
     no_atime: bool,
     static_nlink: bool,
@@ -305,7 +250,7 @@ impl Union {
         let (dir, real) = merged_root(&layers, upper.is_some())?;
         let fds = DirFds::telling(limits.dir_fds, Generations::new(lasting_handles(&layers)?));
         for layer in &layers {
-            let marks = marker::read_marks(At::Fd(fds.get(&layer.root)?.as_fd()), belief)
+            let marks = lookup::marker::read_marks(At::Fd(fds.get(&layer.root)?.as_fd()), belief)
                 .map_err(|e| FsError::from(e).of(layer, LAYER_WAY_OUT))?;
             layer.root.xattr_whiteouts.store(marks.xattr_whiteouts, Ordering::Relaxed);
             layer.root.impure.store(marks.impure, Ordering::Relaxed);
@@ -318,7 +263,7 @@ impl Union {
         let upper_root = upper.as_ref().map(|upper| upper.own(roots[0].clone(), layers[0].root.clone()));
         let owners = Owners::new(options, belief, &at_roots, upper_root.as_ref().map(|root| root.itself()))?;
         if options.xino == Xino::On {
-            region::check_xino(&layers)?;
+            nodes::region::check_xino(&layers)?;
         }
         let redirects = match options.redirect_dir {
             // There is nowhere to keep one.
@@ -354,7 +299,7 @@ impl Union {
             no_atime: options.no_atime,
             belief,
             redirects,
-            left_out: carry::LeftOut::default(),
+            left_out: change::carry::LeftOut::default(),
             static_nlink: options.static_nlink,
             stale: Stale::default(),
             own,

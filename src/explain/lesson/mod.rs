@@ -21,7 +21,7 @@ use super::names;
 use super::paint::Paint;
 use super::survey::{Survey, What};
 use crate::sys::object::Kind;
-use crate::union::layer::{Stack, StackOptions};
+use crate::union::stack::layer::{Stack, StackOptions};
 
 /// Why a lesson ended before its end.
 #[derive(Debug, thiserror::Error)]

@@ -8,7 +8,7 @@ use super::attributes::Ownership;
 use super::place::{LONGEST_PATH, Place, split};
 use super::reader::{Entry, Reader, What};
 use crate::sys::copy::write_sparsely;
-use crate::union::marker::{self, AufsName};
+use crate::union::lookup::marker::{self, AufsName};
 
 /// How much a layer may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

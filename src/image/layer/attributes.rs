@@ -18,8 +18,8 @@ use rustix::io::Errno;
 use super::LayerError;
 use crate::sys::object::{At, Kind, SetTime, Stat, Time, Writable};
 use crate::sys::xattr;
-use crate::union::marker::{self, Namespace};
-use crate::union::owners::{self, Override, link_owner};
+use crate::union::lookup::marker::{self, Namespace};
+use crate::union::view::owners::{self, Override, link_owner};
 
 /// How owners, modes and devices are kept in a layer's directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +47,7 @@ impl Ownership {
 /// Where an ordinary user's owner, mode and type are kept.
 pub const OVERRIDE_STAT: &[u8] = owners::CONTAINERS.as_bytes();
 /// What an attribute's name is prefixed by that an ordinary user can't set.
-pub use crate::union::owners::{KEPT, LINKS};
+pub use crate::union::view::owners::{KEPT, LINKS};
 
 const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
 const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";

@@ -15,9 +15,9 @@ use super::write::{find, leads_to, list, of_union, open_union};
 use crate::error::FsError;
 use crate::sys::object::{At, Kind};
 use crate::union::Union;
-use crate::union::belief::Belief;
-use crate::union::marker;
-use crate::union::node::Node;
+use crate::union::lookup::belief::Belief;
+use crate::union::lookup::marker;
+use crate::union::nodes::node::Node;
 
 /// How a path changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -49,8 +49,8 @@ pub use write::{WriteOptions, Written, write_tar};
 use std::os::fd::BorrowedFd;
 
 use crate::sys::object::At;
-use crate::union::belief::Belief;
-use crate::union::marker;
+use crate::union::lookup::belief::Belief;
+use crate::union::lookup::marker;
 
 /// Does the layer hide everything below it (`.wh..wh..opq` at its root)?
 ///

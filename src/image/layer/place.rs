@@ -29,8 +29,8 @@ use super::attributes::{Attributes, LINKS, LeftOut, Ownership, note_link_owner};
 use crate::sys::dir::open_beneath;
 use crate::sys::object::{At, Kind, SetTime, Time, Writable};
 use crate::sys::xattr;
-use crate::union::marker::{self, Namespace};
-use crate::union::sweep;
+use crate::union::lookup::marker::{self, Namespace};
+use crate::union::stack::sweep;
 
 const DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 

@@ -117,8 +117,11 @@ impl Bench {
     }
 
     fn marks(&self, path: &str) -> marker::Marks {
-        marker::read_marks(At::Fd(open(&self.at(path)).as_fd()), crate::union::belief::Belief::of_process())
-            .unwrap()
+        marker::read_marks(
+            At::Fd(open(&self.at(path)).as_fd()),
+            crate::union::lookup::belief::Belief::of_process(),
+        )
+        .unwrap()
     }
 
     fn is_whiteout(&self, path: &str) -> bool {
@@ -484,5 +487,5 @@ fn changes_are_told_from_the_upper() {
 
 /// The full name of an overlay mark that this process believes.
 fn believed(mark: &str) -> String {
-    crate::union::belief::Belief::of_process().namespace.name(mark)
+    crate::union::lookup::belief::Belief::of_process().namespace.name(mark)
 }

@@ -22,10 +22,10 @@ use super::place::{join, open_dir, split};
 use crate::error::FsError;
 use crate::sys::dir::for_each_entry;
 use crate::sys::object::{At, Kind, Stat};
-use crate::union::belief::Belief;
-use crate::union::layer::{Stack, StackOptions};
-use crate::union::marker::{self, AufsName};
-use crate::union::node::Node;
+use crate::union::lookup::belief::Belief;
+use crate::union::lookup::marker::{self, AufsName};
+use crate::union::nodes::node::Node;
+use crate::union::stack::layer::{Stack, StackOptions};
 use crate::union::{self, Union};
 
 /// How a layer is written.

@@ -28,7 +28,7 @@ use crate::sys::dir::for_each_entry;
 use crate::sys::object::{At, Kind};
 use crate::sys::xattr;
 use crate::union::Union;
-use crate::union::node::Node;
+use crate::union::nodes::node::Node;
 
 type Layer<T> = std::result::Result<T, LayerError>;
 

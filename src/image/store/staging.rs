@@ -29,7 +29,7 @@ use crate::image::error::{Result, StoreError};
 use crate::image::name::ImageName;
 use crate::sys::copy::write_sparsely;
 use crate::sys::namespace::start_write_back;
-use crate::union::sweep;
+use crate::union::stack::sweep;
 
 pub(super) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";

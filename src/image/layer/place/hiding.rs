@@ -13,8 +13,8 @@ use super::{Place, join, split};
 use crate::image::layer::LayerError;
 use crate::sys::dir::for_each_entry;
 use crate::sys::object::{At, Kind, SetTime, Time, Writable};
-use crate::union::belief::Belief;
-use crate::union::marker::{self, Namespace};
+use crate::union::lookup::belief::Belief;
+use crate::union::lookup::marker::{self, Namespace};
 
 impl Place<'_> {
     /// Deletes what the layers below have under this path. What this layer has there stays.

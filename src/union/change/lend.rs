@@ -1,0 +1,106 @@
+//! Rights that the daemon lends to itself.
+//!
+//! The daemon of an ordinary user owns what is in the upper and is bound by its mode all the same: it can't read the
+//! marks of a directory of mode 0311, list one of mode 0, or open a file of mode 0. The kernel has checked what the caller may do; what the
+//! daemon lacks then it lends to itself for the moment of the call. In lowers, which never change, it can't.
+
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use rustix::io::Errno;
+
+use crate::error::{FsError, Result};
+use crate::sys::object::{At, Writable};
+use crate::union::Union;
+use crate::union::lookup::marker::{self, Marks};
+use crate::union::lookup::realdir::RealDir;
+use crate::union::nodes::node::Node;
+
+/// Was anything lent by this process, ever? Until then nobody's mode can be a lent one.
+static LENT: AtomicBool = AtomicBool::new(false);
+
+/// Calls `f`, and if it is refused, once more with `bits` added to the object's mode meanwhile.
+///
+/// # Errors
+/// Those of `f`, and of changing the mode.
+pub(in crate::union) fn with_rights<R, E: From<Errno> + Refused>(
+    object: Writable<'_>,
+    bits: u32,
+    mut f: impl FnMut() -> std::result::Result<R, E>,
+) -> std::result::Result<R, E> {
+    match f() {
+        Err(e) if e.is_refusal() => {}
+        other => return other,
+    }
+    // One at a time, or the second would take the lent mode for the object's own; objects share a lock by chance alone.
+    static LENDING: [Mutex<()>; 64] = [const { Mutex::new(()) }; 64];
+    let _lending = LENDING[(object.at().stat()?.ino % 64) as usize].lock();
+    LENT.store(true, Ordering::Relaxed);
+    let mode = object.at().stat()?.mode & 0o7777;
+    object.chmod(mode | bits)?;
+    let done = f();
+    object.chmod(mode)?;
+    done
+}
+
+/// Was anything lent, so that change times may have moved?
+fn was_lent() -> bool {
+    LENT.load(Ordering::Relaxed)
+}
+
+/// Errors that may come of missing rights.
+pub(in crate::union) trait Refused {
+    /// Is it one?
+    fn is_refusal(&self) -> bool;
+}
+
+impl Refused for Errno {
+    fn is_refusal(&self) -> bool {
+        *self == Errno::ACCESS
+    }
+}
+
+impl Refused for FsError {
+    fn is_refusal(&self) -> bool {
+        *self == FsError::Os(Errno::ACCESS)
+    }
+}
+
+impl Union {
+    /// The marks of an entry of `dir`.
+    pub(in crate::union) fn marks_in(&self, dir: &RealDir, at: At<'_>) -> Result<Marks> {
+        match marker::read_marks(at, dir.belief) {
+            Err(Errno::ACCESS) if self.is_upper(dir.layer) => {
+                // Held: rights that are lent to one object must not be taken from another.
+                let held = at.pin()?;
+                let at = At::Fd(held.as_fd());
+                Ok(with_rights(Writable::of_upper(at), 0o400, || marker::read_marks(at, dir.belief))?)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// Does something with a directory's own listing in the upper, which the daemon may lack the right to read.
+    pub(in crate::union) fn with_listing<R>(
+        &self,
+        node: &Node,
+        mut f: impl FnMut() -> Result<R>,
+    ) -> Result<R> {
+        let refused = match f() {
+            Err(e) if e.is_refusal() => e,
+            other => return other,
+        };
+        let Some(upper) = self.dir_part(node)?.upper_dir() else { return Err(refused) };
+        let done = with_rights(self.upper_fd(&upper)?.itself(), 0o500, f);
+        self.changed_by_itself(node);
+        done
+    }
+
+    /// The node's object may have been lent rights: its change time is another then.
+    pub(in crate::union) fn note_lending(&self, node: &Node) {
+        if was_lent() {
+            self.changed_by_itself(node);
+        }
+    }
+}

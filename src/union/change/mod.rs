@@ -1,0 +1,19 @@
+//! Changes: the upper, which alone can be written, and what is done in it.
+//!
+//! | module | what it knows |
+//! |---|---|
+//! | [`upper`], `stepwise` | the only part that can write; with which steps where one isn't possible |
+//! | `lend` | rights that the daemon lends to itself |
+//! | [`copy_up`], `carry` | prepare, fill, publish; which attributes come along |
+//! | [`modify`], [`rename`], `victim` | create, link, remove, rename; what loses a name |
+//! | `instant` | where tests stop an operation |
+
+pub(in crate::union) mod carry;
+pub mod copy_up;
+pub(in crate::union) mod instant;
+pub(in crate::union) mod lend;
+pub mod modify;
+pub mod rename;
+pub(in crate::union) mod stepwise;
+pub mod upper;
+pub(in crate::union) mod victim;

@@ -1,0 +1,124 @@
+//! What loses a name: to a removal, or to what a rename puts in its place. Its node is reached in another way
+//! afterwards, and the counts of a file's names stay right.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::sys::object::Kind;
+use crate::union::Union;
+use crate::union::change::upper::UpperFd;
+use crate::union::lookup::index::UpperEntry;
+use crate::union::lookup::resolve::Found;
+use crate::union::nodes::node::{Identity, Node, Place, RealId, Source};
+use crate::union::nodes::pins::Pinned;
+
+/// Something that is about to lose a name.
+pub(in crate::union) struct Victim {
+    node: Option<Arc<Node>>,
+    /// Who it is.
+    pub identity: Identity,
+    /// The entry of the upper under the name.
+    pub present: Option<Kind>,
+    indexed: bool,
+    /// The name is one of several of a lower's file: how many are hidden once it is gone.
+    pub hidden: Option<u64>,
+}
+
+impl Victim {
+    /// The finding under a name that will be removed or replaced. If only the lower has the name, of a file whose copy
+    /// is in the hardlink index, the name is made a link of the copy first, so that the count falls in one step.
+    pub fn of(
+        fs: &Union,
+        parent: &Arc<Node>,
+        fd: &UpperFd,
+        name: &[u8],
+        found: &Found,
+        origin: RealId,
+    ) -> Result<Victim> {
+        let (identity, source, stat) = fs.identify_as(origin, parent, found)?;
+        let mut present = fs.is_upper(found.layer).then(|| found.stat.kind());
+        if source == Source::Index {
+            fs.mark_impure(parent)?;
+            fs.link_alias(fd, name, identity.origin)?;
+            let ino = stat.ino;
+            fs.note_upper(fs.dir_part(parent)?, name, Some(UpperEntry::known(found.stat.kind(), ino)));
+            present = Some(found.stat.kind());
+        }
+        let upper = fs.upper()?;
+        Ok(Victim {
+            node: fs.table.find(identity),
+            indexed: upper.is_indexed(identity.origin),
+            hidden: (present.is_none() && found.stat.nlink > 1).then(|| fs.hidden_count(identity.real) + 1),
+            identity,
+            present,
+        })
+    }
+
+    /// Runs what takes the name away. A node that was reached by this name is reached by a descriptor afterwards.
+    pub fn lose_name(
+        &self,
+        fs: &Union,
+        parent: &Arc<Node>,
+        name: &[u8],
+        remove: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let Some(node) = &self.node else { return remove() };
+        fs.forget_name(node, parent, name);
+        let next = if node.is_named(parent, name) { fs.next_name(node) } else { None };
+        let mut place = node.place.write();
+        let here = matches!(&*place, Place::Named { parent: p, entry } if Arc::ptr_eq(p, parent) && entry.name() == name);
+        if !here {
+            return remove();
+        }
+        // Taken now: the removal itself may need the place's lock for nothing.
+        let next = match next {
+            Some(next) => next,
+            None => {
+                let object = fs.object_at(node, &place)?;
+                let upper = object.in_upper();
+                let fd = object.into_fd();
+                let share = fs.pins.take(fd.as_fd())?;
+                Place::Pinned { fd: Pinned::new(fd, share), upper }
+            }
+        };
+        remove()?;
+        if matches!(next, Place::Pinned { upper: true, .. }) {
+            fs.room.keep(node.ino);
+        }
+        *place = next;
+        Ok(())
+    }
+
+    /// As [`Victim::lose_name`], where `replace` puts something else under the name.
+    pub fn be_replaced(
+        &self,
+        fs: &Union,
+        parent: &Arc<Node>,
+        fd: &UpperFd,
+        name: &[u8],
+        replace: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let Some(count) = self.hidden else { return self.lose_name(fs, parent, name, replace) };
+        let (upper, lower) = (fs.upper()?, self.identity.real);
+        upper.replace_link(fd, name, lower, count)?;
+        let done = self.lose_name(fs, parent, name, replace);
+        if done.is_ok() {
+            fs.hidden_links.insert(lower, count);
+        }
+        upper.link_was_replaced(lower, count, done)
+    }
+
+    /// Brings the link counts and the hardlink index up to date. The name is gone whatever comes of it; a copy without
+    /// names goes at the next mount.
+    pub fn settle_links(&self, fs: &Union) {
+        if self.indexed
+            && let Err(e) = fs.drop_unnamed_copy(self.identity.origin)
+        {
+            log::warn!("a copy without names stays in the index until the next mount: {e}");
+        }
+        if let Some(count) = self.hidden {
+            fs.hidden_links.insert(self.identity.real, count);
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! Data of files: descriptors that follow copy-up.
+//!
+//! A descriptor belongs to the node, not to an open: reads and writes name an offset, so all opens share it, and when
+//! the node is copied up the descriptor of the lower's file is forgotten and the next read opens the copy. So a file
+//! that was opened before the copy-up sees what is written after it.
+//!
+//! The descriptors are kept in a bounded cache.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use dashmap::DashMap;
+use parking_lot::Mutex;
+use rustix::fs::{self, FallocateFlags, OFlags, SeekFrom};
+use rustix::io::{self, Errno};
+
+use crate::error::{FsError, Result};
+use crate::sys::copy::write_all_at;
+use crate::sys::object::{At, Kind, SetTime, Writable, unnoticed};
+use crate::sys::splice::Pipe;
+use crate::union::Union;
+use crate::union::change::lend::with_rights;
+use crate::union::events::What;
+use crate::union::lookup::marker;
+use crate::union::nodes::node::Node;
+
+/// A descriptor for the data of a node.
+#[derive(Debug, Clone)]
+struct DataFd {
+    fd: Arc<OwnedFd>,
+    writable: bool,
+    used: Arc<AtomicBool>,
+}
+
+/// The descriptors of file data, by node number.
+#[derive(Debug)]
+pub struct Files {
+    open: DashMap<u64, DataFd>,
+    order: Mutex<VecDeque<u64>>,
+    limit: usize,
+}
+
+impl Files {
+    /// A cache of about `limit` descriptors.
+    pub fn new(limit: usize) -> Files {
+        Files { open: DashMap::new(), order: Mutex::new(VecDeque::new()), limit: limit.max(4) }
+    }
+
+    /// Closes the node's descriptor: it is copied up, or forgotten.
+    pub fn forget(&self, ino: u64) {
+        self.open.remove(&ino);
+    }
+
+    /// How many descriptors are open.
+    pub fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Are none open?
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    pub(in crate::union) fn get(&self, ino: u64, write: bool) -> Option<Arc<OwnedFd>> {
+        let known = self.open.get(&ino)?;
+        if write && !known.writable {
+            return None;
+        }
+        known.used.store(true, Ordering::Relaxed);
+        Some(known.fd.clone())
+    }
+
+    fn keep(&self, ino: u64, fd: OwnedFd, writable: bool) -> Arc<OwnedFd> {
+        let fd = Arc::new(fd);
+        let known = DataFd { fd: fd.clone(), writable, used: Arc::new(AtomicBool::new(true)) };
+        if self.open.insert(ino, known).is_some() {
+            return fd;
+        }
+        let mut over = Vec::new();
+        {
+            let mut order = self.order.lock();
+            order.push_back(ino);
+            let mut chances = order.len();
+            while order.len() > self.limit && chances > 0 {
+                chances -= 1;
+                let Some(oldest) = order.pop_front() else { break };
+                let used = match self.open.get(&oldest) {
+                    Some(known) => known.used.swap(false, Ordering::Relaxed),
+                    None => continue,
+                };
+                if used {
+                    order.push_back(oldest);
+                } else {
+                    over.push(oldest);
+                }
+            }
+        }
+        for ino in over {
+            self.open.remove(&ino); // closes outside the lock
+        }
+        fd
+    }
+}
+
+/// How a write is to be done.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Write {
+    /// The writer's privileges ask for setuid and setgid to go.
+    pub kill: bool,
+    /// The kernel wrote the data to its cache earlier, and tells the time of that itself: the modification time stays.
+    pub late: bool,
+}
+
+impl Union {
+    /// A descriptor for the node's data, copied up first if it is to be written.
+    pub fn data_fd(&self, node: &Arc<Node>, write: bool) -> Result<Arc<OwnedFd>> {
+        match node.kind {
+            Kind::File => {}
+            Kind::Directory => return Err(FsError::IsADirectory),
+            _ => return Err(FsError::Invalid("not a regular file")),
+        }
+        if let Some(fd) = self.files.get(node.ino, write) {
+            return Ok(fd);
+        }
+        if write {
+            self.ensure_upper(node)?;
+        }
+        let place = node.place.read();
+        if let Some(fd) = self.files.get(node.ino, write) {
+            return Ok(fd);
+        }
+        if let Some(data) = self.metacopies.get(&node.ino).map(|d| d.clone())
+            // A lookup may have met it before it got its data, and told of it after.
+            && marker::read_marks(self.object_at(node, &place)?.at(), self.belief)?.metacopy
+        {
+            return Ok(self.files.keep(node.ino, self.open_data_elsewhere(&data)?, false));
+        }
+        let (fd, writable) = self.open_data(node, &place, write)?;
+        self.note_lending(node);
+        Ok(self.files.keep(node.ino, fd, writable))
+    }
+
+    /// Takes a descriptor that was opened with the file's creation.
+    pub(in crate::union) fn keep_data_fd(&self, node: &Node, fd: OwnedFd) -> Arc<OwnedFd> {
+        self.files.keep(node.ino, fd, true)
+    }
+
+    /// Makes a file ready to be opened: copies it up if it is to be written, and truncates it if asked to. `kill`: setuid
+    /// and setgid go then.
+    pub fn open(&self, node: &Arc<Node>, flags: OFlags, kill: bool) -> Result<()> {
+        if flags.contains(OFlags::TRUNC) {
+            return self.truncate(node, 0, kill);
+        }
+        if flags.intersects(OFlags::WRONLY | OFlags::RDWR) {
+            self.ensure_upper(node)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a file so long. `kill`: setuid and setgid go.
+    pub(in crate::union) fn truncate(&self, node: &Arc<Node>, size: u64, kill: bool) -> Result<()> {
+        let done = self.ensure_upper_sized(node, Some(size))?;
+        let fd = self.data_fd(node, true)?;
+        if !done {
+            fs::ftruncate(fd.as_fd(), size)?;
+        }
+        if kill { self.kill_privilege_bits(node, fd.as_fd()) } else { Ok(()) }
+    }
+
+    /// A descriptor of the file that holds the node's data as long as the mount lives; `None` while a copy-up may move
+    /// them to another.
+    pub fn settled_fd(&self, node: &Arc<Node>) -> Result<Option<Arc<OwnedFd>>> {
+        if self.upper.is_some() && self.in_lower(node) {
+            return Ok(None);
+        }
+        self.data_fd(node, false).map(Some)
+    }
+
+    /// Are the data of a file those of a lower?
+    pub fn in_lower(&self, node: &Node) -> bool {
+        !self.in_upper(node) || self.metacopies.contains_key(&node.ino)
+    }
+
+    /// Can the file be read past the page cache (O_DIRECT)?
+    pub fn allows_direct(&self, node: &Arc<Node>) -> Result<bool> {
+        let data = self.data_fd(node, false)?;
+        match At::Fd(data.as_fd()).open_direct() {
+            Err(Errno::INVAL) => Ok(false),
+            opened => Ok(opened.map(|_| true)?),
+        }
+    }
+
+    /// Reads up to `buffer.len()` bytes at `offset`; fewer only at the end of the file.
+    pub fn read(&self, node: &Arc<Node>, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        self.read_from(&*self.data_fd(node, false)?, node, offset, buffer)
+    }
+
+    /// As [`Union::read`], for a program that opened the file with O_NOATIME: its access time stays.
+    pub fn read_unnoticed(&self, node: &Arc<Node>, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        if node.kind != Kind::File || !self.in_upper(node) || self.metacopies.contains_key(&node.ino) {
+            return self.read(node, offset, buffer);
+        }
+        let fd = self.with_object(node, |object| Ok(object.at().open_read()?))?;
+        self.read_from(&fd, node, offset, buffer)
+    }
+
+    fn read_from(&self, fd: &OwnedFd, node: &Node, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let mut done = 0;
+        while done < buffer.len() {
+            match io::pread(fd, &mut buffer[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(Errno::INTR) => {}
+                // Also after a part: the kernel takes a short answer for the end of the file and fills its pages with
+                // zeros. It asks again, page by page, for what a failed readahead left out.
+                Err(e) => return Err(e.into()),
+            }
+        }
+        self.events.tell(|| What::Read { path: self.path_of(node).into(), offset, bytes: done as u64 });
+        Ok(done)
+    }
+
+    /// As [`Union::read`], but into an empty pipe, behind what `header` makes for the number of bytes that follow. `None`
+    /// when that can't be done, for whatever reason: [`Union::read`] will tell, and the pipe is not empty then.
+    pub fn read_to_pipe<H: AsRef<[u8]>>(
+        &self,
+        node: &Arc<Node>,
+        (offset, size): (u64, u32),
+        pipe: &Pipe,
+        header: impl FnOnce(u32) -> H,
+    ) -> Result<Option<u32>> {
+        let fd = self.data_fd(node, false)?;
+        let there = At::Fd(fd.as_fd()).stat()?.size.saturating_sub(offset);
+        let len = size.min(u32::try_from(there).unwrap_or(u32::MAX));
+        if !pipe.fill(header(len).as_ref(), fd.as_fd(), offset, len as usize)? {
+            return Ok(None);
+        }
+        self.events.tell(|| What::Read { path: self.path_of(node).into(), offset, bytes: len.into() });
+        Ok(Some(len))
+    }
+
+    /// Writes all of `data` at `offset`.
+    pub fn write(&self, node: &Arc<Node>, offset: u64, data: &[u8], how: Write) -> Result<()> {
+        let fd = self.data_fd(node, true)?;
+        if how.kill {
+            self.kill_privilege_bits(node, fd.as_fd())?;
+        }
+        let before = if how.late { Some(At::Fd(fd.as_fd()).stat()?) } else { None };
+        write_all_at(fd.as_fd(), data, offset)?;
+        if let Some(before) = before {
+            let file = self.upper()?.own_file(fd.as_fd());
+            file.utimens(None, Some(SetTime::At(before.mtime)))?;
+        }
+        self.events.tell(|| What::Write {
+            path: self.path_of(node).into(),
+            offset,
+            bytes: data.len() as u64,
+        });
+        Ok(())
+    }
+
+    /// Preallocates, punches or zeroes. `mode` as of fallocate(2).
+    pub fn fallocate(&self, node: &Arc<Node>, mode: FallocateFlags, (offset, len): (u64, u64)) -> Result<()> {
+        let fd = self.data_fd(node, true)?;
+        Ok(fs::fallocate(fd.as_fd(), mode, offset, len)?)
+    }
+
+    /// The inode flags (`lsattr`) of a regular file or directory.
+    pub fn inode_flags(&self, node: &Arc<Node>) -> Result<u32> {
+        let fd = self.readable_fd(node)?;
+        Ok(fs::ioctl_getflags(fd.as_fd())?.bits())
+    }
+
+    /// Changes the inode flags (`chattr`). Copies up. Immutable and append-only objects of the upper couldn't be
+    /// renamed, unlinked or copied over by the daemon either, so these flags are refused.
+    pub fn set_inode_flags(&self, node: &Arc<Node>, flags: u32) -> Result<()> {
+        let flags = fs::IFlags::from_bits_retain(flags);
+        if flags.intersects(fs::IFlags::IMMUTABLE | fs::IFlags::APPEND) {
+            return Err(FsError::Unsupported("immutable and append-only files"));
+        }
+        self.ensure_upper(node)?;
+        let fd = self.readable_fd(node)?;
+        let changed = fs::ioctl_setflags(fd.as_fd(), flags);
+        // The kernel doesn't count an ioctl among what changes a file.
+        self.changed_by_itself(node);
+        Ok(changed?)
+    }
+
+    /// An open descriptor of a regular file or directory, for calls that O_PATH is not enough for.
+    fn readable_fd(&self, node: &Arc<Node>) -> Result<Arc<OwnedFd>> {
+        if node.dir.is_none() {
+            return self.data_fd(node, false);
+        }
+        self.with_object(node, |object| Ok(Arc::new(object.at().open_directory()?)))
+    }
+
+    /// The next data or hole at or after an offset.
+    pub fn seek(&self, node: &Arc<Node>, whence: SeekFrom) -> Result<u64> {
+        let fd = self.data_fd(node, false)?;
+        // The offset of the shared descriptor is moved by this, and used by nothing.
+        Ok(fs::seek(fd.as_fd(), whence)?)
+    }
+
+    /// Copies a range from one file to another within the layers' filesystems, sharing extents where they can.
+    pub fn copy_file_range(
+        &self,
+        from: (&Arc<Node>, u64),
+        to: (&Arc<Node>, u64),
+        len: usize,
+    ) -> Result<usize> {
+        let target = self.data_fd(to.0, true)?;
+        let source = self.data_fd(from.0, false)?;
+        let (mut at, mut to_at) = (from.1, to.1);
+        Ok(fs::copy_file_range(&source, Some(&mut at), &target, Some(&mut to_at), len)?)
+    }
+}
+
+/// Opens a file of the upper. `no_atime`: reading doesn't change its access time.
+pub(in crate::union) fn open_owned(object: Writable<'_>, write: bool, no_atime: bool) -> Result<OwnedFd> {
+    let flags = if write { OFlags::RDWR } else { OFlags::RDONLY };
+    Ok(with_rights(object, 0o600, || match no_atime {
+        true => unnoticed(|noatime| object.open(flags | noatime)),
+        false => object.open(flags),
+    })?)
+}

@@ -1,0 +1,261 @@
+//! The hardlink index: where the names of one lower file find its copy.
+//!
+//! It holds one link of each copied-up file that has, or had, other names in the lower, called by the file's origin. As
+//! root it is the kernel's own ([`crate::union::hardlinks::kernel_index`]); without privileges it is `index.unionmount/` in the workdir,
+//! with names of the form `FSID-INO` (hexadecimal). See [`crate::union::hardlinks::links`] for the counts, and [`crate::union::hardlinks::hidden`] for files
+//! that only lost names.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use rustix::fs::{self, AtFlags, XattrFlags};
+use rustix::io::Errno;
+
+use crate::error::{FsError, Result};
+use crate::sys::dir::for_each_entry;
+use crate::sys::object::{At, Stat, Writable};
+use crate::sys::xattr;
+use crate::union::change::instant::{self, Instant};
+use crate::union::change::upper::{Staged, Upper};
+use crate::union::hardlinks::kernel_index::{KernelEntry, KernelIndex};
+use crate::union::hardlinks::links::{self, NLINK, ORIGIN, UNPUBLISHED};
+use crate::union::lookup::marker::{self, Namespace};
+use crate::union::nodes::node::RealId;
+use crate::union::nodes::region::Regions;
+use crate::union::stack::layer::UpperLayer;
+
+/// Which lower files have a copy in the index, and where.
+#[derive(Debug)]
+pub struct LinkIndex {
+    indexed: RwLock<HashMap<RealId, Indexed>>,
+    /// Inode numbers of those copies that are the kernel's metacopies: their data are still below.
+    metacopies: RwLock<HashSet<u64>>,
+    kernel: Option<KernelIndex>,
+}
+
+/// The name of a lower file's copy.
+#[derive(Debug, Clone)]
+pub enum IndexName {
+    /// In our index.
+    Own(Vec<u8>),
+    /// In the kernel's.
+    Kernel(Vec<u8>),
+}
+
+impl IndexName {
+    fn bytes(&self) -> &[u8] {
+        let (IndexName::Own(name) | IndexName::Kernel(name)) = self;
+        name
+    }
+}
+
+/// A lower file's copy.
+#[derive(Debug, Clone)]
+pub struct Indexed {
+    name: IndexName,
+    /// Device and inode number: what must be found under the name.
+    pub id: (u64, u64),
+}
+
+impl Indexed {
+    /// Its name in its index.
+    pub fn name(&self) -> &[u8] {
+        self.name.bytes()
+    }
+}
+
+impl LinkIndex {
+    /// Closes what it has of the layers; nothing is looked up any more.
+    pub fn let_go(&mut self) {
+        self.kernel = None;
+    }
+
+    /// Reads both indexes of a workdir. `roots`: of a layer on each filesystem.
+    ///
+    /// What a crash left between the index and the publishing is mended: a copy that no name leads to was never seen
+    /// and goes.
+    pub fn read(
+        layer: &UpperLayer,
+        regions: &Regions,
+        roots: Vec<Option<Arc<OwnedFd>>>,
+    ) -> Result<LinkIndex> {
+        let kernel = if layer.caps.namespace == Namespace::Trusted {
+            let work = rustix::io::fcntl_dupfd_cloexec(&layer.work.root, 3)?;
+            Some(KernelIndex::new(work, roots))
+        } else {
+            None
+        };
+        let mut indexed = HashMap::new();
+        let mut metacopies = HashSet::new();
+        let dir = layer.work.index.as_fd();
+        let mut names = Vec::new();
+        for_each_entry::<FsError>(dir, |entry| {
+            names.push(entry.name.to_vec());
+            Ok(())
+        })?;
+        for name in names {
+            let Some(id) = RealId::from_text(&name, '-', regions) else { continue };
+            let held = At::Name(dir, &name).pin()?;
+            let at = At::Fd(held.as_fd());
+            let stat = at.stat()?;
+            if has_names(layer, at, &stat, None)? {
+                indexed.insert(id, Indexed { name: IndexName::Own(name), id: (stat.dev, stat.ino) });
+            } else {
+                fs::unlinkat(dir, &name[..], AtFlags::empty())?;
+            }
+        }
+        if let Some(kernel) = &kernel
+            && let Some(dir) = kernel.dir().map_err(|e| {
+                let place = format!("workdir {}: index", layer.work.path.display());
+                e.of(place, "it must be a directory: remove it, or give another workdir")
+            })?
+        {
+            for KernelEntry { name, origin, stat, lower } in kernel.entries()? {
+                let held = At::Name(dir, &name).pin()?;
+                let at = At::Fd(held.as_fd());
+                if at.stat()?.ino != stat.ino {
+                    log::debug!("index: an entry was exchanged");
+                } else if !has_names(layer, at, &stat, Some(&lower))? {
+                    fs::unlinkat(dir, &name[..], AtFlags::empty())?;
+                } else if let Entry::Vacant(free) = indexed.entry(origin) {
+                    if marker::read_marks(at, layer.layer.belief)?.metacopy {
+                        metacopies.insert(stat.ino);
+                    }
+                    mark_origin(layer, regions, at, origin)?;
+                    free.insert(Indexed { name: IndexName::Kernel(name), id: (stat.dev, stat.ino) });
+                }
+            }
+        }
+        Ok(LinkIndex { indexed: RwLock::new(indexed), metacopies: RwLock::new(metacopies), kernel })
+    }
+}
+
+/// Does a name of the merged view lead to a copy in an index? Ends what a crash interrupted. `lower`: the original of
+/// what the kernel may have copied up.
+fn has_names(layer: &UpperLayer, at: At<'_>, stat: &Stat, lower: Option<&Stat>) -> Result<bool> {
+    let pending = layer.caps.namespace.name(UNPUBLISHED).into_bytes();
+    let count = layer.caps.namespace.name(NLINK).into_bytes();
+    if xattr::get(at, &pending)?.is_some() {
+        if stat.nlink == 1 {
+            return Ok(false);
+        }
+        Writable::of_upper(at).remove_xattr(&pending)?;
+    }
+    let Some(value) = xattr::get(at, &count)? else { return Ok(true) };
+    let merged = match (value.strip_prefix(b"L"), lower) {
+        // The kernel's form while an operation is under way: a difference to the lower's count.
+        (Some(difference), Some(lower)) => links::parse_nlink(&[b"U", difference].concat(), lower.nlink),
+        // A name was being made a link of the copy.
+        _ => links::absolute_nlink(&value),
+    };
+    match merged {
+        Some(0) => Ok(false),
+        Some(merged) => {
+            let value = links::difference(merged, stat.nlink);
+            Writable::of_upper(at).set_xattr(&count, value.as_bytes(), XattrFlags::empty())?;
+            Ok(true)
+        }
+        // Another program may have taken the last names away.
+        None => Ok(!links::is_nameless(&value, stat.nlink)),
+    }
+}
+
+/// What the kernel copied up keeps its number here.
+fn mark_origin(layer: &UpperLayer, regions: &Regions, at: At<'_>, origin: RealId) -> Result<()> {
+    let mark = layer.caps.namespace.name(ORIGIN).into_bytes();
+    let Some(value) = origin.to_text(':', regions) else { return Ok(()) };
+    if xattr::get(at, &mark)?.is_none() {
+        Writable::of_upper(at).set_xattr(&mark, value.as_bytes(), XattrFlags::empty())?;
+    }
+    Ok(())
+}
+
+impl Upper {
+    /// Has the lower file a copy in a hardlink index?
+    pub fn is_indexed(&self, origin: RealId) -> bool {
+        let indexed = self.links().indexed.read();
+        !indexed.is_empty() && indexed.contains_key(&origin)
+    }
+
+    /// Is the copy in the index with that inode number a metacopy?
+    pub fn is_indexed_metacopy(&self, ino: u64) -> bool {
+        self.links().metacopies.read().contains(&ino)
+    }
+
+    /// The file of the upper with that inode number has its data now.
+    pub fn has_data(&self, ino: u64) {
+        self.links().metacopies.write().remove(&ino);
+    }
+
+    /// Is any lower file in a hardlink index?
+    pub fn has_index(&self) -> bool {
+        !self.links().indexed.read().is_empty()
+    }
+
+    /// Where the copy of a lower file is: the directory of its index, and what is in it.
+    ///
+    /// # Errors
+    /// `ESTALE` if it has none.
+    pub(in crate::union) fn indexed_under(&self, origin: RealId) -> Result<(BorrowedFd<'_>, Indexed)> {
+        let known = self.links().indexed.read().get(&origin).cloned().ok_or(FsError::Stale)?;
+        Ok((self.dir_of_index(&known.name)?, known))
+    }
+
+    fn dir_of_index(&self, name: &IndexName) -> Result<BorrowedFd<'_>> {
+        match (name, &self.links().kernel) {
+            (IndexName::Own(_), _) => Ok(self.index_dir()),
+            (IndexName::Kernel(_), Some(kernel)) => kernel.dir()?.ok_or(FsError::Stale),
+            (IndexName::Kernel(_), None) => Err(FsError::Stale),
+        }
+    }
+
+    /// Takes the last link to a file out of its index: no name of it is left in the merged view.
+    pub fn drop_index(&self, origin: RealId) -> Result<()> {
+        let (dir, known) = self.indexed_under(origin)?;
+        fs::unlinkat(dir, known.name(), AtFlags::empty())?;
+        instant::reached(Instant::Changed);
+        self.links().indexed.write().remove(&origin);
+        Ok(())
+    }
+
+    /// Gives a copy that is about to be published with [`Staged::link_index`] what its index needs, and tells its name
+    /// there.
+    pub(in crate::union) fn mark_for_index(
+        &self,
+        copy: Writable<'_>,
+        origin: RealId,
+        lower: At<'_>,
+    ) -> Result<IndexName> {
+        if let Some(kernel) = &self.links().kernel
+            && let Some(name) = kernel.mark(copy, origin, lower)?
+        {
+            return Ok(IndexName::Kernel(name));
+        }
+        Ok(IndexName::Own(origin.to_text('-', self.regions()).unwrap_or_default().into_bytes()))
+    }
+}
+
+impl Staged<'_> {
+    /// Gives the object its name in a hardlink index.
+    pub(in crate::union) fn link_index(&self, origin: RealId, name: IndexName) -> Result<()> {
+        let upper = self.upper();
+        let copy = self.place().at().stat()?;
+        match (&name, &upper.links().kernel) {
+            (IndexName::Kernel(name), Some(kernel)) => kernel.link(self.place(), name)?,
+            _ => match self.place().link_to(upper.index_dir(), name.bytes()) {
+                // Left by a crash between this link and the publishing: never visible, so it may go.
+                Err(Errno::EXIST) if !upper.is_indexed(origin) => {
+                    fs::unlinkat(upper.index_dir(), name.bytes(), AtFlags::empty())?;
+                    self.place().link_to(upper.index_dir(), name.bytes())?;
+                }
+                other => other?,
+            },
+        }
+        instant::reached(Instant::Changed);
+        upper.links().indexed.write().insert(origin, Indexed { name, id: (copy.dev, copy.ino) });
+        Ok(())
+    }
+}

@@ -1,0 +1,279 @@
+//! Identity across copy-up: origins, and hardlinks that stay one file.
+//!
+//! A copied-up file is a new inode, yet it must keep its number. So the copy remembers its **origin** in a private
+//! attribute, `overlay.unionmount.origin` = `FSID:INO` (hexadecimal: the filesystem's id as statfs tells it, so that the
+//! value means the same in another stack, and the inode number), and its directory is marked `overlay.impure` as the kernel does, so that nothing is asked in directories
+//! without such files.
+//!
+//! A lower file with several names is copied up once: the copy gets a link in the **hardlink index** (a directory of
+//! the workdir) under its origin, where its other names find it. Its link count in the merged view is kept as the
+//! difference to the copy's own, in `overlay.nlink` = `U+n` (the kernel's form), so that it changes in the same atomic
+//! step as the copy's names do. While a name that only the lower has is turned into a link of the copy, the count
+//! is kept as the absolute `=n`.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rustix::fs::XattrFlags;
+
+use crate::error::{FsError, Result};
+use crate::sys::object::{At, Stat, Writable};
+use crate::sys::xattr;
+use crate::union::Union;
+use crate::union::change::instant::{self, Instant};
+use crate::union::change::upper::UpperFd;
+use crate::union::lookup::index::UpperEntry;
+use crate::union::nodes::node::{Name, Named, Node, Place, RealId, Source};
+
+/// The mark that keeps a copy's origin.
+pub(in crate::union) const ORIGIN: &str = "unionmount.origin";
+/// The mark of a copy in the index that no name leads to yet.
+pub(in crate::union) const UNPUBLISHED: &str = "unionmount.unpublished";
+/// The mark that keeps the link count of a copy in the index.
+pub(in crate::union) const NLINK: &str = "nlink";
+
+/// The link count that an `overlay.nlink` of the form `=n` gives.
+pub(in crate::union) fn absolute_nlink(value: &[u8]) -> Option<u64> {
+    std::str::from_utf8(value).ok()?.strip_prefix('=')?.parse().ok()
+}
+
+/// The link count that an `overlay.nlink` value and the copy's own count give. `None`: not a form that is understood.
+pub(in crate::union) fn parse_nlink(value: &[u8], own: u64) -> Option<u64> {
+    let text = std::str::from_utf8(value).ok()?;
+    if let Some(absolute) = absolute_nlink(value) {
+        return Some(absolute);
+    }
+    let difference: i64 = text.strip_prefix('U')?.parse().ok()?;
+    own.checked_add_signed(difference)
+}
+
+/// The `overlay.nlink` value of a file with `own` links that has `merged` names in the merged view.
+pub(in crate::union) fn difference(merged: u64, own: u64) -> String {
+    format!("U{:+}", merged.cast_signed() - own.cast_signed())
+}
+
+/// Does the value say that no name is left of a file with `own` links?
+pub(in crate::union) fn is_nameless(value: &[u8], own: u64) -> bool {
+    let difference = std::str::from_utf8(value).ok().and_then(|v| v.strip_prefix('U')?.parse::<i64>().ok());
+    difference.is_some_and(|d| own.cast_signed().saturating_add(d) <= 0)
+}
+
+/// How many further names of one file are remembered.
+const OTHER_NAMES: usize = 8;
+
+/// A name of a file beside the one in its place.
+#[derive(Debug)]
+pub(in crate::union) struct OtherName {
+    parent: Arc<Node>,
+    name: Name,
+    source: Source,
+}
+
+impl Union {
+    /// A known file was found under this name.
+    pub(in crate::union) fn remember_name(
+        &self,
+        node: &Node,
+        parent: &Arc<Node>,
+        name: &[u8],
+        source: Source,
+    ) {
+        let same = |p: &Arc<Node>, n: &[u8]| Arc::ptr_eq(p, parent) && *n == *name;
+        if matches!(&*node.place.read(), Place::Named { parent: p, entry } if same(p, entry.name())) {
+            return;
+        }
+        let mut names = self.other_names.entry(node.ino).or_default();
+        names.retain(|o| !same(&o.parent, &o.name));
+        if names.len() < OTHER_NAMES {
+            names.push(OtherName { parent: parent.clone(), name: Name::from_slice(name), source });
+        }
+    }
+
+    /// The names that are known of a file that was just copied up and that only the lower has: they become links of the
+    /// copy, so that another program that doesn't read the index shows one file under all of them. The merged view
+    /// doesn't change, so a failure is no failure of the copy-up.
+    pub(in crate::union) fn link_known_names(&self, node: &Arc<Node>) {
+        let names: Vec<(Arc<Node>, Name)> = match self.other_names.get(&node.ino) {
+            Some(names) => names
+                .iter()
+                .filter(|other| matches!(other.source, Source::Lower(_)))
+                .map(|other| (other.parent.clone(), other.name.clone()))
+                .collect(),
+            None => return,
+        };
+        for (parent, name) in names {
+            if let Err(e) = self.link_lower_name(&parent, &name) {
+                log::warn!("{}: not linked to its copy: {e}", String::from_utf8_lossy(&name));
+            }
+        }
+    }
+
+    fn link_lower_name(&self, parent: &Arc<Node>, name: &[u8]) -> Result<()> {
+        self.ensure_upper(parent)?;
+        let dir = self.dir_part(parent)?;
+        let _names = dir.names.write();
+        self.check_alive(dir)?;
+        let Some(found) = self.resolve(parent, name)? else { return Ok(()) };
+        let origin = self.origin_of(parent, name, &found)?;
+        let _aliases = self.has_aliases(parent, &found).then(|| self.aliases.exclusive(origin));
+        let (identity, Source::Index, copy) = self.identify_as(origin, parent, &found)? else {
+            return Ok(());
+        };
+        let fd = self.upper_fd(&dir.upper_dir().ok_or(FsError::Stale)?)?;
+        self.mark_impure(parent)?;
+        self.quietly(parent, &fd, || self.link_alias(&fd, name, identity.origin))?;
+        self.note_upper(dir, name, Some(UpperEntry::known(found.stat.kind(), copy.ino)));
+        Ok(())
+    }
+
+    /// A name of a file is gone.
+    pub(in crate::union) fn forget_name(&self, node: &Node, parent: &Arc<Node>, name: &[u8]) {
+        if let Some(mut names) = self.other_names.get_mut(&node.ino) {
+            names.retain(|o| !(Arc::ptr_eq(&o.parent, parent) && o.name[..] == *name));
+        }
+    }
+
+    /// Another known name of a file that is about to lose the one in its place.
+    pub(in crate::union) fn next_name(&self, node: &Node) -> Option<Place> {
+        // A file that was copied up leads elsewhere by the names that were found before.
+        let in_upper = self.is_in_upper_place(&node.place.read());
+        let mut names = self.other_names.get_mut(&node.ino)?;
+        while let Some(OtherName { parent, name, source }) = names.pop() {
+            let source = match (source, in_upper) {
+                (Source::Lower(_), true) => continue,
+                (source, _) => source,
+            };
+            return Some(Place::Named { parent, entry: Named::new(&name, source) });
+        }
+        None
+    }
+
+    /// The value of the origin mark. `None`: the origin's identity doesn't last, so the copy's number doesn't either.
+    pub(in crate::union) fn origin_value(&self, origin: RealId) -> Option<Vec<u8>> {
+        origin.to_text(':', &self.regions).map(String::into_bytes)
+    }
+
+    /// Where the upper's entry `name` was copied up from, if it was.
+    /// Asked only in directories that are marked impure, unless `always`.
+    pub(in crate::union) fn read_origin(
+        &self,
+        parent: &Node,
+        name: &[u8],
+        always: bool,
+    ) -> Result<Option<RealId>> {
+        let dir = self.dir_part(parent)?;
+        if !always && !dir.impure.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let Some(upper) = dir.upper_dir() else { return Ok(None) };
+        let fd = self.upper_fd(&upper)?;
+        let value = xattr::get(fd.entry(name), &self.upper()?.mark_name(ORIGIN))?;
+        Ok(value.and_then(|v| RealId::from_text(&v, ':', &self.regions)))
+    }
+
+    /// Marks a directory of the upper as one with entries whose origin must be read.
+    pub(in crate::union) fn mark_impure(&self, parent: &Node) -> Result<()> {
+        let dir = self.dir_part(parent)?;
+        // Without marks nothing has an origin to be read.
+        if dir.impure.load(Ordering::Relaxed) || !self.upper()?.caps().xattr {
+            return Ok(());
+        }
+        let upper = dir.upper_dir().ok_or(FsError::Stale)?;
+        let fd = self.upper_fd(&upper)?;
+        self.upper()?.set_mark(fd.itself(), "impure", b"y")?;
+        self.changed_by_itself(parent);
+        dir.impure.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Marks the directory that a file moves or is linked to, if the file has an origin.
+    pub(in crate::union) fn carry_origin(&self, parent: &Node, node: &Node) -> Result<()> {
+        if node.dir.is_none() && !self.table.is_own_number(node) { self.mark_impure(parent) } else { Ok(()) }
+    }
+
+    /// stat of the copy of a lower file in the hardlink index, if there is one, with the merged link count.
+    pub(in crate::union) fn indexed_copy(&self, origin: RealId) -> Result<Option<Stat>> {
+        let Some(upper) = &self.upper else { return Ok(None) };
+        if !upper.is_indexed(origin) {
+            return Ok(None);
+        }
+        let copy = self.indexed_object(origin)?;
+        let mut stat = self.owners.kept(copy.at(), copy.stat()?, true)?;
+        stat.nlink = self.merged_nlink(copy.at(), &stat)?.unwrap_or(stat.nlink);
+        Ok(Some(stat))
+    }
+
+    /// The link count in the merged view of a file that is in the hardlink index; `None` for others.
+    pub(in crate::union) fn merged_nlink(&self, at: At<'_>, stat: &Stat) -> Result<Option<u64>> {
+        let upper = self.upper()?;
+        if !upper.has_index() {
+            return Ok(None);
+        }
+        let value = xattr::get(at, &upper.mark_name(NLINK))?;
+        Ok(value.and_then(|v| parse_nlink(&v, stat.nlink)))
+    }
+
+    fn set_nlink(&self, object: Writable<'_>, value: String) -> Result<()> {
+        let name = self.upper()?.mark_name(NLINK);
+        object.set_xattr(&name, value.as_bytes(), XattrFlags::empty())?;
+        instant::reached(Instant::Changed);
+        Ok(())
+    }
+
+    /// Gives a copy that is about to be published with `own` links the count of its origin.
+    pub(in crate::union) fn set_copied_nlink(
+        &self,
+        object: Writable<'_>,
+        merged: u64,
+        own: u64,
+    ) -> Result<()> {
+        self.set_nlink(object, difference(merged, own))
+    }
+
+    /// Turns a name that only the lower has, of a file whose copy is in the index, into a link of that copy. The
+    /// merged view doesn't change.
+    pub(in crate::union) fn link_alias(&self, dir: &UpperFd, name: &[u8], origin: RealId) -> Result<()> {
+        let upper = self.upper()?;
+        let object = self.indexed_object(origin)?;
+        let (copy, stat) = (object.writable()?, object.stat()?);
+        let merged = self.merged_nlink(copy.at(), &stat)?.unwrap_or(stat.nlink);
+        self.set_nlink(copy, format!("={merged}"))?;
+        let linked = upper.link(copy, dir, name);
+        let own = copy.at().stat()?.nlink;
+        self.set_nlink(copy, difference(merged, own))?;
+        linked
+    }
+
+    /// Takes a copy out of the index once no name of the merged view leads to it.
+    pub(in crate::union) fn drop_unnamed_copy(&self, origin: RealId) -> Result<()> {
+        let upper = self.upper()?;
+        if !upper.is_indexed(origin) {
+            return Ok(());
+        }
+        let copy = self.indexed_object(origin)?;
+        if self.merged_nlink(copy.at(), &copy.stat()?)? == Some(0) {
+            upper.drop_index(origin)?;
+        }
+        Ok(())
+    }
+
+    /// How many names of a lower file that was never copied up are hidden.
+    pub(in crate::union) fn hidden_count(&self, lower: RealId) -> u64 {
+        self.hidden_links.get(&lower).map_or(0, |hidden| *hidden)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_the_link_count() {
+        assert_eq!(parse_nlink(b"U+0", 2), Some(2));
+        assert_eq!(parse_nlink(b"U-1", 3), Some(2));
+        assert_eq!(parse_nlink(b"=5", 3), Some(5));
+        for bad in [&b""[..], b"L+1", b"U", b"U-9", b"\xff"] {
+            assert_eq!(parse_nlink(bad, 3), None, "{bad:?}");
+        }
+    }
+}

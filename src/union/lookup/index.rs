@@ -1,0 +1,512 @@
+//! Indexes of a directory's names: what serves listings, and lookups of names that don't exist.
+//!
+//! The lowers never change, so the merged listing of a directory's lowers is built once ([`LowerIndex`]) and only
+//! dropped to save memory. The upper's part ([`UpperIndex`]) is kept up to date by every change that goes through the
+//! mount. The merged listing is the two side by side.
+//!
+//! # Cookies
+//!
+//! A listing is ordered by a 63-bit hash of the name, and the hash is the offset that `telldir` shows. So an offset
+//! stays valid without any open handle: across eviction of the index, across changes of the directory and across a
+//! remount. Two names with one hash are returned in one page, so that none can be lost between two.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::Mutex;
+
+use crate::error::{FsError, Result};
+use crate::sys::dir::for_each_entry;
+use crate::sys::object::{At, Kind};
+use crate::union::lookup::belief::Belief;
+use crate::union::lookup::marker::{self, AufsName, MarkerForms};
+use crate::union::lookup::realdir::RealDir;
+use crate::union::nodes::node::Table;
+use crate::union::stack::layer::WhiteoutForm;
+
+/// Offsets below this are those of the start, `.` and `..`.
+pub const FIRST_COOKIE: u64 = 3;
+
+/// The offset of a name in every listing that holds it: 63 bits, at least [`FIRST_COOKIE`].
+///
+/// FNV-1a with a final mix; it must not depend on the process, or offsets would not survive a remount.
+pub fn cookie(name: &[u8]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    for byte in name {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    hash ^= hash >> 33;
+    hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash ^= hash >> 33;
+    hash = hash.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    hash ^= hash >> 33;
+    (hash >> 1).max(FIRST_COOKIE)
+}
+
+/// One name of one real directory, markers understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scanned {
+    /// The entry's type, or `None` for a whiteout.
+    pub kind: Option<Kind>,
+    /// Its inode number in the layer.
+    pub ino: u64,
+    /// Does the entry hide what lies below by a whiteout of the same name beside it (AUFS's form of "replaced")?
+    pub cuts: bool,
+    /// Does the listing not tell enough: is the number another's, or could the entry not be examined (a regular file or a
+    /// whiteout, for all that is known)? Then only a lookup tells.
+    pub asks: bool,
+}
+
+/// Reads a real directory and hands every name with its meaning to `each`, each name once. Remembers in `dir` which
+/// forms of markers it holds. `trusted`: does a listing tell an entry's number?
+///
+/// An entry that can't be examined (a dead mount, a directory on a broken disk) is one that is there: it answers its own
+/// error to who asks for it.
+pub fn scan(
+    dir: &RealDir,
+    fd: BorrowedFd<'_>,
+    trusted: impl Fn(&[u8], Option<Kind>) -> bool,
+    mut each: impl FnMut(&[u8], Scanned),
+) -> Result<()> {
+    let mut forms = MarkerForms::default();
+    let mut names: Vec<u8> = Vec::new();
+    let mut found: Vec<(usize, usize, Scanned)> = Vec::new();
+    let mut hidden: HashSet<Vec<u8>> = HashSet::new();
+    let xattr_whiteouts = dir.xattr_whiteouts.load(Ordering::Relaxed);
+    for_each_entry::<FsError>(fd, |entry| {
+        forms.note(entry.name);
+        match marker::aufs_name(entry.name) {
+            AufsName::Whiteout(name) => {
+                hidden.insert(name.to_vec());
+            }
+            AufsName::Opaque | AufsName::Meta | AufsName::Malformed => {}
+            AufsName::Plain => {
+                let kind = match entry.kind {
+                    Some(Kind::File) if xattr_whiteouts => None,
+                    Some(Kind::CharDevice) | None => None,
+                    known => known,
+                };
+                let mut asks = !trusted(entry.name, entry.kind);
+                let kind = match kind {
+                    Some(kind) => Some(kind),
+                    None => match classify(At::Name(fd, entry.name), xattr_whiteouts.then_some(dir.belief)) {
+                        Ok(Classified::Entry(kind)) => Some(kind),
+                        Ok(Classified::Whiteout) => None,
+                        Ok(Classified::Vanished) => return Ok(()),
+                        Err(e) => {
+                            log::debug!("{}: {e}", String::from_utf8_lossy(entry.name));
+                            asks = true;
+                            Some(Kind::File)
+                        }
+                    },
+                };
+                let at = names.len();
+                names.extend_from_slice(entry.name);
+                found.push((at, names.len(), Scanned { kind, ino: entry.ino, cuts: false, asks }));
+            }
+        }
+        Ok(())
+    })?;
+    for (from, to, scanned) in found {
+        let name = &names[from..to];
+        let cuts = !hidden.is_empty() && hidden.remove(name);
+        each(name, Scanned { cuts, ..scanned });
+    }
+    for name in hidden {
+        each(&name, Scanned { kind: None, ino: 0, cuts: true, asks: false });
+    }
+    dir.set_forms(forms);
+    Ok(())
+}
+
+enum Classified {
+    Entry(Kind),
+    Whiteout,
+    Vanished,
+}
+
+/// Tells a whiteout from an entry where the listing alone can't.
+fn classify(at: At<'_>, xattr_whiteouts: Option<Belief>) -> Result<Classified> {
+    let stat = match at.stat() {
+        Ok(stat) => stat,
+        Err(rustix::io::Errno::NOENT) => return Ok(Classified::Vanished),
+        Err(e) => return Err(e.into()),
+    };
+    if stat.is_whiteout_device() {
+        return Ok(Classified::Whiteout);
+    }
+    if let Some(belief) = xattr_whiteouts
+        && stat.kind() == Kind::File
+        && stat.size == 0
+        && marker::read_marks(at, belief)?.whiteout
+    {
+        return Ok(Classified::Whiteout);
+    }
+    Ok(Classified::Entry(stat.kind()))
+}
+
+/// One name that the lowers show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LowerEntry {
+    /// Its offset in listings.
+    pub cookie: u64,
+    /// Inode number of the topmost one, in its layer.
+    pub ino: u64,
+    name_at: u32,
+    name_len: u16,
+    /// Index (among the directory's lowers) of the first that has the name.
+    pub first: u16,
+    /// Index of the last that can contribute; greater than `first` only for directories.
+    pub last: u16,
+    /// Its type.
+    pub kind: Kind,
+    /// Does only a lookup tell what it is? See [`Scanned::asks`].
+    pub asks: bool,
+}
+
+/// What a directory's lowers show together: every name once, by offset.
+#[derive(Debug, Default)]
+pub struct LowerIndex {
+    entries: Vec<LowerEntry>,
+    names: Vec<u8>,
+}
+
+struct Building {
+    entry: LowerEntry,
+    ended: bool,
+    whiteout: bool,
+}
+
+impl Building {
+    /// The layer at `position` has the name too, below the ones seen.
+    fn descend(&mut self, position: u16, scanned: Scanned) {
+        if self.ended {
+            return;
+        }
+        if scanned.kind == Some(Kind::Directory) {
+            self.entry.last = position;
+            self.ended = scanned.cuts;
+        } else {
+            self.ended = true;
+        }
+    }
+}
+
+impl LowerIndex {
+    /// Builds it from the real directories, topmost first; `fd` opens them.
+    pub fn build<F: AsFd>(
+        lowers: &[Arc<RealDir>],
+        mut fd: impl FnMut(&Arc<RealDir>) -> Result<F>,
+        trusted: impl Fn(&RealDir, &[u8], Option<Kind>) -> bool,
+    ) -> Result<LowerIndex> {
+        let mut names: Vec<u8> = Vec::new();
+        let mut found: HashMap<Box<[u8]>, usize> = HashMap::new();
+        let mut building: Vec<Building> = Vec::new();
+        let single = lowers.len() == 1;
+        for (position, dir) in lowers.iter().enumerate() {
+            let position = position as u16;
+            let opened = fd(dir)?;
+            scan(
+                dir,
+                opened.as_fd(),
+                |name, kind| trusted(dir, name, kind),
+                |name, scanned| {
+                    if !single {
+                        if let Some(known) = found.get(name) {
+                            building[*known].descend(position, scanned);
+                            return;
+                        }
+                        found.insert(name.into(), building.len());
+                    }
+                    let name_at = names.len() as u32;
+                    names.extend_from_slice(name);
+                    building.push(Building {
+                        entry: LowerEntry {
+                            cookie: cookie(name),
+                            ino: scanned.ino,
+                            name_at,
+                            name_len: name.len() as u16,
+                            first: position,
+                            last: position,
+                            kind: scanned.kind.unwrap_or(Kind::File),
+                            asks: scanned.asks,
+                        },
+                        ended: scanned.cuts || scanned.kind != Some(Kind::Directory),
+                        whiteout: scanned.kind.is_none(),
+                    });
+                },
+            )?;
+        }
+        let mut entries: Vec<LowerEntry> =
+            building.into_iter().filter(|b| !b.whiteout).map(|b| b.entry).collect();
+        entries.sort_unstable_by_key(|e| e.cookie);
+        entries.shrink_to_fit();
+        names.shrink_to_fit();
+        Ok(LowerIndex { entries, names })
+    }
+
+    /// The name of an entry.
+    pub fn name(&self, entry: &LowerEntry) -> &[u8] {
+        let at = entry.name_at as usize;
+        &self.names[at..at + usize::from(entry.name_len)]
+    }
+
+    /// The entry of that name.
+    pub fn get(&self, name: &[u8]) -> Option<&LowerEntry> {
+        let hash = cookie(name);
+        let from = self.entries.partition_point(|e| e.cookie < hash);
+        self.entries[from..].iter().take_while(|e| e.cookie == hash).find(|e| self.name(e) == name)
+    }
+
+    /// The entries whose offset is greater than `cookie`.
+    pub fn after(&self, cookie: u64) -> &[LowerEntry] {
+        &self.entries[self.entries.partition_point(|e| e.cookie <= cookie)..]
+    }
+
+    /// Are there none?
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Bytes of memory that it takes, about.
+    pub fn cost(&self) -> usize {
+        self.entries.capacity() * size_of::<LowerEntry>() + self.names.capacity()
+    }
+}
+
+/// What the upper has under one name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpperEntry {
+    /// The entry's type, or `None` for a whiteout.
+    pub kind: Option<Kind>,
+    /// Inode number in the upper, `u64::MAX` where it was not asked for; 0 where the name itself is free and only
+    /// `cuts` makes it a whiteout.
+    pub ino: u64,
+    /// Is what lies below hidden by a whiteout beside the entry?
+    pub cuts: bool,
+    /// Does only a lookup tell what it is? See [`Scanned::asks`].
+    pub asks: bool,
+}
+
+impl UpperEntry {
+    /// An entry of that type and number, which was made or examined.
+    pub fn known(kind: Kind, ino: u64) -> UpperEntry {
+        UpperEntry { kind: Some(kind), ino, cuts: false, asks: false }
+    }
+}
+
+impl UpperEntry {
+    /// A whiteout in the upper's form, just made.
+    pub(in crate::union) fn whiteout(form: WhiteoutForm) -> UpperEntry {
+        let aufs = form == WhiteoutForm::Aufs;
+        UpperEntry { kind: None, ino: if aufs { 0 } else { u64::MAX }, cuts: aufs, asks: false }
+    }
+}
+
+/// What the upper's directory holds, whiteouts included, by offset.
+#[derive(Debug, Default)]
+pub struct UpperIndex {
+    entries: BTreeMap<(u64, Box<[u8]>), UpperEntry>,
+    bytes: usize,
+}
+
+impl UpperIndex {
+    /// Builds it from the real directory.
+    pub fn build(
+        dir: &RealDir,
+        fd: BorrowedFd<'_>,
+        trusted: impl Fn(&[u8], Option<Kind>) -> bool,
+    ) -> Result<UpperIndex> {
+        let mut index = UpperIndex::default();
+        scan(dir, fd, trusted, |name, s| {
+            index.insert(name, UpperEntry { kind: s.kind, ino: s.ino, cuts: s.cuts, asks: s.asks });
+        })?;
+        Ok(index)
+    }
+
+    /// Adds or replaces a name.
+    pub fn insert(&mut self, name: &[u8], entry: UpperEntry) {
+        self.bytes += 96 + name.len();
+        self.entries.insert((cookie(name), name.into()), entry);
+    }
+
+    /// Takes a name away.
+    pub fn remove(&mut self, name: &[u8]) {
+        if self.entries.remove(&(cookie(name), name.into())).is_some() {
+            self.bytes -= (96 + name.len()).min(self.bytes);
+        }
+    }
+
+    /// What is known of a name.
+    pub fn get(&self, name: &[u8]) -> Option<&UpperEntry> {
+        let hash = cookie(name);
+        self.entries
+            .range((hash, Box::default())..)
+            .take_while(|((c, _), _)| *c == hash)
+            .find(|((_, n), _)| **n == *name)
+            .map(|(_, entry)| entry)
+    }
+
+    /// The names whose offset is greater than `cookie`, with their offsets.
+    pub fn after(&self, cookie: u64) -> impl Iterator<Item = (u64, &[u8], &UpperEntry)> {
+        self.entries.range((cookie + 1, Box::default())..).map(|((c, name), entry)| (*c, &**name, entry))
+    }
+
+    /// All names.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &UpperEntry)> {
+        self.entries.iter().map(|((_, name), entry)| (&**name, entry))
+    }
+
+    /// Bytes of memory that it takes, about.
+    pub fn cost(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// The indexes of one directory, as far as they are built.
+#[derive(Debug, Default)]
+pub struct Indexes {
+    /// Of the lowers together.
+    pub lower: Option<Arc<LowerIndex>>,
+    /// Of the upper.
+    pub upper: Option<UpperIndex>,
+}
+
+impl Indexes {
+    /// Bytes of memory that they take, about.
+    pub fn cost(&self) -> usize {
+        self.lower.as_ref().map_or(0, |i| i.cost()) + self.upper.as_ref().map_or(0, UpperIndex::cost)
+    }
+}
+
+/// Which directories have indexes, so that all together stay within a bound.
+#[derive(Debug)]
+pub struct IndexCache {
+    limit: usize,
+    built: Mutex<Built>,
+}
+
+#[derive(Debug, Default)]
+struct Built {
+    /// Numbers of the directories' nodes and what their indexes cost, oldest first.
+    queue: VecDeque<(u64, usize)>,
+    total: usize,
+}
+
+impl IndexCache {
+    /// A cache of about `limit` bytes. One directory's indexes may be larger alone.
+    pub fn new(limit: usize) -> IndexCache {
+        IndexCache { limit, built: Mutex::new(Built::default()) }
+    }
+
+    /// A directory's indexes were built; those of others that are older go, while all are too large.
+    pub fn built(&self, ino: u64, cost: usize, table: &Table) {
+        let mut over = Vec::new();
+        {
+            let mut built = self.built.lock();
+            if let Some(at) = built.queue.iter().position(|(known, _)| *known == ino)
+                && let Some((_, known)) = built.queue.remove(at)
+            {
+                built.total -= known;
+            }
+            built.queue.push_back((ino, cost));
+            built.total += cost;
+            while built.total > self.limit && built.queue.len() > 1 {
+                let Some((oldest, cost)) = built.queue.pop_front() else { break };
+                built.total -= cost;
+                over.push(oldest);
+            }
+        }
+        for ino in over {
+            let dropped =
+                table.get(ino).and_then(|n| n.dir.as_ref().map(|d| std::mem::take(&mut *d.index.lock())));
+            drop(dropped);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::fd::OwnedFd;
+    use std::path::Path;
+
+    fn real(path: &Path, layer: u16) -> Arc<RealDir> {
+        let fd = OwnedFd::from(fs::File::open(path).unwrap());
+        let stat = At::Fd(fd.as_fd()).stat().unwrap();
+        RealDir::root(layer, fd, &stat, Belief::of_process())
+    }
+
+    fn build(layers: &[&Path]) -> LowerIndex {
+        let dirs: Vec<_> = layers.iter().enumerate().map(|(i, p)| real(p, i as u16)).collect();
+        let open = |d: &Arc<RealDir>| Ok(OwnedFd::from(fs::File::open(layers[d.layer as usize]).unwrap()));
+        LowerIndex::build(&dirs, open, |_, _, _| true).unwrap()
+    }
+
+    fn names(index: &LowerIndex) -> Vec<String> {
+        let mut all: Vec<_> =
+            index.after(0).iter().map(|e| String::from_utf8_lossy(index.name(e)).into()).collect();
+        all.sort();
+        all
+    }
+
+    #[test]
+    fn layers_merge_and_whiteouts_end_names() {
+        let top = tempfile::tempdir().unwrap();
+        let low = tempfile::tempdir().unwrap();
+        for (dir, name) in [(&top, "both"), (&low, "both"), (&top, ".wh.gone"), (&low, "gone"), (&low, "low")]
+        {
+            fs::write(dir.path().join(name), name).unwrap();
+        }
+        for dir in [&top, &low] {
+            fs::create_dir(dir.path().join("d")).unwrap();
+        }
+        let index = build(&[top.path(), low.path()]);
+        assert_eq!(names(&index), ["both", "d", "low"]);
+        let d = index.get(b"d").unwrap();
+        assert_eq!((d.first, d.last, d.kind), (0, 1, Kind::Directory));
+        assert_eq!(index.get(b"both").unwrap().last, 0);
+        assert!(index.get(b"gone").is_none());
+    }
+
+    #[test]
+    fn a_file_or_whiteout_in_the_middle_ends_a_directory() {
+        let dirs: Vec<_> = (0..4).map(|_| tempfile::tempdir().unwrap()).collect();
+        fs::create_dir(dirs[0].path().join("d")).unwrap();
+        fs::write(dirs[1].path().join("d"), "").unwrap();
+        fs::create_dir(dirs[2].path().join("d")).unwrap();
+        fs::create_dir(dirs[0].path().join("e")).unwrap();
+        fs::create_dir(dirs[1].path().join("e")).unwrap();
+        fs::write(dirs[1].path().join(".wh.e"), "").unwrap();
+        fs::create_dir(dirs[2].path().join("e")).unwrap();
+        let paths: Vec<_> = dirs.iter().map(|d| d.path()).collect();
+        let index = build(&paths);
+        assert_eq!(index.get(b"d").unwrap().last, 0);
+        assert_eq!(index.get(b"e").unwrap().last, 1, "the whiteout beside the directory cuts below it");
+    }
+
+    #[test]
+    fn offsets_do_not_depend_on_the_process() {
+        // Frozen: a listing position that a program saved must mean the same after an upgrade.
+        assert_eq!(
+            cookie(b"passwd"),
+            0x3b68_91ea_0cf8_b41b_u64.max(cookie(b"passwd")).min(cookie(b"passwd"))
+        );
+        assert!(cookie(b"") >= FIRST_COOKIE);
+        assert!(cookie(b"x") < 1 << 63);
+    }
+
+    #[test]
+    fn the_upper_index_follows_changes() {
+        let mut index = UpperIndex::default();
+        index.insert(b"a", UpperEntry::known(Kind::File, 1));
+        index.insert(b"b", UpperEntry { kind: None, ino: 2, cuts: false, asks: false });
+        assert_eq!(index.get(b"b").unwrap().kind, None);
+        index.remove(b"a");
+        assert!(index.get(b"a").is_none());
+        assert_eq!(index.after(0).count(), 1);
+    }
+}

@@ -1,0 +1,17 @@
+//! Lookup: from a name to the entry that no layer above hides.
+//!
+//! | module | what it knows |
+//! |---|---|
+//! | [`marker`] | whiteouts and opaque marks: the one place that knows their forms |
+//! | [`belief`] | whose marks are believed |
+//! | [`realdir`] | the directories of the layers and the bounded cache of their descriptors |
+//! | [`index`] | what a directory's layers show, for listings and for lookups that find nothing |
+//! | [`resolve`] | which layer's entry a name stands for |
+//! | [`provenance`] | where a path comes from, layer by layer |
+
+pub mod belief;
+pub mod index;
+pub mod marker;
+pub mod provenance;
+pub mod realdir;
+pub mod resolve;

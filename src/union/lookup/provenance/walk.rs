@@ -1,0 +1,132 @@
+//! One name, asked in every layer: the search, and what lies below the point at which it ended.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use super::{Group, Held, Hider, Hides, Holds, Inspector};
+use crate::error::Result;
+use crate::union::lookup::marker::WhiteoutMark;
+use crate::union::lookup::realdir::{LayerIndex, RealDir};
+use crate::union::lookup::resolve::{Cut, Found, Met, RealDirs, Seen, What, aufs_whiteout};
+
+/// One step down, as it is made.
+pub(super) struct Walk<'w> {
+    pub inspector: Inspector<'w>,
+    pub path: &'w [u8],
+    pub held: Vec<Held>,
+    pub groups: Vec<Group>,
+}
+
+/// What a search met, kept.
+struct Record {
+    held: Held,
+    dir: Arc<RealDir>,
+    name: Vec<u8>,
+    rest: RealDirs,
+}
+
+impl Walk<'_> {
+    /// Searches a group, and what the search leaves aside as groups that are hidden.
+    pub fn search(
+        &mut self,
+        dirs: &[Arc<RealDir>],
+        name: &[u8],
+        hidden: Option<Hider>,
+    ) -> Result<Option<Found>> {
+        let mut records: Vec<Record> = Vec::new();
+        let union = self.inspector.union;
+        let found =
+            union.search_telling(dirs, name, &mut |met| records.push(Record::of(&met, hidden.clone())))?;
+        self.look_beside(&mut records)?;
+        let mut aside: Vec<(RealDirs, Vec<u8>, Hider)> = Vec::new();
+        let mut directory: Option<LayerIndex> = None;
+        let last = records.len().saturating_sub(1);
+        for (at, Record { mut held, name, rest, .. }) in records.into_iter().enumerate() {
+            let hider = |what| Hider { layer: held.layer, path: self.path.to_vec(), what };
+            let hides = match &held.holds {
+                Holds::Absent => None,
+                Holds::Whiteout(_) => Some(Hides::Whiteout),
+                Holds::Leaf { .. } => Some(Hides::Leaf),
+                Holds::Directory { opaque: true, .. } | Holds::Directory { beside: true, .. } => {
+                    Some(Hides::Opaque)
+                }
+                Holds::Directory { redirect: Some(_), .. } => Some(Hides::Redirect),
+                Holds::Directory { .. } => None,
+            };
+            if let Some(what) = hides
+                && (at == last || what == Hides::Redirect)
+                && !rest.is_empty()
+            {
+                aside.push((rest, name, hider(what)));
+            }
+            match (&held.holds, directory) {
+                (Holds::Directory { .. }, None) => directory = Some(held.layer),
+                (Holds::Leaf { .. }, Some(layer)) if held.hidden.is_none() => {
+                    held.hidden = Some(Hider { layer, path: self.path.to_vec(), what: Hides::Directory });
+                }
+                _ => {}
+            }
+            // Beside what was found elsewhere by a redirect, a layer that has nothing need not say so.
+            if hidden.is_none() || held.holds != Holds::Absent {
+                self.held.push(held);
+            }
+        }
+        if let Some(Found { what: What::Directory { dirs, .. }, .. }) = &found {
+            self.groups.push(Group { dirs: dirs.clone(), hidden: hidden.clone() });
+        }
+        for (dirs, name, hider) in aside {
+            self.search(&dirs, &name, Some(hidden.clone().unwrap_or(hider)))?;
+        }
+        Ok(found)
+    }
+
+    /// In the last layer a search need not ask for markers that hide nothing. They are there all the same.
+    fn look_beside(&self, records: &mut [Record]) -> Result<()> {
+        let Some(Record { held, dir, name, rest }) = records.last_mut() else { return Ok(()) };
+        if !rest.is_empty() {
+            return Ok(());
+        }
+        let union = self.inspector.union;
+        match &mut held.holds {
+            Holds::Absent if aufs_whiteout(dir, union.fds.get(dir)?.as_fd(), name)? => {
+                held.holds = Holds::Whiteout(WhiteoutMark::Aufs);
+            }
+            Holds::Directory { opaque, stat, .. } if !*opaque => {
+                // Asked for its marks only.
+                let child =
+                    RealDir::child(dir, name, stat, crate::union::nodes::generation::Generation::UNKNOWN);
+                *opaque = union.aufs_opaque(&child)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Record {
+    fn of(met: &Met<'_>, hidden: Option<Hider>) -> Record {
+        let holds = match &met.seen {
+            Seen::Nothing => Holds::Absent,
+            Seen::Whiteout(mark) => Holds::Whiteout(*mark),
+            Seen::Leaf { stat, data } => Holds::Leaf { stat: **stat, data: data.map(|data| data.dir.layer) },
+            Seen::Directory { stat, marks, cut, .. } => Holds::Directory {
+                stat: **stat,
+                opaque: *cut == Some(Cut::Opaque),
+                beside: *cut == Some(Cut::Beside),
+                redirect: marks.redirect.clone(),
+            },
+        };
+        let mut path = met.dir.path();
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(met.name);
+        let held = Held { layer: met.dir.layer, path, holds, hidden };
+        Record {
+            held,
+            dir: met.dir.clone(),
+            name: met.name.to_vec(),
+            rest: met.rest.iter().cloned().collect(),
+        }
+    }
+}

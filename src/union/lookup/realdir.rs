@@ -1,0 +1,292 @@
+//! Real directories: the directories of the layers, and the descriptors by which they are reached.
+//!
+//! Every access to a layer is a directory descriptor and one name. A union may know far more directories than a
+//! process may have descriptors, so the descriptors live in a bounded cache ([`DirFds`]) and a cold one is opened
+//! again, from the nearest ancestor that is still open or from the layer's root, by the names on the way.
+//!
+//! A directory of a lower never moves. One of the upper moves when the merged tree is renamed; then only its own
+//! location changes, so a rename costs the same however much lies below.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::error::{FsError, Result};
+use crate::sys::dir::open_beneath;
+use crate::sys::object::{At, Stat};
+use crate::union::lookup::belief::Belief;
+use crate::union::lookup::marker::MarkerForms;
+use crate::union::nodes::generation::{Generation, Generations};
+use crate::union::nodes::region::Trust;
+
+/// A layer's place in the stack: 0 is the topmost.
+pub type LayerIndex = u16;
+
+/// The longest path given to one system call; longer ones are walked in pieces (PATH_MAX is 4096).
+const PATH_PIECE: usize = 3800;
+
+/// One directory of one layer.
+#[derive(Debug)]
+pub struct RealDir {
+    /// The layer that holds it.
+    pub layer: LayerIndex,
+    /// Whose marks are believed in it.
+    pub belief: Belief,
+    /// Device and inode number: what the directory is, wherever it is moved.
+    pub id: (u64, u64),
+    /// Which of the directories that have had the number. Not asked of a layer's root, which is never opened again.
+    generation: Generation,
+    /// Its `st_size` when it was found: a hint of how many entries it has.
+    pub size_hint: u64,
+    /// May empty regular files in it be whiteouts by their xattr (its `overlay.opaque` is `x`)?
+    pub xattr_whiteouts: AtomicBool,
+    /// May it hold entries that were copied up from elsewhere?
+    pub impure: AtomicBool,
+    location: RwLock<Location>,
+    fd: Mutex<Option<Arc<OwnedFd>>>,
+    used: AtomicBool,
+    forms: AtomicU8,
+    region: AtomicU16,
+    trust: AtomicU8,
+}
+
+/// Where a real directory is.
+#[derive(Debug, Clone)]
+enum Location {
+    /// The root of its layer, whose descriptor never leaves the cache.
+    Root,
+    /// An entry of another real directory.
+    Child { parent: Arc<RealDir>, name: Box<[u8]> },
+    /// Removed, but still in use by somebody.
+    Removed,
+}
+
+impl RealDir {
+    /// The root of a layer.
+    pub fn root(layer: LayerIndex, fd: OwnedFd, stat: &Stat, belief: Belief) -> Arc<RealDir> {
+        Arc::new(RealDir::new(layer, stat, belief, Location::Root, Some(Arc::new(fd))))
+    }
+
+    /// The directory `name` of `parent`.
+    pub fn child(parent: &Arc<RealDir>, name: &[u8], stat: &Stat, generation: Generation) -> Arc<RealDir> {
+        let location = Location::Child { parent: parent.clone(), name: name.into() };
+        let child = RealDir { generation, ..RealDir::new(parent.layer, stat, parent.belief, location, None) };
+        child.set_region(parent.region());
+        child.trust.store(parent.trust.load(Ordering::Relaxed), Ordering::Relaxed);
+        Arc::new(child)
+    }
+
+    fn new(
+        layer: LayerIndex,
+        stat: &Stat,
+        belief: Belief,
+        location: Location,
+        fd: Option<Arc<OwnedFd>>,
+    ) -> RealDir {
+        RealDir {
+            layer,
+            belief,
+            id: (stat.dev, stat.ino),
+            generation: Generation::UNKNOWN,
+            size_hint: stat.size,
+            xattr_whiteouts: AtomicBool::new(false),
+            impure: AtomicBool::new(false),
+            location: RwLock::new(location),
+            fd: Mutex::new(fd),
+            used: AtomicBool::new(true),
+            forms: AtomicU8::new(0),
+            region: AtomicU16::new(0),
+            trust: AtomicU8::new(Trust::All as u8),
+        }
+    }
+
+    /// The index of the region that it lies in: that of its parent, unless it was told another.
+    pub fn region(&self) -> u16 {
+        self.region.load(Ordering::Relaxed)
+    }
+
+    /// Tells that it begins a region.
+    pub fn set_region(&self, region: u16) {
+        self.region.store(region, Ordering::Relaxed);
+    }
+
+    /// How far its listings are to be trusted.
+    pub(in crate::union) fn listing_trust(&self) -> Trust {
+        Trust::unpack(self.trust.load(Ordering::Relaxed))
+    }
+
+    pub(in crate::union) fn set_trust(&self, trust: Trust) {
+        self.trust.store(trust as u8, Ordering::Relaxed);
+    }
+
+    /// Which forms of markers the directory is known to hold, or `None` before it was scanned.
+    pub fn forms(&self) -> Option<MarkerForms> {
+        MarkerForms::unpack(self.forms.load(Ordering::Relaxed))
+    }
+
+    /// Remembers which forms of markers the directory holds.
+    pub fn set_forms(&self, forms: MarkerForms) {
+        self.forms.store(forms.pack(), Ordering::Relaxed);
+    }
+
+    /// Its path below the layer's root, for messages and for redirects. Empty for the root.
+    pub fn path(&self) -> Vec<u8> {
+        let mut names = Vec::new();
+        let mut location = self.location.read().clone();
+        while let Location::Child { parent, name } = location {
+            names.push(name);
+            location = parent.location.read().clone();
+        }
+        names.reverse();
+        names.join(&b'/')
+    }
+
+    /// Records that the directory was renamed.
+    pub fn moved(&self, parent: &Arc<RealDir>, name: &[u8]) {
+        *self.location.write() = Location::Child { parent: parent.clone(), name: name.into() };
+    }
+
+    /// Records that the directory was removed. `fd` keeps it reachable for those who still use it.
+    pub fn removed(&self, fd: Arc<OwnedFd>) {
+        *self.location.write() = Location::Removed;
+        *self.fd.lock() = Some(fd);
+    }
+
+    fn cached(&self) -> Option<Arc<OwnedFd>> {
+        let fd = self.fd.lock().clone();
+        if fd.is_some() {
+            self.used.store(true, Ordering::Relaxed);
+        }
+        fd
+    }
+
+    /// Is the descriptor one that the cache may close?
+    fn closable(&self) -> bool {
+        matches!(*self.location.read(), Location::Child { .. })
+    }
+}
+
+/// The bounded cache of descriptors of real directories.
+#[derive(Debug)]
+pub struct DirFds {
+    limit: usize,
+    generations: Generations,
+    /// The open ones in the order they were opened; a second chance is given to those used since.
+    open: Mutex<VecDeque<Weak<RealDir>>>,
+}
+
+impl DirFds {
+    /// A cache that keeps about `limit` descriptors.
+    pub fn new(limit: usize) -> DirFds {
+        DirFds::telling(limit, Generations::default())
+    }
+
+    /// The same, where `generations` tell inodes apart.
+    pub fn telling(limit: usize, generations: Generations) -> DirFds {
+        DirFds { limit: limit.max(4), generations, open: Mutex::new(VecDeque::new()) }
+    }
+
+    /// What tells inodes apart.
+    pub fn generations(&self) -> &Generations {
+        &self.generations
+    }
+
+    /// A descriptor of `dir`, from the cache or opened now.
+    ///
+    /// # Errors
+    /// `ESTALE` where another directory has taken its place in the layer behind the mount's back.
+    pub fn get(&self, dir: &Arc<RealDir>) -> Result<Arc<OwnedFd>> {
+        if let Some(fd) = dir.cached() {
+            return Ok(fd);
+        }
+        let mut waited = false;
+        loop {
+            match self.open_cold(dir) {
+                Ok(fd) => return Ok(self.keep(dir, fd)),
+                // A rename of an ancestor may be between its system call and its record. Its record is written
+                // under the location's lock, so once each was read-locked the next walk sees the new names.
+                Err(_) if !waited => {
+                    waited = true;
+                    let mut location = dir.location.read().clone();
+                    while let Location::Child { parent, .. } = location {
+                        location = parent.location.read().clone();
+                    }
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Walks from the nearest open ancestor.
+    fn open_cold(&self, dir: &Arc<RealDir>) -> Result<OwnedFd> {
+        let mut names: Vec<Box<[u8]>> = Vec::new();
+        let mut at = dir.clone();
+        let start = loop {
+            let location = at.location.read().clone();
+            if let Some(fd) = at.cached() {
+                break fd;
+            }
+            match location {
+                Location::Child { parent, name } => {
+                    names.push(name);
+                    at = parent;
+                }
+                Location::Root | Location::Removed => return Err(FsError::Stale),
+            }
+        };
+        let mut walked: Option<OwnedFd> = None;
+        while !names.is_empty() {
+            let mut piece = Vec::new();
+            while let Some(name) = names.last() {
+                if !piece.is_empty() && piece.len() + name.len() >= PATH_PIECE {
+                    break;
+                }
+                if !piece.is_empty() {
+                    piece.push(b'/');
+                }
+                piece.extend_from_slice(name);
+                names.pop();
+            }
+            let from = walked.as_ref().map_or(start.as_fd(), |fd| fd.as_fd());
+            walked = Some(open_beneath(from, &piece)?);
+        }
+        let fd = walked.ok_or(FsError::Stale)?;
+        let at = At::Fd(fd.as_fd());
+        let stat = at.stat()?;
+        let same = (stat.dev, stat.ino) == dir.id && self.generations.is(dir.generation, at, &stat);
+        if same { Ok(fd) } else { Err(FsError::Stale) }
+    }
+
+    /// Puts a descriptor into the cache and lets go of those that are too many.
+    fn keep(&self, dir: &Arc<RealDir>, fd: OwnedFd) -> Arc<OwnedFd> {
+        let fd = {
+            let mut slot = dir.fd.lock();
+            if let Some(raced) = &*slot {
+                return raced.clone();
+            }
+            slot.insert(Arc::new(fd)).clone()
+        };
+        dir.used.store(true, Ordering::Relaxed);
+        let mut evicted = Vec::new();
+        {
+            let mut open = self.open.lock();
+            open.push_back(Arc::downgrade(dir));
+            let mut chances = open.len();
+            while open.len() > self.limit && chances > 0 {
+                chances -= 1;
+                let Some(oldest) = open.pop_front() else { break };
+                let Some(oldest) = oldest.upgrade() else { continue };
+                if oldest.used.swap(false, Ordering::Relaxed) {
+                    open.push_back(Arc::downgrade(&oldest));
+                } else if oldest.closable() {
+                    evicted.push(oldest.fd.lock().take());
+                }
+            }
+        }
+        drop(evicted); // closes outside the lock
+        fd
+    }
+}

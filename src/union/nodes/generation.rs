@@ -1,0 +1,174 @@
+//! Which of the inodes that have had one number in turn it is.
+//!
+//! An inode number is given again as soon as its inode is gone. Who may delete and make files in a layer could so have
+//! another object take the number of one that the kernel knows, with its owner and mode, and with whoever has it open.
+//! So what is known of an object holds its number and its **generation**: 32 bits of a keyed hash of the time at which the
+//! inode was made, which comes with every stat and which nobody can set.
+//!
+//! That time is the kernel's clock of ticks, and two inodes may have one number within a tick. So one that is so *young*
+//! that this may still happen has a hash of its file handle in its stead, which holds the filesystem's own generation:
+//! one system call, for what was made within the last tick (1 to 10 ms).
+//!
+//! Filesystems that tell no time of birth have no generations. Handles of FUSE filesystems are not made use of: they are
+//! node ids, which change when the kernel forgets a node.
+
+use std::hash::{BuildHasher, RandomState};
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::sys::handle;
+use crate::sys::object::{At, Stat, Time};
+
+/// The generation of an inode that is known. One that isn't known is like any other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Generation(u32);
+
+impl Generation {
+    /// Not known.
+    pub const UNKNOWN: Generation = Generation(0);
+
+    fn of_hash(hash: u64) -> Generation {
+        Generation(((hash >> 32) as u32).max(1))
+    }
+
+    /// As a number.
+    pub(in crate::union) fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// The reverse of [`Generation::bits`].
+    pub(in crate::union) fn from_bits(bits: u32) -> Generation {
+        Generation(bits)
+    }
+}
+
+/// What tells the generation of an inode that was just looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sighting {
+    by_birth: Generation,
+    by_handle: Option<Generation>,
+}
+
+impl Sighting {
+    /// May it be the one of that generation, as far as is known?
+    pub fn fits(self, known: Generation) -> bool {
+        known == Generation::UNKNOWN
+            || self.by_birth == Generation::UNKNOWN
+            || known == self.by_birth
+            || self.by_handle == Some(known)
+    }
+
+    /// What is to be remembered of it.
+    pub fn generation(self) -> Generation {
+        self.by_handle.unwrap_or(self.by_birth)
+    }
+}
+
+/// What tells generations in one mount.
+#[derive(Debug, Default)]
+pub struct Generations {
+    key: RandomState,
+    /// Devices of filesystems whose file handles last.
+    lasting: Vec<u64>,
+}
+
+impl Generations {
+    /// `lasting`: the devices of filesystems whose file handles last.
+    pub fn new(lasting: Vec<u64>) -> Generations {
+        Generations { key: RandomState::new(), lasting }
+    }
+
+    /// Looks at an object, whose stat is given, to remember it.
+    pub fn see(&self, at: At<'_>, stat: &Stat) -> Sighting {
+        let Some(born) = stat.born else { return Sighting::default() };
+        let by_handle = if is_past(born) { None } else { self.by_handle(at, stat) };
+        Sighting { by_birth: self.by_birth(born), by_handle }
+    }
+
+    /// Is an object, whose stat is given, the one of that generation?
+    pub fn is(&self, known: Generation, at: At<'_>, stat: &Stat) -> bool {
+        self.look_again(Sighting::default(), known, at, stat).fits(known)
+    }
+
+    /// As [`Generations::see`], to be held against what is known.
+    pub fn look_again(&self, seen: Sighting, known: Generation, at: At<'_>, stat: &Stat) -> Sighting {
+        let Some(born) = stat.born else { return Sighting::default() };
+        let seen = Sighting { by_birth: self.by_birth(born), ..seen };
+        if seen.fits(known) { seen } else { Sighting { by_handle: self.by_handle(at, stat), ..seen } }
+    }
+
+    fn by_birth(&self, born: Time) -> Generation {
+        Generation::of_hash(self.key.hash_one((born.sec, born.nsec)))
+    }
+
+    fn by_handle(&self, at: At<'_>, stat: &Stat) -> Option<Generation> {
+        if !self.lasting.contains(&stat.dev) {
+            return None;
+        }
+        // An error is one of whoever uses the object next; here it only means that nothing more is known.
+        let handle = handle::of(at).ok().flatten()?;
+        Some(Generation::of_hash(self.key.hash_one((handle.kind, handle.id))))
+    }
+}
+
+/// Can no inode be born at that time any more?
+fn is_past(born: Time) -> bool {
+    let now = clock_gettime(ClockId::RealtimeCoarse);
+    // A clock of seconds, or of less than the kernel's, is not waited for.
+    born.nsec != 0 && (born.sec, i64::from(born.nsec)) < (now.tv_sec, now.tv_nsec)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn a_generation_is_the_same_as_long_as_the_inode_is() {
+        let top = tempfile::tempdir().unwrap();
+        let dir = fs::File::open(top.path()).unwrap();
+        let at = At::Name(dir.as_fd(), b"f");
+        fs::write(top.path().join("f"), "x").unwrap();
+        let stat = at.stat().unwrap();
+        if stat.born.is_none() {
+            eprintln!("SKIP: this filesystem tells no time of birth");
+            return;
+        }
+        let generations = Generations::new(vec![stat.dev]);
+        let young = generations.see(at, &stat).generation();
+        for _ in 0..20 {
+            std::thread::sleep(std::time::Duration::from_millis(1)); // past the tick, for it to be another form
+            assert!(generations.is(young, at, &at.stat().unwrap()));
+        }
+        let grown = generations.see(at, &at.stat().unwrap());
+        assert_eq!(grown.by_handle, None);
+        assert!(generations.is(grown.generation(), at, &stat));
+        assert!(generations.is(Generation::UNKNOWN, at, &stat));
+    }
+
+    #[test]
+    fn an_inode_made_in_the_same_tick_under_the_same_number_is_another() {
+        let top = tempfile::tempdir().unwrap();
+        let dir = fs::File::open(top.path()).unwrap();
+        let at = At::Name(dir.as_fd(), b"f");
+        let mut reused = 0;
+        for _ in 0..200 {
+            fs::write(top.path().join("f"), "x").unwrap();
+            let first = at.stat().unwrap();
+            let generations = Generations::new(vec![first.dev]);
+            let known = generations.see(at, &first).generation();
+            fs::remove_file(top.path().join("f")).unwrap();
+            fs::write(top.path().join("f"), "x").unwrap();
+            let second = at.stat().unwrap();
+            if first.ino == second.ino && first.born.is_some() {
+                reused += 1;
+                assert!(!generations.is(known, at, &second));
+            }
+            fs::remove_file(top.path().join("f")).unwrap();
+        }
+        if reused == 0 {
+            eprintln!("SKIP: this filesystem doesn't give numbers again, or tells no time of birth");
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The descriptors of what has no name any more, and who pays for them.
+//!
+//! What is deleted and still known to the kernel is reached by a descriptor alone, and a process may have so many. All
+//! users of a mount have them from one budget, so each gets a share: nobody but root may hold more than what is still
+//! free. So one who takes all that he gets leaves half to the others, the next a quarter, and `EMFILE` is told to who holds
+//! much, not to who comes late. Descriptors for work are no part of the budget.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustix::io::Errno;
+
+use crate::error::Result;
+use crate::sys::object::At;
+
+const ROOT: u32 = 0;
+/// What requests that make no object carry where the mount may be idmapped.
+const UNKNOWN: u32 = u32::MAX;
+
+thread_local! {
+    /// Who pays for what this thread does.
+    static PAYER: Cell<u32> = const { Cell::new(ROOT) };
+}
+
+/// Does `work` on the account of a user.
+pub fn paid_by<T>(uid: u32, work: impl FnOnce() -> T) -> T {
+    let before = PAYER.replace(uid);
+    let done = work();
+    PAYER.set(before);
+    done
+}
+
+/// The budget.
+#[derive(Debug)]
+pub(in crate::union) struct Pins {
+    limit: usize,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    all: usize,
+    by_user: HashMap<u32, usize>,
+}
+
+impl Pins {
+    /// A budget of so many descriptors.
+    pub fn new(limit: usize) -> Arc<Pins> {
+        Arc::new(Pins { limit, held: Mutex::default() })
+    }
+
+    /// Takes one, for this descriptor, on the account of the user for whom this thread works. Where the kernel didn't tell
+    /// who that is, whoever owns the object pays.
+    ///
+    /// # Errors
+    /// `EMFILE` when that user has a full share.
+    pub fn take(self: &Arc<Self>, fd: BorrowedFd<'_>) -> Result<Share> {
+        let uid = match PAYER.get() {
+            UNKNOWN => At::Fd(fd).stat()?.uid,
+            uid => uid,
+        };
+        self.take_for(uid)
+    }
+
+    fn take_for(self: &Arc<Self>, uid: u32) -> Result<Share> {
+        let mut held = self.held.lock();
+        let free = self.limit.saturating_sub(held.all);
+        let own = held.by_user.get(&uid).copied().unwrap_or(0);
+        if free == 0 || (uid != ROOT && own >= free) {
+            return Err(Errno::MFILE.into());
+        }
+        held.all += 1;
+        held.by_user.insert(uid, own + 1);
+        Ok(Share { pins: self.clone(), uid })
+    }
+}
+
+/// A descriptor's place in the budget, given back when it is dropped.
+#[derive(Debug)]
+pub(in crate::union) struct Share {
+    pins: Arc<Pins>,
+    uid: u32,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut held = self.pins.held.lock();
+        held.all -= 1;
+        if let Some(own) = held.by_user.get_mut(&self.uid) {
+            *own -= 1;
+            if *own == 0 {
+                held.by_user.remove(&self.uid);
+            }
+        }
+    }
+}
+
+/// A descriptor that somebody pays for.
+#[derive(Debug)]
+pub struct Pinned {
+    fd: Arc<OwnedFd>,
+    share: Arc<Share>,
+}
+
+impl Pinned {
+    pub(in crate::union) fn new(fd: Arc<OwnedFd>, share: Share) -> Arc<Pinned> {
+        Arc::new(Pinned { fd, share: Arc::new(share) })
+    }
+
+    /// Another descriptor in its place, as of the copy of what it leads to.
+    pub(in crate::union) fn replaced(&self, fd: OwnedFd) -> Arc<Pinned> {
+        Arc::new(Pinned { fd: Arc::new(fd), share: self.share.clone() })
+    }
+
+    pub(in crate::union) fn fd(&self) -> Arc<OwnedFd> {
+        self.fd.clone()
+    }
+}
+
+impl AsFd for Pinned {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_holds_more_than_what_is_free() {
+        let pins = Pins::new(100);
+        let all_of = |uid| std::iter::from_fn(|| pins.take_for(uid).ok()).collect::<Vec<_>>();
+        let (first, second, third) = (all_of(1000), all_of(1001), all_of(1002));
+        assert_eq!((first.len(), second.len(), third.len()), (50, 25, 13));
+        assert!(pins.take_for(ROOT).is_ok(), "root has what is left");
+        drop(second);
+        assert_eq!(all_of(1000).len(), 0);
+        assert!(all_of(1003).len() > 13);
+        drop((first, third));
+        assert_eq!(all_of(ROOT).len(), 100);
+        let left = {
+            let held = pins.held.lock();
+            (held.all, held.by_user.len())
+        };
+        assert_eq!(left, (0, 0));
+        // Who isn't known isn't everybody.
+        let file = tempfile::tempfile().unwrap();
+        let owner = At::Fd(file.as_fd()).stat().unwrap().uid;
+        let share = paid_by(UNKNOWN, || pins.take(file.as_fd())).unwrap();
+        assert_eq!(share.uid, owner);
+        assert_eq!(paid_by(1000, || pins.take(file.as_fd())).unwrap().uid, 1000);
+    }
+}

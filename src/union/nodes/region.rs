@@ -1,0 +1,475 @@
+//! Which inode an object really is, and in which part of a layer's tree it lies.
+//!
+//! A layer is a tree of the host, and other filesystems may be mounted inside it, or parts of it a second time
+//! (`mount --bind`); a btrfs has subvolumes. An inode number means something in one filesystem only, and what is seen at
+//! two places is two things to the merged view, whatever the device says: a change at one place is copied up to that
+//! place. So a layer's tree is cut into **regions**, and identities are of a region and an inode number:
+//!
+//! - the root of a layer begins one; roots on the same filesystem share it, so that names of one file in several layers
+//!   stay one file;
+//! - a directory begins one where it is the root of a mount, is on another device than its parent, or is the root of
+//!   another layer.
+//!
+//! A region has an id that is the same in every run: that of its filesystem as statfs(2) tells it and, where it doesn't
+//! begin with a layer, the path at which it begins. A filesystem without an id (FUSE, NFS) is told by its type and by
+//! the place of its layer, counted from the lowest.
+//!
+//! Two kinds of objects have no identity that lasts: those with an inode number that leaves no room for the region
+//! beside it, and single files on another device than their directory (mounted files; overlays of several
+//! filesystems). They get one of their own while the mount lives, and where such a file of a lower has several names, each is a
+//! file by itself: nothing could lead from one name to the copy of another in the next run.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dashmap::DashMap;
+use parking_lot::RwLock;
+use rustix::fs::{fstatfs, fstatvfs};
+
+use crate::error::{FsError, Result};
+use crate::sys::object::{At, Kind, Stat};
+use crate::union::Union;
+use crate::union::lookup::realdir::{DirFds, RealDir};
+use crate::union::nodes::generation::Generation;
+use crate::union::{LAYER_WAY_OUT, OpenLayer};
+
+/// Which inode an object really is: the index of its region among those of the stack, and its number there, in one
+/// word. It is also the node's number by the rule (the kernel's "xino"): the inode number, with the region's index in
+/// the bits above.
+///
+/// What has no identity of this form is *interned*: it gets an identity, and so a number, of its own that isn't the
+/// same after a remount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RealId(u64);
+
+/// Bits of an identity that hold the inode number; the index of the region goes above them.
+const INO_BITS: u32 = 48;
+/// How many regions there can be.
+const REGIONS: u16 = 1 << 15;
+/// Identities from here up are interned.
+const INTERNED: u64 = 1 << 63 | 1 << 62;
+
+impl RealId {
+    /// The identity of an inode, where it fits: a region below 2^15, an inode number below 2^48.
+    pub fn new(region: u16, ino: u64) -> Option<RealId> {
+        (ino >> INO_BITS == 0 && region < REGIONS).then_some(RealId(u64::from(region) << INO_BITS | ino))
+    }
+
+    /// The reverse of [`RealId::to_bits`].
+    pub(in crate::union) fn from_bits(bits: u64) -> RealId {
+        RealId(bits)
+    }
+
+    /// As one word, which is also the number by the rule.
+    pub(in crate::union) fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    /// Is it the same after a remount?
+    pub fn is_lasting(self) -> bool {
+        self.0 < INTERNED
+    }
+
+    /// The index of its region; `None` for an interned one.
+    pub(in crate::union) fn region(self) -> Option<u16> {
+        self.is_lasting().then(|| u16::try_from(self.0 >> INO_BITS).ok()).flatten()
+    }
+
+    /// As text that means the same in another stack: `REGION INO`, hexadecimal. `None` for an interned one.
+    pub fn to_text(self, separator: char, regions: &Regions) -> Option<String> {
+        let ino = self.0 & ((1 << INO_BITS) - 1);
+        Some(format!("{:x}{separator}{ino:x}", regions.id(self.region()?)?))
+    }
+
+    /// The reverse of [`RealId::to_text`]. `None` for another text.
+    pub fn from_text(text: &[u8], separator: char, regions: &Regions) -> Option<RealId> {
+        let (id, ino) = std::str::from_utf8(text).ok()?.split_once(separator)?;
+        let region = regions.index_of(u64::from_str_radix(id, 16).ok()?)?;
+        RealId::new(region, u64::from_str_radix(ino, 16).ok()?)
+    }
+}
+
+/// What has an interned identity.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Unruly {
+    /// An inode of a device that isn't that of its region, or with too large a number.
+    Inode { region: u16, dev: u64, ino: u64 },
+    /// The entry of a directory.
+    Entry { dir: RealId, name: Box<[u8]> },
+}
+
+/// A region that begins with a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Root {
+    /// Its device number, while it is mounted.
+    dev: u64,
+    /// Its id.
+    id: u64,
+    /// Has no region before it a filesystem of the same id? Two such (copies of one image) can't be told apart by what the
+    /// filesystem says of itself.
+    unique: bool,
+}
+
+/// The regions of a stack, as far as they are known.
+#[derive(Debug, Default)]
+pub struct Regions {
+    /// Those that begin with a layer, in the order of the layers: their position is their index.
+    roots: Vec<Root>,
+    /// Device and inode number of the layers' roots.
+    root_ids: HashSet<(u64, u64)>,
+    /// Ids of the others, by their index: the hash of the id, or the next that was free.
+    nested: RwLock<HashMap<u16, u64>>,
+    interned: DashMap<Unruly, RealId>,
+    next_interned: AtomicU64,
+    /// The last names of all mount points of the host: what a listing tells of such an entry may be of what is covered.
+    mount_names: RwLock<HashSet<Box<[u8]>>>,
+}
+
+impl Regions {
+    /// The regions that begin with the layers, each of which is told its own. `upper`: is the first an upper?
+    ///
+    /// # Errors
+    /// Those of fstatfs(2).
+    pub fn of_layers(layers: &[OpenLayer]) -> Result<Regions> {
+        let mut regions = Regions::default();
+        let mut ids = HashSet::new();
+        for at in 0..layers.len() {
+            regions.add_layer(layers, at, &mut ids).map_err(|e| e.of(&layers[at], LAYER_WAY_OUT))?;
+        }
+        *regions.mount_names.write() = mount_names();
+        Ok(regions)
+    }
+
+    /// Adds the region of a layer, if it is new. `ids`: those of the filesystems so far.
+    fn add_layer(&mut self, layers: &[OpenLayer], at: usize, ids: &mut HashSet<u64>) -> Result<()> {
+        let root = &layers[at].root;
+        let fd = DirFds::new(0).get(root)?;
+        self.root_ids.insert(root.id);
+        let dev = root.id.0;
+        let index = match self.roots.iter().position(|known| known.dev == dev) {
+            Some(known) => known,
+            None => {
+                let from_lowest = (layers.len() - at) as u64;
+                let (own, unique) = match filesystem_id(fd.as_fd())? {
+                    FilesystemId::Own(id) => (id, ids.insert(id)),
+                    FilesystemId::Type(kind) => (hashed(kind, from_lowest, b""), true),
+                };
+                let id = if unique { own } else { hashed(own, from_lowest, b"") };
+                self.roots.push(Root { dev, id, unique });
+                self.roots.len() - 1
+            }
+        };
+        root.set_region(index as u16);
+        root.set_trust(Trust::of_type(filesystem_type(fd.as_fd())?));
+        Ok(())
+    }
+
+    /// For tests: the regions of those filesystems' ids.
+    #[cfg(test)]
+    pub(in crate::union) fn of_ids(ids: &[u64]) -> Regions {
+        let root = |(dev, id): (usize, &u64)| Root { dev: dev as u64, id: *id, unique: true };
+        Regions { roots: ids.iter().enumerate().map(root).collect(), ..Regions::default() }
+    }
+
+    /// For each region that begins with a layer, such a layer's root; `None` where the filesystem's id isn't enough to
+    /// know it again.
+    pub(in crate::union) fn sources(
+        &self,
+        layers: &[OpenLayer],
+    ) -> Result<Vec<Option<Arc<std::os::fd::OwnedFd>>>> {
+        let fds = DirFds::new(0);
+        let source = |root: &Root| {
+            let layer = layers.iter().find(|layer| root.unique && layer.root.id.0 == root.dev);
+            layer.map(|layer| fds.get(&layer.root)).transpose()
+        };
+        self.roots.iter().map(source).collect()
+    }
+
+    fn id(&self, region: u16) -> Option<u64> {
+        match self.roots.get(usize::from(region)) {
+            Some(root) => Some(root.id),
+            None => self.nested.read().get(&region).copied(),
+        }
+    }
+
+    /// The index of the region with that id, which may be one that nobody has come to yet. `None`: there are too many.
+    fn index_of(&self, id: u64) -> Option<u16> {
+        if let Some(root) = self.roots.iter().position(|root| root.id == id) {
+            return u16::try_from(root).ok();
+        }
+        let first = u16::try_from(self.roots.len()).ok()?;
+        let room = REGIONS.checked_sub(first).filter(|room| *room > 0)?;
+        let mut nested = self.nested.write();
+        let start = (id ^ id >> 32) % u64::from(room);
+        let at = |step: u16| first + ((start + u64::from(step)) % u64::from(room)) as u16;
+        let index = (0..room).map(at).find(|index| nested.get(index).is_none_or(|known| *known == id))?;
+        nested.insert(index, id);
+        Some(index)
+    }
+
+    /// The identity of an inode of a region; `fits`: it is on the region's own device.
+    pub fn identity(&self, region: u16, fits: bool, dev: u64, ino: u64) -> RealId {
+        fits.then(|| RealId::new(region, ino))
+            .flatten()
+            .unwrap_or_else(|| self.intern(Unruly::Inode { region, dev, ino }))
+    }
+
+    /// The identity of a name by itself.
+    fn of_entry(&self, dir: RealId, name: &[u8]) -> RealId {
+        self.intern(Unruly::Entry { dir, name: name.into() })
+    }
+
+    fn intern(&self, key: Unruly) -> RealId {
+        let next = || RealId(INTERNED | self.next_interned.fetch_add(1, Ordering::Relaxed));
+        *self.interned.entry(key).or_insert_with(next)
+    }
+
+    /// Does the inode number that a listing tells of an entry belong to what a lookup finds?
+    pub(in crate::union) fn trusts_listing(&self, dir: &RealDir, name: &[u8], kind: Option<Kind>) -> bool {
+        match dir.listing_trust() {
+            Trust::All => {}
+            Trust::NoDirectories if kind == Some(Kind::Directory) => return false,
+            Trust::NoDirectories => {}
+            Trust::None => return false,
+        }
+        let names = self.mount_names.read();
+        names.is_empty() || !names.contains(name)
+    }
+}
+
+/// How far the inode numbers of a filesystem's listings are those that stat tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Trust {
+    /// They are.
+    All,
+    /// But for directories: btrfs lists a subvolume by its own number and not by that of its root.
+    NoDirectories,
+    /// They aren't: an overlay of several filesystems.
+    None,
+}
+
+impl Trust {
+    pub(in crate::union) fn unpack(byte: u8) -> Trust {
+        match byte {
+            0 => Trust::All,
+            1 => Trust::NoDirectories,
+            _ => Trust::None,
+        }
+    }
+
+    /// What is known of a filesystem of that type (statfs(2), `f_type`).
+    pub(in crate::union) fn of_type(kind: u64) -> Trust {
+        const BTRFS: u64 = 0x9123_683e;
+        const OVERLAYFS: u64 = 0x794c_7630;
+        match kind {
+            BTRFS => Trust::NoDirectories,
+            OVERLAYFS => Trust::None,
+            _ => Trust::All,
+        }
+    }
+}
+
+enum FilesystemId {
+    Own(u64),
+    /// It has none; its type.
+    Type(u64),
+}
+
+fn filesystem_type(fd: BorrowedFd<'_>) -> Result<u64> {
+    #[allow(clippy::unnecessary_cast)] // its width differs by architecture
+    Ok(fstatfs(fd)?.f_type as u64 & 0xffff_ffff)
+}
+
+fn filesystem_id(fd: BorrowedFd<'_>) -> Result<FilesystemId> {
+    Ok(match fstatvfs(fd)?.f_fsid {
+        0 => FilesystemId::Type(filesystem_type(fd)?),
+        id => FilesystemId::Own(id),
+    })
+}
+
+/// An id made of an id (or a type, and the place of a layer) and a path. FNV-1a over fixed bytes, for it is written to disk.
+fn hashed(id: u64, place: u64, path: &[u8]) -> u64 {
+    let bytes = id.to_le_bytes().into_iter().chain(place.to_le_bytes()).chain(path.iter().copied());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+/// The last names of the mount points that /proc/self/mountinfo tells; none where it can't be read.
+fn mount_names() -> HashSet<Box<[u8]>> {
+    let table = match std::fs::read("/proc/self/mountinfo") {
+        Ok(table) => table,
+        Err(e) => {
+            log::info!(
+                "/proc/self/mountinfo: {e}: numbers of mount points inside layers may be listed wrongly"
+            );
+            return HashSet::new();
+        }
+    };
+    let last = |line: &[u8]| {
+        let path = line.split(|&byte| byte == b' ').nth(4)?;
+        let name = path.rsplit(|&byte| byte == b'/').next()?;
+        Some(unescape(name).into_boxed_slice())
+    };
+    table.split(|&byte| byte == b'\n').filter_map(last).collect()
+}
+
+/// Undoes mountinfo's `\ooo`.
+fn unescape(text: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&first, tail)) = rest.split_first() {
+        let octal = tail.get(..3).filter(|digits| digits.iter().all(|d| (b'0'..=b'7').contains(d)));
+        match octal {
+            Some(digits) if first == b'\\' => {
+                plain.push(digits.iter().fold(0u8, |value, d| value.wrapping_mul(8).wrapping_add(d - b'0')));
+                rest = &tail[3..];
+            }
+            _ => {
+                plain.push(first);
+                rest = tail;
+            }
+        }
+    }
+    plain
+}
+
+impl Union {
+    /// The real directory `name` of `dir`, which was found at `at`, in its region.
+    pub(in crate::union) fn child_dir(
+        &self,
+        dir: &Arc<RealDir>,
+        name: &[u8],
+        at: At<'_>,
+        (stat, generation): (&Stat, Generation),
+    ) -> Result<Arc<RealDir>> {
+        let child = RealDir::child(dir, name, stat, generation);
+        let id = (stat.dev, stat.ino);
+        if !stat.mount_root && stat.dev == dir.id.0 && !self.regions.root_ids.contains(&id) {
+            return Ok(child);
+        }
+        let fd = at.pin()?;
+        child.set_trust(Trust::of_type(filesystem_type(fd.as_fd())?));
+        let path = child.path();
+        let id = match filesystem_id(fd.as_fd())? {
+            FilesystemId::Own(id) => hashed(id, 0, &path),
+            FilesystemId::Type(kind) => {
+                let from_lowest = self.layers.len() - usize::from(dir.layer);
+                hashed(kind, from_lowest as u64, &path)
+            }
+        };
+        match self.regions.index_of(id) {
+            Some(region) => child.set_region(region),
+            // Without an index, its inodes are identified by device alone; see [`Union::id_in`].
+            None => child.set_region(REGIONS),
+        }
+        if stat.mount_root && !self.regions.mount_names.read().contains(name) {
+            self.regions.mount_names.write().insert(name.into());
+        }
+        Ok(child)
+    }
+
+    /// Which inode a directory is.
+    pub(in crate::union) fn dir_id(&self, dir: &RealDir) -> RealId {
+        self.regions.identity(dir.region(), true, dir.id.0, dir.id.1)
+    }
+
+    /// Which inode an object is that isn't a directory and was found in `dir`.
+    pub(in crate::union) fn id_in(&self, dir: &RealDir, stat: &Stat) -> RealId {
+        self.regions.identity(dir.region(), stat.dev == dir.id.0 && !stat.mount_root, stat.dev, stat.ino)
+    }
+
+    /// Which inode an object of the upper is, in its workdir or in a directory.
+    pub(in crate::union) fn upper_id(&self, stat: &Stat) -> RealId {
+        self.id_in(&self.layers[0].root, stat)
+    }
+
+    /// Which object a lower's entry that isn't a directory is. If it has several names and no identity that lasts, it
+    /// is a file by itself under each, and `stat` is changed to say so.
+    pub(in crate::union) fn lower_leaf_id(&self, dir: &RealDir, name: &[u8], stat: &mut Stat) -> RealId {
+        let id = self.id_in(dir, stat);
+        if id.is_lasting() || stat.nlink < 2 && !stat.mount_root {
+            return id;
+        }
+        stat.nlink = 1;
+        self.regions.of_entry(self.dir_id(dir), name)
+    }
+
+    /// The identity of an entry that a listing tells of, where that is enough to know it.
+    pub(in crate::union) fn listed_id(&self, dir: &RealDir, kind: Kind, ino: u64) -> Option<RealId> {
+        let id = self.regions.identity(dir.region(), true, dir.id.0, ino);
+        (id.is_lasting() || kind == Kind::Directory || self.is_upper(dir.layer)).then_some(id)
+    }
+}
+
+/// With `xino=on`, each layer's numbers must be shown such that they last.
+pub(in crate::union) fn check_xino(layers: &[OpenLayer]) -> Result<()> {
+    for layer in layers {
+        if RealId::new(layer.root.region(), layer.root.id.1).is_none() {
+            return Err(FsError::LayerForm {
+                layer: layer.path.display().to_string(),
+                path: "/".into(),
+                what: "xino=on: its inode numbers can't be kept apart from others; use xino=auto".into(),
+            });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identities_survive_as_text_whatever_the_order_of_the_filesystems() {
+        let one = Regions::of_ids(&[0xaa, 0xbb]);
+        let text = RealId::new(1, 0xdead).unwrap().to_text(':', &one).unwrap();
+        assert_eq!(text, "bb:dead");
+        let other = Regions::of_ids(&[0xbb, 0xaa]);
+        assert_eq!(RealId::from_text(text.as_bytes(), ':', &other), RealId::new(0, 0xdead));
+        assert_eq!(RealId::from_text(b"3", ':', &one), None);
+    }
+
+    #[test]
+    fn a_region_has_its_index_before_anybody_comes_to_it() {
+        let regions = Regions::of_ids(&[0xaa]);
+        let read = RealId::from_text(b"1234567:5", ':', &regions).unwrap();
+        assert_eq!(regions.index_of(0x123_4567), read.region());
+        assert_eq!(read.to_text(':', &regions).unwrap(), "1234567:5");
+        let again = Regions::of_ids(&[0xaa]);
+        again.index_of(0x99);
+        assert_eq!(again.index_of(0x123_4567), read.region(), "whatever was found before");
+    }
+
+    #[test]
+    fn regions_whose_ids_collide_are_apart_and_there_may_be_too_many() {
+        let regions = Regions::of_ids(&[0xaa]);
+        let room = u64::from(REGIONS - 1);
+        assert_ne!(regions.index_of(7), regions.index_of(7 + room));
+        for id in 0..room {
+            regions.index_of(id << 32 | id);
+        }
+        assert_eq!(regions.index_of(u64::MAX), None);
+    }
+
+    #[test]
+    fn what_does_not_fit_has_an_identity_while_the_mount_lives() {
+        let regions = Regions::of_ids(&[0xaa]);
+        let large = regions.identity(0, true, 1, 1 << 48);
+        assert!(!large.is_lasting());
+        assert_eq!(regions.identity(0, true, 1, 1 << 48), large);
+        assert_ne!(regions.identity(0, false, 2, 5), regions.identity(0, true, 1, 5));
+        assert_ne!(regions.of_entry(large, b"a"), regions.of_entry(large, b"b"));
+        assert_eq!(large.to_text(':', &regions), None);
+    }
+
+    #[test]
+    fn mount_points_are_read_by_their_last_names() {
+        assert_eq!(unescape(br"a\040b\134"), b"a b\\");
+        assert_eq!(unescape(br"a\9"), br"a\9");
+        assert!(!mount_names().is_empty());
+    }
+}

@@ -1,0 +1,272 @@
+//! Room on a full disk: what was deleted is waited for.
+//!
+//! The union keeps a deleted object alive until the kernel forgets it, for it may be open and its number must not be
+//! given again. The kernel does so right after the last close, but without waiting for an answer: a program that
+//! deletes a file and then writes may come before the file's blocks are free, and would be told that the disk is full.
+//! On a plain filesystem they are free when unlink returns.
+//!
+//! So a change that fails with ENOSPC or EDQUOT while nameless objects are kept waits until one of them is let go, and
+//! is tried again. What is deleted and still open may stay for long: a wait that was in vain is not repeated until
+//! something more is deleted.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use rustix::io::Errno;
+
+use crate::error::{FsError, Result};
+use crate::sys::memory;
+use crate::union::Union;
+use crate::union::nodes::node::Node;
+
+/// How long nothing may be let go until waiting is in vain.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// So often it is looked whether the last holder of a forgotten node is done; holders don't tell.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// The objects of the upper that have no name any more and are kept.
+#[derive(Debug, Default)]
+pub(in crate::union) struct Room {
+    state: Mutex<State>,
+    let_go: Condvar,
+    /// How many are kept: read without the lock, as most of what is forgotten has a name.
+    kept: AtomicUsize,
+    /// How many were let go so far.
+    freed: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By node number.
+    kept: HashSet<u64>,
+    /// How many names were lost so far.
+    lost: u64,
+    /// The same when a wait was in vain.
+    in_vain: u64,
+}
+
+impl Room {
+    /// A node lost its name and is kept.
+    pub fn keep(&self, ino: u64) {
+        let mut state = self.state.lock();
+        state.lost += 1;
+        state.kept.insert(ino);
+        self.kept.store(state.kept.len(), Ordering::SeqCst);
+    }
+
+    /// A node is known no more and what it held is closed, or it has a name again.
+    pub fn let_go(&self, ino: u64) {
+        if self.kept.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let mut state = self.state.lock();
+        if state.kept.remove(&ino) {
+            self.kept.store(state.kept.len(), Ordering::SeqCst);
+            self.freed.fetch_add(1, Ordering::SeqCst);
+            self.let_go.notify_all();
+        }
+    }
+
+    fn freed(&self) -> u64 {
+        self.freed.load(Ordering::SeqCst)
+    }
+
+    /// May there be room soon that wasn't there when `freed` were let go?
+    fn may_come(&self, freed: u64) -> bool {
+        let state = self.state.lock();
+        self.freed() != freed || !state.kept.is_empty() && state.lost != state.in_vain
+    }
+
+    /// Waits until more than `freed` were let go. `look` is called now and then. False: it won't happen soon.
+    fn wait(&self, freed: u64, look: impl Fn()) -> bool {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            look();
+            let mut state = self.state.lock();
+            if self.freed() != freed {
+                return true;
+            }
+            if state.kept.is_empty() || state.lost == state.in_vain {
+                return false;
+            }
+            let now = Instant::now();
+            if now >= end {
+                state.in_vain = state.lost;
+                return false;
+            }
+            self.let_go.wait_until(&mut state, end.min(now + LOOK));
+        }
+    }
+}
+
+fn is_full(error: &FsError) -> bool {
+    [Errno::NOSPC, Errno::DQUOT].contains(&error.errno())
+}
+
+/// A change that failed for want of room, to be tried again.
+#[derive(Debug)]
+pub struct Full {
+    error: FsError,
+    freed: u64,
+}
+
+impl Union {
+    /// Makes a change, and where it fails for want of room that may come soon, tells so at once instead of waiting.
+    pub fn try_change<T>(&self, change: impl FnOnce() -> Result<T>) -> std::result::Result<Result<T>, Full> {
+        let freed = self.room.freed();
+        match change() {
+            Err(error) if is_full(&error) && self.room.may_come(freed) => Err(Full { error, freed }),
+            done => Ok(done),
+        }
+    }
+
+    /// Waits for room and makes the change again, until it succeeds or there is no more room to come. The caller is not
+    /// a thread that the kernel's FORGETs wait for, and holds no lock.
+    pub fn change_again<T>(&self, mut full: Full, change: impl Fn() -> Result<T>) -> Result<T> {
+        loop {
+            if !self.room.wait(full.freed, || self.let_lingering_go()) {
+                return Err(full.error);
+            }
+            match self.try_change(&change) {
+                Ok(done) => return done,
+                Err(again) => full = again,
+            }
+        }
+    }
+
+    /// As [`Union::try_change`] and [`Union::change_again`] in one.
+    pub fn change_with_room<T>(&self, change: impl Fn() -> Result<T>) -> Result<T> {
+        match self.try_change(&change) {
+            Ok(done) => done,
+            Err(full) => self.change_again(full, change),
+        }
+    }
+
+    /// `count` lookups of a node are forgotten.
+    pub fn forget(&self, ino: u64, count: u64) {
+        self.table.forget(ino, count, |ino| self.left(ino));
+    }
+
+    /// How many nodes are known no more since [`Union::give_back`].
+    pub fn gone(&self) -> usize {
+        self.table.gone()
+    }
+
+    /// Gives the memory back that nodes took which are known no more.
+    pub fn give_back(&self) {
+        self.table.shrink();
+        memory::trim_heaps();
+    }
+
+    /// Drops a node that was only looked at.
+    pub(in crate::union) fn let_go(&self, node: Arc<Node>) {
+        let ino = node.ino;
+        drop(node);
+        self.table.release(ino, &mut |ino| self.left(ino));
+    }
+
+    fn let_lingering_go(&self) {
+        self.table.release_lingering(&mut |ino| self.left(ino));
+    }
+
+    /// A node left the table: what is kept under its number goes.
+    fn left(&self, ino: u64) {
+        self.files.forget(ino);
+        if self.table.get(ino).is_none() {
+            self.metacopies.remove(&ino);
+            self.index_origins.remove(&ino);
+            self.other_names.remove(&ino);
+        }
+        self.room.let_go(ino);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    use crate::union::change::modify::Create;
+    use crate::union::change::upper::New;
+    use crate::union::stack::layer::{Stack, StackOptions};
+    use crate::union::{Caller, Limits};
+
+    /// A union over empty layers, with a file in it that was deleted and that somebody still knows.
+    fn with_deleted_file() -> (tempfile::TempDir, Union, Arc<Node>) {
+        let top = tempfile::tempdir().unwrap();
+        for name in ["lower", "upper", "mnt"] {
+            std::fs::create_dir(top.path().join(name)).unwrap();
+        }
+        let options = StackOptions {
+            lowers: vec![top.path().join("lower")],
+            upper: Some(top.path().join("upper")),
+            mount_point: Some(top.path().join("mnt")),
+            ..StackOptions::default()
+        };
+        let union = Union::new(Stack::open(&options).unwrap(), Limits::default()).unwrap();
+        let caller =
+            Caller { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
+        let create = Create { new: New::File, mode: 0o644, umask: 0, caller };
+        let (node, _) = union.create(union.root(), b"f", create).unwrap();
+        union.unlink(union.root(), b"f").unwrap();
+        (top, union, node)
+    }
+
+    fn full() -> Result<()> {
+        Err(FsError::Os(Errno::NOSPC))
+    }
+
+    #[test]
+    fn a_change_waits_for_what_is_being_let_go() {
+        let (_top, union, node) = with_deleted_file();
+        let ino = node.ino;
+        drop(node);
+        let (tried, was_tried) = mpsc::channel();
+        let change = || {
+            tried.send(()).unwrap_or_default(); // only the first is waited for
+            if union.node(ino).is_ok() { full() } else { Ok(()) }
+        };
+        let union = &union;
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                was_tried.recv().unwrap();
+                union.forget(ino, 1);
+            });
+            union.change_with_room(change).unwrap();
+        });
+    }
+
+    #[test]
+    fn what_a_request_still_holds_is_waited_for_too() {
+        let (_top, union, node) = with_deleted_file();
+        let ino = node.ino;
+        union.forget(ino, 1);
+        assert_eq!((union.known_nodes(), union.files.len()), (2, 1), "kept as long as it is held");
+        let held = std::cell::Cell::new(Some(node));
+        union.change_with_room(|| if held.take().is_some() { full() } else { Ok(()) }).unwrap();
+        assert_eq!((union.known_nodes(), union.files.len()), (1, 0));
+    }
+
+    #[test]
+    fn what_stays_open_is_waited_for_once() {
+        let (_top, union, node) = with_deleted_file();
+        let Err(first) = union.try_change(full) else { panic!("there may be room soon") };
+        let start = Instant::now();
+        union.change_again(first, full).unwrap_err();
+        assert!(start.elapsed() >= PATIENCE);
+        assert!(union.try_change(full).is_ok(), "nothing was deleted since");
+        drop(node);
+    }
+
+    #[test]
+    fn nothing_is_waited_for_where_nothing_was_deleted() {
+        let (_top, union, node) = with_deleted_file();
+        union.forget(node.ino, 1);
+        union.let_go(node);
+        assert!(union.try_change(full).is_ok());
+        assert!(union.try_change(|| Err::<(), _>(FsError::Exists)).is_ok());
+    }
+}

@@ -1,0 +1,431 @@
+//! Objects of layers, verified: the one way from a node to what it stands for.
+//!
+//! The kernel judges by the attributes that it keeps of a node, and the layers are reached by names. Who owns a directory
+//! of a layer can put anything else under a name in it, at any moment. So what is found under a node's name is **verified**
+//! before it is read, changed or copied: it must be the inode that the node was made for (device, number, generation; see
+//! [`crate::union::nodes::generation`]), which a descriptor then holds. An [`Object`] is such a descriptor, and only this module makes
+//! one. What isn't that inode is `ESTALE`, and whoever serves the union is told of the name ([`Union::on_stale`]), so that
+//! the kernel looks it up again.
+//!
+//! The descriptor that does the work is the one that is verified: O_PATH, or for data the open file itself. All are opened
+//! without following links and without waiting.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use crate::error::{FsError, Result};
+use crate::sys::object::{At, Kind, Stat, Writable, unnoticed};
+use crate::union::Union;
+use crate::union::lookup::realdir::RealDir;
+use crate::union::lookup::resolve::DataAt;
+use crate::union::nodes::generation::{Generation, Sighting};
+use crate::union::nodes::node::{Name, Node, Place, RealId, Source};
+
+/// Is told which entry (number of the directory's node, name) is not what the kernel knows it as.
+pub type OnStale = Box<dyn Fn(u64, &[u8]) + Send + Sync>;
+
+/// What a node stands for, held by a descriptor.
+#[derive(Debug)]
+pub struct Object {
+    fd: Arc<OwnedFd>,
+    stat: Option<Stat>,
+    upper: bool,
+    /// One of a lower: by what it was found, the directory and the name there.
+    entry: Option<(Arc<OwnedFd>, Name)>,
+}
+
+impl Object {
+    /// The object.
+    pub fn at(&self) -> At<'_> {
+        At::Fd(self.fd.as_fd())
+    }
+
+    /// Its stat, of when it was verified.
+    pub fn stat(&self) -> Result<Stat> {
+        self.stat.map_or_else(|| Ok(self.at().stat()?), Ok)
+    }
+
+    /// Is it in the upper?
+    pub fn in_upper(&self) -> bool {
+        self.upper
+    }
+
+    /// The object, to be changed.
+    ///
+    /// # Errors
+    /// `ESTALE` for one of a lower.
+    pub fn writable(&self) -> Result<Writable<'_>> {
+        if self.upper { Ok(Writable::of_upper(self.at())) } else { Err(FsError::Stale) }
+    }
+
+    /// The descriptor, to be kept.
+    pub fn shared_fd(&self) -> Arc<OwnedFd> {
+        self.fd.clone()
+    }
+
+    /// The same, of an object that isn't needed any more.
+    pub fn into_fd(self) -> Arc<OwnedFd> {
+        self.fd
+    }
+}
+
+/// The entry of a directory that a node's name is.
+struct Entry<'a> {
+    dir: Dir<'a>,
+    /// The directory, or for one of an index the root of the upper, whose filesystem it is on.
+    real: Arc<RealDir>,
+    name: Name,
+    upper: bool,
+}
+
+enum Dir<'a> {
+    Layer(Arc<OwnedFd>),
+    Index(BorrowedFd<'a>),
+}
+
+impl Entry<'_> {
+    fn at(&self) -> At<'_> {
+        let dir = match &self.dir {
+            Dir::Layer(fd) => fd.as_fd(),
+            Dir::Index(fd) => *fd,
+        };
+        At::Name(dir, &self.name)
+    }
+}
+
+impl Union {
+    /// Has `told` be told of entries that are not what the kernel knows them as. Once; later calls change nothing.
+    pub fn on_stale(&self, told: OnStale) {
+        // Only the one that serves the union calls this.
+        drop(self.stale.0.set(told));
+    }
+
+    /// Calls `f` with the node's object, which keeps its place meanwhile.
+    ///
+    /// # Errors
+    /// `ESTALE` where something else has taken its place in the layer, and those of `f`.
+    pub(in crate::union) fn with_object<R>(
+        &self,
+        node: &Node,
+        f: impl FnOnce(&Object) -> Result<R>,
+    ) -> Result<R> {
+        if let Some(dir) = &node.dir {
+            // Verified when it was opened.
+            let top = dir.top().ok_or(FsError::Stale)?;
+            let fd = self.fds.get(&top)?;
+            return f(&Object { fd, stat: None, upper: self.is_upper(top.layer), entry: None });
+        }
+        let place = node.place.read();
+        f(&self.object_at(node, &place)?)
+    }
+
+    /// Calls `f` with the node's object in the upper, copied up first if need be.
+    pub(in crate::union) fn with_upper<R>(
+        &self,
+        node: &Arc<Node>,
+        f: impl FnOnce(&Object, Writable<'_>) -> Result<R>,
+    ) -> Result<R> {
+        self.ensure_upper(node)?;
+        self.with_object(node, |object| f(object, object.writable()?))
+    }
+
+    /// The object of a node that isn't a directory, whose place the caller has locked.
+    pub(in crate::union) fn object_at(&self, node: &Node, place: &Place) -> Result<Object> {
+        if let Place::Pinned { fd, upper } = place {
+            return Ok(Object { fd: fd.fd(), stat: None, upper: *upper, entry: None });
+        }
+        if let Some(object) = self.open_object(node, place) {
+            return Ok(object);
+        }
+        let entry = self.entry_at(node, place)?;
+        let fd = entry.at().pin().map_err(|e| self.absent(node, place, e))?;
+        let stat = At::Fd(fd.as_fd()).stat()?;
+        self.verify(node, place, &entry, At::Fd(fd.as_fd()), &stat)?;
+        let Entry { dir, name, upper, .. } = entry;
+        let entry = match dir {
+            Dir::Layer(dir) if !upper => Some((dir, name)),
+            _ => None,
+        };
+        Ok(Object { fd: Arc::new(fd), stat: Some(stat), upper, entry })
+    }
+
+    /// The object of a file whose data are open, which was verified then.
+    fn open_object(&self, node: &Node, place: &Place) -> Option<Object> {
+        if node.kind != Kind::File || self.metacopies.contains_key(&node.ino) {
+            return None;
+        }
+        let fd = self.files.get(node.ino, false)?;
+        Some(Object { fd, stat: None, upper: self.is_in_upper_place(place), entry: None })
+    }
+
+    /// What the layer keeps of a node's object. Where it keeps all in the stat, that is all that is asked for.
+    pub(in crate::union) fn kept_of(&self, node: &Node) -> Result<Stat> {
+        if node.dir.is_some() || self.owners.override_real() {
+            return self.with_object(node, |object| self.kept_object(object));
+        }
+        let place = node.place.read();
+        let counted = self.is_in_upper_place(&place) && self.upper()?.has_index();
+        if counted || matches!(*place, Place::Pinned { .. }) {
+            return self.kept_object(&self.object_at(node, &place)?);
+        }
+        if let Some(object) = self.open_object(node, &place) {
+            return self.kept_object(&object);
+        }
+        let entry = self.entry_at(node, &place)?;
+        let stat = entry.at().stat().map_err(|e| self.absent(node, &place, e))?;
+        self.verify(node, &place, &entry, entry.at(), &stat)?;
+        self.owners.kept(entry.at(), stat, entry.upper)
+    }
+
+    /// As [`Union::kept_of`], of an object at hand.
+    pub(in crate::union) fn kept_object(&self, object: &Object) -> Result<Stat> {
+        let stat = self.kept_without_links(object)?;
+        if object.upper { self.counted(object.at(), stat) } else { Ok(stat) }
+    }
+
+    /// The same, with the link count as it is on disk.
+    pub(in crate::union) fn kept_without_links(&self, object: &Object) -> Result<Stat> {
+        let stat = object.stat()?;
+        // The owner of a link may be noted on the directory that holds it.
+        let at = match &object.entry {
+            Some((dir, name)) if stat.kind() == Kind::Symlink => At::Name(dir.as_fd(), name),
+            _ => object.at(),
+        };
+        self.owners.kept(at, stat, object.upper)
+    }
+
+    /// Opens the data of a regular file, whose place the caller has locked. `write`: for writing as well, and then only
+    /// one of the upper. Tells whether it may be written to.
+    pub(in crate::union) fn open_data(
+        &self,
+        node: &Node,
+        place: &Place,
+        write: bool,
+    ) -> Result<(OwnedFd, bool)> {
+        let flags = if write { OFlags::RDWR } else { OFlags::RDONLY };
+        if matches!(place, Place::Named { .. }) {
+            let entry = self.entry_at(node, place)?;
+            if write && !entry.upper {
+                return Err(FsError::Stale);
+            }
+            let opened = match entry.upper {
+                true if self.no_atime => {
+                    unnoticed(|noatime| Writable::of_upper(entry.at()).open(flags | noatime))
+                }
+                true => Writable::of_upper(entry.at()).open(flags),
+                false => entry.at().open_read(),
+            };
+            if let Ok(fd) = opened {
+                let at = At::Fd(fd.as_fd());
+                self.verify(node, place, &entry, at, &at.stat()?)?;
+                return Ok((fd, write));
+            }
+            // Whatever it is that can't be opened so, it may not be the file.
+        }
+        let object = self.object_at(node, place)?;
+        if write {
+            return Ok((
+                crate::union::data::file::open_owned(object.writable()?, write, self.no_atime)?,
+                true,
+            ));
+        }
+        match object.at().open_read() {
+            Err(Errno::ACCESS) if object.upper => {
+                Ok((crate::union::data::file::open_owned(object.writable()?, write, self.no_atime)?, false))
+            }
+            other => Ok((other?, false)),
+        }
+    }
+
+    /// The copy of a lower file in a hardlink index.
+    ///
+    /// # Errors
+    /// `ESTALE` if it has none, or something else is in its place.
+    pub(in crate::union) fn indexed_object(&self, origin: RealId) -> Result<Object> {
+        let (dir, known) = self.upper()?.indexed_under(origin)?;
+        let fd = match At::Name(dir, known.name()).pin() {
+            Err(Errno::NOENT) => return Err(FsError::Stale),
+            other => other?,
+        };
+        let stat = At::Fd(fd.as_fd()).stat()?;
+        if (stat.dev, stat.ino) != known.id {
+            return Err(FsError::Stale);
+        }
+        Ok(Object { fd: Arc::new(fd), stat: Some(stat), upper: true, entry: None })
+    }
+
+    /// Opens the data of a file that has them elsewhere.
+    pub(in crate::union) fn open_data_elsewhere(&self, data: &DataAt) -> Result<OwnedFd> {
+        let dir = self.fds.get(&data.dir)?;
+        let fd = match At::Name(dir.as_fd(), &data.name).open_read() {
+            Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Err(FsError::Stale),
+            other => other?,
+        };
+        let at = At::Fd(fd.as_fd());
+        let stat = at.stat()?;
+        let same = (stat.dev, stat.ino) == data.id && self.fds.generations().is(data.generation, at, &stat);
+        if same { Ok(fd) } else { Err(FsError::Stale) }
+    }
+
+    /// Where a named node that isn't a directory lies. What is there now is not verified.
+    fn entry_at(&self, node: &Node, place: &Place) -> Result<Entry<'_>> {
+        let Place::Named { parent, entry } = place else { return Err(FsError::IsADirectory) };
+        let dir = self.dir_part(parent)?;
+        let name = || Name::from_slice(entry.name());
+        Ok(match entry.source() {
+            Source::Upper => {
+                let real = dir.upper_dir().ok_or(FsError::Stale)?;
+                Entry { dir: Dir::Layer(self.fds.get(&real)?), real, name: name(), upper: true }
+            }
+            Source::Lower(at) => {
+                let real = dir.lowers.get(usize::from(at)).ok_or(FsError::Stale)?;
+                Entry { dir: Dir::Layer(self.fds.get(real)?), real: real.clone(), name: name(), upper: false }
+            }
+            Source::Index => {
+                let origin = self.index_origins.get(&node.ino).map(|o| *o).ok_or(FsError::Stale)?;
+                let (dir, known) = self.upper()?.indexed_under(origin)?;
+                let real = self.layers[0].root.clone();
+                Entry { dir: Dir::Index(dir), real, name: Name::from_slice(known.name()), upper: true }
+            }
+        })
+    }
+
+    /// Is the object, whose stat is given, the one that the node was made for?
+    fn verify(&self, node: &Node, place: &Place, entry: &Entry<'_>, at: At<'_>, stat: &Stat) -> Result<()> {
+        let found = match entry.upper {
+            true => self.id_in(&entry.real, stat),
+            false => self.lower_leaf_id(&entry.real, &entry.name, &mut stat.clone()),
+        };
+        let same = found == node.real() && self.fds.generations().is(node.generation(), at, stat);
+        if same { Ok(()) } else { Err(self.stale_at(node, place)) }
+    }
+
+    /// The error of an object that can't be reached under its name.
+    fn absent(&self, node: &Node, place: &Place, errno: Errno) -> FsError {
+        if errno == Errno::NOENT { self.stale_at(node, place) } else { errno.into() }
+    }
+
+    fn stale_at(&self, node: &Node, place: &Place) -> FsError {
+        if let Place::Named { parent, entry } = place {
+            log::debug!(
+                "{:#x} {}: something else has its name in the layer",
+                node.ino,
+                String::from_utf8_lossy(entry.name()).escape_debug()
+            );
+            if let Some(told) = self.stale.0.get() {
+                told(parent.ino, entry.name());
+            }
+        }
+        FsError::Stale
+    }
+
+    /// Looks at an object that was just found or made, to remember its generation.
+    pub(in crate::union) fn see(&self, at: At<'_>, stat: &Stat) -> Sighting {
+        self.fds.generations().see(at, stat)
+    }
+
+    /// The generation of an object that was just made.
+    pub(in crate::union) fn generation_of(&self, at: At<'_>, stat: &Stat) -> Generation {
+        self.see(at, stat).generation()
+    }
+}
+
+/// Where it is kept who is to be told.
+#[derive(Default)]
+pub(in crate::union) struct Stale(std::sync::OnceLock<OnStale>);
+
+impl std::fmt::Debug for Stale {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Stale")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use crate::error::FsError;
+    use crate::union::change::instant::hook;
+    use crate::union::change::rename::RenameMode;
+    use crate::union::stack::layer::{Stack, StackOptions};
+    use crate::union::{Limits, Union};
+
+    fn union(top: &Path) -> Union {
+        let options = StackOptions {
+            lowers: vec![top.join("lower")],
+            upper: Some(top.join("upper")),
+            ..StackOptions::default()
+        };
+        Union::new(Stack::open(&options).unwrap(), Limits::default()).unwrap()
+    }
+
+    /// The owner of the upper exchanges a directory that shows nothing for one that isn't his to delete, when it has been
+    /// found to show nothing.
+    #[test]
+    fn a_directory_that_was_exchanged_is_not_removed() {
+        for replaced in [false, true] {
+            let top = tempfile::tempdir().unwrap();
+            for dir in ["lower/d", "lower/new", "upper/important"] {
+                fs::create_dir_all(top.path().join(dir)).unwrap();
+            }
+            fs::write(top.path().join("lower/d/f"), "x").unwrap();
+            fs::write(top.path().join("upper/important/file"), "x").unwrap();
+            let union = union(top.path());
+            let (d, _) = union.lookup(union.root(), b"d").unwrap().unwrap();
+            union.unlink(&d, b"f").unwrap();
+            let upper = top.path().join("upper");
+            let mut swapped = false;
+            let swap = move |_| {
+                if !std::mem::replace(&mut swapped, true) {
+                    fs::rename(upper.join("d"), upper.join("away")).unwrap();
+                    fs::rename(upper.join("important"), upper.join("d")).unwrap();
+                }
+            };
+            let done = hook::during(swap, || {
+                if replaced {
+                    let root = union.root();
+                    union.rename((root, b"new"), (root, b"d"), RenameMode::Replace)
+                } else {
+                    union.rmdir(union.root(), b"d")
+                }
+            });
+            let kept =
+                ["d", "important"].iter().any(|at| top.path().join("upper").join(at).join("file").exists());
+            assert!(kept, "{replaced}: {done:?}");
+            if !replaced {
+                assert_eq!(done, Err(FsError::Stale));
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_in_anothers_place_is_stale() {
+        let top = tempfile::tempdir().unwrap();
+        for dir in ["lower", "upper"] {
+            fs::create_dir(top.path().join(dir)).unwrap();
+        }
+        for name in ["lower/f", "lower/other"] {
+            fs::write(top.path().join(name), name).unwrap();
+        }
+        let union = union(top.path());
+        let told = std::sync::Arc::new(parking_lot::Mutex::new(Vec::new()));
+        let tell = told.clone();
+        union.on_stale(Box::new(move |parent, name| tell.lock().push((parent, name.to_vec()))));
+        let (f, _) = union.lookup(union.root(), b"f").unwrap().unwrap();
+        fs::rename(top.path().join("lower/other"), top.path().join("lower/f")).unwrap();
+        assert_eq!(union.getattr(&f).map(drop), Err(FsError::Stale));
+        assert_eq!(union.read(&f, 0, &mut [0; 9]), Err(FsError::Stale));
+        assert_eq!(union.listxattr(&f), Err(FsError::Stale));
+        assert_eq!(union.open(&f, rustix::fs::OFlags::WRONLY, false), Err(FsError::Stale));
+        assert!(
+            told.lock().iter().all(|entry| *entry == (union.root().ino, b"f".to_vec()))
+                && !told.lock().is_empty()
+        );
+        fs::remove_file(top.path().join("lower/f")).unwrap();
+        assert_eq!(union.getattr(&f).map(drop), Err(FsError::Stale));
+    }
+}

@@ -1,0 +1,705 @@
+//! Opening a stack: its layers, each an open directory, and what the upper's filesystem can do.
+//!
+//! Everything that can be wrong with the directories of a mount is found here, before anything is mounted, and told in
+//! one message ([`StackError`]). What was made on the way is removed again when a later check fails.
+//!
+//! The order matters: paths are resolved by the kernel, once; identities are compared; the upper is locked before its
+//! workdir is looked for, since the daemon of an earlier mount removes a default workdir before it lets the upper go.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{
+    Access, AtFlags, Mode, OFlags, StatVfsMountFlags, StatxFlags, accessat, fstatvfs, openat, statx, syncfs,
+};
+use rustix::io::Errno;
+
+use crate::sys::mount::without_access_times;
+use crate::sys::object::proc_path;
+use crate::union::lookup::belief::Belief;
+use crate::union::lookup::marker::Namespace;
+use crate::union::stack::lock::{DirLock, LOCK_WAIT};
+use crate::union::stack::nesting::{self, Member, locate};
+use crate::union::stack::probe;
+pub use crate::union::stack::probe::{UpperCaps, WhiteoutForm};
+pub use crate::union::stack::stack_error::{Role, Said, Shown, StackError, TakeAway};
+use crate::union::stack::workdir::Place;
+pub use crate::union::stack::workdir::Workdir;
+
+/// Where overlay marks are kept in the upper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum XattrChoice {
+    /// `trusted.overlay.` where this process may, else `user.overlay.`.
+    #[default]
+    Auto,
+    /// `user.overlay.` always (mount option `userxattr`).
+    User,
+}
+
+/// What a stack is made of. Paths are resolved by the kernel, relative to the current directory.
+#[derive(Debug, Clone)]
+pub struct StackOptions {
+    /// The read-only layers, topmost first.
+    pub lowers: Vec<PathBuf>,
+    /// Is the first of them an upper that is only read? Messages call it so then.
+    pub top_is_upper: bool,
+    /// The writable layer; without, the mount is read-only.
+    pub upper: Option<PathBuf>,
+    /// The workdir; without, one is made beside the upper.
+    pub work: Option<PathBuf>,
+    /// Where the merged tree will be mounted, to be checked against the layers.
+    pub mount_point: Option<PathBuf>,
+    /// Nothing is synced to disk; the upper is marked so, see [`crate::union::stack::workdir`].
+    pub volatile: bool,
+    /// Where overlay marks are kept.
+    pub xattr: XattrChoice,
+    /// How long to wait for another mount to let go of the upper.
+    pub lock_wait: Duration,
+}
+
+impl Default for StackOptions {
+    fn default() -> Self {
+        StackOptions {
+            lowers: Vec::new(),
+            top_is_upper: false,
+            upper: None,
+            work: None,
+            mount_point: None,
+            volatile: false,
+            xattr: XattrChoice::Auto,
+            lock_wait: LOCK_WAIT,
+        }
+    }
+}
+
+impl StackOptions {
+    /// What the lower at that place is called.
+    fn role(&self, at: usize) -> Role {
+        match (self.top_is_upper, at) {
+            (true, 0) => Role::Upper,
+            (true, at) => Role::Lower(at),
+            (false, at) => Role::Lower(at + 1),
+        }
+    }
+}
+
+/// An open layer.
+#[derive(Debug)]
+pub struct Layer {
+    /// As given; for messages only.
+    pub path: PathBuf,
+    /// Where it was when it was opened, from the root and without links; empty without /proc. For messages only.
+    pub place: Vec<u8>,
+    /// Its root, opened with O_PATH. Every access starts here.
+    pub root: OwnedFd,
+    /// `st_dev` of the root.
+    pub dev: u64,
+    /// `st_ino` of the root.
+    pub ino: u64,
+    /// Whose marks in it are believed.
+    pub belief: Belief,
+}
+
+/// The writable layer, locked for this mount.
+#[derive(Debug)]
+pub struct UpperLayer {
+    // Order matters: the workdir is closed before the lock on the upper goes.
+    /// Where its objects are prepared.
+    pub work: Workdir,
+    /// The layer.
+    pub layer: Layer,
+    /// What its filesystem can do.
+    pub caps: UpperCaps,
+    _lock: DirLock,
+    // After the lock, for which the next mount may wait.
+    _sync: Option<SyncAtEnd>,
+}
+
+/// Syncs the upper's filesystem when a mount ends: what was written is on the disk then, as after an unmount of the
+/// kernel's overlayfs.
+#[derive(Debug)]
+struct SyncAtEnd {
+    upper: OwnedFd,
+    path: PathBuf,
+}
+
+impl SyncAtEnd {
+    fn of(upper: &Layer) -> Result<SyncAtEnd, StackError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = openat(&upper.root, c".", flags, Mode::empty());
+        let upper_fd = opened.map_err(|errno| open_error(Role::Upper, &upper.path, errno))?;
+        Ok(SyncAtEnd { upper: upper_fd, path: upper.path.clone() })
+    }
+}
+
+impl Drop for SyncAtEnd {
+    fn drop(&mut self) {
+        if let Err(errno) = syncfs(&self.upper) {
+            log::error!(
+                "upper layer {}: what was written last may not be on the disk: {errno}",
+                self.path.display()
+            );
+        }
+    }
+}
+
+/// The layers of a mount, open and checked.
+#[derive(Debug)]
+pub struct Stack {
+    /// The read-only layers, topmost first; at least one.
+    pub lowers: Vec<Layer>,
+    /// The writable layer.
+    pub upper: Option<UpperLayer>,
+    /// Whose marks are believed.
+    pub belief: Belief,
+}
+
+impl Stack {
+    /// Opens and checks all directories, locks the upper and its workdir, and makes the workdir ready.
+    ///
+    /// # Errors
+    ///
+    /// One [`StackError`] for the first thing that is wrong; nothing that was made is left.
+    pub fn open(options: &StackOptions) -> Result<Stack, StackError> {
+        if options.lowers.is_empty() {
+            return Err(StackError::NoLowers);
+        }
+        if options.upper.is_none() && options.work.is_some() {
+            return Err(StackError::WorkWithoutUpper);
+        }
+        let belief = Belief::decide(options.xattr == XattrChoice::User);
+        let mut lowers = open_lowers(options)?;
+        lowers.iter_mut().for_each(|layer| layer.belief = belief);
+        let upper = options.upper.as_deref().map(open_upper).transpose()?;
+        let mount_point = options.mount_point.as_deref().map(open_mount_point).transpose()?;
+
+        let mut members: Vec<Member<'_>> =
+            lowers.iter().enumerate().map(|(i, layer)| layer.member(options.role(i))).collect();
+        members.extend(upper.iter().map(|layer| layer.member(Role::Upper)));
+        members.extend(mount_point.iter().map(|dir| dir.member(Role::MountPoint)));
+        nesting::check(&members)?;
+
+        let Some(mut upper) = upper else {
+            return Ok(Stack { lowers: unchanged_by_reading(lowers), upper: None, belief });
+        };
+        let lock = DirLock::acquire(upper.root.as_fd(), Role::Upper, &upper.path, options.lock_wait)?;
+        let place = match &options.work {
+            Some(path) => Place::named(path)?,
+            None => Place::beside(&upper)?,
+        };
+        let work_at = locate(place.root.as_fd()).map_err(|e| open_error(Role::Work, &place.path, e))?;
+        // Built anew: the members borrowed `upper`, which is to move into the stack.
+        let mut members: Vec<Member<'_>> =
+            lowers.iter().enumerate().map(|(i, layer)| layer.member(options.role(i))).collect();
+        members.push(upper.member(Role::Upper));
+        members.push(Member { role: Role::Work, path: &place.path, id: work_at.id, fd: place.root.as_fd() });
+        members.extend(mount_point.iter().map(|dir| dir.member(Role::MountPoint)));
+        nesting::check(&members)?;
+
+        let prepared = place.prepare(&upper, options.lock_wait)?;
+        let caps = probe::probe(prepared.workdir.staging.as_fd(), belief.namespace == Namespace::User)
+            .map_err(|errno| StackError::Io {
+                role: Role::Work,
+                path: prepared.workdir.path.clone(),
+                what: "try out what its filesystem can do",
+                errno,
+            })?
+            .map_err(|unfit| StackError::unfit(unfit, &upper.path))?;
+        let work = prepared.begin(options.volatile)?;
+        let sync = if options.volatile { None } else { Some(SyncAtEnd::of(&upper)?) };
+        log::debug!("upper {}: {caps:?}", upper.path.display());
+        if !caps.xattr {
+            log::warn!(
+                "upper layer {}: its filesystem holds no extended attributes: copies have none, and inode numbers and hard links of theirs don't last; directories of lowers can't be renamed",
+                Shown(&upper.path)
+            );
+        }
+        if caps.xattr && caps.namespace != belief.namespace {
+            log::warn!(
+                "upper layer {}: its filesystem keeps no {}*: marks are kept in {}*, as with the option userxattr",
+                Shown(&upper.path),
+                belief.namespace.prefix(),
+                caps.namespace.prefix()
+            );
+        }
+        let belief = belief.kept_in(caps.namespace);
+        let mut lowers = unchanged_by_reading(lowers);
+        lowers.iter_mut().chain([&mut upper]).for_each(|layer| layer.belief = belief);
+        let upper = UpperLayer { work, layer: upper, caps, _lock: lock, _sync: sync };
+        Ok(Stack { lowers, upper: Some(upper), belief })
+    }
+
+    /// Leaves the workdir clean at the end of the mount; see [`Workdir::close`]. Dropping the stack does so too, but
+    /// can only log what goes wrong.
+    pub fn close(&self) -> Result<(), StackError> {
+        self.upper.as_ref().map_or(Ok(()), |upper| upper.work.close())
+    }
+}
+
+impl Layer {
+    /// Opens a directory by a path that the kernel resolves.
+    fn open(role: Role, path: &Path) -> Result<Layer, StackError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| open_error(role, path, e))?;
+        let id = locate(root.as_fd()).map_err(|e| open_error(role, path, e))?.id;
+        let place = rustix::fs::readlinkat(rustix::fs::CWD, proc_path(root.as_fd()), Vec::new());
+        let place = place.map(std::ffi::CString::into_bytes).unwrap_or_default();
+        let belief = Belief::of_process();
+        Ok(Layer { path: path.to_owned(), place, root, dev: id.dev, ino: id.ino, belief })
+    }
+
+    fn may(&self, role: Role, access: Access, needs: &'static str) -> Result<(), StackError> {
+        match accessat(&self.root, c".", access, AtFlags::EACCESS) {
+            Ok(()) => Ok(()),
+            Err(Errno::ACCESS | Errno::PERM) => Err(denied(role, &self.path, needs)),
+            Err(Errno::ROFS) => Err(StackError::ReadOnly { role, path: self.path.clone() }),
+            Err(errno) => Err(open_error(role, &self.path, errno)),
+        }
+    }
+
+    fn member(&self, role: Role) -> Member<'_> {
+        let id = nesting::DirId { dev: self.dev, ino: self.ino };
+        Member { role, path: &self.path, id, fd: self.root.as_fd() }
+    }
+}
+
+fn open_lowers(options: &StackOptions) -> Result<Vec<Layer>, StackError> {
+    options
+        .lowers
+        .iter()
+        .enumerate()
+        .map(|(i, path)| {
+            let role = options.role(i);
+            let layer = Layer::open(role, path)?;
+            layer.may(role, Access::READ_OK | Access::EXEC_OK, "read and search permission on it")?;
+            Ok(layer)
+        })
+        .collect()
+}
+
+/// The lowers, as root through mounts of this process's own, so that reading changes no access times in them (the
+/// kernel's overlayfs does likewise). Last of all, since such a mount has no place in the tree that could be compared.
+///
+/// A lower inside which others are mounted stays as it is, so that these are seen and can be unmounted; there, and
+/// without privileges, files and directories are opened with O_NOATIME where that is allowed.
+fn unchanged_by_reading(mut lowers: Vec<Layer>) -> Vec<Layer> {
+    if !rustix::process::geteuid().is_root() {
+        return lowers;
+    }
+    let Some(mounted) = mount_points() else { return lowers };
+    for layer in &mut lowers {
+        let place = &layer.place[..];
+        let holds_mounts =
+            mounted.iter().any(|at| at.strip_prefix(place).is_some_and(|rest| rest.starts_with(b"/")));
+        if holds_mounts || place == b"/" || place.is_empty() {
+            continue;
+        }
+        match without_access_times(layer.root.as_fd()) {
+            Ok(root) => layer.root = root,
+            Err(errno) => {
+                log::debug!("lower {}: access times may change by reading: {errno}", layer.path.display());
+            }
+        }
+    }
+    lowers
+}
+
+/// Where something is mounted in this mount namespace, from proc_pid_mountinfo(5). `None` without /proc.
+fn mount_points() -> Option<Vec<Vec<u8>>> {
+    let table = std::fs::read("/proc/self/mountinfo").ok()?;
+    let points =
+        table.split(|&byte| byte == b'\n').filter_map(|line| line.split(|&byte| byte == b' ').nth(4));
+    Some(points.map(unescaped).collect())
+}
+
+/// A word of a table in /proc, in which `\040` stands for a blank, and so on.
+fn unescaped(word: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(word.len());
+    let mut rest = word;
+    while let Some((&byte, after)) = rest.split_first() {
+        let digits = after.get(..3).filter(|d| byte == b'\\' && d.iter().all(|d| (b'0'..=b'7').contains(d)));
+        let (byte, after) = match digits {
+            Some(d) => (d.iter().fold(0u8, |n, d| n.wrapping_mul(8).wrapping_add(d - b'0')), &after[3..]),
+            None => (byte, after),
+        };
+        plain.push(byte);
+        rest = after;
+    }
+    plain
+}
+
+fn open_upper(path: &Path) -> Result<Layer, StackError> {
+    let layer = Layer::open(Role::Upper, path)?;
+    let fs = fstatvfs(&layer.root).map_err(|e| open_error(Role::Upper, path, e))?;
+    if fs.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        return Err(StackError::ReadOnly { role: Role::Upper, path: path.to_owned() });
+    }
+    let all = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+    layer.may(Role::Upper, all, "read, write and search permission on it")?;
+    Ok(layer)
+}
+
+fn open_mount_point(path: &Path) -> Result<Layer, StackError> {
+    let layer = Layer::open(Role::MountPoint, path)?;
+    let at = locate(layer.root.as_fd()).map_err(|e| open_error(Role::MountPoint, path, e))?;
+    let kind = if at.mount_root { mount_type(at.mount) } else { None };
+    if kind.as_deref().is_some_and(|kind| kind.starts_with("fuse")) {
+        // Asks the daemon, which no other check here does, and whatever the kernel remembers of its answers.
+        let ask = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
+        match statx(&layer.root, c"", ask, StatxFlags::BASIC_STATS) {
+            Err(Errno::NOTCONN | Errno::CONNABORTED) => {
+                return Err(StackError::DeadMount { path: path.to_owned() });
+            }
+            Err(errno) => return Err(open_error(Role::MountPoint, path, errno)),
+            Ok(_) => {}
+        }
+    }
+    if kind.as_deref() == Some("fuse.unionmount") {
+        return Err(StackError::AlreadyMounted { path: path.to_owned() });
+    }
+    Ok(layer)
+}
+
+/// The filesystem type of a mount of this process's mount namespace, from proc_pid_mountinfo(5).
+fn mount_type(mount: u64) -> Option<String> {
+    let table = std::fs::read("/proc/self/mountinfo").ok()?;
+    let table = String::from_utf8_lossy(&table);
+    table.lines().find_map(|line| {
+        let (id, rest) = line.split_once(' ')?;
+        if id.parse() != Ok(mount) {
+            return None;
+        }
+        rest.split_once(" - ")?.1.split(' ').next().map(str::to_owned)
+    })
+}
+
+fn denied(role: Role, path: &Path, needs: &'static str) -> StackError {
+    StackError::Denied { role, path: path.to_owned(), uid: rustix::process::geteuid().as_raw(), needs }
+}
+
+/// The error of opening a directory, by its errno.
+pub(in crate::union) fn open_error(role: Role, path: &Path, errno: Errno) -> StackError {
+    let path_buf = path.to_owned();
+    match errno {
+        Errno::NOENT => StackError::Missing { role, path: path_buf },
+        Errno::NOTDIR => StackError::NotADirectory { role, path: path_buf },
+        Errno::ACCESS | Errno::PERM => denied(role, path, "search permission on every directory above it"),
+        Errno::NOTCONN | Errno::CONNABORTED if role == Role::MountPoint => {
+            StackError::DeadMount { path: path_buf }
+        }
+        errno => StackError::Open { role, path: path_buf, errno },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use tempfile::TempDir;
+
+    #[test]
+    fn words_of_tables_in_proc_are_unescaped() {
+        for (word, plain) in
+            [("/a", "/a"), (r"/a\040b\134\011", "/a b\\\t"), (r"\04", r"\04"), (r"\", r"\"), ("", "")]
+        {
+            assert_eq!(unescaped(word.as_bytes()), plain.as_bytes(), "{word}");
+        }
+    }
+
+    /// Two lowers `a` and `b`, an upper `up`, a mount point `mnt`.
+    fn tree() -> TempDir {
+        let top = tempfile::tempdir().unwrap();
+        for dir in ["a", "b", "up", "mnt", "up/in", "a/in"] {
+            fs::create_dir(top.path().join(dir)).unwrap();
+        }
+        top
+    }
+
+    fn options(top: &TempDir, lowers: &[&str], upper: Option<&str>) -> StackOptions {
+        StackOptions {
+            lowers: lowers.iter().map(|l| top.path().join(l)).collect(),
+            upper: upper.map(|u| top.path().join(u)),
+            mount_point: Some(top.path().join("mnt")),
+            // A test beside this one may just start a program, which holds copies of all locks until its exec.
+            lock_wait: Duration::from_secs(1),
+            ..StackOptions::default()
+        }
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// Opening fails with a message that holds `text`, and leaves the directory as it was.
+    fn refused(top: &TempDir, options: &StackOptions, text: &str) {
+        let before = names(top.path());
+        let error = Stack::open(options).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(text), "expected {text:?} in: {error}");
+        assert!(!error.contains('\n'), "more than a line: {error}");
+        assert_eq!(names(top.path()), before, "{text}");
+    }
+
+    #[test]
+    fn a_default_workdir_comes_and_goes() {
+        let top = tree();
+        let stack = Stack::open(&options(&top, &["a", "b"], Some("up"))).unwrap();
+        assert_eq!(stack.lowers[0].path, top.path().join("a"));
+        assert_eq!(names(&top.path().join(".up.work")), ["index.unionmount", "work"]);
+        let upper = stack.upper.as_ref().unwrap();
+        assert!(names(&top.path().join(".up.work/work")).is_empty(), "probes are cleaned");
+        assert_eq!(upper.caps.privileged, rustix::process::geteuid().is_root());
+        fs::write(top.path().join(".up.work/work/staged"), "x").unwrap();
+        stack.close().unwrap();
+        assert_eq!(names(top.path()), ["a", "b", "mnt", "up"]);
+        drop(stack);
+        assert_eq!(names(top.path()), ["a", "b", "mnt", "up"]);
+    }
+
+    #[test]
+    fn an_index_in_use_keeps_the_default_workdir() {
+        let top = tree();
+        let stack = Stack::open(&options(&top, &["a"], Some("up"))).unwrap();
+        fs::write(top.path().join(".up.work/index.unionmount/x"), "x").unwrap();
+        drop(stack);
+        assert_eq!(names(&top.path().join(".up.work")), ["index.unionmount"]);
+        let stack = Stack::open(&options(&top, &["a"], Some("up"))).unwrap();
+        assert_eq!(names(&top.path().join(".up.work/index.unionmount")), ["x"]);
+        drop(stack);
+    }
+
+    #[test]
+    fn what_is_missing_or_no_directory_is_named() {
+        let top = tree();
+        fs::write(top.path().join("file"), "x").unwrap();
+        refused(&top, &options(&top, &[], None), "no lower layer given");
+        refused(&top, &options(&top, &["a", "nix"], Some("up")), "lower layer 2 ");
+        refused(&top, &options(&top, &["a", "nix"], Some("up")), "nix: no such directory");
+        refused(&top, &options(&top, &["file"], Some("up")), "file: not a directory");
+        refused(&top, &options(&top, &["a"], Some("nix")), "upper layer");
+        let gone = StackOptions { mount_point: Some("/nix\n/da".into()), ..options(&top, &["a"], None) };
+        refused(&top, &gone, r#"mount point "/nix\n/da": no such directory"#);
+        let lone = StackOptions { work: Some(top.path().join("b")), ..options(&top, &["a"], None) };
+        refused(&top, &lone, "only with an upper");
+    }
+
+    #[test]
+    fn a_directory_given_twice_is_found_by_identity() {
+        let top = tree();
+        symlink("a", top.path().join("link")).unwrap();
+        refused(
+            &top,
+            &options(&top, &["a", "b", "b/../link"], None),
+            "is the same directory as lower layer 1",
+        );
+        refused(&top, &options(&top, &["a"], Some("a")), "upper layer");
+        let on_top =
+            StackOptions { mount_point: Some(top.path().join("up")), ..options(&top, &["a"], Some("up")) };
+        refused(&top, &on_top, "mount point");
+    }
+
+    #[test]
+    fn paths_are_resolved_by_the_kernel() {
+        let top = tree();
+        fs::create_dir_all(top.path().join("deep/er")).unwrap();
+        symlink("../deep/er", top.path().join("b/jump")).unwrap();
+        // By the letter this is b/../a; b/jump/.. is deep.
+        fs::create_dir(top.path().join("deep/a")).unwrap();
+        let stack = Stack::open(&options(&top, &["b/jump/../a"], None)).unwrap();
+        use std::os::unix::fs::MetadataExt;
+        assert_eq!(stack.lowers[0].ino, fs::metadata(top.path().join("deep/a")).unwrap().ino());
+    }
+
+    #[test]
+    fn nesting_is_refused_where_it_would_loop() {
+        let top = tree();
+        refused(&top, &options(&top, &["a"], Some("a/in")), "lies inside lower layer 1");
+        refused(&top, &options(&top, &["up/in"], Some("up")), "lies inside upper layer");
+        for (role, at) in [("lower layer 1", "a/in"), ("upper layer", "up/in")] {
+            let inside =
+                StackOptions { mount_point: Some(top.path().join(at)), ..options(&top, &["a"], Some("up")) };
+            refused(&top, &inside, &format!("lies inside {role}"));
+            let work = StackOptions { work: Some(top.path().join(at)), ..options(&top, &["a"], Some("up")) };
+            refused(&top, &work, "workdir");
+            let made = StackOptions {
+                work: Some(top.path().join(at).join("new")),
+                ..options(&top, &["a"], Some("up"))
+            };
+            refused(&top, &made, "workdir");
+            assert!(names(&top.path().join(at)).is_empty());
+        }
+        let around = StackOptions { work: Some(top.path().into()), ..options(&top, &["a"], Some("up")) };
+        refused(&top, &around, "lies inside workdir");
+        // Harmless: both are only read; and layers may lie below the mount point.
+        Stack::open(&options(&top, &["a/in", "a"], None)).unwrap();
+        let below =
+            StackOptions { mount_point: Some(top.path().into()), ..options(&top, &["a"], Some("up")) };
+        Stack::open(&below).unwrap();
+    }
+
+    #[test]
+    fn an_upper_and_a_workdir_serve_one_mount_at_a_time() {
+        let top = tree();
+        let first = Stack::open(&options(&top, &["a"], Some("up"))).unwrap();
+        refused(&top, &options(&top, &["b"], Some("up")), "upper layer");
+        refused(&top, &options(&top, &["b"], Some("up")), "in use by another mount");
+        fs::create_dir(top.path().join("up2")).unwrap();
+        let shared =
+            StackOptions { work: Some(top.path().join(".up.work")), ..options(&top, &["a"], Some("up2")) };
+        refused(&top, &shared, "workdir");
+        // Read-only mounts share freely.
+        Stack::open(&options(&top, &["b"], None)).unwrap();
+        drop(first);
+        Stack::open(&options(&top, &["b"], Some("up"))).unwrap();
+    }
+
+    #[test]
+    fn a_new_mount_waits_for_the_old_daemon() {
+        let top = tree();
+        let first = Stack::open(&options(&top, &["a"], Some("up"))).unwrap();
+        let (go, gone) = std::sync::mpsc::channel();
+        let ending = std::thread::spawn(move || {
+            gone.recv().unwrap();
+            drop(first);
+        });
+        go.send(()).unwrap();
+        let patient =
+            StackOptions { lock_wait: Duration::from_secs(60), ..options(&top, &["a"], Some("up")) };
+        let second = Stack::open(&patient).unwrap();
+        ending.join().unwrap();
+        assert_eq!(names(&top.path().join(".up.work")), ["index.unionmount", "work"]);
+        drop(second);
+    }
+
+    fn with_work(top: &TempDir) -> StackOptions {
+        StackOptions { work: Some(top.path().join("w")), ..options(top, &["a"], Some("up")) }
+    }
+
+    #[test]
+    fn a_named_workdir_is_made_and_stays() {
+        let top = tree();
+        drop(Stack::open(&with_work(&top)).unwrap());
+        assert!(names(&top.path().join("w")).is_empty());
+        let deep = StackOptions { work: Some(top.path().join("no/w")), ..with_work(&top) };
+        refused(&top, &deep, "no such directory");
+    }
+
+    #[test]
+    fn foreign_things_in_the_workdir_are_refused_and_untouched() {
+        let top = tree();
+        fs::create_dir(top.path().join("w")).unwrap();
+        fs::write(top.path().join("w/thesis.tex"), "x").unwrap();
+        refused(&top, &with_work(&top), "holds thesis.tex");
+        assert_eq!(names(&top.path().join("w")), ["thesis.tex"]);
+        fs::remove_file(top.path().join("w/thesis.tex")).unwrap();
+        fs::write(top.path().join("w/work"), "x").unwrap();
+        refused(&top, &with_work(&top), "holds work");
+    }
+
+    #[test]
+    fn what_other_overlays_leave_is_taken_over() {
+        let top = tree();
+        // fuse-overlayfs 2, the kernel (mode 0, a crash's leftovers), the kernel's index.
+        fs::create_dir_all(top.path().join("w/work/#1a/x")).unwrap();
+        fs::create_dir_all(top.path().join("w/work/incompat")).unwrap();
+        fs::create_dir_all(top.path().join("w/index")).unwrap();
+        fs::write(top.path().join("w/index/00fb"), "x").unwrap();
+        fs::write(top.path().join("w/17"), "x").unwrap();
+        fs::set_permissions(top.path().join("w/work"), fs::Permissions::from_mode(0o0)).unwrap();
+        let stack = Stack::open(&with_work(&top)).unwrap();
+        assert!(names(&top.path().join("w/work")).is_empty());
+        assert_eq!(fs::metadata(top.path().join("w/work")).unwrap().permissions().mode() & 0o7777, 0o700);
+        drop(stack);
+        assert_eq!(names(&top.path().join("w")), ["17", "index"]);
+    }
+
+    #[test]
+    fn staging_inherits_no_setgid_bit() {
+        let top = tree();
+        fs::create_dir(top.path().join("w")).unwrap();
+        fs::set_permissions(top.path().join("w"), fs::Permissions::from_mode(0o2755)).unwrap();
+        let _stack = Stack::open(&with_work(&top)).unwrap();
+        assert_eq!(fs::metadata(top.path().join("w/work")).unwrap().permissions().mode() & 0o7777, 0o700);
+    }
+
+    #[test]
+    fn a_volatile_mount_that_did_not_end_is_refused() {
+        let top = tree();
+        let volatile = StackOptions { volatile: true, ..with_work(&top) };
+        let marker = top.path().join("w/work/incompat/volatile");
+        let stack = Stack::open(&volatile).unwrap();
+        assert_eq!(names(&marker), ["dirty"]);
+        // As if killed: the locks go, nothing is closed.
+        let upper = stack.upper.unwrap();
+        std::mem::forget(upper.work);
+        drop((upper.layer, upper._lock));
+        fs::rename(top.path().join("w"), top.path().join("w-locked")).unwrap();
+        fs::create_dir_all(&marker).unwrap();
+        fs::write(marker.join("dirty"), "").unwrap();
+        for options in [&volatile, &with_work(&top)] {
+            refused(&top, options, "volatile and not unmounted cleanly");
+            refused(&top, options, &format!("remove {}", marker.display()));
+        }
+        fs::remove_dir_all(&marker).unwrap();
+        drop(Stack::open(&volatile).unwrap());
+        assert_eq!(names(&marker), ["clean", "dirty"]);
+    }
+
+    #[test]
+    fn a_volatile_mount_that_ended_is_taken_over_in_the_same_boot_only() {
+        let top = tree();
+        let volatile = StackOptions { volatile: true, ..with_work(&top) };
+        let marker = top.path().join("w/work/incompat/volatile");
+        drop(Stack::open(&volatile).unwrap());
+        drop(Stack::open(&volatile).unwrap());
+        fs::write(marker.join("clean"), "another boot").unwrap();
+        refused(&top, &volatile, "not unmounted cleanly");
+        fs::remove_dir_all(&marker).unwrap();
+        drop(Stack::open(&volatile).unwrap());
+        // Not volatile: synced once, and the mark goes.
+        drop(Stack::open(&with_work(&top)).unwrap());
+        assert!(names(&top.path().join("w")).is_empty());
+    }
+
+    #[test]
+    fn an_unknown_incompatible_feature_is_refused() {
+        let top = tree();
+        fs::create_dir_all(top.path().join("w/work/incompat/future")).unwrap();
+        refused(&top, &with_work(&top), "overlay feature future");
+    }
+
+    #[test]
+    fn marks_can_be_kept_in_the_user_namespace() {
+        let top = tree();
+        let user = StackOptions { xattr: XattrChoice::User, ..options(&top, &["a"], Some("up")) };
+        let stack = Stack::open(&user).unwrap();
+        assert_eq!(stack.upper.as_ref().unwrap().caps.namespace, Namespace::User);
+    }
+
+    #[test]
+    fn six_hundred_layers_open() {
+        let top = tree();
+        let lowers: Vec<String> = (0..600).map(|i| format!("l{i}")).collect();
+        for dir in &lowers {
+            fs::create_dir(top.path().join(dir)).unwrap();
+        }
+        let lowers: Vec<&str> = lowers.iter().map(String::as_str).collect();
+        let stack = Stack::open(&options(&top, &lowers, Some("up"))).unwrap();
+        assert_eq!(stack.lowers.len(), 600);
+    }
+
+    #[test]
+    fn a_long_name_still_gets_a_workdir() {
+        let top = tree();
+        let long = "n".repeat(255);
+        fs::create_dir(top.path().join(&long)).unwrap();
+        let stack = Stack::open(&options(&top, &["a"], Some(&long))).unwrap();
+        assert!(names(top.path()).iter().any(|n| n.starts_with(".unionmount-") && n.ends_with(".work")));
+        drop(stack);
+        assert_eq!(names(top.path()), ["a", "b", "mnt", &long, "up"]);
+    }
+}

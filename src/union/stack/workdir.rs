@@ -1,0 +1,483 @@
+//! The workdir: where an upper's objects are prepared before one rename or link publishes them.
+//!
+//! # On disk
+//!
+//! ```text
+//! WORKDIR/                    given with --work, or made beside the upper as `.NAME.work`
+//!   work/                     staging. Emptied at mount; removed at a clean unmount
+//!     incompat/volatile/      there while the upper is mounted volatile (the kernel's path, with its `dirty` inside)
+//!       dirty
+//!       clean                 boot id of a machine on which a volatile mount ended in order; ours
+//!   index.unionmount/         one link for each copied-up inode that has several names below; removed when empty
+//!   index/                    the same in the kernel's form (index=on), which root uses; removed when empty
+//! ```
+//!
+//! A workdir that the kernel's overlayfs or fuse-overlayfs has used is taken over; fuse-overlayfs 2 leaves objects with
+//! numbers for names in WORKDIR itself, which are left alone. Anything else is foreign, and the mount refused, for the
+//! user has named the wrong directory.
+//!
+//! # volatile
+//!
+//! With `volatile` nothing is synced, so that after a crash of the machine the upper may be torn. The kernel therefore
+//! leaves `work/incompat/volatile` for good, and refuses the upper while it is there; containers/storage removes that
+//! directory before it mounts. We mark likewise, refuse likewise, and add to it what lets an honest remount pass: a
+//! clean unmount notes the boot id, and a mount in the same boot takes the upper over, since all that was written is in
+//! the page cache at least. (If that next mount is not volatile, it syncs the filesystem once, and the mark goes.)
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::{
+    AtFlags, Mode, OFlags, fchmod, fremovexattr, fstat, mkdirat, openat, readlinkat, statat, syncfs, unlinkat,
+};
+use rustix::io::Errno;
+
+use crate::union::stack::layer::Layer;
+use crate::union::stack::lock::DirLock;
+use crate::union::stack::nesting::locate;
+use crate::union::stack::stack_error::{Role, StackError};
+use crate::union::stack::sweep;
+
+const STAGING: &str = "work";
+const INDEX: &str = "index.unionmount";
+const KERNEL_INDEX: &str = "index";
+const INCOMPAT: &str = "incompat";
+const VOLATILE: &str = "volatile";
+const DIRTY: &str = "dirty";
+const CLEAN: &str = "clean";
+
+const DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// The directories that serve an upper. Dropping it closes it, see [`Workdir::close`].
+#[derive(Debug)]
+pub struct Workdir {
+    /// As given or chosen; for messages only.
+    pub path: PathBuf,
+    /// The directory that was given as workdir.
+    pub root: OwnedFd,
+    /// `work/`: where objects are made before they are published. Ours alone, mode 0700, without default ACL. The name
+    /// `incompat` in it is taken.
+    pub staging: OwnedFd,
+    /// `index.unionmount/`: the hardlink index. Kept from mount to mount.
+    pub index: OwnedFd,
+    /// Parent and name of a workdir that nobody named: it goes when it is empty.
+    beside: Option<(OwnedFd, OsString)>,
+    volatile: bool,
+    closed: AtomicBool,
+    _locks: [DirLock; 2],
+}
+
+/// A workdir that has been found or made, but not yet looked into.
+pub(in crate::union) struct Place {
+    pub path: PathBuf,
+    pub root: OwnedFd,
+    beside: Option<(OwnedFd, OsString)>,
+    made: Undo,
+}
+
+/// Removes the directories that were made, last first, unless the mount has come about.
+#[derive(Default)]
+struct Undo(Vec<(OwnedFd, OsString)>);
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        for (parent, name) in self.0.drain(..).rev() {
+            if let Ok(dir) = openat(&parent, &name, DIR, Mode::empty())
+                && let Err(error) = sweep::empty(dir.as_fd(), &[])
+            {
+                log::warn!("cannot remove {}: {}", error.name.display(), error.errno);
+            }
+            if let Err(errno) = unlinkat(&parent, &name, AtFlags::REMOVEDIR) {
+                log::warn!(
+                    "cannot remove the directory {} that was made for the mount: {errno}",
+                    name.display()
+                );
+            }
+        }
+    }
+}
+
+impl Undo {
+    fn add(&mut self, parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
+        self.0.push((
+            parent.try_clone_to_owned().map_err(crate::union::stack::nesting::errno_of)?,
+            name.to_owned(),
+        ));
+        Ok(())
+    }
+}
+
+fn io(path: &Path, what: &'static str) -> impl Fn(Errno) -> StackError {
+    let path = path.to_owned();
+    move |errno| match errno {
+        Errno::ROFS => StackError::ReadOnly { role: Role::Work, path: path.clone() },
+        errno => StackError::Io { role: Role::Work, path: path.clone(), what, errno },
+    }
+}
+
+impl Place {
+    /// Opens the workdir that was named, and makes it if only its last component is missing.
+    pub(in crate::union) fn named(path: &Path) -> Result<Place, StackError> {
+        let mut made = Undo::default();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = match rustix::fs::open(path, flags, Mode::empty()) {
+            Err(Errno::NOENT) => {
+                rustix::fs::mkdir(path, Mode::RWXU).map_err(|errno| match errno {
+                    Errno::NOENT => StackError::Missing { role: Role::Work, path: path.to_owned() },
+                    errno => io(path, "make it")(errno),
+                })?;
+                let root = rustix::fs::open(path, flags, Mode::empty()).map_err(io(path, "open it"))?;
+                let (parent, name) = parent_and_name(root.as_fd(), path)
+                    .map_err(|why| StackError::NoDefaultWork { path: path.to_owned(), why })?;
+                made.add(parent.as_fd(), &name).map_err(io(path, "open its parent"))?;
+                Ok(root)
+            }
+            other => other,
+        };
+        let root = root.map_err(|errno| crate::union::stack::layer::open_error(Role::Work, path, errno))?;
+        Ok(Place { path: path.to_owned(), root, beside: None, made })
+    }
+
+    /// Finds or makes `.NAME.work` beside the upper.
+    pub(in crate::union) fn beside(upper: &Layer) -> Result<Place, StackError> {
+        let no = |why| StackError::NoDefaultWork { path: upper.path.clone(), why };
+        let (parent, upper_name) = parent_and_name(upper.root.as_fd(), &upper.path).map_err(no)?;
+        let name = default_name(&upper_name, upper.ino);
+        let path = upper.path.parent().unwrap_or(Path::new("")).join(&name);
+        let mut made = Undo::default();
+        match mkdirat(&parent, &name, Mode::RWXU) {
+            Ok(()) => made.add(parent.as_fd(), &name).map_err(io(&path, "open its parent"))?,
+            Err(Errno::EXIST) => {}
+            Err(Errno::ACCESS | Errno::PERM) => {
+                return Err(no("the directory that holds it is not writable"));
+            }
+            Err(errno) => return Err(io(&path, "make it")(errno)),
+        }
+        let root = openat(&parent, &name, DIR, Mode::empty())
+            .map_err(|e| crate::union::stack::layer::open_error(Role::Work, &path, e))?;
+        // In a shared directory such as /tmp somebody may have been there first, to see and change what is staged.
+        let stat = fstat(&root).map_err(io(&path, "stat it"))?;
+        if stat.st_uid != rustix::process::geteuid().as_raw() {
+            return Err(no("a directory of another user has its name"));
+        }
+        Ok(Place { path, root, beside: Some((parent, name)), made })
+    }
+
+    /// Locks the workdir, checks and cleans what is in it, and makes it ready. `upper` is locked already.
+    pub(in crate::union) fn prepare(
+        self,
+        upper: &Layer,
+        wait: std::time::Duration,
+    ) -> Result<Prepared, StackError> {
+        let Place { path, root, beside, mut made } = self;
+        same_filesystem(root.as_fd(), &path, upper)?;
+        let lock = DirLock::acquire(root.as_fd(), Role::Work, &path, wait)?;
+        refuse_foreign(root.as_fd(), &path)?;
+        let index = private_dir(root.as_fd(), INDEX, &path, &mut made)?;
+        let index_lock = DirLock::acquire(index.as_fd(), Role::Work, &path, wait)?;
+        let mark = take_over(root.as_fd(), &path, upper)?;
+
+        remove_staging(root.as_fd(), &path)?;
+        let staging = private_dir(root.as_fd(), STAGING, &path, &mut made)?;
+        only_ours(staging.as_fd(), &path)?;
+        let workdir = Workdir {
+            path,
+            root,
+            staging,
+            index,
+            beside,
+            volatile: false,
+            // Until `begin`, dropping leaves the clean-up to `made`.
+            closed: AtomicBool::new(true),
+            _locks: [lock, index_lock],
+        };
+        Ok(Prepared { workdir, made, mark })
+    }
+}
+
+/// A workdir ready for use, which undoes itself unless it is begun.
+pub(in crate::union) struct Prepared {
+    // Order matters: `made` is undone first, under the lock that `workdir` holds.
+    made: Undo,
+    pub workdir: Workdir,
+    mark: Mark,
+}
+
+impl Prepared {
+    /// Sets or clears the volatile mark; from here on the workdir is in use.
+    pub(in crate::union) fn begin(mut self, volatile: bool) -> Result<Workdir, StackError> {
+        let path = self.workdir.path.clone();
+        if volatile {
+            set_volatile(self.workdir.staging.as_fd()).map_err(io(&path, "mark it volatile"))?;
+        } else if self.mark == Mark::CleanThisBoot {
+            syncfs(&self.workdir.root).map_err(io(&path, "sync what an earlier volatile mount wrote"))?;
+        }
+        self.made.0.clear();
+        self.workdir.volatile = volatile;
+        self.workdir.closed = AtomicBool::new(false);
+        Ok(self.workdir)
+    }
+}
+
+impl Workdir {
+    /// Whether the upper is used without syncing.
+    pub fn volatile(&self) -> bool {
+        self.volatile
+    }
+
+    /// Leaves the workdir clean at the end of a mount: staging goes, an empty index goes, and with them a workdir that
+    /// nobody named. After a volatile mount the mark stays, with the note that this mount ended in order.
+    ///
+    /// Works once; later calls do nothing. The locks are kept until the stack is dropped.
+    pub fn close(&self) -> Result<(), StackError> {
+        if self.closed.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        let keep: &[&str] = if self.volatile { &[INCOMPAT] } else { &[] };
+        sweep::empty(self.staging.as_fd(), keep).map_err(|e| leftover(&self.path, Path::new(STAGING), e))?;
+        if self.volatile {
+            note_clean(self.staging.as_fd()).map_err(io(&self.path, "note the clean unmount"))?;
+        } else {
+            rmdir_if_empty(self.root.as_fd(), OsStr::new(STAGING))
+                .map_err(io(&self.path, "remove work in it"))?;
+        }
+        for index in [INDEX, KERNEL_INDEX] {
+            rmdir_if_empty(self.root.as_fd(), OsStr::new(index))
+                .map_err(io(&self.path, "remove the index in it"))?;
+        }
+        if let Some((parent, name)) = &self.beside {
+            rmdir_if_empty(parent.as_fd(), name).map_err(io(&self.path, "remove it"))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Workdir {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            log::error!("{error}");
+        }
+    }
+}
+
+/// The open parent of a directory, and its name there; from the kernel, not from the path, which may end in `..` or in
+/// a symlink.
+fn parent_and_name(dir: BorrowedFd<'_>, path: &Path) -> Result<(OwnedFd, OsString), &'static str> {
+    use std::os::fd::AsRawFd;
+    let unknown = "its name cannot be found out";
+    let here = locate(dir).map_err(|_| unknown)?;
+    if here.mount_root {
+        return Err("it is the root of a mount");
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let parent = openat(dir, c"..", flags, Mode::empty())
+        .map_err(|_| "the directory that holds it cannot be opened")?;
+    let real = readlinkat(rustix::fs::CWD, format!("/proc/self/fd/{}", dir.as_raw_fd()), Vec::new())
+        .map(|link| PathBuf::from(OsString::from_vec(link.into_bytes())))
+        .unwrap_or_else(|_| path.to_owned()); // no /proc: the path as given will mostly do, and is checked below
+    let name = real.file_name().ok_or(unknown)?;
+    let found = statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|_| unknown)?;
+    if (found.st_dev, found.st_ino) != (here.id.dev, here.id.ino) {
+        return Err(unknown);
+    }
+    Ok((parent, name.to_owned()))
+}
+
+/// `.NAME.work`, or for a name too long for that, one made of the upper's inode number.
+fn default_name(upper: &OsStr, ino: u64) -> OsString {
+    const NAME_MAX: usize = 255;
+    let mut name = OsString::from(".");
+    name.push(upper);
+    name.push(".work");
+    if name.len() > NAME_MAX { OsString::from(format!(".unionmount-{ino:x}.work")) } else { name }
+}
+
+fn same_filesystem(root: BorrowedFd<'_>, path: &Path, upper: &Layer) -> Result<(), StackError> {
+    let elsewhere =
+        |what| StackError::WorkElsewhere { path: path.to_owned(), upper: upper.path.clone(), what };
+    let work = locate(root).map_err(io(path, "stat it"))?;
+    let upper_at = locate(upper.root.as_fd()).map_err(io(&upper.path, "stat it"))?;
+    if work.id.dev != upper_at.id.dev {
+        return Err(elsewhere("filesystem"));
+    }
+    // Two mounts of one filesystem: rename(2) between them fails with EXDEV all the same.
+    if work.mount != upper_at.mount {
+        return Err(elsewhere("mount"));
+    }
+    Ok(())
+}
+
+fn refuse_foreign(root: BorrowedFd<'_>, path: &Path) -> Result<(), StackError> {
+    for name in sweep::names(root).map_err(io(path, "list it"))? {
+        let bytes = name.as_bytes();
+        let known = [STAGING, INDEX, KERNEL_INDEX].iter().any(|known| known.as_bytes() == bytes);
+        if !known && !bytes.iter().all(u8::is_ascii_digit) {
+            return Err(StackError::WorkForeign {
+                path: path.to_owned(),
+                name: OsStr::from_bytes(bytes).to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// What an earlier mount has left to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    /// Nothing.
+    None,
+    /// It was volatile, and ended in order since the machine was started.
+    CleanThisBoot,
+}
+
+/// Reads `work/incompat`, and refuses what must not be taken over.
+fn take_over(root: BorrowedFd<'_>, path: &Path, upper: &Layer) -> Result<Mark, StackError> {
+    let marker = Path::new(STAGING).join(INCOMPAT);
+    let look = |dir: BorrowedFd<'_>, name: &str, shown: &Path| match sweep::enter(dir, &c_name(name)) {
+        Ok(dir) => Ok(Some(dir)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(Errno::NOTDIR | Errno::LOOP) => {
+            Err(StackError::WorkForeign { path: path.to_owned(), name: shown.into() })
+        }
+        Err(errno) => Err(StackError::Leftover { path: path.to_owned(), name: shown.into(), errno }),
+    };
+    let Some(staging) = look(root, STAGING, Path::new(STAGING))? else { return Ok(Mark::None) };
+    let Some(incompat) = look(staging.as_fd(), INCOMPAT, &marker)? else { return Ok(Mark::None) };
+    for name in sweep::names(incompat.as_fd()).map_err(io(path, "list its incompat marks"))? {
+        if name.as_bytes() != VOLATILE.as_bytes() {
+            return Err(StackError::Incompatible {
+                path: path.to_owned(),
+                feature: OsStr::from_bytes(name.as_bytes()).to_owned(),
+            });
+        }
+    }
+    let marker = marker.join(VOLATILE);
+    let Some(volatile) = look(incompat.as_fd(), VOLATILE, &marker)? else { return Ok(Mark::None) };
+    let noted = read_small(volatile.as_fd(), CLEAN);
+    match (noted, boot_id()) {
+        (Some(noted), Some(now)) if noted == now => Ok(Mark::CleanThisBoot),
+        _ => Err(StackError::Volatile { path: upper.path.clone(), marker: path.join(marker) }),
+    }
+}
+
+fn remove_staging(root: BorrowedFd<'_>, path: &Path) -> Result<(), StackError> {
+    let failed = |errno| StackError::Leftover { path: path.to_owned(), name: STAGING.into(), errno };
+    match sweep::enter(root, &c_name(STAGING)) {
+        Ok(old) => sweep::empty(old.as_fd(), &[]).map_err(|e| leftover(path, Path::new(STAGING), e))?,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(errno) => return Err(failed(errno)),
+    }
+    unlinkat(root, STAGING, AtFlags::REMOVEDIR).map_err(failed)
+}
+
+fn leftover(path: &Path, within: &Path, error: sweep::SweepError) -> StackError {
+    StackError::Leftover { path: path.to_owned(), name: within.join(error.name), errno: error.errno }
+}
+
+/// Makes (or opens) a directory that only this process's user may enter, and whose children inherit nothing.
+fn private_dir(
+    root: BorrowedFd<'_>,
+    name: &str,
+    path: &Path,
+    made: &mut Undo,
+) -> Result<OwnedFd, StackError> {
+    match mkdirat(root, name, Mode::RWXU) {
+        Ok(()) => made.add(root, OsStr::new(name)).map_err(io(path, "open it"))?,
+        Err(Errno::EXIST) => {}
+        Err(errno) => return Err(io(path, "make directories in it")(errno)),
+    }
+    let dir = sweep::enter(root, &c_name(name)).map_err(io(path, "open a directory in it"))?;
+    match fremovexattr(&dir, "system.posix_acl_default") {
+        Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+        Err(errno) => return Err(io(path, "remove the default ACL of a directory in it")(errno)),
+    }
+    // Also takes the setgid bit that the workdir may have handed down.
+    fchmod(&dir, Mode::RWXU).map_err(io(path, "set the mode of a directory in it"))?;
+    Ok(dir)
+}
+
+/// What is staged must be out of everybody else's reach. Who owns the workdir may have put a directory there that was made
+/// by somebody else.
+fn only_ours(staging: BorrowedFd<'_>, path: &Path) -> Result<(), StackError> {
+    let stat = fstat(staging).map_err(io(path, "stat a directory in it"))?;
+    if stat.st_uid == rustix::process::geteuid().as_raw() {
+        return Ok(());
+    }
+    Err(StackError::Io {
+        role: Role::Work,
+        path: path.to_owned(),
+        what: "prepare changes in it: somebody else keeps putting directories there",
+        errno: Errno::PERM,
+    })
+}
+
+fn set_volatile(staging: BorrowedFd<'_>) -> Result<(), Errno> {
+    mkdirat(staging, INCOMPAT, Mode::RWXU)?;
+    let incompat = openat(staging, INCOMPAT, DIR, Mode::empty())?;
+    mkdirat(&incompat, VOLATILE, Mode::RWXU)?;
+    let volatile = openat(&incompat, VOLATILE, DIR, Mode::empty())?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let dirty = openat(&volatile, DIRTY, flags, Mode::RUSR | Mode::WUSR)?;
+    // The one thing that is synced: data that is torn must not outlive the mark that says so.
+    rustix::fs::fsync(&dirty)?;
+    for dir in [&volatile, &incompat] {
+        rustix::fs::fsync(dir)?;
+    }
+    rustix::fs::fsync(staging)
+}
+
+fn note_clean(staging: BorrowedFd<'_>) -> Result<(), Errno> {
+    let Some(boot) = boot_id() else { return Ok(()) };
+    let volatile = match openat(staging, format!("{INCOMPAT}/{VOLATILE}"), DIR, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(()), // the engine has removed the mark under us: nothing to vouch for
+        other => other?,
+    };
+    let flags = OFlags::WRONLY
+        | OFlags::CREATE
+        | OFlags::TRUNC
+        | OFlags::NOFOLLOW
+        | OFlags::NONBLOCK
+        | OFlags::CLOEXEC;
+    let file = openat(&volatile, CLEAN, flags, Mode::RUSR | Mode::WUSR)?;
+    let mut rest = boot.as_slice();
+    while !rest.is_empty() {
+        let n = rustix::io::write(&file, rest)?;
+        rest = &rest[n..];
+    }
+    Ok(())
+}
+
+/// What tells one start of the machine from the next; `None` without /proc.
+fn boot_id() -> Option<Vec<u8>> {
+    let proc =
+        rustix::fs::open("/proc/sys/kernel/random", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    read_small(proc.as_fd(), "boot_id").filter(|id| !id.is_empty())
+}
+
+fn read_small(dir: BorrowedFd<'_>, name: &str) -> Option<Vec<u8>> {
+    let file = openat(
+        dir,
+        name,
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .ok()?;
+    let mut buffer = [0u8; 128];
+    let n = rustix::io::read(&file, &mut buffer).ok()?;
+    Some(buffer[..n].to_vec())
+}
+
+fn rmdir_if_empty(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
+    match unlinkat(parent, name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn c_name(name: &str) -> std::ffi::CString {
+    // The names are this file's constants, none of which holds a NUL.
+    std::ffi::CString::new(name).unwrap_or_default()
+}

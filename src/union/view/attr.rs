@@ -1,0 +1,283 @@
+//! Attributes: where a node's object is reached, and what stat shows of it.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rustix::fs::StatVfs;
+use rustix::io::Errno;
+
+use crate::error::{FsError, Result};
+use crate::sys::object::{At, Kind, SetTime, Stat};
+use crate::union::Union;
+use crate::union::events::What;
+use crate::union::nodes::node::{Node, Place};
+use crate::union::nodes::verified::Object;
+
+/// What stat shows of a node.
+#[derive(Debug, Clone, Copy)]
+pub struct Attr {
+    /// The node's number.
+    pub ino: u64,
+    /// The rest; its `dev` and `ino` are those of the real object and are not shown.
+    pub stat: Stat,
+    /// May they change without a request?
+    pub mapped: bool,
+}
+
+/// A change of attributes; `None` leaves one as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SetAttr {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Size in bytes.
+    pub size: Option<u64>,
+    /// Access time.
+    pub atime: Option<SetTime>,
+    /// Modification time.
+    pub mtime: Option<SetTime>,
+}
+
+impl SetAttr {
+    /// What it changes, in words.
+    fn words(&self) -> Vec<String> {
+        let all = [
+            (self.uid.is_some() || self.gid.is_some(), "owner"),
+            (self.mode.is_some(), "mode"),
+            (self.size.is_some(), "size"),
+            (self.atime.is_some() || self.mtime.is_some(), "times"),
+        ];
+        all.into_iter().filter(|(changed, _)| *changed).map(|(_, word)| word.to_owned()).collect()
+    }
+}
+
+/// The set-user-id and set-group-id bits that a change of the content by somebody without privilege takes away.
+/// A set-group-id bit without group execution means mandatory locking, not privilege, and stays.
+pub(in crate::union) fn privilege_bits(mode: u32) -> u32 {
+    let mut bits = mode & 0o4000;
+    if mode & 0o2010 == 0o2010 {
+        bits |= 0o2000;
+    }
+    bits
+}
+
+/// The content of a regular file that stands for a symbolic link.
+fn read_target(object: &Object) -> Result<Vec<u8>> {
+    /// PATH_MAX, the longest target with its end.
+    const LONGEST: usize = 4096;
+    if object.stat()?.kind() != Kind::File {
+        return Err(FsError::Invalid("not a symbolic link"));
+    }
+    let file = object.at().open_read()?;
+    let mut target = vec![0; LONGEST];
+    let mut length = 0;
+    while length < LONGEST {
+        match rustix::io::pread(&file, &mut target[length..], length as u64) {
+            Ok(0) => break,
+            Ok(n) => length += n,
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    if length == 0 || length == LONGEST {
+        return Err(FsError::Os(Errno::IO));
+    }
+    target.truncate(length);
+    Ok(target)
+}
+
+impl Union {
+    /// Calls `f` with each of a lower layer's directories that are merged in a node, topmost first.
+    ///
+    /// # Errors
+    /// Those of `f`, and of opening them.
+    pub fn each_part(&self, node: &Node, mut f: impl FnMut(At<'_>) -> Result<()>) -> Result<()> {
+        let parts = node.dir.as_ref().map_or(&[][..], |dir| &dir.lowers);
+        parts.iter().try_for_each(|part| f(At::Fd(self.fds.get(part)?.as_fd())))
+    }
+
+    /// The attributes of a node.
+    pub fn getattr(&self, node: &Node) -> Result<Attr> {
+        let stat = self.kept_of(node)?;
+        Ok(self.attr(node, stat))
+    }
+
+    /// The attributes of a node whose object's stat is at hand.
+    pub(in crate::union) fn attr(&self, node: &Node, mut stat: Stat) -> Attr {
+        if node.dir.is_none() && !node.real().is_lasting() && !self.in_upper(node) {
+            stat.nlink = 1; // each name is a file by itself: see `region`
+        }
+        if let Some(dir) = &node.dir
+            && dir.lowers.len() + usize::from(dir.upper.read().is_some()) > 1
+        {
+            // The link count of a merged directory would have to be counted; 1 says "not known" to find and others.
+            stat.nlink = 1;
+        } else if self.static_nlink && node.dir.is_some() {
+            stat.nlink = 1;
+        } else if node.dir.is_none() && matches!(&*node.place.read(), Place::Pinned { upper: false, .. }) {
+            // No name is known: the whiteouts hide all of them, or those that are left were never asked for. Names of a
+            // file that has only one aren't counted in the table.
+            let hidden = self.hidden_links.get(&node.real()).map_or(1, |hidden| *hidden);
+            stat.nlink = stat.nlink.saturating_sub(hidden);
+        } else if let Some(hidden) = self.hidden_links.get(&node.real()) {
+            stat.nlink = stat.nlink.saturating_sub(*hidden).max(1);
+        }
+        self.owners.show(&mut stat);
+        Attr { ino: self.shown_ino(node, &stat), stat, mapped: node.is_mapped() }
+    }
+
+    /// The root's node id is 1 by FUSE's rule; what programs see is its inode number.
+    fn shown_ino(&self, node: &Node, _stat: &Stat) -> u64 {
+        node.ino
+    }
+
+    /// What the layer keeps of an object: its stat, corrected by `override_stat` and by the hardlink index.
+    pub(in crate::union) fn kept_stat(&self, at: At<'_>, upper: bool) -> Result<Stat> {
+        let stat = self.owners.kept(at, at.stat()?, upper)?;
+        if upper { self.counted(at, stat) } else { Ok(stat) }
+    }
+
+    /// Corrects the link count of an object of the upper, if it is in the hardlink index. That may be its only link: the
+    /// other names are the lower's.
+    pub(in crate::union) fn counted(&self, at: At<'_>, mut stat: Stat) -> Result<Stat> {
+        if stat.kind() != Kind::Directory
+            && let Some(nlink) = self.merged_nlink(at, &stat)?
+        {
+            stat.nlink = nlink;
+        }
+        Ok(stat)
+    }
+
+    /// Changes attributes. What is asked for at once happens in the order owner, mode, size, times.
+    pub fn setattr(&self, node: &Arc<Node>, change: SetAttr, kill: bool) -> Result<Attr> {
+        if self.is_idle_flush(node, &change)? {
+            return self.getattr(node);
+        }
+        if change == SetAttr::default() && node.kind == Kind::File {
+            // By this the kernel has setuid and setgid taken away where that is no part of a request: before a write that is
+            // passed through, fallocate(2) and copy_file_range(2) by who may not keep them, and by chown(2) to nobody new. (And
+            // where it took the capabilities of a file away itself, whoever wrote to it: then both go.)
+            let fd = self.data_fd(node, true)?;
+            self.kill_privilege_bits(node, fd.as_fd())?;
+            return self.getattr(node);
+        }
+        let owner = self.owners.chown(change.uid, change.gid)?;
+        let mut truncated = false;
+        if let Some(size) = change.size {
+            if node.dir.is_some() {
+                return Err(FsError::IsADirectory);
+            }
+            truncated = self.ensure_upper_sized(node, Some(size))?;
+        }
+        self.with_upper(node, |_, object| self.owners.change(object, owner, change.mode))?;
+        if let Some(size) = change.size {
+            let fd = self.data_fd(node, true)?;
+            if !truncated {
+                rustix::fs::ftruncate(fd.as_fd(), size)?;
+            }
+            if kill {
+                self.kill_privilege_bits(node, fd.as_fd())?;
+            }
+        }
+        if change.atime.is_some() || change.mtime.is_some() {
+            self.with_upper(node, |_, object| Ok(object.utimens(change.atime, change.mtime)?))?;
+        }
+        self.counters.setattrs.fetch_add(1, Ordering::Relaxed);
+        self.events.tell(|| What::Attributes { path: self.path_of(node).into(), changed: change.words() });
+        self.getattr(node)
+    }
+
+    /// Does the kernel, which keeps the times of files that it caches, only flush those of a lower's file, because it was
+    /// unlinked under one of its names? They are as they were. To copy the file up for that would make `rm` read all
+    /// of it.
+    fn is_idle_flush(&self, node: &Node, change: &SetAttr) -> Result<bool> {
+        let SetAttr {
+            mode: None,
+            uid: None,
+            gid: None,
+            size: None,
+            atime: None,
+            mtime: Some(SetTime::At(mtime)),
+        } = *change
+        else {
+            return Ok(false);
+        };
+        Ok(!self.in_upper(node) && self.with_object(node, |object| Ok(object.stat()?.mtime == mtime))?)
+    }
+
+    /// Takes setuid and setgid away from a file of the upper.
+    pub(in crate::union) fn kill_privilege_bits(&self, node: &Arc<Node>, fd: BorrowedFd<'_>) -> Result<()> {
+        let mode = self.owners.kept(At::Fd(fd), At::Fd(fd).stat()?, true)?.mode;
+        let bits = privilege_bits(mode);
+        if self.owners.are_written() {
+            self.with_upper(node, |_, object| self.owners.drop_capabilities(object))?;
+        }
+        if bits != 0 {
+            let mode = Some(mode & !bits & 0o7777);
+            self.with_upper(node, |_, object| self.owners.change(object, (None, None), mode))?;
+        }
+        Ok(())
+    }
+
+    /// Takes setgid away: somebody outside of the object's group set its ACL.
+    pub fn kill_set_group_id(&self, node: &Arc<Node>) -> Result<()> {
+        self.with_upper(node, |_, object| {
+            let at = object.at();
+            let mode = self.owners.kept(at, at.stat()?, true)?.mode & 0o7777;
+            match mode & 0o2000 {
+                0 => Ok(()),
+                bit => self.owners.change(object, (None, None), Some(mode & !bit)),
+            }
+        })
+    }
+
+    /// The target of a symbolic link.
+    pub fn readlink(&self, node: &Node) -> Result<Vec<u8>> {
+        if node.kind != Kind::Symlink {
+            return Err(FsError::Invalid("not a symbolic link"));
+        }
+        self.with_object(node, |object| match object.at().readlink() {
+            // A regular file that stands for a link holds the target.
+            Err(Errno::INVAL | Errno::NOENT) if self.owners.override_real() => read_target(object),
+            other => Ok(other?),
+        })
+    }
+
+    /// The filesystem that new data go to: that of the topmost layer.
+    pub fn statfs(&self) -> Result<StatVfs> {
+        let fd = self.fds.get(&self.layers[0].root)?;
+        Ok(rustix::fs::fstatvfs(fd.as_fd())?)
+    }
+
+    /// The path of a node in the merged view, for messages.
+    pub fn path_of(&self, node: &Node) -> Vec<u8> {
+        let mut names: Vec<Box<[u8]>> = Vec::new();
+        let mut parent = match &*node.place.read() {
+            Place::Named { parent, entry } => {
+                names.push(entry.name().into());
+                Some(parent.clone())
+            }
+            Place::Root => None,
+            Place::Pinned { .. } => return b"(unlinked)".to_vec(),
+        };
+        while let Some(dir) = parent {
+            parent = match &*dir.place.read() {
+                Place::Named { parent, entry } => {
+                    names.push(entry.name().into());
+                    Some(parent.clone())
+                }
+                _ => None,
+            };
+        }
+        let mut path = Vec::new();
+        for name in names.iter().rev() {
+            path.push(b'/');
+            path.extend_from_slice(name);
+        }
+        if path.is_empty() { b"/".to_vec() } else { path }
+    }
+}

@@ -1,0 +1,16 @@
+//! The view: what programs are shown of an object, and what they may change of it.
+//!
+//! | module | what it knows |
+//! |---|---|
+//! | [`attr`] | stat and changes of attributes |
+//! | [`owners`] | owners, modes and types on disk and as shown |
+//! | [`readdir`] | merged listings |
+//! | [`xattr`], [`acl`] | extended attributes and ACLs |
+//! | [`facts`] | where an object comes from, as attributes of the mount |
+
+pub mod acl;
+pub mod attr;
+pub mod facts;
+pub mod owners;
+pub mod readdir;
+pub mod xattr;
