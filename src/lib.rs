@@ -22,6 +22,7 @@
 //! fuse        the protocol adaptor: translate, call union, reply; sessions, threads, cache lifetimes, I/O modes
 //! image       digests, the content store, tar → layer, upper → tar, load/save/commit
 //! container   an image, an upper and their mount; running a command in it
+//! control     a mount's socket: protocol, server, client; finding the mounts of this machine
 //! snapshotter containerd's snapshots, served over gRPC; containerd mounts them itself. Feature `snapshotter`
 //! explain     where a path comes from, the event trace, the pictures
 //! cli         the command line, one small file a verb
@@ -29,11 +30,14 @@
 //!
 //! How it all works together, from the model to the code, is told in [`docs`].
 //!
-//! Calls go one way: `cli → {fuse, container, image, snapshotter, explain} → union → sys`. `fuse` and `image` never
-//! meet; both use the markers of [`union::lookup::marker`], and so does `snapshotter`, which mounts nothing.
+//! Calls go one way: `cli → {fuse, container, explain, snapshotter} → {image, control} → union → sys`. `container` uses
+//! `image` and `control`, `explain` uses `control`; `fuse` and `image` never meet, nor do `fuse` and `control`. `image`
+//! uses of `union` the stack ([`union::Union`], read through without a mount), the markers of [`union::lookup::marker`], the
+//! owners kept in xattrs and the removal of trees; `snapshotter` uses the markers alone, and mounts nothing.
 
 pub mod cli;
 pub mod container;
+pub mod control;
 pub mod docs;
 pub mod error;
 pub mod explain;

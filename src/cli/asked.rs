@@ -1,12 +1,16 @@
 //! What a mount needs to be asked by `explain`, `status` and `trace`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
-use crate::explain::control::Control;
-use crate::explain::mounts;
-use crate::explain::protocol::About;
+use crate::control::explanation::{Explanation, LayerReport};
+use crate::control::mounts;
+use crate::control::protocol::About;
+use crate::control::server::{Answers, Server};
+use crate::error::Result;
+use crate::explain::report;
 use crate::fuse::counters::RequestCounters;
 use crate::fuse::policy::Policy;
 use crate::union::Union;
@@ -25,7 +29,7 @@ impl Asked {
     }
 
     /// Makes the control socket, now that the mount is there. A mount without one is as good otherwise.
-    pub(super) fn start(self, point: &Path, counters: Arc<RequestCounters>) -> Option<Control> {
+    pub(super) fn start(self, point: &Path, counters: Arc<RequestCounters>) -> Option<Server> {
         let union = self.union.upgrade()?;
         // Not by the table of mounts, which has a line for each.
         let device = match mounts::device_at(point) {
@@ -45,13 +49,32 @@ impl Asked {
             io: self.io,
             options: self.options,
         };
-        match Control::start(&union, about, Box::new(move || counters.all())) {
-            Ok(control) => Some(control),
+        match Server::start(&union, about, Box::new(Told { counters })) {
+            Ok(server) => Some(server),
             Err(error) => {
                 log::info!("no control socket: {error}");
                 None
             }
         }
+    }
+}
+
+/// What this program's daemons tell beside what the union knows.
+struct Told {
+    counters: Arc<RequestCounters>,
+}
+
+impl Answers for Told {
+    fn requests(&self) -> BTreeMap<String, u64> {
+        self.counters.all()
+    }
+
+    fn layers(&self, union: &Union) -> Result<Vec<LayerReport>> {
+        report::layers(union.inspector())
+    }
+
+    fn explain(&self, union: &Union, path: &[u8]) -> Result<Explanation> {
+        report::explain(union.inspector(), path)
     }
 }
 

@@ -24,7 +24,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open};
 
 use super::{Failure, dead};
-use crate::explain::mounts::device_at;
+use crate::control::mounts::device_at;
 use crate::sys::process::{Forked, Stdio, detach_stdio, ended_within, fork_daemon};
 
 const READY: u8 = b'R';

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::Failure;
-use crate::explain::mounts::{self, Life};
+use crate::control::mounts::{self, Life};
 use crate::fuse::mount::Mounted;
 
 /// How long the daemon of a mount that may be dead has to say otherwise.

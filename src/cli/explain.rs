@@ -11,11 +11,12 @@ use clap::Args;
 use super::Failure;
 use super::options::split_lowers;
 use super::page::Page;
-use crate::explain::client::Client;
-use crate::explain::mounts;
+use crate::control::client::Client;
+use crate::control::explanation::Explanation;
+use crate::control::mounts;
 use crate::explain::paint::Paint;
 use crate::explain::picture::draw;
-use crate::explain::report::{Explanation, explain};
+use crate::explain::report::explain;
 use crate::union::lookup::provenance::View;
 use crate::union::text::Text;
 

@@ -12,9 +12,9 @@ use rustix::mount::{MountFlags, mount_remount};
 
 use super::Failure;
 use super::options::{Options, split};
-use crate::explain::client::Client;
-use crate::explain::mounts::{self, Mount};
-use crate::explain::protocol::Status;
+use crate::control::client::Client;
+use crate::control::mounts::{self, Mount};
+use crate::control::protocol::Status;
 use crate::union::text::Text;
 
 /// Do these option strings ask for a change of a mount that is there?

@@ -13,11 +13,11 @@ use serde::Serialize;
 use super::page::Page;
 use super::watch;
 use super::{Failure, say};
-use crate::explain::client::{Client, ClientError, STATUS_PATIENCE};
-use crate::explain::mounts::{self, Mount};
+use crate::control::client::{Client, ClientError, STATUS_PATIENCE};
+use crate::control::mounts::{self, Mount};
+use crate::control::protocol::Status as Daemon;
+use crate::control::runtime_dir;
 use crate::explain::paint::{Cell, Paint, align};
-use crate::explain::protocol::Status as Daemon;
-use crate::explain::runtime;
 use crate::explain::usage::{Budget, Usage, measure};
 use crate::sys::object::Time;
 use crate::union::text::Text;
@@ -98,7 +98,7 @@ impl Status {
         if !(0.0..=1e6).contains(&self.count) {
             return Err(Failure::usage("--count: give seconds, 0 to 1000000"));
         }
-        runtime::sweep_own();
+        runtime_dir::sweep_own();
         match &self.mount {
             Some(path) => {
                 let (mount, _) = mounts::of(path).map_err(Failure::failed)?;
@@ -130,8 +130,8 @@ impl Status {
         });
         // Daemons whose mounts are in other mount namespaces, as those of a rootless engine's containers.
         let known: BTreeSet<String> =
-            answers.iter().map(|answer| runtime::socket_name(&answer.mount.device)).collect();
-        let elsewhere = runtime::own_sockets().into_iter().filter(|socket| !known.contains(&socket.name));
+            answers.iter().map(|answer| runtime_dir::socket_name(&answer.mount.device)).collect();
+        let elsewhere = runtime_dir::own_sockets().into_iter().filter(|socket| !known.contains(&socket.name));
         answers.extend(side_by_side(elsewhere.collect(), |socket| {
             // It may have ended meanwhile.
             let daemon =

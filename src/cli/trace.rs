@@ -8,8 +8,8 @@ use clap::Args;
 
 use super::page::Page;
 use super::{Failure, say};
-use crate::explain::client::Client;
-use crate::explain::mounts;
+use crate::control::client::Client;
+use crate::control::mounts;
 use crate::explain::paint::Paint;
 use crate::explain::words;
 use crate::union::events::{Filter, What};

@@ -14,8 +14,8 @@ use std::time::Duration;
 use clap::{Args, Parser};
 
 use super::{Failure, say};
-use crate::explain::client::{Client, STATUS_PATIENCE};
-use crate::explain::mounts::{self, Mount};
+use crate::control::client::{Client, STATUS_PATIENCE};
+use crate::control::mounts::{self, Mount};
 use crate::fuse::mount::{MountError, Mounted};
 use crate::sys::process::ended_within;
 use crate::union::text::Text;

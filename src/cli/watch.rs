@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use ratatui::crossterm::event::{self, Event as Key, KeyCode, KeyEventKind, KeyModifiers};
 
 use super::{Failure, status};
-use crate::explain::client::{Client, ClientError};
-use crate::explain::mounts::Mount;
-use crate::explain::protocol::{Status, Told};
+use crate::control::client::{Client, ClientError};
+use crate::control::mounts::Mount;
+use crate::control::protocol::{Status, Told};
 use crate::explain::usage::{Budget, Usage, measure};
 use crate::union::events::Filter;
 use crate::union::text::Text;

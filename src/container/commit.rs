@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::error::{ContainerError, Result};
 use super::record::Container;
-use crate::explain::mounts;
+use crate::control::mounts;
 use crate::image::change::{self, Change};
 use crate::image::compression::Compression;
 use crate::image::digest::Digest;

@@ -4,63 +4,15 @@
 //! [`union::rename`](crate::union::change::rename) do; a test compares them with what then happens, on random stacks.
 
 use indicatif::HumanBytes;
-use serde::{Deserialize, Serialize};
 
-use super::report::{LayerReport, layer_list, layer_title};
+use super::report::{layer_list, layer_title};
+use crate::control::explanation::{Action, CopyUp, Fate, LayerReport};
 use crate::error::Result;
 use crate::sys::object::{Kind, Stat};
 use crate::union::lookup::marker::WH_PREFIX;
 use crate::union::lookup::provenance::{Holds, Inspector, Outcome, Provenance, Trail};
 use crate::union::lookup::realdir::LayerIndex;
 use crate::union::text::Text;
-
-/// What would happen on a change.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fate {
-    /// In a word.
-    pub action: Action,
-    /// What is copied up first, if anything is.
-    pub copy_up: Option<CopyUp>,
-    /// Directories that are copied up (they themselves, not what is in them) on the way, outermost first.
-    pub parents: Vec<Text>,
-    /// Does a whiteout remain under the name?
-    pub whiteout: bool,
-    /// Does what is moved get a redirect to what the lowers have of it?
-    pub redirect: bool,
-    /// The same in words.
-    pub text: String,
-}
-
-/// A copy-up.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CopyUp {
-    /// From which layer.
-    pub from: u16,
-    /// How many bytes of data; 0 for what is not a regular file.
-    pub bytes: u64,
-}
-
-/// What would happen, in a word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Action {
-    /// The upper's own object is changed.
-    InPlace,
-    /// A lower's object is copied up, and the copy changed.
-    CopyUp,
-    /// It doesn't exist and would be made, in the upper.
-    Create,
-    /// The name goes away.
-    Remove,
-    /// The name goes away once the directory is empty; now it isn't.
-    RemoveWhenEmpty,
-    /// The name changes.
-    Rename,
-    /// It doesn't exist.
-    Nothing,
-    /// Refused: there is no upper, a parent is missing, or the name is not allowed.
-    Refused,
-}
 
 /// What is known of the path.
 pub(super) struct Subject<'s> {

@@ -4,8 +4,6 @@
 //! |---|---|
 //! | [`report`], [`fate`] | the explanation of a path, and what a change would do |
 //! | [`picture`], [`words`], [`paint`] | the same for people |
-//! | [`control`], [`protocol`], [`runtime`] | the daemon's end: a socket beside the mount that answers questions |
-//! | [`client`], [`mounts`] | the other end |
 //! | [`usage`] | sizes and counts of layers |
 //! | [`survey`] | all that the layers of a stack hold: what each did at each path, and what became of it |
 //! | [`figures`] | the survey in figures: sizes, waste, efficiency |
@@ -16,20 +14,15 @@
 //! The rules of layers are not here: [`crate::union::lookup::provenance`] asks the union's own search, and the survey reads by
 //! the union's scan and marks.
 
-pub mod client;
-pub mod control;
 pub mod fate;
 pub mod figures;
 pub mod json;
 pub mod lesson;
-pub mod mounts;
 pub mod names;
 pub mod page;
 pub mod paint;
 pub mod picture;
-pub mod protocol;
 pub mod report;
-pub mod runtime;
 pub mod survey;
 pub mod svg;
 pub mod text;

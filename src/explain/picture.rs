@@ -4,9 +4,11 @@ use indicatif::HumanBytes;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::fate::{Action, Fate};
 use super::paint::{Cell, Paint, align};
-use super::report::{EntryReport, Explanation, HiddenBy, Holding, LayerReport, Role, layer_title};
+use super::report::layer_title;
+use crate::control::explanation::{
+    Action, EntryReport, Explanation, Fate, HiddenBy, Holding, LayerReport, Role,
+};
 use crate::union::events::KindName;
 use crate::union::text::Text;
 

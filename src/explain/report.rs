@@ -1,126 +1,17 @@
-//! The explanation of a path, as `unionmount explain --json` prints it.
-//!
-//! One JSON object a path. Layers are numbered as on the command line: 0 is the upper, 1 the topmost lower. Paths that
-//! are not UTF-8 are `{"hex": "…"}`.
-//!
-//! | field | meaning |
-//! |---|---|
-//! | `path` | in the mount, `/` being its root |
-//! | `kind` | `file`, `directory`, `symlink`, …; null: the merged view has no such path |
-//! | `winner` | the layer that shows it, or the topmost of those that are merged; null: none |
-//! | `merged` | the layers that are merged in a directory; of a file, the winner |
-//! | `hidden` | the layers that have something of that name which isn't shown |
-//! | `why` | a sentence |
-//! | `layers` | from the top down: `layer`, `name`, `directory`, and the `entries` that it has: see [`EntryReport`] |
-//! | `on_write`, `on_delete`, `on_rename` | what would happen: see [`Fate`] |
+//! Makes the explanation of a path.
 
 use std::path::Path;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
-use super::fate::{Fate, Subject};
+use super::fate::Subject;
+use crate::control::explanation::{EntryReport, Explanation, HiddenBy, Holding, LayerReport, Role};
 use crate::error::Result;
 use crate::sys::object::{Kind, Stat};
 use crate::union::events::KindName;
 use crate::union::lookup::marker::{WH_PREFIX, WhiteoutMark};
 use crate::union::lookup::provenance::{Held, Hides, Holds, Inspector, Outcome, Provenance};
 use crate::union::text::Text;
-
-/// All about one path.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs)] // the table above
-pub struct Explanation {
-    pub path: Text,
-    pub kind: Option<KindName>,
-    pub winner: Option<u16>,
-    pub merged: Vec<u16>,
-    pub hidden: Vec<u16>,
-    pub why: String,
-    pub layers: Vec<LayerReport>,
-    pub on_write: Fate,
-    pub on_delete: Fate,
-    pub on_rename: Fate,
-}
-
-/// One layer and what it has under the path.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LayerReport {
-    /// Its number: 0 is the upper, 1 the topmost lower.
-    pub layer: u16,
-    /// A short name, made of its directory's.
-    pub name: Text,
-    /// Where it is.
-    pub directory: Text,
-    /// What it has: one entry; a second where a redirect has made two places of one.
-    pub entries: Vec<EntryReport>,
-}
-
-/// What a layer has in one place.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EntryReport {
-    /// Where, relative to the layer.
-    pub path: Text,
-    /// What.
-    pub holds: Holding,
-    /// What it is to the merged view.
-    pub role: Role,
-    /// `holds` is `entry`: its kind.
-    pub kind: Option<KindName>,
-    /// Its size in bytes.
-    pub size: Option<u64>,
-    /// Its permission bits, octal: `0644`.
-    pub mode: Option<String>,
-    /// Its modification time, RFC 3339.
-    pub mtime: Option<String>,
-    /// `holds` is `whiteout`: `device` (character device 0:0), `aufs` (a file `.wh.NAME`) or `xattr`.
-    pub form: Option<String>,
-    /// A directory that is opaque: what is below doesn't count.
-    pub opaque: bool,
-    /// A directory whose content the layers below have elsewhere: there.
-    pub redirect: Option<Text>,
-    /// A file that has only its metadata here: the layer that has its data.
-    pub data_in: Option<u16>,
-    /// `role` is `hidden`: by what.
-    pub hidden_by: Option<HiddenBy>,
-}
-
-/// What a layer has in one place, in a word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[allow(missing_docs)]
-pub enum Holding {
-    Absent,
-    Entry,
-    Whiteout,
-}
-
-/// What an entry is to the merged view.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Role {
-    /// It is shown.
-    Shown,
-    /// A directory that is merged with others.
-    Merged,
-    /// Something above hides it.
-    Hidden,
-    /// A whiteout that counts: it ends the name.
-    Ends,
-    /// Nothing.
-    None,
-}
-
-/// What hides an entry.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HiddenBy {
-    /// The layer that it is in.
-    pub layer: u16,
-    /// The path of the merged view at which it stands.
-    pub path: Text,
-    /// `whiteout`, `opaque`, `entry`, `directory` or `redirect`.
-    pub what: String,
-}
 
 /// Explains a path, relative to the root of the merged view.
 ///
@@ -174,7 +65,7 @@ fn layer_reports(inspector: Inspector<'_>, found: &Provenance) -> Result<Vec<Lay
     let mut layers = layers(inspector)?;
     for (at, layer) in layers.iter_mut().enumerate() {
         let held = found.held.iter().filter(|held| usize::from(held.layer) == at);
-        layer.entries = held.map(|held| EntryReport::of(inspector, held, found)).collect();
+        layer.entries = held.map(|held| entry(inspector, held, found)).collect();
     }
     Ok(layers)
 }
@@ -194,65 +85,64 @@ pub fn short_name(directory: &Path) -> Text {
     Text::from(if digest { &name[..12] } else { name })
 }
 
-impl EntryReport {
-    fn of(inspector: Inspector<'_>, held: &Held, found: &Provenance) -> EntryReport {
-        let mut entry = EntryReport {
-            path: Text::from(&held.path[..]),
-            holds: Holding::Absent,
-            role: if held.hidden.is_some() { Role::Hidden } else { Role::None },
-            kind: None,
-            size: None,
-            mode: None,
-            mtime: None,
-            form: None,
-            opaque: false,
-            redirect: None,
-            data_in: None,
-            hidden_by: held.hidden.as_ref().map(|hider| HiddenBy {
-                layer: inspector.number(hider.layer),
-                path: rooted(&hider.path),
-                what: hides_word(hider.what).to_owned(),
-            }),
-        };
-        let shown = held.hidden.is_none();
-        match &held.holds {
-            Holds::Absent => {}
-            Holds::Whiteout(mark) => {
-                entry.holds = Holding::Whiteout;
-                entry.form = Some(form_word(*mark).to_owned());
-                if shown {
-                    entry.role = Role::Ends;
-                }
-            }
-            Holds::Leaf { stat, data } => {
-                entry.stat(stat);
-                entry.data_in = data.map(|layer| inspector.number(layer));
-                if shown {
-                    entry.role = Role::Shown;
-                }
-            }
-            Holds::Directory { stat, opaque, beside, redirect } => {
-                entry.stat(stat);
-                entry.size = None;
-                entry.opaque = *opaque || *beside;
-                entry.redirect = redirect.clone().map(Text);
-                if shown {
-                    let many =
-                        matches!(&found.outcome, Outcome::Directory { layers, .. } if layers.len() > 1);
-                    entry.role = if many { Role::Merged } else { Role::Shown };
-                }
+/// What a layer has in one place.
+fn entry(inspector: Inspector<'_>, held: &Held, found: &Provenance) -> EntryReport {
+    let mut entry = EntryReport {
+        path: Text::from(&held.path[..]),
+        holds: Holding::Absent,
+        role: if held.hidden.is_some() { Role::Hidden } else { Role::None },
+        kind: None,
+        size: None,
+        mode: None,
+        mtime: None,
+        form: None,
+        opaque: false,
+        redirect: None,
+        data_in: None,
+        hidden_by: held.hidden.as_ref().map(|hider| HiddenBy {
+            layer: inspector.number(hider.layer),
+            path: rooted(&hider.path),
+            what: hides_word(hider.what).to_owned(),
+        }),
+    };
+    let shown = held.hidden.is_none();
+    match &held.holds {
+        Holds::Absent => {}
+        Holds::Whiteout(mark) => {
+            entry.holds = Holding::Whiteout;
+            entry.form = Some(form_word(*mark).to_owned());
+            if shown {
+                entry.role = Role::Ends;
             }
         }
-        entry
+        Holds::Leaf { stat, data } => {
+            describe(&mut entry, stat);
+            entry.data_in = data.map(|layer| inspector.number(layer));
+            if shown {
+                entry.role = Role::Shown;
+            }
+        }
+        Holds::Directory { stat, opaque, beside, redirect } => {
+            describe(&mut entry, stat);
+            entry.size = None;
+            entry.opaque = *opaque || *beside;
+            entry.redirect = redirect.clone().map(Text);
+            if shown {
+                let many = matches!(&found.outcome, Outcome::Directory { layers, .. } if layers.len() > 1);
+                entry.role = if many { Role::Merged } else { Role::Shown };
+            }
+        }
     }
+    entry
+}
 
-    fn stat(&mut self, stat: &Stat) {
-        self.holds = Holding::Entry;
-        self.kind = Some(stat.kind().into());
-        self.size = matches!(stat.kind(), Kind::File | Kind::Symlink).then_some(stat.size);
-        self.mode = Some(format!("{:04o}", stat.mode & 0o7777));
-        self.mtime = Timestamp::new(stat.mtime.sec, stat.mtime.nsec as i32).ok().map(|time| time.to_string());
-    }
+/// Fills in what stat(2) tells of an entry.
+fn describe(entry: &mut EntryReport, stat: &Stat) {
+    entry.holds = Holding::Entry;
+    entry.kind = Some(stat.kind().into());
+    entry.size = matches!(stat.kind(), Kind::File | Kind::Symlink).then_some(stat.size);
+    entry.mode = Some(format!("{:04o}", stat.mode & 0o7777));
+    entry.mtime = Timestamp::new(stat.mtime.sec, stat.mtime.nsec as i32).ok().map(|time| time.to_string());
 }
 
 fn hides_word(what: Hides) -> &'static str {

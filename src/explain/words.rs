@@ -5,8 +5,9 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::paint::Paint;
-use super::protocol::Told;
-use super::report::{LayerReport, layer_list, layer_title};
+use super::report::{layer_list, layer_title};
+use crate::control::explanation::LayerReport;
+use crate::control::protocol::Told;
 use crate::union::events::{Access, Event, KindName, What};
 
 /// A line for a person: `12:34:56.789012  copy-up    /etc/passwd  1.2 KiB  layer 2 (debian) → upper in 84 µs`.

@@ -412,7 +412,7 @@ impl Filesystem for UnionFs {
                 self.xattr(node, Xattr::Set { name, value, flags, kill_sgid }, reply);
             }
             Operation::Removexattr { name } => self.xattr(node, Xattr::Remove(name), reply),
-            Operation::Ioctl { command, data, .. } => self.control(node, command, data, reply),
+            Operation::Ioctl { command, data, .. } => self.ioctl(node, command, data, reply),
             Operation::Fallocate { offset, length, mode } => {
                 self.allocate(node, (offset, length), mode, reply);
             }

@@ -5,7 +5,7 @@
 //! | [`wire`] | the kernel's protocol: requests and replies |
 //! | [`session`] | the life of a mount: negotiation, threads, transports, signals, the end |
 //! | [`adaptor`] | each request: translate, call the union, reply |
-//! | `files`, `listing`, `control` | the requests on the data of files, on directories, ioctl |
+//! | `files`, `listing`, `ioctl` | the requests on the data of files, on directories, ioctl |
 //! | `negotiation` | what is asked of the kernel at the start, by the policy |
 //! | `data` | what a read is answered with, on its way to the kernel |
 //! | `open`, `io_mode` | opens with passthrough, and which mode each one gets |
@@ -21,12 +21,13 @@
 pub mod adaptor;
 pub mod bdi;
 mod change;
-mod control;
+
 pub mod convert;
 pub mod counters;
 mod data;
 mod files;
 mod io_mode;
+mod ioctl;
 mod listing;
 pub mod mount;
 mod negotiation;

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use unionmount::explain::{mounts, runtime};
+use unionmount::control::{mounts, runtime_dir};
 
 use crate::common::{Mount, Stack, as_ids, output, wait_until};
 use crate::drive::{binary, run, status};
@@ -14,7 +14,7 @@ use crate::drive::{binary, run, status};
 /// Where the mount's socket is.
 fn socket(mount: &Mount) -> PathBuf {
     let device = mounts::at(mount.path()).unwrap().unwrap().device;
-    let sockets = runtime::sockets_of(&device);
+    let sockets = runtime_dir::sockets_of(&device);
     sockets.into_iter().find(|socket| socket.exists()).expect("the mount has a socket")
 }
 
@@ -238,7 +238,7 @@ fn false_daemons_hold_nobody_up_and_are_listed() {
         let data = std::ffi::CString::new(data).unwrap();
         let flags = rustix::mount::MountFlags::empty();
         rustix::mount::mount("none", &point, "fuse.unionmount", flags, data.as_c_str()).unwrap();
-        let name = runtime::socket_name(&mounts::device_at(&point).unwrap());
+        let name = runtime_dir::socket_name(&mounts::device_at(&point).unwrap());
         stops.push(false_daemon(dir.join(name), UID, how));
         devices.push((point, device));
     }

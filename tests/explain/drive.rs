@@ -4,10 +4,10 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use unionmount::explain::client::Client;
-use unionmount::explain::mounts;
-use unionmount::explain::protocol::Status;
-use unionmount::explain::report::Explanation;
+use unionmount::control::client::Client;
+use unionmount::control::explanation::Explanation;
+use unionmount::control::mounts;
+use unionmount::control::protocol::Status;
 
 use crate::common::{Mount, Program};
 

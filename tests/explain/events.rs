@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdout, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use unionmount::explain::protocol::Told;
+use unionmount::control::protocol::Told;
 use unionmount::union::events::Filter;
 
 use crate::common::{Mount, Options, Stack, WhiteoutForm, wait_until};

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
-use unionmount::explain::fate::{Action, Fate};
-use unionmount::explain::report::{Explanation, Holding, Role};
+use unionmount::control::explanation::{Action, Fate};
+use unionmount::control::explanation::{Explanation, Holding, Role};
 use unionmount::union::events::KindName;
 
 use crate::common::{Mount, Privilege, Stack};

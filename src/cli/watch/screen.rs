@@ -9,8 +9,8 @@ use ratatui::widgets::{Block, BorderType, Paragraph, Row, Sparkline, Table};
 
 use super::View;
 use crate::cli::status::uptime;
+use crate::control::protocol::Told;
 use crate::explain::paint::Paint;
-use crate::explain::protocol::Told;
 use crate::explain::words;
 use crate::union::events::{Event, What};
 use crate::union::text::Text;

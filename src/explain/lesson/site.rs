@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::LessonError;
-use crate::explain::mounts;
+use crate::control::mounts;
 
 /// How long the daemons may take to leave the directory.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -15,7 +15,7 @@ const GET_FSXATTR: u32 = 0x801c_581f;
 const FSXATTR_SIZE: usize = 28;
 
 impl UnionFs {
-    pub(super) fn control(&self, ino: INodeNo, cmd: u32, in_data: &[u8], reply: Reply) {
+    pub(super) fn ioctl(&self, ino: INodeNo, cmd: u32, in_data: &[u8], reply: Reply) {
         let flags = in_data.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
         let done = self.node(ino).and_then(|node| match (cmd, flags) {
             (GET_FLAGS, _) => self.union.inode_flags(&node).map(|flags| flags.to_ne_bytes().to_vec()),

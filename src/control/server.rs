@@ -19,9 +19,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::socket_peercred;
 use serde::Serialize;
 
+use super::explanation::{Explanation, LayerReport};
 use super::protocol::{About, Counts, LONGEST_REQUEST, Reply, Request, Status, Told};
-use super::report::{explain, layers};
-use super::runtime;
+use super::runtime_dir;
+use crate::error::Result;
 use crate::union::Union;
 use crate::union::events::{Filter, Heard};
 
@@ -34,20 +35,35 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a trace looks whether its client is still there.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Tells how many requests of each kind were served.
-pub type RequestCounts = Box<dyn Fn() -> BTreeMap<String, u64> + Send + Sync>;
+/// What the server's owner answers for it.
+pub trait Answers: Send + Sync {
+    /// Returns how many requests of each kind were served.
+    fn requests(&self) -> BTreeMap<String, u64>;
+
+    /// Returns the layers of the stack, without entries.
+    ///
+    /// # Errors
+    /// Those of finding where they are.
+    fn layers(&self, union: &Union) -> Result<Vec<LayerReport>>;
+
+    /// Explains a path, relative to the root of the mount.
+    ///
+    /// # Errors
+    /// Those of reading the layers.
+    fn explain(&self, union: &Union, path: &[u8]) -> Result<Explanation>;
+}
 
 /// What the threads share.
 struct Shared {
     union: Weak<Union>,
     about: About,
-    requests: RequestCounts,
+    answers: Box<dyn Answers>,
     clients: AtomicUsize,
     ending: AtomicBool,
 }
 
 /// A socket that is served. Dropped, it is removed.
-pub struct Control {
+pub struct Server {
     shared: Arc<Shared>,
     listener: Arc<UnixListener>,
     dir: OwnedFd,
@@ -56,42 +72,43 @@ pub struct Control {
     thread: Option<JoinHandle<()>>,
 }
 
-impl Control {
+impl Server {
     /// Makes the socket of a mount and serves it.
     ///
     /// # Errors
     /// When there is no safe runtime directory, or the socket can't be made in it. The mount does without.
-    pub fn start(union: &Arc<Union>, about: About, requests: RequestCounts) -> io::Result<Control> {
-        let (place, dir) = runtime::own()?;
-        let name = runtime::socket_name(&about.device);
+    pub fn start(union: &Arc<Union>, about: About, answers: Box<dyn Answers>) -> io::Result<Server> {
+        let (place, dir) = runtime_dir::own()?;
+        let name = runtime_dir::socket_name(&about.device);
         // It has its final name only when it listens: until then somebody might take it for a stale one.
         let making = format!("{}.{}.new", about.device, about.pid);
         let path = place.join(&making);
         let listener = Arc::new(UnixListener::bind(&path)?);
-        let published = runtime::restrict(&path).and_then(|()| runtime::publish(&dir, &making, &name));
+        let published =
+            runtime_dir::restrict(&path).and_then(|()| runtime_dir::publish(&dir, &making, &name));
         let ino = published.inspect_err(|_| {
             std::fs::remove_file(&path).unwrap_or_default(); // the error is told already
         })?;
         let shared = Arc::new(Shared {
             union: Arc::downgrade(union),
             about,
-            requests,
+            answers,
             clients: AtomicUsize::new(0),
             ending: AtomicBool::new(false),
         });
-        let mut control = Control { shared, listener, dir, name, ino, thread: None };
-        let (shared, listener) = (control.shared.clone(), control.listener.clone());
+        let mut server = Server { shared, listener, dir, name, ino, thread: None };
+        let (shared, listener) = (server.shared.clone(), server.listener.clone());
         let accepting =
             std::thread::Builder::new().name("control".into()).spawn(move || accept(&shared, &listener))?;
-        control.thread = Some(accepting);
-        log::debug!("control socket {}", place.join(&control.name).display());
-        Ok(control)
+        server.thread = Some(accepting);
+        log::debug!("control socket {}", place.join(&server.name).display());
+        Ok(server)
     }
 }
 
-impl Drop for Control {
+impl Drop for Server {
     fn drop(&mut self) {
-        runtime::remove_own(&self.dir, &self.name, self.ino);
+        runtime_dir::remove_own(&self.dir, &self.name, self.ino);
         self.shared.ending.store(true, Ordering::Release);
         // Wakes the thread that accepts.
         if let Err(errno) = rustix::net::shutdown(&*self.listener, rustix::net::Shutdown::Both) {
@@ -175,7 +192,7 @@ fn serve(shared: &Shared, client: UnixStream) -> io::Result<()> {
         match request {
             Request::Status => send(&client, &status(shared, &union))?,
             Request::Explain { path } => {
-                let explained = explain(union.inspector(), &path.0);
+                let explained = shared.answers.explain(&union, &path.0);
                 let reply = explained.map_or_else(|error| Reply::Error(error.to_string()), Reply::Ok);
                 send(&client, &reply)?;
             }
@@ -187,7 +204,7 @@ fn serve(shared: &Shared, client: UnixStream) -> io::Result<()> {
 }
 
 fn status(shared: &Shared, union: &Union) -> Reply<Status> {
-    let layers = match layers(union.inspector()) {
+    let layers = match shared.answers.layers(union) {
         Ok(layers) => layers,
         Err(error) => return Reply::Error(error.to_string()),
     };
@@ -206,7 +223,7 @@ fn status(shared: &Shared, union: &Union) -> Reply<Status> {
             xattr_changes: get(&counters.setxattrs),
             index_answers: get(&counters.index_answers),
         },
-        requests: (shared.requests)(),
+        requests: shared.answers.requests(),
         memory: resident_memory(),
         nodes: union.known_nodes() as u64,
         listeners: union.events.count() as u64,

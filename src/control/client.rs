@@ -14,10 +14,10 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use serde::de::DeserializeOwned;
 
+use super::explanation::Explanation;
 use super::mounts::{Life, Mount};
 use super::protocol::{LONGEST_ANSWER, Reply, Request, Status, Told};
-use super::report::Explanation;
-use super::runtime;
+use super::runtime_dir;
 use crate::sys::process::peer_process;
 use crate::union::events::Filter;
 use crate::union::stack::layer::TakeAway;
@@ -93,7 +93,7 @@ impl Client {
         let deadline = Instant::now() + patience;
         let us = rustix::process::geteuid().as_raw();
         let (mut impostor, mut abandoned) = (None, false);
-        for socket in runtime::sockets_of(&mount.device) {
+        for socket in runtime_dir::sockets_of(&mount.device) {
             let stream = match open(&socket, deadline) {
                 Ok(stream) => stream,
                 Err(Errno::NOENT | Errno::NOTDIR) => continue,

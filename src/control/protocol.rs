@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::report::LayerReport;
+use super::explanation::LayerReport;
 use crate::union::events::{Event, Filter};
 use crate::union::text::Text;
 
@@ -33,7 +33,7 @@ pub const LONGEST_ANSWER: usize = 16 << 20;
 pub enum Request {
     /// How the mount is doing. Answered by a [`Status`].
     Status,
-    /// Where a path comes from. Answered by an [`Explanation`](super::report::Explanation).
+    /// Where a path comes from. Answered by an [`Explanation`](super::explanation::Explanation).
     Explain {
         /// Relative to the root of the mount.
         path: Text,
