@@ -22,7 +22,8 @@ use super::report::short_name;
 use super::walk;
 use crate::error::{FsError, Result};
 use crate::sys::object::Kind;
-use crate::union::stack::layer::{Layer, Stack};
+use crate::union::stack::directory::Layer;
+use crate::union::stack::layer::Stack;
 
 /// A layer's number inside a survey: 1 is the lowest.
 pub type Number = u16;

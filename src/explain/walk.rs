@@ -16,7 +16,7 @@ use crate::sys::object::{At, Kind, Stat};
 use crate::union::lookup::index;
 use crate::union::lookup::marker::{self, Marks, WH_OPAQUE};
 use crate::union::lookup::realdir::{DirFds, LayerIndex, RealDir};
-use crate::union::stack::layer::Layer;
+use crate::union::stack::directory::Layer;
 
 /// Descriptors of directories that a walk keeps.
 const DIR_FDS: usize = 256;

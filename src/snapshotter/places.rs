@@ -26,7 +26,7 @@ use super::error::{Error, Result};
 use super::store::{FILE, Kind, Usage};
 use crate::sys::object::At;
 use crate::sys::xattr;
-use crate::union::lookup::marker::is_private_xattr;
+use crate::union::lookup::private::is_private_xattr;
 
 const REMOVING: &str = "rm-";
 /// How long a commit waits for the daemon of a mount that was just unmounted: umount(2) returns before the daemon has

@@ -18,8 +18,9 @@ use rustix::io::Errno;
 use super::LayerError;
 use crate::sys::object::{At, Kind, SetTime, Stat, Time, Writable};
 use crate::sys::xattr;
-use crate::union::lookup::marker::{self, Namespace};
-use crate::union::view::owners::{self, Override, link_owner};
+use crate::union::lookup::private;
+use crate::union::lookup::private::Namespace;
+use crate::union::view::owners::{Override, link_owner};
 
 /// How owners, modes and devices are kept in a layer's directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,9 +46,9 @@ impl Ownership {
 }
 
 /// Where an ordinary user's owner, mode and type are kept.
-pub const OVERRIDE_STAT: &[u8] = owners::CONTAINERS.as_bytes();
+pub const OVERRIDE_STAT: &[u8] = private::CONTAINERS.as_bytes();
 /// What an attribute's name is prefixed by that an ordinary user can't set.
-pub use crate::union::view::owners::{KEPT, LINKS};
+pub use crate::union::lookup::private::{KEPT, LINKS};
 
 const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
 const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
@@ -270,23 +271,23 @@ fn put_xattr(
 /// The name under which a layer keeps an attribute of a tar; `None` for the marks of storage drivers. Marks of the union
 /// are kept escaped, so that a tar can't speak to it.
 fn stored_name(name: &[u8]) -> Option<Vec<u8>> {
-    if owners::is_override(name) || name.starts_with(KEPT) {
+    if private::is_override(name) || name.starts_with(KEPT) {
         return None;
     }
-    match marker::overlay_mark(name) {
+    match private::overlay_mark(name) {
         Some(mark) => Some([&name[..name.len() - mark.len()], b"overlay.", mark].concat()),
-        None => (!marker::is_private_xattr(name)).then(|| name.to_vec()),
+        None => (!private::is_private_xattr(name)).then(|| name.to_vec()),
     }
 }
 
 /// The name that programs see for an attribute of a layer; `None` for the union's own marks.
 fn shown_name(stored: &[u8]) -> Option<Vec<u8>> {
-    match marker::overlay_mark(stored) {
+    match private::overlay_mark(stored) {
         Some(mark) => {
             let prefix = if stored.starts_with(b"trusted.") { Namespace::Trusted } else { Namespace::User };
             mark.strip_prefix(b"overlay.").map(|mark| [prefix.prefix().as_bytes(), mark].concat())
         }
-        None => (!marker::is_private_xattr(stored) && !stored.starts_with(KEPT)).then(|| stored.to_vec()),
+        None => (!private::is_private_xattr(stored) && !stored.starts_with(KEPT)).then(|| stored.to_vec()),
     }
 }
 

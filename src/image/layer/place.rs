@@ -29,7 +29,8 @@ use super::attributes::{Attributes, LINKS, LeftOut, Ownership, note_link_owner};
 use crate::sys::dir::open_beneath;
 use crate::sys::object::{At, Kind, SetTime, Time, Writable};
 use crate::sys::xattr;
-use crate::union::lookup::marker::{self, Namespace};
+use crate::union::lookup::private;
+use crate::union::lookup::private::Namespace;
 use crate::union::stack::sweep;
 
 const DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -298,7 +299,7 @@ impl<'r> Place<'r> {
                     let object = Writable::of_upper(at);
                     for old in xattr::list(at).map_err(LayerError::os(path, "read its attributes"))? {
                         let stays = old == b"security.selinux" || old == LINKS;
-                        if marker::overlay_mark(&old).is_none() && !stays {
+                        if private::overlay_mark(&old).is_none() && !stays {
                             object
                                 .remove_xattr(&old)
                                 .map_err(LayerError::os(path, "replace its attributes"))?;

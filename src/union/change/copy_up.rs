@@ -26,15 +26,16 @@ use crate::union::change::instant;
 use crate::union::change::upper::{New, Publish, Staged, Upper, UpperFd};
 use crate::union::data::file::open_owned;
 use crate::union::events::What;
-use crate::union::hardlinks::links::{ORIGIN, UNPUBLISHED};
+use crate::union::hardlinks::counts::{ORIGIN, UNPUBLISHED};
 use crate::union::lookup::belief::Belief;
 use crate::union::lookup::index::UpperEntry;
 use crate::union::lookup::marker;
+use crate::union::lookup::private;
 use crate::union::lookup::realdir::RealDir;
 use crate::union::nodes::generation::Generation;
 use crate::union::nodes::node::{Name, Named, Node, Place, RealId, Source};
 use crate::union::view::acl;
-use crate::union::view::owners::{self, Override};
+use crate::union::view::owners::Override;
 
 /// The attribute of a file's capabilities, which a write takes away.
 const CAPABILITIES: &[u8] = b"security.capability";
@@ -237,7 +238,7 @@ impl Union {
         let no_acls = self.owners.override_real();
         for name in xattr::list(from)? {
             let shown = self.owners.kept_name(&name);
-            let private = shown.is_none() && (marker::is_reserved(&name) || is_own_mark(self.belief, &name));
+            let private = shown.is_none() && (private::is_reserved(&name) || is_own_mark(self.belief, &name));
             if private || no_acls && acl::is_acl(&name) {
                 continue;
             }
@@ -251,7 +252,7 @@ impl Union {
     /// directories; and an interned identity is worth nothing in the next mount.
     fn keeps_origin(&self, original: &Original) -> bool {
         let Some(caps) = self.upper.as_ref().map(Upper::caps) else { return false };
-        let trusted = caps.namespace == marker::Namespace::Trusted;
+        let trusted = caps.namespace == private::Namespace::Trusted;
         caps.xattr
             && (self.owners.is_file(&original.stat, &original.kept) || trusted)
             && original.id.is_lasting()
@@ -484,7 +485,7 @@ pub(in crate::union) fn copy_metadata(
 fn is_own_mark(belief: Belief, name: &[u8]) -> bool {
     match belief.mark(name) {
         Some(mark) => !mark.starts_with(b"overlay."),
-        None => marker::is_reserved(name) && !owners::is_override(name) && !name.starts_with(owners::KEPT),
+        None => private::is_reserved(name) && !private::is_override(name) && !name.starts_with(private::KEPT),
     }
 }
 

@@ -4,12 +4,14 @@
 //! |---|---|
 //! | [`upper`], `stepwise` | the only part that can write; with which steps where one isn't possible |
 //! | `lend` | rights that the daemon lends to itself |
+//! | `indexed` | the upper's part in the hardlink indexes |
 //! | [`copy_up`], `carry` | prepare, fill, publish; which attributes come along |
 //! | [`modify`], [`rename`], `victim` | create, link, remove, rename; what loses a name |
 //! | `instant` | where tests stop an operation |
 
 pub(in crate::union) mod carry;
 pub mod copy_up;
+pub(in crate::union) mod indexed;
 pub(in crate::union) mod instant;
 pub(in crate::union) mod lend;
 pub mod modify;

@@ -7,22 +7,20 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
 use rustix::fs::{self, AtFlags, XattrFlags};
-use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
 use crate::sys::dir::for_each_entry;
 use crate::sys::object::{At, Stat, Writable};
 use crate::sys::xattr;
-use crate::union::change::instant::{self, Instant};
-use crate::union::change::upper::{Staged, Upper};
+use crate::union::hardlinks::counts::{self, NLINK, ORIGIN, UNPUBLISHED};
 use crate::union::hardlinks::kernel_index::{KernelEntry, KernelIndex};
-use crate::union::hardlinks::links::{self, NLINK, ORIGIN, UNPUBLISHED};
-use crate::union::lookup::marker::{self, Namespace};
+use crate::union::lookup::marker::{self};
+use crate::union::lookup::private::Namespace;
 use crate::union::nodes::node::RealId;
 use crate::union::nodes::region::Regions;
 use crate::union::stack::layer::UpperLayer;
@@ -30,10 +28,10 @@ use crate::union::stack::layer::UpperLayer;
 /// Which lower files have a copy in the index, and where.
 #[derive(Debug)]
 pub struct LinkIndex {
-    indexed: RwLock<HashMap<RealId, Indexed>>,
+    pub(in crate::union) indexed: RwLock<HashMap<RealId, Indexed>>,
     /// Inode numbers of those copies that are the kernel's metacopies: their data are still below.
-    metacopies: RwLock<HashSet<u64>>,
-    kernel: Option<KernelIndex>,
+    pub(in crate::union) metacopies: RwLock<HashSet<u64>>,
+    pub(in crate::union) kernel: Option<KernelIndex>,
 }
 
 /// The name of a lower file's copy.
@@ -46,7 +44,7 @@ pub enum IndexName {
 }
 
 impl IndexName {
-    fn bytes(&self) -> &[u8] {
+    pub(in crate::union) fn bytes(&self) -> &[u8] {
         let (IndexName::Own(name) | IndexName::Kernel(name)) = self;
         name
     }
@@ -55,7 +53,7 @@ impl IndexName {
 /// A lower file's copy.
 #[derive(Debug, Clone)]
 pub struct Indexed {
-    name: IndexName,
+    pub(in crate::union) name: IndexName,
     /// Device and inode number: what must be found under the name.
     pub id: (u64, u64),
 }
@@ -147,19 +145,19 @@ fn has_names(layer: &UpperLayer, at: At<'_>, stat: &Stat, lower: Option<&Stat>) 
     let Some(value) = xattr::get(at, &count)? else { return Ok(true) };
     let merged = match (value.strip_prefix(b"L"), lower) {
         // The kernel's form while an operation is under way: a difference to the lower's count.
-        (Some(difference), Some(lower)) => links::parse_nlink(&[b"U", difference].concat(), lower.nlink),
+        (Some(difference), Some(lower)) => counts::parse_nlink(&[b"U", difference].concat(), lower.nlink),
         // A name was being made a link of the copy.
-        _ => links::absolute_nlink(&value),
+        _ => counts::absolute_nlink(&value),
     };
     match merged {
         Some(0) => Ok(false),
         Some(merged) => {
-            let value = links::difference(merged, stat.nlink);
+            let value = counts::difference(merged, stat.nlink);
             Writable::of_upper(at).set_xattr(&count, value.as_bytes(), XattrFlags::empty())?;
             Ok(true)
         }
         // Another program may have taken the last names away.
-        None => Ok(!links::is_nameless(&value, stat.nlink)),
+        None => Ok(!counts::is_nameless(&value, stat.nlink)),
     }
 }
 
@@ -171,91 +169,4 @@ fn mark_origin(layer: &UpperLayer, regions: &Regions, at: At<'_>, origin: RealId
         Writable::of_upper(at).set_xattr(&mark, value.as_bytes(), XattrFlags::empty())?;
     }
     Ok(())
-}
-
-impl Upper {
-    /// Has the lower file a copy in a hardlink index?
-    pub fn is_indexed(&self, origin: RealId) -> bool {
-        let indexed = self.links().indexed.read();
-        !indexed.is_empty() && indexed.contains_key(&origin)
-    }
-
-    /// Is the copy in the index with that inode number a metacopy?
-    pub fn is_indexed_metacopy(&self, ino: u64) -> bool {
-        self.links().metacopies.read().contains(&ino)
-    }
-
-    /// The file of the upper with that inode number has its data now.
-    pub fn has_data(&self, ino: u64) {
-        self.links().metacopies.write().remove(&ino);
-    }
-
-    /// Is any lower file in a hardlink index?
-    pub fn has_index(&self) -> bool {
-        !self.links().indexed.read().is_empty()
-    }
-
-    /// Where the copy of a lower file is: the directory of its index, and what is in it.
-    ///
-    /// # Errors
-    /// `ESTALE` if it has none.
-    pub(in crate::union) fn indexed_under(&self, origin: RealId) -> Result<(BorrowedFd<'_>, Indexed)> {
-        let known = self.links().indexed.read().get(&origin).cloned().ok_or(FsError::Stale)?;
-        Ok((self.dir_of_index(&known.name)?, known))
-    }
-
-    fn dir_of_index(&self, name: &IndexName) -> Result<BorrowedFd<'_>> {
-        match (name, &self.links().kernel) {
-            (IndexName::Own(_), _) => Ok(self.index_dir()),
-            (IndexName::Kernel(_), Some(kernel)) => kernel.dir()?.ok_or(FsError::Stale),
-            (IndexName::Kernel(_), None) => Err(FsError::Stale),
-        }
-    }
-
-    /// Takes the last link to a file out of its index: no name of it is left in the merged view.
-    pub fn drop_index(&self, origin: RealId) -> Result<()> {
-        let (dir, known) = self.indexed_under(origin)?;
-        fs::unlinkat(dir, known.name(), AtFlags::empty())?;
-        instant::reached(Instant::Changed);
-        self.links().indexed.write().remove(&origin);
-        Ok(())
-    }
-
-    /// Gives a copy that is about to be published with [`Staged::link_index`] what its index needs, and tells its name
-    /// there.
-    pub(in crate::union) fn mark_for_index(
-        &self,
-        copy: Writable<'_>,
-        origin: RealId,
-        lower: At<'_>,
-    ) -> Result<IndexName> {
-        if let Some(kernel) = &self.links().kernel
-            && let Some(name) = kernel.mark(copy, origin, lower)?
-        {
-            return Ok(IndexName::Kernel(name));
-        }
-        Ok(IndexName::Own(origin.to_text('-', self.regions()).unwrap_or_default().into_bytes()))
-    }
-}
-
-impl Staged<'_> {
-    /// Gives the object its name in a hardlink index.
-    pub(in crate::union) fn link_index(&self, origin: RealId, name: IndexName) -> Result<()> {
-        let upper = self.upper();
-        let copy = self.place().at().stat()?;
-        match (&name, &upper.links().kernel) {
-            (IndexName::Kernel(name), Some(kernel)) => kernel.link(self.place(), name)?,
-            _ => match self.place().link_to(upper.index_dir(), name.bytes()) {
-                // Left by a crash between this link and the publishing: never visible, so it may go.
-                Err(Errno::EXIST) if !upper.is_indexed(origin) => {
-                    fs::unlinkat(upper.index_dir(), name.bytes(), AtFlags::empty())?;
-                    self.place().link_to(upper.index_dir(), name.bytes())?;
-                }
-                other => other?,
-            },
-        }
-        instant::reached(Instant::Changed);
-        upper.links().indexed.write().insert(origin, Indexed { name, id: (copy.dev, copy.ino) });
-        Ok(())
-    }
 }

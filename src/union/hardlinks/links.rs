@@ -11,6 +11,7 @@
 //! step as the copy's names do. While a name that only the lower has is turned into a link of the copy, the count
 //! is kept as the absolute `=n`.
 
+use crate::union::hardlinks::counts::{NLINK, ORIGIN, difference, parse_nlink};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -24,39 +25,6 @@ use crate::union::change::instant::{self, Instant};
 use crate::union::change::upper::UpperFd;
 use crate::union::lookup::index::UpperEntry;
 use crate::union::nodes::node::{Name, Named, Node, Place, RealId, Source};
-
-/// The mark that keeps a copy's origin.
-pub(in crate::union) const ORIGIN: &str = "unionmount.origin";
-/// The mark of a copy in the index that no name leads to yet.
-pub(in crate::union) const UNPUBLISHED: &str = "unionmount.unpublished";
-/// The mark that keeps the link count of a copy in the index.
-pub(in crate::union) const NLINK: &str = "nlink";
-
-/// The link count that an `overlay.nlink` of the form `=n` gives.
-pub(in crate::union) fn absolute_nlink(value: &[u8]) -> Option<u64> {
-    std::str::from_utf8(value).ok()?.strip_prefix('=')?.parse().ok()
-}
-
-/// The link count that an `overlay.nlink` value and the copy's own count give. `None`: not a form that is understood.
-pub(in crate::union) fn parse_nlink(value: &[u8], own: u64) -> Option<u64> {
-    let text = std::str::from_utf8(value).ok()?;
-    if let Some(absolute) = absolute_nlink(value) {
-        return Some(absolute);
-    }
-    let difference: i64 = text.strip_prefix('U')?.parse().ok()?;
-    own.checked_add_signed(difference)
-}
-
-/// The `overlay.nlink` value of a file with `own` links that has `merged` names in the merged view.
-pub(in crate::union) fn difference(merged: u64, own: u64) -> String {
-    format!("U{:+}", merged.cast_signed() - own.cast_signed())
-}
-
-/// Does the value say that no name is left of a file with `own` links?
-pub(in crate::union) fn is_nameless(value: &[u8], own: u64) -> bool {
-    let difference = std::str::from_utf8(value).ok().and_then(|v| v.strip_prefix('U')?.parse::<i64>().ok());
-    difference.is_some_and(|d| own.cast_signed().saturating_add(d) <= 0)
-}
 
 /// How many further names of one file are remembered.
 const OTHER_NAMES: usize = 8;
@@ -260,20 +228,5 @@ impl Union {
     /// How many names of a lower file that was never copied up are hidden.
     pub(in crate::union) fn hidden_count(&self, lower: RealId) -> u64 {
         self.hidden_links.get(&lower).map_or(0, |hidden| *hidden)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn values_of_the_link_count() {
-        assert_eq!(parse_nlink(b"U+0", 2), Some(2));
-        assert_eq!(parse_nlink(b"U-1", 3), Some(2));
-        assert_eq!(parse_nlink(b"=5", 3), Some(5));
-        for bad in [&b""[..], b"L+1", b"U", b"U-9", b"\xff"] {
-            assert_eq!(parse_nlink(bad, 3), None, "{bad:?}");
-        }
     }
 }

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::sys::namespace::is_privileged;
 use crate::sys::object::Stat;
-use crate::union::lookup::marker::Namespace;
+use crate::union::lookup::private::Namespace;
 use crate::union::options::XattrPermissions;
 
 /// Whose marks are believed.

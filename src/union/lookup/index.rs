@@ -23,7 +23,6 @@ use crate::sys::object::{At, Kind};
 use crate::union::lookup::belief::Belief;
 use crate::union::lookup::marker::{self, AufsName, MarkerForms};
 use crate::union::lookup::realdir::RealDir;
-use crate::union::nodes::node::Table;
 use crate::union::stack::layer::WhiteoutForm;
 
 /// Offsets below this are those of the start, `.` and `..`.
@@ -401,8 +400,10 @@ impl IndexCache {
         IndexCache { limit, built: Mutex::new(Built::default()) }
     }
 
-    /// A directory's indexes were built; those of others that are older go, while all are too large.
-    pub fn built(&self, ino: u64, cost: usize, table: &Table) {
+    /// Notes that a directory's indexes were built. Returns the older directories whose indexes have to go, since all are
+    /// too large.
+    #[must_use]
+    pub fn built(&self, ino: u64, cost: usize) -> Vec<u64> {
         let mut over = Vec::new();
         {
             let mut built = self.built.lock();
@@ -419,11 +420,7 @@ impl IndexCache {
                 over.push(oldest);
             }
         }
-        for ino in over {
-            let dropped =
-                table.get(ino).and_then(|n| n.dir.as_ref().map(|d| std::mem::take(&mut *d.index.lock())));
-            drop(dropped);
-        }
+        over
     }
 }
 

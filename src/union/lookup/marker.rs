@@ -15,6 +15,7 @@
 //! Sources: the kernel's Documentation/filesystems/overlayfs.rst ("whiteouts and opaque directories"), the OCI image
 //! specification, layer.md ("Whiteouts").
 
+use crate::union::lookup::private::overlay_mark;
 use rustix::io::Errno;
 
 use crate::sys::object::At;
@@ -57,30 +58,6 @@ pub fn aufs_name(name: &[u8]) -> AufsName<'_> {
         }
     } else {
         AufsName::Plain
-    }
-}
-
-/// The two xattr namespaces in which overlay marks are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Namespace {
-    /// `trusted.overlay.`: needs CAP_SYS_ADMIN in the initial user namespace, to read as to write.
-    Trusted,
-    /// `user.overlay.`: what the kernel uses with the mount option `userxattr`.
-    User,
-}
-
-impl Namespace {
-    /// The prefix of every overlay mark in this namespace.
-    pub const fn prefix(self) -> &'static str {
-        match self {
-            Namespace::Trusted => "trusted.overlay.",
-            Namespace::User => "user.overlay.",
-        }
-    }
-
-    /// The full name of the overlay mark `mark` ("opaque", "redirect", …).
-    pub fn name(self, mark: &str) -> String {
-        format!("{}{mark}", self.prefix())
     }
 }
 
@@ -191,27 +168,6 @@ fn opaque_value(at: At<'_>, name: &[u8]) -> rustix::io::Result<Option<Vec<u8>>> 
     }
 }
 
-/// The name of the mark behind `trusted.overlay.` or `user.overlay.`, or `None` for every other attribute.
-pub fn overlay_mark(name: &[u8]) -> Option<&[u8]> {
-    [Namespace::Trusted, Namespace::User].into_iter().find_map(|ns| name.strip_prefix(ns.prefix().as_bytes()))
-}
-
-/// Is the attribute one of this union, of fuse-overlayfs or of containers/storage? Nobody sets these through a mount, and
-/// nobody is shown them, whether they are believed or not. Those of overlays are told by [`overlay_mark`].
-pub fn is_reserved(name: &[u8]) -> bool {
-    const FOREIGN: [&[u8]; 3] =
-        [b"user.fuseoverlayfs.", b"security.fuseoverlayfs.", crate::union::view::facts::PREFIX];
-    crate::union::view::owners::is_override(name) || FOREIGN.iter().any(|prefix| name.starts_with(prefix))
-}
-
-/// Is the attribute one that the union keeps to itself, in any of its spellings?
-pub fn is_private_xattr(name: &[u8]) -> bool {
-    overlay_mark(name).is_some()
-        || name.starts_with(b"user.fuseoverlayfs.")
-        || name.starts_with(crate::union::view::facts::PREFIX)
-            && !name.starts_with(crate::union::view::owners::KEPT)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,21 +190,5 @@ mod tests {
             assert_eq!(MarkerForms::unpack(forms.pack()), Some(forms));
         }
         assert_eq!(MarkerForms::unpack(0), None);
-    }
-
-    #[test]
-    fn private_names_are_known_in_every_spelling() {
-        for name in [
-            "trusted.overlay.opaque",
-            "user.overlay.redirect",
-            "user.fuseoverlayfs.origin",
-            "user.unionmount.layer",
-        ] {
-            assert!(is_private_xattr(name.as_bytes()), "{name}");
-        }
-        for name in ["user.overlayx", "trusted.x", "user.containers.override_stat", "user.unionmount.kept.x"]
-        {
-            assert!(!is_private_xattr(name.as_bytes()), "{name}");
-        }
     }
 }

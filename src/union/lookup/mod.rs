@@ -3,7 +3,7 @@
 //! | module | what it knows |
 //! |---|---|
 //! | [`marker`] | whiteouts and opaque marks: the one place that knows their forms |
-//! | [`belief`] | whose marks are believed |
+//! | [`private`], [`belief`] | which attributes are marks, and whose are believed |
 //! | [`realdir`] | the directories of the layers and the bounded cache of their descriptors |
 //! | [`index`] | what a directory's layers show, for listings and for lookups that find nothing |
 //! | [`resolve`] | which layer's entry a name stands for |
@@ -12,6 +12,7 @@
 pub mod belief;
 pub mod index;
 pub mod marker;
+pub mod private;
 pub mod provenance;
 pub mod realdir;
 pub mod resolve;

@@ -20,7 +20,6 @@ use crate::sys::object::{At, Stat};
 use crate::union::lookup::belief::Belief;
 use crate::union::lookup::marker::MarkerForms;
 use crate::union::nodes::generation::{Generation, Generations};
-use crate::union::nodes::region::Trust;
 
 /// A layer's place in the stack: 0 is the topmost.
 pub type LayerIndex = u16;
@@ -288,5 +287,38 @@ impl DirFds {
         }
         drop(evicted); // closes outside the lock
         fd
+    }
+}
+
+/// How far the inode numbers of a filesystem's listings are those that stat tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Trust {
+    /// They are.
+    All,
+    /// But for directories: btrfs lists a subvolume by its own number and not by that of its root.
+    NoDirectories,
+    /// They aren't: an overlay of several filesystems.
+    None,
+}
+
+impl Trust {
+    pub(in crate::union) fn unpack(byte: u8) -> Trust {
+        match byte {
+            0 => Trust::All,
+            1 => Trust::NoDirectories,
+            _ => Trust::None,
+        }
+    }
+
+    /// What is known of a filesystem of that type (statfs(2), `f_type`).
+    pub(in crate::union) fn of_type(kind: u64) -> Trust {
+        const BTRFS: u64 = 0x9123_683e;
+        const OVERLAYFS: u64 = 0x794c_7630;
+        match kind {
+            BTRFS => Trust::NoDirectories,
+            OVERLAYFS => Trust::None,
+            _ => Trust::All,
+        }
     }
 }

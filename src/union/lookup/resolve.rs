@@ -529,7 +529,12 @@ impl Union {
                 }
                 index.cost()
             };
-            self.index_cache.built(node.ino, cost, &self.table);
+            for ino in self.index_cache.built(node.ino, cost) {
+                let old = self.table.get(ino);
+                let dropped =
+                    old.and_then(|node| node.dir.as_ref().map(|dir| std::mem::take(&mut *dir.index.lock())));
+                drop(dropped);
+            }
         }
     }
 

@@ -29,10 +29,10 @@ use parking_lot::{Mutex, RwLock};
 use smallvec::SmallVec;
 
 use crate::sys::object::Kind;
-use crate::union::data::durable::NameState;
 use crate::union::lookup::index::Indexes;
 use crate::union::lookup::realdir::RealDir;
 use crate::union::nodes::generation::{Generation, Sighting};
+use crate::union::nodes::name_state::NameState;
 use crate::union::nodes::pins::Pinned;
 pub use crate::union::nodes::region::RealId;
 

@@ -31,7 +31,7 @@ use rustix::fs::{fstatfs, fstatvfs};
 use crate::error::{FsError, Result};
 use crate::sys::object::{At, Kind, Stat};
 use crate::union::Union;
-use crate::union::lookup::realdir::{DirFds, RealDir};
+use crate::union::lookup::realdir::{DirFds, RealDir, Trust};
 use crate::union::nodes::generation::Generation;
 use crate::union::{LAYER_WAY_OUT, OpenLayer};
 
@@ -236,39 +236,6 @@ impl Regions {
         }
         let names = self.mount_names.read();
         names.is_empty() || !names.contains(name)
-    }
-}
-
-/// How far the inode numbers of a filesystem's listings are those that stat tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Trust {
-    /// They are.
-    All,
-    /// But for directories: btrfs lists a subvolume by its own number and not by that of its root.
-    NoDirectories,
-    /// They aren't: an overlay of several filesystems.
-    None,
-}
-
-impl Trust {
-    pub(in crate::union) fn unpack(byte: u8) -> Trust {
-        match byte {
-            0 => Trust::All,
-            1 => Trust::NoDirectories,
-            _ => Trust::None,
-        }
-    }
-
-    /// What is known of a filesystem of that type (statfs(2), `f_type`).
-    pub(in crate::union) fn of_type(kind: u64) -> Trust {
-        const BTRFS: u64 = 0x9123_683e;
-        const OVERLAYFS: u64 = 0x794c_7630;
-        match kind {
-            BTRFS => Trust::NoDirectories,
-            OVERLAYFS => Trust::None,
-            _ => Trust::All,
-        }
     }
 }
 

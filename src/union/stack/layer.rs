@@ -6,19 +6,20 @@
 //! The order matters: paths are resolved by the kernel, once; identities are compared; the upper is locked before its
 //! workdir is looked for, since the daemon of an earlier mount removes a default workdir before it lets the upper go.
 
+pub use crate::union::stack::directory::Layer;
+use crate::union::stack::stack_error::open_error;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{
-    Access, AtFlags, Mode, OFlags, StatVfsMountFlags, StatxFlags, accessat, fstatvfs, openat, statx, syncfs,
+    Access, AtFlags, Mode, OFlags, StatVfsMountFlags, StatxFlags, fstatvfs, openat, statx, syncfs,
 };
 use rustix::io::Errno;
 
 use crate::sys::mount::without_access_times;
-use crate::sys::object::proc_path;
 use crate::union::lookup::belief::Belief;
-use crate::union::lookup::marker::Namespace;
+use crate::union::lookup::private::Namespace;
 use crate::union::stack::lock::{DirLock, LOCK_WAIT};
 use crate::union::stack::nesting::{self, Member, locate};
 use crate::union::stack::probe;
@@ -82,23 +83,6 @@ impl StackOptions {
             (false, at) => Role::Lower(at + 1),
         }
     }
-}
-
-/// An open layer.
-#[derive(Debug)]
-pub struct Layer {
-    /// As given; for messages only.
-    pub path: PathBuf,
-    /// Where it was when it was opened, from the root and without links; empty without /proc. For messages only.
-    pub place: Vec<u8>,
-    /// Its root, opened with O_PATH. Every access starts here.
-    pub root: OwnedFd,
-    /// `st_dev` of the root.
-    pub dev: u64,
-    /// `st_ino` of the root.
-    pub ino: u64,
-    /// Whose marks in it are believed.
-    pub belief: Belief,
 }
 
 /// The writable layer, locked for this mount.
@@ -237,33 +221,6 @@ impl Stack {
     }
 }
 
-impl Layer {
-    /// Opens a directory by a path that the kernel resolves.
-    fn open(role: Role, path: &Path) -> Result<Layer, StackError> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| open_error(role, path, e))?;
-        let id = locate(root.as_fd()).map_err(|e| open_error(role, path, e))?.id;
-        let place = rustix::fs::readlinkat(rustix::fs::CWD, proc_path(root.as_fd()), Vec::new());
-        let place = place.map(std::ffi::CString::into_bytes).unwrap_or_default();
-        let belief = Belief::of_process();
-        Ok(Layer { path: path.to_owned(), place, root, dev: id.dev, ino: id.ino, belief })
-    }
-
-    fn may(&self, role: Role, access: Access, needs: &'static str) -> Result<(), StackError> {
-        match accessat(&self.root, c".", access, AtFlags::EACCESS) {
-            Ok(()) => Ok(()),
-            Err(Errno::ACCESS | Errno::PERM) => Err(denied(role, &self.path, needs)),
-            Err(Errno::ROFS) => Err(StackError::ReadOnly { role, path: self.path.clone() }),
-            Err(errno) => Err(open_error(role, &self.path, errno)),
-        }
-    }
-
-    fn member(&self, role: Role) -> Member<'_> {
-        let id = nesting::DirId { dev: self.dev, ino: self.ino };
-        Member { role, path: &self.path, id, fd: self.root.as_fd() }
-    }
-}
-
 fn open_lowers(options: &StackOptions) -> Result<Vec<Layer>, StackError> {
     options
         .lowers
@@ -372,24 +329,6 @@ fn mount_type(mount: u64) -> Option<String> {
         }
         rest.split_once(" - ")?.1.split(' ').next().map(str::to_owned)
     })
-}
-
-fn denied(role: Role, path: &Path, needs: &'static str) -> StackError {
-    StackError::Denied { role, path: path.to_owned(), uid: rustix::process::geteuid().as_raw(), needs }
-}
-
-/// The error of opening a directory, by its errno.
-pub(in crate::union) fn open_error(role: Role, path: &Path, errno: Errno) -> StackError {
-    let path_buf = path.to_owned();
-    match errno {
-        Errno::NOENT => StackError::Missing { role, path: path_buf },
-        Errno::NOTDIR => StackError::NotADirectory { role, path: path_buf },
-        Errno::ACCESS | Errno::PERM => denied(role, path, "search permission on every directory above it"),
-        Errno::NOTCONN | Errno::CONNABORTED if role == Role::MountPoint => {
-            StackError::DeadMount { path: path_buf }
-        }
-        errno => StackError::Open { role, path: path_buf, errno },
-    }
 }
 
 #[cfg(test)]

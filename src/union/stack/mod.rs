@@ -2,13 +2,14 @@
 //!
 //! | module | what it knows |
 //! |---|---|
-//! | [`layer`] | opening a stack of layers, and what their filesystems can do |
+//! | [`layer`], [`directory`] | opening a stack of layers, and one directory of it |
 //! | `probe` | what the upper's filesystem can do |
 //! | [`workdir`], `sweep` | the upper's workdir: made, recovered after a kill, left clean |
 //! | [`lock`] | one writer an upper |
 //! | `nesting` | which directories may lie in which |
 //! | `stack_error` | why a stack can't be opened |
 
+pub mod directory;
 pub mod layer;
 pub mod lock;
 pub(in crate::union) mod nesting;

@@ -13,7 +13,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::getegid;
 
-use crate::union::lookup::marker::Namespace;
+use crate::union::lookup::private::Namespace;
 
 /// The form in which a whiteout is kept on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -309,3 +309,21 @@ fn sweep_hint(errno: Errno) -> &'static str {
         _ => "",
     }
 }
+
+pub(in crate::union) fn denied(role: Role, path: &Path, needs: &'static str) -> StackError {
+    StackError::Denied { role, path: path.to_owned(), uid: rustix::process::geteuid().as_raw(), needs }
+}
+
+/// The error of opening a directory, by its errno.
+pub(in crate::union) fn open_error(role: Role, path: &Path, errno: Errno) -> StackError {
+    let path_buf = path.to_owned();
+    match errno {
+        Errno::NOENT => StackError::Missing { role, path: path_buf },
+        Errno::NOTDIR => StackError::NotADirectory { role, path: path_buf },
+        Errno::ACCESS | Errno::PERM => denied(role, path, "search permission on every directory above it"),
+        Errno::NOTCONN | Errno::CONNABORTED if role == Role::MountPoint => {
+            StackError::DeadMount { path: path_buf }
+        }
+        errno => StackError::Open { role, path: path_buf, errno },
+    }
+}

@@ -35,7 +35,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::union::stack::layer::Layer;
+use crate::union::stack::directory::Layer;
 use crate::union::stack::lock::DirLock;
 use crate::union::stack::nesting::locate;
 use crate::union::stack::stack_error::{Role, StackError};
@@ -137,7 +137,8 @@ impl Place {
             }
             other => other,
         };
-        let root = root.map_err(|errno| crate::union::stack::layer::open_error(Role::Work, path, errno))?;
+        let root =
+            root.map_err(|errno| crate::union::stack::stack_error::open_error(Role::Work, path, errno))?;
         Ok(Place { path: path.to_owned(), root, beside: None, made })
     }
 
@@ -157,7 +158,7 @@ impl Place {
             Err(errno) => return Err(io(&path, "make it")(errno)),
         }
         let root = openat(&parent, &name, DIR, Mode::empty())
-            .map_err(|e| crate::union::stack::layer::open_error(Role::Work, &path, e))?;
+            .map_err(|e| crate::union::stack::stack_error::open_error(Role::Work, &path, e))?;
         // In a shared directory such as /tmp somebody may have been there first, to see and change what is staged.
         let stat = fstat(&root).map_err(io(&path, "stat it"))?;
         if stat.st_uid != rustix::process::geteuid().as_raw() {

@@ -17,9 +17,6 @@ use crate::union::lookup::provenance::{Holds, Outcome, Provenance};
 use crate::union::lookup::realdir::LayerIndex;
 use crate::union::nodes::node::{Node, Place};
 
-/// What the names of all these attributes start with.
-pub const PREFIX: &[u8] = b"user.unionmount.";
-
 impl Union {
     /// The value of the attribute `PREFIX` + `fact`.
     pub(in crate::union) fn fact(&self, node: &Node, fact: &[u8]) -> Result<Vec<u8>> {

@@ -20,6 +20,7 @@
 //!
 //! "Kept" is what 1. tells, in ids of the layer; "shown" is what comes after 3.
 
+use crate::union::lookup::private::{CONTAINERS, KEPT, LINKS, NAMES, PRIVILEGED};
 use std::fmt;
 
 use rustix::fs::XattrFlags;
@@ -33,22 +34,6 @@ use crate::union::change::upper::New;
 use crate::union::lookup::belief::Belief;
 use crate::union::options::{FsOptions, IdMap, Squash, XattrPermissions};
 use crate::union::view::attr::privilege_bits;
-
-/// The attribute of containers/storage, which `xattr_permissions=2` writes.
-pub const CONTAINERS: &str = "user.containers.override_stat";
-/// The attribute of fuse-overlayfs 1.x run by an ordinary user.
-const FUSE_OVERLAYFS: &str = "user.fuseoverlayfs.override_stat";
-/// The attribute that only root can write, of `xattr_permissions=1`.
-const PRIVILEGED: &str = "security.fuseoverlayfs.override_stat";
-/// All of them, in the order in which fuse-overlayfs looks for them.
-const NAMES: [&str; 3] = [PRIVILEGED, CONTAINERS, FUSE_OVERLAYFS];
-
-/// What the name of an attribute is prefixed by, beside `override_stat`, that an ordinary user can't set.
-pub const KEPT: &[u8] = b"user.unionmount.kept.";
-
-/// The owners of an ordinary user's symbolic links, on the directory that holds them: `UID:GID:NAME`, ended by a zero
-/// byte, for each link that doesn't belong to 0:0.
-pub const LINKS: &[u8] = b"user.unionmount.links";
 
 /// The owner that a record of [`LINKS`], with its zero byte, tells, if it is that of the link `name`.
 pub fn link_owner(record: &[u8], name: &[u8]) -> Option<(u32, u32)> {
@@ -489,11 +474,6 @@ impl Owners {
         let own = if kind == Kind::Directory { 0o700 } else { 0o600 };
         self.force_mask.unwrap_or(mode) & 0o777 | own
     }
-}
-
-/// Is that one of the attributes that override a stat, in use or not?
-pub fn is_override(attribute: &[u8]) -> bool {
-    NAMES.iter().any(|name| name.as_bytes() == attribute)
 }
 
 /// Can it carry the attribute?

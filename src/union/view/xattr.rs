@@ -11,19 +11,19 @@ use rustix::fs::XattrFlags;
 
 use crate::error::{FsError, Result};
 use crate::sys::xattr;
+use crate::union::Union;
 use crate::union::events::What;
 use crate::union::lookup::belief::Belief;
-use crate::union::lookup::marker;
+use crate::union::lookup::private;
 use crate::union::nodes::node::Node;
 use crate::union::view::acl;
-use crate::union::{Union, view::facts};
 
 /// The name under which a layer keeps the attribute that the merged view calls `shown`; `None` if it may not be kept.
 fn stored_name(belief: Belief, shown: &[u8]) -> Option<Vec<u8>> {
     if let Some(mark) = belief.mark(shown) {
         return Some([belief.namespace.prefix().as_bytes(), b"overlay.", mark].concat());
     }
-    (!marker::is_reserved(shown)).then(|| shown.to_vec())
+    (!private::is_reserved(shown)).then(|| shown.to_vec())
 }
 
 /// The name that the merged view shows for an attribute of a layer; `None` for what it hides.
@@ -31,13 +31,13 @@ fn shown_name(belief: Belief, stored: &[u8]) -> Option<Vec<u8>> {
     if let Some(mark) = belief.mark(stored) {
         return mark.strip_prefix(b"overlay.").map(|m| [belief.namespace.prefix().as_bytes(), m].concat());
     }
-    (!marker::is_reserved(stored)).then(|| stored.to_vec())
+    (!private::is_reserved(stored)).then(|| stored.to_vec())
 }
 
 impl Union {
     /// The value of an attribute.
     pub fn getxattr(&self, node: &Node, name: &[u8]) -> Result<Vec<u8>> {
-        if let Some(fact) = name.strip_prefix(facts::PREFIX) {
+        if let Some(fact) = name.strip_prefix(private::PREFIX) {
             return self.fact(node, fact);
         }
         let stored = self.stored(name)?.ok_or(FsError::NoXattr)?;

@@ -14,7 +14,8 @@ use crate::image::layer::LayerError;
 use crate::sys::dir::for_each_entry;
 use crate::sys::object::{At, Kind, SetTime, Time, Writable};
 use crate::union::lookup::belief::Belief;
-use crate::union::lookup::marker::{self, Namespace};
+use crate::union::lookup::marker::{self};
+use crate::union::lookup::private::Namespace;
 
 impl Place<'_> {
     /// Deletes what the layers below have under this path. What this layer has there stays.

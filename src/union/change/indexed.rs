@@ -1,0 +1,101 @@
+//! What the upper does in the hardlink indexes; how they are read when a stack is opened is told in
+//! [`crate::union::hardlinks::link_index`].
+
+use std::os::fd::BorrowedFd;
+
+use rustix::fs::{self, AtFlags};
+use rustix::io::Errno;
+
+use crate::error::{FsError, Result};
+use crate::sys::object::{At, Writable};
+use crate::union::change::instant::{self, Instant};
+use crate::union::change::upper::{Staged, Upper};
+use crate::union::hardlinks::link_index::{IndexName, Indexed};
+use crate::union::nodes::region::RealId;
+
+impl Upper {
+    /// Has the lower file a copy in a hardlink index?
+    pub fn is_indexed(&self, origin: RealId) -> bool {
+        let indexed = self.links().indexed.read();
+        !indexed.is_empty() && indexed.contains_key(&origin)
+    }
+
+    /// Is the copy in the index with that inode number a metacopy?
+    pub fn is_indexed_metacopy(&self, ino: u64) -> bool {
+        self.links().metacopies.read().contains(&ino)
+    }
+
+    /// The file of the upper with that inode number has its data now.
+    pub fn has_data(&self, ino: u64) {
+        self.links().metacopies.write().remove(&ino);
+    }
+
+    /// Is any lower file in a hardlink index?
+    pub fn has_index(&self) -> bool {
+        !self.links().indexed.read().is_empty()
+    }
+
+    /// Where the copy of a lower file is: the directory of its index, and what is in it.
+    ///
+    /// # Errors
+    /// `ESTALE` if it has none.
+    pub(in crate::union) fn indexed_under(&self, origin: RealId) -> Result<(BorrowedFd<'_>, Indexed)> {
+        let known = self.links().indexed.read().get(&origin).cloned().ok_or(FsError::Stale)?;
+        Ok((self.dir_of_index(&known.name)?, known))
+    }
+
+    fn dir_of_index(&self, name: &IndexName) -> Result<BorrowedFd<'_>> {
+        match (name, &self.links().kernel) {
+            (IndexName::Own(_), _) => Ok(self.index_dir()),
+            (IndexName::Kernel(_), Some(kernel)) => kernel.dir()?.ok_or(FsError::Stale),
+            (IndexName::Kernel(_), None) => Err(FsError::Stale),
+        }
+    }
+
+    /// Takes the last link to a file out of its index: no name of it is left in the merged view.
+    pub fn drop_index(&self, origin: RealId) -> Result<()> {
+        let (dir, known) = self.indexed_under(origin)?;
+        fs::unlinkat(dir, known.name(), AtFlags::empty())?;
+        instant::reached(Instant::Changed);
+        self.links().indexed.write().remove(&origin);
+        Ok(())
+    }
+
+    /// Gives a copy that is about to be published with [`Staged::link_index`] what its index needs, and tells its name
+    /// there.
+    pub(in crate::union) fn mark_for_index(
+        &self,
+        copy: Writable<'_>,
+        origin: RealId,
+        lower: At<'_>,
+    ) -> Result<IndexName> {
+        if let Some(kernel) = &self.links().kernel
+            && let Some(name) = kernel.mark(copy, origin, lower)?
+        {
+            return Ok(IndexName::Kernel(name));
+        }
+        Ok(IndexName::Own(origin.to_text('-', self.regions()).unwrap_or_default().into_bytes()))
+    }
+}
+
+impl Staged<'_> {
+    /// Gives the object its name in a hardlink index.
+    pub(in crate::union) fn link_index(&self, origin: RealId, name: IndexName) -> Result<()> {
+        let upper = self.upper();
+        let copy = self.place().at().stat()?;
+        match (&name, &upper.links().kernel) {
+            (IndexName::Kernel(name), Some(kernel)) => kernel.link(self.place(), name)?,
+            _ => match self.place().link_to(upper.index_dir(), name.bytes()) {
+                // Left by a crash between this link and the publishing: never visible, so it may go.
+                Err(Errno::EXIST) if !upper.is_indexed(origin) => {
+                    fs::unlinkat(upper.index_dir(), name.bytes(), AtFlags::empty())?;
+                    self.place().link_to(upper.index_dir(), name.bytes())?;
+                }
+                other => other?,
+            },
+        }
+        instant::reached(Instant::Changed);
+        upper.links().indexed.write().insert(origin, Indexed { name, id: (copy.dev, copy.ino) });
+        Ok(())
+    }
+}
