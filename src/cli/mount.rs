@@ -11,7 +11,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use clap::{Args, Parser};
-use rustix::fs::{FlockOperation, flock};
 
 use super::asked::Asked;
 use super::branches;
@@ -25,6 +24,7 @@ use crate::fuse::mount::{MountFlags, open_device};
 use crate::fuse::pairing::Pairing;
 use crate::fuse::policy::{FOR_EVER, IoMode, MAX_WRITE, Policy};
 use crate::fuse::session::{Hooks, SessionOptions, default_source, default_threads, serve};
+use crate::sys::flock::{Access, try_lock};
 use crate::sys::namespace::{is_privileged, may_pass_through};
 use crate::sys::process::{raise_nofile_limit, take_fuse_device};
 use crate::union::Union;
@@ -447,7 +447,9 @@ fn hold(dirs: &[PathBuf]) -> Result<Vec<File>, Failure> {
                 Failure::failed(format!("{}: cannot be kept from being removed: {error}", dir.display()))
             };
             let file = File::open(dir).map_err(failed)?;
-            flock(&file, FlockOperation::NonBlockingLockShared).map_err(|errno| failed(errno.into()))?;
+            if !try_lock(&file, Access::Shared).map_err(|errno| failed(errno.into()))? {
+                return Err(failed(rustix::io::Errno::WOULDBLOCK.into()));
+            }
             Ok(file)
         })
         .collect()

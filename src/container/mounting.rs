@@ -12,11 +12,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, CWD, FlockOperation, StatxAttributes, StatxFlags, flock, statx};
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
 use super::error::{ContainerError, Result};
+use crate::sys::flock::{Access, lock_until};
+use crate::sys::fusermount;
 
 /// How long a daemon may take to end after its mount has gone.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -128,16 +130,10 @@ pub fn unmount(at: &Path) -> Result<()> {
         }
         Err(errno) => return Err(ContainerError::io("unmount it", at)(errno)),
     }
-    let output = Command::new("fusermount3")
-        .arg("-u")
-        .arg(at)
-        .output()
-        .map_err(ContainerError::io("unmount it with it", "fusermount3"))?;
-    if output.status.success() {
-        return Ok(());
+    match fusermount::unmount(at, false).map_err(ContainerError::io("run it", fusermount::NAME))? {
+        None => Ok(()),
+        Some(said) => Err(ContainerError::Refused(format!("{}: cannot be unmounted: {said}", at.display()))),
     }
-    let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
-    Err(ContainerError::Refused(format!("{}: cannot be unmounted: {said}", at.display())))
 }
 
 /// Ends a mount that nobody needs any more, in all mount namespaces: a copy of it is in each that was made meanwhile,
@@ -173,15 +169,6 @@ pub fn detach(at: &Path) -> Result<()> {
 pub fn wait_for_end(upper: &Path, patience: Duration) -> Result<bool> {
     let dir = File::open(upper).map_err(ContainerError::io("open it", upper))?;
     let deadline = Instant::now() + patience;
-    loop {
-        match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            Err(Errno::WOULDBLOCK) => return Ok(false),
-            Err(Errno::INTR) => {}
-            // Locked, or on a filesystem that can't tell.
-            _ => return Ok(true),
-        }
-    }
+    // On a filesystem that can't tell, it is taken for free.
+    Ok(lock_until(&dir, Access::Exclusive, deadline).unwrap_or(true))
 }

@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
@@ -20,10 +19,11 @@ use crate::image::digest::Digest;
 use crate::image::layer::{Attributes, Ownership};
 use crate::image::store::checked::seal;
 use crate::image::store::containers::{IMAGE_LINK, container_record, linked_image, no_record};
-use crate::image::store::lock::Access;
 use crate::image::store::{Image, Store};
+use crate::sys::flock::{Access, try_lock};
+use crate::sys::mountinfo::Table;
 use crate::sys::object::{At, Writable};
-use crate::union::stack::sweep;
+use crate::sys::remove;
 
 /// What a container is, as it stands in its config.json.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -408,9 +408,9 @@ impl Container {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(ContainerError::io("open it", &path)(error)),
         };
-        match flock(&file, FlockOperation::NonBlockingLockShared) {
-            Ok(()) => Ok(None),
-            Err(Errno::WOULDBLOCK) => {
+        match try_lock(&file, Access::Shared) {
+            Ok(true) => Ok(None),
+            Ok(false) => {
                 let mut text = String::new();
                 file.read_to_string(&mut text).map_err(ContainerError::io("read it", &path))?;
                 Ok(Some(text.trim().parse().unwrap_or(0)))
@@ -432,9 +432,9 @@ impl Container {
             .truncate(false)
             .open(&path)
             .map_err(ContainerError::io("open it", &path))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => {
+        match try_lock(&file, Access::Exclusive) {
+            Ok(true) => {}
+            Ok(false) => {
                 return Err(ContainerError::Refused(format!("container {} is running", self.shown_name())));
             }
             Err(errno) => return Err(ContainerError::io("lock it", &path)(errno)),
@@ -553,8 +553,10 @@ impl Container {
             i32::try_from(value.get("init_process_pid").or(value.get("pid"))?.as_i64()?).ok()
         })?;
         // The number may be another process's by now: this container's has its mount as root.
-        let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).ok()?;
-        mounts.contains(&format!("unionmount-{}", self.short_id())).then(|| Pid::from_raw(pid))?
+        let init = Pid::from_raw(pid)?;
+        let source = format!("unionmount-{}", self.short_id());
+        let mounts = Table::of(init).ok()?;
+        mounts.entries().any(|mount| &*mount.source == source.as_bytes()).then_some(init)
     }
 
     /// Kills what runs in it, and waits until `run` has ended.
@@ -592,21 +594,16 @@ impl Container {
     /// Deletes the directory: the record first, so that what is left of an interrupted deletion is no container.
     fn delete(&self) -> Result<()> {
         self.delete_record()?;
-        let dir = match File::open(&self.dir) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            dir => dir.map_err(ContainerError::io("open it", &self.dir))?,
-        };
-        let mut swept = sweep::empty(dir.as_fd(), &[]);
-        if let Err(error) = &swept
-            && matches!(error.errno, Errno::PERM | Errno::ACCESS)
+        let mut removed = remove::tree(&self.dir);
+        if let Err(left) = &removed
+            && matches!(left.errno, Errno::PERM | Errno::ACCESS)
             && !rustix::process::geteuid().is_root()
         {
             // In volumes, an ordinary user's containers leave files of the user's subordinate ids.
             super::namespace::enter()?;
-            swept = sweep::empty(dir.as_fd(), &[]);
+            removed = remove::tree(&self.dir);
         }
-        swept.map_err(|error| ContainerError::io("remove it", self.dir.join(&error.name))(error.errno))?;
-        fs::remove_dir(&self.dir).map_err(ContainerError::io("remove it", &self.dir))
+        removed.map_err(|left| ContainerError::io("remove it", left.name)(left.errno))
     }
 }
 

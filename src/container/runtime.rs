@@ -19,6 +19,7 @@ use super::record::{Container, State};
 use super::{mounting, user};
 use crate::image::layer::{self, ApplyOptions, Ownership, WriteOptions};
 use crate::image::store::Store;
+use crate::sys::remove;
 
 /// An installed runtime.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -151,11 +152,8 @@ impl Runtime {
             command.stdin(Stdio::null());
         }
         let code = wait(&mut command, &self.program)?;
-        match fs::remove_dir_all(&state) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                log::warn!("{}: cannot be removed: {error}", state.display());
-            }
-            _ => {}
+        if let Err(left) = remove::tree(&state) {
+            log::warn!("cannot be removed: {left}");
         }
         match missing {
             // Runtimes end with 1 then, as many programs do.

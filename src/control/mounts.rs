@@ -1,5 +1,6 @@
 //! The mounts of this machine as the kernel lists them, and which of them a path is in.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -11,6 +12,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, statx};
 use rustix::io::Errno;
 
 use super::protocol::About;
+use crate::sys::mountinfo::{Entry, Table};
 use crate::union::text::Text;
 
 /// A mount of unionmount.
@@ -44,6 +46,25 @@ pub enum Life {
 }
 
 impl Mount {
+    /// A mount of the kernel's table; `None` for other filesystems.
+    fn of(entry: Entry<'_>) -> Option<Mount> {
+        if entry.kind != "fuse.unionmount" {
+            return None;
+        }
+        let path = |bytes: Cow<'_, [u8]>| PathBuf::from(OsString::from_vec(bytes.into_owned()));
+        let options = &entry.filesystem_options;
+        let owner = options.split(',').find_map(|option| option.strip_prefix("user_id=")?.parse().ok());
+        Some(Mount {
+            id: entry.id,
+            owner,
+            options: format!("{},{options}", entry.options),
+            point: path(entry.point),
+            root: path(entry.root),
+            device: entry.device.into_owned(),
+            source: String::from_utf8_lossy(&entry.source).into_owned(),
+        })
+    }
+
     /// Whether its daemon lives, asked through the mount for at most `patience`.
     ///
     /// The kernel lets nobody go whose question a daemon has read, SIGKILL or not. So the daemons of other users, root's
@@ -100,8 +121,7 @@ impl Mount {
 /// # Errors
 /// Those of reading /proc/self/mountinfo.
 pub fn all() -> io::Result<Vec<Mount>> {
-    let table = std::fs::read("/proc/self/mountinfo")?;
-    Ok(table.split(|&b| b == b'\n').filter_map(parse).collect())
+    Ok(Table::read()?.entries().filter_map(Mount::of).collect())
 }
 
 /// The mount of unionmount that is on top at `point`, an absolute path without symlinks. Asks the mount nothing.
@@ -120,47 +140,6 @@ pub fn device_at(point: &Path) -> io::Result<String> {
     let flags = AtFlags::STATX_DONT_SYNC | AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     let stat = statx(CWD, point, flags, StatxFlags::empty())?;
     Ok(format!("{}:{}", stat.stx_dev_major, stat.stx_dev_minor))
-}
-
-/// A line of /proc/self/mountinfo, proc_pid_mountinfo(5); `None` for other filesystems.
-fn parse(line: &[u8]) -> Option<Mount> {
-    let split = line.windows(3).position(|part| part == b" - ")?;
-    let mut left = line[..split].split(|&b| b == b' ');
-    let mut right = line[split + 3..].split(|&b| b == b' ');
-    let text = |field: &[u8]| String::from_utf8_lossy(&unescape(field)).into_owned();
-    let id = text(left.next()?).parse().ok()?;
-    let device = text(left.nth(1)?);
-    let root = PathBuf::from(OsString::from_vec(unescape(left.next()?)));
-    let point = PathBuf::from(OsString::from_vec(unescape(left.next()?)));
-    let own = text(left.next()?);
-    if right.next()? != b"fuse.unionmount" {
-        return None;
-    }
-    let source = text(right.next()?);
-    let options = text(right.next()?);
-    let owner = options.split(',').find_map(|option| option.strip_prefix("user_id=")?.parse().ok());
-    Some(Mount { id, point, root, device, source, owner, options: format!("{own},{options}") })
-}
-
-/// Turns `\040` back into a space.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&first, tail)) = rest.split_first() {
-        let octal = (first == b'\\').then(|| tail.get(..3)).flatten();
-        let byte = octal.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        match byte {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[3..];
-            }
-            None => {
-                bytes.push(first);
-                rest = tail;
-            }
-        }
-    }
-    bytes
 }
 
 /// Why a path is in no mount of unionmount.
@@ -258,14 +237,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mountinfo_is_understood() {
-        let line = br"97 61 0:53 /sub\040dir /mnt/a\134b rw,relatime shared:1 - fuse.unionmount none rw,user_id=1000,group_id=1000,default_permissions";
-        let mount = parse(line).unwrap();
-        assert_eq!((mount.id, &mount.device[..], mount.owner), (97, "0:53", Some(1000)));
-        assert!(mount.options.starts_with("rw,relatime,rw,user_id=1000"), "{}", mount.options);
-        assert_eq!((mount.root, mount.point), ("/sub dir".into(), r"/mnt/a\b".into()));
-        assert_eq!(parse(b"97 61 0:53 / /mnt rw - ext4 /dev/sda rw"), None);
-        assert_eq!(parse(b""), None);
+    fn mounts_of_other_filesystems_are_none_of_ours() {
+        let entry = |kind: &'static str| Entry {
+            id: 97,
+            device: "0:53".into(),
+            root: b"/sub"[..].into(),
+            point: b"/mnt"[..].into(),
+            options: "rw,relatime".into(),
+            kind: kind.into(),
+            source: b"none"[..].into(),
+            filesystem_options: "rw,user_id=1000,group_id=1000".into(),
+        };
+        let mount = Mount::of(entry("fuse.unionmount")).unwrap();
+        assert_eq!((mount.owner, &mount.options[..17]), (Some(1000), "rw,relatime,rw,us"));
+        assert_eq!(Mount::of(entry("ext4")), None);
     }
 
     #[test]

@@ -4,19 +4,19 @@
 //! are bytes, and what the helper says is passed on.
 
 use std::ffi::{CString, OsStr, OsString};
-use std::io::{self, IoSliceMut, Read};
+use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, FdFlags};
 use rustix::mount::{MountFlags as SysFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
+use crate::sys::fusermount;
 use crate::union::stack::layer::{Said, Shown};
 
 /// The filesystem type, as mount(8) and /proc/self/mountinfo show it.
@@ -271,7 +271,7 @@ fn mount_by_helper(point: &Path, source: &OsStr, flags: &MountFlags) -> Result<O
         options.extend_from_slice(word.as_bytes());
     }
 
-    let mut child = helper()
+    let mut child = fusermount::command()
         .arg("-o")
         .arg(OsString::from_vec(options))
         .arg("--")
@@ -282,7 +282,7 @@ fn mount_by_helper(point: &Path, source: &OsStr, flags: &MountFlags) -> Result<O
     drop(theirs);
     let device = receive_descriptor(&ours);
     drop(ours);
-    let said = helper_says(&mut child).map_err(io)?;
+    let said = fusermount::says(&mut child).map_err(io)?;
     let status = child.wait().map_err(io)?;
     match device {
         Ok(Some(device)) if status.success() => Ok(device),
@@ -292,37 +292,6 @@ fn mount_by_helper(point: &Path, source: &OsStr, flags: &MountFlags) -> Result<O
             Err(MountError::Helper { point: point.into(), message: said, hint })
         }
     }
-}
-
-fn helper() -> Command {
-    const NAMES: [&str; 2] = ["fusermount3", "fusermount"];
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    // An engine may call us with an empty environment.
-    let places =
-        std::env::split_paths(&path).chain(["/usr/bin", "/bin", "/usr/sbin", "/sbin"].map(PathBuf::from));
-    let found = places.flat_map(|dir| NAMES.map(|name| dir.join(name))).find(|program| program.is_file());
-    let mut command = Command::new(found.unwrap_or_else(|| NAMES[0].into()));
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    command
-}
-
-/// What the helper wrote to stderr, on one line and without its own name.
-fn helper_says(child: &mut std::process::Child) -> io::Result<String> {
-    let mut text = Vec::new();
-    if let Some(stderr) = child.stderr.as_mut() {
-        stderr.read_to_end(&mut text)?;
-    }
-    let text = String::from_utf8_lossy(&text);
-    let lines: Vec<&str> = text
-        .lines()
-        .map(|line| {
-            // It calls itself by the path that we called it by.
-            let own_name = line.split_once(": ").filter(|(name, _)| name.contains("fusermount"));
-            own_name.map_or(line, |(_, words)| words).trim()
-        })
-        .filter(|line| !line.is_empty())
-        .collect();
-    Ok(if lines.is_empty() { "fusermount3 failed without a word".to_owned() } else { lines.join("; ") })
 }
 
 fn helper_hint(said: &str) -> &'static str {
@@ -398,16 +367,13 @@ impl Mounted {
     }
 
     fn unmount_by_helper(&self, lazy: bool) -> Result<(), MountError> {
-        let mut command = helper();
-        command.arg(if lazy { "-uz" } else { "-u" }).arg("--").arg(&self.point);
-        let mut child = command.spawn().map_err(MountError::NoHelper)?;
-        let failed = |error: io::Error| self.failed(error.to_string(), false);
-        let said = helper_says(&mut child).map_err(failed)?;
-        if child.wait().map_err(failed)?.success() {
-            return Ok(());
+        match fusermount::unmount(&self.point, lazy).map_err(MountError::NoHelper)? {
+            None => Ok(()),
+            Some(said) => {
+                let busy = said.contains("busy");
+                Err(self.failed(said, busy))
+            }
         }
-        let busy = said.contains("busy");
-        Err(self.failed(said, busy))
     }
 
     fn failed(&self, message: String, busy: bool) -> MountError {

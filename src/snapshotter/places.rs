@@ -19,12 +19,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustix::fs::{FlockOperation, XattrFlags, flock};
+use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use super::error::{Error, Result};
 use super::store::{FILE, Kind, Usage};
+use crate::sys::flock::{Access, lock_until, try_lock};
 use crate::sys::object::At;
+use crate::sys::remove;
 use crate::sys::xattr;
 use crate::union::lookup::private::is_private_xattr;
 
@@ -32,7 +34,6 @@ const REMOVING: &str = "rm-";
 /// How long a commit waits for the daemon of a mount that was just unmounted: umount(2) returns before the daemon has
 /// ended.
 const DAEMON_WAIT: Duration = Duration::from_secs(1);
-const RETRY: Duration = Duration::from_millis(5);
 
 /// The directories below a root.
 #[derive(Debug)]
@@ -125,11 +126,8 @@ impl Places {
             self.set_aside(&place)?;
         }
         let made = self.make_in(&place, number, kind, parent);
-        if made.is_err()
-            && let Err(error) = std::fs::remove_dir_all(&place)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            log::warn!("{}: cannot be removed, which is left to the next cleanup: {error}", place.display());
+        if made.is_err() {
+            remove_or_leave(&place);
         }
         made
     }
@@ -155,19 +153,16 @@ impl Places {
         let path = self.layer(number);
         let directory = File::open(&path).map_err(Error::io(&path, "open it"))?;
         let deadline = Instant::now() + DAEMON_WAIT;
-        let alone = loop {
-            match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => break true,
-                Err(Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(RETRY),
-                Err(Errno::INTR) => {}
-                Err(Errno::WOULDBLOCK) => {
+        let alone = match lock_until(&directory, Access::Exclusive, deadline) {
+            Ok(alone) => {
+                if !alone {
                     log::info!("{}: committed while it is mounted for writing", path.display());
-                    break false;
                 }
-                Err(errno) => {
-                    log::debug!("{}: cannot be locked: {errno}", path.display());
-                    break false;
-                }
+                alone
+            }
+            Err(errno) => {
+                log::debug!("{}: cannot be locked: {errno}", path.display());
+                false
             }
         };
         Ok(Quiet { directory, path, alone })
@@ -177,15 +172,7 @@ impl Places {
     pub fn remove_work(&self, number: u64) {
         let work = self.work(number);
         let _one = self.removing.lock();
-        match std::fs::remove_dir_all(&work) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                log::warn!(
-                    "{}: cannot be removed, which is left to the next cleanup: {error}",
-                    work.display()
-                );
-            }
-            _ => {}
-        }
+        remove_or_leave(&work);
     }
 
     /// Removes the directories of a snapshot that the database has forgotten. What can't be removed is left to the next
@@ -221,15 +208,7 @@ impl Places {
 
     fn remove_aside(&self, aside: &Path) {
         let _one = self.removing.lock();
-        match std::fs::remove_dir_all(aside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                log::warn!(
-                    "{}: cannot be removed, which is left to the next cleanup: {error}",
-                    aside.display()
-                );
-            }
-            _ => {}
-        }
+        remove_or_leave(aside);
     }
 
     /// Takes the names away from what no snapshot owns, for [`Places::remove_all`]. To be called within a transaction, so that
@@ -262,8 +241,7 @@ impl Places {
     }
 
     fn is_quiet(&self, number: u64) -> bool {
-        File::open(self.layer(number))
-            .is_ok_and(|layer| flock(&layer, FlockOperation::NonBlockingLockExclusive).is_ok())
+        File::open(self.layer(number)).is_ok_and(|layer| try_lock(&layer, Access::Exclusive) == Ok(true))
     }
 
     /// Removes what has been set aside.
@@ -319,6 +297,13 @@ fn count(usage: &mut Usage, linked: &mut HashSet<(u64, u64)>, metadata: &Metadat
     usage.inodes += 1;
     // st_blocks counts in units of 512, whatever the filesystem's blocks are.
     usage.bytes += metadata.blocks() * 512;
+}
+
+/// Removes a directory; what can't be removed is left to the next cleanup.
+fn remove_or_leave(place: &Path) {
+    if let Err(left) = remove::tree(place) {
+        log::warn!("{left}: cannot be removed, which is left to the next cleanup");
+    }
 }
 
 fn make_directory(path: &Path, mode: u32) -> Result<()> {

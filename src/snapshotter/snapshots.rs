@@ -429,7 +429,7 @@ mod tests {
         f.snapshots.prepare("c", "B", Labels::new()).unwrap();
         // A daemon holds the lock of its upper.
         let upper = fs::File::open(f.place("3/fs")).unwrap();
-        rustix::fs::flock(&upper, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        crate::sys::flock::lock(&upper, crate::sys::flock::Access::Exclusive).unwrap();
         f.snapshots.commit("C", "c", Labels::new()).unwrap();
         f.snapshots.cleanup().unwrap();
         assert!(f.place("3/work").exists());

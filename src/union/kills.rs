@@ -64,6 +64,12 @@ const ACTS: [Act; 11] = [
     Act::MoveDirOverEmptied,
 ];
 
+/// Returns the name by which a test of the module is asked for.
+pub(in crate::union) fn test_here(module: &str, test: &str) -> String {
+    let (_, within) = module.split_once("::").unwrap();
+    format!("{within}::{test}")
+}
+
 fn build(top: &Path) {
     for dir in ["lower/emptied", "lower/empty", "lower/merged", "upper", "mnt"] {
         fs::create_dir_all(top.join(dir)).unwrap();
@@ -212,7 +218,7 @@ fn a_kill_at_any_instant_leaves_the_tree_before_or_after() {
                 };
                 let after = after.as_ref().unwrap();
                 let ended = Command::new(std::env::current_exe().unwrap())
-                    .args(["--exact", "--ignored", "union::kills::killed"])
+                    .args(["--exact", "--ignored", &crate::union::kills::test_here(module_path!(), "killed")])
                     .env(PLACE, format!("{way} {index} {kill_at} {}", top.path().display()))
                     .output()
                     .unwrap();

@@ -14,6 +14,7 @@
 //! | [`view`] | attributes, owners, listings, extended attributes |
 //! | [`events`], [`text`] | what happens, told to whoever listens |
 //! | [`options`] | what a user may choose about the view |
+//! | `second_chance` | which descriptor a cache closes when they are too many |
 
 pub mod change;
 pub mod data;
@@ -24,6 +25,7 @@ mod kills;
 pub mod lookup;
 pub mod nodes;
 pub mod options;
+mod second_chance;
 pub mod stack;
 pub mod text;
 pub mod view;

@@ -1,12 +1,12 @@
 //! The directory of a lesson, its layers and its mounts, which go away whatever happens.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::LessonError;
 use crate::control::mounts;
+use crate::sys::remove;
 
 /// How long the daemons may take to leave the directory.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -99,10 +99,12 @@ impl Site {
         // The daemons take their workdirs away when their mounts have gone: what is in the way is waited for.
         let end = Instant::now() + PATIENCE;
         loop {
-            match remove(&self.dir) {
+            match remove::tree(&self.dir) {
                 Ok(()) => return Ok(()),
-                Err(error) if Instant::now() > end => {
-                    return Err(LessonError::io(format!("cannot remove {}", self.dir.display()))(error));
+                Err(left) if Instant::now() > end => {
+                    return Err(LessonError::io(format!("cannot remove {}", left.name.display()))(
+                        left.errno.into(),
+                    ));
                 }
                 Err(_) => std::thread::sleep(Duration::from_millis(20)),
             }
@@ -122,23 +124,5 @@ impl Site {
             }
         }
         Ok(())
-    }
-}
-
-/// Removes a tree. Nothing is mounted in it, and what is gone already is as good.
-fn remove(dir: &Path) -> std::io::Result<()> {
-    match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !dir.exists() => Ok(()),
-        // A workdir is its owner's, but closed.
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            for entry in std::fs::read_dir(dir)? {
-                let work = entry?.path().join("work");
-                if work.is_dir() {
-                    std::fs::set_permissions(&work, std::fs::Permissions::from_mode(0o700))?;
-                }
-            }
-            std::fs::remove_dir_all(dir)
-        }
-        other => other,
     }
 }

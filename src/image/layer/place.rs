@@ -28,10 +28,10 @@ use super::LayerError;
 use super::attributes::{Attributes, LINKS, LeftOut, Ownership, note_link_owner};
 use crate::sys::dir::open_beneath;
 use crate::sys::object::{At, Kind, SetTime, Time, Writable};
+use crate::sys::remove;
 use crate::sys::xattr;
 use crate::union::lookup::private;
 use crate::union::lookup::private::Namespace;
-use crate::union::stack::sweep;
 
 const DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
@@ -230,7 +230,7 @@ impl<'r> Place<'r> {
         let (dir, _) = self.dir()?;
         match make(dir, name) {
             Err(Errno::EXIST) => {
-                remove(dir, name).map_err(LayerError::os(path, "replace what has its name"))?;
+                remove::entry(dir, name).map_err(LayerError::os(path, "replace what has its name"))?;
                 let made = make(dir, name).map_err(LayerError::os(path, what));
                 self.replaced();
                 made
@@ -307,7 +307,7 @@ impl<'r> Place<'r> {
                     }
                 } else {
                     // Something else of this name was there, in this layer or below: nothing of below shows through.
-                    remove(dir, name).map_err(LayerError::os(path, "replace what has its name"))?;
+                    remove::entry(dir, name).map_err(LayerError::os(path, "replace what has its name"))?;
                     make().map_err(LayerError::os(path, "make it"))?;
                     opaque = true;
                 }
@@ -431,7 +431,7 @@ impl<'r> Place<'r> {
                 if same(At::Name(dir, name)).ok() == same(At::Name(from.as_fd(), target_name)).ok() {
                     return Ok(());
                 }
-                remove(dir, name).map_err(LayerError::os(path, "replace what has its name"))?;
+                remove::entry(dir, name).map_err(LayerError::os(path, "replace what has its name"))?;
                 link().map_err(LayerError::os(path, "make the hardlink"))?;
                 self.replaced();
                 Ok(())
@@ -462,19 +462,4 @@ fn mark_implied(at: At<'_>, path: &[u8]) -> Result<(), LayerError> {
         Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
         Err(errno) => Err(LayerError::os(path, "mark it as implied")(errno)),
     }
-}
-
-/// Removes an entry, with all that it holds if it is a directory.
-fn remove(dir: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<()> {
-    match fs::unlinkat(dir, name, AtFlags::empty()) {
-        Err(Errno::ISDIR | Errno::PERM) => {}
-        other => return other,
-    }
-    match fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
-        Err(Errno::NOTEMPTY | Errno::EXIST) => {}
-        other => return other,
-    }
-    let inner = fs::openat(dir, name, DIR, Mode::empty())?;
-    sweep::empty(inner.as_fd(), &[]).map_err(|error| error.errno)?;
-    fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
 }

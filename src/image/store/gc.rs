@@ -10,13 +10,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::index::Index;
-use super::lock::{Access, Lock};
+use super::lock::Lock;
 use super::staging::remove_tree;
 use super::{Containers, Image, Store};
 use crate::image::digest::Digest;
 use crate::image::document::{Config, Documentary, Entry, Kind, entries, parse_index, parse_manifest};
 use crate::image::error::{Result, StoreError};
 use crate::image::name::ImageName;
+use crate::sys::flock::Access;
+use crate::sys::flock::try_lock;
 
 /// What became of an image that was to be removed.
 #[derive(Debug, Default)]
@@ -212,7 +214,7 @@ impl Store {
             }
             // Somebody has it mounted.
             let dir = File::open(&path).map_err(StoreError::io("open it", &path))?;
-            if !Lock::on(&dir, Access::Exclusive).map_err(StoreError::io("lock it", &path))? {
+            if !try_lock(&dir, Access::Exclusive).map_err(StoreError::io("lock it", &path))? {
                 continue;
             }
             pruned.bytes += self.layer_record(&diff_id).ok().flatten().map_or(0, |record| record.size);

@@ -10,11 +10,11 @@ use std::sync::Once;
 use serde_json::{Value, json};
 
 use super::Store;
-use super::lock::Access;
 use crate::image::digest::Digest;
 use crate::image::document::{self, Entry, MAX_DOCUMENT, REF_NAME};
 use crate::image::error::{Result, StoreError};
 use crate::image::name::ImageName;
+use crate::sys::flock::Access;
 
 /// What index.json holds.
 #[derive(Debug, Clone)]

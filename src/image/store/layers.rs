@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::{Deserialize, Serialize};
 
 use super::index::read_bounded;
-use super::lock::{Access, Lock};
 use super::staging::check;
 use super::{AddedLayer, Blob, BlobWriter, Image, Staging, Store, make_dir};
 use crate::image::ahead;
@@ -23,6 +22,8 @@ use crate::image::error::{Result, StoreError};
 use crate::image::layer::{
     Applied, ApplyOptions, LayerError, Limits, Ownership, Written, apply, hides_all_below,
 };
+use crate::sys::flock::Access;
+use crate::sys::flock::try_lock;
 
 /// What is known of an unpacked layer: `layer.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,7 +127,7 @@ impl Store {
     fn pin_layer(&self, id: &Digest) -> Result<OwnedFd> {
         let dir = self.layer_dir(id);
         let pin = File::open(&dir).map_err(StoreError::io("open it", &dir))?;
-        match Lock::on(&pin, Access::Shared).map_err(StoreError::io("lock it", &dir))? {
+        match try_lock(&pin, Access::Shared).map_err(StoreError::io("lock it", &dir))? {
             true => Ok(pin.into()),
             false => Err(StoreError::InUse(format!("{}: is just being removed; try again", dir.display()))),
         }

@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 
 use super::checked::{seal, unseal};
 use super::index::{Index, read_bounded};
-use super::lock::Access;
 use super::verify::{Finding, Verified};
 use super::{LAYOUT, Store};
 use crate::image::document::{self, Documentary, Entry, MAX_DOCUMENT};
 use crate::image::error::{Result, StoreError};
+use crate::sys::flock::Access;
 
 const COPY: &str = "index.copy.json";
 

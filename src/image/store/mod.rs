@@ -53,10 +53,11 @@ use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use self::lock::{Access, Lock};
+use self::lock::Lock;
 use super::digest::Digest;
 use super::error::{Result, StoreError};
 use super::layer::Ownership;
+use crate::sys::flock::Access;
 
 pub use self::containers::{BrokenContainer, ContainerUse, Containers};
 pub use self::gc::{Pruned, Removed};

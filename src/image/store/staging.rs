@@ -29,7 +29,7 @@ use crate::image::error::{Result, StoreError};
 use crate::image::name::ImageName;
 use crate::sys::copy::write_sparsely;
 use crate::sys::namespace::start_write_back;
-use crate::union::stack::sweep;
+use crate::sys::remove;
 
 pub(super) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -386,10 +386,7 @@ impl Drop for Staging<'_> {
 
 /// Removes a directory of the store with all that is in it, whatever rights it has.
 pub(super) fn remove_tree(path: &Path) -> Result<()> {
-    let dir = File::open(path).map_err(StoreError::io("open it", path))?;
-    sweep::empty(dir.as_fd(), &[])
-        .map_err(|error| StoreError::io("remove it", path.join(&error.name))(error.errno))?;
-    fs::remove_dir(path).map_err(StoreError::io("remove it", path))
+    remove::tree(path).map_err(|left| StoreError::io("remove it", left.name)(left.errno))
 }
 
 /// The manifest of a new image.

@@ -236,7 +236,7 @@ mod tests {
                 union.shut_down();
                 drop(union);
                 let ended = Command::new(std::env::current_exe().unwrap())
-                    .args(["--exact", "--ignored", "union::instant::tests::killed"])
+                    .args(["--exact", "--ignored", &crate::union::kills::test_here(module_path!(), "killed")])
                     .env(PLACE, format!("{index} {} {}", states.len(), top.path().display()))
                     .output()
                     .unwrap();

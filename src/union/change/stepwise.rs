@@ -14,7 +14,8 @@ use rustix::fs::{self, AtFlags};
 use rustix::io::Errno;
 
 use crate::error::Result;
-use crate::union::change::upper::{Present, Upper, UpperFd, changed, remove_children};
+use crate::sys::remove;
+use crate::union::change::upper::{Present, Upper, UpperFd, changed};
 use crate::union::lookup::marker::WH_PREFIX;
 use crate::union::stack::layer::WhiteoutForm;
 
@@ -122,7 +123,7 @@ impl Upper {
             // The form inside the directory would be in the way.
             self.aufs_whiteout(parent, name)?;
         }
-        remove_children(dir.fd())?;
+        remove::empty(dir.fd(), &[]).map_err(|left| left.errno)?;
         changed();
         Ok(())
     }

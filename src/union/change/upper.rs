@@ -15,8 +15,8 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags, XattrFlags}
 use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
-use crate::sys::dir::for_each_entry;
 use crate::sys::object::{At, Kind, Writable};
+use crate::sys::remove;
 use crate::union::change::instant::{self, Instant};
 use crate::union::change::lend::with_rights;
 use crate::union::hardlinks::link_index::LinkIndex;
@@ -595,45 +595,13 @@ impl Drop for Staged<'_> {
             return;
         }
         let removed = if self.directory {
-            remove_tree(self.upper.staging(), &self.name)
+            remove::entry(self.upper.staging(), &self.name)
         } else {
-            fs::unlinkat(self.upper.staging(), &self.name[..], AtFlags::empty()).map_err(Into::into)
+            fs::unlinkat(self.upper.staging(), &self.name[..], AtFlags::empty())
         };
         // Not an error of the operation: nothing of it is visible, and the next mount empties the directory.
         if let Err(e) = removed {
             log::warn!("workdir: {} was left behind: {e}", String::from_utf8_lossy(&self.name));
         }
     }
-}
-
-/// Removes a directory with all that it holds (markers, as a rule).
-fn remove_tree(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
-    match fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
-        Err(Errno::NOTEMPTY | Errno::EXIST) => {}
-        other => return Ok(other?),
-    }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    remove_children(fs::openat(dir, name, flags, Mode::empty())?.as_fd())?;
-    Ok(fs::unlinkat(dir, name, AtFlags::REMOVEDIR)?)
-}
-
-/// Removes all that a directory holds.
-pub(in crate::union) fn remove_children(fd: BorrowedFd<'_>) -> Result<()> {
-    let mut entries = Vec::new();
-    for_each_entry::<FsError>(fd, |entry| {
-        entries.push((entry.name.to_vec(), entry.kind));
-        Ok(())
-    })?;
-    for (entry, kind) in entries {
-        let kind = match kind {
-            Some(kind) => kind,
-            None => At::Name(fd, &entry).stat()?.kind(),
-        };
-        if kind == Kind::Directory {
-            remove_tree(fd, &entry)?;
-        } else {
-            fs::unlinkat(fd, &entry[..], AtFlags::empty())?;
-        }
-    }
-    Ok(())
 }

@@ -6,13 +6,11 @@
 //!
 //! The descriptors are kept in a bounded cache.
 
-use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use dashmap::DashMap;
-use parking_lot::Mutex;
 use rustix::fs::{self, FallocateFlags, OFlags, SeekFrom};
 use rustix::io::{self, Errno};
 
@@ -25,6 +23,7 @@ use crate::union::change::lend::with_rights;
 use crate::union::events::What;
 use crate::union::lookup::marker;
 use crate::union::nodes::node::Node;
+use crate::union::second_chance::{SecondChance, Since};
 
 /// A descriptor for the data of a node.
 #[derive(Debug, Clone)]
@@ -38,14 +37,13 @@ struct DataFd {
 #[derive(Debug)]
 pub struct Files {
     open: DashMap<u64, DataFd>,
-    order: Mutex<VecDeque<u64>>,
-    limit: usize,
+    order: SecondChance<u64>,
 }
 
 impl Files {
     /// A cache of about `limit` descriptors.
     pub fn new(limit: usize) -> Files {
-        Files { open: DashMap::new(), order: Mutex::new(VecDeque::new()), limit: limit.max(4) }
+        Files { open: DashMap::new(), order: SecondChance::new(limit) }
     }
 
     /// Closes the node's descriptor: it is copied up, or forgotten.
@@ -78,27 +76,13 @@ impl Files {
         if self.open.insert(ino, known).is_some() {
             return fd;
         }
-        let mut over = Vec::new();
-        {
-            let mut order = self.order.lock();
-            order.push_back(ino);
-            let mut chances = order.len();
-            while order.len() > self.limit && chances > 0 {
-                chances -= 1;
-                let Some(oldest) = order.pop_front() else { break };
-                let used = match self.open.get(&oldest) {
-                    Some(known) => known.used.swap(false, Ordering::Relaxed),
-                    None => continue,
-                };
-                if used {
-                    order.push_back(oldest);
-                } else {
-                    over.push(oldest);
-                }
-            }
-        }
+        let over = self.order.add(ino, |oldest| match self.open.get(oldest) {
+            Some(known) if known.used.swap(false, Ordering::Relaxed) => Since::Used,
+            Some(_) => Since::Idle,
+            None => Since::Gone,
+        });
         for ino in over {
-            self.open.remove(&ino); // closes outside the lock
+            self.open.remove(&ino);
         }
         fd
     }

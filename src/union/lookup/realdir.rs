@@ -7,7 +7,6 @@
 //! A directory of a lower never moves. One of the upper moves when the merged tree is renamed; then only its own
 //! location changes, so a rename costs the same however much lies below.
 
-use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering};
 use std::sync::{Arc, Weak};
@@ -20,6 +19,7 @@ use crate::sys::object::{At, Stat};
 use crate::union::lookup::belief::Belief;
 use crate::union::lookup::marker::MarkerForms;
 use crate::union::nodes::generation::{Generation, Generations};
+use crate::union::second_chance::{SecondChance, Since};
 
 /// A layer's place in the stack: 0 is the topmost.
 pub type LayerIndex = u16;
@@ -162,6 +162,14 @@ impl RealDir {
         fd
     }
 
+    /// Closes the descriptor, unless it is by now one that the cache may not close.
+    fn close(&self) {
+        let mut slot = self.fd.lock();
+        let closed = if self.closable() { slot.take() } else { None };
+        drop(slot);
+        drop(closed);
+    }
+
     /// Is the descriptor one that the cache may close?
     fn closable(&self) -> bool {
         matches!(*self.location.read(), Location::Child { .. })
@@ -171,10 +179,8 @@ impl RealDir {
 /// The bounded cache of descriptors of real directories.
 #[derive(Debug)]
 pub struct DirFds {
-    limit: usize,
     generations: Generations,
-    /// The open ones in the order they were opened; a second chance is given to those used since.
-    open: Mutex<VecDeque<Weak<RealDir>>>,
+    open: SecondChance<Weak<RealDir>>,
 }
 
 impl DirFds {
@@ -185,7 +191,7 @@ impl DirFds {
 
     /// The same, where `generations` tell inodes apart.
     pub fn telling(limit: usize, generations: Generations) -> DirFds {
-        DirFds { limit: limit.max(4), generations, open: Mutex::new(VecDeque::new()) }
+        DirFds { generations, open: SecondChance::new(limit) }
     }
 
     /// What tells inodes apart.
@@ -269,23 +275,14 @@ impl DirFds {
             slot.insert(Arc::new(fd)).clone()
         };
         dir.used.store(true, Ordering::Relaxed);
-        let mut evicted = Vec::new();
-        {
-            let mut open = self.open.lock();
-            open.push_back(Arc::downgrade(dir));
-            let mut chances = open.len();
-            while open.len() > self.limit && chances > 0 {
-                chances -= 1;
-                let Some(oldest) = open.pop_front() else { break };
-                let Some(oldest) = oldest.upgrade() else { continue };
-                if oldest.used.swap(false, Ordering::Relaxed) {
-                    open.push_back(Arc::downgrade(&oldest));
-                } else if oldest.closable() {
-                    evicted.push(oldest.fd.lock().take());
-                }
-            }
+        let over = self.open.add(Arc::downgrade(dir), |oldest| match oldest.upgrade() {
+            Some(oldest) if oldest.used.swap(false, Ordering::Relaxed) => Since::Used,
+            Some(oldest) if oldest.closable() => Since::Idle,
+            _ => Since::Gone,
+        });
+        for dir in over.iter().filter_map(Weak::upgrade) {
+            dir.close();
         }
-        drop(evicted); // closes outside the lock
         fd
     }
 }

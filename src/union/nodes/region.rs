@@ -29,6 +29,7 @@ use parking_lot::RwLock;
 use rustix::fs::{fstatfs, fstatvfs};
 
 use crate::error::{FsError, Result};
+use crate::sys::mountinfo::Table;
 use crate::sys::object::{At, Kind, Stat};
 use crate::union::Union;
 use crate::union::lookup::realdir::{DirFds, RealDir, Trust};
@@ -265,43 +266,20 @@ fn hashed(id: u64, place: u64, path: &[u8]) -> u64 {
     })
 }
 
-/// The last names of the mount points that /proc/self/mountinfo tells; none where it can't be read.
+/// The last names of the mount points of this mount namespace; none where they can't be read.
 fn mount_names() -> HashSet<Box<[u8]>> {
-    let table = match std::fs::read("/proc/self/mountinfo") {
-        Ok(table) => table,
+    match Table::read() {
+        Ok(table) => {
+            let last = |point: &[u8]| point.rsplit(|&byte| byte == b'/').next().map(Into::into);
+            table.entries().filter_map(|mount| last(&mount.point)).collect()
+        }
         Err(e) => {
             log::info!(
                 "/proc/self/mountinfo: {e}: numbers of mount points inside layers may be listed wrongly"
             );
-            return HashSet::new();
-        }
-    };
-    let last = |line: &[u8]| {
-        let path = line.split(|&byte| byte == b' ').nth(4)?;
-        let name = path.rsplit(|&byte| byte == b'/').next()?;
-        Some(unescape(name).into_boxed_slice())
-    };
-    table.split(|&byte| byte == b'\n').filter_map(last).collect()
-}
-
-/// Undoes mountinfo's `\ooo`.
-fn unescape(text: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((&first, tail)) = rest.split_first() {
-        let octal = tail.get(..3).filter(|digits| digits.iter().all(|d| (b'0'..=b'7').contains(d)));
-        match octal {
-            Some(digits) if first == b'\\' => {
-                plain.push(digits.iter().fold(0u8, |value, d| value.wrapping_mul(8).wrapping_add(d - b'0')));
-                rest = &tail[3..];
-            }
-            _ => {
-                plain.push(first);
-                rest = tail;
-            }
+            HashSet::new()
         }
     }
-    plain
 }
 
 impl Union {
@@ -435,8 +413,6 @@ mod tests {
 
     #[test]
     fn mount_points_are_read_by_their_last_names() {
-        assert_eq!(unescape(br"a\040b\134"), b"a b\\");
-        assert_eq!(unescape(br"a\9"), br"a\9");
         assert!(!mount_names().is_empty());
     }
 }

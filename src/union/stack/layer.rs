@@ -18,6 +18,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::sys::mount::without_access_times;
+use crate::sys::mountinfo::Table;
 use crate::union::lookup::belief::Belief;
 use crate::union::lookup::private::Namespace;
 use crate::union::stack::lock::{DirLock, LOCK_WAIT};
@@ -244,7 +245,8 @@ fn unchanged_by_reading(mut lowers: Vec<Layer>) -> Vec<Layer> {
     if !rustix::process::geteuid().is_root() {
         return lowers;
     }
-    let Some(mounted) = mount_points() else { return lowers };
+    let Ok(mounts) = Table::read() else { return lowers };
+    let mounted: Vec<_> = mounts.entries().map(|mount| mount.point).collect();
     for layer in &mut lowers {
         let place = &layer.place[..];
         let holds_mounts =
@@ -260,30 +262,6 @@ fn unchanged_by_reading(mut lowers: Vec<Layer>) -> Vec<Layer> {
         }
     }
     lowers
-}
-
-/// Where something is mounted in this mount namespace, from proc_pid_mountinfo(5). `None` without /proc.
-fn mount_points() -> Option<Vec<Vec<u8>>> {
-    let table = std::fs::read("/proc/self/mountinfo").ok()?;
-    let points =
-        table.split(|&byte| byte == b'\n').filter_map(|line| line.split(|&byte| byte == b' ').nth(4));
-    Some(points.map(unescaped).collect())
-}
-
-/// A word of a table in /proc, in which `\040` stands for a blank, and so on.
-fn unescaped(word: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(word.len());
-    let mut rest = word;
-    while let Some((&byte, after)) = rest.split_first() {
-        let digits = after.get(..3).filter(|d| byte == b'\\' && d.iter().all(|d| (b'0'..=b'7').contains(d)));
-        let (byte, after) = match digits {
-            Some(d) => (d.iter().fold(0u8, |n, d| n.wrapping_mul(8).wrapping_add(d - b'0')), &after[3..]),
-            None => (byte, after),
-        };
-        plain.push(byte);
-        rest = after;
-    }
-    plain
 }
 
 fn open_upper(path: &Path) -> Result<Layer, StackError> {
@@ -318,17 +296,9 @@ fn open_mount_point(path: &Path) -> Result<Layer, StackError> {
     Ok(layer)
 }
 
-/// The filesystem type of a mount of this process's mount namespace, from proc_pid_mountinfo(5).
+/// The filesystem type of a mount of this process's mount namespace.
 fn mount_type(mount: u64) -> Option<String> {
-    let table = std::fs::read("/proc/self/mountinfo").ok()?;
-    let table = String::from_utf8_lossy(&table);
-    table.lines().find_map(|line| {
-        let (id, rest) = line.split_once(' ')?;
-        if id.parse() != Ok(mount) {
-            return None;
-        }
-        rest.split_once(" - ")?.1.split(' ').next().map(str::to_owned)
-    })
+    Table::read().ok()?.entries().find(|entry| entry.id == mount).map(|entry| entry.kind.into_owned())
 }
 
 #[cfg(test)]
@@ -337,15 +307,6 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
     use tempfile::TempDir;
-
-    #[test]
-    fn words_of_tables_in_proc_are_unescaped() {
-        for (word, plain) in
-            [("/a", "/a"), (r"/a\040b\134\011", "/a b\\\t"), (r"\04", r"\04"), (r"\", r"\"), ("", "")]
-        {
-            assert_eq!(unescaped(word.as_bytes()), plain.as_bytes(), "{word}");
-        }
-    }
 
     /// Two lowers `a` and `b`, an upper `up`, a mount point `mnt`.
     fn tree() -> TempDir {

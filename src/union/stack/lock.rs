@@ -16,9 +16,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, openat};
+use rustix::fs::{Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
 
+use crate::sys::flock::{Access, try_lock};
 use crate::union::stack::stack_error::{Role, StackError};
 
 /// How long a new mount waits for the daemon of one that was just unmounted: umount(2) returns before the daemon has
@@ -52,9 +53,9 @@ impl DirLock {
         let mut strangers = 0;
         let mut look_at = Instant::now();
         loop {
-            match flock(&held, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => break,
-                Err(Errno::WOULDBLOCK) => {
+            match try_lock(&held, Access::Exclusive) {
+                Ok(true) => break,
+                Ok(false) => {
                     let now = Instant::now();
                     if now >= look_at {
                         look_at = now + LOOK;
@@ -72,7 +73,6 @@ impl DirLock {
                     }
                     std::thread::sleep(RETRY);
                 }
-                Err(Errno::INTR) => {}
                 // Network filesystems that cannot lock directories: better without the check than no mount.
                 Err(
                     errno @ (Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS | Errno::BADF | Errno::INVAL),
@@ -154,7 +154,7 @@ mod tests {
         let open = || rustix::fs::open(dir.path(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
         let (held, other) = (open(), open());
         assert!(!is_held_by_trusted(other.as_fd()));
-        flock(&held, FlockOperation::LockExclusive).unwrap();
+        crate::sys::flock::lock(&held, Access::Exclusive).unwrap();
         assert!(is_held_by_trusted(other.as_fd()));
         let ino = fstat(&other).unwrap().st_ino;
         assert!(holds_flock(Path::new("/proc/self"), ino));

@@ -35,11 +35,11 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use crate::sys::remove;
 use crate::union::stack::directory::Layer;
 use crate::union::stack::lock::DirLock;
 use crate::union::stack::nesting::locate;
 use crate::union::stack::stack_error::{Role, StackError};
-use crate::union::stack::sweep;
 
 const STAGING: &str = "work";
 const INDEX: &str = "index.unionmount";
@@ -86,7 +86,7 @@ impl Drop for Undo {
     fn drop(&mut self) {
         for (parent, name) in self.0.drain(..).rev() {
             if let Ok(dir) = openat(&parent, &name, DIR, Mode::empty())
-                && let Err(error) = sweep::empty(dir.as_fd(), &[])
+                && let Err(error) = remove::empty(dir.as_fd(), &[])
             {
                 log::warn!("cannot remove {}: {}", error.name.display(), error.errno);
             }
@@ -238,7 +238,7 @@ impl Workdir {
             return Ok(());
         }
         let keep: &[&str] = if self.volatile { &[INCOMPAT] } else { &[] };
-        sweep::empty(self.staging.as_fd(), keep).map_err(|e| leftover(&self.path, Path::new(STAGING), e))?;
+        remove::empty(self.staging.as_fd(), keep).map_err(|e| leftover(&self.path, Path::new(STAGING), e))?;
         if self.volatile {
             note_clean(self.staging.as_fd()).map_err(io(&self.path, "note the clean unmount"))?;
         } else {
@@ -312,7 +312,7 @@ fn same_filesystem(root: BorrowedFd<'_>, path: &Path, upper: &Layer) -> Result<(
 }
 
 fn refuse_foreign(root: BorrowedFd<'_>, path: &Path) -> Result<(), StackError> {
-    for name in sweep::names(root).map_err(io(path, "list it"))? {
+    for name in remove::names(root).map_err(io(path, "list it"))? {
         let bytes = name.as_bytes();
         let known = [STAGING, INDEX, KERNEL_INDEX].iter().any(|known| known.as_bytes() == bytes);
         if !known && !bytes.iter().all(u8::is_ascii_digit) {
@@ -337,7 +337,7 @@ enum Mark {
 /// Reads `work/incompat`, and refuses what must not be taken over.
 fn take_over(root: BorrowedFd<'_>, path: &Path, upper: &Layer) -> Result<Mark, StackError> {
     let marker = Path::new(STAGING).join(INCOMPAT);
-    let look = |dir: BorrowedFd<'_>, name: &str, shown: &Path| match sweep::enter(dir, &c_name(name)) {
+    let look = |dir: BorrowedFd<'_>, name: &str, shown: &Path| match remove::enter(dir, &c_name(name)) {
         Ok(dir) => Ok(Some(dir)),
         Err(Errno::NOENT) => Ok(None),
         Err(Errno::NOTDIR | Errno::LOOP) => {
@@ -347,7 +347,7 @@ fn take_over(root: BorrowedFd<'_>, path: &Path, upper: &Layer) -> Result<Mark, S
     };
     let Some(staging) = look(root, STAGING, Path::new(STAGING))? else { return Ok(Mark::None) };
     let Some(incompat) = look(staging.as_fd(), INCOMPAT, &marker)? else { return Ok(Mark::None) };
-    for name in sweep::names(incompat.as_fd()).map_err(io(path, "list its incompat marks"))? {
+    for name in remove::names(incompat.as_fd()).map_err(io(path, "list its incompat marks"))? {
         if name.as_bytes() != VOLATILE.as_bytes() {
             return Err(StackError::Incompatible {
                 path: path.to_owned(),
@@ -366,15 +366,15 @@ fn take_over(root: BorrowedFd<'_>, path: &Path, upper: &Layer) -> Result<Mark, S
 
 fn remove_staging(root: BorrowedFd<'_>, path: &Path) -> Result<(), StackError> {
     let failed = |errno| StackError::Leftover { path: path.to_owned(), name: STAGING.into(), errno };
-    match sweep::enter(root, &c_name(STAGING)) {
-        Ok(old) => sweep::empty(old.as_fd(), &[]).map_err(|e| leftover(path, Path::new(STAGING), e))?,
+    match remove::enter(root, &c_name(STAGING)) {
+        Ok(old) => remove::empty(old.as_fd(), &[]).map_err(|e| leftover(path, Path::new(STAGING), e))?,
         Err(Errno::NOENT) => return Ok(()),
         Err(errno) => return Err(failed(errno)),
     }
     unlinkat(root, STAGING, AtFlags::REMOVEDIR).map_err(failed)
 }
 
-fn leftover(path: &Path, within: &Path, error: sweep::SweepError) -> StackError {
+fn leftover(path: &Path, within: &Path, error: remove::Leftover) -> StackError {
     StackError::Leftover { path: path.to_owned(), name: within.join(error.name), errno: error.errno }
 }
 
@@ -390,7 +390,7 @@ fn private_dir(
         Err(Errno::EXIST) => {}
         Err(errno) => return Err(io(path, "make directories in it")(errno)),
     }
-    let dir = sweep::enter(root, &c_name(name)).map_err(io(path, "open a directory in it"))?;
+    let dir = remove::enter(root, &c_name(name)).map_err(io(path, "open a directory in it"))?;
     match fremovexattr(&dir, "system.posix_acl_default") {
         Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
         Err(errno) => return Err(io(path, "remove the default ACL of a directory in it")(errno)),

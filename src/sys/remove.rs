@@ -1,4 +1,4 @@
-//! Emptying a directory that may hold anything: trees of any depth, directories without rights, names of any bytes.
+//! Removing trees that may hold anything: trees of any depth, directories without rights, names of any bytes.
 //!
 //! Nothing is recursive and no descriptor is held per level: a directory that is not empty has its subdirectories moved
 //! up to the top, where the next round finds them. So a leftover tree of ten thousand levels goes as surely as a file.
@@ -6,26 +6,77 @@
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, chmodat, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, chmodat, openat, renameat, unlinkat};
 use rustix::io::Errno;
 
-/// What could not be removed, relative to the directory that was to be emptied.
-#[derive(Debug)]
-pub(crate) struct SweepError {
+/// What could not be removed.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {}", .name.display(), std::io::Error::from(*.errno))]
+pub struct Leftover {
+    /// Its name, relative to the directory that was to be emptied; of a [`tree`] the whole path.
     pub name: PathBuf,
+    /// What the kernel said.
     pub errno: Errno,
+}
+
+/// Removes a directory with all that is in it, whatever rights it has. One that isn't there is as good.
+///
+/// The directory must belong to this process alone, as for [`empty`]; a symbolic link in its place is left, as `ENOTDIR`.
+///
+/// # Errors
+/// See [`Leftover`].
+pub fn tree(path: &Path) -> Result<(), Leftover> {
+    let failed = |errno| Leftover { name: path.to_owned(), errno };
+    let name = CString::new(path.as_os_str().as_bytes()).map_err(|_| failed(Errno::INVAL))?;
+    let dir = match enter(CWD, &name) {
+        Ok(dir) => dir,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(errno) => return Err(failed(errno)),
+    };
+    empty(dir.as_fd(), &[]).map_err(|left| Leftover { name: path.join(left.name), errno: left.errno })?;
+    match remove_empty(CWD, &name) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(failed(Errno::NOTEMPTY)),
+        Err(errno) => Err(failed(errno)),
+    }
+}
+
+/// Removes the entry `name` of `dir`, with all that is in it where it is a directory. One that isn't there is as good.
+///
+/// # Errors
+/// What the kernel says of the first thing that can't be removed.
+pub fn entry(dir: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+    let name = CString::new(name).map_err(|_| Errno::INVAL)?;
+    match unlinkat(dir, &name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        // Filesystems differ in what they say of a directory.
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        Err(errno) => return Err(errno),
+    }
+    if remove_empty(dir, &name)? {
+        return Ok(());
+    }
+    let inner = enter(dir, &name)?;
+    empty(inner.as_fd(), &[]).map_err(|left| left.errno)?;
+    match remove_empty(dir, &name)? {
+        true => Ok(()),
+        false => Err(Errno::NOTEMPTY),
+    }
 }
 
 /// Removes all entries of `dir` save those named in `keep`.
 ///
 /// `dir` must belong to this process alone: its entries are reached by name, more than once.
-pub(crate) fn empty(dir: BorrowedFd<'_>, keep: &[&str]) -> Result<(), SweepError> {
+///
+/// # Errors
+/// See [`Leftover`].
+pub fn empty(dir: BorrowedFd<'_>, keep: &[&str]) -> Result<(), Leftover> {
     let mut moved = 0;
     loop {
         let names: Vec<CString> = names(dir)
-            .map_err(|errno| SweepError { name: PathBuf::from("."), errno })?
+            .map_err(|errno| Leftover { name: PathBuf::from("."), errno })?
             .into_iter()
             .filter(|name| !keep.iter().any(|kept| kept.as_bytes() == name.as_bytes()))
             .collect();
@@ -34,15 +85,20 @@ pub(crate) fn empty(dir: BorrowedFd<'_>, keep: &[&str]) -> Result<(), SweepError
         }
         for name in names {
             remove(dir, &name, &mut moved)
-                .map_err(|errno| SweepError { name: OsStr::from_bytes(name.to_bytes()).into(), errno })?;
+                .map_err(|errno| Leftover { name: OsStr::from_bytes(name.to_bytes()).into(), errno })?;
         }
     }
 }
 
-/// The names in a directory, without `.` and `..`.
-pub(in crate::union) fn names(dir: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
+/// Returns the names in a directory, without `.` and `..`.
+///
+/// # Errors
+/// Those of openat(2) and getdents(2).
+pub fn names(dir: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
     let mut names = Vec::new();
-    for entry in Dir::read_from(dir)? {
+    // The descriptor may be one that only stands for the directory.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    for entry in Dir::new(openat(dir, c".", flags, Mode::empty())?)? {
         let name = entry?.file_name().to_owned();
         if !matches!(name.as_bytes(), b"." | b"..") {
             names.push(name);
@@ -53,7 +109,10 @@ pub(in crate::union) fn names(dir: BorrowedFd<'_>) -> Result<Vec<CString>, Errno
 
 /// Opens a subdirectory for reading, never through a symlink. One without rights (the kernel's overlayfs makes its
 /// workdirs so) is given them first.
-pub(in crate::union) fn enter(dir: BorrowedFd<'_>, name: &std::ffi::CStr) -> Result<OwnedFd, Errno> {
+///
+/// # Errors
+/// Those of openat(2) and chmod(2).
+pub fn enter(dir: BorrowedFd<'_>, name: &std::ffi::CStr) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let open = || openat(dir, name, flags, Mode::empty());
     let opened = match open() {
@@ -176,9 +235,32 @@ mod tests {
             fs::set_permissions(top.path().join(dir), fs::Permissions::from_mode(0o0)).unwrap();
         }
         let root = open(top.path());
-        empty(root.as_fd(), &["kept"]).unwrap();
+        let place = openat(&root, c".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        empty(place.as_fd(), &["kept"]).unwrap();
         let left: Vec<_> = names(root.as_fd()).unwrap();
         assert_eq!(left, [c"kept".to_owned()]);
         assert!(fs::metadata("/etc").unwrap().is_dir());
+    }
+
+    #[test]
+    fn a_tree_goes_by_its_path_and_a_link_to_one_stays() {
+        let top = tempfile::tempdir().unwrap();
+        let at = top.path().join("tree");
+        fs::create_dir_all(at.join("a/b")).unwrap();
+        fs::write(at.join("a/b/f"), "x").unwrap();
+        std::os::unix::fs::symlink(&at, top.path().join("link")).unwrap();
+        let refused = tree(&top.path().join("link")).unwrap_err();
+        assert!(matches!(refused.errno, Errno::NOTDIR | Errno::LOOP), "{refused}");
+        assert!(at.join("a/b/f").exists());
+        fs::set_permissions(&at, fs::Permissions::from_mode(0o0)).unwrap();
+        tree(&at).unwrap();
+        assert!(!at.exists());
+        tree(&at).unwrap(); // once more
+        let dir = open(top.path());
+        fs::create_dir_all(at.join("a/b")).unwrap();
+        for name in ["tree", "link", "none"] {
+            entry(dir.as_fd(), name.as_bytes()).unwrap();
+        }
+        assert!(names(dir.as_fd()).unwrap().is_empty());
     }
 }
