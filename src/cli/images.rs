@@ -58,6 +58,8 @@ impl Images {
             let containers = uses.images().filter(|used| **used == image.id).count();
             match self.rows(&store, image, containers) {
                 Ok(more) => rows.extend(more),
+                // Removed since.
+                Err(StoreError::NoImage(_)) => {}
                 Err(error) => say(&format!("{} is left out: {error}", image.id.short())),
             }
         }

@@ -56,8 +56,8 @@ impl Run {
         let ended = runtime.run(&store, &mut container, &image.config);
         if self.rm {
             let removed = container.discard();
-            // Somebody else may have removed it, with rm -f; and the first error is the one to tell.
-            if ended.is_ok() && container.exists() {
+            // The first error is the one to tell.
+            if ended.is_ok() {
                 removed?;
             }
         }

@@ -17,7 +17,8 @@
 //!
 //! | module | what it knows |
 //! |---|---|
-//! | [`record`] | making, finding and removing containers |
+//! | [`record`] | making and finding containers |
+//! | [`removal`] | removing them |
 //! | [`settings`] | what the user chose about it |
 //! | [`targets`] | where in the image's tree things are mounted |
 //! | [`mounting`] | mounts, made by calling this program again, so that nothing here speaks FUSE |
@@ -48,6 +49,7 @@ pub mod mounting;
 pub mod namespace;
 pub mod network;
 pub mod record;
+pub mod removal;
 pub mod runtime;
 pub mod sandbox;
 pub mod seccomp;

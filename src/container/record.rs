@@ -1,4 +1,4 @@
-//! Making, finding and removing containers.
+//! Making and finding containers.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
@@ -18,12 +18,11 @@ use super::targets::{self, Places};
 use crate::image::digest::Digest;
 use crate::image::layer::{Attributes, Ownership};
 use crate::image::store::checked::seal;
-use crate::image::store::containers::{IMAGE_LINK, container_record, linked_image, no_record};
+use crate::image::store::containers::{IMAGE_LINK, container_record, no_record};
 use crate::image::store::{Image, Store};
 use crate::sys::flock::{Access, try_lock};
 use crate::sys::mountinfo::Table;
 use crate::sys::object::{At, Writable};
-use crate::sys::remove;
 
 /// What a container is, as it stands in its config.json.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,9 +86,6 @@ pub enum State {
     /// The command has ended with this status.
     Exited(i32),
 }
-
-/// How long a mount is waited for that something else may hold.
-const HELD_ELSEWHERE: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Where the layer lies on which mounts stand.
 const TARGETS: &str = "targets";
@@ -182,7 +178,7 @@ impl Container {
             sync_dir(&store.containers_dir())
         });
         if made.is_err() {
-            container.delete()?;
+            container.sweep()?;
         }
         made.map(|()| container)
     }
@@ -300,23 +296,6 @@ impl Container {
                 Err(ContainerError::Ambiguous { text: text.to_owned(), found })
             }
         }
-    }
-
-    /// Removes the container whose id begins with `text` and whose record is damaged; false when there is none or several.
-    ///
-    /// # Errors
-    /// When it can't be ended, unmounted or removed.
-    pub fn remove_broken(store: &Store, text: &str) -> Result<bool> {
-        let prefix = text.to_ascii_lowercase();
-        let (_, mut broken) = Container::all_and_broken(store)?;
-        broken.retain(|(dir, _)| {
-            let id = dir.file_name().unwrap_or_default().to_string_lossy();
-            !prefix.is_empty() && id.starts_with(&prefix)
-        });
-        let [(dir, _)] = broken.as_slice() else { return Ok(false) };
-        // Its id is all that is needed of the record.
-        let record = Record::derived(dir, linked_image(dir).unwrap_or_else(|| Digest::of(b"")));
-        Container { dir: dir.clone(), record }.remove(true).map(|()| true)
     }
 
     /// Writes the record, at once and durably.
@@ -446,77 +425,6 @@ impl Container {
         Ok(file)
     }
 
-    /// Removes it, with all that it changed. `force`: unmounts it first.
-    ///
-    /// # Errors
-    /// When it runs or is mounted.
-    pub fn remove(&self, force: bool) -> Result<()> {
-        if self.state()? == State::Running {
-            if !force {
-                return Err(ContainerError::Refused(format!(
-                    "container {} is running; end it first, or use rm -f",
-                    self.shown_name()
-                )));
-            }
-            self.kill()?;
-        }
-        match self.remove_stopped(force) {
-            // Run with --rm, it removes itself at the same time.
-            Err(_) if !self.exists() => Ok(()),
-            done => done,
-        }
-    }
-
-    /// Removes it after its command has ended and its mount was detached. What has files open in it keeps them, and the
-    /// directory, until `prune`; the container has gone all the same.
-    ///
-    /// # Errors
-    /// When it can't be removed.
-    pub fn discard(&self) -> Result<()> {
-        match mounting::wait_for_end(&self.upper(), HELD_ELSEWHERE) {
-            Ok(true) => self.delete(),
-            Ok(false) => {
-                log::info!("{}: in use; `unionmount prune` removes it later", self.dir.display());
-                self.delete_record()
-            }
-            // Removed by rm -f meanwhile.
-            Err(_) if !self.exists() => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Is it still there?
-    pub fn exists(&self) -> bool {
-        self.dir.join("config.json").exists()
-    }
-
-    fn remove_stopped(&self, force: bool) -> Result<()> {
-        let state = self.dir.join("runtime");
-        if force && state.exists() {
-            // `run` was killed before it could end its runtime, which has cgroups.
-            super::runtime::forget(&state, &self.record.id);
-        }
-        let merged = self.merged();
-        if mounting::is_mounted(&merged)? {
-            if !force {
-                return Err(ContainerError::Refused(format!(
-                    "container {} is mounted on {}; unmount it, or use rm -f",
-                    self.shown_name(),
-                    merged.display()
-                )));
-            }
-            mounting::detach(&merged)?;
-        }
-        // A mount elsewhere holds the upper's lock.
-        if !mounting::wait_for_end(&self.upper(), mounting::PATIENCE)? {
-            return Err(ContainerError::Refused(format!(
-                "container {} is still mounted somewhere; unmount it first",
-                self.shown_name()
-            )));
-        }
-        self.delete()
-    }
-
     /// When the run began that goes on, as RFC 3339 tells times.
     pub fn running_since(&self) -> Option<String> {
         let locked = fs::metadata(self.dir.join("lock")).ok()?.modified().ok()?;
@@ -559,52 +467,6 @@ impl Container {
         mounts.entries().any(|mount| &*mount.source == source.as_bytes()).then_some(init)
     }
 
-    /// Kills what runs in it, and waits until `run` has ended.
-    fn kill(&self) -> Result<()> {
-        let path = self.dir.join("lock");
-        if let Some(init) = self.init() {
-            match rustix::process::kill_process(init, rustix::process::Signal::KILL) {
-                Ok(()) | Err(Errno::SRCH) => {}
-                Err(errno) => return Err(ContainerError::io("kill what runs in it", &self.dir)(errno)),
-            }
-        }
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        while path.exists() && (self.runner()?.is_some() || self.init().is_some()) {
-            if std::time::Instant::now() > deadline {
-                return Err(ContainerError::Refused(format!(
-                    "container {} does not end; kill its processes",
-                    self.shown_name()
-                )));
-            }
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
-        Ok(())
-    }
-
-    fn delete_record(&self) -> Result<()> {
-        let record = self.dir.join("config.json");
-        match fs::remove_file(&record) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(ContainerError::io("remove it", &record)(error))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Deletes the directory: the record first, so that what is left of an interrupted deletion is no container.
-    fn delete(&self) -> Result<()> {
-        self.delete_record()?;
-        let mut removed = remove::tree(&self.dir);
-        if let Err(left) = &removed
-            && matches!(left.errno, Errno::PERM | Errno::ACCESS)
-            && !rustix::process::geteuid().is_root()
-        {
-            // In volumes, an ordinary user's containers leave files of the user's subordinate ids.
-            super::namespace::enter()?;
-            removed = remove::tree(&self.dir);
-        }
-        removed.map_err(|left| ContainerError::io("remove it", left.name)(left.errno))
-    }
 }
 
 /// Makes the names in a directory durable.

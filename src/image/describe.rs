@@ -33,7 +33,7 @@ impl Store {
     /// The bytes of a layer's files; of one that is not unpacked and of which nobody says it, the size of its blob.
     fn layer_size(&self, image: &Image, at: usize) -> Result<u64> {
         let Some(diff_id) = image.diff_ids.get(at) else { return Ok(0) };
-        match self.layer_record(diff_id) {
+        match self.unless_gone(image, self.layer_record(diff_id)) {
             Ok(Some(record)) => Ok(record.size),
             Err(error) if !error.is_damage() => Err(error),
             // A damaged record is made again with its layer, when that is needed.

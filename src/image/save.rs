@@ -63,6 +63,8 @@ pub fn select(store: &Store, texts: &[String]) -> Result<Vec<Saved>> {
 /// When something of them is missing or damaged, or `out` fails.
 pub fn save(store: &Store, images: &[Saved], format: Format, out: impl Write) -> Result<()> {
     let _kept = store.keep_all()?;
+    // Found before anything kept it.
+    images.iter().try_for_each(|saved| store.still_has(&saved.image))?;
     let mut archive = Archive { tar: tar::Builder::new(out) };
     match format {
         Format::Oci => save_oci(store, images, &mut archive)?,

@@ -31,6 +31,7 @@ mod foreign;
 mod lab;
 mod loading;
 mod peers;
+mod races;
 mod saving;
 mod store;
 mod user;

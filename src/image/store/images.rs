@@ -63,7 +63,45 @@ impl Store {
     /// # Errors
     /// When index.json can't be read. An image that can't be read is told in [`Catalog::broken`].
     pub fn catalog(&self) -> Result<Catalog> {
-        self.catalog_of(&self.read_index()?)
+        let whole = |catalog: &Result<Catalog>| catalog.as_ref().is_ok_and(|catalog| catalog.broken.is_empty());
+        self.steadily(|index| self.catalog_of(index), whole)
+    }
+
+    /// Reads what index.json leads to, without a lock: others may remove it meanwhile. What index.json names is there, so what
+    /// was not found counts only when index.json is still the same file; else both are read again.
+    fn steadily<T>(
+        &self,
+        read: impl Fn(&Index) -> Result<T>,
+        good: impl Fn(&Result<T>) -> bool,
+    ) -> Result<T> {
+        loop {
+            let before = self.index_file();
+            let result = read(&self.read_index()?);
+            if good(&result) || before == self.index_file() {
+                return result;
+            }
+        }
+    }
+
+    /// Says of an image that could not be read that it has gone, if it has.
+    pub(crate) fn unless_gone<T>(&self, image: &Image, read: Result<T>) -> Result<T> {
+        let lost = match &read {
+            Err(StoreError::Io { source, .. }) => source.kind() == std::io::ErrorKind::NotFound,
+            Err(StoreError::InUse(_)) => true,
+            _ => false,
+        };
+        if lost {
+            self.still_has(image)?;
+        }
+        read
+    }
+
+    /// Fails when an image that was found has been removed since.
+    pub(crate) fn still_has(&self, image: &Image) -> Result<()> {
+        if self.read_index()?.entries().iter().any(|entry| entry.digest == image.entry) {
+            return Ok(());
+        }
+        Err(StoreError::NoImage(image.names.first().map_or_else(|| image.id.to_string(), ImageName::to_string)))
     }
 
     pub(super) fn catalog_of(&self, index: &Index) -> Result<Catalog> {
@@ -107,7 +145,7 @@ impl Store {
     /// # Errors
     /// When there is none, several, or when it can't be read.
     pub fn resolve(&self, text: &str) -> Result<Image> {
-        self.resolve_in(&self.read_index()?, text)
+        self.steadily(|index| self.resolve_in(index, text), Result::is_ok)
     }
 
     fn resolve_in(&self, index: &Index, text: &str) -> Result<Image> {

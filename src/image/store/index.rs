@@ -4,6 +4,7 @@
 //! annotations, a nested index. Names stand in the annotation `org.opencontainers.image.ref.name`, one descriptor each.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Once;
 
@@ -108,6 +109,12 @@ impl Store {
             }
             read => read,
         }
+    }
+
+    /// Which file index.json is now. It is replaced as a whole, so as long as this is the same, so is what it says.
+    pub(super) fn index_file(&self) -> Option<(u64, i64, i64)> {
+        let found = fs::symlink_metadata(self.index_path()).ok()?;
+        Some((found.ino(), found.ctime(), found.ctime_nsec()))
     }
 
     /// Reads index.json, for whoever changes it or deletes by it.

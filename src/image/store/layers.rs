@@ -98,6 +98,10 @@ impl Store {
     /// # Errors
     /// When a blob is missing or damaged, or there is no room.
     pub fn layers(&self, image: &Image) -> Result<UnpackedLayers> {
+        self.unless_gone(image, self.layers_of(image))
+    }
+
+    fn layers_of(&self, image: &Image) -> Result<UnpackedLayers> {
         self.unpack_missing(image)?;
         let mut layers = UnpackedLayers { paths: Vec::new(), pins: Vec::new() };
         // Whether a layer implies directories, and whether that layer has another one below it.

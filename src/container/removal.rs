@@ -1,0 +1,163 @@
+//! Containers go.
+//!
+//! The record goes first, and with it the container: whoever takes the record away removes the rest, and tells what can't be
+//! removed of it. Who finds the record gone leaves the rest to that one. What is left of an interrupted removal is no
+//! container; `prune` takes it away.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use super::error::{ContainerError, Result};
+use super::mounting;
+use super::record::{Container, Record, State};
+use crate::image::digest::Digest;
+use crate::image::store::Store;
+use crate::image::store::containers::linked_image;
+use crate::sys::remove;
+
+/// How long a mount is waited for that something else may hold.
+const HELD_ELSEWHERE: Duration = Duration::from_secs(2);
+
+impl Container {
+    /// Removes the container whose id begins with `text` and whose record is damaged; false when there is none or several.
+    ///
+    /// # Errors
+    /// When it can't be ended, unmounted or removed.
+    pub fn remove_broken(store: &Store, text: &str) -> Result<bool> {
+        let prefix = text.to_ascii_lowercase();
+        let (_, mut broken) = Container::all_and_broken(store)?;
+        broken.retain(|(dir, _)| {
+            let id = dir.file_name().unwrap_or_default().to_string_lossy();
+            !prefix.is_empty() && id.starts_with(&prefix)
+        });
+        let [(dir, _)] = broken.as_slice() else { return Ok(false) };
+        // Its id is all that is needed of the record.
+        let record = Record::derived(dir, linked_image(dir).unwrap_or_else(|| Digest::of(b"")));
+        Container { dir: dir.clone(), record }.remove(true).map(|()| true)
+    }
+
+    /// Removes it, with all that it changed. `force`: ends what runs in it and unmounts it first.
+    ///
+    /// # Errors
+    /// When it runs or is mounted, or something of it can't be removed.
+    pub fn remove(&self, force: bool) -> Result<()> {
+        match self.end(force) {
+            // Run with --rm, it removes itself at the same time.
+            Err(_) if !self.exists() => Ok(()),
+            ended => ended.and_then(|()| self.delete()),
+        }
+    }
+
+    /// Removes it after its command has ended and its mount was detached. What has files open in it keeps them, and the
+    /// directory, until `prune`; the container has gone all the same.
+    ///
+    /// # Errors
+    /// When something of it can't be removed.
+    pub fn discard(&self) -> Result<()> {
+        match mounting::wait_for_end(&self.upper(), HELD_ELSEWHERE) {
+            Ok(true) => self.delete(),
+            Ok(false) => {
+                log::info!("{}: in use; `unionmount prune` removes it later", self.dir.display());
+                self.delete_record().map(|_| ())
+            }
+            // Removed by rm -f meanwhile.
+            Err(_) if !self.exists() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Is it still there?
+    fn exists(&self) -> bool {
+        self.dir.join("config.json").exists()
+    }
+
+    /// Sees to it that nothing runs in it and that it is mounted nowhere.
+    fn end(&self, force: bool) -> Result<()> {
+        if self.state()? == State::Running {
+            if !force {
+                return Err(ContainerError::Refused(format!(
+                    "container {} is running; end it first, or use rm -f",
+                    self.shown_name()
+                )));
+            }
+            self.kill()?;
+        }
+        let state = self.dir.join("runtime");
+        if force && state.exists() {
+            // `run` was killed before it could end its runtime, which has cgroups.
+            super::runtime::forget(&state, &self.record.id);
+        }
+        let merged = self.merged();
+        if mounting::is_mounted(&merged)? {
+            if !force {
+                return Err(ContainerError::Refused(format!(
+                    "container {} is mounted on {}; unmount it, or use rm -f",
+                    self.shown_name(),
+                    merged.display()
+                )));
+            }
+            mounting::detach(&merged)?;
+        }
+        // A mount elsewhere holds the upper's lock.
+        if !mounting::wait_for_end(&self.upper(), mounting::PATIENCE)? {
+            return Err(ContainerError::Refused(format!(
+                "container {} is still mounted somewhere; unmount it first",
+                self.shown_name()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Kills what runs in it, and waits until `run` has ended.
+    fn kill(&self) -> Result<()> {
+        let path = self.dir.join("lock");
+        if let Some(init) = self.init() {
+            match rustix::process::kill_process(init, rustix::process::Signal::KILL) {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(errno) => return Err(ContainerError::io("kill what runs in it", &self.dir)(errno)),
+            }
+        }
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while path.exists() && (self.runner()?.is_some() || self.init().is_some()) {
+            if std::time::Instant::now() > deadline {
+                return Err(ContainerError::Refused(format!(
+                    "container {} does not end; kill its processes",
+                    self.shown_name()
+                )));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    /// Takes the record away; false when another process has.
+    fn delete_record(&self) -> Result<bool> {
+        let record = self.dir.join("config.json");
+        match fs::remove_file(&record) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(ContainerError::io("remove it", &record)(error)),
+        }
+    }
+
+    fn delete(&self) -> Result<()> {
+        if self.delete_record()? { self.sweep() } else { Ok(()) }
+    }
+
+    /// Removes the directory, of which nobody else knows any more but `prune`.
+    pub(super) fn sweep(&self) -> Result<()> {
+        let mut removed = remove::tree(&self.dir);
+        if let Err(left) = &removed
+            && matches!(left.errno, Errno::PERM | Errno::ACCESS)
+            && !rustix::process::geteuid().is_root()
+        {
+            // In volumes, an ordinary user's containers leave files of the user's subordinate ids.
+            super::namespace::enter()?;
+            removed = remove::tree(&self.dir);
+        }
+        removed.map_err(|left| ContainerError::io("remove it", left.name)(left.errno))
+    }
+}
