@@ -25,7 +25,12 @@ pub(super) struct Verify {
 
 impl Verify {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let store = self.store.open()?;
+        let store = match self.store.open() {
+            Err(error) if error.is_shortage() => {
+                return Err(Failure::with(UNCHECKED, format!("nothing could be checked: {error}")));
+            }
+            store => store?,
+        };
         let mut verified = store.verify(self.repair)?;
         crate::container::verify::verify(&store, self.repair, &mut verified)?;
         let mut page = Page::default();

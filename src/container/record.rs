@@ -342,9 +342,10 @@ impl Container {
         let image = store.resolve(&self.record.image.to_string())?;
         let mut lowers = image_layers(store, &image)?;
         let (targets, init) = (self.dir.join(TARGETS), self.dir.join("init"));
-        if targets.is_dir() {
+        let is_there = |dir: &Path| dir.try_exists().map_err(ContainerError::io("look at it", dir));
+        if is_there(&targets)? {
             lowers.paths.insert(0, targets);
-        } else if init.is_dir() {
+        } else if is_there(&init)? {
             // Of a container that an older version made.
             lowers.paths.push(init);
         }
@@ -466,7 +467,6 @@ impl Container {
         let mounts = Table::of(init).ok()?;
         mounts.entries().any(|mount| &*mount.source == source.as_bytes()).then_some(init)
     }
-
 }
 
 /// Makes the names in a directory durable.

@@ -71,7 +71,8 @@ impl Container {
 
     /// Is it still there?
     fn exists(&self) -> bool {
-        self.dir.join("config.json").exists()
+        // Where that can't be seen, it may be.
+        self.dir.join("config.json").try_exists().unwrap_or(true)
     }
 
     /// Sees to it that nothing runs in it and that it is mounted nowhere.

@@ -11,10 +11,20 @@ use crate::image::store::{Store, Verified};
 /// # Errors
 /// When they can't be listed.
 pub fn verify(store: &Store, repair: bool, verified: &mut Verified) -> Result<()> {
+    match verify_all(store, repair, verified) {
+        Err(ContainerError::Store(cause)) if !cause.is_damage() => {
+            verified.unchecked(&cause);
+            Ok(())
+        }
+        checked => checked,
+    }
+}
+
+fn verify_all(store: &Store, repair: bool, verified: &mut Verified) -> Result<()> {
     let (containers, broken) = Container::all_and_broken(store)?;
     for container in containers {
         let image = container.record.image;
-        if store.blob_size(&image).is_none() {
+        if store.blob_size(&image)?.is_none() {
             let id = container.short_id();
             verified.broken(
                 format!("container {id}: its image {image} is not in the store"),
@@ -45,7 +55,7 @@ pub fn verify(store: &Store, repair: bool, verified: &mut Verified) -> Result<()
         }
         match mend(store, &dir, image) {
             Ok(aside) => verified.mended(error.to_string(), aside),
-            Err(cause) => verified.broken(error.to_string(), format!("cannot be mended: {cause}")),
+            Err(cause) => verified.broken(error.to_string(), format!("cannot be mended now: {cause}")),
         }
     }
     Ok(())
@@ -53,7 +63,8 @@ pub fn verify(store: &Store, repair: bool, verified: &mut Verified) -> Result<()
 
 /// Gives a container a new record.
 fn mend(store: &Store, dir: &std::path::Path, image: crate::image::digest::Digest) -> Result<String> {
-    let aside = store.set_aside(&dir.join("config.json"))?;
+    // In its place until the new one takes it: a directory without a record is no container.
+    let aside = store.keep_aside(&dir.join("config.json"))?;
     let container = Container { dir: dir.to_owned(), record: Record::derived(dir, image) };
     container.save()?;
     Ok(format!(

@@ -188,7 +188,10 @@ pub trait Documentary {
     fn fetch(&self, digest: &Digest) -> Result<Vec<u8>, Self::Error>;
 
     /// Whether it is there.
-    fn has(&self, digest: &Digest) -> bool;
+    ///
+    /// # Errors
+    /// When that can't be seen.
+    fn has(&self, digest: &Digest) -> Result<bool, Self::Error>;
 
     /// Says that a document is not what it should be.
     fn bad(&self, digest: &Digest, what: String) -> Self::Error;
@@ -254,7 +257,7 @@ pub trait Documentary {
         }
         let index = parse_index(&self.fetch(digest)?).map_err(|what| self.bad(digest, what))?;
         for entry in entries(&index) {
-            if !seen.insert(entry.digest) || !self.has(&entry.digest) {
+            if !seen.insert(entry.digest) || !self.has(&entry.digest)? {
                 continue;
             }
             match entry.kind() {

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 use super::digest::{Digest, DigestError};
 use super::name::NameError;
 
@@ -91,6 +93,14 @@ impl StoreError {
             ),
             _ => false,
         }
+    }
+
+    /// Whether this says that the machine is short of something, or that a disk fails: of what it was about, it says nothing.
+    pub fn is_shortage(&self) -> bool {
+        let (StoreError::Io { source, .. } | StoreError::Source(source)) = self else { return false };
+        let short =
+            [Errno::NOSPC, Errno::DQUOT, Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::IO];
+        Errno::from_io_error(source).is_some_and(|errno| short.contains(&errno))
     }
 
     /// A file of the store that holds something else than it should.

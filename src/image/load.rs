@@ -63,7 +63,7 @@ pub fn load(store: &Store, input: &Input, options: &LoadOptions) -> Result<Vec<L
     let added = take_layers(&source, &staging, layers, options)?;
     for image in &images {
         if let Some(there) = before.iter().find(|there| there.id == image.id && store.is_complete(there)) {
-            staging.name_again(there, &image.names);
+            staging.name_again(there, &image.names)?;
             continue;
         }
         add(&staging, image, &known, &added)?;

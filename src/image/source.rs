@@ -194,8 +194,8 @@ impl Documentary for Source {
         Ok(text)
     }
 
-    fn has(&self, digest: &Digest) -> bool {
-        self.has_file(&blob_name(digest))
+    fn has(&self, digest: &Digest) -> Result<bool> {
+        Ok(self.has_file(&blob_name(digest)))
     }
 
     fn bad(&self, digest: &Digest, what: String) -> StoreError {

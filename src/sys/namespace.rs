@@ -4,6 +4,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::thread::{
@@ -19,6 +20,7 @@ pub fn new_user_namespace() -> io::Result<()> {
     // SAFETY: the flags are not CLONE_FILES or CLONE_FS, which would take descriptors or the working directory from
     // other threads of this process; and with CLONE_NEWUSER the kernel refuses a process that has any.
     unsafe { unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNS) }?;
+    KNOWN.store(UNKNOWN, Ordering::Relaxed);
     Ok(())
 }
 
@@ -43,6 +45,7 @@ pub fn join_namespaces_of(pid: i32) -> io::Result<()> {
     let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::other("no process"))?;
     let process = pidfd_open(pid, PidfdFlags::empty())?;
     move_into_thread_name_spaces(process.as_fd(), ThreadNameSpaceType::USER | ThreadNameSpaceType::MOUNT)?;
+    KNOWN.store(UNKNOWN, Ordering::Relaxed);
     become_root()
 }
 
@@ -61,11 +64,31 @@ pub fn may_pass_through() -> bool {
 
 /// Has this process CAP_SYS_ADMIN in the user namespace that the system began with?
 pub fn is_privileged() -> bool {
-    /// The inode number of that namespace (PROC_USER_INIT_INO), the same since Linux 3.8.
-    const INITIAL: u64 = 0xefff_fffd;
     let admin = rustix::thread::capabilities(None)
         .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN));
-    admin && rustix::fs::stat("/proc/self/ns/user").is_ok_and(|namespace| namespace.st_ino == INITIAL)
+    admin && is_initial().unwrap_or(false)
+}
+
+/// Whether this process is in the user namespace that the system began with, as far as it is known.
+static KNOWN: AtomicU8 = AtomicU8::new(UNKNOWN);
+const UNKNOWN: u8 = 2;
+
+/// Is this process in the user namespace that the system began with? Asked once, since so much hangs on it: an answer that
+/// failed for want of memory half-way would be another one.
+///
+/// # Errors
+/// When it can't be found out.
+pub fn is_initial() -> io::Result<bool> {
+    /// The inode number of that namespace (PROC_USER_INIT_INO), the same since Linux 3.8.
+    const INITIAL: u64 = 0xefff_fffd;
+    match KNOWN.load(Ordering::Relaxed) {
+        UNKNOWN => {
+            let initial = rustix::fs::stat("/proc/self/ns/user")?.st_ino == INITIAL;
+            KNOWN.store(initial.into(), Ordering::Relaxed);
+            Ok(initial)
+        }
+        known => Ok(known == 1),
+    }
 }
 
 /// Becomes root of the user namespace that this process is in.

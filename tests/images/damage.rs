@@ -191,10 +191,8 @@ fn what_cannot_be_removed_of_a_container_is_told() {
     let bench = bench();
     let lab = &bench.lab;
     let volumes = lab.at(&format!("store/containers/{}/volumes", bench.app));
-    let ended = lab.sh(&format!(
-        "unshare -m bash -c 'mount -t tmpfs none {0} && \"$UM\" rm app'",
-        volumes.display()
-    ));
+    let ended =
+        lab.sh(&format!("unshare -m bash -c 'mount -t tmpfs none {0} && \"$UM\" rm app'", volumes.display()));
     assert!(ended.code == Some(1) && ended.err.contains(volumes.to_str().unwrap()), "{ended:?}");
     // It is no container any more, and what is left goes when it can.
     assert_eq!(lab.um(&["ps", "-a", "--format", "{{.Names}}"]).ok().out, "other\n");

@@ -33,6 +33,7 @@ mod loading;
 mod peers;
 mod races;
 mod saving;
+mod shortage;
 mod store;
 mod user;
 

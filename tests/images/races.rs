@@ -11,7 +11,10 @@ use crate::lab::{Image, Lab, Tar, oci, sha256};
 
 fn images() -> [Image; 2] {
     ["first", "second"].map(|name| {
-        Image::new(&format!("{name}:1"), vec![Tar::new().file(name, name).bytes(), Tar::new().file("f", "x").bytes()])
+        Image::new(
+            &format!("{name}:1"),
+            vec![Tar::new().file(name, name).bytes(), Tar::new().file("f", "x").bytes()],
+        )
     })
 }
 
@@ -49,10 +52,9 @@ fn an_image_that_goes_while_it_is_listed() {
     index["manifests"].as_array_mut().unwrap().remove(1);
     lab.write("index.json", index.to_string().as_bytes());
     fs::rename(lab.at("index.json"), &path).unwrap();
-    let manifest: Value = serde_json::from_slice(
-        &fs::read(lab.at(&format!("store/blobs/sha256/{}", digests[1]))).unwrap(),
-    )
-    .unwrap();
+    let manifest: Value =
+        serde_json::from_slice(&fs::read(lab.at(&format!("store/blobs/sha256/{}", digests[1]))).unwrap())
+            .unwrap();
     for blob in [&digests[1], &manifest["config"]["digest"].as_str().unwrap()[7..].to_owned()] {
         fs::remove_file(lab.at(&format!("store/blobs/sha256/{blob}"))).unwrap();
     }

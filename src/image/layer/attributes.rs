@@ -16,6 +16,7 @@ use rustix::fs::{XattrFlags, major, makedev, minor};
 use rustix::io::Errno;
 
 use super::LayerError;
+use crate::sys::namespace;
 use crate::sys::object::{At, Kind, SetTime, Stat, Time, Writable};
 use crate::sys::xattr;
 use crate::union::lookup::private;
@@ -34,14 +35,19 @@ pub enum Ownership {
 impl Ownership {
     /// What this process can do: real owners only where every id and every device can be made.
     pub fn of_this_process() -> Ownership {
+        Ownership::ask().unwrap_or(Ownership::OverrideStat)
+    }
+
+    /// As [`Ownership::of_this_process`], for who asks first: from then on it is known.
+    ///
+    /// # Errors
+    /// When it can't be found out.
+    pub fn ask() -> std::io::Result<Ownership> {
         // Root of a user namespace has a part of the ids and no devices.
-        let all_ids = std::fs::read_to_string("/proc/self/uid_map")
-            .is_ok_and(|map| map.split_ascii_whitespace().eq(["0", "0", "4294967295"]));
-        if rustix::process::geteuid().is_root() && all_ids {
-            Ownership::Real
-        } else {
-            Ownership::OverrideStat
-        }
+        Ok(match rustix::process::geteuid().is_root() && namespace::is_initial()? {
+            true => Ownership::Real,
+            false => Ownership::OverrideStat,
+        })
     }
 }
 

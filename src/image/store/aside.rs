@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{AtFlags, CWD, RenameFlags, linkat, renameat_with};
 use rustix::io::Errno;
 
 use super::{Store, make_dir, sync_dir};
@@ -23,6 +23,24 @@ impl Store {
     /// # Errors
     /// When it can't be moved; it is where it was then.
     pub fn set_aside(&self, path: &Path) -> Result<PathBuf> {
+        self.aside(path, "set it aside", |aside| renameat_with(CWD, path, CWD, aside, RenameFlags::NOREPLACE))
+    }
+
+    /// As [`Store::set_aside`], of a file that is about to be replaced: until then it stays in its place as well, so that there
+    /// is one there at every moment, whatever fails.
+    ///
+    /// # Errors
+    /// When it can't be kept.
+    pub fn keep_aside(&self, path: &Path) -> Result<PathBuf> {
+        self.aside(path, "keep it aside", |aside| linkat(CWD, path, CWD, aside, AtFlags::empty()))
+    }
+
+    fn aside(
+        &self,
+        path: &Path,
+        what: &'static str,
+        put: impl Fn(&Path) -> rustix::io::Result<()>,
+    ) -> Result<PathBuf> {
         let dir = self.damaged_dir();
         make_dir(&dir)?;
         let within = path.strip_prefix(self.root()).unwrap_or(path);
@@ -33,16 +51,16 @@ impl Store {
                 0 => dir.join(&name),
                 _ => dir.join(format!("{name}.{attempt}")),
             };
-            match renameat_with(CWD, path, CWD, &aside, RenameFlags::NOREPLACE) {
+            match put(&aside) {
                 Ok(()) => {
                     sync_dir(&dir)?;
                     return Ok(aside);
                 }
                 Err(Errno::EXIST) => {}
-                Err(errno) => return Err(StoreError::io("set it aside", path)(errno)),
+                Err(errno) => return Err(StoreError::io(what, path)(errno)),
             }
         }
-        Err(StoreError::io("set it aside", path)(Errno::EXIST))
+        Err(StoreError::io(what, path)(Errno::EXIST))
     }
 
     /// How many things have been set aside.

@@ -251,7 +251,11 @@ impl Store {
                     for digest in digests(&inner) {
                         needed.blobs.insert(digest);
                     }
-                    queue.extend(entries(&inner).into_iter().filter(|entry| self.has(&entry.digest)));
+                    for entry in entries(&inner) {
+                        if self.has(&entry.digest)? {
+                            queue.push(entry);
+                        }
+                    }
                 }
                 Kind::Manifest => self.need_manifest(&entry, &mut needed)?,
                 Kind::Other => {}
@@ -263,7 +267,7 @@ impl Store {
         }
         for image in uses.images() {
             // Another program may have dropped its image from the index.
-            if needed.blobs.insert(*image) && self.has(image) {
+            if needed.blobs.insert(*image) && self.has(image)? {
                 self.need_config(image, &mut needed)?;
             }
         }

@@ -63,7 +63,8 @@ impl Store {
     /// # Errors
     /// When index.json can't be read. An image that can't be read is told in [`Catalog::broken`].
     pub fn catalog(&self) -> Result<Catalog> {
-        let whole = |catalog: &Result<Catalog>| catalog.as_ref().is_ok_and(|catalog| catalog.broken.is_empty());
+        let whole =
+            |catalog: &Result<Catalog>| catalog.as_ref().is_ok_and(|catalog| catalog.broken.is_empty());
         self.steadily(|index| self.catalog_of(index), whole)
     }
 
@@ -101,7 +102,9 @@ impl Store {
         if self.read_index()?.entries().iter().any(|entry| entry.digest == image.entry) {
             return Ok(());
         }
-        Err(StoreError::NoImage(image.names.first().map_or_else(|| image.id.to_string(), ImageName::to_string)))
+        Err(StoreError::NoImage(
+            image.names.first().map_or_else(|| image.id.to_string(), ImageName::to_string),
+        ))
     }
 
     pub(super) fn catalog_of(&self, index: &Index) -> Result<Catalog> {
@@ -246,8 +249,8 @@ impl Documentary for Store {
         Ok(text)
     }
 
-    fn has(&self, digest: &Digest) -> bool {
-        self.blob_path(digest).exists()
+    fn has(&self, digest: &Digest) -> Result<bool> {
+        Ok(self.blob_size(digest)?.is_some())
     }
 
     fn bad(&self, digest: &Digest, what: String) -> StoreError {

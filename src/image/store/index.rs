@@ -100,7 +100,7 @@ impl Store {
     pub(crate) fn read_index(&self) -> Result<Index> {
         match self.read_index_strictly() {
             Err(error) if error.is_damage() => {
-                let Some(index) = self.copied_index() else { return Err(error) };
+                let Some(index) = self.copied_index()? else { return Err(error) };
                 static TOLD: Once = Once::new();
                 TOLD.call_once(|| {
                     log::warn!("{error}; going on with its copy, `unionmount verify --repair` mends it");

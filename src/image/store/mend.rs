@@ -42,36 +42,38 @@ impl Store {
         }
     }
 
-    /// The text of the copy, if there is a good one.
-    fn copied_text(&self) -> Option<String> {
-        let text = read_bounded(&self.root().join(COPY)).ok()?;
-        let copy: Copy = serde_json::from_value(unseal(&text, true).ok()?).ok()?;
-        Some(copy.index)
+    /// The text of the copy, if there is a good one. That it couldn't be read says nothing of it.
+    fn copied_text(&self) -> Result<Option<String>> {
+        let Some(text) = unless_damaged(read_bounded(&self.root().join(COPY)))? else { return Ok(None) };
+        let copy = unseal(&text, true).ok().and_then(|value| serde_json::from_value::<Copy>(value).ok());
+        Ok(copy.map(|copy| copy.index))
     }
 
     /// The index as it was when this program wrote it last, if there is a good copy.
-    pub(super) fn copied_index(&self) -> Option<Index> {
-        let document = document::parse_index(self.copied_text()?.as_bytes()).ok()?;
-        Some(Index::of(document))
+    pub(super) fn copied_index(&self) -> Result<Option<Index>> {
+        let document = self.copied_text()?.and_then(|text| document::parse_index(text.as_bytes()).ok());
+        Ok(document.map(Index::of))
     }
 
     /// Whether index.json differs from its copy in a few single bits, as damage does and no program.
-    fn index_has_flipped_bits(&self) -> bool {
-        let (Some(copy), Ok(text)) = (self.copied_text(), fs::read(self.index_path())) else { return false };
+    fn index_has_flipped_bits(&self) -> Result<bool> {
+        let Some(copy) = self.copied_text()? else { return Ok(false) };
+        let text = read_bounded(&self.index_path())?;
         let (copy, text) = (copy.as_bytes(), text.as_slice());
         if copy.len() != text.len() {
-            return false;
+            return Ok(false);
         }
         let flipped: Vec<u32> = copy.iter().zip(text).map(|(a, b)| (a ^ b).count_ones()).collect();
         let bytes = flipped.iter().filter(|&&bits| bits > 0).count();
-        (1..=4).contains(&bytes) && flipped.iter().all(|&bits| bits <= 1)
+        Ok((1..=4).contains(&bytes) && flipped.iter().all(|&bits| bits <= 1))
     }
 
     /// Checks oci-layout and index.json, and mends them with `repair`. Returns the index, if there is one to go on with.
     pub(super) fn verify_lists(&self, repair: bool, verified: &mut Verified) -> Result<Option<Index>> {
         self.verify_layout(repair, verified)?;
-        let broken = match self.read_index_strictly() {
-            Ok(index) if !self.index_has_flipped_bits() => {
+        let read = self.read_index_strictly().and_then(|index| Ok((index, self.index_has_flipped_bits()?)));
+        let broken = match read {
+            Ok((index, false)) => {
                 self.verify_entries(&index, verified);
                 return Ok(Some(index));
             }
@@ -88,7 +90,7 @@ impl Store {
                 "unionmount verify --repair, which takes its copy and the images that lie in the store"
                     .into(),
             );
-            return Ok(self.copied_index());
+            return self.copied_index();
         }
         let (index, nameless) = self.mend_index()?;
         let mend = match nameless {
@@ -105,11 +107,11 @@ impl Store {
     /// counts.
     fn mend_index(&self) -> Result<(Index, usize)> {
         let _alone = self.lock_index(Access::Exclusive)?;
-        let mut index = self.copied_index().unwrap_or_else(Index::empty);
+        let mut index = self.copied_index()?.unwrap_or_else(Index::empty);
         let mut listed: HashSet<_> = index.digests().into_iter().collect();
         for entry in index.entries() {
             // What an index for several platforms lists, it stands for.
-            if let Ok(text) = self.fetch(&entry.digest)
+            if let Some(text) = unless_damaged(self.fetch(&entry.digest))?
                 && let Ok(inner) = document::parse_index(&text)
             {
                 listed.extend(document::entries(&inner).iter().map(|entry| entry.digest));
@@ -121,15 +123,16 @@ impl Store {
             if listed.contains(&digest) || size > MAX_DOCUMENT {
                 continue;
             }
-            if let Ok(Some(documents)) = self.manifest(&digest, &|_| true) {
+            if let Some(documents) = unless_damaged(self.manifest(&digest, &|_| true))?.flatten() {
                 let media_type = documents.manifest.media_type().as_ref();
                 let media_type = media_type.map_or(super::staging::MANIFEST, AsRef::as_ref);
                 index.set(&digest, size, media_type, None);
                 nameless += 1;
             }
         }
-        if self.index_path().exists() {
-            self.set_aside(&self.index_path())?;
+        match self.keep_aside(&self.index_path()) {
+            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            kept => drop(kept?),
         }
         self.write_index(&index, || Ok(()))?;
         Ok((index, nameless))
@@ -141,9 +144,9 @@ impl Store {
         for Entry { digest, size, media_type, .. } in index.entries() {
             let what = match self.blob_size(&digest) {
                 // Told with the image.
-                None => continue,
-                Some(found) if found != size => format!("has {found} bytes instead of {size}"),
-                Some(_) => match self.fetch(&digest).ok().and_then(|text| media_type_of(&text)) {
+                Ok(None) | Err(_) => continue,
+                Ok(Some(found)) if found != size => format!("has {found} bytes instead of {size}"),
+                Ok(Some(_)) => match self.fetch(&digest).ok().and_then(|text| media_type_of(&text)) {
                     Some(found) if found != media_type => format!("is {found} instead of {media_type}"),
                     _ => continue,
                 },
@@ -169,6 +172,14 @@ impl Store {
             verified.broken(error.to_string(), "unionmount verify --repair, which writes it again".into());
         }
         Ok(())
+    }
+}
+
+/// What was read, if it is what it should be; what couldn't be looked at stays an error.
+fn unless_damaged<T>(read: Result<T>) -> Result<Option<T>> {
+    match read {
+        Err(error) if error.is_damage() => Ok(None),
+        read => read.map(Some),
     }
 }
 

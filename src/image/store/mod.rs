@@ -204,7 +204,8 @@ impl Store {
 
 /// /var/lib for root, the XDG data directory for everybody else, root of a user namespace included.
 fn default_root() -> Result<PathBuf> {
-    if Ownership::of_this_process() == Ownership::Real {
+    let namespace = "/proc/self/ns/user";
+    if Ownership::ask().map_err(StoreError::io("look at it", namespace))? == Ownership::Real {
         return Ok(SYSTEM_ROOT.into());
     }
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
@@ -242,7 +243,16 @@ fn check_layout(path: &Path, text: &[u8]) -> Result<()> {
 
 /// Makes a directory with its parents, closed to others: layers hold setuid programs of unknown origin.
 fn make_dir(path: &Path) -> Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(StoreError::io("create it", path))
+    match fs::DirBuilder::new().recursive(true).mode(0o700).create(path) {
+        // Said of one that is there and can't be looked at, too.
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            match fs::metadata(path).map_err(StoreError::io("look at it", path))?.is_dir() {
+                true => Ok(()),
+                false => Err(StoreError::io("create it", path)(error)),
+            }
+        }
+        made => made.map_err(StoreError::io("create it", path)),
+    }
 }
 
 /// Makes the names in a directory durable.

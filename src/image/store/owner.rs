@@ -16,7 +16,9 @@ use crate::image::layer::Ownership;
 pub(super) fn check(root: &Path) -> Result<()> {
     let own = rustix::process::geteuid();
     // An ordinary user, as root of a user namespace too, would hurt themselves alone.
-    if !own.is_root() || Ownership::of_this_process() != Ownership::Real {
+    let namespace = "/proc/self/ns/user";
+    let ownership = Ownership::ask().map_err(StoreError::io("look at it", namespace))?;
+    if !own.is_root() || ownership != Ownership::Real {
         return Ok(());
     }
     for dir in root.ancestors() {

@@ -107,10 +107,14 @@ impl Store {
         Ok(staging)
     }
 
-    /// The size of a blob that is in its place.
-    pub(crate) fn blob_size(&self, digest: &Digest) -> Option<u64> {
-        let found = fs::symlink_metadata(self.blob_path(digest)).ok()?;
-        found.is_file().then_some(found.len())
+    /// The size of a blob that is in its place; an error where that can't be seen, for then it may be there.
+    pub(crate) fn blob_size(&self, digest: &Digest) -> Result<Option<u64>> {
+        let path = self.blob_path(digest);
+        match fs::symlink_metadata(&path) {
+            Ok(found) => Ok(found.is_file().then_some(found.len())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("look at it", path)(error)),
+        }
     }
 }
 
@@ -181,10 +185,10 @@ impl<'a> Staging<'a> {
         self.keep(writer, Some(blob))
     }
 
-    /// Whether a blob is in the store or staged, with this size. The content of what is in the store is not read again.
+    /// Whether a blob is seen in the store or staged, with this size. The content of what is in the store is not read again.
     pub fn has_blob(&self, blob: Blob) -> bool {
         self.staged.lock().blobs.get(&blob.digest) == Some(&blob.size)
-            || self.store.blob_size(&blob.digest) == Some(blob.size)
+            || matches!(self.store.blob_size(&blob.digest), Ok(Some(size)) if size == blob.size)
     }
 
     /// Opens a blob that is in the store or staged.
@@ -249,10 +253,14 @@ impl<'a> Staging<'a> {
 
     /// Gives names to an image that was in the store when this began. Its blobs are still there, since nothing is deleted
     /// meanwhile; that somebody takes it out of the index meanwhile does no harm.
-    pub(crate) fn name_again(&self, image: &Image, names: &[ImageName]) {
-        let size = self.store.blob_size(&image.manifest_digest).unwrap_or_default();
+    ///
+    /// # Errors
+    /// When its manifest can't be looked at.
+    pub(crate) fn name_again(&self, image: &Image, names: &[ImageName]) -> Result<()> {
+        let size = self.store.blob_size(&image.manifest_digest)?.unwrap_or_default();
         let media_type = image.manifest.media_type().as_ref().map_or(MANIFEST, AsRef::as_ref);
         self.add_manifest(image.id, Blob { digest: image.manifest_digest, size }, media_type, names);
+        Ok(())
     }
 
     /// Adds an image whose blobs are all in the store or staged.
@@ -368,10 +376,11 @@ impl Pending {
 }
 
 impl Store {
-    /// Whether all blobs of an image are there, by name and size.
+    /// Whether all blobs of an image are seen, by name and size.
     pub(crate) fn is_complete(&self, image: &Image) -> bool {
         image.manifest.layers().iter().all(|layer| {
-            Digest::try_from(layer.digest()).is_ok_and(|digest| self.blob_size(&digest) == Some(layer.size()))
+            let size = Digest::try_from(layer.digest()).map(|digest| self.blob_size(&digest));
+            matches!(size, Ok(Ok(Some(size))) if size == layer.size())
         })
     }
 }

@@ -69,14 +69,19 @@ impl Store {
     /// When the store can't be read at all.
     pub fn verify(&self, repair: bool) -> Result<Verified> {
         let mut verified = Verified::default();
-        let staging = match self.begin() {
-            Ok(staging) => staging,
-            Err(error) => {
-                verified.unchecked(&error);
-                return Ok(verified);
-            }
-        };
-        let index = self.verify_lists(repair, &mut verified)?;
+        match self.verify_all(repair, &mut verified) {
+            Err(error) if error.is_damage() => return Err(error),
+            Err(error) => verified.unchecked(&error),
+            Ok(()) => {}
+        }
+        verified.set_aside = self.set_aside_count();
+        verified.findings.sort();
+        Ok(verified)
+    }
+
+    fn verify_all(&self, repair: bool, verified: &mut Verified) -> Result<()> {
+        let staging = self.begin()?;
+        let index = self.verify_lists(repair, verified)?;
         let mut parts: BTreeMap<(Digest, Digest), Part> = BTreeMap::new();
         if let Some(index) = &index {
             let catalog = self.catalog_of(index)?;
@@ -98,24 +103,30 @@ impl Store {
         }
         // Layers first: their blobs are hashed on the way.
         let mut hashed = HashSet::new();
-        let mut check = Check { store: self, staging: &staging, repair, verified: &mut verified };
+        let mut check = Check { store: self, staging: &staging, repair, verified: &mut *verified };
         for part in parts.values() {
-            check.part(part)?;
+            // What fails here is what was made to compare with.
+            if let Err(error) = check.part(part) {
+                check.verified.unchecked(&error);
+            }
             hashed.insert(part.blob.digest);
         }
         check.blobs(&hashed)?;
         verified.layers = self.all_layers()?.len();
         verified.blobs = self.all_blobs()?.len();
-        if let Some(Ok(needed)) = index.map(|index| self.needed(&index)) {
+        let needed = match index.map(|index| self.needed(&index)) {
+            Some(Err(error)) if !error.is_damage() => return Err(error),
+            Some(Ok(needed)) => Some(needed),
+            _ => None,
+        };
+        if let Some(needed) = needed {
             let blobs = self.all_blobs()?.iter().filter(|(digest, _)| !needed.blobs.contains(digest)).count();
             let layers =
                 self.all_layers()?.iter().filter(|(digest, _)| !needed.layers.contains(digest)).count();
             // One of the leftovers is our own staging directory.
             verified.unneeded = blobs + layers + list(&self.tmp_dir())?.len().saturating_sub(1);
         }
-        verified.set_aside = self.set_aside_count();
-        verified.findings.sort();
-        Ok(verified)
+        Ok(())
     }
 
     fn parts_of(&self, image: &Image, parts: &mut BTreeMap<(Digest, Digest), Part>) -> Result<()> {
