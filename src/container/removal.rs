@@ -159,6 +159,12 @@ impl Container {
             super::namespace::enter()?;
             removed = remove::tree(&self.dir);
         }
-        removed.map_err(|left| ContainerError::io("remove it", left.name)(left.errno))
+        match removed {
+            // `prune` is at it as well.
+            Err(left) if left.errno != Errno::NOENT => {
+                Err(ContainerError::io("remove it", left.name)(left.errno))
+            }
+            _ => Ok(()),
+        }
     }
 }
