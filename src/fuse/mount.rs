@@ -16,7 +16,7 @@ use rustix::io::{Errno, FdFlags};
 use rustix::mount::{MountFlags as SysFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-use crate::sys::fusermount;
+use crate::sys::{fusermount, own};
 use crate::union::stack::layer::{Said, Shown};
 
 /// The filesystem type, as mount(8) and /proc/self/mountinfo show it.
@@ -379,6 +379,17 @@ impl Mounted {
     fn failed(&self, message: String, busy: bool) -> MountError {
         MountError::Unmount { point: self.point.clone(), message, busy }
     }
+}
+
+/// The device number of the filesystem that `device` serves; `None` where it can't be found out.
+pub(super) fn device_number(device: impl AsFd, mounted: &Mounted) -> Option<u64> {
+    let at_point = || {
+        let (major, minor) = mounted.device?;
+        let found = rustix::fs::makedev(major, minor);
+        // Over `/` nothing that is mounted is found by its path.
+        own::filesystem_type(found).is_some_and(|kind| kind.starts_with("fuse")).then_some(found)
+    };
+    own::device_of_connection(device).or_else(at_point)
 }
 
 /// Whether `device` is still that of a mounted filesystem.

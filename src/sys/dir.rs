@@ -2,41 +2,37 @@
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{self, Mode, OFlags, RawDir, ResolveFlags};
 use rustix::io::{Errno, Result};
 
-use super::object::{Kind, unnoticed};
+use super::object::{Kind, has_openat2, open_in, unnoticed};
 
 /// The flags of a descriptor that stands for a directory.
 const DIR_PATH: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-
-/// Set once openat2 was refused (ENOSYS on kernels before 5.6, EPERM under old seccomp filters).
-static NO_OPENAT2: AtomicBool = AtomicBool::new(false);
 
 /// Opens the directory `path` (components joined by `/`, no `.` or `..`) beneath `root` as an O_PATH descriptor,
 /// following no symbolic link anywhere on the way.
 ///
 /// # Errors
-/// `ENOTDIR` or `ELOOP` where a component isn't a directory, `ENOENT` where it is missing.
+/// `ENOTDIR` or `ELOOP` where a component isn't a directory, `ENOENT` where it is missing, `EBUSY` where it lies in a
+/// mount of this process's own.
 pub fn open_beneath(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd> {
-    if !path.contains(&b'/') {
-        return fs::openat(root, path, DIR_PATH, Mode::empty());
-    }
-    if !NO_OPENAT2.load(Ordering::Relaxed) {
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    if has_openat2() && path.contains(&b'/') {
+        let resolve = ResolveFlags::BENEATH
+            | ResolveFlags::NO_SYMLINKS
+            | ResolveFlags::NO_MAGICLINKS
+            | ResolveFlags::NO_XDEV;
         match fs::openat2(root, path, DIR_PATH, Mode::empty(), resolve) {
-            Err(Errno::NOSYS | Errno::PERM) => NO_OPENAT2.store(true, Ordering::Relaxed),
-            // A rename elsewhere raced with the walk; the walk by steps below doesn't mind.
-            Err(Errno::AGAIN) => {}
+            // Something is mounted on the way, or a rename elsewhere raced with the walk: by steps, then.
+            Err(Errno::XDEV | Errno::AGAIN) => {}
             other => return other,
         }
     }
     let mut at = None::<OwnedFd>;
     for component in path.split(|&b| b == b'/').filter(|c| !c.is_empty()) {
         let dir = at.as_ref().map_or(root, |fd| fd.as_fd());
-        at = Some(fs::openat(dir, component, DIR_PATH, Mode::empty())?);
+        at = Some(open_in(dir, component, DIR_PATH)?);
     }
     at.ok_or(Errno::INVAL)
 }

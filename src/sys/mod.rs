@@ -17,6 +17,7 @@ pub mod mountinfo;
 pub mod namespace;
 pub mod object;
 pub mod output;
+pub mod own;
 pub mod process;
 pub mod remove;
 pub mod ring;

@@ -1,10 +1,13 @@
 //! One object of a layer: named by a directory and a name, or by a descriptor.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{self, AtFlags, Gid, Mode, OFlags, StatxFlags, Timestamps, Uid, XattrFlags};
+use rustix::fs::{self, AtFlags, Gid, Mode, OFlags, ResolveFlags, StatxFlags, Timestamps, Uid, XattrFlags};
 use rustix::io::{Errno, Result};
+
+use super::own::is_own;
 
 /// Where an object is: what every call that acts on it takes.
 #[derive(Debug, Clone, Copy)]
@@ -187,6 +190,46 @@ pub fn unnoticed(open: impl Fn(OFlags) -> Result<OwnedFd>) -> Result<OwnedFd> {
     }
 }
 
+/// Is there openat2(2)? Not before Linux 5.6, nor under old seccomp filters.
+pub(super) fn has_openat2() -> bool {
+    static HAS: OnceLock<bool> = OnceLock::new();
+    // An EPERM of another call may be an answer about the file.
+    *HAS.get_or_init(|| {
+        fs::openat2(fs::CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::empty())
+            .is_ok()
+    })
+}
+
+/// Opens the entry `name` of a directory, unless that is in a mount of this process's own. Follows no link.
+///
+/// # Errors
+/// Those of open(2), and `EBUSY` for one in a mount of this process's own.
+pub(super) fn open_in(dir: BorrowedFd<'_>, name: &[u8], flags: OFlags) -> Result<OwnedFd> {
+    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    if has_openat2() {
+        match fs::openat2(dir, name, flags, Mode::empty(), ResolveFlags::NO_XDEV) {
+            Err(Errno::XDEV) => {}
+            other => return other,
+        }
+    }
+    // Asks nobody, whatever is mounted there.
+    let met = fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let stat = At::Fd(met.as_fd()).stat_as_known()?;
+    if is_own(stat.dev) {
+        return Err(Errno::BUSY);
+    }
+    if !flags.contains(OFlags::PATH) {
+        return match stat.kind() {
+            Kind::Symlink => Err(Errno::LOOP),
+            _ => fs::open(proc_path(met.as_fd()), flags.difference(OFlags::NOFOLLOW), Mode::empty()),
+        };
+    }
+    match flags.contains(OFlags::DIRECTORY) && stat.kind() != Kind::Directory {
+        true => Err(Errno::NOTDIR),
+        false => Ok(met),
+    }
+}
+
 impl At<'_> {
     /// The path by which calls that take only a path reach the object. With [`At::Name`] the last component must not
     /// be followed, with [`At::Fd`] it must.
@@ -204,13 +247,23 @@ impl At<'_> {
 
     /// stat without following a symbolic link.
     pub fn stat(&self) -> Result<Stat> {
+        self.stat_by(AtFlags::empty())
+    }
+
+    /// The same, of what this kernel knows without asking anybody: a daemon of FUSE, a server. Local filesystems tell the
+    /// same by both.
+    pub fn stat_as_known(&self) -> Result<Stat> {
+        self.stat_by(AtFlags::STATX_DONT_SYNC)
+    }
+
+    fn stat_by(&self, sync: AtFlags) -> Result<Stat> {
         let (dir, path, flags) = match self {
             At::Name(dir, name) => (*dir, *name, AtFlags::SYMLINK_NOFOLLOW),
             At::Fd(fd) => (*fd, &b""[..], AtFlags::EMPTY_PATH),
         };
         if !NO_STATX.load(Ordering::Relaxed) {
             let mask = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
-            match fs::statx(dir, path, flags | AtFlags::NO_AUTOMOUNT, mask) {
+            match fs::statx(dir, path, flags | sync | AtFlags::NO_AUTOMOUNT, mask) {
                 Err(Errno::NOSYS | Errno::PERM) => NO_STATX.store(true, Ordering::Relaxed),
                 other => return other.map(Stat::from),
             }
@@ -252,12 +305,12 @@ impl At<'_> {
         }
     }
 
-    /// Never waits, whatever is there: not for the other end of a fifo, and not for who holds a lease of the file
-    /// (`EAGAIN`).
+    /// Never waits, whatever is there: not for the other end of a fifo, not for who holds a lease of the file (`EAGAIN`),
+    /// and not for this process itself (`EBUSY`).
     fn open(&self, flags: OFlags) -> Result<OwnedFd> {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
         match self {
-            At::Name(dir, name) => fs::openat(*dir, *name, flags | OFlags::NOFOLLOW, Mode::empty()),
+            At::Name(dir, name) => open_in(*dir, name, flags),
             At::Fd(fd) => fs::open(proc_path(*fd), flags, Mode::empty()),
         }
     }

@@ -429,7 +429,7 @@ impl Union {
                         markers.push(What::Redirect { path, layer, to: to.clone().into() });
                     }
                 }
-                Seen::Nothing | Seen::Leaf { .. } => {}
+                Seen::Nothing | Seen::Leaf { .. } | Seen::Directory { cut: Some(Cut::Veiled), .. } => {}
             }
         });
         if let Err(e) = searched {

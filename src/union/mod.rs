@@ -31,7 +31,7 @@ pub mod text;
 pub mod view;
 
 use std::fmt;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -56,7 +56,8 @@ use self::nodes::room::Room;
 use self::nodes::told::Keeper;
 use self::nodes::verified::Stale;
 use self::options::{FsOptions, RedirectDir, Xino};
-use self::stack::layer::Stack;
+use self::stack::directory::Layer;
+use self::stack::layer::{Stack, Veils};
 use self::view::attr::Attr;
 use self::view::owners::Owners;
 use crate::error::{FsError, Result};
@@ -191,6 +192,7 @@ pub struct Union {
     hidden_links: DashMap<RealId, u64>,
     index_cache: IndexCache,
     keeper: Keeper,
+    veils: Veils,
     owners: Owners,
     belief: Belief,
     redirects: RedirectDir,
@@ -229,19 +231,15 @@ impl Union {
         let upper_layer = match stack.upper {
             Some(layer) => {
                 let root = rustix::io::fcntl_dupfd_cloexec(&layer.layer.root, 3)?;
-                layers.push(open_layer(
-                    (layer.layer.path.clone(), layer.layer.place.clone()),
-                    root,
-                    0,
-                    belief,
-                )?);
+                let (path, place) = (layer.layer.path.clone(), layer.layer.place.clone());
+                layers.push(open_layer(Layer { path, place, root, ..layer.layer }, 0, belief)?);
                 Some(layer)
             }
             None => None,
         };
         for lower in stack.lowers {
             let index = layers.len() as LayerIndex;
-            layers.push(open_layer((lower.path, lower.place), lower.root, index, belief)?);
+            layers.push(open_layer(lower, index, belief)?);
         }
         let regions = Arc::new(Regions::of_layers(&layers)?);
         let upper = match upper_layer {
@@ -295,6 +293,7 @@ impl Union {
             hidden_links,
             index_cache: IndexCache::new(limits.index_bytes),
             keeper: Keeper::default(),
+            veils: stack.veils,
             // ACLs are made of real permission bits.
             no_acl: options.no_acl || owners.override_real(),
             owners,
@@ -417,16 +416,16 @@ fn lasting_handles(layers: &[OpenLayer]) -> Result<Vec<u64>> {
     Ok(lasting)
 }
 
-fn open_layer(
-    (path, place): (PathBuf, Vec<u8>),
-    fd: OwnedFd,
-    index: LayerIndex,
-    belief: Belief,
-) -> Result<OpenLayer> {
-    let stat = At::Fd(fd.as_fd())
+fn open_layer(layer: Layer, index: LayerIndex, belief: Belief) -> Result<OpenLayer> {
+    let Layer { path, place, root, sealed, .. } = layer;
+    let stat = At::Fd(root.as_fd())
         .stat()
         .map_err(|e| FsError::from(e).of(format_args!("layer {}", path.display()), LAYER_WAY_OUT))?;
-    Ok(OpenLayer { path, place, root: RealDir::root(index, fd, &stat, belief) })
+    let root = match sealed {
+        true => RealDir::sealed_root(index, root, &stat, belief),
+        false => RealDir::root(index, root, &stat, belief),
+    };
+    Ok(OpenLayer { path, place, root })
 }
 
 /// The root of the merged tree, and which inode gives it its identity. As in the kernel, the roots of all layers are

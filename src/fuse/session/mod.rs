@@ -45,7 +45,7 @@ use signal_hook::iterator::{Handle, Signals};
 use super::bdi;
 use super::mount::{self, MountError, MountFlags, Mounted};
 use super::pairing::Pairing;
-use crate::sys::{memory, process};
+use crate::sys::{memory, own, process};
 
 mod connection;
 pub mod device;
@@ -137,6 +137,8 @@ pub fn serve<F: Filesystem>(
         mount::mount(device, &options.mount_point, &options.source, &options.flags)?
     };
     let mut on_failure = UnmountOnFailure(Some(mounted.clone()));
+    // Before anything is answered.
+    let _own = own::declare(mount::device_number(&device, &mounted));
     let watched = device.try_clone().map_err(SessionError::Setup)?;
 
     let owner = rustix::process::geteuid().as_raw();

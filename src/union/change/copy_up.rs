@@ -32,6 +32,7 @@ use crate::union::lookup::index::UpperEntry;
 use crate::union::lookup::marker;
 use crate::union::lookup::private;
 use crate::union::lookup::realdir::RealDir;
+use crate::union::lookup::veil::check_unveiled;
 use crate::union::nodes::generation::Generation;
 use crate::union::nodes::node::{Name, Named, Node, Place, RealId, Source};
 use crate::union::view::acl;
@@ -76,6 +77,7 @@ impl Union {
         if self.in_upper(node) {
             return self.complete_data(node, size);
         }
+        check_unveiled(node)?;
         let mut chain = Vec::new();
         let mut at = node.parent();
         while let Some(parent) = at {

@@ -15,6 +15,7 @@ use crate::union::lookup::index::UpperEntry;
 use crate::union::lookup::marker::WH_PREFIX;
 use crate::union::lookup::realdir::RealDir;
 use crate::union::lookup::resolve::What;
+use crate::union::lookup::veil::check_unveiled;
 use crate::union::nodes::node::{DirPart, Identity, Named, NewNode, Node, Place, Source};
 use crate::union::nodes::pins::Pinned;
 use crate::union::view::attr::Attr;
@@ -422,6 +423,7 @@ impl Union {
 
     /// Does the directory show nothing? The caller holds its names.
     pub(in crate::union) fn check_empty(&self, node: &Node) -> Result<()> {
+        check_unveiled(node)?;
         let index = self.with_listing(node, || self.indexed(node))?;
         let upper = index.upper.as_ref();
         if upper.is_some_and(|u| u.iter().any(|(_, e)| e.kind.is_some())) {

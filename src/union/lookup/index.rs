@@ -20,9 +20,8 @@ use parking_lot::Mutex;
 use crate::error::{FsError, Result};
 use crate::sys::dir::for_each_entry;
 use crate::sys::object::{At, Kind};
-use crate::union::lookup::belief::Belief;
 use crate::union::lookup::marker::{self, AufsName, MarkerForms};
-use crate::union::lookup::realdir::RealDir;
+use crate::union::lookup::realdir::{RealDir, Veil};
 use crate::union::stack::layer::WhiteoutForm;
 
 /// Offsets below this are those of the start, `.` and `..`.
@@ -69,6 +68,9 @@ pub fn scan(
     trusted: impl Fn(&[u8], Option<Kind>) -> bool,
     mut each: impl FnMut(&[u8], Scanned),
 ) -> Result<()> {
+    if dir.veil() != Veil::None {
+        return Ok(());
+    }
     let mut forms = MarkerForms::default();
     let mut names: Vec<u8> = Vec::new();
     let mut found: Vec<(usize, usize, Scanned)> = Vec::new();
@@ -90,7 +92,7 @@ pub fn scan(
                 let mut asks = !trusted(entry.name, entry.kind);
                 let kind = match kind {
                     Some(kind) => Some(kind),
-                    None => match classify(At::Name(fd, entry.name), xattr_whiteouts.then_some(dir.belief)) {
+                    None => match classify(dir, At::Name(fd, entry.name), xattr_whiteouts) {
                         Ok(Classified::Entry(kind)) => Some(kind),
                         Ok(Classified::Whiteout) => None,
                         Ok(Classified::Vanished) => return Ok(()),
@@ -127,8 +129,8 @@ enum Classified {
 }
 
 /// Tells a whiteout from an entry where the listing alone can't.
-fn classify(at: At<'_>, xattr_whiteouts: Option<Belief>) -> Result<Classified> {
-    let stat = match at.stat() {
+fn classify(dir: &RealDir, at: At<'_>, xattr_whiteouts: bool) -> Result<Classified> {
+    let stat = match dir.stat_in(at) {
         Ok(stat) => stat,
         Err(rustix::io::Errno::NOENT) => return Ok(Classified::Vanished),
         Err(e) => return Err(e.into()),
@@ -136,10 +138,10 @@ fn classify(at: At<'_>, xattr_whiteouts: Option<Belief>) -> Result<Classified> {
     if stat.is_whiteout_device() {
         return Ok(Classified::Whiteout);
     }
-    if let Some(belief) = xattr_whiteouts
+    if xattr_whiteouts
         && stat.kind() == Kind::File
         && stat.size == 0
-        && marker::read_marks(at, belief)?.whiteout
+        && marker::read_marks(at, dir.belief)?.whiteout
     {
         return Ok(Classified::Whiteout);
     }
@@ -427,6 +429,7 @@ impl IndexCache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::union::lookup::belief::Belief;
     use std::fs;
     use std::os::fd::OwnedFd;
     use std::path::Path;

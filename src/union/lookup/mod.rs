@@ -7,6 +7,7 @@
 //! | [`realdir`] | the directories of the layers and the bounded cache of their descriptors |
 //! | [`index`] | what a directory's layers show, for listings and for lookups that find nothing |
 //! | [`resolve`] | which layer's entry a name stands for |
+//! | `veil` | the mount, its upper and its workdir inside a lower |
 //! | [`provenance`] | where a path comes from, layer by layer |
 
 pub mod belief;
@@ -16,3 +17,4 @@ pub mod private;
 pub mod provenance;
 pub mod realdir;
 pub mod resolve;
+pub(in crate::union) mod veil;

@@ -16,6 +16,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::error::{FsError, Result};
 use crate::sys::dir::open_beneath;
 use crate::sys::object::{At, Stat};
+use crate::sys::own::is_own;
 use crate::union::lookup::belief::Belief;
 use crate::union::lookup::marker::MarkerForms;
 use crate::union::nodes::generation::{Generation, Generations};
@@ -44,12 +45,29 @@ pub struct RealDir {
     pub xattr_whiteouts: AtomicBool,
     /// May it hold entries that were copied up from elsewhere?
     pub impure: AtomicBool,
+    /// Whether it shows what it holds.
+    veil: Veil,
+    /// Can nothing be mounted in its layer, which is a mount that nobody else sees?
+    sealed: bool,
+    /// Does its filesystem tell all that there is without asking anybody?
+    local: AtomicBool,
     location: RwLock<Location>,
     fd: Mutex<Option<Arc<OwnedFd>>>,
     used: AtomicBool,
     forms: AtomicU8,
     region: AtomicU16,
     trust: AtomicU8,
+}
+
+/// Whether a real directory shows what it holds; see [`super::veil`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Veil {
+    /// It does.
+    None,
+    /// It is a directory of this mount's own (an upper, a workdir) that lies in a lower: it shows nothing.
+    Part,
+    /// In its place is a mount that must not be entered. The descriptor is one of another directory, that stands for it.
+    Mount,
 }
 
 /// Where a real directory is.
@@ -69,13 +87,38 @@ impl RealDir {
         Arc::new(RealDir::new(layer, stat, belief, Location::Root, Some(Arc::new(fd))))
     }
 
+    /// The root of a layer that nobody else sees, so that nothing can be mounted in it.
+    pub fn sealed_root(layer: LayerIndex, fd: OwnedFd, stat: &Stat, belief: Belief) -> Arc<RealDir> {
+        let root = RealDir::new(layer, stat, belief, Location::Root, Some(Arc::new(fd)));
+        Arc::new(RealDir { sealed: true, ..root })
+    }
+
     /// The directory `name` of `parent`.
     pub fn child(parent: &Arc<RealDir>, name: &[u8], stat: &Stat, generation: Generation) -> Arc<RealDir> {
+        Arc::new(RealDir { generation, ..RealDir::beneath(parent, name, stat) })
+    }
+
+    /// The same of one that shows nothing. `fd`: the directory that stands for it, where it is a mount.
+    pub(super) fn veiled(
+        parent: &Arc<RealDir>,
+        name: &[u8],
+        stat: &Stat,
+        fd: Option<Arc<OwnedFd>>,
+    ) -> Arc<RealDir> {
+        let veil = if fd.is_some() { Veil::Mount } else { Veil::Part };
+        let child = RealDir { veil, ..RealDir::beneath(parent, name, stat) };
+        child.set_forms(MarkerForms::default());
+        *child.fd.lock() = fd;
+        Arc::new(child)
+    }
+
+    fn beneath(parent: &Arc<RealDir>, name: &[u8], stat: &Stat) -> RealDir {
         let location = Location::Child { parent: parent.clone(), name: name.into() };
-        let child = RealDir { generation, ..RealDir::new(parent.layer, stat, parent.belief, location, None) };
+        let child = RealDir::new(parent.layer, stat, parent.belief, location, None);
         child.set_region(parent.region());
         child.trust.store(parent.trust.load(Ordering::Relaxed), Ordering::Relaxed);
-        Arc::new(child)
+        child.local.store(parent.local.load(Ordering::Relaxed), Ordering::Relaxed);
+        RealDir { sealed: parent.sealed, ..child }
     }
 
     fn new(
@@ -93,6 +136,9 @@ impl RealDir {
             size_hint: stat.size,
             xattr_whiteouts: AtomicBool::new(false),
             impure: AtomicBool::new(false),
+            veil: Veil::None,
+            sealed: false,
+            local: AtomicBool::new(false),
             location: RwLock::new(location),
             fd: Mutex::new(fd),
             used: AtomicBool::new(true),
@@ -117,8 +163,51 @@ impl RealDir {
         Trust::unpack(self.trust.load(Ordering::Relaxed))
     }
 
-    pub(in crate::union) fn set_trust(&self, trust: Trust) {
-        self.trust.store(trust as u8, Ordering::Relaxed);
+    /// Tells on what kind of filesystem it is (statfs(2), `f_type`).
+    pub(in crate::union) fn set_filesystem(&self, kind: u64) {
+        self.trust.store(Trust::of_type(kind) as u8, Ordering::Relaxed);
+        self.local.store(is_local(kind), Ordering::Relaxed);
+    }
+
+    /// Whether it shows what it holds.
+    pub fn veil(&self) -> Veil {
+        self.veil
+    }
+
+    /// The directory and the name by which it was found in its layer; `None` for a root.
+    pub(in crate::union) fn found_at(&self) -> Option<(Arc<RealDir>, Box<[u8]>)> {
+        match &*self.location.read() {
+            Location::Child { parent, name } => Some((parent.clone(), name.clone())),
+            Location::Root | Location::Removed => None,
+        }
+    }
+
+    /// stat of what is found in it, which never waits for this process itself.
+    ///
+    /// # Errors
+    /// `EBUSY` for what is in a mount of this process's own, and those of statx(2).
+    pub fn stat_in(&self, at: At<'_>) -> rustix::io::Result<Stat> {
+        let known = self.first_look(at)?;
+        if self.is_mounted(&known) && is_own(known.dev) {
+            return Err(rustix::io::Errno::BUSY);
+        }
+        self.look_again(at, known)
+    }
+
+    /// What can be told of something that is found in it without asking whoever answers for it.
+    pub(in crate::union) fn first_look(&self, at: At<'_>) -> rustix::io::Result<Stat> {
+        if self.sealed { at.stat() } else { at.stat_as_known() }
+    }
+
+    /// Is what was seen on another filesystem, or another mount?
+    pub(in crate::union) fn is_mounted(&self, known: &Stat) -> bool {
+        known.mount_root || known.dev != self.id.0
+    }
+
+    /// The attributes of what may be asked for them.
+    pub(in crate::union) fn look_again(&self, at: At<'_>, known: Stat) -> rustix::io::Result<Stat> {
+        let complete = self.sealed || !self.is_mounted(&known) && self.local.load(Ordering::Relaxed);
+        if complete { Ok(known) } else { at.stat() }
     }
 
     /// Which forms of markers the directory is known to hold, or `None` before it was scanned.
@@ -172,8 +261,20 @@ impl RealDir {
 
     /// Is the descriptor one that the cache may close?
     fn closable(&self) -> bool {
-        matches!(*self.location.read(), Location::Child { .. })
+        self.veil != Veil::Mount && matches!(*self.location.read(), Location::Child { .. })
     }
+}
+
+/// Does a filesystem of that type know all attributes by itself? One that isn't listed is asked, which costs a call.
+fn is_local(kind: u64) -> bool {
+    const EXT: u64 = 0xef53;
+    const XFS: u64 = 0x5846_5342;
+    const BTRFS: u64 = 0x9123_683e;
+    const TMPFS: u64 = 0x0102_1994;
+    const F2FS: u64 = 0xf2f5_2010;
+    const SQUASHFS: u64 = 0x7371_7368;
+    const EROFS: u64 = 0xe0f5_e1e2;
+    matches!(kind, EXT | XFS | BTRFS | TMPFS | F2FS | SQUASHFS | EROFS)
 }
 
 /// The bounded cache of descriptors of real directories.
@@ -260,7 +361,7 @@ impl DirFds {
         }
         let fd = walked.ok_or(FsError::Stale)?;
         let at = At::Fd(fd.as_fd());
-        let stat = at.stat()?;
+        let stat = dir.stat_in(at)?;
         let same = (stat.dev, stat.ino) == dir.id && self.generations.is(dir.generation, at, &stat);
         if same { Ok(fd) } else { Err(FsError::Stale) }
     }

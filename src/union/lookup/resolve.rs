@@ -23,7 +23,8 @@ use crate::union::Union;
 use crate::union::lookup::belief::{self, Reach};
 use crate::union::lookup::index::{Indexes, LowerIndex, UpperIndex};
 use crate::union::lookup::marker::{self, Marks, WH_OPAQUE, WH_PREFIX, WhiteoutMark};
-use crate::union::lookup::realdir::{LayerIndex, RealDir};
+use crate::union::lookup::realdir::{LayerIndex, RealDir, Veil};
+use crate::union::lookup::veil::Sight;
 use crate::union::nodes::generation::{Generation, Sighting};
 use crate::union::nodes::node::{DirPart, Node, RealId};
 use crate::union::options::RedirectDir;
@@ -107,6 +108,8 @@ pub(in crate::union) enum Cut {
     Opaque,
     /// A whiteout of its name stands beside it.
     Beside,
+    /// It is one that shows nothing; see [`super::veil`].
+    Veiled,
 }
 
 /// Where the data of a file lie that has only its metadata in its own layer.
@@ -141,14 +144,28 @@ impl Union {
         // What a redirect that was followed may lead to.
         let mut reach = Reach::All;
         for (depth, dir) in dirs.iter().enumerate() {
+            if dir.veil() != Veil::None {
+                continue; // it shows nothing
+            }
             let fd = self.fds.get(dir)?;
             let at = At::Name(fd.as_fd(), &name);
             let rest = &dirs[depth + 1..];
             let below = !rest.is_empty();
             let mut tell = |seen| met(Met { dir, name: &name, rest, seen });
-            let stat = match at.stat() {
-                Ok(stat) => stat,
-                Err(Errno::NOENT) => {
+            let stat = match self.sight(dir, at, &name) {
+                Ok(Sight::Plain(stat)) => stat,
+                Ok(Sight::Veiled(stat, stands)) => {
+                    let child = RealDir::veiled(dir, &name, &stat, stands);
+                    if top.is_none() {
+                        let of_child = self.fds.get(&child)?;
+                        let kept = self.owners.kept(At::Fd(of_child.as_fd()), stat, false)?;
+                        top = Some((kept, Sighting::default(), dir.layer, self.dir_id(&child), false));
+                    }
+                    tell(Seen::Directory { stat: &stat, marks: &Marks::default(), cut: Some(Cut::Veiled) });
+                    merged.push(child);
+                    break;
+                }
+                Err(FsError::Absent) => {
                     if below && aufs_whiteout(dir, fd.as_fd(), &name)? {
                         tell(Seen::Whiteout(WhiteoutMark::Aufs));
                         break;
@@ -156,7 +173,7 @@ impl Union {
                     tell(Seen::Nothing);
                     continue;
                 }
-                Err(e) => return Err(e.into()),
+                Err(e) => return Err(e),
             };
             if stat.is_whiteout_device() {
                 tell(Seen::Whiteout(WhiteoutMark::Device));
@@ -555,7 +572,8 @@ impl AsFd for KeptFd {
 
 /// Does the object exist?
 fn exists(at: At<'_>) -> Result<bool> {
-    match at.stat() {
+    // By what is known, for it may be anything.
+    match at.stat_as_known() {
         Ok(_) => Ok(true),
         Err(Errno::NOENT | Errno::NAMETOOLONG) => Ok(false),
         Err(e) => Err(e.into()),

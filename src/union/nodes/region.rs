@@ -32,7 +32,7 @@ use crate::error::{FsError, Result};
 use crate::sys::mountinfo::Table;
 use crate::sys::object::{At, Kind, Stat};
 use crate::union::Union;
-use crate::union::lookup::realdir::{DirFds, RealDir, Trust};
+use crate::union::lookup::realdir::{DirFds, RealDir, Trust, Veil};
 use crate::union::nodes::generation::Generation;
 use crate::union::{LAYER_WAY_OUT, OpenLayer};
 
@@ -163,7 +163,7 @@ impl Regions {
             }
         };
         root.set_region(index as u16);
-        root.set_trust(Trust::of_type(filesystem_type(fd.as_fd())?));
+        root.set_filesystem(filesystem_type(fd.as_fd())?);
         Ok(())
     }
 
@@ -172,6 +172,13 @@ impl Regions {
     pub(in crate::union) fn of_ids(ids: &[u64]) -> Regions {
         let root = |(dev, id): (usize, &u64)| Root { dev: dev as u64, id: *id, unique: true };
         Regions { roots: ids.iter().enumerate().map(root).collect(), ..Regions::default() }
+    }
+
+    /// Notes that something is mounted at an entry of that name.
+    pub(in crate::union) fn note_mount(&self, name: &[u8]) {
+        if !self.mount_names.read().contains(name) {
+            self.mount_names.write().insert(name.into());
+        }
     }
 
     /// For each region that begins with a layer, such a layer's root; `None` where the filesystem's id isn't enough to
@@ -297,7 +304,7 @@ impl Union {
             return Ok(child);
         }
         let fd = at.pin()?;
-        child.set_trust(Trust::of_type(filesystem_type(fd.as_fd())?));
+        child.set_filesystem(filesystem_type(fd.as_fd())?);
         let path = child.path();
         let id = match filesystem_id(fd.as_fd())? {
             FilesystemId::Own(id) => hashed(id, 0, &path),
@@ -311,14 +318,20 @@ impl Union {
             // Without an index, its inodes are identified by device alone; see [`Union::id_in`].
             None => child.set_region(REGIONS),
         }
-        if stat.mount_root && !self.regions.mount_names.read().contains(name) {
-            self.regions.mount_names.write().insert(name.into());
+        if stat.mount_root {
+            self.regions.note_mount(name);
         }
         Ok(child)
     }
 
     /// Which inode a directory is.
     pub(in crate::union) fn dir_id(&self, dir: &RealDir) -> RealId {
+        if dir.veil() == Veil::Mount
+            && let Some((parent, name)) = dir.found_at()
+        {
+            // What stands for it may stand for others too.
+            return self.regions.of_entry(self.dir_id(&parent), &name);
+        }
         self.regions.identity(dir.region(), true, dir.id.0, dir.id.1)
     }
 

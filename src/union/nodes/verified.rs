@@ -142,7 +142,7 @@ impl Union {
         }
         let entry = self.entry_at(node, place)?;
         let fd = entry.at().pin().map_err(|e| self.absent(node, place, e))?;
-        let stat = At::Fd(fd.as_fd()).stat()?;
+        let stat = entry.real.stat_in(At::Fd(fd.as_fd()))?;
         self.verify(node, place, &entry, At::Fd(fd.as_fd()), &stat)?;
         let Entry { dir, name, upper, .. } = entry;
         let entry = match dir {

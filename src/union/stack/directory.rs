@@ -26,6 +26,8 @@ pub struct Layer {
     pub ino: u64,
     /// Whose marks in it are believed.
     pub belief: Belief,
+    /// Is it reached through a mount that nobody else sees, so that nothing can be mounted in it?
+    pub sealed: bool,
 }
 
 impl Layer {
@@ -37,7 +39,7 @@ impl Layer {
         let place = rustix::fs::readlinkat(rustix::fs::CWD, proc_path(root.as_fd()), Vec::new());
         let place = place.map(std::ffi::CString::into_bytes).unwrap_or_default();
         let belief = Belief::of_process();
-        Ok(Layer { path: path.to_owned(), place, root, dev: id.dev, ino: id.ino, belief })
+        Ok(Layer { path: path.to_owned(), place, root, dev: id.dev, ino: id.ino, belief, sealed: false })
     }
 
     pub(in crate::union) fn may(

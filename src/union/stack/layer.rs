@@ -10,6 +10,7 @@ pub use crate::union::stack::directory::Layer;
 use crate::union::stack::stack_error::open_error;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{
@@ -22,7 +23,7 @@ use crate::sys::mountinfo::Table;
 use crate::union::lookup::belief::Belief;
 use crate::union::lookup::private::Namespace;
 use crate::union::stack::lock::{DirLock, LOCK_WAIT};
-use crate::union::stack::nesting::{self, Member, locate};
+use crate::union::stack::nesting::{self, Held, Member, locate};
 use crate::union::stack::probe;
 pub use crate::union::stack::probe::{UpperCaps, WhiteoutForm};
 pub use crate::union::stack::stack_error::{Role, Said, Shown, StackError, TakeAway};
@@ -138,6 +139,19 @@ pub struct Stack {
     pub upper: Option<UpperLayer>,
     /// Whose marks are believed.
     pub belief: Belief,
+    /// What the lowers hold of this mount itself.
+    pub veils: Veils,
+}
+
+/// What lowers hold of this mount itself, and don't show; see [`crate::union::lookup::veil`].
+#[derive(Debug, Default)]
+pub struct Veils {
+    /// Device and inode number of its directories.
+    pub parts: Vec<(u64, u64)>,
+    /// The directory that the mount covers, where it lies in a lower.
+    pub covered: Option<Arc<OwnedFd>>,
+    /// The lowers in which it lies; the topmost is 0.
+    pub holders: Vec<usize>,
 }
 
 impl Stack {
@@ -163,10 +177,11 @@ impl Stack {
             lowers.iter().enumerate().map(|(i, layer)| layer.member(options.role(i))).collect();
         members.extend(upper.iter().map(|layer| layer.member(Role::Upper)));
         members.extend(mount_point.iter().map(|dir| dir.member(Role::MountPoint)));
-        nesting::check(&members)?;
+        let held = nesting::check(&members)?;
 
         let Some(mut upper) = upper else {
-            return Ok(Stack { lowers: unchanged_by_reading(lowers), upper: None, belief });
+            let veils = veils(&held, mount_point, options);
+            return Ok(Stack { lowers: unchanged_by_reading(lowers), upper: None, belief, veils });
         };
         let lock = DirLock::acquire(upper.root.as_fd(), Role::Upper, &upper.path, options.lock_wait)?;
         let place = match &options.work {
@@ -180,7 +195,8 @@ impl Stack {
         members.push(upper.member(Role::Upper));
         members.push(Member { role: Role::Work, path: &place.path, id: work_at.id, fd: place.root.as_fd() });
         members.extend(mount_point.iter().map(|dir| dir.member(Role::MountPoint)));
-        nesting::check(&members)?;
+        let held = nesting::check(&members)?;
+        let veils = veils(&held, mount_point, options);
 
         let prepared = place.prepare(&upper, options.lock_wait)?;
         let caps = probe::probe(prepared.workdir.staging.as_fd(), belief.namespace == Namespace::User)
@@ -212,7 +228,7 @@ impl Stack {
         let mut lowers = unchanged_by_reading(lowers);
         lowers.iter_mut().chain([&mut upper]).for_each(|layer| layer.belief = belief);
         let upper = UpperLayer { work, layer: upper, caps, _lock: lock, _sync: sync };
-        Ok(Stack { lowers, upper: Some(upper), belief })
+        Ok(Stack { lowers, upper: Some(upper), belief, veils })
     }
 
     /// Leaves the workdir clean at the end of the mount; see [`Workdir::close`]. Dropping the stack does so too, but
@@ -236,6 +252,19 @@ fn open_lowers(options: &StackOptions) -> Result<Vec<Layer>, StackError> {
         .collect()
 }
 
+/// What the lowers are not to show.
+fn veils(held: &[Held], mount_point: Option<Layer>, options: &StackOptions) -> Veils {
+    let mut parts: Vec<_> = held.iter().map(|held| (held.id.dev, held.id.ino)).collect();
+    parts.dedup();
+    let holds = |at: &usize| {
+        let role = options.role(*at);
+        held.iter().any(|held| held.role == Role::MountPoint && held.by == role)
+    };
+    let holders: Vec<usize> = (0..options.lowers.len()).filter(holds).collect();
+    let covered = mount_point.filter(|_| !holders.is_empty()).map(|dir| Arc::new(dir.root));
+    Veils { parts, covered, holders }
+}
+
 /// The lowers, as root through mounts of this process's own, so that reading changes no access times in them (the
 /// kernel's overlayfs does likewise). Last of all, since such a mount has no place in the tree that could be compared.
 ///
@@ -255,7 +284,10 @@ fn unchanged_by_reading(mut lowers: Vec<Layer>) -> Vec<Layer> {
             continue;
         }
         match without_access_times(layer.root.as_fd()) {
-            Ok(root) => layer.root = root,
+            Ok(root) => {
+                layer.root = root;
+                layer.sealed = true;
+            }
             Err(errno) => {
                 log::debug!("lower {}: access times may change by reading: {errno}", layer.path.display());
             }
@@ -417,21 +449,15 @@ mod tests {
     #[test]
     fn nesting_is_refused_where_it_would_loop() {
         let top = tree();
-        refused(&top, &options(&top, &["a"], Some("a/in")), "lies inside lower layer 1");
         refused(&top, &options(&top, &["up/in"], Some("up")), "lies inside upper layer");
-        for (role, at) in [("lower layer 1", "a/in"), ("upper layer", "up/in")] {
-            let inside =
-                StackOptions { mount_point: Some(top.path().join(at)), ..options(&top, &["a"], Some("up")) };
-            refused(&top, &inside, &format!("lies inside {role}"));
-            let work = StackOptions { work: Some(top.path().join(at)), ..options(&top, &["a"], Some("up")) };
-            refused(&top, &work, "workdir");
-            let made = StackOptions {
-                work: Some(top.path().join(at).join("new")),
-                ..options(&top, &["a"], Some("up"))
-            };
-            refused(&top, &made, "workdir");
-            assert!(names(&top.path().join(at)).is_empty());
-        }
+        let at = top.path().join("up/in");
+        let inside = StackOptions { mount_point: Some(at.clone()), ..options(&top, &["a"], Some("up")) };
+        refused(&top, &inside, "lies inside upper layer");
+        let work = StackOptions { work: Some(at.clone()), ..options(&top, &["a"], Some("up")) };
+        refused(&top, &work, "workdir");
+        let made = StackOptions { work: Some(at.join("new")), ..options(&top, &["a"], Some("up")) };
+        refused(&top, &made, "workdir");
+        assert!(names(&at).is_empty());
         let around = StackOptions { work: Some(top.path().into()), ..options(&top, &["a"], Some("up")) };
         refused(&top, &around, "lies inside workdir");
         // Harmless: both are only read; and layers may lie below the mount point.
@@ -439,6 +465,25 @@ mod tests {
         let below =
             StackOptions { mount_point: Some(top.path().into()), ..options(&top, &["a"], Some("up")) };
         Stack::open(&below).unwrap();
+    }
+
+    #[test]
+    fn a_lower_may_hold_all_else_and_does_not_show_it() {
+        let top = tree();
+        for dir in ["a/in/up", "a/in/work", "a/in/mnt"] {
+            fs::create_dir(top.path().join(dir)).unwrap();
+        }
+        let id = |dir: &str| locate(fs::File::open(top.path().join(dir)).unwrap().as_fd()).unwrap().id;
+        let inside = StackOptions {
+            work: Some(top.path().join("a/in/work")),
+            mount_point: Some(top.path().join("a/in/mnt")),
+            ..options(&top, &["b", "a"], Some("a/in/up"))
+        };
+        let veils = Stack::open(&inside).unwrap().veils;
+        assert_eq!(veils.holders, [1]);
+        assert_eq!(veils.parts, ["a/in/up", "a/in/work", "a/in/mnt"].map(|dir| (id(dir).dev, id(dir).ino)));
+        let outside = Stack::open(&options(&top, &["b", "a"], Some("up"))).unwrap().veils;
+        assert!(outside.parts.is_empty() && outside.holders.is_empty() && outside.covered.is_none());
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Which directories may not lie inside one another.
 //!
-//! A mount point inside a layer makes the daemon wait for itself; an upper inside a lower makes writes change a lower.
+//! A lower may hold the others: what is to be done about them there is told (see [`crate::union::lookup::veil`]). All else is refused: an
+//! upper or a workdir that holds another of the mount's directories would show it as part of the merged tree and change it.
+//!
 //! Paths cannot tell (symlinks, `..`, bind mounts), so each directory is walked upward with `openat("..")` to the root
 //! and each ancestor is compared by device and inode number. The walk crosses mount points, as a lookup inside a layer
 //! may do too. What it cannot see is a bind mount of a layer's subdirectory elsewhere: above that mount lies another
@@ -58,8 +60,19 @@ pub(in crate::union) struct Member<'a> {
     pub fd: BorrowedFd<'a>,
 }
 
-/// Refuses a directory that is given twice or lies inside another where it must not.
-pub(in crate::union) fn check(members: &[Member<'_>]) -> Result<(), StackError> {
+/// A directory of the mount that lies in a lower.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::union) struct Held {
+    /// The lower.
+    pub by: Role,
+    /// The part of the directory in it.
+    pub role: Role,
+    pub id: DirId,
+}
+
+/// Refuses a directory that is given twice or lies inside another where it must not, and tells which lie in a lower.
+pub(in crate::union) fn check(members: &[Member<'_>]) -> Result<Vec<Held>, StackError> {
+    let mut held = Vec::new();
     let mut by_id: HashMap<DirId, &Member<'_>> = HashMap::with_capacity(members.len());
     for member in members {
         if member.role == Role::MountPoint && by_id.get(&member.id).is_some_and(|first| may_cover(first.role))
@@ -83,6 +96,10 @@ pub(in crate::union) fn check(members: &[Member<'_>]) -> Result<(), StackError> 
                 errno,
             })?;
             let Some(outer) = by_id.get(&ancestor) else { continue };
+            // Of two lowers, which are only read, the inner one is merely seen twice.
+            if is_lower(outer.role) && !is_lower(inner.role) {
+                held.push(Held { by: outer.role, role: inner.role, id: inner.id });
+            }
             if may_not_hold(outer.role, inner.role) {
                 return Err(StackError::Nested {
                     inner: inner.role,
@@ -93,21 +110,25 @@ pub(in crate::union) fn check(members: &[Member<'_>]) -> Result<(), StackError> 
             }
         }
     }
-    Ok(())
+    Ok(held)
+}
+
+fn is_lower(role: Role) -> bool {
+    matches!(role, Role::Lower(_))
 }
 
 /// Whether the merged tree may be mounted right on a directory in that role. A lower is reached by a descriptor that was
 /// opened before, so the mount is not in its way. The upper and its workdir are reached by their paths by the next mount,
 /// which would wait for this one.
 fn may_cover(role: Role) -> bool {
-    matches!(role, Role::Lower(_))
+    is_lower(role)
 }
 
 /// Whether a directory in the role `inner` must not lie inside one in the role `outer`.
 fn may_not_hold(outer: Role, inner: Role) -> bool {
     match (outer, inner) {
-        // Read-only both: the inner one is merely seen twice.
-        (Role::Lower(_), Role::Lower(_)) => false,
+        // Told of, and veiled.
+        (Role::Lower(_), _) => false,
         // The layers are held open before the mount covers them.
         (Role::MountPoint, _) => false,
         _ => true,

@@ -111,7 +111,7 @@ impl Record {
             Seen::Leaf { stat, data } => Holds::Leaf { stat: **stat, data: data.map(|data| data.dir.layer) },
             Seen::Directory { stat, marks, cut, .. } => Holds::Directory {
                 stat: **stat,
-                opaque: *cut == Some(Cut::Opaque),
+                opaque: matches!(cut, Some(Cut::Opaque | Cut::Veiled)),
                 beside: *cut == Some(Cut::Beside),
                 redirect: marks.redirect.clone(),
             },
