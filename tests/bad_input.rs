@@ -3,14 +3,11 @@
 
 #![allow(missing_docs)]
 
-#[path = "common/cli.rs"]
-mod cli;
-
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
 
-use cli::{Place, is_root, run};
+use support::cli::{Place, is_root, run};
 
 /// Runs the program, which must refuse, and compares the scratch directory before and after.
 #[track_caller]
@@ -51,7 +48,7 @@ fn the_command_line() {
 #[test]
 fn layers_that_are_no_directories() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     fs::write(place.at("file"), "x").unwrap();
@@ -78,7 +75,7 @@ fn layers_that_are_no_directories() {
 #[test]
 fn directories_in_two_roles_and_inside_one_another() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     for dir in ["a/in", "up/in"] {
@@ -114,7 +111,7 @@ fn directories_in_two_roles_and_inside_one_another() {
 #[test]
 fn what_an_ordinary_user_may_not() {
     if !is_root() {
-        skip!("needs root, to become an ordinary user");
+        support::skip!("needs root, to become an ordinary user");
     }
     let place = Place::of_user();
     for (dir, mode) in [("closed", 0o700), ("listed", 0o711), ("fixed", 0o755)] {
@@ -122,7 +119,7 @@ fn what_an_ordinary_user_may_not() {
     }
     place.mkdir("closed/in");
     place.mkdir("fixed/up");
-    std::os::unix::fs::chown(place.at("fixed/up"), Some(cli::user().0), None).unwrap();
+    std::os::unix::fs::chown(place.at("fixed/up"), Some(support::cli::user().0), None).unwrap();
     let before = listing(&place);
     for (args, parts) in [
         ("--lower closed/in mnt", &["lower layer 1 closed/in", "permission denied", "search permission"][..]),
@@ -140,7 +137,7 @@ fn what_an_ordinary_user_may_not() {
 #[test]
 fn a_default_workdir_of_somebody_else_is_not_used() {
     if !is_root() {
-        skip!("needs root, to become an ordinary user");
+        support::skip!("needs root, to become an ordinary user");
     }
     let place = Place::of_user();
     place.sh_as_user("mkdir .up.work").ok();
@@ -155,7 +152,7 @@ fn a_default_workdir_of_somebody_else_is_not_used() {
 #[test]
 fn filesystems_that_cannot_serve_an_upper() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     for dir in ["ro", "tmp"] {
@@ -193,7 +190,7 @@ fn filesystems_that_cannot_serve_an_upper() {
     let made =
         place.sh("truncate -s 8M fat.img && PATH=$PATH:/sbin mkfs.vfat fat.img && mkdir fat && mount -o loop fat.img fat");
     if made.code != Some(0) {
-        skip!("no vfat: {}", made.err);
+        support::skip!("no vfat: {}", made.err);
     }
     place.sh("mkdir fat/up").ok();
     refused(&place, 1, &["--lower", "a", "--upper", "fat/up", "mnt"], &["upper layer fat/up", marks, "ext4"]);
@@ -202,7 +199,7 @@ fn filesystems_that_cannot_serve_an_upper() {
 #[test]
 fn workdirs_that_are_not_ours_to_use() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     place.mkdir("full/photos");
@@ -220,13 +217,13 @@ fn workdirs_that_are_not_ours_to_use() {
 #[test]
 fn a_leftover_that_cannot_be_removed() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     place.mkdir("w/work/x");
     fs::write(place.at("w/work/x/stuck"), "x").unwrap();
     if place.sh("chattr +i w/work/x/stuck").code != Some(0) {
-        skip!("no immutable files here");
+        support::skip!("no immutable files here");
     }
     let parts = &["workdir w", "cannot remove work/x", "chattr -R -i"];
     refused(&place, 1, &["--lower", "a", "--upper", "up", "--work", "w", "mnt"], parts);
@@ -236,7 +233,7 @@ fn a_leftover_that_cannot_be_removed() {
 #[test]
 fn what_is_in_use() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     for dir in ["mnt2", "up2"] {
@@ -259,10 +256,10 @@ fn what_is_in_use() {
 #[test]
 fn the_device_is_missing_or_forbidden() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::of_user();
-    let (uid, _) = cli::user();
+    let (uid, _) = support::cli::user();
     let before = listing(&place);
     let dev = "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3";
     let missing = format!("unshare --mount sh -e -c '{dev} && ./unionmount --lower a --upper up mnt'");
@@ -279,7 +276,7 @@ fn the_device_is_missing_or_forbidden() {
 #[test]
 fn a_log_file_that_cannot_be_written() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     let args = ["--lower", "a", "--upper", "up", "--log-file", "no/log", "mnt"];

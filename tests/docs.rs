@@ -2,15 +2,12 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
-#[path = "common/cli.rs"]
-mod cli;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use cli::{Ended, Place, is_root, run};
+use support::cli::{Ended, Place, is_root, run};
 
 fn page(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
@@ -87,7 +84,7 @@ fn session() -> String {
 #[test]
 fn the_readmes_session_prints_what_it_says() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let readme = page("README.md");
     let place = Place::new();
@@ -113,10 +110,10 @@ fn the_readmes_session_prints_what_it_says() {
 #[test]
 fn the_readmes_session_can_be_typed_into_zsh() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     if !Path::new("/usr/bin/zsh").exists() {
-        skip!("needs the package zsh");
+        support::skip!("needs the package zsh");
     }
     let place = Place::new();
     for name in ["a", "b", "up", "mnt"] {
@@ -133,7 +130,7 @@ fn the_readmes_session_can_be_typed_into_zsh() {
 #[test]
 fn explain_prints_what_the_manual_says() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     fs::remove_dir(place.at("mnt")).unwrap();

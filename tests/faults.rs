@@ -4,11 +4,6 @@
 // A test that panics has failed; that is what unwrap is for here.
 #![allow(clippy::unwrap_used)]
 
-#[path = "common/mod.rs"]
-mod common;
-#[path = "model/mod.rs"]
-mod model;
-
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
@@ -19,11 +14,11 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
-use common::{Content, Fields, LoopFilesystem, Options, Program, Scratch, Snapshot, Stack, diff};
-use model::execute::Executor;
-use model::generate::{Vocabulary, case};
-use model::layer::StackSpec;
-use model::op::{Op, Outcome};
+use support::model::execute::Executor;
+use support::model::generate::{Vocabulary, case};
+use support::model::layer::StackSpec;
+use support::model::op::{Op, Outcome};
+use support::{Content, Fields, LoopFilesystem, Options, Program, Scratch, Snapshot, Stack, diff};
 
 /// A process that is killed has no say in what its kernel shows next: these are what callers get of it.
 fn is_death(outcome: &Outcome) -> bool {
@@ -33,7 +28,7 @@ fn is_death(outcome: &Outcome) -> bool {
 
 /// What may be half-done when the daemon dies in the middle of an operation: the content of a file that was being
 /// written, never its name or its attributes.
-fn written_path(op: &Op) -> Option<&model::op::Path> {
+fn written_path(op: &Op) -> Option<&support::model::op::Path> {
     match op {
         Op::Write { path, .. }
         | Op::Truncate { path, .. }
@@ -93,7 +88,7 @@ fn kill_during(spec: &StackSpec, operations: &[Op], delay: Duration) -> bool {
     }
     killer.join().unwrap();
     executor.close_all();
-    assert!(common::wait_for_exit(pid.as_raw_nonzero().get() as u32, Duration::from_secs(10)));
+    assert!(support::wait_for_exit(pid.as_raw_nonzero().get() as u32, Duration::from_secs(10)));
     mount.kill_dead();
 
     let mount = stack.mount();
@@ -122,9 +117,9 @@ fn kill_during(spec: &StackSpec, operations: &[Op], delay: Duration) -> bool {
 #[test]
 fn a_killed_daemon_leaves_the_old_state_or_the_new_one() {
     if Program::under_test() == Program::Kernel {
-        skip!("the kernel's overlayfs has no daemon");
+        support::skip!("the kernel's overlayfs has no daemon");
     }
-    let privileged = common::Privilege::current() == common::Privilege::Root;
+    let privileged = support::Privilege::current() == support::Privilege::Root;
     let vocabulary = Vocabulary { open_files: false, operations: 200, ..Vocabulary::full(privileged) };
     let strategy = case(&vocabulary);
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[7; 32]);
@@ -144,7 +139,7 @@ fn a_killed_daemon_leaves_the_old_state_or_the_new_one() {
 #[test]
 fn a_copy_up_that_is_killed_leaves_the_lower_file_whole() {
     if Program::under_test() == Program::Kernel {
-        skip!("the kernel's overlayfs has no daemon");
+        support::skip!("the kernel's overlayfs has no daemon");
     }
     let content: Vec<u8> = (0..24_000_000u32).map(|index| (index % 253) as u8).collect();
     let stack = Stack::new(1);
@@ -165,7 +160,7 @@ fn a_copy_up_that_is_killed_leaves_the_lower_file_whole() {
                 // Fails from some instant on: which, is the point.
                 let path = mount.join("dir").join(name);
                 if let Err(error) = fs::set_permissions(&path, PermissionsExt::from_mode(0o600)) {
-                    assert!(is_death(&Outcome::Failed(common::errno_of(&error))), "{error}");
+                    assert!(is_death(&Outcome::Failed(support::errno_of(&error))), "{error}");
                 }
             }
         });
@@ -177,7 +172,7 @@ fn a_copy_up_that_is_killed_leaves_the_lower_file_whole() {
             let found = fs::metadata(&path).unwrap();
             assert!([0o640, 0o600].contains(&(found.mode() & 0o777)));
             assert_eq!((found.mtime(), found.mtime_nsec()), (1_000_000_000, 5), "round {round}: {name}");
-            assert_eq!(common::read_xattrs(&path).unwrap()[&b"user.a"[..]], b"kept");
+            assert_eq!(support::read_xattrs(&path).unwrap()[&b"user.a"[..]], b"kept");
             // To be copied up again in the next round.
             fs::remove_file(&path).unwrap();
         }
@@ -194,7 +189,7 @@ fn a_copy_up_that_is_killed_leaves_the_lower_file_whole() {
 #[test]
 fn what_was_fsynced_survives_the_daemon() {
     if Program::under_test() == Program::Kernel {
-        skip!("the kernel's overlayfs has no daemon");
+        support::skip!("the kernel's overlayfs has no daemon");
     }
     let stack = Stack::new(1);
     stack.lower(0).file("d/low", vec![b'o'; 100_000]);
@@ -208,7 +203,7 @@ fn what_was_fsynced_survives_the_daemon() {
     fs::rename(mount.join("d/new"), mount.join("d/renamed")).unwrap();
     File::open(mount.join("d")).unwrap().sync_all().unwrap();
     mount.kill_daemon();
-    crate::assert_errno!(low.write_all_at(b"lost", 0), Errno::NOTCONN | Errno::CONNABORTED | Errno::IO);
+    support::assert_errno!(low.write_all_at(b"lost", 0), Errno::NOTCONN | Errno::CONNABORTED | Errno::IO);
     drop((low, new));
     mount.kill_dead();
     let mount = stack.mount();
@@ -236,7 +231,7 @@ fn assert_nothing_staged(stack: &Stack) {
 
 #[test]
 fn a_full_disk() {
-    needs_root!();
+    support::needs_root!();
     let scratch = Scratch::new();
     let disk = LoopFilesystem::new(&scratch, "disk", "ext4", 16 << 20);
     let stack = Stack::new(1).with_upper_in(disk.path());
@@ -249,8 +244,11 @@ fn a_full_disk() {
         file.write_all_at(b"X", 0)?;
         file.sync_all()
     };
-    assert_errno!(attempt(), Errno::NOSPC);
-    assert_errno!(fs::set_permissions(mount.join("big"), PermissionsExt::from_mode(0o600)), Errno::NOSPC);
+    support::assert_errno!(attempt(), Errno::NOSPC);
+    support::assert_errno!(
+        fs::set_permissions(mount.join("big"), PermissionsExt::from_mode(0o600)),
+        Errno::NOSPC
+    );
     assert!(
         fs::read(mount.join("big")).unwrap()[1..] == vec![b'b'; (40 << 20) - 1],
         "the lower file is still whole"
@@ -268,7 +266,7 @@ fn a_full_disk() {
             Err(error) => break error,
         }
     };
-    assert_eq!(common::errno_of(&error), Errno::NOSPC);
+    assert_eq!(support::errno_of(&error), Errno::NOSPC);
     drop(filler);
     assert_eq!(fs::read(mount.join("small")).unwrap(), b"changed");
     assert_eq!(fs::read(mount.join("d/other")).unwrap(), b"o");
@@ -292,7 +290,7 @@ fn a_full_disk() {
 /// As on a plain filesystem, though the daemon keeps what was deleted until the kernel forgets it.
 #[test]
 fn what_was_deleted_is_free_at_once() {
-    needs_root!();
+    support::needs_root!();
     let scratch = Scratch::new();
     let disk = LoopFilesystem::tmpfs(&scratch, "disk", 8 << 20);
     let stack = Stack::new(1).with_upper_in(disk.path());
@@ -325,7 +323,7 @@ fn what_was_deleted_is_free_at_once() {
 
 #[test]
 fn no_inodes_left() {
-    needs_root!();
+    support::needs_root!();
     let scratch = Scratch::new();
     let disk = LoopFilesystem::new(&scratch, "disk", "ext4", 8 << 20);
     let stack = Stack::new(1).with_upper_in(disk.path());
@@ -338,10 +336,13 @@ fn no_inodes_left() {
             Err(error) => break error,
         }
     };
-    assert_eq!(common::errno_of(&error), Errno::NOSPC);
-    assert_errno!(fs::set_permissions(mount.join("d/e/f"), PermissionsExt::from_mode(0o600)), Errno::NOSPC);
-    assert_errno!(fs::create_dir(mount.join("new")), Errno::NOSPC);
-    assert_errno!(fs::hard_link(mount.join("g"), mount.join("h")), Errno::NOSPC);
+    assert_eq!(support::errno_of(&error), Errno::NOSPC);
+    support::assert_errno!(
+        fs::set_permissions(mount.join("d/e/f"), PermissionsExt::from_mode(0o600)),
+        Errno::NOSPC
+    );
+    support::assert_errno!(fs::create_dir(mount.join("new")), Errno::NOSPC);
+    support::assert_errno!(fs::hard_link(mount.join("g"), mount.join("h")), Errno::NOSPC);
     assert_eq!(fs::read(mount.join("d/e/f")).unwrap(), b"lower");
     fs::remove_file(mount.join("n0")).unwrap();
     for index in 1..20 {
@@ -356,12 +357,12 @@ fn no_inodes_left() {
 /// A quota is used up: EDQUOT instead of ENOSPC, and the same care.
 #[test]
 fn a_used_up_quota() {
-    needs_root!();
+    support::needs_root!();
     let scratch = Scratch::new();
     let disk = LoopFilesystem::new(&scratch, "disk", "btrfs", 160 << 20);
     let path = disk.path().to_str().unwrap();
-    common::run("btrfs", &["quota", "enable", path]);
-    common::run("btrfs", &["qgroup", "limit", "20M", path]);
+    support::run("btrfs", &["quota", "enable", path]);
+    support::run("btrfs", &["qgroup", "limit", "20M", path]);
     let stack = Stack::new(1).with_upper_in(disk.path());
     stack.lower(0).file("big", vec![b'b'; 30 << 20]).file("small", "small");
     let before = stack.lower_snapshots();
@@ -369,7 +370,7 @@ fn a_used_up_quota() {
     let error = fs::set_permissions(mount.join("big"), PermissionsExt::from_mode(0o600))
         .and_then(|()| File::open(mount.join("big"))?.sync_all())
         .expect_err("more than the quota was copied up");
-    assert_eq!(common::errno_of(&error), Errno::DQUOT);
+    assert_eq!(support::errno_of(&error), Errno::DQUOT);
     assert!(fs::symlink_metadata(stack.upper().root().join("big")).is_err(), "a partial copy");
     assert_nothing_staged(&stack);
     let mut filler = File::create(mount.join("filler")).unwrap();
@@ -379,7 +380,7 @@ fn a_used_up_quota() {
             Err(error) => break error,
         }
     };
-    assert_eq!(common::errno_of(&error), Errno::DQUOT);
+    assert_eq!(support::errno_of(&error), Errno::DQUOT);
     drop(filler);
     assert!(fs::read(mount.join("big")).unwrap() == vec![b'b'; 30 << 20], "the lower's file shows whole");
     fs::remove_file(mount.join("filler")).unwrap();
@@ -391,7 +392,7 @@ fn a_used_up_quota() {
 /// A lower's disk has a bad sector: btrfs finds by its checksum that a file was torn, and says EIO.
 #[test]
 fn a_lower_that_cannot_be_read() {
-    needs_root!();
+    support::needs_root!();
     let scratch = Scratch::new();
     let mark = b"here is where the disk will fail";
     let disk = LoopFilesystem::new(&scratch, "disk", "btrfs", 128 << 20);
@@ -400,7 +401,7 @@ fn a_lower_that_cannot_be_read() {
     fs::create_dir(disk.path().join("layer")).unwrap();
     fs::write(disk.path().join("layer/torn"), &content).unwrap();
     fs::write(disk.path().join("layer/whole"), "whole").unwrap();
-    common::run("umount", &[disk.path()]);
+    support::run("umount", &[disk.path()]);
     drop(disk);
     let path = scratch.path().join("disk.img");
     let image = fs::read(&path).unwrap();
@@ -410,14 +411,17 @@ fn a_lower_that_cannot_be_read() {
         File::options().write(true).open(&path).unwrap().write_all_at(b"X", at as u64).unwrap();
     }
     let disk = LoopFilesystem::again(&scratch, "disk");
-    assert_errno!(fs::read(disk.path().join("layer/torn")), Errno::IO);
+    support::assert_errno!(fs::read(disk.path().join("layer/torn")), Errno::IO);
 
     let stack = Stack::new(1);
     let lower = disk.path().join("layer");
     let options = Options { lowers: vec![lower], ..stack.options() };
-    let mount = common::Mount::new(&options, stack.mountpoint());
-    assert_errno!(fs::read(mount.join("torn")), Errno::IO);
-    assert_errno!(fs::set_permissions(mount.join("torn"), PermissionsExt::from_mode(0o600)), Errno::IO);
+    let mount = support::Mount::new(&options, stack.mountpoint());
+    support::assert_errno!(fs::read(mount.join("torn")), Errno::IO);
+    support::assert_errno!(
+        fs::set_permissions(mount.join("torn"), PermissionsExt::from_mode(0o600)),
+        Errno::IO
+    );
     assert!(fs::symlink_metadata(stack.upper().root().join("torn")).is_err(), "a partial copy");
     assert_eq!(fs::read(mount.join("whole")).unwrap(), b"whole", "the mount goes on");
     fs::set_permissions(mount.join("whole"), PermissionsExt::from_mode(0o600)).unwrap();
@@ -427,7 +431,7 @@ fn a_lower_that_cannot_be_read() {
 
 #[test]
 fn an_upper_that_becomes_read_only() {
-    needs_root!();
+    support::needs_root!();
     let scratch = Scratch::new();
     let disk = LoopFilesystem::new(&scratch, "disk", "ext4", 16 << 20);
     let stack = Stack::new(1).with_upper_in(disk.path());
@@ -438,10 +442,13 @@ fn an_upper_that_becomes_read_only() {
     disk.abort();
     // ext4 says EROFS, or EIO where it was in the middle of something.
     let path = mount.join("low");
-    assert_errno!(fs::set_permissions(&path, PermissionsExt::from_mode(0o600)), Errno::ROFS | Errno::IO);
-    assert_errno!(File::create(mount.join("new")), Errno::ROFS | Errno::IO);
-    assert_errno!(fs::remove_file(&path), Errno::ROFS | Errno::IO);
-    assert_errno!(fs::rename(mount.join("up"), mount.join("other")), Errno::ROFS | Errno::IO);
+    support::assert_errno!(
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o600)),
+        Errno::ROFS | Errno::IO
+    );
+    support::assert_errno!(File::create(mount.join("new")), Errno::ROFS | Errno::IO);
+    support::assert_errno!(fs::remove_file(&path), Errno::ROFS | Errno::IO);
+    support::assert_errno!(fs::rename(mount.join("up"), mount.join("other")), Errno::ROFS | Errno::IO);
     assert_eq!(fs::read(&path).unwrap(), b"low");
     assert_eq!(fs::read(mount.join("up")).unwrap(), b"up");
     assert!(!mount.join("new").exists() && !mount.join("other").exists());
@@ -450,16 +457,16 @@ fn an_upper_that_becomes_read_only() {
 
 #[test]
 fn an_upper_on_a_read_only_filesystem_is_refused() {
-    needs_root!();
+    support::needs_root!();
     if !Program::under_test().is_unionmount() {
-        skip!("the peers have other words");
+        support::skip!("the peers have other words");
     }
     let scratch = Scratch::new();
     let disk = LoopFilesystem::tmpfs(&scratch, "disk", 1 << 20);
     let stack = Stack::new(1).with_upper_in(disk.path());
     disk.remount("ro");
     let refused =
-        common::Mount::try_with_program(&Program::under_test(), &stack.options(), stack.mountpoint());
+        support::Mount::try_with_program(&Program::under_test(), &stack.options(), stack.mountpoint());
     let error = refused.err().expect("a mount that cannot write");
     assert_eq!(error.status, Some(1), "{}", error.stderr);
     assert!(error.stderr.contains("upper") || error.stderr.contains("work"), "{}", error.stderr);
@@ -478,8 +485,8 @@ fn a_lower_that_is_emptied_under_the_mount() {
     let open = File::open(mount.join("d0/f0")).unwrap();
     fs::remove_dir_all(stack.lower(1).root()).unwrap();
     assert_quick("a walk over a lower that went away", || {
-        common::output("find", &[mount.path()]);
-        common::output(
+        support::output("find", &[mount.path()]);
+        support::output(
             "cp",
             &["-r".as_ref(), mount.path().as_os_str(), stack.scratch().path().join("copy").as_os_str()],
         );
@@ -532,9 +539,9 @@ fn a_lower_whose_files_change_under_the_mount() {
 
 #[test]
 fn few_file_descriptors() {
-    needs_root!();
+    support::needs_root!();
     if Program::under_test() == Program::Kernel {
-        skip!("the kernel's overlayfs has no daemon");
+        support::skip!("the kernel's overlayfs has no daemon");
     }
     let stack = Stack::new(3);
     for index in 0..3000 {
@@ -542,7 +549,7 @@ fn few_file_descriptors() {
     }
     let limit = 256;
     let prefix = ["prlimit".to_owned(), format!("--nofile={limit}:{limit}")].to_vec();
-    let mount = common::Mount::new(&common::Options { prefix, ..stack.options() }, stack.mountpoint());
+    let mount = support::Mount::new(&support::Options { prefix, ..stack.options() }, stack.mountpoint());
     // Many directories and files, one after the other: a known node holds no descriptor.
     for index in 0..3000 {
         let path = mount.join(format!("d{}/f{index}", index % 300));
@@ -554,7 +561,7 @@ fn few_file_descriptors() {
         match File::open(mount.join(format!("d{}/f{index}", index % 300))) {
             Ok(file) => open.push(file),
             Err(error) => {
-                assert!([Errno::MFILE, Errno::NFILE].contains(&common::errno_of(&error)), "{error}")
+                assert!([Errno::MFILE, Errno::NFILE].contains(&support::errno_of(&error)), "{error}")
             }
         }
     }
@@ -569,14 +576,14 @@ fn few_file_descriptors() {
 #[test]
 fn an_upper_in_use_is_refused() {
     if !Program::under_test().is_unionmount() {
-        skip!("the peers do not lock");
+        support::skip!("the peers do not lock");
     }
     let stack = Stack::new(1);
     stack.lower(0).file("f", "x");
     let mount = stack.mount();
     let other = stack.scratch().dir("other");
     let options = stack.options();
-    let refused = common::Mount::try_with_program(&Program::under_test(), &options, &other);
+    let refused = support::Mount::try_with_program(&Program::under_test(), &options, &other);
     let error = refused.err().expect("a second mount of one upper");
     assert_eq!(error.status, Some(1), "{}", error.stderr);
     mount.kill();

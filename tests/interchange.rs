@@ -6,16 +6,13 @@
 // A test that panics has failed; that is what unwrap is for here.
 #![allow(clippy::unwrap_used)]
 
-#[path = "common/mod.rs"]
-mod common;
-
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
-use common::{Fields, Mount, Privilege, Program, Snapshot, Stack, diff, read_xattrs};
+use support::{Fields, Mount, Privilege, Program, Snapshot, Stack, diff, read_xattrs};
 
 /// The kernel's mount, with what it needs to do the same as we do.
 fn kernel(stack: &Stack, extra: &[&str]) -> Mount {
@@ -103,7 +100,7 @@ fn assert_same(expected: &Snapshot, mount: &Mount, what: &str) {
 #[test]
 fn the_kernel_shows_what_was_written_here() {
     if !can_mount_overlayfs() {
-        skip!("an ordinary user cannot mount overlayfs");
+        support::skip!("an ordinary user cannot mount overlayfs");
     }
     let redirect = Privilege::current() == Privilege::Root;
     let stack = stack();
@@ -128,7 +125,7 @@ fn the_kernel_shows_what_was_written_here() {
 #[test]
 fn what_the_kernel_wrote_is_shown_here() {
     if !can_mount_overlayfs() {
-        skip!("an ordinary user cannot mount overlayfs");
+        support::skip!("an ordinary user cannot mount overlayfs");
     }
     let redirect = Privilege::current() == Privilege::Root;
     let stack = stack();
@@ -162,7 +159,7 @@ fn assert_one_file(mount: &Mount, names: &[&str], content: &[u8], who: &str) {
 /// The kernel keeps a file of a lower that has several names whole by an index in its workdir (`index=on`).
 #[test]
 fn hardlinks_kept_in_the_kernels_index() {
-    needs_root!();
+    support::needs_root!();
     let stack = stack();
     let names = ["first-name", "second-name"];
     let mount = kernel(&stack, &["index=on"]);
@@ -194,7 +191,7 @@ fn hardlinks_kept_in_the_kernels_index() {
 /// What is copied up here is in the kernel's index as well.
 #[test]
 fn hardlinks_copied_up_here_are_whole_under_the_kernel() {
-    needs_root!();
+    support::needs_root!();
     let stack = stack();
     let names = ["first-name", "second-name"];
     let mount = stack.mount();
@@ -220,7 +217,7 @@ fn hardlinks_copied_up_here_are_whole_under_the_kernel() {
 /// Without its index the kernel knows nothing of names that were never used; those that were are links in the upper.
 #[test]
 fn names_that_were_used_are_links_without_an_index() {
-    needs_root!();
+    support::needs_root!();
     let stack = stack();
     let mount = stack.mount();
     assert_eq!(fs::read(mount.join("second-name")).unwrap(), b"one file");
@@ -238,7 +235,7 @@ fn names_that_were_used_are_links_without_an_index() {
 /// metacopy; and a change keeps all that is shown.
 #[test]
 fn metacopies_of_the_kernel_have_their_data() {
-    needs_root!();
+    support::needs_root!();
     let stack = Stack::new(2);
     stack.lower(1).file("d/f", vec![b'd'; 100_000]).file("moved/g", vec![b'g'; 50_000]).mode("d/f", 0o600);
     stack.lower(1).file("twice", vec![b't'; 30_000]).file("many/one", vec![b'm'; 20_000]);
@@ -309,7 +306,7 @@ fn metacopies_of_the_kernel_have_their_data() {
 #[test]
 fn an_upper_becomes_a_lower() {
     if !can_mount_overlayfs() {
-        skip!("an ordinary user cannot mount overlayfs");
+        support::skip!("an ordinary user cannot mount overlayfs");
     }
     let redirect = Privilege::current() == Privilege::Root;
     let below = stack();
@@ -338,8 +335,8 @@ fn an_upper_becomes_a_lower() {
 
 #[test]
 fn the_same_in_a_user_namespace() {
-    needs_root!();
-    let scratch = common::Scratch::new();
+    support::needs_root!();
+    let scratch = support::Scratch::new();
     let (suite, program) = (scratch.path().join("suite"), scratch.path().join("unionmount"));
     fs::copy(std::env::current_exe().unwrap(), &suite).unwrap();
     let under_test = match Program::under_test() {
@@ -352,7 +349,7 @@ fn the_same_in_a_user_namespace() {
     };
     let work = scratch.dir("scratch");
     std::os::unix::fs::chown(&work, Some(1), Some(1)).unwrap();
-    common::run("setfacl", &["-m", "u:1:rw", "/dev/fuse"]);
+    support::run("setfacl", &["-m", "u:1:rw", "/dev/fuse"]);
     let output = Command::new("setpriv")
         .args(["--reuid=1", "--regid=1", "--clear-groups", "unshare", "-Urm"])
         .arg(&suite)

@@ -2,15 +2,12 @@
 
 #![allow(missing_docs)]
 
-#[path = "common/cli.rs"]
-mod cli;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::process::Stdio;
 
-use cli::{Place, as_user, is_root, until, wait};
 use rustix::process::{Signal, kill_process};
+use support::cli::{Place, as_user, is_root, until, wait};
 
 const LAYERS: [&str; 4] = ["--lower", "a:b", "--upper", "up"];
 
@@ -21,7 +18,7 @@ fn with<'a>(args: &[&'a str]) -> Vec<&'a str> {
 #[test]
 fn a_mount_answers_when_the_program_returns_and_leaves_nothing() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     let before = fs::metadata(place.at("mnt")).unwrap().dev();
@@ -41,7 +38,7 @@ fn a_mount_answers_when_the_program_returns_and_leaves_nothing() {
 #[test]
 fn the_daemon_holds_nothing_of_its_caller() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     // `run` reads stdout and stderr to their ends: descriptor 7 would keep stdout open, as would 1 or 2.
@@ -60,7 +57,7 @@ fn the_daemon_holds_nothing_of_its_caller() {
 #[test]
 fn a_remount_right_after_umount_works() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     for _ in 0..20 {
@@ -74,7 +71,7 @@ fn a_remount_right_after_umount_works() {
 #[test]
 fn of_many_mounts_of_one_upper_one_wins() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     let points: Vec<String> = (0..8).map(|i| format!("m{i}")).collect();
@@ -99,7 +96,7 @@ fn of_many_mounts_of_one_upper_one_wins() {
 #[test]
 fn mount_options_reach_the_kernel() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     place.unionmount(&with(&["-o", "nosuid,nodev,noexec", "-o", "noatime,fsname=a\\,b", "mnt"])).ok();
@@ -115,7 +112,7 @@ fn mount_options_reach_the_kernel() {
 #[test]
 fn without_an_upper_and_with_ro_it_is_read_only() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     for args in [&["--lower", "a:b", "mnt"][..], &with(&["-o", "ro", "mnt"])] {
@@ -131,7 +128,7 @@ fn without_an_upper_and_with_ro_it_is_read_only() {
 #[test]
 fn in_the_foreground_it_logs_and_ends_by_a_signal() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     for signal in [Signal::TERM, Signal::INT] {
@@ -157,7 +154,7 @@ fn in_the_foreground_it_logs_and_ends_by_a_signal() {
 #[test]
 fn a_busy_mount_goes_at_the_second_signal() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     place.unionmount(&with(&["--log-file", "log", "mnt"])).ok();
@@ -177,7 +174,7 @@ fn a_busy_mount_goes_at_the_second_signal() {
 #[test]
 fn a_killed_daemon_leaves_a_dead_mount_that_is_named_and_a_workdir_that_is_swept() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     place.unionmount(&with(&["mnt"])).ok();
@@ -194,7 +191,7 @@ fn a_killed_daemon_leaves_a_dead_mount_that_is_named_and_a_workdir_that_is_swept
 #[test]
 fn a_broken_connection_takes_the_mount_away() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     let mut child = place.command(&with(&["--foreground", "mnt"])).stderr(Stdio::null()).spawn().unwrap();
@@ -203,7 +200,7 @@ fn a_broken_connection_takes_the_mount_away() {
     if fs::write(format!("/sys/fs/fuse/connections/{connection}/abort"), "1").is_err() {
         place.umount("mnt");
         assert_eq!(wait(&mut child), Some(0));
-        skip!("fusectl is not mounted");
+        support::skip!("fusectl is not mounted");
     }
     assert_eq!(wait(&mut child), Some(1));
     assert!(place.mounted("mnt").is_none());
@@ -213,7 +210,7 @@ fn a_broken_connection_takes_the_mount_away() {
 #[test]
 fn a_volatile_upper_is_taken_over_after_a_clean_end_only() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     let args = ["-o", "volatile,lowerdir=a,upperdir=up,workdir=w", "mnt"];
@@ -237,7 +234,7 @@ fn a_volatile_upper_is_taken_over_after_a_clean_end_only() {
 #[test]
 fn the_helper_forms() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     place.mkdir("w");
@@ -284,7 +281,7 @@ fn the_helper_forms() {
 #[test]
 fn mount_8_and_fstab() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     // mount(8) calls mount.fuse, which has a shell run `unionmount`; both search fixed directories. A mount namespace
@@ -313,7 +310,7 @@ fn mount_8_and_fstab() {
 #[test]
 fn an_ordinary_user_mounts_through_fusermount3() {
     if !is_root() {
-        skip!("needs root, to become an ordinary user");
+        support::skip!("needs root, to become an ordinary user");
     }
     let place = Place::of_user();
     place.sh_as_user("./unionmount --lower a:b --upper up -o noatime,fsname='c\\,d' mnt").ok();
@@ -340,7 +337,7 @@ fn an_ordinary_user_mounts_through_fusermount3() {
 #[test]
 fn root_of_a_user_namespace_mounts_by_itself() {
     if !is_root() {
-        skip!("needs root, to become an ordinary user");
+        support::skip!("needs root, to become an ordinary user");
     }
     let place = Place::of_user();
     let script = "unshare --user --map-root-user --mount sh -e -c '
@@ -350,7 +347,7 @@ fn root_of_a_user_namespace_mounts_by_itself() {
         umount mnt'";
     let ended = place.sh_as_user(script);
     if ended.err.contains("unshare failed") {
-        skip!("no user namespaces here: {}", ended.err);
+        support::skip!("no user namespaces here: {}", ended.err);
     }
     let ended = ended.ok();
     assert!(ended.out.contains("fuse.unionmount") && ended.out.contains("allow_other"), "{ended:?}");
@@ -362,7 +359,7 @@ fn root_of_a_user_namespace_mounts_by_itself() {
 #[test]
 fn six_hundred_layers_mount_under_a_low_soft_limit() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     let lowers: Vec<String> = (0..600).map(|i| format!("layers/{i}")).collect();
@@ -376,12 +373,12 @@ fn six_hundred_layers_mount_under_a_low_soft_limit() {
 #[test]
 fn names_that_are_not_utf8() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     use std::os::unix::ffi::OsStrExt;
     let name = std::ffi::OsStr::from_bytes(b"\xff\xfe");
     let place = Place::of_user();
-    let (uid, gid) = cli::user();
+    let (uid, gid) = support::cli::user();
     std::os::unix::fs::chown(place.mkdir(name), Some(uid), Some(gid)).unwrap();
     let ended =
         place.sh_as_user("./unionmount --lower a -o fsname=$(printf '\\377') $(printf '\\377\\376')").ok();
@@ -410,7 +407,7 @@ fn what_is_made_out_of_the_definitions() {
 #[test]
 fn a_daemon_that_dies_while_it_starts_leaves_no_mount() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     // Less and less memory: somewhere on the way the daemon dies after it has mounted.
@@ -430,7 +427,7 @@ fn a_daemon_that_dies_while_it_starts_leaves_no_mount() {
 #[test]
 fn a_daemon_that_cannot_say_that_it_is_ready_is_ended() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     // Its answers to the kernel go by another call.
@@ -444,7 +441,7 @@ fn a_daemon_that_cannot_say_that_it_is_ready_is_ended() {
 #[test]
 fn stray_signals_end_no_mount() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     fs::write(place.at("a/f"), "f").unwrap();
@@ -469,7 +466,7 @@ fn stray_signals_end_no_mount() {
 #[test]
 fn too_few_descriptors_are_refused_with_the_number_that_does() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     fs::create_dir(place.at("a/d")).unwrap();
@@ -507,7 +504,7 @@ fn too_few_descriptors_are_refused_with_the_number_that_does() {
 #[test]
 fn a_lower_may_be_covered_and_an_upper_may_not() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     fs::write(place.at("a/f"), "low").unwrap();
@@ -533,7 +530,7 @@ fn a_lower_may_be_covered_and_an_upper_may_not() {
 #[test]
 fn habits_of_other_unions_are_answered_in_our_words() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     symlink("unionmount", place.at("mount.fuse.unionmount")).unwrap();
@@ -551,7 +548,7 @@ fn habits_of_other_unions_are_answered_in_our_words() {
 #[test]
 fn the_helper_of_mount_8_takes_a_dead_mount_away_first() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     symlink("unionmount", place.at("mount.fuse.unionmount")).unwrap();
@@ -561,7 +558,7 @@ fn the_helper_of_mount_8_takes_a_dead_mount_away_first() {
     place.wait_for_no_daemon();
     let again = place.sh(script);
     assert_eq!((again.code, again.err.contains("took a dead mount away")), (Some(0), true), "{again:?}");
-    let on_it = cli::mounts().into_iter().filter(|mount| mount.point == place.at("mnt")).count();
+    let on_it = support::mounts().into_iter().filter(|mount| mount.point == place.at("mnt")).count();
     assert_eq!(on_it, 1);
     fs::write(place.at("mnt/new"), "").unwrap();
     // A live one stays, and is named.
@@ -572,7 +569,7 @@ fn the_helper_of_mount_8_takes_a_dead_mount_away_first() {
 #[test]
 fn what_the_umount_verb_unmounted_holds_no_layer() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     symlink("unionmount", place.at("umount.fuse.unionmount")).unwrap();
@@ -607,7 +604,7 @@ fn what_the_umount_verb_unmounted_holds_no_layer() {
 #[test]
 fn the_upper_is_synced_at_the_end_unless_volatile() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     for (options, count) in [("nodev", 1), ("volatile", 0)] {
@@ -636,7 +633,7 @@ fn the_upper_is_synced_at_the_end_unless_volatile() {
 #[test]
 fn a_mount_is_made_read_only_and_writable_again() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     place.mkdir("bin");
@@ -683,7 +680,7 @@ fn a_mount_is_made_read_only_and_writable_again() {
 #[test]
 fn a_descriptor_that_the_caller_has_mounted_is_served() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     use rustix::fs::{Mode, OFlags};
     use std::os::fd::AsRawFd;
@@ -719,7 +716,7 @@ fn a_descriptor_that_the_caller_has_mounted_is_served() {
 #[test]
 fn who_keeps_many_deleted_files_open_takes_nobody_elses_descriptors() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     fs::write(place.at("a/f"), "low").unwrap();

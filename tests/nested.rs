@@ -3,13 +3,10 @@
 
 #![allow(missing_docs)]
 
-#[path = "common/cli.rs"]
-mod cli;
-
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use cli::{Ended, Place, is_root, run};
+use support::cli::{Ended, Place, run};
 
 /// A tree that is a lower and holds all else, with something mounted in it. A daemon that hangs is killed in the end.
 struct Tree(Place);
@@ -65,19 +62,11 @@ impl Drop for Tree {
     }
 }
 
-macro_rules! needs_root {
-    () => {
-        if !is_root() {
-            skip!("needs root");
-        }
-    };
-}
-
 const IN_ITSELF: &str = "--lower l --upper l/up l/mnt";
 
 #[test]
 fn the_mount_its_upper_and_its_workdir_are_empty_and_stay() {
-    needs_root!();
+    support::needs_root!();
     let tree = Tree::new(Place::new());
     tree.mount(IN_ITSELF);
     assert_eq!(tree.list("l/mnt"), [".up.work", "bound", "d", "file", "mnt", "up"]);
@@ -103,7 +92,7 @@ fn the_mount_its_upper_and_its_workdir_are_empty_and_stay() {
 
 #[test]
 fn what_is_mounted_in_the_lower_is_seen_and_the_mount_is_not_entered_wherever_it_is_bound() {
-    needs_root!();
+    support::needs_root!();
     let tree = Tree::new(Place::new());
     tree.sh("mount -t tmpfs none l/bound && mkdir l/bound/at && touch l/bound/file && echo x >l/bound/f")
         .ok();
@@ -135,7 +124,7 @@ fn what_is_mounted_in_the_lower_is_seen_and_the_mount_is_not_entered_wherever_it
 
 #[test]
 fn a_mount_that_is_bound_into_its_lower_later_is_not_entered() {
-    needs_root!();
+    support::needs_root!();
     let tree = Tree::new(Place::new());
     // Something is mounted in the lower, so that it is read as it is.
     tree.sh("mount -t tmpfs none l/up").ok();
@@ -150,7 +139,7 @@ fn a_mount_that_is_bound_into_its_lower_later_is_not_entered() {
 
 #[test]
 fn two_mounts_of_one_tree_do_not_show_each_other_without_end() {
-    needs_root!();
+    support::needs_root!();
     let tree = Tree::new(Place::new());
     for dir in ["l/up2", "l/mnt2"] {
         tree.0.mkdir(dir);
@@ -168,7 +157,7 @@ fn two_mounts_of_one_tree_do_not_show_each_other_without_end() {
 
 #[test]
 fn a_mount_that_the_caller_has_made_is_not_entered_either() {
-    needs_root!();
+    support::needs_root!();
     use std::os::fd::AsRawFd;
     let tree = Tree::new(Place::new());
     let device = fs::File::options().read(true).write(true).open("/dev/fuse").unwrap();
@@ -188,7 +177,7 @@ fn a_mount_that_the_caller_has_made_is_not_entered_either() {
 
 #[test]
 fn the_whole_machine_is_a_lower_in_a_namespace_of_its_own() {
-    needs_root!();
+    support::needs_root!();
     let tree = Tree::new(Place::new());
     let script = "mount -t tmpfs none up && mkdir up/u up/w && ./unionmount -s --lower / --upper up/u --work up/w mnt && \
         here=$(pwd) && ls mnt mnt/tmp mnt/$here >names && find mnt/$here -xdev >found && cat mnt/$here/l/file && \
@@ -209,7 +198,7 @@ fn the_whole_machine_is_a_lower_in_a_namespace_of_its_own() {
 
 #[test]
 fn an_ordinary_user_mounts_a_tree_in_itself() {
-    needs_root!();
+    support::needs_root!();
     let place = Place::of_user();
     for script in [
         "./unionmount -s --lower a --upper a/up a/mnt && $run && fusermount3 -u a/mnt",

@@ -2,17 +2,14 @@
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 #![allow(missing_docs)]
 
-#[path = "common/cli.rs"]
-mod cli;
-
 use std::fs;
 use std::io;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use cli::{Place, is_root, until, wait};
 use fuse_abi::linux::fuse_attr;
 use fuser::Errno;
+use support::cli::{Place, is_root, until, wait};
 use unionmount::fuse::mount::{MountFlags, open_device};
 use unionmount::fuse::session::init::Wanted;
 use unionmount::fuse::session::{Filesystem, Hooks, SessionOptions, default_source, serve};
@@ -88,7 +85,7 @@ fn start(place: &Place, environment: &[(&str, &str)]) -> Child {
 #[test]
 fn an_unmounted_session_ends_in_order() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     let mut child = start(&place, &[]);
@@ -102,7 +99,7 @@ fn an_unmounted_session_ends_in_order() {
 #[test]
 fn a_panic_ends_the_process_and_the_mount() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     let mut child = start(&place, &[]);
@@ -115,7 +112,7 @@ fn a_panic_ends_the_process_and_the_mount() {
 #[test]
 fn a_filesystem_that_refuses_to_begin_leaves_no_mount() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     let mut child = start(&place, &[(REFUSE, "1")]);

@@ -524,7 +524,7 @@ mod tests {
         let pairing = match Pairing::new(2) {
             Ok(pairing) => pairing,
             Err(why) => {
-                eprintln!("SKIP: no pairing: {why}");
+                support::skipped(&format!("no pairing: {why}"));
                 return None;
             }
         };

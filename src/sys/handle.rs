@@ -120,11 +120,11 @@ mod tests {
         let root = OwnedFd::from(std::fs::File::open(dir.path()).unwrap());
         let at = At::Name(root.as_fd(), b"f");
         let Some(handle) = of(at).unwrap() else {
-            eprintln!("SKIP: no file handles on this filesystem");
+            support::skipped("no file handles on this filesystem");
             return;
         };
         let Some(fd) = open(root.as_fd(), &handle).unwrap() else {
-            eprintln!("SKIP: not allowed to open by handle");
+            support::skipped("not allowed to open by handle");
             return;
         };
         let (found, expected) = (At::Fd(fd.as_fd()).stat().unwrap(), at.stat().unwrap());

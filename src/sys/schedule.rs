@@ -231,7 +231,7 @@ mod tests {
                     assert_eq!((this.is_runnable(), this.is_fair()), (Some(true), Some(true)));
                     assert!(this.times().unwrap().ran <= process_time());
                 }
-                (Err(e), _) | (_, Err(e)) => eprintln!("SKIP: threads can't be watched: {e}"),
+                (Err(e), _) | (_, Err(e)) => support::skipped(&format!("threads can't be watched: {e}")),
             }
             roam();
             assert_eq!(sched_getaffinity(None).unwrap().count(), all.count());

@@ -157,7 +157,7 @@ mod tests {
         std::os::unix::fs::symlink("f", dir.path().join("link")).unwrap();
         let object = Writable::of_upper(At::Fd(file.as_fd()));
         match object.set_xattr(b"user.v", b"value", XattrFlags::empty()) {
-            Err(Errno::OPNOTSUPP) => return println!("SKIP: no extended attributes here"),
+            Err(Errno::OPNOTSUPP) => return support::skipped("no extended attributes here"),
             other => other.unwrap(),
         }
         let dir = std::fs::File::open(dir.path()).unwrap();
@@ -185,7 +185,7 @@ mod tests {
         for size in [0usize, 1, 511, 512, 513, 3000] {
             let value = vec![b'v'; size];
             match object.set_xattr(b"user.v", &value, XattrFlags::empty()) {
-                Err(Errno::OPNOTSUPP) => return println!("SKIP: no extended attributes here"),
+                Err(Errno::OPNOTSUPP) => return support::skipped("no extended attributes here"),
                 other => other.unwrap(),
             }
             assert_eq!(get(at, b"user.v").unwrap().unwrap(), value);

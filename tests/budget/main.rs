@@ -10,9 +10,6 @@
 // A test that panics has failed; that is what unwrap is for here.
 #![allow(clippy::unwrap_used)]
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod memory;
 mod pairing;
 mod passthrough;
@@ -25,8 +22,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use common::{Mount, Options, Program, Stack};
 use rustix::process::{Pid, Signal, kill_process};
+use support::{Mount, Options, Program, Stack};
 
 /// Requests by kind. Forgets are left out: the kernel sends them when it likes, and waits for none.
 type Requests = BTreeMap<String, u64>;
@@ -47,7 +44,7 @@ fn has_counters() -> bool {
 macro_rules! needs_counters {
     () => {
         if !$crate::has_counters() {
-            $crate::skip!("{}: only unionmount counts its requests", module_path!());
+            support::skip!("{}: only unionmount counts its requests", module_path!());
         }
     };
 }
@@ -65,7 +62,7 @@ impl Counted {
         let before = reports().matches("requests: ").count();
         kill_process(Pid::from_raw(self.mount.daemon() as i32).unwrap(), Signal::USR1).unwrap();
         let told = || reports().ends_with('\n') && reports().matches("requests: ").count() > before;
-        assert!(common::wait_until(Duration::from_secs(20), told), "the daemon reports nothing");
+        assert!(support::wait_until(Duration::from_secs(20), told), "the daemon reports nothing");
         reports().rsplit_once("requests: ").unwrap().1.to_owned()
     }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::common::{Mount, Program, Stack, wait_until};
+use support::{Mount, Program, Stack, wait_until};
 
 /// Anonymous memory of the daemon, which no other process shares, in bytes.
 fn own(mount: &Mount) -> usize {
@@ -23,7 +23,7 @@ const A_DIRECTORY: usize = 500;
 #[test]
 fn a_known_file_takes_few_bytes_and_a_forgotten_one_none() {
     if !Program::under_test().is_unionmount() {
-        crate::skip!("the limits are unionmount's");
+        support::skip!("the limits are unionmount's");
     }
     let stack = Stack::new(1);
     for n in 0..FILES {
@@ -54,7 +54,7 @@ fn a_known_file_takes_few_bytes_and_a_forgotten_one_none() {
 #[test]
 fn what_was_needed_to_start_goes() {
     if !Program::under_test().is_unionmount() {
-        crate::skip!("the limits are unionmount's");
+        support::skip!("the limits are unionmount's");
     }
     let stack = Stack::new(1);
     stack.lower(0).file("file", "");

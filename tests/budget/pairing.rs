@@ -6,8 +6,8 @@ use std::sync::Barrier;
 use std::time::Duration;
 
 use crate::Counted;
-use crate::common::{Stack, wait_until};
 use crate::needs_counters;
+use support::{Stack, wait_until};
 
 /// Of /proc/PID/task/TID/stat, the policy (proc_pid_stat(5), field 41).
 const SCHED_IDLE: &str = "5";
@@ -31,7 +31,7 @@ fn has_pairing() -> bool {
     let several = std::thread::available_parallelism().unwrap().get() > 1;
     let counted = fs::metadata("/proc/thread-self/schedstat").is_ok();
     if !several || !counted {
-        eprintln!("SKIP: no pairing: {}", if several { "no schedstat" } else { "one processor" });
+        support::skipped(if several { "no pairing: no schedstat" } else { "no pairing: one processor" });
     }
     several && counted
 }

@@ -4,9 +4,9 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 
-use crate::common::{Layer, Options, Stack};
 use crate::requests::assert_at_most;
-use crate::{Counted, Requests, needs_counters, needs_root};
+use crate::{Counted, Requests, needs_counters};
+use support::{Layer, Options, Stack};
 
 const N: u64 = 20;
 const SIZE: usize = 3 << 20;
@@ -24,7 +24,7 @@ pub fn assert_all_released(counted: &Counted) {
         let text = fs::read_to_string(&counted.log).unwrap();
         !text.rsplit_once("requests: ").unwrap().1.contains("open files")
     };
-    assert!(crate::common::wait_until(std::time::Duration::from_secs(20), none_open), "real files are kept");
+    assert!(support::wait_until(std::time::Duration::from_secs(20), none_open), "real files are kept");
 }
 
 /// What `work` makes the kernel ask. It tells of a file that was closed when it likes: what was closed before is waited for.
@@ -39,7 +39,7 @@ const OPENS: [(&str, u64); 2] = [("open", N), ("release", N)];
 #[test]
 fn data_in_the_upper_take_an_open_and_a_release() {
     needs_counters!();
-    needs_root!();
+    support::needs_root!();
     let stack = Stack::new(1);
     fill(stack.upper(), "d");
     let counted = Counted::new(&stack, &["passthrough"]);
@@ -69,7 +69,7 @@ fn data_in_the_upper_take_an_open_and_a_release() {
 #[test]
 fn what_a_lower_has_is_read_once() {
     needs_counters!();
-    needs_root!();
+    support::needs_root!();
     let stack = Stack::new(1);
     fill(stack.lower(0), "d");
     let counted = Counted::new(&stack, &["passthrough"]);
@@ -84,13 +84,13 @@ fn what_a_lower_has_is_read_once() {
 #[test]
 fn nothing_is_read_by_the_daemon_in_a_mount_without_upper() {
     needs_counters!();
-    needs_root!();
+    support::needs_root!();
     let stack = Stack::new(1);
     fill(stack.lower(0), "d");
     let log = stack.work().with_file_name("log");
     let options =
         Options { upper: None, work: None, log: Some(log.clone()), ..stack.options_with(&["passthrough"]) };
-    let counted = Counted { mount: crate::common::Mount::new(&options, stack.mountpoint()), log };
+    let counted = Counted { mount: support::Mount::new(&options, stack.mountpoint()), log };
     let path = |n: u64| counted.mount.join(format!("d/{n}"));
     (0..N).for_each(|n| assert!(path(n).is_file()));
     let read = || (0..N).for_each(|n| drop(fs::read(path(n)).unwrap()));
@@ -102,7 +102,7 @@ fn nothing_is_read_by_the_daemon_in_a_mount_without_upper() {
 #[test]
 fn a_new_file_takes_a_create_and_a_release() {
     needs_counters!();
-    needs_root!();
+    support::needs_root!();
     let stack = Stack::new(1);
     let counted = Counted::new(&stack, &["passthrough"]);
     let dir = counted.mount.join("d");

@@ -5,8 +5,8 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
-use crate::common::Stack;
 use crate::{Counted, Requests, needs_counters};
+use support::Stack;
 
 const FILES: usize = 1000;
 

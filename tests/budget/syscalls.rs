@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::common::{Mount, Options, Stack, output, wait_until};
 use crate::passthrough::assert_all_released;
 use crate::{Counted, needs_counters};
+use support::{Mount, Options, Stack, output, wait_until};
 
 macro_rules! needs_strace {
     () => {
         if !output("sh", &["-c", "command -v strace"]).status.success() {
-            crate::skip!("no strace here");
+            support::skip!("no strace here");
         }
     };
 }
@@ -82,7 +82,7 @@ const N: usize = 50;
 
 #[test]
 fn lookups_and_creates_make_few_system_calls() {
-    crate::needs_root!();
+    support::needs_root!();
     needs_counters!();
     needs_strace!();
     const LAYERS: usize = 3;
@@ -130,7 +130,7 @@ fn exactly(what: &str, calls: &[String], expected: usize) {
 
 #[test]
 fn passed_through_files_cost_the_kernel_being_told_of_them() {
-    crate::needs_root!();
+    support::needs_root!();
     needs_counters!();
     needs_strace!();
     // Without the companion, which looks after the program on their own account.

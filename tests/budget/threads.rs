@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::scope;
 
-use crate::common::Stack;
+use support::Stack;
 
 /// As many copy-ups at once as there could be threads, and then some: other requests are answered meanwhile.
 #[test]

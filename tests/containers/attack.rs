@@ -6,8 +6,8 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::cli::{self, Ended, as_user, until, wait};
 use crate::{Bed, Success, has, lacking};
+use support::cli::{Ended, as_user, until, wait};
 
 /// Runs with version 2 of cgroups alone, as on most machines.
 const V2: &str = "umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && exec \"$@\"";
@@ -29,7 +29,7 @@ impl Bed {
                 command
             }
         };
-        cli::run(self.prepare(command.args(args)))
+        support::cli::run(self.prepare(command.args(args)))
     }
 }
 
@@ -38,7 +38,7 @@ impl Bed {
 #[test]
 fn devices_of_an_image_open_nothing() {
     if let Some(why) = lacking(true) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     let bed = Bed::new();
     bed.image_changed(
@@ -58,7 +58,7 @@ fn devices_of_an_image_open_nothing() {
                 let text = format!("{runtime}, cgroups {version}, user {user}: {ended:?}");
                 assert!(!ended.out.contains("OPENED") && !ended.out.contains("MADE"), "{text}");
                 if ended.code == Some(125) {
-                    println!("SKIP: no container without device rules: {text}");
+                    support::skipped(&format!("no container without device rules: {text}"));
                     continue;
                 }
                 assert_eq!((ended.code, ended.out.lines().last()), (Some(0), Some("done")), "{text}");
@@ -82,7 +82,7 @@ fn devices_of_an_image_open_nothing() {
 #[test]
 fn root_of_a_container_has_no_raw_sockets_and_no_nodes() {
     if let Some(why) = lacking(true) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     let bed = Bed::new();
     let grep = ["bb", "busybox", "grep", "CapBnd", "/proc/self/status"];
@@ -100,7 +100,7 @@ fn root_of_a_container_has_no_raw_sockets_and_no_nodes() {
 #[test]
 fn what_an_image_brings_is_not_trusted_when_it_is_mounted() {
     if let Some(why) = lacking(false) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     let bed = Bed::new();
     bed.image_changed(
@@ -129,7 +129,7 @@ fn what_an_image_brings_is_not_trusted_when_it_is_mounted() {
     // A container's own place is as closed.
     bed.um(&["create", "--name", "c", "suid"]).ok();
     let at = bed.um(&["mount", "c"]).ok().out.trim().to_owned();
-    let mounted = cli::mounts().into_iter().rev().find(|mount| mount.point == Path::new(&at)).unwrap();
+    let mounted = support::mounted_at(Path::new(&at)).unwrap();
     assert!(mounted.options.iter().any(|option| option == "nosuid"), "{mounted:?}");
     assert!(!mounted.options.iter().any(|option| option == "allow_other"), "{mounted:?}");
     bed.um(&["rm", "-f", "c"]).ok();
@@ -138,7 +138,7 @@ fn what_an_image_brings_is_not_trusted_when_it_is_mounted() {
 #[test]
 fn a_number_is_an_id_and_the_images_files_are_not_waited_for() {
     if let Some(why) = lacking(true) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     let bed = Bed::new();
     bed.image_changed("named", "echo '1000:x:0:0::/:/bin/sh' >> etc/passwd && echo '1000:x:0:' >> etc/group");
@@ -159,7 +159,7 @@ fn a_number_is_an_id_and_the_images_files_are_not_waited_for() {
 #[test]
 fn links_of_an_image_lead_nowhere_outside() {
     if let Some(why) = lacking(true) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     let bed = Bed::new();
     let victim = bed.place.mkdir("victim");
@@ -218,7 +218,7 @@ fn links_of_an_image_lead_nowhere_outside() {
     bed.um(&["run", "--rm", "-v", "./source:/etc/os/x", "bb"]).refused(125, &["etc/os", "no directory"]);
     let mut loops = Command::new("sh");
     loops.args(["-c", "cd image && ln -s round round"]);
-    cli::run(bed.prepare(&mut loops)).ok();
+    support::cli::run(bed.prepare(&mut loops)).ok();
     symlink("/", bed.place.at("image/top")).unwrap();
     bed.image_changed("loop", "true");
     bed.um(&["run", "--rm", "-v", "./source:/round", "loop", "true"]).refused(125, &["round", "link"]);
@@ -229,7 +229,7 @@ fn links_of_an_image_lead_nowhere_outside() {
 #[test]
 fn system_calls_are_filtered_without_a_profile_of_the_machine() {
     if let Some(why) = lacking(true) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     let bed = Bed::new();
     let script = "cat /proc/self/status | busybox grep Seccomp:; busybox unshare -U true 2>&1; \
@@ -247,7 +247,7 @@ fn system_calls_are_filtered_without_a_profile_of_the_machine() {
 #[test]
 fn the_network_of_the_host_is_only_for_who_asks() {
     if let Some(why) = lacking(true) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     let bed = Bed::new();
     let own = fs::read_link("/proc/self/ns/net").unwrap().to_string_lossy().into_owned();
@@ -261,7 +261,7 @@ fn the_network_of_the_host_is_only_for_who_asks() {
     bed.um(&["run", "--net", "bridge", "bb"]).refused(125, &["bridge"]);
     if !has("slirp4netns") || !Path::new("/dev/net/tun").exists() {
         bed.um(&["run", "--net", "private", "bb"]).refused(125, &["slirp4netns"]);
-        crate::skip!("a private network needs the package slirp4netns, and /dev/net/tun");
+        support::skip!("a private network needs the package slirp4netns, and /dev/net/tun");
     }
     // A server on the host's loopback is out of reach; the interface is there, and the program ends with the container.
     let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -281,12 +281,12 @@ fn the_network_of_the_host_is_only_for_who_asks() {
 #[test]
 fn root_uses_no_store_that_others_can_change() {
     if let Some(why) = lacking(false) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     let bed = Bed::of_user();
     let root_with = |path: &str| {
         let mut command = Command::new(bed.place.bin());
-        cli::run(command.arg("images").env("UNIONMOUNT_ROOT", bed.place.at(path)))
+        support::cli::run(command.arg("images").env("UNIONMOUNT_ROOT", bed.place.at(path)))
     };
     root_with("home/store").refused(1, &["home/store", "belongs to uid", "--root"]);
     // Nor one of root's in a directory of somebody else's, who could put another in its place.
@@ -304,7 +304,7 @@ fn root_uses_no_store_that_others_can_change() {
 #[test]
 fn copies_of_a_mount_elsewhere_do_not_keep_a_container() {
     if let Some(why) = lacking(true) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     let bed = Bed::new();
     let mut command = Command::new(bed.place.bin());
@@ -334,22 +334,22 @@ fn copies_of_a_mount_elsewhere_do_not_keep_a_container() {
 #[test]
 fn cgroups_of_the_host_cannot_be_written_in_a_users_container() {
     if let Some(why) = lacking(true) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     if !has("newuidmap") {
-        crate::skip!("needs the package uidmap");
+        support::skip!("needs the package uidmap");
     }
     let unified = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
     let Some(top) = unified.into_iter().find(|dir| Path::new(dir).join("cgroup.controllers").exists()) else {
-        crate::skip!("needs cgroups of version 2");
+        support::skip!("needs cgroups of version 2");
     };
     let bed = Bed::of_user();
     // A cgroup that was delegated to the user, with a process of the host's.
     let group = format!("{top}/unionmount-test-{}", std::process::id());
     if let Err(error) = fs::create_dir(&group) {
-        crate::skip!("no cgroup can be made: {error}");
+        support::skip!("no cgroup can be made: {error}");
     }
-    let (uid, gid) = cli::user();
+    let (uid, gid) = support::cli::user();
     for name in ["", "cgroup.procs", "cgroup.kill"] {
         std::os::unix::fs::chown(Path::new(&group).join(name), Some(uid), Some(gid)).unwrap();
     }

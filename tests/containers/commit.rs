@@ -5,8 +5,8 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use crate::snapshot::{Fields, Snapshot, diff};
 use crate::{Bed, Success, lacking};
+use support::{Fields, Snapshot, diff};
 
 /// The layer that everybody knows as the empty one.
 const EMPTY: &str = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef";
@@ -20,7 +20,7 @@ fn mounted(bed: &Bed, name: &str) -> String {
 #[test]
 fn an_image_of_a_container_shows_what_the_container_shows() {
     if let Some(why) = lacking(false) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     let bed = Bed::new();
     let at = mounted(&bed, "c");
@@ -70,7 +70,7 @@ fn an_image_of_a_container_shows_what_the_container_shows() {
 #[test]
 fn a_layer_is_unpacked_when_it_is_needed() {
     if let Some(why) = lacking(false) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     let bed = Bed::new();
     let at = mounted(&bed, "c");
@@ -98,7 +98,7 @@ fn a_layer_is_unpacked_when_it_is_needed() {
 #[test]
 fn the_same_content_is_the_same_layer() {
     if let Some(why) = lacking(false) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     let bed = Bed::new();
     bed.um(&["create", "--name", "c", "bb"]).ok();
@@ -124,7 +124,7 @@ fn the_same_content_is_the_same_layer() {
 #[test]
 fn what_was_written_before_is_in() {
     if let Some(why) = lacking(false) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     let bed = Bed::new();
     let at = mounted(&bed, "c");
@@ -166,10 +166,10 @@ fn what_was_written_before_is_in() {
 #[test]
 fn only_what_changed_is_read() {
     if let Some(why) = lacking(false) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     if !crate::has("strace") {
-        crate::skip!("needs strace");
+        support::skip!("needs strace");
     }
     let bed = Bed::new();
     // Many directories in the image, one small change.

@@ -21,7 +21,7 @@ fn is_tame(what: &str, text: &str) {
 #[test]
 fn nothing_of_an_image_or_a_layer_commands_the_terminal() {
     if let Some(why) = lacking(false) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     let bed = Bed::new();
     let label = format!("LABEL {}", serde_json::json!(format!("key={HOSTILE}")));

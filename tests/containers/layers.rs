@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use crate::snapshot::{Fields, Snapshot, diff};
 use crate::{Bed, Success, lacking};
+use support::{Fields, Snapshot, diff};
 
 /// A tree with all that a layer can hold.
 pub const EVERYTHING: &str = "
@@ -29,7 +29,7 @@ pub const EVERYTHING: &str = "
 #[test]
 fn layers_of_gnu_tar_in_every_format_come_whole() {
     if let Some(why) = lacking(false) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     let bed = Bed::new();
     bed.sh(EVERYTHING).ok();
@@ -63,7 +63,7 @@ fn layers_of_gnu_tar_in_every_format_come_whole() {
 #[test]
 fn our_layers_are_read_by_gnu_tar() {
     if let Some(why) = lacking(false) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     let bed = Bed::new();
     bed.sh(EVERYTHING).ok();

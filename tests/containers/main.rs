@@ -4,12 +4,6 @@
 // A test that panics has failed; that is what unwrap is for here.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-#[path = "../common/cli.rs"]
-mod cli;
-#[path = "../common/snapshot.rs"]
-#[allow(dead_code)]
-mod snapshot;
-
 mod attack;
 mod commit;
 mod escapes;
@@ -25,7 +19,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use cli::{Ended, Place, as_user, run};
+use support::cli::{Ended, Place, as_user, run};
 
 const APPLETS: [&str; 21] = [
     "sh", "ls", "cat", "echo", "touch", "rm", "mkdir", "id", "env", "sleep", "mv", "stat", "ln", "chown",
@@ -46,7 +40,7 @@ pub fn has(program: &str) -> bool {
 
 /// Why containers can't be tried here, if they can't.
 pub fn lacking(runtime: bool) -> Option<&'static str> {
-    if !cli::is_root() {
+    if !support::cli::is_root() {
         return Some("needs root");
     }
     if !Path::new("/bin/busybox").is_file() {
@@ -63,7 +57,7 @@ impl Bed {
 
     pub fn of_user() -> Bed {
         let place = Place::of_user();
-        let (uid, gid) = cli::user();
+        let (uid, gid) = support::cli::user();
         fs::create_dir(place.at("home")).unwrap();
         std::os::unix::fs::chown(place.at("home"), Some(uid), Some(gid)).unwrap();
         Bed::in_place(place, true)

@@ -5,13 +5,13 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::cli::{until, wait};
 use crate::{Bed, Success, has, lacking};
+use support::cli::{until, wait};
 
 #[test]
 fn what_scripts_give_to_other_engines_is_understood() {
     if let Some(why) = lacking(true) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     let bed = Bed::new();
     bed.place.mkdir("source");
@@ -79,12 +79,12 @@ fn what_scripts_give_to_other_engines_is_understood() {
 #[test]
 fn an_init_reaps_what_the_command_leaves() {
     if let Some(why) = lacking(true) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     let bed = Bed::new();
     if !["catatonit", "tini-static", "docker-init", "dumb-init"].into_iter().any(has) {
         bed.um(&["run", "--rm", "--init", "bb", "true"]).refused(125, &["catatonit"]);
-        crate::skip!("needs the package catatonit or tini");
+        support::skip!("needs the package catatonit or tini");
     }
     let ended = bed.um(&["run", "--rm", "--init", "bb", "sh", "-c", "echo $$; exit 5"]);
     assert_eq!(ended.code, Some(5), "{ended:?}");
@@ -94,13 +94,13 @@ fn an_init_reaps_what_the_command_leaves() {
 #[test]
 fn memory_and_processors_are_limited_where_cgroups_can() {
     if let Some(why) = lacking(true) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     let bed = Bed::new();
     let script = "busybox dd if=/dev/zero of=/dev/shm/x bs=1M count=60 2>/dev/null && echo filled";
     let ended = bed.um(&["run", "--rm", "-m", "16m", "--cpus", "0.5", "bb", "sh", "-c", script]);
     if ended.code == Some(125) {
-        crate::skip!("the cgroups here set no limits: {}", ended.err.trim());
+        support::skip!("the cgroups here set no limits: {}", ended.err.trim());
     }
     assert!(!ended.out.contains("filled"), "{ended:?}");
 }
@@ -109,7 +109,7 @@ fn memory_and_processors_are_limited_where_cgroups_can() {
 #[test]
 fn containers_are_told_in_dockers_shape() {
     if let Some(why) = lacking(true) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     let bed = Bed::new();
     bed.place.mkdir("source");
@@ -168,7 +168,7 @@ fn containers_are_told_in_dockers_shape() {
 #[test]
 fn a_container_that_is_committed_can_stand_still() {
     if let Some(why) = lacking(true) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     let bed = Bed::new();
     let mut command = Command::new(bed.place.bin());

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use crate::layers::EVERYTHING;
-use crate::snapshot::{Fields, Snapshot, diff};
 use crate::{Bed, Success, has, lacking};
+use support::{Fields, Snapshot, diff};
 
 /// podman with a store of its own below the bed.
 fn podman(bed: &Bed) -> String {
@@ -31,7 +31,7 @@ const CHANGE: &str = "
 #[test]
 fn podman_shows_what_we_show() {
     if let Some(why) = lacking_podman() {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     let bed = Bed::new();
     let podman = podman(&bed);
@@ -70,7 +70,7 @@ fn podman_shows_what_we_show() {
 #[test]
 fn what_podman_commits_runs_here_and_the_other_way_round() {
     if let Some(why) = lacking_podman() {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     let bed = Bed::new();
     let podman = podman(&bed);

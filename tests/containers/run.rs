@@ -5,13 +5,13 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::cli::{self, until, wait};
 use crate::{Bed, Success, lacking};
+use support::cli::{until, wait};
 
 #[test]
 fn a_command_runs_in_its_own_root_and_its_status_is_handed_on() {
     if let Some(why) = lacking(true) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     let bed = Bed::new();
     bed.um(&["run", "--rm", "bb"]).prints("default");
@@ -21,7 +21,7 @@ fn a_command_runs_in_its_own_root_and_its_status_is_handed_on() {
     let args = ["run", "--rm", "-e", "A=1", "-e", "B", "-w", "/data", "-u", "ann", "bb", "sh", "-c", script];
     let mut command = Command::new(bed.place.bin());
     bed.prepare(command.args(args)).env("B", "2");
-    let ended = cli::run(&mut command).success();
+    let ended = support::cli::run(&mut command).success();
     let lines: Vec<&str> = ended.out.lines().collect();
     assert_eq!(lines[..5], ["1 2", "/data", "1000", "1000", "1000 29"], "{ended:?}");
     assert_eq!(lines[5].len(), 12, "{ended:?}");
@@ -43,7 +43,7 @@ fn a_command_runs_in_its_own_root_and_its_status_is_handed_on() {
 #[test]
 fn directories_of_the_host_and_volumes_of_the_image() {
     if let Some(why) = lacking(true) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     let bed = Bed::new();
     let host = bed.place.mkdir("host");
@@ -84,7 +84,7 @@ fn directories_of_the_host_and_volumes_of_the_image() {
 #[test]
 fn without_a_runtime_the_packages_are_named() {
     if let Some(why) = lacking(false) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     let bed = Bed::new();
     // A PATH alone would not do: the system's directories are searched too.
@@ -118,7 +118,7 @@ fn without_a_runtime_the_packages_are_named() {
 #[test]
 fn what_runs_can_be_ended() {
     if let Some(why) = lacking(true) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     let bed = Bed::new();
     let start = |name: &str, rm: bool| {
@@ -157,7 +157,7 @@ fn what_runs_can_be_ended() {
 #[test]
 fn containers_are_named_as_images_are() {
     if let Some(why) = lacking(false) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     let bed = Bed::new();
     let id = bed.um(&["create", "bb"]).ok().out.trim().to_owned();
@@ -180,10 +180,10 @@ fn containers_are_named_as_images_are() {
 #[test]
 fn a_terminal_is_one() {
     if let Some(why) = lacking(true) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     if !crate::has("script") {
-        crate::skip!("needs script of the package bsdutils");
+        support::skip!("needs script of the package bsdutils");
     }
     let bed = Bed::new();
     let inner = "stty rows 33 cols 91; ./unionmount run --rm -it bb busybox sh -c \
@@ -198,7 +198,7 @@ fn a_terminal_is_one() {
 #[test]
 fn system_calls_are_filtered() {
     if let Some(why) = lacking(true) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     let bed = Bed::new();
     let mode = |options: &[&str]| {

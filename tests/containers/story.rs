@@ -8,7 +8,7 @@ use crate::{Bed, Success, lacking};
 #[test]
 fn the_story_of_images_happens_as_it_is_told() {
     if let Some(why) = lacking(true) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     let chapter = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/images.md")).unwrap();
     let block =

@@ -3,8 +3,8 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use crate::cli::{until, wait};
 use crate::{Bed, Success, has, lacking};
+use support::cli::{until, wait};
 
 fn lacking_for_user(runtime: bool) -> Option<&'static str> {
     if runtime && !has("newuidmap") {
@@ -16,7 +16,7 @@ fn lacking_for_user(runtime: bool) -> Option<&'static str> {
 #[test]
 fn a_user_runs_containers_with_many_ids() {
     if let Some(why) = lacking_for_user(true) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     let bed = Bed::of_user();
     bed.um(&["run", "--rm", "bb"]).prints("default");
@@ -38,7 +38,7 @@ fn a_user_runs_containers_with_many_ids() {
 #[test]
 fn a_users_layer_keeps_what_the_user_cannot_have() {
     if let Some(why) = lacking_for_user(true) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     let bed = Bed::of_user();
     // Made by root, in directories that the user can't write to.
@@ -83,7 +83,7 @@ fn a_users_layer_keeps_what_the_user_cannot_have() {
 #[test]
 fn a_users_running_container_is_committed_with_all_that_was_written() {
     if let Some(why) = lacking_for_user(true) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     let bed = Bed::of_user();
     let mut command = Command::new(bed.place.bin());

@@ -7,15 +7,12 @@
 // A test that panics has failed; that is what unwrap is for here.
 #![allow(clippy::unwrap_used)]
 
-#[path = "../common/mod.rs"]
-mod common;
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{
+use support::{
     Fields, Layer, Mount, OpaqueForm, Privilege, Program, Snapshot, Stack, Time, WhiteoutForm, diff,
 };
 
@@ -35,7 +32,7 @@ fn peers() -> Vec<(String, Program)> {
                 let version = text.lines().find(|line| line.starts_with("fuse-overlayfs")).unwrap_or("?");
                 peers.push((version.to_owned(), Program::FuseOverlayfs(path)));
             }
-            Err(error) => eprintln!("SKIP: {}: {error}", path.display()),
+            Err(error) => support::skipped(&format!("{}: {error}", path.display())),
         }
     }
     peers
@@ -93,7 +90,7 @@ fn change(root: &Path, peer: &str) {
     fs::create_dir(root.join("d-over-f")).unwrap();
     fs::rename(root.join("d/kept"), root.join("new/kept")).unwrap();
     // By the program, which copies where a rename is refused with EXDEV.
-    common::run("mv", &[root.join("moved"), root.join("d/moved")]);
+    support::run("mv", &[root.join("moved"), root.join("d/moved")]);
     fs::remove_file(root.join("d/moved/x")).unwrap();
 }
 
@@ -127,7 +124,7 @@ fn can_mount() -> bool {
 #[test]
 fn what_fuse_overlayfs_wrote_is_shown_here() {
     if !can_mount() {
-        skip!("needs root, also of a user namespace");
+        support::skip!("needs root, also of a user namespace");
     }
     for (name, peer) in peers() {
         let stack = stack();
@@ -155,7 +152,7 @@ fn what_fuse_overlayfs_wrote_is_shown_here() {
 #[test]
 fn what_was_written_here_is_shown_by_fuse_overlayfs() {
     if !can_mount() {
-        skip!("needs root, also of a user namespace");
+        support::skip!("needs root, also of a user namespace");
     }
     for (name, peer) in peers() {
         let stack = stack();
@@ -179,7 +176,7 @@ fn what_was_written_here_is_shown_by_fuse_overlayfs() {
 #[test]
 fn an_upper_becomes_a_layer_of_the_other() {
     if !can_mount() {
-        skip!("needs root, also of a user namespace");
+        support::skip!("needs root, also of a user namespace");
     }
     for (name, peer) in peers() {
         for written_here in [true, false] {
@@ -211,7 +208,7 @@ fn an_upper_becomes_a_layer_of_the_other() {
 #[test]
 fn marks_of_fuse_overlayfs() {
     if !can_mount() {
-        skip!("needs root, also of a user namespace");
+        support::skip!("needs root, also of a user namespace");
     }
     let stack = Stack::new(2);
     let fill = |layer: &Layer| {
@@ -219,7 +216,7 @@ fn marks_of_fuse_overlayfs() {
     };
     fill(stack.lower(1));
     // Root's mount doesn't believe what others than root can write.
-    let root = common::Privilege::current() == common::Privilege::Root;
+    let root = support::Privilege::current() == support::Privilege::Root;
     let form = if root { OpaqueForm::Trusted } else { OpaqueForm::FuseOverlayfs };
     let top = stack.lower(0);
     top.whiteout("gone", WhiteoutForm::Aufs).file("opaque/new", "5").opaque("opaque", form);
@@ -240,15 +237,15 @@ fn marks_of_fuse_overlayfs() {
 
 #[test]
 fn the_same_in_a_user_namespace() {
-    needs_root!();
-    let scratch = common::Scratch::new();
+    support::needs_root!();
+    let scratch = support::Scratch::new();
     let copy = |from: &Path, name: &str| {
         let to = scratch.path().join(name);
         fs::copy(from, &to).unwrap();
         to
     };
     let suite = copy(&std::env::current_exe().unwrap(), "suite");
-    let Program::Unionmount(path) = Program::under_test() else { skip!("only for unionmount") };
+    let Program::Unionmount(path) = Program::under_test() else { support::skip!("only for unionmount") };
     let program = copy(&path, "unionmount");
     let mut command = Command::new("setpriv");
     for (version, peer) in peers() {
@@ -260,7 +257,7 @@ fn the_same_in_a_user_namespace() {
     }
     let work = scratch.dir("scratch");
     std::os::unix::fs::chown(&work, Some(1), Some(1)).unwrap();
-    common::run("setfacl", &["-m", "u:1:rw", "/dev/fuse"]);
+    support::run("setfacl", &["-m", "u:1:rw", "/dev/fuse"]);
     let output = command
         .args(["--reuid=1", "--regid=1", "--clear-groups", "unshare", "-Urm"])
         .arg(&suite)

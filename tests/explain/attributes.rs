@@ -7,7 +7,7 @@ use std::path::Path;
 use rustix::fs::{XattrFlags, fgetxattr, getxattr, removexattr, setxattr};
 use rustix::io::Errno;
 
-use crate::common::{OpaqueForm, Stack, read_xattrs};
+use support::{OpaqueForm, Stack, read_xattrs};
 
 fn fact(path: &Path, name: &str) -> Result<String, Errno> {
     let mut value = [0; 4096];

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use unionmount::control::{mounts, runtime_dir};
 
-use crate::common::{Mount, Stack, as_ids, output, wait_until};
 use crate::drive::{binary, run, status};
+use support::{Mount, Stack, as_ids, output, wait_until};
 
 /// Where the mount's socket is.
 fn socket(mount: &Mount) -> PathBuf {
@@ -46,7 +46,7 @@ fn a_socket_of_a_killed_daemon_is_swept() {
 
 #[test]
 fn others_are_refused() {
-    crate::needs_root!();
+    support::needs_root!();
     let stack = Stack::new(1);
     stack.lower(0).file("a", "");
     let mount = stack.mount();
@@ -69,7 +69,7 @@ fn others_are_refused() {
 /// The modes keep others out; should they fail, the daemon asks who it is.
 #[test]
 fn the_daemon_asks_who_it_is() {
-    crate::needs_root!();
+    support::needs_root!();
     let stack = Stack::new(1);
     let mount = stack.mount();
     let socket = socket(&mount);
@@ -125,7 +125,7 @@ fn nonsense_is_answered_and_harms_nobody() {
 /// Without a safe runtime directory there is a mount all the same.
 #[test]
 fn a_mount_does_without_a_socket() {
-    crate::needs_root!();
+    support::needs_root!();
     let stack = Stack::new(1);
     stack.lower(0).file("a", "content");
     let top = stack.scratch().path().display();
@@ -218,13 +218,13 @@ fn talk(mut client: UnixStream, how: Hostility) {
 
 #[test]
 fn false_daemons_hold_nobody_up_and_are_listed() {
-    crate::needs_root!();
+    support::needs_root!();
     const UID: u32 = 4322;
     let dir = runtime_dir_of(UID);
     let honest = Stack::new(1);
     let honest = honest.mount();
     // What root sees of a user's mount: its line in the table. Nobody answers behind it, nor needs to.
-    let scratch = crate::common::Scratch::new();
+    let scratch = support::Scratch::new();
     let mut devices = Vec::new();
     let mut stops = Vec::new();
     for how in [Hostility::Endless, Hostility::Trickle, Hostility::Full] {

@@ -9,7 +9,7 @@ use unionmount::control::explanation::Explanation;
 use unionmount::control::mounts;
 use unionmount::control::protocol::Status;
 
-use crate::common::{Mount, Program};
+use support::{Mount, Program};
 
 /// The binary.
 pub fn binary() -> std::path::PathBuf {

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use unionmount::control::protocol::Told;
 use unionmount::union::events::Filter;
 
-use crate::common::{Mount, Options, Stack, WhiteoutForm, wait_until};
 use crate::drive::{client, command, run, status};
+use support::{Mount, Options, Stack, WhiteoutForm, wait_until};
 
 /// `unionmount trace --json` that listens already.
 struct Trace {
@@ -80,8 +80,8 @@ fn stack() -> Stack {
     stack
 }
 
-fn opaque_form() -> crate::common::OpaqueForm {
-    crate::common::OpaqueForm::Aufs
+fn opaque_form() -> support::OpaqueForm {
+    support::OpaqueForm::Aufs
 }
 
 #[test]
@@ -190,7 +190,7 @@ fn close(path: &str, before: Option<u64>, size: u64) -> Value {
 /// Data that the kernel reads and writes itself aren't seen, and the trace says so.
 #[test]
 fn opens_that_are_passed_through_are_told() {
-    crate::needs_root!();
+    support::needs_root!();
     let filter = ["--filter", "open,close,read,write,create"];
     let stack = stack();
     let mount = stack.mount_with(&["passthrough"]);

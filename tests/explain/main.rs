@@ -3,11 +3,6 @@
 // A test that panics has failed; that is what unwrap is for here.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-#[path = "../common/mod.rs"]
-mod common;
-#[path = "../model/mod.rs"]
-mod model;
-
 mod attributes;
 mod control;
 mod drive;

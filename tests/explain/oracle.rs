@@ -15,12 +15,12 @@ use unionmount::control::explanation::{Action, Fate};
 use unionmount::control::explanation::{Explanation, Holding, Role};
 use unionmount::union::events::KindName;
 
-use crate::common::{Mount, Privilege, Stack};
 use crate::drive::{client, explain, explanations, run};
-use crate::model::generate::{ALPHABET, Vocabulary, stack};
-use crate::model::layer::{LayerNode, StackSpec};
-use crate::model::op::Name;
-use crate::model::tree::{Id, Model, Node};
+use support::model::generate::{ALPHABET, Vocabulary, stack};
+use support::model::layer::{LayerNode, StackSpec};
+use support::model::op::Name;
+use support::model::tree::{Id, Model, Node};
+use support::{Mount, Privilege, Stack};
 
 type Names = Vec<Name>;
 
@@ -348,7 +348,7 @@ fn build(spec: &StackSpec) -> Stack {
 #[test]
 fn explanations_agree_with_the_merged_view_and_with_what_then_happens() {
     if Privilege::current() == Privilege::Namespace {
-        crate::skip!("the generator gives uppers marks that root of a namespace can't set");
+        support::skip!("the generator gives uppers marks that root of a namespace can't set");
     }
     let cases = std::env::var("UNIONMOUNT_CASES").map_or(15, |text| text.parse().unwrap());
     let seed: u64 = std::env::var("UNIONMOUNT_SEED").map_or(6, |text| text.parse().unwrap());

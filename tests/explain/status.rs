@@ -4,8 +4,8 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::common::{Stack, WhiteoutForm};
 use crate::drive::{ends_with, run, status};
+use support::{Stack, WhiteoutForm};
 
 #[test]
 fn status_counts_what_happened() {
@@ -121,9 +121,9 @@ fn a_mount_is_watched_live() {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn();
-    let Ok(mut child) = spawned else { crate::skip!("script(1) is missing") };
+    let Ok(mut child) = spawned else { support::skip!("script(1) is missing") };
     let listens = || status(&mount).listeners == 1;
-    assert!(crate::common::wait_until(Duration::from_secs(20), listens), "it listens");
+    assert!(support::wait_until(Duration::from_secs(20), listens), "it listens");
     fs::write(mount.join("hot"), "xx").unwrap();
     fs::remove_file(mount.join("hot")).unwrap();
 

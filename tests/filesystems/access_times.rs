@@ -6,8 +6,7 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, open};
 
-use crate::common::{self, LoopFilesystem, Mount, Options, Scratch, Stack};
-use crate::needs_root;
+use support::{self, LoopFilesystem, Mount, Options, Scratch, Stack};
 
 const OLD: &str = "2001-02-03 04:05:06";
 
@@ -17,7 +16,7 @@ fn grow(root: &Path) {
     fs::write(root.join("d/f"), "f").unwrap();
     symlink("f", root.join("d/link")).unwrap();
     for path in ["d/f", "d/link", "d/e", "d", "."] {
-        common::run("touch", &["-h", "-a", "-d", OLD, root.join(path).to_str().unwrap()]);
+        support::run("touch", &["-h", "-a", "-d", OLD, root.join(path).to_str().unwrap()]);
     }
 }
 
@@ -38,7 +37,7 @@ fn read_all(mount: &Mount) {
 
 #[test]
 fn of_lowers_stay_with_and_without_an_upper() {
-    needs_root!();
+    support::needs_root!();
     let scratch = Scratch::new();
     // One where every reading is noted.
     let disk = LoopFilesystem::tmpfs(&scratch, "disk", 1 << 20);
@@ -63,12 +62,12 @@ fn of_lowers_stay_with_and_without_an_upper() {
 /// Of the upper, reading is noted, but not with `noatime` or for who opened with O_NOATIME.
 #[test]
 fn of_the_upper_follow_the_mount_option_and_the_open() {
-    needs_root!();
+    support::needs_root!();
     let stack = Stack::new(1);
     let place = stack.upper().root().join("f");
     let read = |extra: &[&str], flags: OFlags| {
         stack.upper().file("f", "f");
-        common::run("touch", &["-a", "-d", OLD, place.to_str().unwrap()]);
+        support::run("touch", &["-a", "-d", OLD, place.to_str().unwrap()]);
         let before = fs::metadata(&place).unwrap().atime();
         let mount = stack.mount_with(extra);
         let file = File::from(open(mount.join("f"), OFlags::RDONLY | flags, Mode::empty()).unwrap());
@@ -89,20 +88,20 @@ fn of_the_upper_follow_the_mount_option_and_the_open() {
 /// What is mounted inside a lower is shown, and what is read of it as well leaves no trace but in links.
 #[test]
 fn of_what_is_mounted_inside_a_lower_stay() {
-    needs_root!();
+    support::needs_root!();
     let stack = Stack::new(1);
     let lower = stack.lower(0).root().to_owned();
     fs::create_dir(lower.join("inner")).unwrap();
     let inner = lower.join("inner");
-    common::run("mount", &["-t", "tmpfs", "-o", "strictatime", "tmpfs", inner.to_str().unwrap()]);
+    support::run("mount", &["-t", "tmpfs", "-o", "strictatime", "tmpfs", inner.to_str().unwrap()]);
     fs::write(lower.join("inner/f"), "f").unwrap();
-    common::run("touch", &["-a", "-d", OLD, lower.join("inner/f").to_str().unwrap()]);
+    support::run("touch", &["-a", "-d", OLD, lower.join("inner/f").to_str().unwrap()]);
     let before = fs::metadata(lower.join("inner/f")).unwrap().atime();
     let mount = stack.mount();
     let read = fs::read(mount.join("inner/f"));
     let after = fs::metadata(lower.join("inner/f")).unwrap().atime();
     mount.unmount();
-    common::run("umount", &[lower.join("inner")]);
+    support::run("umount", &[lower.join("inner")]);
     assert_eq!(read.unwrap(), b"f");
     assert_eq!(after, before);
 }

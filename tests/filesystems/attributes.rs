@@ -7,8 +7,8 @@ use std::path::Path;
 use rustix::io::Errno;
 
 use crate::below::{Below, Kind};
-use crate::common::{self, Mount, Options, Scratch, Stack};
-use crate::{assert_errno, needs, needs_root};
+use crate::needs;
+use support::{self, Mount, Options, Scratch, Stack};
 
 /// The warnings and errors of a mount's log.
 fn told(log: &Path) -> String {
@@ -26,7 +26,7 @@ fn a_property_of_btrfs_stays_on_btrfs() {
     let lower = stack.lower(0).root();
     for path in ["d", "d/f", "g"] {
         let path = lower.join(path);
-        common::run("btrfs", &["property", "set", path.to_str().unwrap(), "compression", "zstd"]);
+        support::run("btrfs", &["property", "set", path.to_str().unwrap(), "compression", "zstd"]);
     }
     let log = stack.scratch().path().join("log");
     let mount = Mount::new(&Options { log: Some(log.clone()), ..stack.options() }, stack.mountpoint());
@@ -46,7 +46,7 @@ fn a_property_of_btrfs_stays_on_btrfs() {
     let mount = Mount::new(&options, other.mountpoint());
     fs::write(mount.join("g"), "new").unwrap();
     mount.unmount();
-    let kept = common::read_xattrs(&other.upper().root().join("g")).unwrap();
+    let kept = support::read_xattrs(&other.upper().root().join("g")).unwrap();
     assert_eq!(kept.get(&b"btrfs.compression"[..]).map(Vec::as_slice), Some(&b"zstd"[..]));
 }
 
@@ -59,10 +59,13 @@ fn an_acl_that_cannot_be_kept_refuses_the_copy_and_is_named() {
     let stack = Stack::new(1).with_upper_in(below.path());
     stack.lower(0).file("f", "f");
     let path = stack.lower(0).root().join("f");
-    common::run("setfacl", &["-m", "u:1000:rw", path.to_str().unwrap()]);
+    support::run("setfacl", &["-m", "u:1000:rw", path.to_str().unwrap()]);
     let log = stack.scratch().path().join("log");
     let mount = Mount::new(&Options { log: Some(log.clone()), ..stack.options() }, stack.mountpoint());
-    assert_errno!(fs::set_permissions(mount.join("f"), PermissionsExt::from_mode(0o600)), Errno::OPNOTSUPP);
+    support::assert_errno!(
+        fs::set_permissions(mount.join("f"), PermissionsExt::from_mode(0o600)),
+        Errno::OPNOTSUPP
+    );
     mount.unmount();
     assert!(
         told(&log).contains("/f: can't be copied up with its attribute system.posix_acl_access"),
@@ -77,13 +80,13 @@ fn an_acl_that_cannot_be_kept_refuses_the_copy_and_is_named() {
 /// Ids that the user namespace doesn't map can't be set again: their entries are left out, but for those that deny.
 #[test]
 fn acls_with_ids_that_the_user_namespace_does_not_map() {
-    needs_root!();
+    support::needs_root!();
     let stack = Stack::new(1);
     stack.lower(0).file("grants", "g").file("denies", "d").file("d/f", "f");
     let lower = stack.lower(0).root();
     let set = |words: &[&str], path: &str| {
         let path = lower.join(path);
-        common::run("setfacl", &[words, &[path.to_str().unwrap()]].concat());
+        support::run("setfacl", &[words, &[path.to_str().unwrap()]].concat());
     };
     set(&["-m", "u:1234:rw,g:0:r"], "grants");
     set(&["-m", "u:1234:---"], "denies");
@@ -111,10 +114,10 @@ fn acls_with_ids_that_the_user_namespace_does_not_map() {
     ];
     words.extend(paths.map(|path| path.to_str().unwrap().to_owned()));
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    common::run("unshare", &words);
+    support::run("unshare", &words);
     assert_eq!(fs::read(stack.upper().root().join("grants")).unwrap(), b"gmore\n");
     let acl = String::from_utf8(
-        common::output("getfacl", &["-cn".as_ref(), stack.upper().root().join("grants").as_path()]).stdout,
+        support::output("getfacl", &["-cn".as_ref(), stack.upper().root().join("grants").as_path()]).stdout,
     )
     .unwrap();
     assert!(acl.contains("group:0:r--") && !acl.contains("1234"), "{acl}");

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::common::{self, LoopFilesystem, Scratch};
+use support::{self, LoopFilesystem, Scratch};
 
 /// A filesystem to put a layer on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,9 +50,9 @@ impl Kind {
 #[macro_export]
 macro_rules! needs {
     ($kind:expr) => {
-        $crate::needs_root!();
+        support::needs_root!();
         if !$kind.is_here() {
-            $crate::skip!("{}: {} is not installed", module_path!(), $kind.tool());
+            support::skip!("{}: {} is not installed", module_path!(), $kind.tool());
         }
     };
 }
@@ -77,25 +77,25 @@ impl Below {
             // Two names of a file are two inodes to it: without this it remembers old attributes of one when the other
             // is written.
             Kind::Bindfs => {
-                common::run("bindfs", &["-o", "attr_timeout=0,entry_timeout=0", &dir("back"), target]);
+                support::run("bindfs", &["-o", "attr_timeout=0,entry_timeout=0", &dir("back"), target]);
             }
             Kind::Fuse2fs => {
                 let image = scratch.path().join("image");
                 std::fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
                 let image = image.to_str().unwrap();
-                common::run("mkfs.ext4", &["-q", image]);
-                common::run("fuse2fs", &["-o", "fakeroot,attr_timeout=0,entry_timeout=0", image, target]);
+                support::run("mkfs.ext4", &["-q", image]);
+                support::run("fuse2fs", &["-o", "fakeroot,attr_timeout=0,entry_timeout=0", image, target]);
             }
             Kind::Unionfs => {
                 let branches = format!("{}=RW:{}=RO", dir("rw"), dir("ro"));
-                common::run("unionfs-fuse", &["-o", "cow,use_ino", &branches, target]);
+                support::run("unionfs-fuse", &["-o", "cow,use_ino", &branches, target]);
             }
             Kind::Mergerfs | Kind::MergerfsByName => {
                 // One branch: where a name goes among several is its own affair.
                 let branches = dir("one");
                 let numbers = if kind == Kind::Mergerfs { "devino-hash" } else { "path-hash" };
                 let options = format!("use_ino,inodecalc={numbers}");
-                common::run("mergerfs", &["-o", &options, &branches, target]);
+                support::run("mergerfs", &["-o", &options, &branches, target]);
             }
         }
         Below::Fuse { at }
@@ -104,8 +104,8 @@ impl Below {
     /// A squashfs of a directory.
     pub fn squashfs(scratch: &Scratch, of: &Path) -> Below {
         let (image, at) = (scratch.path().join("image"), scratch.dir("below"));
-        common::output("mksquashfs", &[of, image.as_path()]);
-        common::run("mount", &["-o".as_ref(), "loop,ro".as_ref(), image.as_os_str(), at.as_os_str()]);
+        support::output("mksquashfs", &[of, image.as_path()]);
+        support::run("mount", &["-o".as_ref(), "loop,ro".as_ref(), image.as_os_str(), at.as_os_str()]);
         Below::Fuse { at }
     }
 
@@ -121,7 +121,7 @@ impl Below {
 impl Drop for Below {
     fn drop(&mut self) {
         if let Below::Fuse { at } = self {
-            common::output("umount", &["-l".as_ref(), at.as_os_str()]);
+            support::output("umount", &["-l".as_ref(), at.as_os_str()]);
         }
     }
 }

@@ -6,9 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-
-use crate::common::{Fields, Mount, Program, Snapshot, Stack, diff, wait_until};
-use crate::{needs_root, skip};
+use support::{Fields, Mount, Program, Snapshot, Stack, diff, wait_until};
 
 /// The system calls by which an upper is changed.
 const CHANGES: &[&str] =
@@ -85,12 +83,12 @@ fn same(one: &Snapshot, other: &Snapshot) -> bool {
 
 #[test]
 fn an_error_of_any_change_of_the_upper_is_told_and_leaves_no_mix() {
-    needs_root!();
+    support::needs_root!();
     if !Program::under_test().is_unionmount() {
-        skip!("the peers are not held to that");
+        support::skip!("the peers are not held to that");
     }
     if Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_err() {
-        skip!("strace is not installed");
+        support::skip!("strace is not installed");
     }
     let mut injected = 0;
     for (what, act) in ACTS {

@@ -4,11 +4,6 @@
 // A test that panics has failed; that is what unwrap is for here.
 #![allow(clippy::unwrap_used)]
 
-#[path = "../common/mod.rs"]
-mod common;
-#[path = "../model/mod.rs"]
-mod model;
-
 mod access_times;
 mod attributes;
 mod below;

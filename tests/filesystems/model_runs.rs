@@ -4,12 +4,12 @@ use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use crate::below::{Below, Kind};
-use crate::common::{Fields, Program, Scratch, Snapshot, Stack, diff};
-use crate::model::execute::Executor;
-use crate::model::generate::{Vocabulary, case};
-use crate::model::layer::StackSpec;
-use crate::model::op::{Op, Outcome, Rename};
 use crate::needs;
+use support::model::execute::Executor;
+use support::model::generate::{Vocabulary, case};
+use support::model::layer::StackSpec;
+use support::model::op::{Op, Outcome, Rename};
+use support::{Fields, Program, Scratch, Snapshot, Stack, diff};
 
 fn run(kind: Kind, spec: &StackSpec, operations: &[Op]) {
     let scratch = Scratch::new();
@@ -52,7 +52,7 @@ fn run(kind: Kind, spec: &StackSpec, operations: &[Op]) {
 
 fn runs(kind: Kind) {
     if !Program::under_test().is_unionmount() {
-        return println!("SKIP: the peers are not held to that");
+        support::skip!("the peers are not held to that");
     }
     let vocabulary = Vocabulary { open_files: false, operations: 60, ..Vocabulary::full(true) };
     let strategy = case(&vocabulary);

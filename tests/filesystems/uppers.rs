@@ -7,10 +7,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use crate::assert_errno;
 use crate::below::{Below, Kind};
-use crate::common::{Mount, Options, Program, Scratch, Stack};
 use crate::needs;
+use support::{Mount, Options, Program, Scratch, Stack};
 
 /// Each change that the flags of renameat2 are for; and the lower of it.
 fn changes_of_names(kind: Kind) {
@@ -92,7 +91,7 @@ fn exchange_is_refused_where_the_upper_has_none() {
     stack.lower(0).file("a", "a").file("b", "b");
     let mount = stack.mount();
     let (a, b) = (mount.join("a"), mount.join("b"));
-    assert_errno!(renameat_with(CWD, &a, CWD, &b, RenameFlags::EXCHANGE), Errno::INVAL);
+    support::assert_errno!(renameat_with(CWD, &a, CWD, &b, RenameFlags::EXCHANGE), Errno::INVAL);
     assert_eq!(fs::read(&a).unwrap(), b"a");
     assert_eq!(fs::read_dir(stack.upper().root()).unwrap().count(), 0);
     mount.unmount();
@@ -131,7 +130,7 @@ fn unionfs_gets_copies_without_attributes() {
     let stack = Stack::new(1).with_upper_in(below.path());
     stack.lower(0).file("d/f", "f").file("g", "g").xattr("g", "user.a", "a").xattr("d", "user.a", "a");
     let mount = stack.mount();
-    assert_errno!(fs::rename(mount.join("d"), mount.join("e")), Errno::XDEV);
+    support::assert_errno!(fs::rename(mount.join("d"), mount.join("e")), Errno::XDEV);
     fs::write(mount.join("d/f"), "new").unwrap();
     fs::write(mount.join("g"), "new").unwrap();
     fs::create_dir(mount.join("d/new")).unwrap();

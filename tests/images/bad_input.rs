@@ -2,9 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::common::LoopFilesystem;
 use crate::lab::{Files, Image, Lab, Tar, gzip, oci, sha256, three_layers, zstd};
-use crate::needs_root;
+use support::LoopFilesystem;
 
 /// Loads an archive that is refused, in a store with an image, from a file and from a pipe.
 #[track_caller]
@@ -373,7 +372,7 @@ fn bombs_and_limits() {
 
 #[test]
 fn a_full_disk() {
-    needs_root!();
+    support::needs_root!();
     let lab = Lab::new();
     let disk = LoopFilesystem::tmpfs(lab.scratch(), "disk", 6 << 20);
     let root = disk.path().join("store");

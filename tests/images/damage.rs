@@ -5,9 +5,8 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use crate::common::LoopFilesystem;
 use crate::lab::{Image, Lab, Tar, gzip, sha256, three_layers};
-use crate::needs_root;
+use support::LoopFilesystem;
 
 /// A store with `app:1` of three layers and `other:1` of one, and a container of each.
 struct Bench {
@@ -51,7 +50,7 @@ fn kept(lab: &Lab) -> String {
 
 #[test]
 fn a_full_disk_is_no_damage() {
-    needs_root!();
+    support::needs_root!();
     let lab = Lab::new();
     let image = {
         let big: Vec<u8> =
@@ -63,7 +62,7 @@ fn a_full_disk_is_no_damage() {
     lab.write("a.tar", &image.compressed(gzip, "+gzip").oci().archive());
     let um = |args: &[&str]| {
         let mut command = lab.command(args);
-        crate::cli::run(command.env("UNIONMOUNT_ROOT", &root))
+        support::cli::run(command.env("UNIONMOUNT_ROOT", &root))
     };
     um(&["load", "-q", "a.tar"]).ok();
     let tree = || lab.out(&format!("cd {} && find blobs layers index.json | LC_ALL=C sort", root.display()));
@@ -92,7 +91,7 @@ fn a_full_disk_is_no_damage() {
 
 #[test]
 fn a_load_on_a_full_disk_says_what_cannot_be_written() {
-    needs_root!();
+    support::needs_root!();
     let lab = Lab::new();
     let big: Vec<u8> = (0..600_000u32).flat_map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     let image = Image::new("big:1", vec![Tar::new().file("big", big).bytes()]);
@@ -100,7 +99,7 @@ fn a_load_on_a_full_disk_says_what_cannot_be_written() {
     let disk = LoopFilesystem::tmpfs(lab.scratch(), "disk", 1 << 20);
     let root = disk.path().join("store");
     let mut command = lab.command(&["load", "-q", "a.tar"]);
-    crate::cli::run(command.env("UNIONMOUNT_ROOT", &root))
+    support::cli::run(command.env("UNIONMOUNT_ROOT", &root))
         .refused(1, &[root.join("tmp").to_str().unwrap(), "cannot write", "No space left on device"]);
 }
 
@@ -187,7 +186,7 @@ fn a_container_of_unknown_image_is_removed_by_force_and_keeps_all_until_then() {
 
 #[test]
 fn what_cannot_be_removed_of_a_container_is_told() {
-    needs_root!();
+    support::needs_root!();
     let bench = bench();
     let lab = &bench.lab;
     let volumes = lab.at(&format!("store/containers/{}/volumes", bench.app));
@@ -293,7 +292,7 @@ fn prune_waits_for_others() {
     let mut pipe = load.stdin.take().unwrap();
     pipe.write_all(&archive[..1024]).unwrap();
     let busy = || fs::read_dir(lab.at("store/tmp")).unwrap().count() > 0;
-    crate::cli::until("the load has begun", busy);
+    support::cli::until("the load has begun", busy);
     lab.um(&["prune", "-f", "--wait", "0"]).refused(1, &["for 0 s", "--wait"]);
     let mut prune = lab.command(&["prune", "-f", "--wait", "30"]).stdout(Stdio::null()).spawn().unwrap();
     // What is short goes on beside it.

@@ -6,14 +6,13 @@ use std::os::unix::fs::MetadataExt;
 use serde_json::{Value, json};
 
 use crate::lab::{Files, Image, Lab, Tar, descriptor, gzip, oci, sha256, three_layers, zstd};
-use crate::{needs_root, skip};
 
 /// Skips unless all programs are there.
 macro_rules! needs {
     ($($program:literal),+) => {
         for program in [$($program),+] {
             if !std::env::split_paths(&std::env::var_os("PATH").unwrap()).any(|dir| dir.join(program).exists()) {
-                skip!("{}: needs {program}", module_path!());
+                support::skip!("{}: needs {program}", module_path!());
             }
         }
     };
@@ -281,7 +280,7 @@ out.close()
 
 #[test]
 fn oddities_of_tars_are_unpacked_as_umoci_unpacks_them() {
-    needs_root!();
+    support::needs_root!();
     needs!("python3", "umoci");
     let lab = Lab::new();
     lab.write("make.py", ODDITIES.as_bytes());
@@ -378,7 +377,7 @@ fn what_is_saved_can_be_read_in_both_ways() {
 
 #[test]
 fn podman_loads_two_images_out_of_one_archive() {
-    needs_root!();
+    support::needs_root!();
     needs!("podman");
     let lab = Lab::new();
     let images = [
@@ -398,7 +397,7 @@ fn podman_loads_two_images_out_of_one_archive() {
 
 #[test]
 fn a_foreign_image_is_told_before_it_runs() {
-    needs_root!();
+    support::needs_root!();
     needs!("crun");
     let lab = Lab::new();
     let mut image =

@@ -8,8 +8,8 @@ use std::process::Command;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::cli::{Ended, run};
-use crate::common::Scratch;
+use support::Scratch;
+use support::cli::{Ended, run};
 
 pub const BIN: &str = env!("CARGO_BIN_EXE_unionmount");
 pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";

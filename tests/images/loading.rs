@@ -2,9 +2,8 @@
 
 use serde_json::json;
 
-use crate::common::{Content, Mount, Options, Snapshot};
 use crate::lab::{Files, Image, Lab, Tar, docker, gzip, oci, sha256, three_layers, zstd};
-use crate::{common, needs_root};
+use support::{Content, Mount, Options, Snapshot};
 
 /// The image is there, its layers are its diff ids, its tree is right, and the store is sound.
 #[track_caller]
@@ -69,7 +68,7 @@ fn every_form_from_file_directory_and_pipe() {
 
 #[test]
 fn what_is_loaded_mounts_to_the_right_tree() {
-    needs_root!();
+    support::needs_root!();
     let lab = Lab::new();
     lab.write("a.tar", &three_layers().oci().archive());
     lab.um(&["load", "a.tar"]).ok();
@@ -225,7 +224,7 @@ fn a_hundred_and_twenty_seven_layers() {
     lab.um(&["load", "a.tar"]).ok();
     assert_eq!(lab.layers("many").len(), 127);
     assert_eq!(lab.um(&["history", "-q", "many"]).ok().out.lines().count(), 127);
-    if common::Privilege::current() == common::Privilege::Root {
+    if support::Privilege::current() == support::Privilege::Root {
         let mountpoint = lab.at("mnt");
         std::fs::create_dir(&mountpoint).unwrap();
         let mount = Mount::new(&Options { lowers: lab.layers("many"), ..Options::default() }, &mountpoint);

@@ -5,16 +5,15 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::common::{Fields, Mount, Options, Snapshot, diff};
 use crate::lab::{Image, Lab, Tar, gzip, three_layers};
-use crate::{needs_root, skip};
+use support::{Fields, Mount, Options, Snapshot, diff};
 
 /// Skips unless all programs are there.
 macro_rules! needs {
     ($($program:literal),+) => {
         for program in [$($program),+] {
             if !std::env::split_paths(&std::env::var_os("PATH").unwrap()).any(|dir| dir.join(program).exists()) {
-                skip!("{}: needs {program}", module_path!());
+                support::skip!("{}: needs {program}", module_path!());
             }
         }
     };
@@ -51,7 +50,7 @@ fn mounts_as(lab: &Lab, image: &str, expected: &Path) {
 
 #[test]
 fn skopeo_and_umoci_read_the_store_as_it_is() {
-    needs_root!();
+    support::needs_root!();
     needs!("skopeo", "umoci");
     let lab = Lab::new();
     lab.write("a.tar", &three_layers().docker().archive());
@@ -67,7 +66,7 @@ fn skopeo_and_umoci_read_the_store_as_it_is() {
 
 #[test]
 fn skopeo_and_umoci_write_into_the_store() {
-    needs_root!();
+    support::needs_root!();
     needs!("skopeo", "umoci");
     let lab = Lab::new();
     lab.write("a.tar", &three_layers().docker().archive());
@@ -95,7 +94,7 @@ fn skopeo_and_umoci_write_into_the_store() {
 
 #[test]
 fn what_is_saved_others_load_with_the_same_diff_ids() {
-    needs_root!();
+    support::needs_root!();
     needs!("skopeo", "umoci", "podman");
     let lab = Lab::new();
     for (at, image) in [three_layers(), three_layers().compressed(gzip, "+gzip")].iter().enumerate() {
@@ -133,7 +132,7 @@ fn what_is_saved_others_load_with_the_same_diff_ids() {
 /// Everything that a layer can hold, in three layers that buildah makes.
 #[test]
 fn a_real_image_made_by_buildah() {
-    needs_root!();
+    support::needs_root!();
     needs!("buildah", "skopeo", "umoci", "busybox", "setcap");
     let lab = Lab::new();
     let script = r#"
@@ -184,7 +183,7 @@ fn a_real_image_made_by_buildah() {
 
 #[test]
 fn many_layers_by_umoci() {
-    needs_root!();
+    support::needs_root!();
     needs!("umoci");
     let lab = Lab::new();
     let tars = (0..127)

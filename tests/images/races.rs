@@ -44,7 +44,7 @@ fn an_image_that_goes_while_it_is_listed() {
         .spawn()
         .unwrap();
     let mut writer = None;
-    crate::cli::until("somebody reads", || {
+    support::cli::until("somebody reads", || {
         writer = fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&gate).ok();
         writer.is_some()
     });

@@ -5,13 +5,12 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::lab::{Image, Lab, Tar, descriptor, gzip, sha256, three_layers};
-use crate::{needs_root, skip};
 
 macro_rules! needs_strace {
     () => {
-        needs_root!();
+        support::needs_root!();
         if !std::env::split_paths(&std::env::var_os("PATH").unwrap()).any(|dir| dir.join("strace").exists()) {
-            skip!("{}: needs strace", module_path!());
+            support::skip!("{}: needs strace", module_path!());
         }
     };
 }
@@ -48,7 +47,7 @@ fn try_faults(
     faults: &[Fault],
     places: usize,
     args: &str,
-    mut check: impl FnMut(&str, crate::cli::Ended),
+    mut check: impl FnMut(&str, support::cli::Ended),
 ) {
     let mut injected = 0;
     for &(call, errno, stays) in faults {

@@ -2,14 +2,13 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use crate::cli::{Place, is_root};
 use crate::lab::{Image, Tar};
-use crate::skip;
+use support::cli::{Place, is_root};
 
 #[test]
 fn an_ordinary_user_keeps_everything() {
     if !is_root() {
-        skip!("the user is made by root");
+        support::skip!("the user is made by root");
     }
     let place = Place::of_user();
     // As root, a tar with foreign owners, a device and a setuid program; as a user, through a store and out again.
@@ -42,7 +41,7 @@ fn an_ordinary_user_keeps_everything() {
 #[test]
 fn a_store_of_root_is_closed_to_users() {
     if !is_root() {
-        skip!("the user is made by root");
+        support::skip!("the user is made by root");
     }
     let place = Place::new();
     let image = Image::new("a:1", vec![Tar::new().file("f", "1").bytes()]);

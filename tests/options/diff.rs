@@ -5,9 +5,9 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use crate::cli::{Place, is_root};
-use crate::common::{Entry, Kind, Snapshot};
-use crate::{sh, skip, umount};
+use crate::{sh, umount};
+use support::cli::{Place, is_root};
+use support::{Entry, Kind, Snapshot};
 
 /// What containers/storage takes for a change: `A` added, `C` changed, `D` deleted.
 fn changes(parent: &Snapshot, layer: &Snapshot) -> Vec<String> {
@@ -53,7 +53,7 @@ const LAYERS: &str = "mkdir -p b/etc/d b/usr/bin b/var a/etc; echo host > b/etc/
 #[test]
 fn a_container_that_changed_nothing_has_an_empty_diff() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     for options in
         ["rw", "xattr_permissions=2", "uidmapping=0:100000:65536,gidmapping=0:100000:65536", "timeout=0"]
@@ -85,7 +85,7 @@ fn umount_both(place: &Place) {
 #[test]
 fn what_was_changed_and_nothing_else_is_in_the_diff() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     for options in ["rw", "xattr_permissions=2"] {
         let place = Place::new();
@@ -138,7 +138,7 @@ fn what_was_changed_and_nothing_else_is_in_the_diff() {
 #[test]
 fn copying_up_changes_no_time_of_siblings_or_parents() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     sh(&place, LAYERS);
@@ -159,7 +159,7 @@ fn copying_up_changes_no_time_of_siblings_or_parents() {
 #[test]
 fn taking_a_name_from_a_hardlinked_file_copies_no_data() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     for options in ["rw", "timeout=0", "writeback=1", "writeback=1,timeout=0"] {
         let place = Place::new();

@@ -7,8 +7,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use rustix::io::Errno;
 use rustix::process::{Signal, kill_process};
 
-use crate::cli::{Place, is_root, until};
-use crate::{sh, skip, umount};
+use crate::{sh, umount};
+use support::cli::{Place, is_root, until};
 
 /// How many requests of a kind the daemon of `place`, started with `--log-file log`, was asked.
 pub fn requests(place: &Place, kind: &str) -> u64 {
@@ -33,7 +33,7 @@ fn mount(place: &Place, options: &str) {
 #[test]
 fn volatile_asks_for_no_fsync() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     for (options, at_most) in [("volatile", 1), ("fsync=0", 1), ("fsync=1", u64::MAX)] {
         let place = Place::new();
@@ -60,7 +60,7 @@ fn volatile_asks_for_no_fsync() {
 #[test]
 fn a_volatile_mount_that_died_is_refused_with_the_way_out() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     mount(&place, "volatile");
@@ -86,7 +86,7 @@ fn a_volatile_mount_that_died_is_refused_with_the_way_out() {
 #[test]
 fn renaming_a_lower_directory_needs_redirects() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     for (option, works) in
         [("redirect_dir=on", true), ("redirect_dir=off", false), ("redirect_dir=follow", false)]
@@ -98,12 +98,12 @@ fn renaming_a_lower_directory_needs_redirects() {
         if works {
             renamed.unwrap();
         } else {
-            crate::assert_errno!(renamed, Errno::XDEV);
+            support::assert_errno!(renamed, Errno::XDEV);
             assert!(place.names("up").is_empty(), "what fails copies nothing up");
             let swap = rustix::fs::RenameFlags::EXCHANGE;
             let (one, two) = (place.at("mnt/low"), place.at("mnt/other"));
             let cwd = rustix::fs::CWD;
-            crate::assert_errno!(rustix::fs::renameat_with(cwd, &one, cwd, &two, swap), Errno::XDEV);
+            support::assert_errno!(rustix::fs::renameat_with(cwd, &one, cwd, &two, swap), Errno::XDEV);
             // Programs copy and remove then, and what is new may move.
             sh(
                 &place,
@@ -121,7 +121,7 @@ fn renaming_a_lower_directory_needs_redirects() {
 #[test]
 fn redirects_are_followed_unless_refused() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     sh(&place, "mkdir a/low; echo x > a/low/f");
@@ -134,7 +134,7 @@ fn redirects_are_followed_unless_refused() {
         umount(&place);
     }
     mount(&place, "redirect_dir=nofollow");
-    crate::assert_errno!(fs::metadata(place.at("mnt/new")), Errno::PERM);
+    support::assert_errno!(fs::metadata(place.at("mnt/new")), Errno::PERM);
     assert!(fs::metadata(place.at("mnt/plain")).unwrap().is_dir());
     assert!(fs::read_to_string(place.at("log")).unwrap().contains("up: new: a redirect"));
     umount(&place);
@@ -143,7 +143,7 @@ fn redirects_are_followed_unless_refused() {
 #[test]
 fn directories_have_one_link() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     for (option, links) in [("static_nlink", 1), ("rw", 4)] {
         let place = Place::new();
@@ -158,7 +158,7 @@ fn directories_have_one_link() {
 #[test]
 fn inode_numbers_fit_32_bits_when_asked_to() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     let other = place.mkdir("other");
@@ -196,7 +196,7 @@ fn inode_numbers_fit_32_bits_when_asked_to() {
 #[test]
 fn xino_on_refuses_numbers_that_leave_no_room() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     for dir in ["other", "inner", "up2"] {
@@ -213,7 +213,7 @@ fn xino_on_refuses_numbers_that_leave_no_room() {
 #[test]
 fn no_attributes_and_no_acls() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     sh(&place, "touch a/f; setfattr -n user.x -v y a/f; setfacl -m u:9:rw a/f");
@@ -234,7 +234,7 @@ fn no_attributes_and_no_acls() {
 #[test]
 fn the_kernel_forgets_after_the_timeout() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     for (option, again) in [("timeout=0", true), ("timeout=1000", false)] {
         let place = Place::new();
@@ -255,7 +255,7 @@ fn the_kernel_forgets_after_the_timeout() {
 #[test]
 fn write_requests_are_as_large_as_allowed() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     for (option, writes) in [("max_write=65536", 16), ("max_write=1048576", 1), ("rw", 1)] {
         let place = Place::new();
@@ -271,7 +271,7 @@ fn write_requests_are_as_large_as_allowed() {
 #[test]
 fn writes_are_held_back_or_not() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     for (option, through) in [("writeback=0", true), ("writeback=1", false)] {
         let place = Place::new();
@@ -289,7 +289,7 @@ fn writes_are_held_back_or_not() {
 #[test]
 fn as_many_threads_as_asked_for() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     for (options, count) in
         [("threaded=0", 1), ("max_threads=5", 5), ("max_threads=5,max_idle_threads=2,clone_fd", 5)]
@@ -312,7 +312,7 @@ fn as_many_threads_as_asked_for() {
 #[test]
 fn flags_of_the_mount() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     for flag in ["nosuid", "nodev", "noexec", "noatime", "nodiratime", "sync", "dirsync", "ro"] {
         let place = Place::new();
@@ -325,7 +325,7 @@ fn flags_of_the_mount() {
     sh(&place, "cp /bin/true a/true; mknod a/null c 1 3");
     mount(&place, "noexec,nodev");
     assert_eq!(place.sh("mnt/true").code, Some(126));
-    crate::assert_errno!(fs::read(place.at("mnt/null")), Errno::ACCESS);
+    support::assert_errno!(fs::read(place.at("mnt/null")), Errno::ACCESS);
     umount(&place);
     mount(&place, "noexec,nodev,exec,dev,suid");
     assert_eq!(place.sh("mnt/true").code, Some(0));
@@ -336,7 +336,7 @@ fn flags_of_the_mount() {
 #[test]
 fn every_option_of_the_peers_is_known() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     let known = "allow_other,default_permissions,suid,dev,exec,atime,diratime,lazytime,rw,debug=0,max_read=131072,\

@@ -3,13 +3,13 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use crate::cli::{Place, is_root};
-use crate::{sh, skip, umount};
+use crate::{sh, umount};
+use support::cli::{Place, is_root};
 
 #[test]
 fn nothing_of_the_caller_stays_open_in_the_daemon() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     symlink("unionmount", place.at("fuse-overlayfs")).unwrap();
@@ -45,7 +45,7 @@ fn nothing_of_the_caller_stays_open_in_the_daemon() {
 #[test]
 fn a_failure_is_one_line_on_stderr() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     symlink("unionmount", place.at("fuse-overlayfs")).unwrap();
@@ -68,7 +68,7 @@ fn a_failure_is_one_line_on_stderr() {
 #[test]
 fn long_options_and_many_lowers() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     symlink("unionmount", place.at("fuse-overlayfs")).unwrap();

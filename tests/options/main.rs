@@ -4,22 +4,6 @@
 
 #![allow(missing_docs)]
 #![allow(clippy::unwrap_used)]
-#![allow(dead_code)] // of the common modules, only parts are used
-
-#[path = "../common/cli.rs"]
-mod cli;
-/// The parts of the common modules that go with [`cli`].
-#[path = "../common"]
-mod common {
-    mod errno;
-    mod process;
-    pub mod raw;
-    mod snapshot;
-
-    pub use errno::errno_of;
-    pub use process::as_ids;
-    pub use snapshot::{Entry, Fields, Kind, Snapshot, diff, list};
-}
 
 mod diff;
 mod effects;
@@ -32,7 +16,7 @@ mod whiteouts;
 
 use std::path::Path;
 
-use cli::Place;
+use support::cli::Place;
 
 /// Debian's fuse-overlayfs, not one of the same name elsewhere.
 const FUSE_OVERLAYFS: &str = "/usr/bin/fuse-overlayfs";

@@ -5,9 +5,9 @@ use std::os::unix::fs::{MetadataExt, chown};
 
 use rustix::io::Errno;
 
-use crate::cli::{Place, is_root};
-use crate::common::as_ids;
-use crate::{FUSE_OVERLAYFS, has_fuse_overlayfs, sh, skip, stats, umount};
+use crate::{FUSE_OVERLAYFS, has_fuse_overlayfs, sh, stats, umount};
+use support::as_ids;
+use support::cli::{Place, is_root};
 
 /// As podman writes them, with the colon in front.
 const MAPPED: &str =
@@ -24,7 +24,7 @@ fn lower(place: &Place) {
 #[test]
 fn ids_on_disk_are_shown_by_the_mapping_and_kept_by_it() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     lower(&place);
@@ -42,8 +42,8 @@ fn ids_on_disk_are_shown_by_the_mapping_and_kept_by_it() {
     let mnt = |name: &str| place.at("mnt").join(name);
     // What the kernel enforces is what is shown.
     as_ids(5, 6, 0o022, || {
-        crate::assert_errno!(fs::read(mnt("mapped")), Errno::ACCESS);
-        crate::assert_errno!(fs::write(mnt("dir/x"), ""), Errno::ACCESS);
+        support::assert_errno!(fs::read(mnt("mapped")), Errno::ACCESS);
+        support::assert_errno!(fs::write(mnt("dir/x"), ""), Errno::ACCESS);
     });
     as_ids(100_005, 200_006, 0o022, || {
         assert_eq!(fs::read(mnt("mapped")).unwrap(), b"m\n");
@@ -61,7 +61,7 @@ fn ids_on_disk_are_shown_by_the_mapping_and_kept_by_it() {
     chown(mnt("root"), Some(100_007), Some(200_008)).unwrap();
     assert_eq!(stats(&place, "up", "root")[0], "root 7:8 644 regular file");
     for (uid, gid) in [(Some(3), None), (None, Some(3)), (Some(65534), Some(65534)), (Some(300_000), None)] {
-        crate::assert_errno!(chown(mnt("root"), uid, gid), Errno::INVAL);
+        support::assert_errno!(chown(mnt("root"), uid, gid), Errno::INVAL);
     }
     // A change that leaves an owner alone asks for no mapping of it; a copy-up keeps it.
     sh(&place, "chmod 640 mnt/none; touch mnt/none");
@@ -75,7 +75,7 @@ fn ids_on_disk_are_shown_by_the_mapping_and_kept_by_it() {
 #[test]
 fn acls_name_users_as_they_are_shown() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     lower(&place);
@@ -94,7 +94,7 @@ fn acls_name_users_as_they_are_shown() {
 #[test]
 fn mappings_and_squashing_show_what_fuse_overlayfs_shows() {
     if !is_root() || !has_fuse_overlayfs() {
-        skip!("needs root and Debian's fuse-overlayfs");
+        support::skip!("needs root and Debian's fuse-overlayfs");
     }
     for extra in [
         "uidmapping=0:100000:65536,gidmapping=0:200000:1000:5000:7:10",
@@ -118,7 +118,7 @@ fn mappings_and_squashing_show_what_fuse_overlayfs_shows() {
 #[test]
 fn squashed_files_have_one_owner_and_cannot_get_another() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     lower(&place);
@@ -134,12 +134,12 @@ fn squashed_files_have_one_owner_and_cannot_get_another() {
 #[test]
 fn an_ordinary_user_owns_all_by_squashing() {
     if !is_root() {
-        skip!("needs root, to become an ordinary user");
+        support::skip!("needs root, to become an ordinary user");
     }
     let place = Place::of_user();
     lower(&place);
     sh(&place, "chmod 644 a/mapped; chmod 755 a/dir");
-    let me = crate::cli::user();
+    let me = support::cli::user();
     crate::sh_as_user(
         &place,
         &format!(
@@ -156,15 +156,15 @@ fn an_ordinary_user_owns_all_by_squashing() {
 #[test]
 fn an_idmapped_lower_shows_its_owners() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     lower(&place);
     place.mkdir("mapped");
     // As podman does for --uidmap: a bind mount of the layer under the container's mapping.
-    match crate::common::raw::idmapped_mount(&place.at("a"), &place.at("mapped"), 100_000) {
+    match support::raw::idmapped_mount(&place.at("a"), &place.at("mapped"), 100_000) {
         Ok(()) => {}
-        Err(error) => skip!("no idmapped mounts here: {error}"),
+        Err(error) => support::skip!("no idmapped mounts here: {error}"),
     }
     sh(&place, "./unionmount --lower mapped --upper up mnt");
     let want = ["root 100000:100000 644 regular file", "mapped 100005:100006 600 regular file"];

@@ -5,9 +5,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use rustix::io::Errno;
 
-use crate::cli::{Place, is_root};
-use crate::common::{Snapshot, as_ids, list};
-use crate::{FUSE_OVERLAYFS, OVERRIDE, attribute, has_fuse_overlayfs, sh, sh_as_user, skip, stats, umount};
+use crate::{FUSE_OVERLAYFS, OVERRIDE, attribute, has_fuse_overlayfs, sh, sh_as_user, stats, umount};
+use support::cli::{Place, is_root};
+use support::{Snapshot, as_ids, list};
 
 /// A regular file or directory of a layer that says what it really is.
 fn recorded(place: &Place, path: &str, value: &str) {
@@ -21,7 +21,7 @@ fn assert_listing_agrees(place: &Place, dir: &str) {
     for entry in list(&place.at(dir)).unwrap() {
         if entry.name != "." && entry.name != ".." {
             let found = place.at(dir).join(&entry.name).symlink_metadata().unwrap();
-            assert_eq!(entry.kind, Some(crate::common::Kind::of(found.file_type())), "{:?}", entry.name);
+            assert_eq!(entry.kind, Some(support::Kind::of(found.file_type())), "{:?}", entry.name);
             assert_eq!(entry.ino, found.ino(), "{:?}", entry.name);
         }
     }
@@ -65,7 +65,7 @@ fn every_type(place: &Place) {
 #[test]
 fn owner_mode_and_type_of_everything_are_kept_in_the_attribute() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     let options = "lowerdir=a,upperdir=up,workdir=w,xattr_permissions=2";
@@ -108,8 +108,8 @@ fn owner_mode_and_type_of_everything_are_kept_in_the_attribute() {
         sh(&place, &format!("./unionmount -o {options} mnt"));
         assert_eq!(stats(&place, "mnt", NAMES), SHOWN, "{options}");
         let after = Snapshot::take_checked(&place.at("mnt"));
-        let fields = crate::common::Fields::tree();
-        assert_eq!(crate::common::diff(&before, &after, &fields), "", "{options}");
+        let fields = support::Fields::tree();
+        assert_eq!(support::diff(&before, &after, &fields), "", "{options}");
         umount(&place);
     }
     // Root believes it only when asked to, for others than root can write it.
@@ -124,7 +124,7 @@ fn owner_mode_and_type_of_everything_are_kept_in_the_attribute() {
 #[test]
 fn fuse_overlayfs_reads_what_is_written_here() {
     if !is_root() || !has_fuse_overlayfs() {
-        skip!("needs root and Debian's fuse-overlayfs");
+        support::skip!("needs root and Debian's fuse-overlayfs");
     }
     for (mode, attribute) in [("1", "security.fuseoverlayfs.override_stat"), ("2", OVERRIDE)] {
         let place = Place::new();
@@ -147,7 +147,7 @@ fn fuse_overlayfs_reads_what_is_written_here() {
 #[test]
 fn what_fuse_overlayfs_wrote_is_read_here() {
     if !is_root() || !has_fuse_overlayfs() {
-        skip!("needs root and Debian's fuse-overlayfs");
+        support::skip!("needs root and Debian's fuse-overlayfs");
     }
     for mode in ["1", "2"] {
         let place = Place::new();
@@ -184,7 +184,7 @@ fn what_fuse_overlayfs_wrote_is_read_here() {
 #[test]
 fn an_ordinary_user_sees_and_makes_foreign_owners() {
     if !is_root() {
-        skip!("needs root, to become an ordinary user");
+        support::skip!("needs root, to become an ordinary user");
     }
     let place = Place::of_user();
     // As an image is unpacked by a user.
@@ -213,7 +213,7 @@ fn an_ordinary_user_sees_and_makes_foreign_owners() {
         assert_ne!(place.sh_as_user(refused).code, Some(0), "{refused}");
     }
     // In the sticky directory one may make, but not take away.
-    let (uid, gid) = crate::cli::user();
+    let (uid, gid) = support::cli::user();
     let mine = sh_as_user(&place, "umask 077; touch mnt/dev/mine; stat -c '%u:%g %a' mnt/dev/mine");
     assert_eq!(mine, format!("{uid}:{gid} 600\n"));
     assert_ne!(place.sh_as_user("rm -f mnt/dev/null").code, Some(0));
@@ -224,7 +224,7 @@ fn an_ordinary_user_sees_and_makes_foreign_owners() {
     place.wait_for_no_daemon();
     // Root of a user namespace is a root that may do all this.
     if place.sh_as_user("unshare -Urm true").code != Some(0) {
-        skip!("no user namespaces here");
+        support::skip!("no user namespaces here");
     }
     // Ids in the attribute are those of the namespace that mounts, so the upper is one of its own.
     let inside = "set -e; mkdir own; ./unionmount -o lowerdir=a,upperdir=own,xattr_permissions=2 mnt
@@ -244,7 +244,7 @@ fn an_ordinary_user_sees_and_makes_foreign_owners() {
 #[test]
 fn force_mask_gives_files_one_mode_on_disk() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     for (mask, mode) in [("shared", 0o755), ("private", 0o700), ("0710", 0o710)] {
         let place = Place::new();
@@ -269,7 +269,7 @@ fn force_mask_gives_files_one_mode_on_disk() {
 #[test]
 fn a_change_of_owner_or_content_takes_privileges_away() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     sh(
@@ -291,7 +291,7 @@ fn a_change_of_owner_or_content_takes_privileges_away() {
 #[test]
 fn links_renames_and_unnamed_files_keep_it() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     sh(&place, "echo l > a/one; ln a/one a/two; chown 1:2 a/one; mkdir a/dir; echo x > a/dir/x");
@@ -326,14 +326,14 @@ fn links_renames_and_unnamed_files_keep_it() {
     umount(&place);
     sh(&place, "./unionmount -o lowerdir=a,upperdir=up,workdir=w,xattr_permissions=2 mnt");
     let after = Snapshot::take_checked(&place.at("mnt"));
-    assert_eq!(crate::common::diff(&before, &after, &crate::common::Fields::tree()), "");
+    assert_eq!(support::diff(&before, &after, &support::Fields::tree()), "");
     umount(&place);
 }
 
 #[test]
 fn acls_are_refused_where_modes_are_not_on_the_files() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     sh(&place, "echo l > a/f; setfacl -m u:9:rw a/f; mkdir a/d; setfacl -d -m u:9:rw a/d");
@@ -351,7 +351,7 @@ fn acls_are_refused_where_modes_are_not_on_the_files() {
 #[test]
 fn a_value_that_nobody_writes_is_refused_not_guessed() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     sh(&place, "cd a; touch f g h; mkdir d");
@@ -361,7 +361,7 @@ fn a_value_that_nobody_writes_is_refused_not_guessed() {
     recorded(&place, "a/d", "0:0:0755:file");
     sh(&place, "./unionmount -o lowerdir=a,xattr_permissions=2 mnt");
     for name in ["f", "g", "d"] {
-        crate::assert_errno!(place.at("mnt").join(name).symlink_metadata(), Errno::IO);
+        support::assert_errno!(place.at("mnt").join(name).symlink_metadata(), Errno::IO);
     }
     assert_eq!(stats(&place, "mnt", "h").len(), 1);
     umount(&place);
@@ -370,7 +370,7 @@ fn a_value_that_nobody_writes_is_refused_not_guessed() {
 #[test]
 fn where_it_is_not_in_use_the_attribute_is_hidden_and_left_out_of_copies() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     sh(&place, "echo l > a/f");
@@ -386,7 +386,7 @@ fn where_it_is_not_in_use_the_attribute_is_hidden_and_left_out_of_copies() {
 #[test]
 fn links_and_capabilities_that_a_user_could_not_make_are_shown_as_they_are() {
     if !is_root() {
-        skip!("needs root, to become an ordinary user");
+        support::skip!("needs root, to become an ordinary user");
     }
     const CAPABILITY: &str = "0x0100000200200000000000000000000000000000";
     let place = Place::of_user();
@@ -426,7 +426,7 @@ fn links_and_capabilities_that_a_user_could_not_make_are_shown_as_they_are() {
         &place,
         &format!(
             "rm -r up w; mkdir up; chown {0}:{0} up; cp /bin/true b/cap; setcap cap_net_raw+ep b/cap",
-            crate::cli::USER
+            support::cli::USER
         ),
     );
     let script = "set -e; ./unionmount -o lowerdir=b,upperdir=up,xattr_permissions=2 mnt; touch mnt/mine";
@@ -434,7 +434,7 @@ fn links_and_capabilities_that_a_user_could_not_make_are_shown_as_they_are() {
     sh_as_user(&place, "fusermount3 -u mnt");
     place.wait_for_no_daemon();
     recorded(&place, "b", "0:0:0777:dir");
-    let (uid, gid) = crate::cli::user();
+    let (uid, gid) = support::cli::user();
     recorded(&place, "b/cap", &format!("{uid}:{gid}:0755:file"));
     sh_as_user(&place, "./unionmount -o lowerdir=b,upperdir=up,xattr_permissions=2 mnt; chmod 700 mnt/cap");
     assert!(sh_as_user(&place, "getfattr -m - -d mnt/cap").contains("security.capability"));
@@ -448,7 +448,7 @@ fn links_and_capabilities_that_a_user_could_not_make_are_shown_as_they_are() {
 #[test]
 fn links_of_an_image_that_a_user_unpacked_belong_to_whom_the_image_says() {
     if !is_root() {
-        skip!("needs root, to become an ordinary user");
+        support::skip!("needs root, to become an ordinary user");
     }
     let place = Place::of_user();
     sh(

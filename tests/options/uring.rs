@@ -7,9 +7,9 @@ use std::os::unix::fs::FileExt;
 
 use rustix::fs::{FlockOperation, flock};
 
-use crate::cli::{Place, is_root, until};
 use crate::effects::requests;
-use crate::{sh, skip, umount};
+use crate::{sh, umount};
+use support::cli::{Place, is_root, until};
 
 const PARAMETER: &str = "/sys/module/fuse/parameters/enable_uring";
 
@@ -45,7 +45,7 @@ macro_rules! needs_uring {
     () => {
         match $crate::uring::Offer::set("Y") {
             Some(offer) => offer,
-            None => $crate::skip!("needs root, and a kernel with FUSE over io_uring"),
+            None => support::skip!("needs root, and a kernel with FUSE over io_uring"),
         }
     };
 }
@@ -132,7 +132,7 @@ fn answers_of_other_threads_come() {
 #[test]
 fn without_it_the_mount_works_all_the_same() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     // A kernel that knows nothing of it is as good.
     let _offer = Offer::set("N");

@@ -19,9 +19,9 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-use crate::cli::{Place, until, wait};
 use crate::uring::content;
-use crate::{needs_uring, sh, skip};
+use crate::{needs_uring, sh};
+use support::cli::{Place, until, wait};
 
 /// More than threads serve a processor.
 const LARGE: usize = 6;
@@ -324,7 +324,7 @@ fn signals_end_it_when_those_who_work_are_ready() {
 fn a_processor_leaves_and_comes_back() {
     let _offer = needs_uring!();
     let Some(processor) = Processor::new() else {
-        skip!("no processor may be taken away: run scripts/check processors")
+        support::skip!("no processor may be taken away: run scripts/check processors")
     };
     let daemon = Daemon::new();
     let work = daemon.light_work();
@@ -346,7 +346,7 @@ fn a_processor_leaves_and_comes_back() {
 fn a_processor_comes_that_was_away_when_it_was_mounted() {
     let _offer = needs_uring!();
     let Some(processor) = Processor::new() else {
-        skip!("no processor may be taken away: run scripts/check processors")
+        support::skip!("no processor may be taken away: run scripts/check processors")
     };
     processor.set_online(false);
     let daemon = Daemon::new();

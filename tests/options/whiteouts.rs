@@ -3,8 +3,8 @@
 
 use std::fs;
 
-use crate::cli::{Place, is_root};
-use crate::{sh, skip, umount};
+use crate::{sh, umount};
+use support::cli::{Place, is_root};
 
 /// What `ls` and lookups see in `dir` below the mount.
 fn seen(place: &Place, dir: &str, asked: &[&str]) -> (Vec<String>, Vec<String>) {
@@ -15,7 +15,7 @@ fn seen(place: &Place, dir: &str, asked: &[&str]) -> (Vec<String>, Vec<String>) 
 #[test]
 fn nothing_shows_through_an_opaque_directory_beside_aufs_whiteouts() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let opaque = [
         "setfattr -n trusted.overlay.opaque -v y up/p/x",
@@ -65,7 +65,7 @@ fn nothing_shows_through_an_opaque_directory_beside_aufs_whiteouts() {
 #[test]
 fn a_directory_replaced_through_the_mount_shows_nothing_old() {
     if !is_root() {
-        skip!("needs root");
+        support::skip!("needs root");
     }
     let place = Place::new();
     sh(&place, "mkdir -p b/p/x a/p; echo 1 > b/p/x/old; touch a/p/.wh.other; echo o > b/p/other");

@@ -9,11 +9,11 @@ use std::path::PathBuf;
 use proptest::strategy::Strategy;
 use serde_json::Value;
 
-use crate::common::{self, Kind, Layer, Privilege, Scratch, Snapshot};
-use crate::harness::{Failure, run_cases};
-use crate::model::generate::{Vocabulary, stack};
-use crate::model::layer::{LayerNode, StackSpec};
-use crate::model::op::Op;
+use support::model::generate::{Vocabulary, stack};
+use support::model::harness::{Failure, run_cases};
+use support::model::layer::{LayerNode, StackSpec};
+use support::model::op::Op;
+use support::{self, Kind, Layer, Privilege, Scratch, Snapshot};
 
 /// The program.
 pub fn unionmount() -> PathBuf {
@@ -29,7 +29,7 @@ pub fn survey(upper: Option<&Layer>, lowers: &[Layer]) -> Value {
     if let Some(upper) = upper {
         arguments.extend(["--upper".into(), upper.root().into()]);
     }
-    serde_json::from_str(&common::run(unionmount(), &arguments)).unwrap()
+    serde_json::from_str(&support::run(unionmount(), &arguments)).unwrap()
 }
 
 /// Path → kind and size of what the entries show of the layer `top` and those below it.
@@ -136,17 +136,17 @@ fn every_pile_of_layers_is_merged_as_in_the_model() {
 
 #[test]
 fn what_is_no_mount_is_told() {
-    let output = common::output(unionmount(), &["layers", "/proc"]);
+    let output = support::output(unionmount(), &["layers", "/proc"]);
     assert_eq!(output.status.code(), Some(1));
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(error.contains("not in a mount of unionmount") && error.contains("--lower"), "{error}");
-    assert_eq!(common::output(unionmount(), &["layers"]).status.code(), Some(2));
+    assert_eq!(support::output(unionmount(), &["layers"]).status.code(), Some(2));
 }
 
 /// Directories renamed through a mount: their lower part is seen under the new name from the upper on.
 #[test]
 fn renamed_directories_are_followed() {
-    let stack = common::Stack::new(2);
+    let stack = support::Stack::new(2);
     stack.lower(0).file("d/inner/top", "1").file("e/x", "22");
     stack.lower(1).file("d/inner/low", "333").file("d/low", "4444").file("moved/stays", "5");
     let mount = stack.mount();
@@ -160,7 +160,7 @@ fn renamed_directories_are_followed() {
     let merged = tree(&Snapshot::take(mount.path()));
     // While it is mounted, by the mount point and by a path in it.
     for path in [mount.path().to_owned(), at("d")] {
-        let text = common::run(unionmount(), &["layers".into(), "--json".into(), OsString::from(path)]);
+        let text = support::run(unionmount(), &["layers".into(), "--json".into(), OsString::from(path)]);
         assert_eq!(shown(&serde_json::from_str(&text).unwrap(), 0), merged);
     }
     mount.unmount();
@@ -176,19 +176,19 @@ fn renamed_directories_are_followed() {
 /// What a redirect brings under a name, and what lies below it under that very name, have nothing to do with each other.
 #[test]
 fn a_redirect_and_what_it_hides_are_kept_apart() {
-    let stack = common::Stack::new(3);
-    let root = common::Privilege::current() == common::Privilege::Root;
+    let stack = support::Stack::new(3);
+    let root = support::Privilege::current() == support::Privilege::Root;
     let mark = if root { "trusted.overlay.redirect" } else { "user.overlay.redirect" };
     stack.lower(0).dir("new").xattr("new", mark, "old").file("new/top", "1");
-    stack.lower(0).whiteout("old", common::WhiteoutForm::Device);
+    stack.lower(0).whiteout("old", support::WhiteoutForm::Device);
     stack.lower(1).file("new/x", "22").file("new/only", "4444");
     stack.lower(2).file("old/x", "333").file("old/sub/y", "55555");
     let survey = survey(None, stack.lowers());
     let whole = tree(&Snapshot::take(stack.mount_read_only().path()));
     assert_eq!(whole[&b"new/x"[..]].1, 3, "the mount follows the redirect");
     assert_eq!(shown(&survey, 1), whole);
-    let below = common::Mount::new(
-        &common::Options { lowers: stack.options().lowers.split_off(1), ..common::Options::default() },
+    let below = support::Mount::new(
+        &support::Options { lowers: stack.options().lowers.split_off(1), ..support::Options::default() },
         stack.mountpoint(),
     );
     assert_eq!(shown(&survey, 2), tree(&Snapshot::take(below.path())));

@@ -5,8 +5,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use crate::agreement::unionmount;
-use crate::common::{self, OpaqueForm, Stack, WhiteoutForm};
 use crate::webdriver::{Browser, keys};
+use support::{self, OpaqueForm, Stack, WhiteoutForm};
 
 /// Five layers, in which everything happens.
 fn stack() -> Stack {
@@ -59,7 +59,7 @@ fn write(stack: &Stack, with_upper: bool) -> (PathBuf, PathBuf) {
         arguments.extend(["--upper".into(), stack.upper().root().into()]);
     }
     arguments.extend(["--html".into(), html.clone().into(), "--svg".into(), svg.clone().into()]);
-    common::run(unionmount(), &arguments);
+    support::run(unionmount(), &arguments);
     (html, svg)
 }
 

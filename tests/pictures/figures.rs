@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use crate::agreement::{survey, unionmount};
-use crate::common::{self, OpaqueForm, Stack, WhiteoutForm};
+use support::{self, OpaqueForm, Stack, WhiteoutForm};
 
 /// 1000 bytes and a bit in the lowest layer, of which 100 are replaced, 30 deleted, 7 below an opaque directory; one of
 /// the replacements is replaced again.
@@ -25,7 +25,7 @@ fn layers(stack: &Stack, arguments: &[&str]) -> std::process::Output {
         all.extend(["--lower".into(), lower.root().into()]);
     }
     all.extend(arguments.iter().map(OsString::from));
-    common::output(unionmount(), &all)
+    support::output(unionmount(), &all)
 }
 
 fn text(output: &std::process::Output) -> String {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use crate::agreement::unionmount;
-use crate::common::{Layer, Scratch, WhiteoutForm};
+use support::{Layer, Scratch, WhiteoutForm};
 
 /// A store with the image `base`, and with `app`, which changes a file of it and deletes another.
 fn store(scratch: &Scratch) -> PathBuf {

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::common::{self, Privilege, Scratch};
+use support::{self, Privilege, Scratch};
 
 /// `unionmount demo` whose directory is made in the scratch directory. The binary is copied there, as the build
 /// directory may be closed to other users.
 fn demo(scratch: &Scratch, arguments: &[&str]) -> Command {
     let bin = scratch.path().join("unionmount");
     if !bin.exists() {
-        common::run("cp", &[env!("CARGO_BIN_EXE_unionmount").as_ref(), bin.as_os_str()]);
+        support::run("cp", &[env!("CARGO_BIN_EXE_unionmount").as_ref(), bin.as_os_str()]);
     }
     std::fs::create_dir_all(scratch.path().join("tmp")).unwrap();
     let mut command = Command::new(bin);
@@ -29,7 +29,7 @@ fn demo(scratch: &Scratch, arguments: &[&str]) -> Command {
 fn has_fuse() -> bool {
     let has = Path::new("/dev/fuse").exists();
     if !has {
-        eprintln!("SKIP: no /dev/fuse");
+        support::skipped("no /dev/fuse");
     }
     has
 }
@@ -37,8 +37,8 @@ fn has_fuse() -> bool {
 /// Nothing is mounted below the scratch directory, and nothing is left of the lesson.
 #[track_caller]
 fn assert_gone(scratch: &Scratch) {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    assert!(!mounts.contains(scratch.path().to_str().unwrap()), "{mounts}");
+    let mounts = support::mounts_below(scratch.path());
+    assert!(mounts.is_empty(), "{mounts:?}");
     let left: Vec<_> =
         std::fs::read_dir(scratch.path().join("tmp")).unwrap().map(|e| e.unwrap().path()).collect();
     assert!(left.is_empty(), "{left:?}");
@@ -101,16 +101,16 @@ fn it_runs_by_itself_in_chinese() {
 #[test]
 fn an_ordinary_user_can_take_it() {
     if Privilege::current() != Privilege::Root || !has_fuse() {
-        crate::skip!("an ordinary user is made by root");
+        support::skip!("an ordinary user is made by root");
     }
     const USER: &str = "unionmount-test";
     let id =
-        |flag| String::from_utf8(common::output("id", &[flag, USER]).stdout).unwrap().trim().parse::<u32>();
+        |flag| String::from_utf8(support::output("id", &[flag, USER]).stdout).unwrap().trim().parse::<u32>();
     if id("-u").is_err() {
         // Another test may make it at the same time.
-        common::output("useradd", &["--create-home", USER]);
+        support::output("useradd", &["--create-home", USER]);
     }
-    common::run("setfacl", &["-m", &format!("u:{USER}:rw"), "/dev/fuse"]);
+    support::run("setfacl", &["-m", &format!("u:{USER}:rw"), "/dev/fuse"]);
     let scratch = Scratch::new();
     let mut demo = demo(&scratch, &["--auto", "--lang", "en"]);
     let tmp = scratch.path().join("tmp");
@@ -147,7 +147,7 @@ fn read_until(child: &mut Child, part: &str) {
 fn end(mut child: Child) -> (Option<i32>, String) {
     let mut error = String::new();
     child.stderr.take().unwrap().read_to_string(&mut error).unwrap();
-    assert!(common::wait_until(Duration::from_secs(30), || child.try_wait().unwrap().is_some()));
+    assert!(support::wait_until(Duration::from_secs(30), || child.try_wait().unwrap().is_some()));
     (child.wait().unwrap().code(), error)
 }
 
@@ -161,8 +161,7 @@ fn an_interrupted_lesson_leaves_nothing() {
         // The answer of the second step has been read: the tree is mounted, the lesson waits.
         let mut child = start(&scratch, 4);
         read_until(&mut child, "Nothing. A read is answered");
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-        assert!(mounts.contains(scratch.path().to_str().unwrap()), "not mounted");
+        assert!(!support::mounts_below(scratch.path()).is_empty(), "not mounted");
         kill_process(Pid::from_child(&child), signal).unwrap();
         let (code, error) = end(child);
         assert_eq!((code, &*error), (Some(128 + signal.as_raw()), ""));
@@ -186,8 +185,8 @@ fn it_can_be_stopped_and_kept() {
     }
     let scratch = Scratch::new();
     let text = text(&demo(&scratch, &["--auto", "--keep"]).output().unwrap());
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    assert!(!mounts.contains(scratch.path().to_str().unwrap()), "{mounts}");
+    let mounts = support::mounts_below(scratch.path());
+    assert!(mounts.is_empty(), "{mounts:?}");
     let kept = std::fs::read_dir(scratch.path().join("tmp")).unwrap().next().unwrap().unwrap().path();
     assert!(text.contains(kept.to_str().unwrap()) && kept.join("rw/etc/motd").exists(), "{text}");
 }
@@ -201,7 +200,7 @@ fn a_command_that_fails_ends_it_in_order() {
     // Without `du` the sixth step fails, while two trees are mounted.
     let bin = scratch.dir("bin");
     for program in ["sh", "cat", "find", "sort", "ls", "mkdir", "rm", "umount", "fusermount3"] {
-        let found = common::run("sh", &["-c", &format!("command -v {program}")]);
+        let found = support::run("sh", &["-c", &format!("command -v {program}")]);
         std::os::unix::fs::symlink(found.trim(), bin.join(program)).unwrap();
     }
     let output = demo(&scratch, &["--auto", "--lang", "en"]).env("PATH", &bin).output().unwrap();
@@ -214,7 +213,7 @@ fn a_command_that_fails_ends_it_in_order() {
 
 #[test]
 fn an_unknown_language_is_refused() {
-    let output = common::output(env!("CARGO_BIN_EXE_unionmount"), &["demo", "--lang", "xx"]);
+    let output = support::output(env!("CARGO_BIN_EXE_unionmount"), &["demo", "--lang", "xx"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8(output.stderr).unwrap().contains("there are en, zh"));
 }

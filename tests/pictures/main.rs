@@ -3,13 +3,6 @@
 // A test that panics has failed; that is what unwrap is for here.
 #![allow(clippy::unwrap_used)]
 
-#[path = "../common/mod.rs"]
-mod common;
-#[path = "../reference/harness.rs"]
-mod harness;
-#[path = "../model/mod.rs"]
-mod model;
-
 mod agreement;
 mod browser;
 mod figures;

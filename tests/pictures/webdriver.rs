@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::common::{self, Scratch};
+use support::{self, Scratch};
 
 /// The key of an element in WebDriver's answers.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
@@ -38,7 +38,9 @@ impl Browser {
     /// then it must be there.
     pub fn start() -> Option<Browser> {
         if std::env::var_os("UNIONMOUNT_BROWSER").is_none() {
-            eprintln!("SKIP: the page in a browser: scripts/check pictures, or set UNIONMOUNT_BROWSER");
+            eprintln!(
+                "not asked for: the page in a browser: scripts/check pictures, or set UNIONMOUNT_BROWSER"
+            );
             return None;
         }
         let profile = Scratch::new();
@@ -137,7 +139,7 @@ impl Browser {
     /// Waits until an expression holds.
     #[track_caller]
     pub fn wait(&self, expression: &str) {
-        let held = common::wait_until(std::time::Duration::from_secs(20), || {
+        let held = support::wait_until(std::time::Duration::from_secs(20), || {
             self.run(&format!("return Boolean({expression});")) == true
         });
         assert!(held, "never: {expression}");
@@ -194,7 +196,7 @@ impl Browser {
         if let Some(directory) = std::env::var_os("UNIONMOUNT_SHOTS") {
             let file = Path::new(&directory).join(format!("{name}.png"));
             let command = format!("base64 -d > '{}'", file.display());
-            common::run_with_input("sh", &["-c", &command], base64.as_bytes());
+            support::run_with_input("sh", &["-c", &command], base64.as_bytes());
         }
     }
 

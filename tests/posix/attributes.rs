@@ -6,8 +6,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
-use crate::common::{Privilege, Program, Stack, as_ids, read_xattrs, run};
 use crate::{copied_up, mode, read, stat};
+use support::{Privilege, Program, Stack, as_ids, read_xattrs, run};
 
 fn xattr_names(path: impl AsRef<std::path::Path>) -> Vec<String> {
     read_xattrs(path.as_ref())
@@ -57,11 +57,11 @@ fn xattrs_of_lowers_are_shown_changed_and_removed() {
     assert_eq!(get(mount.join("f"), "user.b"), Err(Errno::NODATA));
     let mut small = [0u8; 2];
     assert_eq!(rustix::fs::getxattr(mount.join("f"), "user.a", &mut small[..]), Err(Errno::RANGE));
-    crate::assert_errno!(
+    support::assert_errno!(
         rustix::fs::setxattr(mount.join("f"), "user.a", b"x", XattrFlags::CREATE),
         Errno::EXIST
     );
-    crate::assert_errno!(
+    support::assert_errno!(
         rustix::fs::setxattr(mount.join("f"), "user.z", b"x", XattrFlags::REPLACE),
         Errno::NODATA
     );
@@ -93,7 +93,7 @@ fn private_xattrs_are_hidden_and_cannot_be_forged() {
     assert!(xattr_names(mount.join("f")).is_empty(), "{:?}", xattr_names(mount.join("f")));
     assert!(xattr_names(mount.join("d")).is_empty());
     for namespace in namespaces {
-        crate::assert_errno!(
+        support::assert_errno!(
             get(mount.join("f"), &format!("{namespace}.uuid")),
             Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM
         );
@@ -164,7 +164,7 @@ fn acls_are_kept_by_copy_up_and_inherited() {
 #[test]
 fn umask_counts_for_all_that_is_made() {
     if Privilege::current() == Privilege::User {
-        crate::skip!("a thread's own umask: tested as root");
+        support::skip!("a thread's own umask: tested as root");
     }
     let stack = Stack::new(1);
     stack.lower(0).dir("d");
@@ -203,7 +203,7 @@ fn creation_takes_the_mode_as_it_is() {
 
 #[test]
 fn setgid_directories_hand_down() {
-    crate::needs_root!();
+    support::needs_root!();
     let stack = Stack::new(1);
     stack.lower(0).dir("d").owner("d", 0, 4321).mode("d", 0o2775);
     let mount = stack.mount();
@@ -238,7 +238,7 @@ fn times_change_when_posix_says() {
     for path in ["d/f", "d", "e", ""] {
         stack.lower(0).mtime(path, 1_000_000_000, 1);
         if path.is_empty() {
-            crate::common::set_mtime(stack.upper().root(), 1_000_000_000, 1);
+            support::set_mtime(stack.upper().root(), 1_000_000_000, 1);
         }
     }
     let mount = stack.mount();
@@ -251,7 +251,7 @@ fn times_change_when_posix_says() {
     fs::rename(mount.join("d/f"), mount.join("e/f")).unwrap();
     assert!(!old("d") && !old("e") && old(""), "a rename changes both directories");
     fs::remove_file(mount.join("e/f")).unwrap();
-    crate::common::set_mtime(&mount.join("e"), 1_000_000_000, 1);
+    support::set_mtime(&mount.join("e"), 1_000_000_000, 1);
     File::create(mount.join("e/new")).unwrap();
     assert!(!old("e") && old(""));
     fs::create_dir(mount.join("new")).unwrap();
@@ -286,9 +286,9 @@ fn the_kernel_keeps_no_attributes_that_a_copy_up_changed() {
     compare("a file with two names is copied up");
     let file = fs::File::open(mount.join("flags")).unwrap();
     const NOATIME: libc::c_long = 0x80;
-    match crate::common::raw::set_inode_flags(&file, NOATIME) {
+    match support::raw::set_inode_flags(&file, NOATIME) {
         Ok(()) => compare("chattr +A"),
-        Err(error) => eprintln!("SKIP: no flags here: {error}"),
+        Err(error) => support::skipped(&format!("no flags here: {error}")),
     }
     drop(file);
     mount.unmount();

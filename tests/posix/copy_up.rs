@@ -6,8 +6,8 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, FallocateFlags, OFlags, Timespec, Timestamps, XattrFlags};
 
-use crate::common::{Privilege, Snapshot, Stack, diff, raw, read_xattrs, set_mtime};
 use crate::{copied_up, exists, for_reading, for_writing, mode, read, stat};
+use support::{Privilege, Snapshot, Stack, diff, raw, read_xattrs, set_mtime};
 
 /// Everything that must bring `f` into the upper.
 #[allow(clippy::type_complexity)]
@@ -150,9 +150,9 @@ fn everything_is_kept() {
     let mut after = Snapshot::take(mount.path());
     // The renames have changed the directories' times, as they should.
     for path in ["", "a/b"] {
-        after.entries.get_mut(std::ffi::OsStr::new(path)).unwrap().mtime = crate::common::Time::Any;
+        after.entries.get_mut(std::ffi::OsStr::new(path)).unwrap().mtime = support::Time::Any;
     }
-    let fields = crate::common::Fields { ino: true, ..crate::common::Fields::tree() };
+    let fields = support::Fields { ino: true, ..support::Fields::tree() };
     assert_eq!(diff(&before, &after, &fields), "");
     mount.unmount();
 }
@@ -170,10 +170,7 @@ fn parents_keep_their_attributes_and_times() {
     fs::set_permissions(mount.join("a/b/c/f"), PermissionsExt::from_mode(0o600)).unwrap();
     let mut after = Snapshot::take(mount.path());
     after.entries.get_mut(std::ffi::OsStr::new("a/b/c/f")).unwrap().mode = 0o644;
-    assert_eq!(
-        diff(&before, &after, &crate::common::Fields { ino: true, ..crate::common::Fields::tree() }),
-        ""
-    );
+    assert_eq!(diff(&before, &after, &support::Fields { ino: true, ..support::Fields::tree() }), "");
     mount.unmount();
 }
 

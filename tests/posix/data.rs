@@ -6,8 +6,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use rustix::fs::{FallocateFlags, SeekFrom, copy_file_range, fallocate, fstatvfs, seek};
 use rustix::io::Errno;
 
-use crate::common::{Stack, raw};
 use crate::{for_reading, for_writing, read, stat};
+use support::{Stack, raw};
 
 #[test]
 fn fallocate_extends_punches_and_zeroes() {
@@ -28,7 +28,7 @@ fn fallocate_extends_punches_and_zeroes() {
     assert_eq!(read(mount.join("f")), expected);
     match fallocate(&file, FallocateFlags::ZERO_RANGE, 50_000, 1000) {
         Ok(()) => expected[50_000..51_000].fill(0),
-        Err(Errno::OPNOTSUPP) => eprintln!("SKIP: FALLOC_FL_ZERO_RANGE: not on this filesystem"),
+        Err(Errno::OPNOTSUPP) => support::skipped("FALLOC_FL_ZERO_RANGE: not on this filesystem"),
         Err(error) => panic!("{error}"),
     }
     assert_eq!(read(mount.join("f")), expected);
@@ -131,8 +131,8 @@ fn truncation_to_and_fro_leaves_zeroes() {
     let bytes = read(mount.join("f"));
     assert_eq!(bytes.len(), 9000);
     assert!(bytes[..100].iter().all(|byte| *byte == b'x') && bytes[100..].iter().all(|byte| *byte == 0));
-    crate::assert_errno!(raw::truncate(&mount.join("f"), -1), Errno::INVAL);
-    crate::assert_errno!(raw::truncate(mount.path(), 0), Errno::ISDIR);
+    support::assert_errno!(raw::truncate(&mount.join("f"), -1), Errno::INVAL);
+    support::assert_errno!(raw::truncate(mount.path(), 0), Errno::ISDIR);
     mount.unmount();
 }
 

@@ -4,10 +4,10 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 
-use crate::common::Stack;
 use crate::{exists, for_reading, for_writing, read, stat};
+use support::Stack;
 
-fn assert_one_file(mount: &crate::common::Mount, names: &[&str], content: &[u8]) {
+fn assert_one_file(mount: &support::Mount, names: &[&str], content: &[u8]) {
     let first = stat(mount.join(names[0]));
     for name in names {
         let found = stat(mount.join(name));

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use crate::common::{LoopFilesystem, Mount, Scratch, Snapshot, Stack};
 use crate::{exists, names, read, stat};
+use support::{LoopFilesystem, Mount, Scratch, Snapshot, Stack};
 
 fn inode_numbers(mount: &Mount) -> BTreeMap<std::ffi::OsString, u64> {
     Snapshot::take_checked(mount.path()).entries.into_iter().map(|(path, entry)| (path, entry.ino)).collect()
@@ -47,7 +47,7 @@ fn numbers_are_unique_and_stable() {
     for index in 0..40 {
         match index % 3 {
             0 => fs::write(mount.join(format!("only0/{index}")), "changed").unwrap(),
-            1 => crate::common::set_mtime(&mount.join(format!("only1/{index}")), 1, 1),
+            1 => support::set_mtime(&mount.join(format!("only1/{index}")), 1, 1),
             _ => fs::rename(
                 mount.join(format!("shared/2-{index}")),
                 mount.join(format!("shared/moved{index}")),
@@ -56,7 +56,7 @@ fn numbers_are_unique_and_stable() {
         }
     }
     fs::write(mount.join("same"), "changed").unwrap();
-    crate::common::set_mtime(&mount.join("only2"), 1, 1);
+    support::set_mtime(&mount.join("only2"), 1, 1);
     let check = |mount: &Mount, what: &str| {
         let after = inode_numbers(mount);
         assert_unique(&after);
@@ -95,7 +95,7 @@ fn numbers_of_new_files_survive_a_remount() {
 
 #[test]
 fn layers_on_several_filesystems() {
-    crate::needs_root!();
+    support::needs_root!();
     let scratch = &Scratch::new();
     let ext4 = LoopFilesystem::new(scratch, "ext4", "ext4", 32 << 20);
     let other = LoopFilesystem::new(scratch, "other", "ext4", 32 << 20);
@@ -148,7 +148,7 @@ fn layers_on_several_filesystems() {
 
 #[test]
 fn an_upper_on_each_kind_of_filesystem() {
-    crate::needs_root!();
+    support::needs_root!();
     for kind in ["ext4", "xfs", "btrfs", "tmpfs"] {
         let scratch = Scratch::new();
         let size = if kind == "ext4" { 64 << 20 } else { 512 << 20 };
@@ -194,7 +194,7 @@ fn directories_count_as_programs_expect() {
     // 1 says "not counted" (find and fts know it), else two and one a subdirectory.
     let nlink = stat(mount.join("d")).nlink();
     assert!(nlink == 1 || nlink == 5, "st_nlink of a directory with three subdirectories: {nlink}");
-    let found = crate::common::run("find", &[mount.join("d").to_str().unwrap(), "-mindepth", "1"]);
+    let found = support::run("find", &[mount.join("d").to_str().unwrap(), "-mindepth", "1"]);
     assert_eq!(found.lines().count(), 4);
     mount.unmount();
 }

@@ -12,9 +12,9 @@ use std::time::Duration;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
-use crate::common::raw::{self, Mapping};
-use crate::common::{Mount, Program, Stack, output, wait_until};
 use crate::for_writing;
+use support::raw::{self, Mapping};
+use support::{Mount, Program, Stack, output, wait_until};
 
 /// Room for changes behind the program that each file is.
 const TAIL: usize = 9000;
@@ -393,7 +393,7 @@ fn program() -> Vec<u8> {
 }
 
 /// A file for each pair of acts in `dir` of the layer.
-fn files(layer: &crate::common::Layer, dir: &str, acts: &[Act], program: &[u8]) {
+fn files(layer: &support::Layer, dir: &str, acts: &[Act], program: &[u8]) {
     let content = [program, &[b'-'; TAIL]].concat();
     for (first, second) in acts.iter().flat_map(|first| acts.iter().map(move |second| (first, second))) {
         let name = format!("{dir}/{first:?}-{second:?}");
@@ -404,7 +404,7 @@ fn files(layer: &crate::common::Layer, dir: &str, acts: &[Act], program: &[u8]) 
 
 fn walk_writable(option: &str) {
     if !Program::under_test().is_unionmount() {
-        crate::skip!("others don't promise this");
+        support::skip!("others don't promise this");
     }
     let program = program();
     let stack = Stack::new(1);
@@ -474,12 +474,12 @@ fn a_limit_on_the_size_of_files_holds() {
 fn every_pair_of_reads_in_a_mount_without_upper() {
     const READS: [Act; 4] = [Read, MapPrivate, MapShared, Exec];
     if !Program::under_test().is_unionmount() {
-        crate::skip!("others don't promise this");
+        support::skip!("others don't promise this");
     }
     let program = program();
     let stack = Stack::new(1);
     files(stack.lower(0), "lower", &READS, &program);
-    let options = crate::common::Options { upper: None, work: None, ..stack.options_with(&["passthrough"]) };
+    let options = support::Options { upper: None, work: None, ..stack.options_with(&["passthrough"]) };
     let mount = Mount::new(&options, stack.mountpoint());
     walk(&mount, &program, "lower", &READS);
     mount.unmount();

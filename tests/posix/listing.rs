@@ -5,8 +5,8 @@ use std::fs::{self, File};
 
 use rustix::fs::Dir;
 
-use crate::common::{Kind, Snapshot, Stack, WhiteoutForm, list};
 use crate::{names, stat};
+use support::{Kind, Snapshot, Stack, WhiteoutForm, list};
 
 fn entry_names(directory: &mut Dir) -> Vec<String> {
     let mut names = Vec::new();
@@ -162,7 +162,7 @@ fn an_open_directory_that_was_removed_is_empty() {
     fs::remove_dir(mount.join("d")).unwrap();
     let names = entry_names(&mut Dir::read_from(&directory).unwrap_or_else(|error| panic!("{error}")));
     assert!(names.iter().all(|name| name == "." || name == ".."), "{names:?}");
-    crate::assert_errno!(
+    support::assert_errno!(
         rustix::fs::openat(
             &directory,
             "new",

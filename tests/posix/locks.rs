@@ -5,9 +5,9 @@ use std::os::fd::AsFd;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use crate::common::raw::{LockKind, lock};
-use crate::common::{Stack, run};
 use crate::{for_reading, for_writing};
+use support::raw::{LockKind, lock};
+use support::{Stack, run};
 
 #[test]
 fn open_file_locks_exclude_each_other_across_copy_up() {
@@ -17,9 +17,9 @@ fn open_file_locks_exclude_each_other_across_copy_up() {
     let reader = for_reading(mount.join("f"));
     lock(&reader, LockKind::OpenFile, libc::F_RDLCK, 0, 5).unwrap();
     let writer = for_writing(mount.join("f"));
-    crate::assert_errno!(lock(&writer, LockKind::OpenFile, libc::F_WRLCK, 0, 3), Errno::AGAIN);
+    support::assert_errno!(lock(&writer, LockKind::OpenFile, libc::F_WRLCK, 0, 3), Errno::AGAIN);
     lock(&writer, LockKind::OpenFile, libc::F_WRLCK, 5, 5).unwrap();
-    crate::assert_errno!(lock(&reader, LockKind::OpenFile, libc::F_RDLCK, 4, 2), Errno::AGAIN);
+    support::assert_errno!(lock(&reader, LockKind::OpenFile, libc::F_RDLCK, 4, 2), Errno::AGAIN);
     lock(&reader, LockKind::OpenFile, libc::F_UNLCK, 0, 0).unwrap();
     lock(&writer, LockKind::OpenFile, libc::F_WRLCK, 0, 0).unwrap();
     drop(writer);
@@ -41,7 +41,7 @@ fn flock_excludes_across_copy_up() {
     flock(&two, FlockOperation::NonBlockingLockExclusive).unwrap();
     assert_eq!(flock(&one, FlockOperation::NonBlockingLockShared), Err(Errno::AGAIN));
     // Another process is excluded too.
-    let said = crate::common::output("flock", &["-n", mount.join("f").to_str().unwrap(), "true"]);
+    let said = support::output("flock", &["-n", mount.join("f").to_str().unwrap(), "true"]);
     assert_eq!(said.status.code(), Some(1));
     drop(two);
     run("flock", &["-n", mount.join("f").to_str().unwrap(), "true"]);

@@ -4,8 +4,8 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 
-use crate::common::{Layer, OpaqueForm, Privilege, Program, Snapshot, Stack, WhiteoutForm};
 use crate::{exists, names, read, stat};
+use support::{Layer, OpaqueForm, Privilege, Program, Snapshot, Stack, WhiteoutForm};
 
 /// The whiteout forms that the process can write and the program under test is bound to read.
 fn whiteout_forms() -> Vec<WhiteoutForm> {
@@ -159,7 +159,7 @@ fn an_opaque_directory_beside_a_whiteout_lets_nothing_through() {
     let form = opaque_forms()[0];
     stack.lower(0).opaque("d", form).file("d/new", "n").opaque("e", form);
     if Program::under_test() == Program::Kernel {
-        crate::skip!("the kernel does not know AUFS's whiteouts");
+        support::skip!("the kernel does not know AUFS's whiteouts");
     }
     let mount = stack.mount();
     assert_eq!(names(mount.join("d")), ["new"]);
@@ -172,7 +172,7 @@ fn an_opaque_directory_beside_a_whiteout_lets_nothing_through() {
 #[test]
 fn the_private_files_of_aufs_are_not_shown() {
     if Program::under_test() == Program::Kernel {
-        crate::skip!("the kernel does not know AUFS's files");
+        support::skip!("the kernel does not know AUFS's files");
     }
     let stack = Stack::new(1);
     stack
@@ -207,8 +207,8 @@ fn names_are_bytes() {
     assert_eq!(read(mount.join(odd)), b"changed");
     assert!(!exists(mount.join(&long)));
     assert_eq!(read(mount.join("m".repeat(255))), b"made");
-    crate::assert_errno!(std::fs::write(mount.join("o".repeat(256)), "x"), rustix::io::Errno::NAMETOOLONG);
-    crate::assert_errno!(std::fs::metadata(mount.join("o".repeat(256))), rustix::io::Errno::NAMETOOLONG);
+    support::assert_errno!(std::fs::write(mount.join("o".repeat(256)), "x"), rustix::io::Errno::NAMETOOLONG);
+    support::assert_errno!(std::fs::metadata(mount.join("o".repeat(256))), rustix::io::Errno::NAMETOOLONG);
     mount.unmount();
     // A whiteout of a name of 255 bytes has no room for `.wh.`.
     let mount = stack.mount();
@@ -226,16 +226,16 @@ fn layers_may_be_symlinks_and_have_odd_paths() {
     let mut options = stack.options();
     options.lowers = vec![link.join("../").join("lower0"), link];
     options.lowers.truncate(1);
-    let mount = crate::common::Mount::new(&options, stack.mountpoint());
+    let mount = support::Mount::new(&options, stack.mountpoint());
     assert_eq!(read(mount.join("f")), b"1");
     mount.unmount();
     if !Program::under_test().is_unionmount() {
-        crate::skip!("odd paths: the peers spell them otherwise");
+        support::skip!("odd paths: the peers spell them otherwise");
     }
     let odd = Layer::at(stack.scratch().path().join("a:b,c\\d e"));
     odd.file("g", "2");
     options.lowers = vec![odd.root().to_owned(), stack.lower(0).root().to_owned()];
-    let mount = crate::common::Mount::new(&options, stack.mountpoint());
+    let mount = support::Mount::new(&options, stack.mountpoint());
     assert_eq!(names(mount.path()), ["f", "g"]);
     mount.unmount();
 }
@@ -250,17 +250,14 @@ fn a_mount_without_upper_is_read_only_and_shows_the_same_tree() {
     writable.unmount();
     let mount = stack.mount_read_only();
     let found = Snapshot::take(mount.path());
-    assert_eq!(
-        crate::common::diff(&expected, &found, &crate::common::Fields { ..crate::common::Fields::content() }),
-        ""
-    );
+    assert_eq!(support::diff(&expected, &found, &support::Fields { ..support::Fields::content() }), "");
     assert_eq!(names(mount.path()), ["d", "l", "p"]);
     use rustix::io::Errno;
-    crate::assert_errno!(std::fs::write(mount.join("new"), "x"), Errno::ROFS);
-    crate::assert_errno!(std::fs::remove_file(mount.join("l")), Errno::ROFS);
-    crate::assert_errno!(std::fs::create_dir(mount.join("n")), Errno::ROFS);
-    crate::assert_errno!(std::fs::rename(mount.join("d"), mount.join("e")), Errno::ROFS);
-    crate::assert_errno!(std::fs::File::options().write(true).open(mount.join("d/b")), Errno::ROFS);
+    support::assert_errno!(std::fs::write(mount.join("new"), "x"), Errno::ROFS);
+    support::assert_errno!(std::fs::remove_file(mount.join("l")), Errno::ROFS);
+    support::assert_errno!(std::fs::create_dir(mount.join("n")), Errno::ROFS);
+    support::assert_errno!(std::fs::rename(mount.join("d"), mount.join("e")), Errno::ROFS);
+    support::assert_errno!(std::fs::File::options().write(true).open(mount.join("d/b")), Errno::ROFS);
     mount.unmount();
 }
 
@@ -268,7 +265,7 @@ fn a_mount_without_upper_is_read_only_and_shows_the_same_tree() {
 #[test]
 fn nothing_leads_out_of_a_layer() {
     if !Program::under_test().is_unionmount() {
-        crate::skip!("the peers promise nothing about layers that change");
+        support::skip!("the peers promise nothing about layers that change");
     }
     let stack = Stack::new(2);
     let outside = stack.scratch().dir("outside");

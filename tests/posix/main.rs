@@ -5,9 +5,6 @@
 // A test that panics has failed; that is what unwrap is for here.
 #![allow(clippy::unwrap_used)]
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod attributes;
 mod copy_up;
 mod data;
@@ -32,7 +29,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use common::Stack;
+use support::Stack;
 
 fn read(path: impl AsRef<Path>) -> Vec<u8> {
     let path = path.as_ref();

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use crate::common::{Program, Scratch, run};
+use support::{Program, Scratch, run};
 
 /// The account `daemon`, which every Debian has and nothing uses: fusermount3 wants one that has a name.
 const USER: u32 = 1;
@@ -58,9 +58,9 @@ fn as_user() -> Command {
 
 #[test]
 fn as_an_ordinary_user() {
-    crate::needs_root!();
+    support::needs_root!();
     if Program::under_test() == Program::Kernel {
-        crate::skip!("an ordinary user cannot mount the kernel's overlayfs");
+        support::skip!("an ordinary user cannot mount the kernel's overlayfs");
     }
     let scratch = Scratch::new();
     let (suite, program) = copy_programs(&scratch);
@@ -72,9 +72,9 @@ fn as_an_ordinary_user() {
 
 #[test]
 fn with_passthrough() {
-    crate::needs_root!();
+    support::needs_root!();
     if !Program::under_test().is_unionmount() {
-        crate::skip!("others have no such option");
+        support::skip!("others have no such option");
     }
     let scratch = Scratch::new();
     let (suite, program) = copy_programs(&scratch);
@@ -85,14 +85,14 @@ fn with_passthrough() {
 
 #[test]
 fn as_root_of_a_user_namespace() {
-    crate::needs_root!();
+    support::needs_root!();
     let scratch = Scratch::new();
     let (suite, program) = copy_programs(&scratch);
     run("setfacl", &["-m", &format!("u:{USER}:rw"), "/dev/fuse"]);
     let mut probe = as_user();
     probe.args(["unshare", "-Urm", "true"]);
     if !probe.status().unwrap().success() {
-        crate::skip!("no user namespaces for ordinary users here");
+        support::skip!("no user namespaces for ordinary users here");
     }
     let mut command = as_user();
     command.args(["unshare", "-Urm"]).arg(&suite);

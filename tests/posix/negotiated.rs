@@ -9,9 +9,9 @@ use std::time::Duration;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
-use crate::common::raw::{Asynchronous, Block, has_handle, idmapped_mount};
-use crate::common::{LoopFilesystem, Program, Scratch, Stack, as_ids, wait_until};
 use crate::{copied_up, mode, read, stat};
+use support::raw::{Asynchronous, Block, has_handle, idmapped_mount};
+use support::{LoopFilesystem, Program, Scratch, Stack, as_ids, wait_until};
 
 const ALICE: u32 = 54_321;
 const BOB: u32 = 54_322;
@@ -19,7 +19,7 @@ const BOB: u32 = 54_322;
 /// `chown(path, -1, -1)` is a chown as any other.
 #[test]
 fn chown_to_nobody_new_clears_setuid() {
-    crate::needs_root!();
+    support::needs_root!();
     let stack = Stack::new(1);
     stack.lower(0).file("f", "x").mode("f", 0o6755).dir("d").mode("d", 0o2755);
     let mount = stack.mount();
@@ -37,7 +37,7 @@ fn chown_to_nobody_new_clears_setuid() {
 /// Those who may keep set-user-id do, whatever they change; from others it is taken.
 #[test]
 fn only_who_may_keeps_setuid() {
-    crate::needs_root!();
+    support::needs_root!();
     type Change = fn(&File, &File);
     let changes: [(&str, Change); 4] = [
         ("write", |file, _| file.write_all_at(b"y", 0).unwrap()),
@@ -75,7 +75,7 @@ fn only_who_may_keeps_setuid() {
 
 #[test]
 fn an_acl_set_from_outside_of_the_group_clears_setgid() {
-    crate::needs_root!();
+    support::needs_root!();
     let stack = Stack::new(1);
     let lower = stack.lower(0);
     lower.file("f", "x").owner("f", ALICE, BOB).mode("f", 0o2755);
@@ -110,9 +110,9 @@ fn an_acl_set_from_outside_of_the_group_clears_setgid() {
 /// A handle would be stale as soon as the kernel forgets the file.
 #[test]
 fn there_are_no_handles() {
-    crate::needs_root!();
+    support::needs_root!();
     if Program::under_test() == Program::Kernel {
-        crate::skip!("this is about FUSE");
+        support::skip!("this is about FUSE");
     }
     let stack = Stack::new(1);
     stack.lower(0).file("f", "x");
@@ -138,7 +138,7 @@ fn seeking_before_the_start_is_no_such_place() {
 #[test]
 fn data_that_are_not_written_back_are_found() {
     if std::env::var("UNIONMOUNT_OPTIONS").is_ok_and(|options| options.contains("passthrough")) {
-        crate::skip!("with passthrough nothing is written back");
+        support::skip!("with passthrough nothing is written back");
     }
     let stack = Stack::new(1);
     let mount = stack.mount_with(&["writeback"]);
@@ -163,10 +163,10 @@ fn what_was_written_past_the_cache_is_read() {
     let path = mount.join("f");
     fs::write(&path, [0; 4096]).unwrap();
     let direct = match File::options().write(true).custom_flags(libc::O_DIRECT).open(&path) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => crate::skip!("no O_DIRECT here"),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => support::skip!("no O_DIRECT here"),
         opened => opened.unwrap(),
     };
-    let Ok(asynchronous) = Asynchronous::new() else { crate::skip!("no asynchronous writes here") };
+    let Ok(asynchronous) = Asynchronous::new() else { support::skip!("no asynchronous writes here") };
     let ended = &AtomicBool::new(false);
     std::thread::scope(|scope| {
         let reader = File::open(&path).unwrap();
@@ -200,7 +200,7 @@ fn what_was_written_past_the_cache_is_read() {
 /// An engine maps a mount for a container with a user namespace.
 #[test]
 fn the_mount_can_be_idmapped() {
-    crate::needs_root!();
+    support::needs_root!();
     const SHIFT: u32 = 100_000;
     let stack = Stack::new(1);
     stack.lower(0).dir("dir").mode("dir", 0o777).file("dir/root", "x").file("dir/alice", "x");
@@ -209,7 +209,7 @@ fn the_mount_can_be_idmapped() {
     let mapped = stack.scratch().path().join("mapped");
     fs::create_dir(&mapped).unwrap();
     if let Err(error) = idmapped_mount(mount.path(), &mapped, SHIFT) {
-        crate::skip!("no idmapped mounts of this kind of filesystem (Linux 6.12): {error}");
+        support::skip!("no idmapped mounts of this kind of filesystem (Linux 6.12): {error}");
     }
     assert_eq!(stat(mapped.join("dir/root")).uid(), SHIFT);
     assert_eq!(stat(mapped.join("dir/alice")).uid(), SHIFT + 1000);
@@ -219,7 +219,7 @@ fn the_mount_can_be_idmapped() {
         fs::create_dir(at("made")).unwrap();
         std::os::unix::fs::symlink("x", at("link")).unwrap();
         fs::write(at("alice"), "changed").unwrap();
-        crate::assert_errno!(fs::write(at("root"), "x"), Errno::ACCESS);
+        support::assert_errno!(fs::write(at("root"), "x"), Errno::ACCESS);
         rustix::fs::chmod(at("alice"), rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
     });
     for name in ["file", "made", "link", "alice"] {
@@ -241,9 +241,9 @@ fn the_mount_can_be_idmapped() {
 /// A program that is killed while a file is copied up for it doesn't wait for the end, and leaves nothing behind.
 #[test]
 fn a_copy_up_ends_with_the_program_that_waits_for_it() {
-    crate::needs_root!();
+    support::needs_root!();
     if Program::under_test() == Program::Kernel {
-        crate::skip!("this is about the daemon");
+        support::skip!("this is about the daemon");
     }
     const SIZE: u64 = 768 << 20;
     let scratch = Scratch::new();

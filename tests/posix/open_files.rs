@@ -7,8 +7,8 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use rustix::fs::{CWD, OFlags};
 use rustix::io::Errno;
 
-use crate::common::{Stack, raw::Mapping, run};
 use crate::{copied_up, exists, for_reading, for_writing, read, stat};
+use support::{Stack, raw::Mapping, run};
 
 fn all(file: &File) -> Vec<u8> {
     let mut bytes = vec![0; file.metadata().unwrap().size() as usize];
@@ -31,7 +31,7 @@ fn a_file_opened_before_copy_up_sees_what_is_written_after() {
     fs::OpenOptions::new().append(true).open(mount.join("f")).unwrap().write_all(b"tail").unwrap();
     assert_eq!(early.metadata().unwrap().size(), 10_004);
     assert_eq!(&all(&early)[10_000..], b"tail");
-    crate::common::raw::truncate(&mount.join("f"), 4).unwrap();
+    support::raw::truncate(&mount.join("f"), 4).unwrap();
     assert_eq!(all(&early), b"oooo");
     fs::write(mount.join("f"), "all new").unwrap();
     assert_eq!(all(&early), b"all new");
@@ -41,8 +41,8 @@ fn a_file_opened_before_copy_up_sees_what_is_written_after() {
 
 #[test]
 fn a_shared_mapping_made_before_copy_up_sees_what_is_written_after() {
-    if crate::common::Program::under_test() == crate::common::Program::Kernel {
-        crate::skip!("the kernel's overlayfs does not promise this");
+    if support::Program::under_test() == support::Program::Kernel {
+        support::skip!("the kernel's overlayfs does not promise this");
     }
     let stack = Stack::new(1);
     stack.lower(0).file("f", vec![b'o'; 10_000]);
@@ -218,12 +218,12 @@ fn o_excl_and_o_creat_and_o_trunc() {
     stack.lower(0).file("f", "content").dir("d").symlink("dangling", "nowhere").symlink("l", "f");
     let mount = stack.mount();
     for name in ["f", "d", "dangling", "l"] {
-        crate::assert_errno!(File::create_new(mount.join(name)), Errno::EXIST);
+        support::assert_errno!(File::create_new(mount.join(name)), Errno::EXIST);
     }
     assert!(!copied_up(&stack, "f"), "a failed O_EXCL copies nothing up");
-    crate::assert_errno!(File::create(mount.join("d")), Errno::ISDIR);
-    crate::assert_errno!(File::create(mount.join("no/such")), Errno::NOENT);
-    crate::assert_errno!(File::create(mount.join("f/x")), Errno::NOTDIR);
+    support::assert_errno!(File::create(mount.join("d")), Errno::ISDIR);
+    support::assert_errno!(File::create(mount.join("no/such")), Errno::NOENT);
+    support::assert_errno!(File::create(mount.join("f/x")), Errno::NOTDIR);
     let mut made = File::create_new(mount.join("new")).unwrap();
     made.write_all(b"made").unwrap();
     File::options().create(true).write(true).truncate(false).open(mount.join("f")).unwrap();
@@ -267,7 +267,7 @@ fn o_direct_reads_and_writes() {
     let file = match opened {
         Ok(file) => file,
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            crate::skip!("O_DIRECT: not to be had here: {error}")
+            support::skip!("O_DIRECT: not to be had here: {error}")
         }
         Err(error) => panic!("{error}"),
     };
@@ -292,7 +292,7 @@ fn o_tmpfile_works_or_says_that_it_does_not() {
     stack.lower(0).dir("d");
     let mount = stack.mount();
     match rustix::fs::openat(CWD, mount.join("d"), OFlags::TMPFILE | OFlags::RDWR, 0o600.into()) {
-        Err(Errno::OPNOTSUPP) => eprintln!("SKIP: O_TMPFILE is not supported: EOPNOTSUPP"),
+        Err(Errno::OPNOTSUPP) => support::skipped("O_TMPFILE is not supported: EOPNOTSUPP"),
         Err(error) => panic!("O_TMPFILE: {error}"),
         Ok(fd) => {
             let mut file = File::from(fd);

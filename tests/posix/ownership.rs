@@ -5,8 +5,8 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 
 use rustix::io::Errno;
 
-use crate::common::{Mount, Program, Stack, as_ids};
 use crate::{exists, mode, read, stat};
+use support::{Mount, Program, Stack, as_ids};
 
 const ALICE: u32 = 54_321;
 const BOB: u32 = 54_322;
@@ -21,7 +21,7 @@ fn shared(stack: &Stack) -> Mount {
 
 #[test]
 fn permission_bits_are_enforced() {
-    crate::needs_root!();
+    support::needs_root!();
     let stack = Stack::new(1);
     stack.upper().mode("", 0o755);
     let lower = stack.lower(0);
@@ -30,21 +30,21 @@ fn permission_bits_are_enforced() {
     lower.file("closed/f", "x").mode("closed", 0o700).dir("open").mode("open", 0o777);
     let mount = shared(&stack);
     as_ids(BOB, BOB, 0o022, || {
-        crate::assert_errno!(fs::read(mount.join("private")), Errno::ACCESS);
-        crate::assert_errno!(File::options().write(true).open(mount.join("private")), Errno::ACCESS);
-        crate::assert_errno!(
+        support::assert_errno!(fs::read(mount.join("private")), Errno::ACCESS);
+        support::assert_errno!(File::options().write(true).open(mount.join("private")), Errno::ACCESS);
+        support::assert_errno!(
             fs::set_permissions(mount.join("private"), PermissionsExt::from_mode(0o777)),
             Errno::PERM
         );
         assert_eq!(read(mount.join("group")), b"g");
-        crate::assert_errno!(File::options().write(true).open(mount.join("group")), Errno::ACCESS);
-        crate::assert_errno!(fs::read(mount.join("closed/f")), Errno::ACCESS);
-        crate::assert_errno!(fs::write(mount.join("new"), "x"), Errno::ACCESS);
-        crate::assert_errno!(fs::remove_file(mount.join("group")), Errno::ACCESS);
+        support::assert_errno!(File::options().write(true).open(mount.join("group")), Errno::ACCESS);
+        support::assert_errno!(fs::read(mount.join("closed/f")), Errno::ACCESS);
+        support::assert_errno!(fs::write(mount.join("new"), "x"), Errno::ACCESS);
+        support::assert_errno!(fs::remove_file(mount.join("group")), Errno::ACCESS);
         fs::write(mount.join("open/mine"), "m").unwrap();
         fs::create_dir(mount.join("open/dir")).unwrap();
         std::os::unix::fs::symlink("x", mount.join("open/link")).unwrap();
-        crate::assert_errno!(chown(mount.join("open/mine"), Some(ALICE), None), Errno::PERM);
+        support::assert_errno!(chown(mount.join("open/mine"), Some(ALICE), None), Errno::PERM);
     });
     as_ids(ALICE, ALICE, 0o022, || {
         assert_eq!(read(mount.join("private")), b"secret");
@@ -61,19 +61,19 @@ fn permission_bits_are_enforced() {
 
 #[test]
 fn sticky_directories_protect_others_files() {
-    crate::needs_root!();
+    support::needs_root!();
     let stack = Stack::new(1);
     let lower = stack.lower(0);
     lower.dir("tmp").file("tmp/alices", "a").owner("tmp/alices", ALICE, ALICE).mode("tmp", 0o1777);
     let mount = shared(&stack);
     as_ids(BOB, BOB, 0o022, || {
-        crate::assert_errno!(fs::remove_file(mount.join("tmp/alices")), Errno::PERM | Errno::ACCESS);
-        crate::assert_errno!(
+        support::assert_errno!(fs::remove_file(mount.join("tmp/alices")), Errno::PERM | Errno::ACCESS);
+        support::assert_errno!(
             fs::rename(mount.join("tmp/alices"), mount.join("tmp/x")),
             Errno::PERM | Errno::ACCESS
         );
         fs::write(mount.join("tmp/bobs"), "b").unwrap();
-        crate::assert_errno!(
+        support::assert_errno!(
             fs::rename(mount.join("tmp/bobs"), mount.join("tmp/alices")),
             Errno::PERM | Errno::ACCESS
         );
@@ -85,12 +85,12 @@ fn sticky_directories_protect_others_files() {
 
 #[test]
 fn writing_and_chown_clear_setuid_and_capabilities() {
-    crate::needs_root!();
+    support::needs_root!();
     let capability = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     type Change = fn(&std::path::Path);
     let changes: [(&str, Change); 4] = [
         ("write", |path| File::options().write(true).open(path).unwrap().write_all_at(b"X", 0).unwrap()),
-        ("truncate", |path| crate::common::raw::truncate(path, 1).unwrap()),
+        ("truncate", |path| support::raw::truncate(path, 1).unwrap()),
         ("O_TRUNC", |path| drop(File::create(path).unwrap())),
         ("fallocate", |path| {
             let file = File::options().write(true).open(path).unwrap();
@@ -114,7 +114,7 @@ fn writing_and_chown_clear_setuid_and_capabilities() {
     let mount = shared(&stack);
     chown(mount.join("f"), Some(ALICE), Some(ALICE)).unwrap();
     assert_eq!(mode(mount.join("f")), 0o755, "chown by root clears both bits");
-    let names = crate::common::read_xattrs(&mount.join("f")).unwrap();
+    let names = support::read_xattrs(&mount.join("f")).unwrap();
     assert!(!names.contains_key(&b"security.capability"[..]), "chown clears capabilities");
     mount.unmount();
 
@@ -122,7 +122,7 @@ fn writing_and_chown_clear_setuid_and_capabilities() {
     stack.lower(0).file("f", "x").mode("f", 0o777).xattr("f", "security.capability", capability);
     let mount = shared(&stack);
     let has = |mount: &Mount| {
-        crate::common::read_xattrs(&mount.join("f")).unwrap().contains_key(&b"security.capability"[..])
+        support::read_xattrs(&mount.join("f")).unwrap().contains_key(&b"security.capability"[..])
     };
     assert!(has(&mount));
     fs::set_permissions(mount.join("f"), PermissionsExt::from_mode(0o757)).unwrap();
@@ -134,7 +134,7 @@ fn writing_and_chown_clear_setuid_and_capabilities() {
 
 #[test]
 fn device_nodes_are_made_and_kept() {
-    crate::needs_root!();
+    support::needs_root!();
     use rustix::fs::{CWD, FileType, makedev, mknodat};
     let stack = Stack::new(1);
     stack.lower(0).node("null", FileType::CharacterDevice, 1, 3).mode("null", 0o666);
@@ -157,7 +157,7 @@ fn device_nodes_are_made_and_kept() {
 
 #[test]
 fn a_group_of_the_caller_counts() {
-    crate::needs_root!();
+    support::needs_root!();
     let stack = Stack::new(1);
     stack
         .lower(0)

@@ -5,8 +5,8 @@ use std::fs;
 use rustix::fs::{CWD, FileType, makedev, mknodat};
 use rustix::io::Errno;
 
-use crate::common::{Program, Stack};
 use crate::{names, read};
+use support::{Program, Stack};
 
 #[test]
 fn a_whiteout_cannot_be_made_as_a_device() {
@@ -15,9 +15,9 @@ fn a_whiteout_cannot_be_made_as_a_device() {
     let mount = stack.mount();
     let made = mknodat(CWD, mount.join("w"), FileType::CharacterDevice, 0o600.into(), makedev(0, 0));
     if Program::under_test().is_unionmount() {
-        crate::assert_errno!(made, Errno::PERM | Errno::INVAL);
+        support::assert_errno!(made, Errno::PERM | Errno::INVAL);
     } else {
-        crate::assert_errno!(made, Errno::PERM | Errno::INVAL | Errno::IO);
+        support::assert_errno!(made, Errno::PERM | Errno::INVAL | Errno::IO);
     }
     assert_eq!(names(mount.path()), ["f"]);
     mount.unmount();
@@ -26,7 +26,7 @@ fn a_whiteout_cannot_be_made_as_a_device() {
 #[test]
 fn names_of_markers_cannot_be_made() {
     if !Program::under_test().is_unionmount() {
-        crate::skip!("the peers allow it");
+        support::skip!("the peers allow it");
     }
     let stack = Stack::new(1);
     stack.lower(0).file("f", "x").dir("d");
@@ -34,12 +34,12 @@ fn names_of_markers_cannot_be_made() {
     for name in [".wh.f", ".wh..wh..opq", "d/.wh..wh..opq", ".wh.", ".wh..wh.x", "d/.wh.anything"] {
         let path = mount.join(name);
         let refused = "a name that a later mount would read as a marker was made";
-        crate::assert_errno!(fs::write(&path, ""), Errno::PERM | Errno::INVAL);
-        crate::assert_errno!(fs::create_dir(&path), Errno::PERM | Errno::INVAL);
-        crate::assert_errno!(std::os::unix::fs::symlink("x", &path), Errno::PERM | Errno::INVAL);
-        crate::assert_errno!(fs::hard_link(mount.join("f"), &path), Errno::PERM | Errno::INVAL);
-        crate::assert_errno!(fs::rename(mount.join("f"), &path), Errno::PERM | Errno::INVAL);
-        crate::assert_errno!(
+        support::assert_errno!(fs::write(&path, ""), Errno::PERM | Errno::INVAL);
+        support::assert_errno!(fs::create_dir(&path), Errno::PERM | Errno::INVAL);
+        support::assert_errno!(std::os::unix::fs::symlink("x", &path), Errno::PERM | Errno::INVAL);
+        support::assert_errno!(fs::hard_link(mount.join("f"), &path), Errno::PERM | Errno::INVAL);
+        support::assert_errno!(fs::rename(mount.join("f"), &path), Errno::PERM | Errno::INVAL);
+        support::assert_errno!(
             mknodat(CWD, &path, FileType::Fifo, 0o600.into(), 0),
             Errno::PERM | Errno::INVAL
         );

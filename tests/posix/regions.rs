@@ -7,8 +7,8 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::common::{LoopFilesystem, Mount, Options, Program, Scratch, Snapshot, Stack};
 use crate::{names, read, stat};
+use support::{LoopFilesystem, Mount, Options, Program, Scratch, Snapshot, Stack};
 
 fn append(path: impl AsRef<Path>, text: &str) {
     fs::File::options().append(true).open(path).unwrap().write_all(text.as_bytes()).unwrap();
@@ -22,9 +22,9 @@ fn numbers(mount: &Mount) -> BTreeMap<OsString, u64> {
 /// The kernel's overlayfs doesn't look into mounts.
 macro_rules! needs_unionmount_as_root {
     () => {
-        crate::needs_root!();
+        support::needs_root!();
         if Program::under_test() == Program::Kernel {
-            crate::skip!("the kernel's overlayfs shows what a mount covers");
+            support::skip!("the kernel's overlayfs shows what a mount covers");
         }
     };
 }
@@ -93,7 +93,7 @@ fn hardlinks_in_a_subvolume_inside_a_lower() {
     let btrfs = LoopFilesystem::new(disk, "btrfs", "btrfs", 128 << 20);
     let stack = Stack::new(1).with_lower_in(0, btrfs.path());
     let place = stack.lower(0).root().join("sub");
-    crate::common::run("btrfs", &["-q", "subvolume", "create", place.to_str().unwrap()]);
+    support::run("btrfs", &["-q", "subvolume", "create", place.to_str().unwrap()]);
     names_stay_one_file(&stack, "sub");
 }
 
@@ -108,7 +108,7 @@ fn two_places_are_two_things() {
     let mount = stack.mount();
     let first = numbers(&mount);
     assert_eq!(first.values().collect::<std::collections::BTreeSet<_>>().len(), first.len());
-    let inside = crate::common::run(
+    let inside = support::run(
         "sh",
         &["-c", &format!("cd {}/a/sub && ls ../../b >/dev/null && pwd -P", mount.path().display())],
     );

@@ -5,8 +5,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use rustix::io::Errno;
 
-use crate::common::{Privilege, Program, Stack, WhiteoutForm, read_xattrs};
 use crate::{exists, names, read, stat};
+use support::{Privilege, Program, Stack, WhiteoutForm, read_xattrs};
 
 fn is_whiteout(stack: &Stack, path: &str) -> bool {
     let place = stack.upper().root().join(path);
@@ -30,7 +30,7 @@ fn removing_a_lower_leaves_a_whiteout_and_removing_an_upper_none() {
     for name in ["low", "both", "link", "fifo", "up"] {
         fs::remove_file(mount.join(name)).unwrap();
         assert!(!exists(mount.join(name)));
-        crate::assert_errno!(fs::remove_file(mount.join(name)), Errno::NOENT);
+        support::assert_errno!(fs::remove_file(mount.join(name)), Errno::NOENT);
     }
     fs::remove_dir(mount.join("lowdir")).unwrap();
     assert!(names(mount.path()).is_empty());
@@ -81,7 +81,7 @@ fn merged_directories_are_removed_when_all_in_them_is_hidden() {
     stack.upper().file("d/u", "5");
     let mount = stack.mount();
     for name in ["b", "c", "u"] {
-        crate::assert_errno!(fs::remove_dir(mount.join("d")), Errno::NOTEMPTY);
+        support::assert_errno!(fs::remove_dir(mount.join("d")), Errno::NOTEMPTY);
         fs::remove_file(mount.join("d").join(name)).unwrap();
     }
     fs::remove_dir(mount.join("d")).unwrap();
@@ -133,12 +133,12 @@ fn wrong_kinds_are_refused() {
     let stack = Stack::new(1);
     stack.lower(0).file("f", "1").file("d/x", "2");
     let mount = stack.mount();
-    crate::assert_errno!(fs::remove_dir(mount.join("f")), Errno::NOTDIR);
-    crate::assert_errno!(fs::remove_file(mount.join("d")), Errno::ISDIR);
-    crate::assert_errno!(fs::remove_dir(mount.join("d")), Errno::NOTEMPTY);
-    crate::assert_errno!(fs::remove_dir(mount.join("missing")), Errno::NOENT);
-    crate::assert_errno!(fs::create_dir(mount.join("f")), Errno::EXIST);
-    crate::assert_errno!(fs::create_dir(mount.join("f/x")), Errno::NOTDIR);
+    support::assert_errno!(fs::remove_dir(mount.join("f")), Errno::NOTDIR);
+    support::assert_errno!(fs::remove_file(mount.join("d")), Errno::ISDIR);
+    support::assert_errno!(fs::remove_dir(mount.join("d")), Errno::NOTEMPTY);
+    support::assert_errno!(fs::remove_dir(mount.join("missing")), Errno::NOENT);
+    support::assert_errno!(fs::create_dir(mount.join("f")), Errno::EXIST);
+    support::assert_errno!(fs::create_dir(mount.join("f/x")), Errno::NOTDIR);
     assert_eq!((read(mount.join("f")), read(mount.join("d/x"))), (b"1".to_vec(), b"2".to_vec()));
     mount.unmount();
     assert!(names(stack.upper().root()).is_empty() || Program::under_test() == Program::Kernel);

@@ -6,8 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use crate::common::{Mount, OpaqueForm, Privilege, Program, Stack, WhiteoutForm};
 use crate::{exists, names, read, stat};
+use support::{Mount, OpaqueForm, Privilege, Program, Stack, WhiteoutForm};
 
 fn rename(mount: &Mount, from: &str, to: &str, flags: RenameFlags) -> rustix::io::Result<()> {
     renameat_with(CWD, mount.join(from), CWD, mount.join(to), flags)
@@ -108,7 +108,7 @@ fn over_empty_merged_directories_with_hidden_content() {
     stack.lower(1).file("target/hidden", "1").file("target/deleted", "2").file("source/a", "3").dir("plain");
     stack.lower(0).whiteout("target/hidden", WhiteoutForm::Device);
     let mut mounted = stack.mount();
-    crate::assert_errno!(
+    support::assert_errno!(
         rename(&mounted, "source", "target", RenameFlags::empty()),
         Errno::NOTEMPTY | Errno::EXIST
     );
@@ -154,7 +154,7 @@ fn no_replace_replaces_nothing() {
     stack.lower(0).whiteout("gone", WhiteoutForm::Device);
     let mounted = stack.mount();
     for to in ["b", "d", "a"] {
-        crate::assert_errno!(rename(&mounted, "a", to, RenameFlags::NOREPLACE), Errno::EXIST);
+        support::assert_errno!(rename(&mounted, "a", to, RenameFlags::NOREPLACE), Errno::EXIST);
     }
     assert_eq!((read(mounted.join("a")), read(mounted.join("b"))), (b"a".to_vec(), b"b".to_vec()));
     rename(&mounted, "a", "gone", RenameFlags::NOREPLACE).unwrap();
@@ -186,8 +186,8 @@ fn exchange_swaps_any_two() {
         assert_eq!(fs::read_link(mounted.join("u/y")).unwrap(), std::path::Path::new("target"));
         mounted = again(mounted, &stack);
     }
-    crate::assert_errno!(rename(&mounted, "l", "nothing", RenameFlags::EXCHANGE), Errno::NOENT);
-    crate::assert_errno!(rename(&mounted, "f", "f/x", RenameFlags::EXCHANGE), Errno::INVAL);
+    support::assert_errno!(rename(&mounted, "l", "nothing", RenameFlags::EXCHANGE), Errno::NOENT);
+    support::assert_errno!(rename(&mounted, "f", "f/x", RenameFlags::EXCHANGE), Errno::INVAL);
     mounted.unmount();
 }
 
@@ -197,14 +197,14 @@ fn what_may_not_be_renamed() {
     stack.lower(0).file("f", "f").file("d/sub/x", "x").dir("empty");
     let mounted = stack.mount();
     let plain = RenameFlags::empty();
-    crate::assert_errno!(rename(&mounted, "missing", "x", plain), Errno::NOENT);
-    crate::assert_errno!(rename(&mounted, "f", "missing/x", plain), Errno::NOENT);
-    crate::assert_errno!(rename(&mounted, "d", "d/sub/inside", plain), Errno::INVAL);
-    crate::assert_errno!(rename(&mounted, "d", "f", plain), Errno::NOTDIR);
-    crate::assert_errno!(rename(&mounted, "f", "empty", plain), Errno::ISDIR);
-    crate::assert_errno!(rename(&mounted, "empty", "d", plain), Errno::NOTEMPTY | Errno::EXIST);
-    crate::assert_errno!(rename(&mounted, "d/sub", "d", plain), Errno::NOTEMPTY | Errno::EXIST);
-    crate::assert_errno!(rename(&mounted, "f", "f/x", plain), Errno::NOTDIR);
+    support::assert_errno!(rename(&mounted, "missing", "x", plain), Errno::NOENT);
+    support::assert_errno!(rename(&mounted, "f", "missing/x", plain), Errno::NOENT);
+    support::assert_errno!(rename(&mounted, "d", "d/sub/inside", plain), Errno::INVAL);
+    support::assert_errno!(rename(&mounted, "d", "f", plain), Errno::NOTDIR);
+    support::assert_errno!(rename(&mounted, "f", "empty", plain), Errno::ISDIR);
+    support::assert_errno!(rename(&mounted, "empty", "d", plain), Errno::NOTEMPTY | Errno::EXIST);
+    support::assert_errno!(rename(&mounted, "d/sub", "d", plain), Errno::NOTEMPTY | Errno::EXIST);
+    support::assert_errno!(rename(&mounted, "f", "f/x", plain), Errno::NOTDIR);
     assert_eq!(names(mounted.path()), ["d", "empty", "f"]);
     assert_eq!(read(mounted.join("d/sub/x")), b"x");
     mounted.unmount();
@@ -220,7 +220,7 @@ fn rename_whiteout_is_refused() {
     let stack = Stack::new(1);
     stack.lower(0).file("f", "f");
     let mounted = stack.mount();
-    crate::assert_errno!(rename(&mounted, "f", "g", RenameFlags::WHITEOUT), Errno::INVAL | Errno::PERM);
+    support::assert_errno!(rename(&mounted, "f", "g", RenameFlags::WHITEOUT), Errno::INVAL | Errno::PERM);
     assert_eq!(names(mounted.path()), ["f"]);
     mounted.unmount();
 }

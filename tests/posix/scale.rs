@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use crate::common::{Stack, WhiteoutForm};
 use crate::{exists, names, read};
+use support::{Stack, WhiteoutForm};
 
 #[test]
 fn five_hundred_layers() {
@@ -15,8 +15,8 @@ fn five_hundred_layers() {
             lower.whiteout(format!("d/{}", index + 1), WhiteoutForm::Device);
         }
     }
-    let mount = if crate::common::Program::under_test() == crate::common::Program::Kernel {
-        crate::skip!("mount(8) takes a page of options at most")
+    let mount = if support::Program::under_test() == support::Program::Kernel {
+        support::skip!("mount(8) takes a page of options at most")
     } else {
         stack.mount()
     };
@@ -79,7 +79,7 @@ fn paths_longer_than_path_max() {
     rustix::io::pread(&file, &mut bytes, 0).unwrap();
     assert_eq!(&bytes, b"far down");
     drop((file, directory));
-    crate::common::run("rm", &["-rf", mount.join("start").to_str().unwrap()]);
+    support::run("rm", &["-rf", mount.join("start").to_str().unwrap()]);
     assert!(names(mount.path()).is_empty());
     mount.unmount();
 }

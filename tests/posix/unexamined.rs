@@ -6,14 +6,14 @@ use std::os::unix::fs::PermissionsExt;
 
 use rustix::io::Errno;
 
-use crate::common::{Mount, Options, Privilege, Program, Stack, list};
 use crate::{exists, mode, names, read};
+use support::{Mount, Options, Privilege, Program, Stack, list};
 
 #[test]
 fn a_dead_mount_inside_a_lower() {
-    crate::needs_root!();
+    support::needs_root!();
     if !Program::under_test().is_unionmount() {
-        crate::skip!("it needs a mount that can be killed");
+        support::skip!("it needs a mount that can be killed");
     }
     let inner = Stack::new(1);
     let stack = Stack::new(2);
@@ -28,8 +28,8 @@ fn a_dead_mount_inside_a_lower() {
     assert_eq!(names(mount.path()), ["before", "d", "dead", "z"]);
     assert_eq!(names(mount.join("d")), ["merged", "other"]);
     for place in ["dead", "d/merged"] {
-        crate::assert_errno!(fs::metadata(mount.join(place)), Errno::NOTCONN);
-        crate::assert_errno!(fs::read_dir(mount.join(place)), Errno::NOTCONN);
+        support::assert_errno!(fs::metadata(mount.join(place)), Errno::NOTCONN);
+        support::assert_errno!(fs::read_dir(mount.join(place)), Errno::NOTCONN);
     }
     assert_eq!(read(mount.join("z")), b"x");
     fs::write(mount.join("d/new"), "x").unwrap();
@@ -41,14 +41,14 @@ fn a_dead_mount_inside_a_lower() {
 
 #[test]
 fn a_redirect_that_cannot_be_followed() {
-    crate::needs_root!();
+    support::needs_root!();
     let stack = Stack::new(2);
     stack.lower(0).dir("d/lost").file("d/f", "x").xattr("d/lost", "trusted.overlay.redirect", "a/../b");
     stack.lower(1).file("d/g", "x");
     let mount = stack.mount();
     assert_eq!(names(mount.join("d")), ["f", "g", "lost"]);
     if Program::under_test().is_unionmount() {
-        crate::assert_errno!(fs::metadata(mount.join("d/lost")), Errno::IO);
+        support::assert_errno!(fs::metadata(mount.join("d/lost")), Errno::IO);
     }
     assert_eq!(read(mount.join("d/g")), b"x");
     mount.unmount();
@@ -95,23 +95,23 @@ fn directories_that_their_owner_may_not_read() {
 
 #[test]
 fn types_are_listed_where_the_layer_tells_them() {
-    crate::needs_root!();
+    support::needs_root!();
     if !Program::under_test().is_unionmount() {
-        crate::skip!("the kernel's overlayfs asks");
+        support::skip!("the kernel's overlayfs asks");
     }
     let stack = Stack::new(2);
     stack.lower(0).dir("lost").xattr("lost", "trusted.overlay.redirect", "..");
     let mount = stack.mount();
     let lost = list(mount.path()).unwrap().into_iter().find(|entry| entry.name == "lost").unwrap();
-    assert_eq!(lost.kind, Some(crate::common::Kind::Directory));
+    assert_eq!(lost.kind, Some(support::Kind::Directory));
     mount.unmount();
 }
 
 #[test]
 fn what_keeps_a_mount_from_its_start_is_named() {
-    crate::needs_root!();
+    support::needs_root!();
     if !Program::under_test().is_unionmount() {
-        crate::skip!("others have other words");
+        support::skip!("others have other words");
     }
     let stack = Stack::new(1);
     std::os::unix::fs::symlink("elsewhere", stack.work().join("index")).unwrap();

@@ -19,7 +19,7 @@ use fuser::{
 };
 use rustix::fs::FallocateFlags;
 
-use crate::common::{Scratch, run};
+use support::{Scratch, run};
 
 /// What a device writes whole or not at all.
 const SECTOR: usize = 512;
@@ -103,7 +103,7 @@ impl Disk {
         if let Some(session) = self.session.take() {
             run("losetup", &[OsStr::new("--detach"), self.device.as_os_str()]);
             // A loop device goes when its last user has gone; only then is the file free.
-            let free = crate::common::wait_until(Duration::from_secs(20), || {
+            let free = support::wait_until(Duration::from_secs(20), || {
                 let name = self.device.file_name().unwrap();
                 !Path::new("/sys/block").join(name).join("loop/backing_file").exists()
             });

@@ -21,11 +21,7 @@
 // A test that panics has failed; that is what unwrap is for here.
 #![allow(clippy::unwrap_used)]
 
-#[path = "../common/mod.rs"]
-mod common;
 mod disk;
-#[path = "../model/mod.rs"]
-mod model;
 mod promise;
 mod rig;
 mod workload;
@@ -34,7 +30,7 @@ use rig::{Budget, Rig, filesystems};
 
 /// Runs on each filesystem, and fails with what was broken.
 fn on_each(run: impl Fn(&Rig) -> Vec<String>) {
-    needs_root!();
+    support::needs_root!();
     let mut broken = Vec::new();
     for filesystem in filesystems() {
         broken.extend(run(&Rig::new(filesystem)));

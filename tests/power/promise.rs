@@ -10,9 +10,9 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use crate::common::{Content, Entry, Fields, Kind, Snapshot, diff};
-use crate::model::tree::{Id, Model, Node};
 use crate::workload::{Done, Durable};
+use support::model::tree::{Id, Model, Node};
+use support::{Content, Entry, Fields, Kind, Snapshot, diff};
 
 /// How what is found may differ from a state of the whole tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,12 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::common::{Layer, Mount, Options, Program, Scratch};
 use crate::disk::{Disk, Failures, Mounted, Record, Unflushed, copy_sparse, make_image};
-use crate::model::layer::dir;
-use crate::model::tree::Model;
 use crate::promise::{Found, Order, Promise};
 use crate::workload::{Done, Sequence, perform};
+use support::model::layer::dir;
+use support::model::tree::Model;
+use support::{Layer, Mount, Options, Program, Scratch};
 
 /// How much is run.
 pub struct Budget {
@@ -278,7 +278,7 @@ impl Rig {
         if self.worker != Worker::Union {
             return broken;
         }
-        let left: Vec<_> = crate::common::Snapshot::take(&mounted.path().join("work"))
+        let left: Vec<_> = support::Snapshot::take(&mounted.path().join("work"))
             .entries
             .into_keys()
             .filter(|path| {

@@ -9,11 +9,11 @@ use rustix::fs::{Mode, OFlags};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use crate::model::execute::Executor;
-use crate::model::generate::{Vocabulary, case};
-use crate::model::layer::{LayerNode, StackSpec, dir, file, linked, symlink};
-use crate::model::op::{Op, Outcome, Path, Rename, p};
-use crate::model::tree::{Id, Model};
+use support::model::execute::Executor;
+use support::model::generate::{Vocabulary, case};
+use support::model::layer::{LayerNode, StackSpec, dir, file, linked, symlink};
+use support::model::op::{Op, Outcome, Path, Rename, p};
+use support::model::tree::{Id, Model};
 
 /// What is asked for after an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,7 +142,7 @@ fn synced(root: &HostPath, path: &Path, model: &Model, persist: Persist) -> Opti
     let id = model.resolve(path, false).ok()?;
     let directory = model.is_directory(id);
     let kind = if directory { OFlags::DIRECTORY } else { OFlags::NONBLOCK };
-    let regular = matches!(model.inodes[id].node, crate::model::tree::Node::File(_));
+    let regular = matches!(model.inodes[id].node, support::model::tree::Node::File(_));
     if !directory && !regular {
         return None;
     }

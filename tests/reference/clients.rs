@@ -7,13 +7,13 @@ use std::process::{Command, Stdio};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use crate::common::{Layer, Stack};
-use crate::model::check::Sequence;
-use crate::model::execute::{Executor, observe};
-use crate::model::generate::{ALPHABET, Vocabulary, case};
-use crate::model::layer::StackSpec;
-use crate::model::op::Op;
 use crate::mounted::vocabulary;
+use support::model::check::Sequence;
+use support::model::execute::{Executor, observe};
+use support::model::generate::{ALPHABET, Vocabulary, case};
+use support::model::layer::StackSpec;
+use support::model::op::Op;
+use support::{Layer, Stack};
 
 const CLIENTS: u64 = 6;
 const ROUNDS: u64 = 3;

@@ -3,13 +3,7 @@
 // A test that panics has failed; that is what unwrap is for here.
 #![allow(clippy::unwrap_used)]
 
-#[path = "../common/mod.rs"]
-mod common;
-#[path = "../model/mod.rs"]
-mod model;
-
 mod clients;
-mod harness;
 mod mounted;
 mod oracle;
 mod plain;

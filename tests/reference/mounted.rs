@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use proptest::strategy::Strategy;
 use rustix::fs::{AtFlags, StatxFlags};
 
-use crate::common::{Mount, Privilege, Program, Snapshot, Stack};
-use crate::harness::{Failure, run_cases};
-use crate::model::check::Sequence;
-use crate::model::execute::{Executor, observe};
-use crate::model::generate::{ALPHABET, Vocabulary, case};
-use crate::model::layer::StackSpec;
-use crate::model::op::Op;
+use support::model::check::Sequence;
+use support::model::execute::{Executor, observe};
+use support::model::generate::{ALPHABET, Vocabulary, case};
+use support::model::harness::{Failure, run_cases};
+use support::model::layer::StackSpec;
+use support::model::op::Op;
+use support::{Mount, Privilege, Program, Snapshot, Stack};
 
 /// Writes the layers of `spec` to disk.
 pub fn build(spec: &StackSpec) -> Stack {
@@ -125,7 +125,7 @@ fn check_steps(
 
 /// What the program under test is bound to read and write.
 pub fn vocabulary() -> Vocabulary {
-    use crate::common::{OpaqueForm as O, WhiteoutForm as W};
+    use support::{OpaqueForm as O, WhiteoutForm as W};
     let privilege = Privilege::current();
     let full = Vocabulary::full(privilege == Privilege::Root);
     // Root of a namespace has one user only.
@@ -147,9 +147,9 @@ fn a_mount_behaves_as_the_model() {
 
 #[test]
 fn a_mount_with_passthrough_behaves_as_the_model() {
-    crate::needs_root!();
+    support::needs_root!();
     if !Program::under_test().is_unionmount() {
-        crate::skip!("others have no such option");
+        support::skip!("others have no such option");
     }
     run_cases(60, 6, &case(&vocabulary()), &check_with_passthrough);
 }
@@ -164,6 +164,6 @@ fn a_mount_behaves_as_the_model_without_open_files() {
 #[test]
 fn random_stacks_are_merged_as_in_the_model() {
     let vocabulary = Vocabulary { lowers: 6, ..vocabulary() };
-    let stacks = crate::model::generate::stack(&vocabulary).prop_map(|spec| (spec, Vec::new()));
+    let stacks = support::model::generate::stack(&vocabulary).prop_map(|spec| (spec, Vec::new()));
     run_cases(100, 4, &stacks, &check);
 }

@@ -8,14 +8,14 @@ use std::collections::BTreeSet;
 
 use rustix::io::Errno;
 
-use crate::common::{Fields, Mount, OpaqueForm, Privilege, Snapshot, Stack, WhiteoutForm};
-use crate::harness::{Failure, run_cases};
-use crate::model::check::Sequence;
-use crate::model::execute::{Executor, assert_absent};
-use crate::model::generate::{ALPHABET, Vocabulary, case};
-use crate::model::layer::{LayerNode, StackSpec};
-use crate::model::op::{Name, Op, Outcome};
 use crate::mounted::build;
+use support::model::check::Sequence;
+use support::model::execute::{Executor, assert_absent};
+use support::model::generate::{ALPHABET, Vocabulary, case};
+use support::model::harness::{Failure, run_cases};
+use support::model::layer::{LayerNode, StackSpec};
+use support::model::op::{Name, Op, Outcome};
+use support::{Fields, Mount, OpaqueForm, Privilege, Snapshot, Stack, WhiteoutForm};
 
 /// What the kernel's overlayfs writes and reads, by the privilege of who mounts it.
 pub fn kernel_vocabulary() -> Vocabulary {
@@ -177,7 +177,7 @@ fn fields() -> Fields {
 
 #[test]
 fn the_kernel_behaves_as_the_model() {
-    crate::needs_root!();
+    support::needs_root!();
     run_cases(60, 5, &case(&kernel_vocabulary()), &|spec, operations, steered| {
         let mut spec = spec.clone();
         prune_idle_whiteouts(&mut spec);
@@ -213,7 +213,7 @@ fn separate_links(spec: &mut StackSpec) {
 /// back again.
 #[test]
 fn the_kernel_and_the_program_take_turns() {
-    crate::needs_root!();
+    support::needs_root!();
     let vocabulary = Vocabulary { open_files: false, ..kernel_vocabulary() };
     run_cases(60, 6, &case(&vocabulary), &|spec, operations, steered| {
         let mut spec = spec.clone();

@@ -1,12 +1,12 @@
 //! The model itself against a plain directory: what it says of errnos and attributes is what Linux does.
 
-use crate::common::{Layer, Scratch};
-use crate::harness::{Failure, run_cases};
-use crate::model::check::Sequence;
-use crate::model::execute::{Executor, observe};
-use crate::model::generate::{ALPHABET, Vocabulary, case};
-use crate::model::layer::{LayerNode, StackSpec};
-use crate::model::op::Op;
+use support::model::check::Sequence;
+use support::model::execute::{Executor, observe};
+use support::model::generate::{ALPHABET, Vocabulary, case};
+use support::model::harness::{Failure, run_cases};
+use support::model::layer::{LayerNode, StackSpec};
+use support::model::op::Op;
+use support::{Layer, Scratch};
 
 /// One layer, merged with nothing, is a plain directory if it holds no markers.
 fn check(spec: &StackSpec, operations: &[Op], steered: bool) -> Result<(), Failure> {

@@ -1,9 +1,9 @@
 //! Cases that random sequences have found, made small and kept by name.
 
-use crate::common::{OpaqueForm, WhiteoutForm};
-use crate::model::layer::{LayerNode, StackSpec, dir, file, linked, whiteout};
-use crate::model::op::{Op, Rename, p};
 use crate::mounted::check;
+use support::model::layer::{LayerNode, StackSpec, dir, file, linked, whiteout};
+use support::model::op::{Op, Rename, p};
+use support::{OpaqueForm, WhiteoutForm};
 
 #[track_caller]
 fn assert_case<const N: usize>(lowers: [LayerNode; N], operations: &[Op]) {
@@ -16,11 +16,11 @@ fn assert_case<const N: usize>(lowers: [LayerNode; N], operations: &[Op]) {
 /// Marks in extended attributes count in directories that one layer alone has, too.
 #[test]
 fn an_xattr_whiteout_in_a_directory_of_one_layer() {
-    if !crate::common::Program::under_test().is_unionmount() {
-        crate::skip!("the peers don't know this form, or not here");
+    if !support::Program::under_test().is_unionmount() {
+        support::skip!("the peers don't know this form, or not here");
     }
-    let form = match crate::common::Privilege::current() {
-        crate::common::Privilege::Root => WhiteoutForm::TrustedXattr,
+    let form = match support::Privilege::current() {
+        support::Privilege::Root => WhiteoutForm::TrustedXattr,
         _ => WhiteoutForm::UserXattr,
     };
     assert_case([dir([("c", dir([("a", dir([("gone", whiteout(form)), ("kept", file(b'k', 1))]))]))])], &[]);
@@ -80,8 +80,8 @@ fn a_merged_directory_takes_the_name_of_a_lower_file() {
 /// The same with an opaque directory on the way: what it hides came back.
 #[test]
 fn an_opaque_directory_takes_the_name_of_an_emptied_one() {
-    let form = match crate::common::Privilege::current() {
-        crate::common::Privilege::Root => OpaqueForm::Trusted,
+    let form = match support::Privilege::current() {
+        support::Privilege::Root => OpaqueForm::Trusted,
         _ => OpaqueForm::User,
     };
     assert_case(

@@ -4,9 +4,6 @@
 // A test that panics has failed; that is what unwrap is for here.
 #![allow(clippy::unwrap_used)]
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod marks;
 mod places;
 mod swaps;
@@ -15,7 +12,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use common::{Layer, Stack, as_ids};
+use support::{Layer, Stack, as_ids};
 
 /// Who owns a directory of a layer, and uses the mount.
 const OWNER: u32 = 1000;

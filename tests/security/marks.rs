@@ -7,8 +7,8 @@ use std::path::Path;
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
-use crate::common::{Options, Stack, run};
 use crate::{OWNER, SECRET, as_owner, home, with_home, write_own, write_root};
+use support::{Options, Stack, run};
 
 fn set(path: &Path, name: &str, value: &[u8]) -> rustix::io::Result<()> {
     rustix::fs::lsetxattr(path, name, value, XattrFlags::empty())
@@ -43,11 +43,11 @@ fn shows_nothing(mount: &Path) {
 
 #[test]
 fn forged_marks_show_nothing_and_are_told() {
-    crate::needs_root!();
+    support::needs_root!();
     let stack = forged();
     let log = stack.scratch().path().join("log");
     let options = Options { log: Some(log.clone()), ..stack.options() };
-    let mount = crate::common::Mount::new(&options, stack.mountpoint());
+    let mount = support::Mount::new(&options, stack.mountpoint());
     shows_nothing(mount.path());
     assert_eq!(
         fs::read(mount.join("home/f")).unwrap(),
@@ -62,7 +62,7 @@ fn forged_marks_show_nothing_and_are_told() {
 
 #[test]
 fn asked_for_marks_lead_to_what_their_owner_may_read() {
-    crate::needs_root!();
+    support::needs_root!();
     let stack = forged();
     let home = stack.upper().root().join("home");
     fs::create_dir(stack.lower(0).root().join("home")).unwrap();
@@ -79,14 +79,12 @@ fn asked_for_marks_lead_to_what_their_owner_may_read() {
 
 /// The options of a mount, by mountinfo.
 fn mount_options(path: &Path) -> Vec<String> {
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let line = table.lines().find(|line| line.split(' ').nth(4) == path.to_str()).unwrap();
-    line.split(' ').nth(5).unwrap().split(',').map(str::to_owned).collect()
+    support::mounted_at(path).unwrap().options
 }
 
 #[test]
 fn who_believes_the_marks_of_others_has_no_setuid_and_no_devices() {
-    crate::needs_root!();
+    support::needs_root!();
     for believing in [&["userxattr"][..], &["xattr_permissions=2"], &["xattr_permissions=1"]] {
         let stack = Stack::new(1);
         let mount = stack.mount_with(believing);
@@ -113,7 +111,7 @@ const PRIVATE: [&str; 8] = [
 
 #[test]
 fn private_marks_cannot_be_set_or_removed_through_the_mount() {
-    crate::needs_root!();
+    support::needs_root!();
     let (stack, home) = with_home();
     write_own(&home.join("f"), "x");
     for options in [&[][..], &["userxattr"], &["xattr_permissions=2"]] {
@@ -132,7 +130,7 @@ fn private_marks_cannot_be_set_or_removed_through_the_mount() {
 
 #[test]
 fn a_forged_owner_is_not_believed_without_being_asked_for() {
-    crate::needs_root!();
+    support::needs_root!();
     let (stack, home) = with_home();
     write_own(&home.join("f"), "#!/bin/sh\n");
     as_owner(|| {
@@ -151,7 +149,7 @@ fn a_forged_owner_is_not_believed_without_being_asked_for() {
 
 #[test]
 fn a_mount_has_one_namespace_of_marks_as_the_kernel_has_it() {
-    crate::needs_root!();
+    support::needs_root!();
     let stored = |kernel: bool| {
         let stack = Stack::new(1);
         stack.upper().file("f", "x");

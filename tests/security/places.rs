@@ -5,8 +5,8 @@ use std::os::unix::fs::{MetadataExt, chown, symlink};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::{Mount, Options, Stack, output, wait_until};
 use crate::{OWNER, SECRET, as_owner, with_home, write_own};
+use support::{Mount, Options, Stack, output, wait_until};
 
 /// A program of the owner's, killed when it is dropped.
 struct Program(Child);
@@ -29,7 +29,7 @@ impl Drop for Program {
 
 #[test]
 fn fifos_in_place_of_files_hold_nobody_up() {
-    crate::needs_root!();
+    support::needs_root!();
     const FILES: usize = 16;
     for options in [&[][..], &["passthrough"], &["pairing=0", "max_threads=2"]] {
         let (stack, home) = with_home();
@@ -61,7 +61,7 @@ fn fifos_in_place_of_files_hold_nobody_up() {
 
 #[test]
 fn a_lease_holds_nobody_up() {
-    crate::needs_root!();
+    support::needs_root!();
     let (stack, home) = with_home();
     write_own(&home.join("f"), "x");
     stack.upper().file("bystander", "x");
@@ -72,7 +72,7 @@ fn a_lease_holds_nobody_up() {
                          open(sys.argv[2],'w').close()\ntime.sleep(60)";
     const PYTHON: &str = "/usr/bin/python3";
     if !std::path::Path::new(PYTHON).exists() {
-        crate::skip!("no {PYTHON} to take a lease with");
+        support::skip!("no {PYTHON} to take a lease with");
     }
     let taken = home.join("taken");
     let _lease =
@@ -98,7 +98,7 @@ fn lock(dirs: &[&std::path::Path]) -> Vec<Program> {
 
 #[test]
 fn a_lock_that_anyone_can_take_keeps_no_mount_away() {
-    crate::needs_root!();
+    support::needs_root!();
     let stack = Stack::new(1);
     let _locks = lock(&[stack.upper().root(), stack.work()]);
     let mount = stack.mount();
@@ -118,7 +118,7 @@ fn a_lock_that_anyone_can_take_keeps_no_mount_away() {
 
 #[test]
 fn a_log_file_is_no_link_and_no_fifo_of_somebody_elses() {
-    crate::needs_root!();
+    support::needs_root!();
     let stack = Stack::new(1);
     // Not a sticky directory, for which the kernel has rules of its own (fs.protected_symlinks).
     let shared = stack.scratch().dir("shared");
@@ -134,11 +134,11 @@ fn a_log_file_is_no_link_and_no_fifo_of_somebody_elses() {
     });
     for name in ["link", "fifo", "theirs"] {
         let options = Options { log: Some(shared.join(name)), ..stack.options() };
-        let program = crate::common::Program::under_test();
+        let program = support::Program::under_test();
         let mut command = options.command(&program, stack.mountpoint());
         command.arg("-v"); // something is logged
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let ended = crate::common::wait_for_exit(child.id(), Duration::from_secs(10));
+        let ended = support::wait_for_exit(child.id(), Duration::from_secs(10));
         if !ended {
             child.kill().unwrap();
         }
@@ -156,18 +156,15 @@ fn a_log_file_is_no_link_and_no_fifo_of_somebody_elses() {
 
 #[test]
 fn a_workdir_full_of_links_leads_nowhere() {
-    crate::needs_root!();
+    support::needs_root!();
     let stack = Stack::new(1);
     let victim = stack.scratch().dir("victim");
     fs::write(victim.join("kept"), "x").unwrap();
     chown(stack.work(), Some(OWNER), Some(OWNER)).unwrap();
     for name in ["work", "index.unionmount", "index"] {
         as_owner(|| symlink(&victim, stack.work().join(name)).unwrap());
-        let mount = Mount::try_with_program(
-            &crate::common::Program::under_test(),
-            &stack.options(),
-            stack.mountpoint(),
-        );
+        let mount =
+            Mount::try_with_program(&support::Program::under_test(), &stack.options(), stack.mountpoint());
         if let Ok(mount) = mount {
             fs::write(mount.join("f"), "x").unwrap();
             mount.unmount();
@@ -181,7 +178,7 @@ fn a_workdir_full_of_links_leads_nowhere() {
 
 #[test]
 fn a_staging_directory_of_somebody_elses_is_not_used() {
-    crate::needs_root!();
+    support::needs_root!();
     let stack = Stack::new(1);
     chown(stack.work(), Some(OWNER), Some(OWNER)).unwrap();
     as_owner(|| fs::create_dir(stack.work().join("work")).unwrap());

@@ -5,8 +5,8 @@ use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use crate::common::{Mount, Stack};
 use crate::{OWNER, SECRET, as_owner, home, with_home, write_own, write_root};
+use support::{Mount, Stack};
 
 /// The ways in which data are reached.
 const MODES: [&[&str]; 2] = [&[], &["passthrough"]];
@@ -31,7 +31,7 @@ fn is_setuid_of_root(path: &Path) -> bool {
 
 #[test]
 fn what_root_wrote_does_not_become_setuid() {
-    crate::needs_root!();
+    support::needs_root!();
     for mode in MODES {
         let (stack, home) = with_home();
         write_own(&home.join("mine"), "x");
@@ -53,7 +53,7 @@ fn what_root_wrote_does_not_become_setuid() {
 
 #[test]
 fn a_copy_up_does_not_make_roots_program_setuid() {
-    crate::needs_root!();
+    support::needs_root!();
     let stack = Stack::new(1);
     let home = home(stack.lower(0));
     write_own(&home.join("mine"), "x");
@@ -70,7 +70,7 @@ fn a_copy_up_does_not_make_roots_program_setuid() {
 
 #[test]
 fn a_secret_is_neither_read_nor_overwritten_under_another_files_name() {
-    crate::needs_root!();
+    support::needs_root!();
     for mode in MODES {
         for lower in [false, true] {
             let stack = Stack::new(1);
@@ -106,7 +106,7 @@ fn a_secret_is_neither_read_nor_overwritten_under_another_files_name() {
 
 #[test]
 fn an_open_file_does_not_become_another() {
-    crate::needs_root!();
+    support::needs_root!();
     for mode in MODES {
         let (stack, home) = with_home();
         // No shorter than the secret: the kernel reads no further than the size that it knows.
@@ -131,7 +131,7 @@ fn an_open_file_does_not_become_another() {
 
 #[test]
 fn owners_times_and_attributes_go_to_no_other_file() {
-    crate::needs_root!();
+    support::needs_root!();
     let (stack, home) = with_home();
     for name in ["attribute", "times"] {
         write_own(&home.join(name), "x");
@@ -158,7 +158,7 @@ fn owners_times_and_attributes_go_to_no_other_file() {
 
 #[test]
 fn a_link_leads_to_the_file_that_was_asked_for() {
-    crate::needs_root!();
+    support::needs_root!();
     let (stack, home) = with_home();
     write_own(&home.join("mine"), "x");
     let mount = stack.mount();
@@ -173,7 +173,7 @@ fn a_link_leads_to_the_file_that_was_asked_for() {
 
 #[test]
 fn what_was_exchanged_is_found_again() {
-    crate::needs_root!();
+    support::needs_root!();
     for mode in MODES {
         let (stack, home) = with_home();
         write_own(&home.join("mine"), "old");
@@ -182,7 +182,7 @@ fn what_was_exchanged_is_found_again() {
         write_own(&home.join("other"), "newer");
         swap(&home, "other", "mine");
         // The first may be told ESTALE, but the kernel forgets the name by that.
-        let found = crate::common::wait_until(std::time::Duration::from_secs(10), || {
+        let found = support::wait_until(std::time::Duration::from_secs(10), || {
             fs::read_to_string(mount.join("home/mine")).is_ok_and(|text| text == "newer")
         });
         assert!(found, "{mode:?}: {:?}", fs::read_to_string(mount.join("home/mine")));
@@ -192,7 +192,7 @@ fn what_was_exchanged_is_found_again() {
 
 #[test]
 fn a_directory_that_becomes_a_link_leads_nowhere() {
-    crate::needs_root!();
+    support::needs_root!();
     let (stack, home) = with_home();
     let outside = stack.scratch().dir("outside");
     as_owner(|| fs::create_dir(home.join("d")).unwrap());

@@ -8,9 +8,8 @@ use std::process::Command;
 use containerd_snapshots::tonic::Code;
 
 use crate::client::{ACTIVE, COMMITTED, Mounted, VIEW, refused};
-use crate::common::{Scratch, run};
-use crate::needs_root;
 use crate::server::{PROGRAM, Server};
+use support::{Scratch, run};
 
 #[test]
 fn errors_have_the_codes_that_containerd_knows() {
@@ -73,7 +72,7 @@ fn snapshots_are_told_listed_and_filtered() {
 
 #[test]
 fn a_snapshot_is_committed_and_built_upon_while_it_is_mounted() {
-    needs_root!();
+    support::needs_root!();
     let scratch = Scratch::new();
     let server = Server::start(scratch.path());
     let mut client = server.client();
@@ -99,7 +98,7 @@ fn a_snapshot_is_committed_and_built_upon_while_it_is_mounted() {
 
 #[test]
 fn usage_is_that_of_the_layer_alone() {
-    needs_root!();
+    support::needs_root!();
     let scratch = Scratch::new();
     let server = Server::start(scratch.path());
     let mut client = server.client();
@@ -120,7 +119,7 @@ fn usage_is_that_of_the_layer_alone() {
 
 #[test]
 fn paths_with_commas_colons_and_spaces_reach_the_mount() {
-    needs_root!();
+    support::needs_root!();
     let scratch = Scratch::new();
     let dir = scratch.dir(r#"a,b:c d'e\f"g"#);
     let server = Server::start(&dir);
@@ -136,7 +135,7 @@ fn paths_with_commas_colons_and_spaces_reach_the_mount() {
 /// What containerd's fuse-overlayfs-snapshotter has containerd call, word by word.
 #[test]
 fn the_call_of_the_fuse_overlayfs_snapshotter() {
-    needs_root!();
+    support::needs_root!();
     let scratch = Scratch::new();
     for name in ["bin", "snapshots/1/fs", "snapshots/2/fs", "snapshots/3/fs", "snapshots/3/work", "rootfs"] {
         scratch.dir(name);

@@ -15,8 +15,6 @@ use containerd_snapshots::tonic::{Code, Status};
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 
-use crate::common;
-
 pub struct Client {
     runtime: Runtime,
     calls: SnapshotsClient<Channel>,
@@ -190,6 +188,6 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        common::run("umount", &[&self.0]);
+        support::run("umount", &[&self.0]);
     }
 }

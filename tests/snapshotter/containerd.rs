@@ -9,8 +9,8 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::client::Mounted;
-use crate::common::{self, Scratch};
 use crate::server::{self, Server};
+use support::{self, Scratch};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 pub const OURS: &str = "unionmount";
@@ -39,9 +39,9 @@ pub fn missing() -> Option<&'static str> {
 #[macro_export]
 macro_rules! needs_containerd {
     () => {
-        $crate::needs_root!();
+        support::needs_root!();
         if let Some(program) = $crate::containerd::missing() {
-            $crate::skip!("{}: needs {program}", module_path!());
+            support::skip!("{}: needs {program}", module_path!());
         }
     };
 }
@@ -84,7 +84,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
         }
         let daemon = Daemon { child: command.spawn().unwrap(), socket: scratch.path().join("c.sock") };
         let containerd = Containerd { daemon, server: Some(server), scratch };
-        let answers = common::wait_until(PATIENCE, || containerd.try_ctr(&["version"]).status.success());
+        let answers = support::wait_until(PATIENCE, || containerd.try_ctr(&["version"]).status.success());
         assert!(answers, "containerd: {}", containerd.log());
         containerd
     }
@@ -102,7 +102,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
     /// Starts the snapshotter again, and waits until containerd has found it, which it tries when it likes to.
     pub fn start_server(&mut self) {
         self.server = Some(Server::start(self.scratch.path()));
-        let found = common::wait_until(PATIENCE, || {
+        let found = support::wait_until(PATIENCE, || {
             self.try_ctr(&["snapshots", "--snapshotter", OURS, "ls"]).status.success()
         });
         assert!(found, "{}", self.log());
@@ -152,7 +152,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
 }
 
 fn ctr(socket: &Path, arguments: &[&str]) -> Output {
-    common::output("ctr", &[&[OsStr::new("--address"), socket.as_os_str()][..], &words(arguments)].concat())
+    support::output("ctr", &[&[OsStr::new("--address"), socket.as_os_str()][..], &words(arguments)].concat())
 }
 
 fn words<'a>(arguments: &[&'a str]) -> Vec<&'a OsStr> {
@@ -165,10 +165,12 @@ impl Drop for Daemon {
         for task in String::from_utf8_lossy(&tasks.stdout).split_whitespace() {
             eprintln!("left behind by the test: task {task}");
             ctr(&self.socket, &["tasks", "kill", "-s", "KILL", task]);
-            common::wait_until(PATIENCE, || ctr(&self.socket, &["tasks", "rm", "-f", task]).status.success());
+            support::wait_until(PATIENCE, || {
+                ctr(&self.socket, &["tasks", "rm", "-f", task]).status.success()
+            });
         }
         kill_process(Pid::from_child(&self.child), Signal::TERM).ok();
-        if !common::wait_until(PATIENCE, || self.child.try_wait().is_ok_and(|status| status.is_some())) {
+        if !support::wait_until(PATIENCE, || self.child.try_wait().is_ok_and(|status| status.is_some())) {
             self.child.kill().ok();
             self.child.wait().ok();
         }

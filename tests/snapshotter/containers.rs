@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::common::{Fields, Snapshot, Time, diff, wait_until};
 use crate::containerd::{Containerd, ORACLE, OURS};
 use crate::image::{self, Image, NAME};
 use crate::needs_containerd;
 use crate::server::PROGRAM;
+use support::{Fields, Snapshot, Time, diff, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -102,7 +102,7 @@ fn changes_are_committed_and_diffed_as_overlayfs_does() {
         let tar = containerd.at(&format!("diff-{snapshotter}.tar"));
         let command = r#"exec ctr --address "$0" snapshots --snapshotter "$1" diff --media-type application/vnd.oci.image.layer.v1.tar work > "$2""#;
         let socket = containerd.at("c.sock");
-        crate::common::run(
+        support::run(
             "sh",
             &["-c".as_ref(), command.as_ref(), socket.as_os_str(), snapshotter.as_ref(), tar.as_os_str()],
         );
@@ -222,7 +222,7 @@ fn containers_in_a_user_namespace_see_their_own_owners() {
 #[test]
 fn containers_run_on_mounts_of_the_type_fuse_overlayfs() {
     needs_containerd!();
-    let bin = crate::common::Scratch::new();
+    let bin = support::Scratch::new();
     symlink(PROGRAM, bin.path().join("fuse-overlayfs")).unwrap();
     let containerd =
         Containerd::start_with(&["--mount-program".into(), "fuse-overlayfs".into()], Some(bin.path()));
@@ -246,6 +246,9 @@ fn removed_images_and_containers_are_collected() {
 }
 
 fn mounts(below: &Path) -> usize {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    mounts.lines().filter(|line| line.contains(below.to_str().unwrap())).count()
+    let names = |text: &str| text.contains(below.to_str().unwrap());
+    let uses = |mount: &support::MountInfo| {
+        mount.point.starts_with(below) || mount.options.iter().any(|word| names(word))
+    };
+    support::mounts().iter().filter(|mount| uses(mount)).count()
 }

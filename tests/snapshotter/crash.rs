@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rustix::process::{Signal, kill_process};
 
 use crate::client::{ACTIVE, COMMITTED, Client, VIEW};
-use crate::common::Scratch;
 use crate::server::Server;
+use support::Scratch;
 
 const ROUNDS: usize = 12;
 const THREADS: usize = 3;

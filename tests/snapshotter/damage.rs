@@ -3,10 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use crate::common::{LoopFilesystem, Scratch};
-use crate::needs_root;
 use crate::process::refused;
 use crate::server::{Server, command};
+use support::{LoopFilesystem, Scratch};
 
 /// A root with a layer, an active snapshot on it, and a server that was killed.
 fn filled() -> Scratch {
@@ -145,7 +144,7 @@ fn a_torn_log_is_the_state_before_or_after() {
 
 #[test]
 fn a_full_disk_is_over_when_there_is_room() {
-    needs_root!();
+    support::needs_root!();
     let scratch = Scratch::new();
     let disk = LoopFilesystem::tmpfs(&scratch, "snapshots", 2 << 20);
     let server = Server::start(scratch.path());

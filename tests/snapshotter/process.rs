@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::common::{Scratch, wait_until};
 use crate::server::{Server, command};
+use support::{Scratch, wait_until};
 
 pub fn refused(output: &Output, parts: &[&str]) {
     let said = String::from_utf8_lossy(&output.stderr);

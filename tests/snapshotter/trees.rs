@@ -6,9 +6,8 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 
 use crate::client::{Client, Mounted};
-use crate::common::{Fields, Scratch, Snapshot, diff};
-use crate::needs_root;
 use crate::server::Server;
+use support::{Fields, Scratch, Snapshot, diff};
 
 type Change = fn(&Path);
 
@@ -54,7 +53,7 @@ fn same(client: &mut Client, name: &str, plain: &Path, scratch: &Scratch) {
 
 #[test]
 fn a_file_is_changed_layer_by_layer() {
-    needs_root!();
+    support::needs_root!();
     check(&[
         |top| {
             for name in ["/a", "/b", "/c"] {
@@ -79,7 +78,7 @@ fn a_file_is_changed_layer_by_layer() {
 
 #[test]
 fn what_is_deleted_stays_deleted() {
-    needs_root!();
+    support::needs_root!();
     check(&[
         |top| {
             for name in ["foo", "foobar"] {
@@ -101,7 +100,7 @@ fn what_is_deleted_stays_deleted() {
 
 #[test]
 fn a_directory_is_replaced_by_an_opaque_one() {
-    needs_root!();
+    support::needs_root!();
     check(&[
         |top| {
             for name in ["dir/sub", "file"] {
@@ -128,7 +127,7 @@ fn a_directory_is_replaced_by_an_opaque_one() {
 
 #[test]
 fn files_move_between_directories_of_lower_layers() {
-    needs_root!();
+    support::needs_root!();
     check(&[
         |top| {
             for (path, content) in [("dir1/f1", "Hello"), ("dir2/f2", "...")] {
@@ -152,7 +151,7 @@ fn files_move_between_directories_of_lower_layers() {
 
 #[test]
 fn directories_are_renamed_across_layers() {
-    needs_root!();
+    support::needs_root!();
     check(&[
         |top| {
             dir(top.join("a/sub"), 0o755);
@@ -176,7 +175,7 @@ fn directories_are_renamed_across_layers() {
 
 #[test]
 fn owners_modes_links_and_attributes_are_kept() {
-    needs_root!();
+    support::needs_root!();
     check(&[
         |top| {
             for (name, uid) in [("opt", 1), ("opt/a", 2), ("opt/a/b", 3)] {
@@ -205,7 +204,7 @@ fn owners_modes_links_and_attributes_are_kept() {
 
 #[test]
 fn many_layers() {
-    needs_root!();
+    support::needs_root!();
     let scratch = Scratch::new();
     let server = Server::start(scratch.path());
     let mut client = server.client();

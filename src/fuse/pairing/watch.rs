@@ -226,7 +226,7 @@ mod tests {
             Some(false)
         });
         match watched.join().unwrap() {
-            None => eprintln!("SKIP: the kernel does not count how long threads wait"),
+            None => support::skipped("the kernel does not count how long threads wait"),
             Some(noticed) => assert!(noticed),
         }
     }

@@ -314,7 +314,7 @@ mod tests {
         };
         let hiding = dir.path().join("aa-5.hiding");
         if let Err(error) = mknod(&hiding) {
-            eprintln!("SKIP: no whiteout devices can be made here: {error}");
+            support::skipped(&format!("no whiteout devices can be made here: {error}"));
             return;
         }
         assert_eq!(count(), 0, "made, but never published");

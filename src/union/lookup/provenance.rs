@@ -365,7 +365,7 @@ mod tests {
         )
         .is_err()
         {
-            return println!("SKIP: no extended attributes here");
+            return support::skipped("no extended attributes here");
         }
         let found = view.inspector().provenance(b"new").unwrap();
         assert!(matches!(&found.outcome, Outcome::Directory { layers, .. } if layers == &[0, 1]));

@@ -132,7 +132,7 @@ mod tests {
         fs::write(top.path().join("f"), "x").unwrap();
         let stat = at.stat().unwrap();
         if stat.born.is_none() {
-            eprintln!("SKIP: this filesystem tells no time of birth");
+            support::skipped("this filesystem tells no time of birth");
             return;
         }
         let generations = Generations::new(vec![stat.dev]);
@@ -168,7 +168,7 @@ mod tests {
             fs::remove_file(top.path().join("f")).unwrap();
         }
         if reused == 0 {
-            eprintln!("SKIP: this filesystem doesn't give numbers again, or tells no time of birth");
+            support::skipped("this filesystem doesn't give numbers again, or tells no time of birth");
         }
     }
 }

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStringExt;
 use rustix::io::Errno;
 
 use super::op::{Name, Path};
-use crate::common::{Content, Entry, Kind, Snapshot, Time};
+use crate::{Content, Entry, Kind, Snapshot, Time};
 
 /// An inode's place in [`Model::inodes`]. Never used twice.
 pub type Id = usize;

@@ -7,7 +7,7 @@ macro_rules! assert_errno {
         match $result {
             Ok(_) => panic!("{}: succeeded, expected {}", stringify!($result), stringify!($($errno)|+)),
             Err(error) => {
-                let errno = $crate::common::errno_of(&error);
+                let errno = $crate::errno_of(&error);
                 assert!(
                     [$($errno),+].contains(&errno),
                     "{}: failed with {errno:?}, expected {}", stringify!($result), stringify!($($errno)|+)

@@ -121,7 +121,7 @@ impl fmt::Debug for Outcome {
             Outcome::Skipped => f.write_str("skipped"),
             Outcome::Failed(errno) => write!(f, "{errno:?}"),
             Outcome::Open { content, mode, nlink } => {
-                let content = crate::common::Content::of(content);
+                let content = crate::Content::of(content);
                 write!(f, "content {content:?}, mode {mode:o}, nlink {nlink}")
             }
         }

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::apply::UMASK;
 use super::op::{Allocate, Op, Outcome, Path, Rename};
-use crate::common::Snapshot;
+use crate::Snapshot;
 
 /// Performs operations below `root`.
 pub struct Executor {
@@ -151,7 +151,7 @@ fn write(file: &File, offset: usize, fill: u8, length: usize) -> Result<(), Errn
 
 /// truncate(2): by path, not by an open file.
 fn truncate(path: &std::path::Path, length: usize) -> Result<(), Errno> {
-    crate::common::raw::truncate(path, length as i64).map_err(|error| errno(&error))
+    crate::raw::truncate(path, length as i64).map_err(|error| errno(&error))
 }
 
 fn copy_range(source: &File, target: &File, offset: u64, length: usize) -> Result<(), Errno> {
@@ -184,7 +184,7 @@ pub fn observe(root: &std::path::Path, alphabet: &[&[u8]]) -> Snapshot {
 /// Asserts that no name of the alphabet resolves that the snapshot has not.
 pub fn assert_absent(root: &std::path::Path, alphabet: &[&[u8]], snapshot: &Snapshot) {
     for (path, entry) in &snapshot.entries {
-        if entry.kind != crate::common::Kind::Directory {
+        if entry.kind != crate::Kind::Directory {
             continue;
         }
         for name in alphabet {

@@ -44,8 +44,8 @@ impl Drop for Scratch {
             return;
         }
         // Never walk into a mount that a failed test has left behind: it may hang, and it is not ours to empty.
-        for mount in super::mount::mounts_below(&self.path).into_iter().rev() {
-            eprintln!("left behind by the test: a mount at {}", mount.path.display());
+        for mount in super::mountinfo::mounts_below(&self.path).into_iter().rev() {
+            eprintln!("left behind by the test: a mount at {}", mount.point.display());
             super::mount::force_unmount(&mount);
         }
         if let Err(error) = remove_tree(&self.path) {

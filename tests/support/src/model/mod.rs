@@ -16,17 +16,16 @@
 //! | [`generate`] | random stacks and sequences |
 //! | [`steer`] | random operations bent to what is there |
 //! | [`shrink`] | a failing case made small |
+//! | [`harness`] | how many cases are run, from which seed, and what is printed of one that fails |
 //!
 //! To check something other than a mount (the library in process, say), give [`check::Sequence::run`] two closures:
 //! one that performs an [`op::Op`], one that takes a snapshot.
-
-// Each test binary uses its own part of this module.
-#![allow(dead_code)]
 
 pub mod apply;
 pub mod check;
 pub mod execute;
 pub mod generate;
+pub mod harness;
 pub mod layer;
 pub mod op;
 pub mod shrink;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::op::{Op, Outcome};
 use super::tree::Model;
-use crate::common::{Fields, Snapshot, diff};
+use crate::{Fields, Snapshot, diff};
 
 /// A difference of outcomes that is allowed: (operation, expected, found).
 pub type Tolerance<'a> = &'a dyn Fn(&Op, &Outcome, &Outcome) -> bool;

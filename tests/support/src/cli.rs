@@ -1,30 +1,20 @@
 //! Driving the real binary: a scratch directory with layers that unmounts everything below it in the end, runs as root,
 //! as an ordinary user or in a user namespace, and a wait that is a condition and not a sleep.
 
-#![allow(dead_code, missing_docs)]
-
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::{MountInfo, Scratch, built, mounted_at, mounts_below, wait_until};
 
 /// An account without privileges, made when it is missing.
 pub const USER: &str = "unionmount-test";
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A test that needs what this machine does not have says so.
-#[macro_export]
-macro_rules! skip {
-    ($($reason:tt)*) => {{
-        println!("SKIP: {}", format!($($reason)*));
-        return;
-    }};
-}
 
 /// Mounting in the tests needs root; an ordinary user is made by it.
 pub fn is_root() -> bool {
@@ -100,30 +90,24 @@ pub fn wait(child: &mut Child) -> Option<i32> {
 
 /// Waits until `condition` holds; fails the test when it does not come about.
 #[track_caller]
-pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "in vain: {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+pub fn until(what: &str, condition: impl FnMut() -> bool) {
+    assert!(wait_until(PATIENCE, condition), "in vain: {what}");
 }
 
 /// A scratch directory with lowers `a` and `b`, an upper `up` and a mount point `mnt`, of which any user may reach the
 /// binary `bin`. Dropping it unmounts what is mounted below.
 pub struct Place {
-    top: tempfile::TempDir,
+    top: Scratch,
 }
 
 impl Place {
     pub fn new() -> Place {
-        let top = tempfile::Builder::new().prefix("unionmount-cli-").tempdir_in("/tmp").expect("tempdir");
-        fs::set_permissions(top.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
-        let place = Place { top };
+        let place = Place { top: Scratch::below(Path::new("/tmp")) };
         // The build directory may be closed to other users. Copied by another process: a descriptor for writing that
         // a test beside this one inherits by its fork would make the binary "busy".
         // Another program, such as an older one, shows whether a test fails without what it tests.
         let program = std::env::var_os("UNIONMOUNT_TEST_PROGRAM");
-        let program = program.unwrap_or_else(|| env!("CARGO_BIN_EXE_unionmount").into());
+        let program = program.map_or_else(built, PathBuf::from);
         let copied = Command::new("cp").arg(program).arg(place.bin()).status();
         assert!(copied.expect("cp").success());
         for dir in ["a", "b", "up", "mnt"] {
@@ -184,9 +168,9 @@ impl Place {
         run(as_user(&mut command))
     }
 
-    /// The line of /proc/self/mountinfo for a mount on `name`: what stands there last.
-    pub fn mounted(&self, name: &str) -> Option<Mountinfo> {
-        mounts().into_iter().rev().find(|mount| mount.point == self.at(name))
+    /// What is mounted on `name` on top.
+    pub fn mounted(&self, name: &str) -> Option<MountInfo> {
+        mounted_at(&self.at(name))
     }
 
     #[track_caller]
@@ -232,39 +216,13 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        for mount in mounts().into_iter().rev().filter(|mount| mount.point.starts_with(self.path())) {
+        // Tests of the command line end with their mounts in place.
+        for mount in mounts_below(self.path()).into_iter().rev() {
             if let Err(errno) = rustix::mount::unmount(&mount.point, rustix::mount::UnmountFlags::DETACH) {
                 eprintln!("cannot unmount {}: {errno}", mount.point.display());
             }
         }
     }
-}
-
-/// A line of /proc/self/mountinfo, as far as tests ask.
-#[derive(Debug)]
-pub struct Mountinfo {
-    pub point: PathBuf,
-    pub options: Vec<String>,
-    pub kind: String,
-    pub source: String,
-}
-
-pub fn mounts() -> Vec<Mountinfo> {
-    let table = fs::read("/proc/self/mountinfo").expect("mountinfo");
-    String::from_utf8_lossy(&table)
-        .lines()
-        .map(|line| {
-            let (left, right) = line.split_once(" - ").expect("mountinfo");
-            let left: Vec<&str> = left.split(' ').collect();
-            let right: Vec<&str> = right.split(' ').collect();
-            Mountinfo {
-                point: left[4].into(),
-                options: left[5].split(',').chain(right[2].split(',')).map(str::to_owned).collect(),
-                kind: right[0].into(),
-                source: right[1].into(),
-            }
-        })
-        .collect()
 }
 
 /// Makes the ordinary user when it is missing, and lets it open /dev/fuse. Returns its ids.

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use crate::model::layer::StackSpec;
-use crate::model::op::Op;
-use crate::model::shrink::shrink;
+use super::layer::StackSpec;
+use super::op::Op;
+use super::shrink::shrink;
 
 thread_local! {
     static QUIET: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::op::Name;
 use super::tree::{Id, Inode, Model, Node};
-use crate::common::{Layer, OpaqueForm, Time, WhiteoutForm};
+use crate::{Layer, OpaqueForm, Time, WhiteoutForm};
 
 /// Owner, permissions, user xattrs and modification time.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -35,7 +35,6 @@ impl Mapping {
     }
 
     /// How long it is.
-    #[allow(dead_code)] // not every suite asks
     pub fn length(&self) -> usize {
         self.length
     }
@@ -183,7 +182,6 @@ pub fn idmapped_mount(source: &std::path::Path, target: &std::path::Path, first:
 }
 
 /// Whether name_to_handle_at(2) gives a handle for `path`.
-#[allow(dead_code)] // not every suite asks
 pub fn has_handle(path: &std::path::Path) -> io::Result<()> {
     use std::os::unix::ffi::OsStrExt;
     let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
@@ -205,15 +203,12 @@ pub fn has_handle(path: &std::path::Path) -> io::Result<()> {
 }
 
 /// A block that O_DIRECT takes.
-#[allow(dead_code)] // not every suite writes so
 #[repr(align(4096))]
 pub struct Block(pub [u8; 4096]);
 
 /// Writes that are begun and waited for apart (io_submit(2)).
-#[allow(dead_code)]
 pub struct Asynchronous(libc::c_ulong);
 
-#[allow(dead_code)]
 impl Asynchronous {
     pub fn new() -> io::Result<Asynchronous> {
         let mut context: libc::c_ulong = 0;

@@ -10,12 +10,21 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::mountinfo::{MountInfo, mounted_at};
 use super::process::{Privilege, wait_for_exit, wait_until};
 
 /// How long a mount may exist before it is aborted, so that a hang fails a test and does not stop the run.
 const WATCHDOG: Duration = Duration::from_secs(240);
 /// How long mounting, unmounting and a daemon's end may take each.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Returns the binary that cargo built beside the test that runs.
+pub fn built() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let program = test.parent().and_then(Path::parent).unwrap().join("unionmount");
+    assert!(program.is_file(), "{} is no test that cargo built, or has no program beside it", test.display());
+    program
+}
 
 /// The program under test.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +41,7 @@ impl Program {
     /// The one that `UNIONMOUNT_BIN` names, else the one that cargo built.
     pub fn under_test() -> Self {
         let Some(name) = std::env::var_os("UNIONMOUNT_BIN") else {
-            return Program::Unionmount(env!("CARGO_BIN_EXE_unionmount").into());
+            return Program::Unionmount(built());
         };
         if name == "kernel" {
             return Program::Kernel;
@@ -198,7 +207,7 @@ impl Mount {
         if status != Some(0) {
             return Err(MountError { status, stderr });
         }
-        let Some(mount) = mounts_below(mountpoint).into_iter().find(|mount| mount.path == mountpoint) else {
+        let Some(mount) = mounted_at(mountpoint) else {
             panic!(
                 "{program:?} returned success, but nothing is mounted at {}: {stderr}",
                 mountpoint.display()
@@ -314,46 +323,6 @@ fn run_mount_command(mut command: Command) -> (Option<i32>, String) {
     (if ended { status.code() } else { None }, text)
 }
 
-/// One line of /proc/self/mountinfo.
-#[derive(Debug, Clone)]
-pub(super) struct MountInfo {
-    pub(super) path: PathBuf,
-    pub(super) kind: String,
-    /// The minor number of its device, by which fusectl knows the connection.
-    pub(super) minor: u32,
-}
-
-/// The mounts at or below `path`, in the order of mounting.
-pub(super) fn mounts_below(path: &Path) -> Vec<MountInfo> {
-    let text = fs::read("/proc/self/mountinfo").unwrap();
-    let mounts = text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).map(|line| {
-        let fields: Vec<_> = line.split(|&byte| byte == b' ').collect();
-        let dash = fields.iter().position(|field| *field == b"-").unwrap();
-        let device = String::from_utf8_lossy(fields[2]);
-        MountInfo {
-            path: unescape_octal(fields[4]),
-            kind: String::from_utf8_lossy(fields[dash + 1]).into_owned(),
-            minor: device.split_once(':').unwrap().1.parse().unwrap(),
-        }
-    });
-    mounts.filter(|mount| mount.path.starts_with(path)).collect()
-}
-
-fn unescape_octal(field: &[u8]) -> PathBuf {
-    let mut bytes = Vec::new();
-    let mut rest = field;
-    while let Some((&first, tail)) = rest.split_first() {
-        if first == b'\\' && tail.len() >= 3 {
-            bytes.push(tail[..3].iter().fold(0u8, |value, digit| value.wrapping_mul(8) + (digit - b'0')));
-            rest = &tail[3..];
-        } else {
-            bytes.push(first);
-            rest = tail;
-        }
-    }
-    OsString::from_vec(bytes).into()
-}
-
 /// The process that serves the mount: the one whose arguments name the mount point.
 fn daemon_of(mountpoint: &Path) -> Option<u32> {
     for entry in fs::read_dir("/proc").unwrap() {
@@ -375,7 +344,7 @@ fn start_watchdog(mount: MountInfo, daemon: Option<u32>) -> mpsc::Sender<()> {
     let (sender, receiver) = mpsc::channel::<()>();
     std::thread::spawn(move || {
         if receiver.recv_timeout(WATCHDOG) == Err(mpsc::RecvTimeoutError::Timeout) {
-            eprintln!("WATCHDOG: {} hangs; aborting it", mount.path.display());
+            eprintln!("WATCHDOG: {} hangs; aborting it", mount.point.display());
             if let Some(pid) = daemon.and_then(|pid| Pid::from_raw(pid as i32)) {
                 kill_process(pid, Signal::KILL).unwrap_or_default();
             }
@@ -421,7 +390,7 @@ pub(super) fn force_unmount(mount: &MountInfo) {
             eprintln!("cannot abort by {}: {error}", abort.display());
         }
     }
-    lazy_unmount(&mount.path);
+    lazy_unmount(&mount.point);
 }
 
 /// A small filesystem in a file, mounted on a loop device. Needs root.

@@ -1,5 +1,5 @@
-//! What every integration test stands on: scratch directories, layers, mounts that always go away, snapshots of
-//! trees and their differences.
+//! What every test of the program stands on: scratch directories, layers, mounts that always go away, snapshots of
+//! trees and their differences, runs of the real binary, skips, and the reference model.
 //!
 //! The program under test is a parameter. `UNIONMOUNT_BIN` names it: a path to `unionmount` or to a
 //! `fuse-overlayfs` (told apart by the file's name), or the word `kernel` for the kernel's own overlayfs. Without it
@@ -15,42 +15,33 @@
 //! | `UNIONMOUNT_SEED` | the seed of the random cases |
 //! | `UNIONMOUNT_LONG` | set: also run what takes minutes |
 //! | `UNIONMOUNT_KEEP` | set: leave scratch directories behind, for a look at what went wrong |
+//! | `UNIONMOUNT_SKIPS` | a file to which each check that the machine can't do adds a line |
+//! | `UNIONMOUNT_TEST_PROGRAM` | the binary that [`cli::Place`] copies, for a test of the command line |
+//!
+//! Nothing here knows the library that is tested.
 
-// Each test binary uses its own part of this module.
-#![allow(dead_code, unused_imports)]
+// What fails here fails a test.
+#![allow(clippy::unwrap_used, clippy::new_without_default)]
 
+pub mod cli;
 mod errno;
 mod layers;
+pub mod model;
 mod mount;
+mod mountinfo;
 mod process;
 pub mod raw;
 mod scratch;
+mod skips;
 mod snapshot;
 mod stack;
 
 pub use errno::{HasErrno, errno_of};
 pub use layers::{Layer, OpaqueForm, WhiteoutForm, set_mtime};
-pub use mount::{LoopFilesystem, Mount, MountError, Options, Program};
+pub use mount::{LoopFilesystem, Mount, MountError, Options, Program, built};
+pub use mountinfo::{MountInfo, mounted_at, mounts, mounts_below};
 pub use process::{Privilege, as_ids, output, run, run_with_input, wait_for_exit, wait_until};
 pub use scratch::Scratch;
+pub use skips::{SKIPS, skipped};
 pub use snapshot::{Content, Entry, Fields, Kind, Listed, Snapshot, Time, diff, list, read_xattrs};
 pub use stack::Stack;
-
-/// Prints why a test, or the rest of it, does not apply here, and returns from it.
-#[macro_export]
-macro_rules! skip {
-    ($($reason:tt)*) => {{
-        eprintln!("SKIP: {}", format_args!($($reason)*));
-        return;
-    }};
-}
-
-/// Returns from a test, saying so, unless the process is root of the initial user namespace.
-#[macro_export]
-macro_rules! needs_root {
-    () => {
-        if $crate::common::Privilege::current() != $crate::common::Privilege::Root {
-            $crate::skip!("{}: needs root of the initial user namespace", module_path!());
-        }
-    };
-}

@@ -9,7 +9,7 @@ use proptest::sample::select;
 
 use super::layer::{Attributes, LayerNode, StackSpec};
 use super::op::{Allocate, Name, Op, Path, Rename};
-use crate::common::{OpaqueForm, WhiteoutForm};
+use crate::{OpaqueForm, WhiteoutForm};
 
 /// The names: few, and one that is not UTF-8.
 pub const ALPHABET: [&[u8]; 4] = [b"a", b"b", b"c", b"d\xff"];

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 
 use super::op::{Allocate, Name, Op, Outcome, Path, Rename};
 use super::tree::{Id, Inode, Model, Node, Place};
-use crate::common::Time;
+use crate::Time;
 
 const SETUID: u32 = 0o4000;
 const SETGID: u32 = 0o2000;

@@ -7,7 +7,7 @@
 use super::generate::ALPHABET;
 use super::op::{Op, Path, Rename};
 use super::tree::Model;
-use crate::common::Kind;
+use crate::Kind;
 
 /// What an operation wants at a path.
 #[derive(Clone, Copy, PartialEq, Eq)]
