@@ -211,7 +211,7 @@ impl Container {
             None => Attributes::of_implied_directory(),
         };
         attributes
-            .put_on_root(Writable::of_upper(At::Fd(upper.as_fd())), ownership)
+            .put_on_root(Writable::held(upper.as_fd()), ownership)
             .map_err(|source| ContainerError::Layer { id: self.short_id().to_owned(), source })?;
         let path = self.dir.join(TARGETS);
         let targets = File::open(&path).map_err(ContainerError::io("open it", &path))?;

@@ -286,6 +286,11 @@ impl At<'_> {
         unnoticed(|noatime| self.open(OFlags::RDONLY | noatime))
     }
 
+    /// Opens a regular file with these flags of open(2), to be verified before anything is done with it.
+    pub(crate) fn open_to_verify(&self, flags: OFlags) -> Result<OwnedFd> {
+        self.open(flags)
+    }
+
     /// Opens a regular file for reading past the page cache.
     ///
     /// # Errors
@@ -325,15 +330,21 @@ impl At<'_> {
     }
 }
 
-/// An object that may be changed. Only the part of the union that owns the upper makes these, so that a change of a
-/// lower doesn't compile.
+/// An object that may be changed. What makes these is closed to all (`disallowed-methods` in clippy.toml) but the few
+/// places that say why they may, so that a change of a lower, or of what has come to be under a name, doesn't pass.
 #[derive(Debug, Clone, Copy)]
 pub struct Writable<'a>(At<'a>);
 
 impl<'a> Writable<'a> {
-    /// Declares the object to be one of the upper.
-    pub(crate) fn of_upper(at: At<'a>) -> Writable<'a> {
-        Writable(at)
+    /// The object that a descriptor holds, which nobody can exchange. Whoever calls this has verified it, or made it.
+    pub(crate) fn held(fd: BorrowedFd<'a>) -> Writable<'a> {
+        Writable(At::Fd(fd))
+    }
+
+    /// An entry of a directory in which nobody but this process and root can exchange anything: of a workdir, or of a layer
+    /// that is being made.
+    pub(crate) fn entry_of_own(dir: BorrowedFd<'a>, name: &'a [u8]) -> Writable<'a> {
+        Writable(At::Name(dir, name))
     }
 
     /// The object, to be read.

@@ -155,7 +155,7 @@ mod tests {
         let dir = tempfile::tempdir_in(".").unwrap();
         let file = std::fs::File::create(dir.path().join("f")).unwrap();
         std::os::unix::fs::symlink("f", dir.path().join("link")).unwrap();
-        let object = Writable::of_upper(At::Fd(file.as_fd()));
+        let object = Writable::held(file.as_fd());
         match object.set_xattr(b"user.v", b"value", XattrFlags::empty()) {
             Err(Errno::OPNOTSUPP) => return support::skipped("no extended attributes here"),
             other => other.unwrap(),
@@ -181,7 +181,7 @@ mod tests {
         let dir = tempfile::tempdir_in(".").unwrap();
         let file = std::fs::File::create(dir.path().join("f")).unwrap();
         let at = At::Fd(file.as_fd());
-        let object = Writable::of_upper(at);
+        let object = Writable::held(file.as_fd());
         for size in [0usize, 1, 511, 512, 513, 3000] {
             let value = vec![b'v'; size];
             match object.set_xattr(b"user.v", &value, XattrFlags::empty()) {

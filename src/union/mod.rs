@@ -39,6 +39,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dashmap::DashMap;
 use parking_lot::Mutex;
 
+use self::change::judged::ToldDirs;
 use self::change::upper::{Upper, UpperFd};
 use self::data::file::Files;
 use self::events::Events;
@@ -202,6 +203,7 @@ pub struct Union {
     no_atime: bool,
     static_nlink: bool,
     stale: Stale,
+    told_dirs: ToldDirs,
     /// What the daemon itself is: who it can create for without a change of owner.
     own: Caller,
     /// What happened.
@@ -303,6 +305,7 @@ impl Union {
             left_out: change::carry::LeftOut::default(),
             static_nlink: options.static_nlink,
             stale: Stale::default(),
+            told_dirs: ToldDirs::default(),
             own,
             counters: Counters::default(),
             events: Arc::default(),

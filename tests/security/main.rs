@@ -6,6 +6,7 @@
 
 mod marks;
 mod places;
+mod races;
 mod swaps;
 
 use std::fs;

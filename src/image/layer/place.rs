@@ -107,7 +107,7 @@ impl<'r> Place<'r> {
     /// # Errors
     /// Those of trying where marks can be kept.
     pub fn new(root: BorrowedFd<'r>, ownership: Ownership) -> Result<Place<'r>, LayerError> {
-        let object = Writable::of_upper(At::Fd(root));
+        let object = Writable::held(root);
         let probe = Namespace::Trusted.name("probe").into_bytes();
         let namespace = match object.set_xattr(&probe, b"y", XattrFlags::empty()) {
             Ok(()) => {
@@ -159,7 +159,7 @@ impl<'r> Place<'r> {
 
     fn leave(&mut self) -> Result<(), LayerError> {
         match self.current.take() {
-            Some(Current { path, fd, mtime, changed: true, .. }) => Writable::of_upper(At::Fd(fd.as_fd()))
+            Some(Current { path, fd, mtime, changed: true, .. }) => Writable::held(fd.as_fd())
                 .utimens(None, Some(SetTime::At(mtime)))
                 .map_err(LayerError::os(&path, "set its times")),
             _ => Ok(()),
@@ -267,7 +267,7 @@ impl<'r> Place<'r> {
         attributes: &Attributes,
     ) -> Result<(), LayerError> {
         let (ownership, (_, acl)) = (self.ownership, self.dir()?);
-        let left_out = attributes.put(Writable::of_upper(At::Fd(file)), path, ownership, acl)?;
+        let left_out = attributes.put(Writable::held(file), path, ownership, acl)?;
         self.note(path, attributes, left_out);
         Ok(())
     }
@@ -296,7 +296,7 @@ impl<'r> Place<'r> {
                 let stat = at.stat().map_err(LayerError::os(path, "look at what has its name"))?;
                 if stat.kind() == Kind::Directory {
                     // Another description of it counts now; the mark that makes it opaque stays.
-                    let object = Writable::of_upper(at);
+                    let object = Writable::entry_of_own(dir, name);
                     for old in xattr::list(at).map_err(LayerError::os(path, "read its attributes"))? {
                         let stays = old == b"security.selinux" || old == LINKS;
                         if private::overlay_mark(&old).is_none() && !stays {
@@ -314,7 +314,7 @@ impl<'r> Place<'r> {
             }
             Err(errno) => return Err(LayerError::os(path, "make it")(errno)),
         }
-        let object = Writable::of_upper(At::Name(dir, name));
+        let object = Writable::entry_of_own(dir, name);
         if opaque {
             hiding::set_opaque(object, namespace).map_err(LayerError::os(path, "mark it opaque"))?;
         }
@@ -333,7 +333,7 @@ impl<'r> Place<'r> {
     /// Those of the system calls.
     pub fn implied_root(&mut self) -> Result<(), LayerError> {
         self.root(&Attributes::of_implied_directory())?;
-        mark_implied(At::Fd(self.root), b"")
+        mark_implied(Writable::held(self.root), b"")
     }
 
     /// Gives the root its attributes.
@@ -342,11 +342,11 @@ impl<'r> Place<'r> {
         if let Some(current) = &mut self.current {
             current.mtime = attributes.mtime;
         }
-        match Writable::of_upper(At::Fd(self.root)).remove_xattr(IMPLIED) {
+        match Writable::held(self.root).remove_xattr(IMPLIED) {
             Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
             Err(errno) => return Err(LayerError::os(b"", "remove an attribute of")(errno)),
         }
-        let left_out = attributes.put(Writable::of_upper(At::Fd(self.root)), b"", self.ownership, false)?;
+        let left_out = attributes.put(Writable::held(self.root), b"", self.ownership, false)?;
         self.note(b"", attributes, left_out);
         Ok(())
     }
@@ -356,7 +356,7 @@ impl<'r> Place<'r> {
         self.enter(split(path).0, path)?;
         self.make(path, "make it", |dir, name| fs::symlinkat(target, dir, name))?;
         if self.ownership == Ownership::OverrideStat {
-            let dir = Writable::of_upper(At::Fd(self.dir()?.0));
+            let dir = Writable::held(self.dir()?.0);
             note_link_owner(dir, split(path).1, path, (attributes.uid, attributes.gid))?;
         }
         self.put_here(path, attributes)
@@ -387,8 +387,7 @@ impl<'r> Place<'r> {
 
     fn put_here(&mut self, path: &[u8], attributes: &Attributes) -> Result<(), LayerError> {
         let (ownership, (dir, acl)) = (self.ownership, self.dir()?);
-        let left_out =
-            attributes.put(Writable::of_upper(At::Name(dir, split(path).1)), path, ownership, acl)?;
+        let left_out = attributes.put(Writable::entry_of_own(dir, split(path).1), path, ownership, acl)?;
         self.note(path, attributes, left_out);
         Ok(())
     }
@@ -456,8 +455,8 @@ fn is_below(path: &[u8], dir: &[u8]) -> bool {
     path.strip_prefix(dir).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
 }
 
-fn mark_implied(at: At<'_>, path: &[u8]) -> Result<(), LayerError> {
-    match Writable::of_upper(at).set_xattr(IMPLIED, b"y", XattrFlags::empty()) {
+fn mark_implied(object: Writable<'_>, path: &[u8]) -> Result<(), LayerError> {
+    match object.set_xattr(IMPLIED, b"y", XattrFlags::empty()) {
         // A filesystem without attributes: the layer is as good as it can be there.
         Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
         Err(errno) => Err(LayerError::os(path, "mark it as implied")(errno)),

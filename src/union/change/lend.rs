@@ -75,7 +75,7 @@ impl Union {
                 // Held: rights that are lent to one object must not be taken from another.
                 let held = at.pin()?;
                 let at = At::Fd(held.as_fd());
-                Ok(with_rights(Writable::of_upper(at), 0o400, || marker::read_marks(at, dir.belief))?)
+                Ok(with_rights(Writable::held(held.as_fd()), 0o400, || marker::read_marks(at, dir.belief))?)
             }
             other => Ok(other?),
         }

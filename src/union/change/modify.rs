@@ -90,6 +90,9 @@ impl Union {
                 Box::new(DirPart::new(Some(made), Vec::new()))
             }),
         });
+        if node.dir.is_some() {
+            self.told_dirs.tell(parent, name, node.real());
+        }
         if let Some(file) = file {
             self.keep_data_fd(&node, file);
         }
@@ -226,6 +229,9 @@ impl Union {
         opaque: bool,
     ) -> Result<(Option<OwnedFd>, Stat)> {
         let upper = self.upper()?;
+        if state == InUpper::Whiteout {
+            self.check_whiteout(parent, fd, name)?;
+        }
         let mut staged = upper.stage(self.owners.placeholder(create.new))?;
         self.dress(parent, fd, staged.object(), create)?;
         if opaque {
@@ -295,7 +301,9 @@ impl Union {
         let upper = self.upper()?;
         let stat = self.with_upper(node, |object, writable| {
             match state {
-                InUpper::Whiteout => upper.link_over(writable, &fd, name)?,
+                InUpper::Whiteout => self
+                    .check_whiteout(parent, &fd, name)
+                    .and_then(|()| upper.link_over(writable, &fd, name))?,
                 _ => upper.link(writable, &fd, name)?,
             }
             Ok(self.kept_stat(object.at(), true))
@@ -375,7 +383,8 @@ impl Union {
         let found = self.resolve(parent, name)?.ok_or(FsError::Absent)?;
         let What::Directory { .. } = found.what else { return Err(FsError::NotADirectory) };
         let (node, _) = self.node_of(parent, name, &found, 0)?;
-        let removed = self.rmdir_node(parent, dir, name, &node);
+        let judged = self.check_judged(parent, name, Some(&node), 1);
+        let removed = judged.and_then(|()| self.rmdir_node(parent, dir, name, &node));
         self.let_go(node);
         removed
     }
@@ -397,6 +406,7 @@ impl Union {
             (false, None) => return Err(FsError::Stale),
         }
         self.bury(node, part, &mut place, pinned);
+        self.told_dirs.forget(parent, name);
         self.note_removed(dir, name, below);
         self.tell_removed(parent, name, Kind::Directory, below);
         Ok(())

@@ -93,24 +93,26 @@ impl Union {
                 return Err(FsError::Invalid("a directory can't be moved into itself"));
             }
             let _names = self.lock_names(parent, new_parent)?;
-            let still = self.find_now(parent, name)?.is_some_and(|now| Arc::ptr_eq(&now, &source));
+            let still = self.links_now(parent, name, &source)?;
             let target_still = match &target {
-                Some(target) => {
-                    self.find_now(new_parent, new_name)?.is_some_and(|now| Arc::ptr_eq(&now, target))
-                }
-                None => true,
+                Some(target) => self.links_now(new_parent, new_name, target)?,
+                None => Some(1),
             };
-            if !still || !target_still {
-                continue;
-            }
+            let (Some(links), Some(target_links)) = (still, target_still) else { continue };
+            let mut sides = vec![(parent, name, &source, links)];
+            sides.extend(target.as_ref().map(|target| (new_parent, new_name, target, target_links)));
+            let judged = sides.into_iter().try_for_each(|(parent, name, node, links)| {
+                self.check_judged(parent, name, Some(node), links)?;
+                if across { self.check_moves(parent, name, node) } else { Ok(()) }
+            });
             self.check_alive(self.dir_part(parent)?)?;
             self.check_alive(self.dir_part(new_parent)?)?;
             let from = self.side(parent, name)?;
             let to = self.side(new_parent, new_name)?;
-            let done = match target {
+            let done = judged.and_then(|()| match target {
                 Some(target) => self.exchange(&source, &target, &from, &to),
                 None => self.replace(&source, &from, &to, mode),
-            };
+            });
             if done.is_ok() {
                 self.events.tell(|| Event::Rename {
                     path: self.path_in(parent, name),
@@ -169,13 +171,14 @@ impl Union {
         }
     }
 
-    /// The known node that a name leads to. The caller holds the directory's names.
-    fn find_now(&self, parent: &Arc<Node>, name: &[u8]) -> Result<Option<Arc<Node>>> {
+    /// Does a name lead to that node? Then tells how many names what is there has. The caller holds the directory's names.
+    fn links_now(&self, parent: &Arc<Node>, name: &[u8], node: &Arc<Node>) -> Result<Option<u64>> {
         let Some(found) = self.resolve(parent, name)? else { return Ok(None) };
         let origin = self.origin_of(parent, name, &found)?;
         let _aliases = self.has_aliases(parent, &found).then(|| self.aliases.shared(origin));
         let (identity, ..) = self.identify_as(origin, parent, &found)?;
-        Ok(self.table.find(identity))
+        let known = self.table.find(identity);
+        Ok(known.filter(|known| Arc::ptr_eq(known, node)).map(|_| found.stat.nlink))
     }
 
     fn side<'a>(&self, parent: &'a Arc<Node>, name: &'a [u8]) -> Result<Side<'a>> {
@@ -308,12 +311,22 @@ impl Union {
         let upper = self.upper()?;
         let mut place = source.place.write();
         let whiteout = self.in_upper_dir(to.parent, &to.fd, to.name)? == InUpper::Whiteout;
+        if whiteout {
+            self.check_whiteout(to.parent, &to.fd, to.name)?;
+        }
         let (old, new) = ((&from.fd, from.name), (&to.fd, to.name));
         if whiteout && source.dir.is_some() {
             upper.rename_directory_over_whiteout(old, new, from.below)?;
-        } else {
+        } else if whiteout {
             upper.rename(old, new, from.below, RenameFlags::empty())?;
+        } else {
+            upper.rename(old, new, from.below, RenameFlags::NOREPLACE).map_err(|e| match e.errno() {
+                // There is something in the layer that the index doesn't know, and the kernel has not judged.
+                Errno::EXIST => self.index_is_wrong(to.parent, to.name),
+                _ => e,
+            })?;
         }
+        self.check_moved(source, old, new)?;
         self.record(source, &mut place, from, to)
     }
 
@@ -339,7 +352,8 @@ impl Union {
         target: &Found,
     ) -> Result<()> {
         let (victim, _) = self.node_of(to.parent, to.name, target, 0)?;
-        let done = self.over_directory_node(source, from, to, &victim);
+        let judged = self.check_judged(to.parent, to.name, Some(&victim), 1);
+        let done = judged.and_then(|()| self.over_directory_node(source, from, to, &victim));
         self.let_go(victim);
         done
     }
@@ -365,7 +379,9 @@ impl Union {
         }
         let mut victim_place = victim.place.write();
         let mut place = source.place.write();
-        self.upper()?.rename((&from.fd, from.name), (&to.fd, to.name), from.below, RenameFlags::empty())?;
+        let (old, new) = ((&from.fd, from.name), (&to.fd, to.name));
+        self.upper()?.rename(old, new, from.below, RenameFlags::empty())?;
+        self.check_moved(source, old, new)?;
         self.bury(victim, part, &mut victim_place, pinned);
         self.record(source, &mut place, from, to)
     }
@@ -403,12 +419,15 @@ impl Union {
         let (first, second) = if a.ino < b.ino { (a, b) } else { (b, a) };
         let mut first_place = first.place.write();
         let mut second_place = second.place.write();
-        self.upper()?.rename((&from.fd, from.name), (&to.fd, to.name), false, RenameFlags::EXCHANGE)?;
+        let (old, new) = ((&from.fd, from.name), (&to.fd, to.name));
+        self.upper()?.rename(old, new, false, RenameFlags::EXCHANGE)?;
+        self.check_exchanged((a, b), old, new)?;
         let (a_place, b_place) = if Arc::ptr_eq(first, a) {
             (&mut *first_place, &mut *second_place)
         } else {
             (&mut *second_place, &mut *first_place)
         };
+        self.told_dirs.forget(from.parent, from.name);
         self.settle_at(a, a_place, from, to)?;
         self.settle_at(b, b_place, to, from)?;
         self.note_entry(a, to)?;
@@ -418,6 +437,7 @@ impl Union {
     /// Records that the source is under its new name.
     fn record(&self, source: &Arc<Node>, place: &mut Place, from: &Side<'_>, to: &Side<'_>) -> Result<()> {
         self.settle_at(source, place, from, to)?;
+        self.told_dirs.forget(from.parent, from.name);
         self.note_removed(self.dir_part(from.parent)?, from.name, from.below);
         self.note_entry(source, to)?;
         self.counters.renames.fetch_add(1, Ordering::Relaxed);
@@ -429,14 +449,26 @@ impl Union {
         if node.dir.is_none() {
             self.forget_name(node, from.parent, from.name);
             self.forget_name(node, to.parent, to.name);
+            if let Place::Named { parent, entry } = &*place {
+                self.keep_name(node, parent, entry, from);
+            }
         }
         *place = Place::Named { parent: to.parent.clone(), entry: Named::new(to.name, Source::Upper) };
         if let Some(part) = &node.dir {
+            self.told_dirs.forget(to.parent, to.name);
+            self.told_dirs.tell(to.parent, to.name, node.real());
             let real = part.upper_dir().ok_or(FsError::Stale)?;
             let parent = self.dir_part(to.parent)?.upper_dir().ok_or(FsError::Stale)?;
             real.moved(&parent, to.name);
         }
         Ok(())
+    }
+
+    /// One of a file's other names moves: the one in its place stays known.
+    fn keep_name(&self, node: &Node, parent: &Arc<Node>, entry: &Named, from: &Side<'_>) {
+        if !(Arc::ptr_eq(parent, from.parent) && entry.name() == from.name) {
+            self.push_name(node, parent, entry.name(), entry.source());
+        }
     }
 
     fn note_entry(&self, node: &Node, to: &Side<'_>) -> Result<()> {

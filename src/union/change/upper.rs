@@ -52,9 +52,14 @@ impl UpperFd {
         At::Name(self.fd(), name)
     }
 
+    /// Is it that directory as well?
+    pub(in crate::union) fn is(&self, other: &UpperFd) -> bool {
+        Arc::ptr_eq(&self.1, &other.1)
+    }
+
     /// The directory itself.
     pub fn itself(&self) -> Writable<'_> {
-        Writable::of_upper(At::Fd(self.fd()))
+        Writable::held(self.fd())
     }
 }
 
@@ -316,7 +321,8 @@ impl Upper {
         Ok(taken)
     }
 
-    /// Renames within the upper, one atomic step. `leave_whiteout`: the old name hides what is below afterwards.
+    /// Renames within the upper, one atomic step. `leave_whiteout`: the old name hides what is below afterwards. With
+    /// `NOREPLACE` nothing is replaced, where the upper's filesystem can tell.
     pub fn rename(
         &self,
         from: (&UpperFd, &[u8]),
@@ -325,6 +331,8 @@ impl Upper {
         flags: RenameFlags,
     ) -> Result<()> {
         let ((from_dir, from_name), (to_dir, to_name)) = (from, to);
+        let can = self.caps().rename_noreplace;
+        let flags = if can { flags } else { flags - RenameFlags::NOREPLACE };
         let call = |flags| {
             fs::renameat_with(from_dir.fd(), from_name, to_dir.fd(), to_name, flags)?;
             changed();
@@ -334,7 +342,11 @@ impl Upper {
             return Ok(call(flags)?);
         }
         if self.caps().whiteout == WhiteoutForm::CharDev && self.caps().rename_whiteout {
-            return Ok(call(flags | RenameFlags::WHITEOUT)?);
+            return match call(flags | RenameFlags::WHITEOUT) {
+                // A filesystem that has each of two flags may not have both at once.
+                Err(Errno::INVAL) if !flags.is_empty() => Ok(call(RenameFlags::WHITEOUT)?),
+                other => Ok(other?),
+            };
         }
         self.rename_behind_guard(from_dir, from_name, || call(flags))
     }
@@ -401,7 +413,7 @@ impl Upper {
 
     /// Declares an open file that was made here to be one of the upper.
     pub(in crate::union) fn own_file<'a>(&self, file: BorrowedFd<'a>) -> Writable<'a> {
-        Writable::of_upper(At::Fd(file))
+        Writable::held(file)
     }
 
     /// The full name of an overlay mark in the upper's namespace.
@@ -422,8 +434,12 @@ impl Upper {
         if self.caps().xattr {
             return self.set_mark(directory, "opaque", b"y");
         }
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        fs::openat(directory.at().pin()?, WH_OPAQUE, flags, Mode::from_raw_mode(0o600))?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        match fs::openat(directory.at().pin()?, WH_OPAQUE, flags, Mode::from_raw_mode(0o600)) {
+            // Whatever it is that has the name, the directory is opaque by it.
+            Ok(_) | Err(Errno::EXIST) => {}
+            Err(e) => return Err(e.into()),
+        }
         changed();
         Ok(())
     }
@@ -522,8 +538,8 @@ impl Staged<'_> {
     /// The object, to be filled.
     pub fn object(&self) -> Writable<'_> {
         match &self.file {
-            Some(file) => Writable::of_upper(At::Fd(file.as_fd())),
-            None => Writable::of_upper(At::Name(self.upper.staging(), &self.name)),
+            Some(file) => Writable::held(file.as_fd()),
+            None => Writable::entry_of_own(self.upper.staging(), &self.name),
         }
     }
 
@@ -544,7 +560,7 @@ impl Staged<'_> {
 
     /// Where it lies in the staging directory.
     pub(in crate::union) fn place(&self) -> Writable<'_> {
-        Writable::of_upper(At::Name(self.upper.staging(), &self.name))
+        Writable::entry_of_own(self.upper.staging(), &self.name)
     }
 
     /// Puts the object under a name of the hardlink index, in place of what has it.

@@ -46,8 +46,11 @@ impl Victim {
             present = Some(found.stat.kind());
         }
         let upper = fs.upper()?;
+        let seen = fs.seen_of(identity, source, &stat, name, found)?;
+        let node = fs.table.find(identity).filter(|node| seen.fits(node.generation()));
+        fs.check_judged(parent, name, node.as_ref(), found.stat.nlink)?;
         Ok(Victim {
-            node: fs.table.find(identity),
+            node,
             indexed: upper.is_indexed(identity.origin),
             hidden: (present.is_none() && found.stat.nlink > 1).then(|| fs.hidden_count(identity.real) + 1),
             identity,

@@ -7,7 +7,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
@@ -99,7 +99,7 @@ impl LinkIndex {
             let held = At::Name(dir, &name).pin()?;
             let at = At::Fd(held.as_fd());
             let stat = at.stat()?;
-            if has_names(layer, at, &stat, None)? {
+            if has_names(layer, held.as_fd(), &stat, None)? {
                 indexed.insert(id, Indexed { name: IndexName::Own(name), id: (stat.dev, stat.ino) });
             } else {
                 fs::unlinkat(dir, &name[..], AtFlags::empty())?;
@@ -116,13 +116,13 @@ impl LinkIndex {
                 let at = At::Fd(held.as_fd());
                 if at.stat()?.ino != stat.ino {
                     log::debug!("index: an entry was exchanged");
-                } else if !has_names(layer, at, &stat, Some(&lower))? {
+                } else if !has_names(layer, held.as_fd(), &stat, Some(&lower))? {
                     fs::unlinkat(dir, &name[..], AtFlags::empty())?;
                 } else if let Entry::Vacant(free) = indexed.entry(origin) {
                     if marker::read_marks(at, layer.layer.belief)?.metacopy {
                         metacopies.insert(stat.ino);
                     }
-                    mark_origin(layer, regions, at, origin)?;
+                    mark_origin(layer, regions, held.as_fd(), origin)?;
                     free.insert(Indexed { name: IndexName::Kernel(name), id: (stat.dev, stat.ino) });
                 }
             }
@@ -133,14 +133,15 @@ impl LinkIndex {
 
 /// Does a name of the merged view lead to a copy in an index? Ends what a crash interrupted. `lower`: the original of
 /// what the kernel may have copied up.
-fn has_names(layer: &UpperLayer, at: At<'_>, stat: &Stat, lower: Option<&Stat>) -> Result<bool> {
+fn has_names(layer: &UpperLayer, held: BorrowedFd<'_>, stat: &Stat, lower: Option<&Stat>) -> Result<bool> {
+    let at = At::Fd(held);
     let pending = layer.caps.namespace.name(UNPUBLISHED).into_bytes();
     let count = layer.caps.namespace.name(NLINK).into_bytes();
     if xattr::get(at, &pending)?.is_some() {
         if stat.nlink == 1 {
             return Ok(false);
         }
-        Writable::of_upper(at).remove_xattr(&pending)?;
+        Writable::held(held).remove_xattr(&pending)?;
     }
     let Some(value) = xattr::get(at, &count)? else { return Ok(true) };
     let merged = match (value.strip_prefix(b"L"), lower) {
@@ -153,7 +154,7 @@ fn has_names(layer: &UpperLayer, at: At<'_>, stat: &Stat, lower: Option<&Stat>) 
         Some(0) => Ok(false),
         Some(merged) => {
             let value = counts::difference(merged, stat.nlink);
-            Writable::of_upper(at).set_xattr(&count, value.as_bytes(), XattrFlags::empty())?;
+            Writable::held(held).set_xattr(&count, value.as_bytes(), XattrFlags::empty())?;
             Ok(true)
         }
         // Another program may have taken the last names away.
@@ -162,11 +163,12 @@ fn has_names(layer: &UpperLayer, at: At<'_>, stat: &Stat, lower: Option<&Stat>) 
 }
 
 /// What the kernel copied up keeps its number here.
-fn mark_origin(layer: &UpperLayer, regions: &Regions, at: At<'_>, origin: RealId) -> Result<()> {
+fn mark_origin(layer: &UpperLayer, regions: &Regions, held: BorrowedFd<'_>, origin: RealId) -> Result<()> {
+    let at = At::Fd(held);
     let mark = layer.caps.namespace.name(ORIGIN).into_bytes();
     let Some(value) = origin.to_text(':', regions) else { return Ok(()) };
     if xattr::get(at, &mark)?.is_none() {
-        Writable::of_upper(at).set_xattr(&mark, value.as_bytes(), XattrFlags::empty())?;
+        Writable::held(held).set_xattr(&mark, value.as_bytes(), XattrFlags::empty())?;
     }
     Ok(())
 }

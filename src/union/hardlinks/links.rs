@@ -50,6 +50,12 @@ impl Union {
         if matches!(&*node.place.read(), Place::Named { parent: p, entry } if same(p, entry.name())) {
             return;
         }
+        self.push_name(node, parent, name, source);
+    }
+
+    /// As [`Union::remember_name`], of a name that isn't the one in its place.
+    pub(in crate::union) fn push_name(&self, node: &Node, parent: &Arc<Node>, name: &[u8], source: Source) {
+        let same = |p: &Arc<Node>, n: &[u8]| Arc::ptr_eq(p, parent) && *n == *name;
         let mut names = self.other_names.entry(node.ino).or_default();
         names.retain(|o| !same(&o.parent, &o.name));
         if names.len() < OTHER_NAMES {
@@ -92,6 +98,12 @@ impl Union {
         self.quietly(parent, &fd, || self.link_alias(&fd, name, identity.origin))?;
         self.note_upper(dir, name, Some(UpperEntry::known(found.stat.kind(), copy.ino)));
         Ok(())
+    }
+
+    /// Is it a further name of the file?
+    pub(in crate::union) fn is_remembered(&self, node: &Node, parent: &Arc<Node>, name: &[u8]) -> bool {
+        let same = |o: &OtherName| Arc::ptr_eq(&o.parent, parent) && o.name[..] == *name;
+        self.other_names.get(&node.ino).is_some_and(|names| names.iter().any(same))
     }
 
     /// A name of a file is gone.

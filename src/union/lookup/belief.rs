@@ -70,6 +70,11 @@ impl Belief {
         Belief { foreign: self.foreign || asked, overrides: self.overrides || asked, ..self }
     }
 
+    /// Are marks believed that somebody may have written who may less than this process?
+    pub fn is_guarded(self) -> bool {
+        self.guarded
+    }
+
     /// The name of the believed overlay mark that an attribute is.
     pub fn mark(self, attribute: &[u8]) -> Option<&[u8]> {
         attribute.strip_prefix(self.namespace.prefix().as_bytes())

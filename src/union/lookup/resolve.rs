@@ -148,13 +148,19 @@ impl Union {
                 continue; // it shows nothing
             }
             let fd = self.fds.get(dir)?;
-            let at = At::Name(fd.as_fd(), &name);
+            let named = At::Name(fd.as_fd(), &name);
             let rest = &dirs[depth + 1..];
             let below = !rest.is_empty();
             let mut tell = |seen| met(Met { dir, name: &name, rest, seen });
-            let stat = match self.sight(dir, at, &name) {
-                Ok(Sight::Plain(stat)) => stat,
-                Ok(Sight::Veiled(stat, stands)) => {
+            // What a mark may lead to is judged by the object that has it, so that must not become another meanwhile.
+            let held = if dir.belief.is_guarded() { named.pin().map(Some) } else { Ok(None) };
+            let seen = held.map_err(FsError::from).and_then(|held| {
+                let at = held.as_ref().map_or(named, |held| At::Fd(held.as_fd()));
+                Ok((self.sight(dir, at, &name)?, held))
+            });
+            let (stat, held) = match seen {
+                Ok((Sight::Plain(stat), held)) => (stat, held),
+                Ok((Sight::Veiled(stat, stands), _)) => {
                     let child = RealDir::veiled(dir, &name, &stat, stands);
                     if top.is_none() {
                         let of_child = self.fds.get(&child)?;
@@ -175,6 +181,7 @@ impl Union {
                 }
                 Err(e) => return Err(e),
             };
+            let at = held.as_ref().map_or(named, |held| At::Fd(held.as_fd()));
             if stat.is_whiteout_device() {
                 tell(Seen::Whiteout(WhiteoutMark::Device));
                 break;
@@ -191,7 +198,9 @@ impl Union {
                 let data = self.metacopy_data(dirs, depth, &name, at, &stat)?;
                 let seen = self.see(at, &stat);
                 let upper = self.is_upper(dir.layer);
-                let mut kept = self.owners.kept(at, stat, upper)?;
+                // The owner of a link may be noted on the directory that holds it.
+                let noted = if stat.kind() == Kind::Symlink { named } else { at };
+                let mut kept = self.owners.kept(noted, stat, upper)?;
                 let id = match upper {
                     true => self.id_in(dir, &stat),
                     false => self.lower_leaf_id(dir, &name, &mut kept),

@@ -35,6 +35,9 @@ impl Union {
             place: Place::Named { parent: parent.clone(), entry: Named::new(name, source) },
             dir: self.new_dir_part(found),
         });
+        if node.dir.is_some() && lookups > 0 {
+            self.told_dirs.tell(parent, name, node.real());
+        }
         if source == Source::Index {
             self.index_origins.insert(node.ino, identity.origin);
         }
@@ -62,7 +65,7 @@ impl Union {
     }
 
     /// What tells the generation of a finding, held against that of the node which it may be.
-    fn seen_of(
+    pub(in crate::union) fn seen_of(
         &self,
         identity: Identity,
         source: Source,

@@ -9,6 +9,21 @@
 //!
 //! The descriptor that does the work is the one that is verified: O_PATH, or for data the open file itself. All are opened
 //! without following links and without waiting.
+//!
+//! # What is done by name
+//!
+//! unlinkat(2) and renameat2(2) take names alone. What is found under one is held against what the kernel knows right before
+//! (see `judged`), and another object can come to be there between that look and the call. The kernel's overlayfs locks the
+//! directory meanwhile, as a program can't. What is in the window for whom:
+//!
+//! - Who owns the directory can remove and move what is in it in any case, on the disk. Directories alone he can't move
+//!   out of it if they aren't his: what was moved is looked at afterwards, and goes back if it is another.
+//! - In a directory where everybody can make names and nobody removes another's (sticky), he can take his own away, and
+//!   somebody else must then make the same name in the layer, within the microsecond. Then that goes.
+//!
+//! What is looked at by name decides only what the owner of the directory could have there anyway. Where a mark of his may
+//! lead elsewhere ([`Belief::is_guarded`](crate::union::lookup::belief::Belief::is_guarded)), the object is held by a descriptor, and judged
+//! and read by that.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -58,7 +73,7 @@ impl Object {
     /// # Errors
     /// `ESTALE` for one of a lower.
     pub fn writable(&self) -> Result<Writable<'_>> {
-        if self.upper { Ok(Writable::of_upper(self.at())) } else { Err(FsError::Stale) }
+        if self.upper { Ok(Writable::held(self.fd.as_fd())) } else { Err(FsError::Stale) }
     }
 
     /// The descriptor, to be kept.
@@ -212,10 +227,8 @@ impl Union {
                 return Err(FsError::Stale);
             }
             let opened = match entry.upper {
-                true if self.no_atime => {
-                    unnoticed(|noatime| Writable::of_upper(entry.at()).open(flags | noatime))
-                }
-                true => Writable::of_upper(entry.at()).open(flags),
+                true if self.no_atime => unnoticed(|noatime| entry.at().open_to_verify(flags | noatime)),
+                true => entry.at().open_to_verify(flags),
                 false => entry.at().open_read(),
             };
             if let Ok(fd) = opened {
@@ -309,15 +322,21 @@ impl Union {
     }
 
     fn stale_at(&self, node: &Node, place: &Place) -> FsError {
-        if let Place::Named { parent, entry } = place {
-            log::debug!(
-                "{:#x} {}: something else has its name in the layer",
-                node.ino,
-                String::from_utf8_lossy(entry.name()).escape_debug()
-            );
-            if let Some(told) = self.stale.0.get() {
-                told(parent.ino, entry.name());
+        match place {
+            Place::Named { parent, entry } => {
+                log::debug!("{:#x}: something else has its name in the layer", node.ino);
+                self.stale_name(parent, entry.name())
             }
+            Place::Root | Place::Pinned { .. } => FsError::Stale,
+        }
+    }
+
+    /// The error of a name that isn't what the kernel knows it as.
+    pub(in crate::union) fn stale_name(&self, parent: &Node, name: &[u8]) -> FsError {
+        let shown = String::from_utf8_lossy(name);
+        log::debug!("{} in {:#x} is not what it is known as", shown.escape_debug(), parent.ino);
+        if let Some(told) = self.stale.0.get() {
+            told(parent.ino, name);
         }
         FsError::Stale
     }
@@ -336,6 +355,13 @@ impl Union {
 /// Where it is kept who is to be told.
 #[derive(Default)]
 pub(in crate::union) struct Stale(std::sync::OnceLock<OnStale>);
+
+impl Stale {
+    /// Does somebody serve the union, who judges by what he was told?
+    pub(in crate::union) fn is_watched(&self) -> bool {
+        self.0.get().is_some()
+    }
+}
 
 impl std::fmt::Debug for Stale {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -35,7 +35,7 @@ impl Place<'_> {
             Ok(()) => {
                 // Its times say nothing; the same layer shall give the same directory.
                 let epoch = Some(SetTime::At(Time::default()));
-                Writable::of_upper(At::Name(dir, name))
+                Writable::entry_of_own(dir, name)
                     .utimens(epoch, epoch)
                     .map_err(LayerError::os(path, "set its times"))?;
                 self.any_whiteout = true;
@@ -46,7 +46,7 @@ impl Place<'_> {
                 if stat.kind() != Kind::Directory {
                     return Ok(());
                 }
-                set_opaque(Writable::of_upper(At::Name(dir, name)), namespace)
+                set_opaque(Writable::entry_of_own(dir, name), namespace)
                     .map_err(LayerError::os(path, "mark it opaque"))?;
                 self.any_opaque = true;
                 Ok(())
@@ -67,8 +67,7 @@ impl Place<'_> {
         self.enter(path, entry)?;
         let namespace = self.namespace;
         let (dir, _) = self.dir()?;
-        set_opaque(Writable::of_upper(At::Fd(dir)), namespace)
-            .map_err(LayerError::os(path, "mark it opaque"))?;
+        set_opaque(Writable::held(dir), namespace).map_err(LayerError::os(path, "mark it opaque"))?;
         self.any_opaque = true;
         Ok(())
     }

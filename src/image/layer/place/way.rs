@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::{Place, join, mark_implied, open_dir, split, steps};
 use crate::image::layer::LayerError;
 use crate::image::layer::attributes::Attributes;
-use crate::sys::object::{At, Kind};
+use crate::sys::object::{At, Kind, Writable};
 
 /// The longest path that a system call takes (PATH_MAX, of which one byte is the zero at its end).
 pub(in crate::image::layer) const LONGEST_PATH: usize = 4095;
@@ -150,7 +150,7 @@ impl Place<'_> {
         self.set_current(parent, dir)?;
         self.implied += 1;
         self.directory_here(name, path, &Attributes::of_implied_directory())?;
-        mark_implied(At::Name(self.dir()?.0, name), path)
+        mark_implied(Writable::entry_of_own(self.dir()?.0, name), path)
     }
 
     /// The way to a directory that the layer has; `None` where it has none.

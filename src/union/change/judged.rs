@@ -1,0 +1,210 @@
+//! Names whose entries are to be removed or renamed, and what whoever serves the union knows of them.
+//!
+//! The kernel judges a removal or a rename by the object that it knows under the name; the request has only the name. So
+//! what is found there must be something that the kernel was told of, under this name ([`Union::check_judged`]): else it is
+//! `ESTALE`, upon which the kernel looks the name up and judges anew. The files of a filesystem may have several names; all
+//! that are known of one count.
+//!
+//! A directory can be moved to another one only by who may write to it, as its `..` changes. Names are not numbers, and who
+//! owns the directory around it can have two directories looked up under one name in turn, so that it isn't known which of them
+//! the kernel judged. So it is remembered of the names of directories whether they have meant two ([`ToldDirs`]); what has is
+//! moved by no rename: `EXDEV`, upon which programs copy and remove.
+//!
+//! See [`verified`](crate::union::nodes::verified) for what remains between the look and the system call.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+use rustix::fs::RenameFlags;
+use rustix::io::Errno;
+
+use crate::error::{FsError, Result};
+use crate::sys::object::Kind;
+use crate::union::Union;
+use crate::union::change::upper::UpperFd;
+use crate::union::nodes::node::{Node, Place, RealId};
+
+/// So many names may have the same place in the table before the one that wasn't asked for longest goes.
+const WAYS: usize = 4;
+const BUCKETS: usize = 1024;
+
+/// Which directories names were told to be. It is bounded: a name that it doesn't have is looked up again.
+#[derive(Debug, Default)]
+pub(in crate::union) struct ToldDirs {
+    key: RandomState,
+    buckets: OnceLock<Box<[Mutex<[Slot; WAYS]>]>>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Slot {
+    /// Of a directory's number and a name; 0 in a free slot.
+    name: u64,
+    /// Which object it is; `None` where two were told.
+    object: Option<RealId>,
+}
+
+/// What is known of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ToldAs {
+    /// This alone.
+    It,
+    /// Not this alone.
+    Others,
+    /// Nothing.
+    Unknown,
+}
+
+impl ToldDirs {
+    fn with<R>(&self, parent: &Node, name: &[u8], f: impl FnOnce(&mut [Slot; WAYS], u64) -> R) -> R {
+        let hash = self.key.hash_one((parent.ino, name)).max(1);
+        let buckets = self.buckets.get_or_init(|| (0..BUCKETS).map(|_| Mutex::default()).collect());
+        f(&mut buckets[hash as usize % BUCKETS].lock(), hash)
+    }
+
+    /// The name is told to be that directory.
+    pub(in crate::union) fn tell(&self, parent: &Node, name: &[u8], object: RealId) {
+        self.with(parent, name, |slots, name| {
+            let known = slots.iter().position(|slot| slot.name == name);
+            let at = known.unwrap_or(WAYS - 1);
+            let object = match known {
+                Some(at) if slots[at].object != Some(object) => None,
+                _ => Some(object),
+            };
+            slots[..=at].rotate_right(1);
+            slots[0] = Slot { name, object };
+        });
+    }
+
+    /// What had the name was removed from it, or moved away, by who serves the union.
+    pub(in crate::union) fn forget(&self, parent: &Node, name: &[u8]) {
+        self.with(parent, name, |slots, name| {
+            slots.iter_mut().filter(|slot| slot.name == name).for_each(|slot| *slot = Slot::default());
+        });
+    }
+
+    fn ask(&self, parent: &Node, name: &[u8], object: RealId) -> ToldAs {
+        self.with(parent, name, |slots, name| match slots.iter().find(|slot| slot.name == name) {
+            Some(slot) if slot.object == Some(object) => ToldAs::It,
+            Some(_) => ToldAs::Others,
+            None => ToldAs::Unknown,
+        })
+    }
+}
+
+impl Union {
+    /// What was found under a name, of `nlink` names, is to be removed or renamed: is it `node`, as the kernel knows it?
+    ///
+    /// # Errors
+    /// `ESTALE` if not.
+    pub(in crate::union) fn check_judged(
+        &self,
+        parent: &Arc<Node>,
+        name: &[u8],
+        node: Option<&Arc<Node>>,
+        nlink: u64,
+    ) -> Result<()> {
+        if !self.stale.is_watched() {
+            return Ok(());
+        }
+        let judged = node.is_some_and(|node| {
+            // A directory goes only where it is empty, and keeps its name in the union wherever it is moved in its layer.
+            node.lookups() > 0 && (nlink > 1 || node.dir.is_some() || self.has_name(node, parent, name))
+        });
+        if judged { Ok(()) } else { Err(self.stale_name(parent, name)) }
+    }
+
+    /// The node is to be moved to another directory: is it known that the kernel judged this one?
+    ///
+    /// # Errors
+    /// `ESTALE` if the kernel must be asked again, `EXDEV` if it can't be known.
+    pub(in crate::union) fn check_moves(
+        &self,
+        parent: &Arc<Node>,
+        name: &[u8],
+        node: &Arc<Node>,
+    ) -> Result<()> {
+        if node.dir.is_none() || !self.stale.is_watched() {
+            return Ok(());
+        }
+        match self.told_dirs.ask(parent, name, node.real()) {
+            ToldAs::It => Ok(()),
+            ToldAs::Others => Err(FsError::Os(Errno::XDEV)),
+            ToldAs::Unknown => Err(self.stale_name(parent, name)),
+        }
+    }
+
+    /// Is that a name under which the node is known? One that has none is known by its number alone.
+    fn has_name(&self, node: &Node, parent: &Arc<Node>, name: &[u8]) -> bool {
+        let placed = match &*node.place.read() {
+            Place::Named { parent: p, entry } => Arc::ptr_eq(p, parent) && entry.name() == name,
+            Place::Root | Place::Pinned { .. } => true,
+        };
+        placed || self.is_remembered(node, parent, name)
+    }
+
+    /// Nothing, or a whiteout, must be under a name that the index has as hidden, before something is put there.
+    ///
+    /// # Errors
+    /// `ESTALE` where somebody has put something else there in the layer; the index is read anew then.
+    pub(in crate::union) fn check_whiteout(&self, parent: &Node, dir: &UpperFd, name: &[u8]) -> Result<()> {
+        let stat = dir.entry(name).stat();
+        // The forms that aren't devices are empty files.
+        let hides = stat.is_ok_and(|s| s.is_whiteout_device() || s.kind() == Kind::File && s.size == 0);
+        if hides { Ok(()) } else { Err(self.index_is_wrong(parent, name)) }
+    }
+
+    /// The error of a name under which there is what the index of its directory doesn't know.
+    pub(in crate::union) fn index_is_wrong(&self, parent: &Node, name: &[u8]) -> FsError {
+        if let Some(dir) = &parent.dir {
+            dir.index.lock().upper = None;
+        }
+        self.stale_name(parent, name)
+    }
+
+    /// Two entries have changed places. If one of them was a directory that isn't the one that was meant, they change back.
+    pub(in crate::union) fn check_exchanged(
+        &self,
+        (a, b): (&Node, &Node),
+        old: (&UpperFd, &[u8]),
+        new: (&UpperFd, &[u8]),
+    ) -> Result<()> {
+        let is = |node: &Node, (dir, name): (&UpperFd, &[u8])| {
+            let Some(real) = node.dir.as_ref().and_then(|dir| dir.upper_dir()) else { return Ok(true) };
+            dir.entry(name).stat().map(|found| (found.dev, found.ino) == real.id)
+        };
+        if old.0.is(new.0) || is(a, new)? && is(b, old)? {
+            return Ok(());
+        }
+        self.upper()?.rename(old, new, false, RenameFlags::EXCHANGE)?;
+        Err(FsError::Stale)
+    }
+
+    /// A directory was moved between two others, by its names. If it was another that had the name at that moment, it goes
+    /// back.
+    pub(in crate::union) fn check_moved(
+        &self,
+        node: &Node,
+        (from, from_name): (&UpperFd, &[u8]),
+        (to, to_name): (&UpperFd, &[u8]),
+    ) -> Result<()> {
+        let real = node.dir.as_ref().and_then(|dir| dir.upper_dir()).filter(|_| !from.is(to));
+        let Some(real) = real else { return Ok(()) };
+        let found = to.entry(to_name).stat()?;
+        if (found.dev, found.ino) == real.id {
+            return Ok(());
+        }
+        let upper = self.upper()?;
+        let back = ((to, to_name), (from, from_name));
+        let whiteout = from.entry(from_name).stat().is_ok_and(|stat| stat.is_whiteout_device());
+        let done = if whiteout {
+            upper.rename_directory_over_whiteout(back.0, back.1, false)
+        } else {
+            upper.rename(back.0, back.1, false, RenameFlags::NOREPLACE)
+        };
+        if let Err(e) = done {
+            log::warn!("a directory that somebody put in another's place during its rename was moved: {e}");
+        }
+        Err(FsError::Stale)
+    }
+}
