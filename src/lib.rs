@@ -35,6 +35,9 @@
 //! uses of `union` the stack ([`union::Union`], read through without a mount), the markers of [`union::lookup::marker`], the
 //! owners kept in xattrs and the removal of trees; `snapshotter` uses the markers alone, and mounts nothing.
 
+// Tests print and arrange things as they like.
+#![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr))]
+
 pub mod cli;
 pub mod container;
 pub mod control;

@@ -1,6 +1,6 @@
 //! `unionmount demo`: the lesson.
 
-use std::io::{IsTerminal, stdin, stdout};
+use std::io::stdin;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use clap::Args;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::page::{is_terminal, own_stdout, print_own};
 use super::{Failure, say};
 use crate::explain::lesson::site::Site;
 use crate::explain::lesson::texts::{LANGUAGES, Texts, fill};
@@ -40,7 +41,7 @@ impl Demo {
         let site = Arc::new(Site::new().map_err(Failure::failed)?);
         clean_on_signals(&site, self.keep)?;
         let mut input = stdin().lock();
-        let mut out = stdout();
+        let mut out = own_stdout();
         let mut lesson = Lesson {
             site: &site,
             texts: &texts,
@@ -72,8 +73,9 @@ fn clean_on_signals(site: &Arc<Site>, keep: bool) -> Result<(), Failure> {
     let site = Arc::clone(site);
     std::thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
-            if stdout().is_terminal() {
-                println!();
+            if is_terminal() {
+                // The line of `^C` ends.
+                print_own(b"\n").unwrap_or_default();
             }
             if let Err(error) = site.clean(keep) {
                 say(&error.to_string());

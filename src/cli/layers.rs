@@ -1,7 +1,6 @@
 //! `unionmount layers`: a stack as a tree with the layer of each path, as a picture, as a page, in figures.
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -290,11 +289,5 @@ fn write_file(path: &Path, content: &[u8]) -> Result<(), Failure> {
 fn print_styled(text: &str) -> Result<(), Failure> {
     let mut page = Page::default();
     page.drawn(text);
-    let mut out = anstream::AutoStream::auto(std::io::stdout().lock());
-    match out.write_all(page.text().as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::failed(format!("cannot write to stdout: {error}")))
-        }
-        _ => Ok(()),
-    }
+    page.print_styled()
 }

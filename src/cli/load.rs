@@ -36,7 +36,7 @@ impl Load {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         super::logging::tell_warnings();
         let input = input(self.source.or(self.input))?;
-        let shown = !self.quiet && std::io::stderr().is_terminal();
+        let shown = !self.quiet && super::messages_are_read_on_a_terminal();
         let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let progress = MultiProgress::with_draw_target(target);
         let options = LoadOptions { limits: self.limits.limits(), progress: progress.clone() };

@@ -334,7 +334,14 @@ fn one_line(text: &str) -> String {
     line
 }
 
+/// Does a terminal read stderr?
+#[allow(clippy::disallowed_methods, reason = "nothing is printed")]
+fn messages_are_read_on_a_terminal() -> bool {
+    std::io::IsTerminal::is_terminal(&std::io::stderr())
+}
+
 /// One line on stderr. There is nobody to tell when that fails.
+#[allow(clippy::disallowed_methods, reason = "the one place for messages; it escapes")]
 fn say(message: &str) {
     // Names in it come from anywhere, and mean nothing to a terminal.
     let text = format!("{NAME}: {}\n", escaped(message));

@@ -5,7 +5,7 @@
 //! [`Text`]: crate::union::text::Text
 
 use std::fmt;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 use serde_json::Value;
 
@@ -53,26 +53,55 @@ impl Page {
         page
     }
 
-    /// Its text, for another way to stdout.
+    /// Its text.
+    #[cfg(test)]
     pub(super) fn text(&self) -> &str {
         &self.0
     }
 
     /// Prints it.
     pub(super) fn print(self) -> Result<(), Failure> {
-        print_own(self.0.as_bytes())
+        self.print_to_reader().map(drop)
+    }
+
+    /// Prints it, and tells whether there is still somebody who reads.
+    pub(super) fn print_to_reader(self) -> Result<bool, Failure> {
+        written(stdout().lock(), self.0.as_bytes())
+    }
+
+    /// Prints it without its colours where no terminal reads or NO_COLOR is set.
+    pub(super) fn print_styled(self) -> Result<(), Failure> {
+        written(anstream::AutoStream::auto(stdout().lock()), self.0.as_bytes()).map(drop)
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "the one place for what is printed, as a page")]
+fn stdout() -> std::io::Stdout {
+    std::io::stdout()
+}
+
+/// Does a terminal read what is printed?
+pub(super) fn is_terminal() -> bool {
+    stdout().is_terminal()
+}
+
+/// Where archives go, and the lesson, which shows its own.
+pub(super) fn own_stdout() -> std::io::Stdout {
+    stdout()
+}
+
+/// Writes all. That the reader has gone is no failure, and told.
+fn written(mut out: impl Write, text: &[u8]) -> Result<bool, Failure> {
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::failed(format!("cannot write to stdout: {error}"))),
+        Ok(()) => Ok(true),
     }
 }
 
 /// Writes to stdout what this program alone has made. That the reader has gone is no failure.
 pub(super) fn print_own(text: &[u8]) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::failed(format!("cannot write to stdout: {error}")))
-        }
-        _ => Ok(()),
-    }
+    written(stdout().lock(), text).map(drop)
 }
 
 /// Lets line breaks, tabs and colours (ECMA-48's SGR) through, and nothing else that isn't text.

@@ -1,7 +1,7 @@
 //! `unionmount save`: images into an archive.
 
 use std::fs::{self, File};
-use std::io::{BufWriter, IsTerminal, Write};
+use std::io::{BufWriter, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -47,12 +47,12 @@ impl Save {
         let images = select(&store, &self.images)?;
         match self.output.filter(|path| path.as_os_str() != "-") {
             Some(path) => to_file(&path, |out| Ok(save(&store, &images, format, out)?))?,
-            None if std::io::stdout().is_terminal() => {
+            None if super::page::is_terminal() => {
                 return Err(Failure::usage(
                     "an archive is nothing for a terminal: give -o FILE, or redirect",
                 ));
             }
-            None => save(&store, &images, format, BufWriter::new(std::io::stdout().lock()))?,
+            None => save(&store, &images, format, BufWriter::new(super::page::own_stdout().lock()))?,
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -1,12 +1,11 @@
 //! `unionmount trace`: what happens in a mount, as it happens.
 
-use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 
-use super::page::Page;
+use super::page::{Page, is_terminal};
 use super::{Failure, say};
 use crate::control::client::Client;
 use crate::control::mounts;
@@ -59,22 +58,18 @@ impl Trace {
         let filter = self.filter(&below)?;
         let client = Client::connect(&mount).map_err(Failure::failed)?;
         let mut trace = client.trace(filter).map_err(Failure::failed)?;
-        if io::stdout().is_terminal() {
+        if is_terminal() {
             say(&format!("listening to {}; Ctrl-C ends", Text::from(mount.point.as_path())));
         }
         let paint = Paint::of_stdout();
-        let mut out = io::stdout().lock();
         while let Some(told) = trace.next_told().map_err(Failure::failed)? {
             let mut page = Page::default();
             match self.json {
                 true => page.json(&told)?,
                 false => page.drawn(&(words::line(&told, &trace.status.layers, paint) + "\n")),
             }
-            match out.write_all(page.text().as_bytes()).and_then(|()| out.flush()) {
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
-                other => {
-                    other.map_err(|error| Failure::failed(format!("cannot write to stdout: {error}")))?
-                }
+            if !page.print_to_reader()? {
+                break;
             }
         }
         Ok(ExitCode::SUCCESS)

@@ -56,7 +56,7 @@ enum News {
 
 /// Shows the mount until `q` or the end of the mount.
 pub(super) fn run(mount: &Mount) -> Result<ExitCode, Failure> {
-    if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
+    if !super::page::is_terminal() || !io::stdin().is_terminal() {
         return Err(Failure::failed("--watch needs a terminal; without one, use `unionmount status --json`"));
     }
     let mut client = Client::connect(mount).map_err(Failure::failed)?;

@@ -5,6 +5,8 @@
 //! same time, in whatever namespaces they are. A daemon that is killed leaves its socket; the next mount that gets the
 //! number takes the name over, and who asks about mounts sweeps. So a start costs the same however many mounts there are.
 
+#![allow(clippy::disallowed_methods, reason = "the directory is its own")]
+
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};

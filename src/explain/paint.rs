@@ -13,6 +13,7 @@ pub struct Paint {
 
 impl Paint {
     /// Colours if stdout is a terminal and NO_COLOR (no-color.org) is not set.
+    #[allow(clippy::disallowed_methods, reason = "nothing is printed")]
     pub fn of_stdout() -> Paint {
         let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
             || std::env::var_os("TERM").is_some_and(|term| term == "dumb");

@@ -1,5 +1,7 @@
 //! One object of a layer: named by a directory and a name, or by a descriptor.
 
+#![allow(clippy::disallowed_methods, reason = "here objects are changed, for all")]
+
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};

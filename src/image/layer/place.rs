@@ -12,6 +12,8 @@
 //! Time grows with the size of what is unpacked, whatever the tar says: an entry costs as many steps as its path has bytes,
 //! and no directory is gone through more than once ([`Place::work`] counts).
 
+#![allow(clippy::disallowed_methods, reason = "the layer is being made, and is nobody else's")]
+
 mod hiding;
 mod notes;
 mod way;

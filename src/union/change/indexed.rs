@@ -1,6 +1,8 @@
 //! What the upper does in the hardlink indexes; how they are read when a stack is opened is told in
 //! [`crate::union::hardlinks::link_index`].
 
+#![allow(clippy::disallowed_methods, reason = "the workdir is its own")]
+
 use std::os::fd::BorrowedFd;
 
 use rustix::fs::{self, AtFlags};

@@ -4,6 +4,8 @@
 //! marks of a directory of mode 0311, list one of mode 0, or open a file of mode 0. The kernel has checked what the caller may do; what the
 //! daemon lacks then it lends to itself for the moment of the call. In lowers, which never change, it can't.
 
+#![allow(clippy::disallowed_methods, reason = "what is lent rights is held by a descriptor")]
+
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -10,6 +10,8 @@
 //! A kill leaves the guard, and it is what it looks like: the next mount reads it as every whiteout of its form. So one
 //! step alone changes what is shown, and no record has to be kept or played back.
 
+#![allow(clippy::disallowed_methods, reason = "the same as change::upper, in several steps")]
+
 use rustix::fs::{self, AtFlags};
 use rustix::io::Errno;
 

@@ -18,6 +18,8 @@
 //! unless it is the last one counted. A `replacing` counts if the entry is there, for only its own operation could have
 //! made it before the record has its count.
 
+#![allow(clippy::disallowed_methods, reason = "the workdir is its own")]
+
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 

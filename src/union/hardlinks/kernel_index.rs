@@ -20,6 +20,8 @@
 //!
 //! Only root of the initial user namespace can do this: opening a handle needs CAP_DAC_READ_SEARCH.
 
+#![allow(clippy::disallowed_methods, reason = "the workdir is its own")]
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 

@@ -5,6 +5,8 @@
 //! with names of the form `FSID-INO` (hexadecimal). See [`crate::union::hardlinks::links`] for the counts, and [`crate::union::hardlinks::hidden`] for files
 //! that only lost names.
 
+#![allow(clippy::disallowed_methods, reason = "the workdir is its own")]
+
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -25,6 +25,8 @@
 //! lead elsewhere ([`Belief::is_guarded`](crate::union::lookup::belief::Belief::is_guarded)), the object is held by a descriptor, and judged
 //! and read by that.
 
+#![allow(clippy::disallowed_methods, reason = "here objects are verified")]
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 

@@ -3,6 +3,8 @@
 //! Tables of filesystem types go stale, and mount options, user namespaces and security modules change the answer; a
 //! try does not lie. Each probe removes what it made.
 
+#![allow(clippy::disallowed_methods, reason = "the workdir is its own")]
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{

@@ -24,6 +24,8 @@
 //! clean unmount notes the boot id, and a mount in the same boot takes the upper over, since all that was written is in
 //! the page cache at least. (If that next mount is not volatile, it syncs the filesystem once, and the mark goes.)
 
+#![allow(clippy::disallowed_methods, reason = "the workdir is its own")]
+
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};

@@ -4,6 +4,8 @@
 //! whiteouts, which would have nothing to hide and would be shown. What is deleted below something that the layer itself
 //! made a link or a file is nothing that shows.
 
+#![allow(clippy::disallowed_methods, reason = "the layer is being made, and is nobody else's")]
+
 use std::os::fd::AsFd;
 
 use rustix::fs::{self, AtFlags, FileType, Mode, XattrFlags};

@@ -5,6 +5,8 @@
 //! the root being the root. What is missing on the way is made. A way may take as many bytes as a path may have, and a few
 //! times that for the steps back: links can't make an entry cost more than any other of its length.
 
+#![allow(clippy::disallowed_methods, reason = "the layer is being made, and is nobody else's")]
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{self, Mode, OFlags};
