@@ -196,3 +196,43 @@ fn the_readme_is_short_and_links_lead_somewhere() {
         assert!(name == "SUMMARY.md" || summary.contains(name), "{name} is not in SUMMARY.md");
     }
 }
+
+/// Every name in docs/security.md that can only be one of a test: words joined by underscores, four or more.
+fn tests_named(page: &str) -> Vec<&str> {
+    let is_one = |word: &&str| {
+        let plain = word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+        plain && word.matches('_').count() >= 3
+    };
+    page.split('`').skip(1).step_by(2).filter(is_one).collect()
+}
+
+fn sources(dir: &Path, text: &mut String) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, text);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            *text += &fs::read_to_string(path).unwrap();
+        }
+    }
+}
+
+#[test]
+fn each_sentence_on_security_names_a_test_that_there_is() {
+    let mut text = String::new();
+    for dir in ["src", "tests"] {
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(dir), &mut text);
+    }
+    let page = page("docs/security.md");
+    let named = tests_named(&page);
+    for name in named {
+        let at = text.find(&format!("fn {name}("));
+        let at = at.unwrap_or_else(|| panic!("docs/security.md names {name}, which is no test"));
+        assert!(text[..at].trim_end().ends_with(']'), "{name} is no test");
+    }
+    // Each row of the tables of what is tried, and each point of a list of what can't be done, ends in its test.
+    for line in page.lines().filter(|line| line.starts_with("| ") && line.matches('|').count() == 4) {
+        let last = line.trim_end_matches([' ', '|']).rsplit('|').next().unwrap();
+        assert!(last.contains("test") || !tests_named(last).is_empty(), "without a test: {line}");
+    }
+}
