@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, RenameFlags, XattrFlags, renameat_with};
 
-use crate::common::{Mount, Stack};
 use crate::{OWNER, SECRET, as_owner, home, with_home, write_own, write_root};
+use support::{Mount, Stack};
 
 /// How long each race is run.
 const WHILE: Duration = Duration::from_secs(3);
@@ -41,7 +41,7 @@ fn while_exchanged(one: &Path, other: &Path, mut work: impl FnMut() + Send) {
 /// The owner's changes of a file of his, under whose name a file of root's is every other moment.
 #[test]
 fn changes_of_a_name_that_is_exchanged_hit_the_owners_file_alone() {
-    crate::needs_root!();
+    support::needs_root!();
     for options in [&[][..], &["timeout=0"]] {
         let (stack, home) = with_home();
         write_own(&home.join("mine"), "x");
@@ -79,7 +79,7 @@ fn changes_of_a_name_that_is_exchanged_hit_the_owners_file_alone() {
 /// Who owns two directories can't move somebody else's directory from one to the other: the kernel asks whether it is his.
 #[test]
 fn a_directory_of_roots_is_not_moved_in_the_place_of_ones_own() {
-    crate::needs_root!();
+    support::needs_root!();
     for options in [&[][..], &["timeout=0"]] {
         let (stack, home) = with_home();
         let other = stack.upper().root().join("other");
@@ -109,7 +109,7 @@ fn a_directory_of_roots_is_not_moved_in_the_place_of_ones_own() {
 /// A file of root's, found by its owner only by marks: a secret that an exchanged object's marks would lead to.
 #[test]
 fn marks_are_read_of_the_object_that_is_judged() {
-    crate::needs_root!();
+    support::needs_root!();
     let stack = Stack::new(1);
     let lower = stack.lower(0).root();
     fs::create_dir(lower.join("private")).unwrap();
@@ -148,7 +148,7 @@ fn is_roots(path: &Path) -> bool {
 /// The kernel judges by the object that it knows under a name; root has made another of that name meanwhile, in the layer.
 #[test]
 fn a_name_that_has_become_roots_is_neither_removed_nor_replaced() {
-    crate::needs_root!();
+    support::needs_root!();
     let stack = Stack::new(1);
     let tmp = shared_dir(&stack);
     // The directory is merged, and so indexed.
@@ -193,7 +193,7 @@ fn a_name_that_has_become_roots_is_neither_removed_nor_replaced() {
 /// The kernel looks a name up again that was found stale: who may remove what is there now does so, at once.
 #[test]
 fn what_is_ones_own_is_removed_and_renamed_however_it_came_there() {
-    crate::needs_root!();
+    support::needs_root!();
     let (stack, home) = with_home();
     let mount = stack.mount_with(&["timeout=1000"]);
     for (n, work) in [
