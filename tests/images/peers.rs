@@ -181,6 +181,37 @@ fn a_real_image_made_by_buildah() {
     }
 }
 
+/// Each layer is unpacked by itself: what one layer has below a name that is a link in a lower one makes a directory, which
+/// hides the link. So it is with every engine that keeps layers apart.
+#[test]
+fn a_link_of_a_lower_layer_is_hidden_as_by_podman() {
+    needs_root!();
+    needs!("podman");
+    let lab = Lab::new();
+    let below = Tar::new()
+        .dir("usr/")
+        .dir("usr/lib/")
+        .file("usr/lib/old", "old")
+        .link(tar::EntryType::Symlink, "lib", "usr/lib")
+        .link(tar::EntryType::Symlink, "abs", "/usr/lib")
+        .link(tar::EntryType::Symlink, "gone", "nowhere");
+    let above = Tar::new().file("lib/x", "x").file("abs/.wh.old", "").file("gone/z", "z");
+    lab.write("a.tar", &Image::new("links:1", vec![below.bytes(), above.bytes()]).oci().archive());
+    lab.um(&["load", "-q", "a.tar"]).ok();
+    let podman = "podman --root $PWD/ps --runroot $PWD/pr --storage-driver overlay";
+    let mounted = lab.sh(&format!("{podman} load -q -i a.tar >&2 && {podman} image mount links:1"));
+    if mounted.code != Some(0) {
+        skip!("{}: podman has no overlay here: {}", module_path!(), mounted.err);
+    }
+    // A whiteout below a name that is no directory any more is listed by the kernel, and can't be looked at.
+    let listing = |dir: &str| lab.out(&format!("cd {dir} && find . -printf '%y %p %l\\n' 2>/dev/null | LC_ALL=C sort || true"));
+    lab.out("mkdir mnt && $UM mount links:1 mnt");
+    let own = listing("mnt");
+    assert_eq!(own, listing(mounted.out.trim()));
+    assert!(own.contains("d ./lib ") && own.contains("f ./lib/x ") && own.contains("f ./usr/lib/old"), "{own}");
+    lab.out(&format!("umount mnt; {podman} image umount -a; {podman} rmi -a -f; umount ps/overlay || true"));
+}
+
 #[test]
 fn many_layers_by_umoci() {
     support::needs_root!();

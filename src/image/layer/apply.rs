@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::LayerError;
 use super::attributes::Ownership;
-use super::place::{LONGEST_PATH, Place, split};
+use super::place::{LONGEST_PATH, PLINKS, Place, split};
 use super::reader::{Entry, Reader, What};
 use crate::sys::copy::write_sparsely;
 use crate::union::lookup::marker::{self, AufsName};
@@ -87,7 +87,11 @@ pub fn apply(tar: impl Read, root: BorrowedFd<'_>, options: &ApplyOptions) -> Re
         let (parent, name) = split(&path);
         if let Some(part) = parent.split(|&b| b == b'/').find(|part| part.starts_with(marker::WH_PREFIX)) {
             if marker::aufs_name(part) == AufsName::Meta {
-                place.skip(&path);
+                // What AUFS keeps files with several names in: those names follow as hardlinks.
+                match parent == PLINKS && entry.what == What::File {
+                    true => make(&mut place, &mut reader, &entry, &path)?,
+                    false => place.skip(&path),
+                }
                 continue;
             }
             let part = part.escape_ascii();
@@ -139,7 +143,11 @@ fn make<R: Read>(
         }
         What::Hardlink(target) => {
             let target = clean(target, &entry.path, "hardlink to ")?;
-            place.hardlink(path, &target)
+            match target.starts_with(PLINKS) && !place.has(&target)? {
+                true => place.skip(path),
+                false => place.hardlink(path, &target)?,
+            }
+            Ok(())
         }
         What::Special => place.special(path, &entry.attributes),
         What::File => {

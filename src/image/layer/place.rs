@@ -7,7 +7,7 @@
 //! What is made in a directory changes its times: they are read when it becomes the current one and set again when
 //! another does. That needs no list of directories, so memory doesn't grow with the layer.
 //!
-//! What hides the layers below is in `hiding`.
+//! What hides the layers below is in `hiding`, AUFS's way to keep hardlinks in `plinks`.
 //!
 //! Time grows with the size of what is unpacked, whatever the tar says: an entry costs as many steps as its path has bytes,
 //! and no directory is gone through more than once ([`Place::work`] counts).
@@ -16,8 +16,10 @@
 
 mod hiding;
 mod notes;
+mod plinks;
 mod way;
 
+pub(in crate::image::layer) use plinks::PLINKS;
 pub(in crate::image::layer) use way::LONGEST_PATH;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -147,6 +149,7 @@ impl<'r> Place<'r> {
     /// # Errors
     /// Those of the system calls.
     pub fn finish(&mut self) -> Result<(), LayerError> {
+        self.drop_plinks()?;
         if self.any_opaque && self.any_whiteout {
             self.drop_pointless_whiteouts()?;
         }
