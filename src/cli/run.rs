@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use super::container::ContainerArgs;
 use super::{Failure, say};
-use crate::container::{bundle, namespace, runtime, sandbox};
+use crate::container::{ContainerError, bundle, executable, namespace, runtime, sandbox};
 use crate::image::platform::{Machine, Platform};
 
 /// Run a command in a new container of an image; ends with the command's exit status
@@ -44,7 +44,9 @@ impl Run {
         let store = self.container.open()?;
         let image = self.container.image(&store)?;
         let foreign = Platform::read(&image.document).filter(|platform| platform.rank().is_none());
-        if let Some(platform) = &foreign {
+        if let Some(platform) = &foreign
+            && executable::has_emulators()
+        {
             say(&format!(
                 "the image is for {platform}, and this machine is {}: its programs run by an emulator alone \
                  (qemu-user and binfmt_misc; Debian has both in qemu-user-static)",
@@ -61,9 +63,16 @@ impl Run {
                 removed?;
             }
         }
+        if let Err(ContainerError::NoProgram(why)) = &ended {
+            say(why);
+            return Ok(ExitCode::from(NO_PROGRAM));
+        }
         Ok(ExitCode::from(u8::try_from(ended?).unwrap_or(u8::MAX)))
     }
 }
+
+/// The status that shells give for what can't be run.
+const NO_PROGRAM: u8 = 126;
 
 /// The status that says: not the command has failed, but what was to run it. As of other engines.
 pub(super) const OWN_FAILURE: u8 = 125;

@@ -8,6 +8,7 @@ use oci_spec::runtime::{Mount, MountBuilder};
 
 use super::bundle::{Surroundings, image_volumes};
 use super::network::FILES;
+use super::sandbox;
 use super::seccomp::kernel_version;
 use super::settings::{Net, Settings, Volume};
 use super::targets::Target;
@@ -51,8 +52,9 @@ pub(super) fn mounts(settings: &Settings, around: &Surroundings<'_>) -> Result<V
     let mut all = kernel(settings, around)?;
     let device = if settings.privileged { "dev" } else { "nodev" };
     let bind = |source: &Path, target: &Path, read_only: bool| {
-        // With all that is mounted below the source, where the kernel can.
-        let access = match (read_only, kernel_version() >= (5, 12)) {
+        // With all that is mounted below the source, where the kernel can; below a file there is nothing, and crun 1.8 takes it
+        // for a directory then.
+        let access = match (read_only, kernel_version() >= (5, 12) && !source.is_file()) {
             (true, true) => "rro",
             (true, false) => "ro",
             (false, _) => "rw",
@@ -111,5 +113,16 @@ fn kernel(settings: &Settings, around: &Surroundings<'_>) -> Result<Vec<Mount>, 
     } else {
         mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"])?
     });
+    // Of its own cgroup namespace: programs read their limits there, and see no cgroup but their own. Of version 1 they
+    // would see the host's.
+    if sandbox::has_cgroups_of_their_own() && !(around.user_namespace && around.net == Net::Host) {
+        let access = if settings.privileged && !around.user_namespace { "rw" } else { "ro" };
+        all.push(mount(
+            "/sys/fs/cgroup",
+            "cgroup",
+            "cgroup",
+            &["nosuid", "noexec", "nodev", "relatime", access],
+        )?);
+    }
     Ok(all)
 }

@@ -53,6 +53,9 @@ pub enum ContainerError {
         /// The mount point.
         path: PathBuf,
     },
+    /// What was to be run in a container is no program for this machine.
+    #[error("{0}")]
+    NoProgram(String),
     /// Anything else that the user has to change.
     #[error("{0}")]
     Refused(String),

@@ -26,6 +26,7 @@
 //! | [`sandbox`] | capabilities, device rules, namespaces, limits |
 //! | [`seccomp`] | which system calls it may make |
 //! | [`binds`] | what is mounted in it |
+//! | [`executable`] | whether the kernel will run its program |
 //! | [`network`] | its network |
 //! | [`user`] | the users and groups of a container |
 //! | [`runtime`] | finding and running an OCI runtime |
@@ -45,6 +46,7 @@ pub mod bundle;
 pub mod commit;
 pub mod describe;
 mod error;
+pub mod executable;
 pub mod mounting;
 pub mod namespace;
 pub mod network;

@@ -12,6 +12,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::error::{ContainerError, Result};
@@ -38,6 +39,7 @@ pub struct Network {
     /// Where name servers are asked for, beside the host's.
     forwarder: Option<IpAddr>,
     helper: Option<Helper>,
+    _place: Option<Place>,
     _namespace: Option<OwnedFd>,
 }
 
@@ -47,6 +49,27 @@ enum Helper {
     Slirp(Child, Option<PipeWriter>),
     /// pasta, in the background.
     Pasta(Pid),
+}
+
+/// A file on which a network namespace is mounted.
+#[derive(Debug)]
+struct Place(PathBuf);
+
+impl Place {
+    fn of(namespace: &Path, at: PathBuf) -> Result<Place> {
+        File::create(&at).map_err(ContainerError::io("create it", &at))?;
+        rustix::mount::mount_bind(namespace, &at).map_err(ContainerError::io("mount on it", &at))?;
+        Ok(Place(at))
+    }
+}
+
+impl Drop for Place {
+    /// A container that is mounted on can't be removed.
+    fn drop(&mut self) {
+        if let Err(errno) = rustix::mount::unmount(&self.0, UnmountFlags::DETACH) {
+            log::info!("{}: cannot unmount it: {errno}", self.0.display());
+        }
+    }
 }
 
 impl Drop for Helper {
@@ -86,7 +109,7 @@ fn program(user_namespace: bool) -> Option<Program> {
 
 impl Network {
     fn plain(net: Net) -> Network {
-        Network { net, netns: None, forwarder: None, helper: None, _namespace: None }
+        Network { net, netns: None, forwarder: None, helper: None, _place: None, _namespace: None }
     }
 
     /// Makes the network that was asked for, or the default one; `dir` is the container's, for what has to be noted.
@@ -114,14 +137,13 @@ impl Network {
         let made =
             namespace::new_network().map_err(ContainerError::io("make a network namespace for it", dir))?;
         let path = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), made.as_raw_fd()));
-        let (helper, forwarder, netns) = match program {
-            Program::Slirp(program) => (slirp(program, &path, dir)?, SLIRP_DNS, path),
+        let (helper, forwarder, netns, place) = match program {
+            Program::Slirp(program) => (slirp(program, &path, dir)?, SLIRP_DNS, path, None),
             Program::Pasta(program) => {
                 // It has given up the right to look into this process by then.
-                let at = dir.join("bundle/netns");
-                File::create(&at).map_err(ContainerError::io("create it", &at))?;
-                rustix::mount::mount_bind(&path, &at).map_err(ContainerError::io("mount on it", &at))?;
-                (pasta(program, &at, dir)?, PASTA_DNS, at)
+                let place = Place::of(&path, dir.join("bundle/netns"))?;
+                let at = place.0.clone();
+                (pasta(program, &at, dir)?, PASTA_DNS, at, Some(place))
             }
         };
         Ok(Network {
@@ -129,6 +151,7 @@ impl Network {
             netns: Some(netns),
             forwarder: Some(forwarder),
             helper: Some(helper),
+            _place: place,
             _namespace: Some(made),
         })
     }

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use oci_spec::image::ImageConfiguration;
-use oci_spec::runtime::Spec;
 use rustix::process::{Pid, Signal};
 
 use super::bundle::{self, Surroundings};
@@ -16,7 +15,7 @@ use super::error::{ContainerError, Result};
 use super::mounting::Rights;
 use super::network::Network;
 use super::record::{Container, State};
-use super::{mounting, user};
+use super::{executable, mounting, user};
 use crate::image::layer::{self, ApplyOptions, Ownership, WriteOptions};
 use crate::image::store::Store;
 use crate::sys::remove;
@@ -122,7 +121,7 @@ impl Runtime {
             silence_allows: self.program.file_name().is_some_and(|name| name == "crun"),
         };
         let spec = bundle::spec(image, settings, &user, &around)?;
-        let missing = missing_program(&root, &spec);
+        let missing = executable::fails_with(&root, &spec)?;
         drop(root);
         let bundle = container.dir.join("bundle");
         spec.save(bundle.join("config.json"))
@@ -179,36 +178,6 @@ impl Runtime {
         command.arg("--root").arg(state);
         command
     }
-}
-
-/// The status that shells and engines give for a program that is missing (127) or none (126). `None`: it is there, or
-/// may be, in what is mounted into the container.
-fn missing_program(root: &File, spec: &Spec) -> Option<i32> {
-    use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
-    let process = spec.process().as_ref()?;
-    let program = process.args().as_ref()?.first()?;
-    let path = process.env().iter().flatten().find_map(|pair| pair.strip_prefix("PATH=")).unwrap_or_default();
-    let places: Vec<PathBuf> = match program.contains('/') {
-        true => vec![process.cwd().join(program)],
-        false => path.split(':').map(|dir| process.cwd().join(dir).join(program)).collect(),
-    };
-    let mounted =
-        |place: &PathBuf| spec.mounts().iter().flatten().any(|m| place.starts_with(m.destination()));
-    if places.iter().any(mounted) {
-        return None;
-    }
-    let mut status = 127;
-    for place in places {
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let Ok(found) = openat2(root, &place, flags, Mode::empty(), ResolveFlags::IN_ROOT) else { continue };
-        // What can't be looked at may be a program.
-        let stat = fstat(&found).ok()?;
-        if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_mode & 0o111 != 0 {
-            return None;
-        }
-        status = 126;
-    }
-    Some(status)
 }
 
 /// Lets a runtime clean up a container whose `run` was killed. What can't be cleaned is of no harm.

@@ -177,7 +177,7 @@ pub fn linux(
         LinuxNamespaceType::Uts,
         LinuxNamespaceType::Mount,
     ];
-    if Path::new("/proc/self/ns/cgroup").exists() {
+    if has_cgroup_namespaces() {
         kinds.push(LinuxNamespaceType::Cgroup);
     }
     let mut namespaces = kinds
@@ -203,6 +203,15 @@ pub fn linux(
         linux.set_devices(Some(host_devices(Path::new("/dev"))));
     }
     Ok(linux)
+}
+
+fn has_cgroup_namespaces() -> bool {
+    Path::new("/proc/self/ns/cgroup").exists()
+}
+
+/// Whether a container's /sys/fs/cgroup can be its own cgroup and those below: of version 2, in a namespace.
+pub(super) fn has_cgroups_of_their_own() -> bool {
+    has_cgroup_namespaces() && Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
 /// What the cgroup is told. Root of a user namespace may not tell it anything; there devices are kept away by mounts

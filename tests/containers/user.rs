@@ -98,3 +98,93 @@ fn a_users_running_container_is_committed_with_all_that_was_written() {
     wait(&mut child);
     bed.um(&["run", "--rm", "new", "cat", "/written"]).prints("by the container");
 }
+
+/// Runs a script as the user of a bed, after root has changed what is mounted, for this script alone.
+fn where_root_did(bed: &Bed, mounts: &str, script: &str) -> crate::cli::Ended {
+    let (uid, gid) = crate::cli::user();
+    let user = format!("setpriv --reuid {uid} --regid {gid} --clear-groups sh -c \"$1\"");
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", &format!("{mounts} && exec {user}"), "sh", script]);
+    command
+        .current_dir(bed.place.path())
+        .env("UNIONMOUNT_ROOT", bed.place.at("home/store"))
+        .env("HOME", bed.place.at("home"))
+        .env_remove("RUST_LOG")
+        .env_remove("XDG_DATA_HOME")
+        .env_remove("XDG_RUNTIME_DIR");
+    crate::cli::run(&mut command)
+}
+
+/// As most machines have them: only cgroups of version 2. The container sees its own, and can't change them.
+const UNIFIED: &str = "umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup";
+
+#[test]
+fn a_users_container_sees_its_cgroup_and_changes_none() {
+    if let Some(why) = lacking_for_user(true) {
+        crate::skip!("{why}");
+    }
+    let bed = Bed::of_user();
+    for runtime in ["crun", "runc"] {
+        if !has(runtime) {
+            crate::skip!("needs the package {runtime}");
+        }
+        for net in ["none", "host"] {
+            let script = format!(
+                "./unionmount run --rm --runtime {runtime} --net {net} -v /etc/passwd:/read:ro bb sh -c \
+                 'cat /proc/self/mountinfo; touch /sys/fs/cgroup/cgroup.procs && echo x >/sys/fs/cgroup/cgroup.procs; echo x >/read; true'"
+            );
+            let ended = where_root_did(&bed, UNIFIED, &script);
+            assert_eq!(ended.code, Some(0), "{runtime} {net}: {ended:?}");
+            let line = ended.out.lines().find(|line| line.contains(" /sys/fs/cgroup ")).unwrap_or_default();
+            assert!(line.contains(" ro,") && line.contains("cgroup2"), "{runtime} {net}: {ended:?}");
+            assert_eq!(ended.err.matches("Read-only file system").count(), 2, "{runtime} {net}: {ended:?}");
+        }
+    }
+}
+
+/// By slirp4netns or pasta, whichever is there: an interface of its own, and the host's loopback out of reach.
+#[test]
+fn a_users_private_network() {
+    if let Some(why) = lacking_for_user(true) {
+        crate::skip!("{why}");
+    }
+    if rustix::fs::stat("/dev/net/tun").is_err() {
+        crate::skip!("needs /dev/net/tun");
+    }
+    let bed = Bed::of_user();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut tried = 0;
+    for program in ["slirp4netns", "pasta"] {
+        if !has(program) {
+            continue;
+        }
+        tried += 1;
+        // The user may open the device, and finds one program.
+        let mounts = format!(
+            "mkdir -p only && ln -sf $(command -v {program}) only/ && mknod -m 666 tun c 10 200 && mount --bind tun /dev/net/tun && rm -f tun"
+        );
+        let other = if program == "pasta" { "slirp4netns" } else { "pasta" };
+        let hidden = format!(
+            "for p in /usr/bin/{other} /usr/sbin/{other}; do [ ! -e $p ] || mount --bind /dev/null $p || exit; done"
+        );
+        let inner = format!(
+            "ip -o link | cut -d: -f2; busybox nc -w 1 127.0.0.1 {port} </dev/null && echo REACHED; \
+             busybox nc -w 1 10.0.2.2 {port} </dev/null && echo REACHED; cat /etc/resolv.conf"
+        );
+        let script = format!("./unionmount run --rm --net private bb sh -c '{inner}'");
+        let ended = where_root_did(&bed, &format!("{mounts} && {{ {hidden}; }}"), &script);
+        assert_eq!(ended.code, Some(0), "{program}: {ended:?}");
+        let interfaces = ended.out.lines().filter(|line| line.starts_with(' ')).count();
+        assert_eq!(interfaces, 2, "{program}: {ended:?}");
+        assert!(!ended.out.contains("REACHED") && ended.out.contains("nameserver"), "{program}: {ended:?}");
+        // Nothing of it is left.
+        assert_eq!(bed.sh(&format!("pgrep -u $(id -u) {program} || true")).out, "", "{program}");
+    }
+    if tried == 0 {
+        crate::skip!("needs the package slirp4netns or passt");
+    }
+    // Where the device isn't the user's, it is told.
+    let ended = where_root_did(&bed, "true", "./unionmount run --rm --net private bb true");
+    assert!(ended.code == Some(125) && ended.err.contains("/dev/net/tun"), "{ended:?}");
+}

@@ -400,15 +400,22 @@ fn a_foreign_image_is_told_before_it_runs() {
     support::needs_root!();
     needs!("crun");
     let lab = Lab::new();
-    let mut image =
-        Image::new("far:1", vec![Tar::new().dir("bin/").file("bin/sh", "\x7fELF no program").bytes()]);
+    let mut elf = [b"\x7fELF\x02\x02\x01".to_vec(), vec![0; 57]].concat();
+    elf[16..20].copy_from_slice(&[0, 2, 0, 22]);
+    let tar = Tar::new().dir("bin/").program("bin/sh", &elf).program("bin/none", b"echo hi\n");
+    let mut image = Image::new("far:1", vec![tar.bytes()]);
     image.config["architecture"] = json!("s390x");
     lab.write("a.tar", &image.oci().archive());
     lab.um(&["load", "a.tar"]).ok();
     let ended = lab.um(&["run", "--rm", "far:1", "/bin/sh"]);
-    assert_ne!(ended.code, Some(0));
+    // One line, not the kernel's, and the status that shells give.
+    assert_eq!((ended.code, ended.err.lines().count()), (Some(126), 1), "{ended:?}");
     assert!(
-        ended.err.lines().any(|line| line.contains("linux/s390x") && line.contains("emulator")),
+        ended.err.contains("/bin/sh: is a program for s390x") && ended.err.contains("emulator"),
         "{ended:?}"
     );
+    let ended = lab.um(&["run", "--rm", "far:1", "/bin/none"]);
+    assert_eq!((ended.code, ended.err.lines().count()), (Some(126), 1), "{ended:?}");
+    assert!(ended.err.contains("neither a program nor a script"), "{ended:?}");
+    assert_eq!(lab.um(&["ps", "-aq"]).ok().out, "");
 }

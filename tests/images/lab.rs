@@ -167,6 +167,10 @@ impl Tar {
         self.entry(tar::EntryType::Regular, name, 0o644, content.as_ref())
     }
 
+    pub fn program(self, name: &str, content: &[u8]) -> Tar {
+        self.entry(tar::EntryType::Regular, name, 0o755, content)
+    }
+
     pub fn link(mut self, kind: tar::EntryType, name: &str, target: &str) -> Tar {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(kind);

@@ -204,11 +204,16 @@ fn a_link_of_a_lower_layer_is_hidden_as_by_podman() {
         skip!("{}: podman has no overlay here: {}", module_path!(), mounted.err);
     }
     // A whiteout below a name that is no directory any more is listed by the kernel, and can't be looked at.
-    let listing = |dir: &str| lab.out(&format!("cd {dir} && find . -printf '%y %p %l\\n' 2>/dev/null | LC_ALL=C sort || true"));
+    let listing = |dir: &str| {
+        lab.out(&format!("cd {dir} && find . -printf '%y %p %l\\n' 2>/dev/null | LC_ALL=C sort || true"))
+    };
     lab.out("mkdir mnt && $UM mount links:1 mnt");
     let own = listing("mnt");
     assert_eq!(own, listing(mounted.out.trim()));
-    assert!(own.contains("d ./lib ") && own.contains("f ./lib/x ") && own.contains("f ./usr/lib/old"), "{own}");
+    assert!(
+        own.contains("d ./lib ") && own.contains("f ./lib/x ") && own.contains("f ./usr/lib/old"),
+        "{own}"
+    );
     lab.out(&format!("umount mnt; {podman} image umount -a; {podman} rmi -a -f; umount ps/overlay || true"));
 }
 

@@ -50,12 +50,14 @@ fn file_with(change: impl FnOnce(&mut [u8])) -> Vec<u8> {
 fn files_that_aufs_keeps_apart_are_found_by_their_names() {
     let bench = Bench::new();
     let tar = Tar::default().dir("d").dir(".wh..wh.plnk").file(".wh..wh.plnk/7.9", b"seven");
-    let tar = tar.link("d/a", ".wh..wh.plnk/7.9").link("b", "/.wh..wh.plnk/7.9").link("c", ".wh..wh.plnk/gone");
+    let tar =
+        tar.link("d/a", ".wh..wh.plnk/7.9").link("b", "/.wh..wh.plnk/7.9").link("c", ".wh..wh.plnk/gone");
     let applied = bench.apply(&tar.dir(".wh..wh.orph").file(".wh..wh.orph/x", b"").end()).unwrap();
     assert_eq!(fs::read(bench.at("d/a")).unwrap(), b"seven");
     let (a, b) = (bench.at("d/a").metadata().unwrap(), bench.at("b").metadata().unwrap());
     assert_eq!((a.ino(), a.nlink()), (b.ino(), 2));
-    let mut names: Vec<_> = fs::read_dir(bench.at("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let mut names: Vec<_> =
+        fs::read_dir(bench.at("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
     assert_eq!(names, ["b", "d"]);
     assert_eq!(applied.implied, 0);
