@@ -83,7 +83,7 @@ fn a_layer_is_unpacked_when_it_is_needed() {
     assert_eq!(trees(), 1);
     let told = || {
         let list = bed.um(&["images", "--format", "{{.Size}}", "new:1"]).ok().out;
-        list + &bed.um(&["history", "--format", "json", "new:1"]).ok().out
+        list + &bed.um(&["history", "--format", "{{.Size}} {{.Bytes}} {{.Layer}}", "new:1"]).ok().out
     };
     let before = told();
     bed.um(&["mount", "new:1", "mnt"]).ok();

@@ -100,8 +100,8 @@ fn a_users_running_container_is_committed_with_all_that_was_written() {
 }
 
 /// Runs a script as the user of a bed, after root has changed what is mounted, for this script alone.
-fn where_root_did(bed: &Bed, mounts: &str, script: &str) -> crate::cli::Ended {
-    let (uid, gid) = crate::cli::user();
+fn where_root_did(bed: &Bed, mounts: &str, script: &str) -> support::cli::Ended {
+    let (uid, gid) = support::cli::user();
     let user = format!("setpriv --reuid {uid} --regid {gid} --clear-groups sh -c \"$1\"");
     let mut command = Command::new("unshare");
     command.args(["-m", "sh", "-c", &format!("{mounts} && exec {user}"), "sh", script]);
@@ -112,7 +112,7 @@ fn where_root_did(bed: &Bed, mounts: &str, script: &str) -> crate::cli::Ended {
         .env_remove("RUST_LOG")
         .env_remove("XDG_DATA_HOME")
         .env_remove("XDG_RUNTIME_DIR");
-    crate::cli::run(&mut command)
+    support::cli::run(&mut command)
 }
 
 /// As most machines have them: only cgroups of version 2. The container sees its own, and can't change them.
@@ -121,12 +121,12 @@ const UNIFIED: &str = "umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs
 #[test]
 fn a_users_container_sees_its_cgroup_and_changes_none() {
     if let Some(why) = lacking_for_user(true) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     let bed = Bed::of_user();
     for runtime in ["crun", "runc"] {
         if !has(runtime) {
-            crate::skip!("needs the package {runtime}");
+            support::skip!("needs the package {runtime}");
         }
         for net in ["none", "host"] {
             let script = format!(
@@ -146,10 +146,10 @@ fn a_users_container_sees_its_cgroup_and_changes_none() {
 #[test]
 fn a_users_private_network() {
     if let Some(why) = lacking_for_user(true) {
-        crate::skip!("{why}");
+        support::skip!("{why}");
     }
     if rustix::fs::stat("/dev/net/tun").is_err() {
-        crate::skip!("needs /dev/net/tun");
+        support::skip!("needs /dev/net/tun");
     }
     let bed = Bed::of_user();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -182,7 +182,7 @@ fn a_users_private_network() {
         assert_eq!(bed.sh(&format!("pgrep -u $(id -u) {program} || true")).out, "", "{program}");
     }
     if tried == 0 {
-        crate::skip!("needs the package slirp4netns or passt");
+        support::skip!("needs the package slirp4netns or passt");
     }
     // Where the device isn't the user's, it is told.
     let ended = where_root_did(&bed, "true", "./unionmount run --rm --net private bb true");
