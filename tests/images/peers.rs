@@ -185,7 +185,7 @@ fn a_real_image_made_by_buildah() {
 /// hides the link. So it is with every engine that keeps layers apart.
 #[test]
 fn a_link_of_a_lower_layer_is_hidden_as_by_podman() {
-    needs_root!();
+    support::needs_root!();
     needs!("podman");
     let lab = Lab::new();
     let below = Tar::new()
@@ -201,7 +201,7 @@ fn a_link_of_a_lower_layer_is_hidden_as_by_podman() {
     let podman = "podman --root $PWD/ps --runroot $PWD/pr --storage-driver overlay";
     let mounted = lab.sh(&format!("{podman} load -q -i a.tar >&2 && {podman} image mount links:1"));
     if mounted.code != Some(0) {
-        skip!("{}: podman has no overlay here: {}", module_path!(), mounted.err);
+        support::skip!("{}: podman has no overlay here: {}", module_path!(), mounted.err);
     }
     // A whiteout below a name that is no directory any more is listed by the kernel, and can't be looked at.
     let listing = |dir: &str| {
