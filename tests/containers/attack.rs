@@ -20,6 +20,28 @@ impl Bed {
         self.um(&["import", &format!("{name}.tar"), name]).success();
     }
 
+    /// crun as it runs on most machines. It raises the limit of locked memory before it installs device rules, which needs
+    /// CAP_SYS_RESOURCE, and which kernels since 5.11 don't ask for: root without that capability has it left out.
+    fn crun(&self) -> String {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:\t")).unwrap();
+        if u64::from_str_radix(capabilities, 16).unwrap() & 1 << 24 != 0 || !has("crun") {
+            return "crun".into();
+        }
+        let shim = "#define _GNU_SOURCE\n#include <sys/resource.h>\n#include <sys/syscall.h>\n#include <unistd.h>\n\
+                    int setrlimit(__rlimit_resource_t what, const struct rlimit *to) {\n\
+                    return what == RLIMIT_MEMLOCK ? 0 : syscall(SYS_prlimit64, 0, what, to, 0);\n}\n\
+                    int setrlimit64(__rlimit_resource_t, const struct rlimit64 *) __attribute__((alias(\"setrlimit\")));\n";
+        fs::write(self.place.at("shim.c"), shim).unwrap();
+        self.place.sh("cc -w -shared -fPIC -o shim.so shim.c").ok();
+        let at = self.place.at("crun");
+        let script =
+            format!("#!/bin/sh\nexec env LD_PRELOAD={} crun \"$@\"\n", self.place.at("shim.so").display());
+        fs::write(&at, script).unwrap();
+        self.place.sh("chmod +x crun").ok();
+        at.to_str().unwrap().to_owned()
+    }
+
     fn um_in(&self, wrap: &[&str], args: &[&str]) -> Ended {
         let mut command = match wrap {
             [] => Command::new(self.place.bin()),
@@ -49,16 +71,18 @@ fn devices_of_an_image_open_nothing() {
     let attack = "for node in /n-*; do dd if=$node of=/dev/null count=0 2>&1 && echo OPENED $node; done; \
                   busybox mknod /tmp/made b 7 0 2>&1 && echo MADE; echo done";
     let v2 = ["unshare", "-m", "sh", "-c", V2, "sh"];
+    let crun = bed.crun();
     let mut tried = 0;
-    for runtime in ["runc", "crun"].into_iter().filter(|runtime| has(runtime)) {
+    for runtime in ["runc", &crun].into_iter().filter(|runtime| has(runtime)) {
         for (version, wrap) in [("as the machine has them", &[][..]), ("version 2", &v2)] {
             for user in ["0", "1000"] {
                 let args = ["run", "--rm", "--runtime", runtime, "-u", user, "nodes", "sh", "-c", attack];
                 let ended = bed.um_in(wrap, &args);
                 let text = format!("{runtime}, cgroups {version}, user {user}: {ended:?}");
                 assert!(!ended.out.contains("OPENED") && !ended.out.contains("MADE"), "{text}");
-                if ended.code == Some(125) {
-                    support::skipped(&format!("no container without device rules: {text}"));
+                // Some runtimes know only one of the versions of cgroups, or none of both at once: then there is no container.
+                let unknown = ["hybrid", "cgroup"].iter().any(|word| ended.err.contains(word));
+                if ended.code == Some(125) && unknown && wrap.is_empty() {
                     continue;
                 }
                 assert_eq!((ended.code, ended.out.lines().last()), (Some(0), Some("done")), "{text}");
