@@ -6,6 +6,7 @@ use std::fs;
 use std::hint::black_box;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use tempfile::TempDir;
@@ -81,7 +82,11 @@ fn indexes(criterion: &mut Criterion) {
             )
         })
         .collect();
-    let build = || LowerIndex::build(&dirs, |dir| Ok(open(usize::from(dir.layer))), |_, _, _| true).unwrap();
+    let build = || {
+        let mut budget = usize::MAX;
+        let open = |dir: &Arc<RealDir>| Ok(open(usize::from(dir.layer)));
+        LowerIndex::build(&dirs, &mut budget, open, |_, _, _| true).unwrap().unwrap()
+    };
     let mut group = criterion.benchmark_group("index");
     group.throughput(Throughput::Elements(FILES as u64));
     group.bench_function("build from 4 layers", |b| b.iter(&build));

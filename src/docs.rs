@@ -55,7 +55,7 @@
 //! A directory of the merged view knows which real directories it is made of. To find a name in it, those are asked from
 //! the top down, and the four rules say when to stop: that is the loop of the [`resolve`](crate::union::lookup::resolve)
 //! module. Its answer is a leaf in one layer, or a directory that is merged again of several
-//! ([`What`](crate::union::lookup::resolve::What)). Whiteouts and opaque marks have several spellings, by who wrote the layer;
+//! ([`What`](crate::union::lookup::found::What)). Whiteouts and opaque marks have several spellings, by who wrote the layer;
 //! [`marker`](crate::union::lookup::marker) is the one place that knows them. Most names that programs look for don't exist, so a
 //! directory's names are soon held in an [`index`](crate::union::lookup::index), which answers without a system call and serves
 //! listings too. Lookup and listing use one classifier, so a name is listed exactly when it resolves.

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use super::survey::{Holding, Number, Place, Survey, Unreadable, Waste};
 use crate::error::{FsError, Result};
 use crate::sys::object::{At, Kind, Stat};
+use crate::union::lookup::descent::{self, Entry, Next};
 use crate::union::lookup::index;
 use crate::union::lookup::marker::{self, Marks, WH_OPAQUE};
 use crate::union::lookup::realdir::{DirFds, LayerIndex, RealDir};
@@ -173,9 +174,17 @@ impl Surveyor<'_> {
             holding.from = part.from;
             holding.chain = part.chain;
             self.hide(&mut holding, nearest(&hiders, part, is_dir), part);
-            let redirect = marks.redirect.filter(|_| is_dir && !holding.opaque);
-            // A whiteout beside it hides what has its name below; a redirect leads elsewhere.
-            let cut = !is_dir || holding.opaque || *cuts || redirect.is_some();
+            let entry = match kind {
+                None => Entry::Whiteout,
+                Some(_) if !is_dir => Entry::Leaf,
+                Some(_) => Entry::Directory {
+                    opaque: holding.opaque,
+                    beside: *cuts,
+                    redirect: marks.redirect.as_deref(),
+                },
+            };
+            let next = descent::next(entry);
+            let cut = next != Next::Below;
             hiders.push(Hider { layer: part.layer, chain: part.chain, from: part.from, all: cut });
             let child = dir.map(|dir| Part {
                 dir,
@@ -183,8 +192,8 @@ impl Surveyor<'_> {
                 account: holding.account,
                 ..part.clone()
             });
-            if let (Some(child), Some(target)) = (&child, redirect) {
-                moved.extend(self.follow(parts, child, &target)?);
+            if let (Some(child), Next::Name(target) | Next::Path(target)) = (&child, next) {
+                moved.extend(self.follow(parts, child, target)?);
             }
             found.push((holding, child));
         }

@@ -14,11 +14,13 @@ use rustix::fs::{OFlags, fstat};
 use serde::{Deserialize, Serialize};
 
 use super::Union;
+use super::lookup::found::{Found, What as Found_};
 use super::lookup::marker;
 use super::lookup::realdir::LayerIndex;
-use super::lookup::resolve::{Cut, Found, Met, RealDirs, Seen, What as Found_};
+use super::lookup::search::{Cut, Met, Seen};
 use super::nodes::node::{Node, Place, Source};
 use super::text::Text;
+use crate::error::Result;
 use crate::sys::object::{At, Kind};
 
 /// One thing that happened. In JSON: one object, with `event` saying which.
@@ -397,27 +399,20 @@ impl Union {
         }
     }
 
-    /// Tells of a lookup and of the markers that it met. The caller holds the directory's names.
-    #[inline]
-    pub(super) fn tell_lookup(&self, parent: &Node, name: &[u8], found: Option<&Found>) {
-        if self.events.listening() {
-            self.tell_of_lookup(parent, name, found);
-        }
-    }
-
+    /// Finds what `name` stands for and tells of it and of the markers that the search met. The caller holds the
+    /// directory's names.
+    ///
+    /// The search asks every layer: one that an index answers passes no markers.
     #[cold]
-    fn tell_of_lookup(&self, parent: &Node, name: &[u8], found: Option<&Found>) {
+    pub(super) fn resolve_and_tell(&self, parent: &Node, name: &[u8]) -> Result<Option<Found>> {
         let path = self.path_in(parent, name);
-        // What the lookup passed is found by a search of its own: the lookup may have been answered by an index.
-        let Some(dir) = &parent.dir else { return };
-        let dirs: RealDirs = dir.upper_dir().into_iter().chain(dir.lowers.iter().cloned()).collect();
         let mut markers = Vec::new();
         let hides = |met: &Met<'_>| -> Vec<u16> {
             // An error here would have been the lookup's own, below the point at which it ended.
             let hidden = self.search(met.rest, met.name).ok().flatten();
             hidden.map(|found| self.layers_of(&found)).unwrap_or_default()
         };
-        let searched = self.search_telling(&dirs, name, &mut |met| {
+        let found = self.resolve_telling(parent, name, &mut |met| {
             let (path, layer) = (path.clone(), self.layer_number(met.dir.layer));
             match &met.seen {
                 Seen::Whiteout(_) => markers.push(What::Whiteout { path, layer, hides: hides(&met) }),
@@ -431,12 +426,9 @@ impl Union {
                 }
                 Seen::Nothing | Seen::Leaf { .. } | Seen::Directory { cut: Some(Cut::Veiled), .. } => {}
             }
-        });
-        if let Err(e) = searched {
-            log::debug!("the trace cannot tell what hides {path}: {e}");
-        }
-        let layers = found.map(|found| self.layers_of(found)).unwrap_or_default();
-        let kind = found.map(|found| found.stat.kind().into());
+        })?;
+        let layers = found.as_ref().map(|found| self.layers_of(found)).unwrap_or_default();
+        let kind = found.as_ref().map(|found| found.stat.kind().into());
         self.events.send(What::Lookup { path, kind, layers });
         for marker in markers {
             if !matches!(&marker, What::Whiteout { hides, .. } | What::Opaque { hides, .. } if hides.is_empty())
@@ -444,6 +436,7 @@ impl Union {
                 self.events.send(marker);
             }
         }
+        Ok(found)
     }
 
     fn layers_of(&self, found: &Found) -> Vec<u16> {

@@ -46,9 +46,9 @@ use self::events::Events;
 use self::hardlinks::aliases::Aliases;
 use self::hardlinks::links::OtherName;
 use self::lookup::belief::Belief;
+use self::lookup::found::{DataAt, Found};
 use self::lookup::index::IndexCache;
 use self::lookup::realdir::{DirFds, LayerIndex, RealDir};
-use self::lookup::resolve::{DataAt, Found};
 use self::nodes::generation::Generations;
 use self::nodes::node::{DirPart, Node, RealId, Table};
 use self::nodes::pins::Pins;
@@ -331,8 +331,10 @@ impl Union {
     pub fn lookup(&self, parent: &Arc<Node>, name: &[u8]) -> Result<Option<(Arc<Node>, Attr)>> {
         let dir = self.dir_part(parent)?;
         let _names = dir.names.read();
-        let found = self.resolve(parent, name)?;
-        self.tell_lookup(parent, name, found.as_ref());
+        let found = match self.events.listening() {
+            true => self.resolve_and_tell(parent, name)?,
+            false => self.resolve(parent, name)?,
+        };
         let Some(found) = found else { return Ok(None) };
         let (node, stat) = self.node_of(parent, name, &found, 1)?;
         let attr = self.attr_of_found(&node, parent, name, &found, stat)?;

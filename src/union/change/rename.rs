@@ -21,8 +21,8 @@ use crate::union::change::modify::{InUpper, check_name};
 use crate::union::change::upper::{New, Present, Publish, UpperFd};
 use crate::union::change::victim::Victim;
 use crate::union::events::What as Event;
+use crate::union::lookup::found::{Found, What};
 use crate::union::lookup::index::UpperEntry;
-use crate::union::lookup::resolve::{Found, What};
 use crate::union::nodes::node::{Named, Node, Place, Source};
 use crate::union::options::RedirectDir;
 

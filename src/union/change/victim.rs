@@ -8,8 +8,8 @@ use crate::error::Result;
 use crate::sys::object::Kind;
 use crate::union::Union;
 use crate::union::change::upper::UpperFd;
+use crate::union::lookup::found::Found;
 use crate::union::lookup::index::UpperEntry;
-use crate::union::lookup::resolve::Found;
 use crate::union::nodes::node::{Identity, Node, Place, RealId, Source};
 use crate::union::nodes::pins::Pinned;
 

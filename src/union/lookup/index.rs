@@ -66,17 +66,31 @@ pub fn scan(
     dir: &RealDir,
     fd: BorrowedFd<'_>,
     trusted: impl Fn(&[u8], Option<Kind>) -> bool,
-    mut each: impl FnMut(&[u8], Scanned),
+    each: impl FnMut(&[u8], Scanned),
 ) -> Result<()> {
+    scan_within(dir, fd, &mut usize::MAX.clone(), trusted, each).map(drop)
+}
+
+/// Reads a real directory as [`scan`] does, unless it has more than `budget` names, which are taken off it.
+///
+/// Returns whether all were read; if not, none is handed on.
+pub fn scan_within(
+    dir: &RealDir,
+    fd: BorrowedFd<'_>,
+    budget: &mut usize,
+    trusted: impl Fn(&[u8], Option<Kind>) -> bool,
+    mut each: impl FnMut(&[u8], Scanned),
+) -> Result<bool> {
     if dir.veil() != Veil::None {
-        return Ok(());
+        return Ok(true);
     }
     let mut forms = MarkerForms::default();
     let mut names: Vec<u8> = Vec::new();
     let mut found: Vec<(usize, usize, Scanned)> = Vec::new();
     let mut hidden: HashSet<Vec<u8>> = HashSet::new();
     let xattr_whiteouts = dir.xattr_whiteouts.load(Ordering::Relaxed);
-    for_each_entry::<FsError>(fd, |entry| {
+    let read = for_each_entry::<Stop>(fd, |entry| {
+        *budget = budget.checked_sub(1).ok_or(Stop::Budget)?;
         forms.note(entry.name);
         match marker::aufs_name(entry.name) {
             AufsName::Whiteout(name) => {
@@ -109,7 +123,12 @@ pub fn scan(
             }
         }
         Ok(())
-    })?;
+    });
+    match read {
+        Ok(()) => {}
+        Err(Stop::Budget) => return Ok(false),
+        Err(Stop::Error(e)) => return Err(e),
+    }
     for (from, to, scanned) in found {
         let name = &names[from..to];
         let cuts = !hidden.is_empty() && hidden.remove(name);
@@ -119,7 +138,19 @@ pub fn scan(
         each(&name, Scanned { kind: None, ino: 0, cuts: true, asks: false });
     }
     dir.set_forms(forms);
-    Ok(())
+    Ok(true)
+}
+
+/// Why a directory was not read to its end.
+enum Stop {
+    Budget,
+    Error(FsError),
+}
+
+impl From<rustix::io::Errno> for Stop {
+    fn from(errno: rustix::io::Errno) -> Stop {
+        Stop::Error(errno.into())
+    }
 }
 
 enum Classified {
@@ -196,12 +227,14 @@ impl Building {
 }
 
 impl LowerIndex {
-    /// Builds it from the real directories, topmost first; `fd` opens them.
+    /// Builds it from the real directories, topmost first; `fd` opens them. `None`: they have more names than `budget`,
+    /// from which the names that were read are taken off.
     pub fn build<F: AsFd>(
         lowers: &[Arc<RealDir>],
+        budget: &mut usize,
         mut fd: impl FnMut(&Arc<RealDir>) -> Result<F>,
         trusted: impl Fn(&RealDir, &[u8], Option<Kind>) -> bool,
-    ) -> Result<LowerIndex> {
+    ) -> Result<Option<LowerIndex>> {
         let mut names: Vec<u8> = Vec::new();
         let mut found: HashMap<Box<[u8]>, usize> = HashMap::new();
         let mut building: Vec<Building> = Vec::new();
@@ -209,9 +242,10 @@ impl LowerIndex {
         for (position, dir) in lowers.iter().enumerate() {
             let position = position as u16;
             let opened = fd(dir)?;
-            scan(
+            let whole = scan_within(
                 dir,
                 opened.as_fd(),
+                budget,
                 |name, kind| trusted(dir, name, kind),
                 |name, scanned| {
                     if !single {
@@ -239,13 +273,16 @@ impl LowerIndex {
                     });
                 },
             )?;
+            if !whole {
+                return Ok(None);
+            }
         }
         let mut entries: Vec<LowerEntry> =
             building.into_iter().filter(|b| !b.whiteout).map(|b| b.entry).collect();
         entries.sort_unstable_by_key(|e| e.cookie);
         entries.shrink_to_fit();
         names.shrink_to_fit();
-        Ok(LowerIndex { entries, names })
+        Ok(Some(LowerIndex { entries, names }))
     }
 
     /// The name of an entry.
@@ -314,17 +351,18 @@ pub struct UpperIndex {
 }
 
 impl UpperIndex {
-    /// Builds it from the real directory.
+    /// Builds it from the real directory. `None`: it has more names than `budget`, from which they are taken off.
     pub fn build(
         dir: &RealDir,
         fd: BorrowedFd<'_>,
+        budget: &mut usize,
         trusted: impl Fn(&[u8], Option<Kind>) -> bool,
-    ) -> Result<UpperIndex> {
+    ) -> Result<Option<UpperIndex>> {
         let mut index = UpperIndex::default();
-        scan(dir, fd, trusted, |name, s| {
+        let whole = scan_within(dir, fd, budget, trusted, |name, s| {
             index.insert(name, UpperEntry { kind: s.kind, ino: s.ino, cuts: s.cuts, asks: s.asks });
         })?;
-        Ok(index)
+        Ok(whole.then_some(index))
     }
 
     /// Adds or replaces a name.
@@ -429,7 +467,6 @@ impl IndexCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::union::lookup::belief::Belief;
     use std::fs;
     use std::os::fd::OwnedFd;
     use std::path::Path;
@@ -443,7 +480,7 @@ mod tests {
     fn build(layers: &[&Path]) -> LowerIndex {
         let dirs: Vec<_> = layers.iter().enumerate().map(|(i, p)| real(p, i as u16)).collect();
         let open = |d: &Arc<RealDir>| Ok(OwnedFd::from(fs::File::open(layers[d.layer as usize]).unwrap()));
-        LowerIndex::build(&dirs, open, |_, _, _| true).unwrap()
+        LowerIndex::build(&dirs, &mut usize::MAX.clone(), open, |_, _, _| true).unwrap().unwrap()
     }
 
     fn names(index: &LowerIndex) -> Vec<String> {

@@ -6,15 +6,23 @@
 //! | [`private`], [`belief`] | which attributes are marks, and whose are believed |
 //! | [`realdir`] | the directories of the layers and the bounded cache of their descriptors |
 //! | [`index`] | what a directory's layers show, for listings and for lookups that find nothing |
-//! | [`resolve`] | which layer's entry a name stands for |
+//! | [`index_worth`], [`indexing`] | when lookups build an index, and how |
+//! | [`descent`], [`search`] | the rules of the layers; the search from the top down by these |
+//! | [`found`] | what a search finds |
+//! | [`resolve`] | what a name of a directory stands for, by the indexes or a search |
 //! | `veil` | the mount, its upper and its workdir inside a lower |
 //! | [`provenance`] | where a path comes from, layer by layer |
 
 pub mod belief;
+pub mod descent;
+pub mod found;
 pub mod index;
+pub mod index_worth;
+pub mod indexing;
 pub mod marker;
 pub mod private;
 pub mod provenance;
 pub mod realdir;
 pub mod resolve;
+pub mod search;
 pub(in crate::union) mod veil;

@@ -35,10 +35,10 @@ use self::walk::Walk;
 use crate::error::{FsError, Result};
 use crate::sys::object::At;
 use crate::union::Union;
+use crate::union::lookup::found::{Found, RealDirs, What};
 use crate::union::lookup::index::scan;
 use crate::union::lookup::marker::WH_PREFIX;
 use crate::union::lookup::realdir::{LayerIndex, RealDir};
-use crate::union::lookup::resolve::{Found, RealDirs, What};
 
 /// A path on the way down: real directories in groups that are searched each for itself.
 #[derive(Debug, Clone)]

@@ -11,8 +11,8 @@ use crate::error::{FsError, Result};
 use crate::sys::object::{At, Kind, Stat};
 use crate::union::Union;
 use crate::union::change::instant::{self, Instant};
+use crate::union::lookup::found::{DataAt, Found, What};
 use crate::union::lookup::realdir::LayerIndex;
-use crate::union::lookup::resolve::{DataAt, Found, What};
 use crate::union::nodes::generation::{Generation, Sighting};
 use crate::union::nodes::node::{DirPart, Identity, Named, NewNode, Node, Place, RealId, Source};
 

@@ -30,6 +30,7 @@ use smallvec::SmallVec;
 
 use crate::sys::object::Kind;
 use crate::union::lookup::index::Indexes;
+use crate::union::lookup::index_worth::IndexWorth;
 use crate::union::lookup::realdir::RealDir;
 use crate::union::nodes::generation::{Generation, Sighting};
 use crate::union::nodes::name_state::NameState;
@@ -180,8 +181,8 @@ pub struct DirPart {
     pub default_acl: Mutex<Option<bool>>,
     /// The indexes of its names, as far as they are built.
     pub index: Mutex<Indexes>,
-    /// Lookups that found nothing: enough of them make an index worth building.
-    pub misses: AtomicU32,
+    /// Whether lookups have cost so much that an index is worth building.
+    pub index_worth: IndexWorth,
 }
 
 impl DirPart {
@@ -195,7 +196,7 @@ impl DirPart {
             impure: AtomicBool::new(false),
             default_acl: Mutex::new(None),
             index: Mutex::new(Indexes::default()),
-            misses: AtomicU32::new(0),
+            index_worth: IndexWorth::default(),
         }
     }
 

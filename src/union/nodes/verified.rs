@@ -36,8 +36,8 @@ use rustix::io::Errno;
 use crate::error::{FsError, Result};
 use crate::sys::object::{At, Kind, Stat, Writable, unnoticed};
 use crate::union::Union;
+use crate::union::lookup::found::DataAt;
 use crate::union::lookup::realdir::RealDir;
-use crate::union::lookup::resolve::DataAt;
 use crate::union::nodes::generation::{Generation, Sighting};
 use crate::union::nodes::node::{Name, Node, Place, RealId, Source};
 

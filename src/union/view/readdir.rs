@@ -11,8 +11,8 @@ use crate::error::Result;
 use crate::sys::object::Kind;
 use crate::union::Union;
 use crate::union::events::What as Event;
+use crate::union::lookup::found::What;
 use crate::union::lookup::index::FIRST_COOKIE;
-use crate::union::lookup::resolve::What;
 use crate::union::nodes::node::{DirPart, Identity, Node, RealId};
 use crate::union::view::attr::Attr;
 

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use super::{Group, Held, Hider, Hides, Holds, Inspector};
 use crate::error::Result;
+use crate::union::lookup::found::{Found, RealDirs, What};
 use crate::union::lookup::marker::WhiteoutMark;
 use crate::union::lookup::realdir::{LayerIndex, RealDir};
-use crate::union::lookup::resolve::{Cut, Found, Met, RealDirs, Seen, What, aufs_whiteout};
+use crate::union::lookup::search::{Cut, Met, Seen, aufs_whiteout};
 
 /// One step down, as it is made.
 pub(super) struct Walk<'w> {

@@ -1,0 +1,101 @@
+//! How a directory's names are indexed; when that pays is decided by [`IndexWorth`](crate::union::lookup::index_worth::IndexWorth).
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use parking_lot::MutexGuard;
+use rustix::io::Errno;
+
+use crate::error::{FsError, Result};
+use crate::union::Union;
+use crate::union::lookup::index::{Indexes, LowerIndex, UpperIndex};
+use crate::union::nodes::node::{DirPart, Node};
+
+impl Union {
+    /// Builds the indexes that make lookups in this directory cheap, once they pay. The caller holds the names.
+    pub(in crate::union) fn index_for_lookup(&self, node: &Node, dir: &DirPart) -> Result<()> {
+        let layers = dir.lowers.len() + usize::from(dir.upper_dir().is_some());
+        let Some(budget) = dir.index_worth.budget(layers) else { return Ok(()) };
+        match self.indexed_within(node, budget) {
+            Ok(Some(_)) => Ok(()),
+            // A directory that may be searched but not read is asked name by name.
+            Ok(None) | Err(FsError::Os(Errno::ACCESS)) => {
+                dir.index_worth.give_up();
+                Ok(())
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Returns the directory's indexes, built as far as they are missing. The caller holds the directory's names.
+    pub(in crate::union) fn indexed<'n>(&self, node: &'n Node) -> Result<MutexGuard<'n, Indexes>> {
+        loop {
+            if let Some(indexes) = self.indexed_within(node, usize::MAX)? {
+                return Ok(indexes);
+            }
+        }
+    }
+
+    /// Returns the indexes as [`Union::indexed`] does, unless more than `budget` entries would have to be read.
+    fn indexed_within<'n>(&self, node: &'n Node, budget: usize) -> Result<Option<MutexGuard<'n, Indexes>>> {
+        let dir = self.dir_part(node)?;
+        let mut budget = budget;
+        loop {
+            let upper = dir.upper_dir();
+            let (lower, has_upper) = {
+                let index = dir.index.lock();
+                let has_upper = index.upper.is_some() || upper.is_none();
+                if index.lower.is_some() && has_upper {
+                    return Ok(Some(index));
+                }
+                (index.lower.clone(), has_upper)
+            };
+            let lower = match lower {
+                Some(lower) => lower,
+                None => match LowerIndex::build(
+                    &dir.lowers,
+                    &mut budget,
+                    |d| self.fds.get(d).map(KeptFd),
+                    |d, name, kind| self.regions.trusts_listing(d, name, kind),
+                )? {
+                    Some(built) => Arc::new(built),
+                    None => return Ok(None),
+                },
+            };
+            let built = match upper {
+                Some(upper) if !has_upper => {
+                    let fd = self.fds.get(&upper)?;
+                    let trusted = |name: &[u8], kind| self.regions.trusts_listing(&upper, name, kind);
+                    match UpperIndex::build(&upper, fd.as_fd(), &mut budget, trusted)? {
+                        None => return Ok(None),
+                        built => built,
+                    }
+                }
+                _ => None,
+            };
+            let cost = {
+                let mut index = dir.index.lock();
+                index.lower.get_or_insert(lower);
+                if index.upper.is_none() {
+                    index.upper = built;
+                }
+                index.cost()
+            };
+            for ino in self.index_cache.built(node.ino, cost) {
+                let old = self.table.get(ino);
+                let dropped =
+                    old.and_then(|node| node.dir.as_ref().map(|dir| std::mem::take(&mut *dir.index.lock())));
+                drop(dropped);
+            }
+        }
+    }
+}
+
+/// A descriptor out of the cache, usable where `AsFd` is asked for.
+struct KeptFd(Arc<std::os::fd::OwnedFd>);
+
+impl AsFd for KeptFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

@@ -1,0 +1,485 @@
+//! The search for a name in real directories, from the top down, by the rules of [`descent`].
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rustix::io::Errno;
+
+use crate::error::{FsError, Result};
+use crate::sys::object::{At, Kind, Stat};
+use crate::union::Union;
+use crate::union::lookup::belief::{self, Reach};
+use crate::union::lookup::descent::{self, Entry, Next};
+use crate::union::lookup::found::{DataAt, Found, RealDirs, What};
+use crate::union::lookup::marker::{self, Marks, WH_OPAQUE, WH_PREFIX, WhiteoutMark};
+use crate::union::lookup::realdir::{LayerIndex, RealDir, Veil};
+use crate::union::lookup::veil::Sight;
+use crate::union::nodes::generation::Sighting;
+use crate::union::nodes::region::RealId;
+use crate::union::options::RedirectDir;
+
+/// What is asked of a directory, and of a file, that a mark leads to.
+const READ_AND_SEARCH: u32 = 5;
+const READ: u32 = 4;
+
+/// What a search met in one layer on its way down.
+#[derive(Debug)]
+pub(in crate::union) struct Met<'a> {
+    /// The real directory that was asked.
+    pub dir: &'a Arc<RealDir>,
+    /// The name it was asked for; a redirect above may have changed it.
+    pub name: &'a [u8],
+    /// The directories below, which are asked next unless the search ends here.
+    pub rest: &'a [Arc<RealDir>],
+    /// What it has under that name.
+    pub seen: Seen<'a>,
+}
+
+/// What a real directory has under a name, as a search sees it.
+#[derive(Debug, Clone)]
+pub(in crate::union) enum Seen<'a> {
+    /// Nothing; the search goes on.
+    Nothing,
+    /// A whiteout of that form; the search ends.
+    Whiteout(WhiteoutMark),
+    /// Something that is not a directory; the search ends.
+    Leaf { stat: &'a Stat, data: Option<&'a DataAt> },
+    /// A directory; the search goes on unless something cuts it off.
+    Directory { stat: &'a Stat, marks: &'a Marks, cut: Option<Cut> },
+}
+
+/// Why a search ends at a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::union) enum Cut {
+    /// It is opaque.
+    Opaque,
+    /// A whiteout of its name stands beside it.
+    Beside,
+    /// It is one that shows nothing; see [`veil`](super::veil).
+    Veiled,
+}
+
+impl Seen<'_> {
+    /// The same, as the rules see it.
+    fn entry(&self) -> Entry<'_> {
+        match self {
+            Seen::Nothing => Entry::Nothing,
+            Seen::Whiteout(_) => Entry::Whiteout,
+            Seen::Leaf { .. } => Entry::Leaf,
+            Seen::Directory { marks, cut, .. } => Entry::Directory {
+                opaque: matches!(cut, Some(Cut::Opaque | Cut::Veiled)),
+                beside: *cut == Some(Cut::Beside),
+                redirect: marks.redirect.as_deref(),
+            },
+        }
+    }
+}
+
+/// A search on its way down.
+struct Search<'s, F> {
+    union: &'s Union,
+    visitor: &'s mut F,
+    /// The topmost directory.
+    top: Option<Top>,
+    /// The real directories that are merged so far.
+    merged: RealDirs,
+    /// What a redirect that was followed may lead to.
+    reach: Reach,
+}
+
+/// The topmost of the directories that are merged.
+struct Top {
+    stat: Stat,
+    seen: Sighting,
+    layer: LayerIndex,
+    id: RealId,
+    impure: bool,
+}
+
+/// A layer that is asked for a name.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    dir: &'a Arc<RealDir>,
+    name: &'a [u8],
+    /// The name in that directory.
+    named: At<'a>,
+    /// The directories below.
+    rest: &'a [Arc<RealDir>],
+}
+
+/// Whether a search goes on after a layer.
+enum Step {
+    Down,
+    /// With another name, by a redirect.
+    Renamed(Box<[u8]>),
+    End,
+    /// It is over with a file, which is what the name stands for.
+    Leaf(Found),
+}
+
+impl<F: FnMut(Met<'_>)> Search<'_, F> {
+    fn run(mut self, dirs: &[Arc<RealDir>], name: &[u8]) -> Result<Option<Found>> {
+        let mut renamed: Option<Box<[u8]>> = None;
+        for depth in 0..dirs.len() {
+            match self.layer(dirs, depth, renamed.as_deref().unwrap_or(name))? {
+                Step::Down => {}
+                Step::Renamed(name) => renamed = Some(name),
+                Step::End => break,
+                Step::Leaf(found) => return Ok(Some(found)),
+            }
+        }
+        let Search { top, merged, .. } = self;
+        Ok(top.map(|Top { stat, seen, layer, id, impure }| Found {
+            stat,
+            seen,
+            layer,
+            id,
+            what: What::Directory { dirs: merged, impure },
+        }))
+    }
+
+    /// Asks one layer.
+    fn layer(&mut self, dirs: &[Arc<RealDir>], depth: usize, name: &[u8]) -> Result<Step> {
+        let (dir, rest) = (&dirs[depth], &dirs[depth + 1..]);
+        if dir.veil() != Veil::None {
+            return Ok(Step::Down); // it shows nothing
+        }
+        let fd = self.union.fds.get(dir)?;
+        let named = At::Name(fd.as_fd(), name);
+        let asked = Asked { dir, name, named, rest };
+        // What a mark may lead to is judged by the object that has it, so that must not become another meanwhile.
+        let held = if dir.belief.is_guarded() { named.pin().map(Some) } else { Ok(None) };
+        let seen = held.map_err(FsError::from).and_then(|held| {
+            let at = held.as_ref().map_or(named, |held| At::Fd(held.as_fd()));
+            Ok((self.union.sight(dir, at, name)?, held))
+        });
+        let (stat, held) = match seen {
+            Ok((Sight::Plain(stat), held)) => (stat, held),
+            Ok((Sight::Veiled(stat, stands), _)) => return self.veiled(asked, stat, stands),
+            Err(FsError::Absent) => {
+                // Below the last layer there is nothing to hide.
+                let hidden = !rest.is_empty() && aufs_whiteout(dir, fd.as_fd(), name)?;
+                let seen = if hidden { Seen::Whiteout(WhiteoutMark::Aufs) } else { Seen::Nothing };
+                return self.goes_on(asked, seen);
+            }
+            Err(e) => return Err(e),
+        };
+        let at = held.as_ref().map_or(named, |held| At::Fd(held.as_fd()));
+        if stat.is_whiteout_device() {
+            return self.goes_on(asked, Seen::Whiteout(WhiteoutMark::Device));
+        }
+        if self.union.is_xattr_whiteout(dir, at, &stat)? {
+            return self.goes_on(asked, Seen::Whiteout(WhiteoutMark::Xattr));
+        }
+        match stat.kind() {
+            Kind::Directory => self.directory(asked, at, stat),
+            // Directories above it hide it.
+            _ if self.top.is_some() => self.goes_on(asked, Seen::Leaf { stat: &stat, data: None }),
+            _ => self.leaf(asked, (dirs, depth), at, stat),
+        }
+    }
+
+    /// Tells what a layer has, and whether the layers below are asked.
+    fn goes_on(&mut self, asked: Asked<'_>, seen: Seen<'_>) -> Result<Step> {
+        let Asked { dir, name, rest, .. } = asked;
+        let next = descent::next(seen.entry());
+        (self.visitor)(Met { dir, name, rest, seen: seen.clone() });
+        match next {
+            Next::Below => Ok(Step::Down),
+            Next::End => Ok(Step::End),
+            Next::Name(new) => {
+                self.union.check_component(new, dir)?;
+                Ok(Step::Renamed(new.into()))
+            }
+            Next::Path(path) => {
+                let below =
+                    self.union.search_path(dir.layer + 1, path, dir, self.reach, &mut *self.visitor)?;
+                self.merged.extend(below);
+                Ok(Step::End)
+            }
+        }
+    }
+
+    fn leaf(
+        &mut self,
+        asked: Asked<'_>,
+        (dirs, depth): (&[Arc<RealDir>], usize),
+        at: At<'_>,
+        stat: Stat,
+    ) -> Result<Step> {
+        let (union, Asked { dir, name, named, .. }) = (self.union, asked);
+        let data = union.metacopy_data(dirs, depth, name, at, &stat)?;
+        let seen = union.see(at, &stat);
+        let upper = union.is_upper(dir.layer);
+        // The owner of a link may be noted on the directory that holds it.
+        let noted = if stat.kind() == Kind::Symlink { named } else { at };
+        let mut kept = union.owners.kept(noted, stat, upper)?;
+        let id = match upper {
+            true => union.id_in(dir, &stat),
+            false => union.lower_leaf_id(dir, name, &mut kept),
+        };
+        self.goes_on(asked, Seen::Leaf { stat: &kept, data: data.as_ref() })?;
+        let what = What::Leaf { dir: dir.clone(), data };
+        Ok(Step::Leaf(Found { stat: kept, seen, layer: dir.layer, id, what }))
+    }
+
+    /// A directory that shows nothing, and what stands for it.
+    fn veiled(&mut self, asked: Asked<'_>, stat: Stat, stands: Option<Arc<OwnedFd>>) -> Result<Step> {
+        let Asked { dir, name, .. } = asked;
+        let child = RealDir::veiled(dir, name, &stat, stands);
+        if self.top.is_none() {
+            let of_child = self.union.fds.get(&child)?;
+            self.top = Some(Top {
+                stat: self.union.owners.kept(At::Fd(of_child.as_fd()), stat, false)?,
+                seen: Sighting::default(),
+                layer: dir.layer,
+                id: self.union.dir_id(&child),
+                impure: false,
+            });
+        }
+        self.merged.push(child);
+        let marks = Marks::default();
+        self.goes_on(asked, Seen::Directory { stat: &stat, marks: &marks, cut: Some(Cut::Veiled) })
+    }
+
+    fn directory(&mut self, asked: Asked<'_>, at: At<'_>, stat: Stat) -> Result<Step> {
+        let Asked { dir, name, .. } = asked;
+        let union = self.union;
+        let seen = union.see(at, &stat);
+        let child = union.child_dir(dir, name, at, (&stat, seen.generation()))?;
+        let marks = union.marks_in(dir, at)?;
+        union.tell_unbelieved(&marks, dir, name);
+        if !self.reach.allows(&stat, READ_AND_SEARCH) {
+            return Err(union.leads_too_far(dir, name));
+        }
+        child.xattr_whiteouts.store(marks.xattr_whiteouts, Ordering::Relaxed);
+        child.impure.store(marks.impure, Ordering::Relaxed);
+        if self.top.is_none() {
+            self.top = Some(Top {
+                stat: union.owners.kept(at, stat, union.is_upper(dir.layer))?,
+                seen,
+                layer: dir.layer,
+                id: union.dir_id(&child),
+                impure: marks.impure,
+            });
+        }
+        let cut = self.cut(asked, &child, &marks)?;
+        self.merged.push(child);
+        if cut.is_none() && marks.redirect.is_some() {
+            union.check_follow(dir, name)?;
+            self.reach = dir.belief.reach(&stat);
+        }
+        self.goes_on(asked, Seen::Directory { stat: &stat, marks: &marks, cut })
+    }
+
+    /// Whether what lies below a directory doesn't count. Nobody asks below the last layer.
+    fn cut(&self, asked: Asked<'_>, child: &Arc<RealDir>, marks: &Marks) -> Result<Option<Cut>> {
+        let Asked { dir, name, rest, .. } = asked;
+        let below = !rest.is_empty();
+        if marks.opaque || below && self.union.aufs_opaque(child)? {
+            return Ok(Some(Cut::Opaque));
+        }
+        if !below || marks.redirect.is_some() {
+            return Ok(None);
+        }
+        let fd = self.union.fds.get(dir)?;
+        Ok(aufs_whiteout(dir, fd.as_fd(), name)?.then_some(Cut::Beside))
+    }
+}
+
+impl Union {
+    /// Searches `name` in real directories, topmost first.
+    pub(in crate::union) fn search(&self, dirs: &[Arc<RealDir>], name: &[u8]) -> Result<Option<Found>> {
+        self.search_telling(dirs, name, &mut |_| ())
+    }
+
+    /// Searches as [`Union::search`] does, and tells `visitor` what is met in each layer that is asked, from the top down.
+    pub(in crate::union) fn search_telling(
+        &self,
+        dirs: &[Arc<RealDir>],
+        name: &[u8],
+        visitor: &mut impl FnMut(Met<'_>),
+    ) -> Result<Option<Found>> {
+        let merged = RealDirs::new();
+        Search { union: self, visitor, top: None, merged, reach: Reach::All }.run(dirs, name)
+    }
+
+    /// The real directories that an absolute redirect leads to, in the layers from `layer` down.
+    /// Tells `met` what the search for the last name meets.
+    fn search_path(
+        &self,
+        layer: LayerIndex,
+        path: &[u8],
+        marked: &Arc<RealDir>,
+        reach: Reach,
+        met: &mut impl FnMut(Met<'_>),
+    ) -> Result<RealDirs> {
+        let mut dirs: RealDirs = self.layers[usize::from(layer)..].iter().map(|l| l.root.clone()).collect();
+        let mut components = path.split(|&b| b == b'/').filter(|c| !c.is_empty()).peekable();
+        while let Some(component) = components.next() {
+            self.check_component(component, marked)?;
+            let found = match components.peek() {
+                Some(_) => self.search(&dirs, component)?,
+                None => self.search_telling(&dirs, component, met)?,
+            };
+            dirs = match found {
+                Some(Found { what: What::Directory { dirs, .. }, .. }) => dirs,
+                _ => return Ok(RealDirs::new()),
+            };
+            if reach != Reach::All {
+                for dir in &dirs {
+                    let stat = At::Fd(self.fds.get(dir)?.as_fd()).stat()?;
+                    if !reach.allows(&stat, READ_AND_SEARCH) {
+                        return Err(self.leads_too_far(marked, b""));
+                    }
+                }
+            }
+        }
+        Ok(dirs)
+    }
+
+    /// With `redirect_dir=nofollow`, what lies below a redirect is not shown, and its upper part alone would be wrong: it
+    /// is refused, as by the kernel.
+    fn check_follow(&self, dir: &RealDir, name: &[u8]) -> Result<()> {
+        if self.redirects == RedirectDir::NoFollow {
+            // Logs which; programs get the kernel's number.
+            drop(self.layer_form(dir, name, "a redirect, refused by redirect_dir=nofollow"));
+            return Err(FsError::Os(Errno::PERM));
+        }
+        Ok(())
+    }
+
+    /// Warns of a mark that isn't believed.
+    fn tell_unbelieved(&self, marks: &Marks, dir: &RealDir, name: &[u8]) {
+        if let Some(mark) = &marks.unbelieved {
+            let path = [&dir.path(), name].join(&b'/');
+            belief::warn_unbelieved(mark, &self.layers[usize::from(dir.layer)].path, &path);
+        }
+    }
+
+    /// The error of a mark that leads to what its owner may not read.
+    fn leads_too_far(&self, dir: &RealDir, name: &[u8]) -> FsError {
+        // Logs which; programs get the number that the kernel's overlayfs has for what isn't followed.
+        drop(self.layer_form(dir, name, "a user.overlay mark that leads to what its owner may not read"));
+        FsError::Os(Errno::PERM)
+    }
+
+    /// Refuses a redirect that no overlay writes: it could lead out of the layer.
+    fn check_component(&self, component: &[u8], dir: &Arc<RealDir>) -> Result<()> {
+        if matches!(component, b"" | b"." | b"..") || component.contains(&b'/') || component.contains(&0) {
+            return Err(self.layer_form(dir, b"", "a redirect that is neither a name nor an absolute path"));
+        }
+        Ok(())
+    }
+
+    /// An error that names the layer and the path in it.
+    pub(in crate::union) fn layer_form(&self, dir: &RealDir, name: &[u8], what: &str) -> FsError {
+        let mut path = dir.path();
+        if !path.is_empty() && !name.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name);
+        let error = FsError::LayerForm {
+            layer: self.layers[usize::from(dir.layer)].path.display().to_string(),
+            path: String::from_utf8_lossy(&path).into_owned(),
+            what: what.to_owned(),
+        };
+        log::error!("{error}");
+        error
+    }
+
+    fn is_xattr_whiteout(&self, dir: &RealDir, at: At<'_>, stat: &Stat) -> Result<bool> {
+        Ok(dir.xattr_whiteouts.load(Ordering::Relaxed)
+            && stat.kind() == Kind::File
+            && stat.size == 0
+            && marker::read_marks(at, dir.belief)?.whiteout)
+    }
+
+    /// Does the directory hold `.wh..wh..opq`?
+    pub(in crate::union) fn aufs_opaque(&self, dir: &Arc<RealDir>) -> Result<bool> {
+        if let Some(forms) = dir.forms() {
+            return Ok(forms.aufs_opaque);
+        }
+        let fd = self.fds.get(dir)?;
+        match exists(At::Name(fd.as_fd(), WH_OPAQUE)) {
+            // An ordinary user may not search it, so nothing in it is shown either, and its attributes can be.
+            Err(FsError::Os(Errno::ACCESS)) => Ok(false),
+            other => other,
+        }
+    }
+
+    /// Where the data of a metacopy file lie, or `None` for every other file.
+    ///
+    /// The kernel makes such a file by a copy-up, so its directory is marked impure; and it has a size but no blocks,
+    /// or a few for its attributes. Nothing else needs to be asked.
+    fn metacopy_data(
+        &self,
+        dirs: &[Arc<RealDir>],
+        depth: usize,
+        name: &[u8],
+        at: At<'_>,
+        stat: &Stat,
+    ) -> Result<Option<DataAt>> {
+        let leaf_name = name;
+        let suspect = stat.blocks * 512 < stat.size || dirs[depth].impure.load(Ordering::Relaxed);
+        if stat.kind() != Kind::File || stat.size == 0 || !suspect {
+            return Ok(None);
+        }
+        let marks = marker::read_marks(at, dirs[depth].belief)?;
+        self.tell_unbelieved(&marks, &dirs[depth], name);
+        if !marks.metacopy {
+            return Ok(None);
+        }
+        if marks.redirect.is_some() {
+            self.check_follow(&dirs[depth], name)?;
+        }
+        let reach = dirs[depth].belief.reach(stat);
+        let missing = || self.layer_form(&dirs[depth], name, "a metacopy whose data no layer below holds");
+        let found = match marks.redirect {
+            Some(path) if path.starts_with(b"/") => {
+                let split = path.iter().rposition(|&b| b == b'/').unwrap_or(0);
+                let (parents, leaf) = (&path[..split], &path[split + 1..]);
+                self.check_component(leaf, &dirs[depth])?;
+                let below =
+                    self.search_path(dirs[depth].layer + 1, parents, &dirs[depth], reach, &mut |_| ())?;
+                self.search(&below, leaf)?.map(|f| (f, leaf.to_vec()))
+            }
+            redirect => {
+                let name = redirect.unwrap_or_else(|| name.to_vec());
+                self.check_component(&name, &dirs[depth])?;
+                self.search(&dirs[depth + 1..], &name)?.map(|f| (f, name))
+            }
+        };
+        match found {
+            Some((Found { what: What::Leaf { dir, data }, stat, seen, .. }, name))
+                if stat.kind() == Kind::File =>
+            {
+                if !reach.allows(&stat, READ) {
+                    return Err(self.leads_too_far(&dirs[depth], leaf_name));
+                }
+                let generation = seen.generation();
+                let own = DataAt { dir, name: name.into(), id: (stat.dev, stat.ino), generation };
+                Ok(Some(data.unwrap_or(own)))
+            }
+            _ => Err(missing()),
+        }
+    }
+}
+
+/// Does the object exist?
+fn exists(at: At<'_>) -> Result<bool> {
+    match at.stat_as_known() {
+        Ok(_) => Ok(true),
+        Err(Errno::NOENT | Errno::NAMETOOLONG) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Does the directory hold `.wh.NAME`?
+pub(in crate::union) fn aufs_whiteout(dir: &RealDir, fd: BorrowedFd<'_>, name: &[u8]) -> Result<bool> {
+    if dir.forms().is_some_and(|forms| !forms.aufs_whiteouts) {
+        return Ok(false);
+    }
+    exists(At::Name(fd, &[WH_PREFIX, name].concat()))
+}
