@@ -80,6 +80,8 @@ impl Seen<'_> {
 struct Search<'s, F> {
     union: &'s Union,
     visitor: &'s mut F,
+    /// The file that the name stands for.
+    leaf: Option<Found>,
     /// The topmost directory.
     top: Option<Top>,
     /// The real directories that are merged so far.
@@ -114,8 +116,6 @@ enum Step {
     /// With another name, by a redirect.
     Renamed(Box<[u8]>),
     End,
-    /// It is over with a file, which is what the name stands for.
-    Leaf(Found),
 }
 
 impl<F: FnMut(Met<'_>)> Search<'_, F> {
@@ -126,10 +126,12 @@ impl<F: FnMut(Met<'_>)> Search<'_, F> {
                 Step::Down => {}
                 Step::Renamed(name) => renamed = Some(name),
                 Step::End => break,
-                Step::Leaf(found) => return Ok(Some(found)),
             }
         }
-        let Search { top, merged, .. } = self;
+        let Search { leaf, top, merged, .. } = self;
+        if leaf.is_some() {
+            return Ok(leaf);
+        }
         Ok(top.map(|Top { stat, seen, layer, id, impure }| Found {
             stat,
             seen,
@@ -221,7 +223,8 @@ impl<F: FnMut(Met<'_>)> Search<'_, F> {
         };
         self.goes_on(asked, Seen::Leaf { stat: &kept, data: data.as_ref() })?;
         let what = What::Leaf { dir: dir.clone(), data };
-        Ok(Step::Leaf(Found { stat: kept, seen, layer: dir.layer, id, what }))
+        self.leaf = Some(Found { stat: kept, seen, layer: dir.layer, id, what });
+        Ok(Step::End)
     }
 
     /// A directory that shows nothing, and what stands for it.
@@ -302,7 +305,7 @@ impl Union {
         visitor: &mut impl FnMut(Met<'_>),
     ) -> Result<Option<Found>> {
         let merged = RealDirs::new();
-        Search { union: self, visitor, top: None, merged, reach: Reach::All }.run(dirs, name)
+        Search { union: self, visitor, leaf: None, top: None, merged, reach: Reach::All }.run(dirs, name)
     }
 
     /// The real directories that an absolute redirect leads to, in the layers from `layer` down.
