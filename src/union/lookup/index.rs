@@ -467,6 +467,7 @@ impl IndexCache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::union::lookup::belief::Belief;
     use std::fs;
     use std::os::fd::OwnedFd;
     use std::path::Path;
