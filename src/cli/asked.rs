@@ -48,6 +48,7 @@ impl Asked {
             since_us: since.as_micros() as u64,
             io: self.io,
             options: self.options,
+            belief: Some(union.belief()),
         };
         match Server::start(&union, about, Box::new(Told { counters })) {
             Ok(server) => Some(server),

@@ -19,6 +19,7 @@ use crate::explain::figures::Figures;
 use crate::explain::survey::Survey;
 use crate::explain::{json, names, page, svg, text};
 use crate::image::describe::Step;
+use crate::union::lookup::belief::Belief;
 use crate::union::stack::layer::{Stack, StackOptions};
 use crate::union::text::Text;
 
@@ -85,6 +86,8 @@ struct Found {
     upper: bool,
     /// What to call them, where their directories' names say nothing.
     names: Vec<Option<String>>,
+    /// Whose marks the mount believes.
+    belief: Option<Belief>,
     /// Keeps them from being removed.
     _pins: Vec<OwnedFd>,
 }
@@ -120,7 +123,7 @@ fn of_mount(mount: &mounts::Mount) -> Result<Found, Failure> {
             Text::from(covered.as_path())
         )));
     }
-    Ok(Found { paths, upper, names: Vec::new(), _pins: Vec::new() })
+    Ok(Found { paths, upper, names: Vec::new(), belief: status.about.belief, _pins: Vec::new() })
 }
 
 /// A layer's name, of the command that made it.
@@ -161,7 +164,10 @@ impl StackArgs {
         };
         // Nothing is written, so the upper is one more layer to read, and may be in use by a mount.
         let options = StackOptions { lowers: found.paths, ..StackOptions::default() };
-        let stack = Stack::open(&options).map_err(Failure::failed)?;
+        let mut stack = Stack::open(&options).map_err(Failure::failed)?;
+        if let Some(belief) = found.belief {
+            stack = stack.believing(belief);
+        }
         let mut survey = Survey::take(stack, found.upper)
             .map_err(|error| Failure::failed(format!("cannot read the layers: {error}")))?;
         for (layer, name) in survey.layers.iter_mut().rev().zip(found.names) {
@@ -175,7 +181,7 @@ impl StackArgs {
         for list in &self.lowers {
             paths.extend(split_lowers(list.as_bytes()).map_err(Failure::usage)?);
         }
-        Ok(Found { paths, upper: self.upper.is_some(), names: Vec::new(), _pins: Vec::new() })
+        Ok(Found { paths, upper: self.upper.is_some(), names: Vec::new(), belief: None, _pins: Vec::new() })
     }
 
     /// A path in a mount, or else an image.
@@ -204,7 +210,13 @@ impl StackArgs {
             }
             steps.iter().find(made).and_then(|step| step_name(&step.created_by))
         });
-        Ok(Found { names: names.collect(), paths: unpacked.paths, upper: false, _pins: unpacked.pins })
+        Ok(Found {
+            names: names.collect(),
+            paths: unpacked.paths,
+            upper: false,
+            belief: None,
+            _pins: unpacked.pins,
+        })
     }
 
     /// What the stack is called in a picture.

@@ -50,7 +50,7 @@ Example:
   unionmount status merged --watch
   unionmount status --json | jq '{mount_point, copy_ups: .counters.copy_ups}'
 
-JSON, one object a mount: version, pid, mount_point, device, since_us, io, layers[] {layer, name, directory},
+JSON, one object a mount: version, pid, mount_point, device, since_us, io, options[], belief, layers[] {layer, name, directory},
 counters {copy_ups, copied_bytes, whiteouts, creates, renames, attribute_changes, xattr_changes, index_answers},
 requests {KIND: number}, requests_total, memory, nodes, listeners, uptime, and usage[], one for each layer: files,
 directories, whiteouts, bytes, disk_bytes, changed_files, changed_bytes (since the mount), complete; or null.

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::explanation::LayerReport;
 use crate::union::events::{Event, Filter};
+use crate::union::lookup::belief::Belief;
 use crate::union::text::Text;
 
 /// The longest line that a client may send. A path has at most 4096 bytes for the kernel, twice that in hex.
@@ -87,6 +88,9 @@ pub struct About {
     /// The `-o` options that it was mounted with, as given.
     #[serde(default)]
     pub options: Vec<Text>,
+    /// Whose marks are believed, so that others read the layers as the mount does. Not told by older daemons.
+    #[serde(default)]
+    pub belief: Option<Belief>,
 }
 
 /// How a mount is doing.

@@ -367,6 +367,11 @@ impl Union {
         }
     }
 
+    /// Whose marks are believed.
+    pub fn belief(&self) -> Belief {
+        self.belief
+    }
+
     /// Can the merged tree be changed?
     pub fn is_writable(&self) -> bool {
         self.upper.is_some()

@@ -151,3 +151,21 @@ fn a_mount_is_watched_live() {
     let refused = run(&["status".as_ref(), "--watch".as_ref(), stack.mountpoint().as_os_str()]);
     assert_eq!(refused.status.code(), Some(1));
 }
+
+/// `layers` reads the layers itself, with the marks that the mount believes, whoever mounted it and whoever asks.
+#[test]
+fn layers_believes_the_marks_that_the_mount_believes() {
+    support::needs_root!();
+    for (options, believed) in [(&[][..], false), (&["userxattr"], true)] {
+        let stack = Stack::new(2);
+        stack.lower(0).file("d/above", "x").xattr("d", "user.overlay.opaque", "y");
+        stack.lower(1).file("d/below", "x");
+        let mount = stack.mount_with(options);
+        assert_eq!(mount.join("d/below").exists(), !believed, "{options:?}");
+        let output = run(&["layers", "--json", mount.path().to_str().unwrap()]);
+        let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let opaque = told.to_string().contains("\"opaque\":true");
+        assert_eq!(opaque, believed, "{options:?}");
+        mount.unmount();
+    }
+}

@@ -22,7 +22,7 @@ use crate::union::lookup::private::Namespace;
 use crate::union::options::XattrPermissions;
 
 /// Whose marks are believed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Belief {
     /// Where the overlay's marks are.
     pub namespace: Namespace,

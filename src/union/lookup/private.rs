@@ -18,7 +18,8 @@ pub const KEPT: &[u8] = b"user.unionmount.kept.";
 pub const LINKS: &[u8] = b"user.unionmount.links";
 
 /// The two xattr namespaces in which overlay marks are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Namespace {
     /// `trusted.overlay.`: needs CAP_SYS_ADMIN in the initial user namespace, to read as to write.
     Trusted,

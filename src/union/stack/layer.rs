@@ -143,6 +143,15 @@ pub struct Stack {
     pub veils: Veils,
 }
 
+impl Stack {
+    /// The same, read as somebody else reads it: the mount that serves the layers.
+    pub fn believing(mut self, belief: Belief) -> Stack {
+        self.belief = belief;
+        self.lowers.iter_mut().for_each(|layer| layer.belief = belief);
+        self
+    }
+}
+
 /// What lowers hold of this mount itself, and don't show; see [`crate::union::lookup::veil`].
 #[derive(Debug, Default)]
 pub struct Veils {
