@@ -18,10 +18,7 @@ use support::{Mount, Privilege, Program, Snapshot, Stack};
 /// Writes the layers of `spec` to disk.
 pub fn build(spec: &StackSpec) -> Stack {
     let stack = Stack::new(spec.lowers.len());
-    spec.upper.write(stack.upper());
-    for (node, layer) in spec.lowers.iter().zip(stack.lowers()) {
-        node.write(layer);
-    }
+    spec.write(&stack);
     stack
 }
 

@@ -257,6 +257,8 @@ impl Union {
             }
             return Ok(());
         }
+        // Its number is that of the lowers' directory: where it goes, listings must ask for it.
+        self.mark_impure(to.parent)?;
         let known = self.marks_in(&real, fd.itself().at())?.redirect;
         let redirect = match known {
             Some(path) if path.starts_with(b"/") => return Ok(()),

@@ -37,6 +37,13 @@ pub(in crate::union) struct OtherName {
     source: Source,
 }
 
+impl OtherName {
+    /// Returns the directory that it is in.
+    pub fn into_parent(self) -> Arc<Node> {
+        self.parent
+    }
+}
+
 impl Union {
     /// A known file was found under this name.
     pub(in crate::union) fn remember_name(

@@ -178,7 +178,9 @@ impl Union {
         if self.table.get(ino).is_none() {
             self.metacopies.remove(&ino);
             self.index_origins.remove(&ino);
-            self.other_names.remove(&ino);
+            // They held the directories that they are in, which may be known to nobody else.
+            let names = self.other_names.remove(&ino).map(|(_, names)| names).unwrap_or_default();
+            names.into_iter().for_each(|name| self.let_go(name.into_parent()));
         }
         self.room.let_go(ino);
     }

@@ -212,7 +212,7 @@ impl Union {
                 let Some((cookie, name, entry)) = upper.next() else { break };
                 let Some(kind) = entry.kind else { continue };
                 let merged = kind == Kind::Directory && !dir.lowers.is_empty();
-                let derived = merged || impure && kind != Kind::Directory || entry.asks;
+                let derived = merged || impure || entry.asks;
                 let id = upper_dir.as_ref().and_then(|real| self.listed_id(real, kind, entry.ino));
                 let identity = id.filter(|_| !derived).map(plain);
                 let ino = id.map_or(entry.ino, |id| self.table.number(plain(id)));

@@ -15,6 +15,20 @@ impl Scratch {
         Self::below(&parent)
     }
 
+    /// Makes a fresh directory in memory, for what needs no disk, or where [`Scratch::new`] does when tmpfs has no
+    /// attributes for users (before Linux 6.6).
+    pub fn in_memory() -> Self {
+        let memory = Path::new("/dev/shm");
+        if std::env::var_os("UNIONMOUNT_SCRATCH").is_none() && memory.is_dir() {
+            let scratch = Self::below(memory);
+            let flags = rustix::fs::XattrFlags::empty();
+            if rustix::fs::setxattr(scratch.path(), "user.test", b"y", flags).is_ok() {
+                return scratch;
+            }
+        }
+        Self::new()
+    }
+
     /// Makes a fresh directory below `parent`.
     pub fn below(parent: &Path) -> Self {
         let directory = tempfile::Builder::new().prefix("unionmount-test-").tempdir_in(parent).unwrap();

@@ -60,14 +60,37 @@ pub fn run_cases(
     strategy: &impl Strategy<Value = (StackSpec, Vec<Op>)>,
     check: Check,
 ) {
-    let seed = seed(default_seed);
+    let (seed, cases, started) = (seed(default_seed), cases(default_cases), Instant::now());
+    run_seeded(cases, seed, strategy, check);
+    eprintln!("{cases} cases in {:.1} s, seed {seed}", started.elapsed().as_secs_f64());
+}
+
+/// The same on all processors at once, each with its share of the cases and a seed of its own: the next numbers.
+pub fn run_cases_on_all_processors<S: Strategy<Value = (StackSpec, Vec<Op>)>>(
+    default_cases: u32,
+    default_seed: u64,
+    strategy: impl Fn() -> S + Sync,
+    check: impl Fn(&StackSpec, &[Op], bool) -> Result<(), Failure> + Sync,
+) {
+    let (seed, cases, started) = (seed(default_seed), cases(default_cases), Instant::now());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from) as u32;
+    std::thread::scope(|scope| {
+        for thread in 0..threads.min(cases) {
+            let (strategy, check) = (&strategy, &check);
+            let share = cases / threads + u32::from(thread < cases % threads);
+            scope.spawn(move || run_seeded(share, seed + u64::from(thread), &strategy(), check));
+        }
+    });
+    let took = started.elapsed().as_secs_f64();
+    eprintln!("{cases} cases in {took:.1} s on {threads} threads, seeds from {seed}");
+}
+
+fn run_seeded(cases: u32, seed: u64, strategy: &impl Strategy<Value = (StackSpec, Vec<Op>)>, check: Check) {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let mut runner =
         TestRunner::new_with_rng(Config::default(), TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
     quieten_panics();
-    let started = Instant::now();
-    let cases = cases(default_cases);
     for number in 0..cases {
         let (spec, operations) = strategy.new_tree(&mut runner).expect("a case").current();
         let Err(failure) = guarded(check, &spec, &operations, true) else { continue };
@@ -83,7 +106,6 @@ pub fn run_cases(
             "case {number}, UNIONMOUNT_SEED={seed}: {text}\nthe case, made small:\n{spec:#?}\n{operations:#?}"
         );
     }
-    eprintln!("{cases} cases in {:.1} s, seed {seed}", started.elapsed().as_secs_f64());
 }
 
 /// How long a failing case is made smaller.

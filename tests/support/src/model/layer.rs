@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::op::Name;
 use super::tree::{Id, Inode, Model, Node};
-use crate::{Layer, OpaqueForm, Time, WhiteoutForm};
+use crate::{Layer, OpaqueForm, Stack, Time, WhiteoutForm};
 
 /// Owner, permissions, user xattrs and modification time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -234,6 +234,14 @@ impl Attributes {
 }
 
 impl StackSpec {
+    /// Writes the layers into those of a stack with as many lowers.
+    pub fn write(&self, stack: &Stack) {
+        self.upper.write(stack.upper());
+        for (node, layer) in self.lowers.iter().zip(stack.lowers()) {
+            node.write(layer);
+        }
+    }
+
     /// The merged tree.
     pub fn merge(&self) -> Model {
         let mut merger = Merger { model: Model::new(), links: BTreeMap::new(), counts: BTreeMap::new() };
