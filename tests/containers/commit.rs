@@ -66,6 +66,31 @@ fn an_image_of_a_container_shows_what_the_container_shows() {
     bed.um(&["rm", "-f", "c"]).ok();
 }
 
+/// A file's names stay one file in the new layer, though one of them lies in a directory that was renamed, and so is looked
+/// up in the union.
+#[test]
+fn hardlinks_into_a_renamed_directory_stay_one_file() {
+    if let Some(why) = lacking(false) {
+        support::skip!("{why}");
+    }
+    let bed = Bed::new();
+    let at = mounted(&bed, "c");
+    bed.sh(&format!(
+        "cd {at}/data && mv sub moved && echo new >moved/new && ln moved/new above && ln moved/f old && ln old moved/again && \
+         ln moved/f moved/f2 && ln -s x moved/link && ln moved/link link"
+    ))
+    .ok();
+    let listing = "for f in above moved/new old moved/f moved/f2 moved/again link moved/link; do stat -c '%i %h' $f; done | uniq";
+    assert_eq!(bed.sh(&format!("cd {at}/data && {listing}")).ok().out.lines().count(), 3);
+    bed.um(&["commit", "c", "new:1"]).ok();
+    bed.um(&["mount", "new:1", "mnt"]).ok();
+    let shown = bed.sh(&format!("cd mnt/data && {listing}")).ok().out;
+    let counts: Vec<&str> = shown.lines().map(|line| line.rsplit(' ').next().unwrap()).collect();
+    assert_eq!(counts, ["2", "4", "2"], "{shown}");
+    bed.place.umount("mnt");
+    bed.um(&["rm", "-f", "c"]).ok();
+}
+
 /// A commit writes one tar, and no tree; what is told of the layer is the same before somebody needs its tree and after.
 #[test]
 fn a_layer_is_unpacked_when_it_is_needed() {

@@ -10,6 +10,7 @@ mod escapes;
 mod layers;
 mod options;
 mod oracle;
+mod others;
 mod run;
 mod story;
 mod user;

@@ -250,8 +250,8 @@ impl Walk<'_> {
             out.directory(&path, &attributes)?;
             return self.list_merged(path, node).map(Some);
         }
-        // Numbers of the union are one space, apart from those of the layer.
-        let first = out.earlier_name(&path, (u64::MAX, attr.ino), attr.stat.nlink);
+        // By the real file, which may have other names where the layer alone is walked.
+        let first = out.earlier_name(&path, (attr.stat.dev, attr.stat.ino), attr.stat.nlink);
         let (mut target, mut data) = (None, None);
         match attr.stat.kind() {
             Kind::Symlink => target = Some(union.readlink(&node).map_err(of_union(&path))?),
