@@ -69,7 +69,7 @@ impl UnionFs {
                         let (ino, kind) = (INodeNo(attr.ino), attr.stat.mode);
                         listing.add_entry(&entry(self.ttl(), attr), &Name { ino, next, kind, name })
                     }
-                    Looked::Failed { ino, kind } => {
+                    Looked::Unasked { ino, kind } | Looked::Failed { ino, kind } => {
                         let (ino, kind) = (INodeNo(*ino), kind.map_or(0, Kind::mode_bits));
                         listing.add_entry(&NAME_ALONE, &Name { ino, next, kind, name })
                     }

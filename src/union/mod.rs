@@ -330,6 +330,7 @@ impl Union {
     /// The entry `name` of a directory. Its node counts one lookup more.
     pub fn lookup(&self, parent: &Arc<Node>, name: &[u8]) -> Result<Option<(Arc<Node>, Attr)>> {
         let dir = self.dir_part(parent)?;
+        dir.progress.note_lookup();
         let _names = dir.names.read();
         let found = match self.events.listening() {
             true => self.resolve_and_tell(parent, name)?,

@@ -53,6 +53,44 @@ fn a_cold_directory_is_listed_by_the_hundred() {
     counted.mount.unmount();
 }
 
+/// Of a directory of very many files the names are told, and the attributes to who looks at them.
+#[test]
+fn attributes_of_a_very_large_directory_are_told_to_who_looks_at_them() {
+    needs_counters!();
+    const MANY: usize = 40_000;
+    /// What is told whether anybody looks or not, and what one answer and one getdents hold at most.
+    const ALWAYS: usize = 32 << 10;
+    const AT_ONCE: usize = 3000;
+    let stack = Stack::new(1);
+    let dir = stack.lower(0).dir("d").place("d");
+    (0..MANY).for_each(|n| drop(File::create(dir.join(format!("{n}"))).unwrap()));
+    let lookups =
+        |cost: &Requests| cost.iter().filter(|(kind, _)| *kind == "lookup").map(|(_, n)| *n).sum::<u64>();
+
+    let counted = Counted::new(&stack, &[]);
+    let dir = counted.mount.join("d");
+    let looked_at = counted.cost(|| assert_eq!(list(&dir), MANY));
+    assert!(lookups(&looked_at) <= 2 * AT_ONCE as u64, "{looked_at:?}");
+    counted.mount.unmount();
+
+    let counted = Counted::new(&stack, &[]);
+    let names = || fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    let mut all = Vec::new();
+    let listed = counted.cost(|| all = names());
+    assert!(all.len() == MANY && lookups(&listed) <= 1, "{listed:?}");
+    let looked_at =
+        counted.cost(|| all.iter().for_each(|path| assert!(path.symlink_metadata().unwrap().is_file())));
+    let asked = lookups(&looked_at) as usize;
+    assert!((MANY - ALWAYS - AT_ONCE..=MANY - ALWAYS + AT_ONCE).contains(&asked), "{looked_at:?}");
+    // And the numbers and types are those that stat tells.
+    for entry in fs::read_dir(&dir).unwrap().map(Result::unwrap) {
+        use std::os::unix::fs::DirEntryExt;
+        assert_eq!(entry.ino(), entry.metadata().unwrap().ino());
+        assert!(entry.file_type().unwrap().is_file());
+    }
+    counted.mount.unmount();
+}
+
 /// Does the kernel ask for more than a page of a listing at once?
 fn pages_of_listings() -> bool {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();

@@ -2,7 +2,7 @@
 //! is told an error or the operation is done, the mount shows what the disk has, and the daemon goes on.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -45,6 +45,9 @@ impl Injection {
     }
 }
 
+/// The calls by which attributes are changed, and learned afterwards.
+const ATTRIBUTES: &[&str] = &["fchownat", "utimensat", "ftruncate", "chmod", "fchmodat", "statx"];
+
 type Act = (&'static str, fn(&Mount) -> std::io::Result<()>);
 
 const ACTS: &[Act] = &[
@@ -79,6 +82,59 @@ fn prepare(mount: &Mount) {
 
 fn same(one: &Snapshot, other: &Snapshot) -> bool {
     diff(one, other, &Fields { mtime: false, directory_mtime: false, ..Fields::tree() }).is_empty()
+}
+
+const CHANGES_OF_ATTRIBUTES: &[Act] = &[
+    ("chmod", |m| fs::set_permissions(m.join("plain/p"), PermissionsExt::from_mode(0o640))),
+    ("chown", |m| std::os::unix::fs::chown(m.join("plain/p"), Some(5), Some(6))),
+    ("chmod of a directory", |m| fs::set_permissions(m.join("plain"), PermissionsExt::from_mode(0o750))),
+    ("truncate", |m| fs::File::options().write(true).open(m.join("plain/p"))?.set_len(0)),
+    ("times", |m| fs::File::open(m.join("plain/p"))?.set_modified(std::time::UNIX_EPOCH)),
+];
+
+/// What the kernel keeps of a file is what it has on the disk, whether the change was told to have failed or not.
+#[test]
+fn attributes_after_an_error_are_those_that_the_disk_has() {
+    needs_root!();
+    if !Program::under_test().is_unionmount() {
+        skip!("the peers are not held to that");
+    }
+    if Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_err() {
+        skip!("strace is not installed");
+    }
+    let mut done_all_the_same = 0;
+    for (what, act) in CHANGES_OF_ATTRIBUTES {
+        for call in ATTRIBUTES {
+            for nth in 1.. {
+                let stack = build();
+                let mount = stack.mount();
+                prepare(&mount);
+                let paths = ["plain", "plain/p"];
+                let see = |mount: &Mount| {
+                    paths.map(|path| {
+                        let s = fs::metadata(mount.join(path)).unwrap();
+                        (s.mode(), s.uid(), s.gid(), s.size(), s.mtime())
+                    })
+                };
+                let before = see(&mount);
+                let log = stack.scratch().path().join("strace");
+                let injection = Injection::into(mount.daemon(), call, nth, &log);
+                let done = act(&mount);
+                if !injection.end(&log) {
+                    done.unwrap();
+                    mount.unmount();
+                    break;
+                }
+                let live = see(&mount);
+                done_all_the_same += usize::from(done.is_err() && live != before);
+                mount.unmount();
+                let mount = stack.mount();
+                assert_eq!(see(&mount), live, "{what}, {call} number {nth} fails: {done:?}");
+                mount.unmount();
+            }
+        }
+    }
+    assert!(done_all_the_same > 0, "no error came after a change: the test tests nothing");
 }
 
 #[test]

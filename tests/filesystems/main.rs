@@ -8,5 +8,6 @@ mod access_times;
 mod attributes;
 mod below;
 mod errors;
+mod gone;
 mod model_runs;
 mod uppers;

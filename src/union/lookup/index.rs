@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
+use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
 use crate::sys::dir::for_each_entry;
@@ -86,7 +87,8 @@ pub fn scan_within(
     }
     let mut forms = MarkerForms::default();
     let mut names: Vec<u8> = Vec::new();
-    let mut found: Vec<(usize, usize, Scanned)> = Vec::new();
+    // Where each name ends; of a million entries there is only one copy of all names, and nothing a name.
+    let mut found: Vec<(u32, Scanned)> = Vec::new();
     let mut hidden: HashSet<Vec<u8>> = HashSet::new();
     let xattr_whiteouts = dir.xattr_whiteouts.load(Ordering::Relaxed);
     let read = for_each_entry::<Stop>(fd, |entry| {
@@ -117,9 +119,9 @@ pub fn scan_within(
                         }
                     },
                 };
-                let at = names.len();
                 names.extend_from_slice(entry.name);
-                found.push((at, names.len(), Scanned { kind, ino: entry.ino, cuts: false, asks }));
+                let end = u32::try_from(names.len()).map_err(|_| Errno::NOMEM)?;
+                found.push((end, Scanned { kind, ino: entry.ino, cuts: false, asks }));
             }
         }
         Ok(())
@@ -129,8 +131,10 @@ pub fn scan_within(
         Err(Stop::Budget) => return Ok(false),
         Err(Stop::Error(e)) => return Err(e),
     }
-    for (from, to, scanned) in found {
-        let name = &names[from..to];
+    let mut from = 0;
+    for (end, scanned) in found {
+        let name = &names[from..end as usize];
+        from = end as usize;
         let cuts = !hidden.is_empty() && hidden.remove(name);
         each(name, Scanned { cuts, ..scanned });
     }
@@ -196,6 +200,10 @@ pub struct LowerEntry {
     pub kind: Kind,
     /// Does only a lookup tell what it is? See [`Scanned::asks`].
     pub asks: bool,
+    /// While the index is built: does nothing below count any more?
+    ended: bool,
+    /// While the index is built: is it none, but a whiteout?
+    whiteout: bool,
 }
 
 /// What a directory's lowers show together: every name once, by offset.
@@ -205,20 +213,14 @@ pub struct LowerIndex {
     names: Vec<u8>,
 }
 
-struct Building {
-    entry: LowerEntry,
-    ended: bool,
-    whiteout: bool,
-}
-
-impl Building {
+impl LowerEntry {
     /// The layer at `position` has the name too, below the ones seen.
     fn descend(&mut self, position: u16, scanned: Scanned) {
         if self.ended {
             return;
         }
         if scanned.kind == Some(Kind::Directory) {
-            self.entry.last = position;
+            self.last = position;
             self.ended = scanned.cuts;
         } else {
             self.ended = true;
@@ -237,7 +239,7 @@ impl LowerIndex {
     ) -> Result<Option<LowerIndex>> {
         let mut names: Vec<u8> = Vec::new();
         let mut found: HashMap<Box<[u8]>, usize> = HashMap::new();
-        let mut building: Vec<Building> = Vec::new();
+        let mut entries: Vec<LowerEntry> = Vec::new();
         let single = lowers.len() == 1;
         for (position, dir) in lowers.iter().enumerate() {
             let position = position as u16;
@@ -250,24 +252,22 @@ impl LowerIndex {
                 |name, scanned| {
                     if !single {
                         if let Some(known) = found.get(name) {
-                            building[*known].descend(position, scanned);
+                            entries[*known].descend(position, scanned);
                             return;
                         }
-                        found.insert(name.into(), building.len());
+                        found.insert(name.into(), entries.len());
                     }
                     let name_at = names.len() as u32;
                     names.extend_from_slice(name);
-                    building.push(Building {
-                        entry: LowerEntry {
-                            cookie: cookie(name),
-                            ino: scanned.ino,
-                            name_at,
-                            name_len: name.len() as u16,
-                            first: position,
-                            last: position,
-                            kind: scanned.kind.unwrap_or(Kind::File),
-                            asks: scanned.asks,
-                        },
+                    entries.push(LowerEntry {
+                        cookie: cookie(name),
+                        ino: scanned.ino,
+                        name_at,
+                        name_len: name.len() as u16,
+                        first: position,
+                        last: position,
+                        kind: scanned.kind.unwrap_or(Kind::File),
+                        asks: scanned.asks,
                         ended: scanned.cuts || scanned.kind != Some(Kind::Directory),
                         whiteout: scanned.kind.is_none(),
                     });
@@ -277,8 +277,7 @@ impl LowerIndex {
                 return Ok(None);
             }
         }
-        let mut entries: Vec<LowerEntry> =
-            building.into_iter().filter(|b| !b.whiteout).map(|b| b.entry).collect();
+        entries.retain(|entry| !entry.whiteout);
         entries.sort_unstable_by_key(|e| e.cookie);
         entries.shrink_to_fit();
         names.shrink_to_fit();

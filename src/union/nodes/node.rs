@@ -35,6 +35,7 @@ use crate::union::lookup::realdir::RealDir;
 use crate::union::nodes::generation::{Generation, Sighting};
 use crate::union::nodes::name_state::NameState;
 use crate::union::nodes::pins::Pinned;
+use crate::union::nodes::progress::Progress;
 pub use crate::union::nodes::region::RealId;
 
 /// The number of the root, fixed by FUSE.
@@ -183,6 +184,8 @@ pub struct DirPart {
     pub index: Mutex<Indexes>,
     /// Whether lookups have cost so much that an index is worth building.
     pub index_worth: IndexWorth,
+    /// How far it was listed.
+    pub progress: Progress,
 }
 
 impl DirPart {
@@ -197,6 +200,7 @@ impl DirPart {
             default_acl: Mutex::new(None),
             index: Mutex::new(Indexes::default()),
             index_worth: IndexWorth::default(),
+            progress: Progress::default(),
         }
     }
 

@@ -153,7 +153,19 @@ impl Union {
     }
 
     /// Changes attributes. What is asked for at once happens in the order owner, mode, size, times.
+    ///
+    /// # Errors
+    /// One may come when a part is done already, or when all is and only the new attributes can't be read. They are asked for
+    /// again then, whoever keeps the old ones.
     pub fn setattr(&self, node: &Arc<Node>, change: SetAttr, kill: bool) -> Result<Attr> {
+        let done = self.change_attributes(node, change, kill);
+        if done.is_err() {
+            self.changed_by_itself(node);
+        }
+        done
+    }
+
+    fn change_attributes(&self, node: &Arc<Node>, change: SetAttr, kill: bool) -> Result<Attr> {
         if self.is_idle_flush(node, &change)? {
             return self.getattr(node);
         }

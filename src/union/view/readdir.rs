@@ -3,6 +3,13 @@
 //! A page of a listing is the two indexes of the directory side by side from an offset on, each entry hidden in the
 //! lower part that the upper has under the same name, as an entry or as a whiteout. Nothing of a listing is kept
 //! between two pages, so there is no handle that could go stale.
+//!
+//! # Attributes with names
+//!
+//! The kernel may be given the attributes along with the names, and so asks nothing when a program looks at what it has listed.
+//! For the first 32,768 entries of a listing ([`crate::union::nodes::progress`]) it always is. Of a larger directory the further ones are told by name
+//! alone, which takes neither a system call nor a node each, here and in the kernel; unless the kernel has looked an entry of
+//! the directory up since the listing began, by which it is known that the program looks at all.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -50,6 +57,13 @@ pub enum Looked {
         /// Its attributes.
         attr: Attr,
     },
+    /// It wasn't asked for.
+    Unasked {
+        /// Its number.
+        ino: u64,
+        /// Its type.
+        kind: Option<Kind>,
+    },
     /// It can't be examined: who asks for it is told why.
     Failed {
         /// Its number, as far as the listing tells it.
@@ -91,16 +105,7 @@ impl Union {
     ) -> Result<()> {
         self.list(node, after, |page| {
             for listed in page {
-                // A regular file may stand for something else.
-                let certain = listed.kind != Kind::File || !self.owners.override_real();
-                let (ino, kind) = match listed.identity.filter(|_| certain) {
-                    Some(identity) => (self.table.number(identity), Some(listed.kind)),
-                    None => match self.identified(node, &listed.name) {
-                        Ok(Some((identity, kind))) => (self.table.number(identity), Some(kind)),
-                        Ok(None) => continue,
-                        Err(_) => (listed.ino, listed.kind_if_known()),
-                    },
-                };
+                let Some((ino, kind)) = self.number_of(node, &listed) else { continue };
                 let Listed { name, cookie, .. } = listed;
                 if !emit(DirEntry { name, cookie, ino, kind }) {
                     return Ok(false);
@@ -108,6 +113,21 @@ impl Union {
             }
             Ok(true)
         })
+    }
+
+    /// The number and the type of an entry, looked up only where the indexes don't tell. `None`: it is gone. The caller
+    /// holds the directory's names.
+    fn number_of(&self, node: &Node, listed: &Listed) -> Option<(u64, Option<Kind>)> {
+        // A regular file may stand for something else.
+        let certain = listed.kind != Kind::File || !self.owners.override_real();
+        if let Some(identity) = listed.identity.filter(|_| certain) {
+            return Some((self.table.number(identity), Some(listed.kind)));
+        }
+        match self.identified(node, &listed.name) {
+            Ok(Some((identity, kind))) => Some((self.table.number(identity), Some(kind))),
+            Ok(None) => None,
+            Err(_) => Some((listed.ino, listed.kind_if_known())),
+        }
     }
 
     /// Who an entry is, and its type. The caller holds the directory's names.
@@ -135,19 +155,28 @@ impl Union {
         }
     }
 
-    /// As [`Union::readdir`], with each entry looked up. An entry for which `emit` answers `false` is forgotten again.
+    /// As [`Union::readdir`], with the entries looked up, as far as somebody is likely to look at them. An entry for which `emit` answers `false` is forgotten again.
     pub fn readdirplus(
         &self,
         node: &Arc<Node>,
         after: u64,
         mut emit: impl FnMut(&DirEntryPlus) -> bool,
     ) -> Result<()> {
+        let progress = &self.dir_part(node)?.progress;
+        if after < FIRST_COOKIE {
+            progress.begin();
+        }
         self.list(node, after, |page| {
             for listed in page {
-                let what = match self.looked_up(node, &listed.name) {
-                    Ok(Some(looked)) => looked,
-                    Ok(None) => continue,
-                    Err(_) => Looked::Failed { ino: listed.ino, kind: listed.kind_if_known() },
+                let what = if !progress.wants_attributes() {
+                    let Some((ino, kind)) = self.number_of(node, &listed) else { continue };
+                    Looked::Unasked { ino, kind }
+                } else {
+                    match self.looked_up(node, &listed.name) {
+                        Ok(Some(looked)) => looked,
+                        Ok(None) => continue,
+                        Err(_) => Looked::Failed { ino: listed.ino, kind: listed.kind_if_known() },
+                    }
                 };
                 let entry = DirEntryPlus { name: listed.name, cookie: listed.cookie, what };
                 if !emit(&entry) {
