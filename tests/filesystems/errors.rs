@@ -95,12 +95,12 @@ const CHANGES_OF_ATTRIBUTES: &[Act] = &[
 /// What the kernel keeps of a file is what it has on the disk, whether the change was told to have failed or not.
 #[test]
 fn attributes_after_an_error_are_those_that_the_disk_has() {
-    needs_root!();
+    support::needs_root!();
     if !Program::under_test().is_unionmount() {
-        skip!("the peers are not held to that");
+        support::skip!("the peers are not held to that");
     }
     if Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_err() {
-        skip!("strace is not installed");
+        support::skip!("strace is not installed");
     }
     let mut done_all_the_same = 0;
     for (what, act) in CHANGES_OF_ATTRIBUTES {

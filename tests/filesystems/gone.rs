@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::below::{Below, Kind};
-use crate::common::{LoopFilesystem, Mount, Program, Scratch, Stack, wait_until};
-use crate::{needs, needs_root, skip};
+use crate::needs;
+use support::{LoopFilesystem, Mount, Program, Scratch, Stack, wait_until};
 
 /// By this a FUSE filesystem loses its daemon, as when that was killed. `None` without fusectl.
 fn abort_of(of: &Path) -> Option<PathBuf> {
@@ -52,14 +52,16 @@ fn ask_for_everything(mount: &Mount) {
 fn a_lower_that_goes_takes_nothing_else_along() {
     needs!(Kind::Bindfs);
     if !Program::under_test().is_unionmount() {
-        skip!("the peers are not held to that");
+        support::skip!("the peers are not held to that");
     }
     let scratch = Scratch::new();
     let below = Below::new(&scratch, Kind::Bindfs);
-    let Some(abort) = abort_of(below.path()) else { skip!("no fusectl here") };
+    let Some(abort) = abort_of(below.path()) else { support::skip!("no fusectl here") };
     let stack = stack_of(Some(below.path()), None);
     let mount = stack.mount();
     fs::write(mount.join("own"), "own").unwrap();
+    // A name that is asked for later could have been hidden by what is gone.
+    assert_eq!(fs::read_to_string(mount.join("low/file")).unwrap(), "low");
     let mut open = File::open(mount.join("large")).unwrap();
     open.read_exact(&mut [0; 10]).unwrap();
 
@@ -89,11 +91,11 @@ fn a_lower_that_goes_takes_nothing_else_along() {
 
 fn an_upper_goes(kind: Kind) {
     if !Program::under_test().is_unionmount() {
-        skip!("the peers are not held to that");
+        support::skip!("the peers are not held to that");
     }
     let scratch = Scratch::new();
     let below = Below::new(&scratch, kind);
-    let Some(abort) = abort_of(below.path()) else { skip!("no fusectl here") };
+    let Some(abort) = abort_of(below.path()) else { support::skip!("no fusectl here") };
     let stack = stack_of(None, Some(below.path()));
     let mount = stack.mount();
     let mut open = File::create(mount.join("open")).unwrap();
@@ -130,7 +132,7 @@ fn an_upper_on_fuse2fs_that_goes_is_told_to_who_writes() {
 
 #[test]
 fn an_upper_that_is_read_only_for_a_while_is_written_to_again() {
-    needs_root!();
+    support::needs_root!();
     let scratch = Scratch::new();
     let disk = LoopFilesystem::tmpfs(&scratch, "disk", 64 << 20);
     let stack = stack_of(None, Some(disk.path()));
