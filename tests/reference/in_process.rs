@@ -478,7 +478,9 @@ impl Vfs {
         let plus = self.union.readdirplus(node, 0, |entry| {
             match &entry.what {
                 Looked::Found { node, attr } => children.push((entry.name.to_vec(), node.clone(), *attr)),
-                Looked::Failed { .. } => panic!("{} can't be examined", entry.name.escape_ascii()),
+                Looked::Unasked { .. } | Looked::Failed { .. } => {
+                    panic!("{} can't be examined", entry.name.escape_ascii())
+                }
             }
             true
         });
