@@ -186,6 +186,37 @@ fn an_upper_on_each_kind_of_filesystem() {
 }
 
 #[test]
+fn a_disk_may_come_back_under_another_device_number() {
+    support::needs_root!();
+    for kind in ["ext4", "xfs", "btrfs"] {
+        let scratch = Scratch::new();
+        let disk =
+            LoopFilesystem::new(&scratch, "disk", kind, if kind == "ext4" { 64 << 20 } else { 320 << 20 });
+        let stack = Stack::new(1).with_upper_in(disk.path()).with_lower_in(0, disk.path());
+        stack.lower(0).file("a", "1").hardlink("b", "a").file("only", "1");
+        let mount = stack.mount();
+        fs::write(mount.join("a"), "changed").unwrap();
+        fs::write(mount.join("only"), "changed").unwrap();
+        let numbers = inode_numbers(&mount);
+        mount.unmount();
+        let device = stat(disk.path()).dev();
+        drop(disk);
+        // What was its device is another's now.
+        let other = LoopFilesystem::new(&scratch, "other", "ext4", 16 << 20);
+        let disk = LoopFilesystem::again(&scratch, "disk");
+        if kind != "btrfs" && stat(disk.path()).dev() == device {
+            println!("SKIP: {kind}: another program has taken the device");
+            continue;
+        }
+        let mount = stack.mount();
+        assert_eq!(inode_numbers(&mount), numbers, "{kind}");
+        assert_eq!(read(mount.join("b")), b"changed", "{kind}");
+        mount.unmount();
+        drop((disk, other));
+    }
+}
+
+#[test]
 fn directories_count_as_programs_expect() {
     let stack = Stack::new(2);
     stack.lower(1).dir("d/a").dir("d/b").file("d/f", "");

@@ -11,8 +11,8 @@
 //!   another layer.
 //!
 //! A region has an id that is the same in every run: that of its filesystem as statfs(2) tells it and, where it doesn't
-//! begin with a layer, the path at which it begins. A filesystem without an id (FUSE, NFS) is told by its type and by
-//! the place of its layer, counted from the lowest.
+//! begin with a layer, the path at which it begins. One whose id is only its device's number (XFS) is told by its UUID; one
+//! without either (FUSE, NFS) by its type and by the place of its layer, counted from the lowest.
 //!
 //! Two kinds of objects have no identity that lasts: those with an inode number that leaves no room for the region
 //! beside it, and single files on another device than their directory (mounted files; overlays of several
@@ -29,6 +29,7 @@ use parking_lot::RwLock;
 use rustix::fs::{fstatfs, fstatvfs};
 
 use crate::error::{FsError, Result};
+use crate::sys::handle;
 use crate::sys::mountinfo::Table;
 use crate::sys::object::{At, Kind, Stat};
 use crate::union::Union;
@@ -153,7 +154,7 @@ impl Regions {
             Some(known) => known,
             None => {
                 let from_lowest = (layers.len() - at) as u64;
-                let (own, unique) = match filesystem_id(fd.as_fd())? {
+                let (own, unique) = match filesystem_id(fd.as_fd(), dev)? {
                     FilesystemId::Own(id) => (id, ids.insert(id)),
                     FilesystemId::Type(kind) => (hashed(kind, from_lowest, b""), true),
                 };
@@ -258,10 +259,16 @@ fn filesystem_type(fd: BorrowedFd<'_>) -> Result<u64> {
     Ok(fstatfs(fd)?.f_type as u64 & 0xffff_ffff)
 }
 
-fn filesystem_id(fd: BorrowedFd<'_>) -> Result<FilesystemId> {
-    Ok(match fstatvfs(fd)?.f_fsid {
-        0 => FilesystemId::Type(filesystem_type(fd)?),
-        id => FilesystemId::Own(id),
+/// `dev`: the filesystem's device number.
+fn filesystem_id(fd: BorrowedFd<'_>, dev: u64) -> Result<FilesystemId> {
+    let id = fstatvfs(fd)?.f_fsid;
+    if id != 0 && id != dev {
+        return Ok(FilesystemId::Own(id));
+    }
+    // XFS and others tell their device's number, which the same disk may not have the next time.
+    Ok(match handle::filesystem_uuid(fd).filter(|uuid| id != 0 && *uuid != [0; 16]) {
+        Some(uuid) => FilesystemId::Own(hashed(0, 0, &uuid)),
+        None => FilesystemId::Type(filesystem_type(fd)?),
     })
 }
 
@@ -306,7 +313,7 @@ impl Union {
         let fd = at.pin()?;
         child.set_filesystem(filesystem_type(fd.as_fd())?);
         let path = child.path();
-        let id = match filesystem_id(fd.as_fd())? {
+        let id = match filesystem_id(fd.as_fd(), stat.dev)? {
             FilesystemId::Own(id) => hashed(id, 0, &path),
             FilesystemId::Type(kind) => {
                 let from_lowest = self.layers.len() - usize::from(dir.layer);
