@@ -4,8 +4,13 @@
 //! upper's filesystem alone. fsync of the object writes its name too, on ext4, XFS and btrfs. fdatasync writes data and
 //! what is needed to read them, and the name of a copy, which was on the disk before it got that name, is none of that:
 //! after a power failure the lower's bytes would be back. So the first sync of an object since its name changed is a
-//! whole one, and where the filesystem is not known to write its directories in the order in which they were changed,
-//! the directories above are synced as well, up to the first whose name is known to be durable.
+//! whole one, and where the filesystem is not known to write its directories in the order in which they were changed, the
+//! directory that holds the name is synced as well.
+//!
+//! A directory above may have been renamed since it was last on the disk, and what is below it wasn't changed by that: a
+//! sync of that writes nothing. So each directory above whose own name isn't known to be durable is synced too, once. That
+//! is more than the filesystems promise by themselves, and leaves one rule: what was synced is there, at its path. (A file
+//! with several names: each name is in its directory, and the path is that of one of them.)
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -13,60 +18,58 @@ use std::sync::Arc;
 use crate::error::{FsError, Result};
 use crate::sys::object::At;
 use crate::union::Union;
-use crate::union::nodes::name_state::NameSeen;
 use crate::union::nodes::node::Node;
 
 impl Union {
-    /// Writes a file's data to the disk, its name where that is not there yet, and, unless `data_only`, its attributes.
+    /// Writes a file's data to the disk, its path where that is not there yet, and, unless `data_only`, its attributes.
     ///
     /// # Errors
     /// Those of fsync(2).
     pub fn fsync(&self, node: &Arc<Node>, data_only: bool) -> Result<()> {
+        let Ok(upper) = self.upper() else { return Ok(()) };
         if !self.in_upper(node) {
-            return Ok(()); // A lower is never dirty by our doing.
+            // A lower is never dirty by our doing, but the directories that lead to it may have been renamed.
+            return self.sync_path(node, true);
         }
-        let upper = self.upper()?;
         let seen = node.names.seen();
         let fd = self.data_fd(node, false)?;
         upper.sync(fd.as_fd(), data_only && seen.is_durable())?;
-        self.sync_name(node, seen)
-    }
-
-    /// Writes a directory's entries to the disk, and its name where that is not there yet.
-    ///
-    /// # Errors
-    /// Those of fsync(2).
-    pub fn fsyncdir(&self, node: &Arc<Node>) -> Result<()> {
-        if self.dir_part(node)?.upper_dir().is_none() {
-            return Ok(());
-        }
-        let seen = node.names.seen();
-        self.sync_directory(node)?;
-        self.sync_name(node, seen)
-    }
-
-    /// Makes the name of an object durable that was synced since `seen`.
-    fn sync_name(&self, node: &Arc<Node>, seen: NameSeen) -> Result<()> {
-        if seen.is_durable() {
-            return Ok(());
-        }
-        if !self.upper()?.has_one_journal() {
-            self.sync_ancestors(node)?;
-        }
+        self.sync_path(node, seen.is_durable())?;
         node.names.synced(seen);
         Ok(())
     }
 
-    /// Syncs the directories above, up to the first whose name is durable.
-    fn sync_ancestors(&self, node: &Arc<Node>) -> Result<()> {
+    /// Writes a directory's entries to the disk, and its path where that is not there yet.
+    ///
+    /// # Errors
+    /// Those of fsync(2).
+    pub fn fsyncdir(&self, node: &Arc<Node>) -> Result<()> {
+        if self.upper().is_err() {
+            return Ok(());
+        }
+        if self.dir_part(node)?.upper_dir().is_none() {
+            return self.sync_path(node, true);
+        }
+        let seen = node.names.seen();
+        self.sync_directory(node)?;
+        self.sync_path(node, seen.is_durable())?;
+        node.names.synced(seen);
+        Ok(())
+    }
+
+    /// Makes the path durable of an object that was synced itself; `named`: its last name is durable already.
+    fn sync_path(&self, node: &Arc<Node>, mut named: bool) -> Result<()> {
+        let one_journal = self.upper()?.has_one_journal();
         let mut at = node.parent();
         while let Some(directory) = at {
-            let seen = directory.names.seen();
-            self.sync_directory(&directory)?;
-            if seen.is_durable() {
-                break;
+            if self.dir_part(&directory)?.upper_dir().is_some() {
+                let seen = directory.names.seen();
+                if !seen.is_durable() || !(named || one_journal) {
+                    self.sync_directory(&directory)?;
+                    directory.names.synced(seen);
+                }
+                named = seen.is_durable();
             }
-            directory.names.synced(seen);
             at = directory.parent();
         }
         Ok(())
