@@ -58,7 +58,7 @@ impl Save {
     }
 }
 
-/// Writes a file that is there when it is complete. What is no regular file (a pipe, a device) is written as it is.
+/// Writes a file that is there when it is complete, and is on the disk when this returns. What is no regular file (a pipe, a device) is written as it is.
 fn to_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<(), Failure>) -> Result<(), Failure> {
     let failed =
         |error: std::io::Error| Failure::failed(format!("{}: cannot be written: {error}", path.display()));
@@ -77,6 +77,7 @@ fn to_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<(), Failure
     rustix::process::umask(mask);
     let mode = 0o666 & !mask.bits();
     file.as_file().set_permissions(fs::Permissions::from_mode(mode)).map_err(failed)?;
+    file.as_file().sync_all().map_err(failed)?;
     file.persist(path).map_err(|error| failed(error.error))?;
-    Ok(())
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
 }
