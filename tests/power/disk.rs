@@ -1,42 +1,19 @@
 //! A disk that remembers in which order it was written and flushed, and what it may hold after a power failure.
 //!
 //! A block device promises that what was written before a flush is there after the flush has ended, and nothing of what
-//! was written since: of that any part may be there, in any order, a sector (512 bytes) whole or not at all. So the disk
-//! is a file of a small FUSE filesystem below a loop device: what the loop device writes and syncs is what the filesystem
-//! above sent to its device, and is recorded before it is answered.
+//! was written since: of that any part may be there, in any order, a sector whole or not at all. So the disk is a file of a small FUSE filesystem ([`recorder`](crate::recorder)) below a loop device: what the loop device writes
+//! and syncs is what the filesystem above sent to its device, and is recorded before it is answered.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
-use fuser::{
-    BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite,
-    Request, WriteFlags,
-};
 use rustix::fs::FallocateFlags;
 
+use crate::recorder::{Asked, Recorder, load};
 use support::{Scratch, run};
-
-/// What a device writes whole or not at all.
-const SECTOR: usize = 512;
-/// The name of the disk in its filesystem.
-const DISK: &str = "disk";
-const ROOT: INodeNo = INodeNo(1);
-const FILE: INodeNo = INodeNo(2);
-/// How long the kernel may keep what it knows of the disk: nobody else changes it.
-const FOREVER: Duration = Duration::from_secs(1 << 30);
-
-/// One thing that was asked of the disk.
-#[derive(Debug, Clone)]
-enum Asked {
-    Write { offset: u64, data: Vec<u8> },
-    Discard { offset: u64, length: u64 },
-    Flush,
-}
 
 /// All that was asked, in order.
 #[derive(Debug, Default)]
@@ -53,34 +30,19 @@ pub enum Unflushed {
     Any(u64),
 }
 
-struct State {
-    file: File,
-    size: u64,
-    record: Record,
-}
-
 /// The disk, attached as a loop device.
 pub struct Disk {
-    state: Arc<Mutex<State>>,
-    session: Option<BackgroundSession>,
+    recorder: Option<Recorder>,
     device: PathBuf,
-}
-
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap()
 }
 
 impl Disk {
     /// A disk with the content of `image`, which is changed with it. Recording begins now.
     pub fn new(scratch: &Scratch, image: &Path) -> Disk {
-        let file = File::options().read(true).write(true).open(image).unwrap();
-        let size = file.metadata().unwrap().len();
-        let state = Arc::new(Mutex::new(State { file, size, record: Record::default() }));
-        let point = scratch.dir("recorder");
-        let session = fuser::spawn_mount(Recorder(state.clone()), &point, &Config::default()).unwrap();
-        let disk = point.join(DISK);
-        let device = run("losetup", &[OsStr::new("--find"), OsStr::new("--show"), disk.as_os_str()]);
-        Disk { state, session: Some(session), device: device.trim().into() }
+        let recorder = Recorder::start(scratch, image);
+        let device =
+            run("losetup", &[OsStr::new("--find"), OsStr::new("--show"), recorder.disk().as_os_str()]);
+        Disk { recorder: Some(recorder), device: device.trim().into() }
     }
 
     /// The block device.
@@ -90,26 +52,25 @@ impl Disk {
 
     /// How much was asked of it by now.
     pub fn position(&self) -> usize {
-        lock(&self.state).record.0.len()
+        self.recorder.as_ref().unwrap().position()
     }
 
     /// Detaches it, and returns the record.
     pub fn into_record(mut self) -> Record {
-        self.detach();
-        std::mem::take(&mut lock(&self.state).record)
+        let kept = self.detach().unwrap();
+        Record(load(&kept))
     }
 
-    fn detach(&mut self) {
-        if let Some(session) = self.session.take() {
-            run("losetup", &[OsStr::new("--detach"), self.device.as_os_str()]);
-            // A loop device goes when its last user has gone; only then is the file free.
-            let free = support::wait_until(Duration::from_secs(20), || {
-                let name = self.device.file_name().unwrap();
-                !Path::new("/sys/block").join(name).join("loop/backing_file").exists()
-            });
-            assert!(free, "{} is still in use", self.device.display());
-            session.umount_and_join().unwrap();
-        }
+    fn detach(&mut self) -> Option<PathBuf> {
+        let recorder = self.recorder.take()?;
+        run("losetup", &[OsStr::new("--detach"), self.device.as_os_str()]);
+        // A loop device goes when its last user has gone; only then is the file free.
+        let free = support::wait_until(Duration::from_secs(20), || {
+            let name = self.device.file_name().unwrap();
+            !Path::new("/sys/block").join(name).join("loop/backing_file").exists()
+        });
+        assert!(free, "{} is still in use", self.device.display());
+        Some(recorder.stop())
     }
 }
 
@@ -130,7 +91,7 @@ impl Record {
         self.0[..position].iter().rposition(|request| matches!(request, Asked::Flush)).map_or(0, |at| at + 1)
     }
 
-    fn apply(&self, range: std::ops::Range<usize>, image: &File, unflushed: Unflushed) {
+    fn apply(&self, range: std::ops::Range<usize>, image: &File, unflushed: Unflushed, sector: usize) {
         let mut random = match unflushed {
             Unflushed::Any(seed) => Some(fastrand::Rng::with_seed(seed)),
             Unflushed::Kept | Unflushed::Lost => None,
@@ -149,9 +110,9 @@ impl Record {
                 Asked::Write { offset, data } => {
                     let torn = random.as_mut().is_some_and(|random| random.u64(..8) == 0);
                     if keep && torn {
-                        for (index, sector) in data.chunks(SECTOR).enumerate() {
+                        for (index, bytes) in data.chunks(sector).enumerate() {
                             if random.as_mut().is_some_and(|random| random.bool()) {
-                                image.write_all_at(sector, offset + (index * SECTOR) as u64).unwrap();
+                                image.write_all_at(bytes, offset + (index * sector) as u64).unwrap();
                             }
                         }
                     } else if keep {
@@ -175,14 +136,15 @@ pub struct Failures<'a> {
     flushed: PathBuf,
     position: usize,
     failed: PathBuf,
+    sector: usize,
 }
 
 impl<'a> Failures<'a> {
-    /// `image`: the disk when the record began.
-    pub fn new(scratch: &Scratch, image: &Path, record: &'a Record) -> Failures<'a> {
+    /// `image`: the disk when the record began. `sector`: what the disk writes whole or not at all.
+    pub fn new(scratch: &Scratch, image: &Path, record: &'a Record, sector: usize) -> Failures<'a> {
         let flushed = scratch.path().join("flushed.img");
         copy_sparse(image, &flushed);
-        Failures { record, flushed, position: 0, failed: scratch.path().join("failed.img") }
+        Failures { record, flushed, position: 0, failed: scratch.path().join("failed.img"), sector }
     }
 
     /// Makes the disk as it may be when the power goes at `position`, and returns its image.
@@ -190,12 +152,12 @@ impl<'a> Failures<'a> {
         let flushed = self.record.flushed(position);
         assert!(flushed >= self.position, "failures must be asked for in their order");
         let image = File::options().write(true).open(&self.flushed).unwrap();
-        self.record.apply(self.position..flushed, &image, Unflushed::Kept);
+        self.record.apply(self.position..flushed, &image, Unflushed::Kept, self.sector);
         self.position = flushed;
         copy_sparse(&self.flushed, &self.failed);
         if unflushed != Unflushed::Lost {
             let image = File::options().write(true).open(&self.failed).unwrap();
-            self.record.apply(flushed..position, &image, unflushed);
+            self.record.apply(flushed..position, &image, unflushed, self.sector);
         }
         &self.failed
     }
@@ -234,116 +196,6 @@ pub fn make_image(path: &Path, filesystem: &str, size: u64) {
     run(format!("mkfs.{filesystem}"), &arguments);
 }
 
-/// The filesystem that holds the disk.
-struct Recorder(Arc<Mutex<State>>);
-
-impl Recorder {
-    fn attributes(&self, ino: INodeNo) -> FileAttr {
-        let directory = ino == ROOT;
-        let size = lock(&self.0).size;
-        FileAttr {
-            ino,
-            size: if directory { 0 } else { size },
-            blocks: if directory { 0 } else { size / 512 },
-            atime: UNIX_EPOCH,
-            mtime: UNIX_EPOCH,
-            ctime: UNIX_EPOCH,
-            crtime: UNIX_EPOCH,
-            kind: if directory { FileType::Directory } else { FileType::RegularFile },
-            perm: if directory { 0o755 } else { 0o600 },
-            nlink: 1,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            blksize: 4096,
-            flags: 0,
-        }
-    }
-}
-
-impl Filesystem for Recorder {
-    fn lookup(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        if name == DISK {
-            reply.entry(&FOREVER, &self.attributes(FILE), Generation(0));
-        } else {
-            reply.error(Errno::ENOENT);
-        }
-    }
-
-    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        reply.attr(&FOREVER, &self.attributes(ino));
-    }
-
-    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
-    }
-
-    fn read(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        _: FileHandle,
-        offset: u64,
-        size: u32,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
-        let state = lock(&self.0);
-        let mut data = vec![0; (size as u64).min(state.size.saturating_sub(offset)) as usize];
-        match state.file.read_exact_at(&mut data, offset) {
-            Ok(()) => reply.data(&data),
-            Err(_) => reply.error(Errno::EIO),
-        }
-    }
-
-    fn write(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        _: FileHandle,
-        offset: u64,
-        data: &[u8],
-        _: WriteFlags,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
-        let mut state = lock(&self.0);
-        if state.file.write_all_at(data, offset).is_err() {
-            return reply.error(Errno::EIO);
-        }
-        state.record.0.push(Asked::Write { offset, data: data.to_vec() });
-        reply.written(data.len() as u32);
-    }
-
-    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        lock(&self.0).record.0.push(Asked::Flush);
-        reply.ok();
-    }
-
-    fn fallocate(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        _: FileHandle,
-        offset: u64,
-        length: u64,
-        mode: i32,
-        reply: ReplyEmpty,
-    ) {
-        let flags = FallocateFlags::from_bits_retain(mode as u32);
-        let state = &mut *lock(&self.0);
-        if !flags.intersects(FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE)
-            || rustix::fs::fallocate(&state.file, flags, offset, length).is_err()
-        {
-            return reply.error(Errno::EOPNOTSUPP);
-        }
-        state.record.0.push(Asked::Discard { offset, length });
-        reply.ok();
-    }
-}
-
 /// An image, mounted; it is unmounted when this is dropped.
 pub struct Mounted {
     path: PathBuf,
@@ -371,6 +223,10 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        run("umount", &[&self.path]);
+        // A daemon that has just been told to end may have it open for another instant.
+        let unmounted = || support::output("umount", &[&self.path]).status.success();
+        if !support::wait_until(Duration::from_secs(10), unmounted) && !std::thread::panicking() {
+            run("umount", &[&self.path]);
+        }
     }
 }

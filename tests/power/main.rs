@@ -14,23 +14,54 @@
 //! | `POWER_POINTS` | how many failures a random sequence |
 //! | `POWER_SINGLES` | how many of the sequences of one operation; `all` for all |
 //! | `POWER_PAIRS` | how many of the sequences of two operations; `all` for all |
+//! | `POWER_TALES` | how many failures in each verb of the image store and each call of the snapshotter |
 //! | `POWER_SEED` | the first seed |
 //! | `POWER_PEER` | `kernel` for the kernel's overlayfs, `bare` for the filesystem alone: what do they promise? |
+//! | `POWER_ONLY` | the numbers of the short sequences that are run, in place of those that chance gives |
+//! | `POWER_KEEP` | a directory for the images of disks on which something was broken |
 //! | `POWER_COUNT` | count what is broken and go on, in place of failing at the first |
 
 // A test that panics has failed; that is what unwrap is for here.
 #![allow(clippy::unwrap_used)]
 
 mod disk;
+mod images;
 mod promise;
+mod recorder;
 mod rig;
+#[cfg(feature = "snapshotter")]
+mod snapshots;
+mod tales;
 mod workload;
 
-use rig::{Budget, Rig, filesystems};
+use rig::{Budget, End, Plan, Rig, filesystems};
+use workload::Sequence;
+
+/// Set in the process that [`in_own_mounts`] starts.
+const OWN_MOUNTS: &str = "UNIONMOUNT_TEST_OWN_MOUNTS";
+
+/// Whether this process has mounts of its own. If not, a process that has runs the test: whoever copies a process's mounts
+/// meanwhile, as each start of a container does, keeps them, and with them what writes to the disks that are looked at.
+fn in_own_mounts(test: &str) -> bool {
+    if std::env::var_os(OWN_MOUNTS).is_some() {
+        return true;
+    }
+    let status = std::process::Command::new("unshare")
+        .args(["--mount", "--propagation", "private"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(OWN_MOUNTS, "1")
+        .status();
+    assert!(status.unwrap().success(), "see above");
+    false
+}
 
 /// Runs on each filesystem, and fails with what was broken.
-fn on_each(run: impl Fn(&Rig) -> Vec<String>) {
+fn on_each(test: &str, run: impl Fn(&Rig) -> Vec<String>) {
     support::needs_root!();
+    if !in_own_mounts(test) {
+        return;
+    }
     let mut broken = Vec::new();
     for filesystem in filesystems() {
         broken.extend(run(&Rig::new(filesystem)));
@@ -41,32 +72,78 @@ fn on_each(run: impl Fn(&Rig) -> Vec<String>) {
 #[test]
 fn random_sequences() {
     let budget = Budget::from_environment();
-    on_each(|rig| {
+    on_each("random_sequences", |rig| {
         let seeds = budget.seed..budget.seed + budget.seeds;
         let sequences: Vec<_> =
             seeds.map(|seed| (format!("seed {seed}"), workload::random(seed, budget.length))).collect();
-        rig.run(&sequences, true, budget.points)
+        rig.run(&sequences, &Plan { steer: true, points: budget.points, end: End::Nothing })
     });
 }
 
 #[test]
 fn single_operations() {
     let budget = Budget::from_environment();
-    small_sequences(1, "single", budget.singles, budget.seed);
+    small_sequences("single_operations", (1, "single"), budget.singles, budget.seed);
 }
 
 #[test]
 fn pairs_of_operations() {
     let budget = Budget::from_environment();
-    small_sequences(2, "pair", budget.pairs, budget.seed);
+    small_sequences("pairs_of_operations", (2, "pair"), budget.pairs, budget.seed);
+}
+
+#[test]
+fn large_copy_ups() {
+    on_each("large_copy_ups", |rig| rig.run(&named("large", workload::large()), &plain(End::Nothing)));
+}
+
+#[test]
+fn an_unmount_makes_all_durable() {
+    on_each("an_unmount_makes_all_durable", |rig| {
+        let mut sequences = workload::unsynced();
+        sequences.extend(workload::mapped());
+        rig.run(&named("unsynced", sequences), &plain(End::Unmount))
+    });
+}
+
+#[test]
+fn sync_makes_all_durable() {
+    on_each("sync_makes_all_durable", |rig| {
+        rig.run(&named("unsynced", workload::unsynced()), &plain(End::Sync))
+    });
+}
+
+#[test]
+fn the_image_store() {
+    let points = Budget::from_environment().tales;
+    on_each("the_image_store", |rig| rig.tell(images::tale, points));
+}
+
+#[cfg(feature = "snapshotter")]
+#[test]
+fn the_snapshotter() {
+    let points = Budget::from_environment().tales;
+    on_each("the_snapshotter", |rig| rig.tell(|_| snapshots::tale(), points));
+}
+
+/// What is run as it is, and looked at where promises are made.
+fn plain(end: End) -> Plan {
+    Plan { steer: false, points: 0, end }
+}
+
+fn named(name: &str, sequences: Vec<Sequence>) -> Vec<(String, Sequence)> {
+    sequences.into_iter().enumerate().map(|(number, one)| (format!("{name} {number}"), one)).collect()
 }
 
 /// Runs `count` of the exhaustive sequences of `length` operations, or all.
-fn small_sequences(length: u32, name: &str, count: Option<usize>, seed: u64) {
-    on_each(|rig| {
+fn small_sequences(test: &str, (length, name): (u32, &str), count: Option<usize>, seed: u64) {
+    on_each(test, |rig| {
         let all = workload::small_count(length);
         let mut random = fastrand::Rng::with_seed(seed);
+        let only = std::env::var("POWER_ONLY").ok();
+        let only = only.map(|only| only.split_whitespace().map(|number| number.parse().unwrap()).collect());
         let numbers: Vec<usize> = match count {
+            _ if only.is_some() => only.unwrap_or_default(),
             None => (0..all).collect(),
             Some(count) => (0..count).map(|_| random.usize(..all)).collect(),
         };
@@ -76,7 +153,7 @@ fn small_sequences(length: u32, name: &str, count: Option<usize>, seed: u64) {
                 .iter()
                 .map(|number| (format!("{name} {number}"), workload::small(length, *number)))
                 .collect();
-            broken.extend(rig.run(&sequences, false, 0));
+            broken.extend(rig.run(&sequences, &plain(End::Nothing)));
         }
         broken
     });

@@ -113,10 +113,10 @@ impl<'a> Promise<'a> {
             let then = self.states[at];
             let same = match durable {
                 Durable::All => false,
-                Durable::Object(id) => paths(model, *id) == paths(then, *id) && alike(model, then, *id),
-                Durable::Data(id) => paths(model, *id) == paths(then, *id),
+                Durable::Object(id) => same_names(model, then, *id) && alike(model, then, *id),
+                Durable::Data(id) => same_names(model, then, *id),
                 Durable::Entries(id) => {
-                    paths(model, *id) == paths(then, *id)
+                    same_names(model, then, *id)
                         && model.inodes.get(*id).and_then(|_| model.children(*id)) == then.children(*id)
                 }
             };
@@ -211,6 +211,19 @@ impl<'a> Promise<'a> {
         (!text.is_empty()).then_some(text)
     }
 
+    /// Whether a directory had the same path in all states up to that one.
+    fn stays(&self, path: Option<&OsString>, state: usize) -> bool {
+        let Some(path) = path else { return true };
+        let at = |state: usize| {
+            let path = support::model::op::Path(
+                Path::new(path).iter().map(|name| name.as_bytes().to_vec()).collect(),
+            );
+            self.states[state].resolve(&path, false).ok()
+        };
+        let then = at(state);
+        then.is_some() && (0..state).all(|state| at(state) == then)
+    }
+
     /// The state since which what a path leads to is durable, and since which its attributes are.
     fn durable_since(&self, path: &OsString) -> (usize, usize) {
         let parent = Path::new(path).parent().map(|parent| parent.as_os_str().to_owned());
@@ -218,7 +231,9 @@ impl<'a> Promise<'a> {
             let names = paths(self.states[*at], durable.id());
             match durable {
                 Durable::All => true,
-                Durable::Object(_) | Durable::Data(_) => names.contains(path),
+                Durable::Object(_) | Durable::Data(_) => {
+                    names.contains(path) && (names.len() == 1 || self.stays(parent.as_ref(), *at))
+                }
                 Durable::Entries(_) => parent.as_ref().is_some_and(|parent| names.contains(parent)),
             }
         };
@@ -262,6 +277,25 @@ fn same_entry(one: Option<&Entry>, other: Option<&Entry>) -> bool {
 fn alike(one: &Model, other: &Model, id: Id) -> bool {
     let of = |model: &Model| model.inodes.get(id).map(|i| (i.mode, i.owner, i.xattrs.clone()));
     of(one) == of(other)
+}
+
+/// Whether an object has the same names: the only one with the same path, or each of several in the same directory.
+fn same_names(one: &Model, other: &Model, id: Id) -> bool {
+    let (here, there) = (paths(one, id), paths(other, id));
+    match (here.len(), there.len()) {
+        (0..2, 0..2) => here == there,
+        _ => entries(one, id) == entries(other, id),
+    }
+}
+
+/// All entries of directories that lead to an object.
+fn entries(model: &Model, id: Id) -> BTreeSet<(Id, Vec<u8>)> {
+    let mut all = BTreeSet::new();
+    visit(model, model.root, OsStr::new(""), &mut |_, at| {
+        let children = model.children(at).into_iter().flatten();
+        all.extend(children.filter(|(_, child)| **child == id).map(|(name, _)| (at, name.clone())));
+    });
+    all
 }
 
 /// All paths of an object.

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::disk::{Disk, Failures, Mounted, Record, Unflushed, copy_sparse, make_image};
 use crate::promise::{Found, Order, Promise};
-use crate::workload::{Done, Sequence, perform};
+use crate::tales::{Stage, Tale};
+use crate::workload::{Done, Durable, Sequence, perform};
 use support::model::layer::dir;
 use support::model::tree::Model;
 use support::{Layer, Mount, Options, Program, Scratch};
@@ -20,6 +21,7 @@ pub struct Budget {
     pub singles: Option<usize>,
     /// `None`: all.
     pub pairs: Option<usize>,
+    pub tales: usize,
 }
 
 fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
@@ -43,6 +45,7 @@ impl Budget {
             points: setting("POWER_POINTS", 20),
             singles: some("POWER_SINGLES", 25),
             pairs: some("POWER_PAIRS", 10),
+            tales: setting("POWER_TALES", 2),
         }
     }
 }
@@ -53,12 +56,15 @@ pub struct Filesystem {
     name: &'static str,
     size: u64,
     order: Order,
+    /// What its device must write whole or not at all. btrfs has nothing to replace a superblock by that is torn within
+    /// its 4096 bytes.
+    sector: usize,
 }
 
 const FILESYSTEMS: [Filesystem; 3] = [
-    Filesystem { name: "ext4", size: 64 << 20, order: Order::Whole },
-    Filesystem { name: "xfs", size: 320 << 20, order: Order::Whole },
-    Filesystem { name: "btrfs", size: 256 << 20, order: Order::EachPath },
+    Filesystem { name: "ext4", size: 256 << 20, order: Order::Whole, sector: 512 },
+    Filesystem { name: "xfs", size: 320 << 20, order: Order::Whole, sector: 512 },
+    Filesystem { name: "btrfs", size: 256 << 20, order: Order::EachPath, sector: 4096 },
 ];
 
 /// Those that are to be tried.
@@ -104,6 +110,37 @@ struct Ran {
     done: Vec<Done>,
 }
 
+impl Ran {
+    /// Notes what made all durable in the end.
+    fn end(&mut self, what: &str, began: usize, ended: usize) {
+        let model = self.done.last().map_or(&self.start, |done| &done.model).clone();
+        let (what, durable) = (what.to_owned(), vec![Durable::All]);
+        self.done.push(Done { what, began, ended, model, durable, between: None });
+    }
+}
+
+/// How sequences are run and looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// Operations are bent to what is there.
+    pub steer: bool,
+    /// How many failures each is looked at; 0: two, and two for each promise.
+    pub points: usize,
+    /// What follows when all are done. If something does, that is looked at only.
+    pub end: End,
+}
+
+/// What follows when all sequences are done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Nothing that promises anything.
+    Nothing,
+    /// sync(2).
+    Sync,
+    /// The union is unmounted, and its daemon ends.
+    Unmount,
+}
+
 /// What a mount at a filesystem's root is made of.
 struct View {
     mount: Option<Mount>,
@@ -117,14 +154,14 @@ impl Rig {
     }
 
     /// Runs sequences, each in its directory, and looks at failures in each. Returns what was broken.
-    pub fn run(&self, sequences: &[(String, Sequence)], steer: bool, points: usize) -> Vec<String> {
+    pub fn run(&self, sequences: &[(String, Sequence)], plan: &Plan) -> Vec<String> {
         let base = self.scratch.path().join("base.img");
         make_image(&base, self.filesystem.name, self.filesystem.size);
         self.prepare(&base, sequences);
         let live = self.scratch.path().join("live.img");
         copy_sparse(&base, &live);
-        let (ran, record) = self.work(&live, sequences, steer);
-        let (failures, broken) = self.look(&base, &ran, &record, points);
+        let (ran, record) = self.work(&live, sequences, plan);
+        let (failures, broken) = self.look(&base, &ran, &record, plan);
         eprintln!(
             "{} {:?}: {} sequences, {failures} failures, {} broken",
             self.filesystem.name,
@@ -132,6 +169,19 @@ impl Rig {
             ran.len(),
             broken.len()
         );
+        broken
+    }
+
+    /// Tells a tale on an empty disk, and looks at `points` failures in each of its steps. Returns what was broken.
+    pub fn tell(&self, tale: impl FnOnce(&Scratch) -> Tale<'_>, points: usize) -> Vec<String> {
+        let [base, live] = ["base.img", "live.img"].map(|name| self.scratch.path().join(name));
+        make_image(&base, self.filesystem.name, self.filesystem.size);
+        copy_sparse(&base, &live);
+        let sector = self.filesystem.sector;
+        let stage = Stage { scratch: &self.scratch, base: &base, live: &live, sector };
+        let tale = tale(&self.scratch);
+        let (failures, broken) = tale.tell(&stage, points);
+        eprintln!("{} {}: {failures} failures, {} broken", self.filesystem.name, tale.name, broken.len());
         broken
     }
 
@@ -182,21 +232,32 @@ impl Rig {
         View { path: mount.path().to_owned(), mount: Some(mount) }
     }
 
-    fn work(&self, image: &Path, sequences: &[(String, Sequence)], steer: bool) -> (Vec<Ran>, Record) {
+    fn work(&self, image: &Path, sequences: &[(String, Sequence)], plan: &Plan) -> (Vec<Ran>, Record) {
         let disk = Disk::new(&self.scratch, image);
         let ran = {
             let mounted = Mounted::new(disk.device(), self.scratch.path().join("live"));
             let view = self.view(mounted.path(), true);
             let ran = sequences.iter().enumerate().map(|(number, (name, sequence))| {
-                // What was done before is no part of this one's story.
-                mounted.sync();
+                if plan.end == End::Nothing {
+                    // What was done before is no part of this one's story.
+                    mounted.sync();
+                }
                 let root = view.path.join(number.to_string());
-                let (start, done) = perform(sequence, steer, &root, || disk.position(), || mounted.sync());
+                let (start, done) =
+                    perform(sequence, plan.steer, &root, || disk.position(), || mounted.sync());
                 Ran { name: name.clone(), dir: number.to_string(), start, done }
             });
-            let ran: Vec<_> = ran.collect();
+            let mut ran: Vec<_> = ran.collect();
+            let began = disk.position();
+            if plan.end == End::Sync {
+                rustix::fs::sync();
+                ran.iter_mut().for_each(|ran| ran.end("sync", began, disk.position()));
+            }
             if let Some(mount) = view.mount {
                 mount.unmount();
+            }
+            if plan.end == End::Unmount {
+                ran.iter_mut().for_each(|ran| ran.end("unmount", began, disk.position()));
             }
             ran
         };
@@ -204,9 +265,10 @@ impl Rig {
     }
 
     /// The failures to look at: where each promise was made, with everything lost, kept and some of it; and at random.
-    fn points(&self, ran: &Ran, points: usize) -> Vec<(usize, Unflushed)> {
+    fn points(&self, ran: &Ran, plan: &Plan) -> Vec<(usize, Unflushed)> {
         let mut all = Vec::new();
         let (Some(first), Some(last)) = (ran.done.first(), ran.done.last()) else { return all };
+        let points = plan.points;
         let mut random = fastrand::Rng::with_seed(first.began as u64);
         let mut promised: Vec<_> = ran.done.iter().filter(|done| !done.durable.is_empty()).collect();
         if points > 0 {
@@ -228,30 +290,34 @@ impl Rig {
         all
     }
 
-    fn look(&self, base: &Path, ran: &[Ran], record: &Record, points: usize) -> (usize, Vec<String>) {
+    fn look(&self, base: &Path, ran: &[Ran], record: &Record, plan: &Plan) -> (usize, Vec<String>) {
         let count = std::env::var_os("POWER_COUNT").is_some();
-        let mut failures = Failures::new(&self.scratch, base, record);
+        let mut failures = Failures::new(&self.scratch, base, record, self.filesystem.sector);
         let (mut looked, mut broken) = (0, Vec::new());
+        if plan.end != End::Nothing {
+            // One failure, which all are looked at in.
+            let position = ran.iter().filter_map(|ran| ran.done.last()).map(|done| done.ended).max();
+            let position = position.unwrap_or(0);
+            let wrong = self.look_at(failures.at(position, Unflushed::Lost), ran, position);
+            broken.extend(wrong.map(|wrong| format!("{} {:?}: {wrong}", self.filesystem.name, self.worker)));
+            return (1, broken);
+        }
         for ran in ran {
-            for (position, unflushed) in self.points(ran, points) {
+            for (position, unflushed) in self.points(ran, plan) {
                 assert!(position <= record.len());
                 let image = failures.at(position, unflushed);
                 looked += 1;
-                let Some(wrong) = self.look_at(image, ran, position) else { continue };
+                let Some(wrong) = self.look_at(image, std::slice::from_ref(ran), position) else { continue };
+                if let Some(keep) = std::env::var_os("POWER_KEEP") {
+                    let name =
+                        format!("{}-{}-{position}.img", self.filesystem.name, ran.name.replace(' ', "-"));
+                    copy_sparse(failures.at(position, unflushed), &Path::new(&keep).join(name));
+                }
                 let steps: Vec<_> = ran
                     .done
                     .iter()
                     .enumerate()
-                    .map(|(at, done)| {
-                        format!(
-                            "{}: {:?} {:?} ({}..{})",
-                            at + 1,
-                            done.step.op,
-                            done.step.persist,
-                            done.began,
-                            done.ended
-                        )
-                    })
+                    .map(|(at, done)| format!("{}: {} ({}..{})", at + 1, done.what, done.began, done.ended))
                     .collect();
                 broken.push(format!(
                     "{} {:?}, {}, failure at {position}, {unflushed:?}: {wrong}\n{}\n",
@@ -263,16 +329,27 @@ impl Rig {
                 if !count {
                     return (looked, broken);
                 }
+                eprintln!("{}", broken[broken.len() - 1]);
             }
         }
         (looked, broken)
     }
 
-    fn look_at(&self, image: &Path, ran: &Ran, position: usize) -> Option<String> {
+    /// Looks at sequences as they are after a failure, and says what is wrong.
+    fn look_at(&self, image: &Path, ran: &[Ran], position: usize) -> Option<String> {
         let mounted = Mounted::new(image, self.scratch.path().join("failed"));
         let view = self.view(mounted.path(), false);
-        let found = Found::read(&view.path.join(&ran.dir));
-        let broken = Promise::new(&ran.start, &ran.done, position).broken(&found, self.filesystem.order);
+        let order = self.filesystem.order;
+        let wrong: Vec<String> = ran
+            .iter()
+            .filter_map(|ran| {
+                let found = Found::read(&view.path.join(&ran.dir));
+                let wrong = Promise::new(&ran.start, &ran.done, position).broken(&found, order)?;
+                let steps: Vec<_> = ran.done.iter().map(|done| done.what.as_str()).collect();
+                Some(if ran.done.len() > 2 { wrong } else { format!("after {steps:?}: {wrong}") })
+            })
+            .collect();
+        let broken = (!wrong.is_empty()).then(|| wrong.join("\n"));
         let Some(mount) = view.mount else { return broken };
         mount.unmount();
         if self.worker != Worker::Union {

@@ -2,6 +2,7 @@
 //! durability between them.
 
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path as HostPath;
 
 use rustix::fs::{Mode, OFlags};
@@ -14,6 +15,7 @@ use support::model::generate::{Vocabulary, case};
 use support::model::layer::{LayerNode, StackSpec, dir, file, linked, symlink};
 use support::model::op::{Op, Outcome, Path, Rename, p};
 use support::model::tree::{Id, Model};
+use support::raw::Mapping;
 
 /// What is asked for after an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,8 +28,23 @@ pub enum Persist {
     Fdatasync,
     /// fsync of the directories whose entries the operation changed.
     FsyncDirectory,
-    /// Everything: sync(2), which reaches the filesystem of the upper.
+    /// syncfs of the filesystem that the upper lies on.
     Sync,
+    /// The write itself goes through a file that was opened with O_SYNC.
+    Synchronous,
+    /// The same with O_DSYNC.
+    DataSynchronous,
+    /// The write is made through a mapping, and msync follows.
+    Msync,
+    /// The write is made through a mapping, and nothing follows.
+    Mapped,
+}
+
+impl Persist {
+    /// Whether it says how a write is made.
+    fn is_of_writes(self) -> bool {
+        matches!(self, Persist::Synchronous | Persist::DataSynchronous | Persist::Msync | Persist::Mapped)
+    }
 }
 
 /// An operation, and what is asked for after it.
@@ -61,10 +78,10 @@ pub enum Durable {
     Entries(Id),
 }
 
-/// One step that was done: the positions of the disk's record around it, and what is so after it.
+/// Something that was done: the positions of the disk's record around it, and what is so after it.
 pub struct Done {
-    /// The step, as it was done.
-    pub step: Step,
+    /// In words.
+    pub what: String,
     /// The position before it began.
     pub began: usize,
     /// The position when it had ended.
@@ -77,8 +94,8 @@ pub struct Done {
     pub between: Option<(Id, Vec<u8>)>,
 }
 
-/// Does the steps below `root`, bent to what is there if `steer`. `position` tells where the record is, `sync` writes all that the upper's filesystem
-/// holds back.
+/// Does the steps below `root`, bent to what is there if `steer`. `position` tells where the record is, `sync` writes all
+/// that the upper's filesystem holds back.
 pub fn perform(
     sequence: &Sequence,
     steer: bool,
@@ -98,9 +115,22 @@ pub fn perform(
             continue;
         }
         let began = position();
-        let found = executor.run(&op);
-        assert_eq!(found, expected, "{op:?}");
-        let durable = make_durable(&op, *persist, root, &next, &sync);
+        let written = match &op {
+            Op::Write { path, offset, fill, length, truncate: false, append: false }
+                if persist.is_of_writes() && expected == Outcome::Done =>
+            {
+                let data = vec![*fill; *length];
+                write_so(*persist, &executor.place(path), *offset, &data, length_of(&model, path))
+            }
+            _ => false,
+        };
+        let durable = if written {
+            written_durably(&op, *persist, &next)
+        } else {
+            let found = executor.run(&op);
+            assert_eq!(found, expected, "{op:?}");
+            make_durable(&op, *persist, &executor, &next, &sync)
+        };
         let between = match &op {
             Op::Write { path, truncate: true, .. } => {
                 next.resolve(path, false).ok().map(|id| (id, Vec::new()))
@@ -108,37 +138,105 @@ pub fn perform(
             _ => None,
         };
         model = next;
-        let step = Step { op, persist: *persist };
-        all.push(Done { step, began, ended: position(), model: model.clone(), durable, between });
+        let what = format!("{op:?} {persist:?}");
+        all.push(Done { what, began, ended: position(), model: model.clone(), durable, between });
     }
     executor.close_all();
     (start, all)
 }
 
-fn make_durable(op: &Op, persist: Persist, root: &HostPath, model: &Model, sync: &impl Fn()) -> Vec<Durable> {
+/// Writes as `how` says, if that can be.
+fn write_so(how: Persist, place: &HostPath, offset: usize, data: &[u8], length: Option<usize>) -> bool {
+    let open = |flags| {
+        File::from(
+            rustix::fs::open(place, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).unwrap(),
+        )
+    };
+    match how {
+        Persist::Synchronous => {
+            open(OFlags::WRONLY | OFlags::SYNC).write_all_at(data, offset as u64).unwrap()
+        }
+        Persist::DataSynchronous => {
+            open(OFlags::WRONLY | OFlags::DSYNC).write_all_at(data, offset as u64).unwrap();
+        }
+        _ => {
+            // A mapping doesn't make a file longer.
+            let Some(length) = length.filter(|length| offset + data.len() <= *length) else { return false };
+            let mut mapping = Mapping::shared(&open(OFlags::RDWR), length, true).unwrap();
+            mapping.write(offset, data);
+            if how == Persist::Msync {
+                mapping.sync().unwrap();
+            }
+        }
+    }
+    true
+}
+
+/// What a write by [`write_so`] makes durable.
+fn written_durably(op: &Op, how: Persist, model: &Model) -> Vec<Durable> {
+    let id = object_of(op).and_then(|path| model.resolve(path, false).ok());
+    let durable = match how {
+        Persist::Synchronous => id.map(Durable::Object),
+        Persist::DataSynchronous | Persist::Msync => id.map(Durable::Data),
+        _ => None,
+    };
+    durable.into_iter().collect()
+}
+
+fn make_durable(
+    op: &Op,
+    persist: Persist,
+    executor: &Executor,
+    model: &Model,
+    sync: &impl Fn(),
+) -> Vec<Durable> {
     match persist {
-        Persist::Nothing => Vec::new(),
         Persist::Sync => {
             sync();
             vec![Durable::All]
         }
         Persist::Fsync | Persist::Fdatasync => {
+            if let Some(slot) = slot_of(op) {
+                return synced_open(executor.slot(slot), model.slots[&slot].0, persist);
+            }
             let object = object_of(op);
-            match object.and_then(|path| synced(root, path, model, persist)) {
+            match object.and_then(|path| synced(executor, path, model, persist)) {
                 Some(durable) => vec![durable],
                 None => {
-                    directories_of(op).iter().filter_map(|path| synced(root, path, model, persist)).collect()
+                    let directories = directories_of(op);
+                    directories.iter().filter_map(|path| synced(executor, path, model, persist)).collect()
                 }
             }
         }
         Persist::FsyncDirectory => {
-            directories_of(op).iter().filter_map(|path| synced(root, path, model, persist)).collect()
+            let directories = directories_of(op);
+            directories.iter().filter_map(|path| synced(executor, path, model, persist)).collect()
         }
+        _ => Vec::new(),
     }
 }
 
+/// The slot whose file an operation is about.
+fn slot_of(op: &Op) -> Option<u8> {
+    match op {
+        Op::WriteOpen { slot, .. } | Op::TruncateOpen { slot, .. } | Op::ChmodOpen { slot, .. } => {
+            Some(*slot)
+        }
+        _ => None,
+    }
+}
+
+fn synced_open(file: &File, id: Id, persist: Persist) -> Vec<Durable> {
+    if persist == Persist::Fdatasync {
+        file.sync_data().unwrap();
+        return vec![Durable::Data(id)];
+    }
+    file.sync_all().unwrap();
+    vec![Durable::Object(id)]
+}
+
 /// Syncs what has this path now, if that can be opened.
-fn synced(root: &HostPath, path: &Path, model: &Model, persist: Persist) -> Option<Durable> {
+fn synced(executor: &Executor, path: &Path, model: &Model, persist: Persist) -> Option<Durable> {
     let id = model.resolve(path, false).ok()?;
     let directory = model.is_directory(id);
     let kind = if directory { OFlags::DIRECTORY } else { OFlags::NONBLOCK };
@@ -147,8 +245,7 @@ fn synced(root: &HostPath, path: &Path, model: &Model, persist: Persist) -> Opti
         return None;
     }
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | kind;
-    let place = if path.0.is_empty() { root.to_owned() } else { root.join(path.to_path_buf()) };
-    let open = File::from(rustix::fs::open(place, flags, Mode::empty()).ok()?);
+    let open = File::from(rustix::fs::open(executor.place(path), flags, Mode::empty()).ok()?);
     match persist {
         Persist::Fdatasync => open.sync_data().unwrap(),
         _ => open.sync_all().unwrap(),
@@ -180,6 +277,14 @@ fn object_of(op: &Op) -> Option<&Path> {
     }
 }
 
+/// How long the file is that a path leads to.
+fn length_of(model: &Model, path: &Path) -> Option<usize> {
+    match &model.inodes[model.resolve(path, false).ok()?].node {
+        support::model::tree::Node::File(bytes) => Some(bytes.len()),
+        _ => None,
+    }
+}
+
 fn directories_of(op: &Op) -> Vec<Path> {
     let parent = |path: &Path| Path(path.0[..path.0.len().saturating_sub(1)].to_vec());
     match op {
@@ -190,8 +295,12 @@ fn directories_of(op: &Op) -> Vec<Path> {
     }
 }
 
+/// What may follow any operation.
 const PERSISTS: [Persist; 5] =
     [Persist::Nothing, Persist::Fsync, Persist::Fdatasync, Persist::FsyncDirectory, Persist::Sync];
+
+/// What else a write may be.
+const WRITES: [Persist; 3] = [Persist::Synchronous, Persist::DataSynchronous, Persist::Msync];
 
 /// A random stack and `length` random steps, half of them followed by something that makes durable.
 pub fn random(seed: u64, length: usize) -> Sequence {
@@ -199,8 +308,7 @@ pub fn random(seed: u64, length: usize) -> Sequence {
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
-    let vocabulary =
-        Vocabulary { lowers: 2, operations: length, open_files: false, ..Vocabulary::full(true) };
+    let vocabulary = Vocabulary { lowers: 2, operations: length, ..Vocabulary::full(true) };
     let strategy = case(&vocabulary);
     let mut random = fastrand::Rng::with_seed(seed);
     let mut steps = Vec::new();
@@ -209,7 +317,11 @@ pub fn random(seed: u64, length: usize) -> Sequence {
         let (stack, ops) = strategy.new_tree(&mut runner).unwrap().current();
         spec.get_or_insert(stack);
         steps.extend(ops.into_iter().map(|op| {
-            let persist = if random.bool() { Persist::Nothing } else { PERSISTS[random.usize(1..5)] };
+            let persist = match (random.u8(..4), &op) {
+                (0, Op::Write { .. }) => WRITES[random.usize(..3)],
+                (0..2, _) => Persist::Nothing,
+                _ => PERSISTS[random.usize(1..5)],
+            };
             Step { op, persist }
         }));
     }
@@ -271,21 +383,83 @@ fn small_operations() -> Vec<Op> {
         rename("d", "f", Rename::Plain),
         rename("d/e", "f", Rename::Exchange),
         rename("b", "d/n", Rename::Plain),
+        Op::Open { slot: 0, path: p("a"), write: true },
+        Op::WriteOpen { slot: 0, offset: 8000, fill: b'o', length: 2000 },
+        Op::Unlink { path: p("n") },
     ]
+}
+
+/// All that a step of an exhaustive sequence may be.
+fn small_steps() -> Vec<Step> {
+    let mut all = Vec::new();
+    for op in small_operations() {
+        let write = matches!(op, Op::Write { truncate: false, append: false, .. });
+        let more = WRITES.into_iter().filter(|_| write);
+        all.extend(PERSISTS.into_iter().chain(more).map(|persist| Step { op: op.clone(), persist }));
+    }
+    all
 }
 
 /// How many exhaustive sequences of `length` operations there are.
 pub fn small_count(length: u32) -> usize {
-    (small_operations().len() * PERSISTS.len()).pow(length)
+    small_steps().len().pow(length)
 }
 
 /// The exhaustive sequence of that number.
 pub fn small(length: u32, number: usize) -> Sequence {
-    let operations = small_operations();
-    let choices = operations.len() * PERSISTS.len();
-    let steps = (0..length).map(|place| {
-        let choice = number / choices.pow(place) % choices;
-        Step { op: operations[choice / PERSISTS.len()].clone(), persist: PERSISTS[choice % PERSISTS.len()] }
-    });
+    let all = small_steps();
+    let steps = (0..length).map(|place| all[number / all.len().pow(place) % all.len()].clone());
     Sequence { spec: small_stack(), steps: steps.collect() }
+}
+
+/// Copy-ups of a file of many pages, which take so long that the power goes in their midst.
+pub fn large() -> Vec<Sequence> {
+    const SIZE: usize = 1 << 20;
+    let write = |path, offset, length| Op::Write {
+        path: p(path),
+        offset,
+        fill: b'w',
+        length,
+        truncate: false,
+        append: false,
+    };
+    let operations = [
+        write("big", 600 << 10, 70_000),
+        write("d/big", SIZE - 100, 200),
+        Op::Truncate { path: p("big"), length: 600 << 10 },
+        Op::Chmod { path: p("big"), mode: 0o600 },
+        Op::Rename { from: p("big"), to: p("n"), how: Rename::Plain },
+        Op::Link { from: p("d/big"), to: p("n") },
+        Op::CopyRange { from: p("big"), to: p("new"), offset: 0, length: SIZE },
+    ];
+    let spec = StackSpec {
+        upper: dir([]),
+        lowers: vec![dir([
+            ("big", file(b'k', SIZE)),
+            ("new", file(b'v', 10)),
+            ("d", dir([("big", file(b'l', SIZE))])),
+        ])],
+    };
+    let with = |op: Op, persist| {
+        let more = Step { op: write("d/n", 0, 10), persist: Persist::Nothing };
+        Sequence { spec: spec.clone(), steps: vec![Step { op, persist }, more] }
+    };
+    let persists = [Persist::Fdatasync, Persist::Fsync, Persist::Nothing].into_iter().cycle();
+    operations.into_iter().zip(persists).map(|(op, persist)| with(op, persist)).collect()
+}
+
+/// Each of the small operations by itself, after which nothing is asked for.
+pub fn unsynced() -> Vec<Sequence> {
+    let plain = |op| Sequence { spec: small_stack(), steps: vec![Step { op, persist: Persist::Nothing }] };
+    small_operations().into_iter().map(plain).collect()
+}
+
+/// Writes through mappings, after which nothing is asked for.
+pub fn mapped() -> Vec<Sequence> {
+    let of = |path: &str| {
+        let path = p(path);
+        let op = Op::Write { path, offset: 2, fill: b'w', length: 5, truncate: false, append: false };
+        Sequence { spec: small_stack(), steps: vec![Step { op, persist: Persist::Mapped }] }
+    };
+    vec![of("a"), of("b"), of("d/e/a")]
 }

@@ -43,7 +43,8 @@ impl Executor {
         }
     }
 
-    fn place(&self, path: &Path) -> PathBuf {
+    /// Where a path is.
+    pub fn place(&self, path: &Path) -> PathBuf {
         if path.0.is_empty() { self.root.clone() } else { self.root.join(path.to_path_buf()) }
     }
 
@@ -52,7 +53,8 @@ impl Executor {
         Ok(File::from(rustix::fs::openat(CWD, self.place(path), flags, Mode::from_raw_mode(mode))?))
     }
 
-    fn slot(&self, slot: u8) -> &File {
+    /// The file that is open in a slot.
+    pub fn slot(&self, slot: u8) -> &File {
         &self.slots[&slot]
     }
 
