@@ -4,6 +4,11 @@
 //! users of a mount have them from one budget, so each gets a share: nobody but root may hold more than what is still
 //! free. So one who takes all that he gets leaves half to the others, the next a quarter, and `EMFILE` is told to who holds
 //! much, not to who comes late. Descriptors for work are no part of the budget.
+//!
+//! Where the mount may be idmapped the kernel doesn't tell who deletes, so the owner of the object pays. Who may delete what
+//! others own, in a directory that they may write to and that isn't sticky, spends the owners' shares so, with as many objects
+//! as there are: an ordinary user can't make more of them. Of root's objects too: then nobody knows that it is root who deletes, and
+//! root has a share like all others. What makes an object without a name (O_TMPFILE) says who asks, always.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -58,18 +63,18 @@ impl Pins {
     /// # Errors
     /// `EMFILE` when that user has a full share.
     pub fn take(self: &Arc<Self>, fd: BorrowedFd<'_>) -> Result<Share> {
-        let uid = match PAYER.get() {
-            UNKNOWN => At::Fd(fd).stat()?.uid,
-            uid => uid,
-        };
-        self.take_for(uid)
+        match PAYER.get() {
+            UNKNOWN => self.take_for(At::Fd(fd).stat()?.uid, false),
+            uid => self.take_for(uid, uid == ROOT),
+        }
     }
 
-    fn take_for(self: &Arc<Self>, uid: u32) -> Result<Share> {
+    /// `all`: as much as there is, and not a share.
+    fn take_for(self: &Arc<Self>, uid: u32, all: bool) -> Result<Share> {
         let mut held = self.held.lock();
         let free = self.limit.saturating_sub(held.all);
         let own = held.by_user.get(&uid).copied().unwrap_or(0);
-        if free == 0 || (uid != ROOT && own >= free) {
+        if free == 0 || (!all && own >= free) {
             return Err(Errno::MFILE.into());
         }
         held.all += 1;
@@ -133,10 +138,10 @@ mod tests {
     #[test]
     fn nobody_holds_more_than_what_is_free() {
         let pins = Pins::new(100);
-        let all_of = |uid| std::iter::from_fn(|| pins.take_for(uid).ok()).collect::<Vec<_>>();
+        let all_of = |uid| std::iter::from_fn(|| pins.take_for(uid, uid == ROOT).ok()).collect::<Vec<_>>();
         let (first, second, third) = (all_of(1000), all_of(1001), all_of(1002));
         assert_eq!((first.len(), second.len(), third.len()), (50, 25, 13));
-        assert!(pins.take_for(ROOT).is_ok(), "root has what is left");
+        assert!(pins.take_for(ROOT, true).is_ok(), "root has what is left");
         drop(second);
         assert_eq!(all_of(1000).len(), 0);
         assert!(all_of(1003).len() > 13);
@@ -153,5 +158,20 @@ mod tests {
         let share = paid_by(UNKNOWN, || pins.take(file.as_fd())).unwrap();
         assert_eq!(share.uid, owner);
         assert_eq!(paid_by(1000, || pins.take(file.as_fd())).unwrap().uid, 1000);
+    }
+
+    #[test]
+    fn who_deletes_what_is_roots_gets_no_more_than_a_share() {
+        let pins = Pins::new(100);
+        let of_root = std::fs::File::open("/").unwrap();
+        assert_eq!(At::Fd(of_root.as_fd()).stat().unwrap().uid, ROOT);
+        let by = |uid| {
+            let take = || paid_by(uid, || pins.take(of_root.as_fd())).ok();
+            std::iter::from_fn(take).collect::<Vec<_>>()
+        };
+        let unknown = by(UNKNOWN);
+        assert_eq!(unknown.len(), 50);
+        assert_eq!(by(1000).len(), 25, "others have theirs");
+        assert_eq!(by(ROOT).len(), 50, "and who is known to be root has all");
     }
 }
