@@ -1,5 +1,7 @@
 //! Random operations on an upper of each kind, compared with the reference model, also after a remount.
 
+use std::time::Duration;
+
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
@@ -7,6 +9,7 @@ use crate::below::{Below, Kind};
 use crate::needs;
 use support::model::execute::Executor;
 use support::model::generate::{Vocabulary, case};
+use support::model::kills::kill_during;
 use support::model::layer::StackSpec;
 use support::model::op::{Op, Outcome, Rename};
 use support::{Fields, Program, Scratch, Snapshot, Stack, diff};
@@ -25,8 +28,7 @@ fn run(kind: Kind, spec: &StackSpec, operations: &[Op]) {
     let mut model = spec.merge();
     for op in operations {
         let op = model.steer(op);
-        // Some of these filesystems have none to offer.
-        if matches!(op, Op::Rename { how: Rename::Exchange, .. } | Op::Fallocate { .. }) {
+        if is_missing(&op) {
             continue;
         }
         let expected = model.apply(&op);
@@ -63,6 +65,46 @@ fn runs(kind: Kind) {
         let (spec, operations) = strategy.new_tree(&mut runner).unwrap().current();
         run(kind, &spec, &operations);
     }
+}
+
+/// What some of these filesystems have none of.
+fn is_missing(op: &Op) -> bool {
+    matches!(op, Op::Rename { how: Rename::Exchange, .. } | Op::Fallocate { .. })
+}
+
+/// The daemon dies at any instant: without the flags of renameat2 too the next mount shows the old state or the new one.
+fn is_killed(kind: Kind) {
+    if !Program::under_test().is_unionmount() {
+        support::skip!("the peers are not held to that");
+    }
+    let vocabulary = Vocabulary { open_files: false, operations: 120, ..Vocabulary::full(true) };
+    let strategy = case(&vocabulary);
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[13; 32]);
+    let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+    let cases: u32 = std::env::var("UNIONMOUNT_CASES").ok().map_or(12, |text| text.parse().unwrap());
+    let mut hits = 0;
+    for number in 0..cases {
+        let (spec, operations) = strategy.new_tree(&mut runner).unwrap().current();
+        let scratch = Scratch::new();
+        let below = Below::new(&scratch, kind);
+        let stack = Stack::new(spec.lowers.len()).with_upper_in(below.path());
+        let delay = Duration::from_micros(u64::from(number) * 2963 % 60_000);
+        hits += usize::from(kill_during(&stack, &spec, &operations, is_missing, delay));
+    }
+    eprintln!("{hits} of {cases} daemons died in the middle of an operation");
+    assert!(hits > 0, "no daemon died in the middle of an operation: the test tests nothing");
+}
+
+#[test]
+fn a_kill_above_bindfs() {
+    needs!(Kind::Bindfs);
+    is_killed(Kind::Bindfs);
+}
+
+#[test]
+fn a_kill_above_fuse2fs() {
+    needs!(Kind::Fuse2fs);
+    is_killed(Kind::Fuse2fs);
 }
 
 #[test]
