@@ -8,6 +8,12 @@ die() {
     exit 1
 }
 
+# skip REASON…: says that a check can't be made here, and counts it where scripts/check asks for that.
+skip() {
+    echo "SKIP: $*"
+    [ -z "${UNIONMOUNT_SKIPS:-}" ] || echo "$*" >>"$UNIONMOUNT_SKIPS"
+}
+
 need() {
     local program
     for program; do

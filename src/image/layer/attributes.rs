@@ -1,7 +1,7 @@
 //! Owner, mode, extended attributes and times: read from a layer's directory, put there.
 //!
 //! The order in which they are put is that of what undoes what: a change of owner clears setuid bits and capabilities, an
-//! ACL follows the mode, and every one of them changes times (design.md §5).
+//! ACL follows the mode, and every one of them changes times: so owner, mode, attributes and ACLs, times.
 //!
 //! # Of an ordinary user
 //!

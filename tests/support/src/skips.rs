@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Write;
 
-/// Names the file to which each skipped check adds a line.
+/// Names the file, which is there, to which each skipped check adds a line.
 pub const SKIPS: &str = "UNIONMOUNT_SKIPS";
 
 /// Prints why a check, or the rest of it, does not apply here, and counts it. [`skip!`](crate::skip) also returns.
@@ -11,7 +11,7 @@ pub fn skipped(reason: &str) {
     eprintln!("SKIP: {reason}");
     if let Some(path) = std::env::var_os(SKIPS) {
         let line = format!("{}\n", reason.replace('\n', " "));
-        let file = File::options().append(true).create(true).open(&path);
+        let file = File::options().append(true).open(&path);
         // One write, as others add theirs at the same time.
         file.and_then(|mut file| file.write_all(line.as_bytes()))
             .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
