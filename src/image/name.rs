@@ -32,6 +32,15 @@ pub struct NameError {
 }
 
 impl ImageName {
+    /// The names that a text may stand for, the likeliest first: without a registry it may also be one of podman's and
+    /// buildah's, which call what they build `localhost/NAME`.
+    pub fn meant_by(text: &str) -> Vec<ImageName> {
+        let Ok(name) = text.parse::<ImageName>() else { return Vec::new() };
+        let short = name.registry == HUB && !text.starts_with(HUB) && !text.starts_with(LEGACY_HUB);
+        let local = if short { format!("localhost/{text}").parse().ok() } else { None };
+        std::iter::once(name).chain(local).collect()
+    }
+
     /// The name without its tag, as short as it may be.
     pub fn repository(&self) -> String {
         match self.path.strip_prefix(OFFICIAL) {
@@ -142,6 +151,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_short_name_may_be_local() {
+        let meant = |text| ImageName::meant_by(text).iter().map(ImageName::full).collect::<Vec<_>>();
+        assert_eq!(meant("app:1"), ["docker.io/library/app:1", "localhost/app:1"]);
+        assert_eq!(meant("team/app"), ["docker.io/team/app:latest", "localhost/team/app:latest"]);
+        assert_eq!(meant("docker.io/library/app"), ["docker.io/library/app:latest"]);
+        assert_eq!(meant("localhost/app"), ["localhost/app:latest"]);
+        assert_eq!(meant("A b"), Vec::<String>::new());
+    }
 
     /// What `oci-spec` makes of a text: registry, path and tag of one that is a name. It knows three things wrongly:
     /// letters of all scripts in tags, capitals in a path's first part, and underscores in a host.

@@ -44,7 +44,7 @@ pub fn select(store: &Store, texts: &[String]) -> Result<Vec<Saved>> {
     let mut all: Vec<Saved> = Vec::new();
     for text in texts {
         let image = store.resolve(text)?;
-        let name = text.parse::<ImageName>().ok().filter(|name| image.names.contains(name));
+        let name = image.name_meant_by(text);
         match all.iter_mut().find(|saved| saved.image.id == image.id) {
             Some(saved) => saved.names.extend(name),
             None => all.push(Saved { image, names: name.into_iter().collect() }),

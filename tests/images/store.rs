@@ -41,6 +41,12 @@ fn names_and_ids() {
     }
     let manifest = lab.inspect("app:1")["RepoDigests"][0].as_str().unwrap().to_owned();
     assert_eq!(lab.inspect(&manifest)["Id"], format!("sha256:{id}"));
+    // What podman and buildah build has no registry but localhost, and is called by its short name.
+    lab.um(&["tag", "app:1", "localhost/own:1"]).ok();
+    assert_eq!(lab.inspect("own:1")["Id"], format!("sha256:{id}"));
+    assert!(lab.out("$UM save own:1 | tar -xO index.json").contains("localhost/own:1"));
+    assert_eq!(lab.um(&["rmi", "own:1"]).ok().out, "Untagged: localhost/own:1\n");
+    lab.um(&["inspect", "docker.io/library/other"]).refused(1, &["no image"]);
     lab.um(&["history", "app"]).refused(1, &["no image \"app\"", "unionmount images"]);
     lab.um(&["inspect", "app:2"]).refused(1, &["no image and no container"]);
     lab.um(&["tag", "app:1", "UPPER"]).refused(2, &["UPPER", "lower-case"]);

@@ -98,7 +98,7 @@ impl Store {
             return Ok(Removed { untagged: names.clone(), deleted: Some(*digest), ..Removed::default() });
         }
         let image = catalog.resolve(text)?;
-        let by_name = name.filter(|name| image.names.contains(name));
+        let by_name = image.name_meant_by(text);
         if let Some(name) = &by_name
             && image.names.len() > 1
         {

@@ -34,6 +34,11 @@ pub struct Image {
 }
 
 impl Image {
+    /// The name of its own that a text stands for.
+    pub fn name_meant_by(&self, text: &str) -> Option<ImageName> {
+        ImageName::meant_by(text).into_iter().find(|name| self.names.contains(name))
+    }
+
     fn new(documents: Documents, names: Vec<ImageName>, entry: Digest) -> Image {
         Image {
             id: documents.id,
@@ -189,7 +194,7 @@ impl Catalog {
     /// When there is none, several, or when it can't be read.
     pub fn resolve(mut self, text: &str) -> Result<Image> {
         let take = |images: &mut Vec<Image>, at: usize| Ok(images.swap_remove(at));
-        if let Ok(name) = text.parse::<ImageName>() {
+        for name in ImageName::meant_by(text) {
             if let Some(at) = self.images.iter().position(|image| image.names.contains(&name)) {
                 return take(&mut self.images, at);
             }
