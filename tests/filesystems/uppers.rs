@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use crate::below::{Below, Kind};
 use crate::needs;
-use support::{Mount, Options, Program, Scratch, Stack};
+use support::{Mount, Options, Program, Scratch, Snapshot, Stack};
 
 /// Each change that the flags of renameat2 are for; and the lower of it.
 fn changes_of_names(kind: Kind) {
@@ -139,6 +139,38 @@ fn unionfs_gets_copies_without_attributes() {
     assert_eq!(fs::read(mount.join("d/f")).unwrap(), b"new");
     assert_eq!(fs::read(mount.join("g")).unwrap(), b"new");
     assert!(mount.join("d/new").is_dir());
+    mount.unmount();
+}
+
+/// What is written through one name is found under it, in the same run and in the next.
+#[test]
+fn names_of_one_file_are_files_by_themselves_without_attributes() {
+    needs!(Kind::Unionfs);
+    let scratch = Scratch::new();
+    let below = Below::new(&scratch, Kind::Unionfs);
+    let stack = Stack::new(1).with_upper_in(below.path());
+    stack.lower(0).file("d/f", "low").file("alone", "low");
+    for name in ["d/g", "h"] {
+        fs::hard_link(stack.lower(0).root().join("d/f"), stack.lower(0).root().join(name)).unwrap();
+    }
+    let mount = stack.mount();
+    // All names are known before one is written to.
+    Snapshot::take_checked(mount.path());
+    assert_eq!(fs::metadata(mount.join("d/f")).unwrap().nlink(), 1);
+    let mut open = fs::File::options().append(true).open(mount.join("d/f")).unwrap();
+    open.write_all(b" f").unwrap();
+    fs::rename(mount.join("h"), mount.join("moved")).unwrap();
+    fs::File::options().append(true).open(mount.join("moved")).unwrap().write_all(b" h").unwrap();
+    drop(open);
+    let see = |mount: &Mount| {
+        Snapshot::take_checked(mount.path());
+        ["d/f", "d/g", "moved", "alone"].map(|name| fs::read_to_string(mount.join(name)).unwrap())
+    };
+    let expected = ["low f", "low", "low h", "low"];
+    assert_eq!(see(&mount), expected);
+    mount.unmount();
+    let mount = stack.mount();
+    assert_eq!(see(&mount), expected, "after a remount");
     mount.unmount();
 }
 

@@ -352,21 +352,29 @@ impl Union {
         self.id_in(&self.layers[0].root, stat)
     }
 
-    /// Which object a lower's entry that isn't a directory is. If it has several names and no identity that lasts, it
-    /// is a file by itself under each, and `stat` is changed to say so.
+    /// Which object a lower's entry that isn't a directory is. If it has several names and nothing leads from one to the copy
+    /// of another in the next run (no identity that lasts, or an upper that can't hold where a copy is from), it is a file by
+    /// itself under each, and `stat` is changed to say so.
     pub(in crate::union) fn lower_leaf_id(&self, dir: &RealDir, name: &[u8], stat: &mut Stat) -> RealId {
         let id = self.id_in(dir, stat);
-        if id.is_lasting() || stat.nlink < 2 && !stat.mount_root {
+        let one_file = id.is_lasting() && self.remembers_origins();
+        if one_file || stat.nlink < 2 && (id.is_lasting() || !stat.mount_root) {
             return id;
         }
         stat.nlink = 1;
         self.regions.of_entry(self.dir_id(dir), name)
     }
 
+    /// Can a copy tell of which file it is? Without an upper there are none.
+    fn remembers_origins(&self) -> bool {
+        self.upper.as_ref().is_none_or(|upper| upper.caps().xattr)
+    }
+
     /// The identity of an entry that a listing tells of, where that is enough to know it.
     pub(in crate::union) fn listed_id(&self, dir: &RealDir, kind: Kind, ino: u64) -> Option<RealId> {
         let id = self.regions.identity(dir.region(), true, dir.id.0, ino);
-        (id.is_lasting() || kind == Kind::Directory || self.is_upper(dir.layer)).then_some(id)
+        let alone = id.is_lasting() && self.remembers_origins();
+        (alone || kind == Kind::Directory || self.is_upper(dir.layer)).then_some(id)
     }
 }
 
