@@ -405,6 +405,35 @@ fn what_is_made_out_of_the_definitions() {
 }
 
 #[test]
+fn each_verb_has_a_manual_page_that_is_installed_and_taken_away() {
+    let place = Place::new();
+    let install = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/install");
+    let run = |verb: &str| {
+        place
+            .sh(&format!("UNIONMOUNT_BIN=$PWD/unionmount DESTDIR=$PWD/root PREFIX=/usr {install} {verb}"))
+            .ok()
+    };
+    run("");
+    // Verbs as --help lists them, which tells of hidden ones nothing.
+    let help = place.unionmount(&["--help"]).ok().out;
+    let verbs = help.lines().skip_while(|line| *line != "Verbs:").skip(1).take_while(|line| !line.is_empty());
+    let mut pages: Vec<String> = verbs
+        .filter_map(|line| line.strip_prefix("  ").filter(|rest| !rest.starts_with(' ')))
+        .filter_map(|line| line.split(' ').next())
+        .map(|verb| format!("unionmount-{verb}.1"))
+        .collect();
+    assert!(pages.len() > 20, "{help}");
+    pages.push("unionmount.1".into());
+    pages.sort();
+    assert_eq!(place.names("root/usr/share/man/man1"), pages);
+    let page = fs::read_to_string(place.at("root/usr/share/man/man1/unionmount-explain.1")).unwrap();
+    assert!(page.contains(".TH unionmount-explain 1") && page.contains("\\-\\-json"), "{page}");
+    assert_eq!(place.unionmount(&["man", "explain"]).ok().out, page);
+    run("uninstall");
+    assert!(place.names("root/usr/share/man/man1").is_empty());
+}
+
+#[test]
 fn a_daemon_that_dies_while_it_starts_leaves_no_mount() {
     if !is_root() {
         support::skip!("needs root");
