@@ -13,7 +13,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags, XattrFlags};
@@ -110,6 +110,9 @@ pub struct Upper {
     /// fsync nothing: the user said that the upper need not survive a crash.
     volatile: bool,
     one_journal: bool,
+    /// Something was hidden or exchanged since all was last written to a filesystem without one journal; see
+    /// [`Upper::hiding`].
+    unordered: AtomicBool,
     regions: Arc<Regions>,
     next: AtomicU64,
     /// The name, in the staging directory, of the whiteout that all others are links to.
@@ -127,6 +130,7 @@ impl Upper {
             layer,
             volatile,
             one_journal,
+            unordered: AtomicBool::new(false),
             regions,
             next: AtomicU64::new(0),
             whiteout: Mutex::new(None),
@@ -233,6 +237,10 @@ impl Upper {
     /// One atomic step in each form: with AUFS's the whiteout stands beside the entry before that is removed, and
     /// hides only what is below.
     pub fn whiteout(&self, dir: &UpperFd, name: &[u8], present: Option<Present<'_>>) -> Result<()> {
+        self.hiding(|| self.whiteout_now(dir, name, present))
+    }
+
+    fn whiteout_now(&self, dir: &UpperFd, name: &[u8], present: Option<Present<'_>>) -> Result<()> {
         match self.caps().whiteout {
             WhiteoutForm::Aufs => {
                 self.aufs_whiteout(dir, name)?;
@@ -335,6 +343,19 @@ impl Upper {
         leave_whiteout: bool,
         flags: RenameFlags,
     ) -> Result<()> {
+        if leave_whiteout || flags.contains(RenameFlags::EXCHANGE) {
+            return self.hiding(|| self.rename_now(from, to, leave_whiteout, flags));
+        }
+        self.rename_now(from, to, leave_whiteout, flags)
+    }
+
+    fn rename_now(
+        &self,
+        from: (&UpperFd, &[u8]),
+        to: (&UpperFd, &[u8]),
+        leave_whiteout: bool,
+        flags: RenameFlags,
+    ) -> Result<()> {
         let ((from_dir, from_name), (to_dir, to_name)) = (from, to);
         let can = self.caps().rename_noreplace;
         let flags = if can { flags } else { flags - RenameFlags::NOREPLACE };
@@ -388,10 +409,34 @@ impl Upper {
         staged.publish(dir, name, Publish::Replace)
     }
 
+    /// Makes a change that hides what a lower has, or moves what hides it.
+    ///
+    /// On btrfs an fsync writes a log of single objects: replayed after a power failure, it can take a name away because its
+    /// object is elsewhere now, and not bring the whiteout that took the name, and the lower's object would show through.
+    /// So the first sync after such a change, of whatever object, writes all that the filesystem holds back.
+    fn hiding<R>(&self, change: impl FnOnce() -> R) -> R {
+        let note = || {
+            if !self.one_journal {
+                self.unordered.store(true, Ordering::Release);
+            }
+        };
+        // Before, for a sync that begins in its midst, and after, for one that has taken the first note away.
+        note();
+        let done = change();
+        note();
+        done
+    }
+
     /// Writes what was published to disk, unless the upper need not survive a crash.
     pub fn sync(&self, fd: BorrowedFd<'_>, data_only: bool) -> Result<()> {
         if self.volatile {
             return Ok(());
+        }
+        if self.unordered.swap(false, Ordering::AcqRel)
+            && let Err(error) = fs::syncfs(fd)
+        {
+            self.unordered.store(true, Ordering::Release);
+            return Err(error.into());
         }
         Ok(if data_only { fs::fdatasync(fd) } else { fs::fsync(fd) }?)
     }
