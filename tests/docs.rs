@@ -218,18 +218,19 @@ fn sources(dir: &Path, text: &mut String) {
 }
 
 #[test]
-fn each_sentence_on_security_names_a_test_that_there_is() {
+fn tests_that_the_manual_names_are_there() {
     let mut text = String::new();
     for dir in ["src", "tests"] {
         sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(dir), &mut text);
     }
-    let page = page("docs/security.md");
-    let named = tests_named(&page);
-    for name in named {
-        let at = text.find(&format!("fn {name}("));
-        let at = at.unwrap_or_else(|| panic!("docs/security.md names {name}, which is no test"));
-        assert!(text[..at].trim_end().ends_with(']'), "{name} is no test");
+    for name in ["docs/security.md", "docs/power-failures.md"] {
+        for test in tests_named(&page(name)) {
+            let at = text.find(&format!("fn {test}("));
+            let at = at.unwrap_or_else(|| panic!("{name} names {test}, which is no test"));
+            assert!(text[..at].trim_end().ends_with(']'), "{test} is no test");
+        }
     }
+    let page = page("docs/security.md");
     // Each row of the tables of what is tried, and each point of a list of what can't be done, ends in its test.
     for line in page.lines().filter(|line| line.starts_with("| ") && line.matches('|').count() == 4) {
         let last = line.trim_end_matches([' ', '|']).rsplit('|').next().unwrap();

@@ -35,7 +35,7 @@ mod tales;
 mod workload;
 
 use rig::{Budget, End, Plan, Rig, filesystems};
-use workload::Sequence;
+use workload::{Persist, Sequence};
 
 /// Set in the process that [`in_own_mounts`] starts.
 const OWN_MOUNTS: &str = "UNIONMOUNT_TEST_OWN_MOUNTS";
@@ -76,7 +76,7 @@ fn random_sequences() {
         let seeds = budget.seed..budget.seed + budget.seeds;
         let sequences: Vec<_> =
             seeds.map(|seed| (format!("seed {seed}"), workload::random(seed, budget.length))).collect();
-        rig.run(&sequences, &Plan { steer: true, points: budget.points, end: End::Nothing })
+        rig.run(&sequences, &Plan { steer: true, points: budget.points, end: End::Nothing, lost: None })
     });
 }
 
@@ -126,9 +126,29 @@ fn the_snapshotter() {
     on_each("the_snapshotter", |rig| rig.tell(|_| snapshots::tale(), points));
 }
 
+#[test]
+fn a_daemon_that_does_not_sync_is_found_out() {
+    if support::output("strace", &["-V"]).stdout.is_empty() {
+        support::skip!("needs strace");
+    }
+    on_each("a_daemon_that_does_not_sync_is_found_out", |rig| {
+        let cases = [
+            ("fsync", End::Nothing, workload::followed_by(&[Persist::Fsync])),
+            ("fdatasync", End::Nothing, workload::followed_by(&[Persist::Fsync, Persist::Fdatasync])),
+            ("syncfs", End::Unmount, workload::unsynced()),
+        ];
+        let unseen = cases.into_iter().filter_map(|(call, end, sequences)| {
+            let plan = Plan { lost: Some(call), ..plain(end) };
+            let broken = rig.run(&named("lost", sequences), &plan);
+            broken.is_empty().then(|| format!("{call} did nothing, and nobody saw it"))
+        });
+        unseen.collect()
+    });
+}
+
 /// What is run as it is, and looked at where promises are made.
 fn plain(end: End) -> Plan {
-    Plan { steer: false, points: 0, end }
+    Plan { steer: false, points: 0, end, lost: None }
 }
 
 fn named(name: &str, sequences: Vec<Sequence>) -> Vec<(String, Sequence)> {

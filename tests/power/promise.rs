@@ -139,8 +139,8 @@ impl<'a> Promise<'a> {
 
     /// Whether a file may hold these data.
     fn broken_data(&self, id: Id, data: &[u8]) -> Option<String> {
-        let durable =
-            self.made().filter(|(_, durable)| **durable == Durable::Object(id)).map(|(at, _)| at).max();
+        let is_of_data = |(_, durable): &(usize, &Durable)| matches!(durable, Durable::Object(of) | Durable::Data(of) if *of == id);
+        let durable = self.made().filter(is_of_data).map(|(at, _)| at).max();
         let from = durable.unwrap_or(0).max(self.first);
         let mut versions: Vec<&[u8]> = Vec::new();
         for state in from..=self.last {

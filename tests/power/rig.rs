@@ -128,6 +128,8 @@ pub struct Plan {
     pub points: usize,
     /// What follows when all are done. If something does, that is looked at only.
     pub end: End,
+    /// A system call of the daemon that only seems to be made.
+    pub lost: Option<&'static str>,
 }
 
 /// What follows when all sequences are done.
@@ -206,7 +208,7 @@ impl Rig {
     }
 
     /// Mounts the view of what a filesystem holds.
-    fn view(&self, root: &Path, writable: bool) -> View {
+    fn view(&self, root: &Path, writable: bool, lost: Option<&str>) -> View {
         if self.worker == Worker::Bare {
             return View { mount: None, path: root.join("merged") };
         }
@@ -222,21 +224,37 @@ impl Rig {
         };
         let point = self.scratch.path().join(if writable { "merged" } else { "found" });
         let (program, extra) = match self.worker {
+            // It refuses an index that a power failure has left.
             Worker::Kernel => {
-                (Program::Kernel, ["redirect_dir=on", "index=on", "xino=on"].map(str::to_owned).to_vec())
+                let index: &[&str] = if writable { &["index=on", "xino=on"] } else { &[] };
+                let options = [&["redirect_dir=on"], index].concat();
+                (Program::Kernel, options.into_iter().map(str::to_owned).collect())
             }
-            _ => (Program::under_test(), Vec::new()),
+            _ => (lost.map_or_else(Program::under_test, |call| self.losing(call)), Vec::new()),
         };
         let options = Options { extra, ..options };
         let mount = Mount::with_program(&program, &options, &point);
         View { path: mount.path().to_owned(), mount: Some(mount) }
     }
 
+    /// The program, with a system call that does nothing and says that it went well.
+    fn losing(&self, call: &str) -> Program {
+        let Program::Unionmount(program) = Program::under_test() else { panic!("only unionmount is broken") };
+        let script = self.scratch.path().join("losing");
+        let text = format!(
+            "#!/bin/sh\nexec strace -D -f -qq -o /dev/null -e trace={call} -e inject={call}:retval=0 {} \"$@\"\n",
+            program.display()
+        );
+        fs::write(&script, text).unwrap();
+        fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        Program::Unionmount(script)
+    }
+
     fn work(&self, image: &Path, sequences: &[(String, Sequence)], plan: &Plan) -> (Vec<Ran>, Record) {
         let disk = Disk::new(&self.scratch, image);
         let ran = {
             let mounted = Mounted::new(disk.device(), self.scratch.path().join("live"));
-            let view = self.view(mounted.path(), true);
+            let view = self.view(mounted.path(), true, plan.lost);
             let ran = sequences.iter().enumerate().map(|(number, (name, sequence))| {
                 if plan.end == End::Nothing {
                     // What was done before is no part of this one's story.
@@ -338,7 +356,7 @@ impl Rig {
     /// Looks at sequences as they are after a failure, and says what is wrong.
     fn look_at(&self, image: &Path, ran: &[Ran], position: usize) -> Option<String> {
         let mounted = Mounted::new(image, self.scratch.path().join("failed"));
-        let view = self.view(mounted.path(), false);
+        let view = self.view(mounted.path(), false, None);
         let order = self.filesystem.order;
         let wrong: Vec<String> = ran
             .iter()

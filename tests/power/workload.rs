@@ -454,6 +454,20 @@ pub fn unsynced() -> Vec<Sequence> {
     small_operations().into_iter().map(plain).collect()
 }
 
+/// Writes to one file, each followed by one of those.
+pub fn followed_by(persists: &[Persist]) -> Vec<Sequence> {
+    let write = |at: usize| Op::Write {
+        path: p("a"),
+        offset: 100 * at,
+        fill: b'w',
+        length: 50,
+        truncate: false,
+        append: false,
+    };
+    let steps = persists.iter().enumerate().map(|(at, persist)| Step { op: write(at), persist: *persist });
+    vec![Sequence { spec: small_stack(), steps: steps.collect() }]
+}
+
 /// Writes through mappings, after which nothing is asked for.
 pub fn mapped() -> Vec<Sequence> {
     let of = |path: &str| {
