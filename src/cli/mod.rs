@@ -48,6 +48,7 @@ mod tag;
 mod template;
 mod trace;
 mod umount;
+mod uptime;
 mod verify;
 mod volumes;
 mod watch;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use clap::Args;
 use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressStyle};
@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::page::Page;
+use super::uptime::{since, uptime};
 use super::watch;
 use super::{Failure, say};
 use crate::control::client::{Client, ClientError, STATUS_PATIENCE};
@@ -19,7 +20,6 @@ use crate::control::protocol::Status as Daemon;
 use crate::control::runtime_dir;
 use crate::explain::paint::{Cell, Paint, align};
 use crate::explain::usage::{Budget, Usage, measure};
-use crate::sys::object::Time;
 use crate::union::text::Text;
 
 /// Show how a mount is doing, or all mounts: layers, sizes, copy-ups, requests
@@ -245,16 +245,6 @@ fn side_by_side<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> Option<R> +
     let mut done = done.into_inner();
     done.sort_by_key(|(at, _)| *at);
     done.into_iter().filter_map(|(_, result)| result).collect()
-}
-
-pub(super) fn since(daemon: &Daemon) -> Time {
-    let us = daemon.about.since_us;
-    Time { sec: (us / 1_000_000) as i64, nsec: (us % 1_000_000) as u32 * 1000 }
-}
-
-pub(super) fn uptime(daemon: &Daemon) -> Duration {
-    let began = SystemTime::UNIX_EPOCH + Duration::from_micros(daemon.about.since_us);
-    SystemTime::now().duration_since(began).unwrap_or_default()
 }
 
 fn table(answers: &[Answer], paint: Paint) -> String {

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use ratatui::crossterm::event::{self, Event as Key, KeyCode, KeyEventKind, KeyModifiers};
 
-use super::{Failure, status};
+use super::Failure;
+use super::uptime::since;
 use crate::control::client::{Client, ClientError};
 use crate::control::mounts::Mount;
 use crate::control::protocol::{Status, Told};
@@ -103,7 +104,7 @@ fn listen(mount: &Mount, status: &Status) -> Result<Receiver<News>, Failure> {
         told.send(News::Ended(end)).unwrap_or_default();
     });
     spawned.map_err(Failure::failed)?;
-    let (status, since) = (status.clone(), status::since(status));
+    let (status, since) = (status.clone(), since(status));
     let spawned = std::thread::Builder::new().spawn(move || {
         loop {
             let budget = Budget::of(COUNTING.1);

@@ -6,11 +6,11 @@ use oci_spec::OciSpecError;
 use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime::{Mount, MountBuilder};
 
-use super::bundle::{Surroundings, image_volumes};
 use super::network::FILES;
 use super::sandbox;
 use super::seccomp::kernel_version;
 use super::settings::{Net, Settings, Volume};
+use super::surroundings::{Surroundings, image_volumes};
 use super::targets::Target;
 
 /// Where an init is put that was asked for: on what is the runtime's, so that the image needs no place for it.

@@ -4,10 +4,11 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::bundle::{command, image_volumes, own_environment};
+use super::bundle::{command, own_environment};
 use super::error::Result;
 use super::record::{Container, State};
 use super::settings::{Cap, Net, Settings};
+use super::surroundings::image_volumes;
 use crate::image::describe::{ContainerDirs, graph_driver};
 use crate::image::store::{Image, Store};
 

@@ -25,6 +25,7 @@
 //! | [`bundle`] | image config and options → OCI runtime spec |
 //! | [`sandbox`] | capabilities, device rules, namespaces, limits |
 //! | [`seccomp`] | which system calls it may make |
+//! | [`surroundings`], `host` | where it runs: what of the host it meets; programs of the host |
 //! | [`binds`] | what is mounted in it |
 //! | [`executable`] | whether the kernel will run its program |
 //! | [`network`] | its network |
@@ -47,6 +48,7 @@ pub mod commit;
 pub mod describe;
 mod error;
 pub mod executable;
+mod host;
 pub mod mounting;
 pub mod namespace;
 pub mod network;
@@ -56,6 +58,7 @@ pub mod runtime;
 pub mod sandbox;
 pub mod seccomp;
 pub mod settings;
+pub mod surroundings;
 pub mod targets;
 pub mod user;
 pub mod verify;

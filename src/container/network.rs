@@ -16,7 +16,7 @@ use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::error::{ContainerError, Result};
-use super::runtime::on_path;
+use super::host::on_path;
 use super::settings::{Net, Settings};
 use crate::sys::namespace;
 

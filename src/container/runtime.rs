@@ -10,11 +10,13 @@ use std::process::{Command, Stdio};
 use oci_spec::image::ImageConfiguration;
 use rustix::process::{Pid, Signal};
 
-use super::bundle::{self, Surroundings};
+use super::bundle;
 use super::error::{ContainerError, Result};
+use super::host::on_path;
 use super::mounting::Rights;
 use super::network::Network;
 use super::record::{Container, State};
+use super::surroundings::{Surroundings, image_volumes};
 use super::{executable, mounting, user};
 use crate::image::layer::{self, ApplyOptions, Ownership, WriteOptions};
 use crate::image::store::Store;
@@ -64,13 +66,6 @@ fn find_init() -> Result<PathBuf> {
             "--init needs an init, and none is installed: install the package catatonit or tini".to_owned(),
         )
     })
-}
-
-pub(super) fn on_path(name: &Path) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    // Where distributions put runtimes, which isn't on every user's PATH.
-    let more = ["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from);
-    std::env::split_paths(&path).chain(more).map(|dir| dir.join(name)).find(|file| file.is_file())
 }
 
 impl Runtime {
@@ -252,7 +247,7 @@ fn prepare_volumes(
 ) -> Result<Vec<(PathBuf, PathBuf)>> {
     use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
     let mut volumes = Vec::new();
-    for (number, target) in bundle::image_volumes(image, &container.record.settings).into_iter().enumerate() {
+    for (number, target) in image_volumes(image, &container.record.settings).into_iter().enumerate() {
         let dir = container.dir.join("volumes").join(number.to_string());
         fs::create_dir(&dir).map_err(ContainerError::io("create it", &dir))?;
         let made = File::open(&dir).map_err(ContainerError::io("open it", &dir))?;

@@ -5,7 +5,7 @@
 
 use indicatif::HumanBytes;
 
-use super::report::{layer_list, layer_title};
+use super::titles::{layer_list, layer_title};
 use crate::control::explanation::{Action, CopyUp, Fate, LayerReport};
 use crate::error::Result;
 use crate::sys::object::{Kind, Stat};

@@ -26,6 +26,7 @@ pub mod report;
 pub mod survey;
 pub mod svg;
 pub mod text;
+mod titles;
 pub mod usage;
 mod walk;
 pub mod words;

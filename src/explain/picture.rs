@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::paint::{Cell, Paint, align};
-use super::report::layer_title;
+use super::titles::layer_title;
 use crate::control::explanation::{
     Action, EntryReport, Explanation, Fate, HiddenBy, Holding, LayerReport, Role,
 };

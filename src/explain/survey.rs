@@ -18,12 +18,8 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use super::report::short_name;
-use super::walk;
-use crate::error::{FsError, Result};
+use crate::error::FsError;
 use crate::sys::object::Kind;
-use crate::union::stack::directory::Layer;
-use crate::union::stack::layer::Stack;
 
 /// A layer's number inside a survey: 1 is the lowest.
 pub type Number = u16;
@@ -170,31 +166,6 @@ pub struct Survey {
 }
 
 impl Survey {
-    /// Reads all layers of a stack that has no upper: give the upper as the topmost lower, and say so by `upper`.
-    ///
-    /// # Errors
-    /// A form in a layer that is not understood, and errors of reading other than missing permission, which are
-    /// noted in [`Survey::unreadable`].
-    pub fn take(stack: Stack, upper: bool) -> Result<Survey> {
-        let surveyed = |(index, layer): (usize, &Layer)| SurveyedLayer {
-            path: layer.path.clone(),
-            name: short_name(&layer.path).to_string(),
-            upper: upper && index == 0,
-        };
-        let mut survey = Survey {
-            layers: stack.lowers.iter().enumerate().map(surveyed).rev().collect(),
-            places: Vec::new(),
-            wastes: Vec::new(),
-            unreadable: Vec::new(),
-            holdings: Vec::new(),
-        };
-        walk::walk(&mut survey, stack.lowers)?;
-        survey.close_places();
-        survey.settle_links();
-        survey.settle_wastes();
-        Ok(survey)
-    }
-
     /// How many layers there are; also the number of the topmost.
     pub fn top(&self) -> Number {
         self.layers.len() as Number
@@ -268,7 +239,7 @@ impl Survey {
     }
 
     /// Fills in where each place's subtree ends.
-    fn close_places(&mut self) {
+    pub(super) fn close_places(&mut self) {
         for place in 0..self.places.len() {
             self.places[place].end = place as u32 + 1;
         }
@@ -281,7 +252,7 @@ impl Survey {
 
     /// A file with several names in a layer counts once, and is in use while one of its names is; so is what is seen
     /// under another name by a redirect.
-    fn settle_links(&mut self) {
+    pub(super) fn settle_links(&mut self) {
         let moved = self.holdings.iter().any(|h| h.from != h.layer);
         let counted = |h: &Holding| h.kind == Some(Kind::File) && (moved || h.nlink > 1);
         let mut used: HashMap<(Number, u64, u64), bool> = HashMap::new();
@@ -296,7 +267,7 @@ impl Survey {
         }
     }
 
-    fn settle_wastes(&mut self) {
+    pub(super) fn settle_wastes(&mut self) {
         for h in &self.holdings {
             if let Some(account) = h.account
                 && h.is_waste()

@@ -10,20 +10,48 @@ use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 
-use super::survey::{Holding, Number, Place, Survey, Unreadable, Waste};
+use super::report::short_name;
+use super::survey::{Holding, Number, Place, Survey, SurveyedLayer, Unreadable, Waste};
 use crate::error::{FsError, Result};
 use crate::sys::object::{At, Kind, Stat};
 use crate::union::lookup::descent::{self, Entry, Next};
 use crate::union::lookup::index;
 use crate::union::lookup::marker::{self, Marks, WH_OPAQUE};
 use crate::union::lookup::realdir::{DirFds, LayerIndex, RealDir};
-use crate::union::stack::directory::Layer;
+use crate::union::stack::layer::{Layer, Stack};
 
 /// Descriptors of directories that a walk keeps.
 const DIR_FDS: usize = 256;
 
+impl Survey {
+    /// Reads all layers of a stack that has no upper: give the upper as the topmost lower, and say so by `upper`.
+    ///
+    /// # Errors
+    /// A form in a layer that is not understood, and errors of reading other than missing permission, which are
+    /// noted in [`Survey::unreadable`].
+    pub fn take(stack: Stack, upper: bool) -> Result<Survey> {
+        let surveyed = |(index, layer): (usize, &Layer)| SurveyedLayer {
+            path: layer.path.clone(),
+            name: short_name(&layer.path).to_string(),
+            upper: upper && index == 0,
+        };
+        let mut survey = Survey {
+            layers: stack.lowers.iter().enumerate().map(surveyed).rev().collect(),
+            places: Vec::new(),
+            wastes: Vec::new(),
+            unreadable: Vec::new(),
+            holdings: Vec::new(),
+        };
+        walk(&mut survey, stack.lowers)?;
+        survey.close_places();
+        survey.settle_links();
+        survey.settle_wastes();
+        Ok(survey)
+    }
+}
+
 /// Walks all the layers, the topmost first, and fills in what is found.
-pub(super) fn walk(survey: &mut Survey, layers: Vec<Layer>) -> Result<()> {
+fn walk(survey: &mut Survey, layers: Vec<Layer>) -> Result<()> {
     let mut roots = Vec::with_capacity(layers.len());
     for (index, layer) in layers.into_iter().enumerate() {
         let stat = At::Fd(layer.root.as_fd()).stat()?;

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::paint::Paint;
-use super::report::{layer_list, layer_title};
+use super::titles::{layer_list, layer_title};
 use crate::control::explanation::LayerReport;
 use crate::control::protocol::Told;
 use crate::union::events::{Access, Event, KindName, What};

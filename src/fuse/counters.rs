@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-use super::open::Opener;
+use super::opener::Opener;
 use super::pairing::Pairing;
 use crate::union::Union;
 

@@ -7,6 +7,7 @@ use fuser::INodeNo;
 
 use super::adaptor::UnionFs;
 use super::convert::errno;
+use super::reply::Page;
 use super::reply::entry;
 use super::wire::listing::Name;
 use super::wire::{Entry, Reply};
@@ -21,14 +22,6 @@ const AT_PARENT: u64 = 2;
 const DIRECTORY: u32 = libc::S_IFDIR;
 /// Node id 0: there is nothing to remember but the name.
 const NAME_ALONE: Entry = Entry::missing(Duration::ZERO);
-
-/// What a page of a listing asks: the directory, where it goes on, and how much the answer may have.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Page {
-    pub(super) dir: INodeNo,
-    pub(super) offset: u64,
-    pub(super) size: u32,
-}
 
 impl UnionFs {
     pub(super) fn list(&self, page: Page, reply: Reply) {

@@ -32,6 +32,7 @@ mod listing;
 pub mod mount;
 mod negotiation;
 mod open;
+mod opener;
 pub mod pairing;
 pub mod policy;
 mod reply;

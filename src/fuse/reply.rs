@@ -9,6 +9,14 @@ use super::wire::{Entry, Reply};
 use crate::error::Result;
 use crate::union::view::attr::Attr;
 
+/// What a page of a listing asks: the directory, where it goes on, and how much the answer may have.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Page {
+    pub(super) dir: INodeNo,
+    pub(super) offset: u64,
+    pub(super) size: u32,
+}
+
 /// How long attributes are good, where other answers are for `ttl`.
 pub(super) fn attr_ttl(ttl: Duration, attr: &Attr) -> Duration {
     if attr.mapped { Duration::ZERO } else { ttl }

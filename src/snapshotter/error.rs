@@ -3,8 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::store::FILE;
-
+/// The name of the database's file below the root; SQLite puts `-wal` and the like behind it.
+pub const FILE: &str = "metadata.sqlite";
 /// The way out that loses nothing on the disk.
 const SET_ASIDE: &str =
     "begin anew with `unionmount snapshotter --set-aside`, which moves all of it out of the way";

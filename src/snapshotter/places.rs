@@ -24,8 +24,9 @@ use parking_lot::Mutex;
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
+use super::error::FILE;
 use super::error::{Error, Result};
-use super::store::{FILE, Kind, Usage};
+use super::store::{Kind, Usage};
 use crate::sys::flock::{Access, lock_until, try_lock};
 use crate::sys::object::At;
 use crate::sys::remove;

@@ -22,14 +22,11 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
 
-use super::error::{Error, Result};
+use super::error::{Error, FILE, Result};
 
 const NEXT: &str = "next";
 const FORMAT: &str = "format";
 const OUR_FORMAT: u64 = 1;
-
-/// The name of the database's file below the root; SQLite puts `-wal` and the like behind it.
-pub const FILE: &str = "metadata.sqlite";
 
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS snapshots (name TEXT PRIMARY KEY, parent TEXT, record TEXT NOT NULL) WITHOUT ROWID;

@@ -8,7 +8,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, BorderType, Paragraph, Row, Sparkline, Table};
 
 use super::View;
-use crate::cli::status::uptime;
+use crate::cli::uptime::uptime;
 use crate::control::protocol::Told;
 use crate::explain::paint::Paint;
 use crate::explain::words;

@@ -11,8 +11,18 @@ use tar_core::{EntryType, HEADER_SIZE};
 use super::LayerError;
 use super::attributes::Attributes;
 use super::header::{attribute_record, time_text};
-use super::write::Written;
 use crate::sys::object::{At, Kind, Time};
+
+/// What was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Written {
+    /// Entries.
+    pub entries: u64,
+    /// Bytes of the tar.
+    pub bytes: u64,
+    /// Bytes of all files, holes included.
+    pub content: u64,
+}
 
 const BUFFER: usize = 256 << 10;
 /// The largest time that a header holds without PAX.

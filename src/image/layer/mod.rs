@@ -43,8 +43,9 @@ pub mod write;
 pub use apply::{Applied, ApplyOptions, Limits, apply};
 pub use attributes::{Attributes, Ownership};
 pub use changes::{Change, ChangeKind, changes};
+pub use emit::Written;
 pub use error::LayerError;
-pub use write::{WriteOptions, Written, write_tar};
+pub use write::{WriteOptions, write_tar};
 
 use std::os::fd::BorrowedFd;
 

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 use super::LayerError;
 use super::attributes::{Attributes, Ownership, noted_link_owner};
-use super::emit::Writer;
+use super::emit::{Writer, Written};
 use super::place::{join, open_dir, split};
 use crate::error::FsError;
 use crate::sys::dir::for_each_entry;
@@ -37,17 +37,6 @@ pub struct WriteOptions<'a> {
     pub lowers: &'a [BorrowedFd<'a>],
     /// Write an entry for the root itself.
     pub root: bool,
-}
-
-/// What was written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Written {
-    /// Entries.
-    pub entries: u64,
-    /// Bytes of the tar.
-    pub bytes: u64,
-    /// Bytes of all files, holes included.
-    pub content: u64,
 }
 
 /// Writes the layer in `layer` (overlay form) as a tar.
