@@ -27,13 +27,14 @@ fn nothing_of_an_image_or_a_layer_commands_the_terminal() {
     let bed = Bed::new();
     let label = format!("LABEL {}", serde_json::json!(format!("key={HOSTILE}")));
     bed.um(&["import", "-m", HOSTILE, "-c", &label, "image.tar", "hostile"]).success();
-    bed.um(&["create", "--name", "c", "--label", &format!("x={HOSTILE}"), "hostile", "sh", "-c", HOSTILE])
-        .ok();
-    let at = bed.um(&["mount", "c"]).ok().out.trim().to_owned();
+    bed.um(&["create", "--name", "caged", "hostile", "sh", "-c", HOSTILE]).ok();
+    // As far as the program has labels.
+    bed.um(&["create", "--name", "labelled", "--label", &format!("x={HOSTILE}"), "hostile", "true"]);
+    let at = bed.um(&["mount", "caged"]).ok().out.trim().to_owned();
     fs::write(format!("{at}/{}", HOSTILE.replace('/', "_")), "").unwrap();
     fs::write(format!("{at}/plain 你"), "").unwrap();
 
-    let diff = bed.um(&["diff", "c"]).ok().out;
+    let diff = bed.um(&["diff", "caged"]).ok().out;
     is_tame("diff", &diff);
     assert_eq!(diff.lines().count(), 2, "{diff:?}");
     assert!(diff.contains("A /plain 你\n"), "{diff:?}");
@@ -43,7 +44,7 @@ fn nothing_of_an_image_or_a_layer_commands_the_terminal() {
         &["history", "--format", "{{.Comment}}\t{{.CreatedBy}}", "hostile"],
         &["history", "--format", "json", "hostile"],
         &["inspect", "hostile"],
-        &["inspect", "c"],
+        &["inspect", "caged"],
         &["inspect", "--format", "{{.Config.Labels}}", "hostile"],
         &["inspect", "--format", "{{json .Config}}", "hostile"],
         &["ps", "-a"],
@@ -56,9 +57,9 @@ fn nothing_of_an_image_or_a_layer_commands_the_terminal() {
         is_tame(&format!("{args:?}"), &ended.out.replace('\t', " "));
     }
     // What JSON says is what was said.
-    let told: serde_json::Value = serde_json::from_str(&bed.um(&["inspect", "c"]).ok().out).unwrap();
+    let told: serde_json::Value = serde_json::from_str(&bed.um(&["inspect", "caged"]).ok().out).unwrap();
     assert_eq!(told[0]["Args"][1], HOSTILE);
-    let json = bed.um(&["inspect", "--format", "{{json .Args}}", "c"]).ok().out;
+    let json = bed.um(&["inspect", "--format", "{{json .Args}}", "caged"]).ok().out;
     assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap()[1], HOSTILE);
     // Errors too, whoever chose the name in them.
     for args in
@@ -69,7 +70,7 @@ fn nothing_of_an_image_or_a_layer_commands_the_terminal() {
         assert_eq!(ended.err.matches('\n').count(), 1, "{ended:?}");
         is_tame(&format!("{args:?}"), &ended.err);
     }
-    bed.um(&["rm", "-f", "c"]).ok();
+    bed.um(&["rm", "-f", "caged"]).ok();
 }
 
 /// The same as the name of a file, and one that isn't text: a colour in one byte.
@@ -143,16 +144,18 @@ fn no_verb_prints_what_an_image_says_as_it_is() {
     bed.um(&import).success();
     let env = format!("E={HOSTILE}");
     let label = format!("x={HOSTILE}");
-    bed.um(&["create", "--name", "c", "-e", &env, "-l", &label, "hostile", HOSTILE]).success();
-    let at = bed.um(&["mount", "c"]).success().out.trim().to_owned();
+    bed.um(&["create", "--name", "caged", "hostile", HOSTILE]).success();
+    // As far as the program has labels.
+    bed.um(&["create", "--name", "labelled", "-e", &env, "-l", &label, "hostile", HOSTILE]);
+    let at = bed.um(&["mount", "caged"]).success().out.trim().to_owned();
     for name in hostile_names() {
         fs::write(std::path::Path::new(&at).join("etc").join(&name), "").unwrap();
         fs::remove_file(std::path::Path::new(&at).join("tmp").join(&name)).unwrap();
     }
     let layout = bed.layout_with_hostile_name("hostile");
     let mut said: Vec<Printed> = [
-        &["commit", "-a", HOSTILE, "-m", HOSTILE, "c", "committed"][..],
-        &["commit", "c", HOSTILE],
+        &["commit", "-a", HOSTILE, "-m", HOSTILE, "caged", "committed"][..],
+        &["commit", "caged", HOSTILE],
         &["load", &layout],
         &["load", "-i", HOSTILE],
         &["import", HOSTILE, "x"],
@@ -168,15 +171,15 @@ fn no_verb_prints_what_an_image_says_as_it_is() {
         &["history", "--no-trunc", "committed"],
         &["history", "--format", "json", "committed"],
         &["history", HOSTILE],
-        &["inspect", "committed", "c"],
+        &["inspect", "committed", "caged", "labelled"],
         &["inspect", "--format", "{{.}}", "committed"],
         &["inspect", "--format", "{{.Author}} {{.Comment}} {{.Config}}", "committed"],
-        &["inspect", "--format", "{{json .}}", "c"],
-        &["inspect", "--format", HOSTILE, "c", "x"],
+        &["inspect", "--format", "{{json .}}", "caged"],
+        &["inspect", "--format", HOSTILE, "caged", "x"],
         &["ps", "-a"],
         &["ps", "-a", "--no-trunc", "--format", "json"],
         &["ps", "-a", "--filter", HOSTILE],
-        &["diff", "c"],
+        &["diff", "caged"],
         &["diff", HOSTILE],
         &["layers", "committed"],
         &["layers", "--all", "committed"],
@@ -206,7 +209,7 @@ fn no_verb_prints_what_an_image_says_as_it_is() {
     .iter()
     .map(|args| bed.printed(args))
     .collect();
-    said.push(bed.printed(&["rm", "-f", "c"]));
+    said.push(bed.printed(&["rm", "-f", "caged"]));
     said.iter().for_each(Printed::is_tame);
     let works = |verb: &str| {
         assert!(said.iter().any(|ran| ran.what.contains(verb) && ran.code == Some(0)), "{verb} never worked");
@@ -304,6 +307,9 @@ fn no_verb_prints_what_a_layer_says_as_it_is() {
             vec![os("umount"), mnt.clone().into()],
         ] {
             said.push(bed.printed(&args));
+        }
+        if support::mounted_at(&mnt).is_some() {
+            support::run("umount", &[&mnt]);
         }
         for listener in &mut listeners {
             wait(listener);
