@@ -408,3 +408,22 @@ fn errors_are_one_line_whatever_the_bytes() {
     lab.um(&["pull", "debian:12"]).refused(2, &["pull", "skopeo copy"]);
     lab.um(&["images", "-a"]).ok();
 }
+
+/// Zeros, by each way of compressing, take less memory than there are of them.
+#[test]
+fn decompression_takes_bounded_memory() {
+    const READ: &str = "ulimit -d 20480; exec ./unionmount import --root store bomb x";
+    let place = support::cli::Place::new();
+    let of = |program: &str| format!("{{ cat head; head -c 32M /dev/zero; }} | {program} > bomb");
+    std::fs::write(place.at("head"), Tar::new().file("f", "").bytes()).unwrap();
+    for program in ["cat", "gzip -1", "zstd -1", "xz -0", "bzip2 -1"] {
+        place.sh(&of(program)).ok();
+        // What is private to the process, the stacks of its threads included.
+        let ended = place.sh(READ);
+        assert_eq!(ended.code, Some(0), "{program}: {ended:?}");
+    }
+    // A window of two gigabytes, which would be had before the first byte is written.
+    place.sh(&of("zstd -1 --ultra --long=31")).ok();
+    let ended = place.sh(READ);
+    assert!(ended.code == Some(0) || ended.code == Some(1) && ended.err.lines().count() == 1, "{ended:?}");
+}
