@@ -249,6 +249,30 @@ fn links_of_an_image_lead_nowhere_outside() {
     bed.um(&["run", "--rm", "-v", "./source:/top", "loop", "true"]).refused(125, &["root directory"]);
 }
 
+/// The working directory and the volumes that an image names, through links of its own to a directory of the host.
+#[test]
+fn working_directories_and_volumes_lead_nowhere_outside() {
+    if let Some(why) = lacking(true) {
+        support::skip!("{why}");
+    }
+    let bed = Bed::new();
+    let victim = bed.place.mkdir("victim");
+    fs::create_dir(victim.join("inner")).unwrap();
+    let to = victim.to_str().unwrap();
+    bed.sh(&format!("cd image && ln -s {to} out && tar -C . -cf ../out.tar .")).ok();
+    for (what, path) in [("WORKDIR", "/out/new"), ("WORKDIR", "/out/inner"), ("VOLUME", "/out/vol")] {
+        bed.um(&["import", "-c", &format!("{what} {path}"), "out.tar", "out"]).success();
+        for runtime in ["runc", "crun"].into_iter().filter(|runtime| has(runtime)) {
+            let script = "echo x > ./made; echo x > /out/made; echo x > /out/vol/made; echo done";
+            let args = ["run", "--rm", "--runtime", runtime, "--net", "host", "out", "sh", "-c", script];
+            let ended = bed.um(&args);
+            let listing = bed.place.names("victim");
+            assert_eq!(listing, ["inner"], "{runtime}, {what} {path}: {ended:?}");
+            assert_eq!(bed.place.names("victim/inner").len(), 0, "{runtime}, {what} {path}: {ended:?}");
+        }
+    }
+}
+
 /// A machine without a profile of system calls has the built-in one.
 #[test]
 fn system_calls_are_filtered_without_a_profile_of_the_machine() {

@@ -50,3 +50,22 @@ fn a_store_of_root_is_closed_to_users() {
     let ended = place.sh_as_user("./unionmount images --root store");
     ended.refused(1, &["store", "Permission denied"]);
 }
+
+/// Whatever the umask, and whoever made it: nobody else looks into a store.
+#[test]
+fn the_store_is_closed_to_others() {
+    if !is_root() {
+        support::skip!("the user is made by root");
+    }
+    for (store, place) in [("roots", Place::new()), ("users", Place::of_user())] {
+        place.sh("mkdir t && echo hi > t/f && tar -C t -cf rootfs.tar . && chmod 644 rootfs.tar").ok();
+        let import =
+            format!("umask 0; HOME=$PWD XDG_DATA_HOME= ./unionmount import --root {store} rootfs.tar mine");
+        let done = if store == "roots" { place.sh(&import) } else { place.sh_as_user(&import) };
+        assert_eq!(done.code, Some(0), "{done:?}");
+        assert_eq!(place.at(store).metadata().unwrap().mode() & 0o777, 0o700, "{store}");
+        // What is in it, should the store be opened some day, is no others' to change.
+        let open = place.sh(&format!("find {store} -perm /022 ! -type l"));
+        assert_eq!(open.out, "", "{store}: others can change these");
+    }
+}

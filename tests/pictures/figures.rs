@@ -132,3 +132,27 @@ fn names_cannot_act_on_the_terminal() {
     let text = text(&layers(&stack, &[]));
     assert!(text.contains(r"a\u{1b}[2J\nb"), "{text}");
 }
+
+/// A name that is a piece of a page is text in pages and pictures.
+#[test]
+fn names_are_text_in_pages_and_pictures() {
+    const HOSTILE: [&str; 3] = ["</script><script>alert(1)", "<img src=x onerror=alert(2)>", "]]>&lt;\"'-->"];
+    let stack = Stack::new(2);
+    for (n, name) in HOSTILE.iter().enumerate() {
+        stack.lower(0).file(format!("{name}/{n}"), "x");
+        stack.lower(1).file(format!("{name}/{n}"), "y");
+    }
+    let at = |name: &str| stack.scratch().path().join(name).to_str().unwrap().to_owned();
+    let lowers = format!("{}:{}", stack.lower(0).root().display(), stack.lower(1).root().display());
+    let drawn = support::output(
+        support::built(),
+        &["layers", "--lower", &lowers, "--html", &at("page.html"), "--svg", &at("picture.svg")],
+    );
+    assert!(drawn.status.success(), "{drawn:?}");
+    for file in ["page.html", "picture.svg"] {
+        let text = std::fs::read_to_string(at(file)).unwrap();
+        for piece in ["<script>alert", "<img", "onerror=alert(2)>", "]]>&lt;"] {
+            assert!(!text.contains(piece), "{file} has {piece}");
+        }
+    }
+}

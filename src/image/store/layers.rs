@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -353,7 +353,9 @@ impl Staging<'_> {
         let path = dir.join("layer.json");
         let text =
             serde_json::to_vec(&record).map_err(io::Error::from).map_err(StoreError::io("write", &path))?;
-        fs::write(&path, text).map_err(StoreError::io("write", &path))?;
+        // Whatever the umask.
+        let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&path);
+        file.and_then(|mut file| file.write_all(&text)).map_err(StoreError::io("write", &path))?;
         self.keep_layer(&dir, diff_id)
     }
 }
