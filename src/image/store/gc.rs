@@ -365,3 +365,50 @@ fn disk_usage(path: &Path) -> u64 {
         })
         .sum::<u64>()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Instant;
+
+    use super::*;
+
+    /// Calls that overlap would keep a prune out for ever: while it waits, whoever comes later waits behind it.
+    #[test]
+    fn a_prune_goes_before_those_who_come_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(Some(dir.path())).unwrap();
+        let gate = store.root().join("gate.lock");
+        let closed = || Lock::now(&gate, Access::Shared).unwrap().is_none();
+        let until = |what: bool| {
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while closed() != what {
+                assert!(Instant::now() < deadline, "the gate does not move");
+                std::thread::yield_now();
+            }
+        };
+        // The gate opens for a moment now and then, and who comes just then gets in: that is no failure, if it isn't the rule.
+        let first = (0..10).any(|_| {
+            let held = store.keep_all().unwrap();
+            std::thread::scope(|scope| {
+                let prune = scope.spawn(|| store.prune(false, Duration::from_secs(3)));
+                until(true);
+                let (tell, told) = mpsc::channel();
+                let (end, ended) = mpsc::channel::<()>();
+                let store = &store;
+                scope.spawn(move || {
+                    let _late = store.keep_all().unwrap();
+                    tell.send(()).unwrap();
+                    // Until the prune is done, or this attempt has failed.
+                    ended.recv().unwrap_err();
+                });
+                let late_is_in = told.recv_timeout(Duration::from_millis(200)).is_ok();
+                drop(held);
+                let pruned = !late_is_in && prune.join().unwrap().is_ok();
+                drop(end);
+                pruned
+            })
+        });
+        assert!(first, "whoever came later got in first, ten times");
+    }
+}
