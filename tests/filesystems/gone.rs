@@ -89,6 +89,38 @@ fn a_lower_that_goes_takes_nothing_else_along() {
     stack.assert_workdir_clean();
 }
 
+/// A character device may be a whiteout, so a listing has to look at it.
+#[test]
+fn an_entry_that_a_listing_must_look_at_and_cannot_is_listed() {
+    needs!(Kind::Bindfs);
+    if !Program::under_test().is_unionmount() {
+        support::skip!("the peers are not held to that");
+    }
+    let scratch = Scratch::new();
+    let below = Below::new(&scratch, Kind::Bindfs);
+    let Some(abort) = abort_of(below.path()) else { support::skip!("no fusectl here") };
+    let stack = Stack::new(2);
+    stack.lower(0).file("d/before", "x").file("d/z", "x");
+    stack.lower(1).file("d/low", "x").file("d/device", "hidden");
+    let device = stack.lower(0).place("d/device");
+    support::run("mknod", &[device.as_os_str(), "c".as_ref(), "1".as_ref(), "3".as_ref()]);
+    let file = below.path().join("file");
+    fs::write(&file, "x").unwrap();
+    let bound = LoopFilesystem::at(&device, &["--bind", file.to_str().unwrap()]);
+    fs::write(&abort, "1").unwrap();
+    let mount = stack.mount();
+    let mut names: Vec<_> =
+        fs::read_dir(mount.join("d")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["before", "device", "low", "z"]);
+    fs::read(mount.join("d/device")).unwrap_err();
+    fs::write(mount.join("d/new"), "new").unwrap();
+    fs::remove_file(mount.join("d/before")).unwrap();
+    assert_eq!(fs::read_dir(mount.join("d")).unwrap().count(), 4);
+    mount.unmount();
+    drop(bound);
+}
+
 fn an_upper_goes(kind: Kind) {
     if !Program::under_test().is_unionmount() {
         support::skip!("the peers are not held to that");
