@@ -59,7 +59,7 @@ pub struct RealDir {
     trust: AtomicU8,
 }
 
-/// Whether a real directory shows what it holds; see [`super::veil`].
+/// Whether a real directory shows what it holds; see `veil`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Veil {
     /// It does.

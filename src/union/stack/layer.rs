@@ -152,7 +152,7 @@ impl Stack {
     }
 }
 
-/// What lowers hold of this mount itself, and don't show; see [`crate::union::lookup::veil`].
+/// What lowers hold of this mount itself, and don't show; see `union::lookup::veil`.
 #[derive(Debug, Default)]
 pub struct Veils {
     /// Device and inode number of its directories.
