@@ -97,6 +97,19 @@ fn large_copy_ups() {
     on_each("large_copy_ups", |rig| rig.run(&named("large", workload::large()), &plain(End::Nothing)));
 }
 
+/// Replayed, btrfs's log took a directory's old name away and did not bring the whiteout that hides what the lower has
+/// there; in this sequence, at many failures about its middle.
+#[test]
+fn what_was_deleted_stays_deleted() {
+    on_each("what_was_deleted_stays_deleted", |rig| {
+        if !rig.is_on("btrfs") {
+            return Vec::new();
+        }
+        let sequences = [("seed 1".to_owned(), workload::random(1, 250))];
+        rig.run(&sequences, &Plan { steer: true, points: 30, end: End::Nothing, lost: None })
+    });
+}
+
 #[test]
 fn an_unmount_makes_all_durable() {
     on_each("an_unmount_makes_all_durable", |rig| {

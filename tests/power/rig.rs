@@ -155,6 +155,11 @@ impl Rig {
         Rig { filesystem, worker: Worker::from_environment(), scratch: Scratch::new() }
     }
 
+    /// Whether it is one of that filesystem.
+    pub fn is_on(&self, name: &str) -> bool {
+        self.filesystem.name == name
+    }
+
     /// Runs sequences, each in its directory, and looks at failures in each. Returns what was broken.
     pub fn run(&self, sequences: &[(String, Sequence)], plan: &Plan) -> Vec<String> {
         let base = self.scratch.path().join("base.img");
