@@ -489,3 +489,71 @@ impl Union {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::path::Path;
+
+    use crate::union::change::modify::Create;
+    use crate::union::change::upper::New;
+    use crate::union::stack::layer::{Stack, StackOptions};
+    use crate::union::{Caller, Limits};
+
+    /// A lower with `a`, a directory with the file `f`, which has another name beside it.
+    fn union(top: &Path) -> Union {
+        fs::create_dir_all(top.join("lower/a")).unwrap();
+        fs::create_dir(top.join("upper")).unwrap();
+        fs::write(top.join("lower/a/f"), "f").unwrap();
+        fs::hard_link(top.join("lower/a/f"), top.join("lower/g")).unwrap();
+        let options = StackOptions {
+            lowers: vec![top.join("lower")],
+            upper: Some(top.join("upper")),
+            ..StackOptions::default()
+        };
+        Union::new(Stack::open(&options).unwrap(), Limits::default()).unwrap()
+    }
+
+    fn make_directory(union: &Union, name: &[u8]) -> Arc<Node> {
+        let caller =
+            Caller { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
+        let create = Create { new: New::Directory, mode: 0o755, umask: 0, caller };
+        union.create(union.root(), name, create).unwrap().0
+    }
+
+    #[test]
+    fn a_merged_directory_is_listed_by_its_number_wherever_it_goes() {
+        let top = tempfile::tempdir().unwrap();
+        let union = union(top.path());
+        let new = make_directory(&union, b"new");
+        let (_, before) = union.lookup(union.root(), b"a").unwrap().unwrap();
+        union.rename((union.root(), b"a"), (&new, b"moved"), RenameMode::Replace).unwrap();
+        let (_, after) = union.lookup(&new, b"moved").unwrap().unwrap();
+        let mut listed = Vec::new();
+        union
+            .readdir(&new, 0, |entry| {
+                listed.push(entry.ino);
+                true
+            })
+            .unwrap();
+        assert_eq!((after.ino, &listed[..]), (before.ino, &[before.ino][..]));
+    }
+
+    #[test]
+    fn directories_of_further_names_are_forgotten_with_the_file() {
+        let top = tempfile::tempdir().unwrap();
+        let union = union(top.path());
+        let mut known = Vec::new();
+        let (file, _) = union.lookup(union.root(), b"g").unwrap().unwrap();
+        let (dir, _) = union.lookup(union.root(), b"a").unwrap().unwrap();
+        let (same, _) = union.lookup(&dir, b"f").unwrap().unwrap();
+        known.extend([dir.ino, file.ino, same.ino]);
+        assert_eq!(file.ino, same.ino, "two names of one file");
+        drop((file, dir, same));
+        for ino in known {
+            union.forget(ino, 1);
+        }
+        assert_eq!(union.known_nodes(), 1, "the root");
+    }
+}
