@@ -46,6 +46,17 @@ macro_rules! needs_containerd {
     };
 }
 
+/// The generation of the containerd on PATH, as `--print-config` takes it.
+fn generation() -> &'static str {
+    let version = Command::new("containerd").arg("--version").output().unwrap();
+    let version = String::from_utf8_lossy(&version.stdout).into_owned();
+    if version.split_whitespace().any(|word| word.starts_with("v2.") || word.starts_with("2.")) {
+        "2"
+    } else {
+        "1"
+    }
+}
+
 impl Containerd {
     pub fn start() -> Containerd {
         Containerd::start_with(&[], None)
@@ -56,9 +67,11 @@ impl Containerd {
         let scratch = Scratch::new();
         let server = Server::start_with(scratch.path(), extra);
         let top = scratch.path().display();
-        // What the program prints for it.
-        let printed =
-            server::command(scratch.path()).args(["--print-config", "--containerd", "1"]).output().unwrap();
+        // What the program prints for the containerd that is found first.
+        let printed = server::command(scratch.path())
+            .args(["--print-config", "--containerd", generation()])
+            .output()
+            .unwrap();
         let printed = String::from_utf8(printed.stdout).unwrap();
         let config = format!(
             r#"root = "{top}/root"
