@@ -122,7 +122,9 @@ fn an_unmount_makes_all_durable() {
 #[test]
 fn sync_makes_all_durable() {
     on_each("sync_makes_all_durable", |rig| {
-        rig.run(&named("unsynced", workload::unsynced()), &plain(End::Sync))
+        let mut sequences = workload::unsynced();
+        sequences.extend(workload::mapped());
+        rig.run(&named("unsynced", sequences), &plain(End::Sync))
     });
 }
 
