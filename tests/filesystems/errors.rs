@@ -9,8 +9,18 @@ use std::time::Duration;
 use support::{Fields, Mount, Program, Snapshot, Stack, diff, wait_until};
 
 /// The system calls by which an upper is changed.
-const CHANGES: &[&str] =
-    &["renameat2", "linkat", "unlinkat", "mkdirat", "mknodat", "fchownat", "setxattr", "utimensat", "fsync"];
+const CHANGES: &[&str] = &[
+    "renameat2",
+    "linkat",
+    "unlinkat",
+    "mkdirat",
+    "mknodat",
+    "fchownat",
+    "setxattr",
+    "utimensat",
+    "fsync",
+    "ftruncate",
+];
 
 /// strace, that makes the call number `nth` of a kind fail in a process.
 struct Injection(Child);
@@ -59,6 +69,7 @@ const ACTS: &[Act] = &[
     ("rename of a lower's directory", |m| fs::rename(m.join("merged"), m.join("new"))),
     ("rename over a directory", |m| fs::rename(m.join("plain"), m.join("emptied"))),
     ("link", |m| fs::hard_link(m.join("file"), m.join("new"))),
+    ("truncating open of a lower's file", |m| fs::File::create(m.join("file")).map(drop)),
 ];
 
 fn build() -> Stack {
