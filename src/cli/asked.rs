@@ -14,17 +14,17 @@ use crate::explain::report;
 use crate::fuse::counters::RequestCounters;
 use crate::fuse::policy::Policy;
 use crate::union::Union;
-use crate::union::text::Text;
+use crate::union::escaped_path::EscapedPath;
 
 /// A mount that is about to begin.
 pub(super) struct Asked {
     union: Weak<Union>,
     io: String,
-    options: Vec<Text>,
+    options: Vec<EscapedPath>,
 }
 
 impl Asked {
-    pub(super) fn new(union: &Arc<Union>, policy: &Policy, options: Vec<Text>) -> Asked {
+    pub(super) fn new(union: &Arc<Union>, policy: &Policy, options: Vec<EscapedPath>) -> Asked {
         Asked { union: Arc::downgrade(union), io: in_kebab_case(&format!("{:?}", policy.io)), options }
     }
 
@@ -43,7 +43,7 @@ impl Asked {
         let about = About {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            mount_point: Text::from(point),
+            mount_point: EscapedPath::from(point),
             device,
             since_us: since.as_micros() as u64,
             io: self.io,

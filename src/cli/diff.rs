@@ -9,7 +9,7 @@ use super::page::Page;
 use super::store::StoreArgs;
 use crate::container::{Container, ContainerError};
 use crate::image::layer::changes;
-use crate::union::text::Text;
+use crate::union::escaped_path::EscapedPath;
 
 /// Show what a container changed: A for added, C for changed, D for deleted
 #[derive(Debug, clap::Args)]
@@ -32,7 +32,7 @@ impl Diff {
         let upper = File::open(&path).map_err(ContainerError::io("open it", &path))?;
         let mut page = Page::default();
         for change in changes(upper.as_fd(), &below).map_err(Failure::failed)? {
-            page.line(format_args!("{} {}", change.kind.letter(), Text(change.path)));
+            page.line(format_args!("{} {}", change.kind.letter(), EscapedPath(change.path)));
         }
         page.print()?;
         Ok(ExitCode::SUCCESS)

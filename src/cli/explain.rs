@@ -17,8 +17,8 @@ use crate::control::mounts;
 use crate::explain::paint::Paint;
 use crate::explain::picture::draw;
 use crate::explain::report::explain;
+use crate::union::escaped_path::EscapedPath;
 use crate::union::lookup::provenance::View;
-use crate::union::text::Text;
 
 /// Tell where a path comes from: what each layer holds, which one is shown and why, what a change would do
 #[derive(Debug, Args)]
@@ -98,7 +98,7 @@ impl Explain {
     }
 
     /// Opens the layers itself.
-    fn of_stack(&self) -> Result<Vec<(Text, Explanation)>, Failure> {
+    fn of_stack(&self) -> Result<Vec<(EscapedPath, Explanation)>, Failure> {
         let mut lowers = Vec::new();
         for list in &self.lowers {
             lowers.extend(split_lowers(list.as_bytes()).map_err(Failure::usage)?);
@@ -108,14 +108,16 @@ impl Explain {
             let explanation = view
                 .follow_links(path.as_os_str().as_bytes())
                 .and_then(|path| explain(view.inspector(), &path))
-                .map_err(|error| Failure::failed(format!("{}: {error}", Text::from(path.as_path()))))?;
+                .map_err(|error| {
+                    Failure::failed(format!("{}: {error}", EscapedPath::from(path.as_path())))
+                })?;
             Ok((explanation.path.clone(), explanation))
         });
         each.collect()
     }
 
     /// Asks the daemons.
-    fn of_mounts(&self) -> Result<Vec<(Text, Explanation)>, Failure> {
+    fn of_mounts(&self) -> Result<Vec<(EscapedPath, Explanation)>, Failure> {
         let mut clients: BTreeMap<String, Client> = BTreeMap::new();
         let mut explanations = Vec::new();
         for path in &self.paths {
@@ -127,7 +129,7 @@ impl Explain {
                 }
             };
             let explanation = client.explain(relative).map_err(Failure::failed)?;
-            let shown = Text(path.clone().into_os_string().into_vec());
+            let shown = EscapedPath(path.clone().into_os_string().into_vec());
             explanations.push((shown, explanation));
         }
         Ok(explanations)

@@ -19,9 +19,9 @@ use crate::explain::figures::Figures;
 use crate::explain::survey::Survey;
 use crate::explain::{json, names, page, svg, text};
 use crate::image::describe::Step;
+use crate::union::escaped_path::EscapedPath;
 use crate::union::lookup::belief::Belief;
 use crate::union::stack::layer::{Stack, StackOptions};
-use crate::union::text::Text;
 
 /// Show what each layer holds, changes, deletes and wastes
 #[derive(Debug, Args)]
@@ -120,7 +120,7 @@ fn of_mount(mount: &mounts::Mount) -> Result<Found, Failure> {
     {
         return Err(Failure::failed(format!(
             "{}: this layer is covered by the mount, so it can't be read from here; unmount first",
-            Text::from(covered.as_path())
+            EscapedPath::from(covered.as_path())
         )));
     }
     Ok(Found { paths, upper, names: Vec::new(), belief: status.about.belief, _pins: Vec::new() })

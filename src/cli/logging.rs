@@ -8,7 +8,7 @@ use log::{LevelFilter, Log, Metadata, Record};
 
 use super::{Failure, say};
 use crate::sys::output::open_to_append;
-use crate::union::text::escaped;
+use crate::union::escaped_path::escaped;
 
 /// What the user wants to read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

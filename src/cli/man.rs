@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::Failure;
-use crate::union::text::Text;
+use crate::union::escaped_path::EscapedPath;
 
 /// Print a manual page, in roff: `unionmount man | man -l -`
 #[derive(Debug, clap::Args)]
@@ -42,7 +42,7 @@ impl Man {
 }
 
 fn write_all(directory: &Path) -> Result<ExitCode, Failure> {
-    let failed = |error| Failure::failed(format!("{}: {error}", Text::from(directory)));
+    let failed = |error| Failure::failed(format!("{}: {error}", EscapedPath::from(directory)));
     std::fs::create_dir_all(directory).map_err(failed)?;
     clap_mangen::generate_to(super::command(), directory).map_err(failed)?;
     Ok(ExitCode::SUCCESS)

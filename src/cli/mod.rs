@@ -60,7 +60,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::union::text::escaped;
+use crate::union::escaped_path::escaped;
 
 /// The program's name in messages.
 const NAME: &str = "unionmount";

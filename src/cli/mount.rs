@@ -20,17 +20,17 @@ use super::options::{Options, split, split_lowers};
 use super::{Failure, say};
 use super::{dead, descriptors, remount};
 use crate::fuse::UnionFs;
+use crate::fuse::dispatch::DispatchPolicy;
 use crate::fuse::mount::{MountFlags, open_device};
-use crate::fuse::pairing::Pairing;
 use crate::fuse::policy::{FOR_EVER, IoMode, MAX_WRITE, Policy};
 use crate::fuse::session::{Hooks, SessionOptions, default_source, default_threads, serve};
 use crate::sys::flock::{Access, try_lock};
 use crate::sys::namespace::{is_privileged, may_pass_through};
 use crate::sys::process::{raise_nofile_limit, take_fuse_device};
 use crate::union::Union;
+use crate::union::escaped_path::EscapedPath;
 use crate::union::options::{FsOptions, XattrPermissions};
 use crate::union::stack::layer::{Stack, StackOptions, XattrChoice};
-use crate::union::text::Text;
 
 /// The arguments of a mount.
 #[derive(Debug, Args)]
@@ -169,7 +169,7 @@ pub struct MountRequest {
     /// The layers.
     pub stack: StackOptions,
     /// The `-o` options one by one, as given.
-    pub given: Vec<Text>,
+    pub given: Vec<EscapedPath>,
     /// What the mount itself is given.
     pub mount: MountFlags,
     /// How the merged view behaves.
@@ -265,7 +265,8 @@ impl MountRequest {
                 stack.work = None;
             }
         }
-        let given = args.options.iter().flat_map(|text| split(text.as_bytes())).map(Text::from).collect();
+        let given =
+            args.options.iter().flat_map(|text| split(text.as_bytes())).map(EscapedPath::from).collect();
         Ok(MountRequest {
             stack,
             given,
@@ -431,12 +432,12 @@ fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), Failure> {
 }
 
 /// Whether programs are served as pairs.
-fn pairing(request: &MountRequest) -> Option<Arc<Pairing>> {
+fn pairing(request: &MountRequest) -> Option<Arc<DispatchPolicy>> {
     let threads = request.threads.unwrap_or_else(default_threads).max(1);
     if !request.pairing || threads == 1 {
         return None;
     }
-    Pairing::new(threads).map_err(|why| log::info!("no pairing: {why}")).ok().map(Arc::new)
+    DispatchPolicy::new(threads).map_err(|why| log::info!("no pairing: {why}")).ok().map(Arc::new)
 }
 
 /// Takes the shared locks that last as long as the mount.

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::Failure;
 use super::page::{Page, veiled};
 use super::template::Template;
-use crate::union::text::{escaped, json_escaped};
+use crate::union::escaped_path::{escaped, json_escaped};
 
 /// How to print.
 #[derive(Debug, Clone)]

@@ -2,7 +2,7 @@
 //! take for something else, whoever chose it: the author of an image or a layer, a registry, another user. Beside it there are
 //! archives (`save`), and what is drawn while it happens (`status --watch`, `demo`), with names as [`Text`].
 //!
-//! [`Text`]: crate::union::text::Text
+//! [`Text`]: crate::union::escaped_path::EscapedPath
 
 use std::fmt;
 use std::io::{IsTerminal, Write};
@@ -10,7 +10,7 @@ use std::io::{IsTerminal, Write};
 use serde_json::Value;
 
 use super::Failure;
-use crate::union::text::{escaped, is_tame, json_escaped};
+use crate::union::escaped_path::{escaped, is_tame, json_escaped};
 
 /// Text for stdout, as it will be printed.
 #[derive(Debug, Default, PartialEq, Eq)]

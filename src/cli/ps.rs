@@ -8,7 +8,7 @@ use super::Failure;
 use super::output::{Format, age, size};
 use super::page::Page;
 use super::store::StoreArgs;
-use crate::container::{Container, State, bundle, mounting};
+use crate::container::{Container, ContainerState, bundle, mounting};
 use crate::image::store::Store;
 
 /// List containers: those that run or are mounted, or with -a all
@@ -56,7 +56,7 @@ impl Ps {
             let state = container.state()?;
             let merged = container.merged();
             let mounted = mounting::is_mounted(&merged).unwrap_or(false);
-            if !self.all && newest.is_none() && state != State::Running && !mounted {
+            if !self.all && newest.is_none() && state != ContainerState::Running && !mounted {
                 continue;
             }
             let mut row = self.row(&store, &container, state, mounted);
@@ -93,7 +93,7 @@ impl Ps {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn row(&self, store: &Store, container: &Container, state: State, mounted: bool) -> Value {
+    fn row(&self, store: &Store, container: &Container, state: ContainerState, mounted: bool) -> Value {
         let record = &container.record;
         let command = store
             .resolve(&record.image.to_string())
@@ -106,11 +106,11 @@ impl Ps {
             _ => command,
         };
         let status = match state {
-            State::Running => "Up".to_owned(),
-            State::Created if mounted => "Mounted".to_owned(),
-            State::Created => "Created".to_owned(),
-            State::Exited(code) if mounted => format!("Exited ({code}), mounted"),
-            State::Exited(code) => format!("Exited ({code})"),
+            ContainerState::Running => "Up".to_owned(),
+            ContainerState::Created if mounted => "Mounted".to_owned(),
+            ContainerState::Created => "Created".to_owned(),
+            ContainerState::Exited(code) if mounted => format!("Exited ({code}), mounted"),
+            ContainerState::Exited(code) => format!("Exited ({code})"),
         };
         json!({
             "ID": if self.no_trunc { &record.id } else { container.short_id() },

@@ -15,7 +15,7 @@ use super::options::{Options, split};
 use crate::control::client::Client;
 use crate::control::mounts::{self, Mount};
 use crate::control::protocol::Status;
-use crate::union::text::Text;
+use crate::union::escaped_path::EscapedPath;
 
 /// Do these option strings ask for a change of a mount that is there?
 pub(super) fn is_asked(options: &[OsString]) -> bool {
@@ -27,7 +27,8 @@ pub(super) fn is_asked(options: &[OsString]) -> bool {
 /// # Errors
 /// When there is none of unionmount, when something else than `ro` or `rw` is to be changed, and the kernel's.
 pub(super) fn run(options: &[OsString], point: &Path) -> Result<(), Failure> {
-    let failed = |error: &dyn std::fmt::Display| Failure::failed(format!("{}: {error}", Text::from(point)));
+    let failed =
+        |error: &dyn std::fmt::Display| Failure::failed(format!("{}: {error}", EscapedPath::from(point)));
     let found =
         std::fs::canonicalize(point).and_then(|point| mounts::at(&point)).map_err(|error| failed(&error))?;
     let mount = found.ok_or_else(|| failed(&"remount: no mount of unionmount"))?;
@@ -35,7 +36,7 @@ pub(super) fn run(options: &[OsString], point: &Path) -> Result<(), Failure> {
     let asked: Vec<&[u8]> = options.iter().flat_map(|text| split(text.as_bytes())).collect();
     if let Some(change) = asked.iter().find(|option| !stays(option, &mount, &status)) {
         let name = change.split(|&byte| byte == b'=').next().unwrap_or(change);
-        let name = Text::from(name);
+        let name = EscapedPath::from(name);
         return Err(failed(&format!(
             "remount: {name} can't be changed while it is mounted, only ro and rw can; unmount it and mount again"
         )));
@@ -69,7 +70,7 @@ pub(super) fn run(options: &[OsString], point: &Path) -> Result<(), Failure> {
 fn sync(upper: &Path) -> Result<(), Failure> {
     let synced = File::open(upper).and_then(|dir| Ok(rustix::fs::syncfs(&dir)?));
     synced.map_err(|error| {
-        Failure::failed(format!("{}: read-only now, but cannot sync it: {error}", Text::from(upper)))
+        Failure::failed(format!("{}: read-only now, but cannot sync it: {error}", EscapedPath::from(upper)))
     })
 }
 

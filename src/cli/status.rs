@@ -20,7 +20,7 @@ use crate::control::protocol::Status as Daemon;
 use crate::control::runtime_dir;
 use crate::explain::paint::{Cell, Paint, align};
 use crate::explain::usage::{Budget, Usage, measure};
-use crate::union::text::Text;
+use crate::union::escaped_path::EscapedPath;
 
 /// Show how a mount is doing, or all mounts: layers, sizes, copy-ups, requests
 #[derive(Debug, Args)]
@@ -79,7 +79,7 @@ struct Report {
 /// A mount whose daemon said nothing of use, for JSON.
 #[derive(Serialize)]
 struct Silent<'a> {
-    mount_point: Text,
+    mount_point: EscapedPath,
     device: &'a str,
     /// Its daemon has ended.
     dead: bool,
@@ -164,7 +164,7 @@ impl Status {
                         daemon: daemon.clone(),
                     }),
                     Err(error) => serde_json::to_string(&Silent {
-                        mount_point: Text::from(answer.mount.point.as_path()),
+                        mount_point: EscapedPath::from(answer.mount.point.as_path()),
                         device: &answer.mount.device,
                         dead: matches!(error, ClientError::Dead(_)),
                         error: error.to_string(),
@@ -214,7 +214,7 @@ fn ask(mount: &Mount) -> Result<Daemon, ClientError> {
 /// An error's words, which name the mount.
 fn named(mount: &Mount, error: &ClientError) -> String {
     let text = error.to_string();
-    let point = Text::from(mount.point.as_path()).to_string();
+    let point = EscapedPath::from(mount.point.as_path()).to_string();
     if text.contains(&point) { text } else { format!("{point}: {text}") }
 }
 
@@ -251,7 +251,7 @@ fn table(answers: &[Answer], paint: Paint) -> String {
     let head = ["MOUNT", "LAYERS", "UP", "COPY-UPS", "COPIED", "WHITEOUTS", "REQUESTS", "MEMORY", "PID"];
     let mut rows = vec![head.iter().map(|word| Cell::new(word, paint.dim(word))).collect::<Vec<_>>()];
     for Answer { mount, said } in answers {
-        let point = Text::from(mount.point.as_path()).to_string();
+        let point = EscapedPath::from(mount.point.as_path()).to_string();
         let daemon = match said {
             Ok(daemon) => daemon,
             Err(error) => {
@@ -289,11 +289,11 @@ fn one(mount: &Mount, daemon: &Daemon, usage: Option<&[Option<Usage>]>, paint: P
     let about = &daemon.about;
     let mut out = format!(
         "{}  mounted {} ago, pid {}, unionmount {}, I/O {}\n\n",
-        paint.bold(Text::from(mount.point.as_path())),
+        paint.bold(EscapedPath::from(mount.point.as_path())),
         HumanDuration(uptime(daemon)),
         about.pid,
-        Text::from(about.version.as_bytes()),
-        Text::from(about.io.as_bytes()),
+        EscapedPath::from(about.version.as_bytes()),
+        EscapedPath::from(about.io.as_bytes()),
     );
     out.push_str(&layer_table(daemon, usage, paint));
     out.push('\n');

@@ -11,8 +11,8 @@ use crate::control::client::Client;
 use crate::control::mounts;
 use crate::explain::paint::Paint;
 use crate::explain::words;
-use crate::union::events::{Filter, What};
-use crate::union::text::Text;
+use crate::union::escaped_path::EscapedPath;
+use crate::union::events::{EventKind, Filter};
 
 /// Print what happens in a mount, as it happens: lookups, copy-ups, whiteouts, renames
 #[derive(Debug, Args)]
@@ -59,7 +59,7 @@ impl Trace {
         let client = Client::connect(&mount).map_err(Failure::failed)?;
         let mut trace = client.trace(filter).map_err(Failure::failed)?;
         if is_terminal() {
-            say(&format!("listening to {}; Ctrl-C ends", Text::from(mount.point.as_path())));
+            say(&format!("listening to {}; Ctrl-C ends", EscapedPath::from(mount.point.as_path())));
         }
         let paint = Paint::of_stdout();
         while let Some(told) = trace.next_told().map_err(Failure::failed)? {
@@ -79,13 +79,13 @@ impl Trace {
         let mut filter = Filter::default();
         for word in self.filter.iter().map(|word| word.trim()).filter(|word| !word.is_empty()) {
             if word.starts_with('/') {
-                filter.paths.push(Text::from(word.as_bytes()));
-            } else if What::NAMES.contains(&word) {
+                filter.paths.push(EscapedPath::from(word.as_bytes()));
+            } else if EventKind::NAMES.contains(&word) {
                 filter.kinds.push(word.to_owned());
             } else {
                 return Err(Failure::usage(format!(
                     "--filter {word}: neither a path from the mount's root (/etc) nor a kind of event ({})",
-                    What::NAMES.join(", ")
+                    EventKind::NAMES.join(", ")
                 )));
             }
         }
@@ -95,7 +95,7 @@ impl Trace {
                     "give paths with --filter, or a directory in the mount, not both",
                 ));
             }
-            filter.paths.push(Text([b"/", below].concat()));
+            filter.paths.push(EscapedPath([b"/", below].concat()));
         }
         Ok(filter)
     }

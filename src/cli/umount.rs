@@ -18,7 +18,7 @@ use crate::control::client::{Client, STATUS_PATIENCE};
 use crate::control::mounts::{self, Mount};
 use crate::fuse::mount::{MountError, Mounted};
 use crate::sys::process::ended_within;
-use crate::union::text::Text;
+use crate::union::escaped_path::EscapedPath;
 
 /// How long a daemon may take to end: it syncs the upper's filesystem, of which others may have written much.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -82,7 +82,7 @@ impl Umount {
 }
 
 fn unmount(given: &Path, lazy: bool) -> Result<(), Failure> {
-    let shown = Text::from(given).to_string();
+    let shown = EscapedPath::from(given).to_string();
     let failed = |error: &dyn std::fmt::Display| Failure::failed(format!("{shown}: {error}"));
     let point = std::fs::canonicalize(given).map_err(|error| failed(&error))?;
     let table = |error: std::io::Error| Failure::failed(format!("/proc/self/mountinfo: {error}"));

@@ -19,8 +19,8 @@ use crate::control::client::{Client, ClientError};
 use crate::control::mounts::Mount;
 use crate::control::protocol::{Status, Told};
 use crate::explain::usage::{Budget, Usage, measure};
+use crate::union::escaped_path::EscapedPath;
 use crate::union::events::Filter;
-use crate::union::text::Text;
 
 /// How often the counters are asked for.
 const SECOND: Duration = Duration::from_secs(1);
@@ -41,7 +41,7 @@ pub(super) struct View {
     rates: Vec<(String, f64)>,
     /// All requests a second, the newest last.
     history: VecDeque<u64>,
-    heat: HashMap<Text, f64>,
+    heat: HashMap<EscapedPath, f64>,
     told: VecDeque<Told>,
     usage: Option<Vec<Option<Usage>>>,
     paused: bool,
@@ -108,7 +108,8 @@ fn listen(mount: &Mount, status: &Status) -> Result<Receiver<News>, Failure> {
     let spawned = std::thread::Builder::new().spawn(move || {
         loop {
             let budget = Budget::of(COUNTING.1);
-            let count = |directory: &Text| measure(directory.as_path(), Some(since), budget, &mut |_| ());
+            let count =
+                |directory: &EscapedPath| measure(directory.as_path(), Some(since), budget, &mut |_| ());
             let usage = status.layers.iter().map(|layer| count(&layer.directory)).collect();
             if send.send(News::Usage(usage)).is_err() {
                 return;

@@ -6,11 +6,11 @@ use oci_spec::OciSpecError;
 use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime::{Mount, MountBuilder};
 
+use super::host_environment::{HostEnvironment, image_volumes};
 use super::network::FILES;
 use super::sandbox;
 use super::seccomp::kernel_version;
 use super::settings::{Net, Settings, Volume};
-use super::surroundings::{Surroundings, image_volumes};
 use super::targets::Target;
 
 /// Where an init is put that was asked for: on what is the runtime's, so that the image needs no place for it.
@@ -48,7 +48,7 @@ fn mount(target: &Path, kind: &str, source: &Path, options: &[&str]) -> Result<M
 ///
 /// # Errors
 /// None in practice.
-pub(super) fn mounts(settings: &Settings, around: &Surroundings<'_>) -> Result<Vec<Mount>, OciSpecError> {
+pub(super) fn mounts(settings: &Settings, around: &HostEnvironment<'_>) -> Result<Vec<Mount>, OciSpecError> {
     let mut all = kernel(settings, around)?;
     let device = if settings.privileged { "dev" } else { "nodev" };
     let bind = |source: &Path, target: &Path, read_only: bool| {
@@ -88,7 +88,7 @@ pub(super) fn mounts(settings: &Settings, around: &Surroundings<'_>) -> Result<V
 }
 
 /// The kernel's filesystems.
-fn kernel(settings: &Settings, around: &Surroundings<'_>) -> Result<Vec<Mount>, OciSpecError> {
+fn kernel(settings: &Settings, around: &HostEnvironment<'_>) -> Result<Vec<Mount>, OciSpecError> {
     let mount = |target: &str, kind: &str, source: &str, options: &[&str]| {
         mount(Path::new(target), kind, Path::new(source), options)
     };

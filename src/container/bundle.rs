@@ -14,8 +14,8 @@ use oci_spec::runtime::{
 };
 
 use super::error::{ContainerError, Result};
+use super::host_environment::HostEnvironment;
 use super::settings::Settings;
-use super::surroundings::Surroundings;
 use super::user::User;
 use super::{binds, sandbox, seccomp};
 
@@ -113,7 +113,7 @@ pub fn spec(
     image: &ImageConfiguration,
     settings: &Settings,
     user: &User,
-    around: &Surroundings<'_>,
+    around: &HostEnvironment<'_>,
 ) -> Result<Spec> {
     let mut command = command(image, settings)?;
     if around.init.is_some() {
@@ -139,7 +139,7 @@ fn build(
     image: &ImageConfiguration,
     settings: &Settings,
     user: &User,
-    around: &Surroundings<'_>,
+    around: &HostEnvironment<'_>,
     decided: Decided,
 ) -> std::result::Result<Spec, OciSpecError> {
     let config = image.config().clone().unwrap_or_default();
@@ -190,8 +190,8 @@ fn limits(settings: &Settings) -> std::result::Result<Option<Vec<PosixRlimit>>, 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::container::host_environment::image_volumes;
     use crate::container::settings::Net;
-    use crate::container::surroundings::image_volumes;
     use crate::container::targets::Places;
     use oci_spec::image::{ConfigBuilder, ImageConfigurationBuilder, RootFsBuilder};
     use std::path::PathBuf;
@@ -238,7 +238,7 @@ mod tests {
     #[test]
     fn the_spec_says_what_was_chosen() {
         let user = User { uid: 7, gid: 8, groups: vec![9], home: "/h".into() };
-        let around = Surroundings {
+        let around = HostEnvironment {
             rootfs: Path::new("/merged"),
             hostname: "host",
             places: &Places::new(),

@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 
 use super::bundle::{command, own_environment};
 use super::error::Result;
-use super::record::{Container, State};
+use super::host_environment::image_volumes;
+use super::record::{Container, ContainerState};
 use super::settings::{Cap, Net, Settings};
-use super::surroundings::image_volumes;
 use crate::image::describe::{ContainerDirs, graph_driver};
 use crate::image::store::{Image, Store};
 
@@ -32,7 +32,7 @@ pub fn inspect(store: &Store, container: &Container) -> Result<Value> {
         "Created": record.created,
         "Path": words.first(),
         "Args": words.get(1..).unwrap_or_default(),
-        "State": state(container)?,
+        "ContainerState": state(container)?,
         "Image": record.image,
         "Name": container.shown_name(),
         "RestartCount": 0,
@@ -48,11 +48,11 @@ pub fn inspect(store: &Store, container: &Container) -> Result<Value> {
 fn state(container: &Container) -> Result<Value> {
     let record = &container.record;
     let state = container.state()?;
-    let running = state == State::Running;
+    let running = state == ContainerState::Running;
     let status = match state {
-        State::Running => "running",
-        State::Exited(_) => "exited",
-        State::Created => "created",
+        ContainerState::Running => "running",
+        ContainerState::Exited(_) => "exited",
+        ContainerState::Created => "created",
     };
     let started = if running { container.running_since() } else { record.started.clone() };
     Ok(json!({

@@ -25,7 +25,7 @@
 //! | [`bundle`] | image config and options → OCI runtime spec |
 //! | [`sandbox`] | capabilities, device rules, namespaces, limits |
 //! | [`seccomp`] | which system calls it may make |
-//! | [`surroundings`], `host` | where it runs: what of the host it meets; programs of the host |
+//! | [`host_environment`], `host` | where it runs: what of the host it meets; programs of the host |
 //! | [`binds`] | what is mounted in it |
 //! | [`executable`] | whether the kernel will run its program |
 //! | [`network`] | its network |
@@ -49,6 +49,7 @@ pub mod describe;
 mod error;
 pub mod executable;
 mod host;
+pub mod host_environment;
 pub mod mounting;
 pub mod namespace;
 pub mod network;
@@ -58,11 +59,10 @@ pub mod runtime;
 pub mod sandbox;
 pub mod seccomp;
 pub mod settings;
-pub mod surroundings;
 pub mod targets;
 pub mod user;
 pub mod verify;
 
 pub use error::{ContainerError, Result};
-pub use record::{Container, Record, State};
+pub use record::{Container, ContainerRecord, ContainerState};
 pub use settings::{Net, Settings, Tmpfs, Ulimit, Volume};

@@ -39,7 +39,7 @@ pub struct Network {
     /// Where name servers are asked for, beside the host's.
     forwarder: Option<IpAddr>,
     helper: Option<Helper>,
-    _place: Option<Place>,
+    _place: Option<NetworkDir>,
     _namespace: Option<OwnedFd>,
 }
 
@@ -53,17 +53,17 @@ enum Helper {
 
 /// A file on which a network namespace is mounted.
 #[derive(Debug)]
-struct Place(PathBuf);
+struct NetworkDir(PathBuf);
 
-impl Place {
-    fn of(namespace: &Path, at: PathBuf) -> Result<Place> {
+impl NetworkDir {
+    fn of(namespace: &Path, at: PathBuf) -> Result<NetworkDir> {
         File::create(&at).map_err(ContainerError::io("create it", &at))?;
         rustix::mount::mount_bind(namespace, &at).map_err(ContainerError::io("mount on it", &at))?;
-        Ok(Place(at))
+        Ok(NetworkDir(at))
     }
 }
 
-impl Drop for Place {
+impl Drop for NetworkDir {
     /// A container that is mounted on can't be removed.
     fn drop(&mut self) {
         if let Err(errno) = rustix::mount::unmount(&self.0, UnmountFlags::DETACH) {
@@ -141,7 +141,7 @@ impl Network {
             Program::Slirp(program) => (slirp(program, &path, dir)?, SLIRP_DNS, path, None),
             Program::Pasta(program) => {
                 // It has given up the right to look into this process by then.
-                let place = Place::of(&path, dir.join("bundle/netns"))?;
+                let place = NetworkDir::of(&path, dir.join("bundle/netns"))?;
                 let at = place.0.clone();
                 (pasta(program, &at, dir)?, PASTA_DNS, at, Some(place))
             }

@@ -27,7 +27,7 @@ use crate::sys::object::{At, Writable};
 
 /// What a container is, as it stands in its config.json.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
+pub struct ContainerRecord {
     /// 64 hexadecimal digits.
     pub id: String,
     /// What the user calls it.
@@ -55,14 +55,14 @@ pub struct Record {
     pub exit_code: Option<i32>,
 }
 
-impl Record {
+impl ContainerRecord {
     /// What can be told of the container in `dir` without its record: its id and its image, and as much as its directory.
-    pub(super) fn derived(dir: &Path, image: Digest) -> Record {
+    pub(super) fn derived(dir: &Path, image: Digest) -> ContainerRecord {
         let made = fs::metadata(dir.join(IMAGE_LINK)).or_else(|_| fs::symlink_metadata(dir.join(IMAGE_LINK)));
         let made = made.and_then(|found| found.modified()).ok();
         let created =
             made.and_then(|time| jiff::Timestamp::try_from(time).ok()).unwrap_or_else(jiff::Timestamp::now);
-        Record {
+        ContainerRecord {
             id: dir.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             name: None,
             image,
@@ -79,7 +79,7 @@ impl Record {
 
 /// What a container does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum ContainerState {
     /// Made and never run.
     Created,
     /// A command runs in it.
@@ -97,7 +97,7 @@ pub struct Container {
     /// Its directory.
     pub dir: PathBuf,
     /// What it is.
-    pub record: Record,
+    pub record: ContainerRecord,
 }
 
 /// A container whose record can't be read or believed: its directory, and why.
@@ -147,7 +147,7 @@ impl Container {
         }
         // Until there is a record, `prune` would take the directory for a leftover.
         let _kept = store.keep_all()?;
-        let record = Record {
+        let record = ContainerRecord {
             id: fresh_id()?,
             name,
             image: image.id,
@@ -371,11 +371,11 @@ impl Container {
     ///
     /// # Errors
     /// When its lock can't be asked.
-    pub fn state(&self) -> Result<State> {
+    pub fn state(&self) -> Result<ContainerState> {
         if self.runner()?.is_some() || self.init().is_some() {
-            return Ok(State::Running);
+            return Ok(ContainerState::Running);
         }
-        Ok(self.record.exit_code.map_or(State::Created, State::Exited))
+        Ok(self.record.exit_code.map_or(ContainerState::Created, ContainerState::Exited))
     }
 
     /// The process that runs it.

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::error::{ContainerError, Result};
 use super::mounting;
-use super::record::{Container, Record, State};
+use super::record::{Container, ContainerRecord, ContainerState};
 use crate::image::digest::Digest;
 use crate::image::store::Store;
 use crate::image::store::containers::linked_image;
@@ -35,7 +35,7 @@ impl Container {
         });
         let [(dir, _)] = broken.as_slice() else { return Ok(false) };
         // Its id is all that is needed of the record.
-        let record = Record::derived(dir, linked_image(dir).unwrap_or_else(|| Digest::of(b"")));
+        let record = ContainerRecord::derived(dir, linked_image(dir).unwrap_or_else(|| Digest::of(b"")));
         Container { dir: dir.clone(), record }.remove(true).map(|()| true)
     }
 
@@ -77,7 +77,7 @@ impl Container {
 
     /// Sees to it that nothing runs in it and that it is mounted nowhere.
     fn end(&self, force: bool) -> Result<()> {
-        if self.state()? == State::Running {
+        if self.state()? == ContainerState::Running {
             if !force {
                 return Err(ContainerError::Refused(format!(
                     "container {} is running; end it first, or use rm -f",

@@ -13,10 +13,10 @@ use rustix::process::{Pid, Signal};
 use super::bundle;
 use super::error::{ContainerError, Result};
 use super::host::on_path;
+use super::host_environment::{HostEnvironment, image_volumes};
 use super::mounting::Rights;
 use super::network::Network;
-use super::record::{Container, State};
-use super::surroundings::{Surroundings, image_volumes};
+use super::record::{Container, ContainerState};
 use super::{executable, mounting, user};
 use crate::image::layer::{self, ApplyOptions, Ownership, WriteOptions};
 use crate::image::store::Store;
@@ -103,7 +103,7 @@ impl Runtime {
         let init = if settings.init { Some(find_init()?) } else { None };
         let network = Network::start(settings.net, &container.dir, user_namespace)?;
         let files = network.files(settings, hostname, &container.dir)?;
-        let around = Surroundings {
+        let around = HostEnvironment {
             rootfs: merged,
             hostname,
             places: &container.record.places,
@@ -215,7 +215,7 @@ impl Drop for Paused {
 /// # Errors
 /// When its runtime can't do so; an ordinary user's containers have no cgroup for it.
 pub fn pause(container: &Container) -> Result<Option<Paused>> {
-    if container.state()? != State::Running {
+    if container.state()? != ContainerState::Running {
         return Ok(None);
     }
     let state = container.dir.join("runtime");

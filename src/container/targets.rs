@@ -16,7 +16,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::image::layer::place::Place;
+use crate::image::layer::place::UnpackTarget;
 use crate::image::layer::write::{of_union, open_union};
 use crate::image::layer::{Attributes, LayerError, Ownership};
 use crate::sys::object::{At, Kind};
@@ -212,7 +212,7 @@ fn make(
     wanted: &[(Vec<Step>, bool)],
     ownership: Ownership,
 ) -> Result<(), LayerError> {
-    let mut place = Place::new(layer, ownership)?;
+    let mut place = UnpackTarget::new(layer, ownership)?;
     let root = match &image.union {
         Some(union) => image.attributes(union.root(), b"", ownership)?,
         None => Attributes::of_implied_directory(),

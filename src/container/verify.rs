@@ -1,6 +1,6 @@
 //! Verifying containers: each record is read, and each image is there.
 
-use super::record::{Container, Record};
+use super::record::{Container, ContainerRecord};
 use super::{ContainerError, Result};
 use crate::image::store::containers::linked_image;
 use crate::image::store::{Store, Verified};
@@ -65,7 +65,7 @@ fn verify_all(store: &Store, repair: bool, verified: &mut Verified) -> Result<()
 fn mend(store: &Store, dir: &std::path::Path, image: crate::image::digest::Digest) -> Result<String> {
     // In its place until the new one takes it: a directory without a record is no container.
     let aside = store.keep_aside(&dir.join("config.json"))?;
-    let container = Container { dir: dir.to_owned(), record: Record::derived(dir, image) };
+    let container = Container { dir: dir.to_owned(), record: ContainerRecord::derived(dir, image) };
     container.save()?;
     Ok(format!(
         "has a new record without its name and settings; the old one is set aside as {}",

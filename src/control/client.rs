@@ -19,9 +19,9 @@ use super::mounts::{Life, Mount};
 use super::protocol::{LONGEST_ANSWER, Reply, Request, Status, Told};
 use super::runtime_dir;
 use crate::sys::process::peer_process;
+use crate::union::escaped_path::EscapedPath;
 use crate::union::events::Filter;
 use crate::union::stack::layer::TakeAway;
-use crate::union::text::Text;
 
 /// How long a talk about the mount's state may take, all in all. A daemon has that at hand.
 pub const STATUS_PATIENCE: Duration = Duration::from_secs(2);
@@ -34,14 +34,14 @@ pub enum ClientError {
     /// It has no socket.
     #[error(
         "the daemon of {} has no control socket here; was it started by another user, in a container, or without a runtime directory?",
-        Text::from(.0.as_path())
+        EscapedPath::from(.0.as_path())
     )]
     NoSocket(PathBuf),
     /// It has ended without unmounting.
-    #[error("{}: a dead FUSE mount, its daemon has ended; {}", Text::from(.0.as_path()), TakeAway(.0))]
+    #[error("{}: a dead FUSE mount, its daemon has ended; {}", EscapedPath::from(.0.as_path()), TakeAway(.0))]
     Dead(PathBuf),
     /// The socket is somebody else's.
-    #[error("the mount {} belongs to uid {owner}; only that user and root may ask its daemon", Text::from(.point.as_path()))]
+    #[error("the mount {} belongs to uid {owner}; only that user and root may ask its daemon", EscapedPath::from(.point.as_path()))]
     NotYours {
         /// The mount.
         point: PathBuf,
@@ -49,7 +49,7 @@ pub enum ClientError {
         owner: u32,
     },
     /// A process that isn't the mount's daemon listens there.
-    #[error("{}: the process that listens there is uid {uid}'s, not the mount's daemon", Text::from(.socket.as_path()))]
+    #[error("{}: the process that listens there is uid {uid}'s, not the mount's daemon", EscapedPath::from(.socket.as_path()))]
     Impostor {
         /// The socket.
         socket: PathBuf,
@@ -57,7 +57,7 @@ pub enum ClientError {
         uid: u32,
     },
     /// The daemon said so.
-    #[error("{}", Text::from(.0.as_bytes()))]
+    #[error("{}", EscapedPath::from(.0.as_bytes()))]
     Refused(String),
     /// It has ended.
     #[error("the daemon has ended")]
@@ -214,7 +214,7 @@ impl Client {
 
     /// Where a path comes from, relative to the root of the mount.
     pub fn explain(&mut self, path: Vec<u8>) -> Result<Explanation, ClientError> {
-        self.ask(&Request::Explain { path: Text(path) })
+        self.ask(&Request::Explain { path: EscapedPath(path) })
     }
 
     /// Begins to listen. Then [`Trace::next_told`] waits for what happens.

@@ -13,27 +13,27 @@
 //! | `hidden` | the layers that have something of that name which isn't shown |
 //! | `why` | a sentence |
 //! | `layers` | from the top down: `layer`, `name`, `directory`, and the `entries` that it has: see [`EntryReport`] |
-//! | `on_write`, `on_delete`, `on_rename` | what would happen: see [`Fate`] |
+//! | `on_write`, `on_delete`, `on_rename` | what would happen: see [`PredictedEffect`] |
 
 use serde::{Deserialize, Serialize};
 
+use crate::union::escaped_path::EscapedPath;
 use crate::union::events::KindName;
-use crate::union::text::Text;
 
 /// All about one path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)] // the table above
 pub struct Explanation {
-    pub path: Text,
+    pub path: EscapedPath,
     pub kind: Option<KindName>,
     pub winner: Option<u16>,
     pub merged: Vec<u16>,
     pub hidden: Vec<u16>,
     pub why: String,
     pub layers: Vec<LayerReport>,
-    pub on_write: Fate,
-    pub on_delete: Fate,
-    pub on_rename: Fate,
+    pub on_write: PredictedEffect,
+    pub on_delete: PredictedEffect,
+    pub on_rename: PredictedEffect,
 }
 
 /// One layer and what it has under the path.
@@ -42,9 +42,9 @@ pub struct LayerReport {
     /// Its number: 0 is the upper, 1 the topmost lower.
     pub layer: u16,
     /// A short name, made of its directory's.
-    pub name: Text,
+    pub name: EscapedPath,
     /// Where it is.
-    pub directory: Text,
+    pub directory: EscapedPath,
     /// What it has: one entry; a second where a redirect has made two places of one.
     pub entries: Vec<EntryReport>,
 }
@@ -53,7 +53,7 @@ pub struct LayerReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntryReport {
     /// Where, relative to the layer.
-    pub path: Text,
+    pub path: EscapedPath,
     /// What.
     pub holds: Holding,
     /// What it is to the merged view.
@@ -71,7 +71,7 @@ pub struct EntryReport {
     /// A directory that is opaque: what is below doesn't count.
     pub opaque: bool,
     /// A directory whose content the layers below have elsewhere: there.
-    pub redirect: Option<Text>,
+    pub redirect: Option<EscapedPath>,
     /// A file that has only its metadata here: the layer that has its data.
     pub data_in: Option<u16>,
     /// `role` is `hidden`: by what.
@@ -110,20 +110,20 @@ pub struct HiddenBy {
     /// The layer that it is in.
     pub layer: u16,
     /// The path of the merged view at which it stands.
-    pub path: Text,
+    pub path: EscapedPath,
     /// `whiteout`, `opaque`, `entry`, `directory` or `redirect`.
     pub what: String,
 }
 
 /// What would happen on a change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fate {
+pub struct PredictedEffect {
     /// In a word.
     pub action: Action,
     /// What is copied up first, if anything is.
     pub copy_up: Option<CopyUp>,
     /// Directories that are copied up (they themselves, not what is in them) on the way, outermost first.
-    pub parents: Vec<Text>,
+    pub parents: Vec<EscapedPath>,
     /// Does a whiteout remain under the name?
     pub whiteout: bool,
     /// Does what is moved get a redirect to what the lowers have of it?

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::protocol::About;
 use crate::sys::mountinfo::{Entry, Table};
-use crate::union::text::Text;
+use crate::union::escaped_path::EscapedPath;
 
 /// A mount of unionmount.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,14 +148,14 @@ pub enum NotFound {
     /// It is elsewhere.
     #[error(
         "{}: not in a mount of unionmount; give the layers with --lower and --upper, or see `unionmount status` for the mounts",
-        Text::from(.0.as_path())
+        EscapedPath::from(.0.as_path())
     )]
     Elsewhere(PathBuf),
     /// It leads through `..` of what doesn't exist.
-    #[error("{}: leads through something that doesn't exist; give a path without `..`", Text::from(.0.as_path()))]
+    #[error("{}: leads through something that doesn't exist; give a path without `..`", EscapedPath::from(.0.as_path()))]
     Unclear(PathBuf),
     /// It can't be looked at.
-    #[error("{}: {error}", Text::from(.path.as_path()))]
+    #[error("{}: {error}", EscapedPath::from(.path.as_path()))]
     Io {
         /// The path.
         path: PathBuf,

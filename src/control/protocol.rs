@@ -17,9 +17,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::explanation::LayerReport;
+use crate::union::escaped_path::EscapedPath;
 use crate::union::events::{Event, Filter};
 use crate::union::lookup::belief::Belief;
-use crate::union::text::Text;
 
 /// The longest line that a client may send. A path has at most 4096 bytes for the kernel, twice that in hex.
 pub const LONGEST_REQUEST: u64 = 64 << 10;
@@ -37,7 +37,7 @@ pub enum Request {
     /// Where a path comes from. Answered by an [`Explanation`](super::explanation::Explanation).
     Explain {
         /// Relative to the root of the mount.
-        path: Text,
+        path: EscapedPath,
     },
     /// What happens from now on. Answered by a [`Status`], then by events.
     Trace {
@@ -78,7 +78,7 @@ pub struct About {
     /// Its process.
     pub pid: u32,
     /// Where it is mounted, as far as the daemon knows.
-    pub mount_point: Text,
+    pub mount_point: EscapedPath,
     /// `MAJOR:MINOR` of the mount.
     pub device: String,
     /// When it was mounted: microseconds since 1970, UTC.
@@ -87,7 +87,7 @@ pub struct About {
     pub io: String,
     /// The `-o` options that it was mounted with, as given.
     #[serde(default)]
-    pub options: Vec<Text>,
+    pub options: Vec<EscapedPath>,
     /// Whose marks are believed, so that others read the layers as the mount does. Not told by older daemons.
     #[serde(default)]
     pub belief: Option<Belief>,
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn requests_are_what_the_documentation_says() {
-        let path = Text::from(&b"etc/passwd"[..]);
+        let path = EscapedPath::from(&b"etc/passwd"[..]);
         let line = serde_json::to_string(&Request::Explain { path }).unwrap();
         assert_eq!(line, r#"{"ask":"explain","path":"etc/passwd"}"#);
         let trace: Request = serde_json::from_str(r#"{"ask":"trace"}"#).unwrap();

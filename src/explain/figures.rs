@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::names;
-use super::survey::{Number, Survey, Waste, What};
+use super::survey::{LayerAction, Number, Survey, Waste};
 use crate::sys::object::Kind;
 
 /// How many files, and how many bytes in them.
@@ -28,15 +28,15 @@ pub struct LayerFigures {
     pub holds: Amount,
     /// Directories.
     pub directories: u64,
-    /// What wasn't there below it.
+    /// LayerAction wasn't there below it.
     pub added: Amount,
-    /// What replaces something below it.
+    /// LayerAction replaces something below it.
     pub changed: Amount,
     /// Whiteouts that delete something below it.
     pub deleted: u64,
     /// Directories that cut off what lies below them.
     pub opaque: u64,
-    /// What layers above it have deleted or replaced.
+    /// LayerAction layers above it have deleted or replaced.
     pub wasted: Amount,
 }
 
@@ -45,7 +45,7 @@ pub struct LayerFigures {
 pub struct Figures {
     /// From the bottom up.
     pub layers: Vec<LayerFigures>,
-    /// What all layers hold together.
+    /// LayerAction all layers hold together.
     pub bytes: u64,
     /// How much of that is wasted.
     pub wasted_bytes: u64,
@@ -70,12 +70,12 @@ impl Figures {
                     layer.wasted.bytes += bytes;
                     layer.wasted.files += 1;
                 }
-                // What a redirect shows here is an entry of another place.
+                // LayerAction a redirect shows here is an entry of another place.
                 if place == 0 || h.from != h.layer {
                     continue;
                 }
                 let amount = match (h.what(), h.kind) {
-                    (What::Deleted, _) => {
+                    (LayerAction::Deleted, _) => {
                         layer.deleted += u64::from(h.replaces.is_some());
                         continue;
                     }
@@ -84,8 +84,8 @@ impl Figures {
                         layer.opaque += u64::from(h.opaque);
                         continue;
                     }
-                    (What::Added, _) => &mut layer.added,
-                    (What::Changed | What::Merged, _) => &mut layer.changed,
+                    (LayerAction::Added, _) => &mut layer.added,
+                    (LayerAction::Changed | LayerAction::Merged, _) => &mut layer.changed,
                 };
                 amount.files += 1;
                 amount.bytes += bytes;

@@ -21,7 +21,7 @@ use serde::ser::{SerializeSeq, Serializer};
 
 use super::figures::{Figures, LayerFigures};
 use super::names;
-use super::survey::{Number, Survey, What};
+use super::survey::{LayerAction, Number, Survey};
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -57,7 +57,7 @@ struct EntryJson<'a> {
     layer: Number,
     from: Number,
     hidden_by: Option<Number>,
-    what: What,
+    what: LayerAction,
     replaces: Option<Number>,
     kind: &'static str,
     size: u64,

@@ -2,7 +2,7 @@
 //!
 //! | module | what it knows |
 //! |---|---|
-//! | [`report`], [`fate`] | the explanation of a path, and what a change would do |
+//! | [`report`], [`predicted_effect`] | the explanation of a path, and what a change would do |
 //! | [`picture`], [`words`], [`paint`] | the same for people |
 //! | [`usage`] | sizes and counts of layers |
 //! | [`survey`] | all that the layers of a stack hold: what each did at each path, and what became of it |
@@ -14,7 +14,6 @@
 //! The rules of layers are not here: [`crate::union::lookup::provenance`] asks the union's own search, and the survey reads by
 //! the union's scan and marks.
 
-pub mod fate;
 pub mod figures;
 pub mod json;
 pub mod lesson;
@@ -22,6 +21,7 @@ pub mod names;
 pub mod page;
 pub mod paint;
 pub mod picture;
+pub mod predicted_effect;
 pub mod report;
 pub mod survey;
 pub mod svg;

@@ -4,9 +4,9 @@
 //! direction of writing. None of them reaches a terminal or a page.
 
 use crate::sys::object::Kind;
-use crate::union::text::Text;
+use crate::union::escaped_path::EscapedPath;
 
-/// A name as text, see [`Text`].
+/// A name as text, see [`EscapedPath`].
 ///
 /// ```
 /// use unionmount::explain::names::readable;
@@ -14,7 +14,7 @@ use crate::union::text::Text;
 /// assert_eq!(readable(b"caf\xe9 \x1b[2J"), r"caf\xe9 \u{1b}[2J");
 /// ```
 pub fn readable(name: &[u8]) -> String {
-    Text::from(name).to_string()
+    EscapedPath::from(name).to_string()
 }
 
 /// A number of bytes: `15 B`, `1.20 MiB`.

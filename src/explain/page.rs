@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::figures::{Figures, wasted_places};
 use super::names::readable;
-use super::survey::{Holding, Number, Survey, What};
+use super::survey::{Holding, LayerAction, Number, Survey};
 use super::svg;
 
 /// The numbers of a holding: layer, from, hidden by (0: nothing), replaces (0: nothing), kind (`d_type`; 0: whiteout)
@@ -147,7 +147,7 @@ fn words(h: &Holding, epoch: i64) -> [i64; WORDS] {
     let flag = |set: bool, bit: i64| if set { bit } else { 0 };
     let kind = h.kind.map_or(0, |kind| i64::from(kind as u8))
         + flag(h.opaque, 16)
-        + flag(h.what() == What::Merged, 32)
+        + flag(h.what() == LayerAction::Merged, 32)
         + flag(h.counts, 64)
         + flag(h.data_used, 128);
     [

@@ -7,13 +7,13 @@ use jiff::tz::TimeZone;
 use super::paint::{Cell, Paint, align};
 use super::titles::layer_title;
 use crate::control::explanation::{
-    Action, EntryReport, Explanation, Fate, HiddenBy, Holding, LayerReport, Role,
+    Action, EntryReport, Explanation, HiddenBy, Holding, LayerReport, PredictedEffect, Role,
 };
+use crate::union::escaped_path::EscapedPath;
 use crate::union::events::KindName;
-use crate::union::text::Text;
 
 /// Draws the explanation. `mount` goes before the path.
-pub fn draw(explanation: &Explanation, paint: Paint, shown_path: &Text) -> String {
+pub fn draw(explanation: &Explanation, paint: Paint, shown_path: &EscapedPath) -> String {
     let mut out = head(explanation, paint, shown_path);
     let mut rows = Vec::new();
     for layer in &explanation.layers {
@@ -30,7 +30,7 @@ pub fn draw(explanation: &Explanation, paint: Paint, shown_path: &Text) -> Strin
         ("delete", &explanation.on_delete),
         ("rename", &explanation.on_rename),
     ];
-    let refused = |fate: &Fate| matches!(fate.action, Action::Refused | Action::Nothing);
+    let refused = |fate: &PredictedEffect| matches!(fate.action, Action::Refused | Action::Nothing);
     if fates.iter().all(|(_, fate)| refused(fate)) {
         out.push_str(&format!("  {}  {}\n", paint.bold("change"), explanation.on_write.text));
         return out;
@@ -44,7 +44,7 @@ pub fn draw(explanation: &Explanation, paint: Paint, shown_path: &Text) -> Strin
 }
 
 /// `/etc/passwd   file, 1.2 KiB` and a line that says why.
-fn head(explanation: &Explanation, paint: Paint, shown_path: &Text) -> String {
+fn head(explanation: &Explanation, paint: Paint, shown_path: &EscapedPath) -> String {
     let what = match explanation.kind {
         None => paint.red("not in the merged view"),
         Some(kind) => {
@@ -71,7 +71,7 @@ fn write_word(explanation: &Explanation) -> &'static str {
     }
 }
 
-fn fate_text(fate: &Fate, paint: Paint) -> String {
+fn fate_text(fate: &PredictedEffect, paint: Paint) -> String {
     match fate.action {
         Action::Refused | Action::Nothing => paint.dim(&fate.text),
         Action::CopyUp => paint.yellow(&fate.text),
@@ -130,7 +130,7 @@ fn what(entry: &EntryReport) -> (&'static str, String) {
         Holding::Whiteout => match entry.form.as_deref() {
             Some("aufs") => {
                 let name = entry.path.0.rsplit(|&b| b == b'/').next().unwrap_or_default();
-                format!("whiteout .wh.{}", Text::from(name))
+                format!("whiteout .wh.{}", EscapedPath::from(name))
             }
             Some("xattr") => "whiteout by attribute".to_owned(),
             _ => "whiteout (device 0:0)".to_owned(),

@@ -4,15 +4,15 @@ use std::path::Path;
 
 use jiff::Timestamp;
 
-use super::fate::Subject;
+use super::predicted_effect::Subject;
 use super::titles::{layer_list, layer_title};
 use crate::control::explanation::{EntryReport, Explanation, HiddenBy, Holding, LayerReport, Role};
 use crate::error::Result;
 use crate::sys::object::{Kind, Stat};
+use crate::union::escaped_path::EscapedPath;
 use crate::union::events::KindName;
 use crate::union::lookup::marker::{WH_PREFIX, WhiteoutMark};
 use crate::union::lookup::provenance::{Held, Hides, Holds, Inspector, Outcome, Provenance};
-use crate::union::text::Text;
 
 /// Explains a path, relative to the root of the merged view.
 ///
@@ -43,8 +43,8 @@ pub fn explain(inspector: Inspector<'_>, path: &[u8]) -> Result<Explanation> {
     })
 }
 
-fn rooted(path: &[u8]) -> Text {
-    Text([b"/", path].concat())
+fn rooted(path: &[u8]) -> EscapedPath {
+    EscapedPath([b"/", path].concat())
 }
 
 /// The layers of a stack, without entries.
@@ -55,7 +55,7 @@ pub fn layers(inspector: Inspector<'_>) -> Result<Vec<LayerReport>> {
     let count = inspector.layer_paths().len() as u16;
     (0..count)
         .map(|layer| {
-            let directory = Text(inspector.real_path(layer, b"")?);
+            let directory = EscapedPath(inspector.real_path(layer, b"")?);
             let name = short_name(directory.as_path());
             Ok(LayerReport { layer: inspector.number(layer), name, directory, entries: Vec::new() })
         })
@@ -72,7 +72,7 @@ fn layer_reports(inspector: Inspector<'_>, found: &Provenance) -> Result<Vec<Lay
 }
 
 /// What people call a layer: the last part of its path that says anything.
-pub fn short_name(directory: &Path) -> Text {
+pub fn short_name(directory: &Path) -> EscapedPath {
     use std::os::unix::ffi::OsStrExt;
     let names = directory.components().rev().filter_map(|part| match part {
         std::path::Component::Normal(name) => Some(name.as_bytes()),
@@ -83,13 +83,13 @@ pub fn short_name(directory: &Path) -> Text {
         names.clone().find(|name| !matches!(*name, b"diff" | b"fs" | b"rootfs" | b"root" | b"layer"));
     let name = telling.or(names.clone().next()).unwrap_or(b"/");
     let digest = name.len() == 64 && name.iter().all(u8::is_ascii_hexdigit);
-    Text::from(if digest { &name[..12] } else { name })
+    EscapedPath::from(if digest { &name[..12] } else { name })
 }
 
 /// What a layer has in one place.
 fn entry(inspector: Inspector<'_>, held: &Held, found: &Provenance) -> EntryReport {
     let mut entry = EntryReport {
-        path: Text::from(&held.path[..]),
+        path: EscapedPath::from(&held.path[..]),
         holds: Holding::Absent,
         role: if held.hidden.is_some() { Role::Hidden } else { Role::None },
         kind: None,
@@ -127,7 +127,7 @@ fn entry(inspector: Inspector<'_>, held: &Held, found: &Provenance) -> EntryRepo
             describe(&mut entry, stat);
             entry.size = None;
             entry.opaque = *opaque || *beside;
-            entry.redirect = redirect.clone().map(Text);
+            entry.redirect = redirect.clone().map(EscapedPath);
             if shown {
                 let many = matches!(&found.outcome, Outcome::Directory { layers, .. } if layers.len() > 1);
                 entry.role = if many { Role::Merged } else { Role::Shown };

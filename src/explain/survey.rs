@@ -8,7 +8,7 @@
 //!
 //! Inside, layers are numbered from the bottom, beginning with 1: [`Number`]. People and programs are told the numbers
 //! that `explain` and the messages of a mount tell: the upper, then the lowers from the top down ([`Survey::told`]).
-//! A **place** is a path of the tree. What one layer has at a place is a **holding**. A holding is to be seen in
+//! A **place** is a path of the tree. LayerAction one layer has at a place is a **holding**. A holding is to be seen in
 //! the merged view of the lowest *n* layers for every *n* from [`Holding::from`] up to, and not including,
 //! [`Holding::hidden_by`]. So one survey answers for the whole stack and for each pile of layers below its top.
 //!
@@ -37,7 +37,7 @@ pub struct SurveyedLayer {
 
 /// A path of the tree.
 #[derive(Debug)]
-pub struct Place {
+pub struct SurveyedPath {
     /// The last component; empty for the root.
     pub name: Box<[u8]>,
     /// The place of the directory that holds it; the root's own is 0.
@@ -50,7 +50,7 @@ pub struct Place {
     pub(super) count: u16,
 }
 
-/// What one layer has at one place.
+/// LayerAction one layer has at one place.
 #[derive(Debug, Clone, Copy)]
 pub struct Holding {
     /// The layer.
@@ -87,10 +87,10 @@ pub struct Holding {
     pub(super) nlink: u64,
 }
 
-/// What a layer did at a place.
+/// LayerAction a layer did at a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum What {
+pub enum LayerAction {
     /// Nothing was there.
     Added,
     /// It replaced what a lower layer showed.
@@ -102,13 +102,13 @@ pub enum What {
 }
 
 impl Holding {
-    /// What the layer did.
-    pub fn what(&self) -> What {
+    /// LayerAction the layer did.
+    pub fn what(&self) -> LayerAction {
         match (self.kind, self.replaces) {
-            (None, _) => What::Deleted,
-            (Some(_), None) => What::Added,
-            (Some(Kind::Directory), Some(_)) if self.merges => What::Merged,
-            (Some(_), Some(_)) => What::Changed,
+            (None, _) => LayerAction::Deleted,
+            (Some(_), None) => LayerAction::Added,
+            (Some(Kind::Directory), Some(_)) if self.merges => LayerAction::Merged,
+            (Some(_), Some(_)) => LayerAction::Changed,
         }
     }
 
@@ -157,10 +157,10 @@ pub struct Survey {
     /// The layers from the bottom up: layer *n* is at *n* − 1.
     pub layers: Vec<SurveyedLayer>,
     /// All paths, each directory before what is in it, the names of a directory in order.
-    pub places: Vec<Place>,
+    pub places: Vec<SurveyedPath>,
     /// Where bytes are wasted.
     pub wastes: Vec<Waste>,
-    /// What could not be read and is missing here.
+    /// LayerAction could not be read and is missing here.
     pub unreadable: Vec<Unreadable>,
     pub(super) holdings: Vec<Holding>,
 }
@@ -193,13 +193,13 @@ impl Survey {
         }
     }
 
-    /// What the layers have at a place, the topmost first.
+    /// LayerAction the layers have at a place, the topmost first.
     pub fn holdings(&self, place: usize) -> &[Holding] {
-        let Place { first, count, .. } = self.places[place];
+        let SurveyedPath { first, count, .. } = self.places[place];
         &self.holdings[first as usize..first as usize + usize::from(count)]
     }
 
-    /// What is to be seen at a place in the merged view of the layers up to `top`.
+    /// LayerAction is to be seen at a place in the merged view of the layers up to `top`.
     pub fn shown(&self, place: usize, top: Number) -> Option<&Holding> {
         self.holdings(place).iter().find(|h| h.seen_at(top)).filter(|h| h.kind.is_some())
     }

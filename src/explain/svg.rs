@@ -10,7 +10,7 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::figures::{Figures, LayerFigures};
 use super::names::{self, counted, readable};
-use super::survey::{Holding, Number, Survey, What};
+use super::survey::{Holding, LayerAction, Number, Survey};
 use crate::sys::object::Kind;
 
 /// Files that are drawn at most.
@@ -207,19 +207,21 @@ impl<'s> Picture<'s> {
         for (h, row) in &drawn {
             let hidden = h.hidden_by.is_some();
             let (class, second) = match h.what() {
-                What::Deleted => ("deleted", "whiteout".to_owned()),
+                LayerAction::Deleted => ("deleted", "whiteout".to_owned()),
                 _ if is_dir(h) && h.opaque => ("changed", "opaque".to_owned()),
                 _ if is_dir(h) => (if hidden { "hidden" } else { "" }, "directory".to_owned()),
                 _ if hidden => ("hidden", names::bytes(h.size)),
-                What::Changed => ("changed", names::bytes(h.size)),
-                What::Added | What::Merged => (if h.layer > 1 { "added" } else { "" }, names::bytes(h.size)),
+                LayerAction::Changed => ("changed", names::bytes(h.size)),
+                LayerAction::Added | LayerAction::Merged => {
+                    (if h.layer > 1 { "added" } else { "" }, names::bytes(h.size))
+                }
             };
             self.holding(out, x, *row, class, &name, &second, hidden)?;
             let target = h.replaces.and_then(|layer| self.row_of(layer));
             if let Some(target) = target
-                && h.what() != What::Merged
+                && h.what() != LayerAction::Merged
             {
-                let kind = if h.what() == What::Deleted { "deleted" } else { "changed" };
+                let kind = if h.what() == LayerAction::Deleted { "deleted" } else { "changed" };
                 // Beside the middle, where the dotted line of what shines through would be.
                 let (at, from, to) = (middle + 22, self.box_top(*row) + BOX_HEIGHT, self.box_top(target) - 2);
                 write!(
@@ -318,7 +320,7 @@ fn interesting(survey: &Survey) -> Vec<usize> {
     let mut ranked: Vec<(bool, u64, usize)> = (1..survey.places.len())
         .filter_map(|place| {
             let holdings = survey.holdings(place);
-            let history = holdings.iter().any(|h| h.replaces.is_some() && h.what() != What::Merged);
+            let history = holdings.iter().any(|h| h.replaces.is_some() && h.what() != LayerAction::Merged);
             // A file that went with its directory is told by the directory.
             if !history && (survey.shown(place, survey.top()).is_none() || holdings.iter().any(is_dir)) {
                 return None;

@@ -11,7 +11,7 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use super::figures::{Figures, WastedPlace, wasted_places};
 use super::names::{self, counted, readable};
-use super::survey::{Holding, Number, Survey, What};
+use super::survey::{Holding, LayerAction, Number, Survey};
 use crate::sys::object::Kind;
 
 const ADDED: Style = AnsiColor::Green.on_default();
@@ -182,8 +182,8 @@ impl Printer<'_> {
         let (sign, style) = match shown {
             None => ('-', DELETED),
             Some(h) => match h.what() {
-                What::Changed => ('~', CHANGED),
-                What::Added if h.layer > 1 => ('+', ADDED),
+                LayerAction::Changed => ('~', CHANGED),
+                LayerAction::Added if h.layer > 1 => ('+', ADDED),
                 _ => (' ', Style::new()),
             },
         };

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use rustix::io::Errno;
 
 use super::report::short_name;
-use super::survey::{Holding, Number, Place, Survey, SurveyedLayer, Unreadable, Waste};
+use super::survey::{Holding, Number, Survey, SurveyedLayer, SurveyedPath, Unreadable, Waste};
 use crate::error::{FsError, Result};
 use crate::sys::object::{At, Kind, Stat};
 use crate::union::lookup::descent::{self, Entry, Next};
@@ -77,7 +77,7 @@ struct Part {
 }
 
 /// What one part has under a name.
-struct Seen {
+struct PartEntry {
     part: usize,
     kind: Option<Kind>,
     cuts: bool,
@@ -131,7 +131,7 @@ impl Surveyor<'_> {
         let mut pending = vec![Pending { name: Box::default(), parent: 0, depth: 0, holdings, parts }];
         while let Some(next) = pending.pop() {
             let place = self.survey.places.len() as u32;
-            self.survey.places.push(Place {
+            self.survey.places.push(SurveyedPath {
                 name: next.name,
                 parent: next.parent,
                 depth: next.depth,
@@ -159,8 +159,8 @@ impl Surveyor<'_> {
     }
 
     /// All names of a directory's parts, with what each part has under it, the topmost first.
-    fn names(&mut self, parts: &[Part]) -> Result<BTreeMap<Box<[u8]>, Vec<Seen>>> {
-        let mut names: BTreeMap<Box<[u8]>, Vec<Seen>> = BTreeMap::new();
+    fn names(&mut self, parts: &[Part]) -> Result<BTreeMap<Box<[u8]>, Vec<PartEntry>>> {
+        let mut names: BTreeMap<Box<[u8]>, Vec<PartEntry>> = BTreeMap::new();
         for (part, Part { dir, layer, .. }) in parts.iter().enumerate() {
             let scanned = self.fds.get(dir).and_then(|fd| {
                 index::scan(
@@ -168,7 +168,7 @@ impl Surveyor<'_> {
                     fd.as_fd(),
                     |_, _| true,
                     |name, scanned| {
-                        let seen = Seen { part, kind: scanned.kind, cuts: scanned.cuts };
+                        let seen = PartEntry { part, kind: scanned.kind, cuts: scanned.cuts };
                         names.entry(name.into()).or_default().push(seen);
                     },
                 )
@@ -190,12 +190,12 @@ impl Surveyor<'_> {
         &mut self,
         parts: &[Part],
         name: &[u8],
-        seen: &[Seen],
+        seen: &[PartEntry],
     ) -> Result<(Vec<Holding>, Vec<Part>)> {
         let mut found: Vec<(Holding, Option<Part>)> = Vec::new();
         let mut hiders: Vec<Hider> = Vec::new();
         let mut moved: Vec<Part> = Vec::new();
-        for Seen { part, kind, cuts } in seen {
+        for PartEntry { part, kind, cuts } in seen {
             let part = &parts[*part];
             let Some(Looked { mut holding, marks, dir }) = self.look(part, name, *kind)? else { continue };
             let is_dir = dir.is_some();

@@ -8,7 +8,7 @@ use super::paint::Paint;
 use super::titles::{layer_list, layer_title};
 use crate::control::explanation::LayerReport;
 use crate::control::protocol::Told;
-use crate::union::events::{Access, Event, KindName, What};
+use crate::union::events::{Access, Event, EventKind, KindName};
 
 /// A line for a person: `12:34:56.789012  copy-up    /etc/passwd  1.2 KiB  layer 2 (debian) → upper in 84 µs`.
 pub fn line(told: &Told, layers: &[LayerReport], paint: Paint) -> String {
@@ -19,15 +19,21 @@ pub fn line(told: &Told, layers: &[LayerReport], paint: Paint) -> String {
         Told::Event(Event { time_us, what }) => {
             let word = format!("{:<10}", what.name());
             let word = match what {
-                What::Lookup { .. }
-                | What::List { .. }
-                | What::Read { .. }
-                | What::Open { .. }
-                | What::Close { .. } => paint.dim(word),
-                What::Whiteout { .. } | What::Opaque { .. } | What::Remove { .. } => paint.red(word),
-                What::CopyUp { .. } | What::Rename { .. } | What::Redirect { .. } => paint.yellow(word),
-                What::Create { .. } | What::Link { .. } | What::Write { .. } => paint.green(word),
-                What::Attributes { .. } | What::Xattr { .. } => paint.cyan(word),
+                EventKind::Lookup { .. }
+                | EventKind::List { .. }
+                | EventKind::Read { .. }
+                | EventKind::Open { .. }
+                | EventKind::Close { .. } => paint.dim(word),
+                EventKind::Whiteout { .. } | EventKind::Opaque { .. } | EventKind::Remove { .. } => {
+                    paint.red(word)
+                }
+                EventKind::CopyUp { .. } | EventKind::Rename { .. } | EventKind::Redirect { .. } => {
+                    paint.yellow(word)
+                }
+                EventKind::Create { .. } | EventKind::Link { .. } | EventKind::Write { .. } => {
+                    paint.green(word)
+                }
+                EventKind::Attributes { .. } | EventKind::Xattr { .. } => paint.cyan(word),
             };
             format!("{}  {word} {}", paint.dim(clock(*time_us)), sentence(what, layers, paint))
         }
@@ -40,21 +46,27 @@ fn clock(time_us: u64) -> String {
     time.to_zoned_datetime(TimeZone::system()).strftime("%H:%M:%S.%6f").to_string()
 }
 
-/// What happened, without when and without its kind's name.
-pub fn sentence(what: &What, layers: &[LayerReport], paint: Paint) -> String {
+/// EventKind happened, without when and without its kind's name.
+pub fn sentence(what: &EventKind, layers: &[LayerReport], paint: Paint) -> String {
     let path = paint.bold(what.path());
     let title = |layer: u16| paint.cyan(layer_title(layers, layer));
     let list = |layers: &[u16]| paint.cyan(layer_list(layers.iter().copied()));
     match what {
-        What::Lookup { layers: found, kind, .. } => match (&found[..], kind) {
+        EventKind::Lookup { layers: found, kind, .. } => match (&found[..], kind) {
             ([], _) => format!("{path} → no such name"),
             ([one], _) => format!("{path} → {}", title(*one)),
             (many, _) => format!("{path} → merged from {}", list(many)),
         },
-        What::Whiteout { layer, hides, .. } => format!("{path} in {} hides {}", title(*layer), list(hides)),
-        What::Opaque { layer, hides, .. } => format!("{path} in {} hides {}", title(*layer), list(hides)),
-        What::Redirect { layer, to, .. } => format!("{path} in {} → {to} in the layers below", title(*layer)),
-        What::CopyUp { kind, bytes, layer, micros, .. } => {
+        EventKind::Whiteout { layer, hides, .. } => {
+            format!("{path} in {} hides {}", title(*layer), list(hides))
+        }
+        EventKind::Opaque { layer, hides, .. } => {
+            format!("{path} in {} hides {}", title(*layer), list(hides))
+        }
+        EventKind::Redirect { layer, to, .. } => {
+            format!("{path} in {} → {to} in the layers below", title(*layer))
+        }
+        EventKind::CopyUp { kind, bytes, layer, micros, .. } => {
             let size = match kind {
                 KindName::File => format!(" {}", HumanBytes(*bytes)),
                 kind => format!(" ({})", kind.word()),
@@ -62,11 +74,11 @@ pub fn sentence(what: &What, layers: &[LayerReport], paint: Paint) -> String {
             let from = layer.map(|layer| format!(" {} →", title(layer))).unwrap_or_default();
             format!("{path}{size}{from} upper in {}", duration(*micros))
         }
-        What::List { .. } => path,
-        What::Read { offset, bytes, .. } | What::Write { offset, bytes, .. } => {
+        EventKind::List { .. } => path,
+        EventKind::Read { offset, bytes, .. } | EventKind::Write { offset, bytes, .. } => {
             format!("{path} {} at {offset}", HumanBytes(*bytes))
         }
-        What::Open { layer, access, size, .. } => {
+        EventKind::Open { layer, access, size, .. } => {
             let place = layer.map(|layer| format!(" in {}", title(layer))).unwrap_or_default();
             let access = match access {
                 Access::Read => "reads",
@@ -75,19 +87,19 @@ pub fn sentence(what: &What, layers: &[LayerReport], paint: Paint) -> String {
             };
             format!("{path} {}{place}: the kernel {access} it itself, unseen from here", HumanBytes(*size))
         }
-        What::Close { before, size, .. } => match before {
+        EventKind::Close { before, size, .. } => match before {
             Some(before) if before != size => {
                 format!("{path} {} → {}", HumanBytes(*before), HumanBytes(*size))
             }
             _ => format!("{path} {}", HumanBytes(*size)),
         },
-        What::Create { kind, .. } => format!("{path} ({})", kind.word()),
-        What::Link { from, .. } => format!("{path} is {from} too"),
-        What::Remove { kind, whiteout, .. } => match whiteout {
+        EventKind::Create { kind, .. } => format!("{path} ({})", kind.word()),
+        EventKind::Link { from, .. } => format!("{path} is {from} too"),
+        EventKind::Remove { kind, whiteout, .. } => match whiteout {
             true => format!("{path} ({}): a whiteout hides it from now on", kind.word()),
             false => format!("{path} ({}): nothing below", kind.word()),
         },
-        What::Rename { to, exchange, whiteout, redirect, .. } => {
+        EventKind::Rename { to, exchange, whiteout, redirect, .. } => {
             let arrow = if *exchange { "⇄" } else { "→" };
             let whiteout = if *whiteout { "; a whiteout hides the old name" } else { "" };
             let redirect = redirect
@@ -96,8 +108,8 @@ pub fn sentence(what: &What, layers: &[LayerReport], paint: Paint) -> String {
                 .unwrap_or_default();
             format!("{path} {arrow} {to}{whiteout}{redirect}")
         }
-        What::Attributes { changed, .. } => format!("{path} {}", changed.join(", ")),
-        What::Xattr { name, .. } => format!("{path} {name}"),
+        EventKind::Attributes { changed, .. } => format!("{path} {}", changed.join(", ")),
+        EventKind::Xattr { name, .. } => format!("{path} {name}"),
     }
 }
 
@@ -112,13 +124,13 @@ fn duration(micros: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::union::text::Text;
+    use crate::union::escaped_path::EscapedPath;
 
     fn layers() -> Vec<LayerReport> {
         let layer = |number, name: &str| LayerReport {
             layer: number,
-            name: Text::from(name.as_bytes()),
-            directory: Text::default(),
+            name: EscapedPath::from(name.as_bytes()),
+            directory: EscapedPath::default(),
             entries: Vec::new(),
         };
         vec![layer(0, "rw"), layer(1, "app"), layer(2, "debian")]
@@ -126,17 +138,22 @@ mod tests {
 
     #[test]
     fn events_read_as_sentences() {
-        let path = |path: &str| Text::from(path.as_bytes());
+        let path = |path: &str| EscapedPath::from(path.as_bytes());
         let (etc, bin) = (path("/etc/passwd"), path("/bin/ls"));
-        let copy =
-            What::CopyUp { path: etc.clone(), kind: KindName::File, bytes: 1229, layer: Some(2), micros: 84 };
-        let lookup = What::Lookup { path: etc, kind: Some(KindName::File), layers: vec![2] };
-        let whiteout = What::Whiteout { path: bin, layer: 0, hides: vec![1] };
+        let copy = EventKind::CopyUp {
+            path: etc.clone(),
+            kind: KindName::File,
+            bytes: 1229,
+            layer: Some(2),
+            micros: 84,
+        };
+        let lookup = EventKind::Lookup { path: etc, kind: Some(KindName::File), layers: vec![2] };
+        let whiteout = EventKind::Whiteout { path: bin, layer: 0, hides: vec![1] };
         let merged =
-            What::Lookup { path: path("/srv"), kind: Some(KindName::Directory), layers: vec![0, 1, 2] };
+            EventKind::Lookup { path: path("/srv"), kind: Some(KindName::Directory), layers: vec![0, 1, 2] };
         let log = path("/log");
-        let open = |layer, access| What::Open { path: log.clone(), layer, access, size: 12 };
-        let close = |before| What::Close { path: log.clone(), before, size: 4096 };
+        let open = |layer, access| EventKind::Open { path: log.clone(), layer, access, size: 12 };
+        let close = |before| EventKind::Close { path: log.clone(), before, size: 4096 };
         for (what, text) in [
             (
                 open(Some(0), Access::Write),

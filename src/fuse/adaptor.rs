@@ -11,14 +11,14 @@ use rustix::fs::XattrFlags;
 use super::change::change;
 use super::convert::{caller, decode_dev, errno};
 use super::counters::{Report, Request as Counted, RequestCounters};
+use super::dispatch::DispatchPolicy;
+use super::heap_release::HeapReleaser;
 use super::negotiation::wanted;
 use super::opener::Opener;
-use super::pairing::Pairing;
 use super::policy::{IoMode, Policy};
 use super::reply::{Page, reply_attr, reply_empty, reply_entry, reply_value};
 use super::session::init::Wanted;
 use super::session::{Filesystem, Notifier};
-use super::trim::Trimmer;
 use super::wire::request::{Creator, Init, Setattr};
 use super::wire::{Entry, Operation, Reply, Request};
 use crate::error::Result;
@@ -38,8 +38,8 @@ pub struct UnionFs {
     pub(super) policy: Policy,
     pub(super) opener: Arc<Opener>,
     requests: Arc<RequestCounters>,
-    pairing: Option<Arc<Pairing>>,
-    trimmer: Trimmer,
+    pairing: Option<Arc<DispatchPolicy>>,
+    trimmer: HeapReleaser,
 }
 
 impl UnionFs {
@@ -61,12 +61,12 @@ impl UnionFs {
             opener,
             requests: Arc::default(),
             pairing: None,
-            trimmer: Trimmer::default(),
+            trimmer: HeapReleaser::default(),
         }
     }
 
     /// The same, with who is to be told of who asks.
-    pub fn with_pairing(self, pairing: Option<Arc<Pairing>>) -> UnionFs {
+    pub fn with_pairing(self, pairing: Option<Arc<DispatchPolicy>>) -> UnionFs {
         UnionFs { pairing, ..self }
     }
 

@@ -1,7 +1,7 @@
 //! Changes: where they run, and what happens when the disk is full.
 //!
 //! A change runs on the thread that read its request, and moves to a thread of its own where it would keep that one for
-//! long: when it copies much, or when it waits for room (see [`crate::union::nodes::room`]). The room comes by FORGETs, which
+//! long: when it copies much, or when it waits for room (see [`crate::union::nodes::deferred_free`]). The room comes by FORGETs, which
 //! the session's threads read, so none of them may wait for it.
 
 use std::borrow::Borrow;
@@ -15,7 +15,7 @@ use crate::union::Union;
 /// with `work` and tells an error. Who waits for it may be interrupted.
 fn aside(work: impl FnOnce() + Send + 'static) {
     let interruptible = interrupts::take_over();
-    super::pairing::start_thread(move || interruptible.during(work));
+    super::dispatch::start_thread(move || interruptible.during(work));
 }
 
 /// Makes a change with an argument that the request holds, and answers. What the change holds of the union is let go

@@ -5,8 +5,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
+use super::dispatch::DispatchPolicy;
 use super::opener::Opener;
-use super::pairing::Pairing;
 use crate::union::Union;
 
 macro_rules! requests {
@@ -82,7 +82,7 @@ pub struct Report {
     pub(super) union: Weak<Union>,
     pub(super) requests: Arc<RequestCounters>,
     pub(super) opener: Weak<Opener>,
-    pub(super) pairing: Option<Arc<Pairing>>,
+    pub(super) pairing: Option<Arc<DispatchPolicy>>,
 }
 
 impl Report {

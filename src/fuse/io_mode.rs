@@ -98,8 +98,8 @@ impl<B> IoModes<B> {
         opened
     }
 
-    /// One open less. `let_go` gets the real file if it was passed through to until now.
-    pub(super) fn release(&self, ino: u64, let_go: impl FnOnce(Arc<B>)) {
+    /// One open less. `closed` gets the real file if it was passed through to until now.
+    pub(super) fn release(&self, ino: u64, closed: impl FnOnce(Arc<B>)) {
         let Some(file) = self.0.get(&ino).map(|file| file.clone()) else { return };
         let gone = {
             let mut mode = file.lock();
@@ -115,7 +115,7 @@ impl<B> IoModes<B> {
         if let Some(gone) = gone {
             // Outside of all locks: it is a system call.
             if let Mode::PassedThrough(real, _) = gone {
-                let_go(real);
+                closed(real);
             }
             self.drop_if_idle(ino);
         }

@@ -9,23 +9,25 @@
 //! | `negotiation` | what is asked of the kernel at the start, by the policy |
 //! | `data` | what a read is answered with, on its way to the kernel |
 //! | `open`, `io_mode` | opens with passthrough, and which mode each one gets |
-//! | [`bdi`] | the page cache of the mount |
+//! | [`backing_dev_info`] | the page cache of the mount |
 //! | `change` | where changes run, and waiting for room on a full disk |
 //! | `reply` | answers that several requests share |
 //! | [`convert`] | between the protocol's types and the union's |
 //! | [`policy`] | how long the kernel may keep answers, and how files are opened |
 //! | [`counters`] | requests by kind |
 //! | [`mount`](mod@mount) | mount(2), fusermount3, unmounting |
-//! | [`pairing`] | which thread answers a program, and on which processor |
+//! | [`dispatch`] | which thread answers a program, and on which processor |
 
 pub mod adaptor;
-pub mod bdi;
+pub mod backing_dev_info;
 mod change;
 
 pub mod convert;
 pub mod counters;
 mod data;
+pub mod dispatch;
 mod files;
+mod heap_release;
 mod io_mode;
 mod ioctl;
 mod listing;
@@ -33,12 +35,10 @@ pub mod mount;
 mod negotiation;
 mod open;
 mod opener;
-pub mod pairing;
 pub mod policy;
 mod reply;
 pub mod session;
 mod stale;
-mod trim;
 pub mod wire;
 
 pub use adaptor::UnionFs;

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use fuser::INodeNo;
 
-use super::pairing::start_thread;
+use super::dispatch::start_thread;
 use super::session::Notifier;
 use crate::union::Union;
 

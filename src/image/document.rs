@@ -28,7 +28,7 @@ pub(crate) const MAX_DOCUMENT: u64 = 4 << 20;
 
 /// What a descriptor in an index stands for, by its media type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum DocumentKind {
     /// An image.
     Manifest,
     /// A list of images.
@@ -69,13 +69,13 @@ impl Entry {
     }
 
     /// What it stands for.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> DocumentKind {
         match self.media_type.as_str() {
             "application/vnd.oci.image.manifest.v1+json"
-            | "application/vnd.docker.distribution.manifest.v2+json" => Kind::Manifest,
+            | "application/vnd.docker.distribution.manifest.v2+json" => DocumentKind::Manifest,
             "application/vnd.oci.image.index.v1+json"
-            | "application/vnd.docker.distribution.manifest.list.v2+json" => Kind::Index,
-            _ => Kind::Other,
+            | "application/vnd.docker.distribution.manifest.list.v2+json" => DocumentKind::Index,
+            _ => DocumentKind::Other,
         }
     }
 }
@@ -180,7 +180,7 @@ impl Config {
 }
 
 /// Where documents come from: the store, a layout, an archive.
-pub trait Documentary {
+pub trait BlobSource {
     /// What tells of a failure.
     type Error;
 
@@ -204,7 +204,7 @@ pub trait Documentary {
         self.image_if(entry, &|_| true)
     }
 
-    /// As [`Documentary::image`], of an image whose id is `wanted`; of another, the config isn't read.
+    /// As [`BlobSource::image`], of an image whose id is `wanted`; of another, the config isn't read.
     ///
     /// # Errors
     /// When a document is missing or wrong, or none is for this machine.
@@ -214,9 +214,9 @@ pub trait Documentary {
         wanted: &dyn Fn(&Digest) -> bool,
     ) -> Result<Option<Documents>, Self::Error> {
         match entry.kind() {
-            Kind::Manifest => self.manifest(&entry.digest, wanted),
-            Kind::Index => self.manifest(&self.choose(&entry.digest)?.digest, wanted),
-            Kind::Other => Ok(None),
+            DocumentKind::Manifest => self.manifest(&entry.digest, wanted),
+            DocumentKind::Index => self.manifest(&self.choose(&entry.digest)?.digest, wanted),
+            DocumentKind::Other => Ok(None),
         }
     }
 
@@ -261,8 +261,8 @@ pub trait Documentary {
                 continue;
             }
             match entry.kind() {
-                Kind::Index => self.gather(&entry.digest, depth + 1, seen, there)?,
-                Kind::Manifest => {
+                DocumentKind::Index => self.gather(&entry.digest, depth + 1, seen, there)?,
+                DocumentKind::Manifest => {
                     let platform = entry.platform.clone().or_else(|| {
                         // A broken one is told when it is chosen.
                         let documents = self.manifest(&entry.digest, &|_| true).ok().flatten()?;
@@ -270,7 +270,7 @@ pub trait Documentary {
                     });
                     there.push((entry, platform));
                 }
-                Kind::Other => {}
+                DocumentKind::Other => {}
             }
         }
         Ok(())

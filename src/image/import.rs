@@ -109,7 +109,7 @@ fn tar(staging: &Staging<'_>, file: File, name: &str, options: &ImportOptions) -
         stop: &AtomicBool::new(false),
     };
     let by_ref: &mut (dyn Read + Send) = &mut stream;
-    staging.take(by_ref, take).map_err(|error| match error {
+    staging.ingest(by_ref, take).map_err(|error| match error {
         StoreError::Refused(what) => wrong(what),
         other => other,
     })

@@ -1,7 +1,7 @@
 //! Loading: what an archive or a layout holds comes into the store, whole or not at all.
 //!
 //! ```text
-//! Source (directory | archive | spooled stream)
+//! ImageSource (directory | archive | spooled stream)
 //!   └── plan: images, each with config, manifest, layers, names      (oci, docker)
 //!         └── layers that are not there yet, several at once          (Staging::take)
 //!               └── Staging::publish
@@ -21,7 +21,7 @@ use super::error::{Result, StoreError};
 use super::layer::Limits;
 use super::name::ImageName;
 use super::plan::{PlannedImage, PlannedLayer, plan};
-use super::source::Source;
+use super::source::ImageSource;
 use super::store::{AddedLayer, Blob, Image, Staging, Store, Take};
 
 pub use super::source::Input;
@@ -55,7 +55,7 @@ pub struct Loaded {
 /// When anything of it is wrong; the store is then as it was.
 pub fn load(store: &Store, input: &Input, options: &LoadOptions) -> Result<Vec<Loaded>> {
     let staging = store.begin()?;
-    let source = Source::open(input, &staging, options.limits.bytes)?;
+    let source = ImageSource::open(input, &staging, options.limits.bytes)?;
     let images = plan(&source)?;
     let before = store.catalog()?.images;
     let known = known_layers(store, &before)?;
@@ -114,7 +114,7 @@ struct Wanted<'a> {
 
 /// The layers of which the store lacks the blob or the tree, each once.
 fn wanted_layers<'a>(
-    source: &Source,
+    source: &ImageSource,
     staging: &Staging<'_>,
     images: &'a [PlannedImage],
     before: &[Image],
@@ -157,7 +157,7 @@ fn wanted_layers<'a>(
 
 /// Reads layers, several at once, the largest first.
 fn take_layers(
-    source: &Source,
+    source: &ImageSource,
     staging: &Staging<'_>,
     mut wanted: Vec<Wanted<'_>>,
     options: &LoadOptions,
@@ -196,7 +196,7 @@ fn take_layers(
     }
 }
 
-fn size_of(source: &Source, wanted: &Wanted<'_>) -> Result<u64> {
+fn size_of(source: &ImageSource, wanted: &Wanted<'_>) -> Result<u64> {
     match wanted.from_store {
         Some(blob) => Ok(blob.size),
         None => source.open_file(&wanted.layer.file).map(|(_, size)| size),
@@ -204,7 +204,7 @@ fn size_of(source: &Source, wanted: &Wanted<'_>) -> Result<u64> {
 }
 
 fn take_layer(
-    source: &Source,
+    source: &ImageSource,
     staging: &Staging<'_>,
     wanted: &Wanted<'_>,
     size: u64,
@@ -234,9 +234,9 @@ fn take_layer(
         Some(blob) => {
             let path = staging.store().blob_path(&blob.digest);
             let file = File::open(&path).map_err(StoreError::io("open it", &path))?;
-            staging.take(file, take)
+            staging.ingest(file, take)
         }
-        None => staging.take(source.open_file(&layer.file)?.0, take),
+        None => staging.ingest(source.open_file(&layer.file)?.0, take),
     };
     let taken = taken.map_err(|error| match error {
         StoreError::Refused(what) => source.wrong(format!("{}: {what}", wanted.place)),

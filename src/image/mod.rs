@@ -13,7 +13,6 @@
 //! | [`describe`] | sizes, history, inspect |
 //! | [`error`] | what can go wrong |
 
-mod ahead;
 pub mod change;
 pub mod compression;
 pub mod describe;
@@ -27,6 +26,7 @@ pub mod load;
 pub mod name;
 mod plan;
 pub mod platform;
+mod read_ahead;
 pub mod save;
 mod source;
 pub mod store;

@@ -8,12 +8,14 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::digest::Digest;
-use super::document::{Config, Documentary, Documents, Entry, Kind, entries, parse_index, parse_manifest};
+use super::document::{
+    BlobSource, Config, DocumentKind, Documents, Entry, entries, parse_index, parse_manifest,
+};
 use super::error::Result;
 use super::golike;
 use super::name::ImageName;
 use super::platform::Platform;
-use super::source::{Source, blob_name};
+use super::source::{ImageSource, blob_name};
 use super::store::Blob;
 
 /// An image that the source holds.
@@ -50,7 +52,7 @@ impl PlannedLayer {
 }
 
 /// Finds the images of a source.
-pub(super) fn plan(source: &Source) -> Result<Vec<PlannedImage>> {
+pub(super) fn plan(source: &ImageSource) -> Result<Vec<PlannedImage>> {
     let images = if source.has_file("index.json") {
         match oci(source) {
             // Docker 25.0 writes an index that names what it doesn't save; manifest.json beside it is right.
@@ -81,7 +83,7 @@ pub(super) fn plan(source: &Source) -> Result<Vec<PlannedImage>> {
 }
 
 /// One name for two images would depend on their order.
-fn no_collisions(source: &Source, images: &[PlannedImage]) -> Result<()> {
+fn no_collisions(source: &ImageSource, images: &[PlannedImage]) -> Result<()> {
     let mut owners: BTreeMap<&ImageName, Digest> = BTreeMap::new();
     for image in images {
         for name in &image.names {
@@ -98,7 +100,7 @@ fn no_collisions(source: &Source, images: &[PlannedImage]) -> Result<()> {
 }
 
 /// An OCI layout.
-fn oci(source: &Source) -> Result<Vec<PlannedImage>> {
+fn oci(source: &ImageSource) -> Result<Vec<PlannedImage>> {
     let index = parse_index(&source.document("index.json")?);
     let index = index.map_err(|what| source.wrong(format!("index.json {what}")))?;
     let mut images: Vec<PlannedImage> = Vec::new();
@@ -142,15 +144,15 @@ fn keep_the_best(listed: &mut Vec<Entry>) {
 }
 
 /// What something is that is no image: by its manifest's own words, or by its config's type.
-fn artifact_type(source: &Source, entry: &Entry) -> Option<String> {
+fn artifact_type(source: &ImageSource, entry: &Entry) -> Option<String> {
     let manifest = parse_manifest(&source.fetch(&entry.digest).ok()?).ok()?;
     let kind = manifest.artifact_type().as_ref().unwrap_or(manifest.config().media_type());
     Some(kind.to_string())
 }
 
-fn oci_image(source: &Source, documents: Documents, entry: &Entry) -> Result<PlannedImage> {
+fn oci_image(source: &ImageSource, documents: Documents, entry: &Entry) -> Result<PlannedImage> {
     let Documents { manifest_digest, manifest, id, config } = documents;
-    if entry.kind() == Kind::Manifest {
+    if entry.kind() == DocumentKind::Manifest {
         let size = source.open_file(&blob_name(&manifest_digest))?.1;
         if size != entry.size {
             let what = format!("has {size} bytes where index.json says {}", entry.size);
@@ -200,7 +202,7 @@ struct DockerImage {
 }
 
 /// What `docker save` and `podman save` write.
-fn docker(source: &Source) -> Result<Vec<PlannedImage>> {
+fn docker(source: &ImageSource) -> Result<Vec<PlannedImage>> {
     let text = source.document("manifest.json")?;
     // A manifest itself, where a list of images is expected.
     if source.has_file("version") && parse_manifest(&text).is_ok() {
@@ -226,7 +228,7 @@ fn parse_docker(text: &[u8]) -> std::result::Result<Vec<DockerImage>, String> {
     list.map_err(|error| format!("is not what docker save writes: {error}"))
 }
 
-fn docker_image(source: &Source, image: DockerImage) -> Result<PlannedImage> {
+fn docker_image(source: &ImageSource, image: DockerImage) -> Result<PlannedImage> {
     let DockerImage { config: file, names, layers } = image;
     let text = source.document(&file)?;
     let id = Digest::of(&text);

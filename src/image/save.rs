@@ -13,7 +13,7 @@ use tar::{EntryType, Header};
 
 use super::compression::decode;
 use super::digest::{Digest, Hashing};
-use super::document::{CONTAINERD_NAME, Documentary, REF_NAME};
+use super::document::{BlobSource, CONTAINERD_NAME, REF_NAME};
 use super::error::{Result, StoreError};
 use super::name::ImageName;
 use super::store::{Blob, Image, Store};

@@ -17,7 +17,7 @@ use tar::EntryType;
 
 use super::compression::{Compression, decode, peek};
 use super::digest::Digest;
-use super::document::{Documentary, MAX_DOCUMENT};
+use super::document::{BlobSource, MAX_DOCUMENT};
 use super::error::{Result, StoreError};
 use super::store::{Blob, Staging};
 
@@ -36,7 +36,7 @@ pub enum Input {
 }
 
 /// A set of files with names.
-pub(super) struct Source {
+pub(super) struct ImageSource {
     /// For messages.
     name: String,
     files: Files,
@@ -60,9 +60,9 @@ enum Member {
     Link(String),
 }
 
-impl Source {
+impl ImageSource {
     /// Opens what was given; a stream is read to its end.
-    pub(super) fn open(input: &Input, staging: &Staging<'_>, limit: u64) -> Result<Source> {
+    pub(super) fn open(input: &Input, staging: &Staging<'_>, limit: u64) -> Result<ImageSource> {
         let (name, file) = match input {
             Input::Path(path) => {
                 let file = File::open(path).map_err(StoreError::io("open it", path))?;
@@ -76,14 +76,14 @@ impl Source {
         };
         let kind = file.metadata().map_err(StoreError::io("look at it", &name))?.file_type();
         if kind.is_dir() {
-            return Ok(Source { name, files: Files::Directory(file) });
+            return Ok(ImageSource { name, files: Files::Directory(file) });
         }
-        let files = Source::read(file, kind.is_file(), staging, limit);
+        let files = ImageSource::read(file, kind.is_file(), staging, limit);
         let files = files.map_err(|error| match error {
             Failure::Store(error) => error,
             Failure::Read(what) => StoreError::BadImage { source_name: name.clone(), what },
         })?;
-        Ok(Source { name, files })
+        Ok(ImageSource { name, files })
     }
 
     fn read(
@@ -182,7 +182,7 @@ pub(super) fn blob_name(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 
-impl Documentary for Source {
+impl BlobSource for ImageSource {
     type Error = StoreError;
 
     fn fetch(&self, digest: &Digest) -> Result<Vec<u8>> {

@@ -15,7 +15,7 @@ use std::str::CharIndices;
 use regex::Regex;
 
 use super::error::{Error, Result};
-use super::store::{Kind, Record};
+use super::store::{SnapshotKind, SnapshotRecord};
 
 /// Several filters, of which one must hold. None: everything passes.
 #[derive(Debug)]
@@ -42,13 +42,13 @@ impl Filters {
     }
 
     /// Whether the snapshot passes.
-    pub fn pass(&self, name: &str, record: &Record) -> bool {
+    pub fn pass(&self, name: &str, record: &SnapshotRecord) -> bool {
         self.0.is_empty() || self.0.iter().any(|all| all.iter().all(|one| one.holds(name, record)))
     }
 }
 
 impl Selector {
-    fn holds(&self, name: &str, record: &Record) -> bool {
+    fn holds(&self, name: &str, record: &SnapshotRecord) -> bool {
         let value = field(&self.path, name, record);
         match &self.test {
             Test::Present => value.is_some(),
@@ -60,14 +60,14 @@ impl Selector {
     }
 }
 
-fn field<'a>(path: &[String], name: &'a str, record: &'a Record) -> Option<&'a str> {
+fn field<'a>(path: &[String], name: &'a str, record: &'a SnapshotRecord) -> Option<&'a str> {
     match path.first()?.as_str() {
         "name" => Some(name),
         "parent" => Some(record.parent.as_deref().unwrap_or_default()),
         "kind" => Some(match record.kind {
-            Kind::Active => "active",
-            Kind::View => "view",
-            Kind::Committed => "committed",
+            SnapshotKind::Active => "active",
+            SnapshotKind::View => "view",
+            SnapshotKind::Committed => "committed",
         }),
         "labels" => record.labels.get(&path[1..].join(".")).map(String::as_str),
         _ => None,
@@ -214,10 +214,10 @@ mod tests {
     use super::*;
     use std::time::SystemTime;
 
-    fn record() -> Record {
-        Record {
+    fn record() -> SnapshotRecord {
+        SnapshotRecord {
             number: 1,
-            kind: Kind::Active,
+            kind: SnapshotKind::Active,
             parent: Some("base".into()),
             labels: Labels::from([
                 ("plain".into(), "1".into()),

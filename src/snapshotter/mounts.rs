@@ -14,7 +14,7 @@ use std::path::Path;
 
 use super::error::{Error, Result};
 use super::places::Places;
-use super::store::{Kind, Labels};
+use super::store::{Labels, SnapshotKind};
 
 /// containerd's clients ask for other owners by these.
 const UID_MAPPING: &str = "containerd.io/snapshot/uidmapping";
@@ -38,21 +38,21 @@ pub fn mount(
     places: &Places,
     program: &str,
     number: u64,
-    kind: Kind,
+    kind: SnapshotKind,
     parents: &[u64],
     labels: &Labels,
 ) -> Result<Mount> {
     let mapping = mapping(labels);
     match (parents, kind) {
-        ([], Kind::View) => bind(&places.layer(number), "ro"),
+        ([], SnapshotKind::View) => bind(&places.layer(number), "ro"),
         ([], _) => bind(&places.layer(number), "rw"),
-        ([parent], Kind::View) if mapping.is_empty() => bind(&places.layer(*parent), "ro"),
+        ([parent], SnapshotKind::View) if mapping.is_empty() => bind(&places.layer(*parent), "ro"),
         _ => {
             let mut options = mapping;
             let lowers: Result<Vec<String>> =
                 parents.iter().map(|parent| escape(&places.layer(*parent))).collect();
             options.push(format!("lowerdir={}", lowers?.join(":")));
-            if kind == Kind::Active {
+            if kind == SnapshotKind::Active {
                 options.push(format!("upperdir={}", escape(&places.layer(number))?));
                 options.push(format!("workdir={}", escape(&places.work(number))?));
                 if labels.contains_key(UNPACKED_LAYER) {

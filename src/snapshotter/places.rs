@@ -26,7 +26,7 @@ use rustix::io::Errno;
 
 use super::error::FILE;
 use super::error::{Error, Result};
-use super::store::{Kind, Usage};
+use super::store::{SnapshotKind, Usage};
 use crate::sys::flock::{Access, lock_until, try_lock};
 use crate::sys::object::At;
 use crate::sys::remove;
@@ -122,7 +122,7 @@ impl Places {
     }
 
     /// Makes the directories of a new snapshot, durably. To be called within the transaction that names it.
-    pub fn make(&self, number: u64, kind: Kind, parent: Option<u64>) -> Result<()> {
+    pub fn make(&self, number: u64, kind: SnapshotKind, parent: Option<u64>) -> Result<()> {
         let place = self.place(number);
         if place.symlink_metadata().is_ok() {
             // A call that failed, or was killed, before its transaction came about.
@@ -135,13 +135,13 @@ impl Places {
         made
     }
 
-    fn make_in(&self, place: &Path, number: u64, kind: Kind, parent: Option<u64>) -> Result<()> {
+    fn make_in(&self, place: &Path, number: u64, kind: SnapshotKind, parent: Option<u64>) -> Result<()> {
         make_directory(place, 0o700)?;
         let layer = self.layer(number);
         make_directory(&layer, 0o755)?;
         if let Some(parent) = parent {
             copy_root(&self.layer(parent), &layer)?;
-            if kind == Kind::Active {
+            if kind == SnapshotKind::Active {
                 make_directory(&self.work(number), 0o700)?;
             }
         }
@@ -216,7 +216,7 @@ impl Places {
 
     /// Takes the names away from what no snapshot owns, for [`Places::remove_all`]. To be called within a transaction, so that
     /// none is being made.
-    pub fn set_orphans_aside(&self, kinds: &HashMap<u64, Kind>) -> Result<Vec<PathBuf>> {
+    pub fn set_orphans_aside(&self, kinds: &HashMap<u64, SnapshotKind>) -> Result<Vec<PathBuf>> {
         let mut aside = Vec::new();
         let entries = std::fs::read_dir(&self.snapshots);
         for entry in entries.map_err(Error::io(&self.snapshots, "list it"))? {
@@ -234,7 +234,7 @@ impl Places {
                     Err(error) => log::warn!("{error}; this is left to the next cleanup"),
                 },
                 // A mount that has outlived the commit may still be using the workdir.
-                Some(Kind::Committed) if self.work(number).exists() && self.is_quiet(number) => {
+                Some(SnapshotKind::Committed) if self.work(number).exists() && self.is_quiet(number) => {
                     aside.push(self.work(number));
                 }
                 Some(_) => {}

@@ -12,7 +12,7 @@ use containerd_snapshots::{Info, Snapshotter};
 use tokio::sync::RwLock;
 
 use super::error::{Error, Result};
-use super::snapshots::{Kind, Mount, Record, Snapshots, Usage};
+use super::snapshots::{Mount, SnapshotKind, SnapshotRecord, Snapshots, Usage};
 
 /// What answers containerd.
 pub(super) struct Service {
@@ -74,12 +74,12 @@ impl From<Error> for Status {
     }
 }
 
-impl From<Kind> for containerd_snapshots::Kind {
-    fn from(kind: Kind) -> Self {
+impl From<SnapshotKind> for containerd_snapshots::Kind {
+    fn from(kind: SnapshotKind) -> Self {
         match kind {
-            Kind::Active => Self::Active,
-            Kind::View => Self::View,
-            Kind::Committed => Self::Committed,
+            SnapshotKind::Active => Self::Active,
+            SnapshotKind::View => Self::View,
+            SnapshotKind::Committed => Self::Committed,
         }
     }
 }
@@ -97,7 +97,7 @@ impl From<Mount> for types::Mount {
     }
 }
 
-fn info(name: String, record: Record) -> Info {
+fn info(name: String, record: SnapshotRecord) -> Info {
     Info {
         kind: record.kind.into(),
         name,

@@ -9,7 +9,7 @@ use super::places::Places;
 use super::store::{Changes, Store, must_be_active};
 
 pub use super::mounts::Mount;
-pub use super::store::{Kind, Labels, Record, Usage};
+pub use super::store::{Labels, SnapshotKind, SnapshotRecord, Usage};
 
 /// All snapshots below one root.
 #[derive(Debug)]
@@ -32,15 +32,15 @@ impl Snapshots {
 
     /// Makes a snapshot that can be written.
     pub fn prepare(&self, key: &str, parent: &str, labels: Labels) -> Result<Mount> {
-        self.create(Kind::Active, key, parent, labels)
+        self.create(SnapshotKind::Active, key, parent, labels)
     }
 
     /// Makes a snapshot that can be read.
     pub fn view(&self, key: &str, parent: &str, labels: Labels) -> Result<Mount> {
-        self.create(Kind::View, key, parent, labels)
+        self.create(SnapshotKind::View, key, parent, labels)
     }
 
-    fn create(&self, kind: Kind, key: &str, parent: &str, labels: Labels) -> Result<Mount> {
+    fn create(&self, kind: SnapshotKind, key: &str, parent: &str, labels: Labels) -> Result<Mount> {
         let parent = (!parent.is_empty()).then_some(parent);
         self.store.write(|changes| {
             let record = changes.add(key, kind, parent, without_empty(labels))?;
@@ -50,7 +50,7 @@ impl Snapshots {
         })
     }
 
-    fn mount(&self, record: &Record, parents: &[u64]) -> Result<Mount> {
+    fn mount(&self, record: &SnapshotRecord, parents: &[u64]) -> Result<Mount> {
         super::mounts::mount(&self.places, &self.program, record.number, record.kind, parents, &record.labels)
     }
 
@@ -58,7 +58,7 @@ impl Snapshots {
     pub fn mounts(&self, key: &str) -> Result<Mount> {
         self.store.read(|now| {
             let record = now.get(key)?;
-            if record.kind == Kind::Committed {
+            if record.kind == SnapshotKind::Committed {
                 return Err(Error::Precondition(format!("snapshot {key:?} is committed: make a view of it")));
             }
             self.mount(&record, &now.chain(record.parent.as_deref())?)
@@ -95,13 +95,13 @@ impl Snapshots {
     }
 
     /// What a snapshot is.
-    pub fn stat(&self, key: &str) -> Result<Record> {
+    pub fn stat(&self, key: &str) -> Result<SnapshotRecord> {
         self.store.read(|now| now.get(key))
     }
 
     /// Changes labels. `fields` names what is taken from `labels`: `labels` for all, `labels.KEY` for one; without any, all
     /// that can be changed.
-    pub fn update(&self, key: &str, labels: Labels, fields: &[String]) -> Result<Record> {
+    pub fn update(&self, key: &str, labels: Labels, fields: &[String]) -> Result<SnapshotRecord> {
         if let Some(other) = fields.iter().find(|field| *field != "labels" && !field.starts_with("labels.")) {
             return Err(Error::Invalid(format!("cannot update field {other:?} of snapshot {key:?}")));
         }
@@ -128,13 +128,13 @@ impl Snapshots {
     pub fn usage(&self, key: &str) -> Result<Usage> {
         let record = self.stat(key)?;
         match record.kind {
-            Kind::Active => self.places.usage(record.number),
-            Kind::View | Kind::Committed => Ok(record.usage),
+            SnapshotKind::Active => self.places.usage(record.number),
+            SnapshotKind::View | SnapshotKind::Committed => Ok(record.usage),
         }
     }
 
     /// The snapshots that pass one of `filters`, or all without any.
-    pub fn list(&self, filters: &[String]) -> Result<Vec<(String, Record)>> {
+    pub fn list(&self, filters: &[String]) -> Result<Vec<(String, SnapshotRecord)>> {
         let filters = Filters::parse(filters)?;
         let mut found = self.store.read(|now| now.all())?;
         found.retain(|(name, record)| filters.pass(name, record));
@@ -227,12 +227,12 @@ mod tests {
         let f = Fixture::new();
         f.snapshots.prepare("a", "", labels(&[("l", "1"), ("none", "")])).unwrap();
         let active = f.snapshots.stat("a").unwrap();
-        assert_eq!((active.kind, active.parent.clone()), (Kind::Active, None));
+        assert_eq!((active.kind, active.parent.clone()), (SnapshotKind::Active, None));
         assert_eq!(active.labels, labels(&[("l", "1")]), "an empty value is none");
         assert_eq!(active.created, active.updated);
         f.snapshots.commit("A", "a", labels(&[("m", "2")])).unwrap();
         let committed = f.snapshots.stat("A").unwrap();
-        assert_eq!((committed.kind, committed.number), (Kind::Committed, active.number));
+        assert_eq!((committed.kind, committed.number), (SnapshotKind::Committed, active.number));
         assert_eq!(committed.labels, labels(&[("m", "2")]), "labels are not inherited");
         assert!(committed.created >= active.created);
         assert!(matches!(f.snapshots.stat("a"), Err(Error::NotFound(_))));

@@ -39,7 +39,7 @@ pub type Labels = BTreeMap<String, String>;
 /// What a snapshot is at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum SnapshotKind {
     /// Can be written, and committed.
     Active,
     /// Can be read only, and not be committed.
@@ -59,11 +59,11 @@ pub struct Usage {
 
 /// What the database knows of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
+pub struct SnapshotRecord {
     /// Names its directory.
     pub number: u64,
     /// What it is.
-    pub kind: Kind,
+    pub kind: SnapshotKind,
     /// The snapshot below.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
@@ -158,7 +158,7 @@ impl Store {
     }
 }
 
-fn decode(key: &str, record: &str) -> Result<Record> {
+fn decode(key: &str, record: &str) -> Result<SnapshotRecord> {
     serde_json::from_str(record).map_err(|source| Error::Record { key: key.to_owned(), source })
 }
 
@@ -166,14 +166,14 @@ fn decode(key: &str, record: &str) -> Result<Record> {
 pub struct Records<'c>(&'c Connection);
 
 impl Records<'_> {
-    fn find(&self, key: &str) -> Result<Option<Record>> {
+    fn find(&self, key: &str) -> Result<Option<SnapshotRecord>> {
         let mut query = self.0.prepare_cached("SELECT record FROM snapshots WHERE name = ?1")?;
         let found: Option<String> = query.query_row([key], |row| row.get(0)).optional()?;
         found.map(|record| decode(key, &record)).transpose()
     }
 
     /// The snapshot of this name.
-    pub fn get(&self, key: &str) -> Result<Record> {
+    pub fn get(&self, key: &str) -> Result<SnapshotRecord> {
         self.find(key)?.ok_or_else(|| Error::NotFound(key.to_owned()))
     }
 
@@ -190,7 +190,7 @@ impl Records<'_> {
     }
 
     /// All snapshots, ordered by name.
-    pub fn all(&self) -> Result<Vec<(String, Record)>> {
+    pub fn all(&self) -> Result<Vec<(String, SnapshotRecord)>> {
         let mut query = self.0.prepare_cached("SELECT name, record FROM snapshots ORDER BY name")?;
         let mut rows = query.query([])?;
         let mut found = Vec::new();
@@ -225,7 +225,7 @@ impl Changes<'_> {
         Ok(())
     }
 
-    fn put(&mut self, key: &str, record: &Record) -> Result<()> {
+    fn put(&mut self, key: &str, record: &SnapshotRecord) -> Result<()> {
         let text =
             serde_json::to_string(record).map_err(|source| Error::Record { key: key.to_owned(), source })?;
         self.connection
@@ -240,12 +240,18 @@ impl Changes<'_> {
     }
 
     /// Adds an active snapshot or a view.
-    pub fn add(&mut self, key: &str, kind: Kind, parent: Option<&str>, labels: Labels) -> Result<Record> {
+    pub fn add(
+        &mut self,
+        key: &str,
+        kind: SnapshotKind,
+        parent: Option<&str>,
+        labels: Labels,
+    ) -> Result<SnapshotRecord> {
         if key.is_empty() {
             return Err(Error::Invalid("a snapshot needs a name".into()));
         }
         if let Some(parent) = parent
-            && self.snapshots.get(parent)?.kind != Kind::Committed
+            && self.snapshots.get(parent)?.kind != SnapshotKind::Committed
         {
             return Err(Error::Invalid(format!("parent {parent:?} is not a committed snapshot")));
         }
@@ -256,8 +262,15 @@ impl Changes<'_> {
         self.set_number(NEXT, number + 1)?;
         let now = SystemTime::now();
         let parent = parent.map(str::to_owned);
-        let record =
-            Record { number, kind, parent, labels, created: now, updated: now, usage: Usage::default() };
+        let record = SnapshotRecord {
+            number,
+            kind,
+            parent,
+            labels,
+            created: now,
+            updated: now,
+            usage: Usage::default(),
+        };
         self.put(key, &record)?;
         Ok(record)
     }
@@ -273,13 +286,20 @@ impl Changes<'_> {
         let record = self.snapshots.get(key)?;
         must_be_active(key, &record)?;
         let now = SystemTime::now();
-        let record = Record { kind: Kind::Committed, labels, created: now, updated: now, usage, ..record };
+        let record = SnapshotRecord {
+            kind: SnapshotKind::Committed,
+            labels,
+            created: now,
+            updated: now,
+            usage,
+            ..record
+        };
         self.forget(key)?;
         self.put(name, &record)
     }
 
     /// Forgets a snapshot.
-    pub fn remove(&mut self, key: &str) -> Result<Record> {
+    pub fn remove(&mut self, key: &str) -> Result<SnapshotRecord> {
         let record = self.snapshots.get(key)?;
         let mut query =
             self.connection.prepare_cached("SELECT name FROM snapshots WHERE parent = ?1 LIMIT 1")?;
@@ -295,7 +315,7 @@ impl Changes<'_> {
     }
 
     /// Changes the labels.
-    pub fn relabel(&mut self, key: &str, change: impl FnOnce(&mut Labels)) -> Result<Record> {
+    pub fn relabel(&mut self, key: &str, change: impl FnOnce(&mut Labels)) -> Result<SnapshotRecord> {
         let mut record = self.snapshots.get(key)?;
         change(&mut record.labels);
         record.updated = SystemTime::now();
@@ -305,9 +325,9 @@ impl Changes<'_> {
 }
 
 /// Only an active snapshot can be committed.
-pub fn must_be_active(key: &str, record: &Record) -> Result<()> {
+pub fn must_be_active(key: &str, record: &SnapshotRecord) -> Result<()> {
     match record.kind {
-        Kind::Active => Ok(()),
+        SnapshotKind::Active => Ok(()),
         _ => Err(Error::Precondition(format!("snapshot {key:?} is not active"))),
     }
 }

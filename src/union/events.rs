@@ -1,4 +1,4 @@
-//! What happens in a mount, told to whoever listens.
+//! EventKind happens in a mount, told to whoever listens.
 //!
 //! Without a listener an event costs one relaxed load and is not even built. With one, it is built where it happens
 //! and put into the listener's queue, if that has room: a listener that is slow loses events, and is told how many;
@@ -14,12 +14,12 @@ use rustix::fs::{OFlags, fstat};
 use serde::{Deserialize, Serialize};
 
 use super::Union;
-use super::lookup::found::{Found, What as Found_};
+use super::escaped_path::EscapedPath;
+use super::lookup::found::{Found, FoundKind as Found_};
 use super::lookup::marker;
 use super::lookup::realdir::LayerIndex;
-use super::lookup::search::{Cut, Met, Seen};
-use super::nodes::node::{Node, Place, Source};
-use super::text::Text;
+use super::lookup::search::{Cut, LayerEntry, LayerVisit};
+use super::nodes::node::{Node, NodePlace, NodeSource};
 use crate::error::Result;
 use crate::sys::object::{At, Kind};
 
@@ -28,42 +28,42 @@ use crate::sys::object::{At, Kind};
 pub struct Event {
     /// When: microseconds since 1970, UTC.
     pub time_us: u64,
-    /// What.
+    /// EventKind.
     #[serde(flatten)]
-    pub what: What,
+    pub what: EventKind,
 }
 
-/// What can happen. Layers are numbered as a user does: 0 is the upper, 1 the topmost lower. Paths start with `/`, the
+/// EventKind can happen. Layers are numbered as a user does: 0 is the upper, 1 the topmost lower. Paths start with `/`, the
 /// root of the mount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 #[allow(missing_docs)] // each field is what its name says
-pub enum What {
+pub enum EventKind {
     /// A name was looked up. The kernel remembers the answer, so this comes once for each name.
     Lookup {
-        path: Text,
+        path: EscapedPath,
         kind: Option<KindName>,
         /// The layers that show it: one, for a directory all that are merged; none: no such name.
         layers: Vec<u16>,
     },
     /// A lookup met a whiteout that hides something.
-    Whiteout { path: Text, layer: u16, hides: Vec<u16> },
+    Whiteout { path: EscapedPath, layer: u16, hides: Vec<u16> },
     /// A lookup met an opaque directory that hides something.
-    Opaque { path: Text, layer: u16, hides: Vec<u16> },
+    Opaque { path: EscapedPath, layer: u16, hides: Vec<u16> },
     /// A lookup met a directory that was renamed: layers below are asked elsewhere.
-    Redirect { path: Text, layer: u16, to: Text },
+    Redirect { path: EscapedPath, layer: u16, to: EscapedPath },
     /// Something was copied up.
-    CopyUp { path: Text, kind: KindName, bytes: u64, layer: Option<u16>, micros: u64 },
+    CopyUp { path: EscapedPath, kind: KindName, bytes: u64, layer: Option<u16>, micros: u64 },
     /// A directory's entries were listed, past the kernel's cache.
-    List { path: Text },
+    List { path: EscapedPath },
     /// Data were read, past the kernel's cache and not by the kernel itself (`passthrough`).
-    Read { path: Text, offset: u64, bytes: u64 },
+    Read { path: EscapedPath, offset: u64, bytes: u64 },
     /// Data were written, not by the kernel itself (`passthrough`).
-    Write { path: Text, offset: u64, bytes: u64 },
-    /// A file was opened whose data the kernel itself reads and writes from now on (`passthrough`): no [`What::Read`] and
-    /// [`What::Write`] tell of them. Other opens aren't told.
+    Write { path: EscapedPath, offset: u64, bytes: u64 },
+    /// A file was opened whose data the kernel itself reads and writes from now on (`passthrough`): no [`EventKind::Read`] and
+    /// [`EventKind::Write`] tell of them. Other opens aren't told.
     Open {
-        path: Text,
+        path: EscapedPath,
         /// Which has the data, and gets what is written.
         layer: Option<u16>,
         access: Access,
@@ -71,26 +71,32 @@ pub enum What {
     },
     /// The last of such opens has ended. How many bytes were read and written isn't known.
     Close {
-        path: Text,
+        path: EscapedPath,
         /// At the first of them; unknown if nobody listened then.
         before: Option<u64>,
         size: u64,
     },
     /// An entry was made.
-    Create { path: Text, kind: KindName },
+    Create { path: EscapedPath, kind: KindName },
     /// A further name was made.
-    Link { path: Text, from: Text },
+    Link { path: EscapedPath, from: EscapedPath },
     /// A name was removed; `whiteout`: and hidden, since lowers have it.
-    Remove { path: Text, kind: KindName, whiteout: bool },
+    Remove { path: EscapedPath, kind: KindName, whiteout: bool },
     /// A name was changed; `whiteout`: the old one is hidden; `redirect`: where lowers have what was moved.
-    Rename { path: Text, to: Text, exchange: bool, whiteout: bool, redirect: Option<Text> },
+    Rename {
+        path: EscapedPath,
+        to: EscapedPath,
+        exchange: bool,
+        whiteout: bool,
+        redirect: Option<EscapedPath>,
+    },
     /// Owner, mode, size or times were changed: those.
-    Attributes { path: Text, changed: Vec<String> },
+    Attributes { path: EscapedPath, changed: Vec<String> },
     /// An extended attribute was set or removed.
-    Xattr { path: Text, name: Text },
+    Xattr { path: EscapedPath, name: EscapedPath },
 }
 
-/// What a file is opened for.
+/// EventKind a file is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs)]
@@ -153,7 +159,7 @@ impl KindName {
     }
 }
 
-impl What {
+impl EventKind {
     /// All kinds of events, as filters and JSON name them.
     pub const NAMES: &'static [&'static str] = &[
         "lookup",
@@ -177,44 +183,44 @@ impl What {
     /// Its kind, as filters and JSON name it.
     pub fn name(&self) -> &'static str {
         match self {
-            What::Lookup { .. } => "lookup",
-            What::Whiteout { .. } => "whiteout",
-            What::Opaque { .. } => "opaque",
-            What::Redirect { .. } => "redirect",
-            What::CopyUp { .. } => "copy-up",
-            What::List { .. } => "list",
-            What::Read { .. } => "read",
-            What::Write { .. } => "write",
-            What::Open { .. } => "open",
-            What::Close { .. } => "close",
-            What::Create { .. } => "create",
-            What::Link { .. } => "link",
-            What::Remove { .. } => "remove",
-            What::Rename { .. } => "rename",
-            What::Attributes { .. } => "attributes",
-            What::Xattr { .. } => "xattr",
+            EventKind::Lookup { .. } => "lookup",
+            EventKind::Whiteout { .. } => "whiteout",
+            EventKind::Opaque { .. } => "opaque",
+            EventKind::Redirect { .. } => "redirect",
+            EventKind::CopyUp { .. } => "copy-up",
+            EventKind::List { .. } => "list",
+            EventKind::Read { .. } => "read",
+            EventKind::Write { .. } => "write",
+            EventKind::Open { .. } => "open",
+            EventKind::Close { .. } => "close",
+            EventKind::Create { .. } => "create",
+            EventKind::Link { .. } => "link",
+            EventKind::Remove { .. } => "remove",
+            EventKind::Rename { .. } => "rename",
+            EventKind::Attributes { .. } => "attributes",
+            EventKind::Xattr { .. } => "xattr",
         }
     }
 
     /// The path that it happened to.
-    pub fn path(&self) -> &Text {
+    pub fn path(&self) -> &EscapedPath {
         match self {
-            What::Lookup { path, .. }
-            | What::Whiteout { path, .. }
-            | What::Opaque { path, .. }
-            | What::Redirect { path, .. }
-            | What::CopyUp { path, .. }
-            | What::List { path }
-            | What::Read { path, .. }
-            | What::Write { path, .. }
-            | What::Open { path, .. }
-            | What::Close { path, .. }
-            | What::Create { path, .. }
-            | What::Link { path, .. }
-            | What::Remove { path, .. }
-            | What::Rename { path, .. }
-            | What::Attributes { path, .. }
-            | What::Xattr { path, .. } => path,
+            EventKind::Lookup { path, .. }
+            | EventKind::Whiteout { path, .. }
+            | EventKind::Opaque { path, .. }
+            | EventKind::Redirect { path, .. }
+            | EventKind::CopyUp { path, .. }
+            | EventKind::List { path }
+            | EventKind::Read { path, .. }
+            | EventKind::Write { path, .. }
+            | EventKind::Open { path, .. }
+            | EventKind::Close { path, .. }
+            | EventKind::Create { path, .. }
+            | EventKind::Link { path, .. }
+            | EventKind::Remove { path, .. }
+            | EventKind::Rename { path, .. }
+            | EventKind::Attributes { path, .. }
+            | EventKind::Xattr { path, .. } => path,
         }
     }
 }
@@ -222,24 +228,26 @@ impl What {
 /// Which events a listener wants.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Filter {
-    /// Kinds of events ([`What::NAMES`]); empty: all.
+    /// Kinds of events ([`EventKind::NAMES`]); empty: all.
     #[serde(default)]
     pub kinds: Vec<String>,
     /// Paths: these and what lies below them; empty: all.
     #[serde(default)]
-    pub paths: Vec<Text>,
+    pub paths: Vec<EscapedPath>,
 }
 
 impl Filter {
     /// Is the event wanted?
-    pub fn wants(&self, what: &What) -> bool {
+    pub fn wants(&self, what: &EventKind) -> bool {
         let below = |path: &[u8], top: &[u8]| {
             let top = top.strip_suffix(b"/").unwrap_or(top);
             path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
         };
-        let at = |path: &Text| self.paths.iter().any(|top| below(&path.0, &top.0));
+        let at = |path: &EscapedPath| self.paths.iter().any(|top| below(&path.0, &top.0));
         (self.kinds.is_empty() || self.kinds.iter().any(|kind| kind == what.name()))
-            && (self.paths.is_empty() || at(what.path()) || matches!(what, What::Rename { to, .. } if at(to)))
+            && (self.paths.is_empty()
+                || at(what.path())
+                || matches!(what, EventKind::Rename { to, .. } if at(to)))
     }
 }
 
@@ -265,7 +273,7 @@ struct Message {
     event: Event,
 }
 
-/// What a listener hears.
+/// EventKind a listener hears.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Heard {
     /// An event.
@@ -301,7 +309,7 @@ impl Events {
 
     /// Tells what happened, if anybody listens.
     #[inline]
-    pub(super) fn tell(&self, what: impl FnOnce() -> What) {
+    pub(super) fn tell(&self, what: impl FnOnce() -> EventKind) {
         if self.listening() {
             self.send(what());
         }
@@ -318,7 +326,7 @@ impl Events {
     }
 
     #[cold]
-    fn send(&self, what: What) {
+    fn send(&self, what: EventKind) {
         let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let event = Event { time_us: time.as_micros() as u64, what };
         for listener in &*self.listeners.read() {
@@ -376,13 +384,13 @@ impl Union {
     }
 
     /// The path of a name in a directory, for events.
-    pub(super) fn path_in(&self, parent: &Node, name: &[u8]) -> Text {
+    pub(super) fn path_in(&self, parent: &Node, name: &[u8]) -> EscapedPath {
         let mut path = self.path_of(parent);
         if path != b"/" {
             path.push(b'/');
         }
         path.extend_from_slice(name);
-        Text(path)
+        EscapedPath(path)
     }
 
     /// The lower that has a node's object, if one has.
@@ -391,11 +399,11 @@ impl Union {
             return dir.top().map(|top| top.layer).filter(|layer| !self.is_upper(*layer));
         }
         match &*node.place.read() {
-            Place::Named { parent, entry } => match entry.source() {
-                Source::Lower(at) => Some(parent.dir.as_ref()?.lowers.get(usize::from(at))?.layer),
-                Source::Upper | Source::Index => None,
+            NodePlace::Named { parent, entry } => match entry.source() {
+                NodeSource::Lower(at) => Some(parent.dir.as_ref()?.lowers.get(usize::from(at))?.layer),
+                NodeSource::Upper | NodeSource::Index => None,
             },
-            Place::Root | Place::Pinned { .. } => None,
+            NodePlace::Root | NodePlace::Pinned { .. } => None,
         }
     }
 
@@ -407,7 +415,7 @@ impl Union {
     pub(super) fn resolve_and_tell(&self, parent: &Node, name: &[u8]) -> Result<Option<Found>> {
         let path = self.path_in(parent, name);
         let mut markers = Vec::new();
-        let hides = |met: &Met<'_>| -> Vec<u16> {
+        let hides = |met: &LayerVisit<'_>| -> Vec<u16> {
             // An error here would have been the lookup's own, below the point at which it ended.
             let hidden = self.search(met.rest, met.name).ok().flatten();
             hidden.map(|found| self.layers_of(&found)).unwrap_or_default()
@@ -415,23 +423,27 @@ impl Union {
         let found = self.resolve_telling(parent, name, &mut |met| {
             let (path, layer) = (path.clone(), self.layer_number(met.dir.layer));
             match &met.seen {
-                Seen::Whiteout(_) => markers.push(What::Whiteout { path, layer, hides: hides(&met) }),
-                Seen::Directory { cut: Some(Cut::Opaque | Cut::Beside), .. } => {
-                    markers.push(What::Opaque { path, layer, hides: hides(&met) });
+                LayerEntry::Whiteout(_) => {
+                    markers.push(EventKind::Whiteout { path, layer, hides: hides(&met) })
                 }
-                Seen::Directory { marks, cut: None, .. } => {
+                LayerEntry::Directory { cut: Some(Cut::Opaque | Cut::Beside), .. } => {
+                    markers.push(EventKind::Opaque { path, layer, hides: hides(&met) });
+                }
+                LayerEntry::Directory { marks, cut: None, .. } => {
                     if let Some(to) = &marks.redirect {
-                        markers.push(What::Redirect { path, layer, to: to.clone().into() });
+                        markers.push(EventKind::Redirect { path, layer, to: to.clone().into() });
                     }
                 }
-                Seen::Nothing | Seen::Leaf { .. } | Seen::Directory { cut: Some(Cut::Veiled), .. } => {}
+                LayerEntry::Nothing
+                | LayerEntry::Leaf { .. }
+                | LayerEntry::Directory { cut: Some(Cut::Veiled), .. } => {}
             }
         })?;
         let layers = found.as_ref().map(|found| self.layers_of(found)).unwrap_or_default();
         let kind = found.as_ref().map(|found| found.stat.kind().into());
-        self.events.send(What::Lookup { path, kind, layers });
+        self.events.send(EventKind::Lookup { path, kind, layers });
         for marker in markers {
-            if !matches!(&marker, What::Whiteout { hides, .. } | What::Opaque { hides, .. } if hides.is_empty())
+            if !matches!(&marker, EventKind::Whiteout { hides, .. } | EventKind::Opaque { hides, .. } if hides.is_empty())
             {
                 self.events.send(marker);
             }
@@ -448,7 +460,11 @@ impl Union {
 
     /// Tells of a removal.
     pub(super) fn tell_removed(&self, parent: &Node, name: &[u8], kind: Kind, whiteout: bool) {
-        self.events.tell(|| What::Remove { path: self.path_in(parent, name), kind: kind.into(), whiteout });
+        self.events.tell(|| EventKind::Remove {
+            path: self.path_in(parent, name),
+            kind: kind.into(),
+            whiteout,
+        });
     }
 
     /// The size of a file that is about to be passed through, if anybody listens.
@@ -463,14 +479,14 @@ impl Union {
             let metacopied = self.metacopies.get(&node.ino).map(|data| data.dir.layer);
             let lower = metacopied.or_else(|| self.lower_of(node)).map(|layer| self.layer_number(layer));
             let layer = lower.or(self.upper.is_some().then_some(0));
-            What::Open { path: self.path_of(node).into(), layer, access: flags.into(), size }
+            EventKind::Open { path: self.path_of(node).into(), layer, access: flags.into(), size }
         });
     }
 
     /// Tells that a file is passed through no more, which had the size `before`.
     pub fn tell_closed(&self, node: &Arc<Node>, before: Option<u64>) {
         let Some(size) = self.watched_size(node) else { return };
-        self.events.tell(|| What::Close { path: self.path_of(node).into(), before, size });
+        self.events.tell(|| EventKind::Close { path: self.path_of(node).into(), before, size });
     }
 
     fn data_size(&self, node: &Arc<Node>) -> Option<u64> {
@@ -479,10 +495,12 @@ impl Union {
     }
 
     /// Where lowers have a directory of the upper that was renamed.
-    pub(super) fn redirect_of(&self, node: &Node) -> Option<Text> {
+    pub(super) fn redirect_of(&self, node: &Node) -> Option<EscapedPath> {
         let real = node.dir.as_ref()?.upper_dir()?;
         let fd = self.fds.get(&real).ok()?;
-        Some(Text(marker::read_marks(At::Fd(std::os::fd::AsFd::as_fd(&fd)), self.belief).ok()?.redirect?))
+        Some(EscapedPath(
+            marker::read_marks(At::Fd(std::os::fd::AsFd::as_fd(&fd)), self.belief).ok()?.redirect?,
+        ))
     }
 }
 
@@ -490,8 +508,8 @@ impl Union {
 mod tests {
     use super::*;
 
-    fn list(path: &str) -> What {
-        What::List { path: path.as_bytes().into() }
+    fn list(path: &str) -> EventKind {
+        EventKind::List { path: path.as_bytes().into() }
     }
 
     #[test]
@@ -519,20 +537,20 @@ mod tests {
 
     #[test]
     fn filters_choose_by_kind_and_by_subtree() {
-        let filter = Filter { kinds: vec!["list".into()], paths: vec![Text::from(&b"/etc"[..])] };
+        let filter = Filter { kinds: vec!["list".into()], paths: vec![EscapedPath::from(&b"/etc"[..])] };
         for (path, wanted) in [("/etc", true), ("/etc/apt", true), ("/etcetera", false), ("/", false)] {
             assert_eq!(filter.wants(&list(path)), wanted, "{path}");
         }
-        let root = Filter { kinds: Vec::new(), paths: vec![Text::from(&b"/"[..])] };
+        let root = Filter { kinds: Vec::new(), paths: vec![EscapedPath::from(&b"/"[..])] };
         assert!(root.wants(&list("/")) && root.wants(&list("/x")));
-        assert!(!filter.wants(&What::Write { path: b"/etc"[..].into(), offset: 0, bytes: 1 }));
+        assert!(!filter.wants(&EventKind::Write { path: b"/etc"[..].into(), offset: 0, bytes: 1 }));
     }
 
     #[test]
     fn names_are_those_of_the_json() {
         let event = Event {
             time_us: 1,
-            what: What::CopyUp {
+            what: EventKind::CopyUp {
                 path: b"/a"[..].into(),
                 kind: KindName::CharDevice,
                 bytes: 2,
@@ -543,6 +561,6 @@ mod tests {
         let json = serde_json::to_value(&event).unwrap();
         assert_eq!(json["event"], event.what.name());
         assert_eq!(serde_json::from_value::<Event>(json).unwrap(), event);
-        assert!(What::NAMES.contains(&event.what.name()));
+        assert!(EventKind::NAMES.contains(&event.what.name()));
     }
 }

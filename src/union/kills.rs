@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use super::change::instant::hook;
+use super::change::failpoint::hook;
 use super::change::modify::Create;
 use super::change::rename::RenameMode;
 use super::change::upper::New;

@@ -12,12 +12,13 @@
 //! | [`data`] | descriptors of open files; what fsync promises |
 //! | [`change`] | the upper, copy-up, create, remove, rename |
 //! | [`view`] | attributes, owners, listings, extended attributes |
-//! | [`events`], [`text`] | what happens, told to whoever listens |
+//! | [`events`], [`escaped_path`] | what happens, told to whoever listens |
 //! | [`options`] | what a user may choose about the view |
 //! | `second_chance` | which descriptor a cache closes when they are too many |
 
 pub mod change;
 pub mod data;
+pub mod escaped_path;
 pub mod events;
 pub mod hardlinks;
 #[cfg(test)]
@@ -27,7 +28,6 @@ pub mod nodes;
 pub mod options;
 mod second_chance;
 pub mod stack;
-pub mod text;
 pub mod view;
 
 use std::fmt;
@@ -43,18 +43,18 @@ use self::change::judged::ToldDirs;
 use self::change::upper::{Upper, UpperFd};
 use self::data::file::Files;
 use self::events::Events;
-use self::hardlinks::aliases::Aliases;
 use self::hardlinks::links::OtherName;
+use self::hardlinks::locks::HardlinkLocks;
 use self::lookup::belief::Belief;
 use self::lookup::found::{DataAt, Found};
 use self::lookup::index::IndexCache;
 use self::lookup::realdir::{DirFds, LayerIndex, RealDir};
+use self::nodes::deferred_free::DeferredFrees;
 use self::nodes::generation::Generations;
-use self::nodes::node::{DirPart, Node, RealId, Table};
+use self::nodes::node::{DirPart, InodeId, Node, Table};
+use self::nodes::notify::AttributeCache;
 use self::nodes::pins::Pins;
 use self::nodes::region::Regions;
-use self::nodes::room::Room;
-use self::nodes::told::Keeper;
 use self::nodes::verified::Stale;
 use self::options::{FsOptions, RedirectDir, Xino};
 use self::stack::directory::Layer;
@@ -174,25 +174,25 @@ pub struct Union {
     table: Table,
     root: Arc<Node>,
     files: Files,
-    room: Room,
+    deferred: DeferredFrees,
     /// The parts of the layers in which inode numbers mean something.
     regions: Arc<Regions>,
     renames: Mutex<()>,
     /// Locks of files with several names; in the lock order between names and places.
-    aliases: Aliases,
+    hardlink_locks: HardlinkLocks,
     /// Copy-ups that are under way, by node number.
     copying: DashMap<u64, Arc<Mutex<()>>>,
     /// Where the data of metacopy files are, by node number.
     metacopies: DashMap<u64, DataAt>,
-    /// Under which origin the copies of [`Source::Index`](nodes::node::Source::Index) nodes are in the hardlink index.
-    index_origins: DashMap<u64, RealId>,
+    /// Under which origin the copies of [`Source::Index`](nodes::node::NodeSource::Index) nodes are in the hardlink index.
+    index_origins: DashMap<u64, InodeId>,
     /// Further names that are known of files with several, by node number: when a file's first known name goes, the next
     /// leads to it, and no descriptor is needed.
     other_names: DashMap<u64, Vec<OtherName>>,
     /// Names that whiteouts took from lower files that were never copied up.
-    hidden_links: DashMap<RealId, u64>,
+    hidden_links: DashMap<InodeId, u64>,
     index_cache: IndexCache,
-    keeper: Keeper,
+    attribute_cache: AttributeCache,
     veils: Veils,
     owners: Owners,
     belief: Belief,
@@ -284,17 +284,17 @@ impl Union {
             table,
             root,
             files: Files::new(limits.data_fds),
-            room: Room::default(),
+            deferred: DeferredFrees::default(),
             regions,
             renames: Mutex::new(()),
-            aliases: Aliases::default(),
+            hardlink_locks: HardlinkLocks::default(),
             copying: DashMap::new(),
             metacopies: DashMap::new(),
             index_origins: DashMap::new(),
             other_names: DashMap::new(),
             hidden_links,
             index_cache: IndexCache::new(limits.index_bytes),
-            keeper: Keeper::default(),
+            attribute_cache: AttributeCache::default(),
             veils: stack.veils,
             // ACLs are made of real permission bits.
             no_acl: options.no_acl || owners.override_real(),

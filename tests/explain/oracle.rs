@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
-use unionmount::control::explanation::{Action, Fate};
+use unionmount::control::explanation::{Action, PredictedEffect};
 use unionmount::control::explanation::{Explanation, Holding, Role};
 use unionmount::union::events::KindName;
 
@@ -172,7 +172,7 @@ impl Changes<'_> {
         client(self.mount).status().unwrap().counters.copy_ups
     }
 
-    fn fate_holds(&self, fate: &Fate, before: u64, found: &Explanation, linked: bool) {
+    fn fate_holds(&self, fate: &PredictedEffect, before: u64, found: &Explanation, linked: bool) {
         let expected = u64::from(fate.copy_up.is_some()) + fate.parents.len() as u64;
         let copied = self.copy_ups() - before;
         if linked {
@@ -186,7 +186,7 @@ impl Changes<'_> {
         }
     }
 
-    fn check_size(&self, fate: &Fate, names: &Names) {
+    fn check_size(&self, fate: &PredictedEffect, names: &Names) {
         let Some(copy_up) = &fate.copy_up else { return };
         let stat = self.mount.join(place(names)).symlink_metadata().unwrap();
         let bytes = if stat.is_file() { stat.size() } else { 0 };

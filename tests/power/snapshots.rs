@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use unionmount::snapshotter::snapshots::{Kind, Labels, Snapshots};
+use unionmount::snapshotter::snapshots::{Labels, SnapshotKind, Snapshots};
 
 use crate::tales::{State, Step, Tale};
 
@@ -29,7 +29,7 @@ fn state(at: &Path) -> State {
             return Err(format!("{name} has no directory"));
         }
         text += &format!("{name} {:?} of {:?}", record.kind, record.parent);
-        if record.kind == Kind::Committed {
+        if record.kind == SnapshotKind::Committed {
             // What was unpacked before the commit is whole.
             for index in 0..5 {
                 let data = fs::read(place(at, record.number).join(format!("{index}"))).unwrap_or_default();

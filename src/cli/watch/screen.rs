@@ -12,8 +12,8 @@ use crate::cli::uptime::uptime;
 use crate::control::protocol::Told;
 use crate::explain::paint::Paint;
 use crate::explain::words;
-use crate::union::events::{Event, What};
-use crate::union::text::Text;
+use crate::union::escaped_path::EscapedPath;
+use crate::union::events::{Event, EventKind};
 
 /// Draws everything.
 pub(super) fn draw(frame: &mut Frame<'_>, view: &View) {
@@ -48,8 +48,8 @@ fn block(title: &str) -> Block<'_> {
 
 fn head(view: &View) -> Line<'static> {
     let about = &view.status.about;
-    let point = Text::from(view.mount.point.as_path()).to_string();
-    let io = Text::from(about.io.as_bytes());
+    let point = EscapedPath::from(view.mount.point.as_path()).to_string();
+    let io = EscapedPath::from(about.io.as_bytes());
     let memory = view.status.memory.map(|bytes| format!(" · {}", HumanBytes(bytes))).unwrap_or_default();
     Line::from(vec![
         Span::from(format!(" {point} ")).bold().reversed(),
@@ -183,7 +183,7 @@ fn requests(frame: &mut Frame<'_>, area: Rect, view: &View) {
 }
 
 fn hottest(frame: &mut Frame<'_>, area: Rect, view: &View) {
-    let mut paths: Vec<(&Text, &f64)> = view.heat.iter().collect();
+    let mut paths: Vec<(&EscapedPath, &f64)> = view.heat.iter().collect();
     paths.sort_by(|a, b| b.1.total_cmp(a.1).then_with(|| a.0.cmp(b.0)));
     let most = paths.first().map_or(1.0, |(_, heat)| heat.max(1.0));
     let lines: Vec<Line<'_>> = paths
@@ -219,16 +219,16 @@ fn events(frame: &mut Frame<'_>, area: Rect, view: &View) {
     frame.render_widget(Paragraph::new(lines).block(block(title)), area);
 }
 
-fn colour(what: &What) -> Color {
+fn colour(what: &EventKind) -> Color {
     match what {
-        What::Lookup { .. }
-        | What::List { .. }
-        | What::Read { .. }
-        | What::Open { .. }
-        | What::Close { .. } => Color::DarkGray,
-        What::Whiteout { .. } | What::Opaque { .. } | What::Remove { .. } => Color::Red,
-        What::CopyUp { .. } | What::Rename { .. } | What::Redirect { .. } => Color::Yellow,
-        What::Create { .. } | What::Link { .. } | What::Write { .. } => Color::Green,
-        What::Attributes { .. } | What::Xattr { .. } => Color::Cyan,
+        EventKind::Lookup { .. }
+        | EventKind::List { .. }
+        | EventKind::Read { .. }
+        | EventKind::Open { .. }
+        | EventKind::Close { .. } => Color::DarkGray,
+        EventKind::Whiteout { .. } | EventKind::Opaque { .. } | EventKind::Remove { .. } => Color::Red,
+        EventKind::CopyUp { .. } | EventKind::Rename { .. } | EventKind::Redirect { .. } => Color::Yellow,
+        EventKind::Create { .. } | EventKind::Link { .. } | EventKind::Write { .. } => Color::Green,
+        EventKind::Attributes { .. } | EventKind::Xattr { .. } => Color::Cyan,
     }
 }

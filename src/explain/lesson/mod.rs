@@ -19,7 +19,7 @@ use self::steps::{Effect, STEPS, Step};
 use self::texts::{Texts, fill};
 use super::names;
 use super::paint::Paint;
-use super::survey::{Survey, What};
+use super::survey::{LayerAction, Survey};
 use crate::sys::object::Kind;
 use crate::union::stack::layer::{Stack, StackOptions};
 
@@ -29,7 +29,7 @@ pub enum LessonError {
     /// A file or a terminal.
     #[error("{what}: {error}")]
     Io {
-        /// What was tried.
+        /// LayerAction was tried.
         what: String,
         /// Why not.
         error: std::io::Error,
@@ -39,7 +39,7 @@ pub enum LessonError {
     Command {
         /// The command.
         command: String,
-        /// What it said.
+        /// LayerAction it said.
         output: String,
     },
     /// The layers can't be read.
@@ -50,7 +50,7 @@ pub enum LessonError {
     Untrue {
         /// The step.
         step: &'static str,
-        /// What is otherwise.
+        /// LayerAction is otherwise.
         what: String,
     },
 }
@@ -81,16 +81,16 @@ pub struct Lesson<'a> {
     pub paint: Paint,
     /// Where it is written.
     pub out: &'a mut dyn Write,
-    /// What the learner types; `None`: nobody is there, so nobody is waited for.
+    /// LayerAction the learner types; `None`: nobody is there, so nobody is waited for.
     pub input: Option<&'a mut dyn BufRead>,
 }
 
-/// What the layers hold, as far as changes are to be told: path in the layer → what it is.
+/// LayerAction the layers hold, as far as changes are to be told: path in the layer → what it is.
 type Held = BTreeMap<Vec<u8>, Thing>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Thing {
-    what: What,
+    what: LayerAction,
     kind: Option<Kind>,
     size: u64,
     mode: u32,
@@ -146,7 +146,7 @@ impl Lesson<'_> {
         Ok(if self.stops()? { Ended::Stopped } else { Ended::Whole })
     }
 
-    /// What is in the layers that a step is about: first the upper's, then the lowers'.
+    /// LayerAction is in the layers that a step is about: first the upper's, then the lowers'.
     fn layers(&self, step: &Step) -> Result<Option<Vec<Held>>, LessonError> {
         let Some(upper) = step.upper else { return Ok(None) };
         let mut lowers = [upper, "patch", "app", "base"].map(|name| self.site.dir().join(name)).to_vec();
@@ -222,15 +222,15 @@ impl Lesson<'_> {
         let fill = |text: &str| fill(text, &[("path", &path), ("size", &size), ("below", &below)]);
         let directory = thing.kind == Some(Kind::Directory);
         match thing.what {
-            What::Deleted => self.paint.red(format!("✗ {}", fill(&texts.whiteout))),
+            LayerAction::Deleted => self.paint.red(format!("✗ {}", fill(&texts.whiteout))),
             _ if directory && thing.opaque => self.paint.red(format!("◼ {}", fill(&texts.opaque))),
-            What::Merged => fill(&format!("+ {}", texts.copied_dir)),
+            LayerAction::Merged => fill(&format!("+ {}", texts.copied_dir)),
             _ if old.is_some_and(|old| old.kind == thing.kind) => {
                 self.paint.yellow(format!("~ {}", fill(&texts.rewritten)))
             }
-            What::Changed => self.paint.yellow(format!("~ {}", fill(&texts.copied_up))),
-            What::Added if directory => self.paint.green(format!("+ {}", fill(&texts.made_dir))),
-            What::Added => self.paint.green(format!("+ {}", fill(&texts.made))),
+            LayerAction::Changed => self.paint.yellow(format!("~ {}", fill(&texts.copied_up))),
+            LayerAction::Added if directory => self.paint.green(format!("+ {}", fill(&texts.made_dir))),
+            LayerAction::Added => self.paint.green(format!("+ {}", fill(&texts.made))),
         }
     }
 
@@ -268,10 +268,10 @@ impl Effect {
     fn is(&self, thing: &Thing) -> bool {
         let replaces = |layer: &str| thing.replaces.as_deref() == Some(layer);
         match self {
-            Effect::CopyUp(_, layer) => thing.what == What::Changed && replaces(layer),
-            Effect::Whiteout(_, layer) => thing.what == What::Deleted && replaces(layer),
+            Effect::CopyUp(_, layer) => thing.what == LayerAction::Changed && replaces(layer),
+            Effect::Whiteout(_, layer) => thing.what == LayerAction::Deleted && replaces(layer),
             Effect::Opaque(_) => thing.kind == Some(Kind::Directory) && thing.opaque,
-            Effect::New(_) => thing.what == What::Added,
+            Effect::New(_) => thing.what == LayerAction::Added,
         }
     }
 }

@@ -14,7 +14,7 @@ use super::ring;
 use super::serve::{Admission, Filesystem, Served};
 use super::spin::Spinner;
 use super::worker::Worker;
-use crate::fuse::pairing::Pairing;
+use crate::fuse::dispatch::DispatchPolicy;
 use crate::fuse::wire::request::{Dialect, Init};
 use crate::fuse::wire::{Operation, Reply, Request};
 use crate::sys::fuse::Pages;
@@ -29,7 +29,7 @@ pub(super) struct How {
     pub(super) admission: Admission,
     /// Somebody else has mounted it, and it isn't known how.
     pub(super) given: bool,
-    pub(super) pairing: Option<Arc<Pairing>>,
+    pub(super) pairing: Option<Arc<DispatchPolicy>>,
     /// Requests are to come over io_uring.
     pub(super) uring: bool,
 }

@@ -17,10 +17,10 @@ const KEPT: usize = 64;
 
 /// The interrupts of a session.
 #[derive(Debug, Default)]
-pub(super) struct Interrupts(Mutex<State>);
+pub(super) struct Interrupts(Mutex<InterruptState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct InterruptState {
     /// What can be interrupted, by the number of its request.
     working: Vec<(u64, Cancel)>,
     unmatched: VecDeque<u64>,

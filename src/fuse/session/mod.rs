@@ -42,9 +42,9 @@ use parking_lot::Mutex;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGXCPU};
 use signal_hook::iterator::{Handle, Signals};
 
-use super::bdi;
+use super::backing_dev_info;
+use super::dispatch::DispatchPolicy;
 use super::mount::{self, MountError, MountFlags, Mounted};
-use super::pairing::Pairing;
 use crate::sys::{memory, own, process};
 
 mod connection;
@@ -77,7 +77,7 @@ pub struct SessionOptions {
     /// How many threads answer; `None`: one for each processor, between 2 and 8.
     pub threads: Option<usize>,
     /// Programs are served as pairs where they can be; as many more threads.
-    pub pairing: Option<Arc<Pairing>>,
+    pub pairing: Option<Arc<DispatchPolicy>>,
     /// Requests come over io_uring where the kernel offers it; `threads` then has no effect, save that a single one
     /// keeps them on the device.
     pub uring: bool,
@@ -160,7 +160,7 @@ pub fn serve<F: Filesystem>(
     let connection = Connection::begin(fs, Device::new(device), how).map_err(SessionError::Begin)?;
 
     if !options.given {
-        bdi::tune(&options.mount_point);
+        backing_dev_info::tune(&options.mount_point);
     }
     stop_on_panic(mounted.clone());
     let listener =

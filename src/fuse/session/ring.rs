@@ -46,14 +46,14 @@ pub(super) const FORGET_PAUSE: Duration = Duration::from_millis(5);
 
 /// An entry, as those see it who answer.
 struct Slot {
-    state: Mutex<State>,
+    state: Mutex<RingState>,
     replied: Condvar,
     /// The largest payload.
     room: usize,
 }
 
 #[derive(Default)]
-struct State {
+struct RingState {
     /// Where the reply is to be put. Not there while the request, which lies there too, is looked at: the body then waits
     /// in `aside`.
     payload: Option<Pages>,

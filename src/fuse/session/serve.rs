@@ -8,7 +8,7 @@ use fuser::Errno;
 
 use super::init::Wanted;
 use super::interrupts::Interrupts;
-use crate::fuse::pairing::Pairing;
+use crate::fuse::dispatch::DispatchPolicy;
 use crate::fuse::wire::request::{Dialect, Init, Malformed};
 use crate::fuse::wire::{Header, Operation, Reply, Request};
 
@@ -73,7 +73,7 @@ pub(super) struct Served<F: Filesystem> {
     pub(super) admission: Admission,
     pub(super) dialect: Dialect,
     /// Which thread asks, where requests come over the device.
-    pub(super) pairing: Option<Arc<Pairing>>,
+    pub(super) pairing: Option<Arc<DispatchPolicy>>,
     pub(super) interrupts: Arc<Interrupts>,
 }
 

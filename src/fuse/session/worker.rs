@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::device::Device;
 use super::serve::{Filesystem, Served};
 use super::spin::{Credit, Spinner, sleep};
-use crate::fuse::pairing::Pairing;
+use crate::fuse::dispatch::DispatchPolicy;
 use crate::fuse::wire::{Reply, Request};
 use crate::sys::fuse::Pages;
 
@@ -30,7 +30,7 @@ pub(super) struct Worker<F: Filesystem> {
 }
 
 /// Lets all others go on when a thread has ended, however it ended.
-struct EndPairing<'a>(Option<&'a Pairing>);
+struct EndPairing<'a>(Option<&'a DispatchPolicy>);
 
 impl Drop for EndPairing<'_> {
     fn drop(&mut self) {
@@ -62,7 +62,7 @@ impl<F: Filesystem> Worker<F> {
         self.served.interrupts.enter();
         loop {
             // Whose turn it is to ask.
-            let may_spin = pairing.is_none_or(|pairing| pairing.wait_turn(self.number));
+            let may_spin = pairing.is_none_or(|pairing| pairing.park(self.number));
             let received = match &self.spinner {
                 Some(spinner) if may_spin => spinner.receive(&mut credit, &self.device, &mut buffer),
                 _ => sleep(&mut credit, &self.device, &mut buffer),

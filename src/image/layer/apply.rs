@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::LayerError;
 use super::attributes::Ownership;
-use super::place::{LONGEST_PATH, PLINKS, Place, split};
-use super::reader::{Entry, Reader, What};
+use super::place::{LONGEST_PATH, PLINKS, UnpackTarget, split};
+use super::reader::{Entry, EntryKind, Reader};
 use crate::sys::copy::write_sparsely;
 use crate::union::lookup::marker::{self, AufsName};
 
@@ -41,7 +41,7 @@ impl Default for ApplyOptions {
     }
 }
 
-/// What was unpacked.
+/// EntryKind was unpacked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Applied {
     /// Entries of the tar.
@@ -65,7 +65,7 @@ pub struct Applied {
 /// The first entry that is wrong; see [`LayerError`].
 pub fn apply(tar: impl Read, root: BorrowedFd<'_>, options: &ApplyOptions) -> Result<Applied, LayerError> {
     let mut reader = Reader::new(tar);
-    let mut place = Place::new(root, options.ownership)?;
+    let mut place = UnpackTarget::new(root, options.ownership)?;
     let mut applied = Applied::default();
     let mut attributes = 0u64;
     // Whatever `root` was made with; the tar may say otherwise.
@@ -76,7 +76,7 @@ pub fn apply(tar: impl Read, root: BorrowedFd<'_>, options: &ApplyOptions) -> Re
         if applied.entries + place.implied() > options.limits.entries {
             return Err(LayerError::TooManyEntries(options.limits.entries));
         }
-        if entry.what == What::File {
+        if entry.what == EntryKind::File {
             applied.bytes = applied.bytes.saturating_add(entry.size);
         }
         attributes += entry.attributes.xattrs.iter().map(|(_, value)| value.len() as u64).sum::<u64>();
@@ -87,8 +87,8 @@ pub fn apply(tar: impl Read, root: BorrowedFd<'_>, options: &ApplyOptions) -> Re
         let (parent, name) = split(&path);
         if let Some(part) = parent.split(|&b| b == b'/').find(|part| part.starts_with(marker::WH_PREFIX)) {
             if marker::aufs_name(part) == AufsName::Meta {
-                // What AUFS keeps files with several names in: those names follow as hardlinks.
-                match parent == PLINKS && entry.what == What::File {
+                // EntryKind AUFS keeps files with several names in: those names follow as hardlinks.
+                match parent == PLINKS && entry.what == EntryKind::File {
                     true => make(&mut place, &mut reader, &entry, &path)?,
                     false => place.skip(&path),
                 }
@@ -122,26 +122,26 @@ pub fn apply(tar: impl Read, root: BorrowedFd<'_>, options: &ApplyOptions) -> Re
 
 /// Makes what an entry describes.
 fn make<R: Read>(
-    place: &mut Place<'_>,
+    place: &mut UnpackTarget<'_>,
     reader: &mut Reader<R>,
     entry: &Entry,
     path: &[u8],
 ) -> Result<(), LayerError> {
     if path.is_empty() {
         return match entry.what {
-            What::Directory => place.root(&entry.attributes),
+            EntryKind::Directory => place.root(&entry.attributes),
             _ => Err(LayerError::entry(&entry.path, "would replace the root by something else")),
         };
     }
     match &entry.what {
-        What::Directory => place.directory(path, &entry.attributes),
-        What::Symlink(target) => {
+        EntryKind::Directory => place.directory(path, &entry.attributes),
+        EntryKind::Symlink(target) => {
             if target.is_empty() || target.contains(&0) {
                 return Err(LayerError::entry(&entry.path, "is a symbolic link to nothing"));
             }
             place.symlink(path, target, &entry.attributes)
         }
-        What::Hardlink(target) => {
+        EntryKind::Hardlink(target) => {
             let target = clean(target, &entry.path, "hardlink to ")?;
             match target.starts_with(PLINKS) && !place.has(&target)? {
                 true => place.skip(path),
@@ -149,8 +149,8 @@ fn make<R: Read>(
             }
             Ok(())
         }
-        What::Special => place.special(path, &entry.attributes),
-        What::File => {
+        EntryKind::Special => place.special(path, &entry.attributes),
+        EntryKind::File => {
             let file = place.file(path)?;
             let mut last = 0;
             reader.content(|offset, data| {
@@ -167,7 +167,7 @@ fn make<R: Read>(
 }
 
 /// The path without `.`, `..` and empty components, relative to the root, as `filepath.Clean` of Go makes it; all engines
-/// begin with that. What leads out of the root is refused.
+/// begin with that. EntryKind leads out of the root is refused.
 fn clean(path: &[u8], entry: &[u8], what: &str) -> Result<Vec<u8>, LayerError> {
     if path.contains(&0) {
         return Err(LayerError::entry(entry, format!("{what}a name with a zero byte")));

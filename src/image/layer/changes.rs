@@ -56,13 +56,13 @@ pub struct Change {
 /// Those of reading the layers, with the path.
 pub fn changes(upper: BorrowedFd<'_>, lowers: &[BorrowedFd<'_>]) -> Result<Vec<Change>, LayerError> {
     let below = if lowers.is_empty() { None } else { Some(open_union(lowers.iter().copied())?) };
-    let mut walk = Walk { upper, lowers, below, merged: None, changes: Vec::new() };
+    let mut walk = ChangesWalk { upper, lowers, below, merged: None, changes: Vec::new() };
     walk.directory(&[], walk.below.as_ref().map(|below| below.root().clone()))?;
     walk.changes.sort();
     Ok(walk.changes)
 }
 
-struct Walk<'a> {
+struct ChangesWalk<'a> {
     upper: BorrowedFd<'a>,
     lowers: &'a [BorrowedFd<'a>],
     below: Option<Union>,
@@ -70,7 +70,7 @@ struct Walk<'a> {
     changes: Vec<Change>,
 }
 
-impl Walk<'_> {
+impl ChangesWalk<'_> {
     fn note(&mut self, kind: ChangeKind, path: &[u8]) {
         self.changes.push(Change { path: [b"/", path].concat(), kind });
     }
@@ -90,7 +90,7 @@ impl Walk<'_> {
         }
     }
 
-    /// The reverse of [`Walk::lower`].
+    /// The reverse of [`ChangesWalk::lower`].
     fn forget(&self, node: Option<&Arc<Node>>) {
         if let (Some(union), Some(node)) = (&self.below, node) {
             union.forget(node.ino, 1);

@@ -10,7 +10,7 @@
 //! What hides the layers below is in `hiding`, AUFS's way to keep hardlinks in `plinks`.
 //!
 //! Time grows with the size of what is unpacked, whatever the tar says: an entry costs as many steps as its path has bytes,
-//! and no directory is gone through more than once ([`Place::work`] counts).
+//! and no directory is gone through more than once ([`UnpackTarget::work`] counts).
 
 #![allow(clippy::disallowed_methods, reason = "the layer is being made, and is nobody else's")]
 
@@ -83,7 +83,7 @@ struct Current {
 
 /// A layer's directory that is being made.
 #[derive(Debug)]
-pub struct Place<'r> {
+pub struct UnpackTarget<'r> {
     root: BorrowedFd<'r>,
     ownership: Ownership,
     namespace: Namespace,
@@ -105,12 +105,12 @@ pub(in crate::image) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-impl<'r> Place<'r> {
+impl<'r> UnpackTarget<'r> {
     /// Beneath `root`, an empty directory.
     ///
     /// # Errors
     /// Those of trying where marks can be kept.
-    pub fn new(root: BorrowedFd<'r>, ownership: Ownership) -> Result<Place<'r>, LayerError> {
+    pub fn new(root: BorrowedFd<'r>, ownership: Ownership) -> Result<UnpackTarget<'r>, LayerError> {
         let object = Writable::held(root);
         let probe = Namespace::Trusted.name("probe").into_bytes();
         let namespace = match object.set_xattr(&probe, b"y", XattrFlags::empty()) {
@@ -121,7 +121,7 @@ impl<'r> Place<'r> {
             Err(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP) => Namespace::User,
             Err(errno) => return Err(LayerError::os(b"", "set an attribute of")(errno)),
         };
-        Ok(Place {
+        Ok(UnpackTarget {
             root,
             ownership,
             namespace,
@@ -188,7 +188,7 @@ impl<'r> Place<'r> {
         self.set_current(path, fd)
     }
 
-    /// As [`Place::enter`], of a directory that is there: one step from the one that holds it, if that is the current one.
+    /// As [`UnpackTarget::enter`], of a directory that is there: one step from the one that holds it, if that is the current one.
     fn enter_below(&mut self, path: &[u8]) -> Result<(), LayerError> {
         let (parent, name) = split(path);
         let above = self.current.as_ref().filter(|current| current.path == parent && !name.is_empty());

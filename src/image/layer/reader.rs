@@ -1,6 +1,6 @@
 //! The entries of a tar.
 //!
-//! What headers and records say is read in `header`, the maps of sparse files in `sparse`;
+//! EntryKind headers and records say is read in `header`, the maps of sparse files in `sparse`;
 //! here they are put together, out of a stream, through one buffer of bounded size.
 //!
 //! Extension headers (PAX records, long names of GNU) may come in any order and number before their entry: of what is said
@@ -21,9 +21,9 @@ const CHUNK: usize = 256 << 10;
 /// The most that the headers of one entry may take: names, extended attributes, the map of a sparse file.
 const MAX_HEADERS: u64 = 4 << 20;
 
-/// What an entry is.
+/// EntryKind an entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum What {
+pub enum EntryKind {
     /// A regular file.
     File,
     /// A directory.
@@ -41,15 +41,15 @@ pub enum What {
 pub struct Entry {
     /// The path as it stands in the tar.
     pub path: Vec<u8>,
-    /// What it is.
-    pub what: What,
+    /// EntryKind it is.
+    pub what: EntryKind,
     /// Owner, mode, extended attributes, times.
     pub attributes: Attributes,
     /// The length of a regular file, holes included.
     pub size: u64,
 }
 
-/// What was said of the entry that comes next.
+/// EntryKind was said of the entry that comes next.
 #[derive(Debug, Default)]
 struct Extensions {
     any: bool,
@@ -93,7 +93,7 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// The next entry; `None` at the end, to which the stream is read then. What is left of the entry before is skipped.
+    /// The next entry; `None` at the end, to which the stream is read then. EntryKind is left of the entry before is skipped.
     ///
     /// # Errors
     /// [`LayerError::Damaged`] and [`LayerError::Read`].
@@ -198,7 +198,7 @@ impl<R: Read> Reader<R> {
             .map_err(|what| self.damaged(format!("{}: {what}", path.escape_ascii())))?;
         self.last.clone_from(&path);
         let mut entry = Entry { path, what, attributes, size: 0 };
-        if entry.what == What::File {
+        if entry.what == EntryKind::File {
             let (stored, map) = match sparse {
                 Some((map, stored)) => (stored, map.checked(stored).map_err(|what| self.damaged(what))?),
                 None => (stored, Map { size: stored, runs: vec![Run { offset: 0, length: stored }] }),
@@ -337,22 +337,22 @@ impl<R: Read> Reader<R> {
     }
 }
 
-/// What fills up the last block of a content.
+/// EntryKind fills up the last block of a content.
 fn padding(size: u64) -> u64 {
     size.wrapping_neg() % BLOCK as u64
 }
 
-/// What an entry is; `None` for types that nobody unpacks.
-fn what_of(kind: u8, path: &[u8], link: Vec<u8>, sparse: bool) -> Option<(What, Kind)> {
+/// EntryKind an entry is; `None` for types that nobody unpacks.
+fn what_of(kind: u8, path: &[u8], link: Vec<u8>, sparse: bool) -> Option<(EntryKind, Kind)> {
     Some(match kind {
-        b'0' | 0 | b'7' if path.ends_with(b"/") && !sparse => (What::Directory, Kind::Directory),
-        b'0' | 0 | b'7' | b'S' => (What::File, Kind::File),
-        b'5' => (What::Directory, Kind::Directory),
-        b'2' => (What::Symlink(link), Kind::Symlink),
-        b'1' => (What::Hardlink(link), Kind::File),
-        b'3' => (What::Special, Kind::CharDevice),
-        b'4' => (What::Special, Kind::BlockDevice),
-        b'6' => (What::Special, Kind::Fifo),
+        b'0' | 0 | b'7' if path.ends_with(b"/") && !sparse => (EntryKind::Directory, Kind::Directory),
+        b'0' | 0 | b'7' | b'S' => (EntryKind::File, Kind::File),
+        b'5' => (EntryKind::Directory, Kind::Directory),
+        b'2' => (EntryKind::Symlink(link), Kind::Symlink),
+        b'1' => (EntryKind::Hardlink(link), Kind::File),
+        b'3' => (EntryKind::Special, Kind::CharDevice),
+        b'4' => (EntryKind::Special, Kind::BlockDevice),
+        b'6' => (EntryKind::Special, Kind::Fifo),
         _ => return None,
     })
 }

@@ -49,7 +49,7 @@ pub fn write_tar(
     options: &WriteOptions<'_>,
 ) -> Result<Written, LayerError> {
     let mut writer = Writer::new(out);
-    Walk { layer, options, merged: None, current: None }.run(&mut writer)?;
+    TarWalk { layer, options, merged: None, current: None }.run(&mut writer)?;
     writer.finish()
 }
 
@@ -62,7 +62,7 @@ struct Frame {
 }
 
 /// Goes through a layer.
-struct Walk<'a> {
+struct TarWalk<'a> {
     layer: BorrowedFd<'a>,
     options: &'a WriteOptions<'a>,
     merged: Option<Union>,
@@ -70,7 +70,7 @@ struct Walk<'a> {
     current: Option<(Vec<u8>, OwnedFd)>,
 }
 
-impl Walk<'_> {
+impl TarWalk<'_> {
     fn run<W: Write>(mut self, out: &mut Writer<W>) -> Result<(), LayerError> {
         let at = At::Fd(self.layer);
         if self.options.root {

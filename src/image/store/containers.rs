@@ -64,7 +64,7 @@ impl Containers {
 }
 
 #[derive(Deserialize)]
-struct Record {
+struct IndexedContainer {
     image: Digest,
     #[serde(default)]
     name: Option<String>,
@@ -84,7 +84,7 @@ impl Store {
             let Some(id) = entry.file_name().to_str().map(str::to_owned) else { continue };
             match container_record(&entry.path()) {
                 Ok(None) => {}
-                Ok(Some(value)) => match serde_json::from_value::<Record>(value) {
+                Ok(Some(value)) => match serde_json::from_value::<IndexedContainer>(value) {
                     Ok(record) => {
                         found.known.push(ContainerUse { id, name: record.name, image: record.image })
                     }

@@ -14,7 +14,7 @@ use super::lock::Lock;
 use super::staging::remove_tree;
 use super::{Containers, Image, Store};
 use crate::image::digest::Digest;
-use crate::image::document::{Config, Documentary, Entry, Kind, entries, parse_index, parse_manifest};
+use crate::image::document::{BlobSource, Config, DocumentKind, Entry, entries, parse_index, parse_manifest};
 use crate::image::error::{Result, StoreError};
 use crate::image::name::ImageName;
 use crate::sys::flock::Access;
@@ -244,7 +244,7 @@ impl Store {
                 continue;
             }
             match entry.kind() {
-                Kind::Index => {
+                DocumentKind::Index => {
                     let path = self.blob_path(&entry.digest);
                     let inner = parse_index(&self.fetch(&entry.digest)?);
                     let inner = inner.map_err(|what| StoreError::damaged(&path, what))?;
@@ -257,8 +257,8 @@ impl Store {
                         }
                     }
                 }
-                Kind::Manifest => self.need_manifest(&entry, &mut needed)?,
-                Kind::Other => {}
+                DocumentKind::Manifest => self.need_manifest(&entry, &mut needed)?,
+                DocumentKind::Other => {}
             }
         }
         let mut uses = self.container_uses()?;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::Store;
 use super::index::{Index, read_bounded};
 use crate::image::digest::Digest;
-use crate::image::document::{Documentary, Documents, Entry};
+use crate::image::document::{BlobSource, Documents, Entry};
 use crate::image::error::{Result, StoreError};
 use crate::image::name::ImageName;
 
@@ -242,7 +242,7 @@ fn id_digits(text: &str) -> Option<String> {
     (!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(digits)
 }
 
-impl Documentary for Store {
+impl BlobSource for Store {
     type Error = StoreError;
 
     fn fetch(&self, digest: &Digest) -> Result<Vec<u8>> {

@@ -15,13 +15,13 @@ use serde::{Deserialize, Serialize};
 use super::index::read_bounded;
 use super::staging::check;
 use super::{AddedLayer, Blob, BlobWriter, Image, Staging, Store, make_dir};
-use crate::image::ahead;
 use crate::image::compression::{Compression, decode, peek};
 use crate::image::digest::{Digest, Hashing};
 use crate::image::error::{Result, StoreError};
 use crate::image::layer::{
     Applied, ApplyOptions, LayerError, Limits, Ownership, Written, apply, hides_all_below,
 };
+use crate::image::read_ahead;
 use crate::sys::flock::Access;
 use crate::sys::flock::try_lock;
 
@@ -163,7 +163,7 @@ impl Store {
             };
             let path = self.blob_path(&blob.digest);
             let file = File::open(&path).map_err(StoreError::io("open it", &path))?;
-            staging.take(file, take).map_err(|error| match error {
+            staging.ingest(file, take).map_err(|error| match error {
                 StoreError::Refused(what) => StoreError::damaged(&path, what),
                 StoreError::Source(error) => StoreError::io("read it", &path)(error),
                 other => other,
@@ -203,26 +203,31 @@ impl Staging<'_> {
     ///
     /// # Errors
     /// [`StoreError::Refused`] for what is wrong with the layer.
-    pub(crate) fn take(&self, source: impl Read + Send, take: Take<'_>) -> Result<AddedLayer> {
+    pub(crate) fn ingest(&self, source: impl Read + Send, take: Take<'_>) -> Result<AddedLayer> {
         if take.blob.is_some() {
-            return self.take_stream(source, take, true);
+            return self.ingest_stream(source, take, true);
         }
         // Nothing promises the bytes of the blob, so one that no image may hold as it is is stored decompressed.
         let refused = |error: io::Error| StoreError::Refused(format!("cannot be read: {error}"));
         let source = BufReader::with_capacity(256 << 10, source);
         let (compression, source) = peek(source).map_err(refused)?;
         if !compression.is_foreign() {
-            return self.take_stream(source, take, true);
+            return self.ingest_stream(source, take, true);
         }
         let (_, inner) = decode(source).map_err(refused)?;
         let left = stream_limit(take.limits);
-        self.take_stream(Bounded { inner, left }, take, false)
+        self.ingest_stream(Bounded { inner, left }, take, false)
     }
 
     /// As [`Staging::take`]; without `compressed`, the source is the tar whatever it looks like.
-    fn take_stream(&self, source: impl Read + Send, take: Take<'_>, compressed: bool) -> Result<AddedLayer> {
+    fn ingest_stream(
+        &self,
+        source: impl Read + Send,
+        take: Take<'_>,
+        compressed: bool,
+    ) -> Result<AddedLayer> {
         let writer = take.store.then(|| self.blob()).transpose()?;
-        let (feeder, ahead) = ahead::pair();
+        let (feeder, ahead) = read_ahead::pair();
         // Set before the first block goes over: the blob's digest is the tar's too, and need not be computed twice.
         let plain = AtomicBool::new(false);
         // What the machine failed at on the way, which says nothing of the layer.
@@ -233,7 +238,7 @@ impl Staging<'_> {
             let reading = scope.spawn(move || -> Result<_> {
                 let most = blob.map_or(u64::MAX, |blob| blob.size);
                 let mut tee =
-                    Hashing::new(Tee { source, writer, most, over: false, progress, stop, failure });
+                    Hashing::new(TeeReader { source, writer, most, over: false, progress, stop, failure });
                 let mut compression = Compression::None;
                 {
                     let input = BufReader::with_capacity(256 << 10, &mut tee);
@@ -247,7 +252,7 @@ impl Staging<'_> {
                             plain.store(found == Compression::None, Ordering::Release);
                             reader
                         }
-                        Err(error) => Box::new(Failed(Some(error))),
+                        Err(error) => Box::new(ErrorReader(Some(error))),
                     };
                     feeder.feed(decoded);
                 }
@@ -302,7 +307,7 @@ impl Staging<'_> {
         take: &Take<'_>,
     ) -> Result<(Option<PathBuf>, Option<Blob>, Applied)> {
         let tar = Bounded { inner: tar, left: stream_limit(take.limits) };
-        let mut tar = Unless { inner: Hashing::new(tar), plain };
+        let mut tar = CancelReader { inner: Hashing::new(tar), plain };
         let mut applied = Applied::default();
         let mut dir = None;
         if take.unpack {
@@ -367,7 +372,7 @@ fn stream_limit(limits: Limits) -> u64 {
 
 /// Reads a source, no further than its promised size and one byte, and stores what it reads. Notes the failure of a system
 /// call, which whoever reads on can't tell from a damaged layer.
-struct Tee<'a, R> {
+struct TeeReader<'a, R> {
     failure: &'a OnceLock<StoreError>,
     source: R,
     writer: Option<BlobWriter>,
@@ -377,7 +382,7 @@ struct Tee<'a, R> {
     stop: &'a AtomicBool,
 }
 
-impl<R: Read> Read for Tee<'_, R> {
+impl<R: Read> Read for TeeReader<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.stop.load(Ordering::Relaxed) {
             return Err(io::Error::other("given up"));
@@ -412,7 +417,7 @@ impl<R: Read> Read for Tee<'_, R> {
     }
 }
 
-impl<R> Tee<'_, R> {
+impl<R> TeeReader<'_, R> {
     /// Notes the first failure.
     fn fail(&self, failure: StoreError) {
         self.failure.get_or_init(|| failure);
@@ -420,12 +425,12 @@ impl<R> Tee<'_, R> {
 }
 
 /// Hashes what is read unless somebody else does.
-struct Unless<'a, R> {
+struct CancelReader<'a, R> {
     inner: Hashing<R>,
     plain: &'a AtomicBool,
 }
 
-impl<R: Read> Read for Unless<'_, R> {
+impl<R: Read> Read for CancelReader<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         // Before the first byte has come, nobody knows.
         if self.plain.load(Ordering::Acquire) {
@@ -455,9 +460,9 @@ impl<R: Read> Read for Bounded<R> {
 }
 
 /// A source that could not be opened.
-struct Failed(Option<io::Error>);
+struct ErrorReader(Option<io::Error>);
 
-impl Read for Failed {
+impl Read for ErrorReader {
     fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
         self.0.take().map_or(Ok(0), Err)
     }

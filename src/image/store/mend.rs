@@ -14,7 +14,7 @@ use super::checked::{seal, unseal};
 use super::index::{Index, read_bounded};
 use super::verify::{Finding, Verified};
 use super::{LAYOUT, Store};
-use crate::image::document::{self, Documentary, Entry, MAX_DOCUMENT};
+use crate::image::document::{self, BlobSource, Entry, MAX_DOCUMENT};
 use crate::image::error::{Result, StoreError};
 use crate::sys::flock::Access;
 

@@ -6,7 +6,7 @@
 //! ├── index.json                 as it is (oci:ROOT:NAME)
 //! ├── blobs/sha256/HEX         manifests, configs and layers as they came, compressed or not
 //! ├── layers/HEX/              an unpacked layer, known by its diff id, shared by all images and containers; an
-//! │   │                          image's [`frame`], known by the image's id
+//! │   │                          image's [`attribute_layer`], known by the image's id
 //! │   ├── diff/                  its tree, in overlay form: whiteouts are 0:0 devices, opaque directories marked
 //! │   └── layer.json             its sizes, how owners are kept; written last
 //! ├── containers/ID/           a container: config.json names its image; diff, work, merged
@@ -20,7 +20,7 @@
 //!
 //! Unpacked layers are known by their **diff id**, the sha256 of the layer's uncompressed tar. What is unpacked is the
 //! layer alone, with its whiteouts as marks, and not the layer applied to what lies below it, so the same tar gives the
-//! same tree whatever is below (`frame` tells what becomes of directories that a tar doesn't name). Two images share a layer then even where they have it at different heights, and the layers
+//! same tree whatever is below (`attribute_layer` tells what becomes of directories that a tar doesn't name). Two images share a layer then even where they have it at different heights, and the layers
 //! of one image can be unpacked all at once. Chain ids, which containerd and Docker use, stand for a layer and everything
 //! below, which is what snapshots of a filesystem need; nothing here does.
 //!
@@ -36,9 +36,9 @@
 //! blobs that nothing names, and a directory in `tmp/`: `prune` takes them away.
 
 mod aside;
+mod attribute_layer;
 pub mod checked;
 pub(crate) mod containers;
-mod frame;
 mod gc;
 mod images;
 mod index;

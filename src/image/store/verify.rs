@@ -175,7 +175,7 @@ impl Check<'_> {
             progress: &|_| {},
             stop: &AtomicBool::new(false),
         };
-        match self.staging.take(file, take) {
+        match self.staging.ingest(file, take) {
             Ok(_) => {}
             Err(StoreError::Refused(what)) => {
                 self.broken_blob("layer blob", &path, &what, &again);

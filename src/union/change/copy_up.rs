@@ -3,7 +3,7 @@
 //! Three phases. **Prepare** makes an object in the staging directory. **Fill** gives it the data (holes kept), owner,
 //! mode, extended attributes and ACLs, and times of the lower's, in this order, because a change of owner clears
 //! setuid and capabilities. **Publish** makes it visible under its name in one atomic step, after an fsync unless the
-//! upper is volatile. Parents go first. What fails on the way leaves nothing.
+//! upper is volatile. Parents go first. EventKind fails on the way leaves nothing.
 //!
 //! Only publishing holds locks that other requests need; while data are copied the lower's file is read as before.
 //! Two that want the same copy-up wait on one lock, and the second finds nothing left to do.
@@ -22,10 +22,10 @@ use crate::sys::copy::file_data;
 use crate::sys::object::{At, Kind, SetTime, Stat, Writable};
 use crate::sys::xattr;
 use crate::union::Union;
-use crate::union::change::instant;
+use crate::union::change::failpoint;
 use crate::union::change::upper::{New, Publish, Staged, Upper, UpperFd};
 use crate::union::data::file::open_owned;
-use crate::union::events::What;
+use crate::union::events::EventKind;
 use crate::union::hardlinks::counts::{ORIGIN, UNPUBLISHED};
 use crate::union::lookup::belief::Belief;
 use crate::union::lookup::index::UpperEntry;
@@ -34,7 +34,7 @@ use crate::union::lookup::private;
 use crate::union::lookup::realdir::RealDir;
 use crate::union::lookup::veil::check_unveiled;
 use crate::union::nodes::generation::Generation;
-use crate::union::nodes::node::{Name, Named, Node, Place, RealId, Source};
+use crate::union::nodes::node::{InodeId, Name, Named, Node, NodePlace, NodeSource};
 use crate::union::view::acl;
 use crate::union::view::owners::Override;
 
@@ -48,11 +48,11 @@ const MUCH: u64 = 256 << 10;
 struct Original {
     /// Stands for it (O_PATH).
     fd: Arc<OwnedFd>,
-    /// What it really is.
+    /// EventKind it really is.
     stat: Stat,
-    /// What the layer keeps of it: see [`crate::union::view::owners`].
+    /// EventKind the layer keeps of it: see [`crate::union::view::owners`].
     kept: Stat,
-    id: RealId,
+    id: InodeId,
     /// How much of the data is wanted.
     size: u64,
 }
@@ -102,11 +102,11 @@ impl Union {
     }
 
     /// Is what has this place in the upper?
-    pub(in crate::union) fn is_in_upper_place(&self, place: &Place) -> bool {
+    pub(in crate::union) fn is_in_upper_place(&self, place: &NodePlace) -> bool {
         match place {
-            Place::Root => true,
-            Place::Named { entry, .. } => !matches!(entry.source(), Source::Lower(_)),
-            Place::Pinned { upper, .. } => *upper,
+            NodePlace::Root => true,
+            NodePlace::Named { entry, .. } => !matches!(entry.source(), NodeSource::Lower(_)),
+            NodePlace::Pinned { upper, .. } => *upper,
         }
     }
 
@@ -122,7 +122,7 @@ impl Union {
     pub fn copies_much_under(&self, parent: &Node, name: &[u8]) -> bool {
         let Ok(dir) = self.dir_part(parent) else { return false };
         let _names = dir.names.read();
-        // What goes wrong here goes wrong again when the change is made, and is told then.
+        // EventKind goes wrong here goes wrong again when the change is made, and is told then.
         self.resolve(parent, name).is_ok_and(|found| {
             found.is_some_and(|f| {
                 !self.is_upper(f.layer) && f.stat.kind() == Kind::File && f.stat.size >= MUCH
@@ -159,7 +159,7 @@ impl Union {
         }
         self.counters.copy_ups.fetch_add(1, Ordering::Relaxed);
         self.counters.copied_bytes.fetch_add(moved, Ordering::Relaxed);
-        self.events.tell(|| What::CopyUp {
+        self.events.tell(|| EventKind::CopyUp {
             path: self.path_of(node).into(),
             kind: node.kind.into(),
             bytes: if node.kind == Kind::File { original.size } else { 0 },
@@ -278,10 +278,10 @@ impl Union {
             let dir = self.dir_part(&parent)?;
             let _names = dir.names.write();
             let links = self.keeps_links(original);
-            let _aliases = links.then(|| self.aliases.exclusive(original.id));
+            let _hardlinks = links.then(|| self.hardlink_locks.exclusive(original.id));
             let mut place = node.place.write();
             let name = match &*place {
-                Place::Named { parent: now, entry } if Arc::ptr_eq(now, &parent) => {
+                NodePlace::Named { parent: now, entry } if Arc::ptr_eq(now, &parent) => {
                     Name::from_slice(entry.name())
                 }
                 _ => continue, // it was renamed or unlinked meanwhile
@@ -297,20 +297,21 @@ impl Union {
             // Held, for its mark is taken away when it is seen.
             let held = if links { Some(staged.object().at().pin()?) } else { None };
             staged.take_file();
-            self.quietly(&parent, &fd, || staged.publish(&fd, &name, Publish::New))?;
+            self.preserving_parent_times(&parent, &fd, || staged.publish(&fd, &name, Publish::New))?;
             node.names.changed();
             if let Some(part) = &node.dir {
                 *part.upper.write() = Some(RealDir::child(&real_parent, &name, &copy, generation));
                 part.index.lock().upper = None;
-                if let Place::Named { entry, .. } = &mut *place {
-                    entry.set_source(Source::Upper);
+                if let NodePlace::Named { entry, .. } = &mut *place {
+                    entry.set_source(NodeSource::Upper);
                 }
             } else {
                 if !self.keeps_origin(original) {
                     self.table.keep_number(real.0, node.ino);
                 }
                 node.set_real(real.0, real.1);
-                *place = Place::Named { parent: parent.clone(), entry: Named::new(&name, Source::Upper) };
+                *place =
+                    NodePlace::Named { parent: parent.clone(), entry: Named::new(&name, NodeSource::Upper) };
                 self.files.forget(node.ino);
                 self.metacopies.remove(&node.ino);
             }
@@ -332,7 +333,7 @@ impl Union {
     /// Takes the mark of an unpublished copy away. The copy is published: if this fails, the next mount does it.
     fn published(&self, copy: Writable<'_>, original: &Original) {
         let removed = self.upper().and_then(|upper| Ok(copy.remove_xattr(&upper.mark_name(UNPUBLISHED))?));
-        instant::reached(instant::Instant::Changed);
+        failpoint::reached(failpoint::Failpoint::Changed);
         if let Err(e) = removed {
             log::warn!("a copied-up hardlink keeps its mark until the next mount: {e}");
         }
@@ -350,15 +351,15 @@ impl Union {
         node: &Node,
         staged: Staged<'_>,
         original: &Original,
-        real: (RealId, Generation),
+        real: (InodeId, Generation),
     ) -> Result<()> {
         let fd = staged.object().at().pin()?;
         let hidden = self.hidden_count(original.id);
         let left = original.stat.nlink.saturating_sub(hidden);
         let links = self.keeps_links(original) && left > 0;
-        let _aliases = links.then(|| self.aliases.exclusive(original.id));
+        let _hardlinks = links.then(|| self.hardlink_locks.exclusive(original.id));
         let mut place = node.place.write();
-        let Place::Pinned { fd: before, .. } = &*place else { return Err(FsError::Stale) };
+        let NodePlace::Pinned { fd: before, .. } = &*place else { return Err(FsError::Stale) };
         let fd = before.replaced(fd);
         if links {
             // Its only link will be the one in the index.
@@ -366,8 +367,8 @@ impl Union {
             self.link_index(&staged, original)?;
             self.published(staged.object(), original);
         }
-        *place = Place::Pinned { fd, upper: true };
-        self.room.keep(node.ino);
+        *place = NodePlace::Pinned { fd, upper: true };
+        self.deferred.defer(node.ino);
         if !self.keeps_origin(original) {
             self.table.keep_number(real.0, node.ino);
         }
@@ -440,7 +441,7 @@ impl Union {
 
     /// Does something in a directory of the upper, which is the node's, that the merged view doesn't show, so its times
     /// stay. Its change time and its size may not.
-    pub(in crate::union) fn quietly<R>(
+    pub(in crate::union) fn preserving_parent_times<R>(
         &self,
         node: &Node,
         dir: &UpperFd,

@@ -10,14 +10,14 @@ use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
 use crate::sys::object::{At, Writable};
-use crate::union::change::instant::{self, Instant};
+use crate::union::change::failpoint::{self, Failpoint};
 use crate::union::change::upper::{Staged, Upper};
 use crate::union::hardlinks::link_index::{IndexName, Indexed};
-use crate::union::nodes::region::RealId;
+use crate::union::nodes::region::InodeId;
 
 impl Upper {
     /// Has the lower file a copy in a hardlink index?
-    pub fn is_indexed(&self, origin: RealId) -> bool {
+    pub fn is_indexed(&self, origin: InodeId) -> bool {
         let indexed = self.links().indexed.read();
         !indexed.is_empty() && indexed.contains_key(&origin)
     }
@@ -41,7 +41,7 @@ impl Upper {
     ///
     /// # Errors
     /// `ESTALE` if it has none.
-    pub(in crate::union) fn indexed_under(&self, origin: RealId) -> Result<(BorrowedFd<'_>, Indexed)> {
+    pub(in crate::union) fn indexed_under(&self, origin: InodeId) -> Result<(BorrowedFd<'_>, Indexed)> {
         let known = self.links().indexed.read().get(&origin).cloned().ok_or(FsError::Stale)?;
         Ok((self.dir_of_index(&known.name)?, known))
     }
@@ -55,10 +55,10 @@ impl Upper {
     }
 
     /// Takes the last link to a file out of its index: no name of it is left in the merged view.
-    pub fn drop_index(&self, origin: RealId) -> Result<()> {
+    pub fn drop_index(&self, origin: InodeId) -> Result<()> {
         let (dir, known) = self.indexed_under(origin)?;
         fs::unlinkat(dir, known.name(), AtFlags::empty())?;
-        instant::reached(Instant::Changed);
+        failpoint::reached(Failpoint::Changed);
         self.links().indexed.write().remove(&origin);
         Ok(())
     }
@@ -68,7 +68,7 @@ impl Upper {
     pub(in crate::union) fn mark_for_index(
         &self,
         copy: Writable<'_>,
-        origin: RealId,
+        origin: InodeId,
         lower: At<'_>,
     ) -> Result<IndexName> {
         if let Some(kernel) = &self.links().kernel
@@ -82,7 +82,7 @@ impl Upper {
 
 impl Staged<'_> {
     /// Gives the object its name in a hardlink index.
-    pub(in crate::union) fn link_index(&self, origin: RealId, name: IndexName) -> Result<()> {
+    pub(in crate::union) fn link_index(&self, origin: InodeId, name: IndexName) -> Result<()> {
         let upper = self.upper();
         let copy = self.place().at().stat()?;
         match (&name, &upper.links().kernel) {
@@ -96,7 +96,7 @@ impl Staged<'_> {
                 other => other?,
             },
         }
-        instant::reached(Instant::Changed);
+        failpoint::reached(Failpoint::Changed);
         upper.links().indexed.write().insert(origin, Indexed { name, id: (copy.dev, copy.ino) });
         Ok(())
     }

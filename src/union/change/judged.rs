@@ -23,7 +23,7 @@ use crate::error::{FsError, Result};
 use crate::sys::object::Kind;
 use crate::union::Union;
 use crate::union::change::upper::UpperFd;
-use crate::union::nodes::node::{Node, Place, RealId};
+use crate::union::nodes::node::{InodeId, Node, NodePlace};
 
 /// So many names may have the same place in the table before the one that wasn't asked for longest goes.
 const WAYS: usize = 4;
@@ -41,7 +41,7 @@ struct Slot {
     /// Of a directory's number and a name; 0 in a free slot.
     name: u64,
     /// Which object it is; `None` where two were told.
-    object: Option<RealId>,
+    object: Option<InodeId>,
 }
 
 /// What is known of a name.
@@ -63,7 +63,7 @@ impl ToldDirs {
     }
 
     /// The name is told to be that directory.
-    pub(in crate::union) fn tell(&self, parent: &Node, name: &[u8], object: RealId) {
+    pub(in crate::union) fn tell(&self, parent: &Node, name: &[u8], object: InodeId) {
         self.with(parent, name, |slots, name| {
             let known = slots.iter().position(|slot| slot.name == name);
             let at = known.unwrap_or(WAYS - 1);
@@ -83,7 +83,7 @@ impl ToldDirs {
         });
     }
 
-    fn ask(&self, parent: &Node, name: &[u8], object: RealId) -> ToldAs {
+    fn ask(&self, parent: &Node, name: &[u8], object: InodeId) -> ToldAs {
         self.with(parent, name, |slots, name| match slots.iter().find(|slot| slot.name == name) {
             Some(slot) if slot.object == Some(object) => ToldAs::It,
             Some(_) => ToldAs::Others,
@@ -137,8 +137,8 @@ impl Union {
     /// Is that a name under which the node is known? One that has none is known by its number alone.
     fn has_name(&self, node: &Node, parent: &Arc<Node>, name: &[u8]) -> bool {
         let placed = match &*node.place.read() {
-            Place::Named { parent: p, entry } => Arc::ptr_eq(p, parent) && entry.name() == name,
-            Place::Root | Place::Pinned { .. } => true,
+            NodePlace::Named { parent: p, entry } => Arc::ptr_eq(p, parent) && entry.name() == name,
+            NodePlace::Root | NodePlace::Pinned { .. } => true,
         };
         placed || self.is_remembered(node, parent, name)
     }

@@ -6,18 +6,18 @@
 //! | `lend` | rights that the daemon lends to itself |
 //! | `indexed` | the upper's part in the hardlink indexes |
 //! | [`copy_up`], `carry` | prepare, fill, publish; which attributes come along |
-//! | [`modify`], [`rename`], `victim` | create, link, remove, rename; what loses a name |
+//! | [`modify`], [`rename`], `removed_entry` | create, link, remove, rename; what loses a name |
 //! | `judged` | is what a removal or a rename finds what the kernel judged? |
-//! | `instant` | where tests stop an operation |
+//! | `failpoint` | where tests stop an operation |
 
 pub(in crate::union) mod carry;
 pub mod copy_up;
+pub(in crate::union) mod failpoint;
 pub(in crate::union) mod indexed;
-pub(in crate::union) mod instant;
 pub(in crate::union) mod judged;
 pub(in crate::union) mod lend;
 pub mod modify;
+pub(in crate::union) mod removed_entry;
 pub mod rename;
 pub(in crate::union) mod stepwise;
 pub mod upper;
-pub(in crate::union) mod victim;

@@ -8,21 +8,21 @@ use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
 use crate::sys::object::{At, Kind, Stat};
+use crate::union::change::removed_entry::RemovedEntry;
 use crate::union::change::upper::{New, Present, Publish, UpperFd};
-use crate::union::change::victim::Victim;
-use crate::union::events::What as Event;
-use crate::union::lookup::found::What;
+use crate::union::events::EventKind as Event;
+use crate::union::lookup::found::FoundKind;
 use crate::union::lookup::index::UpperEntry;
 use crate::union::lookup::marker::WH_PREFIX;
 use crate::union::lookup::realdir::RealDir;
 use crate::union::lookup::veil::check_unveiled;
-use crate::union::nodes::node::{DirPart, Identity, Named, NewNode, Node, Place, Source};
+use crate::union::nodes::node::{DirPart, Identity, Named, NewNode, Node, NodePlace, NodeSource};
 use crate::union::nodes::pins::Pinned;
 use crate::union::view::attr::Attr;
 use crate::union::view::owners::Override;
 use crate::union::{Caller, Union, view::acl};
 
-/// What the upper's directory has under a name.
+/// FoundKind the upper's directory has under a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::union) enum InUpper {
     /// Nothing.
@@ -36,7 +36,7 @@ pub(in crate::union) enum InUpper {
 /// A new entry, asked for.
 #[derive(Debug, Clone, Copy)]
 pub struct Create<'a> {
-    /// What.
+    /// FoundKind.
     pub new: New<'a>,
     /// The permission bits that the program asked for.
     pub mode: u32,
@@ -84,7 +84,7 @@ impl Union {
         let seen = self.see(made, &stat);
         let node = self.table.obtain(Identity { origin: id, real: id }, seen, 1, || NewNode {
             kind: stat.kind(),
-            place: Place::Named { parent: parent.clone(), entry: Named::new(name, Source::Upper) },
+            place: NodePlace::Named { parent: parent.clone(), entry: Named::new(name, NodeSource::Upper) },
             dir: (stat.kind() == Kind::Directory).then(|| {
                 let made = RealDir::child(&real, name, &stat, seen.generation());
                 Box::new(DirPart::new(Some(made), Vec::new()))
@@ -118,17 +118,17 @@ impl Union {
         let fd = self.upper_fd(&dir.upper_dir().ok_or(FsError::Stale)?)?;
         let file = upper.unnamed_file()?;
         let share = self.pins.take(file.as_fd())?;
-        self.dress(parent, &fd, upper.own_file(file.as_fd()), create)?;
+        self.apply_creation_attributes(parent, &fd, upper.own_file(file.as_fd()), create)?;
         let stat = self.kept_stat(At::Fd(file.as_fd()), true)?;
         let pin = Pinned::new(Arc::new(At::Fd(file.as_fd()).pin()?), share);
         let id = self.upper_id(&stat);
         let seen = self.see(At::Fd(file.as_fd()), &stat);
         let node = self.table.obtain(Identity { origin: id, real: id }, seen, 1, || NewNode {
             kind: Kind::File,
-            place: Place::Pinned { fd: pin, upper: true },
+            place: NodePlace::Pinned { fd: pin, upper: true },
             dir: None,
         });
-        self.room.keep(node.ino);
+        self.deferred.defer(node.ino);
         self.keep_data_fd(&node, file);
         let attr = self.attr(&node, stat);
         Ok((node, attr))
@@ -146,7 +146,7 @@ impl Union {
         }
     }
 
-    /// What the upper's directory has under the name; by the index where there is one.
+    /// FoundKind the upper's directory has under the name; by the index where there is one.
     pub(in crate::union) fn in_upper_dir(&self, parent: &Node, fd: &UpperFd, name: &[u8]) -> Result<InUpper> {
         let dir = self.dir_part(parent)?;
         if let Some(index) = &dir.index.lock().upper {
@@ -233,7 +233,7 @@ impl Union {
             self.check_whiteout(parent, fd, name)?;
         }
         let mut staged = upper.stage(self.owners.placeholder(create.new))?;
-        self.dress(parent, fd, staged.object(), create)?;
+        self.apply_creation_attributes(parent, fd, staged.object(), create)?;
         if opaque {
             upper.make_opaque(staged.place())?;
         }
@@ -250,7 +250,7 @@ impl Union {
 
     /// Gives a new object in the staging directory its owner, mode and ACLs, as if it had been made in its directory by
     /// the caller.
-    pub(in crate::union) fn dress(
+    pub(in crate::union) fn apply_creation_attributes(
         &self,
         parent: &Node,
         fd: &UpperFd,
@@ -313,7 +313,7 @@ impl Union {
         node.names.changed();
         self.table.look_up_again(node);
         self.name_if_pinned(node, parent, name);
-        self.remember_name(node, parent, name, Source::Upper);
+        self.remember_name(node, parent, name, NodeSource::Upper);
         self.events
             .tell(|| Event::Link { path: self.path_in(parent, name), from: self.path_of(node).into() });
         Ok(self.attr(node, stat))
@@ -338,9 +338,9 @@ impl Union {
     /// A node without a known name has this one now.
     fn name_if_pinned(&self, node: &Node, parent: &Arc<Node>, name: &[u8]) {
         let mut place = node.place.write();
-        if matches!(*place, Place::Pinned { .. }) {
-            *place = Place::Named { parent: parent.clone(), entry: Named::new(name, Source::Upper) };
-            self.room.let_go(node.ino);
+        if matches!(*place, NodePlace::Pinned { .. }) {
+            *place = NodePlace::Named { parent: parent.clone(), entry: Named::new(name, NodeSource::Upper) };
+            self.deferred.note_freed(node.ino);
         }
     }
 
@@ -351,18 +351,18 @@ impl Union {
         let dir = self.dir_part(parent)?;
         let _names = dir.names.write();
         let found = self.resolve(parent, name)?.ok_or(FsError::Absent)?;
-        if let What::Directory { .. } = found.what {
+        if let FoundKind::Directory { .. } = found.what {
             return Err(FsError::IsADirectory);
         }
         let fd = self.upper_fd(&dir.upper_dir().ok_or(FsError::Stale)?)?;
         let origin = self.origin_of(parent, name, &found)?;
-        let _aliases = self.has_aliases(parent, &found).then(|| self.aliases.exclusive(origin));
-        let victim = Victim::of(self, parent, &fd, name, &found, origin)?;
+        let _hardlinks = self.has_hardlinks(parent, &found).then(|| self.hardlink_locks.exclusive(origin));
+        let removed = RemovedEntry::of(self, parent, &fd, name, &found, origin)?;
         let below = self.lower_shows(parent, name)?;
-        victim.lose_name(self, parent, name, || {
+        removed.lose_name(self, parent, name, || {
             let upper = self.upper()?;
-            match (below, victim.present, victim.hidden) {
-                (true, None, Some(count)) => upper.hide_link(&fd, name, victim.identity.real, count),
+            match (below, removed.present, removed.hidden) {
+                (true, None, Some(count)) => upper.hide_link(&fd, name, removed.identity.real, count),
                 (true, present, _) => upper.whiteout(&fd, name, present.map(|_| Present::Leaf)),
                 (false, Some(_), _) => upper.remove(&fd, name, Present::Leaf),
                 (false, None, _) => Err(FsError::Stale),
@@ -370,7 +370,7 @@ impl Union {
         })?;
         self.note_removed(dir, name, below);
         self.tell_removed(parent, name, found.stat.kind(), below);
-        victim.settle_links(self);
+        removed.settle_links(self);
         Ok(())
     }
 
@@ -381,11 +381,11 @@ impl Union {
         let dir = self.dir_part(parent)?;
         let _names = dir.names.write();
         let found = self.resolve(parent, name)?.ok_or(FsError::Absent)?;
-        let What::Directory { .. } = found.what else { return Err(FsError::NotADirectory) };
+        let FoundKind::Directory { .. } = found.what else { return Err(FsError::NotADirectory) };
         let (node, _) = self.node_of(parent, name, &found, 0)?;
         let judged = self.check_judged(parent, name, Some(&node), 1);
         let removed = judged.and_then(|()| self.rmdir_node(parent, dir, name, &node));
-        self.let_go(node);
+        self.release(node);
         removed
     }
 
@@ -405,7 +405,7 @@ impl Union {
             (false, Some(kind)) => upper.remove(&fd, name, kind)?,
             (false, None) => return Err(FsError::Stale),
         }
-        self.bury(node, part, &mut place, pinned);
+        self.mark_removed(node, part, &mut place, pinned);
         self.told_dirs.forget(parent, name);
         self.note_removed(dir, name, below);
         self.tell_removed(parent, name, Kind::Directory, below);
@@ -420,15 +420,21 @@ impl Union {
     }
 
     /// Records that a directory is gone.
-    pub(in crate::union) fn bury(&self, node: &Node, part: &DirPart, place: &mut Place, pinned: Arc<Pinned>) {
+    pub(in crate::union) fn mark_removed(
+        &self,
+        node: &Node,
+        part: &DirPart,
+        place: &mut NodePlace,
+        pinned: Arc<Pinned>,
+    ) {
         part.removed.store(true, Ordering::Relaxed);
         let upper = part.upper_dir();
         if let Some(real) = &upper {
             real.removed(pinned.fd());
-            self.room.keep(node.ino);
+            self.deferred.defer(node.ino);
         }
         *part.index.lock() = Default::default();
-        *place = Place::Pinned { fd: pinned, upper: upper.is_some() };
+        *place = NodePlace::Pinned { fd: pinned, upper: upper.is_some() };
     }
 
     /// Does the directory show nothing? The caller holds its names.

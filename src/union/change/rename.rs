@@ -1,6 +1,6 @@
 //! Renames.
 //!
-//! What is renamed is copied up first, and then one renameat2 in the upper does it: with RENAME_WHITEOUT where the old
+//! FoundKind is renamed is copied up first, and then one renameat2 in the upper does it: with RENAME_WHITEOUT where the old
 //! name must go on hiding what lowers have under it.
 //!
 //! A directory that lowers contribute to can be renamed too: only its own upper directory moves, marked with a
@@ -18,15 +18,15 @@ use rustix::io::Errno;
 use crate::error::{FsError, Result};
 use crate::union::Union;
 use crate::union::change::modify::{InUpper, check_name};
+use crate::union::change::removed_entry::RemovedEntry;
 use crate::union::change::upper::{New, Present, Publish, UpperFd};
-use crate::union::change::victim::Victim;
-use crate::union::events::What as Event;
-use crate::union::lookup::found::{Found, What};
+use crate::union::events::EventKind as Event;
+use crate::union::lookup::found::{Found, FoundKind};
 use crate::union::lookup::index::UpperEntry;
-use crate::union::nodes::node::{Named, Node, Place, Source};
+use crate::union::nodes::node::{Named, Node, NodePlace, NodeSource};
 use crate::union::options::RedirectDir;
 
-/// What a rename does about an entry of the new name.
+/// FoundKind a rename does about an entry of the new name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RenameMode {
     /// Replaces it.
@@ -122,7 +122,7 @@ impl Union {
                     redirect: self.redirect_of(&source),
                 });
             }
-            self.let_go(source);
+            self.release(source);
             return done;
         }
     }
@@ -133,7 +133,7 @@ impl Union {
         if merged && self.redirects != RedirectDir::On { Err(FsError::Os(Errno::XDEV)) } else { Ok(()) }
     }
 
-    /// What must fail shall not copy up first.
+    /// FoundKind must fail shall not copy up first.
     fn check_before_copy_up(
         &self,
         source: &Arc<Node>,
@@ -158,7 +158,7 @@ impl Union {
             }
             _ => Ok(()),
         };
-        self.let_go(target);
+        self.release(target);
         checked
     }
 
@@ -175,7 +175,7 @@ impl Union {
     fn links_now(&self, parent: &Arc<Node>, name: &[u8], node: &Arc<Node>) -> Result<Option<u64>> {
         let Some(found) = self.resolve(parent, name)? else { return Ok(None) };
         let origin = self.origin_of(parent, name, &found)?;
-        let _aliases = self.has_aliases(parent, &found).then(|| self.aliases.shared(origin));
+        let _hardlinks = self.has_hardlinks(parent, &found).then(|| self.hardlink_locks.shared(origin));
         let (identity, ..) = self.identify_as(origin, parent, &found)?;
         let known = self.table.find(identity);
         Ok(known.filter(|known| Arc::ptr_eq(known, node)).map(|_| found.stat.nlink))
@@ -212,7 +212,7 @@ impl Union {
             if self.table.find(identity).is_some_and(|t| Arc::ptr_eq(&t, source)) {
                 return Ok(()); // two names of one file: POSIX says nothing happens
             }
-            let directory = matches!(target.what, What::Directory { .. });
+            let directory = matches!(target.what, FoundKind::Directory { .. });
             match (source.dir.is_some(), directory) {
                 (true, false) => return Err(FsError::NotADirectory),
                 (false, true) => return Err(FsError::IsADirectory),
@@ -222,7 +222,7 @@ impl Union {
         self.link_source_alias(source, from)?;
         self.mark_for_move(source, from, to)?;
         match target {
-            Some(found @ Found { what: What::Directory { .. }, .. }) => {
+            Some(found @ Found { what: FoundKind::Directory { .. }, .. }) => {
                 self.over_directory(source, from, to, &found)
             }
             Some(found) => self.over_leaf(source, from, to, &found),
@@ -234,8 +234,9 @@ impl Union {
     fn link_source_alias(&self, source: &Node, from: &Side<'_>) -> Result<()> {
         let Some(found) = self.resolve(from.parent, from.name)? else { return Err(FsError::Stale) };
         let origin = self.origin_of(from.parent, from.name, &found)?;
-        let _aliases = self.has_aliases(from.parent, &found).then(|| self.aliases.exclusive(origin));
-        if let (identity, Source::Index, copy) = self.identify_as(origin, from.parent, &found)? {
+        let _hardlinks =
+            self.has_hardlinks(from.parent, &found).then(|| self.hardlink_locks.exclusive(origin));
+        if let (identity, NodeSource::Index, copy) = self.identify_as(origin, from.parent, &found)? {
             self.mark_impure(from.parent)?;
             self.link_alias(&from.fd, from.name, identity.origin)?;
             self.changed_by_itself(source);
@@ -253,7 +254,7 @@ impl Union {
         let upper = self.upper()?;
         if part.lowers.is_empty() {
             if to.below {
-                self.quietly(node, &fd, || upper.make_opaque(fd.itself()))?;
+                self.preserving_parent_times(node, &fd, || upper.make_opaque(fd.itself()))?;
             }
             return Ok(());
         }
@@ -284,8 +285,8 @@ impl Union {
         let mut at = node.clone();
         loop {
             let (parent, name) = match &*at.place.read() {
-                Place::Named { parent, entry } => (parent.clone(), entry.name().to_vec()),
-                Place::Root | Place::Pinned { .. } => break,
+                NodePlace::Named { parent, entry } => (parent.clone(), entry.name().to_vec()),
+                NodePlace::Root | NodePlace::Pinned { .. } => break,
             };
             let redirect = match self.dir_part(&at)?.upper_dir() {
                 Some(real) => self.marks_in(&real, self.upper_fd(&real)?.itself().at())?.redirect,
@@ -334,15 +335,15 @@ impl Union {
 
     fn over_leaf(&self, source: &Arc<Node>, from: &Side<'_>, to: &Side<'_>, target: &Found) -> Result<()> {
         let origin = self.origin_of(to.parent, to.name, target)?;
-        let _aliases = self.has_aliases(to.parent, target).then(|| self.aliases.exclusive(origin));
-        let victim = Victim::of(self, to.parent, &to.fd, to.name, target, origin)?;
-        victim.be_replaced(self, to.parent, &to.fd, to.name, || {
+        let _hardlinks = self.has_hardlinks(to.parent, target).then(|| self.hardlink_locks.exclusive(origin));
+        let removed = RemovedEntry::of(self, to.parent, &to.fd, to.name, target, origin)?;
+        removed.be_replaced(self, to.parent, &to.fd, to.name, || {
             let mut place = source.place.write();
             let flags = RenameFlags::empty();
             self.upper()?.rename((&from.fd, from.name), (&to.fd, to.name), from.below, flags)?;
             self.record(source, &mut place, from, to)
         })?;
-        victim.settle_links(self);
+        removed.settle_links(self);
         Ok(())
     }
 
@@ -353,10 +354,10 @@ impl Union {
         to: &Side<'_>,
         target: &Found,
     ) -> Result<()> {
-        let (victim, _) = self.node_of(to.parent, to.name, target, 0)?;
-        let judged = self.check_judged(to.parent, to.name, Some(&victim), 1);
-        let done = judged.and_then(|()| self.over_directory_node(source, from, to, &victim));
-        self.let_go(victim);
+        let (removed, _) = self.node_of(to.parent, to.name, target, 0)?;
+        let judged = self.check_judged(to.parent, to.name, Some(&removed), 1);
+        let done = judged.and_then(|()| self.over_directory_node(source, from, to, &removed));
+        self.release(removed);
         done
     }
 
@@ -365,26 +366,26 @@ impl Union {
         source: &Arc<Node>,
         from: &Side<'_>,
         to: &Side<'_>,
-        victim: &Arc<Node>,
+        removed: &Arc<Node>,
     ) -> Result<()> {
-        if from.parent.is_below(victim) {
+        if from.parent.is_below(removed) {
             return Err(FsError::NotEmpty); // what is to be moved lies in it
         }
-        let part = self.dir_part(victim)?;
+        let part = self.dir_part(removed)?;
         let _victim_names = part.names.write();
-        self.check_empty(victim)?;
+        self.check_empty(removed)?;
         let pinned = self.pin_dir(part)?;
         if part.upper_dir().is_some() {
             self.clear_markers(part, to)?;
         } else if self.in_upper_dir(to.parent, &to.fd, to.name)? == InUpper::Whiteout {
             return Err(FsError::Stale);
         }
-        let mut victim_place = victim.place.write();
+        let mut removed_place = removed.place.write();
         let mut place = source.place.write();
         let (old, new) = ((&from.fd, from.name), (&to.fd, to.name));
         self.upper()?.rename(old, new, from.below, RenameFlags::empty())?;
         self.check_moved(source, old, new)?;
-        self.bury(victim, part, &mut victim_place, pinned);
+        self.mark_removed(removed, part, &mut removed_place, pinned);
         self.record(source, &mut place, from, to)
     }
 
@@ -437,7 +438,13 @@ impl Union {
     }
 
     /// Records that the source is under its new name.
-    fn record(&self, source: &Arc<Node>, place: &mut Place, from: &Side<'_>, to: &Side<'_>) -> Result<()> {
+    fn record(
+        &self,
+        source: &Arc<Node>,
+        place: &mut NodePlace,
+        from: &Side<'_>,
+        to: &Side<'_>,
+    ) -> Result<()> {
         self.settle_at(source, place, from, to)?;
         self.told_dirs.forget(from.parent, from.name);
         self.note_removed(self.dir_part(from.parent)?, from.name, from.below);
@@ -446,16 +453,23 @@ impl Union {
         Ok(())
     }
 
-    fn settle_at(&self, node: &Arc<Node>, place: &mut Place, from: &Side<'_>, to: &Side<'_>) -> Result<()> {
+    fn settle_at(
+        &self,
+        node: &Arc<Node>,
+        place: &mut NodePlace,
+        from: &Side<'_>,
+        to: &Side<'_>,
+    ) -> Result<()> {
         node.names.changed();
         if node.dir.is_none() {
             self.forget_name(node, from.parent, from.name);
             self.forget_name(node, to.parent, to.name);
-            if let Place::Named { parent, entry } = &*place {
+            if let NodePlace::Named { parent, entry } = &*place {
                 self.keep_name(node, parent, entry, from);
             }
         }
-        *place = Place::Named { parent: to.parent.clone(), entry: Named::new(to.name, Source::Upper) };
+        *place =
+            NodePlace::Named { parent: to.parent.clone(), entry: Named::new(to.name, NodeSource::Upper) };
         if let Some(part) = &node.dir {
             self.told_dirs.forget(to.parent, to.name);
             self.told_dirs.tell(to.parent, to.name, node.real());

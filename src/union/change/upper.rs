@@ -4,7 +4,7 @@
 //! attributes and data, and then **published**: one rename or link makes it visible whole. So a crash at any instant
 //! leaves the old state or the new one, and the staging directory is emptied by the next mount.
 //!
-//! A deletion that must leave a whiteout is one step too: the whiteout is renamed over the victim.
+//! A deletion that must leave a whiteout is one step too: the whiteout is renamed over the removed entry.
 
 #![allow(
     clippy::disallowed_methods,
@@ -22,7 +22,7 @@ use rustix::io::Errno;
 use crate::error::{FsError, Result};
 use crate::sys::object::{At, Kind, Writable};
 use crate::sys::remove;
-use crate::union::change::instant::{self, Instant};
+use crate::union::change::failpoint::{self, Failpoint};
 use crate::union::change::lend::with_rights;
 use crate::union::hardlinks::link_index::LinkIndex;
 use crate::union::lookup::marker::{MarkerForms, WH_OPAQUE, WH_PREFIX};
@@ -520,7 +520,7 @@ impl Upper {
 impl Drop for Upper {
     fn drop(&mut self) {
         // It has descriptors of lowers.
-        self.links.let_go();
+        self.links.close();
         self.close();
     }
 }
@@ -544,7 +544,7 @@ fn is_present(taken: At<'_>, present: Present<'_>) -> Result<bool> {
 }
 
 pub(in crate::union) fn changed() {
-    instant::reached(Instant::Changed);
+    failpoint::reached(Failpoint::Changed);
 }
 
 /// Makes an object under a free name. A regular file comes open.

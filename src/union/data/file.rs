@@ -20,7 +20,7 @@ use crate::sys::object::{At, Kind, SetTime, Writable, unnoticed};
 use crate::sys::splice::Pipe;
 use crate::union::Union;
 use crate::union::change::lend::with_rights;
-use crate::union::events::What;
+use crate::union::events::EventKind;
 use crate::union::lookup::marker;
 use crate::union::nodes::node::Node;
 use crate::union::second_chance::{SecondChance, Since};
@@ -202,7 +202,7 @@ impl Union {
                 Err(e) => return Err(e.into()),
             }
         }
-        self.events.tell(|| What::Read { path: self.path_of(node).into(), offset, bytes: done as u64 });
+        self.events.tell(|| EventKind::Read { path: self.path_of(node).into(), offset, bytes: done as u64 });
         Ok(done)
     }
 
@@ -221,7 +221,7 @@ impl Union {
         if !pipe.fill(header(len).as_ref(), fd.as_fd(), offset, len as usize)? {
             return Ok(None);
         }
-        self.events.tell(|| What::Read { path: self.path_of(node).into(), offset, bytes: len.into() });
+        self.events.tell(|| EventKind::Read { path: self.path_of(node).into(), offset, bytes: len.into() });
         Ok(Some(len))
     }
 
@@ -237,7 +237,7 @@ impl Union {
             let file = self.upper()?.own_file(fd.as_fd());
             file.utimens(None, Some(SetTime::At(before.mtime)))?;
         }
-        self.events.tell(|| What::Write {
+        self.events.tell(|| EventKind::Write {
             path: self.path_of(node).into(),
             offset,
             bytes: data.len() as u64,

@@ -30,10 +30,10 @@ use rustix::io::Errno;
 use crate::error::{FsError, Result};
 use crate::sys::dir::for_each_entry;
 use crate::sys::object::{At, Kind};
-use crate::union::change::instant::{self, Instant};
+use crate::union::change::failpoint::{self, Failpoint};
 use crate::union::change::upper::{New, Upper, UpperFd};
 use crate::union::lookup::marker::WH_PREFIX;
-use crate::union::nodes::node::RealId;
+use crate::union::nodes::node::InodeId;
 use crate::union::nodes::region::Regions;
 use crate::union::stack::layer::WhiteoutForm;
 
@@ -43,16 +43,16 @@ const REPLACING: &str = ".replacing";
 
 /// How many names of a lower's file are hidden, as the record says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Record {
+struct HiddenLinksRecord {
     count: u64,
     /// Inode number of the whiteout that was counted last; 0 for what was hidden otherwise.
     last: u64,
 }
 
-impl Record {
-    fn parse(text: &[u8]) -> Option<Record> {
+impl HiddenLinksRecord {
+    fn parse(text: &[u8]) -> Option<HiddenLinksRecord> {
         let (count, last) = std::str::from_utf8(text).ok()?.split_once(':')?;
-        Some(Record { count: count.parse().ok()?, last: last.parse().ok()? })
+        Some(HiddenLinksRecord { count: count.parse().ok()?, last: last.parse().ok()? })
     }
 
     fn text(self) -> String {
@@ -114,7 +114,7 @@ fn has_entry(top: BorrowedFd<'_>, ino: u64, name: &[u8]) -> Result<Option<bool>>
     Ok(None)
 }
 
-fn file_name(origin: RealId, suffix: &str, regions: &Regions) -> Option<Vec<u8>> {
+fn file_name(origin: InodeId, suffix: &str, regions: &Regions) -> Option<Vec<u8>> {
     origin.to_text('-', regions).map(|text| (text + suffix).into_bytes())
 }
 
@@ -125,7 +125,7 @@ impl Upper {
         &self,
         dir: &UpperFd,
         name: &[u8],
-        origin: RealId,
+        origin: InodeId,
         count: u64,
     ) -> Result<()> {
         let Some(hiding) = file_name(origin, HIDING, self.regions()) else {
@@ -139,8 +139,9 @@ impl Upper {
         }
         let last = self.publish_counted_whiteout(dir, name, &hiding)?;
         // The name is hidden. What isn't recorded now, the next mount finds by `hiding`.
-        if let Err(e) =
-            self.write_record(origin, Record { count, last }).and_then(|()| self.drop_record(&hiding))
+        if let Err(e) = self
+            .write_record(origin, HiddenLinksRecord { count, last })
+            .and_then(|()| self.drop_record(&hiding))
         {
             log::warn!("a hidden name is recorded by the next mount only: {e}");
         }
@@ -153,7 +154,7 @@ impl Upper {
         &self,
         dir: &UpperFd,
         name: &[u8],
-        origin: RealId,
+        origin: InodeId,
         count: u64,
     ) -> Result<()> {
         let Some(replacing) = file_name(origin, REPLACING, self.regions()) else { return Ok(()) };
@@ -165,14 +166,14 @@ impl Upper {
     /// Records that the name is hidden, if what took its place is `done`.
     pub(in crate::union) fn link_was_replaced(
         &self,
-        origin: RealId,
+        origin: InodeId,
         count: u64,
         done: Result<()>,
     ) -> Result<()> {
         let Some(replacing) = file_name(origin, REPLACING, self.regions()) else { return done };
         // What is left of a failure is found wrong, or counted, by the next mount.
         let recorded = match &done {
-            Ok(()) => self.write_record(origin, Record { count, last: 0 }),
+            Ok(()) => self.write_record(origin, HiddenLinksRecord { count, last: 0 }),
             Err(_) => Ok(()),
         };
         if let Err(e) = recorded.and_then(|()| self.drop_record(&replacing)) {
@@ -182,7 +183,7 @@ impl Upper {
     }
 
     /// How many names of lower files with several are hidden. Records what a crash left unrecorded.
-    pub(in crate::union) fn hidden_links(&self) -> Result<DashMap<RealId, u64>> {
+    pub(in crate::union) fn hidden_links(&self) -> Result<DashMap<InodeId, u64>> {
         let is_indexed = |id| self.is_indexed(id);
         let (records, unrecorded) = read_hidden(self.index_dir(), self.root(), self.regions(), is_indexed)?;
         for Unrecorded { origin, record, told_by } in unrecorded {
@@ -194,18 +195,18 @@ impl Upper {
 
     fn drop_record(&self, name: &[u8]) -> Result<()> {
         fs::unlinkat(self.index_dir(), name, AtFlags::empty())?;
-        instant::reached(Instant::Changed);
+        failpoint::reached(Failpoint::Changed);
         Ok(())
     }
 
-    fn write_record(&self, origin: RealId, record: Record) -> Result<()> {
+    fn write_record(&self, origin: InodeId, record: HiddenLinksRecord) -> Result<()> {
         let Some(name) = file_name(origin, HIDDEN, self.regions()) else { return Ok(()) };
         let staged = self.stage(New::Symlink(record.text().as_bytes()))?;
         staged.publish_in_index(&name)
     }
 
     /// The record is not needed any more: the file was copied up, and the copy keeps the count.
-    pub(in crate::union) fn forget_hidden(&self, origin: RealId) -> Result<()> {
+    pub(in crate::union) fn forget_hidden(&self, origin: InodeId) -> Result<()> {
         let Some(name) = file_name(origin, HIDDEN, self.regions()) else { return Ok(()) };
         match fs::unlinkat(self.index_dir(), &name[..], AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -216,8 +217,8 @@ impl Upper {
 
 /// What a crash left: so many names of a file are hidden, as that entry of the index tells and the record doesn't.
 struct Unrecorded {
-    origin: RealId,
-    record: Record,
+    origin: InodeId,
+    record: HiddenLinksRecord,
     told_by: Vec<u8>,
 }
 
@@ -227,20 +228,20 @@ fn read_hidden(
     index: BorrowedFd<'_>,
     upper: BorrowedFd<'_>,
     regions: &Regions,
-    is_indexed: impl Fn(RealId) -> bool,
-) -> Result<(HashMap<RealId, Record>, Vec<Unrecorded>)> {
-    let mut records: HashMap<RealId, Record> = HashMap::new();
-    let mut hiding: Vec<(RealId, Vec<u8>)> = Vec::new();
-    let mut replacing: Vec<(RealId, Vec<u8>)> = Vec::new();
+    is_indexed: impl Fn(InodeId) -> bool,
+) -> Result<(HashMap<InodeId, HiddenLinksRecord>, Vec<Unrecorded>)> {
+    let mut records: HashMap<InodeId, HiddenLinksRecord> = HashMap::new();
+    let mut hiding: Vec<(InodeId, Vec<u8>)> = Vec::new();
+    let mut replacing: Vec<(InodeId, Vec<u8>)> = Vec::new();
     let mut stale: Vec<Vec<u8>> = Vec::new();
     let mut unrecorded = Vec::new();
     for_each_entry::<FsError>(index, |entry| {
         let id = |suffix: &str| {
             let text = entry.name.strip_suffix(suffix.as_bytes())?;
-            RealId::from_text(text, '-', regions)
+            InodeId::from_text(text, '-', regions)
         };
         if let Some(id) = id(HIDDEN) {
-            match Record::parse(&At::Name(index, entry.name).readlink()?) {
+            match HiddenLinksRecord::parse(&At::Name(index, entry.name).readlink()?) {
                 Some(record) if !is_indexed(id) => drop(records.insert(id, record)),
                 _ => stale.push(entry.name.to_vec()),
             }
@@ -257,7 +258,7 @@ fn read_hidden(
         if published && !is_indexed(id) {
             let record = records.entry(id).or_default();
             if record.last != stat.ino {
-                *record = Record { count: record.count + 1, last: stat.ino };
+                *record = HiddenLinksRecord { count: record.count + 1, last: stat.ino };
                 unrecorded.push(Unrecorded { origin: id, record: *record, told_by: name });
                 continue;
             }
@@ -270,7 +271,7 @@ fn read_hidden(
             && records.get(&id).copied().unwrap_or_default().count < intent.count
             && has_entry(upper, intent.dir, &intent.name)?.unwrap_or(false)
         {
-            let record = Record { count: intent.count, last: 0 };
+            let record = HiddenLinksRecord { count: intent.count, last: 0 };
             records.insert(id, record);
             unrecorded.push(Unrecorded { origin: id, record, told_by: name });
             continue;
@@ -291,10 +292,10 @@ mod tests {
 
     #[test]
     fn records_are_a_count_and_an_inode() {
-        let record = Record { count: 3, last: 77 };
-        assert_eq!(Record::parse(record.text().as_bytes()), Some(record));
+        let record = HiddenLinksRecord { count: 3, last: 77 };
+        assert_eq!(HiddenLinksRecord::parse(record.text().as_bytes()), Some(record));
         for bad in [&b""[..], b"3", b"x:1", b"3:", b"\xff:1"] {
-            assert_eq!(Record::parse(bad), None, "{bad:?}");
+            assert_eq!(HiddenLinksRecord::parse(bad), None, "{bad:?}");
         }
     }
 
@@ -309,7 +310,7 @@ mod tests {
         let index = OwnedFd::from(std::fs::File::open(dir.path()).unwrap());
         let upper = OwnedFd::from(std::fs::File::open(elsewhere.path()).unwrap());
         let regions = Regions::of_ids(&[0xaa]);
-        let id = RealId::from_text(b"aa-5", '-', &regions).unwrap();
+        let id = InodeId::from_text(b"aa-5", '-', &regions).unwrap();
         let count = || {
             let (read, _) = read_hidden(index.as_fd(), upper.as_fd(), &regions, |_| false).unwrap();
             read.get(&id).map_or(0, |record| record.count)

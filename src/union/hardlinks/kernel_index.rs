@@ -32,7 +32,7 @@ use crate::error::{FsError, Result};
 use crate::sys::dir::for_each_entry;
 use crate::sys::handle::{self, FileHandle};
 use crate::sys::object::{At, Kind, Stat, Writable};
-use crate::union::nodes::node::RealId;
+use crate::union::nodes::node::InodeId;
 
 const INDEX: &str = "index";
 const MAGIC: u8 = 0xfb;
@@ -75,7 +75,7 @@ impl Origin {
 
 /// A filesystem that holds lowers.
 #[derive(Debug)]
-pub struct Source {
+pub struct OriginSource {
     /// The root of a layer on it.
     pub root: Arc<OwnedFd>,
     /// Its UUID, as the kernel tells it.
@@ -88,8 +88,8 @@ pub struct KernelIndex {
     work: OwnedFd,
     /// The directory, once it is known to exist.
     dir: OnceLock<OwnedFd>,
-    /// By their position in [`RealId`]; `None` for one that can't be named in an origin.
-    sources: Vec<Option<Source>>,
+    /// By their position in [`InodeId`]; `None` for one that can't be named in an origin.
+    sources: Vec<Option<OriginSource>>,
 }
 
 /// An entry of the kernel's index.
@@ -98,7 +98,7 @@ pub struct KernelEntry {
     /// Its name.
     pub name: Vec<u8>,
     /// The lower file that it is the copy of.
-    pub origin: RealId,
+    pub origin: InodeId,
     /// Of the copy.
     pub stat: Stat,
     /// Of the lower file.
@@ -111,7 +111,9 @@ impl KernelIndex {
         let sources = roots
             .into_iter()
             .map(|root| {
-                root.and_then(|root| handle::filesystem_uuid(root.as_fd()).map(|uuid| Source { root, uuid }))
+                root.and_then(|root| {
+                    handle::filesystem_uuid(root.as_fd()).map(|uuid| OriginSource { root, uuid })
+                })
             })
             .collect();
         KernelIndex { work, dir: OnceLock::new(), sources }
@@ -143,7 +145,7 @@ impl KernelIndex {
 
     /// Gives a copy, not yet published, the attribute that names its origin. Returns the name that it is to have in the
     /// index; `None`: the origin has no handle that lasts.
-    pub fn mark(&self, copy: Writable<'_>, origin: RealId, lower: At<'_>) -> Result<Option<Vec<u8>>> {
+    pub fn mark(&self, copy: Writable<'_>, origin: InodeId, lower: At<'_>) -> Result<Option<Vec<u8>>> {
         let source = origin.region().and_then(|at| self.sources.get(usize::from(at))?.as_ref());
         let (Some(source), Some(handle)) = (source, handle::of(lower)?) else { return Ok(None) };
         let Some(bytes) = (Origin { uuid: source.uuid, handle }).to_bytes() else { return Ok(None) };
@@ -187,12 +189,12 @@ impl KernelIndex {
         Ok(found)
     }
 
-    fn find_lower(&self, origin: &Origin) -> Result<Option<(RealId, Stat)>> {
+    fn find_lower(&self, origin: &Origin) -> Result<Option<(InodeId, Stat)>> {
         for (position, source) in self.sources.iter().enumerate() {
             let Some(source) = source.as_ref().filter(|s| s.uuid == origin.uuid) else { continue };
             let Some(fd) = handle::open(source.root.as_fd(), &origin.handle)? else { continue };
             let stat = At::Fd(fd.as_fd()).stat()?;
-            let id = u16::try_from(position).ok().and_then(|fs| RealId::new(fs, stat.ino));
+            let id = u16::try_from(position).ok().and_then(|fs| InodeId::new(fs, stat.ino));
             return Ok(id.map(|id| (id, stat)));
         }
         Ok(None)

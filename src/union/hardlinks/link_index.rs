@@ -23,14 +23,14 @@ use crate::union::hardlinks::counts::{self, NLINK, ORIGIN, UNPUBLISHED};
 use crate::union::hardlinks::kernel_index::{KernelEntry, KernelIndex};
 use crate::union::lookup::marker::{self};
 use crate::union::lookup::private::Namespace;
-use crate::union::nodes::node::RealId;
+use crate::union::nodes::node::InodeId;
 use crate::union::nodes::region::Regions;
 use crate::union::stack::layer::UpperLayer;
 
 /// Which lower files have a copy in the index, and where.
 #[derive(Debug)]
 pub struct LinkIndex {
-    pub(in crate::union) indexed: RwLock<HashMap<RealId, Indexed>>,
+    pub(in crate::union) indexed: RwLock<HashMap<InodeId, Indexed>>,
     /// Inode numbers of those copies that are the kernel's metacopies: their data are still below.
     pub(in crate::union) metacopies: RwLock<HashSet<u64>>,
     pub(in crate::union) kernel: Option<KernelIndex>,
@@ -69,7 +69,7 @@ impl Indexed {
 
 impl LinkIndex {
     /// Closes what it has of the layers; nothing is looked up any more.
-    pub fn let_go(&mut self) {
+    pub fn close(&mut self) {
         self.kernel = None;
     }
 
@@ -97,7 +97,7 @@ impl LinkIndex {
             Ok(())
         })?;
         for name in names {
-            let Some(id) = RealId::from_text(&name, '-', regions) else { continue };
+            let Some(id) = InodeId::from_text(&name, '-', regions) else { continue };
             let held = At::Name(dir, &name).pin()?;
             let at = At::Fd(held.as_fd());
             let stat = at.stat()?;
@@ -165,7 +165,7 @@ fn has_names(layer: &UpperLayer, held: BorrowedFd<'_>, stat: &Stat, lower: Optio
 }
 
 /// What the kernel copied up keeps its number here.
-fn mark_origin(layer: &UpperLayer, regions: &Regions, held: BorrowedFd<'_>, origin: RealId) -> Result<()> {
+fn mark_origin(layer: &UpperLayer, regions: &Regions, held: BorrowedFd<'_>, origin: InodeId) -> Result<()> {
     let at = At::Fd(held);
     let mark = layer.caps.namespace.name(ORIGIN).into_bytes();
     let Some(value) = origin.to_text(':', regions) else { return Ok(()) };

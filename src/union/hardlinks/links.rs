@@ -21,10 +21,10 @@ use crate::error::{FsError, Result};
 use crate::sys::object::{At, Stat, Writable};
 use crate::sys::xattr;
 use crate::union::Union;
-use crate::union::change::instant::{self, Instant};
+use crate::union::change::failpoint::{self, Failpoint};
 use crate::union::change::upper::UpperFd;
 use crate::union::lookup::index::UpperEntry;
-use crate::union::nodes::node::{Name, Named, Node, Place, RealId, Source};
+use crate::union::nodes::node::{InodeId, Name, Named, Node, NodePlace, NodeSource};
 
 /// How many further names of one file are remembered.
 const OTHER_NAMES: usize = 8;
@@ -34,7 +34,7 @@ const OTHER_NAMES: usize = 8;
 pub(in crate::union) struct OtherName {
     parent: Arc<Node>,
     name: Name,
-    source: Source,
+    source: NodeSource,
 }
 
 impl OtherName {
@@ -51,17 +51,23 @@ impl Union {
         node: &Node,
         parent: &Arc<Node>,
         name: &[u8],
-        source: Source,
+        source: NodeSource,
     ) {
         let same = |p: &Arc<Node>, n: &[u8]| Arc::ptr_eq(p, parent) && *n == *name;
-        if matches!(&*node.place.read(), Place::Named { parent: p, entry } if same(p, entry.name())) {
+        if matches!(&*node.place.read(), NodePlace::Named { parent: p, entry } if same(p, entry.name())) {
             return;
         }
         self.push_name(node, parent, name, source);
     }
 
     /// As [`Union::remember_name`], of a name that isn't the one in its place.
-    pub(in crate::union) fn push_name(&self, node: &Node, parent: &Arc<Node>, name: &[u8], source: Source) {
+    pub(in crate::union) fn push_name(
+        &self,
+        node: &Node,
+        parent: &Arc<Node>,
+        name: &[u8],
+        source: NodeSource,
+    ) {
         let same = |p: &Arc<Node>, n: &[u8]| Arc::ptr_eq(p, parent) && *n == *name;
         let mut names = self.other_names.entry(node.ino).or_default();
         names.retain(|o| !same(&o.parent, &o.name));
@@ -77,7 +83,7 @@ impl Union {
         let names: Vec<(Arc<Node>, Name)> = match self.other_names.get(&node.ino) {
             Some(names) => names
                 .iter()
-                .filter(|other| matches!(other.source, Source::Lower(_)))
+                .filter(|other| matches!(other.source, NodeSource::Lower(_)))
                 .map(|other| (other.parent.clone(), other.name.clone()))
                 .collect(),
             None => return,
@@ -96,13 +102,13 @@ impl Union {
         self.check_alive(dir)?;
         let Some(found) = self.resolve(parent, name)? else { return Ok(()) };
         let origin = self.origin_of(parent, name, &found)?;
-        let _aliases = self.has_aliases(parent, &found).then(|| self.aliases.exclusive(origin));
-        let (identity, Source::Index, copy) = self.identify_as(origin, parent, &found)? else {
+        let _hardlinks = self.has_hardlinks(parent, &found).then(|| self.hardlink_locks.exclusive(origin));
+        let (identity, NodeSource::Index, copy) = self.identify_as(origin, parent, &found)? else {
             return Ok(());
         };
         let fd = self.upper_fd(&dir.upper_dir().ok_or(FsError::Stale)?)?;
         self.mark_impure(parent)?;
-        self.quietly(parent, &fd, || self.link_alias(&fd, name, identity.origin))?;
+        self.preserving_parent_times(parent, &fd, || self.link_alias(&fd, name, identity.origin))?;
         self.note_upper(dir, name, Some(UpperEntry::known(found.stat.kind(), copy.ino)));
         Ok(())
     }
@@ -121,22 +127,22 @@ impl Union {
     }
 
     /// Another known name of a file that is about to lose the one in its place.
-    pub(in crate::union) fn next_name(&self, node: &Node) -> Option<Place> {
+    pub(in crate::union) fn next_name(&self, node: &Node) -> Option<NodePlace> {
         // A file that was copied up leads elsewhere by the names that were found before.
         let in_upper = self.is_in_upper_place(&node.place.read());
         let mut names = self.other_names.get_mut(&node.ino)?;
         while let Some(OtherName { parent, name, source }) = names.pop() {
             let source = match (source, in_upper) {
-                (Source::Lower(_), true) => continue,
+                (NodeSource::Lower(_), true) => continue,
                 (source, _) => source,
             };
-            return Some(Place::Named { parent, entry: Named::new(&name, source) });
+            return Some(NodePlace::Named { parent, entry: Named::new(&name, source) });
         }
         None
     }
 
     /// The value of the origin mark. `None`: the origin's identity doesn't last, so the copy's number doesn't either.
-    pub(in crate::union) fn origin_value(&self, origin: RealId) -> Option<Vec<u8>> {
+    pub(in crate::union) fn origin_value(&self, origin: InodeId) -> Option<Vec<u8>> {
         origin.to_text(':', &self.regions).map(String::into_bytes)
     }
 
@@ -147,7 +153,7 @@ impl Union {
         parent: &Node,
         name: &[u8],
         always: bool,
-    ) -> Result<Option<RealId>> {
+    ) -> Result<Option<InodeId>> {
         let dir = self.dir_part(parent)?;
         if !always && !dir.impure.load(Ordering::Relaxed) {
             return Ok(None);
@@ -155,7 +161,7 @@ impl Union {
         let Some(upper) = dir.upper_dir() else { return Ok(None) };
         let fd = self.upper_fd(&upper)?;
         let value = xattr::get(fd.entry(name), &self.upper()?.mark_name(ORIGIN))?;
-        Ok(value.and_then(|v| RealId::from_text(&v, ':', &self.regions)))
+        Ok(value.and_then(|v| InodeId::from_text(&v, ':', &self.regions)))
     }
 
     /// Marks a directory of the upper as one with entries whose origin must be read.
@@ -179,7 +185,7 @@ impl Union {
     }
 
     /// stat of the copy of a lower file in the hardlink index, if there is one, with the merged link count.
-    pub(in crate::union) fn indexed_copy(&self, origin: RealId) -> Result<Option<Stat>> {
+    pub(in crate::union) fn indexed_copy(&self, origin: InodeId) -> Result<Option<Stat>> {
         let Some(upper) = &self.upper else { return Ok(None) };
         if !upper.is_indexed(origin) {
             return Ok(None);
@@ -203,7 +209,7 @@ impl Union {
     fn set_nlink(&self, object: Writable<'_>, value: String) -> Result<()> {
         let name = self.upper()?.mark_name(NLINK);
         object.set_xattr(&name, value.as_bytes(), XattrFlags::empty())?;
-        instant::reached(Instant::Changed);
+        failpoint::reached(Failpoint::Changed);
         Ok(())
     }
 
@@ -219,7 +225,7 @@ impl Union {
 
     /// Turns a name that only the lower has, of a file whose copy is in the index, into a link of that copy. The
     /// merged view doesn't change.
-    pub(in crate::union) fn link_alias(&self, dir: &UpperFd, name: &[u8], origin: RealId) -> Result<()> {
+    pub(in crate::union) fn link_alias(&self, dir: &UpperFd, name: &[u8], origin: InodeId) -> Result<()> {
         let upper = self.upper()?;
         let object = self.indexed_object(origin)?;
         let (copy, stat) = (object.writable()?, object.stat()?);
@@ -232,7 +238,7 @@ impl Union {
     }
 
     /// Takes a copy out of the index once no name of the merged view leads to it.
-    pub(in crate::union) fn drop_unnamed_copy(&self, origin: RealId) -> Result<()> {
+    pub(in crate::union) fn drop_unnamed_copy(&self, origin: InodeId) -> Result<()> {
         let upper = self.upper()?;
         if !upper.is_indexed(origin) {
             return Ok(());
@@ -245,7 +251,7 @@ impl Union {
     }
 
     /// How many names of a lower file that was never copied up are hidden.
-    pub(in crate::union) fn hidden_count(&self, lower: RealId) -> u64 {
+    pub(in crate::union) fn hidden_count(&self, lower: InodeId) -> u64 {
         self.hidden_links.get(&lower).map_or(0, |hidden| *hidden)
     }
 }

@@ -5,11 +5,11 @@
 //! | [`links`], `counts` | origins, names and counts of files with several names |
 //! | `link_index`, `kernel_index` | the index in the workdir, and the kernel's |
 //! | `hidden` | names that whiteouts took from a lower file |
-//! | `aliases` | the locks of files with several names |
+//! | `locks` | the locks of files with several names |
 
-pub(in crate::union) mod aliases;
 pub(in crate::union) mod counts;
 pub(in crate::union) mod hidden;
 pub(in crate::union) mod kernel_index;
 pub(in crate::union) mod link_index;
 pub mod links;
+pub(in crate::union) mod locks;

@@ -1,4 +1,4 @@
-//! What a search finds.
+//! FoundKind a search finds.
 
 use std::sync::Arc;
 
@@ -7,29 +7,29 @@ use smallvec::SmallVec;
 use crate::sys::object::Stat;
 use crate::union::lookup::realdir::{LayerIndex, RealDir};
 use crate::union::nodes::generation::{Generation, Sighting};
-use crate::union::nodes::region::RealId;
+use crate::union::nodes::region::InodeId;
 
 /// Real directories, topmost first.
 pub type RealDirs = SmallVec<[Arc<RealDir>; 4]>;
 
-/// What a name stands for.
+/// FoundKind a name stands for.
 #[derive(Debug)]
 pub struct Found {
     /// stat of the topmost object.
     pub stat: Stat,
-    /// What tells the topmost object's generation.
+    /// FoundKind tells the topmost object's generation.
     pub seen: Sighting,
     /// The topmost object's layer.
     pub layer: LayerIndex,
     /// Which inode that is.
-    pub id: RealId,
-    /// What it is.
-    pub what: What,
+    pub id: InodeId,
+    /// FoundKind it is.
+    pub what: FoundKind,
 }
 
 /// The two kinds of findings.
 #[derive(Debug)]
-pub enum What {
+pub enum FoundKind {
     /// Anything but a directory.
     Leaf {
         /// The real directory that holds it.

@@ -3,7 +3,7 @@
 //! A lookup ends as soon as it knows the answer. Here the same search (`Union::search_telling`) tells what it passed,
 //! and is started again below the point at which it ended, to see what that hides. A [`Trail`] is a path's parent with
 //! all of this: the directories that are merged, and beside them, in groups, those that are hidden and why. So what lies
-//! in a hidden directory is found too. What is told of a path is in `answer`; a [`View`] is a stack that isn't mounted.
+//! in a hidden directory is found too. FoundKind is told of a path is in `answer`; a [`View`] is a stack that isn't mounted.
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -31,11 +31,11 @@ use std::sync::Arc;
 
 pub use self::answer::{Held, Hider, Hides, Holds, Outcome, Provenance};
 pub use self::view::View;
-use self::walk::Walk;
+use self::walk::ProvenanceWalk;
 use crate::error::{FsError, Result};
 use crate::sys::object::At;
 use crate::union::Union;
-use crate::union::lookup::found::{Found, RealDirs, What};
+use crate::union::lookup::found::{Found, FoundKind, RealDirs};
 use crate::union::lookup::index::scan;
 use crate::union::lookup::marker::WH_PREFIX;
 use crate::union::lookup::realdir::{LayerIndex, RealDir};
@@ -87,7 +87,7 @@ pub struct Inspector<'u> {
 }
 
 impl Union {
-    /// What answers where paths of this union come from, mounted or not. It takes no locks of the union: changes that
+    /// FoundKind answers where paths of this union come from, mounted or not. It takes no locks of the union: changes that
     /// are made at the same time may be seen half-way.
     pub fn inspector(&self) -> Inspector<'_> {
         Inspector { union: self, upper: self.upper.is_some() }
@@ -189,7 +189,7 @@ impl<'u> Inspector<'u> {
             return Err(FsError::Invalid("not a name"));
         }
         let path = trail.join(name);
-        let mut walk = Walk { inspector: *self, path: &path, held: Vec::new(), groups: Vec::new() };
+        let mut walk = ProvenanceWalk { inspector: *self, path: &path, held: Vec::new(), groups: Vec::new() };
         let mut outcome = Outcome::Absent;
         // A name of a marker's form is never shown, whatever a layer has under it.
         if !name.starts_with(WH_PREFIX) {
@@ -200,7 +200,7 @@ impl<'u> Inspector<'u> {
                 }
             }
         }
-        let Walk { mut held, groups, .. } = walk;
+        let ProvenanceWalk { mut held, groups, .. } = walk;
         for layer in 0..self.union.layers.len() as LayerIndex {
             if !held.iter().any(|held| held.layer == layer) {
                 held.push(Held { layer, path: path.clone(), holds: Holds::Absent, hidden: None });
@@ -251,10 +251,10 @@ impl<'u> Inspector<'u> {
     fn outcome(&self, found: Option<Found>) -> Result<Outcome> {
         let Some(Found { stat, layer, id, what, .. }) = found else { return Ok(Outcome::Absent) };
         Ok(match what {
-            What::Directory { dirs, .. } => {
+            FoundKind::Directory { dirs, .. } => {
                 Outcome::Directory { layers: dirs.iter().map(|dir| dir.layer).collect(), stat }
             }
-            What::Leaf { .. } => {
+            FoundKind::Leaf { .. } => {
                 let copy = match self.is_upper(layer) || stat.nlink < 2 {
                     true => None,
                     false => self.union.indexed_copy(id)?,

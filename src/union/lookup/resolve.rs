@@ -17,7 +17,7 @@ use crate::error::{FsError, Result};
 use crate::union::Union;
 use crate::union::lookup::found::{Found, RealDirs};
 use crate::union::lookup::marker::WH_PREFIX;
-use crate::union::lookup::search::Met;
+use crate::union::lookup::search::LayerVisit;
 use crate::union::nodes::node::{DirPart, Node};
 
 impl Union {
@@ -45,7 +45,7 @@ impl Union {
         &self,
         parent: &Node,
         name: &[u8],
-        visitor: &mut impl FnMut(Met<'_>),
+        visitor: &mut impl FnMut(LayerVisit<'_>),
     ) -> Result<Option<Found>> {
         check_name(name)?;
         if name.starts_with(WH_PREFIX) {

@@ -11,34 +11,34 @@ use crate::sys::object::{At, Kind, Stat};
 use crate::union::Union;
 use crate::union::lookup::belief::{self, Reach};
 use crate::union::lookup::descent::{self, Entry, Next};
-use crate::union::lookup::found::{DataAt, Found, RealDirs, What};
+use crate::union::lookup::found::{DataAt, Found, FoundKind, RealDirs};
 use crate::union::lookup::marker::{self, Marks, WH_OPAQUE, WH_PREFIX, WhiteoutMark};
 use crate::union::lookup::realdir::{LayerIndex, RealDir, Veil};
 use crate::union::lookup::veil::Sight;
 use crate::union::nodes::generation::Sighting;
-use crate::union::nodes::region::RealId;
+use crate::union::nodes::region::InodeId;
 use crate::union::options::RedirectDir;
 
-/// What is asked of a directory, and of a file, that a mark leads to.
+/// FoundKind is asked of a directory, and of a file, that a mark leads to.
 const READ_AND_SEARCH: u32 = 5;
 const READ: u32 = 4;
 
-/// What a search met in one layer on its way down.
+/// FoundKind a search met in one layer on its way down.
 #[derive(Debug)]
-pub(in crate::union) struct Met<'a> {
+pub(in crate::union) struct LayerVisit<'a> {
     /// The real directory that was asked.
     pub dir: &'a Arc<RealDir>,
     /// The name it was asked for; a redirect above may have changed it.
     pub name: &'a [u8],
     /// The directories below, which are asked next unless the search ends here.
     pub rest: &'a [Arc<RealDir>],
-    /// What it has under that name.
-    pub seen: Seen<'a>,
+    /// FoundKind it has under that name.
+    pub seen: LayerEntry<'a>,
 }
 
-/// What a real directory has under a name, as a search sees it.
+/// FoundKind a real directory has under a name, as a search sees it.
 #[derive(Debug, Clone)]
-pub(in crate::union) enum Seen<'a> {
+pub(in crate::union) enum LayerEntry<'a> {
     /// Nothing; the search goes on.
     Nothing,
     /// A whiteout of that form; the search ends.
@@ -60,14 +60,14 @@ pub(in crate::union) enum Cut {
     Veiled,
 }
 
-impl Seen<'_> {
+impl LayerEntry<'_> {
     /// The same, as the rules see it.
     fn entry(&self) -> Entry<'_> {
         match self {
-            Seen::Nothing => Entry::Nothing,
-            Seen::Whiteout(_) => Entry::Whiteout,
-            Seen::Leaf { .. } => Entry::Leaf,
-            Seen::Directory { marks, cut, .. } => Entry::Directory {
+            LayerEntry::Nothing => Entry::Nothing,
+            LayerEntry::Whiteout(_) => Entry::Whiteout,
+            LayerEntry::Leaf { .. } => Entry::Leaf,
+            LayerEntry::Directory { marks, cut, .. } => Entry::Directory {
                 opaque: matches!(cut, Some(Cut::Opaque | Cut::Veiled)),
                 beside: *cut == Some(Cut::Beside),
                 redirect: marks.redirect.as_deref(),
@@ -86,7 +86,7 @@ struct Search<'s, F> {
     top: Option<Top>,
     /// The real directories that are merged so far.
     merged: RealDirs,
-    /// What a redirect that was followed may lead to.
+    /// FoundKind a redirect that was followed may lead to.
     reach: Reach,
 }
 
@@ -95,7 +95,7 @@ struct Top {
     stat: Stat,
     seen: Sighting,
     layer: LayerIndex,
-    id: RealId,
+    id: InodeId,
     impure: bool,
 }
 
@@ -118,7 +118,7 @@ enum Step {
     End,
 }
 
-impl<F: FnMut(Met<'_>)> Search<'_, F> {
+impl<F: FnMut(LayerVisit<'_>)> Search<'_, F> {
     fn run(mut self, dirs: &[Arc<RealDir>], name: &[u8]) -> Result<Option<Found>> {
         let mut renamed: Option<Box<[u8]>> = None;
         for depth in 0..dirs.len() {
@@ -137,7 +137,7 @@ impl<F: FnMut(Met<'_>)> Search<'_, F> {
             seen,
             layer,
             id,
-            what: What::Directory { dirs: merged, impure },
+            what: FoundKind::Directory { dirs: merged, impure },
         }))
     }
 
@@ -150,7 +150,7 @@ impl<F: FnMut(Met<'_>)> Search<'_, F> {
         let fd = self.union.fds.get(dir)?;
         let named = At::Name(fd.as_fd(), name);
         let asked = Asked { dir, name, named, rest };
-        // What a mark may lead to is judged by the object that has it, so that must not become another meanwhile.
+        // FoundKind a mark may lead to is judged by the object that has it, so that must not become another meanwhile.
         let held = if dir.belief.is_guarded() { named.pin().map(Some) } else { Ok(None) };
         let seen = held.map_err(FsError::from).and_then(|held| {
             let at = held.as_ref().map_or(named, |held| At::Fd(held.as_fd()));
@@ -162,31 +162,32 @@ impl<F: FnMut(Met<'_>)> Search<'_, F> {
             Err(FsError::Absent) => {
                 // Below the last layer there is nothing to hide.
                 let hidden = !rest.is_empty() && aufs_whiteout(dir, fd.as_fd(), name)?;
-                let seen = if hidden { Seen::Whiteout(WhiteoutMark::Aufs) } else { Seen::Nothing };
+                let seen =
+                    if hidden { LayerEntry::Whiteout(WhiteoutMark::Aufs) } else { LayerEntry::Nothing };
                 return self.goes_on(asked, seen);
             }
             Err(e) => return Err(e),
         };
         let at = held.as_ref().map_or(named, |held| At::Fd(held.as_fd()));
         if stat.is_whiteout_device() {
-            return self.goes_on(asked, Seen::Whiteout(WhiteoutMark::Device));
+            return self.goes_on(asked, LayerEntry::Whiteout(WhiteoutMark::Device));
         }
         if self.union.is_xattr_whiteout(dir, at, &stat)? {
-            return self.goes_on(asked, Seen::Whiteout(WhiteoutMark::Xattr));
+            return self.goes_on(asked, LayerEntry::Whiteout(WhiteoutMark::Xattr));
         }
         match stat.kind() {
             Kind::Directory => self.directory(asked, at, stat),
             // Directories above it hide it.
-            _ if self.top.is_some() => self.goes_on(asked, Seen::Leaf { stat: &stat, data: None }),
+            _ if self.top.is_some() => self.goes_on(asked, LayerEntry::Leaf { stat: &stat, data: None }),
             _ => self.leaf(asked, (dirs, depth), at, stat),
         }
     }
 
     /// Tells what a layer has, and whether the layers below are asked.
-    fn goes_on(&mut self, asked: Asked<'_>, seen: Seen<'_>) -> Result<Step> {
+    fn goes_on(&mut self, asked: Asked<'_>, seen: LayerEntry<'_>) -> Result<Step> {
         let Asked { dir, name, rest, .. } = asked;
         let next = descent::next(seen.entry());
-        (self.visitor)(Met { dir, name, rest, seen: seen.clone() });
+        (self.visitor)(LayerVisit { dir, name, rest, seen: seen.clone() });
         match next {
             Next::Below => Ok(Step::Down),
             Next::End => Ok(Step::End),
@@ -221,8 +222,8 @@ impl<F: FnMut(Met<'_>)> Search<'_, F> {
             true => union.id_in(dir, &stat),
             false => union.lower_leaf_id(dir, name, &mut kept),
         };
-        self.goes_on(asked, Seen::Leaf { stat: &kept, data: data.as_ref() })?;
-        let what = What::Leaf { dir: dir.clone(), data };
+        self.goes_on(asked, LayerEntry::Leaf { stat: &kept, data: data.as_ref() })?;
+        let what = FoundKind::Leaf { dir: dir.clone(), data };
         self.leaf = Some(Found { stat: kept, seen, layer: dir.layer, id, what });
         Ok(Step::End)
     }
@@ -243,7 +244,7 @@ impl<F: FnMut(Met<'_>)> Search<'_, F> {
         }
         self.merged.push(child);
         let marks = Marks::default();
-        self.goes_on(asked, Seen::Directory { stat: &stat, marks: &marks, cut: Some(Cut::Veiled) })
+        self.goes_on(asked, LayerEntry::Directory { stat: &stat, marks: &marks, cut: Some(Cut::Veiled) })
     }
 
     fn directory(&mut self, asked: Asked<'_>, at: At<'_>, stat: Stat) -> Result<Step> {
@@ -273,7 +274,7 @@ impl<F: FnMut(Met<'_>)> Search<'_, F> {
             union.check_follow(dir, name)?;
             self.reach = dir.belief.reach(&stat);
         }
-        self.goes_on(asked, Seen::Directory { stat: &stat, marks: &marks, cut })
+        self.goes_on(asked, LayerEntry::Directory { stat: &stat, marks: &marks, cut })
     }
 
     /// Whether what lies below a directory doesn't count. Nobody asks below the last layer.
@@ -302,7 +303,7 @@ impl Union {
         &self,
         dirs: &[Arc<RealDir>],
         name: &[u8],
-        visitor: &mut impl FnMut(Met<'_>),
+        visitor: &mut impl FnMut(LayerVisit<'_>),
     ) -> Result<Option<Found>> {
         let merged = RealDirs::new();
         Search { union: self, visitor, leaf: None, top: None, merged, reach: Reach::All }.run(dirs, name)
@@ -316,7 +317,7 @@ impl Union {
         path: &[u8],
         marked: &Arc<RealDir>,
         reach: Reach,
-        met: &mut impl FnMut(Met<'_>),
+        met: &mut impl FnMut(LayerVisit<'_>),
     ) -> Result<RealDirs> {
         let mut dirs: RealDirs = self.layers[usize::from(layer)..].iter().map(|l| l.root.clone()).collect();
         let mut components = path.split(|&b| b == b'/').filter(|c| !c.is_empty()).peekable();
@@ -327,7 +328,7 @@ impl Union {
                 None => self.search_telling(&dirs, component, met)?,
             };
             dirs = match found {
-                Some(Found { what: What::Directory { dirs, .. }, .. }) => dirs,
+                Some(Found { what: FoundKind::Directory { dirs, .. }, .. }) => dirs,
                 _ => return Ok(RealDirs::new()),
             };
             if reach != Reach::All {
@@ -455,7 +456,7 @@ impl Union {
             }
         };
         match found {
-            Some((Found { what: What::Leaf { dir, data }, stat, seen, .. }, name))
+            Some((Found { what: FoundKind::Leaf { dir, data }, stat, seen, .. }, name))
                 if stat.kind() == Kind::File =>
             {
                 if !reach.allows(&stat, READ) {

@@ -36,15 +36,15 @@ use crate::union::nodes::generation::{Generation, Sighting};
 use crate::union::nodes::name_state::NameState;
 use crate::union::nodes::pins::Pinned;
 use crate::union::nodes::progress::Progress;
-pub use crate::union::nodes::region::RealId;
+pub use crate::union::nodes::region::InodeId;
 
 /// The number of the root, fixed by FUSE.
 pub const ROOT: u64 = 1;
 
 /// Numbers from here up are given out where the rule has no free number.
-const SPARE: u64 = 1 << 63;
+const FALLBACK: u64 = 1 << 63;
 /// The same where numbers have 32 bits.
-const SMALL_SPARE: u64 = 1 << 31;
+const SMALL_FALLBACK: u64 = 1 << 31;
 /// A name; short ones take no memory of their own.
 pub type Name = SmallVec<[u8; 16]>;
 
@@ -55,8 +55,8 @@ pub struct Named(NamedForm);
 
 #[derive(Debug)]
 enum NamedForm {
-    Short { source: Source, len: u8, bytes: [u8; SHORT] },
-    Long { source: Source, name: Box<[u8]> },
+    Short { source: NodeSource, len: u8, bytes: [u8; SHORT] },
+    Long { source: NodeSource, name: Box<[u8]> },
 }
 
 /// What fits beside the rest.
@@ -64,7 +64,7 @@ const SHORT: usize = 18;
 
 impl Named {
     /// An entry of that name.
-    pub fn new(name: &[u8], source: Source) -> Named {
+    pub fn new(name: &[u8], source: NodeSource) -> Named {
         Named(if name.len() <= SHORT {
             let mut bytes = [0; SHORT];
             bytes[..name.len()].copy_from_slice(name);
@@ -83,14 +83,14 @@ impl Named {
     }
 
     /// Which layer's entry of that name it is.
-    pub fn source(&self) -> Source {
+    pub fn source(&self) -> NodeSource {
         match self.0 {
             NamedForm::Short { source, .. } | NamedForm::Long { source, .. } => source,
         }
     }
 
     /// Makes it the entry of another layer.
-    pub fn set_source(&mut self, to: Source) {
+    pub fn set_source(&mut self, to: NodeSource) {
         match &mut self.0 {
             NamedForm::Short { source, .. } | NamedForm::Long { source, .. } => *source = to,
         }
@@ -116,14 +116,14 @@ pub struct Node {
     /// What it was found as: see [`Identity::real`]. Changed by copy-up, under `place`.
     real: AtomicU64,
     /// Where it is.
-    pub place: RwLock<Place>,
+    pub place: RwLock<NodePlace>,
     /// What only directories have.
     pub dir: Option<Box<DirPart>>,
 }
 
 /// Where a node is.
 #[derive(Debug)]
-pub enum Place {
+pub enum NodePlace {
     /// The root of the merged tree.
     Root,
     /// Under a name of the merged tree (one of its names, for a hardlinked file).
@@ -145,7 +145,7 @@ pub enum Place {
 
 /// Which real object a name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+pub enum NodeSource {
     /// The entry of the parent's upper directory. A directory may be merged with others below.
     Upper,
     /// The entry of the parent's lower directory of that index.
@@ -159,10 +159,10 @@ pub enum Source {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
     /// What the number is made of: the object itself, or the lower object that it was copied up from.
-    pub origin: RealId,
+    pub origin: InodeId,
     /// The object that a name leads to now. For a directory that is merged: the topmost lower one, which copy-up
     /// doesn't change.
-    pub real: RealId,
+    pub real: InodeId,
 }
 
 /// What only directories have.
@@ -217,13 +217,13 @@ impl DirPart {
 
 impl Node {
     /// What the node was found as.
-    pub fn real(&self) -> RealId {
-        RealId::from_bits(self.real.load(Ordering::Acquire))
+    pub fn real(&self) -> InodeId {
+        InodeId::from_bits(self.real.load(Ordering::Acquire))
     }
 
     /// Records that the node is another real object now: it was copied up. The caller holds the locks under which it is
     /// found.
-    pub fn set_real(&self, real: RealId, generation: Generation) {
+    pub fn set_real(&self, real: InodeId, generation: Generation) {
         self.generation.store(generation.bits(), Ordering::Release);
         self.real.store(real.to_bits(), Ordering::Release);
     }
@@ -264,14 +264,14 @@ impl Node {
     /// The parent of a node that has a name.
     pub fn parent(&self) -> Option<Arc<Node>> {
         match &*self.place.read() {
-            Place::Named { parent, .. } => Some(parent.clone()),
-            Place::Root | Place::Pinned { .. } => None,
+            NodePlace::Named { parent, .. } => Some(parent.clone()),
+            NodePlace::Root | NodePlace::Pinned { .. } => None,
         }
     }
 
     /// Is this name the one in its place?
     pub fn is_named(&self, parent: &Arc<Node>, name: &[u8]) -> bool {
-        matches!(&*self.place.read(), Place::Named { parent: p, entry } if Arc::ptr_eq(p, parent) && entry.name() == name)
+        matches!(&*self.place.read(), NodePlace::Named { parent: p, entry } if Arc::ptr_eq(p, parent) && entry.name() == name)
     }
 
     /// Is it `other`, or does it lie below it?
@@ -295,12 +295,12 @@ impl Node {
 pub struct Table {
     nodes: DashMap<u64, Arc<Node>>,
     /// Numbers given to objects for which the rule had none.
-    spare: DashMap<RealId, u64>,
-    next_spare: AtomicU64,
+    fallback: DashMap<InodeId, u64>,
+    next_fallback: AtomicU64,
     /// Numbers have at most 32 bits.
     small: bool,
     /// Files, and directories without a name, that were forgotten while a request still held them.
-    lingering: Mutex<Vec<u64>>,
+    deferred: Mutex<Vec<u64>>,
     /// How many nodes left since it was last shrunk.
     gone: AtomicUsize,
 }
@@ -310,7 +310,7 @@ pub struct NewNode {
     /// Its type.
     pub kind: Kind,
     /// Where it is.
-    pub place: Place,
+    pub place: NodePlace,
     /// What a directory has.
     pub dir: Option<Box<DirPart>>,
 }
@@ -323,7 +323,7 @@ impl Table {
     }
 
     /// Puts the root in.
-    pub fn insert_root(&self, dir: DirPart, real: RealId) -> Arc<Node> {
+    pub fn insert_root(&self, dir: DirPart, real: InodeId) -> Arc<Node> {
         let node = Arc::new(Node {
             ino: ROOT,
             kind: Kind::Directory,
@@ -332,7 +332,7 @@ impl Table {
             generation: AtomicU32::default(),
             lookups: AtomicU32::new(1),
             real: AtomicU64::new(real.to_bits()),
-            place: RwLock::new(Place::Root),
+            place: RwLock::new(NodePlace::Root),
             dir: Some(Box::new(dir)),
         });
         self.nodes.insert(ROOT, node.clone());
@@ -357,33 +357,36 @@ impl Table {
     /// The number that an object of this identity has, or would have by the rule: for listings, which
     /// show numbers of objects that nobody looked up.
     pub fn number(&self, identity: Identity) -> u64 {
-        if let Some(spare) = self.spare.get(&identity.real) {
-            return *spare;
+        if let Some(fallback) = self.fallback.get(&identity.real) {
+            return *fallback;
         }
-        self.by_rule(identity.origin).unwrap_or_else(|| self.spare_number(identity.real))
+        self.xino(identity.origin).unwrap_or_else(|| self.fallback_number(identity.real))
     }
 
     /// The number by the rule, where the rule may be followed.
-    fn by_rule(&self, id: RealId) -> Option<u64> {
-        Some(id.to_bits()).filter(|number| *number > ROOT && (!self.small || *number < SMALL_SPARE))
+    fn xino(&self, id: InodeId) -> Option<u64> {
+        Some(id.to_bits()).filter(|number| *number > ROOT && (!self.small || *number < SMALL_FALLBACK))
     }
 
-    fn spare_number(&self, real: RealId) -> u64 {
-        let spare = if self.small { SMALL_SPARE } else { SPARE };
-        *self.spare.entry(real).or_insert_with(|| spare | self.next_spare.fetch_add(1, Ordering::Relaxed))
+    fn fallback_number(&self, real: InodeId) -> u64 {
+        let fallback = if self.small { SMALL_FALLBACK } else { FALLBACK };
+        *self
+            .fallback
+            .entry(real)
+            .or_insert_with(|| fallback | self.next_fallback.fetch_add(1, Ordering::Relaxed))
     }
 
     /// An object that was copied up keeps its number, and can't remember where it came from: it has it while the mount
     /// lives.
-    pub fn keep_number(&self, real: RealId, number: u64) {
-        self.spare.insert(real, number);
+    pub fn keep_number(&self, real: InodeId, number: u64) {
+        self.fallback.insert(real, number);
     }
 
     /// The node of an object that was found, if it is known: as [`Table::obtain`], but makes none.
     pub fn find(&self, identity: Identity) -> Option<Arc<Node>> {
-        let number = match self.spare.get(&identity.real) {
-            Some(spare) => *spare,
-            None => self.by_rule(identity.origin)?,
+        let number = match self.fallback.get(&identity.real) {
+            Some(fallback) => *fallback,
+            None => self.xino(identity.origin)?,
         };
         self.get(number).filter(|node| node.real() == identity.real)
     }
@@ -397,10 +400,10 @@ impl Table {
         lookups: u32,
         make: impl FnOnce() -> NewNode,
     ) -> Arc<Node> {
-        let spare = self.spare.get(&identity.real).map(|number| *number);
-        let mut number = spare
-            .or_else(|| self.by_rule(identity.origin))
-            .unwrap_or_else(|| self.spare_number(identity.real));
+        let fallback = self.fallback.get(&identity.real).map(|number| *number);
+        let mut number = fallback
+            .or_else(|| self.xino(identity.origin))
+            .unwrap_or_else(|| self.fallback_number(identity.real));
         loop {
             match self.nodes.entry(number) {
                 Entry::Occupied(known)
@@ -414,9 +417,9 @@ impl Table {
                     let replaced = other.get().real() == identity.real;
                     drop(other);
                     if replaced {
-                        self.spare.remove(&identity.real);
+                        self.fallback.remove(&identity.real);
                     }
-                    number = self.spare_number(identity.real);
+                    number = self.fallback_number(identity.real);
                 }
                 Entry::Vacant(free) => {
                     let NewNode { kind, place, dir } = make();
@@ -446,7 +449,7 @@ impl Table {
     /// Is the node's number that of its own object, and not of one that it was copied up from?
     pub fn is_own_number(&self, node: &Node) -> bool {
         let real = node.real();
-        self.by_rule(real) == Some(node.ino) || self.spare.get(&real).is_some_and(|n| *n == node.ino)
+        self.xino(real) == Some(node.ino) || self.fallback.get(&real).is_some_and(|n| *n == node.ino)
     }
 
     /// The kernel forgets `count` lookups of a node. A node that nobody knows any more leaves the table, and its
@@ -478,8 +481,8 @@ impl Table {
 
     /// Drops the nodes that were forgotten while a request still held them, as far as that is over.
     pub fn release_lingering(&self, left: &mut impl FnMut(u64)) {
-        let lingering = std::mem::take(&mut *self.lingering.lock());
-        for ino in lingering {
+        let deferred = std::mem::take(&mut *self.deferred.lock());
+        for ino in deferred {
             self.release(ino, left);
         }
     }
@@ -495,7 +498,7 @@ impl Table {
             match self.nodes.remove_if(&ino, unused) {
                 Some((_, node)) => {
                     next = node.parent().map(|parent| parent.ino);
-                    if node.ino & SPARE != 0 {
+                    if node.ino & FALLBACK != 0 {
                         // The number may be given again for the same object, and to no other.
                         log::trace!("node {ino:#x} left the table");
                     }
@@ -506,7 +509,7 @@ impl Table {
                 None => {
                     let lingers = self.nodes.get(&ino).is_some_and(|n| n.lookups() == 0 && n.may_linger());
                     if lingers {
-                        self.lingering.lock().push(ino);
+                        self.deferred.lock().push(ino);
                     }
                 }
             }
@@ -520,12 +523,12 @@ mod tests {
     use std::collections::HashSet;
 
     fn file_in(parent: &Arc<Node>) -> NewNode {
-        let place = Place::Named { parent: parent.clone(), entry: Named::new(b"f", Source::Upper) };
+        let place = NodePlace::Named { parent: parent.clone(), entry: Named::new(b"f", NodeSource::Upper) };
         NewNode { kind: Kind::File, place, dir: None }
     }
 
-    fn real_id(fs: u16, ino: u64) -> RealId {
-        RealId::new(fs, ino).unwrap()
+    fn real_id(fs: u16, ino: u64) -> InodeId {
+        InodeId::new(fs, ino).unwrap()
     }
 
     fn id(ino: u64) -> Identity {
@@ -556,10 +559,10 @@ mod tests {
         assert!(size_of::<Node>() + 16 <= 104, "{}", size_of::<Node>());
         let lengths = [0, 1, SHORT, SHORT + 1, 255];
         for name in lengths.map(|len| vec![b'n'; len]) {
-            let mut entry = Named::new(&name, Source::Lower(7));
-            assert_eq!((entry.name(), entry.source()), (&name[..], Source::Lower(7)));
-            entry.set_source(Source::Index);
-            assert_eq!((entry.name(), entry.source()), (&name[..], Source::Index));
+            let mut entry = Named::new(&name, NodeSource::Lower(7));
+            assert_eq!((entry.name(), entry.source()), (&name[..], NodeSource::Lower(7)));
+            entry.set_source(NodeSource::Index);
+            assert_eq!((entry.name(), entry.source()), (&name[..], NodeSource::Index));
         }
     }
 
@@ -578,7 +581,7 @@ mod tests {
         let (table, root) = table();
         let dir = table.obtain(id(10), Sighting::default(), 1, || NewNode {
             kind: Kind::Directory,
-            place: Place::Named { parent: root.clone(), entry: Named::new(b"d", Source::Upper) },
+            place: NodePlace::Named { parent: root.clone(), entry: Named::new(b"d", NodeSource::Upper) },
             dir: Some(Box::new(DirPart::new(None, Vec::new()))),
         });
         table.obtain(id(11), Sighting::default(), 1, || file_in(&dir));

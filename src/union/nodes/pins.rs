@@ -42,11 +42,11 @@ pub fn paid_by<T>(uid: u32, work: impl FnOnce() -> T) -> T {
 #[derive(Debug)]
 pub(in crate::union) struct Pins {
     limit: usize,
-    held: Mutex<Held>,
+    held: Mutex<HeldPins>,
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct HeldPins {
     all: usize,
     by_user: HashMap<u32, usize>,
 }

@@ -44,7 +44,7 @@ use crate::union::{LAYER_WAY_OUT, OpenLayer};
 /// What has no identity of this form is *interned*: it gets an identity, and so a number, of its own that isn't the
 /// same after a remount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct RealId(u64);
+pub struct InodeId(u64);
 
 /// Bits of an identity that hold the inode number; the index of the region goes above them.
 const INO_BITS: u32 = 48;
@@ -53,15 +53,15 @@ const REGIONS: u16 = 1 << 15;
 /// Identities from here up are interned.
 const INTERNED: u64 = 1 << 63 | 1 << 62;
 
-impl RealId {
+impl InodeId {
     /// The identity of an inode, where it fits: a region below 2^15, an inode number below 2^48.
-    pub fn new(region: u16, ino: u64) -> Option<RealId> {
-        (ino >> INO_BITS == 0 && region < REGIONS).then_some(RealId(u64::from(region) << INO_BITS | ino))
+    pub fn new(region: u16, ino: u64) -> Option<InodeId> {
+        (ino >> INO_BITS == 0 && region < REGIONS).then_some(InodeId(u64::from(region) << INO_BITS | ino))
     }
 
-    /// The reverse of [`RealId::to_bits`].
-    pub(in crate::union) fn from_bits(bits: u64) -> RealId {
-        RealId(bits)
+    /// The reverse of [`InodeId::to_bits`].
+    pub(in crate::union) fn from_bits(bits: u64) -> InodeId {
+        InodeId(bits)
     }
 
     /// As one word, which is also the number by the rule.
@@ -85,11 +85,11 @@ impl RealId {
         Some(format!("{:x}{separator}{ino:x}", regions.id(self.region()?)?))
     }
 
-    /// The reverse of [`RealId::to_text`]. `None` for another text.
-    pub fn from_text(text: &[u8], separator: char, regions: &Regions) -> Option<RealId> {
+    /// The reverse of [`InodeId::to_text`]. `None` for another text.
+    pub fn from_text(text: &[u8], separator: char, regions: &Regions) -> Option<InodeId> {
         let (id, ino) = std::str::from_utf8(text).ok()?.split_once(separator)?;
         let region = regions.index_of(u64::from_str_radix(id, 16).ok()?)?;
-        RealId::new(region, u64::from_str_radix(ino, 16).ok()?)
+        InodeId::new(region, u64::from_str_radix(ino, 16).ok()?)
     }
 }
 
@@ -99,7 +99,7 @@ enum Unruly {
     /// An inode of a device that isn't that of its region, or with too large a number.
     Inode { region: u16, dev: u64, ino: u64 },
     /// The entry of a directory.
-    Entry { dir: RealId, name: Box<[u8]> },
+    Entry { dir: InodeId, name: Box<[u8]> },
 }
 
 /// A region that begins with a layer.
@@ -123,7 +123,7 @@ pub struct Regions {
     root_ids: HashSet<(u64, u64)>,
     /// Ids of the others, by their index: the hash of the id, or the next that was free.
     nested: RwLock<HashMap<u16, u64>>,
-    interned: DashMap<Unruly, RealId>,
+    interned: DashMap<Unruly, InodeId>,
     next_interned: AtomicU64,
     /// The last names of all mount points of the host: what a listing tells of such an entry may be of what is covered.
     mount_names: RwLock<HashSet<Box<[u8]>>>,
@@ -219,19 +219,19 @@ impl Regions {
     }
 
     /// The identity of an inode of a region; `fits`: it is on the region's own device.
-    pub fn identity(&self, region: u16, fits: bool, dev: u64, ino: u64) -> RealId {
-        fits.then(|| RealId::new(region, ino))
+    pub fn identity(&self, region: u16, fits: bool, dev: u64, ino: u64) -> InodeId {
+        fits.then(|| InodeId::new(region, ino))
             .flatten()
             .unwrap_or_else(|| self.intern(Unruly::Inode { region, dev, ino }))
     }
 
     /// The identity of a name by itself.
-    fn of_entry(&self, dir: RealId, name: &[u8]) -> RealId {
+    fn of_entry(&self, dir: InodeId, name: &[u8]) -> InodeId {
         self.intern(Unruly::Entry { dir, name: name.into() })
     }
 
-    fn intern(&self, key: Unruly) -> RealId {
-        let next = || RealId(INTERNED | self.next_interned.fetch_add(1, Ordering::Relaxed));
+    fn intern(&self, key: Unruly) -> InodeId {
+        let next = || InodeId(INTERNED | self.next_interned.fetch_add(1, Ordering::Relaxed));
         *self.interned.entry(key).or_insert_with(next)
     }
 
@@ -332,7 +332,7 @@ impl Union {
     }
 
     /// Which inode a directory is.
-    pub(in crate::union) fn dir_id(&self, dir: &RealDir) -> RealId {
+    pub(in crate::union) fn dir_id(&self, dir: &RealDir) -> InodeId {
         if dir.veil() == Veil::Mount
             && let Some((parent, name)) = dir.found_at()
         {
@@ -343,19 +343,19 @@ impl Union {
     }
 
     /// Which inode an object is that isn't a directory and was found in `dir`.
-    pub(in crate::union) fn id_in(&self, dir: &RealDir, stat: &Stat) -> RealId {
+    pub(in crate::union) fn id_in(&self, dir: &RealDir, stat: &Stat) -> InodeId {
         self.regions.identity(dir.region(), stat.dev == dir.id.0 && !stat.mount_root, stat.dev, stat.ino)
     }
 
     /// Which inode an object of the upper is, in its workdir or in a directory.
-    pub(in crate::union) fn upper_id(&self, stat: &Stat) -> RealId {
+    pub(in crate::union) fn upper_id(&self, stat: &Stat) -> InodeId {
         self.id_in(&self.layers[0].root, stat)
     }
 
     /// Which object a lower's entry that isn't a directory is. If it has several names and nothing leads from one to the copy
     /// of another in the next run (no identity that lasts, or an upper that can't hold where a copy is from), it is a file by
     /// itself under each, and `stat` is changed to say so.
-    pub(in crate::union) fn lower_leaf_id(&self, dir: &RealDir, name: &[u8], stat: &mut Stat) -> RealId {
+    pub(in crate::union) fn lower_leaf_id(&self, dir: &RealDir, name: &[u8], stat: &mut Stat) -> InodeId {
         let id = self.id_in(dir, stat);
         let one_file = id.is_lasting() && self.remembers_origins();
         if one_file || stat.nlink < 2 && (id.is_lasting() || !stat.mount_root) {
@@ -371,7 +371,7 @@ impl Union {
     }
 
     /// The identity of an entry that a listing tells of, where that is enough to know it.
-    pub(in crate::union) fn listed_id(&self, dir: &RealDir, kind: Kind, ino: u64) -> Option<RealId> {
+    pub(in crate::union) fn listed_id(&self, dir: &RealDir, kind: Kind, ino: u64) -> Option<InodeId> {
         let id = self.regions.identity(dir.region(), true, dir.id.0, ino);
         let alone = id.is_lasting() && self.remembers_origins();
         (alone || kind == Kind::Directory || self.is_upper(dir.layer)).then_some(id)
@@ -381,7 +381,7 @@ impl Union {
 /// With `xino=on`, each layer's numbers must be shown such that they last.
 pub(in crate::union) fn check_xino(layers: &[OpenLayer]) -> Result<()> {
     for layer in layers {
-        if RealId::new(layer.root.region(), layer.root.id.1).is_none() {
+        if InodeId::new(layer.root.region(), layer.root.id.1).is_none() {
             return Err(FsError::LayerForm {
                 layer: layer.path.display().to_string(),
                 path: "/".into(),
@@ -399,17 +399,17 @@ mod tests {
     #[test]
     fn identities_survive_as_text_whatever_the_order_of_the_filesystems() {
         let one = Regions::of_ids(&[0xaa, 0xbb]);
-        let text = RealId::new(1, 0xdead).unwrap().to_text(':', &one).unwrap();
+        let text = InodeId::new(1, 0xdead).unwrap().to_text(':', &one).unwrap();
         assert_eq!(text, "bb:dead");
         let other = Regions::of_ids(&[0xbb, 0xaa]);
-        assert_eq!(RealId::from_text(text.as_bytes(), ':', &other), RealId::new(0, 0xdead));
-        assert_eq!(RealId::from_text(b"3", ':', &one), None);
+        assert_eq!(InodeId::from_text(text.as_bytes(), ':', &other), InodeId::new(0, 0xdead));
+        assert_eq!(InodeId::from_text(b"3", ':', &one), None);
     }
 
     #[test]
     fn a_region_has_its_index_before_anybody_comes_to_it() {
         let regions = Regions::of_ids(&[0xaa]);
-        let read = RealId::from_text(b"1234567:5", ':', &regions).unwrap();
+        let read = InodeId::from_text(b"1234567:5", ':', &regions).unwrap();
         assert_eq!(regions.index_of(0x123_4567), read.region());
         assert_eq!(read.to_text(':', &regions).unwrap(), "1234567:5");
         let again = Regions::of_ids(&[0xaa]);

@@ -39,7 +39,7 @@ use crate::union::Union;
 use crate::union::lookup::found::DataAt;
 use crate::union::lookup::realdir::RealDir;
 use crate::union::nodes::generation::{Generation, Sighting};
-use crate::union::nodes::node::{Name, Node, Place, RealId, Source};
+use crate::union::nodes::node::{InodeId, Name, Node, NodePlace, NodeSource};
 
 /// Is told which entry (number of the directory's node, name) is not what the kernel knows it as.
 pub type OnStale = Box<dyn Fn(u64, &[u8]) + Send + Sync>;
@@ -150,8 +150,8 @@ impl Union {
     }
 
     /// The object of a node that isn't a directory, whose place the caller has locked.
-    pub(in crate::union) fn object_at(&self, node: &Node, place: &Place) -> Result<Object> {
-        if let Place::Pinned { fd, upper } = place {
+    pub(in crate::union) fn object_at(&self, node: &Node, place: &NodePlace) -> Result<Object> {
+        if let NodePlace::Pinned { fd, upper } = place {
             return Ok(Object { fd: fd.fd(), stat: None, upper: *upper, entry: None });
         }
         if let Some(object) = self.open_object(node, place) {
@@ -170,7 +170,7 @@ impl Union {
     }
 
     /// The object of a file whose data are open, which was verified then.
-    fn open_object(&self, node: &Node, place: &Place) -> Option<Object> {
+    fn open_object(&self, node: &Node, place: &NodePlace) -> Option<Object> {
         if node.kind != Kind::File || self.metacopies.contains_key(&node.ino) {
             return None;
         }
@@ -185,7 +185,7 @@ impl Union {
         }
         let place = node.place.read();
         let counted = self.is_in_upper_place(&place) && self.upper()?.has_index();
-        if counted || matches!(*place, Place::Pinned { .. }) {
+        if counted || matches!(*place, NodePlace::Pinned { .. }) {
             return self.kept_object(&self.object_at(node, &place)?);
         }
         if let Some(object) = self.open_object(node, &place) {
@@ -219,11 +219,11 @@ impl Union {
     pub(in crate::union) fn open_data(
         &self,
         node: &Node,
-        place: &Place,
+        place: &NodePlace,
         write: bool,
     ) -> Result<(OwnedFd, bool)> {
         let flags = if write { OFlags::RDWR } else { OFlags::RDONLY };
-        if matches!(place, Place::Named { .. }) {
+        if matches!(place, NodePlace::Named { .. }) {
             let entry = self.entry_at(node, place)?;
             if write && !entry.upper {
                 return Err(FsError::Stale);
@@ -259,7 +259,7 @@ impl Union {
     ///
     /// # Errors
     /// `ESTALE` if it has none, or something else is in its place.
-    pub(in crate::union) fn indexed_object(&self, origin: RealId) -> Result<Object> {
+    pub(in crate::union) fn indexed_object(&self, origin: InodeId) -> Result<Object> {
         let (dir, known) = self.upper()?.indexed_under(origin)?;
         let fd = match At::Name(dir, known.name()).pin() {
             Err(Errno::NOENT) => return Err(FsError::Stale),
@@ -286,20 +286,20 @@ impl Union {
     }
 
     /// Where a named node that isn't a directory lies. What is there now is not verified.
-    fn entry_at(&self, node: &Node, place: &Place) -> Result<Entry<'_>> {
-        let Place::Named { parent, entry } = place else { return Err(FsError::IsADirectory) };
+    fn entry_at(&self, node: &Node, place: &NodePlace) -> Result<Entry<'_>> {
+        let NodePlace::Named { parent, entry } = place else { return Err(FsError::IsADirectory) };
         let dir = self.dir_part(parent)?;
         let name = || Name::from_slice(entry.name());
         Ok(match entry.source() {
-            Source::Upper => {
+            NodeSource::Upper => {
                 let real = dir.upper_dir().ok_or(FsError::Stale)?;
                 Entry { dir: Dir::Layer(self.fds.get(&real)?), real, name: name(), upper: true }
             }
-            Source::Lower(at) => {
+            NodeSource::Lower(at) => {
                 let real = dir.lowers.get(usize::from(at)).ok_or(FsError::Stale)?;
                 Entry { dir: Dir::Layer(self.fds.get(real)?), real: real.clone(), name: name(), upper: false }
             }
-            Source::Index => {
+            NodeSource::Index => {
                 let origin = self.index_origins.get(&node.ino).map(|o| *o).ok_or(FsError::Stale)?;
                 let (dir, known) = self.upper()?.indexed_under(origin)?;
                 let real = self.layers[0].root.clone();
@@ -309,7 +309,14 @@ impl Union {
     }
 
     /// Is the object, whose stat is given, the one that the node was made for?
-    fn verify(&self, node: &Node, place: &Place, entry: &Entry<'_>, at: At<'_>, stat: &Stat) -> Result<()> {
+    fn verify(
+        &self,
+        node: &Node,
+        place: &NodePlace,
+        entry: &Entry<'_>,
+        at: At<'_>,
+        stat: &Stat,
+    ) -> Result<()> {
         let found = match entry.upper {
             true => self.id_in(&entry.real, stat),
             false => self.lower_leaf_id(&entry.real, &entry.name, &mut stat.clone()),
@@ -319,17 +326,17 @@ impl Union {
     }
 
     /// The error of an object that can't be reached under its name.
-    fn absent(&self, node: &Node, place: &Place, errno: Errno) -> FsError {
+    fn absent(&self, node: &Node, place: &NodePlace, errno: Errno) -> FsError {
         if errno == Errno::NOENT { self.stale_at(node, place) } else { errno.into() }
     }
 
-    fn stale_at(&self, node: &Node, place: &Place) -> FsError {
+    fn stale_at(&self, node: &Node, place: &NodePlace) -> FsError {
         match place {
-            Place::Named { parent, entry } => {
+            NodePlace::Named { parent, entry } => {
                 log::debug!("{:#x}: something else has its name in the layer", node.ino);
                 self.stale_name(parent, entry.name())
             }
-            Place::Root | Place::Pinned { .. } => FsError::Stale,
+            NodePlace::Root | NodePlace::Pinned { .. } => FsError::Stale,
         }
     }
 
@@ -377,7 +384,7 @@ mod tests {
     use std::path::Path;
 
     use crate::error::FsError;
-    use crate::union::change::instant::hook;
+    use crate::union::change::failpoint::hook;
     use crate::union::change::rename::RenameMode;
     use crate::union::stack::layer::{Stack, StackOptions};
     use crate::union::{Limits, Union};

@@ -23,12 +23,12 @@ use crate::sys::mountinfo::Table;
 use crate::union::lookup::belief::Belief;
 use crate::union::lookup::private::Namespace;
 use crate::union::stack::lock::{DirLock, LOCK_WAIT};
-use crate::union::stack::nesting::{self, Held, Member, locate};
+use crate::union::stack::nesting::{self, HeldDirs, Member, locate};
 use crate::union::stack::probe;
 pub use crate::union::stack::probe::{UpperCaps, WhiteoutForm};
 pub use crate::union::stack::stack_error::{Role, Said, Shown, StackError, TakeAway};
-use crate::union::stack::workdir::Place;
 pub use crate::union::stack::workdir::Workdir;
+use crate::union::stack::workdir::WorkdirPlace;
 
 /// Where overlay marks are kept in the upper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -194,8 +194,8 @@ impl Stack {
         };
         let lock = DirLock::acquire(upper.root.as_fd(), Role::Upper, &upper.path, options.lock_wait)?;
         let place = match &options.work {
-            Some(path) => Place::named(path)?,
-            None => Place::beside(&upper)?,
+            Some(path) => WorkdirPlace::named(path)?,
+            None => WorkdirPlace::beside(&upper)?,
         };
         let work_at = locate(place.root.as_fd()).map_err(|e| open_error(Role::Work, &place.path, e))?;
         // Built anew: the members borrowed `upper`, which is to move into the stack.
@@ -262,7 +262,7 @@ fn open_lowers(options: &StackOptions) -> Result<Vec<Layer>, StackError> {
 }
 
 /// What the lowers are not to show.
-fn veils(held: &[Held], mount_point: Option<Layer>, options: &StackOptions) -> Veils {
+fn veils(held: &[HeldDirs], mount_point: Option<Layer>, options: &StackOptions) -> Veils {
     let mut parts: Vec<_> = held.iter().map(|held| (held.id.dev, held.id.ino)).collect();
     parts.dedup();
     let holds = |at: &usize| {

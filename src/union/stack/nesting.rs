@@ -62,7 +62,7 @@ pub(in crate::union) struct Member<'a> {
 
 /// A directory of the mount that lies in a lower.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::union) struct Held {
+pub(in crate::union) struct HeldDirs {
     /// The lower.
     pub by: Role,
     /// The part of the directory in it.
@@ -71,7 +71,7 @@ pub(in crate::union) struct Held {
 }
 
 /// Refuses a directory that is given twice or lies inside another where it must not, and tells which lie in a lower.
-pub(in crate::union) fn check(members: &[Member<'_>]) -> Result<Vec<Held>, StackError> {
+pub(in crate::union) fn check(members: &[Member<'_>]) -> Result<Vec<HeldDirs>, StackError> {
     let mut held = Vec::new();
     let mut by_id: HashMap<DirId, &Member<'_>> = HashMap::with_capacity(members.len());
     for member in members {
@@ -98,7 +98,7 @@ pub(in crate::union) fn check(members: &[Member<'_>]) -> Result<Vec<Held>, Stack
             let Some(outer) = by_id.get(&ancestor) else { continue };
             // Of two lowers, which are only read, the inner one is merely seen twice.
             if is_lower(outer.role) && !is_lower(inner.role) {
-                held.push(Held { by: outer.role, role: inner.role, id: inner.id });
+                held.push(HeldDirs { by: outer.role, role: inner.role, id: inner.id });
             }
             if may_not_hold(outer.role, inner.role) {
                 return Err(StackError::Nested {

@@ -73,7 +73,7 @@ pub struct Workdir {
 }
 
 /// A workdir that has been found or made, but not yet looked into.
-pub(in crate::union) struct Place {
+pub(in crate::union) struct WorkdirPlace {
     pub path: PathBuf,
     pub root: OwnedFd,
     beside: Option<(OwnedFd, OsString)>,
@@ -120,9 +120,9 @@ fn io(path: &Path, what: &'static str) -> impl Fn(Errno) -> StackError {
     }
 }
 
-impl Place {
+impl WorkdirPlace {
     /// Opens the workdir that was named, and makes it if only its last component is missing.
-    pub(in crate::union) fn named(path: &Path) -> Result<Place, StackError> {
+    pub(in crate::union) fn named(path: &Path) -> Result<WorkdirPlace, StackError> {
         let mut made = Undo::default();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = match rustix::fs::open(path, flags, Mode::empty()) {
@@ -141,11 +141,11 @@ impl Place {
         };
         let root =
             root.map_err(|errno| crate::union::stack::stack_error::open_error(Role::Work, path, errno))?;
-        Ok(Place { path: path.to_owned(), root, beside: None, made })
+        Ok(WorkdirPlace { path: path.to_owned(), root, beside: None, made })
     }
 
     /// Finds or makes `.NAME.work` beside the upper.
-    pub(in crate::union) fn beside(upper: &Layer) -> Result<Place, StackError> {
+    pub(in crate::union) fn beside(upper: &Layer) -> Result<WorkdirPlace, StackError> {
         let no = |why| StackError::NoDefaultWork { path: upper.path.clone(), why };
         let (parent, upper_name) = parent_and_name(upper.root.as_fd(), &upper.path).map_err(no)?;
         let name = default_name(&upper_name, upper.ino);
@@ -166,7 +166,7 @@ impl Place {
         if stat.st_uid != rustix::process::geteuid().as_raw() {
             return Err(no("a directory of another user has its name"));
         }
-        Ok(Place { path, root, beside: Some((parent, name)), made })
+        Ok(WorkdirPlace { path, root, beside: Some((parent, name)), made })
     }
 
     /// Locks the workdir, checks and cleans what is in it, and makes it ready. `upper` is locked already.
@@ -175,7 +175,7 @@ impl Place {
         upper: &Layer,
         wait: std::time::Duration,
     ) -> Result<Prepared, StackError> {
-        let Place { path, root, beside, mut made } = self;
+        let WorkdirPlace { path, root, beside, mut made } = self;
         same_filesystem(root.as_fd(), &path, upper)?;
         let lock = DirLock::acquire(root.as_fd(), Role::Work, &path, wait)?;
         refuse_foreign(root.as_fd(), &path)?;

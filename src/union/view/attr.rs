@@ -10,11 +10,11 @@ use rustix::io::Errno;
 use crate::error::{FsError, Result};
 use crate::sys::object::{At, Kind, SetTime, Stat};
 use crate::union::Union;
-use crate::union::events::What;
-use crate::union::nodes::node::{Node, Place};
+use crate::union::events::EventKind;
+use crate::union::nodes::node::{Node, NodePlace};
 use crate::union::nodes::verified::Object;
 
-/// What stat shows of a node.
+/// EventKind stat shows of a node.
 #[derive(Debug, Clone, Copy)]
 pub struct Attr {
     /// The node's number.
@@ -43,7 +43,7 @@ pub struct SetAttr {
 }
 
 impl SetAttr {
-    /// What it changes, in words.
+    /// EventKind it changes, in words.
     fn words(&self) -> Vec<String> {
         let all = [
             (self.uid.is_some() || self.gid.is_some(), "owner"),
@@ -118,7 +118,8 @@ impl Union {
             stat.nlink = 1;
         } else if self.static_nlink && node.dir.is_some() {
             stat.nlink = 1;
-        } else if node.dir.is_none() && matches!(&*node.place.read(), Place::Pinned { upper: false, .. }) {
+        } else if node.dir.is_none() && matches!(&*node.place.read(), NodePlace::Pinned { upper: false, .. })
+        {
             // No name is known: the whiteouts hide all of them, or those that are left were never asked for. Names of a
             // file that has only one aren't counted in the table.
             let hidden = self.hidden_links.get(&node.real()).map_or(1, |hidden| *hidden);
@@ -135,7 +136,7 @@ impl Union {
         node.ino
     }
 
-    /// What the layer keeps of an object: its stat, corrected by `override_stat` and by the hardlink index.
+    /// EventKind the layer keeps of an object: its stat, corrected by `override_stat` and by the hardlink index.
     pub(in crate::union) fn kept_stat(&self, at: At<'_>, upper: bool) -> Result<Stat> {
         let stat = self.owners.kept(at, at.stat()?, upper)?;
         if upper { self.counted(at, stat) } else { Ok(stat) }
@@ -152,7 +153,7 @@ impl Union {
         Ok(stat)
     }
 
-    /// Changes attributes. What is asked for at once happens in the order owner, mode, size, times.
+    /// Changes attributes. EventKind is asked for at once happens in the order owner, mode, size, times.
     ///
     /// # Errors
     /// One may come when a part is done already, or when all is and only the new attributes can't be read. They are asked for
@@ -199,7 +200,8 @@ impl Union {
             self.with_upper(node, |_, object| Ok(object.utimens(change.atime, change.mtime)?))?;
         }
         self.counters.setattrs.fetch_add(1, Ordering::Relaxed);
-        self.events.tell(|| What::Attributes { path: self.path_of(node).into(), changed: change.words() });
+        self.events
+            .tell(|| EventKind::Attributes { path: self.path_of(node).into(), changed: change.words() });
         self.getattr(node)
     }
 
@@ -269,16 +271,16 @@ impl Union {
     pub fn path_of(&self, node: &Node) -> Vec<u8> {
         let mut names: Vec<Box<[u8]>> = Vec::new();
         let mut parent = match &*node.place.read() {
-            Place::Named { parent, entry } => {
+            NodePlace::Named { parent, entry } => {
                 names.push(entry.name().into());
                 Some(parent.clone())
             }
-            Place::Root => None,
-            Place::Pinned { .. } => return b"(unlinked)".to_vec(),
+            NodePlace::Root => None,
+            NodePlace::Pinned { .. } => return b"(unlinked)".to_vec(),
         };
         while let Some(dir) = parent {
             parent = match &*dir.place.read() {
-                Place::Named { parent, entry } => {
+                NodePlace::Named { parent, entry } => {
                     names.push(entry.name().into());
                     Some(parent.clone())
                 }

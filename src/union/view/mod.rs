@@ -6,11 +6,11 @@
 //! | [`owners`] | owners, modes and types on disk and as shown |
 //! | [`readdir`] | merged listings |
 //! | [`xattr`], [`acl`] | extended attributes and ACLs |
-//! | [`facts`] | where an object comes from, as attributes of the mount |
+//! | [`virtual_xattrs`] | where an object comes from, as attributes of the mount |
 
 pub mod acl;
 pub mod attr;
-pub mod facts;
 pub mod owners;
 pub mod readdir;
+pub mod virtual_xattrs;
 pub mod xattr;

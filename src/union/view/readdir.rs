@@ -17,10 +17,10 @@ use std::sync::atomic::Ordering;
 use crate::error::Result;
 use crate::sys::object::Kind;
 use crate::union::Union;
-use crate::union::events::What as Event;
-use crate::union::lookup::found::What;
+use crate::union::events::EventKind as Event;
+use crate::union::lookup::found::FoundKind;
 use crate::union::lookup::index::FIRST_COOKIE;
-use crate::union::nodes::node::{DirPart, Identity, Node, RealId};
+use crate::union::nodes::node::{DirPart, Identity, InodeId, Node};
 use crate::union::view::attr::Attr;
 
 /// One entry of a listing.
@@ -43,11 +43,11 @@ pub struct DirEntryPlus {
     pub name: Box<[u8]>,
     /// The offset at which a listing goes on after it.
     pub cookie: u64,
-    /// What a lookup tells.
+    /// FoundKind a lookup tells.
     pub what: Looked,
 }
 
-/// What a lookup tells of an entry of a listing.
+/// FoundKind a lookup tells of an entry of a listing.
 #[derive(Debug, Clone)]
 pub enum Looked {
     /// It is that.
@@ -80,7 +80,7 @@ struct Listed {
     kind: Kind,
     /// The identity, where the indexes alone tell it.
     identity: Option<Identity>,
-    /// What the listing takes it for, where a lookup fails.
+    /// FoundKind the listing takes it for, where a lookup fails.
     ino: u64,
     /// Is the type not certain?
     asks: bool,
@@ -136,13 +136,13 @@ impl Union {
         Ok(Some((self.identify(node, name, &found)?.0, found.stat.kind())))
     }
 
-    /// What a lookup tells of an entry. The caller holds the directory's names.
+    /// FoundKind a lookup tells of an entry. The caller holds the directory's names.
     fn looked_up(&self, node: &Arc<Node>, name: &[u8]) -> Result<Option<Looked>> {
         let Some(found) = self.resolve(node, name)? else { return Ok(None) };
         let (child, stat) = self.node_of(node, name, &found, 1)?;
         let attr = match found.what {
-            What::Directory { .. } => Ok(self.attr(&child, stat)),
-            What::Leaf { .. } => self.attr_of_found(&child, node, name, &found, stat),
+            FoundKind::Directory { .. } => Ok(self.attr(&child, stat)),
+            FoundKind::Leaf { .. } => self.attr_of_found(&child, node, name, &found, stat),
         };
         match attr {
             Ok(attr) => Ok(Some(Looked::Found { node: child, attr })),
@@ -269,6 +269,6 @@ impl Union {
 }
 
 /// The identity of an object that was not copied up.
-fn plain(real: RealId) -> Identity {
+fn plain(real: InodeId) -> Identity {
     Identity { origin: real, real }
 }

@@ -12,7 +12,7 @@ use rustix::fs::XattrFlags;
 use crate::error::{FsError, Result};
 use crate::sys::xattr;
 use crate::union::Union;
-use crate::union::events::What;
+use crate::union::events::EventKind;
 use crate::union::lookup::belief::Belief;
 use crate::union::lookup::private;
 use crate::union::nodes::node::Node;
@@ -79,7 +79,7 @@ impl Union {
     pub fn setxattr(&self, node: &Arc<Node>, name: &[u8], value: &[u8], flags: XattrFlags) -> Result<()> {
         let stored = self.stored(name)?.ok_or(FsError::PrivateXattr)?;
         if !self.in_upper(node) {
-            // What must fail shall not copy up first.
+            // EventKind must fail shall not copy up first.
             let there = self.with_object(node, |o| Ok(self.owners.get_xattr(o.at(), &stored)?.is_some()))?;
             if flags.contains(XattrFlags::CREATE) && there {
                 return Err(FsError::Exists);
@@ -121,7 +121,7 @@ impl Union {
             *dir.default_acl.lock() = None;
         }
         self.counters.setxattrs.fetch_add(1, Ordering::Relaxed);
-        self.events.tell(|| What::Xattr { path: self.path_of(node).into(), name: name.into() });
+        self.events.tell(|| EventKind::Xattr { path: self.path_of(node).into(), name: name.into() });
     }
 }
 

@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use rustix::fs::{self, AtFlags, FileType, Mode, XattrFlags};
 use rustix::io::Errno;
 
-use super::{Place, join, split};
+use super::{UnpackTarget, join, split};
 use crate::image::layer::LayerError;
 use crate::sys::dir::for_each_entry;
 use crate::sys::object::{At, Kind, SetTime, Time, Writable};
@@ -19,7 +19,7 @@ use crate::union::lookup::belief::Belief;
 use crate::union::lookup::marker::{self};
 use crate::union::lookup::private::Namespace;
 
-impl Place<'_> {
+impl UnpackTarget<'_> {
     /// Deletes what the layers below have under this path. What this layer has there stays.
     ///
     /// # Errors

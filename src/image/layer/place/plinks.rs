@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 
 use rustix::io::Errno;
 
-use super::{Place, open_dir, split};
+use super::{UnpackTarget, open_dir, split};
 use crate::image::layer::LayerError;
 use crate::sys::object::At;
 use crate::sys::remove;
@@ -14,7 +14,7 @@ use crate::sys::remove;
 /// The directory in which AUFS keeps files with several names.
 pub(in crate::image::layer) const PLINKS: &[u8] = b".wh..wh.plnk";
 
-impl Place<'_> {
+impl UnpackTarget<'_> {
     /// Whether the layer has something of this name, over no link.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Place, join, mark_implied, open_dir, split, steps};
+use super::{UnpackTarget, join, mark_implied, open_dir, split, steps};
 use crate::image::layer::LayerError;
 use crate::image::layer::attributes::Attributes;
 use crate::sys::object::{At, Kind, Writable};
@@ -104,7 +104,7 @@ impl Way {
     }
 }
 
-impl Place<'_> {
+impl UnpackTarget<'_> {
     /// The way to a directory; what is missing is made.
     pub(super) fn make_way(&mut self, path: &[u8], entry: &[u8]) -> Result<OwnedFd, LayerError> {
         let failed = || LayerError::os(entry, "look at its directory");

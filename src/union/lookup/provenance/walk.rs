@@ -5,28 +5,28 @@ use std::sync::Arc;
 
 use super::{Group, Held, Hider, Hides, Holds, Inspector};
 use crate::error::Result;
-use crate::union::lookup::found::{Found, RealDirs, What};
+use crate::union::lookup::found::{Found, FoundKind, RealDirs};
 use crate::union::lookup::marker::WhiteoutMark;
 use crate::union::lookup::realdir::{LayerIndex, RealDir};
-use crate::union::lookup::search::{Cut, Met, Seen, aufs_whiteout};
+use crate::union::lookup::search::{Cut, LayerEntry, LayerVisit, aufs_whiteout};
 
 /// One step down, as it is made.
-pub(super) struct Walk<'w> {
+pub(super) struct ProvenanceWalk<'w> {
     pub inspector: Inspector<'w>,
     pub path: &'w [u8],
     pub held: Vec<Held>,
     pub groups: Vec<Group>,
 }
 
-/// What a search met, kept.
-struct Record {
+/// FoundKind a search met, kept.
+struct VisitRecord {
     held: Held,
     dir: Arc<RealDir>,
     name: Vec<u8>,
     rest: RealDirs,
 }
 
-impl Walk<'_> {
+impl ProvenanceWalk<'_> {
     /// Searches a group, and what the search leaves aside as groups that are hidden.
     pub fn search(
         &mut self,
@@ -34,15 +34,15 @@ impl Walk<'_> {
         name: &[u8],
         hidden: Option<Hider>,
     ) -> Result<Option<Found>> {
-        let mut records: Vec<Record> = Vec::new();
+        let mut records: Vec<VisitRecord> = Vec::new();
         let union = self.inspector.union;
-        let found =
-            union.search_telling(dirs, name, &mut |met| records.push(Record::of(&met, hidden.clone())))?;
+        let found = union
+            .search_telling(dirs, name, &mut |met| records.push(VisitRecord::of(&met, hidden.clone())))?;
         self.look_beside(&mut records)?;
         let mut aside: Vec<(RealDirs, Vec<u8>, Hider)> = Vec::new();
         let mut directory: Option<LayerIndex> = None;
         let last = records.len().saturating_sub(1);
-        for (at, Record { mut held, name, rest, .. }) in records.into_iter().enumerate() {
+        for (at, VisitRecord { mut held, name, rest, .. }) in records.into_iter().enumerate() {
             let hider = |what| Hider { layer: held.layer, path: self.path.to_vec(), what };
             let hides = match &held.holds {
                 Holds::Absent => None,
@@ -72,7 +72,7 @@ impl Walk<'_> {
                 self.held.push(held);
             }
         }
-        if let Some(Found { what: What::Directory { dirs, .. }, .. }) = &found {
+        if let Some(Found { what: FoundKind::Directory { dirs, .. }, .. }) = &found {
             self.groups.push(Group { dirs: dirs.clone(), hidden: hidden.clone() });
         }
         for (dirs, name, hider) in aside {
@@ -82,8 +82,8 @@ impl Walk<'_> {
     }
 
     /// In the last layer a search need not ask for markers that hide nothing. They are there all the same.
-    fn look_beside(&self, records: &mut [Record]) -> Result<()> {
-        let Some(Record { held, dir, name, rest }) = records.last_mut() else { return Ok(()) };
+    fn look_beside(&self, records: &mut [VisitRecord]) -> Result<()> {
+        let Some(VisitRecord { held, dir, name, rest }) = records.last_mut() else { return Ok(()) };
         if !rest.is_empty() {
             return Ok(());
         }
@@ -104,13 +104,15 @@ impl Walk<'_> {
     }
 }
 
-impl Record {
-    fn of(met: &Met<'_>, hidden: Option<Hider>) -> Record {
+impl VisitRecord {
+    fn of(met: &LayerVisit<'_>, hidden: Option<Hider>) -> VisitRecord {
         let holds = match &met.seen {
-            Seen::Nothing => Holds::Absent,
-            Seen::Whiteout(mark) => Holds::Whiteout(*mark),
-            Seen::Leaf { stat, data } => Holds::Leaf { stat: **stat, data: data.map(|data| data.dir.layer) },
-            Seen::Directory { stat, marks, cut, .. } => Holds::Directory {
+            LayerEntry::Nothing => Holds::Absent,
+            LayerEntry::Whiteout(mark) => Holds::Whiteout(*mark),
+            LayerEntry::Leaf { stat, data } => {
+                Holds::Leaf { stat: **stat, data: data.map(|data| data.dir.layer) }
+            }
+            LayerEntry::Directory { stat, marks, cut, .. } => Holds::Directory {
                 stat: **stat,
                 opaque: matches!(cut, Some(Cut::Opaque | Cut::Veiled)),
                 beside: *cut == Some(Cut::Beside),
@@ -123,7 +125,7 @@ impl Record {
         }
         path.extend_from_slice(met.name);
         let held = Held { layer: met.dir.layer, path, holds, hidden };
-        Record {
+        VisitRecord {
             held,
             dir: met.dir.clone(),
             name: met.name.to_vec(),

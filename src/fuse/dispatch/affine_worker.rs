@@ -1,4 +1,4 @@
-//! The companion, as others see it: what it does, where it runs, and how it is called back.
+//! The CPU-affine worker, as others see it: what it does, where it runs, and how it is called back.
 //!
 //! It runs only where nobody else would, so nobody may ever wait for it: others only try its lock, and where it holds
 //! that, it will look itself.
@@ -16,18 +16,18 @@ use crate::sys::schedule::{Placed, Watched};
 /// A thread that may be called back while it waits for a request, and never while it works for one: system calls of its
 /// work must not fail because of that.
 #[derive(Debug)]
-pub(super) struct Companion {
+pub(super) struct AffineWorker {
     thread: Thread,
     interruptible: Interruptible,
     placed: Placed,
     watched: Watched,
-    state: Mutex<State>,
+    state: Mutex<WorkerState>,
     /// Whether it does anything but wait for its turn.
     out: AtomicBool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum WorkerState {
     /// It waits for its turn.
     Parked,
     Working,
@@ -35,19 +35,19 @@ enum State {
     CalledBack,
 }
 
-impl Companion {
+impl AffineWorker {
     /// The thread that calls this.
     ///
     /// # Errors
     ///
     /// It can't be interrupted, moved or watched.
-    pub(super) fn this_thread() -> io::Result<Companion> {
-        Ok(Companion {
+    pub(super) fn this_thread() -> io::Result<AffineWorker> {
+        Ok(AffineWorker {
             thread: std::thread::current(),
             interruptible: Interruptible::this_thread()?,
             placed: Placed::this_thread()?,
             watched: Watched::this_thread()?,
-            state: Mutex::new(State::Working),
+            state: Mutex::new(WorkerState::Working),
             out: AtomicBool::new(true),
         })
     }
@@ -74,7 +74,7 @@ impl Companion {
 
     /// It waits for its turn, until it is woken.
     pub(super) fn park_while(&self, not_yet: impl Fn() -> bool) {
-        self.enter(State::Parked);
+        self.enter(WorkerState::Parked);
         self.out.store(false, Ordering::Release);
         while not_yet() {
             std::thread::park();
@@ -94,27 +94,27 @@ impl Companion {
 
     /// It is about to wait for a request. It has to look afterwards whether it is still its turn.
     pub(super) fn wait(&self) {
-        self.enter(State::Waiting);
+        self.enter(WorkerState::Waiting);
     }
 
     /// It has got a request.
     pub(super) fn work(&self) {
-        self.enter(State::Working);
+        self.enter(WorkerState::Working);
     }
 
-    fn enter(&self, state: State) {
-        if std::mem::replace(&mut *self.state.lock(), state) == State::CalledBack {
+    fn enter(&self, state: WorkerState) {
+        if std::mem::replace(&mut *self.state.lock(), state) == WorkerState::CalledBack {
             // The signal has been sent, but perhaps not arrived: it does at the end of any system call.
             std::thread::yield_now();
         }
     }
 
     /// Where it waits for a request, it does so no longer. It may miss that in the moment before it waits: call again.
-    pub(super) fn call_back(&self) {
-        // Held while the signal is sent: until then the companion can't begin to work.
+    pub(super) fn interrupt(&self) {
+        // Held while the signal is sent: until then the CPU-affine worker can't begin to work.
         let Some(mut state) = self.state.try_lock() else { return };
-        if matches!(*state, State::Waiting | State::CalledBack) {
-            *state = State::CalledBack;
+        if matches!(*state, WorkerState::Waiting | WorkerState::CalledBack) {
+            *state = WorkerState::CalledBack;
             self.interruptible.interrupt();
         }
     }
@@ -139,13 +139,13 @@ mod tests {
         let done = &AtomicU32::new(0);
         std::thread::scope(|scope| {
             scope.spawn(move || {
-                let companion = Arc::new(Companion::this_thread().unwrap());
-                tell.send(companion.clone()).unwrap();
+                let affine_worker = Arc::new(AffineWorker::this_thread().unwrap());
+                tell.send(affine_worker.clone()).unwrap();
                 let mut called_back = 0;
                 while done.load(Ordering::SeqCst) < ROUNDS {
-                    companion.wait();
+                    affine_worker.wait();
                     let got = rustix::io::read(&requests, &mut [0; 1]);
-                    companion.work();
+                    affine_worker.work();
                     match got {
                         Ok(1) => {}
                         Err(rustix::io::Errno::INTR) => called_back += 1,
@@ -159,16 +159,16 @@ mod tests {
                 }
                 assert!(called_back > 0);
             });
-            let companion = told.recv().unwrap();
+            let affine_worker = told.recv().unwrap();
             let mut round = 0;
             while done.load(Ordering::SeqCst) < ROUNDS {
                 if round % 2 == 0 {
                     rustix::io::write(&ask, b"r").unwrap();
                 }
-                companion.call_back();
+                affine_worker.interrupt();
                 round += 1;
                 while done.load(Ordering::SeqCst) < round.min(ROUNDS) && round % 8 == 0 {
-                    companion.call_back();
+                    affine_worker.interrupt();
                     std::thread::yield_now();
                 }
             }

@@ -9,42 +9,42 @@ use std::sync::Arc;
 use dashmap::DashMap;
 use parking_lot::{ArcRwLockReadGuard, ArcRwLockWriteGuard, RawRwLock, RwLock};
 
-use crate::union::nodes::node::RealId;
+use crate::union::nodes::node::InodeId;
 
 /// The locks that somebody holds or waits for, by origin.
 #[derive(Debug, Default)]
-pub(in crate::union) struct Aliases {
-    locks: DashMap<RealId, Arc<RwLock<()>>>,
+pub(in crate::union) struct HardlinkLocks {
+    locks: DashMap<InodeId, Arc<RwLock<()>>>,
 }
 
-impl Aliases {
-    fn lock(&self, origin: RealId) -> Arc<RwLock<()>> {
+impl HardlinkLocks {
+    fn lock(&self, origin: InodeId) -> Arc<RwLock<()>> {
         self.locks.entry(origin).or_default().clone()
     }
 
     /// Held while a finding is turned into a node.
-    pub fn shared(&self, origin: RealId) -> AliasGuard<'_, ArcRwLockReadGuard<RawRwLock, ()>> {
-        AliasGuard { aliases: self, origin, guard: Some(self.lock(origin).read_arc()) }
+    pub fn shared(&self, origin: InodeId) -> HardlinkGuard<'_, ArcRwLockReadGuard<RawRwLock, ()>> {
+        HardlinkGuard { locks: self, origin, guard: Some(self.lock(origin).read_arc()) }
     }
 
     /// Held while the file is copied up or a name of it goes.
-    pub fn exclusive(&self, origin: RealId) -> AliasGuard<'_, ArcRwLockWriteGuard<RawRwLock, ()>> {
-        AliasGuard { aliases: self, origin, guard: Some(self.lock(origin).write_arc()) }
+    pub fn exclusive(&self, origin: InodeId) -> HardlinkGuard<'_, ArcRwLockWriteGuard<RawRwLock, ()>> {
+        HardlinkGuard { locks: self, origin, guard: Some(self.lock(origin).write_arc()) }
     }
 }
 
 /// A held lock.
-pub(in crate::union) struct AliasGuard<'a, G> {
-    aliases: &'a Aliases,
-    origin: RealId,
+pub(in crate::union) struct HardlinkGuard<'a, G> {
+    locks: &'a HardlinkLocks,
+    origin: InodeId,
     guard: Option<G>,
 }
 
-impl<G> Drop for AliasGuard<'_, G> {
+impl<G> Drop for HardlinkGuard<'_, G> {
     fn drop(&mut self) {
         self.guard = None;
         // Who wants it takes it out of the table before counting on it.
-        self.aliases.locks.remove_if(&self.origin, |_, lock| Arc::strong_count(lock) == 1);
+        self.locks.locks.remove_if(&self.origin, |_, lock| Arc::strong_count(lock) == 1);
     }
 }
 
@@ -54,8 +54,8 @@ mod tests {
 
     #[test]
     fn nothing_is_kept_of_a_lock_that_nobody_holds() {
-        let aliases = Aliases::default();
-        let id = |ino| RealId::new(0, ino).unwrap();
+        let aliases = HardlinkLocks::default();
+        let id = |ino| InodeId::new(0, ino).unwrap();
         let first = aliases.shared(id(5));
         let second = aliases.shared(id(5));
         let other = aliases.exclusive(id(6));

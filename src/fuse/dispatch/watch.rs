@@ -1,13 +1,13 @@
-//! Whether a companion is kept waiting.
+//! Whether a CPU-affine worker is kept waiting.
 
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use super::companion::Companion;
+use super::affine_worker::AffineWorker;
 use crate::sys::schedule::{self, Watched};
 
-/// What a companion keeps of itself and of the program that it serves.
+/// What a CPU-affine worker keeps of itself and of the program that it serves.
 #[derive(Debug)]
 pub(super) struct Watch {
     this: Watched,
@@ -26,12 +26,12 @@ struct Client {
 
 /// What a look shows.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Seen {
+pub(super) enum AffinityVerdict {
     /// Nothing; or there was no look.
     Nothing,
     /// The program is on this processor.
     On(usize),
-    /// The companion had to wait for the processor because of others than those whom it serves.
+    /// The CPU-affine worker had to wait for the processor because of others than those whom it serves.
     Stall,
 }
 
@@ -48,7 +48,7 @@ impl Candidate {
     pub(super) fn look(client: u32) -> Option<(Candidate, usize)> {
         let thread = Watched::thread(client).ok()?;
         let waited = thread.times()?.waited;
-        // One with a priority of its own would starve the companion and who looks after it.
+        // One with a priority of its own would starve the CPU-affine worker and who looks after it.
         if !thread.is_fair()? {
             return None;
         }
@@ -72,12 +72,12 @@ pub(super) struct Glance {
 }
 
 impl Glance {
-    pub(super) fn take(companion: &Companion, streak: &AtomicU32, client: &AtomicU32) -> Glance {
+    pub(super) fn take(affine_worker: &AffineWorker, streak: &AtomicU32, client: &AtomicU32) -> Glance {
         let client = client.load(Ordering::Relaxed);
         Glance {
             at: Instant::now(),
             streak: streak.load(Ordering::Relaxed),
-            companion_ran: companion.ran(),
+            companion_ran: affine_worker.ran(),
             client,
             client_ran: Watched::thread(client).ok().and_then(|client| Some(client.times()?.ran)),
         }
@@ -88,7 +88,7 @@ impl Glance {
         self.streak != before.streak
     }
 
-    /// Whether the companion did not run, if it could, and the program is not the reason.
+    /// Whether the CPU-affine worker did not run, if it could, and the program is not the reason.
     pub(super) fn is_starved_since(&self, before: &Glance) -> bool {
         let program = match (self.client == before.client, self.client_ran, before.client_ran) {
             (true, Some(now), Some(before)) => now.saturating_sub(before),
@@ -98,17 +98,17 @@ impl Glance {
     }
 }
 
-/// What is compared: of the companion, of its program, of this process.
+/// What is compared: of the CPU-affine worker, of its program, of this process.
 #[derive(Debug, Clone, Copy)]
 struct Sample {
     at: Instant,
     waited: Duration,
-    /// What the program and this process ran. While they do, a companion waits, and nothing is lost.
+    /// What the program and this process ran. While they do, a CPU-affine worker waits, and nothing is lost.
     ran: Duration,
 }
 
 impl Watch {
-    /// How many requests of a companion pass between two looks.
+    /// How many requests of a CPU-affine worker pass between two looks.
     const EVERY: u32 = 32;
     /// After as long a silence there is one at once.
     const SILENCE: Duration = Duration::from_millis(2);
@@ -128,7 +128,7 @@ impl Watch {
     }
 
     /// A request of that thread came.
-    pub(super) fn look(&mut self, client: u32) -> Seen {
+    pub(super) fn look(&mut self, client: u32) -> AffinityVerdict {
         let now = Instant::now();
         let silence = now - self.last_request;
         self.last_request = now;
@@ -136,39 +136,41 @@ impl Watch {
         match &mut self.client {
             Some(known) if known.number == client => {
                 if self.requests < Self::EVERY && silence < Self::SILENCE {
-                    return Seen::Nothing;
+                    return AffinityVerdict::Nothing;
                 }
                 self.requests = 0;
                 if now - known.judged.at >= Self::JUDGED {
                     // A program that has ended while its last request was served waits for nothing.
-                    let Some(sample) = Sample::take(&self.this, &known.thread) else { return Seen::Nothing };
+                    let Some(sample) = Sample::take(&self.this, &known.thread) else {
+                        return AffinityVerdict::Nothing;
+                    };
                     let before = std::mem::replace(&mut known.judged, sample);
                     if sample.is_stalled_since(&before) {
-                        return Seen::Stall;
+                        return AffinityVerdict::Stall;
                     }
                 }
-                known.thread.processor().map_or(Seen::Nothing, Seen::On)
+                known.thread.processor().map_or(AffinityVerdict::Nothing, AffinityVerdict::On)
             }
             _ => {
                 self.requests = 0;
                 self.client = Client::new(&self.this, client);
-                Seen::Nothing
+                AffinityVerdict::Nothing
             }
         }
     }
 }
 
 impl Client {
-    fn new(companion: &Watched, number: u32) -> Option<Client> {
+    fn new(affine_worker: &Watched, number: u32) -> Option<Client> {
         let thread = Watched::thread(number).ok()?;
-        let judged = Sample::take(companion, &thread)?;
+        let judged = Sample::take(affine_worker, &thread)?;
         Some(Client { number, thread, judged })
     }
 }
 
 impl Sample {
-    fn take(companion: &Watched, client: &Watched) -> Option<Sample> {
-        let waited = companion.times()?.waited;
+    fn take(affine_worker: &Watched, client: &Watched) -> Option<Sample> {
+        let waited = affine_worker.times()?.waited;
         let ran = client.times()?.ran + schedule::process_time();
         Some(Sample { at: Instant::now(), waited, ran })
     }
@@ -203,7 +205,7 @@ mod tests {
         assert!(!sample(now, 100, 20, 1).is_stalled_since(&before), "it is a small part");
     }
 
-    /// Something else wants the processor that a companion is on.
+    /// Something else wants the processor that a CPU-affine worker is on.
     #[test]
     fn a_companion_notices_that_it_is_kept_waiting() {
         let watched = std::thread::spawn(|| {
@@ -219,7 +221,7 @@ mod tests {
             while Instant::now() < until {
                 // As after an answer: others may run.
                 std::thread::yield_now();
-                if watch.look(client.number()) == Seen::Stall {
+                if watch.look(client.number()) == AffinityVerdict::Stall {
                     return Some(true);
                 }
             }

@@ -19,11 +19,11 @@ type Listener = Box<dyn Fn(u64) + Send + Sync>;
 
 /// Who keeps attributes.
 #[derive(Default)]
-pub(in crate::union) struct Keeper(OnceLock<Listener>);
+pub(in crate::union) struct AttributeCache(OnceLock<Listener>);
 
-impl fmt::Debug for Keeper {
+impl fmt::Debug for AttributeCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Keeper").field(&self.0.get().is_some()).finish()
+        f.debug_tuple("AttributeCache").field(&self.0.get().is_some()).finish()
     }
 }
 
@@ -31,7 +31,7 @@ impl Union {
     /// From now on `forget` is told the number of each node whose attributes were changed by something other than a
     /// request for it. It is called with locks held, and must not call the union. Only the first is.
     pub fn tell_changes(&self, forget: impl Fn(u64) + Send + Sync + 'static) {
-        if self.keeper.0.set(Box::new(forget)).is_err() {
+        if self.attribute_cache.0.set(Box::new(forget)).is_err() {
             log::debug!("changes are told already");
         }
     }
@@ -39,7 +39,7 @@ impl Union {
     /// The attributes of a node are no longer those that were told last, and no request says so.
     pub(in crate::union) fn changed_by_itself(&self, node: &Node) {
         if node.lookups() > 0
-            && let Some(forget) = self.keeper.0.get()
+            && let Some(forget) = self.attribute_cache.0.get()
         {
             forget(node.ino);
         }

@@ -6,13 +6,13 @@
 use indicatif::HumanBytes;
 
 use super::titles::{layer_list, layer_title};
-use crate::control::explanation::{Action, CopyUp, Fate, LayerReport};
+use crate::control::explanation::{Action, CopyUp, LayerReport, PredictedEffect};
 use crate::error::Result;
 use crate::sys::object::{Kind, Stat};
+use crate::union::escaped_path::EscapedPath;
 use crate::union::lookup::marker::WH_PREFIX;
 use crate::union::lookup::provenance::{Holds, Inspector, Outcome, Provenance, Trail};
 use crate::union::lookup::realdir::LayerIndex;
-use crate::union::text::Text;
 
 /// What is known of the path.
 pub(super) struct Subject<'s> {
@@ -23,8 +23,8 @@ pub(super) struct Subject<'s> {
 }
 
 impl Subject<'_> {
-    fn fate(&self, action: Action, text: String) -> Fate {
-        Fate { action, copy_up: None, parents: Vec::new(), whiteout: false, redirect: false, text }
+    fn fate(&self, action: Action, text: String) -> PredictedEffect {
+        PredictedEffect { action, copy_up: None, parents: Vec::new(), whiteout: false, redirect: false, text }
     }
 
     /// Why no change is possible at all.
@@ -33,7 +33,7 @@ impl Subject<'_> {
         if !self.inspector.has_upper() {
             Some("refused: without an upper layer the mount is read-only".into())
         } else if let Some(broken) = &self.found.broken_at {
-            Some(format!("refused: /{} is no directory of the merged view", Text::from(&broken[..])))
+            Some(format!("refused: /{} is no directory of the merged view", EscapedPath::from(&broken[..])))
         } else if name.starts_with(WH_PREFIX) {
             Some("refused: names that start with .wh. are whiteouts in a layer".into())
         } else {
@@ -67,21 +67,25 @@ impl Subject<'_> {
         below
     }
 
-    fn copy_up(&self, mut fate: Fate, from: LayerIndex, stat: &Stat) -> Fate {
+    fn copy_up(&self, mut fate: PredictedEffect, from: LayerIndex, stat: &Stat) -> PredictedEffect {
         let bytes = if stat.kind() == Kind::File { stat.size } else { 0 };
         fate.copy_up = Some(CopyUp { from: self.inspector.number(from), bytes });
         self.with_parents(fate)
     }
 
-    fn with_parents(&self, mut fate: Fate) -> Fate {
-        fate.parents = self.found.missing_parents.iter().map(|path| Text::from(&path[..])).collect();
+    fn with_parents(&self, mut fate: PredictedEffect) -> PredictedEffect {
+        fate.parents = self.found.missing_parents.iter().map(|path| EscapedPath::from(&path[..])).collect();
         fate
     }
 
     /// "parents etc/, etc/apt/"
     fn parents(&self) -> Option<String> {
-        let parents: Vec<String> =
-            self.found.missing_parents.iter().map(|parent| format!("{}/", Text::from(&parent[..]))).collect();
+        let parents: Vec<String> = self
+            .found
+            .missing_parents
+            .iter()
+            .map(|parent| format!("{}/", EscapedPath::from(&parent[..])))
+            .collect();
         match &parents[..] {
             [] => None,
             [one] => Some(format!("parent {one}")),
@@ -107,7 +111,7 @@ impl Subject<'_> {
     }
 
     /// On a write to a file, on a new entry in a directory, on a change of attributes of anything else.
-    pub fn on_write(&self) -> Fate {
+    pub fn on_write(&self) -> PredictedEffect {
         if let Some(refusal) = self.refusal() {
             return self.fate(Action::Refused, refusal);
         }
@@ -151,7 +155,7 @@ impl Subject<'_> {
         }
     }
 
-    fn in_upper(&self, stat: &Stat) -> Fate {
+    fn in_upper(&self, stat: &Stat) -> PredictedEffect {
         let data = self.found.held.iter().find_map(|held| match held.holds {
             Holds::Leaf { data, .. } if held.hidden.is_none() => data,
             _ => None,
@@ -170,7 +174,7 @@ impl Subject<'_> {
     }
 
     /// On a deletion.
-    pub fn on_delete(&self) -> Result<Fate> {
+    pub fn on_delete(&self) -> Result<PredictedEffect> {
         if let Some(refused) = self.cannot_lose_its_name() {
             return Ok(refused);
         }
@@ -184,11 +188,11 @@ impl Subject<'_> {
         let instead = if in_upper { " in place of the upper's entry" } else { "" };
         let text =
             format!("{once}a whiteout{instead} hides {}{}", self.titles(&self.below()), self.parents_too());
-        Ok(self.with_parents(Fate { whiteout: true, ..self.fate(action, text) }))
+        Ok(self.with_parents(PredictedEffect { whiteout: true, ..self.fate(action, text) }))
     }
 
     /// On a rename to another directory where nothing has the new name.
-    pub fn on_rename(&self) -> Fate {
+    pub fn on_rename(&self) -> PredictedEffect {
         if let Some(refused) = self.cannot_lose_its_name() {
             return refused;
         }
@@ -223,15 +227,18 @@ impl Subject<'_> {
         if self.found.below {
             parts.push("a whiteout remains under the old name".into());
         }
-        let fate =
-            Fate { whiteout: self.found.below, redirect, ..self.fate(Action::Rename, parts.join("; ")) };
+        let fate = PredictedEffect {
+            whiteout: self.found.below,
+            redirect,
+            ..self.fate(Action::Rename, parts.join("; "))
+        };
         match copy {
             Some((from, stat)) => self.copy_up(fate, from, stat),
             None => self.with_parents(fate),
         }
     }
 
-    fn cannot_lose_its_name(&self) -> Option<Fate> {
+    fn cannot_lose_its_name(&self) -> Option<PredictedEffect> {
         if let Some(refusal) = self.refusal() {
             return Some(self.fate(Action::Refused, refusal));
         }

@@ -4,7 +4,7 @@
 
 /// What was just done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::union) enum Instant {
+pub(in crate::union) enum Failpoint {
     /// Something was changed in the upper or its workdir.
     Changed,
     /// Something was found out about a file with several names.
@@ -13,7 +13,7 @@ pub(in crate::union) enum Instant {
 
 /// An operation is at this instant.
 #[inline]
-pub(in crate::union) fn reached(instant: Instant) {
+pub(in crate::union) fn reached(instant: Failpoint) {
     #[cfg(test)]
     hook::run(instant);
     #[cfg(not(test))]
@@ -24,23 +24,23 @@ pub(in crate::union) fn reached(instant: Instant) {
 pub(in crate::union) mod hook {
     use std::cell::RefCell;
 
-    use super::Instant;
+    use super::Failpoint;
 
-    type Hook = Box<dyn FnMut(Instant)>;
+    type Hook = Box<dyn FnMut(Failpoint)>;
 
     thread_local! {
         static HOOK: RefCell<Option<Hook>> = const { RefCell::new(None) };
     }
 
     /// Calls `hook` at each instant that this thread reaches while it does `work`.
-    pub fn during<T>(hook: impl FnMut(Instant) + 'static, work: impl FnOnce() -> T) -> T {
+    pub fn during<T>(hook: impl FnMut(Failpoint) + 'static, work: impl FnOnce() -> T) -> T {
         HOOK.set(Some(Box::new(hook)));
         let done = work();
         HOOK.set(None);
         done
     }
 
-    pub(in crate::union) fn run(instant: Instant) {
+    pub(in crate::union) fn run(instant: Failpoint) {
         // Taken out, so that a hook may do something that reaches instants itself.
         let Some(mut hook) = HOOK.take() else { return };
         hook(instant);

@@ -1,4 +1,4 @@
-//! Room on a full disk: what was deleted is waited for.
+//! DeferredFrees on a full disk: what was deleted is waited for.
 //!
 //! The union keeps a deleted object alive until the kernel forgets it, for it may be open and its number must not be
 //! given again. The kernel does so right after the last close, but without waiting for an answer: a program that
@@ -29,9 +29,9 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// The objects of the upper that have no name any more and are kept.
 #[derive(Debug, Default)]
-pub(in crate::union) struct Room {
-    state: Mutex<State>,
-    let_go: Condvar,
+pub(in crate::union) struct DeferredFrees {
+    state: Mutex<DeferredState>,
+    released: Condvar,
     /// How many are kept: read without the lock, as most of what is forgotten has a name.
     kept: AtomicUsize,
     /// How many were let go so far.
@@ -39,7 +39,7 @@ pub(in crate::union) struct Room {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct DeferredState {
     /// By node number.
     kept: HashSet<u64>,
     /// How many names were lost so far.
@@ -48,9 +48,9 @@ struct State {
     in_vain: u64,
 }
 
-impl Room {
+impl DeferredFrees {
     /// A node lost its name and is kept.
-    pub fn keep(&self, ino: u64) {
+    pub fn defer(&self, ino: u64) {
         let mut state = self.state.lock();
         state.lost += 1;
         state.kept.insert(ino);
@@ -58,7 +58,7 @@ impl Room {
     }
 
     /// A node is known no more and what it held is closed, or it has a name again.
-    pub fn let_go(&self, ino: u64) {
+    pub fn note_freed(&self, ino: u64) {
         if self.kept.load(Ordering::SeqCst) == 0 {
             return;
         }
@@ -66,7 +66,7 @@ impl Room {
         if state.kept.remove(&ino) {
             self.kept.store(state.kept.len(), Ordering::SeqCst);
             self.freed.fetch_add(1, Ordering::SeqCst);
-            self.let_go.notify_all();
+            self.released.notify_all();
         }
     }
 
@@ -97,7 +97,7 @@ impl Room {
                 state.in_vain = state.lost;
                 return false;
             }
-            self.let_go.wait_until(&mut state, end.min(now + LOOK));
+            self.released.wait_until(&mut state, end.min(now + LOOK));
         }
     }
 }
@@ -116,9 +116,9 @@ pub struct Full {
 impl Union {
     /// Makes a change, and where it fails for want of room that may come soon, tells so at once instead of waiting.
     pub fn try_change<T>(&self, change: impl FnOnce() -> Result<T>) -> std::result::Result<Result<T>, Full> {
-        let freed = self.room.freed();
+        let freed = self.deferred.freed();
         match change() {
-            Err(error) if is_full(&error) && self.room.may_come(freed) => Err(Full { error, freed }),
+            Err(error) if is_full(&error) && self.deferred.may_come(freed) => Err(Full { error, freed }),
             done => Ok(done),
         }
     }
@@ -127,7 +127,7 @@ impl Union {
     /// a thread that the kernel's FORGETs wait for, and holds no lock.
     pub fn change_again<T>(&self, mut full: Full, change: impl Fn() -> Result<T>) -> Result<T> {
         loop {
-            if !self.room.wait(full.freed, || self.let_lingering_go()) {
+            if !self.deferred.wait(full.freed, || self.let_lingering_go()) {
                 return Err(full.error);
             }
             match self.try_change(&change) {
@@ -162,7 +162,7 @@ impl Union {
     }
 
     /// Drops a node that was only looked at.
-    pub(in crate::union) fn let_go(&self, node: Arc<Node>) {
+    pub(in crate::union) fn release(&self, node: Arc<Node>) {
         let ino = node.ino;
         drop(node);
         self.table.release(ino, &mut |ino| self.left(ino));
@@ -180,9 +180,9 @@ impl Union {
             self.index_origins.remove(&ino);
             // They held the directories that they are in, which may be known to nobody else.
             let names = self.other_names.remove(&ino).map(|(_, names)| names).unwrap_or_default();
-            names.into_iter().for_each(|name| self.let_go(name.into_parent()));
+            names.into_iter().for_each(|name| self.release(name.into_parent()));
         }
-        self.room.let_go(ino);
+        self.deferred.note_freed(ino);
     }
 }
 
@@ -267,7 +267,7 @@ mod tests {
     fn nothing_is_waited_for_where_nothing_was_deleted() {
         let (_top, union, node) = with_deleted_file();
         union.forget(node.ino, 1);
-        union.let_go(node);
+        union.release(node);
         assert!(union.try_change(full).is_ok());
         assert!(union.try_change(|| Err::<(), _>(FsError::Exists)).is_ok());
     }

@@ -10,7 +10,7 @@ use super::targets::Places;
 
 /// Where a container runs.
 #[derive(Debug, Clone, Copy)]
-pub struct Surroundings<'a> {
+pub struct HostEnvironment<'a> {
     /// The merged tree.
     pub rootfs: &'a Path,
     /// The host name.
@@ -33,7 +33,7 @@ pub struct Surroundings<'a> {
     pub silence_allows: bool,
 }
 
-impl<'a> Surroundings<'a> {
+impl<'a> HostEnvironment<'a> {
     /// Where a target is; of a container made before they were resolved, what was given.
     pub(super) fn place(&self, target: &'a Path) -> &'a Path {
         self.places.get(target).map_or(target, PathBuf::as_path)

@@ -10,11 +10,11 @@ use crate::union::Union;
 use crate::union::change::upper::UpperFd;
 use crate::union::lookup::found::Found;
 use crate::union::lookup::index::UpperEntry;
-use crate::union::nodes::node::{Identity, Node, Place, RealId, Source};
+use crate::union::nodes::node::{Identity, InodeId, Node, NodePlace, NodeSource};
 use crate::union::nodes::pins::Pinned;
 
 /// Something that is about to lose a name.
-pub(in crate::union) struct Victim {
+pub(in crate::union) struct RemovedEntry {
     node: Option<Arc<Node>>,
     /// Who it is.
     pub identity: Identity,
@@ -25,7 +25,7 @@ pub(in crate::union) struct Victim {
     pub hidden: Option<u64>,
 }
 
-impl Victim {
+impl RemovedEntry {
     /// The finding under a name that will be removed or replaced. If only the lower has the name, of a file whose copy
     /// is in the hardlink index, the name is made a link of the copy first, so that the count falls in one step.
     pub fn of(
@@ -34,11 +34,11 @@ impl Victim {
         fd: &UpperFd,
         name: &[u8],
         found: &Found,
-        origin: RealId,
-    ) -> Result<Victim> {
+        origin: InodeId,
+    ) -> Result<RemovedEntry> {
         let (identity, source, stat) = fs.identify_as(origin, parent, found)?;
         let mut present = fs.is_upper(found.layer).then(|| found.stat.kind());
-        if source == Source::Index {
+        if source == NodeSource::Index {
             fs.mark_impure(parent)?;
             fs.link_alias(fd, name, identity.origin)?;
             let ino = stat.ino;
@@ -49,7 +49,7 @@ impl Victim {
         let seen = fs.seen_of(identity, source, &stat, name, found)?;
         let node = fs.table.find(identity).filter(|node| seen.fits(node.generation()));
         fs.check_judged(parent, name, node.as_ref(), found.stat.nlink)?;
-        Ok(Victim {
+        Ok(RemovedEntry {
             node,
             indexed: upper.is_indexed(identity.origin),
             hidden: (present.is_none() && found.stat.nlink > 1).then(|| fs.hidden_count(identity.real) + 1),
@@ -70,7 +70,7 @@ impl Victim {
         fs.forget_name(node, parent, name);
         let next = if node.is_named(parent, name) { fs.next_name(node) } else { None };
         let mut place = node.place.write();
-        let here = matches!(&*place, Place::Named { parent: p, entry } if Arc::ptr_eq(p, parent) && entry.name() == name);
+        let here = matches!(&*place, NodePlace::Named { parent: p, entry } if Arc::ptr_eq(p, parent) && entry.name() == name);
         if !here {
             return remove();
         }
@@ -82,18 +82,18 @@ impl Victim {
                 let upper = object.in_upper();
                 let fd = object.into_fd();
                 let share = fs.pins.take(fd.as_fd())?;
-                Place::Pinned { fd: Pinned::new(fd, share), upper }
+                NodePlace::Pinned { fd: Pinned::new(fd, share), upper }
             }
         };
         remove()?;
-        if matches!(next, Place::Pinned { upper: true, .. }) {
-            fs.room.keep(node.ino);
+        if matches!(next, NodePlace::Pinned { upper: true, .. }) {
+            fs.deferred.defer(node.ino);
         }
         *place = next;
         Ok(())
     }
 
-    /// As [`Victim::lose_name`], where `replace` puts something else under the name.
+    /// As [`RemovedEntry::lose_name`], where `replace` puts something else under the name.
     pub fn be_replaced(
         &self,
         fs: &Union,

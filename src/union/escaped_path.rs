@@ -7,28 +7,28 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A name or a path. In JSON it is a string, or, where it is not UTF-8, an object `{"hex": "…"}` of its bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Text(pub Vec<u8>);
+pub struct EscapedPath(pub Vec<u8>);
 
-impl From<&[u8]> for Text {
-    fn from(bytes: &[u8]) -> Text {
-        Text(bytes.to_vec())
+impl From<&[u8]> for EscapedPath {
+    fn from(bytes: &[u8]) -> EscapedPath {
+        EscapedPath(bytes.to_vec())
     }
 }
 
-impl From<Vec<u8>> for Text {
-    fn from(bytes: Vec<u8>) -> Text {
-        Text(bytes)
+impl From<Vec<u8>> for EscapedPath {
+    fn from(bytes: Vec<u8>) -> EscapedPath {
+        EscapedPath(bytes)
     }
 }
 
-impl From<&std::path::Path> for Text {
-    fn from(path: &std::path::Path) -> Text {
+impl From<&std::path::Path> for EscapedPath {
+    fn from(path: &std::path::Path) -> EscapedPath {
         use std::os::unix::ffi::OsStrExt;
-        Text(path.as_os_str().as_bytes().to_vec())
+        EscapedPath(path.as_os_str().as_bytes().to_vec())
     }
 }
 
-impl Text {
+impl EscapedPath {
     /// As a path of the operating system.
     pub fn as_path(&self) -> &std::path::Path {
         use std::os::unix::ffi::OsStrExt;
@@ -37,7 +37,7 @@ impl Text {
 }
 
 /// As a person reads it: control characters and bytes that are not UTF-8 are escaped.
-impl fmt::Display for Text {
+impl fmt::Display for EscapedPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for chunk in self.0.utf8_chunks() {
             f.write_str(&escaped(chunk.valid()))?;
@@ -91,7 +91,7 @@ enum Form {
     Bytes { hex: String },
 }
 
-impl Serialize for Text {
+impl Serialize for EscapedPath {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         use serde::ser::SerializeMap;
         match std::str::from_utf8(&self.0) {
@@ -105,11 +105,11 @@ impl Serialize for Text {
     }
 }
 
-impl<'de> Deserialize<'de> for Text {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Text, D::Error> {
+impl<'de> Deserialize<'de> for EscapedPath {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<EscapedPath, D::Error> {
         match Form::deserialize(deserializer)? {
-            Form::Plain(text) => Ok(Text(text.into_bytes())),
-            Form::Bytes { hex } => hex::decode(hex).map(Text).map_err(D::Error::custom),
+            Form::Plain(text) => Ok(EscapedPath(text.into_bytes())),
+            Form::Bytes { hex } => hex::decode(hex).map(EscapedPath).map_err(D::Error::custom),
         }
     }
 }
@@ -121,16 +121,16 @@ mod tests {
     #[test]
     fn every_name_survives_json() {
         for name in [&b"plain"[..], b"d\xff", b"\xe4\xbd\xa0", b"", b"new\nline"] {
-            let text = Text::from(name);
+            let text = EscapedPath::from(name);
             let json = serde_json::to_string(&text).unwrap();
-            assert_eq!(serde_json::from_str::<Text>(&json).unwrap(), text, "{json}");
+            assert_eq!(serde_json::from_str::<EscapedPath>(&json).unwrap(), text, "{json}");
         }
-        assert_eq!(serde_json::to_string(&Text::from(&b"\xff"[..])).unwrap(), r#"{"hex":"ff"}"#);
+        assert_eq!(serde_json::to_string(&EscapedPath::from(&b"\xff"[..])).unwrap(), r#"{"hex":"ff"}"#);
     }
 
     #[test]
     fn a_terminal_is_never_commanded() {
-        assert_eq!(Text::from(&b"a\x1b[31m\xff\n"[..]).to_string(), r"a\u{1b}[31m\xff\n");
-        assert_eq!(Text::from("é你".as_bytes()).to_string(), "é你");
+        assert_eq!(EscapedPath::from(&b"a\x1b[31m\xff\n"[..]).to_string(), r"a\u{1b}[31m\xff\n");
+        assert_eq!(EscapedPath::from("é你".as_bytes()).to_string(), "é你");
     }
 }

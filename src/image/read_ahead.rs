@@ -11,14 +11,14 @@ const BLOCKS: usize = 4;
 
 /// The end that reads from the source.
 #[derive(Debug)]
-pub(super) struct Feeder {
+pub(super) struct ReadAheadThread {
     full: SyncSender<io::Result<Vec<u8>>>,
     spare: Receiver<Vec<u8>>,
 }
 
 /// The end that is read from.
 #[derive(Debug)]
-pub(super) struct Ahead {
+pub(super) struct ReadAhead {
     full: Receiver<io::Result<Vec<u8>>>,
     spare: SyncSender<Vec<u8>>,
     block: Vec<u8>,
@@ -27,18 +27,18 @@ pub(super) struct Ahead {
 }
 
 /// Two ends, one for each thread.
-pub(super) fn pair() -> (Feeder, Ahead) {
+pub(super) fn pair() -> (ReadAheadThread, ReadAhead) {
     let (full_in, full_out) = sync_channel(BLOCKS);
     let (spare_in, spare_out) = sync_channel(BLOCKS);
     for _ in 0..BLOCKS {
         // The channel has room for just these.
         spare_in.try_send(Vec::new()).unwrap_or_default();
     }
-    let ahead = Ahead { full: full_out, spare: spare_in, block: Vec::new(), at: 0, ended: false };
-    (Feeder { full: full_in, spare: spare_out }, ahead)
+    let ahead = ReadAhead { full: full_out, spare: spare_in, block: Vec::new(), at: 0, ended: false };
+    (ReadAheadThread { full: full_in, spare: spare_out }, ahead)
 }
 
-impl Feeder {
+impl ReadAheadThread {
     /// Hands over all of `from`, or its error. False when the other end stopped listening.
     pub(super) fn feed(self, mut from: impl Read) -> bool {
         while let Ok(mut block) = self.spare.recv() {
@@ -59,7 +59,7 @@ impl Feeder {
     }
 }
 
-impl Read for Ahead {
+impl Read for ReadAhead {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.at == self.block.len() && !self.ended {
             let used = std::mem::take(&mut self.block);

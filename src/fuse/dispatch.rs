@@ -1,33 +1,33 @@
-//! Pairing: a program that asks, and the thread that answers it, take turns on one processor.
+//! DispatchPolicy: a program that asks, and the thread that answers it, take turns on one processor.
 //!
 //! A small request costs the daemon a few microseconds, and the two of them several times that for waking each other:
 //! each sleeps while the other works, and the scheduler, which sees an idle processor, moves whoever wakes there, so
 //! that every request and every answer wakes a processor that had gone to sleep, too. Yet there is nothing to be done
 //! side by side. On one and the same processor a request is two changes of context.
 //!
-//! So while one program alone asks, its requests go to the **companion**: a thread that runs only on the processor that
-//! the program runs on. That alone would not do, for when the companion answers, the program is woken, finds its
+//! So while one program alone asks, its requests go to the **CPU-affine worker**: a thread that runs only on the processor that
+//! the program runs on. That alone would not do, for when the CPU-affine worker answers, the program is woken, finds its
 //! processor in use and is moved to the next idle one. But to the scheduler a processor counts as idle if all that runs
-//! there is of the policy SCHED_IDLE (kernel/sched/fair.c: select_idle_sibling and sched_idle_cpu), so the companion is: a
+//! there is of the policy SCHED_IDLE (kernel/sched/fair.c: select_idle_sibling and sched_idle_cpu), so the CPU-affine worker is: a
 //! program that is woken by it stays, and goes on at once.
 //!
-//! SCHED_IDLE has a price: while all processors are wanted by others, the companion hardly runs at all. And an ordinary
+//! SCHED_IDLE has a price: while all processors are wanted by others, the CPU-affine worker hardly runs at all. And an ordinary
 //! user's thread can't leave it. Therefore:
 //!
-//! - The session's other threads, the **roamers**, are as ordinary as any. They ask for requests while there is no pair,
-//!   and wait in [`Pairing::wait_turn`] while there is one; the companion the other way round.
-//! - The companion looks at how long it had to wait for the processor (`watch`). Was it kept waiting by somebody else
+//! - The session's other threads, the **pool_workers**, are as ordinary as any. They ask for requests while there is no pair,
+//!   and wait in [`DispatchPolicy::park`] while there is one; the CPU-affine worker the other way round.
+//! - The CPU-affine worker looks at how long it had to wait for the processor (`watch`). Was it kept waiting by somebody else
 //!   than the program it serves, the pair parts, and there is none for a while: a second at first, at most a minute.
 //! - A request of another program, or for much data, parts the pair: then there is something to be done side by side.
-//! - One of the roamers that wait looks every few milliseconds whether requests are served: where none was, be it that the
-//!   program does something else, that the companion waits for a disk or that it doesn't get to run, the pair parts.
+//! - One of the pool_workers that wait looks every few milliseconds whether requests are served: where none was, be it that the
+//!   program does something else, that the CPU-affine worker waits for a disk or that it doesn't get to run, the pair parts.
 //!   If it waits for a request then it is called back, for it would take the next one, whoever asks.
-//! - What would keep the companion for long runs on a thread of its own, an ordinary one ([`start_thread`]).
+//! - What would keep the CPU-affine worker for long runs on a thread of its own, an ordinary one ([`start_thread`]).
 //!
-//! There is one companion: of several, each would have to follow when the program is moved, and those that are on their
+//! There is one CPU-affine worker: of several, each would have to follow when the program is moved, and those that are on their
 //! way keep the processor busy for which the program looks.
 
-mod companion;
+mod affine_worker;
 mod watch;
 
 use std::cell::RefCell;
@@ -41,8 +41,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::sys::schedule::{self, Watched};
-use companion::Companion;
-use watch::{Candidate, Glance, Seen, Watch};
+use affine_worker::AffineWorker;
+use watch::{AffinityVerdict, Candidate, Glance, Watch};
 
 /// How many requests in a row make a pair, at least.
 const FEW: u32 = 16;
@@ -52,7 +52,7 @@ const MORE: u32 = 1024;
 const WORTH: u32 = 512;
 /// A pair that is not asked for so long parts.
 const QUIET: Duration = Duration::from_millis(5);
-/// For how long there is no pair after a companion was kept waiting: at first, and at most.
+/// For how long there is no pair after a CPU-affine worker was kept waiting: at first, and at most.
 const PAUSE: Range<u64> = 1_000..64_000; // milliseconds
 /// After a pair that lasted for so many requests the next pause is a short one again.
 const UNDISTURBED: u32 = 8192;
@@ -66,8 +66,8 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// Who asks, and whether it is served as a pair.
 #[derive(Debug)]
-pub struct Pairing {
-    roamers: usize,
+pub struct DispatchPolicy {
+    pool_workers: usize,
     /// Where the pair is, or [`APART`].
     processor: AtomicU32,
     /// The thread that asked last, and how often in a row.
@@ -82,11 +82,11 @@ pub struct Pairing {
     pause: AtomicU64,
     began: Instant,
     /// Once it is ready.
-    companion: OnceLock<Arc<Companion>>,
-    /// Whether a roamer looks after the pair.
+    affine_worker: OnceLock<Arc<AffineWorker>>,
+    /// Whether a pool worker looks after the pair.
     guarded: AtomicBool,
     ended: AtomicBool,
-    /// Held while `processor` changes between a pair and none, by which roamers wait. Not one of those that are handed over
+    /// Held while `processor` changes between a pair and none, by which pool_workers wait. Not one of those that are handed over
     /// when they are let go: whoever gets it may not run for a while.
     changing: Plain<()>,
     changed: Condvar,
@@ -106,7 +106,7 @@ struct Counters {
 /// Why there is no pairing.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum NoPairing {
+pub enum NoAffinity {
     /// There is nobody to be woken.
     #[error("there is one processor only")]
     OneProcessor,
@@ -122,38 +122,38 @@ pub enum NoPairing {
 }
 
 thread_local! {
-    /// What a companion keeps.
-    static SEAT: RefCell<Option<Seat>> = const { RefCell::new(None) };
+    /// What a CPU-affine worker keeps.
+    static SLOT: RefCell<Option<WorkerSlot>> = const { RefCell::new(None) };
 }
 
 #[derive(Debug)]
-struct Seat {
+struct WorkerSlot {
     watch: Watch,
-    companion: Arc<Companion>,
+    affine_worker: Arc<AffineWorker>,
     starter: Sender<Job>,
 }
 
-impl Pairing {
+impl DispatchPolicy {
     /// For a session with so many ordinary threads.
     ///
     /// # Errors
     ///
     /// It can't be had here, or is of no use.
-    pub fn new(roamers: usize) -> Result<Pairing, NoPairing> {
+    pub fn new(pool_workers: usize) -> Result<DispatchPolicy, NoAffinity> {
         if schedule::processors()?.count() < 2 {
-            return Err(NoPairing::OneProcessor);
+            return Err(NoAffinity::OneProcessor);
         }
         if !schedule::is_ordinary() {
-            return Err(NoPairing::Policy);
+            return Err(NoAffinity::Policy);
         }
         let times = Watched::this_thread().map(|this| this.times());
         if !matches!(times, Ok(Some(_))) {
-            return Err(NoPairing::NoTimes);
+            return Err(NoAffinity::NoTimes);
         }
         let (starter, jobs) = mpsc::channel::<Job>();
         std::thread::Builder::new().name("starter".into()).spawn(move || jobs.iter().for_each(spawn))?;
-        Ok(Pairing {
-            roamers,
+        Ok(DispatchPolicy {
+            pool_workers,
             processor: AtomicU32::new(APART),
             client: AtomicU32::new(0),
             streak: AtomicU32::new(0),
@@ -162,7 +162,7 @@ impl Pairing {
             paused_until: AtomicU64::new(0),
             pause: AtomicU64::new(0),
             began: Instant::now(),
-            companion: OnceLock::new(),
+            affine_worker: OnceLock::new(),
             guarded: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             changing: Plain::new(()),
@@ -174,24 +174,24 @@ impl Pairing {
 
     /// How many threads the session needs.
     pub fn threads(&self) -> usize {
-        self.roamers + 1
+        self.pool_workers + 1
     }
 
     /// A request came: of that thread (0: of one that can't be named) or of the kernel itself, with or for so many bytes of
     /// data.
     pub fn asked(&self, client: Option<u32>, bytes: usize) {
         let pair = self.processor.load(Ordering::Acquire);
-        let is_companion = SEAT.with_borrow(|seat| {
-            seat.iter().for_each(|seat| seat.companion.work());
-            seat.is_some()
+        let is_companion = SLOT.with_borrow(|slot| {
+            slot.iter().for_each(|slot| slot.affine_worker.work());
+            slot.is_some()
         });
         if pair == APART && !is_companion {
             // It may have missed that it was called.
-            self.companion
+            self.affine_worker
                 .get()
-                .filter(|companion| companion.is_out())
+                .filter(|affine_worker| affine_worker.is_out())
                 .into_iter()
-                .for_each(|c| c.call_back());
+                .for_each(|c| c.interrupt());
         }
         let Some(client) = client else { return };
         if bytes >= MUCH || self.client.load(Ordering::Relaxed) != client {
@@ -209,24 +209,25 @@ impl Pairing {
             return;
         }
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
-        let seen =
-            SEAT.with_borrow_mut(|seat| seat.as_mut().map_or(Seen::Nothing, |seat| seat.watch.look(client)));
+        let seen = SLOT.with_borrow_mut(|slot| {
+            slot.as_mut().map_or(AffinityVerdict::Nothing, |slot| slot.watch.look(client))
+        });
         match seen {
-            Seen::Nothing => {}
-            Seen::On(processor) => self.follow(pair, number_of(processor)),
-            Seen::Stall => self.stall(),
+            AffinityVerdict::Nothing => {}
+            AffinityVerdict::On(processor) => self.follow(pair, number_of(processor)),
+            AffinityVerdict::Stall => self.stall(),
         }
     }
 
     /// Whether that thread, which has asked so often in a row, is to be served as a pair. Who has to wait for a processor
-    /// itself isn't: a companion would wait for much longer.
+    /// itself isn't: a CPU-affine worker would wait for much longer.
     fn consider(&self, client: u32, streak: u32) {
         const HALF: u32 = FEW / 2;
         if streak.saturating_add(HALF) < self.enough.load(Ordering::Relaxed) || !streak.is_multiple_of(HALF) {
             return;
         }
         let paused = self.paused_until.load(Ordering::Relaxed) > self.milliseconds();
-        if paused || self.companion.get().is_none_or(|companion| companion.is_out()) {
+        if paused || self.affine_worker.get().is_none_or(|affine_worker| affine_worker.is_out()) {
             return;
         }
         let Some((candidate, processor)) = Candidate::look(client) else { return self.pause() };
@@ -253,7 +254,7 @@ impl Pairing {
         self.change(number_of(processor));
     }
 
-    /// Looks where the program is. While a roamer is on its processor, the scheduler moves it when it is answered.
+    /// Looks where the program is. While a pool worker is on its processor, the scheduler moves it when it is answered.
     fn look(&self) {
         let pair = self.processor.load(Ordering::Relaxed);
         let client = Watched::thread(self.client.load(Ordering::Relaxed)).ok();
@@ -276,14 +277,14 @@ impl Pairing {
         self.place(now);
     }
 
-    /// Brings the companion to where the pair is.
+    /// Brings the CPU-affine worker to where the pair is.
     fn place(&self, pair: u32) {
-        let Some(companion) = self.companion.get() else { return };
+        let Some(affine_worker) = self.affine_worker.get() else { return };
         if pair != APART
-            && let Err(e) = companion.put_on(pair as usize - 1)
+            && let Err(e) = affine_worker.put_on(pair as usize - 1)
         {
             // The processor has just been taken away: the next look tells where the program went.
-            log::debug!("the companion can't follow: {e}");
+            log::debug!("the affine_worker can't follow: {e}");
         }
     }
 
@@ -330,10 +331,10 @@ impl Pairing {
     }
 
     fn change(&self, processor: u32) {
-        let companion = self.companion.get();
+        let affine_worker = self.affine_worker.get();
         if processor == APART {
             // First of all: what it has in hand, this lock perhaps, may be waited for.
-            companion.into_iter().for_each(|companion| companion.release());
+            affine_worker.into_iter().for_each(|affine_worker| affine_worker.release());
         }
         {
             let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -342,10 +343,10 @@ impl Pairing {
         self.changed.notify_all();
         if processor == APART {
             // Where it waits for a request it would take the next one.
-            companion.into_iter().for_each(|companion| companion.call_back());
+            affine_worker.into_iter().for_each(|affine_worker| affine_worker.interrupt());
         } else {
             self.place(processor);
-            companion.into_iter().for_each(|companion| companion.unpark());
+            affine_worker.into_iter().for_each(|affine_worker| affine_worker.unpark());
         }
     }
 
@@ -357,7 +358,7 @@ impl Pairing {
         self.ended.load(Ordering::Acquire)
     }
 
-    /// A roamer waits for its turn: one looks after the pair meanwhile.
+    /// A pool worker waits for its turn: one looks after the pair meanwhile.
     fn roam(&self) {
         while self.is_paired() && !self.has_ended() {
             if self.guarded.swap(true, Ordering::AcqRel) {
@@ -392,8 +393,8 @@ impl Pairing {
 
     /// Looks after the pair until it parts.
     fn guard(&self) {
-        let Some(companion) = self.companion.get() else { return };
-        let glance = || Glance::take(companion, &self.streak, &self.client);
+        let Some(affine_worker) = self.affine_worker.get() else { return };
+        let glance = || Glance::take(affine_worker, &self.streak, &self.client);
         let (mut before, mut place) = (glance(), APART);
         while self.is_paired() && !self.has_ended() {
             // On the processor of the pair: when another one is done with its look, the scheduler moves the program there.
@@ -410,7 +411,7 @@ impl Pairing {
             let now = glance();
             if now.is_served_since(&before) {
                 self.look();
-            } else if companion.is_runnable() && now.is_starved_since(&before) {
+            } else if affine_worker.is_runnable() && now.is_starved_since(&before) {
                 self.stall();
             } else {
                 self.end_streak();
@@ -419,44 +420,44 @@ impl Pairing {
         }
     }
 
-    /// Makes the companion of this thread.
+    /// Makes the CPU-affine worker of this thread.
     fn sit_down(&self) {
-        let seat = Companion::this_thread().and_then(|companion| {
-            let (watch, companion) = (Watch::new()?, Arc::new(companion));
-            self.companion.set(companion.clone()).map_err(|_| std::io::ErrorKind::AlreadyExists)?;
-            Ok(Seat { watch, companion, starter: self.starter.clone() })
+        let slot = AffineWorker::this_thread().and_then(|affine_worker| {
+            let (watch, affine_worker) = (Watch::new()?, Arc::new(affine_worker));
+            self.affine_worker.set(affine_worker.clone()).map_err(|_| std::io::ErrorKind::AlreadyExists)?;
+            Ok(WorkerSlot { watch, affine_worker, starter: self.starter.clone() })
         });
-        match seat {
-            Ok(seat) => SEAT.set(Some(seat)),
+        match slot {
+            Ok(slot) => SLOT.set(Some(slot)),
             Err(e) => log::info!("no pairing: {e}"),
         }
     }
 }
 
-impl Pairing {
+impl DispatchPolicy {
     /// The thread with this number, from 0, is about to ask for a request. It may be kept waiting here. A thread that is
     /// interrupted by a signal while it waits for a request comes here again. Returns whether it may spin.
-    pub fn wait_turn(&self, thread: usize) -> bool {
-        if thread < self.roamers {
+    pub fn park(&self, thread: usize) -> bool {
+        if thread < self.pool_workers {
             self.roam();
             return true;
         }
-        if SEAT.with_borrow(Option::is_none) && !self.has_ended() {
+        if SLOT.with_borrow(Option::is_none) && !self.has_ended() {
             self.sit_down();
         }
-        let companion = SEAT.with_borrow(|seat| seat.as_ref().map(|seat| seat.companion.clone()));
+        let affine_worker = SLOT.with_borrow(|slot| slot.as_ref().map(|slot| slot.affine_worker.clone()));
         let not_yet = || !self.is_paired() && !self.has_ended();
-        match companion {
+        match affine_worker {
             None => {
                 // There will never be a pair.
                 while not_yet() {
                     std::thread::park();
                 }
             }
-            Some(companion) => {
+            Some(affine_worker) => {
                 while {
-                    companion.park_while(not_yet);
-                    companion.wait();
+                    affine_worker.park_while(not_yet);
+                    affine_worker.wait();
                     // Whoever has changed it since then has called it back, or missed it.
                     not_yet()
                 } {}
@@ -469,11 +470,11 @@ impl Pairing {
     pub fn end(&self) {
         self.ended.store(true, Ordering::Release);
         self.change(APART);
-        self.companion.get().into_iter().for_each(|companion| companion.unpark());
+        self.affine_worker.get().into_iter().for_each(|affine_worker| affine_worker.unpark());
     }
 }
 
-impl fmt::Display for Pairing {
+impl fmt::Display for DispatchPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Counters { requests, pairs, moves, stalls } = &self.counters;
         let [requests, pairs, moves, stalls] =
@@ -482,16 +483,16 @@ impl fmt::Display for Pairing {
     }
 }
 
-/// As in [`Pairing::processor`].
+/// As in [`DispatchPolicy::processor`].
 fn number_of(processor: usize) -> u32 {
     u32::try_from(processor).map_or(APART, |n| n.saturating_add(1))
 }
 
-/// Starts a thread of its own, which is as ordinary as any, even where a companion asks for it.
+/// Starts a thread of its own, which is as ordinary as any, even where a CPU-affine worker asks for it.
 pub fn start_thread(job: impl FnOnce() + Send + 'static) {
-    let starter = SEAT.with_borrow(|seat| seat.as_ref().map(|seat| seat.starter.clone()));
+    let starter = SLOT.with_borrow(|slot| slot.as_ref().map(|slot| slot.starter.clone()));
     match starter {
-        // A thread that a companion starts would be one of SCHED_IDLE for ever.
+        // A thread that a CPU-affine worker starts would be one of SCHED_IDLE for ever.
         Some(starter) => {
             if starter.send(Box::new(job)).is_err() {
                 log::error!("no thread for a change: the one that starts them has ended");
@@ -519,9 +520,9 @@ mod tests {
 
     use super::*;
 
-    /// A pairing with a companion that never asks for a request; `None`, said so, where it can't be had.
-    fn pairing() -> Option<Pairing> {
-        let pairing = match Pairing::new(2) {
+    /// A pairing with a CPU-affine worker that never asks for a request; `None`, said so, where it can't be had.
+    fn pairing() -> Option<DispatchPolicy> {
+        let pairing = match DispatchPolicy::new(2) {
             Ok(pairing) => pairing,
             Err(why) => {
                 support::skipped(&format!("no pairing: {why}"));
@@ -530,15 +531,15 @@ mod tests {
         };
         let (tell, told) = mpsc::channel();
         std::thread::spawn(move || {
-            let companion = Arc::new(Companion::this_thread().unwrap());
-            tell.send(companion.clone()).unwrap();
-            companion.park_while(|| true);
+            let affine_worker = Arc::new(AffineWorker::this_thread().unwrap());
+            tell.send(affine_worker.clone()).unwrap();
+            affine_worker.park_while(|| true);
         });
-        let companion = told.recv().unwrap();
-        while companion.is_out() {
+        let affine_worker = told.recv().unwrap();
+        while affine_worker.is_out() {
             std::thread::yield_now();
         }
-        pairing.companion.set(companion).unwrap();
+        pairing.affine_worker.set(affine_worker).unwrap();
         Some(pairing)
     }
 
@@ -568,7 +569,7 @@ mod tests {
             self.0.id()
         }
 
-        fn ask(&self, pairing: &Pairing, times: u32) {
+        fn ask(&self, pairing: &DispatchPolicy, times: u32) {
             ask(pairing, self.number(), times);
         }
     }
@@ -580,7 +581,7 @@ mod tests {
         }
     }
 
-    fn ask(pairing: &Pairing, client: u32, times: u32) {
+    fn ask(pairing: &DispatchPolicy, client: u32, times: u32) {
         for _ in 0..times {
             pairing.asked(Some(client), 0);
         }
@@ -650,7 +651,7 @@ mod tests {
     #[test]
     fn roamers_and_companions_take_turns() {
         let Some(mut pairing) = pairing() else { return };
-        pairing.companion = OnceLock::new();
+        pairing.affine_worker = OnceLock::new();
         let (tell, told) = mpsc::sync_channel(1);
         let all = schedule::processors().unwrap();
         let one = (0..rustix::thread::CpuSet::MAX_CPU).find(|n| all.is_set(*n)).unwrap();
@@ -659,7 +660,7 @@ mod tests {
                 let (pairing, tell) = (&pairing, tell.clone());
                 scope.spawn(move || {
                     while !pairing.ended.load(Ordering::Acquire) {
-                        let spins = pairing.wait_turn(thread);
+                        let spins = pairing.park(thread);
                         if tell.send((thread, spins, pairing.is_paired())).is_err() {
                             return;
                         }
@@ -687,7 +688,7 @@ mod tests {
     #[test]
     fn what_a_companion_starts_is_ordinary() {
         let Some(mut pairing) = pairing() else { return };
-        pairing.companion = OnceLock::new();
+        pairing.affine_worker = OnceLock::new();
         let all = schedule::processors().unwrap();
         let one = (0..rustix::thread::CpuSet::MAX_CPU).find(|n| all.is_set(*n)).unwrap();
         let (tell, told) = mpsc::channel();

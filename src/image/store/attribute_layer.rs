@@ -21,7 +21,7 @@ use rustix::io::Errno;
 use super::{Image, LayerRecord, Store};
 use crate::error::FsError;
 use crate::image::error::{Result, StoreError};
-use crate::image::layer::place::{IMPLIED, Place, join, open_dir};
+use crate::image::layer::place::{IMPLIED, UnpackTarget, join, open_dir};
 use crate::image::layer::write::{of_union, open_union};
 use crate::image::layer::{Applied, Attributes, LayerError, Ownership};
 use crate::sys::dir::for_each_entry;
@@ -52,7 +52,8 @@ impl Store {
             let dir = staging.layer_dir()?;
             let tree = dir.join("diff");
             let root = File::open(&tree).map_err(StoreError::io("open it", &tree))?;
-            let made = Frame::of(&roots, ownership).and_then(|frame| frame.make(root.as_fd(), ownership));
+            let made =
+                AttributeLayer::of(&roots, ownership).and_then(|frame| frame.make(root.as_fd(), ownership));
             let applied = Applied { entries: made.map_err(refused)?, ..Applied::default() };
             staging.finish_layer(dir, image.id, 0, applied)?;
             staging.publish()?;
@@ -95,16 +96,16 @@ fn differ(one: &Attributes, other: &Attributes) -> bool {
 
 /// The directories of a frame; parents come before what is in them.
 #[derive(Debug, Default)]
-struct Frame(BTreeMap<Vec<u8>, Attributes>);
+struct AttributeLayer(BTreeMap<Vec<u8>, Attributes>);
 
-impl Frame {
-    fn of(layers: &[BorrowedFd<'_>], ownership: Ownership) -> Layer<Frame> {
+impl AttributeLayer {
+    fn of(layers: &[BorrowedFd<'_>], ownership: Ownership) -> Layer<AttributeLayer> {
         let mut made_up = BTreeSet::new();
         for layer in layers {
             collect(*layer, &mut made_up)?;
         }
         let union = open_union(layers.iter().copied())?;
-        let mut frame = Frame::default();
+        let mut frame = AttributeLayer::default();
         let mut way = Way { union: &union, path: Vec::new(), nodes: Vec::new() };
         for path in made_up.iter().map(InOrder::path) {
             if !way.go(&path)? {
@@ -135,7 +136,7 @@ impl Frame {
 
     /// Makes the directories; how many there are.
     fn make(self, root: BorrowedFd<'_>, ownership: Ownership) -> Layer<u64> {
-        let mut place = Place::new(root, ownership)?;
+        let mut place = UnpackTarget::new(root, ownership)?;
         for (path, attributes) in &self.0 {
             match path.is_empty() {
                 true => place.root(attributes)?,

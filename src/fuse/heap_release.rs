@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::pairing::start_thread;
+use super::dispatch::start_thread;
 use crate::union::Union;
 
 /// So many nodes (half a megabyte of them) are worth a thread for a second.
@@ -23,7 +23,7 @@ const PATIENCE: usize = 10;
 /// Starts a thread that waits for the right moment. There is at most one, and none when this is dropped: a thread with
 /// a hold of the union must not outlive the mount.
 #[derive(Debug, Default)]
-pub(super) struct Trimmer {
+pub(super) struct HeapReleaser {
     waiting: Arc<AtomicBool>,
     /// What tells the thread to end, and what tells that it has.
     thread: Mutex<Option<(Sender<()>, Receiver<()>)>>,
@@ -47,7 +47,7 @@ impl Drop for Waiting {
     }
 }
 
-impl Trimmer {
+impl HeapReleaser {
     /// Something was forgotten.
     pub(super) fn forgotten(&self, union: &Arc<Union>) {
         if union.gone() < MANY || self.waiting.swap(true, Ordering::AcqRel) {
@@ -65,7 +65,7 @@ impl Trimmer {
     }
 }
 
-impl Drop for Trimmer {
+impl Drop for HeapReleaser {
     fn drop(&mut self) {
         if let Some((end, done)) = self.thread.get_mut().take() {
             drop(end);

@@ -10,11 +10,11 @@ use std::sync::atomic::Ordering;
 use crate::error::{FsError, Result};
 use crate::sys::object::{At, Kind, Stat};
 use crate::union::Union;
-use crate::union::change::instant::{self, Instant};
-use crate::union::lookup::found::{DataAt, Found, What};
+use crate::union::change::failpoint::{self, Failpoint};
+use crate::union::lookup::found::{DataAt, Found, FoundKind};
 use crate::union::lookup::realdir::LayerIndex;
 use crate::union::nodes::generation::{Generation, Sighting};
-use crate::union::nodes::node::{DirPart, Identity, Named, NewNode, Node, Place, RealId, Source};
+use crate::union::nodes::node::{DirPart, Identity, InodeId, Named, NewNode, Node, NodePlace, NodeSource};
 
 impl Union {
     /// The node of a finding under a name of a directory. Counts `lookups` lookups.
@@ -27,30 +27,30 @@ impl Union {
     ) -> Result<(Arc<Node>, Stat)> {
         // A copy-up of another name of the same file must not come between.
         let origin = self.origin_of(parent, name, found)?;
-        let _aliases = self.has_aliases(parent, found).then(|| self.aliases.shared(origin));
+        let _hardlinks = self.has_hardlinks(parent, found).then(|| self.hardlink_locks.shared(origin));
         let (identity, source, stat) = self.identify_as(origin, parent, found)?;
         let seen = self.seen_of(identity, source, &stat, name, found)?;
         let node = self.table.obtain(identity, seen, lookups, || NewNode {
             kind: found.stat.kind(),
-            place: Place::Named { parent: parent.clone(), entry: Named::new(name, source) },
+            place: NodePlace::Named { parent: parent.clone(), entry: Named::new(name, source) },
             dir: self.new_dir_part(found),
         });
         if node.dir.is_some() && lookups > 0 {
             self.told_dirs.tell(parent, name, node.real());
         }
-        if source == Source::Index {
+        if source == NodeSource::Index {
             self.index_origins.insert(node.ino, identity.origin);
         }
-        if let What::Leaf { dir, data } = &found.what {
+        if let FoundKind::Leaf { dir, data } = &found.what {
             let at = match source {
                 // The name leads to the lower's file, whose data are those of a metacopy of it.
-                Source::Index if self.upper()?.is_indexed_metacopy(stat.ino) => {
+                NodeSource::Index if self.upper()?.is_indexed_metacopy(stat.ino) => {
                     let id = (found.stat.dev, found.stat.ino);
                     let generation = found.seen.generation();
                     let own = || DataAt { dir: dir.clone(), name: name.into(), id, generation };
                     Some(data.clone().unwrap_or_else(own))
                 }
-                Source::Index => None,
+                NodeSource::Index => None,
                 _ => data.clone(),
             };
             if let Some(at) = at {
@@ -64,16 +64,16 @@ impl Union {
         Ok((node, stat))
     }
 
-    /// What tells the generation of a finding, held against that of the node which it may be.
+    /// FoundKind tells the generation of a finding, held against that of the node which it may be.
     pub(in crate::union) fn seen_of(
         &self,
         identity: Identity,
-        source: Source,
+        source: NodeSource,
         stat: &Stat,
         name: &[u8],
         found: &Found,
     ) -> Result<Sighting> {
-        if let What::Directory { dirs, .. } = &found.what
+        if let FoundKind::Directory { dirs, .. } = &found.what
             && dirs.len() > 1
             && dirs.first().is_some_and(|dir| self.is_upper(dir.layer))
         {
@@ -81,7 +81,8 @@ impl Union {
             // verified by itself.
             return Ok(Sighting::default());
         }
-        let copy = if source == Source::Index { Some(self.indexed_object(identity.origin)?) } else { None };
+        let copy =
+            if source == NodeSource::Index { Some(self.indexed_object(identity.origin)?) } else { None };
         let seen = match &copy {
             Some(copy) => self.see(copy.at(), stat),
             None => found.seen,
@@ -93,8 +94,8 @@ impl Union {
         let look = |at: At<'_>| self.fds.generations().look_again(seen, known, at, stat);
         Ok(match (&copy, &found.what) {
             (Some(copy), _) => look(copy.at()),
-            (None, What::Leaf { dir, .. }) => look(At::Name(self.fds.get(dir)?.as_fd(), name)),
-            (None, What::Directory { dirs, .. }) => match dirs.first() {
+            (None, FoundKind::Leaf { dir, .. }) => look(At::Name(self.fds.get(dir)?.as_fd(), name)),
+            (None, FoundKind::Directory { dirs, .. }) => match dirs.first() {
                 Some(dir) => look(At::Fd(self.fds.get(dir)?.as_fd())),
                 None => seen,
             },
@@ -102,31 +103,32 @@ impl Union {
     }
 
     /// A node that had no known name gets this one; one that has a name keeps it.
-    fn settle(&self, node: &Node, parent: &Arc<Node>, name: &[u8], source: Source, nlink: u64) {
+    fn settle(&self, node: &Node, parent: &Arc<Node>, name: &[u8], source: NodeSource, nlink: u64) {
         // The only name of a file that was another before: somebody has renamed it in the layer.
-        let only = nlink == 1 && source != Source::Index && node.dir.is_none();
-        if only && matches!(*node.place.read(), Place::Named { .. }) && !node.is_named(parent, name) {
-            *node.place.write() = Place::Named { parent: parent.clone(), entry: Named::new(name, source) };
+        let only = nlink == 1 && source != NodeSource::Index && node.dir.is_none();
+        if only && matches!(*node.place.read(), NodePlace::Named { .. }) && !node.is_named(parent, name) {
+            *node.place.write() =
+                NodePlace::Named { parent: parent.clone(), entry: Named::new(name, source) };
             return;
         }
-        if matches!(*node.place.read(), Place::Pinned { .. }) && node.dir.is_none() {
+        if matches!(*node.place.read(), NodePlace::Pinned { .. }) && node.dir.is_none() {
             let mut place = node.place.write();
-            if matches!(*place, Place::Pinned { .. }) {
-                *place = Place::Named { parent: parent.clone(), entry: Named::new(name, source) };
-                self.room.let_go(node.ino);
+            if matches!(*place, NodePlace::Pinned { .. }) {
+                *place = NodePlace::Named { parent: parent.clone(), entry: Named::new(name, source) };
+                self.deferred.note_freed(node.ino);
             }
         }
     }
 
     /// May a file have other names that lead to the same node?
-    pub(in crate::union) fn has_aliases(&self, parent: &Node, found: &Found) -> bool {
+    pub(in crate::union) fn has_hardlinks(&self, parent: &Node, found: &Found) -> bool {
         let origin = self.is_upper(found.layer)
             && parent.dir.as_ref().is_some_and(|d| d.impure.load(Ordering::Relaxed));
         found.stat.kind() != Kind::Directory && (found.stat.nlink > 1 || origin)
     }
 
     fn new_dir_part(&self, found: &Found) -> Option<Box<DirPart>> {
-        let What::Directory { dirs, impure } = &found.what else { return None };
+        let FoundKind::Directory { dirs, impure } = &found.what else { return None };
         let split = usize::from(dirs.first().is_some_and(|d| self.is_upper(d.layer)));
         let part = DirPart::new(dirs[..split].first().cloned(), dirs[split..].to_vec());
         part.impure.store(*impure && split == 1, Ordering::Relaxed);
@@ -139,25 +141,25 @@ impl Union {
         parent: &Node,
         name: &[u8],
         found: &Found,
-    ) -> Result<(Identity, Source, Stat)> {
+    ) -> Result<(Identity, NodeSource, Stat)> {
         self.identify_as(self.origin_of(parent, name, found)?, parent, found)
     }
 
-    /// What a finding's number is made of. It never changes, so no lock is needed.
-    pub(in crate::union) fn origin_of(&self, parent: &Node, name: &[u8], found: &Found) -> Result<RealId> {
+    /// FoundKind a finding's number is made of. It never changes, so no lock is needed.
+    pub(in crate::union) fn origin_of(&self, parent: &Node, name: &[u8], found: &Found) -> Result<InodeId> {
         let own = || found.id;
         match &found.what {
             // Of a merged directory: the topmost lower one.
-            What::Directory { dirs, .. } => Ok(match dirs.iter().find(|d| !self.is_upper(d.layer)) {
+            FoundKind::Directory { dirs, .. } => Ok(match dirs.iter().find(|d| !self.is_upper(d.layer)) {
                 Some(dir) => self.dir_id(dir),
                 None => own(),
             }),
-            What::Leaf { .. } if self.is_upper(found.layer) => {
+            FoundKind::Leaf { .. } if self.is_upper(found.layer) => {
                 // Another overlay may have linked the copy to where no directory is marked.
                 let linked = found.stat.nlink > 1;
                 Ok(self.read_origin(parent, name, linked)?.unwrap_or_else(own))
             }
-            What::Leaf { .. } => Ok(own()),
+            FoundKind::Leaf { .. } => Ok(own()),
         }
     }
 
@@ -165,24 +167,24 @@ impl Union {
     /// several names and the answer is to stay true.
     pub(in crate::union) fn identify_as(
         &self,
-        origin: RealId,
+        origin: InodeId,
         parent: &Node,
         found: &Found,
-    ) -> Result<(Identity, Source, Stat)> {
+    ) -> Result<(Identity, NodeSource, Stat)> {
         let upper = self.is_upper(found.layer);
-        let source = || if upper { Ok(Source::Upper) } else { self.lower_source(parent, found.layer) };
+        let source = || if upper { Ok(NodeSource::Upper) } else { self.lower_source(parent, found.layer) };
         match &found.what {
-            What::Leaf { .. } if upper => {
+            FoundKind::Leaf { .. } if upper => {
                 let real = found.id;
-                Ok((Identity { origin, real }, Source::Upper, found.stat))
+                Ok((Identity { origin, real }, NodeSource::Upper, found.stat))
             }
-            What::Leaf { .. } if found.stat.nlink > 1 => {
+            FoundKind::Leaf { .. } if found.stat.nlink > 1 => {
                 let copy = self.indexed_copy(origin)?;
-                instant::reached(Instant::Identified);
+                failpoint::reached(Failpoint::Identified);
                 match copy {
                     Some(copy) => {
                         let real = self.upper_id(&copy);
-                        Ok((Identity { origin, real }, Source::Index, copy))
+                        Ok((Identity { origin, real }, NodeSource::Index, copy))
                     }
                     None => Ok((Identity { origin, real: origin }, source()?, found.stat)),
                 }
@@ -192,9 +194,9 @@ impl Union {
     }
 
     /// Which of the parent's lowers is of that layer.
-    fn lower_source(&self, parent: &Node, layer: LayerIndex) -> Result<Source> {
+    fn lower_source(&self, parent: &Node, layer: LayerIndex) -> Result<NodeSource> {
         let lowers = &self.dir_part(parent)?.lowers;
         let position = lowers.iter().position(|d| d.layer == layer).ok_or(FsError::Stale)?;
-        Ok(Source::Lower(position as u16))
+        Ok(NodeSource::Lower(position as u16))
     }
 }

@@ -15,7 +15,7 @@ use crate::error::{FsError, Result};
 use crate::union::Union;
 use crate::union::lookup::provenance::{Holds, Outcome, Provenance};
 use crate::union::lookup::realdir::LayerIndex;
-use crate::union::nodes::node::{Node, Place};
+use crate::union::nodes::node::{Node, NodePlace};
 
 impl Union {
     /// The value of the attribute `PREFIX` + `fact`.
@@ -23,7 +23,7 @@ impl Union {
         if !matches!(fact, b"layer" | b"layers" | b"path" | b"state" | b"hidden") {
             return Err(FsError::NoXattr);
         }
-        if let Place::Pinned { upper, .. } = &*node.place.read() {
+        if let NodePlace::Pinned { upper, .. } = &*node.place.read() {
             return match fact {
                 b"state" => Ok(b"unlinked".to_vec()),
                 b"layer" | b"layers" if *upper => Ok(b"upper".to_vec()),
