@@ -14,6 +14,7 @@
 //! | `POWER_POINTS` | how many failures a random sequence |
 //! | `POWER_SINGLES` | how many of the sequences of one operation; `all` for all |
 //! | `POWER_PAIRS` | how many of the sequences of two operations; `all` for all |
+//! | `POWER_TRIPLES` | how many of the sequences of three operations |
 //! | `POWER_TALES` | how many failures in each verb of the image store and each call of the snapshotter |
 //! | `POWER_SEED` | the first seed |
 //! | `POWER_PEER` | `kernel` for the kernel's overlayfs, `bare` for the filesystem alone: what do they promise? |
@@ -90,6 +91,12 @@ fn single_operations() {
 fn pairs_of_operations() {
     let budget = Budget::from_environment();
     small_sequences("pairs_of_operations", (2, "pair"), budget.pairs, budget.seed);
+}
+
+#[test]
+fn triples_of_operations() {
+    let budget = Budget::from_environment();
+    small_sequences("triples_of_operations", (3, "triple"), budget.triples, budget.seed);
 }
 
 #[test]

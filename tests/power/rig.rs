@@ -21,6 +21,8 @@ pub struct Budget {
     pub singles: Option<usize>,
     /// `None`: all.
     pub pairs: Option<usize>,
+    /// `None`: all, which are millions.
+    pub triples: Option<usize>,
     pub tales: usize,
 }
 
@@ -45,6 +47,7 @@ impl Budget {
             points: setting("POWER_POINTS", 20),
             singles: some("POWER_SINGLES", 25),
             pairs: some("POWER_PAIRS", 10),
+            triples: some("POWER_TRIPLES", 5),
             tales: setting("POWER_TALES", 2),
         }
     }

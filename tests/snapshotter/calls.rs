@@ -1,15 +1,18 @@
 //! The calls on the wire: kinds, codes, filters, usage. What each does is told by the unit tests.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use containerd_snapshots::tonic::Code;
 
 use crate::client::{ACTIVE, COMMITTED, Mounted, VIEW, refused};
 use crate::server::{PROGRAM, Server};
-use support::{Scratch, run};
+use support::{Scratch, run, wait_until};
 
 #[test]
 fn errors_have_the_codes_that_containerd_knows() {
@@ -184,4 +187,48 @@ fn nobody_else_reaches_the_snapshots() {
     assert_eq!(mode(&root.join("snapshots")), 0o700);
     assert_eq!(mode(&root.join("metadata.sqlite")), 0o600);
     assert_eq!(mode(&scratch.path().join("s.sock")), 0o600);
+}
+
+/// Thousands of connections that say nothing, rubbish, the beginning of a call, or are reset in its middle hold nobody's calls
+/// up and take no memory that stays.
+#[test]
+fn connections_in_thousands_hold_no_call_up() {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let scratch = Scratch::new();
+    let server = Server::start(scratch.path());
+    let mut client = server.client();
+    client.prepare("a", "").unwrap();
+    let memory = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", server.pid().as_raw_nonzero())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        line.split_whitespace().next().unwrap().parse::<u64>().unwrap()
+    };
+    let before = memory();
+    let mut open = Vec::new();
+    for n in 0..3000 {
+        // What the server doesn't take waits, or is refused.
+        let Ok(mut stream) = UnixStream::connect(scratch.path().join("s.sock")) else { continue };
+        stream.set_nonblocking(true).unwrap();
+        let said: &[u8] = match n % 4 {
+            0 => b"",
+            1 => &[0xff; 20_000],
+            2 => PREFACE,
+            // A SETTINGS frame that promises more than comes.
+            _ => &[PREFACE, b"\0\xff\xff\x04\0\0\0\0\0"].concat(),
+        };
+        stream.write_all(said).unwrap_or_default();
+        open.push(stream);
+        if open.len() > 200 {
+            open.drain(..100);
+        }
+        if n % 300 == 0 {
+            client.prepare(&format!("b{n}"), "").unwrap();
+        }
+    }
+    let grown = memory().saturating_sub(before);
+    assert!(grown < 64 << 10, "{grown} KiB more");
+    // Somebody new is heard beside the connections that are left.
+    server.client().prepare("c", "").unwrap();
+    drop(open);
+    assert!(wait_until(Duration::from_secs(20), || memory().saturating_sub(before) < 32 << 10));
 }
