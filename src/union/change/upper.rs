@@ -13,7 +13,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags, XattrFlags};
@@ -110,9 +110,10 @@ pub struct Upper {
     /// fsync nothing: the user said that the upper need not survive a crash.
     volatile: bool,
     one_journal: bool,
-    /// Something was hidden or exchanged since all was last written to a filesystem without one journal; see
-    /// [`Upper::hiding`].
-    unordered: AtomicBool,
+    /// How often something was hidden or exchanged on a filesystem without one journal, and how many of these changes were
+    /// there when all was last written to the disk; see [`Upper::hiding`].
+    hidden: AtomicU64,
+    hidden_on_disk: AtomicU64,
     regions: Arc<Regions>,
     next: AtomicU64,
     /// The name, in the staging directory, of the whiteout that all others are links to.
@@ -130,7 +131,8 @@ impl Upper {
             layer,
             volatile,
             one_journal,
-            unordered: AtomicBool::new(false),
+            hidden: AtomicU64::new(0),
+            hidden_on_disk: AtomicU64::new(0),
             regions,
             next: AtomicU64::new(0),
             whiteout: Mutex::new(None),
@@ -417,10 +419,10 @@ impl Upper {
     fn hiding<R>(&self, change: impl FnOnce() -> R) -> R {
         let note = || {
             if !self.one_journal {
-                self.unordered.store(true, Ordering::Release);
+                self.hidden.fetch_add(1, Ordering::AcqRel);
             }
         };
-        // Before, for a sync that begins in its midst, and after, for one that has taken the first note away.
+        // Before, for a sync that begins in its midst, and after, for one that began before it was done.
         note();
         let done = change();
         note();
@@ -432,11 +434,11 @@ impl Upper {
         if self.volatile {
             return Ok(());
         }
-        if self.unordered.swap(false, Ordering::AcqRel)
-            && let Err(error) = fs::syncfs(fd)
-        {
-            self.unordered.store(true, Ordering::Release);
-            return Err(error.into());
+        // Each sync sees to it itself: one that relied on another's would return before that is done.
+        let hidden = self.hidden.load(Ordering::Acquire);
+        if self.hidden_on_disk.load(Ordering::Acquire) < hidden {
+            fs::syncfs(fd)?;
+            self.hidden_on_disk.fetch_max(hidden, Ordering::AcqRel);
         }
         Ok(if data_only { fs::fdatasync(fd) } else { fs::fsync(fd) }?)
     }
