@@ -80,7 +80,7 @@
 //! - **prepare**: an object in the workdir, where nobody sees it
 //!   ([`Upper::stage`](crate::union::change::upper::Upper::stage));
 //! - **fill**: data with their holes, then owner, mode, attributes and times, in the order in which none undoes another;
-//! - **publish**: one rename or link puts it under its name ([`Staged::publish`](crate::union::change::upper::Staged::publish)).
+//! - **publish**: one rename or link puts it under its name ([`Staged::publish`](crate::union::change::staged::Staged::publish)).
 //!
 //! Whoever looks sees the lower's object or the whole copy, never a half; killed at any instant, the same holds after the
 //! next mount. Files that were open before follow the copy ([`file`](mod@crate::union::data::file)). The number of the file stays

@@ -26,7 +26,7 @@ use crate::sys::object::Kind;
 use crate::union::Union;
 use crate::union::change::modify::Create;
 use crate::union::change::rename::RenameMode;
-use crate::union::change::upper::New;
+use crate::union::change::staged::New;
 use crate::union::nodes::node::Node;
 use crate::union::nodes::pins::paid_by;
 use crate::union::view::attr::{Attr, SetAttr};

@@ -13,7 +13,7 @@ use super::wire::Reply;
 use super::wire::body::Opening;
 use crate::error::Result;
 use crate::union::change::modify::Create;
-use crate::union::change::upper::New;
+use crate::union::change::staged::New;
 use crate::union::data::file::Write;
 use crate::union::nodes::pins::paid_by;
 use crate::union::view::attr::Attr;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::change::failpoint::hook;
 use super::change::modify::Create;
 use super::change::rename::RenameMode;
-use super::change::upper::New;
+use super::change::staged::New;
 use super::nodes::node::Node;
 use super::stack::layer::{Stack, StackOptions, WhiteoutForm};
 use super::{Caller, Limits, Union};

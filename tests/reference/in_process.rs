@@ -21,7 +21,7 @@ use unionmount::error::FsError;
 use unionmount::sys::object::{Kind as RealKind, SetTime, Time as RealTime};
 use unionmount::union::change::modify::Create;
 use unionmount::union::change::rename::RenameMode;
-use unionmount::union::change::upper::New;
+use unionmount::union::change::staged::New;
 use unionmount::union::data::file::Write;
 use unionmount::union::nodes::node::Node;
 use unionmount::union::stack::layer::{Stack as Layers, StackOptions};

@@ -63,7 +63,7 @@ mod tests {
     use crate::error::Result;
     use crate::union::change::modify::Create;
     use crate::union::change::rename::RenameMode;
-    use crate::union::change::upper::New;
+    use crate::union::change::staged::New;
     use crate::union::nodes::node::Node;
     use crate::union::stack::layer::{Stack, StackOptions};
     use crate::union::view::attr::SetAttr;

@@ -11,7 +11,8 @@ use rustix::io::Errno;
 use crate::error::{FsError, Result};
 use crate::sys::object::{At, Writable};
 use crate::union::change::failpoint::{self, Failpoint};
-use crate::union::change::upper::{Staged, Upper};
+use crate::union::change::staged::Staged;
+use crate::union::change::upper::Upper;
 use crate::union::hardlinks::link_index::{IndexName, Indexed};
 use crate::union::nodes::region::InodeId;
 

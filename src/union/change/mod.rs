@@ -2,7 +2,7 @@
 //!
 //! | module | what it knows |
 //! |---|---|
-//! | [`upper`], `stepwise` | the only part that can write; with which steps where one isn't possible |
+//! | [`upper`], [`staged`], `whiteouts`, `stepwise` | the only part that can write: where objects are made, what becomes of names, with which steps where one isn't possible |
 //! | `lend` | rights that the daemon lends to itself |
 //! | `indexed` | the upper's part in the hardlink indexes |
 //! | [`copy_up`], `carry` | prepare, fill, publish; which attributes come along |
@@ -19,5 +19,7 @@ pub(in crate::union) mod lend;
 pub mod modify;
 pub(in crate::union) mod removed_entry;
 pub mod rename;
+pub mod staged;
 pub(in crate::union) mod stepwise;
 pub mod upper;
+pub(in crate::union) mod whiteouts;

@@ -19,7 +19,8 @@ use crate::error::{FsError, Result};
 use crate::union::Union;
 use crate::union::change::modify::{InUpper, check_name};
 use crate::union::change::removed_entry::RemovedEntry;
-use crate::union::change::upper::{New, Present, Publish, UpperFd};
+use crate::union::change::staged::{New, Publish};
+use crate::union::change::upper::{Present, UpperFd};
 use crate::union::events::EventKind as Event;
 use crate::union::lookup::found::{Found, FoundKind};
 use crate::union::lookup::index::UpperEntry;
@@ -511,7 +512,7 @@ mod tests {
     use std::path::Path;
 
     use crate::union::change::modify::Create;
-    use crate::union::change::upper::New;
+    use crate::union::change::staged::New;
     use crate::union::stack::layer::{Stack, StackOptions};
     use crate::union::{Caller, Limits};
 

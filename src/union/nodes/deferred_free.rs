@@ -192,7 +192,7 @@ mod tests {
     use std::sync::mpsc;
 
     use crate::union::change::modify::Create;
-    use crate::union::change::upper::New;
+    use crate::union::change::staged::New;
     use crate::union::stack::layer::{Stack, StackOptions};
     use crate::union::{Caller, Limits};
 

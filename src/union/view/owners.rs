@@ -30,7 +30,7 @@ use crate::error::{FsError, Result};
 use crate::sys::object::{At, Kind, Stat, Writable};
 use crate::sys::xattr;
 use crate::union::Caller;
-use crate::union::change::upper::New;
+use crate::union::change::staged::New;
 use crate::union::lookup::belief::Belief;
 use crate::union::options::{FsOptions, IdMap, Squash, XattrPermissions};
 use crate::union::view::attr::privilege_bits;

@@ -1,0 +1,208 @@
+//! The staging directory: what is to appear in the upper is made there, filled, and published whole.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the one part that writes: what it removes and renames was held against what the kernel knows"
+)]
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use crate::error::{FsError, Result};
+use crate::sys::object::{At, Kind, Writable};
+use crate::sys::remove;
+use crate::union::change::upper::{Present, Upper, UpperFd, changed};
+
+/// What is to be made.
+#[derive(Debug, Clone, Copy)]
+pub enum New<'a> {
+    /// An empty regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link with that target.
+    Symlink(&'a [u8]),
+    /// A fifo, a socket or a device with that device number.
+    Special(Kind, u64),
+}
+
+/// How something staged becomes visible.
+#[derive(Debug, Clone, Copy)]
+pub enum Publish<'a> {
+    /// Under a name that nothing in the upper has.
+    New,
+    /// In place of what the name has (a whiteout, a file; an empty directory by a directory).
+    Replace,
+    /// In place of that, whatever the two types are. Without RENAME_EXCHANGE of a whiteout alone.
+    Swap(Present<'a>),
+}
+
+impl Upper {
+    /// Makes an object in the staging directory, open to nobody but the daemon.
+    pub fn stage(&self, new: New<'_>) -> Result<Staged<'_>> {
+        let name = self.fresh_name();
+        let mode = if matches!(new, New::Directory) { 0o700 } else { 0o600 };
+        let file = make(self.staging(), &name, new, mode)?;
+        changed();
+        let directory = matches!(new, New::Directory);
+        Ok(Staged { upper: self, name, file, directory, armed: true })
+    }
+
+    /// Makes an object right under its name, which nothing may have: for the common case that the daemon's own
+    /// credentials are the caller's, so that there is no moment with other rights. A regular file comes open.
+    pub fn make_in_place(
+        &self,
+        dir: &UpperFd,
+        name: &[u8],
+        new: New<'_>,
+        mode: u32,
+    ) -> rustix::io::Result<Option<OwnedFd>> {
+        let made = make(dir.fd(), name, new, mode)?;
+        changed();
+        Ok(made)
+    }
+}
+
+/// Makes an object under a free name. A regular file comes open.
+fn make(dir: BorrowedFd<'_>, name: &[u8], new: New<'_>, mode: u32) -> rustix::io::Result<Option<OwnedFd>> {
+    let mode = Mode::from_raw_mode(mode);
+    match new {
+        New::File => {
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            return fs::openat(dir, name, flags, mode).map(Some);
+        }
+        New::Directory => fs::mkdirat(dir, name, mode)?,
+        New::Symlink(target) => fs::symlinkat(target, dir, name)?,
+        New::Special(kind, rdev) => fs::mknodat(dir, name, file_type(kind), mode, rdev)?,
+    }
+    Ok(None)
+}
+
+fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::Fifo => FileType::Fifo,
+        Kind::CharDevice => FileType::CharacterDevice,
+        Kind::Directory => FileType::Directory,
+        Kind::BlockDevice => FileType::BlockDevice,
+        Kind::File => FileType::RegularFile,
+        Kind::Symlink => FileType::Symlink,
+        Kind::Socket => FileType::Socket,
+    }
+}
+
+/// Is what was taken from a name what it was taken for? Nobody else can exchange it any more.
+pub(in crate::union::change) fn is_present(taken: At<'_>, present: Present<'_>) -> Result<bool> {
+    let stat = taken.stat()?;
+    Ok(match present {
+        Present::Leaf => stat.kind() != Kind::Directory,
+        Present::Empty => stat.kind() == Kind::Directory,
+        Present::Directory(real) => real.id == (stat.dev, stat.ino),
+    })
+}
+
+/// Something in the staging directory: published, or removed again when it is dropped.
+#[derive(Debug)]
+pub struct Staged<'u> {
+    upper: &'u Upper,
+    pub(in crate::union::change) name: Vec<u8>,
+    file: Option<OwnedFd>,
+    pub(in crate::union::change) directory: bool,
+    pub(in crate::union::change) armed: bool,
+}
+
+impl<'u> Staged<'u> {
+    /// Takes what has been put under that name of the staging directory.
+    pub(in crate::union::change) fn named(upper: &'u Upper, name: Vec<u8>) -> Staged<'u> {
+        Staged { upper, name, file: None, directory: false, armed: true }
+    }
+}
+
+impl Staged<'_> {
+    /// The object, to be filled.
+    pub fn object(&self) -> Writable<'_> {
+        match &self.file {
+            Some(file) => Writable::held(file.as_fd()),
+            None => Writable::entry_of_own(self.upper.staging(), &self.name),
+        }
+    }
+
+    /// The open file, if it is a regular one.
+    pub fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().map(|f| f.as_fd())
+    }
+
+    /// Takes the open file, which stays open after publishing.
+    pub fn take_file(&mut self) -> Option<OwnedFd> {
+        self.file.take()
+    }
+
+    /// The upper that it is staged for.
+    pub(in crate::union) fn upper(&self) -> &Upper {
+        self.upper
+    }
+
+    /// Where it lies in the staging directory.
+    pub(in crate::union) fn place(&self) -> Writable<'_> {
+        Writable::entry_of_own(self.upper.staging(), &self.name)
+    }
+
+    /// Puts the object under a name of the hardlink index, in place of what has it.
+    pub(in crate::union) fn publish_in_index(mut self, name: &[u8]) -> Result<()> {
+        fs::renameat(self.upper.staging(), &self.name[..], self.upper.index_dir(), name)?;
+        self.armed = false;
+        changed();
+        Ok(())
+    }
+
+    /// Makes the object visible under `name`, in one atomic step.
+    pub fn publish(mut self, dir: &UpperFd, name: &[u8], how: Publish<'_>) -> Result<()> {
+        let staging = self.upper.staging();
+        let call = |flags| {
+            fs::renameat_with(staging, &self.name[..], dir.fd(), name, flags)?;
+            changed();
+            Ok::<_, Errno>(())
+        };
+        match how {
+            Publish::New if self.upper.caps().rename_noreplace => call(RenameFlags::NOREPLACE)?,
+            // A filesystem without the flag: the caller knows that the name is free and holds its lock.
+            Publish::New => call(RenameFlags::empty())?,
+            Publish::Swap(_) if !self.upper.caps().rename_exchange => {
+                self.upper.over_whiteout(dir, name, || Ok(call(RenameFlags::empty())?))?;
+            }
+            Publish::Replace => call(RenameFlags::empty())?,
+            Publish::Swap(present) => {
+                call(RenameFlags::EXCHANGE)?;
+                let taken = At::Name(staging, &self.name);
+                if !is_present(taken, present)? {
+                    // Another thing has come to be there, with who knows what in it: it goes back.
+                    call(RenameFlags::EXCHANGE)?;
+                    return Err(FsError::Stale);
+                }
+                // What was replaced lies in the staging directory now and goes when `self` is dropped.
+                self.directory = !matches!(present, Present::Leaf);
+                return Ok(());
+            }
+        }
+        self.armed = false;
+        Ok(())
+    }
+}
+
+impl Drop for Staged<'_> {
+    fn drop(&mut self) {
+        if !self.armed {
+            return;
+        }
+        let removed = if self.directory {
+            remove::entry(self.upper.staging(), &self.name)
+        } else {
+            fs::unlinkat(self.upper.staging(), &self.name[..], AtFlags::empty())
+        };
+        // Not an error of the operation: nothing of it is visible, and the next mount empties the directory.
+        if let Err(e) = removed {
+            log::warn!("workdir: {} was left behind: {e}", String::from_utf8_lossy(&self.name));
+        }
+    }
+}
