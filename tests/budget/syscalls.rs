@@ -171,19 +171,22 @@ fn passed_through_files_cost_the_kernel_being_told_of_them() {
     fs::write(dir.join("new"), "x").unwrap();
     let create = |name: &str, options: &mut OpenOptions| {
         look("upper"); // and so knows the directory's attributes
-        syscalls(&counted, &scratch, || {
+        let mut calls = syscalls(&counted, &scratch, || {
             for n in 0..N {
                 let file = options.create_new(true).open(dir.join(format!("{name}-{n}"))).unwrap();
                 file.write_all_at(b"x", 0).unwrap();
             }
             assert_all_released(&counted);
-        })
+        });
+        // Of those whose inode number was another file's in the same tick of the clock, which is chance.
+        calls.retain(|call| !call.starts_with("name_to_handle_at"));
+        calls
     };
-    // openat, fstat and name_to_handle_at of what was made; the two ioctls; getxattrat of security.capability before the first write; and
+    // openat and fstat of what was made; the two ioctls; getxattrat of security.capability before the first write; and
     // fstat of the directory, whose attributes the kernel asks for before the next.
-    exactly("a new file", &create("new", File::options().write(true)), N * 7 - 1);
+    exactly("a new file", &create("new", File::options().write(true)), N * 6 - 1);
     // Such a file may be mapped, and so its times are asked for each time: statx.
-    exactly("a file to be mapped", &create("map", File::options().read(true).write(true)), N * 8 - 1);
+    exactly("a file to be mapped", &create("map", File::options().read(true).write(true)), N * 7 - 1);
     counted.mount.unmount();
 
     let log = stack.work().with_file_name("log");

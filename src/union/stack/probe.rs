@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, StatxFlags, XattrFlags, chmodat, chownat,
-    fremovexattr, fsetxattr, fstat, ioctl_ficlone, linkat, mkdirat, mknodat, openat, renameat, renameat_with,
-    statx, unlinkat,
+    fremovexattr, fsetxattr, ioctl_ficlone, linkat, mkdirat, mknodat, openat, renameat, renameat_with,
+    statat, statx, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::getegid;
@@ -198,18 +198,21 @@ fn numbers_last(staging: BorrowedFd<'_>) -> Result<bool, Errno> {
     Ok(same)
 }
 
-/// Does a file get the group of its directory, if that has set-group-id? Where no other group can be given to try it, the
+/// Does what is made get the group of its directory, if that has set-group-id? Where no other group can be given to try it, the
 /// answer is the usual one.
 fn inherits_group(staging: BorrowedFd<'_>) -> Result<bool, Errno> {
-    let (dir, name) = ("probe-group", "probe-group/file");
+    // A directory, not a file: a FUSE filesystem that is told of a file's close too late keeps it under a hidden name, and
+    // the directory that holds it couldn't be removed.
+    let (dir, name) = ("probe-group", "probe-group/inside");
     mkdirat(staging, dir, Mode::RWXU)?;
     let other = Gid::from_raw(getegid().as_raw() ^ 1);
     let mode = Mode::RWXU | Mode::SGID;
     let given = chownat(staging, dir, None, Some(other), AtFlags::SYMLINK_NOFOLLOW)
         .and_then(|()| chmodat(staging, dir, mode, AtFlags::empty()));
     let inherits = if answer(given)? {
-        let made = fstat(file(staging, name)?)?;
-        remove(staging, name)?;
+        mkdirat(staging, name, Mode::RWXU)?;
+        let made = statat(staging, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        unlinkat(staging, name, AtFlags::REMOVEDIR)?;
         made.st_gid == other.as_raw()
     } else {
         true
