@@ -186,9 +186,11 @@ fn filesystems_that_cannot_serve_an_upper() {
 
     let made =
         place.sh("truncate -s 8M fat.img && PATH=$PATH:/sbin mkfs.vfat fat.img && mkdir fat && mount -o loop fat.img fat");
-    if made.code != Some(0) {
-        support::skip!("no vfat: {}", made.err);
+    if made.code != Some(0) && made.err.contains("unknown filesystem type") {
+        eprintln!("not tried on vfat, which this kernel doesn't know");
+        return;
     }
+    assert_eq!(made.code, Some(0), "{}", made.err);
     place.sh("mkdir fat/up").ok();
     refused(&place, 1, &["--lower", "a", "--upper", "fat/up", "mnt"], &["upper layer fat/up", marks, "ext4"]);
 }

@@ -18,12 +18,11 @@ use support::{
 
 /// The fuse-overlayfs of each version that is here.
 fn peers() -> Vec<(String, Program)> {
-    let cargo = std::env::var_os("CARGO_HOME").map_or_else(
-        || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cargo"),
+    // Where scripts/install-deps puts it.
+    let cargo = std::env::var_os("PEER_FUSE_OVERLAYFS").map_or_else(
+        || PathBuf::from(concat!(env!("CARGO_TARGET_TMPDIR"), "/../peers/bin/fuse-overlayfs")),
         PathBuf::from,
     );
-    let cargo =
-        std::env::var_os("PEER_FUSE_OVERLAYFS").map_or(cargo.join("bin/fuse-overlayfs"), PathBuf::from);
     let mut peers = Vec::new();
     for path in [PathBuf::from("/usr/bin/fuse-overlayfs"), cargo] {
         match Command::new(&path).arg("--version").output() {
