@@ -66,10 +66,13 @@ pub fn build(root: &Path, wanted: &dyn Fn(Group) -> bool) {
     }
     if wanted(Group::Deep) {
         for layer in 0..DEEP {
-            let dir = root.join("deep").join(layer.to_string()).join("shared");
-            fs::create_dir_all(&dir).unwrap();
-            for file in 0..20 {
-                fs::write(dir.join(format!("file-{layer}-{file}")), "x").unwrap();
+            let layer_root = root.join("deep").join(layer.to_string());
+            for (dir, files) in [("shared", 20), ("unlisted", 1)] {
+                let dir = layer_root.join(dir);
+                fs::create_dir_all(&dir).unwrap();
+                for file in 0..files {
+                    fs::write(dir.join(format!("file-{layer}-{file}")), "x").unwrap();
+                }
             }
         }
     }

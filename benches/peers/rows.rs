@@ -65,6 +65,13 @@ pub const ROWS: &[Row] = &[
     row("read-large-again", Group::Data, 1.0, 1.1, "read 512 MiB, again"),
     row("copy-up", Group::Data, 0.5, 0.5, "first byte written into a 512 MiB lower file"),
     row("missing-deep", Group::Deep, 0.1, 0.1, "stat of 5,000 missing names under 100 layers, first time"),
+    row(
+        "missing-unlisted",
+        Group::Deep,
+        0.1,
+        0.1,
+        "stat of 20,000 missing names in a directory of 100 layers that nobody has listed",
+    ),
     row("walk-deep", Group::Deep, 0.04, 0.04, "walk of 100 layers, caches cold"),
 ];
 
@@ -288,7 +295,11 @@ impl<'a> Work<'a> {
 
     fn deep(&mut self, mount: &Mounted<'_>) -> Outcome {
         let root = &mount.path;
-        self.measure("walk-deep", mount, || walk(root))?;
+        if self.wants(&["missing-unlisted"]) {
+            let names = new_names(&root.join("unlisted"), 20_000);
+            self.measure("missing-unlisted", mount, || miss(&names))?;
+        }
+        self.measure("walk-deep", mount, || walk(&root.join("shared")))?;
         if self.wants(&["missing-deep"]) {
             let names = new_names(&root.join("shared"), 5000);
             self.measure("missing-deep", mount, || miss(&names))?;

@@ -37,6 +37,10 @@ impl Inspect {
         let mut shown = Vec::new();
         for name in &self.names {
             shown.push(match store.resolve(name) {
+                // A name is one before it is the beginning of an id.
+                Ok(image) if !image.is_called(name) && is_containers_name(&store, name) => {
+                    container(&store, name)?
+                }
                 Ok(image) => store.inspect_image(&image)?,
                 Err(StoreError::NoImage(_)) => container(&store, name)?,
                 Err(other) => return Err(other.into()),
@@ -54,6 +58,10 @@ impl Inspect {
         page.print()?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn is_containers_name(store: &Store, name: &str) -> bool {
+    Container::find(store, name).is_ok_and(|found| found.is_called(name))
 }
 
 /// A container, in Docker's shape.

@@ -32,7 +32,7 @@ pub fn inspect(store: &Store, container: &Container) -> Result<Value> {
         "Created": record.created,
         "Path": words.first(),
         "Args": words.get(1..).unwrap_or_default(),
-        "ContainerState": state(container)?,
+        "State": state(container)?,
         "Image": record.image,
         "Name": container.shown_name(),
         "RestartCount": 0,

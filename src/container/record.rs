@@ -20,7 +20,7 @@ use crate::image::digest::Digest;
 use crate::image::layer::{Attributes, Ownership};
 use crate::image::store::checked::seal;
 use crate::image::store::containers::{IMAGE_LINK, container_record, no_record};
-use crate::image::store::{Image, Store};
+use crate::image::store::{Image, SHORTEST_ID, Store};
 use crate::sys::flock::{Access, try_lock};
 use crate::sys::mountinfo::Table;
 use crate::sys::object::{At, Writable};
@@ -265,7 +265,7 @@ impl Container {
         Ok(Some(Container { dir: dir.to_owned(), record }))
     }
 
-    /// Finds a container by its name, its id or a unique prefix of that.
+    /// Finds a container by its name, its id or a unique prefix of that, of at least four digits.
     ///
     /// # Errors
     /// When there is none or several.
@@ -276,7 +276,7 @@ impl Container {
         }
         let prefix = text.to_ascii_lowercase();
         let mut found: Vec<usize> = (0..all.len())
-            .filter(|&at| !prefix.is_empty() && all[at].record.id.starts_with(&prefix))
+            .filter(|&at| prefix.len() >= SHORTEST_ID && all[at].record.id.starts_with(&prefix))
             .collect();
         match (found.pop(), found.is_empty()) {
             (Some(at), true) => Ok(all.swap_remove(at)),
@@ -284,7 +284,7 @@ impl Container {
                 // What was asked for may be one of those that can't be read: by its id, or by a name that nobody knows.
                 let is_it = |dir: &Path| {
                     let id = dir.file_name().unwrap_or_default().to_string_lossy();
-                    !prefix.is_empty() && id.starts_with(&prefix)
+                    prefix.len() >= SHORTEST_ID && id.starts_with(&prefix)
                 };
                 match broken.into_iter().find(|(dir, _)| is_it(dir)) {
                     Some((_, error)) => Err(error),
@@ -297,6 +297,11 @@ impl Container {
                 Err(ContainerError::Ambiguous { text: text.to_owned(), found })
             }
         }
+    }
+
+    /// Whether that is its name or its whole id.
+    pub fn is_called(&self, text: &str) -> bool {
+        self.record.name.as_deref() == Some(text) || self.record.id == text
     }
 
     /// Writes the record, at once and durably.

@@ -284,7 +284,7 @@ impl DispatchPolicy {
             && let Err(e) = affine_worker.put_on(pair as usize - 1)
         {
             // The processor has just been taken away: the next look tells where the program went.
-            log::debug!("the affine_worker can't follow: {e}");
+            log::debug!("the worker can't follow: {e}");
         }
     }
 

@@ -106,6 +106,27 @@ fn memory_and_processors_are_limited_where_cgroups_can() {
 }
 
 /// Variables without a value, which other engines take; the shape of inspect; the newest; sizes; checks and builds.
+/// Whichever id an image has: a name is one before it is the beginning of an id, and so few digits are no beginning.
+#[test]
+fn a_name_is_no_beginning_of_an_id() {
+    if let Some(why) = lacking(true) {
+        support::skip!("{why}");
+    }
+    let bed = Bed::new();
+    let id = bed.um(&["inspect", "--format", "{{.Id}}", "bb"]).ok().out;
+    let digits = id.trim().trim_start_matches("sha256:");
+    for length in [1, 3, 6] {
+        let name = &digits[..length];
+        bed.um(&["create", "--name", name, "bb", "true"]).ok();
+        let told: Value = serde_json::from_str(&bed.um(&["inspect", name]).ok().out).unwrap();
+        assert_eq!(told[0]["Path"], "true", "{name} is a container");
+        bed.um(&["rm", name]).ok();
+    }
+    bed.um(&["inspect", &digits[..3]]).refused(1, &["no image and no container"]);
+    let told: Value = serde_json::from_str(&bed.um(&["inspect", &digits[..4]]).ok().out).unwrap();
+    assert_eq!(told[0]["Id"], id.trim());
+}
+
 #[test]
 fn containers_are_told_in_dockers_shape() {
     if let Some(why) = lacking(true) {

@@ -148,7 +148,7 @@ impl Store {
         Ok(catalog)
     }
 
-    /// Finds an image by name, by id, by a unique prefix of its id, or by the digest of its manifest.
+    /// Finds an image by name, by id, by a unique prefix of its id of at least four digits, or by the digest of its manifest.
     ///
     /// # Errors
     /// When there is none, several, or when it can't be read.
@@ -184,6 +184,13 @@ impl Store {
             }
             Ok(())
         })
+    }
+}
+
+impl Image {
+    /// Whether one of its names is meant by `text`, and not its id alone.
+    pub fn is_called(&self, text: &str) -> bool {
+        ImageName::meant_by(text).iter().any(|name| self.names.contains(name))
     }
 }
 
@@ -236,10 +243,13 @@ impl Catalog {
     }
 }
 
+/// The fewest digits that are taken for the beginning of an id: short names are often digits by chance.
+pub const SHORTEST_ID: usize = 4;
+
 /// The digits of what may be an id or its beginning.
 fn id_digits(text: &str) -> Option<String> {
     let digits = text.strip_prefix(Digest::PREFIX).unwrap_or(text).to_ascii_lowercase();
-    (!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(digits)
+    (digits.len() >= SHORTEST_ID && digits.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(digits)
 }
 
 impl BlobSource for Store {

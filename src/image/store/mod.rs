@@ -61,7 +61,7 @@ use crate::sys::flock::Access;
 
 pub use self::containers::{BrokenContainer, ContainerUse, Containers};
 pub use self::gc::{Pruned, Removed};
-pub use self::images::{Catalog, Image};
+pub use self::images::{Catalog, Image, SHORTEST_ID};
 pub use self::index::Index;
 pub(crate) use self::layers::Take;
 pub use self::layers::{LayerRecord, UnpackedLayers};
