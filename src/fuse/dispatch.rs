@@ -649,7 +649,7 @@ mod tests {
     }
 
     #[test]
-    fn roamers_and_companions_take_turns() {
+    fn pool_workers_and_the_affine_worker_take_turns() {
         let Some(mut pairing) = pairing() else { return };
         pairing.affine_worker = OnceLock::new();
         let (tell, told) = mpsc::sync_channel(1);

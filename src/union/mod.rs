@@ -184,7 +184,7 @@ pub struct Union {
     copying: DashMap<u64, Arc<Mutex<()>>>,
     /// Where the data of metacopy files are, by node number.
     metacopies: DashMap<u64, DataAt>,
-    /// Under which origin the copies of [`Source::Index`](nodes::node::NodeSource::Index) nodes are in the hardlink index.
+    /// Under which origin the copies of [`NodeSource::Index`](nodes::node::NodeSource::Index) nodes are in the hardlink index.
     index_origins: DashMap<u64, InodeId>,
     /// Further names that are known of files with several, by node number: when a file's first known name goes, the next
     /// leads to it, and no descriptor is needed.

@@ -66,7 +66,7 @@ impl Counted {
         reports().rsplit_once("requests: ").unwrap().1.to_owned()
     }
 
-    /// How many requests the companion has served.
+    /// How many requests the CPU-affine worker has served.
     fn paired(&self) -> u64 {
         let report = self.report();
         let words = report.split("paired: ").nth(1).and_then(|rest| rest.split_whitespace().next());

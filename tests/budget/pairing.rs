@@ -1,4 +1,4 @@
-//! Pairing: who is served by the companion, and who isn't.
+//! Pairing: who is served by the CPU-affine worker, and who isn't.
 
 use std::fs;
 use std::path::Path;
@@ -75,7 +75,7 @@ fn programs_that_ask_in_turn_are_not() {
         }
     });
     let paired = counted.paired();
-    assert!(paired < 50, "{paired} of 1000 requests by a companion");
+    assert!(paired < 50, "{paired} of 1000 requests by a CPU-affine worker");
 }
 
 #[test]

@@ -12,14 +12,6 @@ use crate::passthrough::assert_all_released;
 use crate::{Counted, needs_counters};
 use support::{Mount, Options, Stack, output, wait_until};
 
-macro_rules! needs_strace {
-    () => {
-        if !output("sh", &["-c", "command -v strace"]).status.success() {
-            support::skip!("no strace here");
-        }
-    };
-}
-
 /// How many system calls the daemon makes during `work`, those apart by which it gets its requests and
 /// answers them, memory, and the signal that asks for its counters.
 fn syscalls(counted: &Counted, scratch: &Path, work: impl FnOnce()) -> Vec<String> {
@@ -84,13 +76,13 @@ const N: usize = 50;
 fn lookups_and_creates_make_few_system_calls() {
     support::needs_root!();
     needs_counters!();
-    needs_strace!();
+    support::needs_program!("strace");
     const LAYERS: usize = 3;
     let stack = Stack::new(LAYERS);
     for index in 0..N * LAYERS {
         stack.lower(index % LAYERS).file(format!("d/file-{index}"), "x");
     }
-    // The companion looks now and then where a program is; see `pairing`.
+    // The CPU-affine worker looks now and then where a program is; see `fuse::dispatch`.
     let counted = Counted::new(&stack, &["pairing=0"]);
     let dir = counted.mount.join("d");
     let scratch = stack.scratch().path().to_owned();
@@ -132,8 +124,8 @@ fn exactly(what: &str, calls: &[String], expected: usize) {
 fn passed_through_files_cost_the_kernel_being_told_of_them() {
     support::needs_root!();
     needs_counters!();
-    needs_strace!();
-    // Without the companion, which looks after the program on their own account.
+    support::needs_program!("strace");
+    // Without the CPU-affine worker, which looks after the program on their own account.
     const PASSTHROUGH: &[&str] = &["passthrough", "pairing=0"];
     let stack = Stack::new(1);
     for n in 0..N {

@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::{Bed, Success, has, lacking};
+use crate::{Bed, Success, lacking};
 use support::cli::{Ended, as_user, until, wait};
 
 /// Runs with version 2 of cgroups alone, as on most machines.
@@ -25,7 +25,7 @@ impl Bed {
     fn crun(&self) -> String {
         let status = fs::read_to_string("/proc/self/status").unwrap();
         let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:\t")).unwrap();
-        if u64::from_str_radix(capabilities, 16).unwrap() & 1 << 24 != 0 || !has("crun") {
+        if u64::from_str_radix(capabilities, 16).unwrap() & 1 << 24 != 0 || !support::is_installed("crun") {
             return "crun".into();
         }
         let shim = "#define _GNU_SOURCE\n#include <sys/resource.h>\n#include <sys/syscall.h>\n#include <unistd.h>\n\
@@ -73,7 +73,7 @@ fn devices_of_an_image_open_nothing() {
     let v2 = ["unshare", "-m", "sh", "-c", V2, "sh"];
     let crun = bed.crun();
     let mut tried = 0;
-    for runtime in ["runc", &crun].into_iter().filter(|runtime| has(runtime)) {
+    for runtime in ["runc", &crun].into_iter().filter(|runtime| support::is_installed(runtime)) {
         for (version, wrap) in [("as the machine has them", &[][..]), ("version 2", &v2)] {
             for user in ["0", "1000"] {
                 let args = ["run", "--rm", "--runtime", runtime, "-u", user, "nodes", "sh", "-c", attack];
@@ -204,7 +204,7 @@ fn links_of_an_image_lead_nowhere_outside() {
     }
     let before = listing();
     bed.place.mkdir("source");
-    for runtime in ["runc", "crun"].into_iter().filter(|runtime| has(runtime)) {
+    for runtime in ["runc", "crun"].into_iter().filter(|runtime| support::is_installed(runtime)) {
         for link in ["dev", "proc", "sys", "etc", "mnt", "data"] {
             let to = victim.to_str().unwrap();
             bed.image_changed("linked", &format!("mv {link} ../saved 2>/dev/null; ln -s {to} {link}"));
@@ -262,7 +262,7 @@ fn working_directories_and_volumes_lead_nowhere_outside() {
     bed.sh(&format!("cd image && ln -s {to} out && tar -C . -cf ../out.tar .")).ok();
     for (what, path) in [("WORKDIR", "/out/new"), ("WORKDIR", "/out/inner"), ("VOLUME", "/out/vol")] {
         bed.um(&["import", "-c", &format!("{what} {path}"), "out.tar", "out"]).success();
-        for runtime in ["runc", "crun"].into_iter().filter(|runtime| has(runtime)) {
+        for runtime in ["runc", "crun"].into_iter().filter(|runtime| support::is_installed(runtime)) {
             let script = "echo x > ./made; echo x > /out/made; echo x > /out/vol/made; echo done";
             let args = ["run", "--rm", "--runtime", runtime, "--net", "host", "out", "sh", "-c", script];
             let ended = bed.um(&args);
@@ -307,7 +307,7 @@ fn the_network_of_the_host_is_only_for_who_asks() {
     assert!(!of(&["--net", "none"]).contains(&own));
     assert!(!of(&[]).contains(&own));
     bed.um(&["run", "--net", "bridge", "bb"]).refused(125, &["bridge"]);
-    if !has("slirp4netns") || !Path::new("/dev/net/tun").exists() {
+    if !support::is_installed("slirp4netns") || !Path::new("/dev/net/tun").exists() {
         bed.um(&["run", "--net", "private", "bb"]).refused(125, &["slirp4netns"]);
         support::skip!("a private network needs the package slirp4netns, and /dev/net/tun");
     }
@@ -384,7 +384,7 @@ fn cgroups_of_the_host_cannot_be_written_in_a_users_container() {
     if let Some(why) = lacking(true) {
         support::skip!("{why}");
     }
-    if !has("newuidmap") {
+    if !support::is_installed("newuidmap") {
         support::skip!("needs the package uidmap");
     }
     let unified = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];

@@ -193,9 +193,7 @@ fn only_what_changed_is_read() {
     if let Some(why) = lacking(false) {
         support::skip!("{why}");
     }
-    if !crate::has("strace") {
-        support::skip!("needs strace");
-    }
+    support::needs_program!("strace");
     let bed = Bed::new();
     // Many directories in the image, one small change.
     bed.sh("cd image && for i in $(seq 300); do mkdir -p many/$i; touch many/$i/f; done && tar -cf ../many.tar .").ok();

@@ -33,12 +33,6 @@ pub struct Bed {
     user: bool,
 }
 
-/// Is the program there?
-pub fn has(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]).any(|dir| dir.join(program).is_file())
-}
-
 /// Why containers can't be tried here, if they can't.
 pub fn lacking(runtime: bool) -> Option<&'static str> {
     if !support::cli::is_root() {
@@ -47,7 +41,8 @@ pub fn lacking(runtime: bool) -> Option<&'static str> {
     if !Path::new("/bin/busybox").is_file() {
         return Some("needs the package busybox-static");
     }
-    (runtime && !has("runc") && !has("crun")).then_some("needs the package runc or crun")
+    (runtime && !support::is_installed("runc") && !support::is_installed("crun"))
+        .then_some("needs the package runc or crun")
 }
 
 impl Bed {

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::{Bed, Success, has, lacking};
+use crate::{Bed, Success, lacking};
 use support::cli::{until, wait};
 
 #[test]
@@ -82,7 +82,7 @@ fn an_init_reaps_what_the_command_leaves() {
         support::skip!("{why}");
     }
     let bed = Bed::new();
-    if !["catatonit", "tini-static", "docker-init", "dumb-init"].into_iter().any(has) {
+    if !["catatonit", "tini-static", "docker-init", "dumb-init"].into_iter().any(support::is_installed) {
         bed.um(&["run", "--rm", "--init", "bb", "true"]).refused(125, &["catatonit"]);
         support::skip!("needs the package catatonit or tini");
     }

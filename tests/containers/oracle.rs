@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::layers::EVERYTHING;
-use crate::{Bed, Success, has, lacking};
+use crate::{Bed, Success, lacking};
 use support::{Fields, Snapshot, diff};
 
 /// podman with a store of its own below the bed.
@@ -15,7 +15,7 @@ fn podman(bed: &Bed) -> String {
 }
 
 fn lacking_podman() -> Option<&'static str> {
-    if !has("podman") {
+    if !support::is_installed("podman") {
         return Some("needs the package podman");
     }
     lacking(true)

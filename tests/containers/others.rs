@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use crate::{Bed, Success, has, lacking};
+use crate::{Bed, Success, lacking};
 
 const CHANGE: &str = "rm /data/sub/f && mv /data/sub /data/moved && echo new >/data/moved/new && ln /data/moved/new /data/link \
                       && chmod 640 /data/link && cat /data/link";
@@ -13,7 +13,7 @@ fn changed_by(program: &str, package: &str, args: &[&str]) {
     if let Some(why) = lacking(false) {
         support::skip!("{why}");
     }
-    if !has(program) {
+    if !support::is_installed(program) {
         support::skip!("needs the package {package}");
     }
     let bed = Bed::new();

@@ -182,7 +182,7 @@ fn a_terminal_is_one() {
     if let Some(why) = lacking(true) {
         support::skip!("{why}");
     }
-    if !crate::has("script") {
+    if !support::is_installed("script") {
         support::skip!("needs script of the package bsdutils");
     }
     let bed = Bed::new();

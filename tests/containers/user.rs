@@ -3,11 +3,11 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use crate::{Bed, Success, has, lacking};
+use crate::{Bed, Success, lacking};
 use support::cli::{until, wait};
 
 fn lacking_for_user(runtime: bool) -> Option<&'static str> {
-    if runtime && !has("newuidmap") {
+    if runtime && !support::is_installed("newuidmap") {
         return Some("needs the package uidmap");
     }
     lacking(runtime)
@@ -125,7 +125,7 @@ fn a_users_container_sees_its_cgroup_and_changes_none() {
     }
     let bed = Bed::of_user();
     for runtime in ["crun", "runc"] {
-        if !has(runtime) {
+        if !support::is_installed(runtime) {
             support::skip!("needs the package {runtime}");
         }
         for net in ["none", "host"] {
@@ -156,7 +156,7 @@ fn a_users_private_network() {
     let port = listener.local_addr().unwrap().port();
     let mut tried = 0;
     for program in ["slirp4netns", "pasta"] {
-        if !has(program) {
+        if !support::is_installed(program) {
             continue;
         }
         tried += 1;

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use support::{Fields, Mount, Program, Snapshot, Stack, diff, wait_until};
+use support::{Fields, Mount, Snapshot, Stack, diff, wait_until};
 
 /// The system calls by which an upper is changed.
 const CHANGES: &[&str] = &[
@@ -107,12 +107,8 @@ const CHANGES_OF_ATTRIBUTES: &[Act] = &[
 #[test]
 fn attributes_after_an_error_are_those_that_the_disk_has() {
     support::needs_root!();
-    if !Program::under_test().is_unionmount() {
-        support::skip!("the peers are not held to that");
-    }
-    if Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_err() {
-        support::skip!("strace is not installed");
-    }
+    support::needs_unionmount!();
+    support::needs_program!("strace");
     let mut done_all_the_same = 0;
     for (what, act) in CHANGES_OF_ATTRIBUTES {
         for call in ATTRIBUTES {
@@ -151,12 +147,8 @@ fn attributes_after_an_error_are_those_that_the_disk_has() {
 #[test]
 fn an_error_of_any_change_of_the_upper_is_told_and_leaves_no_mix() {
     support::needs_root!();
-    if !Program::under_test().is_unionmount() {
-        support::skip!("the peers are not held to that");
-    }
-    if Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_err() {
-        support::skip!("strace is not installed");
-    }
+    support::needs_unionmount!();
+    support::needs_program!("strace");
     let mut injected = 0;
     for (what, act) in ACTS {
         let stack = build();

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::below::{Below, Kind};
 use crate::needs;
-use support::{LoopFilesystem, Mount, Program, Scratch, Stack, wait_until};
+use support::{LoopFilesystem, Mount, Scratch, Stack, wait_until};
 
 /// By this a FUSE filesystem loses its daemon, as when that was killed. `None` without fusectl.
 fn abort_of(of: &Path) -> Option<PathBuf> {
@@ -51,9 +51,7 @@ fn ask_for_everything(mount: &Mount) {
 #[test]
 fn a_lower_that_goes_takes_nothing_else_along() {
     needs!(Kind::Bindfs);
-    if !Program::under_test().is_unionmount() {
-        support::skip!("the peers are not held to that");
-    }
+    support::needs_unionmount!();
     let scratch = Scratch::new();
     let below = Below::new(&scratch, Kind::Bindfs);
     let Some(abort) = abort_of(below.path()) else { support::skip!("no fusectl here") };
@@ -93,9 +91,7 @@ fn a_lower_that_goes_takes_nothing_else_along() {
 #[test]
 fn an_entry_that_a_listing_must_look_at_and_cannot_is_listed() {
     needs!(Kind::Bindfs);
-    if !Program::under_test().is_unionmount() {
-        support::skip!("the peers are not held to that");
-    }
+    support::needs_unionmount!();
     let scratch = Scratch::new();
     let below = Below::new(&scratch, Kind::Bindfs);
     let Some(abort) = abort_of(below.path()) else { support::skip!("no fusectl here") };
@@ -122,9 +118,7 @@ fn an_entry_that_a_listing_must_look_at_and_cannot_is_listed() {
 }
 
 fn an_upper_goes(kind: Kind) {
-    if !Program::under_test().is_unionmount() {
-        support::skip!("the peers are not held to that");
-    }
+    support::needs_unionmount!();
     let scratch = Scratch::new();
     let below = Below::new(&scratch, kind);
     let Some(abort) = abort_of(below.path()) else { support::skip!("no fusectl here") };

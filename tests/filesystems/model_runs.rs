@@ -12,7 +12,7 @@ use support::model::generate::{Vocabulary, case};
 use support::model::kills::kill_during;
 use support::model::layer::StackSpec;
 use support::model::op::{Op, Outcome, Rename};
-use support::{Fields, Program, Scratch, Snapshot, Stack, diff};
+use support::{Fields, Scratch, Snapshot, Stack, diff};
 
 fn run(kind: Kind, spec: &StackSpec, operations: &[Op]) {
     let scratch = Scratch::new();
@@ -53,9 +53,7 @@ fn run(kind: Kind, spec: &StackSpec, operations: &[Op]) {
 }
 
 fn runs(kind: Kind) {
-    if !Program::under_test().is_unionmount() {
-        support::skip!("the peers are not held to that");
-    }
+    support::needs_unionmount!();
     let vocabulary = Vocabulary { open_files: false, operations: 60, ..Vocabulary::full(true) };
     let strategy = case(&vocabulary);
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[11; 32]);
@@ -74,9 +72,7 @@ fn is_missing(op: &Op) -> bool {
 
 /// The daemon dies at any instant: without the flags of renameat2 too the next mount shows the old state or the new one.
 fn is_killed(kind: Kind) {
-    if !Program::under_test().is_unionmount() {
-        support::skip!("the peers are not held to that");
-    }
+    support::needs_unionmount!();
     let vocabulary = Vocabulary { open_files: false, operations: 120, ..Vocabulary::full(true) };
     let strategy = case(&vocabulary);
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[13; 32]);

@@ -6,15 +6,6 @@ use serde_json::{Value, json};
 
 use crate::lab::{Image, Lab, Tar, descriptor, gzip, sha256, three_layers};
 
-macro_rules! needs_strace {
-    () => {
-        support::needs_root!();
-        if !std::env::split_paths(&std::env::var_os("PATH").unwrap()).any(|dir| dir.join("strace").exists()) {
-            support::skip!("{}: needs strace", module_path!());
-        }
-    };
-}
-
 /// A system call, how it fails, and whether it does so from then on.
 type Fault = (&'static str, &'static str, bool);
 
@@ -89,7 +80,8 @@ fn kept(lab: &Lab) -> String {
 
 #[test]
 fn verify_calls_nothing_broken_that_it_could_not_see() {
-    needs_strace!();
+    support::needs_root!();
+    support::needs_program!("strace");
     let lab = store();
     let before = kept(&lab);
     let mut unchecked = 0;
@@ -112,7 +104,8 @@ fn verify_calls_nothing_broken_that_it_could_not_see() {
 
 #[test]
 fn prune_deletes_nothing_that_it_could_not_see() {
-    needs_strace!();
+    support::needs_root!();
+    support::needs_program!("strace");
     let lab = store();
     // An image for several machines, as skopeo writes it into the store: what it needs is found by way of an index.
     lab.um(&["load", "-q", "b.tar"]).ok();
@@ -138,7 +131,8 @@ fn prune_deletes_nothing_that_it_could_not_see() {
 
 #[test]
 fn a_load_is_whole_or_was_not() {
-    needs_strace!();
+    support::needs_root!();
+    support::needs_program!("strace");
     let lab = store();
     let faults: Vec<Fault> = READING.iter().step_by(2).chain(&WRITING).copied().collect();
     let (mut failed, mut loaded) = (0, 0);
@@ -166,7 +160,8 @@ fn a_load_is_whole_or_was_not() {
 
 #[test]
 fn a_save_is_whole_or_has_failed() {
-    needs_strace!();
+    support::needs_root!();
+    support::needs_program!("strace");
     let lab = store();
     lab.um(&["save", "-o", "good.tar", "app:1"]).ok();
     let good = fs::read(lab.at("good.tar")).unwrap();
@@ -189,7 +184,8 @@ fn a_save_is_whole_or_has_failed() {
 /// names, up to the directory of all containers.
 #[test]
 fn a_container_is_durable_when_it_is_told() {
-    needs_strace!();
+    support::needs_root!();
+    support::needs_program!("strace");
     let lab = store();
     let ended = lab.sh("strace -f -qq -y -o calls -e trace=fsync,fdatasync,syncfs,rename,renameat,renameat2 \"$UM\" create app:1 sh");
     let id = ended.ok().out.trim().to_owned();
@@ -214,7 +210,8 @@ fn a_container_is_durable_when_it_is_told() {
 /// Mending that fails half-way leaves what the next one mends.
 #[test]
 fn mending_may_fail() {
-    needs_strace!();
+    support::needs_root!();
+    support::needs_program!("strace");
     let lab = store();
     lab.um(&["load", "-q", "b.tar"]).ok();
     let record = lab.out("ls store/containers/*/config.json");

@@ -150,9 +150,7 @@ fn the_snapshotter() {
 
 #[test]
 fn a_daemon_that_does_not_sync_is_found_out() {
-    if support::output("strace", &["-V"]).stdout.is_empty() {
-        support::skip!("needs strace");
-    }
+    support::needs_program!("strace");
     on_each("a_daemon_that_does_not_sync_is_found_out", |rig| {
         let cases = [
             ("fsync", End::Nothing, workload::followed_by(&[Persist::Fsync])),

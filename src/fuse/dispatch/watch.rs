@@ -66,7 +66,7 @@ impl Candidate {
 pub(super) struct Glance {
     at: Instant,
     streak: u32,
-    companion_ran: Option<Duration>,
+    worker_ran: Option<Duration>,
     client: u32,
     client_ran: Option<Duration>,
 }
@@ -77,7 +77,7 @@ impl Glance {
         Glance {
             at: Instant::now(),
             streak: streak.load(Ordering::Relaxed),
-            companion_ran: affine_worker.ran(),
+            worker_ran: affine_worker.ran(),
             client,
             client_ran: Watched::thread(client).ok().and_then(|client| Some(client.times()?.ran)),
         }
@@ -94,7 +94,7 @@ impl Glance {
             (true, Some(now), Some(before)) => now.saturating_sub(before),
             _ => return false,
         };
-        self.companion_ran == before.companion_ran && program < (self.at - before.at) / 2
+        self.worker_ran == before.worker_ran && program < (self.at - before.at) / 2
     }
 }
 

@@ -42,6 +42,6 @@ pub use mount::{LoopFilesystem, Mount, MountError, Options, Program, built};
 pub use mountinfo::{MountInfo, mounted_at, mounts, mounts_below};
 pub use process::{Privilege, as_ids, output, run, run_with_input, wait_for_exit, wait_until};
 pub use scratch::Scratch;
-pub use skips::{SKIPS, skipped};
+pub use skips::{SKIPS, is_installed, skipped};
 pub use snapshot::{Content, Entry, Fields, Kind, Listed, Snapshot, Time, diff, list, read_xattrs};
 pub use stack::Stack;

@@ -36,3 +36,29 @@ macro_rules! needs_root {
         }
     };
 }
+
+/// Returns from a test, saying so, unless a program is installed.
+#[macro_export]
+macro_rules! needs_program {
+    ($name:literal) => {
+        if !$crate::is_installed($name) {
+            $crate::skip!("{}: needs {}", module_path!(), $name);
+        }
+    };
+}
+
+/// Returns from a test, saying so, where a peer is under test, of which less is expected.
+#[macro_export]
+macro_rules! needs_unionmount {
+    () => {
+        if !$crate::Program::under_test().is_unionmount() {
+            $crate::skip!("{}: the peers are not held to that", module_path!());
+        }
+    };
+}
+
+/// Whether a program is found on PATH, or where Debian puts those of root, which an ordinary user's PATH lacks.
+pub fn is_installed(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).chain(["/usr/sbin".into()]).any(|dir| dir.join(name).is_file())
+}
