@@ -9,7 +9,7 @@
 //! **upper** on top. The **merged** view shows, for every path, the topmost entry that no layer above it hides. Four rules
 //! say what hides what:
 //!
-//! 1. LayerAction is not a directory ends the search: it is the entry.
+//! 1. What is not a directory ends the search: it is the entry.
 //! 2. Directories of the same path are merged: names of both are seen.
 //! 3. A **whiteout** ends the search with nothing: deleted here.
 //! 4. An **opaque** directory ends it at itself: what is below doesn't count.
@@ -55,7 +55,7 @@
 //! A directory of the merged view knows which real directories it is made of. To find a name in it, those are asked from
 //! the top down, and the four rules say when to stop: that is the loop of the [`resolve`](crate::union::lookup::resolve)
 //! module. Its answer is a leaf in one layer, or a directory that is merged again of several
-//! ([`LayerAction`](crate::union::lookup::found::FoundKind)). Whiteouts and opaque marks have several spellings, by who wrote the layer;
+//! ([`FoundKind`](crate::union::lookup::found::FoundKind)). Whiteouts and opaque marks have several spellings, by who wrote the layer;
 //! [`marker`](crate::union::lookup::marker) is the one place that knows them. Most names that programs look for don't exist, so a
 //! directory's names are soon held in an [`index`](crate::union::lookup::index), which answers without a system call and serves
 //! listings too. Lookup and listing use one classifier, so a name is listed exactly when it resolves.
@@ -68,7 +68,7 @@
 //! assert_eq!(aufs_name(b"motd"), AufsName::Plain);
 //! ```
 //!
-//! LayerAction was found becomes a [`Node`](crate::union::nodes::node::Node): the object that the kernel knows by its number, as long as
+//! What was found becomes a [`Node`](crate::union::nodes::node::Node): the object that the kernel knows by its number, as long as
 //! it remembers it. A node holds no descriptor. It knows its parent and its name, so a million of them cost memory only,
 //! and a rename of a directory changes one pointer.
 //!
@@ -113,11 +113,11 @@
 //!
 //! Only the [`upper`](crate::union::change::upper) module has methods that write, so that writing to a lower doesn't compile.
 //!
-//! # 6. LayerAction the layers hide
+//! # 6. What the layers hide
 //!
 //! A lookup stops where it knows the answer. [`provenance`](crate::union::lookup::provenance) goes on, for one path: what each
 //! layer has, and what hides it; that is `unionmount explain`. The [`survey`](crate::explain::survey) does so for all paths
-//! of a stack: `unionmount layers`. LayerAction is hidden is what an image carries in vain:
+//! of a stack: `unionmount layers`. What is hidden is what an image carries in vain:
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {

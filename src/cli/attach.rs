@@ -6,9 +6,10 @@ use std::process::ExitCode;
 use super::Failure;
 use super::page::Page;
 use super::store::StoreArgs;
+use crate::container::called::{Called, called};
 use crate::container::mounting::Rights;
 use crate::container::record::image_layers;
-use crate::container::{Container, ContainerError, mounting};
+use crate::container::{ContainerError, mounting};
 
 /// Mount a container to work in, or an image to look at; end it with umount
 ///
@@ -42,16 +43,15 @@ impl Attach {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let store = self.store.open()?;
         let rights = Rights { suid: self.suid, dev: self.dev, others: self.allow_other };
-        match Container::find(&store, &self.name) {
-            Ok(container) => {
+        match called(&store, &self.name, true) {
+            Ok(Called::Container(container)) => {
                 let at = self.at.clone().unwrap_or_else(|| container.merged());
                 container.mount(&store, &at, rights)?;
                 if self.at.is_none() {
                     Page::of_line(format_args!("{}", at.display())).print()?;
                 }
             }
-            Err(ContainerError::Unknown(_)) => {
-                let image = store.resolve(&self.name)?;
+            Ok(Called::Image(image)) => {
                 let Some(at) = self.at else {
                     return Err(Failure::usage(format!(
                         "give the directory on which to mount image {}",
@@ -62,6 +62,9 @@ impl Attach {
                 // A container's record keeps its layers; nothing but the mount itself does so here.
                 let dirs: Vec<&Path> = layers.paths.iter().filter_map(|tree| tree.parent()).collect();
                 mounting::mount(&layers.paths, None, &at, &image.id.short(), &dirs, rights)?;
+            }
+            Err(ContainerError::Unknown(_)) => {
+                return Err(Failure::failed(format!("no image and no container is called {:?}", self.name)));
             }
             Err(error) => return Err(error.into()),
         }

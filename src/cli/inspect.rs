@@ -8,9 +8,8 @@ use super::Failure;
 use super::output::Go;
 use super::page::Page;
 use super::store::StoreArgs;
-use crate::container::{Container, ContainerError, describe};
-use crate::image::error::StoreError;
-use crate::image::store::Store;
+use crate::container::called::{Called, called};
+use crate::container::{ContainerError, describe};
 
 /// Show all that is known of images and containers, as JSON in the shape of docker inspect
 #[derive(Debug, clap::Args)]
@@ -36,14 +35,13 @@ impl Inspect {
         };
         let mut shown = Vec::new();
         for name in &self.names {
-            shown.push(match store.resolve(name) {
-                // A name is one before it is the beginning of an id.
-                Ok(image) if !image.is_called(name) && is_containers_name(&store, name) => {
-                    container(&store, name)?
+            shown.push(match called(&store, name, false) {
+                Ok(Called::Image(image)) => store.inspect_image(&image)?,
+                Ok(Called::Container(container)) => describe::inspect(&store, &container)?,
+                Err(ContainerError::Unknown(_)) => {
+                    return Err(Failure::failed(format!("no image and no container is called {name:?}")));
                 }
-                Ok(image) => store.inspect_image(&image)?,
-                Err(StoreError::NoImage(_)) => container(&store, name)?,
-                Err(other) => return Err(other.into()),
+                Err(error) => return Err(error.into()),
             });
         }
         let mut page = Page::default();
@@ -58,20 +56,4 @@ impl Inspect {
         page.print()?;
         Ok(ExitCode::SUCCESS)
     }
-}
-
-fn is_containers_name(store: &Store, name: &str) -> bool {
-    Container::find(store, name).is_ok_and(|found| found.is_called(name))
-}
-
-/// A container, in Docker's shape.
-fn container(store: &Store, name: &str) -> Result<Value, Failure> {
-    let found = match Container::find(store, name) {
-        Ok(found) => found,
-        Err(ContainerError::Unknown(_)) => {
-            return Err(Failure::failed(format!("no image and no container is called {name:?}")));
-        }
-        Err(error) => return Err(error.into()),
-    };
-    Ok(describe::inspect(store, &found)?)
 }

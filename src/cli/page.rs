@@ -1,8 +1,8 @@
 //! What goes to stdout: each kind of text has one door, and each door escapes what a terminal would obey and a reader would
 //! take for something else, whoever chose it: the author of an image or a layer, a registry, another user. Beside it there are
-//! archives (`save`), and what is drawn while it happens (`status --watch`, `demo`), with names as [`Text`].
+//! archives (`save`), and what is drawn while it happens (`status --watch`, `demo`), with names as [`EscapedPath`].
 //!
-//! [`Text`]: crate::union::escaped_path::EscapedPath
+//! [`EscapedPath`]: crate::union::escaped_path::EscapedPath
 
 use std::fmt;
 use std::io::{IsTerminal, Write};

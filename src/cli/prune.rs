@@ -50,8 +50,13 @@ impl Prune {
             output::size(pruned.bytes)
         ));
         page.print()?;
+        let mut left = pruned.left;
+        let last = left.pop();
+        for error in left {
+            say(&error.to_string());
+        }
         match pruned.held_back {
-            None => Ok(ExitCode::SUCCESS),
+            None => last.map_or(Ok(ExitCode::SUCCESS), |error| Err(error.into())),
             Some(why) => Err(Failure::failed(format!("no layers and no blobs were removed: {why}"))),
         }
     }

@@ -35,7 +35,8 @@ impl Rm {
             let removed = match Container::find(&store, name) {
                 Ok(container) => container.remove(self.force),
                 // By its id, one whose record is damaged.
-                Err(error) if self.force => match Container::remove_broken(&store, name) {
+                Err(error) if self.force && error.is_damage() => match Container::remove_broken(&store, name)
+                {
                     Ok(true) => Ok(()),
                     Ok(false) => Err(error),
                     Err(error) => Err(error),

@@ -57,10 +57,10 @@ impl Run {
         let mut container = self.container.create(&store, &image, settings)?;
         let ended = runtime.run(&store, &mut container, &image.config);
         if self.rm {
-            let removed = container.discard();
-            // The first error is the one to tell.
-            if ended.is_ok() {
-                removed?;
+            match container.discard() {
+                // The first error is the one to tell.
+                Err(error) if ended.is_err() => log::warn!("the container is left: {error}"),
+                removed => removed?,
             }
         }
         if let Err(ContainerError::NoProgram(why)) = &ended {

@@ -62,6 +62,11 @@ pub enum ContainerError {
 }
 
 impl ContainerError {
+    /// Whether this says that something is not what it should be; see [`StoreError::is_damage`].
+    pub fn is_damage(&self) -> bool {
+        matches!(self, ContainerError::Store(cause) if cause.is_damage())
+    }
+
     /// For `map_err`: says what was tried, and on which file.
     pub fn io<E: Into<io::Error>>(
         what: &'static str,

@@ -1,11 +1,14 @@
 //! Whether the kernel will run a container's program: what it says itself is one word, told by the runtime in its own way.
 
 use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::io::Errno;
 
 use super::error::{ContainerError, Result};
 use crate::image::platform::Machine;
@@ -32,12 +35,21 @@ pub(super) fn fails_with(root: &File, spec: &Spec) -> Result<Option<i32>> {
     for place in places {
         let open =
             |flags| openat2(root, &place, flags | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT);
-        let Ok(found) = open(OFlags::PATH) else { continue };
-        // What can't be looked at may be a program.
+        let found = match open(OFlags::PATH) {
+            Ok(found) => found,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
+            // What can't be looked at may be a program.
+            Err(_) => return Ok(None),
+        };
         let Ok(stat) = fstat(&found) else { return Ok(None) };
+        // Links of the image may have led to where something is mounted.
+        if inside(root, &found).is_none_or(|place| mounted(&place)) {
+            return Ok(None);
+        }
         if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_mode & 0o111 != 0 {
             let Ok(file) = open(OFlags::RDONLY | OFlags::NONBLOCK).map(File::from) else { return Ok(None) };
-            return match refused(&head(&file), Path::new(EMULATORS)) {
+            let Ok(head) = head(&file) else { return Ok(None) };
+            return match refused(&head, Path::new(EMULATORS)) {
                 Some(why) => Err(ContainerError::NoProgram(format!("{}: {why}", place.display()))),
                 None => Ok(None),
             };
@@ -47,12 +59,19 @@ pub(super) fn fails_with(root: &File, spec: &Spec) -> Result<Option<i32>> {
     Ok(Some(status))
 }
 
+/// Returns where an open file lies below an open directory, from there; `None` where that can't be told.
+fn inside(root: &File, found: &OwnedFd) -> Option<PathBuf> {
+    let place = |fd: RawFd| fs::read_link(format!("/proc/self/fd/{fd}")).ok();
+    let (root, found) = (place(root.as_raw_fd())?, place(found.as_raw_fd())?);
+    Some(Path::new("/").join(found.strip_prefix(root).ok()?))
+}
+
 /// As much of a file as the kernel looks at.
-fn head(file: &File) -> Vec<u8> {
+fn head(file: &File) -> io::Result<Vec<u8>> {
     let mut head = vec![0; 256];
-    let read = file.read_at(&mut head, 0).unwrap_or(0);
+    let read = file.read_at(&mut head, 0)?;
     head.truncate(read);
-    head
+    Ok(head)
 }
 
 /// Why the kernel won't run a file that begins so.
@@ -64,14 +83,10 @@ fn refused(head: &[u8], emulators: &Path) -> Option<String> {
         return Some("is neither a program nor a script (which begins with #!)".to_owned());
     };
     let own = elf_machine(&head_of_this_program()?)?;
-    // Those of 32 bits run as well, where the kernel was built so.
-    let older = match own {
-        62 => 3,
-        183 => 40,
-        21 => 20,
-        same => same,
-    };
-    (machine != own && machine != older).then(|| {
+    // Those of 32 bits run as well, where the kernel was built so; and this may be one of them, on a kernel of 64.
+    const RELATED: [[u16; 2]; 3] = [[3, 62], [40, 183], [20, 21]];
+    let runs = machine == own || RELATED.iter().any(|pair| pair.contains(&machine) && pair.contains(&own));
+    (!runs).then(|| {
         format!(
             "is a program for {}, and this machine is {}; an emulator runs it (qemu-user and binfmt_misc; Debian has both \
              in qemu-user-static)",
@@ -82,7 +97,7 @@ fn refused(head: &[u8], emulators: &Path) -> Option<String> {
 }
 
 fn head_of_this_program() -> Option<Vec<u8>> {
-    File::open("/proc/self/exe").ok().map(|file| head(&file))
+    File::open("/proc/self/exe").and_then(|file| head(&file)).ok()
 }
 
 /// The machine that an ELF file is for; `None`: it is none.
@@ -117,11 +132,13 @@ const EMULATORS: &str = "/proc/sys/fs/binfmt_misc";
 
 /// Whether some interpreter is registered for programs of other machines.
 pub fn has_emulators() -> bool {
-    handlers(Path::new(EMULATORS)).iter().any(|handler| handler.magic.starts_with(b"\x7fELF"))
+    let handlers = handlers(Path::new(EMULATORS)).unwrap_or_default();
+    handlers.iter().any(|handler| handler.magic.starts_with(b"\x7fELF"))
 }
 
+/// Whether an interpreter is registered for such a file, or may be, for all that can be seen.
 fn emulated(head: &[u8], emulators: &Path) -> bool {
-    handlers(emulators).iter().any(|handler| handler.takes(head))
+    handlers(emulators).is_none_or(|handlers| handlers.iter().any(|handler| handler.takes(head)))
 }
 
 /// What a file must hold for an interpreter to be called.
@@ -132,13 +149,16 @@ struct Handler {
 }
 
 impl Handler {
-    /// Reads one that is enabled and goes by content.
+    /// Reads one that is enabled. One that goes by a file's ending takes any content, for all that is known here.
     fn read(text: &str) -> Option<Handler> {
         let field = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
         if text.lines().next() != Some("enabled") {
             return None;
         }
-        // `status` says no more; what goes by a file's ending takes nothing by its content.
+        // `status` says no more.
+        if field("extension ").is_some() {
+            return Some(Handler { magic: Vec::new(), offset: 0, mask: Vec::new() });
+        }
         let magic = hex::decode(field("magic ")?).ok()?;
         Some(Handler {
             magic,
@@ -154,10 +174,22 @@ impl Handler {
     }
 }
 
-fn handlers(dir: &Path) -> Vec<Handler> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let texts = entries.filter_map(|entry| fs::read_to_string(entry.path()).ok());
-    texts.filter_map(|text| Handler::read(&text)).collect()
+/// `None`: it isn't mounted here, or can't be read; what the kernel has registered counts all the same.
+fn handlers(dir: &Path) -> Option<Vec<Handler>> {
+    let status = fs::read_to_string(dir.join("status")).ok()?;
+    if status.trim() == "disabled" {
+        return Some(Vec::new());
+    }
+    let mut handlers = Vec::new();
+    for entry in fs::read_dir(dir).ok()? {
+        let path = entry.ok()?.path();
+        // Written only: it takes new ones.
+        if path.ends_with("register") {
+            continue;
+        }
+        handlers.extend(Handler::read(&fs::read_to_string(path).ok()?));
+    }
+    Some(handlers)
 }
 
 #[cfg(test)]
@@ -177,6 +209,7 @@ mod tests {
     #[test]
     fn what_the_kernel_refuses_is_named() {
         let none = tempfile::tempdir().unwrap();
+        fs::write(none.path().join("status"), "enabled\n").unwrap();
         let why = |head: &[u8]| refused(head, none.path());
         assert_eq!(why(&head_of_this_program().unwrap()), None);
         assert_eq!(why(b"#!/bin/sh\n"), None);
@@ -185,6 +218,19 @@ mod tests {
         for text in [&b"echo hi\n"[..], b"", b"\x7fELF"] {
             assert!(why(text).unwrap().contains("neither"), "{}", text.escape_ascii());
         }
+    }
+
+    #[test]
+    fn what_cannot_be_seen_may_run_it() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(refused(&elf(22, 2), dir.path()), None, "binfmt_misc isn't mounted");
+        fs::write(dir.path().join("status"), "enabled\n").unwrap();
+        assert!(refused(&elf(22, 2), dir.path()).is_some());
+        fs::write(dir.path().join("jar"), "enabled\ninterpreter /usr/bin/jexec\nflags: \nextension .jar\n")
+            .unwrap();
+        assert_eq!(refused(b"PK", dir.path()), None, "it goes by the file's ending");
+        fs::write(dir.path().join("status"), "disabled\n").unwrap();
+        assert!(refused(b"PK", dir.path()).is_some());
     }
 
     #[test]

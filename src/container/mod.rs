@@ -18,6 +18,7 @@
 //! | module | what it knows |
 //! |---|---|
 //! | [`record`] | making and finding containers |
+//! | [`called`] | what a name stands for that may be an image's |
 //! | [`removal`] | removing them |
 //! | [`settings`] | what the user chose about it |
 //! | [`targets`] | where in the image's tree things are mounted |
@@ -44,6 +45,7 @@
 
 pub mod binds;
 pub mod bundle;
+pub mod called;
 pub mod commit;
 pub mod describe;
 mod error;

@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
@@ -108,6 +109,7 @@ fn escape_colons(path: &Path) -> OsString {
 pub fn is_mounted(at: &Path) -> Result<bool> {
     match statx(CWD, at, AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT, StatxFlags::TYPE) {
         Ok(found) => Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
+        Err(Errno::NOENT) => Ok(false),
         // A mount whose daemon has gone.
         Err(Errno::NOTCONN | Errno::CONNABORTED) => Ok(true),
         Err(errno) => Err(ContainerError::io("look at it", at)(errno)),
@@ -167,8 +169,13 @@ pub fn detach(at: &Path) -> Result<()> {
 /// # Errors
 /// When the upper can't be opened.
 pub fn wait_for_end(upper: &Path, patience: Duration) -> Result<bool> {
-    let dir = File::open(upper).map_err(ContainerError::io("open it", upper))?;
-    let deadline = Instant::now() + patience;
-    // On a filesystem that can't tell, it is taken for free.
-    Ok(lock_until(&dir, Access::Exclusive, deadline).unwrap_or(true))
+    let dir = match File::open(upper) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
+        dir => dir.map_err(ContainerError::io("open it", upper))?,
+    };
+    match lock_until(&dir, Access::Exclusive, Instant::now() + patience) {
+        // On a filesystem that can't tell, it is taken for free.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(true),
+        locked => locked.map_err(ContainerError::io("lock it", upper)),
+    }
 }

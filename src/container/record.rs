@@ -178,8 +178,11 @@ impl Container {
             // Its name in the store: after a power failure it is there, or not.
             sync_dir(&store.containers_dir())
         });
-        if made.is_err() {
-            container.sweep()?;
+        if made.is_err()
+            && let Err(left) = container.unmake()
+        {
+            // The first error is the one to tell; `prune` takes the rest away.
+            log::warn!("what was begun of the container is left: {left}");
         }
         made.map(|()| container)
     }

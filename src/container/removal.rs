@@ -14,8 +14,8 @@ use super::error::{ContainerError, Result};
 use super::mounting;
 use super::record::{Container, ContainerRecord, ContainerState};
 use crate::image::digest::Digest;
-use crate::image::store::Store;
 use crate::image::store::containers::linked_image;
+use crate::image::store::{SHORTEST_ID, Store};
 use crate::sys::remove;
 
 /// How long a mount is waited for that something else may hold.
@@ -31,9 +31,13 @@ impl Container {
         let (_, mut broken) = Container::all_and_broken(store)?;
         broken.retain(|(dir, _)| {
             let id = dir.file_name().unwrap_or_default().to_string_lossy();
-            !prefix.is_empty() && id.starts_with(&prefix)
+            prefix.len() >= SHORTEST_ID && id.starts_with(&prefix)
         });
-        let [(dir, _)] = broken.as_slice() else { return Ok(false) };
+        // What couldn't be read is not damaged.
+        let [(dir, error)] = broken.as_slice() else { return Ok(false) };
+        if !error.is_damage() {
+            return Ok(false);
+        }
         // Its id is all that is needed of the record.
         let record = ContainerRecord::derived(dir, linked_image(dir).unwrap_or_else(|| Digest::of(b"")));
         Container { dir: dir.clone(), record }.remove(true).map(|()| true)
@@ -150,12 +154,18 @@ impl Container {
         }
     }
 
+    /// Takes away what a failed making has left. The record, if it was written, goes first.
+    pub(super) fn unmake(&self) -> Result<()> {
+        self.delete_record()?;
+        self.sweep()
+    }
+
     fn delete(&self) -> Result<()> {
         if self.delete_record()? { self.sweep() } else { Ok(()) }
     }
 
     /// Removes the directory, of which nobody else knows any more but `prune`.
-    pub(super) fn sweep(&self) -> Result<()> {
+    fn sweep(&self) -> Result<()> {
         let mut removed = remove::tree(&self.dir);
         if let Err(left) = &removed
             && matches!(left.errno, Errno::PERM | Errno::ACCESS)

@@ -28,15 +28,15 @@ pub struct LayerFigures {
     pub holds: Amount,
     /// Directories.
     pub directories: u64,
-    /// LayerAction wasn't there below it.
+    /// What wasn't there below it.
     pub added: Amount,
-    /// LayerAction replaces something below it.
+    /// What replaces something below it.
     pub changed: Amount,
     /// Whiteouts that delete something below it.
     pub deleted: u64,
     /// Directories that cut off what lies below them.
     pub opaque: u64,
-    /// LayerAction layers above it have deleted or replaced.
+    /// What layers above it have deleted or replaced.
     pub wasted: Amount,
 }
 
@@ -45,7 +45,7 @@ pub struct LayerFigures {
 pub struct Figures {
     /// From the bottom up.
     pub layers: Vec<LayerFigures>,
-    /// LayerAction all layers hold together.
+    /// What all layers hold together.
     pub bytes: u64,
     /// How much of that is wasted.
     pub wasted_bytes: u64,
@@ -70,7 +70,7 @@ impl Figures {
                     layer.wasted.bytes += bytes;
                     layer.wasted.files += 1;
                 }
-                // LayerAction a redirect shows here is an entry of another place.
+                // What a redirect shows here is an entry of another place.
                 if place == 0 || h.from != h.layer {
                     continue;
                 }

@@ -8,7 +8,7 @@
 //!
 //! Inside, layers are numbered from the bottom, beginning with 1: [`Number`]. People and programs are told the numbers
 //! that `explain` and the messages of a mount tell: the upper, then the lowers from the top down ([`Survey::told`]).
-//! A **place** is a path of the tree. LayerAction one layer has at a place is a **holding**. A holding is to be seen in
+//! A **place** is a path of the tree. What one layer has at a place is a **holding**. A holding is to be seen in
 //! the merged view of the lowest *n* layers for every *n* from [`Holding::from`] up to, and not including,
 //! [`Holding::hidden_by`]. So one survey answers for the whole stack and for each pile of layers below its top.
 //!
@@ -50,7 +50,7 @@ pub struct SurveyedPath {
     pub(super) count: u16,
 }
 
-/// LayerAction one layer has at one place.
+/// What one layer has at one place.
 #[derive(Debug, Clone, Copy)]
 pub struct Holding {
     /// The layer.
@@ -87,7 +87,7 @@ pub struct Holding {
     pub(super) nlink: u64,
 }
 
-/// LayerAction a layer did at a place.
+/// What a layer did at a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LayerAction {
@@ -102,7 +102,7 @@ pub enum LayerAction {
 }
 
 impl Holding {
-    /// LayerAction the layer did.
+    /// What the layer did.
     pub fn what(&self) -> LayerAction {
         match (self.kind, self.replaces) {
             (None, _) => LayerAction::Deleted,
@@ -160,7 +160,7 @@ pub struct Survey {
     pub places: Vec<SurveyedPath>,
     /// Where bytes are wasted.
     pub wastes: Vec<Waste>,
-    /// LayerAction could not be read and is missing here.
+    /// What could not be read and is missing here.
     pub unreadable: Vec<Unreadable>,
     pub(super) holdings: Vec<Holding>,
 }
@@ -193,13 +193,13 @@ impl Survey {
         }
     }
 
-    /// LayerAction the layers have at a place, the topmost first.
+    /// What the layers have at a place, the topmost first.
     pub fn holdings(&self, place: usize) -> &[Holding] {
         let SurveyedPath { first, count, .. } = self.places[place];
         &self.holdings[first as usize..first as usize + usize::from(count)]
     }
 
-    /// LayerAction is to be seen at a place in the merged view of the layers up to `top`.
+    /// What is to be seen at a place in the merged view of the layers up to `top`.
     pub fn shown(&self, place: usize, top: Number) -> Option<&Holding> {
         self.holdings(place).iter().find(|h| h.seen_at(top)).filter(|h| h.kind.is_some())
     }

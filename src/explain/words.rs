@@ -46,7 +46,7 @@ fn clock(time_us: u64) -> String {
     time.to_zoned_datetime(TimeZone::system()).strftime("%H:%M:%S.%6f").to_string()
 }
 
-/// EventKind happened, without when and without its kind's name.
+/// What happened, without when and without its kind's name.
 pub fn sentence(what: &EventKind, layers: &[LayerReport], paint: Paint) -> String {
     let path = paint.bold(what.path());
     let title = |layer: u16| paint.cyan(layer_title(layers, layer));

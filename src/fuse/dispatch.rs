@@ -1,4 +1,4 @@
-//! DispatchPolicy: a program that asks, and the thread that answers it, take turns on one processor.
+//! Pairing, the dispatch policy: a program that asks, and the thread that answers it, take turns on one processor.
 //!
 //! A small request costs the daemon a few microseconds, and the two of them several times that for waking each other:
 //! each sleeps while the other works, and the scheduler, which sees an idle processor, moves whoever wakes there, so
@@ -14,12 +14,12 @@
 //! SCHED_IDLE has a price: while all processors are wanted by others, the CPU-affine worker hardly runs at all. And an ordinary
 //! user's thread can't leave it. Therefore:
 //!
-//! - The session's other threads, the **pool_workers**, are as ordinary as any. They ask for requests while there is no pair,
+//! - The session's other threads, the **pool workers**, are as ordinary as any. They ask for requests while there is no pair,
 //!   and wait in [`DispatchPolicy::park`] while there is one; the CPU-affine worker the other way round.
 //! - The CPU-affine worker looks at how long it had to wait for the processor (`watch`). Was it kept waiting by somebody else
 //!   than the program it serves, the pair parts, and there is none for a while: a second at first, at most a minute.
 //! - A request of another program, or for much data, parts the pair: then there is something to be done side by side.
-//! - One of the pool_workers that wait looks every few milliseconds whether requests are served: where none was, be it that the
+//! - One of the pool workers that wait looks every few milliseconds whether requests are served: where none was, be it that the
 //!   program does something else, that the CPU-affine worker waits for a disk or that it doesn't get to run, the pair parts.
 //!   If it waits for a request then it is called back, for it would take the next one, whoever asks.
 //! - What would keep the CPU-affine worker for long runs on a thread of its own, an ordinary one ([`start_thread`]).
@@ -86,7 +86,7 @@ pub struct DispatchPolicy {
     /// Whether a pool worker looks after the pair.
     guarded: AtomicBool,
     ended: AtomicBool,
-    /// Held while `processor` changes between a pair and none, by which pool_workers wait. Not one of those that are handed over
+    /// Held while `processor` changes between a pair and none, by which pool workers wait. Not one of those that are handed over
     /// when they are let go: whoever gets it may not run for a while.
     changing: Plain<()>,
     changed: Condvar,

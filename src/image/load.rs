@@ -3,7 +3,7 @@
 //! ```text
 //! ImageSource (directory | archive | spooled stream)
 //!   └── plan: images, each with config, manifest, layers, names      (oci, docker)
-//!         └── layers that are not there yet, several at once          (Staging::take)
+//!         └── layers that are not there yet, several at once          (Staging::ingest)
 //!               └── Staging::publish
 //! ```
 

@@ -7,7 +7,7 @@
 //! its device number with AT_STATX_DONT_SYNC ask nobody.
 
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::RwLock;
 use rustix::fs::{major, makedev, minor};
@@ -16,8 +16,8 @@ use super::mountinfo::Table;
 
 /// Device numbers, as in `st_dev`.
 static OWN: RwLock<Vec<u64>> = RwLock::new(Vec::new());
-/// There is one whose device isn't known.
-static ONE_UNKNOWN: AtomicBool = AtomicBool::new(false);
+/// How many there are whose device isn't known.
+static UNKNOWN: AtomicUsize = AtomicUsize::new(0);
 
 /// That a filesystem is noted as this process's own, as long as it lives.
 #[derive(Debug)]
@@ -27,14 +27,19 @@ pub struct Declared(Option<u64>);
 pub fn declare(device: Option<u64>) -> Declared {
     match device {
         Some(device) => OWN.write().push(device),
-        None => ONE_UNKNOWN.store(true, Ordering::Relaxed),
+        None => {
+            UNKNOWN.fetch_add(1, Ordering::Relaxed);
+        }
     }
     Declared(device)
 }
 
 impl Drop for Declared {
     fn drop(&mut self) {
-        let Some(device) = self.0 else { return ONE_UNKNOWN.store(false, Ordering::Relaxed) };
+        let Some(device) = self.0 else {
+            UNKNOWN.fetch_sub(1, Ordering::Relaxed);
+            return;
+        };
         let mut own = OWN.write();
         if let Some(at) = own.iter().position(|known| *known == device) {
             own.swap_remove(at);
@@ -45,7 +50,7 @@ impl Drop for Declared {
 /// May that be a filesystem that this process answers for? Asked where a mount is crossed alone.
 pub fn is_own(device: u64) -> bool {
     OWN.read().contains(&device)
-        || ONE_UNKNOWN.load(Ordering::Relaxed)
+        || UNKNOWN.load(Ordering::Relaxed) > 0
             && filesystem_type(device).is_none_or(|kind| kind.starts_with("fuse"))
 }
 

@@ -76,7 +76,9 @@ pub fn entry(dir: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
 /// See [`Leftover`].
 pub fn empty(dir: BorrowedFd<'_>, keep: &[&str]) -> Result<(), Leftover> {
     let mut moved = 0;
-    loop {
+    // Entries that were moved up come in the next round. Who adds others meanwhile doesn't keep this going.
+    for _ in 0..ROUNDS {
+        let before = moved;
         let names: Vec<CString> = names(dir)
             .map_err(|errno| Leftover { name: PathBuf::from("."), errno })?
             .into_iter()
@@ -89,8 +91,18 @@ pub fn empty(dir: BorrowedFd<'_>, keep: &[&str]) -> Result<(), Leftover> {
             remove(dir, &name, &mut moved)
                 .map_err(|errno| Leftover { name: OsStr::from_bytes(name.to_bytes()).into(), errno })?;
         }
+        if moved == before {
+            break;
+        }
     }
+    let empty = names(dir).is_ok_and(|names| {
+        names.iter().all(|name| keep.iter().any(|kept| kept.as_bytes() == name.as_bytes()))
+    });
+    if empty { Ok(()) } else { Err(Leftover { name: PathBuf::from("."), errno: Errno::NOTEMPTY }) }
 }
+
+/// How often entries are moved up at most: a tree that nobody changes is some levels lower each time.
+const ROUNDS: usize = 10_000;
 
 /// Returns the names in a directory, without `.` and `..`.
 ///

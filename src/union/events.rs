@@ -1,4 +1,4 @@
-//! EventKind happens in a mount, told to whoever listens.
+//! What happens in a mount, told to whoever listens.
 //!
 //! Without a listener an event costs one relaxed load and is not even built. With one, it is built where it happens
 //! and put into the listener's queue, if that has room: a listener that is slow loses events, and is told how many;
@@ -28,12 +28,12 @@ use crate::sys::object::{At, Kind};
 pub struct Event {
     /// When: microseconds since 1970, UTC.
     pub time_us: u64,
-    /// EventKind.
+    /// What happened.
     #[serde(flatten)]
     pub what: EventKind,
 }
 
-/// EventKind can happen. Layers are numbered as a user does: 0 is the upper, 1 the topmost lower. Paths start with `/`, the
+/// What can happen. Layers are numbered as a user does: 0 is the upper, 1 the topmost lower. Paths start with `/`, the
 /// root of the mount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
@@ -96,7 +96,7 @@ pub enum EventKind {
     Xattr { path: EscapedPath, name: EscapedPath },
 }
 
-/// EventKind a file is opened for.
+/// What a file is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs)]
@@ -273,7 +273,7 @@ struct Message {
     event: Event,
 }
 
-/// EventKind a listener hears.
+/// What a listener hears.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Heard {
     /// An event.

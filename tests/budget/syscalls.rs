@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::passthrough::assert_all_released;
 use crate::{Counted, needs_counters};
-use support::{Mount, Options, Stack, output, wait_until};
+use support::{Mount, Options, Stack, wait_until};
 
 /// How many system calls the daemon makes during `work`, those apart by which it gets its requests and
 /// answers them, memory, and the signal that asks for its counters.

@@ -1,7 +1,7 @@
 //! Data: allocation, holes, copying, large files, syncing, space.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 
 use rustix::fs::{FallocateFlags, SeekFrom, copy_file_range, fallocate, fstatvfs, seek};
 use rustix::io::Errno;
@@ -205,6 +205,26 @@ fn nothing_lies_before_the_start() {
     for whence in [libc::SEEK_DATA, libc::SEEK_HOLE] {
         assert_eq!(raw::seek(&file, -1, whence).unwrap_err().raw_os_error(), Some(libc::ENXIO));
     }
+    drop(file);
+    mount.unmount();
+}
+
+/// A directory that may be searched and not read, as those of drop boxes: who may write in it may sync what is in it.
+#[test]
+fn what_lies_where_nobody_may_list_is_synced() {
+    let stack = Stack::new(1);
+    stack.lower(0).dir("d");
+    let mount = stack.mount();
+    fs::create_dir(mount.join("d/box")).unwrap();
+    for dir in ["d/box", "d"] {
+        fs::set_permissions(mount.join(dir), PermissionsExt::from_mode(0o311)).unwrap();
+    }
+    let file = File::create(mount.join("d/box/f")).unwrap();
+    file.write_all_at(b"x", 0).unwrap();
+    file.sync_all().unwrap();
+    file.sync_data().unwrap();
+    fs::rename(mount.join("d/box/f"), mount.join("d/box/g")).unwrap();
+    file.sync_data().unwrap();
     drop(file);
     mount.unmount();
 }

@@ -117,3 +117,26 @@ fn wait_for_socket(mount: &std::path::Path) -> std::path::PathBuf {
     let found = unionmount::control::runtime_dir::sockets_of(&device);
     found.into_iter().find(|socket| socket.exists()).expect("the mount has a socket")
 }
+
+/// Each component of a redirect's path is a name that may have a redirect: nine layers of somebody else's would keep a lookup
+/// busy for longer than anybody waits.
+#[test]
+fn redirects_that_lead_through_redirects_end() {
+    support::needs_root!();
+    const LAYERS: usize = 9;
+    const DEPTH: usize = 12;
+    let stack = Stack::new(LAYERS);
+    let path = |depth: usize| vec!["a"; depth].join("/");
+    for layer in 0..LAYERS {
+        stack.lower(layer).dir(path(DEPTH));
+        for depth in 1..=DEPTH {
+            stack.lower(layer).xattr(path(depth), "trusted.overlay.redirect", format!("/{}", path(DEPTH)));
+        }
+    }
+    let mount = stack.mount();
+    let began = std::time::Instant::now();
+    let looked = fs::metadata(mount.join("a"));
+    assert_eq!(looked.unwrap_err().raw_os_error(), Some(rustix::io::Errno::LOOP.raw_os_error()));
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    mount.unmount();
+}

@@ -29,7 +29,7 @@ pub enum LessonError {
     /// A file or a terminal.
     #[error("{what}: {error}")]
     Io {
-        /// LayerAction was tried.
+        /// What was tried.
         what: String,
         /// Why not.
         error: std::io::Error,
@@ -39,7 +39,7 @@ pub enum LessonError {
     Command {
         /// The command.
         command: String,
-        /// LayerAction it said.
+        /// What it said.
         output: String,
     },
     /// The layers can't be read.
@@ -50,7 +50,7 @@ pub enum LessonError {
     Untrue {
         /// The step.
         step: &'static str,
-        /// LayerAction is otherwise.
+        /// What is otherwise.
         what: String,
     },
 }
@@ -81,11 +81,11 @@ pub struct Lesson<'a> {
     pub paint: Paint,
     /// Where it is written.
     pub out: &'a mut dyn Write,
-    /// LayerAction the learner types; `None`: nobody is there, so nobody is waited for.
+    /// What the learner types; `None`: nobody is there, so nobody is waited for.
     pub input: Option<&'a mut dyn BufRead>,
 }
 
-/// LayerAction the layers hold, as far as changes are to be told: path in the layer → what it is.
+/// What the layers hold, as far as changes are to be told: path in the layer → what it is.
 type Held = BTreeMap<Vec<u8>, Thing>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,7 +146,7 @@ impl Lesson<'_> {
         Ok(if self.stops()? { Ended::Stopped } else { Ended::Whole })
     }
 
-    /// LayerAction is in the layers that a step is about: first the upper's, then the lowers'.
+    /// What is in the layers that a step is about: first the upper's, then the lowers'.
     fn layers(&self, step: &Step) -> Result<Option<Vec<Held>>, LessonError> {
         let Some(upper) = step.upper else { return Ok(None) };
         let mut lowers = [upper, "patch", "app", "base"].map(|name| self.site.dir().join(name)).to_vec();

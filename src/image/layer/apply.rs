@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::LayerError;
 use super::attributes::Ownership;
-use super::place::{LONGEST_PATH, PLINKS, UnpackTarget, split};
+use super::place::{LONGEST_PATH, PLINKS, UnpackTarget, is_plink, split};
 use super::reader::{Entry, EntryKind, Reader};
 use crate::sys::copy::write_sparsely;
 use crate::union::lookup::marker::{self, AufsName};
@@ -41,7 +41,7 @@ impl Default for ApplyOptions {
     }
 }
 
-/// EntryKind was unpacked.
+/// What was unpacked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Applied {
     /// Entries of the tar.
@@ -87,7 +87,7 @@ pub fn apply(tar: impl Read, root: BorrowedFd<'_>, options: &ApplyOptions) -> Re
         let (parent, name) = split(&path);
         if let Some(part) = parent.split(|&b| b == b'/').find(|part| part.starts_with(marker::WH_PREFIX)) {
             if marker::aufs_name(part) == AufsName::Meta {
-                // EntryKind AUFS keeps files with several names in: those names follow as hardlinks.
+                // What AUFS keeps files with several names in: those names follow as hardlinks.
                 match parent == PLINKS && entry.what == EntryKind::File {
                     true => make(&mut place, &mut reader, &entry, &path)?,
                     false => place.skip(&path),
@@ -143,7 +143,7 @@ fn make<R: Read>(
         }
         EntryKind::Hardlink(target) => {
             let target = clean(target, &entry.path, "hardlink to ")?;
-            match target.starts_with(PLINKS) && !place.has(&target)? {
+            match is_plink(&target) && !place.has(&target)? {
                 true => place.skip(path),
                 false => place.hardlink(path, &target)?,
             }
@@ -167,7 +167,7 @@ fn make<R: Read>(
 }
 
 /// The path without `.`, `..` and empty components, relative to the root, as `filepath.Clean` of Go makes it; all engines
-/// begin with that. EntryKind leads out of the root is refused.
+/// begin with that. What leads out of the root is refused.
 fn clean(path: &[u8], entry: &[u8], what: &str) -> Result<Vec<u8>, LayerError> {
     if path.contains(&0) {
         return Err(LayerError::entry(entry, format!("{what}a name with a zero byte")));

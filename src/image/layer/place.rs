@@ -19,7 +19,7 @@ mod notes;
 mod plinks;
 mod way;
 
-pub(in crate::image::layer) use plinks::PLINKS;
+pub(in crate::image::layer) use plinks::{PLINKS, is_plink};
 pub(in crate::image::layer) use way::LONGEST_PATH;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -1,6 +1,6 @@
 //! The entries of a tar.
 //!
-//! EntryKind headers and records say is read in `header`, the maps of sparse files in `sparse`;
+//! What headers and records say is read in `header`, the maps of sparse files in `sparse`;
 //! here they are put together, out of a stream, through one buffer of bounded size.
 //!
 //! Extension headers (PAX records, long names of GNU) may come in any order and number before their entry: of what is said
@@ -21,7 +21,7 @@ const CHUNK: usize = 256 << 10;
 /// The most that the headers of one entry may take: names, extended attributes, the map of a sparse file.
 const MAX_HEADERS: u64 = 4 << 20;
 
-/// EntryKind an entry is.
+/// What an entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EntryKind {
     /// A regular file.
@@ -41,7 +41,7 @@ pub enum EntryKind {
 pub struct Entry {
     /// The path as it stands in the tar.
     pub path: Vec<u8>,
-    /// EntryKind it is.
+    /// What it is.
     pub what: EntryKind,
     /// Owner, mode, extended attributes, times.
     pub attributes: Attributes,
@@ -49,7 +49,7 @@ pub struct Entry {
     pub size: u64,
 }
 
-/// EntryKind was said of the entry that comes next.
+/// What was said of the entry that comes next.
 #[derive(Debug, Default)]
 struct Extensions {
     any: bool,
@@ -93,7 +93,7 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// The next entry; `None` at the end, to which the stream is read then. EntryKind is left of the entry before is skipped.
+    /// The next entry; `None` at the end, to which the stream is read then. What is left of the entry before is skipped.
     ///
     /// # Errors
     /// [`LayerError::Damaged`] and [`LayerError::Read`].
@@ -337,12 +337,12 @@ impl<R: Read> Reader<R> {
     }
 }
 
-/// EntryKind fills up the last block of a content.
+/// What fills up the last block of a content.
 fn padding(size: u64) -> u64 {
     size.wrapping_neg() % BLOCK as u64
 }
 
-/// EntryKind an entry is; `None` for types that nobody unpacks.
+/// What an entry is; `None` for types that nobody unpacks.
 fn what_of(kind: u8, path: &[u8], link: Vec<u8>, sparse: bool) -> Option<(EntryKind, Kind)> {
     Some(match kind {
         b'0' | 0 | b'7' if path.ends_with(b"/") && !sparse => (EntryKind::Directory, Kind::Directory),

@@ -48,6 +48,8 @@ pub struct Pruned {
     pub bytes: u64,
     /// Why blobs and layers were left alone.
     pub held_back: Option<StoreError>,
+    /// Why leftovers are still there: of those that couldn't be removed.
+    pub left: Vec<StoreError>,
 }
 
 /// What must stay.
@@ -85,17 +87,26 @@ impl Store {
     }
 
     fn unname(&self, index: &mut Index, uses: &Containers, text: &str, force: bool) -> Result<Removed> {
-        let catalog = self.catalog_of(index)?;
-        let name = text.parse::<ImageName>().ok();
-        // One that can't be read can still be removed.
-        let broken = catalog.broken.iter().find(|(digest, names, _)| {
-            name.as_ref().is_some_and(|name| names.contains(name))
-                || digest.to_string() == text
-                || digest.hex() == text
+        let mut catalog = self.catalog_of(index)?;
+        let meant = ImageName::meant_by(text);
+        let named = |names: &[ImageName]| meant.iter().find(|name| names.contains(name)).cloned();
+        // One that is damaged can still be removed.
+        let broken = catalog.broken.iter().position(|(digest, names, _)| {
+            named(names).is_some() || digest.to_string() == text || digest.hex() == text
         });
-        if let Some((digest, names, _)) = broken {
-            index.remove(digest);
-            return Ok(Removed { untagged: names.clone(), deleted: Some(*digest), ..Removed::default() });
+        if let Some(at) = broken {
+            let (digest, names, error) = catalog.broken.swap_remove(at);
+            if !error.is_damage() {
+                return Err(error);
+            }
+            if let Some(name) = named(&names)
+                && names.len() > 1
+            {
+                index.remove_name(&name);
+                return Ok(Removed { untagged: vec![name], ..Removed::default() });
+            }
+            index.remove(&digest);
+            return Ok(Removed { untagged: names, deleted: Some(digest), ..Removed::default() });
         }
         let image = catalog.resolve(text)?;
         let by_name = image.name_meant_by(text);
@@ -168,11 +179,11 @@ impl Store {
             match remove_any(&leftover) {
                 // A container that `rm` is removing at the same time.
                 Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-                removed => {
-                    removed?;
+                Ok(()) => {
                     pruned.bytes += bytes;
                     pruned.leftovers += 1;
                 }
+                Err(error) => pruned.left.push(error),
             }
         }
         Ok(pruned)

@@ -158,9 +158,11 @@ impl Store {
 
     fn resolve_in(&self, index: &Index, text: &str) -> Result<Image> {
         let all = |_: &[ImageName]| true;
-        let catalog = if let Ok(name) = text.parse::<ImageName>()
-            && index.entries().iter().any(|entry| entry.name.as_ref() == Some(&name))
-        {
+        let listed = index.entries();
+        let named = ImageName::meant_by(text)
+            .into_iter()
+            .find(|name| listed.iter().any(|entry| entry.name.as_ref() == Some(name)));
+        let catalog = if let Some(name) = named {
             self.catalog_if(index, &|names| names.contains(&name), &|_| true)?
         } else if let Some(digits) = id_digits(text) {
             let found = self.catalog_if(index, &all, &|id| id.hex().starts_with(&digits))?;
@@ -184,13 +186,6 @@ impl Store {
             }
             Ok(())
         })
-    }
-}
-
-impl Image {
-    /// Whether one of its names is meant by `text`, and not its id alone.
-    pub fn is_called(&self, text: &str) -> bool {
-        ImageName::meant_by(text).iter().any(|name| self.names.contains(name))
     }
 }
 
@@ -238,6 +233,12 @@ impl Catalog {
                 .position(|image| [image.manifest_digest, image.entry].contains(&digest) && called(image))
         {
             return take(&mut self.images, at);
+        }
+        // Whether one that couldn't be read has that id isn't known.
+        if id_digits(text).is_some()
+            && let Some(at) = self.broken.iter().position(|(_, _, error)| !error.is_damage())
+        {
+            return Err(self.broken.swap_remove(at).2);
         }
         Err(StoreError::NoImage(text.to_owned()))
     }

@@ -219,7 +219,7 @@ impl Staging<'_> {
         self.ingest_stream(Bounded { inner, left }, take, false)
     }
 
-    /// As [`Staging::take`]; without `compressed`, the source is the tar whatever it looks like.
+    /// As [`Staging::ingest`]; without `compressed`, the source is the tar whatever it looks like.
     fn ingest_stream(
         &self,
         source: impl Read + Send,
@@ -299,7 +299,7 @@ impl Staging<'_> {
         }
     }
 
-    /// The second half of [`Staging::take`]: what becomes of the uncompressed tar.
+    /// The second half of [`Staging::ingest`]: what becomes of the uncompressed tar.
     fn unpack_stream(
         &self,
         tar: impl Read,

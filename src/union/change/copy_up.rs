@@ -3,7 +3,7 @@
 //! Three phases. **Prepare** makes an object in the staging directory. **Fill** gives it the data (holes kept), owner,
 //! mode, extended attributes and ACLs, and times of the lower's, in this order, because a change of owner clears
 //! setuid and capabilities. **Publish** makes it visible under its name in one atomic step, after an fsync unless the
-//! upper is volatile. Parents go first. EventKind fails on the way leaves nothing.
+//! upper is volatile. Parents go first. What fails on the way leaves nothing.
 //!
 //! Only publishing holds locks that other requests need; while data are copied the lower's file is read as before.
 //! Two that want the same copy-up wait on one lock, and the second finds nothing left to do.
@@ -49,9 +49,9 @@ const MUCH: u64 = 256 << 10;
 struct Original {
     /// Stands for it (O_PATH).
     fd: Arc<OwnedFd>,
-    /// EventKind it really is.
+    /// What it really is.
     stat: Stat,
-    /// EventKind the layer keeps of it: see [`crate::union::view::owners`].
+    /// What the layer keeps of it: see [`crate::union::view::owners`].
     kept: Stat,
     id: InodeId,
     /// How much of the data is wanted.
@@ -123,7 +123,7 @@ impl Union {
     pub fn copies_much_under(&self, parent: &Node, name: &[u8]) -> bool {
         let Ok(dir) = self.dir_part(parent) else { return false };
         let _names = dir.names.read();
-        // EventKind goes wrong here goes wrong again when the change is made, and is told then.
+        // What goes wrong here goes wrong again when the change is made, and is told then.
         self.resolve(parent, name).is_ok_and(|found| {
             found.is_some_and(|f| {
                 !self.is_upper(f.layer) && f.stat.kind() == Kind::File && f.stat.size >= MUCH

@@ -23,7 +23,7 @@ use crate::union::view::attr::Attr;
 use crate::union::view::owners::Override;
 use crate::union::{Caller, Union, view::acl};
 
-/// FoundKind the upper's directory has under a name.
+/// What the upper's directory has under a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::union) enum InUpper {
     /// Nothing.
@@ -37,7 +37,7 @@ pub(in crate::union) enum InUpper {
 /// A new entry, asked for.
 #[derive(Debug, Clone, Copy)]
 pub struct Create<'a> {
-    /// FoundKind.
+    /// What is made.
     pub new: New<'a>,
     /// The permission bits that the program asked for.
     pub mode: u32,
@@ -147,7 +147,7 @@ impl Union {
         }
     }
 
-    /// FoundKind the upper's directory has under the name; by the index where there is one.
+    /// What the upper's directory has under the name; by the index where there is one.
     pub(in crate::union) fn in_upper_dir(&self, parent: &Node, fd: &UpperFd, name: &[u8]) -> Result<InUpper> {
         let dir = self.dir_part(parent)?;
         if let Some(index) = &dir.index.lock().upper {

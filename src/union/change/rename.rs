@@ -1,6 +1,6 @@
 //! Renames.
 //!
-//! FoundKind is renamed is copied up first, and then one renameat2 in the upper does it: with RENAME_WHITEOUT where the old
+//! What is renamed is copied up first, and then one renameat2 in the upper does it: with RENAME_WHITEOUT where the old
 //! name must go on hiding what lowers have under it.
 //!
 //! A directory that lowers contribute to can be renamed too: only its own upper directory moves, marked with a
@@ -27,7 +27,7 @@ use crate::union::lookup::index::UpperEntry;
 use crate::union::nodes::node::{Named, Node, NodePlace, NodeSource};
 use crate::union::options::RedirectDir;
 
-/// FoundKind a rename does about an entry of the new name.
+/// What a rename does about an entry of the new name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RenameMode {
     /// Replaces it.
@@ -134,7 +134,7 @@ impl Union {
         if merged && self.redirects != RedirectDir::On { Err(FsError::Os(Errno::XDEV)) } else { Ok(()) }
     }
 
-    /// FoundKind must fail shall not copy up first.
+    /// What must fail shall not copy up first.
     fn check_before_copy_up(
         &self,
         source: &Arc<Node>,

@@ -85,9 +85,10 @@ pub struct Upper {
     /// fsync nothing: the user said that the upper need not survive a crash.
     pub(in crate::union::change) volatile: bool,
     pub(in crate::union::change) one_journal: bool,
-    /// How often something was hidden or exchanged on a filesystem without one journal, and how many of these changes were
-    /// there when all was last written to the disk; see [`Upper::hiding`].
-    hidden: AtomicU64,
+    /// How many changes that hide or exchange something were begun and ended on a filesystem without one journal, and how
+    /// many had ended when all was last written to the disk; see [`Upper::hiding`].
+    hiding_begun: AtomicU64,
+    hiding_ended: AtomicU64,
     hidden_on_disk: AtomicU64,
     pub(in crate::union::change) regions: Arc<Regions>,
     pub(in crate::union::change) next: AtomicU64,
@@ -106,7 +107,8 @@ impl Upper {
             layer,
             volatile,
             one_journal,
-            hidden: AtomicU64::new(0),
+            hiding_begun: AtomicU64::new(0),
+            hiding_ended: AtomicU64::new(0),
             hidden_on_disk: AtomicU64::new(0),
             regions,
             next: AtomicU64::new(0),
@@ -169,15 +171,14 @@ impl Upper {
     /// object is elsewhere now, and not bring the whiteout that took the name, and the lower's object would show through.
     /// So the first sync after such a change, of whatever object, writes all that the filesystem holds back.
     pub(in crate::union::change) fn hiding<R>(&self, change: impl FnOnce() -> R) -> R {
-        let note = || {
+        let note = |counter: &AtomicU64| {
             if !self.one_journal {
-                self.hidden.fetch_add(1, Ordering::AcqRel);
+                counter.fetch_add(1, Ordering::AcqRel);
             }
         };
-        // Before, for a sync that begins in its midst, and after, for one that began before it was done.
-        note();
+        note(&self.hiding_begun);
         let done = change();
-        note();
+        note(&self.hiding_ended);
         done
     }
 
@@ -187,12 +188,25 @@ impl Upper {
             return Ok(());
         }
         // Each sync sees to it itself: one that relied on another's would return before that is done.
-        let hidden = self.hidden.load(Ordering::Acquire);
-        if self.hidden_on_disk.load(Ordering::Acquire) < hidden {
+        // What has begun and not ended may be done already: it counts as not written.
+        let ended = self.hiding_ended.load(Ordering::Acquire);
+        if self.hidden_on_disk.load(Ordering::Acquire) < self.hiding_begun.load(Ordering::Acquire) {
             fs::syncfs(fd)?;
-            self.hidden_on_disk.fetch_max(hidden, Ordering::AcqRel);
+            self.hidden_on_disk.fetch_max(ended, Ordering::AcqRel);
         }
         Ok(if data_only { fs::fdatasync(fd) } else { fs::fsync(fd) }?)
+    }
+
+    /// Writes all that the upper's filesystem holds back, unless the upper need not survive a crash.
+    pub fn sync_all(&self) -> Result<()> {
+        if self.volatile {
+            return Ok(());
+        }
+        let ended = self.hiding_ended.load(Ordering::Acquire);
+        let staging = At::Fd(self.staging()).open_directory()?;
+        fs::syncfs(staging)?;
+        self.hidden_on_disk.fetch_max(ended, Ordering::AcqRel);
+        Ok(())
     }
 
     /// An unnamed file in the upper's filesystem (O_TMPFILE), to be linked later or never.

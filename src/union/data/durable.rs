@@ -15,6 +15,8 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use rustix::io::Errno;
+
 use crate::error::{FsError, Result};
 use crate::sys::object::At;
 use crate::union::Union;
@@ -60,24 +62,31 @@ impl Union {
     /// Makes the path durable of an object that was synced itself; `named`: its last name is durable already.
     fn sync_path(&self, node: &Arc<Node>, mut named: bool) -> Result<()> {
         let one_journal = self.upper()?.has_one_journal();
+        // Durable when all above them is as well: whoever finds one so looks no further.
+        let mut synced = Vec::new();
         let mut at = node.parent();
         while let Some(directory) = at {
             if self.dir_part(&directory)?.upper_dir().is_some() {
                 let seen = directory.names.seen();
                 if !seen.is_durable() || !(named || one_journal) {
                     self.sync_directory(&directory)?;
-                    directory.names.synced(seen);
+                    synced.push((directory.clone(), seen));
                 }
                 named = seen.is_durable();
             }
             at = directory.parent();
         }
+        synced.iter().for_each(|(directory, seen)| directory.names.synced(*seen));
         Ok(())
     }
 
     fn sync_directory(&self, node: &Node) -> Result<()> {
         let real = self.dir_part(node)?.upper_dir().ok_or(FsError::Stale)?;
-        let open = At::Fd(self.fds.get(&real)?.as_fd()).open_directory()?;
-        self.upper()?.sync(open.as_fd(), false)
+        match At::Fd(self.fds.get(&real)?.as_fd()).open_directory() {
+            Ok(open) => self.upper()?.sync(open.as_fd(), false),
+            // The daemon of an ordinary user may search it and not open it: all is written then.
+            Err(Errno::ACCESS | Errno::PERM) => self.upper()?.sync_all(),
+            Err(e) => Err(e.into()),
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! FoundKind a search finds.
+//! What a search finds.
 
 use std::sync::Arc;
 
@@ -12,18 +12,18 @@ use crate::union::nodes::region::InodeId;
 /// Real directories, topmost first.
 pub type RealDirs = SmallVec<[Arc<RealDir>; 4]>;
 
-/// FoundKind a name stands for.
+/// What a name stands for.
 #[derive(Debug)]
 pub struct Found {
     /// stat of the topmost object.
     pub stat: Stat,
-    /// FoundKind tells the topmost object's generation.
+    /// What tells the topmost object's generation.
     pub seen: Sighting,
     /// The topmost object's layer.
     pub layer: LayerIndex,
     /// Which inode that is.
     pub id: InodeId,
-    /// FoundKind it is.
+    /// What it is.
     pub what: FoundKind,
 }
 

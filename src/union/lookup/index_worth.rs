@@ -27,8 +27,8 @@ const MOST: usize = 100_000;
 pub struct IndexWorth {
     /// Layers asked in vain since the last attempt.
     spent: AtomicU32,
-    /// How often an attempt was given up.
-    given_up: AtomicU8,
+    /// 0 before the first attempt; then one more than how often it was given up since an index was built.
+    tries: AtomicU8,
 }
 
 impl IndexWorth {
@@ -44,23 +44,40 @@ impl IndexWorth {
         }
     }
 
-    /// Returns how many entries an index of a directory that so many layers have may hold now, if it is to be tried.
-    pub(in crate::union) fn budget(&self, layers: usize) -> Option<usize> {
+    /// Begins an attempt, if one is worth it for a directory that so many layers have. Returns how many entries it may read.
+    /// What was spent is spent: an index that was dropped to save memory must be earned again.
+    pub(in crate::union) fn begin(&self, layers: usize) -> Option<usize> {
         let opening = OPENING.saturating_mul(u32::try_from(layers).unwrap_or(u32::MAX));
         let spent = self.spent.load(Ordering::Relaxed);
-        let (credit, wanted, least) = match self.given_up.load(Ordering::Relaxed) {
-            0 => (if layers > 1 { CREDIT } else { 0 }, opening, FIRST),
-            times => (0, opening.checked_shl(times.into()).unwrap_or(u32::MAX).max(opening), 0),
+        let entries = (spent as usize).saturating_mul(ENTRIES);
+        let (begun, entries) = match self.tries.load(Ordering::Relaxed) {
+            0 => {
+                let credit = if layers > 1 { CREDIT } else { 0 };
+                let worth = spent.saturating_add(credit) >= opening;
+                let first = || self.tries.compare_exchange(0, 1, Ordering::Relaxed, Ordering::Relaxed);
+                (worth && first().is_ok(), entries.max(FIRST))
+            }
+            tries => {
+                let wanted =
+                    opening.saturating_mul(1u32.checked_shl(u32::from(tries) - 1).unwrap_or(u32::MAX));
+                (spent >= wanted, entries)
+            }
         };
-        let entries = (spent as usize).saturating_mul(ENTRIES).clamp(least, MOST);
-        (spent.saturating_add(credit) >= wanted).then_some(entries)
+        // One of those who come at the same time.
+        let takes =
+            begun && self.spent.compare_exchange(spent, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        takes.then_some(entries.min(MOST))
+    }
+
+    /// Notes that an attempt has built the index.
+    pub(in crate::union) fn built(&self) {
+        self.tries.store(1, Ordering::Relaxed);
     }
 
     /// Notes that an attempt was given up.
     pub(in crate::union) fn give_up(&self) {
-        self.spent.store(0, Ordering::Relaxed);
-        let given_up = self.given_up.load(Ordering::Relaxed);
-        self.given_up.store(given_up.saturating_add(1).min(24), Ordering::Relaxed);
+        let tries = self.tries.load(Ordering::Relaxed);
+        self.tries.store(tries.saturating_add(1).min(25), Ordering::Relaxed);
     }
 }
 
@@ -71,33 +88,47 @@ mod tests {
     #[test]
     fn an_index_is_tried_when_lookups_have_cost_as_much() {
         let worth = IndexWorth::default();
-        assert_eq!(worth.budget(100), None);
+        assert_eq!(worth.begin(100), None);
         (0..5).for_each(|_| worth.note(100));
-        assert_eq!(worth.budget(100), None);
+        assert_eq!(worth.begin(100), None);
         worth.note(100);
-        assert_eq!(worth.budget(100), Some(2400));
-        assert_eq!(worth.budget(200), None, "more layers cost more to open");
+        assert_eq!(worth.begin(200), None, "more layers cost more to open");
+        assert_eq!(worth.begin(100), Some(2400));
     }
 
     #[test]
     fn a_few_layers_are_read_at_once_and_a_single_one_after_misses() {
+        let begin = |layers| IndexWorth::default().begin(layers);
+        assert_eq!([begin(2), begin(8), begin(9), begin(1)], [Some(FIRST), Some(FIRST), None, None]);
         let worth = IndexWorth::default();
-        assert_eq!(worth.budget(2), Some(FIRST));
-        assert_eq!(worth.budget(8), Some(FIRST));
-        assert_eq!(worth.budget(9), None);
-        assert_eq!(worth.budget(1), None);
         (0..6).for_each(|_| worth.note(1));
-        assert_eq!(worth.budget(1), Some(FIRST));
+        assert_eq!(worth.begin(1), Some(FIRST));
+    }
+
+    #[test]
+    fn an_index_that_was_dropped_is_earned_again() {
+        let worth = IndexWorth::default();
+        assert_eq!(worth.begin(2), Some(FIRST));
+        worth.built();
+        for _ in 0..3 {
+            assert_eq!(worth.begin(2), None);
+            (0..5).for_each(|_| worth.note(2));
+            assert_eq!(worth.begin(2), None);
+            worth.note(2);
+            assert_eq!(worth.begin(2), Some(12 * ENTRIES));
+            worth.built();
+        }
     }
 
     #[test]
     fn attempts_that_are_given_up_become_rare() {
         let worth = IndexWorth::default();
+        worth.begin(2).unwrap();
         worth.give_up();
         let (mut lookups, mut read) = (0u64, 0u64);
         for _ in 0..10 {
             let budget = loop {
-                if let Some(budget) = worth.budget(2) {
+                if let Some(budget) = worth.begin(2) {
                     break budget;
                 }
                 worth.note(2);

@@ -4,27 +4,37 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use parking_lot::MutexGuard;
-use rustix::io::Errno;
 
-use crate::error::{FsError, Result};
+use crate::error::Result;
 use crate::union::Union;
 use crate::union::lookup::index::{Indexes, LowerIndex, UpperIndex};
 use crate::union::nodes::node::{DirPart, Node};
 
 impl Union {
     /// Builds the indexes that make lookups in this directory cheap, once they pay. The caller holds the names.
-    pub(in crate::union) fn index_for_lookup(&self, node: &Node, dir: &DirPart) -> Result<()> {
+    pub(in crate::union) fn index_for_lookup(&self, node: &Node, dir: &DirPart) {
         let layers = dir.lowers.len() + usize::from(dir.upper_dir().is_some());
-        let Some(budget) = dir.index_worth.budget(layers) else { return Ok(()) };
-        match self.indexed_within(node, budget) {
-            Ok(Some(_)) => Ok(()),
-            // A directory that may be searched but not read is asked name by name.
-            Ok(None) | Err(FsError::Os(Errno::ACCESS)) => {
-                dir.index_worth.give_up();
-                Ok(())
-            }
-            Err(e) => Err(e),
+        if self.is_indexed_whole(dir) {
+            return;
         }
+        let Some(budget) = dir.index_worth.begin(layers) else { return };
+        match self.indexed_within(node, budget) {
+            Ok(Some(_)) => dir.index_worth.built(),
+            Ok(None) => dir.index_worth.give_up(),
+            // What can't be listed (for want of a right, or since a layer's disk fails) is asked name by name, and whoever
+            // asks for what is broken is told then.
+            Err(e) => {
+                log::debug!("a directory is not indexed: {e}");
+                dir.index_worth.give_up();
+            }
+        }
+    }
+
+    /// Whether lookups in the directory can be answered by its indexes alone.
+    fn is_indexed_whole(&self, dir: &DirPart) -> bool {
+        let has_upper = dir.upper_dir().is_some();
+        let index = dir.index.lock();
+        (index.lower.is_some() || dir.lowers.is_empty()) && (index.upper.is_some() || !has_upper)
     }
 
     /// Returns the directory's indexes, built as far as they are missing. The caller holds the directory's names.

@@ -3,7 +3,7 @@
 //! A lookup ends as soon as it knows the answer. Here the same search (`Union::search_telling`) tells what it passed,
 //! and is started again below the point at which it ended, to see what that hides. A [`Trail`] is a path's parent with
 //! all of this: the directories that are merged, and beside them, in groups, those that are hidden and why. So what lies
-//! in a hidden directory is found too. FoundKind is told of a path is in `answer`; a [`View`] is a stack that isn't mounted.
+//! in a hidden directory is found too. What is told of a path is in `answer`; a [`View`] is a stack that isn't mounted.
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -87,7 +87,7 @@ pub struct Inspector<'u> {
 }
 
 impl Union {
-    /// FoundKind answers where paths of this union come from, mounted or not. It takes no locks of the union: changes that
+    /// Returns what answers where paths of this union come from, mounted or not. It takes no locks of the union: changes that
     /// are made at the same time may be seen half-way.
     pub fn inspector(&self) -> Inspector<'_> {
         Inspector { union: self, upper: self.upper.is_some() }

@@ -28,7 +28,7 @@ impl Union {
         }
         check_name(name)?;
         let dir = self.dir_part(parent)?;
-        self.index_for_lookup(parent, dir)?;
+        self.index_for_lookup(parent, dir);
         let dirs = self.candidates(dir, name);
         if dirs.is_empty() {
             self.counters.index_answers.fetch_add(1, Ordering::Relaxed);
@@ -47,10 +47,10 @@ impl Union {
         name: &[u8],
         visitor: &mut impl FnMut(LayerVisit<'_>),
     ) -> Result<Option<Found>> {
-        check_name(name)?;
         if name.starts_with(WH_PREFIX) {
             return Ok(None);
         }
+        check_name(name)?;
         let dir = self.dir_part(parent)?;
         let dirs: RealDirs = dir.upper_dir().into_iter().chain(dir.lowers.iter().cloned()).collect();
         self.search_telling(&dirs, name, visitor)
@@ -62,7 +62,7 @@ impl Union {
         if dir.lowers.is_empty() {
             return Ok(false);
         }
-        self.index_for_lookup(parent, dir)?;
+        self.index_for_lookup(parent, dir);
         let index = dir.index.lock().lower.clone();
         match index {
             Some(index) => Ok(index.get(name).is_some()),

@@ -1,5 +1,6 @@
 //! The search for a name in real directories, from the top down, by the rules of [`descent`].
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,11 +20,11 @@ use crate::union::nodes::generation::Sighting;
 use crate::union::nodes::region::InodeId;
 use crate::union::options::RedirectDir;
 
-/// FoundKind is asked of a directory, and of a file, that a mark leads to.
+/// What is asked of a directory, and of a file, that a mark leads to.
 const READ_AND_SEARCH: u32 = 5;
 const READ: u32 = 4;
 
-/// FoundKind a search met in one layer on its way down.
+/// What a search met in one layer on its way down.
 #[derive(Debug)]
 pub(in crate::union) struct LayerVisit<'a> {
     /// The real directory that was asked.
@@ -32,11 +33,11 @@ pub(in crate::union) struct LayerVisit<'a> {
     pub name: &'a [u8],
     /// The directories below, which are asked next unless the search ends here.
     pub rest: &'a [Arc<RealDir>],
-    /// FoundKind it has under that name.
+    /// What it has under that name.
     pub seen: LayerEntry<'a>,
 }
 
-/// FoundKind a real directory has under a name, as a search sees it.
+/// What a real directory has under a name, as a search sees it.
 #[derive(Debug, Clone)]
 pub(in crate::union) enum LayerEntry<'a> {
     /// Nothing; the search goes on.
@@ -76,9 +77,28 @@ impl LayerEntry<'_> {
     }
 }
 
+/// A visitor that listens to nothing: a function, as closures would be of another type at each level of a search in a search.
+fn nobody(_: LayerVisit<'_>) {}
+
+/// How many layers one lookup asks at most. A redirect's path is searched name by name, with redirects in it followed:
+/// whoever owns several layers could make that grow without bound.
+const STEPS: u32 = 100_000;
+
+/// How many layers a lookup may still ask, with all searches that redirects begin.
+struct Steps(Cell<u32>);
+
+impl Steps {
+    fn take(&self) -> bool {
+        let left = self.0.get();
+        self.0.set(left.saturating_sub(1));
+        left > 0
+    }
+}
+
 /// A search on its way down.
 struct Search<'s, F> {
     union: &'s Union,
+    steps: &'s Steps,
     visitor: &'s mut F,
     /// The file that the name stands for.
     leaf: Option<Found>,
@@ -86,7 +106,7 @@ struct Search<'s, F> {
     top: Option<Top>,
     /// The real directories that are merged so far.
     merged: RealDirs,
-    /// FoundKind a redirect that was followed may lead to.
+    /// What a redirect that was followed may lead to.
     reach: Reach,
 }
 
@@ -147,10 +167,14 @@ impl<F: FnMut(LayerVisit<'_>)> Search<'_, F> {
         if dir.veil() != Veil::None {
             return Ok(Step::Down); // it shows nothing
         }
+        if !self.steps.take() {
+            drop(self.union.layer_form(dir, name, "redirects that lead to each other without end"));
+            return Err(FsError::Os(Errno::LOOP));
+        }
         let fd = self.union.fds.get(dir)?;
         let named = At::Name(fd.as_fd(), name);
         let asked = Asked { dir, name, named, rest };
-        // FoundKind a mark may lead to is judged by the object that has it, so that must not become another meanwhile.
+        // What a mark may lead to is judged by the object that has it, so that must not become another meanwhile.
         let held = if dir.belief.is_guarded() { named.pin().map(Some) } else { Ok(None) };
         let seen = held.map_err(FsError::from).and_then(|held| {
             let at = held.as_ref().map_or(named, |held| At::Fd(held.as_fd()));
@@ -196,8 +220,13 @@ impl<F: FnMut(LayerVisit<'_>)> Search<'_, F> {
                 Ok(Step::Renamed(new.into()))
             }
             Next::Path(path) => {
-                let below =
-                    self.union.search_path(dir.layer + 1, path, dir, self.reach, &mut *self.visitor)?;
+                let below = self.union.search_path(
+                    dir.layer + 1,
+                    path,
+                    (dir, self.reach),
+                    self.steps,
+                    &mut *self.visitor,
+                )?;
                 self.merged.extend(below);
                 Ok(Step::End)
             }
@@ -212,7 +241,7 @@ impl<F: FnMut(LayerVisit<'_>)> Search<'_, F> {
         stat: Stat,
     ) -> Result<Step> {
         let (union, Asked { dir, name, named, .. }) = (self.union, asked);
-        let data = union.metacopy_data(dirs, depth, name, at, &stat)?;
+        let data = union.metacopy_data((dirs, depth), name, (at, &stat), self.steps)?;
         let seen = union.see(at, &stat);
         let upper = union.is_upper(dir.layer);
         // The owner of a link may be noted on the directory that holds it.
@@ -295,7 +324,7 @@ impl<F: FnMut(LayerVisit<'_>)> Search<'_, F> {
 impl Union {
     /// Searches `name` in real directories, topmost first.
     pub(in crate::union) fn search(&self, dirs: &[Arc<RealDir>], name: &[u8]) -> Result<Option<Found>> {
-        self.search_telling(dirs, name, &mut |_| ())
+        self.search_telling(dirs, name, &mut nobody)
     }
 
     /// Searches as [`Union::search`] does, and tells `visitor` what is met in each layer that is asked, from the top down.
@@ -305,8 +334,20 @@ impl Union {
         name: &[u8],
         visitor: &mut impl FnMut(LayerVisit<'_>),
     ) -> Result<Option<Found>> {
+        self.search_on(dirs, name, &Steps(Cell::new(STEPS)), visitor)
+    }
+
+    /// Searches as part of a lookup.
+    fn search_on(
+        &self,
+        dirs: &[Arc<RealDir>],
+        name: &[u8],
+        steps: &Steps,
+        visitor: &mut impl FnMut(LayerVisit<'_>),
+    ) -> Result<Option<Found>> {
         let merged = RealDirs::new();
-        Search { union: self, visitor, leaf: None, top: None, merged, reach: Reach::All }.run(dirs, name)
+        Search { union: self, steps, visitor, leaf: None, top: None, merged, reach: Reach::All }
+            .run(dirs, name)
     }
 
     /// The real directories that an absolute redirect leads to, in the layers from `layer` down.
@@ -315,8 +356,8 @@ impl Union {
         &self,
         layer: LayerIndex,
         path: &[u8],
-        marked: &Arc<RealDir>,
-        reach: Reach,
+        (marked, reach): (&Arc<RealDir>, Reach),
+        steps: &Steps,
         met: &mut impl FnMut(LayerVisit<'_>),
     ) -> Result<RealDirs> {
         let mut dirs: RealDirs = self.layers[usize::from(layer)..].iter().map(|l| l.root.clone()).collect();
@@ -324,8 +365,8 @@ impl Union {
         while let Some(component) = components.next() {
             self.check_component(component, marked)?;
             let found = match components.peek() {
-                Some(_) => self.search(&dirs, component)?,
-                None => self.search_telling(&dirs, component, met)?,
+                Some(_) => self.search_on(&dirs, component, steps, &mut nobody)?,
+                None => self.search_on(&dirs, component, steps, met)?,
             };
             dirs = match found {
                 Some(Found { what: FoundKind::Directory { dirs, .. }, .. }) => dirs,
@@ -419,11 +460,10 @@ impl Union {
     /// or a few for its attributes. Nothing else needs to be asked.
     fn metacopy_data(
         &self,
-        dirs: &[Arc<RealDir>],
-        depth: usize,
+        (dirs, depth): (&[Arc<RealDir>], usize),
         name: &[u8],
-        at: At<'_>,
-        stat: &Stat,
+        (at, stat): (At<'_>, &Stat),
+        steps: &Steps,
     ) -> Result<Option<DataAt>> {
         let leaf_name = name;
         let suspect = stat.blocks * 512 < stat.size || dirs[depth].impure.load(Ordering::Relaxed);
@@ -445,14 +485,19 @@ impl Union {
                 let split = path.iter().rposition(|&b| b == b'/').unwrap_or(0);
                 let (parents, leaf) = (&path[..split], &path[split + 1..]);
                 self.check_component(leaf, &dirs[depth])?;
-                let below =
-                    self.search_path(dirs[depth].layer + 1, parents, &dirs[depth], reach, &mut |_| ())?;
-                self.search(&below, leaf)?.map(|f| (f, leaf.to_vec()))
+                let below = self.search_path(
+                    dirs[depth].layer + 1,
+                    parents,
+                    (&dirs[depth], reach),
+                    steps,
+                    &mut nobody,
+                )?;
+                self.search_on(&below, leaf, steps, &mut nobody)?.map(|f| (f, leaf.to_vec()))
             }
             redirect => {
                 let name = redirect.unwrap_or_else(|| name.to_vec());
                 self.check_component(&name, &dirs[depth])?;
-                self.search(&dirs[depth + 1..], &name)?.map(|f| (f, name))
+                self.search_on(&dirs[depth + 1..], &name, steps, &mut nobody)?.map(|f| (f, name))
             }
         };
         match found {

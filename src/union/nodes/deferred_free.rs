@@ -1,4 +1,4 @@
-//! DeferredFrees on a full disk: what was deleted is waited for.
+//! Space that deletions free when the kernel forgets what was deleted: on a full disk a change waits for it.
 //!
 //! The union keeps a deleted object alive until the kernel forgets it, for it may be open and its number must not be
 //! given again. The kernel does so right after the last close, but without waiting for an answer: a program that

@@ -64,7 +64,7 @@ impl Union {
         Ok((node, stat))
     }
 
-    /// FoundKind tells the generation of a finding, held against that of the node which it may be.
+    /// What tells the generation of a finding, held against that of the node which it may be.
     pub(in crate::union) fn seen_of(
         &self,
         identity: Identity,
@@ -145,7 +145,7 @@ impl Union {
         self.identify_as(self.origin_of(parent, name, found)?, parent, found)
     }
 
-    /// FoundKind a finding's number is made of. It never changes, so no lock is needed.
+    /// What a finding's number is made of. It never changes, so no lock is needed.
     pub(in crate::union) fn origin_of(&self, parent: &Node, name: &[u8], found: &Found) -> Result<InodeId> {
         let own = || found.id;
         match &found.what {

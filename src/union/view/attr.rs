@@ -14,7 +14,7 @@ use crate::union::events::EventKind;
 use crate::union::nodes::node::{Node, NodePlace};
 use crate::union::nodes::verified::Object;
 
-/// EventKind stat shows of a node.
+/// What stat shows of a node.
 #[derive(Debug, Clone, Copy)]
 pub struct Attr {
     /// The node's number.
@@ -43,7 +43,7 @@ pub struct SetAttr {
 }
 
 impl SetAttr {
-    /// EventKind it changes, in words.
+    /// What it changes, in words.
     fn words(&self) -> Vec<String> {
         let all = [
             (self.uid.is_some() || self.gid.is_some(), "owner"),
@@ -136,7 +136,7 @@ impl Union {
         node.ino
     }
 
-    /// EventKind the layer keeps of an object: its stat, corrected by `override_stat` and by the hardlink index.
+    /// What the layer keeps of an object: its stat, corrected by `override_stat` and by the hardlink index.
     pub(in crate::union) fn kept_stat(&self, at: At<'_>, upper: bool) -> Result<Stat> {
         let stat = self.owners.kept(at, at.stat()?, upper)?;
         if upper { self.counted(at, stat) } else { Ok(stat) }
@@ -153,7 +153,7 @@ impl Union {
         Ok(stat)
     }
 
-    /// Changes attributes. EventKind is asked for at once happens in the order owner, mode, size, times.
+    /// Changes attributes. What is asked for at once happens in the order owner, mode, size, times.
     ///
     /// # Errors
     /// One may come when a part is done already, or when all is and only the new attributes can't be read. They are asked for

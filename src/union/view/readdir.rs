@@ -43,11 +43,11 @@ pub struct DirEntryPlus {
     pub name: Box<[u8]>,
     /// The offset at which a listing goes on after it.
     pub cookie: u64,
-    /// FoundKind a lookup tells.
+    /// What a lookup tells.
     pub what: Looked,
 }
 
-/// FoundKind a lookup tells of an entry of a listing.
+/// What a lookup tells of an entry of a listing.
 #[derive(Debug, Clone)]
 pub enum Looked {
     /// It is that.
@@ -80,7 +80,7 @@ struct Listed {
     kind: Kind,
     /// The identity, where the indexes alone tell it.
     identity: Option<Identity>,
-    /// FoundKind the listing takes it for, where a lookup fails.
+    /// What the listing takes it for, where a lookup fails.
     ino: u64,
     /// Is the type not certain?
     asks: bool,
@@ -136,7 +136,7 @@ impl Union {
         Ok(Some((self.identify(node, name, &found)?.0, found.stat.kind())))
     }
 
-    /// FoundKind a lookup tells of an entry. The caller holds the directory's names.
+    /// What a lookup tells of an entry. The caller holds the directory's names.
     fn looked_up(&self, node: &Arc<Node>, name: &[u8]) -> Result<Option<Looked>> {
         let Some(found) = self.resolve(node, name)? else { return Ok(None) };
         let (child, stat) = self.node_of(node, name, &found, 1)?;

@@ -79,7 +79,7 @@ impl Union {
     pub fn setxattr(&self, node: &Arc<Node>, name: &[u8], value: &[u8], flags: XattrFlags) -> Result<()> {
         let stored = self.stored(name)?.ok_or(FsError::PrivateXattr)?;
         if !self.in_upper(node) {
-            // EventKind must fail shall not copy up first.
+            // What must fail shall not copy up first.
             let there = self.with_object(node, |o| Ok(self.owners.get_xattr(o.at(), &stored)?.is_some()))?;
             if flags.contains(XattrFlags::CREATE) && there {
                 return Err(FsError::Exists);

@@ -18,7 +18,7 @@ pub(super) struct ProvenanceWalk<'w> {
     pub groups: Vec<Group>,
 }
 
-/// FoundKind a search met, kept.
+/// What a search met, kept.
 struct VisitRecord {
     held: Held,
     dir: Arc<RealDir>,
