@@ -2,13 +2,14 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
 use super::error::{ContainerError, Result};
 use crate::image::platform::Machine;
@@ -49,7 +50,7 @@ pub(super) fn fails_with(root: &File, spec: &Spec) -> Result<Option<i32>> {
         if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_mode & 0o111 != 0 {
             let Ok(file) = open(OFlags::RDONLY | OFlags::NONBLOCK).map(File::from) else { return Ok(None) };
             let Ok(head) = head(&file) else { return Ok(None) };
-            return match refused(&head, Path::new(EMULATORS)) {
+            return match refused(&head, &emulators()) {
                 Some(why) => Err(ContainerError::NoProgram(format!("{}: {why}", place.display()))),
                 None => Ok(None),
             };
@@ -75,7 +76,7 @@ fn head(file: &File) -> io::Result<Vec<u8>> {
 }
 
 /// Why the kernel won't run a file that begins so.
-fn refused(head: &[u8], emulators: &Path) -> Option<String> {
+fn refused(head: &[u8], emulators: &Emulators) -> Option<String> {
     if head.starts_with(b"#!") || emulated(head, emulators) {
         return None;
     }
@@ -127,17 +128,43 @@ fn name(machine: u16) -> String {
     }
 }
 
-/// Where the kernel lists what runs files for it (binfmt_misc).
-const EMULATORS: &str = "/proc/sys/fs/binfmt_misc";
+/// Where the kernel lists what runs files for it (binfmt_misc), as long as this lives.
+struct Emulators {
+    path: PathBuf,
+    /// A mount that has no place in any tree.
+    _mounted: Option<OwnedFd>,
+}
+
+/// Returns that list. Where nobody has mounted it, root mounts it for itself.
+fn emulators() -> Emulators {
+    let path = PathBuf::from("/proc/sys/fs/binfmt_misc");
+    if path.join("status").exists() {
+        return Emulators { path, _mounted: None };
+    }
+    let mounted = fsopen(c"binfmt_misc", FsOpenFlags::FSOPEN_CLOEXEC).and_then(|filesystem| {
+        fsconfig_create(filesystem.as_fd())?;
+        fsmount(filesystem.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+    });
+    match mounted {
+        Ok(mount) => {
+            let path = PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd()));
+            Emulators { path, _mounted: Some(mount) }
+        }
+        Err(errno) => {
+            log::debug!("what is registered to run files of other machines can't be seen: {errno}");
+            Emulators { path, _mounted: None }
+        }
+    }
+}
 
 /// Whether some interpreter is registered for programs of other machines.
 pub fn has_emulators() -> bool {
-    let handlers = handlers(Path::new(EMULATORS)).unwrap_or_default();
+    let handlers = handlers(&emulators()).unwrap_or_default();
     handlers.iter().any(|handler| handler.magic.starts_with(b"\x7fELF"))
 }
 
 /// Whether an interpreter is registered for such a file, or may be, for all that can be seen.
-fn emulated(head: &[u8], emulators: &Path) -> bool {
+fn emulated(head: &[u8], emulators: &Emulators) -> bool {
     handlers(emulators).is_none_or(|handlers| handlers.iter().any(|handler| handler.takes(head)))
 }
 
@@ -175,7 +202,8 @@ impl Handler {
 }
 
 /// `None`: it isn't mounted here, or can't be read; what the kernel has registered counts all the same.
-fn handlers(dir: &Path) -> Option<Vec<Handler>> {
+fn handlers(emulators: &Emulators) -> Option<Vec<Handler>> {
+    let dir = &emulators.path;
     let status = fs::read_to_string(dir.join("status")).ok()?;
     if status.trim() == "disabled" {
         return Some(Vec::new());
@@ -196,6 +224,10 @@ fn handlers(dir: &Path) -> Option<Vec<Handler>> {
 mod tests {
     use super::*;
 
+    fn at(path: &Path) -> Emulators {
+        Emulators { path: path.to_owned(), _mounted: None }
+    }
+
     fn elf(machine: u16, order: u8) -> Vec<u8> {
         let bytes = |number: u16| if order == 1 { number.to_le_bytes() } else { number.to_be_bytes() };
         let mut head = b"\x7fELF\x02\0\x01".to_vec();
@@ -210,7 +242,7 @@ mod tests {
     fn what_the_kernel_refuses_is_named() {
         let none = tempfile::tempdir().unwrap();
         fs::write(none.path().join("status"), "enabled\n").unwrap();
-        let why = |head: &[u8]| refused(head, none.path());
+        let why = |head: &[u8]| refused(head, &at(none.path()));
         assert_eq!(why(&head_of_this_program().unwrap()), None);
         assert_eq!(why(b"#!/bin/sh\n"), None);
         assert!(why(&elf(22, 2)).unwrap().contains("for s390x"));
@@ -223,14 +255,14 @@ mod tests {
     #[test]
     fn what_cannot_be_seen_may_run_it() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(refused(&elf(22, 2), dir.path()), None, "binfmt_misc isn't mounted");
+        assert_eq!(refused(&elf(22, 2), &at(dir.path())), None, "binfmt_misc isn't mounted");
         fs::write(dir.path().join("status"), "enabled\n").unwrap();
-        assert!(refused(&elf(22, 2), dir.path()).is_some());
+        assert!(refused(&elf(22, 2), &at(dir.path())).is_some());
         fs::write(dir.path().join("jar"), "enabled\ninterpreter /usr/bin/jexec\nflags: \nextension .jar\n")
             .unwrap();
-        assert_eq!(refused(b"PK", dir.path()), None, "it goes by the file's ending");
+        assert_eq!(refused(b"PK", &at(dir.path())), None, "it goes by the file's ending");
         fs::write(dir.path().join("status"), "disabled\n").unwrap();
-        assert!(refused(b"PK", dir.path()).is_some());
+        assert!(refused(b"PK", &at(dir.path())).is_some());
     }
 
     #[test]
@@ -242,9 +274,9 @@ mod tests {
         fs::write(dir.path().join("qemu-s390x"), text).unwrap();
         // Beside the handlers.
         fs::write(dir.path().join("status"), "enabled\n").unwrap();
-        assert_eq!(refused(&elf(22, 2), dir.path()), None);
-        assert!(refused(&elf(243, 1), dir.path()).is_some());
+        assert_eq!(refused(&elf(22, 2), &at(dir.path())), None);
+        assert!(refused(&elf(243, 1), &at(dir.path())).is_some());
         fs::write(dir.path().join("qemu-s390x"), text.replace("enabled", "disabled")).unwrap();
-        assert!(refused(&elf(22, 2), dir.path()).is_some());
+        assert!(refused(&elf(22, 2), &at(dir.path())).is_some());
     }
 }

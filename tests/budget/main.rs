@@ -22,16 +22,21 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use parking_lot::{RwLock, RwLockReadGuard};
 use rustix::process::{Pid, Signal, kill_process};
 use support::{Mount, Options, Program, Stack};
 
 /// Requests by kind. Forgets are left out: the kernel sends them when it likes, and waits for none.
 type Requests = BTreeMap<String, u64>;
 
+/// The kernel's caches are one for all mounts: while requests are counted somewhere, nobody empties them.
+static KERNEL_CACHES: RwLock<()> = RwLock::new(());
+
 /// A mount whose requests are counted.
 struct Counted {
     mount: Mount,
     log: PathBuf,
+    _undisturbed: RwLockReadGuard<'static, ()>,
 }
 
 /// Whether there are counters: the peers have none.
@@ -51,9 +56,15 @@ macro_rules! needs_counters {
 
 impl Counted {
     fn new(stack: &Stack, options: &[&str]) -> Counted {
+        Counted::mounted(stack, stack.options_with(options))
+    }
+
+    fn mounted(stack: &Stack, options: Options) -> Counted {
+        // A test may count in two mounts.
+        let undisturbed = KERNEL_CACHES.read_recursive();
         let log = stack.work().with_file_name("log");
-        let options = Options { log: Some(log.clone()), ..stack.options_with(options) };
-        Counted { mount: Mount::new(&options, stack.mountpoint()), log }
+        let options = Options { log: Some(log.clone()), ..options };
+        Counted { mount: Mount::new(&options, stack.mountpoint()), log, _undisturbed: undisturbed }
     }
 
     /// What the daemon tells when it is asked to.

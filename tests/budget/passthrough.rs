@@ -87,10 +87,8 @@ fn nothing_is_read_by_the_daemon_in_a_mount_without_upper() {
     support::needs_root!();
     let stack = Stack::new(1);
     fill(stack.lower(0), "d");
-    let log = stack.work().with_file_name("log");
-    let options =
-        Options { upper: None, work: None, log: Some(log.clone()), ..stack.options_with(&["passthrough"]) };
-    let counted = Counted { mount: support::Mount::new(&options, stack.mountpoint()), log };
+    let options = Options { upper: None, work: None, ..stack.options_with(&["passthrough"]) };
+    let counted = Counted::mounted(&stack, options);
     let path = |n: u64| counted.mount.join(format!("d/{n}"));
     (0..N).for_each(|n| assert!(path(n).is_file()));
     let read = || (0..N).for_each(|n| drop(fs::read(path(n)).unwrap()));

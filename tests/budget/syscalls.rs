@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::passthrough::assert_all_released;
 use crate::{Counted, needs_counters};
-use support::{Mount, Options, Stack, wait_until};
+use support::{Options, Stack, wait_until};
 
 /// How many system calls the daemon makes during `work`, those apart by which it gets its requests and
 /// answers them, memory, and the signal that asks for its counters.
@@ -181,10 +181,8 @@ fn passed_through_files_cost_the_kernel_being_told_of_them() {
     exactly("a file to be mapped", &create("map", File::options().read(true).write(true)), N * 7 - 1);
     counted.mount.unmount();
 
-    let log = stack.work().with_file_name("log");
-    let options =
-        Options { upper: None, work: None, log: Some(log.clone()), ..stack.options_with(PASSTHROUGH) };
-    let counted = Counted { mount: Mount::new(&options, stack.mountpoint()), log };
+    let options = Options { upper: None, work: None, ..stack.options_with(PASSTHROUGH) };
+    let counted = Counted::mounted(&stack, options);
     look("lower");
     exactly("without an upper, first time", &reads(&counted, "lower"), N * 4);
     exactly("without an upper, again", &reads(&counted, "lower"), N * 2);
