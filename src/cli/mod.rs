@@ -27,6 +27,7 @@ mod load;
 mod logging;
 mod man;
 pub mod mount;
+mod nearest;
 pub mod options;
 mod output;
 mod page;
@@ -37,6 +38,7 @@ mod rm;
 mod rmi;
 mod run;
 mod save;
+mod serve;
 #[cfg(feature = "snapshotter")]
 mod snapshotter;
 #[cfg(not(feature = "snapshotter"))]
@@ -266,7 +268,7 @@ fn dispatch(args: Vec<OsString>) -> Result<ExitCode, Failure> {
     let runs = args.get(1).is_some_and(|verb| verb == "run");
     let done = match Cli::try_parse_from(args) {
         Ok(Cli { verb: Some(verb), .. }) => verb.run(),
-        Ok(Cli { verb: None, mount }) => mount::run(mount),
+        Ok(Cli { verb: None, mount }) => mount::run_own(mount),
         Err(error) => clap_says(error),
     };
     done.map_err(|failure| match elsewhere {

@@ -1,36 +1,26 @@
 //! Mounting: the command line without a verb, and the command lines of mount(8) and of fuse-overlayfs.
 
-use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::rc::Rc;
-use std::sync::Arc;
 
 use clap::{Args, Parser};
 
-use super::asked::Asked;
 use super::branches;
 use super::daemon::{self, Ready, Where};
-use super::logging::{self, LogOptions};
+use super::logging::LogOptions;
 use super::options::{Options, split, split_lowers};
+use super::serve::serve_request;
 use super::{Failure, say};
-use super::{dead, descriptors, remount};
-use crate::fuse::UnionFs;
-use crate::fuse::dispatch::DispatchPolicy;
-use crate::fuse::mount::{MountFlags, open_device};
-use crate::fuse::policy::{FOR_EVER, IoMode, MAX_WRITE, Policy};
-use crate::fuse::session::{Hooks, SessionOptions, default_source, default_threads, serve};
-use crate::sys::flock::{Access, try_lock};
+use super::{dead, remount};
+use crate::fuse::mount::MountFlags;
+use crate::fuse::session::default_source;
 use crate::sys::namespace::{is_privileged, may_pass_through};
-use crate::sys::process::{raise_nofile_limit, take_fuse_device};
-use crate::union::Union;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::options::{FsOptions, XattrPermissions};
-use crate::union::stack::layer::{Stack, StackOptions, XattrChoice};
+use crate::union::stack::layer::{StackOptions, XattrChoice};
 
 /// The arguments of a mount.
 #[derive(Debug, Args)]
@@ -85,8 +75,12 @@ pub(super) struct MountArgs {
     #[arg(skip)]
     take_dead_away: bool,
 
+    /// A person wrote this, who is told of slips; an engine's words go on meaning what they meant
+    #[arg(skip)]
+    by_a_person: bool,
+
     /// Where the merged tree shall appear; a SOURCE before it is shown by mount(8) and otherwise ignored
-    #[arg(value_name = "MOUNTPOINT", required = true, num_args = 1..=2)]
+    #[arg(value_name = "MOUNTPOINT", required = true, num_args = 1..)]
     places: Vec<OsString>,
 }
 
@@ -158,6 +152,7 @@ impl From<MountHelperCli> for MountArgs {
             hold: Vec::new(),
             fake: cli.fake,
             take_dead_away: true,
+            by_a_person: false,
             places: vec![cli.source, cli.target],
         }
     }
@@ -201,56 +196,25 @@ pub struct MountRequest {
 }
 
 impl MountRequest {
-    fn new(args: MountArgs) -> Result<MountRequest, Failure> {
+    fn new(mut args: MountArgs) -> Result<MountRequest, Failure> {
         let mut options = Options::default();
         for text in &args.options {
             options.read(text).map_err(Failure::usage)?;
         }
-        let mut lowers = Vec::new();
-        for list in &args.lowers {
-            lowers.extend(split_lowers(list.as_bytes()).map_err(Failure::usage)?);
-        }
-        let mut places = args.places;
-        let mount_point =
-            PathBuf::from(places.pop().ok_or_else(|| Failure::usage("no mount point given; see --help"))?);
+        let mut warnings = unknown_options(&options, args.by_a_person)?;
+        warnings.extend(settle_passthrough(&mut options)?);
+        let (source, mount_point) = places(&mut args, &mut options)?;
         let device = given_device(&mount_point);
-        let named_source = options.source.take().or(places.pop());
-
-        let lowers = once("lower layers", "--lower", "lowerdir", some(lowers), some(options.lowers))?;
-        let no_lowers = || match named_source.as_deref().and_then(branches::spelled) {
-            Some(ours) => Failure::usage(format!("a source names no layers here; write -o {ours}")),
-            None => Failure::usage(crate::union::stack::layer::StackError::NoLowers),
-        };
-        let mut stack = StackOptions {
-            lowers: lowers.ok_or_else(no_lowers)?,
-            upper: once("upper layer", "--upper", "upperdir", args.upper, options.upper)?,
-            work: once("workdir", "--work", "workdir", args.work, options.work)?,
-            mount_point: Some(mount_point.clone()).filter(|_| device.is_none()),
-            volatile: options.fs.volatile,
-            xattr: options.xattr,
-            ..StackOptions::default()
-        };
-        let mut warnings: Vec<String> = options.ignored.iter().map(warning).collect();
-        if options.fs.passthrough && options.fs.writeback {
-            return Err(Failure::usage(
-                "the options passthrough and writeback exclude each other; use one of them",
-            ));
-        }
-        if options.fs.passthrough && !may_pass_through() {
-            options.fs.passthrough = false;
-            warnings.push(
-                "option passthrough ignored: it needs root (CAP_SYS_ADMIN) outside of any user namespace"
-                    .to_owned(),
-            );
-        }
-        let mut mount = options.mount;
-        let others_marks =
-            options.xattr == XattrChoice::User || options.fs.xattr_permissions != XattrPermissions::Off;
-        if others_marks && is_privileged() {
-            // Who can write to the layers says what is setuid, and what is a device.
-            mount.no_suid |= !options.suid_asked;
-            mount.no_dev |= !options.dev_asked;
-        }
+        let read_only_asked = options.mount.read_only;
+        // An engine that names a workdir without an upper means nothing by it; a person may have forgotten one.
+        let needless_work = !args.options.is_empty() && args.lowers.is_empty();
+        let given =
+            args.options.iter().flat_map(|text| split(text.as_bytes())).map(EscapedPath::from).collect();
+        let mut mount = options.mount.clone();
+        mistrust(&mut mount, &options);
+        let debug = args.debug || options.debug;
+        let mut stack = layers(&mut args, &mut options, source.as_deref())?;
+        stack.mount_point = Some(mount_point.clone()).filter(|_| device.is_none());
         if mount.read_only
             && let Some(upper) = stack.upper.take()
         {
@@ -260,13 +224,13 @@ impl MountRequest {
         }
         if stack.upper.is_none() {
             mount.read_only = true;
-            // An engine that names a workdir without an upper means nothing by it; a person may have forgotten one.
-            if !args.options.is_empty() && args.lowers.is_empty() {
+            if needless_work {
                 stack.work = None;
             }
+            if args.by_a_person && !read_only_asked && super::messages_are_read_on_a_terminal() {
+                warnings.push("mounted read-only, since no --upper is given to receive changes".to_owned());
+            }
         }
-        let given =
-            args.options.iter().flat_map(|text| split(text.as_bytes())).map(EscapedPath::from).collect();
         Ok(MountRequest {
             stack,
             given,
@@ -274,20 +238,107 @@ impl MountRequest {
             mount,
             fs: options.fs,
             mount_point,
-            source: named_source.unwrap_or_else(|| default_source().to_owned()),
+            source: source.unwrap_or_else(|| default_source().to_owned()),
             uring: options.uring,
             pairing: !options.no_pairing,
             threads: if options.single_thread || args.single_thread { Some(1) } else { options.max_threads },
-            foreground: args.foreground || args.debug || options.debug,
+            foreground: args.foreground || debug,
             hold: args.hold,
             fake: args.fake,
             take_dead_away: args.take_dead_away,
             log: LogOptions {
-                verbosity: if args.debug || options.debug { args.verbose.max(2) } else { args.verbose },
+                verbosity: if debug { args.verbose.max(2) } else { args.verbose },
                 file: args.log_file,
             },
             warnings,
         })
+    }
+}
+
+/// What is said of options without effect. A slip in a known one is an error where a person wrote it: the mount would be
+/// another than the one that was meant.
+fn unknown_options(options: &Options, by_a_person: bool) -> Result<Vec<String>, Failure> {
+    let slip = options.ignored.iter().filter(|_| by_a_person).find_map(|one| Some((one, one.meant()?)));
+    if let Some((ignored, meant)) = slip {
+        let given = ignored.option.to_string_lossy();
+        return Err(Failure::usage(format!("unknown option {given}; did you mean {meant}?")));
+    }
+    Ok(options.ignored.iter().map(warning).collect())
+}
+
+/// Leaves passthrough out where it can't be had, and says so.
+fn settle_passthrough(options: &mut Options) -> Result<Option<String>, Failure> {
+    if options.fs.passthrough && options.fs.writeback {
+        return Err(Failure::usage(
+            "the options passthrough and writeback exclude each other; use one of them",
+        ));
+    }
+    let without = options.fs.passthrough && !may_pass_through();
+    options.fs.passthrough &= !without;
+    let why = "option passthrough ignored: it needs root (CAP_SYS_ADMIN) outside of any user namespace";
+    Ok(without.then(|| why.to_owned()))
+}
+
+/// The source and the mount point.
+fn places(args: &mut MountArgs, options: &mut Options) -> Result<(Option<OsString>, PathBuf), Failure> {
+    let no_point = || Failure::usage("no mount point given; see --help");
+    let mount_point = PathBuf::from(args.places.pop().ok_or_else(no_point)?);
+    let before = std::mem::take(&mut args.places);
+    let in_our_words = !args.lowers.is_empty() || args.upper.is_some();
+    // A layer that stands alone, not a source: it would be lost silently.
+    let is_layer = |place: &OsString| in_our_words && Path::new(place).is_dir();
+    if before.len() > 1 || before.iter().any(is_layer) {
+        return Err(Failure::usage(stray_layers(args, &before)));
+    }
+    Ok((options.source.take().or(before.into_iter().next()), mount_point))
+}
+
+/// What to say of layers that are written as words of their own.
+fn stray_layers(args: &MountArgs, stray: &[OsString]) -> String {
+    let shown = |list: &[OsString], between: &str| {
+        list.iter().map(|one| one.to_string_lossy()).collect::<Vec<_>>().join(between)
+    };
+    let all = [&args.lowers[..], stray].concat();
+    format!(
+        "{} would be no layer here: layers are parted by colons, --lower {}",
+        shown(stray, " and "),
+        shown(&all, ":")
+    )
+}
+
+/// The layers, by whichever words.
+fn layers(
+    args: &mut MountArgs,
+    options: &mut Options,
+    source: Option<&OsStr>,
+) -> Result<StackOptions, Failure> {
+    let mut lowers = Vec::new();
+    for list in &args.lowers {
+        lowers.extend(split_lowers(list.as_bytes()).map_err(Failure::usage)?);
+    }
+    let named = some(std::mem::take(&mut options.lowers));
+    let lowers = once("lower layers", "--lower", "lowerdir", some(lowers), named)?;
+    let no_lowers = || match source.and_then(branches::spelled) {
+        Some(ours) => Failure::usage(format!("a source names no layers here; write -o {ours}")),
+        None => Failure::usage(crate::union::stack::layer::StackError::NoLowers),
+    };
+    Ok(StackOptions {
+        lowers: lowers.ok_or_else(no_lowers)?,
+        upper: once("upper layer", "--upper", "upperdir", args.upper.take(), options.upper.take())?,
+        work: once("workdir", "--work", "workdir", args.work.take(), options.work.take())?,
+        volatile: options.fs.volatile,
+        xattr: options.xattr,
+        ..StackOptions::default()
+    })
+}
+
+/// Who can write to the layers says what is setuid, and what is a device.
+fn mistrust(mount: &mut MountFlags, options: &Options) {
+    let others_marks =
+        options.xattr == XattrChoice::User || options.fs.xattr_permissions != XattrPermissions::Off;
+    if others_marks && is_privileged() {
+        mount.no_suid |= !options.suid_asked;
+        mount.no_dev |= !options.dev_asked;
     }
 }
 
@@ -325,6 +376,14 @@ fn once<T>(
     }
 }
 
+/// Mounts by this program's own command line. An engine that was told to call the program by its own name says `-o
+/// lowerdir=…`, and has no terminal.
+pub(super) fn run_own(mut args: MountArgs) -> Result<ExitCode, Failure> {
+    let in_our_words = !args.lowers.is_empty() || args.upper.is_some() || args.work.is_some();
+    args.by_a_person = in_our_words || super::messages_are_read_on_a_terminal();
+    run(args)
+}
+
 /// Mounts. Returns when the mount answers, or with `--foreground`, when it has ended.
 pub(super) fn run(args: MountArgs) -> Result<ExitCode, Failure> {
     if remount::is_asked(&args.options) {
@@ -350,126 +409,6 @@ pub(super) fn run(args: MountArgs) -> Result<ExitCode, Failure> {
         daemon::in_background(place, |ready| serve_request(&request, ready))?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Opens the layers, mounts and answers until the mount has ended.
-fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), Failure> {
-    logging::start(&request.log)?;
-    if let Err(error) = raise_nofile_limit() {
-        log::warn!("cannot raise the limit on open files: {error}");
-    }
-    // One more where programs are served as pairs.
-    let threads = request.threads.unwrap_or_else(default_threads).max(1) + 1;
-    let limits = descriptors::share_out(request.stack.lowers.len() + request.hold.len(), threads)?;
-    // First, since it needs nothing and is what fails most in a container.
-    let device = match request.device {
-        Some(number) => take_fuse_device(number).map_err(|error| {
-            Failure::failed(format!("mount point {}: {error}", request.mount_point.display()))
-        })?,
-        None => open_device().map_err(Failure::failed)?,
-    };
-    let _held = hold(&request.hold)?;
-    let stack = Stack::open(&request.stack).map_err(Failure::failed)?;
-    let mount_point = match request.device {
-        Some(_) => request.mount_point.clone(),
-        None => std::fs::canonicalize(&request.mount_point).map_err(|error| {
-            let point = request.mount_point.display();
-            Failure::failed(format!("mount point {point}: cannot be resolved: {error}"))
-        })?,
-    };
-    // All paths of the user are resolved; no directory of theirs is kept busy from here on.
-    std::env::set_current_dir("/")
-        .map_err(|error| Failure::failed(format!("cannot change to /: {error}")))?;
-    if request.fake {
-        ready.announce();
-        return Ok(());
-    }
-    let pairing = pairing(request);
-    let options = SessionOptions {
-        given: request.device.is_some(),
-        mount_point,
-        pairing: pairing.clone(),
-        source: request.source.clone(),
-        flags: request.mount.clone(),
-        threads: request.threads,
-        uring: request.uring,
-    };
-    let union = Union::with_options(stack, limits, &request.fs)
-        .map_err(|error| Failure::failed(format!("cannot read the layers: {error}")))?;
-    let union = Arc::new(union);
-    let policy = policy(&request.fs, &union);
-    let asked = Asked::new(&union, &policy, request.given.clone());
-    // The session has it alone, so that the layers are closed as soon as it ends.
-    let weak = Arc::downgrade(&union);
-    let fs = UnionFs::new(union, policy).with_pairing(pairing);
-    let notifier = fs.notifier();
-    let report = fs.report();
-    let (counters, control) = (report.counters(), Rc::new(Cell::new(None)));
-    let (point, slot) = (options.mount_point.clone(), control.clone());
-    let (given, abandoned) = (options.given, weak.clone());
-    let hooks = Hooks {
-        abandon: Box::new(move || {
-            if let Some(union) = abandoned.upgrade() {
-                union.shut_down();
-            }
-        }),
-        ready: Box::new(move |kernel| {
-            // There is one session, so nothing is there yet.
-            notifier.set(kernel).unwrap_or_default();
-            // Where somebody else has mounted it isn't known.
-            slot.set(if given { None } else { asked.start(&point, counters) });
-            ready.announce();
-        }),
-        report: Box::new(move || log::warn!("{report}")),
-    };
-    let ended = serve(fs, device, &options, hooks).map_err(Failure::failed);
-    drop(control.take());
-    // A client of the socket may still be told something.
-    if let Some(union) = weak.upgrade() {
-        union.shut_down();
-    }
-    ended
-}
-
-/// Whether programs are served as pairs.
-fn pairing(request: &MountRequest) -> Option<Arc<DispatchPolicy>> {
-    let threads = request.threads.unwrap_or_else(default_threads).max(1);
-    if !request.pairing || threads == 1 {
-        return None;
-    }
-    DispatchPolicy::new(threads).map_err(|why| log::info!("no pairing: {why}")).ok().map(Arc::new)
-}
-
-/// Takes the shared locks that last as long as the mount.
-fn hold(dirs: &[PathBuf]) -> Result<Vec<File>, Failure> {
-    dirs.iter()
-        .map(|dir| {
-            let failed = |error: std::io::Error| {
-                Failure::failed(format!("{}: cannot be kept from being removed: {error}", dir.display()))
-            };
-            let file = File::open(dir).map_err(failed)?;
-            if !try_lock(&file, Access::Shared).map_err(|errno| failed(errno.into()))? {
-                return Err(failed(rustix::io::Errno::WOULDBLOCK.into()));
-            }
-            Ok(file)
-        })
-        .collect()
-}
-
-/// What the kernel is told, by the options.
-fn policy(options: &FsOptions, union: &Union) -> Policy {
-    Policy {
-        timeout: options.timeout.unwrap_or(FOR_EVER),
-        io: match options {
-            FsOptions { passthrough: true, .. } => IoMode::Passthrough,
-            FsOptions { writeback: true, .. } => IoMode::WriteBack,
-            _ => IoMode::WriteThrough,
-        },
-        no_xattrs: options.no_xattrs,
-        no_acl: !union.has_acls(),
-        no_fsync: union.is_volatile(),
-        max_write: options.max_write.map_or(MAX_WRITE, |bytes| bytes.clamp(4096, MAX_WRITE)),
-    }
 }
 
 #[cfg(test)]

@@ -18,13 +18,19 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
+
+mod names;
+mod text;
 
 use super::branches;
 use crate::fuse::mount::MountFlags;
 use crate::union::options::{FsOptions, RedirectDir, XattrPermissions, Xino};
 use crate::union::stack::layer::{StackError, XattrChoice};
+
+pub use self::names::{KNOWN, like};
+use self::text::{Value, unquote};
+pub use self::text::{split, split_lowers};
 
 /// What all the `-o` strings of a call say together.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -108,6 +114,14 @@ pub enum OptionError {
     Lowers(#[from] StackError),
 }
 
+impl Ignored {
+    /// The known option that somebody who wrote this one may have meant.
+    pub(super) fn meant(&self) -> Option<&'static str> {
+        let name = self.option.as_bytes().split(|byte| *byte == b'=').next()?;
+        like(std::str::from_utf8(name).ok()?).filter(|_| self.why.is_empty())
+    }
+}
+
 impl Options {
     /// Reads one option string and adds what it says; later options win.
     pub fn read(&mut self, text: &OsStr) -> Result<(), OptionError> {
@@ -163,22 +177,10 @@ impl Options {
             "acl" => fs.no_acl = false,
             "static_nlink" => fs.static_nlink = true,
             "ino32_t" => fs.ino32 = true,
-            "xino" => {
-                fs.xino = match value.required("xino")? {
-                    b"on" => Xino::On,
-                    b"off" => Xino::Off,
-                    b"auto" => Xino::Auto,
-                    _ => return Err(value.bad("xino", "give on, off or auto")),
-                }
-            }
+            "xino" => fs.xino = value.one_of("xino", &XINO, "give on, off or auto")?,
             "redirect_dir" => {
-                fs.redirect_dir = match value.required("redirect_dir")? {
-                    b"on" => RedirectDir::On,
-                    // As in the kernel with its default configuration: not made, but followed.
-                    b"off" | b"follow" => RedirectDir::Follow,
-                    b"nofollow" => RedirectDir::NoFollow,
-                    _ => return Err(value.bad("redirect_dir", "give on, off, follow or nofollow")),
-                }
+                let expected = "give on, off, follow or nofollow";
+                fs.redirect_dir = value.one_of("redirect_dir", &REDIRECT_DIR, expected)?;
             }
             "noxattrs" => fs.no_xattrs = value.flag("noxattrs")?,
             "writeback" => fs.writeback = value.flag("writeback")?,
@@ -193,24 +195,10 @@ impl Options {
                 fs.gid_map = Some(value.parsed("gidmapping", "give ON_DISK:SHOWN:LENGTH triples")?)
             }
             "xattr_permissions" => {
-                fs.xattr_permissions = match value.required("xattr_permissions")? {
-                    b"0" => XattrPermissions::Off,
-                    b"1" => XattrPermissions::Privileged,
-                    b"2" => XattrPermissions::User,
-                    _ => return Err(value.bad("xattr_permissions", "give 0, 1 or 2")),
-                }
+                let expected = "give 0, 1 or 2";
+                fs.xattr_permissions = value.one_of("xattr_permissions", &XATTR_PERMISSIONS, expected)?;
             }
-            "force_mask" => {
-                fs.force_mask = Some(match value.required("force_mask")? {
-                    b"shared" => 0o755,
-                    b"private" => 0o700,
-                    octal => std::str::from_utf8(octal)
-                        .ok()
-                        .and_then(|text| u32::from_str_radix(text, 8).ok())
-                        .filter(|mode| *mode <= 0o777)
-                        .ok_or_else(|| value.bad("force_mask", "give shared, private or an octal mode"))?,
-                });
-            }
+            "force_mask" => fs.force_mask = Some(force_mask(value)?),
             "max_write" => fs.max_write = Some(value.parsed("max_write", "give a number of bytes")?),
             _ => return self.apply_mount(name, option),
         }
@@ -262,53 +250,7 @@ impl Options {
     fn apply_without_effect(&mut self, name: &str, option: &[u8]) -> Result<(), OptionError> {
         const KERNEL: &str = "copies are made whole and hardlinks are kept, whatever it says";
         match name {
-            // For mount(8), systemd and podman themselves; libfuse's tuning; the kernel's wording of what is so anyway.
-            "defaults"
-            | "auto"
-            | "noauto"
-            | "user"
-            | "nouser"
-            | "users"
-            | "owner"
-            | "group"
-            | "_netdev"
-            | "nofail"
-            | "comment"
-            | "private"
-            | "rprivate"
-            | "shared"
-            | "slave"
-            | "strictatime"
-            | "norelatime"
-            | "nostrictatime"
-            | "lazytime"
-            | "nolazytime"
-            | "mand"
-            | "nomand"
-            | "silent"
-            | "loud"
-            | "iversion"
-            | "noiversion"
-            | "subtype"
-            | "nonempty"
-            | "kernel_cache"
-            | "auto_cache"
-            | "big_writes"
-            | "large_read"
-            | "clone_fd"
-            | "splice_read"
-            | "splice_write"
-            | "splice_move"
-            | "no_splice_read"
-            | "no_splice_write"
-            | "no_splice_move"
-            | "max_read"
-            | "max_idle_threads"
-            | "max_background"
-            | "congestion_threshold"
-            | "fast_ino"
-            | "fast_ino_check" => Ok(()),
-            name if name.starts_with("x-") || name.starts_with("X-") => Ok(()),
+            name if names::is_of_others(name) => Ok(()),
             "br" | "dirs" | "branches" => {
                 let list = OsStr::from_bytes(option.get(name.len() + 1..).unwrap_or_default());
                 match branches::spelled(list) {
@@ -343,137 +285,30 @@ impl Options {
     }
 }
 
-/// Splits the value of `lowerdir` or `--lower` at its colons.
-pub fn split_lowers(list: &[u8]) -> Result<Vec<PathBuf>, StackError> {
-    let parts = split_at(list, b':');
-    // The kernel's mark for data-only layers; an empty first or last name is a slip.
-    if parts.len() > 2 && parts[1..parts.len() - 1].iter().any(|part| part.is_empty()) {
-        return Err(StackError::DataOnly);
-    }
-    parts
-        .into_iter()
-        .map(|part| match part.first() {
-            None => Err(StackError::EmptyLower),
-            Some(b'"') => Err(StackError::QuoteInside),
-            Some(_) => Ok(unescape_path(part)),
-        })
-        .collect()
-}
+const XINO: [(&str, Xino); 3] = [("on", Xino::On), ("off", Xino::Off), ("auto", Xino::Auto)];
 
-/// The value of an option, quotes taken off, escapes still in it.
-#[derive(Clone, Copy)]
-struct Value<'a>(Option<&'a [u8]>);
+const REDIRECT_DIR: [(&str, RedirectDir); 4] = [
+    ("on", RedirectDir::On),
+    // As in the kernel with its default configuration: not made, but followed.
+    ("off", RedirectDir::Follow),
+    ("follow", RedirectDir::Follow),
+    ("nofollow", RedirectDir::NoFollow),
+];
 
-impl<'a> Value<'a> {
-    fn required(self, name: &'static str) -> Result<&'a [u8], OptionError> {
-        self.0.filter(|value| !value.is_empty()).ok_or(OptionError::NoValue(name))
-    }
+const XATTR_PERMISSIONS: [(&str, XattrPermissions); 3] =
+    [("0", XattrPermissions::Off), ("1", XattrPermissions::Privileged), ("2", XattrPermissions::User)];
 
-    fn path(self, name: &'static str) -> Result<PathBuf, OptionError> {
-        Ok(unescape_path(self.required(name)?))
+/// The mode that files have on disk.
+fn force_mask(value: Value<'_>) -> Result<u32, OptionError> {
+    match value.required("force_mask")? {
+        b"shared" => Ok(0o755),
+        b"private" => Ok(0o700),
+        octal => std::str::from_utf8(octal)
+            .ok()
+            .and_then(|text| u32::from_str_radix(text, 8).ok())
+            .filter(|mode| *mode <= 0o777)
+            .ok_or_else(|| value.bad("force_mask", "give shared, private or an octal mode")),
     }
-
-    fn text(self, name: &'static str) -> Result<OsString, OptionError> {
-        Ok(self.path(name)?.into_os_string())
-    }
-
-    fn parsed<T: FromStr>(self, name: &'static str, expected: &'static str) -> Result<T, OptionError> {
-        let text = std::str::from_utf8(self.required(name)?).ok();
-        text.and_then(|text| text.parse().ok()).ok_or_else(|| self.bad(name, expected))
-    }
-
-    /// A number that is 0 or not; the option alone means 1.
-    fn flag(self, name: &'static str) -> Result<bool, OptionError> {
-        match self.0 {
-            None => Ok(true),
-            Some(_) => Ok(self.parsed::<i64>(name, "give 0 or 1")? != 0),
-        }
-    }
-
-    fn bad(self, name: &'static str, expected: &'static str) -> OptionError {
-        let value = OsStr::from_bytes(self.0.unwrap_or_default()).to_owned();
-        OptionError::BadValue { name, value, expected }
-    }
-}
-
-/// Splits an option string at the commas that are neither quoted nor escaped; leaves out what is empty.
-pub(super) fn split(text: &[u8]) -> Vec<&[u8]> {
-    let mut options = Vec::new();
-    let mut rest = text;
-    while !rest.is_empty() {
-        let end = option_end(rest);
-        if end > 0 {
-            options.push(&rest[..end]);
-        }
-        rest = rest.get(end + 1..).unwrap_or_default();
-    }
-    options
-}
-
-/// Where the first option of `text` ends.
-fn option_end(text: &[u8]) -> usize {
-    let mut at = 0;
-    let mut in_name = true;
-    while at < text.len() && text[at] != b',' {
-        if in_name && text[at] == b'=' {
-            in_name = false;
-            if let Some(length) = quoted(&text[at + 1..]) {
-                return at + 1 + length;
-            }
-        }
-        at += if text[at] == b'\\' { 2 } else { 1 };
-    }
-    at.min(text.len())
-}
-
-/// The length of a quoted value at the front of `text`, quotes included. A quote that is never closed is a character
-/// like others.
-fn quoted(text: &[u8]) -> Option<usize> {
-    if text.first() != Some(&b'"') {
-        return None;
-    }
-    (1..text.len())
-        .find(|&at| text[at] == b'"' && matches!(text.get(at + 1), None | Some(b',')))
-        .map(|at| at + 1)
-}
-
-fn unquote(value: &[u8]) -> &[u8] {
-    match quoted(value) {
-        Some(length) if length == value.len() => &value[1..length - 1],
-        _ => value,
-    }
-}
-
-/// Splits at each `separator` that no backslash precedes.
-fn split_at(text: &[u8], separator: u8) -> Vec<&[u8]> {
-    let mut parts = Vec::new();
-    let (mut start, mut at) = (0, 0);
-    while at < text.len() {
-        match text[at] {
-            b'\\' => at += 1,
-            byte if byte == separator => {
-                parts.push(&text[start..at]);
-                start = at + 1;
-            }
-            _ => {}
-        }
-        at += 1;
-    }
-    parts.push(&text[start..]);
-    parts
-}
-
-fn unescape_path(text: &[u8]) -> PathBuf {
-    let mut path = Vec::with_capacity(text.len());
-    let mut at = 0;
-    while at < text.len() {
-        if text[at] == b'\\' && matches!(text.get(at + 1), Some(b',' | b':' | b'"' | b'\\')) {
-            at += 1;
-        }
-        path.push(text[at]);
-        at += 1;
-    }
-    PathBuf::from(OsString::from_vec(path))
 }
 
 #[cfg(test)]

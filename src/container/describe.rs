@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 use super::bundle::{command, own_environment};
 use super::error::Result;
 use super::host_environment::image_volumes;
-use super::record::{Container, ContainerState};
+use super::record::Container;
 use super::settings::{Cap, Net, Settings};
+use super::state::ContainerState;
 use crate::image::describe::{ContainerDirs, graph_driver};
 use crate::image::store::{Image, Store};
 

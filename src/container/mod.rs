@@ -19,6 +19,7 @@
 //! |---|---|
 //! | [`record`] | making and finding containers |
 //! | [`called`] | what a name stands for that may be an image's |
+//! | [`state`] | whether one runs |
 //! | [`removal`] | removing them |
 //! | [`settings`] | what the user chose about it |
 //! | [`targets`] | where in the image's tree things are mounted |
@@ -61,10 +62,12 @@ pub mod runtime;
 pub mod sandbox;
 pub mod seccomp;
 pub mod settings;
+pub mod state;
 pub mod targets;
 pub mod user;
 pub mod verify;
 
 pub use error::{ContainerError, Result};
-pub use record::{Container, ContainerRecord, ContainerState};
+pub use record::{Container, ContainerRecord};
 pub use settings::{Net, Settings, Tmpfs, Ulimit, Volume};
+pub use state::ContainerState;

@@ -12,7 +12,8 @@ use rustix::io::Errno;
 
 use super::error::{ContainerError, Result};
 use super::mounting;
-use super::record::{Container, ContainerRecord, ContainerState};
+use super::record::{Container, ContainerRecord};
+use super::state::ContainerState;
 use crate::image::digest::Digest;
 use crate::image::store::containers::linked_image;
 use crate::image::store::{SHORTEST_ID, Store};

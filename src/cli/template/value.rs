@@ -109,75 +109,99 @@ fn printed(json: &Value) -> String {
 /// Calls a function.
 pub(super) fn call(name: &str, arguments: &[Val]) -> Result<Val, Wrong> {
     let json: Vec<&Value> = arguments.iter().map(|value| &value.json).collect();
-    let strange = || format!("{name} does not take such arguments");
-    let text = |value: String| Ok(Val::of(Value::String(value)));
-    match (name, &json[..]) {
-        ("json", [value]) => text(value.to_string()),
-        ("print", values) => text(print(values)),
-        ("println", values) => {
-            text(values.iter().map(|value| printed(value)).collect::<Vec<_>>().join(" ") + "\n")
+    for family in [of_texts, of_lists, of_conditions] {
+        if let Some(result) = family(name, arguments, &json) {
+            return result;
         }
-        ("printf", [Value::String(format), values @ ..]) => text(printf(format, values)),
+    }
+    Err(match NAMES.contains(&name) {
+        true => strange(name),
+        false => format!("there is no function {name}"),
+    })
+}
+
+const NAMES: [&str; 21] = [
+    "json", "printf", "join", "split", "upper", "lower", "title", "truncate", "pad", "len", "index", "slice",
+    "not", "and", "or", "eq", "ne", "lt", "le", "gt", "ge",
+];
+
+fn strange(name: &str) -> Wrong {
+    format!("{name} does not take such arguments")
+}
+
+/// The functions that make a text; `None` where it is another, or the arguments are.
+fn of_texts(name: &str, _: &[Val], json: &[&Value]) -> Option<Result<Val, Wrong>> {
+    let text = match (name, json) {
+        ("json", [value]) => value.to_string(),
+        ("print", values) => print(values),
+        ("println", values) => values.iter().map(|value| printed(value)).collect::<Vec<_>>().join(" ") + "\n",
+        ("printf", [Value::String(format), values @ ..]) => printf(format, values),
         ("join", [list, Value::String(between)]) => {
             let parts: Vec<String> = list.as_array().into_iter().flatten().map(printed).collect();
-            text(parts.join(between))
+            parts.join(between)
         }
+        ("upper", [Value::String(value)]) => value.to_uppercase(),
+        ("lower", [Value::String(value)]) => value.to_lowercase(),
+        ("title", [Value::String(value)]) => title(value),
+        ("truncate", [Value::String(value), length]) => value.chars().take(count(length)?).collect(),
+        ("pad", [Value::String(value), before, after]) => {
+            let blanks = |number| Some(" ".repeat(count(number)?.min(1000)));
+            let (before, after) = (blanks(before)?, blanks(after)?);
+            format!("{before}{value}{after}")
+        }
+        _ => return None,
+    };
+    Some(Ok(Val::of(Value::String(text))))
+}
+
+/// The functions about lists, maps and parts of texts.
+fn of_lists(name: &str, arguments: &[Val], json: &[&Value]) -> Option<Result<Val, Wrong>> {
+    Some(Ok(match (name, json) {
         ("split", [Value::String(all), Value::String(between)]) => {
             let parts: Vec<&str> = match between.is_empty() {
                 true => all.split("").filter(|part| !part.is_empty()).collect(),
                 false => all.split(between).collect(),
             };
-            Ok(Val::of(json!(parts)))
-        }
-        ("upper", [Value::String(value)]) => text(value.to_uppercase()),
-        ("lower", [Value::String(value)]) => text(value.to_lowercase()),
-        ("title", [Value::String(value)]) => text(title(value)),
-        ("truncate", [Value::String(value), length]) => {
-            text(value.chars().take(count(length).ok_or_else(strange)?).collect())
-        }
-        ("pad", [Value::String(value), before, after]) => {
-            let blanks = |number| Some(" ".repeat(count(number)?.min(1000)));
-            let (before, after) = (blanks(before).ok_or_else(strange)?, blanks(after).ok_or_else(strange)?);
-            text(format!("{before}{value}{after}"))
+            Val::of(json!(parts))
         }
         ("len", [value]) => match (value, arguments[0].empty) {
-            (Value::String(text), _) => Ok(Val::of(json!(text.len()))),
-            (Value::Array(list), _) => Ok(Val::of(json!(list.len()))),
-            (Value::Object(map), _) => Ok(Val::of(json!(map.len()))),
-            (Value::Null, Empty::List | Empty::Map) => Ok(Val::of(json!(0))),
-            _ => Err(strange()),
+            (Value::String(text), _) => Val::of(json!(text.len())),
+            (Value::Array(list), _) => Val::of(json!(list.len())),
+            (Value::Object(map), _) => Val::of(json!(map.len())),
+            (Value::Null, Empty::List | Empty::Map) => Val::of(json!(0)),
+            _ => return None,
         },
         ("index", [value, keys @ ..]) => {
-            keys.iter().try_fold((*value).clone(), |value, key| index(&value, key)).map(Val::of)
+            let found = keys.iter().try_fold((*value).clone(), |value, key| index(&value, key));
+            return Some(found.map(Val::of));
         }
-        ("slice", [value, bounds @ ..]) if bounds.len() <= 2 => {
-            slice(value, bounds).map(Val::of).ok_or_else(strange)
-        }
-        ("not", [_]) => Ok(Val::of(json!(!arguments[0].is_true()))),
+        ("slice", [value, bounds @ ..]) if bounds.len() <= 2 => Val::of(slice(value, bounds)?),
+        _ => return None,
+    }))
+}
+
+/// The functions that compare and decide.
+fn of_conditions(name: &str, arguments: &[Val], json: &[&Value]) -> Option<Result<Val, Wrong>> {
+    let truth = |truth: bool| Val::of(json!(truth));
+    Some(match (name, json) {
+        ("not", [_]) => Ok(truth(!arguments[0].is_true())),
         ("and", [_, ..]) => Ok(deciding(arguments, false)),
         ("or", [_, ..]) => Ok(deciding(arguments, true)),
         ("eq", [first, rest @ ..]) if !rest.is_empty() => {
             let same = rest.iter().map(|other| compare(first, other).map(|order| order == Ordering::Equal));
-            let same: Vec<bool> = same.collect::<Result<_, _>>()?;
-            Ok(Val::of(json!(same.contains(&true))))
+            same.collect::<Result<Vec<bool>, _>>().map(|same| truth(same.contains(&true)))
         }
-        ("ne" | "lt" | "le" | "gt" | "ge", [one, other]) => {
-            let order = compare(one, other)?;
-            Ok(Val::of(json!(match name {
+        ("ne" | "lt" | "le" | "gt" | "ge", [one, other]) => compare(one, other).map(|order| {
+            truth(match name {
                 "ne" => order.is_ne(),
                 "lt" => order.is_lt(),
                 "le" => order.is_le(),
                 "gt" => order.is_gt(),
                 _ => order.is_ge(),
-            })))
-        }
-        (
-            "json" | "printf" | "join" | "split" | "upper" | "lower" | "title" | "truncate" | "pad" | "len"
-            | "index" | "slice" | "not" | "and" | "or" | "eq" | "ne" | "lt" | "le" | "gt" | "ge",
-            _,
-        ) => Err(strange()),
-        _ => Err(format!("there is no function {name}")),
-    }
+            })
+        }),
+        _ => return None,
+    })
 }
 
 /// The first argument that is as wanted, or the last one.

@@ -1,0 +1,158 @@
+//! The text of options: where one ends, what is quoted and what is escaped, and the values of known ones.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::OptionError;
+use crate::union::stack::layer::StackError;
+
+/// Splits the value of `lowerdir` or `--lower` at its colons.
+pub fn split_lowers(list: &[u8]) -> Result<Vec<PathBuf>, StackError> {
+    let parts = split_at(list, b':');
+    // The kernel's mark for data-only layers; an empty first or last name is a slip.
+    if parts.len() > 2 && parts[1..parts.len() - 1].iter().any(|part| part.is_empty()) {
+        return Err(StackError::DataOnly);
+    }
+    parts
+        .into_iter()
+        .map(|part| match part.first() {
+            None => Err(StackError::EmptyLower),
+            Some(b'"') => Err(StackError::QuoteInside),
+            Some(_) => Ok(unescape_path(part)),
+        })
+        .collect()
+}
+
+/// The value of an option, quotes taken off, escapes still in it.
+#[derive(Clone, Copy)]
+pub(super) struct Value<'a>(pub(super) Option<&'a [u8]>);
+
+impl<'a> Value<'a> {
+    pub(super) fn required(self, name: &'static str) -> Result<&'a [u8], OptionError> {
+        self.0.filter(|value| !value.is_empty()).ok_or(OptionError::NoValue(name))
+    }
+
+    pub(super) fn path(self, name: &'static str) -> Result<PathBuf, OptionError> {
+        Ok(unescape_path(self.required(name)?))
+    }
+
+    pub(super) fn text(self, name: &'static str) -> Result<OsString, OptionError> {
+        Ok(self.path(name)?.into_os_string())
+    }
+
+    pub(super) fn parsed<T: FromStr>(
+        self,
+        name: &'static str,
+        expected: &'static str,
+    ) -> Result<T, OptionError> {
+        let text = std::str::from_utf8(self.required(name)?).ok();
+        text.and_then(|text| text.parse().ok()).ok_or_else(|| self.bad(name, expected))
+    }
+
+    /// A number that is 0 or not; the option alone means 1.
+    pub(super) fn flag(self, name: &'static str) -> Result<bool, OptionError> {
+        match self.0 {
+            None => Ok(true),
+            Some(_) => Ok(self.parsed::<i64>(name, "give 0 or 1")? != 0),
+        }
+    }
+
+    /// One of several words.
+    pub(super) fn one_of<T: Copy>(
+        self,
+        name: &'static str,
+        words: &[(&str, T)],
+        expected: &'static str,
+    ) -> Result<T, OptionError> {
+        let given = self.required(name)?;
+        let found = words.iter().find(|(word, _)| word.as_bytes() == given);
+        found.map(|(_, meant)| *meant).ok_or_else(|| self.bad(name, expected))
+    }
+
+    pub(super) fn bad(self, name: &'static str, expected: &'static str) -> OptionError {
+        let value = OsStr::from_bytes(self.0.unwrap_or_default()).to_owned();
+        OptionError::BadValue { name, value, expected }
+    }
+}
+
+/// Splits an option string at the commas that are neither quoted nor escaped; leaves out what is empty.
+pub fn split(text: &[u8]) -> Vec<&[u8]> {
+    let mut options = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end = option_end(rest);
+        if end > 0 {
+            options.push(&rest[..end]);
+        }
+        rest = rest.get(end + 1..).unwrap_or_default();
+    }
+    options
+}
+
+/// Where the first option of `text` ends.
+fn option_end(text: &[u8]) -> usize {
+    let mut at = 0;
+    let mut in_name = true;
+    while at < text.len() && text[at] != b',' {
+        if in_name && text[at] == b'=' {
+            in_name = false;
+            if let Some(length) = quoted(&text[at + 1..]) {
+                return at + 1 + length;
+            }
+        }
+        at += if text[at] == b'\\' { 2 } else { 1 };
+    }
+    at.min(text.len())
+}
+
+/// The length of a quoted value at the front of `text`, quotes included. A quote that is never closed is a character
+/// like others.
+fn quoted(text: &[u8]) -> Option<usize> {
+    if text.first() != Some(&b'"') {
+        return None;
+    }
+    (1..text.len())
+        .find(|&at| text[at] == b'"' && matches!(text.get(at + 1), None | Some(b',')))
+        .map(|at| at + 1)
+}
+
+pub(super) fn unquote(value: &[u8]) -> &[u8] {
+    match quoted(value) {
+        Some(length) if length == value.len() => &value[1..length - 1],
+        _ => value,
+    }
+}
+
+/// Splits at each `separator` that no backslash precedes.
+fn split_at(text: &[u8], separator: u8) -> Vec<&[u8]> {
+    let mut parts = Vec::new();
+    let (mut start, mut at) = (0, 0);
+    while at < text.len() {
+        match text[at] {
+            b'\\' => at += 1,
+            byte if byte == separator => {
+                parts.push(&text[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    parts.push(&text[start..]);
+    parts
+}
+
+fn unescape_path(text: &[u8]) -> PathBuf {
+    let mut path = Vec::with_capacity(text.len());
+    let mut at = 0;
+    while at < text.len() {
+        if text[at] == b'\\' && matches!(text.get(at + 1), Some(b',' | b':' | b'"' | b'\\')) {
+            at += 1;
+        }
+        path.push(text[at]);
+        at += 1;
+    }
+    PathBuf::from(OsString::from_vec(path))
+}

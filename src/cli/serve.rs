@@ -1,0 +1,157 @@
+//! Serving a mount: the layers are opened, the kernel is told, requests are answered until the end.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::Failure;
+use super::asked::Asked;
+use super::daemon::Ready;
+use super::descriptors;
+use super::logging;
+use super::mount::MountRequest;
+use crate::fuse::UnionFs;
+use crate::fuse::dispatch::DispatchPolicy;
+use crate::fuse::mount::open_device;
+use crate::fuse::policy::{FOR_EVER, IoMode, MAX_WRITE, Policy};
+use crate::fuse::session::{Hooks, SessionOptions, default_threads, serve};
+use crate::sys::flock::{Access, try_lock};
+use crate::sys::process::{raise_nofile_limit, take_fuse_device};
+use crate::union::options::FsOptions;
+use crate::union::stack::layer::Stack;
+use crate::union::{Limits, Union};
+
+/// Opens the layers, mounts and answers until the mount has ended.
+pub(super) fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), Failure> {
+    logging::start(&request.log)?;
+    if let Err(error) = raise_nofile_limit() {
+        log::warn!("cannot raise the limit on open files: {error}");
+    }
+    // One more where programs are served as pairs.
+    let threads = request.threads.unwrap_or_else(default_threads).max(1) + 1;
+    let limits = descriptors::share_out(request.stack.lowers.len() + request.hold.len(), threads)?;
+    // First, since it needs nothing and is what fails most in a container.
+    let device = match request.device {
+        Some(number) => take_fuse_device(number).map_err(|error| {
+            Failure::failed(format!("mount point {}: {error}", request.mount_point.display()))
+        })?,
+        None => open_device().map_err(Failure::failed)?,
+    };
+    let _held = hold(&request.hold)?;
+    let stack = Stack::open(&request.stack).map_err(Failure::failed)?;
+    let mount_point = match request.device {
+        Some(_) => request.mount_point.clone(),
+        None => std::fs::canonicalize(&request.mount_point).map_err(|error| {
+            let point = request.mount_point.display();
+            Failure::failed(format!("mount point {point}: cannot be resolved: {error}"))
+        })?,
+    };
+    // All paths of the user are resolved; no directory of theirs is kept busy from here on.
+    std::env::set_current_dir("/")
+        .map_err(|error| Failure::failed(format!("cannot change to /: {error}")))?;
+    if request.fake {
+        ready.announce();
+        return Ok(());
+    }
+    answer(request, stack, limits, device, mount_point, ready)
+}
+
+/// Mounts what was opened and answers until the mount has ended.
+fn answer(
+    request: &MountRequest,
+    stack: Stack,
+    limits: Limits,
+    device: OwnedFd,
+    mount_point: PathBuf,
+    ready: Ready,
+) -> Result<(), Failure> {
+    let pairing = pairing(request);
+    let options = SessionOptions {
+        given: request.device.is_some(),
+        mount_point,
+        pairing: pairing.clone(),
+        source: request.source.clone(),
+        flags: request.mount.clone(),
+        threads: request.threads,
+        uring: request.uring,
+    };
+    let union = Union::with_options(stack, limits, &request.fs)
+        .map_err(|error| Failure::failed(format!("cannot read the layers: {error}")))?;
+    let union = Arc::new(union);
+    let policy = policy(&request.fs, &union);
+    let asked = Asked::new(&union, &policy, request.given.clone());
+    // The session has it alone, so that the layers are closed as soon as it ends.
+    let weak = Arc::downgrade(&union);
+    let fs = UnionFs::new(union, policy).with_pairing(pairing);
+    let notifier = fs.notifier();
+    let report = fs.report();
+    let (counters, control) = (report.counters(), Rc::new(Cell::new(None)));
+    let (point, slot) = (options.mount_point.clone(), control.clone());
+    let (given, abandoned) = (options.given, weak.clone());
+    let hooks = Hooks {
+        abandon: Box::new(move || {
+            if let Some(union) = abandoned.upgrade() {
+                union.shut_down();
+            }
+        }),
+        ready: Box::new(move |kernel| {
+            // There is one session, so nothing is there yet.
+            notifier.set(kernel).unwrap_or_default();
+            // Where somebody else has mounted it isn't known.
+            slot.set(if given { None } else { asked.start(&point, counters) });
+            ready.announce();
+        }),
+        report: Box::new(move || log::warn!("{report}")),
+    };
+    let ended = serve(fs, device, &options, hooks).map_err(Failure::failed);
+    drop(control.take());
+    // A client of the socket may still be told something.
+    if let Some(union) = weak.upgrade() {
+        union.shut_down();
+    }
+    ended
+}
+
+/// Whether programs are served as pairs.
+fn pairing(request: &MountRequest) -> Option<Arc<DispatchPolicy>> {
+    let threads = request.threads.unwrap_or_else(default_threads).max(1);
+    if !request.pairing || threads == 1 {
+        return None;
+    }
+    DispatchPolicy::new(threads).map_err(|why| log::info!("no pairing: {why}")).ok().map(Arc::new)
+}
+
+/// Takes the shared locks that last as long as the mount.
+fn hold(dirs: &[PathBuf]) -> Result<Vec<File>, Failure> {
+    dirs.iter()
+        .map(|dir| {
+            let failed = |error: std::io::Error| {
+                Failure::failed(format!("{}: cannot be kept from being removed: {error}", dir.display()))
+            };
+            let file = File::open(dir).map_err(failed)?;
+            if !try_lock(&file, Access::Shared).map_err(|errno| failed(errno.into()))? {
+                return Err(failed(rustix::io::Errno::WOULDBLOCK.into()));
+            }
+            Ok(file)
+        })
+        .collect()
+}
+
+/// What the kernel is told, by the options.
+fn policy(options: &FsOptions, union: &Union) -> Policy {
+    Policy {
+        timeout: options.timeout.unwrap_or(FOR_EVER),
+        io: match options {
+            FsOptions { passthrough: true, .. } => IoMode::Passthrough,
+            FsOptions { writeback: true, .. } => IoMode::WriteBack,
+            _ => IoMode::WriteThrough,
+        },
+        no_xattrs: options.no_xattrs,
+        no_acl: !union.has_acls(),
+        no_fsync: union.is_volatile(),
+        max_write: options.max_write.map_or(MAX_WRITE, |bytes| bytes.clamp(4096, MAX_WRITE)),
+    }
+}
