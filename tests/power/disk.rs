@@ -15,6 +15,9 @@ use rustix::fs::FallocateFlags;
 use crate::recorder::{Asked, Recorder, load};
 use support::{Scratch, run};
 
+/// The filesystem's first block.
+const SUPERBLOCK: u64 = 4096;
+
 /// All that was asked, in order.
 #[derive(Debug, Default)]
 pub struct Record(Vec<Asked>);
@@ -110,6 +113,9 @@ impl Record {
                 Asked::Write { offset, data } => {
                     let torn = random.as_mut().is_some_and(|random| random.u64(..8) == 0);
                     if keep && torn {
+                        // Nothing can stand in for a superblock that is torn: no journal is found without it.
+                        let sector =
+                            if *offset < SUPERBLOCK { sector.max(SUPERBLOCK as usize) } else { sector };
                         for (index, bytes) in data.chunks(sector).enumerate() {
                             if random.as_mut().is_some_and(|random| random.bool()) {
                                 image.write_all_at(bytes, offset + (index * sector) as u64).unwrap();
@@ -154,6 +160,8 @@ impl<'a> Failures<'a> {
         let image = File::options().write(true).open(&self.flushed).unwrap();
         self.record.apply(self.position..flushed, &image, Unflushed::Kept, self.sector);
         self.position = flushed;
+        // A new file: mount(8) takes the loop device of one that it knows, with what that has in its cache.
+        fs::remove_file(&self.failed).ok();
         copy_sparse(&self.flushed, &self.failed);
         if unflushed != Unflushed::Lost {
             let image = File::options().write(true).open(&self.failed).unwrap();

@@ -10,6 +10,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use crate::worker::Worker;
 use crate::workload::{Done, Durable};
 use support::model::tree::{Id, Model, Node};
 use support::{Content, Entry, Fields, Kind, Snapshot, diff};
@@ -31,8 +32,8 @@ pub struct Found {
 
 impl Found {
     /// Reads the tree at `root`.
-    pub fn read(root: &Path) -> Found {
-        let snapshot = Snapshot::take_checked(root);
+    pub fn read(root: &Path, worker: Worker) -> Found {
+        let snapshot = worker.read(root);
         let files = snapshot.entries.iter().filter(|(_, entry)| entry.kind == Kind::File);
         let contents =
             files.map(|(path, _)| (path.clone(), std::fs::read(root.join(path)).unwrap())).collect();
@@ -87,19 +88,14 @@ impl<'a> Promise<'a> {
     pub fn broken(&self, found: &Found, order: Order) -> Option<String> {
         match order {
             Order::Whole => {
-                let wrong = (self.first..=self.last).map(|state| (self.broken_as(found, state), state));
-                let mut nearest: Option<(String, usize)> = None;
-                for (text, state) in wrong {
-                    let text = text?;
-                    if nearest.as_ref().is_none_or(|(least, _)| text.len() < least.len()) {
-                        nearest = Some((text, state));
-                    }
+                let mut nearest: Vec<(usize, String)> = Vec::new();
+                for state in self.first..=self.last {
+                    nearest.push((state, self.broken_as(found, state)?));
                 }
-                let (text, state) = nearest?;
-                Some(format!(
-                    "of the states {}..={} state {state} is the nearest:\n{text}",
-                    self.first, self.last
-                ))
+                nearest.sort_by_key(|(state, text)| (text.lines().count(), std::cmp::Reverse(*state)));
+                let nearest = nearest.iter().take(3).map(|(state, text)| format!("state {state}:\n{text}"));
+                let nearest: String = nearest.collect();
+                Some(format!("the nearest of the states {}..={}:\n{nearest}", self.first, self.last))
             }
             Order::EachPath => self.broken_paths(found),
         }

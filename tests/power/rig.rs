@@ -1,12 +1,14 @@
 //! The rig: sequences are run on a mount over a recording disk, and looked at after each failure.
 
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use crate::disk::{Disk, Failures, Mounted, Record, Unflushed, copy_sparse, make_image};
 use crate::promise::{Found, Order, Promise};
 use crate::tales::{Stage, Tale};
-use crate::workload::{Done, Durable, Sequence, perform};
+use crate::worker::Worker;
+use crate::workload::{Done, Durable, Performed, Sequence, perform};
 use support::model::layer::dir;
 use support::model::tree::Model;
 use support::{Layer, Mount, Options, Program, Scratch};
@@ -77,26 +79,6 @@ pub fn filesystems() -> Vec<Filesystem> {
     FILESYSTEMS.into_iter().filter(named).collect()
 }
 
-/// What works on the disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Worker {
-    Union,
-    Kernel,
-    /// The filesystem itself, with the tree of the one lower on it.
-    Bare,
-}
-
-impl Worker {
-    fn from_environment() -> Worker {
-        match std::env::var("POWER_PEER").as_deref() {
-            Ok("kernel") => Worker::Kernel,
-            Ok("bare") => Worker::Bare,
-            Ok(other) => panic!("POWER_PEER={other}: kernel or bare"),
-            Err(_) => Worker::Union,
-        }
-    }
-}
-
 /// One filesystem to run sequences on.
 pub struct Rig {
     filesystem: Filesystem,
@@ -111,6 +93,10 @@ struct Ran {
     dir: String,
     start: Model,
     done: Vec<Done>,
+    /// What a peer did otherwise, with which it ended.
+    ended_by: Option<String>,
+    /// The position when all of it was on the disk.
+    settled: usize,
 }
 
 impl Ran {
@@ -127,8 +113,10 @@ impl Ran {
 pub struct Plan {
     /// Operations are bent to what is there.
     pub steer: bool,
-    /// How many failures each is looked at; 0: two, and two for each promise.
+    /// At how many failures each is looked at; 0: at two, and at two for each promise.
     pub points: usize,
+    /// Failures before the last operation have been looked at in shorter sequences.
+    pub last_only: bool,
     /// What follows when all are done. If something does, that is looked at only.
     pub end: End,
     /// A system call of the daemon that only seems to be made.
@@ -154,8 +142,8 @@ struct View {
 
 impl Rig {
     /// For one filesystem.
-    pub fn new(filesystem: Filesystem) -> Rig {
-        Rig { filesystem, worker: Worker::from_environment(), scratch: Scratch::new() }
+    pub fn new(filesystem: Filesystem, worker: Worker) -> Rig {
+        Rig { filesystem, worker, scratch: Scratch::new() }
     }
 
     /// Whether it is one of that filesystem.
@@ -167,11 +155,17 @@ impl Rig {
     pub fn run(&self, sequences: &[(String, Sequence)], plan: &Plan) -> Vec<String> {
         let base = self.scratch.path().join("base.img");
         make_image(&base, self.filesystem.name, self.filesystem.size);
-        self.prepare(&base, sequences);
+        let taken = |(name, one): &(String, Sequence)| (name.clone(), self.worker.sequence(one));
+        let sequences: Vec<_> = sequences.iter().map(taken).collect();
+        self.prepare(&base, &sequences);
         let live = self.scratch.path().join("live.img");
         copy_sparse(&base, &live);
-        let (ran, record) = self.work(&live, sequences, plan);
-        let (failures, broken) = self.look(&base, &ran, &record, plan);
+        let (ran, record) = self.work(&live, &sequences, plan);
+        let (failures, mut broken) = self.look(&base, &ran, &record, plan);
+        for ran in &ran {
+            let otherwise = ran.ended_by.as_ref();
+            broken.extend(otherwise.map(|otherwise| format!("{:?}, {}: {otherwise}", self.worker, ran.name)));
+        }
         eprintln!(
             "{} {:?}: {} sequences, {failures} failures, {} broken",
             self.filesystem.name,
@@ -232,12 +226,7 @@ impl Rig {
         };
         let point = self.scratch.path().join(if writable { "merged" } else { "found" });
         let (program, extra) = match self.worker {
-            // It refuses an index that a power failure has left.
-            Worker::Kernel => {
-                let index: &[&str] = if writable { &["index=on", "xino=on"] } else { &[] };
-                let options = [&["redirect_dir=on"], index].concat();
-                (Program::Kernel, options.into_iter().map(str::to_owned).collect())
-            }
+            Worker::Kernel => Worker::kernel_options(!writable),
             _ => (lost.map_or_else(Program::under_test, |call| self.losing(call)), Vec::new()),
         };
         let options = Options { extra, ..options };
@@ -263,17 +252,19 @@ impl Rig {
         let ran = {
             let mounted = Mounted::new(disk.device(), self.scratch.path().join("live"));
             let view = self.view(mounted.path(), true, plan.lost);
-            let ran = sequences.iter().enumerate().map(|(number, (name, sequence))| {
+            let mut ran: Vec<Ran> = Vec::new();
+            for (number, (name, sequence)) in sequences.iter().enumerate() {
+                let root = view.path.join(number.to_string());
+                let sync = || mounted.sync();
+                let performed = perform(sequence, plan.steer, self.worker, &root, || disk.position(), sync);
+                let Performed { start, done, ended_by } = performed;
                 if plan.end == End::Nothing {
-                    // What was done before is no part of this one's story.
+                    // It is no part of the next one's story.
                     mounted.sync();
                 }
-                let root = view.path.join(number.to_string());
-                let (start, done) =
-                    perform(sequence, plan.steer, &root, || disk.position(), || mounted.sync());
-                Ran { name: name.clone(), dir: number.to_string(), start, done }
-            });
-            let mut ran: Vec<_> = ran.collect();
+                let (name, dir) = (name.clone(), number.to_string());
+                ran.push(Ran { name, dir, start, done, ended_by, settled: disk.position() });
+            }
             let began = disk.position();
             if plan.end == End::Sync {
                 rustix::fs::sync();
@@ -293,10 +284,12 @@ impl Rig {
     /// The failures to look at: where each promise was made, with everything lost, kept and some of it; and at random.
     fn points(&self, ran: &Ran, plan: &Plan) -> Vec<(usize, Unflushed)> {
         let mut all = Vec::new();
-        let (Some(first), Some(last)) = (ran.done.first(), ran.done.last()) else { return all };
+        let looked_at = if plan.last_only { ran.done.len().saturating_sub(1) } else { 0 };
+        let Some(first) = ran.done.get(looked_at) else { return all };
         let points = plan.points;
         let mut random = fastrand::Rng::with_seed(first.began as u64);
-        let mut promised: Vec<_> = ran.done.iter().filter(|done| !done.durable.is_empty()).collect();
+        let mut promised: Vec<_> =
+            ran.done[looked_at..].iter().filter(|done| !done.durable.is_empty()).collect();
         if points > 0 {
             random.shuffle(&mut promised);
             promised.truncate(points / 2);
@@ -305,9 +298,13 @@ impl Rig {
             all.push((done.ended, Unflushed::Lost));
             all.push((random.usize(done.began..=done.ended), Unflushed::Any(random.u64(..))));
         }
-        let count = if points > 0 { points - all.len().min(points) } else { 2 };
+        let count = match points {
+            0 if plan.last_only => 1,
+            0 => 2,
+            points => points - all.len().min(points),
+        };
         for _ in 0..count {
-            let position = random.usize(first.began..=last.ended);
+            let position = random.usize(first.began..=ran.settled);
             let unflushed =
                 if random.u8(..4) == 0 { Unflushed::Kept } else { Unflushed::Any(random.u64(..)) };
             all.push((position, unflushed));
@@ -363,13 +360,25 @@ impl Rig {
 
     /// Looks at sequences as they are after a failure, and says what is wrong.
     fn look_at(&self, image: &Path, ran: &[Ran], position: usize) -> Option<String> {
+        // What can't be mounted or read is as broken as what is not what it was.
+        let looked = catch_unwind(AssertUnwindSafe(|| self.look_in(image, ran, position)));
+        looked.unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<String>().cloned();
+            Some(
+                text.or_else(|| panic.downcast_ref().map(|text: &&str| (*text).to_owned()))
+                    .unwrap_or_default(),
+            )
+        })
+    }
+
+    fn look_in(&self, image: &Path, ran: &[Ran], position: usize) -> Option<String> {
         let mounted = Mounted::new(image, self.scratch.path().join("failed"));
         let view = self.view(mounted.path(), false, None);
         let order = self.filesystem.order;
         let wrong: Vec<String> = ran
             .iter()
             .filter_map(|ran| {
-                let found = Found::read(&view.path.join(&ran.dir));
+                let found = Found::read(&view.path.join(&ran.dir), self.worker);
                 let wrong = Promise::new(&ran.start, &ran.done, position).broken(&found, order)?;
                 let steps: Vec<_> = ran.done.iter().map(|done| done.what.as_str()).collect();
                 Some(if ran.done.len() > 2 { wrong } else { format!("after {steps:?}: {wrong}") })

@@ -7,6 +7,8 @@ use std::path::Path as HostPath;
 
 use rustix::fs::{Mode, OFlags};
 
+use crate::worker::Worker;
+
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
@@ -94,19 +96,31 @@ pub struct Done {
     pub between: Option<(Id, Vec<u8>)>,
 }
 
-/// Does the steps below `root`, bent to what is there if `steer`. `position` tells where the record is, `sync` writes all
+/// A sequence that was performed.
+pub struct Performed {
+    /// The tree before it.
+    pub start: Model,
+    /// What was done.
+    pub done: Vec<Done>,
+    /// What a peer did otherwise, with which it ended.
+    pub ended_by: Option<String>,
+}
+
+/// Does the steps below `root`, bent to what is there if `steer`; all of them, or until a peer does something of its
+/// own. `position` tells where the record is, `sync` writes all
 /// that the upper's filesystem holds back.
 pub fn perform(
     sequence: &Sequence,
     steer: bool,
+    worker: Worker,
     root: &HostPath,
     mut position: impl FnMut() -> usize,
     sync: impl Fn(),
-) -> (Model, Vec<Done>) {
+) -> Performed {
     let mut executor = Executor::new(root);
     let start = sequence.spec.merge();
     let mut model = start.clone();
-    let mut all = Vec::new();
+    let (mut all, mut ended_by) = (Vec::new(), None);
     for Step { op, persist } in &sequence.steps {
         let op = if steer { model.steer(op) } else { op.clone() };
         let mut next = model.clone();
@@ -128,7 +142,10 @@ pub fn perform(
             written_durably(&op, *persist, &next)
         } else {
             let found = executor.run(&op);
-            assert_eq!(found, expected, "{op:?}");
+            if !worker.goes_on(&op, &expected, &found) {
+                ended_by = Some(format!("{op:?}: {found:?}, expected {expected:?}"));
+                break;
+            }
             make_durable(&op, *persist, &executor, &next, &sync)
         };
         let between = match &op {
@@ -142,7 +159,7 @@ pub fn perform(
         all.push(Done { what, began, ended: position(), model: model.clone(), durable, between });
     }
     executor.close_all();
-    (start, all)
+    Performed { start, done: all, ended_by }
 }
 
 /// Writes as `how` says, if that can be.
@@ -176,6 +193,8 @@ fn write_so(how: Persist, place: &HostPath, offset: usize, data: &[u8], length: 
 fn written_durably(op: &Op, how: Persist, model: &Model) -> Vec<Durable> {
     let id = object_of(op).and_then(|path| model.resolve(path, false).ok());
     let durable = match how {
+        // Who writes nothing asks for nothing.
+        Persist::Synchronous | Persist::DataSynchronous if matches!(op, Op::Write { length: 0, .. }) => None,
         Persist::Synchronous => id.map(Durable::Object),
         Persist::DataSynchronous | Persist::Msync => id.map(Durable::Data),
         _ => None,

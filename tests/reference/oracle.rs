@@ -4,7 +4,6 @@
 //! [`crate::mounted`], the second here, with the differences of [`KERNEL_DIFFERENCES`]. What is not in that table, the
 //! two have in common.
 
-use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 
 use rustix::io::Errno;
@@ -15,7 +14,8 @@ use support::model::execute::{Executor, assert_absent};
 use support::model::generate::{ALPHABET, Vocabulary, case};
 use support::model::harness::{Failure, run_cases};
 use support::model::layer::{LayerNode, StackSpec};
-use support::model::op::{Name, Op, Outcome};
+use support::model::op::{Op, Outcome};
+use support::model::peers::{is_of_open_and_unlinked, prune_idle_whiteouts};
 use support::{Fields, Mount, OpaqueForm, Privilege, Program, Snapshot, Stack, WhiteoutForm, list};
 
 /// What the kernel's overlayfs writes and reads, by the privilege of who mounts it.
@@ -36,65 +36,6 @@ fn kernel_options() -> &'static [&'static str] {
 
 fn mount_kernel(stack: &Stack) -> Mount {
     stack.mount_kernel(kernel_options())
-}
-
-/// Takes away the whiteouts of directories that are merged with nothing: the kernel lists such a directory as it is,
-/// and the whiteouts in it as names that don't resolve.
-pub fn prune_idle_whiteouts(spec: &mut StackSpec) {
-    let mut alone = BTreeSet::new();
-    let layers: Vec<_> = std::iter::once(&spec.upper).chain(&spec.lowers).enumerate().collect();
-    find_unmerged(&layers, &mut Vec::new(), &mut alone);
-    for (index, layer) in std::iter::once(&mut spec.upper).chain(&mut spec.lowers).enumerate() {
-        prune(layer, index, &mut Vec::new(), &alone);
-    }
-}
-
-/// (layer, path) of directories.
-type Places = BTreeSet<(usize, Vec<Name>)>;
-
-fn find_unmerged(stack: &[(usize, &LayerNode)], path: &mut Vec<Name>, alone: &mut Places) {
-    if let [(index, _)] = stack {
-        alone.insert((*index, path.clone()));
-    }
-    let mut names = BTreeSet::new();
-    for (_, node) in stack {
-        if let LayerNode::Directory { children, .. } = node {
-            names.extend(children.keys());
-        }
-    }
-    for name in names {
-        let mut merged = Vec::new();
-        for (index, node) in stack {
-            let LayerNode::Directory { children, .. } = node else { continue };
-            match children.get(name) {
-                Some(child @ LayerNode::Directory { opaque, .. }) => {
-                    merged.push((*index, child));
-                    if opaque.is_some() {
-                        break;
-                    }
-                }
-                Some(_) => break,
-                None => {}
-            }
-        }
-        if !merged.is_empty() {
-            path.push(name.clone());
-            find_unmerged(&merged, path, alone);
-            path.pop();
-        }
-    }
-}
-
-fn prune(node: &mut LayerNode, layer: usize, path: &mut Vec<Name>, alone: &Places) {
-    let LayerNode::Directory { children, .. } = node else { return };
-    if alone.contains(&(layer, path.clone())) {
-        children.retain(|_, child| !matches!(child, LayerNode::Whiteout(_)));
-    }
-    for (name, child) in children {
-        path.push(name.clone());
-        prune(child, layer, path, alone);
-        path.pop();
-    }
 }
 
 /// One way in which the kernel's overlayfs is not a POSIX filesystem, or not the merged view of the layers' rules.
@@ -145,16 +86,7 @@ pub const KERNEL_DIFFERENCES: &[Difference] = &[
     Difference {
         what: "fchmod of a file that was opened in a lower and is unlinked by now fails with EEXIST (index=on), and fstat counts the lower's link",
         why: "an open file stays a file",
-        allowed: Allowance::Outcome(|op, expected, found| match (op, expected, found) {
-            (Op::ChmodOpen { .. }, Outcome::Done, Outcome::Failed(errno)) => *errno == Errno::EXIST,
-            // It has kept its old mode.
-            (
-                Op::ReadOpen { .. },
-                Outcome::Open { content, nlink: 0, .. },
-                Outcome::Open { content: found, .. },
-            ) => content == found,
-            _ => false,
-        }),
+        allowed: Allowance::Outcome(is_of_open_and_unlinked),
         is_shown: loses_what_is_open_and_unlinked,
     },
 ];

@@ -15,6 +15,7 @@
 //! | [`check`] | a sequence run in both, compared after each step |
 //! | [`generate`] | random stacks and sequences |
 //! | [`steer`] | random operations bent to what is there |
+//! | [`peers`] | stacks and outcomes as the kernel's overlayfs and plain filesystems have them |
 //! | [`kills`] | the same with a daemon that is killed on the way |
 //! | [`shrink`] | a failing case made small |
 //! | [`harness`] | how many cases are run, from which seed, and what is printed of one that fails |
@@ -30,6 +31,7 @@ pub mod harness;
 pub mod kills;
 pub mod layer;
 pub mod op;
+pub mod peers;
 pub mod shrink;
 pub mod steer;
 pub mod tree;
