@@ -227,6 +227,45 @@ fn what_was_deleted_is_free_at_once() {
     stack.assert_workdir_clean();
 }
 
+/// A change of flags that copies up waits for the room of a deleted file that is just being closed, as every change does.
+#[test]
+fn what_is_closed_makes_room_for_a_change_of_flags() {
+    const ROUNDS: usize = 20;
+    support::needs_root!();
+    let scratch = Scratch::new();
+    let disk = LoopFilesystem::tmpfs(&scratch, "disk", 8 << 20);
+    let stack = Stack::new(1).with_upper_in(disk.path());
+    for round in 0..ROUNDS {
+        stack.lower(0).file(format!("lower{round}"), vec![b'x'; 512 << 10]);
+    }
+    let mount = stack.mount();
+    for round in 0..ROUNDS {
+        let (filler, lower) = (mount.join("filler"), mount.join(format!("lower{round}")));
+        let mut deleted = File::create(&filler).unwrap();
+        let filled = (0..).find_map(|_| deleted.write_all(&[b'f'; 64 << 10]).err()).unwrap();
+        assert_eq!(support::errno_of(&filled), Errno::NOSPC);
+        fs::remove_file(&filler).unwrap();
+        let file = File::open(&lower).unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let change = scope.spawn(move || {
+                tell.send(rustix::thread::gettid().as_raw_nonzero()).unwrap();
+                rustix::fs::ioctl_setflags(&file, rustix::fs::IFlags::NODUMP)
+            });
+            let state = format!("/proc/self/task/{}/stat", told.recv().unwrap());
+            let waits = || fs::read_to_string(&state).is_ok_and(|stat| stat.contains(") S "));
+            while !waits() && !change.is_finished() {
+                std::thread::yield_now();
+            }
+            drop(deleted);
+            change.join().unwrap().unwrap();
+        });
+        fs::remove_file(&lower).unwrap();
+    }
+    mount.unmount();
+    stack.assert_workdir_clean();
+}
+
 #[test]
 fn no_inodes_left() {
     support::needs_root!();

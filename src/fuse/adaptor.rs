@@ -5,11 +5,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fuse_abi::linux::fuse_kstatfs;
-use fuser::{Errno, INodeNo, RenameFlags};
-use rustix::fs::XattrFlags;
+use fuser::{Errno, INodeNo};
 
-use super::change::change;
-use super::convert::{caller, decode_dev, errno};
+use super::change::{Changer, is_change};
+use super::convert::errno;
 use super::counters::{Report, Request as Counted, RequestCounters};
 use super::dispatch::DispatchPolicy;
 use super::heap_release::HeapReleaser;
@@ -19,24 +18,17 @@ use super::policy::{IoMode, Policy};
 use super::reply::{Page, reply_attr, reply_empty, reply_entry, reply_value};
 use super::session::init::Wanted;
 use super::session::{Filesystem, Notifier};
-use super::wire::request::{Creator, Init, Setattr};
+use super::wire::request::Init;
 use super::wire::{Entry, Operation, Reply, Request};
 use crate::error::Result;
-use crate::sys::object::Kind;
 use crate::union::Union;
-use crate::union::change::modify::Create;
-use crate::union::change::rename::RenameMode;
-use crate::union::change::staged::New;
 use crate::union::nodes::node::Node;
-use crate::union::nodes::pins::paid_by;
-use crate::union::view::attr::{Attr, SetAttr};
 
 /// A union, served over FUSE.
 #[derive(Debug)]
 pub struct UnionFs {
     pub(super) union: Arc<Union>,
-    pub(super) policy: Policy,
-    pub(super) opener: Arc<Opener>,
+    pub(super) changer: Changer,
     requests: Arc<RequestCounters>,
     pairing: Option<Arc<DispatchPolicy>>,
     trimmer: HeapReleaser,
@@ -57,8 +49,7 @@ impl UnionFs {
         super::stale::watch(&union, opener.notifier.clone());
         UnionFs {
             union,
-            policy,
-            opener,
+            changer: Changer { opener, policy },
             requests: Arc::default(),
             pairing: None,
             trimmer: HeapReleaser::default(),
@@ -72,12 +63,12 @@ impl UnionFs {
 
     /// Where what tells the kernel to forget is to be put, once there is a session.
     pub fn notifier(&self) -> Arc<OnceLock<Notifier>> {
-        self.opener.notifier.clone()
+        self.changer.opener.notifier.clone()
     }
 
     /// What tells, at any time, what was asked and done.
     pub fn report(&self) -> Report {
-        let (union, opener) = (Arc::downgrade(&self.union), Arc::downgrade(&self.opener));
+        let (union, opener) = (Arc::downgrade(&self.union), Arc::downgrade(&self.changer.opener));
         Report { union, requests: self.requests.clone(), opener, pairing: self.pairing.clone() }
     }
 
@@ -86,7 +77,7 @@ impl UnionFs {
     }
 
     pub(super) fn ttl(&self) -> Duration {
-        self.policy.timeout
+        self.changer.policy.timeout
     }
 
     fn lookup(&self, parent: INodeNo, name: &[u8], reply: Reply) {
@@ -96,104 +87,6 @@ impl UnionFs {
             Ok(Some((_, attr))) => reply_entry(self.ttl(), reply, Ok(attr)),
             Err(e) => reply_entry(self.ttl(), reply, Err(e)),
         }
-    }
-
-    /// Makes a change of a node, and answers. It may copy the node up first.
-    pub(super) fn change_node<A, T>(
-        &self,
-        ino: INodeNo,
-        argument: &A,
-        make: impl Fn(&Union, &Arc<Node>, &A) -> Result<T> + Send + 'static,
-        answer: impl FnOnce(Result<T>) + Send + 'static,
-    ) where
-        A: ToOwned<Owned: Send + 'static> + ?Sized,
-        T: 'static,
-    {
-        let long = self.node(ino).is_ok_and(|node| self.union.copies_much(&node));
-        let make = move |union: &Union, argument: &A| make(union, &union.node(ino.0)?, argument);
-        change(&self.union, argument, long, make, answer);
-    }
-
-    /// Makes an entry and answers.
-    fn make(&self, parent: INodeNo, name: &[u8], create: Create<'static>, reply: Reply) {
-        let ttl = self.ttl();
-        change(
-            &self.union,
-            name,
-            false,
-            move |union, name| create_in(union, parent, name, create),
-            move |made| reply_entry(ttl, reply, made),
-        );
-    }
-
-    fn setattr(&self, node: INodeNo, set: &Setattr, reply: Reply) {
-        let Setattr { mode, uid, gid, size, atime, mtime, kill_privileges: kill } = *set;
-        let set = SetAttr { mode, uid, gid, size, atime, mtime };
-        let ttl = self.ttl();
-        self.change_node(
-            node,
-            &(),
-            move |union, node, ()| union.setattr(node, set, kill),
-            move |done| reply_attr(ttl, reply, done),
-        );
-    }
-
-    fn symlink(&self, (parent, name): (INodeNo, &[u8]), target: &[u8], creator: Creator, reply: Reply) {
-        let (ttl, caller, target) = (self.ttl(), caller(creator), target.to_owned());
-        let link = move |union: &Union, name: &[u8]| {
-            create_in(
-                union,
-                parent,
-                name,
-                Create { new: New::Symlink(&target), mode: 0o777, umask: 0, caller },
-            )
-        };
-        change(&self.union, name, false, link, move |made| reply_entry(ttl, reply, made));
-    }
-
-    /// Removes a name, or an empty directory.
-    fn remove(
-        &self,
-        parent: INodeNo,
-        name: &[u8],
-        remove: fn(&Union, &Arc<Node>, &[u8]) -> Result<()>,
-        uid: u32,
-        reply: Reply,
-    ) {
-        let remove =
-            move |union: &Union, name: &[u8]| paid_by(uid, || remove(union, &union.node(parent.0)?, name));
-        change(&self.union, name, false, remove, move |done| reply_empty(reply, done));
-    }
-
-    fn rename(
-        &self,
-        (parent, name): (INodeNo, &[u8]),
-        (new_parent, new_name): (INodeNo, &[u8]),
-        flags: RenameFlags,
-        uid: u32,
-        reply: Reply,
-    ) {
-        let mode = match flags {
-            f if f.is_empty() => RenameMode::Replace,
-            f if f == RenameFlags::RENAME_NOREPLACE => RenameMode::NoReplace,
-            f if f == RenameFlags::RENAME_EXCHANGE => RenameMode::Exchange,
-            _ => return reply.error(Errno::EINVAL),
-        };
-        let new_name = new_name.to_owned();
-        let rename = move |union: &Union, name: &[u8]| {
-            let (from, to) = (union.node(parent.0)?, union.node(new_parent.0)?);
-            paid_by(uid, || union.rename((&from, name), (&to, &new_name), mode))
-        };
-        let long = self.node(parent).is_ok_and(|from| self.union.copies_much_under(&from, name));
-        change(&self.union, name, long, rename, move |done| reply_empty(reply, done));
-    }
-
-    fn link(&self, node: INodeNo, parent: INodeNo, name: &[u8], reply: Reply) {
-        let ttl = self.ttl();
-        let link = move |union: &Union, node: &Arc<Node>, name: &[u8]| {
-            union.link(node, &union.node(parent.0)?, name)
-        };
-        self.change_node(node, name, link, move |linked| reply_entry(ttl, reply, linked));
     }
 
     fn statfs(&self, reply: Reply) {
@@ -218,62 +111,6 @@ impl UnionFs {
         self.union.forget(node.0, lookups);
         self.trimmer.forgotten(&self.union);
     }
-
-    /// Extended attributes, which a mount may be without.
-    fn xattr(&self, node: INodeNo, operation: Xattr<'_>, reply: Reply) {
-        if self.policy.no_xattrs {
-            return reply.error(Errno::ENOSYS);
-        }
-        match operation {
-            Xattr::Get(name, size) => {
-                let value = self.node(node).and_then(|node| self.union.getxattr(&node, name));
-                reply_value(reply, size, value);
-            }
-            Xattr::List(size) => {
-                reply_value(reply, size, self.node(node).and_then(|node| self.union.listxattr(&node)));
-            }
-            Xattr::Set { name, value, flags, kill_sgid } => {
-                let (flags, name) = (XattrFlags::from_bits_retain(flags), name.to_owned());
-                self.change_node(
-                    node,
-                    value,
-                    move |union, node, value| {
-                        union.setxattr(node, &name, value, flags)?;
-                        if kill_sgid { union.kill_set_group_id(node) } else { Ok(()) }
-                    },
-                    move |done| reply_empty(reply, done),
-                );
-            }
-            Xattr::Remove(name) => self.change_node(
-                node,
-                name,
-                |union, node, name| union.removexattr(node, name),
-                move |done| reply_empty(reply, done),
-            ),
-        }
-    }
-
-    /// What a policy may have nothing to do for.
-    fn sync(&self, node: INodeNo, sync: impl FnOnce(&Arc<Node>) -> Result<()>, reply: Reply) {
-        if self.policy.no_fsync {
-            return reply.error(Errno::ENOSYS);
-        }
-        reply_empty(reply, self.node(node).and_then(|node| sync(&node)));
-    }
-}
-
-/// What is asked of extended attributes.
-enum Xattr<'a> {
-    Get(&'a [u8], u32),
-    List(u32),
-    Set { name: &'a [u8], value: &'a [u8], flags: u32, kill_sgid: bool },
-    Remove(&'a [u8]),
-}
-
-/// Makes an entry. Its node counts one lookup.
-fn create_in(union: &Union, parent: INodeNo, name: &[u8], create: Create<'_>) -> Result<Attr> {
-    let parent = union.node(parent.0)?;
-    Ok(union.create(&parent, name, create)?.1)
 }
 
 /// What a request is counted as; those that come apart, and those that nobody counts, have none.
@@ -321,7 +158,7 @@ fn counted(operation: &Operation<'_>) -> Option<Counted> {
 
 impl Filesystem for UnionFs {
     fn negotiate(&mut self, offer: &Init) -> io::Result<Wanted> {
-        Ok(wanted(&mut self.policy, offer))
+        Ok(wanted(&mut self.changer.policy, offer))
     }
 
     /// The union ends when this is dropped, which the session does next.
@@ -330,12 +167,53 @@ impl Filesystem for UnionFs {
     }
 
     fn serve(&self, request: &Request<'_>, reply: Reply) {
-        let Request { header, operation } = request;
-        let node = header.node;
+        let operation = &request.operation;
         if let Some(kind) = counted(operation) {
             self.requests.count(kind);
         }
-        match *operation {
+        let policy = &self.changer.policy;
+        match operation {
+            // What the kernel does by itself once it is told so, by ENOSYS.
+            Operation::Open { .. } | Operation::Create { .. } if !policy.opens() => {
+                reply.error(Errno::ENOSYS)
+            }
+            Operation::Getxattr { .. }
+            | Operation::Listxattr { .. }
+            | Operation::Setxattr { .. }
+            | Operation::Removexattr { .. }
+                if policy.no_xattrs =>
+            {
+                reply.error(Errno::ENOSYS);
+            }
+            Operation::Fsync { .. } | Operation::Fsyncdir { .. } if policy.no_fsync => {
+                reply.error(Errno::ENOSYS)
+            }
+            // The kernel may hold data that the file below doesn't have yet; without an answer it takes the file for one
+            // run of data.
+            Operation::Lseek { .. } if policy.io == IoMode::WriteBack => reply.error(Errno::ENOSYS),
+            change if is_change(change) => self.changer.serve(request, reply),
+            Operation::Lookup { .. } | Operation::Forget { .. } | Operation::BatchForget(_) => {
+                self.serve_lookups(request, reply);
+            }
+            Operation::Read { .. }
+            | Operation::Release
+            | Operation::Fsync { .. }
+            | Operation::Lseek { .. } => {
+                self.serve_data(request, reply);
+            }
+            Operation::Readdir { .. }
+            | Operation::Readdirplus { .. }
+            | Operation::Releasedir
+            | Operation::Fsyncdir { .. } => self.serve_directories(request, reply),
+            _ => self.serve_attributes(request, reply),
+        }
+    }
+}
+
+impl UnionFs {
+    fn serve_lookups(&self, request: &Request<'_>, reply: Reply) {
+        let node = request.header.node;
+        match request.operation {
             Operation::Lookup { name } => self.lookup(node, name, reply),
             Operation::Forget { lookups } => {
                 reply.none();
@@ -345,97 +223,69 @@ impl Filesystem for UnionFs {
                 reply.none();
                 forgets.iter().for_each(|(node, lookups)| self.forget(node, lookups));
             }
-            Operation::Getattr => {
-                reply_attr(self.ttl(), reply, self.node(node).and_then(|node| self.union.getattr(&node)));
-            }
-            Operation::Setattr(ref set) => self.setattr(node, set, reply),
-            Operation::Readlink => match self.node(node).and_then(|node| self.union.readlink(&node)) {
-                Ok(target) => reply.data(&target),
-                Err(e) => reply.error(errno(&e)),
-            },
-            Operation::Symlink { name, target, creator } => {
-                self.symlink((node, name), target, creator, reply)
-            }
-            Operation::Mknod { name, mode, rdev, umask, creator } => {
-                let new = match Kind::of_mode(mode) {
-                    Kind::File => New::File,
-                    kind => New::Special(kind, decode_dev(rdev)),
-                };
-                let create = Create { new, mode: mode & 0o7777, umask, caller: caller(creator) };
-                self.make(node, name, create, reply);
-            }
-            Operation::Mkdir { name, mode, umask, creator } => {
-                let (new, caller) = (New::Directory, caller(creator));
-                self.make(node, name, Create { new, mode: mode & 0o7777, umask, caller }, reply);
-            }
-            Operation::Unlink { name } => self.remove(node, name, Union::unlink, header.uid, reply),
-            Operation::Rmdir { name } => self.remove(node, name, Union::rmdir, header.uid, reply),
-            Operation::Rename { name, to, to_name, flags } => {
-                self.rename((node, name), (to, to_name), flags, header.uid, reply);
-            }
-            Operation::Link { node: linked, name } => self.link(linked, node, name, reply),
-            // By ENOSYS the kernel is told to open files by itself.
-            Operation::Open { .. } | Operation::Create { .. } if !self.opens() => reply.error(Errno::ENOSYS),
-            Operation::Open { flags, kill_privileges } => self.open_file(node, flags, kill_privileges, reply),
-            Operation::Create { name, flags, mode, umask, kill_privileges, creator } => {
-                let (new, caller) = (New::File, caller(creator));
-                let create = Create { new, mode: mode & 0o7777, umask, caller };
-                self.create_open((node, name), create, (flags, kill_privileges), reply);
-            }
-            Operation::Tmpfile { flags, mode, umask, creator } => {
-                self.create_unnamed(node, mode, umask, flags, caller(creator), reply);
-            }
+            _ => reply.error(Errno::ENOSYS),
+        }
+    }
+
+    fn serve_data(&self, request: &Request<'_>, reply: Reply) {
+        let node = request.header.node;
+        match request.operation {
             Operation::Read { offset, size, unnoticed } => {
                 self.read_data(node, (offset, size), unnoticed, reply);
             }
-            Operation::Write { offset, data, flags } => self.write_data(node, offset, data, flags, reply),
             Operation::Release => {
-                if self.opens() {
+                if self.changer.policy.opens() {
                     self.release_file(node);
                 }
                 reply.ok();
             }
             Operation::Fsync { data_only } => {
-                self.sync(node, |node| self.union.fsync(node, data_only), reply);
+                let synced = self.node(node).and_then(|node| self.union.fsync(&node, data_only));
+                reply_empty(reply, synced);
             }
-            // A directory's entries are what it has.
-            Operation::Fsyncdir { .. } => self.sync(node, |node| self.union.fsyncdir(node), reply),
-            Operation::Readdir { offset, size } => self.list(Page { dir: node, offset, size }, reply),
-            Operation::Readdirplus { offset, size } => {
-                self.list_with_attributes(Page { dir: node, offset, size }, reply);
-            }
-            Operation::Statfs => self.statfs(reply),
-            Operation::Getxattr { name, size } => self.xattr(node, Xattr::Get(name, size), reply),
-            Operation::Listxattr { size } => self.xattr(node, Xattr::List(size), reply),
-            Operation::Setxattr { name, value, flags, kill_sgid } => {
-                self.xattr(node, Xattr::Set { name, value, flags, kill_sgid }, reply);
-            }
-            Operation::Removexattr { name } => self.xattr(node, Xattr::Remove(name), reply),
-            Operation::Ioctl { command, data, .. } => self.ioctl(node, command, data, reply),
-            Operation::Fallocate { offset, length, mode } => {
-                self.allocate(node, (offset, length), mode, reply);
-            }
-            // The kernel may hold data that the file below doesn't have yet; without an answer it takes the file for one
-            // run of data.
-            Operation::Lseek { .. } if self.policy.io == IoMode::WriteBack => reply.error(Errno::ENOSYS),
             Operation::Lseek { offset, whence } => self.seek_data(node, offset, whence, reply),
-            Operation::CopyFileRange { offset, to, to_offset, length, wide } => {
-                let (from, to) = ((node, offset), (to, to_offset));
-                self.copy_range(from, to, length, (wide, reply));
+            _ => reply.error(Errno::ENOSYS),
+        }
+    }
+
+    fn serve_directories(&self, request: &Request<'_>, reply: Reply) {
+        let dir = request.header.node;
+        match request.operation {
+            Operation::Readdir { offset, size } => self.list(Page { dir, offset, size }, reply),
+            Operation::Readdirplus { offset, size } => {
+                self.list_with_attributes(Page { dir, offset, size }, reply);
             }
-            // What the kernel does by itself once it is told so.
-            Operation::Flush | Operation::Opendir => reply.error(Errno::ENOSYS),
             Operation::Releasedir => reply.ok(),
-            Operation::Access { .. }
-            | Operation::Syncfs
-            | Operation::Statx { .. }
-            | Operation::Other { .. } => {
-                reply.error(Errno::ENOSYS);
+            // A directory's entries are what it has: there is nothing beside them that `data_only` would leave out.
+            Operation::Fsyncdir { .. } => {
+                reply_empty(reply, self.node(dir).and_then(|dir| self.union.fsyncdir(&dir)));
             }
-            // The session's own.
-            Operation::Init(_) | Operation::Destroy | Operation::Interrupt { .. } => {
-                reply.error(Errno::ENOSYS)
+            _ => reply.error(Errno::ENOSYS),
+        }
+    }
+
+    fn serve_attributes(&self, request: &Request<'_>, reply: Reply) {
+        let node = request.header.node;
+        match request.operation {
+            Operation::Getattr => {
+                reply_attr(self.ttl(), reply, self.node(node).and_then(|node| self.union.getattr(&node)));
             }
+            Operation::Readlink => match self.node(node).and_then(|node| self.union.readlink(&node)) {
+                Ok(target) => reply.data(&target),
+                Err(e) => reply.error(errno(&e)),
+            },
+            Operation::Getxattr { name, size } => {
+                let value = self.node(node).and_then(|node| self.union.getxattr(&node, name));
+                reply_value(reply, size, value);
+            }
+            Operation::Listxattr { size } => {
+                reply_value(reply, size, self.node(node).and_then(|node| self.union.listxattr(&node)));
+            }
+            Operation::Ioctl { command, .. } => self.ioctl(node, command, reply),
+            Operation::Statfs => self.statfs(reply),
+            // By ENOSYS the kernel is told to do flush, opendir and access by itself. What begins and ends a session is the
+            // session's own.
+            _ => reply.error(Errno::ENOSYS),
         }
     }
 }

@@ -1,44 +1,161 @@
-//! Changes: where they run, and what happens when the disk is full.
+//! Changes: where they run, what happens when the disk is full, and what answers them.
 //!
 //! A change runs on the thread that read its request, and moves to a thread of its own where it would keep that one for
 //! long: when it copies much, or when it waits for room (see [`crate::union::nodes::deferred_free`]). The room comes by FORGETs, which
-//! the session's threads read, so none of them may wait for it.
+//! the session's threads read, so none of them may wait for it. What moves is the request itself, copied, and its reply: what a
+//! request means stands once, in [`Changer::make`], wherever and however often it runs.
 
-use std::borrow::Borrow;
+mod make;
+
 use std::sync::Arc;
 
+use fuser::INodeNo;
+use rustix::fs::OFlags;
+
+use super::convert::{errno, fuse_attr};
+use super::dispatch::start_thread;
+use super::ioctl::is_set_flags;
+use super::opener::{Opener, open_flags};
+use super::policy::Policy;
+use super::reply::{attr_ttl, entry};
 use super::session::interrupts;
+use super::wire::{Operation, Reply, Request};
 use crate::error::Result;
 use crate::union::Union;
+use crate::union::nodes::deferred_free::Full;
+use crate::union::view::attr::Attr;
 
-/// Works on a thread of its own, so that no other request waits for it. Where there is none to be had, the reply goes
-/// with `work` and tells an error. Who waits for it may be interrupted.
-fn aside(work: impl FnOnce() + Send + 'static) {
-    let interruptible = interrupts::take_over();
-    super::dispatch::start_thread(move || interruptible.during(work));
+/// A copy of so many bytes doesn't keep a thread that others wait for.
+const LONG_COPY: u64 = 1 << 20;
+
+/// Makes the changes that requests ask for, and answers them.
+#[derive(Debug, Clone)]
+pub(super) struct Changer {
+    pub(super) opener: Arc<Opener>,
+    pub(super) policy: Policy,
 }
 
-/// Makes a change with an argument that the request holds, and answers. What the change holds of the union is let go
-/// before the answer: the caller's next request may want it gone.
-pub(super) fn change<A, T>(
-    union: &Arc<Union>,
-    argument: &A,
-    long: bool,
-    change: impl Fn(&Union, &A) -> Result<T> + Send + 'static,
-    answer: impl FnOnce(Result<T>) + Send + 'static,
-) where
-    A: ToOwned<Owned: Send + 'static> + ?Sized,
-    T: 'static,
-{
-    if long {
-        let (union, argument) = (union.clone(), argument.to_owned());
-        return aside(move || answer(union.change_with_room(|| change(&union, argument.borrow()))));
+/// What a change came to.
+#[derive(Debug)]
+enum Done {
+    Nothing,
+    Entry(Attr),
+    Attributes(Attr),
+    Written(u32),
+    Copied {
+        bytes: u64,
+        wide: bool,
+    },
+    Ioctl,
+    /// A file is ready to be opened.
+    Ready(INodeNo, OFlags),
+    /// A file was made and is to be opened.
+    Created(Attr, OFlags),
+}
+
+impl Changer {
+    fn union(&self) -> &Union {
+        &self.opener.union
     }
-    match union.try_change(|| change(union, argument)) {
-        Ok(done) => answer(done),
-        Err(full) => {
-            let (union, argument) = (union.clone(), argument.to_owned());
-            aside(move || answer(union.change_again(full, || change(&union, argument.borrow()))));
+
+    /// Makes the change that a request asks for and answers, here and now or on a thread of its own.
+    pub(super) fn serve(&self, request: &Request<'_>, reply: Reply) {
+        if self.is_long(request) {
+            return self.move_aside(request, None, reply);
         }
+        match self.union().try_change(|| self.make(request)) {
+            Ok(done) => self.answer(done, reply),
+            Err(full) => self.move_aside(request, Some(full), reply),
+        }
+    }
+
+    /// Makes the change on a thread of its own, after waiting for room where it is `full`. Where there is no thread to be
+    /// had, the reply is dropped there and tells an error. Who waits for it may be interrupted.
+    fn move_aside(&self, request: &Request<'_>, full: Option<Full>, reply: Reply) {
+        let (changer, request) = (self.clone(), request.into_owned());
+        let interruptible = interrupts::take_over();
+        start_thread(move || {
+            interruptible.during(|| match request.parse() {
+                Ok(request) => changer.answer(changer.make_with_room(&request, full), reply),
+                Err(malformed) => log::error!("{malformed}"),
+            });
+        });
+    }
+
+    fn make_with_room(&self, request: &Request<'_>, full: Option<Full>) -> Result<Done> {
+        let make = || self.make(request);
+        match full {
+            Some(full) => self.union().change_again(full, make),
+            None => self.union().change_with_room(make),
+        }
+    }
+
+    /// Returns whether it would keep a thread for long that others wait for.
+    fn is_long(&self, request: &Request<'_>) -> bool {
+        let union = self.union();
+        let copies_much = |node: INodeNo| union.node(node.0).is_ok_and(|node| union.copies_much(&node));
+        let node = request.header.node;
+        match request.operation {
+            Operation::Setattr(_)
+            | Operation::Setxattr { .. }
+            | Operation::Removexattr { .. }
+            | Operation::Ioctl { .. }
+            | Operation::Write { .. }
+            | Operation::Fallocate { .. } => copies_much(node),
+            Operation::Link { node: linked, .. } => copies_much(linked),
+            Operation::Open { flags, .. } => {
+                let flags = open_flags(flags);
+                let writes = flags.intersects(OFlags::WRONLY | OFlags::RDWR);
+                writes && !flags.contains(OFlags::TRUNC) && copies_much(node)
+            }
+            Operation::Rename { name, .. } => {
+                union.node(node.0).is_ok_and(|from| union.copies_much_under(&from, name))
+            }
+            Operation::CopyFileRange { to, length, .. } => length >= LONG_COPY || copies_much(to),
+            _ => false,
+        }
+    }
+
+    /// Answers. What the change held of the union was let go before: the caller's next request may want it gone.
+    fn answer(&self, done: Result<Done>, reply: Reply) {
+        let ttl = self.policy.timeout;
+        match done {
+            Ok(Done::Nothing) => reply.ok(),
+            Ok(Done::Entry(attr)) => reply.entry(&entry(ttl, &attr)),
+            Ok(Done::Attributes(attr)) => reply.attr(attr_ttl(ttl, &attr), &fuse_attr(&attr)),
+            Ok(Done::Written(bytes)) => reply.written(bytes),
+            Ok(Done::Copied { bytes, wide }) => reply.copied(bytes, wide),
+            Ok(Done::Ioctl) => reply.ioctl(0, &[]),
+            Ok(Done::Ready(node, flags)) => match self.opener.open(node.0, flags) {
+                Ok(opening) => reply.opened(opening),
+                Err(e) => reply.error(errno(&e)),
+            },
+            Ok(Done::Created(attr, flags)) => self.answer_created(attr, flags, reply),
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+}
+
+/// Returns whether a request is a change, which [`Changer::serve`] makes.
+pub(super) fn is_change(operation: &Operation<'_>) -> bool {
+    match operation {
+        Operation::Symlink { .. }
+        | Operation::Mknod { .. }
+        | Operation::Mkdir { .. }
+        | Operation::Create { .. }
+        | Operation::Tmpfile { .. }
+        | Operation::Link { .. }
+        | Operation::Unlink { .. }
+        | Operation::Rmdir { .. }
+        | Operation::Rename { .. }
+        | Operation::Setattr(_)
+        | Operation::Setxattr { .. }
+        | Operation::Removexattr { .. }
+        | Operation::Open { .. }
+        | Operation::Write { .. }
+        | Operation::Fallocate { .. }
+        | Operation::CopyFileRange { .. } => true,
+        Operation::Ioctl { command, .. } => is_set_flags(*command),
+        _ => false,
     }
 }

@@ -14,13 +14,17 @@ const SET_FLAGS: u32 = 0x4008_6602;
 const GET_FSXATTR: u32 = 0x801c_581f;
 const FSXATTR_SIZE: usize = 28;
 
+/// Returns whether a command sets the flags of an inode, which is a change.
+pub(super) fn is_set_flags(command: u32) -> bool {
+    command == SET_FLAGS
+}
+
 impl UnionFs {
-    pub(super) fn ioctl(&self, ino: INodeNo, cmd: u32, in_data: &[u8], reply: Reply) {
-        let flags = in_data.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
-        let done = self.node(ino).and_then(|node| match (cmd, flags) {
-            (GET_FLAGS, _) => self.union.inode_flags(&node).map(|flags| flags.to_ne_bytes().to_vec()),
-            (GET_FSXATTR, _) => Ok(vec![0; FSXATTR_SIZE]),
-            (SET_FLAGS, Some(flags)) => self.union.set_inode_flags(&node, flags).map(|()| Vec::new()),
+    /// Answers what is asked and changes nothing.
+    pub(super) fn ioctl(&self, ino: INodeNo, command: u32, reply: Reply) {
+        let done = self.node(ino).and_then(|node| match command {
+            GET_FLAGS => self.union.inode_flags(&node).map(|flags| flags.to_ne_bytes().to_vec()),
+            GET_FSXATTR => Ok(vec![0; FSXATTR_SIZE]),
             _ => Err(FsError::Os(rustix::io::Errno::NOTTY)),
         });
         match done {

@@ -5,12 +5,12 @@
 //! | [`wire`] | the kernel's protocol: requests and replies |
 //! | [`session`] | the life of a mount: negotiation, threads, transports, signals, the end |
 //! | [`adaptor`] | each request: translate, call the union, reply |
-//! | `files`, `listing`, `ioctl` | the requests on the data of files, on directories, ioctl |
+//! | `change` | each request for a change: what it means, where it runs, waiting for room on a full disk, its answer |
+//! | `files`, `listing`, `ioctl` | what is read: the data of files, directories, the flags of inodes |
 //! | `negotiation` | what is asked of the kernel at the start, by the policy |
 //! | `data` | what a read is answered with, on its way to the kernel |
-//! | `open`, `io_mode` | opens with passthrough, and which mode each one gets |
+//! | `open`, `opener`, `io_mode` | opens with passthrough, and which mode each one gets |
 //! | [`backing_dev_info`] | the page cache of the mount |
-//! | `change` | where changes run, and waiting for room on a full disk |
 //! | `reply` | answers that several requests share |
 //! | [`convert`] | between the protocol's types and the union's |
 //! | [`policy`] | how long the kernel may keep answers, and how files are opened |
@@ -21,7 +21,6 @@
 pub mod adaptor;
 pub mod backing_dev_info;
 mod change;
-
 pub mod convert;
 pub mod counters;
 mod data;

@@ -112,7 +112,7 @@ impl<F: Filesystem> Served<F> {
     }
 
     fn dispatch(&self, request: &Request<'_>, reply: Reply) {
-        let Request { header, operation } = request;
+        let Request { header, operation, .. } = request;
         if let Some(pairing) = &self.pairing {
             // The kernel asks these on its own account, in nobody's name.
             let nobody = header.pid == 0 && (operation.may_be_of_nobody() || operation.is_unanswered());

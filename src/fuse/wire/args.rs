@@ -3,7 +3,7 @@
 use zerocopy::FromBytes;
 
 /// What follows a request's header: one piece, or two where a ring has its first structure apart.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Args<'a> {
     now: &'a [u8],
     then: &'a [u8],
@@ -13,6 +13,11 @@ impl<'a> Args<'a> {
     /// Of two pieces that follow each other.
     pub fn new(first: &'a [u8], second: &'a [u8]) -> Args<'a> {
         if first.is_empty() { Args { now: second, then: &[] } } else { Args { now: first, then: second } }
+    }
+
+    /// Returns all that is left, in one piece.
+    pub fn to_vec(&self) -> Vec<u8> {
+        [self.now, self.then].concat()
     }
 
     /// Takes a structure.

@@ -157,8 +157,11 @@ fn a_request_in_two_pieces_is_the_same() {
         }
         .min(args.len());
         let (first, second) = args.split_at(split);
-        let parts = Request::parse_parts(header, Args::new(first, second), bytes.len(), NO_EXT);
-        assert_eq!(parts, Ok(whole), "{code}");
+        let parts = Request::parse_parts(header, Args::new(first, second), bytes.len(), NO_EXT).unwrap();
+        assert_eq!((parts.header, parts.operation), (whole.header, whole.operation), "{code}");
+        let copy = parts.into_owned();
+        let again = copy.parse().unwrap();
+        assert_eq!((again.header, again.operation), (whole.header, whole.operation), "{code}");
     }
 }
 

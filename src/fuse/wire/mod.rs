@@ -10,6 +10,7 @@
 //! | [`abi`] | what `fuse-abi` lacks |
 //! | [`args`] | taking structures, names and bytes from a request, never past its end |
 //! | [`request`] | a request's head and its [`Operation`] |
+//! | `parse` | parsing what is asked |
 //! | [`reply`] | the one [`Reply`], and what carries it |
 //! | [`body`] | what replies consist of |
 //! | [`listing`] | the entries of a listing |
@@ -20,6 +21,7 @@ pub mod body;
 #[cfg(test)]
 mod golden;
 pub mod listing;
+mod parse;
 pub mod reply;
 pub mod request;
 
