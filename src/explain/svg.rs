@@ -184,9 +184,28 @@ impl<'s> Picture<'s> {
             MARGIN + CAPTION - 10,
             escape(&shorten_start(parent, LETTERS + 2))
         )?;
-        let shown = survey.shown(place, survey.top());
         let drawn: Vec<(&Holding, usize)> =
             holdings.iter().filter_map(|h| Some((h, self.row_of(h.layer)?))).collect();
+        self.shown(out, x, survey.shown(place, survey.top()), &name, &drawn)?;
+        for (h, row) in &drawn {
+            let (class, second) = look_of(h);
+            self.holding(out, x, *row, class, &name, &second, h.hidden_by.is_some())?;
+            self.arrow(out, middle, h, *row)?;
+        }
+        out.push_str("</g>");
+        Ok(())
+    }
+
+    /// Draws what the merged view shows of a path, and the line to where it shines through from.
+    fn shown(
+        &self,
+        out: &mut String,
+        x: usize,
+        shown: Option<&Holding>,
+        name: &str,
+        drawn: &[(&Holding, usize)],
+    ) -> fmt::Result {
+        let middle = x + BOX / 2;
         match shown {
             Some(h) => {
                 if let Some((_, row)) = drawn.iter().find(|(d, _)| d.layer == h.layer) {
@@ -194,44 +213,26 @@ impl<'s> Picture<'s> {
                     write!(out, r#"<path class="um-shine" d="M{middle} {from}V{to}"/>"#)?;
                 }
                 let size = if is_dir(h) { String::new() } else { names::bytes(h.size) };
-                self.holding(out, x, 0, "", &name, &size, false)?;
+                self.holding(out, x, 0, "", name, &size, false)
             }
             None => {
                 let y = self.box_top(0) + 24;
                 write!(
                     out,
                     r#"<text class="um-quiet" text-anchor="middle" x="{middle}" y="{y}">deleted</text>"#
-                )?;
+                )
             }
         }
-        for (h, row) in &drawn {
-            let hidden = h.hidden_by.is_some();
-            let (class, second) = match h.what() {
-                LayerAction::Deleted => ("deleted", "whiteout".to_owned()),
-                _ if is_dir(h) && h.opaque => ("changed", "opaque".to_owned()),
-                _ if is_dir(h) => (if hidden { "hidden" } else { "" }, "directory".to_owned()),
-                _ if hidden => ("hidden", names::bytes(h.size)),
-                LayerAction::Changed => ("changed", names::bytes(h.size)),
-                LayerAction::Added | LayerAction::Merged => {
-                    (if h.layer > 1 { "added" } else { "" }, names::bytes(h.size))
-                }
-            };
-            self.holding(out, x, *row, class, &name, &second, hidden)?;
-            let target = h.replaces.and_then(|layer| self.row_of(layer));
-            if let Some(target) = target
-                && h.what() != LayerAction::Merged
-            {
-                let kind = if h.what() == LayerAction::Deleted { "deleted" } else { "changed" };
-                // Beside the middle, where the dotted line of what shines through would be.
-                let (at, from, to) = (middle + 22, self.box_top(*row) + BOX_HEIGHT, self.box_top(target) - 2);
-                write!(
-                    out,
-                    r#"<path class="um-arrow {kind}" marker-end="url(#um-{kind})" d="M{at} {from}V{to}"/>"#
-                )?;
-            }
-        }
-        out.push_str("</g>");
-        Ok(())
+    }
+
+    /// Draws the arrow from what a layer holds to what it replaces.
+    fn arrow(&self, out: &mut String, middle: usize, h: &Holding, row: usize) -> fmt::Result {
+        let target = h.replaces.and_then(|layer| self.row_of(layer));
+        let Some(target) = target.filter(|_| h.what() != LayerAction::Merged) else { return Ok(()) };
+        let kind = if h.what() == LayerAction::Deleted { "deleted" } else { "changed" };
+        // Beside the middle, where the dotted line of what shines through would be.
+        let (at, from, to) = (middle + 22, self.box_top(row) + BOX_HEIGHT, self.box_top(target) - 2);
+        write!(out, r#"<path class="um-arrow {kind}" marker-end="url(#um-{kind})" d="M{at} {from}V{to}"/>"#)
     }
 
     #[allow(clippy::too_many_arguments)] // a box is that many things
@@ -309,6 +310,21 @@ fn layer_words(f: &LayerFigures) -> [String; 2] {
     let waste =
         if f.wasted.bytes > 0 { format!(", {} wasted", names::bytes(f.wasted.bytes)) } else { String::new() };
     [names::bytes(f.holds.bytes) + &waste, did.join(", ")]
+}
+
+/// Returns the class of the box of what a layer holds, and its second line.
+fn look_of(h: &Holding) -> (&'static str, String) {
+    let hidden = h.hidden_by.is_some();
+    match h.what() {
+        LayerAction::Deleted => ("deleted", "whiteout".to_owned()),
+        _ if is_dir(h) && h.opaque => ("changed", "opaque".to_owned()),
+        _ if is_dir(h) => (if hidden { "hidden" } else { "" }, "directory".to_owned()),
+        _ if hidden => ("hidden", names::bytes(h.size)),
+        LayerAction::Changed => ("changed", names::bytes(h.size)),
+        LayerAction::Added | LayerAction::Merged => {
+            (if h.layer > 1 { "added" } else { "" }, names::bytes(h.size))
+        }
+    }
 }
 
 fn is_dir(holding: &Holding) -> bool {

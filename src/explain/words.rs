@@ -46,7 +46,7 @@ fn clock(time_us: u64) -> String {
     time.to_zoned_datetime(TimeZone::system()).strftime("%H:%M:%S.%6f").to_string()
 }
 
-/// What happened, without when and without its kind's name.
+/// Says what happened, without when and without its kind's name.
 pub fn sentence(what: &EventKind, layers: &[LayerReport], paint: Paint) -> String {
     let path = paint.bold(what.path());
     let title = |layer: u16| paint.cyan(layer_title(layers, layer));
@@ -57,10 +57,7 @@ pub fn sentence(what: &EventKind, layers: &[LayerReport], paint: Paint) -> Strin
             ([one], _) => format!("{path} → {}", title(*one)),
             (many, _) => format!("{path} → merged from {}", list(many)),
         },
-        EventKind::Whiteout { layer, hides, .. } => {
-            format!("{path} in {} hides {}", title(*layer), list(hides))
-        }
-        EventKind::Opaque { layer, hides, .. } => {
+        EventKind::Whiteout { layer, hides, .. } | EventKind::Opaque { layer, hides, .. } => {
             format!("{path} in {} hides {}", title(*layer), list(hides))
         }
         EventKind::Redirect { layer, to, .. } => {
@@ -75,24 +72,6 @@ pub fn sentence(what: &EventKind, layers: &[LayerReport], paint: Paint) -> Strin
             format!("{path}{size}{from} upper in {}", duration(*micros))
         }
         EventKind::List { .. } => path,
-        EventKind::Read { offset, bytes, .. } | EventKind::Write { offset, bytes, .. } => {
-            format!("{path} {} at {offset}", HumanBytes(*bytes))
-        }
-        EventKind::Open { layer, access, size, .. } => {
-            let place = layer.map(|layer| format!(" in {}", title(layer))).unwrap_or_default();
-            let access = match access {
-                Access::Read => "reads",
-                Access::Write => "writes",
-                Access::ReadWrite => "reads and writes",
-            };
-            format!("{path} {}{place}: the kernel {access} it itself, unseen from here", HumanBytes(*size))
-        }
-        EventKind::Close { before, size, .. } => match before {
-            Some(before) if before != size => {
-                format!("{path} {} → {}", HumanBytes(*before), HumanBytes(*size))
-            }
-            _ => format!("{path} {}", HumanBytes(*size)),
-        },
         EventKind::Create { kind, .. } => format!("{path} ({})", kind.word()),
         EventKind::Link { from, .. } => format!("{path} is {from} too"),
         EventKind::Remove { kind, whiteout, .. } => match whiteout {
@@ -102,14 +81,40 @@ pub fn sentence(what: &EventKind, layers: &[LayerReport], paint: Paint) -> Strin
         EventKind::Rename { to, exchange, whiteout, redirect, .. } => {
             let arrow = if *exchange { "⇄" } else { "→" };
             let whiteout = if *whiteout { "; a whiteout hides the old name" } else { "" };
-            let redirect = redirect
-                .as_ref()
-                .map(|to| format!("; redirect to {to} in the layers below"))
-                .unwrap_or_default();
-            format!("{path} {arrow} {to}{whiteout}{redirect}")
+            let redirect = redirect.as_ref().map(|to| format!("; redirect to {to} in the layers below"));
+            format!("{path} {arrow} {to}{whiteout}{}", redirect.unwrap_or_default())
         }
         EventKind::Attributes { changed, .. } => format!("{path} {}", changed.join(", ")),
         EventKind::Xattr { name, .. } => format!("{path} {name}"),
+        EventKind::Read { .. }
+        | EventKind::Write { .. }
+        | EventKind::Open { .. }
+        | EventKind::Close { .. } => {
+            format!("{path} {}", of_data(what, title))
+        }
+    }
+}
+
+/// Says what happened to a file's data.
+fn of_data(what: &EventKind, title: impl Fn(u16) -> String) -> String {
+    match what {
+        EventKind::Read { offset, bytes, .. } | EventKind::Write { offset, bytes, .. } => {
+            format!("{} at {offset}", HumanBytes(*bytes))
+        }
+        EventKind::Open { layer, access, size, .. } => {
+            let place = layer.map(|layer| format!(" in {}", title(layer))).unwrap_or_default();
+            let access = match access {
+                Access::Read => "reads",
+                Access::Write => "writes",
+                Access::ReadWrite => "reads and writes",
+            };
+            format!("{}{place}: the kernel {access} it itself, unseen from here", HumanBytes(*size))
+        }
+        EventKind::Close { before: Some(before), size, .. } if before != size => {
+            format!("{} → {}", HumanBytes(*before), HumanBytes(*size))
+        }
+        EventKind::Close { size, .. } => HumanBytes(*size).to_string(),
+        _ => String::new(),
     }
 }
 

@@ -28,6 +28,7 @@
 //! way keep the processor busy for which the program looks.
 
 mod affine_worker;
+mod starter;
 mod watch;
 
 use std::cell::RefCell;
@@ -42,6 +43,8 @@ use parking_lot::Mutex;
 
 use crate::sys::schedule::{self, Watched};
 use affine_worker::AffineWorker;
+pub use starter::start_thread;
+use starter::{Job, spawn};
 use watch::{AffinityVerdict, Candidate, Glance, Watch};
 
 /// How many requests in a row make a pair, at least.
@@ -61,8 +64,6 @@ const MUCH: usize = 32 << 10;
 
 /// No processor; others are one higher than their number.
 const APART: u32 = 0;
-
-type Job = Box<dyn FnOnce() + Send>;
 
 /// Who asks, and whether it is served as a pair.
 #[derive(Debug)]
@@ -486,31 +487,6 @@ impl fmt::Display for DispatchPolicy {
 /// As in [`DispatchPolicy::processor`].
 fn number_of(processor: usize) -> u32 {
     u32::try_from(processor).map_or(APART, |n| n.saturating_add(1))
-}
-
-/// Starts a thread of its own, which is as ordinary as any, even where a CPU-affine worker asks for it.
-pub fn start_thread(job: impl FnOnce() + Send + 'static) {
-    let starter = SLOT.with_borrow(|slot| slot.as_ref().map(|slot| slot.starter.clone()));
-    match starter {
-        // A thread that a CPU-affine worker starts would be one of SCHED_IDLE for ever.
-        Some(starter) => {
-            if starter.send(Box::new(job)).is_err() {
-                log::error!("no thread for a change: the one that starts them has ended");
-            }
-        }
-        None => spawn(Box::new(job)),
-    }
-}
-
-/// Where there is no thread to be had, the job is dropped.
-fn spawn(job: Job) {
-    let work = move || {
-        schedule::roam();
-        job();
-    };
-    if let Err(e) = std::thread::Builder::new().name("change".into()).spawn(work) {
-        log::error!("no thread for a change: {e}");
-    }
 }
 
 #[cfg(test)]

@@ -28,19 +28,97 @@ fn recorded() -> Vec<(u32, Vec<u8>)> {
     lines.map(|(code, hex)| (code.parse().unwrap(), bytes(hex))).collect()
 }
 
+/// What the request with each code asks, and of which node.
 fn expected(code: u32) -> (INodeNo, Operation<'static>) {
-    let none = Setattr {
+    let families = [of_names, of_new_objects, of_attributes, of_data, of_the_session];
+    let found = families.iter().find_map(|family| family(code));
+    found.unwrap_or_else(|| panic!("{code} is not expected"))
+}
+
+const UMASK: u32 = 0o022;
+const CREATOR: Creator = Creator { uid: 0, gid: 0 };
+
+fn of_names(code: u32) -> Option<(INodeNo, Operation<'static>)> {
+    Some(match code {
+        1 => (ROOT, Operation::Lookup { name: b"lower" }),
+        2 => (INodeNo(10_028_434), Operation::Forget { lookups: 1 }),
+        10 => (ROOT, Operation::Unlink { name: b"renamed" }),
+        11 => (ROOT, Operation::Rmdir { name: b"dir" }),
+        12 => (ROOT, rename(b"link", RenameFlags::empty())),
+        13 => (ROOT, Operation::Link { node: FILE, name: b"link" }),
+        27 => (ROOT, Operation::Opendir),
+        30 => (ROOT, Operation::Fsyncdir { data_only: false }),
+        44 => (ROOT, Operation::Readdirplus { offset: 0, size: 32768 }),
+        45 => (ROOT, rename(b"symlink", RenameFlags::RENAME_EXCHANGE)),
+        _ => return None,
+    })
+}
+
+fn of_new_objects(code: u32) -> Option<(INodeNo, Operation<'static>)> {
+    let (umask, creator) = (UMASK, CREATOR);
+    let operation = match code {
+        6 => Operation::Symlink { name: b"symlink", target: b"target", creator },
+        8 => Operation::Mknod { name: b"file", mode: 0o100_666, rdev: 0, umask, creator },
+        9 => Operation::Mkdir { name: b"dir", mode: 0o750, umask, creator },
+        35 => {
+            let flags = OpenFlags(LARGE | libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC);
+            let (mode, kill_privileges) = (0o100_666, false);
+            Operation::Create { name: b"file", flags, mode, umask, kill_privileges, creator }
+        }
+        51 => {
+            let flags = OpenFlags(LARGE | libc::O_RDWR | libc::O_TMPFILE);
+            Operation::Tmpfile { flags, mode: 0o100_777, umask, creator }
+        }
+        _ => return None,
+    };
+    Some((ROOT, operation))
+}
+
+fn of_attributes(code: u32) -> Option<(INodeNo, Operation<'static>)> {
+    let resize = Setattr {
         mode: None,
         uid: None,
         gid: None,
-        size: None,
+        size: Some(2),
         atime: None,
         mtime: None,
         kill_privileges: false,
     };
-    let (umask, data_only, kill_privileges) = (0o022, false, false);
-    let creator = Creator { uid: 0, gid: 0 };
+    Some(match code {
+        3 => (ROOT, Operation::Getattr),
+        4 => (FILE, Operation::Setattr(resize)),
+        5 => (INodeNo(10_028_018), Operation::Readlink),
+        21 => (FILE, Operation::Setxattr { name: b"user.name", value: b"value", flags: 0, kill_sgid: false }),
+        22 => (FILE, Operation::Getxattr { name: b"security.capability", size: 0 }),
+        23 => (FILE, Operation::Listxattr { size: 256 }),
+        24 => (FILE, Operation::Removexattr { name: b"user.name" }),
+        39 => (FILE, Operation::Ioctl { command: 0x5401, flags: 0, data: b"", out_size: 0 }),
+        52 => (LOWER, Operation::Statx { flags: 0, mask: 0xfff }),
+        _ => return None,
+    })
+}
+
+fn of_data(code: u32) -> Option<(INodeNo, Operation<'static>)> {
     let copy = |wide| Operation::CopyFileRange { offset: 0, to: FILE, to_offset: 0, length: 4, wide };
+    Some(match code {
+        14 => {
+            let flags = OpenFlags(LARGE | libc::O_WRONLY);
+            (FILE, Operation::Open { flags, kill_privileges: false })
+        }
+        15 => (LOWER, Operation::Read { offset: 0, size: 4096, unnoticed: false }),
+        16 => (FILE, Operation::Write { offset: 0, data: b"data", flags: WriteFlags::empty() }),
+        18 => (INodeNo(10_028_674), Operation::Release),
+        20 => (FILE, Operation::Fsync { data_only: false }),
+        25 => (FILE, Operation::Flush),
+        43 => (FILE, Operation::Fallocate { offset: 0, length: 4096, mode: 0 }),
+        46 => (FILE, Operation::Lseek { offset: 0, whence: 4 }),
+        47 => (LOWER, copy(false)),
+        53 => (LOWER, copy(true)),
+        _ => return None,
+    })
+}
+
+fn of_the_session(code: u32) -> Option<(INodeNo, Operation<'static>)> {
     let offer = Init {
         major: 7,
         minor: 45,
@@ -48,52 +126,9 @@ fn expected(code: u32) -> (INodeNo, Operation<'static>) {
         flags: InitFlags::from_bits_retain(0x5fd_73ff_fffb),
     };
     match code {
-        1 => (ROOT, Operation::Lookup { name: b"lower" }),
-        2 => (INodeNo(10_028_434), Operation::Forget { lookups: 1 }),
-        3 => (ROOT, Operation::Getattr),
-        4 => (FILE, Operation::Setattr(Setattr { size: Some(2), ..none })),
-        5 => (INodeNo(10_028_018), Operation::Readlink),
-        6 => (ROOT, Operation::Symlink { name: b"symlink", target: b"target", creator }),
-        8 => (ROOT, Operation::Mknod { name: b"file", mode: 0o100_666, rdev: 0, umask, creator }),
-        9 => (ROOT, Operation::Mkdir { name: b"dir", mode: 0o750, umask, creator }),
-        10 => (ROOT, Operation::Unlink { name: b"renamed" }),
-        11 => (ROOT, Operation::Rmdir { name: b"dir" }),
-        12 => (ROOT, rename(b"link", RenameFlags::empty())),
-        13 => (ROOT, Operation::Link { node: FILE, name: b"link" }),
-        14 => (FILE, Operation::Open { flags: OpenFlags(LARGE | libc::O_WRONLY), kill_privileges }),
-        15 => (LOWER, Operation::Read { offset: 0, size: 4096, unnoticed: false }),
-        16 => (FILE, Operation::Write { offset: 0, data: b"data", flags: WriteFlags::empty() }),
-        17 => (ROOT, Operation::Statfs),
-        18 => (INodeNo(10_028_674), Operation::Release),
-        20 => (FILE, Operation::Fsync { data_only }),
-        21 => (FILE, Operation::Setxattr { name: b"user.name", value: b"value", flags: 0, kill_sgid: false }),
-        22 => (FILE, Operation::Getxattr { name: b"security.capability", size: 0 }),
-        23 => (FILE, Operation::Listxattr { size: 256 }),
-        24 => (FILE, Operation::Removexattr { name: b"user.name" }),
-        25 => (FILE, Operation::Flush),
-        26 => (INodeNo(0), Operation::Init(offer)),
-        27 => (ROOT, Operation::Opendir),
-        30 => (ROOT, Operation::Fsyncdir { data_only }),
-        35 => {
-            let flags = OpenFlags(LARGE | libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC);
-            (
-                ROOT,
-                Operation::Create { name: b"file", flags, mode: 0o100_666, umask, kill_privileges, creator },
-            )
-        }
-        39 => (FILE, Operation::Ioctl { command: 0x5401, flags: 0, data: b"", out_size: 0 }),
-        43 => (FILE, Operation::Fallocate { offset: 0, length: 4096, mode: 0 }),
-        44 => (ROOT, Operation::Readdirplus { offset: 0, size: 32768 }),
-        45 => (ROOT, rename(b"symlink", RenameFlags::RENAME_EXCHANGE)),
-        46 => (FILE, Operation::Lseek { offset: 0, whence: 4 }),
-        47 => (LOWER, copy(false)),
-        51 => {
-            let flags = OpenFlags(LARGE | libc::O_RDWR | libc::O_TMPFILE);
-            (ROOT, Operation::Tmpfile { flags, mode: 0o100_777, umask, creator })
-        }
-        52 => (LOWER, Operation::Statx { flags: 0, mask: 0xfff }),
-        53 => (LOWER, copy(true)),
-        other => panic!("{other} is not expected"),
+        17 => Some((ROOT, Operation::Statfs)),
+        26 => Some((INodeNo(0), Operation::Init(offer))),
+        _ => None,
     }
 }
 

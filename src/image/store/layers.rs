@@ -21,7 +21,7 @@ use crate::image::error::{Result, StoreError};
 use crate::image::layer::{
     Applied, ApplyOptions, LayerError, Limits, Ownership, Written, apply, hides_all_below,
 };
-use crate::image::read_ahead;
+use crate::image::read_ahead::{self, ReadAheadThread};
 use crate::sys::flock::Access;
 use crate::sys::flock::try_lock;
 
@@ -235,63 +235,15 @@ impl Staging<'_> {
         let taken = std::thread::scope(|scope| {
             let (plain, failure) = (&plain, &failure);
             let Take { progress, stop, blob, .. } = take;
-            let reading = scope.spawn(move || -> Result<_> {
-                let most = blob.map_or(u64::MAX, |blob| blob.size);
-                let mut tee =
-                    Hashing::new(TeeReader { source, writer, most, over: false, progress, stop, failure });
-                let mut compression = Compression::None;
-                {
-                    let input = BufReader::with_capacity(256 << 10, &mut tee);
-                    let decoded = match compressed {
-                        true => decode(input),
-                        false => Ok((Compression::None, Box::new(input) as _)),
-                    };
-                    let decoded: Box<dyn Read + Send + '_> = match decoded {
-                        Ok((found, reader)) => {
-                            compression = found;
-                            plain.store(found == Compression::None, Ordering::Release);
-                            reader
-                        }
-                        Err(error) => Box::new(ErrorReader(Some(error))),
-                    };
-                    feeder.feed(decoded);
-                }
-                // Where the tar is damaged, the digest of the whole tells whether the blob is; and what is behind the end
-                // of a compressed stream belongs to the blob as well.
-                if io::copy(&mut tee, &mut io::sink()).is_err() {
-                    return Ok(None);
-                }
-                let (tee, digest, size) = tee.finish();
-                Ok(Some((tee.writer, Blob { digest, size }, compression)))
-            });
+            let most = blob.map_or(u64::MAX, |blob| blob.size);
+            let tee = TeeReader { source, writer, most, over: false, progress, stop, failure };
+            let reading = scope.spawn(move || read_blob(tee, compressed, feeder, plain));
             let unpacked = self.unpack_stream(ahead, plain, &take);
             let read = match reading.join() {
-                Ok(read) => read?,
+                Ok(read) => read,
                 Err(panic) => std::panic::resume_unwind(panic),
             };
-            if let (Some(expected), Some((_, found, _))) = (take.blob, &read) {
-                check(expected, *found)?;
-            }
-            let (dir, tar, applied) = unpacked?;
-            let Some((writer, found, compression)) = read else {
-                return Err(StoreError::Refused("the blob cannot be read to its end".into()));
-            };
-            let tar = tar.unwrap_or(found);
-            if let Some(diff_id) = take.diff_id
-                && tar.digest != diff_id
-            {
-                return Err(StoreError::Refused(format!(
-                    "its content has the diff id {} where the image's config says {diff_id}",
-                    tar.digest
-                )));
-            }
-            if let Some(writer) = writer {
-                self.keep(writer, Some(found))?;
-            }
-            if let Some(dir) = dir {
-                self.finish_layer(dir, tar.digest, tar.size, applied)?;
-            }
-            Ok(AddedLayer { diff_id: tar.digest, blob: found, compression, content: None })
+            self.keep_ingested(&take, read, unpacked)
         });
         match failure.into_inner() {
             Some(failure) if taken.is_err() => Err(failure),
@@ -299,13 +251,40 @@ impl Staging<'_> {
         }
     }
 
-    /// The second half of [`Staging::ingest`]: what becomes of the uncompressed tar.
-    fn unpack_stream(
+    /// Checks what was read and unpacked, and keeps it if all of it is what was expected.
+    fn keep_ingested(
         &self,
-        tar: impl Read,
-        plain: &AtomicBool,
         take: &Take<'_>,
-    ) -> Result<(Option<PathBuf>, Option<Blob>, Applied)> {
+        read: Option<ReadBlob>,
+        unpacked: Result<UnpackedTar>,
+    ) -> Result<AddedLayer> {
+        if let (Some(expected), Some(read)) = (take.blob, &read) {
+            check(expected, read.blob)?;
+        }
+        let UnpackedTar { dir, tar, applied } = unpacked?;
+        let Some(ReadBlob { writer, blob, compression }) = read else {
+            return Err(StoreError::Refused("the blob cannot be read to its end".into()));
+        };
+        let tar = tar.unwrap_or(blob);
+        if let Some(diff_id) = take.diff_id
+            && tar.digest != diff_id
+        {
+            return Err(StoreError::Refused(format!(
+                "its content has the diff id {} where the image's config says {diff_id}",
+                tar.digest
+            )));
+        }
+        if let Some(writer) = writer {
+            self.keep(writer, Some(blob))?;
+        }
+        if let Some(dir) = dir {
+            self.finish_layer(dir, tar.digest, tar.size, applied)?;
+        }
+        Ok(AddedLayer { diff_id: tar.digest, blob, compression, content: None })
+    }
+
+    /// The second half of [`Staging::ingest`]: what becomes of the uncompressed tar.
+    fn unpack_stream(&self, tar: impl Read, plain: &AtomicBool, take: &Take<'_>) -> Result<UnpackedTar> {
         let tar = Bounded { inner: tar, left: stream_limit(take.limits) };
         let mut tar = CancelReader { inner: Hashing::new(tar), plain };
         let mut applied = Applied::default();
@@ -317,8 +296,8 @@ impl Staging<'_> {
         }
         io::copy(&mut tar, &mut io::sink()).map_err(|error| StoreError::Refused(error.to_string()))?;
         let (_, digest, size) = tar.inner.finish();
-        let blob = (!plain.load(Ordering::Acquire)).then_some(Blob { digest, size });
-        Ok((dir, blob, applied))
+        let tar = (!plain.load(Ordering::Acquire)).then_some(Blob { digest, size });
+        Ok(UnpackedTar { dir, tar, applied })
     }
 
     /// An empty directory for a layer, with its tree.
@@ -368,6 +347,55 @@ impl Staging<'_> {
 /// The tar of a layer is larger than its files: headers, padding. Beyond this it is a bomb whatever it holds.
 fn stream_limit(limits: Limits) -> u64 {
     limits.bytes.saturating_add(limits.entries.saturating_mul(4096))
+}
+
+/// A blob that was read to its end.
+struct ReadBlob {
+    /// What holds it, if it is to be stored.
+    writer: Option<BlobWriter>,
+    blob: Blob,
+    compression: Compression,
+}
+
+/// What became of an uncompressed tar.
+struct UnpackedTar {
+    dir: Option<PathBuf>,
+    /// Its digest, where it isn't the blob's.
+    tar: Option<Blob>,
+    applied: Applied,
+}
+
+/// Reads, hashes and stores a blob, and hands its content over, decompressed if it is `compressed` and looks so. Says
+/// whether it was `plain` before the first block goes over. `None`: it can't be read to its end.
+fn read_blob<R: Read + Send>(
+    tee: TeeReader<'_, R>,
+    compressed: bool,
+    feeder: ReadAheadThread,
+    plain: &AtomicBool,
+) -> Option<ReadBlob> {
+    let mut tee = Hashing::new(tee);
+    let mut compression = Compression::None;
+    {
+        let input = BufReader::with_capacity(256 << 10, &mut tee);
+        let decoded = match compressed {
+            true => decode(input),
+            false => Ok((Compression::None, Box::new(input) as _)),
+        };
+        let decoded: Box<dyn Read + Send + '_> = match decoded {
+            Ok((found, reader)) => {
+                compression = found;
+                plain.store(found == Compression::None, Ordering::Release);
+                reader
+            }
+            Err(error) => Box::new(ErrorReader(Some(error))),
+        };
+        feeder.feed(decoded);
+    }
+    // Where the tar is damaged, the digest of the whole tells whether the blob is; and what is behind the end of a
+    // compressed stream belongs to the blob as well.
+    io::copy(&mut tee, &mut io::sink()).ok()?;
+    let (tee, digest, size) = tee.finish();
+    Some(ReadBlob { writer: tee.writer, blob: Blob { digest, size }, compression })
 }
 
 /// Reads a source, no further than its promised size and one byte, and stores what it reads. Notes the failure of a system

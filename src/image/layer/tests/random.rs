@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
@@ -84,62 +84,69 @@ fn build(root: &Path, tree: &[Made]) {
             continue;
         }
         let path = parent.join(&made.name);
-        if fs::symlink_metadata(&path).is_ok() {
+        if fs::symlink_metadata(&path).is_ok() || opaque && matches!(made.object, Object::Whiteout) {
             continue;
         }
-        let node = |kind, rdev| mknodat(CWD, &path, kind, Mode::from_raw_mode(0o600), rdev).unwrap();
-        match &made.object {
-            Object::File { size, sparse } => {
-                let file = fs::File::create(&path).unwrap();
-                if *sparse {
-                    file.set_len((*size as u64) << 12).unwrap();
-                    use std::os::unix::fs::FileExt;
-                    file.write_at(b"end", *size as u64 * 2000).unwrap();
-                } else {
-                    fs::write(&path, vec![b'x'; *size]).unwrap();
-                }
-                files.push(path.clone());
-            }
-            Object::Directory => {
-                fs::create_dir(&path).unwrap();
-                dirs.push(path.clone());
-            }
-            Object::Symlink(target) => symlink(target, &path).unwrap(),
-            Object::Hardlink(_) if files.is_empty() => continue,
-            Object::Hardlink(at) => {
-                fs::hard_link(&files[at % files.len()], &path).unwrap();
-                continue;
-            }
-            Object::Fifo => node(FileType::Fifo, 0),
-            Object::Device(major, minor) => {
-                node(FileType::BlockDevice, rustix::fs::makedev(*major, *minor));
-            }
-            Object::Whiteout if opaque => continue,
-            Object::Whiteout => {
-                node(FileType::CharacterDevice, 0);
-                continue;
-            }
-            Object::Opaque => {
-                lsetxattr(parent, "trusted.overlay.opaque", b"y", XattrFlags::empty()).unwrap();
-                continue;
-            }
+        if !make(&path, &made.object, &files) {
+            continue;
+        }
+        match made.object {
+            Object::File { .. } => files.push(path.clone()),
+            Object::Directory => dirs.push(path.clone()),
+            _ => {}
         }
         all.push((path, made));
     }
-    for (path, made) in all.iter().rev() {
-        std::os::unix::fs::lchown(path, Some(made.owner.0), Some(made.owner.1)).unwrap();
-        let link = fs::symlink_metadata(path).unwrap().is_symlink();
-        if !link {
-            fs::set_permissions(path, fs::Permissions::from_mode(made.mode)).unwrap();
-        }
-        if let Some(value) = &made.xattr {
-            lsetxattr(path, "trusted.test", value, XattrFlags::empty()).unwrap();
-        }
-        let time = rustix::fs::Timespec { tv_sec: made.time.0, tv_nsec: made.time.1 as _ };
-        let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
-        rustix::fs::utimensat(CWD, path, &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).unwrap();
-    }
+    all.iter().rev().for_each(|(path, made)| set_attributes(path, made));
     fs::set_permissions(root, fs::Permissions::from_mode(0o751)).unwrap();
+}
+
+/// Makes an object. Returns whether it has attributes of its own.
+fn make(path: &Path, object: &Object, files: &[PathBuf]) -> bool {
+    let node = |kind, rdev| mknodat(CWD, path, kind, Mode::from_raw_mode(0o600), rdev).unwrap();
+    match object {
+        Object::File { size, sparse: true } => {
+            let file = fs::File::create(path).unwrap();
+            file.set_len((*size as u64) << 12).unwrap();
+            file.write_at(b"end", *size as u64 * 2000).unwrap();
+        }
+        Object::File { size, sparse: false } => fs::write(path, vec![b'x'; *size]).unwrap(),
+        Object::Directory => fs::create_dir(path).unwrap(),
+        Object::Symlink(target) => symlink(target, path).unwrap(),
+        Object::Hardlink(_) if files.is_empty() => return false,
+        Object::Hardlink(at) => {
+            fs::hard_link(&files[at % files.len()], path).unwrap();
+            return false;
+        }
+        Object::Fifo => node(FileType::Fifo, 0),
+        Object::Device(major, minor) => {
+            node(FileType::BlockDevice, rustix::fs::makedev(*major, *minor));
+        }
+        Object::Whiteout => {
+            node(FileType::CharacterDevice, 0);
+            return false;
+        }
+        Object::Opaque => {
+            let parent = path.parent().unwrap();
+            lsetxattr(parent, "trusted.overlay.opaque", b"y", XattrFlags::empty()).unwrap();
+            return false;
+        }
+    }
+    true
+}
+
+fn set_attributes(path: &Path, made: &Made) {
+    std::os::unix::fs::lchown(path, Some(made.owner.0), Some(made.owner.1)).unwrap();
+    let link = fs::symlink_metadata(path).unwrap().is_symlink();
+    if !link {
+        fs::set_permissions(path, fs::Permissions::from_mode(made.mode)).unwrap();
+    }
+    if let Some(value) = &made.xattr {
+        lsetxattr(path, "trusted.test", value, XattrFlags::empty()).unwrap();
+    }
+    let time = rustix::fs::Timespec { tv_sec: made.time.0, tv_nsec: made.time.1 as _ };
+    let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+    rustix::fs::utimensat(CWD, path, &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).unwrap();
 }
 
 proptest! {
