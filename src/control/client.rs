@@ -168,7 +168,7 @@ impl Client {
         }
     }
 
-    /// The next line, without its end, which must come before the deadline; `None` at the end of the talk.
+    /// Returns the next line, without its end, which must come before the deadline; `None` at the end of the talk.
     fn line(&mut self) -> Result<Option<Vec<u8>>, ClientError> {
         let mut line = Vec::new();
         loop {
@@ -199,7 +199,7 @@ impl Client {
         }
     }
 
-    /// The process that answers, as a pidfd.
+    /// Returns the process that answers, as a pidfd.
     ///
     /// # Errors
     /// Those of getsockopt(2), as where the process isn't visible from here.
@@ -207,12 +207,12 @@ impl Client {
         peer_process(self.reader.get_ref())
     }
 
-    /// How the mount is doing.
+    /// Returns how the mount is doing.
     pub fn status(&mut self) -> Result<Status, ClientError> {
         self.ask(&Request::Status)
     }
 
-    /// Where a path comes from, relative to the root of the mount.
+    /// Returns where a path comes from, relative to the root of the mount.
     pub fn explain(&mut self, path: Vec<u8>) -> Result<Explanation, ClientError> {
         self.ask(&Request::Explain { path: EscapedPath(path) })
     }

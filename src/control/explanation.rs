@@ -124,9 +124,9 @@ pub struct PredictedEffect {
     pub copy_up: Option<CopyUp>,
     /// Directories that are copied up (they themselves, not what is in them) on the way, outermost first.
     pub parents: Vec<EscapedPath>,
-    /// Does a whiteout remain under the name?
+    /// Whether a whiteout remains under the name.
     pub whiteout: bool,
-    /// Does what is moved get a redirect to what the lowers have of it?
+    /// Whether what is moved gets a redirect to what the lowers have of it.
     pub redirect: bool,
     /// The same in words.
     pub text: String,

@@ -46,7 +46,7 @@ pub enum Life {
 }
 
 impl Mount {
-    /// A mount of the kernel's table; `None` for other filesystems.
+    /// Returns a mount of the kernel's table; `None` for other filesystems.
     fn of(entry: Entry<'_>) -> Option<Mount> {
         if entry.kind != "fuse.unionmount" {
             return None;
@@ -65,7 +65,7 @@ impl Mount {
         })
     }
 
-    /// Whether its daemon lives, asked through the mount for at most `patience`.
+    /// Returns whether its daemon lives, asked through the mount for at most `patience`.
     ///
     /// The kernel lets nobody go whose question a daemon has read, SIGKILL or not. So the daemons of other users, root's
     /// aside, are never asked.
@@ -102,7 +102,7 @@ impl Mount {
         }
     }
 
-    /// A mount that this process doesn't see, by what its daemon says.
+    /// Returns a mount that this process doesn't see, by what its daemon says.
     pub fn elsewhere(about: &About) -> Mount {
         Mount {
             id: 0,
@@ -116,7 +116,7 @@ impl Mount {
     }
 }
 
-/// The mounts of unionmount that this process sees, oldest first.
+/// Returns the mounts of unionmount that this process sees, oldest first.
 ///
 /// # Errors
 /// Those of reading /proc/self/mountinfo.
@@ -124,7 +124,8 @@ pub fn all() -> io::Result<Vec<Mount>> {
     Ok(Table::read()?.entries().filter_map(Mount::of).collect())
 }
 
-/// The mount of unionmount that is on top at `point`, an absolute path without symlinks. Asks the mount nothing.
+/// Returns the mount of unionmount that is on top at `point`, an absolute path without symlinks. Asks the mount
+/// nothing.
 ///
 /// # Errors
 /// Those of [`all`].
@@ -132,7 +133,7 @@ pub fn at(point: &Path) -> io::Result<Option<Mount>> {
     Ok(all()?.into_iter().rev().find(|mount| mount.point == point))
 }
 
-/// `MAJOR:MINOR` of what is mounted at `point`. Asks the mount nothing.
+/// Returns the `MAJOR:MINOR` of what is mounted at `point`. Asks the mount nothing.
 ///
 /// # Errors
 /// Those of statx(2).
@@ -164,7 +165,7 @@ pub enum NotFound {
     },
 }
 
-/// The mount that a path is in, and the path from the root of the filesystem. The path need not exist; its last
+/// Returns the mount that a path is in, and the path from the root of the filesystem. The path need not exist; its last
 /// component is not followed if it is a symbolic link.
 ///
 /// # Errors
@@ -187,7 +188,7 @@ pub fn of(path: &Path) -> Result<(Mount, Vec<u8>), NotFound> {
     Ok((mount, relative))
 }
 
-/// The deepest directory on the path that exists, without symbolic links, and what follows.
+/// Returns the deepest directory on the path that exists, without symbolic links, and what follows.
 fn anchor(path: &Path) -> io::Result<(PathBuf, Vec<OsString>)> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     // A name that ends in a slash or a dot is followed, as everywhere.

@@ -19,7 +19,7 @@ const NAME: &str = "unionmount";
 /// What the names of sockets end in.
 pub const SUFFIX: &str = ".sock";
 
-/// The directory of this process's own sockets, made if need be.
+/// Returns the directory of this process's own sockets, made if need be.
 ///
 /// # Errors
 /// When none of the places is safe or can be made; the message names them.
@@ -34,12 +34,12 @@ pub fn own() -> io::Result<(PathBuf, OwnedFd)> {
     Err(io::Error::other(refusals.join("; ")))
 }
 
-/// The name of a mount's socket.
+/// Returns the name of a mount's socket.
 pub fn socket_name(device: &str) -> String {
     format!("{device}{SUFFIX}")
 }
 
-/// Where the socket of a mount may be, for a client.
+/// Returns where the socket of a mount may be, for a client.
 pub fn sockets_of(device: &str) -> Vec<PathBuf> {
     let name = socket_name(device);
     let mut dirs = places();
@@ -57,7 +57,7 @@ pub fn sockets_of(device: &str) -> Vec<PathBuf> {
     sockets
 }
 
-/// The places for this user's directory, best first.
+/// Returns the places for this user's directory, best first.
 fn places() -> Vec<PathBuf> {
     let mut places = Vec::new();
     if rustix::process::geteuid().is_root() {
@@ -71,7 +71,7 @@ fn places() -> Vec<PathBuf> {
     places
 }
 
-/// The user's id outside of a user namespace that only maps it to root, so that both sides name one directory.
+/// Returns the user's id outside of a user namespace that only maps it to root, so that both sides name one directory.
 fn outer_uid() -> u32 {
     let uid = rustix::process::geteuid().as_raw();
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
@@ -133,8 +133,8 @@ fn remove_if_stale(path: &Path, dir: &OwnedFd, name: &std::ffi::CStr) {
     }
 }
 
-/// Whether nobody has that socket. Wakes nobody: a connection of another type than the socket's is refused by the
-/// kernel, with another error where somebody has it (unix(7): EPROTOTYPE).
+/// Returns whether nobody has that socket. Wakes nobody: a connection of another type than the socket's is refused by
+/// the kernel, with another error where somebody has it (unix(7): EPROTOTYPE).
 fn is_abandoned(path: &Path) -> bool {
     let asked = SocketAddrUnix::new(path).and_then(|address| {
         let datagrams = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
@@ -152,7 +152,7 @@ pub struct Socket {
     pub name: String,
 }
 
-/// The sockets in this user's directories, of daemons that live or were killed.
+/// Returns the sockets in this user's directories, of daemons that live or were killed.
 pub fn own_sockets() -> Vec<Socket> {
     let mut sockets = Vec::new();
     for place in places().into_iter().filter(|place| open_safe(place, false).is_ok()) {

@@ -230,7 +230,7 @@ fn status(shared: &Shared, union: &Union) -> Reply<Status> {
     })
 }
 
-/// The memory of this process that is in RAM.
+/// Returns the memory of this process that is in RAM.
 fn resident_memory() -> Option<u64> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
@@ -254,7 +254,7 @@ fn trace(shared: &Shared, union: Arc<Union>, client: &UnixStream, filter: Filter
     Ok(())
 }
 
-/// Has the client closed its end, or said something, which it has no reason to?
+/// Returns whether the client has closed its end, or said something, which it has no reason to.
 fn has_gone(client: &UnixStream) -> bool {
     let fd = client.as_fd();
     let mut fds = [PollFd::new(&fd, PollFlags::IN | PollFlags::RDHUP)];

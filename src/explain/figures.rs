@@ -104,12 +104,12 @@ impl Figures {
         figures
     }
 
-    /// The wasted share in percent.
+    /// Returns the wasted share in percent.
     pub fn waste_percent(&self) -> f64 {
         names::percent(self.wasted_bytes, self.bytes)
     }
 
-    /// The share in percent that the merged view uses.
+    /// Returns the share in percent that the merged view uses.
     pub fn efficiency(&self) -> f64 {
         names::percent(self.bytes - self.wasted_bytes, self.bytes.max(1)).max(if self.bytes == 0 {
             100.0
@@ -118,7 +118,7 @@ impl Figures {
         })
     }
 
-    /// All in one sentence.
+    /// Returns all in one sentence.
     pub fn sentence(&self) -> String {
         format!(
             "{} of {} are deleted or replaced further up: efficiency {:.1} %",
@@ -138,11 +138,11 @@ pub struct WastedPlace {
     pub amount: Amount,
     /// Which layer's bytes were hidden by which, the topmost first.
     pub steps: Vec<(Number, Number)>,
-    /// Is something there in the merged view?
+    /// Whether something is there in the merged view.
     pub replaced: bool,
 }
 
-/// Where the most is wasted, the greatest first.
+/// Returns where the most is wasted, the greatest first.
 pub fn wasted_places(survey: &Survey) -> Vec<WastedPlace> {
     let mut places: BTreeMap<u32, WastedPlace> = BTreeMap::new();
     for Waste { place, layer, hidden_by, replaced, bytes, files } in

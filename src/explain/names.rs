@@ -6,7 +6,7 @@
 use crate::sys::object::Kind;
 use crate::union::escaped_path::EscapedPath;
 
-/// A name as text, see [`EscapedPath`].
+/// Returns a name as text, see [`EscapedPath`].
 ///
 /// ```
 /// use unionmount::explain::names::readable;
@@ -17,22 +17,22 @@ pub fn readable(name: &[u8]) -> String {
     EscapedPath::from(name).to_string()
 }
 
-/// A number of bytes: `15 B`, `1.20 MiB`.
+/// Returns a number of bytes: `15 B`, `1.20 MiB`.
 pub fn bytes(count: u64) -> String {
     indicatif::BinaryBytes(count).to_string()
 }
 
-/// A count with its noun: `1 file`, `1,234 files`.
+/// Returns a count with its noun: `1 file`, `1,234 files`.
 pub fn counted(count: u64, one: &str, more: &str) -> String {
     format!("{} {}", indicatif::HumanCount(count), if count == 1 { one } else { more })
 }
 
-/// A share in percent, with one decimal place.
+/// Returns a share in percent, with one decimal place.
 pub fn percent(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { (part as f64 / whole as f64 * 1000.0).round() / 10.0 }
 }
 
-/// What an object is called.
+/// Returns what an object is called.
 pub fn kind(kind: Option<Kind>) -> &'static str {
     match kind {
         None => "whiteout",

@@ -55,7 +55,7 @@ struct LayerData {
 /// Places of waste that the page lists.
 const MOST_WASTED: usize = 500;
 
-/// The page. `title` is what the stack is called.
+/// Returns the page. `title` is what the stack is called.
 pub fn draw(survey: &Survey, figures: &Figures, title: &str) -> String {
     let data = data(survey, figures);
     // Serialising numbers and strings to a string does not fail.
@@ -90,8 +90,8 @@ fn fill(template: &str, parts: &[(&str, &str)]) -> String {
     page
 }
 
-/// JSON that can stand inside a `<script>`: the characters that could end it are only found within strings, where they
-/// can be written as escapes.
+/// Returns JSON that can stand inside a `<script>`: the characters that could end it are only found within strings,
+/// where they can be written as escapes.
 fn inert(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for c in json.chars() {

@@ -20,7 +20,7 @@ impl Paint {
         Paint { on: !unwanted && std::io::stdout().is_terminal() }
     }
 
-    /// No colours.
+    /// Uses no colours.
     pub fn plain() -> Paint {
         Paint { on: false }
     }
@@ -30,32 +30,32 @@ impl Paint {
         if self.on && !text.is_empty() { format!("{style}{text}{style:#}") } else { text }
     }
 
-    /// What matters most.
+    /// Returns what matters most.
     pub fn bold(self, text: impl Display) -> String {
         self.style(Style::new().bold(), text)
     }
 
-    /// What matters least.
+    /// Returns what matters least.
     pub fn dim(self, text: impl Display) -> String {
         self.style(Style::new().dimmed(), text)
     }
 
-    /// What is shown, what is new.
+    /// Returns what is shown, what is new.
     pub fn green(self, text: impl Display) -> String {
         self.style(AnsiColor::Green.on_default().bold(), text)
     }
 
-    /// What is deleted.
+    /// Returns what is deleted.
     pub fn red(self, text: impl Display) -> String {
         self.style(AnsiColor::Red.on_default(), text)
     }
 
-    /// What is changed or copied.
+    /// Returns what is changed or copied.
     pub fn yellow(self, text: impl Display) -> String {
         self.style(AnsiColor::Yellow.on_default(), text)
     }
 
-    /// What is merged; names of layers.
+    /// Returns what is merged; names of layers.
     pub fn cyan(self, text: impl Display) -> String {
         self.style(AnsiColor::Cyan.on_default(), text)
     }
@@ -69,12 +69,12 @@ pub struct Cell {
 }
 
 impl Cell {
-    /// Painted text; `plain` is the same without colours.
+    /// Makes painted text; `plain` is the same without colours.
     pub fn new(plain: &str, painted: String) -> Cell {
         Cell { text: painted, width: unicode_width::UnicodeWidthStr::width(plain) }
     }
 
-    /// Plain text.
+    /// Makes plain text.
     pub fn plain(text: impl Display) -> Cell {
         let text = text.to_string();
         Cell { width: unicode_width::UnicodeWidthStr::width(&text[..]), text }

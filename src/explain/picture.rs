@@ -43,7 +43,7 @@ pub fn draw(explanation: &Explanation, paint: Paint, shown_path: &EscapedPath) -
     out
 }
 
-/// `/etc/passwd   file, 1.2 KiB` and a line that says why.
+/// Returns `/etc/passwd   file, 1.2 KiB` and a line that says why.
 fn head(explanation: &Explanation, paint: Paint, shown_path: &EscapedPath) -> String {
     let what = match explanation.kind {
         None => paint.red("not in the merged view"),
@@ -147,7 +147,7 @@ fn what(entry: &EntryReport) -> (&'static str, String) {
     (sign, what)
 }
 
-/// Mode and time.
+/// Returns mode and time.
 fn detail(entry: &EntryReport) -> String {
     let Some(mode) = entry.mode.as_deref().and_then(|mode| u32::from_str_radix(mode, 8).ok()) else {
         return String::new();

@@ -27,7 +27,7 @@ impl Subject<'_> {
         PredictedEffect { action, copy_up: None, parents: Vec::new(), whiteout: false, redirect: false, text }
     }
 
-    /// Why no change is possible at all.
+    /// Returns why no change is possible at all.
     fn refusal(&self) -> Option<String> {
         let name = self.found.path.rsplit(|&b| b == b'/').next().unwrap_or_default();
         if !self.inspector.has_upper() {
@@ -53,7 +53,7 @@ impl Subject<'_> {
         layer_list(layers.iter().map(|layer| self.inspector.number(*layer)))
     }
 
-    /// The layers that a whiteout of this name would hide.
+    /// Returns the layers that a whiteout of this name would hide.
     fn below(&self) -> Vec<LayerIndex> {
         let shown = match &self.found.outcome {
             Outcome::Directory { layers, .. } => layers.clone(),
@@ -78,7 +78,7 @@ impl Subject<'_> {
         fate
     }
 
-    /// "parents etc/, etc/apt/"
+    /// Says "parents etc/, etc/apt/".
     fn parents(&self) -> Option<String> {
         let parents: Vec<String> = self
             .found
@@ -93,12 +93,12 @@ impl Subject<'_> {
         }
     }
 
-    /// "; its parent etc/ is copied up for it", for what is not itself copied up.
+    /// Says "; its parent etc/ is copied up for it", for what is not itself copied up.
     fn parents_too(&self) -> String {
         self.parents().map(|parents| format!("; copies up the {parents} for it")).unwrap_or_default()
     }
 
-    /// "copies up 1.2 MiB from layer 3"
+    /// Says "copies up 1.2 MiB from layer 3".
     fn copies_up(&self, from: LayerIndex, stat: &Stat) -> String {
         let what = match stat.kind() {
             Kind::File => HumanBytes(stat.size).to_string(),
@@ -110,7 +110,8 @@ impl Subject<'_> {
         format!("copies up {what} from {}{parents}", self.title(from))
     }
 
-    /// On a write to a file, on a new entry in a directory, on a change of attributes of anything else.
+    /// Tells what happens on a write to a file, on a new entry in a directory, on a change of attributes of anything
+    /// else.
     pub fn on_write(&self) -> PredictedEffect {
         if let Some(refusal) = self.refusal() {
             return self.fate(Action::Refused, refusal);
@@ -173,7 +174,7 @@ impl Subject<'_> {
         }
     }
 
-    /// On a deletion.
+    /// Tells what happens on a deletion.
     pub fn on_delete(&self) -> Result<PredictedEffect> {
         if let Some(refused) = self.cannot_lose_its_name() {
             return Ok(refused);
@@ -191,7 +192,7 @@ impl Subject<'_> {
         Ok(self.with_parents(PredictedEffect { whiteout: true, ..self.fate(action, text) }))
     }
 
-    /// On a rename to another directory where nothing has the new name.
+    /// Tells what happens on a rename to another directory where nothing has the new name.
     pub fn on_rename(&self) -> PredictedEffect {
         if let Some(refused) = self.cannot_lose_its_name() {
             return refused;
@@ -249,7 +250,7 @@ impl Subject<'_> {
             .then(|| self.fate(Action::Nothing, "there is nothing of that name".into()))
     }
 
-    /// Does the directory show no entries?
+    /// Returns whether the directory shows no entries.
     fn is_empty(&self) -> Result<bool> {
         for name in self.inspector.names(self.trail)? {
             if self.inspector.descend(self.trail, &name)?.0.outcome != Outcome::Absent {

@@ -47,7 +47,7 @@ fn rooted(path: &[u8]) -> EscapedPath {
     EscapedPath([b"/", path].concat())
 }
 
-/// The layers of a stack, without entries.
+/// Returns the layers of a stack, without entries.
 ///
 /// # Errors
 /// Those of finding where they are.
@@ -71,7 +71,7 @@ fn layer_reports(inspector: Inspector<'_>, found: &Provenance) -> Result<Vec<Lay
     Ok(layers)
 }
 
-/// What people call a layer: the last part of its path that says anything.
+/// Returns what people call a layer: the last part of its path that says anything.
 pub fn short_name(directory: &Path) -> EscapedPath {
     use std::os::unix::ffi::OsStrExt;
     let names = directory.components().rev().filter_map(|part| match part {
@@ -86,7 +86,7 @@ pub fn short_name(directory: &Path) -> EscapedPath {
     EscapedPath::from(if digest { &name[..12] } else { name })
 }
 
-/// What a layer has in one place.
+/// Returns what a layer has in one place.
 fn entry(inspector: Inspector<'_>, held: &Held, found: &Provenance) -> EntryReport {
     let mut entry = EntryReport {
         path: EscapedPath::from(&held.path[..]),
@@ -164,7 +164,7 @@ fn form_word(mark: WhiteoutMark) -> &'static str {
     }
 }
 
-/// Why the merged view shows what it shows.
+/// Says why the merged view shows what it shows.
 fn why(inspector: Inspector<'_>, found: &Provenance, layers: &[LayerReport]) -> String {
     let title = |layer: u16| layer_title(layers, inspector.number(layer));
     let name = found.path.rsplit(|&b| b == b'/').next().unwrap_or_default();

@@ -31,7 +31,7 @@ pub struct SurveyedLayer {
     pub path: PathBuf,
     /// How it is called in pictures; safe to print.
     pub name: String,
-    /// Is it the writable one?
+    /// Whether it is the writable one.
     pub upper: bool,
 }
 
@@ -75,7 +75,7 @@ pub struct Holding {
     pub mode: u32,
     /// Last change of the data, in seconds since the epoch.
     pub mtime: i64,
-    /// Is it the first of its file's names in the layer? The bytes of a file count once.
+    /// Whether it is the first of its file's names in the layer. The bytes of a file count once.
     pub counts: bool,
     /// Where it is accounted for as waste, in [`Survey::wastes`].
     pub(super) account: Option<u32>,
@@ -102,7 +102,7 @@ pub enum LayerAction {
 }
 
 impl Holding {
-    /// What the layer did.
+    /// Returns what the layer did.
     pub fn what(&self) -> LayerAction {
         match (self.kind, self.replaces) {
             (None, _) => LayerAction::Deleted,
@@ -112,12 +112,12 @@ impl Holding {
         }
     }
 
-    /// Does the pile of layers up to `top` reach it? Whiteouts count as well.
+    /// Returns whether the pile of layers up to `top` reaches it. Whiteouts count as well.
     pub fn seen_at(&self, top: Number) -> bool {
         self.from <= top && self.hidden_by.is_none_or(|by| by > top)
     }
 
-    /// Are its bytes of no use to the merged view?
+    /// Returns whether its bytes are of no use to the merged view.
     pub fn is_waste(&self) -> bool {
         self.hidden_by.is_some() && !self.data_used
     }
@@ -132,7 +132,7 @@ pub struct Waste {
     pub layer: Number,
     /// The layer that hides them.
     pub hidden_by: Number,
-    /// Is something else there now, or nothing?
+    /// Returns whether something else is there now, or nothing.
     pub replaced: bool,
     /// How many bytes.
     pub bytes: u64,
@@ -166,18 +166,18 @@ pub struct Survey {
 }
 
 impl Survey {
-    /// How many layers there are; also the number of the topmost.
+    /// Returns how many layers there are; also the number of the topmost.
     pub fn top(&self) -> Number {
         self.layers.len() as Number
     }
 
-    /// The number by which a layer is told: 0 for the upper, the lowers from 1, the first named one, down.
+    /// Returns the number by which a layer is told: 0 for the upper, the lowers from 1, the first named one, down.
     pub fn told(&self, layer: Number) -> Number {
         let has_upper = self.layers.last().is_some_and(|top| top.upper);
         self.top() - layer + Number::from(!has_upper)
     }
 
-    /// `upper` or `2`.
+    /// Returns `upper` or `2`.
     pub fn label(&self, layer: Number) -> String {
         match self.told(layer) {
             0 => "upper".to_owned(),
@@ -185,7 +185,7 @@ impl Survey {
         }
     }
 
-    /// `the upper` or `layer 2`.
+    /// Returns `the upper` or `layer 2`.
     pub fn title(&self, layer: Number) -> String {
         match self.told(layer) {
             0 => "the upper".to_owned(),
@@ -193,18 +193,18 @@ impl Survey {
         }
     }
 
-    /// What the layers have at a place, the topmost first.
+    /// Returns what the layers have at a place, the topmost first.
     pub fn holdings(&self, place: usize) -> &[Holding] {
         let SurveyedPath { first, count, .. } = self.places[place];
         &self.holdings[first as usize..first as usize + usize::from(count)]
     }
 
-    /// What is to be seen at a place in the merged view of the layers up to `top`.
+    /// Returns what is to be seen at a place in the merged view of the layers up to `top`.
     pub fn shown(&self, place: usize, top: Number) -> Option<&Holding> {
         self.holdings(place).iter().find(|h| h.seen_at(top)).filter(|h| h.kind.is_some())
     }
 
-    /// The path of a place; empty for the root.
+    /// Returns the path of a place; empty for the root.
     pub fn path(&self, place: usize) -> Vec<u8> {
         let mut names = Vec::new();
         let mut at = place;
@@ -216,7 +216,7 @@ impl Survey {
         names.join(&b'/')
     }
 
-    /// The place of a path, components joined by `/`.
+    /// Returns the place of a path, components joined by `/`.
     pub fn find(&self, path: &[u8]) -> Option<usize> {
         let mut at = 0;
         for name in path.split(|&b| b == b'/').filter(|name| !name.is_empty()) {
@@ -225,7 +225,7 @@ impl Survey {
         Some(at)
     }
 
-    /// The places directly below a place.
+    /// Returns the places directly below a place.
     pub fn children(&self, place: usize) -> impl Iterator<Item = usize> + '_ {
         let end = self.places[place].end as usize;
         let mut at = place + 1;
@@ -250,7 +250,7 @@ impl Survey {
         }
     }
 
-    /// A file with several names in a layer counts once, and is in use while one of its names is; so is what is seen
+    /// Counts a file with several names in a layer once. It is in use while one of its names is; so is what is seen
     /// under another name by a redirect.
     pub(super) fn settle_links(&mut self) {
         let moved = self.holdings.iter().any(|h| h.from != h.layer);

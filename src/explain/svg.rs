@@ -29,7 +29,7 @@ const CAPTION: usize = 52;
 /// Letters (of the usual width) that fit into a box.
 const LETTERS: usize = 15;
 
-/// The picture as a document of its own, or with `inline` as a part of a page that has the colours.
+/// Returns the picture as a document of its own, or with `inline` as a part of a page that has the colours.
 pub fn draw(survey: &Survey, figures: &Figures, inline: bool) -> String {
     let mut svg = String::new();
     // Writing to a string does not fail.
@@ -62,7 +62,7 @@ impl<'s> Picture<'s> {
         MARGIN + LABEL + index * COLUMN + (COLUMN - BOX) / 2
     }
 
-    /// Where the band of a layer begins; row 0 is the merged view.
+    /// Returns where the band of a layer begins; row 0 is the merged view.
     fn row(&self, row: usize) -> usize {
         MARGIN + CAPTION + row * (BAND + GAP)
     }
@@ -167,7 +167,7 @@ impl<'s> Picture<'s> {
         Ok(())
     }
 
-    /// One column: the path, its boxes, the arrows between them.
+    /// Draws one column: the path, its boxes, the arrows between them.
     fn file(&self, out: &mut String, index: usize) -> fmt::Result {
         let (survey, place) = (self.survey, self.places[index]);
         let x = self.column(index);
@@ -285,7 +285,7 @@ impl<'s> Picture<'s> {
         Ok(())
     }
 
-    /// For those who don't see it.
+    /// Says it in words, for those who don't see it.
     fn in_words(&self) -> String {
         let mut words = String::new();
         for &number in &self.layers {
@@ -299,7 +299,7 @@ impl<'s> Picture<'s> {
     }
 }
 
-/// Two short lines about a layer.
+/// Returns two short lines about a layer.
 fn layer_words(f: &LayerFigures) -> [String; 2] {
     let mut did = Vec::new();
     for (count, word) in [(f.added.files, "added"), (f.changed.files, "changed"), (f.deleted, "deleted")] {
@@ -331,7 +331,7 @@ fn is_dir(holding: &Holding) -> bool {
     holding.kind == Some(Kind::Directory)
 }
 
-/// The places to draw: what was replaced or deleted first, then the largest.
+/// Returns the places to draw: what was replaced or deleted first, then the largest.
 fn interesting(survey: &Survey) -> Vec<usize> {
     let mut ranked: Vec<(bool, u64, usize)> = (1..survey.places.len())
         .filter_map(|place| {
@@ -352,7 +352,7 @@ fn interesting(survey: &Survey) -> Vec<usize> {
     with.chain(plain).map(|r| r.2).collect()
 }
 
-/// The layers to draw, the topmost first.
+/// Returns the layers to draw, the topmost first.
 fn drawn_layers(survey: &Survey, places: &[usize]) -> Vec<Number> {
     let top = survey.top();
     let mut layers: Vec<Number> = (1..=top).rev().collect();
@@ -367,7 +367,7 @@ fn drawn_layers(survey: &Survey, places: &[usize]) -> Vec<Number> {
     layers
 }
 
-/// At most so many columns of letters; what is too long loses its middle.
+/// Cuts a text to at most so many columns of letters; what is too long loses its middle.
 fn shorten(text: &str, columns: usize) -> String {
     if text.width() <= columns {
         return text.to_owned();
@@ -377,7 +377,7 @@ fn shorten(text: &str, columns: usize) -> String {
     take_columns(text.chars(), columns - 1 - tail) + "…" + &end
 }
 
-/// The same, but the start is lost.
+/// Does the same, but the start is lost.
 fn shorten_start(text: &str, columns: usize) -> String {
     if text.width() <= columns {
         return text.to_owned();
@@ -396,7 +396,7 @@ fn take_columns(chars: impl Iterator<Item = char>, columns: usize) -> String {
         .collect()
 }
 
-/// Text in XML. [`readable`] has left no character that XML forbids.
+/// Escapes text for XML. [`readable`] has left no character that XML forbids.
 pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {

@@ -26,7 +26,7 @@ const SHORT_TREE: usize = 200;
 /// Places of waste that are listed.
 const MOST_WASTED: usize = 30;
 
-/// The table of the layers, the topmost first, and the sentence about waste.
+/// Returns the table of the layers, the topmost first, and the sentence about waste.
 pub fn layers(survey: &Survey, figures: &Figures) -> String {
     let mut table = plain_table(["LAYER", "NAME", "FILES", "SIZE", "ADDED", "CHANGED", "DELETED", "WASTED"]);
     for (index, (layer, f)) in survey.layers.iter().zip(&figures.layers).enumerate().rev() {
@@ -45,7 +45,7 @@ pub fn layers(survey: &Survey, figures: &Figures) -> String {
     format!("{table}\n{}.\n", figures.sentence())
 }
 
-/// Where bytes are wasted, the greatest first; all places or the greatest only.
+/// Returns where bytes are wasted, the greatest first; all places or the greatest only.
 pub fn waste(survey: &Survey, figures: &Figures, all: bool) -> String {
     let places = wasted_places(survey);
     if places.is_empty() {
@@ -99,7 +99,7 @@ fn right_align(table: &mut Table, columns: &[usize]) {
     }
 }
 
-/// The tree. With `all`, nothing is folded.
+/// Returns the tree. With `all`, nothing is folded.
 pub fn tree(survey: &Survey, all: bool, out: &mut dyn fmt::Write) -> fmt::Result {
     writeln!(out, "{QUIET}  LAYERS           SIZE{QUIET:#}")?;
     let dull = if all || survey.places.len() <= SHORT_TREE {
@@ -116,7 +116,7 @@ pub fn tree(survey: &Survey, all: bool, out: &mut dyn fmt::Write) -> fmt::Result
     )
 }
 
-/// Which directories hold nothing worth a line: all from one layer, nothing hidden.
+/// Returns which directories hold nothing worth a line: all from one layer, nothing hidden.
 fn dull(survey: &Survey) -> Vec<bool> {
     let count = survey.places.len();
     let mut layer: Vec<Option<Number>> = (0..count)
@@ -163,14 +163,14 @@ impl Printer<'_> {
         Ok(())
     }
 
-    /// The children of a place in reverse order.
+    /// Returns the children of a place in reverse order.
     fn listed(&self, place: usize) -> Vec<usize> {
         let mut children: Vec<usize> = self.survey.children(place).collect();
         children.reverse();
         children
     }
 
-    /// Are the children of a place printed?
+    /// Returns whether the children of a place are printed.
     fn opens(&self, place: usize) -> bool {
         self.all || !self.dull[place] && self.survey.shown(place, self.top).is_some_and(is_dir)
     }
@@ -217,7 +217,7 @@ impl Printer<'_> {
         out.write_char('\n')
     }
 
-    /// Files below a place and their bytes, as shown or, of what is deleted, as they were.
+    /// Counts the files below a place and their bytes, as shown or, of what is deleted, as they were.
     fn below(&self, place: usize) -> (u64, u64) {
         let end = self.survey.places[place].end as usize;
         let gone = self.survey.shown(place, self.top).is_none();
@@ -235,7 +235,7 @@ fn is_dir(holding: &Holding) -> bool {
     holding.kind == Some(Kind::Directory)
 }
 
-/// `1>3`: layer 1 has replaced layer 3; `1+3`: both are merged.
+/// Returns `1>3`: layer 1 has replaced layer 3; `1+3`: both are merged.
 fn layer_column(survey: &Survey, holdings: &[Holding]) -> String {
     let mut text = String::new();
     for (index, h) in holdings.iter().enumerate() {
@@ -251,7 +251,7 @@ fn layer_column(survey: &Survey, holdings: &[Holding]) -> String {
     text
 }
 
-/// The sentence for a terminal, made to be seen.
+/// Returns the sentence for a terminal, made to be seen.
 pub fn strong(text: &str) -> String {
     format!("{STRONG}{text}{STRONG:#}")
 }

@@ -2,7 +2,7 @@
 
 use crate::control::explanation::LayerReport;
 
-/// "the upper", "layer 2 (debian)"
+/// Says "the upper", "layer 2 (debian)".
 pub fn layer_title(layers: &[LayerReport], number: u16) -> String {
     match layers.iter().find(|layer| layer.layer == number) {
         _ if number == 0 => "the upper".to_owned(),
@@ -11,7 +11,7 @@ pub fn layer_title(layers: &[LayerReport], number: u16) -> String {
     }
 }
 
-/// "layer 2", "layers 2 and 3", "the upper and layers 1, 2 and 3"
+/// Says "layer 2", "layers 2 and 3", "the upper and layers 1, 2 and 3".
 pub fn layer_list(numbers: impl IntoIterator<Item = u16>) -> String {
     let numbers: Vec<u16> = numbers.into_iter().collect();
     let lowers: Vec<String> = numbers.iter().filter(|n| **n > 0).map(u16::to_string).collect();

@@ -29,7 +29,7 @@ pub struct Usage {
     pub changed_files: u64,
     /// Their bytes of data.
     pub changed_bytes: u64,
-    /// Was all of it counted? Not where time was up, or where a directory may not be read.
+    /// Whether all of it was counted: not where time was up, or where a directory may not be read.
     pub complete: bool,
 }
 
@@ -40,12 +40,12 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// As long as it takes.
+    /// Allows as long as it takes.
     pub fn unlimited() -> Budget {
         Budget { end: None }
     }
 
-    /// So long from now.
+    /// Allows so long from now.
     pub fn of(time: Duration) -> Budget {
         Budget { end: Instant::now().checked_add(time) }
     }
@@ -124,7 +124,7 @@ impl Count<'_> {
         }
     }
 
-    /// Counts one entry. Is it a directory to go into?
+    /// Counts one entry. Returns whether it is a directory to go into.
     fn entry(&mut self, at: At<'_>, name: &[u8]) -> bool {
         match marker::aufs_name(name) {
             AufsName::Plain => {}

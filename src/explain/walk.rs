@@ -158,7 +158,7 @@ impl Surveyor<'_> {
         Ok(())
     }
 
-    /// All names of a directory's parts, with what each part has under it, the topmost first.
+    /// Returns all names of a directory's parts, with what each part has under it, the topmost first.
     fn names(&mut self, parts: &[Part]) -> Result<BTreeMap<Box<[u8]>, Vec<PartEntry>>> {
         let mut names: BTreeMap<Box<[u8]>, Vec<PartEntry>> = BTreeMap::new();
         for (part, Part { dir, layer, .. }) in parts.iter().enumerate() {
@@ -185,7 +185,7 @@ impl Surveyor<'_> {
         Ok(names)
     }
 
-    /// The holdings at one name, and the directories among them.
+    /// Returns the holdings at one name, and the directories among them.
     fn holdings_of(
         &mut self,
         parts: &[Part],
@@ -241,7 +241,7 @@ impl Surveyor<'_> {
         Ok((holdings, below.into_iter().flatten().collect()))
     }
 
-    /// What a part has under a name that a scan has found; `None` if it has gone since.
+    /// Returns what a part has under a name that a scan has found; `None` if it has gone since.
     fn look(&mut self, part: &Part, name: &[u8], kind: Option<Kind>) -> Result<Option<Looked>> {
         let Some(_) = kind else {
             return Ok(Some(Looked {
@@ -276,7 +276,7 @@ impl Surveyor<'_> {
         Ok(Some(Looked { holding, marks, dir: Some(dir) }))
     }
 
-    /// Does the directory hold `.wh..wh..opq`?
+    /// Returns whether the directory holds `.wh..wh..opq`.
     fn aufs_opaque(&self, dir: &Arc<RealDir>) -> Result<bool> {
         let fd = match self.fds.get(dir) {
             Ok(fd) => fd,
@@ -310,7 +310,7 @@ impl Surveyor<'_> {
         }
     }
 
-    /// The directories that a redirect leads to, as parts of the directory that carries it.
+    /// Returns the directories that a redirect leads to, as parts of the directory that carries it.
     fn follow(&mut self, parts: &[Part], marked: &Part, target: &[u8]) -> Result<Vec<Part>> {
         let top = marked.layer;
         let mut dirs = if target.starts_with(b"/") { self.roots.clone() } else { parts.to_vec() };
@@ -328,7 +328,7 @@ impl Surveyor<'_> {
         Ok(dirs)
     }
 
-    /// The directories that `name` stands for in directories which are merged, the topmost first.
+    /// Returns the directories that `name` stands for in directories which are merged, the topmost first.
     fn descend(&mut self, dirs: &[Part], name: &[u8]) -> Result<Vec<Part>> {
         let mut merged: Vec<Part> = Vec::new();
         for (depth, part) in dirs.iter().enumerate() {
@@ -367,8 +367,8 @@ impl Surveyor<'_> {
     }
 }
 
-/// The nearest layer above that hides what a part holds. Parts that a redirect has brought here have nothing to do
-/// with those that lie below the redirect under this very name.
+/// Returns the nearest layer above that hides what a part holds. Parts that a redirect has brought here have nothing to
+/// do with those that lie below the redirect under this very name.
 fn nearest(hiders: &[Hider], part: &Part, is_dir: bool) -> Option<Number> {
     hiders
         .iter()
@@ -404,7 +404,7 @@ fn note_marks(dir: &RealDir, marks: &Marks) {
     dir.impure.store(marks.impure, Ordering::Relaxed);
 }
 
-/// A holding of which nothing is known but what stat tells; a whiteout without.
+/// Returns a holding of which nothing is known but what stat tells; a whiteout without.
 fn holding(layer: Number, stat: Option<&Stat>) -> Holding {
     let file = stat.filter(|stat| stat.kind() == Kind::File);
     Holding {

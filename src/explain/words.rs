@@ -10,7 +10,7 @@ use crate::control::explanation::LayerReport;
 use crate::control::protocol::Told;
 use crate::union::events::{Access, Event, EventKind, KindName};
 
-/// A line for a person: `12:34:56.789012  copy-up    /etc/passwd  1.2 KiB  layer 2 (debian) → upper in 84 µs`.
+/// Returns a line for a person: `12:34:56.789012  copy-up    /etc/passwd  1.2 KiB  layer 2 (debian) → upper in 84 µs`.
 pub fn line(told: &Told, layers: &[LayerReport], paint: Paint) -> String {
     match told {
         Told::Lost { lost } => {

@@ -56,17 +56,17 @@ impl UnionFs {
         }
     }
 
-    /// The same, with who is to be told of who asks.
+    /// Returns the same, with who is to be told of who asks.
     pub fn with_pairing(self, pairing: Option<Arc<DispatchPolicy>>) -> UnionFs {
         UnionFs { pairing, ..self }
     }
 
-    /// Where what tells the kernel to forget is to be put, once there is a session.
+    /// Returns where what tells the kernel to forget is to be put, once there is a session.
     pub fn notifier(&self) -> Arc<OnceLock<Notifier>> {
         self.changer.opener.notifier.clone()
     }
 
-    /// What tells, at any time, what was asked and done.
+    /// Returns what tells, at any time, what was asked and done.
     pub fn report(&self) -> Report {
         let (union, opener) = (Arc::downgrade(&self.union), Arc::downgrade(&self.changer.opener));
         Report { union, requests: self.requests.clone(), opener, pairing: self.pairing.clone() }
@@ -113,7 +113,7 @@ impl UnionFs {
     }
 }
 
-/// What a request is counted as; those that come apart, and those that nobody counts, have none.
+/// Returns what a request is counted as; those that come apart, and those that nobody counts, have none.
 fn counted(operation: &Operation<'_>) -> Option<Counted> {
     Some(match operation {
         Operation::Lookup { .. } => Counted::Lookup,
@@ -161,7 +161,7 @@ impl Filesystem for UnionFs {
         Ok(wanted(&mut self.changer.policy, offer))
     }
 
-    /// The union ends when this is dropped, which the session does next.
+    /// Says what was done. The union ends when this is dropped, which the session does next.
     fn destroy(&self) {
         log::info!("{}", self.report());
     }

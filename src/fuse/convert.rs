@@ -7,31 +7,32 @@ use crate::error::FsError;
 use crate::union::Caller;
 use crate::union::view::attr::Attr;
 
-/// The protocol's error for one of the union's.
+/// Returns the protocol's error for one of the union's.
 pub fn errno(error: &FsError) -> fuser::Errno {
     fuser::Errno::from_i32(error.errno().raw_os_error())
 }
 
-/// Who makes an inode.
+/// Returns who makes an inode.
 pub fn caller(creator: Creator) -> Caller {
     Caller { uid: creator.uid, gid: creator.gid }
 }
 
-/// A device number as the protocol has it: 12 bits of major, 20 of minor, minor's upper part above the major
+/// Returns a device number as the protocol has it: 12 bits of major, 20 of minor, minor's upper part above the major
 /// (the kernel's `new_encode_dev`).
 fn encode_dev(dev: u64) -> u32 {
     let (major, minor) = (rustix::fs::major(dev), rustix::fs::minor(dev));
     (minor & 0xff) | (major & 0xfff) << 8 | (minor & !0xff) << 12
 }
 
-/// The reverse of `encode_dev`.
+/// Returns the reverse of `encode_dev`.
 pub fn decode_dev(dev: u32) -> u64 {
     let major = dev >> 8 & 0xfff;
     let minor = dev & 0xff | dev >> 12 & 0xf_ff00;
     rustix::fs::makedev(major, minor)
 }
 
-/// Attributes as the protocol shows them. A time before the epoch has negative seconds, and nanoseconds that count up.
+/// Returns attributes as the protocol shows them. A time before the epoch has negative seconds, and nanoseconds that
+/// count up.
 pub fn fuse_attr(attr: &Attr) -> fuse_attr {
     let stat = &attr.stat;
     fuse_attr {

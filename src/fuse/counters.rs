@@ -20,7 +20,7 @@ macro_rules! requests {
             /// All kinds.
             pub const ALL: &'static [Request] = &[$(Request::$name),*];
 
-            /// Its name in lower case.
+            /// Returns its name in lower case.
             pub fn name(self) -> String {
                 match self { $(Request::$name => stringify!($name).to_ascii_lowercase()),* }
             }
@@ -45,17 +45,17 @@ impl Default for RequestCounters {
 }
 
 impl RequestCounters {
-    /// One more.
+    /// Counts one more.
     pub fn count(&self, request: Request) {
         self.0[request as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many of each kind, by its name.
+    /// Returns how many of each kind, by its name.
     pub fn all(&self) -> BTreeMap<String, u64> {
         Request::ALL.iter().map(|kind| (kind.name(), self.get(*kind))).collect()
     }
 
-    /// How many of that kind.
+    /// Returns how many of that kind.
     pub fn get(&self, request: Request) -> u64 {
         self.0[request as usize].load(Ordering::Relaxed)
     }
@@ -86,12 +86,12 @@ pub struct Report {
 }
 
 impl Report {
-    /// The counters alone.
+    /// Returns the counters alone.
     pub fn counters(&self) -> Arc<RequestCounters> {
         self.requests.clone()
     }
 
-    /// How many requests of a kind were served.
+    /// Returns how many requests of a kind were served.
     pub fn requests(&self, request: Request) -> u64 {
         self.requests.get(request)
     }

@@ -135,7 +135,7 @@ struct WorkerSlot {
 }
 
 impl DispatchPolicy {
-    /// For a session with so many ordinary threads.
+    /// Makes the policy of a session with so many ordinary threads.
     ///
     /// # Errors
     ///
@@ -173,13 +173,13 @@ impl DispatchPolicy {
         })
     }
 
-    /// How many threads the session needs.
+    /// Returns how many threads the session needs.
     pub fn threads(&self) -> usize {
         self.pool_workers + 1
     }
 
-    /// A request came: of that thread (0: of one that can't be named) or of the kernel itself, with or for so many bytes of
-    /// data.
+    /// Notes a request: of that thread (0: of one that can't be named) or of the kernel itself, with or for so many
+    /// bytes of data.
     pub fn asked(&self, client: Option<u32>, bytes: usize) {
         let pair = self.processor.load(Ordering::Acquire);
         let is_companion = SLOT.with_borrow(|slot| {
@@ -220,8 +220,8 @@ impl DispatchPolicy {
         }
     }
 
-    /// Whether that thread, which has asked so often in a row, is to be served as a pair. Who has to wait for a processor
-    /// itself isn't: a CPU-affine worker would wait for much longer.
+    /// Decides whether that thread, which has asked so often in a row, is served as a pair. Who has to wait for a
+    /// processor itself isn't: a CPU-affine worker would wait for much longer.
     fn consider(&self, client: u32, streak: u32) {
         const HALF: u32 = FEW / 2;
         if streak.saturating_add(HALF) < self.enough.load(Ordering::Relaxed) || !streak.is_multiple_of(HALF) {
@@ -264,7 +264,7 @@ impl DispatchPolicy {
         }
     }
 
-    /// The program is there now. A pair that parted meanwhile stays apart.
+    /// Follows the program to where it is now. A pair that parted meanwhile stays apart.
     fn follow(&self, before: u32, now: u32) {
         if before == APART || now == APART {
             return;
@@ -293,7 +293,7 @@ impl DispatchPolicy {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// For a while there is no pair.
+    /// Lets there be no pair for a while.
     fn pause(&self) {
         let lasted = self.streak.swap(0, Ordering::Relaxed);
         let before = if lasted >= UNDISTURBED { 0 } else { self.pause.load(Ordering::Relaxed) };
@@ -302,14 +302,14 @@ impl DispatchPolicy {
         self.paused_until.store(self.milliseconds().saturating_add(pause), Ordering::Relaxed);
     }
 
-    /// Others want the processor.
+    /// Parts the pair, and for a while: others want the processor.
     fn stall(&self) {
         self.counters.stalls.fetch_add(1, Ordering::Relaxed);
         self.pause();
         self.part(true);
     }
 
-    /// Somebody else asks, or nobody does.
+    /// Parts the pair: somebody else asks, or nobody does.
     fn end_streak(&self) {
         let lasted = self.streak.swap(0, Ordering::Relaxed);
         self.weigh(lasted);
@@ -359,7 +359,7 @@ impl DispatchPolicy {
         self.ended.load(Ordering::Acquire)
     }
 
-    /// A pool worker waits for its turn: one looks after the pair meanwhile.
+    /// Waits for a pool worker's turn: one looks after the pair meanwhile.
     fn roam(&self) {
         while self.is_paired() && !self.has_ended() {
             if self.guarded.swap(true, Ordering::AcqRel) {
@@ -436,8 +436,9 @@ impl DispatchPolicy {
 }
 
 impl DispatchPolicy {
-    /// The thread with this number, from 0, is about to ask for a request. It may be kept waiting here. A thread that is
-    /// interrupted by a signal while it waits for a request comes here again. Returns whether it may spin.
+    /// Keeps the thread with this number, from 0, which is about to ask for a request, waiting until it may. A
+    /// thread that is interrupted by a signal while it waits for a request comes here again. Returns whether it may
+    /// spin.
     pub fn park(&self, thread: usize) -> bool {
         if thread < self.pool_workers {
             self.roam();
@@ -467,7 +468,7 @@ impl DispatchPolicy {
         false
     }
 
-    /// The session is at its end: nobody is kept waiting from here on.
+    /// Ends it with the session: nobody is kept waiting from here on.
     pub fn end(&self) {
         self.ended.store(true, Ordering::Release);
         self.change(APART);
@@ -484,7 +485,7 @@ impl fmt::Display for DispatchPolicy {
     }
 }
 
-/// As in [`DispatchPolicy::processor`].
+/// Returns a processor as [`DispatchPolicy::processor`] has it.
 fn number_of(processor: usize) -> u32 {
     u32::try_from(processor).map_or(APART, |n| n.saturating_add(1))
 }
@@ -496,7 +497,8 @@ mod tests {
 
     use super::*;
 
-    /// A pairing with a CPU-affine worker that never asks for a request; `None`, said so, where it can't be had.
+    /// Returns a pairing with a CPU-affine worker that never asks for a request; `None`, said so, where it can't be
+    /// had.
     fn pairing() -> Option<DispatchPolicy> {
         let pairing = match DispatchPolicy::new(2) {
             Ok(pairing) => pairing,

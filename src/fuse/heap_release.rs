@@ -48,7 +48,7 @@ impl Drop for Waiting {
 }
 
 impl HeapReleaser {
-    /// Something was forgotten.
+    /// Notes that something was forgotten.
     pub(super) fn forgotten(&self, union: &Arc<Union>) {
         if union.gone() < MANY || self.waiting.swap(true, Ordering::AcqRel) {
             return;

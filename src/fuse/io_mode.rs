@@ -56,8 +56,8 @@ impl<B> IoModes<B> {
         IoModes(DashMap::new())
     }
 
-    /// One more open. `real` gives the real file to pass through to, if there may be one; it is asked only when the file
-    /// isn't open.
+    /// Notes one more open. `real` gives the real file to pass through to, if there may be one; it is asked only when
+    /// the file isn't open.
     ///
     /// # Errors
     /// Those of `real`; then it isn't opened.
@@ -98,7 +98,7 @@ impl<B> IoModes<B> {
         opened
     }
 
-    /// One open less. `closed` gets the real file if it was passed through to until now.
+    /// Notes one open less. `closed` gets the real file if it was passed through to until now.
     pub(super) fn release(&self, ino: u64, closed: impl FnOnce(Arc<B>)) {
         let Some(file) = self.0.get(&ino).map(|file| file.clone()) else { return };
         let gone = {
@@ -126,7 +126,7 @@ impl<B> IoModes<B> {
         self.0.remove_if(&ino, |_, file| Arc::strong_count(file) == 1 && matches!(*file.lock(), Mode::Idle));
     }
 
-    /// How many files are open.
+    /// Returns how many files are open.
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }

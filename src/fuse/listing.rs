@@ -73,7 +73,7 @@ impl UnionFs {
     }
 }
 
-/// `.` and `..`, as far as they are behind an offset.
+/// Returns `.` and `..`, as far as they are behind an offset.
 fn dots(node: &Arc<Node>, offset: u64) -> impl Iterator<Item = Name<'static>> {
     let parent = node.parent().map_or(node.ino, |parent| parent.ino);
     let all: [(u64, u64, &[u8]); 2] = [(AT_SELF, node.ino, b"."), (AT_PARENT, parent, b"..")];

@@ -68,7 +68,7 @@ impl MountFlags {
         choices.into_iter().filter(|(set, _)| *set).map(|(_, flag)| flag).collect()
     }
 
-    /// The words for fusermount3. It adds nosuid and nodev by itself.
+    /// Returns the words for fusermount3. It adds nosuid and nodev by itself.
     fn words(&self) -> Vec<&'static str> {
         let choices = [
             (self.read_only, "ro"),
@@ -81,13 +81,13 @@ impl MountFlags {
         choices.into_iter().filter(|(set, _)| *set).map(|(_, word)| word).collect()
     }
 
-    /// Whether the kernel lets all users in.
+    /// Returns whether the kernel lets all users in.
     fn open_to_others(&self) -> bool {
         // `allow_root` is not known to the kernel: it lets all in, and the session turns others away.
         !self.deny_other && (self.allow_other || self.allow_root || rustix::process::geteuid().is_root())
     }
 
-    /// Whether users other than root and the mounting one must be turned away by the session.
+    /// Returns whether users other than root and the mounting one must be turned away by the session.
     pub(super) fn only_owner_and_root(&self) -> bool {
         self.allow_root && !self.allow_other && !rustix::process::geteuid().is_root()
     }
@@ -182,7 +182,7 @@ pub struct Mounted {
     by_caller: bool,
 }
 
-/// The device number of what is mounted at `point`, or of what holds it. Asks no daemon.
+/// Returns the device number of what is mounted at `point`, or of what holds it. Asks no daemon.
 fn device_at(point: &Path) -> Option<(u32, u32)> {
     use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
     let flags = AtFlags::STATX_DONT_SYNC | AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
@@ -332,17 +332,17 @@ fn receive_descriptor(socket: &UnixStream) -> Result<Option<OwnedFd>, Errno> {
 }
 
 impl Mounted {
-    /// What is mounted at `point`, an absolute path without symlinks.
+    /// Returns what is mounted at `point`, an absolute path without symlinks.
     pub fn found(point: &Path) -> Mounted {
         Mounted { point: point.to_owned(), device: device_at(point), by_caller: false }
     }
 
-    /// What somebody else has mounted, and unmounts.
+    /// Returns what somebody else has mounted, and unmounts.
     pub(super) fn by_caller() -> Mounted {
         Mounted { point: PathBuf::new(), device: None, by_caller: true }
     }
 
-    /// Has somebody else mounted it?
+    /// Returns whether somebody else has mounted it.
     pub(super) fn is_by_caller(&self) -> bool {
         self.by_caller
     }
@@ -381,7 +381,7 @@ impl Mounted {
     }
 }
 
-/// The device number of the filesystem that `device` serves; `None` where it can't be found out.
+/// Returns the device number of the filesystem that `device` serves; `None` where it can't be found out.
 pub(super) fn device_number(device: impl AsFd, mounted: &Mounted) -> Option<u64> {
     let at_point = || {
         let (major, minor) = mounted.device?;
@@ -392,7 +392,7 @@ pub(super) fn device_number(device: impl AsFd, mounted: &Mounted) -> Option<u64>
     own::device_of_connection(device).or_else(at_point)
 }
 
-/// Whether `device` is still that of a mounted filesystem.
+/// Returns whether `device` is still that of a mounted filesystem.
 pub(super) fn is_connected(device: impl AsFd) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let mut fds = [PollFd::new(&device, PollFlags::empty())];

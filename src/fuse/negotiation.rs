@@ -9,7 +9,7 @@ use super::wire::request::Init;
 /// How many requests that nobody waits for (reading ahead, writing back) may be under way.
 const MAX_BACKGROUND: u16 = 64;
 
-/// What the policy wants; the policy changes where the kernel has no such thing.
+/// Returns what the policy wants; the policy changes where the kernel has no such thing.
 pub(super) fn wanted(policy: &mut Policy, offer: &Init) -> Wanted {
     // Not FUSE_ASYNC_DIO: a buffered reader beside an asynchronous O_DIRECT write would go on seeing the old bytes after the
     // write has ended, for the kernel drops the page cache only after a synchronous one.

@@ -95,8 +95,8 @@ impl Opener {
         kernel.open_backing(file.as_fd())
     }
 
-    /// From now on a mapping may change the file without a word, even after it is closed. So the kernel must ask for its
-    /// times each time.
+    /// Notes that from now on a mapping may change the file without a word, even after it is closed. So the kernel must
+    /// ask for its times each time.
     fn may_be_mapped(&self, node: &Node) {
         if node.set_mapped() {
             return;
@@ -113,7 +113,7 @@ impl Opener {
         }
     }
 
-    /// How many files are open.
+    /// Returns how many files are open.
     pub(super) fn open_files(&self) -> usize {
         self.modes.len()
     }

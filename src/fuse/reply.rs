@@ -17,12 +17,13 @@ pub(super) struct Page {
     pub(super) size: u32,
 }
 
-/// How long attributes are good, where other answers are for `ttl`.
+/// Returns how long attributes are good, where other answers are for `ttl`.
 pub(super) fn attr_ttl(ttl: Duration, attr: &Attr) -> Duration {
     if attr.mapped { Duration::ZERO } else { ttl }
 }
 
-/// A name's node that is remembered for `ttl`. The union's node has one number for both: the node's id and the inode's.
+/// Returns a name's node that is remembered for `ttl`. The union's node has one number for both: the node's id and the
+/// inode's.
 pub(super) fn entry(ttl: Duration, attr: &Attr) -> Entry {
     Entry {
         node: INodeNo(attr.ino),

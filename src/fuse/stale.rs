@@ -19,7 +19,7 @@ const QUEUE: usize = 256;
 /// A directory's node and a name in it.
 type Entry = (u64, Vec<u8>);
 
-/// Has the kernel told of the union's stale entries, once `notifier` is there.
+/// Tells the kernel of the union's stale entries, once `notifier` is there.
 pub(super) fn watch(union: &Union, notifier: Arc<OnceLock<Notifier>>) {
     let thread: OnceLock<SyncSender<Entry>> = OnceLock::new();
     union.on_stale(Box::new(move |parent, name| {

@@ -88,7 +88,7 @@ impl FromStr for Change {
     }
 }
 
-/// `["a", "b"]` is run as it is, anything else by the shell; nothing at all is no command.
+/// Parses a command: `["a", "b"]` is run as it is, anything else by the shell; nothing at all is no command.
 fn command(text: &str) -> Result<Vec<String>, String> {
     match array(text)? {
         Some(list) => Ok(list),
@@ -108,7 +108,7 @@ fn words(text: &str) -> Result<Vec<String>, String> {
     shlex::split(text).ok_or_else(|| "a quote is not closed".into())
 }
 
-/// `A=1 B="two words"`, or `A the rest of the line`.
+/// Parses `A=1 B="two words"`, or `A the rest of the line`.
 fn pairs(text: &str) -> Result<Vec<(String, String)>, String> {
     let first = text.split_whitespace().next().unwrap_or_default();
     if !first.contains('=') {
@@ -213,7 +213,7 @@ fn object_in<'a>(map: &'a mut Map<String, Value>, key: &str) -> &'a mut Map<Stri
     }
 }
 
-/// A variable keeps its place in the list when it gets another value.
+/// Sets a variable, which keeps its place in the list when it gets another value.
 fn set_variable(config: &mut Map<String, Value>, name: &str, value: &str) {
     let list = config.entry("Env").or_insert_with(|| json!([]));
     if !list.is_array() {

@@ -49,7 +49,7 @@ impl Compression {
         }
     }
 
-    /// The ending of OCI's media types; none for what [`Compression::is_foreign`].
+    /// Returns the ending of OCI's media types; none for what [`Compression::is_foreign`].
     pub fn suffix(self) -> &'static str {
         match self {
             Compression::None | Compression::Xz | Compression::Bzip2 => "",
@@ -58,7 +58,7 @@ impl Compression {
         }
     }
 
-    /// Whether no image may hold a layer that is compressed so: it is to be stored decompressed.
+    /// Returns whether no image may hold a layer that is compressed so: it is to be stored decompressed.
     pub fn is_foreign(self) -> bool {
         matches!(self, Compression::Xz | Compression::Bzip2)
     }
@@ -207,8 +207,8 @@ fn ends_early() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the compressed stream ends within a frame")
 }
 
-/// The window that a frame needs, in bytes; or how many of its first bytes tell. Of what is no frame of data, it is
-/// nothing, and the decoder says what it is (RFC 8878, 3.1.1.1).
+/// Returns the window that a frame needs, in bytes; or how many of its first bytes tell. Of what is no frame of data,
+/// it is nothing, and the decoder says what it is (RFC 8878, 3.1.1.1).
 fn window_of(head: &[u8]) -> Result<u64, usize> {
     let &[b0, b1, b2, b3, ref rest @ ..] = head else { return Err(4) };
     if [b0, b1, b2, b3] != [0x28, 0xb5, 0x2f, 0xfd] {

@@ -24,13 +24,14 @@ pub struct Step {
     pub diff_id: Option<Digest>,
 }
 
-/// What a layer's descriptor says of the bytes of its files.
+/// Returns what a layer's descriptor says of the bytes of its files.
 pub(crate) fn content_size(layer: &Descriptor) -> Option<u64> {
     layer.annotations().as_ref()?.get(CONTENT_SIZE)?.parse().ok()
 }
 
 impl Store {
-    /// The bytes of a layer's files; of one that is not unpacked and of which nobody says it, the size of its blob.
+    /// Returns the bytes of a layer's files; of one that is not unpacked and of which nobody says it, the size of its
+    /// blob.
     fn layer_size(&self, image: &Image, at: usize) -> Result<u64> {
         let Some(diff_id) = image.diff_ids.get(at) else { return Ok(0) };
         match self.unless_gone(image, self.layer_record(diff_id)) {
@@ -45,7 +46,7 @@ impl Store {
         }
     }
 
-    /// The bytes of all files of an image's layers.
+    /// Returns the bytes of all files of an image's layers.
     ///
     /// # Errors
     /// When a layer's record is damaged.
@@ -53,8 +54,8 @@ impl Store {
         (0..image.diff_ids.len()).map(|at| self.layer_size(image, at)).sum()
     }
 
-    /// An image's history, the newest step first. Steps without a layer are kept; layers of which the config tells no
-    /// step get one.
+    /// Returns an image's history, the newest step first. Steps without a layer are kept; layers of which the config
+    /// tells no step get one.
     ///
     /// # Errors
     /// When a layer's record is damaged.
@@ -86,7 +87,7 @@ impl Store {
         Ok(steps)
     }
 
-    /// An image as `docker image inspect` shows it.
+    /// Returns an image as `docker image inspect` shows it.
     ///
     /// # Errors
     /// When a layer is missing or damaged.
@@ -127,8 +128,8 @@ impl Store {
     }
 }
 
-/// Where the layers lie. Of an image, as Docker tells it: the topmost layer is `UpperDir`, those below are `LowerDir`;
-/// nothing is mounted.
+/// Returns where the layers lie. Of an image, as Docker tells it: the topmost layer is `UpperDir`, those below are
+/// `LowerDir`; nothing is mounted.
 ///
 /// A container gives its own upper, work and merged directories.
 pub fn graph_driver(layers: &[std::path::PathBuf], container: Option<ContainerDirs<'_>>) -> Value {
@@ -167,7 +168,7 @@ pub struct ContainerDirs<'a> {
     pub merged: &'a std::path::Path,
 }
 
-/// The config with the fields that Docker always shows.
+/// Returns the config with the fields that Docker always shows.
 fn config(document: &Value) -> Value {
     let mut shown = json!({
         "User": "", "Env": Value::Null, "Cmd": Value::Null, "Volumes": Value::Null, "WorkingDir": "",

@@ -29,7 +29,7 @@ impl Digest {
     /// The prefix of a digest's text.
     pub const PREFIX: &'static str = "sha256:";
 
-    /// The digest of `bytes`.
+    /// Returns the digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Digest {
         Digest(Sha256::digest(bytes).into())
     }
@@ -44,12 +44,12 @@ impl Digest {
         }
     }
 
-    /// The 64 hexadecimal digits.
+    /// Returns the 64 hexadecimal digits.
     pub fn hex(&self) -> String {
         hex::encode(self.0)
     }
 
-    /// The first twelve digits, as tables show them.
+    /// Returns the first twelve digits, as tables show them.
     pub fn short(&self) -> String {
         hex::encode(&self.0[..6])
     }
@@ -116,12 +116,12 @@ impl<T> Hashing<T> {
         Hashing { inner, hasher: Sha256::new(), count: 0 }
     }
 
-    /// How many bytes have passed.
+    /// Returns how many bytes have passed.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// What was wrapped, the digest and the count of all bytes that passed.
+    /// Returns what was wrapped, the digest and the count of all bytes that passed.
     pub fn finish(self) -> (T, Digest, u64) {
         (self.inner, Digest(self.hasher.finalize().into()), self.count)
     }

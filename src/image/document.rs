@@ -68,7 +68,7 @@ impl Entry {
         })
     }
 
-    /// What it stands for.
+    /// Returns what it stands for.
     pub fn kind(&self) -> DocumentKind {
         match self.media_type.as_str() {
             "application/vnd.oci.image.manifest.v1+json"
@@ -80,13 +80,13 @@ impl Entry {
     }
 }
 
-/// The annotation that names an image: containerd's full name first, since beside it OCI's is the tag alone.
+/// Returns the annotation that names an image: containerd's full name first, since beside it OCI's is the tag alone.
 fn name_of(descriptor: &Value) -> Option<ImageName> {
     let annotation = |key: &str| descriptor.get("annotations")?.get(key)?.as_str()?.parse().ok();
     annotation(CONTAINERD_NAME).or_else(|| annotation(REF_NAME))
 }
 
-/// The descriptors of an index, as far as their digests can be checked here.
+/// Returns the descriptors of an index, as far as their digests can be checked here.
 pub fn entries(index: &Value) -> Vec<Entry> {
     let list = index.get("manifests").and_then(Value::as_array);
     list.into_iter().flatten().filter_map(Entry::read).collect()
@@ -187,7 +187,7 @@ pub trait BlobSource {
     /// Reads a document, whose digest is checked.
     fn fetch(&self, digest: &Digest) -> Result<Vec<u8>, Self::Error>;
 
-    /// Whether it is there.
+    /// Returns whether it is there.
     ///
     /// # Errors
     /// When that can't be seen.
@@ -204,7 +204,7 @@ pub trait BlobSource {
         self.image_if(entry, &|_| true)
     }
 
-    /// As [`BlobSource::image`], of an image whose id is `wanted`; of another, the config isn't read.
+    /// Does as [`BlobSource::image`], of an image whose id is `wanted`; of another, the config isn't read.
     ///
     /// # Errors
     /// When a document is missing or wrong, or none is for this machine.
@@ -220,7 +220,8 @@ pub trait BlobSource {
         }
     }
 
-    /// Of an index for several platforms, the image that runs best here; the only one that is there, whatever it is for.
+    /// Returns, of an index for several platforms, the image that runs best here; the only one that is there, whatever
+    /// it is for.
     fn choose(&self, digest: &Digest) -> Result<Entry, Self::Error> {
         let mut there = Vec::new();
         self.gather(digest, 0, &mut BTreeSet::new(), &mut there)?;
@@ -243,8 +244,8 @@ pub trait BlobSource {
         }
     }
 
-    /// The images of an index, and of the indexes in it, that are there; and for what they are, by the index or by
-    /// themselves. Each is looked at once, however often it is listed.
+    /// Returns the images of an index, and of the indexes in it, that are there; and for what they are, by the index or
+    /// by themselves. Each is looked at once, however often it is listed.
     fn gather(
         &self,
         digest: &Digest,

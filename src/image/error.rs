@@ -73,7 +73,7 @@ fn list(digests: &[Digest]) -> String {
 }
 
 impl StoreError {
-    /// For `map_err`: says what was tried, and on which file.
+    /// Says, for `map_err`, what was tried, and on which file.
     pub fn io<E: Into<io::Error>>(
         what: &'static str,
         path: impl AsRef<Path>,
@@ -82,8 +82,8 @@ impl StoreError {
         move |error| StoreError::Io { what, path, source: error.into() }
     }
 
-    /// Whether this says that something is not what it should be. Everything else (no room, no descriptors, a disk that
-    /// fails) says only that it couldn't be looked at.
+    /// Returns whether this says that something is not what it should be. Everything else (no room, no descriptors, a
+    /// disk that fails) says only that it couldn't be looked at.
     pub fn is_damage(&self) -> bool {
         match self {
             StoreError::Damaged { .. } | StoreError::Digest(_) | StoreError::BadImage { .. } => true,
@@ -95,7 +95,8 @@ impl StoreError {
         }
     }
 
-    /// Whether this says that the machine is short of something, or that a disk fails: of what it was about, it says nothing.
+    /// Returns whether this says that the machine is short of something, or that a disk fails: of what it was about, it
+    /// says nothing.
     pub fn is_shortage(&self) -> bool {
         let (StoreError::Io { source, .. } | StoreError::Source(source)) = self else { return false };
         let short =
@@ -103,7 +104,7 @@ impl StoreError {
         Errno::from_io_error(source).is_some_and(|errno| short.contains(&errno))
     }
 
-    /// A file of the store that holds something else than it should.
+    /// Returns a file of the store that holds something else than it should.
     pub fn damaged(path: impl AsRef<Path>, what: impl ToString) -> StoreError {
         StoreError::Damaged { path: path.as_ref().to_owned(), what: what.to_string() }
     }

@@ -126,7 +126,7 @@ pub(super) fn read(text: &[u8], shape: &Shape) -> serde_json::Result<Value> {
     serde_json::from_slice(text).map(|value| fit(value, shape))
 }
 
-/// As [`read`], of a document that is parsed.
+/// Does as [`read`], of a document that is parsed.
 pub(super) fn fit(value: Value, shape: &Shape) -> Value {
     match (shape, value) {
         (Words, Value::String(text)) => Value::Array(vec![Value::String(text)]),
@@ -144,7 +144,7 @@ pub(super) fn fit(value: Value, shape: &Shape) -> Value {
     }
 }
 
-/// What is in a list or a map is there; `null` is an empty one of its kind.
+/// Returns what is in a list or a map is there; `null` is an empty one of its kind.
 fn element(value: Value, shape: &Shape) -> Value {
     match (shape, value) {
         (Plain, Value::Null) => Value::String(String::new()),

@@ -78,13 +78,13 @@ pub fn load(store: &Store, input: &Input, options: &LoadOptions) -> Result<Vec<L
     Ok(loaded)
 }
 
-/// Whose name it was before.
+/// Says whose name it was before.
 fn taken(before: &[Image], id: Digest, name: &ImageName) -> Option<(ImageName, Digest)> {
     let owner = before.iter().find(|image| image.names.contains(name))?;
     (owner.id != id).then(|| (name.clone(), owner.id))
 }
 
-/// The layers of the store by their diff ids, as far as their blobs are there.
+/// Returns the layers of the store by their diff ids, as far as their blobs are there.
 fn known_layers(store: &Store, images: &[Image]) -> Result<BTreeMap<Digest, AddedLayer>> {
     let mut known = BTreeMap::new();
     for image in images.iter().filter(|image| store.is_complete(image)) {
@@ -112,7 +112,7 @@ struct Wanted<'a> {
     from_store: Option<Blob>,
 }
 
-/// The layers of which the store lacks the blob or the tree, each once.
+/// Returns the layers of which the store lacks the blob or the tree, each once.
 fn wanted_layers<'a>(
     source: &ImageSource,
     staging: &Staging<'_>,

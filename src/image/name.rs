@@ -32,8 +32,8 @@ pub struct NameError {
 }
 
 impl ImageName {
-    /// The names that a text may stand for, the likeliest first: without a registry it may also be one of podman's and
-    /// buildah's, which call what they build `localhost/NAME`.
+    /// Returns the names that a text may stand for, the likeliest first: without a registry it may also be one of
+    /// podman's and buildah's, which call what they build `localhost/NAME`.
     pub fn meant_by(text: &str) -> Vec<ImageName> {
         let Ok(name) = text.parse::<ImageName>() else { return Vec::new() };
         let short = name.registry == HUB && !text.starts_with(HUB) && !text.starts_with(LEGACY_HUB);
@@ -41,7 +41,7 @@ impl ImageName {
         std::iter::once(name).chain(local).collect()
     }
 
-    /// The name without its tag, as short as it may be.
+    /// Returns the name without its tag, as short as it may be.
     pub fn repository(&self) -> String {
         match self.path.strip_prefix(OFFICIAL) {
             _ if self.registry != HUB => format!("{}/{}", self.registry, self.path),
@@ -50,12 +50,12 @@ impl ImageName {
         }
     }
 
-    /// The tag.
+    /// Returns the tag.
     pub fn tag(&self) -> &str {
         &self.tag
     }
 
-    /// The name with everything that may be left out.
+    /// Returns the name with everything that may be left out.
     pub fn full(&self) -> String {
         format!("{}/{}:{}", self.registry, self.path, self.tag)
     }
@@ -109,7 +109,7 @@ impl FromStr for ImageName {
     }
 }
 
-/// A domain's labels, and perhaps a port.
+/// Returns a domain's labels, and perhaps a port.
 fn is_host(text: &str) -> bool {
     let (domain, port) = text.split_once(':').unwrap_or((text, "0"));
     let is_label = |label: &str| {
@@ -121,7 +121,7 @@ fn is_host(text: &str) -> bool {
     domain.split('.').all(is_label) && !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Lower-case letters and digits; between them `.`, `_`, `__` or any number of `-`.
+/// Returns whether it is lower-case letters and digits; between them `.`, `_`, `__` or any number of `-`.
 fn is_component(text: &str) -> bool {
     let is_plain = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let (Some(first), Some(last)) = (text.bytes().next(), text.bytes().next_back()) else { return false };
@@ -162,8 +162,8 @@ mod tests {
         assert_eq!(meant("A b"), Vec::<String>::new());
     }
 
-    /// What `oci-spec` makes of a text: registry, path and tag of one that is a name. It knows three things wrongly:
-    /// letters of all scripts in tags, capitals in a path's first part, and underscores in a host.
+    /// Returns what `oci-spec` makes of a text: registry, path and tag of one that is a name. It knows three things
+    /// wrongly: letters of all scripts in tags, capitals in a path's first part, and underscores in a host.
     fn by_the_crate(text: &str) -> Option<(String, String, String)> {
         let reference = Reference::try_from(text).ok()?;
         let (path, tag) = (reference.repository(), reference.tag()?);

@@ -45,7 +45,7 @@ pub(super) struct PlannedLayer {
 }
 
 impl PlannedLayer {
-    /// What to call it in messages.
+    /// Returns what to call it in messages.
     pub(super) fn name(&self) -> String {
         self.blob.map_or_else(|| self.file.clone(), |blob| blob.digest.to_string())
     }
@@ -82,7 +82,7 @@ pub(super) fn plan(source: &ImageSource) -> Result<Vec<PlannedImage>> {
     Ok(images)
 }
 
-/// One name for two images would depend on their order.
+/// Refuses one name for two images, which would depend on their order.
 fn no_collisions(source: &ImageSource, images: &[PlannedImage]) -> Result<()> {
     let mut owners: BTreeMap<&ImageName, Digest> = BTreeMap::new();
     for image in images {
@@ -99,7 +99,7 @@ fn no_collisions(source: &ImageSource, images: &[PlannedImage]) -> Result<()> {
     Ok(())
 }
 
-/// An OCI layout.
+/// Returns an OCI layout.
 fn oci(source: &ImageSource) -> Result<Vec<PlannedImage>> {
     let index = parse_index(&source.document("index.json")?);
     let index = index.map_err(|what| source.wrong(format!("index.json {what}")))?;
@@ -127,7 +127,7 @@ fn oci(source: &ImageSource) -> Result<Vec<PlannedImage>> {
     }
 }
 
-/// Of several images with one name, for several platforms, the one that runs best here.
+/// Keeps, of several images with one name, for several platforms, the one that runs best here.
 fn keep_the_best(listed: &mut Vec<Entry>) {
     let rank = |entry: &Entry| entry.platform.as_ref().and_then(Platform::rank);
     let mut best: BTreeMap<ImageName, u32> = BTreeMap::new();
@@ -143,7 +143,7 @@ fn keep_the_best(listed: &mut Vec<Entry>) {
     });
 }
 
-/// What something is that is no image: by its manifest's own words, or by its config's type.
+/// Returns what something is that is no image: by its manifest's own words, or by its config's type.
 fn artifact_type(source: &ImageSource, entry: &Entry) -> Option<String> {
     let manifest = parse_manifest(&source.fetch(&entry.digest).ok()?).ok()?;
     let kind = manifest.artifact_type().as_ref().unwrap_or(manifest.config().media_type());
@@ -201,7 +201,7 @@ struct DockerImage {
     layers: Option<Vec<String>>,
 }
 
-/// What `docker save` and `podman save` write.
+/// Returns what `docker save` and `podman save` write.
 fn docker(source: &ImageSource) -> Result<Vec<PlannedImage>> {
     let text = source.document("manifest.json")?;
     // A manifest itself, where a list of images is expected.

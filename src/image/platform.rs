@@ -18,7 +18,7 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// By the fields of a descriptor's platform or of a config; `None` where they don't tell.
+    /// Reads the fields of a descriptor's platform or of a config; `None` where they don't tell.
     pub fn read(fields: &Value) -> Option<Platform> {
         let text =
             |key: &str| fields.get(key).and_then(Value::as_str).unwrap_or_default().to_ascii_lowercase();
@@ -46,7 +46,7 @@ impl Platform {
         Some(Platform { os, architecture: architecture.to_owned(), variant })
     }
 
-    /// How well its programs run here: the less the better, and `None` for not at all.
+    /// Returns how well its programs run here: the less the better, and `None` for not at all.
     pub fn rank(&self) -> Option<u32> {
         self.rank_on(Machine::here())
     }
@@ -85,7 +85,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// This machine.
+    /// Returns this machine's.
     pub fn here() -> &'static Machine {
         static HERE: OnceLock<Machine> = OnceLock::new();
         HERE.get_or_init(|| Machine { architecture: Arch::default().to_string(), level: level() })
@@ -98,7 +98,7 @@ impl fmt::Display for Machine {
     }
 }
 
-/// Which level of the x86-64 psABI the processor has.
+/// Returns which level of the x86-64 psABI the processor has.
 #[cfg(target_arch = "x86_64")]
 fn level() -> u32 {
     use std::arch::is_x86_feature_detected as has;
@@ -114,7 +114,7 @@ fn level() -> u32 {
     }
 }
 
-/// Which version of its architecture the processor has, as the kernel names it: `armv7l`.
+/// Returns which version of its architecture the processor has, as the kernel names it: `armv7l`.
 #[cfg(not(target_arch = "x86_64"))]
 fn level() -> u32 {
     let name = rustix::system::uname();

@@ -26,7 +26,7 @@ pub(super) struct ReadAhead {
     ended: bool,
 }
 
-/// Two ends, one for each thread.
+/// Makes two ends, one for each thread.
 pub(super) fn pair() -> (ReadAheadThread, ReadAhead) {
     let (full_in, full_out) = sync_channel(BLOCKS);
     let (spare_in, spare_out) = sync_channel(BLOCKS);

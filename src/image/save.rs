@@ -160,7 +160,7 @@ fn save_oci<W: Write>(store: &Store, images: &[Saved], archive: &mut Archive<W>)
     Ok(())
 }
 
-/// What `manifest.json` says of an image whose parts are the blobs of a layout.
+/// Returns what `manifest.json` says of an image whose parts are the blobs of a layout.
 fn docker_manifest(image: &Image, names: &[ImageName]) -> Result<Value> {
     let mut layers = Vec::new();
     for layer in image.manifest.layers() {

@@ -104,7 +104,7 @@ impl ImageSource {
         Ok(Files::Spooled(spool(stream, staging, limit)?))
     }
 
-    /// Whether there is a file of this name.
+    /// Returns whether there is a file of this name.
     pub(super) fn has_file(&self, name: &str) -> bool {
         match &self.files {
             Files::Directory(dir) => open_within(dir, name).is_ok(),
@@ -141,7 +141,7 @@ impl ImageSource {
         }
     }
 
-    /// A file that was hashed when it was spooled, and where it lies.
+    /// Returns a file that was hashed when it was spooled, and where it lies.
     pub(super) fn spooled(&self, name: &str) -> Option<(PathBuf, Blob)> {
         let Files::Spooled(members) = &self.files else { return None };
         match find(members, name)? {
@@ -150,7 +150,7 @@ impl ImageSource {
         }
     }
 
-    /// Whether a file is compressed in a way in which no image may hold it.
+    /// Returns whether a file is compressed in a way in which no image may hold it.
     pub(super) fn is_foreign(&self, name: &str) -> Result<bool> {
         let (file, _) = self.open_file(name)?;
         let peeked = peek(BufReader::with_capacity(512, file));
@@ -177,7 +177,7 @@ impl ImageSource {
     }
 }
 
-/// Where a layout has a blob.
+/// Returns where a layout has a blob.
 pub(super) fn blob_name(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
@@ -226,7 +226,7 @@ fn find<'a>(members: &'a Members, name: &str) -> Option<&'a Member> {
     None
 }
 
-/// A name without `.` and `..`; `None` when it leads out of the archive.
+/// Returns a name without `.` and `..`; `None` when it leads out of the archive.
 fn normal(name: &str) -> Option<String> {
     let mut parts: Vec<&str> = Vec::new();
     for part in name.split('/') {

@@ -80,13 +80,13 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// For `map_err` of what was done at `path`.
+    /// Says, for `map_err`, what was done at `path`.
     pub(super) fn io<E: Into<io::Error>>(path: &Path, what: &'static str) -> impl FnOnce(E) -> Error {
         let path = path.to_owned();
         move |source| Error::Io { path, what, source: source.into() }
     }
 
-    /// What an error at opening the database in `root` means.
+    /// Returns what an error at opening the database in `root` means.
     pub(super) fn of(error: rusqlite::Error, root: &Path) -> Error {
         use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
         match error.sqlite_error_code() {
@@ -97,7 +97,7 @@ impl Error {
         }
     }
 
-    /// Whether another process has the database open.
+    /// Returns whether another process has the database open.
     pub fn is_in_use(&self) -> bool {
         let Error::Database(error) = self else { return false };
         error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)

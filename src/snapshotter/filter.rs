@@ -41,7 +41,7 @@ impl Filters {
         filters.iter().map(|filter| parse(filter)).collect::<Result<_>>().map(Filters)
     }
 
-    /// Whether the snapshot passes.
+    /// Returns whether the snapshot passes.
     pub fn pass(&self, name: &str, record: &SnapshotRecord) -> bool {
         self.0.is_empty() || self.0.iter().any(|all| all.iter().all(|one| one.holds(name, record)))
     }
@@ -157,7 +157,7 @@ impl Reader<'_> {
         Regex::new(&pattern).map_err(|error| Error::Invalid(format!("filter {:?}: {error}", self.text)))
     }
 
-    /// A quoted text, with the escapes of a Go string.
+    /// Returns a quoted text, with the escapes of a Go string.
     fn quoted(&mut self, quote: char) -> Result<String> {
         self.chars.next();
         let mut text = Vec::new();

@@ -33,7 +33,7 @@ pub struct Mount {
     pub options: Vec<String>,
 }
 
-/// The mount of the snapshot `number`, which lies on `parents`, the topmost first.
+/// Returns the mount of the snapshot `number`, which lies on `parents`, the topmost first.
 pub fn mount(
     places: &Places,
     program: &str,
@@ -72,7 +72,8 @@ fn bind(layer: &Path, mode: &str) -> Result<Mount> {
     Ok(Mount { kind: "bind".into(), source, options: vec![mode.into(), "rbind".into()] })
 }
 
-/// `CONTAINER:HOST:SIZE`, several with commas between, in the form of the mount's option, which has colons only.
+/// Returns `CONTAINER:HOST:SIZE`, several with commas between, in the form of the mount's option, which has colons
+/// only.
 fn mapping(labels: &Labels) -> Vec<String> {
     [(UID_MAPPING, "uidmapping"), (GID_MAPPING, "gidmapping")]
         .into_iter()
@@ -80,7 +81,7 @@ fn mapping(labels: &Labels) -> Vec<String> {
         .collect()
 }
 
-/// A path within an option.
+/// Returns a path within an option.
 fn escape(path: &Path) -> Result<String> {
     let mut escaped = String::new();
     for part in utf8(path)?.chars() {

@@ -69,7 +69,7 @@ impl Places {
         Ok(Places { snapshots, removing: Mutex::new(()) })
     }
 
-    /// The numbers of the snapshots that lie there, owned or not.
+    /// Returns the numbers of the snapshots that lie there, owned or not.
     pub fn numbers(&self) -> Result<Vec<u64>> {
         let entries = std::fs::read_dir(&self.snapshots).map_err(Error::io(&self.snapshots, "list it"))?;
         let mut numbers = Vec::new();
@@ -111,12 +111,12 @@ impl Places {
         self.snapshots.join(number.to_string())
     }
 
-    /// Where a snapshot's layer lies.
+    /// Returns where a snapshot's layer lies.
     pub fn layer(&self, number: u64) -> PathBuf {
         self.place(number).join("fs")
     }
 
-    /// Where its workdir lies.
+    /// Returns where its workdir lies.
     pub fn work(&self, number: u64) -> PathBuf {
         self.place(number).join("work")
     }
@@ -255,7 +255,7 @@ impl Places {
         }
     }
 
-    /// What a snapshot's layer takes on the disk. Links of one inode count once.
+    /// Returns what a snapshot's layer takes on the disk. Links of one inode count once.
     pub fn usage(&self, number: u64) -> Result<Usage> {
         let top = self.layer(number);
         let metadata = top.symlink_metadata().map_err(Error::io(&top, "look at it"))?;

@@ -54,7 +54,7 @@ impl Snapshots {
         super::mounts::mount(&self.places, &self.program, record.number, record.kind, parents, &record.labels)
     }
 
-    /// How a snapshot is mounted that was prepared or viewed before.
+    /// Returns how a snapshot is mounted that was prepared or viewed before.
     pub fn mounts(&self, key: &str) -> Result<Mount> {
         self.store.read(|now| {
             let record = now.get(key)?;
@@ -94,7 +94,7 @@ impl Snapshots {
         Ok(())
     }
 
-    /// What a snapshot is.
+    /// Returns what a snapshot is.
     pub fn stat(&self, key: &str) -> Result<SnapshotRecord> {
         self.store.read(|now| now.get(key))
     }
@@ -124,7 +124,7 @@ impl Snapshots {
         })
     }
 
-    /// What a snapshot takes on the disk: what was measured at the commit, or what is there now.
+    /// Returns what a snapshot takes on the disk: what was measured at the commit, or what is there now.
     pub fn usage(&self, key: &str) -> Result<Usage> {
         let record = self.stat(key)?;
         match record.kind {
@@ -133,7 +133,7 @@ impl Snapshots {
         }
     }
 
-    /// The snapshots that pass one of `filters`, or all without any.
+    /// Returns the snapshots that pass one of `filters`, or all without any.
     pub fn list(&self, filters: &[String]) -> Result<Vec<(String, SnapshotRecord)>> {
         let filters = Filters::parse(filters)?;
         let mut found = self.store.read(|now| now.all())?;
@@ -158,7 +158,7 @@ impl Snapshots {
     }
 }
 
-/// containerd takes an empty value for none.
+/// Drops what is empty, which containerd takes for none.
 fn without_empty(labels: Labels) -> Labels {
     labels.into_iter().filter(|(_, value)| !value.is_empty()).collect::<BTreeMap<_, _>>()
 }

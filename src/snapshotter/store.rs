@@ -172,12 +172,12 @@ impl Records<'_> {
         found.map(|record| decode(key, &record)).transpose()
     }
 
-    /// The snapshot of this name.
+    /// Returns the snapshot of this name.
     pub fn get(&self, key: &str) -> Result<SnapshotRecord> {
         self.find(key)?.ok_or_else(|| Error::NotFound(key.to_owned()))
     }
 
-    /// The numbers of `top` and of all below it, downwards.
+    /// Returns the numbers of `top` and of all below it, downwards.
     pub fn chain(&self, top: Option<&str>) -> Result<Vec<u64>> {
         let mut numbers = Vec::new();
         let mut next = top.map(str::to_owned);
@@ -189,7 +189,7 @@ impl Records<'_> {
         Ok(numbers)
     }
 
-    /// All snapshots, ordered by name.
+    /// Returns all snapshots, ordered by name.
     pub fn all(&self) -> Result<Vec<(String, SnapshotRecord)>> {
         let mut query = self.0.prepare_cached("SELECT name, record FROM snapshots ORDER BY name")?;
         let mut rows = query.query([])?;
@@ -324,7 +324,7 @@ impl Changes<'_> {
     }
 }
 
-/// Only an active snapshot can be committed.
+/// Fails for all but active snapshots: only they can be committed.
 pub fn must_be_active(key: &str, record: &SnapshotRecord) -> Result<()> {
     match record.kind {
         SnapshotKind::Active => Ok(()),

@@ -22,12 +22,12 @@ pub struct Cancel {
 }
 
 impl Cancel {
-    /// For work that this thread waits for; 0: one that can't be named here.
+    /// Watches over work that this thread waits for; 0: one that can't be named here.
     pub fn new(client: u32) -> Cancel {
         Cancel { signalled: Arc::default(), client }
     }
 
-    /// It got a signal. If that ends it, now or later, the work is to stop.
+    /// Notes that it got a signal. If that ends it, now or later, the work is to stop.
     pub fn ask(&self) {
         self.signalled.store(true, Ordering::Relaxed);
     }
@@ -50,12 +50,13 @@ impl Cancel {
     }
 }
 
-/// Whether what this thread does is asked to stop.
+/// Returns whether what this thread does is asked to stop.
 pub fn is_asked() -> bool {
     CURRENT.with_borrow(|current| current.as_ref().is_some_and(Cancel::is_asked))
 }
 
-/// Whether a thread has ended or is about to: the kernel puts SIGKILL on every thread of a process that a signal ends.
+/// Returns whether a thread has ended or is about to: the kernel puts SIGKILL on every thread of a process that a
+/// signal ends.
 fn is_ending(thread: u32) -> bool {
     const SIGKILL: u64 = 1 << (libc::SIGKILL - 1);
     let Ok(status) = std::fs::read_to_string(format!("/proc/{thread}/status")) else { return true };

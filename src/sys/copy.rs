@@ -67,7 +67,7 @@ fn stop_if_asked() -> Result<()> {
     if cancel::is_asked() { Err(Errno::INTR) } else { Ok(()) }
 }
 
-/// The next run of data at or after `offset`; empty when only a hole is left.
+/// Returns the next run of data at or after `offset`; empty when only a hole is left.
 fn next_data(from: BorrowedFd<'_>, offset: u64, size: u64) -> Result<(u64, u64)> {
     let start = match fs::seek(from, SeekFrom::Data(offset)) {
         Ok(start) => start.min(size),

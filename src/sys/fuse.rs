@@ -113,7 +113,7 @@ unsafe impl Send for Pages {}
 unsafe impl Sync for Pages {}
 
 impl Pages {
-    /// `len` bytes, more than none.
+    /// Maps `len` bytes, more than none.
     ///
     /// # Errors
     ///
@@ -132,7 +132,7 @@ impl Pages {
         Ok(Pages { at, len })
     }
 
-    /// Where they begin, for the kernel.
+    /// Returns where they begin, for the kernel.
     pub(super) fn address(&self) -> *mut u8 {
         self.at.as_ptr()
     }

@@ -32,7 +32,7 @@ struct RawHandle {
     id: [u8; MAX_HANDLE],
 }
 
-/// The handle of an object. `None` where the filesystem has none.
+/// Returns the handle of an object. `None` where the filesystem has none.
 ///
 /// # Errors
 /// Those of name_to_handle_at(2).
@@ -92,7 +92,8 @@ pub fn open(mount: BorrowedFd<'_>, handle: &FileHandle) -> Result<Option<OwnedFd
     Ok(Some(unsafe { OwnedFd::from_raw_fd(number) }))
 }
 
-/// The UUID of the filesystem that holds a directory, as the kernel knows it (Linux 6.9). `None` where it tells none.
+/// Returns the UUID of the filesystem that holds a directory, as the kernel knows it (Linux 6.9). `None` where it tells
+/// none.
 pub fn filesystem_uuid(dir: BorrowedFd<'_>) -> Option<[u8; 16]> {
     #[repr(C)]
     struct FsUuid {

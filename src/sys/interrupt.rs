@@ -17,7 +17,7 @@ pub struct Interruptible {
 }
 
 impl Interruptible {
-    /// This thread.
+    /// Names this thread.
     ///
     /// # Errors
     ///

@@ -60,7 +60,7 @@ pub fn let_go_of_text() -> io::Result<()> {
     Ok(())
 }
 
-/// The mappings in a /proc/PID/smaps whose every page is that of a file and can't be written to.
+/// Returns the mappings in a /proc/PID/smaps whose every page is that of a file and can't be written to.
 fn clean(smaps: &str) -> impl Iterator<Item = Range<usize>> {
     let mut mapping = None;
     smaps.lines().filter_map(move |line| {
@@ -75,7 +75,7 @@ fn clean(smaps: &str) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
-/// `START-END PERMISSIONS OFFSET DEVICE INODE PATH`.
+/// Reads a line `START-END PERMISSIONS OFFSET DEVICE INODE PATH`.
 fn read_only_file(line: &str) -> Option<Range<usize>> {
     let mut fields = line.split_ascii_whitespace();
     let (start, end) = fields.next()?.split_once('-')?;

@@ -24,8 +24,8 @@ const SYS_MOUNT_SETATTR: libc::c_long = 442;
 const NOATIME: u64 = 0x10;
 const ATIME: u64 = 0x70;
 
-/// The same directory through a mount of its own, by which reading changes no access times. What is mounted or unmounted
-/// elsewhere later doesn't reach it, and nothing that is mounted inside the directory is seen through it.
+/// Returns the same directory through a mount of its own, by which reading changes no access times. What is mounted or
+/// unmounted elsewhere later doesn't reach it, and nothing that is mounted inside the directory is seen through it.
 ///
 /// # Errors
 /// `EPERM` without CAP_SYS_ADMIN over the mount namespace, or where the mount's flags are locked; `EINVAL` where the mount

@@ -49,20 +49,20 @@ pub fn join_namespaces_of(pid: i32) -> io::Result<()> {
     become_root()
 }
 
-/// Is the process in another user namespace than this one?
+/// Returns whether the process is in another user namespace than this one.
 pub fn is_elsewhere(pid: i32) -> bool {
     let of = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/user")).ok();
     let there = of(&pid.to_string());
     there.is_some() && there != of("self")
 }
 
-/// Will the kernel let this process give it files to pass through to (FUSE_DEV_IOC_BACKING_OPEN)? That takes
-/// CAP_SYS_ADMIN in the user namespace that the system began with.
+/// Returns whether the kernel lets this process give it files to pass through to (FUSE_DEV_IOC_BACKING_OPEN). That
+/// takes CAP_SYS_ADMIN in the user namespace that the system began with.
 pub fn may_pass_through() -> bool {
     is_privileged()
 }
 
-/// Has this process CAP_SYS_ADMIN in the user namespace that the system began with?
+/// Returns whether this process has CAP_SYS_ADMIN in the user namespace that the system began with.
 pub fn is_privileged() -> bool {
     let admin = rustix::thread::capabilities(None)
         .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN));
@@ -73,8 +73,8 @@ pub fn is_privileged() -> bool {
 static KNOWN: AtomicU8 = AtomicU8::new(UNKNOWN);
 const UNKNOWN: u8 = 2;
 
-/// Is this process in the user namespace that the system began with? Asked once, since so much hangs on it: an answer that
-/// failed for want of memory half-way would be another one.
+/// Returns whether this process is in the user namespace that the system began with. Asked once, since so much hangs on
+/// it: an answer that failed for want of memory half-way would be another one.
 ///
 /// # Errors
 /// When it can't be found out.

@@ -41,7 +41,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The kind that `st_mode` tells.
+    /// Returns the kind that `st_mode` tells.
     pub fn of_mode(mode: u32) -> Kind {
         match mode & 0o170_000 {
             0o010_000 => Kind::Fifo,
@@ -54,7 +54,7 @@ impl Kind {
         }
     }
 
-    /// The kind that a `d_type` tells, or `None` where the filesystem left it unknown.
+    /// Returns the kind that a `d_type` tells, or `None` where the filesystem left it unknown.
     pub fn of_d_type(d_type: fs::FileType) -> Option<Kind> {
         Some(match d_type {
             fs::FileType::Fifo => Kind::Fifo,
@@ -68,7 +68,7 @@ impl Kind {
         })
     }
 
-    /// The type bits of `st_mode`.
+    /// Returns the type bits of `st_mode`.
     pub fn mode_bits(self) -> u32 {
         u32::from(self as u8) << 12
     }
@@ -112,19 +112,19 @@ pub struct Stat {
     pub mtime: Time,
     /// Last change of the inode.
     pub ctime: Time,
-    /// Is it the root of a mount? Not known, and `false`, before Linux 5.8.
+    /// Whether it is the root of a mount. Not known, and `false`, before Linux 5.8.
     pub mount_root: bool,
     /// When the inode was made, where the filesystem tells it. Nobody can set it.
     pub born: Option<Time>,
 }
 
 impl Stat {
-    /// The object's type.
+    /// Returns the object's type.
     pub fn kind(&self) -> Kind {
         Kind::of_mode(self.mode)
     }
 
-    /// Is it a character device 0:0, the kernel's form of a whiteout?
+    /// Returns whether it is a character device 0:0, the kernel's form of a whiteout.
     pub fn is_whiteout_device(&self) -> bool {
         self.kind() == Kind::CharDevice && self.rdev == 0
     }
@@ -179,7 +179,7 @@ impl From<fs::Statx> for Stat {
 /// Set once statx(2) was refused (ENOSYS before Linux 4.11, EPERM under old seccomp filters; it has no EPERM of its own).
 static NO_STATX: AtomicBool = AtomicBool::new(false);
 
-/// The path of a descriptor in procfs: how an O_PATH descriptor is given to calls that take only paths.
+/// Returns the path of a descriptor in procfs: how an O_PATH descriptor is given to calls that take only paths.
 pub fn proc_path(fd: BorrowedFd<'_>) -> Vec<u8> {
     format!("/proc/self/fd/{}", fd.as_raw_fd()).into_bytes()
 }
@@ -192,7 +192,7 @@ pub fn unnoticed(open: impl Fn(OFlags) -> Result<OwnedFd>) -> Result<OwnedFd> {
     }
 }
 
-/// Is there openat2(2)? Not before Linux 5.6, nor under old seccomp filters.
+/// Returns whether there is openat2(2): not before Linux 5.6, nor under old seccomp filters.
 pub(super) fn has_openat2() -> bool {
     static HAS: OnceLock<bool> = OnceLock::new();
     // An EPERM of another call may be an answer about the file.
@@ -233,8 +233,8 @@ pub(super) fn open_in(dir: BorrowedFd<'_>, name: &[u8], flags: OFlags) -> Result
 }
 
 impl At<'_> {
-    /// The path by which calls that take only a path reach the object. With [`At::Name`] the last component must not
-    /// be followed, with [`At::Fd`] it must.
+    /// Returns the path by which calls that take only a path reach the object. With [`At::Name`] the last component
+    /// must not be followed, with [`At::Fd`] it must.
     pub(super) fn proc_path(&self) -> Vec<u8> {
         match self {
             At::Name(dir, name) => {
@@ -247,13 +247,13 @@ impl At<'_> {
         }
     }
 
-    /// stat without following a symbolic link.
+    /// Stats it without following a symbolic link.
     pub fn stat(&self) -> Result<Stat> {
         self.stat_by(AtFlags::empty())
     }
 
-    /// The same, of what this kernel knows without asking anybody: a daemon of FUSE, a server. Local filesystems tell the
-    /// same by both.
+    /// Returns the same, of what this kernel knows without asking anybody: a daemon of FUSE, a server. Local
+    /// filesystems tell the same by both.
     pub fn stat_as_known(&self) -> Result<Stat> {
         self.stat_by(AtFlags::STATX_DONT_SYNC)
     }
@@ -273,7 +273,7 @@ impl At<'_> {
         fs::statat(dir, path, flags).map(Stat::from)
     }
 
-    /// A descriptor that stands for the object without opening it (O_PATH).
+    /// Returns a descriptor that stands for the object without opening it (O_PATH).
     pub fn pin(&self) -> Result<OwnedFd> {
         match self {
             At::Name(dir, name) => {
@@ -312,8 +312,8 @@ impl At<'_> {
         }
     }
 
-    /// Never waits, whatever is there: not for the other end of a fifo, not for who holds a lease of the file (`EAGAIN`),
-    /// and not for this process itself (`EBUSY`).
+    /// Opens it, and never waits, whatever is there: not for the other end of a fifo, not for who holds a lease of the
+    /// file (`EAGAIN`), and not for this process itself (`EBUSY`).
     fn open(&self, flags: OFlags) -> Result<OwnedFd> {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
         match self {
@@ -322,7 +322,7 @@ impl At<'_> {
         }
     }
 
-    /// The target of a symbolic link.
+    /// Returns the target of a symbolic link.
     pub fn readlink(&self) -> Result<Vec<u8>> {
         let target = match self {
             At::Name(dir, name) => fs::readlinkat(*dir, *name, Vec::new()),
@@ -338,18 +338,19 @@ impl At<'_> {
 pub struct Writable<'a>(At<'a>);
 
 impl<'a> Writable<'a> {
-    /// The object that a descriptor holds, which nobody can exchange. Whoever calls this has verified it, or made it.
+    /// Returns the object that a descriptor holds, which nobody can exchange. Whoever calls this has verified it, or
+    /// made it.
     pub(crate) fn held(fd: BorrowedFd<'a>) -> Writable<'a> {
         Writable(At::Fd(fd))
     }
 
-    /// An entry of a directory in which nobody but this process and root can exchange anything: of a workdir, or of a layer
-    /// that is being made.
+    /// Returns an entry of a directory in which nobody but this process and root can exchange anything: of a workdir,
+    /// or of a layer that is being made.
     pub(crate) fn entry_of_own(dir: BorrowedFd<'a>, name: &'a [u8]) -> Writable<'a> {
         Writable(At::Name(dir, name))
     }
 
-    /// The object, to be read.
+    /// Returns the object, to be read.
     pub fn at(&self) -> At<'a> {
         self.0
     }
@@ -404,7 +405,7 @@ impl<'a> Writable<'a> {
         }
     }
 
-    /// One more name for the object, in another directory.
+    /// Links one more name to the object, in another directory.
     pub fn link_to(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
         match self.0 {
             At::Name(from, old) => fs::linkat(from, old, dir, name, AtFlags::empty()),

@@ -43,7 +43,7 @@ pub fn open_to_append(path: &Path) -> io::Result<File> {
     Ok(file.into())
 }
 
-/// Can only root and this user make names in it?
+/// Returns whether only root and this user can make names in it.
 fn is_own(dir: &Stat) -> bool {
     is_trusted(dir.uid) && dir.mode & 0o022 == 0
 }
@@ -71,7 +71,7 @@ fn refused(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::PermissionDenied, why)
 }
 
-/// From here on writing may wait, as for any log.
+/// Lets writing wait from here on, as for any log.
 fn wait_to_write(file: BorrowedFd<'_>) -> io::Result<()> {
     let flags = fs::fcntl_getfl(file)?;
     Ok(fs::fcntl_setfl(file, flags - OFlags::NONBLOCK)?)

@@ -47,21 +47,22 @@ impl Drop for Declared {
     }
 }
 
-/// May that be a filesystem that this process answers for? Asked where a mount is crossed alone.
+/// Returns whether that may be a filesystem that this process answers for. Asked where a mount is crossed alone.
 pub fn is_own(device: u64) -> bool {
     OWN.read().contains(&device)
         || UNKNOWN.load(Ordering::Relaxed) > 0
             && filesystem_type(device).is_none_or(|kind| kind.starts_with("fuse"))
 }
 
-/// The type of the filesystem of that device, if it is mounted in this process's mount namespace
+/// Returns the type of the filesystem of that device, if it is mounted in this process's mount namespace
 /// (proc_pid_mountinfo(5)). Asks nobody who answers for it.
 pub fn filesystem_type(device: u64) -> Option<String> {
     let device = format!("{}:{}", major(device), minor(device));
     Table::read().ok()?.entries().find(|mount| mount.device == device).map(|mount| mount.kind.into_owned())
 }
 
-/// The device of the filesystem that an open /dev/fuse serves. `None` where the kernel doesn't tell (before Linux 6.16).
+/// Returns the device of the filesystem that an open /dev/fuse serves. `None` where the kernel doesn't tell (before
+/// Linux 6.16).
 pub fn device_of_connection(fuse: impl AsFd) -> Option<u64> {
     let path = format!("/proc/self/fdinfo/{}", fuse.as_fd().as_raw_fd());
     let told = std::fs::read_to_string(path).ok()?;

@@ -142,8 +142,8 @@ pub fn ignore_stray_signals() {
     }
 }
 
-/// The process that listens at the other end of a connected socket: the one that called listen(2). A pidfd, so that no
-/// other process is meant by its number later.
+/// Returns the process that listens at the other end of a connected socket: the one that called listen(2). A pidfd, so
+/// that no other process is meant by its number later.
 ///
 /// # Errors
 ///
@@ -175,7 +175,7 @@ pub fn peer_process(socket: impl AsFd) -> io::Result<OwnedFd> {
     Ok(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?)
 }
 
-/// Whether a process, by its pidfd, ends within `patience`.
+/// Returns whether a process, by its pidfd, ends within `patience`.
 ///
 /// # Errors
 ///
@@ -193,13 +193,13 @@ pub fn ended_within(process: &OwnedFd, patience: Duration) -> io::Result<bool> {
     }
 }
 
-/// How many descriptors this process may have.
+/// Returns how many descriptors this process may have.
 pub fn nofile_limit() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     limit.and_then(|limit| limit.try_into().ok()).unwrap_or(usize::MAX)
 }
 
-/// How many threads this process has; `None` without /proc.
+/// Returns how many threads this process has; `None` without /proc.
 fn thread_count() -> Option<usize> {
     Some(std::fs::read_dir("/proc/self/task").ok()?.count())
 }

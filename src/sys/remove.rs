@@ -176,7 +176,7 @@ fn remove(top: BorrowedFd<'_>, name: &std::ffi::CStr, moved: &mut u64) -> Result
     }
 }
 
-/// rmdir; `false` when the directory is not empty.
+/// Removes a directory; `false` when the directory is not empty.
 fn remove_empty(dir: BorrowedFd<'_>, name: &std::ffi::CStr) -> Result<bool, Errno> {
     match unlinkat(dir, name, AtFlags::REMOVEDIR) {
         Ok(()) | Err(Errno::NOENT) => Ok(true),

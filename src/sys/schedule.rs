@@ -12,7 +12,7 @@ use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 
-/// The processors that this process may use, as they are for its main thread now.
+/// Returns the processors that this process may use, as they are for its main thread now.
 ///
 /// # Errors
 ///
@@ -47,7 +47,7 @@ pub fn roam() {
     }
 }
 
-/// Whether this thread is scheduled as threads are that nobody gave another policy (SCHED_OTHER).
+/// Returns whether this thread is scheduled as threads are that nobody gave another policy (SCHED_OTHER).
 pub fn is_ordinary() -> bool {
     // SAFETY: a call with a plain number.
     unsafe { libc::sched_getscheduler(0) == libc::SCHED_OTHER }
@@ -58,7 +58,7 @@ pub fn is_ordinary() -> bool {
 pub struct Placed(Pid);
 
 impl Placed {
-    /// This thread. Its input and output keep their rank, whatever its policy.
+    /// Names this thread. Its input and output keep their rank, whatever its policy.
     ///
     /// # Errors
     ///
@@ -74,7 +74,7 @@ impl Placed {
         Ok(Placed(rustix::thread::gettid()))
     }
 
-    /// From here on it runs only where nobody else would (SCHED_IDLE), and on this processor only.
+    /// Lets it run only where nobody else would (SCHED_IDLE), and on this processor only.
     ///
     /// # Errors
     ///
@@ -84,7 +84,7 @@ impl Placed {
         put_on(Some(self.0), processor)
     }
 
-    /// It may run on all processors of the process, and, where CAP_SYS_NICE allows that, as any other thread.
+    /// Lets it run on all processors of the process, and, where CAP_SYS_NICE allows that, as any other thread.
     pub fn release(self) {
         if let Err(e) = processors().and_then(|all| Ok(sched_setaffinity(Some(self.0), &all)?)) {
             log::debug!("a thread stays on its processor: {e}");
@@ -120,7 +120,7 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// This thread.
+    /// Watches this thread.
     ///
     /// # Errors
     ///
@@ -129,7 +129,7 @@ impl Watched {
         Watched::open("thread-self")
     }
 
-    /// A thread of any process, by its number.
+    /// Returns a thread of any process, by its number.
     ///
     /// # Errors
     ///
@@ -144,30 +144,30 @@ impl Watched {
         Ok(Watched { stat: open("stat")?, schedstat: open("schedstat")? })
     }
 
-    /// Its times so far; `None` when it is gone.
+    /// Returns its times so far; `None` when it is gone.
     pub fn times(&self) -> Option<Times> {
         parse_times(&read(&self.schedstat, &mut [0; 64])?)
     }
 
-    /// The processor that it ran on last; `None` when it is gone.
+    /// Returns the processor that it ran on last; `None` when it is gone.
     pub fn processor(&self) -> Option<usize> {
         parse_stat(&read(&self.stat, &mut [0; 1024])?, 39)?.parse().ok()
     }
 
-    /// Whether its policy is one of those that leave others their share: SCHED_OTHER, SCHED_BATCH or SCHED_IDLE; `None` when
-    /// it is gone.
+    /// Returns whether its policy is one of those that leave others their share: SCHED_OTHER, SCHED_BATCH or
+    /// SCHED_IDLE; `None` when it is gone.
     pub fn is_fair(&self) -> Option<bool> {
         let policy: libc::c_int = parse_stat(&read(&self.stat, &mut [0; 1024])?, 41)?.parse().ok()?;
         Some([libc::SCHED_OTHER, libc::SCHED_BATCH, libc::SCHED_IDLE].contains(&policy))
     }
 
-    /// Whether it runs or waits for a processor, and for nothing else; `None` when it is gone.
+    /// Returns whether it runs or waits for a processor, and for nothing else; `None` when it is gone.
     pub fn is_runnable(&self) -> Option<bool> {
         Some(parse_stat(&read(&self.stat, &mut [0; 1024])?, 3)? == "R")
     }
 }
 
-/// The kernel makes the text anew for each read from the start.
+/// Reads a text that the kernel makes anew for each read from the start.
 fn read<'a>(file: &File, buffer: &'a mut [u8]) -> Option<Cow<'a, str>> {
     let size = file.read_at(buffer, 0).ok()?;
     Some(String::from_utf8_lossy(&buffer[..size]))
@@ -178,12 +178,12 @@ fn parse_times(text: &str) -> Option<Times> {
     Some(Times { ran: words.next()?.ok()?, waited: words.next()?.ok()? })
 }
 
-/// A field of proc_pid_stat(5), from the third on. The second, a name in parentheses, may hold anything.
+/// Returns a field of proc_pid_stat(5), from the third on. The second, a name in parentheses, may hold anything.
 fn parse_stat(text: &str, field: usize) -> Option<&str> {
     text.rsplit_once(')')?.1.split_whitespace().nth(field - 3)
 }
 
-/// How much time this process has used, with all its threads.
+/// Returns how much time this process has used, with all its threads.
 pub fn process_time() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))

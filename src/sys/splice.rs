@@ -19,7 +19,7 @@ pub struct Pipe {
 }
 
 impl Pipe {
-    /// A pipe with room for `room` bytes of whole pages.
+    /// Returns a pipe with room for `room` bytes of whole pages.
     ///
     /// # Errors
     ///
@@ -30,7 +30,7 @@ impl Pipe {
         Ok(Pipe { out, into, room })
     }
 
-    /// Can it take a header and `len` bytes that begin and end anywhere in a page?
+    /// Returns whether it can take a header and `len` bytes that begin and end anywhere in a page.
     pub fn takes(&self, len: usize) -> bool {
         // One slot for the header, and one more for the page that both ends share.
         len.div_ceil(page_size()) + 2 <= self.room / page_size()
@@ -54,7 +54,7 @@ impl Pipe {
         Ok(true)
     }
 
-    /// The end that what it holds is taken from.
+    /// Returns the end that what it holds is taken from.
     pub fn out(&self) -> BorrowedFd<'_> {
         self.out.as_fd()
     }

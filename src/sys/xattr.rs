@@ -48,7 +48,7 @@ struct XattrArgs {
     flags: u32,
 }
 
-/// What a system call returned, as a length.
+/// Returns what a system call returned, as a length.
 fn length(returned: libc::c_long) -> Result<usize> {
     usize::try_from(returned).map_err(|_| {
         // The call failed, so errno is set.
@@ -56,7 +56,7 @@ fn length(returned: libc::c_long) -> Result<usize> {
     })
 }
 
-/// getxattrat(2) of an entry that isn't followed, or `None` where there is no such call.
+/// Calls getxattrat(2) of an entry that isn't followed, or `None` where there is no such call.
 fn get_at(dir: BorrowedFd<'_>, entry: &[u8], name: &[u8]) -> Option<Result<Vec<u8>>> {
     let (entry, name) = (CString::new(entry).ok()?, CString::new(name).ok()?);
     by_call(|buffer| {
@@ -77,7 +77,7 @@ fn get_at(dir: BorrowedFd<'_>, entry: &[u8], name: &[u8]) -> Option<Result<Vec<u
     })
 }
 
-/// listxattrat(2) of an entry that isn't followed, or `None` where there is no such call.
+/// Calls listxattrat(2) of an entry that isn't followed, or `None` where there is no such call.
 fn list_at(dir: BorrowedFd<'_>, entry: &[u8]) -> Option<Result<Vec<u8>>> {
     let entry = CString::new(entry).ok()?;
     by_call(|buffer| {
@@ -108,8 +108,8 @@ fn by_call(call: impl FnMut(&mut [u8]) -> Result<usize>) -> Option<Result<Vec<u8
     }
 }
 
-/// The value of the attribute `name`, or `None` where the object has none of that name or the filesystem knows no
-/// attributes.
+/// Returns the value of the attribute `name`, or `None` where the object has none of that name or the filesystem knows
+/// no attributes.
 pub fn get(at: At<'_>, name: &[u8]) -> Result<Option<Vec<u8>>> {
     let quick = if let At::Name(dir, entry) = at { get_at(dir, entry, name) } else { None };
     let value = quick.unwrap_or_else(|| {
@@ -126,7 +126,7 @@ pub fn get(at: At<'_>, name: &[u8]) -> Result<Option<Vec<u8>>> {
     }
 }
 
-/// The names of all attributes that this process may see; empty where the filesystem knows none.
+/// Returns the names of all attributes that this process may see; empty where the filesystem knows none.
 pub fn list(at: At<'_>) -> Result<Vec<Vec<u8>>> {
     let quick = if let At::Name(dir, entry) = at { list_at(dir, entry) } else { None };
     let names = quick.unwrap_or_else(|| {

@@ -146,7 +146,7 @@ impl Lesson<'_> {
         Ok(if self.stops()? { Ended::Stopped } else { Ended::Whole })
     }
 
-    /// What is in the layers that a step is about: first the upper's, then the lowers'.
+    /// Returns what is in the layers that a step is about: first the upper's, then the lowers'.
     fn layers(&self, step: &Step) -> Result<Option<Vec<Held>>, LessonError> {
         let Some(upper) = step.upper else { return Ok(None) };
         let mut lowers = [upper, "patch", "app", "base"].map(|name| self.site.dir().join(name)).to_vec();

@@ -31,7 +31,7 @@ impl Site {
         Ok(Site { dir })
     }
 
-    /// Where it is.
+    /// Returns where it is.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -59,7 +59,7 @@ impl Site {
             .map_err(LessonError::io(bin.display()))
     }
 
-    /// A command as it is shown and run.
+    /// Returns a command as it is shown and run.
     pub(super) fn command(&self, command: &str) -> String {
         let unmount = if rustix::process::geteuid().is_root() { "umount" } else { "fusermount3 -u" };
         command.replace("UNMOUNT", unmount)

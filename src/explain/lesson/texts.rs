@@ -61,7 +61,7 @@ pub struct StepTexts {
 }
 
 impl Texts {
-    /// The texts of a language.
+    /// Returns the texts of a language.
     ///
     /// # Errors
     /// In words, for a language that there is not.
@@ -73,14 +73,14 @@ impl Texts {
         toml::from_str(text).map_err(|error| format!("the texts of {code}: {error}"))
     }
 
-    /// The language that a locale (`zh_CN.UTF-8`) asks for, else English.
+    /// Returns the language that a locale (`zh_CN.UTF-8`) asks for, else English.
     pub fn language_of(locale: &str) -> &'static str {
         let wanted = locale.split(['_', '.', '@', '-']).next().unwrap_or_default();
         LANGUAGES.iter().map(|(code, _)| *code).find(|code| *code == wanted).unwrap_or("en")
     }
 }
 
-/// A text with its `{name}`s filled in.
+/// Returns a text with its `{name}`s filled in.
 pub fn fill(text: &str, values: &[(&str, &str)]) -> String {
     values.iter().fold(text.to_owned(), |text, (name, value)| text.replace(&format!("{{{name}}}"), value))
 }

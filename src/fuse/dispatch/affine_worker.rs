@@ -36,7 +36,7 @@ enum WorkerState {
 }
 
 impl AffineWorker {
-    /// The thread that calls this.
+    /// Returns the thread that calls this.
     ///
     /// # Errors
     ///
@@ -52,12 +52,12 @@ impl AffineWorker {
         })
     }
 
-    /// How long it has run; `None` when it has ended.
+    /// Returns how long it has run; `None` when it has ended.
     pub(super) fn ran(&self) -> Option<Duration> {
         Some(self.watched.times()?.ran)
     }
 
-    /// Whether it could run, or does.
+    /// Returns whether it could run, or does.
     pub(super) fn is_runnable(&self) -> bool {
         self.watched.is_runnable() == Some(true)
     }
@@ -72,7 +72,7 @@ impl AffineWorker {
         self.placed.release();
     }
 
-    /// It waits for its turn, until it is woken.
+    /// Waits for its turn, until it is woken.
     pub(super) fn park_while(&self, not_yet: impl Fn() -> bool) {
         self.enter(WorkerState::Parked);
         self.out.store(false, Ordering::Release);
@@ -82,22 +82,22 @@ impl AffineWorker {
         self.out.store(true, Ordering::Release);
     }
 
-    /// Its turn may have come.
+    /// Wakes it: its turn may have come.
     pub(super) fn unpark(&self) {
         self.thread.unpark();
     }
 
-    /// Whether it does anything but wait for its turn.
+    /// Returns whether it does anything but wait for its turn.
     pub(super) fn is_out(&self) -> bool {
         self.out.load(Ordering::Acquire)
     }
 
-    /// It is about to wait for a request. It has to look afterwards whether it is still its turn.
+    /// Notes that it is about to wait for a request. It has to look afterwards whether it is still its turn.
     pub(super) fn wait(&self) {
         self.enter(WorkerState::Waiting);
     }
 
-    /// It has got a request.
+    /// Notes that it has got a request.
     pub(super) fn work(&self) {
         self.enter(WorkerState::Working);
     }
@@ -109,7 +109,7 @@ impl AffineWorker {
         }
     }
 
-    /// Where it waits for a request, it does so no longer. It may miss that in the moment before it waits: call again.
+    /// Ends its waiting for a request. It may miss that in the moment before it waits: call again.
     pub(super) fn interrupt(&self) {
         // Held while the signal is sent: until then the CPU-affine worker can't begin to work.
         let Some(mut state) = self.state.try_lock() else { return };

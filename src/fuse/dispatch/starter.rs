@@ -20,7 +20,7 @@ pub fn start_thread(job: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Where there is no thread to be had, the job is dropped.
+/// Starts a thread. Where there is none to be had, the job is dropped.
 pub(super) fn spawn(job: Job) {
     let work = move || {
         schedule::roam();

@@ -44,7 +44,7 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
-    /// That thread, and where it is now.
+    /// Looks at that thread, and where it is now.
     pub(super) fn look(client: u32) -> Option<(Candidate, usize)> {
         let thread = Watched::thread(client).ok()?;
         let waited = thread.times()?.waited;
@@ -55,7 +55,7 @@ impl Candidate {
         Some((Candidate { client, at: Instant::now(), waited }, thread.processor()?))
     }
 
-    /// Whether it had to wait for a good part of the time since then.
+    /// Returns whether it had to wait for a good part of the time since then.
     pub(super) fn has_waited_since(&self, before: &Candidate) -> bool {
         self.waited.saturating_sub(before.waited) > Watch::LITTLE.max((self.at - before.at) / 4)
     }
@@ -83,12 +83,12 @@ impl Glance {
         }
     }
 
-    /// Whether a request of the program came.
+    /// Returns whether a request of the program came.
     pub(super) fn is_served_since(&self, before: &Glance) -> bool {
         self.streak != before.streak
     }
 
-    /// Whether the CPU-affine worker did not run, if it could, and the program is not the reason.
+    /// Returns whether the CPU-affine worker did not run, if it could, and the program is not the reason.
     pub(super) fn is_starved_since(&self, before: &Glance) -> bool {
         let program = match (self.client == before.client, self.client_ran, before.client_ran) {
             (true, Some(now), Some(before)) => now.saturating_sub(before),
@@ -117,7 +117,7 @@ impl Watch {
     /// A program that had to wait for less while it asked a few times was not kept waiting.
     pub(super) const LITTLE: Duration = Duration::from_millis(1);
 
-    /// For the thread that calls this.
+    /// Watches the thread that calls this.
     ///
     /// # Errors
     ///
@@ -127,7 +127,7 @@ impl Watch {
         Ok(Watch { this, client: None, requests: 0, last_request: Instant::now() })
     }
 
-    /// A request of that thread came.
+    /// Notes a request of that thread, and says what to do.
     pub(super) fn look(&mut self, client: u32) -> AffinityVerdict {
         let now = Instant::now();
         let silence = now - self.last_request;

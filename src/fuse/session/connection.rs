@@ -35,8 +35,8 @@ pub(super) struct How {
 }
 
 impl How {
-    /// Whether the mount may be idmapped: all requests but those that make inodes then come in nobody's name, and the kernel
-    /// refuses the connection of a mount without `default_permissions`.
+    /// Returns whether the mount may be idmapped: all requests but those that make inodes then come in nobody's name,
+    /// and the kernel refuses the connection of a mount without `default_permissions`.
     fn idmaps(&self) -> bool {
         self.admission == Admission::All && !self.given
     }
@@ -75,7 +75,7 @@ impl<F: Filesystem> Connection<F> {
         Ok(Connection { device, served, agreed, how })
     }
 
-    /// What the kernel can be told by.
+    /// Returns what the kernel can be told by.
     pub(super) fn notifier(&self) -> Notifier {
         Notifier::new(self.device.clone())
     }
@@ -115,7 +115,7 @@ impl<F: Filesystem> Running<F> {
     }
 }
 
-/// The first word: reads FUSE_INIT and answers it.
+/// Exchanges the first word: reads FUSE_INIT and answers it.
 fn agree<F: Filesystem>(filesystem: &mut F, device: &Arc<Device>, how: &How) -> io::Result<Agreed> {
     let mut buffer = Pages::new(64 << 10)?;
     loop {
@@ -154,7 +154,7 @@ fn agree<F: Filesystem>(filesystem: &mut F, device: &Arc<Device>, how: &How) -> 
     }
 }
 
-/// Whether requests can come over io_uring. Once that is agreed on there is no way back.
+/// Returns whether requests can come over io_uring. Once that is agreed on there is no way back.
 fn has_rings(offer: &Init) -> bool {
     let usable = match offer.flags.contains(InitFlags::FUSE_OVER_IO_URING) {
         true => ring::usable(),
@@ -229,7 +229,8 @@ impl<F: Filesystem> Workers<F> {
         Ok(Workers { threads, rings, go, told })
     }
 
-    /// The first that ends by an error ends the session: the others would go on with what only it did left undone.
+    /// Answers until the end. The first thread that ends by an error ends the session: the others would go on with what
+    /// only it did left undone.
     fn answer(self) -> io::Result<()> {
         let Workers { threads, rings, go, told } = self;
         for begin in go {

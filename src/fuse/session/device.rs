@@ -29,12 +29,12 @@ impl AsFd for Device {
 }
 
 impl Device {
-    /// One whose filesystem is mounted.
+    /// Takes one whose filesystem is mounted.
     pub fn new(mounted: OwnedFd) -> Arc<Device> {
         Arc::new(Device(mounted))
     }
 
-    /// One more of the same connection (FUSE_DEV_IOC_CLONE), at which requests are waited for apart.
+    /// Opens one more of the same connection (FUSE_DEV_IOC_CLONE), at which requests are waited for apart.
     pub(super) fn another(&self) -> Result<Arc<Device>, MountError> {
         let device = open_device()?;
         fuse::join_connection(&device, self.as_fd()).map_err(MountError::Device)?;
@@ -105,7 +105,7 @@ impl Backing {
         Ok(Backing { device: device.clone(), id })
     }
 
-    /// What the kernel knows it by.
+    /// Returns what the kernel knows it by.
     pub fn id(&self) -> i32 {
         self.id
     }

@@ -67,7 +67,7 @@ pub(super) fn versions(offer: &Init) -> Versions {
     }
 }
 
-/// The answer that tells our version only.
+/// Returns the answer that tells our version only.
 pub(super) fn own_version() -> fuse_init_out {
     fuse_init_out { major: MAJOR, minor: MINOR, ..Default::default() }
 }
@@ -123,7 +123,7 @@ pub(super) fn agree(offer: &Init, wanted: &Wanted, uring: bool, idmaps: bool) ->
     (agreed, out)
 }
 
-/// The number, or the nearest one that is allowed, which is told then.
+/// Returns the number, or the nearest one that is allowed, which is told then.
 fn nearest<T: Copy + Ord + fmt::Display>(name: &str, wanted: T, least: T, most: T) -> T {
     let nearest = wanted.clamp(least, most.max(least));
     if nearest != wanted {
@@ -132,7 +132,7 @@ fn nearest<T: Copy + Ord + fmt::Display>(name: &str, wanted: T, least: T, most: 
     nearest
 }
 
-/// The error for a kernel whose FUSE is too old.
+/// Returns the error for a kernel whose FUSE is too old.
 pub(super) fn too_old(offer: &Init) -> io::Error {
     io::Error::new(
         io::ErrorKind::Unsupported,

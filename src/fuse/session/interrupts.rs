@@ -33,19 +33,19 @@ thread_local! {
 }
 
 impl Interrupts {
-    /// From now on this thread serves requests of this session.
+    /// Lets this thread serve requests of this session from now on.
     pub(super) fn enter(self: &Arc<Interrupts>) {
         INTERRUPTS.with(|interrupts| {
             interrupts.get_or_init(|| self.clone());
         });
     }
 
-    /// This thread serves the request with this number, for which `client` waits.
+    /// Notes that this thread serves the request with this number, for which `client` waits.
     pub(super) fn serve(unique: u64, client: u32) {
         SERVED.set((unique, client));
     }
 
-    /// Who waits for the answer to that request would rather not.
+    /// Stops the work for a request whose answer is not waited for any more.
     pub(super) fn interrupt(&self, unique: u64) {
         let mut state = self.0.lock();
         if let Some((_, cancel)) = state.working.iter().find(|(working, _)| *working == unique) {

@@ -196,7 +196,7 @@ fn let_go_of_start() {
     }
 }
 
-/// How many threads answer where nobody said how many.
+/// Returns how many threads answer where nobody said how many.
 pub fn default_threads() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8)
 }
@@ -268,7 +268,7 @@ fn end(mounted: &Mounted, lazy: bool) {
     }
 }
 
-/// From now on a panic of any thread ends the process, and the mount with it.
+/// Lets a panic of any thread end the process from now on, and the mount with it.
 fn stop_on_panic(mounted: Mounted) {
     /// Taking the mount away may wait for answers that nobody gives any more.
     const PATIENCE: Duration = Duration::from_secs(2);
@@ -297,7 +297,7 @@ fn stop_on_panic(mounted: Mounted) {
     }));
 }
 
-/// What mount(8) shows as the device when nobody gave a name.
+/// Returns what mount(8) shows as the device when nobody gave a name.
 pub fn default_source() -> &'static OsStr {
     OsStr::new("unionmount")
 }

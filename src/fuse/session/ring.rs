@@ -101,7 +101,8 @@ impl Slot {
         state.replied = None;
     }
 
-    /// Nobody looks at the request any more, which lay in `payload` if that is given. Returns whether the reply is there.
+    /// Notes that nobody looks at the request any more, which lay in `payload` if that is given. Returns whether the
+    /// reply is there.
     fn dispatched(&self, payload: Option<Pages>) -> bool {
         let mut state = self.state.lock();
         if let Some(mut payload) = payload {
@@ -142,7 +143,7 @@ pub(super) struct Queues<F: Filesystem> {
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// Whether rings can be had: seccomp and `kernel.io_uring_disabled` forbid them in many places.
+/// Fails where no rings can be had: seccomp and `kernel.io_uring_disabled` forbid them in many places.
 pub(super) fn usable() -> io::Result<()> {
     Ring::new(1).map(drop)
 }
@@ -303,7 +304,7 @@ impl<F: Filesystem> Server<F> {
         Ok((told.ring_ent_in_out.commit_id, Area { header, payload }))
     }
 
-    /// Another thread answers; the queue must not lack this one meanwhile.
+    /// Waits for another thread's answer; the queue must not lack this one meanwhile.
     fn wait_for(&self, queue: u16, slot: &Slot) {
         let ready = &self.queues.ready[usize::from(queue)];
         if ready.fetch_sub(1, Ordering::Relaxed) <= THREADS

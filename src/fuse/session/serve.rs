@@ -14,7 +14,7 @@ use crate::fuse::wire::{Header, Operation, Reply, Request};
 
 /// What is served.
 pub trait Filesystem: Send + Sync + 'static {
-    /// The first word: what it wants of what the kernel offers.
+    /// Returns what it wants of what the kernel offers with its first word.
     ///
     /// # Errors
     ///
@@ -24,7 +24,7 @@ pub trait Filesystem: Send + Sync + 'static {
     /// Answers a request, now or later. Several threads call this at the same time.
     fn serve(&self, request: &Request<'_>, reply: Reply);
 
-    /// The last word: no request comes any more.
+    /// Hears the last word: no request comes any more.
     fn destroy(&self) {}
 }
 
@@ -48,7 +48,7 @@ impl Admission {
     }
 }
 
-/// Whether it needs something open, or is asked in nobody's name: who asks was admitted before, or isn't there.
+/// Returns whether it needs something open, or is asked in nobody's name: who asks was admitted before, or isn't there.
 fn is_after_opening(operation: &Operation<'_>) -> bool {
     matches!(
         operation,

@@ -41,7 +41,7 @@ impl Drop for EndPairing<'_> {
 }
 
 impl<F: Filesystem> Worker<F> {
-    /// Room for a request.
+    /// Returns room for a request.
     ///
     /// # Errors
     ///

@@ -10,7 +10,7 @@ pub struct Args<'a> {
 }
 
 impl<'a> Args<'a> {
-    /// Of two pieces that follow each other.
+    /// Joins two pieces that follow each other.
     pub fn new(first: &'a [u8], second: &'a [u8]) -> Args<'a> {
         if first.is_empty() { Args { now: second, then: &[] } } else { Args { now: first, then: second } }
     }

@@ -44,7 +44,7 @@ const NO_ATTRIBUTES: fuse_attr = fuse_attr {
 };
 
 impl Entry {
-    /// "No such name, and that is good for so long."
+    /// Says that there is no such name, and that this is good for so long.
     pub const fn missing(ttl: Duration) -> Entry {
         Entry {
             node: INodeNo(0),
@@ -70,7 +70,7 @@ impl From<&Entry> for fuse_entry_out {
     }
 }
 
-/// Attributes, and how long they are good.
+/// Returns attributes, and how long they are good.
 pub(super) fn attr_out(ttl: Duration, attr: &fuse_attr) -> fuse_attr_out {
     fuse_attr_out { attr_valid: ttl.as_secs(), attr_valid_nsec: ttl.subsec_nanos(), dummy: 0, attr: *attr }
 }

@@ -28,7 +28,7 @@ fn recorded() -> Vec<(u32, Vec<u8>)> {
     lines.map(|(code, hex)| (code.parse().unwrap(), bytes(hex))).collect()
 }
 
-/// What the request with each code asks, and of which node.
+/// Returns what the request with each code asks, and of which node.
 fn expected(code: u32) -> (INodeNo, Operation<'static>) {
     let families = [of_names, of_new_objects, of_attributes, of_data, of_the_session];
     let found = families.iter().find_map(|family| family(code));

@@ -39,7 +39,7 @@ pub struct Listing<'a> {
 }
 
 impl<'a> Listing<'a> {
-    /// An empty one with room for so much.
+    /// Returns an empty one with room for so much.
     pub fn new(room: &'a mut [u8]) -> Listing<'a> {
         Listing { room, used: 0 }
     }
@@ -70,12 +70,12 @@ impl<'a> Listing<'a> {
         true
     }
 
-    /// How many bytes the entries take.
+    /// Returns how many bytes the entries take.
     pub fn len(&self) -> usize {
         self.used
     }
 
-    /// Whether there are none.
+    /// Returns whether there are none.
     pub fn is_empty(&self) -> bool {
         self.used == 0
     }

@@ -202,7 +202,7 @@ fn of_data<'a>(code: Code, args: &mut Args<'a>) -> Option<Operation<'a>> {
     })
 }
 
-/// What nobody here knows more of than its code.
+/// Returns what nobody here knows more of than its code.
 fn unanswered(code: Code) -> Operation<'static> {
     Operation::Other { code: code.into() }
 }

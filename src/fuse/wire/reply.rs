@@ -17,7 +17,7 @@ use super::listing::Listing;
 /// How long a reply's header is.
 pub const HEADER_SIZE: usize = size_of::<abi::fuse_out_header>();
 
-/// The bytes of a reply's header: with a body of so many bytes, or an error.
+/// Returns the bytes of a reply's header: with a body of so many bytes, or an error.
 pub fn header(unique: u64, body: Result<usize, Errno>) -> [u8; HEADER_SIZE] {
     let header = abi::fuse_out_header {
         len: (HEADER_SIZE + body.unwrap_or(0)) as u32,
@@ -39,7 +39,7 @@ pub trait Transport: fmt::Debug + Send + Sync {
     /// `ENOENT`: nobody waits for it any more.
     fn answer(&self, unique: u64, size: usize, fill: Fill<'_>) -> io::Result<()>;
 
-    /// Whether it can be given a pipe.
+    /// Returns whether it can be given a pipe.
     fn takes_pipes(&self) -> bool {
         false
     }
@@ -63,12 +63,12 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// The answer to a request with this number.
+    /// Returns the answer to a request with this number.
     pub fn new(unique: u64, transport: Arc<dyn Transport>) -> Reply {
         Reply { unique, transport: Some(transport) }
     }
 
-    /// The number of the request.
+    /// Returns the number of the request.
     pub fn unique(&self) -> u64 {
         self.unique
     }
@@ -94,53 +94,53 @@ impl Reply {
         self.send_parts([body.as_bytes(), &[]]);
     }
 
-    /// It failed.
+    /// Answers that it failed.
     pub fn error(self, errno: Errno) {
         self.send(0, |_| Err(errno));
     }
 
-    /// It is done.
+    /// Answers that it is done.
     pub fn ok(self) {
         self.send(0, |_| Ok(0));
     }
 
-    /// The request has no answer.
+    /// Lets a request go that has no answer.
     pub fn none(mut self) {
         self.transport = None;
     }
 
-    /// A name's node.
+    /// Answers with a name's node.
     pub fn entry(self, entry: &Entry) {
         self.send_one(&abi::fuse_entry_out::from(entry));
     }
 
-    /// Attributes that are good for so long.
+    /// Answers with attributes that are good for so long.
     pub fn attr(self, ttl: Duration, attr: &abi::fuse_attr) {
         self.send_one(&attr_out(ttl, attr));
     }
 
-    /// Attributes as statx(2) has them.
+    /// Answers with attributes as statx(2) has them.
     pub fn statx(self, statx: &abi::fuse_statx_out) {
         self.send_one(statx);
     }
 
-    /// A file is open.
+    /// Answers that a file is open.
     pub fn opened(self, opening: Opening) {
         self.send_one(&abi::fuse_open_out::from(opening));
     }
 
-    /// A file was made and is open.
+    /// Answers that a file was made and is open.
     pub fn created(self, entry: &Entry, opening: Opening) {
         let (entry, opening) = (abi::fuse_entry_out::from(entry), abi::fuse_open_out::from(opening));
         self.send_parts([entry.as_bytes(), opening.as_bytes()]);
     }
 
-    /// So many bytes were written.
+    /// Answers that so many bytes were written.
     pub fn written(self, size: u32) {
         self.send_one(&abi::fuse_write_out { size, padding: 0 });
     }
 
-    /// So many bytes were copied. `wide`: they were asked for with 64 bits.
+    /// Answers that so many bytes were copied. `wide`: they were asked for with 64 bits.
     pub fn copied(self, size: u64, wide: bool) {
         match u32::try_from(size) {
             _ if wide => self.send_one(&CopyFileRangeOut { bytes_copied: size }),
@@ -149,28 +149,28 @@ impl Reply {
         }
     }
 
-    /// The filesystem's figures.
+    /// Answers with the filesystem's figures.
     pub fn statfs(self, st: abi::fuse_kstatfs) {
         self.send_one(&abi::fuse_statfs_out { st });
     }
 
-    /// An offset in a file.
+    /// Answers with an offset in a file.
     pub fn offset(self, offset: u64) {
         self.send_one(&abi::fuse_lseek_out { offset });
     }
 
-    /// An ioctl's result and data.
+    /// Answers with an ioctl's result and data.
     pub fn ioctl(self, result: i32, data: &[u8]) {
         let out = abi::fuse_ioctl_out { result, ..Default::default() };
         self.send_parts([out.as_bytes(), data]);
     }
 
-    /// Data that lie somewhere.
+    /// Answers with data that lie somewhere.
     pub fn data(self, data: &[u8]) {
         self.send_parts([data, &[]]);
     }
 
-    /// A value as getxattr(2) and listxattr(2) want it: its size, or itself if it fits into `size` bytes.
+    /// Answers with a value as getxattr(2) and listxattr(2) want it: its size, or itself if it fits into `size` bytes.
     pub fn value(self, value: &[u8], size: u32) {
         match u32::try_from(value.len()) {
             Err(_) => self.error(Errno::E2BIG),
@@ -180,12 +180,12 @@ impl Reply {
         }
     }
 
-    /// Data, up to `size` bytes, that `fill` puts where they are sent from.
+    /// Answers with data, up to `size` bytes, that `fill` puts where they are sent from.
     pub fn fill(self, size: u32, fill: impl FnOnce(&mut [u8]) -> Result<usize, Errno>) {
         self.send(size as usize, fill);
     }
 
-    /// A page of a listing, up to `size` bytes.
+    /// Answers with a page of a listing, up to `size` bytes.
     pub fn listing(self, size: u32, list: impl FnOnce(&mut Listing<'_>) -> Result<(), Errno>) {
         self.send(size as usize, |room| {
             let mut listing = Listing::new(room);
@@ -194,17 +194,17 @@ impl Reply {
         });
     }
 
-    /// What is agreed on.
+    /// Answers with what is agreed on.
     pub(in crate::fuse) fn init(self, init: &abi::fuse_init_out) {
         self.send_one(init);
     }
 
-    /// Whether it may be [spliced](Reply::splice).
+    /// Returns whether it may be [spliced](Reply::splice).
     pub fn takes_pipes(&self) -> bool {
         self.transport.as_ref().is_some_and(|transport| transport.takes_pipes())
     }
 
-    /// The header that a pipe must begin with, before `len` bytes of data.
+    /// Returns the header that a pipe must begin with, before `len` bytes of data.
     pub fn splice_header(&self, len: u32) -> [u8; HEADER_SIZE] {
         header(self.unique, Ok(len as usize))
     }

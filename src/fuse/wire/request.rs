@@ -45,7 +45,7 @@ pub struct Creator {
 }
 
 impl Header {
-    /// Whether the kernel sent it before, to somebody who may have seen to it already.
+    /// Returns whether the kernel sent it before, to somebody who may have seen to it already.
     pub fn is_resent(&self) -> bool {
         self.unique & RESENT != 0
     }
@@ -242,7 +242,7 @@ pub struct Setattr {
 pub struct Forgets<'a>(pub(super) &'a [u8]);
 
 impl Forgets<'_> {
-    /// Each of them.
+    /// Returns each of them.
     pub fn iter(&self) -> impl Iterator<Item = (INodeNo, u64)> {
         self.0.chunks_exact(size_of::<abi::fuse_forget_one>()).filter_map(|bytes| {
             let one = abi::fuse_forget_one::read_from_bytes(bytes).ok()?;
@@ -357,7 +357,7 @@ impl<'a> Request<'a> {
 }
 
 impl Operation<'_> {
-    /// How many bytes of data it brings or wants.
+    /// Returns how many bytes of data it brings or wants.
     pub fn data_size(&self) -> usize {
         match *self {
             Operation::Read { size, .. } => size as usize,
@@ -367,7 +367,7 @@ impl Operation<'_> {
         }
     }
 
-    /// Whether the kernel may ask it on its own account, where its caller is nobody.
+    /// Returns whether the kernel may ask it on its own account, where its caller is nobody.
     pub fn may_be_of_nobody(&self) -> bool {
         matches!(
             self,
@@ -379,7 +379,7 @@ impl Operation<'_> {
         )
     }
 
-    /// Whether it has no answer.
+    /// Returns whether it has no answer.
     pub fn is_unanswered(&self) -> bool {
         matches!(self, Operation::Forget { .. } | Operation::BatchForget(_) | Operation::Interrupt { .. })
     }

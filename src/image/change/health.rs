@@ -39,7 +39,7 @@ pub(super) fn parse(text: &str) -> Result<Value, String> {
     Ok(Value::Object(check))
 }
 
-/// A duration as the Go language writes it (`1m30s`, `500ms`), in nanoseconds.
+/// Returns a duration as the Go language writes it (`1m30s`, `500ms`), in nanoseconds.
 fn duration(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is no duration: write 30s, 1m30s or 500ms");
     let mut rest = text;

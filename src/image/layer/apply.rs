@@ -20,7 +20,8 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// Four million entries and 128 GiB: beyond every layer that is meant, far below what fills a disk with inodes.
+    /// Allows four million entries and 128 GiB: beyond every layer that is meant, far below what fills a disk with
+    /// inodes.
     fn default() -> Limits {
         Limits { entries: 4_000_000, bytes: 128 << 30 }
     }
@@ -166,8 +167,8 @@ fn make<R: Read>(
     }
 }
 
-/// The path without `.`, `..` and empty components, relative to the root, as `filepath.Clean` of Go makes it; all engines
-/// begin with that. What leads out of the root is refused.
+/// Returns the path without `.`, `..` and empty components, relative to the root, as `filepath.Clean` of Go makes it;
+/// all engines begin with that. What leads out of the root is refused.
 fn clean(path: &[u8], entry: &[u8], what: &str) -> Result<Vec<u8>, LayerError> {
     if path.contains(&0) {
         return Err(LayerError::entry(entry, format!("{what}a name with a zero byte")));

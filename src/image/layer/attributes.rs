@@ -33,12 +33,12 @@ pub enum Ownership {
 }
 
 impl Ownership {
-    /// What this process can do: real owners only where every id and every device can be made.
+    /// Returns what this process can do: real owners only where every id and every device can be made.
     pub fn of_this_process() -> Ownership {
         Ownership::ask().unwrap_or(Ownership::OverrideStat)
     }
 
-    /// As [`Ownership::of_this_process`], for who asks first: from then on it is known.
+    /// Does as [`Ownership::of_this_process`], for who asks first: from then on it is known.
     ///
     /// # Errors
     /// When it can't be found out.
@@ -79,7 +79,7 @@ pub struct Attributes {
 }
 
 impl Attributes {
-    /// Those of a directory that nobody described.
+    /// Returns those of a directory that nobody described.
     pub fn of_implied_directory() -> Attributes {
         Attributes {
             kind: Kind::Directory,
@@ -92,7 +92,7 @@ impl Attributes {
         }
     }
 
-    /// What `stat` says; extended attributes apart.
+    /// Returns what `stat` says; extended attributes apart.
     pub fn of_stat(stat: &Stat) -> Attributes {
         Attributes {
             kind: stat.kind(),
@@ -105,7 +105,7 @@ impl Attributes {
         }
     }
 
-    /// Those of an object of a layer. The union's own marks are not among them.
+    /// Returns those of an object of a layer. The union's own marks are not among them.
     ///
     /// # Errors
     /// Those of the system calls, and an override_stat that can't be understood.
@@ -128,7 +128,7 @@ impl Attributes {
         Attributes::of_shown(stat, path, xattrs, ownership)
     }
 
-    /// From a stat and from attributes by the names that programs see.
+    /// Makes them of a stat and of attributes by the names that programs see.
     pub(super) fn of_shown(
         stat: &Stat,
         path: &[u8],
@@ -162,7 +162,7 @@ impl Attributes {
         Ok(attributes)
     }
 
-    /// Does the object need another form on disk than its own, as an ordinary user's?
+    /// Returns whether the object needs another form on disk than its own, as an ordinary user's does.
     pub fn is_kept_as_file(&self, ownership: Ownership) -> bool {
         ownership == Ownership::OverrideStat
             && match self.kind {
@@ -274,8 +274,8 @@ fn put_xattr(
     }
 }
 
-/// The name under which a layer keeps an attribute of a tar; `None` for the marks of storage drivers. Marks of the union
-/// are kept escaped, so that a tar can't speak to it.
+/// Returns the name under which a layer keeps an attribute of a tar; `None` for the marks of storage drivers. Marks of
+/// the union are kept escaped, so that a tar can't speak to it.
 fn stored_name(name: &[u8]) -> Option<Vec<u8>> {
     if private::is_override(name) || name.starts_with(KEPT) {
         return None;
@@ -286,7 +286,7 @@ fn stored_name(name: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// The name that programs see for an attribute of a layer; `None` for the union's own marks.
+/// Returns the name that programs see for an attribute of a layer; `None` for the union's own marks.
 fn shown_name(stored: &[u8]) -> Option<Vec<u8>> {
     match private::overlay_mark(stored) {
         Some(mark) => {
@@ -322,7 +322,7 @@ pub(super) fn note_link_owner(
         .map_err(LayerError::os(path, "keep the owner of the link"))
 }
 
-/// The owner of a link, as its directory's [`LINKS`] tell it.
+/// Returns the owner of a link, as its directory's [`LINKS`] tell it.
 pub(super) fn noted_link_owner(
     dir: At<'_>,
     name: &[u8],
@@ -333,12 +333,12 @@ pub(super) fn noted_link_owner(
 }
 
 impl Attributes {
-    /// The device number of a device node.
+    /// Returns the device number of a device node.
     pub(super) fn rdev(&self) -> u64 {
         makedev(self.device.0, self.device.1)
     }
 
-    /// What an ordinary user's file is marked with.
+    /// Returns what an ordinary user's file is marked with.
     fn as_override(&self) -> Override {
         let Attributes { kind, mode, uid, gid, .. } = *self;
         Override { uid, gid, mode, kind: Some(kind), rdev: self.rdev() }

@@ -31,7 +31,7 @@ pub enum ChangeKind {
 }
 
 impl ChangeKind {
-    /// The letter that `docker diff` prints.
+    /// Returns the letter that `docker diff` prints.
     pub fn letter(self) -> char {
         match self {
             ChangeKind::Added => 'A',
@@ -50,7 +50,7 @@ pub struct Change {
     pub kind: ChangeKind,
 }
 
-/// What an upper changes in the union of the lowers (topmost first), sorted by path.
+/// Returns what an upper changes in the union of the lowers (topmost first), sorted by path.
 ///
 /// # Errors
 /// Those of reading the layers, with the path.
@@ -75,7 +75,7 @@ impl ChangesWalk<'_> {
         self.changes.push(Change { path: [b"/", path].concat(), kind });
     }
 
-    /// What the lowers have under a name of a directory of theirs. It counts one lookup.
+    /// Returns what the lowers have under a name of a directory of theirs. It counts one lookup.
     fn lower(
         &self,
         dir: Option<&Arc<Node>>,
@@ -90,14 +90,14 @@ impl ChangesWalk<'_> {
         }
     }
 
-    /// The reverse of [`ChangesWalk::lower`].
+    /// Does the reverse of [`ChangesWalk::lower`].
     fn forget(&self, node: Option<&Arc<Node>>) {
         if let (Some(union), Some(node)) = (&self.below, node) {
             union.forget(node.ino, 1);
         }
     }
 
-    /// The upper's directory at `path` and all below it; `below` is what it is merged with.
+    /// Returns the upper's directory at `path` and all below it; `below` is what it is merged with.
     fn directory(&mut self, path: &[u8], below: Option<Arc<Node>>) -> Result<(), LayerError> {
         // A list, not recursion: an upper may be deeper than a stack. Directories are few beside files.
         let mut todo = vec![(path.to_vec(), below)];
@@ -159,7 +159,7 @@ impl ChangesWalk<'_> {
         Ok(())
     }
 
-    /// The names that an opaque directory hides and doesn't have itself.
+    /// Returns the names that an opaque directory hides and doesn't have itself.
     fn deleted_by_opaque(
         &mut self,
         path: &[u8],
@@ -172,7 +172,7 @@ impl ChangesWalk<'_> {
         Ok(())
     }
 
-    /// What the lowers have in a directory and is not among `names`, which are sorted.
+    /// Returns what the lowers have in a directory and is not among `names`, which are sorted.
     fn gone(&self, path: &[u8], below: &Arc<Node>, names: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, LayerError> {
         let mut gone = Vec::new();
         if let Some(union) = &self.below {
@@ -188,7 +188,7 @@ impl ChangesWalk<'_> {
         Ok(gone)
     }
 
-    /// A directory that was renamed: what is in it took the place of what the lowers have under its new path.
+    /// Returns a directory that was renamed: what is in it took the place of what the lowers have under its new path.
     fn renamed(&mut self, at: &[u8], below: Option<&Arc<Node>>) -> Result<(), LayerError> {
         if self.merged.is_none() {
             self.merged = Some(open_union([self.upper].iter().chain(self.lowers).copied())?);

@@ -69,7 +69,7 @@ impl<W: Write> Writer<W> {
         self.out.all(&builder.finish_bytes())
     }
 
-    /// An empty file that says something by its name.
+    /// Writes an empty file that says something by its name.
     pub(super) fn marker(&mut self, path: &[u8]) -> Result<(), LayerError> {
         let attributes = Attributes { kind: Kind::File, mode: 0o600, ..Attributes::of_implied_directory() };
         let mut builder = builder(path, &attributes)?;
@@ -84,7 +84,7 @@ impl<W: Write> Writer<W> {
         self.header(&name, &mut builder)
     }
 
-    /// The name under which a file was written already.
+    /// Returns the name under which a file was written already.
     pub(super) fn earlier_name(&mut self, path: &[u8], id: (u64, u64), nlink: u64) -> Option<Vec<u8>> {
         if nlink < 2 {
             return None;
@@ -105,7 +105,7 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    /// Anything but a directory. `data`: a regular file on disk, open.
+    /// Writes anything but a directory. `data`: a regular file on disk, open.
     pub(super) fn leaf(
         &mut self,
         path: &[u8],
@@ -187,7 +187,7 @@ impl<W: Write> Writer<W> {
     }
 }
 
-/// What all entries have: owner, mode, time, extended attributes.
+/// Returns what all entries have: owner, mode, time, extended attributes.
 fn builder(path: &[u8], attributes: &Attributes) -> Result<EntryBuilder, LayerError> {
     let unfit = |_| LayerError::entry(path, "owner, mode or time that no tar can hold");
     let mut builder = EntryBuilder::new_ustar();

@@ -54,7 +54,7 @@ pub enum LayerError {
     },
 }
 
-/// A path in a message: one line, whatever its bytes.
+/// Returns a path in a message: one line, whatever its bytes.
 fn shown(path: &[u8]) -> String {
     if path.is_empty() { "/".to_owned() } else { path.escape_ascii().to_string() }
 }
@@ -64,12 +64,12 @@ fn after(entry: &[u8]) -> String {
 }
 
 impl LayerError {
-    /// An entry is refused.
+    /// Refuses an entry.
     pub(crate) fn entry(entry: &[u8], what: impl Into<String>) -> LayerError {
         LayerError::Entry { entry: entry.to_vec(), what: what.into() }
     }
 
-    /// For `map_err`: a system call failed for an entry.
+    /// Says, for `map_err`, that a system call failed for an entry.
     pub(crate) fn os(entry: &[u8], what: &'static str) -> impl Fn(Errno) -> LayerError {
         let entry = entry.to_vec();
         move |errno| LayerError::Os { entry: entry.clone(), what, errno }

@@ -45,12 +45,12 @@ impl<'a> Header<'a> {
         &self.0[from..from + length]
     }
 
-    /// Nothing but zeros: the end of an archive, or a half of it.
+    /// Returns whether it is nothing but zeros: the end of an archive, or a half of it.
     pub(super) fn is_zero(self) -> bool {
         self.0.iter().all(|&byte| byte == 0)
     }
 
-    /// Some writers have summed up signed bytes.
+    /// Checks the sum. Some writers have summed up signed bytes.
     pub(super) fn checksum_is_right(self) -> bool {
         let Some(expected) = number(self.field(148, 8)) else { return false };
         let blank = |at: usize, byte: u8| if (148..156).contains(&at) { b' ' } else { byte };
@@ -60,7 +60,7 @@ impl<'a> Header<'a> {
         expected == unsigned || expected == signed
     }
 
-    /// The type of the entry.
+    /// Returns the type of the entry.
     pub(super) fn kind(self) -> u8 {
         self.0[156]
     }
@@ -117,20 +117,20 @@ impl<'a> Header<'a> {
         Some((part(329)?, part(337)?))
     }
 
-    /// The first runs of an old sparse file of GNU, whether there are more blocks of them, and its size.
+    /// Returns the first runs of an old sparse file of GNU, whether there are more blocks of them, and its size.
     pub(super) fn old_sparse(self) -> (&'a [u8], bool, Option<u64>) {
         let size = number(self.field(483, 12)).and_then(|size| u64::try_from(size).ok());
         (self.field(386, 96), self.0[482] != 0, size)
     }
 }
 
-/// Up to the first zero byte.
+/// Cuts a field at the first zero byte.
 pub(super) fn text(field: &[u8]) -> &[u8] {
     field.split(|&byte| byte == 0).next().unwrap_or_default()
 }
 
-/// A number in octal digits, with blanks and zero bytes around them, or in the base of 256 of GNU, which has a sign.
-/// Nothing at all is 0. `None` for what is no number, or beyond 64 bits.
+/// Returns a number in octal digits, with blanks and zero bytes around them, or in the base of 256 of GNU, which has a
+/// sign. Nothing at all is 0. `None` for what is no number, or beyond 64 bits.
 pub(super) fn number(field: &[u8]) -> Option<i64> {
     if let Some((&first, rest)) = field.split_first()
         && first & 0x80 != 0
@@ -149,8 +149,8 @@ pub(super) fn number(field: &[u8]) -> Option<i64> {
     })
 }
 
-/// An owner as a system call takes it. Who writes −1, in 32 bits or more, means nobody in particular: everybody else hands
-/// it to `lchown`, which leaves the file to root. `None` for what is no id.
+/// Returns an owner as a system call takes it. Who writes −1, in 32 bits or more, means nobody in particular: everybody
+/// else hands it to `lchown`, which leaves the file to root. `None` for what is no id.
 pub(super) fn owner(id: i64) -> Option<u32> {
     match id {
         -1 | 0xffff_ffff => Some(0),
@@ -208,7 +208,7 @@ impl Pax {
         Ok(())
     }
 
-    /// An empty value takes back what was said before: the header counts.
+    /// Takes a record. An empty value takes back what was said before: the header counts.
     fn record(&mut self, key: &[u8], value: &[u8]) -> Result<(), String> {
         let some = || (!value.is_empty()).then(|| value.to_vec());
         match key {
@@ -288,7 +288,7 @@ impl SparsePax {
     }
 }
 
-/// A number in decimal digits.
+/// Returns a number in decimal digits.
 pub(super) fn decimal<N: std::str::FromStr>(digits: &[u8]) -> Option<N> {
     let plain = !digits.is_empty() && !digits.starts_with(b"+");
     std::str::from_utf8(digits).ok().filter(|_| plain)?.parse().ok()
@@ -329,7 +329,7 @@ fn parse_time(text: &str) -> Option<Time> {
     })
 }
 
-/// The reverse of reading: `SECONDS[.FRACTION]`, as short as it is exact.
+/// Returns the reverse of reading: `SECONDS[.FRACTION]`, as short as it is exact.
 pub(super) fn time_text(time: Time) -> String {
     let (sign, sec, nsec) = match time {
         Time { sec, nsec } if sec >= 0 => ("", sec.unsigned_abs(), nsec),
@@ -343,8 +343,8 @@ pub(super) fn time_text(time: Time) -> String {
     }
 }
 
-/// The key and the value of the PAX record for an attribute. A key can't hold `=`, and is text: with another name, the
-/// attribute stands in libarchive's form, which no name breaks.
+/// Returns the key and the value of the PAX record for an attribute. A key can't hold `=`, and is text: with another
+/// name, the attribute stands in libarchive's form, which no name breaks.
 pub(super) fn attribute_record(name: &[u8], value: &[u8]) -> (String, Vec<u8>) {
     match std::str::from_utf8(name) {
         Ok(plain) if !plain.contains('=') => (format!("SCHILY.xattr.{plain}"), value.to_vec()),

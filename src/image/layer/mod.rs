@@ -53,7 +53,7 @@ use crate::sys::object::At;
 use crate::union::lookup::belief::Belief;
 use crate::union::lookup::marker;
 
-/// Does the layer hide everything below it (`.wh..wh..opq` at its root)?
+/// Returns whether the layer hides everything below it (`.wh..wh..opq` at its root).
 ///
 /// A mount ignores such a mark on a layer's root, as the kernel does, so whoever builds a stack ends it here.
 ///

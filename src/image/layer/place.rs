@@ -97,7 +97,7 @@ pub struct UnpackTarget<'r> {
     notes: Notes,
 }
 
-/// The parent's path and the name.
+/// Returns the parent's path and the name.
 pub(in crate::image) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|&b| b == b'/') {
         Some(at) => (&path[..at], &path[at + 1..]),
@@ -106,7 +106,7 @@ pub(in crate::image) fn split(path: &[u8]) -> (&[u8], &[u8]) {
 }
 
 impl<'r> UnpackTarget<'r> {
-    /// Beneath `root`, an empty directory.
+    /// Unpacks beneath `root`, an empty directory.
     ///
     /// # Errors
     /// Those of trying where marks can be kept.
@@ -134,7 +134,7 @@ impl<'r> UnpackTarget<'r> {
         })
     }
 
-    /// How many directories were made that the tar doesn't name.
+    /// Returns how many directories were made that the tar doesn't name.
     pub fn implied(&self) -> u64 {
         self.implied
     }
@@ -157,7 +157,7 @@ impl<'r> UnpackTarget<'r> {
         self.leave()
     }
 
-    /// Entries that say something of what isn't there are skipped, and told at the end.
+    /// Skips an entry that says something of what isn't there, and tells it at the end.
     pub fn skip(&mut self, entry: &[u8]) {
         self.notes.skipped(entry);
     }
@@ -188,7 +188,8 @@ impl<'r> UnpackTarget<'r> {
         self.set_current(path, fd)
     }
 
-    /// As [`UnpackTarget::enter`], of a directory that is there: one step from the one that holds it, if that is the current one.
+    /// Does as [`UnpackTarget::enter`], of a directory that is there: one step from the one that holds it, if that is
+    /// the current one.
     fn enter_below(&mut self, path: &[u8]) -> Result<(), LayerError> {
         let (parent, name) = split(path);
         let above = self.current.as_ref().filter(|current| current.path == parent && !name.is_empty());
@@ -213,7 +214,7 @@ impl<'r> UnpackTarget<'r> {
         Ok(())
     }
 
-    /// The current directory, which is going to change, and whether it has a default ACL.
+    /// Returns the current directory, which is going to change, and whether it has a default ACL.
     fn dir(&mut self) -> Result<(BorrowedFd<'_>, bool), LayerError> {
         match &mut self.current {
             Some(current) => {
@@ -244,7 +245,7 @@ impl<'r> UnpackTarget<'r> {
         }
     }
 
-    /// Something in the current directory was replaced.
+    /// Notes that something in the current directory was replaced.
     fn replaced(&mut self) {
         if let Some(current) = &mut self.current {
             current.stale = true;
@@ -332,7 +333,7 @@ impl<'r> UnpackTarget<'r> {
         Ok(())
     }
 
-    /// The root, until the tar describes it.
+    /// Returns the root, until the tar describes it.
     ///
     /// # Errors
     /// Those of the system calls.
@@ -445,17 +446,17 @@ impl<'r> UnpackTarget<'r> {
     }
 }
 
-/// `parent/name`.
+/// Returns `parent/name`.
 pub(in crate::image) fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
     if parent.is_empty() { name.to_vec() } else { [parent, b"/", name].concat() }
 }
 
-/// How many components a path has.
+/// Returns how many components a path has.
 fn steps(path: &[u8]) -> u64 {
     path.iter().filter(|&&byte| byte == b'/').count() as u64 + 1
 }
 
-/// Is `path` below `dir`, or the same?
+/// Returns whether `path` is below `dir`, or the same.
 fn is_below(path: &[u8], dir: &[u8]) -> bool {
     path.strip_prefix(dir).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
 }

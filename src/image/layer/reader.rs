@@ -93,7 +93,8 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// The next entry; `None` at the end, to which the stream is read then. What is left of the entry before is skipped.
+    /// Returns the next entry; `None` at the end, to which the stream is read then. What is left of the entry before is
+    /// skipped.
     ///
     /// # Errors
     /// [`LayerError::Damaged`] and [`LayerError::Read`].
@@ -125,7 +126,7 @@ impl<R: Read> Reader<R> {
         Ok(None)
     }
 
-    /// The next header block; `None` at the end of the archive.
+    /// Returns the next header block; `None` at the end of the archive.
     fn header_block(&mut self, extended: bool) -> Result<Option<[u8; BLOCK]>, LayerError> {
         if !self.fill(BLOCK)? {
             let rest = &self.buffer[self.start..self.end];
@@ -157,7 +158,7 @@ impl<R: Read> Reader<R> {
         Ok(block)
     }
 
-    /// The content of an extension header.
+    /// Returns the content of an extension header.
     fn extension(&mut self, size: u64) -> Result<Vec<u8>, LayerError> {
         let content = self.header_bytes(size)?;
         self.skip(padding(size))?;
@@ -212,7 +213,7 @@ impl<R: Read> Reader<R> {
         Ok(entry)
     }
 
-    /// Of a sparse file, its map, and how much of it is stored; the map's own blocks are read then.
+    /// Reads, of a sparse file, its map, and how much of it is stored; the map's own blocks are read then.
     fn sparse_map(
         &mut self,
         header: Header<'_>,
@@ -278,7 +279,7 @@ impl<R: Read> Reader<R> {
         Ok(())
     }
 
-    /// The path of the last entry.
+    /// Returns the path of the last entry.
     pub fn last(&self) -> &[u8] {
         &self.last
     }
@@ -337,12 +338,12 @@ impl<R: Read> Reader<R> {
     }
 }
 
-/// What fills up the last block of a content.
+/// Returns what fills up the last block of a content.
 fn padding(size: u64) -> u64 {
     size.wrapping_neg() % BLOCK as u64
 }
 
-/// What an entry is; `None` for types that nobody unpacks.
+/// Returns what an entry is; `None` for types that nobody unpacks.
 fn what_of(kind: u8, path: &[u8], link: Vec<u8>, sparse: bool) -> Option<(EntryKind, Kind)> {
     Some(match kind {
         b'0' | 0 | b'7' if path.ends_with(b"/") && !sparse => (EntryKind::Directory, Kind::Directory),

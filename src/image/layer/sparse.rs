@@ -23,7 +23,7 @@ pub(super) struct Map {
 const NONSENSE: &str = "the map of a sparse file makes no sense";
 
 impl Map {
-    /// Of the old form, type `S`: what the header has. Whether blocks with more of it follow is told too.
+    /// Reads the old form, type `S`: what the header has. Whether blocks with more of it follow is told too.
     pub(super) fn of_header(header: Header<'_>) -> Result<(Map, bool), &'static str> {
         let (fields, more, size) = header.old_sparse();
         let mut map = Map { size: size.ok_or(NONSENSE)?, runs: Vec::new() };
@@ -31,12 +31,12 @@ impl Map {
         Ok((map, all && more))
     }
 
-    /// A block that continues the map of a header. Whether one more follows.
+    /// Adds a block that continues the map of a header. Returns whether one more follows.
     pub(super) fn add_block(&mut self, block: &[u8; 512]) -> Result<bool, &'static str> {
         Ok(self.add_fields(&block[..504])? && block[504] != 0)
     }
 
-    /// Whether all fields were used.
+    /// Returns whether all fields were used.
     fn add_fields(&mut self, fields: &[u8]) -> Result<bool, &'static str> {
         for pair in fields.chunks_exact(24) {
             if pair[0] == 0 || pair[12] == 0 {
@@ -48,7 +48,7 @@ impl Map {
         Ok(true)
     }
 
-    /// Of the forms 0.0 and 0.1, which stand in PAX records.
+    /// Reads the forms 0.0 and 0.1, which stand in PAX records.
     pub(super) fn of_pax(pax: &SparsePax, stored: u64) -> Result<Map, &'static str> {
         if !pax.map.len().is_multiple_of(2) {
             return Err(NONSENSE);
@@ -112,7 +112,7 @@ impl MapText {
         Ok(false)
     }
 
-    /// The map, of a file of that size.
+    /// Returns the map, of a file of that size.
     pub(super) fn map(self, size: u64) -> Map {
         let pairs = self.numbers.get(1..).unwrap_or_default().chunks_exact(2);
         Map { size, runs: pairs.map(|pair| Run { offset: pair[0], length: pair[1] }).collect() }

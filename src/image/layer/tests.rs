@@ -485,7 +485,7 @@ fn changes_are_told_from_the_upper() {
     assert_eq!(told(&upper, &lower), expected);
 }
 
-/// The full name of an overlay mark that this process believes.
+/// Returns the full name of an overlay mark that this process believes.
 fn believed(mark: &str) -> String {
     crate::union::lookup::belief::Belief::of_process().namespace.name(mark)
 }

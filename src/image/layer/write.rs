@@ -103,7 +103,7 @@ impl TarWalk<'_> {
         Ok(())
     }
 
-    /// The directory of the layer at `path`.
+    /// Returns the directory of the layer at `path`.
     fn dir(&mut self, path: &[u8]) -> Result<BorrowedFd<'_>, LayerError> {
         if self.current.as_ref().is_none_or(|(known, _)| known != path) {
             let fd = open_dir(self.layer, path).map_err(LayerError::os(path, "open it"))?;
@@ -177,7 +177,7 @@ impl TarWalk<'_> {
         Ok(None)
     }
 
-    /// The union of the layer and of what is below it, to read.
+    /// Returns the union of the layer and of what is below it, to read.
     fn union(&mut self) -> Result<&Union, LayerError> {
         if self.merged.is_none() {
             let below = self.options.lowers.iter().copied();
@@ -186,7 +186,7 @@ impl TarWalk<'_> {
         self.merged.as_ref().ok_or_else(|| LayerError::entry(b"", "no union"))
     }
 
-    /// The node of a path in the union; it counts one lookup.
+    /// Returns the node of a path in the union; it counts one lookup.
     fn node(&mut self, path: &[u8]) -> Result<Arc<Node>, LayerError> {
         if self.options.lowers.is_empty() {
             return Err(LayerError::entry(
@@ -197,7 +197,7 @@ impl TarWalk<'_> {
         find(self.union()?, path)?.ok_or_else(|| LayerError::entry(path, "it is not in the merged tree"))
     }
 
-    /// A directory whose content lies below under another name: all of it is new under this one.
+    /// Returns a directory whose content lies below under another name: all of it is new under this one.
     fn merged_frame<W: Write>(&mut self, path: Vec<u8>, out: &mut Writer<W>) -> Result<Frame, LayerError> {
         let node = self.node(&path)?;
         out.marker(&join(&path, marker::WH_OPAQUE))?;
@@ -256,13 +256,13 @@ impl TarWalk<'_> {
     }
 }
 
-/// Does a redirect on the directory `path`, none of whose parents has one that leads elsewhere, lead to where the directory
-/// is anyway? So it does when it was renamed there and back.
+/// Returns whether a redirect on the directory `path`, none of whose parents has one that leads elsewhere, leads to
+/// where the directory is anyway. It does when it was renamed there and back.
 pub(super) fn leads_to(redirect: &[u8], path: &[u8]) -> bool {
     redirect.strip_prefix(b"/").map_or_else(|| redirect == split(path).1, |from| from == path)
 }
 
-/// Has the file fewer blocks than its size needs? Only then can its data be elsewhere.
+/// Returns whether the file has fewer blocks than its size needs. Only then can its data be elsewhere.
 fn is_short(stat: &Stat) -> bool {
     stat.kind() == Kind::File && stat.blocks.saturating_mul(512) < stat.size
 }
@@ -310,7 +310,7 @@ pub(super) fn list(dir: BorrowedFd<'_>, path: &[u8]) -> Result<Listing, LayerErr
     Ok(listing)
 }
 
-/// The read-only union of layers that are open, topmost first.
+/// Returns the read-only union of layers that are open, topmost first.
 pub(crate) fn open_union<'a>(layers: impl Iterator<Item = BorrowedFd<'a>>) -> Result<Union, LayerError> {
     let lowers = layers.map(|fd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))).collect();
     let stack = Stack::open(&StackOptions { lowers, ..StackOptions::default() })
@@ -318,7 +318,7 @@ pub(crate) fn open_union<'a>(layers: impl Iterator<Item = BorrowedFd<'a>>) -> Re
     Union::new(stack, union::Limits::of_process()).map_err(of_union(b""))
 }
 
-/// The node of a path; it counts one lookup, its parents none.
+/// Returns the node of a path; it counts one lookup, its parents none.
 pub(in crate::image) fn find(union: &Union, path: &[u8]) -> Result<Option<Arc<Node>>, LayerError> {
     let mut at = union.root().clone();
     let mut is_root = true;
@@ -337,7 +337,7 @@ pub(in crate::image) fn find(union: &Union, path: &[u8]) -> Result<Option<Arc<No
     Ok(Some(at))
 }
 
-/// For `map_err`: the union could not answer for a path.
+/// Says, for `map_err`, that the union could not answer for a path.
 pub(crate) fn of_union(path: &[u8]) -> impl Fn(FsError) -> LayerError {
     let path = path.to_vec();
     move |error| match error {

@@ -15,7 +15,7 @@ use super::{Store, make_dir, sync_dir};
 use crate::image::error::{Result, StoreError};
 
 impl Store {
-    /// Where broken things are kept.
+    /// Returns where broken things are kept.
     pub fn damaged_dir(&self) -> PathBuf {
         self.root().join("damaged")
     }
@@ -28,8 +28,8 @@ impl Store {
         self.aside(path, "set it aside", |aside| renameat_with(CWD, path, CWD, aside, RenameFlags::NOREPLACE))
     }
 
-    /// As [`Store::set_aside`], of a file that is about to be replaced: until then it stays in its place as well, so that there
-    /// is one there at every moment, whatever fails.
+    /// Does as [`Store::set_aside`], of a file that is about to be replaced: until then it stays in its place as well,
+    /// so that there is one there at every moment, whatever fails.
     ///
     /// # Errors
     /// When it can't be kept.
@@ -65,7 +65,7 @@ impl Store {
         Err(StoreError::io(what, path)(Errno::EXIST))
     }
 
-    /// How many things have been set aside.
+    /// Returns how many things have been set aside.
     pub(super) fn set_aside_count(&self) -> usize {
         fs::read_dir(self.damaged_dir()).map_or(0, Iterator::count)
     }

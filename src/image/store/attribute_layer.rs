@@ -33,8 +33,8 @@ use crate::union::nodes::node::Node;
 type Layer<T> = std::result::Result<T, LayerError>;
 
 impl Store {
-    /// The image's frame, if it needs one. `paths`: its layers, topmost first; `implying`: whether one of them has such
-    /// directories above another layer.
+    /// Returns the image's frame, if it needs one. `paths`: its layers, topmost first; `implying`: whether one of them
+    /// has such directories above another layer.
     pub(super) fn frame(&self, image: &Image, paths: &[PathBuf], implying: bool) -> Result<Option<PathBuf>> {
         // One that is damaged is made again.
         let mut record = self.layer_record(&image.id).unwrap_or_default();
@@ -65,12 +65,12 @@ impl Store {
     }
 }
 
-/// Was the directory made up?
+/// Returns whether the directory was made up.
 fn is_implied(at: At<'_>) -> rustix::io::Result<bool> {
     Ok(xattr::get(at, IMPLIED)?.is_some())
 }
 
-/// Would a made-up root hide what another layer says of it?
+/// Returns whether a made-up root would hide what another layer says of it.
 fn root_differs(roots: &[BorrowedFd<'_>], ownership: Ownership) -> Layer<bool> {
     for (depth, root) in roots.iter().enumerate() {
         let at = At::Fd(*root);
@@ -88,7 +88,7 @@ fn read(at: At<'_>, path: &[u8], ownership: Ownership) -> Layer<Attributes> {
     Attributes::read(at, path, &stat, ownership)
 }
 
-/// In more than their times.
+/// Returns whether they differ in more than their times.
 fn differ(one: &Attributes, other: &Attributes) -> bool {
     let told = |a: &Attributes| (a.mode, a.uid, a.gid, a.xattrs.clone());
     told(one) != told(other)
@@ -148,8 +148,8 @@ impl AttributeLayer {
     }
 }
 
-/// What the topmost layer says that describes a directory, and whether that is another thing than what is shown; of one
-/// that nobody describes, what is shown. `None`: it is no directory in the image.
+/// Returns what the topmost layer says that describes a directory, and whether that is another thing than what is
+/// shown; of one that nobody describes, what is shown. `None`: it is no directory in the image.
 fn described(
     union: &Union,
     node: &Arc<Node>,
@@ -197,12 +197,12 @@ struct Way<'a> {
 }
 
 impl Way<'_> {
-    /// Where it ends.
+    /// Returns where it ends.
     fn node(&self) -> &Arc<Node> {
         self.nodes.last().map_or(self.union.root(), |(_, node)| node)
     }
 
-    /// The directories on it, above its end, the nearest first.
+    /// Returns the directories on it, above its end, the nearest first.
     fn parents(&self) -> impl Iterator<Item = (&[u8], &Arc<Node>)> {
         let below = self.nodes.iter().rev().skip(1).map(|(length, node)| (&self.path[..*length], node));
         let root = (!self.nodes.is_empty()).then(|| (&self.path[..0], self.union.root()));

@@ -51,12 +51,12 @@ pub struct Containers {
 }
 
 impl Containers {
-    /// The first container of unknown image: while there is one, any image might be needed.
+    /// Returns the first container of unknown image: while there is one, any image might be needed.
     pub fn unknown(&self) -> Option<&BrokenContainer> {
         self.broken.iter().find(|container| container.image.is_none())
     }
 
-    /// The images that containers need, as far as they are known.
+    /// Returns the images that containers need, as far as they are known.
     pub fn images(&self) -> impl Iterator<Item = &Digest> {
         let broken = self.broken.iter().filter_map(|container| container.image.as_ref());
         self.known.iter().map(|container| &container.image).chain(broken)
@@ -71,8 +71,8 @@ struct IndexedContainer {
 }
 
 impl Store {
-    /// All containers: the directories below `containers/` with a `config.json`, whose field `image` is an image's id. One
-    /// that can't be read takes none of the others with it.
+    /// Returns all containers: the directories below `containers/` with a `config.json`, whose field `image` is an
+    /// image's id. One that can't be read takes none of the others with it.
     ///
     /// # Errors
     /// When they can't be listed.
@@ -105,7 +105,7 @@ fn broken(dir: &Path, id: String, error: StoreError) -> BrokenContainer {
     BrokenContainer { id, error, image: linked_image(dir) }
 }
 
-/// The image of the container in `dir`, as its link tells it.
+/// Returns the image of the container in `dir`, as its link tells it.
 pub(crate) fn linked_image(dir: &Path) -> Option<Digest> {
     fs::read_link(dir.join(IMAGE_LINK)).ok()?.to_str()?.parse().ok()
 }

@@ -189,7 +189,7 @@ impl Store {
         Ok(pruned)
     }
 
-    /// The lock of those who delete; `None` while somebody adds.
+    /// Returns the lock of those who delete; `None` while somebody adds.
     pub(super) fn alone(&self) -> Result<Option<Lock>> {
         Lock::now(&self.root().join("lock"), Access::Exclusive)
     }
@@ -243,7 +243,7 @@ impl Store {
         remove_tree(&aside)
     }
 
-    /// All that index.json and the containers lead to.
+    /// Returns all that index.json and the containers lead to.
     pub(super) fn needed(&self, index: &Index) -> Result<Needed> {
         let mut needed = Needed::default();
         needed.blobs.extend(index.digests());
@@ -309,12 +309,12 @@ impl Store {
         Ok(())
     }
 
-    /// The blobs that are in their place.
+    /// Returns the blobs that are in their place.
     pub(super) fn all_blobs(&self) -> Result<Vec<(Digest, PathBuf)>> {
         by_digest(&self.root().join("blobs/sha256"))
     }
 
-    /// The layers that are in their place.
+    /// Returns the layers that are in their place.
     pub(super) fn all_layers(&self) -> Result<Vec<(Digest, PathBuf)>> {
         by_digest(&self.root().join("layers"))
     }
@@ -333,18 +333,18 @@ fn digests(index: &serde_json::Value) -> Vec<Digest> {
     list.into_iter().flatten().filter_map(|value| value["digest"].as_str()?.parse().ok()).collect()
 }
 
-/// Whether there is nothing of this name. Where that can't be seen, there may be.
+/// Returns whether there is nothing of this name. Where that can't be seen, there may be.
 fn is_missing(path: &Path) -> bool {
     matches!(fs::symlink_metadata(path), Err(error) if error.kind() == io::ErrorKind::NotFound)
 }
 
-/// The entries of a directory.
+/// Returns the entries of a directory.
 pub(super) fn list(dir: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(dir).map_err(StoreError::io("list it", dir))?;
     entries.map(|entry| Ok(entry.map_err(StoreError::io("list it", dir))?.path())).collect()
 }
 
-/// The entries of a directory that are named by a digest.
+/// Returns the entries of a directory that are named by a digest.
 fn by_digest(dir: &Path) -> Result<Vec<(Digest, PathBuf)>> {
     let paths = list(dir)?;
     let mut found: Vec<(Digest, PathBuf)> = paths
@@ -364,7 +364,7 @@ fn remove_any(path: &Path) -> Result<()> {
     }
 }
 
-/// What a leftover takes: its own files and those of the directories in it, as deep as staging goes.
+/// Returns what a leftover takes: its own files and those of the directories in it, as deep as staging goes.
 fn disk_usage(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let own = fs::symlink_metadata(path).map_or(0, |found| found.blocks() * 512);

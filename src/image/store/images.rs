@@ -34,7 +34,7 @@ pub struct Image {
 }
 
 impl Image {
-    /// The name of its own that a text stands for.
+    /// Returns the name of its own that a text stands for.
     pub fn name_meant_by(&self, text: &str) -> Option<ImageName> {
         ImageName::meant_by(text).into_iter().find(|name| self.names.contains(name))
     }
@@ -63,7 +63,7 @@ pub struct Catalog {
 }
 
 impl Store {
-    /// All images.
+    /// Returns all images.
     ///
     /// # Errors
     /// When index.json can't be read. An image that can't be read is told in [`Catalog::broken`].
@@ -116,7 +116,7 @@ impl Store {
         self.catalog_if(index, &|_| true, &|_| true)
     }
 
-    /// The images of `listed` entries that have a `wanted` id: what is not looked for costs no reading.
+    /// Returns the images of `listed` entries that have a `wanted` id: what is not looked for costs no reading.
     pub(super) fn catalog_if(
         &self,
         index: &Index,
@@ -190,7 +190,7 @@ impl Store {
 }
 
 impl Catalog {
-    /// As [`Store::resolve`].
+    /// Does as [`Store::resolve`].
     ///
     /// # Errors
     /// When there is none, several, or when it can't be read.
@@ -247,7 +247,7 @@ impl Catalog {
 /// The fewest digits that are taken for the beginning of an id: short names are often digits by chance.
 pub const SHORTEST_ID: usize = 4;
 
-/// The digits of what may be an id or its beginning.
+/// Returns the digits of what may be an id or its beginning.
 fn id_digits(text: &str) -> Option<String> {
     let digits = text.strip_prefix(Digest::PREFIX).unwrap_or(text).to_ascii_lowercase();
     (digits.len() >= SHORTEST_ID && digits.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(digits)

@@ -24,12 +24,12 @@ pub struct Index {
 }
 
 impl Index {
-    /// The index that a document is.
+    /// Returns the index that a document is.
     pub(super) fn of(document: Value) -> Index {
         Index { document }
     }
 
-    /// An index without images.
+    /// Returns an index without images.
     pub(super) fn empty() -> Index {
         Index {
             document: json!({
@@ -40,12 +40,12 @@ impl Index {
         }
     }
 
-    /// The descriptors whose digests this program can check.
+    /// Returns the descriptors whose digests this program can check.
     pub fn entries(&self) -> Vec<Entry> {
         document::entries(&self.document)
     }
 
-    /// All digests named in it, those of things that are no images too.
+    /// Returns all digests named in it, those of things that are no images too.
     pub(super) fn digests(&self) -> Vec<Digest> {
         let list = self.document["manifests"].as_array();
         list.into_iter().flatten().filter_map(|value| value["digest"].as_str()?.parse().ok()).collect()
@@ -111,7 +111,8 @@ impl Store {
         }
     }
 
-    /// Which file index.json is now. It is replaced as a whole, so as long as this is the same, so is what it says.
+    /// Returns which file index.json is now. It is replaced as a whole, so as long as this is the same, so is what it
+    /// says.
     pub(super) fn index_file(&self) -> Option<(u64, i64, i64)> {
         let found = fs::symlink_metadata(self.index_path()).ok()?;
         Some((found.ino(), found.ctime(), found.ctime_nsec()))
@@ -139,7 +140,7 @@ impl Store {
         self.change_index_after(change, || Ok(()))
     }
 
-    /// As [`Store::change_index`]; what `first` syncs is durable before the change is seen.
+    /// Does as [`Store::change_index`]; what `first` syncs is durable before the change is seen.
     pub(super) fn change_index_after<T>(
         &self,
         change: impl FnOnce(&mut Index) -> Result<T>,

@@ -71,7 +71,7 @@ pub(crate) struct Take<'a> {
 }
 
 impl Store {
-    /// The record of an unpacked layer; `None` when it isn't unpacked.
+    /// Returns the record of an unpacked layer; `None` when it isn't unpacked.
     ///
     /// # Errors
     /// When it is there and cannot be read.
@@ -89,8 +89,8 @@ impl Store {
             .map_err(|error| StoreError::damaged(&path, format!("is no record of a layer: {error}")))
     }
 
-    /// The trees of an image's layers. Those that are not unpacked (another program has written the image into the store)
-    /// are unpacked now.
+    /// Returns the trees of an image's layers. Those that are not unpacked (another program has written the image into
+    /// the store) are unpacked now.
     ///
     /// A layer that an image has twice is given once, where it is topmost: what it shows there hides whatever the same
     /// layer shows further down. A layer that hides all below it is the last. An image's frame is the first.
@@ -219,7 +219,7 @@ impl Staging<'_> {
         self.ingest_stream(Bounded { inner, left }, take, false)
     }
 
-    /// As [`Staging::ingest`]; without `compressed`, the source is the tar whatever it looks like.
+    /// Does as [`Staging::ingest`]; without `compressed`, the source is the tar whatever it looks like.
     fn ingest_stream(
         &self,
         source: impl Read + Send,
@@ -283,7 +283,7 @@ impl Staging<'_> {
         Ok(AddedLayer { diff_id: tar.digest, blob, compression, content: None })
     }
 
-    /// The second half of [`Staging::ingest`]: what becomes of the uncompressed tar.
+    /// Makes of the uncompressed tar what is to become of it: the second half of [`Staging::ingest`].
     fn unpack_stream(&self, tar: impl Read, plain: &AtomicBool, take: &Take<'_>) -> Result<UnpackedTar> {
         let tar = Bounded { inner: tar, left: stream_limit(take.limits) };
         let mut tar = CancelReader { inner: Hashing::new(tar), plain };
@@ -300,7 +300,7 @@ impl Staging<'_> {
         Ok(UnpackedTar { dir, tar, applied })
     }
 
-    /// An empty directory for a layer, with its tree.
+    /// Returns an empty directory for a layer, with its tree.
     pub(super) fn layer_dir(&self) -> Result<PathBuf> {
         let dir = self.fresh("layer");
         let tree = dir.join("diff");
@@ -344,7 +344,8 @@ impl Staging<'_> {
     }
 }
 
-/// The tar of a layer is larger than its files: headers, padding. Beyond this it is a bomb whatever it holds.
+/// Returns how large a layer's tar may be, which is more than its files: headers, padding. Beyond this it is a bomb
+/// whatever it holds.
 fn stream_limit(limits: Limits) -> u64 {
     limits.bytes.saturating_add(limits.entries.saturating_mul(4096))
 }

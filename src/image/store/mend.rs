@@ -42,20 +42,20 @@ impl Store {
         }
     }
 
-    /// The text of the copy, if there is a good one. That it couldn't be read says nothing of it.
+    /// Returns the text of the copy, if there is a good one. That it couldn't be read says nothing of it.
     fn copied_text(&self) -> Result<Option<String>> {
         let Some(text) = unless_damaged(read_bounded(&self.root().join(COPY)))? else { return Ok(None) };
         let copy = unseal(&text, true).ok().and_then(|value| serde_json::from_value::<Copy>(value).ok());
         Ok(copy.map(|copy| copy.index))
     }
 
-    /// The index as it was when this program wrote it last, if there is a good copy.
+    /// Returns the index as it was when this program wrote it last, if there is a good copy.
     pub(super) fn copied_index(&self) -> Result<Option<Index>> {
         let document = self.copied_text()?.and_then(|text| document::parse_index(text.as_bytes()).ok());
         Ok(document.map(Index::of))
     }
 
-    /// Whether index.json differs from its copy in a few single bits, as damage does and no program.
+    /// Returns whether index.json differs from its copy in a few single bits, as damage does and no program.
     fn index_has_flipped_bits(&self) -> Result<bool> {
         let Some(copy) = self.copied_text()? else { return Ok(false) };
         let text = read_bounded(&self.index_path())?;
@@ -175,7 +175,7 @@ impl Store {
     }
 }
 
-/// What was read, if it is what it should be; what couldn't be looked at stays an error.
+/// Returns what was read, if it is what it should be; what couldn't be looked at stays an error.
 fn unless_damaged<T>(read: Result<T>) -> Result<Option<T>> {
     match read {
         Err(error) if error.is_damage() => Ok(None),
@@ -183,7 +183,7 @@ fn unless_damaged<T>(read: Result<T>) -> Result<Option<T>> {
     }
 }
 
-/// What a document says it is.
+/// Returns what a document says it is.
 fn media_type_of(text: &[u8]) -> Option<String> {
     let value: serde_json::Value = serde_json::from_slice(text).ok()?;
     Some(value.get("mediaType")?.as_str()?.to_owned())

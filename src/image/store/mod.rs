@@ -147,22 +147,22 @@ impl Store {
         self.write_file("oci-layout", LAYOUT.as_bytes(), || Ok(()))
     }
 
-    /// The store's directory, absolute.
+    /// Returns the store's directory, absolute.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Where containers lie, each in a directory named by its id.
+    /// Returns where containers lie, each in a directory named by its id.
     pub fn containers_dir(&self) -> PathBuf {
         self.root.join("containers")
     }
 
-    /// Where a blob lies, once it is there.
+    /// Returns where a blob lies, once it is there.
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
         self.root.join("blobs/sha256").join(digest.hex())
     }
 
-    /// The directory of the layer with this diff id; its tree is `diff` in it.
+    /// Returns the directory of the layer with this diff id; its tree is `diff` in it.
     pub fn layer_dir(&self, diff_id: &Digest) -> PathBuf {
         self.root.join("layers").join(diff_id.hex())
     }
@@ -175,8 +175,8 @@ impl Store {
         self.root.join("index.json")
     }
 
-    /// The lock that keeps names as they are: shared, no image is removed while it is held, so a container can be
-    /// recorded that uses one. Held for a moment only, and not while anything else of the store is called that
+    /// Returns the lock that keeps names as they are: shared, no image is removed while it is held, so a container can
+    /// be recorded that uses one. Held for a moment only, and not while anything else of the store is called that
     /// changes names ([`Staging::publish`]).
     ///
     /// # Errors
@@ -202,7 +202,7 @@ impl Store {
     }
 }
 
-/// /var/lib for root, the XDG data directory for everybody else, root of a user namespace included.
+/// Returns /var/lib for root, the XDG data directory for everybody else, root of a user namespace included.
 fn default_root() -> Result<PathBuf> {
     let namespace = "/proc/self/ns/user";
     if Ownership::ask().map_err(StoreError::io("look at it", namespace))? == Ownership::Real {

@@ -107,7 +107,7 @@ impl Store {
         Ok(staging)
     }
 
-    /// The size of a blob that is in its place; an error where that can't be seen, for then it may be there.
+    /// Returns the size of a blob that is in its place; an error where that can't be seen, for then it may be there.
     pub(crate) fn blob_size(&self, digest: &Digest) -> Result<Option<u64>> {
         let path = self.blob_path(digest);
         match fs::symlink_metadata(&path) {
@@ -119,12 +119,12 @@ impl Store {
 }
 
 impl<'a> Staging<'a> {
-    /// The store that is added to.
+    /// Returns the store that is added to.
     pub fn store(&self) -> &'a Store {
         self.store
     }
 
-    /// A name of its own below the staging directory.
+    /// Returns a name of its own below the staging directory.
     pub(super) fn fresh(&self, what: &str) -> PathBuf {
         self.path.join(format!("{what}-{}", self.counter.fetch_add(1, Ordering::Relaxed)))
     }
@@ -185,7 +185,8 @@ impl<'a> Staging<'a> {
         self.keep(writer, Some(blob))
     }
 
-    /// Whether a blob is seen in the store or staged, with this size. The content of what is in the store is not read again.
+    /// Returns whether a blob is seen in the store or staged, with this size. The content of what is in the store is
+    /// not read again.
     pub fn has_blob(&self, blob: Blob) -> bool {
         self.staged.lock().blobs.get(&blob.digest) == Some(&blob.size)
             || matches!(self.store.blob_size(&blob.digest), Ok(Some(size)) if size == blob.size)
@@ -328,8 +329,8 @@ impl<'a> Staging<'a> {
         files.iter().try_for_each(|(path, file)| file.sync_all().map_err(StoreError::io("sync", path)))
     }
 
-    /// A layer that another process has put there meanwhile is the same one. A directory that is no whole layer (it has no
-    /// record, which is never so by our doing) makes room.
+    /// Puts a layer in its place. One that another process has put there meanwhile is the same. A directory that is no
+    /// whole layer (it has no record, which is never so by our doing) makes room.
     fn place_layer(&self, diff_id: &Digest) -> Result<()> {
         let place = self.store.layer_dir(diff_id);
         let put = || fs::rename(self.staged_layer(diff_id), &place);
@@ -376,7 +377,7 @@ impl Pending {
 }
 
 impl Store {
-    /// Whether all blobs of an image are seen, by name and size.
+    /// Returns whether all blobs of an image are seen, by name and size.
     pub(crate) fn is_complete(&self, image: &Image) -> bool {
         image.manifest.layers().iter().all(|layer| {
             let size = Digest::try_from(layer.digest()).map(|digest| self.blob_size(&digest));
@@ -398,7 +399,7 @@ pub(super) fn remove_tree(path: &Path) -> Result<()> {
     remove::tree(path).map_err(|left| StoreError::io("remove it", left.name)(left.errno))
 }
 
-/// The manifest of a new image.
+/// Returns the manifest of a new image.
 fn manifest_of(config: Blob, layers: &[AddedLayer]) -> Value {
     let layers: Vec<Value> = layers
         .iter()
@@ -466,12 +467,12 @@ pub struct BlobWriter {
 }
 
 impl BlobWriter {
-    /// Where it is written.
+    /// Returns where it is written.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// How many bytes were written.
+    /// Returns how many bytes were written.
     pub fn size(&self) -> u64 {
         self.file.count()
     }

@@ -273,7 +273,7 @@ impl Check<'_> {
     }
 }
 
-/// The digest of the tar that a tree makes.
+/// Returns the digest of the tar that a tree makes.
 fn tree_digest(tree: &Path) -> Result<Digest> {
     let root = File::open(tree).map_err(StoreError::io("open it", tree))?;
     let mut sink = Hashing::new(io::sink());

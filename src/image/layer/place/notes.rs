@@ -23,7 +23,7 @@ struct Note {
 }
 
 impl Notes {
-    /// An attribute of an object was left out.
+    /// Notes that an attribute of an object was left out.
     pub(super) fn left_out(&mut self, path: &[u8], LeftOut { name, why }: LeftOut) {
         let full = self.attributes.len() >= MOST;
         match self.attributes.get_mut(&name) {
@@ -35,14 +35,14 @@ impl Notes {
         }
     }
 
-    /// An entry says something of what can't be there.
+    /// Notes that an entry says something of what can't be there.
     pub(super) fn skipped(&mut self, path: &[u8]) {
         let note =
             self.skipped.get_or_insert_with(|| Note { why: Why::Mark, first: path.to_vec(), count: 0 });
         note.count += 1;
     }
 
-    /// The lines.
+    /// Returns the lines.
     pub(super) fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for (name, note) in &self.attributes {

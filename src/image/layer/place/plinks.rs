@@ -14,13 +14,13 @@ use crate::sys::remove;
 /// The directory in which AUFS keeps files with several names.
 pub(in crate::image::layer) const PLINKS: &[u8] = b".wh..wh.plnk";
 
-/// Whether that is a file in that directory.
+/// Returns whether that is a file in that directory.
 pub(in crate::image::layer) fn is_plink(path: &[u8]) -> bool {
     path.strip_prefix(PLINKS).is_some_and(|rest| rest.starts_with(b"/"))
 }
 
 impl UnpackTarget<'_> {
-    /// Whether the layer has something of this name, over no link.
+    /// Returns whether the layer has something of this name, over no link.
     ///
     /// # Errors
     /// Those of the system calls.

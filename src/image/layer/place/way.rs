@@ -59,7 +59,7 @@ impl Way {
         self.ahead.extend(parts.rev().map(<[u8]>::to_vec));
     }
 
-    /// Whether it has taken too much.
+    /// Returns whether it has taken too much.
     fn is_endless(&self) -> bool {
         self.bytes > LONGEST_WAY || self.links > MOST_LINKS
     }
@@ -85,7 +85,7 @@ impl Way {
         self.dir = dir;
     }
 
-    /// Back to where a link begins: to the root, or to the directory above.
+    /// Goes back to where a link begins: to the root, or to the directory above.
     fn back(&mut self, root: BorrowedFd<'_>, to_root: bool) -> rustix::io::Result<()> {
         let end = if to_root { 0 } else { split(&self.at).0.len() };
         self.at.truncate(end);
@@ -105,7 +105,7 @@ impl Way {
 }
 
 impl UnpackTarget<'_> {
-    /// The way to a directory; what is missing is made.
+    /// Goes to a directory; what is missing is made.
     pub(super) fn make_way(&mut self, path: &[u8], entry: &[u8]) -> Result<OwnedFd, LayerError> {
         let failed = || LayerError::os(entry, "look at its directory");
         let mut way = Way::new(self.root, path).map_err(failed())?;
@@ -140,7 +140,7 @@ impl UnpackTarget<'_> {
         Ok(way.dir)
     }
 
-    /// A directory that no entry describes.
+    /// Makes a directory that no entry describes.
     fn make_implied(
         &mut self,
         parent: &[u8],
@@ -155,7 +155,7 @@ impl UnpackTarget<'_> {
         mark_implied(Writable::entry_of_own(self.dir()?.0, name), path)
     }
 
-    /// The way to a directory that the layer has; `None` where it has none.
+    /// Goes to a directory that the layer has; `None` where it has none.
     pub(super) fn find(&mut self, path: &[u8], entry: &[u8]) -> Result<Option<OwnedFd>, LayerError> {
         let failed = || LayerError::os(entry, "open what it is a hardlink to");
         self.work += steps(path);
@@ -184,7 +184,7 @@ impl UnpackTarget<'_> {
         Ok(Some(way.dir))
     }
 
-    /// Whether the way to a directory leads over something that this layer made, and that is no directory.
+    /// Returns whether the way to a directory leads over something that this layer made, and that is no directory.
     pub(super) fn is_cut_off(&mut self, path: &[u8]) -> Result<bool, LayerError> {
         let failed = || LayerError::os(path, "look at it");
         self.work += steps(path);

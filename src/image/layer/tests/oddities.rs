@@ -16,7 +16,7 @@ fn patched(mut tar: Tar, change: impl FnOnce(&mut [u8])) -> Tar {
     tar
 }
 
-/// An extension header with its content.
+/// Returns an extension header with its content.
 fn extension(mut tar: Tar, kind: u8, content: &[u8]) -> Tar {
     tar = patched(
         tar.add("ext", EntryType::Regular, |builder| {
@@ -40,7 +40,7 @@ fn pax(tar: Tar, records: &[(&str, &str)]) -> Tar {
     extension(tar, b'x', content.as_bytes())
 }
 
-/// A tar of one file, `f`, whose header was changed.
+/// Returns a tar of one file, `f`, whose header was changed.
 fn file_with(change: impl FnOnce(&mut [u8])) -> Vec<u8> {
     patched(Tar::default().file("f", b""), change).end()
 }

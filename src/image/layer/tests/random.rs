@@ -10,7 +10,7 @@ use rustix::fs::{CWD, FileType, Mode, XattrFlags, lsetxattr, mknodat};
 
 use super::*;
 
-/// How many random trees: `UNIONMOUNT_CASES`, else as many as a test run has time for.
+/// Returns how many random trees: `UNIONMOUNT_CASES`, else as many as a test run has time for.
 fn cases() -> u32 {
     std::env::var("UNIONMOUNT_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(24)
 }
