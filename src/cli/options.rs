@@ -182,6 +182,13 @@ impl Options {
                 let expected = "give on, off, follow or nofollow";
                 fs.redirect_dir = value.one_of("redirect_dir", &REDIRECT_DIR, expected)?;
             }
+            "metacopy" => {
+                fs.metacopy = match value.required("metacopy")? {
+                    b"on" => true,
+                    b"off" => false,
+                    _ => return Err(value.bad("metacopy", "give on or off")),
+                }
+            }
             "noxattrs" => fs.no_xattrs = value.flag("noxattrs")?,
             "writeback" => fs.writeback = value.flag("writeback")?,
             "passthrough" => fs.passthrough = value.flag("passthrough")?,
@@ -248,7 +255,7 @@ impl Options {
 
     /// What other programs understand and this one has no use for.
     fn apply_without_effect(&mut self, name: &str, option: &[u8]) -> Result<(), OptionError> {
-        const KERNEL: &str = "copies are made whole and hardlinks are kept, whatever it says";
+        const KERNEL: &str = "hardlinks are kept and file handles last, whatever it says";
         match name {
             name if names::is_of_others(name) => Ok(()),
             "br" | "dirs" | "branches" => {
@@ -258,7 +265,7 @@ impl Options {
                     None => self.unknown(option, "name the layers by lowerdir=, upperdir= and workdir="),
                 }
             }
-            "metacopy" | "index" | "nfs_export" | "uuid" | "verity" => self.unknown(option, KERNEL),
+            "index" | "nfs_export" | "uuid" | "verity" => self.unknown(option, KERNEL),
             "auto_unmount" => self.unknown(option, "a mount whose daemon has died must be unmounted by hand"),
             "plugins" => self.unknown(option, "there are no plugins"),
             _ => self.unknown(option, ""),
@@ -407,9 +414,9 @@ mod tests {
 
     #[test]
     fn unknown_options_are_kept_aside() {
-        let options = read("frobnicate,foo=bar,metacopy=on,defaults,x-systemd.automount,_netdev,rw");
+        let options = read("frobnicate,foo=bar,index=on,defaults,x-systemd.automount,_netdev,rw");
         let ignored: Vec<_> = options.ignored.iter().map(|i| i.option.to_str().unwrap()).collect();
-        assert_eq!(ignored, ["frobnicate", "foo=bar", "metacopy=on"]);
+        assert_eq!(ignored, ["frobnicate", "foo=bar", "index=on"]);
     }
 
     #[test]

@@ -22,6 +22,7 @@ use super::session::interrupts;
 use super::wire::{Operation, Reply, Request};
 use crate::error::Result;
 use crate::union::Union;
+use crate::union::change::copy_up::Part;
 use crate::union::nodes::deferred_free::Full;
 use crate::union::view::attr::Attr;
 
@@ -93,16 +94,14 @@ impl Changer {
     /// Returns whether it would keep a thread for long that others wait for.
     fn is_long(&self, request: &Request<'_>) -> bool {
         let union = self.union();
-        let copies_much = |node: INodeNo| union.node(node.0).is_ok_and(|node| union.copies_much(&node));
+        let copies = |node: INodeNo, part| union.node(node.0).is_ok_and(|node| union.copies_much(&node, part));
+        let copies_much = |node| copies(node, Part::Whole);
         let node = request.header.node;
         match request.operation {
-            Operation::Setattr(_)
-            | Operation::Setxattr { .. }
-            | Operation::Removexattr { .. }
-            | Operation::Ioctl { .. }
-            | Operation::Write { .. }
-            | Operation::Fallocate { .. } => copies_much(node),
-            Operation::Link { node: linked, .. } => copies_much(linked),
+            Operation::Setattr(ref set) => copies(node, make::wanted(set).part()),
+            Operation::Setxattr { .. } | Operation::Removexattr { .. } => copies(node, Part::Metadata),
+            Operation::Ioctl { .. } | Operation::Write { .. } | Operation::Fallocate { .. } => copies_much(node),
+            Operation::Link { node: linked, .. } => copies(linked, Part::Metadata),
             Operation::Open { flags, .. } => {
                 let flags = open_flags(flags);
                 let writes = flags.intersects(OFlags::WRONLY | OFlags::RDWR);

@@ -29,28 +29,11 @@ const SYNC_CHUNK: usize = 8 << 20;
 ///
 /// `EINTR` when it is [asked to stop](cancel); what was copied until then is there.
 pub fn file_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64, sync: bool) -> Result<u64> {
-    if size == 0 {
+    if share(from, to, size)? {
         return Ok(0);
     }
-    match fs::ioctl_ficlone(to, from) {
-        // The clone is of the whole file.
-        Ok(()) => return fs::ftruncate(to, size).map(|()| 0),
-        // Another filesystem, one that can't share extents, or one that won't for these two files.
-        Err(
-            Errno::XDEV
-            | Errno::OPNOTSUPP
-            | Errno::NOTTY
-            | Errno::INVAL
-            | Errno::NOSYS
-            | Errno::PERM
-            | Errno::TXTBSY,
-        ) => {}
-        Err(e) => return Err(e),
-    }
-    let mut moved = 0;
-    let mut offset = 0;
+    let (mut moved, mut offset) = (0, 0);
     while offset < size {
-        stop_if_asked()?;
         let (start, end) = next_data(from, offset, size)?;
         if start >= end {
             break;
@@ -61,6 +44,58 @@ pub fn file_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64, sync: bool
     }
     fs::ftruncate(to, size)?;
     Ok(moved)
+}
+
+/// Makes `to` the first `size` bytes of `from` by sharing the extents of the whole. Tells whether the two files can.
+///
+/// # Errors
+/// Those of FICLONE that don't mean that they can't, and of truncating it.
+pub fn share(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64) -> Result<bool> {
+    if size == 0 {
+        return Ok(true);
+    }
+    stop_if_asked()?;
+    match fs::ioctl_ficlone(to, from) {
+        // The clone is of the whole file.
+        Ok(()) => fs::ftruncate(to, size).map(|()| true),
+        // Another filesystem, one that can't share extents, or one that won't for these two files.
+        Err(
+            Errno::XDEV
+            | Errno::OPNOTSUPP
+            | Errno::NOTTY
+            | Errno::INVAL
+            | Errno::NOSYS
+            | Errno::PERM
+            | Errno::TXTBSY,
+        ) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Copies data of `from` into the same place of `to`, which has only holes there: from `offset` towards `end`, about `most`
+/// bytes of data, holes kept. Returns how far it came.
+///
+/// # Errors
+/// `EINTR` when it is [asked to stop](cancel).
+pub fn copy_some(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    (mut offset, end): (u64, u64),
+    most: u64,
+    sync: bool,
+) -> Result<u64> {
+    let mut left = most;
+    while offset < end && left > 0 {
+        let (start, stop) = next_data(from, offset, end)?;
+        if start >= stop {
+            return Ok(end);
+        }
+        let stop = stop.min(start.saturating_add(left));
+        copy_range(from, to, start, stop, if sync { SYNC_CHUNK } else { RANGE_CHUNK })?;
+        left -= stop - start;
+        offset = stop;
+    }
+    Ok(offset)
 }
 
 fn stop_if_asked() -> Result<()> {

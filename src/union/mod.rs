@@ -197,6 +197,8 @@ pub struct Union {
     owners: Owners,
     belief: Belief,
     redirects: RedirectDir,
+    /// Are data left below as long as only attributes and names change?
+    metacopy: bool,
     /// Attributes that the upper can't hold.
     left_out: change::carry::LeftOut,
     no_acl: bool,
@@ -302,6 +304,7 @@ impl Union {
             no_atime: options.no_atime,
             belief,
             redirects,
+            metacopy: options.metacopy,
             left_out: change::carry::LeftOut::default(),
             static_nlink: options.static_nlink,
             stale: Stale::default(),

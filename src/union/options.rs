@@ -39,6 +39,9 @@ pub struct FsOptions {
     pub force_mask: Option<u32>,
     /// What becomes of a renamed directory whose content lies below (`redirect_dir`).
     pub redirect_dir: RedirectDir,
+    /// The data of a lower's file stay there until they are written to, when only its attributes or names change
+    /// (`metacopy`).
+    pub metacopy: bool,
     /// The largest write request in bytes (`max_write`).
     pub max_write: Option<u32>,
 }

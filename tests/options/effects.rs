@@ -345,7 +345,7 @@ fn every_option_of_the_peers_is_known() {
     sh(&place, &format!("./unionmount -o 'lowerdir=a,upperdir=up,{known}' mnt"));
     umount(&place);
     // Those with a reason say it; a stranger is named, and the mount goes on.
-    let ended = place.sh("./unionmount -o lowerdir=a,plugins=x:y,metacopy=on,auto_unmount,strange=1 mnt");
+    let ended = place.sh("./unionmount -o lowerdir=a,plugins=x:y,index=on,auto_unmount,strange=1 mnt");
     assert_eq!(ended.code, Some(0));
     let lines: Vec<&str> = ended.err.lines().collect();
     assert_eq!(lines.len(), 4, "{ended:?}");

@@ -3,7 +3,7 @@
 use super::super::nearest::nearest;
 
 /// The options that have an effect, with `=` where they need a value, and what they do.
-pub const KNOWN: [(&str, &str); 52] = [
+pub const KNOWN: [(&str, &str); 53] = [
     ("lowerdir=", "the read-only layers, topmost first"),
     ("lowerdir+=", "one more layer below"),
     ("upperdir=", "the writable layer"),
@@ -19,6 +19,7 @@ pub const KNOWN: [(&str, &str); 52] = [
     ("volatile", "nothing is synced"),
     ("fsync=", "0: nothing is synced"),
     ("redirect_dir=", "whether directories of lowers can be renamed"),
+    ("metacopy=", "on: changes of attributes and names copy no data"),
     ("noacl", "no POSIX ACLs"),
     ("acl", "POSIX ACLs"),
     ("noxattrs", "no extended attributes"),
@@ -166,7 +167,7 @@ mod tests {
             ("passthru", None),
             ("pasthrough", Some("passthrough")),
             ("noatmie", Some("noatime")),
-            ("metacopy", None),
+            ("metacpoy", Some("metacopy")),
             ("x-systemd.automount", None),
             ("zstd", None),
         ] {

@@ -25,6 +25,12 @@ use crate::union::view::attr::SetAttr;
 /// The most that one request copies: an answer that isn't wide has 32 bits for the count.
 const MOST_COPIED: usize = 1 << 30;
 
+/// The change of attributes that a request asks for.
+pub(super) fn wanted(set: &Setattr) -> SetAttr {
+    let Setattr { mode, uid, gid, size, atime, mtime, kill_privileges: _ } = *set;
+    SetAttr { mode, uid, gid, size, atime, mtime }
+}
+
 impl Changer {
     /// Makes the change that a request asks for. It may be made again where it failed for want of room.
     pub(super) fn make(&self, request: &Request<'_>) -> Result<Done> {
@@ -141,9 +147,8 @@ impl Changer {
         let union = self.union();
         let node = self.node(request.header.node)?;
         match request.operation {
-            Operation::Setattr(Setattr { mode, uid, gid, size, atime, mtime, kill_privileges }) => {
-                let set = SetAttr { mode, uid, gid, size, atime, mtime };
-                return union.setattr(&node, set, kill_privileges).map(Done::Attributes);
+            Operation::Setattr(ref set) => {
+                return union.setattr(&node, wanted(set), set.kill_privileges).map(Done::Attributes);
             }
             Operation::Setxattr { name, value, flags, kill_sgid } => {
                 union.setxattr(&node, name, value, XattrFlags::from_bits_retain(flags))?;

@@ -21,9 +21,12 @@ use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
-use crate::sys::object::{At, Writable};
+use crate::sys::object::{At, Kind, SetTime, Stat, Writable};
 use crate::sys::xattr;
+use crate::union::lookup::belief::Belief;
+use crate::union::lookup::private;
 use crate::union::nodes::node::Node;
+use crate::union::view::owners::Override;
 use crate::union::{Union, view::acl};
 
 /// What an attribute says, and to whom.
@@ -110,6 +113,29 @@ impl Union {
         Err(error)
     }
 
+    /// Owner, mode, extended attributes with ACLs, as the upper keeps them; the times come last, by [`set_times`].
+    pub(in crate::union) fn give_metadata(
+        &self,
+        node: &Node,
+        from: At<'_>,
+        kept: &Stat,
+        to: Writable<'_>,
+    ) -> Result<()> {
+        let new = Override::of(kept);
+        self.owners.give_owner(to, &new)?;
+        let no_acls = self.owners.override_real();
+        for name in xattr::list(from)? {
+            let shown = self.owners.kept_name(&name);
+            let private = shown.is_none() && (private::is_reserved(&name) || is_own_mark(self.belief, &name));
+            if private || no_acls && acl::is_acl(&name) {
+                continue;
+            }
+            self.carry_xattr(node, (from, &name), (to, shown.unwrap_or(&name)))?;
+        }
+        // After the attributes, which need the right to write. The bits of the group are the ACL's mask already.
+        self.owners.give_mode(to, &new)
+    }
+
     fn leave_out_unmapped(&self, node: &Node, acl: &mut Vec<u8>) {
         let length = acl.len();
         acl::drop_unmapped(acl);
@@ -121,6 +147,45 @@ impl Union {
             );
         }
     }
+}
+
+/// Makes an object of the upper in all but its times the same as another of the upper.
+pub(in crate::union) fn copy_metadata(
+    from: At<'_>,
+    stat: &Stat,
+    to: Writable<'_>,
+    belief: Belief,
+) -> Result<()> {
+    let now = to.at().stat()?;
+    if (now.uid, now.gid) != (stat.uid, stat.gid) {
+        to.chown(Some(stat.uid), Some(stat.gid))?;
+    }
+    for name in xattr::list(from)? {
+        if is_own_mark(belief, &name) {
+            continue;
+        }
+        if let Some(value) = xattr::get(from, &name)? {
+            to.set_xattr(&name, &value, XattrFlags::empty())?;
+        }
+    }
+    // After the attributes, which need the right to write. The bits of the group are the ACL's mask already.
+    if stat.kind() != Kind::Symlink {
+        to.chmod(stat.mode & 0o7777)?;
+    }
+    Ok(())
+}
+
+/// Is it a mark of this union? Not so one of an overlay inside it, kept under an escaped name.
+fn is_own_mark(belief: Belief, name: &[u8]) -> bool {
+    match belief.mark(name) {
+        Some(mark) => !mark.starts_with(b"overlay."),
+        None => private::is_reserved(name) && !private::is_override(name) && !name.starts_with(private::KEPT),
+    }
+}
+
+/// Access and modification time.
+pub(in crate::union) fn set_times(stat: &Stat, to: Writable<'_>) -> Result<()> {
+    Ok(to.utimens(Some(SetTime::At(stat.atime)), Some(SetTime::At(stat.mtime)))?)
 }
 
 #[cfg(test)]

@@ -28,6 +28,11 @@ impl Upper {
         self.links().metacopies.read().contains(&ino)
     }
 
+    /// The copy with that inode number, which is about to be in the index, is a metacopy.
+    pub(in crate::union) fn lacks_data(&self, ino: u64) {
+        self.links().metacopies.write().insert(ino);
+    }
+
     /// The file of the upper with that inode number has its data now.
     pub fn has_data(&self, ino: u64) {
         self.links().metacopies.write().remove(&ino);

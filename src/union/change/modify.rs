@@ -291,7 +291,7 @@ impl Union {
         if node.dir.is_some() {
             return Err(FsError::Os(Errno::PERM));
         }
-        self.ensure_upper(node)?;
+        self.ensure_upper_to_move(node)?;
         self.ensure_upper(parent)?;
         let dir = self.dir_part(parent)?;
         let _names = dir.names.write();

@@ -39,7 +39,7 @@ pub enum RenameMode {
 }
 
 /// The longest redirect that is written. ext4 keeps all attributes of an inode in one block of, as a rule, 4 KiB.
-const LONGEST_REDIRECT: usize = 3072;
+pub(in crate::union) const LONGEST_REDIRECT: usize = 3072;
 
 /// One side of a rename, with its directory locked.
 struct Side<'a> {
@@ -70,7 +70,7 @@ impl Union {
             let source = self.look(parent, name)?.ok_or(FsError::Absent)?;
             self.check_before_copy_up(&source, new_parent, new_name, mode)?;
             self.check_redirect(&source)?;
-            self.ensure_upper(&source)?;
+            self.ensure_upper_to_move(&source)?;
             // A file with several names may have been copied up under another one, elsewhere.
             self.ensure_upper(parent)?;
             self.ensure_upper(new_parent)?;
@@ -78,7 +78,7 @@ impl Union {
                 RenameMode::Exchange => {
                     let target = self.look(new_parent, new_name)?.ok_or(FsError::Absent)?;
                     self.check_redirect(&target)?;
-                    self.ensure_upper(&target)?;
+                    self.ensure_upper_to_move(&target)?;
                     Some(target)
                 }
                 _ => None,
@@ -281,7 +281,7 @@ impl Union {
     }
 
     /// The path under which the lowers alone show a directory: its own names, but for redirects on the way.
-    fn lower_path(&self, node: &Arc<Node>) -> Result<Vec<u8>> {
+    pub(in crate::union) fn lower_path(&self, node: &Arc<Node>) -> Result<Vec<u8>> {
         let mut names: Vec<Vec<u8>> = Vec::new();
         let mut at = node.clone();
         loop {
@@ -406,9 +406,9 @@ impl Union {
         }
         let staged = upper.stage(New::Directory)?;
         let stat = old.itself().at().stat()?;
-        crate::union::change::copy_up::copy_metadata(old.itself().at(), &stat, staged.object(), self.belief)?;
+        crate::union::change::carry::copy_metadata(old.itself().at(), &stat, staged.object(), self.belief)?;
         upper.make_opaque(staged.object())?;
-        crate::union::change::copy_up::set_times(&stat, staged.object())?;
+        crate::union::change::carry::set_times(&stat, staged.object())?;
         staged.publish(&to.fd, to.name, Publish::Swap(Present::Directory(&real)))
     }
 

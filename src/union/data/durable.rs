@@ -34,7 +34,7 @@ impl Union {
             return self.sync_path(node, true);
         }
         let seen = node.names.seen();
-        let fd = self.data_fd(node, false)?;
+        let fd = self.own_fd(node)?;
         upper.sync(fd.as_fd(), data_only && seen.is_durable())?;
         self.sync_path(node, seen.is_durable())?;
         node.names.synced(seen);

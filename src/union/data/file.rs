@@ -19,6 +19,7 @@ use crate::sys::copy::write_all_at;
 use crate::sys::object::{At, Kind, SetTime, Writable, unnoticed};
 use crate::sys::splice::Pipe;
 use crate::union::Union;
+use crate::union::change::copy_up::Part;
 use crate::union::change::lend::with_rights;
 use crate::union::events::EventKind;
 use crate::union::lookup::marker;
@@ -126,6 +127,14 @@ impl Union {
         Ok(self.files.keep(node.ino, fd, writable))
     }
 
+    /// A descriptor of a file of the upper itself, wherever its data are.
+    pub(in crate::union) fn own_fd(&self, node: &Arc<Node>) -> Result<Arc<OwnedFd>> {
+        if node.kind != Kind::File || !self.metacopies.contains_key(&node.ino) {
+            return self.data_fd(node, false);
+        }
+        self.with_object(node, |object| Ok(Arc::new(open_owned(object.writable()?, false, true)?)))
+    }
+
     /// Takes a descriptor that was opened with the file's creation.
     pub(in crate::union) fn keep_data_fd(&self, node: &Node, fd: OwnedFd) -> Arc<OwnedFd> {
         self.files.keep(node.ino, fd, true)
@@ -145,12 +154,12 @@ impl Union {
 
     /// Makes a file so long. `kill`: setuid and setgid go.
     pub(in crate::union) fn truncate(&self, node: &Arc<Node>, size: u64, kill: bool) -> Result<()> {
-        let done = self.ensure_upper_sized(node, Some(size))?;
+        let done = self.ensure_upper_part(node, Part::Beginning(size))?;
         let fd = self.data_fd(node, true)?;
         if !done {
             fs::ftruncate(fd.as_fd(), size)?;
         }
-        if kill { self.kill_privilege_bits(node, fd.as_fd()) } else { Ok(()) }
+        if kill { self.kill_privilege_bits(node) } else { Ok(()) }
     }
 
     /// A descriptor of the file that holds the node's data as long as the mount lives; `None` while a copy-up may move
@@ -229,7 +238,7 @@ impl Union {
     pub fn write(&self, node: &Arc<Node>, offset: u64, data: &[u8], how: Write) -> Result<()> {
         let fd = self.data_fd(node, true)?;
         if how.kill {
-            self.kill_privilege_bits(node, fd.as_fd())?;
+            self.kill_privilege_bits(node)?;
         }
         let before = if how.late { Some(At::Fd(fd.as_fd()).stat()?) } else { None };
         write_all_at(fd.as_fd(), data, offset)?;

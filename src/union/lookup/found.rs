@@ -57,4 +57,6 @@ pub struct DataAt {
     pub id: (u64, u64),
     /// And its generation.
     pub generation: Generation,
+    /// The room that they take, as of stat(2).
+    pub blocks: u64,
 }

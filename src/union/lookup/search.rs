@@ -508,7 +508,8 @@ impl Union {
                     return Err(self.leads_too_far(&dirs[depth], leaf_name));
                 }
                 let generation = seen.generation();
-                let own = DataAt { dir, name: name.into(), id: (stat.dev, stat.ino), generation };
+                let (id, blocks) = ((stat.dev, stat.ino), stat.blocks);
+                let own = DataAt { dir, name: name.into(), id, generation, blocks };
                 Ok(Some(data.unwrap_or(own)))
             }
             _ => Err(missing()),

@@ -47,7 +47,8 @@ impl Union {
                 NodeSource::Index if self.upper()?.is_indexed_metacopy(stat.ino) => {
                     let id = (found.stat.dev, found.stat.ino);
                     let generation = found.seen.generation();
-                    let own = || DataAt { dir: dir.clone(), name: name.into(), id, generation };
+                    let blocks = found.stat.blocks;
+                    let own = || DataAt { dir: dir.clone(), name: name.into(), id, generation, blocks };
                     Some(data.clone().unwrap_or_else(own))
                 }
                 NodeSource::Index => None,

@@ -36,6 +36,7 @@ use rustix::io::Errno;
 use crate::error::{FsError, Result};
 use crate::sys::object::{At, Kind, Stat, Writable, unnoticed};
 use crate::union::Union;
+use crate::union::change::copy_up::Part;
 use crate::union::lookup::found::DataAt;
 use crate::union::lookup::realdir::RealDir;
 use crate::union::nodes::generation::{Generation, Sighting};
@@ -139,13 +140,13 @@ impl Union {
         f(&self.object_at(node, &place)?)
     }
 
-    /// Calls `f` with the node's object in the upper, copied up first if need be.
+    /// Calls `f` with the node's object in the upper, copied up first if need be. The data of a file may stay below.
     pub(in crate::union) fn with_upper<R>(
         &self,
         node: &Arc<Node>,
         f: impl FnOnce(&Object, Writable<'_>) -> Result<R>,
     ) -> Result<R> {
-        self.ensure_upper(node)?;
+        self.ensure_upper_part(node, Part::Metadata)?;
         self.with_object(node, |object| f(object, object.writable()?))
     }
 

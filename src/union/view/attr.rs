@@ -1,6 +1,6 @@
 //! Attributes: where a node's object is reached, and what stat shows of it.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -8,8 +8,9 @@ use rustix::fs::StatVfs;
 use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
-use crate::sys::object::{At, Kind, SetTime, Stat};
+use crate::sys::object::{At, Kind, SetTime, Stat, Writable};
 use crate::union::Union;
+use crate::union::change::copy_up::Part;
 use crate::union::events::EventKind;
 use crate::union::nodes::node::{Node, NodePlace};
 use crate::union::nodes::verified::Object;
@@ -43,6 +44,16 @@ pub struct SetAttr {
 }
 
 impl SetAttr {
+    /// What of the object it needs in the upper.
+    pub fn part(&self) -> Part {
+        match (self.size, self.mode) {
+            (Some(size), _) => Part::Beginning(size),
+            // What a write takes away is given to what has its data: see `copying`.
+            (None, Some(mode)) if mode & 0o6000 != 0 => Part::Whole,
+            (None, _) => Part::Metadata,
+        }
+    }
+
     /// What it changes, in words.
     fn words(&self) -> Vec<String> {
         let all = [
@@ -127,6 +138,9 @@ impl Union {
         } else if let Some(hidden) = self.hidden_links.get(&node.real()) {
             stat.nlink = stat.nlink.saturating_sub(*hidden).max(1);
         }
+        if let Some(data) = self.metacopies.get(&node.ino) {
+            stat.blocks = stat.blocks.max(data.blocks);
+        }
         self.owners.show(&mut stat);
         Attr { ino: self.shown_ino(node, &stat), stat, mapped: node.is_mapped() }
     }
@@ -174,8 +188,7 @@ impl Union {
             // By this the kernel has setuid and setgid taken away where that is no part of a request: before a write that is
             // passed through, fallocate(2) and copy_file_range(2) by who may not keep them, and by chown(2) to nobody new. (And
             // where it took the capabilities of a file away itself, whoever wrote to it: then both go.)
-            let fd = self.data_fd(node, true)?;
-            self.kill_privilege_bits(node, fd.as_fd())?;
+            self.kill_privilege_bits(node)?;
             return self.getattr(node);
         }
         let owner = self.owners.chown(change.uid, change.gid)?;
@@ -184,7 +197,10 @@ impl Union {
             if node.dir.is_some() {
                 return Err(FsError::IsADirectory);
             }
-            truncated = self.ensure_upper_sized(node, Some(size))?;
+            truncated = self.ensure_upper_part(node, Part::Beginning(size))?;
+        }
+        if change.part().has_data() {
+            self.ensure_upper(node)?;
         }
         self.with_upper(node, |_, object| self.owners.change(object, owner, change.mode))?;
         if let Some(size) = change.size {
@@ -193,7 +209,7 @@ impl Union {
                 rustix::fs::ftruncate(fd.as_fd(), size)?;
             }
             if kill {
-                self.kill_privilege_bits(node, fd.as_fd())?;
+                self.kill_privilege_bits(node)?;
             }
         }
         if change.atime.is_some() || change.mtime.is_some() {
@@ -224,8 +240,9 @@ impl Union {
     }
 
     /// Takes setuid and setgid away from a file of the upper.
-    pub(in crate::union) fn kill_privilege_bits(&self, node: &Arc<Node>, fd: BorrowedFd<'_>) -> Result<()> {
-        let mode = self.owners.kept(At::Fd(fd), At::Fd(fd).stat()?, true)?.mode;
+    pub(in crate::union) fn kill_privilege_bits(&self, node: &Arc<Node>) -> Result<()> {
+        let kept = |object: Writable<'_>| self.owners.kept(object.at(), object.at().stat()?, true);
+        let mode = self.with_upper(node, |_, object| Ok(kept(object)?.mode))?;
         let bits = privilege_bits(mode);
         if self.owners.are_written() {
             self.with_upper(node, |_, object| self.owners.drop_capabilities(object))?;

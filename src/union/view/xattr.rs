@@ -12,6 +12,7 @@ use rustix::fs::XattrFlags;
 use crate::error::{FsError, Result};
 use crate::sys::xattr;
 use crate::union::Union;
+use crate::union::change::copy_up::completion::CAPABILITIES;
 use crate::union::events::EventKind;
 use crate::union::lookup::belief::Belief;
 use crate::union::lookup::private;
@@ -97,6 +98,9 @@ impl Union {
         } else {
             value
         };
+        if name == CAPABILITIES {
+            self.ensure_upper(node)?;
+        }
         self.with_upper(node, |_, object| self.owners.set_xattr(object, &stored, value, flags))?;
         self.forget_default_acl(node, name);
         Ok(())

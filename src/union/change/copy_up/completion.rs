@@ -1,0 +1,215 @@
+//! What becomes of a metacopy: its data follow, or it moves and remembers where they are.
+//!
+//! The data are filled in where the file is, as the kernel does: it may have other names, or none. Until its mark goes, what
+//! it shows is the data below, so killed half-way it is a metacopy still. They come in steps, between which other requests
+//! find the file with the times that it had: filling in is no change that anybody asked for.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use crate::error::{FsError, Result};
+use crate::sys::copy;
+use crate::sys::object::{At, Writable};
+use crate::union::Union;
+use crate::union::change::carry::set_times;
+use crate::union::change::copy_up::Part;
+use crate::union::change::rename::LONGEST_REDIRECT;
+use crate::union::change::upper::{Upper, changed};
+use crate::union::data::file::open_owned;
+use crate::union::lookup::found::DataAt;
+use crate::union::lookup::marker;
+use crate::union::nodes::node::{Node, NodePlace, NodeSource};
+use crate::union::options::RedirectDir;
+
+/// The mark of a metacopy; as the kernel's, it is empty where no digest is known.
+pub(in crate::union) const METACOPY: &str = "metacopy";
+/// The mark that tells under which name or path of the lowers its data are.
+pub(in crate::union) const REDIRECT: &str = "redirect";
+/// The attribute of a file's capabilities, which a write takes away.
+pub(in crate::union) const CAPABILITIES: &[u8] = b"security.capability";
+
+/// So much is filled in at a time.
+const STEP: u64 = if cfg!(test) { 1 << 20 } else { 8 << 20 };
+
+impl Union {
+    /// Are data of regular files left below as long as only their attributes and names change?
+    pub(in crate::union) fn makes_metacopies(&self) -> bool {
+        // A mark that somebody could have written who may less than this process leads only to what its owner may read; a
+        // file that is given away would lose its data.
+        self.metacopy
+            && self.upper.as_ref().is_some_and(|upper| upper.caps().xattr)
+            && !self.belief.is_guarded()
+    }
+
+    /// Where the data of a regular file that isn't in the upper are. `None`: it has no name.
+    pub(in crate::union) fn data_place(&self, node: &Node) -> Result<Option<DataAt>> {
+        if let Some(elsewhere) = self.metacopies.get(&node.ino) {
+            return Ok(Some(elsewhere.clone()));
+        }
+        let place = node.place.read();
+        let NodePlace::Named { parent, entry } = &*place else { return Ok(None) };
+        let NodeSource::Lower(at) = entry.source() else { return Ok(None) };
+        let dir = self.dir_part(parent)?.lowers.get(usize::from(at)).ok_or(FsError::Stale)?.clone();
+        let stat = self.object_at(node, &place)?.at().stat()?;
+        Ok(Some(DataAt {
+            dir,
+            name: entry.name().into(),
+            id: (stat.dev, stat.ino),
+            generation: node.generation(),
+            blocks: stat.blocks,
+        }))
+    }
+
+    /// The path under which the lowers show the data of a file. `None`: such paths aren't written, or it is too long.
+    pub(in crate::union) fn data_path(&self, node: &Arc<Node>) -> Result<Option<Vec<u8>>> {
+        if self.redirects != RedirectDir::On {
+            return Ok(None);
+        }
+        let (parent, name) = match &*node.place.read() {
+            NodePlace::Named { parent, entry } => (parent.clone(), entry.name().to_vec()),
+            NodePlace::Root | NodePlace::Pinned { .. } => return Ok(None),
+        };
+        let renamed = match self.in_upper(node) {
+            true => {
+                self.with_object(node, |object| Ok(marker::read_marks(object.at(), self.belief)?.redirect))?
+            }
+            false => None,
+        };
+        let path = match renamed {
+            Some(path) if path.starts_with(b"/") => path,
+            renamed => [&self.lower_path(&parent)?[..], &renamed.unwrap_or(name)].join(&b'/'),
+        };
+        Ok((path.len() <= LONGEST_REDIRECT).then_some(path))
+    }
+
+    /// Makes sure that the node's object is in the upper, and that it shows the same under another name.
+    pub(in crate::union) fn ensure_upper_to_move(&self, node: &Arc<Node>) -> Result<()> {
+        if !self.makes_metacopies() {
+            return self.ensure_upper(node);
+        }
+        self.ensure_upper_part(node, Part::Metadata)?;
+        if !self.metacopies.contains_key(&node.ino) || self.in_turn(node, || self.mark_data_path(node))? {
+            return Ok(());
+        }
+        self.ensure_upper(node)
+    }
+
+    /// Marks a metacopy with the path of its data. Tells whether it can be.
+    fn mark_data_path(&self, node: &Arc<Node>) -> Result<bool> {
+        let marks = self.with_object(node, |object| Ok(marker::read_marks(object.at(), self.belief)?))?;
+        if !marks.metacopy || marks.redirect.is_some_and(|path| path.starts_with(b"/")) {
+            return Ok(true);
+        }
+        let Some(path) = self.data_path(node)? else { return Ok(false) };
+        let marked =
+            self.with_object(node, |object| self.upper()?.set_mark(object.writable()?, REDIRECT, &path));
+        self.changed_by_itself(node);
+        match marked.map_err(|e| (e.errno(), e)) {
+            Ok(()) => Ok(true),
+            Err((Errno::NOSPC | Errno::TOOBIG | Errno::RANGE | Errno::OPNOTSUPP, _)) => Ok(false),
+            Err((_, e)) => Err(e),
+        }
+    }
+
+    /// A file of the upper that has only its metadata there gets its data. Tells whether it was truncated by that.
+    pub(in crate::union) fn complete_data(&self, node: &Arc<Node>, part: Part) -> Result<bool> {
+        if !self.metacopies.contains_key(&node.ino) {
+            return Ok(false);
+        }
+        self.in_turn(node, || match self.metacopies.get(&node.ino).map(|at| at.clone()) {
+            Some(data) => Completion::begin(self, node, &data)?.run(part),
+            None => Ok(false),
+        })
+    }
+}
+
+/// A metacopy that gets its data. The node's turn is taken.
+struct Completion<'u> {
+    union: &'u Union,
+    upper: &'u Upper,
+    node: &'u Arc<Node>,
+    /// Where the data come from.
+    from: OwnedFd,
+    /// The file (O_PATH).
+    held: Arc<OwnedFd>,
+}
+
+impl<'u> Completion<'u> {
+    fn begin(union: &'u Union, node: &'u Arc<Node>, data: &DataAt) -> Result<Completion<'u>> {
+        let held = union.with_object(node, |file| file.writable().map(|_| file.shared_fd()))?;
+        Ok(Completion { union, upper: union.upper()?, node, from: union.open_data_elsewhere(data)?, held })
+    }
+
+    fn object(&self) -> Writable<'_> {
+        self.upper.own_file(self.held.as_fd())
+    }
+
+    fn run(&self, part: Part) -> Result<bool> {
+        if !marker::read_marks(self.object().at(), self.union.belief)?.metacopy {
+            // A lookup met it before it got its data, and told of it after.
+            self.settle();
+            return Ok(false);
+        }
+        let to = open_owned(self.object(), true, false)?;
+        let size = self.object().at().stat()?.size;
+        let wanted = part.of(size);
+        self.fill(to.as_fd(), wanted)?;
+        if wanted < size {
+            rustix::fs::ftruncate(&to, wanted)?;
+            changed();
+        }
+        self.upper.sync(to.as_fd(), false)?;
+        // Who opens the data looks at the mark with the place locked: it finds them there or here.
+        let place = self.node.place.write();
+        for mark in [METACOPY, REDIRECT] {
+            match self.object().remove_xattr(&self.upper.mark_name(mark)) {
+                Ok(()) | Err(Errno::NODATA) => changed(),
+                Err(e) => return Err(e.into()),
+            }
+        }
+        self.settle();
+        drop(place);
+        self.union.changed_by_itself(self.node);
+        Ok(wanted < size)
+    }
+
+    /// Copies the first `size` bytes, step by step. The times, and what a write takes away, are as before after each.
+    fn fill(&self, to: BorrowedFd<'_>, size: u64) -> Result<()> {
+        let shares = self.step(|| Ok(copy::share(self.from.as_fd(), to, size)?))?;
+        let mut at = if shares { size } else { 0 };
+        while at < size {
+            at = self.step(|| {
+                let sync = !self.upper.is_volatile();
+                Ok(copy::copy_some(self.from.as_fd(), to, (at, size), STEP, sync)?)
+            })?;
+            changed();
+        }
+        Ok(())
+    }
+
+    fn step<R>(&self, write: impl FnOnce() -> Result<R>) -> Result<R> {
+        let _place = self.node.place.write();
+        let object = self.object();
+        let stat = object.at().stat()?;
+        let capabilities = crate::sys::xattr::get(object.at(), CAPABILITIES)?;
+        let written = write();
+        if let Some(capabilities) = capabilities {
+            object.set_xattr(CAPABILITIES, &capabilities, rustix::fs::XattrFlags::empty())?;
+        }
+        set_times(&stat, object)?;
+        written
+    }
+
+    /// The file has its data now.
+    fn settle(&self) {
+        if let Ok(stat) = At::Fd(self.held.as_fd()).stat() {
+            self.upper.has_data(stat.ino);
+        }
+        // So that the next fdatasync writes that the marks are gone, or the lower's data would be back.
+        self.node.names.changed();
+        self.union.files.forget(self.node.ino);
+        self.union.metacopies.remove(&self.node.ino);
+    }
+}

@@ -1,0 +1,382 @@
+//! One copy-up, step by step.
+//!
+//! **Begin** looks at the original and makes an object in the staging directory. **Fill** gives it the data (holes kept) or
+//! the mark of a metacopy, owner, mode, extended attributes and ACLs, and times of the lower's, in this order, because a
+//! change of owner clears setuid and capabilities. **Publish** makes it visible under its name in one atomic step, after an
+//! fsync where that is needed ([`CopyUp::sync`]). A copy-up that is given up takes back what it did: what was staged is removed
+//! when it is dropped, and so is its entry in the hardlink index.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use crate::error::{FsError, Result};
+use crate::sys::copy::file_data;
+use crate::sys::object::{At, Kind, SetTime, Stat, Writable};
+use crate::sys::xattr;
+use crate::union::Union;
+use crate::union::change::carry::set_times;
+use crate::union::change::copy_up::Part;
+use crate::union::change::copy_up::completion::{CAPABILITIES, METACOPY, REDIRECT};
+use crate::union::change::failpoint;
+use crate::union::change::staged::{New, Publish, Staged};
+use crate::union::change::upper::Upper;
+use crate::union::hardlinks::counts::{ORIGIN, UNPUBLISHED};
+use crate::union::lookup::found::DataAt;
+use crate::union::lookup::index::UpperEntry;
+use crate::union::lookup::private::Namespace;
+use crate::union::lookup::realdir::RealDir;
+use crate::union::nodes::generation::Generation;
+use crate::union::nodes::node::{InodeId, Name, Named, Node, NodePlace, NodeSource};
+
+/// A lower's object, about to be copied up.
+struct Original {
+    /// Stands for it (O_PATH).
+    fd: Arc<OwnedFd>,
+    /// What it really is.
+    stat: Stat,
+    /// What the layer keeps of it: see [`crate::union::view::owners`].
+    kept: Stat,
+    id: InodeId,
+    /// Where its data are, if they are those of a regular file that has a name.
+    data: Option<DataAt>,
+}
+
+/// What the copy is to have of the data.
+enum Data {
+    /// It has none, being no regular file or an empty one.
+    None,
+    /// So many bytes.
+    Copied(u64),
+    /// None; they stay there. `redirect`: the path of the original in the lowers, where that is needed.
+    Below { at: DataAt, redirect: Option<Vec<u8>> },
+}
+
+/// What was copied up.
+pub(in crate::union) struct Copied {
+    /// So much data the copy has.
+    pub(in crate::union) data: u64,
+    /// So many bytes of them were moved, not shared.
+    pub(in crate::union) moved: u64,
+    /// Did it appear truncated?
+    pub(in crate::union) is_cut: bool,
+    /// Has the original other names, which lead to the copy too?
+    pub(in crate::union) has_other_names: bool,
+}
+
+/// A copy-up under way.
+pub(in crate::union) struct CopyUp<'u> {
+    union: &'u Union,
+    upper: &'u Upper,
+    node: &'u Arc<Node>,
+    original: Original,
+    data: Data,
+    staged: Staged<'u>,
+    moved: u64,
+}
+
+impl<'u> CopyUp<'u> {
+    /// Looks at the node's object, and makes one of its kind in the staging directory.
+    pub(in crate::union) fn begin(union: &'u Union, node: &'u Arc<Node>, part: Part) -> Result<CopyUp<'u>> {
+        let upper = union.upper()?;
+        let original = Original::of(union, node)?;
+        let data = original.wanted(union, node, part)?;
+        let target;
+        let new = match original.kept.kind() {
+            Kind::File => New::File,
+            Kind::Directory => New::Directory,
+            Kind::Symlink if union.owners.is_file(&original.stat, &original.kept) => New::File,
+            Kind::Symlink => {
+                target = union.readlink(node)?;
+                New::Symlink(&target)
+            }
+            kind => New::Special(kind, original.kept.rdev),
+        };
+        let staged = upper.stage(union.owners.placeholder(new))?;
+        Ok(CopyUp { union, upper, node, original, data, staged, moved: 0 })
+    }
+
+    /// Gives the copy all that the original has, on the disk as far as it must be before its name is.
+    pub(in crate::union) fn fill(mut self) -> Result<CopyUp<'u>> {
+        self.fill_data()?;
+        self.mark()?;
+        let from = At::Fd(self.original.fd.as_fd());
+        self.union.give_metadata(self.node, from, &self.original.kept, self.staged.object())?;
+        set_times(&self.original.stat, self.staged.object())?;
+        if self.is_cut() {
+            self.staged.object().utimens(None, Some(SetTime::Now))?;
+        }
+        self.sync()?;
+        Ok(self)
+    }
+
+    fn fill_data(&mut self) -> Result<()> {
+        let Some(to) = self.staged.file() else { return Ok(()) };
+        match &self.data {
+            Data::None => {}
+            Data::Copied(size) => {
+                let from = match self.union.metacopies.get(&self.node.ino).map(|at| at.clone()) {
+                    Some(at) => self.union.open_data_elsewhere(&at)?,
+                    None => At::Fd(self.original.fd.as_fd()).open_read()?,
+                };
+                self.moved = file_data(from.as_fd(), to, *size, !self.upper.is_volatile())?;
+            }
+            Data::Below { .. } => rustix::fs::ftruncate(to, self.original.stat.size)?,
+        }
+        Ok(())
+    }
+
+    /// The marks that tell other mounts where it comes from, and where its data are.
+    fn mark(&self) -> Result<()> {
+        let (union, upper, object) = (self.union, self.upper, self.staged.object());
+        if self.original.stat.kind() == Kind::Directory {
+            return Ok(());
+        }
+        if self.original.keeps_origin(union)
+            && let Some(origin) = union.origin_value(self.original.id)
+        {
+            upper.set_mark(object, ORIGIN, &origin)?;
+        }
+        if self.original.keeps_links(union) {
+            let names = self.original.stat.nlink.saturating_sub(union.hidden_count(self.original.id));
+            union.set_copied_nlink(object, names, 2)?;
+            upper.set_mark(object, UNPUBLISHED, b"y")?;
+        }
+        if let Data::Below { redirect, .. } = &self.data {
+            if let Some(redirect) = redirect {
+                upper.set_mark(object, REDIRECT, redirect)?;
+            }
+            upper.set_mark(object, METACOPY, b"")?;
+        }
+        Ok(())
+    }
+
+    /// Writes the copy to the disk before its name can be there. A metacopy has nothing that wasn't made in the journal
+    /// before its name is, where there is one journal (ext4, XFS): there it needs no sync of its own.
+    fn sync(&self) -> Result<()> {
+        let ordered = matches!(self.data, Data::Below { .. }) && self.upper.has_one_journal();
+        match self.staged.file() {
+            Some(file) if !ordered => self.upper.sync(file, false),
+            _ => Ok(()),
+        }
+    }
+
+    /// Is less than all there, since the file is to be truncated?
+    fn is_cut(&self) -> bool {
+        matches!(self.data, Data::Copied(size) if size < self.original.stat.size)
+    }
+
+    fn copied(&self) -> Copied {
+        Copied {
+            data: if let Data::Copied(size) = self.data { size } else { 0 },
+            moved: self.moved,
+            is_cut: self.is_cut(),
+            has_other_names: self.original.keeps_links(self.union),
+        }
+    }
+
+    /// Makes the copy visible under the node's name.
+    pub(in crate::union) fn publish(mut self) -> Result<Copied> {
+        let copied = self.copied();
+        let (union, node) = (self.union, self.node);
+        let copy = self.staged.object().at().stat()?;
+        let generation = union.generation_of(self.staged.object().at(), &copy);
+        let real = (union.upper_id(&copy), generation);
+        loop {
+            let Some(parent) = node.parent() else {
+                return self.publish_unnamed(copy.ino, real).map(|()| copied);
+            };
+            let dir = union.dir_part(&parent)?;
+            let _names = dir.names.write();
+            let links = copied.has_other_names;
+            let _hardlinks = links.then(|| union.hardlink_locks.exclusive(self.original.id));
+            let mut place = node.place.write();
+            let name = match &*place {
+                NodePlace::Named { parent: now, entry } if Arc::ptr_eq(now, &parent) => {
+                    Name::from_slice(entry.name())
+                }
+                _ => continue, // it was renamed or unlinked meanwhile
+            };
+            let real_parent = dir.upper_dir().ok_or(FsError::Stale)?;
+            let fd = union.upper_fd(&real_parent)?;
+            if node.dir.is_none() {
+                union.mark_impure(&parent)?;
+            }
+            let indexed = if links { Some(self.link_index(copy.ino)?) } else { None };
+            // Held, for its mark is taken away when it is seen.
+            let held = if links { Some(self.staged.object().at().pin()?) } else { None };
+            self.staged.take_file();
+            let staged = self.staged;
+            union.preserving_parent_times(&parent, &fd, || staged.publish(&fd, &name, Publish::New))?;
+            if let Some(indexed) = indexed {
+                indexed.stays();
+            }
+            node.names.changed();
+            if let Some(part) = &node.dir {
+                *part.upper.write() = Some(RealDir::child(&real_parent, &name, &copy, generation));
+                part.index.lock().upper = None;
+                if let NodePlace::Named { entry, .. } = &mut *place {
+                    entry.set_source(NodeSource::Upper);
+                }
+            } else {
+                settle(union, node, &self.original, self.data, real);
+                *place =
+                    NodePlace::Named { parent: parent.clone(), entry: Named::new(&name, NodeSource::Upper) };
+            }
+            let entry = UpperEntry::known(node.kind, copy.ino);
+            union.note_upper(dir, &name, Some(entry));
+            if let Some(held) = &held {
+                published(union, self.upper.own_file(held.as_fd()), &self.original);
+            }
+            return Ok(copied);
+        }
+    }
+
+    /// The node has no name any more: the copy lives as long as it is used, or as long as other names of the lower's
+    /// file lead to it.
+    fn publish_unnamed(self, copy: u64, real: (InodeId, Generation)) -> Result<()> {
+        let (union, node) = (self.union, self.node);
+        let fd = self.staged.object().at().pin()?;
+        let hidden = union.hidden_count(self.original.id);
+        let left = self.original.stat.nlink.saturating_sub(hidden);
+        let links = self.original.keeps_links(union) && left > 0;
+        let _hardlinks = links.then(|| union.hardlink_locks.exclusive(self.original.id));
+        let mut place = node.place.write();
+        let NodePlace::Pinned { fd: before, .. } = &*place else { return Err(FsError::Stale) };
+        let fd = before.replaced(fd);
+        if links {
+            // Its only link will be the one in the index.
+            union.set_copied_nlink(self.staged.object(), left, 1)?;
+            self.link_index(copy)?.stays();
+            published(union, self.staged.object(), &self.original);
+        }
+        *place = NodePlace::Pinned { fd, upper: true };
+        union.deferred.defer(node.ino);
+        settle(union, node, &self.original, self.data, real);
+        Ok(())
+    }
+
+    fn link_index(&self, copy: u64) -> Result<IndexLink<'u>> {
+        let lower = At::Fd(self.original.fd.as_fd());
+        let name = self.upper.mark_for_index(self.staged.object(), self.original.id, lower)?;
+        self.staged.link_index(self.original.id, name)?;
+        if matches!(self.data, Data::Below { .. }) {
+            self.upper.lacks_data(copy);
+        }
+        Ok(IndexLink { upper: self.upper, origin: self.original.id, copy, armed: true })
+    }
+}
+
+/// An entry of the hardlink index, taken out again unless the copy that it leads to is published.
+struct IndexLink<'u> {
+    upper: &'u Upper,
+    origin: InodeId,
+    copy: u64,
+    armed: bool,
+}
+
+impl IndexLink<'_> {
+    fn stays(mut self) {
+        self.armed = false;
+    }
+}
+
+impl Drop for IndexLink<'_> {
+    fn drop(&mut self) {
+        if !self.armed {
+            return;
+        }
+        self.upper.has_data(self.copy);
+        if let Err(e) = self.upper.drop_index(self.origin) {
+            log::warn!("the hardlink index keeps a copy that isn't seen until the next mount: {e}");
+        }
+    }
+}
+
+/// The node's file is the copy from now on. The caller has its place locked.
+fn settle(union: &Union, node: &Node, original: &Original, data: Data, real: (InodeId, Generation)) {
+    if !original.keeps_origin(union) {
+        union.table.keep_number(real.0, node.ino);
+    }
+    node.set_real(real.0, real.1);
+    match data {
+        // What is open for reading shows the same as before.
+        Data::Below { at, .. } => {
+            union.metacopies.insert(node.ino, at);
+        }
+        Data::None | Data::Copied(_) => {
+            union.metacopies.remove(&node.ino);
+            union.files.forget(node.ino);
+        }
+    }
+}
+
+/// Takes the mark of an unpublished copy away. The copy is published: if this fails, the next mount does it.
+fn published(union: &Union, copy: Writable<'_>, original: &Original) {
+    let removed = union.upper().and_then(|upper| Ok(copy.remove_xattr(&upper.mark_name(UNPUBLISHED))?));
+    failpoint::reached(failpoint::Failpoint::Changed);
+    if let Err(e) = removed {
+        log::warn!("a copied-up hardlink keeps its mark until the next mount: {e}");
+    }
+    if union.hidden_links.remove(&original.id).is_some()
+        && let Err(e) = union.upper().and_then(|upper| upper.forget_hidden(original.id))
+    {
+        log::warn!("the record of hidden names stays until the next mount: {e}");
+    }
+}
+
+impl Original {
+    fn of(union: &Union, node: &Node) -> Result<Original> {
+        let (fd, stat, kept) = union.with_object(node, |object| {
+            Ok((object.shared_fd(), object.stat()?, union.kept_without_links(object)?))
+        })?;
+        let data = match node.kind {
+            Kind::File => union.data_place(node)?,
+            _ => None,
+        };
+        Ok(Original { fd, stat, kept, id: node.real(), data })
+    }
+
+    /// What a copy is to have of the data.
+    fn wanted(&self, union: &Union, node: &Arc<Node>, part: Part) -> Result<Data> {
+        if self.stat.kind() != Kind::File || self.stat.size == 0 {
+            return Ok(Data::None);
+        }
+        let whole = Data::Copied(part.of(self.stat.size));
+        if part.has_data()
+            || !union.makes_metacopies()
+            || !self.keeps_origin(union)
+            || !self.outlasts_writing()?
+        {
+            return Ok(whole);
+        }
+        let Some(at) = self.data.clone().filter(|_| self.kept.kind() == Kind::File) else { return Ok(whole) };
+        if !self.keeps_links(union) {
+            return Ok(Data::Below { at, redirect: None });
+        }
+        // Its other names may be in other directories.
+        Ok(union.data_path(node)?.map_or(whole, |path| Data::Below { at, redirect: Some(path) }))
+    }
+
+    /// Has it nothing that is lost when data are written to it? What writing takes away (setuid, setgid, capabilities) could
+    /// not be given back in one step with the data that come later.
+    fn outlasts_writing(&self) -> Result<bool> {
+        if (self.stat.mode | self.kept.mode) & 0o6000 != 0 {
+            return Ok(false);
+        }
+        Ok(xattr::get(At::Fd(self.fd.as_fd()), CAPABILITIES)?.is_none())
+    }
+
+    /// Can the copy remember where it came from? The kernel allows `user.` attributes only on regular files and
+    /// directories; and an interned identity is worth nothing in the next mount.
+    fn keeps_origin(&self, union: &Union) -> bool {
+        let Some(caps) = union.upper.as_ref().map(Upper::caps) else { return false };
+        let trusted = caps.namespace == Namespace::Trusted;
+        caps.xattr && (union.owners.is_file(&self.stat, &self.kept) || trusted) && self.id.is_lasting()
+    }
+
+    /// Has the original other names, which must lead to the copy too? Only what remembers its origin can
+    /// carry what that needs.
+    fn keeps_links(&self, union: &Union) -> bool {
+        self.stat.nlink > 1 && self.stat.kind() != Kind::Directory && self.keeps_origin(union)
+    }
+}
