@@ -94,13 +94,16 @@ impl Changer {
     /// Returns whether it would keep a thread for long that others wait for.
     fn is_long(&self, request: &Request<'_>) -> bool {
         let union = self.union();
-        let copies = |node: INodeNo, part| union.node(node.0).is_ok_and(|node| union.copies_much(&node, part));
+        let copies =
+            |node: INodeNo, part| union.node(node.0).is_ok_and(|node| union.copies_much(&node, part));
         let copies_much = |node| copies(node, Part::Whole);
         let node = request.header.node;
         match request.operation {
             Operation::Setattr(ref set) => copies(node, make::wanted(set).part()),
             Operation::Setxattr { .. } | Operation::Removexattr { .. } => copies(node, Part::Metadata),
-            Operation::Ioctl { .. } | Operation::Write { .. } | Operation::Fallocate { .. } => copies_much(node),
+            Operation::Ioctl { .. } | Operation::Write { .. } | Operation::Fallocate { .. } => {
+                copies_much(node)
+            }
             Operation::Link { node: linked, .. } => copies(linked, Part::Metadata),
             Operation::Open { flags, .. } => {
                 let flags = open_flags(flags);
