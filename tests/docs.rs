@@ -7,6 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+#[path = "../benches/peers/picture.rs"]
+#[allow(dead_code, unreachable_pub)] // the bench has uses for all of it
+mod picture;
+
 use support::cli::{Ended, Place, is_root, run};
 
 fn page(name: &str) -> String {
@@ -235,5 +239,32 @@ fn tests_that_the_manual_names_are_there() {
     for line in page.lines().filter(|line| line.starts_with("| ") && line.matches('|').count() == 4) {
         let last = line.trim_end_matches([' ', '|']).rsplit('|').next().unwrap();
         assert!(last.contains("test") || !tests_named(last).is_empty(), "without a test: {line}");
+    }
+}
+
+/// The picture of the speed is the table, drawn; and what the README says of it is in the table.
+#[test]
+fn the_picture_of_the_speed_is_the_table() {
+    let chapter = page("docs/performance.md");
+    assert!(
+        picture::draw(&chapter) == page("benches/peers.svg"),
+        "another picture than the table's: scripts/bench --draw docs/performance.md >benches/peers.svg"
+    );
+    let readme = page("README.md");
+    let rows = readme.split_once("| fuse-overlayfs 2.0 |\n").unwrap().1.lines().skip(1);
+    let rows: Vec<&str> = rows.take_while(|line| line.starts_with('|')).collect();
+    assert_eq!(rows.len(), 5);
+    for row in rows {
+        let numbers = |line: &str| -> Vec<f64> {
+            let words = line.split(['|', ' ', '(', ')']).filter_map(|word| word.parse().ok());
+            words.collect()
+        };
+        let told = numbers(row.splitn(3, '|').nth(2).unwrap());
+        assert!(!told.is_empty(), "{row}");
+        let known = chapter
+            .lines()
+            .map(numbers)
+            .find(|known| told.iter().all(|told| known.iter().any(|known| (known - told).abs() <= 0.05)));
+        assert!(known.is_some(), "the chapter on performance has no row of these: {row}");
     }
 }

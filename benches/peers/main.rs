@@ -4,13 +4,15 @@
 
 #![allow(clippy::unwrap_used)] // a measurement that can't be made ends the program
 
+mod growth;
 mod layers;
 mod peer;
+mod picture;
 mod report;
 mod rows;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Parser;
 
@@ -35,6 +37,18 @@ struct Args {
     /// The name of the run: root or rootless
     #[arg(long, default_value = "root")]
     name: String,
+    /// How costs grow, in place of the rows
+    #[arg(long)]
+    growth: bool,
+    /// What grows, by key
+    #[arg(long, value_delimiter = ',')]
+    axes: Vec<String>,
+    /// The largest size
+    #[arg(long, default_value_t = 1_000_000)]
+    most: u64,
+    /// Draw the table of this page, and measure nothing
+    #[arg(long, value_name = "PAGE")]
+    draw: Option<PathBuf>,
     /// List the rows
     #[arg(long)]
     list: bool,
@@ -49,10 +63,19 @@ fn main() {
         for row in ROWS {
             println!("{:12} {}", row.key, row.label);
         }
+        for axis in growth::AXES {
+            println!("{:12} --growth, with the number of {}", axis.key, axis.label);
+        }
         return;
     }
-    if let Some(unknown) = args.rows.iter().find(|key| ROWS.iter().all(|row| row.key != **key)) {
-        eprintln!("bench: no row {unknown}; --list shows them");
+    if let Some(page) = args.draw {
+        print!("{}", picture::draw(&std::fs::read_to_string(page).unwrap()));
+        return;
+    }
+    let unknown_row = args.rows.iter().find(|key| ROWS.iter().all(|row| row.key != **key));
+    let unknown_axis = args.axes.iter().find(|key| growth::AXES.iter().all(|axis| axis.key != **key));
+    if let Some(unknown) = unknown_row.or(unknown_axis) {
+        eprintln!("bench: nothing is called {unknown}; --list shows what is");
         std::process::exit(2);
     }
     let wanted = |key: &str| args.rows.is_empty() || args.rows.iter().any(|row| row == key);
@@ -65,6 +88,12 @@ fn main() {
     peers.extend(args.peers.iter().cloned());
 
     let scratch = layers::Scratch::new();
+    let names: Vec<&str> = peers.iter().map(|peer| &*peer.name).collect();
+    if args.growth {
+        let wanted = |key: &str| args.axes.is_empty() || args.axes.iter().any(|axis| axis == key);
+        let growth = growth::run(&peers, scratch.path(), &wanted, args.most, args.rounds);
+        return keep(&args.out, "growth", &growth.table(&names), &growth.picture(&names));
+    }
     layers::build(scratch.path(), &|group| ROWS.iter().any(|row| row.group == group && wanted(row.key)));
     let mut results = Results::default();
     // The first round warms everything up and counts requests; it isn't timed.
@@ -99,13 +128,19 @@ fn main() {
         }
     }
     eprintln!();
-    let names: Vec<&str> = peers.iter().map(|peer| &*peer.name).collect();
     let table = results.table(&names, &args.name);
-    print!("{table}");
     if args.rows.is_empty() {
-        std::fs::create_dir_all(&args.out).unwrap();
-        std::fs::write(args.out.join(format!("{}.md", args.name)), &table).unwrap();
-        std::fs::write(args.out.join(format!("{}.svg", args.name)), results.picture(&names)).unwrap();
-        eprintln!("in {}: {name}.md, {name}.svg", args.out.display(), name = args.name);
+        keep(&args.out, &args.name, &table, &picture::draw(&table));
+    } else {
+        print!("{table}");
     }
+}
+
+/// Prints a table, and keeps it with its picture.
+fn keep(out: &Path, name: &str, table: &str, picture: &str) {
+    print!("{table}");
+    std::fs::create_dir_all(out).unwrap();
+    std::fs::write(out.join(format!("{name}.md")), table).unwrap();
+    std::fs::write(out.join(format!("{name}.svg")), picture).unwrap();
+    eprintln!("in {}: {name}.md, {name}.svg", out.display());
 }

@@ -66,12 +66,23 @@ pub struct Mounted<'a> {
 }
 
 impl Peer {
-    /// Mounts over `lowers` (names in `dir`, topmost first), with an upper that is made anew in `dir`.
-    pub fn mount(&self, dir: &Path, lowers: &[String]) -> Result<Mounted<'_>, String> {
+    /// Makes the upper and the workdir in `dir` anew.
+    pub fn empty_upper(dir: &Path) -> Result<(), String> {
         for name in ["upper", "work"] {
             remove(&dir.join(name));
             fs::create_dir(dir.join(name)).map_err(|e| e.to_string())?;
         }
+        Ok(())
+    }
+
+    /// Mounts over `lowers` (names in `dir`, topmost first), with an upper that is made anew in `dir`.
+    pub fn mount(&self, dir: &Path, lowers: &[String]) -> Result<Mounted<'_>, String> {
+        Peer::empty_upper(dir)?;
+        self.mount_over(dir, lowers)
+    }
+
+    /// Mounts over `lowers` with the upper that is in `dir`.
+    pub fn mount_over(&self, dir: &Path, lowers: &[String]) -> Result<Mounted<'_>, String> {
         let path = dir.join("merged");
         fs::create_dir_all(&path).map_err(|e| e.to_string())?;
         let more = if self.options.is_empty() { String::new() } else { format!(",{}", self.options) };
@@ -127,6 +138,17 @@ impl Mounted<'_> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.daemon?)).ok()?;
         let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
         line.split_whitespace().nth(1)?.parse().ok()
+    }
+
+    /// Processor time of the daemon's threads in seconds; those that have ended don't count.
+    pub fn processor_time(&self) -> f64 {
+        let Some(daemon) = self.daemon else { return 0.0 };
+        let Ok(threads) = fs::read_dir(format!("/proc/{daemon}/task")) else { return 0.0 };
+        let nanoseconds = threads.flatten().filter_map(|thread| {
+            let schedstat = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+            schedstat.split(' ').next()?.parse::<f64>().ok()
+        });
+        nanoseconds.sum::<f64>() / 1e9
     }
 
     /// How many requests were served so far; only ours tells.

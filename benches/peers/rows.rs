@@ -103,10 +103,8 @@ impl<'a> Work<'a> {
             Group::Data => ("data", 1),
             Group::Deep => ("deep", DEEP),
         };
-        if group == Group::Deep {
-            forget_names()?;
-        }
         let lowers: Vec<String> = (0..layers).map(|layer| layer.to_string()).collect();
+        level(&self.scratch.join(dir), &lowers, group != Group::Deep)?;
         let mount = self.peer.mount(&self.scratch.join(dir), &lowers)?;
         match group {
             Group::Tree => self.tree(&mount),
@@ -310,10 +308,23 @@ impl<'a> Work<'a> {
 
 /// Names in `dir` that don't exist and that nobody has asked for yet: the filesystem below the layers remembers what it
 /// was asked for, also for the next mount.
-fn new_names(dir: &Path, count: usize) -> Vec<PathBuf> {
+pub fn new_names(dir: &Path, count: usize) -> Vec<PathBuf> {
     static TURN: AtomicUsize = AtomicUsize::new(0);
     let turn = TURN.fetch_add(1, Ordering::Relaxed);
     (0..count).map(|n| dir.join(format!("missing-{turn}-{n}"))).collect()
+}
+
+/// Gives every peer the same start, whoever came before: nothing waits to be written, and the layers' names, and with `warm`
+/// their data too, are in the kernel's caches or not.
+fn level(dir: &Path, lowers: &[String], warm: bool) -> Outcome {
+    rustix::fs::syncfs(File::open(dir).map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
+    forget_names()?;
+    for lower in lowers.iter().filter(|_| warm) {
+        let lower = dir.join(lower);
+        walk(&lower)?;
+        read_all(&list(&lower)?)?;
+    }
+    Ok(())
 }
 
 /// Makes the kernel forget names and inodes, of the layers' filesystems too; pages of data stay.
@@ -326,7 +337,7 @@ fn forget_names() -> Outcome {
 }
 
 /// Makes files, lists them, and takes them away.
-fn come_and_go(dir: &Path, count: usize) -> Outcome {
+pub fn come_and_go(dir: &Path, count: usize) -> Outcome {
     let names: Vec<_> = (0..count).map(|n| dir.join(n.to_string())).collect();
     for name in &names {
         fs::write(name, "some bytes").map_err(|e| e.to_string())?;
@@ -350,7 +361,7 @@ fn run(program: &str, words: &[&str], dir: &Path) -> Outcome {
 }
 
 /// Lists everything below and asks for the attributes of each.
-fn walk(dir: &Path) -> Outcome {
+pub fn walk(dir: &Path) -> Outcome {
     for entry in fs::read_dir(dir).map_err(|e| format!("{}: {e}", dir.display()))? {
         let entry = entry.map_err(|e| e.to_string())?;
         let attributes = entry.metadata().map_err(|e| format!("{}: {e}", entry.path().display()))?;
@@ -399,7 +410,7 @@ fn read_large(path: &Path) -> Outcome {
     }
 }
 
-fn miss(names: &[PathBuf]) -> Outcome {
+pub fn miss(names: &[PathBuf]) -> Outcome {
     for name in names {
         if fs::symlink_metadata(name).is_ok() {
             return Err(format!("{} exists", name.display()));
