@@ -180,9 +180,9 @@ struct AllowedArgs {
 }
 
 impl ContainerArgs {
-    /// Opens the store.
+    /// Opens the store, in which there must be the image.
     pub(super) fn open(&self) -> Result<Store, Failure> {
-        Ok(self.store.open()?)
+        Ok(self.store.with_something()?)
     }
 
     /// The image.

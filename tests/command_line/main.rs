@@ -4,6 +4,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod slips;
+mod verbs;
 
 use std::process::Command;
 
