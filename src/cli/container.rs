@@ -182,7 +182,7 @@ struct AllowedArgs {
 impl ContainerArgs {
     /// Opens the store, in which there must be the image.
     pub(super) fn open(&self) -> Result<Store, Failure> {
-        Ok(self.store.with_something()?)
+        self.store.with_something()
     }
 
     /// The image.

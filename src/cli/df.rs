@@ -42,7 +42,7 @@ impl Df {
 }
 
 fn row(kind: &str, count: usize, active: usize, bytes: u64, free: u64) -> Value {
-    let share = if bytes == 0 { 0 } else { free * 100 / bytes };
+    let share = (free * 100).checked_div(bytes).unwrap_or(0);
     json!({
         "Type": kind,
         "TotalCount": count,
