@@ -21,6 +21,7 @@
 //!   view        attributes, owners, listings, extended attributes
 //! fuse        the protocol adaptor: translate, call union, reply; sessions, threads, cache lifetimes, I/O modes
 //! image       digests, the content store, tar → layer, upper → tar, load/save/commit
+//! registry    the distribution protocol: pull, push, credentials, where names lead
 //! container   an image, an upper and their mount; running a command in it
 //! control     a mount's socket: protocol, server, client; finding the mounts of this machine
 //! snapshotter containerd's snapshots, served over gRPC; containerd mounts them itself. Feature `snapshotter`
@@ -31,7 +32,7 @@
 //! How it all works together, from the model to the code, is told in [`docs`].
 //!
 //! Calls go one way: `cli → {fuse, container, explain, snapshotter} → {image, control} → union → sys`. `container` uses
-//! `image` and `control`, `explain` uses `control`; `fuse` and `image` never meet, nor do `fuse` and `control`. `image`
+//! `image` and `control`, `explain` uses `control`, `registry` uses `image`; `fuse` and `image` never meet, nor do `fuse` and `control`. `image`
 //! uses of `union` the stack ([`union::Union`], read through without a mount), the markers of [`union::lookup::marker`], the
 //! owners kept in xattrs and the removal of trees; `snapshotter` uses the markers alone, and mounts nothing.
 
@@ -46,6 +47,7 @@ pub mod error;
 pub mod explain;
 pub mod fuse;
 pub mod image;
+pub mod registry;
 #[cfg(feature = "snapshotter")]
 pub mod snapshotter;
 pub mod sys;

@@ -5,11 +5,18 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::Failure;
+use super::pull::tell_taken;
+use super::registry::{self, AccessArgs};
 use super::store::{StoreArgs, parse_size};
 use super::volumes::{Mounted, parse_mount, parse_tmpfs, parse_volume};
 use crate::container::settings::Cap;
 use crate::container::{Container, ContainerError, Net, Settings, Tmpfs, Ulimit, Volume};
+use crate::image::error::StoreError;
+use crate::image::layer::Limits;
+use crate::image::load::LoadOptions;
+use crate::image::platform::Platform;
 use crate::image::store::{Image, Store};
+use crate::registry::pull;
 
 /// The choices about a new container.
 #[derive(Debug, clap::Args)]
@@ -52,22 +59,25 @@ pub(super) struct ContainerArgs {
 /// Which image is taken.
 #[derive(Debug, clap::Args)]
 struct FromArgs {
-    /// Images are never fetched here: missing and never both take what the store has
-    #[arg(long, value_name = "POLICY", default_value = "missing", hide_default_value = true)]
+    /// When the image is pulled from its registry: missing, where the store has none of this name; always; never
+    #[arg(long, value_name = "POLICY", default_value = "missing", hide_possible_values = true)]
     pull: Pull,
 
-    /// Refuse an image for another platform, as linux/arm64
+    /// Take the image for this platform, as linux/arm64, and refuse one for another
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<String>,
+
+    #[command(flatten)]
+    access: AccessArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Pull {
-    /// Take what is there.
+    /// What the store lacks.
     Missing,
-    /// Take what is there.
+    /// Nothing.
     Never,
-    /// Refused.
+    /// Whatever the registry has now.
     #[value(alias = "newer")]
     Always,
 }
@@ -180,24 +190,43 @@ struct AllowedArgs {
 }
 
 impl ContainerArgs {
-    /// Opens the store, in which there must be the image.
+    /// Opens the store.
     pub(super) fn open(&self) -> Result<Store, Failure> {
-        self.store.with_something()
+        Ok(self.store.open()?)
     }
 
     /// The image.
     pub(super) fn image(&self, store: &Store) -> Result<Image, Failure> {
-        if self.from.pull == Pull::Always {
-            return Err(Failure::failed(
-                "--pull always: images are never fetched here; skopeo copy docker://NAME oci-archive:FILE, then \
-                 unionmount load FILE",
-            ));
-        }
-        let image = store.resolve(&self.image)?;
+        let there = match self.from.pull {
+            Pull::Always => None,
+            Pull::Never => Some(store.resolve(&self.image)?),
+            Pull::Missing => match store.resolve(&self.image) {
+                Err(StoreError::NoImage(_)) => None,
+                there => Some(there?),
+            },
+        };
+        let image = match there {
+            Some(image) => image,
+            None => self.pull(store)?,
+        };
         if let Some(wanted) = &self.from.platform {
             check_platform(wanted, &image)?;
         }
         Ok(image)
+    }
+
+    fn pull(&self, store: &Store) -> Result<Image, Failure> {
+        let platform = self.from.platform.as_deref().and_then(Platform::parse);
+        let bars = registry::progress(false);
+        let options = LoadOptions { limits: Limits::default(), progress: bars.clone() };
+        let pulled = pull(store, &self.image, platform.as_ref(), &self.from.access.access(), &options);
+        registry::clear(&bars)?;
+        let pulled = pulled.map_err(|error| match self.from.pull {
+            Pull::Missing => Failure::failed(format!("no image {:?} in the store, and {error}", self.image)),
+            _ => error.into(),
+        })?;
+        tell_taken(&pulled);
+        Ok(store.resolve(&pulled.loaded.id.to_string())?)
     }
 
     /// Whether a terminal is asked for.

@@ -23,7 +23,7 @@ pub(super) struct Diff {
 
 impl Diff {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let store = self.store.with_something()?;
+        let store = self.store.open()?;
         let container = Container::find(&store, &self.container)?;
         let lowers = container.lowers(&store)?;
         let open = lowers.open()?;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::{Failure, line};
+use super::Failure;
 use crate::union::escaped_path::EscapedPath;
 
 /// Print a manual page, in roff: `unionmount man | man -l -`
@@ -28,10 +28,8 @@ impl Man {
         let page = match &self.verb {
             None => program,
             Some(name) => {
-                let none =
-                    || Failure::usage(format!("there is no verb {name:?}; unionmount help lists them"));
                 let verb = program.find_subcommand(name).cloned();
-                verb.ok_or_else(|| line::no_such_verb(&program, name).unwrap_or_else(none))?
+                verb.ok_or_else(|| Failure::usage(format!("there is no verb {name:?}")))?
             }
         };
         let mut text = Vec::new();

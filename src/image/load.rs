@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fs::File;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -24,7 +25,7 @@ use super::plan::{PlannedImage, PlannedLayer, plan};
 use super::source::ImageSource;
 use super::store::{AddedLayer, Blob, Image, Staging, Store, Take};
 
-pub use super::source::Input;
+pub use super::source::{Input, RemoteImage};
 
 /// More layers at once gain nothing, and each takes memory.
 const MOST_JOBS: usize = 4;
@@ -56,11 +57,24 @@ pub struct Loaded {
 pub fn load(store: &Store, input: &Input, options: &LoadOptions) -> Result<Vec<Loaded>> {
     let staging = store.begin()?;
     let source = ImageSource::open(input, &staging, options.limits.bytes)?;
-    let images = plan(&source)?;
+    load_from(staging, &source, options)
+}
+
+/// Loads an image that lies elsewhere. What the store has is not read.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_remote(store: &Store, image: Arc<dyn RemoteImage>, options: &LoadOptions) -> Result<Vec<Loaded>> {
+    load_from(store.begin()?, &ImageSource::remote(image), options)
+}
+
+fn load_from(staging: Staging<'_>, source: &ImageSource, options: &LoadOptions) -> Result<Vec<Loaded>> {
+    let store = staging.store();
+    let images = plan(source)?;
     let before = store.catalog()?.images;
     let known = known_layers(store, &before)?;
-    let layers = wanted_layers(&source, &staging, &images, &before, &known)?;
-    let added = take_layers(&source, &staging, layers, options)?;
+    let layers = wanted_layers(source, &staging, &images, &before, &known)?;
+    let added = take_layers(source, &staging, layers, options)?;
     for image in &images {
         if let Some(there) = before.iter().find(|there| there.id == image.id && store.is_complete(there)) {
             staging.name_again(there, &image.names)?;
@@ -165,7 +179,9 @@ fn take_layers(
     let sizes: Vec<u64> = wanted.iter().map(|wanted| size_of(source, wanted)).collect::<Result<_>>()?;
     let mut order: Vec<(u64, Wanted<'_>)> = sizes.into_iter().zip(wanted.drain(..)).collect();
     order.sort_by_key(|(size, _)| std::cmp::Reverse(*size));
-    let jobs = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_JOBS).min(order.len());
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let jobs = if source.is_remote() { MOST_JOBS } else { processors.min(MOST_JOBS) };
+    let jobs = jobs.min(order.len());
     let queue = Mutex::new(VecDeque::from(order));
     let added = Mutex::new(Vec::new());
     let failure = Mutex::new(None);
@@ -199,7 +215,7 @@ fn take_layers(
 fn size_of(source: &ImageSource, wanted: &Wanted<'_>) -> Result<u64> {
     match wanted.from_store {
         Some(blob) => Ok(blob.size),
-        None => source.open_file(&wanted.layer.file).map(|(_, size)| size),
+        None => source.size(&wanted.layer.file),
     }
 }
 
@@ -221,6 +237,12 @@ fn take_layer(
         None if layer.blob.is_some() || !source.is_foreign(&layer.file)? => source.spooled(&layer.file),
         _ => None,
     };
+    // What comes from far is kept on the way, so that a break costs what was missing.
+    let kept = match (wanted.from_store, layer.blob) {
+        (None, Some(blob)) => source.kept(&layer.file).map(|path| (path, blob)),
+        _ => None,
+    };
+    let spooled = spooled.or(kept);
     let take = Take {
         blob: wanted.from_store.or(layer.blob),
         diff_id: Some(layer.diff_id),
@@ -250,7 +272,7 @@ fn take_layer(
     Ok(taken)
 }
 
-fn bar_style() -> ProgressStyle {
+pub(crate) fn bar_style() -> ProgressStyle {
     // The template is a constant; that it is well-formed is what the test below says.
     ProgressStyle::with_template("{msg} [{wide_bar}] {bytes:>11}/{total_bytes:11}")
         .unwrap_or_else(|_| ProgressStyle::default_bar())

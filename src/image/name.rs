@@ -50,6 +50,16 @@ impl ImageName {
         }
     }
 
+    /// The host of the registry, perhaps with a port.
+    pub fn registry(&self) -> &str {
+        &self.registry
+    }
+
+    /// The repository at its registry.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Returns the tag.
     pub fn tag(&self) -> &str {
         &self.tag

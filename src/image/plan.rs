@@ -153,7 +153,7 @@ fn artifact_type(source: &ImageSource, entry: &Entry) -> Option<String> {
 fn oci_image(source: &ImageSource, documents: Documents, entry: &Entry) -> Result<PlannedImage> {
     let Documents { manifest_digest, manifest, id, config } = documents;
     if entry.kind() == DocumentKind::Manifest {
-        let size = source.open_file(&blob_name(&manifest_digest))?.1;
+        let size = source.size(&blob_name(&manifest_digest))?;
         if size != entry.size {
             let what = format!("has {size} bytes where index.json says {}", entry.size);
             return Err(source.bad(&manifest_digest, what));

@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::OnceLock;
 
 use oci_spec::image::Arch;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A platform, by its normal names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +44,28 @@ impl Platform {
             variant.insert(0, 'v');
         }
         Some(Platform { os, architecture: architecture.to_owned(), variant })
+    }
+
+    /// Reads `OS/ARCH[/VARIANT]`, or `ARCH` alone for Linux; `None` for what is neither.
+    pub fn parse(text: &str) -> Option<Platform> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let fields = match parts[..] {
+            [architecture] => json!({ "architecture": architecture }),
+            [os, architecture] => json!({ "os": os, "architecture": architecture }),
+            [os, architecture, variant] => {
+                json!({ "os": os, "architecture": architecture, "variant": variant })
+            }
+            _ => return None,
+        };
+        if parts.iter().any(|part| part.is_empty()) {
+            return None;
+        }
+        Platform::read(&fields)
+    }
+
+    /// Whether an image for this platform is for the same kind of machine.
+    pub fn same_machine(&self, other: &Platform) -> bool {
+        self.os == other.os && self.architecture == other.architecture
     }
 
     /// Returns how well its programs run here: the less the better, and `None` for not at all.
@@ -125,7 +147,6 @@ fn level() -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn platform(architecture: &str, variant: &str) -> Platform {
         Platform::read(&json!({ "os": "linux", "architecture": architecture, "variant": variant })).unwrap()
@@ -164,6 +185,15 @@ mod tests {
         assert_eq!(order("arm64", 8, &all), ["arm64", "arm/v8", "arm/v7", "arm/v6"]);
         assert_eq!(order("arm", 6, &all), ["arm/v6"]);
         assert_eq!(order("s390x", 8, &all), ["s390x"]);
+    }
+
+    #[test]
+    fn platforms_are_written_with_slashes() {
+        let shown = |text: &str| Platform::parse(text).map(|platform| platform.to_string());
+        assert_eq!(shown("linux/arm64").as_deref(), Some("linux/arm64"));
+        assert_eq!(shown("linux/arm/v6").as_deref(), Some("linux/arm/v6"));
+        assert_eq!(shown("aarch64").as_deref(), Some("linux/arm64"));
+        assert_eq!((shown(""), shown("linux/"), shown("a/b/c/d")), (None, None, None));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! by a file that may be its last.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
@@ -35,6 +36,27 @@ pub enum Input {
     Stdin,
 }
 
+/// An image that lies elsewhere, and whose blobs come when they are read.
+pub trait RemoteImage: fmt::Debug + Send + Sync {
+    /// Where it lies, for messages.
+    fn name(&self) -> String;
+
+    /// Returns what the `index.json` of an OCI layout would say of it.
+    fn index(&self) -> &[u8];
+
+    /// The size of one of its blobs, as its manifest tells; `None` for what it hasn't.
+    fn size(&self, digest: &Digest) -> Option<u64>;
+
+    /// Begins to read a blob. What is read is not yet known to be what was promised.
+    ///
+    /// # Errors
+    /// When it can't be had.
+    fn open(&self, digest: &Digest) -> io::Result<Box<dyn Read + Send>>;
+
+    /// Where a blob that is read to its end has been kept, if it is.
+    fn kept(&self, digest: &Digest) -> Option<PathBuf>;
+}
+
 /// A set of files with names.
 pub(super) struct ImageSource {
     /// For messages.
@@ -46,6 +68,7 @@ enum Files {
     Directory(File),
     Archive(Arc<File>, Members),
     Spooled(Members),
+    Remote(Arc<dyn RemoteImage>),
 }
 
 type Members = BTreeMap<String, Member>;
@@ -61,6 +84,11 @@ enum Member {
 }
 
 impl ImageSource {
+    /// Stands for an image elsewhere; nothing is read yet.
+    pub(super) fn remote(remote: Arc<dyn RemoteImage>) -> ImageSource {
+        ImageSource { name: remote.name(), files: Files::Remote(remote) }
+    }
+
     /// Opens what was given; a stream is read to its end.
     pub(super) fn open(input: &Input, staging: &Staging<'_>, limit: u64) -> Result<ImageSource> {
         let (name, file) = match input {
@@ -109,6 +137,9 @@ impl ImageSource {
         match &self.files {
             Files::Directory(dir) => open_within(dir, name).is_ok(),
             Files::Archive(_, members) | Files::Spooled(members) => find(members, name).is_some(),
+            Files::Remote(remote) => {
+                name == INDEX || blob_of(name).is_some_and(|digest| remote.size(&digest).is_some())
+            }
         }
     }
 
@@ -138,6 +169,41 @@ impl ImageSource {
                 }
                 _ => Err(missing()),
             },
+            Files::Remote(remote) if name == INDEX => {
+                let index = remote.index().to_vec();
+                let size = index.len() as u64;
+                Ok((Box::new(io::Cursor::new(index)), size))
+            }
+            Files::Remote(remote) => {
+                let digest = blob_of(name).ok_or_else(missing)?;
+                let size = remote.size(&digest).ok_or_else(missing)?;
+                let opened = remote.open(&digest);
+                Ok((opened.map_err(|error| self.wrong(format!("{name}: cannot be had: {error}")))?, size))
+            }
+        }
+    }
+
+    /// The size of a file.
+    pub(super) fn size(&self, name: &str) -> Result<u64> {
+        match (&self.files, blob_of(name)) {
+            // Nothing is asked for before it is read.
+            (Files::Remote(remote), Some(digest)) => {
+                remote.size(&digest).ok_or_else(|| self.wrong(format!("{name} is missing")))
+            }
+            _ => self.open_file(name).map(|(_, size)| size),
+        }
+    }
+
+    /// Whether its blobs come from far: several at once are then faster, whatever the processors.
+    pub(super) fn is_remote(&self) -> bool {
+        matches!(self.files, Files::Remote(_))
+    }
+
+    /// Where a blob of a remote image has been kept, now that it has been read to its end and is what was promised.
+    pub(super) fn kept(&self, name: &str) -> Option<PathBuf> {
+        match &self.files {
+            Files::Remote(remote) => remote.kept(&blob_of(name)?),
+            _ => None,
         }
     }
 
@@ -175,6 +241,13 @@ impl ImageSource {
     pub(super) fn wrong(&self, what: impl Into<String>) -> StoreError {
         StoreError::BadImage { source_name: self.name.clone(), what: what.into() }
     }
+}
+
+const INDEX: &str = "index.json";
+
+/// The blob that a file of a layout is.
+fn blob_of(name: &str) -> Option<Digest> {
+    Digest::from_hex(name.strip_prefix("blobs/sha256/")?).ok()
 }
 
 /// Returns where a layout has a blob.

@@ -4,7 +4,6 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod slips;
-mod verbs;
 
 use std::process::Command;
 

@@ -61,7 +61,6 @@ fn what_scripts_give_to_other_engines_is_understood() {
     // What the engine itself can't do is told by a status of its own.
     for (args, part) in [
         (&["--cidfile", "cid"][..], "cid"),
-        (&["--pull", "always"], "skopeo"),
         (&["--platform", "linux/none"], "linux/none"),
         (&["--cap-add", "fly"], "fly"),
         (&["--ulimit", "fly=1"], "fly"),

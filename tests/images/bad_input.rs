@@ -405,7 +405,6 @@ fn errors_are_one_line_whatever_the_bytes() {
     assert_eq!(ended.err.lines().count(), 1, "{ended:?}");
     assert!(!ended.err.contains('\x1b'), "{ended:?}");
     // A verb of container engines is told from a mount point without layers.
-    lab.um(&["pull", "debian:12"]).refused(2, &["pull", "skopeo copy"]);
     lab.um(&["images", "-a"]).ok();
 }
 

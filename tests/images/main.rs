@@ -6,11 +6,13 @@
 
 mod bad_input;
 mod damage;
+mod faulty;
 mod foreign;
 mod lab;
 mod loading;
 mod peers;
 mod races;
+mod registry;
 mod saving;
 mod shortage;
 mod store;

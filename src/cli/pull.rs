@@ -1,0 +1,69 @@
+//! `unionmount pull`: an image from a registry into the store.
+
+use std::process::ExitCode;
+
+use super::page::Page;
+use super::registry::{AccessArgs, clear, load_options, parse_platform, progress};
+use super::store::{LimitArgs, StoreArgs};
+use super::{Failure, say};
+use crate::image::platform::Platform;
+use crate::registry::{Pulled, pull};
+
+/// Bring an image from a registry into the store
+///
+/// A name without a registry is one of docker.io, unless registries.conf says otherwise. What the store has is not sent
+/// again, and a pull that broke off, or was killed, goes on where it was. What comes is checked against its digests.
+#[derive(Debug, clap::Args)]
+pub(super) struct Pull {
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    access: AccessArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
+
+    /// Of several, take the image for this platform [default: the one that runs best here]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = parse_platform)]
+    platform: Option<Platform>,
+
+    /// Print the id alone, and no progress
+    #[arg(short, long)]
+    quiet: bool,
+
+    /// The image
+    #[arg(value_name = "NAME[:TAG|@DIGEST]", required = true)]
+    names: Vec<String>,
+}
+
+impl Pull {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let store = self.store.open()?;
+        super::logging::tell_warnings();
+        let access = self.access.access();
+        let mut page = Page::default();
+        for name in &self.names {
+            let bars = progress(self.quiet);
+            let pulled =
+                pull(&store, name, self.platform.as_ref(), &access, &load_options(&self.limits, &bars));
+            clear(&bars)?;
+            let pulled = pulled?;
+            tell_taken(&pulled);
+            if self.quiet {
+                page.line(format_args!("{}", pulled.loaded.id));
+                continue;
+            }
+            page.line(format_args!("Digest: {}", pulled.digest));
+            let what = if pulled.is_known { "Up to date" } else { "Pulled image" };
+            page.line(format_args!("{what}: {}", pulled.reference));
+        }
+        page.print()?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Says which names another image has lost.
+pub(super) fn tell_taken(pulled: &Pulled) {
+    for (name, id) in &pulled.loaded.taken {
+        say(&format!("{name} was the name of image {} before, which keeps its other names", id.short()));
+    }
+}

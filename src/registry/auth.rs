@@ -1,0 +1,191 @@
+//! What a registry asks for before it answers: basic authentication, or a token that another server gives for what is to
+//! be done.
+//!
+//! Distribution's token authentication: <https://distribution.github.io/distribution/spec/auth/token/>.
+
+use std::io;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use ureq::Agent;
+use ureq::http::{HeaderMap, header};
+
+use super::credentials::Credentials;
+use super::transport::read_small;
+
+/// No answer of a token server is longer.
+const LONGEST_ANSWER: u64 = 1 << 20;
+
+/// What a registry wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Challenge {
+    /// A name and a password.
+    Basic,
+    /// A token, and who gives it.
+    Bearer {
+        /// The token server.
+        realm: String,
+        /// What the registry is called there.
+        service: Option<String>,
+        /// For what, where the registry says it.
+        scope: Option<String>,
+    },
+}
+
+impl Challenge {
+    /// Reads the challenge out of an answer with the status 401.
+    pub(super) fn of(headers: &HeaderMap) -> Option<Challenge> {
+        let mut basic = None;
+        for value in headers.get_all(header::WWW_AUTHENTICATE) {
+            let Ok(challenges) = http_auth::parse_challenges(value.to_str().unwrap_or_default()) else {
+                continue;
+            };
+            for challenge in challenges {
+                if challenge.scheme.eq_ignore_ascii_case("basic") {
+                    basic = Some(Challenge::Basic);
+                }
+                if !challenge.scheme.eq_ignore_ascii_case("bearer") {
+                    continue;
+                }
+                let parameter = |name: &str| {
+                    let (_, value) =
+                        challenge.params.iter().find(|(key, _)| key.eq_ignore_ascii_case(name))?;
+                    Some(value.to_unescaped())
+                };
+                if let Some(realm) = parameter("realm") {
+                    return Some(Challenge::Bearer {
+                        realm,
+                        service: parameter("service"),
+                        scope: parameter("scope"),
+                    });
+                }
+            }
+        }
+        basic
+    }
+}
+
+/// What a token server answers.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Token {
+    token: String,
+    access_token: String,
+}
+
+/// The value of the header that answers a challenge; `None` when the user has nothing to answer it with.
+///
+/// # Errors
+/// When the token server fails, or refuses; in words.
+pub(super) fn answer(
+    agent: &Agent,
+    challenge: &Challenge,
+    credentials: Option<&Credentials>,
+    scope: &str,
+    plain: bool,
+) -> Result<Option<String>, String> {
+    match (challenge, credentials) {
+        (Challenge::Basic, Some(Credentials::Password { user, password })) => Ok(Some(basic(user, password))),
+        (Challenge::Basic, _) => Ok(None),
+        (Challenge::Bearer { realm, service, scope: wanted }, credentials) => {
+            // Who speaks TLS to a registry gives no password away without.
+            if !plain && !realm.starts_with("https://") {
+                return Err(format!("its token server {realm:?} doesn't speak TLS"));
+            }
+            let scope = if scope.is_empty() { wanted.as_deref().unwrap_or_default() } else { scope };
+            token(agent, realm, service.as_deref(), scope, credentials).map(Some)
+        }
+    }
+}
+
+fn basic(user: &str, password: &str) -> String {
+    format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
+}
+
+fn token(
+    agent: &Agent,
+    realm: &str,
+    service: Option<&str>,
+    scope: &str,
+    credentials: Option<&Credentials>,
+) -> Result<String, String> {
+    let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    let mut query = Vec::new();
+    query.extend(service.map(|service| format!("service={}", encoded(service))));
+    query.extend(scope.split(' ').filter(|one| !one.is_empty()).map(|one| format!("scope={}", encoded(one))));
+    let answered = match credentials {
+        Some(Credentials::IdentityToken(refresh)) => {
+            // The form of OAuth 2, which takes all scopes in one.
+            let mut form = vec!["grant_type=refresh_token".to_owned(), "client_id=unionmount".to_owned()];
+            form.extend(service.map(|service| format!("service={}", encoded(service))));
+            form.push(format!("scope={}", encoded(scope)));
+            form.push(format!("refresh_token={}", encoded(refresh)));
+            let request = agent.post(realm).header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+            request.send(form.join("&"))
+        }
+        credentials => {
+            let joint = if realm.contains('?') { '&' } else { '?' };
+            let mut request = agent.get(format!("{realm}{joint}{}", query.join("&")));
+            if let Some(Credentials::Password { user, password }) = credentials {
+                request = request.header(header::AUTHORIZATION, basic(user, password));
+            }
+            request.call()
+        }
+    };
+    let mut response =
+        answered.map_err(|error| format!("its token server {realm}: {}", super::transport::why(&error)))?;
+    let status = response.status().as_u16();
+    let read = |error: io::Error| format!("its token server {realm}: {error}");
+    let body = read_small(response.body_mut(), LONGEST_ANSWER).map_err(read)?;
+    if status != 200 {
+        let said = super::client::said(&body);
+        return Err(format!("its token server answers {status}{said}"));
+    }
+    let token: Token = serde_json::from_slice(&body)
+        .map_err(|error| format!("its token server {realm} gives no token: {error}"))?;
+    let token = if token.token.is_empty() { token.access_token } else { token.token };
+    match token.is_empty() || token.contains(|c: char| c.is_control()) {
+        true => Err(format!("its token server {realm} gives no token")),
+        false => Ok(format!("Bearer {token}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn challenge(values: &[&str]) -> Option<Challenge> {
+        let mut headers = HeaderMap::new();
+        values.iter().for_each(|value| {
+            headers.append(header::WWW_AUTHENTICATE, value.parse().unwrap());
+        });
+        Challenge::of(&headers)
+    }
+
+    #[test]
+    fn challenges_are_read() {
+        assert_eq!(challenge(&[]), None);
+        assert_eq!(challenge(&["Basic realm=\"x\""]), Some(Challenge::Basic));
+        assert_eq!(challenge(&["\"\"", "Negotiate"]), None);
+        let bearer = Challenge::Bearer {
+            realm: "https://a.io/t".to_owned(),
+            service: Some("a.io".to_owned()),
+            scope: Some("repository:x:pull,push".to_owned()),
+        };
+        let text = r#"Bearer realm="https://a.io/t",service="a.io",scope="repository:x:pull,push""#;
+        assert_eq!(challenge(&[text]), Some(bearer.clone()));
+        assert_eq!(challenge(&["Basic realm=\"x\"", text]), Some(bearer));
+    }
+
+    #[test]
+    fn no_password_leaves_tls() {
+        let bearer =
+            Challenge::Bearer { realm: "http://127.0.0.1:1/t".to_owned(), service: None, scope: None };
+        let mine = Credentials::Password { user: "u".to_owned(), password: "p".to_owned() };
+        let agent = Agent::new_with_defaults();
+        let refused = answer(&agent, &bearer, Some(&mine), "", false).unwrap_err();
+        assert!(refused.contains("doesn't speak TLS"), "{refused}");
+    }
+}

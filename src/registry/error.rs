@@ -1,0 +1,84 @@
+//! What can go wrong with registries.
+
+use std::io;
+
+use crate::image::digest::DigestError;
+use crate::image::error::StoreError;
+
+/// The result of an operation on a registry.
+pub type Result<T> = std::result::Result<T, RegistryError>;
+
+/// Why a registry did not do what was asked: one line each, with the way out.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// It can't be reached.
+    #[error("{host}: cannot be reached: {why}")]
+    Unreachable {
+        /// The registry.
+        host: String,
+        /// What failed, and what may be done.
+        why: String,
+    },
+    /// It wants to know who asks, or refuses who does.
+    #[error("{what}: {host} refuses it{said}; {way_out}")]
+    Denied {
+        /// What was asked for.
+        what: String,
+        /// The registry.
+        host: String,
+        /// Its own words, after a colon and a space.
+        said: String,
+        /// What may be done.
+        way_out: String,
+    },
+    /// It doesn't have it.
+    #[error("{what}: {host} has no such image{said}")]
+    NotFound {
+        /// What was asked for.
+        what: String,
+        /// The registry.
+        host: String,
+        /// Its own words, after a colon and a space.
+        said: String,
+    },
+    /// It answers with something else.
+    #[error("{what}: {host} answers {status}{said}")]
+    Answer {
+        /// What was asked for.
+        what: String,
+        /// The registry.
+        host: String,
+        /// The status of HTTP.
+        status: u16,
+        /// Its own words, after a colon and a space.
+        said: String,
+    },
+    /// What it sent is not what it should be.
+    #[error("{what}: {host} sent something else: {why}")]
+    Wrong {
+        /// What was asked for.
+        what: String,
+        /// The registry.
+        host: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The user's settings forbid it, or can't be read.
+    #[error("{0}")]
+    Settings(String),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<DigestError> for RegistryError {
+    fn from(error: DigestError) -> RegistryError {
+        RegistryError::Store(error.into())
+    }
+}
+
+impl From<RegistryError> for io::Error {
+    fn from(error: RegistryError) -> io::Error {
+        io::Error::other(error)
+    }
+}

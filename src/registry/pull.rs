@@ -1,0 +1,399 @@
+//! Pulling: a registry's image comes into the store, whole or not at all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::Access;
+use super::client::{Client, Document};
+use super::error::{RegistryError, Result};
+use super::partial::{Partial, Resumed};
+use super::reference::Reference;
+use super::settings::Settings;
+use crate::image::digest::Digest;
+use crate::image::document::{
+    CONTAINERD_NAME, Config, DocumentKind, Entry, MAX_DOCUMENT, entries, parse_index, parse_manifest,
+};
+use crate::image::error::StoreError;
+use crate::image::load::{LoadOptions, Loaded, RemoteImage, load_remote};
+use crate::image::platform::{Machine, Platform};
+use crate::image::store::Store;
+
+/// An index within an index within an index is as far as any program goes.
+const DEEPEST: usize = 3;
+
+/// An image that was pulled.
+#[derive(Debug)]
+pub struct Pulled {
+    /// What was asked for, with the registry that had it.
+    pub reference: Reference,
+    /// The digest that the registry has under this name: of the manifest, or of the index for several platforms.
+    pub digest: Digest,
+    /// Whether the store had it already, under this name.
+    pub is_known: bool,
+    /// The image.
+    pub loaded: Loaded,
+}
+
+/// What a registry says of an image, without its layers.
+#[derive(Debug)]
+pub struct Described {
+    /// What was asked for.
+    pub reference: Reference,
+    /// The digest that the registry has under this name.
+    pub digest: Digest,
+    /// The platforms for which there are images, where there are several.
+    pub platforms: Vec<String>,
+    /// The manifest of the chosen image.
+    pub manifest: Value,
+    /// Its digest.
+    pub manifest_digest: Digest,
+    /// The config.
+    pub config: Value,
+}
+
+/// Brings an image into the store.
+///
+/// # Errors
+/// When no registry has it, or what comes is not what was promised; the store is then as it was.
+pub fn pull(
+    store: &Store,
+    text: &str,
+    platform: Option<&Platform>,
+    access: &Access,
+    options: &LoadOptions,
+) -> Result<Pulled> {
+    let found = find(text, platform, access)?;
+    let (reference, digest) = (found.reference.clone(), found.top.digest);
+    let id = found.id;
+    let known = store.catalog()?.images.into_iter().find(|image| image.id == id);
+    let is_known = known.is_some_and(|image| {
+        reference.given_name().is_none_or(|name| image.names.contains(name)) && store.is_complete(&image)
+    });
+    let remote = Arc::new(found.into_remote(store));
+    let loaded = match load_remote(store, remote.clone(), options) {
+        // What was kept from another time may have been wrong.
+        Err(StoreError::BadImage { .. }) if remote.discard_resumed()? => {
+            load_remote(store, remote.clone(), options)
+        }
+        loaded => loaded,
+    };
+    remote.clean_up(loaded.is_err())?;
+    let loaded = loaded?.into_iter().next().ok_or_else(|| RegistryError::Wrong {
+        what: reference.to_string(),
+        host: remote.client.host().to_owned(),
+        why: "it holds no image".to_owned(),
+    })?;
+    Ok(Pulled { reference, digest, is_known, loaded })
+}
+
+/// Asks a registry what it says of an image.
+///
+/// # Errors
+/// When no registry has it.
+pub fn describe(text: &str, platform: Option<&Platform>, access: &Access) -> Result<Described> {
+    let found = find(text, platform, access)?;
+    let parse = |bytes: &[u8]| serde_json::from_slice(bytes).unwrap_or(Value::Null);
+    let mut platforms = Vec::new();
+    if let Ok(index) = parse_index(&found.top.bytes) {
+        platforms = entries(&index)
+            .iter()
+            .filter_map(|entry| entry.platform.as_ref())
+            .map(Platform::to_string)
+            .collect();
+    }
+    Ok(Described {
+        reference: found.reference,
+        digest: found.top.digest,
+        platforms,
+        manifest: parse(&found.manifest.bytes),
+        manifest_digest: found.manifest.digest,
+        config: parse(&found.config),
+    })
+}
+
+/// An image that a registry has.
+struct Found {
+    reference: Reference,
+    client: Arc<Client>,
+    /// What the tag or the digest names.
+    top: Document,
+    manifest: Document,
+    id: Digest,
+    config: Vec<u8>,
+}
+
+/// Asks the registries that a name leads to, one after the other.
+fn find(text: &str, platform: Option<&Platform>, access: &Access) -> Result<Found> {
+    let reference: Reference = text.parse().map_err(|error| RegistryError::Settings(format!("{error}")))?;
+    let settings = Settings::read()?;
+    let mut first = None;
+    for candidate in settings.candidates(&reference, text)? {
+        for endpoint in settings.to_read(&candidate)? {
+            let is_mirror = endpoint.is_mirror;
+            let client = Arc::new(Client::new(endpoint, access)?);
+            let found = client.manifest(&candidate.tag_or_digest());
+            match found {
+                Ok(top) => return choose(candidate, client, top, platform),
+                Err(error) if is_mirror => log::info!("mirror: {error}"),
+                // A name that the user wrote without a registry is looked for in the next one; the first error is told.
+                Err(error) => {
+                    first.get_or_insert(error);
+                }
+            }
+        }
+    }
+    Err(first.unwrap_or_else(|| RegistryError::Settings(format!("{reference}: no registry is to be asked"))))
+}
+
+/// Of an index, takes the image for a platform; reads its config.
+fn choose(
+    reference: Reference,
+    client: Arc<Client>,
+    top: Document,
+    platform: Option<&Platform>,
+) -> Result<Found> {
+    let what = reference.to_string();
+    let wrong =
+        |why: String| RegistryError::Wrong { what: what.clone(), host: client.host().to_owned(), why };
+    let mut manifest = top.clone();
+    let mut depth = 0;
+    while is_index(&manifest) {
+        depth += 1;
+        if depth > DEEPEST {
+            return Err(wrong("indexes are nested too deeply".to_owned()));
+        }
+        let index = parse_index(&manifest.bytes).map_err(&wrong)?;
+        let listed = entries(&index);
+        let entry = best(&listed, platform).map_err(&wrong)?;
+        manifest = client.manifest(&entry.digest.to_string())?;
+    }
+    let parsed = parse_manifest(&manifest.bytes).map_err(&wrong)?;
+    let id = Digest::try_from(parsed.config().digest()).map_err(|error| wrong(error.to_string()))?;
+    let size = parsed.config().size();
+    if size > MAX_DOCUMENT {
+        return Err(wrong(format!("a config of {size} bytes")));
+    }
+    let mut config = Vec::new();
+    let read = Resumed::new(client.clone(), id, size, None).read_to_end(&mut config);
+    read.map_err(|error| wrong(format!("its config: {error}")))?;
+    if Digest::of(&config) != id {
+        return Err(wrong(format!("its config has the digest {} instead of {id}", Digest::of(&config))));
+    }
+    if let Some(wanted) = platform {
+        let is = Config::parse(&config).ok().and_then(|config| Platform::read(&config.written));
+        if let Some(is) = is.filter(|is| !is.same_machine(wanted)) {
+            return Err(RegistryError::Settings(format!(
+                "{what}: is for {is}, and there is none for {wanted}"
+            )));
+        }
+    }
+    Ok(Found { reference, client, top, manifest, id, config })
+}
+
+fn is_index(document: &Document) -> bool {
+    match document.media_type.as_str() {
+        "application/vnd.oci.image.index.v1+json"
+        | "application/vnd.docker.distribution.manifest.list.v2+json" => true,
+        "application/vnd.oci.image.manifest.v1+json"
+        | "application/vnd.docker.distribution.manifest.v2+json" => false,
+        // A registry that doesn't say.
+        _ => parse_index(&document.bytes).is_ok(),
+    }
+}
+
+/// The entry for a platform, or for this machine.
+fn best<'a>(listed: &'a [Entry], wanted: Option<&Platform>) -> std::result::Result<&'a Entry, String> {
+    let images: Vec<&Entry> = listed.iter().filter(|entry| entry.kind() != DocumentKind::Other).collect();
+    let found = match wanted {
+        Some(wanted) => {
+            let for_it = |entry: &&&Entry| entry.platform.as_ref() == Some(wanted);
+            let near = |entry: &&&Entry| entry.platform.as_ref().is_some_and(|one| one.same_machine(wanted));
+            images.iter().find(for_it).or_else(|| images.iter().find(near)).copied()
+        }
+        None => {
+            let ranked = images.iter().filter_map(|entry| Some((entry.platform.as_ref()?.rank()?, *entry)));
+            ranked.min_by_key(|(rank, _)| *rank).map(|(_, entry)| entry)
+        }
+    };
+    if let Some(found) = found {
+        return Ok(found);
+    }
+    if let [only] = images[..]
+        && only.platform.is_none()
+    {
+        return Ok(only);
+    }
+    let names: BTreeSet<String> =
+        images.iter().filter_map(|entry| entry.platform.as_ref()).map(Platform::to_string).collect();
+    let names: Vec<String> = names.into_iter().take(12).collect();
+    let machine = wanted.map_or_else(|| Machine::here().to_string(), Platform::to_string);
+    Err(match names.is_empty() {
+        true => "an index that lists no image".to_owned(),
+        false => format!("an index that lists no image for {machine}, but for {}", names.join(", ")),
+    })
+}
+
+impl Found {
+    fn into_remote(self, store: &Store) -> Remote {
+        let Found { reference, client, top: _, manifest, id, config } = self;
+        let mut sizes = BTreeMap::new();
+        let mut partials = BTreeMap::new();
+        // It has been read once before.
+        if let Ok(parsed) = parse_manifest(&manifest.bytes) {
+            for layer in parsed.layers() {
+                if let Ok(digest) = Digest::try_from(layer.digest()) {
+                    sizes.insert(digest, layer.size());
+                    partials.insert(digest, store.partial_path(&digest));
+                }
+            }
+        }
+        let media_type = match parse_manifest(&manifest.bytes)
+            .ok()
+            .and_then(|parsed| parsed.media_type().clone())
+        {
+            Some(own) => own.to_string(),
+            None if manifest.media_type.is_empty() => "application/vnd.oci.image.manifest.v1+json".to_owned(),
+            None => manifest.media_type.clone(),
+        };
+        let mut descriptor =
+            json!({ "mediaType": media_type, "digest": manifest.digest, "size": manifest.bytes.len() });
+        if let Some(name) = reference.given_name() {
+            descriptor["annotations"] = json!({ CONTAINERD_NAME: name.full() });
+        }
+        let index = json!({ "schemaVersion": 2, "manifests": [descriptor] });
+        let documents = BTreeMap::from([(manifest.digest, manifest.bytes), (id, config)]);
+        sizes.extend(documents.iter().map(|(digest, bytes)| (*digest, bytes.len() as u64)));
+        Remote {
+            name: reference.to_string(),
+            client,
+            index: index.to_string().into_bytes(),
+            documents,
+            sizes,
+            places: partials,
+            taken: Mutex::default(),
+        }
+    }
+}
+
+/// An image at a registry, as the store loads it.
+#[derive(Debug)]
+struct Remote {
+    name: String,
+    client: Arc<Client>,
+    index: Vec<u8>,
+    documents: BTreeMap<Digest, Vec<u8>>,
+    sizes: BTreeMap<Digest, u64>,
+    /// Where parts of blobs are kept.
+    places: BTreeMap<Digest, PathBuf>,
+    taken: Mutex<BTreeMap<Digest, Partial>>,
+}
+
+impl Remote {
+    fn partial(&self, digest: &Digest) -> Option<Partial> {
+        let (place, size) = (self.places.get(digest)?, self.sizes.get(digest)?);
+        let mut taken = self.taken.lock();
+        if let Some(partial) = taken.get(digest) {
+            return Some(partial.clone());
+        }
+        match Partial::take(place, *size) {
+            Ok(Some(partial)) => {
+                taken.insert(*digest, partial.clone());
+                Some(partial)
+            }
+            // Another process pulls the same; this one does without.
+            Ok(None) => None,
+            Err(error) => {
+                log::debug!("{}: {error}", place.display());
+                None
+            }
+        }
+    }
+
+    /// Throws away what was kept from another time; false when there was nothing.
+    fn discard_resumed(&self) -> Result<bool> {
+        let mut taken = self.taken.lock();
+        let resumed = taken.values().any(Partial::is_resumed);
+        if resumed {
+            for partial in taken.values() {
+                partial.discard().map_err(StoreError::io("remove it", partial.path()))?;
+            }
+            taken.clear();
+        }
+        Ok(resumed)
+    }
+
+    /// Removes what nobody goes on with: after a success all, else what is complete and was refused.
+    fn clean_up(&self, failed: bool) -> Result<()> {
+        for (digest, partial) in self.taken.lock().iter() {
+            let size = std::fs::symlink_metadata(partial.path()).map_or(0, |found| found.len());
+            if failed && self.sizes.get(digest) != Some(&size) && size > 0 {
+                continue;
+            }
+            partial.discard().map_err(StoreError::io("remove it", partial.path()))?;
+        }
+        Ok(())
+    }
+}
+
+impl RemoteImage for Remote {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn index(&self) -> &[u8] {
+        &self.index
+    }
+
+    fn size(&self, digest: &Digest) -> Option<u64> {
+        self.sizes.get(digest).copied()
+    }
+
+    fn open(&self, digest: &Digest) -> io::Result<Box<dyn Read + Send>> {
+        if let Some(document) = self.documents.get(digest) {
+            return Ok(Box::new(io::Cursor::new(document.clone())));
+        }
+        let size = self.size(digest).ok_or(io::ErrorKind::NotFound)?;
+        Ok(Box::new(Resumed::new(self.client.clone(), *digest, size, self.partial(digest))))
+    }
+
+    fn kept(&self, digest: &Digest) -> Option<PathBuf> {
+        Some(self.partial(digest)?.path().to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(platform: &str) -> Entry {
+        let mut parts = platform.split('/');
+        let (os, architecture) = (parts.next().unwrap(), parts.next().unwrap());
+        Entry::read(&json!({
+            "mediaType": "application/vnd.oci.image.manifest.v1+json", "size": 1,
+            "digest": Digest::of(platform.as_bytes()),
+            "platform": { "os": os, "architecture": architecture, "variant": parts.next().unwrap_or_default() },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn the_platform_decides() {
+        let listed =
+            [entry("linux/arm/v6"), entry("linux/amd64"), entry("windows/amd64"), entry("linux/arm/v7")];
+        let chosen = |wanted: &str| {
+            let entry = best(&listed, Platform::parse(wanted).as_ref());
+            entry.map(|entry| entry.platform.as_ref().unwrap().to_string())
+        };
+        assert_eq!(chosen("linux/arm/v6").unwrap(), "linux/arm/v6");
+        assert_eq!(chosen("linux/arm").unwrap(), "linux/arm/v7");
+        assert_eq!(chosen("linux/arm/v5").unwrap(), "linux/arm/v6");
+        assert_eq!(chosen("windows/amd64").unwrap(), "windows/amd64");
+        let none = chosen("linux/s390x").unwrap_err();
+        assert!(none.contains("for linux/s390x, but for linux/amd64, linux/arm/v6"), "{none}");
+    }
+}
