@@ -37,7 +37,7 @@ fn union(scratch: &Path, size: usize) -> Union {
 }
 
 fn open(scratch: &Path) -> Union {
-    let lowers = (0..LAYERS).map(|layer| scratch.join(format!("lower{layer}"))).collect();
+    let lowers = (0..LAYERS).map(|layer| scratch.join(format!("lower{layer}")).into()).collect();
     let options = StackOptions {
         lowers,
         upper: Some(scratch.join("upper")),

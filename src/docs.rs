@@ -101,7 +101,7 @@
 //! # std::fs::write(at("base/motd"), "hello")?;
 //! # use unionmount::union::stack::layer::{Stack, StackOptions};
 //! # use unionmount::union::{Limits, Union};
-//! let options = StackOptions { lowers: vec![at("base")], upper: Some(at("rw")), ..StackOptions::default() };
+//! let options = StackOptions { lowers: vec![at("base").into()], upper: Some(at("rw")), ..StackOptions::default() };
 //! let union = Union::new(Stack::open(&options)?, Limits::default())?;
 //! union.unlink(union.root(), b"motd")?;
 //!

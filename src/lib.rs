@@ -12,7 +12,7 @@
 //! error       the error types, and the only errno table
 //! sys         raw system calls, wrapped safe; the only place with `unsafe`
 //! union       the union filesystem, a facade over rooms. No FUSE, no CLI, no images
-//!   stack       layers and the workdir: opened, probed, locked
+//!   stack       layers (directories, or trees that are none) and the workdir: opened, probed, locked
 //!   lookup      whiteouts and opaque marks, which layer's entry a name stands for, what each layer shows
 //!   nodes       the objects of the merged view, their numbers, their identity, how long they live
 //!   hardlinks   one file stays one file when it is copied up

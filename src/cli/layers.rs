@@ -21,7 +21,7 @@ use crate::explain::{json, names, page, svg, text};
 use crate::image::describe::Step;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::lookup::belief::Belief;
-use crate::union::stack::layer::{Stack, StackOptions};
+use crate::union::stack::layer::{LowerSource, Stack, StackOptions};
 
 /// Show what each layer holds, changes, deletes and wastes
 #[derive(Debug, Args)]
@@ -163,7 +163,8 @@ impl StackArgs {
             None => self.of_arguments()?,
         };
         // Nothing is written, so the upper is one more layer to read, and may be in use by a mount.
-        let options = StackOptions { lowers: found.paths, ..StackOptions::default() };
+        let options =
+            StackOptions { lowers: LowerSource::directories(found.paths), ..StackOptions::default() };
         let mut stack = Stack::open(&options).map_err(Failure::failed)?;
         if let Some(belief) = found.belief {
             stack = stack.believing(belief);

@@ -20,7 +20,7 @@ use crate::fuse::session::default_source;
 use crate::sys::namespace::{is_privileged, may_pass_through};
 use crate::union::escaped_path::EscapedPath;
 use crate::union::options::{FsOptions, XattrPermissions};
-use crate::union::stack::layer::{StackOptions, XattrChoice};
+use crate::union::stack::layer::{LowerSource, StackOptions, XattrChoice};
 
 /// The arguments of a mount.
 #[derive(Debug, Args)]
@@ -219,7 +219,7 @@ impl MountRequest {
             && let Some(upper) = stack.upper.take()
         {
             // Nothing will be written: the upper is one more layer to read, and needs neither lock nor workdir.
-            stack.lowers.insert(0, upper);
+            stack.lowers.insert(0, upper.into());
             stack.work = None;
         }
         if stack.upper.is_none() {
@@ -323,7 +323,7 @@ fn layers(
         None => Failure::usage(crate::union::stack::layer::StackError::NoLowers),
     };
     Ok(StackOptions {
-        lowers: lowers.ok_or_else(no_lowers)?,
+        lowers: LowerSource::directories(lowers.ok_or_else(no_lowers)?),
         upper: once("upper layer", "--upper", "upperdir", args.upper.take(), options.upper.take())?,
         work: once("workdir", "--work", "workdir", args.work.take(), options.work.take())?,
         volatile: options.fs.volatile,
@@ -424,10 +424,14 @@ mod tests {
         list.iter().map(PathBuf::from).collect()
     }
 
+    fn lowers(request: &MountRequest) -> Vec<PathBuf> {
+        request.stack.lowers.iter().map(|lower| lower.path().to_owned()).collect()
+    }
+
     #[test]
     fn lowers_add_up_and_colons_can_be_escaped() {
         let request = request(&["--lower", r"a\:b:c", "--lower", "d", "--upper", "up:per", "mnt"]).unwrap();
-        assert_eq!(request.stack.lowers, paths(&["a:b", "c", "d"]));
+        assert_eq!(lowers(&request), paths(&["a:b", "c", "d"]));
         assert_eq!(request.stack.upper, Some("up:per".into()));
         assert_eq!(request.mount_point, PathBuf::from("mnt"));
         assert_eq!(request.source, "unionmount");
@@ -442,7 +446,7 @@ mod tests {
             &["none", "/mnt", "-o", "lowerdir=/l,upperdir=/u", "-o", "", "-onoexec"],
         ] {
             let request = request(line).unwrap();
-            assert_eq!(request.stack.lowers, paths(&["/l"]));
+            assert_eq!(lowers(&request), paths(&["/l"]));
             assert_eq!(request.stack.upper, Some("/u".into()));
             assert_eq!(request.mount_point, PathBuf::from("/mnt"));
             assert_eq!(request.source, "none");
@@ -453,7 +457,7 @@ mod tests {
     #[test]
     fn read_only_makes_the_upper_a_lower() {
         let request = request(&["-o", "lowerdir=/l,upperdir=/u,workdir=/w,ro", "/mnt"]).unwrap();
-        assert_eq!(request.stack.lowers, paths(&["/u", "/l"]));
+        assert_eq!(lowers(&request), paths(&["/u", "/l"]));
         assert!(request.stack.upper.is_none() && request.stack.work.is_none());
         assert!(request.mount.read_only);
     }

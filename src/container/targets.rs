@@ -19,9 +19,10 @@ use std::sync::Arc;
 use crate::image::layer::place::UnpackTarget;
 use crate::image::layer::write::{of_union, open_union};
 use crate::image::layer::{Attributes, LayerError, Ownership};
-use crate::sys::object::{At, Kind};
+use crate::sys::object::Kind;
 use crate::union::Union;
 use crate::union::nodes::node::Node;
+use crate::union::stack::access::LayerAt;
 
 /// Where the kernel's own filesystems go, and what is below belongs to the runtime.
 const KERNEL: [&str; 3] = ["/proc", "/sys", "/dev"];
@@ -200,7 +201,7 @@ impl Image {
     }
 }
 
-fn read(at: At<'_>, path: &[u8], ownership: Ownership) -> Result<Attributes, LayerError> {
+fn read(at: LayerAt<'_>, path: &[u8], ownership: Ownership) -> Result<Attributes, LayerError> {
     let stat = at.stat().map_err(LayerError::os(path, "stat it"))?;
     Attributes::read(at, path, &stat, ownership)
 }

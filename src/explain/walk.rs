@@ -4,7 +4,6 @@
 //! answer: what is hidden is walked too, with the layer that hides it.
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -13,12 +12,12 @@ use rustix::io::Errno;
 use super::report::short_name;
 use super::survey::{Holding, Number, Survey, SurveyedLayer, SurveyedPath, Unreadable, Waste};
 use crate::error::{FsError, Result};
-use crate::sys::object::{At, Kind, Stat};
+use crate::sys::object::{Kind, Stat};
 use crate::union::lookup::descent::{self, Entry, Next};
 use crate::union::lookup::index;
 use crate::union::lookup::marker::{self, Marks, WH_OPAQUE};
 use crate::union::lookup::realdir::{DirFds, LayerIndex, RealDir};
-use crate::union::stack::layer::{Layer, Stack};
+use crate::union::stack::layer::{Lower, Stack};
 
 /// Descriptors of directories that a walk keeps.
 const DIR_FDS: usize = 256;
@@ -30,9 +29,9 @@ impl Survey {
     /// A form in a layer that is not understood, and errors of reading other than missing permission, which are
     /// noted in [`Survey::unreadable`].
     pub fn take(stack: Stack, upper: bool) -> Result<Survey> {
-        let surveyed = |(index, layer): (usize, &Layer)| SurveyedLayer {
-            path: layer.path.clone(),
-            name: short_name(&layer.path).to_string(),
+        let surveyed = |(index, layer): (usize, &Lower)| SurveyedLayer {
+            path: layer.path().to_owned(),
+            name: short_name(layer.path()).to_string(),
             upper: upper && index == 0,
         };
         let mut survey = Survey {
@@ -51,17 +50,17 @@ impl Survey {
 }
 
 /// Walks all the layers, the topmost first, and fills in what is found.
-fn walk(survey: &mut Survey, layers: Vec<Layer>) -> Result<()> {
+fn walk(survey: &mut Survey, layers: Vec<Lower>) -> Result<()> {
+    let fds = DirFds::new(DIR_FDS);
     let mut roots = Vec::with_capacity(layers.len());
     for (index, layer) in layers.into_iter().enumerate() {
-        let stat = At::Fd(layer.root.as_fd()).stat()?;
-        let marks = marker::read_marks(At::Fd(layer.root.as_fd()), layer.belief)?;
-        let root = RealDir::root(index as LayerIndex, layer.root, &stat, layer.belief);
-        note_marks(&root, &marks);
+        let belief = layer.belief();
+        let (root, stat) = RealDir::of_lower(index as LayerIndex, layer, belief)?;
+        note_marks(&root, &marker::read_marks(fds.get(&root)?.at(), belief)?);
         roots.push((root, stat));
     }
     let count = roots.len() as Number;
-    Surveyor { count, fds: DirFds::new(DIR_FDS), roots: Vec::new(), chains: 0, survey }.run(roots)
+    Surveyor { count, fds, roots: Vec::new(), chains: 0, survey }.run(roots)
 }
 
 /// A directory of one layer on the walk.
@@ -162,10 +161,10 @@ impl Surveyor<'_> {
     fn names(&mut self, parts: &[Part]) -> Result<BTreeMap<Box<[u8]>, Vec<PartEntry>>> {
         let mut names: BTreeMap<Box<[u8]>, Vec<PartEntry>> = BTreeMap::new();
         for (part, Part { dir, layer, .. }) in parts.iter().enumerate() {
-            let scanned = self.fds.get(dir).and_then(|fd| {
+            let scanned = self.fds.get(dir).and_then(|opened| {
                 index::scan(
                     dir,
-                    fd.as_fd(),
+                    &opened,
                     |_, _| true,
                     |name, scanned| {
                         let seen = PartEntry { part, kind: scanned.kind, cuts: scanned.cuts };
@@ -226,7 +225,7 @@ impl Surveyor<'_> {
             found.push((holding, child));
         }
         for part in moved {
-            let stat = At::Fd(self.fds.get(&part.dir)?.as_fd()).stat()?;
+            let stat = self.fds.get(&part.dir)?.at().stat()?;
             let holding = Holding {
                 from: part.from,
                 chain: part.chain,
@@ -250,8 +249,8 @@ impl Surveyor<'_> {
                 dir: None,
             }));
         };
-        let fd = self.fds.get(&part.dir)?;
-        let at = At::Name(fd.as_fd(), name);
+        let opened = self.fds.get(&part.dir)?;
+        let at = opened.entry(name);
         let stat = match at.stat() {
             Ok(stat) => stat,
             Err(Errno::NOENT) => return Ok(None),
@@ -278,12 +277,12 @@ impl Surveyor<'_> {
 
     /// Returns whether the directory holds `.wh..wh..opq`.
     fn aufs_opaque(&self, dir: &Arc<RealDir>) -> Result<bool> {
-        let fd = match self.fds.get(dir) {
-            Ok(fd) => fd,
+        let opened = match self.fds.get(dir) {
+            Ok(opened) => opened,
             Err(FsError::Stale | FsError::Absent) => return Ok(false),
             Err(error) => return Err(error),
         };
-        match At::Name(fd.as_fd(), WH_OPAQUE).stat() {
+        match opened.entry(WH_OPAQUE).stat() {
             Ok(_) => Ok(true),
             // Without permission to search it, its listing will be refused, and told.
             Err(Errno::NOENT | Errno::ACCESS) => Ok(false),
@@ -333,10 +332,10 @@ impl Surveyor<'_> {
         let mut merged: Vec<Part> = Vec::new();
         for (depth, part) in dirs.iter().enumerate() {
             let mut seen = None;
-            let fd = self.fds.get(&part.dir)?;
+            let opened = self.fds.get(&part.dir)?;
             index::scan(
                 &part.dir,
-                fd.as_fd(),
+                &opened,
                 |_, _| true,
                 |found, scanned| {
                     if found == name {

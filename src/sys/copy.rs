@@ -6,6 +6,7 @@
 // rustix has no sync_file_range.
 #![allow(unsafe_code)]
 
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::fs::{self, SeekFrom};
@@ -44,6 +45,52 @@ pub fn file_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64, sync: bool
     }
     fs::ftruncate(to, size)?;
     Ok(moved)
+}
+
+/// Data that no descriptor leads to.
+pub trait ReadAt {
+    /// Reads some bytes at an offset; none only at the end.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize>;
+
+    /// Returns the next run of data at or after an offset; `None` where only a hole is left.
+    fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>>;
+}
+
+/// Copies data as [`copy_some`] does, of what no descriptor leads to.
+///
+/// # Errors
+/// `EIO` where a run ends early; `EINTR` when it is [asked to stop](cancel).
+pub fn read_some(
+    from: &(impl ReadAt + ?Sized),
+    to: BorrowedFd<'_>,
+    (mut offset, end): (u64, u64),
+    most: u64,
+) -> Result<u64> {
+    let mut buffer = vec![0u8; CHUNK];
+    let mut left = most;
+    while offset < end && left > 0 {
+        // A run that is none would be asked for without end.
+        let Some(run) = from.next_data(offset)?.filter(|run| run.end > offset && run.start < end) else {
+            return Ok(end);
+        };
+        offset = run.start.max(offset);
+        let stop = run.end.min(end).min(offset.saturating_add(left));
+        while offset < stop {
+            stop_if_asked()?;
+            let want = usize::try_from(stop - offset).map_or(CHUNK, |n| n.min(CHUNK));
+            match from.read_at(&mut buffer[..want], offset) {
+                Ok(0) => return Err(Errno::IO),
+                Ok(n) => {
+                    write_all_at(to, &buffer[..n], offset)?;
+                    left -= n as u64;
+                    offset += n as u64;
+                }
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+    Ok(offset)
 }
 
 /// Makes `to` the first `size` bytes of `from` by sharing the extents of the whole. Tells whether the two files can.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::RwLock;
-use rustix::fs::{OFlags, fstat};
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::Union;
@@ -21,7 +21,7 @@ use super::lookup::realdir::LayerIndex;
 use super::lookup::search::{Cut, LayerEntry, LayerVisit};
 use super::nodes::node::{Node, NodePlace, NodeSource};
 use crate::error::Result;
-use crate::sys::object::{At, Kind};
+use crate::sys::object::Kind;
 
 /// One thing that happened. In JSON: one object, with `event` saying which.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -490,17 +490,15 @@ impl Union {
     }
 
     fn data_size(&self, node: &Arc<Node>) -> Option<u64> {
-        let size = self.data_fd(node, false).and_then(|fd| Ok(fstat(&fd)?.st_size as u64));
+        let size = self.data(node, false).and_then(|data| Ok(data.size()?));
         size.inspect_err(|e| log::debug!("the trace cannot tell the size of an open file: {e}")).ok()
     }
 
     /// Where lowers have a directory of the upper that was renamed.
     pub(super) fn redirect_of(&self, node: &Node) -> Option<EscapedPath> {
         let real = node.dir.as_ref()?.upper_dir()?;
-        let fd = self.fds.get(&real).ok()?;
-        Some(EscapedPath(
-            marker::read_marks(At::Fd(std::os::fd::AsFd::as_fd(&fd)), self.belief).ok()?.redirect?,
-        ))
+        let opened = self.fds.get(&real).ok()?;
+        Some(EscapedPath(marker::read_marks(opened.at(), self.belief).ok()?.redirect?))
     }
 }
 

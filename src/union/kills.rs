@@ -81,7 +81,7 @@ fn build(top: &Path) {
 
 fn open(top: &Path, upper: Upper) -> Union {
     let options = StackOptions {
-        lowers: vec![top.join("lower")],
+        lowers: vec![top.join("lower").into()],
         upper: Some(top.join("upper")),
         mount_point: Some(top.join("mnt")),
         ..StackOptions::default()

@@ -57,12 +57,13 @@ use self::nodes::pins::Pins;
 use self::nodes::region::Regions;
 use self::nodes::verified::Stale;
 use self::options::{FsOptions, RedirectDir, Xino};
+use self::stack::access::{LayerAt, LayerObject};
 use self::stack::directory::Layer;
-use self::stack::layer::{Stack, Veils};
+use self::stack::layer::{Lower, Stack, Veils};
 use self::view::attr::Attr;
 use self::view::owners::Owners;
 use crate::error::{FsError, Result};
-use crate::sys::object::{At, Stat};
+use crate::sys::object::Stat;
 use crate::sys::process::nofile_limit;
 
 /// Who makes a request.
@@ -236,7 +237,8 @@ impl Union {
             Some(layer) => {
                 let root = rustix::io::fcntl_dupfd_cloexec(&layer.layer.root, 3)?;
                 let (path, place) = (layer.layer.path.clone(), layer.layer.place.clone());
-                layers.push(open_layer(Layer { path, place, root, ..layer.layer }, 0, belief)?);
+                let opened = Lower::Directory(Layer { path, place, root, ..layer.layer });
+                layers.push(open_layer(opened, 0, belief)?);
                 Some(layer)
             }
             None => None,
@@ -254,7 +256,7 @@ impl Union {
         let (dir, real) = merged_root(&layers, upper.is_some())?;
         let fds = DirFds::telling(limits.dir_fds, Generations::new(lasting_handles(&layers)?));
         for layer in &layers {
-            let marks = lookup::marker::read_marks(At::Fd(fds.get(&layer.root)?.as_fd()), belief)
+            let marks = lookup::marker::read_marks(fds.get(&layer.root)?.at(), belief)
                 .map_err(|e| FsError::from(e).of(layer, LAYER_WAY_OUT))?;
             layer.root.xattr_whiteouts.store(marks.xattr_whiteouts, Ordering::Relaxed);
             layer.root.impure.store(marks.impure, Ordering::Relaxed);
@@ -263,8 +265,10 @@ impl Union {
             }
         }
         let roots = layers.iter().map(|layer| fds.get(&layer.root)).collect::<Result<Vec<_>>>()?;
-        let at_roots: Vec<At<'_>> = roots.iter().map(|fd| At::Fd(fd.as_fd())).collect();
-        let upper_root = upper.as_ref().map(|upper| upper.own(roots[0].clone(), layers[0].root.clone()));
+        let at_roots: Vec<LayerAt<'_>> = roots.iter().map(LayerObject::at).collect();
+        let own_root =
+            |upper: &Upper| Ok::<_, FsError>(upper.own(fds.host(&layers[0].root)?, layers[0].root.clone()));
+        let upper_root = upper.as_ref().map(own_root).transpose()?;
         let owners = Owners::new(options, belief, &at_roots, upper_root.as_ref().map(|root| root.itself()))?;
         if options.xino == Xino::On {
             nodes::region::check_xino(&layers)?;
@@ -356,8 +360,7 @@ impl Union {
     ) -> Result<Attr> {
         let stat = if self.is_upper(found.layer) && stat.nlink > 1 && node.dir.is_none() {
             let real = self.dir_part(parent)?.upper_dir().ok_or(FsError::Stale)?;
-            let fd = self.fds.get(&real)?;
-            self.counted(At::Name(fd.as_fd(), name), stat)?
+            self.counted(self.fds.get(&real)?.entry(name), stat)?
         } else {
             stat
         };
@@ -406,7 +409,7 @@ impl Union {
         if !self.is_upper(dir.layer) {
             return Err(FsError::Stale);
         }
-        Ok(self.upper()?.own(self.fds.get(dir)?, dir.clone()))
+        Ok(self.upper()?.own(self.fds.host(dir)?, dir.clone()))
     }
 
     /// Is what the caller makes owned by the caller without more ado?
@@ -420,8 +423,8 @@ fn lasting_handles(layers: &[OpenLayer]) -> Result<Vec<u64>> {
     const FUSE_SUPER_MAGIC: u64 = 0x6573_5546;
     let fds = DirFds::new(0);
     let mut lasting = Vec::new();
-    for layer in layers {
-        let kind = rustix::fs::fstatfs(fds.get(&layer.root)?.as_fd())?.f_type;
+    for layer in layers.iter().filter(|layer| layer.root.tree().is_none()) {
+        let kind = rustix::fs::fstatfs(fds.host(&layer.root)?.as_fd())?.f_type;
         #[allow(clippy::unnecessary_cast)] // the type differs by architecture
         if kind as u64 & 0xffff_ffff != FUSE_SUPER_MAGIC && !lasting.contains(&layer.root.id.0) {
             lasting.push(layer.root.id.0);
@@ -430,15 +433,11 @@ fn lasting_handles(layers: &[OpenLayer]) -> Result<Vec<u64>> {
     Ok(lasting)
 }
 
-fn open_layer(layer: Layer, index: LayerIndex, belief: Belief) -> Result<OpenLayer> {
-    let Layer { path, place, root, sealed, .. } = layer;
-    let stat = At::Fd(root.as_fd())
-        .stat()
-        .map_err(|e| FsError::from(e).of(format_args!("layer {}", path.display()), LAYER_WAY_OUT))?;
-    let root = match sealed {
-        true => RealDir::sealed_root(index, root, &stat, belief),
-        false => RealDir::root(index, root, &stat, belief),
-    };
+fn open_layer(lower: Lower, index: LayerIndex, belief: Belief) -> Result<OpenLayer> {
+    let path = lower.path().to_owned();
+    let place = lower.directory().map(|layer| layer.place.clone()).unwrap_or_default();
+    let (root, _) = RealDir::of_lower(index, lower, belief)
+        .map_err(|e| e.of(format_args!("layer {}", path.display()), LAYER_WAY_OUT))?;
     Ok(OpenLayer { path, place, root })
 }
 

@@ -16,7 +16,7 @@ use support::model::generate::{ALPHABET, Vocabulary, case};
 use support::model::harness::{Failure, run_cases_on_all_processors};
 use support::model::layer::StackSpec;
 use support::model::op::{Allocate, Name, Op, Outcome, Path, Rename};
-use support::{Content, Entry, Kind, Privilege, Scratch, Snapshot, Stack, Time};
+use support::{Content, Entry, Kind, Layer, Privilege, Scratch, Snapshot, Stack, Time};
 use unionmount::error::FsError;
 use unionmount::sys::object::{Kind as RealKind, SetTime, Time as RealTime};
 use unionmount::union::change::modify::Create;
@@ -24,10 +24,12 @@ use unionmount::union::change::rename::RenameMode;
 use unionmount::union::change::staged::New;
 use unionmount::union::data::file::Write;
 use unionmount::union::nodes::node::Node;
-use unionmount::union::stack::layer::{Stack as Layers, StackOptions};
+use unionmount::union::stack::layer::{LowerSource, Stack as Layers, StackOptions};
 use unionmount::union::view::attr::{Attr, SetAttr};
 use unionmount::union::view::readdir::Looked;
 use unionmount::union::{Caller, Limits, Union};
+
+use crate::memory;
 
 /// How many links a path may lead through (MAXSYMLINKS).
 const MAX_LINKS: usize = 40;
@@ -56,9 +58,9 @@ fn errno(error: FsError) -> Errno {
 }
 
 impl Vfs {
-    fn open(stack: &Stack, keeps: bool) -> Vfs {
+    fn open(stack: &Stack, form: LowerForm, keeps: bool) -> Vfs {
         let options = StackOptions {
-            lowers: stack.lowers().iter().map(|lower| lower.root().to_owned()).collect(),
+            lowers: stack.lowers().iter().enumerate().map(|(at, lower)| form.of(at, lower)).collect(),
             upper: Some(stack.upper().root().to_owned()),
             work: Some(stack.work().to_owned()),
             ..StackOptions::default()
@@ -269,9 +271,16 @@ impl Vfs {
         let mut done = 0;
         while done < available {
             let (at, to) = ((source, done as u64), (target, offset + done as u64));
-            match self.union.copy_file_range(at, to, available - done).map_err(errno)? {
-                0 => break,
-                copied => done += copied,
+            match self.union.copy_file_range(at, to, available - done).map_err(errno) {
+                Ok(0) => break,
+                Ok(copied) => done += copied,
+                // As the kernel does then.
+                Err(Errno::XDEV) => {
+                    let content = self.read(source, available as u64)?;
+                    self.union.write(target, offset, &content, Write::default()).map_err(errno)?;
+                    break;
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(())
@@ -545,9 +554,36 @@ impl Vfs {
 /// The tree is compared after so many operations: to walk it costs as much as many of them.
 const EVERY: usize = 5;
 
+/// What the lowers are given as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LowerForm {
+    /// Directories of the host.
+    Directories,
+    /// Trees in memory, all or every other one of which begins with the topmost.
+    Memory { all: bool },
+}
+
+impl LowerForm {
+    fn of(self, at: usize, lower: &Layer) -> LowerSource {
+        match self {
+            LowerForm::Memory { all } if all || at.is_multiple_of(2) => memory::source(at, lower.root()),
+            _ => lower.root().to_owned().into(),
+        }
+    }
+}
+
 fn check(spec: &StackSpec, operations: &[Op], steered: bool) -> Result<(), Failure> {
+    check_with(LowerForm::Directories, spec, operations, steered)
+}
+
+fn check_in_memory(spec: &StackSpec, operations: &[Op], steered: bool) -> Result<(), Failure> {
+    let all = operations.len().is_multiple_of(2);
+    check_with(LowerForm::Memory { all }, spec, operations, steered)
+}
+
+fn check_with(form: LowerForm, spec: &StackSpec, operations: &[Op], steered: bool) -> Result<(), Failure> {
     let mut sequence = Sequence { steered, every: EVERY, ..Sequence::strict(spec.merge()) };
-    check_steps(spec, operations, &mut sequence)
+    check_steps(form, spec, operations, &mut sequence)
         .map_err(|text| Failure { text, performed: sequence.performed })
 }
 
@@ -561,13 +597,18 @@ fn for_tmpfs(op: &Op) -> Op {
     }
 }
 
-fn check_steps(spec: &StackSpec, operations: &[Op], sequence: &mut Sequence) -> Result<(), String> {
+fn check_steps(
+    form: LowerForm,
+    spec: &StackSpec,
+    operations: &[Op],
+    sequence: &mut Sequence,
+) -> Result<(), String> {
     let operations: Vec<Op> = operations.iter().map(for_tmpfs).collect();
     let stack = Stack::in_scratch(Scratch::in_memory(), spec.lowers.len());
     spec.write(&stack);
     let before = stack.lower_snapshots();
     let keeps = spec.lowers.len() % 2 == 1;
-    let vfs = std::cell::RefCell::new(Vfs::open(&stack, keeps));
+    let vfs = std::cell::RefCell::new(Vfs::open(&stack, form, keeps));
     sequence.compare(&vfs.borrow_mut().observe()).map_err(|text| format!("as opened:\n{text}"))?;
     sequence.run(&operations, |op| vfs.borrow_mut().run(op), || vfs.borrow_mut().observe())?;
     sequence.close_all();
@@ -578,7 +619,7 @@ fn check_steps(spec: &StackSpec, operations: &[Op], sequence: &mut Sequence) -> 
         // Links and fifos have no attributes of users, so their copies can't remember which they are copies of.
         sequence.identities = Some(Identities::default());
     }
-    let mut vfs = Vfs::open(&stack, !keeps);
+    let mut vfs = Vfs::open(&stack, form, !keeps);
     sequence.compare(&vfs.observe()).map_err(|text| format!("opened again:\n{text}"))?;
     vfs.end();
     stack.assert_lowers_unchanged(&before);
@@ -591,4 +632,12 @@ fn the_library_behaves_as_the_model() {
     let vocabulary =
         || case(&Vocabulary { operations: 60, ..Vocabulary::full(Privilege::current() == Privilege::Root) });
     run_cases_on_all_processors(2500, 11, vocabulary, check);
+}
+
+/// The same over lowers that no directory of the host is: nothing reaches them but the reads of a tree.
+#[test]
+fn the_library_behaves_as_the_model_over_trees_in_memory() {
+    let vocabulary =
+        || case(&Vocabulary { operations: 60, ..Vocabulary::full(Privilege::current() == Privilege::Root) });
+    run_cases_on_all_processors(1000, 12, vocabulary, check_in_memory);
 }

@@ -5,6 +5,7 @@
 
 mod clients;
 mod in_process;
+mod memory;
 mod mounted;
 mod oracle;
 mod plain;

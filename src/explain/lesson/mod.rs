@@ -21,7 +21,7 @@ use super::names;
 use super::paint::Paint;
 use super::survey::{LayerAction, Survey};
 use crate::sys::object::Kind;
-use crate::union::stack::layer::{Stack, StackOptions};
+use crate::union::stack::layer::{LowerSource, Stack, StackOptions};
 
 /// Why a lesson ended before its end.
 #[derive(Debug, thiserror::Error)]
@@ -156,6 +156,7 @@ impl Lesson<'_> {
             lowers.remove(0);
         }
         let broken = |error: &dyn fmt::Display| LessonError::Layers(error.to_string());
+        let lowers = LowerSource::directories(lowers);
         let stack = Stack::open(&StackOptions { lowers, ..StackOptions::default() })
             .map_err(|error| broken(&error))?;
         let survey = Survey::take(stack, has_upper).map_err(|error| broken(&error))?;

@@ -21,6 +21,7 @@ use crate::sys::object::{At, Kind, SetTime, Stat, Time, Writable};
 use crate::sys::xattr;
 use crate::union::lookup::private;
 use crate::union::lookup::private::Namespace;
+use crate::union::stack::access::LayerAt;
 use crate::union::view::owners::{Override, link_owner};
 
 /// How owners, modes and devices are kept in a layer's directory.
@@ -109,20 +110,21 @@ impl Attributes {
     ///
     /// # Errors
     /// Those of the system calls, and an override_stat that can't be understood.
-    pub fn read(
-        at: At<'_>,
+    pub fn read<'a>(
+        at: impl Into<LayerAt<'a>>,
         path: &[u8],
         stat: &Stat,
         ownership: Ownership,
     ) -> Result<Attributes, LayerError> {
+        let at = at.into();
         let err = || LayerError::os(path, "read its attributes");
         let mut xattrs = Vec::new();
-        for name in xattr::list(at).map_err(err())? {
+        for name in at.xattr_names().map_err(err())? {
             let kept = ownership == Ownership::OverrideStat && name.starts_with(KEPT);
             let shown = if kept { Some(name.clone()) } else { shown_name(&name) };
             let Some(shown) = shown else { continue };
             // Gone between the two calls, on a layer that is in use.
-            let Some(value) = xattr::get(at, &name).map_err(err())? else { continue };
+            let Some(value) = at.xattr(&name).map_err(err())? else { continue };
             xattrs.push((shown, value));
         }
         Attributes::of_shown(stat, path, xattrs, ownership)

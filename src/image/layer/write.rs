@@ -25,7 +25,7 @@ use crate::sys::object::{At, Kind, Stat};
 use crate::union::lookup::belief::Belief;
 use crate::union::lookup::marker::{self, AufsName};
 use crate::union::nodes::node::Node;
-use crate::union::stack::layer::{Stack, StackOptions};
+use crate::union::stack::layer::{LowerSource, Stack, StackOptions};
 use crate::union::{self, Union};
 
 /// How a layer is written.
@@ -312,7 +312,8 @@ pub(super) fn list(dir: BorrowedFd<'_>, path: &[u8]) -> Result<Listing, LayerErr
 
 /// Returns the read-only union of layers that are open, topmost first.
 pub(crate) fn open_union<'a>(layers: impl Iterator<Item = BorrowedFd<'a>>) -> Result<Union, LayerError> {
-    let lowers = layers.map(|fd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))).collect();
+    let paths = layers.map(|fd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())));
+    let lowers = LowerSource::directories(paths);
     let stack = Stack::open(&StackOptions { lowers, ..StackOptions::default() })
         .map_err(|error| LayerError::entry(b"", error.to_string()))?;
     Union::new(stack, union::Limits::of_process()).map_err(of_union(b""))

@@ -26,9 +26,9 @@ use crate::image::layer::write::{of_union, open_union};
 use crate::image::layer::{Applied, Attributes, LayerError, Ownership};
 use crate::sys::dir::for_each_entry;
 use crate::sys::object::{At, Kind};
-use crate::sys::xattr;
 use crate::union::Union;
 use crate::union::nodes::node::Node;
+use crate::union::stack::access::LayerAt;
 
 type Layer<T> = std::result::Result<T, LayerError>;
 
@@ -66,24 +66,23 @@ impl Store {
 }
 
 /// Returns whether the directory was made up.
-fn is_implied(at: At<'_>) -> rustix::io::Result<bool> {
-    Ok(xattr::get(at, IMPLIED)?.is_some())
+fn is_implied(at: LayerAt<'_>) -> rustix::io::Result<bool> {
+    Ok(at.xattr(IMPLIED)?.is_some())
 }
 
 /// Returns whether a made-up root would hide what another layer says of it.
 fn root_differs(roots: &[BorrowedFd<'_>], ownership: Ownership) -> Layer<bool> {
     for (depth, root) in roots.iter().enumerate() {
-        let at = At::Fd(*root);
+        let at = LayerAt::Host(At::Fd(*root));
         if !is_implied(at).map_err(LayerError::os(b"", "read its marks"))? {
-            return Ok(
-                depth > 0 && differ(&read(at, b"", ownership)?, &read(At::Fd(roots[0]), b"", ownership)?)
-            );
+            return Ok(depth > 0
+                && differ(&read(at, b"", ownership)?, &read(At::Fd(roots[0]).into(), b"", ownership)?));
         }
     }
     Ok(false)
 }
 
-fn read(at: At<'_>, path: &[u8], ownership: Ownership) -> Layer<Attributes> {
+fn read(at: LayerAt<'_>, path: &[u8], ownership: Ownership) -> Layer<Attributes> {
     let stat = at.stat().map_err(LayerError::os(path, "stat it"))?;
     Attributes::read(at, path, &stat, ownership)
 }
@@ -250,7 +249,7 @@ fn collect(layer: BorrowedFd<'_>, into: &mut BTreeSet<InOrder>) -> Layer<()> {
             Ok(())
         })
         .map_err(LayerError::os(&path, "list it"))?;
-        if is_implied(At::Fd(dir.as_fd())).map_err(LayerError::os(&path, "read its marks"))? {
+        if is_implied(At::Fd(dir.as_fd()).into()).map_err(LayerError::os(&path, "read its marks"))? {
             into.insert(InOrder::of(&path));
         }
     }

@@ -26,6 +26,7 @@ use crate::sys::xattr;
 use crate::union::lookup::belief::Belief;
 use crate::union::lookup::private;
 use crate::union::nodes::node::Node;
+use crate::union::stack::access::LayerAt;
 use crate::union::view::owners::Override;
 use crate::union::{Union, view::acl};
 
@@ -85,11 +86,11 @@ impl Union {
     pub(in crate::union) fn carry_xattr(
         &self,
         node: &Node,
-        (from, name): (At<'_>, &[u8]),
+        (from, name): (LayerAt<'_>, &[u8]),
         (to, new_name): (Writable<'_>, &[u8]),
     ) -> Result<()> {
         let class = Class::of(new_name);
-        let carried = xattr::get(from, name).map_err(FsError::from).and_then(|value| {
+        let carried = from.xattr(name).map_err(FsError::from).and_then(|value| {
             let Some(mut value) = value else { return Ok(()) };
             if class == Class::Rights {
                 self.leave_out_unmapped(node, &mut value);
@@ -117,14 +118,14 @@ impl Union {
     pub(in crate::union) fn give_metadata(
         &self,
         node: &Node,
-        from: At<'_>,
+        from: LayerAt<'_>,
         kept: &Stat,
         to: Writable<'_>,
     ) -> Result<()> {
         let new = Override::of(kept);
         self.owners.give_owner(to, &new)?;
         let no_acls = self.owners.override_real();
-        for name in xattr::list(from)? {
+        for name in from.xattr_names()? {
             let shown = self.owners.kept_name(&name);
             let private = shown.is_none() && (private::is_reserved(&name) || is_own_mark(self.belief, &name));
             if private || no_acls && acl::is_acl(&name) {

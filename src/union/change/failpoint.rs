@@ -92,7 +92,7 @@ mod tests {
 
     fn open(top: &Path) -> Union {
         let options = StackOptions {
-            lowers: vec![top.join("lower")],
+            lowers: vec![top.join("lower").into()],
             upper: Some(top.join("upper")),
             mount_point: Some(top.join("mnt")),
             ..StackOptions::default()

@@ -9,12 +9,13 @@ use rustix::fs::{self, AtFlags};
 use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
-use crate::sys::object::{At, Writable};
+use crate::sys::object::Writable;
 use crate::union::change::failpoint::{self, Failpoint};
 use crate::union::change::staged::Staged;
 use crate::union::change::upper::Upper;
 use crate::union::hardlinks::link_index::{IndexName, Indexed};
 use crate::union::nodes::region::InodeId;
+use crate::union::stack::access::LayerAt;
 
 impl Upper {
     /// Has the lower file a copy in a hardlink index?
@@ -75,7 +76,7 @@ impl Upper {
         &self,
         copy: Writable<'_>,
         origin: InodeId,
-        lower: At<'_>,
+        lower: LayerAt<'_>,
     ) -> Result<IndexName> {
         if let Some(kernel) = &self.links().kernel
             && let Some(name) = kernel.mark(copy, origin, lower)?

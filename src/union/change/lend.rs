@@ -18,6 +18,7 @@ use crate::union::Union;
 use crate::union::lookup::marker::{self, Marks};
 use crate::union::lookup::realdir::RealDir;
 use crate::union::nodes::node::Node;
+use crate::union::stack::access::LayerAt;
 
 /// Was anything lent by this process, ever? Until then nobody's mode can be a lent one.
 static LENT: AtomicBool = AtomicBool::new(false);
@@ -71,9 +72,11 @@ impl Refused for FsError {
 
 impl Union {
     /// The marks of an entry of `dir`.
-    pub(in crate::union) fn marks_in(&self, dir: &RealDir, at: At<'_>) -> Result<Marks> {
+    pub(in crate::union) fn marks_in<'a>(&self, dir: &RealDir, at: impl Into<LayerAt<'a>>) -> Result<Marks> {
+        let at = at.into();
         match marker::read_marks(at, dir.belief) {
             Err(Errno::ACCESS) if self.is_upper(dir.layer) => {
+                let at = at.host().ok_or(FsError::Stale)?;
                 // Held: rights that are lent to one object must not be taken from another.
                 let held = at.pin()?;
                 let at = At::Fd(held.as_fd());

@@ -118,10 +118,9 @@ impl Union {
         self.check_alive(dir)?;
         let fd = self.upper_fd(&dir.upper_dir().ok_or(FsError::Stale)?)?;
         let file = upper.unnamed_file()?;
-        let share = self.pins.take(file.as_fd())?;
+        let pin = self.pins.hold(At::Fd(file.as_fd()).pin()?.into())?;
         self.apply_creation_attributes(parent, &fd, upper.own_file(file.as_fd()), create)?;
         let stat = self.kept_stat(At::Fd(file.as_fd()), true)?;
-        let pin = Pinned::new(Arc::new(At::Fd(file.as_fd()).pin()?), share);
         let id = self.upper_id(&stat);
         let seen = self.see(At::Fd(file.as_fd()), &stat);
         let node = self.table.obtain(Identity { origin: id, real: id }, seen, 1, || NewNode {
@@ -415,9 +414,7 @@ impl Union {
 
     /// A descriptor that keeps a directory reachable once its name is gone.
     pub(in crate::union) fn pin_dir(&self, part: &DirPart) -> Result<Arc<Pinned>> {
-        let fd = self.fds.get(&part.top().ok_or(FsError::Stale)?)?;
-        let share = self.pins.take(fd.as_fd())?;
-        Ok(Pinned::new(fd, share))
+        self.pins.hold(self.fds.get(&part.top().ok_or(FsError::Stale)?)?)
     }
 
     /// Records that a directory is gone.
@@ -431,7 +428,7 @@ impl Union {
         part.removed.store(true, Ordering::Relaxed);
         let upper = part.upper_dir();
         if let Some(real) = &upper {
-            real.removed(pinned.fd());
+            real.removed(pinned.held().host().cloned());
             self.deferred.defer(node.ino);
         }
         *part.index.lock() = Default::default();

@@ -1,7 +1,6 @@
 //! What loses a name: to a removal, or to what a rename puts in its place. Its node is reached in another way
 //! afterwards, and the counts of a file's names stay right.
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use crate::error::Result;
@@ -11,7 +10,6 @@ use crate::union::change::upper::UpperFd;
 use crate::union::lookup::found::Found;
 use crate::union::lookup::index::UpperEntry;
 use crate::union::nodes::node::{Identity, InodeId, Node, NodePlace, NodeSource};
-use crate::union::nodes::pins::Pinned;
 
 /// Something that is about to lose a name.
 pub(in crate::union) struct RemovedEntry {
@@ -80,9 +78,7 @@ impl RemovedEntry {
             None => {
                 let object = fs.object_at(node, &place)?;
                 let upper = object.in_upper();
-                let fd = object.into_fd();
-                let share = fs.pins.take(fd.as_fd())?;
-                NodePlace::Pinned { fd: Pinned::new(fd, share), upper }
+                NodePlace::Pinned { fd: fs.pins.hold(object.into_held())?, upper }
             }
         };
         remove()?;

@@ -523,7 +523,7 @@ mod tests {
         fs::write(top.join("lower/a/f"), "f").unwrap();
         fs::hard_link(top.join("lower/a/f"), top.join("lower/g")).unwrap();
         let options = StackOptions {
-            lowers: vec![top.join("lower")],
+            lowers: vec![top.join("lower").into()],
             upper: Some(top.join("upper")),
             ..StackOptions::default()
         };

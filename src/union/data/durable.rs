@@ -82,7 +82,7 @@ impl Union {
 
     fn sync_directory(&self, node: &Node) -> Result<()> {
         let real = self.dir_part(node)?.upper_dir().ok_or(FsError::Stale)?;
-        match At::Fd(self.fds.get(&real)?.as_fd()).open_directory() {
+        match At::Fd(self.fds.host(&real)?.as_fd()).open_directory() {
             Ok(open) => self.upper()?.sync(open.as_fd(), false),
             // The daemon of an ordinary user may search it and not open it: all is written then.
             Err(Errno::ACCESS | Errno::PERM) => self.upper()?.sync_all(),

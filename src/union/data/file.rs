@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use dashmap::DashMap;
 use rustix::fs::{self, FallocateFlags, OFlags, SeekFrom};
-use rustix::io::{self, Errno};
+use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
 use crate::sys::copy::write_all_at;
@@ -25,11 +25,12 @@ use crate::union::events::EventKind;
 use crate::union::lookup::marker;
 use crate::union::nodes::node::Node;
 use crate::union::second_chance::{SecondChance, Since};
+use crate::union::stack::access::LayerData;
 
 /// A descriptor for the data of a node.
 #[derive(Debug, Clone)]
 struct DataFd {
-    fd: Arc<OwnedFd>,
+    data: LayerData,
     writable: bool,
     used: Arc<AtomicBool>,
 }
@@ -62,20 +63,19 @@ impl Files {
         self.open.is_empty()
     }
 
-    pub(in crate::union) fn get(&self, ino: u64, write: bool) -> Option<Arc<OwnedFd>> {
+    pub(in crate::union) fn get(&self, ino: u64, write: bool) -> Option<LayerData> {
         let known = self.open.get(&ino)?;
         if write && !known.writable {
             return None;
         }
         known.used.store(true, Ordering::Relaxed);
-        Some(known.fd.clone())
+        Some(known.data.clone())
     }
 
-    fn keep(&self, ino: u64, fd: OwnedFd, writable: bool) -> Arc<OwnedFd> {
-        let fd = Arc::new(fd);
-        let known = DataFd { fd: fd.clone(), writable, used: Arc::new(AtomicBool::new(true)) };
+    fn keep(&self, ino: u64, data: LayerData, writable: bool) -> LayerData {
+        let known = DataFd { data: data.clone(), writable, used: Arc::new(AtomicBool::new(true)) };
         if self.open.insert(ino, known).is_some() {
-            return fd;
+            return data;
         }
         let over = self.order.add(ino, |oldest| match self.open.get(oldest) {
             Some(known) if known.used.swap(false, Ordering::Relaxed) => Since::Used,
@@ -85,7 +85,7 @@ impl Files {
         for ino in over {
             self.open.remove(&ino);
         }
-        fd
+        data
     }
 }
 
@@ -100,21 +100,30 @@ pub struct Write {
 
 impl Union {
     /// A descriptor for the node's data, copied up first if it is to be written.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` for data of a layer that is no directory of the host.
     pub fn data_fd(&self, node: &Arc<Node>, write: bool) -> Result<Arc<OwnedFd>> {
+        const NO_FD: FsError = FsError::Unsupported("that on a file of a layer which is not a directory");
+        self.data(node, write)?.host().cloned().ok_or(NO_FD)
+    }
+
+    /// The node's data, open, copied up first if they are to be written.
+    pub fn data(&self, node: &Arc<Node>, write: bool) -> Result<LayerData> {
         match node.kind {
             Kind::File => {}
             Kind::Directory => return Err(FsError::IsADirectory),
             _ => return Err(FsError::Invalid("not a regular file")),
         }
-        if let Some(fd) = self.files.get(node.ino, write) {
-            return Ok(fd);
+        if let Some(data) = self.files.get(node.ino, write) {
+            return Ok(data);
         }
         if write {
             self.ensure_upper(node)?;
         }
         let place = node.place.read();
-        if let Some(fd) = self.files.get(node.ino, write) {
-            return Ok(fd);
+        if let Some(data) = self.files.get(node.ino, write) {
+            return Ok(data);
         }
         if let Some(data) = self.metacopies.get(&node.ino).map(|d| d.clone())
             // A lookup may have met it before it got its data, and told of it after.
@@ -122,9 +131,9 @@ impl Union {
         {
             return Ok(self.files.keep(node.ino, self.open_data_elsewhere(&data)?, false));
         }
-        let (fd, writable) = self.open_data(node, &place, write)?;
+        let (data, writable) = self.open_data(node, &place, write)?;
         self.note_lending(node);
-        Ok(self.files.keep(node.ino, fd, writable))
+        Ok(self.files.keep(node.ino, data, writable))
     }
 
     /// A descriptor of a file of the upper itself, wherever its data are.
@@ -136,8 +145,8 @@ impl Union {
     }
 
     /// Takes a descriptor that was opened with the file's creation.
-    pub(in crate::union) fn keep_data_fd(&self, node: &Node, fd: OwnedFd) -> Arc<OwnedFd> {
-        self.files.keep(node.ino, fd, true)
+    pub(in crate::union) fn keep_data_fd(&self, node: &Node, fd: OwnedFd) {
+        self.files.keep(node.ino, fd.into(), true);
     }
 
     /// Makes a file ready to be opened: copies it up if it is to be written, and truncates it if asked to. `kill`: setuid
@@ -163,12 +172,12 @@ impl Union {
     }
 
     /// A descriptor of the file that holds the node's data as long as the mount lives; `None` while a copy-up may move
-    /// them to another.
+    /// them to another, and where no file does.
     pub fn settled_fd(&self, node: &Arc<Node>) -> Result<Option<Arc<OwnedFd>>> {
         if self.upper.is_some() && self.in_lower(node) {
             return Ok(None);
         }
-        self.data_fd(node, false).map(Some)
+        Ok(self.data(node, false)?.host().cloned())
     }
 
     /// Are the data of a file those of a lower?
@@ -178,8 +187,9 @@ impl Union {
 
     /// Can the file be read past the page cache (O_DIRECT)?
     pub fn allows_direct(&self, node: &Arc<Node>) -> Result<bool> {
-        let data = self.data_fd(node, false)?;
-        match At::Fd(data.as_fd()).open_direct() {
+        let data = self.data(node, false)?;
+        let Some(fd) = data.host() else { return Ok(false) };
+        match At::Fd(fd.as_fd()).open_direct() {
             Err(Errno::INVAL) => Ok(false),
             opened => Ok(opened.map(|_| true)?),
         }
@@ -187,7 +197,7 @@ impl Union {
 
     /// Reads up to `buffer.len()` bytes at `offset`; fewer only at the end of the file.
     pub fn read(&self, node: &Arc<Node>, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        self.read_from(&*self.data_fd(node, false)?, node, offset, buffer)
+        self.read_from(&self.data(node, false)?, node, offset, buffer)
     }
 
     /// As [`Union::read`], for a program that opened the file with O_NOATIME: its access time stays.
@@ -195,14 +205,14 @@ impl Union {
         if node.kind != Kind::File || !self.in_upper(node) || self.metacopies.contains_key(&node.ino) {
             return self.read(node, offset, buffer);
         }
-        let fd = self.with_object(node, |object| Ok(object.at().open_read()?))?;
-        self.read_from(&fd, node, offset, buffer)
+        let data = self.with_object(node, |object| Ok(object.at().open()?))?;
+        self.read_from(&data, node, offset, buffer)
     }
 
-    fn read_from(&self, fd: &OwnedFd, node: &Node, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+    fn read_from(&self, data: &LayerData, node: &Node, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         let mut done = 0;
         while done < buffer.len() {
-            match io::pread(fd, &mut buffer[done..], offset + done as u64) {
+            match data.read_at(&mut buffer[done..], offset + done as u64) {
                 Ok(0) => break,
                 Ok(n) => done += n,
                 Err(Errno::INTR) => {}
@@ -224,7 +234,8 @@ impl Union {
         pipe: &Pipe,
         header: impl FnOnce(u32) -> H,
     ) -> Result<Option<u32>> {
-        let fd = self.data_fd(node, false)?;
+        let data = self.data(node, false)?;
+        let Some(fd) = data.host() else { return Ok(None) };
         let there = At::Fd(fd.as_fd()).stat()?.size.saturating_sub(offset);
         let len = size.min(u32::try_from(there).unwrap_or(u32::MAX));
         if !pipe.fill(header(len).as_ref(), fd.as_fd(), offset, len as usize)? {
@@ -286,14 +297,12 @@ impl Union {
         if node.dir.is_none() {
             return self.data_fd(node, false);
         }
-        self.with_object(node, |object| Ok(Arc::new(object.at().open_directory()?)))
+        self.with_object(node, |object| Ok(Arc::new(object.host()?.open_directory()?)))
     }
 
     /// The next data or hole at or after an offset.
     pub fn seek(&self, node: &Arc<Node>, whence: SeekFrom) -> Result<u64> {
-        let fd = self.data_fd(node, false)?;
-        // The offset of the shared descriptor is moved by this, and used by nothing.
-        Ok(fs::seek(fd.as_fd(), whence)?)
+        Ok(self.data(node, false)?.seek(whence)?)
     }
 
     /// Copies a range from one file to another within the layers' filesystems, sharing extents where they can.
@@ -304,9 +313,11 @@ impl Union {
         len: usize,
     ) -> Result<usize> {
         let target = self.data_fd(to.0, true)?;
-        let source = self.data_fd(from.0, false)?;
+        let source = self.data(from.0, false)?;
+        // Who asked copies through memory then.
+        let source = source.host().ok_or(FsError::Os(Errno::XDEV))?;
         let (mut at, mut to_at) = (from.1, to.1);
-        Ok(fs::copy_file_range(&source, Some(&mut at), &target, Some(&mut to_at), len)?)
+        Ok(fs::copy_file_range(source, Some(&mut at), &target, Some(&mut to_at), len)?)
     }
 }
 

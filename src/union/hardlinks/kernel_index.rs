@@ -33,6 +33,7 @@ use crate::sys::dir::for_each_entry;
 use crate::sys::handle::{self, FileHandle};
 use crate::sys::object::{At, Kind, Stat, Writable};
 use crate::union::nodes::node::InodeId;
+use crate::union::stack::access::LayerAt;
 
 const INDEX: &str = "index";
 const MAGIC: u8 = 0xfb;
@@ -145,8 +146,9 @@ impl KernelIndex {
 
     /// Gives a copy, not yet published, the attribute that names its origin. Returns the name that it is to have in the
     /// index; `None`: the origin has no handle that lasts.
-    pub fn mark(&self, copy: Writable<'_>, origin: InodeId, lower: At<'_>) -> Result<Option<Vec<u8>>> {
+    pub fn mark(&self, copy: Writable<'_>, origin: InodeId, lower: LayerAt<'_>) -> Result<Option<Vec<u8>>> {
         let source = origin.region().and_then(|at| self.sources.get(usize::from(at))?.as_ref());
+        let Some(lower) = lower.host() else { return Ok(None) };
         let (Some(source), Some(handle)) = (source, handle::of(lower)?) else { return Ok(None) };
         let Some(bytes) = (Origin { uuid: source.uuid, handle }).to_bytes() else { return Ok(None) };
         copy.set_xattr(ORIGIN, &bytes, XattrFlags::empty())?;

@@ -18,13 +18,14 @@ use std::sync::atomic::Ordering;
 use rustix::fs::XattrFlags;
 
 use crate::error::{FsError, Result};
-use crate::sys::object::{At, Stat, Writable};
+use crate::sys::object::{Stat, Writable};
 use crate::sys::xattr;
 use crate::union::Union;
 use crate::union::change::failpoint::{self, Failpoint};
 use crate::union::change::upper::UpperFd;
 use crate::union::lookup::index::UpperEntry;
 use crate::union::nodes::node::{InodeId, Name, Named, Node, NodePlace, NodeSource};
+use crate::union::stack::access::LayerAt;
 
 /// How many further names of one file are remembered.
 const OTHER_NAMES: usize = 8;
@@ -197,12 +198,16 @@ impl Union {
     }
 
     /// The link count in the merged view of a file that is in the hardlink index; `None` for others.
-    pub(in crate::union) fn merged_nlink(&self, at: At<'_>, stat: &Stat) -> Result<Option<u64>> {
+    pub(in crate::union) fn merged_nlink<'a>(
+        &self,
+        at: impl Into<LayerAt<'a>>,
+        stat: &Stat,
+    ) -> Result<Option<u64>> {
         let upper = self.upper()?;
         if !upper.has_index() {
             return Ok(None);
         }
-        let value = xattr::get(at, &upper.mark_name(NLINK))?;
+        let value = at.into().xattr(&upper.mark_name(NLINK))?;
         Ok(value.and_then(|v| parse_nlink(&v, stat.nlink)))
     }
 

@@ -11,7 +11,6 @@
 //! remount. Two names with one hash are returned in one page, so that none can be lost between two.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -19,10 +18,11 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
-use crate::sys::dir::for_each_entry;
-use crate::sys::object::{At, Kind};
+use crate::sys::dir::RawEntry;
+use crate::sys::object::Kind;
 use crate::union::lookup::marker::{self, AufsName, MarkerForms};
 use crate::union::lookup::realdir::{RealDir, Veil};
+use crate::union::stack::access::{LayerAt, LayerObject};
 use crate::union::stack::layer::WhiteoutForm;
 
 /// Offsets below this are those of the start, `.` and `..`.
@@ -58,18 +58,18 @@ pub struct Scanned {
     pub asks: bool,
 }
 
-/// Reads a real directory and hands every name with its meaning to `each`, each name once. Remembers in `dir` which
-/// forms of markers it holds. `trusted`: does a listing tell an entry's number?
+/// Reads a real directory, reached by `opened`, and hands every name with its meaning to `each`, each name once. Remembers in
+/// `dir` which forms of markers it holds. `trusted`: does a listing tell an entry's number?
 ///
 /// An entry that can't be examined (a dead mount, a directory on a broken disk) is one that is there: it answers its own
 /// error to who asks for it.
 pub fn scan(
     dir: &RealDir,
-    fd: BorrowedFd<'_>,
+    opened: &LayerObject,
     trusted: impl Fn(&[u8], Option<Kind>) -> bool,
     each: impl FnMut(&[u8], Scanned),
 ) -> Result<()> {
-    scan_within(dir, fd, &mut usize::MAX.clone(), trusted, each).map(drop)
+    scan_within(dir, opened, &mut usize::MAX.clone(), trusted, each).map(drop)
 }
 
 /// Reads a real directory as [`scan`] does, unless it has more than `budget` names, which are taken off it.
@@ -77,7 +77,7 @@ pub fn scan(
 /// Returns whether all were read; if not, none is handed on.
 pub fn scan_within(
     dir: &RealDir,
-    fd: BorrowedFd<'_>,
+    opened: &LayerObject,
     budget: &mut usize,
     trusted: impl Fn(&[u8], Option<Kind>) -> bool,
     mut each: impl FnMut(&[u8], Scanned),
@@ -85,64 +85,88 @@ pub fn scan_within(
     if dir.veil() != Veil::None {
         return Ok(true);
     }
-    let mut forms = MarkerForms::default();
-    let mut names: Vec<u8> = Vec::new();
-    // Where each name ends; of a million entries there is only one copy of all names, and nothing a name.
-    let mut found: Vec<(u32, Scanned)> = Vec::new();
-    let mut hidden: HashSet<Vec<u8>> = HashSet::new();
-    let xattr_whiteouts = dir.xattr_whiteouts.load(Ordering::Relaxed);
-    let read = for_each_entry::<Stop>(fd, |entry| {
+    let mut names = ScannedNames::default();
+    let read = opened.list::<Stop>(|entry| {
         *budget = budget.checked_sub(1).ok_or(Stop::Budget)?;
-        forms.note(entry.name);
-        match marker::aufs_name(entry.name) {
-            AufsName::Whiteout(name) => {
-                hidden.insert(name.to_vec());
-            }
-            AufsName::Opaque | AufsName::Meta | AufsName::Malformed => {}
-            AufsName::Plain => {
-                let kind = match entry.kind {
-                    Some(Kind::File) if xattr_whiteouts => None,
-                    Some(Kind::CharDevice) | None => None,
-                    known => known,
-                };
-                let mut asks = !trusted(entry.name, entry.kind);
-                let kind = match kind {
-                    Some(kind) => Some(kind),
-                    None => match classify(dir, At::Name(fd, entry.name), xattr_whiteouts) {
-                        Ok(Classified::Entry(kind)) => Some(kind),
-                        Ok(Classified::Whiteout) => None,
-                        Ok(Classified::Vanished) => return Ok(()),
-                        Err(e) => {
-                            log::debug!("{}: {e}", String::from_utf8_lossy(entry.name));
-                            asks = true;
-                            Some(Kind::File)
-                        }
-                    },
-                };
-                names.extend_from_slice(entry.name);
-                let end = u32::try_from(names.len()).map_err(|_| Errno::NOMEM)?;
-                found.push((end, Scanned { kind, ino: entry.ino, cuts: false, asks }));
-            }
-        }
-        Ok(())
+        names.add(dir, opened, &entry, &trusted)
     });
     match read {
         Ok(()) => {}
         Err(Stop::Budget) => return Ok(false),
         Err(Stop::Error(e)) => return Err(e),
     }
-    let mut from = 0;
-    for (end, scanned) in found {
-        let name = &names[from..end as usize];
-        from = end as usize;
-        let cuts = !hidden.is_empty() && hidden.remove(name);
-        each(name, Scanned { cuts, ..scanned });
-    }
-    for name in hidden {
-        each(&name, Scanned { kind: None, ino: 0, cuts: true, asks: false });
-    }
-    dir.set_forms(forms);
+    dir.set_forms(names.forms);
+    names.hand_on(&mut each);
     Ok(true)
+}
+
+/// The names of a directory, while it is read.
+#[derive(Default)]
+struct ScannedNames {
+    forms: MarkerForms,
+    /// All names in one: of a million entries there is only one copy of all, and nothing a name.
+    names: Vec<u8>,
+    /// Where each name ends, and what it is.
+    found: Vec<(u32, Scanned)>,
+    /// What whiteouts of AUFS's form name.
+    hidden: HashSet<Vec<u8>>,
+}
+
+impl ScannedNames {
+    fn add(
+        &mut self,
+        dir: &RealDir,
+        opened: &LayerObject,
+        entry: &RawEntry<'_>,
+        trusted: impl Fn(&[u8], Option<Kind>) -> bool,
+    ) -> std::result::Result<(), Stop> {
+        self.forms.note(entry.name);
+        match marker::aufs_name(entry.name) {
+            AufsName::Whiteout(name) => drop(self.hidden.insert(name.to_vec())),
+            AufsName::Opaque | AufsName::Meta | AufsName::Malformed => {}
+            AufsName::Plain => {
+                let untrusted = !trusted(entry.name, entry.kind);
+                let Some((kind, unexamined)) = kind_of(dir, opened, entry) else { return Ok(()) };
+                self.names.extend_from_slice(entry.name);
+                let end = u32::try_from(self.names.len()).map_err(|_| Errno::NOMEM)?;
+                let asks = untrusted || unexamined;
+                self.found.push((end, Scanned { kind, ino: entry.ino, cuts: false, asks }));
+            }
+        }
+        Ok(())
+    }
+
+    fn hand_on(mut self, each: &mut impl FnMut(&[u8], Scanned)) {
+        let mut from = 0;
+        for (end, scanned) in self.found {
+            let name = &self.names[from..end as usize];
+            from = end as usize;
+            let cuts = !self.hidden.is_empty() && self.hidden.remove(name);
+            each(name, Scanned { cuts, ..scanned });
+        }
+        for name in self.hidden {
+            each(&name, Scanned { kind: None, ino: 0, cuts: true, asks: false });
+        }
+    }
+}
+
+/// What an entry is, `None` in it for a whiteout, and whether it could not be examined. `None`: it is gone.
+fn kind_of(dir: &RealDir, opened: &LayerObject, entry: &RawEntry<'_>) -> Option<(Option<Kind>, bool)> {
+    let xattr_whiteouts = dir.xattr_whiteouts.load(Ordering::Relaxed);
+    match entry.kind {
+        Some(Kind::File) if xattr_whiteouts => {}
+        Some(Kind::CharDevice) | None => {}
+        known => return Some((known, false)),
+    }
+    match classify(dir, opened.entry(entry.name), xattr_whiteouts) {
+        Ok(Classified::Entry(kind)) => Some((Some(kind), false)),
+        Ok(Classified::Whiteout) => Some((None, false)),
+        Ok(Classified::Vanished) => None,
+        Err(e) => {
+            log::debug!("{}: {e}", String::from_utf8_lossy(entry.name));
+            Some((Some(Kind::File), true))
+        }
+    }
 }
 
 /// Why a directory was not read to its end.
@@ -164,7 +188,7 @@ enum Classified {
 }
 
 /// Tells a whiteout from an entry where the listing alone can't.
-fn classify(dir: &RealDir, at: At<'_>, xattr_whiteouts: bool) -> Result<Classified> {
+fn classify(dir: &RealDir, at: LayerAt<'_>, xattr_whiteouts: bool) -> Result<Classified> {
     let stat = match dir.stat_in(at) {
         Ok(stat) => stat,
         Err(rustix::io::Errno::NOENT) => return Ok(Classified::Vanished),
@@ -229,12 +253,12 @@ impl LowerEntry {
 }
 
 impl LowerIndex {
-    /// Builds it from the real directories, topmost first; `fd` opens them. `None`: they have more names than `budget`,
+    /// Builds it from the real directories, topmost first; `open` reaches them. `None`: they have more names than `budget`,
     /// from which the names that were read are taken off.
-    pub fn build<F: AsFd>(
+    pub fn build(
         lowers: &[Arc<RealDir>],
         budget: &mut usize,
-        mut fd: impl FnMut(&Arc<RealDir>) -> Result<F>,
+        mut open: impl FnMut(&Arc<RealDir>) -> Result<LayerObject>,
         trusted: impl Fn(&RealDir, &[u8], Option<Kind>) -> bool,
     ) -> Result<Option<LowerIndex>> {
         let mut names: Vec<u8> = Vec::new();
@@ -243,10 +267,10 @@ impl LowerIndex {
         let single = lowers.len() == 1;
         for (position, dir) in lowers.iter().enumerate() {
             let position = position as u16;
-            let opened = fd(dir)?;
+            let opened = open(dir)?;
             let whole = scan_within(
                 dir,
-                opened.as_fd(),
+                &opened,
                 budget,
                 |name, kind| trusted(dir, name, kind),
                 |name, scanned| {
@@ -353,12 +377,12 @@ impl UpperIndex {
     /// Builds it from the real directory. `None`: it has more names than `budget`, from which they are taken off.
     pub fn build(
         dir: &RealDir,
-        fd: BorrowedFd<'_>,
+        opened: &LayerObject,
         budget: &mut usize,
         trusted: impl Fn(&[u8], Option<Kind>) -> bool,
     ) -> Result<Option<UpperIndex>> {
         let mut index = UpperIndex::default();
-        let whole = scan_within(dir, fd, budget, trusted, |name, s| {
+        let whole = scan_within(dir, opened, budget, trusted, |name, s| {
             index.insert(name, UpperEntry { kind: s.kind, ino: s.ino, cuts: s.cuts, asks: s.asks });
         })?;
         Ok(whole.then_some(index))
@@ -466,9 +490,10 @@ impl IndexCache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::object::At;
     use crate::union::lookup::belief::Belief;
     use std::fs;
-    use std::os::fd::OwnedFd;
+    use std::os::fd::{AsFd, OwnedFd};
     use std::path::Path;
 
     fn real(path: &Path, layer: u16) -> Arc<RealDir> {
@@ -479,7 +504,9 @@ mod tests {
 
     fn build(layers: &[&Path]) -> LowerIndex {
         let dirs: Vec<_> = layers.iter().enumerate().map(|(i, p)| real(p, i as u16)).collect();
-        let open = |d: &Arc<RealDir>| Ok(OwnedFd::from(fs::File::open(layers[d.layer as usize]).unwrap()));
+        let open = |d: &Arc<RealDir>| {
+            Ok(LayerObject::from(OwnedFd::from(fs::File::open(layers[d.layer as usize]).unwrap())))
+        };
         LowerIndex::build(&dirs, &mut usize::MAX.clone(), open, |_, _, _| true).unwrap().unwrap()
     }
 

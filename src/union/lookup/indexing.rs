@@ -1,6 +1,5 @@
 //! How a directory's names are indexed; when that pays is decided by [`IndexWorth`](crate::union::lookup::index_worth::IndexWorth).
 
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use parking_lot::MutexGuard;
@@ -65,7 +64,7 @@ impl Union {
                 None => match LowerIndex::build(
                     &dir.lowers,
                     &mut budget,
-                    |d| self.fds.get(d).map(KeptFd),
+                    |d| self.fds.get(d),
                     |d, name, kind| self.regions.trusts_listing(d, name, kind),
                 )? {
                     Some(built) => Arc::new(built),
@@ -74,9 +73,9 @@ impl Union {
             };
             let built = match upper {
                 Some(upper) if !has_upper => {
-                    let fd = self.fds.get(&upper)?;
+                    let opened = self.fds.get(&upper)?;
                     let trusted = |name: &[u8], kind| self.regions.trusts_listing(&upper, name, kind);
-                    match UpperIndex::build(&upper, fd.as_fd(), &mut budget, trusted)? {
+                    match UpperIndex::build(&upper, &opened, &mut budget, trusted)? {
                         None => return Ok(None),
                         built => built,
                     }
@@ -98,14 +97,5 @@ impl Union {
                 drop(dropped);
             }
         }
-    }
-}
-
-/// A descriptor out of the cache, usable where `AsFd` is asked for.
-struct KeptFd(Arc<std::os::fd::OwnedFd>);
-
-impl AsFd for KeptFd {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
     }
 }

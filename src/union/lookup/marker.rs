@@ -18,9 +18,8 @@
 use crate::union::lookup::private::overlay_mark;
 use rustix::io::Errno;
 
-use crate::sys::object::At;
-use crate::sys::xattr;
 use crate::union::lookup::belief::Belief;
+use crate::union::stack::access::LayerAt;
 
 /// What an AUFS whiteout's name starts with; the rest is the name that it hides.
 pub const WH_PREFIX: &[u8] = b".wh.";
@@ -129,9 +128,10 @@ const SAYING: [&[u8]; 4] = [b"opaque", b"redirect", b"metacopy", b"whiteout"];
 const FUSE_OVERLAYFS_OPAQUE: &[u8] = b"user.fuseoverlayfs.opaque";
 
 /// Reads the marks of an object that are believed. One system call where it has no attributes.
-pub fn read_marks(at: At<'_>, belief: Belief) -> rustix::io::Result<Marks> {
+pub fn read_marks<'a>(at: impl Into<LayerAt<'a>>, belief: Belief) -> rustix::io::Result<Marks> {
+    let at = at.into();
     let mut marks = Marks::default();
-    for name in xattr::list(at)? {
+    for name in at.xattr_names()? {
         if name == FUSE_OVERLAYFS_OPAQUE && belief.foreign {
             marks.opaque |= opaque_value(at, &name)?.as_deref() == Some(b"y");
             continue;
@@ -149,7 +149,7 @@ pub fn read_marks(at: At<'_>, belief: Belief) -> rustix::io::Result<Marks> {
                 Some(b"x") => marks.xattr_whiteouts = true,
                 _ => {}
             },
-            b"redirect" => marks.redirect = xattr::get(at, &name)?.filter(|v| !v.is_empty()),
+            b"redirect" => marks.redirect = at.xattr(&name)?.filter(|v| !v.is_empty()),
             b"impure" => marks.impure = true,
             b"metacopy" => marks.metacopy = true,
             b"whiteout" => marks.whiteout = true,
@@ -161,8 +161,8 @@ pub fn read_marks(at: At<'_>, belief: Belief) -> rustix::io::Result<Marks> {
 
 /// The value of an opaque mark. An ordinary user can't read the attributes of a directory that its owner may not read,
 /// only their names; `y` is what overlays write.
-fn opaque_value(at: At<'_>, name: &[u8]) -> rustix::io::Result<Option<Vec<u8>>> {
-    match xattr::get(at, name) {
+fn opaque_value(at: LayerAt<'_>, name: &[u8]) -> rustix::io::Result<Option<Vec<u8>>> {
+    match at.xattr(name) {
         Err(Errno::ACCESS) => Ok(Some(b"y".to_vec())),
         other => other,
     }

@@ -25,7 +25,6 @@ mod view;
 mod walk;
 
 use std::collections::BTreeSet;
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -33,7 +32,6 @@ pub use self::answer::{Held, Hider, Hides, Holds, Outcome, Provenance};
 pub use self::view::View;
 use self::walk::ProvenanceWalk;
 use crate::error::{FsError, Result};
-use crate::sys::object::At;
 use crate::union::Union;
 use crate::union::lookup::found::{Found, FoundKind, RealDirs};
 use crate::union::lookup::index::scan;
@@ -140,7 +138,7 @@ impl<'u> Inspector<'u> {
         let mut held = Vec::new();
         let mut top = None;
         for layer in &self.union.layers {
-            let stat = At::Fd(self.union.fds.get(&layer.root)?.as_fd()).stat()?;
+            let stat = self.union.fds.get(&layer.root)?.at().stat()?;
             top.get_or_insert(stat);
             let holds = Holds::Directory { stat, opaque: false, beside: false, redirect: None };
             held.push(Held { layer: layer.root.layer, path: Vec::new(), holds, hidden: None });
@@ -231,10 +229,9 @@ impl<'u> Inspector<'u> {
     pub fn names(&self, trail: &Trail) -> Result<BTreeSet<Vec<u8>>> {
         let mut names = BTreeSet::new();
         for dir in trail.groups.iter().flat_map(|group| &group.dirs) {
-            let fd = self.union.fds.get(dir)?;
             scan(
                 dir,
-                fd.as_fd(),
+                &self.union.fds.get(dir)?,
                 |_, _| true,
                 |name, _| {
                     names.insert(name.to_vec());

@@ -1,6 +1,7 @@
 //! Real directories: the directories of the layers, and the descriptors by which they are reached.
 //!
-//! Every access to a layer is a directory descriptor and one name. A union may know far more directories than a
+//! Every access to a layer of the host is a directory descriptor and one name. (The directories of a [`Tree`] are reached by
+//! their numbers, at no cost.) A union may know far more directories than a
 //! process may have descriptors, so the descriptors live in a bounded cache ([`DirFds`]) and a cold one is opened
 //! again, from the nearest ancestor that is still open or from the layer's root, by the names on the way.
 //!
@@ -21,6 +22,10 @@ use crate::union::lookup::belief::Belief;
 use crate::union::lookup::marker::MarkerForms;
 use crate::union::nodes::generation::{Generation, Generations};
 use crate::union::second_chance::{SecondChance, Since};
+use crate::union::stack::access::{LayerAt, LayerObject};
+use crate::union::stack::directory::Layer;
+use crate::union::stack::lower::{Lower, TreeLayer};
+use crate::union::stack::tree::Tree;
 
 /// A layer's place in the stack: 0 is the topmost.
 pub type LayerIndex = u16;
@@ -49,6 +54,8 @@ pub struct RealDir {
     veil: Veil,
     /// Can nothing be mounted in its layer, which is a mount that nobody else sees?
     sealed: bool,
+    /// The tree that it is a directory of, if it is none of the host.
+    tree: Option<Arc<Tree>>,
     /// Does its filesystem tell all that there is without asking anybody?
     local: AtomicBool,
     location: RwLock<Location>,
@@ -93,6 +100,27 @@ impl RealDir {
         Arc::new(RealDir { sealed: true, ..root })
     }
 
+    /// The root of a lower, with what stat tells of it.
+    ///
+    /// # Errors
+    /// Those of stat(2).
+    pub fn of_lower(layer: LayerIndex, lower: Lower, belief: Belief) -> Result<(Arc<RealDir>, Stat)> {
+        match lower {
+            Lower::Directory(Layer { root, sealed, .. }) => {
+                let stat = At::Fd(root.as_fd()).stat()?;
+                Ok(match sealed {
+                    true => (RealDir::sealed_root(layer, root, &stat, belief), stat),
+                    false => (RealDir::root(layer, root, &stat, belief), stat),
+                })
+            }
+            Lower::Tree(TreeLayer { tree, .. }) => {
+                let stat = LayerObject::Tree(tree.root()).at().stat()?;
+                let root = RealDir::new(layer, &stat, belief, Location::Root, None);
+                Ok((Arc::new(RealDir { tree: Some(tree), sealed: true, ..root }), stat))
+            }
+        }
+    }
+
     /// The directory `name` of `parent`.
     pub fn child(parent: &Arc<RealDir>, name: &[u8], stat: &Stat, generation: Generation) -> Arc<RealDir> {
         Arc::new(RealDir { generation, ..RealDir::beneath(parent, name, stat) })
@@ -118,7 +146,7 @@ impl RealDir {
         child.set_region(parent.region());
         child.trust.store(parent.trust.load(Ordering::Relaxed), Ordering::Relaxed);
         child.local.store(parent.local.load(Ordering::Relaxed), Ordering::Relaxed);
-        RealDir { sealed: parent.sealed, ..child }
+        RealDir { sealed: parent.sealed, tree: parent.tree.clone(), ..child }
     }
 
     fn new(
@@ -138,6 +166,7 @@ impl RealDir {
             impure: AtomicBool::new(false),
             veil: Veil::None,
             sealed: false,
+            tree: None,
             local: AtomicBool::new(false),
             location: RwLock::new(location),
             fd: Mutex::new(fd),
@@ -169,6 +198,11 @@ impl RealDir {
         self.local.store(is_local(kind), Ordering::Relaxed);
     }
 
+    /// The tree that it is a directory of, if it is none of the host.
+    pub(in crate::union) fn tree(&self) -> Option<&Arc<Tree>> {
+        self.tree.as_ref()
+    }
+
     /// Whether it shows what it holds.
     pub fn veil(&self) -> Veil {
         self.veil
@@ -186,7 +220,7 @@ impl RealDir {
     ///
     /// # Errors
     /// `EBUSY` for what is in a mount of this process's own, and those of statx(2).
-    pub fn stat_in(&self, at: At<'_>) -> rustix::io::Result<Stat> {
+    pub fn stat_in(&self, at: LayerAt<'_>) -> rustix::io::Result<Stat> {
         let known = self.first_look(at)?;
         if self.is_mounted(&known) && is_own(known.dev) {
             return Err(rustix::io::Errno::BUSY);
@@ -195,7 +229,7 @@ impl RealDir {
     }
 
     /// What can be told of something that is found in it without asking whoever answers for it.
-    pub(in crate::union) fn first_look(&self, at: At<'_>) -> rustix::io::Result<Stat> {
+    pub(in crate::union) fn first_look(&self, at: LayerAt<'_>) -> rustix::io::Result<Stat> {
         if self.sealed { at.stat() } else { at.stat_as_known() }
     }
 
@@ -205,7 +239,7 @@ impl RealDir {
     }
 
     /// The attributes of what may be asked for them.
-    pub(in crate::union) fn look_again(&self, at: At<'_>, known: Stat) -> rustix::io::Result<Stat> {
+    pub(in crate::union) fn look_again(&self, at: LayerAt<'_>, known: Stat) -> rustix::io::Result<Stat> {
         let complete = self.sealed || !self.is_mounted(&known) && self.local.load(Ordering::Relaxed);
         if complete { Ok(known) } else { at.stat() }
     }
@@ -238,9 +272,9 @@ impl RealDir {
     }
 
     /// Records that the directory was removed. `fd` keeps it reachable for those who still use it.
-    pub fn removed(&self, fd: Arc<OwnedFd>) {
+    pub fn removed(&self, fd: Option<Arc<OwnedFd>>) {
         *self.location.write() = Location::Removed;
-        *self.fd.lock() = Some(fd);
+        *self.fd.lock() = fd;
     }
 
     fn cached(&self) -> Option<Arc<OwnedFd>> {
@@ -300,11 +334,23 @@ impl DirFds {
         &self.generations
     }
 
+    /// What `dir` is reached by: the directory itself, held.
+    ///
+    /// # Errors
+    /// Those of [`DirFds::host`].
+    pub fn get(&self, dir: &Arc<RealDir>) -> Result<LayerObject> {
+        match &dir.tree {
+            None => self.host(dir).map(LayerObject::Host),
+            Some(tree) => Ok(LayerObject::Tree(tree.object(dir.id.1))),
+        }
+    }
+
     /// A descriptor of `dir`, from the cache or opened now.
     ///
     /// # Errors
-    /// `ESTALE` where another directory has taken its place in the layer behind the mount's back.
-    pub fn get(&self, dir: &Arc<RealDir>) -> Result<Arc<OwnedFd>> {
+    /// `ESTALE` where another directory has taken its place in the layer behind the mount's back, and for a directory that
+    /// is none of the host.
+    pub fn host(&self, dir: &Arc<RealDir>) -> Result<Arc<OwnedFd>> {
         if let Some(fd) = dir.cached() {
             return Ok(fd);
         }
@@ -360,7 +406,7 @@ impl DirFds {
             walked = Some(open_beneath(from, &piece)?);
         }
         let fd = walked.ok_or(FsError::Stale)?;
-        let at = At::Fd(fd.as_fd());
+        let at = LayerAt::Host(At::Fd(fd.as_fd()));
         let stat = dir.stat_in(at)?;
         let same = (stat.dev, stat.ino) == dir.id && self.generations.is(dir.generation, at, &stat);
         if same { Ok(fd) } else { Err(FsError::Stale) }

@@ -1,14 +1,14 @@
 //! The search for a name in real directories, from the top down, by the rules of [`descent`].
 
 use std::cell::Cell;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
-use crate::sys::object::{At, Kind, Stat};
+use crate::sys::object::{Kind, Stat};
 use crate::union::Union;
 use crate::union::lookup::belief::{self, Reach};
 use crate::union::lookup::descent::{self, Entry, Next};
@@ -19,6 +19,7 @@ use crate::union::lookup::veil::Sight;
 use crate::union::nodes::generation::Sighting;
 use crate::union::nodes::region::InodeId;
 use crate::union::options::RedirectDir;
+use crate::union::stack::access::{LayerAt, LayerObject};
 
 /// What is asked of a directory, and of a file, that a mark leads to.
 const READ_AND_SEARCH: u32 = 5;
@@ -125,7 +126,7 @@ struct Asked<'a> {
     dir: &'a Arc<RealDir>,
     name: &'a [u8],
     /// The name in that directory.
-    named: At<'a>,
+    named: LayerAt<'a>,
     /// The directories below.
     rest: &'a [Arc<RealDir>],
 }
@@ -171,13 +172,13 @@ impl<F: FnMut(LayerVisit<'_>)> Search<'_, F> {
             drop(self.union.layer_form(dir, name, "redirects that lead to each other without end"));
             return Err(FsError::Os(Errno::LOOP));
         }
-        let fd = self.union.fds.get(dir)?;
-        let named = At::Name(fd.as_fd(), name);
+        let opened = self.union.fds.get(dir)?;
+        let named = opened.entry(name);
         let asked = Asked { dir, name, named, rest };
         // What a mark may lead to is judged by the object that has it, so that must not become another meanwhile.
-        let held = if dir.belief.is_guarded() { named.pin().map(Some) } else { Ok(None) };
+        let held = if dir.belief.is_guarded() { named.hold().map(Some) } else { Ok(None) };
         let seen = held.map_err(FsError::from).and_then(|held| {
-            let at = held.as_ref().map_or(named, |held| At::Fd(held.as_fd()));
+            let at = held.as_ref().map_or(named, LayerObject::at);
             Ok((self.union.sight(dir, at, name)?, held))
         });
         let (stat, held) = match seen {
@@ -185,14 +186,14 @@ impl<F: FnMut(LayerVisit<'_>)> Search<'_, F> {
             Ok((Sight::Veiled(stat, stands), _)) => return self.veiled(asked, stat, stands),
             Err(FsError::Absent) => {
                 // Below the last layer there is nothing to hide.
-                let hidden = !rest.is_empty() && aufs_whiteout(dir, fd.as_fd(), name)?;
+                let hidden = !rest.is_empty() && aufs_whiteout(dir, &opened, name)?;
                 let seen =
                     if hidden { LayerEntry::Whiteout(WhiteoutMark::Aufs) } else { LayerEntry::Nothing };
                 return self.goes_on(asked, seen);
             }
             Err(e) => return Err(e),
         };
-        let at = held.as_ref().map_or(named, |held| At::Fd(held.as_fd()));
+        let at = held.as_ref().map_or(named, LayerObject::at);
         if stat.is_whiteout_device() {
             return self.goes_on(asked, LayerEntry::Whiteout(WhiteoutMark::Device));
         }
@@ -237,7 +238,7 @@ impl<F: FnMut(LayerVisit<'_>)> Search<'_, F> {
         &mut self,
         asked: Asked<'_>,
         (dirs, depth): (&[Arc<RealDir>], usize),
-        at: At<'_>,
+        at: LayerAt<'_>,
         stat: Stat,
     ) -> Result<Step> {
         let (union, Asked { dir, name, named, .. }) = (self.union, asked);
@@ -264,7 +265,7 @@ impl<F: FnMut(LayerVisit<'_>)> Search<'_, F> {
         if self.top.is_none() {
             let of_child = self.union.fds.get(&child)?;
             self.top = Some(Top {
-                stat: self.union.owners.kept(At::Fd(of_child.as_fd()), stat, false)?,
+                stat: self.union.owners.kept(of_child.at(), stat, false)?,
                 seen: Sighting::default(),
                 layer: dir.layer,
                 id: self.union.dir_id(&child),
@@ -276,7 +277,7 @@ impl<F: FnMut(LayerVisit<'_>)> Search<'_, F> {
         self.goes_on(asked, LayerEntry::Directory { stat: &stat, marks: &marks, cut: Some(Cut::Veiled) })
     }
 
-    fn directory(&mut self, asked: Asked<'_>, at: At<'_>, stat: Stat) -> Result<Step> {
+    fn directory(&mut self, asked: Asked<'_>, at: LayerAt<'_>, stat: Stat) -> Result<Step> {
         let Asked { dir, name, .. } = asked;
         let union = self.union;
         let seen = union.see(at, &stat);
@@ -316,8 +317,7 @@ impl<F: FnMut(LayerVisit<'_>)> Search<'_, F> {
         if !below || marks.redirect.is_some() {
             return Ok(None);
         }
-        let fd = self.union.fds.get(dir)?;
-        Ok(aufs_whiteout(dir, fd.as_fd(), name)?.then_some(Cut::Beside))
+        Ok(aufs_whiteout(dir, &self.union.fds.get(dir)?, name)?.then_some(Cut::Beside))
     }
 }
 
@@ -374,7 +374,7 @@ impl Union {
             };
             if reach != Reach::All {
                 for dir in &dirs {
-                    let stat = At::Fd(self.fds.get(dir)?.as_fd()).stat()?;
+                    let stat = self.fds.get(dir)?.at().stat()?;
                     if !reach.allows(&stat, READ_AND_SEARCH) {
                         return Err(self.leads_too_far(marked, b""));
                     }
@@ -434,7 +434,7 @@ impl Union {
         error
     }
 
-    fn is_xattr_whiteout(&self, dir: &RealDir, at: At<'_>, stat: &Stat) -> Result<bool> {
+    fn is_xattr_whiteout(&self, dir: &RealDir, at: LayerAt<'_>, stat: &Stat) -> Result<bool> {
         Ok(dir.xattr_whiteouts.load(Ordering::Relaxed)
             && stat.kind() == Kind::File
             && stat.size == 0
@@ -446,8 +446,7 @@ impl Union {
         if let Some(forms) = dir.forms() {
             return Ok(forms.aufs_opaque);
         }
-        let fd = self.fds.get(dir)?;
-        match exists(At::Name(fd.as_fd(), WH_OPAQUE)) {
+        match exists(self.fds.get(dir)?.entry(WH_OPAQUE)) {
             // An ordinary user may not search it, so nothing in it is shown either, and its attributes can be.
             Err(FsError::Os(Errno::ACCESS)) => Ok(false),
             other => other,
@@ -462,7 +461,7 @@ impl Union {
         &self,
         (dirs, depth): (&[Arc<RealDir>], usize),
         name: &[u8],
-        (at, stat): (At<'_>, &Stat),
+        (at, stat): (LayerAt<'_>, &Stat),
         steps: &Steps,
     ) -> Result<Option<DataAt>> {
         let leaf_name = name;
@@ -518,7 +517,7 @@ impl Union {
 }
 
 /// Does the object exist?
-fn exists(at: At<'_>) -> Result<bool> {
+fn exists(at: LayerAt<'_>) -> Result<bool> {
     match at.stat_as_known() {
         Ok(_) => Ok(true),
         Err(Errno::NOENT | Errno::NAMETOOLONG) => Ok(false),
@@ -527,9 +526,9 @@ fn exists(at: At<'_>) -> Result<bool> {
 }
 
 /// Does the directory hold `.wh.NAME`?
-pub(in crate::union) fn aufs_whiteout(dir: &RealDir, fd: BorrowedFd<'_>, name: &[u8]) -> Result<bool> {
+pub(in crate::union) fn aufs_whiteout(dir: &RealDir, opened: &LayerObject, name: &[u8]) -> Result<bool> {
     if dir.forms().is_some_and(|forms| !forms.aufs_whiteouts) {
         return Ok(false);
     }
-    exists(At::Name(fd, &[WH_PREFIX, name].concat()))
+    exists(opened.entry(&[WH_PREFIX, name].concat()))
 }

@@ -25,6 +25,7 @@ use crate::sys::own::{filesystem_type, is_own};
 use crate::union::Union;
 use crate::union::lookup::realdir::{LayerIndex, RealDir, Veil};
 use crate::union::nodes::node::Node;
+use crate::union::stack::access::LayerAt;
 
 /// How the kernel calls what this program mounts.
 const OWN_TYPE: &str = "fuse.unionmount";
@@ -40,7 +41,7 @@ pub(in crate::union) enum Sight {
 
 impl Union {
     /// Looks at an entry of a directory of a layer, and never waits for this process itself.
-    pub(in crate::union) fn sight(&self, dir: &RealDir, at: At<'_>, name: &[u8]) -> Result<Sight> {
+    pub(in crate::union) fn sight(&self, dir: &RealDir, at: LayerAt<'_>, name: &[u8]) -> Result<Sight> {
         let known = dir.first_look(at)?;
         let mounted = dir.is_mounted(&known);
         if mounted && self.must_not_enter(dir, known.dev) {
@@ -50,7 +51,7 @@ impl Union {
             }
             let stands = match &self.veils.covered {
                 Some(covered) => covered.clone(),
-                None => self.fds.get(&self.layers[usize::from(dir.layer)].root)?,
+                None => self.fds.host(&self.layers[usize::from(dir.layer)].root)?,
             };
             return Ok(Sight::Veiled(At::Fd(stands.as_fd()).stat()?, Some(stands)));
         }

@@ -203,7 +203,7 @@ mod tests {
             std::fs::create_dir(top.path().join(name)).unwrap();
         }
         let options = StackOptions {
-            lowers: vec![top.path().join("lower")],
+            lowers: vec![top.path().join("lower").into()],
             upper: Some(top.path().join("upper")),
             mount_point: Some(top.path().join("mnt")),
             ..StackOptions::default()

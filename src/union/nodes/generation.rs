@@ -17,7 +17,8 @@ use std::hash::{BuildHasher, RandomState};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::sys::handle;
-use crate::sys::object::{At, Stat, Time};
+use crate::sys::object::{Stat, Time};
+use crate::union::stack::access::LayerAt;
 
 /// The generation of an inode that is known. One that isn't known is like any other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -79,34 +80,40 @@ impl Generations {
     }
 
     /// Looks at an object, whose stat is given, to remember it.
-    pub fn see(&self, at: At<'_>, stat: &Stat) -> Sighting {
+    pub fn see<'a>(&self, at: impl Into<LayerAt<'a>>, stat: &Stat) -> Sighting {
         let Some(born) = stat.born else { return Sighting::default() };
-        let by_handle = if is_past(born) { None } else { self.by_handle(at, stat) };
+        let by_handle = if is_past(born) { None } else { self.by_handle(at.into(), stat) };
         Sighting { by_birth: self.by_birth(born), by_handle }
     }
 
     /// Is an object, whose stat is given, the one of that generation?
-    pub fn is(&self, known: Generation, at: At<'_>, stat: &Stat) -> bool {
+    pub fn is<'a>(&self, known: Generation, at: impl Into<LayerAt<'a>>, stat: &Stat) -> bool {
         self.look_again(Sighting::default(), known, at, stat).fits(known)
     }
 
     /// As [`Generations::see`], to be held against what is known.
-    pub fn look_again(&self, seen: Sighting, known: Generation, at: At<'_>, stat: &Stat) -> Sighting {
+    pub fn look_again<'a>(
+        &self,
+        seen: Sighting,
+        known: Generation,
+        at: impl Into<LayerAt<'a>>,
+        stat: &Stat,
+    ) -> Sighting {
         let Some(born) = stat.born else { return Sighting::default() };
         let seen = Sighting { by_birth: self.by_birth(born), ..seen };
-        if seen.fits(known) { seen } else { Sighting { by_handle: self.by_handle(at, stat), ..seen } }
+        if seen.fits(known) { seen } else { Sighting { by_handle: self.by_handle(at.into(), stat), ..seen } }
     }
 
     fn by_birth(&self, born: Time) -> Generation {
         Generation::of_hash(self.key.hash_one((born.sec, born.nsec)))
     }
 
-    fn by_handle(&self, at: At<'_>, stat: &Stat) -> Option<Generation> {
+    fn by_handle(&self, at: LayerAt<'_>, stat: &Stat) -> Option<Generation> {
         if !self.lasting.contains(&stat.dev) {
             return None;
         }
         // An error is one of whoever uses the object next; here it only means that nothing more is known.
-        let handle = handle::of(at).ok().flatten()?;
+        let handle = handle::of(at.host()?).ok().flatten()?;
         Some(Generation::of_hash(self.key.hash_one((handle.kind, handle.id))))
     }
 }
@@ -121,6 +128,7 @@ fn is_past(born: Time) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::object::At;
     use std::fs;
     use std::os::fd::AsFd;
 

@@ -3,18 +3,18 @@
 //! A finding tells where an entry lies; its identity tells which file that is, whatever its other names and wherever it
 //! was copied up from. See [`crate::union::hardlinks::links`] for what is remembered of that, and [`crate::union::nodes::node`] for the locks.
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::error::{FsError, Result};
-use crate::sys::object::{At, Kind, Stat};
+use crate::sys::object::{Kind, Stat};
 use crate::union::Union;
 use crate::union::change::failpoint::{self, Failpoint};
 use crate::union::lookup::found::{DataAt, Found, FoundKind};
 use crate::union::lookup::realdir::LayerIndex;
 use crate::union::nodes::generation::{Generation, Sighting};
 use crate::union::nodes::node::{DirPart, Identity, InodeId, Named, NewNode, Node, NodePlace, NodeSource};
+use crate::union::stack::access::LayerAt;
 
 impl Union {
     /// The node of a finding under a name of a directory. Counts `lookups` lookups.
@@ -92,12 +92,12 @@ impl Union {
         if seen.fits(known) {
             return Ok(seen);
         }
-        let look = |at: At<'_>| self.fds.generations().look_again(seen, known, at, stat);
+        let look = |at: LayerAt<'_>| self.fds.generations().look_again(seen, known, at, stat);
         Ok(match (&copy, &found.what) {
             (Some(copy), _) => look(copy.at()),
-            (None, FoundKind::Leaf { dir, .. }) => look(At::Name(self.fds.get(dir)?.as_fd(), name)),
+            (None, FoundKind::Leaf { dir, .. }) => look(self.fds.get(dir)?.entry(name)),
             (None, FoundKind::Directory { dirs, .. }) => match dirs.first() {
-                Some(dir) => look(At::Fd(self.fds.get(dir)?.as_fd())),
+                Some(dir) => look(self.fds.get(dir)?.at()),
                 None => seen,
             },
         })

@@ -12,7 +12,7 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -20,6 +20,7 @@ use rustix::io::Errno;
 
 use crate::error::Result;
 use crate::sys::object::At;
+use crate::union::stack::access::LayerObject;
 
 const ROOT: u32 = 0;
 /// What requests that make no object carry where the mount may be idmapped.
@@ -69,6 +70,26 @@ impl Pins {
         }
     }
 
+    /// Holds an object, on the account of the user for whom this thread works.
+    ///
+    /// # Errors
+    /// Those of [`Pins::take`].
+    pub fn hold(self: &Arc<Self>, held: LayerObject) -> Result<Arc<Pinned>> {
+        let share = held.host().map(|fd| self.take(fd.as_fd())).transpose()?.map(Arc::new);
+        Ok(Arc::new(Pinned { held, share }))
+    }
+
+    /// Holds what takes the place of an object that was held, as the copy of it, on the same account.
+    ///
+    /// # Errors
+    /// Those of [`Pins::take`], where the first took no descriptor.
+    pub fn hold_instead(self: &Arc<Self>, before: &Pinned, held: LayerObject) -> Result<Arc<Pinned>> {
+        match &before.share {
+            Some(share) => Ok(Arc::new(Pinned { held, share: Some(share.clone()) })),
+            None => self.hold(held),
+        }
+    }
+
     /// `all`: as much as there is, and not a share.
     fn take_for(self: &Arc<Self>, uid: u32, all: bool) -> Result<Share> {
         let mut held = self.held.lock();
@@ -103,31 +124,16 @@ impl Drop for Share {
     }
 }
 
-/// A descriptor that somebody pays for.
+/// An object that is held without a name. Somebody pays for the descriptor, where it takes one.
 #[derive(Debug)]
 pub struct Pinned {
-    fd: Arc<OwnedFd>,
-    share: Arc<Share>,
+    held: LayerObject,
+    share: Option<Arc<Share>>,
 }
 
 impl Pinned {
-    pub(in crate::union) fn new(fd: Arc<OwnedFd>, share: Share) -> Arc<Pinned> {
-        Arc::new(Pinned { fd, share: Arc::new(share) })
-    }
-
-    /// Another descriptor in its place, as of the copy of what it leads to.
-    pub(in crate::union) fn replaced(&self, fd: OwnedFd) -> Arc<Pinned> {
-        Arc::new(Pinned { fd: Arc::new(fd), share: self.share.clone() })
-    }
-
-    pub(in crate::union) fn fd(&self) -> Arc<OwnedFd> {
-        self.fd.clone()
-    }
-}
-
-impl AsFd for Pinned {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+    pub(in crate::union) fn held(&self) -> LayerObject {
+        self.held.clone()
     }
 }
 

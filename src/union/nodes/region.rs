@@ -31,10 +31,11 @@ use rustix::fs::{fstatfs, fstatvfs};
 use crate::error::{FsError, Result};
 use crate::sys::handle;
 use crate::sys::mountinfo::Table;
-use crate::sys::object::{At, Kind, Stat};
+use crate::sys::object::{Kind, Stat};
 use crate::union::Union;
 use crate::union::lookup::realdir::{DirFds, RealDir, Trust, Veil};
 use crate::union::nodes::generation::Generation;
+use crate::union::stack::access::LayerAt;
 use crate::union::{LAYER_WAY_OUT, OpenLayer};
 
 /// Which inode an object really is: the index of its region among those of the stack, and its number there, in one
@@ -147,14 +148,17 @@ impl Regions {
     /// Adds the region of a layer, if it is new. `ids`: those of the filesystems so far.
     fn add_layer(&mut self, layers: &[OpenLayer], at: usize, ids: &mut HashSet<u64>) -> Result<()> {
         let root = &layers[at].root;
-        let fd = DirFds::new(0).get(root)?;
         self.root_ids.insert(root.id);
         let dev = root.id.0;
         let index = match self.roots.iter().position(|known| known.dev == dev) {
             Some(known) => known,
             None => {
                 let from_lowest = (layers.len() - at) as u64;
-                let (own, unique) = match filesystem_id(fd.as_fd(), dev)? {
+                let own = match root.tree() {
+                    Some(tree) => FilesystemId::Own(hashed(tree.id(), 0, b"tree")),
+                    None => filesystem_id(DirFds::new(0).host(root)?.as_fd(), dev)?,
+                };
+                let (own, unique) = match own {
                     FilesystemId::Own(id) => (id, ids.insert(id)),
                     FilesystemId::Type(kind) => (hashed(kind, from_lowest, b""), true),
                 };
@@ -164,7 +168,9 @@ impl Regions {
             }
         };
         root.set_region(index as u16);
-        root.set_filesystem(filesystem_type(fd.as_fd())?);
+        if root.tree().is_none() {
+            root.set_filesystem(filesystem_type(DirFds::new(0).host(root)?.as_fd())?);
+        }
         Ok(())
     }
 
@@ -191,7 +197,8 @@ impl Regions {
         let fds = DirFds::new(0);
         let source = |root: &Root| {
             let layer = layers.iter().find(|layer| root.unique && layer.root.id.0 == root.dev);
-            layer.map(|layer| fds.get(&layer.root)).transpose()
+            let of_host = layer.filter(|layer| layer.root.tree().is_none());
+            of_host.map(|layer| fds.host(&layer.root)).transpose()
         };
         self.roots.iter().map(source).collect()
     }
@@ -302,7 +309,7 @@ impl Union {
         &self,
         dir: &Arc<RealDir>,
         name: &[u8],
-        at: At<'_>,
+        at: LayerAt<'_>,
         (stat, generation): (&Stat, Generation),
     ) -> Result<Arc<RealDir>> {
         let child = RealDir::child(dir, name, stat, generation);
@@ -310,6 +317,8 @@ impl Union {
         if !stat.mount_root && stat.dev == dir.id.0 && !self.regions.root_ids.contains(&id) {
             return Ok(child);
         }
+        // Nothing is mounted in a tree.
+        let Some(at) = at.host() else { return Ok(child) };
         let fd = at.pin()?;
         child.set_filesystem(filesystem_type(fd.as_fd())?);
         let path = child.path();

@@ -8,7 +8,8 @@
 //! the kernel looks it up again.
 //!
 //! The descriptor that does the work is the one that is verified: O_PATH, or for data the open file itself. All are opened
-//! without following links and without waiting.
+//! without following links and without waiting. (What a lower holds that isn't a directory of the host is reached by numbers,
+//! which stay with their objects.)
 //!
 //! # What is done by name
 //!
@@ -27,7 +28,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "here objects are verified")]
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use rustix::fs::OFlags;
@@ -37,10 +38,12 @@ use crate::error::{FsError, Result};
 use crate::sys::object::{At, Kind, Stat, Writable, unnoticed};
 use crate::union::Union;
 use crate::union::change::copy_up::Part;
+use crate::union::data::file::open_owned;
 use crate::union::lookup::found::DataAt;
 use crate::union::lookup::realdir::RealDir;
 use crate::union::nodes::generation::{Generation, Sighting};
 use crate::union::nodes::node::{InodeId, Name, Node, NodePlace, NodeSource};
+use crate::union::stack::access::{LayerAt, LayerData, LayerObject};
 
 /// Is told which entry (number of the directory's node, name) is not what the kernel knows it as.
 pub type OnStale = Box<dyn Fn(u64, &[u8]) + Send + Sync>;
@@ -48,17 +51,25 @@ pub type OnStale = Box<dyn Fn(u64, &[u8]) + Send + Sync>;
 /// What a node stands for, held by a descriptor.
 #[derive(Debug)]
 pub struct Object {
-    fd: Arc<OwnedFd>,
+    held: LayerObject,
     stat: Option<Stat>,
     upper: bool,
     /// One of a lower: by what it was found, the directory and the name there.
-    entry: Option<(Arc<OwnedFd>, Name)>,
+    entry: Option<(LayerObject, Name)>,
 }
 
 impl Object {
     /// The object.
-    pub fn at(&self) -> At<'_> {
-        At::Fd(self.fd.as_fd())
+    pub fn at(&self) -> LayerAt<'_> {
+        self.held.at()
+    }
+
+    /// The object of the host.
+    ///
+    /// # Errors
+    /// `ESTALE` for one that is none.
+    pub fn host(&self) -> Result<At<'_>> {
+        self.at().host().ok_or(FsError::Stale)
     }
 
     /// Its stat, of when it was verified.
@@ -76,17 +87,20 @@ impl Object {
     /// # Errors
     /// `ESTALE` for one of a lower.
     pub fn writable(&self) -> Result<Writable<'_>> {
-        if self.upper { Ok(Writable::held(self.fd.as_fd())) } else { Err(FsError::Stale) }
+        match &self.held {
+            LayerObject::Host(fd) if self.upper => Ok(Writable::held(fd.as_fd())),
+            _ => Err(FsError::Stale),
+        }
     }
 
-    /// The descriptor, to be kept.
-    pub fn shared_fd(&self) -> Arc<OwnedFd> {
-        self.fd.clone()
+    /// What holds it, to be kept.
+    pub fn into_held(self) -> LayerObject {
+        self.held
     }
 
-    /// The same, of an object that isn't needed any more.
-    pub fn into_fd(self) -> Arc<OwnedFd> {
-        self.fd
+    /// The same, of an object that is still needed.
+    pub fn held(&self) -> LayerObject {
+        self.held.clone()
     }
 }
 
@@ -100,17 +114,16 @@ struct Entry<'a> {
 }
 
 enum Dir<'a> {
-    Layer(Arc<OwnedFd>),
+    Layer(LayerObject),
     Index(BorrowedFd<'a>),
 }
 
 impl Entry<'_> {
-    fn at(&self) -> At<'_> {
-        let dir = match &self.dir {
-            Dir::Layer(fd) => fd.as_fd(),
-            Dir::Index(fd) => *fd,
-        };
-        At::Name(dir, &self.name)
+    fn at(&self) -> LayerAt<'_> {
+        match &self.dir {
+            Dir::Layer(dir) => dir.entry(&self.name),
+            Dir::Index(fd) => LayerAt::Host(At::Name(*fd, &self.name)),
+        }
     }
 }
 
@@ -133,8 +146,8 @@ impl Union {
         if let Some(dir) = &node.dir {
             // Verified when it was opened.
             let top = dir.top().ok_or(FsError::Stale)?;
-            let fd = self.fds.get(&top)?;
-            return f(&Object { fd, stat: None, upper: self.is_upper(top.layer), entry: None });
+            let held = self.fds.get(&top)?;
+            return f(&Object { held, stat: None, upper: self.is_upper(top.layer), entry: None });
         }
         let place = node.place.read();
         f(&self.object_at(node, &place)?)
@@ -153,21 +166,21 @@ impl Union {
     /// The object of a node that isn't a directory, whose place the caller has locked.
     pub(in crate::union) fn object_at(&self, node: &Node, place: &NodePlace) -> Result<Object> {
         if let NodePlace::Pinned { fd, upper } = place {
-            return Ok(Object { fd: fd.fd(), stat: None, upper: *upper, entry: None });
+            return Ok(Object { held: fd.held(), stat: None, upper: *upper, entry: None });
         }
         if let Some(object) = self.open_object(node, place) {
             return Ok(object);
         }
         let entry = self.entry_at(node, place)?;
-        let fd = entry.at().pin().map_err(|e| self.absent(node, place, e))?;
-        let stat = entry.real.stat_in(At::Fd(fd.as_fd()))?;
-        self.verify(node, place, &entry, At::Fd(fd.as_fd()), &stat)?;
+        let held = entry.at().hold().map_err(|e| self.absent(node, place, e))?;
+        let stat = entry.real.stat_in(held.at())?;
+        self.verify(node, place, &entry, held.at(), &stat)?;
         let Entry { dir, name, upper, .. } = entry;
         let entry = match dir {
             Dir::Layer(dir) if !upper => Some((dir, name)),
             _ => None,
         };
-        Ok(Object { fd: Arc::new(fd), stat: Some(stat), upper, entry })
+        Ok(Object { held, stat: Some(stat), upper, entry })
     }
 
     /// The object of a file whose data are open, which was verified then.
@@ -175,8 +188,8 @@ impl Union {
         if node.kind != Kind::File || self.metacopies.contains_key(&node.ino) {
             return None;
         }
-        let fd = self.files.get(node.ino, false)?;
-        Some(Object { fd, stat: None, upper: self.is_in_upper_place(place), entry: None })
+        let held = LayerObject::Host(self.files.get(node.ino, false)?.host()?.clone());
+        Some(Object { held, stat: None, upper: self.is_in_upper_place(place), entry: None })
     }
 
     /// What the layer keeps of a node's object. Where it keeps all in the stat, that is all that is asked for.
@@ -209,7 +222,7 @@ impl Union {
         let stat = object.stat()?;
         // The owner of a link may be noted on the directory that holds it.
         let at = match &object.entry {
-            Some((dir, name)) if stat.kind() == Kind::Symlink => At::Name(dir.as_fd(), name),
+            Some((dir, name)) if stat.kind() == Kind::Symlink => dir.entry(name),
             _ => object.at(),
         };
         self.owners.kept(at, stat, object.upper)
@@ -222,35 +235,34 @@ impl Union {
         node: &Node,
         place: &NodePlace,
         write: bool,
-    ) -> Result<(OwnedFd, bool)> {
+    ) -> Result<(LayerData, bool)> {
         let flags = if write { OFlags::RDWR } else { OFlags::RDONLY };
         if matches!(place, NodePlace::Named { .. }) {
             let entry = self.entry_at(node, place)?;
             if write && !entry.upper {
                 return Err(FsError::Stale);
             }
-            let opened = match entry.upper {
-                true if self.no_atime => unnoticed(|noatime| entry.at().open_to_verify(flags | noatime)),
-                true => entry.at().open_to_verify(flags),
-                false => entry.at().open_read(),
-            };
-            if let Ok(fd) = opened {
-                let at = At::Fd(fd.as_fd());
-                self.verify(node, place, &entry, at, &at.stat()?)?;
-                return Ok((fd, write));
+            if let Some(at) = entry.at().host() {
+                let opened = match entry.upper {
+                    true if self.no_atime => unnoticed(|noatime| at.open_to_verify(flags | noatime)),
+                    true => at.open_to_verify(flags),
+                    false => at.open_read(),
+                };
+                if let Ok(fd) = opened {
+                    let at = At::Fd(fd.as_fd());
+                    self.verify(node, place, &entry, at.into(), &at.stat()?)?;
+                    return Ok((fd.into(), write));
+                }
+                // Whatever it is that can't be opened so, it may not be the file.
             }
-            // Whatever it is that can't be opened so, it may not be the file.
         }
         let object = self.object_at(node, place)?;
         if write {
-            return Ok((
-                crate::union::data::file::open_owned(object.writable()?, write, self.no_atime)?,
-                true,
-            ));
+            return Ok((open_owned(object.writable()?, write, self.no_atime)?.into(), true));
         }
-        match object.at().open_read() {
+        match object.at().open() {
             Err(Errno::ACCESS) if object.upper => {
-                Ok((crate::union::data::file::open_owned(object.writable()?, write, self.no_atime)?, false))
+                Ok((open_owned(object.writable()?, write, self.no_atime)?.into(), false))
             }
             other => Ok((other?, false)),
         }
@@ -270,20 +282,22 @@ impl Union {
         if (stat.dev, stat.ino) != known.id {
             return Err(FsError::Stale);
         }
-        Ok(Object { fd: Arc::new(fd), stat: Some(stat), upper: true, entry: None })
+        Ok(Object { held: fd.into(), stat: Some(stat), upper: true, entry: None })
     }
 
     /// Opens the data of a file that has them elsewhere.
-    pub(in crate::union) fn open_data_elsewhere(&self, data: &DataAt) -> Result<OwnedFd> {
+    pub(in crate::union) fn open_data_elsewhere(&self, data: &DataAt) -> Result<LayerData> {
         let dir = self.fds.get(&data.dir)?;
-        let fd = match At::Name(dir.as_fd(), &data.name).open_read() {
+        let named = dir.entry(&data.name);
+        let opened = match named.open() {
             Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Err(FsError::Stale),
             other => other?,
         };
-        let at = At::Fd(fd.as_fd());
+        // What is open is what is looked at, where something else may come to be under the name.
+        let at = opened.host().map_or(named, |fd| LayerAt::Host(At::Fd(fd.as_fd())));
         let stat = at.stat()?;
         let same = (stat.dev, stat.ino) == data.id && self.fds.generations().is(data.generation, at, &stat);
-        if same { Ok(fd) } else { Err(FsError::Stale) }
+        if same { Ok(opened) } else { Err(FsError::Stale) }
     }
 
     /// Where a named node that isn't a directory lies. What is there now is not verified.
@@ -315,7 +329,7 @@ impl Union {
         node: &Node,
         place: &NodePlace,
         entry: &Entry<'_>,
-        at: At<'_>,
+        at: LayerAt<'_>,
         stat: &Stat,
     ) -> Result<()> {
         let found = match entry.upper {
@@ -352,12 +366,12 @@ impl Union {
     }
 
     /// Looks at an object that was just found or made, to remember its generation.
-    pub(in crate::union) fn see(&self, at: At<'_>, stat: &Stat) -> Sighting {
+    pub(in crate::union) fn see<'a>(&self, at: impl Into<LayerAt<'a>>, stat: &Stat) -> Sighting {
         self.fds.generations().see(at, stat)
     }
 
     /// The generation of an object that was just made.
-    pub(in crate::union) fn generation_of(&self, at: At<'_>, stat: &Stat) -> Generation {
+    pub(in crate::union) fn generation_of<'a>(&self, at: impl Into<LayerAt<'a>>, stat: &Stat) -> Generation {
         self.see(at, stat).generation()
     }
 }
@@ -392,7 +406,7 @@ mod tests {
 
     fn union(top: &Path) -> Union {
         let options = StackOptions {
-            lowers: vec![top.join("lower")],
+            lowers: vec![top.join("lower").into()],
             upper: Some(top.join("upper")),
             ..StackOptions::default()
         };

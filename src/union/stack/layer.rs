@@ -7,6 +7,7 @@
 //! workdir is looked for, since the daemon of an earlier mount removes a default workdir before it lets the upper go.
 
 pub use crate::union::stack::directory::Layer;
+pub use crate::union::stack::lower::{Lower, LowerSource, TreeLayer};
 use crate::union::stack::stack_error::open_error;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ use crate::union::stack::nesting::{self, HeldDirs, Member, locate};
 use crate::union::stack::probe;
 pub use crate::union::stack::probe::{UpperCaps, WhiteoutForm};
 pub use crate::union::stack::stack_error::{Role, Said, Shown, StackError, TakeAway};
+use crate::union::stack::tree::Tree;
 pub use crate::union::stack::workdir::Workdir;
 use crate::union::stack::workdir::WorkdirPlace;
 
@@ -44,7 +46,7 @@ pub enum XattrChoice {
 #[derive(Debug, Clone)]
 pub struct StackOptions {
     /// The read-only layers, topmost first.
-    pub lowers: Vec<PathBuf>,
+    pub lowers: Vec<LowerSource>,
     /// Is the first of them an upper that is only read? Messages call it so then.
     pub top_is_upper: bool,
     /// The writable layer; without, the mount is read-only.
@@ -134,7 +136,7 @@ impl Drop for SyncAtEnd {
 #[derive(Debug)]
 pub struct Stack {
     /// The read-only layers, topmost first; at least one.
-    pub lowers: Vec<Layer>,
+    pub lowers: Vec<Lower>,
     /// The writable layer.
     pub upper: Option<UpperLayer>,
     /// Whose marks are believed.
@@ -147,7 +149,10 @@ impl Stack {
     /// The same, read as somebody else reads it: the mount that serves the layers.
     pub fn believing(mut self, belief: Belief) -> Stack {
         self.belief = belief;
-        self.lowers.iter_mut().for_each(|layer| layer.belief = belief);
+        self.lowers.iter_mut().for_each(|lower| lower.set_belief(belief));
+        if let Some(upper) = &mut self.upper {
+            upper.layer.belief = belief;
+        }
         self
     }
 }
@@ -178,17 +183,11 @@ impl Stack {
         }
         let belief = Belief::decide(options.xattr == XattrChoice::User);
         let mut lowers = open_lowers(options)?;
-        lowers.iter_mut().for_each(|layer| layer.belief = belief);
+        lowers.iter_mut().for_each(|lower| lower.set_belief(belief));
         let upper = options.upper.as_deref().map(open_upper).transpose()?;
         let mount_point = options.mount_point.as_deref().map(open_mount_point).transpose()?;
-
-        let mut members: Vec<Member<'_>> =
-            lowers.iter().enumerate().map(|(i, layer)| layer.member(options.role(i))).collect();
-        members.extend(upper.iter().map(|layer| layer.member(Role::Upper)));
-        members.extend(mount_point.iter().map(|dir| dir.member(Role::MountPoint)));
-        let held = nesting::check(&members)?;
-
-        let Some(mut upper) = upper else {
+        let held = nesting::check(&members(options, &lowers, upper.as_ref(), None, mount_point.as_ref()))?;
+        let Some(upper) = upper else {
             let veils = veils(&held, mount_point, options);
             return Ok(Stack { lowers: unchanged_by_reading(lowers), upper: None, belief, veils });
         };
@@ -197,47 +196,18 @@ impl Stack {
             Some(path) => WorkdirPlace::named(path)?,
             None => WorkdirPlace::beside(&upper)?,
         };
-        let work_at = locate(place.root.as_fd()).map_err(|e| open_error(Role::Work, &place.path, e))?;
-        // Built anew: the members borrowed `upper`, which is to move into the stack.
-        let mut members: Vec<Member<'_>> =
-            lowers.iter().enumerate().map(|(i, layer)| layer.member(options.role(i))).collect();
-        members.push(upper.member(Role::Upper));
-        members.push(Member { role: Role::Work, path: &place.path, id: work_at.id, fd: place.root.as_fd() });
-        members.extend(mount_point.iter().map(|dir| dir.member(Role::MountPoint)));
-        let held = nesting::check(&members)?;
+        let held = nesting::check(&members(
+            options,
+            &lowers,
+            Some(&upper),
+            Some(place.member()?),
+            mount_point.as_ref(),
+        ))?;
         let veils = veils(&held, mount_point, options);
-
-        let prepared = place.prepare(&upper, options.lock_wait)?;
-        let caps = probe::probe(prepared.workdir.staging.as_fd(), belief.namespace == Namespace::User)
-            .map_err(|errno| StackError::Io {
-                role: Role::Work,
-                path: prepared.workdir.path.clone(),
-                what: "try out what its filesystem can do",
-                errno,
-            })?
-            .map_err(|unfit| StackError::unfit(unfit, &upper.path))?;
-        let work = prepared.begin(options.volatile)?;
-        let sync = if options.volatile { None } else { Some(SyncAtEnd::of(&upper)?) };
-        log::debug!("upper {}: {caps:?}", upper.path.display());
-        if !caps.xattr {
-            log::warn!(
-                "upper layer {}: its filesystem holds no extended attributes: copies have none, and inode numbers and hard links of theirs don't last; directories of lowers can't be renamed",
-                Shown(&upper.path)
-            );
-        }
-        if caps.xattr && caps.namespace != belief.namespace {
-            log::warn!(
-                "upper layer {}: its filesystem keeps no {}*: marks are kept in {}*, as with the option userxattr",
-                Shown(&upper.path),
-                belief.namespace.prefix(),
-                caps.namespace.prefix()
-            );
-        }
-        let belief = belief.kept_in(caps.namespace);
-        let mut lowers = unchanged_by_reading(lowers);
-        lowers.iter_mut().chain([&mut upper]).for_each(|layer| layer.belief = belief);
-        let upper = UpperLayer { work, layer: upper, caps, _lock: lock, _sync: sync };
-        Ok(Stack { lowers, upper: Some(upper), belief, veils })
+        let upper = open_workdir(options, upper, place, lock, belief)?;
+        let belief = belief.kept_in(upper.caps.namespace);
+        let stack = Stack { lowers: unchanged_by_reading(lowers), upper: Some(upper), belief, veils };
+        Ok(stack.believing(belief))
     }
 
     /// Leaves the workdir clean at the end of the mount; see [`Workdir::close`]. Dropping the stack does so too, but
@@ -247,18 +217,80 @@ impl Stack {
     }
 }
 
-fn open_lowers(options: &StackOptions) -> Result<Vec<Layer>, StackError> {
-    options
-        .lowers
-        .iter()
-        .enumerate()
-        .map(|(i, path)| {
-            let role = options.role(i);
+/// Makes the workdir of an upper ready, and finds out what their filesystem can do.
+fn open_workdir(
+    options: &StackOptions,
+    upper: Layer,
+    place: WorkdirPlace,
+    lock: DirLock,
+    belief: Belief,
+) -> Result<UpperLayer, StackError> {
+    let prepared = place.prepare(&upper, options.lock_wait)?;
+    let caps = probe::probe(prepared.workdir.staging.as_fd(), belief.namespace == Namespace::User)
+        .map_err(|errno| StackError::Io {
+            role: Role::Work,
+            path: prepared.workdir.path.clone(),
+            what: "try out what its filesystem can do",
+            errno,
+        })?
+        .map_err(|unfit| StackError::unfit(unfit, &upper.path))?;
+    let work = prepared.begin(options.volatile)?;
+    let sync = if options.volatile { None } else { Some(SyncAtEnd::of(&upper)?) };
+    tell_limits(&upper, &caps, belief);
+    Ok(UpperLayer { work, layer: upper, caps, _lock: lock, _sync: sync })
+}
+
+/// Warns of what the upper's filesystem can't do.
+fn tell_limits(upper: &Layer, caps: &UpperCaps, belief: Belief) {
+    log::debug!("upper {}: {caps:?}", upper.path.display());
+    if !caps.xattr {
+        log::warn!(
+            "upper layer {}: its filesystem holds no extended attributes: copies have none, and inode numbers and hard links of theirs don't last; directories of lowers can't be renamed",
+            Shown(&upper.path)
+        );
+    }
+    if caps.xattr && caps.namespace != belief.namespace {
+        log::warn!(
+            "upper layer {}: its filesystem keeps no {}*: marks are kept in {}*, as with the option userxattr",
+            Shown(&upper.path),
+            belief.namespace.prefix(),
+            caps.namespace.prefix()
+        );
+    }
+}
+
+/// The directories of the host that a mount is made of.
+fn members<'a>(
+    options: &StackOptions,
+    lowers: &'a [Lower],
+    upper: Option<&'a Layer>,
+    work: Option<Member<'a>>,
+    mount_point: Option<&'a Layer>,
+) -> Vec<Member<'a>> {
+    let of_lower =
+        |(at, lower): (usize, &'a Lower)| lower.directory().map(|layer| layer.member(options.role(at)));
+    let mut members: Vec<Member<'_>> = lowers.iter().enumerate().filter_map(of_lower).collect();
+    members.extend(upper.map(|layer| layer.member(Role::Upper)));
+    members.extend(work);
+    members.extend(mount_point.map(|dir| dir.member(Role::MountPoint)));
+    members
+}
+
+fn open_lowers(options: &StackOptions) -> Result<Vec<Lower>, StackError> {
+    let open = |(at, source): (usize, &LowerSource)| match source {
+        LowerSource::Directory(path) => {
+            let role = options.role(at);
             let layer = Layer::open(role, path)?;
             layer.may(role, Access::READ_OK | Access::EXEC_OK, "read and search permission on it")?;
-            Ok(layer)
-        })
-        .collect()
+            Ok(Lower::Directory(layer))
+        }
+        LowerSource::Tree { path, tree } => Ok(Lower::Tree(TreeLayer {
+            path: path.clone(),
+            tree: Tree::new(tree.clone()),
+            belief: Belief::of_process(),
+        })),
+    };
+    options.lowers.iter().enumerate().map(open).collect()
 }
 
 /// What the lowers are not to show.
@@ -279,13 +311,14 @@ fn veils(held: &[HeldDirs], mount_point: Option<Layer>, options: &StackOptions) 
 ///
 /// A lower inside which others are mounted stays as it is, so that these are seen and can be unmounted; there, and
 /// without privileges, files and directories are opened with O_NOATIME where that is allowed.
-fn unchanged_by_reading(mut lowers: Vec<Layer>) -> Vec<Layer> {
+fn unchanged_by_reading(mut lowers: Vec<Lower>) -> Vec<Lower> {
     if !rustix::process::geteuid().is_root() {
         return lowers;
     }
     let Ok(mounts) = Table::read() else { return lowers };
     let mounted: Vec<_> = mounts.entries().map(|mount| mount.point).collect();
-    for layer in &mut lowers {
+    for lower in &mut lowers {
+        let Lower::Directory(layer) = lower else { continue };
         let place = &layer.place[..];
         let holds_mounts =
             mounted.iter().any(|at| at.strip_prefix(place).is_some_and(|rest| rest.starts_with(b"/")));
@@ -360,7 +393,7 @@ mod tests {
 
     fn options(top: &TempDir, lowers: &[&str], upper: Option<&str>) -> StackOptions {
         StackOptions {
-            lowers: lowers.iter().map(|l| top.path().join(l)).collect(),
+            lowers: lowers.iter().map(|l| top.path().join(l).into()).collect(),
             upper: upper.map(|u| top.path().join(u)),
             mount_point: Some(top.path().join("mnt")),
             // A test beside this one may just start a program, which holds copies of all locks until its exec.
@@ -389,7 +422,7 @@ mod tests {
     fn a_default_workdir_comes_and_goes() {
         let top = tree();
         let stack = Stack::open(&options(&top, &["a", "b"], Some("up"))).unwrap();
-        assert_eq!(stack.lowers[0].path, top.path().join("a"));
+        assert_eq!(stack.lowers[0].path(), top.path().join("a"));
         assert_eq!(names(&top.path().join(".up.work")), ["index.unionmount", "work"]);
         let upper = stack.upper.as_ref().unwrap();
         assert!(names(&top.path().join(".up.work/work")).is_empty(), "probes are cleaned");
@@ -452,7 +485,10 @@ mod tests {
         fs::create_dir(top.path().join("deep/a")).unwrap();
         let stack = Stack::open(&options(&top, &["b/jump/../a"], None)).unwrap();
         use std::os::unix::fs::MetadataExt;
-        assert_eq!(stack.lowers[0].ino, fs::metadata(top.path().join("deep/a")).unwrap().ino());
+        assert_eq!(
+            stack.lowers[0].directory().unwrap().ino,
+            fs::metadata(top.path().join("deep/a")).unwrap().ino()
+        );
     }
 
     #[test]

@@ -40,7 +40,7 @@ use rustix::io::Errno;
 use crate::sys::remove;
 use crate::union::stack::directory::Layer;
 use crate::union::stack::lock::DirLock;
-use crate::union::stack::nesting::locate;
+use crate::union::stack::nesting::{Member, locate};
 use crate::union::stack::stack_error::{Role, StackError};
 
 const STAGING: &str = "work";
@@ -121,6 +121,13 @@ fn io(path: &Path, what: &'static str) -> impl Fn(Errno) -> StackError {
 }
 
 impl WorkdirPlace {
+    /// Returns its part among the directories of a mount.
+    pub(in crate::union) fn member(&self) -> Result<Member<'_>, StackError> {
+        let at = locate(self.root.as_fd())
+            .map_err(|errno| crate::union::stack::stack_error::open_error(Role::Work, &self.path, errno))?;
+        Ok(Member { role: Role::Work, path: &self.path, id: at.id, fd: self.root.as_fd() })
+    }
+
     /// Opens the workdir that was named, and makes it if only its last component is missing.
     pub(in crate::union) fn named(path: &Path) -> Result<WorkdirPlace, StackError> {
         let mut made = Undo::default();

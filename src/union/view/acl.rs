@@ -10,7 +10,6 @@ use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
 use crate::sys::object::Writable;
-use crate::sys::xattr;
 use crate::union::Union;
 use crate::union::nodes::node::Node;
 
@@ -135,7 +134,7 @@ impl Union {
         if let Some(has) = *known {
             return Ok(has);
         }
-        let has = self.with_object(parent, |object| Ok(xattr::get(object.at(), DEFAULT)?.is_some()))?;
+        let has = self.with_object(parent, |object| Ok(object.at().xattr(DEFAULT)?.is_some()))?;
         *known = Some(has);
         Ok(has)
     }
@@ -145,7 +144,7 @@ impl Union {
         if !self.has_default_acl(parent)? {
             return Ok(None);
         }
-        let Some(mut acl) = self.with_object(parent, |o| Ok(xattr::get(o.at(), DEFAULT)?))? else {
+        let Some(mut acl) = self.with_object(parent, |o| Ok(o.at().xattr(DEFAULT)?))? else {
             return Ok(None);
         };
         drop_unmapped(&mut acl);

@@ -4,16 +4,17 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::StatVfs;
+use rustix::fs::{StatVfs, StatVfsMountFlags};
 use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
-use crate::sys::object::{At, Kind, SetTime, Stat, Writable};
+use crate::sys::object::{Kind, SetTime, Stat, Writable};
 use crate::union::Union;
 use crate::union::change::copy_up::Part;
 use crate::union::events::EventKind;
 use crate::union::nodes::node::{Node, NodePlace};
 use crate::union::nodes::verified::Object;
+use crate::union::stack::access::{LayerAt, LayerObject};
 
 /// What stat shows of a node.
 #[derive(Debug, Clone, Copy)]
@@ -83,11 +84,11 @@ fn read_target(object: &Object) -> Result<Vec<u8>> {
     if object.stat()?.kind() != Kind::File {
         return Err(FsError::Invalid("not a symbolic link"));
     }
-    let file = object.at().open_read()?;
+    let data = object.at().open()?;
     let mut target = vec![0; LONGEST];
     let mut length = 0;
     while length < LONGEST {
-        match rustix::io::pread(&file, &mut target[length..], length as u64) {
+        match data.read_at(&mut target[length..], length as u64) {
             Ok(0) => break,
             Ok(n) => length += n,
             Err(Errno::INTR) => {}
@@ -101,14 +102,33 @@ fn read_target(object: &Object) -> Result<Vec<u8>> {
     Ok(target)
 }
 
+/// What statfs tells of a tree that takes nothing.
+fn full_filesystem() -> StatVfs {
+    const BLOCK: u64 = 4096;
+    const NAME_MAX: u64 = 255;
+    StatVfs {
+        f_bsize: BLOCK,
+        f_frsize: BLOCK,
+        f_blocks: 0,
+        f_bfree: 0,
+        f_bavail: 0,
+        f_files: 0,
+        f_ffree: 0,
+        f_favail: 0,
+        f_fsid: 0,
+        f_flag: StatVfsMountFlags::RDONLY,
+        f_namemax: NAME_MAX,
+    }
+}
+
 impl Union {
     /// Calls `f` with each of a lower layer's directories that are merged in a node, topmost first.
     ///
     /// # Errors
     /// Those of `f`, and of opening them.
-    pub fn each_part(&self, node: &Node, mut f: impl FnMut(At<'_>) -> Result<()>) -> Result<()> {
+    pub fn each_part(&self, node: &Node, mut f: impl FnMut(LayerAt<'_>) -> Result<()>) -> Result<()> {
         let parts = node.dir.as_ref().map_or(&[][..], |dir| &dir.lowers);
-        parts.iter().try_for_each(|part| f(At::Fd(self.fds.get(part)?.as_fd())))
+        parts.iter().try_for_each(|part| f(self.fds.get(part)?.at()))
     }
 
     /// The attributes of a node.
@@ -151,14 +171,15 @@ impl Union {
     }
 
     /// What the layer keeps of an object: its stat, corrected by `override_stat` and by the hardlink index.
-    pub(in crate::union) fn kept_stat(&self, at: At<'_>, upper: bool) -> Result<Stat> {
+    pub(in crate::union) fn kept_stat<'a>(&self, at: impl Into<LayerAt<'a>>, upper: bool) -> Result<Stat> {
+        let at = at.into();
         let stat = self.owners.kept(at, at.stat()?, upper)?;
         if upper { self.counted(at, stat) } else { Ok(stat) }
     }
 
     /// Corrects the link count of an object of the upper, if it is in the hardlink index. That may be its only link: the
     /// other names are the lower's.
-    pub(in crate::union) fn counted(&self, at: At<'_>, mut stat: Stat) -> Result<Stat> {
+    pub(in crate::union) fn counted<'a>(&self, at: impl Into<LayerAt<'a>>, mut stat: Stat) -> Result<Stat> {
         if stat.kind() != Kind::Directory
             && let Some(nlink) = self.merged_nlink(at, &stat)?
         {
@@ -271,7 +292,7 @@ impl Union {
         if node.kind != Kind::Symlink {
             return Err(FsError::Invalid("not a symbolic link"));
         }
-        self.with_object(node, |object| match object.at().readlink() {
+        self.with_object(node, |object| match object.at().read_link() {
             // A regular file that stands for a link holds the target.
             Err(Errno::INVAL | Errno::NOENT) if self.owners.override_real() => read_target(object),
             other => Ok(other?),
@@ -280,8 +301,10 @@ impl Union {
 
     /// The filesystem that new data go to: that of the topmost layer.
     pub fn statfs(&self) -> Result<StatVfs> {
-        let fd = self.fds.get(&self.layers[0].root)?;
-        Ok(rustix::fs::fstatvfs(fd.as_fd())?)
+        match self.fds.get(&self.layers[0].root)? {
+            LayerObject::Host(fd) => Ok(rustix::fs::fstatvfs(fd.as_fd())?),
+            LayerObject::Tree(_) => Ok(full_filesystem()),
+        }
     }
 
     /// The path of a node in the merged view, for messages.

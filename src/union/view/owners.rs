@@ -27,12 +27,12 @@ use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
-use crate::sys::object::{At, Kind, Stat, Writable};
-use crate::sys::xattr;
+use crate::sys::object::{Kind, Stat, Writable};
 use crate::union::Caller;
 use crate::union::change::staged::New;
 use crate::union::lookup::belief::Belief;
 use crate::union::options::{FsOptions, IdMap, Squash, XattrPermissions};
+use crate::union::stack::access::LayerAt;
 use crate::union::view::attr::privilege_bits;
 
 /// The owner that a record of [`LINKS`], with its zero byte, tells, if it is that of the link `name`.
@@ -175,7 +175,7 @@ impl Owners {
     pub fn new(
         options: &FsOptions,
         belief: Belief,
-        roots: &[At<'_>],
+        roots: &[LayerAt<'_>],
         upper: Option<Writable<'_>>,
     ) -> Result<Owners> {
         let asked = match options.xattr_permissions {
@@ -241,7 +241,8 @@ impl Owners {
     }
 
     /// What a layer keeps of an object, whose real stat is given. `upper`: it is in the upper.
-    pub fn kept(&self, at: At<'_>, mut stat: Stat, upper: bool) -> Result<Stat> {
+    pub fn kept<'a>(&self, at: impl Into<LayerAt<'a>>, mut stat: Stat, upper: bool) -> Result<Stat> {
+        let at = at.into();
         stat.uid = self.uid_map.as_ref().map_or(stat.uid, |map| map.kept(stat.uid));
         stat.gid = self.gid_map.as_ref().map_or(stat.gid, |map| map.kept(stat.gid));
         if self.read.is_empty() {
@@ -252,7 +253,7 @@ impl Owners {
             return if lower_link { self.kept_link(at, stat) } else { Ok(stat) };
         }
         for name in &self.read {
-            let value = match xattr::get(at, name.as_bytes()) {
+            let value = match at.xattr(name.as_bytes()) {
                 Ok(Some(value)) => value,
                 // An ordinary user's daemon in front of files that it may not read.
                 Ok(None) | Err(Errno::ACCESS) => continue,
@@ -267,16 +268,16 @@ impl Owners {
     }
 
     /// The owner of a lower's symbolic link.
-    fn kept_link(&self, at: At<'_>, mut stat: Stat) -> Result<Stat> {
-        let noted = match at {
-            At::Name(dir, name) => match xattr::get(At::Fd(dir), LINKS) {
+    fn kept_link(&self, at: LayerAt<'_>, mut stat: Stat) -> Result<Stat> {
+        let noted = match at.in_directory() {
+            Some((dir, name)) => match dir.xattr(LINKS) {
                 Ok(noted) => noted.and_then(|all| {
                     all.split_inclusive(|byte| *byte == 0).find_map(|record| link_owner(record, name))
                 }),
                 Err(Errno::ACCESS) => None,
                 Err(e) => return Err(e.into()),
             },
-            At::Fd(_) => None,
+            None => None,
         };
         let real = (stat.uid, stat.gid);
         let by_root = || self.unpacked.iter().find(|(who, _)| *who == real).map(|(_, root)| *root);
@@ -432,9 +433,9 @@ impl Owners {
     }
 
     /// Reads an attribute, under whichever name it is kept.
-    pub fn get_xattr(&self, at: At<'_>, name: &[u8]) -> Result<Option<Vec<u8>>> {
-        match xattr::get(at, name)? {
-            None if self.override_real() => Ok(xattr::get(at, &[KEPT, name].concat())?),
+    pub fn get_xattr(&self, at: LayerAt<'_>, name: &[u8]) -> Result<Option<Vec<u8>>> {
+        match at.xattr(name)? {
+            None if self.override_real() => Ok(at.xattr(&[KEPT, name].concat())?),
             found => Ok(found),
         }
     }
@@ -482,9 +483,9 @@ fn is_bearer(stat: &Stat) -> bool {
 }
 
 /// Which of the attributes the object carries.
-fn carried(at: At<'_>) -> Result<Option<&'static str>> {
+fn carried(at: LayerAt<'_>) -> Result<Option<&'static str>> {
     for name in NAMES {
-        match xattr::get(at, name.as_bytes()) {
+        match at.xattr(name.as_bytes()) {
             Ok(Some(_)) => return Ok(Some(name)),
             Ok(None) | Err(Errno::ACCESS) => {}
             Err(e) => return Err(e.into()),
@@ -494,9 +495,9 @@ fn carried(at: At<'_>) -> Result<Option<&'static str>> {
 }
 
 /// What an object's attribute says, if it carries one that is understood.
-fn carried_by(at: At<'_>) -> Result<Option<Override>> {
+fn carried_by(at: LayerAt<'_>) -> Result<Option<Override>> {
     let Some(name) = carried(at)? else { return Ok(None) };
-    Ok(xattr::get(at, name.as_bytes())?.and_then(|value| Override::parse(&value)))
+    Ok(at.xattr(name.as_bytes())?.and_then(|value| Override::parse(&value)))
 }
 
 /// The kernel's ids for "no such id here".

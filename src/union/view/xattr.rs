@@ -10,7 +10,6 @@ use std::sync::atomic::Ordering;
 use rustix::fs::XattrFlags;
 
 use crate::error::{FsError, Result};
-use crate::sys::xattr;
 use crate::union::Union;
 use crate::union::change::copy_up::completion::CAPABILITIES;
 use crate::union::events::EventKind;
@@ -62,7 +61,7 @@ impl Union {
 
     /// The names of all attributes, each ended by a zero byte.
     pub fn listxattr(&self, node: &Node) -> Result<Vec<u8>> {
-        let names = self.with_object(node, |object| Ok(xattr::list(object.at())?))?;
+        let names = self.with_object(node, |object| Ok(object.at().xattr_names()?))?;
         let mut shown = Vec::new();
         for stored in &names {
             let kept = self.owners.kept_name(stored);

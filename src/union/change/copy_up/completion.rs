@@ -10,7 +10,6 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
-use crate::sys::copy;
 use crate::sys::object::{At, Writable};
 use crate::union::Union;
 use crate::union::change::carry::set_times;
@@ -22,6 +21,7 @@ use crate::union::lookup::found::DataAt;
 use crate::union::lookup::marker;
 use crate::union::nodes::node::{Node, NodePlace, NodeSource};
 use crate::union::options::RedirectDir;
+use crate::union::stack::access::LayerData;
 
 /// The mark of a metacopy; as the kernel's, it is empty where no digest is known.
 pub(in crate::union) const METACOPY: &str = "metacopy";
@@ -131,14 +131,15 @@ struct Completion<'u> {
     upper: &'u Upper,
     node: &'u Arc<Node>,
     /// Where the data come from.
-    from: OwnedFd,
+    from: LayerData,
     /// The file (O_PATH).
     held: Arc<OwnedFd>,
 }
 
 impl<'u> Completion<'u> {
     fn begin(union: &'u Union, node: &'u Arc<Node>, data: &DataAt) -> Result<Completion<'u>> {
-        let held = union.with_object(node, |file| file.writable().map(|_| file.shared_fd()))?;
+        let held = union.with_object(node, |file| file.writable().map(|_| file.held()))?;
+        let held = held.host().cloned().ok_or(FsError::Stale)?;
         Ok(Completion { union, upper: union.upper()?, node, from: union.open_data_elsewhere(data)?, held })
     }
 
@@ -177,12 +178,12 @@ impl<'u> Completion<'u> {
 
     /// Copies the first `size` bytes, step by step. The times, and what a write takes away, are as before after each.
     fn fill(&self, to: BorrowedFd<'_>, size: u64) -> Result<()> {
-        let shares = self.step(|| Ok(copy::share(self.from.as_fd(), to, size)?))?;
+        let shares = self.step(|| Ok(self.from.share(to, size)?))?;
         let mut at = if shares { size } else { 0 };
         while at < size {
             at = self.step(|| {
                 let sync = !self.upper.is_volatile();
-                Ok(copy::copy_some(self.from.as_fd(), to, (at, size), STEP, sync)?)
+                Ok(self.from.copy_some(to, (at, size), STEP, sync)?)
             })?;
             changed();
         }

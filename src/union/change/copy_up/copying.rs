@@ -6,13 +6,11 @@
 //! fsync where that is needed ([`CopyUp::sync`]). A copy-up that is given up takes back what it did: what was staged is removed
 //! when it is dropped, and so is its entry in the hardlink index.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use crate::error::{FsError, Result};
-use crate::sys::copy::file_data;
-use crate::sys::object::{At, Kind, SetTime, Stat, Writable};
-use crate::sys::xattr;
+use crate::sys::object::{Kind, SetTime, Stat, Writable};
 use crate::union::Union;
 use crate::union::change::carry::set_times;
 use crate::union::change::copy_up::Part;
@@ -27,11 +25,12 @@ use crate::union::lookup::private::Namespace;
 use crate::union::lookup::realdir::RealDir;
 use crate::union::nodes::generation::Generation;
 use crate::union::nodes::node::{InodeId, Name, Named, Node, NodePlace, NodeSource};
+use crate::union::stack::access::LayerObject;
 
 /// A lower's object, about to be copied up.
 struct Original {
-    /// Stands for it (O_PATH).
-    fd: Arc<OwnedFd>,
+    /// Holds it.
+    held: LayerObject,
     /// What it really is.
     stat: Stat,
     /// What the layer keeps of it: see [`crate::union::view::owners`].
@@ -99,7 +98,7 @@ impl<'u> CopyUp<'u> {
     pub(in crate::union) fn fill(mut self) -> Result<CopyUp<'u>> {
         self.fill_data()?;
         self.mark()?;
-        let from = At::Fd(self.original.fd.as_fd());
+        let from = self.original.held.at();
         self.union.give_metadata(self.node, from, &self.original.kept, self.staged.object())?;
         set_times(&self.original.stat, self.staged.object())?;
         if self.is_cut() {
@@ -116,9 +115,9 @@ impl<'u> CopyUp<'u> {
             Data::Copied(size) => {
                 let from = match self.union.metacopies.get(&self.node.ino).map(|at| at.clone()) {
                     Some(at) => self.union.open_data_elsewhere(&at)?,
-                    None => At::Fd(self.original.fd.as_fd()).open_read()?,
+                    None => self.original.held.at().open()?,
                 };
-                self.moved = file_data(from.as_fd(), to, *size, !self.upper.is_volatile())?;
+                self.moved = from.copy_to(to, *size, !self.upper.is_volatile())?;
             }
             Data::Below { .. } => rustix::fs::ftruncate(to, self.original.stat.size)?,
         }
@@ -242,7 +241,7 @@ impl<'u> CopyUp<'u> {
         let _hardlinks = links.then(|| union.hardlink_locks.exclusive(self.original.id));
         let mut place = node.place.write();
         let NodePlace::Pinned { fd: before, .. } = &*place else { return Err(FsError::Stale) };
-        let fd = before.replaced(fd);
+        let fd = union.pins.hold_instead(before, fd.into())?;
         if links {
             // Its only link will be the one in the index.
             union.set_copied_nlink(self.staged.object(), left, 1)?;
@@ -256,7 +255,7 @@ impl<'u> CopyUp<'u> {
     }
 
     fn link_index(&self, copy: u64) -> Result<IndexLink<'u>> {
-        let lower = At::Fd(self.original.fd.as_fd());
+        let lower = self.original.held.at();
         let name = self.upper.mark_for_index(self.staged.object(), self.original.id, lower)?;
         self.staged.link_index(self.original.id, name)?;
         if matches!(self.data, Data::Below { .. }) {
@@ -326,14 +325,14 @@ fn published(union: &Union, copy: Writable<'_>, original: &Original) {
 
 impl Original {
     fn of(union: &Union, node: &Node) -> Result<Original> {
-        let (fd, stat, kept) = union.with_object(node, |object| {
-            Ok((object.shared_fd(), object.stat()?, union.kept_without_links(object)?))
+        let (held, stat, kept) = union.with_object(node, |object| {
+            Ok((object.held(), object.stat()?, union.kept_without_links(object)?))
         })?;
         let data = match node.kind {
             Kind::File => union.data_place(node)?,
             _ => None,
         };
-        Ok(Original { fd, stat, kept, id: node.real(), data })
+        Ok(Original { held, stat, kept, id: node.real(), data })
     }
 
     /// What a copy is to have of the data.
@@ -363,7 +362,7 @@ impl Original {
         if (self.stat.mode | self.kept.mode) & 0o6000 != 0 {
             return Ok(false);
         }
-        Ok(xattr::get(At::Fd(self.fd.as_fd()), CAPABILITIES)?.is_none())
+        Ok(self.held.at().xattr(CAPABILITIES)?.is_none())
     }
 
     /// Can the copy remember where it came from? The kernel allows `user.` attributes only on regular files and

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::Inspector;
 use crate::error::{FsError, Result};
 use crate::sys::object::Kind;
-use crate::union::stack::layer::{Role, Stack, StackError, StackOptions};
+use crate::union::stack::layer::{LowerSource, Role, Stack, StackError, StackOptions};
 use crate::union::{Limits, Union};
 
 /// A stack, opened to be looked at: every layer is only read, the upper too, and nothing is locked or made.
@@ -22,12 +22,17 @@ impl View {
     /// As for a mount: a directory that is missing, no directory or given twice.
     pub fn open(lowers: &[PathBuf], upper: Option<&Path>) -> std::result::Result<View, StackError> {
         let options = StackOptions {
-            lowers: upper.map(Path::to_owned).into_iter().chain(lowers.iter().cloned()).collect(),
+            lowers: upper
+                .map(Path::to_owned)
+                .into_iter()
+                .chain(lowers.iter().cloned())
+                .map(LowerSource::from)
+                .collect(),
             top_is_upper: upper.is_some(),
             ..StackOptions::default()
         };
         let stack = Stack::open(&options)?;
-        let first = options.lowers.first().cloned().unwrap_or_default();
+        let first = options.lowers.first().map(|lower| lower.path().to_owned()).unwrap_or_default();
         let union = Union::new(stack, Limits::of_process()).map_err(|error| StackError::Io {
             role: Role::Lower(1),
             path: first,

@@ -1,6 +1,5 @@
 //! One name, asked in every layer: the search, and what lies below the point at which it ended.
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::{Group, Held, Hider, Hides, Holds, Inspector};
@@ -89,7 +88,7 @@ impl ProvenanceWalk<'_> {
         }
         let union = self.inspector.union;
         match &mut held.holds {
-            Holds::Absent if aufs_whiteout(dir, union.fds.get(dir)?.as_fd(), name)? => {
+            Holds::Absent if aufs_whiteout(dir, &union.fds.get(dir)?, name)? => {
                 held.holds = Holds::Whiteout(WhiteoutMark::Aufs);
             }
             Holds::Directory { opaque, stat, .. } if !*opaque => {
