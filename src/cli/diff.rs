@@ -1,40 +1,324 @@
-//! `unionmount diff`: what a container changed.
+//! `unionmount diff`: what an upper changed, of a container, of a mount, or of directories.
 
+use std::ffi::OsString;
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::Failure;
-use super::page::Page;
-use super::store::StoreArgs;
-use crate::container::{Container, ContainerError};
-use crate::image::layer::changes;
-use crate::union::escaped_path::EscapedPath;
+use serde::Serialize;
 
-/// Show what a container changed: A for added, C for changed, D for deleted
+use super::Failure;
+use super::options::split_lowers;
+use super::page::{self, Page};
+use super::store::StoreArgs;
+use crate::changes::patch::{self, Figures, Measure};
+use crate::changes::stacked::{Sides, Stacked};
+use crate::container::{Container, ContainerError, commit};
+use crate::control::client::Client;
+use crate::control::mounts;
+use crate::explain::names;
+use crate::image::layer::{Change, ChangeKind, LayerError};
+use crate::sys::object::Kind;
+use crate::union::escaped_path::EscapedPath;
+use crate::union::lookup::belief::Belief;
+
+/// Show what was changed in a container, a mount, or an upper directory: A for added, C for changed, D for deleted
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
 pub(super) struct Diff {
     #[command(flatten)]
     store: StoreArgs,
 
-    /// The container, by name or id
-    container: String,
+    #[command(flatten)]
+    stack: UpperArgs,
+
+    /// Print everything as JSON
+    #[arg(long)]
+    json: bool,
+
+    /// Tell of each file how many lines, or bytes, were added and removed
+    #[arg(long, conflicts_with = "json")]
+    stat: bool,
+
+    /// Print a unified diff of text files, as git apply and patch -p1 read it
+    #[arg(short, long, conflicts_with_all = ["json", "stat"])]
+    patch: bool,
+}
+
+/// Which upper is meant, and over what.
+#[derive(Debug, clap::Args)]
+pub(super) struct UpperArgs {
+    /// A container, by name or id; a mount, by its mount point or a path in it; or an upper directory, with what lies below it
+    #[arg(value_name = "CONTAINER|MOUNT|UPPER", required_unless_present = "upper", conflicts_with_all = ["upper", "lowers"])]
+    target: Option<PathBuf>,
+
+    /// The directories below that upper, the first on top
+    #[arg(value_name = "LOWER")]
+    below: Vec<PathBuf>,
+
+    /// Layers as directories, the first on top; may repeat. A colon within a name is written \:
+    #[arg(long = "lower", value_name = "DIR[:DIR…]")]
+    lowers: Vec<OsString>,
+
+    /// The upper directory
+    #[arg(long, value_name = "DIR", requires = "lowers")]
+    upper: Option<PathBuf>,
+}
+
+const EXAMPLES: &str = "\
+EXAMPLES:
+  Of a container, of a mount, and of directories that nobody has mounted:
+      unionmount diff build
+      unionmount diff merged
+      unionmount diff rw app base
+      unionmount diff --lower app:base --upper rw
+
+  As a patch for the directory that the changes were made over:
+      unionmount diff --patch rw base | git apply --directory=base
+
+A directory is shown as changed when something in it is.";
+
+/// An upper over its lowers, with what keeps them from being removed.
+struct Found {
+    stacked: Stacked,
+    _pins: Vec<OwnedFd>,
+}
+
+impl UpperArgs {
+    fn open(&self, store: &StoreArgs) -> Result<Found, Failure> {
+        let of_directories = |upper: &Path, lowers: &[PathBuf]| {
+            let stacked = Stacked::open(upper, lowers).map_err(Failure::failed)?;
+            Ok(Found { stacked, _pins: Vec::new() })
+        };
+        match (&self.target, &self.upper) {
+            (Some(upper), _) if !self.below.is_empty() => of_directories(upper, &self.below),
+            (Some(target), _) => of_target(target, store),
+            (None, Some(upper)) => {
+                let mut lowers = Vec::new();
+                for list in &self.lowers {
+                    lowers.extend(split_lowers(list.as_bytes()).map_err(Failure::usage)?);
+                }
+                of_directories(upper, &lowers)
+            }
+            (None, None) => {
+                Err(Failure::usage("nothing is named whose changes to show; see unionmount diff --help"))
+            }
+        }
+    }
+}
+
+/// A container, or else a path in a mount. What looks like a path is one.
+fn of_target(target: &Path, store: &StoreArgs) -> Result<Found, Failure> {
+    let name = target.to_str().filter(|text| !text.contains('/') && !text.starts_with('.'));
+    let Some(name) = name else { return of_mount(target) };
+    match of_container(name, store) {
+        Ok(found) => Ok(found),
+        Err(no_container) => match mounts::of(target) {
+            Ok(_) => of_mount(target),
+            Err(_) if target.is_dir() => Err(Failure::failed(format!(
+                "{name}: neither a container nor in a mount; for an upper directory name what lies below it too: unionmount diff {name} LOWER"
+            ))),
+            Err(_) => Err(no_container),
+        },
+    }
+}
+
+fn of_container(name: &str, store: &StoreArgs) -> Result<Found, Failure> {
+    let store = store.open()?;
+    let container = Container::find(&store, name)?;
+    let lowers = container.lowers(&store)?;
+    // Their descriptors keep the layers.
+    let pins: Vec<OwnedFd> = lowers.open()?.into_iter().map(OwnedFd::from).collect();
+    let path = container.upper();
+    File::open(&path).map_err(ContainerError::io("open it", &path))?;
+    let stacked = Stacked::open(&path, &lowers.paths).map_err(Failure::failed)?;
+    Ok(Found { stacked, _pins: pins })
+}
+
+fn of_mount(path: &Path) -> Result<Found, Failure> {
+    let (mount, _) = mounts::of(path).map_err(|error| {
+        let hint = if path.is_dir() {
+            "; for an upper directory name what lies below it too: unionmount diff UPPER LOWER"
+        } else {
+            ""
+        };
+        Failure::failed(format!("{error}{hint}"))
+    })?;
+    let (upper, lowers) = layers_of(&mount)?;
+    commit::flush_mount(&mount.point, &upper)?;
+    Ok(Found { stacked: Stacked::open(&upper, &lowers).map_err(Failure::failed)?, _pins: Vec::new() })
+}
+
+/// The upper and the lowers of a mount, as its daemon tells them.
+pub(super) fn layers_of(mount: &mounts::Mount) -> Result<(PathBuf, Vec<PathBuf>), Failure> {
+    let point = EscapedPath::from(mount.point.as_path());
+    let status = Client::connect(mount).and_then(|mut daemon| daemon.status()).map_err(Failure::failed)?;
+    if status.about.belief.is_some_and(|belief| belief != Belief::of_process()) {
+        return Err(Failure::failed(format!(
+            "{point}: its mount believes other marks than this process does; ask as the user who mounted it, without userxattr"
+        )));
+    }
+    let mut paths = Vec::new();
+    let mut upper = None;
+    for layer in &status.layers {
+        let path = layer.directory.as_path().to_owned();
+        if mounts::device_at(&path).is_ok_and(|at| at == mount.device) {
+            return Err(Failure::failed(format!(
+                "{}: this layer is covered by the mount, so it can't be read from here; unmount first",
+                EscapedPath::from(path.as_path())
+            )));
+        }
+        if layer.layer == 0 { upper = Some(path) } else { paths.push(path) }
+    }
+    match upper {
+        Some(upper) => Ok((upper, paths)),
+        None => Err(Failure::failed(format!("{point}: has no upper, so nothing was changed"))),
+    }
+}
+
+/// A change as it stands in JSON.
+#[derive(Serialize)]
+struct Line {
+    path: EscapedPath,
+    change: &'static str,
+    #[serde(rename = "type")]
+    kind: Option<&'static str>,
+}
+
+fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::File => "file",
+        Kind::Directory => "directory",
+        Kind::Symlink => "symlink",
+        Kind::Fifo => "fifo",
+        Kind::Socket => "socket",
+        Kind::CharDevice => "character device",
+        Kind::BlockDevice => "block device",
+    }
 }
 
 impl Diff {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let store = self.store.open()?;
-        let container = Container::find(&store, &self.container)?;
-        let lowers = container.lowers(&store)?;
-        let open = lowers.open()?;
-        let below: Vec<BorrowedFd<'_>> = open.iter().map(AsFd::as_fd).collect();
-        let path = container.upper();
-        let upper = File::open(&path).map_err(ContainerError::io("open it", &path))?;
-        let mut page = Page::default();
-        for change in changes(upper.as_fd(), &below).map_err(Failure::failed)? {
-            page.line(format_args!("{} {}", change.kind.letter(), EscapedPath(change.path)));
+        let found = self.stack.open(&self.store)?;
+        let changes = found.stacked.changes().map_err(Failure::failed)?;
+        if self.patch {
+            print_patch(&found.stacked, &changes)?;
+        } else if self.stat {
+            stat(&found.stacked, &changes)?.print()?;
+        } else if self.json {
+            let sides = found.stacked.sides().map_err(Failure::failed)?;
+            let lines: Vec<Line> = changes
+                .into_iter()
+                .map(|change| {
+                    let kind = sides.kind(&change)?.map(kind_name);
+                    let word = match change.kind {
+                        ChangeKind::Added => "added",
+                        ChangeKind::Changed => "changed",
+                        ChangeKind::Deleted => "deleted",
+                    };
+                    Ok(Line { path: EscapedPath(change.path), change: word, kind })
+                })
+                .collect::<Result<_, LayerError>>()
+                .map_err(Failure::failed)?;
+            let mut page = Page::default();
+            page.json(&lines)?;
+            page.print()?;
+        } else {
+            listed(&changes).print()?;
         }
-        page.print()?;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The changes as docker diff lists them.
+pub(super) fn listed(changes: &[Change]) -> Page {
+    let mut page = Page::default();
+    for change in changes {
+        page.line(format_args!("{} {}", change.kind.letter(), EscapedPath(change.path.clone())));
+    }
+    page
+}
+
+/// A line for each file, and the sum.
+fn stat(stacked: &Stacked, changes: &[Change]) -> Result<Page, Failure> {
+    let sides = stacked.sides().map_err(Failure::failed)?;
+    let mut page = Page::default();
+    let (mut files, mut all) = (0usize, Figures::default());
+    each_file(&sides, changes, |compared| {
+        let path = EscapedPath(compared.path.clone());
+        match patch::measure(&compared) {
+            Measure::Nothing => return Ok(()),
+            Measure::Lines(Figures { added, removed }) => {
+                all.added += added;
+                all.removed += removed;
+                page.line(format_args!("{path} | +{added} -{removed}"));
+            }
+            Measure::Bytes(before, after) => {
+                page.line(format_args!("{path} | {} -> {}", names::bytes(before), names::bytes(after)));
+            }
+        }
+        files += 1;
+        Ok(())
+    })?;
+    let plural = if files == 1 { "" } else { "s" };
+    page.line(format_args!(
+        "{files} file{plural} changed, {} lines added, {} removed",
+        all.added, all.removed
+    ));
+    Ok(page)
+}
+
+fn each_file(
+    sides: &Sides,
+    changes: &[Change],
+    mut each: impl FnMut(crate::changes::stacked::Compared) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    for change in changes {
+        sides.compare(change, |compared| each(compared))?;
+    }
+    Ok(())
+}
+
+impl From<LayerError> for Failure {
+    fn from(error: LayerError) -> Failure {
+        Failure::failed(error)
+    }
+}
+
+/// A program that reads a patch needs every byte of it; a terminal is given what it can't obey escaped.
+fn print_patch(stacked: &Stacked, changes: &[Change]) -> Result<(), Failure> {
+    let sides = stacked.sides().map_err(Failure::failed)?;
+    let failed = |error: std::io::Error| Failure::failed(format!("cannot write to stdout: {error}"));
+    if page::is_terminal() {
+        let mut page = Page::default();
+        each_file(&sides, changes, |compared| {
+            let mut text = Vec::new();
+            patch::write(&mut text, &compared).map_err(failed)?;
+            for line in text.split_inclusive(|&byte| byte == b'\n') {
+                let line = line.strip_suffix(b"\n").unwrap_or(line);
+                page.line(format_args!("{}", EscapedPath::from(line)));
+            }
+            Ok(())
+        })?;
+        return page.print();
+    }
+    let mut out = std::io::BufWriter::new(page::own_stdout().lock());
+    let written = each_file(&sides, changes, |compared| {
+        match patch::write(&mut out, &compared) {
+            // Who reads has enough.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(Failure::told(0)),
+            other => other.map_err(failed),
+        }
+    });
+    match written {
+        Err(Failure { code: 0, .. }) => return Ok(()),
+        other => other?,
+    }
+    match out.flush() {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(failed(error)),
+        _ => Ok(()),
     }
 }

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
@@ -205,14 +205,21 @@ pub fn flush(container: &Container) -> Result<()> {
             .map_err(ContainerError::io("enter the namespaces of it", format!("/proc/{pid}")))?;
     }
     for at in mounts_of(container)? {
-        let root = File::open(&at).map_err(ContainerError::io("open it", &at))?;
-        rustix::fs::syncfs(&root).map_err(ContainerError::io("sync it", &at))?;
-        // Since Linux 6.18 syncfs starts the writing on FUSE, but doesn't wait for its end.
-        let upper = container.upper();
-        let upper_dir = File::open(&upper).map_err(ContainerError::io("open it", &upper))?;
-        write_back_tree(upper_dir.as_fd(), root.as_fd()).map_err(ContainerError::io("write back", &at))?;
+        flush_mount(&at, &container.upper())?;
     }
     Ok(())
+}
+
+/// Makes the kernel hand over what it holds of the mount at `at`, whose upper is given.
+///
+/// # Errors
+/// When it can't be written.
+pub fn flush_mount(at: &Path, upper: &Path) -> Result<()> {
+    let root = File::open(at).map_err(ContainerError::io("open it", at))?;
+    rustix::fs::syncfs(&root).map_err(ContainerError::io("sync it", at))?;
+    // Since Linux 6.18 syncfs starts the writing on FUSE, but doesn't wait for its end.
+    let upper_dir = File::open(upper).map_err(ContainerError::io("open it", upper))?;
+    write_back_tree(upper_dir.as_fd(), root.as_fd()).map_err(ContainerError::io("write back", at))
 }
 
 /// Writes back every file of the merged tree that the upper holds.

@@ -320,7 +320,7 @@ pub(crate) fn open_union<'a>(layers: impl Iterator<Item = BorrowedFd<'a>>) -> Re
 }
 
 /// Returns the node of a path; it counts one lookup, its parents none.
-pub(in crate::image) fn find(union: &Union, path: &[u8]) -> Result<Option<Arc<Node>>, LayerError> {
+pub(crate) fn find(union: &Union, path: &[u8]) -> Result<Option<Arc<Node>>, LayerError> {
     let mut at = union.root().clone();
     let mut is_root = true;
     for name in path.split(|&b| b == b'/').filter(|name| !name.is_empty()) {

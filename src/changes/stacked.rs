@@ -1,0 +1,209 @@
+//! An upper over its lowers, to be compared: nothing is mounted, locked or made.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::image::layer::write::{find, of_union, open_union};
+use crate::image::layer::{Change, ChangeKind, LayerError, changes};
+use crate::sys::object::{Kind, Stat};
+use crate::union::Union;
+use crate::union::nodes::node::Node;
+
+/// An upper and its lowers, opened.
+#[derive(Debug)]
+pub struct Stacked {
+    upper: OwnedFd,
+    lowers: Vec<OwnedFd>,
+}
+
+/// A layer that can't be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: cannot be opened as a layer: {source}", path.display())]
+pub struct CannotOpen {
+    path: PathBuf,
+    source: std::io::Error,
+}
+
+/// Opens a directory to read.
+///
+/// # Errors
+/// Those of open(2), and `ENOTDIR` for what is none.
+pub fn open_layer(path: &Path) -> Result<OwnedFd, CannotOpen> {
+    let failed = |source| CannotOpen { path: path.to_owned(), source };
+    let file = File::open(path).map_err(failed)?;
+    match file.metadata().map_err(failed)?.is_dir() {
+        true => Ok(file.into()),
+        false => Err(failed(rustix::io::Errno::NOTDIR.into())),
+    }
+}
+
+impl Stacked {
+    /// Opens an upper and its lowers, the topmost first.
+    ///
+    /// # Errors
+    /// The one that can't be opened.
+    pub fn open(upper: &Path, lowers: &[PathBuf]) -> Result<Stacked, CannotOpen> {
+        let lowers = lowers.iter().map(|path| open_layer(path)).collect::<Result<_, _>>()?;
+        Ok(Stacked { upper: open_layer(upper)?, lowers })
+    }
+
+    /// The upper.
+    pub fn upper(&self) -> BorrowedFd<'_> {
+        self.upper.as_fd()
+    }
+
+    /// The changed paths, sorted.
+    ///
+    /// # Errors
+    /// Those of reading the layers, with the path.
+    pub fn changes(&self) -> Result<Vec<Change>, LayerError> {
+        let below: Vec<BorrowedFd<'_>> = self.lowers.iter().map(AsFd::as_fd).collect();
+        changes(self.upper.as_fd(), &below)
+    }
+
+    /// The merged views with and without the upper, to read both versions of what changed.
+    ///
+    /// # Errors
+    /// Those of opening the layers.
+    pub fn sides(&self) -> Result<Sides, LayerError> {
+        let lowers = || self.lowers.iter().map(AsFd::as_fd);
+        let before = if self.lowers.is_empty() { None } else { Some(open_union(lowers())?) };
+        Ok(Sides { before, after: open_union(std::iter::once(self.upper.as_fd()).chain(lowers()))? })
+    }
+}
+
+/// A stack before and after what its upper changes.
+#[derive(Debug)]
+pub struct Sides {
+    before: Option<Union>,
+    after: Union,
+}
+
+/// One version of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version {
+    /// Its attributes.
+    pub stat: Stat,
+    /// What is in it: the data of a file, the target of a link. `None`: it has none, or more than is read.
+    pub content: Option<Vec<u8>>,
+}
+
+/// A path with its versions before and after.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compared {
+    /// The path, with a leading `/`.
+    pub path: Vec<u8>,
+    /// Before; `None`: it did not exist.
+    pub before: Option<Version>,
+    /// After; `None`: it is gone.
+    pub after: Option<Version>,
+}
+
+/// How much of a file is read to be compared.
+const LARGEST: u64 = 32 << 20;
+
+impl Sides {
+    /// The type that a change leads to, or of what a deletion takes away.
+    ///
+    /// # Errors
+    /// Those of reading the layers.
+    pub fn kind(&self, change: &Change) -> Result<Option<Kind>, LayerError> {
+        let side = if change.kind == ChangeKind::Deleted { self.before.as_ref() } else { Some(&self.after) };
+        let Some(union) = side else { return Ok(None) };
+        let Some(node) = find(union, &change.path)? else { return Ok(None) };
+        let kind = node.kind;
+        forget(union, &node);
+        Ok(Some(kind))
+    }
+
+    /// Both versions of what a change speaks of, and of all that a directory took with it, one after the other.
+    ///
+    /// # Errors
+    /// Those of reading the layers, and of `each`.
+    pub fn compare<E: From<LayerError>>(
+        &self,
+        change: &Change,
+        mut each: impl FnMut(Compared) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let before = self.before.as_ref().map(|union| version(union, &change.path)).transpose()?.flatten();
+        let after = match change.kind {
+            ChangeKind::Deleted => None,
+            ChangeKind::Added | ChangeKind::Changed => version(&self.after, &change.path)?,
+        };
+        let is_dir = |version: &Option<Version>| {
+            version.as_ref().is_some_and(|version| version.stat.kind() == Kind::Directory)
+        };
+        let lost = if is_dir(&before) && !is_dir(&after) { self.before.as_ref() } else { None };
+        each(Compared { path: change.path.clone(), before, after })?;
+        let Some(union) = lost else { return Ok(()) };
+        // A list, not recursion: what is deleted may be as deep as it likes.
+        let mut todo = vec![change.path.clone()];
+        while let Some(dir) = todo.pop() {
+            let mut names = names(union, &dir)?;
+            names.sort();
+            for name in names.into_iter().rev() {
+                let path = [&dir[..], b"/", &name].concat();
+                let before = version(union, &path)?;
+                if is_dir(&before) {
+                    todo.push(path.clone());
+                }
+                each(Compared { path, before, after: None })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn forget(union: &Union, node: &Arc<Node>) {
+    // The root isn't looked up.
+    if !Arc::ptr_eq(union.root(), node) {
+        union.forget(node.ino, 1);
+    }
+}
+
+fn names(union: &Union, dir: &[u8]) -> Result<Vec<Vec<u8>>, LayerError> {
+    let mut names = Vec::new();
+    if let Some(node) = find(union, dir)? {
+        let listed = union.readdir(&node, 0, |entry| {
+            names.push(entry.name.into_vec());
+            true
+        });
+        forget(union, &node);
+        listed.map_err(of_union(dir))?;
+    }
+    Ok(names)
+}
+
+fn version(union: &Union, path: &[u8]) -> Result<Option<Version>, LayerError> {
+    let Some(node) = find(union, path)? else { return Ok(None) };
+    let read = read_version(union, &node);
+    forget(union, &node);
+    read.map(Some).map_err(of_union(path))
+}
+
+fn read_version(union: &Union, node: &Arc<Node>) -> crate::error::Result<Version> {
+    let stat = union.getattr(node)?.stat;
+    let content = match stat.kind() {
+        Kind::Symlink => Some(union.readlink(node)?),
+        Kind::File if stat.size <= LARGEST => {
+            let data = union.data_fd(node, false)?;
+            let mut content = vec![0; stat.size as usize];
+            let mut filled = 0;
+            while filled < content.len() {
+                match rustix::io::pread(data.as_fd(), &mut content[filled..], filled as u64) {
+                    // It got shorter meanwhile.
+                    Ok(0) => break,
+                    Ok(count) => filled += count,
+                    Err(rustix::io::Errno::INTR) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
+            }
+            content.truncate(filled);
+            Some(content)
+        }
+        _ => None,
+    };
+    Ok(Version { stat, content })
+}

@@ -1,0 +1,5 @@
+//! What an upper changed: told by `diff`, of mounts and of directories that nobody has mounted.
+
+#![allow(missing_docs)]
+
+mod diff;
