@@ -2,12 +2,14 @@
 //!
 //! | module | what it knows |
 //! |---|---|
+//! | [`mod@apply`] | an upper's changes brought into a directory |
 //! | [`stacked`] | an upper and its lowers, open to be compared: which paths changed, and both versions of each |
 //! | [`patch`] | two versions of a file as a unified diff, or in figures |
 //!
 //! Which paths an upper changes is known to [`crate::image::layer::changes()`] alone, which walks the upper and asks the lowers
 //! by name, so that the cost grows with what changed.
 
+pub mod apply;
 pub mod patch;
 pub mod stacked;
 

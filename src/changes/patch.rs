@@ -101,7 +101,7 @@ fn text_of<'a>(side: &Side<'a>) -> &'a [u8] {
     if let Side::Text(text) = side { text } else { b"" }
 }
 
-/// Do both sides exist, with the same type and content? What is too large to be read is compared by its size and time.
+/// Returns whether both sides exist, with the same type and content. What is too large to be read is compared by its size and time.
 fn same_content(compared: &Compared) -> bool {
     let (Some(before), Some(after)) = (&compared.before, &compared.after) else { return false };
     let alike = before.stat.kind() == after.stat.kind() && before.content == after.content;
@@ -109,7 +109,7 @@ fn same_content(compared: &Compared) -> bool {
     alike && (known || (before.stat.size, before.stat.mtime) == (after.stat.size, after.stat.mtime))
 }
 
-/// A name as git writes it in a diff: quoted, in the way of C, where it isn't plain.
+/// Writes a name as git does in a diff: quoted, in the way of C, where it isn't plain.
 fn quoted(prefix: &str, path: &[u8]) -> Vec<u8> {
     let path = path.strip_prefix(b"/").unwrap_or(path);
     let plain = path.iter().all(|&byte| byte >= b' ' && byte != b'"' && byte != b'\\' && byte != 0x7f)
@@ -131,7 +131,7 @@ fn quoted(prefix: &str, path: &[u8]) -> Vec<u8> {
     text
 }
 
-/// The mode as git knows modes.
+/// Returns the mode as git knows modes.
 fn git_mode(version: &Version) -> u32 {
     match version.stat.kind() {
         Kind::Symlink => 0o120_000,

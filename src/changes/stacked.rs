@@ -49,12 +49,12 @@ impl Stacked {
         Ok(Stacked { upper: open_layer(upper)?, lowers })
     }
 
-    /// The upper.
+    /// Returns the upper.
     pub fn upper(&self) -> BorrowedFd<'_> {
         self.upper.as_fd()
     }
 
-    /// The changed paths, sorted.
+    /// Finds the changed paths, sorted.
     ///
     /// # Errors
     /// Those of reading the layers, with the path.
@@ -63,7 +63,7 @@ impl Stacked {
         changes(self.upper.as_fd(), &below)
     }
 
-    /// The merged views with and without the upper, to read both versions of what changed.
+    /// Opens the merged views with and without the upper, to read both versions of what changed.
     ///
     /// # Errors
     /// Those of opening the layers.
@@ -105,7 +105,7 @@ pub struct Compared {
 const LARGEST: u64 = 32 << 20;
 
 impl Sides {
-    /// The type that a change leads to, or of what a deletion takes away.
+    /// Tells the type that a change leads to, or of what a deletion takes away.
     ///
     /// # Errors
     /// Those of reading the layers.
@@ -118,7 +118,7 @@ impl Sides {
         Ok(Some(kind))
     }
 
-    /// Both versions of what a change speaks of, and of all that a directory took with it, one after the other.
+    /// Hands both versions of what a change speaks of, and of all that a directory took with it, to `each`.
     ///
     /// # Errors
     /// Those of reading the layers, and of `each`.

@@ -110,7 +110,7 @@ impl UpperArgs {
     }
 }
 
-/// A container, or else a path in a mount. What looks like a path is one.
+/// Opens a container's, or else that of a path in a mount. What looks like a path is one.
 fn of_target(target: &Path, store: &StoreArgs) -> Result<Found, Failure> {
     let name = target.to_str().filter(|text| !text.contains('/') && !text.starts_with('.'));
     let Some(name) = name else { return of_mount(target) };
@@ -152,7 +152,7 @@ fn of_mount(path: &Path) -> Result<Found, Failure> {
     Ok(Found { stacked: Stacked::open(&upper, &lowers).map_err(Failure::failed)?, _pins: Vec::new() })
 }
 
-/// The upper and the lowers of a mount, as its daemon tells them.
+/// Asks a mount's daemon for its upper and its lowers.
 pub(super) fn layers_of(mount: &mounts::Mount) -> Result<(PathBuf, Vec<PathBuf>), Failure> {
     let point = EscapedPath::from(mount.point.as_path());
     let status = Client::connect(mount).and_then(|mut daemon| daemon.status()).map_err(Failure::failed)?;
@@ -233,7 +233,7 @@ impl Diff {
     }
 }
 
-/// The changes as docker diff lists them.
+/// Lists the changes as docker diff does.
 pub(super) fn listed(changes: &[Change]) -> Page {
     let mut page = Page::default();
     for change in changes {
@@ -242,7 +242,7 @@ pub(super) fn listed(changes: &[Change]) -> Page {
     page
 }
 
-/// A line for each file, and the sum.
+/// Writes a line for each file, and the sum.
 fn stat(stacked: &Stacked, changes: &[Change]) -> Result<Page, Failure> {
     let sides = stacked.sides().map_err(Failure::failed)?;
     let mut page = Page::default();
@@ -277,7 +277,7 @@ fn each_file(
     mut each: impl FnMut(crate::changes::stacked::Compared) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     for change in changes {
-        sides.compare(change, |compared| each(compared))?;
+        sides.compare(change, &mut each)?;
     }
     Ok(())
 }
@@ -288,7 +288,7 @@ impl From<LayerError> for Failure {
     }
 }
 
-/// A program that reads a patch needs every byte of it; a terminal is given what it can't obey escaped.
+/// Prints a patch. A program that reads it needs every byte of it; a terminal is given what it can't obey escaped.
 fn print_patch(stacked: &Stacked, changes: &[Change]) -> Result<(), Failure> {
     let sides = stacked.sides().map_err(Failure::failed)?;
     let failed = |error: std::io::Error| Failure::failed(format!("cannot write to stdout: {error}"));

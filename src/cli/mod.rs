@@ -5,6 +5,8 @@
 //!
 //! Called as `fuse-overlayfs`, or as `mount.…` by mount(8), the program has no verbs: see `mount::helper_args`.
 
+mod apply;
+mod ask;
 mod asked;
 mod attach;
 mod branches;
@@ -121,6 +123,8 @@ enum Verb {
     Run(run::Run),
     Ps(ps::Ps),
     Diff(diff::Diff),
+    Apply(apply::Apply),
+    Discard(apply::Discard),
     Commit(commit::Commit),
     Rm(rm::Rm),
     #[command(name = "mount")]
@@ -159,6 +163,8 @@ impl Verb {
             Verb::Run(verb) => verb.run(),
             Verb::Ps(verb) => verb.run(),
             Verb::Diff(verb) => verb.run(),
+            Verb::Apply(verb) => verb.run(),
+            Verb::Discard(verb) => verb.run(),
             Verb::Commit(verb) => verb.run(),
             Verb::Rm(verb) => verb.run(),
             Verb::Attach(verb) => verb.run(),

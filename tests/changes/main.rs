@@ -1,5 +1,8 @@
-//! What an upper changed: told by `diff`, of mounts and of directories that nobody has mounted.
+//! What an upper changed: told by `diff`, brought into a directory by `apply`.
 
-#![allow(missing_docs)]
+// A test that panics has failed; that is what unwrap is for here.
+#![allow(missing_docs, clippy::unwrap_used)]
 
+mod apply;
+mod conflicts;
 mod diff;

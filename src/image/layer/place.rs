@@ -98,7 +98,7 @@ pub struct UnpackTarget<'r> {
 }
 
 /// Returns the parent's path and the name.
-pub(in crate::image) fn split(path: &[u8]) -> (&[u8], &[u8]) {
+pub(crate) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|&b| b == b'/') {
         Some(at) => (&path[..at], &path[at + 1..]),
         None => (b"", path),
@@ -447,7 +447,7 @@ impl<'r> UnpackTarget<'r> {
 }
 
 /// Returns `parent/name`.
-pub(in crate::image) fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
+pub(crate) fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
     if parent.is_empty() { name.to_vec() } else { [parent, b"/", name].concat() }
 }
 

@@ -258,7 +258,7 @@ impl TarWalk<'_> {
 
 /// Returns whether a redirect on the directory `path`, none of whose parents has one that leads elsewhere, leads to
 /// where the directory is anyway. It does when it was renamed there and back.
-pub(super) fn leads_to(redirect: &[u8], path: &[u8]) -> bool {
+pub(crate) fn leads_to(redirect: &[u8], path: &[u8]) -> bool {
     redirect.strip_prefix(b"/").map_or_else(|| redirect == split(path).1, |from| from == path)
 }
 
@@ -268,7 +268,7 @@ fn is_short(stat: &Stat) -> bool {
 }
 
 /// What a directory of a layer holds.
-pub(super) struct Listing {
+pub(crate) struct Listing {
     /// The mark that hides what is below.
     pub opaque: bool,
     /// The names that are deleted here, sorted.
@@ -278,7 +278,7 @@ pub(super) struct Listing {
 }
 
 /// Lists a directory of a layer, and reads its markers in every form.
-pub(super) fn list(dir: BorrowedFd<'_>, path: &[u8]) -> Result<Listing, LayerError> {
+pub(crate) fn list(dir: BorrowedFd<'_>, path: &[u8]) -> Result<Listing, LayerError> {
     let marks = marker::read_marks(At::Fd(dir), Belief::of_process())
         .map_err(LayerError::os(path, "read its marks"))?;
     let mut listing = Listing { opaque: marks.opaque, whiteouts: Vec::new(), names: Vec::new() };

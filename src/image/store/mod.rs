@@ -11,6 +11,7 @@
 //! │   └── layer.json             its sizes, how owners are kept; written last
 //! ├── containers/ID/           a container: config.json names its image; diff, work, merged
 //! ├── tmp/                     what is being made, by processes that share `lock`
+//! ├── applies/, tries/         what `apply` and `try` have under way
 //! ├── damaged/                 what `verify --repair` has set aside
 //! ├── index.copy.json          what index.json is mended from, see [`mend`]
 //! └── lock, gate.lock, index.lock   see [`lock`]
@@ -45,7 +46,7 @@ mod index;
 mod layers;
 pub mod lock;
 mod mend;
-mod owner;
+pub(crate) mod owner;
 mod staging;
 mod verify;
 
@@ -117,6 +118,8 @@ impl Store {
             "layers",
             "containers",
             "tmp",
+            "applies",
+            "tries",
             "damaged",
             "index.json",
             "index.copy.json",
@@ -207,8 +210,12 @@ impl Store {
     }
 }
 
-/// Returns /var/lib for root, the XDG data directory for everybody else, root of a user namespace included.
-fn default_root() -> Result<PathBuf> {
+/// Returns where this user's things are kept: the store, and what `apply` and `try` have under way. /var/lib for root, the XDG
+/// data directory for everybody else, root of a user namespace included.
+///
+/// # Errors
+/// When it can't be found out.
+pub(crate) fn default_root() -> Result<PathBuf> {
     let namespace = "/proc/self/ns/user";
     if Ownership::ask().map_err(StoreError::io("look at it", namespace))? == Ownership::Real {
         return Ok(SYSTEM_ROOT.into());

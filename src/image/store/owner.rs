@@ -13,7 +13,7 @@ use crate::image::layer::Ownership;
 ///
 /// # Errors
 /// When it belongs to somebody else, or others may write to it.
-pub(super) fn check(root: &Path) -> Result<()> {
+pub(crate) fn check(root: &Path) -> Result<()> {
     let own = rustix::process::geteuid();
     // An ordinary user, as root of a user namespace too, would hurt themselves alone.
     let namespace = "/proc/self/ns/user";

@@ -1,0 +1,67 @@
+//! Why changes could not be applied, in one line.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+use crate::image::layer::LayerError;
+use crate::union::escaped_path::EscapedPath;
+
+/// The result of applying.
+pub type Result<T> = std::result::Result<T, ApplyError>;
+
+/// Why changes could not be applied.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// A layer can't be read.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// A system call failed for a path of the target.
+    #[error("{}: cannot {what}: {errno}", shown(.path))]
+    At {
+        /// Relative to the target.
+        path: Vec<u8>,
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// A file of this program's own can't be read or written.
+    #[error("{}: cannot {what}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// Somebody has exchanged something while the changes were applied.
+    #[error(
+        "{}: was changed by somebody else while the changes were applied; the rest waits: the same command with --force goes on over it, with --theirs beside it",
+        shown(.0)
+    )]
+    Changed(Vec<u8>),
+    /// Anything else that the user has to change.
+    #[error("{0}")]
+    Refused(String),
+}
+
+fn shown(path: &[u8]) -> String {
+    if path.is_empty() { ".".to_owned() } else { EscapedPath::from(path).to_string() }
+}
+
+impl ApplyError {
+    /// Makes, for `map_err`, an error of a system call for a path of the target.
+    pub(super) fn at(path: &[u8], what: &'static str) -> impl Fn(Errno) -> ApplyError {
+        let path = path.to_vec();
+        move |errno| ApplyError::At { path: path.clone(), what, errno }
+    }
+
+    /// Makes, for `map_err`, an error of a file of this program's own.
+    pub(super) fn io<E: Into<io::Error>>(what: &'static str, path: &Path) -> impl FnOnce(E) -> ApplyError {
+        let path = path.to_owned();
+        move |error| ApplyError::Io { what, path, source: error.into() }
+    }
+}

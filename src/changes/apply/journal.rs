@@ -1,0 +1,248 @@
+//! What is under way, written down outside of the target: where nobody else can write.
+//!
+//! One file for each target, known by the target's inode. It is replaced by a rename, and on the disk before anything that
+//! it speaks of is done. A lock beside it keeps two calls apart.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::beneath::{Dir, Seen};
+use super::error::{ApplyError, Result};
+use super::plan::{Act, Plan, Step, What};
+use crate::sys::flock::{Access, try_lock};
+use crate::sys::object::At;
+use crate::union::escaped_path::EscapedPath;
+
+/// The version of the form.
+const VERSION: u32 = 1;
+
+/// Which upper and which target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The upper's root.
+    pub upper: Seen,
+    /// The target's.
+    pub target: Seen,
+}
+
+impl Place {
+    /// Takes note of two open directories.
+    ///
+    /// # Errors
+    /// Those of stat.
+    pub fn of(upper: BorrowedFd<'_>, target: BorrowedFd<'_>, path: &Path) -> Result<Place> {
+        let seen =
+            |dir| At::Fd(dir).stat().map(|stat| Seen::of(&stat)).map_err(ApplyError::io("look at it", path));
+        Ok(Place { upper: seen(upper)?, target: seen(target)? })
+    }
+}
+
+/// How far it has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// What is new is being made; nothing of the target was touched.
+    Staging,
+    /// All is made, and the steps are being done.
+    Committed,
+    /// All steps are done; the stages are to be removed.
+    Done,
+    /// Nothing is left to do. What is kept tells which renamed directories were brought to their places.
+    Finished,
+}
+
+/// A directory in which objects are prepared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stage {
+    /// The directory of the target that holds it.
+    pub home: Dir,
+    /// Its name there.
+    pub name: String,
+    /// Which it is, once it is made.
+    pub seen: Option<Seen>,
+}
+
+/// What is under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Journal {
+    version: u32,
+    /// For messages.
+    pub upper_path: EscapedPath,
+    /// For messages.
+    pub target_path: EscapedPath,
+    /// Which directories these are.
+    pub place: Place,
+    /// How far it has come.
+    pub state: State,
+    /// Where objects are prepared.
+    pub stages: Vec<Stage>,
+    /// What is to be done.
+    pub steps: Vec<Step>,
+    /// Renamed directories of this upper that have come to their places.
+    pub brought: Vec<Brought>,
+}
+
+/// A renamed directory that was brought to its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Brought {
+    /// Where the target had it.
+    pub from: EscapedPath,
+    /// Where it is.
+    pub to: EscapedPath,
+    /// Which it is.
+    pub seen: Seen,
+}
+
+impl Journal {
+    /// Notes which renamed directories the steps have brought to their places.
+    pub fn note_brought(&mut self) {
+        let from = |number: usize| self.steps.get(number).map(|step| step.path.clone());
+        let moved = self.steps.iter().filter_map(|step| match step.act {
+            Act::Put { what: What::Moved(number, seen), .. } => {
+                Some(Brought { from: from(number)?, to: step.path.clone(), seen })
+            }
+            _ => None,
+        });
+        let moved: Vec<Brought> = moved.collect();
+        self.brought.extend(moved);
+    }
+
+    /// Begins with a plan that is about to be staged.
+    ///
+    /// # Errors
+    /// When there is no randomness.
+    pub fn begin(
+        plan: &Plan,
+        brought: Vec<Brought>,
+        place: Place,
+        upper: &Path,
+        target: &Path,
+    ) -> Result<Journal> {
+        let absolute =
+            |path: &Path| EscapedPath::from(fs::canonicalize(path).unwrap_or(path.to_owned()).as_path());
+        let stages = plan.homes.iter().map(|home| {
+            let mut id = [0; 8];
+            rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())
+                .map_err(ApplyError::at(b"", "choose a name in it"))?;
+            Ok(Stage {
+                home: home.clone(),
+                name: format!(".unionmount-apply-{}", hex::encode(id)),
+                seen: None,
+            })
+        });
+        Ok(Journal {
+            version: VERSION,
+            upper_path: absolute(upper),
+            target_path: absolute(target),
+            place,
+            state: State::Staging,
+            stages: stages.collect::<Result<_>>()?,
+            steps: plan.steps.clone(),
+            brought,
+        })
+    }
+}
+
+/// The journal's file, locked.
+#[derive(Debug)]
+pub struct Kept {
+    dir: PathBuf,
+    file: PathBuf,
+    _alone: File,
+}
+
+impl Kept {
+    /// Opens the one for a target, in the directory `records`, which is made if need be.
+    ///
+    /// # Errors
+    /// When another call is at work on the target.
+    pub fn open(records: &Path, place: &Place) -> Result<Kept> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(records)
+            .map_err(ApplyError::io("create it", records))?;
+        let name =
+            serde_json::to_vec(&place.target).map_err(|error| ApplyError::Refused(error.to_string()))?;
+        let name = crate::image::digest::Digest::of(&name).hex()[..32].to_owned();
+        let lock = records.join(format!("{name}.lock"));
+        let alone = File::options().create(true).truncate(false).write(true).mode(0o600).open(&lock);
+        let alone = alone.map_err(ApplyError::io("open it", &lock))?;
+        if !try_lock(&alone, Access::Exclusive).map_err(ApplyError::io("lock it", &lock))? {
+            return Err(ApplyError::Refused(
+                "another call is applying changes to this directory; wait for its end".into(),
+            ));
+        }
+        Ok(Kept { dir: records.to_owned(), file: records.join(format!("{name}.json")), _alone: alone })
+    }
+
+    /// Reads what is under way, if anything is.
+    ///
+    /// # Errors
+    /// When it can't be read, or was written by another version.
+    pub fn read(&self) -> Result<Option<Journal>> {
+        let text = match fs::read(&self.file) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            text => text.map_err(ApplyError::io("read it", &self.file))?,
+        };
+        let wrong = |what: String| ApplyError::Refused(format!("{}: {what}", self.file.display()));
+        let journal: Journal =
+            serde_json::from_slice(&text).map_err(|error| wrong(format!("is damaged: {error}")))?;
+        if journal.version != VERSION {
+            return Err(wrong(format!(
+                "was written by another version of this program (form {})",
+                journal.version
+            )));
+        }
+        Ok(Some(journal))
+    }
+
+    /// Writes it, to the disk.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn write(&mut self, journal: &Journal) -> Result<()> {
+        let text = serde_json::to_vec(journal).map_err(|error| ApplyError::Refused(error.to_string()))?;
+        let new = self.file.with_extension("new");
+        let write = || {
+            let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
+            file.write_all(&text)?;
+            file.sync_all()?;
+            fs::rename(&new, &self.file)?;
+            File::open(&self.dir)?.sync_all()
+        };
+        write().map_err(ApplyError::io("write it", &self.file))
+    }
+
+    /// Forgets it: nothing is under way any more.
+    ///
+    /// # Errors
+    /// Those of unlink(2).
+    pub fn forget(&mut self) -> Result<()> {
+        fs::remove_file(&self.file).map_err(ApplyError::io("remove it", &self.file))
+    }
+}
+
+impl Stage {
+    /// Opens it: only the directory that was made is entered, and only if it is this user's alone.
+    ///
+    /// # Errors
+    /// [`ApplyError::Changed`] where it is another.
+    pub fn open(&self, target: BorrowedFd<'_>) -> Result<std::os::fd::OwnedFd> {
+        let path = crate::image::layer::place::join(&self.home.path.0, self.name.as_bytes());
+        let home = self.home.open(target)?;
+        let dir = crate::image::layer::place::open_dir(home.as_fd(), self.name.as_bytes())
+            .map_err(ApplyError::at(&path, "open it"))?;
+        let stat = At::Fd(dir.as_fd()).stat().map_err(ApplyError::at(&path, "look at it"))?;
+        let own = stat.uid == rustix::process::geteuid().as_raw() && stat.mode & 0o077 == 0;
+        match own && self.seen.is_none_or(|seen| seen.is_same(&stat)) {
+            true => At::Fd(dir.as_fd()).open_directory().map_err(ApplyError::at(&path, "open it")),
+            false => Err(ApplyError::Changed(path)),
+        }
+    }
+}

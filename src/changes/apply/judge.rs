@@ -1,0 +1,114 @@
+//! What has changed in the target since the upper hid it, as far as that can be known.
+//!
+//! Nobody writes down what a lower was like when it was hidden. But the filesystems do keep times that nobody can set: when
+//! an inode was made, and when it last changed. So:
+//!
+//! | what the upper has | it was hidden not before | a conflict |
+//! |---|---|---|
+//! | a copy of the target's file, which says so | the copy was made | the file has changed since |
+//! | a whiteout | the whiteout was made (those of one mount share an inode: the first of them) | it, or something in it, has changed since |
+//! | anything else in its place | the upper's directory around it was made; the upper's root: it was mounted first ([`SINCE`]) | the same |
+//! | a directory that is merged, with other attributes | its copy was made | the directory has changed since |
+//!
+//! What changed before it was hidden is part of what was seen, and no conflict. Where the filesystem doesn't keep the time
+//! at which an inode was made, it can't be known, and that is a conflict too. What is the same on both sides never is one.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::error::{ApplyError, Result};
+use super::raw::is_copy_of;
+use crate::image::layer::place::{join, open_dir};
+use crate::sys::dir::for_each_entry;
+use crate::sys::object::{At, Kind, Stat, Time};
+use crate::sys::xattr;
+use crate::union::change::upper::SINCE;
+use crate::union::lookup::belief::Belief;
+
+/// Why something is in the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// It was changed.
+    Changed,
+    /// It can't be known whether it was.
+    Unknown,
+}
+
+/// An entry of the target that is to be replaced or removed.
+pub(super) struct Old<'a> {
+    pub dir: BorrowedFd<'a>,
+    pub name: &'a [u8],
+    pub stat: Stat,
+    pub path: &'a [u8],
+}
+
+impl Old<'_> {
+    pub(super) fn at(&self) -> At<'_> {
+        At::Name(self.dir, self.name)
+    }
+
+    /// Finds what in it has changed after `since`, or can't be told: its path, and why.
+    pub(super) fn changed(&self, since: Option<Time>) -> Result<Option<(Vec<u8>, Why)>> {
+        let Some(since) = since else { return Ok(Some((self.path.to_vec(), Why::Unknown))) };
+        let late = |stat: &Stat| stat.ctime > since;
+        if late(&self.stat) && self.stat.kind() != Kind::Directory {
+            return Ok(Some((self.path.to_vec(), Why::Changed)));
+        }
+        if self.stat.kind() != Kind::Directory {
+            return Ok(None);
+        }
+        let (mut within, mut around) = (None, None);
+        let mut todo = vec![Vec::new()];
+        while let Some(relative) = todo.pop() {
+            let top = open_dir(self.dir, self.name).map_err(ApplyError::at(self.path, "open it"))?;
+            let path = if relative.is_empty() { self.path.to_vec() } else { join(self.path, &relative) };
+            let dir = open_dir(top.as_fd(), &relative).map_err(ApplyError::at(&path, "open it"))?;
+            for_each_entry::<rustix::io::Errno>(dir.as_fd(), |entry| {
+                let stat = At::Name(dir.as_fd(), entry.name).stat()?;
+                let is_dir = stat.kind() == Kind::Directory;
+                if late(&stat) {
+                    // What was put into a directory says more than the directory.
+                    let slot = if is_dir { &mut around } else { &mut within };
+                    slot.get_or_insert(join(&path, entry.name));
+                }
+                if is_dir {
+                    todo.push(join(&relative, entry.name));
+                }
+                Ok(())
+            })
+            .map_err(ApplyError::at(&path, "list it"))?;
+            if within.is_some() {
+                break;
+            }
+        }
+        // An empty directory that is younger, or has lost something, too.
+        let itself = || late(&self.stat).then(|| self.path.to_vec());
+        Ok(within.or(around).or_else(itself).map(|path| (path, Why::Changed)))
+    }
+}
+
+/// Tells when an entry of the target was hidden by the upper's entry `new`, at the earliest. `around`: since when the upper has the
+/// directory that holds it.
+pub(super) fn hidden_since(
+    old: &Old<'_>,
+    new: At<'_>,
+    stat: &Stat,
+    around: Option<Time>,
+) -> Result<Option<Time>> {
+    let copied = stat.kind() == old.stat.kind()
+        && stat.kind() != Kind::Directory
+        && is_copy_of(new, old.at(), &old.stat, old.path)? == Some(true);
+    Ok(if copied { stat.born } else { around })
+}
+
+/// Tells since when an upper is used: when it was mounted first, or else when its root was made.
+pub(super) fn beginning(root: At<'_>, stat: &Stat) -> Result<Option<Time>> {
+    let name = Belief::of_process().namespace.name(SINCE);
+    let noted =
+        xattr::get(root, name.as_bytes()).map_err(ApplyError::at(b"", "read when it was mounted first"))?;
+    let parse = |text: Vec<u8>| {
+        let text = String::from_utf8(text).ok()?;
+        let (sec, nsec) = text.split_once('.')?;
+        Some(Time { sec: sec.parse().ok()?, nsec: nsec.parse().ok()? })
+    };
+    Ok(noted.and_then(parse).or(stat.born))
+}

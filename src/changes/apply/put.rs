@@ -1,0 +1,198 @@
+//! Attributes as the union shows them, given to an object of the target or of the stage.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use rustix::fs::XattrFlags;
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::error::{ApplyError, Result};
+use crate::image::layer::LayerError;
+use crate::image::layer::write::of_union;
+use crate::sys::namespace::is_privileged;
+use crate::sys::object::{At, Kind, SetTime, Stat, Time, Writable};
+use crate::sys::xattr;
+use crate::union::Union;
+use crate::union::nodes::node::Node;
+
+/// What an object is to have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attributes {
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner and group; `None`: those that it has.
+    pub owner: Option<(u32, u32)>,
+    /// Last access and last change.
+    pub times: [(i64, u32); 2],
+    /// Extended attributes and ACLs, sorted.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+fn pair(time: Time) -> (i64, u32) {
+    (time.sec, time.nsec)
+}
+
+/// Tells attributes that are carried from those that the host sets by itself.
+fn is_carried(name: &[u8]) -> bool {
+    name != b"security.selinux" && name != b"security.ima" && name != b"security.evm"
+}
+
+impl Attributes {
+    /// Reads those that the union shows.
+    ///
+    /// # Errors
+    /// Those of reading the layers.
+    pub(super) fn shown(union: &Union, node: &Arc<Node>, stat: &Stat, path: &[u8]) -> Result<Attributes> {
+        let mut xattrs = Vec::new();
+        for name in union.listxattr(node).map_err(of_union(path))?.split(|&byte| byte == 0) {
+            if !name.is_empty() && is_carried(name) {
+                xattrs.push((name.to_vec(), union.getxattr(node, name).map_err(of_union(path))?));
+            }
+        }
+        Ok(Attributes::of(stat, xattrs))
+    }
+
+    /// Reads those of an object of the target.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub(super) fn read(at: At<'_>, stat: &Stat, path: &[u8]) -> Result<Attributes> {
+        let failed = || LayerError::os(path, "read its attributes");
+        let mut xattrs = Vec::new();
+        for name in xattr::list(at).map_err(failed())? {
+            if is_carried(&name)
+                && let Some(value) = xattr::get(at, &name).map_err(failed())?
+            {
+                xattrs.push((name, value));
+            }
+        }
+        Ok(Attributes::of(stat, xattrs))
+    }
+
+    fn of(stat: &Stat, mut xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Attributes {
+        xattrs.sort();
+        Attributes {
+            mode: stat.mode & 0o7777,
+            // An ordinary user gives nothing away.
+            owner: is_privileged().then_some((stat.uid, stat.gid)),
+            times: [pair(stat.atime), pair(stat.mtime)],
+            xattrs,
+        }
+    }
+
+    /// Returns whether they are the same but for times.
+    pub(super) fn is_like(&self, other: &Attributes) -> bool {
+        let owner = self.owner.zip(other.owner).is_none_or(|(one, other)| one == other);
+        owner && self.mode == other.mode && self.xattrs == other.xattrs
+    }
+
+    /// Gives them to an object: owner, mode, extended attributes, times, since each changes what comes after it. Returns
+    /// whether all could be set.
+    pub(super) fn put(&self, object: Writable<'_>, kind: Kind, path: &[u8]) -> Result<bool> {
+        let link = kind == Kind::Symlink;
+        if let Some((uid, gid)) = self.owner {
+            object.chown(Some(uid), Some(gid)).map_err(ApplyError::at(path, "set its owner"))?;
+        }
+        if !link {
+            object.chmod(self.mode).map_err(ApplyError::at(path, "set its mode"))?;
+        }
+        let mut whole = self.put_xattrs(object, path)?;
+        // An ACL's mask is seen as the group's bits; and setuid goes when an ordinary user changes an ACL.
+        if !link && self.mode & 0o6000 != 0 {
+            object.chmod(self.mode).map_err(ApplyError::at(path, "set its mode"))?;
+        }
+        let [atime, mtime] = self.times.map(|(sec, nsec)| Some(SetTime::At(Time { sec, nsec })));
+        object.utimens(atime, mtime).map_err(ApplyError::at(path, "set its times"))?;
+        if kind == Kind::File && self.owner.is_none() {
+            // A group that the user isn't in takes the bit, without a word.
+            let now = object.at().stat().map_err(ApplyError::at(path, "look at it"))?;
+            whole &= now.mode & 0o7777 == self.mode;
+        }
+        Ok(whole)
+    }
+
+    fn put_xattrs(&self, object: Writable<'_>, path: &[u8]) -> Result<bool> {
+        let mut whole = true;
+        for old in xattr::list(object.at()).map_err(ApplyError::at(path, "read its attributes"))? {
+            if is_carried(&old) && !self.xattrs.iter().any(|(name, _)| *name == old) {
+                match object.remove_xattr(&old) {
+                    Ok(()) | Err(Errno::NODATA) => {}
+                    Err(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP) => whole = false,
+                    Err(errno) => return Err(ApplyError::at(path, "remove an attribute of it")(errno)),
+                }
+            }
+        }
+        for (name, value) in &self.xattrs {
+            match object.set_xattr(name, value, XattrFlags::empty()) {
+                Ok(()) => {}
+                Err(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP) => whole = false,
+                Err(errno) => return Err(ApplyError::at(path, "set an attribute of it")(errno)),
+            }
+        }
+        Ok(whole)
+    }
+}
+
+/// Returns whether the target has what the union shows: type, content, attributes.
+pub(super) fn is_same(
+    union: &Union,
+    node: &Arc<Node>,
+    shown: &Stat,
+    old: &super::judge::Old<'_>,
+) -> Result<bool> {
+    let path = old.path;
+    let quick = (shown.kind(), shown.rdev, shown.mtime) == (old.stat.kind(), old.stat.rdev, old.stat.mtime)
+        && (shown.kind() != Kind::File || shown.size == old.stat.size)
+        && (shown.kind() == Kind::Symlink || shown.mode == old.stat.mode);
+    if !quick || shown.kind() == Kind::Directory {
+        return Ok(false);
+    }
+    if !Attributes::shown(union, node, shown, path)?.is_like(&Attributes::read(old.at(), &old.stat, path)?) {
+        return Ok(false);
+    }
+    match shown.kind() {
+        Kind::Symlink => {
+            let target = old.at().readlink().map_err(ApplyError::at(path, "read its target"))?;
+            Ok(union.readlink(node).map_err(of_union(path))? == target)
+        }
+        Kind::File => {
+            let new = union.data_fd(node, false).map_err(of_union(path))?;
+            let old = old.at().open_read().map_err(ApplyError::at(path, "open it"))?;
+            same_data(new.as_fd(), old.as_fd()).map_err(ApplyError::at(path, "compare it"))
+        }
+        _ => Ok(true),
+    }
+}
+
+fn same_data(
+    one: std::os::fd::BorrowedFd<'_>,
+    other: std::os::fd::BorrowedFd<'_>,
+) -> rustix::io::Result<bool> {
+    const CHUNK: usize = 256 << 10;
+    let (mut a, mut b) = (vec![0; CHUNK], vec![0; CHUNK]);
+    let mut offset = 0;
+    loop {
+        let (in_a, in_b) = (fill(one, &mut a, offset)?, fill(other, &mut b, offset)?);
+        if a[..in_a] != b[..in_b] {
+            return Ok(false);
+        }
+        if in_a < CHUNK {
+            return Ok(true);
+        }
+        offset += CHUNK as u64;
+    }
+}
+
+fn fill(file: std::os::fd::BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> rustix::io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match rustix::io::pread(file, &mut buffer[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(filled)
+}

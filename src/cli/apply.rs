@@ -1,0 +1,240 @@
+//! `unionmount apply`: brings what an upper changed into a directory. `unionmount discard`: throws it away.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::diff::layers_of;
+use super::page::Page;
+use super::{Failure, say};
+use crate::changes::apply::plan::{Conflict, Does, Policy};
+use crate::changes::apply::{self, Applied, Options};
+use crate::changes::stacked::Stacked;
+use crate::container::commit;
+use crate::control::mounts;
+use crate::image::store;
+use crate::sys::flock::{Access, try_lock};
+use crate::sys::remove;
+use crate::union::escaped_path::EscapedPath;
+
+/// Bring what an upper changed into a directory, for instance into the one below it
+///
+/// All that is new is prepared beside its place first, so that what doesn't fit or can't be made leaves the directory as it
+/// was. Then each file comes to its place in one step. What was interrupted, by a signal or a power failure, goes on with
+/// the next call. The upper stays as it is; `unionmount discard` empties it.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(super) struct Apply {
+    /// An upper directory; or a mount, by its mount point
+    #[arg(value_name = "UPPER|MOUNT")]
+    upper: PathBuf,
+
+    /// The directory that is to become what the two show together [default: the one below the mount]
+    #[arg(value_name = "TARGET")]
+    target: Option<PathBuf>,
+
+    #[command(flatten)]
+    how: HowArgs,
+}
+
+/// What becomes of what is in the way.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(super) struct HowArgs {
+    /// Only tell what would be changed, and what is in the way
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Where the directory was changed since, the upper's version replaces it
+    #[arg(long, conflicts_with = "theirs")]
+    force: bool,
+
+    /// Where the directory was changed since, that stays, and the rest is applied
+    #[arg(long)]
+    theirs: bool,
+}
+
+impl HowArgs {
+    /// Returns what the arguments say.
+    pub(super) fn policy(self) -> Policy {
+        match (self.force, self.theirs) {
+            (true, _) => Policy::Force,
+            (_, true) => Policy::Theirs,
+            _ => Policy::Refuse,
+        }
+    }
+}
+
+const EXAMPLES: &str = "\
+EXAMPLES:
+  What would be done; do it; empty the upper:
+      unionmount apply --dry-run changes base
+      unionmount apply changes base
+      unionmount discard changes
+
+CONFLICTS:
+  What was changed in the directory since the upper hid it is listed, and nothing is touched. That is known from the times at
+  which files were made and last changed, which nobody can set. --force lets the upper win, --theirs the directory.
+
+EXIT STATUS:
+  0  applied
+  1  it could not be done
+  2  the command line is wrong
+  3  conflicts; nothing was touched";
+
+/// The exit status that says that something is in the way.
+const CONFLICTS: u8 = 3;
+
+impl Apply {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        super::logging::start_for_verb();
+        let (upper, target) = match self.target {
+            Some(target) => (self.upper, target),
+            None => below_mount(&self.upper)?,
+        };
+        let options = Options {
+            policy: self.how.policy(),
+            dry_run: self.how.dry_run,
+            mounted: is_mounted(&upper)?,
+            ..Options::default()
+        };
+        if options.dry_run {
+            let stacked = Stacked::open(&upper, std::slice::from_ref(&target)).map_err(Failure::failed)?;
+            super::diff::listed(&stacked.changes()?).print()?;
+        }
+        report(&apply_to(&upper, &target, options)?, options)
+    }
+}
+
+/// Applies, with what is under way written down where this user's things are kept.
+pub(super) fn apply_to(upper: &Path, target: &Path, options: Options) -> Result<Applied, Failure> {
+    if let Err(error) = crate::sys::process::raise_nofile_limit() {
+        log::warn!("cannot raise the limit on open files: {error}");
+    }
+    let records = own_place()?.join("applies");
+    apply::apply(upper, target, &records, options).map_err(Failure::failed)
+}
+
+/// Finds, and makes, the directory in which this user's things are kept.
+pub(super) fn own_place() -> Result<PathBuf, Failure> {
+    let root = match std::env::var_os("UNIONMOUNT_ROOT") {
+        Some(root) if !root.is_empty() => PathBuf::from(root),
+        _ => store::default_root()?,
+    };
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&root);
+    let root = made.and_then(|()| std::fs::canonicalize(&root)).map_err(|error| {
+        Failure::failed(format!("{}: cannot be made: {error}", EscapedPath::from(root.as_path())))
+    })?;
+    store::owner::check(&root)?;
+    Ok(root)
+}
+
+/// Says what is in the way, and what couldn't be kept.
+pub(super) fn report(applied: &Applied, options: Options) -> Result<ExitCode, Failure> {
+    for path in &applied.left_out {
+        say(&format!("{}: not all of its attributes can be kept here", EscapedPath::from(&path[..])));
+    }
+    if applied.resumed {
+        say("an apply that had been interrupted was finished");
+    }
+    if applied.conflicts.is_empty() || options.policy != Policy::Refuse {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut page = Page::default();
+    for conflict in &applied.conflicts {
+        page.line(format_args!("{}", sentence(conflict)));
+    }
+    page.print()?;
+    let (count, plural) = (applied.conflicts.len(), if applied.conflicts.len() == 1 { "" } else { "s" });
+    Err(Failure::with(
+        CONFLICTS,
+        format!(
+            "{count} conflict{plural}, nothing was touched; --force lets these changes win, --theirs what is there"
+        ),
+    ))
+}
+
+fn sentence(conflict: &Conflict) -> String {
+    use crate::changes::apply::Why;
+    let path = EscapedPath::from(&conflict.path[..]);
+    let does = match conflict.does {
+        Does::Replaces => "is replaced by the upper's",
+        Does::Deletes => "is deleted by the upper",
+        Does::Alters => "gets other attributes",
+    };
+    match conflict.why {
+        Why::Changed => format!("{path}: was changed since, and {does}"),
+        Why::Unknown => {
+            format!("{path}: {does}, and this filesystem can't tell whether it was changed since")
+        }
+    }
+}
+
+/// Finds the upper of a mount, and the only directory below it.
+fn below_mount(path: &Path) -> Result<(PathBuf, PathBuf), Failure> {
+    let (mount, _) = mounts::of(path).map_err(|error| {
+        Failure::usage(format!(
+            "{error}; or name the directory that is to be changed: unionmount apply UPPER TARGET"
+        ))
+    })?;
+    let (upper, lowers) = layers_of(&mount)?;
+    let [lower] = &lowers[..] else {
+        return Err(Failure::usage(format!(
+            "{} layers lie below this mount; name the directory that is to be changed: unionmount apply {} TARGET",
+            lowers.len(),
+            EscapedPath::from(upper.as_path())
+        )));
+    };
+    commit::flush_mount(&mount.point, &upper)?;
+    Ok((upper, lower.clone()))
+}
+
+/// Returns whether a mount has this upper.
+pub(super) fn is_mounted(upper: &Path) -> Result<bool, Failure> {
+    let failed = |error: std::io::Error| {
+        Failure::failed(format!("{}: cannot be opened: {error}", EscapedPath::from(upper)))
+    };
+    let dir = File::open(upper).map_err(failed)?;
+    // On a filesystem that can't tell, it is taken for free.
+    Ok(!try_lock(&dir, Access::Exclusive).unwrap_or(true))
+}
+
+/// Empty an upper directory: all that was changed is thrown away
+#[derive(Debug, clap::Args)]
+pub(super) struct Discard {
+    /// The upper directory, which no mount may have
+    #[arg(value_name = "UPPER")]
+    upper: PathBuf,
+
+    /// Don't ask
+    #[arg(short, long)]
+    yes: bool,
+}
+
+impl Discard {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let shown = EscapedPath::from(self.upper.as_path());
+        let failed = |error: std::io::Error| Failure::failed(format!("{shown}: cannot be opened: {error}"));
+        let dir = File::open(&self.upper).map_err(failed)?;
+        if !dir.metadata().map_err(failed)?.is_dir() {
+            return Err(Failure::failed(format!("{shown}: is no directory")));
+        }
+        if !try_lock(&dir, Access::Exclusive).unwrap_or(true) {
+            return Err(Failure::failed(format!("{shown}: a mount has it; unmount it first")));
+        }
+        if !self.yes {
+            let count = remove::names(dir.as_fd()).map_err(|errno| failed(errno.into()))?.len();
+            if count == 0 {
+                return Ok(ExitCode::SUCCESS);
+            }
+            let entries = if count == 1 { "1 entry".to_owned() } else { format!("{count} entries") };
+            if !super::ask::yes(&format!("Throw away what is in {shown} ({entries})?"))? {
+                return Err(Failure::told(1));
+            }
+        }
+        remove::empty(dir.as_fd(), &[])
+            .map_err(|left| Failure::failed(format!("{shown}/{left}: cannot be removed")))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

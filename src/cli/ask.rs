@@ -1,0 +1,35 @@
+//! Questions to whoever sits at the terminal.
+
+use std::io::{BufRead, IsTerminal, Write};
+
+use super::Failure;
+use crate::union::escaped_path::escaped;
+
+/// Asks a question on stderr, and reads a line. `None`: nobody is there any more.
+///
+/// # Errors
+/// A usage error when stdin is no terminal.
+#[allow(clippy::disallowed_methods, reason = "the one place for questions; it escapes")]
+pub(super) fn line(question: &str) -> Result<Option<String>, Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::usage(
+            "there is nobody to ask, since stdin is no terminal; see --help for the option that answers",
+        ));
+    }
+    let text = format!("{} ", escaped(question));
+    let asked = std::io::stderr().write_all(text.as_bytes());
+    let mut answer = String::new();
+    match asked.and_then(|()| std::io::stdin().lock().read_line(&mut answer)) {
+        Ok(0) | Err(_) => Ok(None),
+        Ok(_) => Ok(Some(answer.trim().to_owned())),
+    }
+}
+
+/// Asks whether to go on; anything but a yes is a no.
+///
+/// # Errors
+/// A usage error when stdin is no terminal.
+pub(super) fn yes(question: &str) -> Result<bool, Failure> {
+    let answer = line(&format!("{question} [y/N]"))?;
+    Ok(answer.is_some_and(|answer| matches!(&*answer.to_lowercase(), "y" | "yes")))
+}
