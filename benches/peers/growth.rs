@@ -2,7 +2,7 @@
 //!
 //! Each point is a fresh mount over layers of one size, and the time of one operation, of several repeated. The layers'
 //! own filesystem is warm for every program alike, the mount is cold; names that are made or looked for in vain are new
-//! each time. Beside the time there is the processor time of the client and the daemon, which doesn't depend on what else
+//! each time. All mounts are volatile: what a disk takes for a flush says nothing of how a cost grows. Beside the time there is the processor time of the client and the daemon, which doesn't depend on what else
 //! the machine does.
 
 mod axes;
@@ -16,7 +16,7 @@ use std::time::Instant;
 use crate::peer::{Mounted, Peer};
 
 pub use axes::AXES;
-use fit::Series;
+use fit::Panel;
 
 type Outcome = Result<(), String>;
 
@@ -126,9 +126,11 @@ fn measure(
     let lowers = (axis.lowers)(size);
     let (clock, processor) = (Instant::now(), processor_time(None));
     if !axis.keeps_upper {
-        Peer::empty_upper(layers)?;
+        Peer::empty(&layers.join("upper"))?;
     }
-    let mount = peer.mount_over(layers, &lowers)?;
+    // The kernel's overlayfs takes none that a volatile mount has used.
+    Peer::empty(&layers.join("work"))?;
+    let mount = peer.mount_over(layers, &lowers, ",volatile")?;
     std::fs::symlink_metadata(mount.path.join("there")).map_err(|e| e.to_string())?;
     let mounted =
         Figure { time: clock.elapsed().as_secs_f64(), processor: processor_time(Some(&mount)) - processor };
@@ -153,32 +155,32 @@ fn measure(
     worked.map(|()| figures)
 }
 
-/// All figures: by axis and operation, by program, by size.
+/// All figures.
 #[derive(Default)]
 pub struct Growth {
-    series: Vec<((&'static str, &'static str), BTreeMap<String, Series>)>,
+    panels: Vec<Panel>,
 }
 
 impl Growth {
     fn add(&mut self, axis: &Axis, peer: &str, size: u64, figures: BTreeMap<&'static str, Figure>) {
         for (operation, figure) in figures {
-            let key = (axis.key, operation);
-            let at = self.series.iter().position(|(known, _)| *known == key).unwrap_or_else(|| {
-                self.series.push((key, BTreeMap::new()));
-                self.series.len() - 1
+            let known = |panel: &Panel| (panel.axis, panel.operation) == (axis.key, operation);
+            let at = self.panels.iter().position(known).unwrap_or_else(|| {
+                self.panels.push(Panel { axis: axis.key, operation, curves: BTreeMap::new() });
+                self.panels.len() - 1
             });
-            self.series[at].1.entry(peer.to_owned()).or_default().add(size, figure);
+            self.panels[at].curves.entry(peer.to_owned()).or_default().add(size, figure);
         }
     }
 
     /// Returns the slopes as Markdown.
     pub fn table(&self, peers: &[&str]) -> String {
-        fit::table(&self.series, peers)
+        fit::table(&self.panels, peers)
     }
 
     /// Returns the curves as SVG.
     pub fn picture(&self, peers: &[&str]) -> String {
-        chart::draw(&self.series, peers)
+        chart::draw(&self.panels, peers)
     }
 }
 

@@ -66,27 +66,25 @@ pub struct Mounted<'a> {
 }
 
 impl Peer {
-    /// Makes the upper and the workdir in `dir` anew.
-    pub fn empty_upper(dir: &Path) -> Result<(), String> {
-        for name in ["upper", "work"] {
-            remove(&dir.join(name));
-            fs::create_dir(dir.join(name)).map_err(|e| e.to_string())?;
-        }
-        Ok(())
+    /// Makes a directory anew.
+    pub fn empty(dir: &Path) -> Result<(), String> {
+        remove(dir);
+        fs::create_dir(dir).map_err(|e| e.to_string())
     }
 
     /// Mounts over `lowers` (names in `dir`, topmost first), with an upper that is made anew in `dir`.
     pub fn mount(&self, dir: &Path, lowers: &[String]) -> Result<Mounted<'_>, String> {
-        Peer::empty_upper(dir)?;
-        self.mount_over(dir, lowers)
+        Peer::empty(&dir.join("upper"))?;
+        Peer::empty(&dir.join("work"))?;
+        self.mount_over(dir, lowers, "")
     }
 
-    /// Mounts over `lowers` with the upper that is in `dir`.
-    pub fn mount_over(&self, dir: &Path, lowers: &[String]) -> Result<Mounted<'_>, String> {
+    /// Mounts over `lowers` with the upper and the workdir that are in `dir`, and with `also` among the options.
+    pub fn mount_over(&self, dir: &Path, lowers: &[String], also: &str) -> Result<Mounted<'_>, String> {
         let path = dir.join("merged");
         fs::create_dir_all(&path).map_err(|e| e.to_string())?;
         let more = if self.options.is_empty() { String::new() } else { format!(",{}", self.options) };
-        let words = format!("lowerdir={},upperdir=upper,workdir=work{more}", lowers.join(":"));
+        let words = format!("lowerdir={},upperdir=upper,workdir=work{also}{more}", lowers.join(":"));
         let mut command = match self.kind {
             Kind::Kernel => {
                 // In a user namespace only user.overlay.* can be written.

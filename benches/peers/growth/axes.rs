@@ -254,7 +254,6 @@ fn on_depth(turn: &mut Turn<'_>) -> Outcome {
 fn build_upper(dir: &Path, size: u64) {
     build_entries(dir, 1);
     build_tree(&dir.join("upper"), size);
-    fs::create_dir(dir.join("work")).unwrap();
 }
 
 fn on_upper(turn: &mut Turn<'_>) -> Outcome {

@@ -1,9 +1,8 @@
 //! The curves as a picture: a panel an operation, both axes logarithmic.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::fit::{Series, amount};
+use super::fit::{Panel, Series, amount};
 use super::label_of;
 use crate::picture::COLOURS;
 
@@ -14,9 +13,9 @@ const TOP: f64 = 50.0;
 const ROOM: [f64; 4] = [58.0, 12.0, 28.0, 34.0];
 
 /// Draws all panels.
-pub fn draw(series: &[((&'static str, &'static str), BTreeMap<String, Series>)], peers: &[&str]) -> String {
+pub fn draw(panels: &[Panel], peers: &[&str]) -> String {
     let (width, height) =
-        (PANEL.0 * COLUMNS as f64, TOP + PANEL.1 * series.len().div_ceil(COLUMNS) as f64 + 8.0);
+        (PANEL.0 * COLUMNS as f64, TOP + PANEL.1 * panels.len().div_ceil(COLUMNS) as f64 + 8.0);
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\" \
          font-family=\"sans-serif\" font-size=\"10\">\n<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n"
@@ -32,9 +31,9 @@ pub fn draw(series: &[((&'static str, &'static str), BTreeMap<String, Series>)],
         .unwrap();
         x += 34.0 + 7.0 * peer.len() as f64;
     }
-    for (index, ((axis, operation), curves)) in series.iter().enumerate() {
+    for (index, curves) in panels.iter().enumerate() {
         let at = (PANEL.0 * (index % COLUMNS) as f64, TOP + PANEL.1 * (index / COLUMNS) as f64);
-        panel(&mut out, at, (axis, operation), curves, peers);
+        panel(&mut out, at, curves, peers);
     }
     out.push_str("</svg>\n");
     out
@@ -55,13 +54,8 @@ fn decades(values: impl Iterator<Item = f64>) -> (f64, f64) {
     (low.floor(), high.ceil().max(low.floor() + 1.0))
 }
 
-fn panel(
-    out: &mut String,
-    (left, top): (f64, f64),
-    (axis, operation): (&str, &str),
-    curves: &BTreeMap<String, Series>,
-    peers: &[&str],
-) {
+fn panel(out: &mut String, (left, top): (f64, f64), panel: &Panel, peers: &[&str]) {
+    let Panel { axis, operation, curves } = panel;
     let points = || curves.values().flat_map(Series::points);
     let (low_x, high_x) = decades(points().map(|p| p.size));
     let (low_y, high_y) = decades(points().flat_map(|p| [p.least, p.most]));
@@ -86,7 +80,7 @@ fn panel(
     for decade in low_y as i32..=high_y as i32 {
         let value = 10f64.powi(decade);
         line(out, (left + ROOM[0], y(value)), (left + ROOM[0] + wide, y(value)));
-        let label = if operation == "memory" { amount(operation, value) } else { time(decade) };
+        let label = if *operation == "memory" { amount(operation, value) } else { time(decade) };
         text(out, (left + ROOM[0] - 5.0, y(value) + 3.0), "end", &label);
     }
     // The kernel's, the first, is drawn last, on top.

@@ -12,6 +12,13 @@ const TOLERANCE: f64 = 0.1;
 #[derive(Default)]
 pub struct Series(BTreeMap<u64, Vec<Figure>>);
 
+/// The curves of one operation, by program.
+pub struct Panel {
+    pub axis: &'static str,
+    pub operation: &'static str,
+    pub curves: BTreeMap<String, Series>,
+}
+
 /// A point of a curve: the median, and the least and the most.
 pub struct Point {
     pub size: f64,
@@ -62,14 +69,14 @@ fn slope(points: &[Point]) -> Option<f64> {
 }
 
 /// The table: for each operation the exponents of time and of processor time, and what it takes of both at the largest size.
-pub fn table(series: &[((&'static str, &'static str), BTreeMap<String, Series>)], peers: &[&str]) -> String {
+pub fn table(panels: &[Panel], peers: &[&str]) -> String {
     let mut out = String::from(
         "Exponents of time / processor time over the larger half of the sizes; both at the largest size.\n\n| with | operation |",
     );
     peers.iter().for_each(|peer| write!(out, " {peer} |").unwrap());
     write!(out, " here steeper |\n|{}", "---|".repeat(peers.len() + 3)).unwrap();
     out.push('\n');
-    for ((axis, operation), curves) in series {
+    for Panel { axis, operation, curves } in panels {
         write!(out, "| {} | {operation} |", label_of(axis)).unwrap();
         for peer in peers {
             let Some(curve) = curves.get(*peer) else {
