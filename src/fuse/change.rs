@@ -22,7 +22,7 @@ use super::session::interrupts;
 use super::wire::{Operation, Reply, Request};
 use crate::error::Result;
 use crate::union::Union;
-use crate::union::change::copy_up::Part;
+use crate::union::change::part::Part;
 use crate::union::nodes::deferred_free::Full;
 use crate::union::view::attr::Attr;
 

@@ -12,7 +12,7 @@
 //! | [`data`] | descriptors of open files; what fsync promises |
 //! | [`change`] | the upper, copy-up, create, remove, rename |
 //! | [`view`] | attributes, owners, listings, extended attributes |
-//! | [`events`], [`escaped_path`] | what happens, told to whoever listens |
+//! | [`events`], `telling`, [`escaped_path`] | what happens, told to whoever listens |
 //! | [`options`] | what a user may choose about the view |
 //! | `second_chance` | which descriptor a cache closes when they are too many |
 
@@ -28,6 +28,7 @@ pub mod nodes;
 pub mod options;
 mod second_chance;
 pub mod stack;
+mod telling;
 pub mod view;
 
 use std::fmt;
@@ -51,15 +52,16 @@ use self::lookup::index::IndexCache;
 use self::lookup::realdir::{DirFds, LayerIndex, RealDir};
 use self::nodes::deferred_free::DeferredFrees;
 use self::nodes::generation::Generations;
-use self::nodes::node::{DirPart, InodeId, Node, Table};
+use self::nodes::node::{DirPart, InodeId, Node};
 use self::nodes::notify::AttributeCache;
 use self::nodes::pins::Pins;
 use self::nodes::region::Regions;
+use self::nodes::table::Table;
 use self::nodes::verified::Stale;
 use self::options::{FsOptions, RedirectDir, Xino};
 use self::stack::access::{LayerAt, LayerObject};
 use self::stack::directory::Layer;
-use self::stack::layer::{Lower, Stack, Veils};
+use self::stack::layer::{Lower, Stack, UpperLayer, Veils};
 use self::view::attr::Attr;
 use self::view::owners::Owners;
 use crate::error::{FsError, Result};
@@ -232,21 +234,7 @@ impl Union {
     /// Those of [`Union::new`], and options that these layers can't be served with.
     pub fn with_options(stack: Stack, limits: Limits, options: &FsOptions) -> Result<Union> {
         let belief = stack.belief.with_permissions(options.xattr_permissions);
-        let mut layers = Vec::new();
-        let upper_layer = match stack.upper {
-            Some(layer) => {
-                let root = rustix::io::fcntl_dupfd_cloexec(&layer.layer.root, 3)?;
-                let (path, place) = (layer.layer.path.clone(), layer.layer.place.clone());
-                let opened = Lower::Directory(Layer { path, place, root, ..layer.layer });
-                layers.push(open_layer(opened, 0, belief)?);
-                Some(layer)
-            }
-            None => None,
-        };
-        for lower in stack.lowers {
-            let index = layers.len() as LayerIndex;
-            layers.push(open_layer(lower, index, belief)?);
-        }
+        let (layers, upper_layer) = open_layers(stack.upper, stack.lowers, belief)?;
         let regions = Arc::new(Regions::of_layers(&layers)?);
         let upper = match upper_layer {
             Some(layer) => Some(Upper::new(layer, regions.clone(), regions.sources(&layers)?)?),
@@ -255,15 +243,7 @@ impl Union {
         let hidden_links = upper.as_ref().map(Upper::hidden_links).transpose()?.unwrap_or_default();
         let (dir, real) = merged_root(&layers, upper.is_some())?;
         let fds = DirFds::telling(limits.dir_fds, Generations::new(lasting_handles(&layers)?));
-        for layer in &layers {
-            let marks = lookup::marker::read_marks(fds.get(&layer.root)?.at(), belief)
-                .map_err(|e| FsError::from(e).of(layer, LAYER_WAY_OUT))?;
-            layer.root.xattr_whiteouts.store(marks.xattr_whiteouts, Ordering::Relaxed);
-            layer.root.impure.store(marks.impure, Ordering::Relaxed);
-            if layer.root.layer == 0 && upper.is_some() {
-                dir.impure.store(marks.impure, Ordering::Relaxed);
-            }
-        }
+        read_root_marks(&layers, &fds, belief, upper.is_some().then_some(&dir))?;
         let roots = layers.iter().map(|layer| fds.get(&layer.root)).collect::<Result<Vec<_>>>()?;
         let at_roots: Vec<LayerAt<'_>> = roots.iter().map(LayerObject::at).collect();
         let own_root =
@@ -278,18 +258,12 @@ impl Union {
         if options.xino == Xino::On {
             nodes::region::check_xino(&layers)?;
         }
-        let redirects = match options.redirect_dir {
-            // There is nowhere to keep one.
-            RedirectDir::On if upper.as_ref().is_some_and(|upper| !upper.caps().xattr) => RedirectDir::Follow,
-            asked => asked,
-        };
         let table = Table::new(options.ino32);
         let root = table.insert_root(dir, regions.identity(real.region(), true, real.id.0, real.id.1));
         let own =
             Caller { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
         Ok(Union {
             layers,
-            upper,
             fds,
             pins: Pins::new(limits.pinned_fds),
             table,
@@ -312,7 +286,7 @@ impl Union {
             owners,
             no_atime: options.no_atime,
             belief,
-            redirects,
+            redirects: redirects_made(options.redirect_dir, upper.as_ref()),
             metacopy: options.metacopy,
             left_out: change::carry::LeftOut::default(),
             static_nlink: options.static_nlink,
@@ -321,6 +295,7 @@ impl Union {
             own,
             counters: Counters::default(),
             events: Arc::default(),
+            upper,
         })
     }
 
@@ -349,9 +324,9 @@ impl Union {
             false => self.resolve(parent, name)?,
         };
         let Some(found) = found else { return Ok(None) };
-        let (node, stat) = self.node_of(parent, name, &found, 1)?;
+        let (node, stat) = self.node_held(parent, name, &found, 1)?;
         let attr = self.attr_of_found(&node, parent, name, &found, stat)?;
-        Ok(Some((node, attr)))
+        Ok(Some((node.pass_on(), attr)))
     }
 
     /// The attributes of a node that was just found.
@@ -420,6 +395,58 @@ impl Union {
     /// Is what the caller makes owned by the caller without more ado?
     fn is_own_caller(&self, caller: Caller) -> bool {
         !self.owners.are_written() && self.owners.creator(caller) == self.own
+    }
+}
+
+/// Opens the layers, the upper first if there is one.
+fn open_layers(
+    upper: Option<UpperLayer>,
+    lowers: Vec<Lower>,
+    belief: Belief,
+) -> Result<(Vec<OpenLayer>, Option<UpperLayer>)> {
+    let mut layers = Vec::new();
+    let upper = match upper {
+        Some(layer) => {
+            let root = rustix::io::fcntl_dupfd_cloexec(&layer.layer.root, 3)?;
+            let (path, place) = (layer.layer.path.clone(), layer.layer.place.clone());
+            let opened = Lower::Directory(Layer { path, place, root, ..layer.layer });
+            layers.push(open_layer(opened, 0, belief)?);
+            Some(layer)
+        }
+        None => None,
+    };
+    for lower in lowers {
+        let index = layers.len() as LayerIndex;
+        layers.push(open_layer(lower, index, belief)?);
+    }
+    Ok((layers, upper))
+}
+
+/// Reads the marks on the layers' roots. `merged`: the root of the merged tree, where there is an upper.
+fn read_root_marks(
+    layers: &[OpenLayer],
+    fds: &DirFds,
+    belief: Belief,
+    merged: Option<&DirPart>,
+) -> Result<()> {
+    for layer in layers {
+        let marks = lookup::marker::read_marks(fds.get(&layer.root)?.at(), belief)
+            .map_err(|e| FsError::from(e).of(layer, LAYER_WAY_OUT))?;
+        layer.root.xattr_whiteouts.store(marks.xattr_whiteouts, Ordering::Relaxed);
+        layer.root.impure.store(marks.impure, Ordering::Relaxed);
+        if let Some(merged) = merged.filter(|_| layer.root.layer == 0) {
+            merged.impure.store(marks.impure, Ordering::Relaxed);
+        }
+    }
+    Ok(())
+}
+
+/// What is done about redirects, as far as the upper can keep them.
+fn redirects_made(asked: RedirectDir, upper: Option<&Upper>) -> RedirectDir {
+    match asked {
+        // There is nowhere to keep one.
+        RedirectDir::On if upper.is_some_and(|upper| !upper.caps().xattr) => RedirectDir::Follow,
+        asked => asked,
     }
 }
 

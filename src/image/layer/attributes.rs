@@ -22,7 +22,7 @@ use crate::sys::xattr;
 use crate::union::lookup::private;
 use crate::union::lookup::private::Namespace;
 use crate::union::stack::access::LayerAt;
-use crate::union::view::owners::{Override, link_owner};
+use crate::union::view::override_stat::{Override, link_owner};
 
 /// How owners, modes and devices are kept in a layer's directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -27,7 +27,7 @@ use crate::union::lookup::belief::Belief;
 use crate::union::lookup::private;
 use crate::union::nodes::node::Node;
 use crate::union::stack::access::LayerAt;
-use crate::union::view::owners::Override;
+use crate::union::view::override_stat::Override;
 use crate::union::{Union, view::acl};
 
 /// What an attribute says, and to whom.

@@ -24,6 +24,7 @@ use crate::error::Result;
 use crate::sys::object::Kind;
 use crate::union::Union;
 use crate::union::change::copy_up::copying::CopyUp;
+use crate::union::change::part::Part;
 use crate::union::change::upper::UpperFd;
 use crate::union::events::EventKind;
 use crate::union::lookup::veil::check_unveiled;
@@ -32,33 +33,6 @@ use crate::union::options::RedirectDir;
 
 /// So many bytes take long enough to copy that a thread of their own costs nothing.
 const MUCH: u64 = 256 << 10;
-
-/// What of an object a change needs in the upper.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
-    /// All but the data of a regular file, which may stay below.
-    Metadata,
-    /// The data as well.
-    Whole,
-    /// The data as well, but only the first so many bytes, if it has more: it appears truncated, for a step that came after
-    /// could fail.
-    Beginning(u64),
-}
-
-impl Part {
-    /// Are data wanted?
-    pub fn has_data(self) -> bool {
-        self != Part::Metadata
-    }
-
-    /// How much of `size` bytes is wanted.
-    fn of(self, size: u64) -> u64 {
-        match self {
-            Part::Beginning(wanted) => wanted.min(size),
-            Part::Metadata | Part::Whole => size,
-        }
-    }
-}
 
 impl Union {
     /// Makes sure that the node's object is in the upper, whole.

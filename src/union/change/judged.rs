@@ -181,12 +181,13 @@ impl Union {
     }
 
     /// A directory was moved between two others, by its names. If it was another that had the name at that moment, it goes
-    /// back.
+    /// back. `below`: lowers have something under the new name, which must be hidden as before.
     pub(in crate::union) fn check_moved(
         &self,
         node: &Node,
         (from, from_name): (&UpperFd, &[u8]),
         (to, to_name): (&UpperFd, &[u8]),
+        below: bool,
     ) -> Result<()> {
         let real = node.dir.as_ref().and_then(|dir| dir.upper_dir()).filter(|_| !from.is(to));
         let Some(real) = real else { return Ok(()) };
@@ -198,9 +199,9 @@ impl Union {
         let back = ((to, to_name), (from, from_name));
         let whiteout = from.entry(from_name).stat().is_ok_and(|stat| stat.is_whiteout_device());
         let done = if whiteout {
-            upper.rename_directory_over_whiteout(back.0, back.1, false)
+            upper.rename_directory_over_whiteout(back.0, back.1, below)
         } else {
-            upper.rename(back.0, back.1, false, RenameFlags::NOREPLACE)
+            upper.rename(back.0, back.1, below, RenameFlags::NOREPLACE)
         };
         if let Err(e) = done {
             log::warn!("a directory that somebody put in another's place during its rename was moved: {e}");

@@ -6,14 +6,15 @@
 
 #![allow(clippy::disallowed_methods, reason = "what is lent rights is held by a descriptor")]
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
-use crate::sys::object::{At, Writable};
+use crate::sys::object::{At, Writable, unnoticed};
 use crate::union::Union;
 use crate::union::lookup::marker::{self, Marks};
 use crate::union::lookup::realdir::RealDir;
@@ -45,6 +46,15 @@ pub(in crate::union) fn with_rights<R, E: From<Errno> + Refused>(
     let done = f();
     object.chmod(mode)?;
     done
+}
+
+/// Opens a file of the upper. `no_atime`: reading doesn't change its access time.
+pub(in crate::union) fn open_owned(object: Writable<'_>, write: bool, no_atime: bool) -> Result<OwnedFd> {
+    let flags = if write { OFlags::RDWR } else { OFlags::RDONLY };
+    Ok(with_rights(object, 0o600, || match no_atime {
+        true => unnoticed(|noatime| object.open(flags | noatime)),
+        false => object.open(flags),
+    })?)
 }
 
 /// Was anything lent, so that change times may have moved?

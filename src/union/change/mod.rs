@@ -5,8 +5,8 @@
 //! | [`upper`], [`staged`], `whiteouts`, `stepwise` | the only part that can write: where objects are made, what becomes of names, with which steps where one isn't possible |
 //! | `lend` | rights that the daemon lends to itself |
 //! | `indexed` | the upper's part in the hardlink indexes |
-//! | [`copy_up`], `carry` | prepare, fill, publish; which attributes come along |
-//! | [`modify`], [`rename`], `removed_entry` | create, link, remove, rename; what loses a name |
+//! | [`copy_up`], [`part`], `carry` | prepare, fill, publish; how much is needed; which attributes come along |
+//! | [`modify`], [`rename`], `redirect`, `removed_entry` | create, link, remove, rename; where the lowers have what was renamed; what loses a name |
 //! | `judged` | is what a removal or a rename finds what the kernel judged? |
 //! | `failpoint` | where tests stop an operation |
 
@@ -17,6 +17,8 @@ pub(in crate::union) mod indexed;
 pub(in crate::union) mod judged;
 pub(in crate::union) mod lend;
 pub mod modify;
+pub mod part;
+pub(in crate::union) mod redirect;
 pub(in crate::union) mod removed_entry;
 pub mod rename;
 pub mod staged;

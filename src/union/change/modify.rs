@@ -20,7 +20,7 @@ use crate::union::lookup::veil::check_unveiled;
 use crate::union::nodes::node::{DirPart, Identity, Named, NewNode, Node, NodePlace, NodeSource};
 use crate::union::nodes::pins::Pinned;
 use crate::union::view::attr::Attr;
-use crate::union::view::owners::Override;
+use crate::union::view::override_stat::Override;
 use crate::union::{Caller, Union, view::acl};
 
 /// What the upper's directory has under a name.
@@ -382,11 +382,9 @@ impl Union {
         let _names = dir.names.write();
         let found = self.resolve(parent, name)?.ok_or(FsError::Absent)?;
         let FoundKind::Directory { .. } = found.what else { return Err(FsError::NotADirectory) };
-        let (node, _) = self.node_of(parent, name, &found, 0)?;
-        let judged = self.check_judged(parent, name, Some(&node), 1);
-        let removed = judged.and_then(|()| self.rmdir_node(parent, dir, name, &node));
-        self.release(node);
-        removed
+        let node = self.node_looked_at(parent, name, &found)?;
+        self.check_judged(parent, name, Some(&node), 1)?;
+        self.rmdir_node(parent, dir, name, &node)
     }
 
     fn rmdir_node(&self, parent: &Arc<Node>, dir: &DirPart, name: &[u8], node: &Arc<Node>) -> Result<()> {

@@ -8,24 +8,24 @@
 //! directory of the upper alone is marked opaque where it would otherwise be merged with what lowers have under its
 //! new name.
 
+//!
+//! A rename is prepared ([`RenameRequest`]: what is to move is looked up and copied up), then both directories are locked and
+//! what the names stand for is looked at again; what is done then is in [`moving`]. What moved though it was not meant goes
+//! back (`judged`).
+
+mod moving;
+
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use parking_lot::RwLockWriteGuard;
-use rustix::fs::RenameFlags;
-use rustix::io::Errno;
 
+use self::moving::{Moving, Side};
 use crate::error::{FsError, Result};
 use crate::union::Union;
-use crate::union::change::modify::{InUpper, check_name};
-use crate::union::change::removed_entry::RemovedEntry;
-use crate::union::change::staged::{New, Publish};
-use crate::union::change::upper::{Present, UpperFd};
+use crate::union::change::modify::check_name;
 use crate::union::events::EventKind as Event;
-use crate::union::lookup::found::{Found, FoundKind};
-use crate::union::lookup::index::UpperEntry;
-use crate::union::nodes::node::{Named, Node, NodePlace, NodeSource};
-use crate::union::options::RedirectDir;
+use crate::union::nodes::node::Node;
+use crate::union::nodes::node_ref::NodeRef;
 
 /// What a rename does about an entry of the new name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,16 +38,26 @@ pub enum RenameMode {
     Exchange,
 }
 
-/// The longest redirect that is written. ext4 keeps all attributes of an inode in one block of, as a rule, 4 KiB.
-pub(in crate::union) const LONGEST_REDIRECT: usize = 3072;
+/// A rename that is asked for.
+struct RenameRequest<'a> {
+    union: &'a Union,
+    from: EntryName<'a>,
+    to: EntryName<'a>,
+    mode: RenameMode,
+}
 
-/// One side of a rename, with its directory locked.
-struct Side<'a> {
+/// A name of a directory.
+#[derive(Clone, Copy)]
+struct EntryName<'a> {
     parent: &'a Arc<Node>,
     name: &'a [u8],
-    fd: UpperFd,
-    /// Do the parent's lowers show the name?
-    below: bool,
+}
+
+/// What is to move, in the upper.
+struct Movers<'a> {
+    source: NodeRef<'a>,
+    /// What gets the old name.
+    target: Option<NodeRef<'a>>,
 }
 
 impl Union {
@@ -63,111 +73,22 @@ impl Union {
             return Err(FsError::Invalid("RENAME_EXCHANGE on the upper's filesystem"));
         }
         self.upper()?;
-        let across = !Arc::ptr_eq(parent, new_parent);
+        let (from, to) = (EntryName { parent, name }, EntryName { parent: new_parent, name: new_name });
+        let request = RenameRequest { union: self, from, to, mode };
         loop {
             // Copy-ups hold locks of their own, so they come first; then, with both directories locked, what the names
             // stand for is looked at again.
-            let source = self.look(parent, name)?.ok_or(FsError::Absent)?;
-            self.check_before_copy_up(&source, new_parent, new_name, mode)?;
-            self.check_redirect(&source)?;
-            self.ensure_upper_to_move(&source)?;
-            // A file with several names may have been copied up under another one, elsewhere.
-            self.ensure_upper(parent)?;
-            self.ensure_upper(new_parent)?;
-            let target = match mode {
-                RenameMode::Exchange => {
-                    let target = self.look(new_parent, new_name)?.ok_or(FsError::Absent)?;
-                    self.check_redirect(&target)?;
-                    self.ensure_upper_to_move(&target)?;
-                    Some(target)
-                }
-                _ => None,
-            };
-            let _renames = across.then(|| self.renames.lock());
-            if source.dir.is_some() && new_parent.is_below(&source) {
-                return Err(FsError::Invalid("a directory can't be moved into itself"));
+            if let Some(done) = request.run(&request.prepare()?)? {
+                return done;
             }
-            if let Some(target) = &target
-                && target.dir.is_some()
-                && parent.is_below(target)
-            {
-                return Err(FsError::Invalid("a directory can't be moved into itself"));
-            }
-            let _names = self.lock_names(parent, new_parent)?;
-            let still = self.links_now(parent, name, &source)?;
-            let target_still = match &target {
-                Some(target) => self.links_now(new_parent, new_name, target)?,
-                None => Some(1),
-            };
-            let (Some(links), Some(target_links)) = (still, target_still) else { continue };
-            let mut sides = vec![(parent, name, &source, links)];
-            sides.extend(target.as_ref().map(|target| (new_parent, new_name, target, target_links)));
-            let judged = sides.into_iter().try_for_each(|(parent, name, node, links)| {
-                self.check_judged(parent, name, Some(node), links)?;
-                if across { self.check_moves(parent, name, node) } else { Ok(()) }
-            });
-            self.check_alive(self.dir_part(parent)?)?;
-            self.check_alive(self.dir_part(new_parent)?)?;
-            let from = self.side(parent, name)?;
-            let to = self.side(new_parent, new_name)?;
-            let done = judged.and_then(|()| match target {
-                Some(target) => self.exchange(&source, &target, &from, &to),
-                None => self.replace(&source, &from, &to, mode),
-            });
-            if done.is_ok() {
-                self.events.tell(|| Event::Rename {
-                    path: self.path_in(parent, name),
-                    to: self.path_in(new_parent, new_name),
-                    exchange: mode == RenameMode::Exchange,
-                    whiteout: mode != RenameMode::Exchange && from.below,
-                    redirect: self.redirect_of(&source),
-                });
-            }
-            self.release(source);
-            return done;
         }
-    }
-
-    /// Unless redirects are made, a directory that lowers contribute to stays where it is: programs copy and remove.
-    fn check_redirect(&self, node: &Node) -> Result<()> {
-        let merged = node.dir.as_ref().is_some_and(|part| !part.lowers.is_empty());
-        if merged && self.redirects != RedirectDir::On { Err(FsError::Os(Errno::XDEV)) } else { Ok(()) }
-    }
-
-    /// What must fail shall not copy up first.
-    fn check_before_copy_up(
-        &self,
-        source: &Arc<Node>,
-        parent: &Arc<Node>,
-        name: &[u8],
-        mode: RenameMode,
-    ) -> Result<()> {
-        if mode == RenameMode::Exchange {
-            return Ok(());
-        }
-        if source.dir.is_some() && parent.is_below(source) {
-            return Err(FsError::Invalid("a directory can't be moved into itself"));
-        }
-        let Some(target) = self.look(parent, name)? else { return Ok(()) };
-        let checked = match (source.dir.is_some(), &target.dir) {
-            _ if mode == RenameMode::NoReplace => Err(FsError::Exists),
-            (true, None) => Err(FsError::NotADirectory),
-            (false, Some(_)) => Err(FsError::IsADirectory),
-            (true, Some(part)) if !Arc::ptr_eq(source, &target) => {
-                let _names = part.names.read();
-                self.check_empty(&target)
-            }
-            _ => Ok(()),
-        };
-        self.release(target);
-        checked
     }
 
     /// The node that a name leads to, made if it isn't known.
-    fn look(&self, parent: &Arc<Node>, name: &[u8]) -> Result<Option<Arc<Node>>> {
+    fn look(&self, EntryName { parent, name }: EntryName<'_>) -> Result<Option<NodeRef<'_>>> {
         let _names = self.dir_part(parent)?.names.read();
         match self.resolve(parent, name)? {
-            Some(found) => Ok(Some(self.node_of(parent, name, &found, 0)?.0)),
+            Some(found) => self.node_looked_at(parent, name, &found).map(Some),
             None => Ok(None),
         }
     }
@@ -180,11 +101,6 @@ impl Union {
         let (identity, ..) = self.identify_as(origin, parent, &found)?;
         let known = self.table.find(identity);
         Ok(known.filter(|known| Arc::ptr_eq(known, node)).map(|_| found.stat.nlink))
-    }
-
-    fn side<'a>(&self, parent: &'a Arc<Node>, name: &'a [u8]) -> Result<Side<'a>> {
-        let real = self.dir_part(parent)?.upper_dir().ok_or(FsError::Stale)?;
-        Ok(Side { parent, name, fd: self.upper_fd(&real)?, below: self.lower_shows(parent, name)? })
     }
 
     /// Locks the names of both directories: ancestors first, then by number.
@@ -202,306 +118,113 @@ impl Union {
         };
         Ok([Some(self.dir_part(first)?.names.write()), Some(self.dir_part(second)?.names.write())])
     }
+}
 
-    fn replace(&self, source: &Arc<Node>, from: &Side<'_>, to: &Side<'_>, mode: RenameMode) -> Result<()> {
-        let target = self.resolve(to.parent, to.name)?;
-        if target.is_some() && mode == RenameMode::NoReplace {
-            return Err(FsError::Exists);
-        }
-        if let Some(target) = &target {
-            let (identity, ..) = self.identify(to.parent, to.name, target)?;
-            if self.table.find(identity).is_some_and(|t| Arc::ptr_eq(&t, source)) {
-                return Ok(()); // two names of one file: POSIX says nothing happens
-            }
-            let directory = matches!(target.what, FoundKind::Directory { .. });
-            match (source.dir.is_some(), directory) {
-                (true, false) => return Err(FsError::NotADirectory),
-                (false, true) => return Err(FsError::IsADirectory),
-                _ => {}
-            }
-        }
-        self.link_source_alias(source, from)?;
-        self.mark_for_move(source, from, to)?;
-        match target {
-            Some(found @ Found { what: FoundKind::Directory { .. }, .. }) => {
-                self.over_directory(source, from, to, &found)
-            }
-            Some(found) => self.over_leaf(source, from, to, &found),
-            None => self.to_free_name(source, from, to),
-        }
+impl<'a> RenameRequest<'a> {
+    fn is_across(&self) -> bool {
+        !Arc::ptr_eq(self.from.parent, self.to.parent)
     }
 
-    /// A name that only the lower has, of a file whose copy is in the hardlink index, becomes a link of the copy.
-    fn link_source_alias(&self, source: &Node, from: &Side<'_>) -> Result<()> {
-        let Some(found) = self.resolve(from.parent, from.name)? else { return Err(FsError::Stale) };
-        let origin = self.origin_of(from.parent, from.name, &found)?;
-        let _hardlinks =
-            self.has_hardlinks(from.parent, &found).then(|| self.hardlink_locks.exclusive(origin));
-        if let (identity, NodeSource::Index, copy) = self.identify_as(origin, from.parent, &found)? {
-            self.mark_impure(from.parent)?;
-            self.link_alias(&from.fd, from.name, identity.origin)?;
-            self.changed_by_itself(source);
-            let entry = UpperEntry::known(source.kind, copy.ino);
-            self.note_upper(self.dir_part(from.parent)?, from.name, Some(entry));
-        }
-        Ok(())
-    }
-
-    /// Marks what moves so that it is found under its new name as what it is.
-    fn mark_for_move(&self, node: &Arc<Node>, from: &Side<'_>, to: &Side<'_>) -> Result<()> {
-        let Some(part) = &node.dir else { return self.carry_origin(to.parent, node) };
-        let real = part.upper_dir().ok_or(FsError::Stale)?;
-        let fd = self.upper_fd(&real)?;
-        let upper = self.upper()?;
-        if part.lowers.is_empty() {
-            if to.below {
-                self.preserving_parent_times(node, &fd, || upper.make_opaque(fd.itself()))?;
+    /// Looks up what is to move, and copies it up.
+    fn prepare(&self) -> Result<Movers<'a>> {
+        let union = self.union;
+        let source = union.look(self.from)?.ok_or(FsError::Absent)?;
+        self.check_before_copy_up(&source)?;
+        union.check_redirect(&source)?;
+        union.ensure_upper_to_move(&source)?;
+        // A file with several names may have been copied up under another one, elsewhere.
+        union.ensure_upper(self.from.parent)?;
+        union.ensure_upper(self.to.parent)?;
+        let target = match self.mode {
+            RenameMode::Exchange => {
+                let target = union.look(self.to)?.ok_or(FsError::Absent)?;
+                union.check_redirect(&target)?;
+                union.ensure_upper_to_move(&target)?;
+                Some(target)
             }
-            return Ok(());
-        }
-        // Its number is that of the lowers' directory: where it goes, listings must ask for it.
-        self.mark_impure(to.parent)?;
-        let known = self.marks_in(&real, fd.itself().at())?.redirect;
-        let redirect = match known {
-            Some(path) if path.starts_with(b"/") => return Ok(()),
-            known if Arc::ptr_eq(from.parent, to.parent) => known.unwrap_or_else(|| from.name.to_vec()),
-            _ => self.lower_path(node)?,
+            _ => None,
         };
-        // As the kernel: programs then copy and remove.
-        let too_far = || FsError::Os(Errno::XDEV);
-        if redirect.len() > LONGEST_REDIRECT {
-            return Err(too_far());
-        }
-        upper.set_mark(fd.itself(), "redirect", &redirect).map_err(|e| match e.errno() {
-            Errno::NOSPC | Errno::TOOBIG | Errno::RANGE | Errno::OPNOTSUPP => too_far(),
-            _ => e,
-        })?;
-        self.changed_by_itself(node);
-        Ok(())
+        Ok(Movers { source, target })
     }
 
-    /// The path under which the lowers alone show a directory: its own names, but for redirects on the way.
-    pub(in crate::union) fn lower_path(&self, node: &Arc<Node>) -> Result<Vec<u8>> {
-        let mut names: Vec<Vec<u8>> = Vec::new();
-        let mut at = node.clone();
-        loop {
-            let (parent, name) = match &*at.place.read() {
-                NodePlace::Named { parent, entry } => (parent.clone(), entry.name().to_vec()),
-                NodePlace::Root | NodePlace::Pinned { .. } => break,
-            };
-            let redirect = match self.dir_part(&at)?.upper_dir() {
-                Some(real) => self.marks_in(&real, self.upper_fd(&real)?.itself().at())?.redirect,
-                None => None,
-            };
-            match redirect {
-                Some(path) if path.starts_with(b"/") => {
-                    names.push(path[1..].to_vec());
-                    break;
-                }
-                Some(other) => names.push(other),
-                None => names.push(name.to_vec()),
+    /// What must fail shall not copy up first.
+    fn check_before_copy_up(&self, source: &Arc<Node>) -> Result<()> {
+        if self.mode == RenameMode::Exchange {
+            return Ok(());
+        }
+        self.check_not_into(source, self.to.parent)?;
+        let Some(target) = self.union.look(self.to)? else { return Ok(()) };
+        match (source.dir.is_some(), &target.dir) {
+            _ if self.mode == RenameMode::NoReplace => Err(FsError::Exists),
+            (true, None) => Err(FsError::NotADirectory),
+            (false, Some(_)) => Err(FsError::IsADirectory),
+            (true, Some(part)) if !Arc::ptr_eq(source, &target) => {
+                let _names = part.names.read();
+                self.union.check_empty(&target)
             }
-            at = parent;
+            _ => Ok(()),
         }
-        let mut path = Vec::new();
-        for name in names.iter().rev() {
-            path.push(b'/');
-            path.extend_from_slice(name);
-        }
-        Ok(path)
     }
 
-    fn to_free_name(&self, source: &Arc<Node>, from: &Side<'_>, to: &Side<'_>) -> Result<()> {
-        let upper = self.upper()?;
-        let mut place = source.place.write();
-        let whiteout = self.in_upper_dir(to.parent, &to.fd, to.name)? == InUpper::Whiteout;
-        if whiteout {
-            self.check_whiteout(to.parent, &to.fd, to.name)?;
+    fn check_not_into(&self, node: &Arc<Node>, parent: &Arc<Node>) -> Result<()> {
+        match node.dir.is_some() && parent.is_below(node) {
+            true => Err(FsError::Invalid("a directory can't be moved into itself")),
+            false => Ok(()),
         }
-        let (old, new) = ((&from.fd, from.name), (&to.fd, to.name));
-        if whiteout && source.dir.is_some() {
-            upper.rename_directory_over_whiteout(old, new, from.below)?;
-        } else if whiteout {
-            upper.rename(old, new, from.below, RenameFlags::empty())?;
-        } else {
-            upper.rename(old, new, from.below, RenameFlags::NOREPLACE).map_err(|e| match e.errno() {
-                // There is something in the layer that the index doesn't know, and the kernel has not judged.
-                Errno::EXIST => self.index_is_wrong(to.parent, to.name),
-                _ => e,
-            })?;
-        }
-        self.check_moved(source, old, new)?;
-        self.record(source, &mut place, from, to)
     }
 
-    fn over_leaf(&self, source: &Arc<Node>, from: &Side<'_>, to: &Side<'_>, target: &Found) -> Result<()> {
-        let origin = self.origin_of(to.parent, to.name, target)?;
-        let _hardlinks = self.has_hardlinks(to.parent, target).then(|| self.hardlink_locks.exclusive(origin));
-        let removed = RemovedEntry::of(self, to.parent, &to.fd, to.name, target, origin)?;
-        removed.be_replaced(self, to.parent, &to.fd, to.name, || {
-            let mut place = source.place.write();
-            let flags = RenameFlags::empty();
-            self.upper()?.rename((&from.fd, from.name), (&to.fd, to.name), from.below, flags)?;
-            self.record(source, &mut place, from, to)
-        })?;
-        removed.settle_links(self);
-        Ok(())
-    }
-
-    fn over_directory(
-        &self,
-        source: &Arc<Node>,
-        from: &Side<'_>,
-        to: &Side<'_>,
-        target: &Found,
-    ) -> Result<()> {
-        let (removed, _) = self.node_of(to.parent, to.name, target, 0)?;
-        let judged = self.check_judged(to.parent, to.name, Some(&removed), 1);
-        let done = judged.and_then(|()| self.over_directory_node(source, from, to, &removed));
-        self.release(removed);
-        done
-    }
-
-    fn over_directory_node(
-        &self,
-        source: &Arc<Node>,
-        from: &Side<'_>,
-        to: &Side<'_>,
-        removed: &Arc<Node>,
-    ) -> Result<()> {
-        if from.parent.is_below(removed) {
-            return Err(FsError::NotEmpty); // what is to be moved lies in it
-        }
-        let part = self.dir_part(removed)?;
-        let _victim_names = part.names.write();
-        self.check_empty(removed)?;
-        let pinned = self.pin_dir(part)?;
-        if part.upper_dir().is_some() {
-            self.clear_markers(part, to)?;
-        } else if self.in_upper_dir(to.parent, &to.fd, to.name)? == InUpper::Whiteout {
-            return Err(FsError::Stale);
-        }
-        let mut removed_place = removed.place.write();
-        let mut place = source.place.write();
-        let (old, new) = ((&from.fd, from.name), (&to.fd, to.name));
-        self.upper()?.rename(old, new, from.below, RenameFlags::empty())?;
-        self.check_moved(source, old, new)?;
-        self.mark_removed(removed, part, &mut removed_place, pinned);
-        self.record(source, &mut place, from, to)
-    }
-
-    /// A directory that is about to be replaced shows nothing, but in the upper it may hold whiteouts, and then rename
-    /// would refuse. It is exchanged for an empty opaque one, which shows the same.
-    fn clear_markers(&self, part: &crate::union::nodes::node::DirPart, to: &Side<'_>) -> Result<()> {
-        let has_markers = part.index.lock().upper.as_ref().is_some_and(|u| u.iter().next().is_some())
-            || part.upper_dir().and_then(|d| d.forms()).is_some_and(|f| f.aufs_opaque || f.aufs_whiteouts);
-        if !has_markers {
-            return Ok(());
-        }
-        let upper = self.upper()?;
-        let real = part.upper_dir().ok_or(FsError::Stale)?;
-        let old = self.upper_fd(&real)?;
-        if !upper.caps().rename_exchange {
-            return upper.empty_of_markers((&to.fd, to.name), &old);
-        }
-        let staged = upper.stage(New::Directory)?;
-        let stat = old.itself().at().stat()?;
-        crate::union::change::carry::copy_metadata(old.itself().at(), &stat, staged.object(), self.belief)?;
-        upper.make_opaque(staged.object())?;
-        crate::union::change::carry::set_times(&stat, staged.object())?;
-        staged.publish(&to.fd, to.name, Publish::Swap(Present::Directory(&real)))
-    }
-
-    fn exchange(&self, a: &Arc<Node>, b: &Arc<Node>, from: &Side<'_>, to: &Side<'_>) -> Result<()> {
-        if Arc::ptr_eq(a, b) {
-            return Ok(());
-        }
-        self.link_source_alias(a, from)?;
-        self.link_source_alias(b, to)?;
-        self.mark_for_move(a, from, to)?;
-        self.mark_for_move(b, to, from)?;
-        let (first, second) = if a.ino < b.ino { (a, b) } else { (b, a) };
-        let mut first_place = first.place.write();
-        let mut second_place = second.place.write();
-        let (old, new) = ((&from.fd, from.name), (&to.fd, to.name));
-        self.upper()?.rename(old, new, false, RenameFlags::EXCHANGE)?;
-        self.check_exchanged((a, b), old, new)?;
-        let (a_place, b_place) = if Arc::ptr_eq(first, a) {
-            (&mut *first_place, &mut *second_place)
-        } else {
-            (&mut *second_place, &mut *first_place)
+    /// Does it, with both directories locked. `None`: the names stand for something else by now.
+    fn run(&self, movers: &Movers<'_>) -> Result<Option<Result<()>>> {
+        let (union, Movers { source, target }) = (self.union, movers);
+        let _renames = self.is_across().then(|| union.renames.lock());
+        self.check_not_into(source, self.to.parent)?;
+        target.as_ref().map_or(Ok(()), |target| self.check_not_into(target, self.from.parent))?;
+        let _names = union.lock_names(self.from.parent, self.to.parent)?;
+        let links = union.links_now(self.from.parent, self.from.name, source)?;
+        let target_links = match target {
+            Some(target) => union.links_now(self.to.parent, self.to.name, target)?,
+            None => Some(1),
         };
-        self.told_dirs.forget(from.parent, from.name);
-        self.settle_at(a, a_place, from, to)?;
-        self.settle_at(b, b_place, to, from)?;
-        self.note_entry(a, to)?;
-        self.note_entry(b, from)
+        let (Some(links), Some(target_links)) = (links, target_links) else { return Ok(None) };
+        let judged = self.check_judged(self.from, source, links).and_then(|()| match target {
+            Some(target) => self.check_judged(self.to, target, target_links),
+            None => Ok(()),
+        });
+        union.check_alive(union.dir_part(self.from.parent)?)?;
+        union.check_alive(union.dir_part(self.to.parent)?)?;
+        let (from, to) = (self.side(self.from)?, self.side(self.to)?);
+        let moving = Moving { union, source, from: &from, to: &to };
+        let done = judged.and_then(|()| match target {
+            Some(target) => moving.exchange(target),
+            None => moving.replace(self.mode != RenameMode::NoReplace),
+        });
+        if done.is_ok() {
+            self.tell(source, from.below);
+        }
+        Ok(Some(done))
     }
 
-    /// Records that the source is under its new name.
-    fn record(
-        &self,
-        source: &Arc<Node>,
-        place: &mut NodePlace,
-        from: &Side<'_>,
-        to: &Side<'_>,
-    ) -> Result<()> {
-        self.settle_at(source, place, from, to)?;
-        self.told_dirs.forget(from.parent, from.name);
-        self.note_removed(self.dir_part(from.parent)?, from.name, from.below);
-        self.note_entry(source, to)?;
-        self.counters.renames.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+    /// Was this what the kernel judged?
+    fn check_judged(&self, of: EntryName<'_>, node: &Arc<Node>, links: u64) -> Result<()> {
+        self.union.check_judged(of.parent, of.name, Some(node), links)?;
+        if self.is_across() { self.union.check_moves(of.parent, of.name, node) } else { Ok(()) }
     }
 
-    fn settle_at(
-        &self,
-        node: &Arc<Node>,
-        place: &mut NodePlace,
-        from: &Side<'_>,
-        to: &Side<'_>,
-    ) -> Result<()> {
-        node.names.changed();
-        if node.dir.is_none() {
-            self.forget_name(node, from.parent, from.name);
-            self.forget_name(node, to.parent, to.name);
-            if let NodePlace::Named { parent, entry } = &*place {
-                self.keep_name(node, parent, entry, from);
-            }
-        }
-        *place =
-            NodePlace::Named { parent: to.parent.clone(), entry: Named::new(to.name, NodeSource::Upper) };
-        if let Some(part) = &node.dir {
-            self.told_dirs.forget(to.parent, to.name);
-            self.told_dirs.tell(to.parent, to.name, node.real());
-            let real = part.upper_dir().ok_or(FsError::Stale)?;
-            let parent = self.dir_part(to.parent)?.upper_dir().ok_or(FsError::Stale)?;
-            real.moved(&parent, to.name);
-        }
-        Ok(())
+    fn side(&self, EntryName { parent, name }: EntryName<'a>) -> Result<Side<'a>> {
+        let union = self.union;
+        let real = union.dir_part(parent)?.upper_dir().ok_or(FsError::Stale)?;
+        Ok(Side { parent, name, fd: union.upper_fd(&real)?, below: union.lower_shows(parent, name)? })
     }
 
-    /// One of a file's other names moves: the one in its place stays known.
-    fn keep_name(&self, node: &Node, parent: &Arc<Node>, entry: &Named, from: &Side<'_>) {
-        if !(Arc::ptr_eq(parent, from.parent) && entry.name() == from.name) {
-            self.push_name(node, parent, entry.name(), entry.source());
-        }
-    }
-
-    fn note_entry(&self, node: &Node, to: &Side<'_>) -> Result<()> {
-        let dir = self.dir_part(to.parent)?;
-        if dir.index.lock().upper.is_none() {
-            return Ok(());
-        }
-        match to.fd.entry(to.name).stat() {
-            Ok(stat) => self.note_upper(dir, to.name, Some(UpperEntry::known(node.kind, stat.ino))),
-            // The rename is done all the same; the directory is read anew when it is asked.
-            Err(e) => {
-                log::warn!("{}: {e} after a rename", String::from_utf8_lossy(&self.path_of(node)));
-                dir.index.lock().upper = None;
-            }
-        }
-        Ok(())
+    fn tell(&self, source: &Node, below: bool) {
+        let exchange = self.mode == RenameMode::Exchange;
+        self.union.events.tell(|| Event::Rename {
+            path: self.union.path_in(self.from.parent, self.from.name),
+            to: self.union.path_in(self.to.parent, self.to.name),
+            exchange,
+            whiteout: !exchange && below,
+            redirect: self.union.redirect_of(source),
+        });
     }
 }
 
@@ -570,5 +293,50 @@ mod tests {
             union.forget(ino, 1);
         }
         assert_eq!(union.known_nodes(), 1, "the root");
+    }
+
+    #[test]
+    fn a_rename_that_fails_leaves_no_node_that_nobody_knows() {
+        let top = tempfile::tempdir().unwrap();
+        let union = union(top.path());
+        let known = union.known_nodes();
+        let root = union.root();
+        // `g` and `a` are looked up by the rename alone.
+        let done = union.rename((root, b"g"), (root, b"a"), RenameMode::Replace);
+        assert_eq!((done, union.known_nodes()), (Err(FsError::IsADirectory), known));
+        let done = union.rename((root, b"a"), (root, b"g"), RenameMode::Exchange);
+        assert_eq!((done, union.known_nodes()), (Ok(()), known));
+    }
+
+    /// The owner of the upper exchanges the directory that is renamed for another, right before the system call.
+    #[test]
+    fn what_was_moved_in_anothers_place_goes_back_and_what_was_hidden_stays_hidden() {
+        let top = tempfile::tempdir().unwrap();
+        let union = union(top.path());
+        fs::create_dir_all(top.path().join("lower/to/n")).unwrap();
+        fs::write(top.path().join("lower/to/n/below"), "x").unwrap();
+        make_directory(&union, b"d");
+        fs::create_dir(top.path().join("upper/important")).unwrap();
+        fs::write(top.path().join("upper/important/file"), "x").unwrap();
+        let root = union.root();
+        let (to, _) = union.lookup(root, b"to").unwrap().unwrap();
+        let (n, _) = union.lookup(&to, b"n").unwrap().unwrap();
+        union.unlink(&n, b"below").unwrap();
+        union.rmdir(&to, b"n").unwrap();
+        let upper = top.path().join("upper");
+        let mut swapped = false;
+        // The directory is made opaque, for lowers have one of the new name; then it is exchanged.
+        let swap = move |_| {
+            if !std::mem::replace(&mut swapped, true) {
+                fs::rename(upper.join("d"), upper.join("away")).unwrap();
+                fs::rename(upper.join("important"), upper.join("d")).unwrap();
+            }
+        };
+        let done = crate::union::change::failpoint::hook::during(swap, || {
+            union.rename((root, b"d"), (&to, b"n"), RenameMode::Replace)
+        });
+        assert_eq!(done, Err(FsError::Stale));
+        assert!(top.path().join("upper/d/file").exists(), "it is back");
+        assert!(union.lookup(&to, b"n").unwrap().is_none(), "what the lower has shows again");
     }
 }

@@ -16,11 +16,11 @@ use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
 use crate::sys::copy::write_all_at;
-use crate::sys::object::{At, Kind, SetTime, Writable, unnoticed};
+use crate::sys::object::{At, Kind, SetTime};
 use crate::sys::splice::Pipe;
 use crate::union::Union;
-use crate::union::change::copy_up::Part;
-use crate::union::change::lend::with_rights;
+use crate::union::change::lend::open_owned;
+use crate::union::change::part::Part;
 use crate::union::events::EventKind;
 use crate::union::lookup::marker;
 use crate::union::nodes::node::Node;
@@ -319,13 +319,4 @@ impl Union {
         let (mut at, mut to_at) = (from.1, to.1);
         Ok(fs::copy_file_range(source, Some(&mut at), &target, Some(&mut to_at), len)?)
     }
-}
-
-/// Opens a file of the upper. `no_atime`: reading doesn't change its access time.
-pub(in crate::union) fn open_owned(object: Writable<'_>, write: bool, no_atime: bool) -> Result<OwnedFd> {
-    let flags = if write { OFlags::RDWR } else { OFlags::RDONLY };
-    Ok(with_rights(object, 0o600, || match no_atime {
-        true => unnoticed(|noatime| object.open(flags | noatime)),
-        false => object.open(flags),
-    })?)
 }

@@ -8,6 +8,7 @@
 //! | [`index`] | what a directory's layers show, for listings and for lookups that find nothing |
 //! | [`index_worth`], [`indexing`] | when lookups build an index, and how |
 //! | [`descent`], [`search`] | the rules of the layers; the search from the top down by these |
+//! | `metacopy`, `mark_checks` | where a metacopy's data lie; which marks a search refuses |
 //! | [`found`] | what a search finds |
 //! | [`resolve`] | what a name of a directory stands for, by the indexes or a search |
 //! | `veil` | the mount, its upper and its workdir inside a lower |
@@ -19,7 +20,9 @@ pub mod found;
 pub mod index;
 pub mod index_worth;
 pub mod indexing;
+mod mark_checks;
 pub mod marker;
+mod metacopy;
 pub mod private;
 pub mod provenance;
 pub mod realdir;

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use crate::error::{FsError, Result};
 use crate::sys::object::{Kind, Stat};
 use crate::union::Union;
-use crate::union::lookup::belief::{self, Reach};
+use crate::union::lookup::belief::Reach;
 use crate::union::lookup::descent::{self, Entry, Next};
 use crate::union::lookup::found::{DataAt, Found, FoundKind, RealDirs};
 use crate::union::lookup::marker::{self, Marks, WH_OPAQUE, WH_PREFIX, WhiteoutMark};
@@ -18,12 +18,10 @@ use crate::union::lookup::realdir::{LayerIndex, RealDir, Veil};
 use crate::union::lookup::veil::Sight;
 use crate::union::nodes::generation::Sighting;
 use crate::union::nodes::region::InodeId;
-use crate::union::options::RedirectDir;
 use crate::union::stack::access::{LayerAt, LayerObject};
 
-/// What is asked of a directory, and of a file, that a mark leads to.
+/// What is asked of a directory that a mark leads to.
 const READ_AND_SEARCH: u32 = 5;
-const READ: u32 = 4;
 
 /// What a search met in one layer on its way down.
 #[derive(Debug)]
@@ -79,14 +77,14 @@ impl LayerEntry<'_> {
 }
 
 /// A visitor that listens to nothing: a function, as closures would be of another type at each level of a search in a search.
-fn nobody(_: LayerVisit<'_>) {}
+pub(super) fn nobody(_: LayerVisit<'_>) {}
 
 /// How many layers one lookup asks at most. A redirect's path is searched name by name, with redirects in it followed:
 /// whoever owns several layers could make that grow without bound.
 const STEPS: u32 = 100_000;
 
 /// How many layers a lookup may still ask, with all searches that redirects begin.
-struct Steps(Cell<u32>);
+pub(super) struct Steps(Cell<u32>);
 
 impl Steps {
     fn take(&self) -> bool {
@@ -338,7 +336,7 @@ impl Union {
     }
 
     /// Searches as part of a lookup.
-    fn search_on(
+    pub(super) fn search_on(
         &self,
         dirs: &[Arc<RealDir>],
         name: &[u8],
@@ -352,7 +350,7 @@ impl Union {
 
     /// The real directories that an absolute redirect leads to, in the layers from `layer` down.
     /// Tells `met` what the search for the last name meets.
-    fn search_path(
+    pub(super) fn search_path(
         &self,
         layer: LayerIndex,
         path: &[u8],
@@ -384,56 +382,6 @@ impl Union {
         Ok(dirs)
     }
 
-    /// With `redirect_dir=nofollow`, what lies below a redirect is not shown, and its upper part alone would be wrong: it
-    /// is refused, as by the kernel.
-    fn check_follow(&self, dir: &RealDir, name: &[u8]) -> Result<()> {
-        if self.redirects == RedirectDir::NoFollow {
-            // Logs which; programs get the kernel's number.
-            drop(self.layer_form(dir, name, "a redirect, refused by redirect_dir=nofollow"));
-            return Err(FsError::Os(Errno::PERM));
-        }
-        Ok(())
-    }
-
-    /// Warns of a mark that isn't believed.
-    fn tell_unbelieved(&self, marks: &Marks, dir: &RealDir, name: &[u8]) {
-        if let Some(mark) = &marks.unbelieved {
-            let path = [&dir.path(), name].join(&b'/');
-            belief::warn_unbelieved(mark, &self.layers[usize::from(dir.layer)].path, &path);
-        }
-    }
-
-    /// The error of a mark that leads to what its owner may not read.
-    fn leads_too_far(&self, dir: &RealDir, name: &[u8]) -> FsError {
-        // Logs which; programs get the number that the kernel's overlayfs has for what isn't followed.
-        drop(self.layer_form(dir, name, "a user.overlay mark that leads to what its owner may not read"));
-        FsError::Os(Errno::PERM)
-    }
-
-    /// Refuses a redirect that no overlay writes: it could lead out of the layer.
-    fn check_component(&self, component: &[u8], dir: &Arc<RealDir>) -> Result<()> {
-        if matches!(component, b"" | b"." | b"..") || component.contains(&b'/') || component.contains(&0) {
-            return Err(self.layer_form(dir, b"", "a redirect that is neither a name nor an absolute path"));
-        }
-        Ok(())
-    }
-
-    /// An error that names the layer and the path in it.
-    pub(in crate::union) fn layer_form(&self, dir: &RealDir, name: &[u8], what: &str) -> FsError {
-        let mut path = dir.path();
-        if !path.is_empty() && !name.is_empty() {
-            path.push(b'/');
-        }
-        path.extend_from_slice(name);
-        let error = FsError::LayerForm {
-            layer: self.layers[usize::from(dir.layer)].path.display().to_string(),
-            path: String::from_utf8_lossy(&path).into_owned(),
-            what: what.to_owned(),
-        };
-        log::error!("{error}");
-        error
-    }
-
     fn is_xattr_whiteout(&self, dir: &RealDir, at: LayerAt<'_>, stat: &Stat) -> Result<bool> {
         Ok(dir.xattr_whiteouts.load(Ordering::Relaxed)
             && stat.kind() == Kind::File
@@ -450,68 +398,6 @@ impl Union {
             // An ordinary user may not search it, so nothing in it is shown either, and its attributes can be.
             Err(FsError::Os(Errno::ACCESS)) => Ok(false),
             other => other,
-        }
-    }
-
-    /// Where the data of a metacopy file lie, or `None` for every other file.
-    ///
-    /// The kernel makes such a file by a copy-up, so its directory is marked impure; and it has a size but no blocks,
-    /// or a few for its attributes. Nothing else needs to be asked.
-    fn metacopy_data(
-        &self,
-        (dirs, depth): (&[Arc<RealDir>], usize),
-        name: &[u8],
-        (at, stat): (LayerAt<'_>, &Stat),
-        steps: &Steps,
-    ) -> Result<Option<DataAt>> {
-        let leaf_name = name;
-        let suspect = stat.blocks * 512 < stat.size || dirs[depth].impure.load(Ordering::Relaxed);
-        if stat.kind() != Kind::File || stat.size == 0 || !suspect {
-            return Ok(None);
-        }
-        let marks = marker::read_marks(at, dirs[depth].belief)?;
-        self.tell_unbelieved(&marks, &dirs[depth], name);
-        if !marks.metacopy {
-            return Ok(None);
-        }
-        if marks.redirect.is_some() {
-            self.check_follow(&dirs[depth], name)?;
-        }
-        let reach = dirs[depth].belief.reach(stat);
-        let missing = || self.layer_form(&dirs[depth], name, "a metacopy whose data no layer below holds");
-        let found = match marks.redirect {
-            Some(path) if path.starts_with(b"/") => {
-                let split = path.iter().rposition(|&b| b == b'/').unwrap_or(0);
-                let (parents, leaf) = (&path[..split], &path[split + 1..]);
-                self.check_component(leaf, &dirs[depth])?;
-                let below = self.search_path(
-                    dirs[depth].layer + 1,
-                    parents,
-                    (&dirs[depth], reach),
-                    steps,
-                    &mut nobody,
-                )?;
-                self.search_on(&below, leaf, steps, &mut nobody)?.map(|f| (f, leaf.to_vec()))
-            }
-            redirect => {
-                let name = redirect.unwrap_or_else(|| name.to_vec());
-                self.check_component(&name, &dirs[depth])?;
-                self.search_on(&dirs[depth + 1..], &name, steps, &mut nobody)?.map(|f| (f, name))
-            }
-        };
-        match found {
-            Some((Found { what: FoundKind::Leaf { dir, data }, stat, seen, .. }, name))
-                if stat.kind() == Kind::File =>
-            {
-                if !reach.allows(&stat, READ) {
-                    return Err(self.leads_too_far(&dirs[depth], leaf_name));
-                }
-                let generation = seen.generation();
-                let (id, blocks) = ((stat.dev, stat.ino), stat.blocks);
-                let own = DataAt { dir, name: name.into(), id, generation, blocks };
-                Ok(Some(data.unwrap_or(own)))
-            }
-            _ => Err(missing()),
         }
     }
 }

@@ -161,11 +161,16 @@ impl Union {
         memory::trim_heaps();
     }
 
-    /// Drops a node that was only looked at.
-    pub(in crate::union) fn release(&self, node: Arc<Node>) {
-        let ino = node.ino;
-        drop(node);
+    /// Drops a node from the table if nobody knows it, holds it or lies below it.
+    pub(in crate::union) fn release(&self, ino: u64) {
         self.table.release(ino, &mut |ino| self.left(ino));
+    }
+
+    /// As [`Union::release`], of a directory that was held because something was in it.
+    pub(in crate::union) fn release_parent(&self, parent: Arc<Node>) {
+        let ino = parent.ino;
+        drop(parent);
+        self.release(ino);
     }
 
     fn let_lingering_go(&self) {
@@ -180,7 +185,7 @@ impl Union {
             self.index_origins.remove(&ino);
             // They held the directories that they are in, which may be known to nobody else.
             let names = self.other_names.remove(&ino).map(|(_, names)| names).unwrap_or_default();
-            names.into_iter().for_each(|name| self.release(name.into_parent()));
+            names.into_iter().for_each(|name| self.release_parent(name.into_parent()));
         }
         self.deferred.note_freed(ino);
     }
@@ -267,7 +272,7 @@ mod tests {
     fn nothing_is_waited_for_where_nothing_was_deleted() {
         let (_top, union, node) = with_deleted_file();
         union.forget(node.ino, 1);
-        union.release(node);
+        union.release_parent(node);
         assert!(union.try_change(full).is_ok());
         assert!(union.try_change(|| Err::<(), _>(FsError::Exists)).is_ok());
     }

@@ -2,7 +2,7 @@
 //!
 //! | module | what it knows |
 //! |---|---|
-//! | [`node`] | the table of the objects, their numbers, the lock order |
+//! | [`node`], [`table`], `node_ref` | the objects and the lock order; the table of them and their numbers; a node that gives itself back |
 //! | `inode_numbering` | which object a finding of lookup leads to |
 //! | [`region`] | which inode an object really is, and where a layer's filesystem ends |
 //! | [`verified`], [`generation`] | from a node to its object: nothing else is read, changed or copied |
@@ -16,8 +16,10 @@ pub mod generation;
 pub(in crate::union) mod inode_numbering;
 pub mod name_state;
 pub mod node;
+pub(in crate::union) mod node_ref;
 pub(in crate::union) mod notify;
 pub mod pins;
 pub mod progress;
 pub mod region;
+pub mod table;
 pub mod verified;

@@ -10,11 +10,12 @@ use rustix::io::Errno;
 use crate::error::{FsError, Result};
 use crate::sys::object::{Kind, SetTime, Stat, Writable};
 use crate::union::Union;
-use crate::union::change::copy_up::Part;
+use crate::union::change::part::Part;
 use crate::union::events::EventKind;
 use crate::union::nodes::node::{Node, NodePlace};
 use crate::union::nodes::verified::Object;
 use crate::union::stack::access::{LayerAt, LayerObject};
+use crate::union::view::owners::privilege_bits;
 
 /// What stat shows of a node.
 #[derive(Debug, Clone, Copy)]
@@ -65,16 +66,6 @@ impl SetAttr {
         ];
         all.into_iter().filter(|(changed, _)| *changed).map(|(_, word)| word.to_owned()).collect()
     }
-}
-
-/// The set-user-id and set-group-id bits that a change of the content by somebody without privilege takes away.
-/// A set-group-id bit without group execution means mandatory locking, not privilege, and stays.
-pub(in crate::union) fn privilege_bits(mode: u32) -> u32 {
-    let mut bits = mode & 0o4000;
-    if mode & 0o2010 == 0o2010 {
-        bits |= 0o2000;
-    }
-    bits
 }
 
 /// The content of a regular file that stands for a symbolic link.

@@ -3,13 +3,14 @@
 //! | module | what it knows |
 //! |---|---|
 //! | [`attr`] | stat and changes of attributes |
-//! | [`owners`] | owners, modes and types on disk and as shown |
+//! | [`owners`], [`override_stat`] | owners, modes and types on disk and as shown; the attribute that tells them |
 //! | [`readdir`] | merged listings |
 //! | [`xattr`], [`acl`] | extended attributes and ACLs |
 //! | [`virtual_xattrs`] | where an object comes from, as attributes of the mount |
 
 pub mod acl;
 pub mod attr;
+pub mod override_stat;
 pub mod owners;
 pub mod readdir;
 pub mod virtual_xattrs;

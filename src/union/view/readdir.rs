@@ -139,20 +139,12 @@ impl Union {
     /// What a lookup tells of an entry. The caller holds the directory's names.
     fn looked_up(&self, node: &Arc<Node>, name: &[u8]) -> Result<Option<Looked>> {
         let Some(found) = self.resolve(node, name)? else { return Ok(None) };
-        let (child, stat) = self.node_of(node, name, &found, 1)?;
+        let (child, stat) = self.node_held(node, name, &found, 1)?;
         let attr = match found.what {
-            FoundKind::Directory { .. } => Ok(self.attr(&child, stat)),
-            FoundKind::Leaf { .. } => self.attr_of_found(&child, node, name, &found, stat),
+            FoundKind::Directory { .. } => self.attr(&child, stat),
+            FoundKind::Leaf { .. } => self.attr_of_found(&child, node, name, &found, stat)?,
         };
-        match attr {
-            Ok(attr) => Ok(Some(Looked::Found { node: child, attr })),
-            Err(e) => {
-                let ino = child.ino;
-                drop(child);
-                self.forget(ino, 1);
-                Err(e)
-            }
-        }
+        Ok(Some(Looked::Found { node: child.pass_on(), attr }))
     }
 
     /// As [`Union::readdir`], with the entries looked up, as far as somebody is likely to look at them. An entry for which `emit` answers `false` is forgotten again.

@@ -1,0 +1,297 @@
+//! What a rename does once both directories are locked and the names stand for what is to move.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rustix::fs::RenameFlags;
+use rustix::io::Errno;
+
+use crate::error::{FsError, Result};
+use crate::union::Union;
+use crate::union::change::carry::{copy_metadata, set_times};
+use crate::union::change::modify::InUpper;
+use crate::union::change::removed_entry::RemovedEntry;
+use crate::union::change::staged::{New, Publish};
+use crate::union::change::upper::{Present, UpperFd};
+use crate::union::lookup::found::{Found, FoundKind};
+use crate::union::lookup::index::UpperEntry;
+use crate::union::nodes::node::{DirPart, Named, Node, NodePlace, NodeSource};
+
+/// One side of a rename.
+pub(super) struct Side<'a> {
+    /// The directory.
+    pub parent: &'a Arc<Node>,
+    /// The name in it.
+    pub name: &'a [u8],
+    /// The directory of the upper.
+    pub fd: UpperFd,
+    /// Do the directory's lowers show the name?
+    pub below: bool,
+}
+
+impl Side<'_> {
+    fn entry(&self) -> (&UpperFd, &[u8]) {
+        (&self.fd, self.name)
+    }
+}
+
+/// A rename under way. The names of both directories are locked.
+pub(super) struct Moving<'a> {
+    /// The union.
+    pub union: &'a Union,
+    /// What moves.
+    pub source: &'a Arc<Node>,
+    /// From where.
+    pub from: &'a Side<'a>,
+    /// To where.
+    pub to: &'a Side<'a>,
+}
+
+impl Moving<'_> {
+    /// Gives the source its new name, in place of what has it if that may go.
+    pub fn replace(&self, may_replace: bool) -> Result<()> {
+        let (union, source, to) = (self.union, self.source, self.to);
+        let target = union.resolve(to.parent, to.name)?;
+        if target.is_some() && !may_replace {
+            return Err(FsError::Exists);
+        }
+        if let Some(target) = &target {
+            let (identity, ..) = union.identify(to.parent, to.name, target)?;
+            if union.table.find(identity).is_some_and(|t| Arc::ptr_eq(&t, source)) {
+                return Ok(()); // two names of one file: POSIX says nothing happens
+            }
+            let directory = matches!(target.what, FoundKind::Directory { .. });
+            match (source.dir.is_some(), directory) {
+                (true, false) => return Err(FsError::NotADirectory),
+                (false, true) => return Err(FsError::IsADirectory),
+                _ => {}
+            }
+        }
+        self.link_source_alias(source, self.from)?;
+        self.mark_for_move(source, self.from, to)?;
+        match target {
+            Some(found @ Found { what: FoundKind::Directory { .. }, .. }) => self.over_directory(&found),
+            Some(found) => self.over_leaf(&found),
+            None => self.to_free_name(),
+        }
+    }
+
+    /// Gives the source and the target each other's name.
+    pub fn exchange(&self, target: &Arc<Node>) -> Result<()> {
+        let (union, from, to) = (self.union, self.from, self.to);
+        let (a, b) = (self.source, target);
+        if Arc::ptr_eq(a, b) {
+            return Ok(());
+        }
+        self.link_source_alias(a, from)?;
+        self.link_source_alias(b, to)?;
+        self.mark_for_move(a, from, to)?;
+        self.mark_for_move(b, to, from)?;
+        let (first, second) = if a.ino < b.ino { (a, b) } else { (b, a) };
+        let mut first_place = first.place.write();
+        let mut second_place = second.place.write();
+        union.upper()?.rename(from.entry(), to.entry(), false, RenameFlags::EXCHANGE)?;
+        union.check_exchanged((a, b), from.entry(), to.entry())?;
+        let (a_place, b_place) = if Arc::ptr_eq(first, a) {
+            (&mut *first_place, &mut *second_place)
+        } else {
+            (&mut *second_place, &mut *first_place)
+        };
+        union.told_dirs.forget(from.parent, from.name);
+        self.settle_at(a, a_place, from, to)?;
+        self.settle_at(b, b_place, to, from)?;
+        self.note_entry(a, to)?;
+        self.note_entry(b, from)
+    }
+
+    /// A name that only the lower has, of a file whose copy is in the hardlink index, becomes a link of the copy.
+    fn link_source_alias(&self, source: &Node, from: &Side<'_>) -> Result<()> {
+        let union = self.union;
+        let Some(found) = union.resolve(from.parent, from.name)? else { return Err(FsError::Stale) };
+        let origin = union.origin_of(from.parent, from.name, &found)?;
+        let _hardlinks =
+            union.has_hardlinks(from.parent, &found).then(|| union.hardlink_locks.exclusive(origin));
+        if let (identity, NodeSource::Index, copy) = union.identify_as(origin, from.parent, &found)? {
+            union.mark_impure(from.parent)?;
+            union.link_alias(&from.fd, from.name, identity.origin)?;
+            union.changed_by_itself(source);
+            let entry = UpperEntry::known(source.kind, copy.ino);
+            union.note_upper(union.dir_part(from.parent)?, from.name, Some(entry));
+        }
+        Ok(())
+    }
+
+    /// Marks what moves so that it is found under its new name as what it is.
+    fn mark_for_move(&self, node: &Arc<Node>, from: &Side<'_>, to: &Side<'_>) -> Result<()> {
+        let union = self.union;
+        let Some(part) = &node.dir else { return union.carry_origin(to.parent, node) };
+        if !part.lowers.is_empty() {
+            // Its number is that of the lowers' directory: where it goes, listings must ask for it.
+            union.mark_impure(to.parent)?;
+            let beside = Arc::ptr_eq(from.parent, to.parent).then_some(from.name);
+            return union.mark_redirect(node, part, beside);
+        }
+        if to.below {
+            let fd = union.upper_fd(&part.upper_dir().ok_or(FsError::Stale)?)?;
+            let upper = union.upper()?;
+            union.preserving_parent_times(node, &fd, || upper.make_opaque(fd.itself()))?;
+        }
+        Ok(())
+    }
+
+    fn to_free_name(&self) -> Result<()> {
+        let (union, source, from, to) = (self.union, self.source, self.from, self.to);
+        let upper = union.upper()?;
+        let mut place = source.place.write();
+        let whiteout = union.in_upper_dir(to.parent, &to.fd, to.name)? == InUpper::Whiteout;
+        if whiteout {
+            union.check_whiteout(to.parent, &to.fd, to.name)?;
+        }
+        let (old, new) = (from.entry(), to.entry());
+        if whiteout && source.dir.is_some() {
+            upper.rename_directory_over_whiteout(old, new, from.below)?;
+        } else if whiteout {
+            upper.rename(old, new, from.below, RenameFlags::empty())?;
+        } else {
+            upper.rename(old, new, from.below, RenameFlags::NOREPLACE).map_err(|e| match e.errno() {
+                // There is something in the layer that the index doesn't know, and the kernel has not judged.
+                Errno::EXIST => union.index_is_wrong(to.parent, to.name),
+                _ => e,
+            })?;
+        }
+        self.check_moved()?;
+        self.record(&mut place)
+    }
+
+    fn over_leaf(&self, target: &Found) -> Result<()> {
+        let (union, from, to) = (self.union, self.from, self.to);
+        let origin = union.origin_of(to.parent, to.name, target)?;
+        let _hardlinks =
+            union.has_hardlinks(to.parent, target).then(|| union.hardlink_locks.exclusive(origin));
+        let removed = RemovedEntry::of(union, to.parent, &to.fd, to.name, target, origin)?;
+        removed.be_replaced(union, to.parent, &to.fd, to.name, || {
+            let mut place = self.source.place.write();
+            union.upper()?.rename(from.entry(), to.entry(), from.below, RenameFlags::empty())?;
+            self.record(&mut place)
+        })?;
+        removed.settle_links(union);
+        Ok(())
+    }
+
+    fn over_directory(&self, target: &Found) -> Result<()> {
+        let (union, from, to) = (self.union, self.from, self.to);
+        let removed = union.node_looked_at(to.parent, to.name, target)?;
+        union.check_judged(to.parent, to.name, Some(&removed), 1)?;
+        if from.parent.is_below(&removed) {
+            return Err(FsError::NotEmpty); // what is to be moved lies in it
+        }
+        let part = union.dir_part(&removed)?;
+        let _victim_names = part.names.write();
+        union.check_empty(&removed)?;
+        let pinned = union.pin_dir(part)?;
+        if part.upper_dir().is_some() {
+            self.clear_markers(part)?;
+        } else if union.in_upper_dir(to.parent, &to.fd, to.name)? == InUpper::Whiteout {
+            return Err(FsError::Stale);
+        }
+        let mut removed_place = removed.place.write();
+        let mut place = self.source.place.write();
+        union.upper()?.rename(from.entry(), to.entry(), from.below, RenameFlags::empty())?;
+        self.check_moved()?;
+        union.mark_removed(&removed, part, &mut removed_place, pinned);
+        self.record(&mut place)
+    }
+
+    /// A directory that is about to be replaced shows nothing, but in the upper it may hold whiteouts, and then rename
+    /// would refuse. It is exchanged for an empty opaque one, which shows the same.
+    fn clear_markers(&self, part: &DirPart) -> Result<()> {
+        let union = self.union;
+        let has_markers = part.index.lock().upper.as_ref().is_some_and(|u| u.iter().next().is_some())
+            || part.upper_dir().and_then(|d| d.forms()).is_some_and(|f| f.aufs_opaque || f.aufs_whiteouts);
+        if !has_markers {
+            return Ok(());
+        }
+        let upper = union.upper()?;
+        let real = part.upper_dir().ok_or(FsError::Stale)?;
+        let old = union.upper_fd(&real)?;
+        if !upper.caps().rename_exchange {
+            return upper.empty_of_markers((&self.to.fd, self.to.name), &old);
+        }
+        let staged = upper.stage(New::Directory)?;
+        let stat = old.itself().at().stat()?;
+        copy_metadata(old.itself().at(), &stat, staged.object(), union.belief)?;
+        upper.make_opaque(staged.object())?;
+        set_times(&stat, staged.object())?;
+        staged.publish(&self.to.fd, self.to.name, Publish::Swap(Present::Directory(&real)))
+    }
+
+    /// If it was another that had the name at the moment of the rename, it goes back.
+    fn check_moved(&self) -> Result<()> {
+        let (from, to) = (self.from, self.to);
+        self.union.check_moved(self.source, from.entry(), to.entry(), to.below).inspect_err(|_| {
+            // What is there now is looked at anew.
+            for dir in [from, to].into_iter().filter_map(|side| side.parent.dir.as_ref()) {
+                dir.index.lock().upper = None;
+            }
+        })
+    }
+
+    /// Records that the source is under its new name.
+    fn record(&self, place: &mut NodePlace) -> Result<()> {
+        let (union, from) = (self.union, self.from);
+        self.settle_at(self.source, place, from, self.to)?;
+        union.told_dirs.forget(from.parent, from.name);
+        union.note_removed(union.dir_part(from.parent)?, from.name, from.below);
+        self.note_entry(self.source, self.to)?;
+        union.counters.renames.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn settle_at(
+        &self,
+        node: &Arc<Node>,
+        place: &mut NodePlace,
+        from: &Side<'_>,
+        to: &Side<'_>,
+    ) -> Result<()> {
+        let union = self.union;
+        node.names.changed();
+        if node.dir.is_none() {
+            union.forget_name(node, from.parent, from.name);
+            union.forget_name(node, to.parent, to.name);
+            if let NodePlace::Named { parent, entry } = &*place {
+                // One of its other names moves: the one in its place stays known.
+                if !(Arc::ptr_eq(parent, from.parent) && entry.name() == from.name) {
+                    union.push_name(node, parent, entry.name(), entry.source());
+                }
+            }
+        }
+        *place =
+            NodePlace::Named { parent: to.parent.clone(), entry: Named::new(to.name, NodeSource::Upper) };
+        if let Some(part) = &node.dir {
+            union.told_dirs.forget(to.parent, to.name);
+            union.told_dirs.tell(to.parent, to.name, node.real());
+            let real = part.upper_dir().ok_or(FsError::Stale)?;
+            let parent = union.dir_part(to.parent)?.upper_dir().ok_or(FsError::Stale)?;
+            real.moved(&parent, to.name);
+        }
+        Ok(())
+    }
+
+    fn note_entry(&self, node: &Node, to: &Side<'_>) -> Result<()> {
+        let union = self.union;
+        let dir = union.dir_part(to.parent)?;
+        if dir.index.lock().upper.is_none() {
+            return Ok(());
+        }
+        match to.fd.entry(to.name).stat() {
+            Ok(stat) => union.note_upper(dir, to.name, Some(UpperEntry::known(node.kind, stat.ino))),
+            // The rename is done all the same; the directory is read anew when it is asked.
+            Err(e) => {
+                log::warn!("{}: {e} after a rename", String::from_utf8_lossy(&union.path_of(node)));
+                dir.index.lock().upper = None;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,342 @@
+//! The table of the nodes, by number, and the rule that gives out numbers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use dashmap::{DashMap, Entry};
+use parking_lot::Mutex;
+
+use crate::sys::object::Kind;
+use crate::union::nodes::generation::Sighting;
+use crate::union::nodes::node::{DirPart, Identity, NewNode, Node, NodePlace};
+use crate::union::nodes::region::InodeId;
+
+/// The number of the root, fixed by FUSE.
+pub const ROOT: u64 = 1;
+
+/// Numbers from here up are given out where the rule has no free number.
+const FALLBACK: u64 = 1 << 63;
+/// The same where numbers have 32 bits.
+const SMALL_FALLBACK: u64 = 1 << 31;
+/// The nodes that somebody knows, by number.
+///
+/// A node stays in the table while the kernel knows it or a node in the table lies below it (its place holds the
+/// parent). So there is never more than one node for one object.
+#[derive(Debug, Default)]
+pub struct Table {
+    nodes: DashMap<u64, Arc<Node>>,
+    /// Numbers given to objects for which the rule had none.
+    fallback: DashMap<InodeId, u64>,
+    next_fallback: AtomicU64,
+    /// Numbers have at most 32 bits.
+    small: bool,
+    /// Files, and directories without a name, that were forgotten while a request still held them.
+    deferred: Mutex<Vec<u64>>,
+    /// How many nodes left since it was last shrunk.
+    gone: AtomicUsize,
+}
+
+impl Table {
+    /// An empty one. `small`: numbers of more than 31 bits by the rule are replaced by ones of 32 bits, which are given
+    /// out as objects become known and so are not the same after a remount.
+    pub fn new(small: bool) -> Table {
+        Table { small, ..Table::default() }
+    }
+
+    /// Puts the root in.
+    pub fn insert_root(&self, dir: DirPart, real: InodeId) -> Arc<Node> {
+        let new = NewNode { kind: Kind::Directory, place: NodePlace::Root, dir: Some(Box::new(dir)) };
+        let node = Arc::new(Node::new(ROOT, new, real, Sighting::default(), 1));
+        self.nodes.insert(ROOT, node.clone());
+        node
+    }
+
+    /// The node of that number.
+    pub fn get(&self, ino: u64) -> Option<Arc<Node>> {
+        self.nodes.get(&ino).map(|node| node.clone())
+    }
+
+    /// How many nodes are known.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Is nothing known, not even the root?
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// The number that an object of this identity has, or would have by the rule: for listings, which
+    /// show numbers of objects that nobody looked up.
+    pub fn number(&self, identity: Identity) -> u64 {
+        if let Some(fallback) = self.fallback.get(&identity.real) {
+            return *fallback;
+        }
+        self.xino(identity.origin).unwrap_or_else(|| self.fallback_number(identity.real))
+    }
+
+    /// The number by the rule, where the rule may be followed.
+    fn xino(&self, id: InodeId) -> Option<u64> {
+        Some(id.to_bits()).filter(|number| *number > ROOT && (!self.small || *number < SMALL_FALLBACK))
+    }
+
+    fn fallback_number(&self, real: InodeId) -> u64 {
+        let fallback = if self.small { SMALL_FALLBACK } else { FALLBACK };
+        *self
+            .fallback
+            .entry(real)
+            .or_insert_with(|| fallback | self.next_fallback.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// An object that was copied up keeps its number, and can't remember where it came from: it has it while the mount
+    /// lives.
+    pub fn keep_number(&self, real: InodeId, number: u64) {
+        self.fallback.insert(real, number);
+    }
+
+    /// The node of an object that was found, if it is known: as [`Table::obtain`], but makes none.
+    pub fn find(&self, identity: Identity) -> Option<Arc<Node>> {
+        let number = match self.fallback.get(&identity.real) {
+            Some(fallback) => *fallback,
+            None => self.xino(identity.origin)?,
+        };
+        self.get(number).filter(|node| node.real() == identity.real)
+    }
+
+    /// The node of an object that was found, made by `make` if it isn't known. Counts `lookups` more lookups for it.
+    /// `seen`: what has the number of a node that is known, and isn't of its generation, is another object.
+    pub fn obtain(
+        &self,
+        identity: Identity,
+        seen: Sighting,
+        lookups: u32,
+        make: impl FnOnce() -> NewNode,
+    ) -> Arc<Node> {
+        let fallback = self.fallback.get(&identity.real).map(|number| *number);
+        let mut number = fallback
+            .or_else(|| self.xino(identity.origin))
+            .unwrap_or_else(|| self.fallback_number(identity.real));
+        loop {
+            match self.nodes.entry(number) {
+                Entry::Occupied(known)
+                    if known.get().real() == identity.real && seen.fits(known.get().generation()) =>
+                {
+                    let node = known.get().clone();
+                    node.count_lookups(|now| now.saturating_add(lookups));
+                    return node;
+                }
+                Entry::Occupied(other) => {
+                    let replaced = other.get().real() == identity.real;
+                    drop(other);
+                    if replaced {
+                        self.fallback.remove(&identity.real);
+                    }
+                    number = self.fallback_number(identity.real);
+                }
+                Entry::Vacant(free) => {
+                    let node = Arc::new(Node::new(number, make(), identity.real, seen, lookups));
+                    free.insert(node.clone());
+                    return node;
+                }
+            }
+        }
+    }
+
+    /// Counts one more lookup of a node that is known.
+    pub fn look_up_again(&self, node: &Node) {
+        node.count_lookups(|now| now.saturating_add(1));
+    }
+
+    /// Is the node's number that of its own object, and not of one that it was copied up from?
+    pub fn is_own_number(&self, node: &Node) -> bool {
+        let real = node.real();
+        self.xino(real) == Some(node.ino) || self.fallback.get(&real).is_some_and(|n| *n == node.ino)
+    }
+
+    /// The kernel forgets `count` lookups of a node. A node that nobody knows any more leaves the table, and its
+    /// parent with it if that was the last thing that held it.
+    /// `left` is told the number of each, when nothing holds it any more.
+    pub fn forget(&self, ino: u64, count: u64, mut left: impl FnMut(u64)) {
+        if ino == ROOT {
+            return;
+        }
+        if let Some(node) = self.nodes.get(&ino) {
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
+            let before = node.count_lookups(|now| now.saturating_sub(count));
+            debug_assert!(before >= count, "more forgotten than looked up: {ino}");
+        }
+        self.release(ino, &mut left);
+        self.release_lingering(&mut left);
+    }
+
+    /// How many nodes left since it was last shrunk.
+    pub fn gone(&self) -> usize {
+        self.gone.load(Ordering::Relaxed)
+    }
+
+    /// Makes the table as small as what is known allows.
+    pub fn shrink(&self) {
+        self.gone.store(0, Ordering::Relaxed);
+        self.nodes.shrink_to_fit();
+    }
+
+    /// Drops the nodes that were forgotten while a request still held them, as far as that is over.
+    pub fn release_lingering(&self, left: &mut impl FnMut(u64)) {
+        let deferred = std::mem::take(&mut *self.deferred.lock());
+        for ino in deferred {
+            self.release(ino, left);
+        }
+    }
+
+    /// Drops a node from the table if nobody needs it; then its parents, upward.
+    pub fn release(&self, ino: u64, left: &mut impl FnMut(u64)) {
+        let mut next = Some(ino);
+        while let Some(ino) = next.take() {
+            if ino == ROOT {
+                return;
+            }
+            let unused = |_: &u64, node: &Arc<Node>| node.lookups() == 0 && Arc::strong_count(node) == 1;
+            match self.nodes.remove_if(&ino, unused) {
+                Some((_, node)) => {
+                    next = node.parent().map(|parent| parent.ino);
+                    if node.ino & FALLBACK != 0 {
+                        // The number may be given again for the same object, and to no other.
+                        log::trace!("node {ino:#x} left the table");
+                    }
+                    drop(node);
+                    self.gone.fetch_add(1, Ordering::Relaxed);
+                    left(ino);
+                }
+                None => {
+                    let lingers = self.nodes.get(&ino).is_some_and(|n| n.lookups() == 0 && n.may_linger());
+                    if lingers {
+                        self.deferred.lock().push(ino);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::union::nodes::node::{Named, NodeSource};
+    use std::collections::HashSet;
+
+    fn file_in(parent: &Arc<Node>) -> NewNode {
+        let place = NodePlace::Named { parent: parent.clone(), entry: Named::new(b"f", NodeSource::Upper) };
+        NewNode { kind: Kind::File, place, dir: None }
+    }
+
+    fn real_id(fs: u16, ino: u64) -> InodeId {
+        InodeId::new(fs, ino).unwrap()
+    }
+
+    fn id(ino: u64) -> Identity {
+        let real = real_id(0, ino);
+        Identity { origin: real, real }
+    }
+
+    fn table() -> (Table, Arc<Node>) {
+        let table = Table::default();
+        let root = table.insert_root(DirPart::new(None, Vec::new()), real_id(0, 2));
+        (table, root)
+    }
+
+    #[test]
+    fn a_node_lives_until_every_lookup_is_forgotten() {
+        let (table, root) = table();
+        table.obtain(id(10), Sighting::default(), 1, || file_in(&root));
+        table.obtain(id(10), Sighting::default(), 1, || unreachable!("it is known"));
+        table.forget(10, 1, |_| {});
+        assert!(table.get(10).is_some());
+        table.forget(10, 1, |_| {});
+        assert!(table.get(10).is_none());
+    }
+
+    #[test]
+    fn a_node_that_was_looked_up_too_often_to_count_stays() {
+        let (table, root) = table();
+        table.obtain(id(10), Sighting::default(), u32::MAX - 1, || file_in(&root));
+        table.obtain(id(10), Sighting::default(), 7, || unreachable!("it is known"));
+        table.forget(10, u64::from(u32::MAX), |_| {});
+        table.forget(10, 9, |_| {});
+        assert!(table.get(10).is_some());
+    }
+
+    #[test]
+    fn a_directory_stays_while_something_below_is_known() {
+        let (table, root) = table();
+        let dir = table.obtain(id(10), Sighting::default(), 1, || NewNode {
+            kind: Kind::Directory,
+            place: NodePlace::Named { parent: root.clone(), entry: Named::new(b"d", NodeSource::Upper) },
+            dir: Some(Box::new(DirPart::new(None, Vec::new()))),
+        });
+        table.obtain(id(11), Sighting::default(), 1, || file_in(&dir));
+        drop(dir);
+        table.forget(10, 1, |_| {});
+        assert!(table.get(10).is_some(), "a second node for the same directory could be made");
+        table.forget(11, 1, |_| {});
+        assert!(table.get(11).is_none());
+        assert!(table.get(10).is_none());
+    }
+
+    #[test]
+    fn what_left_takes_no_memory() {
+        let (table, root) = table();
+        (10..10_000).for_each(|ino| drop(table.obtain(id(ino), Sighting::default(), 1, || file_in(&root))));
+        let full = table.nodes.capacity();
+        (10..10_000).for_each(|ino| table.forget(ino, 1, |_| {}));
+        assert_eq!(table.gone(), 10_000 - 10);
+        table.shrink();
+        assert_eq!(table.gone(), 0);
+        assert!(table.nodes.capacity() < full / 50, "{} of {full}", table.nodes.capacity());
+    }
+
+    #[test]
+    fn numbers_never_collide_and_stay() {
+        let (table, root) = table();
+        let copied = Identity { origin: real_id(0, 10), real: real_id(0, 90) };
+        let first = table.obtain(copied, Sighting::default(), 1, || file_in(&root));
+        assert_eq!(first.ino, 10, "a copied-up file keeps its origin's number");
+        let second = table.obtain(id(10), Sighting::default(), 1, || file_in(&root));
+        assert_ne!(second.ino, 10);
+        assert_eq!(table.obtain(id(10), Sighting::default(), 1, || unreachable!()).ino, second.ino);
+        let root_like = table.obtain(id(1), Sighting::default(), 1, || file_in(&root));
+        assert_ne!(root_like.ino, ROOT);
+        let far = table.obtain(
+            Identity { origin: real_id(3, 10), real: real_id(3, 10) },
+            Sighting::default(),
+            1,
+            || file_in(&root),
+        );
+        assert_eq!(far.ino, 3 << 48 | 10);
+    }
+
+    #[test]
+    fn small_numbers_have_32_bits_and_never_collide() {
+        let table = Table::new(true);
+        let root = table.insert_root(DirPart::new(None, Vec::new()), real_id(0, 2));
+        let own = |fs, ino| Identity { origin: real_id(fs, ino), real: real_id(fs, ino) };
+        assert_eq!(table.obtain(id(10), Sighting::default(), 1, || file_in(&root)).ino, 10);
+        let mut seen = HashSet::new();
+        for identity in [own(1, 10), own(0, 1 << 31), own(0, 1 << 40), own(2, 10)] {
+            let number = table.number(identity);
+            assert!(number <= u64::from(u32::MAX) && seen.insert(number), "{number:#x}");
+            assert_eq!(table.obtain(identity, Sighting::default(), 1, || file_in(&root)).ino, number);
+        }
+    }
+
+    #[test]
+    fn a_file_forgotten_while_in_use_leaves_later() {
+        let (table, root) = table();
+        let held = table.obtain(id(10), Sighting::default(), 1, || file_in(&root));
+        table.forget(10, 1, |_| {});
+        assert!(table.get(10).is_some());
+        drop(held);
+        table.obtain(id(12), Sighting::default(), 1, || file_in(&root));
+        table.forget(12, 1, |_| {});
+        assert!(table.get(10).is_none());
+    }
+}
