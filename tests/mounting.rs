@@ -393,7 +393,7 @@ fn what_is_made_out_of_the_definitions() {
     let man = place.unionmount(&["man"]).ok().out;
     assert!(man.contains(".TH unionmount") && man.contains("\\-\\-lower"), "{man}");
     for shell in ["bash", "zsh", "fish"] {
-        assert!(place.unionmount(&["completions", shell]).ok().out.contains("log-file"), "{shell}");
+        assert!(place.unionmount(&["completions", shell]).ok().out.contains("completions"), "{shell}");
     }
     assert!(place.unionmount(&["--help"]).ok().out.contains("unionmount --lower"));
     assert_eq!(
@@ -414,21 +414,32 @@ fn each_verb_has_a_manual_page_that_is_installed_and_taken_away() {
             .ok()
     };
     run("");
-    // Verbs as --help lists them, which tells of hidden ones nothing.
-    let help = place.unionmount(&["--help"]).ok().out;
-    let verbs = help.lines().skip_while(|line| *line != "Verbs:").skip(1).take_while(|line| !line.is_empty());
-    let mut pages: Vec<String> = verbs
-        .filter_map(|line| line.strip_prefix("  ").filter(|rest| !rest.starts_with(' ')))
-        .filter_map(|line| line.split(' ').next())
-        .map(|verb| format!("unionmount-{verb}.1"))
-        .collect();
-    assert!(pages.len() > 20, "{help}");
+    // Verbs as --help lists them, which tells of hidden ones nothing; those of a noun have a page each, too.
+    let verbs_of = |line: &[&str]| -> Vec<String> {
+        let help = place.unionmount(&[line, &["--help"]].concat()).ok().out;
+        let lines = help.lines().take_while(|line| *line != "Options:");
+        lines
+            .filter_map(|line| line.strip_prefix("  ").filter(|rest| !rest.starts_with(' ')))
+            .filter_map(|line| line.split(' ').next())
+            .map(|verb| [line, &[verb]].concat().join("-"))
+            .collect()
+    };
+    let mut verbs = verbs_of(&[]);
+    assert!(verbs.len() > 20, "{verbs:?}");
+    for noun in ["image", "container", "system"] {
+        verbs.extend(verbs_of(&[noun]));
+    }
+    let mut pages: Vec<String> = verbs.iter().map(|verb| format!("unionmount-{verb}.1")).collect();
     pages.push("unionmount.1".into());
     pages.sort();
     assert_eq!(place.names("root/usr/share/man/man1"), pages);
     let page = fs::read_to_string(place.at("root/usr/share/man/man1/unionmount-explain.1")).unwrap();
     assert!(page.contains(".TH unionmount-explain 1") && page.contains("\\-\\-json"), "{page}");
     assert_eq!(place.unionmount(&["man", "explain"]).ok().out, page);
+    let page = place.unionmount(&["man", "save"]).ok().out;
+    for part in ["[\\-\\-format <FORMAT>]", "[\\-o|\\-\\-output <FILE>]", "<IMAGE>...", "docker"] {
+        assert!(page.contains(part), "{part} is not in {page}");
+    }
     run("uninstall");
     assert!(place.names("root/usr/share/man/man1").is_empty());
 }

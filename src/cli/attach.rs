@@ -41,7 +41,7 @@ pub(super) struct Attach {
 
 impl Attach {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let store = self.store.open()?;
+        let store = self.store.with_something()?;
         let rights = Rights { suid: self.suid, dev: self.dev, others: self.allow_other };
         match called(&store, &self.name, true) {
             Ok(Called::Container(container)) => {

@@ -46,7 +46,7 @@ pub(super) struct Commit {
 
 impl Commit {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let store = self.store.open()?;
+        let store = self.store.with_something()?;
         let container = Container::find(&store, &self.container)?;
         let about = About {
             author: self.author,

@@ -190,9 +190,12 @@ struct AllowedArgs {
 }
 
 impl ContainerArgs {
-    /// Opens the store.
+    /// Opens the store; where an image may be pulled into it, it may be new.
     pub(super) fn open(&self) -> Result<Store, Failure> {
-        Ok(self.store.open()?)
+        match self.from.pull {
+            Pull::Never => self.store.with_something(),
+            Pull::Missing | Pull::Always => Ok(self.store.open()?),
+        }
     }
 
     /// The image.

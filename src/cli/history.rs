@@ -37,7 +37,7 @@ const WIDTH: usize = 45;
 
 impl History {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let store = self.store.open()?;
+        let store = self.store.with_something()?;
         let image = store.resolve(&self.image)?;
         let format = Format::new(self.format.as_deref());
         let cut = !self.no_trunc && matches!(format, Format::Table);

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
+use super::filter::{Filter, matches};
 use super::output::{self, Format};
 use super::page::Page;
 use super::store::StoreArgs;
@@ -21,6 +22,11 @@ pub(super) struct Images {
     /// Print ids alone
     #[arg(short, long, conflicts_with = "format")]
     quiet: bool,
+
+    /// Only those for which this holds; may repeat. dangling=true|false, label=NAME[=VALUE], reference=PATTERN,
+    /// since=IMAGE, before=IMAGE
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
 
     /// As Docker has it; no image is hidden here
     #[arg(short, long, hide = true)]
@@ -46,8 +52,10 @@ pub(super) struct Images {
 
 impl Images {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let store = self.store.open()?;
+        let wanted = Wanted::read(&self.filter)?;
+        let Some(store) = self.store.existing()? else { return self.print(Vec::new()) };
         let catalog = store.catalog()?;
+        let times = wanted.times(&store)?;
         for (digest, names, error) in &catalog.broken {
             let name = names.first().map_or_else(|| digest.to_string(), ImageName::to_string);
             say(&format!("{name} is left out: {error}"));
@@ -55,8 +63,11 @@ impl Images {
         let uses = store.container_uses()?;
         let mut rows = Vec::new();
         for image in &catalog.images {
+            if !wanted.takes(image, &times)? {
+                continue;
+            }
             let containers = uses.images().filter(|used| **used == image.id).count();
-            match self.rows(&store, image, containers) {
+            match self.rows(&store, image, containers, &wanted) {
                 Ok(more) => rows.extend(more),
                 // Removed since.
                 Err(StoreError::NoImage(_)) => {}
@@ -65,6 +76,10 @@ impl Images {
         }
         // The newest first, as everybody does.
         rows.sort_by(|(_, a), (_, b)| b["CreatedAt"].as_str().cmp(&a["CreatedAt"].as_str()));
+        self.print(rows)
+    }
+
+    fn print(&self, rows: Vec<(Option<ImageName>, Value)>) -> Result<ExitCode, Failure> {
         let page = if self.quiet {
             let mut page = Page::default();
             let mut ids: Vec<&str> = rows.iter().filter_map(|(_, row)| row["ID"].as_str()).collect();
@@ -90,6 +105,7 @@ impl Images {
         store: &Store,
         image: &Image,
         containers: usize,
+        wanted: &Wanted,
     ) -> Result<Vec<(Option<ImageName>, Value)>, StoreError> {
         let size = store.image_size(image)?;
         let created = image.config.created().as_deref();
@@ -97,17 +113,12 @@ impl Images {
             true => vec![None],
             false => image.names.iter().map(Some).collect(),
         };
-        let wanted = |name: &Option<&ImageName>| match (&self.name, name) {
-            (None, _) => true,
+        let called = |name: &Option<&ImageName>| match (&self.name, name) {
+            (None, name) => wanted.calls(*name),
             (Some(_), None) => false,
-            (Some(text), Some(name)) => {
-                let tagged = text.rsplit('/').next().is_some_and(|last| last.contains(':'));
-                text.parse().is_ok_and(|wanted: ImageName| {
-                    wanted.repository() == name.repository() && (!tagged || wanted.tag() == name.tag())
-                })
-            }
+            (Some(text), Some(name)) => wanted.calls(Some(*name)) && is_called(name, text),
         };
-        let rows = names.into_iter().filter(wanted).map(|name| {
+        let rows = names.into_iter().filter(called).map(|name| {
             let row = json!({
                 "Repository": name.map_or_else(|| "<none>".into(), ImageName::repository),
                 "Tag": name.map_or("<none>", ImageName::tag),
@@ -122,5 +133,65 @@ impl Images {
             (name.cloned(), row)
         });
         Ok(rows.collect())
+    }
+}
+
+/// Is that the image's name, with or without a tag, or a pattern of it?
+fn is_called(name: &ImageName, text: &str) -> bool {
+    let tagged = text.rsplit('/').next().is_some_and(|last| last.contains(':'));
+    let meant = ImageName::meant_by(text);
+    let same =
+        |meant: &ImageName| meant.repository() == name.repository() && (!tagged || meant.tag() == name.tag());
+    meant.iter().any(same) || fits(text, name)
+}
+
+/// Docker's rule for references: a pattern is of the name, with or without the tag, or of its last part.
+fn fits(pattern: &str, name: &ImageName) -> bool {
+    let repository = name.repository();
+    let last = repository.rsplit('/').next().unwrap_or(&repository);
+    [repository.as_str(), last]
+        .iter()
+        .any(|one| matches(pattern, one) || matches(pattern, &format!("{one}:{}", name.tag())))
+}
+
+/// Which images are asked for.
+struct Wanted(Filter);
+
+/// Between which two times they were made, as far as that is asked for.
+struct Times {
+    after: Option<String>,
+    before: Option<String>,
+}
+
+const KEYS: [&str; 6] = ["dangling", "label", "reference", "since", "after", "before"];
+
+impl Wanted {
+    fn read(given: &[String]) -> Result<Wanted, Failure> {
+        let filter = Filter::read(given, &KEYS)?;
+        filter.flag("dangling")?;
+        Ok(Wanted(filter))
+    }
+
+    fn times(&self, store: &Store) -> Result<Times, Failure> {
+        let of = |key: &'static str| -> Result<Option<String>, Failure> {
+            let Some(name) = self.0.values(key).last() else { return Ok(None) };
+            Ok(store.resolve(name)?.config.created().clone())
+        };
+        Ok(Times { after: of("since")?.or(of("after")?), before: of("before")? })
+    }
+
+    fn takes(&self, image: &Image, times: &Times) -> Result<bool, Failure> {
+        let labels = image.config.config().as_ref().and_then(|config| config.labels().clone());
+        let label = |name: &str| labels.as_ref()?.get(name).cloned();
+        let created = image.config.created().as_deref();
+        let dangling = self.0.flag("dangling")?;
+        Ok(dangling.is_none_or(|dangling| dangling == image.names.is_empty())
+            && self.0.labels(label)
+            && times.after.as_deref().is_none_or(|after| created > Some(after))
+            && times.before.as_deref().is_none_or(|before| created < Some(before)))
+    }
+
+    fn calls(&self, name: Option<&ImageName>) -> bool {
+        self.0.any("reference", |pattern| name.is_some_and(|name| is_called(name, pattern)))
     }
 }

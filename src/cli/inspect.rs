@@ -10,7 +10,7 @@ use super::page::Page;
 use super::registry::{AccessArgs, parse_platform};
 use super::store::StoreArgs;
 use crate::container::called::{Called, called};
-use crate::container::{ContainerError, describe};
+use crate::container::{Container, ContainerError, describe};
 use crate::image::platform::Platform;
 
 /// Show all that is known of images and containers, as JSON in the shape of docker inspect
@@ -34,12 +34,30 @@ pub(super) struct Inspect {
     #[command(flatten)]
     access: AccessArgs,
 
+    /// Look for images only, or for containers only
+    #[arg(long = "type", value_name = "TYPE")]
+    kind: Option<Kind>,
+
     /// Images and containers, by name or id; an image first, where both are called so
     #[arg(value_name = "NAME", required = true)]
     names: Vec<String>,
 }
 
+/// What is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Kind {
+    /// An image.
+    Image,
+    /// A container.
+    Container,
+}
+
 impl Inspect {
+    /// Looks for one kind of things.
+    pub(super) fn only(self, kind: Kind) -> Inspect {
+        Inspect { kind: Some(kind), ..self }
+    }
+
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let template = match self.format.as_deref() {
             None | Some("json") => None,
@@ -60,13 +78,20 @@ impl Inspect {
     }
 
     fn in_store(&self) -> Result<Vec<Value>, Failure> {
-        let store = self.store.open()?;
+        let store = self.store.with_something()?;
         let mut shown = Vec::new();
         for name in &self.names {
-            shown.push(match called(&store, name, false) {
+            let found = match self.kind {
+                None => called(&store, name, false),
+                Some(Kind::Image) => {
+                    store.resolve(name).map(Box::new).map(Called::Image).map_err(ContainerError::from)
+                }
+                Some(Kind::Container) => Container::find(&store, name).map(Box::new).map(Called::Container),
+            };
+            shown.push(match found {
                 Ok(Called::Image(image)) => store.inspect_image(&image)?,
                 Ok(Called::Container(container)) => describe::inspect(&store, &container)?,
-                Err(ContainerError::Unknown(_)) => {
+                Err(ContainerError::Unknown(_)) if self.kind.is_none() => {
                     return Err(Failure::failed(format!("no image and no container is called {name:?}")));
                 }
                 Err(error) => return Err(error.into()),

@@ -198,7 +198,7 @@ impl StackArgs {
     }
 
     fn of_image(&self, text: &str) -> Result<Found, Failure> {
-        let store = self.store.open()?;
+        let store = self.store.with_something()?;
         let image = store.resolve(text)?;
         let unpacked = store.layers(&image)?;
         let steps = store.history(&image)?;

@@ -10,21 +10,28 @@ mod ask;
 mod asked;
 mod attach;
 mod branches;
+mod candidates;
 mod commit;
 mod completions;
 mod container;
+mod container_prune;
 mod create;
 mod daemon;
 mod dead;
 mod demo;
 mod descriptors;
+mod df;
 mod diff;
+mod engines;
 mod explain;
+mod filter;
+mod help;
 mod history;
 mod images;
 mod import;
 mod inspect;
 mod layers;
+mod line;
 mod load;
 mod logging;
 mod login;
@@ -55,10 +62,13 @@ mod store;
 mod tag;
 mod tags;
 mod template;
+mod terminal;
 mod trace;
 mod umount;
 mod uptime;
+mod verbs;
 mod verify;
+mod version;
 mod volumes;
 mod watch;
 
@@ -67,14 +77,14 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser};
 
 use crate::union::escaped_path::escaped;
 
 /// The program's name in messages.
 const NAME: &str = "unionmount";
 
-/// Merge directories into one tree: read-only layers below, one writable layer on top.
+/// Merge directories into one tree: read-only layers below, one writable on top
 #[derive(Debug, Parser)]
 #[command(
     name = NAME,
@@ -92,94 +102,15 @@ const NAME: &str = "unionmount";
 )]
 struct Cli {
     #[command(subcommand)]
-    verb: Option<Verb>,
+    verb: Option<verbs::Verb>,
     #[command(flatten)]
     mount: mount::MountArgs,
-}
-
-#[derive(Debug, Subcommand)]
-enum Verb {
-    Explain(explain::Explain),
-    Status(status::Status),
-    Trace(trace::Trace),
-    Layers(layers::Layers),
-    Demo(demo::Demo),
-    Load(load::Load),
-    Save(save::Save),
-    Import(import::Import),
-    Images(images::Images),
-    Inspect(inspect::Inspect),
-    History(history::History),
-    Pull(pull::Pull),
-    Push(push::Push),
-    Login(login::Login),
-    Logout(login::Logout),
-    Tags(tags::Tags),
-    Tag(tag::Tag),
-    Rmi(rmi::Rmi),
-    Prune(prune::Prune),
-    Verify(verify::Verify),
-    Create(create::Create),
-    Run(run::Run),
-    Ps(ps::Ps),
-    Diff(diff::Diff),
-    Apply(apply::Apply),
-    Discard(apply::Discard),
-    Commit(commit::Commit),
-    Rm(rm::Rm),
-    #[command(name = "mount")]
-    Attach(attach::Attach),
-    #[command(visible_alias = "unmount")]
-    Umount(umount::Umount),
-    Man(man::Man),
-    Completions(completions::Completions),
-    Snapshotter(snapshotter::Snapshotter),
-}
-
-impl Verb {
-    fn run(self) -> Result<ExitCode, Failure> {
-        match self {
-            Verb::Explain(verb) => verb.run(),
-            Verb::Status(verb) => verb.run(),
-            Verb::Trace(verb) => verb.run(),
-            Verb::Layers(verb) => verb.run(),
-            Verb::Demo(verb) => verb.run(),
-            Verb::Load(verb) => verb.run(),
-            Verb::Save(verb) => verb.run(),
-            Verb::Import(verb) => verb.run(),
-            Verb::Images(verb) => verb.run(),
-            Verb::Inspect(verb) => verb.run(),
-            Verb::History(verb) => verb.run(),
-            Verb::Pull(verb) => verb.run(),
-            Verb::Push(verb) => verb.run(),
-            Verb::Login(verb) => verb.run(),
-            Verb::Logout(verb) => verb.run(),
-            Verb::Tags(verb) => verb.run(),
-            Verb::Tag(verb) => verb.run(),
-            Verb::Rmi(verb) => verb.run(),
-            Verb::Prune(verb) => verb.run(),
-            Verb::Verify(verb) => verb.run(),
-            Verb::Create(verb) => verb.run(),
-            Verb::Run(verb) => verb.run(),
-            Verb::Ps(verb) => verb.run(),
-            Verb::Diff(verb) => verb.run(),
-            Verb::Apply(verb) => verb.run(),
-            Verb::Discard(verb) => verb.run(),
-            Verb::Commit(verb) => verb.run(),
-            Verb::Rm(verb) => verb.run(),
-            Verb::Attach(verb) => verb.run(),
-            Verb::Umount(verb) => verb.run(),
-            Verb::Man(verb) => verb.run(),
-            Verb::Completions(verb) => verb.run(),
-            Verb::Snapshotter(verb) => verb.run(),
-        }
-    }
 }
 
 const USAGE: &str = "\
 unionmount --lower DIR[:DIR…] [--upper DIR] [OPTIONS] MOUNTPOINT
        unionmount -o lowerdir=…,upperdir=…,workdir=… [SOURCE] MOUNTPOINT
-       unionmount VERB …";
+       unionmount VERB …            New here? unionmount demo";
 
 const LONG_ABOUT: &str = "\
 Merge directories into one tree: read-only layers below, one writable layer on top.
@@ -191,11 +122,7 @@ so many mounts can share them. Without an upper layer the mount is read-only.
 The layout of the upper is that of the kernel's overlayfs; each can mount what the other wrote.";
 
 const SHORT_EXAMPLE: &str = "\
-Example:
-  unionmount --lower base --upper changes merged   # changes to merged/ land in changes/
-  umount merged                                    # or, as an ordinary user: fusermount3 -u merged
-
-More with --help.";
+Example:  unionmount --lower base --upper changes mnt; unionmount umount mnt";
 
 const EXAMPLES: &str = "\
 EXAMPLES:
@@ -256,6 +183,12 @@ impl Failure {
     }
 }
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
 /// Runs the program with its arguments, the first of which is its name; prints at most one error line.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
@@ -285,41 +218,31 @@ fn dispatch(args: Vec<OsString>) -> Result<ExitCode, Failure> {
             Err(error) => clap_says(error),
         };
     }
-    let elsewhere = verb_of_engines(&args);
-    let runs = args.get(1).is_some_and(|verb| verb == "run");
-    let done = match Cli::try_parse_from(args) {
+    let program = command();
+    let args = line::in_order(&program, args);
+    if let Some(failure) = line::unknown_verb(&program, &args) {
+        return Err(failure);
+    }
+    let runs = line::runs_a_command(&program, &args);
+    let parsed = program.clone().try_get_matches_from(&args);
+    let done = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(Cli { verb: Some(verb), .. }) => verb.run(),
         Ok(Cli { verb: None, mount }) => mount::run_own(mount),
+        Err(error)
+            if error.use_stderr()
+                && error.kind() != clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand =>
+        {
+            Err(line::explained(&error, &program, &args))
+        }
         Err(error) => clap_says(error),
     };
-    done.map_err(|failure| match elsewhere {
-        // A command may end with any other number.
-        _ if runs => Failure { code: run::OWN_FAILURE, ..failure },
-        Some(instead) if failure.code == 2 => Failure::usage(instead),
-        _ => failure,
-    })
-}
-
-/// What to do instead of a verb that container engines have, and this program doesn't. A mount point may have such a
-/// name, so this is for command lines that name no layers, and turn out to be wrong.
-fn verb_of_engines(args: &[OsString]) -> Option<String> {
-    let verb = args.get(1)?.to_str()?;
-    let instead = match verb {
-        "build" => "use buildah build and unionmount load, or unionmount create, mount and commit",
-        "start" | "stop" | "restart" | "kill" | "exec" | "logs" | "pause" | "unpause" | "top" => {
-            "containers run in the foreground, by unionmount run"
-        }
-        _ => return None,
-    };
-    let names_layers = args.iter().filter_map(|arg| arg.to_str()).any(|arg| {
-        arg.starts_with("-o") || ["--lower", "--upper", "--work"].iter().any(|option| arg.starts_with(option))
-    });
-    (!names_layers).then(|| format!("{verb} is no verb here: {instead}"))
+    // A command may end with any other number.
+    done.map_err(|failure| if runs { Failure { code: run::OWN_FAILURE, ..failure } } else { failure })
 }
 
 /// The whole command line, for what is made out of it.
 fn command() -> clap::Command {
-    Cli::command()
+    help::with_groups(Cli::command())
 }
 
 /// Help goes to stdout as clap laid it out; an error becomes one line.
@@ -335,25 +258,8 @@ fn clap_says(error: clap::Error) -> Result<ExitCode, Failure> {
             error.print().map_err(Failure::usage)?;
             Err(Failure::told(2))
         }
-        _ => Err(Failure::usage(format!("{}; see unionmount --help", one_line(&error.render().to_string())))),
+        _ => Err(Failure::usage(format!("{}; see --help", line::one_line(&error.render().to_string())))),
     }
-}
-
-/// The cause and the tips of clap's error, without usage.
-fn one_line(text: &str) -> String {
-    let mut line = String::new();
-    for part in text
-        .lines()
-        .take_while(|part| !part.starts_with("Usage:") && !part.starts_with("For more information"))
-        .map(|part| part.trim().trim_start_matches("error: "))
-        .filter(|part| !part.is_empty())
-    {
-        if !line.is_empty() {
-            line.push_str(if part.starts_with("tip:") { "; " } else { " " });
-        }
-        line.push_str(part);
-    }
-    line
 }
 
 /// Does a terminal read stderr?
@@ -366,8 +272,24 @@ fn messages_are_read_on_a_terminal() -> bool {
 #[allow(clippy::disallowed_methods, reason = "the one place for messages; it escapes")]
 fn say(message: &str) {
     // Names in it come from anywhere, and mean nothing to a terminal.
-    let text = format!("{NAME}: {}\n", escaped(message));
+    let text = format!("{NAME}: {}\n", escaped(&in_words(message)));
     std::io::stderr().write_all(text.as_bytes()).unwrap_or_default();
+}
+
+/// Without the numbers that Rust puts after the system's words, and the names of temporary files that a crate does.
+fn in_words(message: &str) -> String {
+    let mut words = String::with_capacity(message.len());
+    let mut rest = message;
+    while let Some((before, after)) = rest.split_once(" (os error ") {
+        let Some((number, after)) = after.split_once(')') else { break };
+        if !number.bytes().all(|byte| byte.is_ascii_digit()) {
+            break;
+        }
+        words += before;
+        let path = after.strip_prefix(" at path \"").and_then(|inner| inner.split_once('"'));
+        rest = path.map_or(after, |(_, after)| after);
+    }
+    words + rest
 }
 
 #[cfg(test)]
@@ -375,18 +297,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_definitions_are_consistent() {
-        command().debug_assert();
+    fn messages_are_in_words() {
+        for (message, said) in [
+            (
+                "/s: cannot write: No space left on device (os error 28)",
+                "/s: cannot write: No space left on device",
+            ),
+            (
+                "/s/tmp: No such file (os error 2) at path \"/s/tmp/.tmpx\"; go on",
+                "/s/tmp: No such file; go on",
+            ),
+            ("a (os error 1): b (os error 2)", "a: b"),
+            ("a file (os error x", "a file (os error x"),
+        ] {
+            assert_eq!(in_words(message), said);
+        }
     }
 
     #[test]
-    fn verbs_of_engines_are_answered_where_no_layers_are_named() {
-        let told = |line: &str| verb_of_engines(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
-        assert!(told("unionmount exec -it c sh").unwrap().contains("unionmount run"));
-        for line in
-            ["unionmount build --lower a", "unionmount build -o lowerdir=a", "unionmount mnt", "unionmount"]
-        {
-            assert_eq!(told(line), None, "{line}");
-        }
+    fn the_definitions_are_consistent() {
+        command().debug_assert();
     }
 }

@@ -25,29 +25,41 @@ use crate::union::stack::layer::{LowerSource, StackOptions, XattrChoice};
 /// The arguments of a mount.
 #[derive(Debug, Args)]
 pub(super) struct MountArgs {
-    /// Read-only layers, the first on top; may repeat. A colon within a name is written \:
+    /// Read-only layers, the first on top; may repeat
+    ///
+    /// A colon within a name is written \:
     #[arg(long = "lower", value_name = "DIR[:DIR…]")]
     lowers: Vec<OsString>,
 
-    /// The writable layer, which receives all changes; without it the mount is read-only
+    /// The writable layer; without it all is read-only
+    ///
+    /// It receives all changes.
     #[arg(long, value_name = "DIR")]
     upper: Option<PathBuf>,
 
-    /// Where changes are prepared, on the upper's filesystem [default: .NAME.work beside the upper, while mounted]
+    /// Where changes are prepared
+    ///
+    /// A directory on the upper's filesystem [default: .NAME.work beside the upper, while mounted]
     #[arg(long, value_name = "DIR")]
     work: Option<PathBuf>,
 
-    /// Mount options: ro, noatime, nosuid, nodev, noexec, allow_other, …; lowerdir=, upperdir=, workdir= and the
-    /// options of fuse-overlayfs; passthrough or writeback where much data is written; uring and
-    /// pairing=0 for how requests are answered; may repeat
+    /// Mount options, as ro, noatime, volatile; may repeat
+    ///
+    /// ro, noatime, nosuid, nodev, noexec, allow_other, …; lowerdir=, upperdir=, workdir= and the options of
+    /// fuse-overlayfs; passthrough or writeback where much data is written; uring and pairing=0 for how requests are
+    /// answered. docs/options.md has them all.
     #[arg(short, value_name = "OPTION[,…]")]
     options: Vec<OsString>,
 
-    /// Stay in the foreground, log to stderr, unmount on Ctrl-C
+    /// Stay in the foreground and log to stderr
+    ///
+    /// Ctrl-C unmounts.
     #[arg(short, long)]
     foreground: bool,
 
-    /// Say more: -v what is done, -vv why, -vvv everything (or set RUST_LOG)
+    /// Say more: -v what is done, -vv why
+    ///
+    /// -vvv says everything; RUST_LOG goes before it.
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
 
@@ -287,8 +299,20 @@ fn places(args: &mut MountArgs, options: &mut Options) -> Result<(Option<OsStrin
     let in_our_words = !args.lowers.is_empty() || args.upper.is_some();
     // A layer that stands alone, not a source: it would be lost silently.
     let is_layer = |place: &OsString| in_our_words && Path::new(place).is_dir();
-    if before.len() > 1 || before.iter().any(is_layer) {
+    if !before.is_empty() && before.iter().all(is_layer) {
         return Err(Failure::usage(stray_layers(args, &before)));
+    }
+    if before.len() > 1 {
+        let all: Vec<String> = before
+            .iter()
+            .map(OsString::as_os_str)
+            .chain([mount_point.as_os_str()])
+            .map(|one| format!("'{}'", one.display()))
+            .collect();
+        return Err(Failure::usage(format!(
+            "one mount point is expected, with a source before it or none: not {}; see unionmount --help",
+            all.join(", ")
+        )));
     }
     Ok((options.source.take().or(before.into_iter().next()), mount_point))
 }

@@ -183,11 +183,8 @@ impl Options {
                 fs.redirect_dir = value.one_of("redirect_dir", &REDIRECT_DIR, expected)?;
             }
             "metacopy" => {
-                fs.metacopy = match value.required("metacopy")? {
-                    b"on" => true,
-                    b"off" => false,
-                    _ => return Err(value.bad("metacopy", "give on or off")),
-                }
+                let words = [("on", true), ("off", false)];
+                fs.metacopy = value.one_of("metacopy", &words, "give on or off")?;
             }
             "noxattrs" => fs.no_xattrs = value.flag("noxattrs")?,
             "writeback" => fs.writeback = value.flag("writeback")?,

@@ -139,6 +139,11 @@ pub(super) fn size(bytes: u64) -> String {
     indicatif::DecimalBytes(bytes).to_string().replace(' ', "")
 }
 
+/// A number of things: `1 layer`, `2 layers`.
+pub(super) fn count(number: u64, noun: &str) -> String {
+    format!("{} {noun}{}", indicatif::HumanCount(number), if number == 1 { "" } else { "s" })
+}
+
 /// The year 2, in seconds since 1970.
 const NO_TIME: i64 = -62_104_060_800;
 

@@ -23,6 +23,11 @@ impl Page {
         self.0.push('\n');
     }
 
+    /// Adds a word that a shell may complete, and what it means.
+    pub(super) fn candidate(&mut self, word: &str, help: &str) {
+        self.0 += &format!("{}\t{}\n", escaped(word), escaped(help));
+    }
+
     /// Adds a line of JSON.
     pub(super) fn json(&mut self, value: &impl serde::Serialize) -> Result<(), Failure> {
         let text = serde_json::to_string(value).map_err(Failure::failed)?;

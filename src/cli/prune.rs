@@ -29,8 +29,13 @@ pub(super) struct Prune {
 
 impl Prune {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let store = self.store.open()?;
-        if !self.force && std::io::stdin().is_terminal() && !self.agreed()? {
+        let Some(store) = self.store.existing()? else {
+            Page::of_line(format_args!("{}; nothing to remove", self.store.nothing())).print()?;
+            return Ok(ExitCode::SUCCESS);
+        };
+        let what =
+            if self.all { "all images that no container was made from" } else { "all images without a name" };
+        if !self.force && !agreed(&format!("this deletes {what}, and what nothing needs"))? {
             return Ok(ExitCode::SUCCESS);
         }
         let pruned = store.prune(self.all, Duration::from_secs(self.wait.into()))?;
@@ -60,14 +65,16 @@ impl Prune {
             Some(why) => Err(Failure::failed(format!("no layers and no blobs were removed: {why}"))),
         }
     }
+}
 
-    fn agreed(&self) -> Result<bool, Failure> {
-        let what =
-            if self.all { "all images that no container was made from" } else { "all images without a name" };
-        say(&format!("this deletes {what}, and what nothing needs; go on? [y/N]"));
-        let mut answer = String::new();
-        let read = std::io::stdin().lock().read_line(&mut answer);
-        read.map_err(|error| Failure::failed(format!("cannot read the answer: {error}")))?;
-        Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+/// Asks who sits at the terminal; without one, nobody.
+pub(super) fn agreed(what: &str) -> Result<bool, Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Ok(true);
     }
+    say(&format!("{what}; go on? [y/N]"));
+    let mut answer = String::new();
+    let read = std::io::stdin().lock().read_line(&mut answer);
+    read.map_err(|error| Failure::failed(format!("cannot read the answer: {error}")))?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

@@ -5,10 +5,12 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::Failure;
+use super::filter::Filter;
 use super::output::{Format, age, size};
 use super::page::Page;
 use super::store::StoreArgs;
 use crate::container::{Container, ContainerState, bundle, mounting};
+use crate::image::digest::Digest;
 use crate::image::store::Store;
 
 /// List containers: those that run or are mounted, or with -a all
@@ -33,6 +35,11 @@ pub(super) struct Ps {
     #[arg(short, long)]
     size: bool,
 
+    /// Only those for which this holds; may repeat. name=PART, id=BEGINNING, label=NAME[=VALUE],
+    /// status=created|running|exited, exited=CODE, ancestor=IMAGE, since=CONTAINER, before=CONTAINER
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
+
     /// Print ids alone
     #[arg(short, long, conflicts_with = "format")]
     quiet: bool,
@@ -49,14 +56,25 @@ pub(super) struct Ps {
 
 impl Ps {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let store = self.store.open()?;
+        let wanted = Wanted::read(&self.filter)?;
+        let Some(store) = self.store.existing()? else { return self.print(&[]) };
+        let bounds = wanted.bounds(&store)?;
         let mut rows = Vec::new();
         let newest = if self.latest { Some(1) } else { self.last };
         for container in Container::all(&store)?.into_iter().take(newest.unwrap_or(usize::MAX)) {
             let state = container.state()?;
             let merged = container.merged();
             let mounted = mounting::is_mounted(&merged).unwrap_or(false);
-            if !self.all && newest.is_none() && state != ContainerState::Running && !mounted {
+            if !wanted.takes(&container, state, &bounds) {
+                continue;
+            }
+            // Who asks for those that have ended wants to see them.
+            if !self.all
+                && !wanted.tells_states()
+                && newest.is_none()
+                && state != ContainerState::Running
+                && !mounted
+            {
                 continue;
             }
             let mut row = self.row(&store, &container, state, mounted);
@@ -70,6 +88,10 @@ impl Ps {
             }
             rows.push(row);
         }
+        self.print(&rows)
+    }
+
+    fn print(&self, rows: &[Value]) -> Result<ExitCode, Failure> {
         let page = if self.quiet {
             let mut page = Page::default();
             let ids = rows.iter().filter_map(|row| row["ID"].as_str());
@@ -87,7 +109,7 @@ impl Ps {
             if self.size {
                 columns.push(("SIZE", "Size"));
             }
-            Format::new(self.format.as_deref()).render(&columns, &rows)?
+            Format::new(self.format.as_deref()).render(&columns, rows)?
         };
         page.print()?;
         Ok(ExitCode::SUCCESS)
@@ -124,5 +146,64 @@ impl Ps {
             "Names": record.name.as_deref().unwrap_or_default(),
             "Labels": record.settings.labels.iter().map(|(n, v)| format!("{n}={v}")).collect::<Vec<_>>().join(","),
         })
+    }
+}
+
+/// Which containers are asked for.
+struct Wanted(Filter);
+
+/// What bounds them: images of which they were made, and times.
+struct Bounds {
+    ancestors: Option<Vec<Digest>>,
+    after: Option<String>,
+    before: Option<String>,
+}
+
+const KEYS: [&str; 8] = ["name", "id", "label", "status", "exited", "ancestor", "since", "before"];
+const STATES: [&str; 3] = ["created", "running", "exited"];
+
+impl Wanted {
+    fn read(given: &[String]) -> Result<Wanted, Failure> {
+        let filter = Filter::read(given, &KEYS)?;
+        if let Some(other) = filter.values("status").find(|state| !STATES.contains(state)) {
+            return Err(Failure::usage(format!("--filter status={other}: give {}", STATES.join(", "))));
+        }
+        Ok(Wanted(filter))
+    }
+
+    fn tells_states(&self) -> bool {
+        ["status", "exited"].iter().any(|key| self.0.values(key).next().is_some())
+    }
+
+    fn bounds(&self, store: &Store) -> Result<Bounds, Failure> {
+        let made = |key: &'static str| -> Result<Option<String>, Failure> {
+            let Some(name) = self.0.values(key).last() else { return Ok(None) };
+            Ok(Some(Container::find(store, name)?.record.created))
+        };
+        let images = self.0.values("ancestor").map(|name| store.resolve(name).map(|image| image.id));
+        let images: Vec<Digest> = images.collect::<Result<_, _>>()?;
+        let asked = self.0.values("ancestor").next().is_some();
+        Ok(Bounds { ancestors: asked.then_some(images), after: made("since")?, before: made("before")? })
+    }
+
+    fn takes(&self, container: &Container, state: ContainerState, bounds: &Bounds) -> bool {
+        let record = &container.record;
+        let word = match state {
+            ContainerState::Created => STATES[0],
+            ContainerState::Running => STATES[1],
+            ContainerState::Exited(_) => STATES[2],
+        };
+        let code = match state {
+            ContainerState::Exited(code) => code.to_string(),
+            _ => String::new(),
+        };
+        self.0.any("name", |part| record.name.as_deref().is_some_and(|name| name.contains(part)))
+            && self.0.any("id", |begin| record.id.starts_with(begin))
+            && self.0.any("status", |state| state == word)
+            && self.0.any("exited", |asked| asked == code)
+            && self.0.labels(|name| record.settings.labels.get(name).cloned())
+            && bounds.ancestors.as_ref().is_none_or(|images| images.contains(&record.image))
+            && bounds.after.as_ref().is_none_or(|after| record.created > *after)
+            && bounds.before.as_ref().is_none_or(|before| record.created < *before)
     }
 }

@@ -17,20 +17,30 @@ pub(super) struct Rm {
     #[arg(short, long)]
     force: bool,
 
+    /// Remove all containers; of those that run or are mounted each is told, and stays without --force
+    #[arg(short, long, conflicts_with = "containers")]
+    all: bool,
+
     /// As Docker has it; the data of an image's volumes go with their container in every case
     #[arg(short = 'v', long, hide = true)]
     volumes: bool,
 
     /// The containers, by name or id
-    #[arg(value_name = "CONTAINER", required = true)]
+    #[arg(value_name = "CONTAINER", required_unless_present = "all")]
     containers: Vec<String>,
 }
 
 impl Rm {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let store = self.store.open()?;
+        let Some(store) = self.store.existing()? else {
+            return if self.all { Ok(ExitCode::SUCCESS) } else { Err(self.store.nothing()) };
+        };
         let mut failures: Vec<ContainerError> = Vec::new();
-        for name in &self.containers {
+        let all = match self.all {
+            true => Container::all(&store)?.into_iter().map(|container| container.record.id).collect(),
+            false => Vec::new(),
+        };
+        for name in self.containers.iter().chain(&all) {
             // The others go though one cannot.
             let removed = match Container::find(&store, name) {
                 Ok(container) => container.remove(self.force),

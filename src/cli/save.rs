@@ -43,7 +43,7 @@ impl Save {
             FormatArg::Oci => Format::Oci,
             FormatArg::Docker => Format::Docker,
         };
-        let store = self.store.open()?;
+        let store = self.store.with_something()?;
         let images = select(&store, &self.images)?;
         match self.output.filter(|path| path.as_os_str() != "-") {
             Some(path) => to_file(&path, |out| Ok(save(&store, &images, format, out)?))?,

@@ -8,7 +8,7 @@ use crate::image::layer::Limits;
 use crate::image::store::Store;
 
 /// Which store.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct StoreArgs {
     /// The store [default: /var/lib/unionmount; of an ordinary user, unionmount in the XDG data directory]
     #[arg(long, value_name = "DIR", env = "UNIONMOUNT_ROOT")]
@@ -20,6 +20,25 @@ impl StoreArgs {
     pub(super) fn open(&self) -> Result<Store> {
         super::logging::start_for_verb();
         Store::open(self.root.as_deref())
+    }
+
+    /// Opens the store if there is one, for a question.
+    pub(super) fn existing(&self) -> Result<Option<Store>> {
+        super::logging::start_for_verb();
+        Store::existing(self.root.as_deref())
+    }
+
+    /// Opens the store in which something is to be found: without one there is nothing.
+    pub(super) fn with_something(&self) -> std::result::Result<Store, Failure> {
+        self.existing()?.ok_or_else(|| self.nothing())
+    }
+
+    /// Says that there is no store.
+    pub(super) fn nothing(&self) -> Failure {
+        match Store::place(self.root.as_deref()) {
+            Ok(place) => Failure::failed(StoreError::NoStore(place)),
+            Err(error) => error.into(),
+        }
     }
 }
 

@@ -23,7 +23,7 @@ pub(super) struct Tag {
 
 impl Tag {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        self.store.open()?.tag(&self.image, &self.name)?;
+        self.store.with_something()?.tag(&self.image, &self.name)?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -13,7 +13,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser};
 
+use super::store::StoreArgs;
 use super::{Failure, say};
+use crate::container::ContainerError;
+use crate::container::called::{Called, called};
 use crate::control::client::{Client, STATUS_PATIENCE};
 use crate::control::mounts::{self, Mount};
 use crate::fuse::mount::{MountError, Mounted};
@@ -30,9 +33,12 @@ pub(super) struct Umount {
     #[arg(short, long)]
     lazy: bool,
 
-    /// Where it is mounted; may repeat
-    #[arg(value_name = "MOUNTPOINT", required = true)]
+    /// Where it is mounted, or the container or image that is, by name or id; may repeat
+    #[arg(value_name = "MOUNTPOINT|NAME", required = true)]
     points: Vec<PathBuf>,
+
+    #[command(flatten)]
+    store: StoreArgs,
 }
 
 /// The command line by which umount(8) calls `umount.TYPE`.
@@ -67,7 +73,11 @@ struct HelperCli {
 /// Reads the arguments of a program that umount(8) calls; `None` when it is not.
 pub(super) fn helper_args(called: &OsStr, args: &[OsString]) -> Option<Result<Umount, clap::Error>> {
     called.as_bytes().starts_with(b"umount.").then(|| {
-        HelperCli::try_parse_from(args).map(|cli| Umount { lazy: cli.lazy, points: vec![cli.target] })
+        HelperCli::try_parse_from(args).map(|cli| Umount {
+            lazy: cli.lazy,
+            points: vec![cli.target],
+            store: StoreArgs::default(),
+        })
     })
 }
 
@@ -75,9 +85,32 @@ impl Umount {
     /// Runs the verb.
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         for point in &self.points {
-            unmount(point, self.lazy)?;
+            let named = if std::fs::symlink_metadata(point).is_err() { self.mounts_of(point)? } else { None };
+            for point in named.as_deref().unwrap_or(std::slice::from_ref(point)) {
+                unmount(point, self.lazy)?;
+            }
         }
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// Where the container or the image of this name is mounted; `None`: nothing is called so.
+    fn mounts_of(&self, name: &Path) -> Result<Option<Vec<PathBuf>>, Failure> {
+        let (Some(text), Some(store)) = (name.to_str(), self.store.existing()?) else { return Ok(None) };
+        let id = match called(&store, text, true) {
+            Ok(Called::Container(container)) => container.short_id().to_owned(),
+            Ok(Called::Image(image)) => image.id.short(),
+            Err(ContainerError::Unknown(_)) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let source = format!("unionmount-{id}");
+        let mounts =
+            mounts::all().map_err(|error| Failure::failed(format!("/proc/self/mountinfo: {error}")))?;
+        let points: Vec<PathBuf> =
+            mounts.into_iter().filter(|mount| mount.source == source).map(|mount| mount.point).collect();
+        if points.is_empty() {
+            return Err(Failure::failed(format!("{text} is mounted nowhere that is seen from here")));
+        }
+        Ok(Some(points))
     }
 }
 

@@ -25,11 +25,15 @@ pub(super) struct Verify {
 
 impl Verify {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let store = match self.store.open() {
+        let store = match self.store.existing() {
             Err(error) if error.is_shortage() => {
                 return Err(Failure::with(UNCHECKED, format!("nothing could be checked: {error}")));
             }
             store => store?,
+        };
+        let Some(store) = store else {
+            Page::of_line(format_args!("{}; all is well", self.store.nothing())).print()?;
+            return Ok(ExitCode::SUCCESS);
         };
         let mut verified = store.verify(self.repair)?;
         crate::container::verify::verify(&store, self.repair, &mut verified)?;

@@ -30,6 +30,9 @@ pub enum StoreError {
     /// Nothing has this name or id.
     #[error("no image {0:?} in the store; `unionmount images` lists what there is")]
     NoImage(String),
+    /// There is no store where one is looked for.
+    #[error("there is no store in {} yet: unionmount load or import makes one", .0.display())]
+    NoStore(std::path::PathBuf),
     /// An id's prefix that several images share.
     #[error("{text:?} begins the ids of several images: {}", list(found))]
     Ambiguous {

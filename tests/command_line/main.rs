@@ -3,7 +3,9 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod shells;
 mod slips;
+mod verbs;
 
 use std::process::Command;
 

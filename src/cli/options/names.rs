@@ -3,7 +3,7 @@
 use super::super::nearest::nearest;
 
 /// The options that have an effect, with `=` where they need a value, and what they do.
-pub const KNOWN: [(&str, &str); 53] = [
+pub const KNOWN: [(&str, &str); 54] = [
     ("lowerdir=", "the read-only layers, topmost first"),
     ("lowerdir+=", "one more layer below"),
     ("upperdir=", "the writable layer"),
@@ -20,6 +20,7 @@ pub const KNOWN: [(&str, &str); 53] = [
     ("fsync=", "0: nothing is synced"),
     ("redirect_dir=", "whether directories of lowers can be renamed"),
     ("metacopy=", "on: changes of attributes and names copy no data"),
+    ("metacopy=", "on: a change of attributes copies no data"),
     ("noacl", "no POSIX ACLs"),
     ("acl", "POSIX ACLs"),
     ("noxattrs", "no extended attributes"),

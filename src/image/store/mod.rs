@@ -87,10 +87,7 @@ impl Store {
     /// # Errors
     /// When the directory can't be made, or holds something else than a store.
     pub fn open(root: Option<&Path>) -> Result<Store> {
-        let root = match root {
-            Some(root) => root.to_owned(),
-            None => default_root()?,
-        };
+        let root = Store::place(root)?;
         make_dir(&root)?;
         // Later messages and container records name the place whatever the working directory is then.
         let root = fs::canonicalize(&root).map_err(StoreError::io("resolve it", &root))?;
@@ -100,10 +97,38 @@ impl Store {
         Ok(store)
     }
 
+    /// Opens the store at `root`, or at the user's own place, if there is one: a question makes none.
+    ///
+    /// # Errors
+    /// As [`Store::open`]'s.
+    pub fn existing(root: Option<&Path>) -> Result<Option<Store>> {
+        let place = Store::place(root)?;
+        let is_empty = match fs::read_dir(&place) {
+            Ok(mut entries) => entries.next().is_none(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            // What can't be looked at is opened, which says why.
+            Err(_) => false,
+        };
+        if is_empty {
+            let place = fs::canonicalize(&place).map_err(StoreError::io("resolve it", &place))?;
+            return owner::check(&place).map(|()| None);
+        }
+        Store::open(root).map(Some)
+    }
+
+    /// Where the store at `root` or the user's own would be.
+    ///
+    /// # Errors
+    /// When the user has no place for one.
+    pub fn place(root: Option<&Path>) -> Result<PathBuf> {
+        root.map_or_else(default_root, |root| Ok(root.to_owned()))
+    }
+
     fn prepare(&self) -> Result<()> {
         let marker = self.root.join("oci-layout");
         match read_layout(&marker) {
-            Ok(true) => return Ok(()),
+            // What another program began has no places for what is unpacked and staged.
+            Ok(true) => return self.make_places(),
             Ok(false) => {}
             // A constant that is damaged locks nobody out: what else lies here tells that this is a store.
             Err(error) if error.is_damage() && self.root.join("blobs/sha256").is_dir() => {
@@ -139,15 +164,18 @@ impl Store {
             }
         }
         let _alone = self.lock_index(Access::Exclusive)?;
-        for dir in ["blobs", "blobs/sha256", "layers", "containers", "tmp"] {
-            make_dir(&self.root.join(dir))?;
-        }
+        self.make_places()?;
         // Where blobs are, an index is missing, not empty: `verify --repair` makes it anew.
         if !self.index_path().exists() && self.all_blobs()?.is_empty() {
             self.write_index(&Index::empty(), || Ok(()))?;
         }
         // Last: from here on it is a store.
         self.write_file("oci-layout", LAYOUT.as_bytes(), || Ok(()))
+    }
+
+    fn make_places(&self) -> Result<()> {
+        let places = ["blobs", "blobs/sha256", "layers", "containers", "tmp"];
+        places.iter().try_for_each(|dir| make_dir(&self.root.join(dir)))
     }
 
     /// Returns the store's directory, absolute.

@@ -1,0 +1,286 @@
+//! Verbs: those that there are, those that were meant, and Docker's words.
+
+use std::fs;
+use std::process::Command;
+
+use support::cli::{Ended, Place, is_root, run};
+
+use crate::on_a_terminal;
+
+/// Runs a line of a shell with a store of its own.
+#[track_caller]
+fn um(place: &Place, line: &str) -> Ended {
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("./unionmount {line}")]).current_dir(place.path()).env_remove("RUST_LOG");
+    run(command.env("UNIONMOUNT_ROOT", place.at("store")))
+}
+
+/// A place with a store, which has the image `demo:1`, its other name `localhost/web:1`, and another image without a name.
+fn shop() -> Place {
+    let place = Place::new();
+    fs::write(place.at("a/f"), "of demo\n").unwrap();
+    um(&place, "import -c 'LABEL kind=base' -c 'CMD [\"sh\"]' a demo:1").ok();
+    um(&place, "tag demo:1 localhost/web:1").ok();
+    fs::write(place.at("b/g"), "nameless\n").unwrap();
+    um(&place, "import b").ok();
+    place
+}
+
+#[test]
+fn a_verb_that_there_is_not_is_told_and_which_was_meant() {
+    let place = Place::new();
+    for (line, says) in [
+        ("explian mnt/f", "no verb \"explian\"; did you mean explain?"),
+        ("explian --json mnt/f", "did you mean explain?"),
+        ("umuont mnt", "did you mean umount?"),
+        ("stats --help", "did you mean status?"),
+        ("frobnicate", "no verb \"frobnicate\"; unionmount help lists them"),
+        ("help ruun", "did you mean run?"),
+        ("image inspec x", "did you mean inspect?"),
+        ("container frob", "no verb \"frob\" of container; see unionmount container --help"),
+        ("man explian", "did you mean explain?"),
+        // What is there is a mount point whose layers were forgotten.
+        ("mnt", "no lower layer given"),
+        // Verbs of engines: what does it instead.
+        ("logs web", "podman logs"),
+        ("image build .", "buildah build"),
+        ("container stop web", "podman stop"),
+        ("search demo", "unionmount tags"),
+        ("compose up", "podman"),
+    ] {
+        um(&place, line).refused(2, &[says]);
+    }
+    // Whoever mounts may call the mount point as he likes.
+    if is_root() {
+        for name in ["build", "explian"] {
+            place.mkdir(name);
+            um(&place, &format!("{name} -o lowerdir=a")).ok();
+            place.umount(name);
+            um(&place, &format!("--lower a {name}")).ok();
+            place.umount(name);
+        }
+    }
+    assert!(!place.at("store").exists(), "a question makes no store");
+}
+
+#[test]
+fn the_help_that_tells_more_is_the_verbs_own() {
+    let place = Place::new();
+    for (line, says) in [
+        ("run --frob x", "see unionmount run --help"),
+        ("image ls --frob", "see unionmount image ls --help"),
+        ("--frob --lower a mnt", "see unionmount --help"),
+        ("run -d demo:1", "podman run -d works over this program"),
+        ("run -dit demo:1", "-d is no option here"),
+        ("create -p 80:80 demo:1", "--net host"),
+        ("run --restart=always demo:1", "systemd-run"),
+    ] {
+        let code = if line.starts_with("run") { 125 } else { 2 };
+        let ended = um(&place, line).refused(code, &[says]);
+        assert!(!ended.err.contains("as a value"), "{ended:?}");
+    }
+    // The tip is of use where it is right.
+    fs::write(place.at("-q"), "").unwrap();
+    um(&place, "explain -q").refused(2, &["use '-- -q'", "see unionmount explain --help"]);
+}
+
+#[test]
+fn help_has_a_page_and_groups_and_every_verb() {
+    let place = Place::new();
+    for line in ["-h", "help"] {
+        let seen = on_a_terminal(&place, 80, &format!("./unionmount {line}"));
+        assert_eq!(seen.code, Some(0));
+        assert!(seen.out.lines().count() <= 24, "{}", seen.out);
+        for part in ["unionmount demo", "See  ", "Images  ", "Containers  ", "Other  ", "--lower"] {
+            assert!(seen.out.contains(part), "{part} is not in {}", seen.out);
+        }
+    }
+    let long = um(&place, "--help").ok().out;
+    for part in ["\nSee:\n  demo ", "\nContainers:\n  create ", "EXIT STATUS"] {
+        assert!(long.contains(part), "{long}");
+    }
+    assert!(um(&place, "help run").ok().out.starts_with("Run a command in a new container"));
+    assert!(um(&place, "help image ls").ok().out.contains("Usage: unionmount image ls"));
+    let version = um(&place, "version").ok().out;
+    assert_eq!(version, um(&place, "--version").ok().out);
+    for columns in [60, 80, 200] {
+        let seen = on_a_terminal(&place, columns, "./unionmount --help");
+        let widest = seen.out.lines().map(|line| line.trim_end().chars().count()).max();
+        // A line of an example, which is to be copied, is what it is.
+        assert!(widest <= Some(usize::from(columns.max(120))), "{columns}: {}", seen.out);
+    }
+}
+
+#[test]
+fn dockers_nouns_do_what_they_do_there() {
+    let place = shop();
+    let same = |one: &str, other: &str| {
+        let (one, other) = (um(&place, one).ok().out, um(&place, other).ok().out);
+        assert!(!one.is_empty());
+        assert_eq!(one, other);
+    };
+    same("image ls -q", "images -q");
+    same("image inspect demo:1", "inspect demo:1");
+    same("image history demo:1", "history demo:1");
+    same("image ls --format '{{.Repository}}'", "images --format '{{.Repository}}'");
+    um(&place, "container create --name web demo:1").ok();
+    same("container inspect web", "inspect --type container web");
+    same("container ls -aq", "ps -aq");
+    same("container list --all -q", "ps -aq");
+    // A container is no image, and the other way round.
+    um(&place, "image inspect web").refused(1, &["web"]);
+    um(&place, "container inspect demo:1").refused(1, &["demo:1"]);
+    let id = um(&place, "ps -aq").ok().out.trim().to_owned();
+    um(&place, &format!("container commit -a='A. U. Thor' -m 'why it is so' {id} new:1")).ok();
+    let history = um(&place, "image history new:1 --format '{{.Comment}}'").ok().out;
+    assert_eq!(history.lines().next(), Some("why it is so"));
+    let author = um(&place, "image inspect -f '{{.Author}}' new:1").ok().out;
+    assert_eq!(author, "A. U. Thor\n");
+    um(&place, "image tag new:1 new:2").ok();
+    um(&place, "image save -o new.tar new:2").ok();
+    um(&place, "image rm new:1 new:2").ok();
+    assert_eq!(um(&place, "image load -i new.tar").ok().out, "Loaded image: new:2\n");
+    let df = um(&place, "system df").ok().out;
+    assert!(df.contains("Images       3       1"), "{df}");
+    um(&place, "container rm web").ok();
+    um(&place, "image prune -f").ok();
+    assert_eq!(um(&place, "images -f dangling=true -q").ok().out, "");
+}
+
+#[test]
+fn options_of_all_verbs_stand_before_them_too() {
+    let place = shop();
+    for line in ["--root store images -q", "--root=store image ls -q", "images -q --root store"] {
+        let out = place.sh(&format!("./unionmount {line}")).ok().out;
+        assert_eq!(out.lines().count(), 2, "{line}: {out}");
+    }
+    place.sh("./unionmount --root store").refused(2, &["--root"]);
+}
+
+#[test]
+fn all_go_that_may() {
+    let place = shop();
+    um(&place, "create --name one demo:1").ok();
+    um(&place, "create --name two demo:1").ok();
+    // One image is needed, by its two names; the other goes.
+    let ended = um(&place, "rmi -a");
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.out.contains("Deleted: ") && ended.err.contains("is needed by container"), "{ended:?}");
+    assert_eq!(um(&place, "ps -aq").ok().out.lines().count(), 2);
+    assert_eq!(um(&place, "rm --all").ok().out.lines().count(), 2);
+    assert_eq!(um(&place, "ps -aq").ok().out, "");
+    um(&place, "rmi -a").ok();
+    assert_eq!(um(&place, "images -q").ok().out, "");
+    um(&place, "rm -a").ok();
+    um(&place, "rm -a one").refused(2, &["--all"]);
+    um(&place, "rm").refused(2, &["CONTAINER"]);
+    um(&place, "create --pull never --name one nothing").refused(1, &["nothing"]);
+}
+
+#[test]
+fn containers_that_do_nothing_are_pruned() {
+    let place = shop();
+    um(&place, "create --name one demo:1").ok();
+    let out = um(&place, "container prune -f").ok().out;
+    assert!(out.ends_with("Removed 1 container: 0B freed\n"), "{out}");
+    assert_eq!(um(&place, "ps -aq").ok().out, "");
+}
+
+#[test]
+fn filters() {
+    let place = shop();
+    let images = |filter: &str| {
+        um(&place, &format!("images --format '{{{{.Repository}}}}:{{{{.Tag}}}}' {filter}")).ok().out
+    };
+    let both = "demo:1\nlocalhost/web:1\n";
+    for (filter, shown) in [
+        ("--filter dangling=true", "<none>:<none>\n"),
+        ("-f dangling=false", both),
+        ("-f label=kind", both),
+        ("-f label=kind=base", both),
+        ("-f label=kind=other", ""),
+        ("-f reference=demo", "demo:1\n"),
+        ("-f 'reference=*:1'", both),
+        ("-f reference=web:1", "localhost/web:1\n"),
+        ("-f 'reference=d?mo' -f 'reference=web'", both),
+        ("-f since=demo:1", "<none>:<none>\n"),
+        ("-f label=kind -f before=demo:1", ""),
+        ("web:1", "localhost/web:1\n"),
+        ("web", "localhost/web:1\n"),
+        ("demo:2", ""),
+    ] {
+        let mut lines: Vec<String> = images(filter).lines().map(|line| format!("{line}\n")).collect();
+        lines.sort();
+        assert_eq!(lines.concat(), shown, "{filter}");
+    }
+    um(&place, "images -f colour=red").refused(2, &["colour", "dangling", "reference"]);
+    um(&place, "images -f dangling=maybe").refused(2, &["true or false"]);
+    um(&place, "create --name first -l tier=web demo:1").ok();
+    um(&place, "create --name second demo:1").ok();
+    let names = |filter: &str| um(&place, &format!("ps -a --format '{{{{.Names}}}}' {filter}")).ok().out;
+    for (filter, shown) in [
+        ("-f name=fir", "first\n"),
+        ("-f label=tier=web", "first\n"),
+        ("-f status=created", "second\nfirst\n"),
+        ("-f status=exited", ""),
+        ("-f ancestor=web:1", "second\nfirst\n"),
+        ("-f since=first", "second\n"),
+        ("-f before=second", "first\n"),
+    ] {
+        assert_eq!(names(filter), shown, "{filter}");
+    }
+    um(&place, "ps -f status=asleep").refused(2, &["created"]);
+}
+
+#[test]
+fn a_container_is_unmounted_by_its_name() {
+    if !is_root() {
+        support::skip!("needs root");
+    }
+    let place = shop();
+    um(&place, "create --name web demo:1").ok();
+    let at = um(&place, "mount web").ok().out.trim().to_owned();
+    assert!(fs::metadata(format!("{at}/f")).is_ok());
+    um(&place, "umount web").ok();
+    assert!(fs::metadata(format!("{at}/f")).is_err());
+    // A mount point goes before a name.
+    um(&place, "mount web mnt").ok();
+    um(&place, "unmount mnt").ok();
+    um(&place, "mount demo:1 mnt").ok();
+    um(&place, "container umount demo:1").ok();
+    assert!(place.mounted("mnt").is_none());
+    um(&place, "umount web").refused(1, &["mounted nowhere"]);
+    um(&place, "umount nothing").refused(1, &["nothing"]);
+    place.wait_for_no_daemon();
+}
+
+#[test]
+fn a_question_makes_no_store() {
+    let place = Place::new();
+    for line in [
+        "layers nosuch",
+        "images",
+        "ps -a",
+        "inspect x",
+        "history x",
+        "tag x y",
+        "save x",
+        "verify",
+        "prune -f",
+        "rmi x",
+        "rm x",
+        "rm -a",
+        "diff x",
+        "commit x",
+        "mount x",
+        "create --pull never x",
+        "umount x",
+        "system df",
+        "images -q",
+    ] {
+        um(&place, line);
+        assert!(!place.at("store").exists(), "{line}");
+    }
+    um(&place, "layers nosuch").refused(1, &["no store", "unionmount load"]);
+    um(&place, "images").ok();
+}
