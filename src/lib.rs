@@ -21,6 +21,7 @@
 //!   view        attributes, owners, listings, extended attributes
 //! fuse        the protocol adaptor: translate, call union, reply; sessions, threads, cache lifetimes, I/O modes
 //! image       digests, the content store, tar → layer, upper → tar, load/save/commit
+//! archive     a tar as a layer: index, data, what is decoded
 //! registry    the distribution protocol: pull, push, credentials, where names lead
 //! changes     what an upper changes in what is below it: told, and brought into a directory
 //! container   an image, an upper and their mount; running a command in it
@@ -33,14 +34,15 @@
 //! How it all works together, from the model to the code, is told in [`docs`].
 //!
 //! Calls go one way: `cli → {fuse, container, changes, explain, snapshotter} → {image, control} → union → sys`. `container`
-//! uses `image` and `control`, `changes` and `registry` use `image`, `explain` uses `control`; `fuse` and `image` never meet,
-//! nor do `fuse` and `control`. `image` uses of `union` the stack ([`union::Union`], read through without a mount), the markers
+//! uses `image` and `control`, `changes`, `registry` and `archive` use `image`, `explain` uses `control`; `fuse` and `image`
+//! never meet, nor do `fuse` and `control`. `image` uses of `union` the stack ([`union::Union`], read through without a mount), the markers
 //! of [`union::lookup::marker`], the owners kept in xattrs and the removal of trees; `snapshotter` uses the markers alone, and
 //! mounts nothing.
 
 // Tests print and arrange things as they like.
 #![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr))]
 
+pub mod archive;
 pub mod changes;
 pub mod cli;
 pub mod container;

@@ -59,7 +59,7 @@ fn layers_that_are_no_directories() {
         (&["--lower", "a:nix", "--upper", "up", "mnt"][..], &["lower layer 2 nix", missing, "mkdir"][..]),
         (&["--lower", "dangling", "mnt"], &["lower layer 1 dangling", missing]),
         (&["--lower", "loop", "mnt"], &["lower layer 1 loop", "symbolic links"]),
-        (&["--lower", "file", "mnt"], &["lower layer 1 file", "not a directory", "unpacked"]),
+        (&["--lower", "file", "mnt"], &["lower layer 1 file", "no archive that can be a layer"]),
         (&["--lower", "a", "--upper", "nix", "mnt"], &["upper layer nix", missing]),
         (&["--lower", "a", "--upper", "file", "mnt"], &["upper layer file", "not a directory"]),
         (&["--lower", "a", "--upper", "up", "--work", "file", "mnt"], &["workdir file", "not a directory"]),

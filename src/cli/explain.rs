@@ -103,7 +103,8 @@ impl Explain {
         for list in &self.lowers {
             lowers.extend(split_lowers(list.as_bytes()).map_err(Failure::usage)?);
         }
-        let view = View::open(&lowers, self.upper.as_deref()).map_err(Failure::failed)?;
+        let lowers = super::lowers::sources(lowers)?;
+        let view = View::of_sources(lowers, self.upper.as_deref()).map_err(Failure::failed)?;
         let each = self.paths.iter().map(|path| {
             let explanation = view
                 .follow_links(path.as_os_str().as_bytes())

@@ -21,7 +21,7 @@ use crate::explain::{json, names, page, svg, text};
 use crate::image::describe::Step;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::lookup::belief::Belief;
-use crate::union::stack::layer::{LowerSource, Stack, StackOptions};
+use crate::union::stack::layer::{Stack, StackOptions};
 
 /// Show what each layer holds, changes, deletes and wastes
 #[derive(Debug, Args)]
@@ -164,7 +164,7 @@ impl StackArgs {
         };
         // Nothing is written, so the upper is one more layer to read, and may be in use by a mount.
         let options =
-            StackOptions { lowers: LowerSource::directories(found.paths), ..StackOptions::default() };
+            StackOptions { lowers: super::lowers::sources(found.paths)?, ..StackOptions::default() };
         let mut stack = Stack::open(&options).map_err(Failure::failed)?;
         if let Some(belief) = found.belief {
             stack = stack.believing(belief);
@@ -191,6 +191,15 @@ impl StackArgs {
             Ok((mount, _)) => return of_mount(&mount),
             Err(error) => error,
         };
+        if target.is_file() {
+            return Ok(Found {
+                paths: vec![target.to_owned()],
+                upper: false,
+                names: Vec::new(),
+                belief: None,
+                _pins: Vec::new(),
+            });
+        }
         match target.to_str() {
             Some(text) if !text.starts_with(['/', '.']) => self.of_image(text),
             _ => Err(Failure::failed(no_mount)),

@@ -35,6 +35,7 @@ mod line;
 mod load;
 mod logging;
 mod login;
+mod lowers;
 mod man;
 pub mod mount;
 mod nearest;

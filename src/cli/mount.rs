@@ -25,9 +25,9 @@ use crate::union::stack::layer::{LowerSource, StackOptions, XattrChoice};
 /// The arguments of a mount.
 #[derive(Debug, Args)]
 pub(super) struct MountArgs {
-    /// Read-only layers, the first on top; may repeat
+    /// Read-only layers, directories or tars, the first on top; may repeat
     ///
-    /// A colon within a name is written \:
+    /// A tar may be compressed; behind FILE,layer its .wh. names are whiteouts. A colon within a name is written \:
     #[arg(long = "lower", value_name = "DIR[:DIR…]")]
     lowers: Vec<OsString>,
 
@@ -223,9 +223,9 @@ impl MountRequest {
         let given =
             args.options.iter().flat_map(|text| split(text.as_bytes())).map(EscapedPath::from).collect();
         let mut mount = options.mount.clone();
-        mistrust(&mut mount, &options);
         let debug = args.debug || options.debug;
         let mut stack = layers(&mut args, &mut options, source.as_deref())?;
+        mistrust(&mut mount, &options, &stack);
         stack.mount_point = Some(mount_point.clone()).filter(|_| device.is_none());
         if mount.read_only
             && let Some(upper) = stack.upper.take()
@@ -357,10 +357,11 @@ fn layers(
 }
 
 /// Who can write to the layers says what is setuid, and what is a device.
-fn mistrust(mount: &mut MountFlags, options: &Options) {
+fn mistrust(mount: &mut MountFlags, options: &Options, stack: &StackOptions) {
     let others_marks =
         options.xattr == XattrChoice::User || options.fs.xattr_permissions != XattrPermissions::Off;
-    if others_marks && is_privileged() {
+    // Whoever makes an archive chooses what is setuid in it, whatever he may.
+    if (others_marks || super::lowers::any_archive(&stack.lowers)) && is_privileged() {
         mount.no_suid |= !options.suid_asked;
         mount.no_dev |= !options.dev_asked;
     }

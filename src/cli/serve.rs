@@ -21,7 +21,7 @@ use crate::fuse::session::{Hooks, SessionOptions, default_threads, serve};
 use crate::sys::flock::{Access, try_lock};
 use crate::sys::process::{raise_nofile_limit, take_fuse_device};
 use crate::union::options::FsOptions;
-use crate::union::stack::layer::Stack;
+use crate::union::stack::layer::{Stack, StackOptions};
 use crate::union::{Limits, Union};
 
 /// Opens the layers, mounts and answers until the mount has ended.
@@ -41,7 +41,9 @@ pub(super) fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), 
         None => open_device().map_err(Failure::failed)?,
     };
     let _held = hold(&request.hold)?;
-    let stack = Stack::open(&request.stack).map_err(Failure::failed)?;
+    let lowers = super::lowers::opened(&request.stack.lowers)?;
+    let stack = StackOptions { lowers, ..request.stack.clone() };
+    let stack = Stack::open(&stack).map_err(Failure::failed)?;
     let mount_point = match request.device {
         Some(_) => request.mount_point.clone(),
         None => std::fs::canonicalize(&request.mount_point).map_err(|error| {

@@ -378,6 +378,10 @@ fn layer_table(daemon: &Daemon, usage: Option<&[Option<Usage>]>, paint: Paint) -
         let mut row = vec![Cell::new(&number, paint.bold(&number)), Cell::new(&name, paint.cyan(&name))];
         if let Some(usage) = usage {
             match usage.get(at).copied().flatten() {
+                // Nobody counts what is in it for this.
+                None if super::lowers::is_archive(std::path::Path::new(&path)) => {
+                    row.extend(["", "", "", "an archive"].map(Cell::plain));
+                }
                 None => row.extend(["?", "?", "?", "not visible from here"].map(Cell::plain)),
                 Some(usage) => {
                     let plus = if usage.complete { "" } else { "+" };

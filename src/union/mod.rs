@@ -33,6 +33,7 @@ pub mod view;
 
 use std::fmt;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -467,7 +468,10 @@ fn lasting_handles(layers: &[OpenLayer]) -> Result<Vec<u64>> {
 
 fn open_layer(lower: Lower, index: LayerIndex, belief: Belief) -> Result<OpenLayer> {
     let path = lower.path().to_owned();
-    let place = lower.directory().map(|layer| layer.place.clone()).unwrap_or_default();
+    let place = match lower.directory() {
+        Some(layer) => layer.place.clone(),
+        None => lower.path().as_os_str().as_bytes().to_vec(),
+    };
     let (root, _) = RealDir::of_lower(index, lower, belief)
         .map_err(|e| e.of(format_args!("layer {}", path.display()), LAYER_WAY_OUT))?;
     Ok(OpenLayer { path, place, root })

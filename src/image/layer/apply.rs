@@ -169,7 +169,7 @@ fn make<R: Read>(
 
 /// Returns the path without `.`, `..` and empty components, relative to the root, as `filepath.Clean` of Go makes it;
 /// all engines begin with that. What leads out of the root is refused.
-fn clean(path: &[u8], entry: &[u8], what: &str) -> Result<Vec<u8>, LayerError> {
+pub fn clean(path: &[u8], entry: &[u8], what: &str) -> Result<Vec<u8>, LayerError> {
     if path.contains(&0) {
         return Err(LayerError::entry(entry, format!("{what}a name with a zero byte")));
     }

@@ -8,7 +8,7 @@
 //! ignored, a name that ends in `/` is a directory, global PAX headers say nothing about entries. An archive may end
 //! without its two zero blocks, but not within an entry, nor between an entry and what extends it.
 
-use std::io::Read;
+use std::io::{self, Read, Seek, SeekFrom};
 
 use super::LayerError;
 use super::attributes::Attributes;
@@ -58,10 +58,15 @@ struct Extensions {
     pax: Pax,
 }
 
+/// How a stream is moved on without reading it.
+type Jump<R> = fn(&mut R, u64) -> io::Result<()>;
+
 /// Reads a tar from a stream.
 #[derive(Debug)]
 pub struct Reader<R> {
     from: R,
+    /// Of what can be read at any place.
+    jump: Option<Jump<R>>,
     buffer: Vec<u8>,
     start: usize,
     end: usize,
@@ -76,11 +81,36 @@ pub struct Reader<R> {
     last: Vec<u8>,
 }
 
+/// A run of data of a sparse or a whole file, and where in the tar it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stored {
+    /// The place in the file.
+    pub offset: u64,
+    /// How many bytes.
+    pub length: u64,
+    /// The place in the tar.
+    pub at: u64,
+}
+
+impl<R: Read + Seek> Reader<R> {
+    /// Reads headers alone of a file that holds an uncompressed tar from its beginning on: contents are jumped over. That the
+    /// file is as long as they say, the caller looks after.
+    pub fn of_file(from: R) -> Reader<R> {
+        Reader { jump: Some(|from, bytes| jump(from, bytes)), ..Reader::new(from) }
+    }
+}
+
+fn jump(from: &mut impl Seek, bytes: u64) -> io::Result<()> {
+    let bytes = i64::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
+    from.seek(SeekFrom::Current(bytes)).map(drop)
+}
+
 impl<R: Read> Reader<R> {
     /// Reads from a stream of an uncompressed tar.
     pub fn new(from: R) -> Reader<R> {
         Reader {
             from,
+            jump: None,
             buffer: vec![0; CHUNK],
             start: 0,
             end: 0,
@@ -102,6 +132,7 @@ impl<R: Read> Reader<R> {
         let left = self.content + self.padding;
         self.skip(left)?;
         (self.content, self.padding, self.headers) = (0, 0, 0);
+        self.runs.clear();
         let mut extensions = Extensions::default();
         while let Some(block) = self.header_block(extensions.any)? {
             let header = Header(&block);
@@ -279,6 +310,17 @@ impl<R: Read> Reader<R> {
         Ok(())
     }
 
+    /// Returns where the content of the entry stands.
+    pub fn stored(&self) -> Vec<Stored> {
+        let mut at = self.offset;
+        let place = |run: &Run| {
+            let stored = Stored { offset: run.offset, length: run.length, at };
+            at += run.length;
+            stored
+        };
+        self.runs.iter().filter(|run| run.length > 0).map(place).collect()
+    }
+
     /// Returns the path of the last entry.
     pub fn last(&self) -> &[u8] {
         &self.last
@@ -317,6 +359,14 @@ impl<R: Read> Reader<R> {
 
     fn skip(&mut self, mut bytes: u64) -> Result<(), LayerError> {
         while bytes > 0 {
+            let there = (self.end - self.start) as u64;
+            if let Some(jump) = self.jump.filter(|_| bytes > there) {
+                let beyond = bytes - there;
+                self.advance(self.end - self.start);
+                jump(&mut self.from, beyond).map_err(LayerError::Read)?;
+                self.offset += beyond;
+                return Ok(());
+            }
             if self.start == self.end && !self.fill(1)? {
                 return Err(self.damaged("it ends in the middle"));
             }

@@ -21,13 +21,20 @@ impl View {
     /// # Errors
     /// As for a mount: a directory that is missing, no directory or given twice.
     pub fn open(lowers: &[PathBuf], upper: Option<&Path>) -> std::result::Result<View, StackError> {
+        View::of_sources(LowerSource::directories(lowers.iter().cloned()), upper)
+    }
+
+    /// Does as [`View::open`], of lowers that may be archives.
+    ///
+    /// # Errors
+    /// Those of [`View::open`].
+    pub fn of_sources(
+        lowers: Vec<LowerSource>,
+        upper: Option<&Path>,
+    ) -> std::result::Result<View, StackError> {
+        let upper_first = upper.map(|path| LowerSource::from(path.to_owned()));
         let options = StackOptions {
-            lowers: upper
-                .map(Path::to_owned)
-                .into_iter()
-                .chain(lowers.iter().cloned())
-                .map(LowerSource::from)
-                .collect(),
+            lowers: upper_first.into_iter().chain(lowers).collect(),
             top_is_upper: upper.is_some(),
             ..StackOptions::default()
         };

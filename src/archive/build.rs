@@ -1,0 +1,310 @@
+//! One pass over a tar: from entries, in whatever order, to a tree.
+//!
+//! The rules are those by which a layer is unpacked: of what is said twice the last counts, directories that aren't named are
+//! implied, a hardlink names an entry before, what lies below a link is put where the link leads within the archive.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::Path;
+
+use super::index::{Attrs, Content, Index, Number, Object};
+use crate::image::layer::apply::{Limits, clean};
+use crate::image::layer::reader::{Entry, EntryKind, Reader};
+use crate::image::layer::{Attributes, LayerError};
+use crate::sys::object::Kind;
+use crate::union::lookup::marker::WH_PREFIX;
+use crate::union::lookup::private;
+
+/// More links on one way are a circle, as for Linux.
+const MOST_LINKS: usize = 40;
+const ROOT: Number = 0;
+
+/// A tree that is being made.
+pub(super) struct Builder {
+    is_layer: bool,
+    objects: Vec<Object>,
+    directories: BTreeMap<Number, BTreeMap<Box<[u8]>, Number>>,
+    attributes: BTreeMap<Number, Attrs>,
+    bytes: u64,
+    /// Entries whose names would be whiteouts of a layer.
+    left_out: u64,
+    /// Attributes that would be marks of an overlay.
+    unmarked: u64,
+}
+
+impl Builder {
+    pub(super) fn new(is_layer: bool) -> Builder {
+        let root = Object::new(&Attributes::of_implied_directory(), 0, Content::None);
+        Builder {
+            is_layer,
+            objects: vec![root],
+            directories: BTreeMap::from([(ROOT, BTreeMap::new())]),
+            attributes: BTreeMap::new(),
+            bytes: 0,
+            left_out: 0,
+            unmarked: 0,
+        }
+    }
+
+    /// Adds all entries of a tar that is `size` bytes long.
+    ///
+    /// # Errors
+    /// The first that is wrong, as when it is unpacked.
+    pub(super) fn read<R: Read>(&mut self, mut reader: Reader<R>, size: u64) -> Result<(), LayerError> {
+        let limits = Limits::default();
+        while let Some(entry) = reader.next_entry()? {
+            if self.objects.len() as u64 > limits.entries {
+                return Err(LayerError::TooManyEntries(limits.entries));
+            }
+            if entry.what == EntryKind::File {
+                self.bytes = self.bytes.saturating_add(entry.size);
+            }
+            let attributes: u64 = entry.attributes.xattrs.iter().map(|(_, value)| value.len() as u64).sum();
+            self.bytes = self.bytes.saturating_add(attributes);
+            if self.bytes > limits.bytes {
+                return Err(LayerError::TooManyBytes { entry: entry.path, limit: limits.bytes });
+            }
+            let stored = reader.stored();
+            if stored.iter().any(|run| run.at.checked_add(run.length).is_none_or(|end| end > size)) {
+                return Err(LayerError::entry(&entry.path, "the archive ends within it"));
+            }
+            let content = match &entry.what {
+                EntryKind::File if stored.is_empty() && entry.size == 0 => Content::None,
+                EntryKind::File => match stored[..] {
+                    [run] if run.offset == 0 && run.length == entry.size => Content::Whole { at: run.at },
+                    _ => Content::Sparse(stored.into_boxed_slice()),
+                },
+                EntryKind::Symlink(target) if target.is_empty() || target.contains(&0) => {
+                    return Err(LayerError::entry(&entry.path, "is a symbolic link to nothing"));
+                }
+                EntryKind::Symlink(target) => Content::Target(target.clone().into_boxed_slice()),
+                _ => Content::None,
+            };
+            self.add(entry, content)?;
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, mut entry: Entry, content: Content) -> Result<(), LayerError> {
+        let path = clean(&entry.path, &entry.path, "")?;
+        if !self.is_layer && path.split(|&byte| byte == b'/').any(|part| part.starts_with(WH_PREFIX)) {
+            self.left_out += 1;
+            return Ok(());
+        }
+        let before = entry.attributes.xattrs.len();
+        entry
+            .attributes
+            .xattrs
+            .retain(|(name, _)| private::overlay_mark(name).is_none() && !private::is_reserved(name));
+        self.unmarked += (before - entry.attributes.xattrs.len()) as u64;
+        if path.is_empty() {
+            return match entry.what {
+                EntryKind::Directory => {
+                    self.describe(ROOT, entry.attributes);
+                    Ok(())
+                }
+                _ => Err(LayerError::entry(&entry.path, "would replace the root by something else")),
+            };
+        }
+        let cut = path.iter().rposition(|&byte| byte == b'/');
+        let (parent, name) = cut.map_or((&b""[..], &path[..]), |at| (&path[..at], &path[at + 1..]));
+        let parent = self.enter(parent, &entry.path)?;
+        let there = self.child(parent, name);
+        match &entry.what {
+            EntryKind::Directory => match there.filter(|&there| self.is_directory(there)) {
+                Some(there) => self.describe(there, entry.attributes),
+                None => {
+                    let number = self.new_directory(&entry.attributes)?;
+                    self.describe(number, entry.attributes);
+                    self.link(parent, name, number);
+                }
+            },
+            EntryKind::Hardlink(target) => {
+                let target = clean(target, &entry.path, "hardlink to ")?;
+                let found = self.find(&target, &entry.path)?;
+                let number = found.filter(|&number| !self.is_directory(number)).ok_or_else(|| {
+                    let target = target.escape_ascii();
+                    LayerError::entry(&entry.path, format!("is a hardlink to {target}, which isn't there"))
+                })?;
+                // A name of itself.
+                if there != Some(number) {
+                    self.objects[number as usize].nlink += 1;
+                    self.link(parent, name, number);
+                }
+            }
+            _ => {
+                let number = self.number(&entry.path)?;
+                self.objects.push(Object::new(&entry.attributes, entry.size, content));
+                if let Content::Target(target) = &self.objects[number as usize].content {
+                    self.objects[number as usize].size = target.len() as u64;
+                }
+                if !entry.attributes.xattrs.is_empty() {
+                    self.attributes.insert(number, entry.attributes.xattrs);
+                }
+                self.link(parent, name, number);
+            }
+        }
+        Ok(())
+    }
+
+    fn number(&self, entry: &[u8]) -> Result<Number, LayerError> {
+        Number::try_from(self.objects.len()).map_err(|_| LayerError::entry(entry, "is one too many"))
+    }
+
+    fn new_directory(&mut self, attributes: &Attributes) -> Result<Number, LayerError> {
+        let number = self.number(b"")?;
+        self.objects.push(Object::new(attributes, 0, Content::None));
+        self.directories.insert(number, BTreeMap::new());
+        Ok(number)
+    }
+
+    /// Says what a directory is like.
+    fn describe(&mut self, number: Number, attributes: Attributes) {
+        self.objects[number as usize] = Object::new(&attributes, 0, Content::None);
+        match attributes.xattrs.is_empty() {
+            true => self.attributes.remove(&number),
+            false => self.attributes.insert(number, attributes.xattrs),
+        };
+    }
+
+    fn is_directory(&self, number: Number) -> bool {
+        self.objects[number as usize].kind == Kind::Directory
+    }
+
+    fn child(&self, dir: Number, name: &[u8]) -> Option<Number> {
+        self.directories.get(&dir)?.get(name).copied()
+    }
+
+    /// Gives an object a name; what had it before loses it.
+    fn link(&mut self, dir: Number, name: &[u8], number: Number) {
+        let entries = self.directories.entry(dir).or_default();
+        if let Some(before) = entries.insert(name.into(), number) {
+            let before = &mut self.objects[before as usize];
+            before.nlink = before.nlink.saturating_sub(1);
+        }
+    }
+
+    /// Finds the directory that a path leads to; what is missing on the way is made.
+    fn enter(&mut self, path: &[u8], entry: &[u8]) -> Result<Number, LayerError> {
+        let mut way = Way::new(path);
+        let mut at = ROOT;
+        while let Some(part) = way.next(entry)? {
+            if part == b".." {
+                at = way.leave();
+                continue;
+            }
+            let next = match self.child(at, &part) {
+                Some(next) if self.is_directory(next) => next,
+                Some(next) => match &self.objects[next as usize].content {
+                    Content::Target(target) => {
+                        at = way.follow(target, at);
+                        continue;
+                    }
+                    _ => self.imply(at, &part)?,
+                },
+                None => self.imply(at, &part)?,
+            };
+            way.entered(at);
+            at = next;
+        }
+        Ok(at)
+    }
+
+    /// Finds what a path names, its last part not followed.
+    fn find(&mut self, path: &[u8], entry: &[u8]) -> Result<Option<Number>, LayerError> {
+        let cut = path.iter().rposition(|&byte| byte == b'/');
+        let (parent, name) = cut.map_or((&b""[..], path), |at| (&path[..at], &path[at + 1..]));
+        let parent = self.enter(parent, entry)?;
+        Ok(self.child(parent, name))
+    }
+
+    fn imply(&mut self, dir: Number, name: &[u8]) -> Result<Number, LayerError> {
+        let number = self.new_directory(&Attributes::of_implied_directory())?;
+        self.link(dir, name, number);
+        Ok(number)
+    }
+
+    /// Says what was left out.
+    pub(super) fn tell(&self, path: &Path) {
+        if self.left_out > 0 {
+            log::warn!(
+                "{}: {} names begin with .wh. and are not shown; if it is a layer of an image, say {},layer",
+                path.display(),
+                self.left_out,
+                path.display()
+            );
+        }
+        if self.unmarked > 0 {
+            log::warn!(
+                "{}: {} marks of an overlay in it have no meaning here",
+                path.display(),
+                self.unmarked
+            );
+        }
+    }
+
+    pub(super) fn finish(mut self) -> Result<Index, LayerError> {
+        // A directory's names, as filesystems count them: its own, `.`, and one `..` of each directory in it.
+        let counted: Vec<(Number, u32)> = self
+            .directories
+            .iter()
+            .map(|(dir, entries)| {
+                let below = entries.values().filter(|&&number| self.is_directory(number)).count();
+                (*dir, 2 + u32::try_from(below).unwrap_or(u32::MAX - 2))
+            })
+            .collect();
+        for (dir, links) in counted {
+            self.objects[dir as usize].nlink = links;
+        }
+        let index = Index::new(self.objects, self.directories, self.attributes);
+        index.ok_or_else(|| LayerError::entry(b"", "the names of the archive take more than 4 GiB"))
+    }
+}
+
+/// A path on its way through links, with the root of the archive as the root.
+struct Way {
+    /// What is left, the next part last.
+    left: Vec<Vec<u8>>,
+    /// The directories above.
+    above: Vec<Number>,
+    links: usize,
+}
+
+impl Way {
+    fn new(path: &[u8]) -> Way {
+        let mut way = Way { left: Vec::new(), above: Vec::new(), links: 0 };
+        way.push(path);
+        way
+    }
+
+    fn push(&mut self, path: &[u8]) {
+        let parts = path.split(|&byte| byte == b'/').filter(|part| !part.is_empty() && *part != b".");
+        self.left.extend(parts.rev().map(<[u8]>::to_vec));
+    }
+
+    fn next(&mut self, entry: &[u8]) -> Result<Option<Vec<u8>>, LayerError> {
+        if self.links > MOST_LINKS {
+            return Err(LayerError::entry(entry, "lies below links that lead in circles"));
+        }
+        Ok(self.left.pop())
+    }
+
+    fn entered(&mut self, from: Number) {
+        self.above.push(from);
+    }
+
+    fn leave(&mut self) -> Number {
+        self.above.pop().unwrap_or(ROOT)
+    }
+
+    /// Goes on where a link leads, which lies in the directory `at`.
+    fn follow(&mut self, target: &[u8], at: Number) -> Number {
+        self.links += 1;
+        self.push(target);
+        if target.starts_with(b"/") {
+            self.above.clear();
+            return ROOT;
+        }
+        at
+    }
+}

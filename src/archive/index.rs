@@ -1,0 +1,124 @@
+//! What an archive holds, without its data: objects by numbers, names in one piece of memory.
+
+use std::collections::BTreeMap;
+
+use crate::image::layer::Attributes;
+use crate::image::layer::reader::Stored;
+use crate::sys::object::{Kind, Time};
+
+/// What an object is besides its attributes.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// The data of a regular file, in one piece.
+    Whole { at: u64 },
+    /// Those of a sparse one.
+    Sparse(Box<[Stored]>),
+    /// The target of a link.
+    Target(Box<[u8]>),
+    /// The entries of a directory, by name: where the name stands, how long it is, the object.
+    Entries(Box<[Name]>),
+    /// Nothing more.
+    None,
+}
+
+/// A name in a directory.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Name {
+    at: u32,
+    length: u16,
+    object: u32,
+}
+
+/// An object. Its number is its place in the index, and 1.
+#[derive(Debug)]
+pub(super) struct Object {
+    pub kind: Kind,
+    pub mode: u16,
+    pub uid: u32,
+    pub gid: u32,
+    pub device: (u32, u32),
+    pub mtime: Time,
+    pub size: u64,
+    pub nlink: u32,
+    pub content: Content,
+}
+
+impl Object {
+    pub(super) fn new(attributes: &Attributes, size: u64, content: Content) -> Object {
+        Object {
+            kind: attributes.kind,
+            mode: (attributes.mode & 0o7777) as u16,
+            uid: attributes.uid,
+            gid: attributes.gid,
+            device: attributes.device,
+            mtime: attributes.mtime,
+            size,
+            nlink: 1,
+            content,
+        }
+    }
+}
+
+/// The number of an object.
+pub(super) type Number = u32;
+
+/// Extended attributes of one object.
+pub(super) type Attrs = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// All objects of an archive.
+#[derive(Debug)]
+pub(super) struct Index {
+    pub objects: Vec<Object>,
+    /// Of the few that have any.
+    pub attributes: BTreeMap<Number, Attrs>,
+    names: Vec<u8>,
+}
+
+impl Index {
+    /// Puts objects and the directories' entries together.
+    ///
+    /// # Errors
+    /// When there are more names than numbers.
+    pub(super) fn new(
+        mut objects: Vec<Object>,
+        directories: BTreeMap<Number, BTreeMap<Box<[u8]>, Number>>,
+        attributes: BTreeMap<Number, Attrs>,
+    ) -> Option<Index> {
+        let mut names = Vec::new();
+        for (dir, entries) in directories {
+            let mut list = Vec::with_capacity(entries.len());
+            for (name, object) in entries {
+                list.push(Name {
+                    at: u32::try_from(names.len()).ok()?,
+                    length: u16::try_from(name.len()).ok()?,
+                    object,
+                });
+                names.extend_from_slice(&name);
+            }
+            objects.get_mut(dir as usize)?.content = Content::Entries(list.into_boxed_slice());
+        }
+        names.shrink_to_fit();
+        objects.shrink_to_fit();
+        Some(Index { objects, attributes, names })
+    }
+
+    pub(super) fn object(&self, number: u64) -> Option<&Object> {
+        self.objects.get(usize::try_from(number.checked_sub(1)?).ok()?)
+    }
+
+    pub(super) fn name(&self, name: &Name) -> &[u8] {
+        let at = name.at as usize;
+        self.names.get(at..at + usize::from(name.length)).unwrap_or_default()
+    }
+
+    /// Returns the number under which the object of an entry is known.
+    pub(super) fn number(name: &Name) -> u64 {
+        u64::from(name.object) + 1
+    }
+
+    /// Finds an entry.
+    pub(super) fn find(&self, entries: &[Name], name: &[u8]) -> Option<u64> {
+        let at = entries.binary_search_by(|entry| self.name(entry).cmp(name)).ok()?;
+        entries.get(at).map(Index::number)
+    }
+}

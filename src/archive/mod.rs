@@ -1,0 +1,146 @@
+//! Archives as layers: a tar is a lower without being unpacked.
+//!
+//! ```text
+//! open: what is it, by content ──> a file that is read at any place, or a stream that is decoded once into a spool
+//!   └── build: one pass over the headers ──> index: objects and names in a few dozen bytes each
+//!         └── tree: answers the union's reads (LayerTree) out of the index; data by pread
+//! ```
+//!
+//! Archives are read with pread and never mapped: one that is changed or cut while it is mounted gives `EIO` and a line in
+//! the log. A tar that is compressed can't be entered in its middle, so its data are decoded once, when it is opened, into
+//! a file without a name in the cache directory ([`spool`]).
+//!
+//! What an archive says is not trusted more than an image: marks of overlays in its extended attributes have no meaning,
+//! and whiteouts by name (`.wh.NAME`, OCI's image-spec, layer.md) only where the archive is said to be a layer. Of what the
+//! reader refuses, nothing is mounted. Paths are those of [`apply::clean`](crate::image::layer::apply::clean), as when a layer is
+//! unpacked.
+
+mod build;
+mod data;
+mod index;
+mod spool;
+mod tree;
+
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use self::build::Builder;
+use self::data::Store;
+use self::tree::ArchiveTree;
+use crate::image::compression::{Compression, decode};
+use crate::image::layer::LayerError;
+use crate::image::layer::reader::Reader;
+use crate::union::stack::tree::LayerTree;
+
+/// Why an archive can't be a layer.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// A system call failed.
+    #[error("{}: cannot {what}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// It is no archive of a known form.
+    #[error("{}: is a file, and no archive that can be a layer: {what}", path.display())]
+    Unknown {
+        /// The file.
+        path: PathBuf,
+        /// What it is, or isn't.
+        what: &'static str,
+    },
+    /// What it holds is wrong.
+    #[error("{}: {what}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: LayerError,
+    },
+}
+
+/// How an archive is opened.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ArchiveOptions {
+    /// Whether names such as `.wh.x` are whiteouts.
+    pub is_layer: bool,
+}
+
+/// Opens an archive; what it is, its content tells.
+///
+/// # Errors
+/// When it is none, or damaged.
+pub fn open(path: &Path, options: ArchiveOptions) -> Result<Arc<dyn LayerTree>, ArchiveError> {
+    let io = |what| move |source| ArchiveError::Io { what, path: path.to_owned(), source };
+    let file = File::open(path).map_err(io("open it"))?;
+    let mut head = [0; 512];
+    let count = read_head(&file, &mut head).map_err(io("read it"))?;
+    if let Some(what) = other_form(&head[..count]) {
+        return Err(ArchiveError::Unknown { path: path.to_owned(), what });
+    }
+    let damaged = |what| ArchiveError::Damaged { path: path.to_owned(), what };
+    let mut builder = Builder::new(options.is_layer);
+    let store = if Compression::of(&head[..count]) == Compression::None {
+        if !is_tar(&head[..count]) {
+            let what = "neither a tar nor one that is compressed with gzip, zstd, xz or bzip2";
+            return Err(ArchiveError::Unknown { path: path.to_owned(), what });
+        }
+        let size = file.metadata().map_err(io("look at it"))?.len();
+        let reader = Reader::of_file(file.try_clone().map_err(io("read it"))?);
+        builder.read(reader, size).map_err(damaged)?;
+        Store::file(file, path).map_err(io("look at it"))?
+    } else {
+        let (_, stream) = decode(BufReader::with_capacity(256 << 10, file)).map_err(io("decompress it"))?;
+        let mut spooled = spool::Spool::new(stream).map_err(|(dir, source)| ArchiveError::Io {
+            what: "keep what is decompressed in it",
+            path: dir,
+            source,
+        })?;
+        builder.read(Reader::new(&mut spooled), u64::MAX).map_err(damaged)?;
+        Store::spooled(spooled.finish(), path)
+    };
+    builder.tell(path);
+    let index = builder.finish().map_err(|what| ArchiveError::Damaged { path: path.to_owned(), what })?;
+    Ok(Arc::new(ArchiveTree::new(index, store)))
+}
+
+/// Reads as much of the beginning as there is.
+fn read_head(file: &File, head: &mut [u8]) -> io::Result<usize> {
+    let mut count = 0;
+    while count < head.len() {
+        match file.read_at(&mut head[count..], count as u64)? {
+            0 => break,
+            read => count += read,
+        }
+    }
+    Ok(count)
+}
+
+/// What else a file may be that people mount.
+fn other_form(head: &[u8]) -> Option<&'static str> {
+    match head {
+        [b'h', b's', b'q', b's', ..] => Some("squashfs is not read yet; mount it, and name the mount point"),
+        [b'P', b'K', 3 | 5, _, ..] => Some("it is a zip"),
+        [b'7', b'z', 0xbc, 0xaf, ..] => Some("it is a 7z"),
+        [] => Some("it is empty"),
+        _ => None,
+    }
+}
+
+/// Whether it begins with the header of a tar, or with the end of an empty one.
+fn is_tar(head: &[u8]) -> bool {
+    let mut reader = Reader::new(head.chain(io::empty()));
+    head.len() == 512
+        && (head.iter().all(|&byte| byte == 0)
+            || !matches!(reader.next_entry(), Err(LayerError::Damaged { ref what, .. }) if what.contains("checksum")))
+}
+
+#[cfg(test)]
+mod tests;

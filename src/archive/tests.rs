@@ -1,0 +1,161 @@
+//! Trees out of tars.
+
+#![allow(clippy::unwrap_used)]
+
+use std::io::Write;
+
+use super::*;
+use crate::sys::object::Kind;
+
+/// Writes a tar into a file.
+fn tar(entries: &[(u8, &str, &str)]) -> tempfile::NamedTempFile {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (kind, name, content) in entries {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::new(*kind));
+        header.set_mode(0o640);
+        header.set_uid(5);
+        header.set_gid(6);
+        header.set_mtime(7);
+        if matches!(kind, b'1' | b'2') {
+            header.set_size(0);
+            builder.append_link(&mut header, name, content).unwrap();
+        } else {
+            header.set_size(content.len() as u64);
+            builder.append_data(&mut header, name, content.as_bytes()).unwrap();
+        }
+    }
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(&builder.into_inner().unwrap()).unwrap();
+    file
+}
+
+fn opened(entries: &[(u8, &str, &str)]) -> Arc<dyn LayerTree> {
+    open(tar(entries).path(), ArchiveOptions::default()).unwrap()
+}
+
+fn at(tree: &dyn LayerTree, path: &str) -> Option<u64> {
+    path.split('/').try_fold(tree.root(), |dir, name| tree.lookup(dir, name.as_bytes()).ok())
+}
+
+fn content(tree: &dyn LayerTree, path: &str) -> String {
+    let file = tree.open(at(tree, path).unwrap()).unwrap();
+    let mut bytes = vec![0; file.size() as usize];
+    let mut offset = 0;
+    while offset < bytes.len() {
+        let count = file.read_at(&mut bytes[offset..], offset as u64).unwrap();
+        assert!(count > 0);
+        offset += count;
+    }
+    String::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn a_tree_is_what_the_entries_say() {
+    let tree = opened(&[
+        (b'0', "deep/er/file", "content"),
+        (b'5', "deep", ""),
+        (b'1', "name", "deep/er/file"),
+        (b'2', "link", "deep"),
+        (b'0', "link/below", "through"),
+        (b'0', "twice", "old"),
+        (b'0', "twice", "new"),
+    ]);
+    assert_eq!(content(&*tree, "deep/er/file"), "content");
+    assert_eq!(at(&*tree, "name"), at(&*tree, "deep/er/file"));
+    let stat = tree.stat(at(&*tree, "name").unwrap()).unwrap();
+    assert_eq!((stat.nlink, stat.uid, stat.gid, stat.mtime.sec, stat.mode), (2, 5, 6, 7, 0o100_640));
+    assert_eq!(content(&*tree, "deep/below"), "through");
+    assert_eq!(content(&*tree, "twice"), "new");
+    assert_eq!(tree.stat(at(&*tree, "deep").unwrap()).unwrap().nlink, 3, "., .. and er/..");
+    assert_eq!(tree.stat(at(&*tree, "deep/er").unwrap()).unwrap().mode, 0o040_755, "implied");
+    assert_eq!(tree.read_link(at(&*tree, "link").unwrap()).unwrap(), b"deep");
+    assert_eq!(tree.stat(at(&*tree, "link").unwrap()).unwrap().kind(), Kind::Symlink);
+    assert_eq!(at(&*tree, "nothing"), None);
+}
+
+#[test]
+fn the_same_archive_has_the_same_identity() {
+    let one = [(b'0', "a", "1"), (b'0', "b", "2")];
+    assert_eq!(opened(&one).id(), opened(&one).id());
+    assert_ne!(opened(&one).id(), opened(&one[..1]).id());
+}
+
+#[test]
+fn what_would_lead_out_or_in_circles_is_refused() {
+    for entries in [
+        &[(b'0', "../out", "x")][..],
+        &[(b'1', "a", "nothing")],
+        &[(b'2', "a", "b"), (b'2', "b", "a"), (b'0', "a/x", "x")],
+    ] {
+        // The builder of the tests writes no `..` by itself.
+        let mut file =
+            tar(&entries.iter().map(|(k, n, c)| (*k, n.trim_start_matches("../"), *c)).collect::<Vec<_>>());
+        if entries[0].1.starts_with("..") {
+            let mut bytes = std::fs::read(file.path()).unwrap();
+            bytes[..6].copy_from_slice(b"../out");
+            let sum: u32 = bytes[..512]
+                .iter()
+                .enumerate()
+                .map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u32::from(*byte) })
+                .sum();
+            bytes[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+            file = tempfile::NamedTempFile::new().unwrap();
+            file.write_all(&bytes).unwrap();
+        }
+        assert!(
+            matches!(open(file.path(), ArchiveOptions::default()), Err(ArchiveError::Damaged { .. })),
+            "{entries:?}"
+        );
+    }
+}
+
+#[test]
+fn marks_of_layers_have_a_meaning_only_where_it_is_asked_for() {
+    let file = tar(&[(b'0', "d/.wh.gone", ""), (b'0', "d/kept", "")]);
+    let plain = open(file.path(), ArchiveOptions::default()).unwrap();
+    assert!(at(&*plain, "d/kept").is_some() && at(&*plain, "d/.wh.gone").is_none());
+    let layer = open(file.path(), ArchiveOptions { is_layer: true }).unwrap();
+    assert!(at(&*layer, "d/.wh.gone").is_some());
+}
+
+#[test]
+fn archives_that_end_too_early_are_refused() {
+    let file = tar(&[(b'0', "a", &"x".repeat(5000))]);
+    file.as_file().set_len(3000).unwrap();
+    let refused = open(file.path(), ArchiveOptions::default()).unwrap_err().to_string();
+    assert!(refused.contains("the archive ends within it"), "{refused}");
+    for (bytes, said) in [
+        (&b""[..], "it is empty"),
+        (b"hsqs", "squashfs"),
+        (b"PK\x03\x04", "zip"),
+        (b"#!/bin/sh\n", "neither a tar"),
+    ] {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(bytes).unwrap();
+        let refused = open(file.path(), ArchiveOptions::default()).unwrap_err().to_string();
+        assert!(refused.contains(said), "{refused}");
+    }
+}
+
+#[test]
+fn compressed_archives_are_the_same_trees() {
+    let plain = tar(&[(b'0', "a/b", "content"), (b'1', "c", "a/b")]);
+    let bytes = std::fs::read(plain.path()).unwrap();
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(&zstd::encode_all(&bytes[..], 3).unwrap()).unwrap();
+    let tree = open(file.path(), ArchiveOptions::default()).unwrap();
+    assert_eq!(content(&*tree, "c"), "content");
+    assert_eq!(tree.id(), open(plain.path(), ArchiveOptions::default()).unwrap().id());
+}
+
+#[test]
+fn what_changes_underneath_is_an_error() {
+    let file = tar(&[(b'0', "a", "content")]);
+    let tree = open(file.path(), ArchiveOptions::default()).unwrap();
+    let open = tree.open(at(&*tree, "a").unwrap()).unwrap();
+    let mut byte = [0];
+    assert_eq!(open.read_at(&mut byte, 0), Ok(1));
+    file.as_file().set_len(512).unwrap();
+    assert_eq!(open.read_at(&mut byte, 0), Err(rustix::io::Errno::IO));
+}

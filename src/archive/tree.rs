@@ -1,0 +1,147 @@
+//! The union's reads, out of an index.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use rustix::io::{Errno, Result};
+
+use super::data::{ArchiveFile, Store};
+use super::index::{Content, Index, Object};
+use crate::image::digest::Digest;
+use crate::image::layer::reader::Stored;
+use crate::sys::dir::RawEntry;
+use crate::sys::object::{Stat, Time};
+use crate::union::stack::tree::{LayerTree, TreeFile};
+
+const ROOT: u64 = 1;
+const BLOCK: u64 = 512;
+
+/// An archive as a layer.
+#[derive(Debug)]
+pub(super) struct ArchiveTree {
+    index: Index,
+    store: Arc<Store>,
+    id: u64,
+}
+
+impl ArchiveTree {
+    pub(super) fn new(index: Index, store: Store) -> ArchiveTree {
+        let id = identity(&index);
+        ArchiveTree { index, store: Arc::new(store), id }
+    }
+
+    fn object(&self, number: u64) -> Result<&Object> {
+        self.index.object(number).ok_or(Errno::STALE)
+    }
+
+    fn attributes(&self, number: u64) -> &[(Vec<u8>, Vec<u8>)] {
+        let known =
+            u32::try_from(number.wrapping_sub(1)).ok().and_then(|key| self.index.attributes.get(&key));
+        known.map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
+/// 64 bits of a digest of all that the headers say: what differs in them is another archive.
+fn identity(index: &Index) -> u64 {
+    let mut text = Vec::new();
+    for object in &index.objects {
+        text.extend(object.mtime.sec.to_le_bytes());
+        text.extend(object.size.to_le_bytes());
+        text.extend((u32::from(object.mode) | object.nlink << 16).to_le_bytes());
+        match &object.content {
+            Content::Whole { at } => text.extend(at.to_le_bytes()),
+            Content::Target(target) => text.extend(target.iter()),
+            Content::Entries(entries) => entries.iter().for_each(|entry| {
+                text.extend(index.name(entry));
+                text.extend(Index::number(entry).to_le_bytes());
+            }),
+            Content::Sparse(_) | Content::None => {}
+        }
+    }
+    let digest = Digest::of(&text).hex();
+    u64::from_str_radix(&digest[..16], 16).unwrap_or_default()
+}
+
+impl LayerTree for ArchiveTree {
+    fn id(&self) -> u64 {
+        self.id
+    }
+
+    fn root(&self) -> u64 {
+        ROOT
+    }
+
+    fn lookup(&self, dir: u64, name: &[u8]) -> Result<u64> {
+        match &self.object(dir)?.content {
+            Content::Entries(entries) => self.index.find(entries, name).ok_or(Errno::NOENT),
+            _ => Err(Errno::NOTDIR),
+        }
+    }
+
+    fn stat(&self, object: u64) -> Result<Stat> {
+        let found = self.object(object)?;
+        let stored = match &found.content {
+            Content::Whole { .. } => found.size,
+            Content::Sparse(runs) => runs.iter().map(|run| run.length).sum(),
+            _ => 0,
+        };
+        let time = Time { sec: found.mtime.sec, nsec: found.mtime.nsec };
+        Ok(Stat {
+            dev: 0,
+            ino: object,
+            mode: (found.kind as u32) << 12 | u32::from(found.mode),
+            nlink: found.nlink.into(),
+            uid: found.uid,
+            gid: found.gid,
+            rdev: rustix::fs::makedev(found.device.0, found.device.1),
+            size: found.size,
+            blocks: stored.div_ceil(BLOCK),
+            blksize: 4096,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            mount_root: false,
+            born: None,
+        })
+    }
+
+    fn list(&self, dir: u64, each: &mut dyn FnMut(RawEntry<'_>) -> ControlFlow<()>) -> Result<()> {
+        let Content::Entries(entries) = &self.object(dir)?.content else { return Err(Errno::NOTDIR) };
+        for entry in entries {
+            let ino = Index::number(entry);
+            let kind = self.object(ino).ok().map(|object| object.kind);
+            if each(RawEntry { name: self.index.name(entry), ino, kind }).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_link(&self, link: u64) -> Result<Vec<u8>> {
+        match &self.object(link)?.content {
+            Content::Target(target) => Ok(target.to_vec()),
+            _ => Err(Errno::INVAL),
+        }
+    }
+
+    fn xattr_names(&self, object: u64) -> Result<Vec<Vec<u8>>> {
+        self.object(object)?;
+        Ok(self.attributes(object).iter().map(|(name, _)| name.clone()).collect())
+    }
+
+    fn xattr(&self, object: u64, name: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.object(object)?;
+        let found = self.attributes(object).iter().find(|(known, _)| known == name);
+        Ok(found.map(|(_, value)| value.clone()))
+    }
+
+    fn open(&self, file: u64) -> Result<Arc<dyn TreeFile>> {
+        let found = self.object(file)?;
+        let runs: Box<[Stored]> = match &found.content {
+            Content::Whole { at } => Box::new([Stored { offset: 0, length: found.size, at: *at }]),
+            Content::Sparse(runs) => runs.clone(),
+            _ => Box::default(),
+        };
+        Ok(Arc::new(ArchiveFile::new(self.store.clone(), found.size, runs)))
+    }
+}
