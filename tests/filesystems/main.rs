@@ -8,6 +8,8 @@ mod access_times;
 mod attributes;
 mod below;
 mod errors;
+mod failing;
 mod gone;
 mod model_runs;
+mod nth;
 mod uppers;

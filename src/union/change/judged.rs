@@ -170,10 +170,10 @@ impl Union {
         new: (&UpperFd, &[u8]),
     ) -> Result<()> {
         let is = |node: &Node, (dir, name): (&UpperFd, &[u8])| {
-            let Some(real) = node.dir.as_ref().and_then(|dir| dir.upper_dir()) else { return Ok(true) };
-            dir.entry(name).stat().map(|found| (found.dev, found.ino) == real.id)
+            let Some(real) = node.dir.as_ref().and_then(|dir| dir.upper_dir()) else { return true };
+            seen_after(dir, name).is_none_or(|found| found == real.id)
         };
-        if old.0.is(new.0) || is(a, new)? && is(b, old)? {
+        if old.0.is(new.0) || is(a, new) && is(b, old) {
             return Ok(());
         }
         self.upper()?.rename(old, new, false, RenameFlags::EXCHANGE)?;
@@ -191,8 +191,7 @@ impl Union {
     ) -> Result<()> {
         let real = node.dir.as_ref().and_then(|dir| dir.upper_dir()).filter(|_| !from.is(to));
         let Some(real) = real else { return Ok(()) };
-        let found = to.entry(to_name).stat()?;
-        if (found.dev, found.ino) == real.id {
+        if seen_after(to, to_name).is_none_or(|found| found == real.id) {
             return Ok(());
         }
         let upper = self.upper()?;
@@ -207,5 +206,17 @@ impl Union {
             log::warn!("a directory that somebody put in another's place during its rename was moved: {e}");
         }
         Err(FsError::Stale)
+    }
+}
+
+/// What has a name after a rename. `None`: it can't be seen, and the rename is done all the same; whoever uses what it moved
+/// verifies it.
+fn seen_after(dir: &UpperFd, name: &[u8]) -> Option<(u64, u64)> {
+    match dir.entry(name).stat() {
+        Ok(found) => Some((found.dev, found.ino)),
+        Err(e) => {
+            log::warn!("{}: {e} after a rename", String::from_utf8_lossy(name));
+            None
+        }
     }
 }

@@ -92,14 +92,15 @@ fn file_type(kind: Kind) -> FileType {
     }
 }
 
-/// Is what was taken from a name what it was taken for? Nobody else can exchange it any more.
-pub(in crate::union::change) fn is_present(taken: At<'_>, present: Present<'_>) -> Result<bool> {
+/// Is what was taken from a name what it was taken for? `ESTALE` if not. Nobody else can exchange it any more.
+pub(in crate::union::change) fn check_present(taken: At<'_>, present: Present<'_>) -> Result<()> {
     let stat = taken.stat()?;
-    Ok(match present {
+    let is_so = match present {
         Present::Leaf => stat.kind() != Kind::Directory,
         Present::Empty => stat.kind() == Kind::Directory,
         Present::Directory(real) => real.id == (stat.dev, stat.ino),
-    })
+    };
+    if is_so { Ok(()) } else { Err(FsError::Stale) }
 }
 
 /// Something in the staging directory: published, or removed again when it is dropped.
@@ -175,10 +176,10 @@ impl Staged<'_> {
             Publish::Swap(present) => {
                 call(RenameFlags::EXCHANGE)?;
                 let taken = At::Name(staging, &self.name);
-                if !is_present(taken, present)? {
-                    // Another thing has come to be there, with who knows what in it: it goes back.
+                if let Err(e) = check_present(taken, present) {
+                    // Another thing has come to be there, with who knows what in it, or it can't be seen: it goes back.
                     call(RenameFlags::EXCHANGE)?;
-                    return Err(FsError::Stale);
+                    return Err(e);
                 }
                 // What was replaced lies in the staging directory now and goes when `self` is dropped.
                 self.directory = !matches!(present, Present::Leaf);

@@ -10,9 +10,9 @@ use std::os::fd::BorrowedFd;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use crate::error::{FsError, Result};
+use crate::error::Result;
 use crate::sys::object::{At, Kind, Writable};
-use crate::union::change::staged::{New, Publish, Staged, is_present};
+use crate::union::change::staged::{New, Publish, Staged, check_present};
 use crate::union::change::upper::{Present, Upper, UpperFd, changed};
 use crate::union::lookup::marker::WH_PREFIX;
 use crate::union::stack::layer::WhiteoutForm;
@@ -146,10 +146,10 @@ impl Upper {
         let mut taken = Staged::named(self, self.fresh_name());
         (taken.directory, taken.armed) = (true, false);
         fs::renameat(dir.fd(), name, self.staging(), &taken.name[..])?;
-        if !is_present(At::Name(self.staging(), &taken.name), present)? {
-            // Another directory has come to be there, with who knows what in it: it goes back.
+        if let Err(e) = check_present(At::Name(self.staging(), &taken.name), present) {
+            // Another directory has come to be there, with who knows what in it, or it can't be seen: it goes back.
             fs::renameat(self.staging(), &taken.name[..], dir.fd(), name)?;
-            return Err(FsError::Stale);
+            return Err(e);
         }
         changed();
         taken.armed = true;

@@ -286,9 +286,10 @@ impl Moving<'_> {
         }
         match to.fd.entry(to.name).stat() {
             Ok(stat) => union.note_upper(dir, to.name, Some(UpperEntry::known(node.kind, stat.ino))),
-            // The rename is done all the same; the directory is read anew when it is asked.
+            // The rename is done all the same; the directory is read anew when it is asked. Not by its path, for the place of
+            // the node is locked.
             Err(e) => {
-                log::warn!("{}: {e} after a rename", String::from_utf8_lossy(&union.path_of(node)));
+                log::warn!("{}: {e} after a rename", String::from_utf8_lossy(to.name));
                 dir.index.lock().upper = None;
             }
         }

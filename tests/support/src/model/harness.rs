@@ -35,7 +35,7 @@ pub fn cases(default: u32) -> u32 {
 }
 
 /// The seed: `UNIONMOUNT_SEED`, else `default`, so that two runs are the same.
-fn seed(default: u64) -> u64 {
+pub fn seed(default: u64) -> u64 {
     std::env::var("UNIONMOUNT_SEED")
         .ok()
         .map_or(default, |text| text.parse().expect("UNIONMOUNT_SEED: a number"))
