@@ -62,7 +62,7 @@ mod status;
 mod store;
 mod tag;
 mod tags;
-mod template;
+pub mod template;
 mod terminal;
 mod trace;
 mod umount;

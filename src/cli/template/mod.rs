@@ -10,20 +10,26 @@ use parse::{Argument, Node, Pipeline};
 use value::Val;
 
 /// Why a template can't be read or applied.
-pub(super) type Wrong = String;
+pub type Wrong = String;
 
 /// A template.
 #[derive(Debug)]
-pub(super) struct Template(Vec<Node>);
+pub struct Template(Vec<Node>);
 
 impl Template {
     /// Reads a template. Outside of actions, `\t` and `\n` are understood, since a shell's quotes keep them as they are.
-    pub(super) fn parse(text: &str) -> Result<Template, Wrong> {
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn parse(text: &str) -> Result<Template, Wrong> {
         parse::parse(text).map(Template)
     }
 
     /// Applies it to a value.
-    pub(super) fn apply(&self, value: &Value) -> Result<String, Wrong> {
+    ///
+    /// # Errors
+    /// When what it names isn't there, or isn't of the type that it takes it for.
+    pub fn apply(&self, value: &Value) -> Result<String, Wrong> {
         let dot = Val::of(value.clone());
         let mut run = Run { out: String::new(), variables: vec![("$".to_owned(), dot.clone())] };
         run.nodes(&self.0, &dot)?;

@@ -1,0 +1,118 @@
+//! Archives: what lies outside of where they are unpacked is not touched, and the same tree gives the same archive.
+
+use std::fs;
+use std::os::fd::AsFd;
+
+use unionmount::image::digest::Digest;
+use unionmount::image::layer::{ApplyOptions, Limits, Ownership, WriteOptions, apply, write_tar};
+use unionmount::image::load::{Input, LoadOptions, load};
+use unionmount::image::store::Store;
+
+use crate::yard::Yard;
+
+/// So that an input of some bytes doesn't fill the memory.
+const LIMITS: Limits = Limits { entries: 1000, bytes: 1 << 20 };
+
+/// A layer's tar.
+pub fn tar(data: &[u8]) {
+    let yard = Yard::new();
+    fs::write(yard.path().join("canary"), "sings").unwrap();
+    let root = yard.open("root");
+    let ownership = Ownership::of_this_process();
+    let applied = apply(data, root.as_fd(), &ApplyOptions { ownership, limits: LIMITS });
+    assert_eq!(yard.names(), ["canary", "root"], "something was made outside");
+    assert_eq!(fs::read(yard.path().join("canary")).unwrap(), b"sings", "something was changed outside");
+    let Ok(applied) = applied else { return };
+    assert!(
+        applied.work <= 64 * (data.len() as u64 + 512),
+        "{} steps for {} bytes",
+        applied.work,
+        data.len()
+    );
+    let written = || {
+        let mut out = Vec::new();
+        let options = WriteOptions { ownership, lowers: &[], root: true };
+        write_tar(root.as_fd(), &mut out, &options).map(|_| out)
+    };
+    let Ok(first) = written() else { return };
+    assert_eq!(written().unwrap(), first, "the same tree gave two archives");
+    // What was written is read again, and gives the same.
+    let again = yard.open("again");
+    let read = apply(&first[..], again.as_fd(), &ApplyOptions { ownership, limits: LIMITS });
+    read.unwrap_or_else(|error| panic!("what was written isn't read: {error}"));
+    let mut second = Vec::new();
+    write_tar(again.as_fd(), &mut second, &WriteOptions { ownership, lowers: &[], root: true }).unwrap();
+    assert_eq!(first, second, "unpacked and packed again, it is another");
+}
+
+/// What parts the pieces of an archive below.
+const PART: &[u8] = b"\n--\n";
+
+/// Images as an archive or a layout. Data without [`PART`] are the archive itself, in any form and compression. Else each
+/// part is a blob of a layout and the last its index; `@N` stands in a part for the digest of the part N, `#N` for its size.
+/// Whatever comes of it, the store is whole.
+pub fn archive(data: &[u8]) {
+    let yard = Yard::new();
+    let place = yard.path().join("archive");
+    match parts(data) {
+        parts if parts.len() < 2 => fs::write(&place, data).unwrap(),
+        parts => write_layout(&place, &parts),
+    }
+    let store = Store::open(Some(&yard.dir("store"))).unwrap();
+    let progress = indicatif::MultiProgress::with_draw_target(indicatif::ProgressDrawTarget::hidden());
+    let loaded = load(&store, &Input::Path(place), &LoadOptions { limits: LIMITS, progress });
+    let images = store.catalog().unwrap().images;
+    match loaded {
+        Ok(loaded) => assert!(loaded.iter().all(|one| images.iter().any(|image| image.id == one.id))),
+        Err(_) => assert!(images.is_empty(), "half of an archive"),
+    }
+    let verified = store.verify(false).unwrap();
+    assert!(verified.findings.is_empty(), "{:?}", verified.findings);
+}
+
+fn parts(data: &[u8]) -> Vec<&[u8]> {
+    let mut parts = Vec::new();
+    let mut rest = data;
+    while let Some(at) = rest.windows(PART.len()).position(|window| window == PART) {
+        parts.push(&rest[..at]);
+        rest = &rest[at + PART.len()..];
+    }
+    parts.push(rest);
+    parts
+}
+
+fn write_layout(place: &std::path::Path, parts: &[&[u8]]) {
+    let blobs = place.join("blobs/sha256");
+    fs::create_dir_all(&blobs).unwrap();
+    fs::write(place.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+    let mut written: Vec<(Digest, usize)> = Vec::new();
+    for (number, part) in parts.iter().enumerate() {
+        let whole = filled_in(part, &written);
+        let digest = Digest::of(&whole);
+        let name = digest.to_string().replace("sha256:", "");
+        match number + 1 == parts.len() {
+            true => fs::write(place.join("index.json"), &whole).unwrap(),
+            false => fs::write(blobs.join(name), &whole).unwrap(),
+        }
+        written.push((digest, whole.len()));
+    }
+}
+
+/// A part with what `@N` and `#N` stand for.
+fn filled_in(part: &[u8], written: &[(Digest, usize)]) -> Vec<u8> {
+    let mut whole = Vec::new();
+    let mut bytes = part.iter().copied().peekable();
+    while let Some(byte) = bytes.next() {
+        let number = bytes.peek().and_then(|next| written.get(usize::from(next.wrapping_sub(b'0'))));
+        match (byte, number) {
+            (b'@', Some((digest, _))) => whole.extend(digest.to_string().bytes()),
+            (b'#', Some((_, size))) => whole.extend(size.to_string().bytes()),
+            _ => {
+                whole.push(byte);
+                continue;
+            }
+        }
+        bytes.next();
+    }
+    whole
+}
