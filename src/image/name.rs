@@ -43,8 +43,10 @@ impl ImageName {
 
     /// Returns the name without its tag, as short as it may be.
     pub fn repository(&self) -> String {
+        // Left out, the registry would be what comes next.
+        let looks_like_host = self.path.split_once('/').is_some_and(|(first, _)| names_host(first));
         match self.path.strip_prefix(OFFICIAL) {
-            _ if self.registry != HUB => format!("{}/{}", self.registry, self.path),
+            _ if self.registry != HUB || looks_like_host => format!("{}/{}", self.registry, self.path),
             Some(short) if !short.contains('/') => short.to_owned(),
             _ => self.path.clone(),
         }
@@ -100,7 +102,7 @@ impl FromStr for ImageName {
             _ => (text, LATEST),
         };
         let (registry, path) = match name.split_once('/') {
-            Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (host, path),
+            Some((host, path)) if names_host(host) => (host, path),
             _ => (HUB, name),
         };
         if !is_host(registry) || !path.split('/').all(is_component) || !is_tag(tag) {
@@ -117,6 +119,11 @@ impl FromStr for ImageName {
         }
         Ok(ImageName { registry: registry.to_owned(), path, tag: tag.to_owned() })
     }
+}
+
+/// Returns whether the first part of a name is a registry, and no part of the path at the usual one.
+fn names_host(first: &str) -> bool {
+    first.contains(['.', ':']) || first == "localhost"
 }
 
 /// Returns a domain's labels, and perhaps a port.
@@ -161,6 +168,23 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn what_is_shown_is_read_as_the_same() {
+        for text in [
+            "docker.io/host.io/app:1",
+            "docker.io/localhost/app",
+            "docker.io/team/app",
+            "index.docker.io/a.b/c",
+        ] {
+            let name: ImageName = text.parse().unwrap();
+            assert_eq!(name.to_string().parse(), Ok(name), "{text}");
+        }
+        assert_eq!(
+            "docker.io/host.io/app:1".parse::<ImageName>().unwrap().to_string(),
+            "docker.io/host.io/app:1"
+        );
+    }
 
     #[test]
     fn a_short_name_may_be_local() {
