@@ -30,7 +30,7 @@ fn the_command_line() {
         (&["--lower", "a"][..], &["MOUNTPOINT", "see unionmount --help"][..]),
         (&["mnt"], &["no lower layer given", "--lower"]),
         (&["--loer", "a", "mnt"], &["--loer", "--lower"]),
-        (&["--lower", "a", "x", "y", "z"], &["'z'", "--lower a:x:y"]),
+        (&["--lower", "a", "x", "y", "z"], &["'x', 'y', 'z'"]),
         (&["--lower", "a:", "mnt"], &["empty name"]),
         (&["--lower", "a::b", "mnt"], &["data-only", "kernel's overlayfs"]),
         (&["--lower", "a", "-o", "lowerdir=b", "mnt"], &["given twice"]),

@@ -37,12 +37,16 @@ pub fn tree(path: &Path) -> Result<(), Leftover> {
         Err(Errno::NOENT) => return Ok(()),
         Err(errno) => return Err(failed(errno)),
     };
-    empty(dir.as_fd(), &[]).map_err(|left| Leftover { name: path.join(left.name), errno: left.errno })?;
-    match remove_empty(CWD, &name) {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(failed(Errno::NOTEMPTY)),
-        Err(errno) => Err(failed(errno)),
+    // Another process that removes the same tree moves what it meets up to the same directory.
+    for _ in 0..IDLE_ROUNDS {
+        empty(dir.as_fd(), &[]).map_err(|left| Leftover { name: path.join(left.name), errno: left.errno })?;
+        match remove_empty(CWD, &name) {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(errno) => return Err(failed(errno)),
+        }
     }
+    Err(failed(Errno::NOTEMPTY))
 }
 
 /// Removes the entry `name` of `dir`, with all that is in it where it is a directory. One that isn't there is as good.
@@ -75,8 +79,9 @@ pub fn entry(dir: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
 /// # Errors
 /// See [`Leftover`].
 pub fn empty(dir: BorrowedFd<'_>, keep: &[&str]) -> Result<(), Leftover> {
-    let mut moved = 0;
-    // Entries that were moved up come in the next round. Who adds others meanwhile doesn't keep this going.
+    let (mut moved, mut idle) = (0, 0);
+    // Entries that were moved up come in the next round, those that another remover has moved up as well. Who adds others
+    // meanwhile doesn't keep this going.
     for _ in 0..ROUNDS {
         let before = moved;
         let names: Vec<CString> = names(dir)
@@ -91,7 +96,8 @@ pub fn empty(dir: BorrowedFd<'_>, keep: &[&str]) -> Result<(), Leftover> {
             remove(dir, &name, &mut moved)
                 .map_err(|errno| Leftover { name: OsStr::from_bytes(name.to_bytes()).into(), errno })?;
         }
-        if moved == before {
+        idle = if moved == before { idle + 1 } else { 0 };
+        if idle > IDLE_ROUNDS {
             break;
         }
     }
@@ -103,6 +109,9 @@ pub fn empty(dir: BorrowedFd<'_>, keep: &[&str]) -> Result<(), Leftover> {
 
 /// How often entries are moved up at most: a tree that nobody changes is some levels lower each time.
 const ROUNDS: usize = 10_000;
+
+/// How often something may be there again that nobody here has moved up.
+const IDLE_ROUNDS: usize = 100;
 
 /// Returns the names in a directory, without `.` and `..`.
 ///

@@ -251,11 +251,6 @@ impl Union {
             |upper: &Upper| Ok::<_, FsError>(upper.own(fds.host(&layers[0].root)?, layers[0].root.clone()));
         let upper_root = upper.as_ref().map(own_root).transpose()?;
         let owners = Owners::new(options, belief, &at_roots, upper_root.as_ref().map(|root| root.itself()))?;
-        if let (Some(upper), Some(root)) = (&upper, &upper_root)
-            && let Err(error) = upper.note_beginning(root)
-        {
-            log::debug!("when the upper was mounted first isn't noted: {error}");
-        }
         if options.xino == Xino::On {
             nodes::region::check_xino(&layers)?;
         }

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | a copy of the target's file, which says so | the copy was made | the file has changed since |
 //! | a whiteout | the whiteout was made (those of one mount share an inode: the first of them) | it, or something in it, has changed since |
-//! | anything else in its place | the upper's directory around it was made; the upper's root: it was mounted first ([`SINCE`]) | the same |
+//! | anything else in its place | the upper's directory around it was made; the upper's root: it was made itself | the same |
 //! | a directory that is merged, with other attributes | its copy was made | the directory has changed since |
 //!
 //! What changed before it was hidden is part of what was seen, and no conflict. Where the filesystem doesn't keep the time
@@ -20,9 +20,6 @@ use super::raw::is_copy_of;
 use crate::image::layer::place::{join, open_dir};
 use crate::sys::dir::for_each_entry;
 use crate::sys::object::{At, Kind, Stat, Time};
-use crate::sys::xattr;
-use crate::union::change::upper::SINCE;
-use crate::union::lookup::belief::Belief;
 
 /// Why something is in the way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,15 +97,8 @@ pub(super) fn hidden_since(
     Ok(if copied { stat.born } else { around })
 }
 
-/// Tells since when an upper is used: when it was mounted first, or else when its root was made.
-pub(super) fn beginning(root: At<'_>, stat: &Stat) -> Result<Option<Time>> {
-    let name = Belief::of_process().namespace.name(SINCE);
-    let noted =
-        xattr::get(root, name.as_bytes()).map_err(ApplyError::at(b"", "read when it was mounted first"))?;
-    let parse = |text: Vec<u8>| {
-        let text = String::from_utf8(text).ok()?;
-        let (sec, nsec) = text.split_once('.')?;
-        Some(Time { sec: sec.parse().ok()?, nsec: nsec.parse().ok()? })
-    };
-    Ok(noted.and_then(parse).or(stat.born))
+/// Tells since when an upper is used: since its root was made. A note of the first mount would tell more, and would be an
+/// attribute that other readers of the upper show to their users.
+pub(super) fn beginning(stat: &Stat) -> Option<Time> {
+    stat.born
 }

@@ -335,7 +335,7 @@ impl Walk<'_> {
         let dir = Dir { path: path.clone().into(), seen: Seen::of(&stat) };
         let listing = list(upper.as_fd(), path)?;
         let since = match path.is_empty() {
-            true => beginning(At::Fd(upper.as_fd()), &around)?,
+            true => beginning(&around),
             false => around.born,
         };
         let both = Both { frame, upper, since, target, dir, dev: stat.dev };

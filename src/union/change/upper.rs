@@ -21,8 +21,6 @@ use rustix::io::Errno;
 
 use crate::error::Result;
 use crate::sys::object::{At, Writable};
-use crate::sys::remove::names;
-use crate::sys::xattr;
 use crate::union::change::failpoint::{self, Failpoint};
 use crate::union::change::lend::with_rights;
 use crate::union::hardlinks::link_index::LinkIndex;
@@ -31,9 +29,6 @@ use crate::union::lookup::private::Namespace;
 use crate::union::lookup::realdir::RealDir;
 use crate::union::nodes::region::Regions;
 use crate::union::stack::layer::{UpperCaps, UpperLayer};
-
-/// The mark on the root that tells when the upper was mounted first: seconds and nanoseconds since the epoch.
-pub const SINCE: &str = "unionmount.since";
 
 /// The descriptor of a directory of the upper.
 #[derive(Debug, Clone)]
@@ -236,18 +231,6 @@ impl Upper {
         with_rights(object, 0o200, || object.set_xattr(&name, value, XattrFlags::empty()))?;
         changed();
         Ok(())
-    }
-
-    /// Notes on the root of an upper that holds nothing yet when it was mounted first: what changed in a lower before that was
-    /// part of what has been seen. Nothing else depends on it, so that it can't be noted is no failure.
-    pub fn note_beginning(&self, root: &UpperFd) -> Result<()> {
-        let known = xattr::get(root.itself().at(), &self.mark_name(SINCE))?;
-        if known.is_some() || !self.caps().xattr || !names(root.fd())?.is_empty() {
-            return Ok(());
-        }
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-        let value = format!("{}.{:09}", now.tv_sec, now.tv_nsec);
-        self.set_mark_if_allowed(root.itself(), SINCE, value.as_bytes())
     }
 
     /// Makes a directory opaque: what lies below it doesn't count.
