@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | a copy of the target's file, which says so | the copy was made | the file has changed since |
 //! | a whiteout | the whiteout was made (those of one mount share an inode: the first of them) | it, or something in it, has changed since |
-//! | anything else in its place | the upper's directory around it was made; the upper's root: it was made itself | the same |
+//! | anything else in its place | that was made, and the upper's directory around it | the same |
 //! | a directory that is merged, with other attributes | its copy was made | the directory has changed since |
 //!
 //! What changed before it was hidden is part of what was seen, and no conflict. Where the filesystem doesn't keep the time
@@ -94,11 +94,6 @@ pub(super) fn hidden_since(
     let copied = stat.kind() == old.stat.kind()
         && stat.kind() != Kind::Directory
         && is_copy_of(new, old.at(), &old.stat, old.path)? == Some(true);
-    Ok(if copied { stat.born } else { around })
-}
-
-/// Tells since when an upper is used: since its root was made. A note of the first mount would tell more, and would be an
-/// attribute that other readers of the upper show to their users.
-pub(super) fn beginning(stat: &Stat) -> Option<Time> {
-    stat.born
+    // What took its place may have been made elsewhere before, and never after.
+    Ok(if copied { stat.born } else { around.max(stat.born) })
 }

@@ -10,7 +10,7 @@ use super::Options;
 use super::beneath::{Dir, Seen, look, name_of};
 use super::error::{ApplyError, Result};
 use super::journal::Brought;
-use super::judge::{Old, Why, beginning, hidden_since};
+use super::judge::{Old, Why, hidden_since};
 use super::put::{self, Attributes};
 use super::raw::{self, Renamed, Renames};
 use crate::image::layer::LayerError;
@@ -334,11 +334,7 @@ impl Walk<'_> {
         let (target, stat) = self.open_target(&frame.now)?;
         let dir = Dir { path: path.clone().into(), seen: Seen::of(&stat) };
         let listing = list(upper.as_fd(), path)?;
-        let since = match path.is_empty() {
-            true => beginning(&around),
-            false => around.born,
-        };
-        let both = Both { frame, upper, since, target, dir, dev: stat.dev };
+        let both = Both { frame, upper, since: around.born, target, dir, dev: stat.dev };
         let before = self.steps.len();
         for name in listing.whiteouts.iter().filter(|name| listing.names.binary_search(name).is_err()) {
             self.deleted(&both, name)?;
