@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
+use super::change::create::Create;
 use super::change::failpoint::hook;
-use super::change::modify::Create;
 use super::change::rename::RenameMode;
 use super::change::staged::New;
 use super::nodes::node::Node;

@@ -19,7 +19,7 @@ use support::model::op::{Allocate, Name, Op, Outcome, Path, Rename};
 use support::{Content, Entry, Kind, Layer, Privilege, Scratch, Snapshot, Stack, Time};
 use unionmount::error::FsError;
 use unionmount::sys::object::{Kind as RealKind, SetTime, Time as RealTime};
-use unionmount::union::change::modify::Create;
+use unionmount::union::change::create::Create;
 use unionmount::union::change::rename::RenameMode;
 use unionmount::union::change::staged::New;
 use unionmount::union::data::file::Write;

@@ -14,7 +14,7 @@ use crate::fuse::policy::IoMode;
 use crate::fuse::wire::request::Setattr;
 use crate::fuse::wire::{Operation, Request};
 use crate::sys::object::Kind;
-use crate::union::change::modify::Create;
+use crate::union::change::create::Create;
 use crate::union::change::rename::RenameMode;
 use crate::union::change::staged::New;
 use crate::union::data::file::Write;

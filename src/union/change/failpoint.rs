@@ -61,7 +61,7 @@ mod tests {
 
     use super::*;
     use crate::error::Result;
-    use crate::union::change::modify::Create;
+    use crate::union::change::create::Create;
     use crate::union::change::rename::RenameMode;
     use crate::union::change::staged::New;
     use crate::union::nodes::node::Node;

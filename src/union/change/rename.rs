@@ -22,7 +22,7 @@ use parking_lot::RwLockWriteGuard;
 use self::moving::{Moving, Side};
 use crate::error::{FsError, Result};
 use crate::union::Union;
-use crate::union::change::modify::check_name;
+use crate::union::change::names::check_name;
 use crate::union::events::EventKind as Event;
 use crate::union::nodes::node::Node;
 use crate::union::nodes::node_ref::NodeRef;
@@ -234,7 +234,7 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    use crate::union::change::modify::Create;
+    use crate::union::change::create::Create;
     use crate::union::change::staged::New;
     use crate::union::stack::layer::{Stack, StackOptions};
     use crate::union::{Caller, Limits};

@@ -196,7 +196,7 @@ mod tests {
     use super::*;
     use std::sync::mpsc;
 
-    use crate::union::change::modify::Create;
+    use crate::union::change::create::Create;
     use crate::union::change::staged::New;
     use crate::union::stack::layer::{Stack, StackOptions};
     use crate::union::{Caller, Limits};

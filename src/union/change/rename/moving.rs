@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use crate::error::{FsError, Result};
 use crate::union::Union;
 use crate::union::change::carry::{copy_metadata, set_times};
-use crate::union::change::modify::InUpper;
+use crate::union::change::names::InUpper;
 use crate::union::change::removed_entry::RemovedEntry;
 use crate::union::change::staged::{New, Publish};
 use crate::union::change::upper::{Present, UpperFd};
