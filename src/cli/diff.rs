@@ -127,7 +127,7 @@ fn of_target(target: &Path, store: &StoreArgs) -> Result<Found, Failure> {
 }
 
 fn of_container(name: &str, store: &StoreArgs) -> Result<Found, Failure> {
-    let store = store.open()?;
+    let store = store.with_something()?;
     let container = Container::find(&store, name)?;
     let lowers = container.lowers(&store)?;
     // Their descriptors keep the layers.

@@ -16,7 +16,7 @@ pub(super) fn instead_of_option(verb: &str, option: &str) -> Option<&'static str
         .map(|(_, instead)| *instead)
 }
 
-const VERBS: [(&[&str], &str); 19] = [
+const VERBS: [(&[&str], &str); 20] = [
     (&["search"], "registries are not searched; unionmount tags NAME lists what there is of one name"),
     (
         &["build", "buildx", "builder", "bake"],
@@ -58,7 +58,15 @@ const VERBS: [(&[&str], &str); 19] = [
     (&["update"], "limits are given to unionmount run: -m, --cpus, --ulimit"),
     (&["events"], "use unionmount trace MOUNT for what happens in a mount"),
     (&["info"], "use unionmount system df for the store, unionmount status for mounts"),
-    (&["cp", "exec", "export", "rename"], "not yet"),
+    (
+        &["cp"],
+        "use unionmount mount NAME, which prints where its files are, then cp and unionmount umount NAME",
+    ),
+    (
+        &["exec"],
+        "use nsenter -t $(unionmount inspect -f '{{.State.Pid}}' NAME) -a COMMAND as root; podman exec with podman over \
+         this program (docs/engines.md)",
+    ),
     (
         &[
             "compose", "stack", "service", "swarm", "node", "secret", "config", "pod", "play", "kube",

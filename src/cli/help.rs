@@ -57,7 +57,9 @@ fn shown<'a>(program: &'a Command, verbs: &[&str]) -> Vec<&'a Command> {
 
 fn short(program: &Command) -> String {
     let line = |(group, verbs): &(&str, &[&str])| {
-        let names: Vec<&str> = shown(program, verbs).iter().map(|verb| verb.get_name()).collect();
+        // Docker's nouns are the same once more.
+        let plain = shown(program, verbs).into_iter().filter(|verb| !verb.has_subcommands());
+        let names: Vec<&str> = plain.map(|verb| verb.get_name()).collect();
         format!("  {group:<10}  {}", names.join(" "))
     };
     let lines: Vec<String> = GROUPS.iter().map(line).collect();

@@ -38,7 +38,7 @@ pub(super) struct Push {
 
 impl Push {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let store = self.store.open()?;
+        let store = self.store.with_something()?;
         let image = store.resolve(&self.image)?;
         let destination = match (&self.destination, image.name_meant_by(&self.image)) {
             (Some(destination), _) => destination.clone(),

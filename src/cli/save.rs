@@ -37,6 +37,9 @@ enum FormatArg {
     Docker,
 }
 
+/// What is said where an archive would go to a terminal.
+pub(super) const NOT_ON_A_TERMINAL: &str = "an archive is nothing for a terminal: give -o FILE, or redirect";
+
 impl Save {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let format = match self.format {
@@ -48,9 +51,7 @@ impl Save {
         match self.output.filter(|path| path.as_os_str() != "-") {
             Some(path) => to_file(&path, |out| Ok(save(&store, &images, format, out)?))?,
             None if super::page::is_terminal() => {
-                return Err(Failure::usage(
-                    "an archive is nothing for a terminal: give -o FILE, or redirect",
-                ));
+                return Err(Failure::usage(NOT_ON_A_TERMINAL));
             }
             None => save(&store, &images, format, BufWriter::new(super::page::own_stdout().lock()))?,
         }
@@ -59,7 +60,10 @@ impl Save {
 }
 
 /// Writes a file that is there when it is complete, and is on the disk when this returns. What is no regular file (a pipe, a device) is written as it is.
-fn to_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<(), Failure>) -> Result<(), Failure> {
+pub(super) fn to_file(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let failed =
         |error: std::io::Error| Failure::failed(format!("{}: cannot be written: {error}", path.display()));
     if fs::metadata(path).is_ok_and(|found| !found.is_file()) {

@@ -6,9 +6,9 @@ use clap::{Args, Subcommand};
 
 use super::inspect::Kind;
 use super::{
-    Failure, apply, attach, commit, completions, container_prune, create, demo, df, diff, explain, help,
-    history, images, import, inspect, layers, load, login, man, prune, ps, pull, push, rm, rmi, run, save,
-    snapshotter, status, tag, tags, trace, umount, verify, version,
+    Failure, apply, attach, commit, completions, container_prune, create, demo, df, diff, explain, export,
+    help, history, images, import, inspect, layers, load, login, man, prune, ps, pull, push, rename, rm, rmi,
+    run, save, snapshotter, status, tag, tags, trace, umount, verify, version,
 };
 
 /// The groups in which help lists the verbs.
@@ -18,11 +18,28 @@ pub(super) const GROUPS: [(&str, &[&str]); 4] = [
         "Images",
         &[
             "pull", "push", "load", "save", "import", "images", "inspect", "history", "tag", "tags", "rmi",
-            "prune", "verify", "image",
+            "image",
         ],
     ),
-    ("Containers", &["create", "run", "ps", "commit", "rm", "mount", "umount", "container"]),
-    ("Other", &["login", "logout", "system", "help", "version", "man", "completions", "snapshotter"]),
+    (
+        "Containers",
+        &["create", "run", "ps", "commit", "export", "rename", "rm", "mount", "umount", "container"],
+    ),
+    (
+        "Other",
+        &[
+            "login",
+            "logout",
+            "prune",
+            "verify",
+            "help",
+            "version",
+            "man",
+            "completions",
+            "system",
+            "snapshotter",
+        ],
+    ),
 ];
 
 #[derive(Debug, Subcommand)]
@@ -54,6 +71,8 @@ pub(super) enum Verb {
     Apply(apply::Apply),
     Discard(apply::Discard),
     Commit(commit::Commit),
+    Export(export::Export),
+    Rename(rename::Rename),
     Rm(rm::Rm),
     #[command(name = "mount")]
     Attach(attach::Attach),
@@ -99,6 +118,8 @@ impl Verb {
             Verb::Apply(verb) => verb.run(),
             Verb::Discard(verb) => verb.run(),
             Verb::Commit(verb) => verb.run(),
+            Verb::Export(verb) => verb.run(),
+            Verb::Rename(verb) => verb.run(),
             Verb::Rm(verb) => verb.run(),
             Verb::Attach(verb) => verb.run(),
             Verb::Umount(verb) => verb.run(),
@@ -172,6 +193,8 @@ enum ContainerVerb {
     Create(create::Create),
     Run(run::Run),
     Commit(commit::Commit),
+    Export(export::Export),
+    Rename(rename::Rename),
     Diff(diff::Diff),
     Inspect(inspect::Inspect),
     #[command(alias = "remove")]
@@ -190,6 +213,8 @@ impl ContainerVerb {
             ContainerVerb::Create(verb) => verb.run(),
             ContainerVerb::Run(verb) => verb.run(),
             ContainerVerb::Commit(verb) => verb.run(),
+            ContainerVerb::Export(verb) => verb.run(),
+            ContainerVerb::Rename(verb) => verb.run(),
             ContainerVerb::Diff(verb) => verb.run(),
             ContainerVerb::Inspect(verb) => verb.only(Kind::Container).run(),
             ContainerVerb::Rm(verb) => verb.run(),

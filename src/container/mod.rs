@@ -20,7 +20,9 @@
 //! | [`record`] | making and finding containers |
 //! | [`called`] | what a name stands for that may be an image's |
 //! | [`state`] | whether one runs |
+//! | `naming` | what they are called |
 //! | [`removal`] | removing them |
+//! | [`tree`] | the merged tree, for who reads it |
 //! | [`settings`] | what the user chose about it |
 //! | [`targets`] | where in the image's tree things are mounted |
 //! | [`mounting`] | mounts, made by calling this program again, so that nothing here speaks FUSE |
@@ -55,6 +57,7 @@ mod host;
 pub mod host_environment;
 pub mod mounting;
 pub mod namespace;
+mod naming;
 pub mod network;
 pub mod record;
 pub mod removal;
@@ -64,6 +67,7 @@ pub mod seccomp;
 pub mod settings;
 pub mod state;
 pub mod targets;
+pub mod tree;
 pub mod user;
 pub mod verify;
 

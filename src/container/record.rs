@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::binds;
 use super::error::{ContainerError, Result};
 use super::mounting::{self, Rights};
+use super::naming;
 use super::settings::Settings;
 use super::targets::{self, Places};
 use crate::image::digest::Digest;
@@ -130,7 +131,7 @@ impl Container {
         settings: Settings,
     ) -> Result<Container> {
         if let Some(name) = &name {
-            check_name(name)?;
+            naming::check_name(name)?;
         }
         // Until there is a record, `prune` would take the directory for a leftover.
         let _kept = store.keep_all()?;
@@ -152,14 +153,9 @@ impl Container {
             let _names = store.lock_index(Access::Exclusive)?;
             // Removed meanwhile?
             store.resolve(&image.id.to_string())?;
-            if let Some(name) = &container.record.name
-                && let Some(other) =
-                    Container::all(store)?.iter().find(|c| c.record.name.as_deref() == Some(name))
-            {
-                return Err(ContainerError::Refused(format!(
-                    "the name {name:?} is taken by container {}; remove it with `unionmount rm {name}` or choose another",
-                    other.short_id()
-                )));
+            match &container.record.name {
+                Some(name) => naming::check_free(store, name)?,
+                None => container.record.name = Some(naming::by_chance(store, &container.record.id)?),
             }
             container.save()?;
             // Its name in the store: after a power failure it is there, or not.
@@ -249,7 +245,7 @@ impl Container {
         Ok((all, broken))
     }
 
-    fn load(dir: &Path) -> Result<Option<Container>> {
+    pub(super) fn load(dir: &Path) -> Result<Option<Container>> {
         let Some(value) = container_record(dir)? else { return Ok(None) };
         let record = serde_json::from_value(value).map_err(|error| no_record(dir, error))?;
         Ok(Some(Container { dir: dir.to_owned(), record }))
@@ -374,32 +370,5 @@ fn fresh_id() -> Result<String> {
     match got {
         Ok(32) => Ok(hex::encode(bytes)),
         _ => Err(ContainerError::Refused("the system has no random numbers".to_owned())),
-    }
-}
-
-/// Docker's rule for names.
-fn check_name(name: &str) -> Result<()> {
-    let mut bytes = name.bytes();
-    let first = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric());
-    if first && bytes.all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b)) {
-        return Ok(());
-    }
-    Err(ContainerError::Refused(format!(
-        "{name:?} can't be a container's name: letters, digits and _.- after a letter or digit"
-    )))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_dockers() {
-        for good in ["a", "web-1", "A.b_c"] {
-            check_name(good).unwrap();
-        }
-        for bad in ["", "-a", "a/b", "ä", "a b"] {
-            check_name(bad).unwrap_err();
-        }
     }
 }

@@ -21,6 +21,7 @@ use super::state::ContainerState;
 use super::{executable, mounting, user};
 use crate::image::layer::{self, ApplyOptions, Ownership, WriteOptions};
 use crate::image::store::Store;
+use crate::sys::flock::Access;
 use crate::sys::remove;
 
 /// An installed runtime.
@@ -85,6 +86,11 @@ impl Runtime {
         let gone = mounting::detach(&merged);
         let code = done?;
         gone?;
+        // It may have been renamed meanwhile.
+        let _names = store.lock_index(Access::Exclusive)?;
+        let started = container.record.started.take();
+        container.take_name_on_disk()?;
+        container.record.started = started;
         container.record.exit_code = Some(code);
         container.record.finished = Some(jiff::Timestamp::now().to_string());
         container.save()?;

@@ -47,6 +47,8 @@ fn a_verb_that_there_is_not_is_told_and_which_was_meant() {
         ("container stop web", "podman stop"),
         ("search demo", "unionmount tags"),
         ("compose up", "podman"),
+        ("exec web sh", "nsenter"),
+        ("cp web:/f .", "unionmount mount NAME"),
     ] {
         um(&place, line).refused(2, &[says]);
     }
@@ -121,7 +123,7 @@ fn dockers_nouns_do_what_they_do_there() {
     };
     same("image ls -q", "images -q");
     same("image inspect demo:1", "inspect demo:1");
-    same("image history demo:1", "history demo:1");
+    same("image history -q demo:1", "history -q demo:1");
     same("image ls --format '{{.Repository}}'", "images --format '{{.Repository}}'");
     um(&place, "container create --name web demo:1").ok();
     same("container inspect web", "inspect --type container web");
@@ -283,4 +285,48 @@ fn a_question_makes_no_store() {
     }
     um(&place, "layers nosuch").refused(1, &["no store", "unionmount load"]);
     um(&place, "images").ok();
+}
+
+#[test]
+fn containers_have_names_and_get_others() {
+    let place = shop();
+    for _ in 0..2 {
+        um(&place, "create --pull never demo:1").ok();
+    }
+    let names = um(&place, "ps -a --format '{{.Names}}'").ok().out;
+    let by_chance: Vec<&str> = names.lines().collect();
+    assert!(by_chance.iter().all(|name| name.contains('_')) && by_chance[0] != by_chance[1], "{names}");
+    um(&place, &format!("rename {} web", by_chance[0])).ok();
+    um(&place, &format!("container rename {} db", by_chance[1])).ok();
+    um(&place, "inspect --type container web").ok();
+    um(&place, "rename db web").refused(1, &["taken"]);
+    um(&place, "rename db 'a b'").refused(1, &["can't be a container's name"]);
+    um(&place, "rename nobody x").refused(1, &["nobody"]);
+    um(&place, &format!("create --pull never --name {} demo:1", by_chance[0])).ok();
+}
+
+#[test]
+fn a_container_is_exported_as_one_tree() {
+    if !is_root() {
+        support::skip!("needs root");
+    }
+    let place = shop();
+    um(&place, "create --pull never --name web demo:1").ok();
+    let at = um(&place, "mount web").ok().out.trim().to_owned();
+    fs::write(format!("{at}/new"), "made in it\n").unwrap();
+    fs::write(format!("{at}/f"), "changed\n").unwrap();
+    let mounted = um(&place, "export web | tar -tf - | sort").ok().out;
+    assert!(fs::metadata(format!("{at}/new")).is_ok(), "it stays mounted");
+    um(&place, "umount web").ok();
+    um(&place, "export -o web.tar web").ok();
+    place.sh("mkdir out; tar -C out -xf web.tar").ok();
+    // Beside what it is made of there is what is mounted over when it runs.
+    assert!(["f", "new", "proc"].iter().all(|name| place.names("out").iter().any(|there| there == name)));
+    assert_eq!(fs::read(place.at("out/f")).unwrap(), b"changed\n");
+    assert_eq!(mounted, place.sh("tar -tf web.tar | sort").ok().out);
+    um(&place, "container export nobody").refused(1, &["nobody"]);
+    // And back.
+    um(&place, "import web.tar back:1").ok();
+    um(&place, "rm web").ok();
+    place.wait_for_no_daemon();
 }
