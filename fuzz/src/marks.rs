@@ -50,7 +50,7 @@ pub fn marks(data: &[u8]) {
     let choice = data.arbitrary::<u8>().unwrap_or_default();
     for writable in [false, true] {
         let options = StackOptions {
-            lowers: vec![yard.dir("1"), yard.dir("2"), yard.dir("3")],
+            lowers: ["1", "2", "3"].map(|name| yard.dir(name).into()).into(),
             upper: writable.then(|| yard.dir("0")),
             work: writable.then(|| yard.dir("work")),
             volatile: true,

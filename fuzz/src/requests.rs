@@ -95,7 +95,7 @@ pub fn served(data: &[u8]) {
     };
     let before = seen();
     let options = StackOptions {
-        lowers: vec![lower.clone()],
+        lowers: vec![lower.clone().into()],
         upper: Some(yard.dir("upper")),
         work: Some(yard.dir("work")),
         volatile: true,

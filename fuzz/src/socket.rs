@@ -21,7 +21,7 @@ static ASKED: LazyLock<Mutex<(Yard, Union)>> = LazyLock::new(|| {
     fs::write(yard.path().join("1/a/.wh.c"), "").unwrap();
     fs::write(yard.path().join("2/a/c"), "").unwrap();
     std::os::unix::fs::symlink("../a", yard.path().join("2/a/b/up")).unwrap();
-    let lowers = ["0", "1", "2"].map(|name| yard.path().join(name)).into();
+    let lowers = ["0", "1", "2"].map(|name| yard.path().join(name).into()).into();
     let stack = Stack::open(&StackOptions { lowers, ..StackOptions::default() }).unwrap();
     Mutex::new((yard, Union::new(stack, Limits::default()).unwrap()))
 });

@@ -10,7 +10,7 @@ use unionmount::image::document::{Config, check_layer_type, entries, parse_index
 use unionmount::image::name::ImageName;
 use unionmount::image::platform::Platform;
 use unionmount::union::escaped_path::EscapedPath;
-use unionmount::union::view::owners::{Override, link_owner};
+use unionmount::union::view::override_stat::{Override, link_owner};
 
 /// An index, a manifest, a config. What was read, written and read again is the same.
 pub fn documents(data: &[u8]) {
