@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::Failure;
-use super::options::split_lowers;
+use super::options::split_merged;
 use super::page::{self, Page};
 use super::store::StoreArgs;
 use crate::changes::patch::{self, Figures, Measure};
@@ -99,7 +99,7 @@ impl UpperArgs {
             (None, Some(upper)) => {
                 let mut lowers = Vec::new();
                 for list in &self.lowers {
-                    lowers.extend(split_lowers(list.as_bytes()).map_err(Failure::usage)?);
+                    lowers.extend(split_merged(list.as_bytes()).map_err(Failure::usage)?);
                 }
                 of_directories(upper, &lowers)
             }

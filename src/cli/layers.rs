@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use clap::Args;
 
-use super::options::split_lowers;
+use super::options::split_merged;
 use super::page::Page;
 use super::store::StoreArgs;
 use super::{Failure, say};
@@ -180,7 +180,7 @@ impl StackArgs {
     fn of_arguments(&self) -> Result<Found, Failure> {
         let mut paths: Vec<PathBuf> = self.upper.iter().cloned().collect();
         for list in &self.lowers {
-            paths.extend(split_lowers(list.as_bytes()).map_err(Failure::usage)?);
+            paths.extend(split_merged(list.as_bytes()).map_err(Failure::usage)?);
         }
         Ok(Found { paths, upper: self.upper.is_some(), names: Vec::new(), belief: None, _pins: Vec::new() })
     }

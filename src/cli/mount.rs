@@ -336,9 +336,11 @@ fn layers(
     options: &mut Options,
     source: Option<&OsStr>,
 ) -> Result<StackOptions, Failure> {
-    let mut lowers = Vec::new();
+    let (mut lowers, mut data_only) = (Vec::new(), std::mem::take(&mut options.data_only));
     for list in &args.lowers {
-        lowers.extend(split_lowers(list.as_bytes()).map_err(Failure::usage)?);
+        let named = split_lowers(list.as_bytes()).map_err(Failure::usage)?;
+        lowers.extend(named.merged);
+        data_only.extend(named.data_only);
     }
     let named = some(std::mem::take(&mut options.lowers));
     let lowers = once("lower layers", "--lower", "lowerdir", some(lowers), named)?;
@@ -348,6 +350,7 @@ fn layers(
     };
     Ok(StackOptions {
         lowers: LowerSource::directories(lowers.ok_or_else(no_lowers)?),
+        data_only,
         upper: once("upper layer", "--upper", "upperdir", args.upper.take(), options.upper.take())?,
         work: once("workdir", "--work", "workdir", args.work.take(), options.work.take())?,
         volatile: options.fs.volatile,
@@ -495,7 +498,7 @@ mod tests {
             (&["--lower", "a", "-o", "lowerdir=b", "mnt"], "lower layers given twice"),
             (&["--lower", "a", "--upper", "b", "-o", "upperdir=b", "mnt"], "upper layer given twice"),
             (&["--lower", "a:", "mnt"], "empty name"),
-            (&["--lower", "a::b", "mnt"], "data-only"),
+            (&["--lower", "a::b:c", "mnt"], "layers of data alone come last"),
             (&["--lower", "a", "-o", "xino=7", "mnt"], "give on, off or auto"),
         ] {
             let failure = request(line).unwrap_err();

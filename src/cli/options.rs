@@ -25,18 +25,20 @@ mod text;
 
 use super::branches;
 use crate::fuse::mount::MountFlags;
-use crate::union::options::{FsOptions, RedirectDir, XattrPermissions, Xino};
+use crate::union::options::{FsOptions, Lazy, RedirectDir, Verity, XattrPermissions, Xino};
 use crate::union::stack::layer::{StackError, XattrChoice};
 
 pub use self::names::{KNOWN, like};
 use self::text::{Value, unquote};
-pub use self::text::{split, split_lowers};
+pub use self::text::{split, split_lowers, split_merged};
 
 /// What all the `-o` strings of a call say together.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Options {
     /// `lowerdir`, topmost first.
     pub lowers: Vec<PathBuf>,
+    /// Layers of data alone: `lowerdir=a::b`, `datadir+`.
+    pub data_only: Vec<PathBuf>,
     /// `upperdir`.
     pub upper: Option<PathBuf>,
     /// `workdir`.
@@ -141,9 +143,12 @@ impl Options {
         let Ok(name) = std::str::from_utf8(name) else { return self.unknown(option, "") };
         let value = Value(raw);
         match name {
-            "lowerdir" => self.lowers = split_lowers(value.required("lowerdir")?)?,
+            "lowerdir" => {
+                let lowers = split_lowers(value.required("lowerdir")?)?;
+                (self.lowers, self.data_only) = (lowers.merged, lowers.data_only);
+            }
             "lowerdir+" => self.lowers.push(value.path("lowerdir+")?),
-            "datadir+" => return Err(StackError::DataOnly.into()),
+            "datadir+" => self.data_only.push(value.path("datadir+")?),
             "upperdir" => self.upper = Some(value.path("upperdir")?),
             "workdir" => self.work = Some(value.path("workdir")?),
             "userxattr" => self.xattr = XattrChoice::User,
@@ -186,6 +191,8 @@ impl Options {
                 let words = [("on", true), ("off", false)];
                 fs.metacopy = value.one_of("metacopy", &words, "give on or off")?;
             }
+            "lazy" => fs.lazy = value.one_of("lazy", &LAZY, "give off or keep")?,
+            "verity" => fs.verity = value.one_of("verity", &VERITY, "give on, off or require")?,
             "noxattrs" => fs.no_xattrs = value.flag("noxattrs")?,
             "writeback" => fs.writeback = value.flag("writeback")?,
             "passthrough" => fs.passthrough = value.flag("passthrough")?,
@@ -262,7 +269,7 @@ impl Options {
                     None => self.unknown(option, "name the layers by lowerdir=, upperdir= and workdir="),
                 }
             }
-            "index" | "nfs_export" | "uuid" | "verity" => self.unknown(option, KERNEL),
+            "index" | "nfs_export" | "uuid" => self.unknown(option, KERNEL),
             "auto_unmount" => self.unknown(option, "a mount whose daemon has died must be unmounted by hand"),
             "plugins" => self.unknown(option, "there are no plugins"),
             _ => self.unknown(option, ""),
@@ -290,6 +297,10 @@ impl Options {
 }
 
 const XINO: [(&str, Xino); 3] = [("on", Xino::On), ("off", Xino::Off), ("auto", Xino::Auto)];
+
+const LAZY: [(&str, Lazy); 2] = [("off", Lazy::Off), ("keep", Lazy::Keep)];
+
+const VERITY: [(&str, Verity); 3] = [("on", Verity::On), ("off", Verity::Off), ("require", Verity::Require)];
 
 const REDIRECT_DIR: [(&str, RedirectDir); 4] = [
     ("on", RedirectDir::On),
@@ -421,7 +432,7 @@ mod tests {
         for (text, message) in [
             ("upperdir", "option upperdir needs a value"),
             ("lowerdir=", "option lowerdir needs a value"),
-            ("lowerdir=/a::/d", "data-only"),
+            ("lowerdir=/a::/d:/e", "layers of data alone come last"),
             ("datadir+=/d", "data-only"),
             ("lowerdir=/a:", "empty name"),
             ("lowerdir=:/a", "empty name"),

@@ -96,24 +96,22 @@ impl Changer {
         let union = self.union();
         let copies =
             |node: INodeNo, part| union.node(node.0).is_ok_and(|node| union.copies_much(&node, part));
-        let copies_much = |node| copies(node, Part::Whole);
         let node = request.header.node;
         match request.operation {
             Operation::Setattr(ref set) => copies(node, make::wanted(set).part()),
             Operation::Setxattr { .. } | Operation::Removexattr { .. } => copies(node, Part::Metadata),
-            Operation::Ioctl { .. } | Operation::Write { .. } | Operation::Fallocate { .. } => {
-                copies_much(node)
-            }
+            Operation::Ioctl { .. } | Operation::Fallocate { .. } => copies(node, Part::Whole),
+            Operation::Write { .. } => copies(node, Part::Written),
             Operation::Link { node: linked, .. } => copies(linked, Part::Metadata),
             Operation::Open { flags, .. } => {
                 let flags = open_flags(flags);
                 let writes = flags.intersects(OFlags::WRONLY | OFlags::RDWR);
-                writes && !flags.contains(OFlags::TRUNC) && copies_much(node)
+                writes && !flags.contains(OFlags::TRUNC) && copies(node, Part::Written)
             }
             Operation::Rename { name, .. } => {
                 union.node(node.0).is_ok_and(|from| union.copies_much_under(&from, name))
             }
-            Operation::CopyFileRange { to, length, .. } => length >= LONG_COPY || copies_much(to),
+            Operation::CopyFileRange { to, length, .. } => length >= LONG_COPY || copies(to, Part::Written),
             _ => false,
         }
     }

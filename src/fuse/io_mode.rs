@@ -11,6 +11,9 @@
 //! | *cached* | *cached* | *cached* | nothing |
 //! | **passed through** | **passed through**, the same real file | can't be: data never move back | nothing, and the real file is let go |
 //!
+//! A file of the upper of which some data are still below (a metacopy, a half-copied file) is a lower's file here: cached,
+//! until who has it open after it got them has closed it.
+//!
 //! Data stay where they are in the upper, and everywhere in a mount without one. A lower's file of a writable mount is
 //! cached, since the real file of an open can't be exchanged: passed through, who opened it before its copy-up would
 //! never see what is written after. When it is copied up while it is open, whoever opens it until the last of those

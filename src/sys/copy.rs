@@ -150,7 +150,7 @@ fn stop_if_asked() -> Result<()> {
 }
 
 /// Returns the next run of data at or after `offset`; empty when only a hole is left.
-fn next_data(from: BorrowedFd<'_>, offset: u64, size: u64) -> Result<(u64, u64)> {
+pub fn next_data(from: BorrowedFd<'_>, offset: u64, size: u64) -> Result<(u64, u64)> {
     let start = match fs::seek(from, SeekFrom::Data(offset)) {
         Ok(start) => start.min(size),
         Err(Errno::NXIO) => return Ok((size, size)),

@@ -6,6 +6,7 @@
 pub mod cancel;
 pub mod copy;
 pub mod dir;
+pub mod filesystem;
 pub mod flock;
 pub mod fuse;
 pub mod fusermount;
@@ -23,4 +24,5 @@ pub mod remove;
 pub mod ring;
 pub mod schedule;
 pub mod splice;
+pub mod verity;
 pub mod xattr;

@@ -9,7 +9,7 @@
 //! | [`lookup`] | whiteouts, opaque marks, and which layer's entry a name stands for |
 //! | [`nodes`] | the objects of the merged view, their numbers, their identity, how long they live |
 //! | [`hardlinks`] | one file stays one file when it is copied up |
-//! | [`data`] | descriptors of open files; what fsync promises |
+//! | [`data`] | descriptors of open files, half-copied files; what fsync promises |
 //! | [`change`] | the upper, copy-up, create, remove, rename |
 //! | [`view`] | attributes, owners, listings, extended attributes |
 //! | [`events`], `telling`, [`escaped_path`] | what happens, told to whoever listens |
@@ -44,6 +44,7 @@ use parking_lot::Mutex;
 use self::change::judged::ToldDirs;
 use self::change::upper::{Upper, UpperFd};
 use self::data::file::Files;
+use self::data::half::Half;
 use self::events::Events;
 use self::hardlinks::links::OtherName;
 use self::hardlinks::locks::HardlinkLocks;
@@ -59,13 +60,14 @@ use self::nodes::pins::Pins;
 use self::nodes::region::Regions;
 use self::nodes::table::Table;
 use self::nodes::verified::Stale;
-use self::options::{FsOptions, RedirectDir, Xino};
+use self::options::{FsOptions, Lazy, RedirectDir, Verity, Xino};
 use self::stack::access::{LayerAt, LayerObject};
 use self::stack::directory::Layer;
 use self::stack::layer::{Lower, Stack, UpperLayer, Veils};
 use self::view::attr::Attr;
 use self::view::owners::Owners;
 use crate::error::{FsError, Result};
+use crate::sys::filesystem;
 use crate::sys::object::Stat;
 use crate::sys::process::nofile_limit;
 
@@ -173,6 +175,8 @@ impl Default for Limits {
 #[derive(Debug)]
 pub struct Union {
     layers: Vec<OpenLayer>,
+    /// So many of them, the last, hold data alone.
+    data_only: usize,
     fds: DirFds,
     pins: Arc<Pins>,
     table: Table,
@@ -188,6 +192,8 @@ pub struct Union {
     copying: DashMap<u64, Arc<Mutex<()>>>,
     /// Where the data of metacopy files are, by node number.
     metacopies: DashMap<u64, DataAt>,
+    /// Those of them that have blocks of their own and are open, by node number.
+    halves: DashMap<u64, Arc<Half>>,
     /// Under which origin the copies of [`NodeSource::Index`](nodes::node::NodeSource::Index) nodes are in the hardlink index.
     index_origins: DashMap<u64, InodeId>,
     /// Further names that are known of files with several, by node number: when a file's first known name goes, the next
@@ -203,6 +209,9 @@ pub struct Union {
     redirects: RedirectDir,
     /// Are data left below as long as only attributes and names change?
     metacopy: bool,
+    /// Are large files copied up block by block?
+    block_wise: bool,
+    verity: Verity,
     /// Attributes that the upper can't hold.
     left_out: change::carry::LeftOut,
     no_acl: bool,
@@ -234,6 +243,7 @@ impl Union {
     /// # Errors
     /// Those of [`Union::new`], and options that these layers can't be served with.
     pub fn with_options(stack: Stack, limits: Limits, options: &FsOptions) -> Result<Union> {
+        let data_only = stack.data_only;
         let belief = stack.belief.with_permissions(options.xattr_permissions);
         let (layers, upper_layer) = open_layers(stack.upper, stack.lowers, belief)?;
         let regions = Arc::new(Regions::of_layers(&layers)?);
@@ -242,7 +252,7 @@ impl Union {
             None => None,
         };
         let hidden_links = upper.as_ref().map(Upper::hidden_links).transpose()?.unwrap_or_default();
-        let (dir, real) = merged_root(&layers, upper.is_some())?;
+        let (dir, real) = merged_root(&layers[..layers.len() - data_only], upper.is_some())?;
         let fds = DirFds::telling(limits.dir_fds, Generations::new(lasting_handles(&layers)?));
         read_root_marks(&layers, &fds, belief, upper.is_some().then_some(&dir))?;
         let roots = layers.iter().map(|layer| fds.get(&layer.root)).collect::<Result<Vec<_>>>()?;
@@ -254,12 +264,14 @@ impl Union {
         if options.xino == Xino::On {
             nodes::region::check_xino(&layers)?;
         }
+        let block_wise = copies_blocks(options, upper.as_ref());
         let table = Table::new(options.ino32);
         let root = table.insert_root(dir, regions.identity(real.region(), true, real.id.0, real.id.1));
         let own =
             Caller { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
         Ok(Union {
             layers,
+            data_only,
             fds,
             pins: Pins::new(limits.pinned_fds),
             table,
@@ -271,6 +283,7 @@ impl Union {
             hardlink_locks: HardlinkLocks::default(),
             copying: DashMap::new(),
             metacopies: DashMap::new(),
+            halves: DashMap::new(),
             index_origins: DashMap::new(),
             other_names: DashMap::new(),
             hidden_links,
@@ -284,6 +297,8 @@ impl Union {
             belief,
             redirects: redirects_made(options.redirect_dir, upper.as_ref()),
             metacopy: options.metacopy,
+            block_wise,
+            verity: options.verity,
             left_out: change::carry::LeftOut::default(),
             static_nlink: options.static_nlink,
             stale: Stale::default(),
@@ -375,6 +390,11 @@ impl Union {
         self.upper.as_ref().ok_or(FsError::ReadOnly)
     }
 
+    /// The layers that are merged, topmost first: without those that hold data alone.
+    fn merged_layers(&self) -> &[OpenLayer] {
+        &self.layers[..self.layers.len() - self.data_only]
+    }
+
     /// Is that layer the upper?
     fn is_upper(&self, layer: LayerIndex) -> bool {
         layer == 0 && self.upper.is_some()
@@ -435,6 +455,22 @@ fn read_root_marks(
         }
     }
     Ok(())
+}
+
+/// Are large files copied up block by block?
+fn copies_blocks(options: &FsOptions, upper: Option<&Upper>) -> bool {
+    if options.lazy == Lazy::Off {
+        return false;
+    }
+    // Tests of a unit kill the process, and not the machine.
+    let ordered = |upper: &Upper| cfg!(test) || filesystem::orders_data(upper.root());
+    let can = upper.is_some_and(ordered);
+    if !can {
+        log::warn!(
+            "option lazy: files are copied up whole, as the upper's filesystem isn't ext4 with data=ordered"
+        );
+    }
+    can
 }
 
 /// What is done about redirects, as far as the upper can keep them.

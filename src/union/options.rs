@@ -42,6 +42,10 @@ pub struct FsOptions {
     /// The data of a lower's file stay there until they are written to, when only its attributes or names change
     /// (`metacopy`).
     pub metacopy: bool,
+    /// Whether large files are copied up block by block (`lazy`).
+    pub lazy: Lazy,
+    /// Whether the digests in marks of metacopies are checked (`verity`).
+    pub verity: Verity,
     /// The largest write request in bytes (`max_write`).
     pub max_write: Option<u32>,
 }
@@ -69,6 +73,28 @@ pub enum RedirectDir {
     Follow,
     /// Neither.
     NoFollow,
+}
+
+/// How much of a large file a write copies up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Lazy {
+    /// All of it.
+    #[default]
+    Off,
+    /// The blocks that it touches; the others stay below, also in later mounts.
+    Keep,
+}
+
+/// What is done about the fs-verity digests in marks of metacopies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verity {
+    /// They aren't looked at.
+    #[default]
+    Off,
+    /// Data that a mark has the digest of must have it.
+    On,
+    /// Every mark must have the digest of its data, and these must have it.
+    Require,
 }
 
 /// Where owner and mode are kept when the files themselves cannot bear them.

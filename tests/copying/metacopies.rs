@@ -212,3 +212,84 @@ fn marks_that_others_can_write_are_not_made() {
     assert!(fs::read(here.join("secret")).unwrap() == content(SIZE, 8));
     here.unmount();
 }
+
+/// Lowers that hold data alone, as composefs and `lowerdir=a::b` have it: their names aren't seen, and absolute redirects
+/// lead there. The first that has the path counts.
+#[test]
+fn layers_of_data_alone() {
+    support::needs_root!();
+    let stack = Stack::new(3);
+    stack.lower(1).file("objects/aa/1", content(SIZE, 1)).file("objects/directory/x", "");
+    stack.lower(2).file("objects/aa/1", content(SIZE, 9)).file("objects/bb/2", content(SIZE, 2));
+    stack.lower(1).symlink("objects/link", "bb/2").file("objects/bb/elsewhere", "");
+    let seen = stack.lower(0);
+    let metacopy = |name: &str, redirect: &str| {
+        seen.sparse(name, SIZE as u64, &[]);
+        seen.xattr(name, "trusted.overlay.metacopy", "").xattr(name, "trusted.overlay.redirect", redirect);
+    };
+    metacopy("d/one", "/objects/aa/1");
+    metacopy("two", "/objects/bb/2");
+    metacopy("lost", "/objects/cc/3");
+    metacopy("no-file", "/objects/directory");
+    metacopy("through-a-link", "/objects/link/x");
+    let path = |at: usize| stack.lower(at).root().display().to_string();
+    let list = format!("{}::{}::{}", path(0), path(1), path(2));
+    let options = |extra: &[&str]| {
+        let mut options = stack.options_with(extra);
+        options.lowers.truncate(1);
+        options
+    };
+    // The kernel takes its own form alone, which replaces what stands before.
+    let mut of_kernel = options(&KERNEL);
+    of_kernel.extra.push(format!("lowerdir={list}"));
+    let data = [format!("datadir+={}", path(1)), format!("datadir+={}", path(2))];
+    let kernel = Mount::with_program(&support::Program::Kernel, &of_kernel, stack.mountpoint());
+    let names = ["d/one", "two", "lost", "no-file", "through-a-link"];
+    let read = |mount: &Mount| names.map(|name| fs::read(mount.join(name)).ok());
+    let (expected, listed) = (read(&kernel), fs::read_dir(kernel.path()).unwrap().count());
+    assert!(expected[0].as_ref().unwrap() == &content(SIZE, 1) && expected[2].is_none());
+    kernel.unmount();
+    for more in [&["metacopy=on"][..], &[]] {
+        let mut here = options(more);
+        here.extra.extend(data.clone());
+        let here = Mount::new(&here, stack.mountpoint());
+        assert!(read(&here) == expected, "not as the kernel");
+        assert_eq!(fs::read_dir(here.path()).unwrap().count(), listed);
+        assert!(!here.join("objects").exists());
+        chmod(here.join("two"), 0o600);
+        fs::rename(here.join("two"), here.join("d/moved")).unwrap();
+        assert!(fs::read(here.join("d/moved")).unwrap() == content(SIZE, 2));
+        fs::rename(here.join("d/moved"), here.join("two")).unwrap();
+        for_writing(here.join("d/one")).write_all_at(b"x", 7).unwrap();
+        assert!(fs::read(here.join("d/one")).unwrap()[8..] == content(SIZE, 1)[8..]);
+        fs::remove_file(here.join("d/one")).unwrap();
+        here.unmount();
+        fs::remove_dir_all(stack.upper().root()).unwrap();
+        fs::create_dir(stack.upper().root()).unwrap();
+    }
+}
+
+/// Digests in marks: `verity=on` refuses data that haven't theirs, `require` marks without one as well.
+#[test]
+fn digests_in_marks_are_checked_when_that_is_asked_for() {
+    support::needs_root!();
+    let stack = Stack::new(2);
+    stack.lower(1).file("plain", content(SIZE, 1)).file("digest", content(SIZE, 2));
+    let digest = [&[0, 36, 0, 1][..], &[7; 32]].concat();
+    for (name, mark) in [("plain", &[][..]), ("digest", &digest)] {
+        stack.lower(0).sparse(name, SIZE as u64, &[]).xattr(name, "trusted.overlay.metacopy", mark);
+    }
+    for (option, plain, with_digest) in
+        [("verity=off", true, true), ("verity=on", true, false), ("verity=require", false, false)]
+    {
+        let here = stack.mount_with(&[option]);
+        for (name, readable) in [("plain", plain), ("digest", with_digest)] {
+            let read = fs::read(here.join(name)).map_err(|e| e.raw_os_error());
+            match readable {
+                true => assert!(read.is_ok(), "{option}, {name}: {:?}", read.err()),
+                false => assert_eq!(read.err(), Some(Some(libc::EIO)), "{option}, {name}"),
+            }
+        }
+        here.unmount();
+    }
+}

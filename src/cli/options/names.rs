@@ -3,9 +3,10 @@
 use super::super::nearest::nearest;
 
 /// The options that have an effect, with `=` where they need a value, and what they do.
-pub const KNOWN: [(&str, &str); 54] = [
+pub const KNOWN: [(&str, &str); 56] = [
     ("lowerdir=", "the read-only layers, topmost first"),
     ("lowerdir+=", "one more layer below"),
+    ("datadir+=", "one more layer of data alone"),
     ("upperdir=", "the writable layer"),
     ("workdir=", "where changes are prepared"),
     ("userxattr", "marks in user.overlay.*"),
@@ -20,7 +21,8 @@ pub const KNOWN: [(&str, &str); 54] = [
     ("fsync=", "0: nothing is synced"),
     ("redirect_dir=", "whether directories of lowers can be renamed"),
     ("metacopy=", "on: changes of attributes and names copy no data"),
-    ("metacopy=", "on: a change of attributes copies no data"),
+    ("lazy=", "keep: writes to large files copy the blocks that they touch"),
+    ("verity=", "whether digests of data are checked"),
     ("noacl", "no POSIX ACLs"),
     ("acl", "POSIX ACLs"),
     ("noxattrs", "no extended attributes"),

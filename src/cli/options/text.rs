@@ -8,15 +8,38 @@ use std::str::FromStr;
 use super::OptionError;
 use crate::union::stack::layer::StackError;
 
-/// Splits the value of `lowerdir` or `--lower` at its colons.
-pub fn split_lowers(list: &[u8]) -> Result<Vec<PathBuf>, StackError> {
+/// The layers that a list names.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Lowers {
+    /// Those that are merged, topmost first.
+    pub merged: Vec<PathBuf>,
+    /// Those that hold data alone: `a:b::data::more`.
+    pub data_only: Vec<PathBuf>,
+}
+
+/// Splits the value of `lowerdir` or `--lower` at its colons. After two that follow each other come layers of data alone, each
+/// after two more.
+pub fn split_lowers(list: &[u8]) -> Result<Lowers, StackError> {
     let parts = split_at(list, b':');
-    // The kernel's mark for data-only layers; an empty first or last name is a slip.
-    if parts.len() > 2 && parts[1..parts.len() - 1].iter().any(|part| part.is_empty()) {
+    let inner = 1..parts.len().saturating_sub(1);
+    let first = parts.iter().enumerate().position(|(at, part)| inner.contains(&at) && part.is_empty());
+    let (merged, data) = parts.split_at(first.unwrap_or(parts.len()));
+    let (pairs, []) = data.as_chunks::<2>() else { return Err(StackError::DataOnly) };
+    if pairs.iter().any(|[gap, _]| !gap.is_empty()) {
         return Err(StackError::DataOnly);
     }
+    let merged = paths(merged.iter().copied())?;
+    Ok(Lowers { merged, data_only: paths(pairs.iter().map(|[_, path]| *path))? })
+}
+
+/// Splits a list in which there is no place for layers of data alone.
+pub fn split_merged(list: &[u8]) -> Result<Vec<PathBuf>, StackError> {
+    let lowers = split_lowers(list)?;
+    if lowers.data_only.is_empty() { Ok(lowers.merged) } else { Err(StackError::DataOnlyHere) }
+}
+
+fn paths<'a>(parts: impl Iterator<Item = &'a [u8]>) -> Result<Vec<PathBuf>, StackError> {
     parts
-        .into_iter()
         .map(|part| match part.first() {
             None => Err(StackError::EmptyLower),
             Some(b'"') => Err(StackError::QuoteInside),

@@ -159,7 +159,7 @@ impl TarWalk<'_> {
         if marks.metacopy && first.is_none() {
             let node = self.node(&path)?;
             let union = self.union()?;
-            let data = union.data_fd(&node, false).map_err(of_union(&path))?;
+            let data = union.whole_data(&node).map_err(of_union(&path))?;
             out.leaf(&path, &attributes, None, None, Some(data.as_fd()))?;
             drop(data);
             union.forget(node.ino, 1);
@@ -245,7 +245,7 @@ impl TarWalk<'_> {
         match attr.stat.kind() {
             Kind::Symlink => target = Some(union.readlink(&node).map_err(of_union(&path))?),
             Kind::File if first.is_none() => {
-                data = Some(union.data_fd(&node, false).map_err(of_union(&path))?);
+                data = Some(union.whole_data(&node).map_err(of_union(&path))?);
             }
             _ => {}
         }

@@ -44,7 +44,7 @@ impl Union {
     pub(in crate::union) fn ensure_upper_part(&self, node: &Arc<Node>, part: Part) -> Result<bool> {
         self.upper()?;
         if self.in_upper(node) {
-            return if part.has_data() { self.complete_data(node, part) } else { Ok(false) };
+            return self.give_data(node, part);
         }
         check_unveiled(node)?;
         let mut chain = Vec::new();
@@ -59,9 +59,9 @@ impl Union {
         for parent in chain.iter().rev() {
             self.copy_up(parent, Part::Whole).map(drop)?;
         }
-        let cut = self.copy_up(node, part)?;
+        let first = if self.may_copy_blocks(node, part) { Part::Metadata } else { part };
         // Somebody else may have copied it up meanwhile, who needed less.
-        if part.has_data() && !cut { self.complete_data(node, part) } else { Ok(cut) }
+        if self.copy_up(node, first)? { Ok(true) } else { self.give_data(node, part) }
     }
 
     /// Is the node's object in the upper?
@@ -90,6 +90,8 @@ impl Union {
         node.kind == Kind::File
             && self.upper.is_some()
             && copies()
+            && !(part == Part::Written && self.is_half(node))
+            && !self.may_copy_blocks(node, part)
             && self.getattr(node).is_ok_and(|attr| attr.stat.size >= MUCH)
     }
 

@@ -20,6 +20,7 @@ use rustix::fs::{self, AtFlags, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
 use crate::error::Result;
+use crate::sys::filesystem;
 use crate::sys::object::{At, Writable};
 use crate::union::change::failpoint::{self, Failpoint};
 use crate::union::change::lend::with_rights;
@@ -85,6 +86,7 @@ pub struct Upper {
     /// fsync nothing: the user said that the upper need not survive a crash.
     pub(in crate::union::change) volatile: bool,
     pub(in crate::union::change) one_journal: bool,
+    has_journal: bool,
     /// How many changes that hide or exchange something were begun and ended on a filesystem without one journal, and how
     /// many had ended when all was last written to the disk; see [`Upper::hiding`].
     hiding_begun: AtomicU64,
@@ -102,11 +104,13 @@ impl Upper {
     pub fn new(layer: UpperLayer, regions: Arc<Regions>, roots: Vec<Option<Arc<OwnedFd>>>) -> Result<Upper> {
         let volatile = layer.work.volatile();
         let links = LinkIndex::read(&layer, &regions, roots)?;
+        let has_journal = filesystem::has_journal(layer.layer.root.as_fd());
         let one_journal = has_one_journal(fs::fstatfs(&layer.layer.root)?.f_type as u64);
         Ok(Upper {
             layer,
             volatile,
             one_journal,
+            has_journal,
             hiding_begun: AtomicU64::new(0),
             hiding_ended: AtomicU64::new(0),
             hidden_on_disk: AtomicU64::new(0),
@@ -130,6 +134,11 @@ impl Upper {
     /// Does an fsync of one object write all changes of names that came before it?
     pub(in crate::union) fn has_one_journal(&self) -> bool {
         self.one_journal
+    }
+
+    /// Are a new object's attributes on the disk before its name is, without a sync?
+    pub(in crate::union) fn orders_names(&self) -> bool {
+        self.has_journal
     }
 
     /// Declares a descriptor to be one of a directory of the upper.

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use dashmap::DashMap;
+use dashmap::{DashMap, Entry};
 use rustix::fs::{self, FallocateFlags, OFlags, SeekFrom};
 use rustix::io::Errno;
 
@@ -21,9 +21,12 @@ use crate::sys::splice::Pipe;
 use crate::union::Union;
 use crate::union::change::lend::open_owned;
 use crate::union::change::part::Part;
+use crate::union::data::half::{Half, HalfMark};
 use crate::union::events::EventKind;
+use crate::union::lookup::found::DataAt;
 use crate::union::lookup::marker;
 use crate::union::nodes::node::Node;
+use crate::union::nodes::verified::Object;
 use crate::union::second_chance::{SecondChance, Since};
 use crate::union::stack::access::LayerData;
 
@@ -89,6 +92,20 @@ impl Files {
     }
 }
 
+/// The error of a call that needs a descriptor.
+const NO_FD: FsError = FsError::Unsupported("that on a file of a layer which is not a directory");
+
+/// Where the data of a node are.
+enum Parts {
+    /// In one file.
+    One(LayerData),
+    /// In two.
+    Half(Arc<Half>),
+}
+
+/// So many half-copied files stay open without being used.
+const MOST_HALVES: usize = 128;
+
 /// How a write is to be done.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Write {
@@ -104,36 +121,119 @@ impl Union {
     /// # Errors
     /// `EOPNOTSUPP` for data of a layer that is no directory of the host.
     pub fn data_fd(&self, node: &Arc<Node>, write: bool) -> Result<Arc<OwnedFd>> {
-        const NO_FD: FsError = FsError::Unsupported("that on a file of a layer which is not a directory");
         self.data(node, write)?.host().cloned().ok_or(NO_FD)
     }
 
-    /// The node's data, open, copied up first if they are to be written.
+    /// The node's data, open, copied up whole first if they are to be written.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` for reading what is in two files: see [`Union::whole_data`].
     pub fn data(&self, node: &Arc<Node>, write: bool) -> Result<LayerData> {
+        if write && self.files.get(node.ino, write).is_none() {
+            self.ensure_upper(node)?;
+        }
+        match self.parts(node, write)? {
+            Parts::One(data) => Ok(data),
+            Parts::Half(_) => Err(FsError::Unsupported("that on a half-copied file")),
+        }
+    }
+
+    /// Where the node's data are, which are copied up first as far as a write needs them if they are to be written.
+    fn parts(&self, node: &Arc<Node>, write: bool) -> Result<Parts> {
         match node.kind {
             Kind::File => {}
             Kind::Directory => return Err(FsError::IsADirectory),
             _ => return Err(FsError::Invalid("not a regular file")),
         }
-        if let Some(data) = self.files.get(node.ino, write) {
-            return Ok(data);
+        loop {
+            if let Some(data) = self.files.get(node.ino, write) {
+                return Ok(Parts::One(data));
+            }
+            if let Some(half) = self.halves.get(&node.ino).map(|half| half.clone())
+                && (!write || self.in_upper(node))
+            {
+                return Ok(Parts::Half(half));
+            }
+            if write {
+                self.ensure_upper_part(node, Part::Written)?;
+            }
+            let place = node.place.read();
+            if let Some(data) = self.files.get(node.ino, write) {
+                return Ok(Parts::One(data));
+            }
+            if let Some(half) = self.halves.get(&node.ino) {
+                return Ok(Parts::Half(half.clone()));
+            }
+            if let Some(data) = self.metacopies.get(&node.ino).map(|d| d.clone()) {
+                // A lookup may have met it before it got its data, and told of it after.
+                let object = self.object_at(node, &place)?;
+                let marks = marker::read_marks(object.at(), self.belief)?;
+                match marks.half {
+                    _ if !marks.metacopy => {}
+                    Some(mark) => return self.open_half(node, &object, &data, mark).map(Parts::Half),
+                    None if write => continue, // a lookup told of it only now
+                    None => {
+                        let elsewhere = self.open_data_elsewhere(&data)?;
+                        return Ok(Parts::One(self.files.keep(node.ino, elsewhere, false)));
+                    }
+                }
+            }
+            let (data, writable) = self.open_data(node, &place, write)?;
+            self.note_lending(node);
+            return Ok(Parts::One(self.files.keep(node.ino, data, writable)));
         }
-        if write {
-            self.ensure_upper(node)?;
+    }
+
+    /// Opens a half-copied file, whose place the caller has locked.
+    fn open_half(&self, node: &Node, object: &Object, data: &DataAt, mark: HalfMark) -> Result<Arc<Half>> {
+        // Files that nobody uses make room. Whoever uses one has what is told of its blocks: there is never another.
+        if self.halves.len() >= MOST_HALVES {
+            self.halves.retain(|_, half| Arc::strong_count(half) > 1);
         }
-        let place = node.place.read();
-        if let Some(data) = self.files.get(node.ino, write) {
-            return Ok(data);
+        let own = match object.writable() {
+            Ok(own) => open_owned(own, true, self.no_atime)?,
+            Err(_) => object.host()?.open_read()?,
+        };
+        // What is in no directory of the host isn't the file that it was when the copy was begun.
+        let below = self.open_data_elsewhere(data)?.host().cloned().ok_or(FsError::Os(Errno::IO))?;
+        // Somebody else may be about to open it: the map must be read when nobody has another.
+        match self.halves.entry(node.ino) {
+            Entry::Occupied(known) => Ok(known.get().clone()),
+            Entry::Vacant(free) => Ok(free.insert(Arc::new(Half::open(own, below, mark)?)).clone()),
         }
-        if let Some(data) = self.metacopies.get(&node.ino).map(|d| d.clone())
-            // A lookup may have met it before it got its data, and told of it after.
-            && marker::read_marks(self.object_at(node, &place)?.at(), self.belief)?.metacopy
-        {
-            return Ok(self.files.keep(node.ino, self.open_data_elsewhere(&data)?, false));
+    }
+
+    /// The node's file, if some of its blocks are its own and the others below.
+    pub(in crate::union) fn half(&self, node: &Arc<Node>) -> Result<Option<Arc<Half>>> {
+        if self.metacopies.get(&node.ino).is_none_or(|data| data.half.is_none()) {
+            return Ok(None);
         }
-        let (data, writable) = self.open_data(node, &place, write)?;
-        self.note_lending(node);
-        Ok(self.files.keep(node.ino, data, writable))
+        match self.parts(node, false)? {
+            Parts::Half(half) => Ok(Some(half)),
+            Parts::One(_) => Ok(None),
+        }
+    }
+
+    /// Are the file's data in two places, so that no answer can be made of one?
+    pub fn is_half(&self, node: &Node) -> bool {
+        self.halves.contains_key(&node.ino)
+    }
+
+    /// All of the node's data, to be read. Those of a half-copied file are put together in a file without a name.
+    ///
+    /// # Errors
+    /// Those of opening them, and of writing them together.
+    pub fn whole_data(&self, node: &Arc<Node>) -> Result<Arc<OwnedFd>> {
+        match self.parts(node, false)? {
+            Parts::One(data) => data.host().cloned().ok_or(NO_FD),
+            Parts::Half(half) => {
+                let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+                let mode = fs::Mode::from_raw_mode(0o600);
+                let whole = fs::openat(fs::CWD, &std::env::temp_dir(), flags, mode)?;
+                half.copy_to(whole.as_fd(), At::Fd(half.own()).stat()?.size)?;
+                Ok(Arc::new(whole))
+            }
+        }
     }
 
     /// A descriptor of a file of the upper itself, wherever its data are.
@@ -156,17 +256,15 @@ impl Union {
             return self.truncate(node, 0, kill);
         }
         if flags.intersects(OFlags::WRONLY | OFlags::RDWR) {
-            self.ensure_upper(node)?;
+            self.ensure_upper_part(node, Part::Written)?;
         }
         Ok(())
     }
 
     /// Makes a file so long. `kill`: setuid and setgid go.
     pub(in crate::union) fn truncate(&self, node: &Arc<Node>, size: u64, kill: bool) -> Result<()> {
-        let done = self.ensure_upper_part(node, Part::Beginning(size))?;
-        let fd = self.data_fd(node, true)?;
-        if !done {
-            fs::ftruncate(fd.as_fd(), size)?;
+        if !self.ensure_upper_part(node, Part::Beginning(size))? {
+            fs::ftruncate(self.data_fd(node, true)?.as_fd(), size)?;
         }
         if kill { self.kill_privilege_bits(node) } else { Ok(()) }
     }
@@ -197,7 +295,18 @@ impl Union {
 
     /// Reads up to `buffer.len()` bytes at `offset`; fewer only at the end of the file.
     pub fn read(&self, node: &Arc<Node>, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        self.read_from(&self.data(node, false)?, node, offset, buffer)
+        match self.parts(node, false)? {
+            Parts::One(data) => self.read_from(&data, node, offset, buffer),
+            Parts::Half(half) => {
+                let done = half.read(offset, buffer)?;
+                self.events.tell(|| EventKind::Read {
+                    path: self.path_of(node).into(),
+                    offset,
+                    bytes: done as u64,
+                });
+                Ok(done)
+            }
+        }
     }
 
     /// As [`Union::read`], for a program that opened the file with O_NOATIME: its access time stays.
@@ -234,7 +343,7 @@ impl Union {
         pipe: &Pipe,
         header: impl FnOnce(u32) -> H,
     ) -> Result<Option<u32>> {
-        let data = self.data(node, false)?;
+        let Parts::One(data) = self.parts(node, false)? else { return Ok(None) };
         let Some(fd) = data.host() else { return Ok(None) };
         let there = At::Fd(fd.as_fd()).stat()?.size.saturating_sub(offset);
         let len = size.min(u32::try_from(there).unwrap_or(u32::MAX));
@@ -247,14 +356,21 @@ impl Union {
 
     /// Writes all of `data` at `offset`.
     pub fn write(&self, node: &Arc<Node>, offset: u64, data: &[u8], how: Write) -> Result<()> {
-        let fd = self.data_fd(node, true)?;
+        let to = self.parts(node, true)?;
         if how.kill {
             self.kill_privilege_bits(node)?;
         }
-        let before = if how.late { Some(At::Fd(fd.as_fd()).stat()?) } else { None };
-        write_all_at(fd.as_fd(), data, offset)?;
+        let own = match &to {
+            Parts::One(data) => data.host().ok_or(FsError::Stale)?.as_fd(),
+            Parts::Half(half) => half.own(),
+        };
+        let before = if how.late { Some(At::Fd(own).stat()?) } else { None };
+        match &to {
+            Parts::One(_) => write_all_at(own, data, offset)?,
+            Parts::Half(half) => half.write(self.upper()?, offset, data)?,
+        }
         if let Some(before) = before {
-            let file = self.upper()?.own_file(fd.as_fd());
+            let file = self.upper()?.own_file(own);
             file.utimens(None, Some(SetTime::At(before.mtime)))?;
         }
         self.events.tell(|| EventKind::Write {
@@ -295,14 +411,20 @@ impl Union {
     /// An open descriptor of a regular file or directory, for calls that O_PATH is not enough for.
     fn readable_fd(&self, node: &Arc<Node>) -> Result<Arc<OwnedFd>> {
         if node.dir.is_none() {
-            return self.data_fd(node, false);
+            return match self.in_upper(node) {
+                true => self.own_fd(node),
+                false => self.data_fd(node, false),
+            };
         }
         self.with_object(node, |object| Ok(Arc::new(object.host()?.open_directory()?)))
     }
 
     /// The next data or hole at or after an offset.
     pub fn seek(&self, node: &Arc<Node>, whence: SeekFrom) -> Result<u64> {
-        Ok(self.data(node, false)?.seek(whence)?)
+        match self.parts(node, false)? {
+            Parts::One(data) => Ok(data.seek(whence)?),
+            Parts::Half(half) => half.seek(whence),
+        }
     }
 
     /// Copies a range from one file to another within the layers' filesystems, sharing extents where they can.
@@ -312,11 +434,18 @@ impl Union {
         to: (&Arc<Node>, u64),
         len: usize,
     ) -> Result<usize> {
-        let target = self.data_fd(to.0, true)?;
-        let source = self.data(from.0, false)?;
+        let (target, source) = (self.parts(to.0, true)?, self.parts(from.0, false)?);
+        let (Parts::One(target), Parts::One(source)) = (target, source) else {
+            let mut buffer = vec![0; len.min(1 << 20)];
+            let count = self.read(from.0, from.1, &mut buffer)?;
+            self.write(to.0, to.1, &buffer[..count], Write::default())?;
+            return Ok(count);
+        };
         // Who asked copies through memory then.
-        let source = source.host().ok_or(FsError::Os(Errno::XDEV))?;
+        let (Some(target), Some(source)) = (target.host(), source.host()) else {
+            return Err(FsError::Os(Errno::XDEV));
+        };
         let (mut at, mut to_at) = (from.1, to.1);
-        Ok(fs::copy_file_range(source, Some(&mut at), &target, Some(&mut to_at), len)?)
+        Ok(fs::copy_file_range(source, Some(&mut at), target, Some(&mut to_at), len)?)
     }
 }

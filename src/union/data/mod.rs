@@ -1,4 +1,7 @@
-//! Data: the descriptors of open files, which follow a copy-up, and what fsync promises.
+//! Data: the descriptors of open files, which follow a copy-up, files that are copied up block by block, and what fsync
+//! promises.
 
+pub mod block_map;
 pub mod durable;
 pub mod file;
+pub mod half;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::sys::object::Stat;
+use crate::union::data::half::HalfMark;
 use crate::union::lookup::realdir::{LayerIndex, RealDir};
 use crate::union::nodes::generation::{Generation, Sighting};
 use crate::union::nodes::region::InodeId;
@@ -59,4 +60,8 @@ pub struct DataAt {
     pub generation: Generation,
     /// The room that they take, as of stat(2).
     pub blocks: u64,
+    /// The fs-verity digest that they must have, with its algorithm's number.
+    pub digest: Option<(u16, Vec<u8>)>,
+    /// The mark of the file itself, where some blocks are its own.
+    pub half: Option<Arc<HalfMark>>,
 }

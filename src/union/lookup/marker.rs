@@ -18,6 +18,7 @@
 use crate::union::lookup::private::overlay_mark;
 use rustix::io::Errno;
 
+use crate::union::data::half::HalfMark;
 use crate::union::lookup::belief::Belief;
 use crate::union::stack::access::LayerAt;
 
@@ -115,6 +116,10 @@ pub struct Marks {
     pub impure: bool,
     /// The file's data lie in a layer below.
     pub metacopy: bool,
+    /// The fs-verity digest that these must have, with its algorithm's number.
+    pub digest: Option<(u16, Vec<u8>)>,
+    /// Some of the file's blocks are its own.
+    pub half: Option<HalfMark>,
     /// The object is a whiteout by its xattr.
     pub whiteout: bool,
     /// A mark that is there and isn't believed.
@@ -151,12 +156,26 @@ pub fn read_marks<'a>(at: impl Into<LayerAt<'a>>, belief: Belief) -> rustix::io:
             },
             b"redirect" => marks.redirect = at.xattr(&name)?.filter(|v| !v.is_empty()),
             b"impure" => marks.impure = true,
-            b"metacopy" => marks.metacopy = true,
+            b"metacopy" => {
+                marks.metacopy = true;
+                marks.digest = at.xattr(&name)?.and_then(|value| digest(&value));
+            }
+            b"unionmount.half" => marks.half = at.xattr(&name)?.and_then(|value| HalfMark::parse(&value)),
             b"whiteout" => marks.whiteout = true,
             _ => {}
         }
     }
     Ok(marks)
+}
+
+/// The digest in the value of a metacopy mark: version 0, length, flags, algorithm, digest. An empty value has none.
+fn digest(value: &[u8]) -> Option<(u16, Vec<u8>)> {
+    match value {
+        [0, length, _, algorithm, digest @ ..] if usize::from(*length) == value.len() && *algorithm != 0 => {
+            Some((u16::from(*algorithm), digest.to_vec()))
+        }
+        _ => None,
+    }
 }
 
 /// The value of an opaque mark. An ordinary user can't read the attributes of a directory that its owner may not read,

@@ -124,7 +124,7 @@ impl<'u> Inspector<'u> {
 
     /// The root, where every path starts.
     pub fn root(&self) -> Trail {
-        let dirs = self.union.layers.iter().map(|layer| layer.root.clone()).collect();
+        let dirs = self.union.merged_layers().iter().map(|layer| layer.root.clone()).collect();
         Trail {
             path: Vec::new(),
             groups: vec![Group { dirs, hidden: None }],
@@ -137,7 +137,7 @@ impl<'u> Inspector<'u> {
     pub fn root_provenance(&self) -> Result<Provenance> {
         let mut held = Vec::new();
         let mut top = None;
-        for layer in &self.union.layers {
+        for layer in self.union.merged_layers() {
             let stat = self.union.fds.get(&layer.root)?.at().stat()?;
             top.get_or_insert(stat);
             let holds = Holds::Directory { stat, opaque: false, beside: false, redirect: None };

@@ -358,7 +358,13 @@ impl Union {
         steps: &Steps,
         met: &mut impl FnMut(LayerVisit<'_>),
     ) -> Result<RealDirs> {
-        let mut dirs: RealDirs = self.layers[usize::from(layer)..].iter().map(|l| l.root.clone()).collect();
+        let mut dirs: RealDirs = self
+            .merged_layers()
+            .get(usize::from(layer)..)
+            .unwrap_or_default()
+            .iter()
+            .map(|l| l.root.clone())
+            .collect();
         let mut components = path.split(|&b| b == b'/').filter(|c| !c.is_empty()).peekable();
         while let Some(component) = components.next() {
             self.check_component(component, marked)?;

@@ -182,6 +182,7 @@ impl Union {
         self.files.forget(ino);
         if self.table.get(ino).is_none() {
             self.metacopies.remove(&ino);
+            self.halves.remove(&ino);
             self.index_origins.remove(&ino);
             // They held the directories that they are in, which may be known to nobody else.
             let names = self.other_names.remove(&ino).map(|(_, names)| names).unwrap_or_default();

@@ -48,7 +48,15 @@ impl Union {
                     let id = (found.stat.dev, found.stat.ino);
                     let generation = found.seen.generation();
                     let blocks = found.stat.blocks;
-                    let own = || DataAt { dir: dir.clone(), name: name.into(), id, generation, blocks };
+                    let own = || DataAt {
+                        dir: dir.clone(),
+                        name: name.into(),
+                        id,
+                        generation,
+                        blocks,
+                        digest: None,
+                        half: None,
+                    };
                     Some(data.clone().unwrap_or_else(own))
                 }
                 NodeSource::Index => None,

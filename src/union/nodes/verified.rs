@@ -36,6 +36,7 @@ use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
 use crate::sys::object::{At, Kind, Stat, Writable, unnoticed};
+use crate::sys::verity;
 use crate::union::Union;
 use crate::union::change::lend::open_owned;
 use crate::union::change::part::Part;
@@ -43,6 +44,7 @@ use crate::union::lookup::found::DataAt;
 use crate::union::lookup::realdir::RealDir;
 use crate::union::nodes::generation::{Generation, Sighting};
 use crate::union::nodes::node::{InodeId, Name, Node, NodePlace, NodeSource};
+use crate::union::options::Verity;
 use crate::union::stack::access::{LayerAt, LayerData, LayerObject};
 
 /// Is told which entry (number of the directory's node, name) is not what the kernel knows it as.
@@ -297,7 +299,28 @@ impl Union {
         let at = opened.host().map_or(named, |fd| LayerAt::Host(At::Fd(fd.as_fd())));
         let stat = at.stat()?;
         let same = (stat.dev, stat.ino) == data.id && self.fds.generations().is(data.generation, at, &stat);
-        if same { Ok(opened) } else { Err(FsError::Stale) }
+        if !same {
+            return Err(FsError::Stale);
+        }
+        match &data.digest {
+            Some((algorithm, digest)) if self.verity != Verity::Off => match Self::measured(&opened) {
+                Ok(Some(found)) if found == (*algorithm, digest.clone()) => Ok(opened),
+                found => Err(self.unverified(data, &format!("{found:?}"))),
+            },
+            None if self.verity == Verity::Require => Err(self.unverified(data, "a mark without a digest")),
+            _ => Ok(opened),
+        }
+    }
+
+    /// The fs-verity digest that a filesystem keeps of data.
+    fn measured(data: &LayerData) -> rustix::io::Result<Option<(u16, Vec<u8>)>> {
+        data.host().map_or(Ok(None), |fd| verity::measure(fd.as_fd()))
+    }
+
+    /// The error of data that aren't those of which a mark has the digest.
+    fn unverified(&self, data: &DataAt, found: &str) -> FsError {
+        drop(self.layer_form(&data.dir, &data.name, &format!("data that fail the option verity: {found}")));
+        FsError::Os(Errno::IO)
     }
 
     /// Where a named node that isn't a directory lies. What is there now is not verified.

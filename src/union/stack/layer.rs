@@ -47,6 +47,8 @@ pub enum XattrChoice {
 pub struct StackOptions {
     /// The read-only layers, topmost first.
     pub lowers: Vec<LowerSource>,
+    /// Layers below them that hold data alone, which absolute redirects of metacopies lead to.
+    pub data_only: Vec<PathBuf>,
     /// Is the first of them an upper that is only read? Messages call it so then.
     pub top_is_upper: bool,
     /// The writable layer; without, the mount is read-only.
@@ -67,6 +69,7 @@ impl Default for StackOptions {
     fn default() -> Self {
         StackOptions {
             lowers: Vec::new(),
+            data_only: Vec::new(),
             top_is_upper: false,
             upper: None,
             work: None,
@@ -137,6 +140,8 @@ impl Drop for SyncAtEnd {
 pub struct Stack {
     /// The read-only layers, topmost first; at least one.
     pub lowers: Vec<Lower>,
+    /// So many of them, the last, hold data alone.
+    pub data_only: usize,
     /// The writable layer.
     pub upper: Option<UpperLayer>,
     /// Whose marks are believed.
@@ -189,7 +194,8 @@ impl Stack {
         let held = nesting::check(&members(options, &lowers, upper.as_ref(), None, mount_point.as_ref()))?;
         let Some(upper) = upper else {
             let veils = veils(&held, mount_point, options);
-            return Ok(Stack { lowers: unchanged_by_reading(lowers), upper: None, belief, veils });
+            let (lowers, data_only) = (unchanged_by_reading(lowers), options.data_only.len());
+            return Ok(Stack { lowers, data_only, upper: None, belief, veils });
         };
         let lock = DirLock::acquire(upper.root.as_fd(), Role::Upper, &upper.path, options.lock_wait)?;
         let place = match &options.work {
@@ -206,7 +212,8 @@ impl Stack {
         let veils = veils(&held, mount_point, options);
         let upper = open_workdir(options, upper, place, lock, belief)?;
         let belief = belief.kept_in(upper.caps.namespace);
-        let stack = Stack { lowers: unchanged_by_reading(lowers), upper: Some(upper), belief, veils };
+        let (lowers, data_only) = (unchanged_by_reading(lowers), options.data_only.len());
+        let stack = Stack { lowers, data_only, upper: Some(upper), belief, veils };
         Ok(stack.believing(belief))
     }
 
@@ -290,7 +297,8 @@ fn open_lowers(options: &StackOptions) -> Result<Vec<Lower>, StackError> {
             belief: Belief::of_process(),
         })),
     };
-    options.lowers.iter().enumerate().map(open).collect()
+    let data_only = LowerSource::directories(options.data_only.iter().cloned());
+    options.lowers.iter().chain(&data_only).enumerate().map(open).collect()
 }
 
 /// What the lowers are not to show.
@@ -301,7 +309,7 @@ fn veils(held: &[HeldDirs], mount_point: Option<Layer>, options: &StackOptions) 
         let role = options.role(*at);
         held.iter().any(|held| held.role == Role::MountPoint && held.by == role)
     };
-    let holders: Vec<usize> = (0..options.lowers.len()).filter(holds).collect();
+    let holders: Vec<usize> = (0..options.lowers.len() + options.data_only.len()).filter(holds).collect();
     let covered = mount_point.filter(|_| !holders.is_empty()).map(|dir| Arc::new(dir.root));
     Veils { parts, covered, holders }
 }

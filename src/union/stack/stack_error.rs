@@ -86,11 +86,15 @@ pub enum StackError {
     )]
     QuoteInside,
 
-    /// The kernel's `a:b::data` form.
+    /// Not the kernel's `a:b::data::more` form.
     #[error(
-        "data-only lower layers (\"::\" and datadir+) are not supported; a layer whose files keep their data elsewhere can be mounted with the kernel's overlayfs only"
+        "two colons in the list of lower layers; layers of data alone come last, each after two colons, as in a:b::data::more"
     )]
     DataOnly,
+
+    /// The kernel's `a:b::data` form, where it has no place.
+    #[error("layers of data alone (a:b::data) can be mounted, and are looked at through that mount")]
+    DataOnlyHere,
 
     /// A workdir serves an upper.
     #[error("a workdir is of use only with an upper layer; leave out --work, or add --upper")]

@@ -211,14 +211,13 @@ impl Union {
             }
             truncated = self.ensure_upper_part(node, Part::Beginning(size))?;
         }
-        if change.part().has_data() {
+        if change.part() == Part::Whole {
             self.ensure_upper(node)?;
         }
         self.with_upper(node, |_, object| self.owners.change(object, owner, change.mode))?;
         if let Some(size) = change.size {
-            let fd = self.data_fd(node, true)?;
             if !truncated {
-                rustix::fs::ftruncate(fd.as_fd(), size)?;
+                rustix::fs::ftruncate(self.data_fd(node, true)?.as_fd(), size)?;
             }
             if kill {
                 self.kill_privilege_bits(node)?;

@@ -10,17 +10,18 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
-use crate::sys::object::{At, Writable};
+use crate::sys::object::{At, Kind, Writable};
 use crate::union::Union;
 use crate::union::change::carry::set_times;
 use crate::union::change::lend::open_owned;
 use crate::union::change::part::Part;
 use crate::union::change::redirect::LONGEST_REDIRECT;
 use crate::union::change::upper::{Upper, changed};
+use crate::union::data::half::{self, Half, HalfMark};
 use crate::union::lookup::found::DataAt;
 use crate::union::lookup::marker;
 use crate::union::nodes::node::{Node, NodePlace, NodeSource};
-use crate::union::options::RedirectDir;
+use crate::union::options::{RedirectDir, Verity};
 use crate::union::stack::access::LayerData;
 
 /// The mark of a metacopy; as the kernel's, it is empty where no digest is known.
@@ -38,7 +39,9 @@ impl Union {
     pub(in crate::union) fn makes_metacopies(&self) -> bool {
         // A mark that somebody could have written who may less than this process leads only to what its owner may read; a
         // file that is given away would lose its data.
-        self.metacopy
+        (self.metacopy || self.block_wise)
+            // No digests are written.
+            && self.verity == Verity::Off
             && self.upper.as_ref().is_some_and(|upper| upper.caps().xattr)
             && !self.belief.is_guarded()
     }
@@ -59,6 +62,8 @@ impl Union {
             id: (stat.dev, stat.ino),
             generation: node.generation(),
             blocks: stat.blocks,
+            digest: None,
+            half: None,
         }))
     }
 
@@ -113,8 +118,24 @@ impl Union {
         }
     }
 
+    /// A file of the upper gets as much of its data as is asked for. Tells whether it was truncated by that.
+    pub(in crate::union) fn give_data(&self, node: &Arc<Node>, part: Part) -> Result<bool> {
+        if !part.has_data() || !self.metacopies.contains_key(&node.ino) {
+            return Ok(false);
+        }
+        if self.may_copy_blocks(node, part) && self.in_turn(node, || self.begin_half(node))? {
+            let Part::Beginning(size) = part else { return Ok(false) };
+            // In turn, for sealing takes the marks away.
+            return self.in_turn(node, || match self.half(node)? {
+                Some(half) => half.truncate(self.upper()?, size).map(|()| true),
+                None => Ok(false),
+            });
+        }
+        self.complete_data(node, part)
+    }
+
     /// A file of the upper that has only its metadata there gets its data. Tells whether it was truncated by that.
-    pub(in crate::union) fn complete_data(&self, node: &Arc<Node>, part: Part) -> Result<bool> {
+    fn complete_data(&self, node: &Arc<Node>, part: Part) -> Result<bool> {
         if !self.metacopies.contains_key(&node.ino) {
             return Ok(false);
         }
@@ -122,6 +143,69 @@ impl Union {
             Some(data) => Completion::begin(self, node, &data)?.run(part),
             None => Ok(false),
         })
+    }
+}
+
+impl Union {
+    /// May blocks of the file stay below when it is written to so?
+    pub(in crate::union) fn may_copy_blocks(&self, node: &Node, part: Part) -> bool {
+        let wanted = match part {
+            Part::Written => u64::MAX,
+            Part::Beginning(size) => size,
+            Part::Metadata | Part::Whole => return false,
+        };
+        self.block_wise
+            && node.kind == Kind::File
+            && self.makes_metacopies()
+            && wanted >= half::LEAST
+            && self.getattr(node).is_ok_and(|attr| attr.stat.size >= half::LEAST)
+    }
+
+    /// Makes a metacopy of the upper a half-copied file. Tells whether it is one: files with several names in the lower, and
+    /// those whose path can't be kept, are none. The node's turn is taken.
+    fn begin_half(&self, node: &Arc<Node>) -> Result<bool> {
+        let Some(data) = self.metacopies.get(&node.ino).map(|at| at.clone()) else { return Ok(false) };
+        if data.half.is_some() {
+            return Ok(true);
+        }
+        let held = self.with_object(node, |file| file.writable().map(|_| file.held()))?;
+        let held = held.host().cloned().ok_or(FsError::Stale)?;
+        let upper = self.upper()?;
+        let object = upper.own_file(held.as_fd());
+        let stat = object.at().stat()?;
+        let from = self.open_data_elsewhere(&data)?;
+        let Some(from) = from.host() else { return Ok(false) };
+        let below = At::Fd(from.as_fd()).stat()?;
+        let loses = stat.mode & 0o6000 != 0 || crate::sys::xattr::get(object.at(), CAPABILITIES)?.is_some();
+        let several = below.nlink > 1 || upper.is_indexed_metacopy(stat.ino);
+        if loses || several || data.digest.is_some() || stat.size != below.size {
+            return Ok(false);
+        }
+        let Some(path) = self.data_path(node)? else { return Ok(false) };
+        let mark = HalfMark::of(stat.ino, &below, path);
+        // Who opens the data finds them below, or by the mark.
+        let _place = node.place.write();
+        if !marker::read_marks(object.at(), self.belief)?.metacopy {
+            return Ok(false);
+        }
+        // This one first: with the other alone the data are nowhere.
+        for (name, value) in [(half::HALF, &mark.to_bytes()[..]), (REDIRECT, half::NOWHERE)] {
+            match upper.set_mark(object, name, value) {
+                Ok(()) => {}
+                Err(e)
+                    if matches!(e.errno(), Errno::NOSPC | Errno::TOOBIG | Errno::RANGE)
+                        && name == half::HALF =>
+                {
+                    return Ok(false);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        node.names.changed();
+        self.files.forget(node.ino);
+        self.metacopies.insert(node.ino, DataAt { half: Some(Arc::new(mark)), ..data });
+        self.changed_by_itself(node);
+        Ok(true)
     }
 }
 
@@ -134,13 +218,17 @@ struct Completion<'u> {
     from: LayerData,
     /// The file (O_PATH).
     held: Arc<OwnedFd>,
+    /// What is there of it already, block by block.
+    half: Option<Arc<Half>>,
 }
 
 impl<'u> Completion<'u> {
     fn begin(union: &'u Union, node: &'u Arc<Node>, data: &DataAt) -> Result<Completion<'u>> {
         let held = union.with_object(node, |file| file.writable().map(|_| file.held()))?;
         let held = held.host().cloned().ok_or(FsError::Stale)?;
-        Ok(Completion { union, upper: union.upper()?, node, from: union.open_data_elsewhere(data)?, held })
+        let half = if data.half.is_some() { union.half(node)? } else { None };
+        let from = union.open_data_elsewhere(data)?;
+        Ok(Completion { union, upper: union.upper()?, node, from, held, half })
     }
 
     fn object(&self) -> Writable<'_> {
@@ -158,13 +246,16 @@ impl<'u> Completion<'u> {
         let wanted = part.of(size);
         self.fill(to.as_fd(), wanted)?;
         if wanted < size {
-            rustix::fs::ftruncate(&to, wanted)?;
+            match &self.half {
+                Some(half) => half.truncate(self.upper, wanted)?,
+                None => rustix::fs::ftruncate(&to, wanted)?,
+            }
             changed();
         }
         self.upper.sync(to.as_fd(), false)?;
         // Who opens the data looks at the mark with the place locked: it finds them there or here.
         let place = self.node.place.write();
-        for mark in [METACOPY, REDIRECT] {
+        for mark in [METACOPY, REDIRECT, half::HALF] {
             match self.object().remove_xattr(&self.upper.mark_name(mark)) {
                 Ok(()) | Err(Errno::NODATA) => changed(),
                 Err(e) => return Err(e.into()),
@@ -178,6 +269,10 @@ impl<'u> Completion<'u> {
 
     /// Copies the first `size` bytes, step by step. The times, and what a write takes away, are as before after each.
     fn fill(&self, to: BorrowedFd<'_>, size: u64) -> Result<()> {
+        if let Some(half) = &self.half {
+            while self.step(|| half.fill_some(size, STEP))? {}
+            return Ok(());
+        }
         let shares = self.step(|| Ok(self.from.share(to, size)?))?;
         let mut at = if shares { size } else { 0 };
         while at < size {
@@ -212,5 +307,6 @@ impl<'u> Completion<'u> {
         self.node.names.changed();
         self.union.files.forget(self.node.ino);
         self.union.metacopies.remove(&self.node.ino);
+        self.union.halves.remove(&self.node.ino);
     }
 }

@@ -113,6 +113,10 @@ impl<'u> CopyUp<'u> {
         match &self.data {
             Data::None => {}
             Data::Copied(size) => {
+                if let Some(half) = self.union.half(self.node)? {
+                    self.moved = half.copy_to(to, *size)?;
+                    return Ok(());
+                }
                 let from = match self.union.metacopies.get(&self.node.ino).map(|at| at.clone()) {
                     Some(at) => self.union.open_data_elsewhere(&at)?,
                     None => self.original.held.at().open()?,
@@ -150,9 +154,9 @@ impl<'u> CopyUp<'u> {
     }
 
     /// Writes the copy to the disk before its name can be there. A metacopy has nothing that wasn't made in the journal
-    /// before its name is, where there is one journal (ext4, XFS): there it needs no sync of its own.
+    /// before its name is, where there is one (ext4, XFS): there it needs no sync of its own.
     fn sync(&self) -> Result<()> {
-        let ordered = matches!(self.data, Data::Below { .. }) && self.upper.has_one_journal();
+        let ordered = matches!(self.data, Data::Below { .. }) && self.upper.orders_names();
         match self.staged.file() {
             Some(file) if !ordered => self.upper.sync(file, false),
             _ => Ok(()),
@@ -304,6 +308,7 @@ fn settle(union: &Union, node: &Node, original: &Original, data: Data, real: (In
         }
         Data::None | Data::Copied(_) => {
             union.metacopies.remove(&node.ino);
+            union.halves.remove(&node.ino);
             union.files.forget(node.ino);
         }
     }
@@ -348,7 +353,8 @@ impl Original {
         {
             return Ok(whole);
         }
-        let Some(at) = self.data.clone().filter(|_| self.kept.kind() == Kind::File) else { return Ok(whole) };
+        let plain = |at: &DataAt| self.kept.kind() == Kind::File && at.half.is_none();
+        let Some(at) = self.data.clone().filter(plain) else { return Ok(whole) };
         if !self.keeps_links(union) {
             return Ok(Data::Below { at, redirect: None });
         }

@@ -1,0 +1,49 @@
+//! What a filesystem promises.
+
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+use rustix::fs::{fstat, fstatfs, major, minor};
+
+const EXT4: u64 = 0xef53;
+
+const XFS: u64 = 0x5846_5342;
+
+/// The type of a filesystem, and the size of its blocks.
+fn kind(file: BorrowedFd<'_>) -> Option<(u64, u64)> {
+    let filesystem = fstatfs(file).ok()?;
+    #[allow(clippy::unnecessary_cast)] // the type differs by architecture
+    Some((filesystem.f_type as u64, filesystem.f_bsize as u64))
+}
+
+/// The mount options of an ext4, as it tells all of them.
+fn ext4_options(file: BorrowedFd<'_>) -> Option<String> {
+    let stat = fstat(file).ok()?;
+    let device = format!("/sys/dev/block/{}:{}", major(stat.st_dev), minor(stat.st_dev));
+    let device = std::fs::read_link(device).ok()?;
+    std::fs::read_to_string(Path::new("/proc/fs/ext4").join(device.file_name()?).join("options")).ok()
+}
+
+/// Returns whether the filesystem of a file is known to make changes of attributes and of names durable in the order in which
+/// they were made: XFS, and ext4 with a journal. Nothing is known of what doesn't tell.
+pub fn has_journal(file: BorrowedFd<'_>) -> bool {
+    match kind(file) {
+        Some((XFS, _)) => true,
+        Some((EXT4, _)) => {
+            ext4_options(file).is_some_and(|options| options.lines().any(|line| line.starts_with("data=")))
+        }
+        _ => false,
+    }
+}
+
+/// Returns whether the filesystem of a file is known to make a new extent durable only after its data: ext4 with a journal and
+/// `data=ordered`, as it tells itself.
+pub fn orders_data(file: BorrowedFd<'_>) -> bool {
+    let Some((EXT4, block)) = kind(file) else { return false };
+    // With DAX a block is the file's before its data are.
+    let unordered = |option: &str| option.starts_with("dax") && option != "dax=never";
+    let ordered = |options: String| {
+        options.lines().any(|option| option == "data=ordered") && !options.lines().any(unordered)
+    };
+    block.is_power_of_two() && block <= 64 << 10 && ext4_options(file).is_some_and(ordered)
+}

@@ -1,0 +1,362 @@
+//! Half-copied files: the blocks that were written to are the copy's own, the others are still those of the lower's file.
+//!
+//! The copy is a sparse file, and **its own extents are the map**: where SEEK_DATA finds data, the block is the copy's; a hole
+//! shows the lower's file, up to a **limit**. What is written is written in whole blocks, what a write doesn't cover filled in from
+//! below first, so that a block of the copy is right whenever it is there. The filesystem must make an extent durable only after
+//! its data, or after a power failure a block could be the copy's whose data never came: see
+//! [`orders_data`](crate::sys::filesystem::orders_data). So no other map must be kept in step with the data, whoever syncs them and however.
+//!
+//! Beyond the limit the copy alone counts, holes are zeros. It is the size of the lower's file at first, and is lowered when
+//! the copy becomes shorter: the file first, then the mark that keeps the limit, and before the file grows again. What a kill leaves
+//! between is a limit beyond the end of the file, which counts as the end.
+//!
+//! The mark ([`HalfMark`]) also says which file it was that the blocks below belong to. If it isn't that any more, the file answers
+//! `EIO`, never a mixture. To other overlays it is a metacopy whose data are nowhere ([`NOWHERE`]): an error, too.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use rustix::fs::{self, FallocateFlags, SeekFrom};
+use rustix::io::{self, Errno};
+
+use crate::error::Result;
+use crate::sys::copy;
+use crate::sys::object::{At, Stat};
+use crate::union::change::upper::{Upper, changed};
+use crate::union::data::block_map::BlockMap;
+
+/// The mark of a half-copied file.
+pub(in crate::union) const HALF: &str = "unionmount.half";
+/// Where its data are said to be to those who don't know the mark: at a path that no layer can have, for `.wh.` names are
+/// markers, and markers have no entries.
+pub(in crate::union) const NOWHERE: &[u8] = b"/.wh..unionmount-half-copied/.wh..data";
+/// Files below this size are copied whole.
+pub(in crate::union) const LEAST: u64 = if cfg!(test) { 64 << 10 } else { 1 << 20 };
+
+/// What the mark of a half-copied file says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HalfMark {
+    /// Up to where the lower's file counts.
+    pub limit: u64,
+    /// Size, modification time and inode number of the lower's file.
+    size: u64,
+    mtime: (i64, u32),
+    ino: u64,
+    /// Inode number of the copy. Who copied it may have made holes of zeros.
+    own: u64,
+    /// The path under which the lowers show it.
+    pub path: Vec<u8>,
+}
+
+impl HalfMark {
+    /// For a copy with the inode number `own` of a file with that stat.
+    pub fn of(own: u64, below: &Stat, path: Vec<u8>) -> HalfMark {
+        let mtime = (below.mtime.sec, below.mtime.nsec);
+        HalfMark { limit: below.size, size: below.size, mtime, ino: below.ino, own, path }
+    }
+
+    /// Is that the stat of the file that it is for?
+    fn is_for(&self, below: &Stat) -> bool {
+        self == &HalfMark { limit: self.limit, ..HalfMark::of(self.own, below, self.path.clone()) }
+    }
+
+    /// As it is kept: `1 LIMIT SIZE SECONDS NANOSECONDS INO OWN PATH`.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let HalfMark { limit, size, mtime: (seconds, nanoseconds), ino, own, path } = self;
+        let mut bytes = format!("1 {limit} {size} {seconds} {nanoseconds} {ino} {own} ").into_bytes();
+        bytes.extend_from_slice(path);
+        bytes
+    }
+
+    /// The reverse of [`HalfMark::to_bytes`]. `None`: of another version, or no such mark.
+    pub fn parse(bytes: &[u8]) -> Option<HalfMark> {
+        let mut words = bytes.splitn(8, |byte| *byte == b' ');
+        let mut word = || words.next();
+        let number = |word: Option<&[u8]>| std::str::from_utf8(word?).ok()?.parse::<i128>().ok();
+        if word()? != b"1" {
+            return None;
+        }
+        let mut next = || number(word());
+        let (limit, size) = (next()?.try_into().ok()?, next()?.try_into().ok()?);
+        let mtime = (next()?.try_into().ok()?, next()?.try_into().ok()?);
+        let (ino, own) = (next()?.try_into().ok()?, next()?.try_into().ok()?);
+        let path = word()?.to_vec();
+        path.starts_with(b"/").then_some(HalfMark { limit, size, mtime, ino, own, path })
+    }
+}
+
+/// A half-copied file, open.
+#[derive(Debug)]
+pub struct Half {
+    own: OwnedFd,
+    below: Arc<OwnedFd>,
+    /// The size of a block.
+    block: u64,
+    state: RwLock<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    mark: HalfMark,
+    /// Up to where the lower's file counts. Not beyond the end; the mark may be, until the file grows.
+    limit: u64,
+    size: u64,
+    /// Which blocks before the limit are the copy's own.
+    map: BlockMap,
+}
+
+impl State {
+    /// Whose the bytes from `at` on are (the copy's?), and up to where.
+    fn piece(&self, block: u64, at: u64, end: u64) -> (bool, u64) {
+        if at >= self.limit {
+            return (true, end);
+        }
+        let (own, to) = self.map.run(at / block, self.limit.div_ceil(block));
+        let to = (to * block).min(end);
+        if own { (true, to) } else { (false, to.min(self.limit)) }
+    }
+
+    /// Is the block one of the lower's still?
+    fn is_below(&self, block: u64, number: u64) -> bool {
+        number * block < self.limit && !self.map.has(number)
+    }
+}
+
+impl Half {
+    /// Opens one: the copy, and the file below.
+    ///
+    /// # Errors
+    /// `EIO` where that isn't the file that the mark is for, and those of reading the map.
+    pub fn open(own: OwnedFd, below: Arc<OwnedFd>, mark: HalfMark) -> Result<Half> {
+        let copy = At::Fd(own.as_fd()).stat()?;
+        let wrong = match () {
+            () if copy.ino != mark.own => {
+                "a half-copied file was copied, and may have other holes; mount the original"
+            }
+            () if !mark.is_for(&At::Fd(below.as_fd()).stat()?) => {
+                "the file of a lower that a half-copied one needs has changed"
+            }
+            () => "",
+        };
+        if !wrong.is_empty() {
+            log::error!("{}: {wrong}", String::from_utf8_lossy(&mark.path).escape_debug());
+            return Err(Errno::IO.into());
+        }
+        #[allow(clippy::unnecessary_cast)] // the type differs by architecture
+        let block = fs::fstatfs(&own)?.f_bsize as u64;
+        let size = copy.size;
+        let limit = mark.limit.min(size);
+        let mut map = BlockMap::default();
+        let mut at = 0;
+        while at < limit {
+            let start = match fs::seek(&own, SeekFrom::Data(at)) {
+                Err(Errno::NXIO) => break,
+                start => start?,
+            };
+            at = fs::seek(&own, SeekFrom::Hole(start))?;
+            map.add(start / block, at.div_ceil(block));
+        }
+        Ok(Half { own, below, block, state: RwLock::new(State { mark, limit, size, map }) })
+    }
+
+    /// The copy.
+    pub fn own(&self) -> BorrowedFd<'_> {
+        self.own.as_fd()
+    }
+
+    /// Reads up to `buffer.len()` bytes; fewer only at the end of the file.
+    pub fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let state = self.state.read();
+        let end = offset.saturating_add(buffer.len() as u64).min(state.size);
+        let mut at = offset;
+        while at < end {
+            let (own, to) = state.piece(self.block, at, end);
+            let part = &mut buffer[(at - offset) as usize..(to - offset) as usize];
+            read_exactly(if own { &self.own } else { &self.below }, part, at)?;
+            at = to;
+        }
+        Ok(end.saturating_sub(offset) as usize)
+    }
+
+    /// Writes all of `data`.
+    pub fn write(&self, upper: &Upper, offset: u64, data: &[u8]) -> Result<()> {
+        let mut state = self.state.write();
+        let end = offset + data.len() as u64;
+        if end > state.size {
+            self.mark(upper, &mut state)?;
+        }
+        let block = self.block;
+        let mut at = offset;
+        while at < end {
+            let first = at / block * block;
+            let partly = |first: u64| {
+                let covered = at <= first && end >= (first + block).min(state.limit);
+                state.is_below(block, first / block) && !covered
+            };
+            let rest = |from: u64, to: u64| &data[(from - offset) as usize..(to - offset) as usize];
+            if partly(first) {
+                let stop = end.min(first + block);
+                let filled = (first + block).min(state.limit);
+                let mut whole = vec![0; (stop.max(filled) - first) as usize];
+                read_exactly(&self.below, &mut whole[..(filled - first) as usize], first)?;
+                whole[(at - first) as usize..(stop - first) as usize].copy_from_slice(rest(at, stop));
+                self.put(&mut state, first, &whole)?;
+                at = stop;
+            } else {
+                let last = end / block * block;
+                let stop = if last > at && last < end && partly(last) { last } else { end };
+                self.put(&mut state, at, rest(at, stop))?;
+                at = stop;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what leaves no block of the lower's covered in part.
+    fn put(&self, state: &mut State, at: u64, bytes: &[u8]) -> Result<()> {
+        let mut done = 0;
+        let failed = loop {
+            if done == bytes.len() {
+                break None;
+            }
+            match io::pwrite(&self.own, &bytes[done..], at + done as u64) {
+                Ok(0) => break Some(Errno::NOSPC),
+                Ok(n) => done += n,
+                Err(Errno::INTR) => {}
+                Err(e) => break Some(e),
+            }
+        };
+        changed();
+        let block = self.block;
+        let end = at + done as u64;
+        let whole = if failed.is_some() { end / block } else { end.div_ceil(block) };
+        if failed.is_some() && end % block != 0 && end > at && state.is_below(block, end / block) {
+            // The beginning of a block of which the rest didn't come.
+            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            if let Err(e) = fs::fallocate(&self.own, flags, end / block * block, block) {
+                log::error!("a block that was written in part couldn't be taken back: {e}");
+            }
+        }
+        state.map.add(at / block, whole.min(state.limit.div_ceil(block)).max(at / block));
+        state.size = state.size.max(end);
+        failed.map_or(Ok(()), |errno| Err(errno.into()))
+    }
+
+    /// Makes the file so long.
+    pub fn truncate(&self, upper: &Upper, size: u64) -> Result<()> {
+        let mut state = self.state.write();
+        if size > state.size {
+            self.mark(upper, &mut state)?;
+        }
+        fs::ftruncate(&self.own, size)?;
+        changed();
+        state.size = size;
+        if size < state.limit {
+            state.limit = size;
+            let last = size.div_ceil(self.block);
+            state.map.cut(last);
+            self.mark(upper, &mut state)?;
+        }
+        Ok(())
+    }
+
+    /// Has the mark say what the limit is: before the file grows, or what was cut off would be back.
+    fn mark(&self, upper: &Upper, state: &mut State) -> Result<()> {
+        if state.mark.limit != state.limit {
+            let mark = HalfMark { limit: state.limit, ..state.mark.clone() };
+            upper.set_mark(upper.own_file(self.own.as_fd()), HALF, &mark.to_bytes())?;
+            state.mark = mark;
+        }
+        Ok(())
+    }
+
+    /// The next data or hole. All that may be the lower's counts as data.
+    pub fn seek(&self, whence: SeekFrom) -> Result<u64> {
+        let state = self.state.read();
+        let (SeekFrom::Data(offset) | SeekFrom::Hole(offset)) = whence else {
+            return Err(Errno::INVAL.into());
+        };
+        if offset >= state.size {
+            return Err(Errno::NXIO.into());
+        }
+        match whence {
+            SeekFrom::Data(_) if offset < state.limit => Ok(offset),
+            SeekFrom::Hole(_) if state.limit.max(offset) >= state.size => Ok(state.size),
+            SeekFrom::Hole(_) => Ok(fs::seek(&self.own, SeekFrom::Hole(offset.max(state.limit)))?),
+            whence => Ok(fs::seek(&self.own, whence)?),
+        }
+    }
+
+    /// Copies some of what is missing before `end`, about `most` bytes. Tells whether anything was.
+    pub(in crate::union) fn fill_some(&self, end: u64, most: u64) -> Result<bool> {
+        let mut state = self.state.write();
+        let block = self.block;
+        let end = end.min(state.limit);
+        let (own, to) = state.map.run(0, end.div_ceil(block));
+        let from = if own { to } else { 0 };
+        if end == 0 || from >= end.div_ceil(block) {
+            return Ok(false);
+        }
+        let (_, to) = state.map.run(from, end.div_ceil(block));
+        let stop = (to * block).min(state.limit).min(from * block + most);
+        let mut at = from * block;
+        let mut buffer = vec![0; (1 << 20).min((stop - at) as usize)];
+        while at < stop {
+            let (start, data_end) = copy::next_data(self.below.as_fd(), at, stop)?;
+            if start >= data_end {
+                break;
+            }
+            // From the beginning of a block, so that it is whole.
+            at = start / block * block;
+            let to = stop.min(at + buffer.len() as u64);
+            let part = &mut buffer[..(to - at) as usize];
+            read_exactly(&self.below, part, at)?;
+            self.put(&mut state, at, part)?;
+            at = to;
+        }
+        // What is a hole below may be one here.
+        state.map.add(from, stop.div_ceil(block));
+        Ok(true)
+    }
+
+    /// Copies the first `size` bytes into an empty file. Returns how many were moved.
+    pub(in crate::union) fn copy_to(&self, to: BorrowedFd<'_>, size: u64) -> Result<u64> {
+        let mut buffer = vec![0; 1 << 20];
+        let mut at = 0;
+        while at < size {
+            let part = &mut buffer[..(size - at).min(1 << 20) as usize];
+            let count = self.read(at, part)?;
+            if count == 0 {
+                break;
+            }
+            copy::write_sparsely(to, at, &part[..count])?;
+            at += count as u64;
+        }
+        fs::ftruncate(to, size)?;
+        Ok(at)
+    }
+
+    /// Blocks of the copy, and of the whole.
+    pub fn count(&self) -> (u64, u64) {
+        let state = self.state.read();
+        (state.map.count(), state.size.div_ceil(self.block))
+    }
+}
+
+/// Reads all of `part`. What is missing at the end of the file has gone since.
+fn read_exactly(file: &OwnedFd, part: &mut [u8], offset: u64) -> Result<()> {
+    let mut done = 0;
+    while done < part.len() {
+        match io::pread(file, &mut part[done..], offset + done as u64) {
+            Ok(0) => return Err(Errno::IO.into()),
+            Ok(n) => done += n,
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,469 @@
+//! Half-copied files against plain bytes: at random, and killed at any instant.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
+
+use super::{HALF, HalfMark, LEAST};
+use crate::union::change::failpoint::hook;
+use crate::union::change::rename::RenameMode;
+use crate::union::data::file::Write;
+use crate::union::nodes::node::Node;
+use crate::union::options::{FsOptions, Lazy};
+use crate::union::stack::layer::{Stack, StackOptions};
+use crate::union::view::attr::SetAttr;
+use crate::union::{Limits, Union};
+
+const PLACE: &str = "UNIONMOUNT_TEST_HALF";
+const SIZE: usize = 300_123;
+const BLOCK: u64 = 4096;
+
+fn content(seed: u32) -> Vec<u8> {
+    let hole = 20 * BLOCK as usize..30 * BLOCK as usize;
+    let byte =
+        |at: usize| if hole.contains(&at) { 0 } else { (at as u32).wrapping_mul(seed).to_be_bytes()[0] | 1 };
+    (0..SIZE).map(byte).collect()
+}
+
+fn build(top: &Path) {
+    for dir in ["lower/d", "upper", "mnt"] {
+        fs::create_dir_all(top.join(dir)).unwrap();
+    }
+    for (name, seed) in [("d/a", 2_654_435_761), ("d/b", 40_503_001)] {
+        fs::write(top.join("lower").join(name), content(seed)).unwrap();
+    }
+}
+
+fn open(top: &Path) -> Union {
+    let options = StackOptions {
+        lowers: vec![top.join("lower").into()],
+        upper: Some(top.join("upper")),
+        mount_point: Some(top.join("mnt")),
+        ..StackOptions::default()
+    };
+    let chosen = FsOptions { lazy: Lazy::Keep, ..FsOptions::default() };
+    Union::with_options(Stack::open(&options).unwrap(), Limits::default(), &chosen).unwrap()
+}
+
+fn find(union: &Union, path: &str) -> Arc<Node> {
+    let step = |dir: Arc<Node>, name: &str| union.lookup(&dir, name.as_bytes()).unwrap().unwrap().0;
+    path.split('/').fold(union.root().clone(), step)
+}
+
+fn read(union: &Union, node: &Arc<Node>) -> Vec<u8> {
+    let size = union.getattr(node).unwrap().stat.size as usize;
+    let mut bytes = vec![0xaa; size + 10];
+    let count = union.read(node, 0, &mut bytes).unwrap();
+    assert_eq!(count, size, "it ends elsewhere than its attributes say");
+    bytes.truncate(count);
+    bytes
+}
+
+fn resize(union: &Union, node: &Arc<Node>, size: u64) {
+    union.setattr(node, SetAttr { size: Some(size), ..SetAttr::default() }, false).unwrap();
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Write(u64, Vec<u8>),
+    Resize(u64),
+    Read(u64, usize),
+    Copy(u64, u64, usize),
+    Zero(u64, u64),
+    Chmod,
+    Rename,
+    Link,
+    Open,
+    Seek(u64),
+    Reopen,
+}
+
+/// Offsets at and beside the borders of blocks, and anywhere.
+fn offset() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        3 => (0u64..90, -1i64..=1).prop_map(|(block, beside)| (block * BLOCK).saturating_add_signed(beside)),
+        2 => 0u64..(SIZE as u64 + 30_000),
+        1 => (SIZE as u64 - 3)..(SIZE as u64 + 3),
+    ]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let bytes = (1usize..20_000, any::<u8>()).prop_map(|(length, byte)| vec![byte | 2; length]);
+    let short = (1usize..40, any::<u8>()).prop_map(|(length, byte)| vec![byte | 2; length]);
+    prop_oneof![
+        6 => (offset(), prop_oneof![bytes, short]).prop_map(|(at, bytes)| Op::Write(at, bytes)),
+        3 => offset().prop_map(|size| Op::Resize(size.max(LEAST))),
+        4 => (offset(), 1usize..50_000).prop_map(|(at, length)| Op::Read(at, length)),
+        2 => (offset(), offset(), 1usize..30_000).prop_map(|(from, to, length)| Op::Copy(from, to, length)),
+        2 => Just(Op::Reopen),
+        1 => offset().prop_map(Op::Seek),
+        1 => Just(Op::Chmod),
+        1 => Just(Op::Rename),
+        1 => Just(Op::Link),
+        1 => Just(Op::Open),
+    ]
+}
+
+/// A sequence, which now and then has what makes the file whole.
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let last = prop_oneof![
+        (offset(), 1u64..40_000).prop_map(|(at, length)| Op::Zero(at, length)),
+        (0..LEAST).prop_map(Op::Resize),
+    ];
+    (prop::collection::vec(op(), 1..40), prop::option::of(last), prop::collection::vec(op(), 0..8)).prop_map(
+        |(mut ops, last, after)| {
+            ops.extend(last);
+            ops.extend(after);
+            ops
+        },
+    )
+}
+
+fn put(model: &mut Vec<u8>, at: usize, bytes: &[u8]) {
+    if model.len() < at + bytes.len() {
+        model.resize(at + bytes.len(), 0);
+    }
+    model[at..at + bytes.len()].copy_from_slice(bytes);
+}
+
+fn run(ops: Vec<Op>) {
+    let top = tempfile::tempdir().unwrap();
+    build(top.path());
+    let mut union = open(top.path());
+    let mut model = content(2_654_435_761);
+    let other = content(40_503_001);
+    let mut name = "a".to_owned();
+    for (step, op) in ops.into_iter().enumerate() {
+        let path = format!("d/{name}");
+        let node = find(&union, &path);
+        match &op {
+            Op::Write(at, bytes) => {
+                union.write(&node, *at, bytes, Write::default()).unwrap();
+                put(&mut model, *at as usize, bytes);
+            }
+            Op::Resize(size) => {
+                resize(&union, &node, *size);
+                model.resize(*size as usize, 0);
+            }
+            Op::Read(at, length) => {
+                let mut bytes = vec![0; *length];
+                let count = union.read(&node, *at, &mut bytes).unwrap();
+                let at = (*at as usize).min(model.len());
+                assert!(bytes[..count] == model[at..(at + length).min(model.len())], "{step}: {op:?}");
+            }
+            Op::Copy(from, to, length) => {
+                let source = find(&union, "d/b");
+                let count = union.copy_file_range((&source, *from), (&node, *to), *length).unwrap();
+                let from = (*from as usize).min(other.len());
+                assert!(count <= *length && (count > 0 || from == other.len()));
+                put(&mut model, if count > 0 { *to as usize } else { 0 }, &other[from..from + count]);
+            }
+            Op::Zero(at, length) => {
+                let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                union.fallocate(&node, flags, (*at, *length)).unwrap();
+                let (at, end) = ((*at as usize).min(model.len()), ((at + length) as usize).min(model.len()));
+                model[at..end].fill(0);
+            }
+            Op::Chmod => {
+                let mode = SetAttr { mode: Some(0o640), ..SetAttr::default() };
+                union.setattr(&node, mode, false).unwrap();
+            }
+            Op::Rename => {
+                let dir = find(&union, "d");
+                let to = format!("a{step}");
+                union.rename((&dir, name.as_bytes()), (&dir, to.as_bytes()), RenameMode::Replace).unwrap();
+                name = to;
+            }
+            Op::Link => {
+                let dir = find(&union, "d");
+                let to = format!("link{step}");
+                union.link(&node, &dir, to.as_bytes()).unwrap();
+                name = to;
+            }
+            Op::Open => union.open(&node, OFlags::RDWR, false).unwrap(),
+            Op::Seek(at) => {
+                // What is said to be a hole is one; data and holes follow each other.
+                if let Ok(hole) = union.seek(&node, SeekFrom::Hole(*at)) {
+                    let end = union.seek(&node, SeekFrom::Data(hole)).unwrap_or(model.len() as u64);
+                    assert!(hole >= *at && model[hole as usize..end as usize].iter().all(|byte| *byte == 0));
+                } else {
+                    assert!(*at >= model.len() as u64);
+                }
+            }
+            Op::Reopen => {
+                union.shut_down();
+                drop(union);
+                union = open(top.path());
+            }
+        }
+        let node = find(&union, &format!("d/{name}"));
+        assert!(read(&union, &node) == model, "{step}: {op:?}");
+    }
+    union.shut_down();
+    drop(union);
+    let union = open(top.path());
+    assert!(read(&union, &find(&union, &format!("d/{name}"))) == model, "in the next mount");
+    assert!(read(&union, &find(&union, "d/b")) == other);
+    let node = find(&union, &format!("d/{name}"));
+    union.ensure_upper(&node).unwrap();
+    assert!(read(&union, &node) == model, "sealed");
+    union.shut_down();
+    drop(union);
+    assert!(fs::read(top.path().join("upper/d").join(&name)).map_or(true, |bytes| bytes == model), "on disk");
+    assert!(
+        fs::read(top.path().join("lower/d/a")).unwrap() == content(2_654_435_761),
+        "the lower has changed"
+    );
+}
+
+/// The invariant "Durability" as far as no power fails: whatever is done, the file is as a plain one.
+#[test]
+fn half_copied_files_are_as_plain_ones() {
+    let cases = std::env::var("UNIONMOUNT_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(60);
+    let seed = std::env::var("UNIONMOUNT_SEED").ok().and_then(|n| n.parse::<u64>().ok()).unwrap_or(1);
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
+    runner
+        .run(&ops(), |ops| {
+            run(ops);
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn one_byte_copies_one_block() {
+    let top = tempfile::tempdir().unwrap();
+    build(top.path());
+    let union = open(top.path());
+    let node = find(&union, "d/a");
+    union.write(&node, 100_000, b"!", Write::default()).unwrap();
+    assert_eq!(node_half(&union, &node).count(), (1, SIZE.div_ceil(BLOCK as usize) as u64));
+    union.write(&node, 2 * BLOCK - 1, b"!!", Write::default()).unwrap();
+    assert_eq!(node_half(&union, &node).count().0, 3);
+    union.fsync(&node, false).unwrap();
+    let room = fs::metadata(top.path().join("upper/d/a")).unwrap().blocks() * 512;
+    assert!(room <= 4 * BLOCK, "{room} bytes were taken");
+}
+
+fn node_half(union: &Union, node: &Arc<Node>) -> Arc<super::Half> {
+    union.half(node).unwrap().expect("a half-copied file")
+}
+
+/// Never a mixture of what was and what came to be below.
+#[test]
+fn another_file_below_is_an_error() {
+    for change in ["content", "file", "copy"] {
+        let top = tempfile::tempdir().unwrap();
+        build(top.path());
+        let union = open(top.path());
+        union.write(&find(&union, "d/a"), 5, b"!", Write::default()).unwrap();
+        union.shut_down();
+        drop(union);
+        let below = top.path().join("lower/d/a");
+        match change {
+            "content" => fs::write(&below, content(7)).unwrap(),
+            // By a program that keeps attributes, and makes holes of zeros.
+            "copy" => {
+                let place = top.path().join("upper/d");
+                support::run(
+                    "cp",
+                    &[
+                        "-a",
+                        "--sparse=always",
+                        place.join("a").to_str().unwrap(),
+                        place.join("new").to_str().unwrap(),
+                    ],
+                );
+                fs::rename(place.join("new"), place.join("a")).unwrap();
+            }
+            _ => {
+                fs::rename(&below, top.path().join("old")).unwrap();
+                fs::copy(top.path().join("old"), &below).unwrap();
+            }
+        }
+        let union = open(top.path());
+        let node = find(&union, "d/a");
+        let mut bytes = [0; 16];
+        let failed = union.read(&node, 0, &mut bytes).unwrap_err();
+        assert_eq!(failed.errno(), rustix::io::Errno::IO, "{change}");
+        assert!(union.write(&node, 0, b"x", Write::default()).is_err());
+        union.shut_down();
+    }
+}
+
+/// An upper with half-copied files that becomes a lower, or is only looked at.
+#[test]
+fn half_copied_files_of_lowers_are_read_and_copied() {
+    let top = tempfile::tempdir().unwrap();
+    build(top.path());
+    let union = open(top.path());
+    let node = find(&union, "d/a");
+    union.write(&node, 50_000, b"written", Write::default()).unwrap();
+    resize(&union, &node, 200_001);
+    assert!(union.half(&node).unwrap().is_some(), "a truncation has copied all");
+    let expected = read(&union, &node);
+    union.shut_down();
+    drop(union);
+    fs::create_dir(top.path().join("upper2")).unwrap();
+    let options = StackOptions {
+        lowers: vec![top.path().join("upper").into(), top.path().join("lower").into()],
+        upper: Some(top.path().join("upper2")),
+        ..StackOptions::default()
+    };
+    let chosen = FsOptions { lazy: Lazy::Keep, ..FsOptions::default() };
+    let union = Union::with_options(Stack::open(&options).unwrap(), Limits::default(), &chosen).unwrap();
+    let node = find(&union, "d/a");
+    assert!(read(&union, &node) == expected);
+    let whole = union.whole_data(&node).unwrap();
+    let mut bytes = vec![0; expected.len() + 1];
+    assert_eq!(rustix::io::pread(&whole, &mut bytes, 0).unwrap(), expected.len());
+    assert!(bytes[..expected.len()] == expected[..]);
+    union.write(&node, 3, b"above", Write::default()).unwrap();
+    let mut expected = expected;
+    expected[3..8].copy_from_slice(b"above");
+    assert!(read(&union, &node) == expected);
+    union.shut_down();
+}
+
+#[test]
+fn marks_are_read_as_they_are_written() {
+    let mark =
+        HalfMark { limit: 5, size: 9, mtime: (-3, 7), ino: u64::MAX, own: 8, path: b"/a b/c\xff".to_vec() };
+    assert_eq!(HalfMark::parse(&mark.to_bytes()), Some(mark));
+    for bad in
+        [&b""[..], b"1", b"2 5 9 3 7 1 8 /a", b"1 5 9 3 7 1 8 a", b"1 -5 9 3 7 1 8 /a", b"1 5 9 3 7 1 8"]
+    {
+        assert_eq!(HalfMark::parse(bad), None, "{bad:?}");
+    }
+    assert_eq!(HALF, "unionmount.half");
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Act {
+    First,
+    Again,
+    Across,
+    Shrink,
+    Grow,
+    Seal,
+    Cut,
+}
+
+const ACTS: [Act; 7] = [Act::First, Act::Again, Act::Across, Act::Shrink, Act::Grow, Act::Seal, Act::Cut];
+
+impl Act {
+    fn prepare(self, union: &Union) {
+        let node = find(union, "d/a");
+        if self != Act::First {
+            union.write(&node, 40_000, &[7; 9000], Write::default()).unwrap();
+        }
+        if self == Act::Grow {
+            resize(union, &node, 150_001);
+        }
+    }
+
+    /// Where it writes.
+    fn range(self) -> std::ops::Range<usize> {
+        match self {
+            Act::First => 100_001..100_003,
+            Act::Again => 41_000..60_001,
+            Act::Across => 16_383..16_385,
+            _ => 0..0,
+        }
+    }
+
+    fn run(self, union: &Union) {
+        let node = find(union, "d/a");
+        let range = self.range();
+        match self {
+            Act::First | Act::Again | Act::Across => {
+                union.write(&node, range.start as u64, &vec![9; range.len()], Write::default()).unwrap();
+            }
+            Act::Shrink => resize(union, &node, 150_001),
+            Act::Grow => resize(union, &node, SIZE as u64),
+            Act::Seal => union.ensure_upper(&node).unwrap(),
+            Act::Cut => resize(union, &node, 1000),
+        }
+    }
+}
+
+#[test]
+fn a_kill_at_any_instant_leaves_what_was_written() {
+    for (index, act) in ACTS.into_iter().enumerate() {
+        for kill_at in 0u32.. {
+            let top = tempfile::tempdir().unwrap();
+            build(top.path());
+            let union = open(top.path());
+            act.prepare(&union);
+            let before = read(&union, &find(&union, "d/a"));
+            union.shut_down();
+            drop(union);
+            let ended = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "--ignored", &crate::union::kills::test_here(module_path!(), "killed")])
+                .env(PLACE, format!("{index} {kill_at} {}", top.path().display()))
+                .output()
+                .unwrap();
+            let what = format!("{act:?}, killed at instant {kill_at}");
+            let union = open(top.path());
+            let found = read(&union, &find(&union, "d/a"));
+            let mut after = before.clone();
+            match act {
+                Act::Shrink => after.truncate(150_001),
+                Act::Grow => after.resize(SIZE, 0),
+                Act::Cut => after.truncate(1000),
+                _ => after[act.range()].fill(9),
+            }
+            assert!(found.len() == before.len() || found.len() == after.len(), "{what}");
+            let same = |at: usize| {
+                let old = before.get(at) == found.get(at) && found.len() == before.len();
+                let new = after.get(at) == found.get(at) && found.len() == after.len();
+                // A write that didn't return may be there in part.
+                if act.range().contains(&at) {
+                    old || new
+                } else {
+                    old || (new && found.len() != before.len())
+                }
+            };
+            let wrong = (0..found.len()).find(|at| !same(*at));
+            assert_eq!(wrong, None, "{what}");
+            // And it goes on from there.
+            act.run(&union);
+            assert!(read(&union, &find(&union, "d/a")) == after, "{what}, and again");
+            union.shut_down();
+            if ended.status.success() {
+                assert!(kill_at > 0 && found == after, "{what}: never killed");
+                break;
+            }
+            assert_eq!(ended.status.signal(), Some(libc::SIGKILL), "{what}: {ended:?}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "started by the test of kills"]
+fn killed() {
+    let Ok(place) = std::env::var(PLACE) else { return };
+    let mut words = place.splitn(3, ' ');
+    let mut word = || words.next().unwrap();
+    let act = ACTS[word().parse::<usize>().unwrap()];
+    let mut left: u32 = word().parse().unwrap();
+    let union = open(Path::new(word()));
+    let hook = move |_| match left.checked_sub(1) {
+        Some(rest) => left = rest,
+        None => {
+            let own = rustix::process::getpid();
+            rustix::process::kill_process(own, rustix::process::Signal::KILL).unwrap();
+        }
+    };
+    hook::during(hook, || act.run(&union));
+}
