@@ -433,7 +433,6 @@ mod tests {
             ("upperdir", "option upperdir needs a value"),
             ("lowerdir=", "option lowerdir needs a value"),
             ("lowerdir=/a::/d:/e", "layers of data alone come last"),
-            ("datadir+=/d", "data-only"),
             ("lowerdir=/a:", "empty name"),
             ("lowerdir=:/a", "empty name"),
             (r#"lowerdir=/a:"/b,c""#, "quote the whole list"),

@@ -32,7 +32,7 @@ impl BlockMap {
     /// Takes away all blocks from `from` on.
     pub fn cut(&mut self, from: u64) {
         self.chunks.split_off(&from.div_ceil(CHUNK));
-        if from % CHUNK != 0
+        if !from.is_multiple_of(CHUNK)
             && let Some(chunk) = self.chunks.get_mut(&(from / CHUNK))
         {
             for at in (from % CHUNK)..CHUNK {

@@ -229,7 +229,7 @@ impl Union {
             Parts::Half(half) => {
                 let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
                 let mode = fs::Mode::from_raw_mode(0o600);
-                let whole = fs::openat(fs::CWD, &std::env::temp_dir(), flags, mode)?;
+                let whole = fs::openat(fs::CWD, std::env::temp_dir(), flags, mode)?;
                 half.copy_to(whole.as_fd(), At::Fd(half.own()).stat()?.size)?;
                 Ok(Arc::new(whole))
             }

@@ -231,7 +231,7 @@ impl Half {
         let block = self.block;
         let end = at + done as u64;
         let whole = if failed.is_some() { end / block } else { end.div_ceil(block) };
-        if failed.is_some() && end % block != 0 && end > at && state.is_below(block, end / block) {
+        if failed.is_some() && !end.is_multiple_of(block) && end > at && state.is_below(block, end / block) {
             // The beginning of a block of which the rest didn't come.
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
             if let Err(e) = fs::fallocate(&self.own, flags, end / block * block, block) {
