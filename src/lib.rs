@@ -24,6 +24,7 @@
 //! archive     a tar as a layer: index, data, what is decoded
 //! registry    the distribution protocol: pull, push, credentials, where names lead
 //! changes     what an upper changes in what is below it: told, and brought into a directory
+//! trying      a command where directories are unions over themselves; what is kept of it
 //! container   an image, an upper and their mount; running a command in it
 //! control     a mount's socket: protocol, server, client; finding the mounts of this machine
 //! snapshotter containerd's snapshots, served over gRPC; containerd mounts them itself. Feature `snapshotter`
@@ -33,9 +34,10 @@
 //!
 //! How it all works together, from the model to the code, is told in [`docs`].
 //!
-//! Calls go one way: `cli → {fuse, container, changes, explain, snapshotter} → {image, control} → union → sys`. `container`
-//! uses `image` and `control`, `changes`, `registry` and `archive` use `image`, `explain` uses `control`; `fuse` and `image`
-//! never meet, nor do `fuse` and `control`. `image` uses of `union` the stack ([`union::Union`], read through without a mount), the markers
+//! Calls go one way: `cli → {fuse, trying, container, changes, explain, snapshotter} → {image, control} → union → sys`.
+//! `container` uses `image` and `control`, `trying` uses what `container` knows of mounts, `changes`, `registry` and `archive`
+//! use `image`, `explain` uses `control`; `fuse` and `image` never meet, nor do `fuse` and `control`. `image` uses of `union`
+//! the stack ([`union::Union`], read through without a mount), the markers
 //! of [`union::lookup::marker`], the owners kept in xattrs and the removal of trees; `snapshotter` uses the markers alone, and
 //! mounts nothing.
 
@@ -56,4 +58,5 @@ pub mod registry;
 #[cfg(feature = "snapshotter")]
 pub mod snapshotter;
 pub mod sys;
+pub mod trying;
 pub mod union;

@@ -33,3 +33,13 @@ pub(super) fn yes(question: &str) -> Result<bool, Failure> {
     let answer = line(&format!("{question} [y/N]"))?;
     Ok(answer.is_some_and(|answer| matches!(&*answer.to_lowercase(), "y" | "yes")))
 }
+
+/// Prints a line where messages go. There is nobody to tell when that fails.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "what is asked about stands where the question stands; it escapes"
+)]
+pub(super) fn tell(text: &str) {
+    let line = format!("{}\n", escaped(text));
+    std::io::stderr().write_all(line.as_bytes()).unwrap_or_default();
+}

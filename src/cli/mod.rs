@@ -67,6 +67,7 @@ mod tags;
 pub mod template;
 mod terminal;
 mod trace;
+mod trial;
 mod umount;
 mod uptime;
 mod verbs;

@@ -8,12 +8,13 @@ use super::inspect::Kind;
 use super::{
     Failure, apply, attach, commit, completions, container_prune, create, demo, df, diff, explain, export,
     help, history, images, import, inspect, layers, load, login, man, prune, ps, pull, push, rename, rm, rmi,
-    run, save, snapshotter, status, tag, tags, trace, umount, verify, version,
+    run, save, snapshotter, status, tag, tags, trace, trial, umount, verify, version,
 };
 
 /// The groups in which help lists the verbs.
-pub(super) const GROUPS: [(&str, &[&str]); 4] = [
-    ("See", &["demo", "explain", "layers", "status", "trace", "diff", "apply", "discard"]),
+pub(super) const GROUPS: [(&str, &[&str]); 5] = [
+    ("Try", &["try", "diff", "apply", "discard"]),
+    ("See", &["demo", "explain", "layers", "status", "trace"]),
     (
         "Images",
         &[
@@ -44,6 +45,7 @@ pub(super) const GROUPS: [(&str, &[&str]); 4] = [
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
+    Try(trial::Try),
     Explain(explain::Explain),
     Status(status::Status),
     Trace(trace::Trace),
@@ -91,6 +93,7 @@ pub(super) enum Verb {
 impl Verb {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         match self {
+            Verb::Try(verb) => verb.run(),
             Verb::Explain(verb) => verb.run(),
             Verb::Status(verb) => verb.run(),
             Verb::Trace(verb) => verb.run(),

@@ -24,6 +24,62 @@ pub fn new_user_namespace() -> io::Result<()> {
     Ok(())
 }
 
+/// Returns whether this process may mount in its own user namespace.
+pub fn may_mount() -> bool {
+    rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN))
+}
+
+/// Makes a mount namespace, a copy of this process's, and enters it.
+///
+/// # Errors
+/// When this process has no CAP_SYS_ADMIN.
+pub fn new_mounts() -> io::Result<()> {
+    // SAFETY: the flag is not CLONE_FILES; the kernel parts the working directory from other threads' by itself, and who
+    // calls this has one thread.
+    Ok(unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?)
+}
+
+/// Opens the mount namespace of this process, to come back to.
+///
+/// # Errors
+/// Without /proc.
+pub fn mounts_of_this_process() -> io::Result<OwnedFd> {
+    Ok(std::fs::File::open("/proc/self/ns/mnt")?.into())
+}
+
+/// Enters a mount namespace.
+///
+/// # Errors
+/// When this process has no CAP_SYS_ADMIN in it.
+pub fn enter_mounts(namespace: &OwnedFd) -> io::Result<()> {
+    use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+    Ok(move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))?)
+}
+
+/// Lets programs that this process starts mount too, in its user namespace, without being root there.
+///
+/// # Errors
+/// When this process may not itself.
+pub fn hand_on_mounting() -> io::Result<()> {
+    use rustix::thread::{CapabilitySet, configure_capability_in_ambient_set, set_capabilities};
+    let mut sets = rustix::thread::capabilities(None)?;
+    sets.inheritable |= CapabilitySet::SYS_ADMIN;
+    set_capabilities(None, sets)?;
+    Ok(configure_capability_in_ambient_set(CapabilitySet::SYS_ADMIN, true)?)
+}
+
+/// Takes back what [`hand_on_mounting`] lets programs do. This process still may.
+///
+/// # Errors
+/// Those of prctl(2) and capset(2).
+pub fn keep_mounting() -> io::Result<()> {
+    rustix::thread::clear_ambient_capability_set()?;
+    let mut sets = rustix::thread::capabilities(None)?;
+    sets.inheritable = rustix::thread::CapabilitySet::empty();
+    Ok(rustix::thread::set_capabilities(None, sets)?)
+}
+
 /// Makes a network namespace in which this process is not. It lasts as long as the descriptor, or something in it.
 ///
 /// # Errors

@@ -1,0 +1,225 @@
+//! The namespaces of a try, its mounts, and its command.
+
+#![allow(clippy::disallowed_methods, reason = "nothing of a layer is changed here")]
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::mount::{MountPropagationFlags, UnmountFlags};
+use rustix::process::{Pid, Signal};
+
+use super::record::{Kept, Result, TryError};
+use crate::container::mounting::{PATIENCE, wait_for_end};
+use crate::sys::flock::Access;
+use crate::sys::namespace;
+use crate::union::escaped_path::EscapedPath;
+
+/// How long what the command has left running may take to end.
+const ENDING: Duration = Duration::from_secs(2);
+
+/// What can't be done in a try without privileges, in a few words.
+pub const LIMITS: &str =
+    "sudo and other setuid programs don't work in it, and files of other users can't be applied";
+
+/// Runs a command in a try: mounts, waits for its end, unmounts. Returns how it ended. The process must have one thread.
+///
+/// # Errors
+/// When the namespaces or the mounts can't be made, or there is no such command.
+pub fn run(kept: &Kept, command: &[OsString]) -> Result<ExitStatus> {
+    let _lock = kept
+        .lock(Access::Shared)?
+        .ok_or_else(|| TryError::Refused("somebody else is at work in it".into()))?;
+    let cwd = std::env::current_dir().map_err(TryError::io("find", "the working directory"))?;
+    let mapped = enter()?;
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", private).map_err(TryError::io("make the mounts private below", "/"))?;
+    // What a command leaves behind becomes this process's child.
+    rustix::process::set_child_subreaper(Pid::from_raw(1)).map_err(TryError::io("adopt", "orphans"))?;
+    let pairs = kept.pairs();
+    // The mounts are made beside the uppers, and shown where the directories are: there another try may be mounted.
+    let points: Vec<PathBuf> = (0..pairs.len()).map(|at| kept.dir.join(format!("mnt{at}"))).collect();
+    for ((upper, dir), point) in pairs.iter().zip(&points) {
+        mount(upper, dir, point, mapped)?;
+    }
+    if !kept.record.root_fs {
+        for ((_, dir), point) in pairs.iter().zip(&points) {
+            rustix::mount::mount_bind(point, dir).map_err(TryError::io("show the union on", dir))?;
+        }
+    }
+    let outer = namespace::mounts_of_this_process().map_err(TryError::io("open", "/proc/self/ns/mnt"))?;
+    if kept.record.root_fs {
+        enter_root(&points[0])?;
+    }
+    let ended = match std::env::set_current_dir(&cwd) {
+        Ok(()) => start(command, &kept.name()),
+        Err(error) => Err(TryError::io("enter it", &cwd)(error)),
+    };
+    end_the_rest();
+    if kept.record.root_fs {
+        namespace::enter_mounts(&outer).map_err(TryError::io("go back to", "the namespace of the mounts"))?;
+    }
+    drop(std::env::set_current_dir("/"));
+    for ((upper, dir), point) in pairs.iter().zip(&points) {
+        let shown = if kept.record.root_fs { None } else { Some(dir) };
+        for place in shown.into_iter().chain([point]) {
+            rustix::mount::unmount(place, UnmountFlags::DETACH).map_err(TryError::io("unmount it", place))?;
+        }
+        if !wait_for_end(upper, PATIENCE).map_err(|error| TryError::Refused(error.to_string()))? {
+            return Err(TryError::Refused(format!(
+                "{}: something in it is still in use",
+                EscapedPath::from(dir.as_path())
+            )));
+        }
+        fs::remove_dir(point).map_err(TryError::io("remove it", point))?;
+    }
+    ended
+}
+
+/// Makes a mount namespace, and a user namespace where this process may do nothing. Returns whether it has made one.
+fn enter() -> Result<bool> {
+    if namespace::may_mount() && namespace::new_mounts().is_ok() {
+        return Ok(false);
+    }
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    namespace::new_user_namespace().map_err(|error| {
+        TryError::Refused(format!(
+            "no user namespace can be made: {error}; an administrator can allow it with the sysctls user.max_user_namespaces, \
+             kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns, or run it as root"
+        ))
+    })?;
+    let write = |file: &str, text: String| {
+        let path = Path::new("/proc/self").join(file);
+        fs::write(&path, text).map_err(TryError::io("write it", &path))
+    };
+    write("setgroups", "deny".into())?;
+    write("uid_map", format!("{uid} {uid} 1"))?;
+    write("gid_map", format!("{gid} {gid} 1"))?;
+    namespace::hand_on_mounting().map_err(TryError::io("keep", "the right to mount"))?;
+    Ok(true)
+}
+
+/// Mounts the union of a directory over itself, by calling this very program.
+fn mount(upper: &Path, dir: &Path, point: &Path, mapped: bool) -> Result<()> {
+    match fs::create_dir(point) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(TryError::io("create it", point)(error));
+        }
+        _ => {}
+    }
+    // Others may go on working in the directory.
+    let mut options = vec!["timeout=1".to_owned()];
+    if mapped {
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        options.push(format!("squash_to_uid={uid},squash_to_gid={gid}"));
+    }
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("unionmount").arg("--lower").arg(escape_colons(dir)).arg("--upper").arg(upper);
+    command.arg("-o").arg(options.join(",")).arg("unionmount-try").arg(point);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let output = command.output().map_err(TryError::io("run it", "/proc/self/exe"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(TryError::Refused(said.trim().strip_prefix("unionmount: ").unwrap_or(said.trim()).to_owned()))
+}
+
+fn escape_colons(path: &Path) -> OsString {
+    let mut escaped = Vec::new();
+    for &byte in path.as_os_str().as_bytes() {
+        if byte == b':' || byte == b'\\' {
+            escaped.push(b'\\');
+        }
+        escaped.push(byte);
+    }
+    OsStr::from_bytes(&escaped).to_owned()
+}
+
+/// Makes the union the root, in a mount namespace of its own: the daemon must go on seeing the real one.
+fn enter_root(point: &Path) -> Result<()> {
+    namespace::new_mounts().map_err(TryError::io("make", "another mount namespace"))?;
+    for name in ["proc", "sys", "dev"] {
+        let (from, to) = (Path::new("/").join(name), point.join(name));
+        if from.is_dir() {
+            rustix::mount::mount_bind_recursive(&from, &to).map_err(TryError::io("show it", &from))?;
+        }
+    }
+    std::env::set_current_dir(point).map_err(TryError::io("enter it", point))?;
+    rustix::process::pivot_root(".", ".").map_err(TryError::io("make it the root", point))?;
+    // The old root lies on top of the new one.
+    rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(TryError::io("leave", "the old root"))?;
+    std::env::set_current_dir("/").map_err(TryError::io("enter it", "/"))
+}
+
+fn start(words: &[OsString], name: &str) -> Result<ExitStatus> {
+    let Some((program, args)) = words.split_first() else {
+        return Err(TryError::Refused("no command is given".into()));
+    };
+    namespace::keep_mounting().map_err(TryError::io("give up", "the right to mount"))?;
+    let mut command = Command::new(program);
+    command.args(args).env("UNIONMOUNT_TRY", name);
+    match command.spawn() {
+        Ok(mut child) => child.wait().map_err(TryError::io("wait for it", program)),
+        Err(error) => {
+            let found = Path::new(program).components().count() > 1 && Path::new(program).exists()
+                || on_path(program);
+            let shown = EscapedPath::from(Path::new(program));
+            match found {
+                true => {
+                    Err(TryError::NoProgram { code: 126, why: format!("{shown}: can't be run: {error}") })
+                }
+                false => Err(TryError::NoProgram { code: 127, why: format!("{shown}: no such program") }),
+            }
+        }
+    }
+}
+
+/// Returns whether a directory of PATH has a file of that name. One that may not be searched is as one that hasn't.
+fn on_path(program: &OsStr) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .any(|dir| Path::new(program).components().count() == 1 && dir.join(program).is_file())
+}
+
+/// Ends what the command has left running: politely, then not.
+fn end_the_rest() {
+    for signal in [Signal::TERM, Signal::KILL] {
+        let deadline = std::time::Instant::now() + ENDING;
+        loop {
+            let children = children();
+            if children.is_empty() {
+                return;
+            }
+            for child in &children {
+                // One that has just ended is as good.
+                rustix::process::kill_process(*child, signal).unwrap_or_default();
+            }
+            while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG) {}
+            if std::time::Instant::now() > deadline {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// Lists the children of this process that aren't daemons of its mounts.
+fn children() -> Vec<Pid> {
+    let own = fs::read_link("/proc/self/exe").ok();
+    let text =
+        fs::read_to_string(format!("/proc/self/task/{}/children", std::process::id())).unwrap_or_default();
+    let is_daemon = |pid: &Pid| {
+        let daemon = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+        let marked = daemon.split(|&byte| byte == 0).any(|word| word == b"unionmount-try");
+        marked && fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero())).ok() == own
+    };
+    text.split_whitespace()
+        .filter_map(|pid| Pid::from_raw(pid.parse().ok()?))
+        .filter(|pid| !is_daemon(pid))
+        .collect()
+}

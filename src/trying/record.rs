@@ -1,0 +1,298 @@
+//! What is kept of a try: its record, and an upper for each directory.
+//!
+//! ```text
+//! tries/NAME/
+//! ├── record.json      what was tried, and where; written first
+//! ├── lock             shared by all that is at work in it
+//! └── 0, 1, …          the uppers, in the order of the directories
+//! ```
+//!
+//! A place for uppers must take whiteouts, which a union itself does not: so a try within a try keeps its own elsewhere.
+
+#![allow(clippy::disallowed_methods, reason = "the directory is its own")]
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Mode, XattrFlags, mknodat, unlinkat};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::sys::flock::{Access, try_lock};
+use crate::sys::namespace::is_privileged;
+use crate::sys::object::{At, Writable};
+use crate::sys::xattr;
+use crate::union::escaped_path::EscapedPath;
+use crate::union::lookup::private::is_private_xattr;
+
+const RECORD: &str = "record.json";
+
+/// What was tried, and where.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Record {
+    version: u32,
+    /// The directories that are unions over themselves.
+    pub dirs: Vec<EscapedPath>,
+    /// The only one is the root of all.
+    pub root_fs: bool,
+    /// The command, for whoever lists what is kept.
+    pub command: Vec<EscapedPath>,
+    /// When it began, in seconds since the epoch.
+    pub began: i64,
+}
+
+/// A try that is kept.
+#[derive(Debug)]
+pub struct Kept {
+    /// Its directory.
+    pub dir: PathBuf,
+    /// What was tried.
+    pub record: Record,
+}
+
+/// Why there is no try.
+#[derive(Debug, thiserror::Error)]
+pub enum TryError {
+    /// A file of its own.
+    #[error("{}: cannot {what}: {source}", EscapedPath::from(.path.as_path()))]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The command can't be run.
+    #[error("{why}")]
+    NoProgram {
+        /// The exit status that shells give for it.
+        code: u8,
+        /// The reason.
+        why: String,
+    },
+    /// Anything else.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// The result of what is done with a try.
+pub type Result<T> = std::result::Result<T, TryError>;
+
+impl TryError {
+    /// Makes, for `map_err`, an error of a file.
+    pub fn io<E: Into<io::Error>>(what: &'static str, path: impl AsRef<Path>) -> impl FnOnce(E) -> TryError {
+        let path = path.as_ref().to_owned();
+        move |error| TryError::Io { what, path, source: error.into() }
+    }
+}
+
+/// Returns where tries may be kept, the best first. `own`: where this user's things are.
+fn places(own: &Path) -> Vec<PathBuf> {
+    let name = format!("unionmount-{}", rustix::process::geteuid().as_raw());
+    let mut places = vec![own.join("tries")];
+    if let Some(runtime) =
+        std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute())
+    {
+        places.push(runtime.join("unionmount/tries"));
+    }
+    places.extend(["/var/tmp", "/tmp", "/dev/shm"].map(|dir| Path::new(dir).join(&name).join("tries")));
+    places
+}
+
+/// Makes a directory that is this user's alone, with the one that holds it.
+fn own_dir(dir: &Path) -> io::Result<()> {
+    for dir in dir.parent().into_iter().chain([dir]) {
+        match fs::DirBuilder::new().recursive(true).mode(0o700).create(dir) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let stat = fs::symlink_metadata(dir)?;
+        if !stat.is_dir() || stat.uid() != rustix::process::geteuid().as_raw() || stat.mode() & 0o022 != 0 {
+            return Err(io::Error::other("it is not this user's alone"));
+        }
+    }
+    Ok(())
+}
+
+/// Returns whether an upper can be there: it takes whiteouts and attributes.
+fn takes_uppers(dir: &Path) -> io::Result<()> {
+    let open = File::open(dir)?;
+    let name = format!(".probe-{}", std::process::id());
+    mknodat(&open, &name, FileType::CharacterDevice, Mode::empty(), 0)?;
+    unlinkat(&open, &name, AtFlags::empty())?;
+    rustix::fs::fsetxattr(&open, "user.unionmount.probe", b"", rustix::fs::XattrFlags::empty())?;
+    Ok(rustix::fs::fremovexattr(&open, "user.unionmount.probe")?)
+}
+
+/// Gives an upper the attributes of the directory that it is over: the root of the union shows them.
+fn be_like(upper: &Path, dir: &Path) -> io::Result<()> {
+    let (upper, dir) = (File::open(upper)?, File::open(dir)?);
+    let (object, original) = (Writable::held(upper.as_fd()), At::Fd(dir.as_fd()));
+    let stat = original.stat()?;
+    if is_privileged() {
+        object.chown(Some(stat.uid), Some(stat.gid))?;
+    }
+    object.chmod(stat.mode & 0o7777)?;
+    for name in xattr::list(original)? {
+        let wanted = name.starts_with(b"system.posix_acl_") || name.starts_with(b"user.");
+        if wanted
+            && !is_private_xattr(&name)
+            && let Some(value) = xattr::get(original, &name)?
+        {
+            match object.set_xattr(&name, &value, XattrFlags::empty()) {
+                // An ACL that names others can't be had by who may not give anything to them.
+                Ok(()) | Err(Errno::PERM | Errno::INVAL | Errno::OPNOTSUPP) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Kept {
+    /// Begins a try of these directories, in the first place that can hold it.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn begin(own: &Path, record: Record) -> Result<Kept> {
+        let mut refusals = Vec::new();
+        for (at, place) in places(own).into_iter().enumerate() {
+            match own_dir(&place).and_then(|()| takes_uppers(&place)) {
+                // What is only kept in a temporary place is called so.
+                Ok(()) if at > 0 => {
+                    let taken: Vec<String> = Kept::all(own).iter().map(Kept::name).collect();
+                    return Kept::begin_in(&place, "t", &taken, record);
+                }
+                Ok(()) => return Kept::begin_in(&place, "", &[], record),
+                Err(error) => refusals.push(format!("{}: {error}", EscapedPath::from(place.as_path()))),
+            }
+        }
+        Err(TryError::Refused(format!(
+            "there is no place for what will be changed: {}; give a directory with UNIONMOUNT_ROOT",
+            refusals.join("; ")
+        )))
+    }
+
+    fn begin_in(place: &Path, prefix: &str, taken: &[String], record: Record) -> Result<Kept> {
+        let make = |dir: &Path| fs::DirBuilder::new().mode(0o700).create(dir);
+        for number in 1u32.. {
+            let name = format!("{prefix}{number}");
+            let dir = place.join(&name);
+            if taken.contains(&name) {
+                continue;
+            }
+            match make(&dir) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(error) => return Err(TryError::io("create it", &dir)(error)),
+            }
+            let text = serde_json::to_vec(&record).map_err(|error| TryError::Refused(error.to_string()))?;
+            fs::write(dir.join(RECORD), text).map_err(TryError::io("write it", dir.join(RECORD)))?;
+            let kept = Kept { dir, record };
+            for (upper, dir) in kept.pairs() {
+                make(&upper).map_err(TryError::io("create it", &upper))?;
+                be_like(&upper, &dir)
+                    .map_err(TryError::io("give it the attributes of the directory", &upper))?;
+            }
+            return Ok(kept);
+        }
+        Err(TryError::Refused("too many tries are kept; see unionmount try --list".into()))
+    }
+
+    /// Finds all that are kept, and can be read.
+    pub fn all(own: &Path) -> Vec<Kept> {
+        let mut all = Vec::new();
+        for place in places(own) {
+            let entries = fs::read_dir(&place).into_iter().flatten().flatten();
+            let mut dirs: Vec<PathBuf> =
+                entries.map(|entry| entry.path()).filter(|dir| own_dir(dir).is_ok()).collect();
+            dirs.sort_by_key(|dir| {
+                dir.file_name().and_then(|name| name.to_str()?.trim_start_matches('t').parse::<u32>().ok())
+            });
+            all.extend(dirs.into_iter().filter_map(|dir| Kept::open(dir).ok()));
+        }
+        all
+    }
+
+    /// Opens the one whose directory this is.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn open(dir: PathBuf) -> Result<Kept> {
+        let path = dir.join(RECORD);
+        let text = fs::read(&path).map_err(TryError::io("read it", &path))?;
+        let record = serde_json::from_slice(&text)
+            .map_err(|error| TryError::Refused(format!("{}: is damaged: {error}", path.display())))?;
+        Ok(Kept { dir, record })
+    }
+
+    /// Finds one by its name.
+    ///
+    /// # Errors
+    /// When none has it.
+    pub fn find(own: &Path, name: &str) -> Result<Kept> {
+        let mut all = Kept::all(own);
+        match all.iter().position(|kept| kept.name() == name) {
+            Some(at) => Ok(all.swap_remove(at)),
+            None => Err(TryError::Refused(format!(
+                "no try is called {name:?}; unionmount try --list shows what is kept"
+            ))),
+        }
+    }
+
+    /// Returns its name.
+    pub fn name(&self) -> String {
+        self.dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
+    /// Returns the uppers, each with the directory that it is over.
+    pub fn pairs(&self) -> Vec<(PathBuf, PathBuf)> {
+        let upper = |at: usize| self.dir.join(at.to_string());
+        self.record.dirs.iter().enumerate().map(|(at, dir)| (upper(at), dir.as_path().to_owned())).collect()
+    }
+
+    /// Takes the lock. False: somebody is at work in it.
+    ///
+    /// # Errors
+    /// When it can't be taken.
+    pub fn lock(&self, access: Access) -> Result<Option<File>> {
+        let path = self.dir.join("lock");
+        let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
+        let file = file.map_err(TryError::io("open it", &path))?;
+        Ok(try_lock(&file, access).map_err(TryError::io("lock it", &path))?.then_some(file))
+    }
+
+    /// Throws it away.
+    ///
+    /// # Errors
+    /// What can't be removed.
+    pub fn remove(&self) -> Result<()> {
+        // From here on nobody finds it.
+        let path = self.dir.join(RECORD);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(TryError::io("remove it", &path)(error));
+            }
+            _ => {}
+        }
+        crate::sys::remove::tree(&self.dir).map_err(|left| TryError::io("remove it", left.name)(left.errno))
+    }
+}
+
+impl Record {
+    /// Records a try that begins now.
+    pub fn new(dirs: &[PathBuf], root_fs: bool, command: &[std::ffi::OsString]) -> Record {
+        let path = |path: &Path| EscapedPath::from(path);
+        Record {
+            version: 1,
+            dirs: dirs.iter().map(|dir| path(dir)).collect(),
+            root_fs,
+            command: command.iter().map(|word| path(Path::new(word))).collect(),
+            began: rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec,
+        }
+    }
+}
