@@ -12,7 +12,7 @@ use super::{Failure, ask, say};
 use crate::changes::apply::{Options, Policy};
 use crate::changes::patch;
 use crate::changes::stacked::Stacked;
-use crate::image::layer::Change;
+use crate::image::layer::{Change, ChangeKind};
 use crate::sys::flock::Access;
 use crate::trying::inside::{self, LIMITS};
 use crate::trying::record::{Kept, Record, TryError};
@@ -339,27 +339,29 @@ fn changes(kept: &Kept) -> Result<Vec<(PathBuf, PathBuf, Vec<Change>)>, Failure>
     kept.pairs().into_iter().map(of).collect()
 }
 
-/// Lists changes where messages go: what the command prints may be read by a program.
+/// Lists changes where messages go: what the command prints may be read by a program. A new directory stands for what is in it.
 fn show(found: &[(PathBuf, PathBuf, Vec<Change>)]) {
-    let several = found.len() > 1;
-    let mut left = LISTED;
-    for (_, dir, changes) in found {
-        for change in changes.iter().take(left) {
-            let path = match several {
-                true => dir.join(
-                    EscapedPath::from(change.path.strip_prefix(b"/").unwrap_or(&change.path)).as_path(),
-                ),
-                false => EscapedPath::from(change.path.strip_prefix(b"/").unwrap_or(&change.path))
-                    .as_path()
-                    .to_owned(),
-            };
-            ask::tell(&format!("  {} {}", change.kind.letter(), EscapedPath::from(path.as_path())));
+    let mut lines = Vec::new();
+    for (upper, dir, changes) in found {
+        let mut new: Option<Vec<u8>> = None;
+        for change in changes {
+            if new.as_ref().is_some_and(|new| change.path.starts_with(new)) {
+                continue;
+            }
+            let path = EscapedPath::from(change.path.strip_prefix(b"/").unwrap_or(&change.path));
+            let is_dir = change.kind == ChangeKind::Added
+                && std::fs::symlink_metadata(upper.join(path.as_path())).is_ok_and(|found| found.is_dir());
+            let slash = if is_dir { "/" } else { "" };
+            if is_dir {
+                new = Some([&change.path[..], b"/"].concat());
+            }
+            let shown = if found.len() > 1 { dir.join(path.as_path()) } else { path.as_path().to_owned() };
+            lines.push(format!("  {} {}{slash}", change.kind.letter(), EscapedPath::from(shown.as_path())));
         }
-        left = left.saturating_sub(changes.len());
     }
-    let count: usize = found.iter().map(|(.., changes)| changes.len()).sum();
-    if count > LISTED {
-        ask::tell(&format!("  … and {} more", count - LISTED));
+    lines.iter().take(LISTED).for_each(|line| ask::tell(line));
+    if let Some(more) = lines.len().checked_sub(LISTED).filter(|more| *more > 0) {
+        ask::tell(&format!("  … and {more} more"));
     }
     ask::tell("  (A: added, C: changed, or something in it, D: deleted)");
 }

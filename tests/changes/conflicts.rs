@@ -136,6 +136,28 @@ fn a_user_applies_to_a_directory_of_ones_own() {
     assert_eq!(fs::read_to_string(place.at("a/f")).unwrap(), "new\n");
 }
 
+#[test]
+fn what_a_user_may_not_change_is_told_before_anything_is_touched() {
+    support::needs_root!();
+    let place = Place::of_user();
+    place
+        .sh_as_user("set -e; mkdir -p a/mine a/theirs; echo old >a/mine/f; echo old >a/theirs/f; chmod 777 a/theirs
+            ./unionmount --lower a --upper up mnt; echo new >mnt/mine/f; echo new >mnt/theirs/f; fusermount3 -u mnt")
+        .ok();
+    until("its daemon ends", || place.daemons().is_empty());
+    for script in
+        ["chown root a/theirs; chmod 755 a/theirs", "chown root a/theirs a/theirs/f; chmod 1777 a/theirs"]
+    {
+        place.sh(script).ok();
+        let before = Snapshot::take(&place.at("a"));
+        place
+            .sh_as_user("UNIONMOUNT_ROOT=$PWD/state ./unionmount apply --force up a")
+            .refused(1, &["theirs/f: this user may not change it"]);
+        let after = Snapshot::take(&place.at("a"));
+        assert_eq!(diff(&before, &after, &Fields::all()), "", "{script}");
+    }
+}
+
 /// Exchanges `a/dir` for a link, and back, as fast as it can, while root applies.
 #[test]
 fn who_owns_the_directory_cannot_lead_root_out_of_it() {

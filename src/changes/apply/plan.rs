@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use rustix::fs::{self, Access, AtFlags};
 use serde::{Deserialize, Serialize};
 
 use super::Options;
@@ -17,6 +18,7 @@ use crate::image::layer::LayerError;
 use crate::image::layer::place::{join, open_dir, split};
 use crate::image::layer::write::{find, leads_to, list, of_union, open_union};
 use crate::sys::dir::for_each_entry;
+use crate::sys::namespace::is_privileged;
 use crate::sys::object::{At, Kind, Stat, Time};
 use crate::union::Union;
 use crate::union::escaped_path::EscapedPath;
@@ -274,7 +276,8 @@ impl Walk<'_> {
         for renamed in &kept {
             let (_, stat) = self.open_target(&renamed.from)?;
             let (parent, _) = split(&renamed.from);
-            let (_, around) = self.open_target(parent)?;
+            let (holder, around) = self.open_target(parent)?;
+            may_change(holder.as_fd(), name_of(&renamed.from), &renamed.from)?;
             let dir = Dir { path: parent.into(), seen: Seen::of(&around) };
             let stage = self.stage(around.dev, &dir);
             let act = Act::Take { seen: Seen::of(&stat) };
@@ -366,10 +369,11 @@ impl Walk<'_> {
         Ok(found)
     }
 
-    fn push(&mut self, both: &Both<'_>, path: Vec<u8>, act: Act) -> usize {
+    fn push(&mut self, both: &Both<'_>, path: Vec<u8>, act: Act) -> Result<usize> {
+        may_change(both.target.as_fd(), name_of(&path), &path)?;
         let stage = self.stage(both.dev, &both.dir);
         self.steps.push(Step { path: path.into(), dir: both.dir.clone(), stage, act });
-        self.steps.len() - 1
+        Ok(self.steps.len() - 1)
     }
 
     /// Notes the files with several names in a directory of the upper that is made anew: all of these are.
@@ -411,7 +415,7 @@ impl Walk<'_> {
         {
             return Ok(());
         }
-        self.push(both, path, Act::Remove { seen: Seen::of(&stat) });
+        self.push(both, path, Act::Remove { seen: Seen::of(&stat) })?;
         Ok(())
     }
 
@@ -446,7 +450,7 @@ impl Walk<'_> {
             if what == What::New && new.kind() == Kind::Directory {
                 self.anew(&path)?;
             }
-            self.push(both, path, Act::Put { what, replaces: None, made: None });
+            self.push(both, path, Act::Put { what, replaces: None, made: None })?;
             return Ok(());
         };
         let old = Old { dir: both.target.as_fd(), name, stat, path: &path };
@@ -478,7 +482,7 @@ impl Walk<'_> {
             && stat.kind() == Kind::File
             && raw::is_copy_of(at, old.at(), &stat, &path)? == Some(true);
         let act = Act::Put { what, replaces: Some(Seen::of(&stat)), made: None };
-        let number = self.push(both, path, act);
+        let number = self.push(both, path, act)?;
         if is_copy {
             self.links.insert((stat.dev, stat.ino), number);
         }
@@ -547,6 +551,9 @@ impl Walk<'_> {
     /// Plans the attributes of a directory that stays, and its times after what was done in it.
     fn alter(&mut self, both: &Both<'_>, stat: &Stat, touched: bool) -> Result<()> {
         let path = &both.frame.path;
+        if !is_privileged() && stat.uid != rustix::process::geteuid().as_raw() {
+            return Ok(()); // somebody else's, who alone may
+        }
         let Some(node) = find(&self.merged, path)? else { return Ok(()) };
         let shown = self.merged.getattr(&node).map_err(of_union(path)).map_err(ApplyError::from);
         let wanted = shown.and_then(|attr| Attributes::shown(&self.merged, &node, &attr.stat, path));
@@ -625,6 +632,32 @@ impl Walk<'_> {
             None => now.to_vec(),
         }
     }
+}
+
+/// Checks that this user may replace or remove an entry of a directory, before anything is begun: what fails half-way is a
+/// nuisance to all.
+fn may_change(dir: BorrowedFd<'_>, name: &[u8], path: &[u8]) -> Result<()> {
+    if is_privileged() {
+        return Ok(());
+    }
+    let refused = || {
+        Err(ApplyError::Refused(format!(
+            "{}: this user may not change it; apply it as somebody who may, or as root",
+            EscapedPath::from(path)
+        )))
+    };
+    let own = rustix::process::geteuid().as_raw();
+    let may =
+        |at: BorrowedFd<'_>, name: &[u8], access| fs::accessat(at, name, access, AtFlags::EACCESS).is_ok();
+    if !may(dir, b".", Access::WRITE_OK | Access::EXEC_OK) {
+        return refused();
+    }
+    let around = At::Fd(dir).stat().map_err(ApplyError::at(path, "look at it"))?;
+    let Some(stat) = look(dir, name, path)? else { return Ok(()) };
+    let sticky = around.mode & 0o1000 != 0 && stat.uid != own && around.uid != own;
+    // To move a directory elsewhere changes it.
+    let fixed = stat.kind() == Kind::Directory && !may(dir, name, Access::WRITE_OK);
+    if sticky || fixed { refused() } else { Ok(()) }
 }
 
 impl Step {
