@@ -84,7 +84,7 @@ fn indexes(criterion: &mut Criterion) {
         .collect();
     let build = || {
         let mut budget = usize::MAX;
-        let open = |dir: &Arc<RealDir>| Ok(open(usize::from(dir.layer)));
+        let open = |dir: &Arc<RealDir>| Ok(open(usize::from(dir.layer)).into());
         LowerIndex::build(&dirs, &mut budget, open, |_, _, _| true).unwrap().unwrap()
     };
     let mut group = criterion.benchmark_group("index");
