@@ -112,9 +112,14 @@ fn verdict(curves: &BTreeMap<String, Series>, peers: &[&str]) -> String {
 /// Returns a time, or bytes of memory.
 pub fn amount(operation: &str, value: f64) -> String {
     match (operation, value) {
-        ("memory", bytes) => format!("{:.1} MB", bytes / 1024.0 / 1024.0),
-        (_, s) if s < 1e-3 => format!("{:.1} µs", s * 1e6),
-        (_, s) if s < 1.0 => format!("{:.1} ms", s * 1e3),
-        (_, s) => format!("{s:.2} s"),
+        ("memory", bytes) => format!("{} MB", shown(bytes / 1e6)),
+        (_, s) if s < 1e-3 => format!("{} µs", shown(s * 1e6)),
+        (_, s) if s < 1.0 => format!("{} ms", shown(s * 1e3)),
+        (_, s) => format!("{} s", shown(s)),
     }
+}
+
+/// Returns two significant digits, or all before the point.
+fn shown(value: f64) -> String {
+    if value < 10.0 { format!("{value:.1}") } else { format!("{value:.0}") }
 }
