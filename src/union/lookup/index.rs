@@ -413,7 +413,9 @@ impl UpperIndex {
 
     /// The names whose offset is greater than `cookie`, with their offsets.
     pub fn after(&self, cookie: u64) -> impl Iterator<Item = (u64, &[u8], &UpperEntry)> {
-        self.entries.range((cookie.saturating_add(1), Box::default())..).map(|((c, name), entry)| (*c, &**name, entry))
+        self.entries
+            .range((cookie.saturating_add(1), Box::default())..)
+            .map(|((c, name), entry)| (*c, &**name, entry))
     }
 
     /// All names.
