@@ -133,6 +133,20 @@ fn large_copy_ups() {
     on_each("large_copy_ups", |rig| rig.run(&named("large", workload::large()), &plain(End::Nothing)));
 }
 
+/// Files whose data stay below until they are written to, and of which then blocks are copied (on ext4): no block is the copy's
+/// whose data never came, and none is the lower's where a synced write was.
+#[test]
+fn half_copied_files() {
+    on_each("half_copied_files", |rig| {
+        let mut broken = Vec::new();
+        for end in [End::Nothing, End::Sync, End::Unmount] {
+            let plan = Plan { options: &["lazy=keep"], ..plain(end) };
+            broken.extend(rig.run(&named("half", workload::in_blocks()), &plan));
+        }
+        broken
+    });
+}
+
 /// Replayed, btrfs's log took a directory's old name away and did not bring the whiteout that hides what the lower has
 /// there; in this sequence, at many failures about its middle.
 #[test]
@@ -197,7 +211,7 @@ fn a_daemon_that_does_not_sync_is_found_out() {
 
 /// What is run as it is, and looked at where promises are made.
 fn plain(end: End) -> Plan {
-    Plan { steer: false, points: 0, last_only: false, end, lost: None }
+    Plan { steer: false, points: 0, last_only: false, end, lost: None, options: &[] }
 }
 
 fn named(name: &str, sequences: Vec<Sequence>) -> Vec<(String, Sequence)> {

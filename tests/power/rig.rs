@@ -121,6 +121,8 @@ pub struct Plan {
     pub end: End,
     /// A system call of the daemon that only seems to be made.
     pub lost: Option<&'static str>,
+    /// Further options of the mount.
+    pub options: &'static [&'static str],
 }
 
 /// What follows when all sequences are done.
@@ -210,7 +212,8 @@ impl Rig {
     }
 
     /// Mounts the view of what a filesystem holds.
-    fn view(&self, root: &Path, writable: bool, lost: Option<&str>) -> View {
+    fn view(&self, root: &Path, writable: bool, lost: Option<&str>, options: &[&str]) -> View {
+        let asked = options;
         if self.worker == Worker::Bare {
             return View { mount: None, path: root.join("merged") };
         }
@@ -227,7 +230,10 @@ impl Rig {
         let point = self.scratch.path().join(if writable { "merged" } else { "found" });
         let (program, extra) = match self.worker {
             Worker::Kernel => Worker::kernel_options(!writable),
-            _ => (lost.map_or_else(Program::under_test, |call| self.losing(call)), Vec::new()),
+            _ => (
+                lost.map_or_else(Program::under_test, |call| self.losing(call)),
+                asked.iter().map(|&word| word.to_owned()).collect(),
+            ),
         };
         let options = Options { extra, ..options };
         let mount = Mount::with_program(&program, &options, &point);
@@ -251,7 +257,7 @@ impl Rig {
         let disk = Disk::new(&self.scratch, image);
         let ran = {
             let mounted = Mounted::new(disk.device(), self.scratch.path().join("live"));
-            let view = self.view(mounted.path(), true, plan.lost);
+            let view = self.view(mounted.path(), true, plan.lost, plan.options);
             let mut ran: Vec<Ran> = Vec::new();
             for (number, (name, sequence)) in sequences.iter().enumerate() {
                 let root = view.path.join(number.to_string());
@@ -373,7 +379,7 @@ impl Rig {
 
     fn look_in(&self, image: &Path, ran: &[Ran], position: usize) -> Option<String> {
         let mounted = Mounted::new(image, self.scratch.path().join("failed"));
-        let view = self.view(mounted.path(), false, None);
+        let view = self.view(mounted.path(), false, None, &[]);
         let order = self.filesystem.order;
         let wrong: Vec<String> = ran
             .iter()

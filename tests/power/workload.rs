@@ -467,6 +467,65 @@ pub fn large() -> Vec<Sequence> {
     operations.into_iter().zip(persists).map(|(op, persist)| with(op, persist)).collect()
 }
 
+/// Writes to large files of a lower, into and across blocks, with changes of length and of attributes between.
+pub fn in_blocks() -> Vec<Sequence> {
+    use Persist::{Fdatasync, Fsync, Msync, Nothing, Sync};
+    const SIZE: usize = 3 << 20;
+    let write = |offset, length| Op::Write {
+        path: p("big"),
+        offset,
+        fill: b'w',
+        length,
+        truncate: false,
+        append: false,
+    };
+    let again = |offset, length| Op::Write {
+        path: p("big"),
+        offset,
+        fill: b'x',
+        length,
+        truncate: false,
+        append: false,
+    };
+    let cut = |length| Op::Truncate { path: p("big"), length };
+    let mode = |mode| Op::Chmod { path: p("big"), mode };
+    let sequences: Vec<Vec<(Op, Persist)>> = vec![
+        vec![(write(600_013, 5000), Fsync), (again(600_100, 10), Fdatasync), (write(3, 9000), Nothing)],
+        vec![(write(4095, 2), Sync), (again(4095, 1), Nothing), (write(2_000_000, 100_000), Fdatasync)],
+        vec![
+            (write(2_500_000, 10), Fsync),
+            (cut(2_097_157), Fsync),
+            (cut(SIZE), Fdatasync),
+            (again(2_400_000, 9), Fsync),
+        ],
+        vec![(cut(2_500_001), Fdatasync), (cut(SIZE + 5000), Nothing), (write(SIZE, 3), Fdatasync)],
+        vec![
+            (mode(0o600), Nothing),
+            (write(1_000_001, 7), Fdatasync),
+            (mode(0o2755), Fsync),
+            (again(5, 5), Fsync),
+        ],
+        vec![
+            (write(70_000, 5), Fdatasync),
+            (Op::Rename { from: p("big"), to: p("d/new"), how: Rename::Plain }, Nothing),
+            (write(10, 10), Nothing),
+            (Op::Mkdir { path: p("e"), mode: 0o755 }, Sync),
+        ],
+        vec![(write(8192, 4096), Msync), (again(9000, 100), Msync), (write(12_000, 5), Fsync)],
+        vec![(write(1, 1), Nothing), (write(1_500_000, 300_000), Nothing), (mode(0o640), Sync)],
+        vec![(write(5000, 5), Fsync), (cut(1000), Fsync), (write(2000, 10), Fdatasync)],
+    ];
+    let spec = StackSpec {
+        upper: dir([]),
+        lowers: vec![dir([("big", file(b'k', SIZE)), ("d", dir([("other", file(b'l', 10))]))])],
+    };
+    let step = |(op, persist)| Step { op, persist };
+    sequences
+        .into_iter()
+        .map(|steps| Sequence { spec: spec.clone(), steps: steps.into_iter().map(step).collect() })
+        .collect()
+}
+
 /// Each of the small operations by itself, after which nothing is asked for.
 pub fn unsynced() -> Vec<Sequence> {
     let plain = |op| Sequence { spec: small_stack(), steps: vec![Step { op, persist: Persist::Nothing }] };
