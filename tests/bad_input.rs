@@ -32,7 +32,6 @@ fn the_command_line() {
         (&["--loer", "a", "mnt"], &["--loer", "--lower"]),
         (&["--lower", "a", "x", "y", "z"], &["'x', 'y', 'z'"]),
         (&["--lower", "a:", "mnt"], &["empty name"]),
-        (&["--lower", "a::b", "mnt"], &["data-only", "kernel's overlayfs"]),
         (&["--lower", "a", "-o", "lowerdir=b", "mnt"], &["given twice"]),
         (&["--lower", "a", "-o", "uidmapping=1", "mnt"], &["uidmapping", "ON_DISK:SHOWN:LENGTH"]),
         (&["completions", "tcsh"], &["tcsh", "bash"]),

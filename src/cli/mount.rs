@@ -25,7 +25,7 @@ use crate::union::stack::layer::{LowerSource, StackOptions, XattrChoice};
 /// The arguments of a mount.
 #[derive(Debug, Args)]
 pub(super) struct MountArgs {
-    /// Read-only layers, directories or tars, the first on top; may repeat
+    /// Read-only layers, directories or tars; may repeat
     ///
     /// A tar may be compressed; behind FILE,layer its .wh. names are whiteouts. A colon within a name is written \:
     #[arg(long = "lower", value_name = "DIR[:DIR…]")]

@@ -12,9 +12,8 @@ use super::{
 };
 
 /// The groups in which help lists the verbs.
-pub(super) const GROUPS: [(&str, &[&str]); 5] = [
-    ("Try", &["try", "diff", "apply", "discard"]),
-    ("See", &["demo", "explain", "layers", "status", "trace"]),
+pub(super) const GROUPS: [(&str, &[&str]); 4] = [
+    ("See", &["demo", "explain", "layers", "status", "trace", "diff", "apply", "discard", "try"]),
     (
         "Images",
         &[

@@ -76,10 +76,6 @@ pub fn mount(
         command.arg("--hold").arg(dir);
     }
     command.arg("-o").arg(rights.options());
-    if upper.is_some() {
-        // Nothing but this program reads a container's upper.
-        command.arg("-o").arg("metacopy=on");
-    }
     command.arg(format!("unionmount-{source}")).arg(at);
     command.stdin(Stdio::null()).stdout(Stdio::null());
     let output =

@@ -21,7 +21,7 @@ use super::emit::{Writer, Written};
 use super::place::{join, open_dir, split};
 use crate::error::FsError;
 use crate::sys::dir::for_each_entry;
-use crate::sys::object::{At, Kind, Stat};
+use crate::sys::object::{At, Kind};
 use crate::union::lookup::belief::Belief;
 use crate::union::lookup::marker::{self, AufsName};
 use crate::union::nodes::node::Node;
@@ -143,7 +143,8 @@ impl TarWalk<'_> {
             }
         }
         let at = At::Name(self.dir(parent)?, name);
-        let marks = if stat.kind() == Kind::Directory || is_short(&stat) {
+        // How many blocks a file has tells nothing: its attributes may take some as well.
+        let marks = if matches!(stat.kind(), Kind::Directory | Kind::File) {
             marker::read_marks(at, Belief::of_process()).map_err(LayerError::os(&path, "read its marks"))?
         } else {
             marker::Marks::default()
@@ -260,11 +261,6 @@ impl TarWalk<'_> {
 /// where the directory is anyway. It does when it was renamed there and back.
 pub(crate) fn leads_to(redirect: &[u8], path: &[u8]) -> bool {
     redirect.strip_prefix(b"/").map_or_else(|| redirect == split(path).1, |from| from == path)
-}
-
-/// Returns whether the file has fewer blocks than its size needs. Only then can its data be elsewhere.
-fn is_short(stat: &Stat) -> bool {
-    stat.kind() == Kind::File && stat.blocks.saturating_mul(512) < stat.size
 }
 
 /// What a directory of a layer holds.
