@@ -30,14 +30,14 @@
 //! # let top = tempfile::tempdir_in(".")?;
 //! # let at = |path: &str| top.path().join(path);
 //! # for dir in ["base/etc", "app/etc"] { std::fs::create_dir_all(at(dir))?; }
-//! use unionmount::union::stack::layer::{Stack, StackOptions};
+//! use unionmount::union::stack::layer::{LowerSource, Stack, StackOptions};
 //! use unionmount::union::{Limits, Union};
 //!
 //! std::fs::write(at("base/etc/os"), "debian")?;
 //! std::fs::write(at("base/etc/app.conf"), "port = 80")?;
 //! std::fs::write(at("app/etc/app.conf"), "port = 8080")?;
 //!
-//! let lowers = vec![at("app"), at("base")]; // the first is the topmost
+//! let lowers = LowerSource::directories([at("app"), at("base")]); // the first is the topmost
 //! let stack = Stack::open(&StackOptions { lowers, ..StackOptions::default() })?;
 //! let union = Union::new(stack, Limits::default())?;
 //!
@@ -126,13 +126,13 @@
 //! # for dir in ["base", "app"] { std::fs::create_dir(at(dir))?; }
 //! use unionmount::explain::figures::Figures;
 //! use unionmount::explain::survey::{Survey, LayerAction};
-//! # use unionmount::union::stack::layer::{Stack, StackOptions};
+//! # use unionmount::union::stack::layer::{LowerSource, Stack, StackOptions};
 //!
 //! std::fs::write(at("base/motd"), "hello")?;
 //! std::fs::write(at("base/keep"), "1234567890")?;
 //! std::fs::write(at("app/.wh.motd"), "")?; // a whiteout, as in the tars of images
 //!
-//! let lowers = vec![at("app"), at("base")];
+//! let lowers = LowerSource::directories([at("app"), at("base")]);
 //! let survey = Survey::take(Stack::open(&StackOptions { lowers, ..StackOptions::default() })?, false)?;
 //! let motd = survey.find(b"motd").expect("a layer has it");
 //! let [whiteout, hidden] = survey.holdings(motd) else { panic!("two layers have the name") };
