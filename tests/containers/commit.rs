@@ -17,6 +17,32 @@ fn mounted(bed: &Bed, name: &str) -> String {
     bed.um(&["mount", name]).ok().out.trim().to_owned()
 }
 
+/// A small file of which only the attributes were copied, and these take a block by themselves.
+#[test]
+fn what_a_metacopy_leaves_below_is_in_the_image() {
+    if let Some(why) = lacking(false) {
+        support::skip!("{why}");
+    }
+    let bed = Bed::new();
+    bed.um(&["create", "--name", "c", "bb"]).ok();
+    let of = |field: &str| {
+        let format = format!("{{{{.GraphDriver.Data.{field}}}}}");
+        bed.um(&["inspect", "-f", &format, "c"]).ok().out.trim().to_owned()
+    };
+    let (lower, upper, work) = (of("LowerDir"), of("UpperDir"), of("WorkDir"));
+    bed.sh(&format!(
+        "mkdir m && ./unionmount -o lowerdir={lower},upperdir={upper},workdir={work},metacopy=on m && \
+         setfattr -n user.large -v $(head -c 300 /dev/zero | tr '\\0' a) m/etc/group && chown 5:6 m/etc/group && \
+         umount m && getfattr --absolute-names -n trusted.overlay.metacopy {upper}/etc/group"
+    ))
+    .ok();
+    bed.um(&["commit", "c", "new:1"]).ok();
+    bed.um(&["mount", "new:1", "mnt"]).ok();
+    let text = fs::read_to_string(bed.place.at("mnt/etc/group")).unwrap();
+    assert!(text.starts_with("root:x:0:"), "{text:?}");
+    bed.place.umount("mnt");
+}
+
 #[test]
 fn an_image_of_a_container_shows_what_the_container_shows() {
     if let Some(why) = lacking(false) {
