@@ -111,6 +111,7 @@ impl Holds {
 }
 
 #[test]
+#[ignore = "a load of seconds to hours, which scripts/soak starts"]
 fn a_soak_leaves_the_tree_of_the_model() {
     support::needs_unionmount!();
     let until = Instant::now() + Duration::from_secs(setting("SOAK_SECONDS", 15));

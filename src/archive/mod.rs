@@ -8,7 +8,7 @@
 //!
 //! Archives are read with pread and never mapped: one that is changed or cut while it is mounted gives `EIO` and a line in
 //! the log. A tar that is compressed can't be entered in its middle, so its data are decoded once, when it is opened, into
-//! a file without a name in the cache directory ([`spool`]).
+//! a file without a name in the cache directory.
 //!
 //! What an archive says is not trusted more than an image: marks of overlays in its extended attributes have no meaning,
 //! and whiteouts by name (`.wh.NAME`, OCI's image-spec, layer.md) only where the archive is said to be a layer. Of what the

@@ -1,5 +1,5 @@
 //! Go templates over JSON, as `--format` has them everywhere: what is parsed here is what Go's `text/template` parses, save
-//! for templates within templates. Values and functions are in [`value`].
+//! for templates within templates. Values and functions are in `value`.
 
 mod parse;
 mod value;

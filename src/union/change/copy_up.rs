@@ -3,9 +3,9 @@
 //! How much of it comes up is told by a [`Part`]. Of a regular file the data can stay where they are as long as only its
 //! attributes or its names change, with `metacopy=on`: the copy is then a **metacopy** in the kernel's form, an empty file
 //! of the right size with the mark `overlay.metacopy`, and with `overlay.redirect` once its name is not that of the data. Its
-//! data follow when they are first written to ([`completion`]).
+//! data follow when they are first written to (`completion`).
 //!
-//! Parents go first. What fails on the way leaves nothing. The steps of one copy-up are in [`copying`]; only the last of them,
+//! Parents go first. What fails on the way leaves nothing. The steps of one copy-up are in `copying`; only the last of them,
 //! publishing, holds locks that other requests need; while data are copied the lower's file is read as before. Two that
 //! want the same copy-up wait on one lock, and the second finds nothing left to do.
 

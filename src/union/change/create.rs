@@ -2,7 +2,7 @@
 //!
 //! The quick way makes the entry right under its name, in one step; the full way makes it in the staging directory, gives it
 //! what it must have before anybody sees it, and publishes it. What was made and can't be told is taken away again
-//! ([`MadeEntry`]).
+//! (`MadeEntry`).
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;

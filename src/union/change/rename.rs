@@ -9,8 +9,8 @@
 //! new name.
 
 //!
-//! A rename is prepared ([`RenameRequest`]: what is to move is looked up and copied up), then both directories are locked and
-//! what the names stand for is looked at again; what is done then is in [`moving`]. What moved though it was not meant goes
+//! A rename is prepared (`RenameRequest`: what is to move is looked up and copied up), then both directories are locked and
+//! what the names stand for is looked at again; what is done then is in `moving`. What moved though it was not meant goes
 //! back (`judged`).
 
 mod moving;

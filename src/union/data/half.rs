@@ -11,7 +11,7 @@
 //! between is a limit beyond the end of the file, which counts as the end.
 //!
 //! The mark ([`HalfMark`]) also says which file it was that the blocks below belong to. If it isn't that any more, the file answers
-//! `EIO`, never a mixture. To other overlays it is a metacopy whose data are nowhere ([`NOWHERE`]): an error, too.
+//! `EIO`, never a mixture. To other overlays it is a metacopy whose data are nowhere (`NOWHERE`): an error, too.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;

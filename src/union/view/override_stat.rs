@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::sys::object::{Kind, Stat};
 
-/// The owner that a record of [`LINKS`], with its zero byte, tells, if it is that of the link `name`.
+/// The owner that a record of `LINKS`, with its zero byte, tells, if it is that of the link `name`.
 pub fn link_owner(record: &[u8], name: &[u8]) -> Option<(u32, u32)> {
     let owner = record.strip_suffix(&[0])?.strip_suffix(name)?.strip_suffix(b":")?;
     let (uid, gid) = std::str::from_utf8(owner).ok()?.split_once(':')?;
