@@ -9,6 +9,7 @@ use std::path::Path;
 
 use super::index::{Attrs, Content, Index, Number, Object};
 use crate::image::layer::apply::{Limits, clean};
+use crate::image::layer::place::split;
 use crate::image::layer::reader::{Entry, EntryKind, Reader};
 use crate::image::layer::{Attributes, LayerError};
 use crate::sys::object::Kind;
@@ -106,8 +107,7 @@ impl Builder {
                 _ => Err(LayerError::entry(&entry.path, "would replace the root by something else")),
             };
         }
-        let cut = path.iter().rposition(|&byte| byte == b'/');
-        let (parent, name) = cut.map_or((&b""[..], &path[..]), |at| (&path[..at], &path[at + 1..]));
+        let (parent, name) = split(&path);
         let parent = self.enter(parent, &entry.path)?;
         let there = self.child(parent, name);
         match &entry.what {
@@ -133,18 +133,25 @@ impl Builder {
                 }
             }
             _ => {
-                let number = self.number(&entry.path)?;
-                self.objects.push(Object::new(&entry.attributes, entry.size, content));
-                if let Content::Target(target) = &self.objects[number as usize].content {
-                    self.objects[number as usize].size = target.len() as u64;
-                }
-                if !entry.attributes.xattrs.is_empty() {
-                    self.attributes.insert(number, entry.attributes.xattrs);
-                }
+                let number = self.new_object(entry, content)?;
                 self.link(parent, name, number);
             }
         }
         Ok(())
+    }
+
+    /// Adds what is neither a directory nor another name.
+    fn new_object(&mut self, entry: Entry, content: Content) -> Result<Number, LayerError> {
+        let number = self.number(&entry.path)?;
+        let size = match &content {
+            Content::Target(target) => target.len() as u64,
+            _ => entry.size,
+        };
+        self.objects.push(Object::new(&entry.attributes, size, content));
+        if !entry.attributes.xattrs.is_empty() {
+            self.attributes.insert(number, entry.attributes.xattrs);
+        }
+        Ok(number)
     }
 
     fn number(&self, entry: &[u8]) -> Result<Number, LayerError> {
@@ -212,8 +219,7 @@ impl Builder {
 
     /// Finds what a path names, its last part not followed.
     fn find(&mut self, path: &[u8], entry: &[u8]) -> Result<Option<Number>, LayerError> {
-        let cut = path.iter().rposition(|&byte| byte == b'/');
-        let (parent, name) = cut.map_or((&b""[..], path), |at| (&path[..at], &path[at + 1..]));
+        let (parent, name) = split(path);
         let parent = self.enter(parent, entry)?;
         Ok(self.child(parent, name))
     }

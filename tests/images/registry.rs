@@ -62,6 +62,14 @@ impl Registry {
     fn plain(lab: &Lab) -> Registry {
         Registry::new(lab, "registry", "", "")
     }
+
+    /// An image with so many bytes that nobody can guess, pushed; its name and its id.
+    fn pushed(&self, lab: &Lab, path: &str, bytes: usize) -> (String, String) {
+        let name = named(self.port, path);
+        let id = lab.loads(&name, bytes);
+        lab.registry(&["push", &name]).ok();
+        (name, id)
+    }
 }
 
 impl Drop for Registry {
@@ -69,6 +77,16 @@ impl Drop for Registry {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
+}
+
+/// What an image is called at a port of the loopback.
+fn named(port: u16, path: &str) -> String {
+    format!("localhost:{port}/{path}")
+}
+
+/// Whether a request reads a blob.
+fn reads_a_blob(what: &str) -> bool {
+    what.starts_with("GET") && what.contains("/blobs/")
 }
 
 /// An environment of its own: nothing of the user's settings.
@@ -114,14 +132,14 @@ fn what_is_pushed_is_pulled() {
     needs_program!("docker-registry");
     let lab = Lab::new();
     let registry = Registry::plain(&lab);
-    let name = format!("localhost:{}/team/app:1", registry.port);
+    let name = named(registry.port, "team/app:1");
     let id = lab.loads(&name, 300_000);
     let first = lab.registry(&["push", &name]).ok();
     assert!(first.out.contains("(3 blobs sent, 0 taken over, 0 there before)"), "{first:?}");
     let again = lab.registry(&["push", &name]).ok();
     assert!(again.out.contains("(0 blobs sent, 0 taken over, 3 there before)"), "{again:?}");
     // Another repository of the registry takes the layers over.
-    let other = format!("localhost:{}/team/other:2", registry.port);
+    let other = named(registry.port, "team/other:2");
     let moved = lab.registry(&["push", &name, &other]).ok();
     assert!(moved.out.contains("(1 blobs sent, 2 taken over, 0 there before)"), "{moved:?}");
     assert_eq!(lab.registry(&["tags", other.rsplit_once(':').unwrap().0]).ok().out, "2\n");
@@ -150,9 +168,7 @@ fn skopeo_pulls_what_is_pushed_and_pushes_what_is_pulled() {
     needs_program!("skopeo");
     let lab = Lab::new();
     let registry = Registry::plain(&lab);
-    let name = format!("localhost:{}/a:1", registry.port);
-    let id = lab.loads(&name, 100_000);
-    lab.registry(&["push", &name]).ok();
+    let (name, id) = registry.pushed(&lab, "a:1", 100_000);
     lab.out(&format!("skopeo copy -q --src-tls-verify=false docker://{name} oci:copy:x"));
     let port = registry.port;
     // Docker's types of manifests and layers.
@@ -170,20 +186,16 @@ fn a_break_costs_what_was_missing() {
     needs_program!("docker-registry");
     let lab = Lab::new();
     let registry = Registry::plain(&lab);
-    let pushed = format!("localhost:{}/big:1", registry.port);
-    let id = lab.loads(&pushed, 3_000_000);
-    lab.registry(&["push", &pushed]).ok();
+    let (_, id) = registry.pushed(&lab, "big:1", 3_000_000);
     for no_ranges in [false, true] {
         lab.forget_all();
         // The large layer breaks off three times, each time a megabyte further.
-        let proxy = Faulty::new(registry.port, move |what, before| {
-            match what.starts_with("GET") && what.contains("/blobs/") {
-                true if before < 3 && no_ranges => Fault::NoRange,
-                true if before < 3 => Fault::Cut(900_000),
-                _ => Fault::None,
-            }
+        let proxy = Faulty::new(registry.port, move |what, before| match reads_a_blob(what) {
+            true if before < 3 && no_ranges => Fault::NoRange,
+            true if before < 3 => Fault::Cut(900_000),
+            _ => Fault::None,
         });
-        let name = format!("localhost:{}/big:1", proxy.port);
+        let name = named(proxy.port, "big:1");
         lab.registry(&["pull", &name]).ok();
         assert_eq!(lab.id(&name), id);
         lab.verify();
@@ -199,19 +211,15 @@ fn a_killed_pull_goes_on_where_it_was() {
     needs_program!("docker-registry");
     let lab = Lab::new();
     let registry = Registry::plain(&lab);
-    let pushed = format!("localhost:{}/big:1", registry.port);
-    let id = lab.loads(&pushed, 3_000_000);
-    lab.registry(&["push", &pushed]).ok();
+    let (_, id) = registry.pushed(&lab, "big:1", 3_000_000);
     lab.forget_all();
     // After the break the registry is silent: asked to wait, the pull is killed meanwhile.
-    let proxy = Faulty::new(registry.port, |what, before| {
-        match what.starts_with("GET") && what.contains("/blobs/") {
-            true if before == 0 && what.len() > 20 => Fault::Cut(1_000_000),
-            true => Fault::Answer("503 Busy", "retry-after: 50\r\n".to_owned(), ""),
-            false => Fault::None,
-        }
+    let proxy = Faulty::new(registry.port, |what, before| match reads_a_blob(what) {
+        true if before == 0 && what.len() > 20 => Fault::Cut(1_000_000),
+        true => Fault::Answer("503 Busy", "retry-after: 50\r\n".to_owned(), ""),
+        false => Fault::None,
     });
-    let name = format!("localhost:{}/big:1", proxy.port);
+    let name = named(proxy.port, "big:1");
     // The config comes whole at the first try, for it is shorter; the second layer doesn't.
     let mut pull = lab.command(&["pull", &name]);
     let mut pull = pull.env("HOME", lab.path()).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
@@ -221,7 +229,7 @@ fn a_killed_pull_goes_on_where_it_was() {
     kill_process(Pid::from_child(&pull), Signal::KILL).unwrap();
     pull.wait().unwrap();
     let whole = Faulty::new(registry.port, |_, _| Fault::None);
-    let name = format!("localhost:{}/big:1", whole.port);
+    let name = named(whole.port, "big:1");
     lab.registry(&["pull", &name]).ok();
     assert_eq!(lab.id(&name), id);
     assert!(whole.seen().iter().any(|one| one.contains(" range bytes=1000000-")), "{:?}", whole.seen());
@@ -234,16 +242,13 @@ fn wrong_bytes_are_refused_and_a_wrong_part_is_not_gone_on_with() {
     needs_program!("docker-registry");
     let lab = Lab::new();
     let registry = Registry::plain(&lab);
-    let pushed = format!("localhost:{}/big:1", registry.port);
-    let id = lab.loads(&pushed, 1_000_000);
-    lab.registry(&["push", &pushed]).ok();
+    let (_, id) = registry.pushed(&lab, "big:1", 1_000_000);
     lab.forget_all();
-    let proxy =
-        Faulty::new(registry.port, |what, _| match what.starts_with("GET") && what.contains("/blobs/") {
-            true => Fault::Wrong(500_000),
-            false => Fault::None,
-        });
-    let name = format!("localhost:{}/big:1", proxy.port);
+    let proxy = Faulty::new(registry.port, |what, _| match reads_a_blob(what) {
+        true => Fault::Wrong(500_000),
+        false => Fault::None,
+    });
+    let name = named(proxy.port, "big:1");
     lab.registry(&["pull", &name]).refused(1, &["its content has the digest", "layer 2 of 2"]);
     assert_eq!(lab.images(), Vec::<String>::new());
     lab.um(&["prune", "-f"]).ok();
@@ -253,7 +258,7 @@ fn wrong_bytes_are_refused_and_a_wrong_part_is_not_gone_on_with() {
     let layer = layer.max_by_key(|entry| entry.metadata().unwrap().len()).unwrap().file_name();
     lab.write(&format!("store/tmp/partial-{}", layer.display()), &[7; 4000]);
     let whole = Faulty::new(registry.port, |_, _| Fault::None);
-    let name = format!("localhost:{}/big:1", whole.port);
+    let name = named(whole.port, "big:1");
     lab.registry(&["pull", &name]).ok();
     assert_eq!(lab.id(&name), id);
     lab.verify();
@@ -263,7 +268,7 @@ fn wrong_bytes_are_refused_and_a_wrong_part_is_not_gone_on_with() {
         false => Fault::None,
     });
     lab.forget_all();
-    let name = format!("localhost:{}/big:1", wrong.port);
+    let name = named(wrong.port, "big:1");
     lab.registry(&["pull", &name]).refused(1, &["sent something else: its content has the digest"]);
 }
 
@@ -272,9 +277,7 @@ fn a_busy_registry_is_asked_again_and_answers_are_told() {
     needs_program!("docker-registry");
     let lab = Lab::new();
     let registry = Registry::plain(&lab);
-    let pushed = format!("localhost:{}/x:1", registry.port);
-    lab.loads(&pushed, 1000);
-    lab.registry(&["push", &pushed]).ok();
+    let (pushed, _) = registry.pushed(&lab, "x:1", 1000);
     let asked = AtomicUsize::new(0);
     // The first of a connection finds out how the registry speaks.
     let busy = Faulty::new(registry.port, move |_, _| match asked.fetch_add(1, Ordering::Relaxed) % 9 {
@@ -282,9 +285,9 @@ fn a_busy_registry_is_asked_again_and_answers_are_told() {
         2 => Fault::Answer("500 Oh", "retry-after: 0\r\n".to_owned(), ""),
         _ => Fault::None,
     });
-    lab.registry(&["pull", &format!("localhost:{}/x:1", busy.port)]).ok();
+    lab.registry(&["pull", &named(busy.port, "x:1")]).ok();
     // Uploads as well.
-    lab.registry(&["push", &pushed, &format!("localhost:{}/y:1", busy.port)]).ok();
+    lab.registry(&["push", &pushed, &named(busy.port, "y:1")]).ok();
     for (status, said) in [
         ("403 Forbidden", "unionmount login localhost:"),
         ("404 Not Found", "has no such image: gone away"),
@@ -296,7 +299,7 @@ fn a_busy_registry_is_asked_again_and_answers_are_told() {
             true => Fault::Answer(status, "retry-after: 9999\r\n".to_owned(), body),
             false => Fault::None,
         });
-        lab.registry(&["pull", &format!("localhost:{}/x:1", refusing.port)]).refused(1, &[said]);
+        lab.registry(&["pull", &named(refusing.port, "x:1")]).refused(1, &[said]);
     }
     // The host must be one that can't exist.
     lab.registry(&["pull", "registry.invalid/x"]).refused(1, &["registry.invalid: cannot be reached: "]);
@@ -360,9 +363,7 @@ fn tokens_are_fetched_for_what_is_done() {
     needs_program!("docker-registry");
     let lab = Lab::new();
     let registry = Registry::plain(&lab);
-    let pushed = format!("localhost:{}/team/x:1", registry.port);
-    lab.loads(&pushed, 1000);
-    lab.registry(&["push", &pushed]).ok();
+    let (pushed, _) = registry.pushed(&lab, "team/x:1", 1000);
     // The token server lists what it was asked for in its log; the registry behind wants no token.
     let tokens = Faulty::new(1, |what, _| {
         match what.contains("scope=repository%3Ateam%2Fx%3Apull&")
@@ -383,9 +384,9 @@ fn tokens_are_fetched_for_what_is_done() {
             false => Fault::None,
         }
     });
-    lab.registry(&["pull", &format!("localhost:{}/team/x:1", asks.port)]).ok();
+    lab.registry(&["pull", &named(asks.port, "team/x:1")]).ok();
     assert!(tokens.seen()[0].contains("service=reg"), "{:?}", tokens.seen());
-    lab.registry(&["push", &pushed, &format!("localhost:{}/team/x:2", asks.port)])
+    lab.registry(&["push", &pushed, &named(asks.port, "team/x:2")])
         .refused(1, &["token server answers 403: not for you"]);
 }
 
@@ -460,9 +461,7 @@ fn run_and_create_pull_what_is_missing() {
     needs_program!("docker-registry");
     let lab = Lab::new();
     let registry = Registry::plain(&lab);
-    let name = format!("localhost:{}/app:1", registry.port);
-    let id = lab.loads(&name, 1000);
-    lab.registry(&["push", &name]).ok();
+    let (name, id) = registry.pushed(&lab, "app:1", 1000);
     lab.forget_all();
     lab.registry(&["create", "--pull", "never", &name]).refused(1, &["no image"]);
     lab.registry(&["create", "--name", "one", &name]);

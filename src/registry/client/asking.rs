@@ -1,0 +1,247 @@
+//! Asking one registry: how it speaks, who asks, and when to ask again.
+
+use std::io::Read;
+use std::thread;
+
+use serde::Deserialize;
+use ureq::http::{Method, Request, Response, header};
+use ureq::{Agent, Body, SendBody};
+
+use super::Client;
+use crate::registry::auth::{Challenge, answer};
+use crate::registry::error::{RegistryError, Result};
+use crate::registry::transport::{TRIES, Tls, agent, is_passing, is_passing_status, pause, read_small, why};
+
+/// How the registry turned out to speak.
+#[derive(Clone)]
+pub(super) struct Connection {
+    agent: Agent,
+    /// Scheme and host.
+    pub(super) base: String,
+    tls: Tls,
+}
+
+/// What is sent along with a request. It is made anew for every try.
+pub(in crate::registry) type MakeBody<'a> = &'a mut dyn FnMut() -> Result<(Box<dyn Read + Send>, u64)>;
+
+/// What a request asks for.
+pub(super) struct Asked<'a> {
+    pub(super) method: Method,
+    pub(super) url: String,
+    /// What the token must allow.
+    pub(super) scope: &'a str,
+    pub(super) headers: &'a [(header::HeaderName, String)],
+    /// For messages.
+    pub(super) what: &'a str,
+}
+
+/// What a registry says of an error, after a colon and a space.
+pub(in crate::registry) fn said(body: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct Errors {
+        errors: Vec<Error>,
+    }
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct Error {
+        code: String,
+        message: String,
+    }
+    let parsed: Option<Errors> = serde_json::from_slice(body).ok();
+    let first = parsed.and_then(|parsed| parsed.errors.into_iter().next()).unwrap_or_default();
+    let text = if first.message.is_empty() { first.code } else { first.message };
+    // Foreign words go onto a terminal.
+    let text: String = text.chars().filter(|c| !c.is_control()).take(200).collect();
+    if text.is_empty() { text } else { format!(": {text}") }
+}
+
+impl Client {
+    /// Finds out how the registry speaks: with TLS, or, where that is allowed, without.
+    pub(super) fn connection(&self) -> Result<&Connection> {
+        if let Some(known) = self.connection.get() {
+            return Ok(known);
+        }
+        let host = &self.endpoint.host;
+        let cert_dir = self.cert_dir.as_deref();
+        let try_with = |tls: Tls| -> Result<std::result::Result<Connection, ureq::Error>> {
+            let agent = agent(host, tls, cert_dir)?;
+            let scheme = if tls == Tls::Plain { "http" } else { "https" };
+            let base = format!("{scheme}://{host}");
+            let answered = agent.get(format!("{base}/v2/")).call();
+            Ok(answered.map(|_| Connection { agent, base, tls }))
+        };
+        let mut found = try_with(Tls::Verified)?;
+        if found.is_err() && self.insecure {
+            for tls in [Tls::Unverified, Tls::Plain] {
+                if let Ok(connection) = try_with(tls)? {
+                    found = Ok(connection);
+                    break;
+                }
+            }
+        }
+        let mut tried = 1;
+        while let Err(error) = &found {
+            if !is_passing(error) || matches!(error, ureq::Error::ConnectionFailed) || tried >= TRIES {
+                return Err(self.unreachable(error));
+            }
+            thread::sleep(pause(tried, None).unwrap_or_default());
+            tried += 1;
+            found = try_with(Tls::Verified)?;
+        }
+        match found {
+            Ok(connection) => Ok(self.connection.get_or_init(|| connection)),
+            Err(error) => Err(self.unreachable(&error)),
+        }
+    }
+
+    pub(super) fn unreachable(&self, error: &ureq::Error) -> RegistryError {
+        RegistryError::Unreachable { host: self.host().to_owned(), why: why(error) }
+    }
+
+    /// Asks until there is an answer that won't be another one by waiting.
+    pub(super) fn ask(&self, asked: &Asked<'_>, mut body: Option<MakeBody<'_>>) -> Result<Response<Body>> {
+        let mut tried = 1;
+        loop {
+            let wait = match self.ask_once(asked, body.as_mut().map(|body| &mut **body as MakeBody<'_>)) {
+                Ok(response) => {
+                    let again = is_passing_status(response.status().as_u16()) && tried < TRIES;
+                    match pause(tried, Some(response.headers())).filter(|_| again) {
+                        Some(wait) => wait,
+                        None => return Ok(response),
+                    }
+                }
+                Err(Failed::Own(error)) => return Err(error),
+                Err(Failed::Http(error)) => {
+                    if !is_passing(&error) || tried >= TRIES {
+                        return Err(self.unreachable(&error));
+                    }
+                    pause(tried, None).unwrap_or_default()
+                }
+            };
+            log::debug!("{}: {} doesn't answer well; once more in {wait:?}", asked.what, self.host());
+            thread::sleep(wait);
+            tried += 1;
+        }
+    }
+
+    /// Asks once, and once more when the registry wants to know who asks.
+    pub(super) fn ask_once(
+        &self,
+        asked: &Asked<'_>,
+        mut body: Option<MakeBody<'_>>,
+    ) -> std::result::Result<Response<Body>, Failed> {
+        // What the user may be told of: others may ask at the same time, and get the answer to the challenge first.
+        let sent = match self.is_own(&asked.url)? {
+            true => self.authorizations.lock().get(asked.scope).cloned(),
+            false => None,
+        };
+        let response =
+            self.send(asked, sent.as_deref(), body.as_mut().map(|body| &mut **body as MakeBody<'_>))?;
+        if response.status().as_u16() != 401 || !self.is_own(&asked.url)? {
+            return Ok(response);
+        }
+        let Some(challenge) = Challenge::of(response.headers()) else { return Ok(response) };
+        let connection = self.connection()?;
+        let plain = connection.tls == Tls::Plain;
+        let answered = answer(&connection.agent, &challenge, self.credentials.as_ref(), asked.scope, plain);
+        let authorization = answered.map_err(|why| self.denied(asked.what, format!(": {why}")))?;
+        let Some(authorization) = authorization else { return Ok(response) };
+        self.authorizations.lock().insert(asked.scope.to_owned(), authorization.clone());
+        if sent.as_deref() == Some(&authorization) {
+            return Ok(response);
+        }
+        self.send(asked, Some(&authorization), body)
+    }
+
+    /// Whether a place belongs to the registry: others are told nothing of the user.
+    fn is_own(&self, url: &str) -> Result<bool> {
+        let base = &self.connection()?.base;
+        Ok(url.strip_prefix(base.as_str()).is_some_and(|rest| rest.starts_with('/')))
+    }
+
+    fn send(
+        &self,
+        asked: &Asked<'_>,
+        authorization: Option<&str>,
+        body: Option<MakeBody<'_>>,
+    ) -> std::result::Result<Response<Body>, Failed> {
+        let connection = self.connection()?;
+        let mut request = Request::builder().method(asked.method.clone()).uri(&asked.url);
+        for (name, value) in asked.headers {
+            request = request.header(name, value);
+        }
+        if let Some(authorization) = authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
+        let bad = |error: ureq::http::Error| Failed::Http(ureq::Error::Http(error));
+        let sent = match body {
+            Some(make) => {
+                let (reader, size) = make()?;
+                let request = request.header(header::CONTENT_LENGTH, size);
+                let request = request.body(SendBody::from_owned_reader(reader)).map_err(bad)?;
+                connection.agent.run(request)
+            }
+            None => connection.agent.run(request.body(()).map_err(bad)?),
+        };
+        sent.map_err(Failed::Http)
+    }
+
+    /// What an answer means that is no success.
+    pub(super) fn refused(&self, what: &str, response: &mut Response<Body>) -> RegistryError {
+        let status = response.status().as_u16();
+        let body = read_small(response.body_mut(), 1 << 16).unwrap_or_default();
+        let said = said(&body);
+        let (what, host) = (what.to_owned(), self.host().to_owned());
+        match status {
+            401 | 403 => self.denied(&what, said),
+            404 => RegistryError::NotFound { what, host, said },
+            429 => RegistryError::Answer {
+                what,
+                host,
+                status,
+                said: format!("{said} (too many requests: try again later, or log in)"),
+            },
+            status => RegistryError::Answer { what, host, status, said },
+        }
+    }
+
+    fn denied(&self, what: &str, said: String) -> RegistryError {
+        let host = self.host().to_owned();
+        let way_out = match self.credentials {
+            None => {
+                format!("there may be no such image, or it is for those who log in: unionmount login {host}")
+            }
+            Some(_) => {
+                format!("see whether your account may do this, or log in again: unionmount login {host}")
+            }
+        };
+        RegistryError::Denied { what: what.to_owned(), host, said, way_out }
+    }
+}
+
+/// Why a request has no answer.
+pub(super) enum Failed {
+    /// The way to the registry.
+    Http(ureq::Error),
+    /// Something here.
+    Own(RegistryError),
+}
+
+impl From<RegistryError> for Failed {
+    fn from(error: RegistryError) -> Failed {
+        Failed::Own(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_registry_says_is_one_plain_line() {
+        let body = br#"{"errors":[{"code":"DENIED","message":"no\u001b[31m such\nthing"}]}"#;
+        assert_eq!(said(body), ": no[31m suchthing");
+        assert_eq!(said(br#"{"errors":[{"code":"DENIED"}]}"#), ": DENIED");
+        assert_eq!(said(b"<html>"), "");
+    }
+}
