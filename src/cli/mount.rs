@@ -323,7 +323,7 @@ fn places(args: &mut MountArgs, options: &mut Options) -> Result<(Option<OsStrin
     let before = std::mem::take(&mut args.places);
     let in_our_words = !args.lowers.is_empty() || args.upper.is_some();
     // A layer that stands alone, not a source: it would be lost silently.
-    let is_layer = |place: &OsString| in_our_words && Path::new(place).is_dir();
+    let is_layer = |place: &OsString| in_our_words && super::lowers::could_be(Path::new(place));
     if !before.is_empty() && before.iter().all(is_layer) {
         return Err(Failure::usage(stray_layers(args, &before)));
     }
