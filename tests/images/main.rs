@@ -10,6 +10,7 @@ mod faulty;
 mod foreign;
 mod lab;
 mod loading;
+mod logins;
 mod peers;
 mod races;
 mod registry;
