@@ -258,10 +258,9 @@ impl Surveyor<'_> {
         };
         let mut holding = holding(part.layer, Some(&stat));
         if stat.kind() != Kind::Directory {
-            // As in a lookup: a metacopy has a size and (nearly) no blocks, or lies in an impure directory.
-            let suspect = stat.blocks * 512 < stat.size || part.dir.impure.load(Ordering::Relaxed);
+            // As in a lookup: nothing else tells.
             let sized = stat.kind() == Kind::File && stat.size > 0;
-            if sized && suspect && marker::read_marks(at, part.dir.belief)?.metacopy {
+            if sized && marker::is_metacopy(at, part.dir.belief)? {
                 holding.metacopy = true;
                 holding.size = 0;
             }

@@ -44,7 +44,7 @@ use parking_lot::Mutex;
 use self::change::judged::ToldDirs;
 use self::change::upper::{Upper, UpperFd};
 use self::data::file::Files;
-use self::data::half::Half;
+use self::data::halves::Halves;
 use self::events::Events;
 use self::hardlinks::links::OtherName;
 use self::hardlinks::locks::HardlinkLocks;
@@ -193,7 +193,7 @@ pub struct Union {
     /// Where the data of metacopy files are, by node number.
     metacopies: DashMap<u64, DataAt>,
     /// Those of them that have blocks of their own and are open, by node number.
-    halves: DashMap<u64, Arc<Half>>,
+    halves: Halves,
     /// Under which origin the copies of [`NodeSource::Index`](nodes::node::NodeSource::Index) nodes are in the hardlink index.
     index_origins: DashMap<u64, InodeId>,
     /// Further names that are known of files with several, by node number: when a file's first known name goes, the next
@@ -283,7 +283,7 @@ impl Union {
             hardlink_locks: HardlinkLocks::default(),
             copying: DashMap::new(),
             metacopies: DashMap::new(),
-            halves: DashMap::new(),
+            halves: Halves::default(),
             index_origins: DashMap::new(),
             other_names: DashMap::new(),
             hidden_links,

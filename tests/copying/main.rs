@@ -5,6 +5,7 @@
 
 mod halves;
 mod metacopies;
+mod user;
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;

@@ -10,7 +10,6 @@ mod faulty;
 mod foreign;
 mod lab;
 mod loading;
-mod logins;
 mod peers;
 mod races;
 mod registry;

@@ -16,9 +16,11 @@ use rustix::io::Errno;
 use crate::error::{FsError, Result};
 use crate::sys::object::{At, Writable, unnoticed};
 use crate::union::Union;
+use crate::union::lookup::belief::Belief;
 use crate::union::lookup::marker::{self, Marks};
 use crate::union::lookup::realdir::RealDir;
 use crate::union::nodes::node::Node;
+use crate::union::nodes::verified::Object;
 use crate::union::stack::access::LayerAt;
 
 /// Was anything lent by this process, ever? Until then nobody's mode can be a lent one.
@@ -57,6 +59,29 @@ pub(in crate::union) fn open_owned(object: Writable<'_>, write: bool, no_atime: 
     })?)
 }
 
+/// Reads something of an object of the upper, whose mode may keep the daemon of an ordinary user from it.
+///
+/// # Errors
+/// Those of `f`, and of changing the mode.
+pub(in crate::union) fn reading<R, E: From<Errno> + Refused>(
+    at: At<'_>,
+    f: impl Fn(At<'_>) -> std::result::Result<R, E>,
+) -> std::result::Result<R, E> {
+    match f(at) {
+        Err(e) if e.is_refusal() => {}
+        other => return other,
+    }
+    // Held: rights that are lent to one object must not be taken from another.
+    let held = at.pin()?;
+    let at = At::Fd(held.as_fd());
+    with_rights(Writable::held(held.as_fd()), 0o400, || f(at))
+}
+
+/// The marks of an object of the upper.
+pub(in crate::union) fn upper_marks(object: Writable<'_>, belief: Belief) -> Result<Marks> {
+    Ok(reading(object.at(), |at| marker::read_marks(at, belief))?)
+}
+
 /// Was anything lent, so that change times may have moved?
 fn was_lent() -> bool {
     LENT.load(Ordering::Relaxed)
@@ -87,12 +112,17 @@ impl Union {
         match marker::read_marks(at, dir.belief) {
             Err(Errno::ACCESS) if self.is_upper(dir.layer) => {
                 let at = at.host().ok_or(FsError::Stale)?;
-                // Held: rights that are lent to one object must not be taken from another.
-                let held = at.pin()?;
-                let at = At::Fd(held.as_fd());
-                Ok(with_rights(Writable::held(held.as_fd()), 0o400, || marker::read_marks(at, dir.belief))?)
+                Ok(reading(at, |at| marker::read_marks(at, dir.belief))?)
             }
             other => Ok(other?),
+        }
+    }
+
+    /// The marks of a node's object.
+    pub(in crate::union) fn marks_of(&self, object: &Object) -> Result<Marks> {
+        match object.in_upper() {
+            true => upper_marks(object.writable()?, self.belief),
+            false => Ok(marker::read_marks(object.at(), self.belief)?),
         }
     }
 

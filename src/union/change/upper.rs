@@ -242,6 +242,16 @@ impl Upper {
         Ok(())
     }
 
+    /// Takes an overlay mark away, if it is there.
+    pub(in crate::union) fn drop_mark(&self, object: Writable<'_>, mark: &str) -> Result<()> {
+        let name = self.mark_name(mark);
+        match with_rights(object, 0o200, || object.remove_xattr(&name)) {
+            Ok(()) | Err(Errno::NODATA) => changed(),
+            Err(e) => return Err(e.into()),
+        }
+        Ok(())
+    }
+
     /// Makes a directory opaque: what lies below it doesn't count.
     pub fn make_opaque(&self, directory: Writable<'_>) -> Result<()> {
         if self.caps().xattr {

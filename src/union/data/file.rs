@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use dashmap::{DashMap, Entry};
+use dashmap::DashMap;
 use rustix::fs::{self, FallocateFlags, OFlags, SeekFrom};
 use rustix::io::Errno;
 
@@ -21,10 +21,9 @@ use crate::sys::splice::Pipe;
 use crate::union::Union;
 use crate::union::change::lend::open_owned;
 use crate::union::change::part::Part;
-use crate::union::data::half::{Half, HalfMark};
+use crate::union::data::half::Half;
 use crate::union::events::EventKind;
 use crate::union::lookup::found::DataAt;
-use crate::union::lookup::marker;
 use crate::union::nodes::node::Node;
 use crate::union::nodes::verified::Object;
 use crate::union::second_chance::{SecondChance, Since};
@@ -103,8 +102,15 @@ enum Parts {
     Half(Arc<Half>),
 }
 
-/// So many half-copied files stay open without being used.
-const MOST_HALVES: usize = 128;
+/// What the marks of a file say of its data.
+enum Opened {
+    /// Some of its blocks are its own.
+    Half(Arc<Half>),
+    /// They are below.
+    Below,
+    /// They are its own.
+    Whole,
+}
 
 /// How a write is to be done.
 #[derive(Debug, Clone, Copy, Default)]
@@ -149,7 +155,7 @@ impl Union {
             if let Some(data) = self.files.get(node.ino, write) {
                 return Ok(Parts::One(data));
             }
-            if let Some(half) = self.halves.get(&node.ino).map(|half| half.clone())
+            if let Some(half) = self.halves.get(node.ino)
                 && (!write || self.in_upper(node))
             {
                 return Ok(Parts::Half(half));
@@ -161,18 +167,17 @@ impl Union {
             if let Some(data) = self.files.get(node.ino, write) {
                 return Ok(Parts::One(data));
             }
-            if let Some(half) = self.halves.get(&node.ino) {
-                return Ok(Parts::Half(half.clone()));
+            if let Some(half) = self.halves.get(node.ino) {
+                return Ok(Parts::Half(half));
             }
             if let Some(data) = self.metacopies.get(&node.ino).map(|d| d.clone()) {
                 // A lookup may have met it before it got its data, and told of it after.
                 let object = self.object_at(node, &place)?;
-                let marks = marker::read_marks(object.at(), self.belief)?;
-                match marks.half {
-                    _ if !marks.metacopy => {}
-                    Some(mark) => return self.open_half(node, &object, &data, mark).map(Parts::Half),
-                    None if write => continue, // a lookup told of it only now
-                    None => {
+                match self.open_half(node, &object, &data)? {
+                    Opened::Half(half) => return Ok(Parts::Half(half)),
+                    Opened::Whole => {}
+                    Opened::Below if write => continue, // a lookup told of it only now
+                    Opened::Below => {
                         let elsewhere = self.open_data_elsewhere(&data)?;
                         return Ok(Parts::One(self.files.keep(node.ino, elsewhere, false)));
                     }
@@ -184,39 +189,43 @@ impl Union {
         }
     }
 
-    /// Opens a half-copied file, whose place the caller has locked.
-    fn open_half(&self, node: &Node, object: &Object, data: &DataAt, mark: HalfMark) -> Result<Arc<Half>> {
-        // Files that nobody uses make room. Whoever uses one has what is told of its blocks: there is never another.
-        if self.halves.len() >= MOST_HALVES {
-            self.halves.retain(|_, half| Arc::strong_count(half) > 1);
-        }
-        let own = match object.writable() {
-            Ok(own) => open_owned(own, true, self.no_atime)?,
-            Err(_) => object.host()?.open_read()?,
-        };
-        // What is in no directory of the host isn't the file that it was when the copy was begun.
-        let below = self.open_data_elsewhere(data)?.host().cloned().ok_or(FsError::Os(Errno::IO))?;
-        // Somebody else may be about to open it: the map must be read when nobody has another.
-        match self.halves.entry(node.ino) {
-            Entry::Occupied(known) => Ok(known.get().clone()),
-            Entry::Vacant(free) => Ok(free.insert(Arc::new(Half::open(own, below, mark)?)).clone()),
-        }
+    /// Opens what may be a half-copied file, whose place the caller has locked.
+    fn open_half(&self, node: &Node, object: &Object, data: &DataAt) -> Result<Opened> {
+        let mut otherwise = Opened::Whole;
+        let half = self.halves.open(node.ino, || {
+            // Read now: who had it open before may have made it shorter.
+            let marks = self.marks_of(object)?;
+            if marks.metacopy {
+                otherwise = Opened::Below;
+            }
+            let Some(mark) = marks.half.filter(|_| marks.metacopy) else { return Ok(None) };
+            let own = match object.writable() {
+                Ok(own) => open_owned(own, true, self.no_atime)?,
+                Err(_) => object.host()?.open_read()?,
+            };
+            // What is in no directory of the host isn't the file that it was when the copy was begun.
+            let below = self.open_data_elsewhere(data)?.host().cloned().ok_or(FsError::Os(Errno::IO))?;
+            Half::open(own, below, mark).map(Some)
+        })?;
+        Ok(half.map_or(otherwise, Opened::Half))
     }
 
-    /// The node's file, if some of its blocks are its own and the others below.
+    /// The node's file, if some of its blocks are its own and the others below: its own mark tells.
     pub(in crate::union) fn half(&self, node: &Arc<Node>) -> Result<Option<Arc<Half>>> {
-        if self.metacopies.get(&node.ino).is_none_or(|data| data.half.is_none()) {
-            return Ok(None);
+        let Some(data) = self.metacopies.get(&node.ino).map(|data| data.clone()) else { return Ok(None) };
+        if let Some(half) = self.halves.get(node.ino) {
+            return Ok(Some(half));
         }
-        match self.parts(node, false)? {
-            Parts::Half(half) => Ok(Some(half)),
-            Parts::One(_) => Ok(None),
+        let place = node.place.read();
+        match self.open_half(node, &self.object_at(node, &place)?, &data)? {
+            Opened::Half(half) => Ok(Some(half)),
+            Opened::Below | Opened::Whole => Ok(None),
         }
     }
 
     /// Are the file's data in two places, so that no answer can be made of one?
     pub fn is_half(&self, node: &Node) -> bool {
-        self.halves.contains_key(&node.ino)
+        self.halves.get(node.ino).is_some()
     }
 
     /// All of the node's data, to be read. Those of a half-copied file are put together in a file without a name.

@@ -16,13 +16,15 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use parking_lot::RwLock;
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use rustix::fs::{self, FallocateFlags, SeekFrom};
 use rustix::io::{self, Errno};
 
 use crate::error::Result;
 use crate::sys::copy;
-use crate::sys::object::{At, Stat};
+use crate::sys::object::{At, Stat, Writable};
+use crate::union::change::carry::set_times;
+use crate::union::change::lend::open_owned;
 use crate::union::change::upper::{Upper, changed};
 use crate::union::data::block_map::BlockMap;
 
@@ -104,6 +106,8 @@ struct State {
     size: u64,
     /// Which blocks before the limit are the copy's own.
     map: BlockMap,
+    /// A block of which a part was written, and which must become a hole again before anybody is told what the file holds.
+    torn: Option<u64>,
 }
 
 impl State {
@@ -157,7 +161,7 @@ impl Half {
             at = fs::seek(&own, SeekFrom::Hole(start))?;
             map.add(start / block, at.div_ceil(block));
         }
-        Ok(Half { own, below, block, state: RwLock::new(State { mark, limit, size, map }) })
+        Ok(Half { own, below, block, state: RwLock::new(State { mark, limit, size, map, torn: None }) })
     }
 
     /// The copy.
@@ -167,7 +171,7 @@ impl Half {
 
     /// Reads up to `buffer.len()` bytes; fewer only at the end of the file.
     pub fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        let state = self.state.read();
+        let state = self.healed_for_reading()?;
         let end = offset.saturating_add(buffer.len() as u64).min(state.size);
         let mut at = offset;
         while at < end {
@@ -181,7 +185,7 @@ impl Half {
 
     /// Writes all of `data`.
     pub fn write(&self, upper: &Upper, offset: u64, data: &[u8]) -> Result<()> {
-        let mut state = self.state.write();
+        let mut state = self.healed()?;
         let end = offset + data.len() as u64;
         if end > state.size {
             self.mark(upper, &mut state)?;
@@ -233,19 +237,46 @@ impl Half {
         let whole = if failed.is_some() { end / block } else { end.div_ceil(block) };
         if failed.is_some() && !end.is_multiple_of(block) && end > at && state.is_below(block, end / block) {
             // The beginning of a block of which the rest didn't come.
-            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            if let Err(e) = fs::fallocate(&self.own, flags, end / block * block, block) {
+            state.torn = Some(end / block);
+            if let Err(e) = self.heal(state) {
                 log::error!("a block that was written in part couldn't be taken back: {e}");
             }
         }
         state.map.add(at / block, whole.min(state.limit.div_ceil(block)).max(at / block));
-        state.size = state.size.max(end);
+        if done > 0 {
+            state.size = state.size.max(end);
+        }
         failed.map_or(Ok(()), |errno| Err(errno.into()))
+    }
+
+    /// Makes a hole of a block of which only a part was written.
+    fn heal(&self, state: &mut State) -> Result<()> {
+        if let Some(block) = state.torn {
+            punch(self.own.as_fd(), block * self.block, self.block)?;
+            state.torn = None;
+        }
+        Ok(())
+    }
+
+    /// The state, with no block torn. Until that can be had nothing of the file is read or written: it would be a mixture.
+    fn healed(&self) -> Result<RwLockWriteGuard<'_, State>> {
+        let mut state = self.state.write();
+        self.heal(&mut state).map_err(|_| Errno::IO)?;
+        Ok(state)
+    }
+
+    fn healed_for_reading(&self) -> Result<RwLockReadGuard<'_, State>> {
+        let state = self.state.read();
+        if state.torn.is_none() {
+            return Ok(state);
+        }
+        drop(state);
+        Ok(RwLockWriteGuard::downgrade(self.healed()?))
     }
 
     /// Makes the file so long.
     pub fn truncate(&self, upper: &Upper, size: u64) -> Result<()> {
-        let mut state = self.state.write();
+        let mut state = self.healed()?;
         if size > state.size {
             self.mark(upper, &mut state)?;
         }
@@ -288,9 +319,19 @@ impl Half {
         }
     }
 
-    /// Copies some of what is missing before `end`, about `most` bytes. Tells whether anything was.
-    pub(in crate::union) fn fill_some(&self, end: u64, most: u64) -> Result<bool> {
-        let mut state = self.state.write();
+    /// Copies some of what is missing before `end`, about `most` bytes. Tells whether anything was. `around` does it, while
+    /// nobody else writes to the file.
+    pub(in crate::union) fn fill_some(
+        &self,
+        end: u64,
+        most: u64,
+        around: impl FnOnce(&mut dyn FnMut() -> Result<bool>) -> Result<bool>,
+    ) -> Result<bool> {
+        let mut state = self.healed()?;
+        around(&mut || self.fill(&mut state, end, most))
+    }
+
+    fn fill(&self, state: &mut State, end: u64, most: u64) -> Result<bool> {
         let block = self.block;
         let end = end.min(state.limit);
         let (own, to) = state.map.run(0, end.div_ceil(block));
@@ -312,7 +353,7 @@ impl Half {
             let to = stop.min(at + buffer.len() as u64);
             let part = &mut buffer[..(to - at) as usize];
             read_exactly(&self.below, part, at)?;
-            self.put(&mut state, at, part)?;
+            self.put(state, at, part)?;
             at = to;
         }
         // What is a hole below may be one here.
@@ -342,6 +383,33 @@ impl Half {
         let state = self.state.read();
         (state.map.count(), state.size.div_ceil(self.block))
     }
+}
+
+/// Makes a metacopy one without blocks, as a half-copied file begins: what an interrupted completion left isn't whole blocks.
+/// Its times stay. Tells whether it has none.
+pub(in crate::union) fn without_blocks(object: Writable<'_>) -> Result<bool> {
+    let file = open_owned(object, true, true)?;
+    let is_empty = || match fs::seek(&file, SeekFrom::Data(0)) {
+        Err(Errno::NXIO) => Ok(true),
+        other => other.map(|_| false),
+    };
+    if is_empty()? {
+        return Ok(true);
+    }
+    let stat = At::Fd(file.as_fd()).stat()?;
+    let punched = punch(file.as_fd(), 0, stat.size);
+    changed();
+    set_times(&stat, object)?;
+    Ok(punched.is_ok() && is_empty()?)
+}
+
+/// Makes a hole. The end of the file isn't moved, and within the last block there is nothing to be kept.
+fn punch(file: BorrowedFd<'_>, offset: u64, length: u64) -> io::Result<()> {
+    // A block in part would be zeroed, and stay.
+    #[allow(clippy::unnecessary_cast)] // the type differs by architecture
+    let block = fs::fstatfs(file)?.f_bsize as u64;
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    fs::fallocate(file, flags, offset, length.next_multiple_of(block))
 }
 
 /// Reads all of `part`. What is missing at the end of the file has gone since.

@@ -5,3 +5,4 @@ pub mod block_map;
 pub mod durable;
 pub mod file;
 pub mod half;
+pub(in crate::union) mod halves;

@@ -19,9 +19,9 @@ use crate::error::{FsError, Result};
 use crate::sys::dir::for_each_entry;
 use crate::sys::object::{At, Stat, Writable};
 use crate::sys::xattr;
+use crate::union::change::lend::{upper_marks, with_rights};
 use crate::union::hardlinks::counts::{self, NLINK, ORIGIN, UNPUBLISHED};
 use crate::union::hardlinks::kernel_index::{KernelEntry, KernelIndex};
-use crate::union::lookup::marker::{self};
 use crate::union::lookup::private::Namespace;
 use crate::union::nodes::node::InodeId;
 use crate::union::nodes::region::Regions;
@@ -31,7 +31,7 @@ use crate::union::stack::layer::UpperLayer;
 #[derive(Debug)]
 pub struct LinkIndex {
     pub(in crate::union) indexed: RwLock<HashMap<InodeId, Indexed>>,
-    /// Inode numbers of those copies that are the kernel's metacopies: their data are still below.
+    /// Inode numbers of those copies that are metacopies: their data are still below.
     pub(in crate::union) metacopies: RwLock<HashSet<u64>>,
     pub(in crate::union) kernel: Option<KernelIndex>,
 }
@@ -99,9 +99,9 @@ impl LinkIndex {
         for name in names {
             let Some(id) = InodeId::from_text(&name, '-', regions) else { continue };
             let held = At::Name(dir, &name).pin()?;
-            let at = At::Fd(held.as_fd());
-            let stat = at.stat()?;
+            let stat = At::Fd(held.as_fd()).stat()?;
             if has_names(layer, held.as_fd(), &stat, None)? {
+                metacopies.extend(lacks_data(layer, held.as_fd(), &stat)?);
                 indexed.insert(id, Indexed { name: IndexName::Own(name), id: (stat.dev, stat.ino) });
             } else {
                 fs::unlinkat(dir, &name[..], AtFlags::empty())?;
@@ -115,15 +115,12 @@ impl LinkIndex {
         {
             for KernelEntry { name, origin, stat, lower } in kernel.entries()? {
                 let held = At::Name(dir, &name).pin()?;
-                let at = At::Fd(held.as_fd());
-                if at.stat()?.ino != stat.ino {
+                if At::Fd(held.as_fd()).stat()?.ino != stat.ino {
                     log::debug!("index: an entry was exchanged");
                 } else if !has_names(layer, held.as_fd(), &stat, Some(&lower))? {
                     fs::unlinkat(dir, &name[..], AtFlags::empty())?;
                 } else if let Entry::Vacant(free) = indexed.entry(origin) {
-                    if marker::read_marks(at, layer.layer.belief)?.metacopy {
-                        metacopies.insert(stat.ino);
-                    }
+                    metacopies.extend(lacks_data(layer, held.as_fd(), &stat)?);
                     mark_origin(layer, regions, held.as_fd(), origin)?;
                     free.insert(Indexed { name: IndexName::Kernel(name), id: (stat.dev, stat.ino) });
                 }
@@ -133,9 +130,20 @@ impl LinkIndex {
     }
 }
 
+/// The inode number of a copy in an index whose data are still below.
+fn lacks_data(layer: &UpperLayer, held: BorrowedFd<'_>, stat: &Stat) -> Result<Option<u64>> {
+    let marks = upper_marks(Writable::held(held), layer.layer.belief)?;
+    Ok(marks.metacopy.then_some(stat.ino))
+}
+
 /// Does a name of the merged view lead to a copy in an index? Ends what a crash interrupted. `lower`: the original of
 /// what the kernel may have copied up.
 fn has_names(layer: &UpperLayer, held: BorrowedFd<'_>, stat: &Stat, lower: Option<&Stat>) -> Result<bool> {
+    // The file may have a mode that keeps an ordinary user from its marks.
+    with_rights(Writable::held(held), 0o600, || count_names(layer, held, stat, lower))
+}
+
+fn count_names(layer: &UpperLayer, held: BorrowedFd<'_>, stat: &Stat, lower: Option<&Stat>) -> Result<bool> {
     let at = At::Fd(held);
     let pending = layer.caps.namespace.name(UNPUBLISHED).into_bytes();
     let count = layer.caps.namespace.name(NLINK).into_bytes();

@@ -22,6 +22,7 @@ use crate::sys::object::{Stat, Writable};
 use crate::sys::xattr;
 use crate::union::Union;
 use crate::union::change::failpoint::{self, Failpoint};
+use crate::union::change::lend::{reading, with_rights};
 use crate::union::change::upper::UpperFd;
 use crate::union::lookup::index::UpperEntry;
 use crate::union::nodes::node::{InodeId, Name, Named, Node, NodePlace, NodeSource};
@@ -131,15 +132,20 @@ impl Union {
     pub(in crate::union) fn next_name(&self, node: &Node) -> Option<NodePlace> {
         // A file that was copied up leads elsewhere by the names that were found before.
         let in_upper = self.is_in_upper_place(&node.place.read());
-        let mut names = self.other_names.get_mut(&node.ino)?;
-        while let Some(OtherName { parent, name, source }) = names.pop() {
-            let source = match (source, in_upper) {
-                (NodeSource::Lower(_), true) => continue,
-                (source, _) => source,
-            };
-            return Some(NodePlace::Named { parent, entry: Named::new(&name, source) });
-        }
-        None
+        let mut passed_over = Vec::new();
+        let next = self.other_names.get_mut(&node.ino).and_then(|mut names| {
+            while let Some(OtherName { parent, name, source }) = names.pop() {
+                if in_upper && matches!(source, NodeSource::Lower(_)) {
+                    passed_over.push(parent);
+                    continue;
+                }
+                return Some(NodePlace::Named { parent, entry: Named::new(&name, source) });
+            }
+            None
+        });
+        // Nobody else may know the directories that the names held.
+        passed_over.into_iter().for_each(|parent| self.release_parent(parent));
+        next
     }
 
     /// The value of the origin mark. `None`: the origin's identity doesn't last, so the copy's number doesn't either.
@@ -161,7 +167,8 @@ impl Union {
         }
         let Some(upper) = dir.upper_dir() else { return Ok(None) };
         let fd = self.upper_fd(&upper)?;
-        let value = xattr::get(fd.entry(name), &self.upper()?.mark_name(ORIGIN))?;
+        let mark = self.upper()?.mark_name(ORIGIN);
+        let value = reading(fd.entry(name), |at| xattr::get(at, &mark))?;
         Ok(value.and_then(|v| InodeId::from_text(&v, ':', &self.regions)))
     }
 
@@ -207,13 +214,17 @@ impl Union {
         if !upper.has_index() {
             return Ok(None);
         }
-        let value = at.into().xattr(&upper.mark_name(NLINK))?;
+        let mark = upper.mark_name(NLINK);
+        let value = match at.into() {
+            LayerAt::Host(at) => reading(at, |at| xattr::get(at, &mark))?,
+            at @ LayerAt::Tree(_) => at.xattr(&mark)?,
+        };
         Ok(value.and_then(|v| parse_nlink(&v, stat.nlink)))
     }
 
     fn set_nlink(&self, object: Writable<'_>, value: String) -> Result<()> {
         let name = self.upper()?.mark_name(NLINK);
-        object.set_xattr(&name, value.as_bytes(), XattrFlags::empty())?;
+        with_rights(object, 0o200, || object.set_xattr(&name, value.as_bytes(), XattrFlags::empty()))?;
         failpoint::reached(Failpoint::Changed);
         Ok(())
     }
@@ -258,5 +269,48 @@ impl Union {
     /// How many names of a lower file that was never copied up are hidden.
     pub(in crate::union) fn hidden_count(&self, lower: InodeId) -> u64 {
         self.hidden_links.get(&lower).map_or(0, |hidden| *hidden)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use crate::union::data::file::Write;
+    use crate::union::stack::layer::{Stack, StackOptions};
+    use crate::union::{Limits, Union};
+
+    #[test]
+    fn directories_of_names_that_lead_nowhere_any_more_are_forgotten() {
+        let top = tempfile::tempdir().unwrap();
+        for dir in ["lower/a", "lower/b", "upper"] {
+            fs::create_dir_all(top.path().join(dir)).unwrap();
+        }
+        fs::write(top.path().join("lower/a/f"), "x").unwrap();
+        fs::hard_link(top.path().join("lower/a/f"), top.path().join("lower/b/f")).unwrap();
+        let options = StackOptions {
+            lowers: vec![top.path().join("lower").into()],
+            upper: Some(top.path().join("upper")),
+            ..StackOptions::default()
+        };
+        let union = Union::new(Stack::open(&options).unwrap(), Limits::default()).unwrap();
+        let look = |dir: &[u8]| {
+            let (dir, _) = union.lookup(union.root(), dir).unwrap().unwrap();
+            let (file, _) = union.lookup(&dir, b"f").unwrap().unwrap();
+            (dir, file)
+        };
+        let ((a, file), (b, same)) = (look(b"a"), look(b"b"));
+        assert_eq!(file.ino, same.ino);
+        union.write(&file, 0, b"y", Write::default()).unwrap();
+        let b_ino = b.ino;
+        drop((b, same));
+        // The kernel forgets `b`, which only the file's other name holds then.
+        union.forget(b_ino, 1);
+        union.unlink(&a, b"f").unwrap();
+        let (a_ino, file_ino) = (a.ino, file.ino);
+        drop((a, file));
+        union.forget(file_ino, 2);
+        union.forget(a_ino, 1);
+        assert_eq!(union.known_nodes(), 1, "the root");
     }
 }

@@ -65,3 +65,16 @@ pub struct DataAt {
     /// The mark of the file itself, where some blocks are its own.
     pub half: Option<Arc<HalfMark>>,
 }
+
+impl DataAt {
+    /// Of a file that has them itself.
+    pub(in crate::union) fn of(
+        dir: Arc<RealDir>,
+        name: &[u8],
+        stat: &Stat,
+        generation: Generation,
+    ) -> DataAt {
+        let id = (stat.dev, stat.ino);
+        DataAt { dir, name: name.into(), id, generation, blocks: stat.blocks, digest: None, half: None }
+    }
+}

@@ -168,6 +168,14 @@ pub fn read_marks<'a>(at: impl Into<LayerAt<'a>>, belief: Belief) -> rustix::io:
     Ok(marks)
 }
 
+/// Tells whether a file is believed to have its data in a layer below. Its mode doesn't matter.
+///
+/// # Errors
+/// Those of listing its attributes.
+pub fn is_metacopy<'a>(at: impl Into<LayerAt<'a>>, belief: Belief) -> rustix::io::Result<bool> {
+    Ok(at.into().xattr_names()?.iter().any(|name| belief.mark(name) == Some(b"metacopy")))
+}
+
 /// The digest in the value of a metacopy mark: version 0, length, flags, algorithm, digest. An empty value has none.
 fn digest(value: &[u8]) -> Option<(u16, Vec<u8>)> {
     match value {

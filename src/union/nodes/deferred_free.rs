@@ -180,14 +180,16 @@ impl Union {
     /// A node left the table: what is kept under its number goes.
     fn left(&self, ino: u64) {
         self.files.forget(ino);
-        if self.table.get(ino).is_none() {
-            self.metacopies.remove(&ino);
-            self.halves.remove(&ino);
-            self.index_origins.remove(&ino);
-            // They held the directories that they are in, which may be known to nobody else.
-            let names = self.other_names.remove(&ino).map(|(_, names)| names).unwrap_or_default();
-            names.into_iter().for_each(|name| self.release_parent(name.into_parent()));
-        }
+        // A lookup that finds it anew puts it into the table first, and into these after. So each is looked at when nobody
+        // can be about to put something in.
+        let unknown = || self.table.get(ino).is_none();
+        self.metacopies.remove_if(&ino, |_, _| unknown());
+        self.halves.forget_if(ino, unknown);
+        self.index_origins.remove_if(&ino, |_, _| unknown());
+        // They held the directories that they are in, which may be known to nobody else.
+        let names = self.other_names.remove_if(&ino, |_, _| unknown());
+        let names = names.map(|(_, names)| names).unwrap_or_default();
+        names.into_iter().for_each(|name| self.release_parent(name.into_parent()));
         self.deferred.note_freed(ino);
     }
 }

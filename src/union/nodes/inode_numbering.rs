@@ -45,25 +45,14 @@ impl Union {
             let at = match source {
                 // The name leads to the lower's file, whose data are those of a metacopy of it.
                 NodeSource::Index if self.upper()?.is_indexed_metacopy(stat.ino) => {
-                    let id = (found.stat.dev, found.stat.ino);
-                    let generation = found.seen.generation();
-                    let blocks = found.stat.blocks;
-                    let own = || DataAt {
-                        dir: dir.clone(),
-                        name: name.into(),
-                        id,
-                        generation,
-                        blocks,
-                        digest: None,
-                        half: None,
-                    };
+                    let own = || DataAt::of(dir.clone(), name, &found.stat, found.seen.generation());
                     Some(data.clone().unwrap_or_else(own))
                 }
                 NodeSource::Index => None,
                 _ => data.clone(),
             };
             if let Some(at) = at {
-                self.metacopies.insert(node.ino, at);
+                self.note_data_below(&node, at);
             }
         }
         self.settle(&node, parent, name, source, stat.nlink);
@@ -109,6 +98,14 @@ impl Union {
                 None => seen,
             },
         })
+    }
+
+    /// A lookup found where the data of a file are. It may have looked before the file became a half-copied one.
+    fn note_data_below(&self, node: &Node, at: DataAt) {
+        let mut known = self.metacopies.entry(node.ino).or_insert_with(|| at.clone());
+        if known.half.is_none() || at.half.is_some() {
+            *known = at;
+        }
     }
 
     /// A node that had no known name gets this one; one that has a name keeps it.

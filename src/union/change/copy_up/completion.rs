@@ -13,13 +13,12 @@ use crate::error::{FsError, Result};
 use crate::sys::object::{At, Kind, Writable};
 use crate::union::Union;
 use crate::union::change::carry::set_times;
-use crate::union::change::lend::open_owned;
+use crate::union::change::lend::{open_owned, upper_marks};
 use crate::union::change::part::Part;
 use crate::union::change::redirect::LONGEST_REDIRECT;
 use crate::union::change::upper::{Upper, changed};
 use crate::union::data::half::{self, Half, HalfMark};
 use crate::union::lookup::found::DataAt;
-use crate::union::lookup::marker;
 use crate::union::nodes::node::{Node, NodePlace, NodeSource};
 use crate::union::options::{RedirectDir, Verity};
 use crate::union::stack::access::LayerData;
@@ -56,15 +55,7 @@ impl Union {
         let NodeSource::Lower(at) = entry.source() else { return Ok(None) };
         let dir = self.dir_part(parent)?.lowers.get(usize::from(at)).ok_or(FsError::Stale)?.clone();
         let stat = self.object_at(node, &place)?.at().stat()?;
-        Ok(Some(DataAt {
-            dir,
-            name: entry.name().into(),
-            id: (stat.dev, stat.ino),
-            generation: node.generation(),
-            blocks: stat.blocks,
-            digest: None,
-            half: None,
-        }))
+        Ok(Some(DataAt::of(dir, entry.name(), &stat, node.generation())))
     }
 
     /// The path under which the lowers show the data of a file. `None`: such paths aren't written, or it is too long.
@@ -78,7 +69,8 @@ impl Union {
         };
         let renamed = match self.in_upper(node) {
             true => {
-                self.with_object(node, |object| Ok(marker::read_marks(object.at(), self.belief)?.redirect))?
+                let marks = self.with_object(node, |object| self.marks_of(object))?;
+                marks.half.map(|half| half.path).or(marks.redirect)
             }
             false => None,
         };
@@ -103,7 +95,7 @@ impl Union {
 
     /// Marks a metacopy with the path of its data. Tells whether it can be.
     fn mark_data_path(&self, node: &Arc<Node>) -> Result<bool> {
-        let marks = self.with_object(node, |object| Ok(marker::read_marks(object.at(), self.belief)?))?;
+        let marks = self.with_object(node, |object| self.marks_of(object))?;
         if !marks.metacopy || marks.redirect.is_some_and(|path| path.starts_with(b"/")) {
             return Ok(true);
         }
@@ -165,13 +157,15 @@ impl Union {
     /// those whose path can't be kept, are none. The node's turn is taken.
     fn begin_half(&self, node: &Arc<Node>) -> Result<bool> {
         let Some(data) = self.metacopies.get(&node.ino).map(|at| at.clone()) else { return Ok(false) };
-        if data.half.is_some() {
-            return Ok(true);
-        }
         let held = self.with_object(node, |file| file.writable().map(|_| file.held()))?;
         let held = held.host().cloned().ok_or(FsError::Stale)?;
         let upper = self.upper()?;
         let object = upper.own_file(held.as_fd());
+        // What is said of the file elsewhere may be of before.
+        let marks = upper_marks(object, self.belief)?;
+        if !marks.metacopy || marks.half.is_some() {
+            return Ok(marks.metacopy);
+        }
         let stat = object.at().stat()?;
         let from = self.open_data_elsewhere(&data)?;
         let Some(from) = from.host() else { return Ok(false) };
@@ -185,21 +179,19 @@ impl Union {
         let mark = HalfMark::of(stat.ino, &below, path);
         // Who opens the data finds them below, or by the mark.
         let _place = node.place.write();
-        if !marker::read_marks(object.at(), self.belief)?.metacopy {
+        if !half::without_blocks(object)? {
             return Ok(false);
         }
         // This one first: with the other alone the data are nowhere.
-        for (name, value) in [(half::HALF, &mark.to_bytes()[..]), (REDIRECT, half::NOWHERE)] {
-            match upper.set_mark(object, name, value) {
-                Ok(()) => {}
-                Err(e)
-                    if matches!(e.errno(), Errno::NOSPC | Errno::TOOBIG | Errno::RANGE)
-                        && name == half::HALF =>
-                {
-                    return Ok(false);
-                }
-                Err(e) => return Err(e),
-            }
+        let marked = upper
+            .set_mark(object, half::HALF, &mark.to_bytes())
+            .and_then(|()| upper.set_mark(object, REDIRECT, half::NOWHERE));
+        if let Err(e) = marked {
+            // No block is the copy's own yet: without the mark it is the metacopy that it was. If the mark stays, what is
+            // done next reads it.
+            upper.drop_mark(object, half::HALF)?;
+            let lacks_room = matches!(e.errno(), Errno::NOSPC | Errno::DQUOT | Errno::TOOBIG | Errno::RANGE);
+            return if lacks_room { Ok(false) } else { Err(e) };
         }
         node.names.changed();
         self.files.forget(node.ino);
@@ -226,7 +218,7 @@ impl<'u> Completion<'u> {
     fn begin(union: &'u Union, node: &'u Arc<Node>, data: &DataAt) -> Result<Completion<'u>> {
         let held = union.with_object(node, |file| file.writable().map(|_| file.held()))?;
         let held = held.host().cloned().ok_or(FsError::Stale)?;
-        let half = if data.half.is_some() { union.half(node)? } else { None };
+        let half = union.half(node)?;
         let from = union.open_data_elsewhere(data)?;
         Ok(Completion { union, upper: union.upper()?, node, from, held, half })
     }
@@ -236,7 +228,7 @@ impl<'u> Completion<'u> {
     }
 
     fn run(&self, part: Part) -> Result<bool> {
-        if !marker::read_marks(self.object().at(), self.union.belief)?.metacopy {
+        if !upper_marks(self.object(), self.union.belief)?.metacopy {
             // A lookup met it before it got its data, and told of it after.
             self.settle();
             return Ok(false);
@@ -256,10 +248,7 @@ impl<'u> Completion<'u> {
         // Who opens the data looks at the mark with the place locked: it finds them there or here.
         let place = self.node.place.write();
         for mark in [METACOPY, REDIRECT, half::HALF] {
-            match self.object().remove_xattr(&self.upper.mark_name(mark)) {
-                Ok(()) | Err(Errno::NODATA) => changed(),
-                Err(e) => return Err(e.into()),
-            }
+            self.upper.drop_mark(self.object(), mark)?;
         }
         self.settle();
         drop(place);
@@ -270,7 +259,12 @@ impl<'u> Completion<'u> {
     /// Copies the first `size` bytes, step by step. The times, and what a write takes away, are as before after each.
     fn fill(&self, to: BorrowedFd<'_>, size: u64) -> Result<()> {
         if let Some(half) = &self.half {
-            while self.step(|| half.fill_some(size, STEP))? {}
+            // Who writes to it meanwhile gives it other times, which must stay.
+            let step = || {
+                let _place = self.node.place.write();
+                half.fill_some(size, STEP, |fill| self.keeping(fill))
+            };
+            while step()? {}
             return Ok(());
         }
         let shares = self.step(|| Ok(self.from.share(to, size)?))?;
@@ -287,6 +281,11 @@ impl<'u> Completion<'u> {
 
     fn step<R>(&self, write: impl FnOnce() -> Result<R>) -> Result<R> {
         let _place = self.node.place.write();
+        self.keeping(write)
+    }
+
+    /// Writes what is no change to who looks at the file.
+    fn keeping<R>(&self, write: impl FnOnce() -> Result<R>) -> Result<R> {
         let object = self.object();
         let stat = object.at().stat()?;
         let capabilities = crate::sys::xattr::get(object.at(), CAPABILITIES)?;
@@ -307,6 +306,6 @@ impl<'u> Completion<'u> {
         self.node.names.changed();
         self.union.files.forget(self.node.ino);
         self.union.metacopies.remove(&self.node.ino);
-        self.union.halves.remove(&self.node.ino);
+        self.union.halves.forget(self.node.ino);
     }
 }

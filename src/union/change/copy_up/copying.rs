@@ -308,7 +308,7 @@ fn settle(union: &Union, node: &Node, original: &Original, data: Data, real: (In
         }
         Data::None | Data::Copied(_) => {
             union.metacopies.remove(&node.ino);
-            union.halves.remove(&node.ino);
+            union.halves.forget(node.ino);
             union.files.forget(node.ino);
         }
     }

@@ -21,6 +21,8 @@ use crate::union::stack::layer::{Stack, StackOptions};
 use crate::union::view::attr::SetAttr;
 use crate::union::{Limits, Union};
 
+mod failing;
+
 const PLACE: &str = "UNIONMOUNT_TEST_HALF";
 const SIZE: usize = 300_123;
 const BLOCK: u64 = 4096;

@@ -1,0 +1,245 @@
+//! Half-copied files where something fails, was interrupted, or is known as it was before.
+
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::XattrFlags;
+use rustix::io::Errno;
+
+use super::{BLOCK, SIZE, build, content, find, node_half, open, read};
+use crate::sys::object::At;
+use crate::union::change::failpoint::hook;
+use crate::union::data::file::Write;
+use crate::union::data::half::{Half, HalfMark};
+use crate::union::options::{FsOptions, Lazy, RedirectDir};
+use crate::union::stack::layer::{Stack, StackOptions};
+use crate::union::view::attr::SetAttr;
+use crate::union::{Limits, Union};
+
+fn write(union: &Union, at: u64, bytes: &[u8]) {
+    union.write(&find(union, "d/a"), at, bytes, Write::default()).unwrap();
+}
+
+fn chmod(union: &Union, mode: u32) {
+    union.setattr(&find(union, "d/a"), SetAttr { mode: Some(mode), ..SetAttr::default() }, false).unwrap();
+}
+
+fn original() -> Vec<u8> {
+    content(2_654_435_761)
+}
+
+/// What a write at `at` makes of the original.
+fn written(at: usize, bytes: &[u8]) -> Vec<u8> {
+    let mut content = original();
+    content[at..at + bytes.len()].copy_from_slice(bytes);
+    content
+}
+
+/// A lookup looks at the marks first and tells of them later: meanwhile the file can become a half-copied one.
+#[test]
+fn a_lookup_that_looked_before_changes_nothing() {
+    let top = tempfile::tempdir().unwrap();
+    build(top.path());
+    let union = open(top.path());
+    chmod(&union, 0o640);
+    let dir = find(&union, "d");
+    let before = union.resolve(&dir, b"a").unwrap().unwrap();
+    write(&union, 50_000, b"written");
+    union.node_of(&dir, b"a", &before, 1).unwrap();
+    let node = find(&union, "d/a");
+    assert!(read(&union, &node) == written(50_000, b"written"));
+    union.node_of(&dir, b"a", &before, 1).unwrap();
+    union.ensure_upper(&node).unwrap();
+    assert!(read(&union, &node) == written(50_000, b"written"), "sealed");
+    union.shut_down();
+}
+
+/// Killed while a metacopy gets its data: blocks in part, and none that count.
+#[test]
+fn what_an_interrupted_completion_left_are_no_blocks_of_the_copy() {
+    let top = tempfile::tempdir().unwrap();
+    build(top.path());
+    let union = open(top.path());
+    chmod(&union, 0o640);
+    union.shut_down();
+    drop(union);
+    let copy = File::options().write(true).open(top.path().join("upper/d/a")).unwrap();
+    let times = copy.metadata().unwrap().modified().unwrap();
+    copy.write_all_at(&original()[..100], 0).unwrap();
+    copy.set_modified(times).unwrap();
+    drop(copy);
+    let union = open(top.path());
+    write(&union, 50_000, b"written");
+    let node = find(&union, "d/a");
+    assert!(read(&union, &node) == written(50_000, b"written"));
+    assert_eq!(node_half(&union, &node).count().0, 1, "blocks");
+    union.shut_down();
+    drop(union);
+    let union = open(top.path());
+    assert!(read(&union, &find(&union, "d/a")) == written(50_000, b"written"), "in the next mount");
+    union.shut_down();
+}
+
+/// As much room for attributes as makes the first mark fit and the second not, and all beside that.
+#[test]
+fn marks_that_do_not_fit_leave_a_copy_that_can_be_written() {
+    let (mut whole, mut half) = (0, 0);
+    for left in (0..600).step_by(12) {
+        let top = tempfile::tempdir().unwrap();
+        build(top.path());
+        let union = open(top.path());
+        chmod(&union, 0o640);
+        let copy = top.path().join("upper/d/a");
+        // ext4 has a block for them, and some room in the inode.
+        let filled = [3900 - left, 1, 20, 40].into_iter().enumerate().all(|(n, size)| {
+            let name = format!("user.fills{n}");
+            rustix::fs::setxattr(&copy, name, &vec![7; size], XattrFlags::empty()).is_ok()
+        });
+        write(&union, 50_000, b"written");
+        let node = find(&union, "d/a");
+        let is_half = union.half(&node).unwrap().is_some();
+        if filled {
+            *(if is_half { &mut half } else { &mut whole }) += 1;
+        }
+        assert!(read(&union, &node) == written(50_000, b"written"), "{left} bytes were left");
+        union.shut_down();
+        drop(union);
+        let union = open(top.path());
+        assert!(read(&union, &find(&union, "d/a")) == written(50_000, b"written"), "{left}, the next mount");
+        union.shut_down();
+    }
+    if whole == 0 {
+        println!("SKIP: this filesystem has room for all attributes");
+    }
+    assert!(half > 0, "no copy could be marked");
+}
+
+#[test]
+fn a_write_that_fails_beyond_the_end_leaves_the_end() {
+    let top = tempfile::tempdir().unwrap();
+    build(top.path());
+    let union = open(top.path());
+    write(&union, 50_000, b"written");
+    let node = find(&union, "d/a");
+    let half = node_half(&union, &node);
+    // Larger than any file.
+    union.write(&node, (1 << 62) + 5, b"x", Write::default()).unwrap_err();
+    let mut bytes = [0; 9];
+    assert_eq!(half.read(SIZE as u64 - 1, &mut bytes).unwrap(), 1);
+    assert_eq!(half.count().1, (SIZE as u64).div_ceil(BLOCK));
+    assert!(read(&union, &node) == written(50_000, b"written"));
+    union.shut_down();
+}
+
+/// The time of a write while the file is being sealed is that of the file after.
+#[test]
+fn sealing_takes_no_time_of_a_write_back() {
+    let top = tempfile::tempdir().unwrap();
+    build(top.path());
+    let union = Arc::new(open(top.path()));
+    write(&union, 50_000, b"written");
+    let node = find(&union, "d/a");
+    let (told, ends) = mpsc::channel();
+    let hook = {
+        let (union, node) = (union.clone(), node.clone());
+        let mut sealing = Some(move || union.ensure_upper(&node).unwrap());
+        move |_| {
+            // After its first block: the writer has the file, and somebody begins to seal it.
+            let Some(sealing) = sealing.take() else { return };
+            let (done, is_done) = mpsc::channel::<()>();
+            let sealing = std::thread::spawn(move || {
+                sealing();
+                drop(done);
+            });
+            is_done.recv_timeout(Duration::from_millis(300)).unwrap_err();
+            told.send((sealing, SystemTime::now())).unwrap();
+        }
+    };
+    let bytes = [7; 9000];
+    hook::during(hook, || union.write(&node, 99_999, &bytes, Write::default()).unwrap());
+    let (sealing, went_on) = ends.recv().unwrap();
+    sealing.join().unwrap();
+    let modified = fs::metadata(top.path().join("upper/d/a")).unwrap().modified().unwrap();
+    // The clock of filesystems ticks more slowly.
+    assert!(modified + Duration::from_millis(50) > went_on, "the file has a time of before the write's end");
+    assert!(union.half(&node).unwrap().is_none(), "it wasn't sealed");
+    let mut expected = written(50_000, b"written");
+    expected[99_999..108_999].copy_from_slice(&bytes);
+    assert!(read(&union, &node) == expected);
+    union.shut_down();
+}
+
+/// Nobody reads a block of which a part was written, until it could be made a hole again.
+#[test]
+fn a_block_in_part_is_shown_to_nobody() {
+    let top = tempfile::tempdir().unwrap();
+    let (below, own) = (top.path().join("below"), top.path().join("own"));
+    fs::write(&below, original()).unwrap();
+    let copy = File::options().create_new(true).read(true).write(true).open(&own).unwrap();
+    copy.set_len(SIZE as u64).unwrap();
+    let from: Arc<OwnedFd> = Arc::new(File::open(&below).unwrap().into());
+    let stat = At::Fd(std::os::fd::AsFd::as_fd(&from)).stat().unwrap();
+    let mark = HalfMark::of(copy.metadata().unwrap().ino(), &stat, b"/below".to_vec());
+    let mut half = Half::open(File::open(&own).unwrap().into(), from, mark).unwrap();
+    copy.write_all_at(b"torn", 3 * BLOCK).unwrap();
+    half.state.get_mut().torn = Some(3);
+    let mut bytes = vec![0; SIZE];
+    // A descriptor for reading makes no hole.
+    assert_eq!(half.read(0, &mut bytes).unwrap_err().errno(), Errno::IO);
+    half.own = copy.into();
+    assert_eq!(half.read(0, &mut bytes).unwrap(), SIZE);
+    assert!(bytes == original());
+}
+
+/// The path in the mark is a redirect as any other.
+#[test]
+fn half_copied_files_are_not_followed_where_redirects_are_not() {
+    let top = tempfile::tempdir().unwrap();
+    build(top.path());
+    let union = open(top.path());
+    write(&union, 5, b"written");
+    union.shut_down();
+    drop(union);
+    let options = StackOptions {
+        lowers: vec![top.path().join("lower").into()],
+        upper: Some(top.path().join("upper")),
+        ..StackOptions::default()
+    };
+    for (redirect_dir, expected) in [(RedirectDir::NoFollow, Some(Errno::PERM)), (RedirectDir::Follow, None)]
+    {
+        let chosen = FsOptions { lazy: Lazy::Keep, redirect_dir, ..FsOptions::default() };
+        let union = Union::with_options(Stack::open(&options).unwrap(), Limits::default(), &chosen).unwrap();
+        let found = union.lookup(&find(&union, "d"), b"a");
+        assert_eq!(found.err().map(|e| e.errno()), expected, "{redirect_dir:?}");
+        union.shut_down();
+    }
+}
+
+/// As a filesystem does that counts blocks of what it doesn't hold, and what copies layers without the mark of a directory.
+#[test]
+fn a_metacopy_that_looks_whole_is_one() {
+    let top = tempfile::tempdir().unwrap();
+    build(top.path());
+    let union = open(top.path());
+    chmod(&union, 0o640);
+    union.shut_down();
+    drop(union);
+    let dir = top.path().join("upper/d");
+    for name in ["trusted.overlay.impure", "user.overlay.impure"] {
+        match rustix::fs::removexattr(&dir, name) {
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+            Err(e) => panic!("{name}: {e}"),
+        }
+    }
+    let copy = File::options().write(true).open(dir.join("a")).unwrap();
+    let flags = rustix::fs::FallocateFlags::KEEP_SIZE;
+    rustix::fs::fallocate(&copy, flags, 0, SIZE as u64 + 3 * BLOCK).unwrap();
+    assert!(copy.metadata().unwrap().blocks() * 512 >= SIZE as u64);
+    let union = open(top.path());
+    assert!(read(&union, &find(&union, "d/a")) == original());
+    union.shut_down();
+}

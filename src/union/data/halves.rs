@@ -1,0 +1,66 @@
+//! Half-copied files that are open, by node number.
+//!
+//! Who opens one reads its mark and its map, which takes a while, and nobody else may have another meanwhile: what one changes
+//! the other wouldn't know. So each number has a lock of its own.
+
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use parking_lot::Mutex;
+
+use crate::error::Result;
+use crate::union::data::half::Half;
+
+/// So many stay open without being used.
+const MOST: usize = 128;
+
+/// A file that is open, or about to be.
+type Slot = Arc<Mutex<Option<Arc<Half>>>>;
+
+/// Half-copied files.
+#[derive(Debug, Default)]
+pub(in crate::union) struct Halves {
+    open: DashMap<u64, Slot>,
+}
+
+impl Halves {
+    /// The file of that number, if it is open.
+    pub fn get(&self, ino: u64) -> Option<Arc<Half>> {
+        let slot = self.open.get(&ino)?.clone();
+        let half = slot.lock();
+        half.clone()
+    }
+
+    /// The same, opened by `open` if it isn't. `open` answers `None` where the file is none of these.
+    pub fn open(&self, ino: u64, open: impl FnOnce() -> Result<Option<Half>>) -> Result<Option<Arc<Half>>> {
+        self.make_room();
+        let slot = self.open.entry(ino).or_default().clone();
+        let mut half = slot.lock();
+        if half.is_none() {
+            *half = open()?.map(Arc::new);
+        }
+        Ok(half.clone())
+    }
+
+    /// Files that nobody uses make room. Whoever uses one has what is told of its blocks: there is never another.
+    fn make_room(&self) {
+        let used = |slot: &Slot| {
+            // Who opens it or asks for it has the slot.
+            Arc::strong_count(slot) > 1
+                || slot.lock().as_ref().is_some_and(|half| Arc::strong_count(half) > 1)
+        };
+        if self.open.len() >= MOST {
+            self.open.retain(|_, slot| used(slot));
+        }
+    }
+
+    /// The file has its data now, or has gone.
+    pub fn forget(&self, ino: u64) {
+        self.open.remove(&ino);
+    }
+
+    /// The same, if the condition holds when nobody can be about to open it.
+    pub fn forget_if(&self, ino: u64, condition: impl FnOnce() -> bool) {
+        self.open.remove_if(&ino, |_, _| condition());
+    }
+}
