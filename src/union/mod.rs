@@ -16,6 +16,8 @@
 //! | [`options`] | what a user may choose about the view |
 //! | `second_chance` | which descriptor a cache closes when they are too many |
 
+#[cfg(test)]
+mod bed;
 pub mod change;
 pub mod data;
 pub mod escaped_path;

@@ -171,3 +171,123 @@ impl Union {
         if shown { Err(FsError::NotEmpty) } else { Ok(()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::union::bed::{Bed, look_up};
+
+    fn nlink(union: &Union, path: &str) -> u64 {
+        let node = look_up(union, path).unwrap();
+        union.getattr(&node).unwrap().stat.nlink
+    }
+
+    #[test]
+    fn an_unlink_leaves_a_whiteout_only_where_a_lower_shows_the_name() {
+        let bed = Bed::new(1);
+        bed.file("0/below").file("0/both").file("upper/both").file("upper/above");
+        let union = bed.open();
+        for name in [&b"below"[..], b"both", b"above"] {
+            union.unlink(union.root(), name).unwrap();
+            assert!(union.lookup(union.root(), name).unwrap().is_none());
+            assert_eq!(union.unlink(union.root(), name), Err(FsError::Absent));
+        }
+        let left = bed.names("upper");
+        assert_eq!(left.iter().filter(|name| name.ends_with("below")).count(), 1, "{left:?}");
+        assert_eq!(left.iter().filter(|name| name.ends_with("both")).count(), 1, "{left:?}");
+        assert_eq!(left.len(), 2, "{left:?}");
+        drop(union);
+        let union = bed.open();
+        assert!(["below", "both", "above"].iter().all(|name| look_up(&union, name).is_none()));
+        assert!(bed.at("0/below").exists() && bed.at("0/both").exists());
+    }
+
+    #[test]
+    fn files_and_directories_are_removed_by_their_own_calls() {
+        let bed = Bed::new(1);
+        bed.file("0/d/f");
+        let union = bed.open();
+        let root = union.root();
+        let d = look_up(&union, "d").unwrap();
+        assert_eq!(union.unlink(root, b"d"), Err(FsError::IsADirectory));
+        assert_eq!(union.rmdir(root, b"d"), Err(FsError::NotEmpty));
+        assert_eq!(union.rmdir(root, b"none"), Err(FsError::Absent));
+        assert!(bed.names("upper").is_empty(), "what fails leaves nothing");
+        assert_eq!(union.rmdir(&d, b"f"), Err(FsError::NotADirectory));
+        assert!(look_up(&union, "d/f").is_some());
+    }
+
+    #[test]
+    fn a_directory_is_empty_when_all_that_is_below_is_hidden() {
+        let bed = Bed::new(2);
+        bed.file("0/d/a").file("1/d/b").file("upper/d/c");
+        let union = bed.open();
+        let d = look_up(&union, "d").unwrap();
+        for name in [&b"a"[..], b"b", b"c"] {
+            assert_eq!(union.rmdir(union.root(), b"d"), Err(FsError::NotEmpty));
+            union.unlink(&d, name).unwrap();
+        }
+        union.rmdir(union.root(), b"d").unwrap();
+        assert!(look_up(&union, "d").is_none());
+        assert_eq!(union.unlink(&d, b"a"), Err(FsError::Absent), "it is gone, and so is all in it");
+        drop((d, union));
+        assert!(look_up(&bed.open(), "d").is_none());
+    }
+
+    #[test]
+    fn a_removed_directory_takes_no_new_names() {
+        let bed = Bed::new(1);
+        bed.dir("0/d").file("0/f");
+        let union = bed.open();
+        let (d, f) = (look_up(&union, "d").unwrap(), look_up(&union, "f").unwrap());
+        union.rmdir(union.root(), b"d").unwrap();
+        assert_eq!(union.link(&f, &d, b"n").map(drop), Err(FsError::Absent));
+        assert_eq!(nlink(&union, "f"), 1);
+    }
+
+    #[test]
+    fn a_link_copies_up_and_is_the_same_file() {
+        let bed = Bed::new(1);
+        bed.file("0/f").file("0/gone").dir("0/d");
+        let union = bed.open();
+        let root = union.root();
+        let f = look_up(&union, "f").unwrap();
+        union.link(&f, root, b"new").unwrap();
+        union.unlink(root, b"gone").unwrap();
+        union.link(&f, root, b"gone").unwrap();
+        assert_eq!(union.link(&f, root, b"new").map(drop), Err(FsError::Exists));
+        assert_eq!(union.link(&f, root, b"d").map(drop), Err(FsError::Exists), "a lower has it");
+        let ino = |union: &Union, name| look_up(union, name).unwrap().ino;
+        assert_eq!((ino(&union, "new"), ino(&union, "gone")), (f.ino, f.ino));
+        assert_eq!(nlink(&union, "f"), 3);
+        union.unlink(root, b"f").unwrap();
+        assert_eq!(nlink(&union, "new"), 2);
+        drop((f, union));
+        let union = bed.open();
+        assert_eq!(ino(&union, "new"), ino(&union, "gone"));
+        assert!(look_up(&union, "f").is_none());
+    }
+
+    #[test]
+    fn a_directory_has_one_name_and_markers_have_none() {
+        let bed = Bed::new(1);
+        bed.dir("0/d").file("0/f");
+        let union = bed.open();
+        let (d, f) = (look_up(&union, "d").unwrap(), look_up(&union, "f").unwrap());
+        assert_eq!(union.link(&d, union.root(), b"n").map(drop), Err(FsError::Os(Errno::PERM)));
+        assert_eq!(union.link(&f, union.root(), b".wh.n").map(drop), Err(FsError::MarkerName));
+        assert!(bed.names("upper").is_empty());
+    }
+
+    #[test]
+    fn the_names_of_a_lowers_file_stay_one_file_as_they_go() {
+        let bed = Bed::new(1);
+        bed.file("0/a");
+        std::fs::hard_link(bed.at("0/a"), bed.at("0/b")).unwrap();
+        let union = bed.open();
+        assert_eq!(nlink(&union, "a"), 2);
+        union.unlink(union.root(), b"a").unwrap();
+        assert_eq!(nlink(&union, "b"), 1);
+    }
+}

@@ -309,3 +309,97 @@ fn has_one_journal(filesystem: u64) -> bool {
 pub(in crate::union) fn changed() {
     failpoint::reached(Failpoint::Changed);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::union::Union;
+    use crate::union::bed::Bed;
+
+    /// A union whose upper is said to be on a filesystem without one journal, as btrfs is.
+    fn without_journal(bed: &Bed) -> Union {
+        let mut union = bed.open();
+        union.upper.as_mut().unwrap().one_journal = false;
+        union
+    }
+
+    fn on_disk(upper: &Upper) -> (u64, u64) {
+        (upper.hiding_begun.load(Ordering::Relaxed), upper.hidden_on_disk.load(Ordering::Relaxed))
+    }
+
+    #[test]
+    fn the_first_sync_after_something_was_hidden_writes_all() {
+        let bed = Bed::new(1);
+        bed.file("0/f").file("0/g");
+        let union = without_journal(&bed);
+        let upper = union.upper.as_ref().unwrap();
+        union.unlink(union.root(), b"f").unwrap();
+        let (begun, written) = on_disk(upper);
+        assert!(begun > written, "{begun} {written}");
+        let file = upper.unnamed_file().unwrap();
+        upper.sync(file.as_fd(), true).unwrap();
+        assert_eq!(on_disk(upper), (begun, begun));
+    }
+
+    #[test]
+    fn what_is_being_hidden_during_a_sync_is_left_to_the_next() {
+        let bed = Bed::new(1);
+        let union = without_journal(&bed);
+        let upper = union.upper.as_ref().unwrap();
+        let file = upper.unnamed_file().unwrap();
+        upper.hiding(|| {
+            upper.sync(file.as_fd(), false).unwrap();
+            upper.sync_all().unwrap();
+            assert_eq!(on_disk(upper), (1, 0), "it may not be there yet");
+        });
+        upper.sync_all().unwrap();
+        assert_eq!(on_disk(upper), (1, 1));
+    }
+
+    #[test]
+    fn one_journal_needs_none_of_that() {
+        let bed = Bed::new(1);
+        bed.file("0/f");
+        let mut union = bed.open();
+        union.upper.as_mut().unwrap().one_journal = true;
+        union.unlink(union.root(), b"f").unwrap();
+        assert_eq!(on_disk(union.upper.as_ref().unwrap()), (0, 0));
+        let ext4_xfs_btrfs = [0xef53, 0x5846_5342, 0x9123_683e].map(has_one_journal);
+        assert_eq!(ext4_xfs_btrfs, [true, true, false]);
+    }
+
+    #[test]
+    fn a_directory_is_opaque_by_a_file_where_attributes_are_missing() {
+        let bed = Bed::new(1);
+        bed.file("0/d/below").dir("upper/d").file("0/e/below").dir("upper/e");
+        for (dir, attributes) in [("d", true), ("e", false)] {
+            let mut union = bed.open();
+            union.upper.as_mut().unwrap().layer.caps.xattr &= attributes;
+            let at = std::fs::File::open(bed.at("upper").join(dir)).unwrap();
+            union.upper.as_ref().unwrap().make_opaque(Writable::held(at.as_fd())).unwrap();
+            // Twice is as good as once.
+            union.upper.as_ref().unwrap().make_opaque(Writable::held(at.as_fd())).unwrap();
+            drop(union);
+            let union = bed.open();
+            let node = crate::union::bed::look_up(&union, dir).unwrap();
+            assert!(union.lookup(&node, b"below").unwrap().is_none(), "{dir}");
+        }
+        assert_eq!(bed.names("upper/e"), [".wh..wh..opq"]);
+    }
+
+    #[test]
+    fn what_is_staged_has_a_name_of_its_own_and_nothing_is_left() {
+        let bed = Bed::new(1);
+        bed.file("0/f");
+        let union = bed.open();
+        let upper = union.upper.as_ref().unwrap();
+        assert_ne!(upper.fresh_name(), upper.fresh_name());
+        union.unlink(union.root(), b"f").unwrap();
+        drop(upper.unnamed_file().unwrap());
+        let work = bed.at(".upper.work");
+        assert!(work.join("work").is_dir());
+        drop(union);
+        assert!(!work.exists(), "the shared whiteout went, and the workdir with it");
+    }
+}

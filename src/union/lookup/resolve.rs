@@ -123,3 +123,114 @@ fn asked_in_vain(dirs: &RealDirs, found: Option<&Found>) -> usize {
         None => dirs.len(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    use crate::union::bed::{Bed, look_up};
+    use crate::union::lookup::found::FoundKind;
+    use crate::union::lookup::search::LayerEntry;
+
+    /// Returns the layer that a path of the union comes from, the upper being the first.
+    fn layer_of(union: &Union, path: &str) -> Option<usize> {
+        let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let parent = if above.is_empty() { union.root().clone() } else { look_up(union, above).unwrap() };
+        Some(union.resolve(&parent, name.as_bytes()).unwrap()?.layer.into())
+    }
+
+    #[test]
+    fn the_topmost_layer_that_has_a_name_shows_it_unless_a_whiteout_comes_before() {
+        let bed = Bed::new(3);
+        bed.file("1/a").file("2/a").file("2/b").file("0/.wh.b").file("2/c").file("upper/c");
+        let union = bed.open();
+        let of = |name| layer_of(&union, name);
+        assert_eq!([of("a"), of("b"), of("c"), of("d")], [Some(2), None, Some(0), None]);
+    }
+
+    #[test]
+    fn a_file_hides_the_directory_below_it_and_ends_what_is_merged() {
+        let bed = Bed::new(4);
+        bed.file("0/d/top").file("1/d/next").file("2/d").file("3/d/below").file("0/f").file("1/f/below");
+        let union = bed.open();
+        let of = |name| layer_of(&union, name);
+        assert_eq!([of("d/top"), of("d/next"), of("d/below"), of("f")], [Some(1), Some(2), None, Some(1)]);
+    }
+
+    #[test]
+    fn directories_are_merged_down_to_an_opaque_one() {
+        let bed = Bed::new(3);
+        bed.file("0/d/a").file("1/d/b").file("1/d/.wh..wh..opq").file("2/d/c");
+        let union = bed.open();
+        let found = union.resolve(union.root(), b"d").unwrap().unwrap();
+        let FoundKind::Directory { dirs, .. } = found.what else { panic!("a directory") };
+        assert_eq!(dirs.len(), 2, "the opaque one still counts");
+        let of = |name| layer_of(&union, name);
+        assert_eq!([of("d/a"), of("d/b"), of("d/c")], [Some(1), Some(2), None]);
+    }
+
+    #[test]
+    fn what_nobody_can_be_named_is_refused_and_markers_are_not_seen() {
+        let bed = Bed::new(1);
+        bed.file("0/.wh.gone").file("0/f");
+        let union = bed.open();
+        let resolve = |name: &[u8]| union.resolve(union.root(), name).map(|found| found.is_some());
+        assert_eq!(resolve(b".wh.gone"), Ok(false));
+        assert_eq!(resolve(b".."), Err(FsError::Invalid("not a name")));
+        assert_eq!(resolve(&[b'n'; 256]), Err(FsError::Os(Errno::NAMETOOLONG)));
+        assert_eq!(resolve(&[b'n'; 255]), Ok(false));
+        let file = look_up(&union, "f").unwrap();
+        assert_eq!(union.resolve(&file, b"a").map(drop), Err(FsError::NotADirectory));
+    }
+
+    /// Asked by the index and layer by layer, a name stands for the same.
+    #[test]
+    fn an_index_answers_as_the_layers_do() {
+        let bed = Bed::new(3);
+        bed.file("0/a").file("1/a").file("1/.wh.b").file("2/b").file("2/c").file("1/d/x").file("2/d/y");
+        bed.file("upper/.wh.c").file("2/e");
+        let union = bed.open();
+        let root = union.root();
+        let names = ["a", "b", "c", "d", "e", "nowhere"];
+        let asked = names.map(|name| {
+            union.resolve_telling(root, name.as_bytes(), &mut |_| ()).unwrap().map(|found| found.layer)
+        });
+        union.with_listing(root, || union.indexed(root)).map(drop).unwrap();
+        let answers = || union.counters.index_answers.load(Ordering::Relaxed);
+        let before = answers();
+        let indexed =
+            names.map(|name| union.resolve(root, name.as_bytes()).unwrap().map(|found| found.layer));
+        assert_eq!(indexed, asked);
+        assert!(answers() > before, "what no layer has needs no layer");
+        let shows = names.map(|name| union.lower_shows(root, name.as_bytes()).unwrap());
+        assert_eq!(shows, [true, false, true, true, true, false], "the upper's whiteout doesn't count");
+    }
+
+    #[test]
+    fn a_name_that_comes_from_deep_down_is_told_layer_by_layer() {
+        let bed = Bed::new(3);
+        bed.file("2/f").file("1/g").dir("0/d");
+        let union = bed.open();
+        let mut told = Vec::new();
+        let found = union.resolve_telling(union.root(), b"f", &mut |visit| {
+            told.push(matches!(visit.seen, LayerEntry::Leaf { .. }));
+        });
+        assert_eq!((found.unwrap().is_some(), told), (true, vec![false, false, false, true]));
+    }
+
+    #[test]
+    fn a_renamed_directory_is_looked_for_by_its_old_name_below() {
+        let bed = Bed::new(2);
+        bed.file("0/old/a").file("1/old/b").file("1/new/c");
+        let union = bed.open();
+        let root = union.root();
+        let mode = crate::union::change::rename::RenameMode::Replace;
+        union.rename((root, b"old"), (root, b"other"), mode).unwrap();
+        drop(union);
+        assert!(fs::symlink_metadata(bed.at("upper/other")).unwrap().is_dir());
+        let union = bed.open();
+        let of = |name| layer_of(&union, name);
+        assert_eq!([of("old"), of("other/a"), of("other/b"), of("new/c")], [None, Some(1), Some(2), Some(2)]);
+    }
+}

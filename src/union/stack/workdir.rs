@@ -491,3 +491,179 @@ fn c_name(name: &str) -> std::ffi::CString {
     // The names are this file's constants, none of which holds a NUL.
     std::ffi::CString::new(name).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::time::Duration;
+
+    use tempfile::TempDir;
+
+    /// An upper, and the directory `work` for it.
+    fn place() -> (TempDir, PathBuf) {
+        let top = tempfile::tempdir().unwrap();
+        fs::create_dir(top.path().join("upper")).unwrap();
+        let work = top.path().join("work");
+        (top, work)
+    }
+
+    fn prepared(top: &TempDir, work: &Path) -> Result<Prepared, StackError> {
+        let upper = Layer::open(Role::Upper, &top.path().join("upper"))?;
+        WorkdirPlace::named(work)?.prepare(&upper, Duration::ZERO)
+    }
+
+    fn begun(top: &TempDir, work: &Path, volatile: bool) -> Result<Workdir, StackError> {
+        prepared(top, work)?.begin(volatile)
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let entries = fs::read_dir(dir).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn it_is_made_for_the_mount_and_what_was_made_goes_when_the_mount_does_not_come_about() {
+        let (top, work) = place();
+        drop(prepared(&top, &work).unwrap());
+        assert!(!work.exists());
+        fs::create_dir(&work).unwrap();
+        drop(prepared(&top, &work).unwrap());
+        assert_eq!(names(&work), [""; 0], "the directory that was given stays");
+        let missing = WorkdirPlace::named(&top.path().join("no/work")).map(drop);
+        assert!(matches!(missing, Err(StackError::Missing { role: Role::Work, .. })), "{missing:?}");
+    }
+
+    #[test]
+    fn only_its_owner_enters_it_and_nothing_is_inherited() {
+        let (top, work) = place();
+        fs::create_dir(&work).unwrap();
+        fs::set_permissions(&work, fs::Permissions::from_mode(0o2777)).unwrap();
+        let workdir = begun(&top, &work, false).unwrap();
+        for name in [STAGING, INDEX] {
+            assert_eq!(fs::metadata(work.join(name)).unwrap().permissions().mode() & 0o7777, 0o700, "{name}");
+        }
+        workdir.close().unwrap();
+        assert_eq!(names(&work), [""; 0]);
+    }
+
+    #[test]
+    fn what_a_killed_mount_has_left_is_swept_and_what_another_program_keeps_stays() {
+        let (top, work) = place();
+        // Of the kernel's overlayfs, and of fuse-overlayfs.
+        for dir in ["work/#1", "work/deep/er", "index"] {
+            fs::create_dir_all(work.join(dir)).unwrap();
+        }
+        for file in ["work/#1/data", "work/#2", "index/00fb", "17"] {
+            fs::write(work.join(file), "x").unwrap();
+        }
+        let workdir = begun(&top, &work, false).unwrap();
+        assert_eq!(names(&work.join("work")), [""; 0]);
+        workdir.close().unwrap();
+        assert_eq!(names(&work), ["17", "index"]);
+    }
+
+    #[test]
+    fn a_directory_with_anything_else_in_it_is_not_touched() {
+        let (top, work) = place();
+        fs::create_dir_all(work.join("work")).unwrap();
+        fs::write(work.join("work/precious"), "x").unwrap();
+        fs::write(work.join("thesis.tex"), "x").unwrap();
+        let refused = prepared(&top, &work).map(drop);
+        assert!(
+            matches!(&refused, Err(StackError::WorkForeign { name, .. }) if name == "thesis.tex"),
+            "{refused:?}"
+        );
+        assert!(work.join("work/precious").exists());
+        // A symlink in place of the staging directory leads nowhere.
+        fs::remove_file(work.join("thesis.tex")).unwrap();
+        fs::rename(work.join("work"), top.path().join("elsewhere")).unwrap();
+        std::os::unix::fs::symlink(top.path().join("elsewhere"), work.join("work")).unwrap();
+        let refused = prepared(&top, &work).map(drop);
+        assert!(matches!(refused, Err(StackError::WorkForeign { .. })), "{refused:?}");
+        assert!(top.path().join("elsewhere/precious").exists());
+    }
+
+    #[test]
+    fn a_second_mount_is_refused_and_leaves_the_first_ones_things() {
+        let (top, work) = place();
+        let workdir = begun(&top, &work, false).unwrap();
+        fs::write(work.join("work/#1"), "x").unwrap();
+        let second = prepared(&top, &work).map(drop);
+        assert!(matches!(second, Err(StackError::InUse { .. })), "{second:?}");
+        assert!(work.join("work/#1").exists());
+        drop(workdir);
+        prepared(&top, &work).map(drop).unwrap();
+    }
+
+    #[test]
+    fn a_volatile_mount_that_did_not_end_in_order_is_refused_for_good() {
+        let (top, work) = place();
+        let workdir = begun(&top, &work, true).unwrap();
+        // Killed: nothing is closed.
+        std::mem::forget(workdir);
+        let (other, copy) = place();
+        fs::create_dir_all(copy.join("work/incompat/volatile")).unwrap();
+        assert!(work.join("work/incompat/volatile/dirty").exists());
+        for _ in 0..2 {
+            let refused = prepared(&other, &copy).map(drop);
+            assert!(matches!(refused, Err(StackError::Volatile { .. })), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn a_volatile_mount_that_ended_in_order_is_taken_over_in_the_same_boot_alone() {
+        let (top, work) = place();
+        begun(&top, &work, true).unwrap().close().unwrap();
+        let clean = work.join("work/incompat/volatile/clean");
+        let boot = fs::read(&clean).unwrap();
+        assert!(!boot.is_empty());
+        fs::write(&clean, "another boot").unwrap();
+        let refused = prepared(&top, &work).map(drop);
+        assert!(matches!(refused, Err(StackError::Volatile { .. })), "{refused:?}");
+        fs::write(&clean, &boot).unwrap();
+        begun(&top, &work, false).unwrap().close().unwrap();
+        assert_eq!(names(&work), [""; 0], "it was synced, and the mark is gone");
+    }
+
+    #[test]
+    fn a_mark_of_a_feature_that_is_not_known_here_is_refused() {
+        let (top, work) = place();
+        fs::create_dir_all(work.join("work/incompat/novelty")).unwrap();
+        let refused = prepared(&top, &work).map(drop);
+        assert!(
+            matches!(&refused, Err(StackError::Incompatible { feature, .. }) if feature == "novelty"),
+            "{refused:?}"
+        );
+    }
+
+    #[test]
+    fn the_one_beside_the_upper_is_named_after_it_and_goes_with_the_mount() {
+        let (top, _) = place();
+        let upper = Layer::open(Role::Upper, &top.path().join("upper")).unwrap();
+        let beside = WorkdirPlace::beside(&upper).unwrap();
+        assert_eq!(beside.path, top.path().join(".upper.work"));
+        let workdir = beside.prepare(&upper, Duration::ZERO).unwrap().begin(false).unwrap();
+        workdir.close().unwrap();
+        assert_eq!(names(top.path()), ["upper"]);
+        let long = "n".repeat(251);
+        assert_eq!(default_name(OsStr::new(&long), 0xab), ".unionmount-ab.work");
+        assert_eq!(default_name(OsStr::new("rw"), 0xab), ".rw.work");
+    }
+
+    #[test]
+    fn an_index_that_is_in_use_is_kept() {
+        let (top, work) = place();
+        let workdir = begun(&top, &work, false).unwrap();
+        fs::write(work.join(INDEX).join("1"), "x").unwrap();
+        drop(workdir);
+        assert_eq!(names(&work), [INDEX]);
+        fs::write(work.join(INDEX).join("2"), "x").unwrap();
+        begun(&top, &work, false).unwrap().close().unwrap();
+        assert_eq!(names(&work.join(INDEX)), ["1", "2"]);
+    }
+}

@@ -1,0 +1,83 @@
+//! Tests: a union over directories of a scratch place.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tempfile::TempDir;
+
+use crate::union::nodes::node::Node;
+use crate::union::stack::layer::{Stack, StackOptions};
+use crate::union::{Limits, Union};
+
+/// Layers to build, and to open as one tree: `0`, `1` … are the lowers from the top down, `upper` lies above them.
+///
+/// Whiteouts and opaque marks of the layers are made in the form of files (`.wh.NAME`), which needs no privileges.
+pub(in crate::union) struct Bed {
+    top: TempDir,
+    lowers: usize,
+}
+
+impl Bed {
+    /// Makes an empty upper and that many empty lowers.
+    pub fn new(lowers: usize) -> Bed {
+        let top = tempfile::tempdir().unwrap();
+        fs::create_dir(top.path().join("upper")).unwrap();
+        for lower in 0..lowers {
+            fs::create_dir(top.path().join(lower.to_string())).unwrap();
+        }
+        Bed { top, lowers }
+    }
+
+    /// Returns where something of a layer is, such as `0/a`.
+    pub fn at(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.top.path().join(path)
+    }
+
+    /// Makes a file that holds its own path, and the directories above it.
+    pub fn file(&self, path: &str) -> &Bed {
+        let at = self.at(path);
+        fs::create_dir_all(at.parent().unwrap()).unwrap();
+        fs::write(at, path).unwrap();
+        self
+    }
+
+    /// Makes a directory, and those above it.
+    pub fn dir(&self, path: &str) -> &Bed {
+        fs::create_dir_all(self.at(path)).unwrap();
+        self
+    }
+
+    /// Returns the names in a directory of a layer, in their order.
+    pub fn names(&self, path: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.at(path)).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Opens the layers as a stack.
+    pub fn stack(&self) -> Stack {
+        let options = StackOptions {
+            lowers: (0..self.lowers).map(|lower| self.at(lower.to_string()).into()).collect(),
+            upper: Some(self.at("upper")),
+            ..StackOptions::default()
+        };
+        Stack::open(&options).unwrap()
+    }
+
+    /// Opens the layers as a union.
+    pub fn open(&self) -> Union {
+        Union::new(self.stack(), Limits::default()).unwrap()
+    }
+}
+
+/// Looks up what is at a path; `None` where a component is missing.
+pub(in crate::union) fn look_up(union: &Union, path: &str) -> Option<Arc<Node>> {
+    let mut node = union.root().clone();
+    for name in path.split('/') {
+        node = union.lookup(&node, name.as_bytes()).unwrap()?.0;
+    }
+    Some(node)
+}
