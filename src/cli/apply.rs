@@ -186,7 +186,7 @@ fn below_mount(path: &Path) -> Result<(PathBuf, PathBuf), Failure> {
             EscapedPath::from(upper.as_path())
         )));
     };
-    commit::flush_mount(&mount.point, &upper)?;
+    commit::flush_mount(&mount, &upper)?;
     Ok((upper, lower.clone()))
 }
 

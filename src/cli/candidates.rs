@@ -9,7 +9,7 @@ use clap::{Arg, Command};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter};
 
 use super::options::KNOWN;
-use crate::container::Container;
+use crate::container::{Container, mounting};
 use crate::control::mounts;
 use crate::image::store::Store;
 use crate::union::events::EventKind;
@@ -202,7 +202,8 @@ fn mounted_containers(current: &OsStr) -> Offer {
     let all = store().and_then(|store| Container::all(&store).ok()).unwrap_or_default();
     let mounted = mounts::all().unwrap_or_default();
     let is_mounted = |container: &Container| {
-        mounted.iter().any(|mount| mount.source == format!("unionmount-{}", container.short_id()))
+        let source = mounting::source(container.short_id());
+        mounted.iter().any(|mount| mount.source == source)
     };
     container_names(all.into_iter().filter(is_mounted).collect(), current)
 }

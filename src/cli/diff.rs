@@ -148,7 +148,7 @@ fn of_mount(path: &Path) -> Result<Found, Failure> {
         Failure::failed(format!("{error}{hint}"))
     })?;
     let (upper, lowers) = layers_of(&mount)?;
-    commit::flush_mount(&mount.point, &upper)?;
+    commit::flush_mount(&mount, &upper)?;
     Ok(Found { stacked: Stacked::open(&upper, &lowers).map_err(Failure::failed)?, _pins: Vec::new() })
 }
 

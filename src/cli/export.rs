@@ -1,15 +1,13 @@
 //! `unionmount export`: a container's whole tree as a tar.
 
 use std::io::{BufWriter, Write};
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::Failure;
 use super::store::StoreArgs;
-use crate::container::tree::with_tree;
-use crate::container::{Container, ContainerError};
-use crate::image::layer::{Ownership, WriteOptions, write_tar};
+use crate::container::Container;
+use crate::container::tree::Tree;
 
 /// Write a container's whole tree as a tar, without its layers; import makes an image of it
 #[derive(Debug, clap::Args)]
@@ -30,14 +28,7 @@ impl Export {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let store = self.store.with_something()?;
         let container = Container::find(&store, &self.container)?;
-        let write = |out: &mut dyn Write| {
-            with_tree(&store, &container, |root| {
-                let options = WriteOptions { ownership: Ownership::Real, lowers: &[], root: true };
-                write_tar(root.as_fd(), out, &options)
-                    .map(drop)
-                    .map_err(|source| ContainerError::Layer { id: container.short_id().to_owned(), source })
-            })
-        };
+        let write = |out: &mut dyn Write| Tree::open(&store, &container)?.write_tar(out);
         match &self.output {
             Some(path) if path.as_os_str() != "-" => super::save::to_file(path, |out| Ok(write(out)?))?,
             _ if super::page::is_terminal() => return Err(Failure::usage(super::save::NOT_ON_A_TERMINAL)),

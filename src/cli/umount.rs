@@ -15,8 +15,8 @@ use clap::{Args, Parser};
 
 use super::store::StoreArgs;
 use super::{Failure, say};
-use crate::container::ContainerError;
 use crate::container::called::{Called, called};
+use crate::container::{ContainerError, mounting};
 use crate::control::client::{Client, STATUS_PATIENCE};
 use crate::control::mounts::{self, Mount};
 use crate::fuse::mount::{MountError, Mounted};
@@ -85,45 +85,60 @@ impl Umount {
     /// Runs the verb.
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         for point in &self.points {
-            let named = if std::fs::symlink_metadata(point).is_err() { self.mounts_of(point)? } else { None };
-            for point in named.as_deref().unwrap_or(std::slice::from_ref(point)) {
-                unmount(point, self.lazy)?;
+            for (name, mount) in self.mounts_of(point)? {
+                unmount(&name, &mount, self.lazy)?;
             }
         }
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Where the container or the image of this name is mounted; `None`: nothing is called so.
-    fn mounts_of(&self, name: &Path) -> Result<Option<Vec<PathBuf>>, Failure> {
-        let (Some(text), Some(store)) = (name.to_str(), self.store.existing()?) else { return Ok(None) };
+    /// Finds what is meant, and what messages call it: a mount of unionmount at that path, or else those of the container or
+    /// the image of this name.
+    fn mounts_of(&self, given: &Path) -> Result<Vec<(PathBuf, Mount)>, Failure> {
+        let shown = EscapedPath::from(given).to_string();
+        let failed = |error: &dyn std::fmt::Display| Failure::failed(format!("{shown}: {error}"));
+        let point = std::fs::canonicalize(given);
+        if let Ok(point) = &point
+            && let Some(mount) = mounts::at(point).map_err(unreadable_table)?
+        {
+            return Ok(vec![(given.to_owned(), mount)]);
+        }
+        let no_mount = match point {
+            Ok(_) => failed(&"no mount of unionmount; `unionmount status` lists them"),
+            Err(error) => failed(&error),
+        };
+        let Some(named) = self.mounts_of_name(given)? else { return Err(no_mount) };
+        if named.is_empty() {
+            return Err(failed(&"is mounted nowhere that is seen from here"));
+        }
+        Ok(named.into_iter().map(|mount| (mount.point.clone(), mount)).collect())
+    }
+
+    /// Returns where the container or the image of this name is mounted; `None`: nothing is called so.
+    fn mounts_of_name(&self, name: &Path) -> Result<Option<Vec<Mount>>, Failure> {
+        // What looks like a path from here on is one.
+        let is_path = |text: &str| ["/", "./", "../"].iter().any(|start| text.starts_with(start));
+        let Some(text) = name.to_str().filter(|text| !is_path(text)) else { return Ok(None) };
+        let Some(store) = self.store.existing()? else { return Ok(None) };
         let id = match called(&store, text, true) {
             Ok(Called::Container(container)) => container.short_id().to_owned(),
             Ok(Called::Image(image)) => image.id.short(),
             Err(ContainerError::Unknown(_)) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let source = format!("unionmount-{id}");
-        let mounts =
-            mounts::all().map_err(|error| Failure::failed(format!("/proc/self/mountinfo: {error}")))?;
-        let points: Vec<PathBuf> =
-            mounts.into_iter().filter(|mount| mount.source == source).map(|mount| mount.point).collect();
-        if points.is_empty() {
-            return Err(Failure::failed(format!("{text} is mounted nowhere that is seen from here")));
-        }
-        Ok(Some(points))
+        Ok(Some(mounting::mounts_of(&id)?))
     }
 }
 
-fn unmount(given: &Path, lazy: bool) -> Result<(), Failure> {
-    let shown = EscapedPath::from(given).to_string();
+fn unreadable_table(error: std::io::Error) -> Failure {
+    Failure::failed(format!("/proc/self/mountinfo: {error}"))
+}
+
+fn unmount(name: &Path, mount: &Mount, lazy: bool) -> Result<(), Failure> {
+    let shown = EscapedPath::from(name).to_string();
     let failed = |error: &dyn std::fmt::Display| Failure::failed(format!("{shown}: {error}"));
-    let point = std::fs::canonicalize(given).map_err(|error| failed(&error))?;
-    let table = |error: std::io::Error| Failure::failed(format!("/proc/self/mountinfo: {error}"));
-    let mount = mounts::at(&point)
-        .map_err(table)?
-        .ok_or_else(|| failed(&"no mount of unionmount; `unionmount status` lists them"))?;
-    let daemon = if lazy { None } else { daemon_of(&mount) };
-    Mounted::found(&point).unmount(lazy).map_err(|error| match error {
+    let daemon = if lazy { None } else { daemon_of(mount) };
+    Mounted::found(&mount.point).unmount(lazy).map_err(|error| match error {
         MountError::Unmount { busy: true, .. } => {
             failed(&"is in use; end what uses it (`fuser -vm` tells), or use --lazy")
         }
@@ -132,7 +147,7 @@ fn unmount(given: &Path, lazy: bool) -> Result<(), Failure> {
     let Some(daemon) = daemon else { return Ok(()) };
     // A bind mount goes on being served.
     let elsewhere = |other: &Mount| other.device == mount.device;
-    if mounts::all().map_err(table)?.iter().any(elsewhere) {
+    if mounts::all().map_err(unreadable_table)?.iter().any(elsewhere) {
         return Ok(());
     }
     match ended_within(&daemon, PATIENCE) {

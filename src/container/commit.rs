@@ -4,22 +4,25 @@
 //! live, what programs had written before the command began is in the layer: the kernel may hold it in its cache, so it
 //! is asked to hand it over first ([`flush`]). A file that is written to meanwhile may be caught in the middle of that.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 use serde_json::{Value, json};
 
 use super::error::{ContainerError, Result};
+use super::mounting;
 use super::record::Container;
-use crate::control::mounts;
+use crate::control::mounts::Mount;
 use crate::image::change::{self, Change};
 use crate::image::compression::Compression;
 use crate::image::digest::Digest;
 use crate::image::error::StoreError;
-use crate::image::layer::place::open_dir;
+use crate::image::layer::place::{join, open_dir};
 use crate::image::layer::{Attributes, Ownership, WriteOptions, write_tar};
 use crate::image::name::ImageName;
 use crate::image::store::{AddedLayer, Blob, Image, Store};
@@ -204,63 +207,94 @@ pub fn flush(container: &Container) -> Result<()> {
         namespace::join_namespaces_of(pid)
             .map_err(ContainerError::io("enter the namespaces of it", format!("/proc/{pid}")))?;
     }
-    for at in mounts_of(container)? {
-        flush_mount(&at, &container.upper())?;
+    let upper = container.upper();
+    let mounts = mounting::mounts_of(container.short_id())?;
+    for mount in &mounts {
+        flush_mount(mount, &upper)?;
+    }
+    // A daemon that is about to end hands over what it has by itself.
+    if mounts.is_empty() && !mounting::wait_for_end(&upper, mounting::PATIENCE)? {
+        return Err(ContainerError::Refused(format!(
+            "container {} is mounted where this process doesn't see it; unmount it first",
+            container.shown_name()
+        )));
     }
     Ok(())
 }
 
-/// Makes the kernel hand over what it holds of the mount at `at`, whose upper is given.
+/// Makes the kernel hand over what it holds of a mount, whose upper is given.
 ///
 /// # Errors
-/// When it can't be written.
-pub fn flush_mount(at: &Path, upper: &Path) -> Result<()> {
-    let root = File::open(at).map_err(ContainerError::io("open it", at))?;
-    rustix::fs::syncfs(&root).map_err(ContainerError::io("sync it", at))?;
+/// When it can't be written, or can't be waited for.
+pub fn flush_mount(mount: &Mount, upper: &Path) -> Result<()> {
+    let Some(root) = mounting::open_root(mount)? else { return Ok(()) };
+    rustix::fs::syncfs(&root).map_err(ContainerError::io("sync it", &mount.point))?;
     // Since Linux 6.18 syncfs starts the writing on FUSE, but doesn't wait for its end.
     let upper_dir = File::open(upper).map_err(ContainerError::io("open it", upper))?;
-    write_back_tree(upper_dir.as_fd(), root.as_fd()).map_err(ContainerError::io("write back", at))
+    let below = mount.root.as_os_str().as_bytes();
+    let below = below.strip_prefix(b"/").unwrap_or(below).to_vec();
+    write_back_tree(upper_dir.as_fd(), root.as_fd(), below).map_err(|(path, errno)| {
+        ContainerError::io("write back what was changed in it", mount.point.join(OsStr::from_bytes(&path)))(
+            errno,
+        )
+    })
 }
 
-/// Writes back every file of the merged tree that the upper holds.
-fn write_back_tree(upper: BorrowedFd<'_>, merged: BorrowedFd<'_>) -> std::io::Result<()> {
+/// Writes back every file of the merged tree that the upper holds. `from`: the directory of the upper that is the root of
+/// what is seen of the tree. Tells the path where it failed, too.
+fn write_back_tree(
+    upper: BorrowedFd<'_>,
+    merged: BorrowedFd<'_>,
+    from: Vec<u8>,
+) -> std::result::Result<(), (Vec<u8>, Errno)> {
     let mut todo = vec![Vec::new()];
     while let Some(path) = todo.pop() {
-        let (Ok(real), Ok(shown)) = (open_dir(upper, &path), open_dir(merged, &path)) else {
-            continue; // gone meanwhile
+        let at = |errno| (path.clone(), errno);
+        let (Some(real), Some(shown)) = (
+            unless_gone(open_dir(upper, &join(&from, &path))).map_err(at)?,
+            unless_gone(open_dir(merged, &path)).map_err(at)?,
+        ) else {
+            continue;
         };
         let mut files = Vec::new();
         for_each_entry::<Errno>(real.as_fd(), |entry| {
             match entry.kind {
-                Some(Kind::Directory) => {
-                    let slash: &[u8] = if path.is_empty() { b"" } else { b"/" };
-                    todo.push([&path[..], slash, entry.name].concat());
-                }
-                Some(Kind::File) => files.push(entry.name.to_vec()),
+                Some(Kind::Directory) => todo.push(join(&path, entry.name)),
+                // Not every filesystem tells the kind; what is none is found out below.
+                Some(Kind::File) | None => files.push(entry.name.to_vec()),
                 _ => {}
             }
             Ok(())
-        })?;
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        })
+        .map_err(at)?;
         for name in files {
-            match openat(&shown, &name[..], flags, Mode::empty()) {
-                Ok(file) => match namespace::write_back(file.as_fd()) {
-                    // Not a file any more.
-                    Err(error) if error.raw_os_error() == Some(libc::ESPIPE) => {}
-                    done => done?,
-                },
-                // Gone, or a marker file, or replaced by something else meanwhile.
-                Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::NXIO | Errno::ACCESS) => {}
-                Err(errno) => return Err(errno.into()),
-            }
+            write_back(real.as_fd(), shown.as_fd(), &name).map_err(|errno| (join(&path, &name), errno))?;
         }
     }
     Ok(())
 }
 
-/// Where the container is mounted, as far as this process sees.
-fn mounts_of(container: &Container) -> Result<Vec<PathBuf>> {
-    let source = format!("unionmount-{}", container.short_id());
-    let all = mounts::all().map_err(ContainerError::io("read it", "/proc/self/mountinfo"))?;
-    Ok(all.into_iter().filter(|mount| mount.source == source).map(|mount| mount.point).collect())
+fn write_back(real: BorrowedFd<'_>, shown: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let open = |dir: BorrowedFd<'_>| unless_gone(openat(dir, name, flags, Mode::empty()));
+    let file = match open(shown) {
+        // Whoever may not read the upper's file either finds that out when it is read.
+        Err(Errno::ACCESS) if matches!(open(real), Err(Errno::ACCESS)) => return Ok(()),
+        opened => opened?,
+    };
+    let Some(file) = file else { return Ok(()) };
+    match namespace::write_back(file.as_fd()) {
+        // Not a file any more.
+        Err(error) if error.raw_os_error() == Some(libc::ESPIPE) => Ok(()),
+        done => done.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+    }
+}
+
+/// Returns `None` for what has gone, is a marker, or was replaced by something else meanwhile.
+fn unless_gone<T>(opened: rustix::io::Result<T>) -> rustix::io::Result<Option<T>> {
+    match opened {
+        Ok(opened) => Ok(Some(opened)),
+        Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::NXIO) => Ok(None),
+        Err(errno) => Err(errno),
+    }
 }

@@ -13,11 +13,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxAttributes, StatxFlags, statx};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
 use super::error::{ContainerError, Result};
+use crate::control::mounts::{self, Mount};
 use crate::sys::flock::{Access, lock_until};
 use crate::sys::fusermount;
 
@@ -50,8 +51,8 @@ impl Rights {
     }
 }
 
-/// Mounts a stack at `at`; `upper`: the writable layer and its workdir. `source` is what mount(8) shows. `hold`:
-/// directories that the mount's daemon keeps from being removed by a shared lock.
+/// Mounts a stack at `at`; `upper`: the writable layer and its workdir. `id`: the short one, which the
+/// mount's source tells. `hold`: directories that the mount's daemon keeps from being removed by a shared lock.
 ///
 /// # Errors
 /// The message of the mount.
@@ -59,7 +60,7 @@ pub fn mount(
     lowers: &[PathBuf],
     upper: Option<(&Path, &Path)>,
     at: &Path,
-    source: &str,
+    id: &str,
     hold: &[&Path],
     rights: Rights,
 ) -> Result<()> {
@@ -76,7 +77,7 @@ pub fn mount(
         command.arg("--hold").arg(dir);
     }
     command.arg("-o").arg(rights.options());
-    command.arg(format!("unionmount-{source}")).arg(at);
+    command.arg(self::source(id)).arg(at);
     command.stdin(Stdio::null()).stdout(Stdio::null());
     let output =
         command.stderr(Stdio::piped()).output().map_err(ContainerError::io("run it", "/proc/self/exe"))?;
@@ -100,6 +101,38 @@ fn escape_colons(path: &Path) -> OsString {
         escaped.push(byte);
     }
     OsString::from_vec(escaped)
+}
+
+/// Returns the mounts of a container or an image by its short id, as far as this process sees. Whoever mounts chooses the
+/// source, so those of others don't count, root's aside: they are asked nothing.
+///
+/// # Errors
+/// When the table of mounts can't be read.
+pub fn mounts_of(short_id: &str) -> Result<Vec<Mount>> {
+    let source = source(short_id);
+    let all = mounts::all().map_err(ContainerError::io("read it", "/proc/self/mountinfo"))?;
+    Ok(all.into_iter().filter(|mount| mount.source == source && mount.is_trusted()).collect())
+}
+
+/// Returns what mount(8) shows as the source of the mounts of a container or an image.
+pub fn source(short_id: &str) -> String {
+    format!("unionmount-{short_id}")
+}
+
+/// Opens the root of a mount; `None` when it has gone meanwhile.
+///
+/// # Errors
+/// When it can't be opened.
+pub fn open_root(mount: &Mount) -> Result<Option<File>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = match rustix::fs::open(&mount.point, flags, Mode::empty()) {
+        Ok(root) => File::from(root),
+        Err(Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(ContainerError::io("open it", &mount.point)(errno)),
+    };
+    let found = statx(&root, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID)
+        .map_err(ContainerError::io("look at it", &mount.point))?;
+    Ok((found.stx_mnt_id == mount.id).then_some(root))
 }
 
 /// Is something mounted right on that directory? Asks no daemon.
@@ -177,5 +210,28 @@ pub fn wait_for_end(upper: &Path, patience: Duration) -> Result<bool> {
         // On a filesystem that can't tell, it is taken for free.
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(true),
         locked => locked.map_err(ContainerError::io("lock it", upper)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_whose_mount_has_gone_is_not_taken_for_it() {
+        let top = tempfile::tempdir().unwrap();
+        let found = statx(CWD, top.path(), AtFlags::empty(), StatxFlags::MNT_ID).unwrap().stx_mnt_id;
+        let mount = |id: u64, point: PathBuf| Mount {
+            id,
+            point,
+            root: "/".into(),
+            device: "0:53".into(),
+            source: source("0123"),
+            owner: Some(0),
+            options: String::new(),
+        };
+        assert!(open_root(&mount(found, top.path().to_owned())).unwrap().is_some());
+        assert!(open_root(&mount(found + 1, top.path().to_owned())).unwrap().is_none());
+        assert!(open_root(&mount(found, top.path().join("none"))).unwrap().is_none());
     }
 }

@@ -321,6 +321,11 @@ impl Container {
         self.dir.join("diff")
     }
 
+    /// Returns where the upper's objects are prepared.
+    pub fn work(&self) -> PathBuf {
+        self.dir.join("work")
+    }
+
     /// Where it is mounted.
     pub fn merged(&self) -> PathBuf {
         self.dir.join("merged")
@@ -354,8 +359,7 @@ impl Container {
         }
         let lowers = self.lowers(store)?;
         let upper = self.upper();
-        let work = self.dir.join("work");
-        mounting::mount(&lowers.paths, Some((&upper, &work)), at, self.short_id(), &[], rights)
+        mounting::mount(&lowers.paths, Some((&upper, &self.work())), at, self.short_id(), &[], rights)
     }
 }
 

@@ -1,41 +1,84 @@
-//! A container's merged tree, for who reads it: where it is mounted, or by a mount for the while.
+//! A container's merged tree, for who reads it: through its mount if it has one, and without any otherwise.
 
 use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::path::Path;
 
 use super::error::{ContainerError, Result};
-use super::mounting::{self, Rights};
+use super::mounting;
 use super::namespace as of_users;
-use super::record::Container;
+use super::record::{Container, Lowers};
+use crate::control::mounts::Mount;
+use crate::image::layer::{Ownership, WriteOptions, write_merged, write_tar};
 use crate::image::store::Store;
 use crate::sys::namespace;
+use crate::union::stack::layer::{LowerSource, Stack, StackOptions};
+use crate::union::{self, Union};
 
-/// Calls `read` with the root of the container's tree. An ordinary user sees it as the container's root does.
-///
-/// # Errors
-/// When it can't be mounted, and those of `read`.
-pub fn with_tree<T>(
-    store: &Store,
-    container: &Container,
-    read: impl FnOnce(&File) -> Result<T>,
-) -> Result<T> {
-    let is_root = rustix::process::geteuid().is_root();
-    match container.runner()? {
-        Some(pid) if !is_root && namespace::is_elsewhere(pid) => namespace::join_namespaces_of(pid)
-            .map_err(ContainerError::io("enter the namespaces of it", format!("/proc/{pid}")))?,
-        _ => of_users::enter()?,
+/// A container's tree, open. It stays what it is, whatever is mounted or unmounted meanwhile.
+#[derive(Debug)]
+pub struct Tree {
+    id: String,
+    way: Way,
+}
+
+#[derive(Debug)]
+enum Way {
+    /// The root of a mount.
+    Mounted(File),
+    /// The layers. Their lock goes with this process, whatever ends it, and nobody finds a mount that isn't his.
+    Layers { union: Box<Union>, _lowers: Lowers },
+}
+
+impl Tree {
+    /// Opens the tree of a container. An ordinary user sees it as the container's root does, whose namespaces this process
+    /// enters.
+    ///
+    /// # Errors
+    /// When its layers can't be read, or are mounted where this process doesn't see it.
+    pub fn open(store: &Store, container: &Container) -> Result<Tree> {
+        let is_root = rustix::process::geteuid().is_root();
+        match container.runner()? {
+            Some(pid) if !is_root && namespace::is_elsewhere(pid) => namespace::join_namespaces_of(pid)
+                .map_err(ContainerError::io("enter the namespaces of it", format!("/proc/{pid}")))?,
+            _ => of_users::enter()?,
+        }
+        let id = container.short_id().to_owned();
+        // A bind mount may show a part of it.
+        let whole = |mount: &Mount| mount.root == Path::new("/");
+        for mount in mounting::mounts_of(&id)?.into_iter().filter(whole) {
+            if let Some(root) = mounting::open_root(&mount)? {
+                return Ok(Tree { id, way: Way::Mounted(root) });
+            }
+        }
+        let lowers = container.lowers(store)?;
+        let stack = StackOptions {
+            lowers: LowerSource::directories(lowers.paths.iter().cloned()),
+            upper: Some(container.upper()),
+            work: Some(container.work()),
+            ..StackOptions::default()
+        };
+        let refused = |error: &dyn std::fmt::Display| {
+            ContainerError::Refused(format!("container {}: {error}", container.shown_name()))
+        };
+        let stack = Stack::open(&stack).map_err(|error| refused(&error))?;
+        let union = Union::new(stack, union::Limits::of_process()).map_err(|error| refused(&error))?;
+        Ok(Tree { id, way: Way::Layers { union: Box::new(union), _lowers: lowers } })
     }
-    let merged = container.merged();
-    let was_there = mounting::is_mounted(&merged)?;
-    if !was_there {
-        container.mount(store, &merged, Rights::default())?;
+
+    /// Writes the whole of it as a tar.
+    ///
+    /// # Errors
+    /// Those of reading it, with the path, and of writing.
+    pub fn write_tar(&self, out: impl Write) -> Result<()> {
+        let written = match &self.way {
+            Way::Mounted(root) => {
+                let options = WriteOptions { ownership: Ownership::Real, lowers: &[], root: true };
+                write_tar(root.as_fd(), out, &options)
+            }
+            Way::Layers { union, .. } => write_merged(union, out),
+        };
+        written.map(drop).map_err(|source| ContainerError::Layer { id: self.id.clone(), source })
     }
-    let done =
-        File::open(&merged).map_err(ContainerError::io("open it", &merged)).and_then(|root| read(&root));
-    if was_there {
-        return done;
-    }
-    // The mount goes in every case; of two errors the first is told.
-    let gone = mounting::detach(&merged);
-    let done = done?;
-    gone.map(|()| done)
 }

@@ -65,13 +65,18 @@ impl Mount {
         })
     }
 
+    /// Returns whether this process may ask it: it is root's or this user's, and not made to hold somebody up or to mislead.
+    pub fn is_trusted(&self) -> bool {
+        let us = rustix::process::geteuid().as_raw();
+        self.owner.is_some_and(|owner| owner == us || owner == 0)
+    }
+
     /// Returns whether its daemon lives, asked through the mount for at most `patience`.
     ///
     /// The kernel lets nobody go whose question a daemon has read, SIGKILL or not. So the daemons of other users, root's
     /// aside, are never asked.
     pub fn life(&self, patience: Duration) -> Life {
-        let us = rustix::process::geteuid().as_raw();
-        if self.owner.is_none_or(|owner| owner != us && owner != 0) {
+        if !self.is_trusted() {
             return Life::Unknown;
         }
         let ask = |point: &Path| {

@@ -112,7 +112,7 @@ fn a_mount_is_applied_to_what_lies_below_it_and_discarded_when_it_is_gone() {
     place.sh("UNIONMOUNT_ROOT=$PWD/state ./unionmount apply mnt").refused(1, &["unmount it first"]);
     place.umount("mnt");
     until("its daemon ends", || place.daemons().is_empty());
-    place.unionmount(&["discard", "up"]).refused(2, &["--help"]);
+    place.unionmount(&["discard", "up"]).refused(2, &["--yes"]);
     apply(&place, "").ok();
     assert_eq!(place.names("a"), ["e", "f"]);
     place.unionmount(&["discard", "--yes", "up"]).ok();

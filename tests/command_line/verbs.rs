@@ -252,6 +252,13 @@ fn a_container_is_unmounted_by_its_name() {
     um(&place, "container umount demo:1").ok();
     assert!(place.mounted("mnt").is_none());
     um(&place, "umount web").refused(1, &["mounted nowhere"]);
+    // What else is called so is in nobody's way.
+    um(&place, "mount web").ok();
+    place.mkdir("web");
+    um(&place, "umount ./web").refused(1, &["no mount of unionmount"]);
+    um(&place, "umount web").ok();
+    um(&place, "umount web").refused(1, &["mounted nowhere"]);
+    um(&place, "umount a").refused(1, &["no mount of unionmount"]);
     um(&place, "umount nothing").refused(1, &["nothing"]);
     place.wait_for_no_daemon();
 }

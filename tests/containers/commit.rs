@@ -43,6 +43,39 @@ fn what_a_metacopy_leaves_below_is_in_the_image() {
     bed.place.umount("mnt");
 }
 
+/// What can't be opened to be waited for has perhaps not arrived.
+#[test]
+fn a_mount_that_cannot_be_written_back_is_no_image() {
+    if let Some(why) = lacking(false) {
+        support::skip!("{why}");
+    }
+    support::needs_program!("strace");
+    let bed = Bed::new();
+    let at = mounted(&bed, "c");
+    bed.sh(&format!("mkdir -p {at}/d/e && echo x > {at}/d/e/f")).ok();
+    let traced =
+        |options: &str| bed.sh(&format!("strace -qq -o calls {options} ./unionmount commit c new:1"));
+    traced("-e trace=openat,openat2").success();
+    let calls = fs::read_to_string(bed.place.at("calls")).unwrap();
+    // Both sides of each directory that is gone through, and each file.
+    let mut tried = 0;
+    for call in ["openat", "openat2"] {
+        let of_call = calls.lines().filter(|line| line.starts_with(&format!("{call}(")));
+        let written = |line: &&str| ["\"d\"", "\"d/e\"", "\"f\""].iter().any(|name| line.contains(name));
+        let places: Vec<usize> =
+            of_call.enumerate().filter(|(_, line)| written(line)).map(|(at, _)| at + 1).collect();
+        for place in places {
+            tried += 1;
+            let ended = traced(&format!("-e trace={call} -e inject={call}:error=EIO:when={place}"));
+            let log = fs::read_to_string(bed.place.at("calls")).unwrap();
+            let at = log.lines().find(|line| line.contains("INJECTED")).unwrap();
+            assert!(ended.code == Some(1) && ended.err.contains("Input/output error"), "{at}: {ended:?}");
+        }
+    }
+    assert!(tried > 5, "{tried}: {calls}");
+    bed.um(&["umount", "c"]).ok();
+}
+
 #[test]
 fn an_image_of_a_container_shows_what_the_container_shows() {
     if let Some(why) = lacking(false) {

@@ -7,6 +7,7 @@
 mod attack;
 mod commit;
 mod escapes;
+mod export;
 mod layers;
 mod options;
 mod oracle;

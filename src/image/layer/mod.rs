@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`mod@apply`] | tar → directory, whatever the tar says |
 //! | [`mod@write`] | directory → tar, the same bytes for the same tree |
+//! | [`mod@merged`] | what a union shows → tar |
 //! | [`mod@changes`] | what a container changed, from its upper alone |
 //! | [`reader`] | the entries of a tar, with every extension resolved and every length checked |
 //! | `header`, `sparse` | what header blocks, PAX records and the maps of sparse files say |
@@ -33,6 +34,7 @@ pub mod changes;
 mod emit;
 mod error;
 mod header;
+pub mod merged;
 pub mod place;
 pub mod reader;
 mod sparse;
@@ -45,6 +47,7 @@ pub use attributes::{Attributes, Ownership};
 pub use changes::{Change, ChangeKind, changes};
 pub use emit::Written;
 pub use error::LayerError;
+pub use merged::write_merged;
 pub use write::{WriteOptions, write_tar};
 
 use std::os::fd::BorrowedFd;

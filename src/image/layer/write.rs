@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use super::LayerError;
 use super::attributes::{Attributes, Ownership, noted_link_owner};
 use super::emit::{Writer, Written};
+use super::merged;
 use super::place::{join, open_dir, split};
 use crate::error::FsError;
 use crate::sys::dir::for_each_entry;
@@ -54,11 +55,11 @@ pub fn write_tar(
 }
 
 /// A directory that is being walked.
-struct Frame {
-    path: Vec<u8>,
-    names: std::vec::IntoIter<Vec<u8>>,
+pub(super) struct Frame {
+    pub path: Vec<u8>,
+    pub names: std::vec::IntoIter<Vec<u8>>,
     /// Its node in the union, where the layer alone doesn't tell what is in it.
-    merged: Option<Arc<Node>>,
+    pub merged: Option<Arc<Node>>,
 }
 
 /// Goes through a layer.
@@ -88,7 +89,10 @@ impl TarWalk<'_> {
             };
             let path = join(&frame.path, &name);
             let below = match frame.merged.clone() {
-                Some(parent) => self.merged_entry(&parent, &name, path, out)?,
+                Some(parent) => {
+                    let ownership = self.options.ownership;
+                    merged::entry(self.union()?, ownership, &parent, &name, path, out)?
+                }
                 None => {
                     let parent = frame.path.clone();
                     match self.raw_entry(&parent, &name, path, out) {
@@ -202,58 +206,7 @@ impl TarWalk<'_> {
     fn merged_frame<W: Write>(&mut self, path: Vec<u8>, out: &mut Writer<W>) -> Result<Frame, LayerError> {
         let node = self.node(&path)?;
         out.marker(&join(&path, marker::WH_OPAQUE))?;
-        self.list_merged(path, node)
-    }
-
-    fn list_merged(&mut self, path: Vec<u8>, node: Arc<Node>) -> Result<Frame, LayerError> {
-        let mut names = Vec::new();
-        self.union()?
-            .readdir(&node, 0, |entry| {
-                names.push(entry.name.into_vec());
-                true
-            })
-            .map_err(of_union(&path))?;
-        names.sort();
-        Ok(Frame { path, names: names.into_iter(), merged: Some(node) })
-    }
-
-    fn merged_entry<W: Write>(
-        &mut self,
-        parent: &Arc<Node>,
-        name: &[u8],
-        path: Vec<u8>,
-        out: &mut Writer<W>,
-    ) -> Result<Option<Frame>, LayerError> {
-        let ownership = self.options.ownership;
-        let union = self.union()?;
-        let Some((node, attr)) = union.lookup(parent, name).map_err(of_union(&path))? else {
-            return Ok(None);
-        };
-        let mut xattrs = Vec::new();
-        for name in union.listxattr(&node).map_err(of_union(&path))?.split(|&b| b == 0) {
-            if !name.is_empty() {
-                xattrs.push((name.to_vec(), union.getxattr(&node, name).map_err(of_union(&path))?));
-            }
-        }
-        let attributes = Attributes::of_shown(&attr.stat, &path, xattrs, ownership)?;
-        if attr.stat.kind() == Kind::Directory {
-            out.directory(&path, &attributes)?;
-            return self.list_merged(path, node).map(Some);
-        }
-        // By the real file, which may have other names where the layer alone is walked.
-        let first = out.earlier_name(&path, (attr.stat.dev, attr.stat.ino), attr.stat.nlink);
-        let (mut target, mut data) = (None, None);
-        match attr.stat.kind() {
-            Kind::Symlink => target = Some(union.readlink(&node).map_err(of_union(&path))?),
-            Kind::File if first.is_none() => {
-                data = Some(union.whole_data(&node).map_err(of_union(&path))?);
-            }
-            _ => {}
-        }
-        out.leaf(&path, &attributes, target, first, data.as_ref().map(|fd| fd.as_fd()))?;
-        drop(data);
-        union.forget(node.ino, 1);
-        Ok(None)
+        merged::list(self.union()?, path, node)
     }
 }
 
