@@ -27,6 +27,9 @@ pub enum StoreError {
     /// What a layer is read from failed.
     #[error("cannot be read: {0}")]
     Source(#[source] io::Error),
+    /// What an image elsewhere is fetched by failed: of the image, that says nothing.
+    #[error(transparent)]
+    Fetch(FetchFailed),
     /// Nothing has this name or id.
     #[error("no image {0:?} in the store; `unionmount images` lists what there is")]
     NoImage(String),
@@ -69,6 +72,18 @@ pub enum StoreError {
     /// Anything else that the user has to change.
     #[error("{0}")]
     Refused(String),
+}
+
+/// Why something couldn't be fetched from where it lies. Readers of such things fail with this, so that whoever reads knows
+/// it from damage.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct FetchFailed(#[from] pub io::Error);
+
+impl From<FetchFailed> for io::Error {
+    fn from(failed: FetchFailed) -> io::Error {
+        io::Error::new(failed.0.kind(), failed)
+    }
 }
 
 fn list(digests: &[Digest]) -> String {

@@ -263,10 +263,11 @@ fn take_layer(
     let taken = taken.map_err(|error| match error {
         StoreError::Refused(what) => source.wrong(format!("{}: {what}", wanted.place)),
         StoreError::Source(error) => source.wrong(format!("{}: cannot be read: {error}", wanted.place)),
+        // What failed on the way says nothing of the image.
         other => other,
     })?;
     if let (true, Some((path, blob))) = (wanted.store, spooled) {
-        staging.adopt(&path, blob)?;
+        staging.adopt(&path, blob);
     }
     bar.finish();
     Ok(taken)

@@ -19,7 +19,7 @@ use tar::EntryType;
 use super::compression::{Compression, decode, peek};
 use super::digest::Digest;
 use super::document::{BlobSource, MAX_DOCUMENT};
-use super::error::{Result, StoreError};
+use super::error::{FetchFailed, Result, StoreError};
 use super::store::{Blob, Staging};
 
 /// What tar headers, long names and attributes of one file may take in memory.
@@ -47,7 +47,8 @@ pub trait RemoteImage: fmt::Debug + Send + Sync {
     /// The size of one of its blobs, as its manifest tells; `None` for what it hasn't.
     fn size(&self, digest: &Digest) -> Option<u64>;
 
-    /// Begins to read a blob. What is read is not yet known to be what was promised.
+    /// Begins to read a blob. What is read is not yet known to be what was promised; that reading fails says nothing of
+    /// the image.
     ///
     /// # Errors
     /// When it can't be had.
@@ -177,8 +178,8 @@ impl ImageSource {
             Files::Remote(remote) => {
                 let digest = blob_of(name).ok_or_else(missing)?;
                 let size = remote.size(&digest).ok_or_else(missing)?;
-                let opened = remote.open(&digest);
-                Ok((opened.map_err(|error| self.wrong(format!("{name}: cannot be had: {error}")))?, size))
+                let opened = remote.open(&digest).map_err(|error| StoreError::Fetch(error.into()))?;
+                Ok((Box::new(Fetched(opened)), size))
             }
         }
     }
@@ -472,6 +473,15 @@ impl<R: Read> Read for Metered<R> {
 impl<R: Seek> Seek for Metered<R> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         self.inner.seek(to)
+    }
+}
+
+/// What comes from far. That it can't be read says nothing of what it is.
+struct Fetched(Box<dyn Read + Send>);
+
+impl Read for Fetched {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer).map_err(|error| FetchFailed(error).into())
     }
 }
 

@@ -77,6 +77,17 @@ impl From<DigestError> for RegistryError {
     }
 }
 
+impl RegistryError {
+    /// Takes an error of this room out of one of reading, into which it was put on its way; `otherwise` says what any other
+    /// means.
+    pub(super) fn of_reading(
+        error: io::Error,
+        otherwise: impl FnOnce(&io::Error) -> RegistryError,
+    ) -> RegistryError {
+        error.downcast::<RegistryError>().unwrap_or_else(|error| otherwise(&error))
+    }
+}
+
 impl From<RegistryError> for io::Error {
     fn from(error: RegistryError) -> io::Error {
         io::Error::other(error)

@@ -1,18 +1,20 @@
 //! Blobs that come in parts: after a break the rest is asked for, in this process or in a later one.
 //!
-//! What was read lies in a file of the store's `tmp/`, locked while somebody reads on; it is complete when the load adopts
+//! What was read lies in a file of the store's `tmp/`, locked while somebody reads on; it stays there until the load publishes
 //! it as a blob. Its content is checked with the rest, as if all had come at once: whoever finds it wrong throws it away.
 
 use std::fs::{self, File, Permissions};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
 use super::client::Client;
+use super::error::RegistryError;
 use super::transport::{TRIES, pause};
-use crate::image::digest::Digest;
+use crate::image::digest::{Digest, Hashing};
+use crate::image::error::StoreError;
 use crate::sys::flock::{Access, try_lock};
 
 /// A file that grows to a blob, and belongs to one process as long as that lives.
@@ -30,8 +32,16 @@ impl Partial {
     /// # Errors
     /// When it can't be made.
     pub(super) fn take(path: &Path, size: u64) -> io::Result<Option<Partial>> {
-        let file =
-            File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let open =
+            || File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+        let file = match open() {
+            // Whoever had it was killed when it was just becoming a blob, which nobody writes to.
+            Err(denied) if denied.kind() == io::ErrorKind::PermissionDenied => {
+                fs::set_permissions(path, Permissions::from_mode(0o600))?;
+                open()?
+            }
+            opened => opened?,
+        };
         if !try_lock(&file, Access::Exclusive)? {
             return Ok(None);
         }
@@ -59,6 +69,21 @@ impl Partial {
         self.had > 0
     }
 
+    /// Whether it is all there, and something else than it should be.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub(super) fn is_wrong(&self, digest: &Digest, size: u64) -> io::Result<bool> {
+        if self.file.metadata()?.len() != size {
+            return Ok(false);
+        }
+        let mut hashing = Hashing::new(io::sink());
+        let mut file = &*self.file;
+        file.seek(SeekFrom::Start(0))?;
+        io::copy(&mut file, &mut hashing)?;
+        Ok(hashing.finish().1 != *digest)
+    }
+
     /// Throws it away.
     ///
     /// # Errors
@@ -73,6 +98,11 @@ impl Partial {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             done => done,
         }
+    }
+
+    /// Says which file failed: that it did says nothing of the registry.
+    fn failed(&self, what: &'static str, error: io::Error) -> io::Error {
+        RegistryError::Store(StoreError::io(what, &self.path)(error)).into()
     }
 }
 
@@ -135,10 +165,16 @@ impl Resumed {
                     self.vain += 1;
                     let error = came.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
                     // What the registry answers has been tried often enough by the client.
-                    let final_answer =
-                        error.get_ref().is_some_and(|inner| inner.is::<super::RegistryError>());
+                    let final_answer = error.get_ref().is_some_and(|inner| inner.is::<RegistryError>());
                     if final_answer || self.vain >= TRIES {
-                        return Err(error);
+                        let broke_off = |error: &io::Error| RegistryError::Unreachable {
+                            host: self.client.host().to_owned(),
+                            why: format!(
+                                "blob {} broke off at {} of {}: {error}",
+                                self.digest, self.at, self.size
+                            ),
+                        };
+                        return Err(RegistryError::of_reading(error, broke_off).into());
                     }
                     log::debug!("blob {}: broke off at {}: {error}; going on", self.digest, self.at);
                     thread::sleep(pause(self.vain, None).unwrap_or_default());
@@ -161,12 +197,15 @@ impl Read for Resumed {
         let buffer = &mut buffer[..most];
         let had = self.partial.as_ref().map_or(0, |partial| partial.had);
         let read = if self.at < had {
-            let file = self.partial.as_ref().map(|partial| partial.file.clone());
-            file.map_or(Ok(0), |file| file.read_at(buffer, self.at))
+            let partial = self.partial.as_ref();
+            partial.map_or(Ok(0), |partial| {
+                partial.file.read_at(buffer, self.at).map_err(|error| partial.failed("read it", error))
+            })
         } else {
             self.fetch(buffer).and_then(|count| {
                 if let Some(partial) = &self.partial {
-                    partial.file.write_all_at(&buffer[..count], self.at)?;
+                    let written = partial.file.write_all_at(&buffer[..count], self.at);
+                    written.map_err(|error| partial.failed("write", error))?;
                 }
                 Ok(count)
             })
@@ -178,12 +217,38 @@ impl Read for Resumed {
         });
         let count = count.inspect_err(|_| self.failed = true)?;
         self.at += count as u64;
-        if self.at == self.size
-            && let Some(partial) = &self.partial
-        {
-            // As all blobs of the store are.
-            partial.file.set_permissions(Permissions::from_mode(0o444))?;
-        }
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::{Gid, Uid, geteuid};
+
+    #[test]
+    fn what_was_just_becoming_a_blob_is_taken_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("partial");
+        fs::write(&path, "half").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o444)).unwrap();
+        // Root opens anything.
+        let nobody = 65534;
+        if geteuid().is_root() {
+            for path in [dir.path(), &path] {
+                std::os::unix::fs::chown(path, Some(nobody), Some(nobody)).unwrap();
+            }
+        }
+        let taken = thread::spawn(move || {
+            if geteuid().is_root() {
+                let (uid, gid) = (Uid::from_raw(nobody), Gid::from_raw(nobody));
+                rustix::thread::set_thread_res_gid(gid, gid, gid).unwrap();
+                rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
+            }
+            let taken = Partial::take(&path, 10).unwrap().unwrap();
+            taken.file.write_all_at(b"!", 4).unwrap();
+            (taken.had, fs::read_to_string(&path).unwrap())
+        });
+        assert_eq!(taken.join().unwrap(), (4, "half!".to_owned()));
     }
 }

@@ -18,7 +18,7 @@ use crate::image::digest::Digest;
 use crate::image::document::{
     CONTAINERD_NAME, Config, DocumentKind, Entry, MAX_DOCUMENT, entries, parse_index, parse_manifest,
 };
-use crate::image::error::StoreError;
+use crate::image::error::{FetchFailed, StoreError};
 use crate::image::load::{LoadOptions, Loaded, RemoteImage, load_remote};
 use crate::image::platform::{Machine, Platform};
 use crate::image::store::Store;
@@ -75,20 +75,36 @@ pub fn pull(
         reference.given_name().is_none_or(|name| image.names.contains(name)) && store.is_complete(&image)
     });
     let remote = Arc::new(found.into_remote(store));
-    let loaded = match load_remote(store, remote.clone(), options) {
-        // What was kept from another time may have been wrong.
-        Err(StoreError::BadImage { .. }) if remote.discard_resumed()? => {
-            load_remote(store, remote.clone(), options)
+    let mut loaded = load_remote(store, remote.clone(), options);
+    // What was kept from another time may have been wrong.
+    if matches!(loaded, Err(StoreError::BadImage { .. })) && remote.discard_wrong()? {
+        loaded = load_remote(store, remote.clone(), options);
+        if matches!(loaded, Err(StoreError::BadImage { .. })) {
+            remote.discard_wrong()?;
         }
-        loaded => loaded,
-    };
-    remote.clean_up(loaded.is_err())?;
-    let loaded = loaded?.into_iter().next().ok_or_else(|| RegistryError::Wrong {
+    }
+    if loaded.is_ok() {
+        remote.clean_up()?;
+    }
+    let loaded = loaded.map_err(of_loading)?.into_iter().next().ok_or_else(|| RegistryError::Wrong {
         what: reference.to_string(),
         host: remote.client.host().to_owned(),
         why: "it holds no image".to_owned(),
     })?;
     Ok(Pulled { reference, digest, is_known, loaded })
+}
+
+/// Says what the registry answered, where a load failed by that.
+fn of_loading(error: StoreError) -> RegistryError {
+    match error {
+        StoreError::Fetch(FetchFailed(error)) => {
+            let kind = error.kind();
+            RegistryError::of_reading(error, |other| {
+                StoreError::Fetch(FetchFailed(io::Error::new(kind, other.to_string()))).into()
+            })
+        }
+        other => other.into(),
+    }
 }
 
 /// Asks a registry what it says of an image.
@@ -180,7 +196,7 @@ fn choose(
     }
     let mut config = Vec::new();
     let read = Resumed::new(client.clone(), id, size, None).read_to_end(&mut config);
-    read.map_err(|error| wrong(format!("its config: {error}")))?;
+    read.map_err(|error| RegistryError::of_reading(error, |other| wrong(format!("its config: {other}"))))?;
     if Digest::of(&config) != id {
         return Err(wrong(format!("its config has the digest {} instead of {id}", Digest::of(&config))));
     }
@@ -314,29 +330,27 @@ impl Remote {
         }
     }
 
-    /// Throws away what was kept from another time; false when there was nothing.
-    fn discard_resumed(&self) -> Result<bool> {
-        let mut taken = self.taken.lock();
-        let resumed = taken.values().any(Partial::is_resumed);
-        if resumed {
-            for partial in taken.values() {
+    /// Throws away what is all there and not what it should be; what is right, or not all there yet, the next pull goes on
+    /// with. Returns whether something of that was kept from another time, so that the registry may have the right one.
+    fn discard_wrong(&self) -> Result<bool> {
+        let mut resumed = false;
+        // Whoever asks again takes them anew, with what they have now.
+        for (digest, partial) in std::mem::take(&mut *self.taken.lock()) {
+            let size = self.sizes.get(&digest).copied().unwrap_or_default();
+            if partial.is_wrong(&digest, size).map_err(StoreError::io("read it", partial.path()))? {
+                resumed |= partial.is_resumed();
                 partial.discard().map_err(StoreError::io("remove it", partial.path()))?;
             }
-            taken.clear();
         }
         Ok(resumed)
     }
 
-    /// Removes what nobody goes on with: after a success all, else what is complete and was refused.
-    fn clean_up(&self, failed: bool) -> Result<()> {
-        for (digest, partial) in self.taken.lock().iter() {
-            let size = std::fs::symlink_metadata(partial.path()).map_or(0, |found| found.len());
-            if failed && self.sizes.get(digest) != Some(&size) && size > 0 {
-                continue;
-            }
+    /// Removes what a pull that went well has left: parts of what came another way.
+    fn clean_up(&self) -> Result<()> {
+        self.taken.lock().values().try_for_each(|partial| {
             partial.discard().map_err(StoreError::io("remove it", partial.path()))?;
-        }
-        Ok(())
+            Ok(())
+        })
     }
 }
 

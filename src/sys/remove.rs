@@ -5,7 +5,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "the trees that are removed are its own")]
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -30,20 +30,25 @@ pub struct Leftover {
 /// # Errors
 /// See [`Leftover`].
 pub fn tree(path: &Path) -> Result<(), Leftover> {
-    let failed = |errno| Leftover { name: path.to_owned(), errno };
-    let name = CString::new(path.as_os_str().as_bytes()).map_err(|_| failed(Errno::INVAL))?;
-    let dir = match enter(CWD, &name) {
+    let whole = |left: PathBuf| if left.as_os_str().is_empty() { path.to_owned() } else { path.join(left) };
+    let name = CString::new(path.as_os_str().as_bytes());
+    let name = name.map_err(|_| Leftover { name: path.to_owned(), errno: Errno::INVAL })?;
+    tree_at(CWD, &name).map_err(|left| Leftover { name: whole(left.name), errno: left.errno })
+}
+
+/// Removes a directory with all that is in it. What is told as left is named relative to it.
+fn tree_at(at: BorrowedFd<'_>, name: &CStr) -> Result<(), Leftover> {
+    let failed = |errno| Leftover { name: PathBuf::new(), errno };
+    let dir = match enter(at, name) {
         Ok(dir) => dir,
         Err(Errno::NOENT) => return Ok(()),
         Err(errno) => return Err(failed(errno)),
     };
     // Another process that removes the same tree moves what it meets up to the same directory.
     for _ in 0..IDLE_ROUNDS {
-        empty(dir.as_fd(), &[]).map_err(|left| Leftover { name: path.join(left.name), errno: left.errno })?;
-        match remove_empty(CWD, &name) {
-            Ok(true) => return Ok(()),
-            Ok(false) => {}
-            Err(errno) => return Err(failed(errno)),
+        empty(dir.as_fd(), &[])?;
+        if remove_empty(at, name).map_err(failed)? {
+            return Ok(());
         }
     }
     Err(failed(Errno::NOTEMPTY))
@@ -64,12 +69,7 @@ pub fn entry(dir: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
     if remove_empty(dir, &name)? {
         return Ok(());
     }
-    let inner = enter(dir, &name)?;
-    empty(inner.as_fd(), &[]).map_err(|left| left.errno)?;
-    match remove_empty(dir, &name)? {
-        true => Ok(()),
-        false => Err(Errno::NOTEMPTY),
-    }
+    tree_at(dir, &name).map_err(|left| left.errno)
 }
 
 /// Removes all entries of `dir` save those named in `keep`.
@@ -84,7 +84,7 @@ pub fn empty(dir: BorrowedFd<'_>, keep: &[&str]) -> Result<(), Leftover> {
     // meanwhile doesn't keep this going.
     for _ in 0..ROUNDS {
         let before = moved;
-        let names: Vec<CString> = names(dir)
+        let names: Vec<CString> = names_left(dir)
             .map_err(|errno| Leftover { name: PathBuf::from("."), errno })?
             .into_iter()
             .filter(|name| !keep.iter().any(|kept| kept.as_bytes() == name.as_bytes()))
@@ -101,7 +101,7 @@ pub fn empty(dir: BorrowedFd<'_>, keep: &[&str]) -> Result<(), Leftover> {
             break;
         }
     }
-    let empty = names(dir).is_ok_and(|names| {
+    let empty = names_left(dir).is_ok_and(|names| {
         names.iter().all(|name| keep.iter().any(|kept| kept.as_bytes() == name.as_bytes()))
     });
     if empty { Ok(()) } else { Err(Leftover { name: PathBuf::from("."), errno: Errno::NOTEMPTY }) }
@@ -135,7 +135,7 @@ pub fn names(dir: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
 ///
 /// # Errors
 /// Those of openat(2) and chmod(2).
-pub fn enter(dir: BorrowedFd<'_>, name: &std::ffi::CStr) -> Result<OwnedFd, Errno> {
+pub fn enter(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let open = || openat(dir, name, flags, Mode::empty());
     let opened = match open() {
@@ -159,7 +159,17 @@ pub fn enter(dir: BorrowedFd<'_>, name: &std::ffi::CStr) -> Result<OwnedFd, Errn
     Ok(opened)
 }
 
-fn remove(top: BorrowedFd<'_>, name: &std::ffi::CStr, moved: &mut u64) -> Result<(), Errno> {
+/// Returns the names in a directory that another remover may have removed meanwhile.
+fn names_left(dir: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
+    match names(dir) {
+        Err(Errno::NOENT) => Ok(Vec::new()),
+        names => names,
+    }
+}
+
+/// Removes what is of this name, or makes less of it: the next round finds what is left. That something isn't there means
+/// that another remover was faster.
+fn remove(top: BorrowedFd<'_>, name: &CStr, moved: &mut u64) -> Result<(), Errno> {
     match unlinkat(top, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::ISDIR) => {}
@@ -168,25 +178,29 @@ fn remove(top: BorrowedFd<'_>, name: &std::ffi::CStr, moved: &mut u64) -> Result
     if remove_empty(top, name)? {
         return Ok(());
     }
-    let dir = enter(top, name)?;
-    for child in names(dir.as_fd())? {
+    let dir = match enter(top, name) {
+        Err(Errno::NOENT) => return Ok(()),
+        dir => dir?,
+    };
+    for child in names_left(dir.as_fd())? {
         match unlinkat(&dir, &child, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => continue,
             Err(Errno::ISDIR) => {}
             Err(errno) => return Err(errno),
         }
         if !remove_empty(dir.as_fd(), &child)? {
-            move_up(dir.as_fd(), &child, top, moved)?;
+            match move_up(dir.as_fd(), &child, top, moved) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(errno),
+            }
         }
     }
-    match remove_empty(top, name)? {
-        true => Ok(()),
-        false => Err(Errno::NOTEMPTY),
-    }
+    // Another remover may have moved something to this name when it was free.
+    remove_empty(top, name).map(drop)
 }
 
 /// Removes a directory; `false` when the directory is not empty.
-fn remove_empty(dir: BorrowedFd<'_>, name: &std::ffi::CStr) -> Result<bool, Errno> {
+fn remove_empty(dir: BorrowedFd<'_>, name: &CStr) -> Result<bool, Errno> {
     match unlinkat(dir, name, AtFlags::REMOVEDIR) {
         Ok(()) | Err(Errno::NOENT) => Ok(true),
         Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
@@ -195,12 +209,7 @@ fn remove_empty(dir: BorrowedFd<'_>, name: &std::ffi::CStr) -> Result<bool, Errn
 }
 
 /// Moves a directory that is not empty to `top` under a name that is free there.
-fn move_up(
-    dir: BorrowedFd<'_>,
-    name: &std::ffi::CStr,
-    top: BorrowedFd<'_>,
-    moved: &mut u64,
-) -> Result<(), Errno> {
+fn move_up(dir: BorrowedFd<'_>, name: &CStr, top: BorrowedFd<'_>, moved: &mut u64) -> Result<(), Errno> {
     let mut opened_up = false;
     loop {
         *moved += 1;
@@ -263,6 +272,34 @@ mod tests {
         let left: Vec<_> = names(root.as_fd()).unwrap();
         assert_eq!(left, [c"kept".to_owned()]);
         assert!(fs::metadata("/etc").unwrap().is_dir());
+    }
+
+    #[test]
+    fn those_who_remove_the_same_tree_at_once_do_not_fail() {
+        let top = tempfile::tempdir().unwrap();
+        let at = top.path().join("tree");
+        for _ in 0..30 {
+            for branch in 0..8 {
+                fs::create_dir_all(at.join(format!("{branch}/a/b/c"))).unwrap();
+                fs::create_dir_all(at.join(format!("{branch}/d/e"))).unwrap();
+            }
+            let dir = open(top.path());
+            std::thread::scope(|scope| {
+                let removers: Vec<_> = (0..6)
+                    .map(|one| {
+                        let (at, dir) = (&at, &dir);
+                        scope.spawn(move || match one % 2 {
+                            0 => tree(at).map_err(|left| left.errno),
+                            _ => entry(dir.as_fd(), b"tree"),
+                        })
+                    })
+                    .collect();
+                for remover in removers {
+                    assert_eq!(remover.join().unwrap(), Ok(()));
+                }
+            });
+            assert!(!at.exists());
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod breaks;
 mod damage;
 mod faulty;
 mod foreign;

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -15,14 +16,14 @@ use super::faulty::{Fault, Faulty};
 use super::lab::{Image, Lab, Tar, gzip, sha256};
 
 /// A registry that ends with the test.
-struct Registry {
+pub struct Registry {
     child: Child,
-    port: u16,
+    pub port: u16,
 }
 
 impl Registry {
     /// Starts one whose data lie in the lab; `more` goes into its configuration.
-    fn new(lab: &Lab, name: &str, http: &str, more: &str) -> Registry {
+    pub fn new(lab: &Lab, name: &str, http: &str, more: &str) -> Registry {
         // Somebody else may take the port between the two; then the registry ends, and another one is tried.
         for _ in 0..20 {
             let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -59,12 +60,12 @@ impl Registry {
         panic!("no registry: {:?}", fs::read_to_string(lab.at(&format!("{name}.log"))));
     }
 
-    fn plain(lab: &Lab) -> Registry {
+    pub fn plain(lab: &Lab) -> Registry {
         Registry::new(lab, "registry", "", "")
     }
 
     /// An image with so many bytes that nobody can guess, pushed; its name and its id.
-    fn pushed(&self, lab: &Lab, path: &str, bytes: usize) -> (String, String) {
+    pub fn pushed(&self, lab: &Lab, path: &str, bytes: usize) -> (String, String) {
         let name = named(self.port, path);
         let id = lab.loads(&name, bytes);
         lab.registry(&["push", &name]).ok();
@@ -80,18 +81,18 @@ impl Drop for Registry {
 }
 
 /// What an image is called at a port of the loopback.
-fn named(port: u16, path: &str) -> String {
+pub fn named(port: u16, path: &str) -> String {
     format!("localhost:{port}/{path}")
 }
 
 /// Whether a request reads a blob.
-fn reads_a_blob(what: &str) -> bool {
+pub fn reads_a_blob(what: &str) -> bool {
     what.starts_with("GET") && what.contains("/blobs/")
 }
 
 /// An environment of its own: nothing of the user's settings.
 impl Lab {
-    fn registry(&self, args: &[&str]) -> support::cli::Ended {
+    pub fn registry(&self, args: &[&str]) -> support::cli::Ended {
         let mut command = self.command(args);
         command
             .env("HOME", self.path())
@@ -103,7 +104,7 @@ impl Lab {
     }
 
     /// Loads an image whose second layer has so many bytes that nobody can guess.
-    fn loads(&self, name: &str, bytes: usize) -> String {
+    pub fn loads(&self, name: &str, bytes: usize) -> String {
         let mut random = fastrand::Rng::with_seed(bytes as u64);
         let noise: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(bytes).collect();
         let base = Tar::new().dir("bin/").program("bin/true", b"#!/bin/true\n").bytes();
@@ -117,14 +118,42 @@ impl Lab {
         self.um(&["load", "-q", "layout"]).ok().out.trim().to_owned()
     }
 
-    fn id(&self, name: &str) -> String {
+    /// The layers of what [`Lab::loads`] made, by their hexadecimal digits: the large one, then the small one.
+    pub fn layers_made(&self) -> [String; 2] {
+        let blobs = fs::read_dir(self.at("layout/blobs/sha256")).unwrap().map(|entry| entry.unwrap());
+        let layers = blobs.filter(|entry| fs::read(entry.path()).unwrap().starts_with(&[0x1f, 0x8b]));
+        let mut layers: Vec<_> =
+            layers.map(|entry| (entry.metadata().unwrap().len(), entry.file_name())).collect();
+        layers.sort();
+        let names: Vec<String> =
+            layers.into_iter().rev().map(|(_, name)| name.into_string().unwrap()).collect();
+        names.try_into().unwrap()
+    }
+
+    /// Where the store keeps a part of a blob.
+    pub fn part(&self, blob: &str) -> PathBuf {
+        self.store().join(format!("tmp/partial-{blob}"))
+    }
+
+    /// Waits until a blob has come whole.
+    pub fn comes_whole(&self, blob: &str) {
+        let size = fs::metadata(self.at(&format!("layout/blobs/sha256/{blob}"))).unwrap().len();
+        comes_to(&self.part(blob), size);
+    }
+
+    pub fn id(&self, name: &str) -> String {
         self.inspect(name)["Id"].as_str().unwrap().to_owned()
     }
 
-    fn forget_all(&self) {
+    pub fn forget_all(&self) {
         self.um(&["prune", "-a", "-f"]);
         assert_eq!(self.images(), Vec::<String>::new());
     }
+}
+
+/// Waits until a file has its size.
+pub fn comes_to(file: &Path, size: u64) -> bool {
+    wait_until(Duration::from_secs(20), || fs::metadata(file).is_ok_and(|found| found.len() == size))
 }
 
 #[test]
@@ -226,6 +255,8 @@ fn a_killed_pull_goes_on_where_it_was() {
     let broke =
         wait_until(Duration::from_secs(60), || proxy.seen().iter().any(|one| one.contains(" range ")));
     assert!(broke, "{:?}", proxy.seen());
+    let [_, small] = lab.layers_made();
+    lab.comes_whole(&small);
     kill_process(Pid::from_child(&pull), Signal::KILL).unwrap();
     pull.wait().unwrap();
     let whole = Faulty::new(registry.port, |_, _| Fault::None);
@@ -233,6 +264,8 @@ fn a_killed_pull_goes_on_where_it_was() {
     lab.registry(&["pull", &name]).ok();
     assert_eq!(lab.id(&name), id);
     assert!(whole.seen().iter().any(|one| one.contains(" range bytes=1000000-")), "{:?}", whole.seen());
+    // What was whole is there, too.
+    assert!(!whole.seen().iter().any(|one| one.contains(&small)), "{:?}", whole.seen());
     lab.um(&["prune", "-f"]).ok();
     lab.verify();
 }
@@ -254,9 +287,8 @@ fn wrong_bytes_are_refused_and_a_wrong_part_is_not_gone_on_with() {
     lab.um(&["prune", "-f"]).ok();
     lab.verify();
     // Wrong bytes that an earlier pull left are found out, and all is fetched again.
-    let layer = fs::read_dir(lab.at("layout/blobs/sha256")).unwrap().map(|entry| entry.unwrap());
-    let layer = layer.max_by_key(|entry| entry.metadata().unwrap().len()).unwrap().file_name();
-    lab.write(&format!("store/tmp/partial-{}", layer.display()), &[7; 4000]);
+    let [layer, _] = lab.layers_made();
+    lab.write(&format!("store/tmp/partial-{layer}"), &[7; 4000]);
     let whole = Faulty::new(registry.port, |_, _| Fault::None);
     let name = named(whole.port, "big:1");
     lab.registry(&["pull", &name]).ok();

@@ -17,7 +17,7 @@ use super::staging::check;
 use super::{AddedLayer, Blob, BlobWriter, Image, Staging, Store, make_dir};
 use crate::image::compression::{Compression, decode, peek};
 use crate::image::digest::{Digest, Hashing};
-use crate::image::error::{Result, StoreError};
+use crate::image::error::{FetchFailed, Result, StoreError};
 use crate::image::layer::{
     Applied, ApplyOptions, LayerError, Limits, Ownership, Written, apply, hides_all_below,
 };
@@ -418,11 +418,7 @@ impl<R: Read> Read for TeeReader<'_, R> {
         }
         let count = match self.over {
             true => 1,
-            false => self.source.read(buffer).inspect_err(|error| {
-                if let Some(code) = error.raw_os_error() {
-                    self.fail(StoreError::Source(io::Error::from_raw_os_error(code)));
-                }
-            })?,
+            false => self.source.read(buffer).map_err(|error| self.source_failed(error))?,
         };
         let Some(most) = self.most.checked_sub(count as u64) else {
             // Nor is any more of it read.
@@ -447,6 +443,21 @@ impl<R: Read> Read for TeeReader<'_, R> {
 }
 
 impl<R> TeeReader<'_, R> {
+    /// Notes what is no fault of the layer's.
+    fn source_failed(&self, error: io::Error) -> io::Error {
+        if let Some(code) = error.raw_os_error() {
+            self.fail(StoreError::Source(io::Error::from_raw_os_error(code)));
+        }
+        match error.downcast::<FetchFailed>() {
+            Ok(failed) => {
+                let kind = failed.0.kind();
+                self.fail(StoreError::Fetch(failed));
+                kind.into()
+            }
+            Err(error) => error,
+        }
+    }
+
     /// Notes the first failure.
     fn fail(&self, failure: StoreError) {
         self.failure.get_or_init(|| failure);

@@ -47,6 +47,7 @@ mod layers;
 pub mod lock;
 mod mend;
 pub(crate) mod owner;
+mod publish;
 mod staging;
 mod verify;
 

@@ -8,7 +8,7 @@
 //!                     └── publish(): all is synced; blobs, layers: a rename each; index.json: the last rename
 //! ```
 //!
-//! Dropped without [`Staging::publish`], all that was made goes.
+//! Dropped without [`Staging::publish`], all that was made below the staging directory goes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -21,14 +21,13 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::lock::Lock;
-use super::{Image, Index, Store, make_dir, sync_dir};
+use super::{Image, Store, make_dir};
 use crate::image::compression::Compression;
 use crate::image::digest::{Digest, Hashing};
 use crate::image::document::Config;
 use crate::image::error::{Result, StoreError};
 use crate::image::name::ImageName;
 use crate::sys::copy::write_sparsely;
-use crate::sys::namespace::start_write_back;
 use crate::sys::remove;
 
 pub(super) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -67,23 +66,31 @@ pub struct Staging<'a> {
     /// Nothing that is in the store is deleted meanwhile.
     _users: Lock,
     counter: AtomicU64,
-    staged: Mutex<Staged>,
+    pub(super) staged: Mutex<Staged>,
 }
 
 #[derive(Debug, Default)]
-struct Staged {
-    blobs: BTreeMap<Digest, u64>,
-    layers: BTreeSet<Digest>,
-    images: Vec<Pending>,
+pub(super) struct Staged {
+    pub blobs: BTreeMap<Digest, StagedBlob>,
+    pub layers: BTreeSet<Digest>,
+    pub images: Vec<Pending>,
+}
+
+/// A blob that is complete and verified.
+#[derive(Debug)]
+pub(super) struct StagedBlob {
+    size: u64,
+    /// Where it lies until it is published.
+    pub path: PathBuf,
 }
 
 /// An image that is to be named when all is in its place.
 #[derive(Debug)]
-struct Pending {
-    id: Digest,
-    manifest: Blob,
-    media_type: String,
-    names: Vec<ImageName>,
+pub(super) struct Pending {
+    pub id: Digest,
+    pub manifest: Blob,
+    pub media_type: String,
+    pub names: Vec<ImageName>,
 }
 
 impl Store {
@@ -102,7 +109,6 @@ impl Store {
             counter: AtomicU64::new(0),
             staged: Mutex::default(),
         };
-        make_dir(&staging.path.join("blobs"))?;
         make_dir(&staging.path.join("layers"))?;
         Ok(staging)
     }
@@ -129,10 +135,6 @@ impl<'a> Staging<'a> {
         self.path.join(format!("{what}-{}", self.counter.fetch_add(1, Ordering::Relaxed)))
     }
 
-    fn staged_blob(&self, digest: &Digest) -> PathBuf {
-        self.path.join("blobs").join(digest.hex())
-    }
-
     pub(super) fn staged_layer(&self, diff_id: &Digest) -> PathBuf {
         self.path.join("layers").join(diff_id.hex())
     }
@@ -156,18 +158,16 @@ impl<'a> Staging<'a> {
         if let Some(expected) = expected {
             check(expected, blob)?;
         }
-        self.adopt(&path, blob)?;
+        self.adopt(&path, blob);
         Ok(blob)
     }
 
-    /// Keeps a finished file as a blob.
-    pub(crate) fn adopt(&self, path: &Path, blob: Blob) -> Result<()> {
-        let mut staged = self.staged.lock();
+    /// Takes a finished file for a blob. It stays where it is until all is published: one that lies elsewhere in the store
+    /// is there still when that never happens.
+    pub(crate) fn adopt(&self, path: &Path, blob: Blob) {
+        let staged = StagedBlob { size: blob.size, path: path.to_owned() };
         // The same content may have come twice.
-        if staged.blobs.insert(blob.digest, blob.size).is_none() {
-            fs::rename(path, self.staged_blob(&blob.digest)).map_err(StoreError::io("rename it", path))?;
-        }
-        Ok(())
+        self.staged.lock().blobs.entry(blob.digest).or_insert(staged);
     }
 
     /// Adds a small blob.
@@ -188,7 +188,7 @@ impl<'a> Staging<'a> {
     /// Returns whether a blob is seen in the store or staged, with this size. The content of what is in the store is
     /// not read again.
     pub fn has_blob(&self, blob: Blob) -> bool {
-        self.staged.lock().blobs.get(&blob.digest) == Some(&blob.size)
+        self.staged.lock().blobs.get(&blob.digest).is_some_and(|staged| staged.size == blob.size)
             || matches!(self.store.blob_size(&blob.digest), Ok(Some(size)) if size == blob.size)
     }
 
@@ -197,10 +197,8 @@ impl<'a> Staging<'a> {
     /// # Errors
     /// When it is in neither.
     pub fn open_blob(&self, digest: &Digest) -> Result<File> {
-        let path = match self.staged.lock().blobs.contains_key(digest) {
-            true => self.staged_blob(digest),
-            false => self.store.blob_path(digest),
-        };
+        let staged = self.staged.lock().blobs.get(digest).map(|staged| staged.path.clone());
+        let path = staged.unwrap_or_else(|| self.store.blob_path(digest));
         File::open(&path).map_err(StoreError::io("open it", &path))
     }
 
@@ -268,111 +266,6 @@ impl<'a> Staging<'a> {
     pub(crate) fn add_manifest(&self, id: Digest, manifest: Blob, media_type: &str, names: &[ImageName]) {
         let media_type = media_type.to_owned();
         self.staged.lock().images.push(Pending { id, manifest, media_type, names: names.to_vec() });
-    }
-
-    /// Makes all that was added durable, and visible at once.
-    ///
-    /// # Errors
-    /// When the disk is full or fails; the store's images are then as before.
-    pub fn publish(self) -> Result<()> {
-        let staged = std::mem::take(&mut *self.staged.lock());
-        let (blobs_dir, layers_dir) =
-            (self.store.root().join("blobs/sha256"), self.store.root().join("layers"));
-        let sync_names = || {
-            if !staged.blobs.is_empty() {
-                sync_dir(&blobs_dir)?;
-            }
-            if staged.layers.is_empty() { Ok(()) } else { sync_dir(&layers_dir) }
-        };
-        if !staged.blobs.is_empty() || !staged.layers.is_empty() {
-            self.sync(&staged)?;
-            for digest in staged.blobs.keys() {
-                let place = blobs_dir.join(digest.hex());
-                fs::rename(self.staged_blob(digest), &place)
-                    .map_err(StoreError::io("put it in its place", &place))?;
-            }
-            for diff_id in &staged.layers {
-                self.place_layer(diff_id)?;
-            }
-        }
-        if staged.images.is_empty() {
-            return sync_names();
-        }
-        let enter = |index: &mut Index| {
-            let wanted = |id: &Digest| staged.images.iter().any(|image| image.id == *id);
-            let known = self.store.catalog_if(index, &|_| true, &wanted)?.images;
-            for image in &staged.images {
-                image.enter(self.store, index, &known);
-            }
-            Ok(())
-        };
-        self.store.change_index_after(enter, sync_names)
-    }
-
-    /// Makes all files that were added durable.
-    fn sync(&self, staged: &Staged) -> Result<()> {
-        if !staged.layers.is_empty() {
-            // One sync for all files, of which an image may have a hundred thousand.
-            let root = File::open(self.store.root()).map_err(StoreError::io("open it", self.store.root()))?;
-            return rustix::fs::syncfs(&root)
-                .map_err(StoreError::io("sync the filesystem of", self.store.root()));
-        }
-        // A few blobs: whatever other programs have not yet written, nobody here has to wait for.
-        let mut files = Vec::new();
-        for digest in staged.blobs.keys() {
-            let path = self.staged_blob(digest);
-            let file = File::open(&path).map_err(StoreError::io("open it", &path))?;
-            // All are on their way before the first is waited for: one commit of the journal has room for all.
-            start_write_back(file.as_fd());
-            files.push((path, file));
-        }
-        files.iter().try_for_each(|(path, file)| file.sync_all().map_err(StoreError::io("sync", path)))
-    }
-
-    /// Puts a layer in its place. One that another process has put there meanwhile is the same. A directory that is no
-    /// whole layer (it has no record, which is never so by our doing) makes room.
-    fn place_layer(&self, diff_id: &Digest) -> Result<()> {
-        let place = self.store.layer_dir(diff_id);
-        let put = || fs::rename(self.staged_layer(diff_id), &place);
-        let mut done = put();
-        let taken =
-            [io::ErrorKind::AlreadyExists, io::ErrorKind::DirectoryNotEmpty, io::ErrorKind::NotADirectory];
-        if done.as_ref().is_err_and(|error| taken.contains(&error.kind())) {
-            if self.store.layer_record(diff_id).is_ok_and(|record| record.is_some()) {
-                return Ok(());
-            }
-            let aside = self.store.set_aside(&place)?;
-            log::warn!("{}: was no whole layer, and is set aside as {}", place.display(), aside.display());
-            done = put();
-        }
-        done.map_err(StoreError::io("put it in its place", &place))
-    }
-}
-
-impl Pending {
-    /// Names the image in the index. One that is there already, complete, keeps its manifest: the same config stands for
-    /// the same layers, however they are compressed.
-    fn enter(&self, store: &Store, index: &mut Index, known: &[Image]) {
-        let mut names = self.names.clone();
-        let mut entered = None;
-        for image in known.iter().filter(|image| image.id == self.id) {
-            let Some(entry) = index.entries().into_iter().find(|entry| entry.digest == image.entry) else {
-                continue;
-            };
-            if store.is_complete(image) {
-                entered = Some((Blob { digest: entry.digest, size: entry.size }, entry.media_type));
-                break;
-            }
-            names.extend(image.names.iter().cloned());
-            index.remove(&entry.digest);
-        }
-        let (manifest, media_type) = entered.unwrap_or((self.manifest, self.media_type.clone()));
-        if names.is_empty() {
-            index.set(&manifest.digest, manifest.size, &media_type, None);
-        }
-        for name in &names {
-            index.set(&manifest.digest, manifest.size, &media_type, Some(name));
-        }
     }
 }
 
@@ -482,9 +375,6 @@ impl BlobWriter {
         let (Sparse { file, .. }, digest, size) = self.file.finish();
         // It may end in a hole.
         file.set_len(size).map_err(StoreError::io("set the length of", &self.path))?;
-        // Blobs never change: whoever reads the store with another program is told so.
-        rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(0o444))
-            .map_err(StoreError::io("chmod", &self.path))?;
         Ok((self.path, Blob { digest, size }))
     }
 }
