@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::image::layer::write::{find, of_union, open_union};
+use crate::image::layer::merged::{find, of_union, open_union};
 use crate::image::layer::{Change, ChangeKind, LayerError, changes};
 use crate::sys::object::{Kind, Stat};
 use crate::union::Union;

@@ -1,9 +1,6 @@
-//! What containers are called: names that are given, changed, or chosen by chance.
+//! What containers are called: which names can be given, and which are chosen by chance.
 
 use super::error::{ContainerError, Result};
-use super::record::Container;
-use crate::image::store::Store;
-use crate::sys::flock::Access;
 
 const FIRST: [&str; 32] = [
     "amber", "brave", "brisk", "calm", "clear", "cosy", "crisp", "eager", "early", "fair", "gentle", "glad",
@@ -16,50 +13,26 @@ const SECOND: [&str; 32] = [
     "otter", "owl", "plover", "raven", "robin", "spruce", "stork", "tapir", "wren",
 ];
 
-impl Container {
-    /// Gives the container another name.
-    ///
-    /// # Errors
-    /// When the name is taken or malformed, or nothing can be written.
-    pub fn rename(&mut self, store: &Store, name: &str) -> Result<()> {
-        check_name(name)?;
-        let _names = store.lock_index(Access::Exclusive)?;
-        check_free(store, name)?;
-        self.take_name_on_disk()?;
-        self.record.name = Some(name.to_owned());
-        self.save()
-    }
+/// The names that are taken, each with the short id of its container. With the lock of names.
+pub(super) type Taken<'c> = [(&'c str, &'c str)];
 
-    /// Takes over what another process has called it meanwhile. With the lock of names.
-    pub(super) fn take_name_on_disk(&mut self) -> Result<()> {
-        if let Some(there) = Container::load(&self.dir)? {
-            self.record = there.record;
-        }
-        Ok(())
-    }
-}
-
-/// Fails when a container has the name. With the lock of names.
-pub(super) fn check_free(store: &Store, name: &str) -> Result<()> {
-    let all = Container::all(store)?;
-    match all.iter().find(|other| other.record.name.as_deref() == Some(name)) {
+/// Fails when a container has the name.
+pub(super) fn check_free(taken: &Taken<'_>, name: &str) -> Result<()> {
+    match taken.iter().find(|(other, _)| *other == name) {
         None => Ok(()),
-        Some(other) => Err(ContainerError::Refused(format!(
-            "the name {name:?} is taken by container {}; remove it with `unionmount rm {name}` or choose another",
-            other.short_id()
+        Some((_, id)) => Err(ContainerError::Refused(format!(
+            "the name {name:?} is taken by container {id}; remove it with `unionmount rm {name}` or choose another"
         ))),
     }
 }
 
-/// A name that no container has, of two words. With the lock of names. `id`: the container's, which decides.
-pub(super) fn by_chance(store: &Store, id: &str) -> Result<String> {
-    let all = Container::all(store)?;
-    let taken = |name: &str| all.iter().any(|other| other.record.name.as_deref() == Some(name));
+/// Returns a name that no container has, of two words. `id`: the container's, which decides.
+pub(super) fn by_chance(taken: &Taken<'_>, id: &str) -> String {
     let seed = usize::from_str_radix(id.get(..8).unwrap_or_default(), 16).unwrap_or_default();
     let name = format!("{}_{}", FIRST[seed % FIRST.len()], SECOND[seed / FIRST.len() % SECOND.len()]);
     let numbered = (2..).map(|number: u64| format!("{name}{number}"));
-    let free = std::iter::once(name.clone()).chain(numbered).find(|name| !taken(name));
-    Ok(free.unwrap_or(name))
+    let is_free = |name: &String| check_free(taken, name).is_ok();
+    std::iter::once(name.clone()).chain(numbered).find(is_free).unwrap_or(name)
 }
 
 /// Docker's rule for names.
@@ -77,6 +50,18 @@ pub(super) fn check_name(name: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_by_chance_is_free() {
+        let id = "00000000";
+        let first = by_chance(&[], id);
+        let second = by_chance(&[(&first, "1")], id);
+        assert_eq!(second, format!("{first}2"));
+        assert_eq!(by_chance(&[(&second, "2"), (&first, "1")], id), format!("{first}3"));
+        check_free(&[(&second, "2")], &first).unwrap();
+        let refused = check_free(&[(&first, "1")], &first).unwrap_err().to_string();
+        assert!(refused.contains("taken by container 1;"), "{refused}");
+    }
 
     #[test]
     fn names_are_dockers() {

@@ -3,7 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "the upper is being made, and is nobody else's")]
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use crate::image::layer::{Attributes, Ownership};
 use crate::image::store::checked::seal;
 use crate::image::store::containers::{IMAGE_LINK, container_record, no_record};
 use crate::image::store::{Image, SHORTEST_ID, Store};
-use crate::sys::flock::Access;
+use crate::sys::flock::{Access, lock};
 use crate::sys::object::{At, Writable};
 
 /// What a container is, as it stands in its config.json.
@@ -153,9 +153,11 @@ impl Container {
             let _names = store.lock_index(Access::Exclusive)?;
             // Removed meanwhile?
             store.resolve(&image.id.to_string())?;
+            let all = Container::all(store)?;
+            let taken = names(&all);
             match &container.record.name {
-                Some(name) => naming::check_free(store, name)?,
-                None => container.record.name = Some(naming::by_chance(store, &container.record.id)?),
+                Some(name) => naming::check_free(&taken, name)?,
+                None => container.record.name = Some(naming::by_chance(&taken, &container.record.id)),
             }
             container.save()?;
             // Its name in the store: after a power failure it is there, or not.
@@ -168,6 +170,43 @@ impl Container {
             log::warn!("what was begun of the container is left: {left}");
         }
         made.map(|()| container)
+    }
+
+    /// Gives the container another name.
+    ///
+    /// # Errors
+    /// When the name is taken or malformed, the container has gone, or nothing can be written.
+    pub fn rename(&mut self, store: &Store, name: &str) -> Result<()> {
+        naming::check_name(name)?;
+        let _names = store.lock_index(Access::Exclusive)?;
+        naming::check_free(&names(&Container::all(store)?), name)?;
+        match self.update(|record| record.name = Some(name.to_owned()))? {
+            true => Ok(()),
+            false => Err(ContainerError::Unknown(self.shown_name().to_owned())),
+        }
+    }
+
+    /// Changes the record as it is on the disk by now, at once and durably. False when the container has gone: it doesn't
+    /// come back.
+    ///
+    /// # Errors
+    /// When it can't be read or written.
+    pub(super) fn update(&mut self, change: impl FnOnce(&mut ContainerRecord)) -> Result<bool> {
+        let Some(_lock) = self.lock_record()? else { return Ok(false) };
+        let Some(there) = Container::load(&self.dir)? else { return Ok(false) };
+        self.record = there.record;
+        change(&mut self.record);
+        self.save().map(|()| true)
+    }
+
+    /// Takes the lock under which the record is changed, or removed: its directory, open. `None` when that has gone.
+    pub(super) fn lock_record(&self) -> Result<Option<File>> {
+        let dir = match File::open(&self.dir) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            dir => dir.map_err(ContainerError::io("open it", &self.dir))?,
+        };
+        lock(&dir, Access::Exclusive).map_err(ContainerError::io("lock it", &self.dir))?;
+        Ok(Some(dir))
     }
 
     /// All directories, and the layer on which mounts stand.
@@ -290,11 +329,11 @@ impl Container {
         self.record.name.as_deref() == Some(text) || self.record.id == text
     }
 
-    /// Writes the record, at once and durably.
+    /// Writes the record, at once and durably. Whoever changes one that others may know holds its lock.
     ///
     /// # Errors
     /// When it can't be written.
-    pub fn save(&self) -> Result<()> {
+    pub(super) fn save(&self) -> Result<()> {
         let path = self.dir.join("config.json");
         let text = seal(&self.record)
             .map_err(|error| ContainerError::Refused(format!("{}: {error}", path.display())))?;
@@ -363,6 +402,11 @@ impl Container {
     }
 }
 
+/// Returns the names that containers have, each with the short id. With the lock of names.
+fn names(all: &[Container]) -> Vec<(&str, &str)> {
+    all.iter().filter_map(|one| Some((one.record.name.as_deref()?, one.short_id()))).collect()
+}
+
 /// Makes the names in a directory durable.
 fn sync_dir(dir: &Path) -> Result<()> {
     File::open(dir).and_then(|open| open.sync_all()).map_err(ContainerError::io("sync it", dir))
@@ -374,5 +418,58 @@ fn fresh_id() -> Result<String> {
     match got {
         Ok(32) => Ok(hex::encode(bytes)),
         _ => Err(ContainerError::Refused("the system has no random numbers".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A container of nothing but a record.
+    fn recorded(store: &Store) -> Container {
+        let dir = store.containers_dir().join("0123456789ab");
+        fs::create_dir_all(&dir).unwrap();
+        let container = Container { record: ContainerRecord::derived(&dir, Digest::of(b"")), dir };
+        container.save().unwrap();
+        container
+    }
+
+    #[test]
+    fn a_container_that_has_gone_is_not_brought_back() {
+        let top = tempfile::tempdir().unwrap();
+        let store = Store::open(Some(top.path())).unwrap();
+        let mut known = recorded(&store);
+        let record = known.dir.join("config.json");
+        // Removed by another process, which is still at the rest of it.
+        assert!(known.clone().delete_record().unwrap());
+        let error = known.rename(&store, "again").unwrap_err();
+        assert!(matches!(error, ContainerError::Unknown(_)), "{error}");
+        assert!(!known.update(|record| record.exit_code = Some(1)).unwrap());
+        assert!(!record.exists());
+        fs::remove_dir_all(&known.dir).unwrap();
+        assert!(!known.update(|record| record.exit_code = Some(1)).unwrap());
+    }
+
+    #[test]
+    fn who_removes_waits_for_who_changes() {
+        let top = tempfile::tempdir().unwrap();
+        let store = Store::open(Some(top.path())).unwrap();
+        let mut changed = recorded(&store);
+        let removed = changed.clone();
+        let (tell, told) = mpsc::channel();
+        let lock = changed.lock_record().unwrap();
+        let remover = std::thread::spawn(move || {
+            let done = removed.delete_record().unwrap();
+            tell.send(()).unwrap();
+            done
+        });
+        assert!(told.recv_timeout(Duration::from_millis(50)).is_err());
+        assert!(changed.dir.join("config.json").exists());
+        drop(lock);
+        assert!(remover.join().unwrap());
+        assert!(!changed.update(|_| ()).unwrap());
     }
 }

@@ -4,7 +4,7 @@
 //! removed of it. Who finds the record gone leaves the rest to that one. What is left of an interrupted removal is no
 //! container; `prune` takes it away.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::ErrorKind;
 use std::time::Duration;
 
@@ -141,12 +141,9 @@ impl Container {
 
     /// Takes the record away, durably: a container that came back after a power failure would lack its files or its image.
     /// False when another process has.
-    fn delete_record(&self) -> Result<bool> {
+    pub(super) fn delete_record(&self) -> Result<bool> {
         // Open before: whoever prunes at the same time removes the directory once the record has gone.
-        let dir = match File::open(&self.dir) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-            dir => dir.map_err(ContainerError::io("open it", &self.dir))?,
-        };
+        let Some(dir) = self.lock_record()? else { return Ok(false) };
         let record = self.dir.join("config.json");
         match fs::remove_file(&record) {
             Ok(()) => dir.sync_all().map(|()| true).map_err(ContainerError::io("sync it", &self.dir)),

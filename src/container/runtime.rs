@@ -21,7 +21,6 @@ use super::state::ContainerState;
 use super::{executable, mounting, user};
 use crate::image::layer::{self, ApplyOptions, Ownership, WriteOptions};
 use crate::image::store::Store;
-use crate::sys::flock::Access;
 use crate::sys::remove;
 
 /// An installed runtime.
@@ -78,7 +77,7 @@ impl Runtime {
     pub fn run(&self, store: &Store, container: &mut Container, image: &ImageConfiguration) -> Result<i32> {
         let lock = container.lock()?;
         let merged = container.merged();
-        container.record.started = Some(jiff::Timestamp::now().to_string());
+        let started = jiff::Timestamp::now().to_string();
         let done = container
             .mount(store, &merged, Rights::OF_RUNNING)
             .and_then(|()| self.run_mounted(container, image, &merged));
@@ -86,14 +85,12 @@ impl Runtime {
         let gone = mounting::detach(&merged);
         let code = done?;
         gone?;
-        // It may have been renamed meanwhile.
-        let _names = store.lock_index(Access::Exclusive)?;
-        let started = container.record.started.take();
-        container.take_name_on_disk()?;
-        container.record.started = started;
-        container.record.exit_code = Some(code);
-        container.record.finished = Some(jiff::Timestamp::now().to_string());
-        container.save()?;
+        // It may have been renamed meanwhile, or removed.
+        container.update(|record| {
+            record.started = Some(started);
+            record.exit_code = Some(code);
+            record.finished = Some(jiff::Timestamp::now().to_string());
+        })?;
         drop(lock);
         Ok(code)
     }

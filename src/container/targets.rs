@@ -16,8 +16,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::image::layer::merged::{of_union, open_union};
 use crate::image::layer::place::UnpackTarget;
-use crate::image::layer::write::{of_union, open_union};
 use crate::image::layer::{Attributes, LayerError, Ownership};
 use crate::sys::object::Kind;
 use crate::union::Union;

@@ -63,9 +63,11 @@ fn verify_all(store: &Store, repair: bool, verified: &mut Verified) -> Result<()
 
 /// Gives a container a new record.
 fn mend(store: &Store, dir: &std::path::Path, image: crate::image::digest::Digest) -> Result<String> {
+    let container = Container { dir: dir.to_owned(), record: ContainerRecord::derived(dir, image) };
+    // Who removes it at the same time waits, or is told of here: without a record nothing is set aside.
+    let _lock = container.lock_record()?;
     // In its place until the new one takes it: a directory without a record is no container.
     let aside = store.keep_aside(&dir.join("config.json"))?;
-    let container = Container { dir: dir.to_owned(), record: ContainerRecord::derived(dir, image) };
     container.save()?;
     Ok(format!(
         "has a new record without its name and settings; the old one is set aside as {}",

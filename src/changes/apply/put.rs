@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{ApplyError, Result};
 use crate::image::layer::LayerError;
-use crate::image::layer::write::of_union;
+use crate::image::layer::merged::of_union;
 use crate::sys::namespace::is_privileged;
 use crate::sys::object::{At, Kind, SetTime, Stat, Time, Writable};
 use crate::sys::xattr;

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::LayerError;
+use super::merged::{find, of_union, open_union};
 use super::place::{join, open_dir};
-use super::write::{find, leads_to, list, of_union, open_union};
+use super::write::{leads_to, list};
 use crate::error::FsError;
 use crate::sys::object::{At, Kind};
 use crate::union::Union;

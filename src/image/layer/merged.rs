@@ -1,17 +1,27 @@
-//! What a union shows → tar.
+//! The union of layers, to read; what it shows → tar.
 
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::LayerError;
 use super::attributes::{Attributes, Ownership};
 use super::emit::{Writer, Written};
 use super::place::join;
-use super::write::{Frame, of_union};
+use crate::error::FsError;
 use crate::sys::object::{Kind, Stat};
-use crate::union::Union;
 use crate::union::nodes::node::Node;
+use crate::union::stack::layer::{LowerSource, Stack, StackOptions};
+use crate::union::{self, Union};
+
+/// A directory that is being walked.
+pub(super) struct Frame {
+    pub path: Vec<u8>,
+    pub names: std::vec::IntoIter<Vec<u8>>,
+    /// Its node in the union, where the layer alone doesn't tell what is in it.
+    pub merged: Option<Arc<Node>>,
+}
 
 /// Writes the whole tree that a union shows as a tar: without layers and markers, with owners and modes as they are shown.
 ///
@@ -101,4 +111,41 @@ fn attributes(
         }
     }
     Attributes::of_shown(stat, path, xattrs, ownership)
+}
+
+/// Returns the read-only union of layers that are open, topmost first.
+pub(crate) fn open_union<'a>(layers: impl Iterator<Item = BorrowedFd<'a>>) -> Result<Union, LayerError> {
+    let paths = layers.map(|fd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())));
+    let lowers = LowerSource::directories(paths);
+    let stack = Stack::open(&StackOptions { lowers, ..StackOptions::default() })
+        .map_err(|error| LayerError::entry(b"", error.to_string()))?;
+    Union::new(stack, union::Limits::of_process()).map_err(of_union(b""))
+}
+
+/// Returns the node of a path; it counts one lookup, its parents none.
+pub(crate) fn find(union: &Union, path: &[u8]) -> Result<Option<Arc<Node>>, LayerError> {
+    let mut at = union.root().clone();
+    let mut is_root = true;
+    for name in path.split(|&b| b == b'/').filter(|name| !name.is_empty()) {
+        let next = union.lookup(&at, name);
+        if !is_root {
+            union.forget(at.ino, 1);
+        }
+        match next {
+            Ok(Some((node, _))) => at = node,
+            Ok(None) | Err(FsError::NotADirectory) => return Ok(None),
+            Err(error) => return Err(of_union(path)(error)),
+        }
+        is_root = false;
+    }
+    Ok(Some(at))
+}
+
+/// Says, for `map_err`, that the union could not answer for a path.
+pub(crate) fn of_union(path: &[u8]) -> impl Fn(FsError) -> LayerError {
+    let path = path.to_vec();
+    move |error| match error {
+        FsError::Os(errno) => LayerError::Os { entry: path.clone(), what: "read it", errno },
+        error => LayerError::Entry { entry: path.clone(), what: error.to_string() },
+    }
 }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`mod@apply`] | tar → directory, whatever the tar says |
 //! | [`mod@write`] | directory → tar, the same bytes for the same tree |
-//! | [`mod@merged`] | what a union shows → tar |
+//! | [`mod@merged`] | the union of layers, to read; what it shows → tar |
 //! | [`mod@changes`] | what a container changed, from its upper alone |
 //! | [`reader`] | the entries of a tar, with every extension resolved and every length checked |
 //! | `header`, `sparse` | what header blocks, PAX records and the maps of sparse files say |

@@ -9,8 +9,7 @@
 //! full: so the cost grows with what changed.
 
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -18,16 +17,14 @@ use rustix::io::Errno;
 use super::LayerError;
 use super::attributes::{Attributes, Ownership, noted_link_owner};
 use super::emit::{Writer, Written};
-use super::merged;
+use super::merged::{self, Frame, find, of_union, open_union};
 use super::place::{join, open_dir, split};
-use crate::error::FsError;
 use crate::sys::dir::for_each_entry;
 use crate::sys::object::{At, Kind};
+use crate::union::Union;
 use crate::union::lookup::belief::Belief;
 use crate::union::lookup::marker::{self, AufsName};
 use crate::union::nodes::node::Node;
-use crate::union::stack::layer::{LowerSource, Stack, StackOptions};
-use crate::union::{self, Union};
 
 /// How a layer is written.
 #[derive(Debug, Clone, Copy)]
@@ -52,14 +49,6 @@ pub fn write_tar(
     let mut writer = Writer::new(out);
     TarWalk { layer, options, merged: None, current: None }.run(&mut writer)?;
     writer.finish()
-}
-
-/// A directory that is being walked.
-pub(super) struct Frame {
-    pub path: Vec<u8>,
-    pub names: std::vec::IntoIter<Vec<u8>>,
-    /// Its node in the union, where the layer alone doesn't tell what is in it.
-    pub merged: Option<Arc<Node>>,
 }
 
 /// Goes through a layer.
@@ -257,41 +246,4 @@ pub(crate) fn list(dir: BorrowedFd<'_>, path: &[u8]) -> Result<Listing, LayerErr
     listing.whiteouts.dedup();
     // A name that is there and deleted at once (the `.wh.` form allows it) hides nothing but what is below.
     Ok(listing)
-}
-
-/// Returns the read-only union of layers that are open, topmost first.
-pub(crate) fn open_union<'a>(layers: impl Iterator<Item = BorrowedFd<'a>>) -> Result<Union, LayerError> {
-    let paths = layers.map(|fd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())));
-    let lowers = LowerSource::directories(paths);
-    let stack = Stack::open(&StackOptions { lowers, ..StackOptions::default() })
-        .map_err(|error| LayerError::entry(b"", error.to_string()))?;
-    Union::new(stack, union::Limits::of_process()).map_err(of_union(b""))
-}
-
-/// Returns the node of a path; it counts one lookup, its parents none.
-pub(crate) fn find(union: &Union, path: &[u8]) -> Result<Option<Arc<Node>>, LayerError> {
-    let mut at = union.root().clone();
-    let mut is_root = true;
-    for name in path.split(|&b| b == b'/').filter(|name| !name.is_empty()) {
-        let next = union.lookup(&at, name);
-        if !is_root {
-            union.forget(at.ino, 1);
-        }
-        match next {
-            Ok(Some((node, _))) => at = node,
-            Ok(None) | Err(FsError::NotADirectory) => return Ok(None),
-            Err(error) => return Err(of_union(path)(error)),
-        }
-        is_root = false;
-    }
-    Ok(Some(at))
-}
-
-/// Says, for `map_err`, that the union could not answer for a path.
-pub(crate) fn of_union(path: &[u8]) -> impl Fn(FsError) -> LayerError {
-    let path = path.to_vec();
-    move |error| match error {
-        FsError::Os(errno) => LayerError::Os { entry: path.clone(), what: "read it", errno },
-        error => LayerError::Entry { entry: path.clone(), what: error.to_string() },
-    }
 }
