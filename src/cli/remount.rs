@@ -68,7 +68,7 @@ pub(super) fn run(options: &[OsString], point: &Path) -> Result<(), Failure> {
 
 /// Makes what was written durable, as filesystems do that become read-only.
 fn sync(upper: &Path) -> Result<(), Failure> {
-    let synced = File::open(upper).and_then(|dir| Ok(rustix::fs::syncfs(&dir)?));
+    let synced = File::open(upper).and_then(|dir| Ok(crate::sys::filesystem::sync(&dir)?));
     synced.map_err(|error| {
         Failure::failed(format!("{}: read-only now, but cannot sync it: {error}", EscapedPath::from(upper)))
     })

@@ -27,6 +27,7 @@ use crate::image::layer::{Attributes, Ownership, WriteOptions, write_tar};
 use crate::image::name::ImageName;
 use crate::image::store::{AddedLayer, Blob, Image, Store};
 use crate::sys::dir::for_each_entry;
+use crate::sys::filesystem;
 use crate::sys::namespace;
 use crate::sys::object::{At, Kind};
 
@@ -228,7 +229,7 @@ pub fn flush(container: &Container) -> Result<()> {
 /// When it can't be written, or can't be waited for.
 pub fn flush_mount(mount: &Mount, upper: &Path) -> Result<()> {
     let Some(root) = mounting::open_root(mount)? else { return Ok(()) };
-    rustix::fs::syncfs(&root).map_err(ContainerError::io("sync it", &mount.point))?;
+    filesystem::sync(&root).map_err(ContainerError::io("sync it", &mount.point))?;
     // Since Linux 6.18 syncfs starts the writing on FUSE, but doesn't wait for its end.
     let upper_dir = File::open(upper).map_err(ContainerError::io("open it", upper))?;
     let below = mount.root.as_os_str().as_bytes();

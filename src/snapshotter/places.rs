@@ -27,6 +27,7 @@ use rustix::io::Errno;
 use super::error::FILE;
 use super::error::{Error, Result};
 use super::store::{SnapshotKind, Usage};
+use crate::sys::filesystem;
 use crate::sys::flock::{Access, lock_until, try_lock};
 use crate::sys::object::At;
 use crate::sys::remove;
@@ -288,7 +289,7 @@ impl Places {
 impl Quiet {
     /// Brings the layer's data to the disk.
     pub fn sync(&self) -> Result<()> {
-        rustix::fs::syncfs(&self.directory).map_err(Error::io(&self.path, "sync it"))
+        filesystem::sync(&self.directory).map_err(Error::io(&self.path, "sync it"))
     }
 }
 

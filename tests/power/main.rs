@@ -25,6 +25,7 @@
 // A test that panics has failed; that is what unwrap is for here.
 #![allow(clippy::unwrap_used)]
 
+mod by_itself;
 mod disk;
 mod images;
 mod promise;
@@ -167,6 +168,12 @@ fn an_unmount_makes_all_durable() {
         sequences.extend(workload::mapped());
         rig.run(&named("unsynced", sequences), &plain(End::Unmount))
     });
+}
+
+/// What the kernel brought to the device of its own accord is in its cache still.
+#[test]
+fn what_was_written_by_itself_is_made_durable_too() {
+    on_each("what_was_written_by_itself_is_made_durable_too", |rig| rig.tell(by_itself::tale, 1));
 }
 
 #[test]

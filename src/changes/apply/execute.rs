@@ -21,6 +21,7 @@ use super::error::{ApplyError, Result};
 use super::journal::Journal;
 use super::plan::{Act, Policy, Step, What};
 use super::stage::{new_name, taken_name, trash_name};
+use crate::sys::filesystem;
 use crate::sys::object::{Kind, Writable};
 
 /// Does all the steps that aren't done.
@@ -42,7 +43,7 @@ pub fn run(target: BorrowedFd<'_>, journal: &Journal, policy: Policy) -> Result<
         }
     }
     for stage in &steps.stages {
-        rustix::fs::syncfs(stage).map_err(ApplyError::at(b"", "write it to the disk"))?;
+        filesystem::sync(stage).map_err(ApplyError::at(b"", "write it to the disk"))?;
     }
     Ok(())
 }

@@ -22,6 +22,7 @@ use super::put::Attributes;
 use crate::image::layer::merged::{find, of_union};
 use crate::image::layer::place::{join, open_dir};
 use crate::sys::copy::file_data;
+use crate::sys::filesystem;
 use crate::sys::object::{At, Kind, SetTime, Stat, Writable};
 use crate::sys::remove;
 use crate::union::Union;
@@ -93,7 +94,7 @@ pub fn make(
         }
     }
     for stage in &stages {
-        fs::syncfs(stage).map_err(ApplyError::at(b"", "write what was made to the disk"))?;
+        filesystem::sync(stage).map_err(ApplyError::at(b"", "write what was made to the disk"))?;
     }
     Ok(maker.left_out)
 }
@@ -166,7 +167,7 @@ pub fn sweep(target: BorrowedFd<'_>, journal: &Journal) -> Result<()> {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(errno) => return Err(failed()(errno)),
         }
-        fs::syncfs(&dir).map_err(failed())?;
+        filesystem::sync(&dir).map_err(failed())?;
     }
     Ok(())
 }

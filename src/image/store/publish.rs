@@ -9,6 +9,7 @@ use super::staging::{Pending, Staged};
 use super::{Blob, Image, Index, Staging, Store, sync_dir};
 use crate::image::digest::Digest;
 use crate::image::error::{Result, StoreError};
+use crate::sys::filesystem;
 use crate::sys::namespace::start_write_back;
 
 impl Staging<'_> {
@@ -61,7 +62,7 @@ impl Staging<'_> {
             // One sync for all files, of which an image may have a hundred thousand.
             let root =
                 File::open(self.store().root()).map_err(StoreError::io("open it", self.store().root()))?;
-            return rustix::fs::syncfs(&root)
+            return filesystem::sync(&root)
                 .map_err(StoreError::io("sync the filesystem of", self.store().root()));
         }
         // A few blobs: whatever other programs have not yet written, nobody here has to wait for.

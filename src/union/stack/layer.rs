@@ -14,11 +14,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{
-    Access, AtFlags, Mode, OFlags, StatVfsMountFlags, StatxFlags, fstatvfs, openat, statx, syncfs,
-};
+use rustix::fs::{Access, AtFlags, Mode, OFlags, StatVfsMountFlags, StatxFlags, fstatvfs, openat, statx};
 use rustix::io::Errno;
 
+use crate::sys::filesystem;
 use crate::sys::mount::without_access_times;
 use crate::sys::mountinfo::Table;
 use crate::union::lookup::belief::Belief;
@@ -126,7 +125,7 @@ impl SyncAtEnd {
 
 impl Drop for SyncAtEnd {
     fn drop(&mut self) {
-        if let Err(errno) = syncfs(&self.upper) {
+        if let Err(errno) = filesystem::sync(&self.upper) {
             log::error!(
                 "upper layer {}: what was written last may not be on the disk: {errno}",
                 self.path.display()

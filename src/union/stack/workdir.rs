@@ -33,10 +33,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{
-    AtFlags, Mode, OFlags, fchmod, fremovexattr, fstat, mkdirat, openat, readlinkat, statat, syncfs, unlinkat,
+    AtFlags, Mode, OFlags, fchmod, fremovexattr, fstat, mkdirat, openat, readlinkat, statat, unlinkat,
 };
 use rustix::io::Errno;
 
+use crate::sys::filesystem;
 use crate::sys::remove;
 use crate::union::stack::directory::Layer;
 use crate::union::stack::lock::DirLock;
@@ -223,7 +224,8 @@ impl Prepared {
         if volatile {
             set_volatile(self.workdir.staging.as_fd()).map_err(io(&path, "mark it volatile"))?;
         } else if self.mark == Mark::CleanThisBoot {
-            syncfs(&self.workdir.root).map_err(io(&path, "sync what an earlier volatile mount wrote"))?;
+            filesystem::sync(&self.workdir.root)
+                .map_err(io(&path, "sync what an earlier volatile mount wrote"))?;
         }
         self.made.0.clear();
         self.workdir.volatile = volatile;
