@@ -130,6 +130,28 @@ fn marks_count_in_layers_alone_and_nothing_in_it_is_trusted() {
 }
 
 #[test]
+fn what_was_opened_is_mistrusted_not_what_was_there_before() {
+    support::needs_root!();
+    let who = Who { place: Place::new(), is_root: true };
+    who.sh("mkdir base lower m; mkfifo first second; printf x > program; chmod 4755 program; tar -cf l.tar program");
+    // The daemon waits at the second fifo, after its command line was read and before its layers are opened: meanwhile the
+    // directory becomes a tar.
+    who.sh("./unionmount --hold first --hold second --lower lower:base m & mount=$!
+         : > first; rmdir lower; mv l.tar lower; : > second; wait $mount");
+    assert_eq!(who.sh("stat -c %a m/program"), "4755\n", "the tar was opened");
+    let options = who.place.mounted("m").unwrap().options.join(",");
+    assert!(options.contains("nosuid") && options.contains("nodev"), "{options}");
+    who.umount();
+    who.sh("./unionmount -o suid --lower lower:base m");
+    let options = who.place.mounted("m").unwrap().options.join(",");
+    assert!(!options.contains("nosuid") && options.contains("nodev"), "{options}");
+    who.umount();
+    // Nor does a fifo hold the mount up.
+    let fifo = who.ended("mkfifo fifo; timeout 20 ./unionmount --lower fifo:base m");
+    fifo.refused(1, &["lower layer 1 fifo"]);
+}
+
+#[test]
 fn what_is_no_archive_or_changes_is_told() {
     let who = Who { place: Place::of_user(), is_root: false };
     who.sh(TREE);

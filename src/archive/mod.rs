@@ -73,13 +73,13 @@ pub struct ArchiveOptions {
     pub is_layer: bool,
 }
 
-/// Opens an archive; what it is, its content tells.
+/// Makes a layer of an archive that was opened; what it is, its content tells. The path is for messages alone: who could
+/// put something else there meanwhile changes nothing.
 ///
 /// # Errors
 /// When it is none, or damaged.
-pub fn open(path: &Path, options: ArchiveOptions) -> Result<Arc<dyn LayerTree>, ArchiveError> {
+pub fn open(file: File, path: &Path, options: ArchiveOptions) -> Result<Arc<dyn LayerTree>, ArchiveError> {
     let io = |what| move |source| ArchiveError::Io { what, path: path.to_owned(), source };
-    let file = File::open(path).map_err(io("open it"))?;
     let mut head = [0; 512];
     let count = read_head(&file, &mut head).map_err(io("read it"))?;
     if let Some(what) = other_form(&head[..count]) {

@@ -30,8 +30,12 @@ fn tar(entries: &[(u8, &str, &str)]) -> tempfile::NamedTempFile {
     file
 }
 
+fn of_path(path: &Path, options: ArchiveOptions) -> Result<Arc<dyn LayerTree>, ArchiveError> {
+    open(File::open(path).unwrap(), path, options)
+}
+
 fn opened(entries: &[(u8, &str, &str)]) -> Arc<dyn LayerTree> {
-    open(tar(entries).path(), ArchiveOptions::default()).unwrap()
+    of_path(tar(entries).path(), ArchiveOptions::default()).unwrap()
 }
 
 fn at(tree: &dyn LayerTree, path: &str) -> Option<u64> {
@@ -104,7 +108,7 @@ fn what_would_lead_out_or_in_circles_is_refused() {
             file.write_all(&bytes).unwrap();
         }
         assert!(
-            matches!(open(file.path(), ArchiveOptions::default()), Err(ArchiveError::Damaged { .. })),
+            matches!(of_path(file.path(), ArchiveOptions::default()), Err(ArchiveError::Damaged { .. })),
             "{entries:?}"
         );
     }
@@ -113,9 +117,9 @@ fn what_would_lead_out_or_in_circles_is_refused() {
 #[test]
 fn marks_of_layers_have_a_meaning_only_where_it_is_asked_for() {
     let file = tar(&[(b'0', "d/.wh.gone", ""), (b'0', "d/kept", "")]);
-    let plain = open(file.path(), ArchiveOptions::default()).unwrap();
+    let plain = of_path(file.path(), ArchiveOptions::default()).unwrap();
     assert!(at(&*plain, "d/kept").is_some() && at(&*plain, "d/.wh.gone").is_none());
-    let layer = open(file.path(), ArchiveOptions { is_layer: true }).unwrap();
+    let layer = of_path(file.path(), ArchiveOptions { is_layer: true }).unwrap();
     assert!(at(&*layer, "d/.wh.gone").is_some());
 }
 
@@ -123,7 +127,7 @@ fn marks_of_layers_have_a_meaning_only_where_it_is_asked_for() {
 fn archives_that_end_too_early_are_refused() {
     let file = tar(&[(b'0', "a", &"x".repeat(5000))]);
     file.as_file().set_len(3000).unwrap();
-    let refused = open(file.path(), ArchiveOptions::default()).unwrap_err().to_string();
+    let refused = of_path(file.path(), ArchiveOptions::default()).unwrap_err().to_string();
     assert!(refused.contains("the archive ends within it"), "{refused}");
     for (bytes, said) in [
         (&b""[..], "it is empty"),
@@ -133,7 +137,7 @@ fn archives_that_end_too_early_are_refused() {
     ] {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(bytes).unwrap();
-        let refused = open(file.path(), ArchiveOptions::default()).unwrap_err().to_string();
+        let refused = of_path(file.path(), ArchiveOptions::default()).unwrap_err().to_string();
         assert!(refused.contains(said), "{refused}");
     }
 }
@@ -144,15 +148,15 @@ fn compressed_archives_are_the_same_trees() {
     let bytes = std::fs::read(plain.path()).unwrap();
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(&zstd::encode_all(&bytes[..], 3).unwrap()).unwrap();
-    let tree = open(file.path(), ArchiveOptions::default()).unwrap();
+    let tree = of_path(file.path(), ArchiveOptions::default()).unwrap();
     assert_eq!(content(&*tree, "c"), "content");
-    assert_eq!(tree.id(), open(plain.path(), ArchiveOptions::default()).unwrap().id());
+    assert_eq!(tree.id(), of_path(plain.path(), ArchiveOptions::default()).unwrap().id());
 }
 
 #[test]
 fn what_changes_underneath_is_an_error() {
     let file = tar(&[(b'0', "a", "content")]);
-    let tree = open(file.path(), ArchiveOptions::default()).unwrap();
+    let tree = of_path(file.path(), ArchiveOptions::default()).unwrap();
     let open = tree.open(at(&*tree, "a").unwrap()).unwrap();
     let mut byte = [0];
     assert_eq!(open.read_at(&mut byte, 0), Ok(1));

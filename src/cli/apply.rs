@@ -229,7 +229,7 @@ impl Discard {
                 return Ok(ExitCode::SUCCESS);
             }
             let entries = if count == 1 { "1 entry".to_owned() } else { format!("{count} entries") };
-            if !super::ask::yes(&format!("Throw away what is in {shown} ({entries})?"))? {
+            if !super::ask::yes(&format!("Throw away what is in {shown} ({entries})?"), "--yes")? {
                 return Err(Failure::told(1));
             }
         }

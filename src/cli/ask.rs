@@ -9,12 +9,17 @@ use crate::union::escaped_path::escaped;
 ///
 /// # Errors
 /// A usage error when stdin is no terminal.
-#[allow(clippy::disallowed_methods, reason = "the one place for questions; it escapes")]
 pub(super) fn line(question: &str) -> Result<Option<String>, Failure> {
+    answer(question, "see --help for the option that answers")
+}
+
+/// The same; `otherwise` says what there is to do without a terminal.
+#[allow(clippy::disallowed_methods, reason = "the one place for questions; it escapes")]
+fn answer(question: &str, otherwise: &str) -> Result<Option<String>, Failure> {
     if !std::io::stdin().is_terminal() {
-        return Err(Failure::usage(
-            "there is nobody to ask, since stdin is no terminal; see --help for the option that answers",
-        ));
+        return Err(Failure::usage(format!(
+            "there is nobody to ask, since stdin is no terminal; {otherwise}"
+        )));
     }
     let text = format!("{} ", escaped(question));
     let asked = std::io::stderr().write_all(text.as_bytes());
@@ -25,12 +30,12 @@ pub(super) fn line(question: &str) -> Result<Option<String>, Failure> {
     }
 }
 
-/// Asks whether to go on; anything but a yes is a no.
+/// Asks whether to go on; anything but a yes is a no. `option`: by which the command line says yes.
 ///
 /// # Errors
 /// A usage error when stdin is no terminal.
-pub(super) fn yes(question: &str) -> Result<bool, Failure> {
-    let answer = line(&format!("{question} [y/N]"))?;
+pub(super) fn yes(question: &str, option: &str) -> Result<bool, Failure> {
+    let answer = answer(&format!("{question} [y/N]"), &format!("{option} goes on without asking"))?;
     Ok(answer.is_some_and(|answer| matches!(&*answer.to_lowercase(), "y" | "yes")))
 }
 

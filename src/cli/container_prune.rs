@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use super::page::Page;
 use super::store::StoreArgs;
-use super::{Failure, output, prune};
-use crate::container::{Container, ContainerState, mounting};
+use super::{Failure, ask, output, say};
+use crate::container::{Container, ContainerError};
 
 /// Remove all containers that don't run and aren't mounted, with all that they changed
 #[derive(Debug, clap::Args)]
@@ -13,44 +13,53 @@ pub(super) struct ContainerPrune {
     #[command(flatten)]
     store: StoreArgs,
 
-    /// Do not ask
+    /// Do not ask; without a terminal it is needed
     #[arg(short, long)]
     force: bool,
 }
 
 impl ContainerPrune {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let store = self.store.open()?;
+        let mut failures: Vec<ContainerError> = Vec::new();
         let mut idle = Vec::new();
-        for container in Container::all(&store)? {
-            let mounted = mounting::is_mounted(&container.merged()).unwrap_or(true);
-            if container.state()? != ContainerState::Running && !mounted {
-                idle.push(container);
+        if let Some(store) = self.store.existing()? {
+            for container in Container::all(&store)? {
+                let asked = container.is_idle().and_then(|idle| Ok((idle, container.changed_bytes()?)));
+                match asked {
+                    Ok((true, bytes)) => idle.push((container, bytes)),
+                    Ok((false, _)) => {}
+                    Err(error) => failures.push(error),
+                }
             }
         }
-        let mut bytes = 0;
-        for container in &idle {
-            bytes += container.changed_bytes()?;
-        }
-        let question = format!(
-            "this deletes {}, {}",
-            output::count(idle.len() as u64, "container"),
-            output::size(bytes)
-        );
-        if !self.force && !prune::agreed(&question)? {
+        let all = |idle: &[(Container, u64)]| {
+            let bytes = idle.iter().map(|(_, bytes)| bytes).sum();
+            (output::count(idle.len() as u64, "container"), output::size(bytes))
+        };
+        let (containers, bytes) = all(&idle);
+        let question = format!("Delete {containers}, {bytes}?");
+        if !self.force && !idle.is_empty() && !ask::yes(&question, "--force")? {
             return Ok(ExitCode::SUCCESS);
         }
         let mut page = Page::default();
-        for container in &idle {
-            container.remove(false)?;
-            page.line(format_args!("{}", container.record.id));
-        }
-        page.line(format_args!(
-            "Removed {}: {} freed",
-            output::count(idle.len() as u64, "container"),
-            output::size(bytes)
-        ));
+        // The others go though one cannot.
+        idle.retain(|(container, _)| match container.remove(false) {
+            Ok(()) => {
+                page.line(format_args!("{}", container.record.id));
+                true
+            }
+            Err(error) => {
+                failures.push(error);
+                false
+            }
+        });
+        let (containers, bytes) = all(&idle);
+        page.line(format_args!("Removed {containers}: {bytes} freed"));
         page.print()?;
-        Ok(ExitCode::SUCCESS)
+        let last = failures.pop();
+        for failure in failures {
+            say(&failure.to_string());
+        }
+        last.map_or(Ok(ExitCode::SUCCESS), |failure| Err(failure.into()))
     }
 }

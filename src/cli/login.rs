@@ -7,7 +7,7 @@ use super::Failure;
 use super::page::Page;
 use super::registry::AccessArgs;
 use crate::registry::credentials::{self, Credentials};
-use crate::registry::{Client, Endpoint};
+use crate::registry::{Client, Settings};
 
 const HUB: &str = "docker.io";
 /// More is no password.
@@ -63,9 +63,7 @@ impl Login {
             None => return Err(Failure::usage("no terminal to ask for the password: give --password-stdin")),
         };
         let access = self.access.access();
-        let answers = if host == HUB { "registry-1.docker.io" } else { &host };
-        let endpoint =
-            Endpoint { host: answers.to_owned(), path: String::new(), insecure: false, is_mirror: false };
+        let endpoint = Settings::read()?.to_log_in(&host)?;
         let mine = Credentials::Password { user: user.clone(), password: password.clone() };
         Client::with(endpoint, &access, Some(mine)).check()?;
         let file = credentials::keep(access.authfile.as_deref(), &host, &user, &password)?;

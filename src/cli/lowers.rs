@@ -1,11 +1,18 @@
 //! What a lower is that the command line names: a directory, or an archive.
+//!
+//! A path is opened once, and what was opened says what it is: whoever owns a directory on the way may put something else
+//! there between two looks.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
+
 use super::Failure;
-use crate::archive::{self, ArchiveOptions};
+use crate::archive::{self, ArchiveError, ArchiveOptions};
 use crate::union::stack::layer::LowerSource;
 
 /// Behind the path of an archive: names such as `.wh.x` are whiteouts.
@@ -25,36 +32,57 @@ pub(super) fn opened(lowers: &[LowerSource]) -> Result<Vec<LowerSource>, Failure
     each.collect()
 }
 
-/// Whether some of them are archives, open or not.
-pub(super) fn any_archive(lowers: &[LowerSource]) -> bool {
-    lowers.iter().any(|lower| match lower {
-        LowerSource::Directory(path) => is_archive(path),
-        LowerSource::Tree { .. } => true,
-    })
+/// Whether there is something at this path that could be a lower.
+pub(super) fn could_be(path: &Path) -> bool {
+    path.is_dir() || is_archive(path)
 }
 
-/// Whether a lower of this path is an archive.
+/// Whether a lower of this path looks like an archive, for what is shown of it.
 pub(super) fn is_archive(path: &Path) -> bool {
-    archive_at(path).is_some()
+    let bare = bare(path);
+    let is_file = |path: &Path| path.metadata().is_ok_and(|found| found.is_file());
+    is_file(path) || bare.is_some_and(|bare| is_file(&bare))
 }
 
-/// Returns the archive that a path names, if it does, and how it is to be read.
-fn archive_at(path: &Path) -> Option<(PathBuf, ArchiveOptions)> {
-    let is_file = |path: &Path| path.metadata().is_ok_and(|found| found.is_file());
-    if is_file(path) {
-        return Some((path.to_owned(), ArchiveOptions::default()));
+/// A path without the word that says how an archive is to be read; `None` where it has none.
+fn bare(path: &Path) -> Option<PathBuf> {
+    let bare = path.as_os_str().as_bytes().strip_suffix(LAYER)?;
+    Some(OsString::from_vec(bare.to_vec()).into())
+}
+
+/// Opens what a path names and keeps it if it is a regular file. What isn't there, or isn't one, the stack tells.
+fn file_at(path: &Path) -> io::Result<Option<File>> {
+    // A fifo and a terminal of somebody else's hold nothing up.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        // A directory that may only be gone through is a lower; of a file nothing can be read.
+        Err(errno) => {
+            let may_be_archive = path.metadata().is_ok_and(|found| found.is_file());
+            return if may_be_archive { Err(errno.into()) } else { Ok(None) };
+        }
+    };
+    let is_file = file.metadata()?.is_file();
+    Ok(is_file.then_some(file))
+}
+
+/// Opens the archive that a path names, if it does; how it is to be read is told too.
+fn archive_at(path: &Path) -> io::Result<Option<(File, PathBuf, ArchiveOptions)>> {
+    if let Some(file) = file_at(path)? {
+        return Ok(Some((file, path.to_owned(), ArchiveOptions::default())));
     }
     // A directory may be called so.
-    let bare = path.as_os_str().as_bytes().strip_suffix(LAYER).filter(|_| !path.exists())?;
-    let bare = PathBuf::from(std::ffi::OsString::from_vec(bare.to_vec()));
-    is_file(&bare).then_some((bare, ArchiveOptions { is_layer: true }))
+    let Some(bare) = bare(path).filter(|_| !path.exists()) else { return Ok(None) };
+    Ok(file_at(&bare)?.map(|file| (file, bare, ArchiveOptions { is_layer: true })))
 }
 
 fn source(at: usize, path: PathBuf) -> Result<LowerSource, Failure> {
-    // What isn't there, the stack tells.
-    let Some((archive, options)) = archive_at(&path) else { return Ok(LowerSource::Directory(path)) };
     let named = |error| Failure::failed(format!("lower layer {} {error}", at + 1));
-    let tree = archive::open(&archive, options).map_err(named)?;
+    let found = archive_at(&path);
+    let found =
+        found.map_err(|source| named(ArchiveError::Io { what: "open it", path: path.clone(), source }))?;
+    let Some((file, archive, options)) = found else { return Ok(LowerSource::Directory(path)) };
+    let tree = archive::open(file, &archive, options).map_err(named)?;
     // What messages and the socket say is to be found from everywhere.
     let mut path = std::fs::canonicalize(&archive).unwrap_or(archive).into_os_string();
     if options.is_layer {

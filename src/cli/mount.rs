@@ -179,6 +179,8 @@ pub struct MountRequest {
     pub given: Vec<EscapedPath>,
     /// What the mount itself is given.
     pub mount: MountFlags,
+    /// What is believed of layers that anybody may have made.
+    pub trust: AskedTrust,
     /// How the merged view behaves.
     pub fs: FsOptions,
     /// The open /dev/fuse that the caller has mounted already, by its number.
@@ -207,6 +209,25 @@ pub struct MountRequest {
     pub warnings: Vec<String>,
 }
 
+/// Whether `suid` and `dev` were asked for, over layers that are not to be trusted so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AskedTrust {
+    /// `suid`.
+    pub suid: bool,
+    /// `dev`.
+    pub dev: bool,
+}
+
+impl AskedTrust {
+    /// Makes root's mount nosuid and nodev where others say what is setuid in it, and what a device.
+    pub(super) fn mistrust(self, mount: &mut MountFlags) {
+        if is_privileged() {
+            mount.no_suid |= !self.suid;
+            mount.no_dev |= !self.dev;
+        }
+    }
+}
+
 impl MountRequest {
     fn new(mut args: MountArgs) -> Result<MountRequest, Failure> {
         let mut options = Options::default();
@@ -225,7 +246,10 @@ impl MountRequest {
         let mut mount = options.mount.clone();
         let debug = args.debug || options.debug;
         let mut stack = layers(&mut args, &mut options, source.as_deref())?;
-        mistrust(&mut mount, &options, &stack);
+        let asked = AskedTrust { suid: options.suid_asked, dev: options.dev_asked };
+        if options.xattr == XattrChoice::User || options.fs.xattr_permissions != XattrPermissions::Off {
+            asked.mistrust(&mut mount);
+        }
         stack.mount_point = Some(mount_point.clone()).filter(|_| device.is_none());
         if mount.read_only
             && let Some(upper) = stack.upper.take()
@@ -248,6 +272,7 @@ impl MountRequest {
             given,
             device,
             mount,
+            trust: asked,
             fs: options.fs,
             mount_point,
             source: source.unwrap_or_else(|| default_source().to_owned()),
@@ -298,7 +323,7 @@ fn places(args: &mut MountArgs, options: &mut Options) -> Result<(Option<OsStrin
     let before = std::mem::take(&mut args.places);
     let in_our_words = !args.lowers.is_empty() || args.upper.is_some();
     // A layer that stands alone, not a source: it would be lost silently.
-    let is_layer = |place: &OsString| in_our_words && Path::new(place).is_dir();
+    let is_layer = |place: &OsString| in_our_words && super::lowers::could_be(Path::new(place));
     if !before.is_empty() && before.iter().all(is_layer) {
         return Err(Failure::usage(stray_layers(args, &before)));
     }
@@ -357,17 +382,6 @@ fn layers(
         xattr: options.xattr,
         ..StackOptions::default()
     })
-}
-
-/// Who can write to the layers says what is setuid, and what is a device.
-fn mistrust(mount: &mut MountFlags, options: &Options, stack: &StackOptions) {
-    let others_marks =
-        options.xattr == XattrChoice::User || options.fs.xattr_permissions != XattrPermissions::Off;
-    // Whoever makes an archive chooses what is setuid in it, whatever he may.
-    if (others_marks || super::lowers::any_archive(&stack.lowers)) && is_privileged() {
-        mount.no_suid |= !options.suid_asked;
-        mount.no_dev |= !options.dev_asked;
-    }
 }
 
 /// The number in `/dev/fd/N`: the form in which mount.fuse3 (`drop_privileges`), Apptainer and CSI drivers name what they

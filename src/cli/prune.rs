@@ -1,12 +1,11 @@
 //! `unionmount prune`: what nothing needs goes.
 
-use std::io::{BufRead, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use super::page::Page;
 use super::store::StoreArgs;
-use super::{Failure, output, say};
+use super::{Failure, ask, output, say};
 
 /// Delete images without a name, layers and blobs that nothing needs, and what killed processes left
 #[derive(Debug, clap::Args)]
@@ -22,7 +21,7 @@ pub(super) struct Prune {
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     wait: u32,
 
-    /// Do not ask
+    /// Do not ask; without a terminal it is needed
     #[arg(short, long)]
     force: bool,
 }
@@ -35,7 +34,7 @@ impl Prune {
         };
         let what =
             if self.all { "all images that no container was made from" } else { "all images without a name" };
-        if !self.force && !agreed(&format!("this deletes {what}, and what nothing needs"))? {
+        if !self.force && !ask::yes(&format!("Delete {what}, and what nothing needs?"), "--force")? {
             return Ok(ExitCode::SUCCESS);
         }
         let pruned = store.prune(self.all, Duration::from_secs(self.wait.into()))?;
@@ -65,16 +64,4 @@ impl Prune {
             Some(why) => Err(Failure::failed(format!("no layers and no blobs were removed: {why}"))),
         }
     }
-}
-
-/// Asks who sits at the terminal; without one, nobody.
-pub(super) fn agreed(what: &str) -> Result<bool, Failure> {
-    if !std::io::stdin().is_terminal() {
-        return Ok(true);
-    }
-    say(&format!("{what}; go on? [y/N]"));
-    let mut answer = String::new();
-    let read = std::io::stdin().lock().read_line(&mut answer);
-    read.map_err(|error| Failure::failed(format!("cannot read the answer: {error}")))?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

@@ -21,7 +21,7 @@ use crate::fuse::session::{Hooks, SessionOptions, default_threads, serve};
 use crate::sys::flock::{Access, try_lock};
 use crate::sys::process::{raise_nofile_limit, take_fuse_device};
 use crate::union::options::FsOptions;
-use crate::union::stack::layer::{Stack, StackOptions};
+use crate::union::stack::layer::{LowerSource, Stack, StackOptions};
 use crate::union::{Limits, Union};
 
 /// Opens the layers, mounts and answers until the mount has ended.
@@ -42,6 +42,11 @@ pub(super) fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), 
     };
     let _held = hold(&request.hold)?;
     let lowers = super::lowers::opened(&request.stack.lowers)?;
+    let mut flags = request.mount.clone();
+    // Whoever makes an archive chooses what is setuid in it, whatever he may. Only what was opened tells that it is one.
+    if lowers.iter().any(|lower| matches!(lower, LowerSource::Tree { .. })) {
+        request.trust.mistrust(&mut flags);
+    }
     let stack = StackOptions { lowers, ..request.stack.clone() };
     let stack = Stack::open(&stack).map_err(Failure::failed)?;
     let mount_point = match request.device {
@@ -58,7 +63,16 @@ pub(super) fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), 
         ready.announce();
         return Ok(());
     }
-    answer(request, stack, limits, device, mount_point, ready)
+    let options = SessionOptions {
+        given: request.device.is_some(),
+        mount_point,
+        pairing: pairing(request),
+        source: request.source.clone(),
+        flags,
+        threads: request.threads,
+        uring: request.uring,
+    };
+    answer(request, stack, limits, device, &options, ready)
 }
 
 /// Mounts what was opened and answers until the mount has ended.
@@ -67,19 +81,9 @@ fn answer(
     stack: Stack,
     limits: Limits,
     device: OwnedFd,
-    mount_point: PathBuf,
+    options: &SessionOptions,
     ready: Ready,
 ) -> Result<(), Failure> {
-    let pairing = pairing(request);
-    let options = SessionOptions {
-        given: request.device.is_some(),
-        mount_point,
-        pairing: pairing.clone(),
-        source: request.source.clone(),
-        flags: request.mount.clone(),
-        threads: request.threads,
-        uring: request.uring,
-    };
     let union = Union::with_options(stack, limits, &request.fs)
         .map_err(|error| Failure::failed(format!("cannot read the layers: {error}")))?;
     let union = Arc::new(union);
@@ -87,7 +91,7 @@ fn answer(
     let asked = Asked::new(&union, &policy, request.given.clone());
     // The session has it alone, so that the layers are closed as soon as it ends.
     let weak = Arc::downgrade(&union);
-    let fs = UnionFs::new(union, policy).with_pairing(pairing);
+    let fs = UnionFs::new(union, policy).with_pairing(options.pairing.clone());
     let notifier = fs.notifier();
     let report = fs.report();
     let (counters, control) = (report.counters(), Rc::new(Cell::new(None)));
@@ -108,7 +112,7 @@ fn answer(
         }),
         report: Box::new(move || log::warn!("{report}")),
     };
-    let ended = serve(fs, device, &options, hooks).map_err(Failure::failed);
+    let ended = serve(fs, device, options, hooks).map_err(Failure::failed);
     drop(control.take());
     // A client of the socket may still be told something.
     if let Some(union) = weak.upgrade() {

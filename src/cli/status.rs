@@ -19,8 +19,8 @@ use crate::control::mounts::{self, Mount};
 use crate::control::protocol::Status as Daemon;
 use crate::control::runtime_dir;
 use crate::explain::paint::{Cell, Paint, align};
-use crate::explain::usage::{Budget, Usage, measure};
 use crate::union::escaped_path::EscapedPath;
+use crate::union::lookup::usage::{Budget, Usage, measure};
 
 /// Show how a mount is doing, or all mounts: layers, sizes, copy-ups, requests
 #[derive(Debug, Args)]

@@ -18,9 +18,9 @@ use super::uptime::since;
 use crate::control::client::{Client, ClientError};
 use crate::control::mounts::Mount;
 use crate::control::protocol::{Status, Told};
-use crate::explain::usage::{Budget, Usage, measure};
 use crate::union::escaped_path::EscapedPath;
 use crate::union::events::Filter;
+use crate::union::lookup::usage::{Budget, Usage, measure};
 
 /// How often the counters are asked for.
 const SECOND: Duration = Duration::from_secs(1);

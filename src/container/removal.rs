@@ -74,6 +74,17 @@ impl Container {
         }
     }
 
+    /// Returns whether nothing runs in it and it is mounted nowhere, not on a mount point that somebody chose either.
+    ///
+    /// # Errors
+    /// When that can't be found out.
+    pub fn is_idle(&self) -> Result<bool> {
+        Ok(self.state()? != ContainerState::Running
+            && !mounting::is_mounted(&self.merged())?
+            // A mount elsewhere holds the upper's lock.
+            && mounting::wait_for_end(&self.upper(), Duration::ZERO)?)
+    }
+
     /// Is it still there?
     fn exists(&self) -> bool {
         // Where that can't be seen, it may be.

@@ -9,6 +9,7 @@ use super::error::{ContainerError, Result};
 use super::record::Container;
 use crate::sys::flock::{Access, try_lock};
 use crate::sys::mountinfo::Table;
+use crate::union::lookup::usage::{self, Budget};
 
 /// What a container does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,24 +89,16 @@ impl Container {
         jiff::Timestamp::try_from(locked).ok().map(|time| time.to_string())
     }
 
-    /// The bytes of the files that it changed or made.
+    /// The bytes of the files that it changed or made, as far as this user may read its layer.
     ///
     /// # Errors
-    /// Those of reading its layer.
+    /// When its layer can't be opened.
     pub fn changed_bytes(&self) -> Result<u64> {
-        let (mut bytes, mut todo) = (0, vec![self.upper()]);
-        while let Some(dir) = todo.pop() {
-            for entry in fs::read_dir(&dir).map_err(ContainerError::io("list it", &dir))? {
-                let entry = entry.map_err(ContainerError::io("list it", &dir))?;
-                match entry.metadata() {
-                    Ok(stat) if stat.is_dir() => todo.push(entry.path()),
-                    Ok(stat) if stat.is_file() => bytes += stat.len(),
-                    // Something else, or removed since.
-                    _ => {}
-                }
-            }
+        let upper = self.upper();
+        match usage::measure(&upper, None, Budget::unlimited(), &mut |_| ()) {
+            Some(usage) => Ok(usage.bytes),
+            None => Err(ContainerError::Refused(format!("{}: cannot be read", upper.display()))),
         }
-        Ok(bytes)
     }
 
     /// The first process in it, as its runtime noted it.

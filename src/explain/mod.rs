@@ -4,7 +4,6 @@
 //! |---|---|
 //! | [`report`], [`predicted_effect`] | the explanation of a path, and what a change would do |
 //! | [`picture`], [`words`], [`paint`] | the same for people |
-//! | [`usage`] | sizes and counts of layers |
 //! | [`survey`] | all that the layers of a stack hold: what each did at each path, and what became of it |
 //! | [`figures`] | the survey in figures: sizes, waste, efficiency |
 //! | [`text`], [`json`], [`svg`], [`page`] | the survey for a terminal, for programs, as the textbooks' picture, as a page |
@@ -27,6 +26,5 @@ pub mod survey;
 pub mod svg;
 pub mod text;
 mod titles;
-pub mod usage;
 mod walk;
 pub mod words;

@@ -1,10 +1,11 @@
 //! The user's names and passwords at registries: containers-auth.json(5), Docker's config.json, and credential helpers.
 
-use std::fs;
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::error::{RegistryError, Result};
+use crate::sys::flock::{Access, lock_until};
 
 /// What Docker's own registry is called in these files, for reasons of history.
 const HUB_KEY: &str = "https://index.docker.io/v1/";
@@ -19,6 +21,8 @@ const HUB_KEY: &str = "https://index.docker.io/v1/";
 const NO_CREDENTIALS: &str = "credentials not found in native keychain";
 /// The user's name that stands for an identity token, by the protocol of credential helpers.
 const TOKEN_USER: &str = "<token>";
+/// How long another process may take to change a file; its helper may ask the user for something.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A name and a password, or a token in their place.
 #[derive(Clone, PartialEq, Eq)]
@@ -64,8 +68,9 @@ struct HelperAnswer {
 /// # Errors
 /// When a file that is there can't be read, or a helper fails.
 pub fn find(named: Option<&Path>, host: &str, path: &str) -> Result<Option<Credentials>> {
-    for file in files(named) {
-        let Some(file) = AuthFile::read(&file)? else { continue };
+    let places = Places::of(named);
+    for file in &places.files {
+        let Some(file) = places.read(file)? else { continue };
         if let Some(found) = file.find(host, path)? {
             return Ok(Some(found));
         }
@@ -76,9 +81,10 @@ pub fn find(named: Option<&Path>, host: &str, path: &str) -> Result<Option<Crede
 /// Keeps credentials in the file that was named, or in containers' own; returns which.
 ///
 /// # Errors
-/// When it can't be written.
+/// When it can't be read or written.
 pub fn keep(named: Option<&Path>, host: &str, user: &str, password: &str) -> Result<PathBuf> {
-    let path = own_file(named)?;
+    let path = Places::of(named).own()?;
+    let _alone = Alone::at(&path)?;
     let mut file =
         AuthFile::read(&path)?.unwrap_or_else(|| AuthFile { path: path.clone(), document: Map::new() });
     if let Some(helper) = file.helper(key_of(host)) {
@@ -97,25 +103,21 @@ pub fn keep(named: Option<&Path>, host: &str, user: &str, password: &str) -> Res
     Ok(path)
 }
 
-/// Forgets credentials in every file that knows them; false when none does.
+/// Forgets credentials in every file that knows them, and in the helpers that these name; false when none does.
 ///
 /// # Errors
-/// When a file can't be read or written.
+/// When a file can't be read or written, or a helper fails.
 pub fn forget(named: Option<&Path>, host: &str) -> Result<bool> {
     let mut found = false;
-    for path in files(named) {
-        let Some(mut file) = AuthFile::read(&path)? else { continue };
-        let keys: Vec<String> = file.entries().keys().filter(|key| same(key, host)).cloned().collect();
-        for key in &keys {
-            if let Some(helper) = file.helper(key) {
-                ask_helper(&helper, "erase", key.as_bytes())?;
-            }
-            file.entries().remove(key);
+    let places = Places::of(named);
+    for path in &places.files {
+        if places.read(path)?.is_none() {
+            continue;
         }
-        if !keys.is_empty() {
-            file.write()?;
-            found = true;
-        }
+        let _alone = Alone::at(path)?;
+        // Another process may have changed it before this one was alone.
+        let Some(mut file) = AuthFile::read(path)? else { continue };
+        found |= file.forget(host)?;
     }
     Ok(found)
 }
@@ -124,33 +126,86 @@ fn env(key: &str) -> Option<PathBuf> {
     std::env::var_os(key).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
-/// Where credentials may lie, in the order of containers-auth.json(5).
-fn files(named: Option<&Path>) -> Vec<PathBuf> {
-    if let Some(named) = named.map(Path::to_owned).or_else(|| env("REGISTRY_AUTH_FILE")) {
-        return vec![named];
-    }
-    let home = env("HOME");
-    let config = env("XDG_CONFIG_HOME").or_else(|| Some(home.clone()?.join(".config")));
-    let docker = env("DOCKER_CONFIG").or_else(|| Some(home.clone()?.join(".docker")));
-    let mut files: Vec<PathBuf> =
-        env("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json")).into_iter().collect();
-    if rustix::process::geteuid().is_root() {
-        files.push("/run/containers/0/auth.json".into());
-    }
-    files.extend(config.map(|dir| dir.join("containers/auth.json")));
-    files.extend(docker.map(|dir| dir.join("config.json")));
-    files
+/// Where credentials may lie.
+struct Places {
+    /// In the order of containers-auth.json(5).
+    files: Vec<PathBuf>,
+    /// Whether the user has named the only one.
+    is_named: bool,
 }
 
-/// Where new credentials are kept.
-fn own_file(named: Option<&Path>) -> Result<PathBuf> {
-    let nowhere =
-        || RegistryError::Settings("no place for credentials: set HOME, or give --authfile".to_owned());
-    let candidates = files(named);
-    // One that survives the session, unless the user has one already.
-    let there = candidates.iter().find(|path| path.exists());
-    let lasting = candidates.iter().rfind(|path| path.ends_with("containers/auth.json"));
-    there.or(lasting).or(candidates.first()).cloned().ok_or_else(nowhere)
+impl Places {
+    fn of(named: Option<&Path>) -> Places {
+        if let Some(named) = named.map(Path::to_owned).or_else(|| env("REGISTRY_AUTH_FILE")) {
+            return Places { files: vec![named], is_named: true };
+        }
+        let home = env("HOME");
+        let config = env("XDG_CONFIG_HOME").or_else(|| Some(home.clone()?.join(".config")));
+        let docker = env("DOCKER_CONFIG").or_else(|| Some(home.clone()?.join(".docker")));
+        let mut files: Vec<PathBuf> =
+            env("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json")).into_iter().collect();
+        if rustix::process::geteuid().is_root() {
+            files.push("/run/containers/0/auth.json".into());
+        }
+        files.extend(config.map(|dir| dir.join("containers/auth.json")));
+        files.extend(docker.map(|dir| dir.join("config.json")));
+        Places { files, is_named: false }
+    }
+
+    /// Reads one of them. Where many are looked at, one that may not be read is another user's: `su` and `sudo -E` leave
+    /// the environment as it was.
+    fn read(&self, file: &Path) -> Result<Option<AuthFile>> {
+        match File::open(file) {
+            Err(denied) if denied.kind() == io::ErrorKind::PermissionDenied && !self.is_named => {
+                log::warn!("{}: cannot be read, and is passed over: {denied}", file.display());
+                Ok(None)
+            }
+            _ => AuthFile::read(file),
+        }
+    }
+
+    /// Where new credentials are kept.
+    fn own(&self) -> Result<PathBuf> {
+        let nowhere =
+            || RegistryError::Settings("no place for credentials: set HOME, or give --authfile".to_owned());
+        // One that survives the session, unless the user has one already.
+        let there = self.files.iter().find(|path| path.exists());
+        let lasting = self.files.iter().rfind(|path| path.ends_with("containers/auth.json"));
+        there.or(lasting).or(self.files.first()).cloned().ok_or_else(nowhere)
+    }
+}
+
+/// The lock of a file that is read, changed and replaced. The file itself is another one afterwards, so that its directory
+/// is locked.
+struct Alone {
+    _dir: Option<File>,
+}
+
+impl Alone {
+    fn at(path: &Path) -> Result<Alone> {
+        let error = |io: io::Error| cannot_be_written(path, &io);
+        let dir = directory_of(path);
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(error)?;
+        let place = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let dir = File::open(directory_of(&place)).map_err(error)?;
+        match lock_until(&dir, Access::Exclusive, Instant::now() + PATIENCE) {
+            Ok(true) => Ok(Alone { _dir: Some(dir) }),
+            Ok(false) => Err(error(io::Error::other("another process is changing it"))),
+            Err(errno) => {
+                // NFS locks no directories.
+                log::debug!("{}: is changed without a lock: {errno}", path.display());
+                Ok(Alone { _dir: None })
+            }
+        }
+    }
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn cannot_be_written(path: &Path, error: &io::Error) -> RegistryError {
+    RegistryError::Settings(format!("{}: cannot be written: {error}", path.display()))
 }
 
 /// What a host is called in these files.
@@ -182,8 +237,6 @@ impl AuthFile {
             {
                 return Ok(None);
             }
-            // Another user's file in a directory that is not ours to look into.
-            Err(denied) if denied.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
             text => text.map_err(|io| error(format!("cannot be read: {io}")))?,
         };
         if text.iter().all(u8::is_ascii_whitespace) {
@@ -234,28 +287,43 @@ impl AuthFile {
         Ok(best.and_then(|(_, entry)| of_entry(entry)))
     }
 
+    /// Forgets a host, here and in the helper; false when neither knew it.
+    fn forget(&mut self, host: &str) -> Result<bool> {
+        let mut keys: Vec<String> = self.entries().keys().filter(|key| same(key, host)).cloned().collect();
+        let has_entries = !keys.is_empty();
+        let mut found = has_entries;
+        // Docker keeps an empty entry of what a helper has, podman keeps none.
+        if !keys.iter().any(|key| key == key_of(host)) {
+            keys.push(key_of(host).to_owned());
+        }
+        for key in &keys {
+            if let Some(helper) = self.helper(key)
+                && of_helper(&helper, key)?.is_some()
+            {
+                ask_helper(&helper, "erase", key.as_bytes())?;
+                found = true;
+            }
+            self.entries().remove(key);
+        }
+        if has_entries {
+            self.write()?;
+        }
+        Ok(found)
+    }
+
     fn write(&self) -> Result<()> {
-        let error = |io: io::Error| {
-            RegistryError::Settings(format!("{}: cannot be written: {io}", self.path.display()))
-        };
-        let dir = self.path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        fs::create_dir_all(dir).map_err(error)?;
+        let error = |io: io::Error| cannot_be_written(&self.path, &io);
         let mut text = serde_json::to_vec_pretty(&self.document).map_err(|json| error(json.into()))?;
         text.push(b'\n');
         // A link to where the user keeps such files stays one.
         let place = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
-        let dir = place.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let dir = directory_of(&place);
         let mut file = tempfile::NamedTempFile::new_in(dir).map_err(error)?;
         file.write_all(&text).map_err(error)?;
         file.as_file().set_permissions(fs::Permissions::from_mode(0o600)).map_err(error)?;
         file.as_file().sync_all().map_err(error)?;
         file.persist(&place).map_err(|persist| error(persist.error))?;
-        fs::OpenOptions::new()
-            .read(true)
-            .custom_flags(rustix::fs::OFlags::DIRECTORY.bits() as i32)
-            .open(dir)
-            .and_then(|dir| dir.sync_all())
-            .map_err(error)
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(error)
     }
 }
 
@@ -367,6 +435,21 @@ mod tests {
         assert!(!forget(Some(&path), "docker.io").unwrap());
         let left: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         assert_eq!(left, json!({ "auths": { "a.io": { "auth": "eDp5" } }, "HttpHeaders": { "X": "1" } }));
+    }
+
+    #[test]
+    fn those_who_keep_at_once_keep_all() {
+        let (_dir, path) = file(json!({}));
+        let hosts: Vec<String> = (0..40).map(|at| format!("r{at}.io")).collect();
+        std::thread::scope(|scope| {
+            for hosts in hosts.chunks(10) {
+                scope
+                    .spawn(|| hosts.iter().for_each(|host| drop(keep(Some(&path), host, "u", "p").unwrap())));
+            }
+        });
+        let lost: Vec<&String> =
+            hosts.iter().filter(|host| find(Some(&path), host, "x").unwrap().is_none()).collect();
+        assert!(lost.is_empty(), "{lost:?}");
     }
 
     #[test]

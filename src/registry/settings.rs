@@ -220,13 +220,26 @@ impl Settings {
         Ok(endpoint(&place, registry.insecure, false))
     }
 
+    /// How the registry itself is spoken to, where the user's name and password are tried.
+    ///
+    /// # Errors
+    /// When it is blocked.
+    pub fn to_log_in(&self, host: &str) -> Result<Endpoint> {
+        let registry = self.leading(host);
+        if registry.is_some_and(|registry| registry.blocked) {
+            return Err(RegistryError::Settings(format!("{host}: is blocked by registries.conf")));
+        }
+        Ok(endpoint(host, registry.is_some_and(|registry| registry.insecure), false))
+    }
+
     /// The settings whose prefix says most of a name.
     fn of(&self, name: &ImageName) -> Option<&Registry> {
-        let full = format!("{}/{}", name.registry(), name.path());
-        self.registries
-            .iter()
-            .filter(|registry| leads(&registry.prefix, &full))
-            .max_by_key(|registry| registry.prefix.len())
+        self.leading(&format!("{}/{}", name.registry(), name.path()))
+    }
+
+    fn leading(&self, full: &str) -> Option<&Registry> {
+        let leading = self.registries.iter().filter(|registry| leads(&registry.prefix, full));
+        leading.max_by_key(|registry| registry.prefix.len())
     }
 }
 
@@ -320,6 +333,18 @@ mod tests {
         assert_eq!(places(&settings, "example.com/ab/x:1"), ["example.com/ab/x"]);
         assert_eq!(places(&settings, "one.lab.example/x"), ["gate.example/lab/x"]);
         assert!(settings.to_read(&"secret/x".parse().unwrap()).unwrap_err().to_string().contains("blocked"));
+    }
+
+    #[test]
+    fn logging_in_is_as_insecure_as_the_registry() {
+        let mut settings = settings();
+        settings.add("[[registry]]\nlocation = \"lab:5000\"\ninsecure = true").unwrap();
+        settings.add("[[registry]]\nlocation = \"bad.example\"\nblocked = true").unwrap();
+        let of = |host: &str| settings.to_log_in(host).map(|one| (one.host, one.insecure));
+        assert_eq!(of("lab:5000").unwrap(), ("lab:5000".to_owned(), true));
+        assert_eq!(of("lab:5001").unwrap(), ("lab:5001".to_owned(), false));
+        assert_eq!(of("docker.io").unwrap(), ("registry-1.docker.io".to_owned(), false));
+        assert!(of("bad.example").unwrap_err().to_string().contains("blocked"));
     }
 
     #[test]

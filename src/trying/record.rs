@@ -153,6 +153,24 @@ fn be_like(upper: &Path, dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes an upper that is younger than all that was changed before: clocks are coarse, and what was changed in the instant
+/// in which it was made would count as changed since.
+fn make_young(upper: &Path, older: &Path) -> io::Result<()> {
+    const TICK: std::time::Duration = std::time::Duration::from_millis(1);
+    let then = At::Fd(File::open(older)?.as_fd()).stat()?.ctime;
+    for round in 0.. {
+        fs::DirBuilder::new().mode(0o700).create(upper)?;
+        // Where births aren't known, or the clock was set back, there is nothing to wait for.
+        let born = At::Fd(File::open(upper)?.as_fd()).stat()?.born;
+        if round > 100 || born.is_none_or(|born| born > then) {
+            break;
+        }
+        fs::remove_dir(upper)?;
+        std::thread::sleep(TICK);
+    }
+    Ok(())
+}
+
 impl Kept {
     /// Begins a try of these directories, in the first place that can hold it.
     ///
@@ -194,7 +212,7 @@ impl Kept {
             fs::write(dir.join(RECORD), text).map_err(TryError::io("write it", dir.join(RECORD)))?;
             let kept = Kept { dir, record };
             for (upper, dir) in kept.pairs() {
-                make(&upper).map_err(TryError::io("create it", &upper))?;
+                make_young(&upper, &kept.dir.join(RECORD)).map_err(TryError::io("create it", &upper))?;
                 be_like(&upper, &dir)
                     .map_err(TryError::io("give it the attributes of the directory", &upper))?;
             }

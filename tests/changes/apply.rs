@@ -1,6 +1,8 @@
 //! `apply`: the directory becomes what the union showed, whatever was done in it and however often it was interrupted.
 
 use std::cell::Cell;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -31,6 +33,7 @@ fn done(spec: &StackSpec, operations: &[Op], steered: bool) -> Result<(Stack, Sn
     let mut sequence = Sequence { steered, ..Sequence::strict(spec.merge()) };
     let stack = Stack::new(1);
     spec.write(&stack);
+    make_younger(stack.upper().root());
     let mount = stack.mount();
     let mut executor = Executor::new(mount.path());
     let ran = sequence.run(operations, |op| executor.run(op), || observe(mount.path(), &ALPHABET));
@@ -40,6 +43,24 @@ fn done(spec: &StackSpec, operations: &[Op], steered: bool) -> Result<(Stack, Sn
     mount.unmount();
     ran.map_err(|text| Failure { text, performed: sequence.performed })?;
     Ok((stack, shown))
+}
+
+/// Makes an upper anew, so that it is younger than all that lies below: an older one can't tell what was changed since.
+fn make_younger(upper: &Path) {
+    let old = upper.with_extension("old");
+    fs::rename(upper, &old).unwrap();
+    let then = fs::symlink_metadata(&old).unwrap();
+    let then = (then.ctime(), then.ctime_nsec());
+    loop {
+        assert!(Command::new("cp").arg("-a").args([&old, upper]).status().unwrap().success());
+        let born = fs::metadata(upper).unwrap().created().unwrap();
+        let born = born.duration_since(std::time::UNIX_EPOCH).unwrap();
+        if (born.as_secs() as i64, i64::from(born.subsec_nanos())) > then {
+            break;
+        }
+        fs::remove_dir(upper).unwrap();
+    }
+    fs::remove_dir(old).unwrap();
 }
 
 fn program() -> std::path::PathBuf {

@@ -1,17 +1,38 @@
 //! What has changed in the directory since is told, and nothing is touched; who owns it can't lead `apply` out of it.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use support::cli::{Ended, Place, as_user, run, until};
 use support::{Fields, Snapshot, diff};
 
+/// A place with a program that makes a directory anew, so that it is younger than all else.
+fn with_young(place: Place) -> Place {
+    fs::write(place.at("young"), YOUNG).unwrap();
+    fs::set_permissions(place.at("young"), fs::Permissions::from_mode(0o755)).unwrap();
+    place
+}
+
+const YOUNG: &str = "#!/bin/sh
+: >$1.then
+until rmdir $1 && mkdir $1 && find $1 -prune -newer $1.then | grep -q .; do :; done
+rm $1.then";
+
+fn place() -> Place {
+    with_young(Place::new())
+}
+
+fn place_of_user() -> Place {
+    with_young(Place::of_user())
+}
+
 /// A mount in which one of everything was changed, unmounted again.
 fn changed() -> Place {
-    let place = Place::new();
+    let place = place();
     place
         .sh("set -e
             mkdir -p a/gone/sub a/opaque a/dir a/from; for f in copied replaced deleted gone/sub/f opaque/f dir/f from/f; do echo old >a/$f; done
-            ./unionmount --lower a --upper up mnt
+            ./young up; ./unionmount --lower a --upper up mnt
             echo new >>mnt/copied; rm mnt/replaced; echo new >mnt/replaced; rm mnt/deleted; rm -r mnt/gone mnt/opaque
             mkdir mnt/opaque; echo new >mnt/opaque/n; chmod 700 mnt/dir; echo new >mnt/added; mv mnt/from mnt/to
             umount mnt")
@@ -70,6 +91,28 @@ fn what_was_changed_since_is_listed_and_nothing_is_touched() {
 }
 
 #[test]
+fn what_was_changed_between_two_changes_of_the_upper_is_in_the_way() {
+    support::needs_root!();
+    let place = place();
+    place
+        .sh("set -e; for f in twice gone d/f; do mkdir -p a/d; echo old >a/$f; done; rmdir up; mkdir up
+            ./unionmount --lower a --upper up mnt
+            save() { echo $1 >mnt/$2.new; mv mnt/$2.new mnt/$2; }
+            save 1 twice; save 1 gone; rm -r mnt/d; echo 1 >mnt/d
+            for f in twice gone d/f; do echo theirs >>a/$f; done
+            save 2 twice; rm mnt/gone; rm mnt/d; echo 2 >mnt/d; umount mnt")
+        .ok();
+    until("its daemon ends", || place.daemons().is_empty());
+    let ended = apply(&place, "");
+    assert_eq!(ended.code, Some(3), "{ended:?}");
+    for path in ["twice", "gone", "d/f"] {
+        let told = ended.out.lines().any(|line| line.starts_with(&format!("{path}: was changed since")));
+        assert!(told, "{path}: {ended:?}");
+        assert_eq!(fs::read_to_string(place.at("a").join(path)).unwrap(), "old\ntheirs\n");
+    }
+}
+
+#[test]
 fn force_lets_the_upper_win() {
     support::needs_root!();
     let place = changed();
@@ -100,9 +143,9 @@ fn what_does_not_fit_leaves_the_directory_as_it_was() {
 #[test]
 fn a_mount_is_applied_to_what_lies_below_it_and_discarded_when_it_is_gone() {
     support::needs_root!();
-    let place = Place::new();
+    let place = place();
     place
-        .sh("set -e; echo old >a/f; mkdir a/d; echo g >a/d/g; ./unionmount --lower a --upper up mnt; echo new >mnt/f; rm mnt/d/g")
+        .sh("set -e; echo old >a/f; mkdir a/d; echo g >a/d/g; ./young up; ./unionmount --lower a --upper up mnt; echo new >mnt/f; rm mnt/d/g")
         .ok();
     place.sh("UNIONMOUNT_ROOT=$PWD/state ./unionmount apply mnt").ok();
     assert_eq!(fs::read_to_string(place.at("a/f")).unwrap(), "new\n");
@@ -122,10 +165,10 @@ fn a_mount_is_applied_to_what_lies_below_it_and_discarded_when_it_is_gone() {
 #[test]
 fn a_user_applies_to_a_directory_of_ones_own() {
     support::needs_root!();
-    let place = Place::of_user();
+    let place = place_of_user();
     place
         .sh_as_user("set -e; mkdir -p a/d/e a/m; echo old >a/f; echo g >a/d/e/g; echo h >a/m/h; ln -s f a/l
-            ./unionmount --lower a --upper up mnt; echo new >mnt/f; rm -r mnt/d; mv mnt/m mnt/n; echo i >mnt/n/i; ln -sfn n mnt/l; fusermount3 -u mnt")
+            ./young up; ./unionmount --lower a --upper up mnt; echo new >mnt/f; rm -r mnt/d; mv mnt/m mnt/n; echo i >mnt/n/i; ln -sfn n mnt/l; fusermount3 -u mnt")
         .ok();
     until("its daemon ends", || place.daemons().is_empty());
     place.sh_as_user("UNIONMOUNT_ROOT=$PWD/state ./unionmount apply up a").ok();
@@ -139,10 +182,10 @@ fn a_user_applies_to_a_directory_of_ones_own() {
 #[test]
 fn what_a_user_may_not_change_is_told_before_anything_is_touched() {
     support::needs_root!();
-    let place = Place::of_user();
+    let place = place_of_user();
     place
         .sh_as_user("set -e; mkdir -p a/mine a/theirs; echo old >a/mine/f; echo old >a/theirs/f; chmod 777 a/theirs
-            ./unionmount --lower a --upper up mnt; echo new >mnt/mine/f; echo new >mnt/theirs/f; fusermount3 -u mnt")
+            ./young up; ./unionmount --lower a --upper up mnt; echo new >mnt/mine/f; echo new >mnt/theirs/f; fusermount3 -u mnt")
         .ok();
     until("its daemon ends", || place.daemons().is_empty());
     for script in
@@ -163,7 +206,7 @@ fn what_a_user_may_not_change_is_told_before_anything_is_touched() {
 fn who_owns_the_directory_cannot_lead_root_out_of_it() {
     support::needs_root!();
     for round in 0..6 {
-        let place = Place::new();
+        let place = place();
         place.mkdir("outside");
         place
             .sh("set -e; mkdir -p a/dir/sub a/old; for n in 1 2 3 4 5 6 7 8; do echo $n >a/dir/sub/f$n; echo $n >a/old/g$n; echo secret >outside/f$n; echo secret >outside/g$n; done

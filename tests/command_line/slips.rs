@@ -10,7 +10,13 @@ use crate::on_a_terminal;
 #[test]
 fn a_layer_that_stands_alone_is_not_lost() {
     let place = Place::new();
+    for archive in ["app.tar", "base.tar"] {
+        fs::write(place.at(archive), "").unwrap();
+    }
     for (line, says) in [
+        ("--lower app.tar base.tar mnt", "--lower app.tar:base.tar"),
+        ("--lower a base.tar,layer --upper up mnt", "base.tar,layer would be no layer"),
+        ("--lower a b base.tar mnt", "b and base.tar would be no layer"),
         ("--lower a b --upper up mnt", "--lower a:b"),
         ("--lower a b mnt", "--lower a:b"),
         ("--lower a b up mnt", "b and up would be no layer"),

@@ -186,6 +186,64 @@ fn containers_that_do_nothing_are_pruned() {
     let out = um(&place, "container prune -f").ok().out;
     assert!(out.ends_with("Removed 1 container: 0B freed\n"), "{out}");
     assert_eq!(um(&place, "ps -aq").ok().out, "");
+    um(&place, "container prune").ok();
+}
+
+#[test]
+fn nothing_is_pruned_unasked() {
+    let place = shop();
+    um(&place, "create --name one demo:1").ok();
+    let there = || (um(&place, "ps -aq").ok().out, um(&place, "images -q").ok().out);
+    let before = there();
+    // Nobody is there who could be asked, whatever comes down the pipe.
+    for line in ["container prune", "prune", "image prune -a", "system prune"] {
+        um(&place, line).refused(2, &["no terminal", "--force"]);
+        let piped = run(Command::new("sh")
+            .args(["-c", &format!("echo y | ./unionmount --root store {line}")])
+            .current_dir(place.path()));
+        piped.refused(2, &["no terminal", "--force"]);
+        assert_eq!(there(), before, "{line}");
+    }
+    for (answer, left) in [("n", true), ("", true), ("y", false)] {
+        let seen = on_a_terminal(
+            &place,
+            80,
+            &format!(
+                "(echo '{answer}') | script -qefc './unionmount --root store container prune' /dev/null"
+            ),
+        );
+        assert!(seen.out.contains("Delete 1 container, 0B?"), "{seen:?}");
+        assert_eq!(um(&place, "ps -aq").ok().out.is_empty(), !left, "{seen:?}");
+    }
+}
+
+#[test]
+fn what_is_in_use_is_not_pruned_and_the_others_go_though_one_cannot() {
+    if !is_root() {
+        support::skip!("needs root");
+    }
+    let place = shop();
+    for name in ["elsewhere", "stuck", "idle"] {
+        um(&place, &format!("create --name {name} demo:1")).ok();
+    }
+    // On a mount point of the user's own, where only the upper's lock tells of it.
+    um(&place, "mount elsewhere mnt").ok();
+    let dir = |name: &str| {
+        let id = um(&place, &format!("inspect --type container -f '{{{{.Id}}}}' {name}")).ok().out;
+        place.at("store/containers").join(id.trim())
+    };
+    let (stuck, idle) = (dir("stuck"), dir("idle"));
+    fs::write(stuck.join("diff/kept"), "").unwrap();
+    place.sh(&format!("chattr +i {}", stuck.join("config.json").display())).ok();
+    let ended = um(&place, "container prune -f");
+    place.sh(&format!("chattr -i {}", stuck.join("config.json").display())).ok();
+    let id = idle.file_name().unwrap().to_string_lossy().into_owned();
+    assert_eq!((ended.code, ended.out), (Some(1), format!("{id}\nRemoved 1 container: 0B freed\n")));
+    assert!(ended.err.contains("config.json: cannot remove it"), "{}", ended.err);
+    assert_eq!(um(&place, "ps -a --format '{{.Names}}'").ok().out, "stuck\nelsewhere\n");
+    assert!(place.at("mnt/f").exists());
+    place.umount("mnt");
+    place.wait_for_no_daemon();
 }
 
 #[test]

@@ -199,7 +199,7 @@ fn no_verb_prints_what_an_image_says_as_it_is() {
         &["rm", HOSTILE],
         &["rmi", HOSTILE],
         &["verify"],
-        &["prune"],
+        &["prune", "-f"],
         &["status"],
         &["umount", HOSTILE],
         &[HOSTILE],

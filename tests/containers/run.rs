@@ -110,7 +110,7 @@ fn without_a_runtime_the_packages_are_named() {
     assert!(fs::write(bed.place.at("mnt/new"), "x").is_err());
     // What is mounted stays whole, whatever becomes of the image.
     bed.um(&["rmi", "-f", "bb"]).ok();
-    bed.um(&["prune"]).ok();
+    bed.um(&["prune", "-f"]).ok();
     assert_eq!(fs::read_to_string(bed.place.at("mnt/etc/os")).unwrap(), "made for a test\n");
     bed.place.umount("mnt");
 }

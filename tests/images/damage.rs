@@ -124,7 +124,7 @@ fn too_few_descriptors_are_no_damage() {
     assert!(seen > 0, "no limit was low enough");
     assert_eq!(kept(&bench.lab), before);
     // Who could open nothing could not tidy up either.
-    bench.lab.um(&["prune"]).ok();
+    bench.lab.um(&["prune", "-f"]).ok();
     bench.lab.verify();
 }
 
@@ -143,7 +143,7 @@ fn a_damaged_record_locks_nothing_else() {
         assert_eq!(lab.um(&["diff", "other"]).ok().out, "");
         // Its image stays, and so does its layers, whatever is removed.
         lab.um(&["rmi", "app:1"]).refused(1, &["needed by container", &bench.app]);
-        lab.um(&["prune", "-a"]).ok();
+        lab.um(&["prune", "-a", "-f"]).ok();
         assert_eq!((bench.layers(), lab.images().len()), (4, 2));
         lab.um(&["rm", &bench.app[..12]]).refused(1, &["config.json", "unionmount rm -f"]);
         let ended = lab.um(&["verify"]);
@@ -158,7 +158,7 @@ fn a_damaged_record_locks_nothing_else() {
     assert_eq!(lab.um(&["diff", &bench.app[..12]]).ok().out, "A /mine\n");
     let ended = lab.um(&["rm", "other", &bench.app]).ok();
     assert_eq!(ended.out, format!("other\n{}\n", bench.app));
-    lab.um(&["prune", "-a"]).ok();
+    lab.um(&["prune", "-a", "-f"]).ok();
     assert_eq!((bench.layers(), bench.blobs()), (0, 0));
 }
 
@@ -174,13 +174,13 @@ fn a_container_of_unknown_image_is_removed_by_force_and_keeps_all_until_then() {
         ended.code == Some(0) && ended.err.contains("kept") && ended.err.contains(&bench.app),
         "{ended:?}"
     );
-    lab.um(&["prune", "-a"]).refused(1, &["no layers and no blobs were removed", &bench.app, "rm -f"]);
+    lab.um(&["prune", "-a", "-f"]).refused(1, &["no layers and no blobs were removed", &bench.app, "rm -f"]);
     assert_eq!(bench.layers(), 4);
     let ended = lab.um(&["verify", "--repair"]);
     assert!(ended.code == Some(1) && ended.out.contains("unionmount rm -f"), "{ended:?}");
     lab.um(&["rm", "-f", "other"]).ok();
     lab.um(&["rm", "-f", &bench.app[..12]]).ok();
-    lab.um(&["prune", "-a"]).ok();
+    lab.um(&["prune", "-a", "-f"]).ok();
     assert_eq!((bench.layers(), bench.blobs()), (0, 0));
 }
 
@@ -196,7 +196,7 @@ fn what_cannot_be_removed_of_a_container_is_told() {
     // It is no container any more, and what is left goes when it can.
     assert_eq!(lab.um(&["ps", "-a", "--format", "{{.Names}}"]).ok().out, "other\n");
     assert!(volumes.exists());
-    lab.um(&["prune"]).ok();
+    lab.um(&["prune", "-f"]).ok();
     assert!(!volumes.exists());
     lab.verify();
 }
@@ -253,7 +253,7 @@ fn lists_are_mended() {
     for name in ["index.json", "index.copy.json", "oci-layout"] {
         fs::remove_file(lab.at("store").join(name)).unwrap();
     }
-    let ended = lab.um(&["prune", "-a"]);
+    let ended = lab.um(&["prune", "-a", "-f"]);
     assert!(ended.code == Some(1) && ended.err.contains("index.json"), "{ended:?}");
     let ended = lab.um(&["verify", "--repair"]);
     assert!(ended.code == Some(0) && ended.out.contains("2 images lost their names"), "{ended:?}");
@@ -318,7 +318,7 @@ fn prune_and_seven_others() {
         wait"#);
     let errors = fs::read_to_string(lab.at("errors")).unwrap();
     assert_eq!((ended.code, errors.as_str()), (Some(0), ""), "{ended:?}");
-    lab.um(&["prune"]).ok();
+    lab.um(&["prune", "-f"]).ok();
     lab.verify();
 }
 

@@ -141,7 +141,7 @@ fn keys_in_any_case_nulls_and_missing_fields() {
     lab.write("a.tar", &odd.archive());
     assert_eq!(lab.out("$UM load a.tar"), "Loaded image: odd:1");
     // They are kept as they are, so whoever looks for what is needed reads them so.
-    lab.um(&["prune"]).ok();
+    lab.um(&["prune", "-f"]).ok();
     lab.verify();
     assert_eq!(lab.layers("odd:1").len(), 3);
 }

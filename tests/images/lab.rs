@@ -1,5 +1,6 @@
 //! A scratch directory with a store, and images out of nothing.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -11,10 +12,14 @@ use sha2::{Digest, Sha256};
 use support::Scratch;
 use support::cli::{Ended, run};
 
-pub const BIN: &str = env!("CARGO_BIN_EXE_unionmount");
 pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+
+/// The program; `UNIONMOUNT_TEST_PROGRAM` is another one.
+pub fn program() -> OsString {
+    std::env::var_os("UNIONMOUNT_TEST_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_unionmount").into())
+}
 
 /// A scratch directory in which `store` is the store.
 pub struct Lab {
@@ -43,7 +48,7 @@ impl Lab {
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(BIN);
+        let mut command = Command::new(program());
         command
             .args(args)
             .current_dir(self.path())
@@ -62,7 +67,7 @@ impl Lab {
     pub fn sh(&self, script: &str) -> Ended {
         let mut command = Command::new("bash");
         command.args(["-euo", "pipefail", "-c", script]).current_dir(self.path());
-        run(command.env("UM", BIN).env("UNIONMOUNT_ROOT", self.store()).env_remove("RUST_LOG"))
+        run(command.env("UM", program()).env("UNIONMOUNT_ROOT", self.store()).env_remove("RUST_LOG"))
     }
 
     /// What a script prints; it must succeed.

@@ -263,7 +263,7 @@ fn importing_a_tar_and_a_directory() {
     lab.um(&["import", "-c", "RUN x", "tree"]).refused(2, &["RUN", "CMD"]);
     lab.um(&["import", "missing"]).refused(1, &["missing", "No such file"]);
     lab.um(&["import", ".", "x"]).refused(1, &["the store itself"]);
-    lab.um(&["prune"]).ok();
+    lab.um(&["prune", "-f"]).ok();
     lab.verify();
 }
 
@@ -350,7 +350,7 @@ fn directories_that_a_layer_only_implies_are_as_below() {
     assert_eq!(trees(), 4);
     lab.verify();
     lab.um(&["rmi", "app:1"]).ok();
-    lab.um(&["prune"]).ok();
+    lab.um(&["prune", "-f"]).ok();
     assert_eq!(trees(), 0);
 }
 

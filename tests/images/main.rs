@@ -11,6 +11,7 @@ mod faulty;
 mod foreign;
 mod lab;
 mod loading;
+mod logins;
 mod peers;
 mod races;
 mod registry;

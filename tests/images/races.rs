@@ -96,6 +96,6 @@ fn readers_beside_those_who_remove() {
     for line in said("writers").lines() {
         assert!(line.contains("another process uses the store"), "{line}");
     }
-    lab.um(&["prune"]).ok();
+    lab.um(&["prune", "-f"]).ok();
     lab.verify();
 }

@@ -154,7 +154,7 @@ fn a_load_is_whole_or_was_not() {
         }
     });
     assert!(failed > 20 && loaded > 0, "{failed} {loaded}");
-    lab.um(&["prune"]).ok();
+    lab.um(&["prune", "-f"]).ok();
     lab.verify();
 }
 

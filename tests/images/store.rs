@@ -149,16 +149,16 @@ fn an_image_that_a_container_needs_stays() {
     lab.um(&["rmi", "app:1"]).refused(1, &["container web", "unionmount rm web", "-f"]);
     lab.um(&["rmi", &image.id()]).refused(1, &["container web"]);
     assert_eq!(lab.um(&["rmi", "-f", "app:1"]).ok().out, "Untagged: app:1\n");
-    lab.um(&["prune", "-a"]).ok();
+    lab.um(&["prune", "-a", "-f"]).ok();
     assert_eq!(lab.images(), [format!("<none>:<none> {}", &image.id()[..12])]);
     lab.verify();
     fs::remove_dir_all(lab.at("store/containers/c1")).unwrap();
-    lab.um(&["prune"]).ok();
+    lab.um(&["prune", "-f"]).ok();
     assert_eq!((lab.images().len(), layer_count(&lab)), (0, 0));
     // A record that can't be read might need anything.
     let lab = loaded(&image);
     lab.write("store/containers/c2/config.json", b"{");
-    lab.um(&["prune", "-a"]).refused(1, &["containers/c2/config.json", "no record of a container"]);
+    lab.um(&["prune", "-a", "-f"]).refused(1, &["containers/c2/config.json", "no record of a container"]);
     assert_eq!(layer_count(&lab), 3);
 }
 
@@ -174,7 +174,7 @@ fn mounted_layers_stay_until_they_are_free() {
     assert!(layer.join("diff/srv/app").exists());
     assert_eq!(layer_count(&lab), 1);
     drop(pin);
-    assert!(lab.um(&["prune"]).ok().out.contains("1 layers"));
+    assert!(lab.um(&["prune", "-f"]).ok().out.contains("1 layers"));
     assert_eq!(layer_count(&lab), 0);
 }
 
@@ -189,12 +189,12 @@ fn prune_takes_what_nothing_needs() {
     fs::create_dir_all(lab.at(&format!("store/layers/{}/diff", sha256(b"x")))).unwrap();
     let ended = lab.um(&["verify"]).ok();
     assert!(ended.out.contains("3 things that nothing needs"), "{ended:?}");
-    let ended = lab.um(&["prune"]).ok();
+    let ended = lab.um(&["prune", "-f"]).ok();
     assert!(ended.out.contains("0 images, 1 layers, 1 blobs and 2 leftovers"), "{ended:?}");
     assert!(!lab.at("store/containers/half-made").exists());
     lab.verify();
     assert_eq!(lab.images().len(), 1);
-    assert!(lab.um(&["prune", "-a"]).ok().out.contains("1 images, 3 layers"));
+    assert!(lab.um(&["prune", "-a", "-f"]).ok().out.contains("1 images, 3 layers"));
     assert_eq!(lab.images().len(), 0);
 }
 
@@ -239,10 +239,10 @@ fn verify_finds_what_is_broken_and_repair_makes_room_for_it() {
     let ended = lab.um(&["images"]);
     assert!(ended.code == Some(0) && ended.err.contains("app:1 is left out"), "{ended:?}");
     lab.um(&["inspect", "app:1"]).refused(1, &[&manifest]);
-    lab.um(&["prune"]).refused(1, &[&manifest]);
+    lab.um(&["prune", "-f"]).refused(1, &[&manifest]);
     let ended = lab.um(&["rmi", "app:1"]);
     assert!(ended.code == Some(0), "{ended:?}");
-    lab.um(&["prune"]).ok();
+    lab.um(&["prune", "-f"]).ok();
     lab.verify();
 }
 
@@ -279,7 +279,7 @@ fn several_processes_at_once() {
         children.push((format!("tag {at}"), spawn(&["images"])));
     }
     // Those who delete come in between; they may find that somebody is at work.
-    let mut pruning = spawn(&["prune"]);
+    let mut pruning = spawn(&["prune", "-f"]);
     for (what, child) in children {
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
@@ -296,7 +296,7 @@ fn several_processes_at_once() {
         assert!(at % 2 == 1 || output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
     lab.um(&["load", "0.tar"]).ok();
-    lab.um(&["prune"]).ok();
+    lab.um(&["prune", "-f"]).ok();
     lab.verify();
     assert_eq!(lab.images().len(), 8);
 }
@@ -331,14 +331,14 @@ fn killed_at_any_moment_it_is_before_or_after() {
         let ended = lab.um(&["verify"]);
         assert_eq!(ended.code, Some(0), "killed after {} ms ({killed}): {ended:?}", at * 4);
         if at % 5 == 4 {
-            lab.um(&["prune", "-a"]).ok();
+            lab.um(&["prune", "-a", "-f"]).ok();
             let empty = fs::read_dir(lab.at("store/blobs/sha256")).unwrap().count();
             assert_eq!((empty, layer_count(&lab)), (0, 0));
         }
     }
     assert!(before > 0, "never killed before the end: {before}, {after}");
     lab.um(&["load", "a.tar"]).ok();
-    lab.um(&["prune"]).ok();
+    lab.um(&["prune", "-f"]).ok();
     lab.verify();
     assert_eq!(lab.layers("app:1").len(), 4);
 }

@@ -32,7 +32,7 @@ fn an_ordinary_user_keeps_everything() {
         assert!(listed.out.contains(part), "{part} in {}", listed.out);
     }
     let gone = place.sh_as_user(&format!(
-        "{um} rmi mine:1 && {um} prune && find .local/share/unionmount/layers -mindepth 1"
+        "{um} rmi mine:1 && {um} prune -f && find .local/share/unionmount/layers -mindepth 1"
     ));
     assert_eq!(gone.code, Some(0), "{gone:?}");
     assert!(!gone.out.contains(".local"), "{gone:?}");

@@ -6,9 +6,14 @@
 //! | what the upper has | it was hidden not before | a conflict |
 //! |---|---|---|
 //! | a copy of the target's file, which says so | the copy was made | the file has changed since |
-//! | a whiteout | the whiteout was made (those of one mount share an inode: the first of them) | it, or something in it, has changed since |
-//! | anything else in its place | that was made, and the upper's directory around it | the same |
+//! | a whiteout, or anything else in its place | the upper's directory around it was made | it, or something in it, has changed since |
 //! | a directory that is merged, with other attributes | its copy was made | the directory has changed since |
+//!
+//! A whiteout and a new file have a birth of their own, which says nothing: a place can be taken more than once, and what is
+//! there now came after what hid the target's first. An editor that saves twice does so. So the bound is the directory, which
+//! is carried along; for an upper that is as old as its first change, as those of `try`, that is never a miss. An upper that
+//! is older than an edit below it gives a conflict for what nobody has changed since, and that is the cheaper mistake.
+//! Clocks are coarse: what has changed in the same instant counts as later.
 //!
 //! What changed before it was hidden is part of what was seen, and no conflict. Where the filesystem doesn't keep the time
 //! at which an inode was made, it can't be known, and that is a conflict too. What is the same on both sides never is one.
@@ -46,7 +51,7 @@ impl Old<'_> {
     /// Finds what in it has changed after `since`, or can't be told: its path, and why.
     pub(super) fn changed(&self, since: Option<Time>) -> Result<Option<(Vec<u8>, Why)>> {
         let Some(since) = since else { return Ok(Some((self.path.to_vec(), Why::Unknown))) };
-        let late = |stat: &Stat| stat.ctime > since;
+        let late = |stat: &Stat| stat.ctime >= since;
         if late(&self.stat) && self.stat.kind() != Kind::Directory {
             return Ok(Some((self.path.to_vec(), Why::Changed)));
         }
@@ -94,6 +99,6 @@ pub(super) fn hidden_since(
     let copied = stat.kind() == old.stat.kind()
         && stat.kind() != Kind::Directory
         && is_copy_of(new, old.at(), &old.stat, old.path)? == Some(true);
-    // What took its place may have been made elsewhere before, and never after.
-    Ok(if copied { stat.born } else { around.max(stat.born) })
+    // What took its place may not be the first that did.
+    Ok(if copied { stat.born } else { around })
 }

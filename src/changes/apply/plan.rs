@@ -406,12 +406,7 @@ impl Walk<'_> {
         let path = join(&both.frame.path, name);
         let Some(stat) = self.old(both, name)? else { return Ok(()) };
         let old = Old { dir: both.target.as_fd(), name, stat, path: &path };
-        let marker = [crate::union::lookup::marker::WH_PREFIX, name].concat();
-        let whiteout = match At::Name(both.upper.as_fd(), name).stat() {
-            Ok(stat) => stat.born,
-            Err(_) => At::Name(both.upper.as_fd(), &marker).stat().ok().and_then(|stat| stat.born),
-        };
-        if let Some((within, why)) = old.changed(whiteout)?
+        if let Some((within, why)) = old.changed(both.since)?
             && !self.goes_on(within, Does::Deletes, why)
         {
             return Ok(());
@@ -570,7 +565,7 @@ impl Walk<'_> {
             }
         } else if let Some(why) = match both.since {
             None => Some(Why::Unknown),
-            Some(born) => (stat.ctime > born).then_some(Why::Changed),
+            Some(born) => (stat.ctime >= born).then_some(Why::Changed),
         } && !self.goes_on(path.clone(), Does::Alters, why)
         {
             wanted = Attributes { times: wanted.times, ..known };

@@ -401,10 +401,11 @@ mod tests {
         // The gate opens for a moment now and then, and who comes just then gets in: that is no failure, if it isn't the rule.
         let first = (0..10).any(|_| {
             let held = store.keep_all().unwrap();
+            // It outlasts the threads, of which the late one may tell when nobody waits any more.
+            let (tell, told) = mpsc::channel();
             std::thread::scope(|scope| {
                 let prune = scope.spawn(|| store.prune(false, Duration::from_secs(3)));
                 until(true);
-                let (tell, told) = mpsc::channel();
                 let (end, ended) = mpsc::channel::<()>();
                 let store = &store;
                 scope.spawn(move || {

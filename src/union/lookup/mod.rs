@@ -13,6 +13,7 @@
 //! | [`resolve`] | what a name of a directory stands for, by the indexes or a search |
 //! | `veil` | the mount, its upper and its workdir inside a lower |
 //! | [`provenance`] | where a path comes from, layer by layer |
+//! | [`usage`] | how much is in a layer, counted by whoever asks |
 
 pub mod belief;
 pub mod descent;
@@ -28,4 +29,5 @@ pub mod provenance;
 pub mod realdir;
 pub mod resolve;
 pub mod search;
+pub mod usage;
 pub(in crate::union) mod veil;

@@ -16,7 +16,7 @@
 //! | `UNIONMOUNT_LONG` | set: also run what takes minutes |
 //! | `UNIONMOUNT_KEEP` | set: leave scratch directories behind, for a look at what went wrong |
 //! | `UNIONMOUNT_SKIPS` | a file to which each check that the machine can't do adds a line |
-//! | `UNIONMOUNT_TEST_PROGRAM` | the binary that [`cli::Place`] copies, for a test of the command line |
+//! | `UNIONMOUNT_TEST_PROGRAM` | the binary that [`cli::Place`] copies, for a test of the command line; the tests of images run it too |
 //!
 //! Nothing here knows the library that is tested.
 

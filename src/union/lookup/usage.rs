@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
+use super::marker::{self, AufsName};
 use crate::sys::dir::for_each_entry;
 use crate::sys::object::{At, Kind, Time};
-use crate::union::lookup::marker::{self, AufsName};
 
 /// What is in a layer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
