@@ -70,6 +70,27 @@ mount_union() {
     esac
 }
 
+# in_user_namespace FIRST COMMAND…: runs it as root of a user namespace whose ids 0 to 65535 are the host's from FIRST on, with
+# mounts of its own and a /dev/fuse that it may open. Needs root and $scratch.
+in_user_namespace() {
+    local first=$1 holder status=0
+    shift
+    # The machine's /dev/fuse may be closed to the ids of the namespace.
+    [ -e "$scratch/fuse" ] || mknod -m 666 "$scratch/fuse" c 10 229
+    unshare --user --mount sleep infinity &
+    holder=$!
+    # Until the namespace is there, its ids can't be mapped.
+    until [ "$(readlink "/proc/$holder/ns/user")" != "$(readlink /proc/self/ns/user)" ]; do sleep 0.01; done
+    echo 0 "$first" 65536 >"/proc/$holder/uid_map"
+    echo 0 "$first" 65536 >"/proc/$holder/gid_map"
+    # shellcheck disable=SC2016
+    nsenter --target "$holder" --user --mount --setuid 0 --setgid 0 \
+        sh -c 'mount --bind "$0" /dev/fuse && exec "$@"' "$scratch/fuse" "$@" || status=$?
+    kill "$holder"
+    wait "$holder" 2>/dev/null || true
+    return "$status"
+}
+
 # manifest DIR: a line an object: type, mode, owner, size, links, time, target or content, xattrs. For comparing trees.
 manifest() (
     cd "$1"

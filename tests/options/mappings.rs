@@ -162,7 +162,7 @@ fn an_idmapped_lower_shows_its_owners() {
     lower(&place);
     place.mkdir("mapped");
     // As podman does for --uidmap: a bind mount of the layer under the container's mapping.
-    match support::raw::idmapped_mount(&place.at("a"), &place.at("mapped"), 100_000) {
+    match support::raw::idmapped_mount(&place.at("a"), &place.at("mapped"), 0, 100_000) {
         Ok(()) => {}
         Err(error) => support::skip!("no idmapped mounts here: {error}"),
     }

@@ -208,7 +208,7 @@ fn the_mount_can_be_idmapped() {
     let mount = stack.mount_with(&["allow_other"]);
     let mapped = stack.scratch().path().join("mapped");
     fs::create_dir(&mapped).unwrap();
-    if let Err(error) = idmapped_mount(mount.path(), &mapped, SHIFT) {
+    if let Err(error) = idmapped_mount(mount.path(), &mapped, 0, SHIFT) {
         support::skip!("no idmapped mounts of this kind of filesystem (Linux 6.12): {error}");
     }
     assert_eq!(stat(mapped.join("dir/root")).uid(), SHIFT);

@@ -169,15 +169,21 @@ impl<'a> Creation<'a> {
         if self.over_lower {
             upper.make_opaque(staged.place())?;
         }
-        let stat = union.kept_stat(staged.object().at(), true)?;
-        let file = staged.take_file().filter(|_| stat.kind() == Kind::File);
+        let file = staged.take_file();
         let how = match self.before {
             InUpper::Whiteout if create.kind() == Kind::Directory => Publish::Swap(Present::Leaf),
             InUpper::Whiteout => Publish::Replace,
             _ => Publish::New,
         };
         staged.publish(&self.fd, self.name, how)?;
-        Ok((file, stat))
+        let made = MadeEntry::new(union, self.parent, &self.fd, self.name, (create.kind(), self.before));
+        // Only now: publishing sets the time of the last change.
+        let stat = match &file {
+            Some(file) => union.kept_stat(At::Fd(file.as_fd()), true)?,
+            None => union.kept_stat(self.fd.entry(self.name), true)?,
+        };
+        made.stays();
+        Ok((file.filter(|_| stat.kind() == Kind::File), stat))
     }
 
     /// Gives what was made its node.
@@ -291,6 +297,30 @@ mod tests {
         let (new, _) = create(&union, b"d", New::Directory).unwrap();
         assert!(union.lookup(&new, b"below").unwrap().is_none());
         assert_eq!(create(&union, b"d", New::Directory).map(drop), Err(FsError::Exists));
+    }
+
+    /// Where the daemon's credentials are not the caller's, what is made is published by a rename, which changes ctime.
+    #[test]
+    fn what_is_told_of_a_new_entry_is_what_it_is() {
+        let top = tempfile::tempdir().unwrap();
+        let union = union(top.path());
+        let own = union.own;
+        union.unlink(union.root(), b"f").unwrap();
+        for new in [New::File, New::Directory, New::Symlink(b"x"), New::Special(Kind::Fifo, 0)] {
+            // A setgid bit that is asked for goes the same way.
+            for name in [&b"new"[..], b"f"] {
+                let create = Create { new, mode: 0o2755, umask: 0, caller: own };
+                let (node, made) = union.create(union.root(), name, create).unwrap();
+                let told = (made.ino, made.stat);
+                let is = union.getattr(&node).map(|is| (is.ino, is.stat)).unwrap();
+                assert_eq!(told, is, "{new:?} {}", name.escape_ascii());
+                drop(node);
+                match new {
+                    New::Directory => union.rmdir(union.root(), name).unwrap(),
+                    _ => union.unlink(union.root(), name).unwrap(),
+                }
+            }
+        }
     }
 
     #[test]

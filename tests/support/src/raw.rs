@@ -139,9 +139,14 @@ pub fn truncate(path: &std::path::Path, length: i64) -> io::Result<()> {
     }
 }
 
-/// Bind-mounts `source` on `target` such that id 0 there is shown as `first`, and so on for 65536 ids, as container
+/// Bind-mounts `source` on `target` such that the id `on_disk` is shown as `shown`, and so on for 65536 ids, as container
 /// engines mount layers for a container with a user namespace. Needs root.
-pub fn idmapped_mount(source: &std::path::Path, target: &std::path::Path, first: u32) -> io::Result<()> {
+pub fn idmapped_mount(
+    source: &std::path::Path,
+    target: &std::path::Path,
+    on_disk: u32,
+    shown: u32,
+) -> io::Result<()> {
     use rustix::fs::CWD;
     use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
     let mut sleeper = std::process::Command::new("unshare")
@@ -151,8 +156,9 @@ pub fn idmapped_mount(source: &std::path::Path, target: &std::path::Path, first:
     // It has its namespace once it speaks.
     let mut byte = [0];
     io::Read::read_exact(sleeper.stdout.as_mut().expect("piped"), &mut byte)?;
-    let map =
-        |name: &str| std::fs::write(format!("/proc/{}/{name}", sleeper.id()), format!("0 {first} 65536"));
+    let map = |name: &str| {
+        std::fs::write(format!("/proc/{}/{name}", sleeper.id()), format!("{on_disk} {shown} 65536"))
+    };
     let mapped = map("uid_map").and_then(|()| map("gid_map")).and_then(|()| {
         let namespace = File::open(format!("/proc/{}/ns/user", sleeper.id()))?;
         let tree = open_tree(CWD, source, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
