@@ -1,7 +1,5 @@
-//! `unionmount apply`: brings what an upper changed into a directory. `unionmount discard`: throws it away.
+//! `unionmount apply`: brings what an upper changed into a directory.
 
-use std::fs::File;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -14,15 +12,13 @@ use crate::changes::stacked::Stacked;
 use crate::container::commit;
 use crate::control::mounts;
 use crate::image::store;
-use crate::sys::flock::{Access, try_lock};
-use crate::sys::remove;
 use crate::union::escaped_path::EscapedPath;
 
 /// Bring what an upper changed into a directory, for instance into the one below it
 ///
 /// All that is new is prepared beside its place first, so that what doesn't fit or can't be made leaves the directory as it
-/// was. Then each file comes to its place in one step. What was interrupted, by a signal or a power failure, goes on with
-/// the next call. The upper stays as it is; `unionmount discard` empties it.
+/// was. Then each file comes to its place in one step. What was interrupted, by a signal or a power failure, is finished by
+/// the next call, which then applies what has changed since. The upper stays as it is; `unionmount discard` empties it.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct Apply {
@@ -36,6 +32,10 @@ pub(super) struct Apply {
 
     #[command(flatten)]
     how: HowArgs,
+
+    /// Give up what is half applied to the directory: it stays as it is, and so does what was prepared, which is named
+    #[arg(long, requires = "target", conflicts_with_all = ["dry_run", "force", "theirs"])]
+    abandon: bool,
 }
 
 /// What becomes of what is in the way.
@@ -88,16 +88,14 @@ const CONFLICTS: u8 = 3;
 impl Apply {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         super::logging::start_for_verb();
+        if let Some(target) = self.target.as_ref().filter(|_| self.abandon) {
+            return abandon(target);
+        }
         let (upper, target) = match self.target {
             Some(target) => (self.upper, target),
             None => below_mount(&self.upper)?,
         };
-        let options = Options {
-            policy: self.how.policy(),
-            dry_run: self.how.dry_run,
-            mounted: is_mounted(&upper)?,
-            ..Options::default()
-        };
+        let options = Options { policy: self.how.policy(), dry_run: self.how.dry_run, ..Options::default() };
         if options.dry_run {
             let stacked = Stacked::open(&upper, std::slice::from_ref(&target)).map_err(Failure::failed)?;
             super::diff::listed(&stacked.changes()?).print()?;
@@ -106,13 +104,39 @@ impl Apply {
     }
 }
 
+/// Gives up what is half applied, and tells what is left of it.
+fn abandon(target: &Path) -> Result<ExitCode, Failure> {
+    for left in apply::abandon(target, &records()?).map_err(Failure::failed)? {
+        let left = EscapedPath::from(left.as_path());
+        say(&format!(
+            "{left}: what was prepared, and what came out of its place; look at it, then remove it"
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Applies, with what is under way written down where this user's things are kept.
 pub(super) fn apply_to(upper: &Path, target: &Path, options: Options) -> Result<Applied, Failure> {
+    prepare(upper, target)?;
+    apply::apply(upper, target, &records()?, options).map_err(Failure::failed)
+}
+
+/// Finishes what an earlier call has begun, and nothing else.
+pub(super) fn finish_applying(upper: &Path, target: &Path, options: Options) -> Result<Applied, Failure> {
+    prepare(upper, target)?;
+    apply::resume(upper, target, &records()?, options).map_err(Failure::failed)
+}
+
+fn prepare(upper: &Path, target: &Path) -> Result<(), Failure> {
     if let Err(error) = crate::sys::process::raise_nofile_limit() {
         log::warn!("cannot raise the limit on open files: {error}");
     }
-    let records = own_place()?.join("applies");
-    apply::apply(upper, target, &records, options).map_err(Failure::failed)
+    super::discard::is_no_layer(target, upper, &own_place()?)
+}
+
+/// Returns the directory in which what is being applied is written down.
+pub(super) fn records() -> Result<PathBuf, Failure> {
+    Ok(own_place()?.join("applies"))
 }
 
 /// Finds, and makes, the directory in which this user's things are kept.
@@ -132,8 +156,11 @@ pub(super) fn own_place() -> Result<PathBuf, Failure> {
 
 /// Says what is in the way, and what couldn't be kept.
 pub(super) fn report(applied: &Applied, options: Options) -> Result<ExitCode, Failure> {
-    for path in &applied.left_out {
-        say(&format!("{}: not all of its attributes can be kept here", EscapedPath::from(&path[..])));
+    for left in &applied.left {
+        say(&format!("{}: {}", left.path, left.what));
+    }
+    for conflict in applied.conflicts.iter().filter(|_| options.policy == Policy::Theirs) {
+        say(&format!("{}: was changed since, and stays", EscapedPath::from(&conflict.path[..])));
     }
     if applied.resumed {
         say("an apply that had been interrupted was finished");
@@ -188,53 +215,4 @@ fn below_mount(path: &Path) -> Result<(PathBuf, PathBuf), Failure> {
     };
     commit::flush_mount(&mount, &upper)?;
     Ok((upper, lower.clone()))
-}
-
-/// Returns whether a mount has this upper.
-pub(super) fn is_mounted(upper: &Path) -> Result<bool, Failure> {
-    let failed = |error: std::io::Error| {
-        Failure::failed(format!("{}: cannot be opened: {error}", EscapedPath::from(upper)))
-    };
-    let dir = File::open(upper).map_err(failed)?;
-    // On a filesystem that can't tell, it is taken for free.
-    Ok(!try_lock(&dir, Access::Exclusive).unwrap_or(true))
-}
-
-/// Empty an upper directory: all that was changed is thrown away
-#[derive(Debug, clap::Args)]
-pub(super) struct Discard {
-    /// The upper directory, which no mount may have
-    #[arg(value_name = "UPPER")]
-    upper: PathBuf,
-
-    /// Don't ask
-    #[arg(short, long)]
-    yes: bool,
-}
-
-impl Discard {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let shown = EscapedPath::from(self.upper.as_path());
-        let failed = |error: std::io::Error| Failure::failed(format!("{shown}: cannot be opened: {error}"));
-        let dir = File::open(&self.upper).map_err(failed)?;
-        if !dir.metadata().map_err(failed)?.is_dir() {
-            return Err(Failure::failed(format!("{shown}: is no directory")));
-        }
-        if !try_lock(&dir, Access::Exclusive).unwrap_or(true) {
-            return Err(Failure::failed(format!("{shown}: a mount has it; unmount it first")));
-        }
-        if !self.yes {
-            let count = remove::names(dir.as_fd()).map_err(|errno| failed(errno.into()))?.len();
-            if count == 0 {
-                return Ok(ExitCode::SUCCESS);
-            }
-            let entries = if count == 1 { "1 entry".to_owned() } else { format!("{count} entries") };
-            if !super::ask::yes(&format!("Throw away what is in {shown} ({entries})?"), "--yes")? {
-                return Err(Failure::told(1));
-            }
-        }
-        remove::empty(dir.as_fd(), &[])
-            .map_err(|left| Failure::failed(format!("{shown}/{left}: cannot be removed")))?;
-        Ok(ExitCode::SUCCESS)
-    }
 }

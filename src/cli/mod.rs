@@ -22,6 +22,7 @@ mod demo;
 mod descriptors;
 mod df;
 mod diff;
+mod discard;
 mod engines;
 mod explain;
 mod export;

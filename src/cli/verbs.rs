@@ -6,9 +6,9 @@ use clap::{Args, Subcommand};
 
 use super::inspect::Kind;
 use super::{
-    Failure, apply, attach, commit, completions, container_prune, create, demo, df, diff, explain, export,
-    help, history, images, import, inspect, layers, load, login, man, prune, ps, pull, push, rename, rm, rmi,
-    run, save, snapshotter, status, tag, tags, trace, trial, umount, verify, version,
+    Failure, apply, attach, commit, completions, container_prune, create, demo, df, diff, discard, explain,
+    export, help, history, images, import, inspect, layers, load, login, man, prune, ps, pull, push, rename,
+    rm, rmi, run, save, snapshotter, status, tag, tags, trace, trial, umount, verify, version,
 };
 
 /// The groups in which help lists the verbs.
@@ -70,7 +70,7 @@ pub(super) enum Verb {
     Ps(ps::Ps),
     Diff(diff::Diff),
     Apply(apply::Apply),
-    Discard(apply::Discard),
+    Discard(discard::Discard),
     Commit(commit::Commit),
     Export(export::Export),
     Rename(rename::Rename),

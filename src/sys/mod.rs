@@ -6,6 +6,7 @@
 pub mod cancel;
 pub mod copy;
 pub mod dir;
+pub mod durable;
 pub mod filesystem;
 pub mod flock;
 pub mod fuse;

@@ -6,3 +6,4 @@
 mod apply;
 mod conflicts;
 mod diff;
+mod paused;

@@ -1,9 +1,9 @@
-//! Acting beneath a directory that may be somebody else's: directories are opened without following links, held against
-//! the plan, and what a rename has moved is held against it too.
+//! Acting beneath a directory that may be somebody else's: directories are opened without following links, and held against
+//! the plan.
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "what is moved is held against the plan before and afterwards; see the module's text"
+    reason = "what is moved is held against the plan before, here, and afterwards by who called"
 )]
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -25,6 +25,9 @@ pub struct Seen {
     kind: u32,
     /// When it last changed. Not of directories, which change with what is in them, nor of files with several names.
     changed: Option<(i64, u32)>,
+    /// When its content last changed, which a rename leaves. Not of directories.
+    #[serde(default)]
+    written: Option<(i64, u32)>,
 }
 
 impl Seen {
@@ -37,6 +40,7 @@ impl Seen {
             born: stat.born.map(pair),
             kind: stat.kind().mode_bits(),
             changed: steady.then(|| pair(stat.ctime)),
+            written: (stat.kind() != Kind::Directory).then(|| pair(stat.mtime)),
         }
     }
 
@@ -48,8 +52,14 @@ impl Seen {
 
     /// Returns whether that is the same object, and unchanged as far as can be told.
     pub fn is_unchanged(&self, stat: &Stat) -> bool {
-        let changed = |seen: Option<(i64, u32)>| seen.zip(Seen::of(stat).changed);
-        self.is_same(stat) && changed(self.changed).is_none_or(|(then, now)| then == now)
+        let now = Seen::of(stat).changed;
+        self.is_unwritten(stat) && self.changed.zip(now).is_none_or(|(then, now)| then == now)
+    }
+
+    /// Returns whether that is the same object, and has the content that it had. It may have come to another place.
+    pub fn is_unwritten(&self, stat: &Stat) -> bool {
+        let now = Seen::of(stat).written;
+        self.is_same(stat) && self.written.zip(now).is_none_or(|(then, now)| then == now)
     }
 }
 
@@ -96,29 +106,21 @@ pub fn name_of(path: &[u8]) -> &[u8] {
     split(path).1
 }
 
-/// Moves an entry of the target into the stage, under a name that is free there. One that turns out to be another than
-/// `seen` goes back.
+/// Moves an entry of the target into the stage, under a name that is free there. What was moved is to be held against the plan
+/// then: its owner may have put another there in between.
 ///
 /// # Errors
-/// [`ApplyError::Changed`] where it is another.
+/// [`ApplyError::Changed`] where it is another already.
 pub fn take(dir: BorrowedFd<'_>, path: &[u8], seen: &Seen, stage: BorrowedFd<'_>, to: &str) -> Result<()> {
-    let name = name_of(path);
     let changed = || ApplyError::Changed(path.to_vec());
-    let found = look(dir, name, path)?.ok_or_else(changed)?;
+    let found = look(dir, name_of(path), path)?.ok_or_else(changed)?;
     if !seen.is_unchanged(&found) {
         return Err(changed());
     }
-    rename_new(dir, name, stage, to.as_bytes()).map_err(|errno| match errno {
+    rename_new(dir, name_of(path), stage, to.as_bytes()).map_err(|errno| match errno {
         Errno::NOENT => changed(),
         errno => ApplyError::at(path, "move it away")(errno),
-    })?;
-    let moved = look(stage, to.as_bytes(), path)?;
-    if moved.is_some_and(|moved| seen.is_same(&moved)) {
-        return Ok(());
-    }
-    // Its owner has put another one there in between: that is not ours to take.
-    rename_new(stage, to.as_bytes(), dir, name).map_err(ApplyError::at(path, "put it back"))?;
-    Err(changed())
+    })
 }
 
 /// Moves an object of the stage to a name of the target that must be free.
@@ -133,10 +135,10 @@ pub fn put_new(stage: BorrowedFd<'_>, from: &str, dir: BorrowedFd<'_>, path: &[u
 }
 
 /// Puts an object of the stage in the place of `seen`, in one step; what was there is in the stage then, under the same
-/// name. False where the filesystem can't exchange.
+/// name, and is to be held against the plan. False where the filesystem can't exchange.
 ///
 /// # Errors
-/// [`ApplyError::Changed`] where something else was there, which stays.
+/// [`ApplyError::Changed`] where something else is there already.
 pub fn exchange(
     stage: BorrowedFd<'_>,
     from: &str,
@@ -144,25 +146,40 @@ pub fn exchange(
     path: &[u8],
     seen: &Seen,
 ) -> Result<bool> {
-    let name = name_of(path);
     let changed = || ApplyError::Changed(path.to_vec());
-    let found = look(dir, name, path)?.ok_or_else(changed)?;
+    let found = look(dir, name_of(path), path)?.ok_or_else(changed)?;
     if !seen.is_unchanged(&found) {
         return Err(changed());
     }
-    let swap = || fs::renameat_with(stage, from, dir, name, RenameFlags::EXCHANGE);
-    match swap() {
-        Ok(()) => {}
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => return Ok(false),
-        Err(Errno::NOENT) => return Err(changed()),
-        Err(errno) => return Err(ApplyError::at(path, "put it there")(errno)),
+    match fs::renameat_with(stage, from, dir, name_of(path), RenameFlags::EXCHANGE) {
+        Ok(()) => Ok(true),
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(false),
+        Err(Errno::NOENT) => Err(changed()),
+        Err(errno) => Err(ApplyError::at(path, "put it there")(errno)),
     }
-    let out = look(stage, from.as_bytes(), path)?;
-    if out.is_some_and(|out| seen.is_same(&out)) {
-        return Ok(true);
+}
+
+/// Gives back what [`exchange`] has taken out, in the place of `made`. False where something else is there by now; what was
+/// taken out is in the stage then, as before.
+pub fn exchange_back(
+    stage: BorrowedFd<'_>,
+    from: &str,
+    dir: BorrowedFd<'_>,
+    path: &[u8],
+    made: &Seen,
+) -> bool {
+    let swap = || fs::renameat_with(stage, from, dir, name_of(path), RenameFlags::EXCHANGE).is_ok();
+    let is_made = |stat: Option<Stat>| stat.is_some_and(|stat| made.is_same(&stat));
+    let there = |dir, name| look(dir, name, path).ok().flatten();
+    if !is_made(there(dir, name_of(path))) || !swap() {
+        return false;
     }
-    swap().map_err(ApplyError::at(path, "put it back"))?;
-    Err(changed())
+    if is_made(there(stage, from.as_bytes())) {
+        return true;
+    }
+    // Exchanged once more in between. What comes out now is what was taken out, or else it is in its place by now.
+    swap();
+    false
 }
 
 /// renameat2(2) to a name that must be free; where the filesystem knows no such thing, it is looked first.

@@ -43,6 +43,23 @@ pub enum ApplyError {
         shown(.0)
     )]
     Changed(Vec<u8>),
+    /// The same, and what was there could not be put back.
+    #[error(
+        "{}: was exchanged by somebody else while the changes were applied, and what came out of there lies in {} now; look at it, then the same command with --force drops it, with --theirs goes on without",
+        shown(.path), shown(.at)
+    )]
+    Aside {
+        /// Where it was.
+        path: Vec<u8>,
+        /// Where it is.
+        at: Vec<u8>,
+    },
+    /// What was prepared is gone.
+    #[error(
+        "{}: what was prepared here is not there any more, so what is half applied can't be finished; unionmount apply --abandon UPPER TARGET gives it up, and then the changes can be applied anew",
+        shown(.0)
+    )]
+    Lost(Vec<u8>),
     /// Anything else that the user has to change.
     #[error("{0}")]
     Refused(String),

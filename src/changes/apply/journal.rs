@@ -4,7 +4,6 @@
 //! it speaks of is done. A lock beside it keeps two calls apart.
 
 use std::fs::{self, File};
-use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -14,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::beneath::{Dir, Seen};
 use super::error::{ApplyError, Result};
 use super::plan::{Act, Plan, Step, What};
+use crate::sys::durable::write_durably;
 use crate::sys::flock::{Access, try_lock};
 use crate::sys::object::At;
 use crate::union::escaped_path::EscapedPath;
@@ -83,8 +83,26 @@ pub struct Journal {
     pub stages: Vec<Stage>,
     /// What is to be done.
     pub steps: Vec<Step>,
-    /// Renamed directories of this upper that have come to their places.
+    /// Renamed directories that have come to their places, of this upper and of others.
     pub brought: Vec<Brought>,
+    /// What isn't as the upper has it.
+    #[serde(default)]
+    pub left: Vec<Left>,
+}
+
+/// Something that was not applied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    /// Relative to the target.
+    pub path: EscapedPath,
+    /// What about it, as a part of a sentence.
+    pub what: String,
+}
+
+impl Left {
+    pub(super) fn new(path: &[u8], what: &str) -> Left {
+        Left { path: path.into(), what: what.to_owned() }
+    }
 }
 
 /// A renamed directory that was brought to its place.
@@ -96,6 +114,17 @@ pub struct Brought {
     pub to: EscapedPath,
     /// Which it is.
     pub seen: Seen,
+    /// Whose changes it belongs to.
+    pub upper: Seen,
+}
+
+impl Brought {
+    /// Returns whether it is there.
+    pub(super) fn has_come(&self, target: BorrowedFd<'_>) -> bool {
+        let stat = crate::image::layer::place::open_dir(target, &self.to.0)
+            .and_then(|dir| At::Fd(dir.as_fd()).stat());
+        stat.is_ok_and(|stat| self.seen.is_same(&stat))
+    }
 }
 
 impl Journal {
@@ -104,11 +133,12 @@ impl Journal {
         let from = |number: usize| self.steps.get(number).map(|step| step.path.clone());
         let moved = self.steps.iter().filter_map(|step| match step.act {
             Act::Put { what: What::Moved(number, seen), .. } => {
-                Some(Brought { from: from(number)?, to: step.path.clone(), seen })
+                Some(Brought { from: from(number)?, to: step.path.clone(), seen, upper: self.place.upper })
             }
             _ => None,
         });
         let moved: Vec<Brought> = moved.collect();
+        self.brought.retain(|old| !moved.iter().any(|new| (&new.to, &new.upper) == (&old.to, &old.upper)));
         self.brought.extend(moved);
     }
 
@@ -144,6 +174,7 @@ impl Journal {
             stages: stages.collect::<Result<_>>()?,
             steps: plan.steps.clone(),
             brought,
+            left: Vec::new(),
         })
     }
 }
@@ -169,8 +200,12 @@ impl Kept {
             .map_err(ApplyError::io("create it", records))?;
         let name =
             serde_json::to_vec(&place.target).map_err(|error| ApplyError::Refused(error.to_string()))?;
-        let name = crate::image::digest::Digest::of(&name).hex()[..32].to_owned();
-        let lock = records.join(format!("{name}.lock"));
+        Kept::at(records.join(format!("{}.json", &crate::image::digest::Digest::of(&name).hex()[..32])))
+    }
+
+    /// Opens the one in that file.
+    fn at(file: PathBuf) -> Result<Kept> {
+        let lock = file.with_extension("lock");
         let alone = File::options().create(true).truncate(false).write(true).mode(0o600).open(&lock);
         let alone = alone.map_err(ApplyError::io("open it", &lock))?;
         if !try_lock(&alone, Access::Exclusive).map_err(ApplyError::io("lock it", &lock))? {
@@ -178,7 +213,45 @@ impl Kept {
                 "another call is applying changes to this directory; wait for its end".into(),
             ));
         }
-        Ok(Kept { dir: records.to_owned(), file: records.join(format!("{name}.json")), _alone: alone })
+        let dir = file.parent().unwrap_or(Path::new(".")).to_owned();
+        Ok(Kept { dir, file, _alone: alone })
+    }
+
+    /// Finds all that is under way, whatever the directory, with the file that tells of it.
+    ///
+    /// # Errors
+    /// Where one can't be read: what it tells of isn't known then.
+    pub fn all(records: &Path) -> Result<Vec<(PathBuf, Journal)>> {
+        let entries = match fs::read_dir(records) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(ApplyError::io("list it", records))?,
+        };
+        let mut all = Vec::new();
+        for entry in entries {
+            let file = entry.map_err(ApplyError::io("list it", records))?.path();
+            if file.extension().is_some_and(|extension| extension == "json")
+                && let Some(journal) = read(&file)?
+                && journal.state != State::Finished
+            {
+                all.push((file, journal));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Opens what is under way for a target that may be gone, by its path.
+    ///
+    /// # Errors
+    /// When nothing is, and those of [`Kept::open`].
+    pub fn find(records: &Path, target: &Path) -> Result<(Kept, Journal)> {
+        let path = EscapedPath::from(fs::canonicalize(target).unwrap_or(target.to_owned()).as_path());
+        let nothing = || ApplyError::Refused(format!("{path}: nothing is half applied to it"));
+        let of_target = |(_, journal): &(PathBuf, Journal)| journal.target_path == path;
+        let (file, _) = Kept::all(records)?.into_iter().find(of_target).ok_or_else(nothing)?;
+        let kept = Kept::at(file)?;
+        // It may have come to its end before the lock was taken.
+        let journal = kept.read()?.filter(|journal| journal.state != State::Finished);
+        Ok((kept, journal.ok_or_else(nothing)?))
     }
 
     /// Reads what is under way, if anything is.
@@ -186,20 +259,7 @@ impl Kept {
     /// # Errors
     /// When it can't be read, or was written by another version.
     pub fn read(&self) -> Result<Option<Journal>> {
-        let text = match fs::read(&self.file) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            text => text.map_err(ApplyError::io("read it", &self.file))?,
-        };
-        let wrong = |what: String| ApplyError::Refused(format!("{}: {what}", self.file.display()));
-        let journal: Journal =
-            serde_json::from_slice(&text).map_err(|error| wrong(format!("is damaged: {error}")))?;
-        if journal.version != VERSION {
-            return Err(wrong(format!(
-                "was written by another version of this program (form {})",
-                journal.version
-            )));
-        }
-        Ok(Some(journal))
+        read(&self.file)
     }
 
     /// Writes it, to the disk.
@@ -208,15 +268,7 @@ impl Kept {
     /// Those of writing.
     pub fn write(&mut self, journal: &Journal) -> Result<()> {
         let text = serde_json::to_vec(journal).map_err(|error| ApplyError::Refused(error.to_string()))?;
-        let new = self.file.with_extension("new");
-        let write = || {
-            let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
-            file.write_all(&text)?;
-            file.sync_all()?;
-            fs::rename(&new, &self.file)?;
-            File::open(&self.dir)?.sync_all()
-        };
-        write().map_err(ApplyError::io("write it", &self.file))
+        write_durably(&self.dir, &self.file, &text).map_err(ApplyError::io("write it", &self.file))
     }
 
     /// Forgets it: nothing is under way any more.
@@ -224,8 +276,42 @@ impl Kept {
     /// # Errors
     /// Those of unlink(2).
     pub fn forget(&mut self) -> Result<()> {
-        fs::remove_file(&self.file).map_err(ApplyError::io("remove it", &self.file))
+        match fs::remove_file(&self.file) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            removed => removed.map_err(ApplyError::io("remove it", &self.file)),
+        }
     }
+
+    /// Keeps of a journal that has come to its end what later calls need to know.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn finish(&mut self, journal: &mut Journal) -> Result<()> {
+        if journal.brought.is_empty() {
+            return self.forget();
+        }
+        // A renamed directory is known as such by what it was before; so it is written down that it has come.
+        journal.state = State::Finished;
+        journal.steps.clear();
+        journal.stages.clear();
+        journal.left.clear();
+        self.write(journal)
+    }
+}
+
+fn read(file: &Path) -> Result<Option<Journal>> {
+    let text = match fs::read(file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        text => text.map_err(ApplyError::io("read it", file))?,
+    };
+    let wrong = |what: String| ApplyError::Refused(format!("{}: {what}", file.display()));
+    let journal: Journal =
+        serde_json::from_slice(&text).map_err(|error| wrong(format!("is damaged: {error}")))?;
+    if journal.version != VERSION {
+        let version = journal.version;
+        return Err(wrong(format!("was written by another version of this program (form {version})")));
+    }
+    Ok(Some(journal))
 }
 
 impl Stage {

@@ -15,11 +15,17 @@
 //! is older than an edit below it gives a conflict for what nobody has changed since, and that is the cheaper mistake.
 //! Clocks are coarse: what has changed in the same instant counts as later.
 //!
+//! A directory takes long to be judged, and is judged once more when it has been taken out: what came into it in between
+//! brings it back.
+//!
 //! What changed before it was hidden is part of what was seen, and no conflict. Where the filesystem doesn't keep the time
 //! at which an inode was made, it can't be known, and that is a conflict too. What is the same on both sides never is one.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
+use serde::{Deserialize, Serialize};
+
+use super::beneath::Seen;
 use super::error::{ApplyError, Result};
 use super::raw::is_copy_of;
 use crate::image::layer::place::{join, open_dir};
@@ -48,10 +54,15 @@ impl Old<'_> {
         At::Name(self.dir, self.name)
     }
 
-    /// Finds what in it has changed after `since`, or can't be told: its path, and why.
-    pub(super) fn changed(&self, since: Option<Time>) -> Result<Option<(Vec<u8>, Why)>> {
+    /// Finds what in it has changed after `since`, or can't be told: its path, and why. `by_us`: returns whether something that
+    /// is younger may be so because of what was done here.
+    pub(super) fn changed(
+        &self,
+        since: Option<Time>,
+        by_us: impl Fn(&Stat) -> bool,
+    ) -> Result<Option<(Vec<u8>, Why)>> {
         let Some(since) = since else { return Ok(Some((self.path.to_vec(), Why::Unknown))) };
-        let late = |stat: &Stat| stat.ctime >= since;
+        let late = |stat: &Stat| stat.ctime >= since && !by_us(stat);
         if late(&self.stat) && self.stat.kind() != Kind::Directory {
             return Ok(Some((self.path.to_vec(), Why::Changed)));
         }
@@ -85,6 +96,36 @@ impl Old<'_> {
         // An empty directory that is younger, or has lost something, too.
         let itself = || late(&self.stat).then(|| self.path.to_vec());
         Ok(within.or(around).or_else(itself).map(|path| (path, Why::Changed)))
+    }
+}
+
+/// What goes, as the plan judged it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Goes {
+    /// Which it is.
+    pub seen: Seen,
+    /// Since when it has been hidden: what is younger in it was never seen.
+    pub since: Option<(i64, u32)>,
+}
+
+impl Goes {
+    pub(super) fn new(stat: &Stat, since: Option<Time>) -> Goes {
+        Goes { seen: Seen::of(stat), since: since.map(|time| (time.sec, time.nsec)) }
+    }
+
+    /// Judges it once more when it has come out of its place, so that nobody can find it any more. `by_us` as for
+    /// [`Old::changed`].
+    pub(super) fn is_as_planned(&self, out: &Old<'_>, by_us: impl Fn(&Stat) -> bool) -> Result<bool> {
+        if !self.seen.is_unwritten(&out.stat) {
+            return Ok(false);
+        }
+        if out.stat.kind() != Kind::Directory {
+            return Ok(true);
+        }
+        // The rename itself has changed the directory.
+        let by_us = |stat: &Stat| self.seen.is_same(stat) || by_us(stat);
+        let since = self.since.map(|(sec, nsec)| Time { sec, nsec });
+        Ok(out.changed(since, by_us)?.is_none())
     }
 }
 

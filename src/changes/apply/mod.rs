@@ -29,15 +29,21 @@ mod raw;
 pub mod stage;
 
 pub use self::error::ApplyError;
+pub use self::journal::Left;
 pub use self::judge::Why;
 pub use self::plan::{Conflict, Plan, Policy};
 
 use std::fs::File;
-use std::os::fd::AsFd;
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
 
 use self::error::Result;
-use self::journal::{Journal, Kept, Place, State};
+use self::journal::{Brought, Journal, Kept, Place, Stage, State};
+use crate::sys::flock::{Access, lock_until};
+use crate::union::escaped_path::EscapedPath;
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -48,8 +54,6 @@ pub struct Options {
     pub dry_run: bool,
     /// Owners and groups of what is there stay: the upper couldn't hold them.
     pub keep_owners: bool,
-    /// The upper is mounted over the target, which shows a renamed directory's content from where the target has it.
-    pub mounted: bool,
 }
 
 /// How it ended.
@@ -61,105 +65,208 @@ pub struct Applied {
     pub steps: usize,
     /// An apply that was interrupted was finished.
     pub resumed: bool,
-    /// Attributes that couldn't be kept, by path.
-    pub left_out: Vec<Vec<u8>>,
+    /// What isn't as the upper has it.
+    pub left: Vec<Left>,
 }
 
-/// Brings what `upper` changed into `target`. `records`: the directory in which what is under way is written down.
+/// An upper and a target, opened.
+struct Call<'a> {
+    upper_path: &'a Path,
+    target_path: &'a Path,
+    upper: File,
+    target: File,
+    place: Place,
+    options: Options,
+    /// A mount has the upper, and shows a renamed directory's content from where the target has it.
+    mounted: bool,
+}
+
+/// How long the daemon of a mount that is just gone may keep its upper.
+const LETTING_GO: Duration = Duration::from_millis(300);
+
+/// Holds a directory as mounts hold their uppers, as long as it is open. False: somebody has it.
+fn hold(dir: &File, path: &Path) -> Result<bool> {
+    match lock_until(dir, Access::Exclusive, Instant::now() + LETTING_GO) {
+        // A filesystem that can't lock directories keeps no mount away either.
+        Err(Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS | Errno::BADF | Errno::INVAL) => Ok(true),
+        held => held.map_err(ApplyError::io("lock it", path)),
+    }
+}
+
+fn open(path: &Path) -> Result<File> {
+    let opened = File::open(path).and_then(|file| match file.metadata()?.is_dir() {
+        true => Ok(file),
+        false => Err(rustix::io::Errno::NOTDIR.into()),
+    });
+    opened.map_err(ApplyError::io("open it", path))
+}
+
+impl<'a> Call<'a> {
+    fn open(upper_path: &'a Path, target_path: &'a Path, options: Options) -> Result<Call<'a>> {
+        let (upper, target) = (open(upper_path)?, open(target_path)?);
+        let place = Place::of(upper.as_fd(), target.as_fd(), target_path)?;
+        let shown = EscapedPath::from(target_path);
+        if place.upper == place.target {
+            return Err(ApplyError::Refused(format!("{shown}: is the upper itself")));
+        }
+        // Nobody mounts the upper while it is read, nor the target as one.
+        let mounted = !hold(&upper, upper_path)?;
+        if !hold(&target, target_path)? {
+            return Err(ApplyError::Refused(format!(
+                "{shown}: a mount has this directory as a layer; unmount that first, or apply to its mount point"
+            )));
+        }
+        Ok(Call { upper_path, target_path, upper, target, place, options, mounted })
+    }
+
+    fn target(&self) -> BorrowedFd<'_> {
+        self.target.as_fd()
+    }
+}
+
+/// Brings what `upper` changed into `target`. `records`: the directory in which what is under way is written down. What an
+/// earlier call has begun is finished first; then what is still another is applied.
 ///
 /// # Errors
 /// When something can't be read or made; then nothing was touched, or what was begun goes on with the next call.
 pub fn apply(upper: &Path, target: &Path, records: &Path, options: Options) -> Result<Applied> {
-    let open = |path: &Path| -> Result<File> {
-        let opened = File::open(path).and_then(|file| match file.metadata()?.is_dir() {
-            true => Ok(file),
-            false => Err(rustix::io::Errno::NOTDIR.into()),
-        });
-        opened.map_err(ApplyError::io("open it", path))
-    };
-    let (upper_dir, target_dir) = (open(upper)?, open(target)?);
-    let place = Place::of(upper_dir.as_fd(), target_dir.as_fd(), target)?;
-    let mut kept = Kept::open(records, &place)?;
+    let call = Call::open(upper, target, options)?;
+    let mut kept = Kept::open(records, &call.place)?;
     let mut applied = Applied::default();
-    let mut before = Vec::new();
-    if let Some(mut journal) = kept.read()? {
-        let same = journal.place.upper == place.upper;
-        if !same && journal.state != State::Finished {
-            return Err(ApplyError::Refused(format!(
-                "{}: changes of another upper, {}, were being applied to it and are half done; finish that first: unionmount apply {} {}",
-                target.display(),
-                journal.upper_path,
-                journal.upper_path,
-                target.display()
-            )));
-        }
-        match journal.state {
-            State::Finished if same => before = journal.brought,
-            State::Finished => {}
-            _ if options.dry_run => {}
-            // Nothing of the target was touched.
-            State::Staging => stage::sweep(target_dir.as_fd(), &journal)?,
-            State::Committed | State::Done => {
-                applied.resumed = true;
-                applied.steps = journal.steps.len();
-                return finish(target_dir.as_fd(), &mut kept, &mut journal, options, applied);
-            }
-        }
-    }
-    let plan = plan::make(upper_dir.as_fd(), target_dir.as_fd(), &before, options)?;
-    applied.steps = plan.steps.len();
+    let brought = settle(&call, &mut kept, &mut applied)?;
+    let before: Vec<Brought> = brought.iter().filter(|one| one.upper == call.place.upper).cloned().collect();
+    let mut plan = plan::make(call.upper.as_fd(), call.target(), &before, options)?;
+    applied.steps += plan.steps.len();
+    applied.left.append(&mut plan.left);
     let refused = !plan.conflicts.is_empty() && options.policy == Policy::Refuse;
     if options.dry_run || refused || plan.steps.is_empty() {
         applied.conflicts = plan.conflicts;
         return Ok(applied);
     }
     let takes = |step: &&plan::Step| matches!(step.act, plan::Act::Take { .. });
-    if let Some(step) = plan.steps.iter().find(takes).filter(|_| options.mounted) {
+    if let Some(step) = plan.steps.iter().find(takes).filter(|_| call.mounted) {
         return Err(ApplyError::Refused(format!(
             "{}: this directory was renamed, and the mount shows its content from there; unmount it first",
             step.path
         )));
     }
-    let mut journal = Journal::begin(&plan, before, place, upper, target)?;
-    kept.write(&journal)?;
-    let staged = stage::make(&plan, target_dir.as_fd(), &mut journal, options);
-    match staged {
-        Ok(left_out) => applied.left_out = left_out,
-        Err(error) => {
-            // The error is what matters; leftovers are swept by the next call.
-            if stage::sweep(target_dir.as_fd(), &journal).is_ok() {
-                kept.forget()?;
-            }
-            return Err(error);
+    let mut journal = stage(&call, &mut kept, &plan, brought)?;
+    applied.conflicts = plan.conflicts;
+    finish(call.target(), &mut kept, &mut journal, options, &mut applied)?;
+    Ok(applied)
+}
+
+/// Finishes what an earlier call has begun, if it has, and applies nothing else. Returns whether there was something.
+///
+/// # Errors
+/// Those of [`apply`].
+pub fn resume(upper: &Path, target: &Path, records: &Path, options: Options) -> Result<Applied> {
+    let call = Call::open(upper, target, options)?;
+    let mut kept = Kept::open(records, &call.place)?;
+    let mut applied = Applied::default();
+    settle(&call, &mut kept, &mut applied)?;
+    Ok(applied)
+}
+
+/// Finds a directory to which the changes of this upper are half applied, so that the upper must not go: both paths.
+///
+/// # Errors
+/// When that can't be told.
+pub fn pending(upper: BorrowedFd<'_>, records: &Path) -> Result<Option<(EscapedPath, EscapedPath)>> {
+    let seen = Place::of(upper, upper, records)?.upper;
+    let of_upper = |journal: &Journal| journal.place.upper == seen && journal.state == State::Committed;
+    let found = Kept::all(records)?.into_iter().find(|(_, journal)| of_upper(journal));
+    Ok(found.map(|(_, journal)| (journal.upper_path, journal.target_path)))
+}
+
+/// Gives up what is half applied to a target: nothing more is done, and nothing removed. Returns where what was prepared and
+/// what was taken out lies, as far as it was made.
+///
+/// # Errors
+/// When nothing is half applied to it.
+pub fn abandon(target: &Path, records: &Path) -> Result<Vec<PathBuf>> {
+    let (mut kept, mut journal) = Kept::find(records, target)?;
+    let root = journal.target_path.as_path().to_owned();
+    let place = |stage: &Stage| root.join(stage.home.path.as_path()).join(&stage.name);
+    let left = journal.stages.iter().map(place).filter(|path| path.symlink_metadata().is_ok()).collect();
+    let known = journal.brought.clone();
+    journal.note_brought();
+    // Of those that were to come, the ones that have.
+    let target = File::open(&root).ok();
+    let has_come = |one: &Brought| target.as_ref().is_some_and(|target| one.has_come(target.as_fd()));
+    journal.brought.retain(|one| known.contains(one) || has_come(one));
+    kept.finish(&mut journal)?;
+    Ok(left)
+}
+
+/// Brings what was interrupted to its end. Returns which renamed directories have come to their places, of any upper.
+fn settle(call: &Call<'_>, kept: &mut Kept, applied: &mut Applied) -> Result<Vec<Brought>> {
+    let Some(mut journal) = kept.read()? else { return Ok(Vec::new()) };
+    let (upper, target) = (&journal.upper_path, EscapedPath::from(call.target_path));
+    let committed = journal.state == State::Committed;
+    if committed && journal.place.upper != call.place.upper {
+        return Err(ApplyError::Refused(format!(
+            "{target}: changes of another upper, {upper}, were being applied to it and are half done; finish that first: \
+             unionmount apply {upper} {target}; or give it up: unionmount apply --abandon {upper} {target}"
+        )));
+    }
+    if committed && call.options.dry_run {
+        return Err(ApplyError::Refused(format!(
+            "{target}: these changes are half applied to it; what remains can be told when that is finished: \
+             unionmount apply {upper} {target}; or given up: unionmount apply --abandon {upper} {target}"
+        )));
+    }
+    match journal.state {
+        State::Finished => {}
+        State::Staging | State::Done if call.options.dry_run => {}
+        // Nothing of the target was touched.
+        State::Staging => {
+            stage::sweep(call.target(), &mut journal);
+            applied.left.append(&mut journal.left);
+            kept.finish(&mut journal)?;
         }
+        State::Committed | State::Done => {
+            applied.resumed = true;
+            applied.steps += journal.steps.len();
+            finish(call.target(), kept, &mut journal, call.options, applied)?;
+        }
+    }
+    Ok(journal.brought)
+}
+
+/// Makes all that is new, and writes down that from here on it goes forward.
+fn stage(call: &Call<'_>, kept: &mut Kept, plan: &plan::Plan, brought: Vec<Brought>) -> Result<Journal> {
+    let mut journal = Journal::begin(plan, brought, call.place, call.upper_path, call.target_path)?;
+    kept.write(&journal)?;
+    if let Err(error) = stage::make(plan, call.target(), &mut journal, kept, call.options) {
+        stage::sweep(call.target(), &mut journal);
+        // The error is what matters; what couldn't be removed is beside it.
+        for left in &journal.left {
+            log::warn!("{}: {}", left.path, left.what);
+        }
+        kept.finish(&mut journal)?;
+        return Err(error);
     }
     journal.state = State::Committed;
     kept.write(&journal)?;
-    applied.conflicts = plan.conflicts;
-    finish(target_dir.as_fd(), &mut kept, &mut journal, options, applied)
+    Ok(journal)
 }
 
 fn finish(
-    target: std::os::fd::BorrowedFd<'_>,
+    target: BorrowedFd<'_>,
     kept: &mut Kept,
     journal: &mut Journal,
     options: Options,
-    applied: Applied,
-) -> Result<Applied> {
+    applied: &mut Applied,
+) -> Result<()> {
     if journal.state == State::Committed {
-        execute::run(target, journal, options.policy)?;
+        let left = execute::run(target, journal, options.policy)?;
+        journal.left.extend(left);
+        journal.note_brought();
         journal.state = State::Done;
         kept.write(journal)?;
     }
-    stage::sweep(target, journal)?;
-    journal.note_brought();
-    if journal.brought.is_empty() {
-        kept.forget()?;
-        return Ok(applied);
-    }
-    // A renamed directory is known as such by what it was before; so it is written down that it has come.
-    journal.state = State::Finished;
-    journal.steps.clear();
-    kept.write(journal)?;
-    Ok(applied)
+    stage::sweep(target, journal);
+    applied.left.append(&mut journal.left);
+    kept.finish(journal)
 }

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::Options;
 use super::beneath::{Dir, Seen, look, name_of};
 use super::error::{ApplyError, Result};
-use super::journal::Brought;
-use super::judge::{Old, Why, hidden_since};
+use super::journal::{Brought, Left};
+use super::judge::{Goes, Old, Why, hidden_since};
 use super::put::{self, Attributes};
 use super::raw::{self, Renamed, Renames};
 use crate::image::layer::LayerError;
@@ -83,14 +83,14 @@ pub enum Act {
     /// It goes.
     Remove {
         /// What goes.
-        seen: Seen,
+        goes: Goes,
     },
     /// Something comes there.
     Put {
         /// What.
         what: What,
         /// What was there.
-        replaces: Option<Seen>,
+        replaces: Option<Goes>,
         /// The object that was made for it, once it is.
         made: Option<Seen>,
     },
@@ -127,6 +127,8 @@ pub struct Plan {
     pub conflicts: Vec<Conflict>,
     /// What the target becomes.
     pub merged: Union,
+    /// What can't be done.
+    pub left: Vec<Left>,
 }
 
 /// Holds an upper against a directory. `before`: renamed directories that an earlier call has brought to their places.
@@ -155,6 +157,7 @@ pub(super) fn make(
             homes: Vec::new(),
             devices: HashMap::new(),
             conflicts: Vec::new(),
+            left: Vec::new(),
             links: HashMap::new(),
             there: HashMap::new(),
             parted,
@@ -179,6 +182,7 @@ pub(super) fn make(
             homes: walk.homes,
             conflicts: walk.conflicts,
             merged: walk.merged,
+            left: walk.left,
         });
     }
 }
@@ -204,6 +208,7 @@ struct Walk<'a> {
     /// The stage on a filesystem.
     devices: HashMap<u64, usize>,
     conflicts: Vec<Conflict>,
+    left: Vec<Left>,
     /// Files of the target with several names that are replaced by their copies: by device and inode number, the step.
     links: HashMap<(u64, u64), usize>,
     /// Of files with several names in the upper, by device and inode number: for each name the inode number of what the
@@ -268,10 +273,9 @@ impl Walk<'_> {
         }
         kept.sort_by_key(|renamed| depth(renamed));
         for renamed in &kept {
-            let (parent, _) = split(&renamed.from);
-            let (_, around) = self.open_target(parent)?;
-            let home = Dir { path: parent.into(), seen: Seen::of(&around) };
-            self.stage(around.dev, &home);
+            let home = self.staying(split(&renamed.from).0)?;
+            let (_, stat) = self.open_target(&home)?;
+            self.stage(stat.dev, &Dir { path: home.into(), seen: Seen::of(&stat) });
         }
         kept.reverse();
         for renamed in &kept {
@@ -288,6 +292,16 @@ impl Walk<'_> {
         Ok(())
     }
 
+    /// Returns the nearest directory around that stays in its place: what lies in another goes with it, or can't be moved into
+    /// what lies there.
+    fn staying(&self, path: &[u8]) -> Result<Vec<u8>> {
+        let mut path = path;
+        while !path.is_empty() && raw::hides(self.upper, path, |_| false)? {
+            path = split(path).0;
+        }
+        Ok(path.to_vec())
+    }
+
     /// Returns whether the directory that is to hold a renamed one is one of the target's, in its place or moved.
     fn lands_in_place(&self, to: &[u8], moves: &[Renamed]) -> bool {
         let mut now: Vec<u8> = Vec::new();
@@ -298,9 +312,9 @@ impl Walk<'_> {
             now = match moves.iter().find(|renamed| renamed.to == at) {
                 Some(renamed) => renamed.from.clone(),
                 None => {
-                    let opaque = open_dir(self.upper, &at)
+                    let opaque = open_dir(self.upper, split(&at).0)
                         .ok()
-                        .and_then(|dir| raw::marks(At::Fd(dir.as_fd()), &at).ok())
+                        .and_then(|dir| raw::marks(dir.as_fd(), name, &at).ok())
                         .is_none_or(|marks| marks.opaque || marks.redirect.is_some());
                     if opaque && !self.settled.contains(&at) {
                         return false;
@@ -406,12 +420,12 @@ impl Walk<'_> {
         let path = join(&both.frame.path, name);
         let Some(stat) = self.old(both, name)? else { return Ok(()) };
         let old = Old { dir: both.target.as_fd(), name, stat, path: &path };
-        if let Some((within, why)) = old.changed(both.since)?
+        if let Some((within, why)) = old.changed(both.since, |_| false)?
             && !self.goes_on(within, Does::Deletes, why)
         {
             return Ok(());
         }
-        self.push(both, path, Act::Remove { seen: Seen::of(&stat) })?;
+        self.push(both, path, Act::Remove { goes: Goes::new(&stat, both.since) })?;
         Ok(())
     }
 
@@ -422,7 +436,7 @@ impl Walk<'_> {
         let old = self.old(both, name)?;
         let mut what = What::New;
         if new.kind() == Kind::Directory {
-            let marks = raw::marks(at, &path)?;
+            let marks = raw::marks(both.upper.as_fd(), name, &path)?;
             if let Some(renamed) = self.moved_to(&path).cloned() {
                 let (_, stat) = self.open_target(&renamed.from)?;
                 let taken = |step: &Step| matches!(step.act, Act::Take { .. }) && step.path.0 == renamed.from;
@@ -463,7 +477,7 @@ impl Walk<'_> {
             }
         }
         let since = hidden_since(&old, at, &new, both.since)?;
-        if let Some((within, why)) = old.changed(since)?
+        if let Some((within, why)) = old.changed(since, |_| false)?
             && !self.goes_on(within, Does::Replaces, why)
         {
             if matches!(what, What::Moved(..)) {
@@ -477,7 +491,7 @@ impl Walk<'_> {
         let is_copy = stat.nlink > 1
             && stat.kind() == Kind::File
             && raw::is_copy_of(at, old.at(), &stat, &path)? == Some(true);
-        let act = Act::Put { what, replaces: Some(Seen::of(&stat)), made: None };
+        let act = Act::Put { what, replaces: Some(Goes::new(&stat, since)), made: None };
         let number = self.push(both, path, act)?;
         if is_copy {
             self.links.insert((stat.dev, stat.ino), number);
@@ -547,9 +561,6 @@ impl Walk<'_> {
     /// Plans the attributes of a directory that stays, and its times after what was done in it.
     fn alter(&mut self, both: &Both<'_>, stat: &Stat, touched: bool) -> Result<()> {
         let path = &both.frame.path;
-        if !is_privileged() && stat.uid != rustix::process::geteuid().as_raw() {
-            return Ok(()); // somebody else's, who alone may
-        }
         let Some(node) = find(&self.merged, path)? else { return Ok(()) };
         let shown = self.merged.getattr(&node).map_err(of_union(path)).map_err(ApplyError::from);
         let wanted = shown.and_then(|attr| Attributes::shown(&self.merged, &node, &attr.stat, path));
@@ -559,6 +570,12 @@ impl Walk<'_> {
             wanted.owner = None;
         }
         let known = Attributes::read(At::Fd(both.target.as_fd()), stat, path)?;
+        if !is_privileged() && stat.uid != rustix::process::geteuid().as_raw() {
+            if !wanted.is_like(&known) {
+                self.left.push(Left::new(path, "keeps its attributes, which its owner alone may change"));
+            }
+            return Ok(());
+        }
         if wanted.is_like(&known) {
             if !touched && wanted.times[1] == known.times[1] {
                 return Ok(());
@@ -604,9 +621,11 @@ impl Walk<'_> {
                     continue;
                 }
                 let Some(&first) = self.links.get(&(one.dev, one.ino)) else { continue };
+                may_change(opened.as_fd(), name_of(&path), &path)?;
                 let dir = Dir { path: split(&path).0.into(), seen: Seen::of(&stat) };
                 let stage = self.stage(stat.dev, &dir);
-                let act = Act::Put { what: What::Link(first), replaces: Some(Seen::of(&one)), made: None };
+                let replaces = Some(Goes::new(&one, None));
+                let act = Act::Put { what: What::Link(first), replaces, made: None };
                 if !dir.path.0.is_empty() && !self.alters.iter().any(|step| step.dir == dir) {
                     let attributes = Attributes::read(At::Fd(opened.as_fd()), &stat, &now)?;
                     let alter = Act::Alter { seen: dir.seen, attributes };

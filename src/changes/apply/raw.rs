@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::io::Errno;
 
+use super::beneath::look;
 use super::error::{ApplyError, Result};
 use super::journal::Brought;
 use crate::image::layer::LayerError;
@@ -13,7 +14,7 @@ use crate::sys::object::{At, Kind, Stat};
 use crate::sys::{handle, xattr};
 use crate::union::escaped_path::EscapedPath;
 use crate::union::lookup::belief::Belief;
-use crate::union::lookup::marker::{self, Marks, WH_PREFIX};
+use crate::union::lookup::marker::{self, Marks, WH_OPAQUE, WH_PREFIX};
 
 /// A directory that was renamed: its lower part lies in the target under another path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,18 +25,42 @@ pub(super) struct Renamed {
     pub from: Vec<u8>,
 }
 
-/// Reads the marks of an entry of the upper.
-pub(super) fn marks(at: At<'_>, path: &[u8]) -> Result<Marks> {
-    marker::read_marks(at, Belief::of_process()).map_err(ApplyError::at(path, "read its marks"))
+/// Reads the marks of a directory `name` of the upper's directory `dir`, in every form: AUFS's are entries in it and beside it.
+pub(super) fn marks(dir: BorrowedFd<'_>, name: &[u8], path: &[u8]) -> Result<Marks> {
+    let failed = || ApplyError::at(path, "read its marks");
+    let mut marks = marker::read_marks(At::Name(dir, name), Belief::of_process()).map_err(failed())?;
+    if !marks.opaque {
+        let inner = open_dir(dir, name).map_err(failed())?;
+        let has = |dir, name: &[u8]| look(dir, name, path).map(|found| found.is_some());
+        // A rename has left one beside where its redirect leads elsewhere.
+        let beside = marks.redirect.is_none() && has(dir, &[WH_PREFIX, name].concat())?;
+        marks.opaque = beside || has(inner.as_fd(), WH_OPAQUE)?;
+    }
+    Ok(marks)
 }
 
 /// Returns the path in the target that a directory's redirect names; `None` without one that leads elsewhere.
-fn source(marks: &Marks, path: &[u8], below: Option<&[u8]>) -> Option<Vec<u8>> {
-    let redirect = marks.redirect.as_deref()?;
-    match redirect.strip_prefix(b"/") {
+///
+/// # Errors
+/// Where it could lead out of the target, or to nothing that an overlay means: a mount refuses that as well.
+fn source(marks: &Marks, path: &[u8], below: Option<&[u8]>) -> Result<Option<Vec<u8>>> {
+    let Some(redirect) = marks.redirect.as_deref() else { return Ok(None) };
+    let absolute = redirect.strip_prefix(b"/");
+    let is_name = |name: &[u8]| !matches!(name, b"" | b"." | b"..") && !name.contains(&0);
+    let fits = match absolute {
+        Some(from) => from.split(|&byte| byte == b'/').all(is_name),
+        None => is_name(redirect) && !redirect.contains(&b'/'),
+    };
+    if !fits {
+        return Err(ApplyError::Refused(format!(
+            "{}: has a redirect that is neither a name nor an absolute path",
+            EscapedPath::from(path)
+        )));
+    }
+    Ok(match absolute {
         Some(from) => (!leads_to(redirect, path)).then(|| from.to_vec()),
         None => below.map(|dir| join(dir, redirect)).filter(|from| from != path),
-    }
+    })
 }
 
 /// The renamed directories of an upper.
@@ -61,9 +86,9 @@ pub(super) fn renamed(upper: BorrowedFd<'_>, target: BorrowedFd<'_>, before: &[B
             if at.stat().map_err(LayerError::os(&inner, "stat it"))?.kind() != Kind::Directory {
                 continue;
             }
-            let marks = marks(at, &inner)?;
+            let marks = marks(dir.as_fd(), &name, &inner)?;
             let natural = below.as_ref().map(|below| join(below, &name));
-            let from = if marks.opaque { None } else { source(&marks, &inner, below.as_deref()) };
+            let from = if marks.opaque { None } else { source(&marks, &inner, below.as_deref())? };
             let below = match from {
                 _ if marks.opaque => None,
                 Some(from) if is_settled(target, &from, &inner, before)? => {
@@ -128,7 +153,7 @@ pub(super) fn hides(upper: BorrowedFd<'_>, path: &[u8], moved: impl Fn(&[u8]) ->
             }
             Err(errno) => return Err(LayerError::os(&inner, "stat it")(errno).into()),
         }
-        let marks = marks(at, &inner)?;
+        let marks = marks(dir.as_fd(), name, &inner)?;
         let elsewhere = |from: Vec<u8>| !leads_to(&from, &inner) && !moved(&inner);
         if marks.opaque || marks.redirect.is_some_and(elsewhere) {
             return Ok(true);

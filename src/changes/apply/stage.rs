@@ -14,9 +14,9 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::Options;
-use super::beneath::Seen;
+use super::beneath::{Seen, look};
 use super::error::{ApplyError, Result};
-use super::journal::Journal;
+use super::journal::{Journal, Kept, Left, State};
 use super::plan::{Act, Plan, What};
 use super::put::Attributes;
 use crate::image::layer::merged::{find, of_union};
@@ -45,7 +45,15 @@ pub(super) fn trash_name(number: usize) -> String {
     format!("t{number}")
 }
 
-/// Makes the stages and all that is new. Returns the paths of objects whose attributes couldn't all be kept.
+/// Names what step `number` has brought out and nobody has judged yet, in the stage.
+pub(super) fn come_name(number: usize) -> String {
+    format!("c{number}")
+}
+
+/// What is told of an object that lacks some attributes.
+pub(super) const NOT_ALL: &str = "not all of its attributes can be kept here";
+
+/// Makes the stages and all that is new. The journal knows each stage before anything is made in it.
 ///
 /// # Errors
 /// What can't be made. The target is as it was.
@@ -53,14 +61,17 @@ pub fn make(
     plan: &Plan,
     target: BorrowedFd<'_>,
     journal: &mut Journal,
+    kept: &mut Kept,
     options: Options,
-) -> Result<Vec<Vec<u8>>> {
+) -> Result<()> {
     let mut stages = Vec::new();
-    for stage in &mut journal.stages {
+    for number in 0..journal.stages.len() {
+        let stage = &mut journal.stages[number];
         let dir = make_stage(stage.home.open(target)?.as_fd(), &stage.name, &stage.home.path.0)?;
         let stat =
             At::Fd(dir.as_fd()).stat().map_err(ApplyError::at(&stage.home.path.0, "look at the stage"))?;
         stage.seen = Some(Seen::of(&stat));
+        kept.write(journal)?;
         stages.push(dir);
     }
     let mut maker = Maker { union: &plan.merged, options, links: HashMap::new(), left_out: Vec::new() };
@@ -96,7 +107,8 @@ pub fn make(
     for stage in &stages {
         filesystem::sync(stage).map_err(ApplyError::at(b"", "write what was made to the disk"))?;
     }
-    Ok(maker.left_out)
+    journal.left.extend(maker.left_out.iter().map(|path| Left::new(path, NOT_ALL)));
+    Ok(())
 }
 
 fn make_stage(home: BorrowedFd<'_>, name: &str, path: &[u8]) -> Result<OwnedFd> {
@@ -104,10 +116,17 @@ fn make_stage(home: BorrowedFd<'_>, name: &str, path: &[u8]) -> Result<OwnedFd> 
         .map_err(ApplyError::at(path, "make a directory in it"))?;
     let failed = || ApplyError::at(path, "prepare a directory in it");
     let dir = fs::openat(home, name, DIR, Mode::empty()).map_err(failed())?;
-    let stat = At::Fd(dir.as_fd()).stat().map_err(failed())?;
-    if stat.uid != rustix::process::geteuid().as_raw() {
-        return Err(ApplyError::Changed(join(path, name.as_bytes())));
-    }
+    // Who owns the home can have put another directory there by now, one of this user's too. Nothing is changed in one that
+    // holds something; and an empty one that is this user's and nobody else's is as good as that which was made.
+    let is_free = || {
+        let stat = At::Fd(dir.as_fd()).stat().map_err(failed())?;
+        let own = stat.uid == rustix::process::geteuid().as_raw() && stat.mode & 0o077 == 0;
+        match own && remove::names(dir.as_fd()).map_err(failed())?.is_empty() {
+            true => Ok(()),
+            false => Err(ApplyError::Changed(join(path, name.as_bytes()))),
+        }
+    };
+    is_free()?;
     // What is made in it inherits nothing.
     let object = Writable::held(dir.as_fd());
     for acl in [&b"system.posix_acl_default"[..], b"system.posix_acl_access"] {
@@ -117,6 +136,7 @@ fn make_stage(home: BorrowedFd<'_>, name: &str, path: &[u8]) -> Result<OwnedFd> 
         }
     }
     object.chmod(0o700).map_err(failed())?;
+    is_free()?;
     Ok(dir)
 }
 
@@ -134,42 +154,57 @@ fn keeping_times(
     Ok(())
 }
 
-/// Removes the stages, and what is left in them. Those that were never made are as good as gone.
-///
-/// # Errors
-/// What can't be removed.
-pub fn sweep(target: BorrowedFd<'_>, journal: &Journal) -> Result<()> {
-    for stage in &journal.stages {
-        let path = &stage.home.path.0;
-        let failed = || ApplyError::at(path, "remove what was prepared in it");
-        let home = match stage.home.open(target) {
-            // The directory itself has gone: so has what was in it.
-            Err(ApplyError::Changed(_)) => continue,
-            home => home?,
-        };
-        let dir = match stage.open(target) {
-            Err(ApplyError::At { errno: Errno::NOENT, .. } | ApplyError::Changed(_)) => continue,
-            dir => dir?,
-        };
-        // A directory of the target that was taken out and has come nowhere is not ours to remove.
-        let names = remove::names(dir.as_fd()).map_err(failed())?;
-        if let Some(name) = names.iter().find(|name| name.as_bytes().starts_with(b"m")) {
-            return Err(ApplyError::Refused(format!(
-                "{}/{}/{}: a directory of the target is left here; move it where it belongs",
-                path.escape_ascii(),
-                stage.name,
-                name.to_string_lossy()
-            )));
+/// Removes the stages, and what is left in them: what was made and has come nowhere, and what goes. All else stays, and is
+/// told in the journal, as what can't be removed: a stage that is in the way of nothing mustn't be in the way of all that
+/// comes after.
+pub fn sweep(target: BorrowedFd<'_>, journal: &mut Journal) {
+    let mut left = Vec::new();
+    for (number, stage) in journal.stages.iter().enumerate() {
+        let path = join(&stage.home.path.0, stage.name.as_bytes());
+        match sweep_one(target, journal, number) {
+            Ok(()) => {}
+            // Nothing was ever made.
+            Err(ApplyError::At { errno: Errno::NOENT, .. }) if stage.seen.is_none() => {}
+            Err(ApplyError::Changed(_) | ApplyError::At { errno: Errno::NOENT, .. }) => {
+                left.push(Left::new(
+                    &path,
+                    "what was prepared here was moved away by somebody else, and is not removed",
+                ));
+            }
+            Err(error) => left.push(Left::new(&path, &format!("is not removed: {error}"))),
         }
-        remove::empty(dir.as_fd(), &[]).map_err(|left| failed()(left.errno))?;
-        let name = CString::new(stage.name.as_bytes()).map_err(|_| failed()(Errno::INVAL))?;
-        match keeping_times(home.as_fd(), || fs::unlinkat(&home, &name, AtFlags::REMOVEDIR)) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => return Err(failed()(errno)),
-        }
-        filesystem::sync(&dir).map_err(failed())?;
     }
-    Ok(())
+    journal.left.extend(left);
+}
+
+fn sweep_one(target: BorrowedFd<'_>, journal: &Journal, number: usize) -> Result<()> {
+    let stage = &journal.stages[number];
+    let path = join(&stage.home.path.0, stage.name.as_bytes());
+    let failed = || ApplyError::at(&path, "remove what was prepared");
+    let home = stage.home.open(target)?;
+    let home = At::Fd(home.as_fd()).open_directory().map_err(failed())?;
+    // One that the journal doesn't know holds nothing.
+    if stage.seen.is_some() {
+        let dir = stage.open(target)?;
+        for (step, one) in journal.steps.iter().enumerate().filter(|(_, step)| step.stage == number) {
+            remove::entry(dir.as_fd(), trash_name(step).as_bytes()).map_err(failed())?;
+            let name = new_name(step);
+            let is_made = |stat: &Stat| match (&one.act, journal.state) {
+                (_, State::Staging) => true,
+                (Act::Put { made: Some(made), .. }, _) => made.is_same(stat),
+                _ => false,
+            };
+            if look(dir.as_fd(), name.as_bytes(), &path)?.is_some_and(|stat| is_made(&stat)) {
+                remove::entry(dir.as_fd(), name.as_bytes()).map_err(failed())?;
+            }
+        }
+        if !remove::names(dir.as_fd()).map_err(failed())?.is_empty() {
+            return Err(ApplyError::Refused("something is left here that belongs to the directory".into()));
+        }
+    }
+    let name = CString::new(stage.name.as_bytes()).map_err(|_| failed()(Errno::INVAL))?;
+    keeping_times(home.as_fd(), || fs::unlinkat(&home, &name, AtFlags::REMOVEDIR)).map_err(failed())?;
+    filesystem::sync(&home).map_err(failed())
 }
 
 /// Makes objects as the union shows them.

@@ -1,0 +1,177 @@
+//! `unionmount discard`: throws away what an upper changed. Whatever can't be told to be nobody's is left.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use super::Failure;
+use super::apply::records;
+use crate::changes::apply;
+use crate::control::client::Client;
+use crate::control::mounts;
+use crate::sys::flock::{Access, lock_until};
+use crate::sys::mountinfo::Table;
+use crate::sys::object::At;
+use crate::sys::remove;
+use crate::union::escaped_path::EscapedPath;
+
+/// Empty an upper directory: all that was changed is thrown away
+#[derive(Debug, clap::Args)]
+pub(super) struct Discard {
+    /// The upper directory, which no mount may have
+    #[arg(value_name = "UPPER")]
+    upper: PathBuf,
+
+    /// Don't ask
+    #[arg(short, long)]
+    yes: bool,
+}
+
+/// How long the daemon of a mount that is just gone may keep its upper.
+const LETTING_GO: Duration = Duration::from_millis(300);
+
+impl Discard {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let shown = EscapedPath::from(self.upper.as_path());
+        let failed = |error: std::io::Error| Failure::failed(format!("{shown}: cannot be opened: {error}"));
+        let dir = File::open(&self.upper).map_err(failed)?;
+        if !dir.metadata().map_err(failed)?.is_dir() {
+            return Err(Failure::failed(format!("{shown}: is no directory")));
+        }
+        let real = std::fs::canonicalize(&self.upper).map_err(failed)?;
+        let _held = hold_alone(&dir, &real)?;
+        is_half_applied(&dir)?;
+        if !self.yes {
+            let count = remove::names(dir.as_fd()).map_err(|errno| failed(errno.into()))?.len();
+            if count == 0 {
+                return Ok(ExitCode::SUCCESS);
+            }
+            let entries = if count == 1 { "1 entry".to_owned() } else { format!("{count} entries") };
+            if !super::ask::yes(&format!("Throw away what is in {shown} ({entries})?"), "--yes")? {
+                return Err(Failure::told(1));
+            }
+        }
+        remove::empty(dir.as_fd(), &[])
+            .map_err(|left| Failure::failed(format!("{shown}/{left}: cannot be removed")))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Refuses an upper whose changes are half applied: the rest of them is there alone.
+pub(super) fn is_half_applied(upper: &File) -> Result<(), Failure> {
+    match apply::pending(upper.as_fd(), &records()?).map_err(Failure::failed)? {
+        None => Ok(()),
+        Some((upper, target)) => Err(Failure::failed(format!(
+            "{upper}: its changes are half applied to {target}; finish that: unionmount apply {upper} {target}; or give it \
+             up: unionmount apply --abandon {upper} {target}"
+        ))),
+    }
+}
+
+/// Holds a directory that no mount has, nor anything in it or around it, so that none gets it meanwhile. `real`: its path
+/// without symbolic links.
+fn hold_alone(dir: &File, real: &Path) -> Result<File, Failure> {
+    let shown = EscapedPath::from(real);
+    let refused = |why: &str| Err(Failure::failed(format!("{shown}: {why}")));
+    if At::Fd(dir.as_fd()).stat().map_err(|errno| cannot_look(real, errno))?.mount_root {
+        return refused("something is mounted there; unmount it first, and then name the upper");
+    }
+    match mounts::of(real) {
+        Ok(_) => return refused("lies in a mount; name the upper, when that is unmounted"),
+        Err(mounts::NotFound::Elsewhere(_)) => {}
+        Err(error) => return Err(Failure::failed(error)),
+    }
+    let held = dir.try_clone().map_err(|error| Failure::failed(format!("{shown}: {error}")))?;
+    match lock_until(&held, Access::Exclusive, Instant::now() + LETTING_GO) {
+        Ok(true) => {}
+        Ok(false) => return refused("a mount has it; unmount it first"),
+        Err(errno) => {
+            let error = std::io::Error::from(errno);
+            return refused(&format!(
+                "whether a mount has it can't be told here ({error}); if none has, remove what is in it by hand"
+            ));
+        }
+    }
+    if let Some(point) = mounted_within(real)? {
+        let point = EscapedPath::from(point.as_path());
+        return refused(&format!("{point} is mounted in it; unmount that first"));
+    }
+    for (point, layer) in layers()? {
+        if layer.starts_with(real) {
+            let (point, layer) = (EscapedPath::from(point.as_path()), EscapedPath::from(layer.as_path()));
+            return refused(&format!("the mount {point} has {layer} as a layer; unmount it first"));
+        }
+    }
+    // Around it, also those of mounts that can't be seen from here.
+    for around in real.ancestors().skip(1).filter(|around| *around != Path::new("/")) {
+        let Ok(dir) = File::open(around) else { continue };
+        if matches!(lock_until(&dir, Access::Exclusive, Instant::now() + LETTING_GO), Ok(false)) {
+            let around = EscapedPath::from(around);
+            return refused(&format!("lies in {around}, which a mount has; unmount that first"));
+        }
+    }
+    Ok(held)
+}
+
+fn cannot_look(path: &Path, error: impl Into<std::io::Error>) -> Failure {
+    Failure::failed(format!("{}: cannot be looked at: {}", EscapedPath::from(path), error.into()))
+}
+
+/// Finds a mount point beneath a directory.
+fn mounted_within(real: &Path) -> Result<Option<PathBuf>, Failure> {
+    use std::os::unix::ffi::OsStrExt;
+    let table = Table::read().map_err(|error| cannot_look(Path::new("/proc/self/mountinfo"), error))?;
+    let points = table.entries().map(|entry| PathBuf::from(std::ffi::OsStr::from_bytes(&entry.point)));
+    Ok(points.into_iter().find(|point| point.starts_with(real)))
+}
+
+/// Lists the layers of all mounts that can be seen from here and asked: of unionmount, and the uppers of the kernel's overlayfs.
+/// Each with the mount point.
+pub(super) fn layers() -> Result<Vec<(PathBuf, PathBuf)>, Failure> {
+    use std::os::unix::ffi::OsStrExt;
+    let cannot = |error| cannot_look(Path::new("/proc/self/mountinfo"), error);
+    let mut layers = Vec::new();
+    for mount in mounts::all().map_err(cannot)? {
+        // A daemon that doesn't answer holds its upper, which is seen by the lock.
+        match Client::connect(&mount).and_then(|mut daemon| daemon.status()) {
+            Ok(status) => {
+                let paths = status.layers.iter().map(|layer| layer.directory.as_path().to_owned());
+                // A path of one that the mount covers leads to the mount.
+                let covered = |path: &Path| mounts::device_at(path).is_ok_and(|at| at == mount.device);
+                layers.extend(paths.filter(|path| !covered(path)).map(|path| (mount.point.clone(), path)));
+            }
+            Err(error) => log::debug!("{error}"),
+        }
+    }
+    for entry in Table::read().map_err(cannot)?.entries().filter(|entry| entry.kind == "overlay") {
+        let upper = entry.filesystem_options.split(',').find_map(|option| option.strip_prefix("upperdir="));
+        if let Some(upper) = upper.and_then(|upper| std::fs::canonicalize(upper).ok()) {
+            layers.push((PathBuf::from(std::ffi::OsStr::from_bytes(&entry.point)), upper));
+        }
+    }
+    Ok(layers)
+}
+
+/// Refuses a target that a mount has as a layer, but for the mounts of this very upper; and what this program keeps itself.
+pub(super) fn is_no_layer(target: &Path, upper: &Path, own: &Path) -> Result<(), Failure> {
+    let shown = EscapedPath::from(target);
+    let id = |path: &Path| std::fs::metadata(path).ok().map(|stat| (stat.dev(), stat.ino()));
+    let (Some(target_id), upper_id) = (id(target), id(upper)) else { return Ok(()) };
+    if std::fs::canonicalize(target).is_ok_and(|real| real.starts_with(own)) {
+        return Err(Failure::failed(format!("{shown}: belongs to what unionmount keeps itself")));
+    }
+    let layers = layers()?;
+    let with_upper = |point: &PathBuf| {
+        layers.iter().any(|(other, layer)| other == point && upper_id.is_some() && id(layer) == upper_id)
+    };
+    match layers.iter().find(|(point, layer)| id(layer) == Some(target_id) && !with_upper(point)) {
+        None => Ok(()),
+        Some((point, _)) => Err(Failure::failed(format!(
+            "{shown}: the mount {} has it as a layer, and shows a mixture when that is changed; unmount it first",
+            EscapedPath::from(point.as_path())
+        ))),
+    }
+}

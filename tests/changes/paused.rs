@@ -1,0 +1,351 @@
+//! What somebody does at an instant while `apply` is at work: it is stopped there, by strace, and goes on afterwards.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use super::conflicts::{apply, unmounted};
+use support::cli::{Ended, Place, until};
+use support::{Fields, Snapshot, diff, is_installed, skipped};
+
+/// A call of the program that stops itself behind system calls.
+struct Paused {
+    tracer: Child,
+    /// What strace tells.
+    told: PathBuf,
+    stops: usize,
+}
+
+impl Paused {
+    /// `at`: system calls in strace's words, `mkdirat:when=1`.
+    fn start(place: &Place, at: &[&str], args: &[&str]) -> Paused {
+        let mut command = Command::new("strace");
+        let told = place.at("told");
+        command.args(["-qq", "-o"]).arg(&told);
+        for call in at {
+            command.args(["-e", &format!("inject={call}:signal=SIGSTOP")]);
+        }
+        command
+            .arg(place.bin())
+            .args(args)
+            .current_dir(place.path())
+            .env("UNIONMOUNT_ROOT", place.at("state"));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Paused { tracer: command.spawn().unwrap(), told, stops: 0 }
+    }
+
+    /// Waits until it has stopped once more.
+    fn stopped(&mut self) {
+        self.stops += 1;
+        until("it stops", || {
+            let told = fs::read_to_string(&self.told).unwrap_or_default();
+            told.matches("stopped by SIGSTOP").count() >= self.stops
+        });
+    }
+
+    fn program(&self) -> Option<i32> {
+        let tracer = self.tracer.id();
+        let children = fs::read_to_string(format!("/proc/{tracer}/task/{tracer}/children")).ok()?;
+        children.split_whitespace().next()?.parse().ok()
+    }
+
+    /// Lets it go on from where it stands.
+    fn go_on(&self) {
+        let Some(pid) = self.program() else { return };
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap_or_default();
+    }
+
+    /// Lets it go on to its end, wherever it may stop.
+    fn end(mut self) -> Ended {
+        until("it ends", || {
+            self.go_on();
+            self.tracer.try_wait().unwrap().is_some()
+        });
+        let output = self.tracer.wait_with_output().unwrap();
+        Ended {
+            code: output.status.code(),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+fn can_pause() -> bool {
+    let installed = is_installed("strace");
+    if !installed {
+        skipped("no strace");
+    }
+    installed
+}
+
+/// The directory in which `apply` prepares what it puts, if there is one.
+fn stage(dir: &Path) -> Option<PathBuf> {
+    let paths = Snapshot::take(dir).entries.into_keys();
+    let is_stage = |path: &PathBuf| path.to_string_lossy().contains(".unionmount-apply-");
+    paths.map(PathBuf::from).filter(is_stage).min().map(|path| dir.join(path))
+}
+
+/// Applies, and does something when the stage has been made: the plan is made then, and nothing is done.
+fn apply_and_meanwhile(place: &Place, args: &[&str], meanwhile: impl FnOnce(&Path)) -> Ended {
+    let mut paused = Paused::start(place, &["mkdirat:when=1"], &[&["apply"], args, &["up", "a"]].concat());
+    paused.stopped();
+    meanwhile(&stage(&place.at("a")).unwrap());
+    paused.end()
+}
+
+/// It succeeded, whatever it said.
+#[track_caller]
+fn done(ended: Ended) -> Ended {
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    ended
+}
+
+fn read(place: &Place, name: &str) -> String {
+    fs::read_to_string(place.at(name)).unwrap_or_else(|error| format!("{name}: {error}"))
+}
+
+#[test]
+fn what_comes_into_a_directory_that_goes_brings_it_back() {
+    support::needs_root!();
+    if !can_pause() {
+        return;
+    }
+    // Removed, and replaced by something else.
+    for change in [
+        "rm -r mnt/gone",
+        "rm -r mnt/gone; echo file >mnt/gone",
+        "rm -r mnt/gone; mkdir mnt/gone; echo n >mnt/gone/n",
+    ] {
+        for late in [
+            "echo late >a/gone/sub/late",
+            "mkdir x; echo late >x/late; mv x a/gone/sub/moved",
+            "echo late >>a/gone/sub/f",
+        ] {
+            let place = unmounted(
+                "mkdir -p a/gone/sub; echo old >a/gone/sub/f; echo old >a/g",
+                &format!("{change}; echo new >mnt/g"),
+            );
+            let ended = apply_and_meanwhile(&place, &[], |_| drop(place.sh(late).ok()));
+            ended.refused(1, &["gone: was changed by somebody else"]);
+            assert!(place.sh("grep -r late a/gone").out.contains("late"), "{change}; {late}");
+            assert!(place.at("a/gone/sub/f").exists(), "{change}; {late}");
+            // The other side is chosen.
+            done(apply(&place, "--theirs"));
+            assert!(place.sh("grep -r late a/gone").out.contains("late"), "{change}; {late}");
+            assert_eq!(
+                (read(&place, "a/g").as_str(), stage(&place.at("a"))),
+                ("new\n", None),
+                "{change}; {late}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_moved_within_a_directory_that_goes_is_no_change_of_somebody_else() {
+    support::needs_root!();
+    let place = unmounted(
+        "mkdir -p a/gone/sub; echo f >a/gone/sub/f; echo x >a/gone/x; ln a/gone/x a/x; ln a/gone/x a/y",
+        "mv mnt/gone/sub mnt/sub; rm mnt/x; echo new >mnt/y; rm -r mnt/gone",
+    );
+    apply(&place, "").ok();
+    assert_eq!((place.names("a"), place.names("a/sub")), (vec!["sub".into(), "y".into()], vec!["f".into()]));
+}
+
+#[test]
+fn what_cannot_be_put_back_is_kept_and_named() {
+    support::needs_root!();
+    if !can_pause() {
+        return;
+    }
+    for policy in ["--force", "--theirs"] {
+        let place = unmounted(
+            "mkdir -p a/gone; echo old >a/gone/f; echo old >a/g",
+            "rm -r mnt/gone; echo new >mnt/g",
+        );
+        let mut paused =
+            Paused::start(&place, &["mkdirat:when=1", "renameat2:when=1"], &["apply", "up", "a"]);
+        paused.stopped();
+        place.sh("echo late >a/gone/late").ok();
+        paused.go_on();
+        paused.stopped();
+        place.sh("mkdir a/gone; echo again >a/gone/again").ok();
+        let ended = paused.end();
+        let stage_dir = stage(&place.at("a")).unwrap();
+        let name = stage_dir.file_name().unwrap().to_string_lossy().into_owned();
+        ended.refused(1, &[&format!("lies in {name}/c0")]);
+        assert_eq!(read(&place, &format!("a/{name}/c0/late")), "late\n");
+        let ended = done(apply(&place, policy));
+        assert_eq!(read(&place, "a/g"), "new\n");
+        if policy == "--force" {
+            assert_eq!((place.names("a"), stage(&place.at("a"))), (vec!["g".into()], None), "{ended:?}");
+        } else {
+            assert_eq!(read(&place, &format!("a/{name}/c0/late")), "late\n");
+            assert!(ended.err.contains(&name) && place.at("a/gone/again").exists(), "{ended:?}");
+        }
+        done(apply(&place, policy));
+    }
+}
+
+/// The owner of the directory puts one of root's in the place of that in which root is about to prepare things.
+#[test]
+fn who_owns_the_directory_cannot_exchange_the_stage() {
+    support::needs_root!();
+    if !can_pause() {
+        return;
+    }
+    let place = unmounted("echo old >a/f; mkdir a/victim; echo kept >a/victim/kept", "echo new >mnt/f");
+    let (uid, gid) = support::cli::user();
+    place.sh(&format!("chown {uid}:{gid} a; chmod 755 a/victim")).ok();
+    let ended = apply_and_meanwhile(&place, &[], |stage| {
+        let stage = stage.display();
+        place.sh(&format!("chmod 755 .; mv {stage} a/aside; mv a/victim {stage}")).ok();
+    });
+    assert!(ended.code == Some(1) && ended.err.contains("was changed by somebody else"), "{ended:?}");
+    let victim = stage(&place.at("a")).unwrap();
+    assert_eq!(fs::read_to_string(victim.join("kept")).unwrap(), "kept\n");
+    assert_eq!(fs::metadata(&victim).unwrap().permissions().mode() & 0o777, 0o755);
+    assert_eq!(place.names(victim.strip_prefix(place.path()).unwrap().to_str().unwrap()), ["kept"]);
+}
+
+/// The owner of the directory puts a link in the place of a directory in which root is about to put something.
+#[test]
+fn who_owns_the_directory_cannot_lead_root_out_of_it() {
+    support::needs_root!();
+    if !can_pause() {
+        return;
+    }
+    for policy in ["", "--force", "--theirs"] {
+        let place = unmounted(
+            "mkdir -p a/dir/sub a/old outside; for n in 1 2; do echo $n >a/dir/sub/f$n; echo $n >a/old/g$n; echo s >outside/f$n; echo s >outside/g$n; done; chmod 755 outside",
+            "for n in 1 2; do echo changed >>mnt/dir/sub/f$n; rm mnt/old/g$n; echo added >mnt/old/h$n; done; chmod 700 mnt/old",
+        );
+        let before = Snapshot::take(&place.at("outside"));
+        let args: &[&str] = if policy.is_empty() { &[] } else { &[policy] };
+        let ended = apply_and_meanwhile(&place, args, |_| {
+            place.sh("mv a/dir/sub a/dir/s; ln -s ../../outside a/dir/sub; mv a/old a/o; ln -s ../outside a/old").ok();
+        });
+        assert!(ended.code == Some(1) || policy == "--theirs", "{policy}: {ended:?}");
+        let after = Snapshot::take(&place.at("outside"));
+        assert_eq!(diff(&before, &after, &Fields::all()), "", "{policy}: something outside was touched");
+    }
+}
+
+#[test]
+fn a_stage_that_was_moved_away_is_told() {
+    support::needs_root!();
+    if !can_pause() {
+        return;
+    }
+    let place = unmounted("echo old >a/f; echo old >a/g", "echo new >mnt/f; echo new >mnt/g");
+    let mut paused = Paused::start(&place, &["renameat2:when=1"], &["apply", "up", "a"]);
+    paused.stopped();
+    assert_eq!(read(&place, "a/f"), "new\n");
+    let there = stage(&place.at("a")).unwrap();
+    fs::rename(&there, place.at("a/elsewhere")).unwrap();
+    let ended = done(paused.end());
+    assert!(ended.err.contains("was moved away by somebody else"), "{ended:?}");
+    assert_eq!((read(&place, "a/g").as_str(), place.at("a/elsewhere").exists()), ("new\n", true));
+}
+
+/// Kills `apply` behind a system call.
+fn killed(place: &Place, at: &str) {
+    let script = format!(
+        "UNIONMOUNT_ROOT=$PWD/state strace -qq -o /dev/null -e inject={at}:signal=SIGKILL ./unionmount apply up a"
+    );
+    let ended = place.sh(&script);
+    assert!(!matches!(ended.code, Some(0 | 1)), "{ended:?}");
+}
+
+#[test]
+fn what_was_changed_in_the_upper_after_a_kill_is_applied_too() {
+    support::needs_root!();
+    if !can_pause() {
+        return;
+    }
+    let place = unmounted("echo old >a/f; echo old >a/g", "echo new >mnt/f; echo new >mnt/g");
+    killed(&place, "renameat2:when=1");
+    fs::write(place.at("up/later"), "later\n").unwrap();
+    let dry = apply(&place, "--dry-run");
+    dry.refused(1, &["half applied", "--abandon"]);
+    let ended = done(apply(&place, ""));
+    assert!(ended.err.contains("was finished"), "{ended:?}");
+    let all = ["f", "g", "later"].map(|name| read(&place, &format!("a/{name}")));
+    assert_eq!(all, ["new\n", "new\n", "later\n"]);
+}
+
+#[test]
+fn what_was_changed_in_the_directory_after_a_kill_is_in_the_way() {
+    support::needs_root!();
+    if !can_pause() {
+        return;
+    }
+    for change in
+        ["echo theirs >>a/g", "rm a/g; echo theirs >a/g", "echo theirs >>a/gone/f", "echo theirs >a/gone/n"]
+    {
+        let place = unmounted(
+            "mkdir a/gone; echo old >a/f; echo old >a/g; echo old >a/gone/f; echo old >a/gone2",
+            "echo new >mnt/f; echo new >mnt/g; rm -r mnt/gone mnt/gone2; mv mnt/f mnt/gone",
+        );
+        killed(&place, "mkdirat:when=1");
+        done(apply(&place, ""));
+        let place = unmounted(
+            "mkdir a/gone; echo old >a/0; echo old >a/g; echo old >a/gone/f",
+            "rm mnt/0; echo new >mnt/g; rm -r mnt/gone",
+        );
+        killed(&place, "renameat2:when=1");
+        place.sh(change).ok();
+        apply(&place, "").refused(1, &["was changed by somebody else"]);
+        assert!(place.sh("grep -r theirs a").out.contains("theirs"), "{change}");
+        done(apply(&place, "--theirs"));
+        assert!(place.sh("grep -r theirs a").out.contains("theirs"), "{change}");
+        assert!(!place.at("a/0").exists() && stage(&place.at("a")).is_none());
+    }
+}
+
+#[test]
+fn what_is_half_applied_is_not_thrown_away_and_can_be_given_up() {
+    support::needs_root!();
+    if !can_pause() {
+        return;
+    }
+    let place = unmounted(
+        "echo old >a/f; echo old >a/g; mkdir a/d; echo d >a/d/f",
+        "echo new >mnt/f; echo new >mnt/g; mv mnt/d mnt/e",
+    );
+    killed(&place, "renameat2:when=2");
+    let discard = || place.sh("UNIONMOUNT_ROOT=$PWD/state ./unionmount discard --yes up");
+    discard().refused(1, &["half applied"]);
+    assert!(place.at("up/f").exists());
+    let ended = done(place.sh("UNIONMOUNT_ROOT=$PWD/state ./unionmount apply --abandon up a"));
+    let there = stage(&place.at("a")).unwrap();
+    assert!(ended.err.contains(&*there.file_name().unwrap().to_string_lossy()), "{ended:?}");
+    place
+        .sh("UNIONMOUNT_ROOT=$PWD/state ./unionmount apply --abandon up a")
+        .refused(1, &["nothing is half applied"]);
+    discard().ok();
+    assert!(there.exists() && place.names("up").is_empty());
+}
+
+#[test]
+fn what_cannot_be_removed_is_told_and_in_nobodys_way() {
+    support::needs_root!();
+    let place =
+        unmounted("mkdir a/gone; echo old >a/gone/f; echo old >a/g", "rm -r mnt/gone; echo new >mnt/g");
+    if place.sh("chattr +i a/gone/f").code != Some(0) {
+        return skipped("no immutable files here");
+    }
+    let ended = apply(&place, "--force");
+    let there = stage(&place.at("a"));
+    place.sh("chattr -R -i a").ok();
+    let ended = done(ended);
+    let there = there.unwrap();
+    assert!(ended.err.contains(&*there.file_name().unwrap().to_string_lossy()), "{ended:?}");
+    assert_eq!((read(&place, "a/g").as_str(), place.at("a/gone").exists()), ("new\n", false));
+    fs::write(place.at("up/more"), "more\n").unwrap();
+    apply(&place, "").ok();
+    assert_eq!(read(&place, "a/more"), "more\n");
+    assert_eq!(fs::metadata(&there).unwrap().uid(), 0);
+}
