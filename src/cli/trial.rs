@@ -1,13 +1,14 @@
 //! `unionmount try`: a command whose changes can be looked at, and then be kept or thrown away.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
-
-use super::apply::{apply_to, own_place, report};
+use super::apply::{apply_to, finish_applying, own_place, report};
+use super::discard::is_half_applied;
 use super::{Failure, ask, say};
 use crate::changes::apply::{Options, Policy};
 use crate::changes::patch;
@@ -16,6 +17,7 @@ use crate::image::layer::{Change, ChangeKind};
 use crate::sys::flock::Access;
 use crate::trying::inside::{self, LIMITS};
 use crate::trying::record::{Kept, Record, TryError};
+use crate::trying::waiting::HandingOn;
 use crate::union::escaped_path::EscapedPath;
 
 /// Run a command, look at what it changed, and then decide whether it has happened
@@ -129,7 +131,6 @@ impl Try {
     fn run_to_its_end(self) -> Result<ExitCode, Failure> {
         super::logging::start_for_verb();
         if let Some(dir) = &self.inside {
-            keep_running()?;
             return match inside::run(&Kept::open(dir.clone())?, &self.command) {
                 Err(TryError::NoProgram { code, why }) => {
                     say(&why);
@@ -147,17 +148,21 @@ impl Try {
             None => self.begin(&own)?,
         };
         let only_decide = self.resume.is_some() && self.command.is_empty() && self.decision().is_some();
-        let code = if only_decide { ExitCode::SUCCESS } else { self.try_it(&kept)? };
+        let code = if only_decide { 0 } else { self.try_it(&kept)? };
         // Nobody is in it any more, or else nothing is decided.
-        let Some(_alone) = kept.lock(Access::Exclusive)? else {
+        let Some(_alone) = kept.alone()? else {
             return Err(Failure::failed(format!(
                 "{}: something still runs in it; {}",
                 kept.name(),
                 how_to_resume(&kept)
             )));
         };
+        if code == OWN_FAILURE && !only_decide && count(&changes(&kept)?) == 0 {
+            throw_away(&kept)?;
+            return Err(Failure::told(OWN_FAILURE));
+        }
         self.decide(&kept, self.decision())?;
-        Ok(code)
+        Ok(ExitCode::from(code))
     }
 
     /// Begins a try of the directories that are asked for.
@@ -188,7 +193,9 @@ impl Try {
         }
         // Within a try, what is kept outside of it isn't this one's affair.
         let outside = std::env::var_os("UNIONMOUNT_TRY").is_none();
-        for earlier in Kept::all(own).into_iter().filter(|_| outside) {
+        let (all, unreadable) = Kept::all(own);
+        unreadable.iter().for_each(|error| say(&error.to_string()));
+        for earlier in all.into_iter().filter(|_| outside) {
             let same = earlier.record.dirs.iter().any(|dir| dirs.iter().any(|new| new == dir.as_path()));
             if same && earlier.lock(Access::Exclusive)?.is_some() {
                 let dir = &earlier.record.dirs[0];
@@ -208,9 +215,16 @@ impl Try {
         }
     }
 
-    /// Runs the command, within namespaces, by calling this very program.
-    fn try_it(&self, kept: &Kept) -> Result<ExitCode, Failure> {
-        keep_running()?;
+    /// Runs the command, within namespaces, by calling this very program. Returns its exit status.
+    fn try_it(&self, kept: &Kept) -> Result<u8, Failure> {
+        let signals =
+            HandingOn::begin().map_err(|error| Failure::failed(format!("cannot catch signals: {error}")))?;
+        inside::adopt()?;
+        // From before the command is in it until it has left, so that nobody decides meanwhile.
+        let lock = kept.lock(Access::Shared)?;
+        if lock.is_none() {
+            return Err(Failure::failed(format!("{}: somebody else is at work in it", kept.name())));
+        }
         let place = match kept.record.root_fs {
             true => "the whole machine, as you see it,".to_owned(),
             false => kept.record.dirs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
@@ -220,24 +234,22 @@ impl Try {
         say(&format!("{place} is being tried: nothing in it is changed until you apply it{limits}"));
         let mut command = Command::new("/proc/self/exe");
         command.arg0("unionmount").args(["try", "--inside"]).arg(&kept.dir).arg("--").args(self.words());
-        let ended = command
-            .status()
-            .map_err(|error| Failure::failed(format!("/proc/self/exe: cannot be run: {error}")))?;
-        let code = code_of(ended);
-        if code == OWN_FAILURE && changes(kept)?.iter().all(|(_, _, changes)| changes.is_empty()) {
-            kept.remove()?;
-            return Err(Failure::told(OWN_FAILURE));
+        let ended = command.spawn().and_then(|mut child| signals.wait(&mut child));
+        let ended =
+            ended.map_err(|error| Failure::failed(format!("/proc/self/exe: cannot be run: {error}")))?;
+        if ended.signal().is_some() {
+            inside::end_orphans(kept);
         }
-        Ok(ExitCode::from(code))
+        Ok(code_of(ended))
     }
 
     /// Shows what was changed, and does what is decided.
     fn decide(&self, kept: &Kept, given: Option<Decision>) -> Result<(), Failure> {
         let found = changes(kept)?;
-        let count: usize = found.iter().map(|(.., changes)| changes.len()).sum();
-        if count == 0 {
+        if count(&found) == 0 {
+            throw_away(kept)?;
             say("nothing was changed");
-            return Ok(kept.remove()?);
+            return Ok(());
         }
         if given != Some(Decision::Discard) {
             show(&found);
@@ -250,14 +262,21 @@ impl Try {
                     return Ok(());
                 }
                 Decision::Discard => {
-                    kept.remove()?;
+                    throw_away(kept)?;
                     say("discarded: nothing was changed");
                     return Ok(());
                 }
                 Decision::Apply => match self.apply_all(kept) {
-                    Ok(()) => {
-                        kept.remove()?;
+                    Ok(true) => {
+                        throw_away(kept)?;
                         say("applied");
+                        return Ok(());
+                    }
+                    Ok(false) => {
+                        say(&format!(
+                            "applied, but for what is named above, which is kept; {}",
+                            how_to_resume(kept)
+                        ));
                         return Ok(());
                     }
                     Err(failure) if decision.is_some() => {
@@ -271,7 +290,8 @@ impl Try {
         }
     }
 
-    fn apply_all(&self, kept: &Kept) -> Result<(), Failure> {
+    /// Applies all. Returns whether nothing is left that isn't applied.
+    fn apply_all(&self, kept: &Kept) -> Result<bool, Failure> {
         let policy = match (self.force, self.theirs) {
             (true, _) => Policy::Force,
             (_, true) => Policy::Theirs,
@@ -279,18 +299,46 @@ impl Try {
         };
         let options =
             Options { policy, keep_owners: !crate::sys::namespace::may_mount(), ..Options::default() };
+        let mut whole = true;
+        // What an earlier call has begun is half done already, and comes first.
+        for (upper, dir) in kept.pairs() {
+            let applied = finish_applying(&upper, &dir, options)?;
+            whole &= applied.left.is_empty();
+            report(&applied, options)?;
+        }
         // What is in the way of one is in the way of all.
         for dry_run in [true, false] {
             let options = Options { dry_run, ..options };
             for (upper, dir) in kept.pairs() {
                 let applied = apply_to(&upper, &dir, options)?;
-                if !dry_run || !applied.conflicts.is_empty() {
+                let refused = policy == Policy::Refuse && !applied.conflicts.is_empty();
+                if !dry_run || refused {
                     report(&applied, options)?;
                 }
+                whole &= applied.left.is_empty() && applied.conflicts.is_empty() || policy == Policy::Force;
             }
         }
-        Ok(())
+        Ok(whole)
     }
+}
+
+/// Throws a try away, unless its changes are half applied: the rest of them is there alone.
+fn throw_away(kept: &Kept) -> Result<(), Failure> {
+    for (upper, _) in kept.pairs() {
+        match File::open(&upper) {
+            Ok(dir) => is_half_applied(&dir)?,
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => {
+                let upper = EscapedPath::from(upper.as_path());
+                return Err(Failure::failed(format!("{upper}: cannot be opened: {error}")));
+            }
+        }
+    }
+    Ok(kept.remove()?)
+}
+
+fn count(found: &[(PathBuf, PathBuf, Vec<Change>)]) -> usize {
+    found.iter().map(|(.., changes)| changes.len()).sum()
 }
 
 /// Asks what becomes of the changes. Without anybody to ask they are kept.
@@ -373,32 +421,30 @@ fn how_to_resume(kept: &Kept) -> String {
 
 fn list(own: &Path) -> Result<ExitCode, Failure> {
     let mut page = super::page::Page::default();
-    for kept in Kept::all(own) {
+    let (all, unreadable) = Kept::all(own);
+    let mut reasons: Vec<String> = unreadable.iter().map(ToString::to_string).collect();
+    for kept in all {
         let busy = if kept.lock(Access::Exclusive)?.is_some() { "" } else { ", in use" };
-        let count: usize =
-            changes(&kept).map_or(0, |found| found.iter().map(|(.., changes)| changes.len()).sum());
+        let count = match changes(&kept) {
+            Ok(found) if count(&found) == 1 => "1 change".to_owned(),
+            Ok(found) => format!("{} changes", count(&found)),
+            Err(failure) => {
+                reasons.push(failure.message);
+                "changes can't be told".to_owned()
+            }
+        };
         let words =
             |paths: &[EscapedPath]| paths.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-        let plural = if count == 1 { "" } else { "s" };
         page.line(format_args!(
-            "{}  {}  {count} change{plural}{busy}: {}",
+            "{}  {}  {count}{busy}: {}",
             kept.name(),
             words(&kept.record.dirs),
             words(&kept.record.command)
         ));
     }
     page.print()?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Lets the signals of a terminal be the command's affair. They are caught, not ignored, which the command would inherit.
-fn keep_running() -> Result<(), Failure> {
-    let caught = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    for signal in [SIGINT, SIGQUIT, SIGHUP, SIGTERM] {
-        signal_hook::flag::register(signal, caught.clone())
-            .map_err(|error| Failure::failed(format!("cannot catch signals: {error}")))?;
-    }
-    Ok(())
+    reasons.iter().for_each(|reason| say(reason));
+    Ok(if unreadable.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Returns the exit status as shells tell it.

@@ -228,16 +228,25 @@ pub fn flush(container: &Container) -> Result<()> {
 /// # Errors
 /// When it can't be written, or can't be waited for.
 pub fn flush_mount(mount: &Mount, upper: &Path) -> Result<()> {
-    let Some(root) = mounting::open_root(mount)? else { return Ok(()) };
-    filesystem::sync(&root).map_err(ContainerError::io("sync it", &mount.point))?;
+    match mounting::open_root(mount)? {
+        Some(root) => flush_root(&root, &mount.point, &mount.root, upper),
+        None => Ok(()),
+    }
+}
+
+/// Does as [`flush_mount`], of a mount whose root is open. `point`: where it is. `below`: the directory of the upper that is seen
+/// there.
+///
+/// # Errors
+/// The same.
+pub fn flush_root(root: &File, point: &Path, below: &Path, upper: &Path) -> Result<()> {
+    filesystem::sync(root).map_err(ContainerError::io("sync it", point))?;
     // Since Linux 6.18 syncfs starts the writing on FUSE, but doesn't wait for its end.
     let upper_dir = File::open(upper).map_err(ContainerError::io("open it", upper))?;
-    let below = mount.root.as_os_str().as_bytes();
+    let below = below.as_os_str().as_bytes();
     let below = below.strip_prefix(b"/").unwrap_or(below).to_vec();
     write_back_tree(upper_dir.as_fd(), root.as_fd(), below).map_err(|(path, errno)| {
-        ContainerError::io("write back what was changed in it", mount.point.join(OsStr::from_bytes(&path)))(
-            errno,
-        )
+        ContainerError::io("write back what was changed in it", point.join(OsStr::from_bytes(&path)))(errno)
     })
 }
 

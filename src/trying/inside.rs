@@ -4,6 +4,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,8 @@ use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use rustix::process::{Pid, Signal};
 
 use super::record::{Kept, Result, TryError};
+use super::waiting::HandingOn;
+use crate::container::commit::flush_root;
 use crate::container::mounting::{PATIENCE, wait_for_end};
 use crate::sys::flock::Access;
 use crate::sys::namespace;
@@ -26,11 +29,45 @@ const ENDING: Duration = Duration::from_secs(2);
 pub const LIMITS: &str =
     "sudo and other setuid programs don't work in it, and files of other users can't be applied";
 
+/// What was mounted. It is unmounted at the end, whatever that is: a daemon that nobody unmounts holds its upper for ever.
+#[derive(Default)]
+struct Mounts {
+    places: Vec<PathBuf>,
+    /// The namespace in which these are, once this process has left it.
+    namespace: Option<OwnedFd>,
+}
+
+impl Mounts {
+    fn end(&mut self) -> Result<()> {
+        if let Some(namespace) = self.namespace.take() {
+            namespace::enter_mounts(&namespace)
+                .map_err(TryError::io("go back to", "the namespace of the mounts"))?;
+        }
+        std::env::set_current_dir("/").map_err(TryError::io("enter it", "/"))?;
+        while let Some(place) = self.places.pop() {
+            rustix::mount::unmount(&place, UnmountFlags::DETACH)
+                .map_err(TryError::io("unmount it", &place))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Mounts {
+    fn drop(&mut self) {
+        while !self.places.is_empty() {
+            if let Err(error) = self.end() {
+                log::warn!("{error}");
+            }
+        }
+    }
+}
+
 /// Runs a command in a try: mounts, waits for its end, unmounts. Returns how it ended. The process must have one thread.
 ///
 /// # Errors
 /// When the namespaces or the mounts can't be made, or there is no such command.
 pub fn run(kept: &Kept, command: &[OsString]) -> Result<ExitStatus> {
+    let signals = HandingOn::begin().map_err(TryError::io("catch", "signals"))?;
     let _lock = kept
         .lock(Access::Shared)?
         .ok_or_else(|| TryError::Refused("somebody else is at work in it".into()))?;
@@ -38,37 +75,33 @@ pub fn run(kept: &Kept, command: &[OsString]) -> Result<ExitStatus> {
     let mapped = enter()?;
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private).map_err(TryError::io("make the mounts private below", "/"))?;
-    // What a command leaves behind becomes this process's child.
-    rustix::process::set_child_subreaper(Pid::from_raw(1)).map_err(TryError::io("adopt", "orphans"))?;
+    adopt()?;
     let pairs = kept.pairs();
     // The mounts are made beside the uppers, and shown where the directories are: there another try may be mounted.
     let points: Vec<PathBuf> = (0..pairs.len()).map(|at| kept.dir.join(format!("mnt{at}"))).collect();
+    let mut mounts = Mounts::default();
     for ((upper, dir), point) in pairs.iter().zip(&points) {
         mount(upper, dir, point, mapped)?;
+        mounts.places.push(point.clone());
     }
     if !kept.record.root_fs {
         for ((_, dir), point) in pairs.iter().zip(&points) {
             rustix::mount::mount_bind(point, dir).map_err(TryError::io("show the union on", dir))?;
+            mounts.places.push(dir.clone());
         }
     }
-    let outer = namespace::mounts_of_this_process().map_err(TryError::io("open", "/proc/self/ns/mnt"))?;
     if kept.record.root_fs {
+        let outer = namespace::mounts_of_this_process().map_err(TryError::io("open", "/proc/self/ns/mnt"))?;
+        mounts.namespace = Some(outer);
         enter_root(&points[0])?;
     }
     let ended = match std::env::set_current_dir(&cwd) {
-        Ok(()) => start(command, &kept.name()),
+        Ok(()) => start(command, &kept.name(), &signals),
         Err(error) => Err(TryError::io("enter it", &cwd)(error)),
     };
     end_the_rest();
-    if kept.record.root_fs {
-        namespace::enter_mounts(&outer).map_err(TryError::io("go back to", "the namespace of the mounts"))?;
-    }
-    drop(std::env::set_current_dir("/"));
+    mounts.end()?;
     for ((upper, dir), point) in pairs.iter().zip(&points) {
-        let shown = if kept.record.root_fs { None } else { Some(dir) };
-        for place in shown.into_iter().chain([point]) {
-            rustix::mount::unmount(place, UnmountFlags::DETACH).map_err(TryError::io("unmount it", place))?;
-        }
         if !wait_for_end(upper, PATIENCE).map_err(|error| TryError::Refused(error.to_string()))? {
             return Err(TryError::Refused(format!(
                 "{}: something in it is still in use",
@@ -78,6 +111,38 @@ pub fn run(kept: &Kept, command: &[OsString]) -> Result<ExitStatus> {
         fs::remove_dir(point).map_err(TryError::io("remove it", point))?;
     }
     ended
+}
+
+/// Makes what a command leaves behind this process's child.
+///
+/// # Errors
+/// Those of prctl(2).
+pub fn adopt() -> Result<()> {
+    rustix::process::set_child_subreaper(Pid::from_raw(1)).map_err(TryError::io("adopt", "orphans"))
+}
+
+/// Ends what is left of a try whose own process was killed: the command, and then the daemons of its mounts, once they have
+/// what the kernel keeps for them. Nobody can unmount what they show, so they are killed as well.
+pub fn end_orphans(kept: &Kept) {
+    end_the_rest();
+    for daemon in children(|_| true) {
+        for (at, (upper, _)) in kept.pairs().iter().enumerate() {
+            let point = kept.dir.join(format!("mnt{at}"));
+            let point = point.strip_prefix("/").unwrap_or(&point);
+            let seen = Path::new("/proc").join(daemon.as_raw_nonzero().to_string()).join("root").join(point);
+            let flushed = match fs::File::open(&seen) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(error) => Err(error.to_string()),
+                Ok(root) => {
+                    flush_root(&root, &seen, Path::new("/"), upper).map_err(|error| error.to_string())
+                }
+            };
+            if let Err(error) = flushed {
+                log::warn!("what was written last may be missing: {error}");
+            }
+        }
+    }
+    end(|| children(|_| true), &[Signal::TERM, Signal::KILL], ENDING);
 }
 
 /// Makes a mount namespace, and a user namespace where this process may do nothing. Returns whether it has made one.
@@ -156,7 +221,7 @@ fn enter_root(point: &Path) -> Result<()> {
     std::env::set_current_dir("/").map_err(TryError::io("enter it", "/"))
 }
 
-fn start(words: &[OsString], name: &str) -> Result<ExitStatus> {
+fn start(words: &[OsString], name: &str, signals: &HandingOn) -> Result<ExitStatus> {
     let Some((program, args)) = words.split_first() else {
         return Err(TryError::Refused("no command is given".into()));
     };
@@ -164,7 +229,7 @@ fn start(words: &[OsString], name: &str) -> Result<ExitStatus> {
     let mut command = Command::new(program);
     command.args(args).env("UNIONMOUNT_TRY", name);
     match command.spawn() {
-        Ok(mut child) => child.wait().map_err(TryError::io("wait for it", program)),
+        Ok(mut child) => signals.wait(&mut child).map_err(TryError::io("wait for it", program)),
         Err(error) => {
             let found = Path::new(program).components().count() > 1 && Path::new(program).exists()
                 || on_path(program);
@@ -188,16 +253,22 @@ fn on_path(program: &OsStr) -> bool {
 
 /// Ends what the command has left running: politely, then not.
 fn end_the_rest() {
-    for signal in [Signal::TERM, Signal::KILL] {
-        let deadline = std::time::Instant::now() + ENDING;
+    let own = fs::read_link("/proc/self/exe").ok();
+    end(|| children(|pid| !is_daemon(pid, own.as_deref())), &[Signal::TERM, Signal::KILL], ENDING);
+}
+
+/// Sends these signals in turn until nobody is left; each has that long.
+fn end(left: impl Fn() -> Vec<Pid>, signals: &[Signal], patience: Duration) {
+    for signal in signals {
+        let deadline = std::time::Instant::now() + patience;
         loop {
-            let children = children();
-            if children.is_empty() {
+            let left = left();
+            if left.is_empty() {
                 return;
             }
-            for child in &children {
+            for one in &left {
                 // One that has just ended is as good.
-                rustix::process::kill_process(*child, signal).unwrap_or_default();
+                rustix::process::kill_process(*one, *signal).unwrap_or_default();
             }
             while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG) {}
             if std::time::Instant::now() > deadline {
@@ -208,18 +279,19 @@ fn end_the_rest() {
     }
 }
 
-/// Lists the children of this process that aren't daemons of its mounts.
-fn children() -> Vec<Pid> {
-    let own = fs::read_link("/proc/self/exe").ok();
+/// Lists children of this process.
+fn children(which: impl Fn(Pid) -> bool) -> Vec<Pid> {
     let text =
         fs::read_to_string(format!("/proc/self/task/{}/children", std::process::id())).unwrap_or_default();
-    let is_daemon = |pid: &Pid| {
-        let daemon = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
-        let marked = daemon.split(|&byte| byte == 0).any(|word| word == b"unionmount-try");
-        marked && fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero())).ok() == own
-    };
     text.split_whitespace()
         .filter_map(|pid| Pid::from_raw(pid.parse().ok()?))
-        .filter(|pid| !is_daemon(pid))
+        .filter(|pid| which(*pid))
         .collect()
+}
+
+/// Tells the daemon of a mount. `own`: the program.
+fn is_daemon(pid: Pid, own: Option<&Path>) -> bool {
+    let words = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+    let marked = words.split(|&byte| byte == 0).any(|word| word == b"unionmount-try");
+    marked && fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero())).ok().as_deref() == own
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`record`] | what is kept of a try, where, and who is in it |
 //! | [`inside`] | namespaces, mounts, and the command |
+//! | [`waiting`] | the command's end, and the signals that it gets meanwhile |
 //!
 //! ```text
 //! unionmount try          asks, applies, discards; in nobody's namespace
@@ -17,3 +18,4 @@
 
 pub mod inside;
 pub mod record;
+pub mod waiting;

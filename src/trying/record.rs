@@ -16,12 +16,15 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, FileType, Mode, XattrFlags, mknodat, unlinkat};
+use rustix::fs::{FileType, Mode, XattrFlags, mknodat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::sys::flock::{Access, try_lock};
+use crate::container::mounting::wait_for_end;
+use crate::sys::durable::write_durably;
+use crate::sys::flock::{Access, lock_until};
 use crate::sys::namespace::is_privileged;
 use crate::sys::object::{At, Writable};
 use crate::sys::xattr;
@@ -29,6 +32,12 @@ use crate::union::escaped_path::EscapedPath;
 use crate::union::lookup::private::is_private_xattr;
 
 const RECORD: &str = "record.json";
+
+/// The version of its form.
+const VERSION: u32 = 1;
+
+/// How long others may be at work in a try that are about to leave it, or only look.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What was tried, and where.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -120,12 +129,11 @@ fn own_dir(dir: &Path) -> io::Result<()> {
 
 /// Returns whether an upper can be there: it takes whiteouts and attributes.
 fn takes_uppers(dir: &Path) -> io::Result<()> {
-    let open = File::open(dir)?;
-    let name = format!(".probe-{}", std::process::id());
-    mknodat(&open, &name, FileType::CharacterDevice, Mode::empty(), 0)?;
-    unlinkat(&open, &name, AtFlags::empty())?;
-    rustix::fs::fsetxattr(&open, "user.unionmount.probe", b"", rustix::fs::XattrFlags::empty())?;
-    Ok(rustix::fs::fremovexattr(&open, "user.unionmount.probe")?)
+    // In a directory that nobody else knows: another try may look at the same time.
+    let probe = tempfile::Builder::new().prefix(".probe-").tempdir_in(dir)?;
+    let open = File::open(probe.path())?;
+    mknodat(&open, "whiteout", FileType::CharacterDevice, Mode::empty(), 0)?;
+    Ok(rustix::fs::fsetxattr(&open, "user.unionmount.probe", b"", XattrFlags::empty())?)
 }
 
 /// Gives an upper the attributes of the directory that it is over: the root of the union shows them.
@@ -182,7 +190,7 @@ impl Kept {
             match own_dir(&place).and_then(|()| takes_uppers(&place)) {
                 // What is only kept in a temporary place is called so.
                 Ok(()) if at > 0 => {
-                    let taken: Vec<String> = Kept::all(own).iter().map(Kept::name).collect();
+                    let taken: Vec<String> = Kept::all(own).0.iter().map(Kept::name).collect();
                     return Kept::begin_in(&place, "t", &taken, record);
                 }
                 Ok(()) => return Kept::begin_in(&place, "", &[], record),
@@ -209,7 +217,8 @@ impl Kept {
                 Err(error) => return Err(TryError::io("create it", &dir)(error)),
             }
             let text = serde_json::to_vec(&record).map_err(|error| TryError::Refused(error.to_string()))?;
-            fs::write(dir.join(RECORD), text).map_err(TryError::io("write it", dir.join(RECORD)))?;
+            write_durably(&dir, &dir.join(RECORD), &text)
+                .map_err(TryError::io("write it", dir.join(RECORD)))?;
             let kept = Kept { dir, record };
             for (upper, dir) in kept.pairs() {
                 make_young(&upper, &kept.dir.join(RECORD)).map_err(TryError::io("create it", &upper))?;
@@ -221,19 +230,33 @@ impl Kept {
         Err(TryError::Refused("too many tries are kept; see unionmount try --list".into()))
     }
 
-    /// Finds all that are kept, and can be read.
-    pub fn all(own: &Path) -> Vec<Kept> {
-        let mut all = Vec::new();
+    /// Finds all that are kept, and why others can't be read.
+    pub fn all(own: &Path) -> (Vec<Kept>, Vec<TryError>) {
+        let (mut all, mut unreadable) = (Vec::new(), Vec::new());
         for place in places(own) {
-            let entries = fs::read_dir(&place).into_iter().flatten().flatten();
+            let entries = match fs::read_dir(&place) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => {
+                    unreadable.push(TryError::io("list it", &place)(error));
+                    continue;
+                }
+            };
             let mut dirs: Vec<PathBuf> =
-                entries.map(|entry| entry.path()).filter(|dir| own_dir(dir).is_ok()).collect();
+                entries.flatten().map(|entry| entry.path()).filter(|dir| own_dir(dir).is_ok()).collect();
             dirs.sort_by_key(|dir| {
                 dir.file_name().and_then(|name| name.to_str()?.trim_start_matches('t').parse::<u32>().ok())
             });
-            all.extend(dirs.into_iter().filter_map(|dir| Kept::open(dir).ok()));
+            for dir in dirs {
+                match Kept::open(dir) {
+                    Ok(kept) => all.push(kept),
+                    // It is only just begun, or thrown away.
+                    Err(TryError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => unreadable.push(error),
+                }
+            }
         }
-        all
+        (all, unreadable)
     }
 
     /// Opens the one whose directory this is.
@@ -243,9 +266,14 @@ impl Kept {
     pub fn open(dir: PathBuf) -> Result<Kept> {
         let path = dir.join(RECORD);
         let text = fs::read(&path).map_err(TryError::io("read it", &path))?;
-        let record = serde_json::from_slice(&text)
-            .map_err(|error| TryError::Refused(format!("{}: is damaged: {error}", path.display())))?;
-        Ok(Kept { dir, record })
+        let wrong =
+            |what: String| TryError::Refused(format!("{}: {what}", EscapedPath::from(path.as_path())));
+        let record: Record =
+            serde_json::from_slice(&text).map_err(|error| wrong(format!("is damaged: {error}")))?;
+        match record.version {
+            VERSION => Ok(Kept { dir, record }),
+            other => Err(wrong(format!("was written by another version of this program (form {other})"))),
+        }
     }
 
     /// Finds one by its name.
@@ -253,13 +281,14 @@ impl Kept {
     /// # Errors
     /// When none has it.
     pub fn find(own: &Path, name: &str) -> Result<Kept> {
-        let mut all = Kept::all(own);
-        match all.iter().position(|kept| kept.name() == name) {
-            Some(at) => Ok(all.swap_remove(at)),
-            None => Err(TryError::Refused(format!(
-                "no try is called {name:?}; unionmount try --list shows what is kept"
-            ))),
+        let (mut all, unreadable) = Kept::all(own);
+        if let Some(at) = all.iter().position(|kept| kept.name() == name) {
+            return Ok(all.swap_remove(at));
         }
+        let and = unreadable.iter().map(|error| format!("; {error}")).collect::<String>();
+        Err(TryError::Refused(format!(
+            "no try is called {name:?}; unionmount try --list shows what is kept{and}"
+        )))
     }
 
     /// Returns its name.
@@ -273,7 +302,7 @@ impl Kept {
         self.record.dirs.iter().enumerate().map(|(at, dir)| (upper(at), dir.as_path().to_owned())).collect()
     }
 
-    /// Takes the lock. False: somebody is at work in it.
+    /// Takes the lock. `None`: somebody is at work in it. Who only looks whether somebody is, holds it for a moment.
     ///
     /// # Errors
     /// When it can't be taken.
@@ -281,7 +310,25 @@ impl Kept {
         let path = self.dir.join("lock");
         let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let file = file.map_err(TryError::io("open it", &path))?;
-        Ok(try_lock(&file, access).map_err(TryError::io("lock it", &path))?.then_some(file))
+        let locked = lock_until(&file, access, Instant::now() + PATIENCE);
+        Ok(locked.map_err(TryError::io("lock it", &path))?.then_some(file))
+    }
+
+    /// Takes the lock when nothing is at work in it any more: neither one who holds the lock, nor a mount, which can outlive
+    /// who has made it. `None`: something is.
+    ///
+    /// # Errors
+    /// When that can't be told.
+    pub fn alone(&self) -> Result<Option<File>> {
+        let Some(lock) = self.lock(Access::Exclusive)? else { return Ok(None) };
+        for (upper, _) in self.pairs() {
+            let free =
+                wait_for_end(&upper, PATIENCE).map_err(|error| TryError::Refused(error.to_string()))?;
+            if !free {
+                return Ok(None);
+            }
+        }
+        Ok(Some(lock))
     }
 
     /// Throws it away.
@@ -306,7 +353,7 @@ impl Record {
     pub fn new(dirs: &[PathBuf], root_fs: bool, command: &[std::ffi::OsString]) -> Record {
         let path = |path: &Path| EscapedPath::from(path);
         Record {
-            version: 1,
+            version: VERSION,
             dirs: dirs.iter().map(|dir| path(dir)).collect(),
             root_fs,
             command: command.iter().map(|word| path(Path::new(word))).collect(),

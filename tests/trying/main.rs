@@ -6,6 +6,7 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
+use rustix::process::Signal;
 use support::cli::{Ended, Place, as_user, until, user};
 use support::{Fields, Snapshot, diff, is_installed, skipped};
 
@@ -50,7 +51,7 @@ impl Home {
     fn assert_over(&self) {
         // A try within a try of another test is kept in a place of all.
         let place = self.place.path().display().to_string();
-        let listed = self.sh("unionmount try --list").ok().out;
+        let listed = self.sh("unionmount try --list").out;
         assert!(!listed.contains(&place), "{listed}");
         until("its daemon ends", || self.place.daemons().is_empty());
     }
@@ -131,7 +132,7 @@ fn what_is_kept_goes_on_and_is_decided_later() {
             "{ended:?}"
         );
         unchanged(&before, &home.project());
-        let listed = home.sh("unionmount try --list").ok().out;
+        let listed = home.sh("unionmount try --list").out;
         assert!(listed.starts_with("1  ") && listed.contains("1 change: sh -c"), "{listed}");
         let ended = home.sh("unionmount try --discard -- cat k");
         assert!(
@@ -207,47 +208,156 @@ fn the_whole_machine() {
     }
 }
 
+/// A try whose command has changed something and runs on.
+struct Running {
+    outer: std::process::Child,
+    command: rustix::process::Pid,
+}
+
+impl Running {
+    fn start(home: &Home, decision: &str) -> Running {
+        let path = home.place.path();
+        let mut command = Command::new(home.place.bin());
+        command
+            .args([
+                "try",
+                decision,
+                "--",
+                "sh",
+                "-c",
+                "echo done >k; echo $$ >../pid.new; mv ../pid.new ../pid; exec sleep 1000",
+            ])
+            .current_dir(path.join("home/p"))
+            .env("UNIONMOUNT_ROOT", path.join("home/.local/share/unionmount"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let outer = if home.by_user { as_user(&mut command) } else { &mut command }.spawn().unwrap();
+        let pid = home.place.at("home/pid");
+        until("the command has written", || pid.exists());
+        let command = fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+        fs::remove_file(pid).unwrap();
+        Running { outer, command: rustix::process::Pid::from_raw(command).unwrap() }
+    }
+
+    fn signal_outer(&self, signal: Signal) {
+        let pid = rustix::process::Pid::from_child(&self.outer);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    fn ended(&mut self) {
+        until("it ends", || self.outer.try_wait().unwrap().is_some());
+    }
+
+    fn command_runs(&self) -> bool {
+        let state = fs::read_to_string(format!("/proc/{}/stat", self.command.as_raw_nonzero()));
+        state.is_ok_and(|state| !state.contains(") Z "))
+    }
+}
+
 #[test]
 fn killed_or_without_a_terminal_what_was_done_is_kept() {
     support::needs_root!();
     for home in Home::both() {
-        for signal in ["KILL", "HUP", "TERM"] {
-            let path = home.place.path();
-            let mut command = Command::new(home.place.bin());
-            command
-                .args(["try", "--apply", "--", "sh", "-c", "echo done >k; echo ready; exec sleep 1234567"])
-                .current_dir(path.join("home/p"))
-                .env("UNIONMOUNT_ROOT", path.join("home/.local/share/unionmount"))
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null());
-            let mut child = if home.by_user { as_user(&mut command) } else { &mut command }.spawn().unwrap();
-            let kept = path.join("home/.local/share/unionmount/tries/1/0/k");
-            until("the command has written", || kept.exists());
-            // The whole session goes with a terminal; killed alone, the command goes on to its end.
-            let sleep = || support::cli::run(Command::new("pgrep").args(["-f", "^sleep 1234567$"])).out;
-            until("the command sleeps", || !sleep().trim().is_empty());
-            support::cli::run(Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]));
-            for pid in sleep().lines() {
-                support::cli::run(Command::new("kill").arg(pid));
+        for signal in [Signal::KILL, Signal::HUP, Signal::TERM] {
+            let mut running = Running::start(&home, "--apply");
+            running.signal_outer(signal);
+            running.ended();
+            if signal == Signal::KILL {
+                // Killed alone, the command goes on to its end.
+                assert!(running.command_runs());
+                rustix::process::kill_process(running.command, Signal::TERM).unwrap();
             }
-            child.wait().unwrap();
             until("its daemon ends", || home.place.daemons().is_empty());
-            if signal == "KILL" {
-                let listed = home.sh("unionmount try --list").ok().out;
+            assert!(!running.command_runs());
+            if signal == Signal::KILL {
+                let listed = home.sh("unionmount try --list").out;
                 assert!(listed.contains("1 change"), "{listed}");
                 home.sh("unionmount try --resume 1 --discard");
             } else {
-                assert_eq!(
-                    fs::read_to_string(home.place.at("home/p/k")).unwrap(),
-                    "done\n",
-                    "it is applied as asked"
-                );
+                let applied = fs::read_to_string(home.place.at("home/p/k"));
+                assert_eq!(applied.unwrap(), "done\n", "it is applied as asked");
                 fs::remove_file(home.place.at("home/p/k")).unwrap();
             }
             home.assert_over();
         }
     }
+}
+
+#[test]
+fn when_what_unmounts_is_killed_nothing_runs_on() {
+    support::needs_root!();
+    for home in Home::both() {
+        let mut running = Running::start(&home, "--keep");
+        let stat = fs::read_to_string(format!("/proc/{}/stat", running.command.as_raw_nonzero())).unwrap();
+        let parent: i32 = stat.rsplit(") ").next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        let parent = rustix::process::Pid::from_raw(parent).unwrap();
+        rustix::process::kill_process(parent, Signal::KILL).unwrap();
+        running.ended();
+        until("its daemon ends", || home.place.daemons().is_empty());
+        assert!(!running.command_runs());
+        let kept = home.place.at("home/.local/share/unionmount/tries/1/0/k");
+        assert_eq!(fs::read_to_string(kept).unwrap(), "done\n");
+        assert_eq!(home.sh("unionmount try --resume 1 --apply").code, Some(0));
+        assert_eq!(fs::read_to_string(home.place.at("home/p/k")).unwrap(), "done\n");
+        home.assert_over();
+    }
+}
+
+#[test]
+fn what_is_half_applied_goes_on_and_is_not_discarded() {
+    support::needs_root!();
+    if !is_installed("strace") {
+        return skipped("no strace");
+    }
+    for home in Home::both() {
+        home.sh("unionmount try --keep -- sh -c 'echo more >>f; rm d/g; echo n >n'");
+        let killed = home.sh(
+            "strace -qq -o /dev/null -e inject=renameat2:signal=SIGKILL:when=1 unionmount try --resume 1 --apply",
+        );
+        assert!(!matches!(killed.code, Some(0 | 125)), "{killed:?}");
+        let ended = home.sh("unionmount try --resume 1 --discard");
+        assert!(ended.code == Some(125) && ended.err.contains("half applied"), "{ended:?}");
+        let ended = home.sh("unionmount try --resume 1 --apply");
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        assert_eq!(fs::read_to_string(home.place.at("home/p/f")).unwrap(), "one\nmore\n");
+        assert!(home.place.at("home/p/n").exists() && !home.place.at("home/p/d/g").exists());
+        home.assert_over();
+    }
+}
+
+#[test]
+fn what_is_not_applied_is_told_and_kept() {
+    support::needs_root!();
+    for home in Home::both() {
+        home.sh("unionmount try --keep -- sh -c 'echo mine >f; echo n >n'");
+        fs::write(home.place.at("home/p/f"), "theirs\n").unwrap();
+        let ended = home.sh("unionmount try --resume 1 --apply --theirs");
+        assert!(ended.code == Some(0) && ended.err.contains("f: was changed since, and stays"), "{ended:?}");
+        assert!(ended.err.contains("which is kept; unionmount try --resume 1"), "{ended:?}");
+        assert_eq!(fs::read_to_string(home.place.at("home/p/f")).unwrap(), "theirs\n");
+        assert_eq!(home.sh("unionmount try --resume 1 --apply --force").code, Some(0));
+        assert_eq!(fs::read_to_string(home.place.at("home/p/f")).unwrap(), "mine\n");
+        home.assert_over();
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_told() {
+    support::needs_root!();
+    let home = Home::new(false);
+    home.sh("unionmount try --keep -- touch new");
+    let record = home.place.at("home/.local/share/unionmount/tries/1/record.json");
+    let whole = fs::read(&record).unwrap();
+    for (text, why) in [(&whole[..10], "is damaged"), (&[][..], "is damaged"), (&whole[..], "")] {
+        fs::write(&record, text).unwrap();
+        for command in ["--list", "--resume 1 --apply"] {
+            let ended = home.sh(&format!("unionmount try {command}"));
+            assert_eq!(ended.code == Some(0), why.is_empty(), "{command}: {ended:?}");
+            assert!(ended.err.contains(why), "{command}: {ended:?}");
+        }
+    }
+    assert!(home.place.at("home/p/new").exists());
 }
 
 #[test]
