@@ -9,10 +9,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
-use ureq::Agent;
-use ureq::http::{HeaderMap, header};
+use ureq::Body;
+use ureq::http::{HeaderMap, Method, Response, header};
 
+use super::client::MakeBody;
 use super::credentials::Credentials;
+use super::error::RegistryError;
+use super::hosts::Sent;
 use super::transport::read_small;
 
 /// No answer of a token server is longer.
@@ -75,27 +78,39 @@ struct Token {
     access_token: String,
 }
 
+/// Why there is no answer to a challenge.
+pub(super) enum Refused {
+    /// Who the user is, or what is to be done, is refused; in words.
+    Said(String),
+    /// The token server can't be asked, or gives no token.
+    Failed(RegistryError),
+}
+
+/// How a token server is asked.
+pub(super) type Send<'a> =
+    &'a dyn Fn(&Sent<'_>, Option<MakeBody<'_>>) -> Result<Response<Body>, RegistryError>;
+
 /// The value of the header that answers a challenge; `None` when the user has nothing to answer it with.
 ///
 /// # Errors
-/// When the token server fails, or refuses; in words.
+/// When the token server fails, or refuses.
 pub(super) fn answer(
-    agent: &Agent,
+    send: Send<'_>,
     challenge: &Challenge,
     credentials: Option<&Credentials>,
     scope: &str,
     plain: bool,
-) -> Result<Option<String>, String> {
+) -> Result<Option<String>, Refused> {
     match (challenge, credentials) {
         (Challenge::Basic, Some(Credentials::Password { user, password })) => Ok(Some(basic(user, password))),
         (Challenge::Basic, _) => Ok(None),
         (Challenge::Bearer { realm, service, scope: wanted }, credentials) => {
             // Who speaks TLS to a registry gives no password away without.
             if !plain && !realm.starts_with("https://") {
-                return Err(format!("its token server {realm:?} doesn't speak TLS"));
+                return Err(Refused::Said(format!("its token server {realm:?} doesn't speak TLS")));
             }
             let scope = if scope.is_empty() { wanted.as_deref().unwrap_or_default() } else { scope };
-            token(agent, realm, service.as_deref(), scope, credentials).map(Some)
+            token(send, realm, service.as_deref(), scope, credentials).map(Some)
         }
     }
 }
@@ -105,12 +120,12 @@ fn basic(user: &str, password: &str) -> String {
 }
 
 fn token(
-    agent: &Agent,
+    send: Send<'_>,
     realm: &str,
     service: Option<&str>,
     scope: &str,
     credentials: Option<&Credentials>,
-) -> Result<String, String> {
+) -> Result<String, Refused> {
     let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
     let mut query = Vec::new();
     query.extend(service.map(|service| format!("service={}", encoded(service))));
@@ -122,32 +137,48 @@ fn token(
             form.extend(service.map(|service| format!("service={}", encoded(service))));
             form.push(format!("scope={}", encoded(scope)));
             form.push(format!("refresh_token={}", encoded(refresh)));
-            let request = agent.post(realm).header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
-            request.send(form.join("&"))
+            let form = form.join("&").into_bytes();
+            let headers = [(header::CONTENT_TYPE, "application/x-www-form-urlencoded".to_owned())];
+            let sent = Sent { method: Method::POST, url: realm, headers: &headers, authorization: None };
+            let mut body = || {
+                let size = form.len() as u64;
+                Ok((Box::new(io::Cursor::new(form.clone())) as Box<dyn io::Read + std::marker::Send>, size))
+            };
+            send(&sent, Some(&mut body))
         }
         credentials => {
             let joint = if realm.contains('?') { '&' } else { '?' };
-            let mut request = agent.get(format!("{realm}{joint}{}", query.join("&")));
-            if let Some(Credentials::Password { user, password }) = credentials {
-                request = request.header(header::AUTHORIZATION, basic(user, password));
-            }
-            request.call()
+            let url = format!("{realm}{joint}{}", query.join("&"));
+            let authorization = match credentials {
+                Some(Credentials::Password { user, password }) => Some(basic(user, password)),
+                _ => None,
+            };
+            let authorization = authorization.as_deref();
+            send(&Sent { method: Method::GET, url: &url, headers: &[], authorization }, None)
         }
     };
-    let mut response =
-        answered.map_err(|error| format!("its token server {realm}: {}", super::transport::why(&error)))?;
+    let mut response = answered.map_err(Refused::Failed)?;
     let status = response.status().as_u16();
-    let read = |error: io::Error| format!("its token server {realm}: {error}");
-    let body = read_small(response.body_mut(), LONGEST_ANSWER).map_err(read)?;
+    let no_token = |why: String| {
+        let (what, host) = ("token".to_owned(), realm.to_owned());
+        Refused::Failed(RegistryError::Wrong { what, host, why })
+    };
+    let body =
+        read_small(response.body_mut(), LONGEST_ANSWER).map_err(|error| no_token(error.to_string()))?;
     if status != 200 {
         let said = super::client::said(&body);
-        return Err(format!("its token server answers {status}{said}"));
+        return Err(match status {
+            400..=428 => Refused::Said(format!("its token server answers {status}{said}")),
+            _ => {
+                let (what, host) = ("token".to_owned(), realm.to_owned());
+                Refused::Failed(RegistryError::Answer { what, host, status, said })
+            }
+        });
     }
-    let token: Token = serde_json::from_slice(&body)
-        .map_err(|error| format!("its token server {realm} gives no token: {error}"))?;
+    let token: Token = serde_json::from_slice(&body).map_err(|error| no_token(error.to_string()))?;
     let token = if token.token.is_empty() { token.access_token } else { token.token };
     match token.is_empty() || token.contains(|c: char| c.is_control()) {
-        true => Err(format!("its token server {realm} gives no token")),
+        true => Err(no_token("there is none in it".to_owned())),
         false => Ok(format!("Bearer {token}")),
     }
 }
@@ -184,8 +215,8 @@ mod tests {
         let bearer =
             Challenge::Bearer { realm: "http://127.0.0.1:1/t".to_owned(), service: None, scope: None };
         let mine = Credentials::Password { user: "u".to_owned(), password: "p".to_owned() };
-        let agent = Agent::new_with_defaults();
-        let refused = answer(&agent, &bearer, Some(&mine), "", false).unwrap_err();
+        let nobody: Send<'_> = &|_, _| panic!("it is asked");
+        let Err(Refused::Said(refused)) = answer(nobody, &bearer, Some(&mine), "", false) else { panic!() };
         assert!(refused.contains("doesn't speak TLS"), "{refused}");
     }
 }

@@ -5,7 +5,6 @@ mod asking;
 use std::collections::HashMap;
 use std::fmt;
 use std::io::Read;
-use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::thread;
 
@@ -13,11 +12,12 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use ureq::http::{Method, header};
 
-use self::asking::{Asked, Connection, Failed};
-pub(super) use self::asking::{MakeBody, said};
+use self::asking::{Asked, Connection};
+pub(super) use self::asking::{Failed, MakeBody, said};
 use super::Access;
 use super::credentials::{self, Credentials};
 use super::error::{RegistryError, Result};
+use super::hosts::{Hosts, resolved};
 use super::settings::Endpoint;
 use super::transport::{TRIES, is_loopback, is_passing, is_passing_status, pause, read_small};
 use crate::image::digest::Digest;
@@ -35,11 +35,15 @@ pub struct Client {
     endpoint: Endpoint,
     credentials: Option<Credentials>,
     insecure: bool,
-    cert_dir: Option<PathBuf>,
+    hosts: Hosts,
     connection: OnceLock<Connection>,
     /// The answers to its challenges, by scope.
     authorizations: Mutex<HashMap<String, String>>,
 }
+
+/// An upload that a registry has begun: where it goes on.
+#[derive(Debug)]
+pub(super) struct Upload(String);
 
 /// A manifest or an index as it came.
 #[derive(Debug, Clone)]
@@ -75,11 +79,12 @@ impl Client {
             Some(verify) => !verify,
             None => endpoint.insecure || is_loopback(&endpoint.host),
         };
+        let hosts = Hosts::new(&endpoint.host, access.verify, access.cert_dir.clone());
         Client {
             endpoint,
             credentials,
             insecure,
-            cert_dir: access.cert_dir.clone(),
+            hosts,
             connection: OnceLock::new(),
             authorizations: Mutex::default(),
         }
@@ -201,6 +206,7 @@ impl Client {
             url = format!("{url}?mount={digest}&from={from}");
             scope = format!("{scope} repository:{from}:pull");
         }
+        let url_asked = url.clone();
         let asked = Asked { method: Method::POST, url, scope: &scope, headers: &[], what: &what };
         let mut empty = || Ok((Box::new(std::io::empty()) as Box<dyn Read + Send>, 0));
         let mut response = self.ask(&asked, Some(&mut empty))?;
@@ -213,29 +219,48 @@ impl Client {
                     host: self.host().to_owned(),
                     why: "no place to send it to".to_owned(),
                 })?;
-                Ok(Some(self.absolute(location)?))
+                Ok(Some(resolved(&url_asked, location)))
             }
             _ => Err(self.refused(&what, &mut response)),
         }
     }
 
-    /// Takes a blob over from another repository of the same registry; false when it wants to have it sent.
+    /// Takes a blob over from another repository of the same registry; `None` when it has. Else it wants to have it sent, to
+    /// the upload that it has begun for that.
     ///
     /// # Errors
     /// When it refuses.
-    pub fn mount_blob(&self, digest: &Digest, from: &str) -> Result<bool> {
-        Ok(self.begin_upload(digest, Some(from))?.is_none())
+    pub(super) fn mount_blob(&self, digest: &Digest, from: &str) -> Result<Option<Upload>> {
+        Ok(self.begin_upload(digest, Some(from))?.map(Upload))
     }
 
-    /// Sends a blob in one piece.
+    /// Gives up an upload, so that the registry needn't wait for it.
+    pub(super) fn give_up(&self, upload: &Upload) {
+        let scope = self.scope("pull,push");
+        let (method, url, what) = (Method::DELETE, upload.0.clone(), "upload");
+        if let Err(error) = self.ask(&Asked { method, url, scope: &scope, headers: &[], what }, None) {
+            log::debug!("{error}");
+        }
+    }
+
+    /// Sends a blob in one piece, to an upload that has begun or to a new one.
     ///
     /// # Errors
     /// When the registry doesn't take it.
-    pub(super) fn send_blob(&self, digest: &Digest, body: MakeBody<'_>) -> Result<()> {
+    pub(super) fn send_blob(
+        &self,
+        digest: &Digest,
+        mut begun: Option<Upload>,
+        body: MakeBody<'_>,
+    ) -> Result<()> {
         let what = format!("upload of {digest}");
         // What an upload has begun can't be sent twice: each try is an upload of its own.
         for tried in 1.. {
-            let Some(location) = self.begin_upload(digest, None)? else { return Ok(()) };
+            let location = match begun.take() {
+                Some(Upload(location)) => Some(location),
+                None => self.begin_upload(digest, None)?,
+            };
+            let Some(location) = location else { return Ok(()) };
             let joint = if location.contains('?') { '&' } else { '?' };
             let headers = [(header::CONTENT_TYPE, "application/octet-stream".to_owned())];
             let scope = self.scope("pull,push");
@@ -306,7 +331,7 @@ impl Client {
                 return Err(self.refused(&what, &mut response));
             }
             let link = response.headers().get(header::LINK).and_then(|value| value.to_str().ok());
-            next = link.and_then(next_page).map(|url| self.absolute(url)).transpose()?;
+            next = link.and_then(next_page).map(|next| resolved(&asked.url, next));
             let wrong =
                 |why: String| RegistryError::Wrong { what: what.clone(), host: self.host().to_owned(), why };
             let body =
@@ -327,15 +352,6 @@ impl Client {
 
     fn scope(&self, actions: &str) -> String {
         format!("repository:{}:{actions}", self.endpoint.path)
-    }
-
-    /// A place that the registry names: whole, or below its own.
-    fn absolute(&self, location: &str) -> Result<String> {
-        let base = &self.connection()?.base;
-        Ok(match location.starts_with("http://") || location.starts_with("https://") {
-            true => location.to_owned(),
-            false => format!("{base}/{}", location.trim_start_matches('/')),
-        })
     }
 }
 

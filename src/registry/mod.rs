@@ -3,7 +3,8 @@
 //! ```text
 //! pull ──> settings: where a name leads (registries.conf: mirrors, prefixes, what is blocked)
 //!   │        └── client: one registry (the distribution protocol: manifests, blobs, tags, uploads)
-//!   │              ├── transport: TLS, proxies, retries
+//!   │              ├── hosts: the registry and where it leads, each with what it is allowed; proxies
+//!   │              ├── transport: TLS, when to try again
 //!   │              └── auth: what a registry asks for; credentials: what the user has
 //!   └── image::load over a RemoteImage: blobs come when they are read, and go on where they broke off (partial)
 //! push ──> the same client: what is there already is not sent again
@@ -19,7 +20,9 @@ mod auth;
 mod client;
 pub mod credentials;
 mod error;
+mod hosts;
 mod partial;
+mod proxies;
 mod pull;
 mod push;
 mod reference;

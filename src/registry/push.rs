@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::Read;
+use std::path::PathBuf;
 
 use indicatif::{MultiProgress, ProgressBar};
 use parking_lot::Mutex;
@@ -119,10 +120,14 @@ fn bring(
     if client.has_blob(digest)? {
         return Ok(Fate::There);
     }
+    let mut begun = None;
     for repository in from {
+        if let Some(upload) = begun.take() {
+            client.give_up(&upload);
+        }
         match client.mount_blob(digest, repository) {
-            Ok(true) => return Ok(Fate::Mounted),
-            Ok(false) => {}
+            Ok(None) => return Ok(Fate::Mounted),
+            Ok(upload) => begun = upload,
             // The user may push here, and may not read there.
             Err(error) => log::debug!("{repository}: {error}"),
         }
@@ -131,48 +136,46 @@ fn bring(
     bar.set_style(bar_style());
     bar.set_message(digest.short());
     let path = store.blob_path(digest);
-    let damage = std::sync::Arc::new(Mutex::new(None));
-    let sent = client.send_blob(digest, &mut || {
+    let sent = client.send_blob(digest, begun, &mut || {
         bar.reset();
         let file = File::open(&path).map_err(StoreError::io("open it", &path))?;
         let checked = Checked {
             inner: Some(Hashing::new(bar.wrap_read(file))),
             expected: *digest,
             left: size,
-            damage: damage.clone(),
+            path: path.clone(),
         };
         Ok((Box::new(checked) as Box<dyn Read + Send>, size))
     });
-    if let Some(what) = damage.lock().take() {
-        return Err(StoreError::damaged(&path, what).into());
-    }
     sent?;
     bar.finish();
     Ok(Fate::Sent)
 }
 
-/// A blob on its way out, whose digest is checked once more. Its last byte goes only when it is right.
+/// A blob on its way out, whose digest is checked once more. Its last byte goes only when it is right. What fails here says
+/// nothing of the registry, which is not asked again then.
 struct Checked<R> {
     inner: Option<Hashing<R>>,
     expected: Digest,
     left: u64,
-    damage: std::sync::Arc<Mutex<Option<String>>>,
+    path: PathBuf,
 }
 
 impl<R: Read> Read for Checked<R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let Some(inner) = &mut self.inner else { return Ok(0) };
         let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
-        let count = inner.read(&mut buffer[..most])?;
+        let read = inner.read(&mut buffer[..most]);
+        let count =
+            read.map_err(|error| RegistryError::from(StoreError::io("read it", &self.path)(error)))?;
         self.left -= count as u64;
         if self.left > 0 && count > 0 {
             return Ok(count);
         }
         let found = self.inner.take().map(|inner| inner.finish().1);
         if self.left > 0 || found != Some(self.expected) {
-            let what = "its content is not what its name says".to_owned();
-            *self.damage.lock() = Some(what.clone());
-            return Err(std::io::Error::other(what));
+            let damage = StoreError::damaged(&self.path, "its content is not what its name says");
+            return Err(RegistryError::from(damage).into());
         }
         Ok(count)
     }

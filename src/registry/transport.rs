@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ureq::Agent;
-use ureq::config::RedirectAuthHeaders;
 use ureq::http::{HeaderMap, header};
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 
 use super::error::{RegistryError, Result};
+use super::proxies::proxy;
 
 /// How often anything is tried.
 pub(super) const TRIES: u32 = 5;
@@ -22,9 +22,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const CONNECT: Duration = Duration::from_secs(30);
 /// Between two blocks of anything.
 const SILENCE: Duration = Duration::from_secs(60);
+/// Until an answer begins. A registry that has been sent a large blob checks it, and copies it to where it keeps such.
+const ANSWER: Duration = Duration::from_secs(300);
 
 /// Which certificates are believed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Tls {
     /// Those of the system's and the user's authorities.
     Verified,
@@ -34,34 +36,34 @@ pub enum Tls {
     Plain,
 }
 
-/// Makes what speaks to one host.
+/// Makes what speaks to one host. Redirects are its caller's to follow.
 ///
 /// # Errors
-/// When the user's certificates for it can't be read.
-pub(super) fn agent(host: &str, tls: Tls, cert_dir: Option<&Path>) -> Result<Agent> {
+/// When the user's certificates for it can't be read, or the proxy on the way is none.
+pub(super) fn agent(host: &str, tls: Tls, cert_dir: Option<&Path>, is_registry: bool) -> Result<Agent> {
     let config = Agent::config_builder()
         .http_status_as_error(false)
-        // A registry that redirects to plain HTTP would give away what TLS keeps.
         .https_only(tls != Tls::Plain)
-        .redirect_auth_headers(RedirectAuthHeaders::SameHost)
-        .max_redirects(5)
+        .max_redirects(0)
+        .proxy(proxy(tls != Tls::Plain, host)?)
         .user_agent(concat!("unionmount/", env!("CARGO_PKG_VERSION")))
         .timeout_connect(Some(CONNECT))
-        .timeout_recv_response(Some(SILENCE))
+        .timeout_recv_response(Some(ANSWER))
         .timeout_per_read(Some(SILENCE))
         .timeout_per_write(Some(SILENCE))
-        .tls_config(tls_config(host, tls, cert_dir)?)
+        .tls_config(tls_config(host, tls, cert_dir, is_registry)?)
         .build();
     Ok(config.new_agent())
 }
 
-fn tls_config(host: &str, tls: Tls, cert_dir: Option<&Path>) -> Result<TlsConfig> {
+fn tls_config(host: &str, tls: Tls, cert_dir: Option<&Path>, is_registry: bool) -> Result<TlsConfig> {
     let mut builder = TlsConfig::builder();
     if tls == Tls::Plain {
         return Ok(builder.build());
     }
     let own = Own::read(host, cert_dir)?;
-    if let Some(client) = own.client {
+    // One that the user names is for the registry.
+    if let Some(client) = own.client.filter(|_| is_registry || cert_dir.is_none()) {
         builder = builder.client_cert(Some(client));
     }
     if tls == Tls::Unverified {
@@ -97,9 +99,20 @@ impl Own {
         let config = env("XDG_CONFIG_HOME").or_else(|| Some(env("HOME")?.join(".config")));
         let places = config.map(|dir| dir.join("containers/certs.d")).into_iter();
         for dir in places.chain(["/etc/containers/certs.d".into(), "/etc/docker/certs.d".into()]) {
-            own.add(&dir.join(host))?;
+            own.add_if_allowed(&dir.join(host))?;
         }
         Ok(own)
+    }
+
+    /// Adds what is in one of the usual places. What only others may look into is theirs.
+    fn add_if_allowed(&mut self, dir: &Path) -> Result<()> {
+        match fs::read_dir(dir) {
+            Err(denied) if denied.kind() == io::ErrorKind::PermissionDenied => {
+                log::debug!("{}: is passed over: {denied}", dir.display());
+                Ok(())
+            }
+            _ => self.add(dir),
+        }
     }
 
     fn add(&mut self, dir: &Path) -> Result<()> {

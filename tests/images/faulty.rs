@@ -24,6 +24,7 @@ pub enum Fault {
 pub struct Faulty {
     pub port: u16,
     seen: Arc<Mutex<Vec<String>>>,
+    heads: Arc<Mutex<Vec<String>>>,
 }
 
 impl Faulty {
@@ -36,7 +37,13 @@ impl Faulty {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let seen = Arc::new(Mutex::new(Vec::new()));
+        let heads = Arc::new(Mutex::new(Vec::new()));
         let (log, choose) = (seen.clone(), Arc::new(choose));
+        let kept = heads.clone();
+        let choose = Arc::new(move |what: &str, before: usize, head: &str| {
+            kept.lock().unwrap().push(head.to_owned());
+            choose(what, before, head)
+        });
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let (log, choose) = (log.clone(), choose.clone());
@@ -45,7 +52,12 @@ impl Faulty {
                 thread::spawn(move || serve(stream, to, port, &log, &*choose).ok());
             }
         });
-        Faulty { port, seen }
+        Faulty { port, seen, heads }
+    }
+
+    /// The same with all their headers.
+    pub fn heads(&self) -> Vec<String> {
+        self.heads.lock().unwrap().clone()
     }
 
     /// The requests that came: `METHOD PATH`, and the range that was asked for.

@@ -19,3 +19,4 @@ mod saving;
 mod shortage;
 mod store;
 mod user;
+mod ways;

@@ -4,18 +4,18 @@ use std::io::Read;
 use std::thread;
 
 use serde::Deserialize;
-use ureq::http::{Method, Request, Response, header};
-use ureq::{Agent, Body, SendBody};
+use ureq::Body;
+use ureq::http::{Method, Response, header};
 
 use super::Client;
-use crate::registry::auth::{Challenge, answer};
+use crate::registry::auth::{Challenge, Refused, answer};
 use crate::registry::error::{RegistryError, Result};
-use crate::registry::transport::{TRIES, Tls, agent, is_passing, is_passing_status, pause, read_small, why};
+use crate::registry::hosts::{Came, Sent};
+use crate::registry::transport::{TRIES, Tls, is_passing, is_passing_status, pause, read_small, why};
 
 /// How the registry turned out to speak.
 #[derive(Clone)]
 pub(super) struct Connection {
-    agent: Agent,
     /// Scheme and host.
     pub(super) base: String,
     tls: Tls,
@@ -62,13 +62,12 @@ impl Client {
             return Ok(known);
         }
         let host = &self.endpoint.host;
-        let cert_dir = self.cert_dir.as_deref();
         let try_with = |tls: Tls| -> Result<std::result::Result<Connection, ureq::Error>> {
-            let agent = agent(host, tls, cert_dir)?;
+            let agent = self.hosts.agent(host, tls)?;
             let scheme = if tls == Tls::Plain { "http" } else { "https" };
             let base = format!("{scheme}://{host}");
             let answered = agent.get(format!("{base}/v2/")).call();
-            Ok(answered.map(|_| Connection { agent, base, tls }))
+            Ok(answered.map(|_| Connection { base, tls }))
         };
         let mut found = try_with(Tls::Verified)?;
         if found.is_err() && self.insecure {
@@ -100,28 +99,9 @@ impl Client {
 
     /// Asks until there is an answer that won't be another one by waiting.
     pub(super) fn ask(&self, asked: &Asked<'_>, mut body: Option<MakeBody<'_>>) -> Result<Response<Body>> {
-        let mut tried = 1;
-        loop {
-            let wait = match self.ask_once(asked, body.as_mut().map(|body| &mut **body as MakeBody<'_>)) {
-                Ok(response) => {
-                    let again = is_passing_status(response.status().as_u16()) && tried < TRIES;
-                    match pause(tried, Some(response.headers())).filter(|_| again) {
-                        Some(wait) => wait,
-                        None => return Ok(response),
-                    }
-                }
-                Err(Failed::Own(error)) => return Err(error),
-                Err(Failed::Http(error)) => {
-                    if !is_passing(&error) || tried >= TRIES {
-                        return Err(self.unreachable(&error));
-                    }
-                    pause(tried, None).unwrap_or_default()
-                }
-            };
-            log::debug!("{}: {} doesn't answer well; once more in {wait:?}", asked.what, self.host());
-            thread::sleep(wait);
-            tried += 1;
-        }
+        patiently(asked.what, self.host(), || {
+            self.ask_once(asked, body.as_mut().map(|body| &mut **body as MakeBody<'_>))
+        })
     }
 
     /// Asks once, and once more when the registry wants to know who asks.
@@ -135,22 +115,32 @@ impl Client {
             true => self.authorizations.lock().get(asked.scope).cloned(),
             false => None,
         };
-        let response =
+        let came =
             self.send(asked, sent.as_deref(), body.as_mut().map(|body| &mut **body as MakeBody<'_>))?;
-        if response.status().as_u16() != 401 || !self.is_own(&asked.url)? {
+        let response = came.response;
+        // Where a registry's blobs lie, nobody has a right to ask who the user is.
+        if response.status().as_u16() != 401 || came.is_foreign || !self.is_own(&asked.url)? {
             return Ok(response);
         }
         let Some(challenge) = Challenge::of(response.headers()) else { return Ok(response) };
-        let connection = self.connection()?;
-        let plain = connection.tls == Tls::Plain;
-        let answered = answer(&connection.agent, &challenge, self.credentials.as_ref(), asked.scope, plain);
-        let authorization = answered.map_err(|why| self.denied(asked.what, format!(": {why}")))?;
+        let tls = self.connection()?.tls;
+        let send = |sent: &Sent<'_>, mut body: Option<MakeBody<'_>>| {
+            patiently("token", sent.url.split('?').next().unwrap_or_default(), || {
+                let body = body.as_mut().map(|body| &mut **body as MakeBody<'_>);
+                Ok(self.hosts.send(sent, tls, body)?.response)
+            })
+        };
+        let answered = answer(&send, &challenge, self.credentials.as_ref(), asked.scope, tls == Tls::Plain);
+        let authorization = answered.map_err(|refused| match refused {
+            Refused::Said(why) => self.denied(asked.what, format!(": {why}")),
+            Refused::Failed(error) => error,
+        })?;
         let Some(authorization) = authorization else { return Ok(response) };
         self.authorizations.lock().insert(asked.scope.to_owned(), authorization.clone());
         if sent.as_deref() == Some(&authorization) {
             return Ok(response);
         }
-        self.send(asked, Some(&authorization), body)
+        Ok(self.send(asked, Some(&authorization), body)?.response)
     }
 
     /// Whether a place belongs to the registry: others are told nothing of the user.
@@ -164,26 +154,10 @@ impl Client {
         asked: &Asked<'_>,
         authorization: Option<&str>,
         body: Option<MakeBody<'_>>,
-    ) -> std::result::Result<Response<Body>, Failed> {
-        let connection = self.connection()?;
-        let mut request = Request::builder().method(asked.method.clone()).uri(&asked.url);
-        for (name, value) in asked.headers {
-            request = request.header(name, value);
-        }
-        if let Some(authorization) = authorization {
-            request = request.header(header::AUTHORIZATION, authorization);
-        }
-        let bad = |error: ureq::http::Error| Failed::Http(ureq::Error::Http(error));
-        let sent = match body {
-            Some(make) => {
-                let (reader, size) = make()?;
-                let request = request.header(header::CONTENT_LENGTH, size);
-                let request = request.body(SendBody::from_owned_reader(reader)).map_err(bad)?;
-                connection.agent.run(request)
-            }
-            None => connection.agent.run(request.body(()).map_err(bad)?),
-        };
-        sent.map_err(Failed::Http)
+    ) -> std::result::Result<Came, Failed> {
+        let Asked { method, url, headers, .. } = asked;
+        let sent = Sent { method: method.clone(), url, headers, authorization };
+        self.hosts.send(&sent, self.connection()?.tls, body)
     }
 
     /// What an answer means that is no success.
@@ -219,8 +193,38 @@ impl Client {
     }
 }
 
+/// Asks until there is an answer that won't be another one by waiting.
+fn patiently(
+    what: &str,
+    host: &str,
+    mut once: impl FnMut() -> std::result::Result<Response<Body>, Failed>,
+) -> Result<Response<Body>> {
+    let mut tried = 1;
+    loop {
+        let wait = match once() {
+            Ok(response) => {
+                let again = is_passing_status(response.status().as_u16()) && tried < TRIES;
+                match pause(tried, Some(response.headers())).filter(|_| again) {
+                    Some(wait) => wait,
+                    None => return Ok(response),
+                }
+            }
+            Err(Failed::Own(error)) => return Err(error),
+            Err(Failed::Http(error)) => {
+                if !is_passing(&error) || tried >= TRIES {
+                    return Err(RegistryError::Unreachable { host: host.to_owned(), why: why(&error) });
+                }
+                pause(tried, None).unwrap_or_default()
+            }
+        };
+        log::debug!("{what}: {host} doesn't answer well; once more in {wait:?}");
+        thread::sleep(wait);
+        tried += 1;
+    }
+}
+
 /// Why a request has no answer.
-pub(super) enum Failed {
+pub(in crate::registry) enum Failed {
     /// The way to the registry.
     Http(ureq::Error),
     /// Something here.
