@@ -188,18 +188,9 @@ fn read_version(union: &Union, node: &Arc<Node>) -> crate::error::Result<Version
     let content = match stat.kind() {
         Kind::Symlink => Some(union.readlink(node)?),
         Kind::File if stat.size <= LARGEST => {
-            let data = union.data_fd(node, false)?;
             let mut content = vec![0; stat.size as usize];
-            let mut filled = 0;
-            while filled < content.len() {
-                match rustix::io::pread(data.as_fd(), &mut content[filled..], filled as u64) {
-                    // It got shorter meanwhile.
-                    Ok(0) => break,
-                    Ok(count) => filled += count,
-                    Err(rustix::io::Errno::INTR) => {}
-                    Err(errno) => return Err(errno.into()),
-                }
-            }
+            // It may have become shorter meanwhile.
+            let filled = union.read(node, 0, &mut content)?;
             content.truncate(filled);
             Some(content)
         }

@@ -111,6 +111,38 @@ fn a_file_becomes_whole() {
     here.unmount();
 }
 
+/// What looks into an upper finds both parts: a patch of it, and applying it to the lower.
+#[test]
+fn an_upper_is_compared_and_applied_with_half_copied_files() {
+    support::needs_root!();
+    let place = place();
+    let stack = &place.stack;
+    let text: String = (0..200_000).map(|line| format!("line {line:06}\n")).collect();
+    stack.lower(0).file("text", &text);
+    let here = lazy(stack);
+    for_writing(here.join("text")).write_all_at(b"LINE", 12 * 70_000).unwrap();
+    for_writing(here.join("d/large")).write_all_at(b"written", 70_000).unwrap();
+    here.unmount();
+    assert!(["text", "d/large"].iter().all(|name| is_half(&stack.upper().root().join(name))));
+    let run = |args: &[&str]| {
+        let state = stack.scratch().path().join("state");
+        let Program::Unionmount(program) = Program::under_test() else { panic!("only unionmount applies") };
+        let mut command = Command::new(program);
+        let done = command.args(args).arg(stack.upper().root()).arg(stack.lower(0).root());
+        let done = done.env("UNIONMOUNT_ROOT", state).output().unwrap();
+        assert!(done.status.success(), "{args:?}: {done:?}");
+        String::from_utf8_lossy(&done.stdout).into_owned()
+    };
+    let patch = run(&["diff", "-p"]);
+    assert!(patch.contains("\n-line 070000\n+LINE 070000\n") && patch.contains("line 069999"), "{patch}");
+    run(&["apply"]);
+    let mut expected = content(SIZE, 1);
+    expected[70_000..70_007].copy_from_slice(b"written");
+    assert!(fs::read(stack.lower(0).root().join("d/large")).unwrap() == expected);
+    let applied = fs::read_to_string(stack.lower(0).root().join("text")).unwrap();
+    assert!(applied == text.replace("line 070000", "LINE 070000"));
+}
+
 /// A new layer is made of what is seen.
 #[test]
 fn programs_work_in_half_copied_files() {

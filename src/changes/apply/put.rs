@@ -1,6 +1,5 @@
 //! Attributes as the union shows them, given to an object of the target or of the stage.
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use rustix::fs::XattrFlags;
@@ -14,6 +13,7 @@ use crate::sys::namespace::is_privileged;
 use crate::sys::object::{At, Kind, SetTime, Stat, Time, Writable};
 use crate::sys::xattr;
 use crate::union::Union;
+use crate::union::data::content::Content;
 use crate::union::nodes::node::Node;
 
 /// What an object is to have.
@@ -157,23 +157,20 @@ pub(super) fn is_same(
             Ok(union.readlink(node).map_err(of_union(path))? == target)
         }
         Kind::File => {
-            let new = union.data_fd(node, false).map_err(of_union(path))?;
+            let new = union.content(node).map_err(of_union(path))?;
             let old = old.at().open_read().map_err(ApplyError::at(path, "open it"))?;
-            same_data(new.as_fd(), old.as_fd()).map_err(ApplyError::at(path, "compare it"))
+            Ok(same_data(&new, &old.into()).map_err(of_union(path))?)
         }
         _ => Ok(true),
     }
 }
 
-fn same_data(
-    one: std::os::fd::BorrowedFd<'_>,
-    other: std::os::fd::BorrowedFd<'_>,
-) -> rustix::io::Result<bool> {
+fn same_data(one: &Content, other: &Content) -> crate::error::Result<bool> {
     const CHUNK: usize = 256 << 10;
     let (mut a, mut b) = (vec![0; CHUNK], vec![0; CHUNK]);
     let mut offset = 0;
     loop {
-        let (in_a, in_b) = (fill(one, &mut a, offset)?, fill(other, &mut b, offset)?);
+        let (in_a, in_b) = (one.read_at(&mut a, offset)?, other.read_at(&mut b, offset)?);
         if a[..in_a] != b[..in_b] {
             return Ok(false);
         }
@@ -182,17 +179,4 @@ fn same_data(
         }
         offset += CHUNK as u64;
     }
-}
-
-fn fill(file: std::os::fd::BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> rustix::io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match rustix::io::pread(file, &mut buffer[filled..], offset + filled as u64) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(filled)
 }

@@ -21,7 +21,6 @@ use super::plan::{Act, Plan, What};
 use super::put::Attributes;
 use crate::image::layer::merged::{find, of_union};
 use crate::image::layer::place::{join, open_dir};
-use crate::sys::copy::file_data;
 use crate::sys::filesystem;
 use crate::sys::object::{At, Kind, SetTime, Stat, Writable};
 use crate::sys::remove;
@@ -342,9 +341,8 @@ impl Maker<'_> {
             Kind::File => {
                 let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let file = fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR).map_err(failed())?;
-                let data = self.union.data_fd(node, false).map_err(of_union(path))?;
-                file_data(data.as_fd(), file.as_fd(), stat.size, true)
-                    .map_err(ApplyError::at(path, "copy it"))?;
+                let data = self.union.content(node).map_err(of_union(path))?;
+                data.copy_to(file.as_fd(), stat.size, true).map_err(of_union(path))?;
                 self.give_group(file.as_fd(), old);
                 return attributes.put(Writable::held(file.as_fd()), Kind::File, path);
             }

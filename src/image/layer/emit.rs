@@ -2,16 +2,17 @@
 
 use std::collections::HashMap;
 use std::io::{BufWriter, Write};
-use std::os::fd::BorrowedFd;
 
-use rustix::io::Errno;
 use tar_core::builder::EntryBuilder;
 use tar_core::{EntryType, HEADER_SIZE};
 
 use super::LayerError;
 use super::attributes::Attributes;
+use super::error::of_union;
 use super::header::{attribute_record, time_text};
-use crate::sys::object::{At, Kind, Time};
+
+use crate::sys::object::{Kind, Time};
+use crate::union::data::content::Content;
 
 /// What was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -105,14 +106,14 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    /// Writes anything but a directory. `data`: a regular file on disk, open.
+    /// Writes anything but a directory. `data`: those of a regular file.
     pub(super) fn leaf(
         &mut self,
         path: &[u8],
         attributes: &Attributes,
         target: Option<Vec<u8>>,
         first_name: Option<Vec<u8>>,
-        data: Option<BorrowedFd<'_>>,
+        data: Option<&Content>,
     ) -> Result<(), LayerError> {
         if attributes.kind == Kind::Socket {
             // Sockets are made by their servers; no tar has a form for them.
@@ -151,34 +152,31 @@ impl<W: Write> Writer<W> {
         &mut self,
         path: &[u8],
         mut builder: EntryBuilder,
-        data: Option<BorrowedFd<'_>>,
+        data: Option<&Content>,
     ) -> Result<(), LayerError> {
-        let fd = data.ok_or_else(|| LayerError::entry(path, "a file that is not open"))?;
-        let size = At::Fd(fd).stat().map_err(LayerError::os(path, "stat it"))?.size;
+        let data = data.ok_or_else(|| LayerError::entry(path, "a file that is not open"))?;
+        let size = data.size().map_err(of_union(path))?;
         self.content += size;
         builder.entry_type(EntryType::Regular);
         let unfit = |_| LayerError::entry(path, "a size that no tar can hold");
         builder.size(size).map_err(unfit)?;
         self.header(path, &mut builder)?;
-        self.copy(path, fd, size)?;
+        self.copy(path, data, size)?;
         let padding = (size.wrapping_neg() % HEADER_SIZE as u64) as usize;
         self.out.all(&[0; HEADER_SIZE][..padding])
     }
 
     /// Holes are written as the zeros that they stand for: OCI's layers know no sparse files.
-    fn copy(&mut self, path: &[u8], fd: BorrowedFd<'_>, size: u64) -> Result<(), LayerError> {
+    fn copy(&mut self, path: &[u8], data: &Content, size: u64) -> Result<(), LayerError> {
         let (mut offset, mut left) = (0, size);
         while left > 0 {
             let want = self.buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            let got = match rustix::io::pread(fd, &mut self.buffer[..want], offset) {
-                Err(Errno::INTR) => continue,
+            let mut got = data.read_at(&mut self.buffer[..want], offset).map_err(of_union(path))?;
+            if got < want {
                 // It got shorter meanwhile; the header's size is a promise.
-                Ok(0) => {
-                    self.buffer[..want].fill(0);
-                    want
-                }
-                other => other.map_err(LayerError::os(path, "read it"))?,
-            };
+                self.buffer[got..want].fill(0);
+                got = want;
+            }
             self.out.all(&self.buffer[..got])?;
             offset += got as u64;
             left -= got as u64;

@@ -4,6 +4,8 @@ use std::io;
 
 use rustix::io::Errno;
 
+use crate::error::FsError;
+
 /// Why a tar could not be made a directory, or a directory a tar.
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
@@ -73,5 +75,14 @@ impl LayerError {
     pub(crate) fn os(entry: &[u8], what: &'static str) -> impl Fn(Errno) -> LayerError {
         let entry = entry.to_vec();
         move |errno| LayerError::Os { entry: entry.clone(), what, errno }
+    }
+}
+
+/// Says, for `map_err`, that the union could not answer for a path.
+pub(crate) fn of_union(path: &[u8]) -> impl Fn(FsError) -> LayerError {
+    let path = path.to_vec();
+    move |error| match error {
+        FsError::Os(errno) => LayerError::Os { entry: path.clone(), what: "read it", errno },
+        error => LayerError::Entry { entry: path.clone(), what: error.to_string() },
     }
 }

@@ -1,13 +1,14 @@
 //! The union of layers, to read; what it shows → tar.
 
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::LayerError;
 use super::attributes::{Attributes, Ownership};
 use super::emit::{Writer, Written};
+pub(crate) use super::error::of_union;
 use super::place::join;
 use crate::error::FsError;
 use crate::sys::object::{Kind, Stat};
@@ -86,11 +87,11 @@ pub(super) fn entry<W: Write>(
     match attr.stat.kind() {
         Kind::Symlink => target = Some(union.readlink(&node).map_err(of_union(&path))?),
         Kind::File if first.is_none() => {
-            data = Some(union.whole_data(&node).map_err(of_union(&path))?);
+            data = Some(union.content(&node).map_err(of_union(&path))?);
         }
         _ => {}
     }
-    out.leaf(&path, &attributes, target, first, data.as_ref().map(|fd| fd.as_fd()))?;
+    out.leaf(&path, &attributes, target, first, data.as_ref())?;
     drop(data);
     union.forget(node.ino, 1);
     Ok(None)
@@ -139,13 +140,4 @@ pub(crate) fn find(union: &Union, path: &[u8]) -> Result<Option<Arc<Node>>, Laye
         is_root = false;
     }
     Ok(Some(at))
-}
-
-/// Says, for `map_err`, that the union could not answer for a path.
-pub(crate) fn of_union(path: &[u8]) -> impl Fn(FsError) -> LayerError {
-    let path = path.to_vec();
-    move |error| match error {
-        FsError::Os(errno) => LayerError::Os { entry: path.clone(), what: "read it", errno },
-        error => LayerError::Entry { entry: path.clone(), what: error.to_string() },
-    }
 }

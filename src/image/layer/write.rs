@@ -22,6 +22,7 @@ use super::place::{join, open_dir, split};
 use crate::sys::dir::for_each_entry;
 use crate::sys::object::{At, Kind};
 use crate::union::Union;
+use crate::union::data::content::Content;
 use crate::union::lookup::belief::Belief;
 use crate::union::lookup::marker::{self, AufsName};
 use crate::union::nodes::node::Node;
@@ -153,8 +154,8 @@ impl TarWalk<'_> {
         if marks.metacopy && first.is_none() {
             let node = self.node(&path)?;
             let union = self.union()?;
-            let data = union.whole_data(&node).map_err(of_union(&path))?;
-            out.leaf(&path, &attributes, None, None, Some(data.as_fd()))?;
+            let data = union.content(&node).map_err(of_union(&path))?;
+            out.leaf(&path, &attributes, None, None, Some(&data))?;
             drop(data);
             union.forget(node.ino, 1);
             return Ok(None);
@@ -163,11 +164,11 @@ impl TarWalk<'_> {
         match stat.kind() {
             Kind::Symlink => target = Some(at.readlink().map_err(LayerError::os(&path, "read its target"))?),
             Kind::File if first.is_none() => {
-                data = Some(at.open_read().map_err(LayerError::os(&path, "open it"))?);
+                data = Some(Content::from(at.open_read().map_err(LayerError::os(&path, "open it"))?));
             }
             _ => {}
         }
-        out.leaf(&path, &attributes, target, first, data.as_ref().map(AsFd::as_fd))?;
+        out.leaf(&path, &attributes, target, first, data.as_ref())?;
         Ok(None)
     }
 

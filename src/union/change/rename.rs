@@ -234,6 +234,7 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
+    use crate::union::bed::{Bed, look_up};
     use crate::union::change::create::Create;
     use crate::union::change::staged::New;
     use crate::union::stack::layer::{Stack, StackOptions};
@@ -306,6 +307,69 @@ mod tests {
         assert_eq!((done, union.known_nodes()), (Err(FsError::IsADirectory), known));
         let done = union.rename((root, b"a"), (root, b"g"), RenameMode::Exchange);
         assert_eq!((done, union.known_nodes()), (Ok(()), known));
+    }
+
+    /// The source goes right before the system call, when the markers of the target have been taken out of its way.
+    #[test]
+    fn what_the_target_hid_stays_hidden_when_the_rename_fails() {
+        for exchange in [true, false] {
+            let bed = Bed::new(1);
+            bed.file("0/target/below").dir("upper/target").dir("upper/source");
+            let mut stack = bed.stack();
+            stack.upper.as_mut().unwrap().caps.rename_exchange &= exchange;
+            let union = Union::new(stack, Limits::default()).unwrap();
+            let (root, target) = (union.root(), look_up(&union, "target").unwrap());
+            union.unlink(&target, b"below").unwrap();
+            let places = (bed.at("upper/source"), bed.at("upper/target"), bed.at("away"));
+            let vanish = move |_| {
+                if fs::read_dir(&places.1).is_ok_and(|mut left| left.next().is_none()) {
+                    fs::rename(&places.0, &places.2).unwrap_or_default(); // once
+                }
+            };
+            assert!(look_up(&union, "source").is_some());
+            let done = crate::union::change::failpoint::hook::during(vanish, || {
+                union.rename((root, b"source"), (root, b"target"), RenameMode::Replace)
+            });
+            assert!(done.is_err() && bed.at("away").exists(), "{exchange}");
+            assert!(look_up(&union, "target/below").is_none(), "{exchange}");
+            let caller =
+                Caller { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
+            let create = Create { new: New::File, mode: 0o600, umask: 0, caller };
+            union.create(&target, b"new", create).unwrap();
+            union.create(&target, b"below", create).unwrap();
+            union.unlink(&target, b"below").unwrap();
+            union.shut_down();
+            drop((target, union));
+            let union = bed.open();
+            assert!(look_up(&union, "target/below").is_none(), "{exchange}, in the next mount");
+            assert!(look_up(&union, "target/new").is_some(), "{exchange}, in the next mount");
+        }
+    }
+
+    /// The whiteout that changed places with the directory can't be removed.
+    #[test]
+    fn a_directory_goes_back_when_what_it_replaced_cannot_be_removed() {
+        let bed = Bed::new(1);
+        bed.file("0/to/n").file("upper/d/file").dir("upper/to").dir("other/full");
+        let union = bed.open();
+        let to = look_up(&union, "to").unwrap();
+        union.unlink(&to, b"n").unwrap();
+        let d = look_up(&union, "d").unwrap();
+        let places = (bed.at("upper/d"), bed.at("other"));
+        let put = move |_| {
+            // Once the whiteout is there.
+            if fs::symlink_metadata(&places.0).is_ok_and(|found| !found.is_dir()) {
+                fs::remove_file(&places.0).unwrap();
+                fs::rename(&places.1, &places.0).unwrap();
+            }
+        };
+        let done = crate::union::change::failpoint::hook::during(put, || {
+            union.rename((union.root(), b"d"), (&to, b"n"), RenameMode::Replace)
+        });
+        assert!(done.is_err(), "nobody could have removed it");
+        assert_eq!(look_up(&union, "d").unwrap().ino, d.ino);
+        assert!(look_up(&union, "d/file").is_some());
+        assert!(bed.at("upper/to/n/full").exists(), "what is another's is lost");
     }
 
     /// The owner of the upper exchanges the directory that is renamed for another, right before the system call.

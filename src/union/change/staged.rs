@@ -173,21 +173,51 @@ impl Staged<'_> {
                 self.upper.over_whiteout(dir, name, || Ok(call(RenameFlags::empty())?))?;
             }
             Publish::Replace => call(RenameFlags::empty())?,
-            Publish::Swap(present) => {
-                call(RenameFlags::EXCHANGE)?;
-                let taken = At::Name(staging, &self.name);
-                if let Err(e) = check_present(taken, present) {
-                    // Another thing has come to be there, with who knows what in it, or it can't be seen: it goes back.
-                    call(RenameFlags::EXCHANGE)?;
-                    return Err(e);
-                }
-                // What was replaced lies in the staging directory now and goes when `self` is dropped.
-                self.directory = !matches!(present, Present::Leaf);
-                return Ok(());
-            }
+            Publish::Swap(present) => return self.swap(dir, name, present).map(drop),
         }
         self.armed = false;
         Ok(())
+    }
+}
+
+impl<'u> Staged<'u> {
+    /// Exchanges the object and what has the name. Needs RENAME_EXCHANGE.
+    pub fn swap<'a>(self, dir: &'a UpperFd, name: &'a [u8], present: Present<'_>) -> Result<Swapped<'a>>
+    where
+        'u: 'a,
+    {
+        let mut swapped = Swapped { staged: self, dir, name };
+        swapped.exchange()?;
+        let taken = At::Name(swapped.staged.upper.staging(), &swapped.staged.name);
+        if let Err(e) = check_present(taken, present) {
+            // Another thing has come to be there, with who knows what in it, or it can't be seen: it goes back.
+            swapped.exchange()?;
+            return Err(e);
+        }
+        swapped.staged.directory = !matches!(present, Present::Leaf);
+        Ok(swapped)
+    }
+}
+
+/// What is under a name in place of what lies in the staging directory now, and goes when this is dropped.
+#[derive(Debug)]
+pub struct Swapped<'a> {
+    staged: Staged<'a>,
+    dir: &'a UpperFd,
+    name: &'a [u8],
+}
+
+impl Swapped<'_> {
+    fn exchange(&self) -> Result<()> {
+        let staging = self.staged.upper.staging();
+        fs::renameat_with(staging, &self.staged.name[..], self.dir.fd(), self.name, RenameFlags::EXCHANGE)?;
+        changed();
+        Ok(())
+    }
+
+    /// Puts both back.
+    pub fn undo(self) -> Result<()> {
+        self.exchange()
     }
 }
 

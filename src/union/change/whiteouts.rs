@@ -211,8 +211,19 @@ impl Upper {
             return self.over_whiteout(to.0, to.1, rename);
         }
         // A directory can't replace a device, but it can change places with it.
-        self.rename(from, to, false, RenameFlags::EXCHANGE)?;
-        if leave_whiteout { Ok(()) } else { self.remove(from.0, from.1, Present::Leaf) }
+        let exchange = || self.rename(from, to, false, RenameFlags::EXCHANGE);
+        exchange()?;
+        if leave_whiteout {
+            return Ok(());
+        }
+        self.remove(from.0, from.1, Present::Leaf).or_else(|error| match exchange() {
+            Ok(()) => Err(error),
+            // It is where it should be. What stays hides nothing, and is met by who needs the name.
+            Err(_) => {
+                log::warn!("a whiteout that nothing needs stays at the old name: {error}");
+                Ok(())
+            }
+        })
     }
 
     /// One more name for an object of the upper.

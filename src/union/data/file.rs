@@ -21,6 +21,7 @@ use crate::sys::splice::Pipe;
 use crate::union::Union;
 use crate::union::change::lend::open_owned;
 use crate::union::change::part::Part;
+use crate::union::data::content::Content;
 use crate::union::data::half::Half;
 use crate::union::events::EventKind;
 use crate::union::lookup::found::DataAt;
@@ -94,14 +95,6 @@ impl Files {
 /// The error of a call that needs a descriptor.
 const NO_FD: FsError = FsError::Unsupported("that on a file of a layer which is not a directory");
 
-/// Where the data of a node are.
-enum Parts {
-    /// In one file.
-    One(LayerData),
-    /// In two.
-    Half(Arc<Half>),
-}
-
 /// What the marks of a file say of its data.
 enum Opened {
     /// Some of its blocks are its own.
@@ -133,19 +126,19 @@ impl Union {
     /// The node's data, open, copied up whole first if they are to be written.
     ///
     /// # Errors
-    /// `EOPNOTSUPP` for reading what is in two files: see [`Union::whole_data`].
+    /// `EOPNOTSUPP` for reading what is in two files: see [`Union::content`].
     pub fn data(&self, node: &Arc<Node>, write: bool) -> Result<LayerData> {
         if write && self.files.get(node.ino, write).is_none() {
             self.ensure_upper(node)?;
         }
         match self.parts(node, write)? {
-            Parts::One(data) => Ok(data),
-            Parts::Half(_) => Err(FsError::Unsupported("that on a half-copied file")),
+            Content::One(data) => Ok(data),
+            Content::Half(_) => Err(FsError::Unsupported("that on a half-copied file")),
         }
     }
 
     /// Where the node's data are, which are copied up first as far as a write needs them if they are to be written.
-    fn parts(&self, node: &Arc<Node>, write: bool) -> Result<Parts> {
+    pub(in crate::union) fn parts(&self, node: &Arc<Node>, write: bool) -> Result<Content> {
         match node.kind {
             Kind::File => {}
             Kind::Directory => return Err(FsError::IsADirectory),
@@ -153,39 +146,39 @@ impl Union {
         }
         loop {
             if let Some(data) = self.files.get(node.ino, write) {
-                return Ok(Parts::One(data));
+                return Ok(Content::One(data));
             }
             if let Some(half) = self.halves.get(node.ino)
                 && (!write || self.in_upper(node))
             {
-                return Ok(Parts::Half(half));
+                return Ok(Content::Half(half));
             }
             if write {
                 self.ensure_upper_part(node, Part::Written)?;
             }
             let place = node.place.read();
             if let Some(data) = self.files.get(node.ino, write) {
-                return Ok(Parts::One(data));
+                return Ok(Content::One(data));
             }
             if let Some(half) = self.halves.get(node.ino) {
-                return Ok(Parts::Half(half));
+                return Ok(Content::Half(half));
             }
             if let Some(data) = self.metacopies.get(&node.ino).map(|d| d.clone()) {
                 // A lookup may have met it before it got its data, and told of it after.
                 let object = self.object_at(node, &place)?;
                 match self.open_half(node, &object, &data)? {
-                    Opened::Half(half) => return Ok(Parts::Half(half)),
+                    Opened::Half(half) => return Ok(Content::Half(half)),
                     Opened::Whole => {}
                     Opened::Below if write => continue, // a lookup told of it only now
                     Opened::Below => {
                         let elsewhere = self.open_data_elsewhere(&data)?;
-                        return Ok(Parts::One(self.files.keep(node.ino, elsewhere, false)));
+                        return Ok(Content::One(self.files.keep(node.ino, elsewhere, false)));
                     }
                 }
             }
             let (data, writable) = self.open_data(node, &place, write)?;
             self.note_lending(node);
-            return Ok(Parts::One(self.files.keep(node.ino, data, writable)));
+            return Ok(Content::One(self.files.keep(node.ino, data, writable)));
         }
     }
 
@@ -226,23 +219,6 @@ impl Union {
     /// Are the file's data in two places, so that no answer can be made of one?
     pub fn is_half(&self, node: &Node) -> bool {
         self.halves.get(node.ino).is_some()
-    }
-
-    /// All of the node's data, to be read. Those of a half-copied file are put together in a file without a name.
-    ///
-    /// # Errors
-    /// Those of opening them, and of writing them together.
-    pub fn whole_data(&self, node: &Arc<Node>) -> Result<Arc<OwnedFd>> {
-        match self.parts(node, false)? {
-            Parts::One(data) => data.host().cloned().ok_or(NO_FD),
-            Parts::Half(half) => {
-                let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
-                let mode = fs::Mode::from_raw_mode(0o600);
-                let whole = fs::openat(fs::CWD, std::env::temp_dir(), flags, mode)?;
-                half.copy_to(whole.as_fd(), At::Fd(half.own()).stat()?.size)?;
-                Ok(Arc::new(whole))
-            }
-        }
     }
 
     /// A descriptor of a file of the upper itself, wherever its data are.
@@ -304,18 +280,7 @@ impl Union {
 
     /// Reads up to `buffer.len()` bytes at `offset`; fewer only at the end of the file.
     pub fn read(&self, node: &Arc<Node>, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        match self.parts(node, false)? {
-            Parts::One(data) => self.read_from(&data, node, offset, buffer),
-            Parts::Half(half) => {
-                let done = half.read(offset, buffer)?;
-                self.events.tell(|| EventKind::Read {
-                    path: self.path_of(node).into(),
-                    offset,
-                    bytes: done as u64,
-                });
-                Ok(done)
-            }
-        }
+        self.read_from(&self.parts(node, false)?, node, offset, buffer)
     }
 
     /// As [`Union::read`], for a program that opened the file with O_NOATIME: its access time stays.
@@ -323,22 +288,14 @@ impl Union {
         if node.kind != Kind::File || !self.in_upper(node) || self.metacopies.contains_key(&node.ino) {
             return self.read(node, offset, buffer);
         }
-        let data = self.with_object(node, |object| Ok(object.at().open()?))?;
+        let data = Content::One(self.with_object(node, |object| Ok(object.at().open()?))?);
         self.read_from(&data, node, offset, buffer)
     }
 
-    fn read_from(&self, data: &LayerData, node: &Node, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        let mut done = 0;
-        while done < buffer.len() {
-            match data.read_at(&mut buffer[done..], offset + done as u64) {
-                Ok(0) => break,
-                Ok(n) => done += n,
-                Err(Errno::INTR) => {}
-                // Also after a part: the kernel takes a short answer for the end of the file and fills its pages with
-                // zeros. It asks again, page by page, for what a failed readahead left out.
-                Err(e) => return Err(e.into()),
-            }
-        }
+    fn read_from(&self, data: &Content, node: &Node, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        // Also after a part an error is one: the kernel takes a short answer for the end of the file and fills its pages with
+        // zeros. It asks again, page by page, for what a failed readahead left out.
+        let done = data.read_at(buffer, offset)?;
         self.events.tell(|| EventKind::Read { path: self.path_of(node).into(), offset, bytes: done as u64 });
         Ok(done)
     }
@@ -352,7 +309,7 @@ impl Union {
         pipe: &Pipe,
         header: impl FnOnce(u32) -> H,
     ) -> Result<Option<u32>> {
-        let Parts::One(data) = self.parts(node, false)? else { return Ok(None) };
+        let Content::One(data) = self.parts(node, false)? else { return Ok(None) };
         let Some(fd) = data.host() else { return Ok(None) };
         let there = At::Fd(fd.as_fd()).stat()?.size.saturating_sub(offset);
         let len = size.min(u32::try_from(there).unwrap_or(u32::MAX));
@@ -370,13 +327,13 @@ impl Union {
             self.kill_privilege_bits(node)?;
         }
         let own = match &to {
-            Parts::One(data) => data.host().ok_or(FsError::Stale)?.as_fd(),
-            Parts::Half(half) => half.own(),
+            Content::One(data) => data.host().ok_or(FsError::Stale)?.as_fd(),
+            Content::Half(half) => half.own(),
         };
         let before = if how.late { Some(At::Fd(own).stat()?) } else { None };
         match &to {
-            Parts::One(_) => write_all_at(own, data, offset)?,
-            Parts::Half(half) => half.write(self.upper()?, offset, data)?,
+            Content::One(_) => write_all_at(own, data, offset)?,
+            Content::Half(half) => half.write(self.upper()?, offset, data)?,
         }
         if let Some(before) = before {
             let file = self.upper()?.own_file(own);
@@ -431,8 +388,8 @@ impl Union {
     /// The next data or hole at or after an offset.
     pub fn seek(&self, node: &Arc<Node>, whence: SeekFrom) -> Result<u64> {
         match self.parts(node, false)? {
-            Parts::One(data) => Ok(data.seek(whence)?),
-            Parts::Half(half) => half.seek(whence),
+            Content::One(data) => Ok(data.seek(whence)?),
+            Content::Half(half) => half.seek(whence),
         }
     }
 
@@ -444,7 +401,7 @@ impl Union {
         len: usize,
     ) -> Result<usize> {
         let (target, source) = (self.parts(to.0, true)?, self.parts(from.0, false)?);
-        let (Parts::One(target), Parts::One(source)) = (target, source) else {
+        let (Content::One(target), Content::One(source)) = (target, source) else {
             let mut buffer = vec![0; len.min(1 << 20)];
             let count = self.read(from.0, from.1, &mut buffer)?;
             self.write(to.0, to.1, &buffer[..count], Write::default())?;

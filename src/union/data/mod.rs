@@ -2,6 +2,7 @@
 //! promises.
 
 pub mod block_map;
+pub mod content;
 pub mod durable;
 pub mod file;
 pub mod half;

@@ -11,8 +11,8 @@ use crate::union::Union;
 use crate::union::change::carry::{copy_metadata, set_times};
 use crate::union::change::names::InUpper;
 use crate::union::change::removed_entry::RemovedEntry;
-use crate::union::change::staged::{New, Publish};
-use crate::union::change::upper::{Present, UpperFd};
+use crate::union::change::staged::{New, Swapped};
+use crate::union::change::upper::{Present, Upper, UpperFd};
 use crate::union::lookup::found::{Found, FoundKind};
 use crate::union::lookup::index::UpperEntry;
 use crate::union::nodes::node::{DirPart, Named, Node, NodePlace, NodeSource};
@@ -45,6 +45,29 @@ pub(super) struct Moving<'a> {
     pub from: &'a Side<'a>,
     /// To where.
     pub to: &'a Side<'a>,
+}
+
+/// What became of the markers of a directory that is about to be replaced.
+enum Cleared<'a> {
+    /// There were none.
+    Nothing,
+    /// They are in the directory that was exchanged for an empty one.
+    Away(Swapped<'a>),
+    /// They were removed, for there was no such exchange. They hid these names.
+    InPlace(UpperFd, Vec<Vec<u8>>),
+}
+
+impl Cleared<'_> {
+    /// The directory isn't replaced: it hides what it hid.
+    fn undo(self, upper: &Upper) -> Result<()> {
+        match self {
+            Cleared::Nothing => Ok(()),
+            Cleared::Away(swapped) => swapped.undo(),
+            Cleared::InPlace(dir, names) => {
+                names.iter().try_for_each(|name| upper.whiteout(&dir, name, None))
+            }
+        }
+    }
 }
 
 impl Moving<'_> {
@@ -189,14 +212,23 @@ impl Moving<'_> {
         let _victim_names = part.names.write();
         union.check_empty(&removed)?;
         let pinned = union.pin_dir(part)?;
+        let mut cleared = Cleared::Nothing;
         if part.upper_dir().is_some() {
-            self.clear_markers(part)?;
+            cleared = self.clear_markers(part)?;
         } else if union.in_upper_dir(to.parent, &to.fd, to.name)? == InUpper::Whiteout {
             return Err(FsError::Stale);
         }
         let mut removed_place = removed.place.write();
         let mut place = self.source.place.write();
-        union.upper()?.rename(from.entry(), to.entry(), from.below, RenameFlags::empty())?;
+        let upper = union.upper()?;
+        if let Err(e) = upper.rename(from.entry(), to.entry(), from.below, RenameFlags::empty()) {
+            // What the directory hid must stay hidden: it is known as one that merges with what is below.
+            cleared.undo(upper).inspect_err(|undo| {
+                log::error!("{}: replaced by an empty directory: {undo}", String::from_utf8_lossy(to.name));
+            })?;
+            return Err(e);
+        }
+        drop(cleared);
         self.check_moved()?;
         union.mark_removed(&removed, part, &mut removed_place, pinned);
         self.record(&mut place)
@@ -204,25 +236,30 @@ impl Moving<'_> {
 
     /// A directory that is about to be replaced shows nothing, but in the upper it may hold whiteouts, and then rename
     /// would refuse. It is exchanged for an empty opaque one, which shows the same.
-    fn clear_markers(&self, part: &DirPart) -> Result<()> {
+    fn clear_markers(&self, part: &DirPart) -> Result<Cleared<'_>> {
         let union = self.union;
         let has_markers = part.index.lock().upper.as_ref().is_some_and(|u| u.iter().next().is_some())
             || part.upper_dir().and_then(|d| d.forms()).is_some_and(|f| f.aufs_opaque || f.aufs_whiteouts);
         if !has_markers {
-            return Ok(());
+            return Ok(Cleared::Nothing);
         }
         let upper = union.upper()?;
         let real = part.upper_dir().ok_or(FsError::Stale)?;
         let old = union.upper_fd(&real)?;
         if !upper.caps().rename_exchange {
-            return upper.empty_of_markers((&self.to.fd, self.to.name), &old);
+            let index = part.index.lock();
+            let hidden = index.upper.iter().flat_map(|upper| upper.iter());
+            let hidden = hidden.map(|(name, _)| name.to_vec()).collect();
+            drop(index);
+            upper.empty_of_markers((&self.to.fd, self.to.name), &old)?;
+            return Ok(Cleared::InPlace(old, hidden));
         }
         let staged = upper.stage(New::Directory)?;
         let stat = old.itself().at().stat()?;
         copy_metadata(old.itself().at(), &stat, staged.object(), union.belief)?;
         upper.make_opaque(staged.object())?;
         set_times(&stat, staged.object())?;
-        staged.publish(&self.to.fd, self.to.name, Publish::Swap(Present::Directory(&real)))
+        staged.swap(&self.to.fd, self.to.name, Present::Directory(&real)).map(Cleared::Away)
     }
 
     /// If it was another that had the name at the moment of the rename, it goes back.

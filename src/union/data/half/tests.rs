@@ -326,10 +326,10 @@ fn half_copied_files_of_lowers_are_read_and_copied() {
     let union = Union::with_options(Stack::open(&options).unwrap(), Limits::default(), &chosen).unwrap();
     let node = find(&union, "d/a");
     assert!(read(&union, &node) == expected);
-    let whole = union.whole_data(&node).unwrap();
+    let whole = union.content(&node).unwrap();
     let mut bytes = vec![0; expected.len() + 1];
-    assert_eq!(rustix::io::pread(&whole, &mut bytes, 0).unwrap(), expected.len());
-    assert!(bytes[..expected.len()] == expected[..]);
+    assert_eq!(whole.read_at(&mut bytes, 0).unwrap(), expected.len());
+    assert!(bytes[..expected.len()] == expected[..] && whole.size().unwrap() == expected.len() as u64);
     union.write(&node, 3, b"above", Write::default()).unwrap();
     let mut expected = expected;
     expected[3..8].copy_from_slice(b"above");
