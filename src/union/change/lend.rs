@@ -20,7 +20,6 @@ use crate::union::lookup::belief::Belief;
 use crate::union::lookup::marker::{self, Marks};
 use crate::union::lookup::realdir::RealDir;
 use crate::union::nodes::node::Node;
-use crate::union::nodes::verified::Object;
 use crate::union::stack::access::LayerAt;
 
 /// Was anything lent by this process, ever? Until then nobody's mode can be a lent one.
@@ -115,14 +114,6 @@ impl Union {
                 Ok(reading(at, |at| marker::read_marks(at, dir.belief))?)
             }
             other => Ok(other?),
-        }
-    }
-
-    /// The marks of a node's object.
-    pub(in crate::union) fn marks_of(&self, object: &Object) -> Result<Marks> {
-        match object.in_upper() {
-            true => upper_marks(object.writable()?, self.belief),
-            false => Ok(marker::read_marks(object.at(), self.belief)?),
         }
     }
 

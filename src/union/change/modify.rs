@@ -80,7 +80,7 @@ impl Union {
         }
         let fd = self.upper_fd(&dir.upper_dir().ok_or(FsError::Stale)?)?;
         let origin = self.origin_of(parent, name, &found)?;
-        let _hardlinks = self.has_hardlinks(parent, &found).then(|| self.hardlink_locks.exclusive(origin));
+        let _hardlinks = self.has_hardlinks(parent, &found).then(|| self.hardlinks.locks.exclusive(origin));
         let removed = RemovedEntry::of(self, parent, &fd, name, &found, origin)?;
         let below = self.lower_shows(parent, name)?;
         removed.lose_name(self, parent, name, || {

@@ -103,7 +103,7 @@ impl RemovedEntry {
         upper.replace_link(fd, name, lower, count)?;
         let done = self.lose_name(fs, parent, name, replace);
         if done.is_ok() {
-            fs.hidden_links.insert(lower, count);
+            fs.hardlinks.hide(lower, count);
         }
         upper.link_was_replaced(lower, count, done)
     }
@@ -117,7 +117,7 @@ impl RemovedEntry {
             log::warn!("a copy without names stays in the index until the next mount: {e}");
         }
         if let Some(count) = self.hidden {
-            fs.hidden_links.insert(self.identity.real, count);
+            fs.hardlinks.hide(self.identity.real, count);
         }
     }
 }

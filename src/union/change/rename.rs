@@ -97,7 +97,7 @@ impl Union {
     fn links_now(&self, parent: &Arc<Node>, name: &[u8], node: &Arc<Node>) -> Result<Option<u64>> {
         let Some(found) = self.resolve(parent, name)? else { return Ok(None) };
         let origin = self.origin_of(parent, name, &found)?;
-        let _hardlinks = self.has_hardlinks(parent, &found).then(|| self.hardlink_locks.shared(origin));
+        let _hardlinks = self.has_hardlinks(parent, &found).then(|| self.hardlinks.locks.shared(origin));
         let (identity, ..) = self.identify_as(origin, parent, &found)?;
         let known = self.table.find(identity);
         Ok(known.filter(|known| Arc::ptr_eq(known, node)).map(|_| found.stat.nlink))

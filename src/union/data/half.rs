@@ -11,7 +11,7 @@
 //! between is a limit beyond the end of the file, which counts as the end.
 //!
 //! The mark ([`HalfMark`]) also says which file it was that the blocks below belong to. If it isn't that any more, the file answers
-//! `EIO`, never a mixture. To other overlays it is a metacopy whose data are nowhere (`NOWHERE`): an error, too.
+//! `EIO`, never a mixture. To other overlays it is a metacopy whose data are nowhere: an error, too.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -22,71 +22,15 @@ use rustix::io::{self, Errno};
 
 use crate::error::Result;
 use crate::sys::copy;
-use crate::sys::object::{At, Stat, Writable};
+use crate::sys::object::{At, Writable};
 use crate::union::change::carry::set_times;
 use crate::union::change::lend::open_owned;
 use crate::union::change::upper::{Upper, changed};
 use crate::union::data::block_map::BlockMap;
+use crate::union::data::half_mark::{HALF, HalfMark};
 
-/// The mark of a half-copied file.
-pub(in crate::union) const HALF: &str = "unionmount.half";
-/// Where its data are said to be to those who don't know the mark: at a path that no layer can have, for `.wh.` names are
-/// markers, and markers have no entries.
-pub(in crate::union) const NOWHERE: &[u8] = b"/.wh..unionmount-half-copied/.wh..data";
 /// Files below this size are copied whole.
 pub(in crate::union) const LEAST: u64 = if cfg!(test) { 64 << 10 } else { 1 << 20 };
-
-/// What the mark of a half-copied file says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HalfMark {
-    /// Up to where the lower's file counts.
-    pub limit: u64,
-    /// Size, modification time and inode number of the lower's file.
-    size: u64,
-    mtime: (i64, u32),
-    ino: u64,
-    /// Inode number of the copy. Who copied it may have made holes of zeros.
-    own: u64,
-    /// The path under which the lowers show it.
-    pub path: Vec<u8>,
-}
-
-impl HalfMark {
-    /// For a copy with the inode number `own` of a file with that stat.
-    pub fn of(own: u64, below: &Stat, path: Vec<u8>) -> HalfMark {
-        let mtime = (below.mtime.sec, below.mtime.nsec);
-        HalfMark { limit: below.size, size: below.size, mtime, ino: below.ino, own, path }
-    }
-
-    /// Is that the stat of the file that it is for?
-    fn is_for(&self, below: &Stat) -> bool {
-        self == &HalfMark { limit: self.limit, ..HalfMark::of(self.own, below, self.path.clone()) }
-    }
-
-    /// As it is kept: `1 LIMIT SIZE SECONDS NANOSECONDS INO OWN PATH`.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let HalfMark { limit, size, mtime: (seconds, nanoseconds), ino, own, path } = self;
-        let mut bytes = format!("1 {limit} {size} {seconds} {nanoseconds} {ino} {own} ").into_bytes();
-        bytes.extend_from_slice(path);
-        bytes
-    }
-
-    /// The reverse of [`HalfMark::to_bytes`]. `None`: of another version, or no such mark.
-    pub fn parse(bytes: &[u8]) -> Option<HalfMark> {
-        let mut words = bytes.splitn(8, |byte| *byte == b' ');
-        let mut word = || words.next();
-        let number = |word: Option<&[u8]>| std::str::from_utf8(word?).ok()?.parse::<i128>().ok();
-        if word()? != b"1" {
-            return None;
-        }
-        let mut next = || number(word());
-        let (limit, size) = (next()?.try_into().ok()?, next()?.try_into().ok()?);
-        let mtime = (next()?.try_into().ok()?, next()?.try_into().ok()?);
-        let (ino, own) = (next()?.try_into().ok()?, next()?.try_into().ok()?);
-        let path = word()?.to_vec();
-        path.starts_with(b"/").then_some(HalfMark { limit, size, mtime, ino, own, path })
-    }
-}
 
 /// A half-copied file, open.
 #[derive(Debug)]

@@ -6,4 +6,5 @@ pub mod content;
 pub mod durable;
 pub mod file;
 pub mod half;
+pub mod half_mark;
 pub(in crate::union) mod halves;

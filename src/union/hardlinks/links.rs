@@ -71,7 +71,7 @@ impl Union {
         source: NodeSource,
     ) {
         let same = |p: &Arc<Node>, n: &[u8]| Arc::ptr_eq(p, parent) && *n == *name;
-        let mut names = self.other_names.entry(node.ino).or_default();
+        let mut names = self.hardlinks.names_or_none(node.ino);
         names.retain(|o| !same(&o.parent, &o.name));
         if names.len() < OTHER_NAMES {
             names.push(OtherName { parent: parent.clone(), name: Name::from_slice(name), source });
@@ -82,7 +82,7 @@ impl Union {
     /// copy, so that another program that doesn't read the index shows one file under all of them. The merged view
     /// doesn't change, so a failure is no failure of the copy-up.
     pub(in crate::union) fn link_known_names(&self, node: &Arc<Node>) {
-        let names: Vec<(Arc<Node>, Name)> = match self.other_names.get(&node.ino) {
+        let names: Vec<(Arc<Node>, Name)> = match self.hardlinks.names(node.ino) {
             Some(names) => names
                 .iter()
                 .filter(|other| matches!(other.source, NodeSource::Lower(_)))
@@ -104,7 +104,7 @@ impl Union {
         self.check_alive(dir)?;
         let Some(found) = self.resolve(parent, name)? else { return Ok(()) };
         let origin = self.origin_of(parent, name, &found)?;
-        let _hardlinks = self.has_hardlinks(parent, &found).then(|| self.hardlink_locks.exclusive(origin));
+        let _hardlinks = self.has_hardlinks(parent, &found).then(|| self.hardlinks.locks.exclusive(origin));
         let (identity, NodeSource::Index, copy) = self.identify_as(origin, parent, &found)? else {
             return Ok(());
         };
@@ -118,12 +118,12 @@ impl Union {
     /// Is it a further name of the file?
     pub(in crate::union) fn is_remembered(&self, node: &Node, parent: &Arc<Node>, name: &[u8]) -> bool {
         let same = |o: &OtherName| Arc::ptr_eq(&o.parent, parent) && o.name[..] == *name;
-        self.other_names.get(&node.ino).is_some_and(|names| names.iter().any(same))
+        self.hardlinks.names(node.ino).is_some_and(|names| names.iter().any(same))
     }
 
     /// A name of a file is gone.
     pub(in crate::union) fn forget_name(&self, node: &Node, parent: &Arc<Node>, name: &[u8]) {
-        if let Some(mut names) = self.other_names.get_mut(&node.ino) {
+        if let Some(mut names) = self.hardlinks.names_mut(node.ino) {
             names.retain(|o| !(Arc::ptr_eq(&o.parent, parent) && o.name[..] == *name));
         }
     }
@@ -133,7 +133,7 @@ impl Union {
         // A file that was copied up leads elsewhere by the names that were found before.
         let in_upper = self.is_in_upper_place(&node.place.read());
         let mut passed_over = Vec::new();
-        let next = self.other_names.get_mut(&node.ino).and_then(|mut names| {
+        let next = self.hardlinks.names_mut(node.ino).and_then(|mut names| {
             while let Some(OtherName { parent, name, source }) = names.pop() {
                 if in_upper && matches!(source, NodeSource::Lower(_)) {
                     passed_over.push(parent);
@@ -268,7 +268,7 @@ impl Union {
 
     /// How many names of a lower file that was never copied up are hidden.
     pub(in crate::union) fn hidden_count(&self, lower: InodeId) -> u64 {
-        self.hidden_links.get(&lower).map_or(0, |hidden| *hidden)
+        self.hardlinks.hidden(lower).unwrap_or(0)
     }
 }
 

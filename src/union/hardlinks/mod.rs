@@ -5,10 +5,12 @@
 //! | [`links`], `counts` | origins, names and counts of files with several names |
 //! | `link_index`, `kernel_index` | the index in the workdir, and the kernel's |
 //! | `hidden` | names that whiteouts took from a lower file |
+//! | `kept` | what is kept of them in memory |
 //! | `locks` | the locks of files with several names |
 
 pub(in crate::union) mod counts;
 pub(in crate::union) mod hidden;
+pub(in crate::union) mod kept;
 pub(in crate::union) mod kernel_index;
 pub(in crate::union) mod link_index;
 pub mod links;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::sys::object::Stat;
-use crate::union::data::half::HalfMark;
+use crate::union::data::half_mark::HalfMark;
 use crate::union::lookup::realdir::{LayerIndex, RealDir};
 use crate::union::nodes::generation::{Generation, Sighting};
 use crate::union::nodes::region::InodeId;

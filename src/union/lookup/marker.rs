@@ -18,7 +18,7 @@
 use crate::union::lookup::private::overlay_mark;
 use rustix::io::Errno;
 
-use crate::union::data::half::HalfMark;
+use crate::union::data::half_mark::HalfMark;
 use crate::union::lookup::belief::Belief;
 use crate::union::stack::access::LayerAt;
 

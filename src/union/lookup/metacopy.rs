@@ -7,11 +7,13 @@ use rustix::io::Errno;
 use crate::error::Result;
 use crate::sys::object::{Kind, Stat};
 use crate::union::Union;
+use crate::union::change::lend::upper_marks;
 use crate::union::lookup::belief::Reach;
 use crate::union::lookup::found::{DataAt, Found, FoundKind};
-use crate::union::lookup::marker::Marks;
+use crate::union::lookup::marker::{self, Marks};
 use crate::union::lookup::realdir::RealDir;
 use crate::union::lookup::search::{Steps, nobody};
+use crate::union::nodes::verified::Object;
 use crate::union::stack::access::LayerAt;
 
 /// What is asked of a file that a mark leads to, and of a directory on the way.
@@ -101,6 +103,14 @@ impl Union {
             return Err(self.leads_too_far(marked.dir, marked.name));
         }
         Ok(Some(data.unwrap_or_else(|| DataAt::of(dir, name, &stat, seen.generation()))))
+    }
+
+    /// The marks of a node's object.
+    pub(in crate::union) fn marks_of(&self, object: &Object) -> Result<Marks> {
+        match object.in_upper() {
+            true => upper_marks(object.writable()?, self.belief),
+            false => Ok(marker::read_marks(object.at(), self.belief)?),
+        }
     }
 
     /// Where a path leads to a file in the layers that hold data alone: to what the first of them has, and to nothing of an

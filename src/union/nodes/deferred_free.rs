@@ -185,11 +185,8 @@ impl Union {
         let unknown = || self.table.get(ino).is_none();
         self.metacopies.remove_if(&ino, |_, _| unknown());
         self.halves.forget_if(ino, unknown);
-        self.index_origins.remove_if(&ino, |_, _| unknown());
-        // They held the directories that they are in, which may be known to nobody else.
-        let names = self.other_names.remove_if(&ino, |_, _| unknown());
-        let names = names.map(|(_, names)| names).unwrap_or_default();
-        names.into_iter().for_each(|name| self.release_parent(name.into_parent()));
+        let parents = self.hardlinks.forget_if(ino, unknown);
+        parents.into_iter().for_each(|parent| self.release_parent(parent));
         self.deferred.note_freed(ino);
     }
 }

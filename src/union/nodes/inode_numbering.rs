@@ -27,7 +27,7 @@ impl Union {
     ) -> Result<(Arc<Node>, Stat)> {
         // A copy-up of another name of the same file must not come between.
         let origin = self.origin_of(parent, name, found)?;
-        let _hardlinks = self.has_hardlinks(parent, found).then(|| self.hardlink_locks.shared(origin));
+        let _hardlinks = self.has_hardlinks(parent, found).then(|| self.hardlinks.locks.shared(origin));
         let (identity, source, stat) = self.identify_as(origin, parent, found)?;
         let seen = self.seen_of(identity, source, &stat, name, found)?;
         let node = self.table.obtain(identity, seen, lookups, || NewNode {
@@ -39,7 +39,7 @@ impl Union {
             self.told_dirs.tell(parent, name, node.real());
         }
         if source == NodeSource::Index {
-            self.index_origins.insert(node.ino, identity.origin);
+            self.hardlinks.note_indexed(node.ino, identity.origin);
         }
         if let FoundKind::Leaf { dir, data } = &found.what {
             let at = match source {

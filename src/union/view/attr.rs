@@ -144,10 +144,10 @@ impl Union {
         {
             // No name is known: the whiteouts hide all of them, or those that are left were never asked for. Names of a
             // file that has only one aren't counted in the table.
-            let hidden = self.hidden_links.get(&node.real()).map_or(1, |hidden| *hidden);
+            let hidden = self.hardlinks.hidden(node.real()).unwrap_or(1);
             stat.nlink = stat.nlink.saturating_sub(hidden);
-        } else if let Some(hidden) = self.hidden_links.get(&node.real()) {
-            stat.nlink = stat.nlink.saturating_sub(*hidden).max(1);
+        } else if let Some(hidden) = self.hardlinks.hidden(node.real()) {
+            stat.nlink = stat.nlink.saturating_sub(hidden).max(1);
         }
         if let Some(data) = self.metacopies.get(&node.ino) {
             stat.blocks = stat.blocks.max(data.blocks);

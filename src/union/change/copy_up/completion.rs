@@ -17,7 +17,8 @@ use crate::union::change::lend::{open_owned, upper_marks};
 use crate::union::change::part::Part;
 use crate::union::change::redirect::LONGEST_REDIRECT;
 use crate::union::change::upper::{Upper, changed};
-use crate::union::data::half::{self, Half, HalfMark};
+use crate::union::data::half::{self, Half};
+use crate::union::data::half_mark::{HALF, HalfMark, NOWHERE};
 use crate::union::lookup::found::DataAt;
 use crate::union::nodes::node::{Node, NodePlace, NodeSource};
 use crate::union::options::{RedirectDir, Verity};
@@ -184,12 +185,12 @@ impl Union {
         }
         // This one first: with the other alone the data are nowhere.
         let marked = upper
-            .set_mark(object, half::HALF, &mark.to_bytes())
-            .and_then(|()| upper.set_mark(object, REDIRECT, half::NOWHERE));
+            .set_mark(object, HALF, &mark.to_bytes())
+            .and_then(|()| upper.set_mark(object, REDIRECT, NOWHERE));
         if let Err(e) = marked {
             // No block is the copy's own yet: without the mark it is the metacopy that it was. If the mark stays, what is
             // done next reads it.
-            upper.drop_mark(object, half::HALF)?;
+            upper.drop_mark(object, HALF)?;
             let lacks_room = matches!(e.errno(), Errno::NOSPC | Errno::DQUOT | Errno::TOOBIG | Errno::RANGE);
             return if lacks_room { Ok(false) } else { Err(e) };
         }
@@ -247,7 +248,7 @@ impl<'u> Completion<'u> {
         self.upper.sync(to.as_fd(), false)?;
         // Who opens the data looks at the mark with the place locked: it finds them there or here.
         let place = self.node.place.write();
-        for mark in [METACOPY, REDIRECT, half::HALF] {
+        for mark in [METACOPY, REDIRECT, HALF] {
             self.upper.drop_mark(self.object(), mark)?;
         }
         self.settle();

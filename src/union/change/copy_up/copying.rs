@@ -191,7 +191,7 @@ impl<'u> CopyUp<'u> {
             let dir = union.dir_part(&parent)?;
             let _names = dir.names.write();
             let links = copied.has_other_names;
-            let _hardlinks = links.then(|| union.hardlink_locks.exclusive(self.original.id));
+            let _hardlinks = links.then(|| union.hardlinks.locks.exclusive(self.original.id));
             let mut place = node.place.write();
             let name = match &*place {
                 NodePlace::Named { parent: now, entry } if Arc::ptr_eq(now, &parent) => {
@@ -242,7 +242,7 @@ impl<'u> CopyUp<'u> {
         let hidden = union.hidden_count(self.original.id);
         let left = self.original.stat.nlink.saturating_sub(hidden);
         let links = self.original.keeps_links(union) && left > 0;
-        let _hardlinks = links.then(|| union.hardlink_locks.exclusive(self.original.id));
+        let _hardlinks = links.then(|| union.hardlinks.locks.exclusive(self.original.id));
         let mut place = node.place.write();
         let NodePlace::Pinned { fd: before, .. } = &*place else { return Err(FsError::Stale) };
         let fd = union.pins.hold_instead(before, fd.into())?;
@@ -321,7 +321,7 @@ fn published(union: &Union, copy: Writable<'_>, original: &Original) {
     if let Err(e) = removed {
         log::warn!("a copied-up hardlink keeps its mark until the next mount: {e}");
     }
-    if union.hidden_links.remove(&original.id).is_some()
+    if union.hardlinks.count_no_hidden(original.id)
         && let Err(e) = union.upper().and_then(|upper| upper.forget_hidden(original.id))
     {
         log::warn!("the record of hidden names stays until the next mount: {e}");

@@ -133,7 +133,7 @@ impl Moving<'_> {
         let Some(found) = union.resolve(from.parent, from.name)? else { return Err(FsError::Stale) };
         let origin = union.origin_of(from.parent, from.name, &found)?;
         let _hardlinks =
-            union.has_hardlinks(from.parent, &found).then(|| union.hardlink_locks.exclusive(origin));
+            union.has_hardlinks(from.parent, &found).then(|| union.hardlinks.locks.exclusive(origin));
         if let (identity, NodeSource::Index, copy) = union.identify_as(origin, from.parent, &found)? {
             union.mark_impure(from.parent)?;
             union.link_alias(&from.fd, from.name, identity.origin)?;
@@ -190,7 +190,7 @@ impl Moving<'_> {
         let (union, from, to) = (self.union, self.from, self.to);
         let origin = union.origin_of(to.parent, to.name, target)?;
         let _hardlinks =
-            union.has_hardlinks(to.parent, target).then(|| union.hardlink_locks.exclusive(origin));
+            union.has_hardlinks(to.parent, target).then(|| union.hardlinks.locks.exclusive(origin));
         let removed = RemovedEntry::of(union, to.parent, &to.fd, to.name, target, origin)?;
         removed.be_replaced(union, to.parent, &to.fd, to.name, || {
             let mut place = self.source.place.write();

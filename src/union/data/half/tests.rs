@@ -11,10 +11,11 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 
-use super::{HALF, HalfMark, LEAST};
+use super::LEAST;
 use crate::union::change::failpoint::hook;
 use crate::union::change::rename::RenameMode;
 use crate::union::data::file::Write;
+use crate::union::data::half_mark::{HALF, HalfMark};
 use crate::union::nodes::node::Node;
 use crate::union::options::{FsOptions, Lazy};
 use crate::union::stack::layer::{Stack, StackOptions};

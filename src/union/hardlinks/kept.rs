@@ -1,0 +1,84 @@
+//! What is kept in memory of files with several names, as long as the mount lives.
+
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use dashmap::mapref::one::{Ref, RefMut};
+
+use crate::error::Result;
+use crate::union::change::upper::Upper;
+use crate::union::hardlinks::links::OtherName;
+use crate::union::hardlinks::locks::HardlinkLocks;
+use crate::union::nodes::node::Node;
+use crate::union::nodes::region::InodeId;
+
+/// Files with several names.
+#[derive(Debug, Default)]
+pub(in crate::union) struct Hardlinks {
+    /// Their locks; in the lock order between names and places.
+    pub locks: HardlinkLocks,
+    /// Under which origin the copies of [`NodeSource::Index`](crate::union::nodes::node::NodeSource::Index) nodes are in the
+    /// hardlink index, by node number.
+    index_origins: DashMap<u64, InodeId>,
+    /// Further names that are known of them, by node number: when a file's first known name goes, the next leads to it, and
+    /// no descriptor is needed.
+    other_names: DashMap<u64, Vec<OtherName>>,
+    /// Names that whiteouts took from lower files that were never copied up.
+    hidden: DashMap<InodeId, u64>,
+}
+
+impl Hardlinks {
+    /// As the upper has recorded them.
+    pub fn of(upper: Option<&Upper>) -> Result<Hardlinks> {
+        let hidden = upper.map(Upper::hidden_links).transpose()?.unwrap_or_default();
+        Ok(Hardlinks { hidden, ..Hardlinks::default() })
+    }
+
+    /// The node is the copy that is in the index under that origin.
+    pub fn note_indexed(&self, ino: u64, origin: InodeId) {
+        self.index_origins.insert(ino, origin);
+    }
+
+    /// Under which origin the node's copy is in the index.
+    pub fn index_origin(&self, ino: u64) -> Option<InodeId> {
+        self.index_origins.get(&ino).map(|origin| *origin)
+    }
+
+    /// How many names of a lower file are hidden, if any are.
+    pub fn hidden(&self, lower: InodeId) -> Option<u64> {
+        self.hidden.get(&lower).map(|hidden| *hidden)
+    }
+
+    /// So many names of a lower file are hidden.
+    pub fn hide(&self, lower: InodeId, count: u64) {
+        self.hidden.insert(lower, count);
+    }
+
+    /// A lower file has a copy, which counts its names from now on. Tells whether some were hidden.
+    pub fn count_no_hidden(&self, lower: InodeId) -> bool {
+        self.hidden.remove(&lower).is_some()
+    }
+
+    /// The further names of a node.
+    pub(super) fn names(&self, ino: u64) -> Option<Ref<'_, u64, Vec<OtherName>>> {
+        self.other_names.get(&ino)
+    }
+
+    /// The same, to be changed.
+    pub(super) fn names_mut(&self, ino: u64) -> Option<RefMut<'_, u64, Vec<OtherName>>> {
+        self.other_names.get_mut(&ino)
+    }
+
+    /// The same; none if none are known.
+    pub(super) fn names_or_none(&self, ino: u64) -> RefMut<'_, u64, Vec<OtherName>> {
+        self.other_names.entry(ino).or_default()
+    }
+
+    /// Lets go of what is kept of a node, each as long as `unknown` says that nobody has found it anew. Returns the
+    /// directories that its names held, which may be known to nobody else.
+    pub fn forget_if(&self, ino: u64, unknown: impl Fn() -> bool) -> Vec<Arc<Node>> {
+        self.index_origins.remove_if(&ino, |_, _| unknown());
+        let names = self.other_names.remove_if(&ino, |_, _| unknown());
+        names.into_iter().flat_map(|(_, names)| names).map(OtherName::into_parent).collect()
+    }
+}
