@@ -16,7 +16,7 @@ use crate::image::layer::Limits;
 use crate::image::load::LoadOptions;
 use crate::image::platform::Platform;
 use crate::image::store::{Image, Store};
-use crate::registry::pull;
+use crate::registry::{names_in_store, pull};
 
 /// The choices about a new container.
 #[derive(Debug, clap::Args)]
@@ -64,8 +64,8 @@ struct FromArgs {
     pull: Pull,
 
     /// Take the image for this platform, as linux/arm64, and refuse one for another
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    platform: Option<String>,
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = registry::parse_platform)]
+    platform: Option<Platform>,
 
     #[command(flatten)]
     access: AccessArgs,
@@ -202,14 +202,11 @@ impl ContainerArgs {
     pub(super) fn image(&self, store: &Store) -> Result<Image, Failure> {
         let there = match self.from.pull {
             Pull::Always => None,
-            Pull::Never => Some(store.resolve(&self.image)?),
-            Pull::Missing => match store.resolve(&self.image) {
-                Err(StoreError::NoImage(_)) => None,
-                there => Some(there?),
-            },
+            Pull::Never | Pull::Missing => self.in_store(store)?,
         };
         let image = match there {
             Some(image) => image,
+            None if self.from.pull == Pull::Never => store.resolve(&self.image)?,
             None => self.pull(store)?,
         };
         if let Some(wanted) = &self.from.platform {
@@ -218,11 +215,27 @@ impl ContainerArgs {
         Ok(image)
     }
 
+    /// What the store has of this name: as it stands, or as a pull would call it.
+    fn in_store(&self, store: &Store) -> Result<Option<Image>, Failure> {
+        match store.resolve(&self.image) {
+            Err(StoreError::NoImage(_) | StoreError::Name(_)) => {}
+            found => return Ok(Some(found?)),
+        }
+        // What is no name of a registry's is told by the pull.
+        for name in names_in_store(&self.image).unwrap_or_default() {
+            match store.resolve(&name) {
+                Err(StoreError::NoImage(_)) => {}
+                found => return Ok(Some(found?)),
+            }
+        }
+        Ok(None)
+    }
+
     fn pull(&self, store: &Store) -> Result<Image, Failure> {
-        let platform = self.from.platform.as_deref().and_then(Platform::parse);
+        let platform = self.from.platform.as_ref();
         let bars = registry::progress(false);
         let options = LoadOptions { limits: Limits::default(), progress: bars.clone() };
-        let pulled = pull(store, &self.image, platform.as_ref(), &self.from.access.access(), &options);
+        let pulled = pull(store, &self.image, platform, &self.from.access.access(), &options);
         registry::clear(&bars)?;
         let pulled = pulled.map_err(|error| match self.from.pull {
             Pull::Missing => Failure::failed(format!("no image {:?} in the store, and {error}", self.image)),
@@ -332,25 +345,16 @@ fn read_env_file(path: &PathBuf) -> Result<Vec<String>, Failure> {
 }
 
 /// Is the image for that platform? What isn't said of one may be anything.
-fn check_platform(wanted: &str, image: &Image) -> Result<(), Failure> {
-    let (os, arch) = (image.config.os().to_string(), image.config.architecture().to_string());
-    let mut parts = wanted.split('/');
-    let (first, second) = (parts.next().unwrap_or_default(), parts.next());
-    let variant = image.config.variant().clone().unwrap_or_default();
-    let fits = match second {
-        None => first == os || first == arch,
-        Some(second) => {
-            let third = parts.next();
-            first == os && second == arch && third.is_none_or(|third| variant.is_empty() || third == variant)
-        }
-    };
-    match fits {
-        true => Ok(()),
-        false => Err(Failure::failed(format!(
-            "image {} is for {os}/{arch}, not for {wanted}; load the one for that platform",
-            image.id.short()
-        ))),
+fn check_platform(wanted: &Platform, image: &Image) -> Result<(), Failure> {
+    let own = Platform::read(&image.document);
+    if own.as_ref().is_some_and(|own| own.rank_for(wanted).is_some()) {
+        return Ok(());
     }
+    let own = own.map_or_else(|| "no platform that it tells".to_owned(), |own| own.to_string());
+    Err(Failure::failed(format!(
+        "image {} is for {own}, not for {wanted}; load the one for that platform",
+        image.id.short()
+    )))
 }
 
 /// The container may be run from elsewhere.

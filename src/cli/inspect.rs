@@ -108,7 +108,7 @@ impl Inspect {
             let found = crate::registry::describe(name, self.platform.as_ref(), &self.access.access())?;
             shown.push(json!({
                 "Id": found.manifest["config"]["digest"],
-                "RepoTags": found.reference.given_name(),
+                "RepoTags": Vec::from_iter(found.reference.given_name()),
                 "Digest": found.digest,
                 "ManifestDigest": found.manifest_digest,
                 "Platforms": found.platforms,

@@ -7,7 +7,8 @@ use super::registry::{AccessArgs, clear, load_options, parse_platform, progress}
 use super::store::{LimitArgs, StoreArgs};
 use super::{Failure, say};
 use crate::image::platform::Platform;
-use crate::registry::{Pulled, pull};
+use crate::image::store::Store;
+use crate::registry::{Access, Pulled, pull};
 
 /// Bring an image from a registry into the store
 ///
@@ -41,23 +42,26 @@ impl Pull {
         super::logging::tell_warnings();
         let access = self.access.access();
         let mut page = Page::default();
-        for name in &self.names {
-            let bars = progress(self.quiet);
-            let pulled =
-                pull(&store, name, self.platform.as_ref(), &access, &load_options(&self.limits, &bars));
-            clear(&bars)?;
-            let pulled = pulled?;
-            tell_taken(&pulled);
-            if self.quiet {
-                page.line(format_args!("{}", pulled.loaded.id));
-                continue;
-            }
-            page.line(format_args!("Digest: {}", pulled.digest));
-            let what = if pulled.is_known { "Up to date" } else { "Pulled image" };
-            page.line(format_args!("{what}: {}", pulled.reference));
-        }
+        let pulled = self.names.iter().try_for_each(|name| self.pull(&store, name, &access, &mut page));
+        // What went well before a failure is told too.
         page.print()?;
-        Ok(ExitCode::SUCCESS)
+        pulled.map(|()| ExitCode::SUCCESS)
+    }
+
+    fn pull(&self, store: &Store, name: &str, access: &Access, page: &mut Page) -> Result<(), Failure> {
+        let bars = progress(self.quiet);
+        let pulled = pull(store, name, self.platform.as_ref(), access, &load_options(&self.limits, &bars));
+        clear(&bars)?;
+        let pulled = pulled?;
+        tell_taken(&pulled);
+        if self.quiet {
+            page.line(format_args!("{}", pulled.loaded.id));
+            return Ok(());
+        }
+        page.line(format_args!("Digest: {}", pulled.digest));
+        let what = if pulled.is_known { "Up to date" } else { "Pulled image" };
+        page.line(format_args!("{what}: {}", pulled.reference));
+        Ok(())
     }
 }
 

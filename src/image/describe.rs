@@ -101,7 +101,12 @@ impl Store {
         let repositories: Vec<String> = {
             let mut list: Vec<String> = image.names.iter().map(ImageName::repository).collect();
             list.dedup();
-            list.into_iter().map(|name| format!("{name}@{}", image.manifest_digest)).collect()
+            let mut list: Vec<String> =
+                list.into_iter().map(|name| format!("{name}@{}", image.manifest_digest)).collect();
+            let others: Vec<String> =
+                image.origins.iter().filter(|&origin| !list.contains(origin)).cloned().collect();
+            list.extend(others);
+            list
         };
         let mut shown = json!({
             "Id": image.id,

@@ -9,6 +9,9 @@ use std::sync::OnceLock;
 use oci_spec::image::Arch;
 use serde_json::{Value, json};
 
+/// Systems whose names stand alone.
+const SYSTEMS: [&str; 4] = ["linux", "windows", "darwin", "freebsd"];
+
 /// A platform, by its normal names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Platform {
@@ -46,10 +49,13 @@ impl Platform {
         Some(Platform { os, architecture: architecture.to_owned(), variant })
     }
 
-    /// Reads `OS/ARCH[/VARIANT]`, or `ARCH` alone for Linux; `None` for what is neither.
+    /// Reads `OS/ARCH[/VARIANT]`, `ARCH` alone for Linux, or `OS` alone for this machine; `None` for what is neither.
     pub fn parse(text: &str) -> Option<Platform> {
         let parts: Vec<&str> = text.split('/').collect();
         let fields = match parts[..] {
+            [os] if SYSTEMS.contains(&os) => {
+                json!({ "os": os, "architecture": Machine::here().architecture })
+            }
             [architecture] => json!({ "architecture": architecture }),
             [os, architecture] => json!({ "os": os, "architecture": architecture }),
             [os, architecture, variant] => {
@@ -63,9 +69,23 @@ impl Platform {
         Platform::read(&fields)
     }
 
-    /// Whether an image for this platform is for the same kind of machine.
-    pub fn same_machine(&self, other: &Platform) -> bool {
-        self.os == other.os && self.architecture == other.architecture
+    /// Returns how well its programs run where `wanted` is wanted: the less the better, and `None` for not at all. A version
+    /// of an architecture runs what is for those before it.
+    pub fn rank_for(&self, wanted: &Platform) -> Option<u32> {
+        if self.os != wanted.os || self.architecture != wanted.architecture {
+            return None;
+        }
+        match (self.version(), wanted.version()) {
+            _ if self.variant == wanted.variant => Some(0),
+            (Some(own), Some(wanted)) => wanted.checked_sub(own),
+            // One of them doesn't tell.
+            _ => (self.variant.is_empty() || wanted.variant.is_empty()).then_some(100),
+        }
+    }
+
+    /// The version of the architecture that its variant is.
+    fn version(&self) -> Option<u32> {
+        self.variant.strip_prefix('v').and_then(|text| text.parse().ok())
     }
 
     /// Returns how well its programs run here: the less the better, and `None` for not at all.
@@ -77,7 +97,7 @@ impl Platform {
         if self.os != "linux" {
             return None;
         }
-        let version: Option<u32> = self.variant.strip_prefix('v').and_then(|text| text.parse().ok());
+        let version = self.version();
         match (machine.architecture.as_str(), self.architecture.as_str()) {
             ("amd64", "amd64") | ("arm", "arm") => machine.level.checked_sub(version?),
             ("amd64", "386") => Some(100),
@@ -194,6 +214,22 @@ mod tests {
         assert_eq!(shown("linux/arm/v6").as_deref(), Some("linux/arm/v6"));
         assert_eq!(shown("aarch64").as_deref(), Some("linux/arm64"));
         assert_eq!((shown(""), shown("linux/"), shown("a/b/c/d")), (None, None, None));
+        assert_eq!(Platform::parse("linux").unwrap().rank_for(&Platform::parse("linux").unwrap()), Some(0));
+        assert!(Platform::parse("linux").unwrap().rank().is_some());
+    }
+
+    #[test]
+    fn a_version_runs_what_is_for_those_before_it() {
+        let rank = |own: &str, wanted: &str| {
+            Platform::parse(own).unwrap().rank_for(&Platform::parse(wanted).unwrap())
+        };
+        assert_eq!(rank("linux/arm/v6", "linux/arm/v7"), Some(1));
+        assert_eq!(rank("linux/arm/v6", "linux/arm/v5"), None);
+        assert_eq!(rank("linux/amd64", "linux/amd64/v3"), Some(2));
+        assert_eq!(rank("linux/amd64/v2", "linux/amd64"), None);
+        assert_eq!(rank("linux/s390x", "linux/s390x/z13"), Some(100));
+        assert_eq!(rank("linux/riscv64/a", "linux/riscv64/b"), None);
+        assert_eq!(rank("linux/arm64", "linux/arm"), None);
     }
 
     #[test]

@@ -78,6 +78,11 @@ impl From<DigestError> for RegistryError {
 }
 
 impl RegistryError {
+    /// Whether a registry says that it doesn't have something; some refuse those who don't log in all the same.
+    pub(super) fn is_absence(&self) -> bool {
+        matches!(self, RegistryError::NotFound { .. } | RegistryError::Denied { .. })
+    }
+
     /// Takes an error of this room out of one of reading, into which it was put on its way; `otherwise` says what any other
     /// means.
     pub(super) fn of_reading(

@@ -31,7 +31,7 @@ mod transport;
 
 pub use self::client::Client;
 pub use self::error::{RegistryError, Result};
-pub use self::pull::{Pulled, describe, pull};
+pub use self::pull::{Pulled, describe, names_in_store, pull};
 pub use self::push::{Pushed, push};
 pub use self::reference::Reference;
 pub use self::settings::{Endpoint, Settings};

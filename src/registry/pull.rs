@@ -86,7 +86,11 @@ pub fn pull(
     if loaded.is_ok() {
         remote.clean_up()?;
     }
-    let loaded = loaded.map_err(of_loading)?.into_iter().next().ok_or_else(|| RegistryError::Wrong {
+    let loaded = loaded.map_err(of_loading)?;
+    if let Some(loaded) = loaded.first() {
+        store.note_origin(&loaded.id, &format!("{}@{digest}", reference.name.repository()))?;
+    }
+    let loaded = loaded.into_iter().next().ok_or_else(|| RegistryError::Wrong {
         what: reference.to_string(),
         host: remote.client.host().to_owned(),
         why: "it holds no image".to_owned(),
@@ -143,27 +147,29 @@ struct Found {
     config: Vec<u8>,
 }
 
-/// Asks the registries that a name leads to, one after the other.
+/// Asks the registries that a name leads to.
 fn find(text: &str, platform: Option<&Platform>, access: &Access) -> Result<Found> {
-    let reference: Reference = text.parse().map_err(|error| RegistryError::Settings(format!("{error}")))?;
-    let settings = Settings::read()?;
-    let mut first = None;
-    for candidate in settings.candidates(&reference, text)? {
-        for endpoint in settings.to_read(&candidate)? {
-            let is_mirror = endpoint.is_mirror;
-            let client = Arc::new(Client::new(endpoint, access)?);
-            let found = client.manifest(&candidate.tag_or_digest());
-            match found {
-                Ok(top) => return choose(candidate, client, top, platform),
-                Err(error) if is_mirror => log::info!("mirror: {error}"),
-                // A name that the user wrote without a registry is looked for in the next one; the first error is told.
-                Err(error) => {
-                    first.get_or_insert(error);
-                }
-            }
-        }
-    }
-    Err(first.unwrap_or_else(|| RegistryError::Settings(format!("{reference}: no registry is to be asked"))))
+    let reference = parse(text)?;
+    let found = Settings::read()?.first_of(&reference, |name, endpoint| {
+        let client = Arc::new(Client::new(endpoint, access)?);
+        let top = client.manifest(&name.tag_or_digest())?;
+        Ok((name.clone(), client, top))
+    });
+    let (reference, client, top) = found?;
+    choose(reference, client, top, platform)
+}
+
+fn parse(text: &str) -> Result<Reference> {
+    text.parse().map_err(|error| RegistryError::Settings(format!("{error}")))
+}
+
+/// Returns what an image is called in a store into which it was pulled under a name, the likeliest first.
+///
+/// # Errors
+/// When it is no name, or the user's settings can't be read.
+pub fn names_in_store(text: &str) -> Result<Vec<String>> {
+    let names = Settings::read()?.names(&parse(text)?)?;
+    Ok(names.iter().map(Reference::to_string).collect())
 }
 
 /// Of an index, takes the image for a platform; reads its config.
@@ -202,7 +208,7 @@ fn choose(
     }
     if let Some(wanted) = platform {
         let is = Config::parse(&config).ok().and_then(|config| Platform::read(&config.written));
-        if let Some(is) = is.filter(|is| !is.same_machine(wanted)) {
+        if let Some(is) = is.filter(|is| is.rank_for(wanted).is_none()) {
             return Err(RegistryError::Settings(format!(
                 "{what}: is for {is}, and there is none for {wanted}"
             )));
@@ -227,9 +233,9 @@ fn best<'a>(listed: &'a [Entry], wanted: Option<&Platform>) -> std::result::Resu
     let images: Vec<&Entry> = listed.iter().filter(|entry| entry.kind() != DocumentKind::Other).collect();
     let found = match wanted {
         Some(wanted) => {
-            let for_it = |entry: &&&Entry| entry.platform.as_ref() == Some(wanted);
-            let near = |entry: &&&Entry| entry.platform.as_ref().is_some_and(|one| one.same_machine(wanted));
-            images.iter().find(for_it).or_else(|| images.iter().find(near)).copied()
+            let ranked =
+                images.iter().filter_map(|entry| Some((entry.platform.as_ref()?.rank_for(wanted)?, *entry)));
+            ranked.min_by_key(|(rank, _)| *rank).map(|(_, entry)| entry)
         }
         None => {
             let ranked = images.iter().filter_map(|entry| Some((entry.platform.as_ref()?.rank()?, *entry)));
@@ -405,7 +411,9 @@ mod tests {
         };
         assert_eq!(chosen("linux/arm/v6").unwrap(), "linux/arm/v6");
         assert_eq!(chosen("linux/arm").unwrap(), "linux/arm/v7");
-        assert_eq!(chosen("linux/arm/v5").unwrap(), "linux/arm/v6");
+        assert_eq!(chosen("linux/arm/v8").unwrap(), "linux/arm/v7");
+        // It has instructions that such a machine hasn't.
+        assert!(chosen("linux/arm/v5").unwrap_err().contains("no image for linux/arm/v5"));
         assert_eq!(chosen("windows/amd64").unwrap(), "windows/amd64");
         let none = chosen("linux/s390x").unwrap_err();
         assert!(none.contains("for linux/s390x, but for linux/amd64, linux/arm/v6"), "{none}");

@@ -191,8 +191,7 @@ fn sources(
     let mut found: BTreeMap<Digest, BTreeSet<String>> = BTreeMap::new();
     for image in store.catalog()?.images {
         for name in &image.names {
-            let reference =
-                Reference { name: name.clone(), digest: None, is_tagged: true, is_qualified: true };
+            let reference = Reference { name: name.clone(), digest: None, is_tagged: true, short: None };
             let Ok(endpoint) = settings.to_write(&reference) else { continue };
             if endpoint.host != to.host || endpoint.path == to.path {
                 continue;

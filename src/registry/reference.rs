@@ -15,8 +15,8 @@ pub struct Reference {
     pub digest: Option<Digest>,
     /// Whether the tag was written.
     pub is_tagged: bool,
-    /// Whether the registry was written.
-    pub is_qualified: bool,
+    /// The name as it was written, without tag and digest, where the registry wasn't.
+    pub short: Option<String>,
 }
 
 /// A text that names nothing in a registry.
@@ -44,7 +44,7 @@ impl Reference {
     /// The same image under another name.
     #[must_use]
     pub(super) fn with_name(&self, name: ImageName) -> Reference {
-        Reference { name, is_qualified: true, ..self.clone() }
+        Reference { name, short: None, ..self.clone() }
     }
 }
 
@@ -64,7 +64,10 @@ impl FromStr for Reference {
         let last = name.rsplit('/').next().unwrap_or_default();
         let host = name.split_once('/').map(|(host, _)| host);
         let is_qualified = host.is_some_and(|host| host.contains(['.', ':']) || host == "localhost");
-        Ok(Reference { name: parsed, digest, is_tagged: last.contains(':'), is_qualified })
+        let is_tagged = last.contains(':');
+        let untagged = name.rsplit_once(':').filter(|_| is_tagged).map_or(name, |(name, _)| name);
+        let short = (!is_qualified).then(|| untagged.to_owned());
+        Ok(Reference { name: parsed, digest, is_tagged, short })
     }
 }
 
@@ -85,19 +88,21 @@ mod tests {
     #[test]
     fn references() {
         let digest = format!("sha256:{}", "a".repeat(64));
-        for (text, shown, asked, given, qualified) in [
-            ("busybox", "busybox:latest", "latest", true, false),
-            ("localhost:5000/a/b:1", "localhost:5000/a/b:1", "1", true, true),
-            (&format!("q.io/a@{digest}"), &format!("q.io/a@{digest}"), &digest, false, true),
-            (&format!("q.io/a:1@{digest}"), &format!("q.io/a:1@{digest}"), &digest, true, true),
-            ("docker://q.io/a:1", "q.io/a:1", "1", true, true),
+        for (text, shown, asked, given, short) in [
+            ("busybox", "busybox:latest", "latest", true, Some("busybox")),
+            ("docker://a/b:1", "a/b:1", "1", true, Some("a/b")),
+            (&format!("a:1@{digest}"), &format!("a:1@{digest}"), &digest, true, Some("a")),
+            ("localhost:5000/a/b:1", "localhost:5000/a/b:1", "1", true, None),
+            (&format!("q.io/a@{digest}"), &format!("q.io/a@{digest}"), &digest, false, None),
+            (&format!("q.io/a:1@{digest}"), &format!("q.io/a:1@{digest}"), &digest, true, None),
+            ("docker://q.io/a:1", "q.io/a:1", "1", true, None),
         ] {
             let reference: Reference = text.parse().unwrap();
             assert_eq!(reference.to_string(), shown);
             assert_eq!(reference.tag_or_digest(), asked);
             assert_eq!(
-                (reference.given_name().is_some(), reference.is_qualified),
-                (given, qualified),
+                (reference.given_name().is_some(), reference.short.as_deref()),
+                (given, short),
                 "{text}"
             );
         }

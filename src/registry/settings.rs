@@ -22,6 +22,8 @@ pub struct Settings {
     registries: Vec<Registry>,
     search: Vec<String>,
     aliases: BTreeMap<String, String>,
+    /// Whether a name that may stand for several is refused.
+    is_enforcing: bool,
 }
 
 /// A repository at one registry.
@@ -42,8 +44,20 @@ pub struct Endpoint {
 struct Document {
     #[serde(rename = "unqualified-search-registries")]
     search: Option<Vec<String>>,
+    #[serde(rename = "short-name-mode")]
+    short_name_mode: Option<ShortNameMode>,
     registry: Vec<Registry>,
     aliases: BTreeMap<String, String>,
+}
+
+/// What becomes of a name without a registry that may be one of several's. There is nobody to be asked here, so that the two
+/// last are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum ShortNameMode {
+    Enforcing,
+    Permissive,
+    Disabled,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -149,6 +163,9 @@ impl Settings {
         if let Some(search) = document.search {
             self.search = search;
         }
+        if let Some(mode) = document.short_name_mode {
+            self.is_enforcing = mode == ShortNameMode::Enforcing;
+        }
         self.aliases.extend(document.aliases);
         Ok(())
     }
@@ -157,25 +174,57 @@ impl Settings {
     ///
     /// # Errors
     /// When an alias or a search registry is no name.
-    pub fn candidates(&self, reference: &Reference, text: &str) -> Result<Vec<Reference>> {
-        if reference.is_qualified {
-            return Ok(vec![reference.clone()]);
-        }
-        let bare = text.split('@').next().unwrap_or_default();
-        let bare = bare.rsplit_once(':').map_or(bare, |(name, _)| name);
+    pub fn names(&self, reference: &Reference) -> Result<Vec<Reference>> {
+        let Some(short) = &reference.short else { return Ok(vec![reference.clone()]) };
         let named = |name: &str| -> Result<Reference> {
             let full = format!("{name}:{}", reference.name.tag());
             let name: ImageName =
                 full.parse().map_err(|error| RegistryError::Settings(format!("{error}")))?;
             Ok(reference.with_name(name))
         };
-        if let Some(alias) = self.aliases.get(bare) {
+        if let Some(alias) = self.aliases.get(short) {
             return Ok(vec![named(alias)?]);
         }
         if self.search.is_empty() {
             return Ok(vec![reference.clone()]);
         }
-        self.search.iter().map(|registry| named(&format!("{registry}/{bare}"))).collect()
+        self.search.iter().map(|registry| named(&format!("{registry}/{short}"))).collect()
+    }
+
+    /// Asks the registries that a name leads to, one after the other, until one has what is asked for. The next one is asked
+    /// only where one says that it has no such thing: one that can't be reached may have it, and who owns the name at the next
+    /// is another.
+    ///
+    /// # Errors
+    /// That of the first that has it not, or of the one that ends the search.
+    pub fn first_of<T>(
+        &self,
+        reference: &Reference,
+        mut ask: impl FnMut(&Reference, Endpoint) -> Result<T>,
+    ) -> Result<T> {
+        let names = self.names(reference)?;
+        if self.is_enforcing && names.len() > 1 {
+            let names: Vec<String> = names.iter().map(Reference::to_string).collect();
+            return Err(RegistryError::Settings(format!(
+                "{reference}: registries.conf (short-name-mode) wants the registry to be written: {}",
+                names.join(" or ")
+            )));
+        }
+        let mut first = None;
+        for name in names {
+            for endpoint in self.to_read(&name)? {
+                let is_mirror = endpoint.is_mirror;
+                match ask(&name, endpoint) {
+                    Err(error) if is_mirror => log::info!("mirror: {error}"),
+                    Err(error) if error.is_absence() => {
+                        first.get_or_insert(error);
+                    }
+                    found => return found,
+                }
+            }
+        }
+        Err(first
+            .unwrap_or_else(|| RegistryError::Settings(format!("{reference}: no registry is to be asked"))))
     }
 
     /// The places where a repository may be read, mirrors first.
@@ -274,7 +323,7 @@ mod tests {
 
     const CONF: &str = r#"
         unqualified-search-registries = ["docker.io", "quay.io"]
-        short-name-mode = "enforcing"
+        short-name-mode = "permissive"
         [aliases]
         "tool" = "quay.io/team/tool"
         [[registry]]
@@ -351,12 +400,44 @@ mod tests {
     fn short_names_are_searched_for() {
         let settings = settings();
         let candidates = |text: &str| -> Vec<String> {
-            let found = settings.candidates(&text.parse().unwrap(), text).unwrap();
+            let found = settings.names(&text.parse().unwrap()).unwrap();
             found.iter().map(|one| one.name.full()).collect()
         };
         assert_eq!(candidates("app:2"), ["docker.io/library/app:2", "quay.io/app:2"]);
         assert_eq!(candidates("tool:2"), ["quay.io/team/tool:2"]);
         assert_eq!(candidates("q.io/app"), ["q.io/app:latest"]);
+        assert_eq!(candidates("docker://app:2"), ["docker.io/library/app:2", "quay.io/app:2"]);
+        assert_eq!(candidates("docker://tool"), ["quay.io/team/tool:latest"]);
+    }
+
+    #[test]
+    fn the_next_registry_is_asked_where_one_has_it_not() {
+        let not_found =
+            || RegistryError::NotFound { what: "x".into(), host: "h".into(), said: String::new() };
+        let away = || RegistryError::Unreachable { host: "h".into(), why: "away".into() };
+        let asked = |text: &str, settings: &Settings, answer: &dyn Fn(&Endpoint) -> Result<()>| {
+            let mut asked = Vec::new();
+            let found = settings.first_of(&text.parse().unwrap(), |_, endpoint| {
+                asked.push(endpoint.host.clone());
+                answer(&endpoint)
+            });
+            (asked, found.map_err(|error| error.to_string()))
+        };
+        let mut settings = settings();
+        let (hosts, told) = asked("app", &settings, &|_| Err(not_found()));
+        assert_eq!(hosts, ["mirror.local:5000", "registry-1.docker.io", "quay.io"]);
+        assert!(told.unwrap_err().contains("no such image"));
+        // A mirror stands for another one, whatever is wrong with it.
+        let (hosts, told) = asked("app", &settings, &|_| Err(away()));
+        assert_eq!(hosts, ["mirror.local:5000", "registry-1.docker.io"]);
+        assert!(told.unwrap_err().contains("away"));
+        settings.add("short-name-mode = \"enforcing\"").unwrap();
+        let (hosts, told) = asked("app:2", &settings, &|_| Ok(()));
+        assert_eq!(hosts, Vec::<String>::new());
+        let told = told.unwrap_err();
+        assert!(told.contains("app:2 or quay.io/app:2"), "{told}");
+        assert_eq!(asked("tool", &settings, &|_| Ok(())).0, ["quay.io"]);
+        assert!(settings.add("short-name-mode = \"x\"").is_err());
     }
 
     #[test]

@@ -432,16 +432,31 @@ fn mirrors_short_names_and_blocked_registries() {
     let id = lab.loads(&name, 1000);
     lab.registry(&["push", &name]).ok();
     lab.forget_all();
+    let lacking = Faulty::new(port, |what, _| match what.contains("/manifests/") {
+        true => Fault::Answer("404 No", String::new(), ""),
+        false => Fault::None,
+    });
     let conf = format!(
-        "unqualified-search-registries = [\"registry.invalid\", \"good.invalid\"]\n\
+        "unqualified-search-registries = [\"localhost:{}\", \"good.invalid\"]\n\
          [[registry]]\nprefix = \"good.invalid\"\n[[registry.mirror]]\nlocation = \"localhost:1\"\n\
          [[registry.mirror]]\nlocation = \"localhost:{port}/hub\"\ninsecure = true\n\
-         [[registry]]\nprefix = \"bad.invalid\"\nblocked = true\n"
+         [[registry]]\nprefix = \"bad.invalid\"\nblocked = true\n",
+        lacking.port
     );
     lab.write("registries.conf", conf.as_bytes());
     lab.registry(&["pull", "tool:1"]).ok();
     assert_eq!(lab.images(), [format!("good.invalid/tool:1 {}", &id[7..19])]);
+    // Found again without asking anybody.
+    for name in ["tool:1", "docker://tool:1"] {
+        lab.registry(&["create", "--pull", "never", name]).ok();
+    }
     lab.registry(&["pull", "bad.invalid/x"]).refused(1, &["blocked by registries.conf"]);
+    // Who can't be reached may have it.
+    lab.write("registries.conf", conf.replace(&lacking.port.to_string(), "1").as_bytes());
+    lab.registry(&["pull", "tool:1"]).refused(1, &["localhost:1: cannot be reached"]);
+    lab.registry(&["tags", "tool"]).refused(1, &["localhost:1: cannot be reached"]);
+    lab.write("registries.conf", format!("short-name-mode = \"enforcing\"\n{conf}").as_bytes());
+    lab.registry(&["pull", "tool:1"]).refused(1, &["short-name-mode", "good.invalid/tool:1"]);
     lab.write("registries.conf", b"[[registry]\n");
     lab.registry(&["pull", "tool:1"]).refused(1, &["registries.conf"]);
 }
@@ -485,7 +500,64 @@ fn of_several_platforms_one_is_taken() {
         .refused(1, &["no image for linux/s390x, but for linux/amd64, linux/arm64"]);
     let remote = lab.registry(&["inspect", "--remote", &name]).ok();
     let remote: Value = serde_json::from_str(&remote.out).unwrap();
+    assert_eq!(remote[0]["RepoTags"], serde_json::json!([name]));
     assert_eq!(remote[0]["Platforms"], serde_json::json!(["linux/amd64", "linux/arm64"]));
+}
+
+#[test]
+fn what_was_pulled_by_the_digest_of_an_index_is_found_again() {
+    needs_program!("docker-registry");
+    let lab = Lab::new();
+    let registry = Registry::plain(&lab);
+    let (name, id) = registry.pushed(&lab, "app:1", 1000);
+    let repository = name.strip_suffix(":1").unwrap();
+    let manifest =
+        lab.inspect(&name)["RepoDigests"][0].as_str().unwrap().rsplit_once('@').unwrap().1.to_owned();
+    let size = fs::metadata(lab.store().join("blobs/sha256").join(&manifest[7..])).unwrap().len();
+    let index = serde_json::json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [{ "mediaType": super::lab::MANIFEST, "digest": manifest, "size": size }],
+    })
+    .to_string();
+    lab.write("index", index.as_bytes());
+    lab.out(&format!(
+        "curl -sf -X PUT -H 'Content-Type: application/vnd.oci.image.index.v1+json' --data-binary @index \
+         http://localhost:{}/v2/app/manifests/all",
+        registry.port
+    ));
+    lab.forget_all();
+    let by_index = format!("{repository}@sha256:{}", sha256(index.as_bytes()));
+    let by_manifest = format!("{repository}@{manifest}");
+    lab.registry(&["pull", &by_index]).ok();
+    lab.registry(&["pull", &by_manifest]).ok();
+    drop(registry);
+    for digest in [&by_index, &by_manifest] {
+        lab.registry(&["create", "--pull", "never", digest]).ok();
+        assert_eq!(lab.id(digest), id);
+    }
+    assert_eq!(lab.inspect(&id)["RepoDigests"], serde_json::json!([by_index, by_manifest]));
+    // The same digest of another repository is not known to be the same.
+    let other = by_index.replace("/app@", "/other@");
+    lab.registry(&["create", "--pull", "never", &other]).refused(1, &["no image"]);
+    // Names come and go, and it stays.
+    lab.um(&["tag", &id, "x:1"]).ok();
+    lab.um(&["tag", &id, "y:1"]).ok();
+    lab.um(&["rmi", "x:1"]).ok();
+    assert_eq!(lab.id(&by_index), id);
+}
+
+#[test]
+fn what_went_well_is_told_before_a_failure() {
+    needs_program!("docker-registry");
+    let lab = Lab::new();
+    let registry = Registry::plain(&lab);
+    let (name, id) = registry.pushed(&lab, "app:1", 1000);
+    let pulled = lab.registry(&["pull", "-q", &name, &named(registry.port, "none:1")]);
+    assert_eq!(pulled.out.trim(), id, "{pulled:?}");
+    pulled.refused(1, &["none:1"]);
+    lab.registry(&["create", "--platform", "linux/no/such/thing", &name]).refused(2, &["linux/arm64"]);
+    lab.registry(&["create", "--platform", "linux/s390x", &name]).refused(1, &["not for linux/s390x"]);
+    lab.registry(&["create", "--platform", "linux", &name]).ok();
 }
 
 #[test]

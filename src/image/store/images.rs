@@ -31,6 +31,8 @@ pub struct Image {
     pub names: Vec<ImageName>,
     /// What the index names: the manifest, or an index for several platforms that lists it.
     pub(super) entry: Digest,
+    /// Where it was pulled from: `NAME@DIGEST` each.
+    pub origins: Vec<String>,
 }
 
 impl Image {
@@ -39,7 +41,14 @@ impl Image {
         ImageName::meant_by(text).into_iter().find(|name| self.names.contains(name))
     }
 
-    fn new(documents: Documents, names: Vec<ImageName>, entry: Digest) -> Image {
+    /// Whether it was pulled by a digest, from a repository of this name if that is told.
+    fn came_from(&self, name: Option<&ImageName>, digest: &Digest) -> bool {
+        self.origins.iter().filter_map(|origin| origin.split_once('@')).any(|(repository, noted)| {
+            noted.parse() == Ok(*digest) && name.is_none_or(|name| name.repository() == repository)
+        })
+    }
+
+    fn new(documents: Documents, names: Vec<ImageName>, entry: Digest, origins: Vec<String>) -> Image {
         Image {
             id: documents.id,
             manifest_digest: documents.manifest_digest,
@@ -49,6 +58,7 @@ impl Image {
             diff_ids: documents.config.diff_ids,
             names,
             entry,
+            origins,
         }
     }
 }
@@ -140,7 +150,10 @@ impl Store {
                 continue;
             }
             match self.image_if(&entry, wanted) {
-                Ok(Some(documents)) => catalog.images.push(Image::new(documents, names, entry.digest)),
+                Ok(Some(documents)) => {
+                    let origins = index.origins(&entry.digest);
+                    catalog.images.push(Image::new(documents, names, entry.digest, origins));
+                }
                 Ok(None) => {}
                 Err(error) => catalog.broken.push((entry.digest, names, error)),
             }
@@ -226,13 +239,14 @@ impl Catalog {
             let same = |name: &ImageName, own: &ImageName| name.repository() == own.repository();
             name.as_ref().is_none_or(|name| image.names.iter().any(|own| same(name, own)))
         };
-        if let Ok(digest) = digest.parse::<Digest>()
-            && let Some(at) = self
-                .images
-                .iter()
-                .position(|image| [image.manifest_digest, image.entry].contains(&digest) && called(image))
-        {
-            return take(&mut self.images, at);
+        if let Ok(digest) = digest.parse::<Digest>() {
+            let is_it = |image: &Image| {
+                ([image.manifest_digest, image.entry].contains(&digest) && called(image))
+                    || image.came_from(name.as_ref(), &digest)
+            };
+            if let Some(at) = self.images.iter().position(is_it) {
+                return take(&mut self.images, at);
+            }
         }
         // Whether one that couldn't be read has that id isn't known.
         if id_digits(text).is_some()

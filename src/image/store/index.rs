@@ -1,7 +1,8 @@
 //! index.json: which images there are, and what they are called.
 //!
 //! Other programs write this file too, so whatever they put into it is kept: descriptors of things that are no images,
-//! annotations, a nested index. Names stand in the annotation `org.opencontainers.image.ref.name`, one descriptor each.
+//! annotations, a nested index. Names stand in the annotation `org.opencontainers.image.ref.name`, one descriptor each; where a
+//! manifest was pulled from stands in an annotation of the index.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -16,6 +17,9 @@ use crate::image::document::{self, Entry, MAX_DOCUMENT, REF_NAME};
 use crate::image::error::{Result, StoreError};
 use crate::image::name::ImageName;
 use crate::sys::flock::Access;
+
+/// The most places that are noted of one manifest.
+const MOST_ORIGINS: usize = 32;
 
 /// What index.json holds.
 #[derive(Debug, Clone)]
@@ -84,6 +88,31 @@ impl Index {
     /// Takes a manifest out, with all its names.
     pub fn remove(&mut self, digest: &Digest) {
         self.retain(|entry| entry.digest != *digest);
+        if let Some(annotations) = self.document["annotations"].as_object_mut() {
+            annotations.remove(&origin_key(digest));
+        }
+    }
+
+    /// Where a manifest was pulled from: `NAME@DIGEST` each. The digest may be that of an index that lists it.
+    pub fn origins(&self, digest: &Digest) -> Vec<String> {
+        let noted = self.document["annotations"][origin_key(digest)].as_str().unwrap_or_default();
+        noted.split_whitespace().map(str::to_owned).collect()
+    }
+
+    /// Notes where a manifest was pulled from; false when that is known.
+    fn add_origin(&mut self, digest: &Digest, origin: &str) -> bool {
+        let mut origins = self.origins(digest);
+        if origins.iter().any(|known| known == origin) {
+            return false;
+        }
+        // Tags move on, and each time leave one more.
+        origins.drain(..origins.len().saturating_sub(MOST_ORIGINS - 1));
+        origins.push(origin.to_owned());
+        if !self.document["annotations"].is_object() {
+            self.document["annotations"] = json!({});
+        }
+        self.document["annotations"][origin_key(digest)] = origins.join(" ").into();
+        true
     }
 
     /// Keeps what `keep` says, and all that isn't understood.
@@ -94,7 +123,29 @@ impl Index {
     }
 }
 
+/// The annotation of the index that tells where a manifest was pulled from. Those of its descriptors go with names.
+fn origin_key(digest: &Digest) -> String {
+    format!("org.unionmount.origins.{}", digest.hex())
+}
+
 impl Store {
+    /// Notes where an image was pulled from, `NAME@DIGEST`: it is found by that, whatever names it has.
+    ///
+    /// # Errors
+    /// When the index can't be read or written.
+    pub(crate) fn note_origin(&self, id: &Digest, origin: &str) -> Result<()> {
+        let Some(image) = self.catalog()?.images.into_iter().find(|image| image.id == *id) else {
+            return Ok(());
+        };
+        if self.read_index()?.origins(&image.entry).iter().any(|known| known == origin) {
+            return Ok(());
+        }
+        self.change_index(|index| {
+            index.add_origin(&image.entry, origin);
+            Ok(())
+        })
+    }
+
     /// Reads index.json, for a look: one that is damaged is told, and its copy taken. It is replaced as a whole, so no lock
     /// is needed.
     pub(crate) fn read_index(&self) -> Result<Index> {
