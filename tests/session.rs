@@ -13,7 +13,7 @@ use support::cli::{Place, is_root, until, wait};
 use unionmount::fuse::mount::{MountFlags, open_device};
 use unionmount::fuse::session::init::Wanted;
 use unionmount::fuse::session::{Filesystem, Hooks, SessionOptions, default_source, serve};
-use unionmount::fuse::wire::request::Init;
+use unionmount::fuse::wire::operation::Init;
 use unionmount::fuse::wire::{Operation, Reply, Request};
 
 /// A root directory without entries.

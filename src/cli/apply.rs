@@ -5,13 +5,13 @@ use std::process::ExitCode;
 
 use super::diff::layers_of;
 use super::page::Page;
+use super::store::{own_place, records};
 use super::{Failure, say};
 use crate::changes::apply::plan::{Conflict, Does, Policy};
 use crate::changes::apply::{self, Applied, Options};
 use crate::changes::stacked::Stacked;
 use crate::container::commit;
 use crate::control::mounts;
-use crate::image::store;
 use crate::union::escaped_path::EscapedPath;
 
 /// Bring what an upper changed into a directory, for instance into the one below it
@@ -132,26 +132,6 @@ fn prepare(upper: &Path, target: &Path) -> Result<(), Failure> {
         log::warn!("cannot raise the limit on open files: {error}");
     }
     super::discard::is_no_layer(target, upper, &own_place()?)
-}
-
-/// Returns the directory in which what is being applied is written down.
-pub(super) fn records() -> Result<PathBuf, Failure> {
-    Ok(own_place()?.join("applies"))
-}
-
-/// Finds, and makes, the directory in which this user's things are kept.
-pub(super) fn own_place() -> Result<PathBuf, Failure> {
-    let root = match std::env::var_os("UNIONMOUNT_ROOT") {
-        Some(root) if !root.is_empty() => PathBuf::from(root),
-        _ => store::default_root()?,
-    };
-    use std::os::unix::fs::DirBuilderExt;
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&root);
-    let root = made.and_then(|()| std::fs::canonicalize(&root)).map_err(|error| {
-        Failure::failed(format!("{}: cannot be made: {error}", EscapedPath::from(root.as_path())))
-    })?;
-    store::owner::check(&root)?;
-    Ok(root)
 }
 
 /// Says what is in the way, and what couldn't be kept.

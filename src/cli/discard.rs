@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use super::Failure;
-use super::apply::records;
+use super::store::records;
 use crate::changes::apply;
 use crate::control::client::Client;
 use crate::control::mounts;

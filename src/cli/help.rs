@@ -4,8 +4,38 @@ use std::process::ExitCode;
 
 use clap::Command;
 
-use super::verbs::GROUPS;
 use super::{Failure, line, terminal};
+
+/// The groups in which help lists the verbs.
+pub(super) const GROUPS: [(&str, &[&str]); 4] = [
+    ("See", &["demo", "explain", "layers", "status", "trace", "diff", "apply", "discard", "try"]),
+    (
+        "Images",
+        &[
+            "pull", "push", "load", "save", "import", "images", "inspect", "history", "tag", "tags", "rmi",
+            "image",
+        ],
+    ),
+    (
+        "Containers",
+        &["create", "run", "ps", "commit", "export", "rename", "rm", "mount", "umount", "container"],
+    ),
+    (
+        "Other",
+        &[
+            "login",
+            "logout",
+            "prune",
+            "verify",
+            "help",
+            "version",
+            "man",
+            "completions",
+            "system",
+            "snapshotter",
+        ],
+    ),
+];
 
 /// Show what there is, or all about a verb: help run, help image ls
 #[derive(Debug, clap::Args)]

@@ -51,6 +51,7 @@ mod push;
 mod registry;
 mod remount;
 mod rename;
+mod request;
 mod rm;
 mod rmi;
 mod run;

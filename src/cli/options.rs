@@ -20,14 +20,16 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod error;
 mod names;
 mod text;
 
 use super::branches;
 use crate::fuse::mount::MountFlags;
 use crate::union::options::{FsOptions, Lazy, RedirectDir, Verity, XattrPermissions, Xino};
-use crate::union::stack::layer::{StackError, XattrChoice};
+use crate::union::stack::layer::XattrChoice;
 
+pub use self::error::OptionError;
 pub use self::names::{KNOWN, like};
 use self::text::{Value, unquote};
 pub use self::text::{split, split_lowers, split_merged};
@@ -77,43 +79,6 @@ pub struct Ignored {
     pub option: OsString,
     /// Why it has none; empty when it is simply not known.
     pub why: &'static str,
-}
-
-/// Why an option string was refused.
-#[derive(Debug, thiserror::Error)]
-pub enum OptionError {
-    /// The value does not fit the option.
-    #[error("option {name}: bad value {value:?}; {expected}")]
-    BadValue {
-        /// The option's name.
-        name: &'static str,
-        /// Its value.
-        value: OsString,
-        /// What may be given.
-        expected: &'static str,
-    },
-    /// It needs a value.
-    #[error("option {0} needs a value, as in {0}=…")]
-    NoValue(&'static str),
-    /// The option is known, and cannot be served.
-    #[error("option {name}: {why}")]
-    Refused {
-        /// The option's name.
-        name: &'static str,
-        /// The cause and the way out.
-        why: &'static str,
-    },
-    /// The branches of another union.
-    #[error("option {name}: write -o {ours}")]
-    Branches {
-        /// The option's name.
-        name: String,
-        /// The same in our words.
-        ours: String,
-    },
-    /// The list of lower layers is malformed.
-    #[error("{0}")]
-    Lowers(#[from] StackError),
 }
 
 impl Ignored {

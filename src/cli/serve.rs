@@ -12,7 +12,7 @@ use super::asked::Asked;
 use super::daemon::Ready;
 use super::descriptors;
 use super::logging;
-use super::mount::MountRequest;
+use super::request::MountRequest;
 use crate::fuse::UnionFs;
 use crate::fuse::dispatch::DispatchPolicy;
 use crate::fuse::mount::open_device;

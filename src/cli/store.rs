@@ -6,6 +6,7 @@ use super::Failure;
 use crate::image::error::{Result, StoreError};
 use crate::image::layer::Limits;
 use crate::image::store::Store;
+use crate::union::escaped_path::EscapedPath;
 
 /// Which store.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -83,6 +84,26 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Failure {
         Failure::failed(error)
     }
+}
+
+/// Returns the directory in which what is being applied is written down.
+pub(super) fn records() -> std::result::Result<PathBuf, Failure> {
+    Ok(own_place()?.join("applies"))
+}
+
+/// Finds, and makes, the directory in which this user's things are kept.
+pub(super) fn own_place() -> std::result::Result<PathBuf, Failure> {
+    let root = match std::env::var_os("UNIONMOUNT_ROOT") {
+        Some(root) if !root.is_empty() => PathBuf::from(root),
+        _ => crate::image::store::default_root()?,
+    };
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&root);
+    let root = made.and_then(|()| std::fs::canonicalize(&root)).map_err(|error| {
+        Failure::failed(format!("{}: cannot be made: {error}", EscapedPath::from(root.as_path())))
+    })?;
+    crate::image::store::owner::check(&root)?;
+    Ok(root)
 }
 
 #[cfg(test)]

@@ -7,8 +7,9 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus};
 
-use super::apply::{apply_to, finish_applying, own_place, report};
+use super::apply::{apply_to, finish_applying, report};
 use super::discard::is_half_applied;
+use super::store::own_place;
 use super::{Failure, ask, say};
 use crate::changes::apply::{Options, Policy};
 use crate::changes::patch;

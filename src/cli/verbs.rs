@@ -11,37 +11,6 @@ use super::{
     rm, rmi, run, save, snapshotter, status, tag, tags, trace, trial, umount, verify, version,
 };
 
-/// The groups in which help lists the verbs.
-pub(super) const GROUPS: [(&str, &[&str]); 4] = [
-    ("See", &["demo", "explain", "layers", "status", "trace", "diff", "apply", "discard", "try"]),
-    (
-        "Images",
-        &[
-            "pull", "push", "load", "save", "import", "images", "inspect", "history", "tag", "tags", "rmi",
-            "image",
-        ],
-    ),
-    (
-        "Containers",
-        &["create", "run", "ps", "commit", "export", "rename", "rm", "mount", "umount", "container"],
-    ),
-    (
-        "Other",
-        &[
-            "login",
-            "logout",
-            "prune",
-            "verify",
-            "help",
-            "version",
-            "man",
-            "completions",
-            "system",
-            "snapshotter",
-        ],
-    ),
-];
-
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
     Try(trial::Try),
@@ -252,7 +221,7 @@ impl SystemVerb {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::cli::help::GROUPS;
 
     #[test]
     fn every_verb_stands_in_one_group() {

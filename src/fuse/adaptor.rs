@@ -18,7 +18,7 @@ use super::policy::{IoMode, Policy};
 use super::reply::{Page, reply_attr, reply_empty, reply_entry, reply_value};
 use super::session::init::Wanted;
 use super::session::{Filesystem, Notifier};
-use super::wire::request::Init;
+use super::wire::operation::Init;
 use super::wire::{Entry, Operation, Reply, Request};
 use crate::error::Result;
 use crate::union::Union;

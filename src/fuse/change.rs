@@ -14,11 +14,11 @@ use rustix::fs::OFlags;
 
 use super::convert::{errno, fuse_attr};
 use super::dispatch::start_thread;
-use super::ioctl::is_set_flags;
 use super::opener::{Opener, open_flags};
 use super::policy::Policy;
 use super::reply::{attr_ttl, entry};
 use super::session::interrupts;
+use super::wire::abi::SET_FLAGS;
 use super::wire::{Operation, Reply, Request};
 use crate::error::Result;
 use crate::union::Union;
@@ -155,7 +155,7 @@ pub(super) fn is_change(operation: &Operation<'_>) -> bool {
         | Operation::Write { .. }
         | Operation::Fallocate { .. }
         | Operation::CopyFileRange { .. } => true,
-        Operation::Ioctl { command, .. } => is_set_flags(*command),
+        Operation::Ioctl { command, .. } => *command == SET_FLAGS,
         _ => false,
     }
 }

@@ -2,7 +2,7 @@
 
 use fuse_abi::linux::fuse_attr;
 
-use super::wire::request::Creator;
+use super::wire::operation::Creator;
 use crate::error::FsError;
 use crate::union::Caller;
 use crate::union::view::attr::Attr;

@@ -5,19 +5,11 @@ use fuser::INodeNo;
 use super::adaptor::UnionFs;
 use super::convert::errno;
 use super::wire::Reply;
+use super::wire::abi::{GET_FLAGS, GET_FSXATTR};
 use crate::error::FsError;
 
-/// FS_IOC_GETFLAGS and FS_IOC_SETFLAGS (linux/fs.h), as lsattr and chattr use them. The kernel passes 4 bytes.
-const GET_FLAGS: u32 = 0x8008_6601;
-const SET_FLAGS: u32 = 0x4008_6602;
-/// FS_IOC_FSGETXATTR, which the kernel asks before it sets flags: project and extent size, of which there are none.
-const GET_FSXATTR: u32 = 0x801c_581f;
+/// How much FS_IOC_FSGETXATTR tells; here there is nothing of it.
 const FSXATTR_SIZE: usize = 28;
-
-/// Returns whether a command sets the flags of an inode, which is a change.
-pub(super) fn is_set_flags(command: u32) -> bool {
-    command == SET_FLAGS
-}
 
 impl UnionFs {
     /// Answers what is asked and changes nothing.

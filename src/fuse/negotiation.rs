@@ -4,7 +4,7 @@ use fuser::InitFlags;
 
 use super::policy::{IoMode, Policy, READ_AHEAD};
 use super::session::init::Wanted;
-use super::wire::request::Init;
+use super::wire::operation::Init;
 
 /// How many requests that nobody waits for (reading ahead, writing back) may be under way.
 const MAX_BACKGROUND: u16 = 64;

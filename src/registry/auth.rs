@@ -166,7 +166,7 @@ fn token(
     let body =
         read_small(response.body_mut(), LONGEST_ANSWER).map_err(|error| no_token(error.to_string()))?;
     if status != 200 {
-        let said = super::client::said(&body);
+        let said = super::error::said(&body);
         return Err(match status {
             400..=428 => Refused::Said(format!("its token server answers {status}{said}")),
             _ => {

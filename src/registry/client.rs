@@ -13,13 +13,14 @@ use serde::Deserialize;
 use ureq::http::{Method, header};
 
 use self::asking::{Asked, Connection};
-pub(super) use self::asking::{Failed, MakeBody, said};
+pub(super) use self::asking::{Failed, MakeBody};
 use super::Access;
 use super::credentials::{self, Credentials};
 use super::error::{RegistryError, Result};
 use super::hosts::{Hosts, resolved};
+use super::proxies::is_loopback;
 use super::settings::Endpoint;
-use super::transport::{TRIES, is_loopback, is_passing, is_passing_status, pause, read_small};
+use super::transport::{TRIES, is_passing, is_passing_status, pause, read_small};
 use crate::image::digest::Digest;
 use crate::image::document::MAX_DOCUMENT;
 

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use serde::Deserialize;
+
 use crate::image::digest::DigestError;
 use crate::image::error::StoreError;
 
@@ -97,4 +99,24 @@ impl From<RegistryError> for io::Error {
     fn from(error: RegistryError) -> io::Error {
         io::Error::other(error)
     }
+}
+
+/// Returns what a registry says of an error, after a colon and a space.
+pub(super) fn said(body: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct Errors {
+        errors: Vec<Error>,
+    }
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct Error {
+        code: String,
+        message: String,
+    }
+    let parsed: Option<Errors> = serde_json::from_slice(body).ok();
+    let first = parsed.and_then(|parsed| parsed.errors.into_iter().next()).unwrap_or_default();
+    let text = if first.message.is_empty() { first.code } else { first.message };
+    // Foreign words go onto a terminal.
+    let text: String = text.chars().filter(|c| !c.is_control()).take(200).collect();
+    if text.is_empty() { text } else { format!(": {text}") }
 }

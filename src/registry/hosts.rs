@@ -14,7 +14,8 @@ use ureq::{Agent, Body, SendBody};
 
 use super::client::{Failed, MakeBody};
 use super::error::{RegistryError, Result};
-use super::transport::{Tls, agent, is_loopback};
+use super::proxies::is_loopback;
+use super::transport::{Tls, agent};
 
 /// Longer ways lead nowhere.
 const MOST_REDIRECTS: usize = 5;

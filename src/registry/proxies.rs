@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use ureq::Proxy;
 
 use super::error::{RegistryError, Result};
-use super::transport::is_loopback;
 
 /// Returns the proxy on the way to `host`, which may have a port.
 ///
@@ -99,6 +98,16 @@ fn is_within(network: &str, bits: &str, name: &str) -> Option<bool> {
         }
         _ => Some(false),
     }
+}
+
+/// Returns whether a host is this machine: there registries may speak without certificates, as for Docker.
+pub(super) fn is_loopback(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{self, Read};
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -156,16 +155,6 @@ impl Own {
     }
 }
 
-/// Whether a host is this machine: there registries may speak without certificates, as for Docker.
-pub(super) fn is_loopback(host: &str) -> bool {
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    };
-    let name = name.trim_start_matches('[').trim_end_matches(']');
-    name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
 /// Says why nobody answered, and what may be done.
 pub(super) fn why(error: &ureq::Error) -> String {
     match error {
@@ -239,6 +228,7 @@ pub(super) fn read_small(body: &mut ureq::Body, most: u64) -> io::Result<Vec<u8>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::proxies::is_loopback;
 
     #[test]
     fn this_machine_is_known() {

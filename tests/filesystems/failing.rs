@@ -25,7 +25,7 @@ use unionmount::fuse::session::init::Wanted;
 use unionmount::fuse::session::{Filesystem, Hooks, SessionOptions, default_source, serve};
 use unionmount::fuse::wire::body::{Entry, Opening};
 use unionmount::fuse::wire::listing::Name;
-use unionmount::fuse::wire::request::{Init, Setattr};
+use unionmount::fuse::wire::operation::{Init, Setattr};
 use unionmount::fuse::wire::{Operation, Reply, Request};
 use unionmount::sys::object::SetTime;
 
@@ -268,7 +268,7 @@ impl Shown {
         let name = |name: &[u8]| CString::new(name).unwrap();
         let dir = self.node(node)?;
         // As the one who makes it says, who is the kernel.
-        let made = |made: &[u8], creator: unionmount::fuse::wire::request::Creator| {
+        let made = |made: &[u8], creator: unionmount::fuse::wire::operation::Creator| {
             let (uid, gid) = (Uid::from_raw(creator.uid), Gid::from_raw(creator.gid));
             rustix::fs::chownat(
                 &dir,

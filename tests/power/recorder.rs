@@ -19,7 +19,7 @@ use unionmount::fuse::mount::{MountFlags, open_device};
 use unionmount::fuse::session::init::Wanted;
 use unionmount::fuse::session::{Filesystem, Hooks, SessionOptions, default_source, serve};
 use unionmount::fuse::wire::body::{Entry, Opening};
-use unionmount::fuse::wire::request::Init;
+use unionmount::fuse::wire::operation::Init;
 use unionmount::fuse::wire::{Operation, Reply, Request};
 
 use support::{Scratch, run, wait_until};

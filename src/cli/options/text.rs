@@ -5,7 +5,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::OptionError;
+use super::error::OptionError;
 use crate::union::stack::layer::StackError;
 
 /// The layers that a list names.

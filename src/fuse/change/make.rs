@@ -11,7 +11,7 @@ use crate::error::{FsError, Result};
 use crate::fuse::convert::{caller, decode_dev};
 use crate::fuse::opener::open_flags;
 use crate::fuse::policy::IoMode;
-use crate::fuse::wire::request::Setattr;
+use crate::fuse::wire::operation::Setattr;
 use crate::fuse::wire::{Operation, Request};
 use crate::sys::object::Kind;
 use crate::union::change::create::Create;

@@ -15,7 +15,7 @@ use super::serve::{Admission, Filesystem, Served};
 use super::spin::Spinner;
 use super::worker::Worker;
 use crate::fuse::dispatch::DispatchPolicy;
-use crate::fuse::wire::request::{Dialect, Init};
+use crate::fuse::wire::operation::{Dialect, Init};
 use crate::fuse::wire::{Operation, Reply, Request};
 use crate::sys::fuse::Pages;
 

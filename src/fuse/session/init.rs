@@ -7,7 +7,7 @@ use fuse_abi::linux::fuse_init_out;
 use fuser::InitFlags;
 
 use crate::fuse::wire::abi::{MAJOR, MINOR, OLDEST_MINOR};
-use crate::fuse::wire::request::{Dialect, Init};
+use crate::fuse::wire::operation::{Dialect, Init};
 
 /// FUSE_MIN_READ_BUFFER: a request can be so large, whatever is agreed on.
 const MIN_READ_BUFFER: usize = 8192;

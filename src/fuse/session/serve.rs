@@ -9,7 +9,8 @@ use fuser::Errno;
 use super::init::Wanted;
 use super::interrupts::Interrupts;
 use crate::fuse::dispatch::DispatchPolicy;
-use crate::fuse::wire::request::{Dialect, Init, Malformed};
+use crate::fuse::wire::operation::{Dialect, Init};
+use crate::fuse::wire::request::Malformed;
 use crate::fuse::wire::{Header, Operation, Reply, Request};
 
 /// What is served.

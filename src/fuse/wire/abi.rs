@@ -52,3 +52,10 @@ pub struct UringReqHeader {
 }
 
 const _: () = assert!(size_of::<UringReqHeader>() == crate::sys::ring::HEADER_SIZE);
+
+/// FS_IOC_GETFLAGS (linux/fs.h), as lsattr uses it. The kernel passes 4 bytes.
+pub const GET_FLAGS: u32 = 0x8008_6601;
+/// FS_IOC_SETFLAGS (linux/fs.h), as chattr uses it: a change.
+pub const SET_FLAGS: u32 = 0x4008_6602;
+/// FS_IOC_FSGETXATTR (linux/fs.h), which the kernel asks before it sets flags: project and extent size.
+pub const GET_FSXATTR: u32 = 0x801c_581f;

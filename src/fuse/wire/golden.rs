@@ -7,7 +7,8 @@ use fuser::{INodeNo, InitFlags, OpenFlags, RenameFlags, WriteFlags};
 use proptest::prelude::*;
 
 use super::args::Args;
-use super::request::{Creator, Dialect, HEADER_SIZE, Init, Malformed, Setattr};
+use super::operation::{Creator, Dialect, Init, Setattr};
+use super::request::{HEADER_SIZE, Malformed};
 use super::{Operation, Request};
 
 /// A line has a request's number and its bytes.

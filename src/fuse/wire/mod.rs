@@ -9,7 +9,8 @@
 //! |---|---|
 //! | [`abi`] | what `fuse-abi` lacks |
 //! | [`args`] | taking structures, names and bytes from a request, never past its end |
-//! | [`request`] | a request's head and its [`Operation`] |
+//! | [`operation`] | what is asked: an [`Operation`] |
+//! | [`request`] | a request: its head and its operation |
 //! | `parse` | parsing what is asked |
 //! | [`reply`] | the one [`Reply`], and what carries it |
 //! | [`body`] | what replies consist of |
@@ -21,10 +22,12 @@ pub mod body;
 #[cfg(test)]
 mod golden;
 pub mod listing;
+pub mod operation;
 mod parse;
 pub mod reply;
 pub mod request;
 
 pub use body::Entry;
+pub use operation::Operation;
 pub use reply::{Reply, Transport};
-pub use request::{Header, Operation, Request};
+pub use request::{Header, Request};

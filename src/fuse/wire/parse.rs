@@ -7,7 +7,7 @@ use zerocopy::IntoBytes;
 
 use super::abi::COPY_FILE_RANGE_64;
 use super::args::Args;
-use super::request::{Creator, Dialect, Forgets, Init, Operation, Setattr};
+use super::operation::{Creator, Dialect, Forgets, Init, Operation, Setattr};
 use crate::sys::object::{SetTime, Time};
 
 /// Parses what is asked; `None` where something is missing.

@@ -3,13 +3,12 @@
 use std::io::Read;
 use std::thread;
 
-use serde::Deserialize;
 use ureq::Body;
 use ureq::http::{Method, Response, header};
 
 use super::Client;
 use crate::registry::auth::{Challenge, Refused, answer};
-use crate::registry::error::{RegistryError, Result};
+use crate::registry::error::{RegistryError, Result, said};
 use crate::registry::hosts::{Came, Sent};
 use crate::registry::transport::{TRIES, Tls, is_passing, is_passing_status, pause, read_small, why};
 
@@ -33,26 +32,6 @@ pub(super) struct Asked<'a> {
     pub(super) headers: &'a [(header::HeaderName, String)],
     /// For messages.
     pub(super) what: &'a str,
-}
-
-/// What a registry says of an error, after a colon and a space.
-pub(in crate::registry) fn said(body: &[u8]) -> String {
-    #[derive(Deserialize)]
-    struct Errors {
-        errors: Vec<Error>,
-    }
-    #[derive(Deserialize, Default)]
-    #[serde(default)]
-    struct Error {
-        code: String,
-        message: String,
-    }
-    let parsed: Option<Errors> = serde_json::from_slice(body).ok();
-    let first = parsed.and_then(|parsed| parsed.errors.into_iter().next()).unwrap_or_default();
-    let text = if first.message.is_empty() { first.code } else { first.message };
-    // Foreign words go onto a terminal.
-    let text: String = text.chars().filter(|c| !c.is_control()).take(200).collect();
-    if text.is_empty() { text } else { format!(": {text}") }
 }
 
 impl Client {
