@@ -8,7 +8,7 @@ use super::{Failure, line, terminal};
 
 /// The groups in which help lists the verbs.
 pub(super) const GROUPS: [(&str, &[&str]); 4] = [
-    ("See", &["demo", "explain", "layers", "status", "trace", "diff", "apply", "discard", "try"]),
+    ("See", &["demo", "explain", "layers", "status", "trace", "diff", "apply", "discard", "seal", "try"]),
     (
         "Images",
         &[

@@ -56,6 +56,7 @@ mod rm;
 mod rmi;
 mod run;
 mod save;
+mod seal;
 mod serve;
 #[cfg(feature = "snapshotter")]
 mod snapshotter;

@@ -8,7 +8,7 @@ use super::inspect::Kind;
 use super::{
     Failure, apply, attach, commit, completions, container_prune, create, demo, df, diff, discard, explain,
     export, help, history, images, import, inspect, layers, load, login, man, prune, ps, pull, push, rename,
-    rm, rmi, run, save, snapshotter, status, tag, tags, trace, trial, umount, verify, version,
+    rm, rmi, run, save, seal, snapshotter, status, tag, tags, trace, trial, umount, verify, version,
 };
 
 #[derive(Debug, Subcommand)]
@@ -40,6 +40,7 @@ pub(super) enum Verb {
     Diff(diff::Diff),
     Apply(apply::Apply),
     Discard(discard::Discard),
+    Seal(seal::Seal),
     Commit(commit::Commit),
     Export(export::Export),
     Rename(rename::Rename),
@@ -88,6 +89,7 @@ impl Verb {
             Verb::Diff(verb) => verb.run(),
             Verb::Apply(verb) => verb.run(),
             Verb::Discard(verb) => verb.run(),
+            Verb::Seal(verb) => verb.run(),
             Verb::Commit(verb) => verb.run(),
             Verb::Export(verb) => verb.run(),
             Verb::Rename(verb) => verb.run(),

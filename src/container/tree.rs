@@ -52,18 +52,7 @@ impl Tree {
                 return Ok(Tree { id, way: Way::Mounted(root) });
             }
         }
-        let lowers = container.lowers(store)?;
-        let stack = StackOptions {
-            lowers: LowerSource::directories(lowers.paths.iter().cloned()),
-            upper: Some(container.upper()),
-            work: Some(container.work()),
-            ..StackOptions::default()
-        };
-        let refused = |error: &dyn std::fmt::Display| {
-            ContainerError::Refused(format!("container {}: {error}", container.shown_name()))
-        };
-        let stack = Stack::open(&stack).map_err(|error| refused(&error))?;
-        let union = Union::new(stack, union::Limits::of_process()).map_err(|error| refused(&error))?;
+        let (union, lowers) = open_layers(store, container)?;
         Ok(Tree { id, way: Way::Layers { union: Box::new(union), _lowers: lowers } })
     }
 
@@ -81,4 +70,33 @@ impl Tree {
         };
         written.map(drop).map_err(|source| ContainerError::Layer { id: self.id.clone(), source })
     }
+}
+
+/// Opens a container that nobody has mounted, to be changed. An ordinary user enters the namespaces of its root.
+///
+/// # Errors
+/// As those of [`Tree::open`], and when it is mounted.
+pub fn open_to_change(store: &Store, container: &Container) -> Result<(Union, Lowers)> {
+    of_users::enter()?;
+    open_layers(store, container)
+}
+
+/// Opens the layers of a container that nobody has mounted; their lock goes with what is returned.
+///
+/// # Errors
+/// When they can't be read, or are mounted.
+fn open_layers(store: &Store, container: &Container) -> Result<(Union, Lowers)> {
+    let lowers = container.lowers(store)?;
+    let stack = StackOptions {
+        lowers: LowerSource::directories(lowers.paths.iter().cloned()),
+        upper: Some(container.upper()),
+        work: Some(container.work()),
+        ..StackOptions::default()
+    };
+    let refused = |error: &dyn std::fmt::Display| {
+        ContainerError::Refused(format!("container {}: {error}", container.shown_name()))
+    };
+    let stack = Stack::open(&stack).map_err(|error| refused(&error))?;
+    let union = Union::new(stack, union::Limits::of_process()).map_err(|error| refused(&error))?;
+    Ok((union, lowers))
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use crate::union::nodes::node::Node;
+use crate::union::options::FsOptions;
 use crate::union::stack::layer::{Stack, StackOptions};
 use crate::union::{Limits, Union};
 
@@ -62,6 +63,9 @@ impl Bed {
         let options = StackOptions {
             lowers: (0..self.lowers).map(|lower| self.at(lower.to_string()).into()).collect(),
             upper: Some(self.at("upper")),
+            // A test beside this one may have started a process, which keeps the lock of a union that is gone until it
+            // is another program.
+            lock_wait: std::time::Duration::from_secs(20),
             ..StackOptions::default()
         };
         Stack::open(&options).unwrap()
@@ -70,6 +74,11 @@ impl Bed {
     /// Opens the layers as a union.
     pub fn open(&self) -> Union {
         Union::new(self.stack(), Limits::default()).unwrap()
+    }
+
+    /// Opens the layers as a union with those options.
+    pub fn open_with(&self, options: &FsOptions) -> Union {
+        Union::with_options(self.stack(), Limits::default(), options).unwrap()
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod halves;
 mod metacopies;
+mod sealing;
 mod user;
 
 use std::fs::{self, File};

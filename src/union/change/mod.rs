@@ -6,6 +6,7 @@
 //! | `lend` | rights that the daemon lends to itself |
 //! | `indexed` | the upper's part in the hardlink indexes |
 //! | [`copy_up`], [`part`], `carry` | prepare, fill, publish; how much is needed; which attributes come along |
+//! | [`sealing`] | what an upper leaves below is copied into it |
 //! | [`create`], [`modify`], [`rename`] | create; link, remove; rename |
 //! | `names`, `made_entry`, `redirect`, `removed_entry` | what the upper has under a name; what goes again unless all is well; where the lowers have what was renamed; what loses a name |
 //! | `judged` | is what a removal or a rename finds what the kernel judged? |
@@ -25,6 +26,7 @@ pub mod part;
 pub(in crate::union) mod redirect;
 pub(in crate::union) mod removed_entry;
 pub mod rename;
+pub mod sealing;
 pub mod staged;
 pub(in crate::union) mod stepwise;
 pub mod upper;

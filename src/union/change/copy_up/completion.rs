@@ -6,6 +6,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 
@@ -271,11 +272,13 @@ impl<'u> Completion<'u> {
         let shares = self.step(|| Ok(self.from.share(to, size)?))?;
         let mut at = if shares { size } else { 0 };
         while at < size {
-            at = self.step(|| {
+            let next = self.step(|| {
                 let sync = !self.upper.is_volatile();
                 Ok(self.from.copy_some(to, (at, size), STEP, sync)?)
             })?;
             changed();
+            self.union.counters.copied_bytes.fetch_add(next - at, Ordering::Relaxed);
+            at = next;
         }
         Ok(())
     }

@@ -1,0 +1,182 @@
+//! `unionmount seal`: copies into an upper what its files leave below.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget};
+
+use super::Failure;
+use super::options::split_merged;
+use super::page::{self, Page};
+use super::store::StoreArgs;
+use crate::container::Container;
+use crate::container::tree::open_to_change;
+use crate::image::load::bar_style;
+use crate::union::change::sealing::{NotSealed, SealProgress};
+use crate::union::stack::layer::{Stack, StackOptions, XattrChoice};
+use crate::union::{Limits, Union};
+
+/// Copy into an upper what its files leave in the layers below, so that it needs no reader that knows metacopies and
+/// half-copied files
+///
+/// What was written with `metacopy=on` or `lazy=keep` leaves data in the lowers that it was made over. When it is sealed, every overlay
+/// reads it. That can be broken off and begun again at any time. No mount may have the upper meanwhile.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(super) struct Seal {
+    #[command(flatten)]
+    store: StoreArgs,
+
+    /// A container, by name or id; or an upper directory, with what lies below it
+    #[arg(value_name = "CONTAINER|UPPER", required_unless_present = "upper", conflicts_with_all = ["upper", "lowers"])]
+    target: Option<PathBuf>,
+
+    /// The layers below that upper, the first on top
+    #[arg(value_name = "LOWER")]
+    below: Vec<PathBuf>,
+
+    /// Layers, the first on top; may repeat. A colon within a name is written \:
+    #[arg(long = "lower", value_name = "DIR[:DIR…]")]
+    lowers: Vec<OsString>,
+
+    /// The upper directory
+    #[arg(long, value_name = "DIR", requires = "lowers")]
+    upper: Option<PathBuf>,
+
+    /// The workdir that its mounts had, where it isn't the one beside it
+    #[arg(long, value_name = "DIR")]
+    work: Option<PathBuf>,
+
+    /// Tell which files it would be, and change nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
+
+const EXAMPLES: &str = "\
+EXAMPLES:
+  A container, and directories:
+      unionmount seal build
+      unionmount seal rw app base
+      unionmount seal --lower app:base --upper rw --work work
+
+  What would it copy?
+      unionmount seal --dry-run rw app base
+
+The exit status is 1 when a file can't be sealed; it stays as it is, and is named with the reason.";
+
+impl Seal {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let named = self.target.as_ref().filter(|_| self.below.is_empty());
+        match (named, &self.target, &self.upper) {
+            (Some(name), ..) => {
+                let text = name.to_str().filter(|text| !text.contains('/'));
+                let store = self.store.with_something()?;
+                let container = match text.map(|text| Container::find(&store, text)) {
+                    Some(Ok(container)) => container,
+                    None | Some(Err(_)) if name.is_dir() => return Err(lowers_missing(name)),
+                    Some(Err(error)) => return Err(error.into()),
+                    None => return Err(Failure::failed(format!("{}: no such directory", name.display()))),
+                };
+                let (union, _lowers) = open_to_change(&store, &container)?;
+                self.seal(&union)
+            }
+            (None, Some(upper), _) => self.seal(&self.of_layers(upper, self.below.clone())?),
+            (None, None, Some(upper)) => {
+                let mut lowers = Vec::new();
+                for list in &self.lowers {
+                    lowers.extend(split_merged(list.as_bytes()).map_err(Failure::usage)?);
+                }
+                self.seal(&self.of_layers(upper, lowers)?)
+            }
+            (None, None, None) => {
+                Err(Failure::usage("nothing is named that is to be sealed; see unionmount seal --help"))
+            }
+        }
+    }
+
+    fn of_layers(&self, upper: &Path, lowers: Vec<PathBuf>) -> Result<Union, Failure> {
+        let options = StackOptions {
+            lowers: super::lowers::sources(lowers)?,
+            upper: Some(upper.to_owned()),
+            work: self.work.clone(),
+            xattr: XattrChoice::Auto,
+            ..StackOptions::default()
+        };
+        let stack = Stack::open(&options).map_err(Failure::failed)?;
+        let failed = |error| Failure::failed(format!("{}: {error}", upper.display()));
+        Union::new(stack, Limits::of_process()).map_err(failed)
+    }
+
+    fn seal(&self, union: &Union) -> Result<ExitCode, Failure> {
+        let mut todo = SealProgress::default();
+        let mut page = Page::default();
+        let looked = union.for_each_unsealed(&mut |file| {
+            todo = SealProgress { files: todo.files + 1, bytes: todo.bytes + file.size };
+            if self.dry_run {
+                page.line(format_args!("{}  {}", HumanBytes(file.size), file.path));
+            }
+        });
+        let failed = |error| Failure::failed(format!("the upper can't be read: {error}"));
+        looked.map_err(failed)?;
+        if self.dry_run {
+            page.line(format_args!("{} to be sealed", amount(todo)));
+            page.print()?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let (done, left) = with_progress(union, todo)?;
+        for file in &left {
+            page.line(format_args!("{}: can't be sealed: {}", file.path, file.error));
+        }
+        page.line(format_args!("{} sealed", amount(done)));
+        page.print()?;
+        match left.len() {
+            0 => Ok(ExitCode::SUCCESS),
+            1 => Err(Failure::failed("1 file can't be sealed, and is as it was")),
+            count => Err(Failure::failed(format!("{count} files can't be sealed, and are as they were"))),
+        }
+    }
+}
+
+/// Seals, and shows how far it is.
+fn with_progress(union: &Union, todo: SealProgress) -> Result<(SealProgress, Vec<NotSealed>), Failure> {
+    let target =
+        if page::is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(Some(todo.bytes), target).with_style(bar_style());
+    bar.set_message(format!("{} files", todo.files));
+    let (over, mut done) = (AtomicBool::new(false), SealProgress::default());
+    let left = std::thread::scope(|scope| {
+        // One large file takes long as well.
+        let watch = scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                bar.set_position(bar.position().max(union.bytes_moved().min(todo.bytes)));
+                std::thread::park_timeout(Duration::from_millis(100));
+            }
+        });
+        let left = union.seal(&mut |progress| {
+            done = progress;
+            bar.set_position(bar.position().max(progress.bytes));
+        });
+        over.store(true, Ordering::Relaxed);
+        watch.thread().unpark();
+        left
+    });
+    bar.finish_and_clear();
+    let failed = |error| Failure::failed(format!("broken off: {error}; what was sealed stays so"));
+    Ok((done, left.map_err(failed)?))
+}
+
+fn amount(of: SealProgress) -> String {
+    let files = if of.files == 1 { "1 file".to_owned() } else { format!("{} files", of.files) };
+    format!("{files}, {}", HumanBytes(of.bytes))
+}
+
+fn lowers_missing(upper: &Path) -> Failure {
+    let upper = upper.display();
+    Failure::failed(format!(
+        "{upper}: no container; for an upper directory name what lies below it too: unionmount seal {upper} LOWER"
+    ))
+}

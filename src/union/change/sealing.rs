@@ -1,0 +1,275 @@
+//! Sealing: what an upper leaves below is copied into it.
+//!
+//! A metacopy or a half-copied file needs the lowers that it was made over, and a reader that knows its marks. Once its data are its
+//! own, any program reads it, and whatever lies below may go.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::error::{FsError, Result};
+use crate::sys::object::Kind;
+use crate::union::Union;
+use crate::union::change::copy_up::completion::{METACOPY, REDIRECT};
+use crate::union::data::half_mark::HALF;
+use crate::union::escaped_path::EscapedPath;
+use crate::union::nodes::node::Node;
+
+/// A file of the upper whose data, or some of whose blocks, are below.
+#[derive(Debug, Clone)]
+pub struct Unsealed {
+    /// Its path in the merged tree.
+    pub path: EscapedPath,
+    /// Its size in bytes; how much of it is below isn't asked.
+    pub size: u64,
+}
+
+/// What sealing has done so far.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct SealProgress {
+    /// How many files it has come to.
+    pub files: u64,
+    /// Their sizes, in bytes.
+    pub bytes: u64,
+}
+
+/// A file that couldn't be sealed, and stays what it was.
+#[derive(Debug, Clone)]
+pub struct NotSealed {
+    /// Its path in the merged tree.
+    pub path: EscapedPath,
+    /// What went wrong. `EIO` where what lies below isn't what it was copied from.
+    pub error: FsError,
+}
+
+/// Hears of a file, or why it can't be looked at, and of its path.
+type Visitor<'a> = dyn FnMut(Result<&Arc<Node>>, EscapedPath) -> Result<()> + 'a;
+
+impl Union {
+    /// Calls `each` with every file of the upper whose data are below, under each of its names that the upper has. What can't be
+    /// looked at is left to [`Union::seal`].
+    ///
+    /// # Errors
+    /// Those of reading the upper.
+    pub fn for_each_unsealed(&self, each: &mut dyn FnMut(Unsealed)) -> Result<()> {
+        self.visit_unsealed(&mut |found, path| {
+            if let Ok(node) = found {
+                each(Unsealed { path, size: self.getattr(node)?.stat.size });
+            }
+            Ok(())
+        })
+    }
+
+    /// Copies into the upper what its files leave below, and syncs it. `told` hears after each file what is done. What
+    /// can't be sealed stays as it is and is returned.
+    ///
+    /// A file is what it was until its data are on the disk; so it can be broken off and begun again.
+    ///
+    /// # Errors
+    /// Those of reading the upper, and of the sync in the end.
+    pub fn seal(&self, told: &mut dyn FnMut(SealProgress)) -> Result<Vec<NotSealed>> {
+        let (mut done, mut left) = (SealProgress::default(), Vec::new());
+        self.visit_unsealed(&mut |found, path| {
+            let sealed = found.and_then(|node| {
+                let size = self.getattr(node)?.stat.size;
+                self.seal_file(node).map(|()| size)
+            });
+            match sealed {
+                Ok(size) => done = SealProgress { files: done.files + 1, bytes: done.bytes + size },
+                Err(error) => left.push(NotSealed { path, error }),
+            }
+            told(done);
+            Ok(())
+        })?;
+        self.upper()?.sync_all()?;
+        Ok(left)
+    }
+
+    /// How many bytes of data were moved into the upper since it was opened.
+    pub fn bytes_moved(&self) -> u64 {
+        self.counters.copied_bytes.load(Ordering::Relaxed)
+    }
+
+    fn seal_file(&self, node: &Arc<Node>) -> Result<()> {
+        if self.metacopies.contains_key(&node.ino) {
+            return self.ensure_upper(node);
+        }
+        // Nothing of an empty file is below.
+        self.with_object(node, |object| {
+            let object = object.writable()?;
+            [METACOPY, REDIRECT, HALF].iter().try_for_each(|mark| self.upper()?.drop_mark(object, mark))
+        })
+    }
+
+    /// Goes through the directories that the upper has.
+    fn visit_unsealed(&self, each: &mut Visitor<'_>) -> Result<()> {
+        self.upper()?;
+        // The last one first, so that no more are held than lie beside one path.
+        let mut directories = vec![(self.root().clone(), 0)];
+        let mut visited = Ok(());
+        while let Some((directory, lookups)) = directories.pop() {
+            if visited.is_ok() {
+                visited = self.visit_directory(&directory, &mut directories, each);
+            }
+            self.forget_looked_up(directory, lookups);
+        }
+        visited
+    }
+
+    fn visit_directory(
+        &self,
+        directory: &Arc<Node>,
+        below: &mut Vec<(Arc<Node>, u64)>,
+        each: &mut Visitor<'_>,
+    ) -> Result<()> {
+        for (name, kind) in self.upper_names(directory)? {
+            if !matches!(kind, Kind::File | Kind::Directory) {
+                continue;
+            }
+            let node = match self.lookup(directory, &name) {
+                Ok(Some((node, _))) => node,
+                // Somebody has removed it since.
+                Ok(None) => continue,
+                // A mark that leads nowhere.
+                Err(e) if kind == Kind::File => {
+                    each(Err(e), self.path_in(directory, &name))?;
+                    continue;
+                }
+                Err(e) => return Err(e),
+            };
+            if kind == Kind::Directory {
+                below.push((node, 1));
+                continue;
+            }
+            let visited = match self.is_unsealed(&node) {
+                Ok(true) => each(Ok(&node), self.path_in(directory, &name)),
+                Ok(false) => Ok(()),
+                Err(e) => each(Err(e), self.path_in(directory, &name)),
+            };
+            self.forget_looked_up(node, 1);
+            visited?;
+        }
+        Ok(())
+    }
+
+    fn forget_looked_up(&self, node: Arc<Node>, lookups: u64) {
+        let ino = node.ino;
+        drop(node);
+        if lookups > 0 {
+            self.forget(ino, lookups);
+        }
+    }
+
+    /// What the upper has in a directory, whiteouts aside.
+    fn upper_names(&self, directory: &Node) -> Result<Vec<(Vec<u8>, Kind)>> {
+        let part = self.dir_part(directory)?;
+        if part.upper_dir().is_none() {
+            return Ok(Vec::new());
+        }
+        let _names = part.names.read();
+        self.with_listing(directory, || {
+            let indexes = self.indexed(directory)?;
+            let entries = indexes.upper.iter().flat_map(|upper| upper.iter());
+            Ok(entries.filter_map(|(name, entry)| Some((name.to_vec(), entry.kind?))).collect())
+        })
+    }
+
+    fn is_unsealed(&self, node: &Node) -> Result<bool> {
+        if self.metacopies.contains_key(&node.ino) {
+            return Ok(true);
+        }
+        // An empty one can be marked all the same.
+        let marks = self.with_object(node, |object| self.marks_of(object))?;
+        Ok(marks.metacopy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
+    use crate::union::bed::{Bed, look_up};
+    use crate::union::options::FsOptions;
+    use crate::union::view::attr::SetAttr;
+
+    /// A file whose mode was changed, one with two names, an empty one, and one that was copied whole, in `d`.
+    fn unsealed(bed: &Bed) -> Union {
+        bed.file("0/d/one").file("0/d/two").file("0/whole").dir("0/d/e");
+        fs::hard_link(bed.at("0/d/two"), bed.at("0/d/e/too")).unwrap();
+        fs::write(bed.at("0/d/empty"), "").unwrap();
+        let union = bed.open_with(&FsOptions { metacopy: true, ..FsOptions::default() });
+        for path in ["d/one", "d/two", "d/empty"] {
+            let mode = SetAttr { mode: Some(0o640), ..SetAttr::default() };
+            union.setattr(&look_up(&union, path).unwrap(), mode, false).unwrap();
+        }
+        // The kernel marks empty ones as well.
+        let empty = look_up(&union, "d/empty").unwrap();
+        union
+            .with_object(&empty, |object| union.upper()?.set_mark(object.writable()?, METACOPY, b""))
+            .unwrap();
+        let whole = look_up(&union, "whole").unwrap();
+        union.write(&whole, 0, b"W", crate::union::data::file::Write::default()).unwrap();
+        union
+    }
+
+    fn paths(union: &Union) -> Vec<String> {
+        let mut paths = Vec::new();
+        union.for_each_unsealed(&mut |file| paths.push(file.path.to_string())).unwrap();
+        paths.sort();
+        paths
+    }
+
+    #[test]
+    fn what_was_left_below_is_the_uppers_own() {
+        let bed = Bed::new(1);
+        drop(unsealed(&bed));
+        let union = bed.open();
+        let before = paths(&union);
+        assert_eq!(before, ["/d/empty", "/d/one", "/d/two"]);
+        let mut told = SealProgress::default();
+        assert!(union.seal(&mut |progress| told = progress).unwrap().is_empty());
+        assert_eq!(told, SealProgress { files: 3, bytes: 14 });
+        assert_eq!(paths(&union), [""; 0]);
+        drop(union);
+        // Whatever lies below now.
+        fs::write(bed.at("0/d/one"), "another").unwrap();
+        fs::write(bed.at("0/d/two"), "another").unwrap();
+        let own = |path: &str| fs::read_to_string(bed.at("upper").join(path)).unwrap();
+        assert_eq!(
+            (own("d/one"), own("d/two"), own("d/empty")),
+            ("0/d/one".into(), "0/d/two".into(), String::new())
+        );
+        let union = bed.open();
+        let marks = union.with_object(&look_up(&union, "d/empty").unwrap(), |object| union.marks_of(object));
+        assert!(!marks.unwrap().metacopy);
+        drop(union);
+        assert_eq!(fs::metadata(bed.at("upper/d/one")).unwrap().mode() & 0o777, 0o640);
+        let union = bed.open();
+        let mut bytes = [0; 7];
+        union.read(&look_up(&union, "d/one").unwrap(), 0, &mut bytes).unwrap();
+        assert_eq!(&bytes, b"0/d/one");
+    }
+
+    #[test]
+    fn what_cannot_be_sealed_is_named_and_keeps_nothing_else_from_it() {
+        let bed = Bed::new(1);
+        drop(unsealed(&bed));
+        fs::remove_file(bed.at("0/d/one")).unwrap();
+        let union = bed.open();
+        let left = union.seal(&mut |_| ()).unwrap();
+        let names: Vec<_> = left.iter().map(|file| file.path.to_string()).collect();
+        assert_eq!(names, ["/d/one"]);
+        assert_eq!(fs::read_to_string(bed.at("upper/d/two")).unwrap(), "0/d/two");
+        assert_eq!(fs::metadata(bed.at("upper/d/one")).unwrap().len(), 7, "it is what it was");
+    }
+
+    #[test]
+    fn no_node_is_kept() {
+        let bed = Bed::new(1);
+        drop(unsealed(&bed));
+        let union = bed.open();
+        union.seal(&mut |_| ()).unwrap();
+        assert_eq!(union.known_nodes(), 1, "the root");
+    }
+}

@@ -1,0 +1,94 @@
+//! `unionmount seal`: what an upper left below is its own.
+
+use std::fs;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+
+use support::cli::Place;
+use support::{LoopFilesystem, Scratch, read_xattrs};
+
+use super::{content, for_writing};
+
+const SIZE: usize = 4 << 20;
+
+/// Lowers `a` (with `large` and `d/moved`) and `b`, an upper on an ext4 with a journal, of which `a/large` is half-copied and the
+/// other is a metacopy with another name.
+fn half_copied(place: &Place, disk: &LoopFilesystem) -> String {
+    let upper = disk.path().join("up");
+    fs::create_dir(&upper).unwrap();
+    place.mkdir("a/d");
+    fs::write(place.at("a/large"), content(SIZE, 1)).unwrap();
+    fs::write(place.at("a/d/moved"), content(SIZE, 2)).unwrap();
+    let upper = upper.display().to_string();
+    place.unionmount(&["--lower", "a:b", "--upper", &upper, "-o", "lazy=keep", "mnt"]).ok();
+    for_writing(place.at("mnt/large")).write_all_at(b"here", 1_000_000).unwrap();
+    fs::set_permissions(place.at("mnt/d/moved"), fs::Permissions::from_mode(0o640)).unwrap();
+    fs::rename(place.at("mnt/d/moved"), place.at("mnt/d/to")).unwrap();
+    upper
+}
+
+fn expected() -> Vec<u8> {
+    let mut bytes = content(SIZE, 1);
+    bytes[1_000_000..1_000_004].copy_from_slice(b"here");
+    bytes
+}
+
+#[test]
+fn an_upper_needs_no_lower_for_its_files_any_more() {
+    support::needs_root!();
+    let (place, scratch) = (Place::new(), Scratch::new());
+    let disk = LoopFilesystem::new(&scratch, "disk", "ext4", 128 << 20);
+    let upper = half_copied(&place, &disk);
+    // Who has it mounted keeps it.
+    place.unionmount(&["seal", &upper, "a", "b"]).refused(1, &["in use"]);
+    place.unionmount(&["umount", "mnt"]).ok();
+
+    let told = place.unionmount(&["seal", "--dry-run", &upper, "a", "b"]);
+    assert_eq!(told.code, Some(0), "{told:?}");
+    assert!(told.out.contains("4.00 MiB  /large\n") && told.out.contains("/d/to\n"), "{told:?}");
+    assert!(told.out.ends_with("2 files, 8.00 MiB to be sealed\n"), "{told:?}");
+    let marks = |name: &str| read_xattrs(&disk.path().join("up").join(name)).unwrap();
+    assert!(marks("large").contains_key(&b"trusted.overlay.unionmount.half"[..]), "nothing was changed");
+
+    let told = place.unionmount(&["seal", "--lower", "a:b", "--upper", &upper]);
+    assert_eq!(told.code, Some(0), "{told:?}");
+    assert_eq!(told.out, "2 files, 8.00 MiB sealed\n");
+    for name in ["large", "d/to"] {
+        let left: Vec<_> =
+            marks(name).into_keys().filter(|mark| mark.starts_with(b"trusted.overlay.")).collect();
+        assert!(left.iter().all(|mark| mark.ends_with(b".origin")), "{name}: {left:?}");
+    }
+    let read = |name: &str| fs::read(disk.path().join("up").join(name)).unwrap();
+    assert!(read("large") == expected() && read("d/to") == content(SIZE, 2));
+    let mode = fs::metadata(disk.path().join("up/d/to")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o640);
+    let told = place.unionmount(&["seal", &upper, "a", "b"]);
+    assert_eq!(told.code, Some(0), "{told:?}");
+    assert_eq!(told.out, "0 files, 0 B sealed\n");
+}
+
+#[test]
+fn a_file_whose_lower_was_changed_is_named_and_stays() {
+    support::needs_root!();
+    let (place, scratch) = (Place::new(), Scratch::new());
+    let disk = LoopFilesystem::new(&scratch, "disk", "ext4", 128 << 20);
+    let upper = half_copied(&place, &disk);
+    place.unionmount(&["umount", "mnt"]).ok();
+    for_writing(place.at("a/large")).write_all_at(b"changed", 0).unwrap();
+    let told = place.unionmount(&["seal", &upper, "a", "b"]);
+    assert!(told.out.starts_with("/large: can't be sealed: "), "{told:?}");
+    assert!(told.out.ends_with("\n1 file, 4.00 MiB sealed\n"), "{told:?}");
+    told.refused(1, &["1 file can't be sealed, and is as it was"]);
+    let marks = read_xattrs(&disk.path().join("up/large")).unwrap();
+    assert!(marks.contains_key(&b"trusted.overlay.unionmount.half"[..]));
+}
+
+#[test]
+fn what_is_named_wrongly_is_told() {
+    let place = Place::new();
+    place.unionmount(&["seal"]).refused(2, &["<CONTAINER|UPPER>"]);
+    place.mkdir("up");
+    place.unionmount(&["seal", "up"]).refused(1, &["unionmount seal up LOWER"]);
+    place.unionmount(&["seal", "nobody"]).refused(1, &["nobody"]);
+    place.unionmount(&["seal", "up", "missing"]).refused(1, &["missing"]);
+    assert!(fs::read_dir(place.at("up")).unwrap().next().is_none());
+}
