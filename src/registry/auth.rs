@@ -12,10 +12,9 @@ use serde::Deserialize;
 use ureq::Body;
 use ureq::http::{HeaderMap, Method, Response, header};
 
-use super::client::MakeBody;
 use super::credentials::Credentials;
 use super::error::RegistryError;
-use super::hosts::Sent;
+use super::hosts::{MakeBody, Sent};
 use super::transport::read_small;
 
 /// No answer of a token server is longer.

@@ -13,11 +13,10 @@ use serde::Deserialize;
 use ureq::http::{Method, header};
 
 use self::asking::{Asked, Connection};
-pub(super) use self::asking::{Failed, MakeBody};
 use super::Access;
 use super::credentials::{self, Credentials};
 use super::error::{RegistryError, Result};
-use super::hosts::{Hosts, resolved};
+use super::hosts::{Failed, Hosts, MakeBody, resolved};
 use super::proxies::is_loopback;
 use super::settings::Endpoint;
 use super::transport::{TRIES, is_passing, is_passing_status, pause, read_small};

@@ -5,17 +5,33 @@
 //! tells who the user is stays with the host that it was meant for.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Read};
 use std::path::PathBuf;
 
 use parking_lot::Mutex;
 use ureq::http::{Method, Request, Response, Uri, header};
 use ureq::{Agent, Body, SendBody};
 
-use super::client::{Failed, MakeBody};
 use super::error::{RegistryError, Result};
 use super::proxies::is_loopback;
 use super::transport::{Tls, agent};
+
+/// What is sent along with a request. It is made anew for every try.
+pub(super) type MakeBody<'a> = &'a mut dyn FnMut() -> Result<(Box<dyn Read + Send>, u64)>;
+
+/// Why a request has no answer.
+pub(super) enum Failed {
+    /// The way to the registry.
+    Http(ureq::Error),
+    /// Something here.
+    Own(RegistryError),
+}
+
+impl From<RegistryError> for Failed {
+    fn from(error: RegistryError) -> Failed {
+        Failed::Own(error)
+    }
+}
 
 /// Longer ways lead nowhere.
 const MOST_REDIRECTS: usize = 5;

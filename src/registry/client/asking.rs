@@ -1,6 +1,5 @@
 //! Asking one registry: how it speaks, who asks, and when to ask again.
 
-use std::io::Read;
 use std::thread;
 
 use ureq::Body;
@@ -9,7 +8,7 @@ use ureq::http::{Method, Response, header};
 use super::Client;
 use crate::registry::auth::{Challenge, Refused, answer};
 use crate::registry::error::{RegistryError, Result, said};
-use crate::registry::hosts::{Came, Sent};
+use crate::registry::hosts::{Came, Failed, MakeBody, Sent};
 use crate::registry::transport::{TRIES, Tls, is_passing, is_passing_status, pause, read_small, why};
 
 /// How the registry turned out to speak.
@@ -19,9 +18,6 @@ pub(super) struct Connection {
     pub(super) base: String,
     tls: Tls,
 }
-
-/// What is sent along with a request. It is made anew for every try.
-pub(in crate::registry) type MakeBody<'a> = &'a mut dyn FnMut() -> Result<(Box<dyn Read + Send>, u64)>;
 
 /// What a request asks for.
 pub(super) struct Asked<'a> {
@@ -199,20 +195,6 @@ fn patiently(
         log::debug!("{what}: {host} doesn't answer well; once more in {wait:?}");
         thread::sleep(wait);
         tried += 1;
-    }
-}
-
-/// Why a request has no answer.
-pub(in crate::registry) enum Failed {
-    /// The way to the registry.
-    Http(ureq::Error),
-    /// Something here.
-    Own(RegistryError),
-}
-
-impl From<RegistryError> for Failed {
-    fn from(error: RegistryError) -> Failed {
-        Failed::Own(error)
     }
 }
 
