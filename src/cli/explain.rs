@@ -28,7 +28,7 @@ pub(super) struct Explain {
     #[arg(long)]
     json: bool,
 
-    /// Ask this stack instead of a mount: read-only layers, the first on top; PATH then is one in the merged view
+    /// Ask this stack instead of a mount: read-only layers, directories or tars, the first on top; PATH then is one in the merged view
     #[arg(long = "lower", value_name = "DIR[:DIR…]")]
     lowers: Vec<OsString>,
 

@@ -66,7 +66,7 @@ pub(super) struct StackArgs {
     #[arg(value_name = "IMAGE|MOUNT", conflicts_with_all = ["lowers", "upper"], required_unless_present = "lowers")]
     target: Option<PathBuf>,
 
-    /// Layers as directories, the first on top; may repeat. A colon within a name is written \:
+    /// Layers, directories or tars, the first on top; may repeat. A colon within a name is written \:
     #[arg(long = "lower", value_name = "DIR[:DIR…]")]
     lowers: Vec<OsString>,
 
