@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Inspector;
+use super::inspector::Inspector;
 use crate::error::{FsError, Result};
 use crate::sys::object::Kind;
 use crate::union::stack::layer::{LowerSource, Role, Stack, StackError, StackOptions};

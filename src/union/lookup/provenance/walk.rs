@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Group, Held, Hider, Hides, Holds, Inspector};
+use super::answer::{Held, Hider, Hides, Holds};
+use super::trail::Group;
 use crate::error::Result;
+use crate::union::Union;
 use crate::union::lookup::found::{Found, FoundKind, RealDirs};
 use crate::union::lookup::marker::WhiteoutMark;
 use crate::union::lookup::realdir::{LayerIndex, RealDir};
@@ -11,7 +13,7 @@ use crate::union::lookup::search::{Cut, LayerEntry, LayerVisit, aufs_whiteout};
 
 /// One step down, as it is made.
 pub(super) struct ProvenanceWalk<'w> {
-    pub inspector: Inspector<'w>,
+    pub union: &'w Union,
     pub path: &'w [u8],
     pub held: Vec<Held>,
     pub groups: Vec<Group>,
@@ -34,7 +36,7 @@ impl ProvenanceWalk<'_> {
         hidden: Option<Hider>,
     ) -> Result<Option<Found>> {
         let mut records: Vec<VisitRecord> = Vec::new();
-        let union = self.inspector.union;
+        let union = self.union;
         let found = union
             .search_telling(dirs, name, &mut |met| records.push(VisitRecord::of(&met, hidden.clone())))?;
         self.look_beside(&mut records)?;
@@ -86,7 +88,7 @@ impl ProvenanceWalk<'_> {
         if !rest.is_empty() {
             return Ok(());
         }
-        let union = self.inspector.union;
+        let union = self.union;
         match &mut held.holds {
             Holds::Absent if aufs_whiteout(dir, &union.fds.get(dir)?, name)? => {
                 held.holds = Holds::Whiteout(WhiteoutMark::Aufs);
