@@ -7,8 +7,7 @@ use super::diff::layers_of;
 use super::page::Page;
 use super::store::{own_place, records};
 use super::{Failure, say};
-use crate::changes::apply::plan::{Conflict, Does, Policy};
-use crate::changes::apply::{self, Applied, Options};
+use crate::changes::apply::{self, Applied, Conflict, Does, Options, Policy, Why};
 use crate::changes::stacked::Stacked;
 use crate::container::commit;
 use crate::control::mounts;
@@ -163,7 +162,6 @@ pub(super) fn report(applied: &Applied, options: Options) -> Result<ExitCode, Fa
 }
 
 fn sentence(conflict: &Conflict) -> String {
-    use crate::changes::apply::Why;
     let path = EscapedPath::from(&conflict.path[..]);
     let does = match conflict.does {
         Does::Replaces => "is replaced by the upper's",

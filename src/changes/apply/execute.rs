@@ -23,10 +23,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::beneath::{self, Seen, look, rename_within};
 use super::error::{ApplyError, Result};
-use super::journal::{Journal, Left, Stage};
-use super::judge::{Goes, Old};
-use super::plan::{Act, Policy, Step, What};
+use super::journal::{Journal, Stage};
+use super::judge::Old;
 use super::stage::{come_name, new_name, taken_name, trash_name};
+use super::step::{Act, Goes, Left, Policy, Step, What};
 use crate::image::layer::place::join;
 use crate::sys::filesystem;
 use crate::sys::object::{Kind, Stat, Writable};

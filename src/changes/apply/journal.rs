@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::beneath::{Dir, Seen};
 use super::error::{ApplyError, Result};
-use super::plan::{Act, Plan, Step, What};
+use super::plan::Plan;
+use super::step::{Act, Brought, Left, Step, What};
 use crate::sys::durable::write_durably;
 use crate::sys::flock::{Access, try_lock};
 use crate::sys::object::At;
@@ -88,43 +89,6 @@ pub struct Journal {
     /// What isn't as the upper has it.
     #[serde(default)]
     pub left: Vec<Left>,
-}
-
-/// Something that was not applied.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Left {
-    /// Relative to the target.
-    pub path: EscapedPath,
-    /// What about it, as a part of a sentence.
-    pub what: String,
-}
-
-impl Left {
-    pub(super) fn new(path: &[u8], what: &str) -> Left {
-        Left { path: path.into(), what: what.to_owned() }
-    }
-}
-
-/// A renamed directory that was brought to its place.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Brought {
-    /// Where the target had it.
-    pub from: EscapedPath,
-    /// Where it is.
-    pub to: EscapedPath,
-    /// Which it is.
-    pub seen: Seen,
-    /// Whose changes it belongs to.
-    pub upper: Seen,
-}
-
-impl Brought {
-    /// Returns whether it is there.
-    pub(super) fn has_come(&self, target: BorrowedFd<'_>) -> bool {
-        let stat = crate::image::layer::place::open_dir(target, &self.to.0)
-            .and_then(|dir| At::Fd(dir.as_fd()).stat());
-        stat.is_ok_and(|stat| self.seen.is_same(&stat))
-    }
 }
 
 impl Journal {

@@ -23,23 +23,13 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use serde::{Deserialize, Serialize};
-
 use super::beneath::Seen;
 use super::error::{ApplyError, Result};
 use super::raw::is_copy_of;
+use super::step::{Goes, Why};
 use crate::image::layer::place::{join, open_dir};
 use crate::sys::dir::for_each_entry;
 use crate::sys::object::{At, Kind, Stat, Time};
-
-/// Why something is in the way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
-    /// It was changed.
-    Changed,
-    /// It can't be known whether it was.
-    Unknown,
-}
 
 /// An entry of the target that is to be replaced or removed.
 pub(super) struct Old<'a> {
@@ -97,15 +87,6 @@ impl Old<'_> {
         let itself = || late(&self.stat).then(|| self.path.to_vec());
         Ok(within.or(around).or_else(itself).map(|path| (path, Why::Changed)))
     }
-}
-
-/// What goes, as the plan judged it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Goes {
-    /// Which it is.
-    pub seen: Seen,
-    /// Since when it has been hidden: what is younger in it was never seen.
-    pub since: Option<(i64, u32)>,
 }
 
 impl Goes {

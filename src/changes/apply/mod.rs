@@ -27,11 +27,11 @@ pub mod plan;
 mod put;
 mod raw;
 pub mod stage;
+pub mod step;
 
 pub use self::error::ApplyError;
-pub use self::journal::Left;
-pub use self::judge::Why;
-pub use self::plan::{Conflict, Plan, Policy};
+pub use self::plan::Plan;
+pub use self::step::{Conflict, Does, Left, Options, Policy, Why};
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -41,20 +41,10 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use self::error::Result;
-use self::journal::{Brought, Journal, Kept, Place, Stage, State};
+use self::journal::{Journal, Kept, Place, Stage, State};
+use self::step::{Act, Brought, Step};
 use crate::sys::flock::{Access, lock_until};
 use crate::union::escaped_path::EscapedPath;
-
-/// What is asked for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Options {
-    /// What becomes of conflicts.
-    pub policy: Policy,
-    /// Only tell what would be done.
-    pub dry_run: bool,
-    /// Owners and groups of what is there stay: the upper couldn't hold them.
-    pub keep_owners: bool,
-}
 
 /// How it ended.
 #[derive(Debug, Default)]
@@ -143,7 +133,7 @@ pub fn apply(upper: &Path, target: &Path, records: &Path, options: Options) -> R
         applied.conflicts = plan.conflicts;
         return Ok(applied);
     }
-    let takes = |step: &&plan::Step| matches!(step.act, plan::Act::Take { .. });
+    let takes = |step: &&Step| matches!(step.act, Act::Take { .. });
     if let Some(step) = plan.steps.iter().find(takes).filter(|_| call.mounted) {
         return Err(ApplyError::Refused(format!(
             "{}: this directory was renamed, and the mount shows its content from there; unmount it first",

@@ -13,7 +13,6 @@ use crate::sys::namespace::is_privileged;
 use crate::sys::object::{At, Kind, SetTime, Stat, Time, Writable};
 use crate::sys::xattr;
 use crate::union::Union;
-use crate::union::data::content::Content;
 use crate::union::nodes::node::Node;
 
 /// What an object is to have.
@@ -131,52 +130,5 @@ impl Attributes {
             }
         }
         Ok(whole)
-    }
-}
-
-/// Returns whether the target has what the union shows: type, content, attributes.
-pub(super) fn is_same(
-    union: &Union,
-    node: &Arc<Node>,
-    shown: &Stat,
-    old: &super::judge::Old<'_>,
-) -> Result<bool> {
-    let path = old.path;
-    let quick = (shown.kind(), shown.rdev, shown.mtime) == (old.stat.kind(), old.stat.rdev, old.stat.mtime)
-        && (shown.kind() != Kind::File || shown.size == old.stat.size)
-        && (shown.kind() == Kind::Symlink || shown.mode == old.stat.mode);
-    if !quick || shown.kind() == Kind::Directory {
-        return Ok(false);
-    }
-    if !Attributes::shown(union, node, shown, path)?.is_like(&Attributes::read(old.at(), &old.stat, path)?) {
-        return Ok(false);
-    }
-    match shown.kind() {
-        Kind::Symlink => {
-            let target = old.at().readlink().map_err(ApplyError::at(path, "read its target"))?;
-            Ok(union.readlink(node).map_err(of_union(path))? == target)
-        }
-        Kind::File => {
-            let new = union.content(node).map_err(of_union(path))?;
-            let old = old.at().open_read().map_err(ApplyError::at(path, "open it"))?;
-            Ok(same_data(&new, &old.into()).map_err(of_union(path))?)
-        }
-        _ => Ok(true),
-    }
-}
-
-fn same_data(one: &Content, other: &Content) -> crate::error::Result<bool> {
-    const CHUNK: usize = 256 << 10;
-    let (mut a, mut b) = (vec![0; CHUNK], vec![0; CHUNK]);
-    let mut offset = 0;
-    loop {
-        let (in_a, in_b) = (one.read_at(&mut a, offset)?, other.read_at(&mut b, offset)?);
-        if a[..in_a] != b[..in_b] {
-            return Ok(false);
-        }
-        if in_a < CHUNK {
-            return Ok(true);
-        }
-        offset += CHUNK as u64;
     }
 }

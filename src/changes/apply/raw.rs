@@ -6,7 +6,7 @@ use rustix::io::Errno;
 
 use super::beneath::look;
 use super::error::{ApplyError, Result};
-use super::journal::Brought;
+use super::step::Brought;
 use crate::image::layer::LayerError;
 use crate::image::layer::place::{join, open_dir};
 use crate::image::layer::write::{leads_to, list};

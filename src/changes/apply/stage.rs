@@ -13,12 +13,12 @@ use std::sync::Arc;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::Options;
 use super::beneath::{Seen, look};
 use super::error::{ApplyError, Result};
-use super::journal::{Journal, Kept, Left, State};
-use super::plan::{Act, Plan, What};
+use super::journal::{Journal, Kept, State};
+use super::plan::Plan;
 use super::put::Attributes;
+use super::step::{Act, Left, Options, What};
 use crate::image::layer::merged::{find, of_union};
 use crate::image::layer::place::{join, open_dir};
 use crate::sys::filesystem;
