@@ -19,6 +19,10 @@ const HEAD: usize = 8000;
 /// After so long a smaller difference isn't looked for any more.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// With more lines than that, on both sides together, no smallest difference is looked for: what is before and after all
+/// changes is left out, and the rest is replaced as a whole. A list of lines takes many times the memory of short lines.
+const MANY: usize = 1 << 17;
+
 /// How many lines a change adds and removes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Figures {
@@ -75,6 +79,75 @@ fn text_diff<'a>(old: &[&'a [u8]], new: &[&'a [u8]]) -> TextDiff<'a, 'a, [u8]> {
     TextDiff::configure().timeout(PATIENCE).diff_slices(old, new)
 }
 
+/// Two texts of many lines, without what they begin and end with alike.
+struct Replaced<'a> {
+    /// Lines before that.
+    before: usize,
+    /// The last of these.
+    above: Vec<&'a [u8]>,
+    old: &'a [u8],
+    new: &'a [u8],
+    /// The first lines after that.
+    below: Vec<&'a [u8]>,
+}
+
+fn count(text: &[u8]) -> usize {
+    text.split_inclusive(|&byte| byte == b'\n').count()
+}
+
+/// Tells where two texts of too many lines differ; `None`: they haven't that many.
+fn replaced<'a>(old: &'a [u8], new: &'a [u8]) -> Option<Replaced<'a>> {
+    if count(old) + count(new) <= MANY {
+        return None;
+    }
+    let lines = |text: &'a [u8]| text.split_inclusive(|&byte| byte == b'\n');
+    let same = |(one, other): &(&[u8], &[u8])| one == other;
+    let (mut start, mut before, mut above) = (0, 0, Vec::new());
+    for (line, _) in lines(old).zip(lines(new)).take_while(same) {
+        if above.len() == CONTEXT {
+            above.remove(0);
+        }
+        above.push(line);
+        (start, before) = (start + line.len(), before + 1);
+    }
+    let (old, new) = (&old[start..], &new[start..]);
+    let (mut end, mut below) = (0, Vec::new());
+    for (line, _) in lines(old).rev().zip(lines(new).rev()).take_while(same) {
+        if below.len() == CONTEXT {
+            below.remove(0);
+        }
+        below.push(line);
+        end += line.len();
+    }
+    below.reverse();
+    Some(Replaced { before, above, old: &old[..old.len() - end], new: &new[..new.len() - end], below })
+}
+
+impl Replaced<'_> {
+    /// Writes it as one hunk.
+    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        let around = self.above.len() + self.below.len();
+        let (old, new) = (count(self.old) + around, count(self.new) + around);
+        // The number of the first line; of none, that of the line before.
+        let first = |lines: usize| self.before - self.above.len() + usize::from(lines > 0);
+        writeln!(out, "@@ -{},{old} +{},{new} @@", first(old), first(new))?;
+        for line in &self.above {
+            write_line(out, b" ", line)?;
+        }
+        for (sign, text) in [(b"-", self.old), (b"+", self.new)] {
+            for line in text.split_inclusive(|&byte| byte == b'\n') {
+                write_line(out, sign, line)?;
+            }
+        }
+        self.below.iter().try_for_each(|line| write_line(out, b" ", line))
+    }
+}
+
+fn write_line(out: &mut impl Write, sign: &[u8], line: &[u8]) -> io::Result<()> {
+    out.write_all(&[sign, line].concat())?;
+    if line.ends_with(b"\n") { Ok(()) } else { out.write_all(b"\n\\ No newline at end of file\n") }
+}
+
 /// Measures a change.
 pub fn measure(compared: &Compared) -> Measure {
     if same_content(compared) {
@@ -84,6 +157,9 @@ pub fn measure(compared: &Compared) -> Measure {
         (Side::None, Side::None) => Measure::Nothing,
         (old @ Side::Data(_), new) | (old, new @ Side::Data(_)) => Measure::Bytes(old.bytes(), new.bytes()),
         (old, new) => {
+            if let Some(replaced) = replaced(text_of(&old), text_of(&new)) {
+                return Measure::Lines(Figures { added: count(replaced.new), removed: count(replaced.old) });
+            }
             let (old, new) = (lines(text_of(&old)), lines(text_of(&new)));
             let mut figures = Figures::default();
             for op in text_diff(&old, &new).ops() {
@@ -183,15 +259,22 @@ fn write_one(
     if matches!(old, Side::Data(_)) || matches!(new, Side::Data(_)) {
         return out.write_all(&[b"Binary files ", old_name, b" and ", new_name, b" differ\n"].concat());
     }
-    let (old, new) = (lines(text_of(&old)), lines(text_of(&new)));
-    let diff = text_diff(&old, &new);
-    let groups = diff.grouped_ops(CONTEXT);
-    if groups.iter().flatten().all(|op| op.tag() == DiffTag::Equal) {
+    let (old, new) = (text_of(&old), text_of(&new));
+    if old == new {
         return Ok(());
     }
     // patch(1) takes what follows a tab for no part of the name, which may have blanks.
     let end = |name: &[u8]| if name.contains(&b' ') { &b"\t\n"[..] } else { b"\n" };
     out.write_all(&[b"--- ", old_name, end(old_name), b"+++ ", new_name, end(new_name)].concat())?;
+    match replaced(old, new) {
+        Some(replaced) => replaced.write(out),
+        None => write_hunks(out, &lines(old), &lines(new)),
+    }
+}
+
+fn write_hunks(out: &mut impl Write, old: &[&[u8]], new: &[&[u8]]) -> io::Result<()> {
+    let diff = text_diff(old, new);
+    let groups = diff.grouped_ops(CONTEXT);
     for ops in groups {
         writeln!(out, "{}", UnifiedHunkHeader::new(&ops))?;
         for change in ops.iter().flat_map(|op| diff.iter_changes(op)) {
@@ -200,11 +283,7 @@ fn write_one(
                 ChangeTag::Delete => b"-",
                 ChangeTag::Insert => b"+",
             };
-            let line: &[u8] = change.value();
-            out.write_all(&[sign, line].concat())?;
-            if !line.ends_with(b"\n") {
-                out.write_all(b"\n\\ No newline at end of file\n")?;
-            }
+            write_line(out, sign, change.value())?;
         }
     }
     Ok(())
@@ -243,6 +322,39 @@ mod tests {
             before: Some(version(b"a\nb\n")),
             after: Some(version(b"a\nc\nd\n")),
         };
+        assert_eq!(measure(&compared), Measure::Lines(Figures { added: 2, removed: 1 }));
+    }
+
+    #[test]
+    fn many_lines_are_replaced_as_a_whole_and_patch_takes_it() {
+        let many = |line: &str| line.repeat(MANY).into_bytes();
+        let of = |parts: &[&[u8]]| parts.concat();
+        let body = many("\n");
+        for (old, new) in [
+            (of(&[b"a\nb\n", &body, b"c\nd"]), of(&[b"a\nx\n", &body, b"c\ne"])),
+            (of(&[&body, b"c\n"]), of(&[&body, b"y\nc\n"])),
+            (of(&[b"q\n", &body]), body.clone()),
+            (Vec::new(), body.clone()),
+            (body.clone(), Vec::new()),
+            (of(&[&body, b"last"]), of(&[&body, b"last\n"])),
+        ] {
+            let text = patch("/f", Some(&old), Some(&new));
+            assert_eq!(text.matches("@@ -").count(), 1);
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("f");
+            std::fs::write(&file, &old).unwrap();
+            std::fs::write(dir.path().join("patch"), text).unwrap();
+            let mut patch = std::process::Command::new("git");
+            patch.args(["apply", "patch"]).current_dir(dir.path()).env("GIT_CEILING_DIRECTORIES", "/");
+            match patch.output() {
+                Ok(output) => assert!(output.status.success(), "{output:?}"),
+                Err(_) => return eprintln!("SKIP: no git"),
+            }
+            assert!(std::fs::read(&file).unwrap() == new, "{} and {} bytes", old.len(), new.len());
+        }
+        let (old, new) = (of(&[b"a\n", &body]), of(&[b"b\nc\n", &body]));
+        let compared =
+            Compared { path: b"/f".to_vec(), before: Some(version(&old)), after: Some(version(&new)) };
         assert_eq!(measure(&compared), Measure::Lines(Figures { added: 2, removed: 1 }));
     }
 

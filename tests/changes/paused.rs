@@ -349,3 +349,62 @@ fn what_cannot_be_removed_is_told_and_in_nobodys_way() {
     assert_eq!(read(&place, "a/more"), "more\n");
     assert_eq!(fs::metadata(&there).unwrap().uid(), 0);
 }
+
+#[test]
+fn attributes_that_a_directory_was_given_meanwhile_are_in_the_way() {
+    support::needs_root!();
+    if !can_pause() {
+        return;
+    }
+    let place =
+        unmounted("mkdir a/d a/e; echo old >a/f", "chmod 700 mnt/d; echo new >mnt/e/n; echo new >mnt/f");
+    let ended = apply_and_meanwhile(&place, &[], |_| {
+        place.sh("chmod 751 a/d; setfattr -n user.x -v y a/e").ok();
+    });
+    ended.refused(1, &["was changed by somebody else"]);
+    let mode = || fs::metadata(place.at("a/d")).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(), 0o751);
+    let ended = done(apply(&place, "--theirs"));
+    assert!(ended.err.contains("d: was changed by somebody else meanwhile, and stays"), "{ended:?}");
+    assert_eq!((mode(), read(&place, "a/f").as_str()), (0o751, "new\n"));
+    done(apply(&place, "--force"));
+    assert_eq!((mode(), read(&place, "a/e/n").as_str()), (0o700, "new\n"));
+}
+
+/// The notes that a renamed directory has come to its place are those of each upper.
+#[test]
+fn what_was_brought_is_known_after_another_uppers_changes() {
+    support::needs_root!();
+    let place = unmounted(
+        "mkdir a/from a/other; echo f >a/from/f; echo o >a/other/o",
+        "mv mnt/from mnt/to; echo n >mnt/to/n",
+    );
+    apply(&place, "").ok();
+    // Something has the old name again, so that only the note tells.
+    place.sh("mkdir a/from; echo again >a/from/again").ok();
+    place
+        .sh("set -e; mkdir up2; ./unionmount --lower a --upper up2 mnt; mv mnt/other mnt/another; umount mnt; mkdir up3 mnt3")
+        .ok();
+    until("its daemon ends", || place.daemons().is_empty());
+    place.sh("UNIONMOUNT_ROOT=$PWD/state ./unionmount apply up2 a").ok();
+    let before = Snapshot::take(&place.at("a"));
+    done(apply(&place, "--theirs"));
+    let after = Snapshot::take(&place.at("a"));
+    assert_eq!(diff(&before, &after, &Fields::tree()), "");
+    assert_eq!(place.names("a/to"), ["f", "n"]);
+}
+
+#[test]
+fn the_upper_cannot_be_mounted_while_it_is_applied() {
+    support::needs_root!();
+    if !can_pause() {
+        return;
+    }
+    let place = unmounted("echo old >a/f; mkdir b/x", "echo new >mnt/f");
+    let ended = apply_and_meanwhile(&place, &[], |_| {
+        place.sh("./unionmount --lower b --upper up mnt").refused(1, &["up"]);
+        place.sh("./unionmount --lower b --upper a mnt").refused(1, &["a"]);
+    });
+    done(ended);
+    assert_eq!(read(&place, "a/f"), "new\n");
+}

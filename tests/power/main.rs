@@ -25,6 +25,7 @@
 // A test that panics has failed; that is what unwrap is for here.
 #![allow(clippy::unwrap_used)]
 
+mod applying;
 mod by_itself;
 mod disk;
 mod images;
@@ -189,6 +190,12 @@ fn sync_makes_all_durable() {
 fn the_image_store() {
     let points = Budget::from_environment().tales;
     on_each("the_image_store", |rig| rig.tell(images::tale, points));
+}
+
+#[test]
+fn changes_that_are_applied() {
+    let points = Budget::from_environment().tales;
+    on_each("changes_that_are_applied", |rig| rig.tell(|_| applying::tale(), points));
 }
 
 #[cfg(feature = "snapshotter")]

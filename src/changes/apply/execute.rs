@@ -25,11 +25,12 @@ use super::beneath::{self, Seen, look, rename_within};
 use super::error::{ApplyError, Result};
 use super::journal::{Journal, Stage};
 use super::judge::Old;
+use super::put::Attributes;
 use super::stage::{come_name, new_name, taken_name, trash_name};
 use super::step::{Act, Goes, Left, Policy, Step, What};
 use crate::image::layer::place::join;
 use crate::sys::filesystem;
-use crate::sys::object::{Kind, Stat, Writable};
+use crate::sys::object::{At, Kind, Stat, Writable};
 
 /// Does all the steps that aren't done. Returns what stays as it is, because somebody else has changed it meanwhile.
 ///
@@ -94,8 +95,14 @@ impl Steps<'_> {
             Act::Put { what, replaces, made } => {
                 self.put(number, step, what, replaces.as_ref(), made.as_ref()).map(|()| None)
             }
-            Act::Alter { attributes, .. } => {
+            Act::Alter { known, attributes, .. } => {
                 let dir = step.dir.open(self.target)?;
+                let at = At::Fd(dir.as_fd());
+                let stat = at.stat().map_err(ApplyError::at(path, "look at it"))?;
+                let now = Attributes::read(at, &stat, path)?;
+                if self.policy != Policy::Force && !now.is_between(known, attributes) {
+                    return Err(ApplyError::Changed(path.clone()));
+                }
                 let whole = attributes.put(Writable::held(dir.as_fd()), Kind::Directory, path)?;
                 Ok((!whole).then(|| Left::new(path, super::stage::NOT_ALL)))
             }

@@ -242,7 +242,11 @@ impl Kept {
     pub fn forget(&mut self) -> Result<()> {
         match fs::remove_file(&self.file) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            removed => removed.map_err(ApplyError::io("remove it", &self.file)),
+            Err(error) => Err(ApplyError::io("remove it", &self.file)(error)),
+            // What came back after a power failure would speak of what is no more.
+            Ok(()) => File::open(&self.dir)
+                .and_then(|dir| dir.sync_all())
+                .map_err(ApplyError::io("sync it", &self.dir)),
         }
     }
 

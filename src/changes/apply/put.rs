@@ -86,6 +86,20 @@ impl Attributes {
         owner && self.mode == other.mode && self.xattrs == other.xattrs
     }
 
+    /// Returns whether these may be those of an object on its way from one to another. Setuid goes with the owner, and an ACL and
+    /// the mode change each other: what differs in these alone is no matter.
+    pub(super) fn is_between(&self, one: &Attributes, other: &Attributes) -> bool {
+        const PLAIN: u32 = 0o1707;
+        let ends = [one, other];
+        let owner = |end: &&Attributes| end.owner.zip(self.owner).is_none_or(|(end, now)| end == now);
+        let known = |xattr: &(Vec<u8>, Vec<u8>)| {
+            xattr.0 == b"system.posix_acl_access" || ends.iter().any(|end| end.xattrs.contains(xattr))
+        };
+        ends.iter().any(|end| end.mode & PLAIN == self.mode & PLAIN)
+            && ends.iter().any(owner)
+            && self.xattrs.iter().all(known)
+    }
+
     /// Gives them to an object: owner, mode, extended attributes, times, since each changes what comes after it. Returns
     /// whether all could be set.
     pub(super) fn put(&self, object: Writable<'_>, kind: Kind, path: &[u8]) -> Result<bool> {

@@ -112,6 +112,8 @@ pub enum Act {
     Alter {
         /// The directory.
         seen: Seen,
+        /// What it had.
+        known: Attributes,
         /// What it is to have.
         attributes: Attributes,
     },

@@ -69,7 +69,7 @@ impl Walk<'_> {
                 let act = Act::Put { what: What::Link(first), replaces, made: None };
                 if !dir.path.0.is_empty() && !self.alters.iter().any(|step| step.dir == dir) {
                     let attributes = Attributes::read(At::Fd(opened.as_fd()), &stat, &now)?;
-                    let alter = Act::Alter { seen: dir.seen, attributes };
+                    let alter = Act::Alter { seen: dir.seen, known: attributes.clone(), attributes };
                     self.alters.push(Step { path: dir.path.clone(), dir: dir.clone(), stage, act: alter });
                 }
                 self.steps.push(Step { path: path.into(), dir, stage, act });

@@ -261,10 +261,10 @@ impl Walk<'_> {
             Some(born) => (stat.ctime >= born).then_some(Why::Changed),
         } && !self.goes_on(path.clone(), Does::Alters, why)
         {
-            wanted = Attributes { times: wanted.times, ..known };
+            wanted = Attributes { times: wanted.times, ..known.clone() };
         }
         let stage = self.stage(both.dev, &both.dir);
-        let act = Act::Alter { seen: both.dir.seen, attributes: wanted };
+        let act = Act::Alter { seen: both.dir.seen, known, attributes: wanted };
         self.alters.push(Step { path: path.clone().into(), dir: both.dir.clone(), stage, act });
         Ok(())
     }
