@@ -9,6 +9,8 @@ pub(in crate::union) enum Failpoint {
     Changed,
     /// Something was found out about a file with several names.
     Identified,
+    /// What a rename moves is marked for its new name, and about to get it.
+    Marked,
 }
 
 /// An operation is at this instant.

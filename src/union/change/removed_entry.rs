@@ -9,7 +9,7 @@ use crate::union::Union;
 use crate::union::change::upper::UpperFd;
 use crate::union::lookup::found::Found;
 use crate::union::lookup::index::UpperEntry;
-use crate::union::nodes::node::{Identity, InodeId, Node, NodePlace, NodeSource};
+use crate::union::nodes::node::{Identity, InodeId, Node, NodePlace, NodeSource, both_places};
 
 /// Something that is about to lose a name.
 pub(in crate::union) struct RemovedEntry {
@@ -65,43 +65,29 @@ impl RemovedEntry {
         remove: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         let Some(node) = &self.node else { return remove() };
-        fs.forget_name(node, parent, name);
-        let next = if node.is_named(parent, name) { fs.next_name(node) } else { None };
-        let mut place = node.place.write();
-        let here = matches!(&*place, NodePlace::Named { parent: p, entry } if Arc::ptr_eq(p, parent) && entry.name() == name);
-        if !here {
-            return remove();
-        }
-        // Taken now: the removal itself may need the place's lock for nothing.
-        let next = match next {
-            Some(next) => next,
-            None => {
-                let object = fs.object_at(node, &place)?;
-                let upper = object.in_upper();
-                NodePlace::Pinned { fd: fs.pins.hold(object.into_held())?, upper }
-            }
-        };
-        remove()?;
-        if matches!(next, NodePlace::Pinned { upper: true, .. }) {
-            fs.deferred.defer(node.ino);
-        }
-        *place = next;
-        Ok(())
+        let next = next_name(fs, node, parent, name);
+        lose(fs, (node, &mut node.place.write()), (parent, name), next, remove)
     }
 
-    /// As [`RemovedEntry::lose_name`], where `replace` puts something else under the name.
+    /// As [`RemovedEntry::lose_name`], where `replace` puts `mover` under the name, which is in that place then.
     pub fn be_replaced(
         &self,
         fs: &Union,
-        parent: &Arc<Node>,
-        fd: &UpperFd,
+        (parent, fd): (&Arc<Node>, &UpperFd),
         name: &[u8],
-        replace: impl FnOnce() -> Result<()>,
+        mover: &Node,
+        replace: impl FnOnce(&mut NodePlace) -> Result<()>,
     ) -> Result<()> {
-        let Some(count) = self.hidden else { return self.lose_name(fs, parent, name, replace) };
+        let lose_name = || {
+            let Some(node) = &self.node else { return replace(&mut mover.place.write()) };
+            let next = next_name(fs, node, parent, name);
+            let (mut place, mut moved) = both_places(node, mover);
+            lose(fs, (node, &mut place), (parent, name), next, || replace(&mut moved))
+        };
+        let Some(count) = self.hidden else { return lose_name() };
         let (upper, lower) = (fs.upper()?, self.identity.real);
         upper.replace_link(fd, name, lower, count)?;
-        let done = self.lose_name(fs, parent, name, replace);
+        let done = lose_name();
         if done.is_ok() {
             fs.hardlinks.hide(lower, count);
         }
@@ -120,4 +106,39 @@ impl RemovedEntry {
             fs.hardlinks.hide(self.identity.real, count);
         }
     }
+}
+
+/// The place that a node has by another name, once it has lost this one.
+fn next_name(fs: &Union, node: &Arc<Node>, parent: &Arc<Node>, name: &[u8]) -> Option<NodePlace> {
+    fs.forget_name(node, parent, name);
+    if node.is_named(parent, name) { fs.next_name(node) } else { None }
+}
+
+/// Runs what takes the name away, with the node's place locked.
+fn lose(
+    fs: &Union,
+    (node, place): (&Arc<Node>, &mut NodePlace),
+    (parent, name): (&Arc<Node>, &[u8]),
+    next: Option<NodePlace>,
+    remove: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let here = matches!(&*place, NodePlace::Named { parent: p, entry } if Arc::ptr_eq(p, parent) && entry.name() == name);
+    if !here {
+        return remove();
+    }
+    // Taken now: the removal itself may need the place's lock for nothing.
+    let next = match next {
+        Some(next) => next,
+        None => {
+            let object = fs.object_at(node, place)?;
+            let upper = object.in_upper();
+            NodePlace::Pinned { fd: fs.pins.hold(object.into_held())?, upper }
+        }
+    };
+    remove()?;
+    if matches!(next, NodePlace::Pinned { upper: true, .. }) {
+        fs.deferred.defer(node.ino);
+    }
+    *place = next;
+    Ok(())
 }

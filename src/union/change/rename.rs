@@ -233,9 +233,12 @@ mod tests {
     use super::*;
     use std::fs;
     use std::path::Path;
+    use std::sync::{Barrier, mpsc};
+    use std::time::Duration;
 
     use crate::union::bed::{Bed, look_up};
     use crate::union::change::create::Create;
+    use crate::union::change::failpoint::{Failpoint, hook};
     use crate::union::change::staged::New;
     use crate::union::stack::layer::{Stack, StackOptions};
     use crate::union::{Caller, Limits};
@@ -327,7 +330,7 @@ mod tests {
                 }
             };
             assert!(look_up(&union, "source").is_some());
-            let done = crate::union::change::failpoint::hook::during(vanish, || {
+            let done = hook::during(vanish, || {
                 union.rename((root, b"source"), (root, b"target"), RenameMode::Replace)
             });
             assert!(done.is_err() && bed.at("away").exists(), "{exchange}");
@@ -344,6 +347,49 @@ mod tests {
             assert!(look_up(&union, "target/below").is_none(), "{exchange}, in the next mount");
             assert!(look_up(&union, "target/new").is_some(), "{exchange}, in the next mount");
         }
+    }
+
+    /// Each of two files loses a name to the other, in two directories at once.
+    #[test]
+    fn renames_over_each_others_names_do_not_wait_for_each_other() {
+        let bed = Bed::new(1);
+        bed.file("upper/p/one").file("upper/p/other").dir("upper/q");
+        fs::hard_link(bed.at("upper/p/one"), bed.at("upper/q/one")).unwrap();
+        fs::hard_link(bed.at("upper/p/other"), bed.at("upper/q/other")).unwrap();
+        let union = Arc::new(bed.open());
+        let [p, q, one, other] = ["p", "q", "p/one", "p/other"].map(|path| look_up(&union, path).unwrap());
+        assert!(["q/one", "q/other"].iter().all(|path| look_up(&union, path).is_some()));
+        let together = Arc::new(Barrier::new(3));
+        let (done, ended) = mpsc::channel();
+        for (dir, from, to) in [(&p, "one", "other"), (&q, "other", "one")] {
+            let (union, dir, together, done) = (union.clone(), dir.clone(), together.clone(), done.clone());
+            std::thread::spawn(move || {
+                let meet = move |instant| {
+                    if instant == Failpoint::Marked {
+                        // Twice: in between the places are taken away.
+                        together.wait();
+                        together.wait();
+                    }
+                };
+                let renamed = hook::during(meet, || {
+                    union.rename((&dir, from.as_bytes()), (&dir, to.as_bytes()), RenameMode::Replace)
+                });
+                done.send(renamed).unwrap_or_default(); // nobody may wait any more
+            });
+        }
+        together.wait();
+        let read = (one.place.read(), other.place.read());
+        together.wait();
+        // Both wait for one place, or each for another: whichever it locks first.
+        let waits = |node: &Node| node.place.try_read().is_none();
+        support::wait_until(Duration::from_secs(10), || waits(&one) || waits(&other));
+        support::wait_until(Duration::from_millis(300), || waits(&one) && waits(&other));
+        drop(read);
+        for _ in 0..2 {
+            ended.recv_timeout(Duration::from_secs(20)).expect("they wait for each other").unwrap();
+        }
+        assert_eq!(look_up(&union, "p/other").unwrap().ino, one.ino);
+        assert_eq!(look_up(&union, "q/one").unwrap().ino, other.ino);
     }
 
     /// The whiteout that changed places with the directory can't be removed.
@@ -363,9 +409,7 @@ mod tests {
                 fs::rename(&places.1, &places.0).unwrap();
             }
         };
-        let done = crate::union::change::failpoint::hook::during(put, || {
-            union.rename((union.root(), b"d"), (&to, b"n"), RenameMode::Replace)
-        });
+        let done = hook::during(put, || union.rename((union.root(), b"d"), (&to, b"n"), RenameMode::Replace));
         assert!(done.is_err(), "nobody could have removed it");
         assert_eq!(look_up(&union, "d").unwrap().ino, d.ino);
         assert!(look_up(&union, "d/file").is_some());
@@ -396,9 +440,7 @@ mod tests {
                 fs::rename(upper.join("important"), upper.join("d")).unwrap();
             }
         };
-        let done = crate::union::change::failpoint::hook::during(swap, || {
-            union.rename((root, b"d"), (&to, b"n"), RenameMode::Replace)
-        });
+        let done = hook::during(swap, || union.rename((root, b"d"), (&to, b"n"), RenameMode::Replace));
         assert_eq!(done, Err(FsError::Stale));
         assert!(top.path().join("upper/d/file").exists(), "it is back");
         assert!(union.lookup(&to, b"n").unwrap().is_none(), "what the lower has shows again");

@@ -31,6 +31,8 @@ use crate::union::data::half_mark::{HALF, HalfMark};
 
 /// Files below this size are copied whole.
 pub(in crate::union) const LEAST: u64 = if cfg!(test) { 64 << 10 } else { 1 << 20 };
+/// And those above this one: a bit for each block of 4096 bytes takes 16 MiB then.
+pub(in crate::union) const LARGEST: u64 = 512 << 30;
 
 /// A half-copied file, open.
 #[derive(Debug)]

@@ -12,7 +12,7 @@
 //!    change under the next rule. The kernel's VFS has the same lock, one a superblock.
 //! 2. [`DirPart::names`] of directories, ancestors first, then by ascending number: shared by lookups and listings,
 //!    exclusive for whatever changes which entry a name leads to, the publishing of a copy-up included.
-//! 3. The lock of a lower file with several names (`Union::aliases`), one an origin and never two at once: shared
+//! 3. The lock of a lower file with several names (`Hardlinks::locks`), one an origin and never two at once: shared
 //!    while one of its names is turned into a node, exclusive while the file is copied up or loses a name.
 //! 4. [`Node::place`], by ascending number: shared while a system call uses the place, exclusive to change it.
 //! 5. [`DirPart::index`], the shards of tables and whatever else a whole mount shares: never held across a system call.
@@ -24,7 +24,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use smallvec::SmallVec;
 
 use crate::sys::object::Kind;
@@ -205,6 +205,19 @@ impl DirPart {
     pub fn upper_dir(&self) -> Option<Arc<RealDir>> {
         self.upper.read().clone()
     }
+}
+
+/// Locks the places of two nodes to change them, in their order.
+pub(in crate::union) fn both_places<'n>(
+    one: &'n Node,
+    other: &'n Node,
+) -> (RwLockWriteGuard<'n, NodePlace>, RwLockWriteGuard<'n, NodePlace>) {
+    if one.ino < other.ino {
+        let first = one.place.write();
+        return (first, other.place.write());
+    }
+    let first = other.place.write();
+    (one.place.write(), first)
 }
 
 /// A new node, before it has a number.

@@ -152,7 +152,7 @@ impl Union {
             && node.kind == Kind::File
             && self.makes_metacopies()
             && wanted >= half::LEAST
-            && self.getattr(node).is_ok_and(|attr| attr.stat.size >= half::LEAST)
+            && self.getattr(node).is_ok_and(|attr| (half::LEAST..=half::LARGEST).contains(&attr.stat.size))
     }
 
     /// Makes a metacopy of the upper a half-copied file. Tells whether it is one: files with several names in the lower, and

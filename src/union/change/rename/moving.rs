@@ -9,13 +9,14 @@ use rustix::io::Errno;
 use crate::error::{FsError, Result};
 use crate::union::Union;
 use crate::union::change::carry::{copy_metadata, set_times};
+use crate::union::change::failpoint::{self, Failpoint};
 use crate::union::change::names::InUpper;
 use crate::union::change::removed_entry::RemovedEntry;
 use crate::union::change::staged::{New, Swapped};
 use crate::union::change::upper::{Present, Upper, UpperFd};
 use crate::union::lookup::found::{Found, FoundKind};
 use crate::union::lookup::index::UpperEntry;
-use crate::union::nodes::node::{DirPart, Named, Node, NodePlace, NodeSource};
+use crate::union::nodes::node::{DirPart, Named, Node, NodePlace, NodeSource, both_places};
 
 /// One side of a rename.
 pub(super) struct Side<'a> {
@@ -92,6 +93,7 @@ impl Moving<'_> {
         }
         self.link_source_alias(source, self.from)?;
         self.mark_for_move(source, self.from, to)?;
+        failpoint::reached(Failpoint::Marked);
         match target {
             Some(found @ Found { what: FoundKind::Directory { .. }, .. }) => self.over_directory(&found),
             Some(found) => self.over_leaf(&found),
@@ -110,19 +112,12 @@ impl Moving<'_> {
         self.link_source_alias(b, to)?;
         self.mark_for_move(a, from, to)?;
         self.mark_for_move(b, to, from)?;
-        let (first, second) = if a.ino < b.ino { (a, b) } else { (b, a) };
-        let mut first_place = first.place.write();
-        let mut second_place = second.place.write();
+        let (mut a_place, mut b_place) = both_places(a, b);
         union.upper()?.rename(from.entry(), to.entry(), false, RenameFlags::EXCHANGE)?;
         union.check_exchanged((a, b), from.entry(), to.entry())?;
-        let (a_place, b_place) = if Arc::ptr_eq(first, a) {
-            (&mut *first_place, &mut *second_place)
-        } else {
-            (&mut *second_place, &mut *first_place)
-        };
         union.told_dirs.forget(from.parent, from.name);
-        self.settle_at(a, a_place, from, to)?;
-        self.settle_at(b, b_place, to, from)?;
+        self.settle_at(a, &mut a_place, from, to)?;
+        self.settle_at(b, &mut b_place, to, from)?;
         self.note_entry(a, to)?;
         self.note_entry(b, from)
     }
@@ -192,10 +187,9 @@ impl Moving<'_> {
         let _hardlinks =
             union.has_hardlinks(to.parent, target).then(|| union.hardlinks.locks.exclusive(origin));
         let removed = RemovedEntry::of(union, to.parent, &to.fd, to.name, target, origin)?;
-        removed.be_replaced(union, to.parent, &to.fd, to.name, || {
-            let mut place = self.source.place.write();
+        removed.be_replaced(union, (to.parent, &to.fd), to.name, self.source, |place| {
             union.upper()?.rename(from.entry(), to.entry(), from.below, RenameFlags::empty())?;
-            self.record(&mut place)
+            self.record(place)
         })?;
         removed.settle_links(union);
         Ok(())
@@ -218,8 +212,7 @@ impl Moving<'_> {
         } else if union.in_upper_dir(to.parent, &to.fd, to.name)? == InUpper::Whiteout {
             return Err(FsError::Stale);
         }
-        let mut removed_place = removed.place.write();
-        let mut place = self.source.place.write();
+        let (mut removed_place, mut place) = both_places(&removed, self.source);
         let upper = union.upper()?;
         if let Err(e) = upper.rename(from.entry(), to.entry(), from.below, RenameFlags::empty()) {
             // What the directory hid must stay hidden: it is known as one that merges with what is below.

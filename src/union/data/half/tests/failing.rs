@@ -14,7 +14,7 @@ use super::{BLOCK, SIZE, build, content, find, node_half, open, read};
 use crate::sys::object::At;
 use crate::union::change::failpoint::hook;
 use crate::union::data::file::Write;
-use crate::union::data::half::Half;
+use crate::union::data::half::{Half, LARGEST};
 use crate::union::data::half_mark::HalfMark;
 use crate::union::options::{FsOptions, Lazy, RedirectDir};
 use crate::union::stack::layer::{Stack, StackOptions};
@@ -194,6 +194,25 @@ fn a_block_in_part_is_shown_to_nobody() {
     half.own = copy.into();
     assert_eq!(half.read(0, &mut bytes).unwrap(), SIZE);
     assert!(bytes == original());
+}
+
+/// What the map of a file can take in memory has a bound, however large a lower says that a file is.
+#[test]
+fn files_too_large_for_a_map_are_copied_whole() {
+    let top = tempfile::tempdir().unwrap();
+    build(top.path());
+    let below = File::create(top.path().join("lower/huge")).unwrap();
+    for (size, is_half) in [(LARGEST, true), (LARGEST + 1, false)] {
+        below.set_len(size).unwrap();
+        let union = open(top.path());
+        let node = find(&union, "huge");
+        union.write(&node, size - 1, b"!", Write::default()).unwrap();
+        assert_eq!(union.half(&node).unwrap().is_some(), is_half, "{size}");
+        union.unlink(union.root(), b"huge").unwrap();
+        union.shut_down();
+        drop((node, union));
+        fs::remove_file(top.path().join("upper/huge")).unwrap();
+    }
 }
 
 /// The path in the mark is a redirect as any other.
