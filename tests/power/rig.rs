@@ -142,6 +142,18 @@ struct View {
     path: PathBuf,
 }
 
+/// Whether some file below is half-copied.
+fn has_half_copied(root: &Path) -> bool {
+    fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).any(|path| {
+        let kind = fs::symlink_metadata(&path).unwrap().file_type();
+        let marked = || {
+            let marks = support::read_xattrs(&path).unwrap();
+            marks.contains_key(&b"trusted.overlay.unionmount.half"[..])
+        };
+        if kind.is_dir() { has_half_copied(&path) } else { kind.is_file() && marked() }
+    })
+}
+
 impl Rig {
     /// For one filesystem.
     pub fn new(filesystem: Filesystem, worker: Worker) -> Rig {
@@ -281,6 +293,10 @@ impl Rig {
             }
             if plan.end == End::Unmount {
                 ran.iter_mut().for_each(|ran| ran.end("unmount", began, disk.position()));
+            }
+            if plan.options.contains(&"lazy=keep") && self.is_on("ext4") {
+                let has = has_half_copied(&mounted.path().join("upper"));
+                assert!(has, "no file was copied in part, and nothing of that is looked at");
             }
             ran
         };

@@ -81,7 +81,7 @@ impl Half {
     pub fn open(own: OwnedFd, below: Arc<OwnedFd>, mark: HalfMark) -> Result<Half> {
         let copy = At::Fd(own.as_fd()).stat()?;
         let wrong = match () {
-            () if copy.ino != mark.own => {
+            () if !mark.is_of(&copy) => {
                 "a half-copied file was copied, and may have other holes; mount the original"
             }
             () if !mark.is_for(&At::Fd(below.as_fd()).stat()?) => {

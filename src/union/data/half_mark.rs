@@ -16,45 +16,104 @@ pub struct HalfMark {
     pub(super) size: u64,
     pub(super) mtime: (i64, u32),
     pub(super) ino: u64,
-    /// Inode number of the copy. Who copied it may have made holes of zeros.
+    /// Inode number of the copy, and when it was made, which nobody can set. Who copied it may have made holes of zeros.
     pub(super) own: u64,
+    pub(super) born: (i64, u32),
     /// The path under which the lowers show it.
     pub path: Vec<u8>,
 }
 
 impl HalfMark {
-    /// For a copy with the inode number `own` of a file with that stat.
-    pub fn of(own: u64, below: &Stat, path: Vec<u8>) -> HalfMark {
+    /// For the copy of a file, of which the stats are given.
+    pub fn of(copy: &Stat, below: &Stat, path: Vec<u8>) -> HalfMark {
+        let (limit, size, ino) = (below.size, below.size, below.ino);
         let mtime = (below.mtime.sec, below.mtime.nsec);
-        HalfMark { limit: below.size, size: below.size, mtime, ino: below.ino, own, path }
+        HalfMark { limit, size, mtime, ino, own: copy.ino, born: born(copy), path }
+    }
+
+    /// Is that the stat of the copy that has it?
+    pub(super) fn is_of(&self, copy: &Stat) -> bool {
+        (self.own, self.born) == (copy.ino, born(copy))
     }
 
     /// Is that the stat of the file that it is for?
     pub(super) fn is_for(&self, below: &Stat) -> bool {
-        self == &HalfMark { limit: self.limit, ..HalfMark::of(self.own, below, self.path.clone()) }
+        (self.size, self.mtime, self.ino) == (below.size, (below.mtime.sec, below.mtime.nsec), below.ino)
     }
 
-    /// As it is kept: `1 LIMIT SIZE SECONDS NANOSECONDS INO OWN PATH`.
+    /// As it is kept: `2 LIMIT SIZE SECONDS NANOSECONDS INO OWN SECONDS NANOSECONDS PATH`.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let HalfMark { limit, size, mtime: (seconds, nanoseconds), ino, own, path } = self;
-        let mut bytes = format!("1 {limit} {size} {seconds} {nanoseconds} {ino} {own} ").into_bytes();
+        let HalfMark { limit, size, mtime, ino, own, born, path } = self;
+        let below = format!("2 {limit} {size} {} {} {ino}", mtime.0, mtime.1);
+        let mut bytes = format!("{below} {own} {} {} ", born.0, born.1).into_bytes();
         bytes.extend_from_slice(path);
         bytes
     }
 
     /// The reverse of [`HalfMark::to_bytes`]. `None`: of another version, or no such mark.
     pub fn parse(bytes: &[u8]) -> Option<HalfMark> {
-        let mut words = bytes.splitn(8, |byte| *byte == b' ');
+        let mut words = bytes.splitn(10, |byte| *byte == b' ');
         let mut word = || words.next();
         let number = |word: Option<&[u8]>| std::str::from_utf8(word?).ok()?.parse::<i128>().ok();
-        if word()? != b"1" {
+        if word()? != b"2" {
             return None;
         }
         let mut next = || number(word());
         let (limit, size) = (next()?.try_into().ok()?, next()?.try_into().ok()?);
         let mtime = (next()?.try_into().ok()?, next()?.try_into().ok()?);
         let (ino, own) = (next()?.try_into().ok()?, next()?.try_into().ok()?);
+        let born = (next()?.try_into().ok()?, next()?.try_into().ok()?);
         let path = word()?.to_vec();
-        path.starts_with(b"/").then_some(HalfMark { limit, size, mtime, ino, own, path })
+        path.starts_with(b"/").then_some(HalfMark { limit, size, mtime, ino, own, born, path })
+    }
+}
+
+/// When an inode was made; the beginning of time where its filesystem doesn't tell.
+fn born(stat: &Stat) -> (i64, u32) {
+    stat.born.map_or((0, 0), |born| (born.sec, born.nsec))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_read_as_they_are_written() {
+        let path = b"/a b/c\xff".to_vec();
+        let mark =
+            HalfMark { limit: 5, size: 9, mtime: (-3, 7), ino: u64::MAX, own: 8, born: (-1, 999), path };
+        assert_eq!(HalfMark::parse(&mark.to_bytes()), Some(mark));
+        let good = "2 5 9 3 7 1 8 4 6 /a";
+        assert!(HalfMark::parse(good.as_bytes()).is_some());
+        for bad in [
+            "",
+            "2",
+            "1 5 9 3 7 1 8 /a",
+            "1 5 9 3 7 1 8 4 6 /a",
+            "2 5 9 3 7 1 8 4 6 a",
+            "2 -5 9 3 7 1 8 4 6 /a",
+        ] {
+            assert_eq!(HalfMark::parse(bad.as_bytes()), None, "{bad:?}");
+        }
+        assert_eq!(HALF, "unionmount.half");
+    }
+
+    #[test]
+    fn another_inode_with_the_copys_number_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let stat = |name: &str| {
+            let file = std::fs::File::create(dir.path().join(name)).unwrap();
+            crate::sys::object::At::Fd(std::os::fd::AsFd::as_fd(&file)).stat().unwrap()
+        };
+        let (copy, below) = (stat("copy"), stat("below"));
+        let mark = HalfMark::of(&copy, &below, b"/below".to_vec());
+        assert!(mark.is_of(&copy) && mark.is_for(&below));
+        let mut later = copy;
+        later.born = later.born.map(|born| crate::sys::object::Time { sec: born.sec + 1, ..born });
+        if later.born.is_none() {
+            println!("SKIP: this filesystem doesn't tell when an inode was made");
+            return;
+        }
+        assert!(!mark.is_of(&later));
     }
 }

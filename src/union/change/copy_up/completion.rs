@@ -178,7 +178,7 @@ impl Union {
             return Ok(false);
         }
         let Some(path) = self.data_path(node)? else { return Ok(false) };
-        let mark = HalfMark::of(stat.ino, &below, path);
+        let mark = HalfMark::of(&stat, &below, path);
         // Who opens the data finds them below, or by the mark.
         let _place = node.place.write();
         if !half::without_blocks(object)? {

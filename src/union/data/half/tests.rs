@@ -15,7 +15,6 @@ use super::LEAST;
 use crate::union::change::failpoint::hook;
 use crate::union::change::rename::RenameMode;
 use crate::union::data::file::Write;
-use crate::union::data::half_mark::{HALF, HalfMark};
 use crate::union::nodes::node::Node;
 use crate::union::options::{FsOptions, Lazy};
 use crate::union::stack::layer::{Stack, StackOptions};
@@ -336,19 +335,6 @@ fn half_copied_files_of_lowers_are_read_and_copied() {
     expected[3..8].copy_from_slice(b"above");
     assert!(read(&union, &node) == expected);
     union.shut_down();
-}
-
-#[test]
-fn marks_are_read_as_they_are_written() {
-    let mark =
-        HalfMark { limit: 5, size: 9, mtime: (-3, 7), ino: u64::MAX, own: 8, path: b"/a b/c\xff".to_vec() };
-    assert_eq!(HalfMark::parse(&mark.to_bytes()), Some(mark));
-    for bad in
-        [&b""[..], b"1", b"2 5 9 3 7 1 8 /a", b"1 5 9 3 7 1 8 a", b"1 -5 9 3 7 1 8 /a", b"1 5 9 3 7 1 8"]
-    {
-        assert_eq!(HalfMark::parse(bad), None, "{bad:?}");
-    }
-    assert_eq!(HALF, "unionmount.half");
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]

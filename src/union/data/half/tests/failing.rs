@@ -1,7 +1,7 @@
 //! Half-copied files where something fails, was interrupted, or is known as it was before.
 
 use std::fs::{self, File};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -183,8 +183,8 @@ fn a_block_in_part_is_shown_to_nobody() {
     let copy = File::options().create_new(true).read(true).write(true).open(&own).unwrap();
     copy.set_len(SIZE as u64).unwrap();
     let from: Arc<OwnedFd> = Arc::new(File::open(&below).unwrap().into());
-    let stat = At::Fd(std::os::fd::AsFd::as_fd(&from)).stat().unwrap();
-    let mark = HalfMark::of(copy.metadata().unwrap().ino(), &stat, b"/below".to_vec());
+    let stat = At::Fd(from.as_fd()).stat().unwrap();
+    let mark = HalfMark::of(&At::Fd(copy.as_fd()).stat().unwrap(), &stat, b"/below".to_vec());
     let mut half = Half::open(File::open(&own).unwrap().into(), from, mark).unwrap();
     copy.write_all_at(b"torn", 3 * BLOCK).unwrap();
     half.state.get_mut().torn = Some(3);
