@@ -13,11 +13,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::{Deserialize, Serialize};
 
 use super::index::read_bounded;
+use super::readers::{Bounded, CancelReader, ErrorReader, TeeReader};
 use super::staging::check;
 use super::{AddedLayer, Blob, BlobWriter, Image, Staging, Store, make_dir};
 use crate::image::compression::{Compression, decode, peek};
 use crate::image::digest::{Digest, Hashing};
-use crate::image::error::{FetchFailed, Result, StoreError};
+use crate::image::error::{Result, StoreError};
 use crate::image::layer::{
     Applied, ApplyOptions, LayerError, Limits, Ownership, Written, apply, hides_all_below,
 };
@@ -397,113 +398,4 @@ fn read_blob<R: Read + Send>(
     io::copy(&mut tee, &mut io::sink()).ok()?;
     let (tee, digest, size) = tee.finish();
     Some(ReadBlob { writer: tee.writer, blob: Blob { digest, size }, compression })
-}
-
-/// Reads a source, no further than its promised size and one byte, and stores what it reads. Notes the failure of a system
-/// call, which whoever reads on can't tell from a damaged layer.
-struct TeeReader<'a, R> {
-    failure: &'a OnceLock<StoreError>,
-    source: R,
-    writer: Option<BlobWriter>,
-    most: u64,
-    over: bool,
-    progress: &'a (dyn Fn(u64) + Sync),
-    stop: &'a AtomicBool,
-}
-
-impl<R: Read> Read for TeeReader<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.stop.load(Ordering::Relaxed) {
-            return Err(io::Error::other("given up"));
-        }
-        let count = match self.over {
-            true => 1,
-            false => self.source.read(buffer).map_err(|error| self.source_failed(error))?,
-        };
-        let Some(most) = self.most.checked_sub(count as u64) else {
-            // Nor is any more of it read.
-            (self.over, self.most) = (true, 0);
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "the blob is larger than its descriptor says",
-            ));
-        };
-        self.most = most;
-        if let Some(writer) = &mut self.writer
-            && let Err(error) = writer.write_all(&buffer[..count])
-        {
-            let kind = error.kind();
-            let failure = StoreError::io("write", writer.path())(error);
-            self.fail(failure);
-            return Err(kind.into());
-        }
-        (self.progress)(count as u64);
-        Ok(count)
-    }
-}
-
-impl<R> TeeReader<'_, R> {
-    /// Notes what is no fault of the layer's.
-    fn source_failed(&self, error: io::Error) -> io::Error {
-        if let Some(code) = error.raw_os_error() {
-            self.fail(StoreError::Source(io::Error::from_raw_os_error(code)));
-        }
-        match error.downcast::<FetchFailed>() {
-            Ok(failed) => {
-                let kind = failed.0.kind();
-                self.fail(StoreError::Fetch(failed));
-                kind.into()
-            }
-            Err(error) => error,
-        }
-    }
-
-    /// Notes the first failure.
-    fn fail(&self, failure: StoreError) {
-        self.failure.get_or_init(|| failure);
-    }
-}
-
-/// Hashes what is read unless somebody else does.
-struct CancelReader<'a, R> {
-    inner: Hashing<R>,
-    plain: &'a AtomicBool,
-}
-
-impl<R: Read> Read for CancelReader<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        // Before the first byte has come, nobody knows.
-        if self.plain.load(Ordering::Acquire) {
-            self.inner.read_unhashed(buffer)
-        } else {
-            self.inner.read(buffer)
-        }
-    }
-}
-
-/// Fails when more is read than allowed.
-struct Bounded<R> {
-    inner: R,
-    left: u64,
-}
-
-impl<R: Read> Read for Bounded<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        self.left = self.left.checked_sub(count as u64).ok_or_else(|| {
-            io::Error::other(
-                "the layer is larger than --max-size and --max-entries allow; raise them if that is meant",
-            )
-        })?;
-        Ok(count)
-    }
-}
-
-/// A source that could not be opened.
-struct ErrorReader(Option<io::Error>);
-
-impl Read for ErrorReader {
-    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        self.0.take().map_or(Ok(0), Err)
-    }
 }

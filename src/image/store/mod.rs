@@ -48,6 +48,7 @@ pub mod lock;
 mod mend;
 pub(crate) mod owner;
 mod publish;
+mod readers;
 mod staging;
 mod verify;
 
