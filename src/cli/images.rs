@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::filter::{Filter, matches};
@@ -154,13 +155,19 @@ fn fits(pattern: &str, name: &ImageName) -> bool {
         .any(|one| matches(pattern, one) || matches(pattern, &format!("{one}:{}", name.tag())))
 }
 
+/// Returns when an image was made, as far as it tells. Texts of times, in other time zones or of other precision, don't
+/// compare as these do.
+fn created(image: &Image) -> Option<Timestamp> {
+    image.config.created().as_deref()?.parse().ok()
+}
+
 /// Which images are asked for.
 struct Wanted(Filter);
 
 /// Between which two times they were made, as far as that is asked for.
 struct Times {
-    after: Option<String>,
-    before: Option<String>,
+    after: Option<Timestamp>,
+    before: Option<Timestamp>,
 }
 
 const KEYS: [&str; 6] = ["dangling", "label", "reference", "since", "after", "before"];
@@ -173,9 +180,9 @@ impl Wanted {
     }
 
     fn times(&self, store: &Store) -> Result<Times, Failure> {
-        let of = |key: &'static str| -> Result<Option<String>, Failure> {
+        let of = |key: &'static str| -> Result<Option<Timestamp>, Failure> {
             let Some(name) = self.0.values(key).last() else { return Ok(None) };
-            Ok(store.resolve(name)?.config.created().clone())
+            Ok(created(&store.resolve(name)?))
         };
         Ok(Times { after: of("since")?.or(of("after")?), before: of("before")? })
     }
@@ -183,12 +190,12 @@ impl Wanted {
     fn takes(&self, image: &Image, times: &Times) -> Result<bool, Failure> {
         let labels = image.config.config().as_ref().and_then(|config| config.labels().clone());
         let label = |name: &str| labels.as_ref()?.get(name).cloned();
-        let created = image.config.created().as_deref();
+        let created = created(image);
         let dangling = self.0.flag("dangling")?;
         Ok(dangling.is_none_or(|dangling| dangling == image.names.is_empty())
             && self.0.labels(label)
-            && times.after.as_deref().is_none_or(|after| created > Some(after))
-            && times.before.as_deref().is_none_or(|before| created < Some(before)))
+            && times.after.is_none_or(|after| created > Some(after))
+            && times.before.is_none_or(|before| created < Some(before)))
     }
 
     fn calls(&self, name: Option<&ImageName>) -> bool {

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::Failure;
@@ -61,7 +62,11 @@ impl Ps {
         let bounds = wanted.bounds(&store)?;
         let mut rows = Vec::new();
         let newest = if self.latest { Some(1) } else { self.last };
-        for container in Container::all(&store)?.into_iter().take(newest.unwrap_or(usize::MAX)) {
+        for container in Container::all(&store)? {
+            // Of those that are wanted.
+            if newest.is_some_and(|newest| rows.len() >= newest) {
+                break;
+            }
             let state = container.state()?;
             let merged = container.merged();
             let mounted = mounting::is_mounted(&merged).unwrap_or(false);
@@ -155,8 +160,8 @@ struct Wanted(Filter);
 /// What bounds them: images of which they were made, and times.
 struct Bounds {
     ancestors: Option<Vec<Digest>>,
-    after: Option<String>,
-    before: Option<String>,
+    after: Option<Timestamp>,
+    before: Option<Timestamp>,
 }
 
 const KEYS: [&str; 8] = ["name", "id", "label", "status", "exited", "ancestor", "since", "before"];
@@ -176,9 +181,9 @@ impl Wanted {
     }
 
     fn bounds(&self, store: &Store) -> Result<Bounds, Failure> {
-        let made = |key: &'static str| -> Result<Option<String>, Failure> {
+        let made = |key: &'static str| -> Result<Option<Timestamp>, Failure> {
             let Some(name) = self.0.values(key).last() else { return Ok(None) };
-            Ok(Some(Container::find(store, name)?.record.created))
+            Ok(Container::find(store, name)?.created())
         };
         let images = self.0.values("ancestor").map(|name| store.resolve(name).map(|image| image.id));
         let images: Vec<Digest> = images.collect::<Result<_, _>>()?;
@@ -203,7 +208,7 @@ impl Wanted {
             && self.0.any("exited", |asked| asked == code)
             && self.0.labels(|name| record.settings.labels.get(name).cloned())
             && bounds.ancestors.as_ref().is_none_or(|images| images.contains(&record.image))
-            && bounds.after.as_ref().is_none_or(|after| record.created > *after)
-            && bounds.before.as_ref().is_none_or(|before| record.created < *before)
+            && bounds.after.is_none_or(|after| container.created() > Some(after))
+            && bounds.before.is_none_or(|before| container.created() < Some(before))
     }
 }

@@ -160,7 +160,7 @@ impl Status {
                     Ok(daemon) => serde_json::to_string(&Report {
                         uptime: uptime(daemon).as_secs_f64(),
                         requests_total: daemon.requests.values().sum(),
-                        usage: self.usage(daemon),
+                        usage: self.usage(&answer.mount, daemon),
                         daemon: daemon.clone(),
                     }),
                     Err(error) => serde_json::to_string(&Silent {
@@ -173,16 +173,16 @@ impl Status {
                 page.json_text(&(line.map_err(Failure::failed)? + "\n"));
             }
         } else if let (Some(_), [Answer { mount, said: Ok(daemon) }]) = (&self.mount, answers) {
-            page.drawn(&one(mount, daemon, self.usage(daemon).as_deref(), Paint::of_stdout()));
+            page.drawn(&one(mount, daemon, self.usage(mount, daemon).as_deref(), Paint::of_stdout()));
         } else if !answers.is_empty() {
             page.drawn(&table(answers, Paint::of_stdout()));
         }
         page.print()
     }
 
-    /// Counts what is in the layers.
-    fn usage(&self, daemon: &Daemon) -> Option<Vec<Option<Usage>>> {
-        if self.count == 0.0 {
+    /// Counts what is in the layers. What another user's daemon calls its layers may lead anywhere, and hold up who looks.
+    fn usage(&self, mount: &Mount, daemon: &Daemon) -> Option<Vec<Option<Usage>>> {
+        if self.count == 0.0 || mount.is_of_another() {
             return None;
         }
         let progress = ProgressBar::new_spinner();

@@ -280,7 +280,7 @@ impl Container {
         broken.extend(
             uses.broken.into_iter().map(|one| (store.containers_dir().join(one.id), one.error.into())),
         );
-        all.sort_by(|a, b| b.record.created.cmp(&a.record.created));
+        all.sort_by_key(|one| std::cmp::Reverse(one.created()));
         Ok((all, broken))
     }
 
@@ -343,6 +343,11 @@ impl Container {
         file.as_file().sync_all().map_err(ContainerError::io("sync", &path))?;
         file.persist(&path).map_err(|error| ContainerError::io("write", &path)(error.error))?;
         sync_dir(&self.dir)
+    }
+
+    /// Returns when it was made; `None` where its record tells no time. The text of two times doesn't compare as they do.
+    pub fn created(&self) -> Option<jiff::Timestamp> {
+        self.record.created.parse().ok()
     }
 
     /// The first twelve digits of the id, as tables show it.
@@ -451,6 +456,31 @@ mod tests {
         assert!(!record.exists());
         fs::remove_dir_all(&known.dir).unwrap();
         assert!(!known.update(|record| record.exit_code = Some(1)).unwrap());
+    }
+
+    #[test]
+    fn the_newest_comes_first_whatever_its_time_looks_like() {
+        let top = tempfile::tempdir().unwrap();
+        let store = Store::open(Some(top.path())).unwrap();
+        let times = [
+            "2026-01-01T00:00:00.5Z",
+            "2026-01-01T00:00:00.12Z",
+            "2026-01-01T00:00:00.123Z",
+            "2026-01-01T00:00:00Z",
+            "2026-01-01T01:30:00+02:00",
+        ];
+        for (at, time) in times.iter().enumerate() {
+            let dir = store.containers_dir().join(format!("{at}123456789ab"));
+            fs::create_dir_all(&dir).unwrap();
+            let record = ContainerRecord {
+                created: (*time).to_owned(),
+                ..ContainerRecord::derived(&dir, Digest::of(b""))
+            };
+            Container { dir, record }.save().unwrap();
+        }
+        let all = Container::all(&store).unwrap();
+        let made: Vec<&str> = all.iter().map(|one| one.record.created.as_str()).collect();
+        assert_eq!(made, [times[0], times[2], times[1], times[3], times[4]]);
     }
 
     #[test]

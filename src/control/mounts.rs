@@ -71,6 +71,12 @@ impl Mount {
         self.owner.is_some_and(|owner| owner == us || owner == 0)
     }
 
+    /// Returns whether another user's daemon serves it, root's aside. One that is seen in no table of mounts was found by a
+    /// socket of this user's.
+    pub fn is_of_another(&self) -> bool {
+        self.owner.is_some() && !self.is_trusted()
+    }
+
     /// Returns whether its daemon lives, asked through the mount for at most `patience`.
     ///
     /// The kernel lets nobody go whose question a daemon has read, SIGKILL or not. So the daemons of other users, root's

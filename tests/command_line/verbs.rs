@@ -293,6 +293,19 @@ fn filters() {
 }
 
 #[test]
+fn the_newest_ones_are_of_those_that_are_asked_for() {
+    let place = shop();
+    for name in ["first", "second", "third"] {
+        um(&place, &format!("create --name {name} demo:1")).ok();
+    }
+    let names = |line: &str| um(&place, &format!("ps {line} --format '{{{{.Names}}}}'")).ok().out;
+    assert_eq!(names("-n 2"), "third\nsecond\n");
+    assert_eq!(names("-n 1 --filter name=first"), "first\n");
+    assert_eq!(names("-n 0"), "");
+    assert_eq!(names("-l --filter before=third"), "second\n");
+}
+
+#[test]
 fn a_container_is_unmounted_by_its_name() {
     if !is_root() {
         support::skip!("needs root");

@@ -169,3 +169,19 @@ fn layers_believes_the_marks_that_the_mount_believes() {
         mount.unmount();
     }
 }
+
+#[test]
+fn what_another_user_calls_layers_is_not_looked_into() {
+    support::needs_root!();
+    let place = support::cli::Place::of_user();
+    place.sh_as_user("echo x > a/f && ./unionmount --lower a:b --upper up mnt").ok();
+    let asked = |json: &str| -> Value { serde_json::from_str(json).unwrap() };
+    let theirs = asked(&place.sh_as_user("./unionmount status --json mnt").ok().out);
+    assert_eq!(theirs["usage"][1]["files"], 1, "{theirs}");
+    // Those of other tests are listed as well, and may end meanwhile.
+    let listed = place.sh("./unionmount status --json").out;
+    let seen = asked(listed.lines().find(|line| line.contains(place.path().to_str().unwrap())).unwrap());
+    assert_eq!((&seen["usage"], seen["layers"].as_array().unwrap().len()), (&Value::Null, 3), "{seen}");
+    place.umount("mnt");
+    place.wait_for_no_daemon();
+}
