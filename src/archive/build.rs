@@ -11,7 +11,7 @@ use super::index::{Attrs, Content, Index, Number, Object};
 use crate::image::layer::apply::{Limits, clean};
 use crate::image::layer::place::split;
 use crate::image::layer::reader::{Entry, EntryKind, Reader};
-use crate::image::layer::{Attributes, LayerError};
+use crate::image::layer::{Attributes, LayerError, check};
 use crate::sys::object::Kind;
 use crate::union::lookup::marker::WH_PREFIX;
 use crate::union::lookup::private;
@@ -20,6 +20,9 @@ use crate::union::lookup::private;
 const MOST_LINKS: usize = 40;
 const ROOT: Number = 0;
 
+/// What entries may take in memory beside their objects. Four million of them with names of 200 bytes do with it.
+const MOST_MEMORY: u64 = 1 << 30;
+
 /// A tree that is being made.
 pub(super) struct Builder {
     is_layer: bool,
@@ -27,6 +30,9 @@ pub(super) struct Builder {
     directories: BTreeMap<Number, BTreeMap<Box<[u8]>, Number>>,
     attributes: BTreeMap<Number, Attrs>,
     bytes: u64,
+    /// What is kept of names, links, attributes and maps of sparse files.
+    memory: u64,
+    pub(super) most_memory: u64,
     /// Entries whose names would be whiteouts of a layer.
     left_out: u64,
     /// Attributes that would be marks of an overlay.
@@ -42,6 +48,8 @@ impl Builder {
             directories: BTreeMap::from([(ROOT, BTreeMap::new())]),
             attributes: BTreeMap::new(),
             bytes: 0,
+            memory: 0,
+            most_memory: MOST_MEMORY,
             left_out: 0,
             unmarked: 0,
         }
@@ -60,8 +68,6 @@ impl Builder {
             if entry.what == EntryKind::File {
                 self.bytes = self.bytes.saturating_add(entry.size);
             }
-            let attributes: u64 = entry.attributes.xattrs.iter().map(|(_, value)| value.len() as u64).sum();
-            self.bytes = self.bytes.saturating_add(attributes);
             if self.bytes > limits.bytes {
                 return Err(LayerError::TooManyBytes { entry: entry.path, limit: limits.bytes });
             }
@@ -75,20 +81,32 @@ impl Builder {
                     [run] if run.offset == 0 && run.length == entry.size => Content::Whole { at: run.at },
                     _ => Content::Sparse(stored.into_boxed_slice()),
                 },
-                EntryKind::Symlink(target) if target.is_empty() || target.contains(&0) => {
-                    return Err(LayerError::entry(&entry.path, "is a symbolic link to nothing"));
-                }
                 EntryKind::Symlink(target) => Content::Target(target.clone().into_boxed_slice()),
                 _ => Content::None,
             };
+            self.charge(memory_of(&entry, &content), &entry.path)?;
             self.add(entry, content)?;
+        }
+        Ok(())
+    }
+
+    /// Counts what is kept in memory as long as the archive is mounted.
+    fn charge(&mut self, bytes: u64, entry: &[u8]) -> Result<(), LayerError> {
+        self.memory = self.memory.saturating_add(bytes);
+        if self.memory > self.most_memory {
+            let most = self.most_memory >> 20;
+            let what = format!("with it, names, links and attributes take more than {most} MiB of memory");
+            return Err(LayerError::entry(&entry[..entry.len().min(60)], what));
         }
         Ok(())
     }
 
     fn add(&mut self, mut entry: Entry, content: Content) -> Result<(), LayerError> {
         let path = clean(&entry.path, &entry.path, "")?;
-        if !self.is_layer && path.split(|&byte| byte == b'/').any(|part| part.starts_with(WH_PREFIX)) {
+        check::object(&entry, &path)?;
+        if self.is_layer {
+            check::mark(&entry, &path)?;
+        } else if path.split(|&byte| byte == b'/').any(|part| part.starts_with(WH_PREFIX)) {
             self.left_out += 1;
             return Ok(());
         }
@@ -99,13 +117,8 @@ impl Builder {
             .retain(|(name, _)| private::overlay_mark(name).is_none() && !private::is_reserved(name));
         self.unmarked += (before - entry.attributes.xattrs.len()) as u64;
         if path.is_empty() {
-            return match entry.what {
-                EntryKind::Directory => {
-                    self.describe(ROOT, entry.attributes);
-                    Ok(())
-                }
-                _ => Err(LayerError::entry(&entry.path, "would replace the root by something else")),
-            };
+            self.describe(ROOT, entry.attributes);
+            return Ok(());
         }
         let (parent, name) = split(&path);
         let parent = self.enter(parent, &entry.path)?;
@@ -265,6 +278,18 @@ impl Builder {
         let index = Index::new(self.objects, self.directories, self.attributes);
         index.ok_or_else(|| LayerError::entry(b"", "the names of the archive take more than 4 GiB"))
     }
+}
+
+/// What is kept of an entry beside its object.
+fn memory_of(entry: &Entry, content: &Content) -> u64 {
+    let content = match content {
+        Content::Target(target) => target.len(),
+        Content::Sparse(runs) => size_of_val(&**runs),
+        _ => 0,
+    };
+    let pair = 2 * size_of::<Vec<u8>>();
+    let xattrs = entry.attributes.xattrs.iter().map(|(name, value)| name.len() + value.len() + pair);
+    (content + split(&entry.path).1.len() + xattrs.sum::<usize>()) as u64
 }
 
 /// A path on its way through links, with the root of the archive as the root.

@@ -3,11 +3,13 @@
 use std::fs::{File, Metadata};
 use std::io;
 use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::RwLock;
 use rustix::io::{Errno, Result};
 
 use crate::image::layer::reader::Stored;
@@ -19,31 +21,72 @@ pub(super) struct Store {
     file: File,
     path: PathBuf,
     /// What the archive was when it was opened. Of a spool nobody else knows.
-    seen: Option<Seen>,
+    seen: Option<RwLock<Seen>>,
     told: AtomicBool,
 }
 
 /// What tells that a file has been changed.
 #[derive(Debug, PartialEq, Eq)]
-struct Seen {
+pub(super) struct Seen {
     size: u64,
-    changed: (i64, i64),
     modified: (i64, i64),
+    /// Who writes into it may set the time of its content back, but not this one. It changes with the name and the rights as
+    /// well.
+    pub(super) changed: (i64, i64),
+    rights: (u32, u32, u32, u64),
+    name: PathBuf,
 }
 
 impl Seen {
-    fn of(metadata: &Metadata) -> Seen {
-        Seen {
-            size: metadata.len(),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
+    pub(super) fn of(file: &File) -> io::Result<Seen> {
+        let metadata = file.metadata()?;
+        let (size, modified, changed) = times(&metadata);
+        // Without /proc a name is as any other.
+        let name = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap_or_default();
+        let rights = (metadata.mode(), metadata.uid(), metadata.gid(), metadata.nlink());
+        Ok(Seen { size, modified, changed, rights, name })
+    }
+
+    /// Fails when the content of a file may be another one than was seen; what was seen of it is now what there is else.
+    fn check(seen: &RwLock<Seen>, file: &File) -> io::Result<()> {
+        let now = times(&file.metadata()?);
+        let is_same = |seen: &Seen| (seen.size, seen.modified, seen.changed) == now;
+        if is_same(&seen.read()) {
+            return Ok(());
         }
+        let mut seen = seen.write();
+        let now = Seen::of(file)?;
+        let same_content = (now.size, now.modified) == (seen.size, seen.modified);
+        let is_told = (now.rights, &now.name) != (seen.rights, &seen.name) || now.changed == seen.changed;
+        if !same_content || !is_told {
+            return Err(io::Error::other("it was changed since it was opened"));
+        }
+        *seen = now;
+        Ok(())
+    }
+
+    /// The same for a file that is read once.
+    pub(super) fn check_once(self, file: &File) -> io::Result<Seen> {
+        let seen = RwLock::new(self);
+        Seen::check(&seen, file)?;
+        Ok(seen.into_inner())
     }
 }
 
+type Times = (u64, (i64, i64), (i64, i64));
+
+fn times(metadata: &Metadata) -> Times {
+    let changed = (metadata.ctime(), metadata.ctime_nsec());
+    (metadata.len(), (metadata.mtime(), metadata.mtime_nsec()), changed)
+}
+
 impl Store {
-    pub(super) fn file(file: File, path: &Path) -> io::Result<Store> {
-        let seen = Some(Seen::of(&file.metadata()?));
+    /// The archive itself, of which `seen` was seen before its index was made.
+    ///
+    /// # Errors
+    /// When it has been changed since.
+    pub(super) fn file(file: File, path: &Path, seen: Seen) -> io::Result<Store> {
+        let seen = Some(RwLock::new(seen.check_once(&file)?));
         Ok(Store { file, path: path.to_owned(), seen, told: AtomicBool::new(false) })
     }
 
@@ -54,14 +97,12 @@ impl Store {
     fn read_at(&self, buffer: &mut [u8], at: u64) -> Result<usize> {
         let read = self.file.read_at(buffer, at).and_then(|count| {
             // Looked at after reading: what was read before a change is what it was.
-            let seen = match &self.seen {
-                Some(seen) => Some((Seen::of(&self.file.metadata()?), seen)),
-                None => None,
-            };
-            let same = seen.is_none_or(|(now, seen)| now.modified == seen.modified && now.size == seen.size);
-            match same && count > 0 {
-                true => Ok(count),
-                false => Err(io::Error::other("it was changed while it is mounted")),
+            if let Some(seen) = &self.seen {
+                Seen::check(seen, &self.file)?;
+            }
+            match count {
+                0 => Err(io::ErrorKind::UnexpectedEof.into()),
+                count => Ok(count),
             }
         });
         read.map_err(|error| {

@@ -28,11 +28,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use self::build::Builder;
-use self::data::Store;
+use self::data::{Seen, Store};
 use self::tree::ArchiveTree;
 use crate::image::compression::{Compression, decode};
-use crate::image::layer::LayerError;
+use crate::image::layer::apply::stream_limit;
 use crate::image::layer::reader::Reader;
+use crate::image::layer::{LayerError, Limits};
 use crate::union::stack::tree::LayerTree;
 
 /// Why an archive can't be a layer.
@@ -80,6 +81,9 @@ pub struct ArchiveOptions {
 /// When it is none, or damaged.
 pub fn open(file: File, path: &Path, options: ArchiveOptions) -> Result<Arc<dyn LayerTree>, ArchiveError> {
     let io = |what| move |source| ArchiveError::Io { what, path: path.to_owned(), source };
+    // Before anything of it is read.
+    let seen = Seen::of(&file).map_err(io("look at it"))?;
+    let size = file.metadata().map_err(io("look at it"))?.len();
     let mut head = [0; 512];
     let count = read_head(&file, &mut head).map_err(io("read it"))?;
     if let Some(what) = other_form(&head[..count]) {
@@ -92,19 +96,20 @@ pub fn open(file: File, path: &Path, options: ArchiveOptions) -> Result<Arc<dyn 
             let what = "neither a tar nor one that is compressed with gzip, zstd, xz or bzip2";
             return Err(ArchiveError::Unknown { path: path.to_owned(), what });
         }
-        let size = file.metadata().map_err(io("look at it"))?.len();
         let reader = Reader::of_file(file.try_clone().map_err(io("read it"))?);
         builder.read(reader, size).map_err(damaged)?;
-        Store::file(file, path).map_err(io("look at it"))?
+        Store::file(file, path, seen).map_err(io("read it"))?
     } else {
-        let (_, stream) = decode(BufReader::with_capacity(256 << 10, file)).map_err(io("decompress it"))?;
-        let mut spooled = spool::Spool::new(stream).map_err(|(dir, source)| ArchiveError::Io {
-            what: "keep what is decompressed in it",
-            path: dir,
-            source,
-        })?;
+        let compressed = file.try_clone().map_err(io("read it"))?;
+        let compressed = BufReader::with_capacity(256 << 10, compressed);
+        let (_, stream) = decode(compressed).map_err(io("decompress it"))?;
+        let mut spooled =
+            spool::Spool::new(stream, stream_limit(Limits::default())).map_err(|(dir, source)| {
+                ArchiveError::Io { what: "keep what is decompressed in it", path: dir, source }
+            })?;
         builder.read(Reader::new(&mut spooled), u64::MAX).map_err(damaged)?;
-        Store::spooled(spooled.finish(), path)
+        seen.check_once(&file).map_err(io("read it"))?;
+        Store::spooled(spooled.finish().map_err(io("keep what is decompressed"))?, path)
     };
     builder.tell(path);
     let index = builder.finish().map_err(|what| ArchiveError::Damaged { path: path.to_owned(), what })?;

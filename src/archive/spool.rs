@@ -1,37 +1,57 @@
 //! What a stream was decoded to, kept in a file without a name: it goes with the mount, whatever its end.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
 use rustix::fs::{Mode, OFlags, openat};
 
+use crate::sys::copy::write_sparsely;
+
 /// A stream that is kept as it is read.
 pub(super) struct Spool<'a> {
     stream: Box<dyn Read + Send + 'a>,
     file: File,
+    /// How much was read, and how much more may be.
+    end: u64,
+    left: u64,
 }
 
 impl<'a> Spool<'a> {
     /// Makes the file in the cache directory; on an error, its place is told.
-    pub(super) fn new(stream: Box<dyn Read + Send + 'a>) -> Result<Spool<'a>, (PathBuf, io::Error)> {
+    pub(super) fn new(
+        stream: Box<dyn Read + Send + 'a>,
+        most: u64,
+    ) -> Result<Spool<'a>, (PathBuf, io::Error)> {
         let dir = cache_dir();
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
         let file = made.and_then(|()| nameless(&dir)).map_err(|error| (dir, error))?;
-        Ok(Spool { stream, file })
+        Ok(Spool { stream, file, end: 0, left: most })
     }
 
     /// Returns the file with all that was read.
-    pub(super) fn finish(self) -> File {
-        self.file
+    ///
+    /// # Errors
+    /// When it can't be made as long as that.
+    pub(super) fn finish(self) -> io::Result<File> {
+        // It may end in a hole.
+        self.file.set_len(self.end)?;
+        Ok(self.file)
     }
 }
 
 impl Read for Spool<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.stream.read(buffer)?;
-        self.file.write_all(&buffer[..count])?;
+        self.left = self
+            .left
+            .checked_sub(count as u64)
+            .ok_or_else(|| io::Error::other("it is decompressed to more than any archive that is meant"))?;
+        // A bomb is mostly zeros.
+        write_sparsely(self.file.as_fd(), self.end, &buffer[..count])?;
+        self.end += count as u64;
         Ok(count)
     }
 }
@@ -56,5 +76,24 @@ fn nameless(dir: &PathBuf) -> io::Result<File> {
         // A filesystem that knows no such files.
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR) => tempfile::tempfile_in(dir),
         Err(errno) => Err(errno.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn a_spool_takes_no_room_for_zeros_and_has_an_end() {
+        let spool = |bytes: u64, most: u64| {
+            let file = tempfile::tempfile().unwrap();
+            let stream: Box<dyn Read + Send> = Box::new(io::repeat(0).take(bytes));
+            let mut spool = Spool { stream, file, end: 0, left: most };
+            io::copy(&mut spool, &mut io::sink()).and_then(|_| spool.finish())
+        };
+        let zeros = spool(10 << 20, 10 << 20).unwrap().metadata().unwrap();
+        assert_eq!((zeros.len(), zeros.blocks()), (10 << 20, 0));
+        assert!(spool(11 << 20, 10 << 20).unwrap_err().to_string().contains("decompressed to more"));
     }
 }

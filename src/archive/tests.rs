@@ -163,3 +163,103 @@ fn what_changes_underneath_is_an_error() {
     file.as_file().set_len(512).unwrap();
     assert_eq!(open.read_at(&mut byte, 0), Err(rustix::io::Errno::IO));
 }
+
+#[test]
+fn what_no_layer_may_hold_is_no_archive() {
+    let device = {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Char);
+        header.set_device_major(0).unwrap();
+        header.set_device_minor(0).unwrap();
+        header.set_size(0);
+        builder.append_data(&mut header, "gone", io::empty()).unwrap();
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&builder.into_inner().unwrap()).unwrap();
+        file
+    };
+    let long = "x".repeat(256);
+    for (file, is_layer, said) in [
+        (device, false, "a character device 0:0"),
+        (
+            tar(&[(b'0', &format!("d/{long}"), "")]),
+            false,
+            "a name that is too long: 256 bytes, and Linux knows 255",
+        ),
+        (tar(&[(b'0', &format!("{long}/f"), "")]), false, "a name that is too long"),
+        (tar(&[(b'0', "d/.wh..", "")]), true, "is a whiteout of nothing"),
+        (tar(&[(b'0', "d/.wh.x/f", "")]), true, "lies in .wh.x"),
+    ] {
+        let refused = of_path(file.path(), ArchiveOptions { is_layer }).unwrap_err().to_string();
+        assert!(refused.contains(said), "{refused}");
+    }
+    assert!(of_path(tar(&[(b'0', &"x".repeat(255), "")]).path(), ArchiveOptions::default()).is_ok());
+}
+
+#[test]
+fn what_an_archive_takes_in_memory_is_bounded() {
+    let target = "t".repeat(3000);
+    let names: Vec<String> = (0..100).map(|at| format!("link{at}")).collect();
+    let entries: Vec<(u8, &str, &str)> = names.iter().map(|name| (b'2', &name[..], &target[..])).collect();
+    let file = tar(&entries);
+    let read = |most_memory: u64| {
+        let mut builder = Builder::new(false);
+        builder.most_memory = most_memory;
+        builder.read(Reader::of_file(File::open(file.path()).unwrap()), u64::MAX)
+    };
+    read(1 << 20).unwrap();
+    assert!(read(200_000).unwrap_err().to_string().contains("MiB of memory"));
+}
+
+/// Changes something of a file until its ctime tells: clocks of files are coarse.
+fn until_changed(file: &File, mut change: impl FnMut()) {
+    let before = Seen::of(file).unwrap();
+    let changed = (0..1_000_000).any(|_| {
+        change();
+        Seen::of(file).unwrap().changed != before.changed
+    });
+    assert!(changed);
+}
+
+#[test]
+fn times_that_are_set_back_hide_no_change() {
+    let file = tar(&[(b'0', "a", "content")]);
+    let modified = file.as_file().metadata().unwrap().modified().unwrap();
+    let before = Seen::of(file.as_file()).unwrap();
+    let tree = of_path(file.path(), ArchiveOptions::default()).unwrap();
+    let open = tree.open(at(&*tree, "a").unwrap()).unwrap();
+    until_changed(file.as_file(), || {
+        file.as_file().write_all_at(b"CONTENT", 512).unwrap();
+        file.as_file().set_modified(modified).unwrap();
+    });
+    assert_eq!(open.read_at(&mut [0; 7], 0), Err(rustix::io::Errno::IO));
+    // What was changed while its index was made is told at once.
+    let told = Store::file(file.reopen().unwrap(), file.path(), before).unwrap_err();
+    assert!(told.to_string().contains("it was changed"), "{told}");
+}
+
+#[test]
+fn another_name_and_other_rights_are_no_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.tar");
+    std::fs::copy(tar(&[(b'0', "a", "content")]).path(), &path).unwrap();
+    let tree = of_path(&path, ArchiveOptions::default()).unwrap();
+    let open = tree.open(at(&*tree, "a").unwrap()).unwrap();
+    let file = File::open(&path).unwrap();
+    let read = || open.read_at(&mut [0; 7], 0);
+    let mode = |mode| file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    until_changed(&file, || mode(0o400));
+    assert_eq!(read(), Ok(7));
+    let other = dir.path().join("b.tar");
+    let mut names = [&path, &other];
+    until_changed(&file, || {
+        std::fs::rename(names[0], names[1]).unwrap();
+        names.reverse();
+    });
+    // It may have come back to the first name.
+    if names[0] == &other {
+        assert_eq!(read(), Ok(7));
+        std::fs::remove_file(&other).unwrap();
+        assert_eq!(read(), Ok(7));
+    }
+}

@@ -177,6 +177,13 @@ fn take_layers(
     options: &LoadOptions,
 ) -> Result<Vec<AddedLayer>> {
     let sizes: Vec<u64> = wanted.iter().map(|wanted| size_of(source, wanted)).collect::<Result<_>>()?;
+    // Before anything is fetched: what a registry says of sizes is no more than its word.
+    let sum = sizes.iter().fold(0u64, |sum, size| sum.saturating_add(*size));
+    if source.is_remote() && sum > options.limits.bytes {
+        return Err(source.wrong(format!(
+            "its layers have {sum} bytes, more than --max-size allows; raise it if that is meant"
+        )));
+    }
     let mut order: Vec<(u64, Wanted<'_>)> = sizes.into_iter().zip(wanted.drain(..)).collect();
     order.sort_by_key(|(size, _)| std::cmp::Reverse(*size));
     let processors = std::thread::available_parallelism().map_or(1, usize::from);

@@ -27,8 +27,10 @@ use crate::image::document::MAX_DOCUMENT;
 const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, \
     application/vnd.docker.distribution.manifest.v2+json, */*";
-/// No list of tags is longer.
+/// No list of tags is longer, or takes more bytes, or has more pages.
 const MOST_TAGS: usize = 1_000_000;
+const MOST_TAG_BYTES: usize = 64 << 20;
+const MOST_PAGES: usize = 10_000;
 
 /// A repository of a registry, and who speaks to it.
 pub struct Client {
@@ -322,7 +324,7 @@ impl Client {
         }
         let what = self.endpoint.path.clone();
         let scope = self.scope("pull");
-        let mut tags = Vec::new();
+        let mut list = TagList::default();
         let mut next = Some(self.url("tags/list?n=1000")?);
         while let Some(url) = next {
             let asked = Asked { method: Method::GET, url, scope: &scope, headers: &[], what: &what };
@@ -337,13 +339,12 @@ impl Client {
             let body =
                 read_small(response.body_mut(), MAX_DOCUMENT).map_err(|error| wrong(error.to_string()))?;
             let page: Page = serde_json::from_slice(&body).map_err(|error| wrong(error.to_string()))?;
-            let before = tags.len();
-            tags.extend(page.tags.unwrap_or_default());
-            if tags.len() == before || tags.len() > MOST_TAGS {
+            // An empty page leads nowhere.
+            if !list.add(page.tags.unwrap_or_default()).map_err(wrong)? {
                 break;
             }
         }
-        Ok(tags)
+        Ok(list.tags)
     }
 
     fn url(&self, rest: &str) -> Result<String> {
@@ -352,6 +353,29 @@ impl Client {
 
     fn scope(&self, actions: &str) -> String {
         format!("repository:{}:{actions}", self.endpoint.path)
+    }
+}
+
+/// Tags as they come, page by page.
+#[derive(Default)]
+struct TagList {
+    tags: Vec<String>,
+    bytes: usize,
+    pages: usize,
+}
+
+impl TagList {
+    /// Adds a page; false when it has none.
+    fn add(&mut self, page: Vec<String>) -> std::result::Result<bool, String> {
+        self.pages += 1;
+        self.bytes += page.iter().map(String::len).sum::<usize>();
+        if self.pages > MOST_PAGES || self.bytes > MOST_TAG_BYTES || self.tags.len() + page.len() > MOST_TAGS
+        {
+            return Err("a list of tags without an end".to_owned());
+        }
+        let more = !page.is_empty();
+        self.tags.extend(page);
+        Ok(more)
     }
 }
 
@@ -364,6 +388,17 @@ fn next_page(link: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lists_of_tags_end() {
+        let mut pages = TagList::default();
+        assert!((0..=MOST_PAGES).any(|at| pages.add(vec![at.to_string()]).is_err()));
+        let mut bytes = TagList::default();
+        assert!((0..100).any(|_| bytes.add(vec!["x".repeat(1 << 20)]).is_err()));
+        assert!(bytes.tags.len() <= 64);
+        let mut few = TagList::default();
+        assert_eq!((few.add(vec!["a".to_owned()]), few.add(Vec::new())), (Ok(true), Ok(false)));
+    }
 
     #[test]
     fn pages_follow_links() {

@@ -72,3 +72,18 @@ fn a_config_that_cannot_be_had_is_told_as_such() {
     assert!(!told.err.contains("sent something else"), "{told:?}");
     told.refused(1, &["answers 503"]);
 }
+
+#[test]
+fn what_is_larger_than_allowed_is_not_fetched() {
+    needs_program!("docker-registry");
+    let lab = Lab::new();
+    let registry = Registry::plain(&lab);
+    registry.pushed(&lab, "big:1", 1_000_000);
+    lab.forget_all();
+    let [large, small] = lab.layers_made();
+    let proxy = Faulty::new(registry.port, |_, _| Fault::None);
+    let pull = ["pull", "--max-size", "900k", &named(proxy.port, "big:1")];
+    lab.registry(&pull).refused(1, &["its layers have 1", "--max-size"]);
+    let seen = proxy.seen();
+    assert!(!seen.iter().any(|one| one.contains(&large) || one.contains(&small)), "{seen:?}");
+}

@@ -3,12 +3,12 @@
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::LayerError;
 use super::attributes::Ownership;
-use super::place::{LONGEST_PATH, PLINKS, UnpackTarget, is_plink, split};
+use super::place::{LONGEST_PATH, UnpackTarget, is_plink, split};
 use super::reader::{Entry, EntryKind, Reader};
+use super::{LayerError, check};
 use crate::sys::copy::write_sparsely;
-use crate::union::lookup::marker::{self, AufsName};
+use crate::union::lookup::marker::AufsName;
 
 /// How much a layer may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +25,12 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits { entries: 4_000_000, bytes: 128 << 30 }
     }
+}
+
+/// Returns how large a layer's tar may be, which is more than its files: headers, padding. Beyond this it is a bomb
+/// whatever it holds.
+pub(crate) fn stream_limit(limits: Limits) -> u64 {
+    limits.bytes.saturating_add(limits.entries.saturating_mul(4096))
 }
 
 /// How a layer is unpacked.
@@ -85,30 +91,20 @@ pub fn apply(tar: impl Read, root: BorrowedFd<'_>, options: &ApplyOptions) -> Re
             return Err(LayerError::TooManyBytes { entry: entry.path, limit: options.limits.bytes });
         }
         let path = clean(&entry.path, &entry.path, "")?;
-        let (parent, name) = split(&path);
-        if let Some(part) = parent.split(|&b| b == b'/').find(|part| part.starts_with(marker::WH_PREFIX)) {
-            if marker::aufs_name(part) == AufsName::Meta {
-                // What AUFS keeps files with several names in: those names follow as hardlinks.
-                match parent == PLINKS && entry.what == EntryKind::File {
+        let parent = split(&path).0;
+        match check::mark(&entry, &path)? {
+            AufsName::Opaque => place.opaque(parent, &path)?,
+            AufsName::Whiteout(hidden) => place.whiteout(&super::place::join(parent, hidden))?,
+            // AUFS's own metadata, which no engine unpacks, but for what it keeps files with several names in: those names
+            // follow as hardlinks.
+            AufsName::Meta | AufsName::Malformed => {
+                match check::is_kept_for_names(&entry, &path) {
                     true => make(&mut place, &mut reader, &entry, &path)?,
-                    false => place.skip(&path),
+                    false if check::is_in_mark(parent) => place.skip(&path),
+                    false => {}
                 }
                 continue;
             }
-            let part = part.escape_ascii();
-            return Err(LayerError::entry(
-                &entry.path,
-                format!("lies in {part}, which is a whiteout's name"),
-            ));
-        }
-        match marker::aufs_name(name) {
-            AufsName::Opaque => place.opaque(parent, &path)?,
-            AufsName::Whiteout(hidden) => place.whiteout(&super::place::join(parent, hidden))?,
-            AufsName::Malformed => {
-                return Err(LayerError::entry(&entry.path, "is a whiteout of nothing that can exist"));
-            }
-            // AUFS's own metadata, which no engine unpacks.
-            AufsName::Meta => continue,
             AufsName::Plain => {
                 make(&mut place, &mut reader, &entry, &path)?;
                 continue;
@@ -128,20 +124,11 @@ fn make<R: Read>(
     entry: &Entry,
     path: &[u8],
 ) -> Result<(), LayerError> {
-    if path.is_empty() {
-        return match entry.what {
-            EntryKind::Directory => place.root(&entry.attributes),
-            _ => Err(LayerError::entry(&entry.path, "would replace the root by something else")),
-        };
-    }
+    check::object(entry, path)?;
     match &entry.what {
+        EntryKind::Directory if path.is_empty() => place.root(&entry.attributes),
         EntryKind::Directory => place.directory(path, &entry.attributes),
-        EntryKind::Symlink(target) => {
-            if target.is_empty() || target.contains(&0) {
-                return Err(LayerError::entry(&entry.path, "is a symbolic link to nothing"));
-            }
-            place.symlink(path, target, &entry.attributes)
-        }
+        EntryKind::Symlink(target) => place.symlink(path, target, &entry.attributes),
         EntryKind::Hardlink(target) => {
             let target = clean(target, &entry.path, "hardlink to ")?;
             match is_plink(&target) && !place.has(&target)? {

@@ -31,6 +31,7 @@
 pub mod apply;
 pub mod attributes;
 pub mod changes;
+pub(crate) mod check;
 mod emit;
 mod error;
 mod header;

@@ -19,6 +19,7 @@ use super::{AddedLayer, Blob, BlobWriter, Image, Staging, Store, make_dir};
 use crate::image::compression::{Compression, decode, peek};
 use crate::image::digest::{Digest, Hashing};
 use crate::image::error::{Result, StoreError};
+use crate::image::layer::apply::stream_limit;
 use crate::image::layer::{
     Applied, ApplyOptions, LayerError, Limits, Ownership, Written, apply, hides_all_below,
 };
@@ -343,12 +344,6 @@ impl Staging<'_> {
         file.and_then(|mut file| file.write_all(&text)).map_err(StoreError::io("write", &path))?;
         self.keep_layer(&dir, diff_id)
     }
-}
-
-/// Returns how large a layer's tar may be, which is more than its files: headers, padding. Beyond this it is a bomb
-/// whatever it holds.
-fn stream_limit(limits: Limits) -> u64 {
-    limits.bytes.saturating_add(limits.entries.saturating_mul(4096))
 }
 
 /// A blob that was read to its end.
