@@ -198,7 +198,7 @@ impl ContainerArgs {
         }
     }
 
-    /// The image.
+    /// Returns the image.
     pub(super) fn image(&self, store: &Store) -> Result<Image, Failure> {
         let there = match self.from.pull {
             Pull::Always => None,
@@ -245,12 +245,12 @@ impl ContainerArgs {
         Ok(store.resolve(&pulled.loaded.id.to_string())?)
     }
 
-    /// Whether a terminal is asked for.
+    /// Returns whether a terminal is asked for.
     pub(super) fn tty(&self) -> bool {
         self.command.tty
     }
 
-    /// What was chosen.
+    /// Returns what was chosen.
     pub(super) fn settings(&self) -> Result<Settings, Failure> {
         let (command, seen, allowed) = (&self.command, &self.seen, &self.allowed);
         let mut env = Vec::new();

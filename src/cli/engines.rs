@@ -1,12 +1,12 @@
 //! What container engines have and this program doesn't, and the command that does it instead: it has no daemon that keeps
 //! containers running, no networks, no builds; podman has all that, over this program.
 
-/// What to do instead of a verb of other programs.
+/// Returns what to do instead of a verb of other programs.
 pub(super) fn instead_of(verb: &str) -> Option<&'static str> {
     VERBS.iter().find(|(verbs, _)| verbs.contains(&verb)).map(|(_, instead)| *instead)
 }
 
-/// What to do instead of an option of other engines' `run` and `create`.
+/// Returns what to do instead of an option of other engines' `run` and `create`.
 pub(super) fn instead_of_option(verb: &str, option: &str) -> Option<&'static str> {
     let option = option.split('=').next().unwrap_or(option);
     let of_containers = matches!(verb, "run" | "create");

@@ -29,7 +29,7 @@ impl Filter {
         Ok(Filter { conditions })
     }
 
-    /// The values of a key.
+    /// Returns the values of a key.
     pub(super) fn values<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
         self.conditions.iter().filter(move |(known, _)| known == key).map(|(_, value)| &value[..])
     }

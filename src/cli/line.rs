@@ -40,7 +40,7 @@ fn verbs_of<'a>(program: &'a Command, words: &[OsString]) -> Vec<&'a Command> {
     found
 }
 
-/// Why there is no verb by which the line begins; `None`: there is one, or it is a line that mounts.
+/// Returns why there is no verb by which the line begins; `None`: there is one, or it is a line that mounts.
 pub(super) fn unknown_verb(program: &Command, args: &[OsString]) -> Option<Failure> {
     let words = args.get(1..).unwrap_or_default();
     let verbs = verbs_of(program, words);
@@ -69,7 +69,7 @@ pub(super) fn unknown_verb(program: &Command, args: &[OsString]) -> Option<Failu
     (!is_place()).then(none)
 }
 
-/// Is it a line whose command's status is this program's?
+/// Returns whether it is a line whose command's status is this program's.
 pub(super) fn runs_a_command(program: &Command, args: &[OsString]) -> bool {
     let verbs = verbs_of(program, args.get(1..).unwrap_or_default());
     verbs.last().is_some_and(|verb| matches!(verb.get_name(), "run" | "exec"))
@@ -83,7 +83,7 @@ fn names_layers(words: &[OsString]) -> bool {
     })
 }
 
-/// What to do instead of a verb that other programs have, or which one was meant.
+/// Returns what to do instead of a verb that other programs have, or which one was meant.
 pub(super) fn no_such_verb(at: &Command, word: &str) -> Option<Failure> {
     if let Some(instead) = engines::instead_of(word) {
         return Some(Failure::usage(format!("{word} is no verb here: {instead}")));
@@ -111,7 +111,7 @@ pub(super) fn explained(error: &clap::Error, program: &Command, args: &[OsString
     Failure::usage(format!("{}; see {path} --help", one_line(&error.render().to_string())))
 }
 
-/// The cause and the tips of clap's error, without usage.
+/// Returns the cause and the tips of clap's error, without usage.
 pub(super) fn one_line(text: &str) -> String {
     let mut line = String::new();
     for part in text

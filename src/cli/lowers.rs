@@ -32,12 +32,12 @@ pub(super) fn opened(lowers: &[LowerSource]) -> Result<Vec<LowerSource>, Failure
     each.collect()
 }
 
-/// Whether there is something at this path that could be a lower.
+/// Returns whether there is something at this path that could be a lower.
 pub(super) fn could_be(path: &Path) -> bool {
     path.is_dir() || is_archive(path)
 }
 
-/// Whether a lower of this path looks like an archive, for what is shown of it.
+/// Returns whether a lower of this path looks like an archive, for what is shown of it.
 pub(super) fn is_archive(path: &Path) -> bool {
     let bare = bare(path);
     let is_file = |path: &Path| path.metadata().is_ok_and(|found| found.is_file());

@@ -82,7 +82,7 @@ pub struct Ignored {
 }
 
 impl Ignored {
-    /// The known option that somebody who wrote this one may have meant.
+    /// Returns the known option that somebody who wrote this one may have meant.
     pub(super) fn meant(&self) -> Option<&'static str> {
         let name = self.option.as_bytes().split(|byte| *byte == b'=').next()?;
         like(std::str::from_utf8(name).ok()?).filter(|_| self.why.is_empty())

@@ -147,7 +147,7 @@ pub(super) fn count(number: u64, noun: &str) -> String {
 /// The year 2, in seconds since 1970.
 const NO_TIME: i64 = -62_104_060_800;
 
-/// How long ago a time was, as `3 days ago`; nothing when it isn't told.
+/// Returns how long ago a time was, as `3 days ago`; nothing when it isn't told.
 pub(super) fn age(time: Option<&str>) -> String {
     let Some(then) = time.and_then(|text| text.parse::<Timestamp>().ok()) else { return String::new() };
     // The year 1 is how the Go language writes "no time".

@@ -90,7 +90,7 @@ pub(super) fn is_terminal() -> bool {
     stdout().is_terminal()
 }
 
-/// Where archives go, and the lesson, which shows its own.
+/// Returns where archives go, and the lesson, which shows its own.
 pub(super) fn own_stdout() -> std::io::Stdout {
     stdout()
 }

@@ -27,7 +27,7 @@ pub(super) struct AccessArgs {
 }
 
 impl AccessArgs {
-    /// What the registry room takes.
+    /// Returns what the registry room takes.
     pub(super) fn access(&self) -> Access {
         Access { verify: self.tls_verify, authfile: self.authfile.clone(), cert_dir: self.cert_dir.clone() }
     }
@@ -40,7 +40,7 @@ pub(super) fn progress(quiet: bool) -> MultiProgress {
     MultiProgress::with_draw_target(target)
 }
 
-/// How an image that is pulled is loaded.
+/// Returns how an image that is pulled is loaded.
 pub(super) fn load_options(limits: &LimitArgs, progress: &MultiProgress) -> LoadOptions {
     LoadOptions { limits: limits.limits(), progress: progress.clone() }
 }

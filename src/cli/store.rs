@@ -65,7 +65,7 @@ impl LimitArgs {
     }
 }
 
-/// A number of bytes; K, M, G and T are powers of 1024, as in other programs.
+/// Reads a number of bytes; K, M, G and T are powers of 1024, as in other programs.
 pub(super) fn parse_size(text: &str) -> std::result::Result<u64, String> {
     let upper = text.to_ascii_uppercase();
     let bare = upper.trim_end_matches("IB").trim_end_matches('B');

@@ -7,7 +7,7 @@ use super::page::is_terminal;
 /// What is assumed where no terminal reads, and nobody says otherwise.
 const ELSEWHERE: usize = 100;
 
-/// How many columns a line has: the terminal's, or else what COLUMNS says.
+/// Returns how many columns a line has: the terminal's, or else what COLUMNS says.
 pub(super) fn columns() -> usize {
     let of_terminal =
         || is_terminal().then(size).and_then(Result::ok).map(|(columns, _)| usize::from(columns));

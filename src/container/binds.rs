@@ -16,7 +16,7 @@ use super::targets::Target;
 /// Where an init is put that was asked for: on what is the runtime's, so that the image needs no place for it.
 pub const INIT: &str = "/dev/init";
 
-/// All places on which something of the user's or of ours is going to be mounted.
+/// Returns all places on which something of the user's or of ours is going to be mounted.
 pub fn targets(image: &ImageConfiguration, settings: &Settings) -> Vec<Target> {
     let directory = |path: PathBuf| Target { path, file: false, optional: false };
     let given = |path: &str| settings.volumes.iter().any(|volume| volume.target == Path::new(path));
@@ -44,7 +44,7 @@ fn mount(target: &Path, kind: &str, source: &Path, options: &[&str]) -> Result<M
         .build()
 }
 
-/// All mounts, in the order in which they are made.
+/// Returns all mounts, in the order in which they are made.
 ///
 /// # Errors
 /// None in practice.

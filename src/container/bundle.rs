@@ -21,7 +21,7 @@ use super::{binds, sandbox, seccomp};
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The command: entrypoint and arguments.
+/// Returns the command: entrypoint and arguments.
 ///
 /// # Errors
 /// When neither image nor user names one.
@@ -85,7 +85,7 @@ impl Variables {
     }
 }
 
-/// The variables that image and user give, without those that running adds.
+/// Returns the variables that image and user give, without those that running adds.
 pub fn own_environment(image: &ImageConfiguration, settings: &Settings) -> Vec<String> {
     let mut all = Variables::of_image(image);
     all.of_user(settings);
@@ -105,7 +105,7 @@ fn environment(image: &ImageConfiguration, settings: &Settings, user: &User, hos
     all.0
 }
 
-/// The runtime's config.json.
+/// Returns the runtime's config.json.
 ///
 /// # Errors
 /// When there is no command, or no filter for its system calls.

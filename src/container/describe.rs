@@ -16,7 +16,7 @@ use crate::image::store::{Image, Store};
 /// What Docker writes for a time that has not come.
 const NEVER: &str = "0001-01-01T00:00:00Z";
 
-/// A container as `docker inspect` shows it.
+/// Returns a container as `docker inspect` shows it.
 ///
 /// # Errors
 /// When its image or its layers can't be read.

@@ -62,7 +62,7 @@ pub enum ContainerError {
 }
 
 impl ContainerError {
-    /// Whether this says that something is not what it should be; see [`StoreError::is_damage`].
+    /// Returns whether this says that something is not what it should be; see [`StoreError::is_damage`].
     pub fn is_damage(&self) -> bool {
         matches!(self, ContainerError::Store(cause) if cause.is_damage())
     }

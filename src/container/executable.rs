@@ -157,7 +157,7 @@ fn emulators() -> Emulators {
     }
 }
 
-/// Whether some interpreter is registered for programs of other machines.
+/// Returns whether some interpreter is registered for programs of other machines.
 pub fn has_emulators() -> bool {
     let handlers = handlers(&emulators()).unwrap_or_default();
     handlers.iter().any(|handler| handler.magic.starts_with(b"\x7fELF"))

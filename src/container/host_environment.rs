@@ -34,7 +34,7 @@ pub struct HostEnvironment<'a> {
 }
 
 impl<'a> HostEnvironment<'a> {
-    /// Where a target is; of a container made before they were resolved, what was given.
+    /// Returns where a target is; of a container made before they were resolved, what was given.
     pub(super) fn place(&self, target: &'a Path) -> &'a Path {
         self.places.get(target).map_or(target, PathBuf::as_path)
     }

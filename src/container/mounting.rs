@@ -135,7 +135,7 @@ pub fn open_root(mount: &Mount) -> Result<Option<File>> {
     Ok((found.stx_mnt_id == mount.id).then_some(root))
 }
 
-/// Is something mounted right on that directory? Asks no daemon.
+/// Returns whether something is mounted right on that directory. Asks no daemon.
 ///
 /// # Errors
 /// When the directory can't be looked at.

@@ -109,7 +109,7 @@ impl Lowers {
     }
 }
 
-/// The layers of an image that count, topmost first.
+/// Returns the layers of an image that count, topmost first.
 ///
 /// # Errors
 /// When a layer is missing or can't be read.
@@ -249,7 +249,7 @@ impl Container {
         Ok(())
     }
 
-    /// All containers, the newest first; those whose record is damaged are told and left out.
+    /// Returns all containers, the newest first; those whose record is damaged are told and left out.
     ///
     /// # Errors
     /// When they can't be listed.
@@ -261,7 +261,7 @@ impl Container {
         Ok(all)
     }
 
-    /// All containers, the newest first, and the directories of those whose record is damaged, with the reason.
+    /// Returns all containers, the newest first, and the directories of those whose record is damaged, with the reason.
     ///
     /// # Errors
     /// When they can't be listed.
@@ -324,7 +324,7 @@ impl Container {
         }
     }
 
-    /// Whether that is its name or its whole id.
+    /// Returns whether that is its name or its whole id.
     pub fn is_called(&self, text: &str) -> bool {
         self.record.name.as_deref() == Some(text) || self.record.id == text
     }
@@ -350,17 +350,17 @@ impl Container {
         self.record.created.parse().ok()
     }
 
-    /// The first twelve digits of the id, as tables show it.
+    /// Returns the first twelve digits of the id, as tables show it.
     pub fn short_id(&self) -> &str {
         self.record.id.get(..12).unwrap_or(&self.record.id)
     }
 
-    /// What the user calls it, or its short id.
+    /// Returns what the user calls it, or its short id.
     pub fn shown_name(&self) -> &str {
         self.record.name.as_deref().unwrap_or_else(|| self.short_id())
     }
 
-    /// The layer that receives all changes.
+    /// Returns the layer that receives all changes.
     pub fn upper(&self) -> PathBuf {
         self.dir.join("diff")
     }
@@ -370,12 +370,12 @@ impl Container {
         self.dir.join("work")
     }
 
-    /// Where it is mounted.
+    /// Returns where it is mounted.
     pub fn merged(&self) -> PathBuf {
         self.dir.join("merged")
     }
 
-    /// The layers below the upper.
+    /// Returns the layers below the upper.
     ///
     /// # Errors
     /// When the image has gone or is incomplete.

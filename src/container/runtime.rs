@@ -53,7 +53,7 @@ pub fn find(given: Option<&Path>) -> Result<Runtime> {
     })
 }
 
-/// Is this process root of a user namespace?
+/// Returns whether this process is root of a user namespace.
 pub fn in_user_namespace() -> bool {
     Ownership::of_this_process() == Ownership::OverrideStat
 }

@@ -105,7 +105,7 @@ fn own_capabilities() -> HashSet<Capability> {
     ALL.iter().enumerate().filter(|(at, _)| bounding(*at)).map(|(_, capability)| *capability).collect()
 }
 
-/// The capabilities of root in the container.
+/// Returns the capabilities of root in the container.
 pub fn capabilities(settings: &Settings) -> HashSet<Capability> {
     if settings.privileged {
         return own_capabilities();
@@ -131,7 +131,7 @@ pub fn capabilities(settings: &Settings) -> HashSet<Capability> {
     granted
 }
 
-/// The sets of a process's start. Another user than root starts without, as in Docker.
+/// Returns the sets of a process's start. Another user than root starts without, as in Docker.
 ///
 /// # Errors
 /// None in practice.
@@ -162,7 +162,7 @@ pub struct Around<'a> {
     pub silence_allows: bool,
 }
 
-/// The part of a runtime's config that only Linux has.
+/// Returns the part of a runtime's config that only Linux has.
 ///
 /// # Errors
 /// None in practice.
@@ -209,7 +209,7 @@ fn has_cgroup_namespaces() -> bool {
     Path::new("/proc/self/ns/cgroup").exists()
 }
 
-/// Whether a container's /sys/fs/cgroup can be its own cgroup and those below: of version 2, in a namespace.
+/// Returns whether a container's /sys/fs/cgroup can be its own cgroup and those below: of version 2, in a namespace.
 pub(super) fn has_cgroups_of_their_own() -> bool {
     has_cgroup_namespaces() && Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }

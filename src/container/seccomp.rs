@@ -127,7 +127,7 @@ fn native() -> Option<Arch> {
     })
 }
 
-/// The first two numbers of the version of the kernel that runs.
+/// Returns the first two numbers of the version of the kernel that runs.
 pub(super) fn kernel_version() -> (u32, u32) {
     version(&rustix::system::uname().release().to_string_lossy())
 }

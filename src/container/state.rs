@@ -23,7 +23,7 @@ pub enum ContainerState {
 }
 
 impl Container {
-    /// What it does now.
+    /// Returns what it does now.
     ///
     /// # Errors
     /// When its lock can't be asked.
@@ -34,7 +34,7 @@ impl Container {
         Ok(self.record.exit_code.map_or(ContainerState::Created, ContainerState::Exited))
     }
 
-    /// The process that runs it.
+    /// Returns the process that runs it.
     ///
     /// # Errors
     /// When its lock can't be asked.
@@ -83,13 +83,13 @@ impl Container {
         Ok(file)
     }
 
-    /// When the run began that goes on, as RFC 3339 tells times.
+    /// Returns when the run began that goes on, as RFC 3339 tells times.
     pub fn running_since(&self) -> Option<String> {
         let locked = fs::metadata(self.dir.join("lock")).ok()?.modified().ok()?;
         jiff::Timestamp::try_from(locked).ok().map(|time| time.to_string())
     }
 
-    /// The bytes of the files that it changed or made, as far as this user may read its layer.
+    /// Returns the bytes of the files that it changed or made, as far as this user may read its layer.
     ///
     /// # Errors
     /// When its layer can't be opened.
@@ -101,7 +101,7 @@ impl Container {
         }
     }
 
-    /// The first process in it, as its runtime noted it.
+    /// Returns the first process in it, as its runtime noted it.
     pub fn init(&self) -> Option<Pid> {
         let state = self.dir.join("runtime").join(&self.record.id);
         let pid = ["state.json", "status"].iter().find_map(|name| {

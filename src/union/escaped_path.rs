@@ -58,7 +58,7 @@ pub fn is_tame(c: char) -> bool {
         )
 }
 
-/// A text without what is not tame, line breaks and tabs included: in its place is how Rust writes it.
+/// Returns a text without what is not tame, line breaks and tabs included: in its place is how Rust writes it.
 pub fn escaped(text: &str) -> String {
     let mut tame = String::with_capacity(text.len());
     for c in text.chars() {

@@ -138,7 +138,7 @@ impl From<Kind> for KindName {
 }
 
 impl KindName {
-    /// The word.
+    /// Returns the word.
     pub fn word(self) -> &'static str {
         match self {
             KindName::File => "file",
@@ -195,7 +195,7 @@ impl EventKind {
         }
     }
 
-    /// The path that it happened to.
+    /// Returns the path that it happened to.
     pub fn path(&self) -> &EscapedPath {
         match self {
             EventKind::Lookup { path, .. }

@@ -219,22 +219,22 @@ pub struct Union {
 }
 
 impl Union {
-    /// The root of the merged tree.
+    /// Returns the root of the merged tree.
     pub fn root(&self) -> &Arc<Node> {
         &self.root
     }
 
-    /// The known node of that number.
+    /// Returns the known node of that number.
     pub fn node(&self, ino: u64) -> Result<Arc<Node>> {
         self.table.get(ino).ok_or(FsError::Stale)
     }
 
-    /// How many nodes are known.
+    /// Returns how many nodes are known.
     pub fn known_nodes(&self) -> usize {
         self.table.len()
     }
 
-    /// The entry `name` of a directory. Its node counts one lookup more.
+    /// Returns the entry `name` of a directory. Its node counts one lookup more.
     pub fn lookup(&self, parent: &Arc<Node>, name: &[u8]) -> Result<Option<(Arc<Node>, Attr)>> {
         let dir = self.dir_part(parent)?;
         dir.progress.note_lookup();

@@ -44,7 +44,7 @@ impl Union {
         Union::with_options(stack, limits, &FsOptions::default())
     }
 
-    /// The merged view of a stack.
+    /// Returns the merged view of a stack.
     ///
     /// # Errors
     /// Those of [`Union::new`], and options that these layers can't be served with.

@@ -134,12 +134,12 @@ pub struct IdRange {
 pub struct IdMap(pub Vec<IdRange>);
 
 impl IdMap {
-    /// What an id on disk is shown as.
+    /// Returns what an id on disk is shown as.
     pub fn shown(&self, id: u32) -> Option<u32> {
         self.0.iter().find_map(|r| Some(r.shown + id.checked_sub(r.on_disk).filter(|n| *n < r.length)?))
     }
 
-    /// The id on disk that is shown as this one.
+    /// Returns the id on disk that is shown as this one.
     pub fn on_disk(&self, id: u32) -> Option<u32> {
         self.0.iter().find_map(|r| Some(r.on_disk + id.checked_sub(r.shown).filter(|n| *n < r.length)?))
     }

@@ -16,12 +16,12 @@ use crate::error::Result;
 use crate::sys::object::Kind;
 
 impl Union {
-    /// The number by which users know a layer: 0 is the upper, 1 the topmost lower.
+    /// Returns the number by which users know a layer: 0 is the upper, 1 the topmost lower.
     pub fn layer_number(&self, layer: LayerIndex) -> u16 {
         layer + u16::from(self.upper.is_none())
     }
 
-    /// The path of a name in a directory, for events.
+    /// Returns the path of a name in a directory, for events.
     pub(super) fn path_in(&self, parent: &Node, name: &[u8]) -> EscapedPath {
         let mut path = self.path_of(parent);
         if path != b"/" {
@@ -31,7 +31,7 @@ impl Union {
         EscapedPath(path)
     }
 
-    /// The lower that has a node's object, if one has.
+    /// Returns the lower that has a node's object, if one has.
     pub(super) fn lower_of(&self, node: &Node) -> Option<LayerIndex> {
         if let Some(dir) = &node.dir {
             return dir.top().map(|top| top.layer).filter(|layer| !self.is_upper(*layer));
@@ -107,7 +107,7 @@ impl Union {
         });
     }
 
-    /// The size of a file that is about to be passed through, if anybody listens.
+    /// Returns the size of a file that is about to be passed through, if anybody listens.
     pub fn watched_size(&self, node: &Arc<Node>) -> Option<u64> {
         self.events.listening().then(|| self.data_size(node)).flatten()
     }
@@ -134,7 +134,7 @@ impl Union {
         size.inspect_err(|e| log::debug!("the trace cannot tell the size of an open file: {e}")).ok()
     }
 
-    /// Where lowers have a directory of the upper that was renamed.
+    /// Returns where lowers have a directory of the upper that was renamed.
     pub(super) fn redirect_of(&self, node: &Node) -> Option<EscapedPath> {
         let real = node.dir.as_ref()?.upper_dir()?;
         let opened = self.fds.get(&real).ok()?;

@@ -127,7 +127,7 @@ pub(super) fn is_of_others(name: &str) -> bool {
     OF_OTHERS.contains(&name) || name.starts_with("x-") || name.starts_with("X-")
 }
 
-/// The known option that is written almost like this one.
+/// Returns the known option that is written almost like this one.
 pub fn like(name: &str) -> Option<&'static str> {
     let other = OTHER_WORDS.iter().find(|(word, _)| *word == name).map(|(_, meant)| *meant);
     let known = || KNOWN.iter().map(|(name, _)| name.trim_end_matches('='));

@@ -127,7 +127,7 @@ fn argument(index: usize, value: u64, two: Option<u64>, op: LinuxSeccompOperator
     built.build().into_iter().collect()
 }
 
-/// The profile.
+/// Returns the profile.
 pub(super) fn profile() -> Profile {
     use LinuxSeccompAction::{ScmpActAllow as Allow, ScmpActErrno as Errno};
     let mut rules: Vec<Rule> = [FILES, WAITING, PROCESSES, MEMORY, IPC, SOCKETS, TELLING]

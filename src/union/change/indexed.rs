@@ -44,7 +44,7 @@ impl Upper {
         !self.links().indexed.read().is_empty()
     }
 
-    /// Where the copy of a lower file is: the directory of its index, and what is in it.
+    /// Returns where the copy of a lower file is: the directory of its index, and what is in it.
     ///
     /// # Errors
     /// `ESTALE` if it has none.

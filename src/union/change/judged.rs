@@ -154,7 +154,7 @@ impl Union {
         if hides { Ok(()) } else { Err(self.index_is_wrong(parent, name)) }
     }
 
-    /// The error of a name under which there is what the index of its directory doesn't know.
+    /// Returns the error of a name under which there is what the index of its directory doesn't know.
     pub(in crate::union) fn index_is_wrong(&self, parent: &Node, name: &[u8]) -> FsError {
         if let Some(dir) = &parent.dir {
             dir.index.lock().upper = None;

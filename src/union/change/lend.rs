@@ -76,7 +76,7 @@ pub(in crate::union) fn reading<R, E: From<Errno> + Refused>(
     with_rights(Writable::held(held.as_fd()), 0o400, || f(at))
 }
 
-/// The marks of an object of the upper.
+/// Returns the marks of an object of the upper.
 pub(in crate::union) fn upper_marks(object: Writable<'_>, belief: Belief) -> Result<Marks> {
     Ok(reading(object.at(), |at| marker::read_marks(at, belief))?)
 }
@@ -105,7 +105,7 @@ impl Refused for FsError {
 }
 
 impl Union {
-    /// The marks of an entry of `dir`.
+    /// Returns the marks of an entry of `dir`.
     pub(in crate::union) fn marks_in<'a>(&self, dir: &RealDir, at: impl Into<LayerAt<'a>>) -> Result<Marks> {
         let at = at.into();
         match marker::read_marks(at, dir.belief) {

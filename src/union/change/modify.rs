@@ -134,7 +134,7 @@ impl Union {
         Ok(())
     }
 
-    /// A descriptor that keeps a directory reachable once its name is gone.
+    /// Returns a descriptor that keeps a directory reachable once its name is gone.
     pub(in crate::union) fn pin_dir(&self, part: &DirPart) -> Result<Arc<Pinned>> {
         self.pins.hold(self.fds.get(&part.top().ok_or(FsError::Stale)?)?)
     }

@@ -41,7 +41,7 @@ impl Union {
         }
     }
 
-    /// What the upper's directory has under the name; by the index where there is one.
+    /// Returns what the upper's directory has under the name; by the index where there is one.
     pub(in crate::union) fn in_upper_dir(&self, parent: &Node, fd: &UpperFd, name: &[u8]) -> Result<InUpper> {
         let dir = self.dir_part(parent)?;
         if let Some(index) = &dir.index.lock().upper {

@@ -20,7 +20,7 @@ impl Part {
         self != Part::Metadata
     }
 
-    /// How much of `size` bytes is wanted.
+    /// Returns how much of `size` bytes is wanted.
     pub(in crate::union) fn of(self, size: u64) -> u64 {
         match self {
             Part::Beginning(wanted) => wanted.min(size),

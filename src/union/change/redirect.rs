@@ -51,7 +51,7 @@ impl Union {
         Ok(())
     }
 
-    /// The path under which the lowers alone show a directory: its own names, but for redirects on the way.
+    /// Returns the path under which the lowers alone show a directory: its own names, but for redirects on the way.
     pub(in crate::union) fn lower_path(&self, node: &Arc<Node>) -> Result<Vec<u8>> {
         let mut names: Vec<Vec<u8>> = Vec::new();
         let mut at = node.clone();

@@ -84,7 +84,7 @@ impl Union {
         Ok(left)
     }
 
-    /// How many bytes of data were moved into the upper since it was opened.
+    /// Returns how many bytes of data were moved into the upper since it was opened.
     pub fn bytes_moved(&self) -> u64 {
         self.counters.copied_bytes.load(Ordering::Relaxed)
     }

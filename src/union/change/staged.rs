@@ -121,7 +121,7 @@ impl<'u> Staged<'u> {
 }
 
 impl Staged<'_> {
-    /// The object, to be filled.
+    /// Returns the object, to be filled.
     pub fn object(&self) -> Writable<'_> {
         match &self.file {
             Some(file) => Writable::held(file.as_fd()),
@@ -129,7 +129,7 @@ impl Staged<'_> {
         }
     }
 
-    /// The open file, if it is a regular one.
+    /// Returns the open file, if it is a regular one.
     pub fn file(&self) -> Option<BorrowedFd<'_>> {
         self.file.as_ref().map(|f| f.as_fd())
     }
@@ -139,12 +139,12 @@ impl Staged<'_> {
         self.file.take()
     }
 
-    /// The upper that it is staged for.
+    /// Returns the upper that it is staged for.
     pub(in crate::union) fn upper(&self) -> &Upper {
         self.upper
     }
 
-    /// Where it lies in the staging directory.
+    /// Returns where it lies in the staging directory.
     pub(in crate::union) fn place(&self) -> Writable<'_> {
         Writable::entry_of_own(self.upper.staging(), &self.name)
     }

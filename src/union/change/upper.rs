@@ -36,12 +36,12 @@ use crate::union::stack::layer::{UpperCaps, UpperLayer};
 pub struct UpperFd(Arc<OwnedFd>, Arc<RealDir>);
 
 impl UpperFd {
-    /// The descriptor.
+    /// Returns the descriptor.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 
-    /// The descriptor, to be kept.
+    /// Returns the descriptor, to be kept.
     pub fn shared(&self) -> Arc<OwnedFd> {
         self.0.clone()
     }
@@ -51,18 +51,18 @@ impl UpperFd {
         self.1.set_forms(MarkerForms { aufs_whiteouts: true, ..self.1.forms().unwrap_or_default() });
     }
 
-    /// The entry `name`, whatever it is: to be looked at. What is changed comes as an
+    /// Returns the entry `name`, whatever it is: to be looked at. What is changed comes as an
     /// [`Object`](crate::union::nodes::verified::Object).
     pub fn entry<'a>(&'a self, name: &'a [u8]) -> At<'a> {
         At::Name(self.fd(), name)
     }
 
-    /// Is it that directory as well?
+    /// Returns whether it is that directory as well.
     pub(in crate::union) fn is(&self, other: &UpperFd) -> bool {
         Arc::ptr_eq(&self.1, &other.1)
     }
 
-    /// The directory itself.
+    /// Returns the directory itself.
     pub fn itself(&self) -> Writable<'_> {
         Writable::held(self.fd())
     }
@@ -121,7 +121,7 @@ impl Upper {
         })
     }
 
-    /// What the upper's filesystem can do.
+    /// Returns what the upper's filesystem can do.
     pub fn caps(&self) -> &UpperCaps {
         &self.layer.caps
     }
@@ -146,22 +146,22 @@ impl Upper {
         UpperFd(fd, dir)
     }
 
-    /// The regions of the stack.
+    /// Returns the regions of the stack.
     pub(in crate::union) fn regions(&self) -> &Regions {
         &self.regions
     }
 
-    /// The hardlink index.
+    /// Returns the hardlink index.
     pub(in crate::union) fn links(&self) -> &LinkIndex {
         &self.links
     }
 
-    /// The directory of the hardlink index.
+    /// Returns the directory of the hardlink index.
     pub(in crate::union) fn index_dir(&self) -> BorrowedFd<'_> {
         self.layer.work.index.as_fd()
     }
 
-    /// The root of the upper.
+    /// Returns the root of the upper.
     pub(in crate::union) fn root(&self) -> BorrowedFd<'_> {
         self.layer.layer.root.as_fd()
     }
@@ -220,7 +220,7 @@ impl Upper {
         Ok(())
     }
 
-    /// An unnamed file in the upper's filesystem (O_TMPFILE), to be linked later or never.
+    /// Returns an unnamed file in the upper's filesystem (O_TMPFILE), to be linked later or never.
     pub fn unnamed_file(&self) -> Result<OwnedFd> {
         let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
         Ok(fs::openat(self.staging(), ".", flags, Mode::from_raw_mode(0o600))?)
@@ -231,7 +231,7 @@ impl Upper {
         Writable::held(file)
     }
 
-    /// The full name of an overlay mark in the upper's namespace.
+    /// Returns the full name of an overlay mark in the upper's namespace.
     pub fn mark_name(&self, mark: &str) -> Vec<u8> {
         self.caps().namespace.name(mark).into_bytes()
     }

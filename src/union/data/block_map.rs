@@ -46,7 +46,7 @@ impl BlockMap {
         self.word(block) >> (block % 64) & 1 == 1
     }
 
-    /// Whether a block is in it, and where the run of such blocks ends, at `end` at the latest.
+    /// Returns whether a block is in it, and where the run of such blocks ends, at `end` at the latest.
     pub fn run(&self, block: u64, end: u64) -> (bool, u64) {
         let has = self.has(block);
         let mut at = block + 1;

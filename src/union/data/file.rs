@@ -56,7 +56,7 @@ impl Files {
         self.open.remove(&ino);
     }
 
-    /// How many descriptors are open.
+    /// Returns how many descriptors are open.
     pub fn len(&self) -> usize {
         self.open.len()
     }
@@ -115,7 +115,7 @@ pub struct Write {
 }
 
 impl Union {
-    /// A descriptor for the node's data, copied up first if it is to be written.
+    /// Returns a descriptor for the node's data, copied up first if it is to be written.
     ///
     /// # Errors
     /// `EOPNOTSUPP` for data of a layer that is no directory of the host.
@@ -123,7 +123,7 @@ impl Union {
         self.data(node, write)?.host().cloned().ok_or(NO_FD)
     }
 
-    /// The node's data, open, copied up whole first if they are to be written.
+    /// Returns the node's data, open, copied up whole first if they are to be written.
     ///
     /// # Errors
     /// `EOPNOTSUPP` for reading what is in two files: see [`Union::content`].
@@ -203,7 +203,7 @@ impl Union {
         Ok(half.map_or(otherwise, Opened::Half))
     }
 
-    /// The node's file, if some of its blocks are its own and the others below: its own mark tells.
+    /// Returns the node's file, if some of its blocks are its own and the others below: its own mark tells.
     pub(in crate::union) fn half(&self, node: &Arc<Node>) -> Result<Option<Arc<Half>>> {
         let Some(data) = self.metacopies.get(&node.ino).map(|data| data.clone()) else { return Ok(None) };
         if let Some(half) = self.halves.get(node.ino) {
@@ -221,7 +221,7 @@ impl Union {
         self.halves.get(node.ino).is_some()
     }
 
-    /// A descriptor of a file of the upper itself, wherever its data are.
+    /// Returns a descriptor of a file of the upper itself, wherever its data are.
     pub(in crate::union) fn own_fd(&self, node: &Arc<Node>) -> Result<Arc<OwnedFd>> {
         if node.kind != Kind::File || !self.metacopies.contains_key(&node.ino) {
             return self.data_fd(node, false);
@@ -353,7 +353,7 @@ impl Union {
         Ok(fs::fallocate(fd.as_fd(), mode, offset, len)?)
     }
 
-    /// The inode flags (`lsattr`) of a regular file or directory.
+    /// Returns the inode flags (`lsattr`) of a regular file or directory.
     pub fn inode_flags(&self, node: &Arc<Node>) -> Result<u32> {
         let fd = self.readable_fd(node)?;
         Ok(fs::ioctl_getflags(fd.as_fd())?.bits())
@@ -385,7 +385,7 @@ impl Union {
         self.with_object(node, |object| Ok(Arc::new(object.host()?.open_directory()?)))
     }
 
-    /// The next data or hole at or after an offset.
+    /// Returns the next data or hole at or after an offset.
     pub fn seek(&self, node: &Arc<Node>, whence: SeekFrom) -> Result<u64> {
         match self.parts(node, false)? {
             Content::One(data) => Ok(data.seek(whence)?),

@@ -110,7 +110,7 @@ impl Half {
         Ok(Half { own, below, block, state: RwLock::new(State { mark, limit, size, map, torn: None }) })
     }
 
-    /// The copy.
+    /// Returns the copy.
     pub fn own(&self) -> BorrowedFd<'_> {
         self.own.as_fd()
     }
@@ -248,7 +248,7 @@ impl Half {
         Ok(())
     }
 
-    /// The next data or hole. All that may be the lower's counts as data.
+    /// Returns the next data or hole. All that may be the lower's counts as data.
     pub fn seek(&self, whence: SeekFrom) -> Result<u64> {
         let state = self.state.read();
         let (SeekFrom::Data(offset) | SeekFrom::Hole(offset)) = whence else {

@@ -31,12 +31,12 @@ impl HalfMark {
         HalfMark { limit, size, mtime, ino, own: copy.ino, born: born(copy), path }
     }
 
-    /// Is that the stat of the copy that has it?
+    /// Returns whether that is the stat of the copy that has it.
     pub(super) fn is_of(&self, copy: &Stat) -> bool {
         (self.own, self.born) == (copy.ino, born(copy))
     }
 
-    /// Is that the stat of the file that it is for?
+    /// Returns whether that is the stat of the file that it is for.
     pub(super) fn is_for(&self, below: &Stat) -> bool {
         (self.size, self.mtime, self.ino) == (below.size, (below.mtime.sec, below.mtime.nsec), below.ino)
     }
@@ -50,7 +50,7 @@ impl HalfMark {
         bytes
     }
 
-    /// The reverse of [`HalfMark::to_bytes`]. `None`: of another version, or no such mark.
+    /// Returns the reverse of [`HalfMark::to_bytes`]. `None`: of another version, or no such mark.
     pub fn parse(bytes: &[u8]) -> Option<HalfMark> {
         let mut words = bytes.splitn(10, |byte| *byte == b' ');
         let mut word = || words.next();

@@ -24,14 +24,14 @@ pub(in crate::union) struct Halves {
 }
 
 impl Halves {
-    /// The file of that number, if it is open.
+    /// Returns the file of that number, if it is open.
     pub fn get(&self, ino: u64) -> Option<Arc<Half>> {
         let slot = self.open.get(&ino)?.clone();
         let half = slot.lock();
         half.clone()
     }
 
-    /// The same, opened by `open` if it isn't. `open` answers `None` where the file is none of these.
+    /// Returns the same, opened by `open` if it isn't. `open` answers `None` where the file is none of these.
     pub fn open(&self, ino: u64, open: impl FnOnce() -> Result<Option<Half>>) -> Result<Option<Arc<Half>>> {
         self.make_room();
         let slot = self.open.entry(ino).or_default().clone();
@@ -59,7 +59,7 @@ impl Halves {
         self.open.remove(&ino);
     }
 
-    /// The same, if the condition holds when nobody can be about to open it.
+    /// Returns the same, if the condition holds when nobody can be about to open it.
     pub fn forget_if(&self, ino: u64, condition: impl FnOnce() -> bool) {
         self.open.remove_if(&ino, |_, _| condition());
     }

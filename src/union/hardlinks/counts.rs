@@ -7,7 +7,7 @@ pub(in crate::union) const UNPUBLISHED: &str = "unionmount.unpublished";
 /// The mark that keeps the link count of a copy in the index.
 pub(in crate::union) const NLINK: &str = "nlink";
 
-/// The link count that an `overlay.nlink` of the form `=n` gives.
+/// Returns the link count that an `overlay.nlink` of the form `=n` gives.
 pub(in crate::union) fn absolute_nlink(value: &[u8]) -> Option<u64> {
     std::str::from_utf8(value).ok()?.strip_prefix('=')?.parse().ok()
 }
@@ -22,7 +22,7 @@ pub(in crate::union) fn parse_nlink(value: &[u8], own: u64) -> Option<u64> {
     own.checked_add_signed(difference)
 }
 
-/// The `overlay.nlink` value of a file with `own` links that has `merged` names in the merged view.
+/// Returns the `overlay.nlink` value of a file with `own` links that has `merged` names in the merged view.
 pub(in crate::union) fn difference(merged: u64, own: u64) -> String {
     format!("U{:+}", merged.cast_signed() - own.cast_signed())
 }

@@ -183,7 +183,7 @@ impl Upper {
         done
     }
 
-    /// How many names of lower files with several are hidden. Records what a crash left unrecorded.
+    /// Returns how many names of lower files with several are hidden. Records what a crash left unrecorded.
     pub(in crate::union) fn hidden_links(&self) -> Result<DashMap<InodeId, u64>> {
         let is_indexed = |id| self.is_indexed(id);
         let (records, unrecorded) = read_hidden(self.index_dir(), self.root(), self.regions(), is_indexed)?;

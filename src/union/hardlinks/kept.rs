@@ -44,7 +44,7 @@ impl Hardlinks {
         self.index_origins.get(&ino).map(|origin| *origin)
     }
 
-    /// How many names of a lower file are hidden, if any are.
+    /// Returns how many names of a lower file are hidden, if any are.
     pub fn hidden(&self, lower: InodeId) -> Option<u64> {
         self.hidden.get(&lower).map(|hidden| *hidden)
     }
@@ -54,22 +54,22 @@ impl Hardlinks {
         self.hidden.insert(lower, count);
     }
 
-    /// A lower file has a copy, which counts its names from now on. Tells whether some were hidden.
+    /// Notes that a lower file has a copy, which counts its names from now on. Tells whether some were hidden.
     pub fn count_no_hidden(&self, lower: InodeId) -> bool {
         self.hidden.remove(&lower).is_some()
     }
 
-    /// The further names of a node.
+    /// Returns the further names of a node.
     pub(super) fn names(&self, ino: u64) -> Option<Ref<'_, u64, Vec<OtherName>>> {
         self.other_names.get(&ino)
     }
 
-    /// The same, to be changed.
+    /// Returns the same, to be changed.
     pub(super) fn names_mut(&self, ino: u64) -> Option<RefMut<'_, u64, Vec<OtherName>>> {
         self.other_names.get_mut(&ino)
     }
 
-    /// The same; none if none are known.
+    /// Returns the same; none if none are known.
     pub(super) fn names_or_none(&self, ino: u64) -> RefMut<'_, u64, Vec<OtherName>> {
         self.other_names.entry(ino).or_default()
     }

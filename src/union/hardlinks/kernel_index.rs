@@ -120,7 +120,7 @@ impl KernelIndex {
         KernelIndex { work, dir: OnceLock::new(), sources }
     }
 
-    /// The directory; `None` if it doesn't exist.
+    /// Returns the directory; `None` if it doesn't exist.
     pub fn dir(&self) -> Result<Option<BorrowedFd<'_>>> {
         if let Some(dir) = self.dir.get() {
             return Ok(Some(dir.as_fd()));
@@ -168,7 +168,7 @@ impl KernelIndex {
         }
     }
 
-    /// The copies that it holds, each with the lower file that it stands for.
+    /// Returns the copies that it holds, each with the lower file that it stands for.
     pub fn entries(&self) -> Result<Vec<KernelEntry>> {
         let Some(dir) = self.dir()? else { return Ok(Vec::new()) };
         let mut names = Vec::new();

@@ -115,7 +115,7 @@ impl Union {
         Ok(())
     }
 
-    /// Is it a further name of the file?
+    /// Returns whether it is a further name of the file.
     pub(in crate::union) fn is_remembered(&self, node: &Node, parent: &Arc<Node>, name: &[u8]) -> bool {
         let same = |o: &OtherName| Arc::ptr_eq(&o.parent, parent) && o.name[..] == *name;
         self.hardlinks.names(node.ino).is_some_and(|names| names.iter().any(same))
@@ -153,7 +153,7 @@ impl Union {
         origin.to_text(':', &self.regions).map(String::into_bytes)
     }
 
-    /// Where the upper's entry `name` was copied up from, if it was.
+    /// Returns where the upper's entry `name` was copied up from, if it was.
     /// Asked only in directories that are marked impure, unless `always`.
     pub(in crate::union) fn read_origin(
         &self,
@@ -204,7 +204,7 @@ impl Union {
         Ok(Some(stat))
     }
 
-    /// The link count in the merged view of a file that is in the hardlink index; `None` for others.
+    /// Returns the link count in the merged view of a file that is in the hardlink index; `None` for others.
     pub(in crate::union) fn merged_nlink<'a>(
         &self,
         at: impl Into<LayerAt<'a>>,
@@ -266,7 +266,7 @@ impl Union {
         Ok(())
     }
 
-    /// How many names of a lower file that was never copied up are hidden.
+    /// Returns how many names of a lower file that was never copied up are hidden.
     pub(in crate::union) fn hidden_count(&self, lower: InodeId) -> u64 {
         self.hardlinks.hidden(lower).unwrap_or(0)
     }

@@ -55,7 +55,7 @@ impl Belief {
         }
     }
 
-    /// The same, with marks in the namespace in which the upper can keep them.
+    /// Returns the same, with marks in the namespace in which the upper can keep them.
     pub fn kept_in(self, namespace: Namespace) -> Belief {
         if namespace == self.namespace {
             self
@@ -64,7 +64,7 @@ impl Belief {
         }
     }
 
-    /// The same, with what `xattr_permissions` asks for.
+    /// Returns the same, with what `xattr_permissions` asks for.
     pub fn with_permissions(self, permissions: XattrPermissions) -> Belief {
         let asked = permissions != XattrPermissions::Off;
         Belief { foreign: self.foreign || asked, overrides: self.overrides || asked, ..self }
@@ -75,12 +75,12 @@ impl Belief {
         self.guarded
     }
 
-    /// The name of the believed overlay mark that an attribute is.
+    /// Returns the name of the believed overlay mark that an attribute is.
     pub fn mark(self, attribute: &[u8]) -> Option<&[u8]> {
         attribute.strip_prefix(self.namespace.prefix().as_bytes())
     }
 
-    /// What a mark on the object whose stat is given may lead to.
+    /// Returns what a mark on the object whose stat is given may lead to.
     pub fn reach(self, stat: &Stat) -> Reach {
         match (self.guarded, stat.uid, stat.mode & 0o022 == 0) {
             (false, ..) | (true, 0, true) => Reach::All,

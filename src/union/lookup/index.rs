@@ -28,7 +28,7 @@ use crate::union::stack::layer::WhiteoutForm;
 /// Offsets below this are those of the start, `.` and `..`.
 pub const FIRST_COOKIE: u64 = 3;
 
-/// The offset of a name in every listing that holds it: 63 bits, at least [`FIRST_COOKIE`].
+/// Returns the offset of a name in every listing that holds it: 63 bits, at least [`FIRST_COOKIE`].
 ///
 /// FNV-1a with a final mix; it must not depend on the process, or offsets would not survive a remount.
 pub fn cookie(name: &[u8]) -> u64 {
@@ -308,20 +308,20 @@ impl LowerIndex {
         Ok(Some(LowerIndex { entries, names }))
     }
 
-    /// The name of an entry.
+    /// Returns the name of an entry.
     pub fn name(&self, entry: &LowerEntry) -> &[u8] {
         let at = entry.name_at as usize;
         &self.names[at..at + usize::from(entry.name_len)]
     }
 
-    /// The entry of that name.
+    /// Returns the entry of that name.
     pub fn get(&self, name: &[u8]) -> Option<&LowerEntry> {
         let hash = cookie(name);
         let from = self.entries.partition_point(|e| e.cookie < hash);
         self.entries[from..].iter().take_while(|e| e.cookie == hash).find(|e| self.name(e) == name)
     }
 
-    /// The entries whose offset is greater than `cookie`.
+    /// Returns the entries whose offset is greater than `cookie`.
     pub fn after(&self, cookie: u64) -> &[LowerEntry] {
         &self.entries[self.entries.partition_point(|e| e.cookie <= cookie)..]
     }
@@ -352,14 +352,14 @@ pub struct UpperEntry {
 }
 
 impl UpperEntry {
-    /// An entry of that type and number, which was made or examined.
+    /// Returns an entry of that type and number, which was made or examined.
     pub fn known(kind: Kind, ino: u64) -> UpperEntry {
         UpperEntry { kind: Some(kind), ino, cuts: false, asks: false }
     }
 }
 
 impl UpperEntry {
-    /// A whiteout in the upper's form, just made.
+    /// Returns a whiteout in the upper's form, just made.
     pub(in crate::union) fn whiteout(form: WhiteoutForm) -> UpperEntry {
         let aufs = form == WhiteoutForm::Aufs;
         UpperEntry { kind: None, ino: if aufs { 0 } else { u64::MAX }, cuts: aufs, asks: false }
@@ -401,7 +401,7 @@ impl UpperIndex {
         }
     }
 
-    /// What is known of a name.
+    /// Returns what is known of a name.
     pub fn get(&self, name: &[u8]) -> Option<&UpperEntry> {
         let hash = cookie(name);
         self.entries
@@ -411,14 +411,14 @@ impl UpperIndex {
             .map(|(_, entry)| entry)
     }
 
-    /// The names whose offset is greater than `cookie`, with their offsets.
+    /// Returns the names whose offset is greater than `cookie`, with their offsets.
     pub fn after(&self, cookie: u64) -> impl Iterator<Item = (u64, &[u8], &UpperEntry)> {
         self.entries
             .range((cookie.saturating_add(1), Box::default())..)
             .map(|((c, name), entry)| (*c, &**name, entry))
     }
 
-    /// All names.
+    /// Returns all names.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &UpperEntry)> {
         self.entries.iter().map(|((_, name), entry)| (&**name, entry))
     }

@@ -31,7 +31,7 @@ impl Union {
         }
     }
 
-    /// The error of a mark that leads to what its owner may not read.
+    /// Returns the error of a mark that leads to what its owner may not read.
     pub(super) fn leads_too_far(&self, dir: &RealDir, name: &[u8]) -> FsError {
         // Logs which; programs get the number that the kernel's overlayfs has for what isn't followed.
         drop(self.layer_form(dir, name, "a user.overlay mark that leads to what its owner may not read"));
@@ -46,7 +46,7 @@ impl Union {
         Ok(())
     }
 
-    /// An error that names the layer and the path in it.
+    /// Returns an error that names the layer and the path in it.
     pub(in crate::union) fn layer_form(&self, dir: &RealDir, name: &[u8], what: &str) -> FsError {
         let mut path = dir.path();
         if !path.is_empty() && !name.is_empty() {

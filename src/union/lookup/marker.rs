@@ -88,7 +88,7 @@ impl MarkerForms {
         1 | u8::from(self.aufs_whiteouts) << 1 | u8::from(self.aufs_opaque) << 2
     }
 
-    /// The reverse of [`MarkerForms::pack`].
+    /// Returns the reverse of [`MarkerForms::pack`].
     pub(in crate::union) fn unpack(byte: u8) -> Option<MarkerForms> {
         (byte != 0).then_some(MarkerForms { aufs_whiteouts: byte & 2 != 0, aufs_opaque: byte & 4 != 0 })
     }

@@ -28,7 +28,7 @@ struct Marked<'a> {
 }
 
 impl Union {
-    /// Where the data of a metacopy file lie, or `None` for every other file.
+    /// Returns where the data of a metacopy file lie, or `None` for every other file.
     ///
     /// Every file's attributes are asked for, as the kernel does: neither its blocks nor its directory tell. There are
     /// filesystems that count blocks of what they don't hold (erofs), attributes take some themselves, and what copies
@@ -105,7 +105,7 @@ impl Union {
         Ok(Some(data.unwrap_or_else(|| DataAt::of(dir, name, &stat, seen.generation()))))
     }
 
-    /// The marks of a node's object.
+    /// Returns the marks of a node's object.
     pub(in crate::union) fn marks_of(&self, object: &Object) -> Result<Marks> {
         match object.in_upper() {
             true => upper_marks(object.writable()?, self.belief),

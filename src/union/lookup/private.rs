@@ -28,7 +28,7 @@ pub enum Namespace {
 }
 
 impl Namespace {
-    /// The prefix of every overlay mark in this namespace.
+    /// Returns the prefix of every overlay mark in this namespace.
     pub const fn prefix(self) -> &'static str {
         match self {
             Namespace::Trusted => "trusted.overlay.",
@@ -36,13 +36,13 @@ impl Namespace {
         }
     }
 
-    /// The full name of the overlay mark `mark` ("opaque", "redirect", …).
+    /// Returns the full name of the overlay mark `mark` ("opaque", "redirect", …).
     pub fn name(self, mark: &str) -> String {
         format!("{}{mark}", self.prefix())
     }
 }
 
-/// The name of the mark behind `trusted.overlay.` or `user.overlay.`, or `None` for every other attribute.
+/// Returns the name of the mark behind `trusted.overlay.` or `user.overlay.`, or `None` for every other attribute.
 pub fn overlay_mark(name: &[u8]) -> Option<&[u8]> {
     [Namespace::Trusted, Namespace::User].into_iter().find_map(|ns| name.strip_prefix(ns.prefix().as_bytes()))
 }

@@ -89,18 +89,18 @@ enum Location {
 }
 
 impl RealDir {
-    /// The root of a layer.
+    /// Returns the root of a layer.
     pub fn root(layer: LayerIndex, fd: OwnedFd, stat: &Stat, belief: Belief) -> Arc<RealDir> {
         Arc::new(RealDir::new(layer, stat, belief, Location::Root, Some(Arc::new(fd))))
     }
 
-    /// The root of a layer that nobody else sees, so that nothing can be mounted in it.
+    /// Returns the root of a layer that nobody else sees, so that nothing can be mounted in it.
     pub fn sealed_root(layer: LayerIndex, fd: OwnedFd, stat: &Stat, belief: Belief) -> Arc<RealDir> {
         let root = RealDir::new(layer, stat, belief, Location::Root, Some(Arc::new(fd)));
         Arc::new(RealDir { sealed: true, ..root })
     }
 
-    /// The root of a lower, with what stat tells of it.
+    /// Returns the root of a lower, with what stat tells of it.
     ///
     /// # Errors
     /// Those of stat(2).
@@ -121,12 +121,12 @@ impl RealDir {
         }
     }
 
-    /// The directory `name` of `parent`.
+    /// Returns the directory `name` of `parent`.
     pub fn child(parent: &Arc<RealDir>, name: &[u8], stat: &Stat, generation: Generation) -> Arc<RealDir> {
         Arc::new(RealDir { generation, ..RealDir::beneath(parent, name, stat) })
     }
 
-    /// The same of one that shows nothing. `fd`: the directory that stands for it, where it is a mount.
+    /// Returns the same of one that shows nothing. `fd`: the directory that stands for it, where it is a mount.
     pub(super) fn veiled(
         parent: &Arc<RealDir>,
         name: &[u8],
@@ -177,7 +177,7 @@ impl RealDir {
         }
     }
 
-    /// The index of the region that it lies in: that of its parent, unless it was told another.
+    /// Returns the index of the region that it lies in: that of its parent, unless it was told another.
     pub fn region(&self) -> u16 {
         self.region.load(Ordering::Relaxed)
     }
@@ -187,7 +187,7 @@ impl RealDir {
         self.region.store(region, Ordering::Relaxed);
     }
 
-    /// How far its listings are to be trusted.
+    /// Returns how far its listings are to be trusted.
     pub(in crate::union) fn listing_trust(&self) -> Trust {
         Trust::unpack(self.trust.load(Ordering::Relaxed))
     }
@@ -198,17 +198,17 @@ impl RealDir {
         self.local.store(is_local(kind), Ordering::Relaxed);
     }
 
-    /// The tree that it is a directory of, if it is none of the host.
+    /// Returns the tree that it is a directory of, if it is none of the host.
     pub(in crate::union) fn tree(&self) -> Option<&Arc<Tree>> {
         self.tree.as_ref()
     }
 
-    /// Whether it shows what it holds.
+    /// Returns whether it shows what it holds.
     pub fn veil(&self) -> Veil {
         self.veil
     }
 
-    /// The directory and the name by which it was found in its layer; `None` for a root.
+    /// Returns the directory and the name by which it was found in its layer; `None` for a root.
     pub(in crate::union) fn found_at(&self) -> Option<(Arc<RealDir>, Box<[u8]>)> {
         match &*self.location.read() {
             Location::Child { parent, name } => Some((parent.clone(), name.clone())),
@@ -228,7 +228,7 @@ impl RealDir {
         self.look_again(at, known)
     }
 
-    /// What can be told of something that is found in it without asking whoever answers for it.
+    /// Returns what can be told of something that is found in it without asking whoever answers for it.
     pub(in crate::union) fn first_look(&self, at: LayerAt<'_>) -> rustix::io::Result<Stat> {
         if self.sealed { at.stat() } else { at.stat_as_known() }
     }
@@ -238,13 +238,13 @@ impl RealDir {
         known.mount_root || known.dev != self.id.0
     }
 
-    /// The attributes of what may be asked for them.
+    /// Returns the attributes of what may be asked for them.
     pub(in crate::union) fn look_again(&self, at: LayerAt<'_>, known: Stat) -> rustix::io::Result<Stat> {
         let complete = self.sealed || !self.is_mounted(&known) && self.local.load(Ordering::Relaxed);
         if complete { Ok(known) } else { at.stat() }
     }
 
-    /// Which forms of markers the directory is known to hold, or `None` before it was scanned.
+    /// Returns which forms of markers the directory is known to hold, or `None` before it was scanned.
     pub fn forms(&self) -> Option<MarkerForms> {
         MarkerForms::unpack(self.forms.load(Ordering::Relaxed))
     }
@@ -324,17 +324,17 @@ impl DirFds {
         DirFds::telling(limit, Generations::default())
     }
 
-    /// The same, where `generations` tell inodes apart.
+    /// Returns the same, where `generations` tell inodes apart.
     pub fn telling(limit: usize, generations: Generations) -> DirFds {
         DirFds { generations, open: SecondChance::new(limit) }
     }
 
-    /// What tells inodes apart.
+    /// Returns what tells inodes apart.
     pub fn generations(&self) -> &Generations {
         &self.generations
     }
 
-    /// What `dir` is reached by: the directory itself, held.
+    /// Returns what `dir` is reached by: the directory itself, held.
     ///
     /// # Errors
     /// Those of [`DirFds::host`].
@@ -345,7 +345,7 @@ impl DirFds {
         }
     }
 
-    /// A descriptor of `dir`, from the cache or opened now.
+    /// Returns a descriptor of `dir`, from the cache or opened now.
     ///
     /// # Errors
     /// `ESTALE` where another directory has taken its place in the layer behind the mount's back, and for a directory that
@@ -455,7 +455,7 @@ impl Trust {
         }
     }
 
-    /// What is known of a filesystem of that type (statfs(2), `f_type`).
+    /// Returns what is known of a filesystem of that type (statfs(2), `f_type`).
     pub(in crate::union) fn of_type(kind: u64) -> Trust {
         const BTRFS: u64 = 0x9123_683e;
         const OVERLAYFS: u64 = 0x794c_7630;

@@ -101,7 +101,7 @@ impl Union {
         dirs
     }
 
-    /// What only directories have, or `ENOTDIR`.
+    /// Returns what only directories have, or `ENOTDIR`.
     pub(in crate::union) fn dir_part<'n>(&self, node: &'n Node) -> Result<&'n DirPart> {
         node.dir.as_deref().ok_or(FsError::NotADirectory)
     }

@@ -348,7 +348,7 @@ impl Union {
             .run(dirs, name)
     }
 
-    /// The real directories that an absolute redirect leads to, in the layers from `layer` down.
+    /// Returns the real directories that an absolute redirect leads to, in the layers from `layer` down.
     /// Tells `met` what the search for the last name meets.
     pub(super) fn search_path(
         &self,

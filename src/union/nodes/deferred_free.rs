@@ -150,7 +150,7 @@ impl Union {
         self.table.forget(ino, count, |ino| self.left(ino));
     }
 
-    /// How many nodes are known no more since [`Union::give_back`].
+    /// Returns how many nodes are known no more since [`Union::give_back`].
     pub fn gone(&self) -> usize {
         self.table.gone()
     }

@@ -37,7 +37,7 @@ impl Generation {
         self.0
     }
 
-    /// The reverse of [`Generation::bits`].
+    /// Returns the reverse of [`Generation::bits`].
     pub(in crate::union) fn from_bits(bits: u32) -> Generation {
         Generation(bits)
     }
@@ -59,7 +59,7 @@ impl Sighting {
             || self.by_handle == Some(known)
     }
 
-    /// What is to be remembered of it.
+    /// Returns what is to be remembered of it.
     pub fn generation(self) -> Generation {
         self.by_handle.unwrap_or(self.by_birth)
     }

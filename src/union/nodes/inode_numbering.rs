@@ -17,7 +17,7 @@ use crate::union::nodes::node::{DirPart, Identity, InodeId, Named, NewNode, Node
 use crate::union::stack::access::LayerAt;
 
 impl Union {
-    /// The node of a finding under a name of a directory. Counts `lookups` lookups.
+    /// Returns the node of a finding under a name of a directory. Counts `lookups` lookups.
     pub(in crate::union) fn node_of(
         &self,
         parent: &Arc<Node>,
@@ -62,7 +62,7 @@ impl Union {
         Ok((node, stat))
     }
 
-    /// What tells the generation of a finding, held against that of the node which it may be.
+    /// Returns what tells the generation of a finding, held against that of the node which it may be.
     pub(in crate::union) fn seen_of(
         &self,
         identity: Identity,
@@ -151,7 +151,7 @@ impl Union {
         self.identify_as(self.origin_of(parent, name, found)?, parent, found)
     }
 
-    /// What a finding's number is made of. It never changes, so no lock is needed.
+    /// Returns what a finding's number is made of. It never changes, so no lock is needed.
     pub(in crate::union) fn origin_of(&self, parent: &Node, name: &[u8], found: &Found) -> Result<InodeId> {
         let own = || found.id;
         match &found.what {

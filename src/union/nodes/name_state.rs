@@ -37,7 +37,7 @@ impl NameState {
 }
 
 impl NameSeen {
-    /// Whether the name is known to be on the disk.
+    /// Returns whether the name is known to be on the disk.
     pub fn is_durable(self) -> bool {
         self.0 & DURABLE != 0
     }

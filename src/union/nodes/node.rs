@@ -66,7 +66,7 @@ impl Named {
         })
     }
 
-    /// The name.
+    /// Returns the name.
     pub fn name(&self) -> &[u8] {
         match &self.0 {
             NamedForm::Short { len, bytes, .. } => &bytes[..usize::from(*len)],
@@ -74,7 +74,7 @@ impl Named {
         }
     }
 
-    /// Which layer's entry of that name it is.
+    /// Returns which layer's entry of that name it is.
     pub fn source(&self) -> NodeSource {
         match self.0 {
             NamedForm::Short { source, .. } | NamedForm::Long { source, .. } => source,
@@ -196,12 +196,12 @@ impl DirPart {
         }
     }
 
-    /// The topmost real directory.
+    /// Returns the topmost real directory.
     pub fn top(&self) -> Option<Arc<RealDir>> {
         self.upper.read().clone().or_else(|| self.lowers.first().cloned())
     }
 
-    /// The upper's directory.
+    /// Returns the upper's directory.
     pub fn upper_dir(&self) -> Option<Arc<RealDir>> {
         self.upper.read().clone()
     }
@@ -246,7 +246,7 @@ impl Node {
         }
     }
 
-    /// What the node was found as.
+    /// Returns what the node was found as.
     pub fn real(&self) -> InodeId {
         InodeId::from_bits(self.real.load(Ordering::Acquire))
     }
@@ -258,7 +258,7 @@ impl Node {
         self.real.store(real.to_bits(), Ordering::Release);
     }
 
-    /// Which of the inodes that have had its real object's number it is.
+    /// Returns which of the inodes that have had its real object's number it is.
     pub fn generation(&self) -> Generation {
         Generation::from_bits(self.generation.load(Ordering::Acquire))
     }
@@ -273,7 +273,7 @@ impl Node {
         self.mapped.swap(true, Ordering::Relaxed)
     }
 
-    /// How often the kernel knows it.
+    /// Returns how often the kernel knows it.
     pub fn lookups(&self) -> u64 {
         self.lookups.load(Ordering::Relaxed).into()
     }
@@ -291,7 +291,7 @@ impl Node {
         self.dir.as_ref().is_none_or(|dir| dir.removed.load(Ordering::Relaxed))
     }
 
-    /// The parent of a node that has a name.
+    /// Returns the parent of a node that has a name.
     pub fn parent(&self) -> Option<Arc<Node>> {
         match &*self.place.read() {
             NodePlace::Named { parent, .. } => Some(parent.clone()),
@@ -299,7 +299,7 @@ impl Node {
         }
     }
 
-    /// Is this name the one in its place?
+    /// Returns whether this name is the one in its place.
     pub fn is_named(&self, parent: &Arc<Node>, name: &[u8]) -> bool {
         matches!(&*self.place.read(), NodePlace::Named { parent: p, entry } if Arc::ptr_eq(p, parent) && entry.name() == name)
     }

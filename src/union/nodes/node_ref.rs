@@ -55,7 +55,7 @@ impl NodeRef<'_> {
 }
 
 impl Union {
-    /// The node of a finding, held only to be looked at: it counts no lookup.
+    /// Returns the node of a finding, held only to be looked at: it counts no lookup.
     pub(in crate::union) fn node_looked_at(
         &self,
         parent: &Arc<Node>,
@@ -65,7 +65,7 @@ impl Union {
         Ok(self.node_held(parent, name, found, 0)?.0)
     }
 
-    /// The node of a finding, with `lookups` that are given back unless it is passed on.
+    /// Returns the node of a finding, with `lookups` that are given back unless it is passed on.
     pub(in crate::union) fn node_held(
         &self,
         parent: &Arc<Node>,

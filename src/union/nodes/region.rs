@@ -60,7 +60,7 @@ impl InodeId {
         (ino >> INO_BITS == 0 && region < REGIONS).then_some(InodeId(u64::from(region) << INO_BITS | ino))
     }
 
-    /// The reverse of [`InodeId::to_bits`].
+    /// Returns the reverse of [`InodeId::to_bits`].
     pub(in crate::union) fn from_bits(bits: u64) -> InodeId {
         InodeId(bits)
     }
@@ -70,12 +70,12 @@ impl InodeId {
         self.0
     }
 
-    /// Is it the same after a remount?
+    /// Returns whether it is the same after a remount.
     pub fn is_lasting(self) -> bool {
         self.0 < INTERNED
     }
 
-    /// The index of its region; `None` for an interned one.
+    /// Returns the index of its region; `None` for an interned one.
     pub(in crate::union) fn region(self) -> Option<u16> {
         self.is_lasting().then(|| u16::try_from(self.0 >> INO_BITS).ok()).flatten()
     }
@@ -86,7 +86,7 @@ impl InodeId {
         Some(format!("{:x}{separator}{ino:x}", regions.id(self.region()?)?))
     }
 
-    /// The reverse of [`InodeId::to_text`]. `None` for another text.
+    /// Returns the reverse of [`InodeId::to_text`]. `None` for another text.
     pub fn from_text(text: &[u8], separator: char, regions: &Regions) -> Option<InodeId> {
         let (id, ino) = std::str::from_utf8(text).ok()?.split_once(separator)?;
         let region = regions.index_of(u64::from_str_radix(id, 16).ok()?)?;
@@ -131,7 +131,7 @@ pub struct Regions {
 }
 
 impl Regions {
-    /// The regions that begin with the layers, each of which is told its own. `upper`: is the first an upper?
+    /// Returns the regions that begin with the layers, each of which is told its own. `upper`: is the first an upper?
     ///
     /// # Errors
     /// Those of fstatfs(2).
@@ -225,7 +225,7 @@ impl Regions {
         Some(index)
     }
 
-    /// The identity of an inode of a region; `fits`: it is on the region's own device.
+    /// Returns the identity of an inode of a region; `fits`: it is on the region's own device.
     pub fn identity(&self, region: u16, fits: bool, dev: u64, ino: u64) -> InodeId {
         fits.then(|| InodeId::new(region, ino))
             .flatten()
@@ -304,7 +304,7 @@ fn mount_names() -> HashSet<Box<[u8]>> {
 }
 
 impl Union {
-    /// The real directory `name` of `dir`, which was found at `at`, in its region.
+    /// Returns the real directory `name` of `dir`, which was found at `at`, in its region.
     pub(in crate::union) fn child_dir(
         &self,
         dir: &Arc<RealDir>,
@@ -340,7 +340,7 @@ impl Union {
         Ok(child)
     }
 
-    /// Which inode a directory is.
+    /// Returns which inode a directory is.
     pub(in crate::union) fn dir_id(&self, dir: &RealDir) -> InodeId {
         if dir.veil() == Veil::Mount
             && let Some((parent, name)) = dir.found_at()
@@ -351,12 +351,12 @@ impl Union {
         self.regions.identity(dir.region(), true, dir.id.0, dir.id.1)
     }
 
-    /// Which inode an object is that isn't a directory and was found in `dir`.
+    /// Returns which inode an object is that isn't a directory and was found in `dir`.
     pub(in crate::union) fn id_in(&self, dir: &RealDir, stat: &Stat) -> InodeId {
         self.regions.identity(dir.region(), stat.dev == dir.id.0 && !stat.mount_root, stat.dev, stat.ino)
     }
 
-    /// Which inode an object of the upper is, in its workdir or in a directory.
+    /// Returns which inode an object of the upper is, in its workdir or in a directory.
     pub(in crate::union) fn upper_id(&self, stat: &Stat) -> InodeId {
         self.id_in(&self.layers[0].root, stat)
     }
@@ -379,7 +379,7 @@ impl Union {
         self.upper.as_ref().is_none_or(|upper| upper.caps().xattr)
     }
 
-    /// The identity of an entry that a listing tells of, where that is enough to know it.
+    /// Returns the identity of an entry that a listing tells of, where that is enough to know it.
     pub(in crate::union) fn listed_id(&self, dir: &RealDir, kind: Kind, ino: u64) -> Option<InodeId> {
         let id = self.regions.identity(dir.region(), true, dir.id.0, ino);
         let alone = id.is_lasting() && self.remembers_origins();

@@ -51,12 +51,12 @@ impl Table {
         node
     }
 
-    /// The node of that number.
+    /// Returns the node of that number.
     pub fn get(&self, ino: u64) -> Option<Arc<Node>> {
         self.nodes.get(&ino).map(|node| node.clone())
     }
 
-    /// How many nodes are known.
+    /// Returns how many nodes are known.
     pub fn len(&self) -> usize {
         self.nodes.len()
     }
@@ -66,7 +66,7 @@ impl Table {
         self.nodes.is_empty()
     }
 
-    /// The number that an object of this identity has, or would have by the rule: for listings, which
+    /// Returns the number that an object of this identity has, or would have by the rule: for listings, which
     /// show numbers of objects that nobody looked up.
     pub fn number(&self, identity: Identity) -> u64 {
         if let Some(fallback) = self.fallback.get(&identity.real) {
@@ -94,7 +94,7 @@ impl Table {
         self.fallback.insert(real, number);
     }
 
-    /// The node of an object that was found, if it is known: as [`Table::obtain`], but makes none.
+    /// Returns the node of an object that was found, if it is known: as [`Table::obtain`], but makes none.
     pub fn find(&self, identity: Identity) -> Option<Arc<Node>> {
         let number = match self.fallback.get(&identity.real) {
             Some(fallback) => *fallback,
@@ -169,7 +169,7 @@ impl Table {
         self.release_lingering(&mut left);
     }
 
-    /// How many nodes left since it was last shrunk.
+    /// Returns how many nodes left since it was last shrunk.
     pub fn gone(&self) -> usize {
         self.gone.load(Ordering::Relaxed)
     }

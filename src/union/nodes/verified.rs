@@ -61,12 +61,12 @@ pub struct Object {
 }
 
 impl Object {
-    /// The object.
+    /// Returns the object.
     pub fn at(&self) -> LayerAt<'_> {
         self.held.at()
     }
 
-    /// The object of the host.
+    /// Returns the object of the host.
     ///
     /// # Errors
     /// `ESTALE` for one that is none.
@@ -79,12 +79,12 @@ impl Object {
         self.stat.map_or_else(|| Ok(self.at().stat()?), Ok)
     }
 
-    /// Is it in the upper?
+    /// Returns whether it is in the upper.
     pub fn in_upper(&self) -> bool {
         self.upper
     }
 
-    /// The object, to be changed.
+    /// Returns the object, to be changed.
     ///
     /// # Errors
     /// `ESTALE` for one of a lower.
@@ -95,12 +95,12 @@ impl Object {
         }
     }
 
-    /// What holds it, to be kept.
+    /// Returns what holds it, to be kept.
     pub fn into_held(self) -> LayerObject {
         self.held
     }
 
-    /// The same, of an object that is still needed.
+    /// Returns the same, of an object that is still needed.
     pub fn held(&self) -> LayerObject {
         self.held.clone()
     }
@@ -165,7 +165,7 @@ impl Union {
         self.with_object(node, |object| f(object, object.writable()?))
     }
 
-    /// The object of a node that isn't a directory, whose place the caller has locked.
+    /// Returns the object of a node that isn't a directory, whose place the caller has locked.
     pub(in crate::union) fn object_at(&self, node: &Node, place: &NodePlace) -> Result<Object> {
         if let NodePlace::Pinned { fd, upper } = place {
             return Ok(Object { held: fd.held(), stat: None, upper: *upper, entry: None });
@@ -194,7 +194,7 @@ impl Union {
         Some(Object { held, stat: None, upper: self.is_in_upper_place(place), entry: None })
     }
 
-    /// What the layer keeps of a node's object. Where it keeps all in the stat, that is all that is asked for.
+    /// Returns what the layer keeps of a node's object. Where it keeps all in the stat, that is all that is asked for.
     pub(in crate::union) fn kept_of(&self, node: &Node) -> Result<Stat> {
         if node.dir.is_some() || self.owners.override_real() {
             return self.with_object(node, |object| self.kept_object(object));
@@ -219,7 +219,7 @@ impl Union {
         if object.upper { self.counted(object.at(), stat) } else { Ok(stat) }
     }
 
-    /// The same, with the link count as it is on disk.
+    /// Returns the same, with the link count as it is on disk.
     pub(in crate::union) fn kept_without_links(&self, object: &Object) -> Result<Stat> {
         let stat = object.stat()?;
         // The owner of a link may be noted on the directory that holds it.
@@ -270,7 +270,7 @@ impl Union {
         }
     }
 
-    /// The copy of a lower file in a hardlink index.
+    /// Returns the copy of a lower file in a hardlink index.
     ///
     /// # Errors
     /// `ESTALE` if it has none, or something else is in its place.
@@ -378,7 +378,7 @@ impl Union {
         }
     }
 
-    /// The error of a name that isn't what the kernel knows it as.
+    /// Returns the error of a name that isn't what the kernel knows it as.
     pub(in crate::union) fn stale_name(&self, parent: &Node, name: &[u8]) -> FsError {
         let shown = String::from_utf8_lossy(name);
         log::debug!("{} in {:#x} is not what it is known as", shown.escape_debug(), parent.ino);
@@ -393,7 +393,7 @@ impl Union {
         self.fds.generations().see(at, stat)
     }
 
-    /// The generation of an object that was just made.
+    /// Returns the generation of an object that was just made.
     pub(in crate::union) fn generation_of<'a>(&self, at: impl Into<LayerAt<'a>>, stat: &Stat) -> Generation {
         self.see(at, stat).generation()
     }

@@ -150,7 +150,7 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// The same, read as somebody else reads it: the mount that serves the layers.
+    /// Returns the same, read as somebody else reads it: the mount that serves the layers.
     pub fn believing(mut self, belief: Belief) -> Stack {
         self.belief = belief;
         self.lowers.iter_mut().for_each(|lower| lower.set_belief(belief));

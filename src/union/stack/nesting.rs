@@ -36,7 +36,7 @@ pub(in crate::union) struct Location {
     pub mount_root: bool,
 }
 
-/// Where an open directory is. Asks no FUSE daemon that may stand behind it.
+/// Returns where an open directory is. Asks no FUSE daemon that may stand behind it.
 pub(in crate::union) fn locate(fd: BorrowedFd<'_>) -> Result<Location, Errno> {
     let st = statx(
         fd,

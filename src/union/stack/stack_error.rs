@@ -294,7 +294,7 @@ pub enum StackError {
 }
 
 impl StackError {
-    /// The filesystem of the upper at `path` is unfit.
+    /// Says that the filesystem of the upper at `path` is unfit.
     pub(in crate::union) fn unfit(why: Unfit, path: &Path) -> StackError {
         let path = path.to_owned();
         match why {
@@ -318,7 +318,7 @@ pub(in crate::union) fn denied(role: Role, path: &Path, needs: &'static str) -> 
     StackError::Denied { role, path: path.to_owned(), uid: rustix::process::geteuid().as_raw(), needs }
 }
 
-/// The error of opening a directory, by its errno.
+/// Returns the error of opening a directory, by its errno.
 pub(in crate::union) fn open_error(role: Role, path: &Path, errno: Errno) -> StackError {
     let path_buf = path.to_owned();
     match errno {

@@ -235,7 +235,7 @@ impl Prepared {
 }
 
 impl Workdir {
-    /// Whether the upper is used without syncing.
+    /// Returns whether the upper is used without syncing.
     pub fn volatile(&self) -> bool {
         self.volatile
     }

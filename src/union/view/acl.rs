@@ -71,7 +71,7 @@ fn tag(entry: &[u8]) -> u16 {
     u16::from_le_bytes([entry[0], entry[1]])
 }
 
-/// Is that an attribute that holds an ACL?
+/// Returns whether that is an attribute that holds an ACL.
 pub(in crate::union) fn is_acl(attribute: &[u8]) -> bool {
     attribute == ACCESS || attribute == DEFAULT
 }
@@ -139,7 +139,7 @@ impl Union {
         Ok(has)
     }
 
-    /// What a new entry of the directory with the mode that was asked for inherits.
+    /// Returns what a new entry of the directory with the mode that was asked for inherits.
     pub(in crate::union) fn inherited(&self, parent: &Node, mode: u32) -> Result<Option<Inherited>> {
         if !self.has_default_acl(parent)? {
             return Ok(None);

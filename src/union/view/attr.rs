@@ -46,7 +46,7 @@ pub struct SetAttr {
 }
 
 impl SetAttr {
-    /// What of the object it needs in the upper.
+    /// Returns what of the object it needs in the upper.
     pub fn part(&self) -> Part {
         match (self.size, self.mode) {
             (Some(size), _) => Part::Beginning(size),
@@ -122,13 +122,13 @@ impl Union {
         parts.iter().try_for_each(|part| f(self.fds.get(part)?.at()))
     }
 
-    /// The attributes of a node.
+    /// Returns the attributes of a node.
     pub fn getattr(&self, node: &Node) -> Result<Attr> {
         let stat = self.kept_of(node)?;
         Ok(self.attr(node, stat))
     }
 
-    /// The attributes of a node whose object's stat is at hand.
+    /// Returns the attributes of a node whose object's stat is at hand.
     pub(in crate::union) fn attr(&self, node: &Node, mut stat: Stat) -> Attr {
         if node.dir.is_none() && !node.real().is_lasting() && !self.in_upper(node) {
             stat.nlink = 1; // each name is a file by itself: see `region`
@@ -161,7 +161,7 @@ impl Union {
         node.ino
     }
 
-    /// What the layer keeps of an object: its stat, corrected by `override_stat` and by the hardlink index.
+    /// Returns what the layer keeps of an object: its stat, corrected by `override_stat` and by the hardlink index.
     pub(in crate::union) fn kept_stat<'a>(&self, at: impl Into<LayerAt<'a>>, upper: bool) -> Result<Stat> {
         let at = at.into();
         let stat = self.owners.kept(at, at.stat()?, upper)?;
@@ -277,7 +277,7 @@ impl Union {
         })
     }
 
-    /// The target of a symbolic link.
+    /// Returns the target of a symbolic link.
     pub fn readlink(&self, node: &Node) -> Result<Vec<u8>> {
         if node.kind != Kind::Symlink {
             return Err(FsError::Invalid("not a symbolic link"));
@@ -289,7 +289,7 @@ impl Union {
         })
     }
 
-    /// The filesystem that new data go to: that of the topmost layer.
+    /// Returns the filesystem that new data go to: that of the topmost layer.
     pub fn statfs(&self) -> Result<StatVfs> {
         match self.fds.get(&self.layers[0].root)? {
             LayerObject::Host(fd) => Ok(rustix::fs::fstatvfs(fd.as_fd())?),
@@ -297,7 +297,7 @@ impl Union {
         }
     }
 
-    /// The path of a node in the merged view, for messages.
+    /// Returns the path of a node in the merged view, for messages.
     pub fn path_of(&self, node: &Node) -> Vec<u8> {
         let mut names: Vec<Box<[u8]>> = Vec::new();
         let mut parent = match &*node.place.read() {

@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::sys::object::{Kind, Stat};
 
-/// The owner that a record of `LINKS`, with its zero byte, tells, if it is that of the link `name`.
+/// Returns the owner that a record of `LINKS`, with its zero byte, tells, if it is that of the link `name`.
 pub fn link_owner(record: &[u8], name: &[u8]) -> Option<(u32, u32)> {
     let owner = record.strip_suffix(&[0])?.strip_suffix(name)?.strip_suffix(b":")?;
     let (uid, gid) = std::str::from_utf8(owner).ok()?.split_once(':')?;
@@ -35,7 +35,7 @@ pub struct Override {
 }
 
 impl Override {
-    /// What tells this of an object.
+    /// Returns what tells this of an object.
     pub fn of(stat: &Stat) -> Override {
         let Stat { uid, gid, mode, rdev, .. } = *stat;
         Override { uid, gid, mode: mode & BITS, kind: Some(stat.kind()), rdev }

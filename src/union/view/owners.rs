@@ -134,7 +134,7 @@ impl Owners {
             && (self.read.iter().any(|name| name.as_bytes() == attribute) || attribute.starts_with(KEPT))
     }
 
-    /// What a layer keeps of an object, whose real stat is given. `upper`: it is in the upper.
+    /// Returns what a layer keeps of an object, whose real stat is given. `upper`: it is in the upper.
     pub fn kept<'a>(&self, at: impl Into<LayerAt<'a>>, mut stat: Stat, upper: bool) -> Result<Stat> {
         let at = at.into();
         stat.uid = self.uid_map.as_ref().map_or(stat.uid, |map| map.kept(stat.uid));
@@ -185,38 +185,38 @@ impl Owners {
         stat.gid = self.squash.gid.unwrap_or_else(|| self.shown_gid(stat.gid));
     }
 
-    /// The user id that the mapping shows for one on disk.
+    /// Returns the user id that the mapping shows for one on disk.
     pub fn shown_uid(&self, uid: u32) -> u32 {
         let nobody = || self.overflow.map_or(uid, |o| o.uid);
         self.uid_map.as_ref().map_or(uid, |map| map.shown(uid).unwrap_or_else(nobody))
     }
 
-    /// The group id that the mapping shows for one on disk.
+    /// Returns the group id that the mapping shows for one on disk.
     pub fn shown_gid(&self, gid: u32) -> u32 {
         let nobody = || self.overflow.map_or(gid, |o| o.gid);
         self.gid_map.as_ref().map_or(gid, |map| map.shown(gid).unwrap_or_else(nobody))
     }
 
-    /// The user id on disk for one that a program named; `EINVAL` where none is shown as that.
+    /// Returns the user id on disk for one that a program named; `EINVAL` where none is shown as that.
     pub fn uid_on_disk(&self, uid: u32) -> Result<u32> {
         const UNMAPPED: FsError = FsError::Invalid("uidmapping shows no id as that");
         self.uid_map.as_ref().map_or(Some(uid), |map| map.on_disk(uid)).ok_or(UNMAPPED)
     }
 
-    /// The group id on disk for one that a program named; `EINVAL` where none is shown as that.
+    /// Returns the group id on disk for one that a program named; `EINVAL` where none is shown as that.
     pub fn gid_on_disk(&self, gid: u32) -> Result<u32> {
         const UNMAPPED: FsError = FsError::Invalid("gidmapping shows no id as that");
         self.gid_map.as_ref().map_or(Some(gid), |map| map.on_disk(gid)).ok_or(UNMAPPED)
     }
 
-    /// The owner to keep for the one that chown(2) named.
+    /// Returns the owner to keep for the one that chown(2) named.
     pub fn chown(&self, uid: Option<u32>, gid: Option<u32>) -> Result<(Option<u32>, Option<u32>)> {
         let uid = uid.map(|id| self.squash.uid.map_or_else(|| self.uid_on_disk(id), Ok)).transpose()?;
         let gid = gid.map(|id| self.squash.gid.map_or_else(|| self.gid_on_disk(id), Ok)).transpose()?;
         Ok((uid, gid))
     }
 
-    /// The owner to keep for what `caller` makes. A caller without an id on disk makes nobody's files, as with
+    /// Returns the owner to keep for what `caller` makes. A caller without an id on disk makes nobody's files, as with
     /// fuse-overlayfs: an engine prepares a container's tree as the real root, whom the mapping doesn't know.
     pub fn creator(&self, caller: Caller) -> Caller {
         let overflow = self.overflow.unwrap_or(caller);
@@ -225,7 +225,7 @@ impl Owners {
         Caller { uid, gid }
     }
 
-    /// What is really to be made for a new object.
+    /// Returns what is really to be made for a new object.
     pub fn placeholder<'a>(&self, new: New<'a>) -> New<'a> {
         match new {
             New::Special(..) if self.write.is_some() => New::File,

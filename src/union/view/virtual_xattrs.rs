@@ -18,7 +18,7 @@ use crate::union::lookup::realdir::LayerIndex;
 use crate::union::nodes::node::{Node, NodePlace};
 
 impl Union {
-    /// The value of the attribute `PREFIX` + `fact`.
+    /// Returns the value of the attribute `PREFIX` + `fact`.
     pub(in crate::union) fn fact(&self, node: &Node, fact: &[u8]) -> Result<Vec<u8>> {
         if !matches!(fact, b"layer" | b"layers" | b"path" | b"state" | b"hidden") {
             return Err(FsError::NoXattr);

@@ -35,7 +35,7 @@ fn shown_name(belief: Belief, stored: &[u8]) -> Option<Vec<u8>> {
 }
 
 impl Union {
-    /// The value of an attribute.
+    /// Returns the value of an attribute.
     pub fn getxattr(&self, node: &Node, name: &[u8]) -> Result<Vec<u8>> {
         if let Some(fact) = name.strip_prefix(private::PREFIX) {
             return self.fact(node, fact);
@@ -59,7 +59,7 @@ impl Union {
         Ok(stored_name(self.belief, name))
     }
 
-    /// The names of all attributes, each ended by a zero byte.
+    /// Returns the names of all attributes, each ended by a zero byte.
     pub fn listxattr(&self, node: &Node) -> Result<Vec<u8>> {
         let names = self.with_object(node, |object| Ok(object.at().xattr_names()?))?;
         let mut shown = Vec::new();

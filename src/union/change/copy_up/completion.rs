@@ -47,7 +47,7 @@ impl Union {
             && !self.belief.is_guarded()
     }
 
-    /// Where the data of a regular file that isn't in the upper are. `None`: it has no name.
+    /// Returns where the data of a regular file that isn't in the upper are. `None`: it has no name.
     pub(in crate::union) fn data_place(&self, node: &Node) -> Result<Option<DataAt>> {
         if let Some(elsewhere) = self.metacopies.get(&node.ino) {
             return Ok(Some(elsewhere.clone()));

@@ -112,7 +112,7 @@ pub struct Provenance {
 }
 
 impl Provenance {
-    /// The layers that have something under the path which the merged view doesn't show.
+    /// Returns the layers that have something under the path which the merged view doesn't show.
     pub fn hidden(&self) -> Vec<LayerIndex> {
         let mut layers: Vec<LayerIndex> = self
             .held
@@ -126,7 +126,7 @@ impl Provenance {
         layers
     }
 
-    /// The topmost layer whose entry the merged view shows.
+    /// Returns the topmost layer whose entry the merged view shows.
     pub fn winner(&self) -> Option<LayerIndex> {
         match &self.outcome {
             Outcome::Absent => None,
@@ -135,7 +135,7 @@ impl Provenance {
         }
     }
 
-    /// The kind of what the merged view shows.
+    /// Returns the kind of what the merged view shows.
     pub fn kind(&self) -> Option<Kind> {
         match &self.outcome {
             Outcome::Absent => None,

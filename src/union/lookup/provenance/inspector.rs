@@ -34,17 +34,17 @@ impl<'u> Inspector<'u> {
         self.upper
     }
 
-    /// The number by which users know a layer: 0 is the upper, 1 the topmost lower.
+    /// Returns the number by which users know a layer: 0 is the upper, 1 the topmost lower.
     pub fn number(&self, layer: LayerIndex) -> u16 {
         layer + u16::from(!self.upper)
     }
 
-    /// The paths of the layers, topmost first.
+    /// Returns the paths of the layers, topmost first.
     pub fn layer_paths(&self) -> Vec<&'u Path> {
         self.union.layers.iter().map(|layer| layer.path.as_path()).collect()
     }
 
-    /// The absolute path of a place in a layer, as this process sees it.
+    /// Returns the absolute path of a place in a layer, as this process sees it.
     pub fn real_path(&self, layer: LayerIndex, path: &[u8]) -> Result<Vec<u8>> {
         let layer = self.union.layers.get(usize::from(layer)).ok_or(FsError::Stale)?;
         // Not asked of the descriptor: a lower may be open by a mount of this process's own, which has no place in the tree.
@@ -58,7 +58,7 @@ impl<'u> Inspector<'u> {
         Ok(real)
     }
 
-    /// The root, where every path starts.
+    /// Returns the root, where every path starts.
     pub fn root(&self) -> Trail {
         let dirs = self.union.merged_layers().iter().map(|layer| layer.root.clone()).collect();
         Trail {
@@ -69,7 +69,7 @@ impl<'u> Inspector<'u> {
         }
     }
 
-    /// The root's own provenance: all layers are merged in it.
+    /// Returns the root's own provenance: all layers are merged in it.
     pub fn root_provenance(&self) -> Result<Provenance> {
         let mut held = Vec::new();
         let mut top = None;
@@ -91,7 +91,7 @@ impl<'u> Inspector<'u> {
         })
     }
 
-    /// All about a path, relative to the root of the merged view. It need not exist.
+    /// Returns all about a path, relative to the root of the merged view. It need not exist.
     ///
     /// # Errors
     /// A component that is `..` or longer than any name; those of reading the layers.

@@ -23,12 +23,12 @@ pub(super) struct Group {
 }
 
 impl Trail {
-    /// The path that was followed, relative to the root of the merged view.
+    /// Returns the path that was followed, relative to the root of the merged view.
     pub fn path(&self) -> &[u8] {
         &self.path
     }
 
-    /// The layers whose directories are merged here, topmost first; empty where the merged view has no directory.
+    /// Returns the layers whose directories are merged here, topmost first; empty where the merged view has no directory.
     pub fn merged(&self) -> Vec<LayerIndex> {
         self.shown().iter().map(|dir| dir.layer).collect()
     }

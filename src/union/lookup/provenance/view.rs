@@ -49,7 +49,7 @@ impl View {
         Ok(View { union, upper: upper.is_some() })
     }
 
-    /// What answers.
+    /// Returns what answers.
     pub fn inspector(&self) -> Inspector<'_> {
         Inspector { union: &self.union, upper: self.upper }
     }
