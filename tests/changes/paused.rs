@@ -408,3 +408,20 @@ fn the_upper_cannot_be_mounted_while_it_is_applied() {
     done(ended);
     assert_eq!(read(&place, "a/f"), "new\n");
 }
+
+#[test]
+fn when_what_was_prepared_is_gone_it_is_given_up_and_applied_anew() {
+    support::needs_root!();
+    if !can_pause() {
+        return;
+    }
+    let place = unmounted("echo old >a/f; echo old >a/g", "echo new >mnt/f; echo new >mnt/g");
+    killed(&place, "renameat2:when=1");
+    fs::remove_dir_all(stage(&place.at("a")).unwrap()).unwrap();
+    for policy in ["", "--force", "--theirs"] {
+        apply(&place, policy).refused(1, &["what was prepared here is not there any more", "--abandon"]);
+    }
+    apply(&place, "--abandon").ok();
+    done(apply(&place, ""));
+    assert_eq!(["a/f", "a/g"].map(|name| read(&place, name)), ["new\n", "new\n"]);
+}

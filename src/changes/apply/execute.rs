@@ -21,6 +21,8 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::io::Errno;
+
 use super::beneath::{self, Seen, look, rename_within};
 use super::error::{ApplyError, Result};
 use super::journal::{Journal, Stage};
@@ -38,7 +40,9 @@ use crate::sys::object::{At, Kind, Stat, Writable};
 /// [`ApplyError::Changed`] where somebody else has changed something meanwhile, unless the policy says what becomes of that.
 pub fn run(target: BorrowedFd<'_>, journal: &Journal, policy: Policy) -> Result<Vec<Left>> {
     let open = |stage: &Stage| match stage.open(target) {
-        Err(ApplyError::Changed(path)) => Err(ApplyError::Lost(path)),
+        Err(ApplyError::Changed(path) | ApplyError::At { path, errno: Errno::NOENT, .. }) => {
+            Err(ApplyError::Lost(path))
+        }
         opened => opened,
     };
     let stages: Vec<OwnedFd> = journal.stages.iter().map(open).collect::<Result<_>>()?;
