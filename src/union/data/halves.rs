@@ -64,3 +64,55 @@ impl Halves {
         self.open.remove_if(&ino, |_, _| condition());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// One map for all who use a file; who opens another file waits for nobody.
+    #[test]
+    fn only_who_opens_the_same_file_waits() {
+        let halves = Halves::default();
+        let opening = AtomicUsize::new(0);
+        let (told, done) = mpsc::channel();
+        let open = |ino: u64| {
+            halves.open(ino, || {
+                assert_eq!(opening.fetch_add(1, Ordering::SeqCst), 0, "two open one file");
+                done_with_others(&halves, ino, &told);
+                opening.fetch_sub(1, Ordering::SeqCst);
+                Ok(None)
+            })
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..2).map(|_| scope.spawn(|| open(1).unwrap())).collect();
+            for _ in 0..2 {
+                done.recv_timeout(Duration::from_secs(20)).expect("others wait for who opens a file");
+            }
+            threads.into_iter().for_each(|thread| assert!(thread.join().unwrap().is_none()));
+        });
+    }
+
+    /// Opens many other files, some of which are kept together with that one.
+    fn done_with_others(halves: &Halves, but: u64, told: &mpsc::Sender<()>) {
+        for other in (but + 1)..(but + 2 * MOST as u64) {
+            assert!(halves.open(other, || Ok(None)).unwrap().is_none());
+            assert!(halves.get(other).is_none());
+            halves.forget_if(other, || false);
+        }
+        told.send(()).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_gone_is_forgotten_and_one_that_was_found_anew_is_not() {
+        let halves = Halves::default();
+        halves.open(3, || Ok(None)).unwrap();
+        halves.forget_if(3, || false);
+        assert_eq!(halves.open.len(), 1);
+        halves.forget_if(3, || true);
+        assert_eq!(halves.open.len(), 0);
+    }
+}

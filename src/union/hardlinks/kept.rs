@@ -82,3 +82,18 @@ impl Hardlinks {
         names.into_iter().flat_map(|(_, names)| names).map(OtherName::into_parent).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_found_anew_keeps_what_is_known_of_it() {
+        let kept = Hardlinks::default();
+        kept.note_indexed(7, InodeId::from_bits(9));
+        assert!(kept.forget_if(7, || false).is_empty());
+        assert_eq!(kept.index_origin(7), Some(InodeId::from_bits(9)));
+        kept.forget_if(7, || true);
+        assert_eq!(kept.index_origin(7), None);
+    }
+}
