@@ -16,6 +16,8 @@ pub enum Fault {
     Answer(&'static str, String, &'static str),
     /// The byte at this place of the answer's body is another one.
     Wrong(usize),
+    /// The registry is asked without `Range`, and the connection ends after so many bytes of the answer.
+    CutWithoutRange(usize),
     /// The registry is asked without `Range`.
     NoRange,
 }
@@ -116,7 +118,7 @@ fn serve(
     for line in head.lines().filter(|line| !line.is_empty()) {
         let lower = line.to_ascii_lowercase();
         if lower.starts_with("connection:")
-            || (matches!(fault, Fault::NoRange) && lower.starts_with("range:"))
+            || (matches!(fault, Fault::NoRange | Fault::CutWithoutRange(_)) && lower.starts_with("range:"))
         {
             continue;
         }
@@ -129,7 +131,7 @@ fn serve(
     let body = answer.windows(4).position(|four| four == b"\r\n\r\n").map_or(answer.len(), |at| at + 4);
     match fault {
         Fault::Wrong(at) if body + at < answer.len() => answer[body + at] ^= 1,
-        Fault::Cut(at) if body + at < answer.len() => answer.truncate(body + at),
+        Fault::Cut(at) | Fault::CutWithoutRange(at) if body + at < answer.len() => answer.truncate(body + at),
         _ => {}
     }
     // Uploads go on where they began: through this proxy.
