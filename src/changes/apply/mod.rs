@@ -3,7 +3,7 @@
 //! What the directory becomes is what the union of the upper over it shows. Four steps lead there:
 //!
 //! 1. **Plan** ([`plan`]). The upper is walked, and held against the directory: what is to be put, taken out, removed, and
-//!    given other attributes. What has changed in the directory since the upper hid it is a [`plan::Conflict`]. Nothing is
+//!    given other attributes. What has changed in the directory since the upper hid it is a [`step::Conflict`]. Nothing is
 //!    touched.
 //! 2. **Stage** ([`stage`]). All that is new is made, complete and with its attributes, in a directory that nobody else can
 //!    enter, on the filesystem where it will be. What doesn't fit, or can't be made, fails here, and nothing is touched.
