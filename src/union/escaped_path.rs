@@ -29,7 +29,7 @@ impl From<&std::path::Path> for EscapedPath {
 }
 
 impl EscapedPath {
-    /// As a path of the operating system.
+    /// Returns it as a path of the operating system.
     pub fn as_path(&self) -> &std::path::Path {
         use std::os::unix::ffi::OsStrExt;
         std::path::Path::new(std::ffi::OsStr::from_bytes(&self.0))
@@ -49,7 +49,8 @@ impl fmt::Display for EscapedPath {
     }
 }
 
-/// May a terminal be given that character? Not what moves its cursor, and not what turns the direction of writing.
+/// Tells whether a terminal may be given that character. Not what moves its cursor, and not what turns the direction of
+/// writing.
 pub fn is_tame(c: char) -> bool {
     !c.is_control()
         && !matches!(
@@ -70,8 +71,8 @@ pub fn escaped(text: &str) -> String {
     tame
 }
 
-/// JSON as it was written, without what is not tame: it can stand in strings only, where `\uXXXX` means the same. Line
-/// breaks are layout, since strings have none.
+/// Returns JSON as it was written, without what is not tame: it can stand in strings only, where `\uXXXX` means the
+/// same. Line breaks are layout, since strings have none.
 pub fn json_escaped(json: &str) -> String {
     let mut tame = String::with_capacity(json.len());
     for c in json.chars() {

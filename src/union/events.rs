@@ -173,7 +173,7 @@ impl EventKind {
         "xattr",
     ];
 
-    /// Its kind, as filters and JSON name it.
+    /// Returns its kind, as filters and JSON name it.
     pub fn name(&self) -> &'static str {
         match self {
             EventKind::Lookup { .. } => "lookup",
@@ -230,7 +230,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Is the event wanted?
+    /// Tells whether the event is wanted.
     pub fn wants(&self, what: &EventKind) -> bool {
         let below = |path: &[u8], top: &[u8]| {
             let top = top.strip_suffix(b"/").unwrap_or(top);
@@ -289,13 +289,13 @@ pub struct Listening {
 }
 
 impl Events {
-    /// Is anybody listening?
+    /// Tells whether anybody is listening.
     #[inline]
     pub fn listening(&self) -> bool {
         self.count.load(Ordering::Relaxed) != 0
     }
 
-    /// How many listen.
+    /// Returns how many listen.
     pub fn count(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }

@@ -150,7 +150,7 @@ impl Act {
     }
 }
 
-/// All paths with their kinds.
+/// Returns all paths with their kinds.
 fn tree(union: &Union) -> BTreeMap<String, Kind> {
     let mut tree = BTreeMap::new();
     let mut dirs = vec![(String::new(), union.root().clone())];

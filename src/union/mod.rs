@@ -148,12 +148,12 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// As many as fit, with room to spare, into this process's limit of open files.
+    /// Returns as many as fit, with room to spare, into this process's limit of open files.
     pub fn of_process() -> Limits {
         Limits::within(nofile_limit())
     }
 
-    /// As many as fit into so many descriptors; half of them stay for what is deleted and still open.
+    /// Returns as many as fit into so many descriptors; half of them stay for what is deleted and still open.
     pub fn within(descriptors: usize) -> Limits {
         let all = Limits::default();
         let quarter = descriptors / 4;
@@ -196,9 +196,9 @@ pub struct Union {
     owners: Owners,
     belief: Belief,
     redirects: RedirectDir,
-    /// Are data left below as long as only attributes and names change?
+    /// Whether data are left below as long as only attributes and names change.
     metacopy: bool,
-    /// Are large files copied up block by block?
+    /// Whether large files are copied up block by block.
     block_wise: bool,
     verity: Verity,
     /// Attributes that the upper can't hold.
@@ -249,7 +249,7 @@ impl Union {
         Ok(Some((node.pass_on(), attr)))
     }
 
-    /// The attributes of a node that was just found.
+    /// Returns the attributes of a node that was just found.
     fn attr_of_found(
         &self,
         node: &Node,
@@ -267,49 +267,49 @@ impl Union {
         Ok(self.attr(node, stat))
     }
 
-    /// Clean unmount: nothing is left in the workdir.
+    /// Unmounts cleanly: nothing is left in the workdir.
     pub fn shut_down(&self) {
         if let Some(upper) = &self.upper {
             upper.close();
         }
     }
 
-    /// Whose marks are believed.
+    /// Returns whose marks are believed.
     pub fn belief(&self) -> Belief {
         self.belief
     }
 
-    /// Can the merged tree be changed?
+    /// Tells whether the merged tree can be changed.
     pub fn is_writable(&self) -> bool {
         self.upper.is_some()
     }
 
-    /// Does fsync have nothing to do, ever?
+    /// Tells whether fsync has nothing to do, ever.
     pub fn is_volatile(&self) -> bool {
         self.upper.as_ref().is_none_or(Upper::is_volatile)
     }
 
-    /// Are there POSIX ACLs?
+    /// Tells whether there are POSIX ACLs.
     pub fn has_acls(&self) -> bool {
         !self.no_acl
     }
 
-    /// The upper, or "read-only".
+    /// Returns the upper, or "read-only".
     fn upper(&self) -> Result<&Upper> {
         self.upper.as_ref().ok_or(FsError::ReadOnly)
     }
 
-    /// The layers that are merged, topmost first: without those that hold data alone.
+    /// Returns the layers that are merged, topmost first: without those that hold data alone.
     fn merged_layers(&self) -> &[OpenLayer] {
         &self.layers[..self.layers.len() - self.data_only]
     }
 
-    /// Is that layer the upper?
+    /// Tells whether that layer is the upper.
     fn is_upper(&self, layer: LayerIndex) -> bool {
         layer == 0 && self.upper.is_some()
     }
 
-    /// The descriptor of a directory of the upper.
+    /// Returns the descriptor of a directory of the upper.
     fn upper_fd(&self, dir: &Arc<RealDir>) -> Result<UpperFd> {
         if !self.is_upper(dir.layer) {
             return Err(FsError::Stale);
@@ -317,7 +317,7 @@ impl Union {
         Ok(self.upper()?.own(self.fds.host(dir)?, dir.clone()))
     }
 
-    /// Is what the caller makes owned by the caller without more ado?
+    /// Tells whether what the caller makes is owned by the caller without more ado.
     fn is_own_caller(&self, caller: Caller) -> bool {
         !self.owners.are_written() && self.owners.creator(caller) == self.own
     }

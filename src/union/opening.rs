@@ -36,7 +36,7 @@ use crate::union::view::owners::Owners;
 use crate::union::{Caller, Counters, LAYER_WAY_OUT, Limits, OpenLayer, Union};
 
 impl Union {
-    /// The merged view of a stack, with the usual options.
+    /// Makes the merged view of a stack, with the usual options.
     ///
     /// # Errors
     /// Those of reading the roots of the layers and the hardlink index.
@@ -152,7 +152,7 @@ fn read_root_marks(
     Ok(())
 }
 
-/// Whose the objects of the layers are shown to be.
+/// Tells whose the objects of the layers are shown to be.
 fn owners(
     options: &FsOptions,
     belief: Belief,
@@ -168,7 +168,7 @@ fn owners(
     Owners::new(options, belief, &at_roots, upper_root.as_ref().map(|root| root.itself()))
 }
 
-/// Are large files copied up block by block?
+/// Tells whether large files are copied up block by block.
 fn copies_blocks(options: &FsOptions, upper: Option<&Upper>) -> bool {
     if options.lazy == Lazy::Off {
         return false;
@@ -184,7 +184,7 @@ fn copies_blocks(options: &FsOptions, upper: Option<&Upper>) -> bool {
     can
 }
 
-/// What is done about redirects, as far as the upper can keep them.
+/// Tells what is done about redirects, as far as the upper can keep them.
 fn redirects_made(asked: RedirectDir, upper: Option<&Upper>) -> RedirectDir {
     match asked {
         // There is nowhere to keep one.
@@ -193,7 +193,7 @@ fn redirects_made(asked: RedirectDir, upper: Option<&Upper>) -> RedirectDir {
     }
 }
 
-/// The devices of the layers whose file handles mean the same as long as the inode lives.
+/// Returns the devices of the layers whose file handles mean the same as long as the inode lives.
 fn lasting_handles(layers: &[OpenLayer]) -> Result<Vec<u64>> {
     const FUSE_SUPER_MAGIC: u64 = 0x6573_5546;
     let fds = DirFds::new(0);
@@ -219,8 +219,8 @@ fn open_layer(lower: Lower, index: LayerIndex, belief: Belief) -> Result<OpenLay
     Ok(OpenLayer { path, place, root })
 }
 
-/// The root of the merged tree, and which inode gives it its identity. As in the kernel, the roots of all layers are
-/// merged whatever marks they carry: an opaque root would make the layers below it pointless.
+/// Returns the root of the merged tree, and which inode gives it its identity. As in the kernel, the roots of all
+/// layers are merged whatever marks they carry: an opaque root would make the layers below it pointless.
 fn merged_root(layers: &[OpenLayer], has_upper: bool) -> Result<(DirPart, Arc<RealDir>)> {
     let roots = || layers.iter().map(|l| l.root.clone());
     let upper = if has_upper { roots().next() } else { None };

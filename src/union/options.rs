@@ -88,7 +88,7 @@ pub enum Lazy {
 /// What is done about the fs-verity digests in marks of metacopies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Verity {
-    /// They aren't looked at.
+    /// The digests aren't looked at.
     #[default]
     Off,
     /// Data that a mark has the digest of must have it.
@@ -144,9 +144,9 @@ impl IdMap {
         self.0.iter().find_map(|r| Some(r.on_disk + id.checked_sub(r.shown).filter(|n| *n < r.length)?))
     }
 
-    /// The id on disk for one that stat(2) tells. podman gives the mapping and lowers that have been mapped already, by
-    /// idmapped mounts, and makes the upper's root as the container's root: an id that is in no range on disk, but in
-    /// one of those shown, is taken for such a one.
+    /// Returns the id on disk for one that stat(2) tells. podman gives the mapping and lowers that have been mapped
+    /// already, by idmapped mounts, and makes the upper's root as the container's root: an id that is in no range on
+    /// disk, but in one of those shown, is taken for such a one.
     pub fn kept(&self, id: u32) -> u32 {
         if self.shown(id).is_some() { id } else { self.on_disk(id).unwrap_or(id) }
     }

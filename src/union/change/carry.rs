@@ -49,7 +49,7 @@ impl Class {
         }
     }
 
-    /// May a copy do without the attribute, which couldn't be set with that error?
+    /// Tells whether a copy may do without the attribute, which couldn't be set with that error.
     fn may_lack(self, errno: Errno, no_acl: bool) -> bool {
         match self {
             Class::Rights => no_acl && matches!(errno, Errno::OPNOTSUPP | Errno::INVAL | Errno::PERM),
@@ -114,7 +114,8 @@ impl Union {
         Err(error)
     }
 
-    /// Owner, mode, extended attributes with ACLs, as the upper keeps them; the times come last, by [`set_times`].
+    /// Gives the copy owner, mode and extended attributes with ACLs, as the upper keeps them; the times come last, by
+    /// [`set_times`].
     pub(in crate::union) fn give_metadata(
         &self,
         node: &Node,
@@ -176,7 +177,7 @@ pub(in crate::union) fn copy_metadata(
     Ok(())
 }
 
-/// Is it a mark of this union? Not so one of an overlay inside it, kept under an escaped name.
+/// Tells whether it is a mark of this union. Not so one of an overlay inside it, kept under an escaped name.
 fn is_own_mark(belief: Belief, name: &[u8]) -> bool {
     match belief.mark(name) {
         Some(mark) => !mark.starts_with(b"overlay."),
@@ -184,7 +185,7 @@ fn is_own_mark(belief: Belief, name: &[u8]) -> bool {
     }
 }
 
-/// Access and modification time.
+/// Sets access and modification time.
 pub(in crate::union) fn set_times(stat: &Stat, to: Writable<'_>) -> Result<()> {
     Ok(to.utimens(Some(SetTime::At(stat.atime)), Some(SetTime::At(stat.mtime)))?)
 }

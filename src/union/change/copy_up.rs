@@ -64,7 +64,7 @@ impl Union {
         if self.copy_up(node, first)? { Ok(true) } else { self.give_data(node, part) }
     }
 
-    /// Is the node's object in the upper?
+    /// Tells whether the node's object is in the upper.
     pub(in crate::union) fn in_upper(&self, node: &Node) -> bool {
         if let Some(dir) = &node.dir {
             return dir.upper.read().is_some();
@@ -72,7 +72,7 @@ impl Union {
         self.is_in_upper_place(&node.place.read())
     }
 
-    /// Is what has this place in the upper?
+    /// Tells whether what has this place is in the upper.
     pub(in crate::union) fn is_in_upper_place(&self, place: &NodePlace) -> bool {
         match place {
             NodePlace::Root => true,
@@ -81,7 +81,8 @@ impl Union {
         }
     }
 
-    /// Would a change of the node copy much data up first? Then it had better not keep a thread that others wait for.
+    /// Tells whether a change of the node would copy much data up first. Then it had better not keep a thread that
+    /// others wait for.
     pub fn copies_much(&self, node: &Node, part: Part) -> bool {
         let copies = || match self.in_upper(node) {
             true => part.has_data() && self.metacopies.contains_key(&node.ino),
@@ -95,7 +96,7 @@ impl Union {
             && self.getattr(node).is_ok_and(|attr| attr.stat.size >= MUCH)
     }
 
-    /// As [`Union::copies_much`], for what a name stands for, which is to be renamed.
+    /// Does as [`Union::copies_much`], for what a name stands for, which is to be renamed.
     pub fn copies_much_under(&self, parent: &Node, name: &[u8]) -> bool {
         if self.makes_metacopies() && self.redirects == RedirectDir::On {
             return false;

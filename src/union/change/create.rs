@@ -113,7 +113,7 @@ struct Creation<'a> {
     create: Create<'a>,
     /// What the upper has under the name, which the merged view doesn't show.
     before: InUpper,
-    /// Is it a directory that would show what lowers have?
+    /// Whether it is a directory that would show what lowers have.
     over_lower: bool,
 }
 
@@ -133,8 +133,8 @@ impl<'a> Creation<'a> {
         Ok(Creation { union, upper, parent, dir, real, fd, name, create, before, over_lower })
     }
 
-    /// The quick way: right under its name, in one step, where the daemon's credentials are the caller's, so that there
-    /// is no moment with other rights, and the kernel applies the default ACL and the directory's group.
+    /// Makes it the quick way: right under its name, in one step, where the daemon's credentials are the caller's, so
+    /// that there is no moment with other rights, and the kernel applies the default ACL and the directory's group.
     fn in_place(&self) -> Result<Option<(Option<OwnedFd>, Stat)>> {
         let Creation { union, upper, create, .. } = *self;
         let free = self.before == InUpper::Free && !self.over_lower;
@@ -158,7 +158,7 @@ impl<'a> Creation<'a> {
         Ok(Some((file, stat)))
     }
 
-    /// The full way: made in the staging directory with owner, mode and ACL, then published.
+    /// Makes it the full way: in the staging directory with owner, mode and ACL; then publishes it.
     fn staged(&self) -> Result<(Option<OwnedFd>, Stat)> {
         let Creation { union, upper, create, .. } = *self;
         if self.before == InUpper::Whiteout {

@@ -13,7 +13,7 @@ pub(in crate::union) enum Failpoint {
     Marked,
 }
 
-/// An operation is at this instant.
+/// Notes that an operation is at this instant.
 #[inline]
 pub(in crate::union) fn reached(instant: Failpoint) {
     #[cfg(test)]
@@ -78,7 +78,7 @@ mod tests {
         Caller { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() }
     }
 
-    /// A stack with two lower files of several names, each in a directory of its own.
+    /// Builds a stack with two lower files of several names, each in a directory of its own.
     fn build(top: &Path) {
         for (file, names) in [("a", 3), ("b", 30)] {
             let dir = top.join("lower").join(file);
@@ -135,7 +135,7 @@ mod tests {
     ];
 
     impl Act {
-        /// What it needs to be done before.
+        /// Does what it needs to be done before.
         fn prepare(self, union: &Union, dir: &Arc<Node>) -> Result<()> {
             // So that the directory is there, as it is but for the first change in it.
             let create = Create { new: New::File, mode: 0o644, umask: 0, caller: caller() };
@@ -207,7 +207,7 @@ mod tests {
         }
     }
 
-    /// Names of the tree with the inode numbers and link counts that they show.
+    /// Returns the names of the tree with the inode numbers and link counts that they show.
     fn shown(union: &Union) -> BTreeMap<String, (u64, u64)> {
         let mut shown = BTreeMap::new();
         for name in ["a", "b"] {

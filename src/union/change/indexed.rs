@@ -18,28 +18,28 @@ use crate::union::nodes::region::InodeId;
 use crate::union::stack::access::LayerAt;
 
 impl Upper {
-    /// Has the lower file a copy in a hardlink index?
+    /// Tells whether the lower file has a copy in a hardlink index.
     pub fn is_indexed(&self, origin: InodeId) -> bool {
         let indexed = self.links().indexed.read();
         !indexed.is_empty() && indexed.contains_key(&origin)
     }
 
-    /// Is the copy in the index with that inode number a metacopy?
+    /// Tells whether the copy in the index with that inode number is a metacopy.
     pub fn is_indexed_metacopy(&self, ino: u64) -> bool {
         self.links().metacopies.read().contains(&ino)
     }
 
-    /// The copy with that inode number, which is about to be in the index, is a metacopy.
+    /// Notes that the copy with that inode number, which is about to be in the index, is a metacopy.
     pub(in crate::union) fn lacks_data(&self, ino: u64) {
         self.links().metacopies.write().insert(ino);
     }
 
-    /// The file of the upper with that inode number has its data now.
+    /// Notes that the file of the upper with that inode number has its data now.
     pub fn has_data(&self, ino: u64) {
         self.links().metacopies.write().remove(&ino);
     }
 
-    /// Is any lower file in a hardlink index?
+    /// Tells whether any lower file is in a hardlink index.
     pub fn has_index(&self) -> bool {
         !self.links().indexed.read().is_empty()
     }

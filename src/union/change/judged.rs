@@ -62,7 +62,7 @@ impl ToldDirs {
         f(&mut buckets[hash as usize % BUCKETS].lock(), hash)
     }
 
-    /// The name is told to be that directory.
+    /// Notes that the name is told to be that directory.
     pub(in crate::union) fn tell(&self, parent: &Node, name: &[u8], object: InodeId) {
         self.with(parent, name, |slots, name| {
             let known = slots.iter().position(|slot| slot.name == name);
@@ -76,7 +76,7 @@ impl ToldDirs {
         });
     }
 
-    /// What had the name was removed from it, or moved away, by who serves the union.
+    /// Forgets what had the name: it was removed from it, or moved away, by who serves the union.
     pub(in crate::union) fn forget(&self, parent: &Node, name: &[u8]) {
         self.with(parent, name, |slots, name| {
             slots.iter_mut().filter(|slot| slot.name == name).for_each(|slot| *slot = Slot::default());
@@ -93,7 +93,8 @@ impl ToldDirs {
 }
 
 impl Union {
-    /// What was found under a name, of `nlink` names, is to be removed or renamed: is it `node`, as the kernel knows it?
+    /// Checks that what was found under a name, of `nlink` names, and is to be removed or renamed is `node`, as the
+    /// kernel knows it.
     ///
     /// # Errors
     /// `ESTALE` if not.
@@ -114,7 +115,7 @@ impl Union {
         if judged { Ok(()) } else { Err(self.stale_name(parent, name)) }
     }
 
-    /// The node is to be moved to another directory: is it known that the kernel judged this one?
+    /// Checks that the node, which is to be moved to another directory, is known to be the one that the kernel judged.
     ///
     /// # Errors
     /// `ESTALE` if the kernel must be asked again, `EXDEV` if it can't be known.
@@ -134,7 +135,7 @@ impl Union {
         }
     }
 
-    /// Is that a name under which the node is known? One that has none is known by its number alone.
+    /// Tells whether that is a name under which the node is known. One that has none is known by its number alone.
     fn has_name(&self, node: &Node, parent: &Arc<Node>, name: &[u8]) -> bool {
         let placed = match &*node.place.read() {
             NodePlace::Named { parent: p, entry } => Arc::ptr_eq(p, parent) && entry.name() == name,
@@ -143,7 +144,7 @@ impl Union {
         placed || self.is_remembered(node, parent, name)
     }
 
-    /// Nothing, or a whiteout, must be under a name that the index has as hidden, before something is put there.
+    /// Checks that nothing, or a whiteout, is under a name that the index has as hidden, before something is put there.
     ///
     /// # Errors
     /// `ESTALE` where somebody has put something else there in the layer; the index is read anew then.
@@ -162,7 +163,8 @@ impl Union {
         self.stale_name(parent, name)
     }
 
-    /// Two entries have changed places. If one of them was a directory that isn't the one that was meant, they change back.
+    /// Checks two entries that have changed places. If one of them was a directory that isn't the one that was meant,
+    /// they change back.
     pub(in crate::union) fn check_exchanged(
         &self,
         (a, b): (&Node, &Node),
@@ -180,8 +182,8 @@ impl Union {
         Err(FsError::Stale)
     }
 
-    /// A directory was moved between two others, by its names. If it was another that had the name at that moment, it goes
-    /// back. `below`: lowers have something under the new name, which must be hidden as before.
+    /// Checks a directory that was moved between two others, by its names. If it was another that had the name at that
+    /// moment, it goes back. `below`: lowers have something under the new name, which must be hidden as before.
     pub(in crate::union) fn check_moved(
         &self,
         node: &Node,
@@ -209,8 +211,8 @@ impl Union {
     }
 }
 
-/// What has a name after a rename. `None`: it can't be seen, and the rename is done all the same; whoever uses what it moved
-/// verifies it.
+/// Returns what has a name after a rename. `None`: it can't be seen, and the rename is done all the same; whoever uses
+/// what it moved verifies it.
 fn seen_after(dir: &UpperFd, name: &[u8]) -> Option<(u64, u64)> {
     match dir.entry(name).stat() {
         Ok(found) => Some((found.dev, found.ino)),

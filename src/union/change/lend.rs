@@ -22,7 +22,7 @@ use crate::union::lookup::realdir::RealDir;
 use crate::union::nodes::node::Node;
 use crate::union::stack::access::LayerAt;
 
-/// Was anything lent by this process, ever? Until then nobody's mode can be a lent one.
+/// Whether anything was ever lent by this process. Until then nobody's mode can be a lent one.
 static LENT: AtomicBool = AtomicBool::new(false);
 
 /// Calls `f`, and if it is refused, once more with `bits` added to the object's mode meanwhile.
@@ -81,14 +81,14 @@ pub(in crate::union) fn upper_marks(object: Writable<'_>, belief: Belief) -> Res
     Ok(reading(object.at(), |at| marker::read_marks(at, belief))?)
 }
 
-/// Was anything lent, so that change times may have moved?
+/// Tells whether anything was lent, so that change times may have moved.
 fn was_lent() -> bool {
     LENT.load(Ordering::Relaxed)
 }
 
 /// Errors that may come of missing rights.
 pub(in crate::union) trait Refused {
-    /// Is it one?
+    /// Tells whether it is one.
     fn is_refusal(&self) -> bool;
 }
 
@@ -133,7 +133,7 @@ impl Union {
         done
     }
 
-    /// The node's object may have been lent rights: its change time is another then.
+    /// Notes that the node's object may have been lent rights: its change time is another then.
     pub(in crate::union) fn note_lending(&self, node: &Node) {
         if was_lent() {
             self.changed_by_itself(node);

@@ -22,7 +22,7 @@ pub(in crate::union) struct MadeEntry<'a> {
 }
 
 impl<'a> MadeEntry<'a> {
-    /// The entry `name` of a directory, of that kind; and what was there before.
+    /// Makes one of the entry `name` of a directory, of that kind, and of what was there before.
     pub fn new(
         union: &'a Union,
         parent: &'a Arc<Node>,
@@ -33,7 +33,7 @@ impl<'a> MadeEntry<'a> {
         MadeEntry { union, parent, dir, name, kind, before, stays: false }
     }
 
-    /// All is well.
+    /// Lets the entry stay: all is well.
     pub fn stays(mut self) {
         self.stays = true;
     }

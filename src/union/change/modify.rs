@@ -22,7 +22,7 @@ use crate::union::nodes::pins::Pinned;
 use crate::union::view::attr::Attr;
 
 impl Union {
-    /// One more name for a file. The node counts one lookup.
+    /// Makes one more name for a file. The node counts one lookup.
     pub fn link(&self, node: &Arc<Node>, parent: &Arc<Node>, name: &[u8]) -> Result<Attr> {
         check_name(name)?;
         if node.dir.is_some() {
@@ -59,7 +59,7 @@ impl Union {
         Ok(self.attr(node, stat))
     }
 
-    /// A node without a known name has this one now.
+    /// Gives a node without a known name this one.
     fn name_if_pinned(&self, node: &Node, parent: &Arc<Node>, name: &[u8]) {
         let mut place = node.place.write();
         if matches!(*place, NodePlace::Pinned { .. }) {
@@ -157,7 +157,7 @@ impl Union {
         *place = NodePlace::Pinned { fd: pinned, upper: upper.is_some() };
     }
 
-    /// Does the directory show nothing? The caller holds its names.
+    /// Checks that the directory shows nothing. The caller holds its names.
     pub(in crate::union) fn check_empty(&self, node: &Node) -> Result<()> {
         check_unveiled(node)?;
         let index = self.with_listing(node, || self.indexed(node))?;

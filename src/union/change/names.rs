@@ -24,8 +24,8 @@ pub(in crate::union) enum InUpper {
 }
 
 impl Union {
-    /// The name must be free in the merged view. Tells whether the lowers show it (below a whiteout), and what the
-    /// upper has.
+    /// Checks that the name is free in the merged view. Tells whether the lowers show it (below a whiteout), and what
+    /// the upper has.
     pub(in crate::union) fn check_free(
         &self,
         parent: &Node,
@@ -60,7 +60,7 @@ impl Union {
         }
     }
 
-    /// Does the upper hide the name by a whiteout of AUFS's form?
+    /// Tells whether the upper hides the name by a whiteout of AUFS's form.
     fn aufs_hidden(&self, parent: &Node, fd: &UpperFd, name: &[u8]) -> Result<bool> {
         let dir = self.dir_part(parent)?;
         if let Some(index) = &dir.index.lock().upper {
@@ -74,7 +74,7 @@ impl Union {
         }
     }
 
-    /// A removed directory takes no new entries.
+    /// Refuses a removed directory, which takes no new entries.
     pub(in crate::union) fn check_alive(&self, dir: &DirPart) -> Result<()> {
         if dir.removed.load(Ordering::Relaxed) { Err(FsError::Absent) } else { Ok(()) }
     }
@@ -93,7 +93,7 @@ impl Union {
         }
     }
 
-    /// As [`Union::note_upper`], after a name was removed.
+    /// Does as [`Union::note_upper`], after a name was removed.
     pub(in crate::union) fn note_removed(&self, dir: &DirPart, name: &[u8], whiteout: bool) {
         let form = self.upper.as_ref().filter(|_| whiteout).map(|upper| upper.caps().whiteout);
         let entry = form.map(UpperEntry::whiteout);
@@ -104,7 +104,7 @@ impl Union {
     }
 }
 
-/// A name that may be made through the mount.
+/// Checks that a name may be made through the mount.
 pub(in crate::union) fn check_name(name: &[u8]) -> Result<()> {
     if name.len() > 255 {
         return Err(FsError::Os(Errno::NAMETOOLONG));

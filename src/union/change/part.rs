@@ -15,7 +15,7 @@ pub enum Part {
 }
 
 impl Part {
-    /// Are data wanted?
+    /// Tells whether data are wanted.
     pub fn has_data(self) -> bool {
         self != Part::Metadata
     }

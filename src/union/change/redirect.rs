@@ -14,7 +14,7 @@ use crate::union::options::RedirectDir;
 pub(in crate::union) const LONGEST_REDIRECT: usize = 3072;
 
 impl Union {
-    /// Unless redirects are made, a directory that lowers contribute to stays where it is: programs copy and remove.
+    /// Refuses to move a directory that lowers contribute to, unless redirects are made: programs copy and remove then.
     pub(in crate::union) fn check_redirect(&self, node: &Node) -> Result<()> {
         let merged = node.dir.as_ref().is_some_and(|part| !part.lowers.is_empty());
         if merged && self.redirects != RedirectDir::On { Err(FsError::Os(Errno::XDEV)) } else { Ok(()) }

@@ -24,8 +24,8 @@ pub(in crate::union) struct RemovedEntry {
 }
 
 impl RemovedEntry {
-    /// The finding under a name that will be removed or replaced. If only the lower has the name, of a file whose copy
-    /// is in the hardlink index, the name is made a link of the copy first, so that the count falls in one step.
+    /// Takes the finding under a name that will be removed or replaced. If only the lower has the name, of a file whose
+    /// copy is in the hardlink index, the name is made a link of the copy first, so that the count falls in one step.
     pub fn of(
         fs: &Union,
         parent: &Arc<Node>,
@@ -69,7 +69,7 @@ impl RemovedEntry {
         lose(fs, (node, &mut node.place.write()), (parent, name), next, remove)
     }
 
-    /// As [`RemovedEntry::lose_name`], where `replace` puts `mover` under the name, which is in that place then.
+    /// Does as [`RemovedEntry::lose_name`], where `replace` puts `mover` under the name, which is in that place then.
     pub fn be_replaced(
         &self,
         fs: &Union,
@@ -108,7 +108,7 @@ impl RemovedEntry {
     }
 }
 
-/// The place that a node has by another name, once it has lost this one.
+/// Returns the place that a node has by another name, once it has lost this one.
 fn next_name(fs: &Union, node: &Arc<Node>, parent: &Arc<Node>, name: &[u8]) -> Option<NodePlace> {
     fs.forget_name(node, parent, name);
     if node.is_named(parent, name) { fs.next_name(node) } else { None }

@@ -84,7 +84,7 @@ impl Union {
         }
     }
 
-    /// The node that a name leads to, made if it isn't known.
+    /// Returns the node that a name leads to, made if it isn't known.
     fn look(&self, EntryName { parent, name }: EntryName<'_>) -> Result<Option<NodeRef<'_>>> {
         let _names = self.dir_part(parent)?.names.read();
         match self.resolve(parent, name)? {
@@ -93,7 +93,7 @@ impl Union {
         }
     }
 
-    /// Does a name lead to that node? Then tells how many names what is there has. The caller holds the directory's names.
+    /// Tells how many names that node has, if a name leads to it. The caller holds the directory's names.
     fn links_now(&self, parent: &Arc<Node>, name: &[u8], node: &Arc<Node>) -> Result<Option<u64>> {
         let Some(found) = self.resolve(parent, name)? else { return Ok(None) };
         let origin = self.origin_of(parent, name, &found)?;
@@ -147,7 +147,7 @@ impl<'a> RenameRequest<'a> {
         Ok(Movers { source, target })
     }
 
-    /// What must fail shall not copy up first.
+    /// Checks what must fail before anything is copied up.
     fn check_before_copy_up(&self, source: &Arc<Node>) -> Result<()> {
         if self.mode == RenameMode::Exchange {
             return Ok(());
@@ -204,7 +204,7 @@ impl<'a> RenameRequest<'a> {
         Ok(Some(done))
     }
 
-    /// Was this what the kernel judged?
+    /// Checks that this was what the kernel judged.
     fn check_judged(&self, of: EntryName<'_>, node: &Arc<Node>, links: u64) -> Result<()> {
         self.union.check_judged(of.parent, of.name, Some(node), links)?;
         if self.is_across() { self.union.check_moves(of.parent, of.name, node) } else { Ok(()) }
@@ -243,7 +243,7 @@ mod tests {
     use crate::union::stack::layer::{Stack, StackOptions};
     use crate::union::{Caller, Limits};
 
-    /// A lower with `a`, a directory with the file `f`, which has another name beside it.
+    /// Makes a union of a lower with `a`, a directory with the file `f`, which has another name beside it.
     fn union(top: &Path) -> Union {
         fs::create_dir_all(top.join("lower/a")).unwrap();
         fs::create_dir(top.join("upper")).unwrap();

@@ -159,7 +159,7 @@ impl Union {
         }
     }
 
-    /// What the upper has in a directory, whiteouts aside.
+    /// Returns what the upper has in a directory, whiteouts aside.
     fn upper_names(&self, directory: &Node) -> Result<Vec<(Vec<u8>, Kind)>> {
         let part = self.dir_part(directory)?;
         if part.upper_dir().is_none() {
@@ -193,7 +193,8 @@ mod tests {
     use crate::union::options::FsOptions;
     use crate::union::view::attr::SetAttr;
 
-    /// A file whose mode was changed, one with two names, an empty one, and one that was copied whole, in `d`.
+    /// Makes a union with a file whose mode was changed, one with two names, an empty one, and one that was copied
+    /// whole, in `d`.
     fn unsealed(bed: &Bed) -> Union {
         bed.file("0/d/one").file("0/d/two").file("0/whole").dir("0/d/e");
         fs::hard_link(bed.at("0/d/two"), bed.at("0/d/e/too")).unwrap();

@@ -92,7 +92,8 @@ fn file_type(kind: Kind) -> FileType {
     }
 }
 
-/// Is what was taken from a name what it was taken for? `ESTALE` if not. Nobody else can exchange it any more.
+/// Checks that what was taken from a name is what it was taken for; `ESTALE` if not. Nobody else can exchange it any
+/// more.
 pub(in crate::union::change) fn check_present(taken: At<'_>, present: Present<'_>) -> Result<()> {
     let stat = taken.stat()?;
     let is_so = match present {

@@ -39,7 +39,8 @@ impl<'a> Guard<'a> {
         self.goes = false;
     }
 
-    /// The name was given a whiteout of the upper's own form, if that went well; the guard is as good.
+    /// Gives way to a whiteout of the upper's own form that the name was given, if that went well; the guard is as
+    /// good.
     fn replaced_by(self, whiteout: Result<()>) {
         if let Err(e) = whiteout {
             log::warn!("{}: stays as whiteout: {e}", String::from_utf8_lossy(&self.marker));

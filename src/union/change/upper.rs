@@ -46,7 +46,7 @@ impl UpperFd {
         self.0.clone()
     }
 
-    /// The directory holds a whiteout of AUFS's form from now on.
+    /// Notes that the directory holds a whiteout of AUFS's form from now on.
     pub(in crate::union) fn note_aufs_whiteout(&self) {
         self.1.set_forms(MarkerForms { aufs_whiteouts: true, ..self.1.forms().unwrap_or_default() });
     }
@@ -126,17 +126,17 @@ impl Upper {
         &self.layer.caps
     }
 
-    /// Need changes not survive a crash?
+    /// Tells whether changes need not survive a crash.
     pub fn is_volatile(&self) -> bool {
         self.volatile
     }
 
-    /// Does an fsync of one object write all changes of names that came before it?
+    /// Tells whether an fsync of one object writes all changes of names that came before it.
     pub(in crate::union) fn has_one_journal(&self) -> bool {
         self.one_journal
     }
 
-    /// Are a new object's attributes on the disk before its name is, without a sync?
+    /// Tells whether a new object's attributes are on the disk before its name is, without a sync.
     pub(in crate::union) fn orders_names(&self) -> bool {
         self.has_journal
     }
@@ -269,8 +269,8 @@ impl Upper {
         Ok(())
     }
 
-    /// As [`Upper::set_mark`], for a mark that the tree is right without: the kernel allows `user.` attributes only on
-    /// regular files and directories.
+    /// Does as [`Upper::set_mark`], for a mark that the tree is right without: the kernel allows `user.` attributes
+    /// only on regular files and directories.
     pub fn set_mark_if_allowed(&self, object: Writable<'_>, mark: &str, value: &[u8]) -> Result<()> {
         match object.set_xattr(&self.mark_name(mark), value, XattrFlags::empty()) {
             Err(Errno::PERM) if self.caps().namespace == Namespace::User => Ok(()),
@@ -279,7 +279,7 @@ impl Upper {
         }
     }
 
-    /// Clean unmount: nothing is left in the workdir but what the next mount needs.
+    /// Leaves nothing in the workdir but what the next mount needs: a clean unmount.
     pub fn close(&self) {
         if let Some(name) = self.whiteout.lock().take()
             && let Err(e) = fs::unlinkat(self.staging(), &name[..], AtFlags::empty())
@@ -300,8 +300,9 @@ impl Drop for Upper {
     }
 }
 
-/// Whether a filesystem of this type (`f_type`, see statfs(2)) commits changes of directories in the order in which they
-/// were made, each with all that came before: ext4 (the ordered and writeback modes differ in data only) and XFS.
+/// Tells whether a filesystem of this type (`f_type`, see statfs(2)) commits changes of directories in the order in
+/// which they were made, each with all that came before: ext4 (the ordered and writeback modes differ in data only) and
+/// XFS.
 fn has_one_journal(filesystem: u64) -> bool {
     const EXT4: u64 = 0xef53;
     const XFS: u64 = 0x5846_5342;
@@ -319,7 +320,7 @@ mod tests {
     use crate::union::Union;
     use crate::union::bed::Bed;
 
-    /// A union whose upper is said to be on a filesystem without one journal, as btrfs is.
+    /// Makes a union whose upper is said to be on a filesystem without one journal, as btrfs is.
     fn without_journal(bed: &Bed) -> Union {
         let mut union = bed.open();
         union.upper.as_mut().unwrap().one_journal = false;

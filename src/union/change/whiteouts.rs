@@ -226,14 +226,14 @@ impl Upper {
         })
     }
 
-    /// One more name for an object of the upper.
+    /// Gives an object of the upper one more name.
     pub fn link(&self, object: Writable<'_>, dir: &UpperFd, name: &[u8]) -> Result<()> {
         object.link_to(dir.fd(), name)?;
         changed();
         Ok(())
     }
 
-    /// As [`Upper::link`], over a whiteout: one atomic step.
+    /// Does as [`Upper::link`], over a whiteout: one atomic step.
     pub fn link_over(&self, object: Writable<'_>, dir: &UpperFd, name: &[u8]) -> Result<()> {
         let staged = self.fresh_name();
         object.link_to(self.staging(), &staged)?;

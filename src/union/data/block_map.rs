@@ -41,7 +41,7 @@ impl BlockMap {
         }
     }
 
-    /// Is the block in it?
+    /// Tells whether the block is in it.
     pub fn has(&self, block: u64) -> bool {
         self.word(block) >> (block % 64) & 1 == 1
     }
@@ -69,7 +69,7 @@ impl BlockMap {
         self.chunks.get(&(block / CHUNK)).map_or(0, |chunk| chunk[(block % CHUNK / 64) as usize])
     }
 
-    /// How many blocks it has.
+    /// Returns how many blocks it has.
     pub fn count(&self) -> u64 {
         self.chunks.values().flat_map(|chunk| chunk.iter()).map(|word| u64::from(word.count_ones())).sum()
     }

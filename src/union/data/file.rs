@@ -46,7 +46,7 @@ pub struct Files {
 }
 
 impl Files {
-    /// A cache of about `limit` descriptors.
+    /// Makes a cache of about `limit` descriptors.
     pub fn new(limit: usize) -> Files {
         Files { open: DashMap::new(), order: SecondChance::new(limit) }
     }
@@ -61,7 +61,7 @@ impl Files {
         self.open.len()
     }
 
-    /// Are none open?
+    /// Tells whether none are open.
     pub fn is_empty(&self) -> bool {
         self.open.is_empty()
     }
@@ -99,9 +99,9 @@ const NO_FD: FsError = FsError::Unsupported("that on a file of a layer which is 
 enum Opened {
     /// Some of its blocks are its own.
     Half(Arc<Half>),
-    /// They are below.
+    /// All of them are below.
     Below,
-    /// They are its own.
+    /// All of them are its own.
     Whole,
 }
 
@@ -137,7 +137,8 @@ impl Union {
         }
     }
 
-    /// Where the node's data are, which are copied up first as far as a write needs them if they are to be written.
+    /// Returns where the node's data are, which are copied up first as far as a write needs them if they are to be
+    /// written.
     pub(in crate::union) fn parts(&self, node: &Arc<Node>, write: bool) -> Result<Content> {
         match node.kind {
             Kind::File => {}
@@ -216,7 +217,7 @@ impl Union {
         }
     }
 
-    /// Are the file's data in two places, so that no answer can be made of one?
+    /// Tells whether the file's data are in two places, so that no answer can be made of one.
     pub fn is_half(&self, node: &Node) -> bool {
         self.halves.get(node.ino).is_some()
     }
@@ -254,8 +255,8 @@ impl Union {
         if kill { self.kill_privilege_bits(node) } else { Ok(()) }
     }
 
-    /// A descriptor of the file that holds the node's data as long as the mount lives; `None` while a copy-up may move
-    /// them to another, and where no file does.
+    /// Returns a descriptor of the file that holds the node's data as long as the mount lives; `None` while a copy-up
+    /// may move them to another, and where no file does.
     pub fn settled_fd(&self, node: &Arc<Node>) -> Result<Option<Arc<OwnedFd>>> {
         if self.upper.is_some() && self.in_lower(node) {
             return Ok(None);
@@ -263,12 +264,12 @@ impl Union {
         Ok(self.data(node, false)?.host().cloned())
     }
 
-    /// Are the data of a file those of a lower?
+    /// Tells whether the data of a file are those of a lower.
     pub fn in_lower(&self, node: &Node) -> bool {
         !self.in_upper(node) || self.metacopies.contains_key(&node.ino)
     }
 
-    /// Can the file be read past the page cache (O_DIRECT)?
+    /// Tells whether the file can be read past the page cache (O_DIRECT).
     pub fn allows_direct(&self, node: &Arc<Node>) -> Result<bool> {
         let data = self.data(node, false)?;
         let Some(fd) = data.host() else { return Ok(false) };
@@ -283,7 +284,7 @@ impl Union {
         self.read_from(&self.parts(node, false)?, node, offset, buffer)
     }
 
-    /// As [`Union::read`], for a program that opened the file with O_NOATIME: its access time stays.
+    /// Does as [`Union::read`], for a program that opened the file with O_NOATIME: its access time stays.
     pub fn read_unnoticed(&self, node: &Arc<Node>, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         if node.kind != Kind::File || !self.in_upper(node) || self.metacopies.contains_key(&node.ino) {
             return self.read(node, offset, buffer);
@@ -300,8 +301,8 @@ impl Union {
         Ok(done)
     }
 
-    /// As [`Union::read`], but into an empty pipe, behind what `header` makes for the number of bytes that follow. `None`
-    /// when that can't be done, for whatever reason: [`Union::read`] will tell, and the pipe is not empty then.
+    /// Does as [`Union::read`], but into an empty pipe, behind what `header` makes for the number of bytes that follow.
+    /// `None` when that can't be done, for whatever reason: [`Union::read`] will tell, and the pipe is not empty then.
     pub fn read_to_pipe<H: AsRef<[u8]>>(
         &self,
         node: &Arc<Node>,
@@ -374,7 +375,7 @@ impl Union {
         Ok(changed?)
     }
 
-    /// An open descriptor of a regular file or directory, for calls that O_PATH is not enough for.
+    /// Returns an open descriptor of a regular file or directory, for calls that O_PATH is not enough for.
     fn readable_fd(&self, node: &Arc<Node>) -> Result<Arc<OwnedFd>> {
         if node.dir.is_none() {
             return match self.in_upper(node) {

@@ -57,7 +57,7 @@ struct State {
 }
 
 impl State {
-    /// Whose the bytes from `at` on are (the copy's?), and up to where.
+    /// Returns whether the bytes from `at` on are the copy's, and up to where.
     fn piece(&self, block: u64, at: u64, end: u64) -> (bool, u64) {
         if at >= self.limit {
             return (true, end);
@@ -67,7 +67,7 @@ impl State {
         if own { (true, to) } else { (false, to.min(self.limit)) }
     }
 
-    /// Is the block one of the lower's still?
+    /// Tells whether the block is one of the lower's still.
     fn is_below(&self, block: u64, number: u64) -> bool {
         number * block < self.limit && !self.map.has(number)
     }
@@ -204,7 +204,8 @@ impl Half {
         Ok(())
     }
 
-    /// The state, with no block torn. Until that can be had nothing of the file is read or written: it would be a mixture.
+    /// Returns the state, with no block torn. Until that can be had nothing of the file is read or written: it would be
+    /// a mixture.
     fn healed(&self) -> Result<RwLockWriteGuard<'_, State>> {
         let mut state = self.state.write();
         self.heal(&mut state).map_err(|_| Errno::IO)?;
@@ -324,7 +325,7 @@ impl Half {
         Ok(at)
     }
 
-    /// Blocks of the copy, and of the whole.
+    /// Returns how many blocks the copy has, and the whole.
     pub fn count(&self) -> (u64, u64) {
         let state = self.state.read();
         (state.map.count(), state.size.div_ceil(self.block))

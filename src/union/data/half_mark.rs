@@ -24,7 +24,7 @@ pub struct HalfMark {
 }
 
 impl HalfMark {
-    /// For the copy of a file, of which the stats are given.
+    /// Makes the mark for the copy of a file, of which the stats are given.
     pub fn of(copy: &Stat, below: &Stat, path: Vec<u8>) -> HalfMark {
         let (limit, size, ino) = (below.size, below.size, below.ino);
         let mtime = (below.mtime.sec, below.mtime.nsec);
@@ -41,7 +41,7 @@ impl HalfMark {
         (self.size, self.mtime, self.ino) == (below.size, (below.mtime.sec, below.mtime.nsec), below.ino)
     }
 
-    /// As it is kept: `2 LIMIT SIZE SECONDS NANOSECONDS INO OWN SECONDS NANOSECONDS PATH`.
+    /// Returns it as it is kept: `2 LIMIT SIZE SECONDS NANOSECONDS INO OWN SECONDS NANOSECONDS PATH`.
     pub fn to_bytes(&self) -> Vec<u8> {
         let HalfMark { limit, size, mtime, ino, own, born, path } = self;
         let below = format!("2 {limit} {size} {} {} {ino}", mtime.0, mtime.1);
@@ -68,7 +68,7 @@ impl HalfMark {
     }
 }
 
-/// When an inode was made; the beginning of time where its filesystem doesn't tell.
+/// Returns when an inode was made; the beginning of time where its filesystem doesn't tell.
 fn born(stat: &Stat) -> (i64, u32) {
     stat.born.map_or((0, 0), |born| (born.sec, born.nsec))
 }

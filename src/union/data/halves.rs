@@ -42,7 +42,8 @@ impl Halves {
         Ok(half.clone())
     }
 
-    /// Files that nobody uses make room. Whoever uses one has what is told of its blocks: there is never another.
+    /// Makes room by taking out files that nobody uses. Whoever uses one has what is told of its blocks: there is never
+    /// another.
     fn make_room(&self) {
         let used = |slot: &Slot| {
             // Who opens it or asks for it has the slot.
@@ -54,7 +55,7 @@ impl Halves {
         }
     }
 
-    /// The file has its data now, or has gone.
+    /// Forgets the file: it has its data now, or has gone.
     pub fn forget(&self, ino: u64) {
         self.open.remove(&ino);
     }

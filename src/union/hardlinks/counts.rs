@@ -12,7 +12,8 @@ pub(in crate::union) fn absolute_nlink(value: &[u8]) -> Option<u64> {
     std::str::from_utf8(value).ok()?.strip_prefix('=')?.parse().ok()
 }
 
-/// The link count that an `overlay.nlink` value and the copy's own count give. `None`: not a form that is understood.
+/// Returns the link count that an `overlay.nlink` value and the copy's own count give. `None`: not a form that is
+/// understood.
 pub(in crate::union) fn parse_nlink(value: &[u8], own: u64) -> Option<u64> {
     let text = std::str::from_utf8(value).ok()?;
     if let Some(absolute) = absolute_nlink(value) {
@@ -27,7 +28,7 @@ pub(in crate::union) fn difference(merged: u64, own: u64) -> String {
     format!("U{:+}", merged.cast_signed() - own.cast_signed())
 }
 
-/// Does the value say that no name is left of a file with `own` links?
+/// Tells whether the value says that no name is left of a file with `own` links.
 pub(in crate::union) fn is_nameless(value: &[u8], own: u64) -> bool {
     let difference = std::str::from_utf8(value).ok().and_then(|v| v.strip_prefix('U')?.parse::<i64>().ok());
     difference.is_some_and(|d| own.cast_signed().saturating_add(d) <= 0)

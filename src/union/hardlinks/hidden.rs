@@ -83,8 +83,8 @@ impl Replacing {
     }
 }
 
-/// Has the directory with that inode number, somewhere below `top`, an entry of that name? `None`: there is no such
-/// directory. Walks the whole tree if it must: it is asked only after a crash in one instant of a rename.
+/// Tells whether the directory with that inode number, somewhere below `top`, has an entry of that name. `None`: there
+/// is no such directory. Walks the whole tree if it must: it is asked only after a crash in one instant of a rename.
 fn has_entry(top: BorrowedFd<'_>, ino: u64, name: &[u8]) -> Result<Option<bool>> {
     let stat = At::Fd(top).stat()?;
     if stat.ino == ino {
@@ -149,7 +149,7 @@ impl Upper {
         Ok(())
     }
 
-    /// Something is about to take the place of such a name, as the upper's entry `name` of `dir`.
+    /// Records that something is about to take the place of such a name, as the upper's entry `name` of `dir`.
     /// [`Upper::link_was_replaced`] ends it.
     pub(in crate::union) fn replace_link(
         &self,
@@ -206,7 +206,7 @@ impl Upper {
         staged.publish_in_index(&name)
     }
 
-    /// The record is not needed any more: the file was copied up, and the copy keeps the count.
+    /// Forgets the record, which isn't needed any more: the file was copied up, and the copy keeps the count.
     pub(in crate::union) fn forget_hidden(&self, origin: InodeId) -> Result<()> {
         let Some(name) = file_name(origin, HIDDEN, self.regions()) else { return Ok(()) };
         match fs::unlinkat(self.index_dir(), &name[..], AtFlags::empty()) {

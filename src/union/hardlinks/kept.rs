@@ -28,18 +28,18 @@ pub(in crate::union) struct Hardlinks {
 }
 
 impl Hardlinks {
-    /// As the upper has recorded them.
+    /// Takes over what the upper has recorded.
     pub fn of(upper: Option<&Upper>) -> Result<Hardlinks> {
         let hidden = upper.map(Upper::hidden_links).transpose()?.unwrap_or_default();
         Ok(Hardlinks { hidden, ..Hardlinks::default() })
     }
 
-    /// The node is the copy that is in the index under that origin.
+    /// Notes that the node is the copy that is in the index under that origin.
     pub fn note_indexed(&self, ino: u64, origin: InodeId) {
         self.index_origins.insert(ino, origin);
     }
 
-    /// Under which origin the node's copy is in the index.
+    /// Returns under which origin the node's copy is in the index.
     pub fn index_origin(&self, ino: u64) -> Option<InodeId> {
         self.index_origins.get(&ino).map(|origin| *origin)
     }
@@ -49,7 +49,7 @@ impl Hardlinks {
         self.hidden.get(&lower).map(|hidden| *hidden)
     }
 
-    /// So many names of a lower file are hidden.
+    /// Notes that so many names of a lower file are hidden.
     pub fn hide(&self, lower: InodeId, count: u64) {
         self.hidden.insert(lower, count);
     }

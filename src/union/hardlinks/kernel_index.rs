@@ -107,7 +107,8 @@ pub struct KernelEntry {
 }
 
 impl KernelIndex {
-    /// The index in a workdir, whose root is `work`; it need not exist. `roots`: one of a layer for each filesystem.
+    /// Makes the index in a workdir, whose root is `work`; it need not exist. `roots`: one of a layer for each
+    /// filesystem.
     pub fn new(work: OwnedFd, roots: Vec<Option<Arc<OwnedFd>>>) -> KernelIndex {
         let sources = roots
             .into_iter()
@@ -133,7 +134,7 @@ impl KernelIndex {
         }
     }
 
-    /// The directory, made if need be, as the kernel makes it.
+    /// Returns the directory, made if need be, as the kernel makes it.
     fn made_dir(&self) -> Result<BorrowedFd<'_>> {
         if self.dir()?.is_none() {
             match fs::mkdirat(&self.work, INDEX, Mode::empty()) {

@@ -61,7 +61,7 @@ pub struct Indexed {
 }
 
 impl Indexed {
-    /// Its name in its index.
+    /// Returns its name in its index.
     pub fn name(&self) -> &[u8] {
         self.name.bytes()
     }
@@ -130,14 +130,14 @@ impl LinkIndex {
     }
 }
 
-/// The inode number of a copy in an index whose data are still below.
+/// Returns the inode number of a copy in an index whose data are still below.
 fn lacks_data(layer: &UpperLayer, held: BorrowedFd<'_>, stat: &Stat) -> Result<Option<u64>> {
     let marks = upper_marks(Writable::held(held), layer.layer.belief)?;
     Ok(marks.metacopy.then_some(stat.ino))
 }
 
-/// Does a name of the merged view lead to a copy in an index? Ends what a crash interrupted. `lower`: the original of
-/// what the kernel may have copied up.
+/// Tells whether a name of the merged view leads to a copy in an index. Ends what a crash interrupted. `lower`: the
+/// original of what the kernel may have copied up.
 fn has_names(layer: &UpperLayer, held: BorrowedFd<'_>, stat: &Stat, lower: Option<&Stat>) -> Result<bool> {
     // The file may have a mode that keeps an ordinary user from its marks.
     with_rights(Writable::held(held), 0o600, || count_names(layer, held, stat, lower))
@@ -172,7 +172,7 @@ fn count_names(layer: &UpperLayer, held: BorrowedFd<'_>, stat: &Stat, lower: Opt
     }
 }
 
-/// What the kernel copied up keeps its number here.
+/// Lets what the kernel copied up keep its number here.
 fn mark_origin(layer: &UpperLayer, regions: &Regions, held: BorrowedFd<'_>, origin: InodeId) -> Result<()> {
     let at = At::Fd(held);
     let mark = layer.caps.namespace.name(ORIGIN).into_bytes();

@@ -47,7 +47,7 @@ impl OtherName {
 }
 
 impl Union {
-    /// A known file was found under this name.
+    /// Notes that a known file was found under this name.
     pub(in crate::union) fn remember_name(
         &self,
         node: &Node,
@@ -62,7 +62,7 @@ impl Union {
         self.push_name(node, parent, name, source);
     }
 
-    /// As [`Union::remember_name`], of a name that isn't the one in its place.
+    /// Does as [`Union::remember_name`], of a name that isn't the one in its place.
     pub(in crate::union) fn push_name(
         &self,
         node: &Node,
@@ -78,7 +78,7 @@ impl Union {
         }
     }
 
-    /// The names that are known of a file that was just copied up and that only the lower has: they become links of the
+    /// Makes the names that are known of a file that was just copied up, and that only the lower has, links of the
     /// copy, so that another program that doesn't read the index shows one file under all of them. The merged view
     /// doesn't change, so a failure is no failure of the copy-up.
     pub(in crate::union) fn link_known_names(&self, node: &Arc<Node>) {
@@ -121,14 +121,14 @@ impl Union {
         self.hardlinks.names(node.ino).is_some_and(|names| names.iter().any(same))
     }
 
-    /// A name of a file is gone.
+    /// Notes that a name of a file is gone.
     pub(in crate::union) fn forget_name(&self, node: &Node, parent: &Arc<Node>, name: &[u8]) {
         if let Some(mut names) = self.hardlinks.names_mut(node.ino) {
             names.retain(|o| !(Arc::ptr_eq(&o.parent, parent) && o.name[..] == *name));
         }
     }
 
-    /// Another known name of a file that is about to lose the one in its place.
+    /// Returns another known name of a file that is about to lose the one in its place.
     pub(in crate::union) fn next_name(&self, node: &Node) -> Option<NodePlace> {
         // A file that was copied up leads elsewhere by the names that were found before.
         let in_upper = self.is_in_upper_place(&node.place.read());
@@ -148,7 +148,8 @@ impl Union {
         next
     }
 
-    /// The value of the origin mark. `None`: the origin's identity doesn't last, so the copy's number doesn't either.
+    /// Returns the value of the origin mark. `None`: the origin's identity doesn't last, so the copy's number doesn't
+    /// either.
     pub(in crate::union) fn origin_value(&self, origin: InodeId) -> Option<Vec<u8>> {
         origin.to_text(':', &self.regions).map(String::into_bytes)
     }
@@ -192,7 +193,7 @@ impl Union {
         if node.dir.is_none() && !self.table.is_own_number(node) { self.mark_impure(parent) } else { Ok(()) }
     }
 
-    /// stat of the copy of a lower file in the hardlink index, if there is one, with the merged link count.
+    /// Returns the stat of the copy of a lower file in the hardlink index, if there is one, with the merged link count.
     pub(in crate::union) fn indexed_copy(&self, origin: InodeId) -> Result<Option<Stat>> {
         let Some(upper) = &self.upper else { return Ok(None) };
         if !upper.is_indexed(origin) {

@@ -22,12 +22,12 @@ impl HardlinkLocks {
         self.locks.entry(origin).or_default().clone()
     }
 
-    /// Held while a finding is turned into a node.
+    /// Locks it for as long as a finding is turned into a node.
     pub fn shared(&self, origin: InodeId) -> HardlinkGuard<'_, ArcRwLockReadGuard<RawRwLock, ()>> {
         HardlinkGuard { locks: self, origin, guard: Some(self.lock(origin).read_arc()) }
     }
 
-    /// Held while the file is copied up or a name of it goes.
+    /// Locks it for as long as the file is copied up or a name of it goes.
     pub fn exclusive(&self, origin: InodeId) -> HardlinkGuard<'_, ArcRwLockWriteGuard<RawRwLock, ()>> {
         HardlinkGuard { locks: self, origin, guard: Some(self.lock(origin).write_arc()) }
     }

@@ -26,21 +26,21 @@ use crate::union::options::XattrPermissions;
 pub struct Belief {
     /// Where the overlay's marks are.
     pub namespace: Namespace,
-    /// Are fuse-overlayfs's opaque marks believed?
+    /// Whether fuse-overlayfs's opaque marks are believed.
     pub foreign: bool,
-    /// Is `override_stat` believed?
+    /// Whether `override_stat` is believed.
     pub overrides: bool,
-    /// May marks have been written by somebody who may less than this process?
+    /// Whether marks may have been written by somebody who may less than this process.
     guarded: bool,
 }
 
 impl Belief {
-    /// By who this process is. `user`: it was asked for `user.` marks.
+    /// Decides by who this process is. `user`: it was asked for `user.` marks.
     pub fn decide(user: bool) -> Belief {
         Belief::of(is_privileged(), user)
     }
 
-    /// Without options.
+    /// Decides without options.
     pub fn of_process() -> Belief {
         Belief::decide(false)
     }
@@ -70,7 +70,7 @@ impl Belief {
         Belief { foreign: self.foreign || asked, overrides: self.overrides || asked, ..self }
     }
 
-    /// Are marks believed that somebody may have written who may less than this process?
+    /// Tells whether marks are believed that somebody may have written who may less than this process.
     pub fn is_guarded(self) -> bool {
         self.guarded
     }
@@ -104,7 +104,7 @@ pub enum Reach {
 }
 
 impl Reach {
-    /// May an object be used so (4: read, 1: search)?
+    /// Tells whether an object may be used so (4: read, 1: search).
     pub fn allows(self, stat: &Stat, bits: u32) -> bool {
         let all = |shift: u32| stat.mode >> shift & bits == bits;
         match self {

@@ -31,11 +31,11 @@ pub enum Entry<'a> {
 pub enum Next<'a> {
     /// The layers below are asked for the same name.
     Below,
-    /// They don't count.
+    /// The layers below don't count.
     End,
-    /// They are asked for this name, in the same directory.
+    /// The layers below are asked for this name, in the same directory.
     Name(&'a [u8]),
-    /// They are asked for this path, from their roots.
+    /// The layers below are asked for this path, from their roots.
     Path(&'a [u8]),
 }
 

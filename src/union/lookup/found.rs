@@ -40,7 +40,7 @@ pub enum FoundKind {
     },
     /// A directory: the real ones that are merged, topmost first.
     Directory {
-        /// They.
+        /// The real directories.
         dirs: RealDirs,
         /// Marked impure in the topmost layer.
         impure: bool,
@@ -67,7 +67,7 @@ pub struct DataAt {
 }
 
 impl DataAt {
-    /// Of a file that has them itself.
+    /// Makes it for a file that has them itself.
     pub(in crate::union) fn of(
         dir: Arc<RealDir>,
         name: &[u8],

@@ -51,10 +51,10 @@ pub struct Scanned {
     pub kind: Option<Kind>,
     /// Its inode number in the layer.
     pub ino: u64,
-    /// Does the entry hide what lies below by a whiteout of the same name beside it (AUFS's form of "replaced")?
+    /// Whether the entry hides what lies below by a whiteout of the same name beside it (AUFS's form of "replaced").
     pub cuts: bool,
-    /// Does the listing not tell enough: is the number another's, or could the entry not be examined (a regular file or a
-    /// whiteout, for all that is known)? Then only a lookup tells.
+    /// Whether the listing doesn't tell enough: the number is another's, or the entry could not be examined (a regular
+    /// file or a whiteout, for all that is known). Only a lookup tells then.
     pub asks: bool,
 }
 
@@ -150,7 +150,7 @@ impl ScannedNames {
     }
 }
 
-/// What an entry is, `None` in it for a whiteout, and whether it could not be examined. `None`: it is gone.
+/// Tells what an entry is, `None` in it for a whiteout, and whether it could not be examined. `None`: it is gone.
 fn kind_of(dir: &RealDir, opened: &LayerObject, entry: &RawEntry<'_>) -> Option<(Option<Kind>, bool)> {
     let xattr_whiteouts = dir.xattr_whiteouts.load(Ordering::Relaxed);
     match entry.kind {
@@ -222,7 +222,7 @@ pub struct LowerEntry {
     pub last: u16,
     /// Its type.
     pub kind: Kind,
-    /// Does only a lookup tell what it is? See [`Scanned::asks`].
+    /// Whether only a lookup tells what it is. See [`Scanned::asks`].
     pub asks: bool,
     /// While the index is built: does nothing below count any more?
     ended: bool,
@@ -238,7 +238,7 @@ pub struct LowerIndex {
 }
 
 impl LowerEntry {
-    /// The layer at `position` has the name too, below the ones seen.
+    /// Notes that the layer at `position` has the name too, below the ones seen.
     fn descend(&mut self, position: u16, scanned: Scanned) {
         if self.ended {
             return;
@@ -326,12 +326,12 @@ impl LowerIndex {
         &self.entries[self.entries.partition_point(|e| e.cookie <= cookie)..]
     }
 
-    /// Are there none?
+    /// Tells whether there are none.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Bytes of memory that it takes, about.
+    /// Returns the bytes of memory that it takes, about.
     pub fn cost(&self) -> usize {
         self.entries.capacity() * size_of::<LowerEntry>() + self.names.capacity()
     }
@@ -345,9 +345,9 @@ pub struct UpperEntry {
     /// Inode number in the upper, `u64::MAX` where it was not asked for; 0 where the name itself is free and only
     /// `cuts` makes it a whiteout.
     pub ino: u64,
-    /// Is what lies below hidden by a whiteout beside the entry?
+    /// Whether what lies below is hidden by a whiteout beside the entry.
     pub cuts: bool,
-    /// Does only a lookup tell what it is? See [`Scanned::asks`].
+    /// Whether only a lookup tells what it is. See [`Scanned::asks`].
     pub asks: bool,
 }
 
@@ -423,7 +423,7 @@ impl UpperIndex {
         self.entries.iter().map(|((_, name), entry)| (&**name, entry))
     }
 
-    /// Bytes of memory that it takes, about.
+    /// Returns the bytes of memory that it takes, about.
     pub fn cost(&self) -> usize {
         self.bytes
     }
@@ -439,7 +439,7 @@ pub struct Indexes {
 }
 
 impl Indexes {
-    /// Bytes of memory that they take, about.
+    /// Returns the bytes of memory that they take, about.
     pub fn cost(&self) -> usize {
         self.lower.as_ref().map_or(0, |i| i.cost()) + self.upper.as_ref().map_or(0, UpperIndex::cost)
     }
@@ -460,7 +460,7 @@ struct Built {
 }
 
 impl IndexCache {
-    /// A cache of about `limit` bytes. One directory's indexes may be larger alone.
+    /// Makes a cache of about `limit` bytes. One directory's indexes may be larger alone.
     pub fn new(limit: usize) -> IndexCache {
         IndexCache { limit, built: Mutex::new(Built::default()) }
     }

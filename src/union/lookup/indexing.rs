@@ -29,7 +29,7 @@ impl Union {
         }
     }
 
-    /// Whether lookups in the directory can be answered by its indexes alone.
+    /// Tells whether lookups in the directory can be answered by its indexes alone.
     fn is_indexed_whole(&self, dir: &DirPart) -> bool {
         let has_upper = dir.upper_dir().is_some();
         let index = dir.index.lock();

@@ -12,8 +12,8 @@ use crate::union::lookup::realdir::RealDir;
 use crate::union::options::RedirectDir;
 
 impl Union {
-    /// With `redirect_dir=nofollow`, what lies below a redirect is not shown, and its upper part alone would be wrong: it
-    /// is refused, as by the kernel.
+    /// Refuses a redirect with `redirect_dir=nofollow`, as the kernel does: what lies below it is not shown, and its
+    /// upper part alone would be wrong.
     pub(super) fn check_follow(&self, dir: &RealDir, name: &[u8]) -> Result<()> {
         if self.redirects == RedirectDir::NoFollow {
             // Logs which; programs get the kernel's number.

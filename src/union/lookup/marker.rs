@@ -83,7 +83,7 @@ pub struct MarkerForms {
 }
 
 impl MarkerForms {
-    /// As one byte; 0 stands for "not scanned".
+    /// Returns it as one byte; 0 stands for "not scanned".
     pub(in crate::union) fn pack(self) -> u8 {
         1 | u8::from(self.aufs_whiteouts) << 1 | u8::from(self.aufs_opaque) << 2
     }
@@ -176,7 +176,8 @@ pub fn is_metacopy<'a>(at: impl Into<LayerAt<'a>>, belief: Belief) -> rustix::io
     Ok(at.into().xattr_names()?.iter().any(|name| belief.mark(name) == Some(b"metacopy")))
 }
 
-/// The digest in the value of a metacopy mark: version 0, length, flags, algorithm, digest. An empty value has none.
+/// Returns the digest in the value of a metacopy mark: version 0, length, flags, algorithm, digest. An empty value has
+/// none.
 fn digest(value: &[u8]) -> Option<(u16, Vec<u8>)> {
     match value {
         [0, length, _, algorithm, digest @ ..] if usize::from(*length) == value.len() && *algorithm != 0 => {
@@ -186,8 +187,8 @@ fn digest(value: &[u8]) -> Option<(u16, Vec<u8>)> {
     }
 }
 
-/// The value of an opaque mark. An ordinary user can't read the attributes of a directory that its owner may not read,
-/// only their names; `y` is what overlays write.
+/// Returns the value of an opaque mark. An ordinary user can't read the attributes of a directory that its owner may
+/// not read, only their names; `y` is what overlays write.
 fn opaque_value(at: LayerAt<'_>, name: &[u8]) -> rustix::io::Result<Option<Vec<u8>>> {
     match at.xattr(name) {
         Err(Errno::ACCESS) => Ok(Some(b"y".to_vec())),

@@ -67,7 +67,7 @@ impl Union {
         Ok(Some(DataAt { digest: digest.or(data.digest), half: half.map(Arc::new), ..data }))
     }
 
-    /// The file whose data a metacopy shows: by that path, or under that name or its own in `below`.
+    /// Finds the file whose data a metacopy shows: by that path, or under that name or its own in `below`.
     fn data_below(
         &self,
         below: &[Arc<RealDir>],
@@ -113,8 +113,8 @@ impl Union {
         }
     }
 
-    /// Where a path leads to a file in the layers that hold data alone: to what the first of them has, and to nothing of an
-    /// overlay's.
+    /// Finds where a path leads to a file in the layers that hold data alone: to what the first of them has, and to
+    /// nothing of an overlay's.
     fn search_data_only(&self, path: &[u8], marked: &Marked<'_>) -> Result<Option<DataAt>> {
         'layers: for layer in &self.layers[self.merged_layers().len()..] {
             let mut dir = layer.root.clone();

@@ -47,21 +47,22 @@ pub fn overlay_mark(name: &[u8]) -> Option<&[u8]> {
     [Namespace::Trusted, Namespace::User].into_iter().find_map(|ns| name.strip_prefix(ns.prefix().as_bytes()))
 }
 
-/// Is the attribute one of this union, of fuse-overlayfs or of containers/storage? Nobody sets these through a mount, and
-/// nobody is shown them, whether they are believed or not. Those of overlays are told by [`overlay_mark`].
+/// Tells whether the attribute is one of this union, of fuse-overlayfs or of containers/storage. Nobody sets these
+/// through a mount, and nobody is shown them, whether they are believed or not. Those of overlays are told by
+/// [`overlay_mark`].
 pub fn is_reserved(name: &[u8]) -> bool {
     const FOREIGN: [&[u8]; 3] = [b"user.fuseoverlayfs.", b"security.fuseoverlayfs.", PREFIX];
     is_override(name) || FOREIGN.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// Is the attribute one that the union keeps to itself, in any of its spellings?
+/// Tells whether the attribute is one that the union keeps to itself, in any of its spellings.
 pub fn is_private_xattr(name: &[u8]) -> bool {
     overlay_mark(name).is_some()
         || name.starts_with(b"user.fuseoverlayfs.")
         || name.starts_with(PREFIX) && !name.starts_with(KEPT)
 }
 
-/// Is that one of the attributes that override a stat, in use or not?
+/// Tells whether that is one of the attributes that override a stat, in use or not.
 pub fn is_override(attribute: &[u8]) -> bool {
     NAMES.iter().any(|name| name.as_bytes() == attribute)
 }

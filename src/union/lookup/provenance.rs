@@ -40,7 +40,7 @@ mod tests {
     use std::fs;
     use tempfile::TempDir;
 
-    /// Layers by their files' paths, topmost first; a path that ends in `/` is a directory.
+    /// Makes layers of their files' paths, topmost first; a path that ends in `/` is a directory.
     fn view(layers: &[&[&str]]) -> (TempDir, View) {
         let top = tempfile::tempdir().unwrap();
         let mut paths = Vec::new();

@@ -46,17 +46,17 @@ pub struct RealDir {
     generation: Generation,
     /// Its `st_size` when it was found: a hint of how many entries it has.
     pub size_hint: u64,
-    /// May empty regular files in it be whiteouts by their xattr (its `overlay.opaque` is `x`)?
+    /// Whether empty regular files in it may be whiteouts by their xattr (its `overlay.opaque` is `x`).
     pub xattr_whiteouts: AtomicBool,
-    /// May it hold entries that were copied up from elsewhere?
+    /// Whether it may hold entries that were copied up from elsewhere.
     pub impure: AtomicBool,
     /// Whether it shows what it holds.
     veil: Veil,
-    /// Can nothing be mounted in its layer, which is a mount that nobody else sees?
+    /// Whether nothing can be mounted in its layer, which is a mount that nobody else sees.
     sealed: bool,
     /// The tree that it is a directory of, if it is none of the host.
     tree: Option<Arc<Tree>>,
-    /// Does its filesystem tell all that there is without asking anybody?
+    /// Whether its filesystem tells all that there is without asking anybody.
     local: AtomicBool,
     location: RwLock<Location>,
     fd: Mutex<Option<Arc<OwnedFd>>>,
@@ -216,7 +216,7 @@ impl RealDir {
         }
     }
 
-    /// stat of what is found in it, which never waits for this process itself.
+    /// Returns the stat of what is found in it, which never waits for this process itself.
     ///
     /// # Errors
     /// `EBUSY` for what is in a mount of this process's own, and those of statx(2).
@@ -233,7 +233,7 @@ impl RealDir {
         if self.sealed { at.stat() } else { at.stat_as_known() }
     }
 
-    /// Is what was seen on another filesystem, or another mount?
+    /// Tells whether what was seen is on another filesystem, or another mount.
     pub(in crate::union) fn is_mounted(&self, known: &Stat) -> bool {
         known.mount_root || known.dev != self.id.0
     }
@@ -254,7 +254,7 @@ impl RealDir {
         self.forms.store(forms.pack(), Ordering::Relaxed);
     }
 
-    /// Its path below the layer's root, for messages and for redirects. Empty for the root.
+    /// Returns its path below the layer's root, for messages and for redirects. Empty for the root.
     pub fn path(&self) -> Vec<u8> {
         let mut names = Vec::new();
         let mut location = self.location.read().clone();
@@ -293,13 +293,14 @@ impl RealDir {
         drop(closed);
     }
 
-    /// Is the descriptor one that the cache may close?
+    /// Tells whether the descriptor is one that the cache may close.
     fn closable(&self) -> bool {
         self.veil != Veil::Mount && matches!(*self.location.read(), Location::Child { .. })
     }
 }
 
-/// Does a filesystem of that type know all attributes by itself? One that isn't listed is asked, which costs a call.
+/// Tells whether a filesystem of that type knows all attributes by itself. One that isn't listed is asked, which costs
+/// a call.
 fn is_local(kind: u64) -> bool {
     const EXT: u64 = 0xef53;
     const XFS: u64 = 0x5846_5342;
@@ -319,7 +320,7 @@ pub struct DirFds {
 }
 
 impl DirFds {
-    /// A cache that keeps about `limit` descriptors.
+    /// Makes a cache that keeps about `limit` descriptors.
     pub fn new(limit: usize) -> DirFds {
         DirFds::telling(limit, Generations::default())
     }
@@ -438,11 +439,11 @@ impl DirFds {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Trust {
-    /// They are.
+    /// All of them.
     All,
-    /// But for directories: btrfs lists a subvolume by its own number and not by that of its root.
+    /// All but those of directories: btrfs lists a subvolume by its own number and not by that of its root.
     NoDirectories,
-    /// They aren't: an overlay of several filesystems.
+    /// None of them: an overlay of several filesystems.
     None,
 }
 

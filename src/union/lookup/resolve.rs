@@ -56,7 +56,7 @@ impl Union {
         self.search_telling(&dirs, name, visitor)
     }
 
-    /// Do the directory's lowers show `name`?
+    /// Tells whether the directory's lowers show `name`.
     pub(in crate::union) fn lower_shows(&self, parent: &Node, name: &[u8]) -> Result<bool> {
         let dir = self.dir_part(parent)?;
         if dir.lowers.is_empty() {
@@ -70,7 +70,7 @@ impl Union {
         }
     }
 
-    /// The real directories that may have the name, by the indexes.
+    /// Returns the real directories that may have the name, by the indexes.
     fn candidates(&self, dir: &DirPart, name: &[u8]) -> RealDirs {
         let index = dir.index.lock();
         let mut dirs = RealDirs::new();

@@ -61,7 +61,7 @@ pub(in crate::union) enum Cut {
 }
 
 impl LayerEntry<'_> {
-    /// The same, as the rules see it.
+    /// Returns the same, as the rules see it.
     fn entry(&self) -> Entry<'_> {
         match self {
             LayerEntry::Nothing => Entry::Nothing,
@@ -76,7 +76,8 @@ impl LayerEntry<'_> {
     }
 }
 
-/// A visitor that listens to nothing: a function, as closures would be of another type at each level of a search in a search.
+/// Listens to nothing: a visitor that is a function, as closures would be of another type at each level of a search in
+/// a search.
 pub(super) fn nobody(_: LayerVisit<'_>) {}
 
 /// How many layers one lookup asks at most. A redirect's path is searched name by name, with redirects in it followed:
@@ -256,7 +257,7 @@ impl<F: FnMut(LayerVisit<'_>)> Search<'_, F> {
         Ok(Step::End)
     }
 
-    /// A directory that shows nothing, and what stands for it.
+    /// Takes a directory that shows nothing, and what stands for it.
     fn veiled(&mut self, asked: Asked<'_>, stat: Stat, stands: Option<Arc<OwnedFd>>) -> Result<Step> {
         let Asked { dir, name, .. } = asked;
         let child = RealDir::veiled(dir, name, &stat, stands);
@@ -305,7 +306,7 @@ impl<F: FnMut(LayerVisit<'_>)> Search<'_, F> {
         self.goes_on(asked, LayerEntry::Directory { stat: &stat, marks: &marks, cut })
     }
 
-    /// Whether what lies below a directory doesn't count. Nobody asks below the last layer.
+    /// Tells whether what lies below a directory doesn't count. Nobody asks below the last layer.
     fn cut(&self, asked: Asked<'_>, child: &Arc<RealDir>, marks: &Marks) -> Result<Option<Cut>> {
         let Asked { dir, name, rest, .. } = asked;
         let below = !rest.is_empty();
@@ -395,7 +396,7 @@ impl Union {
             && marker::read_marks(at, dir.belief)?.whiteout)
     }
 
-    /// Does the directory hold `.wh..wh..opq`?
+    /// Tells whether the directory holds `.wh..wh..opq`.
     pub(in crate::union) fn aufs_opaque(&self, dir: &Arc<RealDir>) -> Result<bool> {
         if let Some(forms) = dir.forms() {
             return Ok(forms.aufs_opaque);
@@ -408,7 +409,7 @@ impl Union {
     }
 }
 
-/// Does the object exist?
+/// Tells whether the object exists.
 fn exists(at: LayerAt<'_>) -> Result<bool> {
     match at.stat_as_known() {
         Ok(_) => Ok(true),
@@ -417,7 +418,7 @@ fn exists(at: LayerAt<'_>) -> Result<bool> {
     }
 }
 
-/// Does the directory hold `.wh.NAME`?
+/// Tells whether the directory holds `.wh.NAME`.
 pub(in crate::union) fn aufs_whiteout(dir: &RealDir, opened: &LayerObject, name: &[u8]) -> Result<bool> {
     if dir.forms().is_some_and(|forms| !forms.aufs_whiteouts) {
         return Ok(false);

@@ -49,7 +49,7 @@ struct DeferredState {
 }
 
 impl DeferredFrees {
-    /// A node lost its name and is kept.
+    /// Notes that a node lost its name and is kept.
     pub fn defer(&self, ino: u64) {
         let mut state = self.state.lock();
         state.lost += 1;
@@ -57,7 +57,7 @@ impl DeferredFrees {
         self.kept.store(state.kept.len(), Ordering::SeqCst);
     }
 
-    /// A node is known no more and what it held is closed, or it has a name again.
+    /// Notes that a node is known no more and what it held is closed, or it has a name again.
     pub fn note_freed(&self, ino: u64) {
         if self.kept.load(Ordering::SeqCst) == 0 {
             return;
@@ -74,7 +74,7 @@ impl DeferredFrees {
         self.freed.load(Ordering::SeqCst)
     }
 
-    /// May there be room soon that wasn't there when `freed` were let go?
+    /// Tells whether there may be room soon that wasn't there when `freed` were let go.
     fn may_come(&self, freed: u64) -> bool {
         let state = self.state.lock();
         self.freed() != freed || !state.kept.is_empty() && state.lost != state.in_vain
@@ -137,7 +137,7 @@ impl Union {
         }
     }
 
-    /// As [`Union::try_change`] and [`Union::change_again`] in one.
+    /// Does as [`Union::try_change`] and [`Union::change_again`] in one.
     pub fn change_with_room<T>(&self, change: impl Fn() -> Result<T>) -> Result<T> {
         match self.try_change(&change) {
             Ok(done) => done,
@@ -145,7 +145,7 @@ impl Union {
         }
     }
 
-    /// `count` lookups of a node are forgotten.
+    /// Forgets `count` lookups of a node.
     pub fn forget(&self, ino: u64, count: u64) {
         self.table.forget(ino, count, |ino| self.left(ino));
     }
@@ -166,7 +166,7 @@ impl Union {
         self.table.release(ino, &mut |ino| self.left(ino));
     }
 
-    /// As [`Union::release`], of a directory that was held because something was in it.
+    /// Does as [`Union::release`], of a directory that was held because something was in it.
     pub(in crate::union) fn release_parent(&self, parent: Arc<Node>) {
         let ino = parent.ino;
         drop(parent);
@@ -177,7 +177,7 @@ impl Union {
         self.table.release_lingering(&mut |ino| self.left(ino));
     }
 
-    /// A node left the table: what is kept under its number goes.
+    /// Drops what is kept under the number of a node that left the table.
     fn left(&self, ino: u64) {
         self.files.forget(ino);
         // A lookup that finds it anew puts it into the table first, and into these after. So each is looked at when nobody
@@ -201,7 +201,7 @@ mod tests {
     use crate::union::stack::layer::{Stack, StackOptions};
     use crate::union::{Caller, Limits};
 
-    /// A union over empty layers, with a file in it that was deleted and that somebody still knows.
+    /// Makes a union over empty layers, with a file in it that was deleted and that somebody still knows.
     fn with_deleted_file() -> (tempfile::TempDir, Union, Arc<Node>) {
         let top = tempfile::tempdir().unwrap();
         for name in ["lower", "upper", "mnt"] {

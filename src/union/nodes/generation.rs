@@ -32,7 +32,7 @@ impl Generation {
         Generation(((hash >> 32) as u32).max(1))
     }
 
-    /// As a number.
+    /// Returns it as a number.
     pub(in crate::union) fn bits(self) -> u32 {
         self.0
     }
@@ -51,7 +51,7 @@ pub struct Sighting {
 }
 
 impl Sighting {
-    /// May it be the one of that generation, as far as is known?
+    /// Tells whether it may be the one of that generation, as far as is known.
     pub fn fits(self, known: Generation) -> bool {
         known == Generation::UNKNOWN
             || self.by_birth == Generation::UNKNOWN
@@ -74,7 +74,7 @@ pub struct Generations {
 }
 
 impl Generations {
-    /// `lasting`: the devices of filesystems whose file handles last.
+    /// Makes them of `lasting`: the devices of filesystems whose file handles last.
     pub fn new(lasting: Vec<u64>) -> Generations {
         Generations { key: RandomState::new(), lasting }
     }
@@ -86,12 +86,12 @@ impl Generations {
         Sighting { by_birth: self.by_birth(born), by_handle }
     }
 
-    /// Is an object, whose stat is given, the one of that generation?
+    /// Tells whether an object, whose stat is given, is the one of that generation.
     pub fn is<'a>(&self, known: Generation, at: impl Into<LayerAt<'a>>, stat: &Stat) -> bool {
         self.look_again(Sighting::default(), known, at, stat).fits(known)
     }
 
-    /// As [`Generations::see`], to be held against what is known.
+    /// Does as [`Generations::see`], to be held against what is known.
     pub fn look_again<'a>(
         &self,
         seen: Sighting,
@@ -118,7 +118,7 @@ impl Generations {
     }
 }
 
-/// Can no inode be born at that time any more?
+/// Tells whether no inode can be born at that time any more.
 fn is_past(born: Time) -> bool {
     let now = clock_gettime(ClockId::RealtimeCoarse);
     // A clock of seconds, or of less than the kernel's, is not waited for.

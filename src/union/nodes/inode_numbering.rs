@@ -100,7 +100,8 @@ impl Union {
         })
     }
 
-    /// A lookup found where the data of a file are. It may have looked before the file became a half-copied one.
+    /// Notes where the data of a file are, as a lookup found. It may have looked before the file became a half-copied
+    /// one.
     fn note_data_below(&self, node: &Node, at: DataAt) {
         let mut known = self.metacopies.entry(node.ino).or_insert_with(|| at.clone());
         if known.half.is_none() || at.half.is_some() {
@@ -108,7 +109,7 @@ impl Union {
         }
     }
 
-    /// A node that had no known name gets this one; one that has a name keeps it.
+    /// Gives a node that had no known name this one; one that has a name keeps it.
     fn settle(&self, node: &Node, parent: &Arc<Node>, name: &[u8], source: NodeSource, nlink: u64) {
         // The only name of a file that was another before: somebody has renamed it in the layer.
         let only = nlink == 1 && source != NodeSource::Index && node.dir.is_none();
@@ -126,7 +127,7 @@ impl Union {
         }
     }
 
-    /// May a file have other names that lead to the same node?
+    /// Tells whether a file may have other names that lead to the same node.
     pub(in crate::union) fn has_hardlinks(&self, parent: &Node, found: &Found) -> bool {
         let origin = self.is_upper(found.layer)
             && parent.dir.as_ref().is_some_and(|d| d.impure.load(Ordering::Relaxed));
@@ -141,7 +142,7 @@ impl Union {
         Some(Box::new(part))
     }
 
-    /// Who a finding is, where it lies, and the stat that tells its attributes.
+    /// Tells who a finding is, where it lies, and the stat that tells its attributes.
     pub(in crate::union) fn identify(
         &self,
         parent: &Node,
@@ -169,8 +170,8 @@ impl Union {
         }
     }
 
-    /// As [`Union::identify`], of a finding of that origin. The caller holds the origin's lock, if the file may have
-    /// several names and the answer is to stay true.
+    /// Does as [`Union::identify`], of a finding of that origin. The caller holds the origin's lock, if the file may
+    /// have several names and the answer is to stay true.
     pub(in crate::union) fn identify_as(
         &self,
         origin: InodeId,
@@ -199,7 +200,7 @@ impl Union {
         }
     }
 
-    /// Which of the parent's lowers is of that layer.
+    /// Tells which of the parent's lowers is of that layer.
     fn lower_source(&self, parent: &Node, layer: LayerIndex) -> Result<NodeSource> {
         let lowers = &self.dir_part(parent)?.lowers;
         let position = lowers.iter().position(|d| d.layer == layer).ok_or(FsError::Stale)?;

@@ -55,7 +55,7 @@ enum NamedForm {
 const SHORT: usize = 18;
 
 impl Named {
-    /// An entry of that name.
+    /// Makes an entry of that name.
     pub fn new(name: &[u8], source: NodeSource) -> Named {
         Named(if name.len() <= SHORT {
             let mut bytes = [0; SHORT];
@@ -96,9 +96,9 @@ pub struct Node {
     pub ino: u64,
     /// Its type, which never changes.
     pub kind: Kind,
-    /// May it be changed without a request, by who mapped it?
+    /// Whether it may be changed without a request, by who mapped it.
     mapped: AtomicBool,
-    /// Is its name on the disk?
+    /// Whether its name is on the disk.
     pub names: NameState,
     /// Which of the inodes that have had its real object's number it is: see [`Generation`].
     generation: AtomicU32,
@@ -130,7 +130,7 @@ pub enum NodePlace {
     Pinned {
         /// Stands for the object.
         fd: Arc<Pinned>,
-        /// Is it in the upper?
+        /// Whether it is in the upper.
         upper: bool,
     },
 }
@@ -166,9 +166,9 @@ pub struct DirPart {
     pub upper: RwLock<Option<Arc<RealDir>>>,
     /// The lock of the directory's names.
     pub names: RwLock<()>,
-    /// Was it removed? Then nothing can be made in it. Written under `names`.
+    /// Whether it was removed. Then nothing can be made in it. Written under `names`.
     pub removed: AtomicBool,
-    /// May the upper's directory hold entries whose origin must be read?
+    /// Whether the upper's directory may hold entries whose origin must be read.
     pub impure: AtomicBool,
     /// Whether new entries inherit an ACL, as far as it is known.
     pub default_acl: Mutex<Option<bool>>,
@@ -181,7 +181,7 @@ pub struct DirPart {
 }
 
 impl DirPart {
-    /// The part of a directory that was found in these real directories.
+    /// Makes the part of a directory that was found in these real directories.
     pub fn new(upper: Option<Arc<RealDir>>, lowers: Vec<Arc<RealDir>>) -> DirPart {
         DirPart {
             lowers: lowers.into(),
@@ -231,7 +231,7 @@ pub struct NewNode {
 }
 
 impl Node {
-    /// A node of that number, which stands for `real`.
+    /// Makes a node of that number, which stands for `real`.
     pub(super) fn new(ino: u64, new: NewNode, real: InodeId, seen: Sighting, lookups: u32) -> Node {
         Node {
             ino,
@@ -263,12 +263,12 @@ impl Node {
         Generation::from_bits(self.generation.load(Ordering::Acquire))
     }
 
-    /// May it be changed without a request, by who mapped it?
+    /// Tells whether it may be changed without a request, by who mapped it.
     pub fn is_mapped(&self) -> bool {
         self.mapped.load(Ordering::Relaxed)
     }
 
-    /// It may be mapped from now on. Tells whether it might before.
+    /// Notes that it may be mapped from now on. Tells whether it might before.
     pub fn set_mapped(&self) -> bool {
         self.mapped.swap(true, Ordering::Relaxed)
     }
@@ -286,7 +286,8 @@ impl Node {
         counted.unwrap_or_else(|now| now)
     }
 
-    /// Is the node, once forgotten, of no use to others? A directory with a name holds up what is known below it.
+    /// Tells whether the node, once forgotten, is of no use to others. A directory with a name holds up what is known
+    /// below it.
     pub(super) fn may_linger(&self) -> bool {
         self.dir.as_ref().is_none_or(|dir| dir.removed.load(Ordering::Relaxed))
     }
@@ -304,7 +305,7 @@ impl Node {
         matches!(&*self.place.read(), NodePlace::Named { parent: p, entry } if Arc::ptr_eq(p, parent) && entry.name() == name)
     }
 
-    /// Is it `other`, or does it lie below it?
+    /// Tells whether it is `other`, or lies below it.
     pub fn is_below(self: &Arc<Node>, other: &Arc<Node>) -> bool {
         let mut at = Some(self.clone());
         while let Some(node) = at {

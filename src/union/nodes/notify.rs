@@ -28,7 +28,7 @@ impl fmt::Debug for AttributeCache {
 }
 
 impl Union {
-    /// From now on `forget` is told the number of each node whose attributes were changed by something other than a
+    /// Tells `forget` from now on the number of each node whose attributes were changed by something other than a
     /// request for it. It is called with locks held, and must not call the union. Only the first is.
     pub fn tell_changes(&self, forget: impl Fn(u64) + Send + Sync + 'static) {
         if self.attribute_cache.0.set(Box::new(forget)).is_err() {
@@ -36,7 +36,7 @@ impl Union {
         }
     }
 
-    /// The attributes of a node are no longer those that were told last, and no request says so.
+    /// Notes that the attributes of a node are no longer those that were told last, and no request says so.
     pub(in crate::union) fn changed_by_itself(&self, node: &Node) {
         if node.lookups() > 0
             && let Some(forget) = self.attribute_cache.0.get()

@@ -53,7 +53,7 @@ struct HeldPins {
 }
 
 impl Pins {
-    /// A budget of so many descriptors.
+    /// Makes a budget of so many descriptors.
     pub fn new(limit: usize) -> Arc<Pins> {
         Arc::new(Pins { limit, held: Mutex::default() })
     }
@@ -90,7 +90,7 @@ impl Pins {
         }
     }
 
-    /// `all`: as much as there is, and not a share.
+    /// Takes a share; with `all`, as much as there is instead.
     fn take_for(self: &Arc<Self>, uid: u32, all: bool) -> Result<Share> {
         let mut held = self.held.lock();
         let free = self.limit.saturating_sub(held.all);

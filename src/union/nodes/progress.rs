@@ -15,7 +15,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// A listing begins.
+    /// Begins a listing.
     pub(in crate::union) fn begin(&self) {
         self.told.store(0, Ordering::Relaxed);
         self.looked_up.store(false, Ordering::Relaxed);
@@ -28,7 +28,8 @@ impl Progress {
         }
     }
 
-    /// Is the next entry told with its attributes? Two listings at once count together, and each gets fewer.
+    /// Tells whether the next entry is told with its attributes. Two listings at once count together, and each gets
+    /// fewer.
     pub(in crate::union) fn wants_attributes(&self) -> bool {
         self.told.fetch_add(1, Ordering::Relaxed) < WITH_ATTRIBUTES || self.looked_up.load(Ordering::Relaxed)
     }

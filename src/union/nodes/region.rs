@@ -55,7 +55,7 @@ const REGIONS: u16 = 1 << 15;
 const INTERNED: u64 = 1 << 63 | 1 << 62;
 
 impl InodeId {
-    /// The identity of an inode, where it fits: a region below 2^15, an inode number below 2^48.
+    /// Makes the identity of an inode, where it fits: a region below 2^15, an inode number below 2^48.
     pub fn new(region: u16, ino: u64) -> Option<InodeId> {
         (ino >> INO_BITS == 0 && region < REGIONS).then_some(InodeId(u64::from(region) << INO_BITS | ino))
     }
@@ -65,7 +65,7 @@ impl InodeId {
         InodeId(bits)
     }
 
-    /// As one word, which is also the number by the rule.
+    /// Returns it as one word, which is also the number by the rule.
     pub(in crate::union) fn to_bits(self) -> u64 {
         self.0
     }
@@ -80,7 +80,7 @@ impl InodeId {
         self.is_lasting().then(|| u16::try_from(self.0 >> INO_BITS).ok()).flatten()
     }
 
-    /// As text that means the same in another stack: `REGION INO`, hexadecimal. `None` for an interned one.
+    /// Returns it as text that means the same in another stack: `REGION INO`, hexadecimal. `None` for an interned one.
     pub fn to_text(self, separator: char, regions: &Regions) -> Option<String> {
         let ino = self.0 & ((1 << INO_BITS) - 1);
         Some(format!("{:x}{separator}{ino:x}", regions.id(self.region()?)?))
@@ -110,8 +110,8 @@ struct Root {
     dev: u64,
     /// Its id.
     id: u64,
-    /// Has no region before it a filesystem of the same id? Two such (copies of one image) can't be told apart by what the
-    /// filesystem says of itself.
+    /// Whether no region before it has a filesystem of the same id. Two such (copies of one image) can't be told apart
+    /// by what the filesystem says of itself.
     unique: bool,
 }
 
@@ -174,7 +174,7 @@ impl Regions {
         Ok(())
     }
 
-    /// For tests: the regions of those filesystems' ids.
+    /// Makes, for tests, the regions of those filesystems' ids.
     #[cfg(test)]
     pub(in crate::union) fn of_ids(ids: &[u64]) -> Regions {
         let root = |(dev, id): (usize, &u64)| Root { dev: dev as u64, id: *id, unique: true };
@@ -188,8 +188,8 @@ impl Regions {
         }
     }
 
-    /// For each region that begins with a layer, such a layer's root; `None` where the filesystem's id isn't enough to
-    /// know it again.
+    /// Returns for each region that begins with a layer, such a layer's root; `None` where the filesystem's id isn't
+    /// enough to know it again.
     pub(in crate::union) fn sources(
         &self,
         layers: &[OpenLayer],
@@ -210,7 +210,8 @@ impl Regions {
         }
     }
 
-    /// The index of the region with that id, which may be one that nobody has come to yet. `None`: there are too many.
+    /// Returns the index of the region with that id, which may be one that nobody has come to yet. `None`: there are
+    /// too many.
     fn index_of(&self, id: u64) -> Option<u16> {
         if let Some(root) = self.roots.iter().position(|root| root.id == id) {
             return u16::try_from(root).ok();
@@ -232,7 +233,7 @@ impl Regions {
             .unwrap_or_else(|| self.intern(Unruly::Inode { region, dev, ino }))
     }
 
-    /// The identity of a name by itself.
+    /// Returns the identity of a name by itself.
     fn of_entry(&self, dir: InodeId, name: &[u8]) -> InodeId {
         self.intern(Unruly::Entry { dir, name: name.into() })
     }
@@ -242,7 +243,7 @@ impl Regions {
         *self.interned.entry(key).or_insert_with(next)
     }
 
-    /// Does the inode number that a listing tells of an entry belong to what a lookup finds?
+    /// Tells whether the inode number that a listing tells of an entry belongs to what a lookup finds.
     pub(in crate::union) fn trusts_listing(&self, dir: &RealDir, name: &[u8], kind: Option<Kind>) -> bool {
         match dir.listing_trust() {
             Trust::All => {}
@@ -266,7 +267,7 @@ fn filesystem_type(fd: BorrowedFd<'_>) -> Result<u64> {
     Ok(fstatfs(fd)?.f_type as u64 & 0xffff_ffff)
 }
 
-/// `dev`: the filesystem's device number.
+/// Returns the id of a filesystem; `dev`: the filesystem's device number.
 fn filesystem_id(fd: BorrowedFd<'_>, dev: u64) -> Result<FilesystemId> {
     let id = fstatvfs(fd)?.f_fsid;
     if id != 0 && id != dev {
@@ -279,7 +280,8 @@ fn filesystem_id(fd: BorrowedFd<'_>, dev: u64) -> Result<FilesystemId> {
     })
 }
 
-/// An id made of an id (or a type, and the place of a layer) and a path. FNV-1a over fixed bytes, for it is written to disk.
+/// Makes an id of an id (or a type, and the place of a layer) and a path. FNV-1a over fixed bytes, for it is written to
+/// disk.
 fn hashed(id: u64, place: u64, path: &[u8]) -> u64 {
     let bytes = id.to_le_bytes().into_iter().chain(place.to_le_bytes()).chain(path.iter().copied());
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
@@ -287,7 +289,7 @@ fn hashed(id: u64, place: u64, path: &[u8]) -> u64 {
     })
 }
 
-/// The last names of the mount points of this mount namespace; none where they can't be read.
+/// Returns the last names of the mount points of this mount namespace; none where they can't be read.
 fn mount_names() -> HashSet<Box<[u8]>> {
     match Table::read() {
         Ok(table) => {
@@ -361,9 +363,9 @@ impl Union {
         self.id_in(&self.layers[0].root, stat)
     }
 
-    /// Which object a lower's entry that isn't a directory is. If it has several names and nothing leads from one to the copy
-    /// of another in the next run (no identity that lasts, or an upper that can't hold where a copy is from), it is a file by
-    /// itself under each, and `stat` is changed to say so.
+    /// Tells which object a lower's entry that isn't a directory is. If it has several names and nothing leads from one
+    /// to the copy of another in the next run (no identity that lasts, or an upper that can't hold where a copy is
+    /// from), it is a file by itself under each, and `stat` is changed to say so.
     pub(in crate::union) fn lower_leaf_id(&self, dir: &RealDir, name: &[u8], stat: &mut Stat) -> InodeId {
         let id = self.id_in(dir, stat);
         let one_file = id.is_lasting() && self.remembers_origins();
@@ -374,7 +376,7 @@ impl Union {
         self.regions.of_entry(self.dir_id(dir), name)
     }
 
-    /// Can a copy tell of which file it is? Without an upper there are none.
+    /// Tells whether a copy can tell of which file it is. Without an upper there are none.
     fn remembers_origins(&self) -> bool {
         self.upper.as_ref().is_none_or(|upper| upper.caps().xattr)
     }
@@ -387,7 +389,7 @@ impl Union {
     }
 }
 
-/// With `xino=on`, each layer's numbers must be shown such that they last.
+/// Checks, with `xino=on`, that each layer's numbers are shown such that they last.
 pub(in crate::union) fn check_xino(layers: &[OpenLayer]) -> Result<()> {
     for layer in layers {
         if InodeId::new(layer.root.region(), layer.root.id.1).is_none() {

@@ -37,8 +37,8 @@ pub struct Table {
 }
 
 impl Table {
-    /// An empty one. `small`: numbers of more than 31 bits by the rule are replaced by ones of 32 bits, which are given
-    /// out as objects become known and so are not the same after a remount.
+    /// Makes an empty one. `small`: numbers of more than 31 bits by the rule are replaced by ones of 32 bits, which are
+    /// given out as objects become known and so are not the same after a remount.
     pub fn new(small: bool) -> Table {
         Table { small, ..Table::default() }
     }
@@ -61,7 +61,7 @@ impl Table {
         self.nodes.len()
     }
 
-    /// Is nothing known, not even the root?
+    /// Tells whether nothing is known, not even the root.
     pub fn is_empty(&self) -> bool {
         self.nodes.is_empty()
     }
@@ -75,7 +75,7 @@ impl Table {
         self.xino(identity.origin).unwrap_or_else(|| self.fallback_number(identity.real))
     }
 
-    /// The number by the rule, where the rule may be followed.
+    /// Returns the number by the rule, where the rule may be followed.
     fn xino(&self, id: InodeId) -> Option<u64> {
         Some(id.to_bits()).filter(|number| *number > ROOT && (!self.small || *number < SMALL_FALLBACK))
     }
@@ -88,8 +88,8 @@ impl Table {
             .or_insert_with(|| fallback | self.next_fallback.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// An object that was copied up keeps its number, and can't remember where it came from: it has it while the mount
-    /// lives.
+    /// Keeps the number of an object that was copied up and can't remember where it came from: it has it while the
+    /// mount lives.
     pub fn keep_number(&self, real: InodeId, number: u64) {
         self.fallback.insert(real, number);
     }
@@ -103,8 +103,8 @@ impl Table {
         self.get(number).filter(|node| node.real() == identity.real)
     }
 
-    /// The node of an object that was found, made by `make` if it isn't known. Counts `lookups` more lookups for it.
-    /// `seen`: what has the number of a node that is known, and isn't of its generation, is another object.
+    /// Returns the node of an object that was found, made by `make` if it isn't known. Counts `lookups` more lookups
+    /// for it. `seen`: what has the number of a node that is known, and isn't of its generation, is another object.
     pub fn obtain(
         &self,
         identity: Identity,
@@ -147,15 +147,15 @@ impl Table {
         node.count_lookups(|now| now.saturating_add(1));
     }
 
-    /// Is the node's number that of its own object, and not of one that it was copied up from?
+    /// Tells whether the node's number is that of its own object, and not of one that it was copied up from.
     pub fn is_own_number(&self, node: &Node) -> bool {
         let real = node.real();
         self.xino(real) == Some(node.ino) || self.fallback.get(&real).is_some_and(|n| *n == node.ino)
     }
 
-    /// The kernel forgets `count` lookups of a node. A node that nobody knows any more leaves the table, and its
-    /// parent with it if that was the last thing that held it.
-    /// `left` is told the number of each, when nothing holds it any more.
+    /// Forgets `count` lookups of a node, as the kernel does. A node that nobody knows any more leaves the table, and
+    /// its parent with it if that was the last thing that held it. `left` is told the number of each, when nothing
+    /// holds it any more.
     pub fn forget(&self, ino: u64, count: u64, mut left: impl FnMut(u64)) {
         if ino == ROOT {
             return;

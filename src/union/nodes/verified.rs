@@ -47,7 +47,7 @@ use crate::union::nodes::node::{InodeId, Name, Node, NodePlace, NodeSource};
 use crate::union::options::Verity;
 use crate::union::stack::access::{LayerAt, LayerData, LayerObject};
 
-/// Is told which entry (number of the directory's node, name) is not what the kernel knows it as.
+/// What is told which entry (number of the directory's node, name) is not what the kernel knows it as.
 pub type OnStale = Box<dyn Fn(u64, &[u8]) + Send + Sync>;
 
 /// What a node stands for, held by a descriptor.
@@ -74,7 +74,7 @@ impl Object {
         self.at().host().ok_or(FsError::Stale)
     }
 
-    /// Its stat, of when it was verified.
+    /// Returns its stat, of when it was verified.
     pub fn stat(&self) -> Result<Stat> {
         self.stat.map_or_else(|| Ok(self.at().stat()?), Ok)
     }
@@ -185,7 +185,7 @@ impl Union {
         Ok(Object { held, stat: Some(stat), upper, entry })
     }
 
-    /// The object of a file whose data are open, which was verified then.
+    /// Returns the object of a file whose data are open, which was verified then.
     fn open_object(&self, node: &Node, place: &NodePlace) -> Option<Object> {
         if node.kind != Kind::File || self.metacopies.contains_key(&node.ino) {
             return None;
@@ -213,7 +213,7 @@ impl Union {
         self.owners.kept(entry.at(), stat, entry.upper)
     }
 
-    /// As [`Union::kept_of`], of an object at hand.
+    /// Does as [`Union::kept_of`], of an object at hand.
     pub(in crate::union) fn kept_object(&self, object: &Object) -> Result<Stat> {
         let stat = self.kept_without_links(object)?;
         if object.upper { self.counted(object.at(), stat) } else { Ok(stat) }
@@ -312,18 +312,18 @@ impl Union {
         }
     }
 
-    /// The fs-verity digest that a filesystem keeps of data.
+    /// Returns the fs-verity digest that a filesystem keeps of data.
     fn measured(data: &LayerData) -> rustix::io::Result<Option<(u16, Vec<u8>)>> {
         data.host().map_or(Ok(None), |fd| verity::measure(fd.as_fd()))
     }
 
-    /// The error of data that aren't those of which a mark has the digest.
+    /// Makes the error of data that aren't those of which a mark has the digest.
     fn unverified(&self, data: &DataAt, found: &str) -> FsError {
         drop(self.layer_form(&data.dir, &data.name, &format!("data that fail the option verity: {found}")));
         FsError::Os(Errno::IO)
     }
 
-    /// Where a named node that isn't a directory lies. What is there now is not verified.
+    /// Returns where a named node that isn't a directory lies. What is there now is not verified.
     fn entry_at(&self, node: &Node, place: &NodePlace) -> Result<Entry<'_>> {
         let NodePlace::Named { parent, entry } = place else { return Err(FsError::IsADirectory) };
         let dir = self.dir_part(parent)?;
@@ -346,7 +346,7 @@ impl Union {
         })
     }
 
-    /// Is the object, whose stat is given, the one that the node was made for?
+    /// Checks that the object, whose stat is given, is the one that the node was made for.
     fn verify(
         &self,
         node: &Node,
@@ -363,7 +363,7 @@ impl Union {
         if same { Ok(()) } else { Err(self.stale_at(node, place)) }
     }
 
-    /// The error of an object that can't be reached under its name.
+    /// Makes the error of an object that can't be reached under its name.
     fn absent(&self, node: &Node, place: &NodePlace, errno: Errno) -> FsError {
         if errno == Errno::NOENT { self.stale_at(node, place) } else { errno.into() }
     }
@@ -404,7 +404,7 @@ impl Union {
 pub(in crate::union) struct Stale(std::sync::OnceLock<OnStale>);
 
 impl Stale {
-    /// Does somebody serve the union, who judges by what he was told?
+    /// Tells whether somebody serves the union, who judges by what he was told.
     pub(in crate::union) fn is_watched(&self) -> bool {
         self.0.get().is_some()
     }

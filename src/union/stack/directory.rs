@@ -26,7 +26,7 @@ pub struct Layer {
     pub ino: u64,
     /// Whose marks in it are believed.
     pub belief: Belief,
-    /// Is it reached through a mount that nobody else sees, so that nothing can be mounted in it?
+    /// Whether it is reached through a mount that nobody else sees, so that nothing can be mounted in it.
     pub sealed: bool,
 }
 

@@ -48,7 +48,7 @@ pub struct StackOptions {
     pub lowers: Vec<LowerSource>,
     /// Layers below them that hold data alone, which absolute redirects of metacopies lead to.
     pub data_only: Vec<PathBuf>,
-    /// Is the first of them an upper that is only read? Messages call it so then.
+    /// Whether the first of them is an upper that is only read. Messages call it so then.
     pub top_is_upper: bool,
     /// The writable layer; without, the mount is read-only.
     pub upper: Option<PathBuf>,
@@ -81,7 +81,7 @@ impl Default for StackOptions {
 }
 
 impl StackOptions {
-    /// What the lower at that place is called.
+    /// Returns what the lower at that place is called.
     fn role(&self, at: usize) -> Role {
         match (self.top_is_upper, at) {
             (true, 0) => Role::Upper,
@@ -265,7 +265,7 @@ fn tell_limits(upper: &Layer, caps: &UpperCaps, belief: Belief) {
     }
 }
 
-/// The directories of the host that a mount is made of.
+/// Returns the directories of the host that a mount is made of.
 fn members<'a>(
     options: &StackOptions,
     lowers: &'a [Lower],
@@ -300,7 +300,7 @@ fn open_lowers(options: &StackOptions) -> Result<Vec<Lower>, StackError> {
     options.lowers.iter().chain(&data_only).enumerate().map(open).collect()
 }
 
-/// What the lowers are not to show.
+/// Returns what the lowers are not to show.
 fn veils(held: &[HeldDirs], mount_point: Option<Layer>, options: &StackOptions) -> Veils {
     let mut parts: Vec<_> = held.iter().map(|held| (held.id.dev, held.id.ino)).collect();
     parts.dedup();
@@ -313,8 +313,9 @@ fn veils(held: &[HeldDirs], mount_point: Option<Layer>, options: &StackOptions) 
     Veils { parts, covered, holders }
 }
 
-/// The lowers, as root through mounts of this process's own, so that reading changes no access times in them (the
-/// kernel's overlayfs does likewise). Last of all, since such a mount has no place in the tree that could be compared.
+/// Returns the lowers, as root through mounts of this process's own, so that reading changes no access times in them
+/// (the kernel's overlayfs does likewise). Last of all, since such a mount has no place in the tree that could be
+/// compared.
 ///
 /// A lower inside which others are mounted stays as it is, so that these are seen and can be unmounted; there, and
 /// without privileges, files and directories are opened with O_NOATIME where that is allowed.
@@ -377,7 +378,7 @@ fn open_mount_point(path: &Path) -> Result<Layer, StackError> {
     Ok(layer)
 }
 
-/// The filesystem type of a mount of this process's mount namespace.
+/// Returns the filesystem type of a mount of this process's mount namespace.
 fn mount_type(mount: u64) -> Option<String> {
     Table::read().ok()?.entries().find(|entry| entry.id == mount).map(|entry| entry.kind.into_owned())
 }
@@ -389,7 +390,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
     use tempfile::TempDir;
 
-    /// Two lowers `a` and `b`, an upper `up`, a mount point `mnt`.
+    /// Makes two lowers `a` and `b`, an upper `up`, a mount point `mnt`.
     fn tree() -> TempDir {
         let top = tempfile::tempdir().unwrap();
         for dir in ["a", "b", "up", "mnt", "up/in", "a/in"] {
@@ -416,7 +417,7 @@ mod tests {
         names
     }
 
-    /// Opening fails with a message that holds `text`, and leaves the directory as it was.
+    /// Checks that opening fails with a message that holds `text`, and leaves the directory as it was.
     fn refused(top: &TempDir, options: &StackOptions, text: &str) {
         let before = names(top.path());
         let error = Stack::open(options).map(|_| ()).unwrap_err().to_string();

@@ -95,7 +95,8 @@ impl DirLock {
     }
 }
 
-/// Is an flock of the inode held by a process of root's or of this user's? Where that can't be found out, it is.
+/// Tells whether an flock of the inode is held by a process of root's or of this user's. Where that can't be found out,
+/// it is.
 fn is_held_by_trusted(inode: BorrowedFd<'_>) -> bool {
     let Ok(stat) = fstat(inode) else { return true };
     #[allow(clippy::unnecessary_cast)] // the width differs by architecture
@@ -116,7 +117,7 @@ fn is_held_by_trusted(inode: BorrowedFd<'_>) -> bool {
     })
 }
 
-/// Has the process an open file that holds an flock of the inode?
+/// Tells whether the process has an open file that holds an flock of the inode.
 fn holds_flock(process: &Path, ino: u64) -> bool {
     // Those of others can't be read, nor those of a process that has just ended.
     let Ok(files) = fs::read_dir(process.join("fdinfo")) else { return false };
@@ -126,7 +127,8 @@ fn holds_flock(process: &Path, ino: u64) -> bool {
     })
 }
 
-/// The process that has taken an flock of the inode, by a line such as `1: FLOCK ADVISORY WRITE 359 00:13:11691 0 EOF`.
+/// Returns the process that has taken an flock of the inode, by a line such as `1: FLOCK ADVISORY WRITE 359 00:13:11691
+/// 0 EOF`.
 fn flock_of(line: &str, ino: u64) -> Option<u32> {
     let mut words = line.split_whitespace().skip(1);
     let (kind, pid, place) = (words.next()?, words.nth(2)?, words.next()?);

@@ -117,14 +117,14 @@ fn is_lower(role: Role) -> bool {
     matches!(role, Role::Lower(_))
 }
 
-/// Whether the merged tree may be mounted right on a directory in that role. A lower is reached by a descriptor that was
-/// opened before, so the mount is not in its way. The upper and its workdir are reached by their paths by the next mount,
-/// which would wait for this one.
+/// Tells whether the merged tree may be mounted right on a directory in that role. A lower is reached by a descriptor
+/// that was opened before, so the mount is not in its way. The upper and its workdir are reached by their paths by the
+/// next mount, which would wait for this one.
 fn may_cover(role: Role) -> bool {
     is_lower(role)
 }
 
-/// Whether a directory in the role `inner` must not lie inside one in the role `outer`.
+/// Tells whether a directory in the role `inner` must not lie inside one in the role `outer`.
 fn may_not_hold(outer: Role, inner: Role) -> bool {
     match (outer, inner) {
         // Told of, and veiled.

@@ -100,13 +100,14 @@ pub(in crate::union) fn probe(
 }
 
 impl UpperCaps {
-    /// Can whatever a change needs be done by one renameat2? Else [`crate::union::change::stepwise`] does it.
+    /// Tells whether whatever a change needs can be done by one renameat2. Else [`crate::union::change::stepwise`] does
+    /// it.
     pub(in crate::union) fn replaces_in_one_step(&self) -> bool {
         self.rename_exchange && (self.rename_whiteout || self.whiteout == WhiteoutForm::Aufs)
     }
 }
 
-/// A refusal is an answer; a full or broken disk is not.
+/// Takes a refusal for an answer, and a full or broken disk for none.
 fn answer(result: Result<(), Errno>) -> Result<bool, Errno> {
     match result {
         Ok(()) => Ok(true),
@@ -158,7 +159,7 @@ fn aufs(staging: BorrowedFd<'_>) -> Result<bool, Errno> {
     Ok(can)
 }
 
-/// Does renameat2 know the flag? `target`: it needs something under the new name.
+/// Tells whether renameat2 knows the flag. `target`: it needs something under the new name.
 fn rename(staging: BorrowedFd<'_>, flag: RenameFlags, target: bool) -> Result<bool, Errno> {
     let (from, to) = ("probe-from", "probe-to");
     drop(file(staging, from)?);
@@ -171,8 +172,8 @@ fn rename(staging: BorrowedFd<'_>, flag: RenameFlags, target: bool) -> Result<bo
     Ok(can)
 }
 
-/// Is the inode number of an object the same under another name, and after a rename? Unions and others that are made
-/// with libfuse may number names, not objects; then a file would be taken for another one.
+/// Tells whether the inode number of an object is the same under another name, and after a rename. Unions and others
+/// that are made with libfuse may number names, not objects; then a file would be taken for another one.
 fn numbers_last(staging: BorrowedFd<'_>) -> Result<bool, Errno> {
     let (one, other, renamed) = ("probe-number", "probe-number-link", "probe-number-renamed");
     let number = |name: &str| {
@@ -198,8 +199,8 @@ fn numbers_last(staging: BorrowedFd<'_>) -> Result<bool, Errno> {
     Ok(same)
 }
 
-/// Does what is made get the group of its directory, if that has set-group-id? Where no other group can be given to try it, the
-/// answer is the usual one.
+/// Tells whether what is made gets the group of its directory, if that has set-group-id. Where no other group can be
+/// given to try it, the answer is the usual one.
 fn inherits_group(staging: BorrowedFd<'_>) -> Result<bool, Errno> {
     // A directory, not a file: a FUSE filesystem that is told of a file's close too late keeps it under a hidden name, and
     // the directory that holds it couldn't be removed.

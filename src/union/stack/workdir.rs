@@ -275,8 +275,8 @@ impl Drop for Workdir {
     }
 }
 
-/// The open parent of a directory, and its name there; from the kernel, not from the path, which may end in `..` or in
-/// a symlink.
+/// Returns the open parent of a directory, and its name there; from the kernel, not from the path, which may end in
+/// `..` or in a symlink.
 fn parent_and_name(dir: BorrowedFd<'_>, path: &Path) -> Result<(OwnedFd, OsString), &'static str> {
     use std::os::fd::AsRawFd;
     let unknown = "its name cannot be found out";
@@ -298,7 +298,7 @@ fn parent_and_name(dir: BorrowedFd<'_>, path: &Path) -> Result<(OwnedFd, OsStrin
     Ok((parent, name.to_owned()))
 }
 
-/// `.NAME.work`, or for a name too long for that, one made of the upper's inode number.
+/// Returns `.NAME.work`, or for a name too long for that, one made of the upper's inode number.
 fn default_name(upper: &OsStr, ino: u64) -> OsString {
     const NAME_MAX: usize = 255;
     let mut name = OsString::from(".");
@@ -411,8 +411,8 @@ fn private_dir(
     Ok(dir)
 }
 
-/// What is staged must be out of everybody else's reach. Who owns the workdir may have put a directory there that was made
-/// by somebody else.
+/// Checks that what is staged is out of everybody else's reach. Who owns the workdir may have put a directory there
+/// that was made by somebody else.
 fn only_ours(staging: BorrowedFd<'_>, path: &Path) -> Result<(), StackError> {
     let stat = fstat(staging).map_err(io(path, "stat a directory in it"))?;
     if stat.st_uid == rustix::process::geteuid().as_raw() {
@@ -462,7 +462,7 @@ fn note_clean(staging: BorrowedFd<'_>) -> Result<(), Errno> {
     Ok(())
 }
 
-/// What tells one start of the machine from the next; `None` without /proc.
+/// Returns what tells one start of the machine from the next; `None` without /proc.
 fn boot_id() -> Option<Vec<u8>> {
     let proc =
         rustix::fs::open("/proc/sys/kernel/random", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
@@ -503,7 +503,7 @@ mod tests {
 
     use tempfile::TempDir;
 
-    /// An upper, and the directory `work` for it.
+    /// Makes an upper, and the directory `work` for it.
     fn place() -> (TempDir, PathBuf) {
         let top = tempfile::tempdir().unwrap();
         fs::create_dir(top.path().join("upper")).unwrap();

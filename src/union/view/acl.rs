@@ -124,7 +124,7 @@ pub(in crate::union) fn drop_unmapped(acl: &mut Vec<u8>) {
 }
 
 impl Union {
-    /// Do new entries of the directory inherit an ACL? The answer is remembered until the ACL is changed.
+    /// Tells whether new entries of the directory inherit an ACL. The answer is remembered until the ACL is changed.
     pub(in crate::union) fn has_default_acl(&self, parent: &Node) -> Result<bool> {
         if self.no_acl {
             return Ok(false);

@@ -24,7 +24,7 @@ pub struct Attr {
     pub ino: u64,
     /// The rest; its `dev` and `ino` are those of the real object and are not shown.
     pub stat: Stat,
-    /// May they change without a request?
+    /// Whether they may change without a request.
     pub mapped: bool,
 }
 
@@ -56,7 +56,7 @@ impl SetAttr {
         }
     }
 
-    /// What it changes, in words.
+    /// Returns what it changes, in words.
     fn words(&self) -> Vec<String> {
         let all = [
             (self.uid.is_some() || self.gid.is_some(), "owner"),
@@ -68,7 +68,7 @@ impl SetAttr {
     }
 }
 
-/// The content of a regular file that stands for a symbolic link.
+/// Returns the content of a regular file that stands for a symbolic link.
 fn read_target(object: &Object) -> Result<Vec<u8>> {
     /// PATH_MAX, the longest target with its end.
     const LONGEST: usize = 4096;
@@ -93,7 +93,7 @@ fn read_target(object: &Object) -> Result<Vec<u8>> {
     Ok(target)
 }
 
-/// What statfs tells of a tree that takes nothing.
+/// Returns what statfs tells of a tree that takes nothing.
 fn full_filesystem() -> StatVfs {
     const BLOCK: u64 = 4096;
     const NAME_MAX: u64 = 255;
@@ -156,7 +156,7 @@ impl Union {
         Attr { ino: self.shown_ino(node, &stat), stat, mapped: node.is_mapped() }
     }
 
-    /// The root's node id is 1 by FUSE's rule; what programs see is its inode number.
+    /// Returns the inode number that programs see; the root's node id is 1 by FUSE's rule.
     fn shown_ino(&self, node: &Node, _stat: &Stat) -> u64 {
         node.ino
     }
@@ -232,9 +232,9 @@ impl Union {
         self.getattr(node)
     }
 
-    /// Does the kernel, which keeps the times of files that it caches, only flush those of a lower's file, because it was
-    /// unlinked under one of its names? They are as they were. To copy the file up for that would make `rm` read all
-    /// of it.
+    /// Tells whether the kernel, which keeps the times of files that it caches, only flushes those of a lower's file,
+    /// because it was unlinked under one of its names. They are as they were. To copy the file up for that would make
+    /// `rm` read all of it.
     fn is_idle_flush(&self, node: &Node, change: &SetAttr) -> Result<bool> {
         let SetAttr {
             mode: None,

@@ -36,7 +36,7 @@ use crate::union::view::override_stat::{BITS, Override, link_owner};
 /// What a change of owner takes from a file, besides setuid and setgid; and where an ordinary user keeps it.
 const CAPABILITIES: [&[u8]; 2] = [b"security.capability", b"user.unionmount.kept.security.capability"];
 
-/// The set-user-id and set-group-id bits that a change of the content by somebody without privilege takes away.
+/// Returns the set-user-id and set-group-id bits that a change of the content by somebody without privilege takes away.
 /// A set-group-id bit without group execution means mandatory locking, not privilege, and stays.
 pub(in crate::union) fn privilege_bits(mode: u32) -> u32 {
     let mut bits = mode & 0o4000;
@@ -64,8 +64,8 @@ pub struct Owners {
 }
 
 impl Owners {
-    /// By the options, and by what the roots of the layers carry, the upper's first if there is one. The upper's root
-    /// gets the attribute if its objects will, so that other programs read them.
+    /// Decides by the options, and by what the roots of the layers carry, the upper's first if there is one. The
+    /// upper's root gets the attribute if its objects will, so that other programs read them.
     pub fn new(
         options: &FsOptions,
         belief: Belief,
@@ -118,17 +118,17 @@ impl Owners {
         Ok(owners)
     }
 
-    /// Are owners, modes and types of the upper's objects kept in an attribute?
+    /// Tells whether owners, modes and types of the upper's objects are kept in an attribute.
     pub fn are_written(&self) -> bool {
         self.write.is_some()
     }
 
-    /// May an object have another owner, mode and type than it really has?
+    /// Tells whether an object may have another owner, mode and type than it really has.
     pub fn override_real(&self) -> bool {
         !self.read.is_empty()
     }
 
-    /// Is that one of the attributes that are read or written here? Nobody else is shown it.
+    /// Tells whether that is one of the attributes that are read or written here. Nobody else is shown it.
     pub fn is_private(&self, attribute: &[u8]) -> bool {
         self.override_real()
             && (self.read.iter().any(|name| name.as_bytes() == attribute) || attribute.starts_with(KEPT))
@@ -161,7 +161,7 @@ impl Owners {
         Ok(stat)
     }
 
-    /// The owner of a lower's symbolic link.
+    /// Returns the owner of a lower's symbolic link.
     fn kept_link(&self, at: LayerAt<'_>, mut stat: Stat) -> Result<Stat> {
         let noted = match at.in_directory() {
             Some((dir, name)) => match dir.xattr(LINKS) {
@@ -233,7 +233,7 @@ impl Owners {
         }
     }
 
-    /// Will the copy of an object be a regular file, whatever it stands for?
+    /// Tells whether the copy of an object will be a regular file, whatever it stands for.
     pub fn is_file(&self, real: &Stat, kept: &Stat) -> bool {
         match self.write {
             Some(_) => !matches!(real.kind(), Kind::Directory | Kind::Symlink),
@@ -348,12 +348,13 @@ impl Owners {
         }
     }
 
-    /// The name that an attribute of this name on disk has for programs, if it is one that the daemon could not set.
+    /// Returns the name that an attribute of this name on disk has for programs, if it is one that the daemon could not
+    /// set.
     pub fn kept_name<'a>(&self, stored: &'a [u8]) -> Option<&'a [u8]> {
         if self.override_real() { stored.strip_prefix(KEPT) } else { None }
     }
 
-    /// chown(2), which may fail where owners don't show anyway.
+    /// Calls chown(2), which may fail where owners don't show anyway.
     fn try_chown(&self, object: Writable<'_>, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
         match object.chown(uid, gid) {
             Err(Errno::PERM | Errno::INVAL) if self.write.is_some() || self.squash != Squash::default() => {
@@ -363,20 +364,20 @@ impl Owners {
         }
     }
 
-    /// The bits that a file has on disk whose mode is in the attribute. Never setuid or setgid, which would work for
-    /// the daemon's user there; and always what the daemon needs.
+    /// Returns the bits that a file has on disk whose mode is in the attribute. Never setuid or setgid, which would
+    /// work for the daemon's user there; and always what the daemon needs.
     fn real_mode(&self, kind: Kind, mode: u32) -> u32 {
         let own = if kind == Kind::Directory { 0o700 } else { 0o600 };
         self.force_mask.unwrap_or(mode) & 0o777 | own
     }
 }
 
-/// Can it carry the attribute?
+/// Tells whether it can carry the attribute.
 fn is_bearer(stat: &Stat) -> bool {
     matches!(stat.kind(), Kind::File | Kind::Directory)
 }
 
-/// Which of the attributes the object carries.
+/// Tells which of the attributes the object carries.
 fn carried(at: LayerAt<'_>) -> Result<Option<&'static str>> {
     for name in NAMES {
         match at.xattr(name.as_bytes()) {
@@ -388,13 +389,13 @@ fn carried(at: LayerAt<'_>) -> Result<Option<&'static str>> {
     Ok(None)
 }
 
-/// What an object's attribute says, if it carries one that is understood.
+/// Returns what an object's attribute says, if it carries one that is understood.
 fn carried_by(at: LayerAt<'_>) -> Result<Option<Override>> {
     let Some(name) = carried(at)? else { return Ok(None) };
     Ok(at.xattr(name.as_bytes())?.and_then(|value| Override::parse(&value)))
 }
 
-/// The kernel's ids for "no such id here".
+/// Returns the kernel's ids for "no such id here".
 fn overflow_ids() -> Caller {
     const NOBODY: u32 = 65534;
     let read = |name: &str| {

@@ -82,7 +82,7 @@ struct Listed {
     identity: Option<Identity>,
     /// What the listing takes it for, where a lookup fails.
     ino: u64,
-    /// Is the type not certain?
+    /// Whether the type is not certain.
     asks: bool,
 }
 
@@ -115,8 +115,8 @@ impl Union {
         })
     }
 
-    /// The number and the type of an entry, looked up only where the indexes don't tell. `None`: it is gone. The caller
-    /// holds the directory's names.
+    /// Returns the number and the type of an entry, looked up only where the indexes don't tell. `None`: it is gone.
+    /// The caller holds the directory's names.
     fn number_of(&self, node: &Node, listed: &Listed) -> Option<(u64, Option<Kind>)> {
         // A regular file may stand for something else.
         let certain = listed.kind != Kind::File || !self.owners.override_real();
@@ -130,13 +130,13 @@ impl Union {
         }
     }
 
-    /// Who an entry is, and its type. The caller holds the directory's names.
+    /// Tells who an entry is, and its type. The caller holds the directory's names.
     fn identified(&self, node: &Node, name: &[u8]) -> Result<Option<(Identity, Kind)>> {
         let Some(found) = self.resolve(node, name)? else { return Ok(None) };
         Ok(Some((self.identify(node, name, &found)?.0, found.stat.kind())))
     }
 
-    /// What a lookup tells of an entry. The caller holds the directory's names.
+    /// Returns what a lookup tells of an entry. The caller holds the directory's names.
     fn looked_up(&self, node: &Arc<Node>, name: &[u8]) -> Result<Option<Looked>> {
         let Some(found) = self.resolve(node, name)? else { return Ok(None) };
         let (child, stat) = self.node_held(node, name, &found, 1)?;
@@ -147,7 +147,8 @@ impl Union {
         Ok(Some(Looked::Found { node: child.pass_on(), attr }))
     }
 
-    /// As [`Union::readdir`], with the entries looked up, as far as somebody is likely to look at them. An entry for which `emit` answers `false` is forgotten again.
+    /// Does as [`Union::readdir`], with the entries looked up, as far as somebody is likely to look at them. An entry
+    /// for which `emit` answers `false` is forgotten again.
     pub fn readdirplus(
         &self,
         node: &Arc<Node>,
@@ -209,7 +210,7 @@ impl Union {
         }
     }
 
-    /// The next names after an offset. Names of one offset are never split.
+    /// Returns the next names after an offset. Names of one offset are never split.
     fn batch(&self, node: &Node, dir: &DirPart, after: u64) -> Result<Vec<Listed>> {
         let impure = dir.impure.load(Ordering::Relaxed);
         let upper_dir = dir.upper_dir();
@@ -260,7 +261,7 @@ impl Union {
     }
 }
 
-/// The identity of an object that was not copied up.
+/// Returns the identity of an object that was not copied up.
 fn plain(real: InodeId) -> Identity {
     Identity { origin: real, real }
 }

@@ -60,7 +60,7 @@ impl Union {
     }
 }
 
-/// Where in its layer the winner is.
+/// Returns where in its layer the winner is.
 fn real_place(found: &Provenance, winner: LayerIndex) -> &[u8] {
     let shown = |holds: &Holds| matches!(holds, Holds::Leaf { .. } | Holds::Directory { .. });
     let held = found.held.iter().find(|h| h.layer == winner && h.hidden.is_none() && shown(&h.holds));

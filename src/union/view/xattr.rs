@@ -18,7 +18,8 @@ use crate::union::lookup::private;
 use crate::union::nodes::node::Node;
 use crate::union::view::acl;
 
-/// The name under which a layer keeps the attribute that the merged view calls `shown`; `None` if it may not be kept.
+/// Returns the name under which a layer keeps the attribute that the merged view calls `shown`; `None` if it may not be
+/// kept.
 fn stored_name(belief: Belief, shown: &[u8]) -> Option<Vec<u8>> {
     if let Some(mark) = belief.mark(shown) {
         return Some([belief.namespace.prefix().as_bytes(), b"overlay.", mark].concat());
@@ -26,7 +27,7 @@ fn stored_name(belief: Belief, shown: &[u8]) -> Option<Vec<u8>> {
     (!private::is_reserved(shown)).then(|| shown.to_vec())
 }
 
-/// The name that the merged view shows for an attribute of a layer; `None` for what it hides.
+/// Returns the name that the merged view shows for an attribute of a layer; `None` for what it hides.
 fn shown_name(belief: Belief, stored: &[u8]) -> Option<Vec<u8>> {
     if let Some(mark) = belief.mark(stored) {
         return mark.strip_prefix(b"overlay.").map(|m| [belief.namespace.prefix().as_bytes(), m].concat());
@@ -51,7 +52,7 @@ impl Union {
         Ok(value)
     }
 
-    /// The name under which a layer keeps an attribute, if it may be named.
+    /// Returns the name under which a layer keeps an attribute, if it may be named.
     fn stored(&self, name: &[u8]) -> Result<Option<Vec<u8>>> {
         if self.no_acl && acl::is_acl(name) {
             return Err(FsError::Unsupported("ACLs on this mount"));

@@ -36,7 +36,7 @@ pub(in crate::union) const CAPABILITIES: &[u8] = b"security.capability";
 const STEP: u64 = if cfg!(test) { 1 << 20 } else { 8 << 20 };
 
 impl Union {
-    /// Are data of regular files left below as long as only their attributes and names change?
+    /// Tells whether data of regular files are left below as long as only their attributes and names change.
     pub(in crate::union) fn makes_metacopies(&self) -> bool {
         // A mark that somebody could have written who may less than this process leads only to what its owner may read; a
         // file that is given away would lose its data.
@@ -60,7 +60,8 @@ impl Union {
         Ok(Some(DataAt::of(dir, entry.name(), &stat, node.generation())))
     }
 
-    /// The path under which the lowers show the data of a file. `None`: such paths aren't written, or it is too long.
+    /// Returns the path under which the lowers show the data of a file. `None`: such paths aren't written, or it is too
+    /// long.
     pub(in crate::union) fn data_path(&self, node: &Arc<Node>) -> Result<Option<Vec<u8>>> {
         if self.redirects != RedirectDir::On {
             return Ok(None);
@@ -112,7 +113,7 @@ impl Union {
         }
     }
 
-    /// A file of the upper gets as much of its data as is asked for. Tells whether it was truncated by that.
+    /// Gives a file of the upper as much of its data as is asked for. Tells whether it was truncated by that.
     pub(in crate::union) fn give_data(&self, node: &Arc<Node>, part: Part) -> Result<bool> {
         if !part.has_data() || !self.metacopies.contains_key(&node.ino) {
             return Ok(false);
@@ -128,7 +129,7 @@ impl Union {
         self.complete_data(node, part)
     }
 
-    /// A file of the upper that has only its metadata there gets its data. Tells whether it was truncated by that.
+    /// Gives a file of the upper that has only its metadata there its data. Tells whether it was truncated by that.
     fn complete_data(&self, node: &Arc<Node>, part: Part) -> Result<bool> {
         if !self.metacopies.contains_key(&node.ino) {
             return Ok(false);
@@ -141,7 +142,7 @@ impl Union {
 }
 
 impl Union {
-    /// May blocks of the file stay below when it is written to so?
+    /// Tells whether blocks of the file may stay below when it is written to so.
     pub(in crate::union) fn may_copy_blocks(&self, node: &Node, part: Part) -> bool {
         let wanted = match part {
             Part::Written => u64::MAX,
@@ -301,7 +302,7 @@ impl<'u> Completion<'u> {
         written
     }
 
-    /// The file has its data now.
+    /// Records that the file has its data now.
     fn settle(&self) {
         if let Ok(stat) = At::Fd(self.held.as_fd()).stat() {
             self.upper.has_data(stat.ino);

@@ -56,9 +56,9 @@ pub(in crate::union) struct Copied {
     pub(in crate::union) data: u64,
     /// So many bytes of them were moved, not shared.
     pub(in crate::union) moved: u64,
-    /// Did it appear truncated?
+    /// Whether it appeared truncated.
     pub(in crate::union) is_cut: bool,
-    /// Has the original other names, which lead to the copy too?
+    /// Whether the original has other names, which lead to the copy too.
     pub(in crate::union) has_other_names: bool,
 }
 
@@ -128,7 +128,7 @@ impl<'u> CopyUp<'u> {
         Ok(())
     }
 
-    /// The marks that tell other mounts where it comes from, and where its data are.
+    /// Sets the marks that tell other mounts where it comes from, and where its data are.
     fn mark(&self) -> Result<()> {
         let (union, upper, object) = (self.union, self.upper, self.staged.object());
         if self.original.stat.kind() == Kind::Directory {
@@ -163,7 +163,7 @@ impl<'u> CopyUp<'u> {
         }
     }
 
-    /// Is less than all there, since the file is to be truncated?
+    /// Tells whether less than all is there, since the file is to be truncated.
     fn is_cut(&self) -> bool {
         matches!(self.data, Data::Copied(size) if size < self.original.stat.size)
     }
@@ -234,8 +234,8 @@ impl<'u> CopyUp<'u> {
         }
     }
 
-    /// The node has no name any more: the copy lives as long as it is used, or as long as other names of the lower's
-    /// file lead to it.
+    /// Publishes the copy of a node that has no name any more: it lives as long as it is used, or as long as other
+    /// names of the lower's file lead to it.
     fn publish_unnamed(self, copy: u64, real: (InodeId, Generation)) -> Result<()> {
         let (union, node) = (self.union, self.node);
         let fd = self.staged.object().at().pin()?;
@@ -295,7 +295,7 @@ impl Drop for IndexLink<'_> {
     }
 }
 
-/// The node's file is the copy from now on. The caller has its place locked.
+/// Makes the copy the node's file from now on. The caller has its place locked.
 fn settle(union: &Union, node: &Node, original: &Original, data: Data, real: (InodeId, Generation)) {
     if !original.keeps_origin(union) {
         union.table.keep_number(real.0, node.ino);
@@ -340,7 +340,7 @@ impl Original {
         Ok(Original { held, stat, kept, id: node.real(), data })
     }
 
-    /// What a copy is to have of the data.
+    /// Returns what a copy is to have of the data.
     fn wanted(&self, union: &Union, node: &Arc<Node>, part: Part) -> Result<Data> {
         if self.stat.kind() != Kind::File || self.stat.size == 0 {
             return Ok(Data::None);
@@ -362,8 +362,8 @@ impl Original {
         Ok(union.data_path(node)?.map_or(whole, |path| Data::Below { at, redirect: Some(path) }))
     }
 
-    /// Has it nothing that is lost when data are written to it? What writing takes away (setuid, setgid, capabilities) could
-    /// not be given back in one step with the data that come later.
+    /// Tells whether it has nothing that is lost when data are written to it. What writing takes away (setuid, setgid,
+    /// capabilities) could not be given back in one step with the data that come later.
     fn outlasts_writing(&self) -> Result<bool> {
         if (self.stat.mode | self.kept.mode) & 0o6000 != 0 {
             return Ok(false);
@@ -371,15 +371,15 @@ impl Original {
         Ok(self.held.at().xattr(CAPABILITIES)?.is_none())
     }
 
-    /// Can the copy remember where it came from? The kernel allows `user.` attributes only on regular files and
-    /// directories; and an interned identity is worth nothing in the next mount.
+    /// Tells whether the copy can remember where it came from. The kernel allows `user.` attributes only on regular
+    /// files and directories; and an interned identity is worth nothing in the next mount.
     fn keeps_origin(&self, union: &Union) -> bool {
         let Some(caps) = union.upper.as_ref().map(Upper::caps) else { return false };
         let trusted = caps.namespace == Namespace::Trusted;
         caps.xattr && (union.owners.is_file(&self.stat, &self.kept) || trusted) && self.id.is_lasting()
     }
 
-    /// Has the original other names, which must lead to the copy too? Only what remembers its origin can
+    /// Tells whether the original has other names, which must lead to the copy too. Only what remembers its origin can
     /// carry what that needs.
     fn keeps_links(&self, union: &Union) -> bool {
         self.stat.nlink > 1 && self.stat.kind() != Kind::Directory && self.keeps_origin(union)

@@ -26,7 +26,7 @@ pub(super) struct Side<'a> {
     pub name: &'a [u8],
     /// The directory of the upper.
     pub fd: UpperFd,
-    /// Do the directory's lowers show the name?
+    /// Whether the directory's lowers show the name.
     pub below: bool,
 }
 
@@ -52,14 +52,14 @@ pub(super) struct Moving<'a> {
 enum Cleared<'a> {
     /// There were none.
     Nothing,
-    /// They are in the directory that was exchanged for an empty one.
+    /// In the directory that was exchanged for an empty one.
     Away(Swapped<'a>),
-    /// They were removed, for there was no such exchange. They hid these names.
+    /// Removed, for there was no such exchange. They hid these names.
     InPlace(UpperFd, Vec<Vec<u8>>),
 }
 
 impl Cleared<'_> {
-    /// The directory isn't replaced: it hides what it hid.
+    /// Undoes it where the directory isn't replaced: it hides what it hid.
     fn undo(self, upper: &Upper) -> Result<()> {
         match self {
             Cleared::Nothing => Ok(()),
@@ -122,7 +122,7 @@ impl Moving<'_> {
         self.note_entry(b, from)
     }
 
-    /// A name that only the lower has, of a file whose copy is in the hardlink index, becomes a link of the copy.
+    /// Makes a name that only the lower has, of a file whose copy is in the hardlink index, a link of the copy.
     fn link_source_alias(&self, source: &Node, from: &Side<'_>) -> Result<()> {
         let union = self.union;
         let Some(found) = union.resolve(from.parent, from.name)? else { return Err(FsError::Stale) };
@@ -227,8 +227,8 @@ impl Moving<'_> {
         self.record(&mut place)
     }
 
-    /// A directory that is about to be replaced shows nothing, but in the upper it may hold whiteouts, and then rename
-    /// would refuse. It is exchanged for an empty opaque one, which shows the same.
+    /// Exchanges a directory that is about to be replaced for an empty opaque one, which shows the same. The directory
+    /// shows nothing, but in the upper it may hold whiteouts, and then rename would refuse.
     fn clear_markers(&self, part: &DirPart) -> Result<Cleared<'_>> {
         let union = self.union;
         let has_markers = part.index.lock().upper.as_ref().is_some_and(|u| u.iter().next().is_some())
@@ -255,7 +255,7 @@ impl Moving<'_> {
         staged.swap(&self.to.fd, self.to.name, Present::Directory(&real)).map(Cleared::Away)
     }
 
-    /// If it was another that had the name at the moment of the rename, it goes back.
+    /// Moves back what had the name at the moment of the rename, if it was another.
     fn check_moved(&self) -> Result<()> {
         let (from, to) = (self.from, self.to);
         self.union.check_moved(self.source, from.entry(), to.entry(), to.below).inspect_err(|_| {

@@ -87,7 +87,7 @@ enum Op {
     Reopen,
 }
 
-/// Offsets at and beside the borders of blocks, and anywhere.
+/// Makes offsets at and beside the borders of blocks, and anywhere.
 fn offset() -> impl Strategy<Value = u64> {
     prop_oneof![
         3 => (0u64..90, -1i64..=1).prop_map(|(block, beside)| (block * BLOCK).saturating_add_signed(beside)),
@@ -113,7 +113,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// A sequence, which now and then has what makes the file whole.
+/// Makes a sequence, which now and then has what makes the file whole.
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let last = prop_oneof![
         (offset(), 1u64..40_000).prop_map(|(at, length)| Op::Zero(at, length)),
@@ -361,7 +361,7 @@ impl Act {
         }
     }
 
-    /// Where it writes.
+    /// Returns where it writes.
     fn range(self) -> std::ops::Range<usize> {
         match self {
             Act::First => 100_001..100_003,

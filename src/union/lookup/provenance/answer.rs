@@ -86,7 +86,7 @@ pub enum Outcome {
     },
     /// A directory, merged from these layers, topmost first.
     Directory {
-        /// They.
+        /// The layers.
         layers: Vec<LayerIndex>,
         /// What stat tells of the topmost.
         stat: Stat,
@@ -103,7 +103,7 @@ pub struct Provenance {
     pub held: Vec<Held>,
     /// What the merged view shows.
     pub outcome: Outcome,
-    /// Do the lowers alone show the name? Then its deletion needs a whiteout.
+    /// Whether the lowers alone show the name. Then its deletion needs a whiteout.
     pub below: bool,
     /// The parents that the upper doesn't have yet, outermost first.
     pub missing_parents: Vec<Vec<u8>>,

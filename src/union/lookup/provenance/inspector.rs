@@ -29,7 +29,7 @@ impl Union {
 }
 
 impl<'u> Inspector<'u> {
-    /// Is the topmost layer the upper?
+    /// Tells whether the topmost layer is the upper.
     pub fn has_upper(&self) -> bool {
         self.upper
     }
@@ -99,7 +99,7 @@ impl<'u> Inspector<'u> {
         Ok(self.follow(path)?.0)
     }
 
-    /// As [`Inspector::provenance`], with the trail that leads on into the path.
+    /// Does as [`Inspector::provenance`], with the trail that leads on into the path.
     pub fn follow(&self, path: &[u8]) -> Result<(Provenance, Trail)> {
         let mut trail = self.root();
         let mut last = None;
@@ -114,7 +114,7 @@ impl<'u> Inspector<'u> {
         Ok((found, trail))
     }
 
-    /// One step down: all about `name` in a directory, and the trail that leads on into it.
+    /// Goes one step down: returns all about `name` in a directory, and the trail that leads on into it.
     pub fn descend(&self, trail: &Trail, name: &[u8]) -> Result<(Provenance, Trail)> {
         if name.len() > 255 {
             return Err(FsError::Os(rustix::io::Errno::NAMETOOLONG));
@@ -162,7 +162,7 @@ impl<'u> Inspector<'u> {
         Ok((provenance, next))
     }
 
-    /// Every name that any layer has in a directory, hidden ones too, and those that whiteouts name.
+    /// Returns every name that any layer has in a directory, hidden ones too, and those that whiteouts name.
     pub fn names(&self, trail: &Trail) -> Result<BTreeSet<Vec<u8>>> {
         let mut names = BTreeSet::new();
         for dir in trail.groups.iter().flat_map(|group| &group.dirs) {
@@ -198,14 +198,14 @@ impl<'u> Inspector<'u> {
         })
     }
 
-    /// Do the lowers of the merged directory show the name?
+    /// Tells whether the lowers of the merged directory show the name.
     fn lowers_show(&self, trail: &Trail, name: &[u8]) -> Result<bool> {
         let lowers = trail.shown();
         let lowers = &lowers[usize::from(lowers.first().is_some_and(|dir| self.is_upper(dir.layer)))..];
         Ok(!name.starts_with(WH_PREFIX) && self.union.search(lowers, name)?.is_some())
     }
 
-    /// The parents of what lies in a directory that the upper doesn't have.
+    /// Returns the parents of what lies in a directory that the upper doesn't have.
     fn missing_parents(&self, trail: &Trail) -> Vec<Vec<u8>> {
         let mut missing = trail.missing_parents.clone();
         if self.upper && trail.shown().first().is_some_and(|dir| !self.is_upper(dir.layer)) {

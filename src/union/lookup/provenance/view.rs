@@ -54,8 +54,9 @@ impl View {
         Inspector { union: &self.union, upper: self.upper }
     }
 
-    /// The path with symbolic links on the way replaced by where they lead in the merged view, as the kernel does it on
-    /// a mount. The last component is not followed, and what follows something that doesn't exist stays as it is.
+    /// Returns the path with symbolic links on the way replaced by where they lead in the merged view, as the kernel
+    /// does it on a mount. The last component is not followed, and what follows something that doesn't exist stays as
+    /// it is.
     ///
     /// # Errors
     /// `ELOOP`; those of reading the layers.

@@ -82,7 +82,8 @@ impl ProvenanceWalk<'_> {
         Ok(found)
     }
 
-    /// In the last layer a search need not ask for markers that hide nothing. They are there all the same.
+    /// Looks for markers that hide nothing, which a search need not ask for in the last layer. They are there all the
+    /// same.
     fn look_beside(&self, records: &mut [VisitRecord]) -> Result<()> {
         let Some(VisitRecord { held, dir, name, rest }) = records.last_mut() else { return Ok(()) };
         if !rest.is_empty() {

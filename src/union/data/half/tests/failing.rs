@@ -33,7 +33,7 @@ fn original() -> Vec<u8> {
     content(2_654_435_761)
 }
 
-/// What a write at `at` makes of the original.
+/// Returns what a write at `at` makes of the original.
 fn written(at: usize, bytes: &[u8]) -> Vec<u8> {
     let mut content = original();
     content[at..at + bytes.len()].copy_from_slice(bytes);
