@@ -529,7 +529,7 @@ mod tests {
             Program(std::process::Command::new("sh").args(["-c", line]).spawn().unwrap())
         }
 
-        /// One that never has to wait for a processor, for it sleeps.
+        /// Starts one that never has to wait for a processor, for it sleeps.
         pub(super) fn sleeping() -> Program {
             let program = Program::new("exec sleep 1000");
             let is_asleep = || {

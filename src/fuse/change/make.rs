@@ -25,7 +25,7 @@ use crate::union::view::attr::SetAttr;
 /// The most that one request copies: an answer that isn't wide has 32 bits for the count.
 const MOST_COPIED: usize = 1 << 30;
 
-/// The change of attributes that a request asks for.
+/// Returns the change of attributes that a request asks for.
 pub(super) fn wanted(set: &Setattr) -> SetAttr {
     let Setattr { mode, uid, gid, size, atime, mtime, kill_privileges: _ } = *set;
     SetAttr { mode, uid, gid, size, atime, mtime }

@@ -113,7 +113,7 @@ mod tests {
 
     use super::*;
 
-    /// What is written to the device by `tell`.
+    /// Returns what is written to the device by `tell`.
     fn told(tell: impl FnOnce(&Notifier) -> io::Result<()>) -> Vec<u8> {
         let (read, write) = rustix::pipe::pipe().unwrap();
         tell(&Notifier::new(Device::new(write))).unwrap();
