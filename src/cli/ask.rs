@@ -13,7 +13,7 @@ pub(super) fn line(question: &str) -> Result<Option<String>, Failure> {
     answer(question, "see --help for the option that answers")
 }
 
-/// The same; `otherwise` says what there is to do without a terminal.
+/// Does the same; `otherwise` says what there is to do without a terminal.
 #[allow(clippy::disallowed_methods, reason = "the one place for questions; it escapes")]
 fn answer(question: &str, otherwise: &str) -> Result<Option<String>, Failure> {
     if !std::io::stdin().is_terminal() {

@@ -79,7 +79,7 @@ impl Answers for Told {
     }
 }
 
-/// `WriteThrough` as `write-through`.
+/// Returns `WriteThrough` as `write-through`.
 fn in_kebab_case(name: &str) -> String {
     let mut word = String::new();
     for c in name.chars() {

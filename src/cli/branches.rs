@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 const MODES: [&str; 7] = ["RW", "NC", "RWC", "RO", "RR", "RO+WH", "RR+WH"];
 const WRITABLE: [&str; 3] = ["RW", "NC", "RWC"];
 
-/// Our options for a list of branches; `None` when the text is no such list.
+/// Returns our options for a list of branches; `None` when the text is no such list.
 pub(super) fn spelled(list: &OsStr) -> Option<String> {
     let text = list.to_string_lossy();
     let parts: Vec<(&str, Option<String>)> = text

@@ -103,7 +103,7 @@ fn of_value(arg: Arg, value: &str) -> Arg {
 
 type Offer = Vec<CompletionCandidate>;
 
-/// Those that begin as what was typed.
+/// Returns those that begin as what was typed.
 fn offer(current: &OsStr, all: impl Iterator<Item = (String, String)>) -> Offer {
     let Some(begun) = current.to_str() else { return Vec::new() };
     all.filter(|(word, _)| word.starts_with(begun))
@@ -119,13 +119,13 @@ fn both(one: impl Fn(&OsStr) -> Offer, other: impl Fn(&OsStr) -> Offer, current:
     one(current).into_iter().chain(other(current)).collect()
 }
 
-/// Directories where nothing better fits.
+/// Returns directories where nothing better fits.
 fn either(first: impl Fn(&OsStr) -> Offer, otherwise: &PathCompleter, current: &OsStr) -> Offer {
     let found = first(current);
     if found.is_empty() { otherwise.complete(current) } else { found }
 }
 
-/// The last part of a list.
+/// Completes the last part of a list.
 fn after(current: &OsStr, separator: char, of: &dyn Fn(&OsStr) -> Offer) -> Offer {
     let Some(text) = current.to_str() else { return Vec::new() };
     let (before, last) = match text.rsplit_once(separator) {
@@ -135,7 +135,7 @@ fn after(current: &OsStr, separator: char, of: &dyn Fn(&OsStr) -> Offer) -> Offe
     of(OsStr::new(last)).into_iter().map(|one| one.add_prefix(before.clone())).collect()
 }
 
-/// A mount option, or the directory that it names.
+/// Completes a mount option, or the directory that it names.
 fn option(current: &OsStr) -> Offer {
     let text = current.to_str().unwrap_or_default();
     if let Some((name @ ("upperdir" | "workdir" | "lowerdir" | "lowerdir+"), value)) = text.split_once('=') {
@@ -146,7 +146,7 @@ fn option(current: &OsStr) -> Offer {
     offer(current, KNOWN.iter().map(|(name, what)| ((*name).to_owned(), (*what).to_owned())))
 }
 
-/// The conditions that a filter's help tells: `dangling=true|false, label=NAME[=VALUE]`.
+/// Completes the conditions that a filter's help tells: `dangling=true|false, label=NAME[=VALUE]`.
 fn conditions(help: &str, current: &OsStr) -> Offer {
     let told = help.split([' ', ',', '\n']).filter_map(|word| word.split_once('='));
     let told: Vec<(&str, &str)> =
@@ -208,7 +208,7 @@ fn mounted_containers(current: &OsStr) -> Offer {
     container_names(all.into_iter().filter(is_mounted).collect(), current)
 }
 
-/// Where something is mounted: in full, or from here on, as it was begun.
+/// Returns where something is mounted: in full, or from here on, as it was begun.
 fn mount_points(current: &OsStr) -> Offer {
     let here = std::env::current_dir().unwrap_or_default();
     let absolute = Path::new(current).is_absolute();

@@ -215,7 +215,7 @@ impl ContainerArgs {
         Ok(image)
     }
 
-    /// What the store has of this name: as it stands, or as a pull would call it.
+    /// Returns what the store has of this name: as it stands, or as a pull would call it.
     fn in_store(&self, store: &Store) -> Result<Option<Image>, Failure> {
         match store.resolve(&self.image) {
             Err(StoreError::NoImage(_) | StoreError::Name(_)) => {}
@@ -324,13 +324,13 @@ impl ContainerArgs {
     }
 }
 
-/// `NAME=VALUE`, or a name alone, whose value is empty.
+/// Splits `NAME=VALUE`, or a name alone, whose value is empty.
 fn split_label(text: &str) -> (String, String) {
     let (name, value) = text.split_once('=').unwrap_or((text, ""));
     (name.to_owned(), value.to_owned())
 }
 
-/// The lines of a file of variables.
+/// Returns the lines of a file of variables.
 fn read_env_file(path: &PathBuf) -> Result<Vec<String>, Failure> {
     let text = fs::read_to_string(path).map_err(|error| {
         Failure::failed(format!("variables in {}: cannot be read: {error}", path.display()))
@@ -344,7 +344,7 @@ fn read_env_file(path: &PathBuf) -> Result<Vec<String>, Failure> {
         .collect()
 }
 
-/// Is the image for that platform? What isn't said of one may be anything.
+/// Checks that the image is for that platform. What isn't said of one may be anything.
 fn check_platform(wanted: &Platform, image: &Image) -> Result<(), Failure> {
     let own = Platform::read(&image.document);
     if own.as_ref().is_some_and(|own| own.rank_for(wanted).is_some()) {
@@ -357,7 +357,7 @@ fn check_platform(wanted: &Platform, image: &Image) -> Result<(), Failure> {
     )))
 }
 
-/// The container may be run from elsewhere.
+/// Returns the whole path of a profile, since the container may be run from elsewhere.
 fn parse_profile(text: &str) -> Result<PathBuf, String> {
     match text {
         "none" | "unconfined" => Ok("none".into()),

@@ -40,7 +40,7 @@ type Pipe = Rc<Cell<Option<OwnedFd>>>;
 pub(super) struct Ready(Pipe);
 
 impl Ready {
-    /// In the foreground nobody waits.
+    /// Makes one for the foreground, where nobody waits.
     pub(super) fn nobody_waits() -> Ready {
         Ready(Pipe::default())
     }
@@ -101,7 +101,7 @@ fn tell_parent(pipe: &Pipe, failure: Failure) -> Failure {
     Failure::told(failure.code)
 }
 
-/// `below`: the device of what the mount point is without the mount.
+/// Waits for the mount; `below`: the device of what the mount point is without the mount.
 fn await_mount(child: Pid, pipe: OwnedFd, place: Where<'_>, below: Option<&str>) -> Result<(), Failure> {
     let mut said = Vec::new();
     File::from(pipe)
@@ -150,7 +150,7 @@ fn end_unheard(child: Pid) -> String {
     " (it could not say that it is ready, so it was stopped)".to_owned()
 }
 
-/// The mount answers when its root can be looked at.
+/// Checks that the mount answers: its root can be looked at.
 fn check_answer(child: Pid, point: &Path, below: Option<&str>) -> Result<(), Failure> {
     let gone = || Failure::failed(format!("mounted, but the daemon ended at once{}", end_unheard(child)));
     let ask = AtFlags::STATX_FORCE_SYNC;

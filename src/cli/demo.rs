@@ -86,7 +86,7 @@ fn clean_on_signals(site: &Arc<Site>, keep: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What the environment says of the language of messages.
+/// Returns what the environment says of the language of messages.
 fn locale() -> String {
     let set = ["LC_ALL", "LC_MESSAGES", "LANG"].into_iter().filter_map(|name| std::env::var(name).ok());
     set.into_iter().find(|value| !value.is_empty()).unwrap_or_default()

@@ -52,7 +52,8 @@ fn row(kind: &str, count: usize, active: usize, bytes: u64, free: u64) -> Value 
     })
 }
 
-/// Layers that several images have count once; what could go is what images without a container have for themselves.
+/// Counts images. Layers that several have count once; what could go is what images without a container have for
+/// themselves.
 fn images(store: &Store) -> Result<Value, Failure> {
     let catalog = store.catalog()?;
     let uses = store.container_uses()?;

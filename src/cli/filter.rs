@@ -34,12 +34,12 @@ impl Filter {
         self.conditions.iter().filter(move |(known, _)| known == key).map(|(_, value)| &value[..])
     }
 
-    /// Is one of the key's values right, or none asked for?
+    /// Tells whether one of the key's values is right, or none asked for.
     pub(super) fn any(&self, key: &str, right: impl Fn(&str) -> bool) -> bool {
         self.values(key).next().is_none() || self.values(key).any(right)
     }
 
-    /// Is there each label that is asked for?
+    /// Tells whether there is each label that is asked for.
     pub(super) fn labels(&self, has: impl Fn(&str) -> Option<String>) -> bool {
         self.values("label").all(|wanted| match wanted.split_once('=') {
             Some((name, value)) => has(name).is_some_and(|own| own == value),
@@ -47,7 +47,7 @@ impl Filter {
         })
     }
 
-    /// A key that is true or false.
+    /// Reads a key that is true or false.
     ///
     /// # Errors
     /// When its value is neither.
@@ -61,7 +61,8 @@ impl Filter {
     }
 }
 
-/// Does a text match a pattern: `*` any letters but a slash, `?` one, `[a-z]` one of these, `\` takes the next as it is?
+/// Tells whether a text matches a pattern: `*` any letters but a slash, `?` one, `[a-z]` one of these, `\` takes the
+/// next as it is.
 pub(super) fn matches(pattern: &str, text: &str) -> bool {
     let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
     // How far each beginning of the text goes with the pattern so far.
@@ -89,7 +90,7 @@ pub(super) fn matches(pattern: &str, text: &str) -> bool {
     reached[text.len()]
 }
 
-/// What a pattern that begins with no star has first: which letters fit, and how much of the pattern tells it.
+/// Returns what a pattern that begins with no star has first: which letters fit, and how much of the pattern tells it.
 fn one_of(pattern: &[char]) -> (Box<dyn Fn(char) -> bool + '_>, usize) {
     match pattern {
         ['?', ..] => (Box::new(|c| c != '/'), 1),

@@ -55,7 +55,7 @@ impl Help {
     }
 }
 
-/// The help of the verb that the words name; of the program in short.
+/// Returns the help of the verb that the words name; of the program in short.
 fn of(at: &mut Command, words: &[String]) -> Result<String, Failure> {
     let Some((word, rest)) = words.split_first() else {
         let is_program = at.get_name() == super::NAME;

@@ -81,7 +81,7 @@ impl History {
     }
 }
 
-/// One line of at most [`WIDTH`] characters.
+/// Cuts to one line of at most [`WIDTH`] characters.
 fn shorten(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(WIDTH) {

@@ -100,7 +100,7 @@ impl Images {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// A row for each name of an image, one without a name for an image that has none.
+    /// Makes a row for each name of an image, one without a name for an image that has none.
     fn rows(
         &self,
         store: &Store,
@@ -137,7 +137,7 @@ impl Images {
     }
 }
 
-/// Is that the image's name, with or without a tag, or a pattern of it?
+/// Tells whether that is the image's name, with or without a tag, or a pattern of it.
 fn is_called(name: &ImageName, text: &str) -> bool {
     let tagged = text.rsplit('/').next().is_some_and(|last| last.contains(':'));
     let meant = ImageName::meant_by(text);
@@ -146,7 +146,8 @@ fn is_called(name: &ImageName, text: &str) -> bool {
     meant.iter().any(same) || fits(text, name)
 }
 
-/// Docker's rule for references: a pattern is of the name, with or without the tag, or of its last part.
+/// Tells whether a pattern fits by Docker's rule for references: a pattern is of the name, with or without the tag, or
+/// of its last part.
 fn fits(pattern: &str, name: &ImageName) -> bool {
     let repository = name.repository();
     let last = repository.rsplit('/').next().unwrap_or(&repository);

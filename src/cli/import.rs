@@ -55,7 +55,8 @@ impl Import {
     }
 }
 
-/// The time to write into an image: SOURCE_DATE_EPOCH where it is set, for images that come out the same each time.
+/// Returns the time to write into an image: SOURCE_DATE_EPOCH where it is set, for images that come out the same each
+/// time.
 pub(super) fn now() -> Result<Timestamp, Failure> {
     let Some(text) = std::env::var_os("SOURCE_DATE_EPOCH") else { return Ok(Timestamp::now()) };
     let seconds = text.to_str().and_then(|text| text.parse().ok());

@@ -100,7 +100,7 @@ impl Inspect {
         Ok(shown)
     }
 
-    /// What registries say, as far as it is the same in words of docker inspect.
+    /// Returns what registries say, as far as it is the same in words of docker inspect.
     fn at_registries(&self) -> Result<Vec<Value>, Failure> {
         super::logging::start_for_verb();
         let mut shown = Vec::new();

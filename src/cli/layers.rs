@@ -82,7 +82,7 @@ pub(super) struct StackArgs {
 struct Found {
     /// From the top down.
     paths: Vec<PathBuf>,
-    /// Is the first the upper?
+    /// Whether the first is the upper.
     upper: bool,
     /// What to call them, where their directories' names say nothing.
     names: Vec<Option<String>>,
@@ -109,7 +109,7 @@ EXAMPLES:
 Layers are numbered as they are given: the first lower is layer 1. Waste is the data of files that a layer holds and that are deleted or replaced \
 further up: they travel with the image and nobody sees them.";
 
-/// A mount's daemon knows its layers.
+/// Finds the layers of a mount, which its daemon knows.
 fn of_mount(mount: &mounts::Mount) -> Result<Found, Failure> {
     let status = Client::connect(mount).and_then(|mut daemon| daemon.status()).map_err(Failure::failed)?;
     let upper = status.layers.iter().any(|layer| layer.layer == 0);
@@ -126,7 +126,7 @@ fn of_mount(mount: &mounts::Mount) -> Result<Found, Failure> {
     Ok(Found { paths, upper, names: Vec::new(), belief: status.about.belief, _pins: Vec::new() })
 }
 
-/// A layer's name, of the command that made it.
+/// Makes a layer's name, of the command that made it.
 fn step_name(created_by: &str) -> Option<String> {
     let command = created_by.trim_start_matches("/bin/sh -c").trim().trim_start_matches("#(nop)");
     let words: Vec<&str> = command.split_whitespace().collect();
@@ -185,7 +185,7 @@ impl StackArgs {
         Ok(Found { paths, upper: self.upper.is_some(), names: Vec::new(), belief: None, _pins: Vec::new() })
     }
 
-    /// A path in a mount, or else an image.
+    /// Finds a path in a mount, or else an image.
     fn of_target(&self, target: &Path) -> Result<Found, Failure> {
         let no_mount = match mounts::of(target) {
             Ok((mount, _)) => return of_mount(&mount),
@@ -229,7 +229,7 @@ impl StackArgs {
         })
     }
 
-    /// What the stack is called in a picture.
+    /// Returns what the stack is called in a picture.
     fn title(&self, survey: &Survey) -> String {
         let names: Vec<String> = survey.layers.iter().rev().take(4).map(|layer| layer.name.clone()).collect();
         let more = if survey.layers.len() > names.len() { ", …" } else { "" };
@@ -274,7 +274,7 @@ impl Layers {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// One line, and whether the waste is within the bound.
+    /// Prints one line, and tells whether the waste is within the bound.
     fn check(&self, survey: &Survey, figures: &Figures) -> Result<ExitCode, Failure> {
         if let Some(missing) = survey.unreadable.first() {
             return Err(Failure::failed(format!(

@@ -27,7 +27,7 @@ pub(super) fn in_order(program: &Command, args: Vec<OsString>) -> Vec<OsString> 
     parts.concat()
 }
 
-/// The verbs with which the words begin: `image ls`.
+/// Returns the verbs with which the words begin: `image ls`.
 fn verbs_of<'a>(program: &'a Command, words: &[OsString]) -> Vec<&'a Command> {
     let mut found: Vec<&Command> = Vec::new();
     for word in words {
@@ -75,7 +75,7 @@ pub(super) fn runs_a_command(program: &Command, args: &[OsString]) -> bool {
     verbs.last().is_some_and(|verb| matches!(verb.get_name(), "run" | "exec"))
 }
 
-/// Do the words of a mount tell its layers, or is it one that exists?
+/// Tells whether the words of a mount tell its layers; else it is one that exists.
 fn names_layers(words: &[OsString]) -> bool {
     words.iter().filter_map(|word| word.to_str()).any(|word| {
         word.starts_with("-o")
@@ -128,7 +128,8 @@ pub(super) fn one_line(text: &str) -> String {
     line
 }
 
-/// That a word which begins with a hyphen may be a value is of use where there is a file of that name.
+/// Tells whether a tip is wrong: that a word which begins with a hyphen may be a value is of use where there is a file
+/// of that name.
 fn is_wrong_tip(part: &str) -> bool {
     let value = part.strip_prefix("tip: to pass '").and_then(|rest| rest.split('\'').next());
     value.is_some_and(|value| std::fs::symlink_metadata(OsStr::new(value)).is_err())

@@ -65,7 +65,7 @@ impl Load {
     }
 }
 
-/// A path, or standard input, which must then not be the keyboard.
+/// Takes a path, or standard input, which must then not be the keyboard.
 pub(super) fn input(path: Option<PathBuf>) -> Result<Input, Failure> {
     match path {
         Some(path) if path.as_os_str() != "-" => Ok(Input::Path(path)),

@@ -100,7 +100,7 @@ impl Logout {
     }
 }
 
-/// The host of a registry; an address of the web is taken for what it means.
+/// Returns the host of a registry; an address of the web is taken for what it means.
 fn host(registry: Option<&str>) -> Result<String, Failure> {
     let text = registry.unwrap_or(HUB);
     let bare = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).unwrap_or(text);

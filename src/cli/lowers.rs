@@ -44,7 +44,7 @@ pub(super) fn is_archive(path: &Path) -> bool {
     is_file(path) || bare.is_some_and(|bare| is_file(&bare))
 }
 
-/// A path without the word that says how an archive is to be read; `None` where it has none.
+/// Returns a path without the word that says how an archive is to be read; `None` where it has none.
 fn bare(path: &Path) -> Option<PathBuf> {
     let bare = path.as_os_str().as_bytes().strip_suffix(LAYER)?;
     Some(OsString::from_vec(bare.to_vec()).into())

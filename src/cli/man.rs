@@ -39,7 +39,7 @@ impl Man {
     }
 }
 
-/// The whole command line, each verb with its full name and a synopsis that tells the values.
+/// Returns the whole command line, each verb with its full name and a synopsis that tells the values.
 fn pages() -> Command {
     let mut program = super::command();
     program.build();
@@ -74,7 +74,7 @@ fn roff(page: &Command) -> Result<Vec<u8>, Failure> {
     Ok(text)
 }
 
-/// `unionmount-image-ls`.
+/// Names the page: `unionmount-image-ls`.
 fn name_of(page: &Command) -> String {
     page.get_bin_name().unwrap_or(page.get_name()).replace(' ', "-")
 }

@@ -169,22 +169,22 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// The command line is wrong: exit status 2.
+    /// Makes the failure of a command line that is wrong: exit status 2.
     pub fn usage(error: impl std::fmt::Display) -> Failure {
         Failure { code: 2, message: error.to_string() }
     }
 
-    /// What was asked could not be done: exit status 1.
+    /// Makes the failure where what was asked could not be done: exit status 1.
     pub fn failed(error: impl std::fmt::Display) -> Failure {
         Failure { code: 1, message: error.to_string() }
     }
 
-    /// With another exit status, which the verb's help tells.
+    /// Makes one with another exit status, which the verb's help tells.
     fn with(code: u8, error: impl std::fmt::Display) -> Failure {
         Failure { code, message: error.to_string() }
     }
 
-    /// Somebody else has told the user.
+    /// Makes one of which somebody else has told the user.
     fn told(code: u8) -> Failure {
         Failure { code, message: String::new() }
     }
@@ -247,12 +247,12 @@ fn dispatch(args: Vec<OsString>) -> Result<ExitCode, Failure> {
     done.map_err(|failure| if runs { Failure { code: run::OWN_FAILURE, ..failure } } else { failure })
 }
 
-/// The whole command line, for what is made out of it.
+/// Returns the whole command line, for what is made out of it.
 fn command() -> clap::Command {
     help::with_groups(Cli::command())
 }
 
-/// Help goes to stdout as clap laid it out; an error becomes one line.
+/// Puts help on stdout as clap laid it out; makes an error one line.
 fn clap_says(error: clap::Error) -> Result<ExitCode, Failure> {
     use clap::error::ErrorKind;
     match error.kind() {
@@ -269,13 +269,13 @@ fn clap_says(error: clap::Error) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Does a terminal read stderr?
+/// Tells whether a terminal reads stderr.
 #[allow(clippy::disallowed_methods, reason = "nothing is printed")]
 fn messages_are_read_on_a_terminal() -> bool {
     std::io::IsTerminal::is_terminal(&std::io::stderr())
 }
 
-/// One line on stderr. There is nobody to tell when that fails.
+/// Writes one line on stderr. There is nobody to tell when that fails.
 #[allow(clippy::disallowed_methods, reason = "the one place for messages; it escapes")]
 fn say(message: &str) {
     // Names in it come from anywhere, and mean nothing to a terminal.
@@ -283,7 +283,7 @@ fn say(message: &str) {
     std::io::stderr().write_all(text.as_bytes()).unwrap_or_default();
 }
 
-/// Without the numbers that Rust puts after the system's words, and the names of temporary files that a crate does.
+/// Leaves out the numbers that Rust puts after the system's words, and the names of temporary files that a crate does.
 fn in_words(message: &str) -> String {
     let mut words = String::with_capacity(message.len());
     let mut rest = message;

@@ -234,8 +234,8 @@ impl MountRequest {
     }
 }
 
-/// What is said of options without effect. A slip in a known one is an error where a person wrote it: the mount would be
-/// another than the one that was meant.
+/// Returns what is said of options without effect. A slip in a known one is an error where a person wrote it: the mount
+/// would be another than the one that was meant.
 fn unknown_options(options: &Options, by_a_person: bool) -> Result<Vec<String>, Failure> {
     let slip = options.ignored.iter().filter(|_| by_a_person).find_map(|one| Some((one, one.meant()?)));
     if let Some((ignored, meant)) = slip {
@@ -258,7 +258,7 @@ fn settle_passthrough(options: &mut Options) -> Result<Option<String>, Failure> 
     Ok(without.then(|| why.to_owned()))
 }
 
-/// The source and the mount point.
+/// Returns the source and the mount point.
 fn places(args: &mut MountArgs, options: &mut Options) -> Result<(Option<OsString>, PathBuf), Failure> {
     let no_point = || Failure::usage("no mount point given; see --help");
     let mount_point = PathBuf::from(args.places.pop().ok_or_else(no_point)?);
@@ -284,7 +284,7 @@ fn places(args: &mut MountArgs, options: &mut Options) -> Result<(Option<OsStrin
     Ok((options.source.take().or(before.into_iter().next()), mount_point))
 }
 
-/// What to say of layers that are written as words of their own.
+/// Returns what to say of layers that are written as words of their own.
 fn stray_layers(args: &MountArgs, stray: &[OsString]) -> String {
     let shown = |list: &[OsString], between: &str| {
         list.iter().map(|one| one.to_string_lossy()).collect::<Vec<_>>().join(between)
@@ -297,7 +297,7 @@ fn stray_layers(args: &MountArgs, stray: &[OsString]) -> String {
     )
 }
 
-/// The layers, by whichever words.
+/// Returns the layers, by whichever words.
 fn layers(
     args: &mut MountArgs,
     options: &mut Options,
@@ -326,8 +326,8 @@ fn layers(
     })
 }
 
-/// The number in `/dev/fd/N`: the form in which mount.fuse3 (`drop_privileges`), Apptainer and CSI drivers name what they
-/// have mounted themselves.
+/// Returns the number in `/dev/fd/N`: the form in which mount.fuse3 (`drop_privileges`), Apptainer and CSI drivers name
+/// what they have mounted themselves.
 fn given_device(mount_point: &Path) -> Option<RawFd> {
     mount_point.to_str()?.strip_prefix("/dev/fd/")?.parse().ok().filter(|number| *number >= 0)
 }
@@ -344,7 +344,7 @@ fn some(list: Vec<PathBuf>) -> Option<Vec<PathBuf>> {
     if list.is_empty() { None } else { Some(list) }
 }
 
-/// What may be said by an argument or by an option, but not by both.
+/// Takes what may be said by an argument or by an option, but not by both.
 fn once<T>(
     what: &str,
     argument: &str,

@@ -1,7 +1,7 @@
 //! Words that are written almost alike: what somebody may have meant.
 
-/// The candidate that takes the fewest slips (a letter too many, too few, another, or two exchanged) to come to from `word`:
-/// one, or two of a word that is long enough to be known by the rest.
+/// Returns the candidate that takes the fewest slips (a letter too many, too few, another, or two exchanged) to come to
+/// from `word`: one, or two of a word that is long enough to be known by the rest.
 pub(super) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let most = if word.chars().count() >= 5 { 2 } else { 1 };
     candidates

@@ -131,7 +131,7 @@ impl Options {
         Ok(())
     }
 
-    /// The options about the merged view.
+    /// Takes the options about the merged view.
     fn apply_fs(&mut self, name: &str, value: Value<'_>, option: &[u8]) -> Result<(), OptionError> {
         const TIMEOUT: &str = "give seconds, such as 1 or 0.5";
         let fs = &mut self.fs;
@@ -181,7 +181,7 @@ impl Options {
         Ok(())
     }
 
-    /// The options that every filesystem has.
+    /// Takes the options that every filesystem has.
     fn apply_mount(&mut self, name: &str, option: &[u8]) -> Result<(), OptionError> {
         let mount = &mut self.mount;
         match name {
@@ -222,7 +222,7 @@ impl Options {
         Ok(())
     }
 
-    /// What other programs understand and this one has no use for.
+    /// Takes what other programs understand and this one has no use for.
     fn apply_without_effect(&mut self, name: &str, option: &[u8]) -> Result<(), OptionError> {
         const KERNEL: &str = "hardlinks are kept and file handles last, whatever it says";
         match name {
@@ -241,7 +241,7 @@ impl Options {
         }
     }
 
-    /// Does this option change nothing, as those for mount(8) itself?
+    /// Tells whether this option changes nothing, as those for mount(8) itself.
     pub(super) fn means_nothing(option: &OsStr) -> bool {
         let mut options = Options::default();
         options.read(option).is_ok() && options == Options::default()
@@ -252,7 +252,7 @@ impl Options {
         Ok(())
     }
 
-    /// squash_to_uid and squash_to_gid go before squash_to_root, in whatever order they come.
+    /// Lets squash_to_uid and squash_to_gid go before squash_to_root, in whatever order they come.
     fn settle(&mut self) {
         if self.squash_to_root {
             self.fs.squash.uid.get_or_insert(0);
@@ -278,7 +278,7 @@ const REDIRECT_DIR: [(&str, RedirectDir); 4] = [
 const XATTR_PERMISSIONS: [(&str, XattrPermissions); 3] =
     [("0", XattrPermissions::Off), ("1", XattrPermissions::Privileged), ("2", XattrPermissions::User)];
 
-/// The mode that files have on disk.
+/// Reads the mode that files have on disk.
 fn force_mask(value: Value<'_>) -> Result<u32, OptionError> {
     match value.required("force_mask")? {
         b"shared" => Ok(0o755),

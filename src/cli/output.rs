@@ -70,7 +70,7 @@ fn table(columns: &[(&str, &str)], rows: &[Value]) -> String {
     aligned(std::iter::once(heading).chain(rows).collect())
 }
 
-/// Lines of cells, one below the other.
+/// Puts lines of cells one below the other.
 fn aligned(lines: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
@@ -83,7 +83,7 @@ fn aligned(lines: Vec<Vec<String>>) -> String {
     table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
 }
 
-/// What stands over the fields of a row: the headings of the table, and else the fields' names in capitals.
+/// Returns what stands over the fields of a row: the headings of the table, and else the fields' names in capitals.
 fn headings(columns: &[(&str, &str)], row: &Value) -> Value {
     let heading = |field: &String| match columns.iter().find(|(_, known)| known == field) {
         Some((heading, _)) => (*heading).to_owned(),
@@ -134,12 +134,12 @@ impl Go {
     }
 }
 
-/// A size as Docker shows it: 4.43MB.
+/// Returns a size as Docker shows it: 4.43MB.
 pub(super) fn size(bytes: u64) -> String {
     indicatif::DecimalBytes(bytes).to_string().replace(' ', "")
 }
 
-/// A number of things: `1 layer`, `2 layers`.
+/// Returns a number of things: `1 layer`, `2 layers`.
 pub(super) fn count(number: u64, noun: &str) -> String {
     format!("{} {noun}{}", indicatif::HumanCount(number), if number == 1 { "" } else { "s" })
 }

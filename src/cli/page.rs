@@ -51,14 +51,14 @@ impl Page {
         self.0 += &unveil(text);
     }
 
-    /// One line.
+    /// Makes a page of one line.
     pub(super) fn of_line(line: fmt::Arguments<'_>) -> Page {
         let mut page = Page::default();
         page.line(line);
         page
     }
 
-    /// Its text.
+    /// Returns its text.
     #[cfg(test)]
     pub(super) fn text(&self) -> &str {
         &self.0
@@ -85,7 +85,7 @@ fn stdout() -> std::io::Stdout {
     std::io::stdout()
 }
 
-/// Does a terminal read what is printed?
+/// Tells whether a terminal reads what is printed.
 pub(super) fn is_terminal() -> bool {
     stdout().is_terminal()
 }
@@ -134,7 +134,8 @@ fn keep_colours(text: &str) -> String {
 /// Where characters of values hide while a template is applied: a plane for private use, which no value keeps.
 const VEIL: u32 = 0xF_0000;
 
-/// A value whose texts can be told from a template's own: line breaks of the template are layout, those of a value are not.
+/// Returns a value whose texts can be told from a template's own: line breaks of the template are layout, those of a
+/// value are not.
 pub(super) fn veiled(value: &Value) -> Value {
     match value {
         Value::String(text) => Value::String(veil(text)),

@@ -33,7 +33,7 @@ impl AccessArgs {
     }
 }
 
-/// Progress on a terminal, or none.
+/// Shows progress on a terminal, or none.
 pub(super) fn progress(quiet: bool) -> MultiProgress {
     let shown = !quiet && super::messages_are_read_on_a_terminal();
     let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
@@ -45,7 +45,7 @@ pub(super) fn load_options(limits: &LimitArgs, progress: &MultiProgress) -> Load
     LoadOptions { limits: limits.limits(), progress: progress.clone() }
 }
 
-/// For clap.
+/// Parses a platform, for clap.
 pub(super) fn parse_platform(text: &str) -> Result<Platform, String> {
     Platform::parse(text).ok_or_else(|| "give a platform as linux/arm64 or linux/arm/v7".to_owned())
 }

@@ -17,7 +17,7 @@ use crate::control::mounts::{self, Mount};
 use crate::control::protocol::Status;
 use crate::union::escaped_path::EscapedPath;
 
-/// Do these option strings ask for a change of a mount that is there?
+/// Tells whether these option strings ask for a change of a mount that is there.
 pub(super) fn is_asked(options: &[OsString]) -> bool {
     options.iter().any(|text| split(text.as_bytes()).contains(&&b"remount"[..]))
 }
@@ -74,7 +74,7 @@ fn sync(upper: &Path) -> Result<(), Failure> {
     })
 }
 
-/// Is the mount as this option says, or does the option say nothing of the mount?
+/// Tells whether the mount is as this option says, or the option says nothing of the mount.
 fn stays(option: &[u8], mount: &Mount, status: &Status) -> bool {
     let has = |name: &[u8]| mount.options.split(',').any(|known| known.as_bytes() == name);
     match option {
@@ -95,7 +95,7 @@ fn stays(option: &[u8], mount: &Mount, status: &Status) -> bool {
     }
 }
 
-/// The flags of the mount, which a remount would take away.
+/// Returns the flags of the mount, which a remount would take away.
 fn flags(mount: &Mount) -> MountFlags {
     let named = [
         ("nosuid", MountFlags::NOSUID),

@@ -30,7 +30,7 @@ pub(super) struct Rmi {
     images: Vec<String>,
 }
 
-/// The names of all images, and the ids of those that have none.
+/// Returns the names of all images, and the ids of those that have none.
 fn all(store: &Store) -> Result<Vec<String>, Failure> {
     let catalog = store.catalog()?;
     let names = catalog.images.iter().flat_map(|image| match image.names.is_empty() {

@@ -121,7 +121,7 @@ fn answer(
     ended
 }
 
-/// Whether programs are served as pairs.
+/// Tells whether programs are served as pairs.
 fn pairing(request: &MountRequest) -> Option<Arc<DispatchPolicy>> {
     let threads = request.threads.unwrap_or_else(default_threads).max(1);
     if !request.pairing || threads == 1 {
@@ -146,7 +146,7 @@ fn hold(dirs: &[PathBuf]) -> Result<Vec<File>, Failure> {
         .collect()
 }
 
-/// What the kernel is told, by the options.
+/// Returns what the kernel is told, by the options.
 fn policy(options: &FsOptions, union: &Union) -> Policy {
     Policy {
         timeout: options.timeout.unwrap_or(FOR_EVER),

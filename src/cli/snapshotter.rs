@@ -80,7 +80,7 @@ impl Snapshotter {
     }
 }
 
-/// What containerd's config.toml needs.
+/// Returns what containerd's config.toml needs.
 ///
 /// `exports.root` tells a kubelet where the images lie, so that it measures the right disk. `remap-ids` tells containerd
 /// (since 1.7) that a snapshot is shown with other owners by its labels, or it copies and chowns the image for each pod with a user namespace.
@@ -140,7 +140,7 @@ fn this_program() -> Result<String, Failure> {
     path.into_os_string().into_string().map_err(|_| unknown(&"its path is not UTF-8"))
 }
 
-/// containerd's PATH is another one, but it is likely to hold as much.
+/// Tells whether a program is in PATH. containerd's PATH is another one, but it is likely to hold as much.
 fn in_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let places =

@@ -211,7 +211,7 @@ fn ask(mount: &Mount) -> Result<Daemon, ClientError> {
     Client::connect_within(mount, STATUS_PATIENCE).and_then(|mut client| client.status())
 }
 
-/// An error's words, which name the mount.
+/// Returns an error's words, which name the mount.
 fn named(mount: &Mount, error: &ClientError) -> String {
     let text = error.to_string();
     let point = EscapedPath::from(mount.point.as_path()).to_string();
@@ -284,7 +284,7 @@ fn table(answers: &[Answer], paint: Paint) -> String {
     align(&rows, &[3, 4, 5, 6, 7, 8])
 }
 
-/// All about one mount.
+/// Returns all about one mount.
 fn one(mount: &Mount, daemon: &Daemon, usage: Option<&[Option<Usage>]>, paint: Paint) -> String {
     let about = &daemon.about;
     let mut out = format!(
@@ -347,7 +347,7 @@ fn count(number: u64, noun: &str) -> String {
     format!("{} {noun}{}", HumanCount(number), if number == 1 { "" } else { "s" })
 }
 
-/// `1,234 (4.1 a second): lookup 800, getattr 20`
+/// Returns the requests in words: `1,234 (4.1 a second): lookup 800, getattr 20`.
 fn requests(daemon: &Daemon) -> String {
     let total: u64 = daemon.requests.values().sum();
     let mut kinds: Vec<(&String, &u64)> = daemon.requests.iter().filter(|(_, count)| **count > 0).collect();

@@ -162,7 +162,8 @@ fn unmount(name: &Path, mount: &Mount, lazy: bool) -> Result<(), Failure> {
     }
 }
 
-/// The process that serves a mount, as its socket tells: an open pidfd. `None` when it has gone or can't be asked.
+/// Finds the process that serves a mount, as its socket tells: an open pidfd. `None` when it has gone or can't be
+/// asked.
 fn daemon_of(mount: &Mount) -> Option<OwnedFd> {
     Client::connect_within(mount, STATUS_PATIENCE)
         .map_err(|error| error.to_string())

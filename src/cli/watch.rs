@@ -169,7 +169,7 @@ fn show(
 }
 
 impl View {
-    /// Something happened.
+    /// Notes that something happened.
     fn hear(&mut self, told: Told) {
         match &told {
             Told::Lost { lost } => self.lost += lost,
@@ -191,7 +191,7 @@ impl View {
         }
     }
 
-    /// A second has passed.
+    /// Notes that a second has passed.
     fn tick(&mut self, status: Status, elapsed: Duration) {
         let seconds = elapsed.as_secs_f64().max(0.001);
         let before = |kind: &String| self.status.requests.get(kind).copied().unwrap_or_default();

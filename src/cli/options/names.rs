@@ -122,7 +122,7 @@ const OTHER_WORDS: [(&str, &str); 6] = [
     ("allow_others", "allow_other"),
 ];
 
-/// Is it a word for others, which has no effect here and needs no warning?
+/// Tells whether it is a word for others, which has no effect here and needs no warning.
 pub(super) fn is_of_others(name: &str) -> bool {
     OF_OTHERS.contains(&name) || name.starts_with("x-") || name.starts_with("X-")
 }

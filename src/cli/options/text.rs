@@ -74,7 +74,7 @@ impl<'a> Value<'a> {
         text.and_then(|text| text.parse().ok()).ok_or_else(|| self.bad(name, expected))
     }
 
-    /// A number that is 0 or not; the option alone means 1.
+    /// Reads a number that is 0 or not; the option alone means 1.
     pub(super) fn flag(self, name: &'static str) -> Result<bool, OptionError> {
         match self.0 {
             None => Ok(true),
@@ -82,7 +82,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// One of several words.
+    /// Reads one of several words.
     pub(super) fn one_of<T: Copy>(
         self,
         name: &'static str,
@@ -114,7 +114,7 @@ pub fn split(text: &[u8]) -> Vec<&[u8]> {
     options
 }
 
-/// Where the first option of `text` ends.
+/// Tells where the first option of `text` ends.
 fn option_end(text: &[u8]) -> usize {
     let mut at = 0;
     let mut in_name = true;
@@ -130,8 +130,8 @@ fn option_end(text: &[u8]) -> usize {
     at.min(text.len())
 }
 
-/// The length of a quoted value at the front of `text`, quotes included. A quote that is never closed is a character
-/// like others.
+/// Returns the length of a quoted value at the front of `text`, quotes included. A quote that is never closed is a
+/// character like others.
 fn quoted(text: &[u8]) -> Option<usize> {
     if text.first() != Some(&b'"') {
         return None;

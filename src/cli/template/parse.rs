@@ -106,7 +106,7 @@ fn pieces(text: &str) -> Result<Vec<Piece>, Wrong> {
     }
 }
 
-/// What follows the end of an action, and whether it is to be trimmed.
+/// Returns what follows the end of an action, and whether it is to be trimmed.
 fn after_action(text: &str) -> Option<(&str, bool)> {
     let text = text.trim_start();
     match text.strip_prefix("-}}") {
@@ -117,7 +117,7 @@ fn after_action(text: &str) -> Option<(&str, bool)> {
 
 const SIGNS: [&str; 6] = [":=", "=", "|", "(", ")", ","];
 
-/// The tokens of an action, and the text from its end on.
+/// Returns the tokens of an action, and the text from its end on.
 fn tokens(text: &str) -> Result<(Vec<Token>, &str), Wrong> {
     let (mut tokens, mut rest) = (Vec::new(), text);
     loop {
@@ -179,7 +179,7 @@ fn number(text: &str) -> Result<Value, Wrong> {
     plain.parse::<f64>().map(|number| json!(number)).map_err(|_| format!("{text:?} is no number"))
 }
 
-/// A text, or the number of a character, in quotes.
+/// Reads a text, or the number of a character, in quotes.
 fn quoted(text: &str) -> Result<(Token, usize), Wrong> {
     let mut chars = text.char_indices();
     let quote = chars.next().map_or('"', |(_, quote)| quote);
@@ -226,7 +226,7 @@ struct Parser {
 }
 
 impl Parser {
-    /// Parts up to the end of a block, and how it ended: by nothing, `end`, or `else` with what follows it.
+    /// Reads parts up to the end of a block, and how it ended: by nothing, `end`, or `else` with what follows it.
     fn nodes(&mut self) -> Result<(Vec<Node>, Option<String>), Wrong> {
         self.depth += 1;
         if self.depth > DEEPEST {
@@ -311,7 +311,7 @@ impl Parser {
     }
 }
 
-/// A whole action; of `range`, two variables may get the value.
+/// Reads a whole action; of `range`, two variables may get the value.
 fn pipeline(tokens: &[Token], ranges: bool) -> Result<Pipeline, Wrong> {
     let mut read = Pipeline::default();
     let mut rest = tokens;
@@ -338,7 +338,7 @@ fn pipeline(tokens: &[Token], ranges: bool) -> Result<Pipeline, Wrong> {
     }
 }
 
-/// Commands up to the end or to a closing bracket, which stays.
+/// Reads commands up to the end or to a closing bracket, which stays.
 fn commands(tokens: &mut std::slice::Iter<'_, Token>, depth: usize) -> Result<Vec<Vec<Argument>>, Wrong> {
     if depth > DEEPEST {
         return Err("brackets are nested too deeply".to_owned());
@@ -388,7 +388,7 @@ fn commands(tokens: &mut std::slice::Iter<'_, Token>, depth: usize) -> Result<Ve
     Ok(all)
 }
 
-/// The fields that follow a value without a blank.
+/// Reads the fields that follow a value without a blank.
 fn fields(tokens: &mut std::slice::Iter<'_, Token>) -> Vec<String> {
     let mut names = Vec::new();
     while let Some(Token::Field(name, true)) = tokens.as_slice().first() {

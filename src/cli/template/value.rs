@@ -46,7 +46,7 @@ impl Val {
         Ok(Val { json, empty })
     }
 
-    /// As an action prints it.
+    /// Returns it as an action prints it.
     pub(super) fn shown(&self) -> String {
         match (&self.json, self.empty) {
             (Value::Null, Empty::Nothing) => "<no value>".to_owned(),
@@ -67,7 +67,7 @@ impl Val {
         }
     }
 
-    /// Keys and values, in order; of nothing at all there are none.
+    /// Returns keys and values, in order; of nothing at all there are none.
     pub(super) fn items(self) -> Result<Vec<(Val, Val)>, Wrong> {
         let pair = |key: Value, value| (Val::of(key), Val::of(value));
         match self.json {
@@ -83,14 +83,14 @@ impl Val {
     }
 }
 
-/// Whatever features `serde_json` is built with.
+/// Sorts, whatever features `serde_json` is built with.
 fn sorted(map: Map<String, Value>) -> Vec<(String, Value)> {
     let mut all: Vec<(String, Value)> = map.into_iter().collect();
     all.sort_by(|a, b| a.0.cmp(&b.0));
     all
 }
 
-/// As Go's `%v` prints it.
+/// Returns it as Go's `%v` prints it.
 fn printed(json: &Value) -> String {
     match json {
         Value::Null => "<nil>".to_owned(),
@@ -129,7 +129,7 @@ fn strange(name: &str) -> Wrong {
     format!("{name} does not take such arguments")
 }
 
-/// The functions that make a text; `None` where it is another, or the arguments are.
+/// Calls the functions that make a text; `None` where it is another, or the arguments are.
 fn of_texts(name: &str, _: &[Val], json: &[&Value]) -> Option<Result<Val, Wrong>> {
     let text = match (name, json) {
         ("json", [value]) => value.to_string(),
@@ -154,7 +154,7 @@ fn of_texts(name: &str, _: &[Val], json: &[&Value]) -> Option<Result<Val, Wrong>
     Some(Ok(Val::of(Value::String(text))))
 }
 
-/// The functions about lists, maps and parts of texts.
+/// Calls the functions about lists, maps and parts of texts.
 fn of_lists(name: &str, arguments: &[Val], json: &[&Value]) -> Option<Result<Val, Wrong>> {
     Some(Ok(match (name, json) {
         ("split", [Value::String(all), Value::String(between)]) => {
@@ -180,7 +180,7 @@ fn of_lists(name: &str, arguments: &[Val], json: &[&Value]) -> Option<Result<Val
     }))
 }
 
-/// The functions that compare and decide.
+/// Calls the functions that compare and decide.
 fn of_conditions(name: &str, arguments: &[Val], json: &[&Value]) -> Option<Result<Val, Wrong>> {
     let truth = |truth: bool| Val::of(json!(truth));
     Some(match (name, json) {
@@ -204,7 +204,7 @@ fn of_conditions(name: &str, arguments: &[Val], json: &[&Value]) -> Option<Resul
     })
 }
 
-/// The first argument that is as wanted, or the last one.
+/// Returns the first argument that is as wanted, or the last one.
 fn deciding(arguments: &[Val], wanted: bool) -> Val {
     let found = arguments.iter().find(|value| value.is_true() == wanted).or(arguments.last());
     found.cloned().unwrap_or_else(|| Val::of(Value::Null))
@@ -228,7 +228,7 @@ fn compare(one: &Value, other: &Value) -> Result<Ordering, Wrong> {
     }
 }
 
-/// What a map of texts doesn't have is the empty text.
+/// Looks a key up: what a map of texts doesn't have is the empty text.
 fn index(value: &Value, key: &Value) -> Result<Value, Wrong> {
     let wrong = || format!("index {} is out of range", printed(key));
     match (value, key) {
@@ -258,7 +258,7 @@ fn slice(value: &Value, bounds: &[&Value]) -> Option<Value> {
     }
 }
 
-/// Each word with a capital.
+/// Gives each word a capital.
 fn title(text: &str) -> String {
     let mut begins = true;
     text.chars()
@@ -270,7 +270,7 @@ fn title(text: &str) -> String {
         .collect()
 }
 
-/// Blanks stand between what is no text.
+/// Prints values: blanks stand between what is no text.
 fn print(values: &[&Value]) -> String {
     let mut out = String::new();
     for (at, value) in values.iter().enumerate() {
@@ -282,7 +282,7 @@ fn print(values: &[&Value]) -> String {
     out
 }
 
-/// The verbs that make sense of JSON: `%s %v %d %q %t %f %x %%`, with `-`, `0`, a width and a precision.
+/// Formats by the verbs that make sense of JSON: `%s %v %d %q %t %f %x %%`, with `-`, `0`, a width and a precision.
 fn printf(format: &str, values: &[&Value]) -> String {
     let (mut out, mut values) = (String::new(), values.iter());
     let mut chars = format.chars().peekable();
