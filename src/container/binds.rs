@@ -87,7 +87,7 @@ pub(super) fn mounts(settings: &Settings, around: &HostEnvironment<'_>) -> Resul
     Ok(all)
 }
 
-/// The kernel's filesystems.
+/// Returns the kernel's filesystems.
 fn kernel(settings: &Settings, around: &HostEnvironment<'_>) -> Result<Vec<Mount>, OciSpecError> {
     let mount = |target: &str, kind: &str, source: &str, options: &[&str]| {
         mount(Path::new(target), kind, Path::new(source), options)

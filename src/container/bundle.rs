@@ -92,7 +92,7 @@ pub fn own_environment(image: &ImageConfiguration, settings: &Settings) -> Vec<S
     all.0
 }
 
-/// The variables: the image's, then what Docker sets, then the user's.
+/// Returns the variables: the image's, then what Docker sets, then the user's.
 fn environment(image: &ImageConfiguration, settings: &Settings, user: &User, hostname: &str) -> Vec<String> {
     let mut all = Variables::of_image(image);
     all.set(PATH.to_owned(), false);

@@ -87,8 +87,8 @@ pub fn commit(
     Ok(id)
 }
 
-/// Is the root of the upper another than that of the layer below? Without a change, no entry speaks of it, so that an
-/// unchanged container gives the empty layer that everybody knows.
+/// Tells whether the root of the upper is another than that of the layer below. Without a change, no entry speaks of
+/// it, so that an unchanged container gives the empty layer that everybody knows.
 fn root_changed(
     upper: BorrowedFd<'_>,
     lowers: &[BorrowedFd<'_>],
@@ -110,7 +110,7 @@ fn root_changed(
     }
 }
 
-/// The layers of an image, as the store takes them.
+/// Returns the layers of an image, as the store takes them.
 fn base_layers(image: &Image) -> Result<Vec<AddedLayer>> {
     let descriptors = image.manifest.layers();
     if descriptors.len() != image.diff_ids.len() {
@@ -139,7 +139,7 @@ fn base_layers(image: &Image) -> Result<Vec<AddedLayer>> {
         .collect()
 }
 
-/// The config of the new image.
+/// Makes the config of the new image.
 fn document(image: &Image, container: &Container, about: &About) -> Value {
     let now = about.created.to_string();
     let mut document = image.document.clone();

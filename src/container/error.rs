@@ -67,7 +67,7 @@ impl ContainerError {
         matches!(self, ContainerError::Store(cause) if cause.is_damage())
     }
 
-    /// For `map_err`: says what was tried, and on which file.
+    /// Says, for `map_err`, what was tried, and on which file.
     pub fn io<E: Into<io::Error>>(
         what: &'static str,
         path: impl AsRef<Path>,

@@ -14,8 +14,8 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, 
 use super::error::{ContainerError, Result};
 use crate::image::platform::Machine;
 
-/// The status that shells and engines give for a program that is missing (127) or none (126). `None`: it is there, or
-/// may be, in what is mounted into the container.
+/// Returns the status that shells and engines give for a program that is missing (127) or none (126). `None`: it is
+/// there, or may be, in what is mounted into the container.
 ///
 /// # Errors
 /// When it is there and the kernel can't run it: a program of another machine without an emulator, or no program.
@@ -67,7 +67,7 @@ fn inside(root: &File, found: &OwnedFd) -> Option<PathBuf> {
     Some(Path::new("/").join(found.strip_prefix(root).ok()?))
 }
 
-/// As much of a file as the kernel looks at.
+/// Reads as much of a file as the kernel looks at.
 fn head(file: &File) -> io::Result<Vec<u8>> {
     let mut head = vec![0; 256];
     let read = file.read_at(&mut head, 0)?;
@@ -75,7 +75,7 @@ fn head(file: &File) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// Why the kernel won't run a file that begins so.
+/// Tells why the kernel won't run a file that begins so.
 fn refused(head: &[u8], emulators: &Emulators) -> Option<String> {
     if head.starts_with(b"#!") || emulated(head, emulators) {
         return None;
@@ -101,7 +101,7 @@ fn head_of_this_program() -> Option<Vec<u8>> {
     File::open("/proc/self/exe").and_then(|file| head(&file)).ok()
 }
 
-/// The machine that an ELF file is for; `None`: it is none.
+/// Returns the machine that an ELF file is for; `None`: it is none.
 fn elf_machine(head: &[u8]) -> Option<u16> {
     let bytes: [u8; 2] = head.get(18..20)?.try_into().ok()?;
     match (head.starts_with(b"\x7fELF"), head[5]) {
@@ -111,7 +111,7 @@ fn elf_machine(head: &[u8]) -> Option<u16> {
     }
 }
 
-/// As images call it.
+/// Returns it as images call it.
 fn name(machine: u16) -> String {
     match machine {
         3 => "386".to_owned(),
@@ -163,7 +163,7 @@ pub fn has_emulators() -> bool {
     handlers.iter().any(|handler| handler.magic.starts_with(b"\x7fELF"))
 }
 
-/// Whether an interpreter is registered for such a file, or may be, for all that can be seen.
+/// Tells whether an interpreter is registered for such a file, or may be, for all that can be seen.
 fn emulated(head: &[u8], emulators: &Emulators) -> bool {
     handlers(emulators).is_none_or(|handlers| handlers.iter().any(|handler| handler.takes(head)))
 }
@@ -201,7 +201,8 @@ impl Handler {
     }
 }
 
-/// `None`: it isn't mounted here, or can't be read; what the kernel has registered counts all the same.
+/// Returns what is registered. `None`: it isn't mounted here, or can't be read; what the kernel has registered counts
+/// all the same.
 fn handlers(emulators: &Emulators) -> Option<Vec<Handler>> {
     let dir = &emulators.path;
     let status = fs::read_to_string(dir.join("status")).ok()?;

@@ -40,7 +40,7 @@ impl<'a> HostEnvironment<'a> {
     }
 }
 
-/// Directories that the image wants to be volumes and the user gave nothing for.
+/// Returns directories that the image wants to be volumes and the user gave nothing for.
 pub fn image_volumes(image: &ImageConfiguration, settings: &Settings) -> Vec<PathBuf> {
     let given: HashSet<&Path> = settings.volumes.iter().map(|volume| volume.target.as_path()).collect();
     let config = image.config().clone().unwrap_or_default();

@@ -35,7 +35,7 @@ pub(super) fn by_chance(taken: &Taken<'_>, id: &str) -> String {
     std::iter::once(name.clone()).chain(numbered).find(is_free).unwrap_or(name)
 }
 
-/// Docker's rule for names.
+/// Checks a name by Docker's rule for names.
 pub(super) fn check_name(name: &str) -> Result<()> {
     let mut bytes = name.bytes();
     let first = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric());

@@ -64,7 +64,7 @@ impl NetworkDir {
 }
 
 impl Drop for NetworkDir {
-    /// A container that is mounted on can't be removed.
+    /// Unmounts it, since a container that is mounted on can't be removed.
     fn drop(&mut self) {
         if let Err(errno) = rustix::mount::unmount(&self.0, UnmountFlags::DETACH) {
             log::info!("{}: cannot unmount it: {errno}", self.0.display());
@@ -156,7 +156,7 @@ impl Network {
         })
     }
 
-    /// Is a program at work for it?
+    /// Tells whether a program is at work for it.
     pub fn is_connected(&self) -> bool {
         self.helper.is_some()
     }
@@ -202,7 +202,7 @@ const RESOLV: &str = "/etc/resolv.conf";
 const HOSTS: &str = "/etc/hosts";
 const HOSTNAME: &str = "/etc/hostname";
 
-/// An /etc/hosts: what is there, or the loopback and the container's name; then what was asked for.
+/// Makes an /etc/hosts: what is there, or the loopback and the container's name; then what was asked for.
 fn hosts(below: &str, hostname: &str, more: &[(String, IpAddr)]) -> String {
     let mut text = match below {
         "" => format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n"),
@@ -214,8 +214,8 @@ fn hosts(below: &str, hostname: &str, more: &[(String, IpAddr)]) -> String {
     text
 }
 
-/// An /etc/resolv.conf: the servers that were asked for, or the forwarder and those of the host that can be reached; the
-/// rest as the host has it.
+/// Makes an /etc/resolv.conf: the servers that were asked for, or the forwarder and those of the host that can be
+/// reached; the rest as the host has it.
 fn resolv_conf(host: &str, asked: &[IpAddr], forwarder: Option<IpAddr>) -> String {
     let mut servers: Vec<IpAddr> = asked.to_vec();
     let mut rest = String::new();
@@ -243,7 +243,7 @@ fn resolv_conf(host: &str, asked: &[IpAddr], forwarder: Option<IpAddr>) -> Strin
     servers.iter().map(|server| format!("nameserver {server}\n")).collect::<String>() + &rest
 }
 
-/// Where a helper's words go.
+/// Opens the file where a helper's words go.
 fn log_file(dir: &Path) -> Result<File> {
     let path = dir.join("bundle/network.log");
     File::create(&path).map_err(ContainerError::io("create it", &path))

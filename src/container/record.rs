@@ -55,7 +55,8 @@ pub struct ContainerRecord {
 }
 
 impl ContainerRecord {
-    /// What can be told of the container in `dir` without its record: its id and its image, and as much as its directory.
+    /// Returns what can be told of the container in `dir` without its record: its id and its image, and as much as its
+    /// directory.
     pub(super) fn derived(dir: &Path, image: Digest) -> ContainerRecord {
         let made = fs::metadata(dir.join(IMAGE_LINK)).or_else(|_| fs::symlink_metadata(dir.join(IMAGE_LINK)));
         let made = made.and_then(|found| found.modified()).ok();
@@ -209,7 +210,7 @@ impl Container {
         Ok(Some(dir))
     }
 
-    /// All directories, and the layer on which mounts stand.
+    /// Makes all directories, and the layer on which mounts stand.
     fn prepare(&mut self, store: &Store, image: &Image) -> Result<()> {
         let make = |path: PathBuf, mode: u32| {
             fs::DirBuilder::new().mode(mode).create(&path).map_err(ContainerError::io("create it", &path))
@@ -433,7 +434,7 @@ mod tests {
 
     use super::*;
 
-    /// A container of nothing but a record.
+    /// Makes a container of nothing but a record.
     fn recorded(store: &Store) -> Container {
         let dir = store.containers_dir().join("0123456789ab");
         fs::create_dir_all(&dir).unwrap();

@@ -85,7 +85,7 @@ impl Container {
             && mounting::wait_for_end(&self.upper(), Duration::ZERO)?)
     }
 
-    /// Is it still there?
+    /// Tells whether it is still there.
     fn exists(&self) -> bool {
         // Where that can't be seen, it may be.
         self.dir.join("config.json").try_exists().unwrap_or(true)

@@ -96,7 +96,7 @@ const DEVICES: [(i64, Option<i64>); 9] = [
 /// A period of the processor's scheduler, in microseconds.
 const CPU_PERIOD: u64 = 100_000;
 
-/// The capabilities that this process may hand on: a runtime refuses others.
+/// Returns the capabilities that this process may hand on: a runtime refuses others.
 fn own_capabilities() -> HashSet<Capability> {
     let bounding = |at: usize| {
         let set = rustix::thread::CapabilitySet::from_bits_retain(1 << at);
@@ -214,8 +214,8 @@ pub(super) fn has_cgroups_of_their_own() -> bool {
     has_cgroup_namespaces() && Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
-/// What the cgroup is told. Root of a user namespace may not tell it anything; there devices are kept away by mounts
-/// that are `nodev`, since a user namespace has no others.
+/// Returns what the cgroup is told. Root of a user namespace may not tell it anything; there devices are kept away by
+/// mounts that are `nodev`, since a user namespace has no others.
 fn resources(
     settings: &Settings,
     around: Around<'_>,
@@ -239,7 +239,7 @@ fn resources(
     Ok(Some(resources))
 }
 
-/// Deny all, then what is usual; or allow all.
+/// Makes rules that deny all, then allow what is usual; or that allow all.
 fn device_rules(privileged: bool) -> std::result::Result<Vec<LinuxDeviceCgroup>, OciSpecError> {
     let all = LinuxDeviceCgroupBuilder::default().allow(privileged).access("rwm").build()?;
     let mut rules = vec![all];
@@ -259,7 +259,8 @@ fn device_rules(privileged: bool) -> std::result::Result<Vec<LinuxDeviceCgroup>,
     Ok(rules)
 }
 
-/// The device nodes of the host, for a container that is to have them. What the runtime makes itself is left out.
+/// Returns the device nodes of the host, for a container that is to have them. What the runtime makes itself is left
+/// out.
 fn host_devices(top: &Path) -> Vec<LinuxDevice> {
     const LEFT_OUT: [&str; 5] = ["pts", "shm", "mqueue", "console", "ptmx"];
     let mut devices = Vec::new();
@@ -322,7 +323,8 @@ pub fn check(settings: &Settings, user_namespace: bool) -> Result<()> {
     ))
 }
 
-/// With version 2 the runtime installs a filter, and ends when it can't; with version 1 it needs the controller.
+/// Tells whether devices can be ruled: with version 2 the runtime installs a filter, and ends when it can't; with
+/// version 1 it needs the controller.
 fn devices_can_be_ruled(cgroups: &str, top: &Path) -> bool {
     let listed = cgroups.lines().any(|line| {
         line.split(':').nth(1).is_some_and(|controllers| controllers.split(',').any(|name| name == "devices"))

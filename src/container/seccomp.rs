@@ -70,8 +70,8 @@ struct Here<'a> {
     kernel: (u32, u32),
 }
 
-/// The filter for a container with these capabilities; `chosen` is a file or `none`, else the machine's profile is taken,
-/// or the built-in one.
+/// Returns the filter for a container with these capabilities; `chosen` is a file or `none`, else the machine's profile
+/// is taken, or the built-in one.
 ///
 /// # Errors
 /// When there is a profile that can't be read, or none can be used here.
@@ -113,7 +113,7 @@ fn filter_of(
     Ok(Some(profile.pick(&here)))
 }
 
-/// This machine, as profiles call it.
+/// Returns this machine, as profiles call it.
 fn native() -> Option<Arch> {
     Some(match std::env::consts::ARCH {
         "x86_64" => Arch::ScmpArchX86_64,
@@ -132,7 +132,7 @@ pub(super) fn kernel_version() -> (u32, u32) {
     version(&rustix::system::uname().release().to_string_lossy())
 }
 
-/// The first two numbers of a kernel's version.
+/// Returns the first two numbers of a kernel's version.
 fn version(text: &str) -> (u32, u32) {
     let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))

@@ -107,7 +107,7 @@ fn names(path: &[u8]) -> impl DoubleEndedIterator<Item = Vec<u8>> {
 }
 
 impl Image {
-    /// What the image has under a name of where `steps` lead.
+    /// Returns what the image has under a name of where `steps` lead.
     fn lookup(&self, steps: &[Step], name: &[u8]) -> Result<Option<Arc<Node>>, LayerError> {
         let Some(union) = &self.union else { return Ok(None) };
         let dir = match steps.last() {
@@ -126,7 +126,7 @@ impl Image {
         Ok(union.lookup(dir, name).map_err(of_union(&path))?.map(|(node, _)| node))
     }
 
-    /// A directory of the root on which the kernel's filesystem is mounted.
+    /// Finds a directory of the root on which the kernel's filesystem is mounted.
     fn kernel_directory(&mut self, path: &[u8]) -> Result<Vec<Step>, LayerError> {
         let name = path.strip_prefix(b"/").unwrap_or(path).to_vec();
         let found = self.lookup(&[], &name)?;
@@ -184,7 +184,7 @@ impl Image {
         }
     }
 
-    /// What is shown of a directory of the image.
+    /// Returns what is shown of a directory of the image.
     fn attributes(&self, node: &Node, path: &[u8], ownership: Ownership) -> Result<Attributes, LayerError> {
         let mut shown = None;
         if let Some(union) = &self.union {
