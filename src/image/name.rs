@@ -52,12 +52,12 @@ impl ImageName {
         }
     }
 
-    /// The host of the registry, perhaps with a port.
+    /// Returns the host of the registry, perhaps with a port.
     pub fn registry(&self) -> &str {
         &self.registry
     }
 
-    /// The repository at its registry.
+    /// Returns the repository at its registry.
     pub fn path(&self) -> &str {
         &self.path
     }
@@ -82,9 +82,9 @@ impl fmt::Display for ImageName {
 impl FromStr for ImageName {
     type Err = NameError;
 
-    /// By the grammar of the distribution project's `reference` package, for names without a digest. `oci-spec` has it
-    /// as a regular expression, whose compilation takes thirty milliseconds of every command that reads a name: longer
-    /// than a whole `commit`. That both agree is what the tests say.
+    /// Parses a name by the grammar of the distribution project's `reference` package, for names without a digest.
+    /// `oci-spec` has it as a regular expression, whose compilation takes thirty milliseconds of every command that
+    /// reads a name: longer than a whole `commit`. That both agree is what the tests say.
     fn from_str(text: &str) -> Result<ImageName, NameError> {
         let error = |why: &str| NameError { text: text.to_owned(), why: why.to_owned() };
         if Digest::from_hex(text).is_ok() {

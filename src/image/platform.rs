@@ -83,7 +83,7 @@ impl Platform {
         }
     }
 
-    /// The version of the architecture that its variant is.
+    /// Returns the version of the architecture that its variant is.
     fn version(&self) -> Option<u32> {
         self.variant.strip_prefix('v').and_then(|text| text.parse().ok())
     }

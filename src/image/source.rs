@@ -33,13 +33,13 @@ pub enum Input {
 
 /// An image that lies elsewhere, and whose blobs come when they are read.
 pub trait RemoteImage: fmt::Debug + Send + Sync {
-    /// Where it lies, for messages.
+    /// Returns where it lies, for messages.
     fn name(&self) -> String;
 
     /// Returns what the `index.json` of an OCI layout would say of it.
     fn index(&self) -> &[u8];
 
-    /// The size of one of its blobs, as its manifest tells; `None` for what it hasn't.
+    /// Returns the size of one of its blobs, as its manifest tells; `None` for what it hasn't.
     fn size(&self, digest: &Digest) -> Option<u64>;
 
     /// Begins to read a blob. What is read is not yet known to be what was promised; that reading fails says nothing of
@@ -49,7 +49,7 @@ pub trait RemoteImage: fmt::Debug + Send + Sync {
     /// When it can't be had.
     fn open(&self, digest: &Digest) -> io::Result<Box<dyn Read + Send>>;
 
-    /// Where a blob that is read to its end has been kept, if it is.
+    /// Returns where a blob that is read to its end has been kept, if it is.
     fn kept(&self, digest: &Digest) -> Option<PathBuf>;
 }
 
@@ -167,7 +167,7 @@ impl ImageSource {
         }
     }
 
-    /// The size of a file.
+    /// Returns the size of a file.
     pub(super) fn size(&self, name: &str) -> Result<u64> {
         match (&self.files, blob_of(name)) {
             // Nothing is asked for before it is read.
@@ -178,12 +178,13 @@ impl ImageSource {
         }
     }
 
-    /// Whether its blobs come from far: several at once are then faster, whatever the processors.
+    /// Tells whether its blobs come from far: several at once are then faster, whatever the processors.
     pub(super) fn is_remote(&self) -> bool {
         matches!(self.files, Files::Remote(_))
     }
 
-    /// Where a blob of a remote image has been kept, now that it has been read to its end and is what was promised.
+    /// Returns where a blob of a remote image has been kept, now that it has been read to its end and is what was
+    /// promised.
     pub(super) fn kept(&self, name: &str) -> Option<PathBuf> {
         match &self.files {
             Files::Remote(remote) => remote.kept(&blob_of(name)?),
@@ -229,7 +230,7 @@ impl ImageSource {
 
 const INDEX: &str = "index.json";
 
-/// The blob that a file of a layout is.
+/// Returns the blob that a file of a layout is.
 fn blob_of(name: &str) -> Option<Digest> {
     Digest::from_hex(name.strip_prefix("blobs/sha256/")?).ok()
 }

@@ -59,12 +59,12 @@ pub(crate) fn mark<'p>(entry: &Entry, path: &'p [u8]) -> Result<AufsName<'p>, La
     }
 }
 
-/// Whether a directory is a mark, or lies in one.
+/// Tells whether a directory is a mark, or lies in one.
 pub(super) fn is_in_mark(dir: &[u8]) -> bool {
     dir.split(|&byte| byte == b'/').any(|part| part.starts_with(marker::WH_PREFIX))
 }
 
-/// Whether a path of AUFS's own is a file that it keeps for several names.
+/// Tells whether a path of AUFS's own is a file that it keeps for several names.
 pub(super) fn is_kept_for_names(entry: &Entry, path: &[u8]) -> bool {
     split(path).0 == PLINKS && entry.what == EntryKind::File
 }

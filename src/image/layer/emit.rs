@@ -166,7 +166,7 @@ impl<W: Write> Writer<W> {
         self.out.all(&[0; HEADER_SIZE][..padding])
     }
 
-    /// Holes are written as the zeros that they stand for: OCI's layers know no sparse files.
+    /// Copies the content, with holes written as the zeros that they stand for: OCI's layers know no sparse files.
     fn copy(&mut self, path: &[u8], data: &Content, size: u64) -> Result<(), LayerError> {
         let (mut offset, mut left) = (0, size);
         while left > 0 {

@@ -139,7 +139,7 @@ impl<'r> UnpackTarget<'r> {
         self.implied
     }
 
-    /// Steps taken: components of paths that were opened, objects and attributes made, names listed.
+    /// Returns the steps taken: components of paths that were opened, objects and attributes made, names listed.
     pub fn work(&self) -> u64 {
         self.work
     }

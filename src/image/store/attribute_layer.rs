@@ -119,7 +119,7 @@ impl AttributeLayer {
         Ok(frame)
     }
 
-    /// On top of everything, the directories on the way need their attributes too.
+    /// Adds the directories on the way, which need their attributes too, on top of everything.
     fn add_parents(&mut self, way: &Way<'_>, ownership: Ownership) -> Layer<()> {
         for (parent, node) in way.parents() {
             // Whoever was added has brought its parents along.
@@ -177,7 +177,7 @@ fn described(
 struct InOrder(Vec<u8>);
 
 impl InOrder {
-    /// No name holds a zero byte, which comes before every other.
+    /// Makes one of a path: no name holds a zero byte, which comes before every other.
     fn of(path: &[u8]) -> InOrder {
         InOrder(path.iter().map(|&byte| if byte == b'/' { 0 } else { byte }).collect())
     }

@@ -41,7 +41,7 @@ impl Image {
         ImageName::meant_by(text).into_iter().find(|name| self.names.contains(name))
     }
 
-    /// Whether it was pulled by a digest, from a repository of this name if that is told.
+    /// Tells whether it was pulled by a digest, from a repository of this name if that is told.
     fn came_from(&self, name: Option<&ImageName>, digest: &Digest) -> bool {
         self.origins.iter().filter_map(|origin| origin.split_once('@')).any(|(repository, noted)| {
             noted.parse() == Ok(*digest) && name.is_none_or(|name| name.repository() == repository)

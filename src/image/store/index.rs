@@ -93,7 +93,7 @@ impl Index {
         }
     }
 
-    /// Where a manifest was pulled from: `NAME@DIGEST` each. The digest may be that of an index that lists it.
+    /// Returns where a manifest was pulled from: `NAME@DIGEST` each. The digest may be that of an index that lists it.
     pub fn origins(&self, digest: &Digest) -> Vec<String> {
         let noted = self.document["annotations"][origin_key(digest)].as_str().unwrap_or_default();
         noted.split_whitespace().map(str::to_owned).collect()
@@ -123,7 +123,8 @@ impl Index {
     }
 }
 
-/// The annotation of the index that tells where a manifest was pulled from. Those of its descriptors go with names.
+/// Returns the annotation of the index that tells where a manifest was pulled from. Those of its descriptors go with
+/// names.
 fn origin_key(digest: &Digest) -> String {
     format!("org.unionmount.origins.{}", digest.hex())
 }

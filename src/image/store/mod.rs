@@ -118,7 +118,7 @@ impl Store {
         Store::open(root).map(Some)
     }
 
-    /// Where the store at `root` or the user's own would be.
+    /// Returns where the store at `root` or the user's own would be.
     ///
     /// # Errors
     /// When the user has no place for one.
@@ -200,7 +200,7 @@ impl Store {
         self.root.join("layers").join(diff_id.hex())
     }
 
-    /// Where a part of a blob is kept until the rest comes.
+    /// Returns where a part of a blob is kept until the rest comes.
     pub(crate) fn partial_path(&self, digest: &Digest) -> PathBuf {
         self.tmp_dir().join(format!("partial-{}", digest.hex()))
     }

@@ -50,13 +50,13 @@ fn add(tar: Tar, piece: &Piece) -> Tar {
     }
 }
 
-/// No entry costs more than a way over links may: a few times the longest path.
+/// Returns the bound: no entry costs more than a way over links may: a few times the longest path.
 fn bound(entries: u64, tar: &[u8]) -> u64 {
     let most = 8 * place::LONGEST_PATH as u64;
     entries * 16 + tar.len() as u64 * 2 + most
 }
 
-/// Steps of unpacking, and the bound for them; `None` for what is refused.
+/// Returns the steps of unpacking, and the bound for them; `None` for what is refused.
 fn work(tar: Vec<u8>) -> Option<(u64, u64)> {
     let bench = Bench::new();
     let applied = bench.apply(&tar).ok()?;
