@@ -89,7 +89,7 @@ pub(super) enum Refused {
 pub(super) type Send<'a> =
     &'a dyn Fn(&Sent<'_>, Option<MakeBody<'_>>) -> Result<Response<Body>, RegistryError>;
 
-/// The value of the header that answers a challenge; `None` when the user has nothing to answer it with.
+/// Returns the value of the header that answers a challenge; `None` when the user has nothing to answer it with.
 ///
 /// # Errors
 /// When the token server fails, or refuses.

@@ -75,7 +75,7 @@ impl Client {
         Ok(Client::with(endpoint, access, credentials))
     }
 
-    /// As [`Client::new`], with credentials that are not kept anywhere.
+    /// Does as [`Client::new`], with credentials that are not kept anywhere.
     pub fn with(endpoint: Endpoint, access: &Access, credentials: Option<Credentials>) -> Client {
         let insecure = match access.verify {
             Some(verify) => !verify,
@@ -92,12 +92,12 @@ impl Client {
         }
     }
 
-    /// The host.
+    /// Returns the host.
     pub fn host(&self) -> &str {
         &self.endpoint.host
     }
 
-    /// The repository.
+    /// Returns the repository.
     pub fn path(&self) -> &str {
         &self.endpoint.path
     }
@@ -182,7 +182,7 @@ impl Client {
         Ok((Box::new(response.into_body().into_reader()), begins))
     }
 
-    /// Whether the registry has a blob.
+    /// Tells whether the registry has a blob.
     ///
     /// # Errors
     /// When it doesn't say.
@@ -379,7 +379,7 @@ impl TagList {
     }
 }
 
-/// The next page by a `Link` header (RFC 8288): `<URL>; rel="next"`.
+/// Returns the next page by a `Link` header (RFC 8288): `<URL>; rel="next"`.
 fn next_page(link: &str) -> Option<&str> {
     let (url, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
     parameters.contains("next").then_some(url)

@@ -164,7 +164,7 @@ impl Places {
         }
     }
 
-    /// Where new credentials are kept.
+    /// Returns where new credentials are kept.
     fn own(&self) -> Result<PathBuf> {
         let nowhere =
             || RegistryError::Settings("no place for credentials: set HOME, or give --authfile".to_owned());
@@ -208,7 +208,7 @@ fn cannot_be_written(path: &Path, error: &io::Error) -> RegistryError {
     RegistryError::Settings(format!("{}: cannot be written: {error}", path.display()))
 }
 
-/// What a host is called in these files.
+/// Returns what a host is called in these files.
 fn key_of(host: &str) -> &str {
     if is_hub(host) { HUB_KEY } else { host }
 }
@@ -217,7 +217,7 @@ fn is_hub(host: &str) -> bool {
     matches!(host, "docker.io" | "index.docker.io" | "registry-1.docker.io")
 }
 
-/// A key without scheme and version, as old Dockers wrote it.
+/// Returns a key without scheme and version, as old Dockers wrote it.
 fn bare(key: &str) -> &str {
     let key = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
     let key = key.strip_suffix('/').unwrap_or(key);
@@ -262,7 +262,7 @@ impl AuthFile {
         }
     }
 
-    /// The program that keeps the credentials of a key.
+    /// Returns the program that keeps the credentials of a key.
     fn helper(&self, key: &str) -> Option<String> {
         let own = self.document.get("credHelpers").and_then(Value::as_object).and_then(|helpers| {
             helpers.iter().find(|(host, _)| same(host, bare(key))).and_then(|(_, helper)| helper.as_str())
@@ -327,7 +327,7 @@ impl AuthFile {
     }
 }
 
-/// One entry of `auths`. An empty one says only that a helper has them.
+/// Reads one entry of `auths`. An empty one says only that a helper has them.
 fn of_entry(entry: &Value) -> Option<Credentials> {
     let text = |key: &str| entry.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
     if let Some(token) = text("identitytoken") {

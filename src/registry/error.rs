@@ -80,7 +80,7 @@ impl From<DigestError> for RegistryError {
 }
 
 impl RegistryError {
-    /// Whether a registry says that it doesn't have something; some refuse those who don't log in all the same.
+    /// Tells whether a registry says that it doesn't have something; some refuse those who don't log in all the same.
     pub(super) fn is_absence(&self) -> bool {
         matches!(self, RegistryError::NotFound { .. } | RegistryError::Denied { .. })
     }

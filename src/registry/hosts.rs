@@ -74,7 +74,7 @@ impl Hosts {
         Hosts { own: own.to_owned(), verify, cert_dir, agents: Mutex::default() }
     }
 
-    /// The agent of a host.
+    /// Returns the agent of a host.
     ///
     /// # Errors
     /// When the user's certificates for it, or the proxy on the way, can't be read.
@@ -110,7 +110,7 @@ impl Hosts {
         Err(self.led(format!("it leads further than {MOST_REDIRECTS} times, at last to {url}")).into())
     }
 
-    /// What is asked of the host of a place.
+    /// Returns what is asked of the host of a place.
     fn tls(&self, place: &Place, url: &str, own: Tls) -> Result<Tls> {
         let any_certificate =
             self.verify == Some(false) || (self.verify.is_none() && is_loopback(&place.host));
@@ -188,7 +188,7 @@ fn place_of(url: &str) -> Result<Place> {
     }
 }
 
-/// Where an answer leads that is none itself. What a body was sent with is sent again only where that is meant.
+/// Tells where an answer leads that is none itself. What a body was sent with is sent again only where that is meant.
 fn leads_to(method: &Method, response: &Response<Body>) -> Option<String> {
     let follows = match response.status().as_u16() {
         307 | 308 => true,
@@ -199,7 +199,7 @@ fn leads_to(method: &Method, response: &Response<Body>) -> Option<String> {
     Some(location.to_str().ok()?.to_owned())
 }
 
-/// A place that a server names: whole, or as seen from another one (RFC 3986).
+/// Returns a place that a server names: whole, or as seen from another one (RFC 3986).
 pub(super) fn resolved(from: &str, location: &str) -> String {
     if location.starts_with("http://") || location.starts_with("https://") {
         return location.to_owned();

@@ -59,17 +59,17 @@ impl Partial {
         Ok(Some(Partial { path: path.to_owned(), file: Arc::new(file), had }))
     }
 
-    /// The file.
+    /// Returns the path of the file.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether a part of it comes from before.
+    /// Tells whether a part of it comes from before.
     pub(super) fn is_resumed(&self) -> bool {
         self.had > 0
     }
 
-    /// Whether it is all there, and something else than it should be.
+    /// Tells whether it is all there, and something else than it should be.
     ///
     /// # Errors
     /// When it can't be read.

@@ -21,7 +21,7 @@ pub(super) fn proxy(is_tls: bool, host: &str) -> Result<Option<Proxy>> {
     }
 }
 
-/// The address, and which variable says it.
+/// Returns the address, and which variable says it.
 fn chosen(
     is_tls: bool,
     host: &str,
@@ -44,7 +44,7 @@ fn chosen(
     keys.into_iter().find_map(|key| Some((key, environment(key)?)))
 }
 
-/// A host without its port, brackets or last dot.
+/// Splits a host from its port, without brackets or last dot.
 fn split(host: &str) -> (&str, Option<u16>) {
     let (name, port) = match host.rsplit_once(':') {
         // Not one of the colons of IPv6.
@@ -57,8 +57,8 @@ fn split(host: &str) -> (&str, Option<u16>) {
     (name.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.'), port)
 }
 
-/// Whether an entry of `NO_PROXY` names a host: a domain with all below it, `.domain` or `*.domain` only what is below it, an
-/// address, a network such as `10.0.0.0/8`, each perhaps with a port, or `*`.
+/// Tells whether an entry of `NO_PROXY` names a host: a domain with all below it, `.domain` or `*.domain` only what is
+/// below it, an address, a network such as `10.0.0.0/8`, each perhaps with a port, or `*`.
 fn covers(entry: &str, name: &str, port: u16) -> bool {
     if entry.is_empty() || entry == "*" {
         return entry == "*";

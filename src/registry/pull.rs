@@ -172,7 +172,7 @@ pub fn names_in_store(text: &str) -> Result<Vec<String>> {
     Ok(names.iter().map(Reference::to_string).collect())
 }
 
-/// Of an index, takes the image for a platform; reads its config.
+/// Takes the image for a platform out of an index; reads its config.
 fn choose(
     reference: Reference,
     client: Arc<Client>,
@@ -228,7 +228,7 @@ fn is_index(document: &Document) -> bool {
     }
 }
 
-/// The entry for a platform, or for this machine.
+/// Returns the entry for a platform, or for this machine.
 fn best<'a>(listed: &'a [Entry], wanted: Option<&Platform>) -> std::result::Result<&'a Entry, String> {
     let images: Vec<&Entry> = listed.iter().filter(|entry| entry.kind() != DocumentKind::Other).collect();
     let found = match wanted {

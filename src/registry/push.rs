@@ -181,7 +181,7 @@ impl<R: Read> Read for Checked<R> {
     }
 }
 
-/// Other repositories of the same registry that have blobs, by the names of images in the store.
+/// Returns other repositories of the same registry that have blobs, by the names of images in the store.
 fn sources(
     store: &Store,
     settings: &Settings,

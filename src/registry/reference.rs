@@ -31,17 +31,17 @@ pub enum ReferenceError {
 }
 
 impl Reference {
-    /// What the registry calls it: its digest, or its tag.
+    /// Returns what the registry calls it: its digest, or its tag.
     pub fn tag_or_digest(&self) -> String {
         self.digest.map_or_else(|| self.name.tag().to_owned(), |digest| digest.to_string())
     }
 
-    /// The name that the image gets: none, where only a digest was asked for.
+    /// Returns the name that the image gets: none, where only a digest was asked for.
     pub fn given_name(&self) -> Option<&ImageName> {
         (self.digest.is_none() || self.is_tagged).then_some(&self.name)
     }
 
-    /// The same image under another name.
+    /// Returns the same image under another name.
     #[must_use]
     pub(super) fn with_name(&self, name: ImageName) -> Reference {
         Reference { name, short: None, ..self.clone() }

@@ -170,7 +170,7 @@ impl Settings {
         Ok(())
     }
 
-    /// The names that a reference may stand for, in the order in which they are tried.
+    /// Returns the names that a reference may stand for, in the order in which they are tried.
     ///
     /// # Errors
     /// When an alias or a search registry is no name.
@@ -227,7 +227,7 @@ impl Settings {
             .unwrap_or_else(|| RegistryError::Settings(format!("{reference}: no registry is to be asked"))))
     }
 
-    /// The places where a repository may be read, mirrors first.
+    /// Returns the places where a repository may be read, mirrors first.
     ///
     /// # Errors
     /// When the registry is blocked.
@@ -246,7 +246,7 @@ impl Settings {
         Ok(mirrors.chain([primary]).collect())
     }
 
-    /// The place where a repository is written.
+    /// Returns the place where a repository is written.
     ///
     /// # Errors
     /// When the registry is blocked.
@@ -269,7 +269,7 @@ impl Settings {
         Ok(endpoint(&place, registry.insecure, false))
     }
 
-    /// How the registry itself is spoken to, where the user's name and password are tried.
+    /// Tells how the registry itself is spoken to, where the user's name and password are tried.
     ///
     /// # Errors
     /// When it is blocked.
@@ -281,7 +281,7 @@ impl Settings {
         Ok(endpoint(host, registry.is_some_and(|registry| registry.insecure), false))
     }
 
-    /// The settings whose prefix says most of a name.
+    /// Returns the settings whose prefix says most of a name.
     fn of(&self, name: &ImageName) -> Option<&Registry> {
         self.leading(&format!("{}/{}", name.registry(), name.path()))
     }
@@ -292,7 +292,7 @@ impl Settings {
     }
 }
 
-/// Whether a prefix is one of a name's: up to a part's end, or `*.` and the end of a host.
+/// Tells whether a prefix is one of a name's: up to a part's end, or `*.` and the end of a host.
 fn leads(prefix: &str, full: &str) -> bool {
     if let Some(domain) = prefix.strip_prefix('*') {
         let host = full.split('/').next().unwrap_or_default();
@@ -301,7 +301,7 @@ fn leads(prefix: &str, full: &str) -> bool {
     full.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', ':', '@']))
 }
 
-/// A name whose prefix is another one.
+/// Returns a name whose prefix is another one.
 fn moved(name: &ImageName, prefix: &str, location: &str) -> String {
     let full = format!("{}/{}", name.registry(), name.path());
     match full.strip_prefix(prefix) {

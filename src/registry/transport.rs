@@ -178,7 +178,7 @@ pub(super) fn why(error: &ureq::Error) -> String {
 const CERTIFICATES: &str =
     "put its authority's certificate into /etc/containers/certs.d/HOST/ca.crt, or say --tls-verify=false";
 
-/// Whether the same may go well later.
+/// Tells whether the same may go well later.
 pub(super) fn is_passing(error: &ureq::Error) -> bool {
     match error {
         ureq::Error::Timeout(_) | ureq::Error::ConnectionFailed => true,
@@ -191,12 +191,12 @@ pub(super) fn is_passing(error: &ureq::Error) -> bool {
     }
 }
 
-/// Whether an answer says that the same may go well later.
+/// Tells whether an answer says that the same may go well later.
 pub(super) fn is_passing_status(status: u16) -> bool {
     matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
 }
 
-/// How long to wait before a try; `None` when a registry asks for more patience than anybody has.
+/// Tells how long to wait before a try; `None` when a registry asks for more patience than anybody has.
 pub(super) fn pause(tried: u32, headers: Option<&HeaderMap>) -> Option<Duration> {
     let asked = headers.and_then(|headers| headers.get(header::RETRY_AFTER)).and_then(|value| {
         let text = value.to_str().ok()?.trim();

@@ -118,7 +118,7 @@ impl Client {
         Ok(self.send(asked, Some(&authorization), body)?.response)
     }
 
-    /// Whether a place belongs to the registry: others are told nothing of the user.
+    /// Tells whether a place belongs to the registry: others are told nothing of the user.
     fn is_own(&self, url: &str) -> Result<bool> {
         let base = &self.connection()?.base;
         Ok(url.strip_prefix(base.as_str()).is_some_and(|rest| rest.starts_with('/')))
@@ -135,7 +135,7 @@ impl Client {
         self.hosts.send(&sent, self.connection()?.tls, body)
     }
 
-    /// What an answer means that is no success.
+    /// Says what an answer means that is no success.
     pub(super) fn refused(&self, what: &str, response: &mut Response<Body>) -> RegistryError {
         let status = response.status().as_u16();
         let body = read_small(response.body_mut(), 1 << 16).unwrap_or_default();
