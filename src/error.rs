@@ -76,7 +76,7 @@ pub enum FsError {
 }
 
 impl FsError {
-    /// The number that the calling program sees.
+    /// Returns the number that the calling program sees.
     pub fn errno(&self) -> Errno {
         match self {
             FsError::Absent => Errno::NOENT,
@@ -98,7 +98,7 @@ impl FsError {
 }
 
 impl FsError {
-    /// The same, with what it is about: for errors of a mount's start, which has no path of a program to tell.
+    /// Returns the same, with what it is about: for errors of a mount's start, which has no path of a program to tell.
     pub fn of(self, place: impl std::fmt::Display, way_out: &'static str) -> FsError {
         match self {
             // They tell their place.

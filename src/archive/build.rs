@@ -280,7 +280,7 @@ impl Builder {
     }
 }
 
-/// What is kept of an entry beside its object.
+/// Returns what is kept of an entry beside its object.
 fn memory_of(entry: &Entry, content: &Content) -> u64 {
     let content = match content {
         Content::Target(target) => target.len(),

@@ -65,7 +65,7 @@ impl Seen {
         Ok(())
     }
 
-    /// The same for a file that is read once.
+    /// Does the same for a file that is read once.
     pub(super) fn check_once(self, file: &File) -> io::Result<Seen> {
         let seen = RwLock::new(self);
         Seen::check(&seen, file)?;
@@ -81,7 +81,7 @@ fn times(metadata: &Metadata) -> Times {
 }
 
 impl Store {
-    /// The archive itself, of which `seen` was seen before its index was made.
+    /// Opens the archive itself, of which `seen` was seen before its index was made.
     ///
     /// # Errors
     /// When it has been changed since.
@@ -128,7 +128,7 @@ impl ArchiveFile {
         ArchiveFile { store, size, runs }
     }
 
-    /// The first run that ends behind an offset.
+    /// Returns the first run that ends behind an offset.
     fn run(&self, offset: u64) -> Option<&Stored> {
         let at = self.runs.partition_point(|run| run.offset + run.length <= offset);
         self.runs.get(at)

@@ -128,7 +128,7 @@ fn read_head(file: &File, head: &mut [u8]) -> io::Result<usize> {
     Ok(count)
 }
 
-/// What else a file may be that people mount.
+/// Says what else a file may be that people mount.
 fn other_form(head: &[u8]) -> Option<&'static str> {
     match head {
         [b'h', b's', b'q', b's', ..] => Some("squashfs is not read yet; mount it, and name the mount point"),
@@ -139,7 +139,7 @@ fn other_form(head: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// Whether it begins with the header of a tar, or with the end of an empty one.
+/// Tells whether it begins with the header of a tar, or with the end of an empty one.
 fn is_tar(head: &[u8]) -> bool {
     let mut reader = Reader::new(head.chain(io::empty()));
     head.len() == 512

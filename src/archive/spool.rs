@@ -56,7 +56,8 @@ impl Read for Spool<'_> {
     }
 }
 
-/// `$XDG_CACHE_HOME/unionmount`, or `~/.cache/unionmount`; /var/cache/unionmount of root, and where there is no home.
+/// Returns `$XDG_CACHE_HOME/unionmount`, or `~/.cache/unionmount`; /var/cache/unionmount of root, and where there is no
+/// home.
 fn cache_dir() -> PathBuf {
     let env = |key: &str| std::env::var_os(key).filter(|value| !value.is_empty()).map(PathBuf::from);
     let home =

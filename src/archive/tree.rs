@@ -41,7 +41,7 @@ impl ArchiveTree {
     }
 }
 
-/// 64 bits of a digest of all that the headers say: what differs in them is another archive.
+/// Returns 64 bits of a digest of all that the headers say: what differs in them is another archive.
 fn identity(index: &Index) -> u64 {
     let mut text = Vec::new();
     for object in &index.objects {

@@ -12,7 +12,7 @@ pub struct Paint {
 }
 
 impl Paint {
-    /// Colours if stdout is a terminal and NO_COLOR (no-color.org) is not set.
+    /// Uses colours if stdout is a terminal and NO_COLOR (no-color.org) is not set.
     #[allow(clippy::disallowed_methods, reason = "nothing is printed")]
     pub fn of_stdout() -> Paint {
         let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
@@ -81,7 +81,7 @@ impl Cell {
     }
 }
 
-/// Rows of cells as lines, the columns aligned; those of `right` to the right.
+/// Makes lines of rows of cells, the columns aligned; those of `right` to the right.
 pub fn align(rows: &[Vec<Cell>], right: &[usize]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
     let widths: Vec<usize> = (0..columns)

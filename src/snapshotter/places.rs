@@ -316,8 +316,8 @@ fn make_directory(path: &Path, mode: u32) -> Result<()> {
     std::fs::set_permissions(path, Permissions::from_mode(mode)).map_err(Error::io(path, "set its mode"))
 }
 
-/// The mount's root is the upper's, so what the parent's root is has to be said again: owner, mode, and attributes, among
-/// which ACLs are. The union's own marks have no meaning there.
+/// Copies what the parent's root is: the mount's root is the upper's, so it has to be said again: owner, mode, and
+/// attributes, among which ACLs are. The union's own marks have no meaning there.
 fn copy_root(from: &Path, to: &Path) -> Result<()> {
     let source = File::open(from).map_err(Error::io(from, "open it"))?;
     let metadata = source.metadata().map_err(Error::io(from, "look at it"))?;

@@ -21,7 +21,8 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// `under_way` is held for reading by each call, so that who gets it for writing knows that none is.
+    /// Makes the service; `under_way` is held for reading by each call, so that who gets it for writing knows that none
+    /// is.
     pub(super) fn new(snapshots: Arc<Snapshots>, under_way: Arc<RwLock<()>>) -> Service {
         Service { snapshots, under_way }
     }

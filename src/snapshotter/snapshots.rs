@@ -191,7 +191,7 @@ mod tests {
             self.root.path().join("root/snapshots").join(name)
         }
 
-        /// As after a kill: the process is gone, and the next one starts.
+        /// Starts again as after a kill: the process is gone, and the next one starts.
         fn restart(self) -> Fixture {
             let Fixture { root, snapshots } = self;
             drop(snapshots);
@@ -199,7 +199,7 @@ mod tests {
             Fixture { root, snapshots }
         }
 
-        /// A committed snapshot that holds one file of its name.
+        /// Makes a committed snapshot that holds one file of its name.
         fn layer(&self, name: &str, parent: &str) {
             self.snapshots.prepare("tmp", parent, Labels::new()).unwrap();
             let number = self.snapshots.stat("tmp").unwrap().number;

@@ -10,14 +10,14 @@ const EXT4: u64 = 0xef53;
 
 const XFS: u64 = 0x5846_5342;
 
-/// The type of a filesystem, and the size of its blocks.
+/// Returns the type of a filesystem, and the size of its blocks.
 fn kind(file: BorrowedFd<'_>) -> Option<(u64, u64)> {
     let filesystem = fstatfs(file).ok()?;
     #[allow(clippy::unnecessary_cast)] // the type differs by architecture
     Some((filesystem.f_type as u64, filesystem.f_bsize as u64))
 }
 
-/// The mount options of an ext4, as it tells all of them.
+/// Returns the mount options of an ext4, as it tells all of them.
 fn ext4_options(file: BorrowedFd<'_>) -> Option<String> {
     let stat = fstat(file).ok()?;
     let device = format!("/sys/dev/block/{}:{}", major(stat.st_dev), minor(stat.st_dev));

@@ -182,7 +182,7 @@ pub fn exchange_back(
     false
 }
 
-/// renameat2(2) to a name that must be free; where the filesystem knows no such thing, it is looked first.
+/// Renames by renameat2(2) to a name that must be free; where the filesystem knows no such thing, it is looked first.
 fn rename_new(from: BorrowedFd<'_>, old: &[u8], to: BorrowedFd<'_>, new: &[u8]) -> rustix::io::Result<()> {
     match fs::renameat_with(from, old, to, new, RenameFlags::NOREPLACE) {
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => match At::Name(to, new).stat() {

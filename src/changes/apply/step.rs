@@ -24,7 +24,7 @@ pub struct Options {
 /// What becomes of conflicts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Policy {
-    /// They are told, and nothing is touched.
+    /// The conflicts are told, and nothing is touched.
     #[default]
     Refuse,
     /// The upper's version replaces the target's.

@@ -93,7 +93,7 @@ mod tests {
 
     use super::*;
 
-    /// Every text by its key.
+    /// Returns every text by its key.
     fn all(text: &str) -> Vec<(String, String)> {
         fn walk(prefix: &str, value: &toml::Value, all: &mut Vec<(String, String)>) {
             match value {
