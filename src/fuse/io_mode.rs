@@ -169,7 +169,7 @@ mod tests {
         }
     }
 
-    /// Every sequence of eight opens, releases and copy-ups.
+    /// Tries every sequence of eight opens, releases and copy-ups.
     #[test]
     fn the_kernel_never_refuses() {
         for sequence in 0..3u32.pow(8) {

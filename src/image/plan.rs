@@ -268,7 +268,7 @@ mod tests {
             let _ = parse_manifest(&text);
         }
 
-        /// Bytes that are nearly right get further.
+        /// Takes bytes that are nearly right, which get further.
         #[test]
         fn any_change_of_a_document_is_a_document_or_refused(
             at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<prop::sample::Index>(), which in 0..4usize,

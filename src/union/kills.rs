@@ -182,7 +182,7 @@ fn seen(top: &Path, upper: Upper) -> BTreeMap<String, Kind> {
     tree
 }
 
-/// The invariant "One step".
+/// Tests the invariant "One step".
 #[test]
 fn a_kill_at_any_instant_leaves_the_tree_before_or_after() {
     for (way, upper) in UPPERS.into_iter().enumerate() {

@@ -205,7 +205,7 @@ mod tests {
         assert!(!sample(now, 100, 20, 1).is_stalled_since(&before), "it is a small part");
     }
 
-    /// Something else wants the processor that a CPU-affine worker is on.
+    /// Lets something else want the processor that a CPU-affine worker is on.
     #[test]
     fn a_companion_notices_that_it_is_kept_waiting() {
         let watched = std::thread::spawn(|| {

@@ -341,7 +341,7 @@ mod tests {
         assert_eq!(parse_list("x"), None);
     }
 
-    /// A reply of two bytes, to a request that lies where the reply goes, or not.
+    /// Sends a reply of two bytes, to a request that lies where the reply goes, or not.
     #[test]
     fn replies_lie_where_the_kernel_takes_them() {
         for lies_there in [false, true] {

@@ -178,7 +178,7 @@ fn a_request_that_lacks_something_is_told() {
     }
 }
 
-/// As a ring has it: the first structure apart, and none for those that have names only.
+/// Takes one as a ring has it: the first structure apart, and none for those that have names only.
 #[test]
 fn a_request_in_two_pieces_is_the_same() {
     for (code, bytes) in recorded() {
@@ -202,7 +202,7 @@ fn a_request_in_two_pieces_is_the_same() {
 }
 
 proptest! {
-    /// Whatever comes: no panic, and names and data lie in what came.
+    /// Parses whatever comes: no panic, and names and data lie in what came.
     #[test]
     fn any_bytes_are_a_request_or_are_not(
         mut bytes in proptest::collection::vec(any::<u8>(), 0..300),

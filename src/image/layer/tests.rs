@@ -407,7 +407,8 @@ fn told(upper: &OwnedFd, lower: &OwnedFd) -> Vec<String> {
         .collect()
 }
 
-/// A directory that was renamed and renamed back is where it was; one that took another's place is compared with it.
+/// Shows that a directory that was renamed and renamed back is where it was; one that took another's place is compared
+/// with it.
 #[test]
 fn renamed_directories_are_compared_with_what_was_there() {
     let top = tempfile::tempdir().unwrap();

@@ -299,7 +299,8 @@ mod tests {
         assert_eq!(create(&union, b"d", New::Directory).map(drop), Err(FsError::Exists));
     }
 
-    /// Where the daemon's credentials are not the caller's, what is made is published by a rename, which changes ctime.
+    /// Goes the way of a rename, which changes ctime: what is made is published by one where the daemon's credentials
+    /// are not the caller's.
     #[test]
     fn what_is_told_of_a_new_entry_is_what_it_is() {
         let top = tempfile::tempdir().unwrap();

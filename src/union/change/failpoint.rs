@@ -166,7 +166,8 @@ mod tests {
         union.setattr(node, change, false).map(drop)
     }
 
-    /// The invariant "No waiting for others' disks": while an operation on one file waits for its disk, those on another file go on.
+    /// Tests the invariant "No waiting for others' disks": while an operation on one file waits for its disk, those on
+    /// another file go on.
     #[test]
     fn an_operation_that_is_held_up_holds_up_no_other_files() {
         for slow in ACTS {
@@ -224,7 +225,8 @@ mod tests {
         shown
     }
 
-    /// The invariants "One step" and "Hardlinks stay one file": killed at any instant, the old names or the new ones, and the link count is that of the names.
+    /// Tests the invariants "One step" and "Hardlinks stay one file": killed at any instant, the old names or the new
+    /// ones, and the link count is that of the names.
     #[test]
     fn a_kill_at_any_instant_leaves_link_counts_that_are_those_of_the_names() {
         for (index, act) in ACTS.into_iter().enumerate() {

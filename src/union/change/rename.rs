@@ -312,7 +312,8 @@ mod tests {
         assert_eq!((done, union.known_nodes()), (Ok(()), known));
     }
 
-    /// The source goes right before the system call, when the markers of the target have been taken out of its way.
+    /// Takes the source away right before the system call, when the markers of the target have been taken out of its
+    /// way.
     #[test]
     fn what_the_target_hid_stays_hidden_when_the_rename_fails() {
         for exchange in [true, false] {
@@ -349,7 +350,7 @@ mod tests {
         }
     }
 
-    /// Each of two files loses a name to the other, in two directories at once.
+    /// Lets each of two files lose a name to the other, in two directories at once.
     #[test]
     fn renames_over_each_others_names_do_not_wait_for_each_other() {
         let bed = Bed::new(1);
@@ -392,7 +393,7 @@ mod tests {
         assert_eq!(look_up(&union, "q/one").unwrap().ino, other.ino);
     }
 
-    /// The whiteout that changed places with the directory can't be removed.
+    /// Makes the whiteout that changed places with the directory one that can't be removed.
     #[test]
     fn a_directory_goes_back_when_what_it_replaced_cannot_be_removed() {
         let bed = Bed::new(1);
@@ -416,7 +417,7 @@ mod tests {
         assert!(bed.at("upper/to/n/full").exists(), "what is another's is lost");
     }
 
-    /// The owner of the upper exchanges the directory that is renamed for another, right before the system call.
+    /// Exchanges, as the owner of the upper, the directory that is renamed for another, right before the system call.
     #[test]
     fn what_was_moved_in_anothers_place_goes_back_and_what_was_hidden_stays_hidden() {
         let top = tempfile::tempdir().unwrap();

@@ -74,7 +74,7 @@ mod tests {
 
     use super::*;
 
-    /// One map for all who use a file; who opens another file waits for nobody.
+    /// Keeps one map for all who use a file; who opens another file waits for nobody.
     #[test]
     fn only_who_opens_the_same_file_waits() {
         let halves = Halves::default();

@@ -300,7 +300,7 @@ mod tests {
         }
     }
 
-    /// What a kill leaves at each step, read as the old count or the new one.
+    /// Reads what a kill leaves at each step as the old count or the new one.
     #[test]
     fn every_step_of_hiding_can_be_the_last() {
         let mknod = |path: &std::path::Path| {

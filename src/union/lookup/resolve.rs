@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(union.resolve(&file, b"a").map(drop), Err(FsError::NotADirectory));
     }
 
-    /// Asked by the index and layer by layer, a name stands for the same.
+    /// Asks by the index and layer by layer: a name stands for the same.
     #[test]
     fn an_index_answers_as_the_layers_do() {
         let bed = Bed::new(3);

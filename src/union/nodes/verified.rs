@@ -436,8 +436,8 @@ mod tests {
         Union::new(Stack::open(&options).unwrap(), Limits::default()).unwrap()
     }
 
-    /// The owner of the upper exchanges a directory that shows nothing for one that isn't his to delete, when it has been
-    /// found to show nothing.
+    /// Exchanges, as the owner of the upper, a directory that shows nothing for one that isn't his to delete, when it
+    /// has been found to show nothing.
     #[test]
     fn a_directory_that_was_exchanged_is_not_removed() {
         for replaced in [false, true] {

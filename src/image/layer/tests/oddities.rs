@@ -45,7 +45,7 @@ fn file_with(change: impl FnOnce(&mut [u8])) -> Vec<u8> {
     patched(Tar::default().file("f", b""), change).end()
 }
 
-/// As Docker, podman and containerd do.
+/// Does as Docker, podman and containerd do.
 #[test]
 fn files_that_aufs_keeps_apart_are_found_by_their_names() {
     let bench = Bench::new();

@@ -225,7 +225,7 @@ fn run(ops: Vec<Op>) {
     );
 }
 
-/// The invariant "Durability" as far as no power fails: whatever is done, the file is as a plain one.
+/// Tests the invariant "Durability" as far as no power fails: whatever is done, the file is as a plain one.
 #[test]
 fn half_copied_files_are_as_plain_ones() {
     let cases = std::env::var("UNIONMOUNT_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(60);
@@ -261,7 +261,7 @@ fn node_half(union: &Union, node: &Arc<Node>) -> Arc<super::Half> {
     union.half(node).unwrap().expect("a half-copied file")
 }
 
-/// Never a mixture of what was and what came to be below.
+/// Allows no mixture of what was and what came to be below.
 #[test]
 fn another_file_below_is_an_error() {
     for change in ["content", "file", "copy"] {
@@ -303,7 +303,7 @@ fn another_file_below_is_an_error() {
     }
 }
 
-/// An upper with half-copied files that becomes a lower, or is only looked at.
+/// Takes an upper with half-copied files that becomes a lower, or is only looked at.
 #[test]
 fn half_copied_files_of_lowers_are_read_and_copied() {
     let top = tempfile::tempdir().unwrap();

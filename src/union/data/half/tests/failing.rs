@@ -40,7 +40,7 @@ fn written(at: usize, bytes: &[u8]) -> Vec<u8> {
     content
 }
 
-/// A lookup looks at the marks first and tells of them later: meanwhile the file can become a half-copied one.
+/// Looks at the marks first and tells of them later, as a lookup does: meanwhile the file can become a half-copied one.
 #[test]
 fn a_lookup_that_looked_before_changes_nothing() {
     let top = tempfile::tempdir().unwrap();
@@ -59,7 +59,7 @@ fn a_lookup_that_looked_before_changes_nothing() {
     union.shut_down();
 }
 
-/// Killed while a metacopy gets its data: blocks in part, and none that count.
+/// Takes what a kill leaves while a metacopy gets its data: blocks in part, and none that count.
 #[test]
 fn what_an_interrupted_completion_left_are_no_blocks_of_the_copy() {
     let top = tempfile::tempdir().unwrap();
@@ -85,7 +85,7 @@ fn what_an_interrupted_completion_left_are_no_blocks_of_the_copy() {
     union.shut_down();
 }
 
-/// As much room for attributes as makes the first mark fit and the second not, and all beside that.
+/// Gives as much room for attributes as makes the first mark fit and the second not, and all beside that.
 #[test]
 fn marks_that_do_not_fit_leave_a_copy_that_can_be_written() {
     let (mut whole, mut half) = (0, 0);
@@ -136,7 +136,7 @@ fn a_write_that_fails_beyond_the_end_leaves_the_end() {
     union.shut_down();
 }
 
-/// The time of a write while the file is being sealed is that of the file after.
+/// Shows that the time of a write while the file is being sealed is that of the file after.
 #[test]
 fn sealing_takes_no_time_of_a_write_back() {
     let top = tempfile::tempdir().unwrap();
@@ -174,7 +174,7 @@ fn sealing_takes_no_time_of_a_write_back() {
     union.shut_down();
 }
 
-/// Nobody reads a block of which a part was written, until it could be made a hole again.
+/// Shows that nobody reads a block of which a part was written, until it could be made a hole again.
 #[test]
 fn a_block_in_part_is_shown_to_nobody() {
     let top = tempfile::tempdir().unwrap();
@@ -196,7 +196,7 @@ fn a_block_in_part_is_shown_to_nobody() {
     assert!(bytes == original());
 }
 
-/// What the map of a file can take in memory has a bound, however large a lower says that a file is.
+/// Shows that what the map of a file can take in memory has a bound, however large a lower says that a file is.
 #[test]
 fn files_too_large_for_a_map_are_copied_whole() {
     let top = tempfile::tempdir().unwrap();
@@ -215,7 +215,7 @@ fn files_too_large_for_a_map_are_copied_whole() {
     }
 }
 
-/// The path in the mark is a redirect as any other.
+/// Takes the path in the mark for a redirect as any other.
 #[test]
 fn half_copied_files_are_not_followed_where_redirects_are_not() {
     let top = tempfile::tempdir().unwrap();
@@ -239,7 +239,8 @@ fn half_copied_files_are_not_followed_where_redirects_are_not() {
     }
 }
 
-/// As a filesystem does that counts blocks of what it doesn't hold, and what copies layers without the mark of a directory.
+/// Does as a filesystem that counts blocks of what it doesn't hold, and as what copies layers without the mark of a
+/// directory.
 #[test]
 fn a_metacopy_that_looks_whole_is_one() {
     let top = tempfile::tempdir().unwrap();
