@@ -54,7 +54,7 @@ impl Upper {
         Ok(())
     }
 
-    /// Hides `name` of the layers below. `present`: does the upper have an entry of that name, to be replaced?
+    /// Hides `name` of the layers below. `present`: whether the upper has an entry of that name, to be replaced.
     ///
     /// One atomic step in each form: with AUFS's the whiteout stands beside the entry before that is removed, and
     /// hides only what is below.

@@ -59,7 +59,7 @@ pub struct Scanned {
 }
 
 /// Reads a real directory, reached by `opened`, and hands every name with its meaning to `each`, each name once. Remembers in
-/// `dir` which forms of markers it holds. `trusted`: does a listing tell an entry's number?
+/// `dir` which forms of markers it holds. `trusted`: whether a listing tells an entry's number.
 ///
 /// An entry that can't be examined (a dead mount, a directory on a broken disk) is one that is there: it answers its own
 /// error to who asks for it.
@@ -224,9 +224,9 @@ pub struct LowerEntry {
     pub kind: Kind,
     /// Whether only a lookup tells what it is. See [`Scanned::asks`].
     pub asks: bool,
-    /// While the index is built: does nothing below count any more?
+    /// While the index is built: whether nothing below counts any more.
     ended: bool,
-    /// While the index is built: is it none, but a whiteout?
+    /// While the index is built: whether it is none, but a whiteout.
     whiteout: bool,
 }
 

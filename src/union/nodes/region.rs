@@ -131,7 +131,7 @@ pub struct Regions {
 }
 
 impl Regions {
-    /// Returns the regions that begin with the layers, each of which is told its own. `upper`: is the first an upper?
+    /// Returns the regions that begin with the layers, each of which is told its own. `upper`: whether the first is an upper.
     ///
     /// # Errors
     /// Those of fstatfs(2).
