@@ -222,3 +222,52 @@ fn seen_after(dir: &UpperFd, name: &[u8]) -> Option<(u64, u64)> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::union::bed::{Bed, look_up};
+    use crate::union::change::create::Create;
+    use crate::union::change::rename::RenameMode;
+    use crate::union::change::staged::New;
+
+    /// Copied up, forgotten by the kernel and looked up again, a directory is the one that it was.
+    #[test]
+    fn a_directory_that_was_copied_up_and_forgotten_moves_on() {
+        let bed = Bed::new(1);
+        bed.file("0/d/f").dir("0/to");
+        let union = bed.open();
+        union.on_stale(Box::new(|_, _| {}));
+        let root = union.root();
+        let d = look_up(&union, "d").unwrap();
+        let create = Create { new: New::File, mode: 0o644, umask: 0, caller: union.own };
+        let (new, _) = union.create(&d, b"new", create).unwrap();
+        for node in [new, d] {
+            let ino = node.ino;
+            drop(node);
+            union.forget(ino, 1);
+        }
+        assert_eq!(union.known_nodes(), 1, "the root");
+        let (to, _) = (look_up(&union, "to").unwrap(), look_up(&union, "d").unwrap());
+        assert_eq!(union.rename((root, b"d"), (&to, b"d"), RenameMode::Replace), Ok(()));
+    }
+    /// A name that a directory gave to a file is free for another directory.
+    #[test]
+    fn a_name_that_was_exchanged_for_a_files_means_one_directory_again() {
+        let bed = Bed::new(1);
+        bed.file("0/d/f").file("0/file").dir("0/to");
+        let union = bed.open();
+        union.on_stale(Box::new(|_, _| {}));
+        let root = union.root();
+        for name in ["d", "file"] {
+            look_up(&union, name).unwrap();
+        }
+        union.rename((root, b"file"), (root, b"d"), RenameMode::Exchange).unwrap();
+        union.unlink(root, b"d").unwrap();
+        let create = Create { new: New::Directory, mode: 0o755, umask: 0, caller: union.own };
+        union.create(root, b"d", create).unwrap();
+        let to = look_up(&union, "to").unwrap();
+        assert_eq!(union.rename((root, b"d"), (&to, b"d"), RenameMode::Replace), Ok(()));
+    }
+}

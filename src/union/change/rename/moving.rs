@@ -298,8 +298,9 @@ impl Moving<'_> {
         }
         *place =
             NodePlace::Named { parent: to.parent.clone(), entry: Named::new(to.name, NodeSource::Upper) };
+        // Whatever it is that the name means now, the directory that it meant has left it.
+        union.told_dirs.forget(to.parent, to.name);
         if let Some(part) = &node.dir {
-            union.told_dirs.forget(to.parent, to.name);
             union.told_dirs.tell(to.parent, to.name, node.real());
             let real = part.upper_dir().ok_or(FsError::Stale)?;
             let parent = union.dir_part(to.parent)?.upper_dir().ok_or(FsError::Stale)?;
