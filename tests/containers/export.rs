@@ -28,7 +28,9 @@ fn an_export_mounts_nothing_and_leaves_nothing_whatever_ends_it() {
     let bed = Bed::new();
     filled(&bed);
     for signal in [rustix::process::Signal::INT, rustix::process::Signal::KILL] {
-        let mut command = Command::new(bed.place.bin());
+        // A shell's background jobs ignore SIGINT, and so would what they start.
+        let mut command = Command::new("env");
+        command.arg("--default-signal=INT").arg(bed.place.bin());
         let command = bed.prepare(command.args(["export", "c"])).stdout(Stdio::piped());
         let mut export = command.spawn().unwrap();
         let mut out = export.stdout.take().unwrap();
