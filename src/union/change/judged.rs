@@ -225,7 +225,6 @@ fn seen_after(dir: &UpperFd, name: &[u8]) -> Option<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
 
     use crate::union::bed::{Bed, look_up};
     use crate::union::change::create::Create;
