@@ -11,28 +11,37 @@ use crate::union::options::FsOptions;
 use crate::union::stack::layer::{Stack, StackOptions};
 use crate::union::{Limits, Union};
 
+pub(in crate::union) mod kill;
+
 /// Layers to build, and to open as one tree: `0`, `1` … are the lowers from the top down, `upper` lies above them.
 ///
 /// Whiteouts and opaque marks of the layers are made in the form of files (`.wh.NAME`), which needs no privileges.
 pub(in crate::union) struct Bed {
-    top: TempDir,
+    top: PathBuf,
     lowers: usize,
+    /// Removes them when the test has ended.
+    _scratch: Option<TempDir>,
 }
 
 impl Bed {
     /// Makes an empty upper and that many empty lowers.
     pub fn new(lowers: usize) -> Bed {
-        let top = tempfile::tempdir().unwrap();
-        fs::create_dir(top.path().join("upper")).unwrap();
+        let scratch = tempfile::tempdir().unwrap();
+        fs::create_dir(scratch.path().join("upper")).unwrap();
         for lower in 0..lowers {
-            fs::create_dir(top.path().join(lower.to_string())).unwrap();
+            fs::create_dir(scratch.path().join(lower.to_string())).unwrap();
         }
-        Bed { top, lowers }
+        Bed { top: scratch.path().to_owned(), lowers, _scratch: Some(scratch) }
+    }
+
+    /// Returns the layers that another process has made below `top`.
+    pub fn of(top: &Path, lowers: usize) -> Bed {
+        Bed { top: top.to_owned(), lowers, _scratch: None }
     }
 
     /// Returns where something of a layer is, such as `0/a`.
     pub fn at(&self, path: impl AsRef<Path>) -> PathBuf {
-        self.top.path().join(path)
+        self.top.join(path)
     }
 
     /// Makes a file that holds its own path, and the directories above it.

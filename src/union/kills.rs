@@ -2,23 +2,18 @@
 //! the upper's filesystem can do in one step.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 
+use super::bed::Bed;
+use super::bed::kill::{Order, kill_at};
 use super::change::create::Create;
-use super::change::failpoint::hook;
 use super::change::rename::RenameMode;
 use super::change::staged::New;
 use super::nodes::node::Node;
-use super::stack::layer::{Stack, StackOptions, WhiteoutForm};
-use super::{Caller, Limits, Union};
+use super::stack::layer::WhiteoutForm;
+use super::{Limits, Union};
 use crate::error::Result;
 use crate::sys::object::Kind;
-
-const PLACE: &str = "UNIONMOUNT_TEST_KILL";
 
 /// What the upper's filesystem is said to be able to do.
 #[derive(Debug, Clone, Copy)]
@@ -64,29 +59,32 @@ const ACTS: [Act; 11] = [
     Act::MoveDirOverEmptied,
 ];
 
-/// Returns the name by which a test of the module is asked for.
-pub(in crate::union) fn test_here(module: &str, test: &str) -> String {
-    let (_, within) = module.split_once("::").unwrap();
-    format!("{within}::{test}")
-}
-
-fn build(top: &Path) {
-    for dir in ["lower/emptied", "lower/empty", "lower/merged", "upper", "mnt"] {
-        fs::create_dir_all(top.join(dir)).unwrap();
-    }
-    for file in ["emptied/one", "emptied/two", "merged/inside", "file", "other"] {
-        fs::write(top.join("lower").join(file), file).unwrap();
-    }
-}
-
-fn open(top: &Path, upper: Upper) -> Union {
-    let options = StackOptions {
-        lowers: vec![top.join("lower").into()],
-        upper: Some(top.join("upper")),
-        mount_point: Some(top.join("mnt")),
-        ..StackOptions::default()
+/// What is done where, but for what is refused there (programs copy then) and what is the same as with all that there is.
+fn cases() -> Vec<(Act, Upper)> {
+    let is_other = |act: Act, upper: Upper| {
+        let needs_redirect = matches!(act, Act::MoveMergedDirAway | Act::MoveMergedDirOverWhiteout);
+        let leaves_whiteout = matches!(act, Act::MoveFileAway | Act::MoveFileOverFile) || needs_redirect;
+        match upper {
+            Upper::NoAttributes => !needs_redirect,
+            Upper::NoWhiteout => leaves_whiteout,
+            Upper::Full | Upper::NoFlags => true,
+        }
     };
-    let mut stack = Stack::open(&options).unwrap();
+    let all = UPPERS.into_iter().flat_map(|upper| ACTS.map(|act| (act, upper)));
+    all.filter(|(act, upper)| is_other(*act, *upper)).collect()
+}
+
+fn build() -> Bed {
+    let bed = Bed::new(1);
+    bed.dir("0/empty");
+    for file in ["emptied/one", "emptied/two", "merged/inside", "file", "other"] {
+        bed.file(&format!("0/{file}"));
+    }
+    bed
+}
+
+fn open(bed: &Bed, upper: Upper) -> Union {
+    let mut stack = bed.stack();
     let caps = &mut stack.upper.as_mut().unwrap().caps;
     match upper {
         Upper::Full => {}
@@ -105,9 +103,7 @@ fn open(top: &Path, upper: Upper) -> Union {
 }
 
 fn make(union: &Union, parent: &Arc<Node>, name: &[u8], new: New<'_>) -> Result<()> {
-    let caller =
-        Caller { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
-    union.create(parent, name, Create { new, mode: 0o755, umask: 0o022, caller }).map(drop)
+    union.create(parent, name, Create { new, mode: 0o755, umask: 0o022, caller: union.own }).map(drop)
 }
 
 fn find(union: &Union, name: &[u8]) -> Arc<Node> {
@@ -175,8 +171,8 @@ fn tree(union: &Union) -> BTreeMap<String, Kind> {
     tree
 }
 
-fn seen(top: &Path, upper: Upper) -> BTreeMap<String, Kind> {
-    let union = open(top, upper);
+fn seen(bed: &Bed, upper: Upper) -> BTreeMap<String, Kind> {
+    let union = open(bed, upper);
     let tree = tree(&union);
     union.shut_down();
     tree
@@ -185,58 +181,43 @@ fn seen(top: &Path, upper: Upper) -> BTreeMap<String, Kind> {
 /// Tests the invariant "One step".
 #[test]
 fn a_kill_at_any_instant_leaves_the_tree_before_or_after() {
-    for (way, upper) in UPPERS.into_iter().enumerate() {
-        for (index, act) in ACTS.into_iter().enumerate() {
-            let needs_redirect = matches!(act, Act::MoveMergedDirAway | Act::MoveMergedDirOverWhiteout);
-            if needs_redirect && matches!(upper, Upper::NoAttributes) {
-                continue; // refused, and programs copy
-            }
-            let leaves_whiteout = matches!(act, Act::MoveFileAway | Act::MoveFileOverFile) || needs_redirect;
-            if !leaves_whiteout && matches!(upper, Upper::NoWhiteout) {
-                continue; // the same as with all that there is
-            }
-            let mut after = None;
-            for kill_at in (0..).map(|n: u32| n.checked_sub(1)) {
-                let top = tempfile::tempdir().unwrap();
-                build(top.path());
-                let union = open(top.path(), upper);
-                act.prepare(&union).unwrap();
-                let before = tree(&union);
+    for (case, (act, upper)) in cases().into_iter().enumerate() {
+        let mut after = None;
+        for instant in (0..).map(|n: usize| n.checked_sub(1)) {
+            let bed = build();
+            let union = open(&bed, upper);
+            act.prepare(&union).unwrap();
+            let before = tree(&union);
+            union.shut_down();
+            drop(union);
+            let Some(instant) = instant else {
+                // Once without a kill, to know what comes of it; and in the mount itself as in the next.
+                let union = open(&bed, upper);
+                act.run(&union).unwrap();
+                let now = tree(&union);
                 union.shut_down();
                 drop(union);
-                let Some(kill_at) = kill_at else {
-                    // Once without a kill, to know what comes of it; and in the mount itself as in the next.
-                    let union = open(top.path(), upper);
-                    act.run(&union).unwrap();
-                    let now = tree(&union);
-                    union.shut_down();
-                    drop(union);
-                    assert_ne!(now, before, "{act:?} {upper:?} does nothing");
-                    assert_eq!(seen(top.path(), upper), now, "{act:?} {upper:?}: after a remount");
-                    after = Some(now);
-                    continue;
-                };
-                let after = after.as_ref().unwrap();
-                let ended = Command::new(std::env::current_exe().unwrap())
-                    .args(["--exact", "--ignored", &crate::union::kills::test_here(module_path!(), "killed")])
-                    .env(PLACE, format!("{way} {index} {kill_at} {}", top.path().display()))
-                    .output()
-                    .unwrap();
-                let what = format!("{act:?} {upper:?}, killed at instant {kill_at}");
-                let found = seen(top.path(), upper);
-                assert!(found == before || found == *after, "{what}: {before:#?} {after:#?} {found:#?}");
-                if ended.status.success() {
-                    assert!(kill_at > 0, "{what}: never killed");
-                    break;
-                }
-                assert_eq!(ended.status.signal(), Some(libc::SIGKILL), "{ended:?}");
-                // What the kill left doesn't hinder what comes after it.
-                let union = open(top.path(), upper);
-                let again = act.run(&union);
-                assert_eq!(again.is_ok(), found == before, "{what}, and again: {again:?}");
-                assert_eq!(tree(&union), *after, "{what}, and again");
-                union.shut_down();
+                assert_ne!(now, before, "{act:?} {upper:?} does nothing");
+                assert_eq!(seen(&bed, upper), now, "{act:?} {upper:?}: after a remount");
+                after = Some(now);
+                continue;
+            };
+            let after = after.as_ref().unwrap();
+            let killed = kill_at(module_path!(), instant, case, &bed);
+            let what = format!("{act:?} {upper:?}, killed at instant {instant}");
+            let found = seen(&bed, upper);
+            if !killed {
+                assert!(instant > 0, "{act:?} {upper:?} was never killed");
+                assert_eq!(found, *after, "{act:?} {upper:?}, not killed");
+                break;
             }
+            assert!(found == before || found == *after, "{what}: {before:#?} {after:#?} {found:#?}");
+            // What the kill left doesn't hinder what comes after it.
+            let union = open(&bed, upper);
+            let again = act.run(&union);
+            assert_eq!(again.is_ok(), found == before, "{what}, and again: {again:?}");
+            assert_eq!(tree(&union), *after, "{what}, and again");
+            union.shut_down();
         }
     }
 }
@@ -244,19 +225,8 @@ fn a_kill_at_any_instant_leaves_the_tree_before_or_after() {
 #[test]
 #[ignore = "started by the test of kills"]
 fn killed() {
-    let Ok(place) = std::env::var(PLACE) else { return };
-    let mut words = place.splitn(4, ' ');
-    let mut word = || words.next().unwrap();
-    let upper = UPPERS[word().parse::<usize>().unwrap()];
-    let act = ACTS[word().parse::<usize>().unwrap()];
-    let mut left: u32 = word().parse().unwrap();
-    let union = open(Path::new(word()), upper);
-    let hook = move |_| match left.checked_sub(1) {
-        Some(rest) => left = rest,
-        None => {
-            let own = rustix::process::getpid();
-            rustix::process::kill_process(own, rustix::process::Signal::KILL).unwrap();
-        }
-    };
-    hook::during(hook, || act.run(&union)).unwrap();
+    let Some(order) = Order::read() else { return };
+    let (act, upper) = cases()[order.act];
+    let union = open(&order.bed(), upper);
+    order.carry_out(|| act.run(&union)).unwrap();
 }

@@ -255,24 +255,13 @@ impl Union {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
-    use std::path::Path;
+    use crate::union::bed::{Bed, look_up};
 
-    use crate::union::Limits;
-    use crate::union::stack::layer::{Stack, StackOptions};
-
-    fn union(top: &Path) -> Union {
-        for dir in ["lower/d", "upper"] {
-            fs::create_dir_all(top.join(dir)).unwrap();
-        }
-        fs::write(top.join("lower/d/below"), "x").unwrap();
-        fs::write(top.join("lower/f"), "x").unwrap();
-        let options = StackOptions {
-            lowers: vec![top.join("lower").into()],
-            upper: Some(top.join("upper")),
-            ..StackOptions::default()
-        };
-        Union::new(Stack::open(&options).unwrap(), Limits::default()).unwrap()
+    /// A lower with a directory that holds a file, and a file.
+    fn bed() -> Bed {
+        let bed = Bed::new(1);
+        bed.file("0/d/below").file("0/f");
+        bed
     }
 
     fn create(union: &Union, name: &[u8], new: New<'_>) -> Result<(Arc<Node>, Attr)> {
@@ -281,8 +270,8 @@ mod tests {
 
     #[test]
     fn what_lowers_have_is_there_until_it_is_deleted_and_does_not_come_back() {
-        let top = tempfile::tempdir().unwrap();
-        let union = union(top.path());
+        let bed = bed();
+        let union = bed.open();
         for name in [&b"f"[..], b"d"] {
             assert_eq!(create(&union, name, New::File).map(drop), Err(FsError::Exists));
         }
@@ -291,7 +280,7 @@ mod tests {
         assert_eq!((attr.stat.size, attr.stat.mode & 0o7777), (0, 0o640));
         union.forget(f.ino, 1);
         // A directory in place of a deleted one shows nothing of it.
-        let (d, _) = union.lookup(union.root(), b"d").unwrap().unwrap();
+        let d = look_up(&union, "d").unwrap();
         union.unlink(&d, b"below").unwrap();
         union.rmdir(union.root(), b"d").unwrap();
         let (new, _) = create(&union, b"d", New::Directory).unwrap();
@@ -303,8 +292,8 @@ mod tests {
     /// are not the caller's.
     #[test]
     fn what_is_told_of_a_new_entry_is_what_it_is() {
-        let top = tempfile::tempdir().unwrap();
-        let union = union(top.path());
+        let bed = bed();
+        let union = bed.open();
         let own = union.own;
         union.unlink(union.root(), b"f").unwrap();
         for new in [New::File, New::Directory, New::Symlink(b"x"), New::Special(Kind::Fifo, 0)] {
@@ -326,18 +315,18 @@ mod tests {
 
     #[test]
     fn markers_cannot_be_made() {
-        let top = tempfile::tempdir().unwrap();
-        let union = union(top.path());
+        let bed = bed();
+        let union = bed.open();
         assert_eq!(create(&union, b".wh.f", New::File).map(drop), Err(FsError::MarkerName));
         let whiteout = New::Special(Kind::CharDevice, 0);
         assert_eq!(create(&union, b"w", whiteout).map(drop), Err(FsError::MarkerDevice));
-        assert_eq!(fs::read_dir(top.path().join("upper")).unwrap().count(), 0);
+        assert_eq!(bed.names("upper"), [""; 0]);
     }
 
     #[test]
     fn an_entry_that_does_not_stay_leaves_what_was_before() {
-        let top = tempfile::tempdir().unwrap();
-        let union = union(top.path());
+        let bed = bed();
+        let union = bed.open();
         union.unlink(union.root(), b"f").unwrap();
         let dir = union.dir_part(union.root()).unwrap();
         let fd = union.upper_fd(&dir.upper_dir().unwrap()).unwrap();

@@ -42,6 +42,12 @@ pub(in crate::union) mod hook {
         done
     }
 
+    /// Makes a hook of what is done at the first instant alone.
+    pub fn once(act: impl FnOnce() + 'static) -> impl FnMut(Failpoint) + 'static {
+        let mut act = Some(act);
+        move |_| act.take().into_iter().for_each(|act| act())
+    }
+
     pub(in crate::union) fn run(instant: Failpoint) {
         // Taken out, so that a hook may do something that reaches instants itself.
         let Some(mut hook) = HOOK.take() else { return };
@@ -54,52 +60,34 @@ pub(in crate::union) mod hook {
 mod tests {
     use std::collections::BTreeMap;
     use std::fs;
-    use std::os::unix::process::ExitStatusExt;
-    use std::path::Path;
-    use std::process::Command;
     use std::sync::Arc;
     use std::sync::mpsc;
     use std::time::Duration;
 
     use super::*;
     use crate::error::Result;
+    use crate::union::Union;
+    use crate::union::bed::Bed;
+    use crate::union::bed::kill::{Order, kill_at};
     use crate::union::change::create::Create;
     use crate::union::change::rename::RenameMode;
     use crate::union::change::staged::New;
     use crate::union::nodes::node::Node;
-    use crate::union::stack::layer::{Stack, StackOptions};
     use crate::union::view::attr::SetAttr;
     use crate::union::view::readdir::Looked;
-    use crate::union::{Caller, Limits, Union};
-
-    const PLACE: &str = "UNIONMOUNT_TEST_PLACE";
-
-    fn caller() -> Caller {
-        Caller { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() }
-    }
 
     /// Builds a stack with two lower files of several names, each in a directory of its own.
-    fn build(top: &Path) {
+    fn build() -> Bed {
+        let bed = Bed::new(1);
         for (file, names) in [("a", 3), ("b", 30)] {
-            let dir = top.join("lower").join(file);
-            fs::create_dir_all(&dir).unwrap();
+            bed.dir(&format!("0/{file}"));
+            let dir = bed.at("0").join(file);
             fs::write(dir.join("1"), file).unwrap();
             for name in 2..=names {
                 fs::hard_link(dir.join("1"), dir.join(name.to_string())).unwrap();
             }
         }
-        fs::create_dir(top.join("upper")).unwrap();
-        fs::create_dir(top.join("mnt")).unwrap();
-    }
-
-    fn open(top: &Path) -> Union {
-        let options = StackOptions {
-            lowers: vec![top.join("lower").into()],
-            upper: Some(top.join("upper")),
-            mount_point: Some(top.join("mnt")),
-            ..StackOptions::default()
-        };
-        Union::new(Stack::open(&options).unwrap(), Limits::default()).unwrap()
+        bed
     }
 
     fn directory(union: &Union, name: &str) -> Arc<Node> {
@@ -138,7 +126,7 @@ mod tests {
         /// Does what it needs to be done before.
         fn prepare(self, union: &Union, dir: &Arc<Node>) -> Result<()> {
             // So that the directory is there, as it is but for the first change in it.
-            let create = Create { new: New::File, mode: 0o644, umask: 0, caller: caller() };
+            let create = Create { new: New::File, mode: 0o644, umask: 0, caller: union.own };
             union.create(dir, b"new", create)?;
             match self {
                 Act::UnlinkCopied | Act::RenameOverCopied | Act::RenameAwayCopied => {
@@ -171,9 +159,8 @@ mod tests {
     #[test]
     fn an_operation_that_is_held_up_holds_up_no_other_files() {
         for slow in ACTS {
-            let top = tempfile::tempdir().unwrap();
-            build(top.path());
-            let union = Arc::new(open(top.path()));
+            let bed = build();
+            let union = Arc::new(bed.open());
             let (a, b) = (directory(&union, "a"), directory(&union, "b"));
             slow.prepare(&union, &a).unwrap();
             let (stopped, is_stopped) = mpsc::channel();
@@ -232,33 +219,27 @@ mod tests {
         for (index, act) in ACTS.into_iter().enumerate() {
             let mut states = Vec::new();
             loop {
-                let top = tempfile::tempdir().unwrap();
-                build(top.path());
-                let union = open(top.path());
+                let bed = build();
+                let union = bed.open();
                 act.prepare(&union, &directory(&union, "a")).unwrap();
                 let before = names(&union);
                 union.shut_down();
                 drop(union);
-                let ended = Command::new(std::env::current_exe().unwrap())
-                    .args(["--exact", "--ignored", &crate::union::kills::test_here(module_path!(), "killed")])
-                    .env(PLACE, format!("{index} {} {}", states.len(), top.path().display()))
-                    .output()
-                    .unwrap();
-                let union = open(top.path());
+                let killed = kill_at(module_path!(), states.len(), index, &bed);
+                let union = bed.open();
                 check_counts(&union, act, states.len());
                 states.push(names(&union));
-                if ended.status.success() {
+                if !killed {
                     let after = names(&union);
                     let mixed = states.iter().find(|state| ![&before, &after].contains(state));
                     assert_eq!(mixed, None, "{act:?}: neither {before:?} nor {after:?}");
                     break;
                 }
-                assert_eq!(ended.status.signal(), Some(libc::SIGKILL), "{ended:?}");
                 // What the kill left doesn't hinder what comes after it.
                 act.run(&union, &directory(&union, "a")).unwrap_or_default();
                 check_counts(&union, act, states.len());
                 drop(union);
-                check_counts(&open(top.path()), act, states.len());
+                check_counts(&bed.open(), act, states.len());
             }
             assert!(states.len() > 1 || matches!(act, Act::Find), "{act:?} was never killed");
         }
@@ -279,20 +260,9 @@ mod tests {
     #[test]
     #[ignore = "started by the test of kills"]
     fn killed() {
-        let Ok(place) = std::env::var(PLACE) else { return };
-        let mut words = place.splitn(3, ' ');
-        let mut word = || words.next().unwrap();
-        let act = ACTS[word().parse::<usize>().unwrap()];
-        let mut left: u32 = word().parse().unwrap();
-        let union = open(Path::new(word()));
+        let Some(order) = Order::read() else { return };
+        let union = order.bed().open();
         let dir = directory(&union, "a");
-        let hook = move |_| match left.checked_sub(1) {
-            Some(rest) => left = rest,
-            None => {
-                let own = rustix::process::getpid();
-                rustix::process::kill_process(own, rustix::process::Signal::KILL).unwrap();
-            }
-        };
-        hook::during(hook, || act.run(&union, &dir)).unwrap();
+        order.carry_out(|| ACTS[order.act].run(&union, &dir)).unwrap();
     }
 }

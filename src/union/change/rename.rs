@@ -232,42 +232,31 @@ impl<'a> RenameRequest<'a> {
 mod tests {
     use super::*;
     use std::fs;
-    use std::path::Path;
     use std::sync::{Barrier, mpsc};
     use std::time::Duration;
 
+    use crate::union::Limits;
     use crate::union::bed::{Bed, look_up};
     use crate::union::change::create::Create;
     use crate::union::change::failpoint::{Failpoint, hook};
     use crate::union::change::staged::New;
-    use crate::union::stack::layer::{Stack, StackOptions};
-    use crate::union::{Caller, Limits};
 
-    /// Makes a union of a lower with `a`, a directory with the file `f`, which has another name beside it.
-    fn union(top: &Path) -> Union {
-        fs::create_dir_all(top.join("lower/a")).unwrap();
-        fs::create_dir(top.join("upper")).unwrap();
-        fs::write(top.join("lower/a/f"), "f").unwrap();
-        fs::hard_link(top.join("lower/a/f"), top.join("lower/g")).unwrap();
-        let options = StackOptions {
-            lowers: vec![top.join("lower").into()],
-            upper: Some(top.join("upper")),
-            ..StackOptions::default()
-        };
-        Union::new(Stack::open(&options).unwrap(), Limits::default()).unwrap()
+    /// Makes a lower with `a`, a directory with the file `f`, which has another name beside it.
+    fn bed() -> Bed {
+        let bed = Bed::new(1);
+        fs::hard_link(bed.file("0/a/f").at("0/a/f"), bed.at("0/g")).unwrap();
+        bed
     }
 
     fn make_directory(union: &Union, name: &[u8]) -> Arc<Node> {
-        let caller =
-            Caller { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
-        let create = Create { new: New::Directory, mode: 0o755, umask: 0, caller };
+        let create = Create { new: New::Directory, mode: 0o755, umask: 0, caller: union.own };
         union.create(union.root(), name, create).unwrap().0
     }
 
     #[test]
     fn a_merged_directory_is_listed_by_its_number_wherever_it_goes() {
-        let top = tempfile::tempdir().unwrap();
-        let union = union(top.path());
+        let bed = bed();
+        let union = bed.open();
         let new = make_directory(&union, b"new");
         let (_, before) = union.lookup(union.root(), b"a").unwrap().unwrap();
         union.rename((union.root(), b"a"), (&new, b"moved"), RenameMode::Replace).unwrap();
@@ -284,8 +273,8 @@ mod tests {
 
     #[test]
     fn directories_of_further_names_are_forgotten_with_the_file() {
-        let top = tempfile::tempdir().unwrap();
-        let union = union(top.path());
+        let bed = bed();
+        let union = bed.open();
         let mut known = Vec::new();
         let (file, _) = union.lookup(union.root(), b"g").unwrap().unwrap();
         let (dir, _) = union.lookup(union.root(), b"a").unwrap().unwrap();
@@ -301,8 +290,8 @@ mod tests {
 
     #[test]
     fn a_rename_that_fails_leaves_no_node_that_nobody_knows() {
-        let top = tempfile::tempdir().unwrap();
-        let union = union(top.path());
+        let bed = bed();
+        let union = bed.open();
         let known = union.known_nodes();
         let root = union.root();
         // `g` and `a` are looked up by the rename alone.
@@ -336,9 +325,7 @@ mod tests {
             });
             assert!(done.is_err() && bed.at("away").exists(), "{exchange}");
             assert!(look_up(&union, "target/below").is_none(), "{exchange}");
-            let caller =
-                Caller { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
-            let create = Create { new: New::File, mode: 0o600, umask: 0, caller };
+            let create = Create { new: New::File, mode: 0o600, umask: 0, caller: union.own };
             union.create(&target, b"new", create).unwrap();
             union.create(&target, b"below", create).unwrap();
             union.unlink(&target, b"below").unwrap();
@@ -420,30 +407,24 @@ mod tests {
     /// Exchanges, as the owner of the upper, the directory that is renamed for another, right before the system call.
     #[test]
     fn what_was_moved_in_anothers_place_goes_back_and_what_was_hidden_stays_hidden() {
-        let top = tempfile::tempdir().unwrap();
-        let union = union(top.path());
-        fs::create_dir_all(top.path().join("lower/to/n")).unwrap();
-        fs::write(top.path().join("lower/to/n/below"), "x").unwrap();
+        let bed = Bed::new(1);
+        bed.file("0/to/n/below");
+        let union = bed.open();
         make_directory(&union, b"d");
-        fs::create_dir(top.path().join("upper/important")).unwrap();
-        fs::write(top.path().join("upper/important/file"), "x").unwrap();
+        bed.file("upper/important/file");
         let root = union.root();
-        let (to, _) = union.lookup(root, b"to").unwrap().unwrap();
-        let (n, _) = union.lookup(&to, b"n").unwrap().unwrap();
+        let (to, n) = (look_up(&union, "to").unwrap(), look_up(&union, "to/n").unwrap());
         union.unlink(&n, b"below").unwrap();
         union.rmdir(&to, b"n").unwrap();
-        let upper = top.path().join("upper");
-        let mut swapped = false;
+        let upper = bed.at("upper");
         // The directory is made opaque, for lowers have one of the new name; then it is exchanged.
-        let swap = move |_| {
-            if !std::mem::replace(&mut swapped, true) {
-                fs::rename(upper.join("d"), upper.join("away")).unwrap();
-                fs::rename(upper.join("important"), upper.join("d")).unwrap();
-            }
-        };
+        let swap = hook::once(move || {
+            fs::rename(upper.join("d"), upper.join("away")).unwrap();
+            fs::rename(upper.join("important"), upper.join("d")).unwrap();
+        });
         let done = hook::during(swap, || union.rename((root, b"d"), (&to, b"n"), RenameMode::Replace));
         assert_eq!(done, Err(FsError::Stale));
-        assert!(top.path().join("upper/d/file").exists(), "it is back");
+        assert!(bed.at("upper/d/file").exists(), "it is back");
         assert!(union.lookup(&to, b"n").unwrap().is_none(), "what the lower has shows again");
     }
 }

@@ -196,30 +196,18 @@ mod tests {
     use super::*;
     use std::sync::mpsc;
 
+    use crate::union::bed::Bed;
     use crate::union::change::create::Create;
     use crate::union::change::staged::New;
-    use crate::union::stack::layer::{Stack, StackOptions};
-    use crate::union::{Caller, Limits};
 
     /// Makes a union over empty layers, with a file in it that was deleted and that somebody still knows.
-    fn with_deleted_file() -> (tempfile::TempDir, Union, Arc<Node>) {
-        let top = tempfile::tempdir().unwrap();
-        for name in ["lower", "upper", "mnt"] {
-            std::fs::create_dir(top.path().join(name)).unwrap();
-        }
-        let options = StackOptions {
-            lowers: vec![top.path().join("lower").into()],
-            upper: Some(top.path().join("upper")),
-            mount_point: Some(top.path().join("mnt")),
-            ..StackOptions::default()
-        };
-        let union = Union::new(Stack::open(&options).unwrap(), Limits::default()).unwrap();
-        let caller =
-            Caller { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
-        let create = Create { new: New::File, mode: 0o644, umask: 0, caller };
+    fn with_deleted_file() -> (Bed, Union, Arc<Node>) {
+        let bed = Bed::new(1);
+        let union = bed.open();
+        let create = Create { new: New::File, mode: 0o644, umask: 0, caller: union.own };
         let (node, _) = union.create(union.root(), b"f", create).unwrap();
         union.unlink(union.root(), b"f").unwrap();
-        (top, union, node)
+        (bed, union, node)
     }
 
     fn full() -> Result<()> {
@@ -228,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_change_waits_for_what_is_being_let_go() {
-        let (_top, union, node) = with_deleted_file();
+        let (_bed, union, node) = with_deleted_file();
         let ino = node.ino;
         drop(node);
         let (tried, was_tried) = mpsc::channel();
@@ -248,7 +236,7 @@ mod tests {
 
     #[test]
     fn what_a_request_still_holds_is_waited_for_too() {
-        let (_top, union, node) = with_deleted_file();
+        let (_bed, union, node) = with_deleted_file();
         let ino = node.ino;
         union.forget(ino, 1);
         assert_eq!((union.known_nodes(), union.files.len()), (2, 1), "kept as long as it is held");
@@ -259,7 +247,7 @@ mod tests {
 
     #[test]
     fn what_stays_open_is_waited_for_once() {
-        let (_top, union, node) = with_deleted_file();
+        let (_bed, union, node) = with_deleted_file();
         let Err(first) = union.try_change(full) else { panic!("there may be room soon") };
         let start = Instant::now();
         union.change_again(first, full).unwrap_err();
@@ -270,7 +258,7 @@ mod tests {
 
     #[test]
     fn nothing_is_waited_for_where_nothing_was_deleted() {
-        let (_top, union, node) = with_deleted_file();
+        let (_bed, union, node) = with_deleted_file();
         union.forget(node.ino, 1);
         union.release_parent(node);
         assert!(union.try_change(full).is_ok());

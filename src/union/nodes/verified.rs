@@ -419,45 +419,27 @@ impl std::fmt::Debug for Stale {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::Path;
 
     use crate::error::FsError;
+    use crate::union::bed::{Bed, look_up};
     use crate::union::change::failpoint::hook;
     use crate::union::change::rename::RenameMode;
-    use crate::union::stack::layer::{Stack, StackOptions};
-    use crate::union::{Limits, Union};
-
-    fn union(top: &Path) -> Union {
-        let options = StackOptions {
-            lowers: vec![top.join("lower").into()],
-            upper: Some(top.join("upper")),
-            ..StackOptions::default()
-        };
-        Union::new(Stack::open(&options).unwrap(), Limits::default()).unwrap()
-    }
 
     /// Exchanges, as the owner of the upper, a directory that shows nothing for one that isn't his to delete, when it
     /// has been found to show nothing.
     #[test]
     fn a_directory_that_was_exchanged_is_not_removed() {
         for replaced in [false, true] {
-            let top = tempfile::tempdir().unwrap();
-            for dir in ["lower/d", "lower/new", "upper/important"] {
-                fs::create_dir_all(top.path().join(dir)).unwrap();
-            }
-            fs::write(top.path().join("lower/d/f"), "x").unwrap();
-            fs::write(top.path().join("upper/important/file"), "x").unwrap();
-            let union = union(top.path());
-            let (d, _) = union.lookup(union.root(), b"d").unwrap().unwrap();
+            let bed = Bed::new(1);
+            bed.file("0/d/f").dir("0/new").file("upper/important/file");
+            let union = bed.open();
+            let d = look_up(&union, "d").unwrap();
             union.unlink(&d, b"f").unwrap();
-            let upper = top.path().join("upper");
-            let mut swapped = false;
-            let swap = move |_| {
-                if !std::mem::replace(&mut swapped, true) {
-                    fs::rename(upper.join("d"), upper.join("away")).unwrap();
-                    fs::rename(upper.join("important"), upper.join("d")).unwrap();
-                }
-            };
+            let upper = bed.at("upper");
+            let swap = hook::once(move || {
+                fs::rename(upper.join("d"), upper.join("away")).unwrap();
+                fs::rename(upper.join("important"), upper.join("d")).unwrap();
+            });
             let done = hook::during(swap, || {
                 if replaced {
                     let root = union.root();
@@ -466,8 +448,7 @@ mod tests {
                     union.rmdir(union.root(), b"d")
                 }
             });
-            let kept =
-                ["d", "important"].iter().any(|at| top.path().join("upper").join(at).join("file").exists());
+            let kept = ["d", "important"].iter().any(|at| bed.at("upper").join(at).join("file").exists());
             assert!(kept, "{replaced}: {done:?}");
             if !replaced {
                 assert_eq!(done, Err(FsError::Stale));
@@ -477,19 +458,13 @@ mod tests {
 
     #[test]
     fn a_file_in_anothers_place_is_stale() {
-        let top = tempfile::tempdir().unwrap();
-        for dir in ["lower", "upper"] {
-            fs::create_dir(top.path().join(dir)).unwrap();
-        }
-        for name in ["lower/f", "lower/other"] {
-            fs::write(top.path().join(name), name).unwrap();
-        }
-        let union = union(top.path());
+        let bed = Bed::new(1);
+        let union = bed.file("0/f").file("0/other").open();
         let told = std::sync::Arc::new(parking_lot::Mutex::new(Vec::new()));
         let tell = told.clone();
         union.on_stale(Box::new(move |parent, name| tell.lock().push((parent, name.to_vec()))));
-        let (f, _) = union.lookup(union.root(), b"f").unwrap().unwrap();
-        fs::rename(top.path().join("lower/other"), top.path().join("lower/f")).unwrap();
+        let f = look_up(&union, "f").unwrap();
+        fs::rename(bed.at("0/other"), bed.at("0/f")).unwrap();
         assert_eq!(union.getattr(&f).map(drop), Err(FsError::Stale));
         assert_eq!(union.read(&f, 0, &mut [0; 9]), Err(FsError::Stale));
         assert_eq!(union.listxattr(&f), Err(FsError::Stale));
@@ -498,7 +473,7 @@ mod tests {
             told.lock().iter().all(|entry| *entry == (union.root().ino, b"f".to_vec()))
                 && !told.lock().is_empty()
         );
-        fs::remove_file(top.path().join("lower/f")).unwrap();
+        fs::remove_file(bed.at("0/f")).unwrap();
         assert_eq!(union.getattr(&f).map(drop), Err(FsError::Stale));
     }
 }

@@ -3,22 +3,18 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
-use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::union::change::failpoint::hook;
+use crate::union::Union;
+use crate::union::bed::kill::{Order, kill_at};
+use crate::union::bed::{Bed, look_up};
 use crate::union::change::rename::RenameMode;
 use crate::union::data::file::Write;
 use crate::union::nodes::node::Node;
 use crate::union::options::FsOptions;
-use crate::union::stack::layer::{Stack, StackOptions};
 use crate::union::view::attr::SetAttr;
-use crate::union::{Limits, Union};
 
-const PLACE: &str = "UNIONMOUNT_TEST_COPY_UP";
 const SIZE: usize = 5 << 19;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -39,30 +35,22 @@ enum Act {
 const ACTS: [Act; 7] =
     [Act::Chmod, Act::ChmodLinked, Act::Write, Act::WriteLinked, Act::Truncate, Act::Rename, Act::Link];
 
-fn build(top: &Path) {
-    for dir in ["lower/d", "lower/e", "upper", "mnt"] {
-        fs::create_dir_all(top.join(dir)).unwrap();
-    }
+fn build() -> Bed {
+    let bed = Bed::new(1);
+    bed.dir("0/d").dir("0/e");
     let bytes: Vec<u8> = (0..SIZE / 4).flat_map(|n| (n as u32).to_le_bytes()).collect();
-    fs::write(top.join("lower/d/one"), &bytes).unwrap();
-    fs::write(top.join("lower/d/several"), &bytes[..SIZE / 4]).unwrap();
-    fs::hard_link(top.join("lower/d/several"), top.join("lower/e/names")).unwrap();
+    fs::write(bed.at("0/d/one"), &bytes).unwrap();
+    fs::write(bed.at("0/d/several"), &bytes[..SIZE / 4]).unwrap();
+    fs::hard_link(bed.at("0/d/several"), bed.at("0/e/names")).unwrap();
+    bed
 }
 
-fn open(top: &Path) -> Union {
-    let options = StackOptions {
-        lowers: vec![top.join("lower").into()],
-        upper: Some(top.join("upper")),
-        mount_point: Some(top.join("mnt")),
-        ..StackOptions::default()
-    };
-    let chosen = FsOptions { metacopy: true, ..FsOptions::default() };
-    Union::with_options(Stack::open(&options).unwrap(), Limits::default(), &chosen).unwrap()
+fn open(bed: &Bed) -> Union {
+    bed.open_with(&FsOptions { metacopy: true, ..FsOptions::default() })
 }
 
 fn find(union: &Union, path: &str) -> Arc<Node> {
-    let step = |dir: Arc<Node>, name: &str| union.lookup(&dir, name.as_bytes()).unwrap().unwrap().0;
-    path.split('/').fold(union.root().clone(), step)
+    look_up(union, path).unwrap()
 }
 
 fn chmod(union: &Union, path: &str) -> Result<()> {
@@ -133,8 +121,8 @@ fn seen(union: &Union) -> BTreeMap<String, Seen> {
     seen
 }
 
-fn seen_in(top: &Path) -> BTreeMap<String, Seen> {
-    let union = open(top);
+fn seen_in(bed: &Bed) -> BTreeMap<String, Seen> {
+    let union = open(bed);
     let seen = seen(&union);
     union.shut_down();
     seen
@@ -144,39 +132,34 @@ fn seen_in(top: &Path) -> BTreeMap<String, Seen> {
 fn a_kill_at_any_instant_leaves_the_file_before_or_after() {
     for (index, act) in ACTS.into_iter().enumerate() {
         let mut after = None;
-        for kill_at in (0..).map(|n: u32| n.checked_sub(1)) {
-            let top = tempfile::tempdir().unwrap();
-            build(top.path());
-            let union = open(top.path());
+        for instant in (0..).map(|n: usize| n.checked_sub(1)) {
+            let bed = build();
+            let union = open(&bed);
             act.prepare(&union).unwrap();
             let before = seen(&union);
             union.shut_down();
             drop(union);
-            let Some(kill_at) = kill_at else {
-                let union = open(top.path());
+            let Some(instant) = instant else {
+                let union = open(&bed);
                 act.run(&union).unwrap();
                 let now = seen(&union);
                 union.shut_down();
                 drop(union);
                 assert_ne!(now, before, "{act:?} does nothing");
-                assert_eq!(seen_in(top.path()), now, "{act:?}: after a remount");
+                assert_eq!(seen_in(&bed), now, "{act:?}: after a remount");
                 after = Some(now);
                 continue;
             };
             let after: &BTreeMap<String, Seen> = after.as_ref().unwrap();
-            let ended = Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "--ignored", &crate::union::kills::test_here(module_path!(), "killed")])
-                .env(PLACE, format!("{index} {kill_at} {}", top.path().display()))
-                .output()
-                .unwrap();
-            let found = seen_in(top.path());
-            let what = format!("{act:?}, killed at instant {kill_at}");
-            assert!(found == before || found == *after, "{what}: {before:#?} {after:#?} {found:#?}");
-            if ended.status.success() {
-                assert!(kill_at > 0, "{what}: never killed");
+            let killed = kill_at(module_path!(), instant, index, &bed);
+            let found = seen_in(&bed);
+            if !killed {
+                assert!(instant > 0, "{act:?} was never killed");
+                assert_eq!(found, *after, "{act:?}, not killed");
                 break;
             }
-            assert_eq!(ended.status.signal(), Some(libc::SIGKILL), "{ended:?}");
+            let what = format!("{act:?}, killed at instant {instant}");
+            assert!(found == before || found == *after, "{what}: {before:#?} {after:#?} {found:#?}");
         }
     }
 }
@@ -184,18 +167,7 @@ fn a_kill_at_any_instant_leaves_the_file_before_or_after() {
 #[test]
 #[ignore = "started by the test of kills"]
 fn killed() {
-    let Ok(place) = std::env::var(PLACE) else { return };
-    let mut words = place.splitn(3, ' ');
-    let mut word = || words.next().unwrap();
-    let act = ACTS[word().parse::<usize>().unwrap()];
-    let mut left: u32 = word().parse().unwrap();
-    let union = open(Path::new(word()));
-    let hook = move |_| match left.checked_sub(1) {
-        Some(rest) => left = rest,
-        None => {
-            let own = rustix::process::getpid();
-            rustix::process::kill_process(own, rustix::process::Signal::KILL).unwrap();
-        }
-    };
-    hook::during(hook, || act.run(&union)).unwrap();
+    let Some(order) = Order::read() else { return };
+    let union = open(&order.bed());
+    order.carry_out(|| ACTS[order.act].run(&union)).unwrap();
 }

@@ -2,9 +2,6 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -12,7 +9,8 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 
 use super::LEAST;
-use crate::union::change::failpoint::hook;
+use crate::union::bed::kill::{Order, kill_at};
+use crate::union::bed::{Bed, look_up};
 use crate::union::change::rename::RenameMode;
 use crate::union::data::file::Write;
 use crate::union::nodes::node::Node;
@@ -23,7 +21,6 @@ use crate::union::{Limits, Union};
 
 mod failing;
 
-const PLACE: &str = "UNIONMOUNT_TEST_HALF";
 const SIZE: usize = 300_123;
 const BLOCK: u64 = 4096;
 
@@ -34,29 +31,21 @@ fn content(seed: u32) -> Vec<u8> {
     (0..SIZE).map(byte).collect()
 }
 
-fn build(top: &Path) {
-    for dir in ["lower/d", "upper", "mnt"] {
-        fs::create_dir_all(top.join(dir)).unwrap();
-    }
+fn build() -> Bed {
+    let bed = Bed::new(1);
+    bed.dir("0/d");
     for (name, seed) in [("d/a", 2_654_435_761), ("d/b", 40_503_001)] {
-        fs::write(top.join("lower").join(name), content(seed)).unwrap();
+        fs::write(bed.at("0").join(name), content(seed)).unwrap();
     }
+    bed
 }
 
-fn open(top: &Path) -> Union {
-    let options = StackOptions {
-        lowers: vec![top.join("lower").into()],
-        upper: Some(top.join("upper")),
-        mount_point: Some(top.join("mnt")),
-        ..StackOptions::default()
-    };
-    let chosen = FsOptions { lazy: Lazy::Keep, ..FsOptions::default() };
-    Union::with_options(Stack::open(&options).unwrap(), Limits::default(), &chosen).unwrap()
+fn open(bed: &Bed) -> Union {
+    bed.open_with(&FsOptions { lazy: Lazy::Keep, ..FsOptions::default() })
 }
 
 fn find(union: &Union, path: &str) -> Arc<Node> {
-    let step = |dir: Arc<Node>, name: &str| union.lookup(&dir, name.as_bytes()).unwrap().unwrap().0;
-    path.split('/').fold(union.root().clone(), step)
+    look_up(union, path).unwrap()
 }
 
 fn read(union: &Union, node: &Arc<Node>) -> Vec<u8> {
@@ -136,9 +125,8 @@ fn put(model: &mut Vec<u8>, at: usize, bytes: &[u8]) {
 }
 
 fn run(ops: Vec<Op>) {
-    let top = tempfile::tempdir().unwrap();
-    build(top.path());
-    let mut union = open(top.path());
+    let bed = build();
+    let mut union = open(&bed);
     let mut model = content(2_654_435_761);
     let other = content(40_503_001);
     let mut name = "a".to_owned();
@@ -202,7 +190,7 @@ fn run(ops: Vec<Op>) {
             Op::Reopen => {
                 union.shut_down();
                 drop(union);
-                union = open(top.path());
+                union = open(&bed);
             }
         }
         let node = find(&union, &format!("d/{name}"));
@@ -210,7 +198,7 @@ fn run(ops: Vec<Op>) {
     }
     union.shut_down();
     drop(union);
-    let union = open(top.path());
+    let union = open(&bed);
     assert!(read(&union, &find(&union, &format!("d/{name}"))) == model, "in the next mount");
     assert!(read(&union, &find(&union, "d/b")) == other);
     let node = find(&union, &format!("d/{name}"));
@@ -218,11 +206,8 @@ fn run(ops: Vec<Op>) {
     assert!(read(&union, &node) == model, "sealed");
     union.shut_down();
     drop(union);
-    assert!(fs::read(top.path().join("upper/d").join(&name)).map_or(true, |bytes| bytes == model), "on disk");
-    assert!(
-        fs::read(top.path().join("lower/d/a")).unwrap() == content(2_654_435_761),
-        "the lower has changed"
-    );
+    assert!(fs::read(bed.at("upper/d").join(&name)).map_or(true, |bytes| bytes == model), "on disk");
+    assert!(fs::read(bed.at("0/d/a")).unwrap() == content(2_654_435_761), "the lower has changed");
 }
 
 /// Tests the invariant "Durability" as far as no power fails: whatever is done, the file is as a plain one.
@@ -244,16 +229,15 @@ fn half_copied_files_are_as_plain_ones() {
 
 #[test]
 fn one_byte_copies_one_block() {
-    let top = tempfile::tempdir().unwrap();
-    build(top.path());
-    let union = open(top.path());
+    let bed = build();
+    let union = open(&bed);
     let node = find(&union, "d/a");
     union.write(&node, 100_000, b"!", Write::default()).unwrap();
     assert_eq!(node_half(&union, &node).count(), (1, SIZE.div_ceil(BLOCK as usize) as u64));
     union.write(&node, 2 * BLOCK - 1, b"!!", Write::default()).unwrap();
     assert_eq!(node_half(&union, &node).count().0, 3);
     union.fsync(&node, false).unwrap();
-    let room = fs::metadata(top.path().join("upper/d/a")).unwrap().blocks() * 512;
+    let room = fs::metadata(bed.at("upper/d/a")).unwrap().blocks() * 512;
     assert!(room <= 4 * BLOCK, "{room} bytes were taken");
 }
 
@@ -265,18 +249,17 @@ fn node_half(union: &Union, node: &Arc<Node>) -> Arc<super::Half> {
 #[test]
 fn another_file_below_is_an_error() {
     for change in ["content", "file", "copy"] {
-        let top = tempfile::tempdir().unwrap();
-        build(top.path());
-        let union = open(top.path());
+        let bed = build();
+        let union = open(&bed);
         union.write(&find(&union, "d/a"), 5, b"!", Write::default()).unwrap();
         union.shut_down();
         drop(union);
-        let below = top.path().join("lower/d/a");
+        let below = bed.at("0/d/a");
         match change {
             "content" => fs::write(&below, content(7)).unwrap(),
             // By a program that keeps attributes, and makes holes of zeros.
             "copy" => {
-                let place = top.path().join("upper/d");
+                let place = bed.at("upper/d");
                 support::run(
                     "cp",
                     &[
@@ -289,11 +272,11 @@ fn another_file_below_is_an_error() {
                 fs::rename(place.join("new"), place.join("a")).unwrap();
             }
             _ => {
-                fs::rename(&below, top.path().join("old")).unwrap();
-                fs::copy(top.path().join("old"), &below).unwrap();
+                fs::rename(&below, bed.at("old")).unwrap();
+                fs::copy(bed.at("old"), &below).unwrap();
             }
         }
-        let union = open(top.path());
+        let union = open(&bed);
         let node = find(&union, "d/a");
         let mut bytes = [0; 16];
         let failed = union.read(&node, 0, &mut bytes).unwrap_err();
@@ -306,9 +289,8 @@ fn another_file_below_is_an_error() {
 /// Takes an upper with half-copied files that becomes a lower, or is only looked at.
 #[test]
 fn half_copied_files_of_lowers_are_read_and_copied() {
-    let top = tempfile::tempdir().unwrap();
-    build(top.path());
-    let union = open(top.path());
+    let bed = build();
+    let union = open(&bed);
     let node = find(&union, "d/a");
     union.write(&node, 50_000, b"written", Write::default()).unwrap();
     resize(&union, &node, 200_001);
@@ -316,10 +298,10 @@ fn half_copied_files_of_lowers_are_read_and_copied() {
     let expected = read(&union, &node);
     union.shut_down();
     drop(union);
-    fs::create_dir(top.path().join("upper2")).unwrap();
+    fs::create_dir(bed.at("upper2")).unwrap();
     let options = StackOptions {
-        lowers: vec![top.path().join("upper").into(), top.path().join("lower").into()],
-        upper: Some(top.path().join("upper2")),
+        lowers: vec![bed.at("upper").into(), bed.at("0").into()],
+        upper: Some(bed.at("upper2")),
         ..StackOptions::default()
     };
     let chosen = FsOptions { lazy: Lazy::Keep, ..FsOptions::default() };
@@ -389,21 +371,16 @@ impl Act {
 #[test]
 fn a_kill_at_any_instant_leaves_what_was_written() {
     for (index, act) in ACTS.into_iter().enumerate() {
-        for kill_at in 0u32.. {
-            let top = tempfile::tempdir().unwrap();
-            build(top.path());
-            let union = open(top.path());
+        for instant in 0.. {
+            let bed = build();
+            let union = open(&bed);
             act.prepare(&union);
             let before = read(&union, &find(&union, "d/a"));
             union.shut_down();
             drop(union);
-            let ended = Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "--ignored", &crate::union::kills::test_here(module_path!(), "killed")])
-                .env(PLACE, format!("{index} {kill_at} {}", top.path().display()))
-                .output()
-                .unwrap();
-            let what = format!("{act:?}, killed at instant {kill_at}");
-            let union = open(top.path());
+            let killed = kill_at(module_path!(), instant, index, &bed);
+            let what = format!("{act:?}, killed at instant {instant}");
+            let union = open(&bed);
             let found = read(&union, &find(&union, "d/a"));
             let mut after = before.clone();
             match act {
@@ -436,11 +413,10 @@ fn a_kill_at_any_instant_leaves_what_was_written() {
             act.run(&union);
             assert!(read(&union, &find(&union, "d/a")) == after, "{what}, and again");
             union.shut_down();
-            if ended.status.success() {
-                assert!(kill_at > 0 && found == after, "{what}: never killed");
+            if !killed {
+                assert!(instant > 0 && found == after, "{what}: never killed");
                 break;
             }
-            assert_eq!(ended.status.signal(), Some(libc::SIGKILL), "{what}: {ended:?}");
         }
     }
 }
@@ -448,18 +424,7 @@ fn a_kill_at_any_instant_leaves_what_was_written() {
 #[test]
 #[ignore = "started by the test of kills"]
 fn killed() {
-    let Ok(place) = std::env::var(PLACE) else { return };
-    let mut words = place.splitn(3, ' ');
-    let mut word = || words.next().unwrap();
-    let act = ACTS[word().parse::<usize>().unwrap()];
-    let mut left: u32 = word().parse().unwrap();
-    let union = open(Path::new(word()));
-    let hook = move |_| match left.checked_sub(1) {
-        Some(rest) => left = rest,
-        None => {
-            let own = rustix::process::getpid();
-            rustix::process::kill_process(own, rustix::process::Signal::KILL).unwrap();
-        }
-    };
-    hook::during(hook, || act.run(&union));
+    let Some(order) = Order::read() else { return };
+    let union = open(&order.bed());
+    order.carry_out(|| ACTS[order.act].run(&union));
 }

@@ -12,14 +12,13 @@ use rustix::io::Errno;
 
 use super::{BLOCK, SIZE, build, content, find, node_half, open, read};
 use crate::sys::object::At;
+use crate::union::Union;
 use crate::union::change::failpoint::hook;
 use crate::union::data::file::Write;
 use crate::union::data::half::{Half, LARGEST};
 use crate::union::data::half_mark::HalfMark;
 use crate::union::options::{FsOptions, Lazy, RedirectDir};
-use crate::union::stack::layer::{Stack, StackOptions};
 use crate::union::view::attr::SetAttr;
-use crate::union::{Limits, Union};
 
 fn write(union: &Union, at: u64, bytes: &[u8]) {
     union.write(&find(union, "d/a"), at, bytes, Write::default()).unwrap();
@@ -43,9 +42,8 @@ fn written(at: usize, bytes: &[u8]) -> Vec<u8> {
 /// Looks at the marks first and tells of them later, as a lookup does: meanwhile the file can become a half-copied one.
 #[test]
 fn a_lookup_that_looked_before_changes_nothing() {
-    let top = tempfile::tempdir().unwrap();
-    build(top.path());
-    let union = open(top.path());
+    let bed = build();
+    let union = open(&bed);
     chmod(&union, 0o640);
     let dir = find(&union, "d");
     let before = union.resolve(&dir, b"a").unwrap().unwrap();
@@ -62,25 +60,24 @@ fn a_lookup_that_looked_before_changes_nothing() {
 /// Takes what a kill leaves while a metacopy gets its data: blocks in part, and none that count.
 #[test]
 fn what_an_interrupted_completion_left_are_no_blocks_of_the_copy() {
-    let top = tempfile::tempdir().unwrap();
-    build(top.path());
-    let union = open(top.path());
+    let bed = build();
+    let union = open(&bed);
     chmod(&union, 0o640);
     union.shut_down();
     drop(union);
-    let copy = File::options().write(true).open(top.path().join("upper/d/a")).unwrap();
+    let copy = File::options().write(true).open(bed.at("upper/d/a")).unwrap();
     let times = copy.metadata().unwrap().modified().unwrap();
     copy.write_all_at(&original()[..100], 0).unwrap();
     copy.set_modified(times).unwrap();
     drop(copy);
-    let union = open(top.path());
+    let union = open(&bed);
     write(&union, 50_000, b"written");
     let node = find(&union, "d/a");
     assert!(read(&union, &node) == written(50_000, b"written"));
     assert_eq!(node_half(&union, &node).count().0, 1, "blocks");
     union.shut_down();
     drop(union);
-    let union = open(top.path());
+    let union = open(&bed);
     assert!(read(&union, &find(&union, "d/a")) == written(50_000, b"written"), "in the next mount");
     union.shut_down();
 }
@@ -90,11 +87,10 @@ fn what_an_interrupted_completion_left_are_no_blocks_of_the_copy() {
 fn marks_that_do_not_fit_leave_a_copy_that_can_be_written() {
     let (mut whole, mut half) = (0, 0);
     for left in (0..600).step_by(12) {
-        let top = tempfile::tempdir().unwrap();
-        build(top.path());
-        let union = open(top.path());
+        let bed = build();
+        let union = open(&bed);
         chmod(&union, 0o640);
-        let copy = top.path().join("upper/d/a");
+        let copy = bed.at("upper/d/a");
         // ext4 has a block for them, and some room in the inode.
         let filled = [3900 - left, 1, 20, 40].into_iter().enumerate().all(|(n, size)| {
             let name = format!("user.fills{n}");
@@ -109,7 +105,7 @@ fn marks_that_do_not_fit_leave_a_copy_that_can_be_written() {
         assert!(read(&union, &node) == written(50_000, b"written"), "{left} bytes were left");
         union.shut_down();
         drop(union);
-        let union = open(top.path());
+        let union = open(&bed);
         assert!(read(&union, &find(&union, "d/a")) == written(50_000, b"written"), "{left}, the next mount");
         union.shut_down();
     }
@@ -121,9 +117,8 @@ fn marks_that_do_not_fit_leave_a_copy_that_can_be_written() {
 
 #[test]
 fn a_write_that_fails_beyond_the_end_leaves_the_end() {
-    let top = tempfile::tempdir().unwrap();
-    build(top.path());
-    let union = open(top.path());
+    let bed = build();
+    let union = open(&bed);
     write(&union, 50_000, b"written");
     let node = find(&union, "d/a");
     let half = node_half(&union, &node);
@@ -139,32 +134,29 @@ fn a_write_that_fails_beyond_the_end_leaves_the_end() {
 /// Shows that the time of a write while the file is being sealed is that of the file after.
 #[test]
 fn sealing_takes_no_time_of_a_write_back() {
-    let top = tempfile::tempdir().unwrap();
-    build(top.path());
-    let union = Arc::new(open(top.path()));
+    let bed = build();
+    let union = Arc::new(open(&bed));
     write(&union, 50_000, b"written");
     let node = find(&union, "d/a");
     let (told, ends) = mpsc::channel();
     let hook = {
         let (union, node) = (union.clone(), node.clone());
-        let mut sealing = Some(move || union.ensure_upper(&node).unwrap());
-        move |_| {
-            // After its first block: the writer has the file, and somebody begins to seal it.
-            let Some(sealing) = sealing.take() else { return };
+        // After its first block: the writer has the file, and somebody begins to seal it.
+        hook::once(move || {
             let (done, is_done) = mpsc::channel::<()>();
             let sealing = std::thread::spawn(move || {
-                sealing();
+                union.ensure_upper(&node).unwrap();
                 drop(done);
             });
             is_done.recv_timeout(Duration::from_millis(300)).unwrap_err();
             told.send((sealing, SystemTime::now())).unwrap();
-        }
+        })
     };
     let bytes = [7; 9000];
     hook::during(hook, || union.write(&node, 99_999, &bytes, Write::default()).unwrap());
     let (sealing, went_on) = ends.recv().unwrap();
     sealing.join().unwrap();
-    let modified = fs::metadata(top.path().join("upper/d/a")).unwrap().modified().unwrap();
+    let modified = fs::metadata(bed.at("upper/d/a")).unwrap().modified().unwrap();
     // The clock of filesystems ticks more slowly.
     assert!(modified + Duration::from_millis(50) > went_on, "the file has a time of before the write's end");
     assert!(union.half(&node).unwrap().is_none(), "it wasn't sealed");
@@ -199,40 +191,32 @@ fn a_block_in_part_is_shown_to_nobody() {
 /// Shows that what the map of a file can take in memory has a bound, however large a lower says that a file is.
 #[test]
 fn files_too_large_for_a_map_are_copied_whole() {
-    let top = tempfile::tempdir().unwrap();
-    build(top.path());
-    let below = File::create(top.path().join("lower/huge")).unwrap();
+    let bed = build();
+    let below = File::create(bed.at("0/huge")).unwrap();
     for (size, is_half) in [(LARGEST, true), (LARGEST + 1, false)] {
         below.set_len(size).unwrap();
-        let union = open(top.path());
+        let union = open(&bed);
         let node = find(&union, "huge");
         union.write(&node, size - 1, b"!", Write::default()).unwrap();
         assert_eq!(union.half(&node).unwrap().is_some(), is_half, "{size}");
         union.unlink(union.root(), b"huge").unwrap();
         union.shut_down();
         drop((node, union));
-        fs::remove_file(top.path().join("upper/huge")).unwrap();
+        fs::remove_file(bed.at("upper/huge")).unwrap();
     }
 }
 
 /// Takes the path in the mark for a redirect as any other.
 #[test]
 fn half_copied_files_are_not_followed_where_redirects_are_not() {
-    let top = tempfile::tempdir().unwrap();
-    build(top.path());
-    let union = open(top.path());
+    let bed = build();
+    let union = open(&bed);
     write(&union, 5, b"written");
     union.shut_down();
     drop(union);
-    let options = StackOptions {
-        lowers: vec![top.path().join("lower").into()],
-        upper: Some(top.path().join("upper")),
-        ..StackOptions::default()
-    };
     for (redirect_dir, expected) in [(RedirectDir::NoFollow, Some(Errno::PERM)), (RedirectDir::Follow, None)]
     {
-        let chosen = FsOptions { lazy: Lazy::Keep, redirect_dir, ..FsOptions::default() };
-        let union = Union::with_options(Stack::open(&options).unwrap(), Limits::default(), &chosen).unwrap();
+        let union = bed.open_with(&FsOptions { lazy: Lazy::Keep, redirect_dir, ..FsOptions::default() });
         let found = union.lookup(&find(&union, "d"), b"a");
         assert_eq!(found.err().map(|e| e.errno()), expected, "{redirect_dir:?}");
         union.shut_down();
@@ -243,13 +227,12 @@ fn half_copied_files_are_not_followed_where_redirects_are_not() {
 /// directory.
 #[test]
 fn a_metacopy_that_looks_whole_is_one() {
-    let top = tempfile::tempdir().unwrap();
-    build(top.path());
-    let union = open(top.path());
+    let bed = build();
+    let union = open(&bed);
     chmod(&union, 0o640);
     union.shut_down();
     drop(union);
-    let dir = top.path().join("upper/d");
+    let dir = bed.at("upper/d");
     for name in ["trusted.overlay.impure", "user.overlay.impure"] {
         match rustix::fs::removexattr(&dir, name) {
             Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
@@ -260,7 +243,7 @@ fn a_metacopy_that_looks_whole_is_one() {
     let flags = rustix::fs::FallocateFlags::KEEP_SIZE;
     rustix::fs::fallocate(&copy, flags, 0, SIZE as u64 + 3 * BLOCK).unwrap();
     assert!(copy.metadata().unwrap().blocks() * 512 >= SIZE as u64);
-    let union = open(top.path());
+    let union = open(&bed);
     assert!(read(&union, &find(&union, "d/a")) == original());
     union.shut_down();
 }
