@@ -10,9 +10,9 @@ use std::time::Duration;
 use fuse_abi::linux::fuse_attr;
 use fuser::Errno;
 use support::cli::{Place, is_root, until, wait};
-use unionmount::fuse::mount::{MountFlags, open_device};
+use unionmount::fuse::mount::open_device;
 use unionmount::fuse::session::init::Wanted;
-use unionmount::fuse::session::{Filesystem, Hooks, SessionOptions, default_source, serve};
+use unionmount::fuse::session::{Filesystem, Hooks, SessionOptions, serve};
 use unionmount::fuse::wire::operation::Init;
 use unionmount::fuse::wire::{Operation, Reply, Request};
 
@@ -56,18 +56,9 @@ const FAILED: i32 = 41;
 #[ignore = "started by the other tests"]
 fn serving() {
     let Some(point) = std::env::var_os(POINT) else { return };
-    let options = SessionOptions {
-        given: false,
-        mount_point: point.into(),
-        source: default_source().to_owned(),
-        flags: MountFlags::default(),
-        threads: Some(2),
-        pairing: None,
-        uring: false,
-    };
-    let hooks = Hooks { ready: Box::new(|_| {}), report: Box::new(|| {}), abandon: Box::new(|| {}) };
+    let options = SessionOptions { threads: Some(2), ..SessionOptions::at(point) };
     let null = Null { refuse_to_begin: std::env::var_os(REFUSE).is_some() };
-    let served = serve(null, open_device().unwrap(), &options, hooks);
+    let served = serve(null, open_device().unwrap(), &options, Hooks::default());
     std::process::exit(if served.is_ok() { SERVED } else { FAILED });
 }
 

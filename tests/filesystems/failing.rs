@@ -20,9 +20,9 @@ use fuser::{FopenFlags, Generation, INodeNo};
 use rustix::fs::{AtFlags, Dir, FallocateFlags, Gid, Mode, OFlags, RenameFlags, Stat, Uid, XattrFlags};
 use rustix::io::Errno;
 use support::{Scratch, run, wait_until};
-use unionmount::fuse::mount::{MountFlags, open_device};
+use unionmount::fuse::mount::open_device;
 use unionmount::fuse::session::init::Wanted;
-use unionmount::fuse::session::{Filesystem, Hooks, SessionOptions, default_source, serve};
+use unionmount::fuse::session::{Filesystem, Hooks, SessionOptions, serve};
 use unionmount::fuse::wire::body::{Entry, Opening};
 use unionmount::fuse::wire::listing::Name;
 use unionmount::fuse::wire::operation::{Init, Setattr};
@@ -500,15 +500,10 @@ impl Filesystem for Shown {
 fn serving() {
     let Some(place) = std::env::var_os(PLACE).map(PathBuf::from) else { return };
     rustix::process::umask(Mode::empty());
-    let options = SessionOptions {
-        given: false,
-        mount_point: place.join("failing"),
-        source: default_source().to_owned(),
-        flags: MountFlags::default(),
-        threads: Some(2),
-        pairing: None,
-        uring: false,
-    };
-    let hooks = Hooks { ready: Box::new(|_| {}), report: Box::new(|| {}), abandon: Box::new(|| {}) };
-    serve(Shown::new(&place.join("shown")), open_device().unwrap(), &options, hooks).unwrap();
+    // Each object that it has shown takes a descriptor.
+    let mut files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    files.current = files.maximum;
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, files).unwrap();
+    let options = SessionOptions { threads: Some(2), ..SessionOptions::at(place.join("failing")) };
+    serve(Shown::new(&place.join("shown")), open_device().unwrap(), &options, Hooks::default()).unwrap();
 }

@@ -15,9 +15,9 @@ use std::time::Duration;
 use fuse_abi::linux::fuse_attr;
 use fuser::{Errno, FopenFlags, Generation, INodeNo};
 use rustix::fs::FallocateFlags;
-use unionmount::fuse::mount::{MountFlags, open_device};
+use unionmount::fuse::mount::open_device;
 use unionmount::fuse::session::init::Wanted;
-use unionmount::fuse::session::{Filesystem, Hooks, SessionOptions, default_source, serve};
+use unionmount::fuse::session::{Filesystem, Hooks, SessionOptions, serve};
 use unionmount::fuse::wire::body::{Entry, Opening};
 use unionmount::fuse::wire::operation::Init;
 use unionmount::fuse::wire::{Operation, Reply, Request};
@@ -247,15 +247,6 @@ impl Filesystem for OneFile {
 #[ignore = "started by the other tests"]
 fn recording() {
     let Some(place) = std::env::var_os(PLACE).map(PathBuf::from) else { return };
-    let options = SessionOptions {
-        given: false,
-        mount_point: place.join("mnt"),
-        source: default_source().to_owned(),
-        flags: MountFlags::default(),
-        threads: Some(2),
-        pairing: None,
-        uring: false,
-    };
-    let hooks = Hooks { ready: Box::new(|_| {}), report: Box::new(|| {}), abandon: Box::new(|| {}) };
-    serve(OneFile::open(&place), open_device().unwrap(), &options, hooks).unwrap();
+    let options = SessionOptions { threads: Some(2), ..SessionOptions::at(place.join("mnt")) };
+    serve(OneFile::open(&place), open_device().unwrap(), &options, Hooks::default()).unwrap();
 }

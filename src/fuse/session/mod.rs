@@ -83,6 +83,22 @@ pub struct SessionOptions {
     pub uring: bool,
 }
 
+impl SessionOptions {
+    /// Returns those of a mount at a place, an absolute path without symlinks, with all else as it is unless somebody
+    /// chooses.
+    pub fn at(mount_point: impl Into<PathBuf>) -> SessionOptions {
+        SessionOptions {
+            mount_point: mount_point.into(),
+            given: false,
+            source: default_source().to_owned(),
+            flags: MountFlags::default(),
+            threads: None,
+            pairing: None,
+            uring: false,
+        }
+    }
+}
+
 /// What is to be called while a session lives.
 pub struct Hooks {
     /// Once, when the filesystem is mounted and the kernel has greeted it; requests are answered right after it
@@ -92,6 +108,13 @@ pub struct Hooks {
     pub report: Box<dyn Fn() + Send>,
     /// Before the process ends because of a signal although the filesystem, which somebody else has mounted, is there.
     pub abandon: Box<dyn Fn() + Send>,
+}
+
+impl Default for Hooks {
+    /// Returns hooks that do nothing.
+    fn default() -> Hooks {
+        Hooks { ready: Box::new(|_| {}), report: Box::new(|| {}), abandon: Box::new(|| {}) }
+    }
 }
 
 /// Why a session could not begin or did not end in order.
