@@ -279,12 +279,12 @@ fn messages_are_read_on_a_terminal() -> bool {
 #[allow(clippy::disallowed_methods, reason = "the one place for messages; it escapes")]
 fn say(message: &str) {
     // Names in it come from anywhere, and mean nothing to a terminal.
-    let text = format!("{NAME}: {}\n", escaped(&in_words(message)));
+    let text = format!("{NAME}: {}\n", escaped(&without_error_numbers(message)));
     std::io::stderr().write_all(text.as_bytes()).unwrap_or_default();
 }
 
 /// Leaves out the numbers that Rust puts after the system's words, and the names of temporary files that a crate does.
-fn in_words(message: &str) -> String {
+fn without_error_numbers(message: &str) -> String {
     let mut words = String::with_capacity(message.len());
     let mut rest = message;
     while let Some((before, after)) = rest.split_once(" (os error ") {
@@ -304,7 +304,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_are_in_words() {
+    fn messages_have_no_error_numbers() {
         for (message, said) in [
             (
                 "/s: cannot write: No space left on device (os error 28)",
@@ -317,7 +317,7 @@ mod tests {
             ("a (os error 1): b (os error 2)", "a: b"),
             ("a file (os error x", "a file (os error x"),
         ] {
-            assert_eq!(in_words(message), said);
+            assert_eq!(without_error_numbers(message), said);
         }
     }
 

@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_values_are_refused_in_words() {
+    fn bad_values_are_refused_with_the_reason() {
         for (text, message) in [
             ("upperdir", "option upperdir needs a value"),
             ("lowerdir=", "option lowerdir needs a value"),

@@ -85,7 +85,7 @@ impl<'s> Picture<'s> {
             r#"<svg xmlns="http://www.w3.org/2000/svg" class="um-pic" role="img" aria-labelledby="um-t um-d" viewBox="0 0 {width} {height}" width="{width}" height="{height}">"#
         )?;
         write!(out, r#"<title id="um-t">{}</title>"#, escape(&title))?;
-        write!(out, r#"<desc id="um-d">{}</desc>"#, escape(&self.in_words()))?;
+        write!(out, r#"<desc id="um-d">{}</desc>"#, escape(&self.description()))?;
         if !inline {
             write!(out, "<style>{}{}</style>", include_str!("svg.css"), include_str!("svg-shapes.css"))?;
         }
@@ -286,7 +286,7 @@ impl<'s> Picture<'s> {
     }
 
     /// Says it in words, for those who don't see it.
-    fn in_words(&self) -> String {
+    fn description(&self) -> String {
         let mut words = String::new();
         for &number in &self.layers {
             let index = usize::from(number) - 1;

@@ -182,17 +182,17 @@ impl DispatchPolicy {
     /// bytes of data.
     pub fn asked(&self, client: Option<u32>, bytes: usize) {
         let pair = self.processor.load(Ordering::Acquire);
-        let is_companion = SLOT.with_borrow(|slot| {
+        let is_affine_worker = SLOT.with_borrow(|slot| {
             slot.iter().for_each(|slot| slot.affine_worker.work());
             slot.is_some()
         });
-        if pair == APART && !is_companion {
+        if pair == APART && !is_affine_worker {
             // It may have missed that it was called.
             self.affine_worker
                 .get()
                 .filter(|affine_worker| affine_worker.is_out())
                 .into_iter()
-                .for_each(|c| c.interrupt());
+                .for_each(|affine_worker| affine_worker.interrupt());
         }
         let Some(client) = client else { return };
         if bytes >= MUCH || self.client.load(Ordering::Relaxed) != client {
@@ -664,7 +664,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_companion_starts_is_ordinary() {
+    fn what_the_affine_worker_starts_is_ordinary() {
         let Some(mut pairing) = pairing() else { return };
         pairing.affine_worker = OnceLock::new();
         let all = schedule::processors().unwrap();

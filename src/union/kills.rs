@@ -59,7 +59,7 @@ const ACTS: [Act; 11] = [
     Act::MoveDirOverEmptied,
 ];
 
-/// What is done where, but for what is refused there (programs copy then) and what is the same as with all that there is.
+/// Lists what is done where, but for what is refused there (programs copy then) and what is the same as with all that there is.
 fn cases() -> Vec<(Act, Upper)> {
     let is_other = |act: Act, upper: Upper| {
         let needs_redirect = matches!(act, Act::MoveMergedDirAway | Act::MoveMergedDirOverWhiteout);

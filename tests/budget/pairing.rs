@@ -37,7 +37,7 @@ fn has_pairing() -> bool {
 }
 
 #[test]
-fn a_program_that_asks_alone_is_served_by_the_companion() {
+fn a_program_that_asks_alone_is_served_by_the_affine_worker() {
     needs_counters!();
     if !has_pairing() {
         return;

@@ -207,7 +207,7 @@ mod tests {
 
     /// Lets something else want the processor that a CPU-affine worker is on.
     #[test]
-    fn a_companion_notices_that_it_is_kept_waiting() {
+    fn the_affine_worker_notices_that_it_is_kept_waiting() {
         let watched = std::thread::spawn(|| {
             let all = schedule::processors().unwrap();
             let one = (0..rustix::thread::CpuSet::MAX_CPU).find(|n| all.is_set(*n)).unwrap();

@@ -10,7 +10,7 @@ use crate::union::change::failpoint::hook;
 /// Tells the process what to do: the number of the instant, that of what is done, and where the layers are.
 const ORDER: &str = "UNIONMOUNT_TEST_KILL";
 
-/// Has the ignored test `killed` of a module (`module_path!()`) do what has the number `act`, over these layers, and be killed
+/// Lets the ignored test `killed` of a module (`module_path!()`) do what has the number `act`, over these layers, and be killed
 /// at an instant of it. Returns whether it was: `false` where it was done before that instant came.
 pub(in crate::union) fn kill_at(module: &str, instant: usize, act: usize, bed: &Bed) -> bool {
     let (_, within) = module.split_once("::").unwrap();

@@ -257,7 +257,7 @@ mod tests {
     use super::*;
     use crate::union::bed::{Bed, look_up};
 
-    /// A lower with a directory that holds a file, and a file.
+    /// Makes a lower with a directory that holds a file, and a file.
     fn bed() -> Bed {
         let bed = Bed::new(1);
         bed.file("0/d/below").file("0/f");
