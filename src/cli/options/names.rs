@@ -147,8 +147,8 @@ mod tests {
         let manual = include_str!("../../../docs/options.md").lines().filter(|line| line.starts_with('|'));
         let manual: Vec<&str> = manual
             .flat_map(|line| line.split('`').skip(1).step_by(2))
-            .flat_map(|code| code.split([',', ' ']))
-            .map(|word| word.split_once('=').map_or(word, |(name, _)| name.trim_end_matches('+')))
+            .filter_map(|code| code.split([',', ' ', '=']).next())
+            .map(|word| word.trim_end_matches('+'))
             .collect();
         for (name, what) in KNOWN {
             let mut options = Options::default();
