@@ -111,9 +111,7 @@ fn thousands_of_connections_hold_neither_the_mount_nor_others_up() {
 }
 
 fn wait_for_socket(mount: &std::path::Path) -> std::path::PathBuf {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let line = mounts.lines().find(|line| line.split(' ').nth(4) == mount.to_str()).unwrap();
-    let device = line.split(' ').nth(2).unwrap().to_owned();
+    let device = format!("0:{}", support::mounted_at(mount).unwrap().minor);
     let found = unionmount::control::runtime_dir::sockets_of(&device);
     found.into_iter().find(|socket| socket.exists()).expect("the mount has a socket")
 }
