@@ -239,8 +239,12 @@ impl Asynchronous {
                 return Err(io::Error::last_os_error());
             }
             let none = std::ptr::null::<libc::timespec>();
-            if libc::syscall(libc::SYS_io_getevents, self.0, 1, 1, event.as_mut_ptr(), none) != 1 {
-                return Err(io::Error::last_os_error());
+            while libc::syscall(libc::SYS_io_getevents, self.0, 1, 1, event.as_mut_ptr(), none) != 1 {
+                // What interrupts the wait is nothing that this thread asked for.
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
             }
         }
         Ok(event[2])
