@@ -121,19 +121,13 @@ fn tmpfs() {
     runs(Kind::Tmpfs);
 }
 
-/// As [`fuse2fs`].
 #[test]
-#[ignore = "an open fault: a name that is there is answered ENOENT in one run of eight"]
 fn bindfs() {
     needs!(Kind::Bindfs);
     runs(Kind::Bindfs);
 }
 
-/// One run in eight finds no `a/a/a`, an empty file that was just made and that the upper has; found on a quiet machine, and older
-/// than the last changes of lookups. Until the cause is known it is run by hand:
-/// `cargo test --test filesystems fuse2fs -- --include-ignored`.
 #[test]
-#[ignore = "an open fault: a name that is there is answered ENOENT in one run of eight"]
 fn fuse2fs() {
     needs!(Kind::Fuse2fs);
     runs(Kind::Fuse2fs);

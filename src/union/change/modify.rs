@@ -122,11 +122,11 @@ impl Union {
         let pinned = self.pin_dir(part)?;
         let mut place = node.place.write();
         let upper = self.upper()?;
-        match (below, present) {
-            (true, present) => upper.whiteout(&fd, name, present)?,
-            (false, Some(kind)) => upper.remove(&fd, name, kind)?,
-            (false, None) => return Err(FsError::Stale),
-        }
+        node.lose_last_name(|| match (below, present) {
+            (true, present) => upper.whiteout(&fd, name, present),
+            (false, Some(kind)) => upper.remove(&fd, name, kind),
+            (false, None) => Err(FsError::Stale),
+        })?;
         self.mark_removed(node, part, &mut place, pinned);
         self.told_dirs.forget(parent, name);
         self.note_removed(dir, name, below);

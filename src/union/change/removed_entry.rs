@@ -127,15 +127,20 @@ fn lose(
         return remove();
     }
     // Taken now: the removal itself may need the place's lock for nothing.
-    let next = match next {
-        Some(next) => next,
+    let (next, last) = match next {
+        Some(next) => (next, false),
         None => {
             let object = fs.object_at(node, place)?;
             let upper = object.in_upper();
-            NodePlace::Pinned { fd: fs.pins.hold(object.into_held())?, upper }
+            let last = upper && object.at().stat()?.nlink == 1;
+            (NodePlace::Pinned { fd: fs.pins.hold(object.into_held())?, upper }, last)
         }
     };
-    remove()?;
+    if last {
+        node.lose_last_name(remove)?
+    } else {
+        remove()?
+    }
     if matches!(next, NodePlace::Pinned { upper: true, .. }) {
         fs.deferred.defer(node.ino);
     }

@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use smallvec::SmallVec;
 
+use crate::error::Result;
 use crate::sys::object::Kind;
 use crate::union::lookup::index::Indexes;
 use crate::union::lookup::index_worth::IndexWorth;
@@ -98,6 +99,8 @@ pub struct Node {
     pub kind: Kind,
     /// Whether it may be changed without a request, by who mapped it.
     mapped: AtomicBool,
+    /// Whether its object has lost its last name: see [`Node::lose_last_name`].
+    gone: AtomicBool,
     /// Whether its name is on the disk.
     pub names: NameState,
     /// Which of the inodes that have had its real object's number it is: see [`Generation`].
@@ -126,7 +129,7 @@ pub enum NodePlace {
         entry: Named,
     },
     /// Under no name that is known: unlinked, or only other names of the same file are left. The descriptor (O_PATH)
-    /// keeps the inode, and with it its number, alive.
+    /// keeps the inode alive, and with it, on filesystems of the kernel, its number.
     Pinned {
         /// Stands for the object.
         fd: Arc<Pinned>,
@@ -237,6 +240,7 @@ impl Node {
             ino,
             kind: new.kind,
             mapped: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
             names: NameState::default(),
             generation: AtomicU32::new(seen.generation().bits()),
             lookups: AtomicU32::new(lookups),
@@ -261,6 +265,20 @@ impl Node {
     /// Returns which of the inodes that have had its real object's number it is.
     pub fn generation(&self) -> Generation {
         Generation::from_bits(self.generation.load(Ordering::Acquire))
+    }
+
+    /// Runs what takes the last name of its object away. What is found under a name from then on is another object, though it
+    /// has the same number: a filesystem in user space gives the number of a file that was deleted to the next one, whoever
+    /// holds the old one open, and tells no times of birth by which to know them apart.
+    pub(in crate::union) fn lose_last_name<R>(&self, remove: impl FnOnce() -> Result<R>) -> Result<R> {
+        // Before: the number may be given again in the very moment. Nobody looks it up meanwhile, for its only name is locked.
+        self.gone.store(true, Ordering::Release);
+        remove().inspect_err(|_| self.gone.store(false, Ordering::Release))
+    }
+
+    /// Tells whether an object that was found under a name, of that number, may be this node's.
+    pub(super) fn may_be(&self, real: InodeId) -> bool {
+        self.real() == real && !self.gone.load(Ordering::Acquire)
     }
 
     /// Tells whether it may be changed without a request, by who mapped it.

@@ -100,7 +100,7 @@ impl Table {
             Some(fallback) => *fallback,
             None => self.xino(identity.origin)?,
         };
-        self.get(number).filter(|node| node.real() == identity.real)
+        self.get(number).filter(|node| node.may_be(identity.real))
     }
 
     /// Returns the node of an object that was found, made by `make` if it isn't known. Counts `lookups` more lookups
@@ -119,7 +119,7 @@ impl Table {
         loop {
             match self.nodes.entry(number) {
                 Entry::Occupied(known)
-                    if known.get().real() == identity.real && seen.fits(known.get().generation()) =>
+                    if known.get().may_be(identity.real) && seen.fits(known.get().generation()) =>
                 {
                     let node = known.get().clone();
                     node.count_lookups(|now| now.saturating_add(lookups));
@@ -326,6 +326,27 @@ mod tests {
             assert!(number <= u64::from(u32::MAX) && seen.insert(number), "{number:#x}");
             assert_eq!(table.obtain(identity, Sighting::default(), 1, || file_in(&root)).ino, number);
         }
+    }
+
+    /// Where numbers are given again at once, and nothing tells generations.
+    #[test]
+    fn what_has_the_number_of_something_deleted_is_something_else() {
+        let (table, root) = table();
+        let old = table.obtain(id(10), Sighting::default(), 1, || file_in(&root));
+        old.lose_last_name(|| Err::<(), _>(crate::error::FsError::Stale)).unwrap_err();
+        assert_eq!(
+            table.obtain(id(10), Sighting::default(), 1, || unreachable!("it is there still")).ino,
+            old.ino
+        );
+        old.lose_last_name(|| Ok(())).unwrap();
+        assert!(table.find(id(10)).is_none());
+        let new = table.obtain(id(10), Sighting::default(), 1, || file_in(&root));
+        assert_ne!(new.ino, old.ino);
+        assert!(table.find(id(10)).is_some_and(|found| Arc::ptr_eq(&found, &new)));
+        assert!(
+            table.get(old.ino).is_some_and(|found| Arc::ptr_eq(&found, &old)),
+            "by its number it is known"
+        );
     }
 
     #[test]

@@ -214,7 +214,8 @@ impl Moving<'_> {
         }
         let (mut removed_place, mut place) = both_places(&removed, self.source);
         let upper = union.upper()?;
-        if let Err(e) = upper.rename(from.entry(), to.entry(), from.below, RenameFlags::empty()) {
+        let rename = || upper.rename(from.entry(), to.entry(), from.below, RenameFlags::empty());
+        if let Err(e) = removed.lose_last_name(rename) {
             // What the directory hid must stay hidden: it is known as one that merges with what is below.
             cleared.undo(upper).inspect_err(|undo| {
                 log::error!("{}: replaced by an empty directory: {undo}", String::from_utf8_lossy(to.name));
