@@ -30,6 +30,7 @@ use crate::sys::dir::for_each_entry;
 use crate::sys::filesystem;
 use crate::sys::namespace;
 use crate::sys::object::{At, Kind};
+use crate::union::escaped_path::EscapedPath;
 
 /// What is said about the new image.
 #[derive(Debug, Clone, Default)]
@@ -230,7 +231,12 @@ pub fn flush(container: &Container) -> Result<()> {
 pub fn flush_mount(mount: &Mount, upper: &Path) -> Result<()> {
     match mounting::open_root(mount)? {
         Some(root) => flush_root(&root, &mount.point, &mount.root, upper),
-        None => Ok(()),
+        // It has gone, and its daemon hands over what it has by itself; or something else covers it.
+        None if mounting::wait_for_end(upper, mounting::PATIENCE)? => Ok(()),
+        None => Err(ContainerError::Refused(format!(
+            "{}: what is mounted there can't be reached, so what it holds back can't be had; unmount it first",
+            EscapedPath::from(mount.point.as_path())
+        ))),
     }
 }
 

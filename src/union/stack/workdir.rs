@@ -191,7 +191,7 @@ impl WorkdirPlace {
         let index_lock = DirLock::acquire(index.as_fd(), Role::Work, &path, wait)?;
         let mark = take_over(root.as_fd(), &path, upper)?;
 
-        remove_staging(root.as_fd(), &path)?;
+        sweep_staging(root.as_fd(), &path, mark)?;
         let staging = private_dir(root.as_fd(), STAGING, &path, &mut made)?;
         only_ours(staging.as_fd(), &path)?;
         let workdir = Workdir {
@@ -221,11 +221,15 @@ impl Prepared {
     /// Sets or clears the volatile mark; from here on the workdir is in use.
     pub(in crate::union) fn begin(mut self, volatile: bool) -> Result<Workdir, StackError> {
         let path = self.workdir.path.clone();
+        let staging = self.workdir.staging.as_fd();
         if volatile {
-            set_volatile(self.workdir.staging.as_fd()).map_err(io(&path, "mark it volatile"))?;
+            set_volatile(staging).map_err(io(&path, "mark it volatile"))?;
         } else if self.mark == Mark::CleanThisBoot {
             filesystem::sync(&self.workdir.root)
                 .map_err(io(&path, "sync what an earlier volatile mount wrote"))?;
+            // Only now: until it is on the disk, the mark is what says that it may not be.
+            remove::entry(staging, INCOMPAT.as_bytes())
+                .map_err(io(&path, "remove the mark of an earlier volatile mount"))?;
         }
         self.made.0.clear();
         self.workdir.volatile = volatile;
@@ -375,14 +379,16 @@ fn take_over(root: BorrowedFd<'_>, path: &Path, upper: &Layer) -> Result<Mark, S
     }
 }
 
-fn remove_staging(root: BorrowedFd<'_>, path: &Path) -> Result<(), StackError> {
+/// Removes what an earlier mount has staged, but not its mark.
+fn sweep_staging(root: BorrowedFd<'_>, path: &Path, mark: Mark) -> Result<(), StackError> {
     let failed = |errno| StackError::Leftover { path: path.to_owned(), name: STAGING.into(), errno };
+    let keep: &[&str] = if mark == Mark::CleanThisBoot { &[INCOMPAT] } else { &[] };
     match remove::enter(root, &c_name(STAGING)) {
-        Ok(old) => remove::empty(old.as_fd(), &[]).map_err(|e| leftover(path, Path::new(STAGING), e))?,
+        Ok(old) => remove::empty(old.as_fd(), keep).map_err(|e| leftover(path, Path::new(STAGING), e))?,
         Err(Errno::NOENT) => return Ok(()),
         Err(errno) => return Err(failed(errno)),
     }
-    unlinkat(root, STAGING, AtFlags::REMOVEDIR).map_err(failed)
+    if keep.is_empty() { unlinkat(root, STAGING, AtFlags::REMOVEDIR).map_err(failed) } else { Ok(()) }
 }
 
 fn leftover(path: &Path, within: &Path, error: remove::Leftover) -> StackError {
@@ -427,10 +433,17 @@ fn only_ours(staging: BorrowedFd<'_>, path: &Path) -> Result<(), StackError> {
 }
 
 fn set_volatile(staging: BorrowedFd<'_>) -> Result<(), Errno> {
-    mkdirat(staging, INCOMPAT, Mode::RWXU)?;
-    let incompat = openat(staging, INCOMPAT, DIR, Mode::empty())?;
-    mkdirat(&incompat, VOLATILE, Mode::RWXU)?;
-    let volatile = openat(&incompat, VOLATILE, DIR, Mode::empty())?;
+    let directory = |within: BorrowedFd<'_>, name: &str| match mkdirat(within, name, Mode::RWXU) {
+        // Of a volatile mount that ended in order.
+        Ok(()) | Err(Errno::EXIST) => openat(within, name, DIR, Mode::empty()),
+        Err(errno) => Err(errno),
+    };
+    let incompat = directory(staging, INCOMPAT)?;
+    let volatile = directory(incompat.as_fd(), VOLATILE)?;
+    match unlinkat(&volatile, CLEAN, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(errno) => return Err(errno),
+    }
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let dirty = openat(&volatile, DIRTY, flags, Mode::RUSR | Mode::WUSR)?;
     // The one thing that is synced: data that is torn must not outlive the mark that says so.
@@ -628,6 +641,13 @@ mod tests {
         let refused = prepared(&top, &work).map(drop);
         assert!(matches!(refused, Err(StackError::Volatile { .. })), "{refused:?}");
         fs::write(&clean, &boot).unwrap();
+        // A mount that doesn't come about, volatile or not, leaves it: nothing was synced.
+        drop(prepared(&top, &work).unwrap());
+        assert_eq!(fs::read(&clean).unwrap(), boot);
+        let again = begun(&top, &work, true).unwrap();
+        assert!(!clean.exists(), "while it is mounted nothing is in order");
+        drop(again);
+        assert!(clean.exists());
         begun(&top, &work, false).unwrap().close().unwrap();
         assert_eq!(names(&work), [""; 0], "it was synced, and the mark is gone");
     }
