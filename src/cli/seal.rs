@@ -17,6 +17,7 @@ use crate::container::Container;
 use crate::container::tree::open_to_change;
 use crate::image::load::bar_style;
 use crate::union::change::sealing::{NotSealed, SealProgress};
+use crate::union::escaped_path::EscapedPath;
 use crate::union::stack::layer::{Stack, StackOptions, XattrChoice};
 use crate::union::{Limits, Union};
 
@@ -51,6 +52,10 @@ pub(super) struct Seal {
     #[arg(long, value_name = "DIR")]
     work: Option<PathBuf>,
 
+    /// Its mounts had the option userxattr
+    #[arg(long)]
+    userxattr: bool,
+
     /// Tell which files it would be, and change nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -74,13 +79,23 @@ impl Seal {
         match (named, &self.target, &self.upper) {
             (Some(name), ..) => {
                 let text = name.to_str().filter(|text| !text.contains('/'));
-                let store = self.store.with_something()?;
-                let container = match text.map(|text| Container::find(&store, text)) {
-                    Some(Ok(container)) => container,
+                let found = self.store.existing()?.zip(text);
+                let found =
+                    found.map(|(store, text)| Container::find(&store, text).map(|found| (store, found)));
+                let (store, container) = match found {
+                    Some(Ok(found)) => found,
                     None | Some(Err(_)) if name.is_dir() => return Err(lowers_missing(name)),
                     Some(Err(error)) => return Err(error.into()),
-                    None => return Err(Failure::failed(format!("{}: no such directory", name.display()))),
+                    None => {
+                        let name = EscapedPath::from(name.as_path());
+                        return Err(Failure::failed(format!("{name}: neither a container nor a directory")));
+                    }
                 };
+                if self.work.is_some() || self.userxattr {
+                    return Err(Failure::usage(
+                        "a container's workdir and marks are known; leave --work and --userxattr out",
+                    ));
+                }
                 let (union, _lowers) = open_to_change(&store, &container)?;
                 self.seal(&union)
             }
@@ -103,11 +118,11 @@ impl Seal {
             lowers: super::lowers::sources(lowers)?,
             upper: Some(upper.to_owned()),
             work: self.work.clone(),
-            xattr: XattrChoice::Auto,
+            xattr: if self.userxattr { XattrChoice::User } else { XattrChoice::Auto },
             ..StackOptions::default()
         };
         let stack = Stack::open(&options).map_err(Failure::failed)?;
-        let failed = |error| Failure::failed(format!("{}: {error}", upper.display()));
+        let failed = |error| Failure::failed(format!("{}: {error}", EscapedPath::from(upper)));
         Union::new(stack, Limits::of_process()).map_err(failed)
     }
 
@@ -175,7 +190,7 @@ fn amount(of: SealProgress) -> String {
 }
 
 fn lowers_missing(upper: &Path) -> Failure {
-    let upper = upper.display();
+    let upper = EscapedPath::from(upper);
     Failure::failed(format!(
         "{upper}: no container; for an upper directory name what lies below it too: unionmount seal {upper} LOWER"
     ))

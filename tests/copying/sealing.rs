@@ -1,7 +1,7 @@
 //! `unionmount seal`: what an upper left below is its own.
 
 use std::fs;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 
 use support::cli::Place;
 use support::{LoopFilesystem, Scratch, read_xattrs};
@@ -82,13 +82,48 @@ fn a_file_whose_lower_was_changed_is_named_and_stays() {
     assert!(marks.contains_key(&b"trusted.overlay.unionmount.half"[..]));
 }
 
+/// An ordinary user seals what is his; root, who doesn't believe his marks, says so in place of taking them for none.
+#[test]
+fn a_users_upper_is_sealed_by_him_or_with_its_option() {
+    support::needs_root!();
+    for way in ["./unionmount seal up a", "root", "root --userxattr"] {
+        let place = Place::of_user();
+        fs::write(place.at("a/large"), content(SIZE, 1)).unwrap();
+        let (uid, gid) = support::cli::user();
+        std::os::unix::fs::chown(place.at("a/large"), Some(uid), Some(gid)).unwrap();
+        place.sh_as_user("./unionmount --lower a --upper up -o metacopy=on mnt && chmod 640 mnt/large && ./unionmount umount mnt").ok();
+        let is_empty = || fs::metadata(place.at("up/large")).unwrap().blocks() <= 16;
+        assert!(is_empty(), "its data are below");
+        match way {
+            "root" => {
+                let told = place.unionmount(&["seal", "up", "a"]);
+                assert!(
+                    told.out.contains("/large: can't be sealed: ") && told.out.contains("--userxattr"),
+                    "{told:?}"
+                );
+                told.refused(1, &["1 file"]);
+                assert!(is_empty());
+                continue;
+            }
+            "root --userxattr" => drop(place.unionmount(&["seal", "--userxattr", "up", "a"]).ok()),
+            as_user => drop(place.sh_as_user(as_user).ok()),
+        }
+        assert!(fs::read(place.at("up/large")).unwrap() == content(SIZE, 1), "{way}");
+    }
+}
+
 #[test]
 fn what_is_named_wrongly_is_told() {
     let place = Place::new();
+    // Neither the store of this machine nor none at all has to do with it.
+    let own = place.at("store");
     place.unionmount(&["seal"]).refused(2, &["<CONTAINER|UPPER>"]);
     place.mkdir("up");
-    place.unionmount(&["seal", "up"]).refused(1, &["unionmount seal up LOWER"]);
-    place.unionmount(&["seal", "nobody"]).refused(1, &["nobody"]);
+    let root = own.to_str().unwrap();
+    place.unionmount(&["seal", "--root", root, "up"]).refused(1, &["unionmount seal up LOWER"]);
+    place
+        .unionmount(&["seal", "--root", root, "nobody"])
+        .refused(1, &["nobody", "neither a container nor a directory"]);
     place.unionmount(&["seal", "up", "missing"]).refused(1, &["missing"]);
-    assert!(fs::read_dir(place.at("up")).unwrap().next().is_none());
+    assert!(fs::read_dir(place.at("up")).unwrap().next().is_none() && !own.exists());
 }

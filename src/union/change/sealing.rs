@@ -42,7 +42,7 @@ pub struct NotSealed {
 }
 
 /// Hears of a file, or why it can't be looked at, and of its path.
-type Visitor<'a> = dyn FnMut(Result<&Arc<Node>>, EscapedPath) -> Result<()> + 'a;
+type Visitor<'a> = dyn FnMut(Result<&Arc<Node>>, EscapedPath) + 'a;
 
 impl Union {
     /// Calls `each` with every file of the upper whose data are below, under each of its names that the upper has. What can't be
@@ -52,10 +52,11 @@ impl Union {
     /// Those of reading the upper.
     pub fn for_each_unsealed(&self, each: &mut dyn FnMut(Unsealed)) -> Result<()> {
         self.visit_unsealed(&mut |found, path| {
-            if let Ok(node) = found {
-                each(Unsealed { path, size: self.getattr(node)?.stat.size });
+            if let Ok(node) = found
+                && let Ok(attr) = self.getattr(node)
+            {
+                each(Unsealed { path, size: attr.stat.size });
             }
-            Ok(())
         })
     }
 
@@ -78,7 +79,6 @@ impl Union {
                 Err(error) => left.push(NotSealed { path, error }),
             }
             told(done);
-            Ok(())
         })?;
         self.upper()?.sync_all()?;
         Ok(left)
@@ -100,28 +100,30 @@ impl Union {
         })
     }
 
-    /// Goes through the directories that the upper has.
+    /// Goes through the directories that the upper has. What can't be looked at is told like what is found: the others
+    /// don't wait for it.
     fn visit_unsealed(&self, each: &mut Visitor<'_>) -> Result<()> {
         self.upper()?;
         // The last one first, so that no more are held than lie beside one path.
         let mut directories = vec![(self.root().clone(), 0)];
-        let mut visited = Ok(());
         while let Some((directory, lookups)) = directories.pop() {
-            if visited.is_ok() {
-                visited = self.visit_directory(&directory, &mut directories, each);
+            match self.upper_names(&directory) {
+                Ok(names) => self.visit_entries(&directory, names, &mut directories, each),
+                Err(e) => each(Err(e), EscapedPath::from(self.path_of(&directory))),
             }
             self.forget_looked_up(directory, lookups);
         }
-        visited
+        Ok(())
     }
 
-    fn visit_directory(
+    fn visit_entries(
         &self,
         directory: &Arc<Node>,
+        names: Vec<(Vec<u8>, Kind)>,
         below: &mut Vec<(Arc<Node>, u64)>,
         each: &mut Visitor<'_>,
-    ) -> Result<()> {
-        for (name, kind) in self.upper_names(directory)? {
+    ) {
+        for (name, kind) in names {
             if !matches!(kind, Kind::File | Kind::Directory) {
                 continue;
             }
@@ -130,25 +132,22 @@ impl Union {
                 // Somebody has removed it since.
                 Ok(None) => continue,
                 // A mark that leads nowhere.
-                Err(e) if kind == Kind::File => {
-                    each(Err(e), self.path_in(directory, &name))?;
+                Err(e) => {
+                    each(Err(e), self.path_in(directory, &name));
                     continue;
                 }
-                Err(e) => return Err(e),
             };
             if kind == Kind::Directory {
                 below.push((node, 1));
                 continue;
             }
-            let visited = match self.is_unsealed(&node) {
+            match self.is_unsealed(&node) {
                 Ok(true) => each(Ok(&node), self.path_in(directory, &name)),
-                Ok(false) => Ok(()),
+                Ok(false) => {}
                 Err(e) => each(Err(e), self.path_in(directory, &name)),
-            };
+            }
             self.forget_looked_up(node, 1);
-            visited?;
         }
-        Ok(())
     }
 
     fn forget_looked_up(&self, node: Arc<Node>, lookups: u64) {
@@ -179,7 +178,13 @@ impl Union {
         }
         // An empty one can be marked all the same.
         let marks = self.with_object(node, |object| self.marks_of(object))?;
-        Ok(marks.metacopy)
+        match marks.unbelieved {
+            // Who believes it sees data that this process doesn't.
+            Some(mark) if mark.ends_with(b".metacopy") => Err(FsError::Unsupported(
+                "its mark is of a mount that keeps marks in user. attributes: seal it as the user who mounted it, or with --userxattr",
+            )),
+            _ => Ok(marks.metacopy),
+        }
     }
 }
 
