@@ -32,7 +32,7 @@ pub(super) struct Apply {
     #[command(flatten)]
     how: HowArgs,
 
-    /// Give up what is half applied to the directory: it stays as it is, and so does what was prepared, which is named
+    /// Give up what is half applied of UPPER to the directory: it stays as it is, and so does what was prepared, which is named
     #[arg(long, requires = "target", conflicts_with_all = ["dry_run", "force", "theirs"])]
     abandon: bool,
 }
@@ -88,7 +88,7 @@ impl Apply {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         super::logging::start_for_verb();
         if let Some(target) = self.target.as_ref().filter(|_| self.abandon) {
-            return abandon(target);
+            return abandon(&self.upper, target);
         }
         let (upper, target) = match self.target {
             Some(target) => (self.upper, target),
@@ -104,8 +104,8 @@ impl Apply {
 }
 
 /// Gives up what is half applied, and tells what is left of it.
-fn abandon(target: &Path) -> Result<ExitCode, Failure> {
-    for left in apply::abandon(target, &records()?).map_err(Failure::failed)? {
+fn abandon(upper: &Path, target: &Path) -> Result<ExitCode, Failure> {
+    for left in apply::abandon(upper, target, &records()?).map_err(Failure::failed)? {
         let left = EscapedPath::from(left.as_path());
         say(&format!(
             "{left}: what was prepared, and what came out of its place; look at it, then remove it"

@@ -425,3 +425,38 @@ fn when_what_was_prepared_is_gone_it_is_given_up_and_applied_anew() {
     done(apply(&place, ""));
     assert_eq!(["a/f", "a/g"].map(|name| read(&place, name)), ["new\n", "new\n"]);
 }
+
+#[test]
+fn what_is_given_up_is_what_was_named() {
+    support::needs_root!();
+    if !can_pause() {
+        return;
+    }
+    let place = unmounted("echo old >a/f; echo old >a/g", "echo new >mnt/f; echo new >mnt/g");
+    killed(&place, "renameat2:when=1");
+    let abandon = |upper: &str, target: &str| {
+        place.sh(&format!("UNIONMOUNT_ROOT=$PWD/state ./unionmount apply --abandon {upper} {target}"))
+    };
+    place.sh("mkdir other").ok();
+    abandon("other", "a").refused(1, &["changes of another upper", "/up"]);
+    abandon("gone", "a").refused(1, &["changes of another upper", "/up"]);
+    // The path is another directory's now, and the directory elsewhere.
+    place.sh("mv a was; mkdir a").ok();
+    abandon("up", "a")
+        .refused(1, &["nothing is half applied to it", "another directory that was there before"]);
+    place.sh("rmdir a; mv was a").ok();
+    done(apply(&place, ""));
+    assert_eq!(["a/f", "a/g"].map(|name| read(&place, name)), ["new\n", "new\n"]);
+    // Where both are gone, their paths tell.
+    place.sh("echo new >up/h; echo new >up/i").ok();
+    killed(&place, "renameat2:when=1");
+    place.sh("mv a was; mv up up2").ok();
+    abandon("other", "a").refused(1, &["changes of another upper"]);
+    abandon("up", "a").ok();
+    // What was moved is still the same.
+    place.sh("mv up2 up; mv was a; echo new >up/j; echo new >up/k").ok();
+    killed(&place, "renameat2:when=1");
+    place.sh("mv a was").ok();
+    let ended = done(abandon("up", "was"));
+    assert!(ended.err.contains("/was/.unionmount-apply-"), "{ended:?}");
+}

@@ -8,6 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::beneath::{Dir, Seen};
@@ -117,8 +119,6 @@ impl Journal {
         upper: &Path,
         target: &Path,
     ) -> Result<Journal> {
-        let absolute =
-            |path: &Path| EscapedPath::from(fs::canonicalize(path).unwrap_or(path.to_owned()).as_path());
         let stages = plan.homes.iter().map(|home| {
             let mut id = [0; 8];
             rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())
@@ -131,8 +131,8 @@ impl Journal {
         });
         Ok(Journal {
             version: VERSION,
-            upper_path: absolute(upper),
-            target_path: absolute(target),
+            upper_path: noted(upper),
+            target_path: noted(target),
             place,
             state: State::Staging,
             stages: stages.collect::<Result<_>>()?,
@@ -157,13 +157,16 @@ impl Kept {
     /// # Errors
     /// When another call is at work on the target.
     pub fn open(records: &Path, place: &Place) -> Result<Kept> {
+        Kept::of_target(records, &place.target)
+    }
+
+    fn of_target(records: &Path, target: &Seen) -> Result<Kept> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(records)
             .map_err(ApplyError::io("create it", records))?;
-        let name =
-            serde_json::to_vec(&place.target).map_err(|error| ApplyError::Refused(error.to_string()))?;
+        let name = serde_json::to_vec(target).map_err(|error| ApplyError::Refused(error.to_string()))?;
         Kept::at(records.join(format!("{}.json", &crate::image::digest::Digest::of(&name).hex()[..32])))
     }
 
@@ -203,19 +206,54 @@ impl Kept {
         Ok(all)
     }
 
-    /// Opens what is under way for a target that may be gone, by its path.
+    /// Opens what is under way for a target: by which directory that is, and by its path only where it is gone. `upper` is the
+    /// one whose changes these must be, known in the same way.
     ///
     /// # Errors
-    /// When nothing is, and those of [`Kept::open`].
-    pub fn find(records: &Path, target: &Path) -> Result<(Kept, Journal)> {
-        let path = EscapedPath::from(fs::canonicalize(target).unwrap_or(target.to_owned()).as_path());
-        let nothing = || ApplyError::Refused(format!("{path}: nothing is half applied to it"));
-        let of_target = |(_, journal): &(PathBuf, Journal)| journal.target_path == path;
-        let (file, _) = Kept::all(records)?.into_iter().find(of_target).ok_or_else(nothing)?;
-        let kept = Kept::at(file)?;
-        // It may have come to its end before the lock was taken.
-        let journal = kept.read()?.filter(|journal| journal.state != State::Finished);
-        Ok((kept, journal.ok_or_else(nothing)?))
+    /// When nothing is, or another upper's changes are, and those of [`Kept::open`].
+    pub fn find(records: &Path, upper: &Path, target: &Path) -> Result<(Kept, Journal)> {
+        let (upper_seen, target_seen) = (seen_at(upper)?, seen_at(target)?);
+        let (upper_path, target_path) = (noted(upper), noted(target));
+        let of_upper = |journal: &Journal| match upper_seen {
+            Some(seen) => journal.place.upper == seen,
+            None => journal.upper_path == upper_path,
+        };
+        let mut of_path = Kept::all(records)?;
+        of_path.retain(|(_, journal)| journal.target_path == target_path);
+        let found = match target_seen {
+            Some(seen) => Kept::of_target(records, &seen)?.under_way()?,
+            None => match the_only_one(&of_path, &target_path, of_upper)? {
+                Some(file) => Kept::at(file.to_owned())?.under_way()?,
+                None => None,
+            },
+        };
+        match found {
+            Some((kept, journal)) if of_upper(&journal) => Ok((kept, journal)),
+            Some((_, journal)) => {
+                let (other, known) = (&journal.upper_path, journal.upper_path == upper_path);
+                let was = if known { ", which was there before; move this one away meanwhile" } else { "" };
+                Err(ApplyError::Refused(format!(
+                    "{target_path}: what is half applied to it are the changes of another upper, {other}{was}; to give these \
+                     up: unionmount apply --abandon {other} {target_path}"
+                )))
+            }
+            None => {
+                let was = match target_seen.is_some() && !of_path.is_empty() {
+                    true => {
+                        ", but to another directory that was there before; name that one by where it is now, or, where it is \
+                         gone, move this one away meanwhile"
+                    }
+                    false => "",
+                };
+                Err(ApplyError::Refused(format!("{target_path}: nothing is half applied to it{was}")))
+            }
+        }
+    }
+
+    /// Reads what is under way, as long as it hasn't come to its end.
+    fn under_way(self) -> Result<Option<(Kept, Journal)>> {
+        let journal = self.read()?.filter(|journal| journal.state != State::Finished);
+        Ok(journal.map(|journal| (self, journal)))
     }
 
     /// Reads what is under way, if anything is.
@@ -264,6 +302,51 @@ impl Kept {
         journal.stages.clear();
         journal.left.clear();
         self.write(journal)
+    }
+}
+
+/// Returns the file that tells what is half applied to a directory that is gone; several can have been there, one after the
+/// other.
+fn the_only_one<'a>(
+    of_path: &'a [(PathBuf, Journal)],
+    target: &EscapedPath,
+    of_upper: impl Fn(&Journal) -> bool,
+) -> Result<Option<&'a Path>> {
+    let mut files: Vec<&Path> =
+        of_path.iter().filter(|(_, journal)| of_upper(journal)).map(|(file, _)| &**file).collect();
+    if files.is_empty() {
+        files.extend(of_path.first().map(|(file, _)| &**file));
+    }
+    if files.len() < 2 {
+        return Ok(files.pop());
+    }
+    let files: Vec<String> = files.into_iter().map(|file| EscapedPath::from(file).to_string()).collect();
+    Err(ApplyError::Refused(format!(
+        "{target}: changes were half applied to several directories that were there; name the one that is meant by where it is \
+         now, or remove what tells of it: {}",
+        files.join(", ")
+    )))
+}
+
+/// Returns a path as it is written down; what is gone has the one that it had.
+fn noted(path: &Path) -> EscapedPath {
+    let whole = fs::canonicalize(path).ok().or_else(|| {
+        let path = std::path::absolute(path).ok()?;
+        Some(fs::canonicalize(path.parent()?).ok()?.join(path.file_name()?))
+    });
+    EscapedPath::from(whole.unwrap_or(path.to_owned()).as_path())
+}
+
+/// Returns which directory has a path; `None`: none has it.
+fn seen_at(path: &Path) -> Result<Option<Seen>> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match rustix::fs::open(path, flags, Mode::empty()) {
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        dir => {
+            let dir = dir.map_err(ApplyError::io("open it", path))?;
+            let stat = At::Fd(dir.as_fd()).stat().map_err(ApplyError::io("look at it", path))?;
+            Ok(Some(Seen::of(&stat)))
+        }
     }
 }
 

@@ -169,14 +169,15 @@ pub fn pending(upper: BorrowedFd<'_>, records: &Path) -> Result<Option<(EscapedP
     Ok(found.map(|(_, journal)| (journal.upper_path, journal.target_path)))
 }
 
-/// Gives up what is half applied to a target: nothing more is done, and nothing removed. Returns where what was prepared and
+/// Gives up what is half applied of an upper to a target: nothing more is done, and nothing removed. Returns where what was prepared and
 /// what was taken out lies, as far as it was made.
 ///
 /// # Errors
-/// When nothing is half applied to it.
-pub fn abandon(target: &Path, records: &Path) -> Result<Vec<PathBuf>> {
-    let (mut kept, mut journal) = Kept::find(records, target)?;
-    let root = journal.target_path.as_path().to_owned();
+/// When nothing is half applied to it, or what is isn't `upper`'s.
+pub fn abandon(upper: &Path, target: &Path, records: &Path) -> Result<Vec<PathBuf>> {
+    let (mut kept, mut journal) = Kept::find(records, upper, target)?;
+    // Where it is now, which may be elsewhere than it was.
+    let root = std::fs::canonicalize(target).unwrap_or(journal.target_path.as_path().to_owned());
     let place = |stage: &Stage| root.join(stage.home.path.as_path()).join(&stage.name);
     let left = journal.stages.iter().map(place).filter(|path| path.symlink_metadata().is_ok()).collect();
     let known = journal.brought.clone();
