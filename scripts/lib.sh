@@ -31,6 +31,8 @@ find_program() {
     program=$(cd "$root" && cd "${CARGO_TARGET_DIR:-target}" && pwd)/debug/unionmount
 }
 
+union_flags=()
+
 # A scratch directory, removed with all mounts in it when the script ends, however it ends.
 make_scratch() {
     scratch=$(mktemp -d "${UNIONMOUNT_SCRATCH:-${TMPDIR:-/tmp}}/um-XXXXXX")
@@ -52,7 +54,8 @@ clean_up() {
     fi
 }
 
-# mount_union DIR: mounts DIR/merged over DIR/lower with DIR/upper, all made if missing. $union_options go to -o.
+# mount_union DIR: mounts DIR/merged over DIR/lower with DIR/upper, all made if missing. $union_options go to -o, $union_flags
+# stand before all else where the program is unionmount.
 mount_union() {
     local dir=$1 options=${union_options:-}
     mkdir -p "$dir"/{lower,upper,work,merged}
@@ -65,7 +68,8 @@ mount_union() {
         "$program" -o "lowerdir=$dir/lower,upperdir=$dir/upper,workdir=$dir/work${options:+,$options}" "$dir/merged"
         ;;
     *)
-        "$program" --lower "$dir/lower" --upper "$dir/upper" --work "$dir/work" ${options:+-o "$options"} "$dir/merged"
+        "$program" "${union_flags[@]}" --lower "$dir/lower" --upper "$dir/upper" --work "$dir/work" ${options:+-o "$options"} \
+            "$dir/merged"
         ;;
     esac
 }
@@ -77,7 +81,8 @@ in_user_namespace() {
     shift
     # The machine's /dev/fuse may be closed to the ids of the namespace.
     [ -e "$scratch/fuse" ] || mknod -m 666 "$scratch/fuse" c 10 229
-    unshare --user --mount sleep infinity &
+    # It ends with this script, whatever ends that.
+    setpriv --pdeathsig KILL unshare --user --mount sleep infinity &
     holder=$!
     # Until the namespace is there, its ids can't be mapped.
     until [ "$(readlink "/proc/$holder/ns/user")" != "$(readlink /proc/self/ns/user)" ]; do sleep 0.01; done
