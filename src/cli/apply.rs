@@ -183,6 +183,12 @@ fn below_mount(path: &Path) -> Result<(PathBuf, PathBuf), Failure> {
             "{error}; or name the directory that is to be changed: unionmount apply UPPER TARGET"
         ))
     })?;
+    if mount.is_of_another() {
+        return Err(Failure::failed(format!(
+            "{}: another user's mount, whose daemon is not believed about what is to be changed; name it: unionmount apply UPPER TARGET",
+            EscapedPath::from(mount.point.as_path())
+        )));
+    }
     let (upper, lowers) = layers_of(&mount)?;
     let [lower] = &lowers[..] else {
         return Err(Failure::usage(format!(

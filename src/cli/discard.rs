@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::Failure;
 use super::store::records;
 use crate::changes::apply;
-use crate::control::client::Client;
+use crate::control::client::{Client, STATUS_PATIENCE};
 use crate::control::mounts;
 use crate::sys::flock::{Access, lock_until};
 use crate::sys::mountinfo::Table;
@@ -134,9 +134,10 @@ pub(super) fn layers() -> Result<Vec<(PathBuf, PathBuf)>, Failure> {
     use std::os::unix::ffi::OsStrExt;
     let cannot = |error| cannot_look(Path::new("/proc/self/mountinfo"), error);
     let mut layers = Vec::new();
-    for mount in mounts::all().map_err(cannot)? {
+    // Daemons of others are asked nothing: they could keep this waiting, and say what they like.
+    for mount in mounts::all().map_err(cannot)?.into_iter().filter(|mount| !mount.is_of_another()) {
         // A daemon that doesn't answer holds its upper, which is seen by the lock.
-        match Client::connect(&mount).and_then(|mut daemon| daemon.status()) {
+        match Client::connect_within(&mount, STATUS_PATIENCE).and_then(|mut daemon| daemon.status()) {
             Ok(status) => {
                 let paths = status.layers.iter().map(|layer| layer.directory.as_path().to_owned());
                 // A path of one that the mount covers leads to the mount.

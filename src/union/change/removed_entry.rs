@@ -123,7 +123,14 @@ fn lose(
     remove: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     let here = matches!(&*place, NodePlace::Named { parent: p, entry } if Arc::ptr_eq(p, parent) && entry.name() == name);
+    // What was taken out of the other names is known still where it isn't needed.
+    let put_back = |next: NodePlace| {
+        if let NodePlace::Named { parent, entry } = next {
+            fs.push_name(node, &parent, entry.name(), entry.source());
+        }
+    };
     if !here {
+        next.into_iter().for_each(put_back);
         return remove();
     }
     // Taken now: the removal itself may need the place's lock for nothing.
@@ -136,10 +143,9 @@ fn lose(
             (NodePlace::Pinned { fd: fs.pins.hold(object.into_held())?, upper }, last)
         }
     };
-    if last {
-        node.lose_last_name(remove)?
-    } else {
-        remove()?
+    if let Err(e) = if last { node.lose_last_name(remove) } else { remove() } {
+        put_back(next);
+        return Err(e);
     }
     if matches!(next, NodePlace::Pinned { upper: true, .. }) {
         fs.deferred.defer(node.ino);

@@ -102,7 +102,9 @@ impl Union {
         if !marks.metacopy || marks.redirect.is_some_and(|path| path.starts_with(b"/")) {
             return Ok(true);
         }
-        let Some(path) = self.data_path(node)? else { return Ok(false) };
+        // What others read of a half-copied file leads nowhere.
+        let path = if marks.half.is_some() { Some(NOWHERE.to_vec()) } else { self.data_path(node)? };
+        let Some(path) = path else { return Ok(false) };
         let marked =
             self.with_object(node, |object| self.upper()?.set_mark(object.writable()?, REDIRECT, &path));
         self.changed_by_itself(node);
@@ -166,8 +168,20 @@ impl Union {
         let object = upper.own_file(held.as_fd());
         // What is said of the file elsewhere may be of before.
         let marks = upper_marks(object, self.belief)?;
-        if !marks.metacopy || marks.half.is_some() {
-            return Ok(marks.metacopy);
+        if !marks.metacopy {
+            return Ok(false);
+        }
+        if let Some(mark) = marks.half {
+            // Killed between the two marks it has the first alone, and other overlays would read what is below.
+            if marks.redirect.as_deref() != Some(NOWHERE) {
+                upper.set_mark(object, REDIRECT, NOWHERE)?;
+            }
+            if data.half.is_none() {
+                self.files.forget(node.ino);
+                self.metacopies.insert(node.ino, DataAt { half: Some(Arc::new(mark)), ..data });
+                self.changed_by_itself(node);
+            }
+            return Ok(true);
         }
         let stat = object.at().stat()?;
         let from = self.open_data_elsewhere(&data)?;

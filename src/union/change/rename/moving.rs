@@ -115,7 +115,6 @@ impl Moving<'_> {
         let (mut a_place, mut b_place) = both_places(a, b);
         union.upper()?.rename(from.entry(), to.entry(), false, RenameFlags::EXCHANGE)?;
         union.check_exchanged((a, b), from.entry(), to.entry())?;
-        union.told_dirs.forget(from.parent, from.name);
         self.settle_at(a, &mut a_place, from, to)?;
         self.settle_at(b, &mut b_place, to, from)?;
         self.note_entry(a, to)?;

@@ -247,3 +247,35 @@ fn a_metacopy_that_looks_whole_is_one() {
     assert!(read(&union, &find(&union, "d/a")) == original());
     union.shut_down();
 }
+
+/// Killed between the two marks it has the first alone: other overlays would read the lower's data over what is written next.
+#[test]
+fn a_half_copied_file_always_leads_others_nowhere() {
+    use crate::union::change::rename::RenameMode;
+    use crate::union::data::half_mark::NOWHERE;
+    let bed = build();
+    let redirect = |union: &Union, path: &str| {
+        let node = find(union, path);
+        union.with_object(&node, |object| union.marks_of(object)).unwrap().redirect
+    };
+    for moves in [false, true] {
+        let union = open(&bed);
+        write(&union, 50_000, b"written");
+        let node = find(&union, "d/a");
+        union.with_object(&node, |object| union.upper()?.drop_mark(object.writable()?, "redirect")).unwrap();
+        assert_eq!(redirect(&union, "d/a"), None);
+        drop(node);
+        union.shut_down();
+        drop(union);
+        let union = open(&bed);
+        if moves {
+            let dir = find(&union, "d");
+            union.rename((&dir, b"a"), (&dir, b"moved"), RenameMode::Replace).unwrap();
+            assert_eq!(redirect(&union, "d/moved").as_deref(), Some(NOWHERE));
+        } else {
+            write(&union, 70_000, b"more");
+            assert_eq!(redirect(&union, "d/a").as_deref(), Some(NOWHERE));
+        }
+        union.shut_down();
+    }
+}
