@@ -197,7 +197,7 @@ fn a_broken_connection_takes_the_mount_away() {
     let mut child = place.command(&with(&["--foreground", "mnt"])).stderr(Stdio::null()).spawn().unwrap();
     until("it is mounted", || place.mounted("mnt").is_some());
     let connection = rustix::fs::minor(fs::metadata(place.at("mnt")).unwrap().dev());
-    if fs::write(format!("/sys/fs/fuse/connections/{connection}/abort"), "1").is_err() {
+    if fs::write(support::abort_of(connection), "1").is_err() {
         place.umount("mnt");
         assert_eq!(wait(&mut child), Some(0));
         support::skip!("fusectl is not mounted");

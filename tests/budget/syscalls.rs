@@ -114,6 +114,40 @@ fn lookups_and_creates_make_few_system_calls() {
     counted.mount.unmount();
 }
 
+#[test]
+fn renames_and_removals_make_few_system_calls() {
+    support::needs_root!();
+    needs_counters!();
+    support::needs_program!("strace");
+    let stack = Stack::new(1);
+    for n in 0..N {
+        stack.lower(0).file(format!("d/lower-{n}"), "x");
+    }
+    let counted = Counted::new(&stack, &["pairing=0"]);
+    let dir = counted.mount.join("d");
+    let scratch = stack.scratch().path().to_owned();
+    let name = |kind: &str, n: usize| dir.join(format!("{kind}-{n}"));
+    (0..N).for_each(|n| fs::write(name("made", n), "x").unwrap());
+    let renamed = syscalls(&counted, &scratch, || {
+        (0..N).for_each(|n| fs::rename(name("made", n), name("moved", n)).unwrap());
+    });
+    // The kernel looks it up anew; both look at its marks (statx, listxattrat). Once more with the names locked (statx),
+    // renameat2, and the attributes of the directory (statx), which the kernel asks for after each. It was young when it was
+    // made, so its handle tells which it is (name_to_handle_at): once, after that its birth does.
+    count(&renamed, (2 + 2 + 1 + 1 + 1 + 1) * N + N / 5);
+    let removed = syscalls(&counted, &scratch, || {
+        (0..N).for_each(|n| fs::remove_file(name("moved", n)).unwrap());
+    });
+    // statx under the name, of what is held open or is opened (openat), unlinkat, close, and statx of the directory.
+    count(&removed, 6 * N + N / 5);
+    // The same with linkat, and they are looked up first. The first makes the whiteout that all are links to.
+    let hidden = syscalls(&counted, &scratch, || {
+        (0..N).for_each(|n| fs::remove_file(name("lower", n)).unwrap());
+    });
+    count(&hidden, 8 * N + N / 5);
+    counted.mount.unmount();
+}
+
 /// Exactly so many for each file.
 fn exactly(what: &str, calls: &[String], expected: usize) {
     assert_eq!(calls.len(), expected, "{what}:\n{}", calls.join("\n"));

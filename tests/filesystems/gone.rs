@@ -13,8 +13,8 @@ use support::{LoopFilesystem, Mount, Scratch, Stack, wait_until};
 
 /// By this a FUSE filesystem loses its daemon, as when that was killed. `None` without fusectl.
 fn abort_of(of: &Path) -> Option<PathBuf> {
-    let minor = rustix::fs::minor(fs::metadata(of).unwrap().dev());
-    Some(PathBuf::from(format!("/sys/fs/fuse/connections/{minor}/abort"))).filter(|path| path.exists())
+    let abort = support::abort_of(rustix::fs::minor(fs::metadata(of).unwrap().dev()));
+    Some(abort).filter(|path| path.exists())
 }
 
 /// The file of a lower that is copied up when the filesystem goes.

@@ -62,11 +62,7 @@ impl Daemon {
     }
 
     fn abort(&self) {
-        let control = Path::new("/sys/fs/fuse/connections");
-        if fs::read_dir(control).unwrap().next().is_none() {
-            sh(&self.place, "mount -t fusectl fusectl /sys/fs/fuse/connections");
-        }
-        fs::write(control.join(self.connection.to_string()).join("abort"), "1").unwrap();
+        fs::write(support::abort_of(self.connection), "1").unwrap();
     }
 
     fn signal(&self, signal: Signal) {

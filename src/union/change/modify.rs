@@ -74,7 +74,7 @@ impl Union {
         self.ensure_upper(parent)?;
         let dir = self.dir_part(parent)?;
         let _names = dir.names.write();
-        let found = self.resolve(parent, name)?.ok_or(FsError::Absent)?;
+        let found = self.resolve_name(parent, name)?.ok_or(FsError::Absent)?;
         if let FoundKind::Directory { .. } = found.what {
             return Err(FsError::IsADirectory);
         }

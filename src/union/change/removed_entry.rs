@@ -138,9 +138,9 @@ fn lose(
         Some(next) => (next, false),
         None => {
             let object = fs.object_at(node, place)?;
-            let upper = object.in_upper();
-            let last = upper && object.at().stat()?.nlink == 1;
-            (NodePlace::Pinned { fd: fs.pins.hold(object.into_held())?, upper }, last)
+            let (upper, stat) = (object.in_upper(), object.stat()?);
+            let last = upper && stat.nlink == 1;
+            (NodePlace::Pinned { fd: fs.pins.hold_owned(object.into_held(), stat.uid)?, upper }, last)
         }
     };
     if let Err(e) = if last { node.lose_last_name(remove) } else { remove() } {

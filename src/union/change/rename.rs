@@ -19,11 +19,12 @@ use std::sync::Arc;
 
 use parking_lot::RwLockWriteGuard;
 
-use self::moving::{Moving, Side};
+use self::moving::{Mover, Moving, Side};
 use crate::error::{FsError, Result};
 use crate::union::Union;
 use crate::union::change::names::check_name;
 use crate::union::events::EventKind as Event;
+use crate::union::lookup::found::Found;
 use crate::union::nodes::node::Node;
 use crate::union::nodes::node_ref::NodeRef;
 
@@ -93,14 +94,18 @@ impl Union {
         }
     }
 
-    /// Tells how many names that node has, if a name leads to it. The caller holds the directory's names.
-    fn links_now(&self, parent: &Arc<Node>, name: &[u8], node: &Arc<Node>) -> Result<Option<u64>> {
-        let Some(found) = self.resolve(parent, name)? else { return Ok(None) };
+    /// Returns what a name leads to, if that is the node. The caller holds the directory's names.
+    fn found_now(
+        &self,
+        EntryName { parent, name }: EntryName<'_>,
+        node: &Arc<Node>,
+    ) -> Result<Option<Found>> {
+        let Some(found) = self.resolve_name(parent, name)? else { return Ok(None) };
         let origin = self.origin_of(parent, name, &found)?;
         let _hardlinks = self.has_hardlinks(parent, &found).then(|| self.hardlinks.locks.shared(origin));
         let (identity, ..) = self.identify_as(origin, parent, &found)?;
         let known = self.table.find(identity);
-        Ok(known.filter(|known| Arc::ptr_eq(known, node)).map(|_| found.stat.nlink))
+        Ok(known.filter(|known| Arc::ptr_eq(known, node)).map(|_| found))
     }
 
     /// Locks the names of both directories: ancestors first, then by number.
@@ -180,33 +185,35 @@ impl<'a> RenameRequest<'a> {
         self.check_not_into(source, self.to.parent)?;
         target.as_ref().map_or(Ok(()), |target| self.check_not_into(target, self.from.parent))?;
         let _names = union.lock_names(self.from.parent, self.to.parent)?;
-        let links = union.links_now(self.from.parent, self.from.name, source)?;
-        let target_links = match target {
-            Some(target) => union.links_now(self.to.parent, self.to.name, target)?,
-            None => Some(1),
+        let Some(source) = Mover::now(union, self.from, source)? else { return Ok(None) };
+        let target = match target {
+            Some(target) => match Mover::now(union, self.to, target)? {
+                None => return Ok(None),
+                target => target,
+            },
+            None => None,
         };
-        let (Some(links), Some(target_links)) = (links, target_links) else { return Ok(None) };
-        let judged = self.check_judged(self.from, source, links).and_then(|()| match target {
-            Some(target) => self.check_judged(self.to, target, target_links),
+        let judged = self.check_judged(self.from, &source).and_then(|()| match &target {
+            Some(target) => self.check_judged(self.to, target),
             None => Ok(()),
         });
         union.check_alive(union.dir_part(self.from.parent)?)?;
         union.check_alive(union.dir_part(self.to.parent)?)?;
         let (from, to) = (self.side(self.from)?, self.side(self.to)?);
-        let moving = Moving { union, source, from: &from, to: &to };
-        let done = judged.and_then(|()| match target {
+        let moving = Moving { union, source: &source, from: &from, to: &to };
+        let done = judged.and_then(|()| match &target {
             Some(target) => moving.exchange(target),
             None => moving.replace(self.mode != RenameMode::NoReplace),
         });
         if done.is_ok() {
-            self.tell(source, from.below);
+            self.tell(source.node, from.below);
         }
         Ok(Some(done))
     }
 
     /// Checks that this was what the kernel judged.
-    fn check_judged(&self, of: EntryName<'_>, node: &Arc<Node>, links: u64) -> Result<()> {
-        self.union.check_judged(of.parent, of.name, Some(node), links)?;
+    fn check_judged(&self, of: EntryName<'_>, Mover { node, found }: &Mover<'_>) -> Result<()> {
+        self.union.check_judged(of.parent, of.name, Some(node), found.stat.nlink)?;
         if self.is_across() { self.union.check_moves(of.parent, of.name, node) } else { Ok(()) }
     }
 

@@ -9,6 +9,7 @@
 //! Directories found on the way are merged. A directory that was renamed carries a *redirect*: below it, another name
 //! or another path is asked for (kernel: Documentation/filesystems/overlayfs.rst, "Renaming directories").
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
@@ -17,12 +18,28 @@ use crate::error::{FsError, Result};
 use crate::union::Union;
 use crate::union::lookup::found::{Found, RealDirs};
 use crate::union::lookup::marker::WH_PREFIX;
+use crate::union::lookup::realdir::RealDir;
 use crate::union::lookup::search::LayerVisit;
 use crate::union::nodes::node::{DirPart, Node};
 
 impl Union {
     /// Finds what `name` stands for in a directory of the merged tree. The caller holds the directory's names.
     pub(in crate::union) fn resolve(&self, parent: &Node, name: &[u8]) -> Result<Option<Found>> {
+        self.resolve_by(parent, name, Union::search)
+    }
+
+    /// Finds what `name` stands for as [`Union::resolve`] does, for who takes the name away or gives it to something else:
+    /// where the data of a file lie isn't asked.
+    pub(in crate::union) fn resolve_name(&self, parent: &Node, name: &[u8]) -> Result<Option<Found>> {
+        self.resolve_by(parent, name, Union::search_name)
+    }
+
+    fn resolve_by(
+        &self,
+        parent: &Node,
+        name: &[u8],
+        search: impl FnOnce(&Union, &[Arc<RealDir>], &[u8]) -> Result<Option<Found>>,
+    ) -> Result<Option<Found>> {
         if name.starts_with(WH_PREFIX) {
             return Ok(None); // a marker, or hidden by being named like one
         }
@@ -34,7 +51,7 @@ impl Union {
             self.counters.index_answers.fetch_add(1, Ordering::Relaxed);
             return Ok(None);
         }
-        let found = self.search(&dirs, name)?;
+        let found = search(self, &dirs, name)?;
         dir.index_worth.note(asked_in_vain(&dirs, found.as_ref()));
         Ok(found)
     }

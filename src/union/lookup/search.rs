@@ -108,6 +108,8 @@ struct Search<'s, F> {
     merged: RealDirs,
     /// What a redirect that was followed may lead to.
     reach: Reach,
+    /// Whether it is asked where the data of a file lie.
+    data: bool,
 }
 
 /// The topmost of the directories that are merged.
@@ -138,7 +140,12 @@ enum Step {
     End,
 }
 
-impl<F: FnMut(LayerVisit<'_>)> Search<'_, F> {
+impl<'s, F: FnMut(LayerVisit<'_>)> Search<'s, F> {
+    fn new(union: &'s Union, steps: &'s Steps, visitor: &'s mut F, data: bool) -> Self {
+        let merged = RealDirs::new();
+        Search { union, steps, visitor, leaf: None, top: None, merged, reach: Reach::All, data }
+    }
+
     fn run(mut self, dirs: &[Arc<RealDir>], name: &[u8]) -> Result<Option<Found>> {
         let mut renamed: Option<Box<[u8]>> = None;
         for depth in 0..dirs.len() {
@@ -241,7 +248,8 @@ impl<F: FnMut(LayerVisit<'_>)> Search<'_, F> {
         stat: Stat,
     ) -> Result<Step> {
         let (union, Asked { dir, name, named, .. }) = (self.union, asked);
-        let data = union.metacopy_data((dirs, depth), name, (at, &stat), self.steps)?;
+        let data =
+            if self.data { union.metacopy_data((dirs, depth), name, (at, &stat), self.steps)? } else { None };
         let seen = union.see(at, &stat);
         let upper = union.is_upper(dir.layer);
         // The owner of a link may be noted on the directory that holds it.
@@ -344,9 +352,12 @@ impl Union {
         steps: &Steps,
         visitor: &mut impl FnMut(LayerVisit<'_>),
     ) -> Result<Option<Found>> {
-        let merged = RealDirs::new();
-        Search { union: self, steps, visitor, leaf: None, top: None, merged, reach: Reach::All }
-            .run(dirs, name)
+        Search::new(self, steps, visitor, true).run(dirs, name)
+    }
+
+    /// Searches as [`Union::search`], for what a name stands for. Where the data of a file lie isn't asked.
+    pub(super) fn search_name(&self, dirs: &[Arc<RealDir>], name: &[u8]) -> Result<Option<Found>> {
+        Search::new(self, &Steps(Cell::new(STEPS)), &mut nobody, false).run(dirs, name)
     }
 
     /// Returns the real directories that an absolute redirect leads to, in the layers from `layer` down.

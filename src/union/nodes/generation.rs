@@ -59,6 +59,14 @@ impl Sighting {
             || self.by_handle == Some(known)
     }
 
+    /// Returns what is to be remembered in place of `known`, which told that it is the same object: the time of its birth
+    /// alone, which comes with every stat, once no other inode can be born at that time.
+    pub(in crate::union) fn settled(self, known: Generation, stat: &Stat) -> Option<Generation> {
+        let is_settled =
+            self.by_handle == Some(known) && known != self.by_birth && stat.born.is_some_and(is_past);
+        (is_settled && self.by_birth != Generation::UNKNOWN).then_some(self.by_birth)
+    }
+
     /// Returns what is to be remembered of it.
     pub fn generation(self) -> Generation {
         self.by_handle.unwrap_or(self.by_birth)

@@ -12,7 +12,7 @@ use crate::union::Union;
 use crate::union::change::failpoint::{self, Failpoint};
 use crate::union::lookup::found::{DataAt, Found, FoundKind};
 use crate::union::lookup::realdir::LayerIndex;
-use crate::union::nodes::generation::{Generation, Sighting};
+use crate::union::nodes::generation::Sighting;
 use crate::union::nodes::node::{DirPart, Identity, InodeId, Named, NewNode, Node, NodePlace, NodeSource};
 use crate::union::stack::access::LayerAt;
 
@@ -85,11 +85,18 @@ impl Union {
             Some(copy) => self.see(copy.at(), stat),
             None => found.seen,
         };
-        let known = self.table.find(identity).map_or(Generation::UNKNOWN, |node| node.generation());
+        let Some(node) = self.table.find(identity) else { return Ok(seen) };
+        let known = node.generation();
         if seen.fits(known) {
             return Ok(seen);
         }
-        let look = |at: LayerAt<'_>| self.fds.generations().look_again(seen, known, at, stat);
+        let look = |at: LayerAt<'_>| {
+            let seen = self.fds.generations().look_again(seen, known, at, stat);
+            if let Some(settled) = seen.settled(known, stat) {
+                node.settle_generation(known, settled);
+            }
+            seen
+        };
         Ok(match (&copy, &found.what) {
             (Some(copy), _) => look(copy.at()),
             (None, FoundKind::Leaf { dir, .. }) => look(self.fds.get(dir)?.entry(name)),

@@ -267,6 +267,12 @@ impl Node {
         Generation::from_bits(self.generation.load(Ordering::Acquire))
     }
 
+    /// Remembers its generation in another form, if it has not got another object meanwhile.
+    pub(in crate::union) fn settle_generation(&self, known: Generation, settled: Generation) {
+        let (known, settled) = (known.bits(), settled.bits());
+        let _newer = self.generation.compare_exchange(known, settled, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
     /// Runs what takes the last name of its object away. What is found under a name from then on is another object, though it
     /// has the same number: a filesystem in user space gives the number of a file that was deleted to the next one, whoever
     /// holds the old one open, and tells no times of birth by which to know them apart.

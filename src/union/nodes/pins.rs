@@ -64,8 +64,12 @@ impl Pins {
     /// # Errors
     /// `EMFILE` when that user has a full share.
     pub fn take(self: &Arc<Self>, fd: BorrowedFd<'_>) -> Result<Share> {
+        self.take_owned(|| Ok(At::Fd(fd).stat()?.uid))
+    }
+
+    fn take_owned(self: &Arc<Self>, owner: impl FnOnce() -> Result<u32>) -> Result<Share> {
         match PAYER.get() {
-            UNKNOWN => self.take_for(At::Fd(fd).stat()?.uid, false),
+            UNKNOWN => self.take_for(owner()?, false),
             uid => self.take_for(uid, uid == ROOT),
         }
     }
@@ -76,6 +80,15 @@ impl Pins {
     /// Those of [`Pins::take`].
     pub fn hold(self: &Arc<Self>, held: LayerObject) -> Result<Arc<Pinned>> {
         let share = held.host().map(|fd| self.take(fd.as_fd())).transpose()?.map(Arc::new);
+        Ok(Arc::new(Pinned { held, share }))
+    }
+
+    /// Holds an object as [`Pins::hold`], whose owner is known.
+    ///
+    /// # Errors
+    /// Those of [`Pins::take`].
+    pub fn hold_owned(self: &Arc<Self>, held: LayerObject, owner: u32) -> Result<Arc<Pinned>> {
+        let share = held.host().map(|_| self.take_owned(|| Ok(owner))).transpose()?.map(Arc::new);
         Ok(Arc::new(Pinned { held, share }))
     }
 

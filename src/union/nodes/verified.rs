@@ -359,8 +359,15 @@ impl Union {
             true => self.id_in(&entry.real, stat),
             false => self.lower_leaf_id(&entry.real, &entry.name, &mut stat.clone()),
         };
-        let same = found == node.real() && self.fds.generations().is(node.generation(), at, stat);
-        if same { Ok(()) } else { Err(self.stale_at(node, place)) }
+        let known = node.generation();
+        let seen = self.fds.generations().look_again(Sighting::default(), known, at, stat);
+        if found != node.real() || !seen.fits(known) {
+            return Err(self.stale_at(node, place));
+        }
+        if let Some(settled) = seen.settled(known, stat) {
+            node.settle_generation(known, settled);
+        }
+        Ok(())
     }
 
     /// Makes the error of an object that can't be reached under its name.

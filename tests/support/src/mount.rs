@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Once, mpsc};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -378,14 +378,24 @@ fn lazy_unmount(path: &Path) {
     }
 }
 
+/// The file that aborts the connection of a FUSE filesystem, by the minor number of its device: who waits for it goes on.
+/// Its filesystem is mounted by systemd where that is; as root, it is mounted here where it isn't yet.
+pub fn abort_of(minor: u32) -> PathBuf {
+    const CONTROL: &str = "/sys/fs/fuse/connections";
+    static MOUNTED: Once = Once::new();
+    MOUNTED.call_once(|| {
+        let missing = mounted_at(Path::new(CONTROL)).is_none();
+        if missing && Privilege::current() == Privilege::Root {
+            super::process::output("mount", &["-t", "fusectl", "fusectl", CONTROL]);
+        }
+    });
+    Path::new(CONTROL).join(minor.to_string()).join("abort")
+}
+
 /// Aborts the mount's connection, so that who waits for it goes on, and detaches it.
 pub(super) fn force_unmount(mount: &MountInfo) {
     if mount.kind.starts_with("fuse") && Privilege::current() == Privilege::Root {
-        let control = Path::new("/sys/fs/fuse/connections");
-        if fs::read_dir(control).is_ok_and(|mut entries| entries.next().is_none()) {
-            super::process::output("mount", &["-t", "fusectl", "fusectl", "/sys/fs/fuse/connections"]);
-        }
-        let abort = control.join(mount.minor.to_string()).join("abort");
+        let abort = abort_of(mount.minor);
         if let Err(error) = fs::write(&abort, "1") {
             eprintln!("cannot abort by {}: {error}", abort.display());
         }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
+use super::EntryName;
 use crate::error::{FsError, Result};
 use crate::union::Union;
 use crate::union::change::carry::{copy_metadata, set_times};
@@ -36,12 +37,27 @@ impl Side<'_> {
     }
 }
 
+/// What moves, as it was found with the names locked.
+pub(super) struct Mover<'a> {
+    /// The node.
+    pub node: &'a Arc<Node>,
+    /// What its name led to.
+    pub found: Found,
+}
+
+impl<'a> Mover<'a> {
+    /// Looks whether that name leads to the node now. The caller holds the directory's names.
+    pub fn now(union: &Union, name: EntryName<'_>, node: &'a Arc<Node>) -> Result<Option<Mover<'a>>> {
+        Ok(union.found_now(name, node)?.map(|found| Mover { node, found }))
+    }
+}
+
 /// A rename under way. The names of both directories are locked.
 pub(super) struct Moving<'a> {
     /// The union.
     pub union: &'a Union,
     /// What moves.
-    pub source: &'a Arc<Node>,
+    pub source: &'a Mover<'a>,
     /// From where.
     pub from: &'a Side<'a>,
     /// To where.
@@ -74,8 +90,8 @@ impl Cleared<'_> {
 impl Moving<'_> {
     /// Gives the source its new name, in place of what has it if that may go.
     pub fn replace(&self, may_replace: bool) -> Result<()> {
-        let (union, source, to) = (self.union, self.source, self.to);
-        let target = union.resolve(to.parent, to.name)?;
+        let (union, source, to) = (self.union, self.source.node, self.to);
+        let target = union.resolve_name(to.parent, to.name)?;
         if target.is_some() && !may_replace {
             return Err(FsError::Exists);
         }
@@ -91,25 +107,25 @@ impl Moving<'_> {
                 _ => {}
             }
         }
-        self.link_source_alias(source, self.from)?;
+        let ino = self.link_source_alias(self.source, self.from)?;
         self.mark_for_move(source, self.from, to)?;
         failpoint::reached(Failpoint::Marked);
         match target {
-            Some(found @ Found { what: FoundKind::Directory { .. }, .. }) => self.over_directory(&found),
-            Some(found) => self.over_leaf(&found),
-            None => self.to_free_name(),
+            Some(found @ Found { what: FoundKind::Directory { .. }, .. }) => self.over_directory(ino, &found),
+            Some(found) => self.over_leaf(ino, &found),
+            None => self.to_free_name(ino),
         }
     }
 
     /// Gives the source and the target each other's name.
-    pub fn exchange(&self, target: &Arc<Node>) -> Result<()> {
+    pub fn exchange(&self, target: &Mover<'_>) -> Result<()> {
         let (union, from, to) = (self.union, self.from, self.to);
-        let (a, b) = (self.source, target);
+        let (a, b) = (self.source.node, target.node);
         if Arc::ptr_eq(a, b) {
             return Ok(());
         }
-        self.link_source_alias(a, from)?;
-        self.link_source_alias(b, to)?;
+        let a_ino = self.link_source_alias(self.source, from)?;
+        let b_ino = self.link_source_alias(target, to)?;
         self.mark_for_move(a, from, to)?;
         self.mark_for_move(b, to, from)?;
         let (mut a_place, mut b_place) = both_places(a, b);
@@ -117,25 +133,26 @@ impl Moving<'_> {
         union.check_exchanged((a, b), from.entry(), to.entry())?;
         self.settle_at(a, &mut a_place, from, to)?;
         self.settle_at(b, &mut b_place, to, from)?;
-        self.note_entry(a, to)?;
-        self.note_entry(b, from)
+        self.note_entry((a, a_ino), to)?;
+        self.note_entry((b, b_ino), from)
     }
 
-    /// Makes a name that only the lower has, of a file whose copy is in the hardlink index, a link of the copy.
-    fn link_source_alias(&self, source: &Node, from: &Side<'_>) -> Result<()> {
+    /// Makes a name that only the lower has, of a file whose copy is in the hardlink index, a link of the copy. Returns the
+    /// number of what has the name in the upper.
+    fn link_source_alias(&self, Mover { node, found }: &Mover<'_>, from: &Side<'_>) -> Result<u64> {
         let union = self.union;
-        let Some(found) = union.resolve(from.parent, from.name)? else { return Err(FsError::Stale) };
-        let origin = union.origin_of(from.parent, from.name, &found)?;
+        let origin = union.origin_of(from.parent, from.name, found)?;
         let _hardlinks =
-            union.has_hardlinks(from.parent, &found).then(|| union.hardlinks.locks.exclusive(origin));
-        if let (identity, NodeSource::Index, copy) = union.identify_as(origin, from.parent, &found)? {
+            union.has_hardlinks(from.parent, found).then(|| union.hardlinks.locks.exclusive(origin));
+        let (identity, source, copy) = union.identify_as(origin, from.parent, found)?;
+        if source == NodeSource::Index {
             union.mark_impure(from.parent)?;
             union.link_alias(&from.fd, from.name, identity.origin)?;
-            union.changed_by_itself(source);
-            let entry = UpperEntry::known(source.kind, copy.ino);
+            union.changed_by_itself(node);
+            let entry = UpperEntry::known(node.kind, copy.ino);
             union.note_upper(union.dir_part(from.parent)?, from.name, Some(entry));
         }
-        Ok(())
+        Ok(copy.ino)
     }
 
     /// Marks what moves so that it is found under its new name as what it is.
@@ -156,8 +173,8 @@ impl Moving<'_> {
         Ok(())
     }
 
-    fn to_free_name(&self) -> Result<()> {
-        let (union, source, from, to) = (self.union, self.source, self.from, self.to);
+    fn to_free_name(&self, ino: u64) -> Result<()> {
+        let (union, source, from, to) = (self.union, self.source.node, self.from, self.to);
         let upper = union.upper()?;
         let mut place = source.place.write();
         let whiteout = union.in_upper_dir(to.parent, &to.fd, to.name)? == InUpper::Whiteout;
@@ -177,24 +194,24 @@ impl Moving<'_> {
             })?;
         }
         self.check_moved()?;
-        self.record(&mut place)
+        self.record(&mut place, ino)
     }
 
-    fn over_leaf(&self, target: &Found) -> Result<()> {
+    fn over_leaf(&self, ino: u64, target: &Found) -> Result<()> {
         let (union, from, to) = (self.union, self.from, self.to);
         let origin = union.origin_of(to.parent, to.name, target)?;
         let _hardlinks =
             union.has_hardlinks(to.parent, target).then(|| union.hardlinks.locks.exclusive(origin));
         let removed = RemovedEntry::of(union, to.parent, &to.fd, to.name, target, origin)?;
-        removed.be_replaced(union, (to.parent, &to.fd), to.name, self.source, |place| {
+        removed.be_replaced(union, (to.parent, &to.fd), to.name, self.source.node, |place| {
             union.upper()?.rename(from.entry(), to.entry(), from.below, RenameFlags::empty())?;
-            self.record(place)
+            self.record(place, ino)
         })?;
         removed.settle_links(union);
         Ok(())
     }
 
-    fn over_directory(&self, target: &Found) -> Result<()> {
+    fn over_directory(&self, ino: u64, target: &Found) -> Result<()> {
         let (union, from, to) = (self.union, self.from, self.to);
         let removed = union.node_looked_at(to.parent, to.name, target)?;
         union.check_judged(to.parent, to.name, Some(&removed), 1)?;
@@ -211,7 +228,7 @@ impl Moving<'_> {
         } else if union.in_upper_dir(to.parent, &to.fd, to.name)? == InUpper::Whiteout {
             return Err(FsError::Stale);
         }
-        let (mut removed_place, mut place) = both_places(&removed, self.source);
+        let (mut removed_place, mut place) = both_places(&removed, self.source.node);
         let upper = union.upper()?;
         let rename = || upper.rename(from.entry(), to.entry(), from.below, RenameFlags::empty());
         if let Err(e) = removed.lose_last_name(rename) {
@@ -224,7 +241,7 @@ impl Moving<'_> {
         drop(cleared);
         self.check_moved()?;
         union.mark_removed(&removed, part, &mut removed_place, pinned);
-        self.record(&mut place)
+        self.record(&mut place, ino)
     }
 
     /// Exchanges a directory that is about to be replaced for an empty opaque one, which shows the same. The directory
@@ -258,7 +275,7 @@ impl Moving<'_> {
     /// Moves back what had the name at the moment of the rename, if it was another.
     fn check_moved(&self) -> Result<()> {
         let (from, to) = (self.from, self.to);
-        self.union.check_moved(self.source, from.entry(), to.entry(), to.below).inspect_err(|_| {
+        self.union.check_moved(self.source.node, from.entry(), to.entry(), to.below).inspect_err(|_| {
             // What is there now is looked at anew.
             for dir in [from, to].into_iter().filter_map(|side| side.parent.dir.as_ref()) {
                 dir.index.lock().upper = None;
@@ -266,13 +283,13 @@ impl Moving<'_> {
         })
     }
 
-    /// Records that the source is under its new name.
-    fn record(&self, place: &mut NodePlace) -> Result<()> {
-        let (union, from) = (self.union, self.from);
-        self.settle_at(self.source, place, from, self.to)?;
+    /// Records that the source, of that number in the upper, is under its new name.
+    fn record(&self, place: &mut NodePlace, ino: u64) -> Result<()> {
+        let (union, from, source) = (self.union, self.from, self.source.node);
+        self.settle_at(source, place, from, self.to)?;
         union.told_dirs.forget(from.parent, from.name);
         union.note_removed(union.dir_part(from.parent)?, from.name, from.below);
-        self.note_entry(self.source, self.to)?;
+        self.note_entry((source, ino), self.to)?;
         union.counters.renames.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -309,21 +326,10 @@ impl Moving<'_> {
         Ok(())
     }
 
-    fn note_entry(&self, node: &Node, to: &Side<'_>) -> Result<()> {
-        let union = self.union;
-        let dir = union.dir_part(to.parent)?;
-        if dir.index.lock().upper.is_none() {
-            return Ok(());
-        }
-        match to.fd.entry(to.name).stat() {
-            Ok(stat) => union.note_upper(dir, to.name, Some(UpperEntry::known(node.kind, stat.ino))),
-            // The rename is done all the same; the directory is read anew when it is asked. Not by its path, for the place of
-            // the node is locked.
-            Err(e) => {
-                log::warn!("{}: {e} after a rename", String::from_utf8_lossy(to.name));
-                dir.index.lock().upper = None;
-            }
-        }
+    /// Notes in the index of a directory what has the new name there.
+    fn note_entry(&self, (node, ino): (&Node, u64), to: &Side<'_>) -> Result<()> {
+        let entry = UpperEntry::known(node.kind, ino);
+        self.union.note_upper(self.union.dir_part(to.parent)?, to.name, Some(entry));
         Ok(())
     }
 }
