@@ -127,3 +127,30 @@ fn files_that_nobody_may_read_keep_their_data() {
         unmount(&place);
     }
 }
+
+/// Shows that who only looks doesn't change the time of a change, which tells programs what to save: that of a file without
+/// marks never moves, and that of others no more once the daemon has read them.
+#[test]
+fn looking_at_files_that_nobody_may_read_does_not_change_them() {
+    support::needs_root!();
+    let place = place();
+    let options = "metacopy=on,timeout=0";
+    mount(&place, options);
+    sh(&place, "printf x > mnt/plain; chmod 0 mnt/plain mnt/alone mnt/first");
+    unmount(&place);
+    let changed = |name: &str| {
+        let stat = fs::metadata(place.up.join(name)).unwrap();
+        (stat.ctime(), stat.ctime_nsec())
+    };
+    let look = || sh(&place, "ls -l mnt mnt/d > /dev/null; stat mnt/plain mnt/alone mnt/first mnt/d/second > /dev/null");
+    let before = changed("plain");
+    mount(&place, options);
+    look();
+    assert_eq!(changed("plain"), before, "a file without marks");
+    let marked = ["alone", "first"].map(&changed);
+    look();
+    look();
+    assert_eq!(["alone", "first"].map(&changed), marked, "files with marks, looked at again");
+    sh(&place, "rm mnt/first; test $(stat -c %h mnt/d/second) = 1");
+    unmount(&place);
+}

@@ -3,10 +3,15 @@
 //! The daemon of an ordinary user owns what is in the upper and is bound by its mode all the same: it can't read the
 //! marks of a directory of mode 0311, list one of mode 0, or open a file of mode 0. The kernel has checked what the caller may do; what the
 //! daemon lacks then it lends to itself for the moment of the call. In lowers, which never change, it can't.
+//!
+//! Each loan moves the object's change time, so who only looks borrows as little as can be: names of attributes are told to
+//! everybody, and a value that was read is remembered as long as the change time is the same.
 
 #![allow(clippy::disallowed_methods, reason = "what is lent rights is held by a descriptor")]
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
@@ -14,10 +19,12 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
-use crate::sys::object::{At, Writable, unnoticed};
+use crate::sys::object::{At, Time, Writable, unnoticed};
+use crate::sys::xattr;
 use crate::union::Union;
 use crate::union::lookup::belief::Belief;
 use crate::union::lookup::marker::{self, Marks};
+use crate::union::lookup::private;
 use crate::union::lookup::realdir::RealDir;
 use crate::union::nodes::node::Node;
 use crate::union::stack::access::LayerAt;
@@ -38,15 +45,78 @@ pub(in crate::union) fn with_rights<R, E: From<Errno> + Refused>(
         Err(e) if e.is_refusal() => {}
         other => return other,
     }
+    lend(object, bits, f)?.0
+}
+
+/// Calls `f` with `bits` added to the object's mode meanwhile. Returns also when the object was changed last, by that.
+fn lend<R>(object: Writable<'_>, bits: u32, f: impl FnOnce() -> R) -> rustix::io::Result<(R, Time)> {
     // One at a time, or the second would take the lent mode for the object's own; objects share a lock by chance alone.
     static LENDING: [Mutex<()>; 64] = [const { Mutex::new(()) }; 64];
     let _lending = LENDING[(object.at().stat()?.ino % 64) as usize].lock();
     LENT.store(true, Ordering::Relaxed);
-    let mode = object.at().stat()?.mode & 0o7777;
+    let stat = object.at().stat()?;
+    // What was read of it may be about to change.
+    READ.lock().remove(&(stat.dev, stat.ino));
+    let mode = stat.mode & 0o7777;
     object.chmod(mode | bits)?;
     let done = f();
     object.chmod(mode)?;
-    done
+    Ok((done, object.at().stat()?.ctime))
+}
+
+/// Values of attributes of one object, by name.
+type Values = HashMap<Vec<u8>, Vec<u8>>;
+
+/// What was read with a lent right, by device and inode number: when the object was changed last, and the values.
+static READ: LazyLock<Mutex<HashMap<(u64, u64), (Time, Values)>>> = LazyLock::new(Mutex::default);
+
+/// Of so many objects it is remembered.
+const MOST_READ: usize = 4096;
+
+/// Returns the value of an attribute of an object of the upper, whose mode may keep the daemon of an ordinary user from it.
+///
+/// # Errors
+/// Those of reading it, and of changing the mode.
+pub(in crate::union) fn upper_xattr(at: At<'_>, name: &[u8]) -> rustix::io::Result<Option<Vec<u8>>> {
+    match xattr::get(at, name) {
+        Err(Errno::ACCESS) => {}
+        other => return other,
+    }
+    // Held: rights that are lent to one object must not be taken from another.
+    let held = at.pin()?;
+    let at = At::Fd(held.as_fd());
+    let mut names = xattr::list(at)?;
+    if !names.iter().any(|there| there == name) {
+        return Ok(None);
+    }
+    let stat = at.stat()?;
+    let id = (stat.dev, stat.ino);
+    if let Some((changed, values)) = READ.lock().get(&id)
+        && *changed == stat.ctime
+        && let Some(value) = values.get(name)
+    {
+        return Ok(Some(value.clone()));
+    }
+    // All marks at once, for the next ones are asked for soon.
+    names.retain(|there| there == name || private::is_private_xattr(there));
+    let read = || -> rustix::io::Result<Values> {
+        let mut values = Values::new();
+        for name in names {
+            if let Some(value) = xattr::get(at, &name)? {
+                values.insert(name, value);
+            }
+        }
+        Ok(values)
+    };
+    let (values, changed) = lend(Writable::held(held.as_fd()), 0o400, read)?;
+    let values = values?;
+    let value = values.get(name).cloned();
+    let mut read = READ.lock();
+    if read.len() >= MOST_READ {
+        read.clear();
+    }
+    read.insert(id, (changed, values));
+    Ok(value)
 }
 
 /// Opens a file of the upper. `no_atime`: reading doesn't change its access time.
@@ -58,27 +128,20 @@ pub(in crate::union) fn open_owned(object: Writable<'_>, write: bool, no_atime: 
     })?)
 }
 
-/// Reads something of an object of the upper, whose mode may keep the daemon of an ordinary user from it.
-///
-/// # Errors
-/// Those of `f`, and of changing the mode.
-pub(in crate::union) fn reading<R, E: From<Errno> + Refused>(
-    at: At<'_>,
-    f: impl Fn(At<'_>) -> std::result::Result<R, E>,
-) -> std::result::Result<R, E> {
-    match f(at) {
-        Err(e) if e.is_refusal() => {}
-        other => return other,
-    }
-    // Held: rights that are lent to one object must not be taken from another.
-    let held = at.pin()?;
-    let at = At::Fd(held.as_fd());
-    with_rights(Writable::held(held.as_fd()), 0o400, || f(at))
-}
-
 /// Returns the marks of an object of the upper.
 pub(in crate::union) fn upper_marks(object: Writable<'_>, belief: Belief) -> Result<Marks> {
-    Ok(reading(object.at(), |at| marker::read_marks(at, belief))?)
+    Ok(marks_at(object.at(), belief)?)
+}
+
+/// Reads the marks of an object of the upper, whose mode may keep the daemon of an ordinary user from their values.
+fn marks_at(at: At<'_>, belief: Belief) -> rustix::io::Result<Marks> {
+    match marker::read_marks(at, belief) {
+        Err(Errno::ACCESS) => {}
+        other => return other,
+    }
+    let held = at.pin()?;
+    let at = At::Fd(held.as_fd());
+    marker::read_marks_by(at.into(), belief, |name| upper_xattr(at, name))
 }
 
 /// Tells whether anything was lent, so that change times may have moved.
@@ -111,7 +174,7 @@ impl Union {
         match marker::read_marks(at, dir.belief) {
             Err(Errno::ACCESS) if self.is_upper(dir.layer) => {
                 let at = at.host().ok_or(FsError::Stale)?;
-                Ok(reading(at, |at| marker::read_marks(at, dir.belief))?)
+                Ok(marks_at(at, dir.belief)?)
             }
             other => Ok(other?),
         }

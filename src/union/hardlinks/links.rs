@@ -19,10 +19,9 @@ use rustix::fs::XattrFlags;
 
 use crate::error::{FsError, Result};
 use crate::sys::object::{Stat, Writable};
-use crate::sys::xattr;
 use crate::union::Union;
 use crate::union::change::failpoint::{self, Failpoint};
-use crate::union::change::lend::{reading, with_rights};
+use crate::union::change::lend::{upper_xattr, with_rights};
 use crate::union::change::upper::UpperFd;
 use crate::union::lookup::index::UpperEntry;
 use crate::union::nodes::node::{InodeId, Name, Named, Node, NodePlace, NodeSource};
@@ -169,7 +168,7 @@ impl Union {
         let Some(upper) = dir.upper_dir() else { return Ok(None) };
         let fd = self.upper_fd(&upper)?;
         let mark = self.upper()?.mark_name(ORIGIN);
-        let value = reading(fd.entry(name), |at| xattr::get(at, &mark))?;
+        let value = upper_xattr(fd.entry(name), &mark)?;
         Ok(value.and_then(|v| InodeId::from_text(&v, ':', &self.regions)))
     }
 
@@ -217,7 +216,7 @@ impl Union {
         }
         let mark = upper.mark_name(NLINK);
         let value = match at.into() {
-            LayerAt::Host(at) => reading(at, |at| xattr::get(at, &mark))?,
+            LayerAt::Host(at) => upper_xattr(at, &mark)?,
             at @ LayerAt::Tree(_) => at.xattr(&mark)?,
         };
         Ok(value.and_then(|v| parse_nlink(&v, stat.nlink)))

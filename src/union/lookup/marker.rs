@@ -135,10 +135,19 @@ const FUSE_OVERLAYFS_OPAQUE: &[u8] = b"user.fuseoverlayfs.opaque";
 /// Reads the marks of an object that are believed. One system call where it has no attributes.
 pub fn read_marks<'a>(at: impl Into<LayerAt<'a>>, belief: Belief) -> rustix::io::Result<Marks> {
     let at = at.into();
+    read_marks_by(at, belief, |name| at.xattr(name))
+}
+
+/// Does the same, with `value` to read the value of each that is there.
+pub(in crate::union) fn read_marks_by(
+    at: LayerAt<'_>,
+    belief: Belief,
+    value: impl Fn(&[u8]) -> rustix::io::Result<Option<Vec<u8>>>,
+) -> rustix::io::Result<Marks> {
     let mut marks = Marks::default();
     for name in at.xattr_names()? {
         if name == FUSE_OVERLAYFS_OPAQUE && belief.foreign {
-            marks.opaque |= opaque_value(at, &name)?.as_deref() == Some(b"y");
+            marks.opaque |= opaque_value(value(&name))?.as_deref() == Some(b"y");
             continue;
         }
         let Some(mark) = belief.mark(&name) else {
@@ -149,18 +158,18 @@ pub fn read_marks<'a>(at: impl Into<LayerAt<'a>>, belief: Belief) -> rustix::io:
             continue;
         };
         match mark {
-            b"opaque" => match opaque_value(at, &name)?.as_deref() {
+            b"opaque" => match opaque_value(value(&name))?.as_deref() {
                 Some(b"y") => marks.opaque = true,
                 Some(b"x") => marks.xattr_whiteouts = true,
                 _ => {}
             },
-            b"redirect" => marks.redirect = at.xattr(&name)?.filter(|v| !v.is_empty()),
+            b"redirect" => marks.redirect = value(&name)?.filter(|v| !v.is_empty()),
             b"impure" => marks.impure = true,
             b"metacopy" => {
                 marks.metacopy = true;
-                marks.digest = at.xattr(&name)?.and_then(|value| digest(&value));
+                marks.digest = value(&name)?.and_then(|value| digest(&value));
             }
-            b"unionmount.half" => marks.half = at.xattr(&name)?.and_then(|value| HalfMark::parse(&value)),
+            b"unionmount.half" => marks.half = value(&name)?.and_then(|value| HalfMark::parse(&value)),
             b"whiteout" => marks.whiteout = true,
             _ => {}
         }
@@ -189,8 +198,8 @@ fn digest(value: &[u8]) -> Option<(u16, Vec<u8>)> {
 
 /// Returns the value of an opaque mark. An ordinary user can't read the attributes of a directory that its owner may
 /// not read, only their names; `y` is what overlays write.
-fn opaque_value(at: LayerAt<'_>, name: &[u8]) -> rustix::io::Result<Option<Vec<u8>>> {
-    match at.xattr(name) {
+fn opaque_value(value: rustix::io::Result<Option<Vec<u8>>>) -> rustix::io::Result<Option<Vec<u8>>> {
+    match value {
         Err(Errno::ACCESS) => Ok(Some(b"y".to_vec())),
         other => other,
     }
