@@ -3,7 +3,9 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, fchmod, fstat, fstatfs, fsync, major, minor, openat};
+use rustix::fs::{
+    Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, fstat, fstatfs, fsync, futimens, major, minor, openat,
+};
 use rustix::io::{Errno, Result};
 
 const EXT4: u64 = 0xef53;
@@ -70,14 +72,47 @@ pub fn sync(directory: impl AsFd) -> Result<()> {
         Err(Errno::ROFS) => Ok(()),
         // No file can be made there, so something else is brought into the journal.
         Err(refused) => {
-            let mode = Mode::from_raw_mode(fstat(directory)?.st_mode);
-            fchmod(directory, mode).map_err(|_| refused)?;
+            change_nothing(directory).map_err(|_| refused)?;
             sync_as_it_does(directory)
         }
     }
 }
 
+/// Gives a directory the access time that it has: its owner may change all else of it meanwhile.
+fn change_nothing(directory: BorrowedFd<'_>) -> Result<()> {
+    let stat = fstat(directory)?;
+    let kept = |tv_sec, tv_nsec| Timespec { tv_sec, tv_nsec };
+    #[allow(clippy::unnecessary_cast)] // the types differ by architecture
+    let last_access = kept(stat.st_atime as i64, stat.st_atime_nsec as i64);
+    futimens(directory, &Timestamps { last_access, last_modification: kept(0, UTIME_OMIT) })
+}
+
 #[expect(clippy::disallowed_methods, reason = "of which this makes what it should be")]
 fn sync_as_it_does(directory: BorrowedFd<'_>) -> Result<()> {
     rustix::fs::syncfs(directory)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+
+    #[test]
+    fn a_directory_that_is_written_to_the_journal_stays_what_it_is() {
+        let top = tempfile::tempdir().unwrap();
+        let directory = fs::File::open(top.path()).unwrap();
+        directory.set_permissions(fs::Permissions::from_mode(0o2710)).unwrap();
+        let long_ago = SystemTime::UNIX_EPOCH + Duration::new(1_000_000_000, 123_456_789);
+        directory.set_times(fs::FileTimes::new().set_accessed(long_ago).set_modified(long_ago)).unwrap();
+        let before = directory.metadata().unwrap();
+        change_nothing(directory.as_fd()).unwrap();
+        let after = directory.metadata().unwrap();
+        let seen = |stat: &fs::Metadata| (stat.mode(), stat.accessed().unwrap(), stat.modified().unwrap());
+        assert_eq!(seen(&after), seen(&before));
+        assert_ne!((after.ctime(), after.ctime_nsec()), (before.ctime(), before.ctime_nsec()), "nothing was written");
+    }
 }

@@ -84,11 +84,7 @@ pub fn empty(dir: BorrowedFd<'_>, keep: &[&str]) -> Result<(), Leftover> {
     // meanwhile doesn't keep this going.
     for _ in 0..ROUNDS {
         let before = moved;
-        let names: Vec<CString> = names_left(dir)
-            .map_err(|errno| Leftover { name: PathBuf::from("."), errno })?
-            .into_iter()
-            .filter(|name| !keep.iter().any(|kept| kept.as_bytes() == name.as_bytes()))
-            .collect();
+        let names = names_but(dir, keep)?;
         if names.is_empty() {
             return Ok(());
         }
@@ -101,10 +97,19 @@ pub fn empty(dir: BorrowedFd<'_>, keep: &[&str]) -> Result<(), Leftover> {
             break;
         }
     }
-    let empty = names_left(dir).is_ok_and(|names| {
-        names.iter().all(|name| keep.iter().any(|kept| kept.as_bytes() == name.as_bytes()))
-    });
-    if empty { Ok(()) } else { Err(Leftover { name: PathBuf::from("."), errno: Errno::NOTEMPTY }) }
+    if names_but(dir, keep)?.is_empty() { Ok(()) } else { Err(left_in_it(Errno::NOTEMPTY)) }
+}
+
+/// Returns the names in a directory that aren't those of `keep`.
+fn names_but(dir: BorrowedFd<'_>, keep: &[&str]) -> Result<Vec<CString>, Leftover> {
+    let mut names = names_left(dir).map_err(left_in_it)?;
+    names.retain(|name| !keep.iter().any(|kept| kept.as_bytes() == name.as_bytes()));
+    Ok(names)
+}
+
+/// Makes the error of a directory that was to be emptied.
+fn left_in_it(errno: Errno) -> Leftover {
+    Leftover { name: PathBuf::from("."), errno }
 }
 
 /// How often entries are moved up at most: a tree that nobody changes is some levels lower each time.

@@ -69,7 +69,8 @@ impl RemovedEntry {
         lose(fs, (node, &mut node.place.write()), (parent, name), next, remove)
     }
 
-    /// Does as [`RemovedEntry::lose_name`], where `replace` puts `mover` under the name, which is in that place then.
+    /// Does as [`RemovedEntry::lose_name`], where `replace` puts `mover` under the name, which is in that place then. The
+    /// counts are [`RemovedEntry::settle_links`]'s.
     pub fn be_replaced(
         &self,
         fs: &Union,
@@ -87,11 +88,7 @@ impl RemovedEntry {
         let Some(count) = self.hidden else { return lose_name() };
         let (upper, lower) = (fs.upper()?, self.identity.real);
         upper.replace_link(fd, name, lower, count)?;
-        let done = lose_name();
-        if done.is_ok() {
-            fs.hardlinks.hide(lower, count);
-        }
-        upper.link_was_replaced(lower, count, done)
+        upper.link_was_replaced(lower, count, lose_name())
     }
 
     /// Brings the link counts and the hardlink index up to date. The name is gone whatever comes of it; a copy without

@@ -344,6 +344,49 @@ mod tests {
         }
     }
 
+    /// Puts something among the markers that can't be removed with them.
+    #[test]
+    fn what_the_target_hid_stays_hidden_when_its_markers_cannot_all_go() {
+        let bed = Bed::new(1);
+        let names: Vec<_> = (0..20).map(|n| format!("below{n}")).collect();
+        names.iter().for_each(|name| drop(bed.file(&format!("0/target/{name}"))));
+        bed.dir("upper/target").dir("upper/source");
+        let mut stack = bed.stack();
+        stack.upper.as_mut().unwrap().caps.rename_exchange = false;
+        let union = Union::new(stack, Limits::default()).unwrap();
+        let (root, target) = (union.root(), look_up(&union, "target").unwrap());
+        names.iter().for_each(|name| union.unlink(&target, name.as_bytes()).unwrap());
+        assert!(look_up(&union, "source").is_some());
+        let kept = bed.at("upper/target/foreign/kept");
+        let immutable = |on: bool| {
+            let flags = if on { rustix::fs::IFlags::IMMUTABLE } else { rustix::fs::IFlags::empty() };
+            rustix::fs::ioctl_setflags(fs::File::open(bed.at("upper/target/foreign/kept")).unwrap(), flags)
+        };
+        bed.file("upper/target/foreign/kept");
+        if immutable(true).is_err() {
+            fs::remove_dir_all(bed.at("upper/target/foreign")).unwrap();
+            return support::skipped("no file can be made immutable here");
+        }
+        let done = union.rename((root, b"source"), (root, b"target"), RenameMode::Replace);
+        assert!(done.is_err() && kept.exists());
+        immutable(false).unwrap();
+        fs::remove_dir_all(bed.at("upper/target/foreign")).unwrap();
+        let create = Create { new: New::File, mode: 0o600, umask: 0, caller: union.own };
+        for name in &names {
+            let name = name.as_bytes();
+            assert!(union.lookup(&target, name).unwrap().is_none());
+            union.create(&target, name, create).unwrap();
+            union.unlink(&target, name).unwrap();
+        }
+        assert_eq!(bed.names("upper/target").len(), names.len());
+        let marks = union.with_object(&target, |object| union.marks_of(object)).unwrap();
+        assert!(!marks.opaque, "whiteouts in an opaque directory");
+        union.shut_down();
+        drop((target, union));
+        let union = bed.open();
+        assert!(names.iter().all(|name| look_up(&union, &format!("target/{name}")).is_none()));
+    }
+
     /// Lets each of two files lose a name to the other, in two directories at once.
     #[test]
     fn renames_over_each_others_names_do_not_wait_for_each_other() {

@@ -17,6 +17,7 @@ use rustix::io::Errno;
 
 use crate::error::Result;
 use crate::sys::remove;
+use crate::union::change::lend::upper_marks;
 use crate::union::change::upper::{Present, Upper, UpperFd, changed};
 use crate::union::lookup::marker::WH_PREFIX;
 use crate::union::stack::layer::WhiteoutForm;
@@ -114,20 +115,70 @@ impl Upper {
     }
 
     /// Empties a directory that shows nothing, so that a rename may replace it: it is made opaque, which shows the same,
-    /// and then needs its markers no more.
-    pub(in crate::union) fn empty_of_markers(
-        &self,
-        (parent, name): (&UpperFd, &[u8]),
-        dir: &UpperFd,
-    ) -> Result<()> {
-        if self.caps().xattr {
+    /// and then needs its markers no more. `hidden`: the names that these hide. If it fails it is undone.
+    pub(in crate::union) fn empty_of_markers<'a>(
+        &'a self,
+        (parent, name): (&'a UpperFd, &[u8]),
+        dir: UpperFd,
+        hidden: Vec<Vec<u8>>,
+    ) -> Result<Emptied<'a>> {
+        let cut = if self.caps().xattr {
+            let was_opaque = upper_marks(dir.itself(), self.layer.layer.belief)?.opaque;
             self.make_opaque(dir.itself())?;
+            if was_opaque { Cut::Before } else { Cut::Inside }
         } else {
             // The form inside the directory would be in the way.
-            self.aufs_whiteout(parent, name)?;
+            match self.aufs_whiteout(parent, name)? {
+                true => Cut::Beside(parent, [WH_PREFIX, name].concat()),
+                false => Cut::Before,
+            }
+        };
+        let emptied = Emptied { upper: self, dir, hidden, cut };
+        if let Err(left) = remove::empty(emptied.dir.fd(), &[]) {
+            emptied.undo()?;
+            return Err(left.errno.into());
         }
-        remove::empty(dir.fd(), &[]).map_err(|left| left.errno)?;
         changed();
-        Ok(())
+        Ok(emptied)
+    }
+}
+
+/// What keeps an emptied directory from what is below it.
+enum Cut<'a> {
+    /// What did so before.
+    Before,
+    /// A mark of its own.
+    Inside,
+    /// A whiteout of AUFS's form beside it.
+    Beside(&'a UpperFd, Vec<u8>),
+}
+
+/// A directory without the markers that it had.
+pub(in crate::union) struct Emptied<'a> {
+    upper: &'a Upper,
+    dir: UpperFd,
+    hidden: Vec<Vec<u8>>,
+    cut: Cut<'a>,
+}
+
+impl Emptied<'_> {
+    /// Gives it markers of what it hid, and lets it be one again that merges with what is below.
+    pub(in crate::union) fn undo(self) -> Result<()> {
+        for name in &self.hidden {
+            match self.upper.whiteout(&self.dir, name, None) {
+                // It hadn't gone yet.
+                Err(e) if e.errno() == Errno::EXIST => {}
+                other => other?,
+            }
+        }
+        match self.cut {
+            Cut::Before => Ok(()),
+            Cut::Inside => self.upper.drop_mark(self.dir.itself(), "opaque"),
+            Cut::Beside(parent, marker) => {
+                fs::unlinkat(parent.fd(), &marker[..], AtFlags::empty())?;
+                changed();
+                Ok(())
+            }
+        }
     }
 }

@@ -14,7 +14,8 @@ use crate::union::change::failpoint::{self, Failpoint};
 use crate::union::change::names::InUpper;
 use crate::union::change::removed_entry::RemovedEntry;
 use crate::union::change::staged::{New, Swapped};
-use crate::union::change::upper::{Present, Upper, UpperFd};
+use crate::union::change::stepwise::Emptied;
+use crate::union::change::upper::{Present, UpperFd};
 use crate::union::lookup::found::{Found, FoundKind};
 use crate::union::lookup::index::UpperEntry;
 use crate::union::nodes::node::{DirPart, Named, Node, NodePlace, NodeSource, both_places};
@@ -70,19 +71,17 @@ enum Cleared<'a> {
     Nothing,
     /// In the directory that was exchanged for an empty one.
     Away(Swapped<'a>),
-    /// Removed, for there was no such exchange. They hid these names.
-    InPlace(UpperFd, Vec<Vec<u8>>),
+    /// Removed, for there was no such exchange.
+    InPlace(Emptied<'a>),
 }
 
 impl Cleared<'_> {
     /// Undoes it where the directory isn't replaced: it hides what it hid.
-    fn undo(self, upper: &Upper) -> Result<()> {
+    fn undo(self) -> Result<()> {
         match self {
             Cleared::Nothing => Ok(()),
             Cleared::Away(swapped) => swapped.undo(),
-            Cleared::InPlace(dir, names) => {
-                names.iter().try_for_each(|name| upper.whiteout(&dir, name, None))
-            }
+            Cleared::InPlace(emptied) => emptied.undo(),
         }
     }
 }
@@ -224,7 +223,7 @@ impl Moving<'_> {
         let pinned = union.pin_dir(part)?;
         let mut cleared = Cleared::Nothing;
         if part.upper_dir().is_some() {
-            cleared = self.clear_markers(part)?;
+            cleared = self.clear_markers(&removed, part)?;
         } else if union.in_upper_dir(to.parent, &to.fd, to.name)? == InUpper::Whiteout {
             return Err(FsError::Stale);
         }
@@ -233,7 +232,7 @@ impl Moving<'_> {
         let rename = || upper.rename(from.entry(), to.entry(), from.below, RenameFlags::empty());
         if let Err(e) = removed.lose_last_name(rename) {
             // What the directory hid must stay hidden: it is known as one that merges with what is below.
-            cleared.undo(upper).inspect_err(|undo| {
+            cleared.undo().inspect_err(|undo| {
                 log::error!("{}: replaced by an empty directory: {undo}", String::from_utf8_lossy(to.name));
             })?;
             return Err(e);
@@ -246,7 +245,7 @@ impl Moving<'_> {
 
     /// Exchanges a directory that is about to be replaced for an empty opaque one, which shows the same. The directory
     /// shows nothing, but in the upper it may hold whiteouts, and then rename would refuse.
-    fn clear_markers(&self, part: &DirPart) -> Result<Cleared<'_>> {
+    fn clear_markers(&self, node: &Node, part: &DirPart) -> Result<Cleared<'_>> {
         let union = self.union;
         let has_markers = part.index.lock().upper.as_ref().is_some_and(|u| u.iter().next().is_some())
             || part.upper_dir().and_then(|d| d.forms()).is_some_and(|f| f.aufs_opaque || f.aufs_whiteouts);
@@ -257,12 +256,12 @@ impl Moving<'_> {
         let real = part.upper_dir().ok_or(FsError::Stale)?;
         let old = union.upper_fd(&real)?;
         if !upper.caps().rename_exchange {
-            let index = part.index.lock();
+            let index = union.with_listing(node, || union.indexed(node))?;
             let hidden = index.upper.iter().flat_map(|upper| upper.iter());
             let hidden = hidden.map(|(name, _)| name.to_vec()).collect();
             drop(index);
-            upper.empty_of_markers((&self.to.fd, self.to.name), &old)?;
-            return Ok(Cleared::InPlace(old, hidden));
+            let emptied = upper.empty_of_markers((&self.to.fd, self.to.name), old, hidden)?;
+            return Ok(Cleared::InPlace(emptied));
         }
         let staged = upper.stage(New::Directory)?;
         let stat = old.itself().at().stat()?;
