@@ -19,10 +19,13 @@ use crate::sys::copy::write_all_at;
 use crate::sys::object::{At, Kind, SetTime};
 use crate::sys::splice::Pipe;
 use crate::union::Union;
-use crate::union::change::lend::open_owned;
+use crate::union::change::copy_up::completion::{METACOPY, REDIRECT};
+use crate::union::change::lend::{open_owned, upper_marks};
 use crate::union::change::part::Part;
+use crate::union::change::upper::changed;
 use crate::union::data::content::Content;
 use crate::union::data::half::Half;
+use crate::union::data::half_mark::HALF;
 use crate::union::events::EventKind;
 use crate::union::lookup::found::DataAt;
 use crate::union::nodes::node::Node;
@@ -178,9 +181,33 @@ impl Union {
                 }
             }
             let (data, writable) = self.open_data(node, &place, write)?;
+            if writable {
+                self.unmark_empty(node, &data)?;
+            }
             self.note_lending(node);
             return Ok(Content::One(self.files.keep(node.ino, data, writable)));
         }
+    }
+
+    /// Takes the marks of a metacopy from an empty file of the upper, which is open for writing: its data would be taken for those
+    /// below. A file that was being truncated when the daemon was killed has them still.
+    fn unmark_empty(&self, node: &Node, data: &LayerData) -> Result<()> {
+        let (upper, Some(file)) = (self.upper()?, data.host()) else { return Ok(()) };
+        let object = upper.own_file(file.as_fd());
+        if object.at().stat()?.size > 0 || !upper.caps().xattr {
+            return Ok(());
+        }
+        let marks = upper_marks(object, self.belief)?;
+        if !marks.metacopy && marks.half.is_none() {
+            return Ok(());
+        }
+        for mark in [METACOPY, REDIRECT, HALF] {
+            upper.drop_mark(object, mark)?;
+        }
+        // On the disk before any data are.
+        upper.sync(file.as_fd(), false)?;
+        self.changed_by_itself(node);
+        Ok(())
     }
 
     /// Opens what may be a half-copied file, whose place the caller has locked.
@@ -331,14 +358,19 @@ impl Union {
             Content::One(data) => data.host().ok_or(FsError::Stale)?.as_fd(),
             Content::Half(half) => half.own(),
         };
-        let before = if how.late { Some(At::Fd(own).stat()?) } else { None };
-        match &to {
-            Content::One(_) => write_all_at(own, data, offset)?,
-            Content::Half(half) => half.write(self.upper()?, offset, data)?,
-        }
-        if let Some(before) = before {
-            let file = self.upper()?.own_file(own);
-            file.utimens(None, Some(SetTime::At(before.mtime)))?;
+        let put = || match &to {
+            Content::One(_) => Ok(write_all_at(own, data, offset)?),
+            Content::Half(half) => half.write(self.upper()?, offset, data),
+        };
+        if how.late {
+            // Who gives the file its data meanwhile would take the time of now for one that must stay.
+            let _place = node.place.read();
+            let before = At::Fd(own).stat()?;
+            put()?;
+            changed();
+            self.upper()?.own_file(own).utimens(None, Some(SetTime::At(before.mtime)))?;
+        } else {
+            put()?;
         }
         self.events.tell(|| EventKind::Write {
             path: self.path_of(node).into(),

@@ -107,7 +107,9 @@ impl Half {
             at = fs::seek(&own, SeekFrom::Hole(start))?;
             map.add(start / block, at.div_ceil(block));
         }
-        Ok(Half { own, below, block, state: RwLock::new(State { mark, limit, size, map, torn: None }) })
+        // What was cut off is torn no more.
+        let torn = mark.torn.filter(|torn| torn * block < limit);
+        Ok(Half { own, below, block, state: RwLock::new(State { mark, limit, size, map, torn }) })
     }
 
     /// Returns the copy.
@@ -133,7 +135,8 @@ impl Half {
     pub fn write(&self, upper: &Upper, offset: u64, data: &[u8]) -> Result<()> {
         let mut state = self.healed()?;
         let end = offset + data.len() as u64;
-        if end > state.size {
+        // A block that gets data must not be said to be torn.
+        if end > state.size || state.mark.torn.is_some() {
             self.mark(upper, &mut state)?;
         }
         let block = self.block;
@@ -151,12 +154,12 @@ impl Half {
                 let mut whole = vec![0; (stop.max(filled) - first) as usize];
                 read_exactly(&self.below, &mut whole[..(filled - first) as usize], first)?;
                 whole[(at - first) as usize..(stop - first) as usize].copy_from_slice(rest(at, stop));
-                self.put(&mut state, first, &whole)?;
+                self.put(upper, &mut state, first, &whole)?;
                 at = stop;
             } else {
                 let last = end / block * block;
                 let stop = if last > at && last < end && partly(last) { last } else { end };
-                self.put(&mut state, at, rest(at, stop))?;
+                self.put(upper, &mut state, at, rest(at, stop))?;
                 at = stop;
             }
         }
@@ -164,7 +167,7 @@ impl Half {
     }
 
     /// Writes what leaves no block of the lower's covered in part.
-    fn put(&self, state: &mut State, at: u64, bytes: &[u8]) -> Result<()> {
+    fn put(&self, upper: &Upper, state: &mut State, at: u64, bytes: &[u8]) -> Result<()> {
         let mut done = 0;
         let failed = loop {
             if done == bytes.len() {
@@ -183,16 +186,26 @@ impl Half {
         let whole = if failed.is_some() { end / block } else { end.div_ceil(block) };
         if failed.is_some() && !end.is_multiple_of(block) && end > at && state.is_below(block, end / block) {
             // The beginning of a block of which the rest didn't come.
-            state.torn = Some(end / block);
-            if let Err(e) = self.heal(state) {
-                log::error!("a block that was written in part couldn't be taken back: {e}");
-            }
+            self.take_back(upper, state, end / block);
         }
         state.map.add(at / block, whole.min(state.limit.div_ceil(block)).max(at / block));
         if done > 0 {
             state.size = state.size.max(end);
         }
         failed.map_or(Ok(()), |errno| Err(errno.into()))
+    }
+
+    /// Takes a block back of which a part was written. Where that can't be done, the file is as torn for whoever opens it next.
+    fn take_back(&self, upper: &Upper, state: &mut State, block: u64) {
+        state.torn = Some(block);
+        let noted = self.mark(upper, state);
+        let Err(e) = self.heal(state) else { return };
+        let path = String::from_utf8_lossy(&state.mark.path);
+        let path = path.escape_debug();
+        log::error!("{path}: block {block} of its copy was written in part and can't be taken back: {e}");
+        if let Err(e) = noted {
+            log::error!("{path}: a later mount won't know that block {block} of its copy is no good: {e}");
+        }
     }
 
     /// Makes a hole of a block of which only a part was written.
@@ -224,7 +237,7 @@ impl Half {
     /// Makes the file so long.
     pub fn truncate(&self, upper: &Upper, size: u64) -> Result<()> {
         let mut state = self.healed()?;
-        if size > state.size {
+        if size > state.size || state.mark.torn.is_some() {
             self.mark(upper, &mut state)?;
         }
         fs::ftruncate(&self.own, size)?;
@@ -239,10 +252,10 @@ impl Half {
         Ok(())
     }
 
-    /// Has the mark say what the limit is: before the file grows, or what was cut off would be back.
+    /// Has the mark say what the limit is, before the file grows, or what was cut off would be back; and what is torn.
     fn mark(&self, upper: &Upper, state: &mut State) -> Result<()> {
-        if state.mark.limit != state.limit {
-            let mark = HalfMark { limit: state.limit, ..state.mark.clone() };
+        if (state.mark.limit, state.mark.torn) != (state.limit, state.torn) {
+            let mark = HalfMark { limit: state.limit, torn: state.torn, ..state.mark.clone() };
             upper.set_mark(upper.own_file(self.own.as_fd()), HALF, &mark.to_bytes())?;
             state.mark = mark;
         }
@@ -266,29 +279,30 @@ impl Half {
         }
     }
 
-    /// Copies some of what is missing before `end`, about `most` bytes. Tells whether anything was. `around` does it, while
-    /// nobody else writes to the file.
+    /// Copies some of what is missing before `end`, about `most` bytes. Returns how many bytes were moved; `None`: nothing is
+    /// missing. `around` does it, while nobody else writes to the file.
     pub(in crate::union) fn fill_some(
         &self,
-        end: u64,
-        most: u64,
-        around: impl FnOnce(&mut dyn FnMut() -> Result<bool>) -> Result<bool>,
-    ) -> Result<bool> {
+        upper: &Upper,
+        (end, most): (u64, u64),
+        around: impl FnOnce(&mut dyn FnMut() -> Result<Option<u64>>) -> Result<Option<u64>>,
+    ) -> Result<Option<u64>> {
         let mut state = self.healed()?;
-        around(&mut || self.fill(&mut state, end, most))
+        around(&mut || self.fill(upper, &mut state, (end, most)))
     }
 
-    fn fill(&self, state: &mut State, end: u64, most: u64) -> Result<bool> {
+    fn fill(&self, upper: &Upper, state: &mut State, (end, most): (u64, u64)) -> Result<Option<u64>> {
         let block = self.block;
         let end = end.min(state.limit);
         let (own, to) = state.map.run(0, end.div_ceil(block));
         let from = if own { to } else { 0 };
         if end == 0 || from >= end.div_ceil(block) {
-            return Ok(false);
+            return Ok(None);
         }
         let (_, to) = state.map.run(from, end.div_ceil(block));
         let stop = (to * block).min(state.limit).min(from * block + most);
         let mut at = from * block;
+        let mut moved = 0;
         let mut buffer = vec![0; (1 << 20).min((stop - at) as usize)];
         while at < stop {
             let (start, data_end) = copy::next_data(self.below.as_fd(), at, stop)?;
@@ -300,12 +314,13 @@ impl Half {
             let to = stop.min(at + buffer.len() as u64);
             let part = &mut buffer[..(to - at) as usize];
             read_exactly(&self.below, part, at)?;
-            self.put(state, at, part)?;
+            self.put(upper, state, at, part)?;
+            moved += to - at;
             at = to;
         }
         // What is a hole below may be one here.
         state.map.add(from, stop.div_ceil(block));
-        Ok(true)
+        Ok(Some(moved))
     }
 
     /// Copies the first `size` bytes into an empty file. Returns how many were moved.

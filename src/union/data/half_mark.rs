@@ -12,6 +12,8 @@ pub(in crate::union) const NOWHERE: &[u8] = b"/.wh..unionmount-half-copied/.wh..
 pub struct HalfMark {
     /// Up to where the lower's file counts.
     pub limit: u64,
+    /// A block of which a part may have been written, so that it is nobody's until it is a hole again.
+    pub(super) torn: Option<u64>,
     /// Size, modification time and inode number of the lower's file.
     pub(super) size: u64,
     pub(super) mtime: (i64, u32),
@@ -28,7 +30,7 @@ impl HalfMark {
     pub fn of(copy: &Stat, below: &Stat, path: Vec<u8>) -> HalfMark {
         let (limit, size, ino) = (below.size, below.size, below.ino);
         let mtime = (below.mtime.sec, below.mtime.nsec);
-        HalfMark { limit, size, mtime, ino, own: copy.ino, born: born(copy), path }
+        HalfMark { limit, torn: None, size, mtime, ino, own: copy.ino, born: born(copy), path }
     }
 
     /// Returns whether that is the stat of the copy that has it.
@@ -41,10 +43,12 @@ impl HalfMark {
         (self.size, self.mtime, self.ino) == (below.size, (below.mtime.sec, below.mtime.nsec), below.ino)
     }
 
-    /// Returns it as it is kept: `2 LIMIT SIZE SECONDS NANOSECONDS INO OWN SECONDS NANOSECONDS PATH`.
+    /// Returns it as it is kept: `2 LIMIT SIZE SECONDS NANOSECONDS INO OWN SECONDS NANOSECONDS PATH`, or, where a block is torn,
+    /// `3 TORN` and the same from LIMIT on.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let HalfMark { limit, size, mtime, ino, own, born, path } = self;
-        let below = format!("2 {limit} {size} {} {} {ino}", mtime.0, mtime.1);
+        let HalfMark { limit, torn, size, mtime, ino, own, born, path } = self;
+        let version = torn.map_or_else(|| "2".to_owned(), |block| format!("3 {block}"));
+        let below = format!("{version} {limit} {size} {} {} {ino}", mtime.0, mtime.1);
         let mut bytes = format!("{below} {own} {} {} ", born.0, born.1).into_bytes();
         bytes.extend_from_slice(path);
         bytes
@@ -52,19 +56,22 @@ impl HalfMark {
 
     /// Returns the reverse of [`HalfMark::to_bytes`]. `None`: of another version, or no such mark.
     pub fn parse(bytes: &[u8]) -> Option<HalfMark> {
-        let mut words = bytes.splitn(10, |byte| *byte == b' ');
+        let is_torn = match bytes.split(|byte| *byte == b' ').next()? {
+            b"2" => false,
+            b"3" => true,
+            _ => return None,
+        };
+        let mut words = bytes.splitn(10 + usize::from(is_torn), |byte| *byte == b' ').skip(1);
         let mut word = || words.next();
         let number = |word: Option<&[u8]>| std::str::from_utf8(word?).ok()?.parse::<i128>().ok();
-        if word()? != b"2" {
-            return None;
-        }
         let mut next = || number(word());
+        let torn = if is_torn { Some(next()?.try_into().ok()?) } else { None };
         let (limit, size) = (next()?.try_into().ok()?, next()?.try_into().ok()?);
         let mtime = (next()?.try_into().ok()?, next()?.try_into().ok()?);
         let (ino, own) = (next()?.try_into().ok()?, next()?.try_into().ok()?);
         let born = (next()?.try_into().ok()?, next()?.try_into().ok()?);
         let path = word()?.to_vec();
-        path.starts_with(b"/").then_some(HalfMark { limit, size, mtime, ino, own, born, path })
+        path.starts_with(b"/").then_some(HalfMark { limit, torn, size, mtime, ino, own, born, path })
     }
 }
 
@@ -80,9 +87,11 @@ mod tests {
     #[test]
     fn marks_are_read_as_they_are_written() {
         let path = b"/a b/c\xff".to_vec();
-        let mark =
-            HalfMark { limit: 5, size: 9, mtime: (-3, 7), ino: u64::MAX, own: 8, born: (-1, 999), path };
-        assert_eq!(HalfMark::parse(&mark.to_bytes()), Some(mark));
+        for torn in [None, Some(0), Some(17)] {
+            let (size, mtime, ino, born) = (9, (-3, 7), u64::MAX, (-1, 999));
+            let mark = HalfMark { limit: 5, torn, size, mtime, ino, own: 8, born, path: path.clone() };
+            assert_eq!(HalfMark::parse(&mark.to_bytes()), Some(mark));
+        }
         let good = "2 5 9 3 7 1 8 4 6 /a";
         assert!(HalfMark::parse(good.as_bytes()).is_some());
         for bad in [
@@ -92,6 +101,8 @@ mod tests {
             "1 5 9 3 7 1 8 4 6 /a",
             "2 5 9 3 7 1 8 4 6 a",
             "2 -5 9 3 7 1 8 4 6 /a",
+            "3 5 9 3 7 1 8 4 6 /a",
+            "4 1 5 9 3 7 1 8 4 6 /a",
         ] {
             assert_eq!(HalfMark::parse(bad.as_bytes()), None, "{bad:?}");
         }

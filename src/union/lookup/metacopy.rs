@@ -33,6 +33,9 @@ impl Union {
     /// Every file's attributes are asked for, as the kernel does: neither its blocks nor its directory tell. There are
     /// filesystems that count blocks of what they don't hold (erofs), attributes take some themselves, and what copies
     /// layers need not keep the mark of a directory that holds metacopies.
+    ///
+    /// A file of no bytes is empty, whatever its marks say: nothing of what is below can be seen through it. What truncated it may
+    /// have been killed before the marks went. They go before it gets its first byte, or that would be taken for one from below.
     pub(super) fn metacopy_data(
         &self,
         (dirs, depth): (&[Arc<RealDir>], usize),

@@ -227,6 +227,8 @@ struct Completion<'u> {
     from: LayerData,
     /// The file (O_PATH).
     held: Arc<OwnedFd>,
+    /// Its inode number.
+    own: u64,
     /// What is there of it already, block by block.
     half: Option<Arc<Half>>,
 }
@@ -237,7 +239,8 @@ impl<'u> Completion<'u> {
         let held = held.host().cloned().ok_or(FsError::Stale)?;
         let half = union.half(node)?;
         let from = union.open_data_elsewhere(data)?;
-        Ok(Completion { union, upper: union.upper()?, node, from, held, half })
+        let own = At::Fd(held.as_fd()).stat()?.ino;
+        Ok(Completion { union, upper: union.upper()?, node, from, held, own, half })
     }
 
     fn object(&self) -> Writable<'_> {
@@ -279,9 +282,11 @@ impl<'u> Completion<'u> {
             // Who writes to it meanwhile gives it other times, which must stay.
             let step = || {
                 let _place = self.node.place.write();
-                half.fill_some(size, STEP, |fill| self.keeping(fill))
+                half.fill_some(self.upper, (size, STEP), |fill| self.keeping(fill))
             };
-            while step()? {}
+            while let Some(moved) = step()? {
+                self.union.counters.copied_bytes.fetch_add(moved, Ordering::Relaxed);
+            }
             return Ok(());
         }
         let shares = self.step(|| Ok(self.from.share(to, size)?))?;
@@ -318,9 +323,7 @@ impl<'u> Completion<'u> {
 
     /// Records that the file has its data now.
     fn settle(&self) {
-        if let Ok(stat) = At::Fd(self.held.as_fd()).stat() {
-            self.upper.has_data(stat.ino);
-        }
+        self.upper.has_data(self.own);
         // So that the next fdatasync writes that the marks are gone, or the lower's data would be back.
         self.node.names.changed();
         self.union.files.forget(self.node.ino);

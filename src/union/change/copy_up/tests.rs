@@ -27,13 +27,23 @@ enum Act {
     Write,
     WriteLinked,
     Truncate,
+    /// The same, of all of them.
+    Empty,
     /// One moves.
     Rename,
     Link,
 }
 
-const ACTS: [Act; 7] =
-    [Act::Chmod, Act::ChmodLinked, Act::Write, Act::WriteLinked, Act::Truncate, Act::Rename, Act::Link];
+const ACTS: [Act; 8] = [
+    Act::Chmod,
+    Act::ChmodLinked,
+    Act::Write,
+    Act::WriteLinked,
+    Act::Truncate,
+    Act::Empty,
+    Act::Rename,
+    Act::Link,
+];
 
 fn build() -> Bed {
     let bed = Bed::new(1);
@@ -74,8 +84,9 @@ impl Act {
             Act::ChmodLinked => chmod(union, "d/several"),
             Act::Write => union.write(&one(), 1_000_000, b"written", Write::default()),
             Act::WriteLinked => union.write(&find(union, "e/names"), 500_000, b"written", Write::default()),
-            Act::Truncate => {
-                let size = SetAttr { size: Some(1_000_001), ..SetAttr::default() };
+            Act::Truncate | Act::Empty => {
+                let size = if self == Act::Empty { 0 } else { 1_000_001 };
+                let size = SetAttr { size: Some(size), ..SetAttr::default() };
                 union.setattr(&one(), size, false).map(drop)
             }
             Act::Rename => {
@@ -160,8 +171,28 @@ fn a_kill_at_any_instant_leaves_the_file_before_or_after() {
             }
             let what = format!("{act:?}, killed at instant {instant}");
             assert!(found == before || found == *after, "{what}: {before:#?} {after:#?} {found:#?}");
+            if act == Act::Empty && found == *after {
+                check_written_anew(&bed, &what);
+            }
         }
     }
+}
+
+/// Shows that what is written to a file that was empty is what later mounts show of it.
+fn check_written_anew(bed: &Bed, what: &str) {
+    let read = |union: &Union| {
+        let mut bytes = [0; 10];
+        let count = union.read(&find(union, "d/one"), 0, &mut bytes).unwrap();
+        bytes[..count].to_vec()
+    };
+    let union = open(bed);
+    union.write(&find(&union, "d/one"), 0, b"anew", Write::default()).unwrap();
+    assert_eq!(read(&union), b"anew", "{what}");
+    union.shut_down();
+    drop(union);
+    let union = open(bed);
+    assert_eq!(read(&union), b"anew", "{what}, in a later mount");
+    union.shut_down();
 }
 
 #[test]

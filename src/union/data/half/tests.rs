@@ -328,9 +328,11 @@ enum Act {
     Grow,
     Seal,
     Cut,
+    Empty,
 }
 
-const ACTS: [Act; 7] = [Act::First, Act::Again, Act::Across, Act::Shrink, Act::Grow, Act::Seal, Act::Cut];
+const ACTS: [Act; 8] =
+    [Act::First, Act::Again, Act::Across, Act::Shrink, Act::Grow, Act::Seal, Act::Cut, Act::Empty];
 
 impl Act {
     fn prepare(self, union: &Union) {
@@ -364,6 +366,7 @@ impl Act {
             Act::Grow => resize(union, &node, SIZE as u64),
             Act::Seal => union.ensure_upper(&node).unwrap(),
             Act::Cut => resize(union, &node, 1000),
+            Act::Empty => resize(union, &node, 0),
         }
     }
 }
@@ -387,6 +390,7 @@ fn a_kill_at_any_instant_leaves_what_was_written() {
                 Act::Shrink => after.truncate(150_001),
                 Act::Grow => after.resize(SIZE, 0),
                 Act::Cut => after.truncate(1000),
+                Act::Empty => after.clear(),
                 _ => after[act.range()].fill(9),
             }
             assert!(found.len() == before.len() || found.len() == after.len(), "{what}");
@@ -408,6 +412,21 @@ fn a_kill_at_any_instant_leaves_what_was_written() {
                 after.resize(SIZE, 0);
                 assert!(read(&union, &find(&union, "d/a")) == after, "{what}, and longer again");
                 after.truncate(150_001);
+            }
+            if act == Act::Empty && found.is_empty() {
+                // What is written to it now is what a later mount shows.
+                union.write(&find(&union, "d/a"), 5000, b"anew", Write::default()).unwrap();
+                union.shut_down();
+                drop(union);
+                let union = open(&bed);
+                let anew = [&[0; 5000][..], b"anew"].concat();
+                assert!(read(&union, &find(&union, "d/a")) == anew, "{what}, written anew");
+                union.shut_down();
+                if killed {
+                    continue;
+                }
+                assert!(instant > 0, "{what}: never killed");
+                break;
             }
             // And it goes on from there.
             act.run(&union);

@@ -188,6 +188,94 @@ fn a_block_in_part_is_shown_to_nobody() {
     assert!(bytes == original());
 }
 
+/// Shows that a later mount doesn't read such a block either, and that it is the file's again once it was written whole.
+#[test]
+fn a_block_in_part_stays_one_in_later_mounts() {
+    let bed = build();
+    let union = open(&bed);
+    write(&union, 50_000, b"written");
+    let node = find(&union, "d/a");
+    let half = node_half(&union, &node);
+    let (own, below) = (bed.at("upper/d/a"), File::open(bed.at("0/d/a")).unwrap());
+    // Through a descriptor for reading no hole is made.
+    let mark = half.state.read().mark.clone();
+    let refused = Half::open(File::open(&own).unwrap().into(), Arc::new(below.into()), mark).unwrap();
+    File::options().write(true).open(&own).unwrap().write_all_at(b"torn", 3 * BLOCK).unwrap();
+    refused.take_back(union.upper().unwrap(), &mut refused.state.write(), 3);
+    drop((half, refused, node));
+    union.shut_down();
+    drop(union);
+    let union = open(&bed);
+    assert!(read(&union, &find(&union, "d/a")) == written(50_000, b"written"), "in the next mount");
+    let mut expected = written(50_000, b"written");
+    let whole = [9; BLOCK as usize];
+    expected[3 * BLOCK as usize..4 * BLOCK as usize].copy_from_slice(&whole);
+    write(&union, 3 * BLOCK, &whole);
+    union.shut_down();
+    drop(union);
+    let union = open(&bed);
+    assert!(read(&union, &find(&union, "d/a")) == expected, "written whole");
+    union.shut_down();
+}
+
+/// Takes a write whose time the kernel tells, while somebody seals the file: each keeps the time that the other must not
+/// change.
+#[test]
+fn sealing_keeps_no_time_that_a_late_write_had_for_a_moment() {
+    let bed = build();
+    let union = Arc::new(open(&bed));
+    write(&union, 50_000, b"written");
+    let node = find(&union, "d/a");
+    let own = bed.at("upper/d/a");
+    let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    File::options().write(true).open(&own).unwrap().set_modified(long_ago).unwrap();
+    let (begin, begins) = mpsc::channel::<()>();
+    let (written, is_written) = mpsc::channel::<()>();
+    let (between, is_between) = mpsc::channel::<()>();
+    let sealing = std::thread::spawn({
+        let (union, node) = (union.clone(), node.clone());
+        move || {
+            begins.recv().unwrap();
+            // Within the first step: it knows the times that are to stay.
+            let hook = hook::once(move || {
+                between.send(()).unwrap();
+                drop(is_written.recv_timeout(Duration::from_millis(300)));
+            });
+            hook::during(hook, || union.ensure_upper(&node).unwrap());
+        }
+    });
+    let late = Write { late: true, ..Write::default() };
+    let mut instants = 0;
+    let hook = move |_| {
+        instants += 1;
+        match instants {
+            1 => begin.send(()).unwrap(),
+            // Between the data and their time.
+            _ => drop(is_between.recv_timeout(Duration::from_millis(300))),
+        }
+    };
+    hook::during(hook, || union.write(&node, 52_000, b"late", late).unwrap());
+    drop(written);
+    sealing.join().unwrap();
+    assert_eq!(fs::metadata(&own).unwrap().modified().unwrap(), long_ago);
+    union.shut_down();
+}
+
+/// Shows that a progress bar moves while a half-copied file is sealed.
+#[test]
+fn what_sealing_moves_is_counted() {
+    let bed = build();
+    let union = open(&bed);
+    write(&union, 50_000, b"written");
+    let before = union.bytes_moved();
+    assert!(union.seal(&mut |_| ()).unwrap().is_empty());
+    let moved = union.bytes_moved() - before;
+    // All but its own block and the hole of the lower.
+    let most = SIZE as u64 - BLOCK;
+    assert!(moved > most - 12 * BLOCK && moved <= most, "{moved}");
+    union.shut_down();
+}
+
 /// Shows that what the map of a file can take in memory has a bound, however large a lower says that a file is.
 #[test]
 fn files_too_large_for_a_map_are_copied_whole() {
