@@ -156,7 +156,7 @@ impl Options {
                 let words = [("on", true), ("off", false)];
                 fs.metacopy = value.one_of("metacopy", &words, "give on or off")?;
             }
-            "lazy" => fs.lazy = value.one_of("lazy", &LAZY, "give off or keep")?,
+            "lazy" => fs.lazy = value.one_of("lazy", &LAZY, "give on, off or keep")?,
             "verity" => fs.verity = value.one_of("verity", &VERITY, "give on, off or require")?,
             "noxattrs" => fs.no_xattrs = value.flag("noxattrs")?,
             "writeback" => fs.writeback = value.flag("writeback")?,
@@ -263,7 +263,7 @@ impl Options {
 
 const XINO: [(&str, Xino); 3] = [("on", Xino::On), ("off", Xino::Off), ("auto", Xino::Auto)];
 
-const LAZY: [(&str, Lazy); 2] = [("off", Lazy::Off), ("keep", Lazy::Keep)];
+const LAZY: [(&str, Lazy); 3] = [("off", Lazy::Off), ("keep", Lazy::Keep), ("on", Lazy::On)];
 
 const VERITY: [(&str, Verity); 3] = [("on", Verity::On), ("off", Verity::Off), ("require", Verity::Require)];
 

@@ -3,9 +3,12 @@
 use std::cell::Cell;
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::Failure;
 use super::asked::Asked;
@@ -20,6 +23,10 @@ use crate::fuse::policy::{FOR_EVER, IoMode, MAX_WRITE, Policy};
 use crate::fuse::session::{Hooks, SessionOptions, default_threads, serve};
 use crate::sys::flock::{Access, try_lock};
 use crate::sys::process::{raise_nofile_limit, take_fuse_device};
+use crate::sys::schedule;
+use crate::union::change::sealing::SealProgress;
+use crate::union::change::sealing::background::Sealer;
+use crate::union::escaped_path::EscapedPath;
 use crate::union::options::FsOptions;
 use crate::union::stack::layer::{LowerSource, Stack, StackOptions};
 use crate::union::{Limits, Union};
@@ -87,6 +94,9 @@ fn answer(
     let union = Union::with_options(stack, limits, &request.fs)
         .map_err(|error| Failure::failed(format!("cannot read the layers: {error}")))?;
     let union = Arc::new(union);
+    // It has the layers open until all is sealed.
+    let sealing =
+        AtEnd(Sealer::start(&union).map_err(Failure::failed)?.map(|sealer| (sealer, union.clone())));
     let policy = policy(&request.fs, &union);
     let asked = Asked::new(&union, &policy, request.given.clone());
     // The session has it alone, so that the layers are closed as soon as it ends.
@@ -114,11 +124,50 @@ fn answer(
     };
     let ended = serve(fs, device, options, hooks).map_err(Failure::failed);
     drop(control.take());
+    if ended.is_ok() {
+        sealing.seal(&options.mount_point);
+    }
     // A client of the socket may still be told something.
     if let Some(union) = weak.upgrade() {
         union.shut_down();
     }
     ended
+}
+
+/// What is sealed when the mount has ended.
+struct AtEnd(Option<(Sealer, Arc<Union>)>);
+
+impl AtEnd {
+    /// Seals what the session has left below. The mount point is free meanwhile, the upper isn't. A signal that ends processes
+    /// breaks it off, and what is left stays below for the next mount.
+    fn seal(self, point: &Path) {
+        let Some((sealer, union)) = self.0 else { return };
+        drop(sealer);
+        let stop = Arc::new(AtomicBool::new(false));
+        for signal in [SIGTERM, SIGINT, SIGHUP, SIGQUIT] {
+            if let Err(error) = signal_hook::flag::register(signal, stop.clone()) {
+                log::warn!("sealing can't be broken off by a signal: {error}");
+            }
+        }
+        if let Err(error) = schedule::give_way() {
+            log::debug!("sealing runs like everything else: {error}");
+        }
+        let mut done = SealProgress::default();
+        let point = EscapedPath::from(point);
+        match union.seal_rest(&mut |now| done = now, &|| stop.load(Ordering::Relaxed)) {
+            Ok(left) => {
+                for file in left {
+                    log::warn!("{point}: {}: can't be sealed: {}", file.path, file.error);
+                }
+            }
+            Err(error) => {
+                log::error!("{point}: sealing was broken off, and goes on with the next mount: {error}")
+            }
+        }
+        if done.files > 0 {
+            log::info!("{point}: sealed {} files, {} bytes", done.files, done.bytes);
+        }
+    }
 }
 
 /// Tells whether programs are served as pairs.

@@ -19,6 +19,7 @@ use crate::control::mounts::{self, Mount};
 use crate::control::protocol::Status as Daemon;
 use crate::control::runtime_dir;
 use crate::explain::paint::{Cell, Paint, align};
+use crate::union::change::sealing::background::LazyReport;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::lookup::usage::{Budget, Usage, measure};
 
@@ -52,7 +53,8 @@ Example:
 
 JSON, one object a mount: version, pid, mount_point, device, since_us, io, options[], belief, layers[] {layer, name, directory},
 counters {copy_ups, copied_bytes, whiteouts, creates, renames, attribute_changes, xattr_changes, index_answers},
-requests {KIND: number}, requests_total, memory, nodes, listeners, uptime, and usage[], one for each layer: files,
+requests {KIND: number}, requests_total, memory, nodes, listeners, lazy {half_copied, own_blocks, all_blocks, bytes_saved, sealed,
+waiting, sealing} or null, uptime, and usage[], one for each layer: files,
 directories, whiteouts, bytes, disk_bytes, changed_files, changed_bytes (since the mount), complete; or null.
 Of a mount that didn't answer: mount_point, device, error, dead (its daemon has ended).
 
@@ -333,10 +335,27 @@ fn one(mount: &Mount, daemon: &Daemon, usage: Option<&[Option<Usage>]>, paint: P
             ),
         ),
     ];
-    for (word, fact) in facts {
+    let lazy = daemon.lazy.as_ref().map(|lazy| ("lazy", left_below(lazy)));
+    for (word, fact) in facts.into_iter().chain(lazy) {
         out.push_str(&format!("  {}  {fact}\n", paint.bold(format!("{word:<9}"))));
     }
     out
+}
+
+/// Says what is left below of files that are copied up block by block.
+fn left_below(lazy: &LazyReport) -> String {
+    let mut said = format!("{} half-copied", count(lazy.half_copied, "file"));
+    if lazy.half_copied > 0 {
+        let (own, all) = (HumanCount(lazy.own_blocks), HumanCount(lazy.all_blocks));
+        said.push_str(&format!(": {own} of {all} blocks, {} saved", HumanBytes(lazy.bytes_saved)));
+    }
+    said.push_str(&format!("; {} sealed", HumanCount(lazy.sealed)));
+    match (&lazy.sealing, lazy.waiting) {
+        (None, 0) => {}
+        (None, waiting) => said.push_str(&format!(", {} waiting", HumanCount(waiting))),
+        (Some(path), waiting) => said.push_str(&format!(", sealing {path}, {} waiting", HumanCount(waiting))),
+    }
+    said
 }
 
 fn writable(daemon: &Daemon) -> bool {

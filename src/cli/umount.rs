@@ -154,7 +154,8 @@ fn unmount(name: &Path, mount: &Mount, lazy: bool) -> Result<(), Failure> {
         Ok(true) => Ok(()),
         Ok(false) => {
             say(&format!(
-                "{shown}: unmounted, but its daemon goes on: another mount namespace may hold the mount"
+                "{shown}: unmounted, but its daemon goes on: another mount namespace may hold the mount, or with lazy=on \
+                 much is left to be sealed"
             ));
             Ok(())
         }

@@ -74,8 +74,20 @@ pub struct EntryReport {
     pub redirect: Option<EscapedPath>,
     /// A file that has only its metadata here: the layer that has its data.
     pub data_in: Option<u16>,
+    /// Of such a file: which of its blocks are here. Not told by older daemons.
+    #[serde(default)]
+    pub blocks: Option<Blocks>,
     /// `role` is `hidden`: by what.
     pub hidden_by: Option<HiddenBy>,
+}
+
+/// Blocks of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocks {
+    /// How many of them are here.
+    pub own: u64,
+    /// How many it has.
+    pub all: u64,
 }
 
 /// What a layer has in one place, in a word.

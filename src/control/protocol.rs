@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::explanation::LayerReport;
+use crate::union::change::sealing::background::LazyReport;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::events::{Event, Filter};
 use crate::union::lookup::belief::Belief;
@@ -111,6 +112,9 @@ pub struct Status {
     pub nodes: u64,
     /// Who listens to its events.
     pub listeners: u64,
+    /// What is left below of files that are copied up block by block (`lazy`). Not told by older daemons.
+    #[serde(default)]
+    pub lazy: Option<LazyReport>,
 }
 
 /// What happened since a mount began, counted.

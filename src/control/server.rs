@@ -227,6 +227,7 @@ fn status(shared: &Shared, union: &Union) -> Reply<Status> {
         memory: resident_memory(),
         nodes: union.known_nodes() as u64,
         listeners: union.events.count() as u64,
+        lazy: union.lazy_report(),
     })
 }
 

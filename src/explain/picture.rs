@@ -1,13 +1,13 @@
 //! An explanation for people: the stack as a column of layers from the top down.
 
-use indicatif::HumanBytes;
+use indicatif::{HumanBytes, HumanCount};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::paint::{Cell, Paint, align};
 use super::titles::layer_title;
 use crate::control::explanation::{
-    Action, EntryReport, Explanation, HiddenBy, Holding, LayerReport, PredictedEffect, Role,
+    Action, Blocks, EntryReport, Explanation, HiddenBy, Holding, LayerReport, PredictedEffect, Role,
 };
 use crate::union::escaped_path::EscapedPath;
 use crate::union::events::KindName;
@@ -184,7 +184,7 @@ fn remark(explanation: &Explanation, entry: &EntryReport) -> String {
     };
     let remark = match entry.role {
         Role::Shown => match entry.data_in {
-            Some(layer) => format!("shown; its data are in {}", layer_title(&explanation.layers, layer)),
+            Some(layer) => data_elsewhere(entry.blocks, &layer_title(&explanation.layers, layer)),
             None => "shown".to_owned(),
         },
         Role::Merged => "merged".to_owned(),
@@ -194,6 +194,17 @@ fn remark(explanation: &Explanation, entry: &EntryReport) -> String {
         Role::None => String::new(),
     };
     format!("{remark}{elsewhere}")
+}
+
+/// Says where the data are of a file that has only its metadata here, or some of its blocks.
+fn data_elsewhere(blocks: Option<Blocks>, layer: &str) -> String {
+    match blocks {
+        Some(Blocks { own, all }) if own > 0 => {
+            let (own, all) = (HumanCount(own), HumanCount(all));
+            format!("shown; metadata, {own} of {all} blocks; the rest from {layer}")
+        }
+        _ => format!("shown; metadata; its data are in {layer}"),
+    }
 }
 
 fn hidden_by(explanation: &Explanation, entry: &EntryReport) -> String {

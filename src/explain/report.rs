@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::predicted_effect::Subject;
 use super::titles::{layer_list, layer_title};
-use crate::control::explanation::{EntryReport, Explanation, HiddenBy, Holding, LayerReport, Role};
+use crate::control::explanation::{Blocks, EntryReport, Explanation, HiddenBy, Holding, LayerReport, Role};
 use crate::error::Result;
 use crate::sys::object::{Kind, Stat};
 use crate::union::escaped_path::EscapedPath;
@@ -100,6 +100,7 @@ fn entry(inspector: Inspector<'_>, held: &Held, found: &Provenance) -> EntryRepo
         opaque: false,
         redirect: None,
         data_in: None,
+        blocks: None,
         hidden_by: held.hidden.as_ref().map(|hider| HiddenBy {
             layer: inspector.number(hider.layer),
             path: rooted(&hider.path),
@@ -116,9 +117,10 @@ fn entry(inspector: Inspector<'_>, held: &Held, found: &Provenance) -> EntryRepo
                 entry.role = Role::Ends;
             }
         }
-        Holds::Leaf { stat, data } => {
+        Holds::Leaf { stat, data, blocks } => {
             describe(&mut entry, stat);
             entry.data_in = data.map(|layer| inspector.number(layer));
+            entry.blocks = blocks.map(|(own, all)| Blocks { own, all });
             if shown {
                 entry.role = Role::Shown;
             }

@@ -27,9 +27,11 @@ pub fn line(told: &Told, layers: &[LayerReport], paint: Paint) -> String {
                 EventKind::Whiteout { .. } | EventKind::Opaque { .. } | EventKind::Remove { .. } => {
                     paint.red(word)
                 }
-                EventKind::CopyUp { .. } | EventKind::Rename { .. } | EventKind::Redirect { .. } => {
-                    paint.yellow(word)
-                }
+                EventKind::CopyUp { .. }
+                | EventKind::CopyRange { .. }
+                | EventKind::Seal { .. }
+                | EventKind::Rename { .. }
+                | EventKind::Redirect { .. } => paint.yellow(word),
                 EventKind::Create { .. } | EventKind::Link { .. } | EventKind::Write { .. } => {
                     paint.green(word)
                 }
@@ -70,6 +72,14 @@ pub fn sentence(what: &EventKind, layers: &[LayerReport], paint: Paint) -> Strin
             };
             let from = layer.map(|layer| format!(" {} →", title(layer))).unwrap_or_default();
             format!("{path}{size}{from} upper in {}", duration(*micros))
+        }
+        EventKind::CopyRange { offset, bytes, layer, .. } => {
+            let from = layer.map(|layer| format!(" {} →", title(layer))).unwrap_or_default();
+            format!("{path} {} at {offset}{from} upper", HumanBytes(*bytes))
+        }
+        EventKind::Seal { bytes, layer, .. } => {
+            let from = layer.map(|layer| format!(", and nothing in {} any more", title(layer)));
+            format!("{path} {}: all of it is in the upper{}", HumanBytes(*bytes), from.unwrap_or_default())
         }
         EventKind::List { .. } => path,
         EventKind::Create { kind, .. } => format!("{path} ({})", kind.word()),

@@ -113,6 +113,10 @@ mod tests {
         let after = directory.metadata().unwrap();
         let seen = |stat: &fs::Metadata| (stat.mode(), stat.accessed().unwrap(), stat.modified().unwrap());
         assert_eq!(seen(&after), seen(&before));
-        assert_ne!((after.ctime(), after.ctime_nsec()), (before.ctime(), before.ctime_nsec()), "nothing was written");
+        assert_ne!(
+            (after.ctime(), after.ctime_nsec()),
+            (before.ctime(), before.ctime_nsec()),
+            "nothing was written"
+        );
     }
 }

@@ -53,6 +53,24 @@ pub fn is_ordinary() -> bool {
     unsafe { libc::sched_getscheduler(0) == libc::SCHED_OTHER }
 }
 
+/// Lets this thread give way: it has the processor as little as nice(1) allows, and the disk when nobody else wants it (of
+/// the schedulers that look at that).
+///
+/// # Errors
+///
+/// A security policy forbids it.
+pub fn give_way() -> io::Result<()> {
+    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+    /// IOPRIO_CLASS_IDLE.
+    const IDLE: libc::c_int = 3 << 13;
+    // SAFETY: calls with plain numbers; 0 is this thread, as Linux has it for both.
+    let refused = unsafe {
+        libc::setpriority(libc::PRIO_PROCESS, 0, 19) != 0
+            || libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IDLE) != 0
+    };
+    if refused { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// A thread of this process that others may move, and that may run only where nobody else would.
 #[derive(Debug, Clone, Copy)]
 pub struct Placed(Pid);
@@ -208,6 +226,17 @@ mod tests {
         })
         .join()
         .unwrap();
+    }
+
+    #[test]
+    fn who_gives_way_is_nice_alone() {
+        let nice = || rustix::process::getpriority_process(None).unwrap();
+        let before = nice();
+        let other = std::thread::spawn(move || {
+            give_way().unwrap();
+            nice()
+        });
+        assert_eq!((other.join().unwrap(), nice()), (19, before));
     }
 
     #[test]

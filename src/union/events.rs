@@ -47,6 +47,10 @@ pub enum EventKind {
     Redirect { path: EscapedPath, layer: u16, to: EscapedPath },
     /// Something was copied up.
     CopyUp { path: EscapedPath, kind: KindName, bytes: u64, layer: Option<u16>, micros: u64 },
+    /// A write to a file whose blocks come up one by one copied those that it touches: what is its own from now on.
+    CopyRange { path: EscapedPath, offset: u64, bytes: u64, layer: Option<u16> },
+    /// A file of the upper has all its data now, of which some were below: its size.
+    Seal { path: EscapedPath, bytes: u64, layer: Option<u16> },
     /// A directory's entries were listed, past the kernel's cache.
     List { path: EscapedPath },
     /// Data were read, past the kernel's cache and not by the kernel itself (`passthrough`).
@@ -160,6 +164,8 @@ impl EventKind {
         "opaque",
         "redirect",
         "copy-up",
+        "copy-range",
+        "seal",
         "list",
         "read",
         "write",
@@ -181,6 +187,8 @@ impl EventKind {
             EventKind::Opaque { .. } => "opaque",
             EventKind::Redirect { .. } => "redirect",
             EventKind::CopyUp { .. } => "copy-up",
+            EventKind::CopyRange { .. } => "copy-range",
+            EventKind::Seal { .. } => "seal",
             EventKind::List { .. } => "list",
             EventKind::Read { .. } => "read",
             EventKind::Write { .. } => "write",
@@ -203,6 +211,8 @@ impl EventKind {
             | EventKind::Opaque { path, .. }
             | EventKind::Redirect { path, .. }
             | EventKind::CopyUp { path, .. }
+            | EventKind::CopyRange { path, .. }
+            | EventKind::Seal { path, .. }
             | EventKind::List { path }
             | EventKind::Read { path, .. }
             | EventKind::Write { path, .. }

@@ -44,6 +44,7 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 
 use self::change::judged::ToldDirs;
+use self::change::sealing::background::Waiting;
 use self::change::upper::{Upper, UpperFd};
 use self::data::file::Files;
 use self::data::halves::Halves;
@@ -86,6 +87,8 @@ pub struct Counters {
     pub copy_ups: AtomicU64,
     /// Bytes of data that copy-ups moved.
     pub copied_bytes: AtomicU64,
+    /// Files of the upper that got the data which they had left below.
+    pub sealed: AtomicU64,
     /// Whiteouts written.
     pub whiteouts: AtomicU64,
     /// Entries made.
@@ -190,6 +193,8 @@ pub struct Union {
     metacopies: DashMap<u64, DataAt>,
     /// Those of them that have blocks of their own and are open, by node number.
     halves: Halves,
+    /// Those that are to be sealed without being asked for, if any are.
+    waiting: Waiting,
     index_cache: IndexCache,
     attribute_cache: AttributeCache,
     veils: Veils,

@@ -12,6 +12,7 @@ use crate::error::{FsError, Result};
 use crate::sys::filesystem;
 use crate::union::change::carry::LeftOut;
 use crate::union::change::judged::ToldDirs;
+use crate::union::change::sealing::background::Waiting;
 use crate::union::change::upper::Upper;
 use crate::union::data::file::Files;
 use crate::union::data::halves::Halves;
@@ -85,6 +86,7 @@ impl Union {
             copying: DashMap::new(),
             metacopies: DashMap::new(),
             halves: Halves::default(),
+            waiting: Waiting::new(block_wise && options.lazy == Lazy::On),
             index_cache: IndexCache::new(limits.index_bytes),
             attribute_cache: AttributeCache::default(),
             veils: stack.veils,

@@ -83,6 +83,8 @@ pub enum Lazy {
     Off,
     /// The blocks that it touches; the others stay below, also in later mounts.
     Keep,
+    /// The same, and the others follow in the background, at the latest when the mount has ended.
+    On,
 }
 
 /// What is done about the fs-verity digests in marks of metacopies.

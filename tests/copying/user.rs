@@ -142,7 +142,9 @@ fn looking_at_files_that_nobody_may_read_does_not_change_them() {
         let stat = fs::metadata(place.up.join(name)).unwrap();
         (stat.ctime(), stat.ctime_nsec())
     };
-    let look = || sh(&place, "ls -l mnt mnt/d > /dev/null; stat mnt/plain mnt/alone mnt/first mnt/d/second > /dev/null");
+    let look = || {
+        sh(&place, "ls -l mnt mnt/d > /dev/null; stat mnt/plain mnt/alone mnt/first mnt/d/second > /dev/null")
+    };
     let before = changed("plain");
     mount(&place, options);
     look();

@@ -21,7 +21,10 @@ pub const KNOWN: [(&str, &str); 56] = [
     ("fsync=", "0: nothing is synced"),
     ("redirect_dir=", "whether directories of lowers can be renamed"),
     ("metacopy=", "on: changes of attributes and names copy no data"),
-    ("lazy=", "keep: writes to large files copy the blocks that they touch"),
+    (
+        "lazy=",
+        "keep: writes to large files copy the blocks that they touch; on: the others follow in the background",
+    ),
     ("verity=", "whether digests of data are checked"),
     ("noacl", "no POSIX ACLs"),
     ("acl", "POSIX ACLs"),

@@ -227,7 +227,11 @@ fn colour(what: &EventKind) -> Color {
         | EventKind::Open { .. }
         | EventKind::Close { .. } => Color::DarkGray,
         EventKind::Whiteout { .. } | EventKind::Opaque { .. } | EventKind::Remove { .. } => Color::Red,
-        EventKind::CopyUp { .. } | EventKind::Rename { .. } | EventKind::Redirect { .. } => Color::Yellow,
+        EventKind::CopyUp { .. }
+        | EventKind::CopyRange { .. }
+        | EventKind::Seal { .. }
+        | EventKind::Rename { .. }
+        | EventKind::Redirect { .. } => Color::Yellow,
         EventKind::Create { .. } | EventKind::Link { .. } | EventKind::Write { .. } => Color::Green,
         EventKind::Attributes { .. } | EventKind::Xattr { .. } => Color::Cyan,
     }

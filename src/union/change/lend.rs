@@ -67,8 +67,11 @@ fn lend<R>(object: Writable<'_>, bits: u32, f: impl FnOnce() -> R) -> rustix::io
 /// Values of attributes of one object, by name.
 type Values = HashMap<Vec<u8>, Vec<u8>>;
 
-/// What was read with a lent right, by device and inode number: when the object was changed last, and the values.
-static READ: LazyLock<Mutex<HashMap<(u64, u64), (Time, Values)>>> = LazyLock::new(Mutex::default);
+/// What was read of objects, by device and inode number: when each was changed last, and the values.
+type ReadValues = HashMap<(u64, u64), (Time, Values)>;
+
+/// What was read with a lent right.
+static READ: LazyLock<Mutex<ReadValues>> = LazyLock::new(Mutex::default);
 
 /// Of so many objects it is remembered.
 const MOST_READ: usize = 4096;

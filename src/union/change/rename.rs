@@ -349,7 +349,9 @@ mod tests {
     fn what_the_target_hid_stays_hidden_when_its_markers_cannot_all_go() {
         let bed = Bed::new(1);
         let names: Vec<_> = (0..20).map(|n| format!("below{n}")).collect();
-        names.iter().for_each(|name| drop(bed.file(&format!("0/target/{name}"))));
+        for name in &names {
+            bed.file(&format!("0/target/{name}"));
+        }
         bed.dir("upper/target").dir("upper/source");
         let mut stack = bed.stack();
         stack.upper.as_mut().unwrap().caps.rename_exchange = false;

@@ -3,6 +3,8 @@
 //! A metacopy or a half-copied file needs the lowers that it was made over, and a reader that knows its marks. Once its data are its
 //! own, any program reads it, and whatever lies below may go.
 
+pub mod background;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -68,14 +70,42 @@ impl Union {
     /// # Errors
     /// Those of reading the upper, and of the sync in the end.
     pub fn seal(&self, told: &mut dyn FnMut(SealProgress)) -> Result<Vec<NotSealed>> {
+        self.seal_those(told, &|_| Ok(true), &|| false)
+    }
+
+    /// Does the same of what a session with `lazy=on` has left, for which there is room; with `metacopy=on` only of what has blocks of
+    /// its own. It ends early where `stop` says so.
+    ///
+    /// # Errors
+    /// Those of [`Union::seal`].
+    pub fn seal_rest(
+        &self,
+        told: &mut dyn FnMut(SealProgress),
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Vec<NotSealed>> {
+        let is_half = |node: &Node| self.metacopies.get(&node.ino).is_some_and(|data| data.half.is_some());
+        let wanted = |node: &Arc<Node>| Ok((!self.metacopy || is_half(node)) && self.has_room_for(node)?);
+        self.seal_those(told, &wanted, stop)
+    }
+
+    fn seal_those(
+        &self,
+        told: &mut dyn FnMut(SealProgress),
+        wanted: &dyn Fn(&Arc<Node>) -> Result<bool>,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Vec<NotSealed>> {
         let (mut done, mut left) = (SealProgress::default(), Vec::new());
         self.visit_unsealed(&mut |found, path| {
+            if stop() {
+                return;
+            }
             let sealed = found.and_then(|node| {
                 let size = self.getattr(node)?.stat.size;
-                self.seal_file(node).map(|()| size)
+                Ok((wanted(node)? && self.seal_file(node, stop)?).then_some(size))
             });
             match sealed {
-                Ok(size) => done = SealProgress { files: done.files + 1, bytes: done.bytes + size },
+                Ok(Some(size)) => done = SealProgress { files: done.files + 1, bytes: done.bytes + size },
+                Ok(None) => {}
                 Err(error) => left.push(NotSealed { path, error }),
             }
             told(done);
@@ -89,15 +119,22 @@ impl Union {
         self.counters.copied_bytes.load(Ordering::Relaxed)
     }
 
-    fn seal_file(&self, node: &Arc<Node>) -> Result<()> {
+    /// Seals a file; `false`: that was broken off.
+    fn seal_file(&self, node: &Arc<Node>, stop: &dyn Fn() -> bool) -> Result<bool> {
         if self.metacopies.contains_key(&node.ino) {
-            return self.ensure_upper(node);
+            while self.seal_some(node, background::STEP)?.is_some() {
+                if stop() {
+                    return Ok(false);
+                }
+            }
+            return Ok(true);
         }
         // Nothing of an empty file is below.
         self.with_object(node, |object| {
             let object = object.writable()?;
             [METACOPY, REDIRECT, HALF].iter().try_for_each(|mark| self.upper()?.drop_mark(object, mark))
-        })
+        })?;
+        Ok(true)
     }
 
     /// Goes through the directories that the upper has. What can't be looked at is told like what is found: the others

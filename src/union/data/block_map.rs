@@ -41,6 +41,13 @@ impl BlockMap {
         }
     }
 
+    /// Takes one block away.
+    pub fn remove(&mut self, block: u64) {
+        if let Some(chunk) = self.chunks.get_mut(&(block / CHUNK)) {
+            chunk[(block % CHUNK / 64) as usize] &= !(1 << (block % 64));
+        }
+    }
+
     /// Tells whether the block is in it.
     pub fn has(&self, block: u64) -> bool {
         self.word(block) >> (block % 64) & 1 == 1
@@ -92,6 +99,10 @@ mod tests {
                 } else {
                     map.add(from, from + length);
                     set.extend(from..from + length);
+                }
+                if length % 3 == 0 {
+                    map.remove(from + length / 2);
+                    set.remove(&(from + length / 2));
                 }
                 prop_assert_eq!(map.count(), set.len() as u64);
             }

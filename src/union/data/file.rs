@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
 use crate::sys::copy::write_all_at;
-use crate::sys::object::{At, Kind, SetTime};
+use crate::sys::object::{At, Kind, SetTime, Writable};
 use crate::sys::splice::Pipe;
 use crate::union::Union;
 use crate::union::change::copy_up::completion::{METACOPY, REDIRECT};
@@ -181,19 +181,18 @@ impl Union {
                 }
             }
             let (data, writable) = self.open_data(node, &place, write)?;
-            if writable {
-                self.unmark_empty(node, &data)?;
+            if writable && let Some(file) = data.host() {
+                self.unmark_empty(node, self.upper()?.own_file(file.as_fd()))?;
             }
             self.note_lending(node);
             return Ok(Content::One(self.files.keep(node.ino, data, writable)));
         }
     }
 
-    /// Takes the marks of a metacopy from an empty file of the upper, which is open for writing: its data would be taken for those
-    /// below. A file that was being truncated when the daemon was killed has them still.
-    fn unmark_empty(&self, node: &Node, data: &LayerData) -> Result<()> {
-        let (upper, Some(file)) = (self.upper()?, data.host()) else { return Ok(()) };
-        let object = upper.own_file(file.as_fd());
+    /// Takes the marks of a metacopy from an empty file of the upper that is about to be written to: its data would be taken for
+    /// those below. A file that was being truncated when the daemon was killed has them still.
+    fn unmark_empty(&self, node: &Node, object: Writable<'_>) -> Result<()> {
+        let upper = self.upper()?;
         if object.at().stat()?.size > 0 || !upper.caps().xattr {
             return Ok(());
         }
@@ -205,7 +204,7 @@ impl Union {
             upper.drop_mark(object, mark)?;
         }
         // On the disk before any data are.
-        upper.sync(file.as_fd(), false)?;
+        upper.sync(open_owned(object, false, true)?.as_fd(), false)?;
         self.changed_by_itself(node);
         Ok(())
     }
@@ -270,6 +269,8 @@ impl Union {
         }
         if flags.intersects(OFlags::WRONLY | OFlags::RDWR) {
             self.ensure_upper_part(node, Part::Written)?;
+            // The kernel may write to it by itself.
+            self.with_object(node, |object| self.unmark_empty(node, object.writable()?))?;
         }
         Ok(())
     }
@@ -359,18 +360,28 @@ impl Union {
             Content::Half(half) => half.own(),
         };
         let put = || match &to {
-            Content::One(_) => Ok(write_all_at(own, data, offset)?),
+            Content::One(_) => Ok(write_all_at(own, data, offset).map(|()| None)?),
             Content::Half(half) => half.write(self.upper()?, offset, data),
         };
-        if how.late {
+        let new = if how.late {
             // Who gives the file its data meanwhile would take the time of now for one that must stay.
             let _place = node.place.read();
             let before = At::Fd(own).stat()?;
-            put()?;
+            let new = put()?;
             changed();
             self.upper()?.own_file(own).utimens(None, Some(SetTime::At(before.mtime)))?;
+            new
         } else {
-            put()?;
+            put()?
+        };
+        if let Some((offset, bytes)) = new {
+            let layer = || self.metacopies.get(&node.ino).map(|data| self.layer_number(data.dir.layer));
+            self.events.tell(|| EventKind::CopyRange {
+                path: self.path_of(node).into(),
+                offset,
+                bytes,
+                layer: layer(),
+            });
         }
         self.events.tell(|| EventKind::Write {
             path: self.path_of(node).into(),

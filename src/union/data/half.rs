@@ -52,6 +52,8 @@ struct State {
     size: u64,
     /// Which blocks before the limit are the copy's own.
     map: BlockMap,
+    /// No block before this one is missing.
+    whole: u64,
     /// A block of which a part was written, and which must become a hole again before anybody is told what the file holds.
     torn: Option<u64>,
 }
@@ -65,6 +67,21 @@ impl State {
         let (own, to) = self.map.run(at / block, self.limit.div_ceil(block));
         let to = (to * block).min(end);
         if own { (true, to) } else { (false, to.min(self.limit)) }
+    }
+
+    /// Returns where the blocks of a range begin of which those at its ends are the lower's still, and how many bytes they are.
+    fn missing(&self, block: u64, from: u64, to: u64) -> Option<(u64, u64)> {
+        let end = to.min(self.limit).div_ceil(block);
+        let (mut at, mut found) = (from / block, None);
+        while at < end {
+            let (own, to) = self.map.run(at, end);
+            if !own {
+                let first = found.map_or(at * block, |(first, _)| first);
+                found = Some((first, (to * block).min(self.limit) - first));
+            }
+            at = to;
+        }
+        found
     }
 
     /// Tells whether the block is one of the lower's still.
@@ -97,19 +114,11 @@ impl Half {
         let block = fs::fstatfs(&own)?.f_bsize as u64;
         let size = copy.size;
         let limit = mark.limit.min(size);
-        let mut map = BlockMap::default();
-        let mut at = 0;
-        while at < limit {
-            let start = match fs::seek(&own, SeekFrom::Data(at)) {
-                Err(Errno::NXIO) => break,
-                start => start?,
-            };
-            at = fs::seek(&own, SeekFrom::Hole(start))?;
-            map.add(start / block, at.div_ceil(block));
-        }
+        let mut map = read_map(own.as_fd(), block, limit)?;
         // What was cut off is torn no more.
         let torn = mark.torn.filter(|torn| torn * block < limit);
-        Ok(Half { own, below, block, state: RwLock::new(State { mark, limit, size, map, torn }) })
+        torn.iter().for_each(|torn| map.remove(*torn));
+        Ok(Half { own, below, block, state: RwLock::new(State { mark, limit, size, map, whole: 0, torn }) })
     }
 
     /// Returns the copy.
@@ -131,10 +140,11 @@ impl Half {
         Ok(end.saturating_sub(offset) as usize)
     }
 
-    /// Writes all of `data`.
-    pub fn write(&self, upper: &Upper, offset: u64, data: &[u8]) -> Result<()> {
+    /// Writes all of `data`. Returns where the blocks are that came up by that, and how many bytes.
+    pub fn write(&self, upper: &Upper, offset: u64, data: &[u8]) -> Result<Option<(u64, u64)>> {
         let mut state = self.healed()?;
         let end = offset + data.len() as u64;
+        let new = state.missing(self.block, offset, end);
         // A block that gets data must not be said to be torn.
         if end > state.size || state.mark.torn.is_some() {
             self.mark(upper, &mut state)?;
@@ -163,7 +173,7 @@ impl Half {
                 at = stop;
             }
         }
-        Ok(())
+        Ok(new)
     }
 
     /// Writes what leaves no block of the lower's covered in part.
@@ -247,6 +257,7 @@ impl Half {
             state.limit = size;
             let last = size.div_ceil(self.block);
             state.map.cut(last);
+            state.whole = state.whole.min(last);
             self.mark(upper, &mut state)?;
         }
         Ok(())
@@ -294,12 +305,17 @@ impl Half {
     fn fill(&self, upper: &Upper, state: &mut State, (end, most): (u64, u64)) -> Result<Option<u64>> {
         let block = self.block;
         let end = end.min(state.limit);
-        let (own, to) = state.map.run(0, end.div_ceil(block));
-        let from = if own { to } else { 0 };
-        if end == 0 || from >= end.div_ceil(block) {
+        let last = end.div_ceil(block);
+        if state.whole >= last {
             return Ok(None);
         }
-        let (_, to) = state.map.run(from, end.div_ceil(block));
+        let (own, to) = state.map.run(state.whole, last);
+        let from = if own { to } else { state.whole };
+        state.whole = from;
+        if from >= last {
+            return Ok(None);
+        }
+        let (_, to) = state.map.run(from, last);
         let stop = (to * block).min(state.limit).min(from * block + most);
         let mut at = from * block;
         let mut moved = 0;
@@ -345,6 +361,39 @@ impl Half {
         let state = self.state.read();
         (state.map.count(), state.size.div_ceil(self.block))
     }
+
+    /// Returns how many bytes are the lower's still.
+    pub fn below(&self) -> u64 {
+        let state = self.state.read();
+        let shared = state.limit.div_ceil(self.block);
+        shared.saturating_sub(state.map.count()) * self.block
+    }
+}
+
+/// Reads which blocks before the limit are a file's own.
+fn read_map(own: BorrowedFd<'_>, block: u64, limit: u64) -> io::Result<BlockMap> {
+    let mut map = BlockMap::default();
+    let mut at = 0;
+    while at < limit {
+        let start = match fs::seek(own, SeekFrom::Data(at)) {
+            Err(Errno::NXIO) => break,
+            start => start?,
+        };
+        at = fs::seek(own, SeekFrom::Hole(start))?;
+        map.add(start / block, at.div_ceil(block));
+    }
+    map.cut(limit.div_ceil(block));
+    Ok(map)
+}
+
+/// Returns how many blocks of a half-copied file that is open for reading are its own, by its mark, and how many it has.
+pub(in crate::union) fn count_blocks(own: BorrowedFd<'_>, mark: &HalfMark) -> Result<(u64, u64)> {
+    let size = At::Fd(own).stat()?.size;
+    #[allow(clippy::unnecessary_cast)] // the type differs by architecture
+    let block = fs::fstatfs(own)?.f_bsize as u64;
+    let limit = mark.limit.min(size);
+    let (shared, all) = (limit.div_ceil(block), size.div_ceil(block));
+    Ok((read_map(own, block, limit)?.count() + (all - shared), all))
 }
 
 /// Makes a metacopy one without blocks, as a half-copied file begins: what an interrupted completion left isn't whole blocks.

@@ -42,6 +42,16 @@ impl Halves {
         Ok(half.clone())
     }
 
+    /// Tells each of those that are open, except what is just being opened.
+    pub fn for_each(&self, mut each: impl FnMut(&Half)) {
+        // Not in the loop: who opens one may want another's shard.
+        let slots: Vec<Slot> = self.open.iter().map(|slot| slot.clone()).collect();
+        for slot in slots {
+            let half = slot.try_lock().and_then(|half| half.clone());
+            half.iter().for_each(|half| each(half));
+        }
+    }
+
     /// Makes room by taking out files that nobody uses. Whoever uses one has what is told of its blocks: there is never
     /// another.
     fn make_room(&self) {

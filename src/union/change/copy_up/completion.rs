@@ -20,6 +20,7 @@ use crate::union::change::redirect::LONGEST_REDIRECT;
 use crate::union::change::upper::{Upper, changed};
 use crate::union::data::half::{self, Half};
 use crate::union::data::half_mark::{HALF, HalfMark, NOWHERE};
+use crate::union::events::EventKind;
 use crate::union::lookup::found::DataAt;
 use crate::union::nodes::node::{Node, NodePlace, NodeSource};
 use crate::union::options::{RedirectDir, Verity};
@@ -214,7 +215,30 @@ impl Union {
         self.files.forget(node.ino);
         self.metacopies.insert(node.ino, DataAt { half: Some(Arc::new(mark)), ..data });
         self.changed_by_itself(node);
+        self.waiting.note(node.ino);
         Ok(true)
+    }
+
+    /// Gives a file of the upper about `most` bytes more of what it has below. Returns how many were moved; `None`: it has all
+    /// its data now. What has no blocks of its own, and can have none, gets all at once.
+    pub(in crate::union) fn seal_some(&self, node: &Arc<Node>, most: u64) -> Result<Option<u64>> {
+        if self.metacopies.get(&node.ino).is_some_and(|data| data.half.is_none())
+            && self.may_copy_blocks(node, Part::Written)
+        {
+            self.in_turn(node, || self.begin_half(node))?;
+        }
+        self.in_turn(node, || {
+            let Some(data) = self.metacopies.get(&node.ino).map(|at| at.clone()) else { return Ok(None) };
+            let completion = Completion::begin(self, node, &data)?;
+            match completion.some_of_half(most)? {
+                Some(moved) => {
+                    // Its change time is another.
+                    self.changed_by_itself(node);
+                    Ok(Some(moved))
+                }
+                None => completion.run(Part::Whole).map(|_| None),
+            }
+        })
     }
 }
 
@@ -270,23 +294,23 @@ impl<'u> Completion<'u> {
         for mark in [METACOPY, REDIRECT, HALF] {
             self.upper.drop_mark(self.object(), mark)?;
         }
+        let layer = self.union.metacopies.get(&self.node.ino).map(|data| data.dir.layer);
         self.settle();
         drop(place);
         self.union.changed_by_itself(self.node);
+        self.union.counters.sealed.fetch_add(1, Ordering::Relaxed);
+        self.union.events.tell(|| EventKind::Seal {
+            path: self.union.path_of(self.node).into(),
+            bytes: wanted,
+            layer: layer.map(|layer| self.union.layer_number(layer)),
+        });
         Ok(wanted < size)
     }
 
     /// Copies the first `size` bytes, step by step. The times, and what a write takes away, are as before after each.
     fn fill(&self, to: BorrowedFd<'_>, size: u64) -> Result<()> {
         if let Some(half) = &self.half {
-            // Who writes to it meanwhile gives it other times, which must stay.
-            let step = || {
-                let _place = self.node.place.write();
-                half.fill_some(self.upper, (size, STEP), |fill| self.keeping(fill))
-            };
-            while let Some(moved) = step()? {
-                self.union.counters.copied_bytes.fetch_add(moved, Ordering::Relaxed);
-            }
+            while self.some(half, (size, STEP))?.is_some() {}
             return Ok(());
         }
         let shares = self.step(|| Ok(self.from.share(to, size)?))?;
@@ -301,6 +325,20 @@ impl<'u> Completion<'u> {
             at = next;
         }
         Ok(())
+    }
+
+    /// Gives a half-copied file some of what is missing before `end`. Returns how many bytes; `None`: nothing is missing.
+    fn some(&self, half: &Half, (end, most): (u64, u64)) -> Result<Option<u64>> {
+        // Who writes to it meanwhile gives it other times, which must stay.
+        let _place = self.node.place.write();
+        let moved = half.fill_some(self.upper, (end, most), |fill| self.keeping(fill))?;
+        self.union.counters.copied_bytes.fetch_add(moved.unwrap_or(0), Ordering::Relaxed);
+        Ok(moved)
+    }
+
+    /// Does the same of all of it; `None` also for a file that isn't half-copied.
+    fn some_of_half(&self, most: u64) -> Result<Option<u64>> {
+        self.half.as_ref().map_or(Ok(None), |half| self.some(half, (u64::MAX, most)))
     }
 
     fn step<R>(&self, write: impl FnOnce() -> Result<R>) -> Result<R> {

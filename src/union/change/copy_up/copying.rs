@@ -305,6 +305,9 @@ fn settle(union: &Union, node: &Node, original: &Original, data: Data, real: (In
         // What is open for reading shows the same as before.
         Data::Below { at, .. } => {
             union.metacopies.insert(node.ino, at);
+            if !union.metacopy {
+                union.waiting.note(node.ino);
+            }
         }
         Data::None | Data::Copied(_) => {
             union.metacopies.remove(&node.ino);

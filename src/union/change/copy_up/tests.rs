@@ -195,6 +195,25 @@ fn check_written_anew(bed: &Bed, what: &str) {
     union.shut_down();
 }
 
+/// Takes what a kill leaves of a truncation: with passthrough the kernel writes to the file that was opened, and nobody else.
+#[test]
+fn an_empty_file_that_is_opened_for_writing_has_no_marks() {
+    let bed = build();
+    let union = open(&bed);
+    chmod(&union, "d/one").unwrap();
+    union.shut_down();
+    drop(union);
+    fs::File::options().write(true).open(bed.at("upper/d/one")).unwrap().set_len(0).unwrap();
+    let union = open(&bed);
+    let is_marked =
+        || union.with_object(&find(&union, "d/one"), |object| union.marks_of(object)).unwrap().metacopy;
+    union.open(&find(&union, "d/one"), rustix::fs::OFlags::RDONLY, false).unwrap();
+    assert!(is_marked());
+    union.open(&find(&union, "d/one"), rustix::fs::OFlags::WRONLY, false).unwrap();
+    assert!(!is_marked(), "what the kernel writes is lost");
+    union.shut_down();
+}
+
 #[test]
 #[ignore = "started by the test of kills"]
 fn killed() {

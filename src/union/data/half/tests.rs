@@ -73,6 +73,7 @@ enum Op {
     Link,
     Open,
     Seek(u64),
+    SealSome(u8),
     Reopen,
 }
 
@@ -95,6 +96,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (offset(), offset(), 1usize..30_000).prop_map(|(from, to, length)| Op::Copy(from, to, length)),
         2 => Just(Op::Reopen),
         1 => offset().prop_map(Op::Seek),
+        2 => (0u8..12).prop_map(Op::SealSome),
         1 => Just(Op::Chmod),
         1 => Just(Op::Rename),
         1 => Just(Op::Link),
@@ -185,6 +187,11 @@ fn run(ops: Vec<Op>) {
                     assert!(hole >= *at && model[hole as usize..end as usize].iter().all(|byte| *byte == 0));
                 } else {
                     assert!(*at >= model.len() as u64);
+                }
+            }
+            Op::SealSome(steps) => {
+                for _ in 0..*steps {
+                    union.seal_some(&node, 5 * BLOCK).unwrap();
                 }
             }
             Op::Reopen => {
@@ -327,12 +334,22 @@ enum Act {
     Shrink,
     Grow,
     Seal,
+    SealInSteps,
     Cut,
     Empty,
 }
 
-const ACTS: [Act; 8] =
-    [Act::First, Act::Again, Act::Across, Act::Shrink, Act::Grow, Act::Seal, Act::Cut, Act::Empty];
+const ACTS: [Act; 9] = [
+    Act::First,
+    Act::Again,
+    Act::Across,
+    Act::Shrink,
+    Act::Grow,
+    Act::Seal,
+    Act::SealInSteps,
+    Act::Cut,
+    Act::Empty,
+];
 
 impl Act {
     fn prepare(self, union: &Union) {
@@ -365,6 +382,7 @@ impl Act {
             Act::Shrink => resize(union, &node, 150_001),
             Act::Grow => resize(union, &node, SIZE as u64),
             Act::Seal => union.ensure_upper(&node).unwrap(),
+            Act::SealInSteps => while union.seal_some(&node, 9 * BLOCK).unwrap().is_some() {},
             Act::Cut => resize(union, &node, 1000),
             Act::Empty => resize(union, &node, 0),
         }

@@ -28,6 +28,8 @@ pub enum Holds {
         stat: Stat,
         /// The layer that holds the data of a file which has only its metadata here (`overlay.metacopy`).
         data: Option<LayerIndex>,
+        /// Of such a file: how many of its blocks are here, and how many it has.
+        blocks: Option<(u64, u64)>,
     },
     /// A directory.
     Directory {

@@ -1,15 +1,20 @@
 //! One name, asked in every layer: the search, and what lies below the point at which it ended.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::answer::{Held, Hider, Hides, Holds};
 use super::trail::Group;
 use crate::error::Result;
+use crate::sys::object::{At, Stat};
 use crate::union::Union;
+use crate::union::data::half;
+use crate::union::data::half_mark::HalfMark;
 use crate::union::lookup::found::{Found, FoundKind, RealDirs};
 use crate::union::lookup::marker::WhiteoutMark;
 use crate::union::lookup::realdir::{LayerIndex, RealDir};
 use crate::union::lookup::search::{Cut, LayerEntry, LayerVisit, aufs_whiteout};
+use crate::union::stack::access::LayerObject;
 
 /// One step down, as it is made.
 pub(super) struct ProvenanceWalk<'w> {
@@ -25,6 +30,8 @@ struct VisitRecord {
     dir: Arc<RealDir>,
     name: Vec<u8>,
     rest: RealDirs,
+    /// The mark of a half-copied file.
+    half: Option<Arc<HalfMark>>,
 }
 
 impl ProvenanceWalk<'_> {
@@ -85,12 +92,17 @@ impl ProvenanceWalk<'_> {
     /// Looks for markers that hide nothing, which a search need not ask for in the last layer. They are there all the
     /// same.
     fn look_beside(&self, records: &mut [VisitRecord]) -> Result<()> {
-        let Some(VisitRecord { held, dir, name, rest }) = records.last_mut() else { return Ok(()) };
+        let Some(VisitRecord { held, dir, name, rest, half }) = records.last_mut() else { return Ok(()) };
         if !rest.is_empty() {
             return Ok(());
         }
         let union = self.union;
         match &mut held.holds {
+            Holds::Leaf { stat, blocks, .. } => {
+                if let Some(mark) = half {
+                    *blocks = own_blocks(&union.fds.get(dir)?, (name, stat), mark)?;
+                }
+            }
             Holds::Absent if aufs_whiteout(dir, &union.fds.get(dir)?, name)? => {
                 held.holds = Holds::Whiteout(WhiteoutMark::Aufs);
             }
@@ -106,13 +118,28 @@ impl ProvenanceWalk<'_> {
     }
 }
 
+/// Returns how many blocks of a half-copied file are in its own layer, and how many it has; `None` where it can't be read.
+fn own_blocks(
+    dir: &LayerObject,
+    (name, stat): (&[u8], &Stat),
+    mark: &HalfMark,
+) -> Result<Option<(u64, u64)>> {
+    let entry = dir.entry(name);
+    let Some(at) = entry.host() else { return Ok(None) };
+    let Ok(file) = at.open_read() else { return Ok(None) };
+    if At::Fd(file.as_fd()).stat()?.ino != stat.ino {
+        return Ok(None);
+    }
+    half::count_blocks(file.as_fd(), mark).map(Some)
+}
+
 impl VisitRecord {
     fn of(met: &LayerVisit<'_>, hidden: Option<Hider>) -> VisitRecord {
         let holds = match &met.seen {
             LayerEntry::Nothing => Holds::Absent,
             LayerEntry::Whiteout(mark) => Holds::Whiteout(*mark),
             LayerEntry::Leaf { stat, data } => {
-                Holds::Leaf { stat: **stat, data: data.map(|data| data.dir.layer) }
+                Holds::Leaf { stat: **stat, data: data.map(|data| data.dir.layer), blocks: None }
             }
             LayerEntry::Directory { stat, marks, cut, .. } => Holds::Directory {
                 stat: **stat,
@@ -127,11 +154,16 @@ impl VisitRecord {
         }
         path.extend_from_slice(met.name);
         let held = Held { layer: met.dir.layer, path, holds, hidden };
+        let half = match &met.seen {
+            LayerEntry::Leaf { data: Some(data), .. } => data.half.clone(),
+            _ => None,
+        };
         VisitRecord {
             held,
             dir: met.dir.clone(),
             name: met.name.to_vec(),
             rest: met.rest.iter().cloned().collect(),
+            half,
         }
     }
 }
