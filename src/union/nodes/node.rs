@@ -15,9 +15,9 @@
 //! 3. The lock of a lower file with several names (`Hardlinks::locks`), one an origin and never two at once: shared
 //!    while one of its names is turned into a node, exclusive while the file is copied up or loses a name.
 //! 4. [`Node::place`], by ascending number: shared while a system call uses the place, exclusive to change it.
-//! 5. What an open half-copied file has, one file at a time: its slot in [`Halves`](crate::union::data::halves::Halves) while it is
+//! 5. What an open half-copied file has, one file at a time: its slot in `Halves` (`union::data::halves`) while it is
 //!    opened, then its state ([`Half`](crate::union::data::half::Half)): shared while it is read, exclusive while it is written to.
-//! 6. The lock of a lent right (`LENDING`, [`with_rights`](crate::union::change::lend::with_rights)): around the one call that
+//! 6. The lock of a lent right (`LENDING`, in `union::change::lend`): around the one call that
 //!    needs the right. Objects share these locks by chance, so nothing above is taken meanwhile.
 //! 7. [`DirPart::index`], the shards of tables and whatever else a whole mount shares: never held across a system call.
 //!
