@@ -26,7 +26,15 @@ pub(in crate::union) struct Bed {
 impl Bed {
     /// Makes an empty upper and that many empty lowers.
     pub fn new(lowers: usize) -> Bed {
-        let scratch = tempfile::tempdir().unwrap();
+        Bed::in_scratch(tempfile::tempdir().unwrap(), lowers)
+    }
+
+    /// Does as [`Bed::new`], on a filesystem in memory.
+    pub fn in_memory(lowers: usize) -> Bed {
+        Bed::in_scratch(tempfile::tempdir_in("/dev/shm").unwrap(), lowers)
+    }
+
+    fn in_scratch(scratch: TempDir, lowers: usize) -> Bed {
         fs::create_dir(scratch.path().join("upper")).unwrap();
         for lower in 0..lowers {
             fs::create_dir(scratch.path().join(lower.to_string())).unwrap();

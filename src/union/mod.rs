@@ -8,6 +8,7 @@
 //! | [`stack`] | the layers and the workdir: opened, probed, locked |
 //! | [`lookup`] | whiteouts, opaque marks, and which layer's entry a name stands for |
 //! | [`nodes`] | the objects of the merged view, their numbers, their identity, how long they live |
+//! | [`frozen`] | snapshots: uppers that were frozen, rollbacks, branches |
 //! | [`hardlinks`] | one file stays one file when it is copied up |
 //! | [`data`] | descriptors of open files, half-copied files; what fsync promises |
 //! | [`change`] | the upper, copy-up, create, remove, rename |
@@ -23,6 +24,7 @@ pub mod change;
 pub mod data;
 pub mod escaped_path;
 pub mod events;
+pub mod frozen;
 pub mod hardlinks;
 #[cfg(test)]
 mod kills;
@@ -177,6 +179,8 @@ pub struct Union {
     layers: Vec<OpenLayer>,
     /// So many of them, the last, hold data alone.
     data_only: usize,
+    /// So many of them, below the upper, are what snapshots froze of earlier uppers.
+    frozen: usize,
     fds: DirFds,
     pins: Arc<Pins>,
     table: Table,
@@ -312,6 +316,11 @@ impl Union {
     /// Tells whether that layer is the upper.
     fn is_upper(&self, layer: LayerIndex) -> bool {
         layer == 0 && self.upper.is_some()
+    }
+
+    /// Tells whether that layer is the upper, or was it until a snapshot froze it.
+    fn is_own(&self, layer: LayerIndex) -> bool {
+        self.upper.is_some() && usize::from(layer) <= self.frozen
     }
 
     /// Returns the descriptor of a directory of the upper.

@@ -50,7 +50,7 @@ impl Union {
     /// # Errors
     /// Those of [`Union::new`], and options that these layers can't be served with.
     pub fn with_options(stack: Stack, limits: Limits, options: &FsOptions) -> Result<Union> {
-        let data_only = stack.data_only;
+        let (data_only, frozen) = (stack.data_only, stack.frozen);
         let belief = stack.belief.with_permissions(options.xattr_permissions);
         let (layers, upper_layer) = open_layers(stack.upper, stack.lowers, belief)?;
         let regions = Arc::new(Regions::of_layers(&layers)?);
@@ -74,6 +74,7 @@ impl Union {
         Ok(Union {
             layers,
             data_only,
+            frozen,
             fds,
             pins: Pins::new(limits.pinned_fds),
             table,

@@ -71,15 +71,15 @@ impl Upper {
     }
 
     /// Gives a copy that is about to be published with [`Staged::link_index`] what its index needs, and tells its name
-    /// there.
+    /// there. The kernel knows the file that was copied up, `real`, and no `origin` of that.
     pub(in crate::union) fn mark_for_index(
         &self,
         copy: Writable<'_>,
-        origin: InodeId,
+        (origin, real): (InodeId, InodeId),
         lower: LayerAt<'_>,
     ) -> Result<IndexName> {
         if let Some(kernel) = &self.links().kernel
-            && let Some(name) = kernel.mark(copy, origin, lower)?
+            && let Some(name) = kernel.mark(copy, real, lower)?
         {
             return Ok(IndexName::Kernel(name));
         }

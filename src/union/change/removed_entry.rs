@@ -50,7 +50,7 @@ impl RemovedEntry {
         Ok(RemovedEntry {
             node,
             indexed: upper.is_indexed(identity.origin),
-            hidden: (present.is_none() && found.stat.nlink > 1).then(|| fs.hidden_count(identity.real) + 1),
+            hidden: (present.is_none() && found.stat.nlink > 1).then(|| fs.hidden_count(identity.origin) + 1),
             identity,
             present,
         })
@@ -86,7 +86,7 @@ impl RemovedEntry {
             lose(fs, (node, &mut place), (parent, name), next, || replace(&mut moved))
         };
         let Some(count) = self.hidden else { return lose_name() };
-        let (upper, lower) = (fs.upper()?, self.identity.real);
+        let (upper, lower) = (fs.upper()?, self.identity.origin);
         upper.replace_link(fd, name, lower, count)?;
         upper.link_was_replaced(lower, count, lose_name())
     }
@@ -100,7 +100,7 @@ impl RemovedEntry {
             log::warn!("a copy without names stays in the index until the next mount: {e}");
         }
         if let Some(count) = self.hidden {
-            fs.hardlinks.hide(self.identity.real, count);
+            fs.hardlinks.hide(self.identity.origin, count);
         }
     }
 }

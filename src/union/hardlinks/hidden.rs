@@ -38,9 +38,9 @@ use crate::union::nodes::node::InodeId;
 use crate::union::nodes::region::Regions;
 use crate::union::stack::layer::WhiteoutForm;
 
-const HIDDEN: &str = ".hidden";
-const HIDING: &str = ".hiding";
-const REPLACING: &str = ".replacing";
+pub(in crate::union) const HIDDEN: &str = ".hidden";
+pub(in crate::union) const HIDING: &str = ".hiding";
+pub(in crate::union) const REPLACING: &str = ".replacing";
 
 /// How many names of a lower's file are hidden, as the record says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -17,9 +17,10 @@ use crate::union::nodes::region::InodeId;
 pub(in crate::union) struct Hardlinks {
     /// Their locks; in the lock order between names and places.
     pub locks: HardlinkLocks,
-    /// Under which origin the copies of [`NodeSource::Index`](crate::union::nodes::node::NodeSource::Index) nodes are in the
-    /// hardlink index, by node number.
-    index_origins: DashMap<u64, InodeId>,
+    /// What files go by whose own inode isn't that, by node number: under which origin the copies of
+    /// [`NodeSource::Index`](crate::union::nodes::node::NodeSource::Index) nodes are in the hardlink index, and of what frozen
+    /// layers hold, what it was copied up from.
+    origins: DashMap<u64, InodeId>,
     /// Further names that are known of them, by node number: when a file's first known name goes, the next leads to it, and
     /// no descriptor is needed.
     other_names: DashMap<u64, Vec<OtherName>>,
@@ -34,14 +35,14 @@ impl Hardlinks {
         Ok(Hardlinks { hidden, ..Hardlinks::default() })
     }
 
-    /// Notes that the node is the copy that is in the index under that origin.
-    pub fn note_indexed(&self, ino: u64, origin: InodeId) {
-        self.index_origins.insert(ino, origin);
+    /// Notes that the node is a copy of that origin: in the index, or in a frozen layer.
+    pub fn note_origin(&self, ino: u64, origin: InodeId) {
+        self.origins.insert(ino, origin);
     }
 
-    /// Returns under which origin the node's copy is in the index.
-    pub fn index_origin(&self, ino: u64) -> Option<InodeId> {
-        self.index_origins.get(&ino).map(|origin| *origin)
+    /// Returns of which origin the node is a copy, if that was noted.
+    pub fn origin(&self, ino: u64) -> Option<InodeId> {
+        self.origins.get(&ino).map(|origin| *origin)
     }
 
     /// Returns how many names of a lower file are hidden, if any are.
@@ -77,7 +78,7 @@ impl Hardlinks {
     /// Lets go of what is kept of a node, each as long as `unknown` says that nobody has found it anew. Returns the
     /// directories that its names held, which may be known to nobody else.
     pub fn forget_if(&self, ino: u64, unknown: impl Fn() -> bool) -> Vec<Arc<Node>> {
-        self.index_origins.remove_if(&ino, |_, _| unknown());
+        self.origins.remove_if(&ino, |_, _| unknown());
         let names = self.other_names.remove_if(&ino, |_, _| unknown());
         names.into_iter().flat_map(|(_, names)| names).map(OtherName::into_parent).collect()
     }
@@ -90,10 +91,10 @@ mod tests {
     #[test]
     fn what_was_found_anew_keeps_what_is_known_of_it() {
         let kept = Hardlinks::default();
-        kept.note_indexed(7, InodeId::from_bits(9));
+        kept.note_origin(7, InodeId::from_bits(9));
         assert!(kept.forget_if(7, || false).is_empty());
-        assert_eq!(kept.index_origin(7), Some(InodeId::from_bits(9)));
+        assert_eq!(kept.origin(7), Some(InodeId::from_bits(9)));
         kept.forget_if(7, || true);
-        assert_eq!(kept.index_origin(7), None);
+        assert_eq!(kept.origin(7), None);
     }
 }

@@ -32,6 +32,9 @@ use crate::error::{FsError, Result};
 use crate::sys::dir::for_each_entry;
 use crate::sys::handle::{self, FileHandle};
 use crate::sys::object::{At, Kind, Stat, Writable};
+use crate::sys::xattr;
+use crate::union::hardlinks::counts;
+use crate::union::lookup::private::Namespace;
 use crate::union::nodes::node::InodeId;
 use crate::union::stack::access::LayerAt;
 
@@ -98,12 +101,21 @@ pub struct KernelIndex {
 pub struct KernelEntry {
     /// Its name.
     pub name: Vec<u8>,
-    /// The lower file that it is the copy of.
-    pub origin: InodeId,
     /// Of the copy.
     pub stat: Stat,
-    /// Of the lower file.
-    pub lower: Stat,
+    /// The lower file that it is the copy of.
+    pub lower: LowerFile,
+}
+
+/// A lower file of which there is a copy.
+#[derive(Debug)]
+pub struct LowerFile {
+    /// Which inode it is.
+    pub id: InodeId,
+    /// Its stat.
+    pub stat: Stat,
+    /// Its own mark of where it was copied up from.
+    pub origin: Option<Vec<u8>>,
 }
 
 impl KernelIndex {
@@ -147,8 +159,8 @@ impl KernelIndex {
 
     /// Gives a copy, not yet published, the attribute that names its origin. Returns the name that it is to have in the
     /// index; `None`: the origin has no handle that lasts.
-    pub fn mark(&self, copy: Writable<'_>, origin: InodeId, lower: LayerAt<'_>) -> Result<Option<Vec<u8>>> {
-        let source = origin.region().and_then(|at| self.sources.get(usize::from(at))?.as_ref());
+    pub fn mark(&self, copy: Writable<'_>, lower_id: InodeId, lower: LayerAt<'_>) -> Result<Option<Vec<u8>>> {
+        let source = lower_id.region().and_then(|at| self.sources.get(usize::from(at))?.as_ref());
         let Some(lower) = lower.host() else { return Ok(None) };
         let (Some(source), Some(handle)) = (source, handle::of(lower)?) else { return Ok(None) };
         let Some(bytes) = (Origin { uuid: source.uuid, handle }).to_bytes() else { return Ok(None) };
@@ -182,23 +194,24 @@ impl KernelIndex {
             let Some(origin) = hex::decode(&name).ok().and_then(|bytes| Origin::parse(&bytes)) else {
                 continue;
             };
-            let Some((id, lower)) = self.find_lower(&origin)? else { continue };
+            let Some(lower) = self.find_lower(&origin)? else { continue };
             let stat = At::Name(dir, &name).stat()?;
             // Directories are there for NFS export; a whiteout says that a handle is stale.
-            if stat.kind() != Kind::Directory && stat.kind() == lower.kind() {
-                found.push(KernelEntry { name, origin: id, stat, lower });
+            if stat.kind() != Kind::Directory && stat.kind() == lower.stat.kind() {
+                found.push(KernelEntry { name, stat, lower });
             }
         }
         Ok(found)
     }
 
-    fn find_lower(&self, origin: &Origin) -> Result<Option<(InodeId, Stat)>> {
+    fn find_lower(&self, origin: &Origin) -> Result<Option<LowerFile>> {
         for (position, source) in self.sources.iter().enumerate() {
             let Some(source) = source.as_ref().filter(|s| s.uuid == origin.uuid) else { continue };
             let Some(fd) = handle::open(source.root.as_fd(), &origin.handle)? else { continue };
             let stat = At::Fd(fd.as_fd()).stat()?;
             let id = u16::try_from(position).ok().and_then(|fs| InodeId::new(fs, stat.ino));
-            return Ok(id.map(|id| (id, stat)));
+            let mark = xattr::get(At::Fd(fd.as_fd()), Namespace::Trusted.name(counts::ORIGIN).as_bytes())?;
+            return Ok(id.map(|id| LowerFile { id, stat, origin: mark }));
         }
         Ok(None)
     }

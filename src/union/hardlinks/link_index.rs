@@ -113,16 +113,26 @@ impl LinkIndex {
                 e.of(place, "it must be a directory: remove it, or give another workdir")
             })?
         {
-            for KernelEntry { name, origin, stat, lower } in kernel.entries()? {
+            for KernelEntry { name, stat, lower } in kernel.entries()? {
                 let held = At::Name(dir, &name).pin()?;
                 if At::Fd(held.as_fd()).stat()?.ino != stat.ino {
                     log::debug!("index: an entry was exchanged");
-                } else if !has_names(layer, held.as_fd(), &stat, Some(&lower))? {
+                    continue;
+                }
+                if !has_names(layer, held.as_fd(), &stat, Some(&lower.stat))? {
                     fs::unlinkat(dir, &name[..], AtFlags::empty())?;
-                } else if let Entry::Vacant(free) = indexed.entry(origin) {
-                    metacopies.extend(lacks_data(layer, held.as_fd(), &stat)?);
-                    mark_origin(layer, regions, held.as_fd(), origin)?;
-                    free.insert(Indexed { name: IndexName::Kernel(name), id: (stat.dev, stat.ino) });
+                    continue;
+                }
+                // Of a copy of a copy that a snapshot froze, the kernel knows the latter, and its mark where that came from.
+                let came_from = lower.origin.filter(|_| layer.lies_on_frozen);
+                let came_from = came_from.and_then(|mark| InodeId::from_text(&mark, ':', regions));
+                let marked = marked_origin(layer, regions, held.as_fd(), came_from.unwrap_or(lower.id))?;
+                for origin in [marked, lower.id] {
+                    if let Entry::Vacant(free) = indexed.entry(origin) {
+                        metacopies.extend(lacks_data(layer, held.as_fd(), &stat)?);
+                        let name = IndexName::Kernel(name.clone());
+                        free.insert(Indexed { name, id: (stat.dev, stat.ino) });
+                    }
                 }
             }
         }
@@ -172,13 +182,22 @@ fn count_names(layer: &UpperLayer, held: BorrowedFd<'_>, stat: &Stat, lower: Opt
     }
 }
 
-/// Lets what the kernel copied up keep its number here.
-fn mark_origin(layer: &UpperLayer, regions: &Regions, held: BorrowedFd<'_>, origin: InodeId) -> Result<()> {
+/// Returns what a copy in the kernel's index goes by. What the kernel itself copied up is given that, so that it keeps its
+/// number here.
+fn marked_origin(
+    layer: &UpperLayer,
+    regions: &Regions,
+    held: BorrowedFd<'_>,
+    origin: InodeId,
+) -> Result<InodeId> {
     let at = At::Fd(held);
     let mark = layer.caps.namespace.name(ORIGIN).into_bytes();
-    let Some(value) = origin.to_text(':', regions) else { return Ok(()) };
-    if xattr::get(at, &mark)?.is_none() {
-        Writable::held(held).set_xattr(&mark, value.as_bytes(), XattrFlags::empty())?;
+    let Some(value) = origin.to_text(':', regions) else { return Ok(origin) };
+    match xattr::get(at, &mark)? {
+        Some(marked) => Ok(InodeId::from_text(&marked, ':', regions).unwrap_or(origin)),
+        None => {
+            Writable::held(held).set_xattr(&mark, value.as_bytes(), XattrFlags::empty())?;
+            Ok(origin)
+        }
     }
-    Ok(())
 }

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::fs::XattrFlags;
+use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
 use crate::sys::object::{Stat, Writable};
@@ -24,6 +25,7 @@ use crate::union::change::failpoint::{self, Failpoint};
 use crate::union::change::lend::{upper_xattr, with_rights};
 use crate::union::change::upper::UpperFd;
 use crate::union::lookup::index::UpperEntry;
+use crate::union::lookup::realdir::RealDir;
 use crate::union::nodes::node::{InodeId, Name, Named, Node, NodePlace, NodeSource};
 use crate::union::stack::access::LayerAt;
 
@@ -96,7 +98,8 @@ impl Union {
         }
     }
 
-    fn link_lower_name(&self, parent: &Arc<Node>, name: &[u8]) -> Result<()> {
+    /// Makes a name that only the lower has, of a file whose copy is in the index, a link of that. Any other stays.
+    pub(in crate::union) fn link_lower_name(&self, parent: &Arc<Node>, name: &[u8]) -> Result<()> {
         self.ensure_upper(parent)?;
         let dir = self.dir_part(parent)?;
         let _names = dir.names.write();
@@ -170,6 +173,30 @@ impl Union {
         let mark = self.upper()?.mark_name(ORIGIN);
         let value = upper_xattr(fd.entry(name), &mark)?;
         Ok(value.and_then(|v| InodeId::from_text(&v, ':', &self.regions)))
+    }
+
+    /// Returns where a frozen layer's entry was copied up from, if it was and that is told; see [`Union::read_origin`].
+    pub(in crate::union) fn read_frozen_origin(
+        &self,
+        dir: &Arc<RealDir>,
+        name: &[u8],
+        always: bool,
+    ) -> Result<Option<InodeId>> {
+        let Some(upper) = self.upper.as_ref().filter(|_| always || dir.impure.load(Ordering::Relaxed)) else {
+            return Ok(None);
+        };
+        let opened = self.fds.get(dir)?;
+        let value = match opened.entry(name).xattr(&upper.mark_name(ORIGIN)) {
+            Err(Errno::NOENT) => return Err(FsError::Stale),
+            value => value?,
+        };
+        Ok(value.and_then(|v| InodeId::from_text(&v, ':', &self.regions)))
+    }
+
+    /// Returns what a file that isn't the upper's goes by, for whoever copies it up or hides a name of it: the inode that it
+    /// was copied up from before a snapshot froze the copy, else its own.
+    pub(in crate::union) fn origin_known(&self, node: &Node) -> InodeId {
+        self.hardlinks.origin(node.ino).unwrap_or_else(|| node.real())
     }
 
     /// Marks a directory of the upper as one with entries whose origin must be read.

@@ -38,8 +38,8 @@ impl Union {
         if node.dir.is_some() && lookups > 0 {
             self.told_dirs.tell(parent, name, node.real());
         }
-        if source == NodeSource::Index {
-            self.hardlinks.note_indexed(node.ino, identity.origin);
+        if source == NodeSource::Index || node.dir.is_none() && self.is_frozen_copy(found, identity) {
+            self.hardlinks.note_origin(node.ino, identity.origin);
         }
         if let FoundKind::Leaf { dir, data } = &found.what {
             let at = match source {
@@ -163,18 +163,28 @@ impl Union {
     pub(in crate::union) fn origin_of(&self, parent: &Node, name: &[u8], found: &Found) -> Result<InodeId> {
         let own = || found.id;
         match &found.what {
-            // Of a merged directory: the topmost lower one.
-            FoundKind::Directory { dirs, .. } => Ok(match dirs.iter().find(|d| !self.is_upper(d.layer)) {
-                Some(dir) => self.dir_id(dir),
-                None => own(),
-            }),
+            // Of a merged directory: the topmost one that was never an upper's, else the first that was made. So snapshots
+            // don't change it.
+            FoundKind::Directory { dirs, .. } => {
+                let lower = dirs.iter().find(|d| !self.is_own(d.layer)).or(dirs.last());
+                Ok(lower.filter(|d| !self.is_upper(d.layer)).map_or_else(own, |dir| self.dir_id(dir)))
+            }
             FoundKind::Leaf { .. } if self.is_upper(found.layer) => {
                 // Another overlay may have linked the copy to where no directory is marked.
                 let linked = found.stat.nlink > 1;
                 Ok(self.read_origin(parent, name, linked)?.unwrap_or_else(own))
             }
+            FoundKind::Leaf { dir, .. } if self.is_own(found.layer) => {
+                let origin = self.read_frozen_origin(dir, name, found.stat.nlink > 1)?;
+                Ok(origin.unwrap_or_else(own))
+            }
             FoundKind::Leaf { .. } => Ok(own()),
         }
+    }
+
+    /// Tells whether a finding is what a frozen layer holds as a copy of something below it.
+    fn is_frozen_copy(&self, found: &Found, identity: Identity) -> bool {
+        self.is_own(found.layer) && !self.is_upper(found.layer) && identity.origin != identity.real
     }
 
     /// Does as [`Union::identify`], of a finding of that origin. The caller holds the origin's lock, if the file may
@@ -200,9 +210,10 @@ impl Union {
                         let real = self.upper_id(&copy);
                         Ok((Identity { origin, real }, NodeSource::Index, copy))
                     }
-                    None => Ok((Identity { origin, real: origin }, source()?, found.stat)),
+                    None => Ok((Identity { origin, real: found.id }, source()?, found.stat)),
                 }
             }
+            FoundKind::Leaf { .. } => Ok((Identity { origin, real: found.id }, source()?, found.stat)),
             _ => Ok((Identity { origin, real: origin }, source()?, found.stat)),
         }
     }

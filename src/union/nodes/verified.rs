@@ -338,7 +338,7 @@ impl Union {
                 Entry { dir: Dir::Layer(self.fds.get(real)?), real: real.clone(), name: name(), upper: false }
             }
             NodeSource::Index => {
-                let origin = self.hardlinks.index_origin(node.ino).ok_or(FsError::Stale)?;
+                let origin = self.hardlinks.origin(node.ino).ok_or(FsError::Stale)?;
                 let (dir, known) = self.upper()?.indexed_under(origin)?;
                 let real = self.layers[0].root.clone();
                 Entry { dir: Dir::Index(dir), real, name: Name::from_slice(known.name()), upper: true }

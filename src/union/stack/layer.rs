@@ -14,14 +14,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{Access, AtFlags, Mode, OFlags, StatVfsMountFlags, StatxFlags, fstatvfs, openat, statx};
+use rustix::fs::{Access, AtFlags, Mode, OFlags, StatxFlags, openat, statx};
 use rustix::io::Errno;
 
 use crate::sys::filesystem;
 use crate::sys::mount::without_access_times;
 use crate::sys::mountinfo::Table;
+use crate::union::frozen::below::{self, Below};
+use crate::union::frozen::settle;
 use crate::union::lookup::belief::Belief;
 use crate::union::lookup::private::Namespace;
+use crate::union::stack::alone::lock_upper;
 use crate::union::stack::lock::{DirLock, LOCK_WAIT};
 use crate::union::stack::nesting::{self, HeldDirs, Member, locate};
 use crate::union::stack::probe;
@@ -44,7 +47,8 @@ pub enum XattrChoice {
 /// What a stack is made of. Paths are resolved by the kernel, relative to the current directory.
 #[derive(Debug, Clone)]
 pub struct StackOptions {
-    /// The read-only layers, topmost first.
+    /// The read-only layers, topmost first. What was frozen below the upper is added above them; where none are named, those
+    /// that were recorded lie below.
     pub lowers: Vec<LowerSource>,
     /// Layers below them that hold data alone, which absolute redirects of metacopies lead to.
     pub data_only: Vec<PathBuf>,
@@ -81,6 +85,20 @@ impl Default for StackOptions {
 }
 
 impl StackOptions {
+    /// Returns the same with what was frozen above the lowers; with those that were recorded, where none are named.
+    fn over(&self, below: Option<&Below>) -> StackOptions {
+        let mut over = self.clone();
+        let Some(below) = below else { return over };
+        let named = if self.lowers.is_empty() {
+            LowerSource::directories(below.lowers.iter().cloned())
+        } else {
+            self.lowers.clone()
+        };
+        over.lowers = LowerSource::directories(below.layers.iter().cloned());
+        over.lowers.extend(named);
+        over
+    }
+
     /// Returns what the lower at that place is called.
     fn role(&self, at: usize) -> Role {
         match (self.top_is_upper, at) {
@@ -101,6 +119,8 @@ pub struct UpperLayer {
     pub layer: Layer,
     /// What its filesystem can do.
     pub caps: UpperCaps,
+    /// Whether what lies right below was frozen.
+    pub lies_on_frozen: bool,
     _lock: DirLock,
     // After the lock, for which the next mount may wait.
     _sync: Option<SyncAtEnd>,
@@ -141,6 +161,8 @@ pub struct Stack {
     pub lowers: Vec<Lower>,
     /// So many of them, the last, hold data alone.
     pub data_only: usize,
+    /// So many of them, the first, are what snapshots froze of earlier uppers.
+    pub frozen: usize,
     /// The writable layer.
     pub upper: Option<UpperLayer>,
     /// Whose marks are believed.
@@ -179,24 +201,34 @@ impl Stack {
     ///
     /// One [`StackError`] for the first thing that is wrong; nothing that was made is left.
     pub fn open(options: &StackOptions) -> Result<Stack, StackError> {
-        if options.lowers.is_empty() {
-            return Err(StackError::NoLowers);
-        }
         if options.upper.is_none() && options.work.is_some() {
             return Err(StackError::WorkWithoutUpper);
+        }
+        if options.upper.is_none() && options.lowers.is_empty() {
+            return Err(StackError::NoLowers);
+        }
+        // First of all, for what lies below it is told by what is beside it.
+        let locked = options.upper.as_deref().map(|path| lock_upper(path, options.lock_wait)).transpose()?;
+        let below = match &locked {
+            Some((upper, _)) => below::of(upper.root.as_fd(), &upper.path)?,
+            None => None,
+        };
+        let frozen = below.as_ref().map_or(0, |below| below.layers.len());
+        let options = &options.over(below.as_ref());
+        if options.lowers.len() == frozen {
+            return Err(if frozen == 0 { StackError::NoLowers } else { StackError::NoLowersBelow });
         }
         let belief = Belief::decide(options.xattr == XattrChoice::User);
         let mut lowers = open_lowers(options)?;
         lowers.iter_mut().for_each(|lower| lower.set_belief(belief));
-        let upper = options.upper.as_deref().map(open_upper).transpose()?;
         let mount_point = options.mount_point.as_deref().map(open_mount_point).transpose()?;
-        let held = nesting::check(&members(options, &lowers, upper.as_ref(), None, mount_point.as_ref()))?;
-        let Some(upper) = upper else {
+        let upper = locked.as_ref().map(|(upper, _)| upper);
+        let held = nesting::check(&members(options, &lowers, upper, None, mount_point.as_ref()))?;
+        let Some((upper, lock)) = locked else {
             let veils = veils(&held, mount_point, options);
             let (lowers, data_only) = (unchanged_by_reading(lowers), options.data_only.len());
-            return Ok(Stack { lowers, data_only, upper: None, belief, veils });
+            return Ok(Stack { lowers, data_only, frozen, upper: None, belief, veils });
         };
-        let lock = DirLock::acquire(upper.root.as_fd(), Role::Upper, &upper.path, options.lock_wait)?;
         let place = match &options.work {
             Some(path) => WorkdirPlace::named(path)?,
             None => WorkdirPlace::beside(&upper)?,
@@ -209,10 +241,14 @@ impl Stack {
             mount_point.as_ref(),
         ))?;
         let veils = veils(&held, mount_point, options);
-        let upper = open_workdir(options, upper, place, lock, belief)?;
+        let mut upper = open_workdir(options, upper, place, lock, belief)?;
+        upper.lies_on_frozen = frozen > 0;
+        if let Some(below) = &below {
+            settle::index(&upper.work, upper.layer.root.as_fd(), below)?;
+        }
         let belief = belief.kept_in(upper.caps.namespace);
         let (lowers, data_only) = (unchanged_by_reading(lowers), options.data_only.len());
-        let stack = Stack { lowers, data_only, upper: Some(upper), belief, veils };
+        let stack = Stack { lowers, data_only, frozen, upper: Some(upper), belief, veils };
         Ok(stack.believing(belief))
     }
 
@@ -243,7 +279,7 @@ fn open_workdir(
     let work = prepared.begin(options.volatile)?;
     let sync = if options.volatile { None } else { Some(SyncAtEnd::of(&upper)?) };
     tell_limits(&upper, &caps, belief);
-    Ok(UpperLayer { work, layer: upper, caps, _lock: lock, _sync: sync })
+    Ok(UpperLayer { work, layer: upper, caps, lies_on_frozen: false, _lock: lock, _sync: sync })
 }
 
 /// Warns of what the upper's filesystem can't do.
@@ -344,17 +380,6 @@ fn unchanged_by_reading(mut lowers: Vec<Lower>) -> Vec<Lower> {
         }
     }
     lowers
-}
-
-fn open_upper(path: &Path) -> Result<Layer, StackError> {
-    let layer = Layer::open(Role::Upper, path)?;
-    let fs = fstatvfs(&layer.root).map_err(|e| open_error(Role::Upper, path, e))?;
-    if fs.f_flag.contains(StatVfsMountFlags::RDONLY) {
-        return Err(StackError::ReadOnly { role: Role::Upper, path: path.to_owned() });
-    }
-    let all = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
-    layer.may(Role::Upper, all, "read, write and search permission on it")?;
-    Ok(layer)
 }
 
 fn open_mount_point(path: &Path) -> Result<Layer, StackError> {

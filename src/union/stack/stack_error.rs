@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
+use crate::union::frozen::unfit::SnapshotError;
 use crate::union::stack::probe::Unfit;
 
 /// The part that a directory plays in a mount.
@@ -73,6 +74,16 @@ pub enum StackError {
     /// Nothing to show.
     #[error("no lower layer given; name at least one directory with --lower (or -o lowerdir=)")]
     NoLowers,
+
+    /// Only what was frozen is known.
+    #[error(
+        "no lower layer given, and none was recorded with the snapshots; name what lies below them with --lower (or -o lowerdir=)"
+    )]
+    NoLowersBelow,
+
+    /// What is beside the upper.
+    #[error(transparent)]
+    Snapshots(#[from] SnapshotError),
 
     /// A name between two colons is empty.
     #[error(

@@ -28,13 +28,11 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{
-    AtFlags, Mode, OFlags, fchmod, fremovexattr, fstat, mkdirat, openat, readlinkat, statat, unlinkat,
-};
+use rustix::fs::{AtFlags, Mode, OFlags, fchmod, fremovexattr, fstat, mkdirat, openat, unlinkat};
 use rustix::io::Errno;
 
 use crate::sys::filesystem;
@@ -42,11 +40,13 @@ use crate::sys::remove;
 use crate::union::stack::directory::Layer;
 use crate::union::stack::lock::DirLock;
 use crate::union::stack::nesting::{Member, locate};
+use crate::union::stack::place::parent_and_name;
 use crate::union::stack::stack_error::{Role, StackError};
 
 const STAGING: &str = "work";
 const INDEX: &str = "index.unionmount";
-const KERNEL_INDEX: &str = "index";
+/// The kernel's hardlink index.
+pub(in crate::union) const KERNEL_INDEX: &str = "index";
 const INCOMPAT: &str = "incompat";
 const VOLATILE: &str = "volatile";
 const DIRTY: &str = "dirty";
@@ -277,29 +277,6 @@ impl Drop for Workdir {
             log::error!("{error}");
         }
     }
-}
-
-/// Returns the open parent of a directory, and its name there; from the kernel, not from the path, which may end in
-/// `..` or in a symlink.
-fn parent_and_name(dir: BorrowedFd<'_>, path: &Path) -> Result<(OwnedFd, OsString), &'static str> {
-    use std::os::fd::AsRawFd;
-    let unknown = "its name cannot be found out";
-    let here = locate(dir).map_err(|_| unknown)?;
-    if here.mount_root {
-        return Err("it is the root of a mount");
-    }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let parent = openat(dir, c"..", flags, Mode::empty())
-        .map_err(|_| "the directory that holds it cannot be opened")?;
-    let real = readlinkat(rustix::fs::CWD, format!("/proc/self/fd/{}", dir.as_raw_fd()), Vec::new())
-        .map(|link| PathBuf::from(OsString::from_vec(link.into_bytes())))
-        .unwrap_or_else(|_| path.to_owned()); // no /proc: the path as given will mostly do, and is checked below
-    let name = real.file_name().ok_or(unknown)?;
-    let found = statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|_| unknown)?;
-    if (found.st_dev, found.st_ino) != (here.id.dev, here.id.ino) {
-        return Err(unknown);
-    }
-    Ok((parent, name.to_owned()))
 }
 
 /// Returns `.NAME.work`, or for a name too long for that, one made of the upper's inode number.

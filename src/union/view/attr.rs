@@ -144,9 +144,9 @@ impl Union {
         {
             // No name is known: the whiteouts hide all of them, or those that are left were never asked for. Names of a
             // file that has only one aren't counted in the table.
-            let hidden = self.hardlinks.hidden(node.real()).unwrap_or(1);
+            let hidden = self.hardlinks.hidden(self.origin_known(node)).unwrap_or(1);
             stat.nlink = stat.nlink.saturating_sub(hidden);
-        } else if let Some(hidden) = self.hardlinks.hidden(node.real()) {
+        } else if let Some(hidden) = self.hardlinks.hidden(self.origin_known(node)) {
             stat.nlink = stat.nlink.saturating_sub(hidden).max(1);
         }
         if let Some(data) = self.metacopies.get(&node.ino) {

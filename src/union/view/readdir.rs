@@ -247,11 +247,14 @@ impl Union {
                 }
                 let real = &dir.lowers[usize::from(entry.first)];
                 let id = self.listed_id(real, entry.kind, entry.ino);
+                // What was an upper's may go by the number of something below it.
+                let derived = self.is_own(real.layer)
+                    && (entry.kind == Kind::Directory || real.impure.load(Ordering::Relaxed));
                 page.push(Listed {
                     name: name.into(),
                     cookie: entry.cookie,
                     kind: entry.kind,
-                    identity: id.filter(|_| !entry.asks).map(plain),
+                    identity: id.filter(|_| !entry.asks && !derived).map(plain),
                     ino: id.map_or(entry.ino, |id| self.table.number(plain(id))),
                     asks: entry.asks,
                 });

@@ -35,7 +35,10 @@ struct Original {
     stat: Stat,
     /// What the layer keeps of it: see [`crate::union::view::owners`].
     kept: Stat,
+    /// What its copies go by.
     id: InodeId,
+    /// Which inode it is: another, if it is a copy itself that a snapshot froze.
+    real: InodeId,
     /// Where its data are, if they are those of a regular file that has a name.
     data: Option<DataAt>,
 }
@@ -260,7 +263,8 @@ impl<'u> CopyUp<'u> {
 
     fn link_index(&self, copy: u64) -> Result<IndexLink<'u>> {
         let lower = self.original.held.at();
-        let name = self.upper.mark_for_index(self.staged.object(), self.original.id, lower)?;
+        let name =
+            self.upper.mark_for_index(self.staged.object(), (self.original.id, self.original.real), lower)?;
         self.staged.link_index(self.original.id, name)?;
         if matches!(self.data, Data::Below { .. }) {
             self.upper.lacks_data(copy);
@@ -340,7 +344,7 @@ impl Original {
             Kind::File => union.data_place(node)?,
             _ => None,
         };
-        Ok(Original { held, stat, kept, id: node.real(), data })
+        Ok(Original { held, stat, kept, id: union.origin_known(node), real: node.real(), data })
     }
 
     /// Returns what a copy is to have of the data.

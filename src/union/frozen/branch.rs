@@ -1,0 +1,151 @@
+//! Branches: a new upper over the frozen layers of another stack.
+
+#![allow(clippy::disallowed_methods, reason = "the directories are its own")]
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, RenameFlags, fsync, renameat_with, symlinkat};
+use rustix::io::Errno;
+
+use crate::sys::remove;
+use crate::union::change::failpoint::{self, Failpoint};
+use crate::union::escaped_path::EscapedPath;
+use crate::union::frozen::below::open_base;
+use crate::union::frozen::held::{Held, NEW, Writing, make_layers};
+use crate::union::frozen::mark::Head;
+use crate::union::frozen::record::Base;
+use crate::union::frozen::root;
+use crate::union::frozen::site::{BRANCHES, Layers, make_own};
+use crate::union::frozen::snapshot::{self, Target};
+use crate::union::frozen::unfit::{Result, SnapshotError};
+use crate::union::stack::stack_error::StackError;
+
+/// Makes a new upper at `new` over what another one shows, for which a snapshot of that is taken unless it is empty. Returns the
+/// name of the snapshot that was taken.
+///
+/// # Errors
+/// When it can't be done.
+pub fn branch(target: &Target, new: &Path) -> std::result::Result<Option<String>, StackError> {
+    let place = Place::of(new)?;
+    let (held, state) = snapshot::ready(target)?;
+    let mut writing = held.writing()?;
+    let nothing_to_stand_on =
+        held.head()?.is_none_or(|head| head.layer == 0) && writing.layers.record.base.is_none();
+    let taken = if nothing_to_stand_on || !held.is_empty()? {
+        Some(snapshot::freeze(&held, &mut writing, state, None)?.name)
+    } else {
+        None
+    };
+    stand_on(&held, &writing, &place)?;
+    Ok(taken)
+}
+
+/// Where a branch will be.
+struct Place {
+    path: PathBuf,
+    /// The directory that holds it, from the root.
+    parent: PathBuf,
+    name: std::ffi::OsString,
+    open: OwnedFd,
+}
+
+impl Place {
+    fn of(new: &Path) -> Result<Place> {
+        let refused = |why: &str| SnapshotError::refused(new, why);
+        let name = new.file_name().ok_or_else(|| refused("is no name for a new directory"))?;
+        let parent = match new.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let parent = std::fs::canonicalize(parent).map_err(SnapshotError::io("open it", parent))?;
+        if new.symlink_metadata().is_ok() {
+            return Err(refused("exists already; name a directory that is to be made"));
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let open =
+            rustix::fs::open(&parent, flags, Mode::empty()).map_err(SnapshotError::io("open it", &parent))?;
+        Ok(Place { path: new.to_owned(), name: name.to_owned(), parent, open })
+    }
+
+    fn layers(&self) -> PathBuf {
+        let mut name = std::ffi::OsString::from(".");
+        name.push(&self.name);
+        name.push(".layers");
+        self.parent.join(name)
+    }
+
+    /// Removes what a call has left that was killed before the branch was there.
+    fn remove_leftovers(&self) -> Result<()> {
+        let path = self.layers();
+        match Layers::at(&path)? {
+            Some(left) if left.record.base.is_some() && left.record.next == 1 => {}
+            Some(_) => {
+                let why =
+                    "has frozen layers of an upper that was called so; move it away, or choose another name";
+                return Err(SnapshotError::refused(&path, why));
+            }
+            None if path.symlink_metadata().is_err() => return Ok(()),
+            None => {}
+        }
+        remove::tree(&path).map_err(|left| SnapshotError::io("remove it", &path)(left.errno))
+    }
+}
+
+/// Makes the branch over the layer that an upper lies on.
+fn stand_on(held: &Held, writing: &Writing, place: &Place) -> Result<()> {
+    let below = held_on(held, writing)?;
+    let (layers, layer) = (&below.layers, below.layer);
+    let base =
+        Base { directory: shown_from(&place.parent, &layers.path), id: layers.record.id.clone(), layer };
+    place.remove_leftovers()?;
+    let own = place.layers();
+    make_layers(&own, Some(base))?;
+    let made = Layers::at(&own)?.ok_or_else(|| SnapshotError::damaged(&own, "is gone again"))?;
+    // Before the branch is there: from now on the layer isn't removed.
+    let list = layers.path.join(BRANCHES);
+    let list_dir = make_own(&list)?;
+    match symlinkat(&own, &list_dir, format!("{layer}-{}", made.record.id)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(SnapshotError::io("write the branch down in it", &list)(errno)),
+    }
+    fsync(&list_dir).map_err(SnapshotError::io("write it to the disk", &list))?;
+    failpoint::reached(Failpoint::Changed);
+    let model =
+        layers.layer(layer)?.ok_or_else(|| SnapshotError::damaged(layers.place(layer), "is missing"))?;
+    let head = Head::new(0).map_err(SnapshotError::io("make a mark for it", &place.path))?;
+    root::make((made.dir.as_fd(), NEW, &own), model.as_fd(), &head)?;
+    renameat_with(&made.dir, NEW, &place.open, &place.name, RenameFlags::NOREPLACE)
+        .map_err(SnapshotError::io("put it in its place", &place.path))?;
+    failpoint::reached(Failpoint::Changed);
+    fsync(&place.open).map_err(SnapshotError::io("write it to the disk", &place.path))
+}
+
+/// A layer, with the record that has it.
+struct On {
+    layers: Layers,
+    layer: u32,
+}
+
+/// Returns the layer that an upper lies on: its own, or what it branches off itself.
+fn held_on(held: &Held, writing: &Writing) -> Result<On> {
+    // The new upper, where the old one was frozen just now.
+    let head = crate::union::frozen::below::of_path(&held.upper.path)?.map_or(0, |below| below.head.layer);
+    let own = Layers::at(&writing.layers.path)?
+        .ok_or_else(|| SnapshotError::damaged(&writing.layers.path, "is gone"))?;
+    match (head, own.record.base.clone()) {
+        (0, Some(base)) => {
+            let layers = open_base(&own, &base)?;
+            Ok(On { layers, layer: base.layer })
+        }
+        (layer, _) => Ok(On { layers: own, layer }),
+    }
+}
+
+/// Returns a path as the record has it: relative where both lie in one directory, which may be moved with all in it.
+fn shown_from(parent: &Path, path: &Path) -> EscapedPath {
+    match path.strip_prefix(parent) {
+        Ok(relative) => EscapedPath::from(relative),
+        Err(_) => EscapedPath::from(path),
+    }
+}

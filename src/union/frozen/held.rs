@@ -1,0 +1,225 @@
+//! An upper that nobody has mounted, held to be changed; and what a kill has left beside it.
+
+#![allow(clippy::disallowed_methods, reason = "the directories are its own")]
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{AtFlags, RenameFlags, fsync, renameat_with, statat};
+use rustix::io::Errno;
+
+use crate::sys::filesystem;
+use crate::sys::flock::{Access, lock_until};
+use crate::sys::mountinfo::Table;
+use crate::sys::remove;
+use crate::union::change::failpoint::{self, Failpoint};
+use crate::union::frozen::below::{is_frozen, read_head};
+use crate::union::frozen::mark::{Head, random};
+use crate::union::frozen::record::{Base, Record};
+use crate::union::frozen::site::{Layers, Site, make_own, write_record};
+use crate::union::frozen::unfit::{Result, SnapshotError};
+use crate::union::stack::alone::lock_upper;
+use crate::union::stack::directory::Layer;
+use crate::union::stack::lock::{DirLock, LOCK_WAIT};
+use crate::union::stack::stack_error::StackError;
+use crate::union::stack::workdir::{Workdir, WorkdirPlace};
+
+/// The new upper, until it has the name at which it is exchanged.
+pub(super) const NEW: &str = "new";
+/// The upper that a rollback throws away.
+pub(super) const GONE: &str = "gone";
+
+/// How long another may be at the record.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// An upper that nobody has mounted.
+pub(super) struct Held {
+    // Order matters: the workdir is closed before the lock on the upper goes.
+    pub work: Workdir,
+    pub upper: Layer,
+    pub site: Site,
+    _lock: DirLock,
+}
+
+/// A record, locked to be changed.
+#[derive(Debug)]
+pub(super) struct Writing {
+    pub layers: Layers,
+    _lock: File,
+}
+
+impl Held {
+    /// Locks an upper, and leaves its workdir as a clean unmount does.
+    pub fn begin(path: &Path, work: Option<&Path>) -> std::result::Result<Held, StackError> {
+        let (upper, lock) = lock_upper(path, LOCK_WAIT)?;
+        let site = Site::of(upper.root.as_fd(), path)?;
+        site.is_no_frozen_layer(path)?;
+        is_nobodys(&site, path)?;
+        is_not_the_kernels(&upper, path)?;
+        let place = match work {
+            Some(work) => WorkdirPlace::named(work)?,
+            None => WorkdirPlace::beside(&upper)?,
+        };
+        let work = place.prepare(&upper, LOCK_WAIT)?.begin(false)?;
+        Ok(Held { work, upper, site, _lock: lock })
+    }
+
+    /// Reads what the upper lies on.
+    pub fn head(&self) -> Result<Option<Head>> {
+        read_head(self.upper.root.as_fd(), &self.upper.path)
+    }
+
+    /// Tells whether nothing is in the upper.
+    pub fn is_empty(&self) -> Result<bool> {
+        let names = remove::names(self.upper.root.as_fd());
+        Ok(names.map_err(SnapshotError::io("list it", &self.upper.path))?.is_empty())
+    }
+
+    /// Opens the record to change it, made if there is none.
+    pub fn writing(&self) -> Result<Writing> {
+        if self.site.layers()?.is_none() {
+            let path = self.site.parent_path.join(self.site.layers_name());
+            make_layers(&path, None)?;
+        }
+        self.existing()?
+            .ok_or_else(|| SnapshotError::refused(&self.upper.path, "is being changed by another"))
+    }
+
+    /// Opens the record to change it, if there is one, and removes what a kill has left.
+    pub fn existing(&self) -> Result<Option<Writing>> {
+        let Some(layers) = self.site.layers()? else { return Ok(None) };
+        let mut writing = Writing::lock(layers)?;
+        writing.recover()?;
+        Ok(Some(writing))
+    }
+
+    /// Exchanges the upper for what is in `.NAME.layers` under that name: the one step.
+    pub fn exchange(&self, layers: &Layers, with: &str) -> Result<()> {
+        let path = &self.upper.path;
+        filesystem::sync(&self.site.parent)
+            .map_err(SnapshotError::io("write to the disk what is in", path))?;
+        let found = statat(&self.site.parent, &self.site.name, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(SnapshotError::io("look at it", path))?;
+        #[allow(clippy::unnecessary_cast)] // the types differ by architecture
+        let same = (found.st_dev as u64, found.st_ino as u64) == (self.upper.dev, self.upper.ino);
+        if !same {
+            return Err(SnapshotError::refused(path, "was exchanged for another directory meanwhile"));
+        }
+        renameat_with(&self.site.parent, &self.site.name, &layers.dir, with, RenameFlags::EXCHANGE).map_err(
+            |errno| match errno {
+                Errno::INVAL | Errno::NOSYS => SnapshotError::refused(
+                    path,
+                    "its filesystem can't exchange two directories in one step; use an upper on ext4, XFS, btrfs or tmpfs",
+                ),
+                errno => SnapshotError::io("exchange it for a new upper", path)(errno),
+            },
+        )?;
+        failpoint::reached(Failpoint::Changed);
+        for dir in [&self.site.parent, &layers.dir] {
+            fsync(dir).map_err(SnapshotError::io("write to the disk where it is", path))?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes a directory for frozen layers, with a record that has none.
+pub(super) fn make_layers(path: &Path, base: Option<Base>) -> Result<()> {
+    make_own(path)?;
+    failpoint::reached(Failpoint::Changed);
+    let id = random().map_err(SnapshotError::io("make an id for it", path))?;
+    write_record(path, &Record::new(id, base))?;
+    failpoint::reached(Failpoint::Changed);
+    Ok(())
+}
+
+impl Writing {
+    /// Locks a record, and reads it again.
+    pub fn lock(layers: Layers) -> Result<Writing> {
+        let lock = File::open(&layers.path).map_err(SnapshotError::io("open it", &layers.path))?;
+        let locked = lock_until(&lock, Access::Exclusive, Instant::now() + PATIENCE);
+        if !locked.map_err(SnapshotError::io("lock it", &layers.path))? {
+            return Err(SnapshotError::refused(&layers.path, "another is changing its snapshots; try again"));
+        }
+        let layers = Layers::at(&layers.path)?
+            .ok_or_else(|| SnapshotError::damaged(&layers.path, "its record stack.json is gone"))?;
+        Ok(Writing { layers, _lock: lock })
+    }
+
+    /// Removes what a kill has left.
+    fn recover(&mut self) -> Result<()> {
+        // Never exchanged.
+        self.remove(NEW)?;
+        // Its content was thrown away, or it was never exchanged.
+        self.remove(GONE)?;
+        if let Some(last) = self.layers.record.layers.last().map(|layer| layer.layer)
+            && !is_frozen(&self.layers, last)?
+        {
+            self.remove(&last.to_string())?;
+            self.layers.record.layers.pop();
+            self.layers.write()?;
+            failpoint::reached(Failpoint::Changed);
+        }
+        self.remove_leaving()
+    }
+
+    /// Removes the directories of layers that the record has given up.
+    pub fn remove_leaving(&mut self) -> Result<()> {
+        if self.layers.record.removing.is_empty() {
+            return Ok(());
+        }
+        for gone in self.layers.record.removing.clone() {
+            self.remove(&gone.to_string())?;
+        }
+        self.layers.record.removing.clear();
+        self.layers.write()
+    }
+
+    /// Removes an entry with all that is in it.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        let path = self.layers.path.join(name);
+        remove::entry(self.layers.dir.as_fd(), name.as_bytes())
+            .map_err(SnapshotError::io("remove it", path))?;
+        failpoint::reached(Failpoint::Changed);
+        Ok(())
+    }
+}
+
+/// Refuses the uppers of container engines, of containers and tries: their directories are their own.
+fn is_nobodys(site: &Site, path: &Path) -> Result<()> {
+    let there = |at: &Path| at.symlink_metadata().is_ok();
+    let parent = &site.parent_path;
+    let (above, name) = (parent.parent().unwrap_or(parent), site.name.as_os_str());
+    let is_called = |dir: &Path, name: &str| dir.file_name().is_some_and(|own| own == name);
+    let whose = if name == "diff" && there(&parent.join("link")) {
+        "a container engine's own (podman, buildah, CRI-O or Docker); take a snapshot with it, as podman commit does"
+    } else if name == "fs" && is_called(above, "snapshots") {
+        "containerd's own, or the snapshotter's; take a snapshot with ctr or nerdctl commit"
+    } else if name == "diff" && is_called(above, "containers") && there(&parent.join("config.json")) {
+        "a container's; unionmount commit makes an image of it, from which others can be created"
+    } else if is_called(above, "tries") && there(&parent.join("record.json")) {
+        "a try's; unionmount try --resume goes on with it"
+    } else {
+        return Ok(());
+    };
+    Err(SnapshotError::refused(path, format!("is {whose}")))
+}
+
+/// Refuses an upper that the kernel's overlayfs has mounted, which doesn't look at locks.
+fn is_not_the_kernels(upper: &Layer, path: &Path) -> Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let table = Table::read().map_err(SnapshotError::io("read what is mounted, for the sake of", path))?;
+    for entry in table.entries().filter(|entry| entry.kind == "overlay") {
+        let upper_of =
+            entry.filesystem_options.split(',').find_map(|option| option.strip_prefix("upperdir="));
+        let same = |stat: std::fs::Metadata| (stat.dev(), stat.ino()) == (upper.dev, upper.ino);
+        if upper_of.and_then(|of| std::fs::metadata(of).ok()).is_some_and(same) {
+            return Err(SnapshotError::refused(
+                path,
+                "the kernel's overlayfs has it mounted; unmount that first",
+            ));
+        }
+    }
+    Ok(())
+}

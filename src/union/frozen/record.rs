@@ -1,0 +1,257 @@
+//! The record of a stack's frozen layers, `stack.json`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::union::escaped_path::{EscapedPath, is_tame};
+
+/// The version of its form.
+pub const VERSION: u32 = 1;
+
+/// So many frozen layers may lie below an upper: as many as container engines give.
+pub const MOST_LAYERS: usize = 500;
+
+/// No record is larger.
+pub const LARGEST: u64 = 64 << 20;
+
+/// Which frozen layers an upper has, and which lies on which.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    version: u32,
+    /// Tells the stack from all others: 32 hexadecimal digits.
+    pub id: String,
+    /// Where the stack branches off, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Base>,
+    /// The layers below all of them, the topmost first, as they were told; none: whoever mounts the stack names them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lowers: Vec<EscapedPath>,
+    /// The number of the next one.
+    pub next: u32,
+    /// The frozen layers, in the order in which they were made.
+    pub layers: Vec<FrozenLayer>,
+    /// Layers that are gone, whose directories may be there still.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removing: Vec<u32>,
+}
+
+/// What a branch stands on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    /// The directory with the other stack's record; relative: to the directory that holds this upper.
+    pub directory: EscapedPath,
+    /// The other stack's id.
+    pub id: String,
+    /// Its layer.
+    pub layer: u32,
+}
+
+/// One frozen layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrozenLayer {
+    /// Its number, which is the name of its directory.
+    pub layer: u32,
+    /// What people call it.
+    pub name: String,
+    /// When it was frozen, in seconds since the epoch.
+    pub made: i64,
+    /// The layer that it lies on; 0: none of this record.
+    pub below: u32,
+    /// What is in it, if it was counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<Content>,
+    /// How many names of files of layers below are hidden at its top, by the files' identities, as the hardlink index
+    /// keeps it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub hidden: BTreeMap<String, u64>,
+}
+
+/// What is in a frozen layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Content {
+    /// How many objects that aren't directories, deletions not counted.
+    pub files: u64,
+    /// How much room they take, in bytes.
+    pub bytes: u64,
+    /// Whether it has forms that the kernel's overlayfs doesn't read: half-copied files, whiteouts that are named so.
+    pub needs_unionmount: bool,
+}
+
+impl Record {
+    /// Makes one of a stack that has no frozen layers.
+    pub fn new(id: String, base: Option<Base>) -> Record {
+        let (lowers, layers, removing) = (Vec::new(), Vec::new(), Vec::new());
+        Record { version: VERSION, id, base, lowers, next: 1, layers, removing }
+    }
+
+    /// Reads one.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn parse(text: &[u8]) -> Result<Record, String> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        let damaged = |error: serde_json::Error| format!("is damaged: {error}");
+        let Versioned { version } = serde_json::from_slice(text).map_err(damaged)?;
+        if version != VERSION {
+            return Err(format!("was written by another version of this program (form {version})"));
+        }
+        let record: Record = serde_json::from_slice(text).map_err(damaged)?;
+        record.check().map_err(|why| format!("is damaged: {why}"))?;
+        Ok(record)
+    }
+
+    /// Writes it.
+    ///
+    /// # Errors
+    /// None that is known; what JSON can't hold.
+    pub fn to_text(&self) -> Result<Vec<u8>, String> {
+        let mut text = serde_json::to_vec_pretty(self).map_err(|error| error.to_string())?;
+        text.push(b'\n');
+        Ok(text)
+    }
+
+    /// Returns a layer.
+    pub fn layer(&self, layer: u32) -> Option<&FrozenLayer> {
+        self.layers.iter().find(|one| one.layer == layer)
+    }
+
+    /// Returns the layer of that name; `0` is what lies below all of them.
+    pub fn find(&self, name: &str) -> Option<u32> {
+        if name == "0" {
+            return Some(0);
+        }
+        self.layers.iter().find(|one| one.name == name).map(|one| one.layer)
+    }
+
+    /// Returns the layers from that one down, as far as they are in this record.
+    pub fn chain(&self, from: u32) -> Vec<&FrozenLayer> {
+        let mut chain = Vec::new();
+        let mut at = from;
+        // `below` is always smaller.
+        while let Some(layer) = self.layer(at) {
+            chain.push(layer);
+            at = layer.below;
+        }
+        chain
+    }
+
+    fn check(&self) -> Result<(), String> {
+        is_id(&self.id)?;
+        if let Some(base) = &self.base {
+            is_id(&base.id)?;
+            if base.layer == 0 || base.directory.0.is_empty() || base.directory.0.contains(&0) {
+                return Err("its base is none".into());
+            }
+        }
+        let (mut numbers, mut names) = (BTreeSet::from([0]), BTreeSet::new());
+        for FrozenLayer { layer, name, below, .. } in &self.layers {
+            if *layer >= self.next || numbers.last().is_some_and(|last| layer <= last) {
+                return Err(format!("the number {layer} is out of order"));
+            }
+            if !numbers.contains(below) {
+                return Err(format!("layer {layer} lies on {below}, which is none"));
+            }
+            check_name(name).map_err(|why| format!("layer {layer}: its name {why}"))?;
+            if is_number(name) && *name != layer.to_string() {
+                return Err(format!("layer {layer} is called {name}"));
+            }
+            if !names.insert(name) {
+                return Err(format!("two layers are called {name:?}"));
+            }
+            numbers.insert(*layer);
+        }
+        match self.removing.iter().find(|gone| numbers.contains(gone) || **gone >= self.next) {
+            Some(gone) => Err(format!("layer {gone} is there and gone")),
+            None => Ok(()),
+        }
+    }
+}
+
+fn is_id(text: &str) -> Result<(), String> {
+    let digits = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    match text.len() == 32 && text.bytes().all(digits) {
+        true => Ok(()),
+        false => Err(format!("{text:?} is no id")),
+    }
+}
+
+/// Tells whether a name is a number, which is only the name of the layer that has it.
+pub fn is_number(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Checks the name of a snapshot.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn check_name(name: &str) -> Result<(), &'static str> {
+    match name {
+        "" => Err("is empty"),
+        _ if name.len() > 128 => Err("is longer than 128 bytes"),
+        _ if name.starts_with('-') => Err("begins with -, as an option does"),
+        _ if !name.chars().all(is_tame) => Err("has a control character"),
+        _ if name.contains(['/', ',', ':']) => Err("has one of / , :"),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layer(layer: u32, below: u32) -> FrozenLayer {
+        let (name, hidden) = (layer.to_string(), BTreeMap::from([("aa-5".to_owned(), 2)]));
+        FrozenLayer { layer, name, made: 7, below, content: Some(Content::default()), hidden }
+    }
+
+    fn record() -> Record {
+        let base = Base { directory: EscapedPath(b".\xff.layers".to_vec()), id: "b".repeat(32), layer: 3 };
+        let mut record = Record::new("a".repeat(32), Some(base));
+        record.lowers = vec![EscapedPath(b"/base".to_vec())];
+        record.layers = vec![layer(1, 0), layer(2, 1), layer(5, 1)];
+        (record.next, record.removing) = (9, vec![4]);
+        record
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let record = record();
+        assert_eq!(Record::parse(&record.to_text().unwrap()), Ok(record.clone()));
+        let numbers = |from| record.chain(from).iter().map(|layer| layer.layer).collect::<Vec<_>>();
+        assert_eq!((numbers(5), numbers(2), numbers(0)), (vec![5, 1], vec![2, 1], vec![]));
+        assert_eq!((record.find("5"), record.find("0"), record.find("6")), (Some(5), Some(0), None));
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_damaged() {
+        let breaks: [fn(&mut Record); 12] = [
+            |record| record.id = "A".repeat(32),
+            |record| record.base.as_mut().unwrap().layer = 0,
+            |record| record.base.as_mut().unwrap().directory.0.push(0),
+            |record| record.layers[1].below = 4,
+            |record| record.layers[0].below = 5,
+            |record| record.layers[1].layer = 1,
+            |record| record.layers[1].layer = 0,
+            |record| record.next = 5,
+            |record| record.layers[0].name = "5".into(),
+            |record| record.layers[0].name = "a\u{1b}[2J".into(),
+            |record| record.removing = vec![2],
+            |record| record.removing = vec![9],
+        ];
+        for (at, change) in breaks.into_iter().enumerate() {
+            let mut record = record();
+            change(&mut record);
+            let read = Record::parse(&record.to_text().unwrap());
+            assert!(read.as_ref().is_err_and(|why| why.starts_with("is damaged")), "{at}: {read:?}");
+        }
+        let mut later = record();
+        later.version = 2;
+        let read = Record::parse(&later.to_text().unwrap());
+        assert!(read.is_err_and(|why| why.contains("another version")));
+        Record::parse(b"{").unwrap_err();
+    }
+}

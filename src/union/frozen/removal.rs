@@ -1,0 +1,141 @@
+//! Snapshots that aren't needed any more.
+
+use std::collections::BTreeSet;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+use crate::sys::dir::for_each_entry;
+use crate::sys::object::At;
+use crate::sys::remove;
+use crate::union::change::failpoint::{self, Failpoint};
+use crate::union::escaped_path::EscapedPath;
+use crate::union::frozen::below::read_head;
+use crate::union::frozen::held::Writing;
+use crate::union::frozen::site::{BRANCHES, Layers, Site};
+use crate::union::frozen::unfit::{Result, SnapshotError};
+
+/// A branch that stands on a layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Branch {
+    /// The layer.
+    pub layer: u32,
+    /// Its directory with frozen layers, where it was when it was made.
+    pub place: PathBuf,
+    /// Whether it is there.
+    pub is_there: bool,
+    /// The name under which it is written down.
+    entry: Vec<u8>,
+}
+
+impl Branch {
+    /// Returns its upper, as far as the name of its directory tells.
+    pub fn upper(&self) -> PathBuf {
+        let name = self.place.file_name().unwrap_or_default().to_string_lossy();
+        let own = name.strip_prefix('.').and_then(|name| name.strip_suffix(".layers"));
+        own.map_or_else(|| self.place.clone(), |own| self.place.with_file_name(own))
+    }
+}
+
+/// Lists the branches that stand on layers of a record.
+///
+/// # Errors
+/// Those of reading where they are written down.
+pub fn branches(layers: &Layers) -> Result<Vec<Branch>> {
+    use std::os::unix::ffi::OsStringExt;
+    let path = layers.path.join(BRANCHES);
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let dir = match rustix::fs::openat(&layers.dir, BRANCHES, flags, rustix::fs::Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(Vec::new()),
+        opened => opened.map_err(SnapshotError::io("open it", &path))?,
+    };
+    let mut names = Vec::new();
+    for_each_entry::<Errno>(dir.as_fd(), |entry| {
+        names.push(entry.name.to_vec());
+        Ok(())
+    })
+    .map_err(SnapshotError::io("list it", &path))?;
+    names.sort();
+    let mut branches = Vec::new();
+    for entry in names {
+        let named = std::str::from_utf8(&entry).ok().and_then(|name| name.split_once('-'));
+        let Some((Ok(layer), id)) = named.map(|(layer, id)| (layer.parse::<u32>(), id)) else { continue };
+        let target =
+            At::Name(dir.as_fd(), &entry).readlink().map_err(SnapshotError::io("read in it", &path))?;
+        let place = PathBuf::from(std::ffi::OsString::from_vec(target));
+        // What can't be read is no proof that it is gone.
+        let is_there = match Layers::at(&place) {
+            Ok(found) => found.is_some_and(|found| found.record.id == id),
+            Err(_) => true,
+        };
+        branches.push(Branch { layer, place, is_there, entry });
+    }
+    Ok(branches)
+}
+
+/// Removes snapshots of the upper at a path. `gone`: branches that aren't found any more hold none.
+///
+/// # Errors
+/// When something stands on one of them; then none is removed.
+pub fn remove(path: &Path, names: &[String], gone: bool) -> Result<()> {
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let upper = rustix::fs::open(path, flags, rustix::fs::Mode::empty())
+        .map_err(SnapshotError::io("open it", path))?;
+    let none = || SnapshotError::refused(path, "has no snapshots");
+    let layers = Site::of(upper.as_fd(), path)?.layers()?.ok_or_else(none)?;
+    let mut writing = Writing::lock(layers)?;
+    let record = &writing.layers.record;
+    let mut going = BTreeSet::new();
+    for name in names {
+        let found = record.find(name).filter(|layer| *layer != 0);
+        going.insert(found.ok_or_else(|| {
+            SnapshotError::refused(
+                path,
+                format!("no snapshot of it is called {name}; unionmount snapshots lists them"),
+            )
+        })?);
+    }
+    let head = read_head(upper.as_fd(), path)?.map_or(0, |head| head.layer);
+    if let Some(used) = record.chain(head).iter().find(|layer| going.contains(&layer.layer)) {
+        let why = format!("it lies on the snapshot {}; roll back to one before it first", used.name);
+        return Err(SnapshotError::refused(path, why));
+    }
+    let left = record.layers.iter().filter(|layer| !going.contains(&layer.layer));
+    if let Some(on) = left.into_iter().find(|layer| going.contains(&layer.below)) {
+        let below = record.layer(on.below).map_or("", |below| &below.name);
+        let why = format!("the snapshot {} lies on {below}; remove that too", on.name);
+        return Err(SnapshotError::refused(path, why));
+    }
+    let branches = branches(&writing.layers)?;
+    let standing: Vec<&Branch> = branches.iter().filter(|branch| going.contains(&branch.layer)).collect();
+    if let Some(branch) = standing.iter().find(|branch| branch.is_there || !gone) {
+        return Err(SnapshotError::refused(path, why_not(branch)));
+    }
+    let record = &mut writing.layers.record;
+    record.layers.retain(|layer| !going.contains(&layer.layer));
+    record.removing.extend(going);
+    writing.layers.write()?;
+    failpoint::reached(Failpoint::Changed);
+    for branch in standing {
+        let list = writing.layers.path.join(BRANCHES);
+        let dir = rustix::fs::open(&list, flags, rustix::fs::Mode::empty())
+            .map_err(SnapshotError::io("open it", &list))?;
+        remove::entry(dir.as_fd(), &branch.entry)
+            .map_err(SnapshotError::io("remove an entry of it", &list))?;
+    }
+    writing.remove_leaving()
+}
+
+fn why_not(branch: &Branch) -> String {
+    let upper = EscapedPath::from(branch.upper().as_path());
+    match branch.is_there {
+        true => format!(
+            "the branch {upper} stands on it; remove {upper} first, with {} beside it",
+            EscapedPath::from(branch.place.as_path())
+        ),
+        false => format!(
+            "the branch {upper} stood on it, and isn't there now; if it is gone for good and was not moved: --force"
+        ),
+    }
+}

@@ -1,0 +1,202 @@
+//! The places beside an upper: `.NAME.layers`, with the record and the frozen layers.
+
+#![allow(clippy::disallowed_methods, reason = "the directory is its own")]
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Mode, OFlags, fstat, openat, statat};
+use rustix::io::Errno;
+
+use crate::sys::object::proc_path;
+use crate::union::frozen::record::{LARGEST, Record};
+use crate::union::frozen::unfit::{Result, SnapshotError};
+use crate::union::stack::place::parent_and_name;
+
+/// The record's name.
+pub(super) const RECORD: &str = "stack.json";
+/// Where branches are written down that stand on a layer.
+pub(super) const BRANCHES: &str = "branches";
+
+const DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// Where an upper lies.
+#[derive(Debug)]
+pub struct Site {
+    /// The directory that holds it.
+    pub parent: OwnedFd,
+    /// The same, from the root.
+    pub parent_path: PathBuf,
+    /// Its name there.
+    pub name: OsString,
+}
+
+/// The directory with frozen layers, and its record.
+#[derive(Debug)]
+pub struct Layers {
+    /// The directory.
+    pub dir: OwnedFd,
+    /// The same, from the root.
+    pub path: PathBuf,
+    /// The record.
+    pub record: Record,
+}
+
+/// Returns where an open directory is, from the root.
+fn real_path(dir: BorrowedFd<'_>, path: &Path) -> Result<PathBuf> {
+    let link = std::fs::read_link(OsStr::new(&*String::from_utf8_lossy(&proc_path(dir))));
+    link.map_err(SnapshotError::io("find out where it is", path))
+}
+
+impl Site {
+    /// Finds out where an open upper lies; `path` is for messages.
+    ///
+    /// # Errors
+    /// When it has no place that is known, or is itself a frozen layer.
+    pub fn of(upper: BorrowedFd<'_>, path: &Path) -> Result<Site> {
+        let (parent, name) = parent_and_name(upper, path).map_err(|why| SnapshotError::refused(path, why))?;
+        let parent = openat(&parent, c".", DIR, Mode::empty())
+            .map_err(SnapshotError::io("open the directory that holds it", path))?;
+        let parent_path = real_path(parent.as_fd(), path)?;
+        Ok(Site { parent, parent_path, name })
+    }
+
+    /// Refuses a frozen layer.
+    ///
+    /// # Errors
+    /// When it is one.
+    pub fn is_no_frozen_layer(&self, path: &Path) -> Result<()> {
+        let held_by = self.parent_path.file_name().unwrap_or_default().to_string_lossy();
+        let is_layers = held_by.starts_with('.') && held_by.ends_with(".layers");
+        if is_layers && statat(&self.parent, RECORD, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+            let why = "is a frozen layer, which must not change; name the upper, or make a branch: unionmount branch";
+            return Err(SnapshotError::refused(path, why));
+        }
+        Ok(())
+    }
+
+    /// Returns the name of the directory with frozen layers.
+    pub fn layers_name(&self) -> OsString {
+        let mut name = OsString::from(".");
+        name.push(&self.name);
+        name.push(".layers");
+        name
+    }
+
+    /// Opens the directory with frozen layers. `None`: there is none.
+    ///
+    /// # Errors
+    /// When it can't be read, or may be somebody else's words.
+    pub fn layers(&self) -> Result<Option<Layers>> {
+        Layers::open(self.parent.as_fd(), &self.layers_name(), self.parent_path.join(self.layers_name()))
+    }
+}
+
+impl Layers {
+    /// Opens the one at a path. `None`: there is none.
+    ///
+    /// # Errors
+    /// When it can't be read, or may be somebody else's words.
+    pub fn at(path: &Path) -> Result<Option<Layers>> {
+        let (parent, name) = (path.parent().unwrap_or(path), path.file_name().unwrap_or_default());
+        match rustix::fs::open(parent, DIR, Mode::empty()) {
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(SnapshotError::io("open it", parent)(errno)),
+            Ok(parent) => Layers::open(parent.as_fd(), name, path.to_owned()),
+        }
+    }
+
+    fn open(parent: BorrowedFd<'_>, name: &OsStr, path: PathBuf) -> Result<Option<Layers>> {
+        let dir = match openat(parent, name, DIR | OFlags::NOFOLLOW, Mode::empty()) {
+            Err(Errno::NOENT | Errno::NAMETOOLONG) => return Ok(None),
+            opened => opened.map_err(SnapshotError::io("open it", &path))?,
+        };
+        is_trusted(dir.as_fd(), &path)?;
+        match read_record(dir.as_fd(), &path)? {
+            // Somebody was killed who had only just made it.
+            None => Ok(None),
+            Some(record) => Ok(Some(Layers { dir, path, record })),
+        }
+    }
+
+    /// Writes the record.
+    ///
+    /// # Errors
+    /// Those of writing it.
+    pub fn write(&self) -> Result<()> {
+        write_record(&self.path, &self.record)
+    }
+
+    /// Returns where a layer lies.
+    pub fn place(&self, layer: u32) -> PathBuf {
+        self.path.join(layer.to_string())
+    }
+
+    /// Opens a layer. `None`: there is no such directory.
+    ///
+    /// # Errors
+    /// Those of openat(2).
+    pub fn layer(&self, layer: u32) -> Result<Option<OwnedFd>> {
+        match openat(&self.dir, layer.to_string(), DIR | OFlags::NOFOLLOW, Mode::empty()) {
+            Err(Errno::NOENT) => Ok(None),
+            opened => opened.map(Some).map_err(SnapshotError::io("open it", self.place(layer))),
+        }
+    }
+}
+
+/// Refuses what somebody else may have written: the record says which directories are shown.
+pub(super) fn is_trusted(dir: BorrowedFd<'_>, path: &Path) -> Result<()> {
+    let stat = fstat(dir).map_err(SnapshotError::io("look at it", path))?;
+    let own = rustix::process::geteuid().as_raw();
+    if stat.st_uid != own && stat.st_uid != 0 {
+        let why = format!("belongs to uid {}, not to {own}, who mounts; do it as that user", stat.st_uid);
+        return Err(SnapshotError::refused(path, why));
+    }
+    if stat.st_mode & 0o022 != 0 {
+        return Err(SnapshotError::refused(
+            path,
+            "may be written to by others; look at it, then: chmod go-w",
+        ));
+    }
+    Ok(())
+}
+
+fn read_record(dir: BorrowedFd<'_>, path: &Path) -> Result<Option<Record>> {
+    let file = path.join(RECORD);
+    let opened = openat(dir, RECORD, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+    let opened = match opened {
+        Err(Errno::NOENT) => return Ok(None),
+        opened => File::from(opened.map_err(SnapshotError::io("open it", &file))?),
+    };
+    let mut text = Vec::new();
+    opened.take(LARGEST + 1).read_to_end(&mut text).map_err(SnapshotError::io("read it", &file))?;
+    if text.len() as u64 > LARGEST {
+        return Err(SnapshotError::Record { path: file, why: "is larger than any record".into() });
+    }
+    Record::parse(&text).map(Some).map_err(|why| SnapshotError::Record { path: file, why })
+}
+
+/// Writes the record of a directory, so that it is the old one or the new one.
+pub(super) fn write_record(dir: &Path, record: &Record) -> Result<()> {
+    let file = dir.join(RECORD);
+    let text = record.to_text().map_err(|why| SnapshotError::Record { path: file.clone(), why })?;
+    crate::sys::durable::write_durably(dir, &file, &text).map_err(SnapshotError::io("write it", &file))
+}
+
+/// Makes a directory that is this user's alone. One that is there is as good.
+pub(super) fn make_own(path: &Path) -> Result<OwnedFd> {
+    use std::os::unix::fs::DirBuilderExt;
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            return Err(SnapshotError::io("make it", path)(error));
+        }
+        _ => {}
+    }
+    let dir = rustix::fs::open(path, DIR | OFlags::NOFOLLOW, Mode::empty())
+        .map_err(SnapshotError::io("open it", path))?;
+    is_trusted(dir.as_fd(), path)?;
+    Ok(dir)
+}

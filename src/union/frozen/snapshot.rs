@@ -1,0 +1,189 @@
+//! Snapshots: the upper becomes a frozen layer, and an empty one takes its place.
+
+#![allow(clippy::disallowed_methods, reason = "the directories are its own")]
+
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{RenameFlags, fsync, renameat_with};
+
+use crate::sys::process::raise_nofile_limit;
+use crate::union::change::failpoint::{self, Failpoint};
+use crate::union::escaped_path::EscapedPath;
+use crate::union::frozen::below;
+use crate::union::frozen::held::{Held, NEW, Writing};
+use crate::union::frozen::linking::{self, IndexState};
+use crate::union::frozen::mark::Head;
+use crate::union::frozen::record::{FrozenLayer, MOST_LAYERS, check_name, is_number};
+use crate::union::frozen::root;
+use crate::union::frozen::settle;
+use crate::union::frozen::unfit::{Result, SnapshotError};
+use crate::union::stack::layer::{LowerSource, Stack, StackOptions, XattrChoice};
+use crate::union::stack::stack_error::StackError;
+use crate::union::{Limits, Union};
+
+/// Which upper is meant, and how it is mounted.
+#[derive(Debug, Clone, Default)]
+pub struct Target {
+    /// The upper.
+    pub upper: PathBuf,
+    /// Its workdir, where it isn't the one beside it.
+    pub work: Option<PathBuf>,
+    /// What lies below it and all that is frozen, the topmost first; none: what was recorded.
+    pub lowers: Vec<LowerSource>,
+    /// Where its marks are.
+    pub xattr: XattrChoice,
+}
+
+/// Freezes what is in an upper.
+///
+/// # Errors
+/// When it can't be done; then nothing is changed.
+pub fn snapshot(target: &Target, name: Option<&str>) -> std::result::Result<FrozenLayer, StackError> {
+    if let Some(name) = name {
+        is_free(target, name)?;
+    }
+    let (held, state) = ready(target)?;
+    let mut writing = held.writing()?;
+    if let Some(lowers) = recorded(&target.lowers) {
+        writing.layers.record.lowers = lowers;
+    }
+    Ok(freeze(&held, &mut writing, state, name)?)
+}
+
+/// Refuses a name that can't be had, before anything is done.
+fn is_free(target: &Target, name: &str) -> Result<()> {
+    check_name(name)
+        .map_err(|why| SnapshotError::refused(name, format!("the name of the snapshot {why}")))?;
+    match is_number(name) {
+        true => Err(SnapshotError::refused(
+            &target.upper,
+            format!("{name} would be taken for a number; choose a name with a letter in it"),
+        )),
+        false => Ok(()),
+    }
+}
+
+/// Returns the lowers as they are recorded: from the root. What isn't a directory is not.
+fn recorded(lowers: &[LowerSource]) -> Option<Vec<EscapedPath>> {
+    let path = |lower: &LowerSource| match lower {
+        LowerSource::Directory(path) => {
+            std::fs::canonicalize(path).ok().map(|path| EscapedPath::from(path.as_path()))
+        }
+        LowerSource::Tree { .. } => None,
+    };
+    let paths: Option<Vec<EscapedPath>> = lowers.iter().map(path).collect();
+    paths.filter(|paths| !paths.is_empty())
+}
+
+/// Holds an upper whose files have all their names in itself.
+pub(super) fn ready(target: &Target) -> std::result::Result<(Held, IndexState), StackError> {
+    let (held, state) = look(target)?;
+    if !state.needs_lowers {
+        return Ok((held, state));
+    }
+    let below = below::of(held.upper.root.as_fd(), &target.upper)?;
+    if target.lowers.is_empty() && below.is_none_or(|below| below.lowers.is_empty()) {
+        let why = "has copies of files whose other names only the layers below have; name these with --lower, as for the mount";
+        return Err(SnapshotError::refused(&target.upper, why).into());
+    }
+    // Whoever opens the stack locks it.
+    drop(held);
+    if let Err(error) = raise_nofile_limit() {
+        log::warn!("cannot raise the limit on open files: {error}");
+    }
+    link_all_names(target)?;
+    let (held, state) = look(target)?;
+    if state.needs_lowers {
+        let why = "has copies of files whose other names are in none of the layers that were named; name those of its mounts";
+        return Err(SnapshotError::refused(&target.upper, why).into());
+    }
+    Ok((held, state))
+}
+
+fn look(target: &Target) -> std::result::Result<(Held, IndexState), StackError> {
+    let held = Held::begin(&target.upper, target.work.as_deref())?;
+    drop(held.existing()?);
+    // What a kill has left undone after an exchange.
+    if let Some(below) = below::of(held.upper.root.as_fd(), &target.upper)? {
+        settle::index(&held.work, held.upper.root.as_fd(), &below)?;
+    }
+    let state = linking::read(&held.work);
+    let state = state.map_err(SnapshotError::io("read the hardlink index in it", &held.work.path))?;
+    Ok((held, state))
+}
+
+fn link_all_names(target: &Target) -> std::result::Result<(), StackError> {
+    let stack = Stack::open(&StackOptions {
+        lowers: target.lowers.clone(),
+        upper: Some(target.upper.clone()),
+        work: target.work.clone(),
+        xattr: target.xattr,
+        ..StackOptions::default()
+    })?;
+    let linked = Union::new(stack, Limits::of_process()).and_then(|union| union.link_all_names());
+    let failed = |error| {
+        SnapshotError::refused(
+            &target.upper,
+            format!("the names of its files can't be gone through: {error}"),
+        )
+    };
+    linked.map_err(|error| failed(error).into())
+}
+
+/// Freezes what is in an upper that is held.
+pub(super) fn freeze(
+    held: &Held,
+    writing: &mut Writing,
+    state: IndexState,
+    name: Option<&str>,
+) -> Result<FrozenLayer> {
+    let path = &held.upper.path;
+    let on = below::of(held.upper.root.as_fd(), path)?;
+    if on.is_some_and(|on| on.layers.len() >= MOST_LAYERS) {
+        let why = format!(
+            "lies on {MOST_LAYERS} frozen layers, and more can't be mounted; apply it to a directory, and begin anew"
+        );
+        return Err(SnapshotError::refused(path, why));
+    }
+    let record = &mut writing.layers.record;
+    let below = held.head()?.map_or(0, |head| head.layer);
+    let layer = record.next;
+    let name = name.map_or_else(|| layer.to_string(), str::to_owned);
+    if record.find(&name).is_some() {
+        return Err(SnapshotError::refused(path, format!("a snapshot of it is called {name} already")));
+    }
+    let made = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec;
+    let frozen = FrozenLayer { layer, name, made, below, content: None, hidden: state.hidden };
+    record.next += 1;
+    record.layers.push(frozen.clone());
+    let head = Head::new(layer).map_err(SnapshotError::io("make a mark for it", path))?;
+    let layers = &writing.layers;
+    root::make((layers.dir.as_fd(), NEW, &layers.path), held.upper.root.as_fd(), &head)?;
+    layers.write()?;
+    failpoint::reached(Failpoint::Changed);
+    rename_new(writing, layer)?;
+    held.exchange(&writing.layers, &layer.to_string())?;
+    if let Some(below) = below::of_path(path)? {
+        settle_new(held, &below)?;
+    }
+    Ok(frozen)
+}
+
+fn rename_new(writing: &Writing, layer: u32) -> Result<()> {
+    let layers = &writing.layers;
+    renameat_with(&layers.dir, NEW, &layers.dir, layer.to_string(), RenameFlags::NOREPLACE)
+        .map_err(SnapshotError::io("prepare it", layers.place(layer)))?;
+    fsync(&layers.dir).map_err(SnapshotError::io("write it to the disk", &layers.path))?;
+    failpoint::reached(Failpoint::Changed);
+    Ok(())
+}
+
+/// Makes the hardlink index that of the new upper. It is there, whatever comes of this: the next mount does it otherwise.
+pub(super) fn settle_new(held: &Held, below: &below::Below) -> Result<()> {
+    let path: &Path = &held.upper.path;
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let upper = rustix::fs::open(path, flags, rustix::fs::Mode::empty())
+        .map_err(SnapshotError::io("open the new upper", path))?;
+    settle::index(&held.work, upper.as_fd(), below)
+}
