@@ -132,6 +132,34 @@ fn the_readmes_session_can_be_typed_into_zsh() {
 }
 
 #[test]
+fn the_chapter_on_snapshots_can_be_typed() {
+    if !is_root() {
+        support::skip!("needs root");
+    }
+    let place = Place::new();
+    for name in ["a", "b", "up", "mnt"] {
+        fs::remove_dir(place.at(name)).unwrap();
+    }
+    let layers: String = blocks(&page("README.md"), "## A first session")[0]
+        .1
+        .lines()
+        .take_while(|line| !line.starts_with("unionmount "))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let told = blocks(&format!("\n{}", page("docs/snapshots.md")), "# Snapshots");
+    let typed_in: String =
+        told.iter().filter(|(language, _)| language == "sh").map(|(_, text)| &text[..]).collect();
+    let ended = typed(&place, &["sh", "-e"], &format!("{layers}{typed_in}umount mnt\n"));
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let printed = &told.iter().find(|(language, _)| language == "text").unwrap().1;
+    assert!(ended.out.contains(&printed[..]), "{printed} is not in {ended:?}");
+    for told in ["before-upgrade", "below"] {
+        assert!(ended.out.contains(told), "{told} is not in {ended:?}");
+    }
+    place.wait_for_no_daemon();
+}
+
+#[test]
 fn explain_prints_what_the_manual_says() {
     if !is_root() {
         support::skip!("needs root");

@@ -25,6 +25,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("tar", layers::tar),
     ("archive", layers::archive),
     ("documents", texts::documents),
+    ("stack_records", texts::stack_records),
     ("options", texts::options),
     ("names", texts::names),
     ("templates", texts::templates),

@@ -10,6 +10,7 @@ use unionmount::image::document::{Config, check_layer_type, entries, parse_index
 use unionmount::image::name::ImageName;
 use unionmount::image::platform::Platform;
 use unionmount::union::escaped_path::EscapedPath;
+use unionmount::union::frozen::record::Record;
 use unionmount::union::view::override_stat::{Override, link_owner};
 
 /// An index, a manifest, a config. What was read, written and read again is the same.
@@ -34,6 +35,19 @@ pub fn documents(data: &[u8]) {
         let again = Config::parse(&serde_json::to_vec(&config.written).unwrap()).unwrap();
         assert_eq!(again.written, config.written, "a config that was written again");
         assert_eq!(again.diff_ids, config.diff_ids);
+    }
+}
+
+/// The record of frozen layers.
+pub fn stack_records(data: &[u8]) {
+    let Ok(record) = Record::parse(data) else { return };
+    let again = Record::parse(&record.to_text().unwrap());
+    assert_eq!(again.as_ref(), Ok(&record), "a record that was written again");
+    for layer in &record.layers {
+        // It comes to an end, at what lies on nothing.
+        let chain = record.chain(layer.layer);
+        assert!(chain.len() <= record.layers.len() && chain.last().is_some_and(|last| last.below == 0));
+        assert_eq!(record.find(&layer.name), Some(layer.layer));
     }
 }
 

@@ -12,6 +12,7 @@ use crate::changes::stacked::Stacked;
 use crate::container::commit;
 use crate::control::mounts;
 use crate::union::escaped_path::EscapedPath;
+use crate::union::frozen::below;
 
 /// Bring what an upper changed into a directory, for instance into the one below it
 ///
@@ -94,6 +95,12 @@ impl Apply {
             Some(target) => (self.upper, target),
             None => below_mount(&self.upper)?,
         };
+        if let Some(below) = below::of_path(&upper).map_err(Failure::failed)? {
+            let (shown, count) = (EscapedPath::from(upper.as_path()), below.layers.len());
+            return Err(Failure::failed(format!(
+                "{shown}: lies on {count} frozen layers, and what is in it is not all that was changed; apply can't bring these over yet: mount it and copy from there"
+            )));
+        }
         let options = Options { policy: self.how.policy(), dry_run: self.how.dry_run, ..Options::default() };
         if options.dry_run {
             let stacked = Stacked::open(&upper, std::slice::from_ref(&target)).map_err(Failure::failed)?;

@@ -23,6 +23,7 @@ use crate::explain::names;
 use crate::image::layer::{Change, ChangeKind, LayerError};
 use crate::sys::object::Kind;
 use crate::union::escaped_path::EscapedPath;
+use crate::union::frozen::below;
 use crate::union::lookup::belief::Belief;
 
 /// Show what was changed in a container, a mount, or an upper directory: A for added, C for changed, D for deleted
@@ -89,10 +90,6 @@ struct Found {
 
 impl UpperArgs {
     fn open(&self, store: &StoreArgs) -> Result<Found, Failure> {
-        let of_directories = |upper: &Path, lowers: &[PathBuf]| {
-            let stacked = Stacked::open(upper, lowers).map_err(Failure::failed)?;
-            Ok(Found { stacked, _pins: Vec::new() })
-        };
         match (&self.target, &self.upper) {
             (Some(upper), _) if !self.below.is_empty() => of_directories(upper, &self.below),
             (Some(target), _) => of_target(target, store),
@@ -110,9 +107,28 @@ impl UpperArgs {
     }
 }
 
+/// Opens an upper over what was frozen below it, and over the lowers; where none are named, over those that were recorded.
+fn of_directories(upper: &Path, lowers: &[PathBuf]) -> Result<Found, Failure> {
+    let mut all = lowers.to_vec();
+    if let Some(below) = below::of_path(upper).map_err(Failure::failed)? {
+        let lowers = if lowers.is_empty() { below.lowers } else { std::mem::take(&mut all) };
+        all = [below.layers, lowers].concat();
+    }
+    let stacked = Stacked::open(upper, &all).map_err(Failure::failed)?;
+    Ok(Found { stacked, _pins: Vec::new() })
+}
+
+/// Tells whether an upper has snapshots, and what lies below them is recorded.
+fn is_recorded(upper: &Path) -> bool {
+    matches!(below::of_path(upper), Ok(Some(below)) if !below.lowers.is_empty())
+}
+
 /// Opens a container's, or else that of a path in a mount. What looks like a path is one.
 fn of_target(target: &Path, store: &StoreArgs) -> Result<Found, Failure> {
     let name = target.to_str().filter(|text| !text.contains('/') && !text.starts_with('.'));
+    if is_recorded(target) && mounts::of(target).is_err() {
+        return of_directories(target, &[]);
+    }
     let Some(name) = name else { return of_mount(target) };
     match of_container(name, store) {
         Ok(found) => Ok(found),

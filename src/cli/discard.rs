@@ -17,6 +17,7 @@ use crate::sys::mountinfo::Table;
 use crate::sys::object::At;
 use crate::sys::remove;
 use crate::union::escaped_path::EscapedPath;
+use crate::union::frozen::below;
 
 /// Empty an upper directory: all that was changed is thrown away
 #[derive(Debug, clap::Args)]
@@ -44,6 +45,7 @@ impl Discard {
         let real = std::fs::canonicalize(&self.upper).map_err(failed)?;
         let _held = hold_alone(&dir, &real)?;
         is_half_applied(&dir)?;
+        has_no_snapshots(&self.upper)?;
         if !self.yes {
             let count = remove::names(dir.as_fd()).map_err(|errno| failed(errno.into()))?.len();
             if count == 0 {
@@ -57,6 +59,18 @@ impl Discard {
         remove::empty(dir.as_fd(), &[])
             .map_err(|left| Failure::failed(format!("{shown}/{left}: cannot be removed")))?;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Refuses an upper that lies on frozen layers: what is in it is not all that was changed.
+fn has_no_snapshots(upper: &Path) -> Result<(), Failure> {
+    let shown = EscapedPath::from(upper);
+    match below::of_path(upper).map_err(Failure::failed)? {
+        None => Ok(()),
+        Some(_) => Err(Failure::failed(format!(
+            "{shown}: has snapshots; unionmount rollback {shown} throws away what was changed since the last one, unionmount \
+             rollback {shown} 0 all"
+        ))),
     }
 }
 

@@ -7,8 +7,9 @@ use clap::Command;
 use super::{Failure, line, terminal};
 
 /// The groups in which help lists the verbs.
-pub(super) const GROUPS: [(&str, &[&str]); 4] = [
+pub(super) const GROUPS: [(&str, &[&str]); 5] = [
     ("See", &["demo", "explain", "layers", "status", "trace", "diff", "apply", "discard", "seal", "try"]),
+    ("Snapshots", &["snapshot", "snapshots", "rollback", "branch"]),
     (
         "Images",
         &[
@@ -88,7 +89,8 @@ fn shown<'a>(program: &'a Command, verbs: &[&str]) -> Vec<&'a Command> {
 fn short(program: &Command) -> String {
     let line = |(group, verbs): &(&str, &[&str])| {
         // Docker's nouns are the same once more.
-        let plain = shown(program, verbs).into_iter().filter(|verb| !verb.has_subcommands());
+        let is_noun = |verb: &&Command| verb.has_subcommands() && verb.get_positionals().next().is_none();
+        let plain = shown(program, verbs).into_iter().filter(|verb| !is_noun(verb));
         let names: Vec<&str> = plain.map(|verb| verb.get_name()).collect();
         format!("  {group:<10}  {}", names.join(" "))
     };

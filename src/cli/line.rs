@@ -46,7 +46,7 @@ pub(super) fn unknown_verb(program: &Command, args: &[OsString]) -> Option<Failu
     let verbs = verbs_of(program, words);
     let at = verbs.last().copied().unwrap_or(program);
     let word = words.get(verbs.len())?.to_str()?;
-    let is_noun = !verbs.is_empty() && at.has_subcommands();
+    let is_noun = !verbs.is_empty() && at.has_subcommands() && at.get_positionals().next().is_none();
     if word.starts_with('-') || !(is_noun || verbs.is_empty()) || word.contains(['/', '=', ':']) {
         return None;
     }

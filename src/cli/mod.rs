@@ -58,6 +58,7 @@ mod run;
 mod save;
 mod seal;
 mod serve;
+mod snapshot;
 #[cfg(feature = "snapshotter")]
 mod snapshotter;
 #[cfg(not(feature = "snapshotter"))]

@@ -19,6 +19,7 @@ use super::{dead, remount};
 use crate::fuse::session::default_source;
 use crate::sys::namespace::may_pass_through;
 use crate::union::escaped_path::EscapedPath;
+use crate::union::frozen::below;
 use crate::union::options::XattrPermissions;
 use crate::union::stack::layer::{LowerSource, StackOptions, XattrChoice};
 
@@ -64,7 +65,7 @@ pub(super) struct MountArgs {
     verbose: u8,
 
     /// Add messages to this file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
     log_file: Option<PathBuf>,
 
     /// The same as --foreground -vv
@@ -197,7 +198,13 @@ impl MountRequest {
             && let Some(upper) = stack.upper.take()
         {
             // Nothing will be written: the upper is one more layer to read, and needs neither lock nor workdir.
-            stack.lowers.insert(0, upper.into());
+            let below = below::of_path(&upper).map_err(Failure::failed)?;
+            let frozen = below.as_ref().map_or(Vec::new(), |below| below.layers.clone());
+            if stack.lowers.is_empty() {
+                stack.lowers.extend(LowerSource::directories(below.map_or(Vec::new(), |below| below.lowers)));
+            }
+            let top = std::iter::once(upper).chain(frozen);
+            stack.lowers.splice(0..0, LowerSource::directories(top));
             stack.work = None;
         }
         if stack.upper.is_none() {
@@ -311,6 +318,13 @@ fn layers(
     }
     let named = some(std::mem::take(&mut options.lowers));
     let lowers = once("lower layers", "--lower", "lowerdir", some(lowers), named)?;
+    let upper = once("upper layer", "--upper", "upperdir", args.upper.take(), options.upper.take())?;
+    // What lies below it may have been recorded with its snapshots.
+    let recorded = match &upper {
+        Some(upper) if lowers.is_none() => matches!(below::of_path(upper), Ok(Some(_))),
+        _ => false,
+    };
+    let lowers = lowers.or_else(|| recorded.then(Vec::new));
     let no_lowers = || match source.and_then(branches::spelled) {
         Some(ours) => Failure::usage(format!("a source names no layers here; write -o {ours}")),
         None => Failure::usage(crate::union::stack::layer::StackError::NoLowers),
@@ -318,7 +332,7 @@ fn layers(
     Ok(StackOptions {
         lowers: LowerSource::directories(lowers.ok_or_else(no_lowers)?),
         data_only,
-        upper: once("upper layer", "--upper", "upperdir", args.upper.take(), options.upper.take())?,
+        upper,
         work: once("workdir", "--work", "workdir", args.work.take(), options.work.take())?,
         volatile: options.fs.volatile,
         xattr: options.xattr,

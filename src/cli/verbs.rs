@@ -8,7 +8,8 @@ use super::inspect::Kind;
 use super::{
     Failure, apply, attach, commit, completions, container_prune, create, demo, df, diff, discard, explain,
     export, help, history, images, import, inspect, layers, load, login, man, prune, ps, pull, push, rename,
-    rm, rmi, run, save, seal, snapshotter, status, tag, tags, trace, trial, umount, verify, version,
+    rm, rmi, run, save, seal, snapshot, snapshotter, status, tag, tags, trace, trial, umount, verify,
+    version,
 };
 
 #[derive(Debug, Subcommand)]
@@ -41,6 +42,10 @@ pub(super) enum Verb {
     Apply(apply::Apply),
     Discard(discard::Discard),
     Seal(seal::Seal),
+    Snapshot(snapshot::Snapshot),
+    Snapshots(snapshot::Snapshots),
+    Rollback(snapshot::Rollback),
+    Branch(snapshot::Branch),
     Commit(commit::Commit),
     Export(export::Export),
     Rename(rename::Rename),
@@ -90,6 +95,10 @@ impl Verb {
             Verb::Apply(verb) => verb.run(),
             Verb::Discard(verb) => verb.run(),
             Verb::Seal(verb) => verb.run(),
+            Verb::Snapshot(verb) => verb.run(),
+            Verb::Snapshots(verb) => verb.run(),
+            Verb::Rollback(verb) => verb.run(),
+            Verb::Branch(verb) => verb.run(),
             Verb::Commit(verb) => verb.run(),
             Verb::Export(verb) => verb.run(),
             Verb::Rename(verb) => verb.run(),

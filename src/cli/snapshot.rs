@@ -1,0 +1,273 @@
+//! `unionmount snapshot`, `snapshots`, `rollback`, `branch`: earlier states of an upper.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::options::split_merged;
+use super::output::{self, Format};
+use super::page::Page;
+use super::{Failure, say};
+use crate::control::mounts;
+use crate::union::escaped_path::EscapedPath;
+use crate::union::frozen::listing::{self, Listed};
+use crate::union::frozen::snapshot::Target;
+use crate::union::frozen::{branch, removal, rollback, snapshot};
+use crate::union::stack::layer::XattrChoice;
+
+/// Which upper, and how it is mounted.
+#[derive(Debug, Args)]
+struct TargetArgs {
+    /// The layers below, as for the mount; may repeat. They are recorded, and needed where a file has names that only they have
+    #[arg(long = "lower", value_name = "DIR[:DIR…]")]
+    lowers: Vec<OsString>,
+
+    /// The workdir that its mounts have, where it isn't the one beside it
+    #[arg(long, value_name = "DIR")]
+    work: Option<PathBuf>,
+
+    /// Its mounts have the option userxattr
+    #[arg(long)]
+    userxattr: bool,
+}
+
+impl TargetArgs {
+    fn target(&self, upper: &Path) -> Result<Target, Failure> {
+        is_not_mounted(upper)?;
+        let mut lowers = Vec::new();
+        for list in &self.lowers {
+            lowers.extend(split_merged(list.as_bytes()).map_err(Failure::usage)?);
+        }
+        Ok(Target {
+            upper: upper.to_owned(),
+            work: self.work.clone(),
+            lowers: super::lowers::sources(lowers)?,
+            xattr: if self.userxattr { XattrChoice::User } else { XattrChoice::Auto },
+        })
+    }
+}
+
+/// Refuses what is in a mount: it is the upper that has snapshots.
+fn is_not_mounted(upper: &Path) -> Result<(), Failure> {
+    let shown = EscapedPath::from(upper);
+    match mounts::of(upper) {
+        Ok(_) => Err(Failure::failed(format!(
+            "{shown}: lies in a mount; unmount it, and name its upper directory (unionmount status {shown} tells which)"
+        ))),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Keep the state of an upper: what is in it becomes a read-only layer, below a new empty upper
+///
+/// The upper must not be mounted. The layer is an ordinary one of an overlay, in .NAME.layers beside the upper; `unionmount
+/// --upper` mounts the same tree as before.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(super) struct Snapshot {
+    #[command(flatten)]
+    target: TargetArgs,
+
+    /// The upper directory
+    #[arg(value_name = "UPPER")]
+    upper: PathBuf,
+
+    /// What the snapshot is to be called [default: a number]
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
+}
+
+const EXAMPLES: &str = "\
+EXAMPLES:
+  Keep a state, go on, and go back:
+      unionmount snapshot rw before
+      unionmount snapshots rw
+      unionmount rollback rw before
+
+  With what lies below, so that the mount needs only the upper afterwards:
+      unionmount snapshot --lower app:base rw
+      unionmount --upper rw mnt";
+
+/// List the snapshots of an upper, or remove some
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_value_name = "VERB",
+    disable_help_subcommand = true
+)]
+pub(super) struct Snapshots {
+    #[command(subcommand)]
+    verb: Option<SnapshotsVerb>,
+
+    /// Print names alone
+    #[arg(short, long, conflicts_with_all = ["format", "json"])]
+    quiet: bool,
+
+    /// Print everything as JSON
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+
+    /// json, table, or a Go template. Fields: Name, CreatedAt, CreatedSince, Files, Size, Bytes, State, Branches, Layer, NeedsUnionmount
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<String>,
+
+    /// The upper directory
+    #[arg(value_name = "UPPER", required = true)]
+    upper: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum SnapshotsVerb {
+    Rm(Remove),
+}
+
+/// Remove snapshots of an upper, on which nothing stands
+#[derive(Debug, Args)]
+struct Remove {
+    /// Also where a branch of it isn't found any more
+    #[arg(short, long)]
+    force: bool,
+
+    /// The upper directory
+    #[arg(value_name = "UPPER")]
+    upper: PathBuf,
+
+    /// The snapshots
+    #[arg(value_name = "NAME", required = true)]
+    names: Vec<String>,
+}
+
+/// Throw away what was changed in an upper since a snapshot
+///
+/// The upper must not be mounted. Later snapshots stay, and can be gone to likewise; `unionmount snapshots rm` removes them.
+#[derive(Debug, Args)]
+pub(super) struct Rollback {
+    /// The workdir that its mounts have, where it isn't the one beside it
+    #[arg(long, value_name = "DIR")]
+    work: Option<PathBuf>,
+
+    /// The upper directory
+    #[arg(value_name = "UPPER")]
+    upper: PathBuf,
+
+    /// The snapshot; 0 is the state before the first [default: the last one that the upper lies on]
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
+}
+
+/// Make a new upper over what an upper shows: both go on from there, each by itself
+///
+/// A snapshot of the upper is taken for it, which both share; so it takes no room and no time. Mount the new one with the same
+/// --lower.
+#[derive(Debug, Args)]
+pub(super) struct Branch {
+    #[command(flatten)]
+    target: TargetArgs,
+
+    /// The upper directory
+    #[arg(value_name = "UPPER")]
+    upper: PathBuf,
+
+    /// The new upper directory, which is made
+    #[arg(value_name = "NEW")]
+    new: PathBuf,
+}
+
+impl Snapshot {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        super::logging::start_for_verb();
+        let target = self.target.target(&self.upper)?;
+        let taken = snapshot::snapshot(&target, self.name.as_deref()).map_err(Failure::failed)?;
+        Page::of_line(format_args!("{}", taken.name)).print()?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Rollback {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        super::logging::start_for_verb();
+        is_not_mounted(&self.upper)?;
+        let target = Target { upper: self.upper, work: self.work, ..Target::default() };
+        let done = rollback::rollback(&target, self.name.as_deref()).map_err(Failure::failed)?;
+        if let Some(left) = done.left {
+            say(&format!("{left}; what was thrown away is removed by the next snapshot or rollback"));
+        }
+        Page::of_line(format_args!("{}", done.to)).print()?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Branch {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        super::logging::start_for_verb();
+        let target = self.target.target(&self.upper)?;
+        if let Some(taken) = branch::branch(&target, &self.new).map_err(Failure::failed)? {
+            let upper = EscapedPath::from(self.upper.as_path());
+            say(&format!("{upper}: the snapshot {taken} was taken, which both share"));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Snapshots {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        super::logging::start_for_verb();
+        if let Some(SnapshotsVerb::Rm(remove)) = self.verb {
+            removal::remove(&remove.upper, &remove.names, remove.force).map_err(Failure::failed)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let upper = self.upper.ok_or_else(|| Failure::usage("no upper directory is named"))?;
+        is_not_mounted(&upper)?;
+        let all = listing::list(&upper).map_err(Failure::failed)?;
+        let rows: Vec<Value> = all.iter().map(row).collect();
+        if self.quiet {
+            let mut page = Page::default();
+            all.iter().for_each(|one| page.line(format_args!("{}", one.layer.name)));
+            page.print()?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        if self.json {
+            let mut page = Page::default();
+            page.json(&rows)?;
+            page.print()?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let columns = [
+            ("NAME", "Name"),
+            ("CREATED", "CreatedSince"),
+            ("FILES", "Files"),
+            ("SIZE", "Size"),
+            ("STATE", "State"),
+            ("BRANCHES", "Branches"),
+        ];
+        Format::new(self.format.as_deref()).render(&columns, &rows)?.print()?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn row(one: &Listed) -> Value {
+    let made = jiff::Timestamp::from_second(one.layer.made).ok().map(|time| time.to_string());
+    let state = match (one.is_of_base, one.is_below) {
+        (true, _) => "below, of the base",
+        (false, true) => "below",
+        (false, false) => "aside",
+    };
+    let branches: Vec<String> =
+        one.branches.iter().map(|at| EscapedPath::from(at.as_path()).to_string()).collect();
+    json!({
+        "Name": one.layer.name,
+        "CreatedAt": made,
+        "CreatedSince": output::age(made.as_deref()),
+        "Files": one.content.files,
+        "Size": output::size(one.content.bytes),
+        "Bytes": one.content.bytes,
+        "State": state,
+        "Branches": branches.join(" "),
+        "Layer": EscapedPath::from(one.place.as_path()),
+        "NeedsUnionmount": one.content.needs_unionmount,
+    })
+}
