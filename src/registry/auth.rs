@@ -14,7 +14,7 @@ use ureq::http::{HeaderMap, Method, Response, header};
 
 use super::credentials::Credentials;
 use super::error::RegistryError;
-use super::hosts::{MakeBody, Sent};
+use super::hosts::{BodyIs, MakeBody, Sent};
 use super::transport::read_small;
 
 /// No answer of a token server is longer.
@@ -78,11 +78,26 @@ struct Token {
 }
 
 /// Why there is no answer to a challenge.
+#[derive(Debug)]
 pub(super) enum Refused {
     /// Who the user is, or what is to be done, is refused; in words.
     Said(String),
     /// The token server can't be asked, or gives no token.
     Failed(RegistryError),
+}
+
+impl Refused {
+    /// Reads it out of an answer of a token server. Only 401 and 403 say that somebody may not.
+    fn of_answer(realm: &str, status: u16, body: &[u8]) -> Refused {
+        let said = super::error::said(body);
+        match status {
+            401 | 403 => Refused::Said(format!("its token server answers {status}{said}")),
+            _ => {
+                let (what, host) = ("token".to_owned(), realm.to_owned());
+                Refused::Failed(RegistryError::Answer { what, host, status, said })
+            }
+        }
+    }
 }
 
 /// How a token server is asked.
@@ -106,7 +121,11 @@ pub(super) fn answer(
         (Challenge::Bearer { realm, service, scope: wanted }, credentials) => {
             // Who speaks TLS to a registry gives no password away without.
             if !plain && !realm.starts_with("https://") {
-                return Err(Refused::Said(format!("its token server {realm:?} doesn't speak TLS")));
+                return Err(Refused::Failed(RegistryError::Unreachable {
+                    host: realm.escape_debug().to_string(),
+                    why: "this token server doesn't speak TLS, which would give away who asks; --tls-verify=false allows it"
+                        .to_owned(),
+                }));
             }
             let scope = if scope.is_empty() { wanted.as_deref().unwrap_or_default() } else { scope };
             token(send, realm, service.as_deref(), scope, credentials).map(Some)
@@ -138,7 +157,8 @@ fn token(
             form.push(format!("refresh_token={}", encoded(refresh)));
             let form = form.join("&").into_bytes();
             let headers = [(header::CONTENT_TYPE, "application/x-www-form-urlencoded".to_owned())];
-            let sent = Sent { method: Method::POST, url: realm, headers: &headers, authorization: None };
+            let (method, authorization, body) = (Method::POST, None, BodyIs::Secret);
+            let sent = Sent { method, url: realm, headers: &headers, authorization, body };
             let mut body = || {
                 let size = form.len() as u64;
                 Ok((Box::new(io::Cursor::new(form.clone())) as Box<dyn io::Read + std::marker::Send>, size))
@@ -153,7 +173,8 @@ fn token(
                 _ => None,
             };
             let authorization = authorization.as_deref();
-            send(&Sent { method: Method::GET, url: &url, headers: &[], authorization }, None)
+            let (method, body) = (Method::GET, BodyIs::Anybodys);
+            send(&Sent { method, url: &url, headers: &[], authorization, body }, None)
         }
     };
     let mut response = answered.map_err(Refused::Failed)?;
@@ -165,14 +186,7 @@ fn token(
     let body =
         read_small(response.body_mut(), LONGEST_ANSWER).map_err(|error| no_token(error.to_string()))?;
     if status != 200 {
-        let said = super::error::said(&body);
-        return Err(match status {
-            400..=428 => Refused::Said(format!("its token server answers {status}{said}")),
-            _ => {
-                let (what, host) = ("token".to_owned(), realm.to_owned());
-                Refused::Failed(RegistryError::Answer { what, host, status, said })
-            }
-        });
+        return Err(Refused::of_answer(realm, status, &body));
     }
     let token: Token = serde_json::from_slice(&body).map_err(|error| no_token(error.to_string()))?;
     let token = if token.token.is_empty() { token.access_token } else { token.token };
@@ -215,7 +229,18 @@ mod tests {
             Challenge::Bearer { realm: "http://127.0.0.1:1/t".to_owned(), service: None, scope: None };
         let mine = Credentials::Password { user: "u".to_owned(), password: "p".to_owned() };
         let nobody: Send<'_> = &|_, _| panic!("it is asked");
-        let Err(Refused::Said(refused)) = answer(nobody, &bearer, Some(&mine), "", false) else { panic!() };
-        assert!(refused.contains("doesn't speak TLS"), "{refused}");
+        let Err(Refused::Failed(refused)) = answer(nobody, &bearer, Some(&mine), "", false) else { panic!() };
+        assert!(refused.to_string().contains("doesn't speak TLS"), "{refused}");
+        assert!(!refused.is_absence(), "what can't be asked may have it");
+    }
+
+    #[test]
+    fn only_a_clear_no_of_a_token_server_is_one() {
+        for (status, is_no) in
+            [(400, false), (401, true), (403, true), (404, false), (408, false), (425, false), (429, false)]
+        {
+            let refused = Refused::of_answer("https://a.io/t", status, b"");
+            assert_eq!(matches!(refused, Refused::Said(_)), is_no, "{status}: {refused:?}");
+        }
     }
 }

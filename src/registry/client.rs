@@ -379,10 +379,23 @@ impl TagList {
     }
 }
 
-/// Returns the next page by a `Link` header (RFC 8288): `<URL>; rel="next"`.
+/// Returns the next page by a `Link` header (RFC 8288): `<URL>; rel="next"`, perhaps one of several.
 fn next_page(link: &str) -> Option<&str> {
-    let (url, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
-    parameters.contains("next").then_some(url)
+    let mut rest = link;
+    loop {
+        let (url, after) = rest.trim_start().strip_prefix('<')?.split_once('>')?;
+        // No relation has a comma or a `<` in its name.
+        let (parameters, more) = after.split_once(",").unwrap_or((after, ""));
+        let is_next = |parameter: &str| {
+            let (key, value) = parameter.split_once('=').unwrap_or_default();
+            let mut relations = value.trim().trim_matches('"').split_ascii_whitespace();
+            key.trim().eq_ignore_ascii_case("rel") && relations.any(|one| one.eq_ignore_ascii_case("next"))
+        };
+        if parameters.split(';').any(is_next) {
+            return Some(url);
+        }
+        rest = more;
+    }
 }
 
 #[cfg(test)]
@@ -407,6 +420,9 @@ mod tests {
             Some("/v2/x/tags/list?last=b&n=2")
         );
         assert_eq!(next_page("</v2/x>; rel=\"prev\""), None);
+        assert_eq!(next_page("<?last=b>; title=\"x\"; rel=next"), Some("?last=b"));
+        assert_eq!(next_page("</a>; rel=\"prev\", </b>; rel=\"last next\""), Some("/b"));
+        assert_eq!(next_page("</v2/x>; title=\"next\""), None);
         assert_eq!(next_page("x"), None);
     }
 }

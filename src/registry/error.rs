@@ -32,6 +32,8 @@ pub enum RegistryError {
         said: String,
         /// What may be done.
         way_out: String,
+        /// Whether nobody was named who asks.
+        is_anonymous: bool,
     },
     /// It doesn't have it.
     #[error("{what}: {host} has no such image{said}")]
@@ -65,6 +67,16 @@ pub enum RegistryError {
         /// What is wrong with it.
         why: String,
     },
+    /// Why the search for a short name ended before all its registries were asked.
+    #[error(
+        "{why}; the others that a name without a registry may mean are not asked then: write it out, as {others}"
+    )]
+    SearchEnded {
+        /// What the one that ended it said.
+        why: Box<RegistryError>,
+        /// The names that were not tried.
+        others: String,
+    },
     /// The user's settings forbid it, or can't be read.
     #[error("{0}")]
     Settings(String),
@@ -80,9 +92,10 @@ impl From<DigestError> for RegistryError {
 }
 
 impl RegistryError {
-    /// Tells whether a registry says that it doesn't have something; some refuse those who don't log in all the same.
+    /// Tells whether a registry says that it doesn't have something: plainly, or by refusing whoever doesn't log in, as some
+    /// do with what isn't there. One that refuses a user it knows may have it.
     pub(super) fn is_absence(&self) -> bool {
-        matches!(self, RegistryError::NotFound { .. } | RegistryError::Denied { .. })
+        matches!(self, RegistryError::NotFound { .. } | RegistryError::Denied { is_anonymous: true, .. })
     }
 
     /// Takes an error of this room out of one of reading, into which it was put on its way; `otherwise` says what any other

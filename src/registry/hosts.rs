@@ -36,10 +36,15 @@ impl From<RegistryError> for Failed {
 /// Longer ways lead nowhere.
 const MOST_REDIRECTS: usize = 5;
 
+/// A registry's blobs lie in a few places. One that leads to more loses the connections to the others.
+const MOST_AGENTS: usize = 16;
+
 /// Who speaks to hosts.
 pub(super) struct Hosts {
-    /// The registry.
+    /// The registry, as it was named.
     own: String,
+    /// The same, as places say it.
+    own_place: String,
     /// What the user says of certificates.
     verify: Option<bool>,
     cert_dir: Option<PathBuf>,
@@ -53,6 +58,17 @@ pub(super) struct Sent<'a> {
     pub(super) headers: &'a [(header::HeaderName, String)],
     /// Who asks. No other host is told.
     pub(super) authorization: Option<&'a str>,
+    /// Who may get the body.
+    pub(super) body: BodyIs,
+}
+
+/// Who may get what is sent along with a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BodyIs {
+    /// Whoever the answer leads to.
+    Anybodys,
+    /// Nobody but the host that is asked: it tells who the user is.
+    Secret,
 }
 
 /// An answer, and whether another host gave it than was asked.
@@ -71,7 +87,9 @@ struct Place {
 
 impl Hosts {
     pub(super) fn new(own: &str, verify: Option<bool>, cert_dir: Option<PathBuf>) -> Hosts {
-        Hosts { own: own.to_owned(), verify, cert_dir, agents: Mutex::default() }
+        let own_place =
+            place_of(&format!("https://{own}")).map_or_else(|_| own.to_owned(), |place| place.host);
+        Hosts { own: own.to_owned(), own_place, verify, cert_dir, agents: Mutex::default() }
     }
 
     /// Returns the agent of a host.
@@ -79,12 +97,19 @@ impl Hosts {
     /// # Errors
     /// When the user's certificates for it, or the proxy on the way, can't be read.
     pub(super) fn agent(&self, host: &str, tls: Tls) -> Result<Agent> {
-        let key = (host.to_owned(), tls);
+        let is_own = host == self.own || host == self.own_place;
+        // Certificates lie under the name that the user gives.
+        let named = if is_own { &self.own } else { host };
+        let key = (named.to_owned(), tls);
         if let Some(known) = self.agents.lock().get(&key) {
             return Ok(known.clone());
         }
-        let made = agent(host, tls, self.cert_dir.as_deref(), host == self.own)?;
-        Ok(self.agents.lock().entry(key).or_insert(made).clone())
+        let made = agent(named, tls, self.cert_dir.as_deref(), is_own)?;
+        let mut agents = self.agents.lock();
+        if agents.len() >= MOST_AGENTS {
+            agents.retain(|(known, _), _| *known == self.own);
+        }
+        Ok(agents.entry(key).or_insert(made).clone())
     }
 
     /// Sends a request, and follows where the answer leads. `own` is how the registry speaks.
@@ -98,6 +123,9 @@ impl Hosts {
         let mut url = sent.url.to_owned();
         for _ in 0..=MOST_REDIRECTS {
             let place = place_of(&url)?;
+            if place != asked && body.is_some() && sent.body == BodyIs::Secret {
+                return Err(self.led(format!("it leads to {url}, which is not told who asks")).into());
+            }
             let agent = self.agent(&place.host, self.tls(&place, &url, own)?)?;
             let authorization = sent.authorization.filter(|_| place == asked);
             let body = body.as_mut().map(|body| &mut **body as MakeBody<'_>);
@@ -115,7 +143,7 @@ impl Hosts {
         let any_certificate =
             self.verify == Some(false) || (self.verify.is_none() && is_loopback(&place.host));
         match place.is_tls {
-            true if place.host == self.own && own != Tls::Plain => Ok(own),
+            true if place.host == self.own_place && own != Tls::Plain => Ok(own),
             true if any_certificate => Ok(Tls::Unverified),
             true => Ok(Tls::Verified),
             false if own == Tls::Plain || self.verify == Some(false) => Ok(Tls::Plain),
@@ -188,6 +216,11 @@ fn place_of(url: &str) -> Result<Place> {
     }
 }
 
+/// Tells whether two addresses lead to the same host in the same way.
+pub(super) fn is_same_place(one: &str, other: &str) -> bool {
+    matches!((place_of(one), place_of(other)), (Ok(one), Ok(other)) if one == other)
+}
+
 /// Tells where an answer leads that is none itself. What a body was sent with is sent again only where that is meant.
 fn leads_to(method: &Method, response: &Response<Body>) -> Option<String> {
     let follows = match response.status().as_u16() {
@@ -209,6 +242,9 @@ pub(super) fn resolved(from: &str, location: &str) -> String {
         return format!("{scheme}:{location}");
     }
     let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    if location.is_empty() || location.starts_with(['?', '#']) {
+        return format!("{scheme}://{rest}{location}");
+    }
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
     if location.starts_with('/') {
         return format!("{scheme}://{host}{location}");
@@ -247,6 +283,31 @@ mod tests {
     }
 
     #[test]
+    fn a_host_is_the_same_however_it_is_written() {
+        for own in ["lab", "LAB", "lab:443", "Lab:443"] {
+            let hosts = Hosts::new(own, None, None);
+            assert_eq!(tls(&hosts, Tls::Unverified, "https://lab/x"), Some(Tls::Unverified), "{own}");
+            assert_eq!(tls(&hosts, Tls::Unverified, "https://lab:444/x"), Some(Tls::Verified), "{own}");
+            hosts.agent(own, Tls::Unverified).unwrap();
+            hosts.agent("lab", Tls::Unverified).unwrap();
+            assert_eq!(hosts.agents.lock().len(), 1, "{own}");
+            let base = format!("https://{own}");
+            assert!(is_same_place("https://lab/v2/x", &base) && !is_same_place("http://lab/v2/x", &base));
+        }
+    }
+
+    #[test]
+    fn many_hosts_take_no_more_memory_than_a_few() {
+        let hosts = Hosts::new("lab", None, None);
+        hosts.agent("lab", Tls::Unverified).unwrap();
+        for at in 0..3 * MOST_AGENTS {
+            hosts.agent(&format!("blobs{at}"), Tls::Unverified).unwrap();
+        }
+        let agents = hosts.agents.lock();
+        assert!(agents.len() <= MOST_AGENTS && agents.contains_key(&("lab".to_owned(), Tls::Unverified)));
+    }
+
+    #[test]
     fn places_are_hosts_and_ports() {
         let host = |url: &str| place_of(url).map(|place| place.host).ok();
         assert_eq!(host("https://Q.io:443/x").as_deref(), Some("q.io"));
@@ -265,6 +326,7 @@ mod tests {
             ("//b.io/z", "https://b.io/z"),
             ("/z?q", "https://q.io:1/z?q"),
             ("z", "https://q.io:1/v2/a/z"),
+            ("?last=b", "https://q.io:1/v2/a/blobs?last=b"),
         ] {
             assert_eq!(resolved(from, location), expected);
         }

@@ -192,8 +192,8 @@ impl Settings {
     }
 
     /// Asks the registries that a name leads to, one after the other, until one has what is asked for. The next one is asked
-    /// only where one says that it has no such thing: one that can't be reached may have it, and who owns the name at the next
-    /// is another.
+    /// only where one says that it has no such thing: one that can't be reached, or refuses the user, may have it, and who
+    /// owns the name at the next is another.
     ///
     /// # Errors
     /// That of the first that has it not, or of the one that ends the search.
@@ -211,15 +211,15 @@ impl Settings {
             )));
         }
         let mut first = None;
-        for name in names {
-            for endpoint in self.to_read(&name)? {
+        for (at, name) in names.iter().enumerate() {
+            for endpoint in self.to_read(name)? {
                 let is_mirror = endpoint.is_mirror;
-                match ask(&name, endpoint) {
+                match ask(name, endpoint) {
                     Err(error) if is_mirror => log::info!("mirror: {error}"),
                     Err(error) if error.is_absence() => {
                         first.get_or_insert(error);
                     }
-                    found => return found,
+                    found => return found.map_err(|why| ended_by(why, &names[at + 1..])),
                 }
             }
         }
@@ -290,6 +290,15 @@ impl Settings {
         let leading = self.registries.iter().filter(|registry| leads(&registry.prefix, full));
         leading.max_by_key(|registry| registry.prefix.len())
     }
+}
+
+/// Says which names were not tried, since one registry ended the search.
+fn ended_by(why: RegistryError, others: &[Reference]) -> RegistryError {
+    if others.is_empty() {
+        return why;
+    }
+    let others: Vec<String> = others.iter().map(Reference::to_string).collect();
+    RegistryError::SearchEnded { why: Box::new(why), others: others.join(" or ") }
 }
 
 /// Tells whether a prefix is one of a name's: up to a part's end, or `*.` and the end of a host.
@@ -415,6 +424,14 @@ mod tests {
         let not_found =
             || RegistryError::NotFound { what: "x".into(), host: "h".into(), said: String::new() };
         let away = || RegistryError::Unreachable { host: "h".into(), why: "away".into() };
+        let denied = |is_anonymous: bool| {
+            let (what, host, said, way_out) = ("x".into(), "h".into(), String::new(), "no".into());
+            RegistryError::Denied { what, host, said, way_out, is_anonymous }
+        };
+        let busy = |status: u16| {
+            let (what, host, said) = ("x".into(), "h".into(), String::new());
+            RegistryError::Answer { what, host, status, said }
+        };
         let asked = |text: &str, settings: &Settings, answer: &dyn Fn(&Endpoint) -> Result<()>| {
             let mut asked = Vec::new();
             let found = settings.first_of(&text.parse().unwrap(), |_, endpoint| {
@@ -430,7 +447,14 @@ mod tests {
         // A mirror stands for another one, whatever is wrong with it.
         let (hosts, told) = asked("app", &settings, &|_| Err(away()));
         assert_eq!(hosts, ["mirror.local:5000", "registry-1.docker.io"]);
-        assert!(told.unwrap_err().contains("away"));
+        let told = told.unwrap_err();
+        assert!(told.contains("away") && told.contains("write it out, as quay.io/app"), "{told}");
+        // Some refuse whoever doesn't log in what they don't have. Who refuses a user may have it.
+        assert_eq!(asked("app", &settings, &|_| Err(denied(true))).0.len(), 3);
+        assert_eq!(asked("app", &settings, &|_| Err(denied(false))).0.len(), 2);
+        for status in [400, 408, 425, 429, 500] {
+            assert_eq!(asked("app", &settings, &|_| Err(busy(status))).0.len(), 2, "{status}");
+        }
         settings.add("short-name-mode = \"enforcing\"").unwrap();
         let (hosts, told) = asked("app:2", &settings, &|_| Ok(()));
         assert_eq!(hosts, Vec::<String>::new());

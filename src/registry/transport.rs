@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use ureq::Agent;
@@ -68,16 +69,24 @@ fn tls_config(host: &str, tls: Tls, cert_dir: Option<&Path>, is_registry: bool) 
     if tls == Tls::Unverified {
         return Ok(builder.disable_verification(true).build());
     }
-    let system = rustls_native_certs::load_native_certs();
-    for error in &system.errors {
-        log::debug!("a certificate of the system can't be read: {error}");
-    }
-    if system.certs.is_empty() && own.authorities.is_empty() {
+    let system = authorities_of_the_system();
+    if system.is_empty() && own.authorities.is_empty() {
         // A machine without ca-certificates: Mozilla's list, as it was when this program was built.
         return Ok(builder.build());
     }
-    let system = system.certs.iter().map(|cert| Certificate::from_der(cert).to_owned());
-    Ok(builder.root_certs(RootCerts::from(system.chain(own.authorities))).build())
+    Ok(builder.root_certs(RootCerts::from(system.iter().cloned().chain(own.authorities))).build())
+}
+
+/// Returns the certificates that the system believes, which are read once.
+fn authorities_of_the_system() -> &'static [Certificate<'static>] {
+    static KNOWN: OnceLock<Vec<Certificate<'static>>> = OnceLock::new();
+    KNOWN.get_or_init(|| {
+        let system = rustls_native_certs::load_native_certs();
+        for error in &system.errors {
+            log::debug!("a certificate of the system can't be read: {error}");
+        }
+        system.certs.iter().map(|cert| Certificate::from_der(cert).to_owned()).collect()
+    })
 }
 
 /// What the user has for one host: containers-certs.d(5), and the same of Docker.

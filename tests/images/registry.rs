@@ -457,6 +457,21 @@ fn mirrors_short_names_and_blocked_registries() {
     lab.write("registries.conf", conf.replace(&lacking.port.to_string(), "1").as_bytes());
     lab.registry(&["pull", "tool:1"]).refused(1, &["localhost:1: cannot be reached"]);
     lab.registry(&["tags", "tool"]).refused(1, &["localhost:1: cannot be reached"]);
+    // Who refuses a user may have it, too; whoever doesn't log in is refused what isn't there by some.
+    let denying = Faulty::new(port, |what, _| match what.contains("/manifests/") {
+        true => Fault::Answer("403 No", String::new(), ""),
+        false => Fault::None,
+    });
+    lab.write(
+        "registries.conf",
+        conf.replace(&lacking.port.to_string(), &denying.port.to_string()).as_bytes(),
+    );
+    // anna:secret
+    let auth = format!("{{\"auths\":{{\"localhost:{}\":{{\"auth\":\"YW5uYTpzZWNyZXQ=\"}}}}}}", denying.port);
+    lab.write("auth.json", auth.as_bytes());
+    lab.registry(&["pull", "tool:1"]).refused(1, &["refuses it", "write it out, as good.invalid/tool:1"]);
+    fs::remove_file(lab.at("auth.json")).unwrap();
+    lab.registry(&["pull", "tool:1"]).ok();
     lab.write("registries.conf", format!("short-name-mode = \"enforcing\"\n{conf}").as_bytes());
     lab.registry(&["pull", "tool:1"]).refused(1, &["short-name-mode", "good.invalid/tool:1"]);
     lab.write("registries.conf", b"[[registry]\n");

@@ -48,6 +48,37 @@ fn where_blobs_lie_nobody_is_told_who_asks() {
     }
 }
 
+/// An identity token is in the body of a request: where a redirect leads, nobody is told it.
+#[test]
+fn a_token_server_leads_nobody_else_to_who_asks() {
+    needs_program!("docker-registry");
+    let lab = Lab::new();
+    let registry = Registry::plain(&lab);
+    registry.pushed(&lab, "x:1", 1000);
+    let thief = Faulty::new(1, |_, _| Fault::Answer("200 OK", String::new(), r#"{"token":"abc"}"#));
+    let elsewhere = format!("http://localhost:{}/stolen", thief.port);
+    let tokens = Faulty::new(1, move |what, _| match what {
+        "POST /within" => leads_to("/here".to_owned()),
+        "POST /here" => Fault::Answer("200 OK", String::new(), r#"{"token":"abc"}"#),
+        _ => leads_to(elsewhere.clone()),
+    });
+    for (path, is_own) in [("within", true), ("away", false)] {
+        let realm = format!("http://localhost:{}/{path}", tokens.port);
+        let asks = Faulty::by_head(registry.port, move |_, _, head| match head.contains("Bearer abc") {
+            true => Fault::None,
+            false => Fault::Answer("401 Who", format!("www-authenticate: Bearer realm=\"{realm}\"\r\n"), ""),
+        });
+        let auth = format!("{{\"auths\":{{\"localhost:{}\":{{\"identitytoken\":\"mine\"}}}}}}", asks.port);
+        lab.write("auth.json", auth.as_bytes());
+        let pulled = lab.registry(&["pull", &named(asks.port, "x:1")]);
+        match is_own {
+            true => drop(pulled.ok()),
+            false => drop(pulled.refused(1, &["which is not told who asks"])),
+        }
+    }
+    assert_eq!(thief.seen(), Vec::<String>::new());
+}
+
 #[test]
 fn redirects_end() {
     needs_program!("docker-registry");

@@ -8,7 +8,7 @@ use ureq::http::{Method, Response, header};
 use super::Client;
 use crate::registry::auth::{Challenge, Refused, answer};
 use crate::registry::error::{RegistryError, Result, said};
-use crate::registry::hosts::{Came, Failed, MakeBody, Sent};
+use crate::registry::hosts::{BodyIs, Came, Failed, MakeBody, Sent, is_same_place};
 use crate::registry::transport::{TRIES, Tls, is_passing, is_passing_status, pause, read_small, why};
 
 /// How the registry turned out to speak.
@@ -120,8 +120,7 @@ impl Client {
 
     /// Tells whether a place belongs to the registry: others are told nothing of the user.
     fn is_own(&self, url: &str) -> Result<bool> {
-        let base = &self.connection()?.base;
-        Ok(url.strip_prefix(base.as_str()).is_some_and(|rest| rest.starts_with('/')))
+        Ok(is_same_place(url, &self.connection()?.base))
     }
 
     fn send(
@@ -131,7 +130,7 @@ impl Client {
         body: Option<MakeBody<'_>>,
     ) -> std::result::Result<Came, Failed> {
         let Asked { method, url, headers, .. } = asked;
-        let sent = Sent { method: method.clone(), url, headers, authorization };
+        let sent = Sent { method: method.clone(), url, headers, authorization, body: BodyIs::Anybodys };
         self.hosts.send(&sent, self.connection()?.tls, body)
     }
 
@@ -164,7 +163,8 @@ impl Client {
                 format!("see whether your account may do this, or log in again: unionmount login {host}")
             }
         };
-        RegistryError::Denied { what: what.to_owned(), host, said, way_out }
+        let is_anonymous = self.credentials.is_none();
+        RegistryError::Denied { what: what.to_owned(), host, said, way_out, is_anonymous }
     }
 }
 
