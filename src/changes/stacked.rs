@@ -1,12 +1,12 @@
 //! An upper over its lowers, to be compared: nothing is mounted, locked or made.
 
-use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::image::layer::merged::{find, of_union, open_union};
 use crate::image::layer::{Change, ChangeKind, LayerError, changes};
+use crate::sys::dir::open_named;
 use crate::sys::object::{Kind, Stat};
 use crate::union::Union;
 use crate::union::nodes::node::Node;
@@ -31,12 +31,7 @@ pub struct CannotOpen {
 /// # Errors
 /// Those of open(2), and `ENOTDIR` for what is none.
 pub fn open_layer(path: &Path) -> Result<OwnedFd, CannotOpen> {
-    let failed = |source| CannotOpen { path: path.to_owned(), source };
-    let file = File::open(path).map_err(failed)?;
-    match file.metadata().map_err(failed)?.is_dir() {
-        true => Ok(file.into()),
-        false => Err(failed(rustix::io::Errno::NOTDIR.into())),
-    }
+    open_named(path).map_err(|errno| CannotOpen { path: path.to_owned(), source: errno.into() })
 }
 
 impl Stacked {

@@ -5,13 +5,16 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+use rustix::io::Errno;
 
 use super::Failure;
 use super::store::records;
-use crate::changes::apply;
+use crate::changes::apply::{self, LETTING_GO};
 use crate::control::client::{Client, STATUS_PATIENCE};
 use crate::control::mounts;
+use crate::sys::dir::open_named;
 use crate::sys::flock::{Access, lock_until};
 use crate::sys::mountinfo::Table;
 use crate::sys::object::At;
@@ -31,17 +34,14 @@ pub(super) struct Discard {
     yes: bool,
 }
 
-/// How long the daemon of a mount that is just gone may keep its upper.
-const LETTING_GO: Duration = Duration::from_millis(300);
-
 impl Discard {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let shown = EscapedPath::from(self.upper.as_path());
         let failed = |error: std::io::Error| Failure::failed(format!("{shown}: cannot be opened: {error}"));
-        let dir = File::open(&self.upper).map_err(failed)?;
-        if !dir.metadata().map_err(failed)?.is_dir() {
-            return Err(Failure::failed(format!("{shown}: is no directory")));
-        }
+        let dir = match open_named(&self.upper) {
+            Err(Errno::NOTDIR) => return Err(Failure::failed(format!("{shown}: is no directory"))),
+            dir => File::from(dir.map_err(|errno| failed(errno.into()))?),
+        };
         let real = std::fs::canonicalize(&self.upper).map_err(failed)?;
         let _held = hold_alone(&dir, &real)?;
         is_half_applied(&dir)?;
@@ -119,10 +119,10 @@ fn hold_alone(dir: &File, real: &Path) -> Result<File, Failure> {
             return refused(&format!("the mount {point} has {layer} as a layer; unmount it first"));
         }
     }
-    // Around it, also those of mounts that can't be seen from here.
+    // Around it, also those of mounts that can't be seen from here. Others who look at the same time keep nobody away.
     for around in real.ancestors().skip(1).filter(|around| *around != Path::new("/")) {
         let Ok(dir) = File::open(around) else { continue };
-        if matches!(lock_until(&dir, Access::Exclusive, Instant::now() + LETTING_GO), Ok(false)) {
+        if matches!(lock_until(&dir, Access::Shared, Instant::now() + LETTING_GO), Ok(false)) {
             let around = EscapedPath::from(around);
             return refused(&format!("lies in {around}, which a mount has; unmount that first"));
         }

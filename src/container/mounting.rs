@@ -5,7 +5,6 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::ErrorKind;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
@@ -19,6 +18,7 @@ use rustix::mount::UnmountFlags;
 
 use super::error::{ContainerError, Result};
 use crate::control::mounts::{self, Mount};
+use crate::sys::dir::open_named;
 use crate::sys::flock::{Access, lock_until};
 use crate::sys::fusermount;
 
@@ -202,8 +202,8 @@ pub fn detach(at: &Path) -> Result<()> {
 /// # Errors
 /// When the upper can't be opened.
 pub fn wait_for_end(upper: &Path, patience: Duration) -> Result<bool> {
-    let dir = match File::open(upper) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
+    let dir = match open_named(upper) {
+        Err(Errno::NOENT) => return Ok(true),
         dir => dir.map_err(ContainerError::io("open it", upper))?,
     };
     match lock_until(&dir, Access::Exclusive, Instant::now() + patience) {

@@ -2,6 +2,7 @@
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{self, Mode, OFlags, RawDir, ResolveFlags};
 use rustix::io::{Errno, Result};
@@ -35,6 +36,15 @@ pub fn open_beneath(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd> {
         at = Some(open_in(dir, component, DIR_PATH)?);
     }
     at.ok_or(Errno::INVAL)
+}
+
+/// Opens a directory that a user names; links on the way are followed. What is there instead of one isn't opened: a fifo would
+/// keep this waiting, and to open a device can do something.
+///
+/// # Errors
+/// Those of open(2), `ENOTDIR` for anything else.
+pub fn open_named(path: &Path) -> Result<OwnedFd> {
+    fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// One entry as the filesystem lists it.

@@ -288,6 +288,24 @@ impl At<'_> {
         unnoticed(|noatime| self.open(OFlags::RDONLY | noatime))
     }
 
+    /// Opens what is a regular file for reading; `None`: it is none. What its owner may have exchanged for a fifo or a device
+    /// is not opened to find that out: to open a device can do something.
+    ///
+    /// # Errors
+    /// Those of open(2), and `EBUSY` for one in a mount of this process's own.
+    pub fn open_file(&self) -> Result<Option<OwnedFd>> {
+        let pin = self.pin()?;
+        let at = At::Fd(pin.as_fd());
+        let stat = at.stat_as_known()?;
+        if is_own(stat.dev) {
+            return Err(Errno::BUSY);
+        }
+        match stat.kind() {
+            Kind::File => at.open_read().map(Some),
+            _ => Ok(None),
+        }
+    }
+
     /// Opens a regular file with these flags of open(2), to be verified before anything is done with it.
     pub(crate) fn open_to_verify(&self, flags: OFlags) -> Result<OwnedFd> {
         self.open(flags)
@@ -444,5 +462,27 @@ impl SetTime {
             Some(SetTime::Now) => fs::Timespec { tv_sec: 0, tv_nsec: fs::UTIME_NOW },
             Some(SetTime::At(t)) => fs::Timespec { tv_sec: t.sec, tv_nsec: t.nsec.into() },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_file_is_not_opened_as_one() {
+        let top = tempfile::tempdir().unwrap();
+        let dir = std::fs::File::open(top.path()).unwrap();
+        let open = |name: &str| At::Name(dir.as_fd(), name.as_bytes()).open_file();
+        std::fs::write(top.path().join("file"), "x").unwrap();
+        fs::mknodat(&dir, "fifo", fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        std::os::unix::fs::symlink("file", top.path().join("link")).unwrap();
+        assert!(open("file").unwrap().is_some());
+        for other in ["fifo", "link", "."] {
+            assert!(open(other).unwrap().is_none(), "{other}");
+        }
+        assert_eq!(open("none").unwrap_err(), Errno::NOENT);
+        let dev = std::fs::File::open("/dev").unwrap();
+        assert!(At::Name(dev.as_fd(), b"null").open_file().unwrap().is_none());
     }
 }

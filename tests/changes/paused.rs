@@ -1,6 +1,7 @@
 //! What somebody does at an instant while `apply` is at work: it is stopped there, by strace, and goes on afterwards.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -63,12 +64,25 @@ impl Paused {
             self.go_on();
             self.tracer.try_wait().unwrap().is_some()
         });
-        let output = self.tracer.wait_with_output().unwrap();
-        Ended {
-            code: output.status.code(),
-            out: String::from_utf8_lossy(&output.stdout).into_owned(),
-            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        let code = self.tracer.wait().unwrap().code();
+        let (mut out, mut err) = (String::new(), String::new());
+        self.tracer.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+        self.tracer.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+        Ended { code, out, err }
+    }
+}
+
+impl Drop for Paused {
+    /// A test that fails leaves nobody standing.
+    fn drop(&mut self) {
+        if self.tracer.try_wait().is_ok_and(|ended| ended.is_some()) {
+            return;
         }
+        if let Some(pid) = self.program().and_then(rustix::process::Pid::from_raw) {
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap_or_default();
+        }
+        self.tracer.kill().unwrap_or_default();
+        drop(self.tracer.wait());
     }
 }
 
@@ -217,19 +231,34 @@ fn who_owns_the_directory_cannot_lead_root_out_of_it() {
     if !can_pause() {
         return;
     }
-    for policy in ["", "--force", "--theirs"] {
+    for (policy, at) in ["", "--force", "--theirs"].into_iter().flat_map(|policy| {
+        let at = ["mkdirat:when=1", "renameat2:when=1", "renameat2:when=2", "renameat2:when=4"];
+        at.map(|at| (policy, at))
+    }) {
         let place = unmounted(
             "mkdir -p a/dir/sub a/old outside; for n in 1 2; do echo $n >a/dir/sub/f$n; echo $n >a/old/g$n; echo s >outside/f$n; echo s >outside/g$n; done; chmod 755 outside",
             "for n in 1 2; do echo changed >>mnt/dir/sub/f$n; rm mnt/old/g$n; echo added >mnt/old/h$n; done; chmod 700 mnt/old",
         );
         let before = Snapshot::take(&place.at("outside"));
-        let args: &[&str] = if policy.is_empty() { &[] } else { &[policy] };
-        let ended = apply_and_meanwhile(&place, args, |_| {
-            place.sh("mv a/dir/sub a/dir/s; ln -s ../../outside a/dir/sub; mv a/old a/o; ln -s ../outside a/old").ok();
-        });
-        assert!(ended.code == Some(1) || policy == "--theirs", "{policy}: {ended:?}");
+        let mut args = vec!["apply", "up", "a"];
+        args.extend(Some(policy).filter(|policy| !policy.is_empty()));
+        let mut paused = Paused::start(&place, &[at], &args);
+        paused.stopped();
+        place
+            .sh("mv a/dir/sub a/dir/s; ln -s ../../outside a/dir/sub; mv a/old a/o; ln -s ../outside a/old")
+            .ok();
+        let ended = paused.end();
+        assert!(ended.code == Some(1) || policy == "--theirs", "{policy} {at}: {ended:?}");
+        // What the policy says nothing of is told with what does lead on.
+        let told = match policy {
+            _ if ended.err.contains("what was prepared here is not there any more") => "",
+            "" => "with --force goes on over it",
+            _ => "neither --force nor --theirs",
+        };
+        assert!(ended.code != Some(1) || ended.err.contains(told), "{policy} {at}: {ended:?}");
+        assert!(ended.code != Some(1) || ended.err.contains("--abandon"), "{policy} {at}: {ended:?}");
         let after = Snapshot::take(&place.at("outside"));
-        assert_eq!(diff(&before, &after, &Fields::all()), "", "{policy}: something outside was touched");
+        assert_eq!(diff(&before, &after, &Fields::all()), "", "{policy} {at}: something outside was touched");
     }
 }
 
@@ -248,6 +277,64 @@ fn a_stage_that_was_moved_away_is_told() {
     let ended = done(paused.end());
     assert!(ended.err.contains("was moved away by somebody else"), "{ended:?}");
     assert_eq!((read(&place, "a/g").as_str(), place.at("a/elsewhere").exists()), ("new\n", true));
+}
+
+/// The journal can't be removed at the end, as when it was killed there: the stage that is gone then was removed by the call.
+#[test]
+fn a_stage_that_was_removed_is_not_said_to_be_moved_away() {
+    support::needs_root!();
+    if !can_pause() {
+        return;
+    }
+    let place = unmounted("echo old >a/f", "echo new >mnt/f");
+    let script = "UNIONMOUNT_ROOT=$PWD/state strace -qq -o /dev/null -e inject=unlink:error=EIO ./unionmount apply up a";
+    assert_eq!(place.sh(script).code, Some(1));
+    assert_eq!((read(&place, "a/f").as_str(), stage(&place.at("a"))), ("new\n", None));
+    let ended = done(apply(&place, ""));
+    assert!(ended.err.contains("was finished") && !ended.err.contains("moved away"), "{ended:?}");
+}
+
+#[test]
+fn a_directory_that_was_moved_on_after_it_had_come_is_told() {
+    support::needs_root!();
+    if !can_pause() {
+        return;
+    }
+    let place = unmounted(
+        "mkdir a/d; echo d >a/d/f; echo old >a/g; echo old >a/h",
+        "mv mnt/d mnt/e; echo new >mnt/g; echo new >mnt/h",
+    );
+    killed(&place, "renameat2:when=4");
+    place.sh("mv a/e a/elsewhere").ok();
+    apply(&place, "").refused(1, &["d: was changed by somebody else"]);
+    apply(&place, "--force").refused(1, &["d: was changed by somebody else", "--abandon"]);
+    // The rest is done beside it; then nobody can tell where it belongs until it is back.
+    apply(&place, "--theirs").refused(1, &["e: is the directory d renamed, which the target doesn't have"]);
+    place.sh("mv a/elsewhere a/e").ok();
+    apply(&place, "").ok();
+    assert_eq!(["a/g", "a/h", "a/e/f"].map(|name| read(&place, name)), ["new\n", "new\n", "d\n"]);
+}
+
+/// What tells of another directory, and can't be read, is in the way only of what it may be about.
+#[test]
+fn a_damaged_journal_is_in_nobody_elses_way() {
+    support::needs_root!();
+    if !can_pause() {
+        return;
+    }
+    let place = unmounted("echo old >a/f; echo old >a/g", "echo new >mnt/f; echo new >mnt/g");
+    killed(&place, "renameat2:when=1");
+    let um = |args: &str| place.sh(&format!("UNIONMOUNT_ROOT=$PWD/state ./unionmount {args}"));
+    place.sh("mkdir -p c up2; echo x >up2/x; cd state/applies; ls *.json >../name; mv *.json j; sed s/.version.:1,/\\\"version\\\":99,/ j >other.json").ok();
+    um("discard --yes up").refused(1, &["another version", "remove it"]);
+    um("discard --yes up2").ok();
+    um("apply --abandon up a").refused(1, &["nothing is half applied to it", "another version"]);
+    place.sh("echo y >up2/y; cd state/applies; echo { >other.json").ok();
+    um("discard --yes up2").refused(1, &["other.json", "damaged", "remove it"]);
+    um("apply up2 c").ok();
+    place.sh("cd state/applies; mv j $(cat ../name)").ok();
+    let ended = done(um("apply --abandon up a"));
+    assert!(ended.err.contains(".unionmount-apply-"), "{ended:?}");
 }
 
 /// Kills `apply` behind a system call.

@@ -80,23 +80,32 @@ impl Dir {
     pub fn open(&self, target: BorrowedFd<'_>) -> Result<OwnedFd> {
         let path = &self.path.0;
         let changed = || ApplyError::Changed(path.clone());
-        let dir = match open_dir(target, path) {
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Err(changed()),
-            dir => dir.map_err(ApplyError::at(path, "open it"))?,
-        };
+        let dir = find_dir(target, path)?.ok_or_else(changed)?;
         let stat = At::Fd(dir.as_fd()).stat().map_err(ApplyError::at(path, "look at it"))?;
         if self.seen.is_same(&stat) { Ok(dir) } else { Err(changed()) }
     }
 }
 
-/// Returns what has a name; `None`: nothing.
+/// Opens a directory beneath another; `None`: there is none of that path.
+///
+/// # Errors
+/// Those of opening it: what can't be looked at isn't missing.
+pub fn find_dir(root: BorrowedFd<'_>, path: &[u8]) -> Result<Option<OwnedFd>> {
+    match open_dir(root, path) {
+        Ok(dir) => Ok(Some(dir)),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) => Ok(None),
+        Err(errno) => Err(ApplyError::at(path, "open it")(errno)),
+    }
+}
+
+/// Returns what has a name; `None`: nothing, as nothing has one that is too long for the filesystem.
 ///
 /// # Errors
 /// Those of stat.
 pub fn look(dir: BorrowedFd<'_>, name: &[u8], path: &[u8]) -> Result<Option<Stat>> {
     match At::Name(dir, name).stat() {
         Ok(stat) => Ok(Some(stat)),
-        Err(Errno::NOENT) => Ok(None),
+        Err(Errno::NOENT | Errno::NAMETOOLONG) => Ok(None),
         Err(errno) => Err(ApplyError::at(path, "look at it")(errno)),
     }
 }
@@ -112,15 +121,19 @@ pub fn name_of(path: &[u8]) -> &[u8] {
 /// # Errors
 /// [`ApplyError::Changed`] where it is another already.
 pub fn take(dir: BorrowedFd<'_>, path: &[u8], seen: &Seen, stage: BorrowedFd<'_>, to: &str) -> Result<()> {
-    let changed = || ApplyError::Changed(path.to_vec());
-    let found = look(dir, name_of(path), path)?.ok_or_else(changed)?;
-    if !seen.is_unchanged(&found) {
-        return Err(changed());
-    }
+    as_planned(dir, path, seen)?;
     rename_new(dir, name_of(path), stage, to.as_bytes()).map_err(|errno| match errno {
-        Errno::NOENT => changed(),
+        Errno::NOENT => ApplyError::Changed(path.to_vec()),
         errno => ApplyError::at(path, "move it away")(errno),
     })
+}
+
+/// Holds what has a name against the plan, before it is moved.
+fn as_planned(dir: BorrowedFd<'_>, path: &[u8], seen: &Seen) -> Result<()> {
+    match look(dir, name_of(path), path)? {
+        Some(found) if seen.is_unchanged(&found) => Ok(()),
+        _ => Err(ApplyError::Changed(path.to_vec())),
+    }
 }
 
 /// Moves an object of the stage to a name of the target that must be free.
@@ -146,15 +159,11 @@ pub fn exchange(
     path: &[u8],
     seen: &Seen,
 ) -> Result<bool> {
-    let changed = || ApplyError::Changed(path.to_vec());
-    let found = look(dir, name_of(path), path)?.ok_or_else(changed)?;
-    if !seen.is_unchanged(&found) {
-        return Err(changed());
-    }
+    as_planned(dir, path, seen)?;
     match fs::renameat_with(stage, from, dir, name_of(path), RenameFlags::EXCHANGE) {
         Ok(()) => Ok(true),
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(false),
-        Err(Errno::NOENT) => Err(changed()),
+        Err(Errno::NOENT) => Err(ApplyError::Changed(path.to_vec())),
         Err(errno) => Err(ApplyError::at(path, "put it there")(errno)),
     }
 }

@@ -39,10 +39,23 @@ pub enum ApplyError {
     },
     /// Somebody has exchanged something while the changes were applied.
     #[error(
-        "{}: was changed by somebody else while the changes were applied; the rest waits: the same command with --force goes on over it, with --theirs beside it",
+        "{}: was changed by somebody else while the changes were applied; the rest waits: the same command with --force goes on over it, with --theirs beside it, and unionmount apply --abandon UPPER TARGET gives the rest up",
         shown(.0)
     )]
     Changed(Vec<u8>),
+    /// The same, and the policy that was asked for says nothing of that.
+    #[error(
+        "{}: was changed by somebody else while the changes were applied, so that neither --force nor --theirs leads on; put it back as it was and say the same command again, or give the rest up: unionmount apply --abandon {upper} {target}",
+        shown(.path)
+    )]
+    Stuck {
+        /// What was changed.
+        path: Vec<u8>,
+        /// The upper.
+        upper: EscapedPath,
+        /// The target.
+        target: EscapedPath,
+    },
     /// The same, and what was there could not be put back.
     #[error(
         "{}: was exchanged by somebody else while the changes were applied, and what came out of there lies in {} now; look at it, then the same command with --force drops it, with --theirs goes on without",
@@ -63,6 +76,20 @@ pub enum ApplyError {
     /// Anything else that the user has to change.
     #[error("{0}")]
     Refused(String),
+}
+
+impl ApplyError {
+    /// Says of what was changed before anything of the target was touched that this is so.
+    pub(super) fn before_anything(self) -> ApplyError {
+        match self {
+            ApplyError::Changed(path) => ApplyError::Refused(format!(
+                "{}: was changed by somebody else while the changes were prepared; nothing was touched, and the same command \
+                 begins anew",
+                shown(&path)
+            )),
+            other => other,
+        }
+    }
 }
 
 fn shown(path: &[u8]) -> String {

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | take | what was taken is in the stage, or where another step has put it |
 //! | remove | what goes is in the stage; or nothing has the name any more |
-//! | put | nothing is in the stage under its name |
+//! | put | nothing is in the stage under its name; of a directory that was moved, it is there |
 //! | alter | it is done again |
 //!
 //! What comes out of the target is in nobody's hands but its owner's until it is out. So it comes under a name that nothing
@@ -37,7 +37,8 @@ use crate::sys::object::{At, Kind, Stat, Writable};
 /// Does all the steps that aren't done. Returns what stays as it is, because somebody else has changed it meanwhile.
 ///
 /// # Errors
-/// [`ApplyError::Changed`] where somebody else has changed something meanwhile, unless the policy says what becomes of that.
+/// [`ApplyError::Changed`] where somebody else has changed something meanwhile, unless the policy says what becomes of that;
+/// [`ApplyError::Stuck`] where it can't.
 pub fn run(target: BorrowedFd<'_>, journal: &Journal, policy: Policy) -> Result<Vec<Left>> {
     let open = |stage: &Stage| match stage.open(target) {
         Err(ApplyError::Changed(path) | ApplyError::At { path, errno: Errno::NOENT, .. }) => {
@@ -49,14 +50,16 @@ pub fn run(target: BorrowedFd<'_>, journal: &Journal, policy: Policy) -> Result<
     let steps = Steps { target, stages, journal, policy };
     let mut left = Vec::new();
     for (number, step) in journal.steps.iter().enumerate() {
-        // What was taken out of its place must come to one.
-        let must = matches!(step.act, Act::Take { .. } | Act::Put { what: What::Moved(..), .. });
         match (steps.one(number, step), policy) {
-            (Err(ApplyError::Changed(path)), Policy::Theirs) if !must => {
+            (Err(ApplyError::Changed(path)), Policy::Theirs) if !steps.must(number, step)? => {
                 left.push(Left::new(&path, "was changed by somebody else meanwhile, and stays"));
             }
-            (Err(error @ ApplyError::Aside { .. }), Policy::Theirs) if !must => {
+            (Err(error @ ApplyError::Aside { .. }), Policy::Theirs) if !steps.must(number, step)? => {
                 left.push(Left::new(&step.path.0, &error.to_string()));
+            }
+            (Err(ApplyError::Changed(path)), Policy::Force | Policy::Theirs) => {
+                let (upper, target) = (journal.upper_path.clone(), journal.target_path.clone());
+                return Err(ApplyError::Stuck { path, upper, target });
             }
             (done, _) => left.extend(done?),
         }
@@ -89,6 +92,22 @@ impl Steps<'_> {
 
     fn in_stage(&self, step: &Step, name: &str) -> Result<Option<Stat>> {
         look(self.stage(step), name.as_bytes(), &step.path.0)
+    }
+
+    /// Returns whether a step can't be left out: what was taken out of its place must come to one.
+    fn must(&self, number: usize, step: &Step) -> Result<bool> {
+        let number = match &step.act {
+            Act::Take { .. } => number,
+            Act::Put { what: What::Moved(from, _), .. } => *from,
+            _ => return Ok(false),
+        };
+        let Some(taken) = self.journal.steps.get(number) else { return Ok(false) };
+        for name in [come_name(number), taken_name(number)] {
+            if self.in_stage(taken, &name)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn one(&self, number: usize, step: &Step) -> Result<Option<Left>> {
@@ -182,8 +201,7 @@ impl Steps<'_> {
             }
         }
         if self.in_stage(step, &name)?.is_none() {
-            // It was put. What was taken and never came there is lost, which can't be.
-            return Ok(());
+            return self.was_put(step, what);
         }
         let dir = step.dir.open(self.target)?;
         let there = look(dir.as_fd(), step.name(), path)?;
@@ -201,6 +219,25 @@ impl Steps<'_> {
         beneath::take(dir.as_fd(), path, &seen, stage, &come)?;
         self.judge(number, step, replaces, Instead::Nothing)?;
         beneath::put_new(stage, &name, dir.as_fd(), path)
+    }
+
+    /// Makes sure of a directory that was moved: with nothing in the stage it has come to its place. Somebody else may have
+    /// moved it on since; it mustn't lie in another stage.
+    fn was_put(&self, step: &Step, what: &What) -> Result<()> {
+        let What::Moved(from, seen) = what else { return Ok(()) };
+        let path = &step.path.0;
+        if let Some(taken) = self.journal.steps.get(*from)
+            && taken.stage != step.stage
+            && let Some(out) = self.in_stage(taken, &taken_name(*from))?
+            && seen.is_same(&out)
+        {
+            return Err(ApplyError::at(path, "move it there, to another filesystem")(Errno::XDEV));
+        }
+        let dir = step.dir.open(self.target)?;
+        match look(dir.as_fd(), step.name(), path)? {
+            Some(there) if seen.is_same(&there) => Ok(()),
+            _ => Err(ApplyError::Changed(path.clone())),
+        }
     }
 
     /// Judges what a step has brought out of its place: it goes, or is given back.

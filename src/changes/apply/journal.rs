@@ -143,6 +143,18 @@ impl Journal {
     }
 }
 
+/// What is under way, with the file that tells of it.
+pub type UnderWay = (PathBuf, Journal);
+
+/// A journal that can't be read.
+#[derive(Debug)]
+pub struct Unreadable {
+    /// Of which upper it is, where it still says that.
+    pub upper: Option<Seen>,
+    /// Why.
+    pub why: ApplyError,
+}
+
 /// The journal's file, locked.
 #[derive(Debug)]
 pub struct Kept {
@@ -184,26 +196,28 @@ impl Kept {
         Ok(Kept { dir, file, _alone: alone })
     }
 
-    /// Finds all that is under way, whatever the directory, with the file that tells of it.
+    /// Finds all that is under way, whatever the directory, with the file that tells of it; and why others can't be read.
     ///
     /// # Errors
-    /// Where one can't be read: what it tells of isn't known then.
-    pub fn all(records: &Path) -> Result<Vec<(PathBuf, Journal)>> {
+    /// Those of listing them.
+    pub fn all(records: &Path) -> Result<(Vec<UnderWay>, Vec<Unreadable>)> {
+        let (mut all, mut unreadable) = (Vec::new(), Vec::new());
         let entries = match fs::read_dir(records) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((all, unreadable)),
             entries => entries.map_err(ApplyError::io("list it", records))?,
         };
-        let mut all = Vec::new();
         for entry in entries {
             let file = entry.map_err(ApplyError::io("list it", records))?.path();
-            if file.extension().is_some_and(|extension| extension == "json")
-                && let Some(journal) = read(&file)?
-                && journal.state != State::Finished
-            {
-                all.push((file, journal));
+            if file.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            match read(&file) {
+                Ok(Some(journal)) if journal.state != State::Finished => all.push((file, journal)),
+                Ok(_) => {}
+                Err(why) => unreadable.push(Unreadable { upper: upper_in(&file), why }),
             }
         }
-        Ok(all)
+        Ok((all, unreadable))
     }
 
     /// Opens what is under way for a target: by which directory that is, and by its path only where it is gone. `upper` is the
@@ -218,7 +232,7 @@ impl Kept {
             Some(seen) => journal.place.upper == seen,
             None => journal.upper_path == upper_path,
         };
-        let mut of_path = Kept::all(records)?;
+        let (mut of_path, unreadable) = Kept::all(records)?;
         of_path.retain(|(_, journal)| journal.target_path == target_path);
         let found = match target_seen {
             Some(seen) => Kept::of_target(records, &seen)?.under_way()?,
@@ -245,7 +259,8 @@ impl Kept {
                     }
                     false => "",
                 };
-                Err(ApplyError::Refused(format!("{target_path}: nothing is half applied to it{was}")))
+                let and = unreadable.iter().map(|one| format!("; {}", one.why)).collect::<String>();
+                Err(ApplyError::Refused(format!("{target_path}: nothing is half applied to it{was}{and}")))
             }
         }
     }
@@ -350,12 +365,23 @@ fn seen_at(path: &Path) -> Result<Option<Seen>> {
     }
 }
 
+/// Returns of which upper a journal is that can't be read otherwise, as one of another version.
+fn upper_in(file: &Path) -> Option<Seen> {
+    let text: serde_json::Value = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
+    serde_json::from_value(text.get("place")?.get("upper")?.clone()).ok()
+}
+
 fn read(file: &Path) -> Result<Option<Journal>> {
     let text = match fs::read(file) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         text => text.map_err(ApplyError::io("read it", file))?,
     };
-    let wrong = |what: String| ApplyError::Refused(format!("{}: {what}", file.display()));
+    let wrong = |what: String| {
+        ApplyError::Refused(format!(
+            "{}: {what}; it tells what was being applied, and to which directory: when that is known to be done, remove it",
+            file.display()
+        ))
+    };
     let journal: Journal =
         serde_json::from_slice(&text).map_err(|error| wrong(format!("is damaged: {error}")))?;
     if journal.version != VERSION {

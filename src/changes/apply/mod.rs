@@ -42,7 +42,9 @@ use rustix::io::Errno;
 
 use self::error::Result;
 use self::journal::{Journal, Kept, Place, Stage, State};
+use self::stage::Sweep;
 use self::step::{Act, Brought, Step};
+use crate::sys::dir::open_named;
 use crate::sys::flock::{Access, lock_until};
 use crate::union::escaped_path::EscapedPath;
 
@@ -72,7 +74,7 @@ struct Call<'a> {
 }
 
 /// How long the daemon of a mount that is just gone may keep its upper.
-const LETTING_GO: Duration = Duration::from_millis(300);
+pub const LETTING_GO: Duration = Duration::from_millis(300);
 
 /// Holds a directory as mounts hold their uppers, as long as it is open. False: somebody has it.
 fn hold(dir: &File, path: &Path) -> Result<bool> {
@@ -84,11 +86,7 @@ fn hold(dir: &File, path: &Path) -> Result<bool> {
 }
 
 fn open(path: &Path) -> Result<File> {
-    let opened = File::open(path).and_then(|file| match file.metadata()?.is_dir() {
-        true => Ok(file),
-        false => Err(rustix::io::Errno::NOTDIR.into()),
-    });
-    opened.map_err(ApplyError::io("open it", path))
+    open_named(path).map(File::from).map_err(ApplyError::io("open it", path))
 }
 
 impl<'a> Call<'a> {
@@ -161,12 +159,19 @@ pub fn resume(upper: &Path, target: &Path, records: &Path, options: Options) -> 
 /// Finds a directory to which the changes of this upper are half applied, so that the upper must not go: both paths.
 ///
 /// # Errors
-/// When that can't be told.
+/// When that can't be told, since it isn't known of which upper something is half applied.
 pub fn pending(upper: BorrowedFd<'_>, records: &Path) -> Result<Option<(EscapedPath, EscapedPath)>> {
     let seen = Place::of(upper, upper, records)?.upper;
     let of_upper = |journal: &Journal| journal.place.upper == seen && journal.state == State::Committed;
-    let found = Kept::all(records)?.into_iter().find(|(_, journal)| of_upper(journal));
-    Ok(found.map(|(_, journal)| (journal.upper_path, journal.target_path)))
+    let (all, unreadable) = Kept::all(records)?;
+    if let Some((_, journal)) = all.into_iter().find(|(_, journal)| of_upper(journal)) {
+        return Ok(Some((journal.upper_path, journal.target_path)));
+    }
+    // What can't be read may be of this one, unless it still says that it isn't.
+    match unreadable.into_iter().find(|one| one.upper.is_none_or(|upper| upper == seen)) {
+        Some(one) => Err(one.why),
+        None => Ok(None),
+    }
 }
 
 /// Gives up what is half applied of an upper to a target: nothing more is done, and nothing removed. Returns where what was prepared and
@@ -183,9 +188,21 @@ pub fn abandon(upper: &Path, target: &Path, records: &Path) -> Result<Vec<PathBu
     let known = journal.brought.clone();
     journal.note_brought();
     // Of those that were to come, the ones that have.
-    let target = File::open(&root).ok();
-    let has_come = |one: &Brought| target.as_ref().is_some_and(|target| one.has_come(target.as_fd()));
-    journal.brought.retain(|one| known.contains(one) || has_come(one));
+    let target = match open_named(&root) {
+        Err(Errno::NOENT | Errno::NOTDIR) => None,
+        target => Some(target.map_err(ApplyError::io("open it", &root))?),
+    };
+    let mut brought = Vec::new();
+    for one in journal.brought.drain(..) {
+        let has_come = match &target {
+            Some(target) => one.has_come(target.as_fd())?,
+            None => false,
+        };
+        if has_come || known.contains(&one) {
+            brought.push(one);
+        }
+    }
+    journal.brought = brought;
     kept.finish(&mut journal)?;
     Ok(left)
 }
@@ -212,7 +229,7 @@ fn settle(call: &Call<'_>, kept: &mut Kept, applied: &mut Applied) -> Result<Vec
         State::Staging | State::Done if call.options.dry_run => {}
         // Nothing of the target was touched.
         State::Staging => {
-            stage::sweep(call.target(), &mut journal);
+            stage::sweep(call.target(), &mut journal, Sweep::Again);
             applied.left.append(&mut journal.left);
             kept.finish(&mut journal)?;
         }
@@ -230,13 +247,13 @@ fn stage(call: &Call<'_>, kept: &mut Kept, plan: &plan::Plan, brought: Vec<Broug
     let mut journal = Journal::begin(plan, brought, call.place, call.upper_path, call.target_path)?;
     kept.write(&journal)?;
     if let Err(error) = stage::make(plan, call.target(), &mut journal, kept, call.options) {
-        stage::sweep(call.target(), &mut journal);
+        stage::sweep(call.target(), &mut journal, Sweep::First);
         // The error is what matters; what couldn't be removed is beside it.
         for left in &journal.left {
             log::warn!("{}: {}", left.path, left.what);
         }
         kept.finish(&mut journal)?;
-        return Err(error);
+        return Err(error.before_anything());
     }
     journal.state = State::Committed;
     kept.write(&journal)?;
@@ -250,14 +267,16 @@ fn finish(
     options: Options,
     applied: &mut Applied,
 ) -> Result<()> {
+    let mut sweep = Sweep::Again;
     if journal.state == State::Committed {
+        sweep = Sweep::First;
         let left = execute::run(target, journal, options.policy)?;
         journal.left.extend(left);
         journal.note_brought();
         journal.state = State::Done;
         kept.write(journal)?;
     }
-    stage::sweep(target, journal);
+    stage::sweep(target, journal, sweep);
     applied.left.append(&mut journal.left);
     kept.finish(journal)
 }

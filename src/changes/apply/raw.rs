@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::io::Errno;
 
-use super::beneath::look;
+use super::beneath::{find_dir, look};
 use super::error::{ApplyError, Result};
 use super::step::Brought;
 use crate::image::layer::LayerError;
@@ -99,7 +99,10 @@ pub(super) fn renamed(upper: BorrowedFd<'_>, target: BorrowedFd<'_>, before: &[B
                     found.push(Renamed { to: inner.clone(), from: from.clone() });
                     Some(from)
                 }
-                None => natural.filter(|below| open_dir(target, below).is_ok()),
+                None => match natural {
+                    Some(below) if find_dir(target, &below)?.is_some() => Some(below),
+                    _ => None,
+                },
             };
             todo.push((inner, below));
         }
@@ -116,7 +119,7 @@ pub(super) fn renamed(upper: BorrowedFd<'_>, target: BorrowedFd<'_>, before: &[B
 
 /// Returns whether the lower part of a renamed directory is where it belongs.
 fn is_settled(target: BorrowedFd<'_>, from: &[u8], to: &[u8], before: &[Brought]) -> Result<bool> {
-    let there = open_dir(target, to).ok();
+    let there = find_dir(target, to)?;
     let stat =
         there.map(|dir| At::Fd(dir.as_fd()).stat()).transpose().map_err(ApplyError::at(to, "look at it"))?;
     let brought = |one: &&Brought| one.from.0 == from && one.to.0 == to;
@@ -125,10 +128,10 @@ fn is_settled(target: BorrowedFd<'_>, from: &[u8], to: &[u8], before: &[Brought]
     {
         return Ok(true);
     }
-    match (open_dir(target, from), stat) {
-        (Ok(_), _) => Ok(false),
-        (Err(_), Some(_)) => Ok(true),
-        (Err(_), None) => Err(ApplyError::Refused(format!(
+    match (find_dir(target, from)?, stat) {
+        (Some(_), _) => Ok(false),
+        (None, Some(_)) => Ok(true),
+        (None, None) => Err(ApplyError::Refused(format!(
             "{}: is the directory {} renamed, which the target doesn't have; are these the changes of another directory?",
             EscapedPath::from(to),
             EscapedPath::from(from)
@@ -147,9 +150,9 @@ pub(super) fn hides(upper: BorrowedFd<'_>, path: &[u8], moved: impl Fn(&[u8]) ->
         match at.stat() {
             Ok(stat) if stat.kind() != Kind::Directory => return Ok(true),
             Ok(_) => {}
-            Err(Errno::NOENT) => {
+            Err(Errno::NOENT | Errno::NAMETOOLONG) => {
                 let marker = [WH_PREFIX, name].concat();
-                return Ok(At::Name(dir.as_fd(), &marker).stat().is_ok());
+                return Ok(look(dir.as_fd(), &marker, &inner)?.is_some());
             }
             Err(errno) => return Err(LayerError::os(&inner, "stat it")(errno).into()),
         }

@@ -153,17 +153,27 @@ fn keeping_times(
     Ok(())
 }
 
+/// Whether an earlier call may have removed a stage already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sweep {
+    /// None has: one that isn't there was moved away by somebody else.
+    First,
+    /// One may have been interrupted in the middle of that.
+    Again,
+}
+
 /// Removes the stages, and what is left in them: what was made and has come nowhere, and what goes. All else stays, and is
 /// told in the journal, as what can't be removed: a stage that is in the way of nothing mustn't be in the way of all that
 /// comes after.
-pub fn sweep(target: BorrowedFd<'_>, journal: &mut Journal) {
+pub fn sweep(target: BorrowedFd<'_>, journal: &mut Journal, sweep: Sweep) {
     let mut left = Vec::new();
     for (number, stage) in journal.stages.iter().enumerate() {
         let path = join(&stage.home.path.0, stage.name.as_bytes());
         match sweep_one(target, journal, number) {
             Ok(()) => {}
-            // Nothing was ever made.
-            Err(ApplyError::At { errno: Errno::NOENT, .. }) if stage.seen.is_none() => {}
+            // Nothing was ever made, or it is removed.
+            Err(ApplyError::At { errno: Errno::NOENT, .. })
+                if stage.seen.is_none() || sweep == Sweep::Again => {}
             Err(ApplyError::Changed(_) | ApplyError::At { errno: Errno::NOENT, .. }) => {
                 left.push(Left::new(
                     &path,

@@ -4,9 +4,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use serde::{Deserialize, Serialize};
 
-use super::beneath::{Dir, Seen, name_of};
+use super::beneath::{Dir, Seen, find_dir, name_of};
+use super::error::{ApplyError, Result};
 use super::put::Attributes;
-use crate::image::layer::place::open_dir;
 use crate::sys::object::At;
 use crate::union::escaped_path::EscapedPath;
 
@@ -169,8 +169,9 @@ pub struct Brought {
 
 impl Brought {
     /// Returns whether it is there.
-    pub(super) fn has_come(&self, target: BorrowedFd<'_>) -> bool {
-        let stat = open_dir(target, &self.to.0).and_then(|dir| At::Fd(dir.as_fd()).stat());
-        stat.is_ok_and(|stat| self.seen.is_same(&stat))
+    pub(super) fn has_come(&self, target: BorrowedFd<'_>) -> Result<bool> {
+        let Some(dir) = find_dir(target, &self.to.0)? else { return Ok(false) };
+        let stat = At::Fd(dir.as_fd()).stat().map_err(ApplyError::at(&self.to.0, "look at it"))?;
+        Ok(self.seen.is_same(&stat))
     }
 }

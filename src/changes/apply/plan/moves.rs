@@ -4,10 +4,11 @@ use std::os::fd::AsFd;
 
 use super::rights::may_change;
 use super::walk::Walk;
-use crate::changes::apply::beneath::{Dir, Seen, name_of};
+use crate::changes::apply::beneath::{Dir, Seen, find_dir, name_of};
 use crate::changes::apply::error::Result;
 use crate::changes::apply::raw::{self, Renamed};
 use crate::changes::apply::step::{Act, Step};
+use crate::image::layer::LayerError;
 use crate::image::layer::place::{join, open_dir, split};
 
 impl Walk<'_> {
@@ -20,24 +21,29 @@ impl Walk<'_> {
         for renamed in moves.drain(..) {
             let (_, from) = self.open_target(&renamed.from)?;
             let (_, parent) = self.open_target(split(&renamed.from).0)?;
-            let (_, to) = match open_dir(self.target, split(&renamed.to).0) {
-                Ok(_) => self.open_target(split(&renamed.to).0)?,
-                // It comes into a directory that is new, or renamed as well: looked at there.
-                Err(_) => self.open_target(split(&renamed.from).0)?,
-            };
             // What is on another filesystem is copied.
-            if from.dev == parent.dev && from.dev == to.dev && !from.mount_root {
-                kept.push(renamed);
+            if from.dev == parent.dev && !from.mount_root {
+                kept.push((renamed, from.dev));
             }
         }
-        // One whose new parent is made anew is copied with it.
+        // One whose new parent is made anew is copied with it, and so is one that comes to another filesystem, or subvolume:
+        // a rename doesn't lead there.
         loop {
-            let all = kept.clone();
-            kept.retain(|renamed| self.lands_in_place(&renamed.to, &all));
+            let all: Vec<Renamed> = kept.iter().map(|(renamed, _)| renamed.clone()).collect();
+            let mut staying = Vec::new();
+            for (renamed, dev) in kept {
+                if let Some(parent) = self.lands_in(&renamed.to, &all)?
+                    && self.open_target(&parent)?.1.dev == dev
+                {
+                    staying.push((renamed, dev));
+                }
+            }
+            kept = staying;
             if kept.len() == all.len() {
                 break;
             }
         }
+        let mut kept: Vec<Renamed> = kept.into_iter().map(|(renamed, _)| renamed).collect();
         kept.sort_by_key(|renamed| depth(renamed));
         for renamed in &kept {
             let home = self.staying(split(&renamed.from).0)?;
@@ -69,8 +75,9 @@ impl Walk<'_> {
         Ok(path.to_vec())
     }
 
-    /// Returns whether the directory that is to hold a renamed one is one of the target's, in its place or moved.
-    pub(super) fn lands_in_place(&self, to: &[u8], moves: &[Renamed]) -> bool {
+    /// Returns where the directory that is to hold a renamed one is now; `None`: it is none of the target's, in its place or
+    /// moved.
+    fn lands_in(&self, to: &[u8], moves: &[Renamed]) -> Result<Option<Vec<u8>>> {
         let mut now: Vec<u8> = Vec::new();
         let (parent, _) = split(to);
         let mut at: Vec<u8> = Vec::new();
@@ -79,21 +86,19 @@ impl Walk<'_> {
             now = match moves.iter().find(|renamed| renamed.to == at) {
                 Some(renamed) => renamed.from.clone(),
                 None => {
-                    let opaque = open_dir(self.upper, split(&at).0)
-                        .ok()
-                        .and_then(|dir| raw::marks(dir.as_fd(), name, &at).ok())
-                        .is_none_or(|marks| marks.opaque || marks.redirect.is_some());
-                    if opaque && !self.settled.contains(&at) {
-                        return false;
+                    let dir = open_dir(self.upper, split(&at).0).map_err(LayerError::os(&at, "open it"))?;
+                    let marks = raw::marks(dir.as_fd(), name, &at)?;
+                    if (marks.opaque || marks.redirect.is_some()) && !self.settled.contains(&at) {
+                        return Ok(None);
                     }
                     join(&now, name)
                 }
             };
-            if open_dir(self.target, &now).is_err() {
-                return false;
+            if find_dir(self.target, &now)?.is_none() {
+                return Ok(None);
             }
         }
-        true
+        Ok(Some(now))
     }
 
     pub(super) fn moved_to(&self, path: &[u8]) -> Option<&Renamed> {

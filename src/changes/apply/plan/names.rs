@@ -12,6 +12,7 @@ use crate::changes::apply::step::{Act, Goes, Step, What};
 use crate::image::layer::LayerError;
 use crate::image::layer::place::{join, open_dir, split};
 use crate::sys::dir::for_each_entry;
+use crate::sys::namespace::is_privileged;
 use crate::sys::object::{At, Kind};
 
 impl Walk<'_> {
@@ -67,7 +68,9 @@ impl Walk<'_> {
                 let stage = self.stage(stat.dev, &dir);
                 let replaces = Some(Goes::new(&one, None));
                 let act = Act::Put { what: What::Link(first), replaces, made: None };
-                if !dir.path.0.is_empty() && !self.alters.iter().any(|step| step.dir == dir) {
+                // What is somebody else's gets new times, which its owner alone could set back.
+                let is_ours = is_privileged() || stat.uid == rustix::process::geteuid().as_raw();
+                if is_ours && !dir.path.0.is_empty() && !self.alters.iter().any(|step| step.dir == dir) {
                     let attributes = Attributes::read(At::Fd(opened.as_fd()), &stat, &now)?;
                     let alter = Act::Alter { seen: dir.seen, known: attributes.clone(), attributes };
                     self.alters.push(Step { path: dir.path.clone(), dir: dir.clone(), stage, act: alter });

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::walk::Walk;
-use crate::changes::apply::beneath::look;
+use crate::changes::apply::beneath::{find_dir, look};
 use crate::changes::apply::error::{ApplyError, Result};
 use crate::changes::apply::judge::Old;
 use crate::changes::apply::put::Attributes;
@@ -44,10 +44,7 @@ impl Walk<'_> {
         let shown = self.merged.getattr(node).map_err(of_union(path))?.stat;
         let inner = join(top.name, relative);
         let (parent, name) = split(if relative.is_empty() { top.name } else { &inner });
-        let around = match open_dir(top.dir, parent) {
-            Ok(dir) => dir,
-            Err(_) => return Ok(false),
-        };
+        let Some(around) = find_dir(top.dir, parent)? else { return Ok(false) };
         let Some(stat) = look(around.as_fd(), name, path)? else { return Ok(false) };
         let old = Old { dir: around.as_fd(), name, stat, path };
         if shown.kind() != Kind::Directory || stat.kind() != Kind::Directory {
@@ -96,8 +93,11 @@ fn is_same(union: &Union, node: &Arc<Node>, shown: &Stat, old: &Old<'_>) -> Resu
         }
         Kind::File => {
             let new = union.content(node).map_err(of_union(path))?;
-            let old = old.at().open_read().map_err(ApplyError::at(path, "open it"))?;
-            Ok(same_data(&new, &old.into()).map_err(of_union(path))?)
+            // What is there by now may be a fifo or a device; then it isn't the same.
+            match old.at().open_file().map_err(ApplyError::at(path, "open it"))? {
+                Some(old) => Ok(same_data(&new, &old.into()).map_err(of_union(path))?),
+                None => Ok(false),
+            }
         }
         _ => Ok(true),
     }
