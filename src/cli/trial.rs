@@ -1,11 +1,11 @@
 //! `unionmount try`: a command whose changes can be looked at, and then be kept or thrown away.
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::ErrorKind;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus};
+
+use rustix::io::Errno;
 
 use super::apply::{apply_to, finish_applying, report};
 use super::discard::is_half_applied;
@@ -15,6 +15,7 @@ use crate::changes::apply::{Options, Policy};
 use crate::changes::patch;
 use crate::changes::stacked::Stacked;
 use crate::image::layer::{Change, ChangeKind};
+use crate::sys::dir::open_named;
 use crate::sys::flock::Access;
 use crate::trying::inside::{self, LIMITS};
 use crate::trying::record::{Kept, Record, TryError};
@@ -181,9 +182,10 @@ impl Try {
             if !real.is_dir() {
                 return Err(Failure::usage(format!("{shown}: is no directory")));
             }
-            dirs.push(real);
+            if !dirs.contains(&real) {
+                dirs.push(real);
+            }
         }
-        dirs.dedup();
         let root_fs = dirs.iter().any(|dir| dir == Path::new("/"));
         let within = |one: &PathBuf, other: &PathBuf| one != other && one.starts_with(other);
         if let Some(inner) = dirs.iter().find(|one| dirs.iter().any(|other| within(one, other))) {
@@ -198,7 +200,7 @@ impl Try {
         unreadable.iter().for_each(|error| say(&error.to_string()));
         for earlier in all.into_iter().filter(|_| outside) {
             let same = earlier.record.dirs.iter().any(|dir| dirs.iter().any(|new| new == dir.as_path()));
-            if same && earlier.lock(Access::Exclusive)?.is_some() {
+            if same && is_idle(&earlier)? == Some(true) {
                 let dir = &earlier.record.dirs[0];
                 say(&format!("changes of an earlier try in {dir} are kept; {}", how_to_resume(&earlier)));
             }
@@ -239,7 +241,8 @@ impl Try {
         let ended =
             ended.map_err(|error| Failure::failed(format!("/proc/self/exe: cannot be run: {error}")))?;
         if ended.signal().is_some() {
-            inside::end_orphans(kept);
+            inside::end_orphans(kept)
+                .map_err(|error| Failure::failed(format!("{error}; kept: {}", how_to_resume(kept))))?;
         }
         Ok(code_of(ended))
     }
@@ -326,11 +329,11 @@ impl Try {
 /// Throws a try away, unless its changes are half applied: the rest of them is there alone.
 fn throw_away(kept: &Kept) -> Result<(), Failure> {
     for (upper, _) in kept.pairs() {
-        match File::open(&upper) {
-            Ok(dir) => is_half_applied(&dir)?,
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => {
-                let upper = EscapedPath::from(upper.as_path());
+        match open_named(&upper) {
+            Ok(dir) => is_half_applied(&dir.into())?,
+            Err(Errno::NOENT) => {}
+            Err(errno) => {
+                let (upper, error) = (EscapedPath::from(upper.as_path()), std::io::Error::from(errno));
                 return Err(Failure::failed(format!("{upper}: cannot be opened: {error}")));
             }
         }
@@ -420,12 +423,25 @@ fn how_to_resume(kept: &Kept) -> String {
     format!("unionmount try --resume {name} goes on, with --apply or --discard it decides")
 }
 
+/// Tells whether nobody is at work in a try; `None`: it has been thrown away meanwhile.
+fn is_idle(kept: &Kept) -> Result<Option<bool>, Failure> {
+    match kept.lock(Access::Exclusive) {
+        Ok(lock) => Ok(Some(lock.is_some())),
+        Err(TryError::Gone(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 fn list(own: &Path) -> Result<ExitCode, Failure> {
     let mut page = super::page::Page::default();
     let (all, unreadable) = Kept::all(own);
     let mut reasons: Vec<String> = unreadable.iter().map(ToString::to_string).collect();
     for kept in all {
-        let busy = if kept.lock(Access::Exclusive)?.is_some() { "" } else { ", in use" };
+        let busy = match is_idle(&kept)? {
+            Some(true) => "",
+            Some(false) => ", in use",
+            None => continue,
+        };
         let count = match changes(&kept) {
             Ok(found) if count(&found) == 1 => "1 change".to_owned(),
             Ok(found) => format!("{} changes", count(&found)),

@@ -99,7 +99,7 @@ pub fn run(kept: &Kept, command: &[OsString]) -> Result<ExitStatus> {
         Ok(()) => start(command, &kept.name(), &signals),
         Err(error) => Err(TryError::io("enter it", &cwd)(error)),
     };
-    end_the_rest();
+    let rest = end_the_rest();
     mounts.end()?;
     for ((upper, dir), point) in pairs.iter().zip(&points) {
         if !wait_for_end(upper, PATIENCE).map_err(|error| TryError::Refused(error.to_string()))? {
@@ -110,6 +110,7 @@ pub fn run(kept: &Kept, command: &[OsString]) -> Result<ExitStatus> {
         }
         fs::remove_dir(point).map_err(TryError::io("remove it", point))?;
     }
+    rest?;
     ended
 }
 
@@ -123,9 +124,13 @@ pub fn adopt() -> Result<()> {
 
 /// Ends what is left of a try whose own process was killed: the command, and then the daemons of its mounts, once they have
 /// what the kernel keeps for them. Nobody can unmount what they show, so they are killed as well.
-pub fn end_orphans(kept: &Kept) {
-    end_the_rest();
-    for daemon in children(|_| true) {
+///
+/// # Errors
+/// When something can't be ended, or what was written last may be missing: then nothing may be decided without asking.
+pub fn end_orphans(kept: &Kept) -> Result<()> {
+    let rest = end_the_rest();
+    let mut missing = None;
+    for daemon in children(|_| true)? {
         for (at, (upper, _)) in kept.pairs().iter().enumerate() {
             let point = kept.dir.join(format!("mnt{at}"));
             let point = point.strip_prefix("/").unwrap_or(&point);
@@ -138,11 +143,16 @@ pub fn end_orphans(kept: &Kept) {
                 }
             };
             if let Err(error) = flushed {
-                log::warn!("what was written last may be missing: {error}");
+                missing.get_or_insert(error);
             }
         }
     }
-    end(|| children(|_| true), &[Signal::TERM, Signal::KILL], ENDING);
+    end(|| children(|_| true), &[Signal::TERM, Signal::KILL], ENDING)?;
+    rest?;
+    match missing {
+        None => Ok(()),
+        Some(error) => Err(TryError::Refused(format!("what the command wrote last may be missing: {error}"))),
+    }
 }
 
 /// Makes a mount namespace, and a user namespace where this process may do nothing. Returns whether it has made one.
@@ -252,22 +262,25 @@ fn on_path(program: &OsStr) -> bool {
 }
 
 /// Ends what the command has left running: politely, then not.
-fn end_the_rest() {
+fn end_the_rest() -> Result<()> {
     let own = fs::read_link("/proc/self/exe").ok();
-    end(|| children(|pid| !is_daemon(pid, own.as_deref())), &[Signal::TERM, Signal::KILL], ENDING);
+    end(|| children(|pid| !is_daemon(pid, own.as_deref())), &[Signal::TERM, Signal::KILL], ENDING)
 }
 
 /// Sends these signals in turn until nobody is left; each has that long.
-fn end(left: impl Fn() -> Vec<Pid>, signals: &[Signal], patience: Duration) {
+///
+/// # Errors
+/// When somebody is left all the same.
+fn end(left: impl Fn() -> Result<Vec<Pid>>, signals: &[Signal], patience: Duration) -> Result<()> {
     for signal in signals {
         let deadline = std::time::Instant::now() + patience;
         loop {
-            let left = left();
+            let left = left()?;
             if left.is_empty() {
-                return;
+                return Ok(());
             }
             for one in &left {
-                // One that has just ended is as good.
+                // One that has just ended is as good; who can't be ended is still there afterwards.
                 rustix::process::kill_process(*one, *signal).unwrap_or_default();
             }
             while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG) {}
@@ -277,16 +290,28 @@ fn end(left: impl Fn() -> Vec<Pid>, signals: &[Signal], patience: Duration) {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+    match &left()?[..] {
+        [] => Ok(()),
+        left => {
+            let left: Vec<String> = left.iter().map(|pid| pid.as_raw_nonzero().to_string()).collect();
+            let left = left.join(", ");
+            Err(TryError::Refused(format!("what the command left running can't be ended (processes {left})")))
+        }
+    }
 }
 
 /// Lists children of this process.
-fn children(which: impl Fn(Pid) -> bool) -> Vec<Pid> {
-    let text =
-        fs::read_to_string(format!("/proc/self/task/{}/children", std::process::id())).unwrap_or_default();
-    text.split_whitespace()
+///
+/// # Errors
+/// Those of reading the list: who is there isn't known then.
+fn children(which: impl Fn(Pid) -> bool) -> Result<Vec<Pid>> {
+    let path = PathBuf::from(format!("/proc/self/task/{}/children", std::process::id()));
+    let text = fs::read_to_string(&path).map_err(TryError::io("read it", &path))?;
+    Ok(text
+        .split_whitespace()
         .filter_map(|pid| Pid::from_raw(pid.parse().ok()?))
         .filter(|pid| which(*pid))
-        .collect()
+        .collect())
 }
 
 /// Tells the daemon of a mount. `own`: the program.

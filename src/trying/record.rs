@@ -40,7 +40,7 @@ const VERSION: u32 = 1;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What was tried, and where.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     version: u32,
     /// The directories that are unions over themselves.
@@ -83,6 +83,9 @@ pub enum TryError {
         /// The reason.
         why: String,
     },
+    /// It was thrown away meanwhile.
+    #[error("the try {0} was thrown away meanwhile; unionmount try --list shows what is kept")]
+    Gone(String),
     /// Anything else.
     #[error("{0}")]
     Refused(String),
@@ -119,12 +122,61 @@ fn own_dir(dir: &Path) -> io::Result<()> {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        let stat = fs::symlink_metadata(dir)?;
-        if !stat.is_dir() || stat.uid() != rustix::process::geteuid().as_raw() || stat.mode() & 0o022 != 0 {
+        if !is_own(dir)? {
             return Err(io::Error::other("it is not this user's alone"));
         }
     }
     Ok(())
+}
+
+/// Tells whether this is a directory of this user's, in which nobody else can put anything.
+fn is_own(dir: &Path) -> io::Result<bool> {
+    let stat = fs::symlink_metadata(dir)?;
+    Ok(stat.is_dir() && stat.uid() == rustix::process::geteuid().as_raw() && stat.mode() & 0o022 == 0)
+}
+
+/// Lists the directories of tries in a place. One that is another user's, as anybody can make one in a place of all, holds
+/// none of this user's.
+fn dirs_in(place: &Path) -> (Vec<PathBuf>, Vec<TryError>) {
+    let (mut dirs, mut unreadable) = (Vec::new(), Vec::new());
+    let mut note = |what, path: &Path, error: io::Error| {
+        if error.kind() != io::ErrorKind::NotFound {
+            unreadable.push(TryError::io(what, path)(error));
+        }
+    };
+    for dir in place.parent().into_iter().chain([place]) {
+        match is_own(dir) {
+            Ok(true) => {}
+            Ok(false) => {
+                log::debug!("{}: is passed over, since it is not this user's alone", dir.display());
+                return (dirs, unreadable);
+            }
+            Err(error) => {
+                note("look at it", dir, error);
+                return (dirs, unreadable);
+            }
+        }
+    }
+    match fs::read_dir(place) {
+        Err(error) => note("list it", place, error),
+        Ok(entries) => {
+            for entry in entries {
+                let dir = match entry {
+                    Ok(entry) => entry.path(),
+                    Err(error) => {
+                        note("list it", place, error);
+                        break;
+                    }
+                };
+                match is_own(&dir) {
+                    Ok(true) => dirs.push(dir),
+                    Ok(false) => {}
+                    Err(error) => note("look at it", &dir, error),
+                }
+            }
+        }
+    }
+    (dirs, unreadable)
 }
 
 /// Returns whether an upper can be there: it takes whiteouts and attributes.
@@ -216,34 +268,39 @@ impl Kept {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(error) => return Err(TryError::io("create it", &dir)(error)),
             }
-            let text = serde_json::to_vec(&record).map_err(|error| TryError::Refused(error.to_string()))?;
-            write_durably(&dir, &dir.join(RECORD), &text)
-                .map_err(TryError::io("write it", dir.join(RECORD)))?;
             let kept = Kept { dir, record };
-            for (upper, dir) in kept.pairs() {
-                make_young(&upper, &kept.dir.join(RECORD)).map_err(TryError::io("create it", &upper))?;
-                be_like(&upper, &dir)
-                    .map_err(TryError::io("give it the attributes of the directory", &upper))?;
-            }
-            return Ok(kept);
+            return match kept.fill() {
+                Ok(()) => Ok(kept),
+                Err(error) => {
+                    // One without uppers would be listed for ever.
+                    if let Err(left) = kept.remove() {
+                        log::warn!("{left}");
+                    }
+                    Err(error)
+                }
+            };
         }
         Err(TryError::Refused("too many tries are kept; see unionmount try --list".into()))
+    }
+
+    /// Writes the record, and makes the uppers.
+    fn fill(&self) -> Result<()> {
+        let text = serde_json::to_vec(&self.record).map_err(|error| TryError::Refused(error.to_string()))?;
+        let path = self.dir.join(RECORD);
+        write_durably(&self.dir, &path, &text).map_err(TryError::io("write it", &path))?;
+        for (upper, dir) in self.pairs() {
+            make_young(&upper, &path).map_err(TryError::io("create it", &upper))?;
+            be_like(&upper, &dir).map_err(TryError::io("give it the attributes of the directory", &upper))?;
+        }
+        Ok(())
     }
 
     /// Finds all that are kept, and why others can't be read.
     pub fn all(own: &Path) -> (Vec<Kept>, Vec<TryError>) {
         let (mut all, mut unreadable) = (Vec::new(), Vec::new());
         for place in places(own) {
-            let entries = match fs::read_dir(&place) {
-                Ok(entries) => entries,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => {
-                    unreadable.push(TryError::io("list it", &place)(error));
-                    continue;
-                }
-            };
-            let mut dirs: Vec<PathBuf> =
-                entries.flatten().map(|entry| entry.path()).filter(|dir| own_dir(dir).is_ok()).collect();
+            let (mut dirs, errors) = dirs_in(&place);
+            unreadable.extend(errors);
             dirs.sort_by_key(|dir| {
                 dir.file_name().and_then(|name| name.to_str()?.trim_start_matches('t').parse::<u32>().ok())
             });
@@ -305,13 +362,26 @@ impl Kept {
     /// Takes the lock. `None`: somebody is at work in it. Who only looks whether somebody is, holds it for a moment.
     ///
     /// # Errors
-    /// When it can't be taken.
+    /// When it can't be taken, and [`TryError::Gone`] where there is no such try any more.
     pub fn lock(&self, access: Access) -> Result<Option<File>> {
         let path = self.dir.join("lock");
         let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
-        let file = file.map_err(TryError::io("open it", &path))?;
+        let gone = || TryError::Gone(self.name());
+        let file = match file {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(gone()),
+            file => file.map_err(TryError::io("open it", &path))?,
+        };
         let locked = lock_until(&file, access, Instant::now() + PATIENCE);
-        Ok(locked.map_err(TryError::io("lock it", &path))?.then_some(file))
+        if !locked.map_err(TryError::io("lock it", &path))? {
+            return Ok(None);
+        }
+        // Meanwhile it may have been thrown away, and another one begun under its name.
+        match Kept::open(self.dir.clone()) {
+            Ok(now) if now.record == self.record => Ok(Some(file)),
+            Ok(_) => Err(gone()),
+            Err(TryError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Err(gone()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Takes the lock when nothing is at work in it any more: neither one who holds the lock, nor a mount, which can outlive
@@ -359,5 +429,69 @@ impl Record {
             command: command.iter().map(|word| path(Path::new(word))).collect(),
             began: rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn record(dir: &Path) -> Record {
+        Record::new(&[dir.to_owned()], false, &["true".into()])
+    }
+
+    #[test]
+    fn what_is_thrown_away_is_not_taken_for_what_comes_after_it() {
+        let top = tempfile::tempdir().unwrap();
+        let dirs = ["a", "b"].map(|name| top.path().join(name));
+        dirs.iter().for_each(|dir| fs::create_dir(dir).unwrap());
+        let place = top.path().join("tries");
+        own_dir(&place).unwrap();
+        let first = Kept::begin_in(&place, "", &[], record(&dirs[0])).unwrap();
+        assert!(first.lock(Access::Exclusive).unwrap().is_some());
+        first.remove().unwrap();
+        assert!(matches!(first.lock(Access::Exclusive), Err(TryError::Gone(_))));
+        let second = Kept::begin_in(&place, "", &[], record(&dirs[1])).unwrap();
+        assert_eq!(second.dir, first.dir);
+        assert!(matches!(first.lock(Access::Exclusive), Err(TryError::Gone(_))));
+        assert!(second.lock(Access::Exclusive).unwrap().is_some());
+    }
+
+    #[test]
+    fn what_cannot_be_begun_leaves_nothing() {
+        let top = tempfile::tempdir().unwrap();
+        let place = top.path().join("tries");
+        own_dir(&place).unwrap();
+        Kept::begin_in(&place, "", &[], record(&top.path().join("none"))).unwrap_err();
+        assert_eq!(fs::read_dir(&place).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_place_of_somebody_else_holds_nothing_and_says_nothing() {
+        let top = tempfile::tempdir().unwrap();
+        let place = top.path().join("shared/tries");
+        own_dir(&place).unwrap();
+        let kept = Kept::begin_in(&place, "", &[], record(top.path())).unwrap();
+        let listed = |place: &Path| {
+            let (dirs, unreadable) = dirs_in(place);
+            (dirs, unreadable.len())
+        };
+        assert_eq!(listed(&place), (vec![kept.dir.clone()], 0));
+        assert_eq!(listed(&top.path().join("none/tries")), (vec![], 0));
+        // In one that others can write to, what is in it is anybody's.
+        let open = |dir: &Path, mode| fs::set_permissions(dir, fs::Permissions::from_mode(mode)).unwrap();
+        for dir in [place.parent().unwrap(), &place] {
+            open(dir, 0o777);
+            assert_eq!(listed(&place), (vec![], 0), "{}", dir.display());
+            open(dir, 0o700);
+        }
+        // A link leads into a place of somebody else's choice.
+        std::os::unix::fs::symlink(top.path().join("shared"), top.path().join("link")).unwrap();
+        assert_eq!(listed(&top.path().join("link/tries")), (vec![], 0));
+        // What isn't there any more is not made again by a look at it.
+        fs::remove_dir_all(&place).unwrap();
+        assert_eq!((listed(&place), place.exists()), ((vec![], 0), false));
     }
 }

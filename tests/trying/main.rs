@@ -216,17 +216,16 @@ struct Running {
 
 impl Running {
     fn start(home: &Home, decision: &str) -> Running {
+        Running::with(home, decision, "exec sleep 1000")
+    }
+
+    /// `last`: what it does when it has changed something.
+    fn with(home: &Home, decision: &str, last: &str) -> Running {
         let path = home.place.path();
         let mut command = Command::new(home.place.bin());
+        let script = format!("echo done >k; echo $$ >../pid.new; mv ../pid.new ../pid; {last}");
         command
-            .args([
-                "try",
-                decision,
-                "--",
-                "sh",
-                "-c",
-                "echo done >k; echo $$ >../pid.new; mv ../pid.new ../pid; exec sleep 1000",
-            ])
+            .args(["try", decision, "--", "sh", "-c", &script])
             .current_dir(path.join("home/p"))
             .env("UNIONMOUNT_ROOT", path.join("home/.local/share/unionmount"))
             .stdin(Stdio::null())
@@ -252,6 +251,35 @@ impl Running {
     fn command_runs(&self) -> bool {
         let state = fs::read_to_string(format!("/proc/{}/stat", self.command.as_raw_nonzero()));
         state.is_ok_and(|state| !state.contains(") Z "))
+    }
+
+    /// Kills the process that has started the command, and would end it and unmount.
+    fn kill_parent(&self) {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.command.as_raw_nonzero())).unwrap();
+        let parent: i32 = stat.rsplit(") ").next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        let parent = rustix::process::Pid::from_raw(parent).unwrap();
+        rustix::process::kill_process(parent, Signal::KILL).unwrap();
+    }
+}
+
+/// A filesystem in which nobody who writes comes to an end, nor can be ended.
+struct Frozen<'a> {
+    place: &'a Place,
+}
+
+impl Frozen<'_> {
+    fn new(place: &Place) -> Frozen<'_> {
+        place.sh("mkdir ice && truncate -s 8M ice.img && PATH=$PATH:/sbin mkfs.ext4 -q ice.img").ok();
+        place.sh("mount -o loop ice.img ice").ok();
+        let frozen = Frozen { place };
+        place.sh("fsfreeze -f ice").ok();
+        frozen
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        self.place.sh("fsfreeze -u ice; umount -l ice");
     }
 }
 
@@ -289,16 +317,36 @@ fn when_what_unmounts_is_killed_nothing_runs_on() {
     support::needs_root!();
     for home in Home::both() {
         let mut running = Running::start(&home, "--keep");
-        let stat = fs::read_to_string(format!("/proc/{}/stat", running.command.as_raw_nonzero())).unwrap();
-        let parent: i32 = stat.rsplit(") ").next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-        let parent = rustix::process::Pid::from_raw(parent).unwrap();
-        rustix::process::kill_process(parent, Signal::KILL).unwrap();
+        running.kill_parent();
         running.ended();
         until("its daemon ends", || home.place.daemons().is_empty());
         assert!(!running.command_runs());
         let kept = home.place.at("home/.local/share/unionmount/tries/1/0/k");
         assert_eq!(fs::read_to_string(kept).unwrap(), "done\n");
         assert_eq!(home.sh("unionmount try --resume 1 --apply").code, Some(0));
+        assert_eq!(fs::read_to_string(home.place.at("home/p/k")).unwrap(), "done\n");
+        home.assert_over();
+    }
+}
+
+#[test]
+fn what_cannot_be_ended_is_decided_by_nobody() {
+    support::needs_root!();
+    for decision in ["--apply", "--discard"] {
+        let home = Home::new(false);
+        let ice = Frozen::new(&home.place);
+        let mut running = Running::with(&home, decision, "exec sh -c 'echo x >../../ice/x'");
+        until("it hangs", || {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", running.command.as_raw_nonzero()));
+            stat.unwrap().contains(") D ")
+        });
+        running.kill_parent();
+        running.ended();
+        assert_eq!(running.outer.wait().unwrap().code(), Some(125));
+        assert!(running.command_runs() && !home.place.at("home/p/k").exists(), "{decision}");
+        drop(ice);
+        until("it ends", || !running.command_runs());
+        assert_eq!(home.sh("unionmount try --resume 1 --apply").code, Some(0), "{decision}");
         assert_eq!(fs::read_to_string(home.place.at("home/p/k")).unwrap(), "done\n");
         home.assert_over();
     }
