@@ -20,8 +20,11 @@ use crate::union::lookup::private;
 const MOST_LINKS: usize = 40;
 const ROOT: Number = 0;
 
-/// What entries may take in memory beside their objects. Four million of them with names of 200 bytes do with it.
+/// What entries may take in memory beside their objects. Four million files with names of 200 bytes do with it.
 const MOST_MEMORY: u64 = 1 << 30;
+
+/// What the entries of a directory take as long as the tree is being made, beside their names.
+const DIRECTORY: u64 = 256;
 
 /// A tree that is being made.
 pub(super) struct Builder {
@@ -95,7 +98,9 @@ impl Builder {
         self.memory = self.memory.saturating_add(bytes);
         if self.memory > self.most_memory {
             let most = self.most_memory >> 20;
-            let what = format!("with it, names, links and attributes take more than {most} MiB of memory");
+            let what = format!(
+                "with it, names, links, attributes and directories take more than {most} MiB of memory"
+            );
             return Err(LayerError::entry(&entry[..entry.len().min(60)], what));
         }
         Ok(())
@@ -127,6 +132,7 @@ impl Builder {
             EntryKind::Directory => match there.filter(|&there| self.is_directory(there)) {
                 Some(there) => self.describe(there, entry.attributes),
                 None => {
+                    self.charge(DIRECTORY, &entry.path)?;
                     let number = self.new_directory(&entry.attributes)?;
                     self.describe(number, entry.attributes);
                     self.link(parent, name, number);
@@ -238,6 +244,7 @@ impl Builder {
     }
 
     fn imply(&mut self, dir: Number, name: &[u8]) -> Result<Number, LayerError> {
+        self.charge(DIRECTORY + name.len() as u64, name)?;
         let number = self.new_directory(&Attributes::of_implied_directory())?;
         self.link(dir, name, number);
         Ok(number)

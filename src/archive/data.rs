@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::RwLock;
 use rustix::io::{Errno, Result};
 
+use super::watch::Watch;
 use crate::image::layer::reader::Stored;
 use crate::union::stack::tree::TreeFile;
 
@@ -21,17 +22,24 @@ pub(super) struct Store {
     file: File,
     path: PathBuf,
     /// What the archive was when it was opened. Of a spool nobody else knows.
-    seen: Option<RwLock<Seen>>,
+    original: Option<Original>,
     told: AtomicBool,
 }
 
+/// A file whose content mustn't change.
+#[derive(Debug)]
+pub(super) struct Original {
+    seen: RwLock<Seen>,
+    /// Who writes into it may set the time of its content back. `None`: here nobody tells who does.
+    watch: Option<Watch>,
+}
+
 /// What tells that a file has been changed.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Seen {
     size: u64,
     modified: (i64, i64),
-    /// Who writes into it may set the time of its content back, but not this one. It changes with the name and the rights as
-    /// well.
+    /// Nobody can set this one back. It changes with the name, the rights and the attributes as well.
     pub(super) changed: (i64, i64),
     rights: (u32, u32, u32, u64),
     name: PathBuf,
@@ -46,30 +54,42 @@ impl Seen {
         let rights = (metadata.mode(), metadata.uid(), metadata.gid(), metadata.nlink());
         Ok(Seen { size, modified, changed, rights, name })
     }
+}
 
-    /// Fails when the content of a file may be another one than was seen; what was seen of it is now what there is else.
-    fn check(seen: &RwLock<Seen>, file: &File) -> io::Result<()> {
+impl Original {
+    /// Takes a file as it is.
+    ///
+    /// # Errors
+    /// Those of stat.
+    pub(super) fn of(file: &File) -> io::Result<Original> {
+        // Whatever comes between the two is told by one of them.
+        let watch = Watch::of(file);
+        Ok(Original { seen: RwLock::new(Seen::of(file)?), watch })
+    }
+
+    /// Fails when the content may be another one than was seen; what was seen of it is now what there is else.
+    ///
+    /// # Errors
+    /// That it was changed, and those of stat.
+    pub(super) fn check(&self, file: &File) -> io::Result<()> {
         let now = times(&file.metadata()?);
         let is_same = |seen: &Seen| (seen.size, seen.modified, seen.changed) == now;
-        if is_same(&seen.read()) {
+        if is_same(&self.seen.read()) {
             return Ok(());
         }
-        let mut seen = seen.write();
+        let mut seen = self.seen.write();
         let now = Seen::of(file)?;
         let same_content = (now.size, now.modified) == (seen.size, seen.modified);
-        let is_told = (now.rights, &now.name) != (seen.rights, &seen.name) || now.changed == seen.changed;
-        if !same_content || !is_told {
+        let is_written = match self.watch.as_ref().and_then(Watch::is_written) {
+            Some(is_written) => is_written,
+            // Then it is believed where something else tells why the inode was changed.
+            None => (now.rights, &now.name) == (seen.rights, &seen.name) && now.changed != seen.changed,
+        };
+        if !same_content || is_written {
             return Err(io::Error::other("it was changed since it was opened"));
         }
         *seen = now;
         Ok(())
-    }
-
-    /// Does the same for a file that is read once.
-    pub(super) fn check_once(self, file: &File) -> io::Result<Seen> {
-        let seen = RwLock::new(self);
-        Seen::check(&seen, file)?;
-        Ok(seen.into_inner())
     }
 }
 
@@ -81,24 +101,24 @@ fn times(metadata: &Metadata) -> Times {
 }
 
 impl Store {
-    /// Opens the archive itself, of which `seen` was seen before its index was made.
+    /// Opens the archive itself, `original` since before its index was made.
     ///
     /// # Errors
     /// When it has been changed since.
-    pub(super) fn file(file: File, path: &Path, seen: Seen) -> io::Result<Store> {
-        let seen = Some(RwLock::new(seen.check_once(&file)?));
-        Ok(Store { file, path: path.to_owned(), seen, told: AtomicBool::new(false) })
+    pub(super) fn file(file: File, path: &Path, original: Original) -> io::Result<Store> {
+        original.check(&file)?;
+        Ok(Store { file, path: path.to_owned(), original: Some(original), told: AtomicBool::new(false) })
     }
 
     pub(super) fn spooled(file: File, path: &Path) -> Store {
-        Store { file, path: path.to_owned(), seen: None, told: AtomicBool::new(false) }
+        Store { file, path: path.to_owned(), original: None, told: AtomicBool::new(false) }
     }
 
     fn read_at(&self, buffer: &mut [u8], at: u64) -> Result<usize> {
         let read = self.file.read_at(buffer, at).and_then(|count| {
             // Looked at after reading: what was read before a change is what it was.
-            if let Some(seen) = &self.seen {
-                Seen::check(seen, &self.file)?;
+            if let Some(original) = &self.original {
+                original.check(&self.file)?;
             }
             match count {
                 0 => Err(io::ErrorKind::UnexpectedEof.into()),

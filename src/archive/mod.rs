@@ -20,6 +20,7 @@ mod data;
 mod index;
 mod spool;
 mod tree;
+mod watch;
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -28,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use self::build::Builder;
-use self::data::{Seen, Store};
+use self::data::{Original, Store};
 use self::tree::ArchiveTree;
 use crate::image::compression::{Compression, decode};
 use crate::image::layer::apply::stream_limit;
@@ -82,7 +83,7 @@ pub struct ArchiveOptions {
 pub fn open(file: File, path: &Path, options: ArchiveOptions) -> Result<Arc<dyn LayerTree>, ArchiveError> {
     let io = |what| move |source| ArchiveError::Io { what, path: path.to_owned(), source };
     // Before anything of it is read.
-    let seen = Seen::of(&file).map_err(io("look at it"))?;
+    let original = Original::of(&file).map_err(io("look at it"))?;
     let size = file.metadata().map_err(io("look at it"))?.len();
     let mut head = [0; 512];
     let count = read_head(&file, &mut head).map_err(io("read it"))?;
@@ -98,7 +99,7 @@ pub fn open(file: File, path: &Path, options: ArchiveOptions) -> Result<Arc<dyn 
         }
         let reader = Reader::of_file(file.try_clone().map_err(io("read it"))?);
         builder.read(reader, size).map_err(damaged)?;
-        Store::file(file, path, seen).map_err(io("read it"))?
+        Store::file(file, path, original).map_err(io("read it"))?
     } else {
         let compressed = file.try_clone().map_err(io("read it"))?;
         let compressed = BufReader::with_capacity(256 << 10, compressed);
@@ -108,7 +109,7 @@ pub fn open(file: File, path: &Path, options: ArchiveOptions) -> Result<Arc<dyn 
                 ArchiveError::Io { what: "keep what is decompressed in it", path: dir, source }
             })?;
         builder.read(Reader::new(&mut spooled), u64::MAX).map_err(damaged)?;
-        seen.check_once(&file).map_err(io("read it"))?;
+        original.check(&file).map_err(io("read it"))?;
         Store::spooled(spooled.finish().map_err(io("keep what is decompressed"))?, path)
     };
     builder.tell(path);

@@ -4,6 +4,7 @@
 
 use std::io::Write;
 
+use super::data::Seen;
 use super::*;
 use crate::sys::object::Kind;
 
@@ -211,6 +212,20 @@ fn what_an_archive_takes_in_memory_is_bounded() {
     assert!(read(200_000).unwrap_err().to_string().contains("MiB of memory"));
 }
 
+#[test]
+fn what_directories_take_in_memory_is_bounded() {
+    // Such as no entry names.
+    let paths: Vec<String> = (0..1000).map(|at| format!("a{at}/b/c")).collect();
+    let implied: Vec<(u8, &str, &str)> = paths.iter().map(|path| (b'0', &path[..], "")).collect();
+    let named: Vec<(u8, &str, &str)> = paths.iter().map(|path| (b'5', &path[..], "")).collect();
+    for file in [tar(&implied), tar(&named)] {
+        let mut builder = Builder::new(false);
+        builder.most_memory = 500_000;
+        let read = builder.read(Reader::of_file(File::open(file.path()).unwrap()), u64::MAX);
+        assert!(read.unwrap_err().to_string().contains("MiB of memory"));
+    }
+}
+
 /// Changes something of a file until its ctime tells: clocks of files are coarse.
 fn until_changed(file: &File, mut change: impl FnMut()) {
     let before = Seen::of(file).unwrap();
@@ -225,12 +240,14 @@ fn until_changed(file: &File, mut change: impl FnMut()) {
 fn times_that_are_set_back_hide_no_change() {
     let file = tar(&[(b'0', "a", "content")]);
     let modified = file.as_file().metadata().unwrap().modified().unwrap();
-    let before = Seen::of(file.as_file()).unwrap();
+    let before = Original::of(file.as_file()).unwrap();
     let tree = of_path(file.path(), ArchiveOptions::default()).unwrap();
     let open = tree.open(at(&*tree, "a").unwrap()).unwrap();
     until_changed(file.as_file(), || {
         file.as_file().write_all_at(b"CONTENT", 512).unwrap();
         file.as_file().set_modified(modified).unwrap();
+        // Other rights are no excuse.
+        file.as_file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
     });
     assert_eq!(open.read_at(&mut [0; 7], 0), Err(rustix::io::Errno::IO));
     // What was changed while its index was made is told at once.
@@ -249,6 +266,17 @@ fn another_name_and_other_rights_are_no_change() {
     let read = || open.read_at(&mut [0; 7], 0);
     let mode = |mode| file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
     until_changed(&file, || mode(0o400));
+    assert_eq!(read(), Ok(7));
+    // Nothing but the ctime tells of these.
+    until_changed(&file, || {
+        mode(0o600);
+        mode(0o400);
+    });
+    assert_eq!(read(), Ok(7));
+    until_changed(&file, || {
+        std::fs::hard_link(&path, dir.path().join("c.tar")).unwrap();
+        std::fs::remove_file(dir.path().join("c.tar")).unwrap();
+    });
     assert_eq!(read(), Ok(7));
     let other = dir.path().join("b.tar");
     let mut names = [&path, &other];

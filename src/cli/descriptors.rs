@@ -13,8 +13,9 @@ const WORK: usize = 6;
 /// Fewer directories and files that are kept open make everything slow.
 const CACHED: usize = 16;
 
-/// The standard ones, the caller's pipe, the device, the upper, its workdir with its parts, and the locks on both.
-const STACK: usize = 14;
+/// The standard ones, the caller's pipe, the device, the upper, its workdir with its parts, the locks on both, and what tells who
+/// writes into archives.
+const STACK: usize = 15;
 
 /// Shares this process's limit of open files out for a mount of so many lowers and threads. Nothing is open yet.
 ///
