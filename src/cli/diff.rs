@@ -4,14 +4,12 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde::Serialize;
 
 use super::Failure;
-use super::options::split_merged;
 use super::page::{self, Page};
 use super::store::StoreArgs;
 use crate::changes::patch::{self, Figures, Measure};
@@ -93,13 +91,7 @@ impl UpperArgs {
         match (&self.target, &self.upper) {
             (Some(upper), _) if !self.below.is_empty() => of_directories(upper, &self.below),
             (Some(target), _) => of_target(target, store),
-            (None, Some(upper)) => {
-                let mut lowers = Vec::new();
-                for list in &self.lowers {
-                    lowers.extend(split_merged(list.as_bytes()).map_err(Failure::usage)?);
-                }
-                of_directories(upper, &lowers)
-            }
+            (None, Some(upper)) => of_directories(upper, &super::lowers::named(&self.lowers)?),
             (None, None) => {
                 Err(Failure::usage("nothing is named whose changes to show; see unionmount diff --help"))
             }

@@ -9,7 +9,6 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::Failure;
-use super::options::split_merged;
 use super::page::Page;
 use crate::control::client::Client;
 use crate::control::explanation::Explanation;
@@ -99,11 +98,7 @@ impl Explain {
 
     /// Opens the layers itself.
     fn of_stack(&self) -> Result<Vec<(EscapedPath, Explanation)>, Failure> {
-        let mut lowers = Vec::new();
-        for list in &self.lowers {
-            lowers.extend(split_merged(list.as_bytes()).map_err(Failure::usage)?);
-        }
-        let lowers = super::lowers::sources(lowers)?;
+        let lowers = super::lowers::sources(super::lowers::named(&self.lowers)?)?;
         let view = View::of_sources(lowers, self.upper.as_deref()).map_err(Failure::failed)?;
         let each = self.paths.iter().map(|path| {
             let explanation = view

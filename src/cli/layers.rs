@@ -2,14 +2,12 @@
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 
 use clap::Args;
 
-use super::options::split_merged;
 use super::page::Page;
 use super::store::StoreArgs;
 use super::{Failure, say};
@@ -179,9 +177,7 @@ impl StackArgs {
 
     fn of_arguments(&self) -> Result<Found, Failure> {
         let mut paths: Vec<PathBuf> = self.upper.iter().cloned().collect();
-        for list in &self.lowers {
-            paths.extend(split_merged(list.as_bytes()).map_err(Failure::usage)?);
-        }
+        paths.extend(super::lowers::named(&self.lowers)?);
         Ok(Found { paths, upper: self.upper.is_some(), names: Vec::new(), belief: None, _pins: Vec::new() })
     }
 

@@ -6,17 +6,29 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
 use super::Failure;
+use super::options::split_merged;
 use crate::archive::{self, ArchiveError, ArchiveOptions};
+use crate::sys::object::At;
 use crate::union::stack::layer::LowerSource;
 
 /// Behind the path of an archive: names such as `.wh.x` are whiteouts.
 const LAYER: &[u8] = b",layer";
+
+/// Returns the paths that lists of layers name, each as `--lower` takes it.
+pub(super) fn named(lists: &[OsString]) -> Result<Vec<PathBuf>, Failure> {
+    let mut paths = Vec::new();
+    for list in lists {
+        paths.extend(split_merged(list.as_bytes()).map_err(Failure::usage)?);
+    }
+    Ok(paths)
+}
 
 /// Opens archives among lowers that are known by their paths.
 pub(super) fn sources(paths: impl IntoIterator<Item = PathBuf>) -> Result<Vec<LowerSource>, Failure> {
@@ -52,18 +64,11 @@ fn bare(path: &Path) -> Option<PathBuf> {
 
 /// Opens what a path names and keeps it if it is a regular file. What isn't there, or isn't one, the stack tells.
 fn file_at(path: &Path) -> io::Result<Option<File>> {
-    // A fifo and a terminal of somebody else's hold nothing up.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = match rustix::fs::open(path, flags, Mode::empty()) {
-        Ok(file) => File::from(file),
-        // A directory that may only be gone through is a lower; of a file nothing can be read.
-        Err(errno) => {
-            let may_be_archive = path.metadata().is_ok_and(|found| found.is_file());
-            return if may_be_archive { Err(errno.into()) } else { Ok(None) };
-        }
+    // A fifo and a device of somebody else's aren't opened: they could hold this up, or do something.
+    let Ok(pin) = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) else {
+        return Ok(None);
     };
-    let is_file = file.metadata()?.is_file();
-    Ok(is_file.then_some(file))
+    Ok(At::Fd(pin.as_fd()).open_file()?.map(File::from))
 }
 
 /// Opens the archive that a path names, if it does; how it is to be read is told too.

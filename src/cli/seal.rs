@@ -1,7 +1,6 @@
 //! `unionmount seal`: copies into an upper what its files leave below.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +9,7 @@ use std::time::Duration;
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget};
 
 use super::Failure;
-use super::options::split_merged;
+use super::output::count;
 use super::page::{self, Page};
 use super::store::StoreArgs;
 use crate::container::Container;
@@ -101,11 +100,7 @@ impl Seal {
             }
             (None, Some(upper), _) => self.seal(&self.of_layers(upper, self.below.clone())?),
             (None, None, Some(upper)) => {
-                let mut lowers = Vec::new();
-                for list in &self.lowers {
-                    lowers.extend(split_merged(list.as_bytes()).map_err(Failure::usage)?);
-                }
-                self.seal(&self.of_layers(upper, lowers)?)
+                self.seal(&self.of_layers(upper, super::lowers::named(&self.lowers)?)?)
             }
             (None, None, None) => {
                 Err(Failure::usage("nothing is named that is to be sealed; see unionmount seal --help"))
@@ -130,7 +125,9 @@ impl Seal {
         let mut todo = SealProgress::default();
         let mut page = Page::default();
         let looked = union.for_each_unsealed(&mut |file| {
-            todo = SealProgress { files: todo.files + 1, bytes: todo.bytes + file.size };
+            if !file.is_known {
+                todo = SealProgress { files: todo.files + 1, bytes: todo.bytes + file.size };
+            }
             if self.dry_run {
                 page.line(format_args!("{}  {}", HumanBytes(file.size), file.path));
             }
@@ -148,10 +145,10 @@ impl Seal {
         }
         page.line(format_args!("{} sealed", amount(done)));
         page.print()?;
-        match left.len() {
+        let how = if left.len() == 1 { "is as it was" } else { "are as they were" };
+        match left.len() as u64 {
             0 => Ok(ExitCode::SUCCESS),
-            1 => Err(Failure::failed("1 file can't be sealed, and is as it was")),
-            count => Err(Failure::failed(format!("{count} files can't be sealed, and are as they were"))),
+            some => Err(Failure::failed(format!("{} can't be sealed, and {how}", count(some, "file")))),
         }
     }
 }
@@ -161,7 +158,7 @@ fn with_progress(union: &Union, todo: SealProgress) -> Result<(SealProgress, Vec
     let target =
         if page::is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let bar = ProgressBar::with_draw_target(Some(todo.bytes), target).with_style(bar_style());
-    bar.set_message(format!("{} files", todo.files));
+    bar.set_message(count(todo.files, "file"));
     let (over, mut done) = (AtomicBool::new(false), SealProgress::default());
     let left = std::thread::scope(|scope| {
         // One large file takes long as well.
@@ -185,8 +182,7 @@ fn with_progress(union: &Union, todo: SealProgress) -> Result<(SealProgress, Vec
 }
 
 fn amount(of: SealProgress) -> String {
-    let files = if of.files == 1 { "1 file".to_owned() } else { format!("{} files", of.files) };
-    format!("{files}, {}", HumanBytes(of.bytes))
+    format!("{}, {}", count(of.files, "file"), HumanBytes(of.bytes))
 }
 
 fn lowers_missing(upper: &Path) -> Failure {

@@ -76,3 +76,31 @@ fn our_layers_are_read_by_gnu_tar() {
     let tree = Snapshot::take(&bed.place.at("tree"));
     assert_eq!(diff(&tree, &Snapshot::take(&bed.place.at("out")), &Fields::tree()), "");
 }
+
+#[test]
+fn a_container_is_sealed_by_its_name() {
+    if let Some(why) = lacking(false) {
+        support::skip!("{why}");
+    }
+    let bed = Bed::new();
+    bed.um(&["create", "--name", "build", "bb", "sh"]).success();
+    let dir = |name: &str| bed.image("build", &format!("{{{{.GraphDriver.Data.{name}}}}}"));
+    let (lower, upper, work) = (dir("LowerDir"), dir("UpperDir"), dir("WorkDir"));
+    bed.sh(&format!(
+        "./unionmount --lower {lower} --upper {upper} --work {work} -o metacopy=on mnt && chmod 600 mnt/data/sub/f && ./unionmount umount mnt"
+    ))
+    .ok();
+    let told = bed.um(&["seal", "-n", "build"]).success();
+    assert!(told.out.ends_with("1 file, 13 B to be sealed\n"), "{told:?}");
+    bed.um(&["seal", "--userxattr", "build"]).refused(2, &["leave --work and --userxattr out"]);
+    bed.um(&["seal", "build"]).prints("1 file, 13 B sealed");
+    let sealed = Path::new(&upper).join("data/sub/f");
+    assert_eq!(std::fs::read_to_string(&sealed).unwrap(), "of the image\n");
+    let marks = support::read_xattrs(&sealed).unwrap();
+    assert!(!marks.contains_key(&b"trusted.overlay.metacopy"[..]), "{marks:?}");
+    bed.um(&["seal", "build"]).prints("0 files, 0 B sealed");
+    // Who has it mounted keeps it.
+    let point = bed.um(&["mount", "build"]).success().out;
+    bed.um(&["seal", "build"]).refused(1, &["build"]);
+    bed.place.sh(&format!("umount {point}")).ok();
+}

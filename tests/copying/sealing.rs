@@ -82,6 +82,24 @@ fn a_file_whose_lower_was_changed_is_named_and_stays() {
     assert!(marks.contains_key(&b"trusted.overlay.unionmount.half"[..]));
 }
 
+#[test]
+fn a_file_with_two_names_is_one_file() {
+    support::needs_root!();
+    let (place, scratch) = (Place::new(), Scratch::new());
+    let disk = LoopFilesystem::new(&scratch, "disk", "ext4", 64 << 20);
+    let upper = disk.path().join("up").display().to_string();
+    fs::create_dir(&upper).unwrap();
+    fs::write(place.at("a/f"), content(SIZE, 1)).unwrap();
+    fs::hard_link(place.at("a/f"), place.at("a/g")).unwrap();
+    place.unionmount(&["--lower", "a", "--upper", &upper, "-o", "metacopy=on", "mnt"]).ok();
+    place.sh("chmod 640 mnt/f && mv mnt/g mnt/h").ok();
+    place.unionmount(&["umount", "mnt"]).ok();
+    let told = place.unionmount(&["seal", "--dry-run", &upper, "a"]);
+    assert!(told.out.contains("  /f\n") && told.out.contains("  /h\n"), "{told:?}");
+    assert!(told.out.ends_with("\n1 file, 4.00 MiB to be sealed\n"), "{told:?}");
+    assert_eq!(place.unionmount(&["seal", &upper, "a"]).ok().out, "1 file, 4.00 MiB sealed\n");
+}
+
 /// An ordinary user seals what is his; root, who doesn't believe his marks, says so in place of taking them for none.
 #[test]
 fn a_users_upper_is_sealed_by_him_or_with_its_option() {

@@ -5,6 +5,7 @@
 
 pub mod background;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -23,6 +24,8 @@ pub struct Unsealed {
     pub path: EscapedPath,
     /// Its size in bytes; how much of it is below isn't asked.
     pub size: u64,
+    /// It was told before, under another name.
+    pub is_known: bool,
 }
 
 /// What sealing has done so far.
@@ -43,6 +46,16 @@ pub struct NotSealed {
     pub error: FsError,
 }
 
+/// Files with several names that were met before.
+#[derive(Default)]
+struct Known(HashSet<u64>);
+
+impl Known {
+    fn is_known(&mut self, node: &Node, names: u64) -> bool {
+        names > 1 && !self.0.insert(node.ino)
+    }
+}
+
 /// Hears of a file, or why it can't be looked at, and of its path.
 type Visitor<'a> = dyn FnMut(Result<&Arc<Node>>, EscapedPath) + 'a;
 
@@ -53,11 +66,13 @@ impl Union {
     /// # Errors
     /// Those of reading the upper.
     pub fn for_each_unsealed(&self, each: &mut dyn FnMut(Unsealed)) -> Result<()> {
+        let mut known = Known::default();
         self.visit_unsealed(&mut |found, path| {
             if let Ok(node) = found
                 && let Ok(attr) = self.getattr(node)
             {
-                each(Unsealed { path, size: attr.stat.size });
+                let is_known = known.is_known(node, attr.stat.nlink);
+                each(Unsealed { path, size: attr.stat.size, is_known });
             }
         })
     }
@@ -95,8 +110,16 @@ impl Union {
         stop: &dyn Fn() -> bool,
     ) -> Result<Vec<NotSealed>> {
         let (mut done, mut left) = (SealProgress::default(), Vec::new());
+        let mut known = Known::default();
         self.visit_unsealed(&mut |found, path| {
             if stop() {
+                return;
+            }
+            // One that couldn't be sealed by another name can't be by this one.
+            if let Ok(node) = found
+                && let Ok(attr) = self.getattr(node)
+                && known.is_known(node, attr.stat.nlink)
+            {
                 return;
             }
             let sealed = found.and_then(|node| {
