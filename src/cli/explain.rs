@@ -63,7 +63,7 @@ JSON, one object a path:
   merged, hidden     layers that are merged; layers that have something of that name which isn't shown
   why                a sentence
   layers[]           layer, name, directory, entries[]: path, holds (absent, entry, whiteout), role (shown, merged,
-                     hidden, ends, none), kind, size, mode, mtime, form, opaque, redirect, data_in, hidden_by
+                     hidden, ends, none), kind, size, mode, mtime, form, opaque, redirect, data_in, blocks, hidden_by
   on_write, on_delete, on_rename
                      action (in-place, copy-up, create, remove, remove-when-empty, rename, nothing, refused),
                      copy_up {from, bytes}, parents[], whiteout, redirect, text

@@ -406,7 +406,14 @@ fn layer_table(daemon: &Daemon, usage: Option<&[Option<Usage>]>, paint: Paint) -
                     let plus = if usage.complete { "" } else { "+" };
                     let number = |n: u64| Cell::plain(format!("{}{plus}", HumanCount(n)));
                     row.extend([usage.files, usage.directories, usage.whiteouts].map(number));
-                    row.push(Cell::plain(format!("{}{plus}", HumanBytes(usage.bytes))));
+                    // Of sparse and half-copied files less is there than their sizes say.
+                    let sparse = usage.disk_bytes < usage.bytes / 2;
+                    let disk = if sparse {
+                        format!(", {} on disk", HumanBytes(usage.disk_bytes))
+                    } else {
+                        String::new()
+                    };
+                    row.push(Cell::plain(format!("{}{plus}{disk}", HumanBytes(usage.bytes))));
                 }
             }
         }

@@ -158,12 +158,19 @@ impl Subject<'_> {
 
     fn in_upper(&self, stat: &Stat) -> PredictedEffect {
         let data = self.found.held.iter().find_map(|held| match held.holds {
-            Holds::Leaf { data, .. } if held.hidden.is_none() => data,
+            Holds::Leaf { data, blocks, .. } if held.hidden.is_none() => Some((data?, blocks)),
             _ => None,
         });
         match data {
+            Some((from, Some(_))) => {
+                let text = format!(
+                    "changes the upper's own in place; blocks that it touches come up from {}",
+                    self.title(from)
+                );
+                self.fate(Action::InPlace, text)
+            }
             None => self.fate(Action::InPlace, "changes the upper's own in place".into()),
-            Some(from) => {
+            Some((from, None)) => {
                 let text = format!(
                     "the upper has its metadata only: copies up {} from {}",
                     HumanBytes(stat.size),

@@ -262,7 +262,9 @@ impl Surveyor<'_> {
             let sized = stat.kind() == Kind::File && stat.size > 0;
             if sized && marker::is_metacopy(at, part.dir.belief)? {
                 holding.metacopy = true;
-                holding.size = 0;
+                // Those of its blocks that are here.
+                let half = marker::is_half_copied(at, part.dir.belief)?;
+                holding.size = if half { stat.size.min(stat.blocks * 512) } else { 0 };
             }
             return Ok(Some(Looked { holding, marks: Marks::default(), dir: None }));
         }

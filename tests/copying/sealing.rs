@@ -66,6 +66,79 @@ fn an_upper_needs_no_lower_for_its_files_any_more() {
     assert_eq!(told.out, "0 files, 0 B sealed\n");
 }
 
+/// Shows where the data of files are of which only some blocks, or none, are in the upper.
+#[test]
+fn what_lies_below_is_told() {
+    support::needs_root!();
+    let (place, scratch) = (Place::new(), Scratch::new());
+    let disk = LoopFilesystem::new(&scratch, "disk", "ext4", 128 << 20);
+    let upper = half_copied(&place, &disk);
+    let told = |args: &[&str]| place.unionmount(args).ok().out;
+    let large = told(&["explain", "mnt/large"]);
+    let block = block_of(&disk);
+    let all = indicatif::HumanCount((SIZE / block) as u64);
+    assert!(
+        large.contains(&format!("shown; metadata, 1 of {all} blocks; the rest from layer 1 (a)")),
+        "{large}"
+    );
+    assert!(large.contains("blocks that it touches come up from layer 1 (a)"), "{large}");
+    let moved = told(&["explain", "mnt/d/to"]);
+    assert!(moved.contains("shown; metadata; its data are in layer 1 (a)"), "{moved}");
+    let json = told(&["explain", "--json", "mnt/large"]);
+    let blocks = format!(r#""blocks":{{"own":1,"all":{}}}"#, SIZE / block);
+    assert!(json.replace(char::is_whitespace, "").contains(&blocks), "{json}");
+    let status = told(&["status", "mnt"]);
+    assert!(
+        status.contains(&format!("1 file half-copied: 1 of {all} blocks, 4.00 MiB saved; 0 sealed\n")),
+        "{status}"
+    );
+    assert!(status.lines().any(|line| line.contains("upper") && line.contains(" on disk")), "{status}");
+    place.unionmount(&["umount", "mnt"]).ok();
+    let offline = told(&["explain", "--lower", "a:b", "--upper", &upper, "large"]);
+    assert!(offline.contains(&format!("metadata, 1 of {all} blocks")), "{offline}");
+}
+
+fn block_of(disk: &LoopFilesystem) -> usize {
+    rustix::fs::statvfs(disk.path()).unwrap().f_bsize as usize
+}
+
+/// Follows what comes up, and what is sealed, as it happens.
+#[test]
+fn copies_of_blocks_and_sealing_are_traced() {
+    support::needs_root!();
+    let (place, scratch) = (Place::new(), Scratch::new());
+    let disk = LoopFilesystem::new(&scratch, "disk", "ext4", 128 << 20);
+    half_copied(&place, &disk);
+    let bin = place.bin().display().to_string();
+    let listening =
+        format!("until {bin} status --json --count 0 mnt | grep -q '\"listeners\":1'; do :; done");
+    let script = format!(
+        "{bin} trace --json --filter copy-range,seal mnt > told & trace=$!
+         {listening}
+         printf x | dd of=mnt/large bs=1 seek=8191 conv=notrunc status=none
+         printf x | dd of=mnt/large bs=1 seek=8191 conv=notrunc status=none
+         fallocate -p -o 0 -l 4096 mnt/large
+         n=0; until grep -q seal told || [ $n -gt 5000 ]; do n=$((n + 1)); done
+         kill $trace"
+    );
+    place.sh(&script);
+    let told = fs::read_to_string(place.at("told")).unwrap();
+    let lines: Vec<serde_json::Value> =
+        told.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let field = |at: usize, name: &str| lines[at][name].clone();
+    let block = block_of(&disk);
+    assert_eq!(
+        (field(0, "event"), field(0, "offset"), field(0, "bytes"), field(0, "layer")),
+        ("copy-range".into(), (8192 - block).into(), block.into(), 1.into())
+    );
+    assert_eq!(
+        (field(1, "event"), field(1, "path"), field(1, "bytes")),
+        ("seal".into(), "/large".into(), SIZE.into())
+    );
+    assert_eq!(lines.len(), 2, "{told}");
+    place.unionmount(&["umount", "mnt"]).ok();
+}
+
 #[test]
 fn a_file_whose_lower_was_changed_is_named_and_stays() {
     support::needs_root!();

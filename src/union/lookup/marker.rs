@@ -18,7 +18,7 @@
 use crate::union::lookup::private::overlay_mark;
 use rustix::io::Errno;
 
-use crate::union::data::half_mark::HalfMark;
+use crate::union::data::half_mark::{HALF, HalfMark};
 use crate::union::lookup::belief::Belief;
 use crate::union::stack::access::LayerAt;
 
@@ -183,6 +183,14 @@ pub(in crate::union) fn read_marks_by(
 /// Those of listing its attributes.
 pub fn is_metacopy<'a>(at: impl Into<LayerAt<'a>>, belief: Belief) -> rustix::io::Result<bool> {
     Ok(at.into().xattr_names()?.iter().any(|name| belief.mark(name) == Some(b"metacopy")))
+}
+
+/// Tells whether a metacopy is believed to have some of its blocks in its own layer.
+///
+/// # Errors
+/// Those of listing its attributes.
+pub fn is_half_copied<'a>(at: impl Into<LayerAt<'a>>, belief: Belief) -> rustix::io::Result<bool> {
+    Ok(at.into().xattr_names()?.iter().any(|name| belief.mark(name) == Some(HALF.as_bytes())))
 }
 
 /// Returns the digest in the value of a metacopy mark: version 0, length, flags, algorithm, digest. An empty value has

@@ -253,7 +253,7 @@ pub enum StackError {
     },
 
     /// Another live mount holds the lock.
-    #[error("{role} {} is in use by another mount; unmount that first (`findmnt -t fuse.unionmount` lists them), or use another directory", Shown(.path))]
+    #[error("{role} {} is in use by another mount, or one with lazy=on that has ended is sealed still; unmount that first (`findmnt -t fuse.unionmount` lists them), or use another directory", Shown(.path))]
     InUse {
         /// Upper or workdir.
         role: Role,

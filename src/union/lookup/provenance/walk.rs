@@ -47,6 +47,7 @@ impl ProvenanceWalk<'_> {
         let found = union
             .search_telling(dirs, name, &mut |met| records.push(VisitRecord::of(&met, hidden.clone())))?;
         self.look_beside(&mut records)?;
+        self.count_blocks(&mut records)?;
         let mut aside: Vec<(RealDirs, Vec<u8>, Hider)> = Vec::new();
         let mut directory: Option<LayerIndex> = None;
         let last = records.len().saturating_sub(1);
@@ -89,20 +90,25 @@ impl ProvenanceWalk<'_> {
         Ok(found)
     }
 
+    /// Counts which blocks of half-copied files are in their own layers.
+    fn count_blocks(&self, records: &mut [VisitRecord]) -> Result<()> {
+        for VisitRecord { held, dir, name, half, .. } in records {
+            if let (Holds::Leaf { stat, blocks, .. }, Some(mark)) = (&mut held.holds, half) {
+                *blocks = own_blocks(&self.union.fds.get(dir)?, (name, stat), mark)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Looks for markers that hide nothing, which a search need not ask for in the last layer. They are there all the
     /// same.
     fn look_beside(&self, records: &mut [VisitRecord]) -> Result<()> {
-        let Some(VisitRecord { held, dir, name, rest, half }) = records.last_mut() else { return Ok(()) };
+        let Some(VisitRecord { held, dir, name, rest, .. }) = records.last_mut() else { return Ok(()) };
         if !rest.is_empty() {
             return Ok(());
         }
         let union = self.union;
         match &mut held.holds {
-            Holds::Leaf { stat, blocks, .. } => {
-                if let Some(mark) = half {
-                    *blocks = own_blocks(&union.fds.get(dir)?, (name, stat), mark)?;
-                }
-            }
             Holds::Absent if aufs_whiteout(dir, &union.fds.get(dir)?, name)? => {
                 held.holds = Holds::Whiteout(WhiteoutMark::Aufs);
             }
