@@ -26,6 +26,17 @@ pub struct CannotOpen {
     source: std::io::Error,
 }
 
+/// Two trees that can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum SidesError {
+    /// One of their layers.
+    #[error(transparent)]
+    Layer(#[from] CannotOpen),
+    /// What a layer holds.
+    #[error(transparent)]
+    Read(#[from] LayerError),
+}
+
 /// Opens a directory to read.
 ///
 /// # Errors
@@ -65,15 +76,21 @@ impl Stacked {
     pub fn sides(&self) -> Result<Sides, LayerError> {
         let lowers = || self.lowers.iter().map(AsFd::as_fd);
         let before = if self.lowers.is_empty() { None } else { Some(open_union(lowers())?) };
-        Ok(Sides { before, after: open_union(std::iter::once(self.upper.as_fd()).chain(lowers()))? })
+        let after = open_union(std::iter::once(self.upper.as_fd()).chain(lowers()))?;
+        Ok(Sides { before, after: Some(after) })
     }
 }
 
-/// A stack before and after what its upper changes.
+/// Two merged trees: a stack before and after what its upper changes, or any two. Without layers there is none.
 #[derive(Debug)]
 pub struct Sides {
     before: Option<Union>,
-    after: Union,
+    after: Option<Union>,
+}
+
+/// Returns the trees before and after.
+pub(super) fn of_both(sides: &Sides) -> (Option<&Union>, Option<&Union>) {
+    (sides.before.as_ref(), sides.after.as_ref())
 }
 
 /// One version of an object.
@@ -100,13 +117,28 @@ pub struct Compared {
 const LARGEST: u64 = 32 << 20;
 
 impl Sides {
+    /// Opens the trees of two lists of layers, each with the topmost first.
+    ///
+    /// # Errors
+    /// Those of opening the layers.
+    pub fn of(before: &[PathBuf], after: &[PathBuf]) -> Result<Sides, SidesError> {
+        let open = |paths: &[PathBuf]| -> Result<Option<Union>, SidesError> {
+            let layers = paths.iter().map(|path| open_layer(path)).collect::<Result<Vec<_>, _>>()?;
+            match layers.is_empty() {
+                true => Ok(None),
+                false => Ok(Some(open_union(layers.iter().map(AsFd::as_fd))?)),
+            }
+        };
+        Ok(Sides { before: open(before)?, after: open(after)? })
+    }
+
     /// Tells the type that a change leads to, or of what a deletion takes away.
     ///
     /// # Errors
     /// Those of reading the layers.
     pub fn kind(&self, change: &Change) -> Result<Option<Kind>, LayerError> {
-        let side = if change.kind == ChangeKind::Deleted { self.before.as_ref() } else { Some(&self.after) };
-        let Some(union) = side else { return Ok(None) };
+        let side = if change.kind == ChangeKind::Deleted { &self.before } else { &self.after };
+        let Some(union) = side.as_ref() else { return Ok(None) };
         let Some(node) = find(union, &change.path)? else { return Ok(None) };
         let kind = node.kind;
         forget(union, &node);
@@ -122,10 +154,14 @@ impl Sides {
         change: &Change,
         mut each: impl FnMut(Compared) -> Result<(), E>,
     ) -> Result<(), E> {
-        let before = self.before.as_ref().map(|union| version(union, &change.path)).transpose()?.flatten();
+        let of = |side: &Option<Union>| match side {
+            Some(union) => version(union, &change.path),
+            None => Ok(None),
+        };
+        let before = of(&self.before)?;
         let after = match change.kind {
             ChangeKind::Deleted => None,
-            ChangeKind::Added | ChangeKind::Changed => version(&self.after, &change.path)?,
+            ChangeKind::Added | ChangeKind::Changed => of(&self.after)?,
         };
         let is_dir = |version: &Option<Version>| {
             version.as_ref().is_some_and(|version| version.stat.kind() == Kind::Directory)

@@ -75,12 +75,24 @@ fn of_value(arg: Arg, value: &str) -> Arg {
             ArgValueCompleter::new(|current: &OsStr| both(images, containers, current))
         }
         "MOUNT" => ArgValueCompleter::new(move |current: &OsStr| either(mount_points, &dirs(), current)),
-        "IMAGE|MOUNT" => ArgValueCompleter::new(move |current: &OsStr| {
-            both(images, |current| either(mount_points, &dirs(), current), current)
+        "IMAGE|CONTAINER|MOUNT" => ArgValueCompleter::new(move |current: &OsStr| {
+            let trees = both(images, containers, current).into_iter();
+            trees.chain(either(mount_points, &dirs(), current)).collect()
+        }),
+        "PATH|NAME PATH" => ArgValueCompleter::new(|current: &OsStr| {
+            let trees = both(images, containers, current).into_iter();
+            trees.chain(PathCompleter::any().complete(current)).collect()
         }),
         "MOUNTPOINT|NAME" => {
             ArgValueCompleter::new(|current: &OsStr| both(mount_points, mounted_containers, current))
         }
+        "NAME:PATH|PATH|-" => ArgValueCompleter::new(|current: &OsStr| {
+            let trees = both(containers, images, current).into_iter().map(|one| {
+                let name = one.get_value().to_string_lossy().into_owned();
+                CompletionCandidate::new(format!("{name}:/")).help(one.get_help().cloned())
+            });
+            trees.chain(PathCompleter::any().complete(current)).collect()
+        }),
         "MOUNTPOINT" | "DIR" => ArgValueCompleter::new(dirs()),
         "PATH" => ArgValueCompleter::new(PathCompleter::any()),
         "DIR[:DIR…]" => ArgValueCompleter::new(|current: &OsStr| {

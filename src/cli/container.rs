@@ -331,7 +331,7 @@ fn split_label(text: &str) -> (String, String) {
 }
 
 /// Returns the lines of a file of variables.
-fn read_env_file(path: &PathBuf) -> Result<Vec<String>, Failure> {
+pub(super) fn read_env_file(path: &PathBuf) -> Result<Vec<String>, Failure> {
     let text = fs::read_to_string(path).map_err(|error| {
         Failure::failed(format!("variables in {}: cannot be read: {error}", path.display()))
     })?;

@@ -34,6 +34,13 @@ pub(super) struct Diff {
     #[command(flatten)]
     stack: UpperArgs,
 
+    #[command(flatten)]
+    how: HowArgs,
+}
+
+/// How changes are told.
+#[derive(Debug, clap::Args)]
+pub(super) struct HowArgs {
     /// Print everything as JSON
     #[arg(long)]
     json: bool,
@@ -212,32 +219,44 @@ impl Diff {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let found = self.stack.open(&self.store)?;
         let changes = found.stacked.changes().map_err(Failure::failed)?;
-        if self.patch {
-            print_patch(&found.stacked, &changes)?;
-        } else if self.stat {
-            stat(&found.stacked, &changes)?.print()?;
-        } else if self.json {
-            let sides = found.stacked.sides().map_err(Failure::failed)?;
-            let lines: Vec<Line> = changes
-                .into_iter()
-                .map(|change| {
-                    let kind = sides.kind(&change)?.map(kind_name);
-                    let word = match change.kind {
-                        ChangeKind::Added => "added",
-                        ChangeKind::Changed => "changed",
-                        ChangeKind::Deleted => "deleted",
-                    };
-                    Ok(Line { path: EscapedPath(change.path), change: word, kind })
-                })
-                .collect::<Result<_, LayerError>>()
-                .map_err(Failure::failed)?;
-            let mut page = Page::default();
-            page.json(&lines)?;
-            page.print()?;
-        } else {
-            listed(&changes).print()?;
-        }
+        self.how.tell(changes, || found.stacked.sides().map_err(Failure::failed))?;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl HowArgs {
+    /// Prints the changes; `sides` opens both trees, where they are asked for more than paths.
+    pub(super) fn tell(
+        &self,
+        changes: Vec<Change>,
+        sides: impl FnOnce() -> Result<Sides, Failure>,
+    ) -> Result<(), Failure> {
+        if self.patch {
+            return print_patch(&sides()?, &changes);
+        }
+        if self.stat {
+            return stat(&sides()?, &changes)?.print();
+        }
+        if !self.json {
+            return listed(&changes).print();
+        }
+        let sides = sides()?;
+        let lines: Vec<Line> = changes
+            .into_iter()
+            .map(|change| {
+                let kind = sides.kind(&change)?.map(kind_name);
+                let word = match change.kind {
+                    ChangeKind::Added => "added",
+                    ChangeKind::Changed => "changed",
+                    ChangeKind::Deleted => "deleted",
+                };
+                Ok(Line { path: EscapedPath(change.path), change: word, kind })
+            })
+            .collect::<Result<_, LayerError>>()
+            .map_err(Failure::failed)?;
+        let mut page = Page::default();
+        page.json(&lines)?;
+        page.print()
     }
 }
 
@@ -251,11 +270,10 @@ pub(super) fn listed(changes: &[Change]) -> Page {
 }
 
 /// Writes a line for each file, and the sum.
-fn stat(stacked: &Stacked, changes: &[Change]) -> Result<Page, Failure> {
-    let sides = stacked.sides().map_err(Failure::failed)?;
+fn stat(sides: &Sides, changes: &[Change]) -> Result<Page, Failure> {
     let mut page = Page::default();
     let (mut files, mut all) = (0usize, Figures::default());
-    each_file(&sides, changes, |compared| {
+    each_file(sides, changes, |compared| {
         let path = EscapedPath(compared.path.clone());
         match patch::measure(&compared) {
             Measure::Nothing => return Ok(()),
@@ -297,12 +315,11 @@ impl From<LayerError> for Failure {
 }
 
 /// Prints a patch. A program that reads it needs every byte of it; a terminal is given what it can't obey escaped.
-fn print_patch(stacked: &Stacked, changes: &[Change]) -> Result<(), Failure> {
-    let sides = stacked.sides().map_err(Failure::failed)?;
+fn print_patch(sides: &Sides, changes: &[Change]) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::failed(format!("cannot write to stdout: {error}"));
     if page::is_terminal() {
         let mut page = Page::default();
-        each_file(&sides, changes, |compared| {
+        each_file(sides, changes, |compared| {
             let mut text = Vec::new();
             patch::write(&mut text, &compared).map_err(failed)?;
             for line in text.split_inclusive(|&byte| byte == b'\n') {
@@ -314,7 +331,7 @@ fn print_patch(stacked: &Stacked, changes: &[Change]) -> Result<(), Failure> {
         return page.print();
     }
     let mut out = std::io::BufWriter::new(page::own_stdout().lock());
-    let written = each_file(&sides, changes, |compared| {
+    let written = each_file(sides, changes, |compared| {
         match patch::write(&mut out, &compared) {
             // Who reads has enough.
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(Failure::told(0)),

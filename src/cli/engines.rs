@@ -9,14 +9,14 @@ pub(super) fn instead_of(verb: &str) -> Option<&'static str> {
 /// Returns what to do instead of an option of other engines' `run` and `create`.
 pub(super) fn instead_of_option(verb: &str, option: &str) -> Option<&'static str> {
     let option = option.split('=').next().unwrap_or(option);
-    let of_containers = matches!(verb, "run" | "create");
+    let of_containers = matches!(verb, "run" | "create" | "exec");
     OPTIONS
         .iter()
         .find(|(options, _)| of_containers && options.contains(&option))
         .map(|(_, instead)| *instead)
 }
 
-const VERBS: [(&[&str], &str); 20] = [
+const VERBS: [(&[&str], &str); 18] = [
     (&["search"], "registries are not searched; unionmount tags NAME lists what there is of one name"),
     (
         &["build", "buildx", "builder", "bake"],
@@ -59,15 +59,6 @@ const VERBS: [(&[&str], &str); 20] = [
     (&["events"], "use unionmount trace MOUNT for what happens in a mount"),
     (&["info"], "use unionmount system df for the store, unionmount status for mounts"),
     (
-        &["cp"],
-        "use unionmount mount NAME, which prints where its files are, then cp and unionmount umount NAME",
-    ),
-    (
-        &["exec"],
-        "use nsenter -t $(unionmount inspect -f '{{.State.Pid}}' NAME) -a COMMAND as root; podman exec with podman over \
-         this program (docs/engines.md)",
-    ),
-    (
         &[
             "compose", "stack", "service", "swarm", "node", "secret", "config", "pod", "play", "kube",
             "generate", "machine",
@@ -81,7 +72,7 @@ const VERBS: [(&[&str], &str); 20] = [
 const OPTIONS: [(&[&str], &str); 9] = [
     (
         &["-d", "--detach"],
-        "containers run in the foreground; the shell's & puts unionmount run behind, and podman run -d works over this \
+        "commands run in the foreground; the shell's & puts them behind, and podman run -d works over this \
          program (docs/engines.md)",
     ),
     (

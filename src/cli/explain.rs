@@ -8,14 +8,17 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::Failure;
 use super::page::Page;
+use super::stacks::{self, Found};
+use super::store::StoreArgs;
+use super::{Failure, terminal};
+use crate::container::cp::scope::split;
 use crate::control::client::Client;
 use crate::control::explanation::Explanation;
 use crate::control::mounts;
 use crate::explain::paint::Paint;
 use crate::explain::picture::draw;
-use crate::explain::report::explain;
+use crate::explain::report::{call_layers, explain};
 use crate::union::escaped_path::EscapedPath;
 use crate::union::lookup::provenance::View;
 
@@ -35,19 +38,25 @@ pub(super) struct Explain {
     #[arg(long, value_name = "DIR", requires = "lowers")]
     upper: Option<PathBuf>,
 
-    /// A path in a mount. It need not exist: what hides it is told then
-    #[arg(value_name = "PATH", required = true)]
+    #[command(flatten)]
+    store: StoreArgs,
+
+    /// Paths in mounts; or an image or a container by name or id, and paths in that: NAME PATH or NAME:PATH. They need not
+    /// exist: what hides them is told then
+    #[arg(value_name = "PATH|NAME PATH", required = true)]
     paths: Vec<PathBuf>,
 }
 
 const AFTER: &str = "\
 Example:
   unionmount explain merged/etc/passwd
+  unionmount explain debian:12 /etc/passwd                           # which step of the build it comes from
   unionmount explain --lower patch:app:base --upper rw /etc/passwd   # nothing need be mounted";
 
 const AFTER_LONG: &str = "\
 EXAMPLES:
   unionmount explain merged/etc/passwd
+  unionmount explain debian:12 /etc/passwd                           # which step of the build it comes from
   unionmount explain --lower patch:app:base --upper rw /etc/passwd   # nothing need be mounted
   unionmount explain --json merged/bin/sh | jq .winner
 
@@ -78,7 +87,13 @@ EXIT STATUS:
 impl Explain {
     /// Runs the verb.
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let explanations = if self.lowers.is_empty() { self.of_mounts()? } else { self.of_stack()? };
+        let explanations = match self.lowers.is_empty() {
+            false => self.of_stack()?,
+            true => match self.named()? {
+                Some((found, paths)) => of_found(found, &paths)?,
+                None => self.of_mounts()?,
+            },
+        };
         let mut page = Page::default();
         let paint = Paint::of_stdout();
         for (at, (shown, explanation)) in explanations.iter().enumerate() {
@@ -88,7 +103,7 @@ impl Explain {
                 if at > 0 {
                     page.drawn("\n");
                 }
-                page.drawn(&draw(explanation, paint, shown));
+                page.drawn(&draw(explanation, paint, shown, terminal::room()));
             }
         }
         page.print()?;
@@ -96,20 +111,43 @@ impl Explain {
         Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
+    /// Finds the image or the container that is named, and the paths in it. `None`: the paths are those of mounts.
+    fn named(&self) -> Result<Option<(Found, Vec<PathBuf>)>, Failure> {
+        let Some((first, rest)) = self.paths.split_first() else { return Ok(None) };
+        let inside = |path: &PathBuf| mounts::of(path).is_ok();
+        if let Some(text) = first.to_str().filter(|_| !rest.is_empty() && !stacks::is_path(first))
+            && !inside(first)
+        {
+            let store = self.store.existing()?;
+            let found = store.as_ref().map(|store| Found::named(store, text)).transpose()?.flatten();
+            return match found {
+                Some(found) => Ok(Some((found, rest.to_vec()))),
+                // What stands there by that name isn't in a mount, which will be told.
+                None if first.symlink_metadata().is_ok() => Ok(None),
+                None => Err(nothing(text)),
+            };
+        }
+        let mut name: Option<String> = None;
+        let mut paths = Vec::new();
+        for path in &self.paths {
+            let split = split(path.as_os_str()).filter(|_| path.symlink_metadata().is_err() && !inside(path));
+            let Some((named, below)) = split else { break };
+            if name.get_or_insert_with(|| named.clone()) != &named {
+                return Err(Failure::usage("give paths of one image or one container"));
+            }
+            paths.push(PathBuf::from(OsString::from_vec(below)));
+        }
+        let Some(text) = name.filter(|_| paths.len() == self.paths.len()) else { return Ok(None) };
+        let store = self.store.with_something()?;
+        let found = Found::named(&store, &text)?.ok_or_else(|| nothing(&text))?;
+        Ok(Some((found, paths)))
+    }
+
     /// Opens the layers itself.
     fn of_stack(&self) -> Result<Vec<(EscapedPath, Explanation)>, Failure> {
-        let lowers = super::lowers::sources(super::lowers::named(&self.lowers)?)?;
-        let view = View::of_sources(lowers, self.upper.as_deref()).map_err(Failure::failed)?;
-        let each = self.paths.iter().map(|path| {
-            let explanation = view
-                .follow_links(path.as_os_str().as_bytes())
-                .and_then(|path| explain(view.inspector(), &path))
-                .map_err(|error| {
-                    Failure::failed(format!("{}: {error}", EscapedPath::from(path.as_path())))
-                })?;
-            Ok((explanation.path.clone(), explanation))
-        });
-        each.collect()
+        let lowers = super::lowers::named(&self.lowers)?;
+        let paths = self.upper.iter().cloned().chain(lowers).collect();
+        of_found(Found::of_paths(paths, self.upper.is_some()), &self.paths)
     }
 
     /// Asks the daemons.
@@ -124,10 +162,37 @@ impl Explain {
                     free.insert(Client::connect(&mount).map_err(Failure::failed)?)
                 }
             };
-            let explanation = client.explain(relative).map_err(Failure::failed)?;
+            let mut explanation = client.explain(relative).map_err(Failure::failed)?;
+            let names = stacks::names_of_mount(&mount, &explanation.layers, &self.store);
+            call_layers(&mut explanation, &names);
             let shown = EscapedPath(path.clone().into_os_string().into_vec());
             explanations.push((shown, explanation));
         }
         Ok(explanations)
     }
+}
+
+fn nothing(name: &str) -> Failure {
+    Failure::failed(format!(
+        "no image and no container is called {name:?}; unionmount images and unionmount ps -a list them"
+    ))
+}
+
+/// Opens layers, and asks them.
+fn of_found(found: Found, paths: &[PathBuf]) -> Result<Vec<(EscapedPath, Explanation)>, Failure> {
+    let (upper, lowers) = match found.paths.split_first() {
+        Some((upper, lowers)) if found.upper => (Some(upper), lowers),
+        _ => (None, &found.paths[..]),
+    };
+    let lowers = super::lowers::sources(lowers.to_vec())?;
+    let view = View::of_sources(lowers, upper.map(PathBuf::as_path)).map_err(Failure::failed)?;
+    let each = paths.iter().map(|path| {
+        let mut explanation = view
+            .follow_links(path.as_os_str().as_bytes())
+            .and_then(|path| explain(view.inspector(), &path))
+            .map_err(|error| Failure::failed(format!("{}: {error}", EscapedPath::from(path.as_path()))))?;
+        call_layers(&mut explanation, &found.names);
+        Ok((explanation.path.clone(), explanation))
+    });
+    each.collect()
 }

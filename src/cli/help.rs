@@ -19,7 +19,20 @@ pub(super) const GROUPS: [(&str, &[&str]); 5] = [
     ),
     (
         "Containers",
-        &["create", "run", "ps", "commit", "export", "rename", "rm", "mount", "umount", "container"],
+        &[
+            "create",
+            "run",
+            "exec",
+            "ps",
+            "cp",
+            "commit",
+            "export",
+            "rename",
+            "rm",
+            "mount",
+            "umount",
+            "container",
+        ],
     ),
     (
         "Other",

@@ -9,7 +9,7 @@ use super::filter::{Filter, matches};
 use super::output::{self, Format};
 use super::page::Page;
 use super::store::StoreArgs;
-use super::{Failure, say};
+use super::{Failure, image_tree, say};
 use crate::image::error::StoreError;
 use crate::image::name::ImageName;
 use crate::image::store::{Image, Store};
@@ -41,6 +41,10 @@ pub(super) struct Images {
     #[arg(long)]
     no_trunc: bool,
 
+    /// Show their layers as a tree, and who shares them; as image tree does
+    #[arg(long, conflicts_with_all = ["quiet", "format", "digests"])]
+    tree: bool,
+
     /// json, table, or a Go template such as '{{.Repository}}:{{.Tag}}'. Fields: Repository, Tag, ID, Digest,
     /// CreatedAt, CreatedSince, Size, Bytes, Containers
     #[arg(long, value_name = "FORMAT")]
@@ -54,12 +58,17 @@ pub(super) struct Images {
 impl Images {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let wanted = Wanted::read(&self.filter)?;
-        let Some(store) = self.store.existing()? else { return self.print(Vec::new()) };
+        let Some(store) = self.store.existing()? else {
+            return if self.tree { Ok(ExitCode::SUCCESS) } else { self.print(Vec::new()) };
+        };
         let catalog = store.catalog()?;
         let times = wanted.times(&store)?;
         for (digest, names, error) in &catalog.broken {
             let name = names.first().map_or_else(|| digest.to_string(), ImageName::to_string);
             say(&format!("{name} is left out: {error}"));
+        }
+        if self.tree {
+            return self.print_tree(&store, catalog.images, &wanted, &times);
         }
         let uses = store.container_uses()?;
         let mut rows = Vec::new();
@@ -78,6 +87,35 @@ impl Images {
         // The newest first, as everybody does.
         rows.sort_by(|(_, a), (_, b)| b["CreatedAt"].as_str().cmp(&a["CreatedAt"].as_str()));
         self.print(rows)
+    }
+
+    fn print_tree(
+        &self,
+        store: &Store,
+        images: Vec<Image>,
+        wanted: &Wanted,
+        times: &Times,
+    ) -> Result<ExitCode, Failure> {
+        let mut listed = Vec::new();
+        for image in images {
+            let takes_name = match image.names.is_empty() {
+                true => self.calls(None, wanted),
+                false => image.names.iter().any(|name| self.calls(Some(name), wanted)),
+            };
+            if wanted.takes(&image, times)? && takes_name {
+                listed.push(image);
+            }
+        }
+        image_tree::print(store, listed, false, self.no_trunc)
+    }
+
+    /// Tells whether a name of an image, or that it has none, is asked for.
+    fn calls(&self, name: Option<&ImageName>, wanted: &Wanted) -> bool {
+        match (&self.name, name) {
+            (None, name) => wanted.calls(name),
+            (Some(_), None) => false,
+            (Some(text), Some(name)) => wanted.calls(Some(name)) && is_called(name, text),
+        }
     }
 
     fn print(&self, rows: Vec<(Option<ImageName>, Value)>) -> Result<ExitCode, Failure> {
@@ -114,11 +152,7 @@ impl Images {
             true => vec![None],
             false => image.names.iter().map(Some).collect(),
         };
-        let called = |name: &Option<&ImageName>| match (&self.name, name) {
-            (None, name) => wanted.calls(*name),
-            (Some(_), None) => false,
-            (Some(text), Some(name)) => wanted.calls(Some(*name)) && is_called(name, text),
-        };
+        let called = |name: &Option<&ImageName>| self.calls(*name, wanted);
         let rows = names.into_iter().filter(called).map(|name| {
             let row = json!({
                 "Repository": name.map_or_else(|| "<none>".into(), ImageName::repository),

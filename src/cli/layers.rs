@@ -1,7 +1,6 @@
 //! `unionmount layers`: a stack as a tree with the layer of each path, as a picture, as a page, in figures.
 
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -9,16 +8,16 @@ use std::str::FromStr;
 use clap::Args;
 
 use super::page::Page;
+use super::stacks::{self, Found};
 use super::store::StoreArgs;
-use super::{Failure, say};
-use crate::control::client::Client;
+use super::{Failure, say, terminal};
 use crate::control::mounts;
+use crate::explain::causes::waste_groups;
 use crate::explain::figures::Figures;
+use crate::explain::shorten::cut;
 use crate::explain::survey::Survey;
+use crate::explain::text::Room;
 use crate::explain::{json, names, page, svg, text};
-use crate::image::describe::Step;
-use crate::union::escaped_path::EscapedPath;
-use crate::union::lookup::belief::Belief;
 use crate::union::stack::layer::{Stack, StackOptions};
 
 /// Show what each layer holds, changes, deletes and wastes
@@ -28,7 +27,7 @@ pub(super) struct Layers {
     #[command(flatten)]
     stack: StackArgs,
 
-    /// List where bytes are wasted, the most first: files that a layer holds and a higher one deletes or replaces
+    /// List where and why bytes are wasted, the most first: files that a layer holds and a higher one deletes or replaces
     #[arg(long)]
     waste: bool,
 
@@ -52,16 +51,28 @@ pub(super) struct Layers {
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 
-    /// Fold nothing and list all
+    /// Show the tree, with the layer that each path comes from
+    #[arg(long, conflicts_with_all = ["waste", "ci", "json"])]
+    tree: bool,
+
+    /// Show the tree so many directories deep
+    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["waste", "ci", "json"])]
+    depth: Option<u16>,
+
+    /// Fold nothing, cut nothing and list all
     #[arg(long)]
     all: bool,
+
+    /// Print what is longer than the screen at once, and not by $PAGER
+    #[arg(long)]
+    no_pager: bool,
 }
 
 /// Which stack is meant.
 #[derive(Debug, Args)]
 pub(super) struct StackArgs {
-    /// An image, by name or id; or a mount, by its mount point or a path in it
-    #[arg(value_name = "IMAGE|MOUNT", conflicts_with_all = ["lowers", "upper"], required_unless_present = "lowers")]
+    /// An image or a container, by name or id; or a mount, by its mount point or a path in it
+    #[arg(value_name = "IMAGE|CONTAINER|MOUNT", conflicts_with_all = ["lowers", "upper"], required_unless_present = "lowers")]
     target: Option<PathBuf>,
 
     /// Layers, directories or tars, the first on top; may repeat. A colon within a name is written \:
@@ -76,26 +87,17 @@ pub(super) struct StackArgs {
     store: StoreArgs,
 }
 
-/// The layers of a stack, as they are found.
-struct Found {
-    /// From the top down.
-    paths: Vec<PathBuf>,
-    /// Whether the first is the upper.
-    upper: bool,
-    /// What to call them, where their directories' names say nothing.
-    names: Vec<Option<String>>,
-    /// Whose marks the mount believes.
-    belief: Option<Belief>,
-    /// Keeps them from being removed.
-    _pins: Vec<OwnedFd>,
-}
-
 const EXAMPLES: &str = "\
 EXAMPLES:
-  The tree, with the layer that each path comes from, of an image, of a mount and of directories:
+  The layers, what is largest in each, and why bytes are wasted, of an image, a container, a mount and of directories:
       unionmount layers debian:12
+      unionmount layers build
       unionmount layers merged
       unionmount layers --lower patches:app:base --upper rw
+
+  The tree, with the layer that each path comes from:
+      unionmount layers --tree merged
+      unionmount layers --depth 2 debian:12
 
   Where an image got fat, and a check of that for a pipeline:
       unionmount layers --lower app:base --waste
@@ -107,32 +109,7 @@ EXAMPLES:
 Layers are numbered as they are given: the first lower is layer 1. Waste is the data of files that a layer holds and that are deleted or replaced \
 further up: they travel with the image and nobody sees them.";
 
-/// Finds the layers of a mount, which its daemon knows.
-fn of_mount(mount: &mounts::Mount) -> Result<Found, Failure> {
-    let status = Client::connect(mount).and_then(|mut daemon| daemon.status()).map_err(Failure::failed)?;
-    let upper = status.layers.iter().any(|layer| layer.layer == 0);
-    let paths: Vec<PathBuf> =
-        status.layers.iter().map(|layer| layer.directory.as_path().to_owned()).collect();
-    if let Some(covered) =
-        paths.iter().find(|path| mounts::device_at(path).is_ok_and(|at| at == mount.device))
-    {
-        return Err(Failure::failed(format!(
-            "{}: this layer is covered by the mount, so it can't be read from here; unmount first",
-            EscapedPath::from(covered.as_path())
-        )));
-    }
-    Ok(Found { paths, upper, names: Vec::new(), belief: status.about.belief, _pins: Vec::new() })
-}
-
-/// Makes a layer's name, of the command that made it.
-fn step_name(created_by: &str) -> Option<String> {
-    let command = created_by.trim_start_matches("/bin/sh -c").trim().trim_start_matches("#(nop)");
-    let words: Vec<&str> = command.split_whitespace().collect();
-    let name: String = names::readable(words.join(" ").as_bytes()).chars().take(NAME).collect();
-    (!name.is_empty()).then_some(name)
-}
-
-/// Letters of a command that name a layer.
+/// Letters of a command that stand for a layer in a title.
 const NAME: usize = 40;
 
 /// `5%`, `5`, `0.5%`.
@@ -170,7 +147,9 @@ impl StackArgs {
         let mut survey = Survey::take(stack, found.upper)
             .map_err(|error| Failure::failed(format!("cannot read the layers: {error}")))?;
         for (layer, name) in survey.layers.iter_mut().rev().zip(found.names) {
-            layer.name = name.unwrap_or_else(|| std::mem::take(&mut layer.name));
+            if let Some(name) = name {
+                layer.name = names::readable(name.as_bytes());
+            }
         }
         Ok(survey)
     }
@@ -178,56 +157,30 @@ impl StackArgs {
     fn of_arguments(&self) -> Result<Found, Failure> {
         let mut paths: Vec<PathBuf> = self.upper.iter().cloned().collect();
         paths.extend(super::lowers::named(&self.lowers)?);
-        Ok(Found { paths, upper: self.upper.is_some(), names: Vec::new(), belief: None, _pins: Vec::new() })
+        Ok(Found::of_paths(paths, self.upper.is_some()))
     }
 
-    /// Finds a path in a mount, or else an image.
+    /// Finds a path in a mount, or else an image or a container.
     fn of_target(&self, target: &Path) -> Result<Found, Failure> {
         let no_mount = match mounts::of(target) {
-            Ok((mount, _)) => return of_mount(&mount),
+            Ok((mount, _)) => return Found::of_mount(&mount, &self.store),
             Err(error) => error,
         };
         if target.is_file() {
-            return Ok(Found {
-                paths: vec![target.to_owned()],
-                upper: false,
-                names: Vec::new(),
-                belief: None,
-                _pins: Vec::new(),
-            });
+            return Ok(Found::of_paths(vec![target.to_owned()], false));
         }
-        match target.to_str() {
-            Some(text) if !text.starts_with(['/', '.']) => self.of_image(text),
-            _ => Err(Failure::failed(no_mount)),
-        }
-    }
-
-    fn of_image(&self, text: &str) -> Result<Found, Failure> {
+        let Some(text) = target.to_str().filter(|_| !stacks::is_path(target)) else {
+            return Err(Failure::failed(no_mount));
+        };
         let store = self.store.with_something()?;
-        let image = store.resolve(text)?;
-        let unpacked = store.layers(&image)?;
-        let steps = store.history(&image)?;
-        let names = unpacked.paths.iter().map(|path| {
-            let made = |step: &&Step| {
-                step.diff_id.is_some_and(|diff_id| path.starts_with(store.layer_dir(&diff_id)))
-            };
-            if path.starts_with(store.layer_dir(&image.id)) {
-                return Some("directories that its layers only imply".to_owned());
-            }
-            steps.iter().find(made).and_then(|step| step_name(&step.created_by))
-        });
-        Ok(Found {
-            names: names.collect(),
-            paths: unpacked.paths,
-            upper: false,
-            belief: None,
-            _pins: unpacked.pins,
-        })
+        let found = Found::named(&store, text)?;
+        found.ok_or_else(|| Failure::failed(format!("no image and no container is called {text:?}; unionmount images and unionmount ps -a list them")))
     }
 
     /// Returns what the stack is called in a picture.
     fn title(&self, survey: &Survey) -> String {
-        let names: Vec<String> = survey.layers.iter().rev().take(4).map(|layer| layer.name.clone()).collect();
+        let name = |name: &str| cut(name, NAME);
+        let names: Vec<String> = survey.layers.iter().rev().take(4).map(|layer| name(&layer.name)).collect();
         let more = if survey.layers.len() > names.len() { ", …" } else { "" };
         names.join(", ") + more
     }
@@ -259,15 +212,52 @@ impl Layers {
             page.json_text(&String::from_utf8_lossy(&out));
             page.print()?;
         } else if self.waste {
-            print_styled(&text::waste(&survey, &figures, self.all))?;
-        } else if self.svg.is_none() && self.html.is_none() {
-            let mut out = text::layers(&survey, &figures);
-            out.push('\n');
-            text::tree(&survey, self.all, &mut out)
+            self.print(&self.wasted(&survey, &figures))?;
+        } else if self.tree || self.depth.is_some() {
+            let mut out = String::new();
+            text::tree(&survey, self.room(), self.depth, &mut out)
                 .map_err(|error| Failure::failed(format!("cannot write the tree: {error}")))?;
-            print_styled(&out)?;
+            self.print(&format!("{out}{}.\n", figures.sentence()))?;
+        } else if self.svg.is_none() && self.html.is_none() {
+            self.print(&self.overview(&survey, &figures))?;
         }
         Ok(ExitCode::SUCCESS)
+    }
+
+    fn room(&self) -> Room {
+        Room { columns: terminal::room(), all: self.all }
+    }
+
+    /// Returns the layers, the largest files of each, and why bytes are wasted.
+    fn overview(&self, survey: &Survey, figures: &Figures) -> String {
+        let room = self.room();
+        let mut out = text::layers(survey, figures, room);
+        for (heading, part) in [
+            ("Largest files", text::largest(survey, room)),
+            ("Waste", text::causes(survey, &waste_groups(survey), room)),
+        ] {
+            if !part.is_empty() {
+                out += &format!("\n{}\n{part}", text::strong(heading));
+            }
+        }
+        out + &format!("\n{}.\n", figures.sentence())
+    }
+
+    /// Returns why bytes are wasted, and where.
+    fn wasted(&self, survey: &Survey, figures: &Figures) -> String {
+        if figures.wasted_bytes == 0 {
+            return format!("Nothing is wasted: {}.\n", figures.sentence());
+        }
+        let room = self.room();
+        let causes = text::causes(survey, &waste_groups(survey), room);
+        format!("{}\n{causes}\n{}.\n", text::waste(survey, room), figures.sentence())
+    }
+
+    /// Prints text with colours, a screen at a time where it is longer than one.
+    fn print(&self, text: &str) -> Result<(), Failure> {
+        let mut page = Page::default();
+        page.drawn(text);
+        if self.no_pager { page.print_styled() } else { page.print_by_screens() }
     }
 
     /// Prints one line, and tells whether the waste is within the bound.
@@ -301,11 +291,4 @@ impl Layers {
 fn write_file(path: &Path, content: &[u8]) -> Result<(), Failure> {
     std::fs::write(path, content)
         .map_err(|error| Failure::failed(format!("cannot write {}: {error}", path.display())))
-}
-
-/// Prints text with colours, which are left out where no terminal reads or NO_COLOR is set.
-fn print_styled(text: &str) -> Result<(), Failure> {
-    let mut page = Page::default();
-    page.drawn(text);
-    page.print_styled()
 }

@@ -6,7 +6,9 @@
 
 use std::fmt;
 use std::io::{IsTerminal, Write};
+use std::process::{Command, Stdio};
 
+use ratatui::crossterm::terminal::size;
 use serde_json::Value;
 
 use super::Failure;
@@ -77,6 +79,33 @@ impl Page {
     /// Prints it without its colours where no terminal reads or NO_COLOR is set.
     pub(super) fn print_styled(self) -> Result<(), Failure> {
         written(anstream::AutoStream::auto(stdout().lock()), self.0.as_bytes()).map(drop)
+    }
+
+    /// Does as [`Page::print_styled`], by the user's pager where a terminal has fewer lines.
+    pub(super) fn print_by_screens(self) -> Result<(), Failure> {
+        let lines = self.0.matches('\n').count();
+        let fits = || size().is_ok_and(|(_, rows)| lines < usize::from(rows).max(1));
+        let pager = std::env::var("PAGER").unwrap_or_else(|_| "less".to_owned());
+        if !is_terminal() || fits() || matches!(pager.trim(), "" | "cat") {
+            return self.print_styled();
+        }
+        let mut command = Command::new("sh");
+        command.args(["-c", &pager]).stdin(Stdio::piped());
+        if std::env::var_os("LESS").is_none() {
+            // Colours are shown, and it ends by itself where all fits.
+            command.env("LESS", "FRX");
+        }
+        let Ok(mut child) = command.spawn() else { return self.print_styled() };
+        let told =
+            child.stdin.take().map_or(Ok(true), |pipe| match anstream::AutoStream::choice(&stdout()) {
+                anstream::ColorChoice::Never => {
+                    written(pipe, anstream::adapter::strip_str(&self.0).to_string().as_bytes())
+                }
+                _ => written(pipe, self.0.as_bytes()),
+            });
+        let ended = child.wait().map_err(|error| Failure::failed(format!("{pager}: {error}")))?;
+        // A shell says so of what isn't installed.
+        if ended.code() == Some(127) { self.print_styled() } else { told.map(drop) }
     }
 }
 

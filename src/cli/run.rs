@@ -63,16 +63,13 @@ impl Run {
                 removed => removed?,
             }
         }
-        if let Err(ContainerError::NoProgram(why)) = &ended {
+        if let Err(ContainerError::NoProgram { code, why }) = &ended {
             say(why);
-            return Ok(ExitCode::from(NO_PROGRAM));
+            return Ok(ExitCode::from(*code));
         }
         Ok(ExitCode::from(u8::try_from(ended?).unwrap_or(u8::MAX)))
     }
 }
-
-/// The status that shells give for what can't be run.
-const NO_PROGRAM: u8 = 126;
 
 /// The status that says: not the command has failed, but what was to run it. As of other engines.
 pub(super) const OWN_FAILURE: u8 = 125;

@@ -11,6 +11,8 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::page::Page;
+use super::stacks;
+use super::store::StoreArgs;
 use super::uptime::{since, uptime};
 use super::watch;
 use super::{Failure, say};
@@ -19,6 +21,7 @@ use crate::control::mounts::{self, Mount};
 use crate::control::protocol::Status as Daemon;
 use crate::control::runtime_dir;
 use crate::explain::paint::{Cell, Paint, align};
+use crate::explain::shorten::cut;
 use crate::union::change::sealing::background::LazyReport;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::lookup::usage::{Budget, Usage, measure};
@@ -32,14 +35,17 @@ pub(super) struct Status {
     json: bool,
 
     /// Watch it live: requests by the second, the hottest paths, what happens. Keys: q ends, p pauses, c clears
-    #[arg(short, long, requires = "mount", conflicts_with = "json")]
+    #[arg(short, long, conflicts_with = "json")]
     watch: bool,
 
     /// How long counting what is in the layers may take; 0 leaves it out
     #[arg(long, value_name = "SECONDS", default_value_t = 3.0)]
     count: f64,
 
-    /// The mount, or a path in it; without, all mounts that you may ask
+    #[command(flatten)]
+    store: StoreArgs,
+
+    /// The mount, or a path in it; without, all mounts that you may ask, and with --watch the only one
     #[arg(value_name = "MOUNT")]
     mount: Option<PathBuf>,
 }
@@ -48,7 +54,7 @@ const AFTER: &str = "\
 Example:
   unionmount status                         # all mounts
   unionmount status merged                  # one: its layers with sizes, what changed since it was mounted
-  unionmount status merged --watch
+  unionmount status --watch                 # the only mount, live
   unionmount status --json | jq '{mount_point, copy_ups: .counters.copy_ups}'
 
 JSON, one object a mount: version, pid, mount_point, device, since_us, io, options[], belief, layers[] {layer, name, directory},
@@ -105,27 +111,39 @@ impl Status {
             Some(path) => {
                 let (mount, _) = mounts::of(path).map_err(Failure::failed)?;
                 if self.watch {
-                    return watch::run(&mount);
+                    return self.watch(&mount);
                 }
-                let daemon = ask(&mount).map_err(|error| Failure::failed(named(&mount, &error)))?;
+                let mut daemon = ask(&mount).map_err(|error| Failure::failed(named(&mount, &error)))?;
+                let names = stacks::names_of_mount(&mount, &daemon.layers, &self.store);
+                stacks::call_layers(&mut daemon.layers, &names);
                 self.print(&[Answer { mount, said: Ok(daemon) }])?;
                 Ok(ExitCode::SUCCESS)
+            }
+            None if self.watch => {
+                let mounts = own_mounts()?;
+                match &mounts[..] {
+                    [only] => self.watch(only),
+                    [] => Err(Failure::failed("nothing is mounted by unionmount")),
+                    several => {
+                        let points =
+                            several.iter().map(|mount| EscapedPath::from(mount.point.as_path()).to_string());
+                        let points: Vec<String> = points.collect();
+                        Err(Failure::usage(format!("name the mount to watch: {}", points.join(", "))))
+                    }
+                }
             }
             None => self.all(),
         }
     }
 
+    fn watch(&self, mount: &Mount) -> Result<ExitCode, Failure> {
+        let daemon = ask(mount).map_err(|error| Failure::failed(named(mount, &error)))?;
+        let names = stacks::names_of_mount(mount, &daemon.layers, &self.store);
+        watch::run(mount, &names)
+    }
+
     fn all(&self) -> Result<ExitCode, Failure> {
-        let mounts = mounts::all().map_err(|e| Failure::failed(format!("/proc/self/mountinfo: {e}")))?;
-        let us = rustix::process::geteuid().as_raw();
-        let mut seen = BTreeSet::new();
-        let mounts: Vec<Mount> = mounts
-            .into_iter()
-            // Bind mounts are the same filesystem in several places.
-            .filter(|mount| seen.insert(mount.device.clone()))
-            // What is another user's is asked by naming it, and then refused.
-            .filter(|mount| us == 0 || mount.owner.is_none_or(|owner| owner == us))
-            .collect();
+        let mounts = own_mounts()?;
         let mut answers = side_by_side(mounts, |mount| {
             let said = ask(&mount);
             Some(Answer { mount, said })
@@ -209,6 +227,20 @@ impl Status {
     }
 }
 
+/// Returns the mounts that this user may ask, each once.
+fn own_mounts() -> Result<Vec<Mount>, Failure> {
+    let mounts = mounts::all().map_err(|e| Failure::failed(format!("/proc/self/mountinfo: {e}")))?;
+    let us = rustix::process::geteuid().as_raw();
+    let mut seen = BTreeSet::new();
+    Ok(mounts
+        .into_iter()
+        // Bind mounts are the same filesystem in several places.
+        .filter(|mount| seen.insert(mount.device.clone()))
+        // What is another user's is asked by naming it, and then refused.
+        .filter(|mount| us == 0 || mount.owner.is_none_or(|owner| owner == us))
+        .collect())
+}
+
 fn ask(mount: &Mount) -> Result<Daemon, ClientError> {
     Client::connect_within(mount, STATUS_PATIENCE).and_then(|mut client| client.status())
 }
@@ -250,7 +282,7 @@ fn side_by_side<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> Option<R> +
 }
 
 fn table(answers: &[Answer], paint: Paint) -> String {
-    let head = ["MOUNT", "LAYERS", "UP", "COPY-UPS", "COPIED", "WHITEOUTS", "REQUESTS", "MEMORY", "PID"];
+    let head = ["MOUNT", "LAYERS", "UP", "COPY-UPS", "COPIED", "DELETED", "REQUESTS", "MEMORY", "PID"];
     let mut rows = vec![head.iter().map(|word| Cell::new(word, paint.dim(word))).collect::<Vec<_>>()];
     for Answer { mount, said } in answers {
         let point = EscapedPath::from(mount.point.as_path()).to_string();
@@ -317,7 +349,7 @@ fn one(mount: &Mount, daemon: &Daemon, usage: Option<&[Option<Usage>]>, paint: P
                 grown.unwrap_or_default(),
                 HumanCount(counters.creates),
                 HumanCount(counters.renames),
-                count(counters.whiteouts, "whiteout"),
+                format_args!("{} made", count(counters.whiteouts, "whiteout")),
             ),
         ),
         (
@@ -384,6 +416,9 @@ fn lookups(daemon: &Daemon) -> String {
     format!("{}, {} answered by an index without asking a layer", HumanCount(lookups), HumanCount(answered))
 }
 
+/// Columns that a layer's name has in a table; steps of builds are long.
+const LONGEST_NAME: usize = 40;
+
 fn layer_table(daemon: &Daemon, usage: Option<&[Option<Usage>]>, paint: Paint) -> String {
     let head: &[&str] = match usage {
         Some(_) => &["  LAYER", "NAME", "FILES", "DIRECTORIES", "WHITEOUTS", "SIZE", "PATH"],
@@ -392,7 +427,7 @@ fn layer_table(daemon: &Daemon, usage: Option<&[Option<Usage>]>, paint: Paint) -
     let mut rows = vec![head.iter().map(|word| Cell::new(word, paint.dim(word))).collect::<Vec<_>>()];
     for (at, layer) in daemon.layers.iter().enumerate() {
         let number = if layer.layer == 0 { "  upper".to_owned() } else { format!("  {}", layer.layer) };
-        let name = layer.name.to_string();
+        let name = cut(&layer.name.to_string(), LONGEST_NAME);
         let path = layer.directory.to_string();
         let mut row = vec![Cell::new(&number, paint.bold(&number)), Cell::new(&name, paint.cyan(&name))];
         if let Some(usage) = usage {

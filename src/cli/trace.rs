@@ -6,10 +6,13 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::page::{Page, is_terminal};
+use super::stacks;
+use super::store::StoreArgs;
 use super::{Failure, say};
 use crate::control::client::Client;
 use crate::control::mounts;
 use crate::explain::paint::Paint;
+use crate::explain::shorten::cut;
 use crate::explain::words;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::events::{EventKind, Filter};
@@ -26,23 +29,32 @@ pub(super) struct Trace {
     #[arg(long, value_name = "KIND|/PATH[,…]", value_delimiter = ',')]
     filter: Vec<String>,
 
+    #[command(flatten)]
+    store: StoreArgs,
+
     /// A mount, or a directory in one: then only what happens below it
     #[arg(value_name = "MOUNT")]
     mount: PathBuf,
 }
+
+/// Columns that a layer's name has in a line; steps of builds are long.
+const LONGEST_NAME: usize = 32;
 
 const AFTER: &str = "\
 Kinds of events:
   lookup      a name was looked up; the kernel remembers the answer, so this comes once for each name
   whiteout, opaque, redirect
               a lookup met such a mark, and it hides something or leads elsewhere
-  copy-up     a lower's file or directory was copied up, and in which time
+  copy-up-begins, copy-up
+              a large file of a lower begins to be copied up; a lower's file or directory was copied up, and in
+              which time
   list, read, write
               requests that the kernel's cache did not answer
   open, close with -o passthrough: between them the kernel reads and writes the file
               itself, unseen; in which layer, and the size then and now
   create, link, remove, rename, attributes, xattr
               changes
+Behind each stands which process asked for it, by name and number, where the kernel tells.
 
 Example:
   unionmount trace merged --filter copy-up,whiteout
@@ -61,6 +73,9 @@ impl Trace {
         if is_terminal() {
             say(&format!("listening to {}; Ctrl-C ends", EscapedPath::from(mount.point.as_path())));
         }
+        let names = stacks::names_of_mount(&mount, &trace.status.layers, &self.store);
+        let names: Vec<_> = names.into_iter().map(|name| name.map(|name| cut(&name, LONGEST_NAME))).collect();
+        stacks::call_layers(&mut trace.status.layers, &names);
         let paint = Paint::of_stdout();
         while let Some(told) = trace.next_told().map_err(Failure::failed)? {
             let mut page = Page::default();

@@ -6,10 +6,10 @@ use clap::{Args, Subcommand};
 
 use super::inspect::Kind;
 use super::{
-    Failure, apply, attach, commit, completions, container_prune, create, demo, df, diff, discard, explain,
-    export, help, history, images, import, inspect, layers, load, login, man, prune, ps, pull, push, rename,
-    rm, rmi, run, save, seal, snapshot, snapshotter, status, tag, tags, trace, trial, umount, verify,
-    version,
+    Failure, apply, attach, commit, completions, container_prune, cp, create, demo, df, diff, discard, exec,
+    explain, export, help, history, image_diff, image_tree, images, import, inspect, layers, load, login,
+    man, prune, ps, pull, push, rename, rm, rmi, run, save, seal, snapshot, snapshotter, status, tag, tags,
+    trace, trial, umount, verify, version,
 };
 
 #[derive(Debug, Subcommand)]
@@ -37,7 +37,9 @@ pub(super) enum Verb {
     Verify(verify::Verify),
     Create(create::Create),
     Run(run::Run),
+    Exec(exec::Exec),
     Ps(ps::Ps),
+    Cp(cp::Cp),
     Diff(diff::Diff),
     Apply(apply::Apply),
     Discard(discard::Discard),
@@ -90,7 +92,9 @@ impl Verb {
             Verb::Verify(verb) => verb.run(),
             Verb::Create(verb) => verb.run(),
             Verb::Run(verb) => verb.run(),
+            Verb::Exec(verb) => verb.run(),
             Verb::Ps(verb) => verb.run(),
+            Verb::Cp(verb) => verb.run(),
             Verb::Diff(verb) => verb.run(),
             Verb::Apply(verb) => verb.run(),
             Verb::Discard(verb) => verb.run(),
@@ -117,7 +121,7 @@ impl Verb {
     }
 }
 
-/// The verbs about images once more, in Docker's words: image ls, image rm …
+/// The verbs about images once more, in Docker's words: image ls, image rm …; and image tree, image diff
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = true, disable_help_subcommand = true, subcommand_value_name = "VERB")]
 pub(super) struct ImageNoun {
@@ -131,6 +135,8 @@ enum ImageVerb {
     Ls(images::Images),
     Inspect(inspect::Inspect),
     History(history::History),
+    Tree(image_tree::ImageTree),
+    Diff(image_diff::ImageDiff),
     #[command(alias = "remove")]
     Rm(rmi::Rmi),
     Prune(prune::Prune),
@@ -148,6 +154,8 @@ impl ImageVerb {
             ImageVerb::Ls(verb) => verb.run(),
             ImageVerb::Inspect(verb) => verb.only(Kind::Image).run(),
             ImageVerb::History(verb) => verb.run(),
+            ImageVerb::Tree(verb) => verb.run(),
+            ImageVerb::Diff(verb) => verb.run(),
             ImageVerb::Rm(verb) => verb.run(),
             ImageVerb::Prune(verb) => verb.run(),
             ImageVerb::Pull(verb) => verb.run(),
@@ -174,6 +182,8 @@ enum ContainerVerb {
     Ls(ps::Ps),
     Create(create::Create),
     Run(run::Run),
+    Exec(exec::Exec),
+    Cp(cp::Cp),
     Commit(commit::Commit),
     Export(export::Export),
     Rename(rename::Rename),
@@ -194,6 +204,8 @@ impl ContainerVerb {
             ContainerVerb::Ls(verb) => verb.run(),
             ContainerVerb::Create(verb) => verb.run(),
             ContainerVerb::Run(verb) => verb.run(),
+            ContainerVerb::Exec(verb) => verb.run(),
+            ContainerVerb::Cp(verb) => verb.run(),
             ContainerVerb::Commit(verb) => verb.run(),
             ContainerVerb::Export(verb) => verb.run(),
             ContainerVerb::Rename(verb) => verb.run(),

@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 
 use ratatui::crossterm::event::{self, Event as Key, KeyCode, KeyEventKind, KeyModifiers};
 
-use super::Failure;
 use super::uptime::since;
+use super::{Failure, stacks};
 use crate::control::client::{Client, ClientError};
 use crate::control::mounts::Mount;
 use crate::control::protocol::{Status, Told};
+use crate::explain::paint::Paint;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::events::Filter;
 use crate::union::lookup::usage::{Budget, Usage, measure};
@@ -36,6 +37,8 @@ const PATHS: usize = 4096;
 /// What the screen shows.
 pub(super) struct View {
     mount: Mount,
+    /// What the layers are called, where their directories say nothing.
+    names: Vec<Option<String>>,
     status: Status,
     /// Requests a second, by kind.
     rates: Vec<(String, f64)>,
@@ -43,9 +46,17 @@ pub(super) struct View {
     history: VecDeque<u64>,
     heat: HashMap<EscapedPath, f64>,
     told: VecDeque<Told>,
-    usage: Option<Vec<Option<Usage>>>,
+    usage: Option<CountedLayers>,
     paused: bool,
     lost: u64,
+    /// Colours are wanted.
+    colours: bool,
+}
+
+/// What is in the layers, and when it was counted.
+struct CountedLayers {
+    layers: Vec<Option<Usage>>,
+    at: Instant,
 }
 
 /// What the threads tell.
@@ -56,7 +67,7 @@ enum News {
 }
 
 /// Shows the mount until `q` or the end of the mount.
-pub(super) fn run(mount: &Mount) -> Result<ExitCode, Failure> {
+pub(super) fn run(mount: &Mount, names: &[Option<String>]) -> Result<ExitCode, Failure> {
     if !super::page::is_terminal() || !io::stdin().is_terminal() {
         return Err(Failure::failed("--watch needs a terminal; without one, use `unionmount status --json`"));
     }
@@ -65,6 +76,7 @@ pub(super) fn run(mount: &Mount) -> Result<ExitCode, Failure> {
     let news = listen(mount, &status)?;
     let mut view = View {
         mount: mount.clone(),
+        names: names.to_vec(),
         status,
         rates: Vec::new(),
         history: VecDeque::new(),
@@ -73,6 +85,7 @@ pub(super) fn run(mount: &Mount) -> Result<ExitCode, Failure> {
         usage: None,
         paused: false,
         lost: 0,
+        colours: Paint::of_stdout().is_on(),
     };
     let terminal = ratatui::try_init();
     let ended = terminal
@@ -137,7 +150,7 @@ fn show(
         while let Ok(news) = news.try_recv() {
             match news {
                 News::Told(told) => view.hear(told),
-                News::Usage(usage) => view.usage = Some(usage),
+                News::Usage(layers) => view.usage = Some(CountedLayers { layers, at: Instant::now() }),
                 News::Ended(None) => return Ok(ExitCode::SUCCESS),
                 News::Ended(Some(error)) => return Err(Failure::failed(error)),
             }
@@ -207,6 +220,7 @@ impl View {
         }
         self.rates = rates;
         self.status = status;
+        stacks::call_layers(&mut self.status.layers, &self.names);
         self.heat.retain(|_, heat| {
             *heat *= COOLING;
             *heat > 0.05

@@ -9,7 +9,7 @@ use std::path::Path;
 use oci_spec::OciSpecError;
 use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime::{
-    Capability, LinuxSeccomp, PosixRlimit, PosixRlimitBuilder, ProcessBuilder, RootBuilder, Spec,
+    Capability, LinuxSeccomp, PosixRlimit, PosixRlimitBuilder, Process, ProcessBuilder, RootBuilder, Spec,
     SpecBuilder, UserBuilder,
 };
 
@@ -142,24 +142,7 @@ fn build(
     around: &HostEnvironment<'_>,
     decided: Decided,
 ) -> std::result::Result<Spec, OciSpecError> {
-    let config = image.config().clone().unwrap_or_default();
-    let cwd = settings.working_dir.clone().or(config.working_dir().clone()).filter(|cwd| !cwd.is_empty());
-    let mut process = ProcessBuilder::default()
-        .terminal(settings.terminal)
-        .user(
-            UserBuilder::default()
-                .uid(user.uid)
-                .gid(user.gid)
-                .additional_gids(user.groups.clone())
-                .build()?,
-        )
-        .args(decided.command)
-        .env(environment(image, settings, user, around.hostname))
-        .cwd(Path::new("/").join(cwd.unwrap_or_default()))
-        .capabilities(sandbox::sets(decided.granted, user.uid == 0)?)
-        .no_new_privileges(false)
-        .build()?;
-    process.set_rlimits(limits(settings)?);
+    let process = process_of(image, settings, user, around.hostname, decided.command, decided.granted)?;
     let sandbox = sandbox::Around {
         net: around.net,
         netns: around.netns,
@@ -176,6 +159,50 @@ fn build(
         .build()?;
     spec.set_annotations(None);
     Ok(spec)
+}
+
+/// Returns what a runtime is told of a command that joins a container which runs.
+///
+/// # Errors
+/// When it can't be put together.
+pub fn joining(
+    image: &ImageConfiguration,
+    settings: &Settings,
+    user: &User,
+    hostname: &str,
+    command: Vec<String>,
+) -> Result<Process> {
+    process_of(image, settings, user, hostname, command, sandbox::capabilities(settings))
+        .map_err(|error| ContainerError::Refused(format!("the runtime's config cannot be made: {error}")))
+}
+
+fn process_of(
+    image: &ImageConfiguration,
+    settings: &Settings,
+    user: &User,
+    hostname: &str,
+    command: Vec<String>,
+    granted: HashSet<Capability>,
+) -> std::result::Result<Process, OciSpecError> {
+    let config = image.config().clone().unwrap_or_default();
+    let cwd = settings.working_dir.clone().or(config.working_dir().clone()).filter(|cwd| !cwd.is_empty());
+    let mut process = ProcessBuilder::default()
+        .terminal(settings.terminal)
+        .user(
+            UserBuilder::default()
+                .uid(user.uid)
+                .gid(user.gid)
+                .additional_gids(user.groups.clone())
+                .build()?,
+        )
+        .args(command)
+        .env(environment(image, settings, user, hostname))
+        .cwd(Path::new("/").join(cwd.unwrap_or_default()))
+        .capabilities(sandbox::sets(granted, user.uid == 0)?)
+        .no_new_privileges(false)
+        .build()?;
+    process.set_rlimits(limits(settings)?);
+    Ok(process)
 }
 
 fn limits(settings: &Settings) -> std::result::Result<Option<Vec<PosixRlimit>>, OciSpecError> {

@@ -53,9 +53,14 @@ pub enum ContainerError {
         /// The mount point.
         path: PathBuf,
     },
-    /// What was to be run in a container is no program for this machine.
-    #[error("{0}")]
-    NoProgram(String),
+    /// What was to be run in a container isn't there, or is no program for this machine.
+    #[error("{why}")]
+    NoProgram {
+        /// The status that shells give.
+        code: u8,
+        /// What is wrong.
+        why: String,
+    },
     /// Anything else that the user has to change.
     #[error("{0}")]
     Refused(String),

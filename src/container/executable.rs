@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Mount, Process};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
@@ -14,25 +14,24 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, 
 use super::error::{ContainerError, Result};
 use crate::image::platform::Machine;
 
-/// Returns the status that shells and engines give for a program that is missing (127) or none (126). `None`: it is
-/// there, or may be, in what is mounted into the container.
+/// Checks that the kernel will run a program: one that is there, or may be, in what is mounted into the container.
 ///
 /// # Errors
-/// When it is there and the kernel can't run it: a program of another machine without an emulator, or no program.
-pub(super) fn fails_with(root: &File, spec: &Spec) -> Result<Option<i32>> {
-    let Some(process) = spec.process() else { return Ok(None) };
-    let Some(program) = process.args().as_ref().and_then(|args| args.first()) else { return Ok(None) };
+/// [`ContainerError::NoProgram`] with the status that shells give: 127 when there is none, 126 when it is none, or one of another
+/// machine without an emulator.
+pub(super) fn check(root: &File, process: &Process, mounts: &[Mount]) -> Result<()> {
+    let Some(program) = process.args().as_ref().and_then(|args| args.first()) else { return Ok(()) };
     let path = process.env().iter().flatten().find_map(|pair| pair.strip_prefix("PATH=")).unwrap_or_default();
     let places: Vec<PathBuf> = match program.contains('/') {
         true => vec![process.cwd().join(program)],
         false => path.split(':').map(|dir| process.cwd().join(dir).join(program)).collect(),
     };
-    let mounted =
-        |place: &PathBuf| spec.mounts().iter().flatten().any(|m| place.starts_with(m.destination()));
+    let mounted = |place: &PathBuf| mounts.iter().any(|m| place.starts_with(m.destination()));
     if places.iter().any(mounted) {
-        return Ok(None);
+        return Ok(());
     }
-    let mut status = 127;
+    let none = |code, why: String| Err(ContainerError::NoProgram { code, why });
+    let mut met = None;
     for place in places {
         let open =
             |flags| openat2(root, &place, flags | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT);
@@ -40,24 +39,30 @@ pub(super) fn fails_with(root: &File, spec: &Spec) -> Result<Option<i32>> {
             Ok(found) => found,
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
             // What can't be looked at may be a program.
-            Err(_) => return Ok(None),
+            Err(_) => return Ok(()),
         };
-        let Ok(stat) = fstat(&found) else { return Ok(None) };
+        let Ok(stat) = fstat(&found) else { return Ok(()) };
         // Links of the image may have led to where something is mounted.
         if inside(root, &found).is_none_or(|place| mounted(&place)) {
-            return Ok(None);
+            return Ok(());
         }
         if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_mode & 0o111 != 0 {
-            let Ok(file) = open(OFlags::RDONLY | OFlags::NONBLOCK).map(File::from) else { return Ok(None) };
-            let Ok(head) = head(&file) else { return Ok(None) };
+            let Ok(file) = open(OFlags::RDONLY | OFlags::NONBLOCK).map(File::from) else { return Ok(()) };
+            let Ok(head) = head(&file) else { return Ok(()) };
             return match refused(&head, &emulators()) {
-                Some(why) => Err(ContainerError::NoProgram(format!("{}: {why}", place.display()))),
-                None => Ok(None),
+                Some(why) => none(126, format!("{}: {why}", place.display())),
+                None => Ok(()),
             };
         }
-        status = 126;
+        met = Some(place);
     }
-    Ok(Some(status))
+    match met {
+        Some(place) => none(126, format!("{}: is no program: no file, or not executable", place.display())),
+        None if program.contains('/') => {
+            none(127, format!("{program}: there is no such program in the container"))
+        }
+        None => none(127, format!("{program}: there is no such program in the container's PATH, {path}")),
+    }
 }
 
 /// Returns where an open file lies below an open directory, from there; `None` where that can't be told.

@@ -23,6 +23,8 @@
 //! | `naming` | what they are called |
 //! | [`removal`] | removing them |
 //! | [`tree`] | the merged tree, for who reads it |
+//! | [`detached`] | a mount that is on no directory |
+//! | [`cp`] | files in and out of a container, an image or a mount |
 //! | [`settings`] | what the user chose about it |
 //! | [`targets`] | where in the image's tree things are mounted |
 //! | [`mounting`] | mounts, made by calling this program again, so that nothing here speaks FUSE |
@@ -35,6 +37,7 @@
 //! | [`network`] | its network |
 //! | [`user`] | the users and groups of a container |
 //! | [`runtime`] | finding and running an OCI runtime |
+//! | [`exec`] | one more command in a container that runs |
 //! | [`namespace`] | the user namespace of an ordinary user |
 //! | [`describe`] | what `inspect` tells |
 //! | [`commit`] | upper → layer → image |
@@ -50,8 +53,11 @@ pub mod binds;
 pub mod bundle;
 pub mod called;
 pub mod commit;
+pub mod cp;
 pub mod describe;
+pub mod detached;
 mod error;
+pub mod exec;
 pub mod executable;
 mod host;
 pub mod host_environment;

@@ -64,6 +64,14 @@ pub fn mount(
     hold: &[&Path],
     rights: Rights,
 ) -> Result<()> {
+    let mut command = stacked(lowers, upper, hold);
+    command.arg("-o").arg(rights.options());
+    command.arg(self::source(id)).arg(at);
+    started(&mut command)
+}
+
+/// Returns this program's command line for a stack, without where it is mounted.
+pub(super) fn stacked(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, hold: &[&Path]) -> Command {
     // The running binary, even if its file was replaced meanwhile.
     let mut command = Command::new("/proc/self/exe");
     command.arg0("unionmount");
@@ -76,8 +84,14 @@ pub fn mount(
     for dir in hold {
         command.arg("--hold").arg(dir);
     }
-    command.arg("-o").arg(rights.options());
-    command.arg(self::source(id)).arg(at);
+    command
+}
+
+/// Runs a command that mounts; its daemon stays.
+///
+/// # Errors
+/// Its message.
+pub(super) fn started(command: &mut Command) -> Result<()> {
     command.stdin(Stdio::null()).stdout(Stdio::null());
     let output =
         command.stderr(Stdio::piped()).output().map_err(ContainerError::io("run it", "/proc/self/exe"))?;

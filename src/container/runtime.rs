@@ -120,23 +120,19 @@ impl Runtime {
             silence_allows: self.program.file_name().is_some_and(|name| name == "crun"),
         };
         let spec = bundle::spec(image, settings, &user, &around)?;
-        let missing = executable::fails_with(&root, &spec)?;
+        if let Some(process) = spec.process() {
+            executable::check(&root, process, spec.mounts().as_deref().unwrap_or_default())?;
+        }
         drop(root);
         let bundle = container.dir.join("bundle");
         spec.save(bundle.join("config.json"))
             .map_err(|error| ContainerError::Refused(format!("{}: {error}", bundle.display())))?;
-        self.run_bundle(container, &bundle, user_namespace, missing)
+        self.run_bundle(container, &bundle, user_namespace)
     }
 
-    /// Runs what the bundle describes to its end. `missing`: the status if the program is what fails.
-    fn run_bundle(
-        &self,
-        container: &Container,
-        bundle: &Path,
-        user_namespace: bool,
-        missing: Option<i32>,
-    ) -> Result<i32> {
-        let state = container.dir.join("runtime");
+    /// Runs what the bundle describes to its end.
+    fn run_bundle(&self, container: &Container, bundle: &Path, user_namespace: bool) -> Result<i32> {
+        let state = state_dir(container);
         let id = &container.record.id;
         if state.join(id).exists() {
             // A run before was killed with its runtime's monitor.
@@ -153,19 +149,32 @@ impl Runtime {
         if let Err(left) = remove::tree(&state) {
             log::warn!("cannot be removed: {left}");
         }
-        match missing {
-            // Runtimes end with 1 then, as many programs do.
-            Some(status) if code != 0 => Ok(status),
-            None if code != 0 && !started.exists() => Err(ContainerError::Refused(format!(
+        if code != 0 && !started.exists() {
+            return Err(ContainerError::Refused(format!(
                 "{} could not make the container, and has said why; --runtime names another one, and --privileged leaves \
                  out device rules and filters",
                 self.program.display()
-            ))),
-            _ => Ok(code),
+            )));
         }
+        Ok(code)
     }
 
-    fn command(&self, state: &Path, user_namespace: bool) -> Command {
+    /// Finds the runtime that runs a container: each keeps its state in a file of its own.
+    ///
+    /// # Errors
+    /// When it isn't installed any more.
+    pub(super) fn of(container: &Container) -> Result<Runtime> {
+        let state = state_dir(container).join(&container.record.id);
+        let name = if state.join("status").exists() { "crun" } else { "runc" };
+        find(Some(Path::new(name)))
+    }
+
+    /// Returns its program.
+    pub(super) fn program(&self) -> &Path {
+        &self.program
+    }
+
+    pub(super) fn command(&self, state: &Path, user_namespace: bool) -> Command {
         let mut command = Command::new(&self.program);
         let name = self.program.file_name().unwrap_or_default();
         if user_namespace && name == "runc" {
@@ -177,6 +186,11 @@ impl Runtime {
         command.arg("--root").arg(state);
         command
     }
+}
+
+/// Returns where the runtime of a container keeps what it knows of it.
+pub(super) fn state_dir(container: &Container) -> PathBuf {
+    container.dir.join("runtime")
 }
 
 /// Lets a runtime clean up a container whose `run` was killed. What can't be cleaned is of no harm.
@@ -222,11 +236,8 @@ pub fn pause(container: &Container) -> Result<Option<Paused>> {
     if container.state()? != ContainerState::Running {
         return Ok(None);
     }
-    let state = container.dir.join("runtime");
-    let id = container.record.id.clone();
-    // Each runtime has its own file.
-    let name = if state.join(&id).join("status").exists() { "crun" } else { "runc" };
-    let runtime = find(Some(Path::new(name)))?;
+    let (state, id) = (state_dir(container), container.record.id.clone());
+    let runtime = Runtime::of(container)?;
     let mut command = runtime.command(&state, in_user_namespace());
     let output = command
         .args(["pause", &id])
@@ -289,7 +300,7 @@ fn copy(
 }
 
 /// Runs the runtime to its end, and hands on what would end this process.
-fn wait(command: &mut Command, program: &Path) -> Result<i32> {
+pub(super) fn wait(command: &mut Command, program: &Path) -> Result<i32> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
     let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM])
         .map_err(ContainerError::io("catch signals for it", program))?;

@@ -6,13 +6,15 @@
 //! | [`picture`], [`words`], [`paint`] | the same for people |
 //! | [`survey`] | all that the layers of a stack hold: what each did at each path, and what became of it |
 //! | [`figures`] | the survey in figures: sizes, waste, efficiency |
+//! | [`causes`] | why bytes are wasted |
 //! | [`text`], [`json`], [`svg`], [`page`] | the survey for a terminal, for programs, as the textbooks' picture, as a page |
 //! | [`lesson`] | copy-on-write taught step by step, on real mounts |
-//! | [`names`] | names and sizes as a person reads them, safe to print |
+//! | [`names`], [`shorten`] | names and sizes as a person reads them, safe to print, in the room that there is |
 //!
 //! The rules of layers are not here: [`crate::union::lookup::provenance`] asks the union's own search, and the survey reads by
 //! the union's scan and marks.
 
+pub mod causes;
 pub mod figures;
 pub mod json;
 pub mod lesson;
@@ -22,6 +24,7 @@ pub mod paint;
 pub mod picture;
 pub mod predicted_effect;
 pub mod report;
+pub mod shorten;
 pub mod survey;
 pub mod svg;
 pub mod text;

@@ -25,6 +25,11 @@ impl Paint {
         Paint { on: false }
     }
 
+    /// Tells whether there are colours.
+    pub fn is_on(self) -> bool {
+        self.on
+    }
+
     fn style(self, style: Style, text: impl Display) -> String {
         let text = text.to_string();
         if self.on && !text.is_empty() { format!("{style}{text}{style:#}") } else { text }
@@ -69,6 +74,11 @@ pub struct Cell {
 }
 
 impl Cell {
+    /// Returns how many columns it takes.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
     /// Makes painted text; `plain` is the same without colours.
     pub fn new(plain: &str, painted: String) -> Cell {
         Cell { text: painted, width: unicode_width::UnicodeWidthStr::width(plain) }

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::paint::{Cell, Paint, align};
+use super::shorten::cut;
 use super::titles::layer_title;
 use crate::control::explanation::{
     Action, Blocks, EntryReport, Explanation, HiddenBy, Holding, LayerReport, PredictedEffect, Role,
@@ -12,13 +13,19 @@ use crate::control::explanation::{
 use crate::union::escaped_path::EscapedPath;
 use crate::union::events::KindName;
 
+/// Columns that a row takes beside the layer's name.
+const BESIDE_NAMES: usize = 70;
+const SHORTEST_NAME: usize = 20;
+const LONGEST_NAME: usize = 60;
+
 /// Draws the explanation. `mount` goes before the path.
-pub fn draw(explanation: &Explanation, paint: Paint, shown_path: &EscapedPath) -> String {
+pub fn draw(explanation: &Explanation, paint: Paint, shown_path: &EscapedPath, columns: usize) -> String {
     let mut out = head(explanation, paint, shown_path);
+    let room = columns.saturating_sub(BESIDE_NAMES).clamp(SHORTEST_NAME, LONGEST_NAME);
     let mut rows = Vec::new();
     for layer in &explanation.layers {
         for (at, entry) in layer.entries.iter().enumerate() {
-            rows.push(row(explanation, layer, entry, at > 0, paint));
+            rows.push(row(explanation, layer, entry, (at == 0).then_some(room), paint));
         }
     }
     for line in align(&rows, &[0, 4]).lines() {
@@ -85,15 +92,15 @@ fn row(
     explanation: &Explanation,
     layer: &LayerReport,
     entry: &EntryReport,
-    again: bool,
+    room: Option<usize>,
     paint: Paint,
 ) -> Vec<Cell> {
     let number = match layer.layer {
-        _ if again => String::new(),
+        _ if room.is_none() => String::new(),
         0 => "upper".to_owned(),
         number => number.to_string(),
     };
-    let name = if again { String::new() } else { layer.name.to_string() };
+    let name = room.map(|room| cut(&layer.name.to_string(), room)).unwrap_or_default();
     let (sign, what) = what(entry);
     let size = entry.size.filter(|_| entry.kind == Some(KindName::File));
     let size = size.map(|size| HumanBytes(size).to_string()).unwrap_or_default();
@@ -184,7 +191,7 @@ fn remark(explanation: &Explanation, entry: &EntryReport) -> String {
     };
     let remark = match entry.role {
         Role::Shown => match entry.data_in {
-            Some(layer) => data_elsewhere(entry.blocks, &layer_title(&explanation.layers, layer)),
+            Some(layer) => data_elsewhere(entry.blocks, &short_title(explanation, layer)),
             None => "shown".to_owned(),
         },
         Role::Merged => "merged".to_owned(),
@@ -207,9 +214,18 @@ fn data_elsewhere(blocks: Option<Blocks>, layer: &str) -> String {
     }
 }
 
+/// Returns what a layer is called where a table has little room: steps of builds are long.
+fn short_title(explanation: &Explanation, number: u16) -> String {
+    let name = explanation.layers.iter().find(|layer| layer.layer == number);
+    match name.map(|layer| layer.name.to_string()) {
+        Some(name) if number > 0 => format!("layer {number} ({})", cut(&name, SHORTEST_NAME)),
+        _ => layer_title(&explanation.layers, number),
+    }
+}
+
 fn hidden_by(explanation: &Explanation, entry: &EntryReport) -> String {
     let Some(HiddenBy { layer, path, what }) = &entry.hidden_by else { return "hidden".into() };
-    let title = layer_title(&explanation.layers, *layer);
+    let title = short_title(explanation, *layer);
     let what = match (&what[..], *path == explanation.path) {
         ("whiteout", true) => "the whiteout".to_owned(),
         ("whiteout", false) => format!("the whiteout of {path}"),

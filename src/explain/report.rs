@@ -47,6 +47,21 @@ fn rooted(path: &[u8]) -> EscapedPath {
     EscapedPath([b"/", path].concat())
 }
 
+/// Calls layers otherwise than by their directories, also in what is said of them; a name for each, from the top down.
+pub fn call_layers(explanation: &mut Explanation, names: &[Option<String>]) {
+    let Explanation { layers, why, on_write, on_delete, on_rename, .. } = explanation;
+    for at in 0..layers.len().min(names.len()) {
+        let Some(name) = &names[at] else { continue };
+        let number = layers[at].layer;
+        let old = layer_title(layers, number);
+        layers[at].name = EscapedPath::from(name.as_bytes());
+        let new = layer_title(layers, number);
+        for text in [&mut *why, &mut on_write.text, &mut on_delete.text, &mut on_rename.text] {
+            *text = text.replace(&old, &new);
+        }
+    }
+}
+
 /// Returns the layers of a stack, without entries.
 ///
 /// # Errors

@@ -1,5 +1,5 @@
-//! A survey for a terminal: a table of the layers, the tree with a column that tells the layers, and where bytes are
-//! wasted.
+//! A survey for a terminal: a table of the layers, the largest files of each, the tree with a column that tells the layers, where
+//! and why bytes are wasted.
 //!
 //! Colours say what a picture's colours say: green added, yellow changed, red deleted. The sign before each line says
 //! the same, for those who don't see them. Styles are written always; who prints strips them where no terminal reads.
@@ -7,10 +7,12 @@
 use std::fmt::{self, Write as _};
 
 use anstyle::{AnsiColor, Style};
-use comfy_table::{CellAlignment, Table, presets};
 
+use super::causes::WasteGroup;
 use super::figures::{Figures, WastedPlace, wasted_places};
 use super::names::{self, counted, readable};
+use super::paint::{Cell, align};
+use super::shorten::{cut, cut_middle};
 use super::survey::{Holding, LayerAction, Number, Survey};
 use crate::sys::object::Kind;
 
@@ -26,93 +28,217 @@ const SHORT_TREE: usize = 200;
 /// Places of waste that are listed.
 const MOST_WASTED: usize = 30;
 
-/// Returns the table of the layers, the topmost first, and the sentence about waste.
-pub fn layers(survey: &Survey, figures: &Figures) -> String {
-    let mut table = plain_table(["LAYER", "NAME", "FILES", "SIZE", "ADDED", "CHANGED", "DELETED", "WASTED"]);
-    for (index, (layer, f)) in survey.layers.iter().zip(&figures.layers).enumerate().rev() {
-        table.add_row([
-            survey.label(index as Number + 1),
-            layer.name.clone(),
-            indicatif::HumanCount(f.holds.files).to_string(),
-            names::bytes(f.holds.bytes),
-            indicatif::HumanCount(f.added.files).to_string(),
-            indicatif::HumanCount(f.changed.files).to_string(),
-            indicatif::HumanCount(f.deleted).to_string(),
-            names::bytes(f.wasted.bytes),
-        ]);
+/// What is shown of a stack, in so many columns.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// Of a line.
+    pub columns: usize,
+    /// Nothing is cut or left out.
+    pub all: bool,
+}
+
+/// Returns the table of the layers, the topmost first.
+pub fn layers(survey: &Survey, figures: &Figures, room: Room) -> String {
+    let cells = |number: Number, counts: bool| -> Vec<Cell> {
+        let f = &figures.layers[usize::from(number) - 1];
+        let files = |count: u64| Cell::plain(indicatif::HumanCount(count));
+        let mut row = vec![files(f.holds.files), Cell::plain(names::bytes(f.holds.bytes))];
+        if counts {
+            row.extend([files(f.added.files), files(f.changed.files), files(f.deleted)]);
+        }
+        row.push(Cell::plain(names::bytes(f.wasted.bytes)));
+        row
+    };
+    let widest = |counts: bool| {
+        let widths =
+            (1..=survey.top()).map(|number| cells(number, counts).iter().map(|cell| cell.width() + 2).sum());
+        widths.max().unwrap_or(0).max(if counts { COUNTED } else { UNCOUNTED })
+    };
+    // Where a name would have no room, what was counted goes first.
+    let counts = room.all || room.columns >= widest(true) + LEAST_NAME;
+    let name_room = match room.all {
+        true => usize::MAX,
+        false => room.columns.saturating_sub(widest(counts) + LABEL).max(LEAST_NAME / 2),
+    };
+    let mut head = vec!["LAYER", "NAME", "FILES", "SIZE"];
+    if counts {
+        head.extend(["ADDED", "CHANGED", "DELETED"]);
     }
-    right_align(&mut table, &[0, 2, 3, 4, 5, 6, 7]);
-    format!("{table}\n{}.\n", figures.sentence())
+    head.push("WASTED");
+    let mut rows =
+        vec![head.iter().map(|word| Cell::new(word, format!("{QUIET}{word}{QUIET:#}"))).collect::<Vec<_>>()];
+    for number in (1..=survey.top()).rev() {
+        let name = cut(&survey.layers[usize::from(number) - 1].name, name_room);
+        let mut row = vec![Cell::plain(survey.label(number)), Cell::plain(name)];
+        row.extend(cells(number, counts));
+        rows.push(row);
+    }
+    let right: Vec<usize> = (0..head.len()).filter(|at| *at != 1).collect();
+    align(&rows, &right)
+}
+
+/// Columns that a layer's number takes, with what parts it from the name.
+const LABEL: usize = 7;
+const LEAST_NAME: usize = 24;
+/// Columns that the headings take.
+const COUNTED: usize = 50;
+const UNCOUNTED: usize = 23;
+
+/// Returns the largest files of each layer.
+pub fn largest(survey: &Survey, room: Room) -> String {
+    let mut of_layer: Vec<Vec<(u64, usize)>> = vec![Vec::new(); survey.layers.len()];
+    for place in 1..survey.places.len() {
+        for h in survey.holdings(place) {
+            if h.kind == Some(Kind::File) && h.counts && h.size > 0 && h.from == h.layer {
+                of_layer[usize::from(h.layer) - 1].push((h.size, place));
+            }
+        }
+    }
+    let mut out = String::new();
+    for (index, mut files) in of_layer.into_iter().enumerate().rev() {
+        if files.is_empty() {
+            continue;
+        }
+        // The same sizes stand in the order of the tree.
+        files.sort_by_key(|(size, place)| (std::cmp::Reverse(*size), *place));
+        let number = index as Number + 1;
+        let title = survey.title(number);
+        let name =
+            cut_unless(room.all, &survey.layers[index].name, room.columns.saturating_sub(title.len() + 2));
+        out += &format!("{STRONG}{title}{STRONG:#}  {name}\n");
+        let shown = if room.all { files.len() } else { LARGEST };
+        for (size, place) in files.iter().take(shown) {
+            let hidden = survey.holdings(*place).iter().any(|h| h.layer == number && h.is_waste());
+            let mark = if hidden { "  hidden above" } else { "" };
+            let columns = room.columns.saturating_sub(BESIDE_PATH + mark.len());
+            let path = readable(&survey.path(*place));
+            let path = if room.all { path } else { cut_middle(&path, columns) };
+            out += &format!("  {:>10}  {path}{QUIET}{mark}{QUIET:#}\n", names::bytes(*size));
+        }
+    }
+    out
+}
+
+/// Files of a layer that are listed.
+const LARGEST: usize = 3;
+/// Columns of a size and what parts it from a path.
+const BESIDE_PATH: usize = 14;
+
+fn cut_unless(all: bool, text: &str, columns: usize) -> String {
+    if all { text.to_owned() } else { cut(text, columns) }
+}
+
+/// Returns why bytes are wasted, the greatest reason first.
+pub fn causes(survey: &Survey, groups: &[WasteGroup], room: Room) -> String {
+    let shown = if room.all { groups.len() } else { groups.len().min(MOST_CAUSES) };
+    let mut out = String::new();
+    for group in &groups[..shown] {
+        let amount = &group.amount;
+        let slash = if group.is_dir { "/" } else { "" };
+        let files = counted(amount.files, "file", "files");
+        let path = format!("{}{slash}", readable(&group.path));
+        let path = if path == "/" { "in several places".to_owned() } else { path };
+        let path = match room.all {
+            true => path,
+            false => cut_middle(&path, room.columns.saturating_sub(BESIDE_PATH + files.len() + 2)),
+        };
+        out += &format!("  {:>10}  {files}  {STRONG}{path}{STRONG:#}\n", names::bytes(amount.bytes));
+        let made = layer_with_name(survey, group.layer);
+        let wasted = layer_with_name(survey, group.hidden_by);
+        let lines = [
+            group.cause.words().to_owned(),
+            format!("made in {made}"),
+            format!("wasted in {wasted}"),
+            format!("saved by: {}", group.cause.way_out()),
+        ];
+        for line in lines {
+            out += &format!("{:14}{}\n", "", cut_unless(room.all, &line, room.columns.saturating_sub(14)));
+        }
+    }
+    if let rest @ [_, ..] = &groups[shown..] {
+        let bytes = rest.iter().map(|group| group.amount.bytes).sum();
+        out += &format!(
+            "  … and {} with {} (--waste --all lists them)\n",
+            counted(rest.len() as u64, "more reason", "more reasons"),
+            names::bytes(bytes)
+        );
+    }
+    out
+}
+
+/// Reasons that are listed.
+const MOST_CAUSES: usize = 5;
+
+fn layer_with_name(survey: &Survey, number: Number) -> String {
+    let name = &survey.layers[usize::from(number) - 1].name;
+    format!("{}: {name}", survey.title(number))
 }
 
 /// Returns where bytes are wasted, the greatest first; all places or the greatest only.
-pub fn waste(survey: &Survey, figures: &Figures, all: bool) -> String {
+pub fn waste(survey: &Survey, room: Room) -> String {
     let places = wasted_places(survey);
-    if places.is_empty() {
-        return format!("Nothing is wasted: {}.\n", figures.sentence());
-    }
-    let shown = if all { places.len() } else { places.len().min(MOST_WASTED) };
-    let mut table = plain_table(["WASTED", "FILES", "LAYER", "BY LAYER", "", "PATH"]);
+    let shown = if room.all { places.len() } else { places.len().min(MOST_WASTED) };
+    let head = ["WASTED", "FILES", "LAYER", "BY LAYER", "", "PATH"];
+    let mut rows =
+        vec![head.iter().map(|word| Cell::new(word, format!("{QUIET}{word}{QUIET:#}"))).collect::<Vec<_>>()];
+    let mut paths = Vec::new();
     for wasted in &places[..shown] {
         let WastedPlace { place, amount, steps, replaced } = wasted;
         let join = |each: fn(&(Number, Number)) -> Number| {
             let mut numbers: Vec<Number> = steps.iter().map(each).collect();
             numbers.dedup();
-            numbers.into_iter().map(|number| survey.label(number)).collect::<Vec<_>>().join(", ")
+            let list = numbers.into_iter().map(|number| survey.label(number)).collect::<Vec<_>>().join(", ");
+            cut_unless(room.all, &list, LONGEST_LIST)
         };
-        table.add_row([
+        let row = [
             names::bytes(amount.bytes),
             indicatif::HumanCount(amount.files).to_string(),
             join(|step| step.0),
             join(|step| step.1),
             if *replaced { "replaced" } else { "deleted" }.to_owned(),
-            path(survey, *place),
-        ]);
+        ];
+        rows.push(row.map(Cell::plain).into());
+        paths.push(path(survey, *place));
     }
-    right_align(&mut table, &[0, 1, 2, 3]);
-    let mut text = format!("{table}\n");
+    let width = |at: usize| rows.iter().filter_map(|row| row.get(at)).map(Cell::width).max().unwrap_or(0) + 2;
+    let beside: usize = (0..head.len() - 1).map(width).sum();
+    for (row, path) in rows.iter_mut().skip(1).zip(paths) {
+        let path = if room.all { path } else { cut_middle(&path, room.columns.saturating_sub(beside)) };
+        row.push(Cell::plain(path));
+    }
+    let mut text = align(&rows, &[0, 1, 2, 3]);
     if let rest @ [_, ..] = &places[shown..] {
         let bytes = rest.iter().map(|w| w.amount.bytes).sum();
         let more = counted(rest.len() as u64, "more place", "more places");
         writeln!(text, "… and {more} with {} (--all lists them)", names::bytes(bytes)).unwrap_or_default();
     }
-    writeln!(text, "{}.", figures.sentence()).unwrap_or_default();
     text
 }
+
+/// Columns of a list of layers in a row of waste.
+const LONGEST_LIST: usize = 12;
 
 fn path(survey: &Survey, place: usize) -> String {
     let slash = if survey.holdings(place).iter().any(|h| h.kind == Some(Kind::Directory)) { "/" } else { "" };
     readable(&survey.path(place)) + slash
 }
 
-fn plain_table<const N: usize>(header: [&str; N]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(header);
-    table
-}
-
-fn right_align(table: &mut Table, columns: &[usize]) {
-    for column in columns {
-        if let Some(column) = table.column_mut(*column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-}
-
-/// Returns the tree. With `all`, nothing is folded.
-pub fn tree(survey: &Survey, all: bool, out: &mut dyn fmt::Write) -> fmt::Result {
+/// Returns the tree. With [`Room::all`], nothing is folded but what is deeper than `depth`; else what is dull, too.
+pub fn tree(survey: &Survey, room: Room, depth: Option<u16>, out: &mut dyn fmt::Write) -> fmt::Result {
+    let Room { columns, all } = room;
     writeln!(out, "{QUIET}  LAYERS           SIZE{QUIET:#}")?;
     let dull = if all || survey.places.len() <= SHORT_TREE {
         vec![false; survey.places.len()]
     } else {
         dull(survey)
     };
-    let printer = Printer { survey, all, dull, top: survey.top() };
+    let printer = Printer { survey, all, columns, depth, dull, top: survey.top() };
     let mut bars: Vec<&'static str> = Vec::new();
     printer.children(0, &mut bars, out)?;
+    let part = if columns < LEGEND { "\n" } else { "   " };
     writeln!(
         out,
-        "{QUIET}{ADDED}+{ADDED:#}{QUIET} added  {CHANGED}~{CHANGED:#}{QUIET} changed  {DELETED}-{DELETED:#}{QUIET} deleted   1>3: layer 1 replaces layer 3   1+3: both are merged{QUIET:#}"
+        "{QUIET}{ADDED}+{ADDED:#}{QUIET} added  {CHANGED}~{CHANGED:#}{QUIET} changed  {DELETED}-{DELETED:#}{QUIET} deleted{part}1>3: layer 1 replaces layer 3   1+3: both are merged{QUIET:#}"
     )
 }
 
@@ -137,6 +263,8 @@ fn dull(survey: &Survey) -> Vec<bool> {
 struct Printer<'s> {
     survey: &'s Survey,
     all: bool,
+    columns: usize,
+    depth: Option<u16>,
     dull: Vec<bool>,
     top: Number,
 }
@@ -172,6 +300,9 @@ impl Printer<'_> {
 
     /// Returns whether the children of a place are printed.
     fn opens(&self, place: usize) -> bool {
+        if self.depth.is_some_and(|depth| self.survey.places[place].depth >= depth) {
+            return false;
+        }
         self.all || !self.dull[place] && self.survey.shown(place, self.top).is_some_and(is_dir)
     }
 
@@ -199,20 +330,28 @@ impl Printer<'_> {
         write!(line, "{style}{sign}{style:#} {:<10}", layer_column(survey, holdings))?;
         write!(line, " {:>10}  ", size.map(names::bytes).unwrap_or_default())?;
         write!(line, "{QUIET}{}{}{QUIET:#}", bars.concat(), if last { "└─ " } else { "├─ " })?;
+        let behind = match shown.filter(|h| h.opaque) {
+            Some(h) => format!("  opaque in {}", survey.title(h.layer)),
+            None => String::new(),
+        };
+        let behind = match folded {
+            true => format!("{behind}  {}", counted(self.below(place).0, "file", "files")),
+            false => behind,
+        };
+        let is_directory = entry.is_some_and(is_dir);
+        let beside = BESIDE_NAME + 3 * (bars.len() + 1) + behind.len() + usize::from(is_directory);
         let name = readable(&survey.places[place].name);
-        if entry.is_some_and(is_dir) {
+        let name = match self.all {
+            true => name,
+            false => cut_middle(&name, self.columns.saturating_sub(beside).max(LEAST_OF_NAME)),
+        };
+        if is_directory {
             let style = if shown.is_none() { DELETED } else { DIRECTORY };
             write!(line, "{style}{name}/{style:#}")?;
         } else {
             write!(line, "{style}{name}{style:#}")?;
         }
-        if let Some(h) = shown.filter(|h| h.opaque) {
-            write!(line, "  {QUIET}opaque in {}{QUIET:#}", survey.title(h.layer))?;
-        }
-        if folded {
-            let (files, _) = self.below(place);
-            write!(line, "  {QUIET}{}{QUIET:#}", counted(files, "file", "files"))?;
-        }
+        write!(line, "{QUIET}{behind}{QUIET:#}")?;
         out.write_str(line)?;
         out.write_char('\n')
     }
@@ -230,6 +369,13 @@ impl Printer<'_> {
             .fold((0, 0), |(files, bytes), h| (files + 1, bytes + h.size))
     }
 }
+
+/// Columns of the line that explains the signs.
+const LEGEND: usize = 84;
+/// Columns before the bars of the tree.
+const BESIDE_NAME: usize = 25;
+/// As much of a name is shown however deep it is.
+const LEAST_OF_NAME: usize = 8;
 
 fn is_dir(holding: &Holding) -> bool {
     holding.kind == Some(Kind::Directory)

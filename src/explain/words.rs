@@ -16,8 +16,8 @@ pub fn line(told: &Told, layers: &[LayerReport], paint: Paint) -> String {
         Told::Lost { lost } => {
             paint.red(format!("                 {lost} events lost: this terminal is too slow"))
         }
-        Told::Event(Event { time_us, what }) => {
-            let word = format!("{:<10}", what.name());
+        Told::Event(Event { time_us, what, pid, process }) => {
+            let word = format!("{:<10}", word_of(what));
             let word = match what {
                 EventKind::Lookup { .. }
                 | EventKind::List { .. }
@@ -27,7 +27,8 @@ pub fn line(told: &Told, layers: &[LayerReport], paint: Paint) -> String {
                 EventKind::Whiteout { .. } | EventKind::Opaque { .. } | EventKind::Remove { .. } => {
                     paint.red(word)
                 }
-                EventKind::CopyUp { .. }
+                EventKind::CopyUpBegins { .. }
+                | EventKind::CopyUp { .. }
                 | EventKind::CopyRange { .. }
                 | EventKind::Seal { .. }
                 | EventKind::Rename { .. }
@@ -37,8 +38,21 @@ pub fn line(told: &Told, layers: &[LayerReport], paint: Paint) -> String {
                 }
                 EventKind::Attributes { .. } | EventKind::Xattr { .. } => paint.cyan(word),
             };
-            format!("{}  {word} {}", paint.dim(clock(*time_us)), sentence(what, layers, paint))
+            let by = match (process, pid) {
+                (Some(name), Some(pid)) => paint.dim(format!("  {name} {pid}")),
+                (None, Some(pid)) => paint.dim(format!("  {pid}")),
+                _ => String::new(),
+            };
+            format!("{}  {word} {}{by}", paint.dim(clock(*time_us)), sentence(what, layers, paint))
         }
+    }
+}
+
+/// Returns the word before the sentence; filters and JSON have longer ones.
+pub fn word_of(what: &EventKind) -> &'static str {
+    match what {
+        EventKind::CopyUpBegins { .. } => "copying-up",
+        other => other.name(),
     }
 }
 
@@ -64,6 +78,10 @@ pub fn sentence(what: &EventKind, layers: &[LayerReport], paint: Paint) -> Strin
         }
         EventKind::Redirect { layer, to, .. } => {
             format!("{path} in {} → {to} in the layers below", title(*layer))
+        }
+        EventKind::CopyUpBegins { bytes, layer, .. } => {
+            let from = layer.map(|layer| format!(" {} →", title(layer))).unwrap_or_default();
+            format!("{path} {}{from} upper …", HumanBytes(*bytes))
         }
         EventKind::CopyUp { kind, bytes, layer, micros, .. } => {
             let size = match kind {

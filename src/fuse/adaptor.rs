@@ -22,6 +22,7 @@ use super::wire::operation::Init;
 use super::wire::{Entry, Operation, Reply, Request};
 use crate::error::Result;
 use crate::union::Union;
+use crate::union::events;
 use crate::union::nodes::node::Node;
 
 /// A union, served over FUSE.
@@ -167,6 +168,7 @@ impl Filesystem for UnionFs {
     }
 
     fn serve(&self, request: &Request<'_>, reply: Reply) {
+        events::answering(request.header.pid);
         let operation = &request.operation;
         if let Some(kind) = counted(operation) {
             self.requests.count(kind);

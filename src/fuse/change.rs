@@ -23,6 +23,7 @@ use super::wire::{Operation, Reply, Request};
 use crate::error::Result;
 use crate::union::Union;
 use crate::union::change::part::Part;
+use crate::union::events;
 use crate::union::nodes::deferred_free::Full;
 use crate::union::view::attr::Attr;
 
@@ -75,7 +76,9 @@ impl Changer {
     fn move_aside(&self, request: &Request<'_>, full: Option<Full>, reply: Reply) {
         let (changer, request) = (self.clone(), request.into_owned());
         let interruptible = interrupts::take_over();
+        let caller = events::asked_by();
         start_thread(move || {
+            events::answering(caller);
             interruptible.during(|| match request.parse() {
                 Ok(request) => changer.answer(changer.make_with_room(&request, full), reply),
                 Err(malformed) => log::error!("{malformed}"),

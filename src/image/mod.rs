@@ -10,7 +10,8 @@
 //! | [`change`] | `--change`: the words of a Dockerfile that change a config |
 //! | [`layer`] | tar → directory, directory → tar, what a container changed |
 //! | [`load`], [`save`], [`import`] | archives and layouts in and out, root filesystems in |
-//! | [`describe`] | sizes, history, inspect |
+//! | [`describe`], `step_title` | sizes, history, inspect; what a step did, for people |
+//! | [`lineage`] | which images share which layers |
 //! | [`error`] | what can go wrong |
 
 pub mod change;
@@ -22,6 +23,7 @@ pub mod error;
 mod golike;
 pub mod import;
 pub mod layer;
+pub mod lineage;
 pub mod load;
 pub mod name;
 mod plan;
@@ -29,4 +31,5 @@ pub mod platform;
 mod read_ahead;
 pub mod save;
 mod source;
+mod step_title;
 pub mod store;

@@ -4,6 +4,7 @@
 //! and put into the listener's queue, if that has room: a listener that is slow loses events, and is told how many;
 //! the mount never waits.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Weak};
@@ -21,6 +22,12 @@ use crate::sys::object::Kind;
 pub struct Event {
     /// When: microseconds since 1970, UTC.
     pub time_us: u64,
+    /// The process that asked for it, where the kernel tells one that the daemon can see.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// What that process is called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<EscapedPath>,
     /// What happened.
     #[serde(flatten)]
     pub what: EventKind,
@@ -45,6 +52,8 @@ pub enum EventKind {
     Opaque { path: EscapedPath, layer: u16, hides: Vec<u16> },
     /// A lookup met a directory that was renamed: layers below are asked elsewhere.
     Redirect { path: EscapedPath, layer: u16, to: EscapedPath },
+    /// A file of which much is to be copied begins to be copied up; [`EventKind::CopyUp`] tells the end.
+    CopyUpBegins { path: EscapedPath, bytes: u64, layer: Option<u16> },
     /// Something was copied up.
     CopyUp { path: EscapedPath, kind: KindName, bytes: u64, layer: Option<u16>, micros: u64 },
     /// A write to a file whose blocks come up one by one copied those that it touches: what is its own from now on.
@@ -163,6 +172,7 @@ impl EventKind {
         "whiteout",
         "opaque",
         "redirect",
+        "copy-up-begins",
         "copy-up",
         "copy-range",
         "seal",
@@ -186,6 +196,7 @@ impl EventKind {
             EventKind::Whiteout { .. } => "whiteout",
             EventKind::Opaque { .. } => "opaque",
             EventKind::Redirect { .. } => "redirect",
+            EventKind::CopyUpBegins { .. } => "copy-up-begins",
             EventKind::CopyUp { .. } => "copy-up",
             EventKind::CopyRange { .. } => "copy-range",
             EventKind::Seal { .. } => "seal",
@@ -210,6 +221,7 @@ impl EventKind {
             | EventKind::Whiteout { path, .. }
             | EventKind::Opaque { path, .. }
             | EventKind::Redirect { path, .. }
+            | EventKind::CopyUpBegins { path, .. }
             | EventKind::CopyUp { path, .. }
             | EventKind::CopyRange { path, .. }
             | EventKind::Seal { path, .. }
@@ -252,6 +264,27 @@ impl Filter {
                 || at(what.path())
                 || matches!(what, EventKind::Rename { to, .. } if at(to)))
     }
+}
+
+thread_local! {
+    /// Whose request this thread answers; 0: nobody's that is known.
+    static ASKED_BY: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Notes whose request this thread answers from here on, for events that it will tell; 0: nobody's that is known.
+pub fn answering(pid: u32) {
+    ASKED_BY.set(pid);
+}
+
+/// Returns whose request this thread answers.
+pub fn asked_by() -> u32 {
+    ASKED_BY.get()
+}
+
+/// Returns what a process is called, unless it has ended. Looks into procfs, which no mount of this program's holds.
+fn process_name(pid: u32) -> Option<EscapedPath> {
+    let name = std::fs::read(format!("/proc/{pid}/comm")).ok()?;
+    Some(EscapedPath::from(name.strip_suffix(b"\n").unwrap_or(&name)))
 }
 
 /// The listeners of a union.
@@ -331,7 +364,9 @@ impl Events {
     #[cold]
     pub(super) fn send(&self, what: EventKind) {
         let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let event = Event { time_us: time.as_micros() as u64, what };
+        let pid = Some(ASKED_BY.get()).filter(|pid| *pid != 0);
+        let event =
+            Event { time_us: time.as_micros() as u64, pid, process: pid.and_then(process_name), what };
         for listener in &*self.listeners.read() {
             if !listener.filter.wants(&event.what) {
                 continue;
@@ -426,6 +461,8 @@ mod tests {
     fn names_are_those_of_the_json() {
         let event = Event {
             time_us: 1,
+            pid: Some(7),
+            process: None,
             what: EventKind::CopyUp {
                 path: b"/a"[..].into(),
                 kind: KindName::CharDevice,

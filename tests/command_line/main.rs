@@ -3,6 +3,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod sharing;
 mod shells;
 mod slips;
 mod verbs;
@@ -10,6 +11,14 @@ mod verbs;
 use std::process::Command;
 
 use support::cli::{Ended, Place, run};
+
+/// Runs a line of a shell with a store of its own.
+#[track_caller]
+pub fn um(place: &Place, line: &str) -> Ended {
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("./unionmount {line}")]).current_dir(place.path()).env_remove("RUST_LOG");
+    run(command.env("UNIONMOUNT_ROOT", place.at("store")))
+}
 
 /// Runs a script as a terminal's user does: what is printed goes to the terminal, both streams together.
 #[track_caller]

@@ -3,17 +3,9 @@
 use std::fs;
 use std::process::Command;
 
-use support::cli::{Ended, Place, is_root, run};
+use support::cli::{Place, is_root, run};
 
-use crate::on_a_terminal;
-
-/// Runs a line of a shell with a store of its own.
-#[track_caller]
-fn um(place: &Place, line: &str) -> Ended {
-    let mut command = Command::new("sh");
-    command.args(["-c", &format!("./unionmount {line}")]).current_dir(place.path()).env_remove("RUST_LOG");
-    run(command.env("UNIONMOUNT_ROOT", place.at("store")))
-}
+use crate::{on_a_terminal, um};
 
 /// A place with a store, which has the image `demo:1`, its other name `localhost/web:1`, and another image without a name.
 fn shop() -> Place {
@@ -47,8 +39,6 @@ fn a_verb_that_there_is_not_is_told_and_which_was_meant() {
         ("container stop web", "podman stop"),
         ("search demo", "unionmount tags"),
         ("compose up", "podman"),
-        ("exec web sh", "nsenter"),
-        ("cp web:/f .", "unionmount mount NAME"),
     ] {
         um(&place, line).refused(2, &[says]);
     }

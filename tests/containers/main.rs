@@ -6,7 +6,9 @@
 
 mod attack;
 mod commit;
+mod cp;
 mod escapes;
+mod exec;
 mod export;
 mod layers;
 mod options;

@@ -64,8 +64,103 @@ fn waste_is_listed_by_size_and_directories_as_a_whole() {
     assert_eq!(lines[1], ["210", "B", "2", "2,", "3", "1,", "2", "replaced", "twice"], "{text}");
     assert_eq!(lines[2], ["30", "B", "1", "3", "2", "deleted", "gone"], "{text}");
     assert_eq!(lines[3], ["7", "B", "2", "3", "1", "replaced", "srv/"], "{text}");
-    assert!(lines[4].join(" ").contains("efficiency 80.7 %"), "{text}");
+    assert!(lines.last().unwrap().join(" ").contains("efficiency 80.7 %"), "{text}");
     assert!(!text.contains('\x1b'), "no colours into a pipe");
+}
+
+/// Three layers whose files are deleted, replaced, and copied for another mode alone.
+fn wasteful() -> Stack {
+    let stack = Stack::new(3);
+    for name in ["a", "b/c"] {
+        for (layer, mode) in [(2, 0o644), (0, 0o755)] {
+            stack.lower(layer).file(format!("usr/share/{name}"), vec![b's'; 4000]);
+            stack.lower(layer).mode(format!("usr/share/{name}"), mode);
+        }
+    }
+    stack.lower(2).file("var/lib/apt/lists/debian", vec![b'l'; 3000]).file("tmp/src.tar", vec![b't'; 2000]);
+    stack.lower(2).file("etc/version", vec![b'1'; 1000]);
+    stack
+        .lower(1)
+        .whiteout("tmp/src.tar", WhiteoutForm::Device)
+        .whiteout("var/lib/apt/lists/debian", WhiteoutForm::Device);
+    stack.lower(1).file("etc/version", vec![b'2'; 1000]);
+    stack
+}
+
+#[test]
+fn waste_is_told_by_its_causes() {
+    let stack = wasteful();
+    let text = text(&layers(&stack, &[]));
+    let (_, waste) = text.split_once("\nWaste\n").unwrap();
+    let names: Vec<&str> =
+        stack.lowers().iter().map(|l| l.root().file_name().unwrap().to_str().unwrap()).collect();
+    let expected = format!(
+        "    7.81 KiB  2 files  usr/share/
+              the same bytes, only the mode differs
+              made in layer 3: {2}
+              wasted in layer 1: {0}
+              saved by: COPY --chmod, or chmod in the step that brings the files
+    2.93 KiB  1 file  var/lib/apt/lists/debian
+              package lists and caches, deleted in a later step
+              made in layer 3: {2}
+              wasted in layer 2: {1}
+              saved by: delete in the step that makes it, with && in one RUN
+    1.95 KiB  1 file  tmp/src.tar
+              deleted in a later step
+              made in layer 3: {2}
+              wasted in layer 2: {1}
+              saved by: delete in the step that makes it, with && in one RUN
+      1000 B  1 file  etc/version
+              replaced by another version
+",
+        names[0], names[1], names[2]
+    );
+    assert!(waste.starts_with(&expected), "{waste}\nis not\n{expected}");
+    assert!(text.trim_end().lines().last().unwrap().contains("efficiency"), "{text}");
+    assert!(text.contains("\nLargest files\nlayer 1  "), "{text}");
+}
+
+#[test]
+fn what_is_shown_fits_the_terminal() {
+    let stack = Stack::new(2);
+    let deep = format!("usr/lib/{}/the-end", "a-rather-long-name/".repeat(6).trim_end_matches('/'));
+    stack
+        .lower(1)
+        .file(&deep, vec![b'x'; 5000])
+        .file("写时复制/写时复制写时复制写时复制写时复制写时复制写时复制写时复制/f", "x");
+    stack.lower(0).file(&deep, vec![b'y'; 5001]);
+    let lowers: Vec<String> = stack.lowers().iter().map(|l| l.root().display().to_string()).collect();
+    for columns in [60usize, 80, 200] {
+        for view in ["", "--waste", "--depth 2"] {
+            let line = format!(
+                "stty rows 50 cols {columns}; {} layers --lower {} {view}",
+                unionmount().display(),
+                lowers.join(":")
+            );
+            let shown =
+                std::process::Command::new("script").args(["-qefc", &line, "/dev/null"]).output().unwrap();
+            let shown = String::from_utf8(shown.stdout).unwrap();
+            let plain = anstream::adapter::strip_str(&shown).to_string();
+            assert!(plain.contains("efficiency"), "{plain}");
+            for line in plain.lines().filter(|line| !line.contains("efficiency")) {
+                let line = line.trim_end_matches('\r');
+                let width = unicode_width::UnicodeWidthStr::width(line);
+                assert!(width <= columns && !line.ends_with(' '), "{columns} {view}: {width}: {line:?}");
+            }
+            assert!(
+                columns > 80 || view == "--depth 2" || plain.contains("…") && plain.contains("the-end"),
+                "{plain}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_tree_is_as_deep_as_it_is_asked_for() {
+    let stack = Stack::new(1);
+    stack.lower(0).file("a/b/c/d", "x").file("a/e", "y");
+    let text = text(&layers(&stack, &["--depth", "2"]));
+    assert!(text.contains("─ a/\n") && text.contains("b/  1 file\n") && !text.contains("─ c/"), "{text}");
 }
 
 #[test]
@@ -93,7 +188,7 @@ fn a_pipeline_stops_at_too_much_waste() {
 #[test]
 fn the_tree_names_the_layer_of_each_path() {
     let stack = stack();
-    let output = layers(&stack, &[]);
+    let output = layers(&stack, &["--tree"]);
     let text = text(&output);
     let line = |name: &str| {
         text.lines()
@@ -115,22 +210,24 @@ fn large_trees_are_folded_where_nothing_happens() {
     }
     stack.lower(1).file("etc/a", "1").file("etc/b", "2");
     stack.lower(0).file("etc/a", "3");
-    let folded = text(&layers(&stack, &[]));
+    let folded = text(&layers(&stack, &["--tree"]));
     assert!(
         folded.lines().any(|line| line.contains("300 B") && line.ends_with("doc/  300 files")),
         "{folded}"
     );
     assert!(folded.contains("─ a\n") && folded.contains("─ b\n"), "{folded}");
     assert!(folded.lines().count() < 20, "{folded}");
-    assert!(text(&layers(&stack, &["--all"])).lines().count() > 300);
+    assert!(text(&layers(&stack, &["--tree", "--all"])).lines().count() > 300);
 }
 
 #[test]
 fn names_cannot_act_on_the_terminal() {
     let stack = Stack::new(1);
-    stack.lower(0).file("a\x1b[2J\nb", "");
-    let text = text(&layers(&stack, &[]));
-    assert!(text.contains(r"a\u{1b}[2J\nb"), "{text}");
+    stack.lower(0).file("a\x1b[2J\nb", "x");
+    for arguments in [&[][..], &["--tree"], &["--all"]] {
+        let text = text(&layers(&stack, arguments));
+        assert!(text.contains(r"a\u{1b}[2J\nb"), "{text}");
+    }
 }
 
 /// A name that is a piece of a page is text in pages and pictures.

@@ -11,32 +11,81 @@ use super::View;
 use crate::cli::uptime::uptime;
 use crate::control::protocol::Told;
 use crate::explain::paint::Paint;
+use crate::explain::shorten::{cut, cut_middle};
 use crate::explain::words;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::events::{Event, EventKind};
 
+/// Fewer columns have no room for two blocks of figures side by side.
+const NARROW: u16 = 100;
+
 /// Draws everything.
 pub(super) fn draw(frame: &mut Frame<'_>, view: &View) {
+    let area = frame.area();
     let layers = view.status.layers.len().min(8) as u16 + 3;
-    let [title, top, middle, bottom, keys] = Layout::vertical([
+    let blocks = if area.width < NARROW { narrow(area, layers) } else { wide(area, layers) };
+    frame.render_widget(head(view, area.width), blocks.title);
+    layer_table(frame, blocks.layers, view);
+    counters(frame, blocks.counters, view);
+    if let Some(area) = blocks.requests {
+        requests(frame, area, view);
+    }
+    hottest(frame, blocks.paths, view);
+    events(frame, blocks.events, view);
+    frame.render_widget(foot(view), blocks.keys);
+    if !view.colours {
+        // Bold and reversed are no colours.
+        for cell in &mut frame.buffer_mut().content {
+            cell.fg = Color::Reset;
+            cell.bg = Color::Reset;
+        }
+    }
+}
+
+/// Where each block stands.
+struct Blocks {
+    title: Rect,
+    layers: Rect,
+    counters: Rect,
+    requests: Option<Rect>,
+    paths: Rect,
+    events: Rect,
+    keys: Rect,
+}
+
+fn wide(area: Rect, layer_rows: u16) -> Blocks {
+    let [title, top, middle, events, keys] = Layout::vertical([
         Constraint::Length(1),
-        Constraint::Length(layers.max(9)),
+        Constraint::Length(layer_rows.max(9)),
         Constraint::Min(6),
         Constraint::Fill(1),
         Constraint::Length(1),
     ])
-    .areas(frame.area());
-    let [layer_area, counter_area] =
-        Layout::horizontal([Constraint::Fill(3), Constraint::Fill(2)]).areas(top);
-    let [request_area, path_area] =
-        Layout::horizontal([Constraint::Fill(2), Constraint::Fill(3)]).areas(middle);
-    frame.render_widget(head(view), title);
-    layer_table(frame, layer_area, view);
-    counters(frame, counter_area, view);
-    requests(frame, request_area, view);
-    hottest(frame, path_area, view);
-    events(frame, bottom, view);
-    frame.render_widget(foot(view), keys);
+    .areas(area);
+    let [layers, counters] =
+        Layout::horizontal([Constraint::Fill(3), Constraint::Length(COUNTERS)]).areas(top);
+    let [requests, paths] = Layout::horizontal([Constraint::Fill(2), Constraint::Fill(3)]).areas(middle);
+    Blocks { title, layers, counters, requests: Some(requests), paths, events, keys }
+}
+
+/// Columns of the counters.
+const COUNTERS: u16 = 40;
+
+fn narrow(area: Rect, layer_rows: u16) -> Blocks {
+    // The events come first: they are what is watched.
+    let layer_rows = layer_rows.min(area.height / 4 + 2);
+    let [title, layers, middle, events, keys] = Layout::vertical([
+        Constraint::Length(1),
+        Constraint::Length(layer_rows),
+        Constraint::Length(9),
+        Constraint::Fill(1),
+        Constraint::Length(1),
+    ])
+    .areas(area);
+    let [counters, paths] =
+        Layout::horizontal([Constraint::Length(COUNTERS.min(area.width / 2 + 2)), Constraint::Fill(1)])
+            .areas(middle);
+    Blocks { title, layers, counters, requests: None, paths, events, keys }
 }
 
 fn block(title: &str) -> Block<'_> {
@@ -46,20 +95,22 @@ fn block(title: &str) -> Block<'_> {
         .title(Span::from(format!(" {title} ")).bold())
 }
 
-fn head(view: &View) -> Line<'static> {
+fn head(view: &View, width: u16) -> Line<'static> {
     let about = &view.status.about;
-    let point = EscapedPath::from(view.mount.point.as_path()).to_string();
     let io = EscapedPath::from(about.io.as_bytes());
     let memory = view.status.memory.map(|bytes| format!(" · {}", HumanBytes(bytes))).unwrap_or_default();
-    Line::from(vec![
-        Span::from(format!(" {point} ")).bold().reversed(),
-        Span::from(format!(
+    let now = view.history.back().copied().unwrap_or_default();
+    let facts = match width < NARROW {
+        true => format!(" {} requests/s{memory}", HumanCount(now)),
+        false => format!(
             " mounted {} ago · I/O {io}{memory} · pid {}",
             HumanDuration(uptime(&view.status)),
             about.pid
-        ))
-        .dim(),
-    ])
+        ),
+    };
+    let room = usize::from(width).saturating_sub(facts.chars().count() + 2);
+    let point = cut_middle(&EscapedPath::from(view.mount.point.as_path()).to_string(), room);
+    Line::from(vec![Span::from(format!(" {point} ")).bold().reversed(), Span::from(facts).dim()])
 }
 
 fn foot(view: &View) -> Line<'static> {
@@ -77,9 +128,12 @@ fn foot(view: &View) -> Line<'static> {
 }
 
 fn layer_table(frame: &mut Frame<'_>, area: Rect, view: &View) {
+    let shows_paths = area.width >= WITH_PATHS;
+    let room = usize::from(area.width).saturating_sub(2 + FIGURES + if shows_paths { 2 } else { 1 });
+    let (name_room, path_room) = if shows_paths { (room / 3, room - room / 3 - 1) } else { (room, 0) };
     let rows = view.status.layers.iter().enumerate().map(|(at, layer)| {
         let number = if layer.layer == 0 { "upper".to_owned() } else { layer.layer.to_string() };
-        let usage = view.usage.as_ref().map(|usage| usage.get(at).copied().flatten());
+        let usage = view.usage.as_ref().map(|counted| counted.layers.get(at).copied().flatten());
         let [files, whiteouts, size] = match usage {
             None => ["…".to_owned(), "…".to_owned(), "…".to_owned()],
             Some(None) => ["?".to_owned(), "?".to_owned(), "?".to_owned()],
@@ -92,57 +146,80 @@ fn layer_table(frame: &mut Frame<'_>, area: Rect, view: &View) {
                 ]
             }
         };
-        Row::new(vec![
+        let mut row = vec![
             Line::from(Span::from(number).bold()),
-            Line::from(layer.name.to_string()).cyan(),
+            Line::from(cut(&layer.name.to_string(), name_room)).cyan(),
             Line::from(files).right_aligned(),
             Line::from(whiteouts).right_aligned(),
             Line::from(size).right_aligned(),
-            Line::from(layer.directory.to_string()).dim(),
-        ])
+        ];
+        if shows_paths {
+            row.push(Line::from(cut_middle(&layer.directory.to_string(), path_room)).dim());
+        }
+        Row::new(row)
     });
-    let widths = [
+    let mut widths = vec![
         Constraint::Length(5),
-        Constraint::Max(20),
+        Constraint::Length(name_room.try_into().unwrap_or(u16::MAX)),
         Constraint::Length(10),
         Constraint::Length(9),
         Constraint::Length(11),
-        Constraint::Fill(1),
     ];
-    let head = Row::new(vec![
+    let mut head = vec![
         Line::from("layer"),
         Line::from("name"),
         Line::from("files").right_aligned(),
         Line::from("whiteouts").right_aligned(),
         Line::from("size").right_aligned(),
-        Line::from("path"),
-    ]);
-    let table = Table::new(rows, widths).header(head.dim()).block(block("layers"));
+    ];
+    if shows_paths {
+        widths.push(Constraint::Fill(1));
+        head.push(Line::from("path"));
+    }
+    let title = format!("in the layers{}", counted_when(view));
+    let table = Table::new(rows, widths).header(Row::new(head).dim()).block(block(&title));
     frame.render_widget(table, area);
+}
+
+/// Columns of number, files, whiteouts and size, with what parts them.
+const FIGURES: usize = 5 + 10 + 9 + 11 + 4;
+/// As many columns have room for names and paths.
+const WITH_PATHS: u16 = 76;
+
+/// Tells how old the counts are: layers are counted now and then, all else is of this second.
+fn counted_when(view: &View) -> String {
+    match view.usage.as_ref().map(|counted| counted.at.elapsed().as_secs()) {
+        None => ", being counted".to_owned(),
+        Some(0 | 1) => ", counted now".to_owned(),
+        Some(seconds) => format!(", counted {seconds} s ago"),
+    }
 }
 
 fn counters(frame: &mut Frame<'_>, area: Rect, view: &View) {
     let counters = &view.status.counters;
-    let upper = view.usage.as_ref().and_then(|usage| usage.first().copied().flatten());
+    let upper = view.usage.as_ref().and_then(|counted| counted.layers.first().copied().flatten());
     let upper = upper.filter(|_| view.status.layers.first().is_some_and(|layer| layer.layer == 0));
     let lookups = view.status.requests.get("lookup").copied().unwrap_or_default();
     let facts = [
-        ("copy-ups", format!("{}  {}", HumanCount(counters.copy_ups), HumanBytes(counters.copied_bytes))),
+        ("copied up", format!("{}, {}", HumanCount(counters.copy_ups), HumanBytes(counters.copied_bytes))),
         (
             "upper grew",
             upper.map_or("…".into(), |usage| {
-                format!("{} in {} files", HumanBytes(usage.changed_bytes), HumanCount(usage.changed_files))
+                format!("{} in {}", HumanBytes(usage.changed_bytes), HumanCount(usage.changed_files))
             }),
         ),
-        ("whiteouts", HumanCount(counters.whiteouts).to_string()),
+        ("deleted", format!("{} by whiteouts", HumanCount(counters.whiteouts))),
         ("created", HumanCount(counters.creates).to_string()),
         ("renamed", HumanCount(counters.renames).to_string()),
         ("lookups", format!("{}, {} by index", HumanCount(lookups), HumanCount(counters.index_answers))),
         ("known files", HumanCount(view.status.nodes).to_string()),
     ];
+    let room = usize::from(area.width).saturating_sub(2 + 12);
     let lines: Vec<Line<'_>> = facts
         .into_iter()
-        .map(|(word, fact)| Line::from(vec![Span::from(format!("{word:<12}")).dim(), Span::from(fact)]))
+        .map(|(word, fact)| {
+            Line::from(vec![Span::from(format!("{word:<12}")).dim(), Span::from(cut(&fact, room))])
+        })
         .collect();
     frame.render_widget(Paragraph::new(lines).block(block("since the mount")), area);
 }
@@ -186,15 +263,18 @@ fn hottest(frame: &mut Frame<'_>, area: Rect, view: &View) {
     let mut paths: Vec<(&EscapedPath, &f64)> = view.heat.iter().collect();
     paths.sort_by(|a, b| b.1.total_cmp(a.1).then_with(|| a.0.cmp(b.0)));
     let most = paths.first().map_or(1.0, |(_, heat)| heat.max(1.0));
+    // Where there is little room, the path has it.
+    let bars: usize = if area.width < 50 { 3 } else { 10 };
+    let room = usize::from(area.width).saturating_sub(2 + 8 + bars + 1);
     let lines: Vec<Line<'_>> = paths
         .iter()
         .take(usize::from(area.height.saturating_sub(2)))
         .map(|(path, heat)| {
-            let bar = ((*heat / most) * 10.0).ceil() as usize;
+            let bar = ((*heat / most) * bars as f64).ceil() as usize;
             Line::from(vec![
                 Span::from(format!("{heat:>7.1} ")).bold(),
-                Span::from(format!("{:<11}", "▬".repeat(bar))).fg(Color::Yellow),
-                Span::from(path.to_string()),
+                Span::from(format!("{:<1$}", "▬".repeat(bar), bars + 1)).fg(Color::Yellow),
+                Span::from(cut_middle(&path.to_string(), room)),
             ])
         })
         .collect();
@@ -203,6 +283,7 @@ fn hottest(frame: &mut Frame<'_>, area: Rect, view: &View) {
 
 fn events(frame: &mut Frame<'_>, area: Rect, view: &View) {
     let room = usize::from(area.height.saturating_sub(2));
+    let columns = usize::from(area.width.saturating_sub(2 + 11));
     let lines: Vec<Line<'_>> = view
         .told
         .iter()
@@ -210,8 +291,8 @@ fn events(frame: &mut Frame<'_>, area: Rect, view: &View) {
         .map(|told| match told {
             Told::Lost { lost } => Line::from(format!("{lost} events lost")).red(),
             Told::Event(Event { what, .. }) => Line::from(vec![
-                Span::from(format!("{:<11}", what.name())).fg(colour(what)),
-                Span::from(words::sentence(what, &view.status.layers, Paint::plain())),
+                Span::from(format!("{:<11}", words::word_of(what))).fg(colour(what)),
+                Span::from(cut(&words::sentence(what, &view.status.layers, Paint::plain()), columns)),
             ]),
         })
         .collect();
@@ -227,7 +308,8 @@ fn colour(what: &EventKind) -> Color {
         | EventKind::Open { .. }
         | EventKind::Close { .. } => Color::DarkGray,
         EventKind::Whiteout { .. } | EventKind::Opaque { .. } | EventKind::Remove { .. } => Color::Red,
-        EventKind::CopyUp { .. }
+        EventKind::CopyUpBegins { .. }
+        | EventKind::CopyUp { .. }
         | EventKind::CopyRange { .. }
         | EventKind::Seal { .. }
         | EventKind::Rename { .. }

@@ -43,7 +43,7 @@ impl<W: Write> Counted<W> {
 }
 
 /// Puts entries into the tar.
-pub(super) struct Writer<W: Write> {
+pub(crate) struct Writer<W: Write> {
     out: Counted<BufWriter<W>>,
     entries: u64,
     content: u64,
@@ -53,12 +53,12 @@ pub(super) struct Writer<W: Write> {
 }
 
 impl<W: Write> Writer<W> {
-    pub(super) fn new(out: W) -> Writer<W> {
+    pub(crate) fn new(out: W) -> Writer<W> {
         let out = Counted { out: BufWriter::with_capacity(BUFFER, out), bytes: 0 };
         Writer { out, entries: 0, content: 0, names: HashMap::new(), buffer: vec![0; BUFFER] }
     }
 
-    pub(super) fn finish(mut self) -> Result<Written, LayerError> {
+    pub(crate) fn finish(mut self) -> Result<Written, LayerError> {
         self.out.all(&[0; 2 * HEADER_SIZE])?;
         self.out.out.flush().map_err(LayerError::Write)?;
         Ok(Written { entries: self.entries, bytes: self.out.bytes, content: self.content })
@@ -71,14 +71,14 @@ impl<W: Write> Writer<W> {
     }
 
     /// Writes an empty file that says something by its name.
-    pub(super) fn marker(&mut self, path: &[u8]) -> Result<(), LayerError> {
+    pub(crate) fn marker(&mut self, path: &[u8]) -> Result<(), LayerError> {
         let attributes = Attributes { kind: Kind::File, mode: 0o600, ..Attributes::of_implied_directory() };
         let mut builder = builder(path, &attributes)?;
         builder.entry_type(EntryType::Regular);
         self.header(path, &mut builder)
     }
 
-    pub(super) fn directory(&mut self, path: &[u8], attributes: &Attributes) -> Result<(), LayerError> {
+    pub(crate) fn directory(&mut self, path: &[u8], attributes: &Attributes) -> Result<(), LayerError> {
         let name = if path.is_empty() { b"./".to_vec() } else { [path, b"/"].concat() };
         let mut builder = builder(path, attributes)?;
         builder.entry_type(EntryType::Directory);
@@ -86,7 +86,7 @@ impl<W: Write> Writer<W> {
     }
 
     /// Returns the name under which a file was written already.
-    pub(super) fn earlier_name(&mut self, path: &[u8], id: (u64, u64), nlink: u64) -> Option<Vec<u8>> {
+    pub(crate) fn earlier_name(&mut self, path: &[u8], id: (u64, u64), nlink: u64) -> Option<Vec<u8>> {
         if nlink < 2 {
             return None;
         }
@@ -107,7 +107,7 @@ impl<W: Write> Writer<W> {
     }
 
     /// Writes anything but a directory. `data`: those of a regular file.
-    pub(super) fn leaf(
+    pub(crate) fn leaf(
         &mut self,
         path: &[u8],
         attributes: &Attributes,

@@ -46,6 +46,7 @@ pub mod write;
 pub use apply::{Applied, ApplyOptions, Limits, apply};
 pub use attributes::{Attributes, Ownership};
 pub use changes::{Change, ChangeKind, changes};
+pub(crate) use emit::Writer;
 pub use emit::Written;
 pub use error::LayerError;
 pub use merged::write_merged;

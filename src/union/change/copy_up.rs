@@ -131,6 +131,14 @@ impl Union {
     fn copy_up_now(&self, node: &Arc<Node>, part: Part) -> Result<bool> {
         let started = Instant::now();
         let layer = if self.events.listening() { self.lower_of(node) } else { None };
+        if self.events.listening() && self.copies_much(node, part) {
+            let bytes = self.getattr(node).map_or(0, |attr| attr.stat.size);
+            self.events.tell(|| EventKind::CopyUpBegins {
+                path: self.path_of(node).into(),
+                bytes,
+                layer: layer.map(|layer| self.layer_number(layer)),
+            });
+        }
         let copied = CopyUp::begin(self, node, part)?.fill()?.publish()?;
         self.changed_by_itself(node);
         if copied.has_other_names {

@@ -1,0 +1,161 @@
+//! The layers of what is named on the command line: an image, a container, a mount; and what people call each layer.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use super::Failure;
+use super::store::StoreArgs;
+use crate::container::called::{Called, called};
+use crate::container::{Container, ContainerError, mounting};
+use crate::control::client::Client;
+use crate::control::explanation::LayerReport;
+use crate::control::mounts;
+use crate::image::describe::Step;
+use crate::image::store::{Image, Store};
+use crate::union::escaped_path::EscapedPath;
+use crate::union::lookup::belief::Belief;
+
+/// The layers of a stack, as they are found.
+pub(super) struct Found {
+    /// From the top down.
+    pub paths: Vec<PathBuf>,
+    /// Whether the first is the upper.
+    pub upper: bool,
+    /// What to call them, where their directories' names say nothing.
+    pub names: Vec<Option<String>>,
+    /// Whose marks the mount believes.
+    pub belief: Option<Belief>,
+    /// Keeps them from being removed.
+    _pins: Vec<OwnedFd>,
+}
+
+/// What a frame is called: see [`crate::image::store`].
+const FRAME: &str = "directories that the layers only imply, put together when the image was unpacked";
+const TARGETS: &str = "places for what is mounted when it runs, made with the container";
+
+impl Found {
+    /// Returns directories or archives, which are called by their names.
+    pub(super) fn of_paths(paths: Vec<PathBuf>, upper: bool) -> Found {
+        Found { paths, upper, names: Vec::new(), belief: None, _pins: Vec::new() }
+    }
+
+    /// Finds the image or the container of that name. `None`: nothing is called so.
+    pub(super) fn named(store: &Store, text: &str) -> Result<Option<Found>, Failure> {
+        match called(store, text, true) {
+            Ok(Called::Container(container)) => Found::of_container(store, &container).map(Some),
+            Ok(Called::Image(image)) => Found::of_image(store, &image).map(Some),
+            Err(ContainerError::Unknown(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn of_image(store: &Store, image: &Image) -> Result<Found, Failure> {
+        let unpacked = store.layers(image)?;
+        let names = step_names(store, image, &unpacked.paths)?;
+        Ok(Found { names, paths: unpacked.paths, upper: false, belief: None, _pins: unpacked.pins })
+    }
+
+    fn of_container(store: &Store, container: &Container) -> Result<Found, Failure> {
+        let lowers = container.lowers(store)?;
+        // Their descriptors keep the layers.
+        let pins = lowers.open()?.into_iter().map(OwnedFd::from).collect();
+        let paths: Vec<PathBuf> =
+            std::iter::once(container.upper()).chain(lowers.paths.iter().cloned()).collect();
+        let names = names_of_container(store, container, &paths)?;
+        Ok(Found { paths, upper: true, names, belief: None, _pins: pins })
+    }
+
+    /// Finds the layers of a mount, which its daemon knows.
+    pub(super) fn of_mount(mount: &mounts::Mount, store: &StoreArgs) -> Result<Found, Failure> {
+        let status =
+            Client::connect(mount).and_then(|mut daemon| daemon.status()).map_err(Failure::failed)?;
+        let upper = status.layers.iter().any(|layer| layer.layer == 0);
+        let paths: Vec<PathBuf> =
+            status.layers.iter().map(|layer| layer.directory.as_path().to_owned()).collect();
+        if let Some(covered) =
+            paths.iter().find(|path| mounts::device_at(path).is_ok_and(|at| at == mount.device))
+        {
+            return Err(Failure::failed(format!(
+                "{}: this layer is covered by the mount, so it can't be read from here; unmount first",
+                EscapedPath::from(covered.as_path())
+            )));
+        }
+        let names = names_of_mount(mount, &status.layers, store);
+        Ok(Found { paths, upper, names, belief: status.about.belief, _pins: Vec::new() })
+    }
+}
+
+/// Returns what the layers in these directories are called: by the steps that made them.
+fn step_names(store: &Store, image: &Image, paths: &[PathBuf]) -> Result<Vec<Option<String>>, Failure> {
+    let steps = store.history(image)?;
+    let frame = store.layer_dir(&image.id);
+    let name = |path: &PathBuf| {
+        if path.starts_with(&frame) {
+            return Some(FRAME.to_owned());
+        }
+        let made =
+            |step: &&Step| step.diff_id.is_some_and(|diff_id| path.starts_with(store.layer_dir(&diff_id)));
+        steps.iter().find(made).map(Step::title).filter(|title| !title.is_empty())
+    };
+    Ok(paths.iter().map(name).collect())
+}
+
+fn names_of_container(
+    store: &Store,
+    container: &Container,
+    paths: &[PathBuf],
+) -> Result<Vec<Option<String>>, Failure> {
+    let image = store.resolve(&container.record.image.to_string())?;
+    let mut names = step_names(store, &image, paths)?;
+    for (path, name) in paths.iter().zip(&mut names) {
+        if *path == container.upper() {
+            *name = Some(format!("container {}", container.shown_name()));
+        } else if path.starts_with(&container.dir) {
+            *name = Some(TARGETS.to_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// Returns what the layers of a mount are called, if they are those of an image or a container of the store.
+pub(super) fn names_of_mount(
+    mount: &mounts::Mount,
+    layers: &[LayerReport],
+    store: &StoreArgs,
+) -> Vec<Option<String>> {
+    let id = mount.source.strip_prefix(&mounting::source("")).filter(|_| mount.is_trusted());
+    let Some(id) = id else { return Vec::new() };
+    let store = match store.existing() {
+        Ok(Some(store)) => store,
+        Ok(None) => return Vec::new(),
+        Err(error) => {
+            log::info!("the layers' names can't be told: {error}");
+            return Vec::new();
+        }
+    };
+    let paths: Vec<PathBuf> = layers.iter().map(|layer| layer.directory.as_path().to_owned()).collect();
+    // Whoever mounts chooses what a mount is called: names are given to directories that are those of the store.
+    let names = match called(&store, id, true) {
+        Ok(Called::Container(container)) => names_of_container(&store, &container, &paths),
+        Ok(Called::Image(image)) => step_names(&store, &image, &paths),
+        Err(_) => return Vec::new(),
+    };
+    names.unwrap_or_else(|failure| {
+        log::info!("{}", failure.message);
+        Vec::new()
+    })
+}
+
+/// Gives the layers that a daemon tells of their names.
+pub(super) fn call_layers(layers: &mut [LayerReport], names: &[Option<String>]) {
+    for (layer, name) in layers.iter_mut().zip(names) {
+        if let Some(name) = name {
+            layer.name = EscapedPath::from(name.as_bytes());
+        }
+    }
+}
+
+/// Tells whether that looks like a path, and no name of an image or a container.
+pub(super) fn is_path(text: &Path) -> bool {
+    text.to_str().is_none_or(|text| text.starts_with(['/', '.']))
+}
