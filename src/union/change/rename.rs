@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLockWriteGuard;
 
-use self::moving::{Mover, Moving, Side};
+use self::moving::{EntryName, Mover, Moving, Side};
 use crate::error::{FsError, Result};
 use crate::union::Union;
 use crate::union::change::names::check_name;
@@ -45,13 +45,6 @@ struct RenameRequest<'a> {
     from: EntryName<'a>,
     to: EntryName<'a>,
     mode: RenameMode,
-}
-
-/// A name of a directory.
-#[derive(Clone, Copy)]
-struct EntryName<'a> {
-    parent: &'a Arc<Node>,
-    name: &'a [u8],
 }
 
 /// What is to move, in the upper.

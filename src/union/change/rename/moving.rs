@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
-use super::EntryName;
 use crate::error::{FsError, Result};
 use crate::union::Union;
 use crate::union::change::carry::{copy_metadata, set_times};
@@ -19,6 +18,15 @@ use crate::union::change::upper::{Present, UpperFd};
 use crate::union::lookup::found::{Found, FoundKind};
 use crate::union::lookup::index::UpperEntry;
 use crate::union::nodes::node::{DirPart, Named, Node, NodePlace, NodeSource, both_places};
+
+/// A name of a directory.
+#[derive(Clone, Copy)]
+pub(super) struct EntryName<'a> {
+    /// The directory.
+    pub parent: &'a Arc<Node>,
+    /// The name.
+    pub name: &'a [u8],
+}
 
 /// One side of a rename.
 pub(super) struct Side<'a> {
