@@ -170,6 +170,20 @@ pub(super) fn layers() -> Result<Vec<(PathBuf, PathBuf)>, Failure> {
     Ok(layers)
 }
 
+/// Refuses to throw away a directory that a mount which can be seen from here has as a layer, one that is only read too.
+pub(super) fn is_unused(dir: &Path) -> Result<(), Failure> {
+    let id = |path: &Path| std::fs::metadata(path).ok().map(|stat| (stat.dev(), stat.ino()));
+    let Some(own) = id(dir) else { return Ok(()) };
+    match layers()?.iter().find(|(_, layer)| id(layer) == Some(own)) {
+        None => Ok(()),
+        Some((point, _)) => Err(Failure::failed(format!(
+            "{}: the mount {} has it as a layer; unmount that first",
+            EscapedPath::from(dir),
+            EscapedPath::from(point.as_path())
+        ))),
+    }
+}
+
 /// Refuses a target that a mount has as a layer, but for the mounts of this very upper; and what this program keeps itself.
 pub(super) fn is_no_layer(target: &Path, upper: &Path, own: &Path) -> Result<(), Failure> {
     let shown = EscapedPath::from(target);

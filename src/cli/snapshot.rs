@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::options::split_merged;
 use super::output::{self, Format};
 use super::page::Page;
-use super::{Failure, say};
+use super::{Failure, discard, say};
 use crate::control::mounts;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::frozen::listing::{self, Listed};
@@ -191,6 +191,7 @@ impl Rollback {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         super::logging::start_for_verb();
         is_not_mounted(&self.upper)?;
+        discard::is_unused(&self.upper)?;
         let target = Target { upper: self.upper, work: self.work, ..Target::default() };
         let done = rollback::rollback(&target, self.name.as_deref()).map_err(Failure::failed)?;
         if let Some(left) = done.left {
@@ -217,6 +218,11 @@ impl Snapshots {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         super::logging::start_for_verb();
         if let Some(SnapshotsVerb::Rm(remove)) = self.verb {
+            is_not_mounted(&remove.upper)?;
+            let going = listing::list(&remove.upper).map_err(Failure::failed)?;
+            for one in going.iter().filter(|one| !one.is_of_base && remove.names.contains(&one.layer.name)) {
+                discard::is_unused(&one.place)?;
+            }
             removal::remove(&remove.upper, &remove.names, remove.force).map_err(Failure::failed)?;
             return Ok(ExitCode::SUCCESS);
         }

@@ -193,7 +193,7 @@ fn the_kernel_goes_on_above_a_snapshot_and_back() {
     let kernel = Mount::with_program(&Program::Kernel, &kernel, &place.at("mnt"));
     // Nobody takes it away under the kernel, which doesn't look at locks.
     place.unionmount(&["snapshot", "up"]).refused(1, &["kernel's overlayfs"]);
-    place.unionmount(&["rollback", "up"]).refused(1, &["kernel's overlayfs"]);
+    place.unionmount(&["rollback", "up"]).refused(1, &["has it as a layer"]);
     change_more(kernel.path());
     let expected = Snapshot::take(kernel.path());
     kernel.unmount();
@@ -259,7 +259,8 @@ fn what_a_mount_has_is_left_alone() {
     for verb in [&["snapshot", "up"][..], &["rollback", "up"], &["branch", "up", "other"]] {
         let refused = place.unionmount(verb);
         assert!(
-            refused.code == Some(1) && (refused.err.contains("in use") || refused.err.contains("snapshots")),
+            refused.code == Some(1)
+                && ["in use", "has it as a layer"].iter().any(|why| refused.err.contains(why)),
             "{refused:?}"
         );
     }
@@ -270,6 +271,43 @@ fn what_a_mount_has_is_left_alone() {
     }
     assert!(!place.at(".up.layers").exists() && !place.at("other").exists());
     assert_eq!(place.names("up"), ["new"]);
+}
+
+/// A mount that only reads holds no lock, and is seen all the same.
+#[test]
+fn what_a_mount_reads_is_not_thrown_away() {
+    support::needs_root!();
+    let place = Place::new();
+    build(&place);
+    fs::write(place.at("up/f"), "x").unwrap();
+    place.unionmount(&["snapshot", "--lower", "a:b", "up", "one"]).ok();
+    fs::write(place.at("up/f"), "y").unwrap();
+    place.unionmount(&["snapshot", "up", "two"]).ok();
+    fs::write(place.at("up/f"), "z").unwrap();
+    mount(&place, &["--upper", "up", "-o", "ro"]);
+    place.unionmount(&["rollback", "up", "one"]).refused(1, &["the mount", "has it as a layer"]);
+    assert_eq!(fs::read_to_string(place.at("mnt/f")).unwrap(), "z");
+    unmount(&place);
+    mount(&place, &["--lower", ".up.layers/2:.up.layers/1"]);
+    place.unionmount(&["rollback", "up", "one"]).ok();
+    place.unionmount(&["snapshots", "rm", "up", "two"]).refused(1, &["the mount", "has it as a layer"]);
+    assert_eq!(fs::read_to_string(place.at("mnt/f")).unwrap(), "y");
+    unmount(&place);
+    place.unionmount(&["snapshots", "rm", "up", "two"]).ok();
+}
+
+/// Who has no part in an upper can't keep it from being mounted, nor say what lies below it.
+#[test]
+fn what_another_user_puts_beside_an_upper_says_nothing() {
+    support::needs_root!();
+    let place = Place::new();
+    let (uid, gid) = support::cli::user();
+    fs::create_dir(place.at(".up.layers")).unwrap();
+    fs::write(place.at(".up.layers/stack.json"), "{}").unwrap();
+    std::os::unix::fs::chown(place.at(".up.layers"), Some(uid), Some(gid)).unwrap();
+    mount(&place, &["--lower", "a:b", "--upper", "up"]);
+    unmount(&place);
+    place.unionmount(&["snapshot", "up"]).refused(1, &[".up.layers", "belongs to uid"]);
 }
 
 /// Other verbs see what an upper lies on, or say that they don't.

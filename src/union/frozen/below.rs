@@ -79,6 +79,10 @@ pub(super) fn read_head(upper: BorrowedFd<'_>, path: &Path) -> Result<Option<Hea
 fn is_unmarked_rightly(upper: BorrowedFd<'_>, path: &Path) -> Result<()> {
     let Ok(site) = Site::of(upper, path) else { return Ok(()) };
     site.is_no_frozen_layer(path)?;
+    // What somebody else has put there, as anybody can in /tmp, says nothing and keeps nobody from a mount.
+    if site.is_anothers() {
+        return Ok(());
+    }
     let Some(layers) = site.layers()? else { return Ok(()) };
     for FrozenLayer { layer, .. } in &layers.record.layers {
         if is_frozen(&layers, *layer)? {

@@ -86,6 +86,13 @@ impl Site {
         name
     }
 
+    /// Tells whether what has the name of the directory with frozen layers belongs to another user.
+    pub fn is_anothers(&self) -> bool {
+        let own = rustix::process::geteuid().as_raw();
+        let found = statat(&self.parent, self.layers_name(), AtFlags::SYMLINK_NOFOLLOW);
+        found.is_ok_and(|stat| stat.st_uid != own && stat.st_uid != 0)
+    }
+
     /// Opens the directory with frozen layers. `None`: there is none.
     ///
     /// # Errors
