@@ -151,7 +151,8 @@
 //! never change and the upper is changed by this mount alone, the kernel may keep answers for ever
 //! ([`policy`](crate::fuse::policy)).
 //! Data need not pass through the daemon either: with `-o passthrough` an open of a file whose data can't move any more
-//! hands the real file to the kernel. One file has one way of being open at a time, which `src/fuse/io_mode.rs` chooses.
+//! hands the real file to the kernel; with `passthrough=lower` any open does, and who has it open when it is copied up is left behind
+//! (`src/fuse/node_id.rs`). One file has one way of being open at a time, which `src/fuse/io_mode.rs` chooses.
 //!
 //! # 8. Images and containers
 //!

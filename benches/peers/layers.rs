@@ -14,7 +14,7 @@ pub const FILES: usize = 100;
 const TRACKED: usize = 5000;
 /// Layers of the deep stack.
 pub const DEEP: usize = 100;
-/// Size of the large file.
+/// Size of each of the two large files.
 pub const LARGE: u64 = 512 << 20;
 
 /// A scratch directory that goes away.
@@ -61,8 +61,10 @@ pub fn build(root: &Path, wanted: &dyn Fn(Group) -> bool) {
         for _ in 0..LARGE >> 20 {
             large.extend_from_slice(&block);
         }
-        fs::write(lower.join("large"), large).unwrap();
-        Command::new("sync").arg(lower.join("large")).status().unwrap();
+        for name in ["large", "mapped"] {
+            fs::write(lower.join(name), &large).unwrap();
+            Command::new("sync").arg(lower.join(name)).status().unwrap();
+        }
     }
     if wanted(Group::Deep) {
         for layer in 0..DEEP {

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use crate::layers::{DEEP, LARGE, dir_name};
 use crate::peer::{Mounted, Peer};
+use support::raw::Mapping;
 
 /// Rows that share a mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +64,7 @@ pub const ROWS: &[Row] = &[
     row("random", Group::Data, 1.2, 1.5, "16,384 random writes of 4 KiB, close"),
     row("read-large", Group::Data, 1.0, 1.5, "read 512 MiB, first time"),
     row("read-large-again", Group::Data, 1.0, 1.1, "read 512 MiB, again"),
+    row("map-large", Group::Data, 0.5, 1.5, "map 512 MiB and read a byte of each page, first time"),
     row("copy-up", Group::Data, 0.5, 0.5, "first byte written into a 512 MiB lower file"),
     row("missing-deep", Group::Deep, 0.1, 0.1, "stat of 5,000 missing names under 100 layers, first time"),
     row(
@@ -261,6 +263,9 @@ impl<'a> Work<'a> {
                 self.measure("read-large-again", mount, || read_large(&large))?;
             }
         }
+        if self.wants(&["map-large"]) {
+            self.measure("map-large", mount, || map_large(&mount.path.join("mapped")))?;
+        }
         if self.wants(&["write", "random"]) {
             let path = mount.path.join("written");
             let block = vec![5; 1 << 20];
@@ -408,6 +413,17 @@ fn read_large(path: &Path) -> Outcome {
         }
         black_box(&buffer);
     }
+}
+
+fn map_large(path: &Path) -> Outcome {
+    const PAGE: usize = 4096;
+    let file = File::open(path).map_err(|e| e.to_string())?;
+    let length = usize::try_from(LARGE).map_err(|e| e.to_string())?;
+    let mapping = Mapping::shared(&file, length, false).map_err(|e| e.to_string())?;
+    for page in (0..length).step_by(PAGE) {
+        black_box(mapping.read(page, 1));
+    }
+    Ok(())
 }
 
 pub fn miss(names: &[PathBuf]) -> Outcome {

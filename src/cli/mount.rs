@@ -20,7 +20,7 @@ use crate::fuse::session::default_source;
 use crate::sys::namespace::may_pass_through;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::frozen::below;
-use crate::union::options::XattrPermissions;
+use crate::union::options::{Lazy, Passthrough, XattrPermissions};
 use crate::union::stack::layer::{LowerSource, StackOptions, XattrChoice};
 
 /// The arguments of a mount.
@@ -254,13 +254,24 @@ fn unknown_options(options: &Options, by_a_person: bool) -> Result<Vec<String>, 
 
 /// Leaves passthrough out where it can't be had, and says so.
 fn settle_passthrough(options: &mut Options) -> Result<Option<String>, Failure> {
-    if options.fs.passthrough && options.fs.writeback {
+    if options.fs.passthrough == Passthrough::Off {
+        return Ok(None);
+    }
+    if options.fs.writeback {
         return Err(Failure::usage(
             "the options passthrough and writeback exclude each other; use one of them",
         ));
     }
-    let without = options.fs.passthrough && !may_pass_through();
-    options.fs.passthrough &= !without;
+    if options.fs.passthrough == Passthrough::Lower && options.fs.lazy != Lazy::Off {
+        // The data of a file that is open would be in two places.
+        return Err(Failure::usage(
+            "the options passthrough=lower and lazy exclude each other; lazy goes with passthrough alone",
+        ));
+    }
+    let without = !may_pass_through();
+    if without {
+        options.fs.passthrough = Passthrough::Off;
+    }
     let why = "option passthrough ignored: it needs root (CAP_SYS_ADMIN) outside of any user namespace";
     Ok(without.then(|| why.to_owned()))
 }
@@ -465,6 +476,8 @@ mod tests {
         for (line, message) in [
             (&["mnt"][..], "no lower layer given"),
             (&["--lower", "a", "-o", "passthrough,writeback", "mnt"], "exclude each other"),
+            (&["--lower", "a", "-o", "passthrough=lower,writeback", "mnt"], "exclude each other"),
+            (&["--lower", "a", "-o", "passthrough=lower,lazy=keep", "mnt"], "exclude each other"),
             (&["--lower", "a", "-o", "lowerdir=b", "mnt"], "lower layers given twice"),
             (&["--lower", "a", "--upper", "b", "-o", "upperdir=b", "mnt"], "upper layer given twice"),
             (&["--lower", "a:", "mnt"], "empty name"),

@@ -26,7 +26,7 @@ mod text;
 
 use super::branches;
 use crate::fuse::mount::MountFlags;
-use crate::union::options::{FsOptions, Lazy, RedirectDir, Verity, XattrPermissions, Xino};
+use crate::union::options::{FsOptions, Lazy, Passthrough, RedirectDir, Verity, XattrPermissions, Xino};
 use crate::union::stack::layer::XattrChoice;
 
 pub use self::error::OptionError;
@@ -160,7 +160,7 @@ impl Options {
             "verity" => fs.verity = value.one_of("verity", &VERITY, "give on, off or require")?,
             "noxattrs" => fs.no_xattrs = value.flag("noxattrs")?,
             "writeback" => fs.writeback = value.flag("writeback")?,
-            "passthrough" => fs.passthrough = value.flag("passthrough")?,
+            "passthrough" => fs.passthrough = passthrough(value)?,
             "squash_to_root" => self.squash_to_root = true,
             "squash_to_uid" => fs.squash.uid = Some(value.parsed("squash_to_uid", "give a user id")?),
             "squash_to_gid" => fs.squash.gid = Some(value.parsed("squash_to_gid", "give a group id")?),
@@ -278,6 +278,18 @@ const REDIRECT_DIR: [(&str, RedirectDir); 4] = [
 const XATTR_PERMISSIONS: [(&str, XattrPermissions); 3] =
     [("0", XattrPermissions::Off), ("1", XattrPermissions::Privileged), ("2", XattrPermissions::User)];
 
+/// Reads which files the kernel reads and writes itself.
+fn passthrough(value: Value<'_>) -> Result<Passthrough, OptionError> {
+    match value.0 {
+        None => Ok(Passthrough::Settled),
+        Some(b"lower") => Ok(Passthrough::Lower),
+        Some(_) => Ok(match value.parsed::<i64>("passthrough", "give lower, 1 or 0")? {
+            0 => Passthrough::Off,
+            _ => Passthrough::Settled,
+        }),
+    }
+}
+
 /// Reads the mode that files have on disk.
 fn force_mask(value: Value<'_>) -> Result<u32, OptionError> {
     match value.required("force_mask")? {
@@ -377,12 +389,23 @@ mod tests {
             ino32: true,
             no_xattrs: true,
             writeback: true,
-            passthrough: true,
+            passthrough: Passthrough::Settled,
             volatile: true,
             redirect_dir: RedirectDir::Follow,
             ..FsOptions::default()
         };
         assert_eq!(fs, expected);
+    }
+
+    #[test]
+    fn which_files_are_passed_through_is_a_word_of_passthrough() {
+        let told = |text| read(text).fs.passthrough;
+        assert_eq!(told("passthrough=0"), Passthrough::Off);
+        assert_eq!(told("passthrough=1"), Passthrough::Settled);
+        assert_eq!(told("passthrough=lower"), Passthrough::Lower);
+        assert_eq!(told("passthrough=lower,passthrough"), Passthrough::Settled, "the later wins");
+        let wrong = read_bytes(b"passthrough=upper").unwrap_err().to_string();
+        assert!(wrong.contains("give lower, 1 or 0"), "{wrong}");
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::sys::schedule;
 use crate::union::change::sealing::SealProgress;
 use crate::union::change::sealing::background::Sealer;
 use crate::union::escaped_path::EscapedPath;
-use crate::union::options::FsOptions;
+use crate::union::options::{FsOptions, Passthrough};
 use crate::union::stack::layer::{LowerSource, Stack, StackOptions};
 use crate::union::{Limits, Union};
 
@@ -200,7 +200,8 @@ fn policy(options: &FsOptions, union: &Union) -> Policy {
     Policy {
         timeout: options.timeout.unwrap_or(FOR_EVER),
         io: match options {
-            FsOptions { passthrough: true, .. } => IoMode::Passthrough,
+            FsOptions { passthrough: Passthrough::Settled, .. } => IoMode::Passthrough,
+            FsOptions { passthrough: Passthrough::Lower, .. } => IoMode::PassthroughLower,
             FsOptions { writeback: true, .. } => IoMode::WriteBack,
             _ => IoMode::WriteThrough,
         },

@@ -13,12 +13,14 @@ use super::counters::{Report, Request as Counted, RequestCounters};
 use super::dispatch::DispatchPolicy;
 use super::heap_release::HeapReleaser;
 use super::negotiation::wanted;
+use super::node_id;
 use super::opener::Opener;
 use super::policy::{IoMode, Policy};
 use super::reply::{Page, reply_attr, reply_empty, reply_entry, reply_value};
 use super::session::init::Wanted;
 use super::session::{Filesystem, Notifier};
 use super::wire::operation::Init;
+use super::wire::request::Header;
 use super::wire::{Entry, Operation, Reply, Request};
 use crate::error::Result;
 use crate::union::Union;
@@ -38,7 +40,7 @@ pub struct UnionFs {
 impl UnionFs {
     /// Serves this union.
     pub fn new(union: Arc<Union>, policy: Policy) -> UnionFs {
-        let opener = Arc::new(Opener::new(union.clone()));
+        let opener = Arc::new(Opener::new(union.clone(), policy.io));
         let notifier = opener.notifier.clone();
         union.tell_changes(move |ino| {
             // Attributes only, for which the kernel takes no lock: a request for the same file may be under way here.
@@ -74,18 +76,23 @@ impl UnionFs {
     }
 
     pub(super) fn node(&self, ino: INodeNo) -> Result<Arc<Node>> {
-        self.union.node(ino.0)
+        self.union.node(node_id::number(ino))
     }
 
     pub(super) fn ttl(&self) -> Duration {
         self.changer.policy.timeout
     }
 
-    fn lookup(&self, parent: INodeNo, name: &[u8], reply: Reply) {
-        let found = self.node(parent).and_then(|parent| self.union.lookup(&parent, name));
+    fn lookup(&self, header: &Header, name: &[u8], reply: Reply) {
+        let found = self.node(header.node).and_then(|parent| self.union.lookup(&parent, name));
         match found {
             Ok(None) => reply.entry(&Entry::missing(self.ttl())),
-            Ok(Some((_, attr))) => reply_entry(self.ttl(), reply, Ok(attr)),
+            Ok(Some((_, attr))) => {
+                if attr.second_id {
+                    self.changer.opener.found_by_name(attr.ino, header.pid);
+                }
+                reply_entry(self.ttl(), reply, Ok(attr));
+            }
             Err(e) => reply_entry(self.ttl(), reply, Err(e)),
         }
     }
@@ -109,7 +116,7 @@ impl UnionFs {
 
     fn forget(&self, node: INodeNo, lookups: u64) {
         self.requests.count(Counted::Forget);
-        self.union.forget(node.0, lookups);
+        self.union.forget(node_id::number(node), lookups);
         self.trimmer.forgotten(&self.union);
     }
 }
@@ -216,7 +223,7 @@ impl UnionFs {
     fn serve_lookups(&self, request: &Request<'_>, reply: Reply) {
         let node = request.header.node;
         match request.operation {
-            Operation::Lookup { name } => self.lookup(node, name, reply),
+            Operation::Lookup { name } => self.lookup(&request.header, name, reply),
             Operation::Forget { lookups } => {
                 reply.none();
                 self.forget(node, lookups);

@@ -14,7 +14,7 @@ use rustix::fs::OFlags;
 
 use super::convert::{errno, fuse_attr};
 use super::dispatch::start_thread;
-use super::opener::{Opener, open_flags};
+use super::opener::{Asker, Opener, open_flags};
 use super::policy::Policy;
 use super::reply::{attr_ttl, entry};
 use super::session::interrupts;
@@ -49,10 +49,10 @@ enum Done {
         wide: bool,
     },
     Ioctl,
-    /// A file is ready to be opened.
-    Ready(INodeNo, OFlags),
-    /// A file was made and is to be opened.
-    Created(Attr, OFlags),
+    /// A file is ready to be opened, by this id and thread.
+    Ready(Asker, OFlags),
+    /// A file was made and is to be opened, by this thread.
+    Created(Attr, u32, OFlags),
 }
 
 impl Changer {
@@ -97,8 +97,7 @@ impl Changer {
     /// Returns whether it would keep a thread for long that others wait for.
     fn is_long(&self, request: &Request<'_>) -> bool {
         let union = self.union();
-        let copies =
-            |node: INodeNo, part| union.node(node.0).is_ok_and(|node| union.copies_much(&node, part));
+        let copies = |node: INodeNo, part| self.node(node).is_ok_and(|node| union.copies_much(&node, part));
         let node = request.header.node;
         match request.operation {
             Operation::Setattr(ref set) => copies(node, make::wanted(set).part()),
@@ -112,7 +111,7 @@ impl Changer {
                 writes && !flags.contains(OFlags::TRUNC) && copies(node, Part::Written)
             }
             Operation::Rename { name, .. } => {
-                union.node(node.0).is_ok_and(|from| union.copies_much_under(&from, name))
+                self.node(node).is_ok_and(|from| union.copies_much_under(&from, name))
             }
             Operation::CopyFileRange { to, length, .. } => length >= LONG_COPY || copies(to, Part::Written),
             _ => false,
@@ -129,11 +128,11 @@ impl Changer {
             Ok(Done::Written(bytes)) => reply.written(bytes),
             Ok(Done::Copied { bytes, wide }) => reply.copied(bytes, wide),
             Ok(Done::Ioctl) => reply.ioctl(0, &[]),
-            Ok(Done::Ready(node, flags)) => match self.opener.open(node.0, flags) {
+            Ok(Done::Ready(asker, flags)) => match self.opener.open(asker, flags) {
                 Ok(opening) => reply.opened(opening),
                 Err(e) => reply.error(errno(&e)),
             },
-            Ok(Done::Created(attr, flags)) => self.answer_created(attr, flags, reply),
+            Ok(Done::Created(attr, thread, flags)) => self.answer_created(attr, thread, flags, reply),
             Err(e) => reply.error(errno(&e)),
         }
     }

@@ -1,12 +1,16 @@
 //! The data of files: reading and seeking.
 
+use std::sync::Arc;
+
 use fuser::{Errno, INodeNo};
 use rustix::fs::SeekFrom;
 
 use super::adaptor::UnionFs;
 use super::convert::errno;
-use super::data;
 use super::wire::Reply;
+use super::{data, node_id};
+use crate::error::{FsError, Result};
+use crate::union::nodes::node::Node;
 
 impl UnionFs {
     /// Reads. `unnoticed`: its access time stays.
@@ -28,9 +32,22 @@ impl UnionFs {
             libc::SEEK_HOLE => SeekFrom::Hole(offset),
             _ => return reply.error(Errno::EINVAL),
         };
-        match self.node(ino).and_then(|n| self.union.seek(&n, at)) {
+        match self.node(ino).and_then(|node| self.seek_in(&node, ino, at)) {
             Ok(found) => reply.offset(found),
             Err(e) => reply.error(errno(&e)),
+        }
+    }
+
+    fn seek_in(&self, node: &Arc<Node>, id: INodeNo, at: SeekFrom) -> Result<u64> {
+        if !node.has_second_id() || node_id::is_second(id) {
+            return self.union.seek(node, at);
+        }
+        // Where an open from before has its holes is not known any more: all of it are data.
+        let size = self.union.getattr(node)?.stat.size;
+        match at {
+            SeekFrom::Data(offset) if offset < size => Ok(offset),
+            SeekFrom::Hole(offset) if offset < size => Ok(size),
+            _ => Err(FsError::Os(rustix::io::Errno::NXIO)),
         }
     }
 }

@@ -5,11 +5,11 @@
 //! what was opened for direct I/O can't be mapped (`ENODEV`). So all opens of a file that exist at a time have the same
 //! mode, and on the same real file; the first one chooses:
 //!
-//! | open already | asked: its data stay where they are | asked: a copy-up may move them | its last release |
-//! |---|---|---|---|
-//! | nothing | **passed through** to the real file; *cached* if the kernel refuses | *cached* | |
-//! | *cached* | *cached* | *cached* | nothing |
-//! | **passed through** | **passed through**, the same real file | can't be: data never move back | nothing, and the real file is let go |
+//! | open already | asked: its data stay where they are | asked: a copy-up may move them | asked: one has moved them | its last release |
+//! |---|---|---|---|---|
+//! | nothing | **passed through** to the real file; *cached* if the kernel refuses | *cached*; with `passthrough=lower` **passed through** | as "stay" | |
+//! | *cached* | *cached* | *cached* | *cached* | nothing |
+//! | **passed through** | **passed through**, the same real file | the same | another node: see below | nothing, and the real file is let go |
 //!
 //! A file of the upper of which some data are still below (a metacopy, a half-copied file) is a lower's file here: cached,
 //! until who has it open after it got them has closed it.
@@ -19,11 +19,15 @@
 //! never see what is written after. When it is copied up while it is open, whoever opens it until the last of those
 //! has gone is cached too, and reads and writes as without passthrough.
 //!
+//! With `passthrough=lower` that is given up: files of lowers are passed through as well, and one that was copied up since is opened
+//! as another node of the kernel's, with a mode of its own (see `node_id`). A file is never both passed through to a lower and
+//! opened to write it: the open that writes copies up before.
+//!
 //! The page cache of a file can be older than its data only after it was passed through. Then all of its data are in
 //! the upper; so a cached open in the upper that is the first begins with an empty cache.
 //!
-//! Direct I/O (FOPEN_DIRECT_IO) is no fourth mode: such a file could be mapped only while no other open is passed
-//! through.
+//! Direct I/O (FOPEN_DIRECT_IO) is no fourth mode: while others are passed through the kernel lets nobody in who isn't, by the
+//! same real file (`EIO`), and maps that.
 //!
 //! The kernel ends an open before it sends the release, and begins it after it got the answer. So what is counted here
 //! is never less than what the kernel has.
@@ -48,9 +52,20 @@ pub(super) enum Opened<B> {
     Cached { first: bool },
     /// To a real file, which the kernel knows by this.
     PassedThrough(Arc<B>),
+    /// Read by requests, and mapped by that real file.
+    Direct(Arc<B>),
 }
 
-/// The files that are open, by number. `B` is what the kernel knows a real file by; dropping it lets it go.
+/// How one more opens a file that is passed through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Join {
+    /// As the others.
+    Same,
+    /// For direct I/O: the data are no longer in that real file.
+    Direct,
+}
+
+/// The files that are open, by node id. `B` is what the kernel knows a real file by; dropping it lets it go.
 #[derive(Debug)]
 pub(super) struct IoModes<B>(DashMap<u64, Arc<Mutex<Mode<B>>>>);
 
@@ -60,14 +75,15 @@ impl<B> IoModes<B> {
     }
 
     /// Notes one more open. `real` gives the real file to pass through to, if there may be one; it is asked only when
-    /// the file isn't open.
+    /// the file isn't open. `join` is asked when it is passed through, how it may be opened once more.
     ///
     /// # Errors
-    /// Those of `real`; then it isn't opened.
+    /// Those of `real` and `join`; then it isn't opened.
     pub(super) fn open<E>(
         &self,
         ino: u64,
         real: impl FnOnce() -> Result<Option<B>, E>,
+        join: impl FnOnce(&B) -> Result<Join, E>,
     ) -> Result<Opened<B>, E> {
         let file = self.0.entry(ino).or_insert_with(|| Arc::new(Mutex::new(Mode::Idle))).clone();
         let opened = {
@@ -88,10 +104,13 @@ impl<B> IoModes<B> {
                     *opens += 1;
                     Ok(Opened::Cached { first: false })
                 }
-                Mode::PassedThrough(real, opens) => {
+                Mode::PassedThrough(real, opens) => join(real).map(|join| {
                     *opens += 1;
-                    Ok(Opened::PassedThrough(real.clone()))
-                }
+                    match join {
+                        Join::Same => Opened::PassedThrough(real.clone()),
+                        Join::Direct => Opened::Direct(real.clone()),
+                    }
+                }),
             }
         };
         drop(file);
@@ -129,6 +148,12 @@ impl<B> IoModes<B> {
         self.0.remove_if(&ino, |_, file| Arc::strong_count(file) == 1 && matches!(*file.lock(), Mode::Idle));
     }
 
+    /// Tells whether the file is passed through to a real file of which `is` is true.
+    pub(super) fn is_passed_through(&self, ino: u64, is: impl FnOnce(&B) -> bool) -> bool {
+        let file = self.0.get(&ino).map(|file| file.clone());
+        file.is_some_and(|file| matches!(&*file.lock(), Mode::PassedThrough(real, _) if is(real)))
+    }
+
     /// Returns how many files are open.
     pub(super) fn len(&self) -> usize {
         self.0.len()
@@ -155,6 +180,7 @@ mod tests {
                     assert_eq!(*first, self.cached == 0);
                     self.cached += 1;
                 }
+                Opened::Direct(_) => panic!("nobody asked for it"),
                 Opened::PassedThrough(real) => {
                     assert_eq!(self.cached, 0, "EIO: passed through while cached");
                     assert!(self.passed.iter().all(|open| *open == **real), "EBUSY: another real file");
@@ -181,7 +207,7 @@ mod tests {
                     0 => {
                         next += 1;
                         let real = upper.then_some(next);
-                        let Ok(opened) = modes.open(7, || Ok::<_, Infallible>(real));
+                        let Ok(opened) = modes.open(7, || Ok::<_, Infallible>(real), |_| Ok(Join::Same));
                         kernel.open(&opened);
                         opens += 1;
                     }
@@ -203,7 +229,7 @@ mod tests {
         let modes = IoModes::new();
         let real = Arc::new(());
         for _ in 0..3 {
-            modes.open(7, || Ok::<_, ()>(Some(real.clone()))).unwrap();
+            modes.open(7, || Ok::<_, ()>(Some(real.clone())), |_| Ok(Join::Same)).unwrap();
         }
         assert_eq!(Arc::strong_count(&real), 2, "one real file, whatever is open");
         modes.release(7, drop);
@@ -216,7 +242,21 @@ mod tests {
     #[test]
     fn an_open_that_failed_leaves_nothing() {
         let modes: IoModes<()> = IoModes::new();
-        assert_eq!(modes.open(7, || Err("no")).err(), Some("no"));
+        assert_eq!(modes.open(7, || Err("no"), |()| Ok(Join::Same)).err(), Some("no"));
         assert_eq!(modes.len(), 0);
+    }
+
+    #[test]
+    fn who_may_not_join_leaves_what_is_open() {
+        let modes = IoModes::new();
+        modes.open(7, || Ok::<_, &str>(Some(())), |()| Ok(Join::Same)).unwrap();
+        assert_eq!(modes.open(7, || unreachable!("it is open"), |()| Err("no")).err(), Some("no"));
+        assert!(modes.is_passed_through(7, |()| true) && !modes.is_passed_through(8, |()| true));
+        let direct = modes.open(7, || unreachable!("it is open"), |()| Ok::<_, &str>(Join::Direct));
+        assert!(matches!(direct, Ok(Opened::Direct(_))));
+        modes.release(7, |_| panic!("one is left"));
+        let mut closed = false;
+        modes.release(7, |_| closed = true);
+        assert!(closed && modes.len() == 0);
     }
 }

@@ -60,7 +60,9 @@ impl UnionFs {
                 match &found.what {
                     Looked::Found { attr, .. } => {
                         let (ino, kind) = (INodeNo(attr.ino), attr.stat.mode);
-                        listing.add_entry(&entry(self.ttl(), attr), &Name { ino, next, kind, name })
+                        // By another id than the kernel has for the name: it would detach what is mounted there.
+                        let known = if attr.second_id { NAME_ALONE } else { entry(self.ttl(), attr) };
+                        listing.add_entry(&known, &Name { ino, next, kind, name })
                     }
                     Looked::Unasked { ino, kind } | Looked::Failed { ino, kind } => {
                         let (ino, kind) = (INodeNo(*ino), kind.map_or(0, Kind::mode_bits));

@@ -10,6 +10,7 @@
 //! | `negotiation` | what is asked of the kernel at the start, by the policy |
 //! | `data` | what a read is answered with, on its way to the kernel |
 //! | `open`, `opener`, `io_mode` | opens with passthrough, and which mode each one gets |
+//! | `node_id` | what the kernel knows nodes by: one id, or two |
 //! | [`backing_dev_info`] | the page cache of the mount |
 //! | `reply` | answers that several requests share |
 //! | [`convert`] | between the protocol's types and the union's |
@@ -32,6 +33,7 @@ mod ioctl;
 mod listing;
 pub mod mount;
 mod negotiation;
+mod node_id;
 mod open;
 mod opener;
 pub mod policy;

@@ -30,7 +30,7 @@ pub(super) fn wanted(policy: &mut Policy, offer: &Init) -> Wanted {
     if !policy.no_acl && !policy.no_xattrs {
         flags |= InitFlags::FUSE_POSIX_ACL;
     }
-    if policy.io == IoMode::Passthrough && !offer.flags.contains(InitFlags::FUSE_PASSTHROUGH) {
+    if policy.opens() && !offer.flags.contains(InitFlags::FUSE_PASSTHROUGH) {
         log::warn!(
             "the kernel has no passthrough (Linux 6.9 and later, CONFIG_FUSE_PASSTHROUGH): files are cached"
         );
@@ -39,7 +39,9 @@ pub(super) fn wanted(policy: &mut Policy, offer: &Init) -> Wanted {
     flags |= match policy.io {
         IoMode::WriteThrough => InitFlags::FUSE_NO_OPEN_SUPPORT,
         IoMode::WriteBack => InitFlags::FUSE_NO_OPEN_SUPPORT | InitFlags::FUSE_WRITEBACK_CACHE,
-        IoMode::Passthrough => InitFlags::FUSE_PASSTHROUGH | InitFlags::FUSE_ATOMIC_O_TRUNC,
+        IoMode::Passthrough | IoMode::PassthroughLower => {
+            InitFlags::FUSE_PASSTHROUGH | InitFlags::FUSE_ATOMIC_O_TRUNC
+        }
     };
     Wanted {
         flags,

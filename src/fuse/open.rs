@@ -6,6 +6,8 @@ use rustix::fs::OFlags;
 use super::adaptor::UnionFs;
 use super::change::Changer;
 use super::convert::errno;
+use super::node_id;
+use super::opener::Asker;
 use super::policy::{IoMode, Policy};
 use super::reply::entry;
 use super::wire::Reply;
@@ -15,19 +17,19 @@ use crate::union::view::attr::Attr;
 impl Policy {
     /// Returns whether opens are requests.
     pub(super) fn opens(&self) -> bool {
-        self.io == IoMode::Passthrough
+        matches!(self.io, IoMode::Passthrough | IoMode::PassthroughLower)
     }
 }
 
 impl Changer {
     /// Answers with a file that was just made, open.
-    pub(super) fn answer_created(&self, attr: Attr, flags: OFlags, reply: Reply) {
+    pub(super) fn answer_created(&self, attr: Attr, thread: u32, flags: OFlags, reply: Reply) {
         let ttl = self.policy.timeout;
         if !self.policy.opens() {
             let opening = Opening { flags: FopenFlags::FOPEN_KEEP_CACHE, backing: None };
             return reply.created(&entry(ttl, &attr), opening);
         }
-        match self.opener.open(attr.ino, flags) {
+        match self.opener.open(Asker { id: node_id::told(&attr), thread }, flags) {
             Ok(opening) => {
                 let mapped = attr.mapped || flags.contains(OFlags::RDWR);
                 reply.created(&entry(ttl, &Attr { mapped, ..attr }), opening);

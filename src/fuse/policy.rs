@@ -29,6 +29,8 @@ pub enum IoMode {
     /// Opens are requests, and the kernel reads, writes and maps the real file itself (FUSE_PASSTHROUGH) wherever it may:
     /// see the table in `io_mode`. Needs CAP_SYS_ADMIN in the initial user namespace.
     Passthrough,
+    /// The same also where a copy-up may move the data: see `node_id`.
+    PassthroughLower,
 }
 
 /// What the adaptor was asked to do.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use fuser::{Generation, INodeNo};
 
 use super::convert::{errno, fuse_attr};
+use super::node_id;
 use super::wire::{Entry, Reply};
 use crate::error::Result;
 use crate::union::view::attr::Attr;
@@ -19,14 +20,14 @@ pub(super) struct Page {
 
 /// Returns how long attributes are good, where other answers are for `ttl`.
 pub(super) fn attr_ttl(ttl: Duration, attr: &Attr) -> Duration {
-    if attr.mapped { Duration::ZERO } else { ttl }
+    // By which of two ids a file is changed, the other doesn't know.
+    if attr.mapped || attr.second_id { Duration::ZERO } else { ttl }
 }
 
-/// Returns a name's node that is remembered for `ttl`. The union's node has one number for both: the node's id and the
-/// inode's.
+/// Returns a name's node that is remembered for `ttl`.
 pub(super) fn entry(ttl: Duration, attr: &Attr) -> Entry {
     Entry {
-        node: INodeNo(attr.ino),
+        node: node_id::told(attr),
         generation: Generation(0),
         entry_ttl: ttl,
         attr_ttl: attr_ttl(ttl, attr),

@@ -25,8 +25,8 @@ pub struct FsOptions {
     pub no_xattrs: bool,
     /// The kernel may hold back writes (`writeback`).
     pub writeback: bool,
-    /// The kernel reads and writes the real files itself (`passthrough`).
-    pub passthrough: bool,
+    /// Which real files the kernel reads and writes itself (`passthrough`).
+    pub passthrough: Passthrough,
     /// One owner and group for every file.
     pub squash: Squash,
     /// How user ids on disk are shown (`uidmapping`).
@@ -48,6 +48,18 @@ pub struct FsOptions {
     pub verity: Verity,
     /// The largest write request in bytes (`max_write`).
     pub max_write: Option<u32>,
+}
+
+/// Which real files the kernel reads, writes and maps itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Passthrough {
+    /// None.
+    #[default]
+    Off,
+    /// Those that hold their data as long as the mount lives: the upper's, and a lower's where there is no upper.
+    Settled,
+    /// Those of lowers as well: who has one open when it is copied up doesn't see what is written after.
+    Lower,
 }
 
 /// Inode numbers across filesystems.

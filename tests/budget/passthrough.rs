@@ -67,6 +67,34 @@ fn data_in_the_upper_take_an_open_and_a_release() {
 }
 
 #[test]
+fn nothing_of_a_lower_is_read_by_the_daemon_where_lowers_are_passed_through() {
+    needs_counters!();
+    support::needs_root!();
+    let stack = Stack::new(1);
+    fill(stack.lower(0), "d");
+    let counted = Counted::new(&stack, &["passthrough=lower"]);
+    let path = |n: u64| counted.mount.join(format!("d/{n}"));
+    (0..N).for_each(|n| assert!(path(n).is_file()));
+    let read = || (0..N).for_each(|n| drop(fs::read(path(n)).unwrap()));
+    let allowed = [&OPENS[..], &[("getattr", N)]].concat();
+    assert_at_most("files of a lower", &cost(&counted, read), &allowed);
+    assert_at_most("again", &cost(&counted, read), &allowed);
+    // Open while it is copied up: each path is walked again with a lookup a name, and what leads to another node now once more.
+    let held: Vec<File> = (0..N).map(|n| File::open(path(n)).unwrap()).collect();
+    let write = || {
+        for n in 0..N {
+            File::options().write(true).open(path(n)).unwrap().write_all_at(b"y", 0).unwrap();
+        }
+    };
+    let twice = [("open", 2 * N), ("lookup", 3 * N), ("release", N), ("getattr", 2 * N), ("getxattr", N)];
+    assert_at_most("copy-ups of what is open", &counted.cost(write), &twice);
+    assert_at_most("read anew", &counted.cost(read), &[("open", N), ("release", 2 * N), ("getattr", 2 * N)]);
+    drop(held);
+    assert_all_released(&counted);
+    counted.mount.unmount();
+}
+
+#[test]
 fn what_a_lower_has_is_read_once() {
     needs_counters!();
     support::needs_root!();

@@ -11,6 +11,7 @@ use support::{Stack, raw};
 
 #[test]
 fn fallocate_extends_punches_and_zeroes() {
+    support::needs_opens_that_follow!();
     let stack = Stack::new(1);
     stack.lower(0).file("f", vec![b'x'; 100_000]);
     let before = stack.lower_snapshots();
@@ -42,6 +43,7 @@ fn fallocate_extends_punches_and_zeroes() {
 
 #[test]
 fn data_and_holes_are_found() {
+    support::needs_opens_that_follow!();
     let stack = Stack::new(1);
     stack.lower(0).sparse("low", 4 << 20, &[(1 << 20, &[b'd'; 65536])]);
     let mount = stack.mount();
@@ -93,6 +95,7 @@ fn copy_file_range_within_and_across_placements() {
 
 #[test]
 fn files_over_four_gigabytes() {
+    support::needs_opens_that_follow!();
     let stack = Stack::new(1);
     let size = (5 << 30) + 12_345;
     stack.lower(0).sparse("low", size, &[(0, b"start"), (4 << 30, b"beyond"), (size - 3, b"end")]);

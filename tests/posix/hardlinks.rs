@@ -25,6 +25,7 @@ fn assert_one_file(mount: &support::Mount, names: &[&str], content: &[u8]) {
 
 #[test]
 fn aliases_of_a_lower_file_stay_one_file() {
+    support::needs_opens_that_follow!();
     let stack = Stack::new(2);
     stack.lower(1).file("a", "one file").hardlink("d/b", "a").hardlink("d/c", "a");
     let before = stack.lower_snapshots();

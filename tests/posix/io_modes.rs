@@ -1,7 +1,8 @@
 //! Every ordered pair of ways to have a file open and to change it, on files that start in a lower and in the upper,
 //! with opens as requests (`passthrough`) and without: no open fails that may not, and everybody who has the file open
-//! or mapped sees the same bytes after each step.
+//! or mapped sees the same bytes after each step. With `passthrough=lower` those who had it open before its copy-up don't.
 
+use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
@@ -54,6 +55,8 @@ struct Holder {
     /// Which of the files that had the name.
     file: usize,
     by: By,
+    /// What it shows for ever, where a copy-up left it behind (`passthrough=lower`).
+    kept: Option<Vec<u8>>,
 }
 
 enum By {
@@ -71,12 +74,17 @@ struct Scene<'a> {
     contents: Vec<Vec<u8>>,
     holders: Vec<Holder>,
     marks: usize,
+    /// Whether a copy-up leaves those behind who have the file open: it is in a lower still, and is passed through.
+    leaves_behind: bool,
+    /// Whether a program that runs kept the last act from writing.
+    busy: Cell<bool>,
 }
 
 impl<'a> Scene<'a> {
     fn new(path: PathBuf, program: &'a [u8]) -> Self {
         let contents = vec![[program, &[b'-'; TAIL]].concat()];
-        Scene { path, program, contents, holders: Vec::new(), marks: 0 }
+        let (leaves_behind, busy) = (false, Cell::new(false));
+        Scene { path, program, contents, holders: Vec::new(), marks: 0, leaves_behind, busy }
     }
 
     fn now(&self) -> usize {
@@ -108,7 +116,7 @@ impl<'a> Scene<'a> {
 
     fn hold(&mut self, by: By) {
         let file = self.now();
-        self.holders.push(Holder { file, by });
+        self.holders.push(Holder { file, by, kept: None });
     }
 
     /// Does what needs the right to write; a program that runs must make it fail, and nothing else may.
@@ -116,13 +124,21 @@ impl<'a> Scene<'a> {
         match done {
             Err(e) if e.raw_os_error() == Some(Errno::TXTBSY.raw_os_error()) => {
                 assert!(self.held(|by| matches!(by, By::Running(_))), "ETXTBSY, but it doesn't run");
+                self.busy.set(true);
                 None
             }
             done => {
-                assert!(!self.held(|by| matches!(by, By::Running(_))), "a running program may be written");
+                // What was left behind runs from the lower.
+                assert!(!self.runs_from_here(), "a running program may be written");
                 Some(done.unwrap())
             }
         }
+    }
+
+    fn runs_from_here(&self) -> bool {
+        let now = self.now();
+        let here = |holder: &&Holder| holder.file == now && holder.kept.is_none();
+        self.holders.iter().filter(here).any(|holder| matches!(holder.by, By::Running(_)))
     }
 
     fn length(&self) -> usize {
@@ -130,6 +146,19 @@ impl<'a> Scene<'a> {
     }
 
     fn act(&mut self, act: Act) {
+        let copies_up = !matches!(act, Read | MapPrivate | MapShared | Exec | Unlink | Replace);
+        let before = (self.holders.len(), self.contents[self.now()].clone());
+        self.busy.set(false);
+        // What runs by then is left behind as soon as it is copied up.
+        self.perform(act);
+        if copies_up && self.leaves_behind && self.now() == 0 && !self.busy.get() {
+            self.leaves_behind = false;
+            let (held, content) = before;
+            self.holders[..held].iter_mut().for_each(|holder| holder.kept = Some(content.clone()));
+        }
+    }
+
+    fn perform(&mut self, act: Act) {
         let both = || OpenOptions::new().read(true).write(true).clone();
         match act {
             Read => self.hold(By::Open(File::open(&self.path).unwrap())),
@@ -243,7 +272,7 @@ impl<'a> Scene<'a> {
         self.compare("before anybody writes");
         for index in 0..self.holders.len() {
             let (mut at, bytes) = self.mark();
-            let Holder { file, by } = &mut self.holders[index];
+            let Holder { file, by, .. } = &mut self.holders[index];
             let content = &mut self.contents[*file];
             match by {
                 By::OpenToWrite(open) => open.write_all_at(&bytes, at as u64).unwrap(),
@@ -260,14 +289,11 @@ impl<'a> Scene<'a> {
 
     fn compare(&mut self, when: &str) {
         for (index, holder) in self.holders.iter_mut().enumerate() {
-            let expected = &self.contents[holder.file];
+            let size = self.contents[holder.file].len() as u64;
+            let expected = holder.kept.as_ref().unwrap_or(&self.contents[holder.file]);
             let seen = match &mut holder.by {
                 By::Open(file) | By::OpenToWrite(file) => {
-                    assert_eq!(
-                        file.metadata().unwrap().size(),
-                        expected.len() as u64,
-                        "{when}: size by {index}"
-                    );
+                    assert_eq!(file.metadata().unwrap().size(), size, "{when}: size by {index}");
                     let mut seen = vec![0; expected.len() + 10];
                     let n = read_at(file, &mut seen);
                     seen.truncate(n);
@@ -356,10 +382,11 @@ fn difference(seen: &[u8], expected: &[u8]) -> String {
 }
 
 /// Each pair on a file of its own; then the first lets go, does it again, and all let go.
-fn walk(mount: &Mount, program: &[u8], from: &str, acts: &[Act]) {
+fn walk(mount: &Mount, program: &[u8], (from, leaves_behind): (&str, bool), acts: &[Act]) {
     for first in acts {
         for second in acts {
             let mut scene = Scene::new(mount.join(format!("{from}/{first:?}-{second:?}")), program);
+            scene.leaves_behind = leaves_behind;
             let story = std::panic::AssertUnwindSafe(|| {
                 scene.act(*first);
                 scene.check();
@@ -406,14 +433,17 @@ fn walk_writable(option: &str) {
     if !Program::under_test().is_unionmount() {
         support::skip!("others don't promise this");
     }
+    if std::env::var("UNIONMOUNT_OPTIONS").is_ok_and(|options| options.contains("passthrough")) {
+        support::skip!("the options of the whole suite win");
+    }
     let program = program();
     let stack = Stack::new(1);
     files(stack.lower(0), "lower", ACTS, &program);
     files(stack.upper(), "upper", ACTS, &program);
     let before = stack.lower_snapshots();
     let mount = stack.mount_with(&[option]);
-    walk(&mount, &program, "lower", ACTS);
-    walk(&mount, &program, "upper", ACTS);
+    walk(&mount, &program, ("lower", option == "passthrough=lower"), ACTS);
+    walk(&mount, &program, ("upper", false), ACTS);
     mount.unmount();
     stack.assert_lowers_unchanged(&before);
     stack.assert_workdir_clean();
@@ -424,6 +454,13 @@ fn every_pair_with_passthrough() {
     walk_writable("passthrough");
 }
 
+/// Who has it open when it is copied up keeps what it was; all others see the same bytes.
+#[test]
+fn every_pair_with_files_of_lowers_passed_through() {
+    support::needs_root!();
+    walk_writable("passthrough=lower");
+}
+
 #[test]
 fn every_pair_without_passthrough() {
     walk_writable("passthrough=0");
@@ -432,7 +469,7 @@ fn every_pair_without_passthrough() {
 /// A mapping changes a file without a request, also when the file is closed.
 #[test]
 fn the_time_of_a_change_by_a_mapping_is_seen() {
-    for option in ["passthrough", "passthrough=0"] {
+    for option in ["passthrough", "passthrough=lower", "passthrough=0"] {
         let stack = Stack::new(1);
         stack.lower(0).file("f", vec![b'-'; PAGE]);
         let mount = stack.mount_with(&[option]);
@@ -458,7 +495,7 @@ fn the_time_of_a_change_by_a_mapping_is_seen() {
 
 #[test]
 fn a_limit_on_the_size_of_files_holds() {
-    for option in ["passthrough", "passthrough=0"] {
+    for option in ["passthrough", "passthrough=lower", "passthrough=0"] {
         let stack = Stack::new(1);
         let mount = stack.mount_with(&[option]);
         let path = mount.join("f");
@@ -481,6 +518,6 @@ fn every_pair_of_reads_in_a_mount_without_upper() {
     files(stack.lower(0), "lower", &READS, &program);
     let options = support::Options { upper: None, work: None, ..stack.options_with(&["passthrough"]) };
     let mount = Mount::new(&options, stack.mountpoint());
-    walk(&mount, &program, "lower", &READS);
+    walk(&mount, &program, ("lower", false), &READS);
     mount.unmount();
 }

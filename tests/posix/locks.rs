@@ -11,6 +11,7 @@ use support::{Stack, run};
 
 #[test]
 fn open_file_locks_exclude_each_other_across_copy_up() {
+    support::needs_opens_that_follow!();
     let stack = Stack::new(1);
     stack.lower(0).file("f", "0123456789");
     let mount = stack.mount();
@@ -30,6 +31,7 @@ fn open_file_locks_exclude_each_other_across_copy_up() {
 
 #[test]
 fn flock_excludes_across_copy_up() {
+    support::needs_opens_that_follow!();
     let stack = Stack::new(1);
     stack.lower(0).file("f", "x");
     let mount = stack.mount();
@@ -52,6 +54,7 @@ fn flock_excludes_across_copy_up() {
 /// fcntl's locks belong to a process, so another one has to ask.
 #[test]
 fn process_locks_exclude_other_processes_across_copy_up() {
+    support::needs_opens_that_follow!();
     let stack = Stack::new(1);
     stack.lower(0).file("f", "0123456789");
     let mount = stack.mount();

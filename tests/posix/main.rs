@@ -23,6 +23,7 @@ mod regions;
 mod removal;
 mod rename;
 mod scale;
+mod second_ids;
 mod unexamined;
 
 use std::fs::{self, File};

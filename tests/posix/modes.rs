@@ -85,6 +85,20 @@ fn with_passthrough() {
     run_suite(command, &scratch, &program);
 }
 
+/// All but what `passthrough=lower` gives up.
+#[test]
+fn with_files_of_lowers_passed_through() {
+    support::needs_root!();
+    if !Program::under_test().is_unionmount() {
+        support::skip!("others have no such option");
+    }
+    let scratch = Scratch::new();
+    let (suite, program) = copy_programs(&scratch);
+    let mut command = Command::new(suite);
+    command.env("UNIONMOUNT_OPTIONS", "passthrough=lower");
+    run_suite(command, &scratch, &program);
+}
+
 #[test]
 fn as_root_of_a_user_namespace() {
     support::needs_root!();

@@ -18,6 +18,7 @@ fn all(file: &File) -> Vec<u8> {
 
 #[test]
 fn a_file_opened_before_copy_up_sees_what_is_written_after() {
+    support::needs_opens_that_follow!();
     let stack = Stack::new(1);
     stack.lower(0).file("f", vec![b'o'; 10_000]);
     let mount = stack.mount();
@@ -41,6 +42,7 @@ fn a_file_opened_before_copy_up_sees_what_is_written_after() {
 
 #[test]
 fn a_shared_mapping_made_before_copy_up_sees_what_is_written_after() {
+    support::needs_opens_that_follow!();
     if support::Program::under_test() == support::Program::Kernel {
         support::skip!("the kernel's overlayfs does not promise this");
     }
@@ -95,6 +97,7 @@ fn a_private_mapping_keeps_its_changes_to_itself() {
 
 #[test]
 fn an_unlinked_file_lives_until_it_is_closed() {
+    support::needs_opens_that_follow!();
     for make_upper in [false, true] {
         let stack = Stack::new(1);
         stack.lower(0).file("f", "content");
@@ -148,6 +151,7 @@ fn a_lower_file_unlinked_while_open_for_reading_can_still_be_read_and_changed_by
 
 #[test]
 fn an_open_file_follows_its_renames() {
+    support::needs_opens_that_follow!();
     let stack = Stack::new(1);
     stack.lower(0).file("a/f", "content").dir("b").file("other", "replaced");
     let mount = stack.mount();
@@ -255,6 +259,7 @@ fn exclusive_creation_is_won_once() {
 
 #[test]
 fn o_direct_reads_and_writes() {
+    support::needs_opens_that_follow!();
     let stack = Stack::new(1);
     stack.lower(0).file("f", vec![b'l'; 16384]);
     let mount = stack.mount();
@@ -341,6 +346,7 @@ fn a_running_program_survives_its_replacement() {
 
 #[test]
 fn many_files_are_open_at_once() {
+    support::needs_opens_that_follow!();
     let stack = Stack::new(1);
     for index in 0..600 {
         stack.lower(0).file(format!("f{index}"), format!("{index}"));

@@ -300,5 +300,5 @@ fn a_stack_of_trees_alone_is_read_only_and_tells_a_size() {
     assert_eq!(union.statfs().unwrap().f_bavail, 0);
     let (a, _) = union.lookup(union.root(), b"a").unwrap().unwrap();
     assert_eq!(union.open(&a, rustix::fs::OFlags::WRONLY, false).unwrap_err().errno(), Errno::ROFS);
-    assert_eq!(union.settled_fd(&a).unwrap().map(drop), None, "nothing that could be passed through");
+    assert_eq!(union.real_file(&a, true).unwrap().map(drop), None, "nothing that could be passed through");
 }

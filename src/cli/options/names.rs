@@ -3,7 +3,7 @@
 use super::super::nearest::nearest;
 
 /// The options that have an effect, with `=` where they need a value, and what they do.
-pub const KNOWN: [(&str, &str); 56] = [
+pub const KNOWN: [(&str, &str); 57] = [
     ("lowerdir=", "the read-only layers, topmost first"),
     ("lowerdir+=", "one more layer below"),
     ("datadir+=", "one more layer of data alone"),
@@ -32,6 +32,7 @@ pub const KNOWN: [(&str, &str); 56] = [
     ("timeout=", "how long the kernel may keep names"),
     ("writeback", "writes stay in the kernel's cache"),
     ("passthrough", "the kernel reads and writes files itself"),
+    ("passthrough=", "lower: also those of lowers"),
     ("max_write=", "the largest write request"),
     ("threaded=", "0: one thread answers"),
     ("max_threads=", "how many threads answer"),

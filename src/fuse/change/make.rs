@@ -9,7 +9,8 @@ use rustix::io::Errno;
 use super::{Changer, Done};
 use crate::error::{FsError, Result};
 use crate::fuse::convert::{caller, decode_dev};
-use crate::fuse::opener::open_flags;
+use crate::fuse::node_id;
+use crate::fuse::opener::{Asker, open_flags};
 use crate::fuse::policy::IoMode;
 use crate::fuse::wire::operation::Setattr;
 use crate::fuse::wire::{Operation, Request};
@@ -20,7 +21,7 @@ use crate::union::change::staged::New;
 use crate::union::data::file::Write;
 use crate::union::nodes::node::Node;
 use crate::union::nodes::pins::paid_by;
-use crate::union::view::attr::SetAttr;
+use crate::union::view::attr::{Attr, SetAttr};
 
 /// The most that one request copies: an answer that isn't wide has 32 bits for the count.
 const MOST_COPIED: usize = 1 << 30;
@@ -52,8 +53,8 @@ impl Changer {
         }
     }
 
-    fn node(&self, node: INodeNo) -> Result<Arc<Node>> {
-        self.union().node(node.0)
+    pub(super) fn node(&self, node: INodeNo) -> Result<Arc<Node>> {
+        self.union().node(node_id::number(node))
     }
 
     fn make_object(&self, request: &Request<'_>) -> Result<Done> {
@@ -78,14 +79,16 @@ impl Changer {
             Operation::Create { name, flags, mode, umask, kill_privileges, creator } => {
                 let (new, caller) = (New::File, caller(creator));
                 let create = Create { new, mode: mode & 0o7777, umask, caller };
-                self.make_or_find((parent, name), create, open_flags(flags), kill_privileges)
+                let (attr, flags) =
+                    self.make_or_find((parent, name), create, open_flags(flags), kill_privileges)?;
+                Ok(Done::Created(attr, request.header.pid, flags))
             }
             Operation::Tmpfile { flags, mode, umask, creator } => {
                 let (new, caller) = (New::File, caller(creator));
                 let create = Create { new, mode: mode & 0o7777, umask, caller };
                 let parent = self.node(parent)?;
                 let (_, attr) = paid_by(caller.uid, || self.union().create_unnamed(&parent, create))?;
-                Ok(Done::Created(attr, open_flags(flags)))
+                Ok(Done::Created(attr, request.header.pid, open_flags(flags)))
             }
             _ => Err(not_a_change()),
         }
@@ -104,7 +107,7 @@ impl Changer {
         create: Create<'_>,
         mut flags: OFlags,
         kill: bool,
-    ) -> Result<Done> {
+    ) -> Result<(Attr, OFlags)> {
         let (union, asked) = (self.union(), flags);
         let parent = self.node(parent)?;
         let (node, attr) = match union.create(&parent, name, create) {
@@ -122,7 +125,7 @@ impl Changer {
         if ready.is_err() {
             union.forget(attr.ino, 1);
         }
-        ready.map(|()| Done::Created(attr, asked))
+        ready.map(|()| (attr, asked))
     }
 
     fn change_names(&self, request: &Request<'_>) -> Result<Done> {
@@ -144,22 +147,29 @@ impl Changer {
     }
 
     fn change_attributes(&self, request: &Request<'_>) -> Result<Done> {
+        let id = request.header.node;
+        let node = self.node(id)?;
+        let done = self.change_attributes_of(&node, request);
+        self.opener.changed(&node, id);
+        done
+    }
+
+    fn change_attributes_of(&self, node: &Arc<Node>, request: &Request<'_>) -> Result<Done> {
         let union = self.union();
-        let node = self.node(request.header.node)?;
         match request.operation {
             Operation::Setattr(ref set) => {
-                return union.setattr(&node, wanted(set), set.kill_privileges).map(Done::Attributes);
+                return union.setattr(node, wanted(set), set.kill_privileges).map(Done::Attributes);
             }
             Operation::Setxattr { name, value, flags, kill_sgid } => {
-                union.setxattr(&node, name, value, XattrFlags::from_bits_retain(flags))?;
+                union.setxattr(node, name, value, XattrFlags::from_bits_retain(flags))?;
                 if kill_sgid {
-                    union.kill_set_group_id(&node)?;
+                    union.kill_set_group_id(node)?;
                 }
             }
-            Operation::Removexattr { name } => union.removexattr(&node, name)?,
+            Operation::Removexattr { name } => union.removexattr(node, name)?,
             Operation::Ioctl { data, .. } => {
                 let flags = data.first_chunk().ok_or(FsError::Os(Errno::NOTTY))?;
-                union.set_inode_flags(&node, u32::from_ne_bytes(*flags))?;
+                union.set_inode_flags(node, u32::from_ne_bytes(*flags))?;
                 return Ok(Done::Ioctl);
             }
             _ => return Err(not_a_change()),
@@ -173,7 +183,8 @@ impl Changer {
         match request.operation {
             Operation::Open { flags, kill_privileges } => {
                 union.open(&node, open_flags(flags), kill_privileges)?;
-                Ok(Done::Ready(request.header.node, open_flags(flags)))
+                let asker = Asker { id: request.header.node, thread: request.header.pid };
+                Ok(Done::Ready(asker, open_flags(flags)))
             }
             Operation::Write { offset, data, flags } => {
                 let cached = flags.contains(WriteFlags::FUSE_WRITE_CACHE);
@@ -192,6 +203,10 @@ impl Changer {
                 Ok(Done::Nothing)
             }
             Operation::CopyFileRange { offset, to, to_offset, length, wide } => {
+                if node.has_second_id() && !node_id::is_second(request.header.node) {
+                    // An open from before has other data than the node: the kernel copies what it reads of them.
+                    return Err(FsError::Os(Errno::OPNOTSUPP));
+                }
                 let length = usize::try_from(length).unwrap_or(usize::MAX).min(MOST_COPIED);
                 let target = self.node(to)?;
                 let bytes = union.copy_file_range((&node, offset), (&target, to_offset), length)?;

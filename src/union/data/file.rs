@@ -108,6 +108,15 @@ enum Opened {
     Whole,
 }
 
+/// A file of the host that holds all data of a node.
+#[derive(Debug, Clone)]
+pub struct RealFile {
+    /// A descriptor of it.
+    pub fd: Arc<OwnedFd>,
+    /// Whether it holds them as long as the mount lives.
+    pub settled: bool,
+}
+
 /// How a write is to be done.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Write {
@@ -283,13 +292,15 @@ impl Union {
         if kill { self.kill_privilege_bits(node) } else { Ok(()) }
     }
 
-    /// Returns a descriptor of the file that holds the node's data as long as the mount lives; `None` while a copy-up
-    /// may move them to another, and where no file does.
-    pub fn settled_fd(&self, node: &Arc<Node>) -> Result<Option<Arc<OwnedFd>>> {
-        if self.upper.is_some() && self.in_lower(node) {
+    /// Returns the one file that holds the node's data; `None` where no file of the host does, or several do. `unsettled`: also
+    /// one from which a copy-up may move them, if no more than its place tells that it is there.
+    pub fn real_file(&self, node: &Arc<Node>, unsettled: bool) -> Result<Option<RealFile>> {
+        let settled = self.upper.is_none() || !self.in_lower(node);
+        if !settled && (!unsettled || self.metacopies.contains_key(&node.ino)) {
             return Ok(None);
         }
-        Ok(self.data(node, false)?.host().cloned())
+        // A copy-up that comes between gives the copy, which is as good.
+        Ok(self.data(node, false)?.host().cloned().map(|fd| RealFile { fd, settled }))
     }
 
     /// Tells whether the data of a file are those of a lower.

@@ -104,6 +104,8 @@ pub struct Node {
     pub kind: Kind,
     /// Whether it may be changed without a request, by who mapped it.
     mapped: AtomicBool,
+    /// Whether whoever opens it anew knows it by a second id: see [`Node::set_second_id`].
+    second_id: AtomicBool,
     /// Whether its object has lost its last name: see [`Node::lose_last_name`].
     gone: AtomicBool,
     /// Whether its name is on the disk.
@@ -245,6 +247,7 @@ impl Node {
             ino,
             kind: new.kind,
             mapped: AtomicBool::new(false),
+            second_id: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             names: NameState::default(),
             generation: AtomicU32::new(seen.generation().bits()),
@@ -300,6 +303,17 @@ impl Node {
     /// Notes that it may be mapped from now on. Tells whether it might before.
     pub fn set_mapped(&self) -> bool {
         self.mapped.swap(true, Ordering::Relaxed)
+    }
+
+    /// Tells whether the kernel knows it by a second id, too.
+    pub fn has_second_id(&self) -> bool {
+        self.second_id.load(Ordering::Acquire)
+    }
+
+    /// Notes that from now on the kernel is told of it by a second id. Who had it open before reads another real file, which the
+    /// kernel can't exchange. It stays so until the kernel has forgotten the node, by both. Tells whether it had one before.
+    pub fn set_second_id(&self) -> bool {
+        self.second_id.swap(true, Ordering::AcqRel)
     }
 
     /// Returns how often the kernel knows it.

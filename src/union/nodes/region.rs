@@ -49,13 +49,16 @@ pub struct InodeId(u64);
 
 /// Bits of an identity that hold the inode number; the index of the region goes above them.
 const INO_BITS: u32 = 48;
-/// How many regions there can be.
-const REGIONS: u16 = 1 << 15;
+/// How many regions there can be: few enough that no number has the bit [`SPARE`].
+const REGIONS: u16 = 1 << 13;
+/// A bit that no node's number has, neither by the rule nor one that was given out: who has a second name for a node can
+/// make it of the number and this.
+pub const SPARE: u64 = 1 << 61;
 /// Identities from here up are interned.
 const INTERNED: u64 = 1 << 63 | 1 << 62;
 
 impl InodeId {
-    /// Makes the identity of an inode, where it fits: a region below 2^15, an inode number below 2^48.
+    /// Makes the identity of an inode, where it fits: a region below 2^13, an inode number below 2^48.
     pub fn new(region: u16, ino: u64) -> Option<InodeId> {
         (ino >> INO_BITS == 0 && region < REGIONS).then_some(InodeId(u64::from(region) << INO_BITS | ino))
     }
@@ -437,6 +440,16 @@ mod tests {
             regions.index_of(id << 32 | id);
         }
         assert_eq!(regions.index_of(u64::MAX), None);
+    }
+
+    #[test]
+    fn the_spare_bit_is_in_no_identity() {
+        let last = InodeId::new(REGIONS - 1, (1 << INO_BITS) - 1).unwrap();
+        assert!(InodeId::new(REGIONS, 0).is_none());
+        let interned = Regions::of_ids(&[0xaa]).identity(0, true, 1, u64::MAX);
+        for id in [last, interned] {
+            assert_eq!(id.to_bits() & SPARE, 0, "{id:?}");
+        }
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub struct Attr {
     pub stat: Stat,
     /// Whether they may change without a request.
     pub mapped: bool,
+    /// Whether the node is known by a second id: see [`Node::set_second_id`].
+    pub second_id: bool,
 }
 
 /// A change of attributes; `None` leaves one as it is.
@@ -153,7 +155,8 @@ impl Union {
             stat.blocks = stat.blocks.max(data.blocks);
         }
         self.owners.show(&mut stat);
-        Attr { ino: self.shown_ino(node, &stat), stat, mapped: node.is_mapped() }
+        let (mapped, second_id) = (node.is_mapped(), node.has_second_id());
+        Attr { ino: self.shown_ino(node, &stat), stat, mapped, second_id }
     }
 
     /// Returns the inode number that programs see; the root's node id is 1 by FUSE's rule.

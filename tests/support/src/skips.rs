@@ -57,6 +57,16 @@ macro_rules! needs_unionmount {
     };
 }
 
+/// Returns from a test, saying so, where who has a file of a lower open is left behind by its copy-up (`passthrough=lower`).
+#[macro_export]
+macro_rules! needs_opens_that_follow {
+    () => {
+        if std::env::var("UNIONMOUNT_OPTIONS").is_ok_and(|options| options.contains("passthrough=lower")) {
+            $crate::skip!("{}: passthrough=lower gives that up", module_path!());
+        }
+    };
+}
+
 /// Whether a program is found on PATH, or where Debian puts those of root, which an ordinary user's PATH lacks.
 pub fn is_installed(name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
