@@ -6,7 +6,9 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{RenameFlags, fsync, renameat_with};
+use rustix::io::Errno;
 
+use crate::sys::dir::for_each_entry;
 use crate::sys::process::raise_nofile_limit;
 use crate::union::change::failpoint::{self, Failpoint};
 use crate::union::escaped_path::EscapedPath;
@@ -44,6 +46,7 @@ pub fn snapshot(target: &Target, name: Option<&str>) -> std::result::Result<Froz
         is_free(target, name)?;
     }
     let (held, state) = ready(target)?;
+    check_is_upper(target, &held)?;
     let mut writing = held.writing()?;
     if let Some(lowers) = recorded(&target.lowers) {
         writing.layers.record.lowers = lowers;
@@ -59,6 +62,27 @@ fn is_free(target: &Target, name: &str) -> Result<()> {
         true => Err(SnapshotError::refused(
             &target.upper,
             format!("{name} would be taken for a number; choose a name with a letter in it"),
+        )),
+        false => Ok(()),
+    }
+}
+
+/// Refuses an empty directory of which nothing tells that it is an upper: it may be where a mount is expected that isn't there.
+fn check_is_upper(target: &Target, held: &Held) -> Result<()> {
+    if !target.lowers.is_empty() || held.head()?.is_some() {
+        return Ok(());
+    }
+    let mut is_empty = true;
+    for_each_entry(held.upper.root.as_fd(), |_| {
+        is_empty = false;
+        Ok(())
+    })
+    .map_err(SnapshotError::io::<Errno>("list it", &target.upper))?;
+    match is_empty {
+        true => Err(SnapshotError::refused(
+            &target.upper,
+            "nothing is in it, and it has no snapshots: is it the upper, or a mount point without its mount? With --lower it is \
+             taken for an upper",
         )),
         false => Ok(()),
     }

@@ -374,6 +374,18 @@ fn directories_of_engines_are_refused() {
 }
 
 #[test]
+fn an_empty_directory_is_not_taken_for_an_upper() {
+    let bed = Bed::new(1);
+    let alone = Target { lowers: Vec::new(), ..target(&bed) };
+    let refused = snapshot(&alone, None).unwrap_err().to_string();
+    assert!(refused.contains("mount point without its mount"), "{refused}");
+    assert!(!bed.at(".upper.layers").exists());
+    bed.file("upper/f");
+    snapshot(&alone, None).unwrap();
+    snapshot(&alone, None).unwrap();
+}
+
+#[test]
 fn names_are_checked_before_anything_is_done() {
     let bed = build();
     for name in ["", "0", "17", "a/b", "a\nb", "-f"] {
