@@ -32,8 +32,9 @@ const REST: Duration = Duration::from_millis(10);
 const DELAY: Duration = if cfg!(test) { Duration::ZERO } else { Duration::from_secs(1) };
 /// So many files are noted.
 const MOST: usize = 1 << 16;
-/// This part of the upper's filesystem stays free for those who write.
+/// This part of the upper's filesystem stays free for those who write, or so many bytes where that is less.
 const SPARE: u64 = 16;
+const MOST_SPARE: u64 = 1 << 30;
 
 /// Files that wait for being sealed.
 #[derive(Debug, Default)]
@@ -220,8 +221,9 @@ impl Union {
         let stat = self.with_object(node, |object| Ok(object.at().stat()?))?;
         let missing = stat.size.saturating_sub(stat.blocks * 512);
         let room = fstatvfs(upper.root())?;
-        let has =
-            room.f_bavail.saturating_sub(room.f_blocks / SPARE).saturating_mul(room.f_frsize) >= missing;
+        let bytes = |blocks: u64| blocks.saturating_mul(room.f_frsize);
+        let spare = bytes(room.f_blocks / SPARE).min(MOST_SPARE);
+        let has = bytes(room.f_bavail).saturating_sub(spare) >= missing;
         if !has && !self.waiting.told_full.swap(true, Ordering::Relaxed) {
             log::warn!(
                 "the upper's filesystem is too full for what lies below of files that were written: it stays there; \
