@@ -46,11 +46,11 @@ impl Prune {
             page.line(format_args!("Deleted: {id}"));
         }
         page.line(format_args!(
-            "Removed {} images, {} layers, {} blobs and {} leftovers: {} freed",
-            pruned.images.len(),
-            pruned.layers.len(),
-            pruned.blobs.len(),
-            pruned.leftovers,
+            "Removed {}, {}, {} and {}: {} freed",
+            output::count(pruned.images.len() as u64, "image"),
+            output::count(pruned.layers.len() as u64, "layer"),
+            output::count(pruned.blobs.len() as u64, "blob"),
+            output::count(pruned.leftovers as u64, "leftover"),
             output::size(pruned.bytes)
         ));
         page.print()?;

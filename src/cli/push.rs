@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use super::Failure;
+use super::output::count;
 use super::page::Page;
 use super::registry::{AccessArgs, clear, progress};
 use super::store::StoreArgs;
@@ -67,9 +68,9 @@ impl Push {
             page.line(format_args!("{}", pushed.digest));
         } else {
             page.line(format_args!("Digest: {}", pushed.digest));
-            let (sent, mounted, there) = (pushed.sent, pushed.mounted, pushed.there);
+            let (sent, mounted, there) = (count(pushed.sent as u64, "blob"), pushed.mounted, pushed.there);
             page.line(format_args!(
-                "Pushed: {} ({sent} blobs sent, {mounted} taken over, {there} there before)",
+                "Pushed: {} ({sent} sent, {mounted} taken over, {there} there before)",
                 pushed.reference
             ));
         }

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use super::Failure;
+use super::output::count;
 use super::page::Page;
 use super::store::StoreArgs;
 
@@ -45,19 +46,22 @@ impl Verify {
         if verified.set_aside > 0 {
             let dir = store.damaged_dir();
             page.line(format_args!(
-                "{} broken things lie in {}: look at them, then remove them",
-                verified.set_aside,
+                "set aside: {}, in {}; look at it, then remove it",
+                count(verified.set_aside as u64, "broken thing"),
                 dir.display()
             ));
         }
         if verified.unneeded > 0 {
-            page.line(format_args!("{} things that nothing needs: unionmount prune", verified.unneeded));
+            page.line(format_args!(
+                "{} that nothing needs: unionmount prune",
+                count(verified.unneeded as u64, "thing")
+            ));
         }
         page.line(format_args!(
-            "{} images, {} layers, {} blobs: {}",
-            verified.images,
-            verified.layers,
-            verified.blobs,
+            "{}, {}, {}: {}",
+            count(verified.images as u64, "image"),
+            count(verified.layers as u64, "layer"),
+            count(verified.blobs as u64, "blob"),
             match (verified.findings.is_empty(), verified.unchecked.is_empty()) {
                 (false, _) => "not all is well",
                 (true, false) => "nothing broken was found, but not all could be checked",
@@ -68,10 +72,12 @@ impl Verify {
         let root = store.root().display();
         match (verified.findings.len(), verified.unchecked.len()) {
             (0, 0) => Ok(ExitCode::SUCCESS),
-            (0, count) => {
-                Err(Failure::with(UNCHECKED, format!("{root}: {count} things could not be checked")))
+            (0, some) => {
+                let things = count(some as u64, "thing");
+                Err(Failure::with(UNCHECKED, format!("{root}: {things} could not be checked")))
             }
-            (count, _) => Err(Failure::failed(format!("{root}: {count} things are broken"))),
+            (1, _) => Err(Failure::failed(format!("{root}: 1 thing is broken"))),
+            (some, _) => Err(Failure::failed(format!("{root}: {} are broken", count(some as u64, "thing")))),
         }
     }
 }

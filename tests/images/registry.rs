@@ -170,7 +170,7 @@ fn what_is_pushed_is_pulled() {
     // Another repository of the registry takes the layers over.
     let other = named(registry.port, "team/other:2");
     let moved = lab.registry(&["push", &name, &other]).ok();
-    assert!(moved.out.contains("(1 blobs sent, 2 taken over, 0 there before)"), "{moved:?}");
+    assert!(moved.out.contains("(1 blob sent, 2 taken over, 0 there before)"), "{moved:?}");
     assert_eq!(lab.registry(&["tags", other.rsplit_once(':').unwrap().0]).ok().out, "2\n");
     let digest = lab.inspect(&name)["RepoDigests"].clone();
 

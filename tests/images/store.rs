@@ -174,7 +174,7 @@ fn mounted_layers_stay_until_they_are_free() {
     assert!(layer.join("diff/srv/app").exists());
     assert_eq!(layer_count(&lab), 1);
     drop(pin);
-    assert!(lab.um(&["prune", "-f"]).ok().out.contains("1 layers"));
+    assert!(lab.um(&["prune", "-f"]).ok().out.contains("1 layer,"));
     assert_eq!(layer_count(&lab), 0);
 }
 
@@ -190,11 +190,11 @@ fn prune_takes_what_nothing_needs() {
     let ended = lab.um(&["verify"]).ok();
     assert!(ended.out.contains("3 things that nothing needs"), "{ended:?}");
     let ended = lab.um(&["prune", "-f"]).ok();
-    assert!(ended.out.contains("0 images, 1 layers, 1 blobs and 2 leftovers"), "{ended:?}");
+    assert!(ended.out.contains("0 images, 1 layer, 1 blob and 2 leftovers"), "{ended:?}");
     assert!(!lab.at("store/containers/half-made").exists());
     lab.verify();
     assert_eq!(lab.images().len(), 1);
-    assert!(lab.um(&["prune", "-a", "-f"]).ok().out.contains("1 images, 3 layers"));
+    assert!(lab.um(&["prune", "-a", "-f"]).ok().out.contains("1 image, 3 layers"));
     assert_eq!(lab.images().len(), 0);
 }
 
