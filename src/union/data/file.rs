@@ -190,7 +190,10 @@ impl Union {
                 }
             }
             let (data, writable) = self.open_data(node, &place, write)?;
-            if writable && let Some(file) = data.host() {
+            if writable
+                && !node.has_no_stray_marks()
+                && let Some(file) = data.host()
+            {
                 self.unmark_empty(node, self.upper()?.own_file(file.as_fd()))?;
             }
             self.note_lending(node);
@@ -202,11 +205,13 @@ impl Union {
     /// those below. A file that was being truncated when the daemon was killed has them still.
     fn unmark_empty(&self, node: &Node, object: Writable<'_>) -> Result<()> {
         let upper = self.upper()?;
-        if object.at().stat()?.size > 0 || !upper.caps().xattr {
-            return Ok(());
-        }
-        let marks = upper_marks(object, self.belief)?;
-        if !marks.metacopy && marks.half.is_none() {
+        let is_plain = object.at().stat()?.size > 0 || !upper.caps().xattr || {
+            let marks = upper_marks(object, self.belief)?;
+            !marks.metacopy && marks.half.is_none()
+        };
+        if is_plain {
+            // What becomes of it from now on takes its marks away.
+            node.set_no_stray_marks();
             return Ok(());
         }
         for mark in [METACOPY, REDIRECT, HALF] {
@@ -214,6 +219,7 @@ impl Union {
         }
         // On the disk before any data are.
         upper.sync(open_owned(object, false, true)?.as_fd(), false)?;
+        node.set_no_stray_marks();
         self.changed_by_itself(node);
         Ok(())
     }
@@ -267,6 +273,7 @@ impl Union {
 
     /// Takes a descriptor that was opened with the file's creation.
     pub(in crate::union) fn keep_data_fd(&self, node: &Node, fd: OwnedFd) {
+        node.set_no_stray_marks();
         self.files.keep(node.ino, fd.into(), true);
     }
 
@@ -278,6 +285,8 @@ impl Union {
         }
         if flags.intersects(OFlags::WRONLY | OFlags::RDWR) {
             self.ensure_upper_part(node, Part::Written)?;
+        }
+        if flags.intersects(OFlags::WRONLY | OFlags::RDWR) && !node.has_no_stray_marks() {
             // The kernel may write to it by itself.
             self.with_object(node, |object| self.unmark_empty(node, object.writable()?))?;
         }

@@ -106,6 +106,8 @@ pub struct Node {
     mapped: AtomicBool,
     /// Whether whoever opens it anew knows it by a second id: see [`Node::set_second_id`].
     second_id: AtomicBool,
+    /// Whether a kill can't have left it empty with marks: see [`Node::has_no_stray_marks`].
+    no_stray_marks: AtomicBool,
     /// Whether its object has lost its last name: see [`Node::lose_last_name`].
     gone: AtomicBool,
     /// Whether its name is on the disk.
@@ -248,6 +250,7 @@ impl Node {
             kind: new.kind,
             mapped: AtomicBool::new(false),
             second_id: AtomicBool::new(false),
+            no_stray_marks: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             names: NameState::default(),
             generation: AtomicU32::new(seen.generation().bits()),
@@ -314,6 +317,17 @@ impl Node {
     /// kernel can't exchange. It stays so until the kernel has forgotten the node, by both. Tells whether it had one before.
     pub fn set_second_id(&self) -> bool {
         self.second_id.swap(true, Ordering::AcqRel)
+    }
+
+    /// Tells whether the marks of its file are all known: it was made by this mount, or somebody has looked. A file that was being
+    /// emptied when a daemon was killed may be empty and have those of a metacopy, which no lookup tells.
+    pub(in crate::union) fn has_no_stray_marks(&self) -> bool {
+        self.no_stray_marks.load(Ordering::Relaxed)
+    }
+
+    /// Notes that it is so.
+    pub(in crate::union) fn set_no_stray_marks(&self) {
+        self.no_stray_marks.store(true, Ordering::Relaxed);
     }
 
     /// Returns how often the kernel knows it.
