@@ -148,6 +148,10 @@ impl Status {
             let said = ask(&mount);
             Some(Answer { mount, said })
         });
+        if answers.iter().any(|answer| answer.said.is_err()) {
+            let now = own_mounts()?;
+            answers.retain(|answer| answer.said.is_ok() || is_mounted(&answer.mount, &now));
+        }
         // Daemons whose mounts are in other mount namespaces, as those of a rootless engine's containers.
         let known: BTreeSet<String> =
             answers.iter().map(|answer| runtime_dir::socket_name(&answer.mount.device)).collect();
@@ -239,6 +243,11 @@ fn own_mounts() -> Result<Vec<Mount>, Failure> {
         // What is another user's is asked by naming it, and then refused.
         .filter(|mount| us == 0 || mount.owner.is_none_or(|owner| owner == us))
         .collect())
+}
+
+/// Tells whether a mount is one of these. One that was asked while it was being unmounted had no answer, and isn't any more.
+fn is_mounted(mount: &Mount, now: &[Mount]) -> bool {
+    now.iter().any(|other| (&other.device, &other.point) == (&mount.device, &mount.point))
 }
 
 fn ask(mount: &Mount) -> Result<Daemon, ClientError> {
@@ -456,4 +465,29 @@ fn layer_table(daemon: &Daemon, usage: Option<&[Option<Usage>]>, paint: Paint) -
         rows.push(row);
     }
     align(&rows, if usage.is_some() { &[2, 3, 4, 5] } else { &[] })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(device: &str, point: &str) -> Mount {
+        Mount {
+            id: 0,
+            point: point.into(),
+            root: "/".into(),
+            device: device.into(),
+            source: String::new(),
+            owner: None,
+            options: String::new(),
+        }
+    }
+
+    #[test]
+    fn what_was_unmounted_meanwhile_is_no_mount_without_an_answer() {
+        let asked = mount("0:50", "/mnt");
+        assert!(is_mounted(&asked, &[mount("0:49", "/a"), mount("0:50", "/mnt")]));
+        // Its number is another's by now, or its place is.
+        assert!(!is_mounted(&asked, &[mount("0:50", "/a"), mount("0:49", "/mnt")]));
+    }
 }
