@@ -17,6 +17,7 @@ use crate::container::cp::scope::{Scope, split};
 use crate::container::cp::target::How;
 use crate::container::cp::{Copied, copy, stream};
 use crate::image::compression;
+use crate::image::store::Store;
 
 /// Copy files between the host and a container, an image or a mount
 #[derive(Debug, clap::Args)]
@@ -82,58 +83,12 @@ fn stop_on_signals() -> Result<&'static AtomicBool, Failure> {
 impl Cp {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let store = self.store.existing()?;
-        let is_stream = |text: &OsStr| text == "-";
         // Of a stream nothing lies around half made, and who waits for it ends at once.
         let stopped = if is_stream(&self.source) { None } else { Some(stop_on_signals()?) };
         let how = How { archive: self.archive, stopped };
-        let (from, to) = (split(&self.source), split(&self.destination));
-        let copied = match (from, to) {
-            (Some((name, path)), None) => {
-                let named = find(store.as_ref(), &name)?;
-                // Before namespaces are entered in which paths of the host may lead elsewhere.
-                let destination = match is_stream(&self.destination) {
-                    true if super::page::is_terminal() => {
-                        return Err(Failure::usage(
-                            "a tar is nothing for a terminal: redirect it, or name a file",
-                        ));
-                    }
-                    true => None,
-                    false => Some(Scope::host()?.destination(self.destination.as_bytes())?),
-                };
-                let root = Root::open(store.as_ref(), &named, &name)?;
-                let source = root.scope()?.source(&path, self.follow_link)?;
-                let done = match destination {
-                    Some(destination) => copy(&source, destination, how),
-                    None => {
-                        let mut out = BufWriter::new(super::page::own_stdout().lock());
-                        let written = stream::write(&source, &mut out);
-                        out.flush()
-                            .map_err(|error| Failure::failed(format!("cannot write to stdout: {error}")))?;
-                        written
-                    }
-                };
-                drop(source);
-                ended(done, root)?
-            }
-            (None, Some((name, path))) => {
-                let named = find(store.as_ref(), &name)?;
-                let source = match is_stream(&self.source) {
-                    true => None,
-                    false => Some(Scope::host()?.source(self.source.as_bytes(), self.follow_link)?),
-                };
-                let root = Root::open(store.as_ref(), &named, &name)?;
-                root.check_writable()?;
-                let destination = root.scope()?.destination(&path)?;
-                let done = match &source {
-                    Some(source) => copy(source, destination, how),
-                    None => {
-                        let tar = compression::decode(BufReader::new(std::io::stdin()));
-                        let (_, tar) = tar.map_err(|error| Failure::failed(format!("stdin: {error}")))?;
-                        stream::read(tar, destination, how)
-                    }
-                };
-                ended(done, root)?
-            }
+        let copied = match (split(&self.source), split(&self.destination)) {
+            (Some((name, path)), None) => self.copy_out(store.as_ref(), (&name, &path), how)?,
+            (None, Some((name, path))) => self.copy_in(store.as_ref(), (&name, &path), how)?,
             (Some(_), Some(_)) => {
                 return Err(Failure::usage(
                     "one of both is a path of the host; between two containers goes a tar: unionmount cp ONE:PATH - | \
@@ -153,6 +108,67 @@ impl Cp {
         }
         Ok(ExitCode::SUCCESS)
     }
+
+    /// Copies out of a tree, to the host or as a tar.
+    fn copy_out(
+        &self,
+        store: Option<&Store>,
+        (name, path): (&str, &[u8]),
+        how: How,
+    ) -> Result<Copied, Failure> {
+        let named = find(store, name)?;
+        // Before namespaces are entered in which paths of the host may lead elsewhere.
+        let destination = match is_stream(&self.destination) {
+            true if super::page::is_terminal() => {
+                return Err(Failure::usage("a tar is nothing for a terminal: redirect it, or name a file"));
+            }
+            true => None,
+            false => Some(Scope::host()?.destination(self.destination.as_bytes())?),
+        };
+        let root = Root::open(store, &named, name)?;
+        let source = root.scope()?.source(path, self.follow_link)?;
+        let done = match destination {
+            Some(destination) => copy(&source, destination, how),
+            None => {
+                let mut out = BufWriter::new(super::page::own_stdout().lock());
+                let written = stream::write(&source, &mut out);
+                out.flush().map_err(|error| Failure::failed(format!("cannot write to stdout: {error}")))?;
+                written
+            }
+        };
+        drop(source);
+        ended(done, root)
+    }
+
+    /// Copies into a tree, from the host or out of a tar.
+    fn copy_in(
+        &self,
+        store: Option<&Store>,
+        (name, path): (&str, &[u8]),
+        how: How,
+    ) -> Result<Copied, Failure> {
+        let named = find(store, name)?;
+        let source = match is_stream(&self.source) {
+            true => None,
+            false => Some(Scope::host()?.source(self.source.as_bytes(), self.follow_link)?),
+        };
+        let root = Root::open(store, &named, name)?;
+        root.check_writable()?;
+        let destination = root.scope()?.destination(path)?;
+        let done = match &source {
+            Some(source) => copy(source, destination, how),
+            None => {
+                let tar = compression::decode(BufReader::new(std::io::stdin()));
+                let (_, tar) = tar.map_err(|error| Failure::failed(format!("stdin: {error}")))?;
+                stream::read(tar, destination, how)
+            }
+        };
+        ended(done, root)
+    }
+}
+
+fn is_stream(text: &OsStr) -> bool {
+    text == "-"
 }
 
 /// Waits until what was copied is in its layer. The first error is the one to tell.

@@ -194,18 +194,8 @@ impl MountRequest {
             asked.mistrust(&mut mount);
         }
         stack.mount_point = Some(mount_point.clone()).filter(|_| device.is_none());
-        if mount.read_only
-            && let Some(upper) = stack.upper.take()
-        {
-            // Nothing will be written: the upper is one more layer to read, and needs neither lock nor workdir.
-            let below = below::of_path(&upper).map_err(Failure::failed)?;
-            let frozen = below.as_ref().map_or(Vec::new(), |below| below.layers.clone());
-            if stack.lowers.is_empty() {
-                stack.lowers.extend(LowerSource::directories(below.map_or(Vec::new(), |below| below.lowers)));
-            }
-            let top = std::iter::once(upper).chain(frozen);
-            stack.lowers.splice(0..0, LowerSource::directories(top));
-            stack.work = None;
+        if mount.read_only {
+            only_read(&mut stack)?;
         }
         if stack.upper.is_none() {
             mount.read_only = true;
@@ -239,6 +229,20 @@ impl MountRequest {
             warnings,
         })
     }
+}
+
+/// Makes the upper of a stack into which nothing will be written one more layer to read, which needs neither lock nor workdir.
+fn only_read(stack: &mut StackOptions) -> Result<(), Failure> {
+    let Some(upper) = stack.upper.take() else { return Ok(()) };
+    let below = below::of_path(&upper).map_err(Failure::failed)?;
+    let frozen = below.as_ref().map_or(Vec::new(), |below| below.layers.clone());
+    if stack.lowers.is_empty() {
+        stack.lowers.extend(LowerSource::directories(below.map_or(Vec::new(), |below| below.lowers)));
+    }
+    let top = std::iter::once(upper).chain(frozen);
+    stack.lowers.splice(0..0, LowerSource::directories(top));
+    stack.work = None;
+    Ok(())
 }
 
 /// Returns what is said of options without effect. A slip in a known one is an error where a person wrote it: the mount
