@@ -421,12 +421,13 @@ fn each_verb_has_a_manual_page_that_is_installed_and_taken_away() {
         lines
             .filter_map(|line| line.strip_prefix("  ").filter(|rest| !rest.starts_with(' ')))
             .filter_map(|line| line.split(' ').next())
+            .filter(|verb| verb.starts_with(|first: char| first.is_ascii_lowercase()))
             .map(|verb| [line, &[verb]].concat().join("-"))
             .collect()
     };
     let mut verbs = verbs_of(&[]);
     assert!(verbs.len() > 20, "{verbs:?}");
-    for noun in ["image", "container", "system"] {
+    for noun in ["image", "container", "system", "snapshots"] {
         verbs.extend(verbs_of(&[noun]));
     }
     let mut pages: Vec<String> = verbs.iter().map(|verb| format!("unionmount-{verb}.1")).collect();

@@ -76,7 +76,9 @@ fn readers_beside_those_who_remove() {
     for (image, name) in images().iter().zip(["a.tar", "b.tar"]) {
         lab.write(name, &image.oci().archive());
     }
+    // Without an image there is no store yet.
     let ended = lab.sh(r#"
+        "$UM" load -q a.tar >/dev/null
         for archive in a b; do
             name=first; [ $archive = a ] || name=second
             (for round in 1 2 3 4 5 6 7 8 9 10 11 12; do "$UM" load -q $archive.tar; "$UM" rmi $name:1; done) >/dev/null 2>>writers &

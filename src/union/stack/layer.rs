@@ -207,7 +207,9 @@ impl Stack {
         if options.upper.is_none() && options.lowers.is_empty() {
             return Err(StackError::NoLowers);
         }
-        // First of all, for what lies below it is told by what is beside it.
+        // Before the lock, which the mount that is there already has.
+        let mount_point = options.mount_point.as_deref().map(open_mount_point).transpose()?;
+        // Before the lowers, for what lies below it is told by what is beside it.
         let locked = options.upper.as_deref().map(|path| lock_upper(path, options.lock_wait)).transpose()?;
         let below = match &locked {
             Some((upper, _)) => below::of(upper.root.as_fd(), &upper.path)?,
@@ -221,7 +223,6 @@ impl Stack {
         let belief = Belief::decide(options.xattr == XattrChoice::User);
         let mut lowers = open_lowers(options)?;
         lowers.iter_mut().for_each(|lower| lower.set_belief(belief));
-        let mount_point = options.mount_point.as_deref().map(open_mount_point).transpose()?;
         let upper = locked.as_ref().map(|(upper, _)| upper);
         let held = nesting::check(&members(options, &lowers, upper, None, mount_point.as_ref()))?;
         let Some((upper, lock)) = locked else {
