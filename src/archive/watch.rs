@@ -77,8 +77,12 @@ impl Watch {
         let watched = inotify::add_watch(&all.inotify, &proc_path(file.as_fd())[..], WatchFlags::MODIFY);
         let number = watched.map_err(|errno| log::debug!("an archive can't be watched: {errno}")).ok()?;
         all.files.entry(number).or_default().0 += 1;
-        let before = all.writes(number).ok()?;
-        Some(Watch { number, before })
+        let mut watch = Watch { number, before: 0 };
+        let before = all.writes(number);
+        // Where that isn't known, dropping it gives the watch back.
+        drop(all);
+        watch.before = before.ok()?;
+        Some(watch)
     }
 
     /// Tells whether somebody has written to it since. `None`: that isn't known.

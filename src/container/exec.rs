@@ -55,6 +55,10 @@ pub fn run(store: &Store, container: &Container, joining: &Joining) -> Result<i3
     };
     let path = PathBuf::from(format!("/proc/{}/root", init.as_raw_nonzero()));
     let root = File::open(&path).map_err(ContainerError::io("open it", &path))?;
+    if container.init() != Some(init) {
+        // Its number may be another's by now, in whose files the user would be looked up.
+        return Err(ContainerError::Refused(format!("container {} has just ended", container.shown_name())));
+    }
     let own = &container.record.settings;
     let mut settings = own.clone();
     settings.env.extend(joining.env.iter().cloned());

@@ -75,21 +75,50 @@ impl Place {
         self.parent.join(name)
     }
 
-    /// Removes what a call has left that was killed before the branch was there.
-    fn remove_leftovers(&self) -> Result<()> {
+    /// Removes what a call has left that was killed before the branch off `base` was there. What may be another's stays.
+    fn remove_leftovers(&self, base: &Layers) -> Result<()> {
         let path = self.layers();
         match Layers::at(&path)? {
-            Some(left) if left.record.base.is_some() && left.record.next == 1 => {}
+            Some(left) if is_leftover(&left, base) => {}
             Some(_) => {
                 let why =
                     "has frozen layers of an upper that was called so; move it away, or choose another name";
                 return Err(SnapshotError::refused(&path, why));
             }
             None if path.symlink_metadata().is_err() => return Ok(()),
-            None => {}
+            None if has_only_own(&path)? => {}
+            None => {
+                let why =
+                    "has no record of frozen layers, and something is in it; look at it, and move it away";
+                return Err(SnapshotError::refused(&path, why));
+            }
         }
         remove::tree(&path).map_err(|left| SnapshotError::io("remove it", &path)(left.errno))
     }
+}
+
+/// Tells whether these are layers of a branch off `base` that never came about. One that did, and was moved away, isn't known by
+/// its place, but what is about to be put there is gone then, and the branch is written down.
+fn is_leftover(left: &Layers, base: &Layers) -> bool {
+    let Some(on) = &left.record.base else { return false };
+    let written_down = base.path.join(BRANCHES).join(format!("{}-{}", on.layer, left.record.id));
+    left.record.next == 1
+        && on.id == base.record.id
+        && (left.path.join(NEW).symlink_metadata().is_ok() || written_down.symlink_metadata().is_err())
+}
+
+/// Tells whether nothing is in a directory but a record that was being written.
+fn has_only_own(path: &Path) -> Result<bool> {
+    let io = |error| SnapshotError::io("list it", path)(error);
+    for entry in std::fs::read_dir(path).map_err(io)? {
+        let entry = entry.map_err(io)?;
+        if entry.file_type().map_err(io)?.is_dir()
+            || !entry.file_name().as_encoded_bytes().starts_with(b"stack.json")
+        {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Makes the branch over the layer that an upper lies on.
@@ -98,10 +127,14 @@ fn stand_on(held: &Held, writing: &Writing, place: &Place) -> Result<()> {
     let (layers, layer) = (&below.layers, below.layer);
     let base =
         Base { directory: shown_from(&place.parent, &layers.path), id: layers.record.id.clone(), layer };
-    place.remove_leftovers()?;
+    place.remove_leftovers(layers)?;
     let own = place.layers();
     make_layers(&own, Some(base))?;
     let made = Layers::at(&own)?.ok_or_else(|| SnapshotError::damaged(&own, "is gone again"))?;
+    let model =
+        layers.layer(layer)?.ok_or_else(|| SnapshotError::damaged(layers.place(layer), "is missing"))?;
+    let head = Head::new(0).map_err(SnapshotError::io("make a mark for it", &place.path))?;
+    root::make((made.dir.as_fd(), NEW, &own), model.as_fd(), &head)?;
     // Before the branch is there: from now on the layer isn't removed.
     let list = layers.path.join(BRANCHES);
     let list_dir = make_own(&list)?;
@@ -111,10 +144,6 @@ fn stand_on(held: &Held, writing: &Writing, place: &Place) -> Result<()> {
     }
     fsync(&list_dir).map_err(SnapshotError::io("write it to the disk", &list))?;
     failpoint::reached(Failpoint::Changed);
-    let model =
-        layers.layer(layer)?.ok_or_else(|| SnapshotError::damaged(layers.place(layer), "is missing"))?;
-    let head = Head::new(0).map_err(SnapshotError::io("make a mark for it", &place.path))?;
-    root::make((made.dir.as_fd(), NEW, &own), model.as_fd(), &head)?;
     renameat_with(&made.dir, NEW, &place.open, &place.name, RenameFlags::NOREPLACE)
         .map_err(SnapshotError::io("put it in its place", &place.path))?;
     failpoint::reached(Failpoint::Changed);

@@ -96,6 +96,9 @@ pub fn remove(path: &Path, names: &[String], gone: bool) -> Result<()> {
             )
         })?);
     }
+    // Who had the lock before may have exchanged it.
+    let upper = rustix::fs::open(path, flags, rustix::fs::Mode::empty())
+        .map_err(SnapshotError::io("open it", path))?;
     let head = read_head(upper.as_fd(), path)?.map_or(0, |head| head.layer);
     if let Some(used) = record.chain(head).iter().find(|layer| going.contains(&layer.layer)) {
         let why = format!("it lies on the snapshot {}; roll back to one before it first", used.name);

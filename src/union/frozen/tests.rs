@@ -386,6 +386,21 @@ fn an_empty_directory_is_not_taken_for_an_upper() {
 }
 
 #[test]
+fn layers_of_others_are_in_the_way_of_a_branch() {
+    let bed = build();
+    take(&bed, "one");
+    branch::branch(&target(&bed), &bed.at("b")).unwrap();
+    // The branch moved, without its layers.
+    fs::rename(bed.at("b"), bed.at("c")).unwrap();
+    assert!(branch::branch(&target(&bed), &bed.at("b")).is_err());
+    assert!(bed.at(".b.layers/stack.json").exists());
+    // A record was lost.
+    bed.dir(".d.layers/1/kept");
+    assert!(branch::branch(&target(&bed), &bed.at("d")).is_err());
+    assert!(bed.at(".d.layers/1/kept").exists());
+}
+
+#[test]
 fn names_are_checked_before_anything_is_done() {
     let bed = build();
     for name in ["", "0", "17", "a/b", "a\nb", "-f"] {
