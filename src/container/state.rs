@@ -8,7 +8,7 @@ use rustix::process::Pid;
 use super::error::{ContainerError, Result};
 use super::record::Container;
 use crate::sys::flock::{Access, try_lock};
-use crate::sys::mountinfo::Table;
+use crate::sys::mountinfo::{Entry, Table};
 use crate::union::lookup::usage::{self, Budget};
 
 /// What a container does.
@@ -114,6 +114,8 @@ impl Container {
         let init = Pid::from_raw(pid)?;
         let source = format!("unionmount-{}", self.short_id());
         let mounts = Table::of(init).ok()?;
-        mounts.entries().any(|mount| &*mount.source == source.as_bytes()).then_some(init)
+        // Every process of the host that sees where it is mounted has that among its mounts.
+        let is_root = |mount: Entry<'_>| &*mount.point == b"/" && &*mount.source == source.as_bytes();
+        mounts.entries().any(is_root).then_some(init)
     }
 }
