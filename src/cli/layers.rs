@@ -14,6 +14,7 @@ use super::{Failure, say, terminal};
 use crate::control::mounts;
 use crate::explain::causes::waste_groups;
 use crate::explain::figures::Figures;
+use crate::explain::page::Subject;
 use crate::explain::shorten::cut;
 use crate::explain::survey::Survey;
 use crate::explain::text::Room;
@@ -132,7 +133,7 @@ impl FromStr for Percent {
 
 impl StackArgs {
     /// Reads all the layers.
-    fn survey(&self) -> Result<Survey, Failure> {
+    fn survey(&self) -> Result<(Survey, Subject), Failure> {
         let found = match &self.target {
             Some(target) => self.of_target(target)?,
             None => self.of_arguments()?,
@@ -151,7 +152,14 @@ impl StackArgs {
                 layer.name = names::readable(name.as_bytes());
             }
         }
-        Ok(survey)
+        let mut subject = found.subject;
+        if subject.title.is_empty() {
+            subject.title = title(&survey);
+        }
+        for (_, fact) in &mut subject.facts {
+            *fact = names::readable(fact.as_bytes());
+        }
+        Ok((survey, subject))
     }
 
     fn of_arguments(&self) -> Result<Found, Failure> {
@@ -176,19 +184,19 @@ impl StackArgs {
         let found = Found::named(&store, text)?;
         found.ok_or_else(|| Failure::failed(format!("no image and no container is called {text:?}; unionmount images and unionmount ps -a list them")))
     }
+}
 
-    /// Returns what the stack is called in a picture.
-    fn title(&self, survey: &Survey) -> String {
-        let name = |name: &str| cut(name, NAME);
-        let names: Vec<String> = survey.layers.iter().rev().take(4).map(|layer| name(&layer.name)).collect();
-        let more = if survey.layers.len() > names.len() { ", …" } else { "" };
-        names.join(", ") + more
-    }
+/// Returns what directories are called in a title.
+fn title(survey: &Survey) -> String {
+    let name = |name: &str| cut(name, NAME);
+    let names: Vec<String> = survey.layers.iter().rev().take(4).map(|layer| name(&layer.name)).collect();
+    let more = if survey.layers.len() > names.len() { ", …" } else { "" };
+    names.join(", ") + more
 }
 
 impl Layers {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let survey = self.stack.survey()?;
+        let (survey, subject) = self.stack.survey()?;
         let figures = Figures::of(&survey);
         for missing in &survey.unreadable {
             let path = names::readable(&missing.path);
@@ -199,7 +207,10 @@ impl Layers {
             write_file(file, svg::draw(&survey, &figures, false).as_bytes())?;
         }
         if let Some(file) = &self.html {
-            write_file(file, page::draw(&survey, &figures, &self.stack.title(&survey)).as_bytes())?;
+            write_file(
+                file,
+                page::draw(&survey, &figures, &with_size_and_command(subject, &figures)).as_bytes(),
+            )?;
         }
         if self.ci {
             return self.check(&survey, &figures);
@@ -286,6 +297,19 @@ impl Layers {
         Page::of_line(format_args!("{verdict}")).print()?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Says how much it is, by what the page was made, and when: it outlives both.
+fn with_size_and_command(mut subject: Subject, figures: &Figures) -> Subject {
+    let (all, seen) = (figures.bytes, figures.bytes - figures.wasted_bytes);
+    let layers = names::counted(figures.layers.len() as u64, "layer", "layers");
+    let size = format!("{} in {layers}, of which {} are to be seen", names::bytes(all), names::bytes(seen));
+    subject.facts.push(("Size", size));
+    let words = std::env::args_os().skip(1).map(|word| names::readable(word.as_encoded_bytes()));
+    let made = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
+    let command = words.collect::<Vec<_>>().join(" ");
+    subject.facts.push(("Made", format!("{made} by unionmount {command}")));
+    subject
 }
 
 fn write_file(path: &Path, content: &[u8]) -> Result<(), Failure> {

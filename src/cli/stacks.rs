@@ -5,11 +5,14 @@ use std::path::{Path, PathBuf};
 
 use super::Failure;
 use super::store::StoreArgs;
+use crate::container::bundle::command;
 use crate::container::called::{Called, called};
+use crate::container::settings::Settings;
 use crate::container::{Container, ContainerError, mounting};
 use crate::control::client::Client;
 use crate::control::explanation::LayerReport;
 use crate::control::mounts;
+use crate::explain::page::Subject;
 use crate::image::describe::Step;
 use crate::image::store::{Image, Store};
 use crate::union::escaped_path::EscapedPath;
@@ -25,6 +28,8 @@ pub(super) struct Found {
     pub names: Vec<Option<String>>,
     /// Whose marks the mount believes.
     pub belief: Option<Belief>,
+    /// What is known of the whole.
+    pub subject: Subject,
     /// Keeps them from being removed.
     _pins: Vec<OwnedFd>,
 }
@@ -36,7 +41,11 @@ const TARGETS: &str = "places for what is mounted when it runs, made with the co
 impl Found {
     /// Returns directories or archives, which are called by their names.
     pub(super) fn of_paths(paths: Vec<PathBuf>, upper: bool) -> Found {
-        Found { paths, upper, names: Vec::new(), belief: None, _pins: Vec::new() }
+        let text = |path: &PathBuf| path.to_string_lossy().into_owned();
+        let all = paths.iter().map(text).collect::<Vec<_>>().join(", ");
+        let what = if paths.iter().any(|path| path.is_file()) { "Archives" } else { "Directories" };
+        let subject = Subject { title: String::new(), facts: vec![(what, all)] };
+        Found { paths, upper, names: Vec::new(), belief: None, subject, _pins: Vec::new() }
     }
 
     /// Finds the image or the container of that name. `None`: nothing is called so.
@@ -52,7 +61,8 @@ impl Found {
     fn of_image(store: &Store, image: &Image) -> Result<Found, Failure> {
         let unpacked = store.layers(image)?;
         let names = step_names(store, image, &unpacked.paths)?;
-        Ok(Found { names, paths: unpacked.paths, upper: false, belief: None, _pins: unpacked.pins })
+        let subject = Subject { title: title_of(image), facts: facts_of(image, &Settings::default()) };
+        Ok(Found { names, paths: unpacked.paths, upper: false, belief: None, subject, _pins: unpacked.pins })
     }
 
     fn of_container(store: &Store, container: &Container) -> Result<Found, Failure> {
@@ -62,7 +72,17 @@ impl Found {
         let paths: Vec<PathBuf> =
             std::iter::once(container.upper()).chain(lowers.paths.iter().cloned()).collect();
         let names = names_of_container(store, container, &paths)?;
-        Ok(Found { paths, upper: true, names, belief: None, _pins: pins })
+        let record = &container.record;
+        let image = store.resolve(&record.image.to_string())?;
+        let mut facts = vec![
+            ("Container", container.shown_name().to_owned()),
+            ("Id", record.id.clone()),
+            ("Created", record.created.clone()),
+            ("Image", record.image_name.clone()),
+        ];
+        facts.extend(facts_of(&image, &record.settings).into_iter().filter(|(word, _)| *word == "Command"));
+        let subject = Subject { title: container.shown_name().to_owned(), facts };
+        Ok(Found { paths, upper: true, names, belief: None, subject, _pins: pins })
     }
 
     /// Finds the layers of a mount, which its daemon knows.
@@ -81,8 +101,31 @@ impl Found {
             )));
         }
         let names = names_of_mount(mount, &status.layers, store);
-        Ok(Found { paths, upper, names, belief: status.about.belief, _pins: Vec::new() })
+        let point = EscapedPath::from(mount.point.as_path()).to_string();
+        let since = i64::try_from(status.about.since_us).ok();
+        let since = since.and_then(|us| jiff::Timestamp::from_microsecond(us).ok());
+        let mut facts = vec![("Mount", mount.point.to_string_lossy().into_owned())];
+        facts.extend(since.map(|since| ("Since", since.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())));
+        let subject = Subject { title: point, facts };
+        Ok(Found { paths, upper, names, belief: status.about.belief, subject, _pins: Vec::new() })
     }
+}
+
+fn title_of(image: &Image) -> String {
+    image.names.first().map_or_else(|| image.id.short(), ToString::to_string)
+}
+
+/// Returns what is known of an image, and what it runs, or a container of it.
+fn facts_of(image: &Image, settings: &Settings) -> Vec<(&'static str, String)> {
+    let names: Vec<String> = image.names.iter().map(ToString::to_string).collect();
+    let mut facts = vec![("Image", names.join(", ")), ("Id", image.id.to_string())];
+    facts.extend(image.config.created().clone().map(|created| ("Created", created)));
+    facts.push(("Platform", format!("{}/{}", image.config.os(), image.config.architecture())));
+    // One that names none is told without.
+    let words = command(&image.config, settings).unwrap_or_default();
+    facts.push(("Command", words.join(" ")));
+    facts.retain(|(_, fact)| !fact.is_empty());
+    facts
 }
 
 /// Returns what the layers in these directories are called: by the steps that made them.

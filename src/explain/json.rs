@@ -11,7 +11,7 @@
 //! Layer 0 is the upper, the lowers count from 1, the topmost, down. An entry is to be seen in the merged view of layer *n*
 //! and those below it for every *n* from `from` upwards to, and not including, `hidden_by`; with `hidden_by` null to the
 //! top. A whiteout has the kind
-//! `whiteout` and the `what` `deleted`. A path that is not UTF-8 has replacement characters in `path`, and all its bytes
+//! `whiteout` and the `what` `deleted`; a symlink has its `target`. A path that is not UTF-8 has replacement characters in `path`, and all its bytes
 //! in `path_hex`.
 
 use std::io::{self, Write};
@@ -64,6 +64,8 @@ struct EntryJson<'a> {
     mode: String,
     mtime: i64,
     opaque: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<String>,
 }
 
 impl Serialize for Entries<'_> {
@@ -88,6 +90,7 @@ impl Serialize for Entries<'_> {
                     mode: format!("{:04o}", h.mode & 0o7777),
                     mtime: h.mtime,
                     opaque: h.opaque,
+                    target: survey.target(h).map(|target| String::from_utf8_lossy(target).into_owned()),
                 })?;
             }
         }

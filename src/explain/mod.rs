@@ -8,6 +8,7 @@
 //! | [`figures`] | the survey in figures: sizes, waste, efficiency |
 //! | [`causes`] | why bytes are wasted |
 //! | [`text`], [`json`], [`svg`], [`page`] | the survey for a terminal, for programs, as the textbooks' picture, as a page |
+//! | [`colours`] | the colour of each layer |
 //! | [`lesson`] | copy-on-write taught step by step, on real mounts |
 //! | [`names`], [`shorten`] | names and sizes as a person reads them, safe to print, in the room that there is |
 //!
@@ -15,6 +16,7 @@
 //! the union's scan and marks.
 
 pub mod causes;
+pub mod colours;
 pub mod figures;
 pub mod json;
 pub mod lesson;

@@ -79,6 +79,8 @@ pub struct Holding {
     pub counts: bool,
     /// Where it is accounted for as waste, in [`Survey::wastes`].
     pub(super) account: Option<u32>,
+    /// Where a symlink leads, in [`Survey::targets`].
+    pub(super) target: Option<u32>,
     /// A directory that is merged with the one it "replaces".
     pub(super) merges: bool,
     /// 0, or which redirect has brought it here.
@@ -163,6 +165,7 @@ pub struct Survey {
     /// What could not be read and is missing here.
     pub unreadable: Vec<Unreadable>,
     pub(super) holdings: Vec<Holding>,
+    pub(super) targets: Vec<Box<[u8]>>,
 }
 
 impl Survey {
@@ -197,6 +200,11 @@ impl Survey {
     pub fn holdings(&self, place: usize) -> &[Holding] {
         let SurveyedPath { first, count, .. } = self.places[place];
         &self.holdings[first as usize..first as usize + usize::from(count)]
+    }
+
+    /// Returns where a symlink leads.
+    pub fn target(&self, holding: &Holding) -> Option<&[u8]> {
+        Some(&**self.targets.get(holding.target? as usize)?)
     }
 
     /// Returns what is to be seen at a place in the merged view of the layers up to `top`.

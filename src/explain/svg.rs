@@ -8,6 +8,7 @@ use std::fmt::{self, Write as _};
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
+use super::colours;
 use super::figures::{Figures, LayerFigures};
 use super::names::{self, counted, readable};
 use super::survey::{Holding, LayerAction, Number, Survey};
@@ -77,7 +78,8 @@ impl<'s> Picture<'s> {
 
     fn draw(&self, out: &mut String, inline: bool) -> fmt::Result {
         let width = 2 * MARGIN + LABEL + self.places.len().max(2) * COLUMN;
-        let height = self.row(self.layers.len() + 1) + 46;
+        let legend = self.row(self.layers.len() + 1) + 20;
+        let height = legend + legend_lines(width) * LEGEND_LINE + 4;
         let title =
             format!("{}, seen as one tree", counted(self.survey.layers.len() as u64, "layer", "layers"));
         write!(
@@ -100,7 +102,7 @@ impl<'s> Picture<'s> {
         for index in 0..self.places.len() {
             self.file(out, index)?;
         }
-        self.legend(out, height - 26)?;
+        legend_of(out, legend, width)?;
         out.push_str("</svg>\n");
         Ok(())
     }
@@ -112,7 +114,7 @@ impl<'s> Picture<'s> {
             out,
             0,
             width,
-            "um-merged",
+            ("um-merged", None),
             "Merged view",
             &[format!("{merged}, {shown}"), self.more_words()],
         )?;
@@ -122,7 +124,7 @@ impl<'s> Picture<'s> {
             let label = self.survey.label(number);
             let name =
                 if label == layer.name { label } else { format!("{label}  {}", shorten(&layer.name, 20)) };
-            self.band(out, at + 1, width, "um-band", &name, &layer_words(f))?;
+            self.band(out, at + 1, width, ("um-band", Some(number)), &name, &layer_words(f))?;
         }
         Ok(())
     }
@@ -146,15 +148,18 @@ impl<'s> Picture<'s> {
         out: &mut String,
         row: usize,
         width: usize,
-        class: &str,
+        (class, layer): (&str, Option<Number>),
         name: &str,
         lines: &[String],
     ) -> fmt::Result {
-        let (y, x) = (self.row(row), MARGIN + 12);
+        let (y, x) = (self.row(row), MARGIN + 16);
         write!(
             out,
             r#"<rect class="{class}" x="{MARGIN}" y="{y}" width="{width}" height="{BAND}" rx="8"/>"#
         )?;
+        if let Some(layer) = layer {
+            stripe(out, layer, (MARGIN, y, 7, BAND))?;
+        }
         write!(out, r#"<text class="um-title" x="{x}" y="{}">{}</text>"#, y + 22, escape(name))?;
         for (at, line) in lines.iter().enumerate() {
             write!(
@@ -189,7 +194,7 @@ impl<'s> Picture<'s> {
         self.shown(out, x, survey.shown(place, survey.top()), &name, &drawn)?;
         for (h, row) in &drawn {
             let (class, second) = look_of(h);
-            self.holding(out, x, *row, class, &name, &second, h.hidden_by.is_some())?;
+            self.holding(out, x, *row, (class, h.layer), &name, &second, h.hidden_by.is_some())?;
             self.arrow(out, middle, h, *row)?;
         }
         out.push_str("</g>");
@@ -213,7 +218,7 @@ impl<'s> Picture<'s> {
                     write!(out, r#"<path class="um-shine" d="M{middle} {from}V{to}"/>"#)?;
                 }
                 let size = if is_dir(h) { String::new() } else { names::bytes(h.size) };
-                self.holding(out, x, 0, "", name, &size, false)
+                self.holding(out, x, 0, ("", h.layer), name, &size, false)
             }
             None => {
                 let y = self.box_top(0) + 24;
@@ -241,7 +246,7 @@ impl<'s> Picture<'s> {
         out: &mut String,
         x: usize,
         row: usize,
-        class: &str,
+        (class, layer): (&str, Number),
         name: &str,
         second: &str,
         hidden: bool,
@@ -252,6 +257,7 @@ impl<'s> Picture<'s> {
             out,
             r#"<rect class="um-box {class}" x="{x}" y="{y}" width="{BOX}" height="{BOX_HEIGHT}" rx="5"/>"#
         )?;
+        stripe(out, layer, (x, y, 4, BOX_HEIGHT))?;
         write!(
             out,
             r#"<text class="{gone}" text-anchor="middle" x="{middle}" y="{}">{}</text><text class="um-quiet {class}" text-anchor="middle" x="{middle}" y="{}">{}</text>"#,
@@ -260,29 +266,6 @@ impl<'s> Picture<'s> {
             y + 31,
             escape(second)
         )
-    }
-
-    fn legend(&self, out: &mut String, y: usize) -> fmt::Result {
-        let mut x = MARGIN;
-        for (class, words) in [
-            ("added", "added"),
-            ("changed", "changed: the arrow leads to what it replaces"),
-            ("deleted", "whiteout: deletes what lies below"),
-            ("hidden", "hidden by a layer above"),
-        ] {
-            write!(
-                out,
-                r#"<rect class="um-box {class}" x="{x}" y="{}" width="16" height="12" rx="3"/>"#,
-                y - 10
-            )?;
-            write!(out, r#"<text class="um-quiet" x="{}" y="{y}">{words}</text>"#, x + 22)?;
-            x += 40 + words.len() * 6;
-            // A narrow picture has no room for all of it.
-            if x > 2 * MARGIN + LABEL + self.places.len().max(2) * COLUMN - 160 {
-                break;
-            }
-        }
-        Ok(())
     }
 
     /// Says it in words, for those who don't see it.
@@ -297,6 +280,78 @@ impl<'s> Picture<'s> {
         }
         words + &self.figures.sentence() + "."
     }
+}
+
+/// Draws the stripe of a layer's colour at the left of a band or a box: where it is and how large.
+fn stripe(
+    out: &mut String,
+    layer: Number,
+    (x, y, width, height): (usize, usize, usize, usize),
+) -> fmt::Result {
+    let colour = colours::hex(layer);
+    write!(
+        out,
+        r#"<rect class="um-layer" fill="{colour}" x="{x}" y="{y}" width="{width}" height="{height}" rx="2"/>"#
+    )
+}
+
+/// What the signs mean: the class of a box, or what else is drawn, and the words.
+const LEGEND: [(&str, &str); 8] = [
+    ("added", "added"),
+    ("changed", "changed, or opaque: hides what lies below"),
+    ("deleted", "whiteout: deletes what lies below"),
+    ("hidden", "hidden by a layer above"),
+    ("arrow changed", "leads to what is replaced"),
+    ("arrow deleted", "leads to what is deleted"),
+    ("shine", "shines through into the merged view"),
+    ("stripe", "a colour is a layer"),
+];
+const LEGEND_LINE: usize = 20;
+
+/// Returns where each part of the legend stands: column and line. What has no room goes to the next line.
+fn legend_places(width: usize) -> Vec<(usize, usize)> {
+    let (mut x, mut line) = (MARGIN, 0);
+    let place = |(_, words): &(&str, &str)| {
+        let wide = 42 + words.len() * 6;
+        if x > MARGIN && x + wide > width {
+            (x, line) = (MARGIN, line + 1);
+        }
+        let at = (x, line);
+        x += wide;
+        at
+    };
+    LEGEND.iter().map(place).collect()
+}
+
+fn legend_lines(width: usize) -> usize {
+    legend_places(width).last().map_or(0, |(_, line)| line + 1)
+}
+
+fn legend_of(out: &mut String, top: usize, width: usize) -> fmt::Result {
+    for ((class, words), (x, line)) in LEGEND.iter().zip(legend_places(width)) {
+        let y = top + line * LEGEND_LINE;
+        let (above, middle, end) = (y - 10, y - 4, x + 16);
+        match class.split_once(' ') {
+            Some((_, kind)) => write!(
+                out,
+                r#"<path class="um-arrow {kind}" marker-end="url(#um-{kind})" d="M{x} {middle}H{end}"/>"#
+            )?,
+            None if *class == "shine" => {
+                write!(out, r#"<path class="um-shine" d="M{x} {middle}H{end}"/>"#)?;
+            }
+            None if *class == "stripe" => {
+                for (at, layer) in [(x, 1), (x + 6, 2), (x + 12, 3)] {
+                    stripe(out, layer, (at, above, 4, 12))?;
+                }
+            }
+            None => write!(
+                out,
+                r#"<rect class="um-box {class}" x="{x}" y="{above}" width="16" height="12" rx="3"/>"#
+            )?,
+        }
+        write!(out, r#"<text class="um-quiet" x="{}" y="{y}">{words}</text>"#, x + 22)?;
+    }
+    Ok(())
 }
 
 /// Returns two short lines about a layer.

@@ -40,6 +40,7 @@ impl Survey {
             wastes: Vec::new(),
             unreadable: Vec::new(),
             holdings: Vec::new(),
+            targets: Vec::new(),
         };
         walk(&mut survey, stack.lowers)?;
         survey.close_places();
@@ -257,6 +258,18 @@ impl Surveyor<'_> {
             Err(error) => return Err(error.into()),
         };
         let mut holding = holding(part.layer, Some(&stat));
+        if stat.kind() == Kind::Symlink {
+            let target = match at.read_link() {
+                Ok(target) => Some(target),
+                // The upper of a mount that is in use: it has gone, or is something else now.
+                Err(Errno::NOENT | Errno::INVAL | Errno::STALE) => None,
+                Err(error) => return Err(error.into()),
+            };
+            holding.target = target.map(|target| {
+                self.survey.targets.push(target.into());
+                (self.survey.targets.len() - 1) as u32
+            });
+        }
         if stat.kind() != Kind::Directory {
             // As in a lookup: nothing else tells.
             let sized = stat.kind() == Kind::File && stat.size > 0;
@@ -421,6 +434,7 @@ fn holding(layer: Number, stat: Option<&Stat>) -> Holding {
         mtime: stat.map_or(0, |stat| stat.mtime.sec),
         counts: true,
         account: None,
+        target: None,
         merges: false,
         chain: 0,
         id: stat.map_or((0, 0), |stat| (stat.dev, stat.ino)),

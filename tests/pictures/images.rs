@@ -60,3 +60,30 @@ fn what_is_neither_mount_nor_image_is_told() {
     let output = command(&root, &["layers", "/proc"]);
     assert!(String::from_utf8(output.stderr).unwrap().contains("not in a mount"), "a path is no image");
 }
+
+#[test]
+fn a_page_says_of_which_image_it_is() {
+    let scratch = Scratch::new();
+    let root = store(&scratch);
+    let page = scratch.path().join("page.html");
+    let output = command(&root, &["layers", "app", "--html", page.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let page = std::fs::read_to_string(page).unwrap();
+    let (_, data) = page.split_once(r#"<script type="application/json" id="data">"#).unwrap();
+    let data: serde_json::Value = serde_json::from_str(data.split_once("</script>").unwrap().0).unwrap();
+    assert!(page.contains("<h1>Layers of app:latest</h1>"), "{}", data["title"]);
+    let fact = |word: &str| {
+        let facts = data["facts"].as_array().unwrap();
+        facts.iter().find(|fact| fact[0] == word).unwrap_or_else(|| panic!("no {word}: {facts:?}"))[1]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!(fact("Image"), "app:latest");
+    assert!(fact("Id").starts_with("sha256:"), "{}", fact("Id"));
+    assert!(fact("Created").starts_with("20"), "{}", fact("Created"));
+    assert!(fact("Platform").starts_with("linux/"), "{}", fact("Platform"));
+    assert_eq!(fact("Command"), "true");
+    assert_eq!(fact("Size"), "25 B in 2 layers, of which 15 B are to be seen");
+    assert!(fact("Made").contains("by unionmount layers app --html "), "{}", fact("Made"));
+}

@@ -129,6 +129,27 @@ impl Browser {
         self.post("/execute/sync", json!({"script": script, "args": []}))
     }
 
+    /// Runs a function body, which calls `done` with a text, at once or later.
+    #[track_caller]
+    pub fn run_until_told(&self, script: &str) -> String {
+        let script = format!("const done = arguments[arguments.length - 1]; {script}");
+        let value = self.post("/execute/async", json!({"script": script, "args": []}));
+        value.as_str().unwrap_or_else(|| panic!("{value}")).to_owned()
+    }
+
+    /// Takes an element at its middle with the mouse, moves it and lets it go.
+    pub fn drag(&self, selector: &str, x: i32, y: i32) {
+        let origin = json!({ELEMENT: self.element(selector)});
+        let actions = json!([
+            {"type": "pointerMove", "duration": 0, "origin": origin, "x": 0, "y": 0},
+            {"type": "pointerDown", "button": 0},
+            {"type": "pointerMove", "duration": 50, "origin": "pointer", "x": x, "y": y},
+            {"type": "pointerUp", "button": 0},
+        ]);
+        let mouse = json!({"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}, "actions": actions});
+        self.post("/actions", json!({"actions": [mouse]}));
+    }
+
     /// The result of an expression, as text.
     #[track_caller]
     pub fn text(&self, expression: &str) -> String {

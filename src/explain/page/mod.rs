@@ -1,13 +1,17 @@
 //! The survey as one HTML page that loads nothing: `unionmount layers --html FILE`.
 //!
-//! The page is `page.html` with `page.css`, `page.js`, the picture of [`super::svg`] and the survey as JSON put in. The
-//! JSON is columns of numbers, so that a hundred thousand files are a few megabytes:
+//! The page is `page.html` with `page.css`, the scripts, the picture of [`super::svg`] and the survey as JSON put in. The
+//! scripts are parts of one function: `survey.js` reads the data, `tree.js` shows them, `search.js` finds, filters and sorts,
+//! `pile.js` has the layers, histories and waste, `picture.js` moves the picture, `begin.js` begins.
+//! The JSON is columns of numbers, so that a hundred thousand files are a few megabytes:
 //!
 //! | field | holds |
 //! |---|---|
-//! | `layers` | from the bottom up: what it is called (`upper`, `2`), its name, path, bytes, wasted bytes, files, how many were added, changed, deleted |
+//! | `title`, `facts` | what is shown; what is known of it, pairs of texts |
+//! | `layers` | from the bottom up: what it is called (`upper`, `2`), its name, path, colour, bytes, wasted bytes, files, how many were added, changed, deleted |
 //! | `names`, `depths`, `counts` | of every place but the root: its name, its depth, how many holdings it has |
 //! | `holdings` | of all places one after the other, eight numbers each, see [`WORDS`] |
+//! | `targets` | which holdings are symlinks, and where each leads |
 //! | `epoch` | what is to be added to every `mtime` |
 //! | `wastes` | place, pairs of layer and hidden by, bytes, files, replaced (0 or 1) |
 
@@ -16,7 +20,16 @@ use serde::Serialize;
 use super::figures::{Figures, wasted_places};
 use super::names::readable;
 use super::survey::{Holding, LayerAction, Number, Survey};
-use super::svg;
+use super::{colours, svg};
+
+/// What a stack is, to whoever looks at it.
+#[derive(Debug, Clone, Default)]
+pub struct Subject {
+    /// What it is called.
+    pub title: String,
+    /// What is known of it: `Image` and its name, `Id`, `Created`, …
+    pub facts: Vec<(&'static str, String)>,
+}
 
 /// The numbers of a holding: layer, from, hidden by (0: nothing), replaces (0: nothing), kind (`d_type`; 0: whiteout)
 /// plus 16 if opaque, 32 if merged with what it replaces, 64 if its bytes count, 128 if they are in use although
@@ -24,12 +37,15 @@ use super::svg;
 pub const WORDS: usize = 8;
 
 #[derive(Serialize)]
-struct Data {
+struct Data<'a> {
+    title: &'a str,
+    facts: &'a [(&'static str, String)],
     layers: Vec<LayerData>,
     names: Vec<String>,
     depths: Vec<u16>,
     counts: Vec<usize>,
     holdings: Vec<i64>,
+    targets: Vec<(usize, String)>,
     epoch: i64,
     wastes: Vec<WasteData>,
     sentence: String,
@@ -44,6 +60,7 @@ struct LayerData {
     label: String,
     name: String,
     path: String,
+    colour: &'static str,
     bytes: u64,
     wasted: u64,
     files: u64,
@@ -55,19 +72,31 @@ struct LayerData {
 /// Places of waste that the page lists.
 const MOST_WASTED: usize = 500;
 
-/// Returns the page. `title` is what the stack is called.
-pub fn draw(survey: &Survey, figures: &Figures, title: &str) -> String {
-    let data = data(survey, figures);
+/// The scripts, in the order in which they stand in one function.
+const SCRIPTS: &str = concat!(
+    "\"use strict\";\n(() => {\n",
+    include_str!("survey.js"),
+    include_str!("tree.js"),
+    include_str!("search.js"),
+    include_str!("pile.js"),
+    include_str!("picture.js"),
+    include_str!("begin.js"),
+    "})();\n"
+);
+
+/// Returns the page.
+pub fn draw(survey: &Survey, figures: &Figures, subject: &Subject) -> String {
+    let data = data(survey, figures, subject);
     // Serialising numbers and strings to a string does not fail.
     let data = serde_json::to_string(&data).unwrap_or_default();
     fill(
         include_str!("page.html"),
         &[
-            ("{{title}}", &svg::escape(title)),
-            ("{{style}}", concat!(include_str!("page.css"), include_str!("svg-shapes.css"))),
+            ("{{title}}", &svg::escape(&subject.title)),
+            ("{{style}}", concat!(include_str!("page.css"), include_str!("../svg-shapes.css"))),
             ("{{picture}}", &svg::draw(survey, figures, true)),
             ("{{data}}", &inert(&data)),
-            ("{{script}}", include_str!("page.js")),
+            ("{{script}}", SCRIPTS),
         ],
     )
 }
@@ -105,7 +134,7 @@ fn inert(json: &str) -> String {
     text
 }
 
-fn data(survey: &Survey, figures: &Figures) -> Data {
+fn data<'a>(survey: &Survey, figures: &Figures, subject: &'a Subject) -> Data<'a> {
     let places = 1..survey.places.len();
     let epoch = places
         .clone()
@@ -118,6 +147,7 @@ fn data(survey: &Survey, figures: &Figures) -> Data {
         label: survey.label(index as Number + 1),
         name: layer.name.clone(),
         path: layer.path.to_string_lossy().into_owned(),
+        colour: colours::hex(index as Number + 1),
         bytes: f.holds.bytes,
         wasted: f.wasted.bytes,
         files: f.holds.files,
@@ -127,12 +157,17 @@ fn data(survey: &Survey, figures: &Figures) -> Data {
     });
     let mut wastes = wasted_places(survey);
     wastes.truncate(MOST_WASTED);
+    let links = places.clone().flat_map(|p| survey.holdings(p)).enumerate();
+    let targets = links.filter_map(|(at, h)| Some((at, readable(survey.target(h)?)))).collect();
     Data {
+        title: &subject.title,
+        facts: &subject.facts,
         layers: layers.collect(),
         names: places.clone().map(|p| readable(&survey.places[p].name)).collect(),
         depths: places.clone().map(|p| survey.places[p].depth).collect(),
         counts: places.clone().map(|p| survey.holdings(p).len()).collect(),
         holdings: places.flat_map(|p| survey.holdings(p)).flat_map(|h| words(h, epoch)).collect(),
+        targets,
         epoch,
         wastes: wastes
             .into_iter()

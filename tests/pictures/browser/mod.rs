@@ -4,6 +4,9 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+mod finding;
+mod looking;
+
 use crate::agreement::unionmount;
 use crate::webdriver::{Browser, keys};
 use support::{self, OpaqueForm, Stack, WhiteoutForm};
@@ -132,60 +135,8 @@ fn the_page_is_clicked_and_searched() {
     // A path is searched when there is a slash.
     browser.type_into("#search", keys::ESCAPE);
     browser.type_into("#search", "app/as");
-    browser.wait("document.getElementById('found').textContent === '2 matches'");
-    assert_eq!(browser.text(ROWS), "srv/ app/ assets/ new.svg");
-    assert_eq!(browser.complaints(), Vec::<serde_json::Value>::new());
-}
-
-#[test]
-fn the_page_looks_well() {
-    let Some(browser) = Browser::start() else { return };
-    let stack = stack();
-    let (html, svg) = write(&stack, true);
-    for (size, width, height, mobile) in [("wide", 1440, 900, false), ("phone", 390, 844, true)] {
-        for scheme in ["light", "dark"] {
-            browser.screen(width, height, mobile);
-            browser.scheme(scheme);
-            browser.open(&html);
-            browser.wait("document.documentElement.dataset.ready");
-            assert_eq!(browser.text("document.documentElement.dataset.theme"), scheme);
-            let wide = browser.text("document.documentElement.scrollWidth");
-            assert!(wide.parse::<u32>().unwrap() <= width, "{wide} wide on {width}");
-            browser.run("document.getElementById('tree').scrollIntoView()");
-            browser.click(&format!("#{}", browser.text(&format!("{}.id", row("passwd")))));
-            browser.run("scrollTo(0, 0)");
-            browser.shot(&format!("tree-{size}-{scheme}"));
-            if mobile {
-                browser.run("document.getElementById('tree').scrollIntoView()");
-                browser.shot(&format!("tree-{size}-{scheme}-2"));
-                browser.run("document.getElementById('detail').scrollIntoView()");
-                browser.shot(&format!("tree-{size}-{scheme}-3"));
-            }
-            for tab in ["waste", "picture"] {
-                browser.click(&format!("#tab-{tab}"));
-                browser.shot(&format!("{tab}-{size}-{scheme}"));
-            }
-            let wide = browser.text("document.documentElement.scrollWidth");
-            assert!(wide.parse::<u32>().unwrap() <= width, "{wide} wide on {width}");
-        }
-    }
-    browser.screen(1440, 900, false);
-    for scheme in ["light", "dark"] {
-        browser.scheme(scheme);
-        browser.open(&svg);
-        browser.shot(&format!("svg-{scheme}"));
-    }
-    assert_eq!(browser.text("document.documentElement.localName"), "svg");
-    // No text is wider than its box, and nothing lies outside the picture.
-    let outside = browser.text(
-        "[...document.querySelectorAll('g')].filter(g => { \
-           const boxes = [...g.querySelectorAll('.um-box')]; \
-           return [...g.querySelectorAll('text')].some(t => t.getBBox().width > 122) || boxes.some(b => b.getBBox().x < 0); \
-         }).map(g => g.textContent).join(';') + \
-         [...document.querySelectorAll('text')].filter(t => { const b = t.getBBox(), v = document.documentElement.viewBox.baseVal; \
-           return b.x < 0 || b.y < 0 || b.x + b.width > v.width || b.y + b.height > v.height; }).map(t => t.textContent).join(';')",
-    );
-    assert_eq!(outside, "");
+    browser.wait("document.getElementById('found').textContent === '3 matches, 1 not seen'");
+    assert_eq!(browser.text(ROWS), "srv/ app/ assets/ ○logo.svg new.svg");
     assert_eq!(browser.complaints(), Vec::<serde_json::Value>::new());
 }
 
@@ -245,7 +196,7 @@ fn the_page_is_worked_by_keyboard() {
     // A band is a button that does what the slider does.
     browser.click("#bands li:nth-child(3) button");
     assert_eq!(browser.text("document.getElementById('slider').value"), "3");
-    browser.wait("document.getElementById('found').textContent === '0 matches'");
+    browser.wait("document.getElementById('found').textContent === '10 matches, 10 not seen'");
 
     // Filters: the deleted only.
     browser.type_into("#search", keys::ESCAPE);
