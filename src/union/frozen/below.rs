@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
+use crate::union::escaped_path::EscapedPath;
 use crate::union::frozen::mark::Head;
 use crate::union::frozen::record::{Base, FrozenLayer, MOST_LAYERS};
 use crate::union::frozen::site::{Layers, Site};
@@ -36,6 +37,16 @@ pub fn of_path(path: &Path) -> Result<Option<Below>> {
     }
 }
 
+/// Returns what the upper at a path lies on, which must be there.
+///
+/// # Errors
+/// Those of opening it, and of [`of`].
+pub(super) fn of_present(path: &Path) -> Result<Option<Below>> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let upper = rustix::fs::open(path, flags, Mode::empty()).map_err(SnapshotError::io("open it", path))?;
+    of(upper.as_fd(), path)
+}
+
 /// Returns what an open upper lies on; `None`: on no frozen layers. `path` is for messages.
 ///
 /// # Errors
@@ -48,8 +59,10 @@ pub fn of(upper: BorrowedFd<'_>, path: &Path) -> Result<Option<Below>> {
     let site = Site::of(upper, path)?;
     let layers = site.layers()?.ok_or_else(|| {
         let missing = site.parent_path.join(site.layers_name());
-        let why =
-            format!("lies on frozen layers, and {} is missing; move it back beside it", missing.display());
+        let why = format!(
+            "lies on frozen layers, and {} is missing; move it back beside it",
+            EscapedPath::from(missing.as_path())
+        );
         SnapshotError::damaged(path, why)
     })?;
     let mut below = Below { layers: Vec::new(), lowers: Vec::new(), head, hidden: BTreeMap::new() };
@@ -88,7 +101,7 @@ fn is_unmarked_rightly(upper: BorrowedFd<'_>, path: &Path) -> Result<()> {
         if is_frozen(&layers, *layer)? {
             let why = format!(
                 "has lost its extended attributes, which say what it lies on; restore it with them, or remove {} if it is nobody's",
-                layers.path.display()
+                EscapedPath::from(layers.path.as_path())
             );
             return Err(SnapshotError::damaged(path, why));
         }
@@ -102,7 +115,9 @@ pub(super) fn open_base(of: &Layers, base: &Base) -> Result<Layers> {
         Some(parent) => parent.join(base.directory.as_path()),
         None => base.directory.as_path().to_owned(),
     };
-    let why = |why: &str| SnapshotError::damaged(&path, format!("{why}; {} stands on it", of.path.display()));
+    let why = |why: &str| {
+        SnapshotError::damaged(&path, format!("{why}; {} stands on it", EscapedPath::from(of.path.as_path())))
+    };
     let found = Layers::at(&path)?.ok_or_else(|| why("is missing"))?;
     if found.record.id != base.id {
         return Err(why("is another stack's now"));

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use crate::sys::remove;
 use crate::union::change::failpoint::{self, Failpoint};
 use crate::union::escaped_path::EscapedPath;
-use crate::union::frozen::below::open_base;
+use crate::union::frozen::below::{self, open_base};
 use crate::union::frozen::held::{Held, NEW, Writing, make_layers};
 use crate::union::frozen::mark::Head;
 use crate::union::frozen::record::Base;
@@ -159,7 +159,7 @@ struct On {
 /// Returns the layer that an upper lies on: its own, or what it branches off itself.
 fn held_on(held: &Held, writing: &Writing) -> Result<On> {
     // The new upper, where the old one was frozen just now.
-    let head = crate::union::frozen::below::of_path(&held.upper.path)?.map_or(0, |below| below.head.layer);
+    let head = below::of_present(&held.upper.path)?.map_or(0, |below| below.head.layer);
     let own = Layers::at(&writing.layers.path)?
         .ok_or_else(|| SnapshotError::damaged(&writing.layers.path, "is gone"))?;
     match (head, own.record.base.clone()) {

@@ -15,7 +15,8 @@ use crate::sys::flock::{Access, lock_until};
 use crate::sys::mountinfo::Table;
 use crate::sys::remove;
 use crate::union::change::failpoint::{self, Failpoint};
-use crate::union::frozen::below::{is_frozen, read_head};
+use crate::union::escaped_path::EscapedPath;
+use crate::union::frozen::below::read_head;
 use crate::union::frozen::mark::{Head, random};
 use crate::union::frozen::record::{Base, Record};
 use crate::union::frozen::site::{Layers, Site, make_own, write_record};
@@ -117,10 +118,24 @@ impl Held {
             },
         )?;
         failpoint::reached(Failpoint::Changed);
-        for dir in [&self.site.parent, &layers.dir] {
-            fsync(dir).map_err(SnapshotError::io("write to the disk where it is", path))?;
+        let synced = [&self.site.parent, &layers.dir].into_iter().try_for_each(fsync);
+        synced.or_else(|errno| self.exchange_back(layers, with, errno))
+    }
+
+    /// Takes the exchange back, of which the disk may not know: who is told of an error finds all as it was.
+    fn exchange_back(&self, layers: &Layers, with: &str, unsynced: Errno) -> Result<()> {
+        let path = &self.upper.path;
+        match renameat_with(&self.site.parent, &self.site.name, &layers.dir, with, RenameFlags::EXCHANGE) {
+            Ok(()) => Err(SnapshotError::io("write to the disk where it is", path)(unsynced)),
+            Err(_) => Err(SnapshotError::damaged(
+                path,
+                format!(
+                    "it is done, and can't be written to the disk: {unsynced}; what was in it is in {} now: copy that before \
+                     anything else is done with it",
+                    EscapedPath::from(layers.path.join(with).as_path())
+                ),
+            )),
         }
-        Ok(())
     }
 }
 
@@ -149,19 +164,32 @@ impl Writing {
 
     /// Removes what a kill has left.
     fn recover(&mut self) -> Result<()> {
+        if let Some(last) = self.layers.record.layers.last().map(|layer| layer.layer)
+            && self.is_prepared(last)?
+        {
+            self.layers.record.layers.pop();
+            self.layers.record.removing.push(last);
+            self.layers.write()?;
+            failpoint::reached(Failpoint::Changed);
+        }
         // Never exchanged.
         self.remove(NEW)?;
         // Its content was thrown away, or it was never exchanged.
         self.remove(GONE)?;
-        if let Some(last) = self.layers.record.layers.last().map(|layer| layer.layer)
-            && !is_frozen(&self.layers, last)?
-        {
-            self.remove(&last.to_string())?;
-            self.layers.record.layers.pop();
-            self.layers.write()?;
-            failpoint::reached(Failpoint::Changed);
-        }
         self.remove_leaving()
+    }
+
+    /// Tells whether a layer of the record was prepared and never exchanged: an upper that is to lie on it is there, under its
+    /// number or under none yet. A layer of which nothing is there is another matter: who moved it away may bring it back.
+    fn is_prepared(&self, layer: u32) -> Result<bool> {
+        for name in [layer.to_string().as_str(), NEW] {
+            let dir = self.layers.entry(name)?;
+            let Some(dir) = dir else { continue };
+            if read_head(dir.as_fd(), &self.layers.path.join(name))?.is_some_and(|head| head.layer == layer) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Removes the directories of layers that the record has given up.

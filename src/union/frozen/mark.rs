@@ -10,6 +10,8 @@ use crate::sys::xattr;
 use crate::union::lookup::private::Namespace;
 
 const MARK: &str = "unionmount.stack";
+/// The mark on a hardlink index: the token of the upper that it is of, and the kernel's beside it.
+pub(in crate::union) const OF_INDEX: &str = MARK;
 const VERSION: &str = "1";
 
 /// What an upper lies on.
@@ -75,13 +77,20 @@ pub fn random() -> rustix::io::Result<String> {
 
 /// Reads a mark in whichever namespace it is: that which only root can write goes first.
 pub(super) fn value(dir: BorrowedFd<'_>, mark: &str) -> rustix::io::Result<Option<Vec<u8>>> {
+    Ok(values(dir, mark)?.into_iter().next())
+}
+
+/// Reads a mark in both namespaces: root and a user who change one directory by turns write theirs beside the other's, which the
+/// user can't even see.
+pub(in crate::union) fn values(dir: BorrowedFd<'_>, mark: &str) -> rustix::io::Result<Vec<Vec<u8>>> {
+    let mut all = Vec::new();
     for namespace in [Namespace::Trusted, Namespace::User] {
         match xattr::get(At::Fd(dir), namespace.name(mark).as_bytes()) {
-            Ok(None) | Err(Errno::PERM | Errno::OPNOTSUPP) => {}
-            other => return other,
+            Err(Errno::PERM | Errno::OPNOTSUPP) => {}
+            read => all.extend(read?),
         }
     }
-    Ok(None)
+    Ok(all)
 }
 
 /// Writes a mark in the best namespace in which this process can.

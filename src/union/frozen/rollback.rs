@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use crate::union::frozen::below::{self, is_frozen};
+use crate::union::frozen::below::is_frozen;
 use crate::union::frozen::held::{GONE, Held};
 use crate::union::frozen::mark::Head;
 use crate::union::frozen::root;
@@ -49,9 +49,7 @@ pub fn rollback(target: &Target, name: Option<&str>) -> Result<RolledBack, Stack
     let model = model.as_ref().map_or(held.upper.root.as_fd(), AsFd::as_fd);
     root::make((layers.dir.as_fd(), GONE, &layers.path), model, &new)?;
     held.exchange(layers, GONE)?;
-    if let Some(below) = below::of_path(path)? {
-        settle_new(&held, &below)?;
-    }
+    settle_new(&held);
     // It is done: what isn't removed now, the next call removes.
     let left = writing.remove(GONE).err().map(|error| error.to_string());
     let to = layers.record.layer(to).map_or_else(|| "0".to_owned(), |layer| layer.name.clone());

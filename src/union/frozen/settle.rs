@@ -4,7 +4,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{Mode, OFlags, openat, symlinkat};
+use rustix::fs::{Mode, OFlags, fsync, openat, symlinkat};
 use rustix::io::Errno;
 
 use crate::sys::handle;
@@ -13,12 +13,9 @@ use crate::sys::remove;
 use crate::sys::xattr;
 use crate::union::change::failpoint::{self, Failpoint};
 use crate::union::frozen::below::Below;
-use crate::union::frozen::mark::{set, value};
+use crate::union::frozen::mark::{OF_INDEX, set, values};
 use crate::union::frozen::unfit::{Result, SnapshotError};
 use crate::union::stack::workdir::{KERNEL_INDEX, Workdir};
-
-/// The token of the upper that an index is of.
-const MARK: &str = "unionmount.stack";
 
 /// Makes the index of a workdir that of an upper, unless it is. What it held are links of another upper's files, which is frozen
 /// or gone.
@@ -28,8 +25,9 @@ const MARK: &str = "unionmount.stack";
 pub fn index(work: &Workdir, upper: BorrowedFd<'_>, below: &Below) -> Result<()> {
     let io = |what| SnapshotError::io(what, &work.path);
     let token = below.head.token.as_bytes();
-    let has = value(work.index.as_fd(), MARK).map_err(io("read whose hardlink index it has"))?;
-    if has.as_deref() == Some(token) {
+    // No token comes back, so an old one beside it says nothing.
+    let has = values(work.index.as_fd(), OF_INDEX).map_err(io("read whose hardlink index it has"))?;
+    if has.iter().any(|has| has == token) {
         return Ok(());
     }
     remove::empty(work.index.as_fd(), &[])
@@ -47,7 +45,9 @@ pub fn index(work: &Workdir, upper: BorrowedFd<'_>, below: &Below) -> Result<()>
         }
         failpoint::reached(Failpoint::Changed);
     }
-    set(work.index.as_fd(), MARK, token).map_err(io("mark the hardlink index in it"))
+    set(work.index.as_fd(), OF_INDEX, token).map_err(io("mark the hardlink index in it"))?;
+    // Before anything is in the index: one without this mark is taken for another upper's, and emptied.
+    fsync(&work.index).map_err(io("write the mark of the hardlink index in it to the disk"))
 }
 
 /// Tells whether the kernel's index was made by the kernel itself for this very upper.

@@ -147,9 +147,17 @@ impl Layers {
     /// # Errors
     /// Those of openat(2).
     pub fn layer(&self, layer: u32) -> Result<Option<OwnedFd>> {
-        match openat(&self.dir, layer.to_string(), DIR | OFlags::NOFOLLOW, Mode::empty()) {
+        self.entry(&layer.to_string())
+    }
+
+    /// Opens a directory in it. `None`: there is no such directory.
+    ///
+    /// # Errors
+    /// Those of openat(2).
+    pub(super) fn entry(&self, name: &str) -> Result<Option<OwnedFd>> {
+        match openat(&self.dir, name, DIR | OFlags::NOFOLLOW, Mode::empty()) {
             Err(Errno::NOENT) => Ok(None),
-            opened => opened.map(Some).map_err(SnapshotError::io("open it", self.place(layer))),
+            opened => opened.map(Some).map_err(SnapshotError::io("open it", self.path.join(name))),
         }
     }
 }

@@ -188,9 +188,7 @@ pub(super) fn freeze(
     failpoint::reached(Failpoint::Changed);
     rename_new(writing, layer)?;
     held.exchange(&writing.layers, &layer.to_string())?;
-    if let Some(below) = below::of_path(path)? {
-        settle_new(held, &below)?;
-    }
+    settle_new(held);
     Ok(frozen)
 }
 
@@ -203,11 +201,20 @@ fn rename_new(writing: &Writing, layer: u32) -> Result<()> {
     Ok(())
 }
 
-/// Makes the hardlink index that of the new upper. It is there, whatever comes of this: the next mount does it otherwise.
-pub(super) fn settle_new(held: &Held, below: &below::Below) -> Result<()> {
+/// Makes the hardlink index that of the new upper. That one is in its place whatever comes of this, so nothing has failed: the next
+/// mount or snapshot settles the index, and refuses where it can't.
+pub(super) fn settle_new(held: &Held) {
     let path: &Path = &held.upper.path;
-    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
-    let upper = rustix::fs::open(path, flags, rustix::fs::Mode::empty())
-        .map_err(SnapshotError::io("open the new upper", path))?;
-    settle::index(&held.work, upper.as_fd(), below)
+    let settle = || {
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+        let upper = rustix::fs::open(path, flags, rustix::fs::Mode::empty())
+            .map_err(SnapshotError::io("open the new upper", path))?;
+        match below::of(upper.as_fd(), path)? {
+            Some(below) => settle::index(&held.work, upper.as_fd(), &below),
+            None => Ok(()),
+        }
+    };
+    if let Err(error) = settle() {
+        log::warn!("the new upper is in its place; what is left to do the next mount does: {error}");
+    }
 }

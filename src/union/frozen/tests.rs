@@ -385,6 +385,46 @@ fn an_empty_directory_is_not_taken_for_an_upper() {
     snapshot(&alone, None).unwrap();
 }
 
+/// Who moved a layer away may bring it back: nothing is given up meanwhile.
+#[test]
+fn a_layer_that_is_not_there_stays_in_the_record() {
+    let bed = build();
+    write(&bed.open(), "same", "ONE");
+    take(&bed, "one");
+    write(&bed.open(), "same", "TWO");
+    let two = shown(&bed);
+    take(&bed, "two");
+    fs::rename(bed.at(".upper.layers/2"), bed.at("away")).unwrap();
+    let refused = snapshot(&target(&bed), None).unwrap_err().to_string();
+    assert!(refused.contains("is missing"), "{refused}");
+    rollback::rollback(&target(&bed), Some("two")).unwrap_err();
+    go_back(&bed, "one");
+    take(&bed, "three");
+    fs::rename(bed.at("away"), bed.at(".upper.layers/2")).unwrap();
+    go_back(&bed, "two");
+    assert_eq!(shown(&bed), two);
+}
+
+/// Root and the user whose upper it is change it by turns. The user can't see root's mark on the workdir, and root sees both.
+#[test]
+fn an_index_is_the_uppers_whoever_said_so() {
+    support::needs_root!();
+    let bed = build();
+    write(&bed.open(), "linked/1", "ONE FILE");
+    take(&bed, "one");
+    write(&bed.open(), "linked/2", "TWO");
+    let before = shown(&bed);
+    let index = bed.at(".upper.work/index.unionmount");
+    assert_eq!(shown(&bed), before, "nor is it another's for being the kernel's, with nothing in its own");
+    let mut value = [0; 64];
+    let name = |namespace: &str| format!("{namespace}.overlay.unionmount.stack");
+    let length = rustix::fs::getxattr(&index, &*name("trusted"), &mut value).unwrap();
+    let none = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(&index, &*name("user"), &value[..length], none).unwrap();
+    rustix::fs::setxattr(&index, &*name("trusted"), b"that of an upper before", none).unwrap();
+    assert_eq!(shown(&bed), before);
+}
+
 #[test]
 fn layers_of_others_are_in_the_way_of_a_branch() {
     let bed = build();

@@ -32,11 +32,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{AtFlags, Mode, OFlags, fchmod, fremovexattr, fstat, mkdirat, openat, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, fchmod, fremovexattr, fstat, mkdirat, openat, statat, unlinkat};
 use rustix::io::Errno;
 
 use crate::sys::filesystem;
 use crate::sys::remove;
+use crate::union::frozen::mark;
 use crate::union::stack::directory::Layer;
 use crate::union::stack::lock::DirLock;
 use crate::union::stack::nesting::{Member, locate};
@@ -260,14 +261,26 @@ impl Workdir {
             rmdir_if_empty(self.root.as_fd(), OsStr::new(STAGING))
                 .map_err(io(&self.path, "remove work in it"))?;
         }
-        for index in [INDEX, KERNEL_INDEX] {
-            rmdir_if_empty(self.root.as_fd(), OsStr::new(index))
-                .map_err(io(&self.path, "remove the index in it"))?;
-        }
+        self.remove_empty_indexes().map_err(io(&self.path, "remove the index in it"))?;
         if let Some((parent, name)) = &self.beside {
             rmdir_if_empty(parent.as_fd(), name).map_err(io(&self.path, "remove it"))?;
         }
         Ok(())
+    }
+}
+
+impl Workdir {
+    /// Removes the indexes that are empty. The one of the program's own form stays where it says of which upper the other one is.
+    fn remove_empty_indexes(&self) -> rustix::io::Result<()> {
+        rmdir_if_empty(self.root.as_fd(), OsStr::new(KERNEL_INDEX))?;
+        let says_whose = || Ok::<_, Errno>(!mark::values(self.index.as_fd(), mark::OF_INDEX)?.is_empty());
+        match statat(&self.root, KERNEL_INDEX, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno),
+            Ok(_) if says_whose()? => return Ok(()),
+            Ok(_) => {}
+        }
+        rmdir_if_empty(self.root.as_fd(), OsStr::new(INDEX))
     }
 }
 
