@@ -10,6 +10,7 @@ use rustix::fs::{self, AtFlags, Gid, Mode, OFlags, ResolveFlags, StatxFlags, Tim
 use rustix::io::{Errno, Result};
 
 use super::own::is_own;
+use super::xattr;
 
 /// Where an object is: what every call that acts on it takes.
 #[derive(Debug, Clone, Copy)]
@@ -382,9 +383,11 @@ impl<'a> Writable<'a> {
     pub fn set_xattr(&self, name: &[u8], value: &[u8], flags: XattrFlags) -> Result<()> {
         let path = self.0.proc_path();
         match self.0 {
-            At::Name(..) => fs::lsetxattr(&path[..], name, value, flags),
-            At::Fd(_) => fs::setxattr(&path[..], name, value, flags),
+            At::Name(..) => fs::lsetxattr(&path[..], name, value, flags)?,
+            At::Fd(_) => fs::setxattr(&path[..], name, value, flags)?,
         }
+        xattr::changed(self.0);
+        Ok(())
     }
 
     /// Removes an extended attribute.
@@ -394,9 +397,11 @@ impl<'a> Writable<'a> {
     pub fn remove_xattr(&self, name: &[u8]) -> Result<()> {
         let path = self.0.proc_path();
         match self.0 {
-            At::Name(..) => fs::lremovexattr(&path[..], name),
-            At::Fd(_) => fs::removexattr(&path[..], name),
+            At::Name(..) => fs::lremovexattr(&path[..], name)?,
+            At::Fd(_) => fs::removexattr(&path[..], name)?,
         }
+        xattr::changed(self.0);
+        Ok(())
     }
 
     /// Changes owner and group; `None` leaves as it is. Clears setuid and setgid of files, as chown(2) does.

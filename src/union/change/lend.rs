@@ -5,7 +5,7 @@
 //! daemon lacks then it lends to itself for the moment of the call. In lowers, which never change, it can't.
 //!
 //! Each loan moves the object's change time, so who only looks borrows as little as can be: names of attributes are told to
-//! everybody, and a value that was read is remembered as long as the change time is the same.
+//! everybody, and a value that was read is remembered as long as the change time is the same and this process set none.
 
 #![allow(clippy::disallowed_methods, reason = "what is lent rights is held by a descriptor")]
 
@@ -67,8 +67,16 @@ fn lend<R>(object: Writable<'_>, bits: u32, f: impl FnOnce() -> R) -> rustix::io
 /// Values of attributes of one object, by name.
 type Values = HashMap<Vec<u8>, Vec<u8>>;
 
-/// What was read of objects, by device and inode number: when each was changed last, and the values.
-type ReadValues = HashMap<(u64, u64), (Time, Values)>;
+/// What was read of objects, by device and inode number: at which state, and the values.
+type ReadValues = HashMap<(u64, u64), (State, Values)>;
+
+/// When an object was changed last, and how often this process had changed attributes: a change within the same tick of the
+/// clock as the loan leaves the first as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct State {
+    ctime: Time,
+    changes: u64,
+}
 
 /// What was read with a lent right.
 static READ: LazyLock<Mutex<ReadValues>> = LazyLock::new(Mutex::default);
@@ -94,8 +102,9 @@ pub(in crate::union) fn upper_xattr(at: At<'_>, name: &[u8]) -> rustix::io::Resu
     }
     let stat = at.stat()?;
     let id = (stat.dev, stat.ino);
-    if let Some((changed, values)) = READ.lock().get(&id)
-        && *changed == stat.ctime
+    let changes = xattr::changes(stat.ino);
+    if let Some((state, values)) = READ.lock().get(&id)
+        && *state == (State { ctime: stat.ctime, changes })
         && let Some(value) = values.get(name)
     {
         return Ok(Some(value.clone()));
@@ -111,14 +120,17 @@ pub(in crate::union) fn upper_xattr(at: At<'_>, name: &[u8]) -> rustix::io::Resu
         }
         Ok(values)
     };
-    let (values, changed) = lend(Writable::held(held.as_fd()), 0o400, read)?;
+    // Before the values are read: who changes one meanwhile is counted after.
+    xattr::count_changes();
+    let changes = xattr::changes(stat.ino);
+    let (values, ctime) = lend(Writable::held(held.as_fd()), 0o400, read)?;
     let values = values?;
     let value = values.get(name).cloned();
     let mut read = READ.lock();
     if read.len() >= MOST_READ {
         read.clear();
     }
-    read.insert(id, (changed, values));
+    read.insert(id, (State { ctime, changes }, values));
     Ok(value)
 }
 
@@ -204,5 +216,40 @@ impl Union {
         if was_lent() {
             self.changed_by_itself(node);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{Mode, XattrFlags, open};
+    use rustix::process::Uid;
+    use rustix::thread::set_thread_res_uid;
+
+    /// An attribute of a file that may be written and not read is set without a loan, within the tick of the last one.
+    #[test]
+    fn a_value_that_was_set_since_is_not_the_remembered_one() {
+        support::needs_root!();
+        const NOBODY: u32 = 65534;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        std::os::unix::fs::chown(dir.path(), Some(NOBODY), None).unwrap();
+        let as_nobody = || {
+            let nobody = Uid::from_raw(NOBODY);
+            set_thread_res_uid(nobody, nobody, nobody).unwrap();
+            let file = open(&path, OFlags::CREATE | OFlags::WRONLY, Mode::from_raw_mode(0o200)).unwrap();
+            let object = Writable::held(file.as_fd());
+            for round in 0..1000 {
+                let value = format!("{round}");
+                // Filesystems whose times are no finer than the clock's ticks need this; ext4, XFS, btrfs and tmpfs have finer ones.
+                let before = xattr::changes(object.at().stat().unwrap().ino);
+                object.set_xattr(b"user.overlay.redirect", value.as_bytes(), XattrFlags::empty()).unwrap();
+                let read = upper_xattr(object.at(), b"user.overlay.redirect").unwrap();
+                assert_eq!(read.as_deref(), Some(value.as_bytes()));
+                let changes = xattr::changes(object.at().stat().unwrap().ino);
+                assert!(round == 0 || changes != before, "counted since the first loan");
+            }
+        };
+        std::thread::scope(|scope| scope.spawn(as_nobody).join()).unwrap();
     }
 }

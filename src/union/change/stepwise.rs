@@ -135,7 +135,10 @@ impl Upper {
         };
         let emptied = Emptied { upper: self, dir, hidden, cut };
         if let Err(left) = remove::empty(emptied.dir.fd(), &[]) {
-            emptied.undo()?;
+            // What failed first is told: the caller's call failed for that.
+            if let Err(e) = emptied.undo() {
+                log::error!("{}: stays an empty directory: {e}", String::from_utf8_lossy(name));
+            }
             return Err(left.errno.into());
         }
         changed();

@@ -240,9 +240,9 @@ impl Moving<'_> {
         let rename = || upper.rename(from.entry(), to.entry(), from.below, RenameFlags::empty());
         if let Err(e) = removed.lose_last_name(rename) {
             // What the directory hid must stay hidden: it is known as one that merges with what is below.
-            cleared.undo().inspect_err(|undo| {
+            if let Err(undo) = cleared.undo() {
                 log::error!("{}: replaced by an empty directory: {undo}", String::from_utf8_lossy(to.name));
-            })?;
+            }
             return Err(e);
         }
         drop(cleared);
