@@ -60,8 +60,12 @@ const MOST: usize = 256;
 pub(super) struct SentAway(Mutex<VecDeque<(u32, u64)>>);
 
 impl SentAway {
-    /// Notes that a thread was sent away from a node.
+    /// Notes that a thread was sent away from a node. 0 is no thread, but all those whose numbers can't be told here, of other pid
+    /// namespaces: for one that was sent away another, which was not, would be taken to come again, and map what is older.
     pub(super) fn note(&self, thread: u32, number: u64) {
+        if thread == 0 {
+            return;
+        }
         let mut sent = self.0.lock();
         if sent.len() == MOST {
             sent.pop_front();
@@ -95,8 +99,10 @@ mod tests {
         sent.note(1, 7);
         assert!(!sent.came_again(2, 7) && !sent.came_again(1, 8));
         assert!(sent.came_again(1, 7) && !sent.came_again(1, 7));
-        (0..=MOST as u32).for_each(|thread| sent.note(thread, 7));
-        assert!(!sent.came_again(0, 7), "the oldest is let go");
-        assert!(sent.came_again(1, 7) && sent.came_again(MOST as u32, 7));
+        (1..=1 + MOST as u32).for_each(|thread| sent.note(thread, 7));
+        assert!(!sent.came_again(1, 7), "the oldest is let go");
+        assert!(sent.came_again(2, 7) && sent.came_again(1 + MOST as u32, 7));
+        sent.note(0, 7);
+        assert!(!sent.came_again(0, 7), "which of them came isn't known");
     }
 }
