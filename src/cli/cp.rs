@@ -70,7 +70,7 @@ root, unless -a is given. Modes and times are copied; devices come to the host n
 static STOPPED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
 /// Lets what is half made be taken away before this ends; a second signal ends it at once.
-fn stop_on_signals() -> Result<&'static AtomicBool, Failure> {
+fn stop_on_signals() -> Result<&'static Arc<AtomicBool>, Failure> {
     let stopped = STOPPED.get_or_init(Arc::default);
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register_conditional_default(signal, stopped.clone())

@@ -13,6 +13,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, 
 
 use super::error::{ContainerError, Result};
 use crate::image::platform::Machine;
+use crate::sys::object::At;
 
 /// Checks that the kernel will run a program: one that is there, or may be, in what is mounted into the container.
 ///
@@ -33,9 +34,8 @@ pub(super) fn check(root: &File, process: &Process, mounts: &[Mount]) -> Result<
     let none = |code, why: String| Err(ContainerError::NoProgram { code, why });
     let mut met = None;
     for place in places {
-        let open =
-            |flags| openat2(root, &place, flags | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT);
-        let found = match open(OFlags::PATH) {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let found = match openat2(root, &place, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
             Ok(found) => found,
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
             // What can't be looked at may be a program.
@@ -47,7 +47,8 @@ pub(super) fn check(root: &File, process: &Process, mounts: &[Mount]) -> Result<
             return Ok(());
         }
         if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_mode & 0o111 != 0 {
-            let Ok(file) = open(OFlags::RDONLY | OFlags::NONBLOCK).map(File::from) else { return Ok(()) };
+            // The one that was looked at, whatever has its name by now.
+            let Ok(file) = At::Fd(found.as_fd()).open_read().map(File::from) else { return Ok(()) };
             let Ok(head) = head(&file) else { return Ok(()) };
             return match refused(&head, &emulators()) {
                 Some(why) => none(126, format!("{}: {why}", place.display())),

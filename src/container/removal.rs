@@ -105,7 +105,7 @@ impl Container {
         let state = self.dir.join("runtime");
         if force && state.exists() {
             // `run` was killed before it could end its runtime, which has cgroups.
-            super::runtime::forget(&state, &self.record.id);
+            super::runtime::forget(self);
         }
         let merged = self.merged();
         if mounting::is_mounted(&merged)? {

@@ -1,8 +1,10 @@
 //! Running a command in a container, by an OCI runtime that is installed.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -22,6 +24,9 @@ use super::{executable, mounting, user};
 use crate::image::layer::{self, ApplyOptions, Ownership, WriteOptions};
 use crate::image::store::Store;
 use crate::sys::remove;
+
+/// Where the bundle keeps which program runs the container.
+const PROGRAM: &str = "program";
 
 /// An installed runtime.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,10 +141,13 @@ impl Runtime {
         let id = &container.record.id;
         if state.join(id).exists() {
             // A run before was killed with its runtime's monitor.
-            forget(&state, id);
+            forget(container);
         }
         // Written when the container has been made, with all that keeps it from the host.
         let started = bundle.join("started");
+        let program = bundle.join(PROGRAM);
+        fs::write(&program, self.program.as_os_str().as_bytes())
+            .map_err(ContainerError::io("write", &program))?;
         let mut command = self.command(&state, user_namespace);
         command.arg("run").arg("--bundle").arg(bundle).arg("--pid-file").arg(&started).arg(id);
         if !container.record.settings.interactive {
@@ -165,6 +173,15 @@ impl Runtime {
     /// When it isn't installed any more.
     pub(super) fn of(container: &Container) -> Result<Runtime> {
         let state = state_dir(container).join(&container.record.id);
+        if let Ok(program) = fs::read(container.dir.join("bundle").join(PROGRAM)) {
+            let program = PathBuf::from(OsString::from_vec(program));
+            // It may have been replaced by another package's since.
+            return match program.is_file() {
+                true => Ok(Runtime { program }),
+                false => find(program.file_name().map(Path::new)),
+            };
+        }
+        // A version before this one started it.
         let name = if state.join("status").exists() { "crun" } else { "runc" };
         find(Some(Path::new(name)))
     }
@@ -194,10 +211,10 @@ pub(super) fn state_dir(container: &Container) -> PathBuf {
 }
 
 /// Lets a runtime clean up a container whose `run` was killed. What can't be cleaned is of no harm.
-pub(super) fn forget(state: &Path, id: &str) {
-    let Ok(runtime) = find(None) else { return };
-    let mut command = runtime.command(state, in_user_namespace());
-    command.args(["delete", "--force", id]).stdin(Stdio::null());
+pub(super) fn forget(container: &Container) {
+    let Ok(runtime) = Runtime::of(container) else { return };
+    let mut command = runtime.command(&state_dir(container), in_user_namespace());
+    command.args(["delete", "--force", &container.record.id]).stdin(Stdio::null());
     match command.output() {
         Ok(output) if output.status.success() => {}
         Ok(output) => log::info!("{}", String::from_utf8_lossy(&output.stderr).trim()),

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::io::Errno;
 
 use super::error::{ContainerError, Result};
 use crate::sys::object::At;
@@ -32,10 +33,13 @@ const LARGEST: u64 = 16 << 20;
 /// When it has something else there: runtimes would open it.
 fn read(root: BorrowedFd<'_>, path: &str) -> Result<String> {
     use rustix::fs::FileType;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
-    let found = openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve);
-    let Ok(found) = found else { return Ok(String::new()) };
-    let stat = fstat(&found).map_err(ContainerError::io("stat it", format!("/{path} of the container")))?;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let shown = format!("/{path} of the container");
+    let found = match openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(String::new()),
+        found => found.map_err(ContainerError::io("open it", &shown))?,
+    };
+    let stat = fstat(&found).map_err(ContainerError::io("stat it", &shown))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(ContainerError::Refused(format!(
             "/{path} of the image is no regular file, so that nobody can be looked up in it; replace it"
@@ -45,7 +49,7 @@ fn read(root: BorrowedFd<'_>, path: &str) -> Result<String> {
     let opened = At::Fd(found.as_fd()).open_read().map_err(std::io::Error::from);
     opened
         .and_then(|fd| File::from(fd).take(LARGEST).read_to_end(&mut bytes))
-        .map_err(ContainerError::io("read it", format!("/{path} of the container")))?;
+        .map_err(ContainerError::io("read it", &shown))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 

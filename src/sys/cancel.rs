@@ -18,13 +18,27 @@ thread_local! {
 #[derive(Debug, Clone)]
 pub struct Cancel {
     signalled: Arc<AtomicBool>,
-    client: u32,
+    whose: Whose,
+}
+
+/// For whom the work is done.
+#[derive(Debug, Clone, Copy)]
+enum Whose {
+    /// A thread of another process; 0: one that can't be named here.
+    Client(u32),
+    /// This process, which has decided what a signal means.
+    Own,
 }
 
 impl Cancel {
     /// Watches over work that this thread waits for; 0: one that can't be named here.
     pub fn new(client: u32) -> Cancel {
-        Cancel { signalled: Arc::default(), client }
+        Cancel { signalled: Arc::default(), whose: Whose::Client(client) }
+    }
+
+    /// Watches over this process's own work, which stops when the flag is set.
+    pub fn by(flag: Arc<AtomicBool>) -> Cancel {
+        Cancel { signalled: flag, whose: Whose::Own }
     }
 
     /// Notes that it got a signal. If that ends it, now or later, the work is to stop.
@@ -33,7 +47,11 @@ impl Cancel {
     }
 
     fn is_asked(&self) -> bool {
-        self.signalled.load(Ordering::Relaxed) && self.client != 0 && is_ending(self.client)
+        self.signalled.load(Ordering::Relaxed)
+            && match self.whose {
+                Whose::Client(client) => client != 0 && is_ending(client),
+                Whose::Own => true,
+            }
     }
 
     /// Does `work`, on this thread, as what this can stop.

@@ -182,6 +182,12 @@ fn what_a_container_made_leads_nowhere_else() {
         .ok();
         put("cp - c:/ < home/through.tar").ok();
         bed.um(&["cp", "c:/tmp/through", "home/through"]).ok();
+        // Directories too, which get what they are when all is in them.
+        bed.sh("mkdir -p w/up/tmp/d && chmod 750 w/up/tmp/d && echo x > w/up/tmp/d/f && tar -C w -cf home/dir.tar up/tmp/d")
+            .ok();
+        put("cp - c:/ < home/dir.tar").ok();
+        bed.um(&["cp", "c:/tmp/d", "home/dir"]).ok();
+        assert_eq!(bed.sh("stat -c %a home/dir; cat home/dir/f").ok().out, "750\nx\n");
         clean(&bed);
     }
 }
@@ -251,6 +257,15 @@ fn a_container_that_runs_or_is_mounted_is_copied_as_it_is_seen() {
     ))
     .ok();
     assert_eq!(fs::read_to_string(bed.place.at("os")).unwrap(), "made for a test\n");
+    // By that name it is a tree of the host's, into which no tar brings a device.
+    bed.sh("tar -C / -cf dev.tar dev/null").ok();
+    let script = format!(
+        "cd {at}/.. && {} cp - merged:/ < {}",
+        bed.place.bin().display(),
+        bed.place.at("dev.tar").display()
+    );
+    let ended = bed.sh(&script).success();
+    assert!(ended.err.contains("dev/null: left out: a device"), "{ended:?}");
     bed.um(&["umount", "c"]).ok();
     clean(&bed);
 }

@@ -78,3 +78,30 @@ fn a_command_joins_what_runs() {
         bed.place.wait_for_no_daemon();
     }
 }
+
+/// What a container's users are may be on a volume; and it is joined by the program that runs it, whatever else is installed.
+#[test]
+fn a_command_joins_by_the_containers_own_files_and_runtime() {
+    if let Some(why) = lacking(true) {
+        support::skip!("{why}");
+    }
+    let bed = Bed::new();
+    bed.sh(
+        "mkdir -p home/volume && chmod 777 home/volume && echo joe:x:77:78::/:/bin/sh > home/volume/users",
+    )
+    .ok();
+    bed.sh("printf '#!/bin/sh\\necho \"$@\" >> %s/asked\\nexec \"$(command -v runc || command -v crun)\" \"$@\"\\n' \"$PWD\" > own-runtime")
+        .ok();
+    bed.sh("chmod +x own-runtime").ok();
+    let script = "touch /mnt/ready; while [ ! -e /mnt/end ]; do sleep 0.1; done";
+    let mut command = Command::new(bed.place.bin());
+    command.args(["run", "--runtime", "./own-runtime", "--name", "r", "-v", "./home/volume:/mnt"]);
+    command.args(["-v", "./home/volume/users:/etc/passwd", "bb", "sh", "-c", script]);
+    let child = bed.prepare(&mut command).stdout(Stdio::null()).spawn().unwrap();
+    until("it runs", || bed.place.at("home/volume/ready").exists());
+    bed.um(&["exec", "-u", "joe", "r", "id", "-u"]).prints("77");
+    let asked = bed.sh("cat asked").ok().out;
+    assert!(asked.lines().any(|line| line.contains(" exec ")), "{asked}");
+    end(&bed, child);
+    bed.place.wait_for_no_daemon();
+}

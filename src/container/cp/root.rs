@@ -67,10 +67,10 @@ impl Root {
     /// # Errors
     /// When its layers can't be read, or are mounted where this process doesn't see it.
     pub fn open(store: Option<&Store>, named: &Named, shown: &str) -> Result<Root> {
-        let of = |fd: OwnedFd, upper: Option<PathBuf>, read_only: Option<String>| Root {
-            scope: Some(Scope::inside(fd, shown)),
-            upper,
-            read_only,
+        let of = |fd: OwnedFd, upper: Option<PathBuf>, read_only: Option<String>| {
+            let scope = Scope::inside(fd, shown);
+            let scope = if matches!(named, Named::Container(_)) { scope.with_devices() } else { scope };
+            Root { scope: Some(scope), upper, read_only }
         };
         let store = || store.ok_or_else(|| unknown(shown));
         match named {

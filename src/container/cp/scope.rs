@@ -19,6 +19,8 @@ use crate::sys::object::{At, Kind, Stat};
 pub struct Scope {
     root: Rc<OwnedFd>,
     inside: bool,
+    /// Devices may be made in it: a container's root can make them as well.
+    takes_devices: bool,
     /// What messages call it; empty for the host.
     shown: String,
 }
@@ -77,12 +79,17 @@ impl Scope {
     pub fn host() -> Result<Scope> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let here = rustix::fs::open(".", flags, Mode::empty()).map_err(ContainerError::io("open it", "."))?;
-        Ok(Scope { root: Rc::new(here), inside: false, shown: String::new() })
+        Ok(Scope { root: Rc::new(here), inside: false, takes_devices: false, shown: String::new() })
     }
 
     /// Returns a tree; `shown`: what messages call it.
     pub fn inside(root: OwnedFd, shown: &str) -> Scope {
-        Scope { root: Rc::new(root), inside: true, shown: format!("{shown}:") }
+        Scope { root: Rc::new(root), inside: true, takes_devices: false, shown: format!("{shown}:") }
+    }
+
+    /// Lets devices be made in it, as in a container, whose programs find none of its own usable but what is allowed to them.
+    pub fn with_devices(self) -> Scope {
+        Scope { takes_devices: true, ..self }
     }
 
     /// Returns how a path of it is called in messages.
@@ -242,6 +249,11 @@ impl Place {
             true => self.scope.open(&joined(&self.path, path), OFlags::PATH | OFlags::DIRECTORY),
             false => Err(Errno::LOOP),
         }
+    }
+
+    /// Tells whether devices may be made in it: one of somebody else's choice is a way into the machine.
+    pub fn takes_devices(&self) -> bool {
+        self.scope.takes_devices
     }
 
     /// Tells whether it is of the host.

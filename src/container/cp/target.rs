@@ -3,9 +3,11 @@
 
 #![allow(clippy::disallowed_methods, reason = "what is made is this process's until it has its name")]
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::AtFlags;
@@ -19,6 +21,7 @@ use super::scope::Place;
 use crate::container::error::{ContainerError, Result};
 use crate::image::layer::Attributes;
 use crate::image::layer::place::{open_dir, split};
+use crate::sys::cancel::Cancel;
 use crate::sys::object::{At, Kind, SetTime, Stat, Writable};
 use crate::sys::remove;
 
@@ -39,7 +42,7 @@ pub struct How {
     /// Owners too, and with them what they give rights by: setuid and setgid bits, file capabilities; ACLs.
     pub archive: bool,
     /// Once this is set, nothing more is made, and what is half made goes.
-    pub stopped: Option<&'static AtomicBool>,
+    pub stopped: Option<&'static Arc<AtomicBool>>,
 }
 
 /// A directory in which copies are made.
@@ -57,6 +60,8 @@ pub struct Target {
     dirs: Vec<(Vec<u8>, Attributes)>,
     /// The directory that was entered last.
     current: Option<(Vec<u8>, OwnedFd)>,
+    /// Directories that a tar's names lead to by links of the tree.
+    linked: HashSet<Vec<u8>>,
     copied: Copied,
 }
 
@@ -81,7 +86,8 @@ impl Target {
     }
 
     fn of(place: Place, how: How, top: OwnedFd, new: Option<(Vec<u8>, Vec<u8>)>, below: Vec<u8>) -> Target {
-        Target { place, how, top, new, below, dirs: Vec::new(), current: None, copied: Copied::default() }
+        let (dirs, linked) = (Vec::new(), HashSet::new());
+        Target { place, how, top, new, below, dirs, current: None, linked, copied: Copied::default() }
     }
 
     /// Returns the directory of that name in the place, which may be there already.
@@ -193,7 +199,7 @@ impl Target {
             }
             Err(errno) => return Err(self.io("create it", path)(errno)),
         };
-        let done = fill(file.as_fd()).and_then(|bytes| {
+        let done = self.stoppable(|| fill(file.as_fd())).and_then(|bytes| {
             self.attributes(Writable::held(file.as_fd()), path, attributes)?;
             let link = |name: &[u8]| Writable::held(file.as_fd()).link_to(dir.as_fd(), name);
             if !named {
@@ -220,7 +226,8 @@ impl Target {
     pub fn symlink(&mut self, path: &[u8], link: &[u8], attributes: &Attributes) -> Result<()> {
         self.beside(path, |target, dir, beside| {
             symlinkat(link, dir, beside).map_err(target.io("create it", path))?;
-            target.attributes(Writable::entry_of_own(dir, beside), path, attributes)
+            let made = target.made(dir, beside, path, Kind::Symlink)?;
+            target.attributes(Writable::held(made.as_fd()), path, attributes)
         })
     }
 
@@ -246,7 +253,7 @@ impl Target {
         let kind = match attributes.kind {
             Kind::Fifo => FileType::Fifo,
             // A device of somebody else's choice is a way into the machine.
-            Kind::CharDevice | Kind::BlockDevice if self.place.is_of_host() => {
+            Kind::CharDevice | Kind::BlockDevice if !self.place.takes_devices() => {
                 return self.leave_out(path, "a device");
             }
             Kind::CharDevice => FileType::CharacterDevice,
@@ -258,7 +265,8 @@ impl Target {
         let made = self.beside(path, |target, dir, beside| {
             mknodat(dir, beside, kind, Mode::RUSR | Mode::WUSR, device)
                 .map_err(target.io("create it", path))?;
-            target.attributes(Writable::entry_of_own(dir, beside), path, attributes)
+            let made = target.made(dir, beside, path, attributes.kind)?;
+            target.attributes(Writable::held(made.as_fd()), path, attributes)
         });
         match made {
             Err(ContainerError::Io { source, .. })
@@ -299,14 +307,36 @@ impl Target {
         Ok(self.copied)
     }
 
+    /// Refuses to go on once the user has ended it.
+    fn check_stopped(&self) -> Result<()> {
+        match self.how.stopped {
+            Some(stopped) if stopped.load(Ordering::Relaxed) => {
+                Err(ContainerError::Refused("stopped; what was copied before stays".into()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Copies data, until the user ends it.
+    fn stoppable<T>(&self, copy: impl FnOnce() -> Result<T>) -> Result<T> {
+        let done = match self.how.stopped {
+            Some(stopped) => Cancel::by(stopped.clone()).during(copy),
+            None => copy(),
+        };
+        self.check_stopped()?;
+        done
+    }
+
     /// Enters a directory below the top.
     fn enter(&mut self, path: &[u8]) -> Result<OwnedFd> {
-        if self.how.stopped.is_some_and(|stopped| stopped.load(Ordering::Relaxed)) {
-            return Err(ContainerError::Refused("stopped; what was copied before stays".into()));
-        }
+        self.check_stopped()?;
         if self.current.as_ref().is_none_or(|(known, _)| known != path) {
+            let leads_through = |link: &Vec<u8>| {
+                path.strip_prefix(&link[..]).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+            };
             let dir = match path {
                 b"" => At::Fd(self.top.as_fd()).pin(),
+                path if self.linked.iter().any(leads_through) => self.place.through_links(path),
                 path => open_dir(self.top.as_fd(), path),
             };
             self.current = Some((path.to_vec(), dir.map_err(self.io("open it", path))?));
@@ -324,6 +354,7 @@ impl Target {
         }
         match self.place.through_links(path) {
             Ok(dir) => {
+                self.linked.insert(path.to_vec());
                 self.current = Some((path.to_vec(), dir));
                 Ok(())
             }
@@ -351,6 +382,17 @@ impl Target {
         done?;
         self.copied.objects += 1;
         Ok(())
+    }
+
+    /// Holds what was made under another name. Whoever works in the tree may have put a link there since, and by its name the mode of
+    /// what that leads to would be set, on the host.
+    fn made(&self, dir: BorrowedFd<'_>, beside: &[u8], path: &[u8], kind: Kind) -> Result<OwnedFd> {
+        let made = At::Name(dir, beside).pin().map_err(self.io("open it", path))?;
+        let stat = At::Fd(made.as_fd()).stat().map_err(self.io("look at it", path))?;
+        match stat.kind() == kind {
+            true => Ok(made),
+            false => Err(self.refused(path, "was exchanged by another while it was being made")),
+        }
     }
 
     fn put_in_place(&self, dir: &OwnedFd, beside: &[u8], path: &[u8]) -> Result<()> {
@@ -431,5 +473,27 @@ impl Drop for Target {
         {
             log::warn!("{}: is left: {errno}", self.place.shown(beside).display());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::cp::scope::{Destination, Scope};
+
+    #[test]
+    fn what_was_put_in_its_place_meanwhile_is_not_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = rustix::fs::open(dir.path(), OFlags::PATH, Mode::empty()).unwrap();
+        let Destination::Directory(place) = Scope::inside(root, "c").destination(b"/").unwrap() else {
+            panic!("it is a directory");
+        };
+        let target = Target::within(place, How { archive: false, stopped: None }).unwrap();
+        let made = |name: &[u8]| target.made(target.top.as_fd(), name, b"f", Kind::Fifo);
+        mknodat(&target.top, "own", FileType::Fifo, Mode::RUSR, 0).unwrap();
+        made(b"own").unwrap();
+        symlinkat("/etc/hostname", &target.top, "exchanged").unwrap();
+        let refused = made(b"exchanged").unwrap_err().to_string();
+        assert!(refused.contains("exchanged by another"), "{refused}");
     }
 }

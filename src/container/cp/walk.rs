@@ -1,7 +1,7 @@
 //! All that is below a directory, each object by a descriptor that is opened without following any link.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use super::scope::Source;
 use crate::container::error::Result;
 use crate::image::layer::place::{join, open_dir};
+use crate::sys::cancel;
 use crate::sys::copy::file_data;
 use crate::sys::dir::for_each_entry;
 use crate::sys::object::{At, Kind, Stat};
@@ -77,10 +78,13 @@ fn is_of_the_kernel(root: &OwnedFd) -> bool {
     rustix::fs::fstatfs(root).is_ok_and(|found| KINDS.contains(&(found.f_type as u32)))
 }
 
+/// The most that is read of a file that tells no size.
+const MOST_UNTOLD: u64 = 1 << 30;
+
 /// Copies the data of one file into another, which is empty. Returns how many bytes there are.
 ///
 /// # Errors
-/// Those of reading and writing.
+/// Those of reading and writing; `EINTR` when it is [asked to stop](cancel).
 pub fn data(from: OwnedFd, to: BorrowedFd<'_>) -> io::Result<u64> {
     let size = At::Fd(from.as_fd()).stat()?.size;
     if size > 0 {
@@ -88,5 +92,42 @@ pub fn data(from: OwnedFd, to: BorrowedFd<'_>) -> io::Result<u64> {
         return Ok(size);
     }
     // Files of the kernel tell no size.
-    io::copy(&mut File::from(from), &mut File::from(to.try_clone_to_owned()?))
+    let (mut from, mut to) = (File::from(from), File::from(to.try_clone_to_owned()?));
+    let (mut buffer, mut copied) = (vec![0; 64 << 10], 0);
+    loop {
+        if cancel::is_asked() {
+            return Err(Errno::INTR.into());
+        }
+        let read = match from.read(&mut buffer) {
+            Ok(0) => return Ok(copied),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
+        to.write_all(&buffer[..read])?;
+        copied += read as u64;
+        if copied > MOST_UNTOLD {
+            return Err(io::Error::other("it tells no length, and comes to no end"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::cancel::Cancel;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    #[test]
+    fn a_copy_stops_within_a_file() {
+        let source = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&source, "something").unwrap();
+        // The second tells no length.
+        for path in [source.path(), std::path::Path::new("/proc/self/status")] {
+            let copy = || data(File::open(path).unwrap().into(), tempfile::tempfile().unwrap().as_fd());
+            assert!(copy().unwrap() > 0);
+            let stopped = Cancel::by(Arc::new(AtomicBool::new(true))).during(copy).unwrap_err();
+            assert_eq!(stopped.raw_os_error(), Some(libc::EINTR), "{}", path.display());
+        }
+    }
 }
