@@ -29,6 +29,7 @@
 //! control     a mount's socket: protocol, server, client; finding the mounts of this machine
 //! snapshotter containerd's snapshots, served over gRPC; containerd mounts them itself. Feature `snapshotter`
 //! explain     where a path comes from, the event trace, the pictures
+//! texts       what is said to people, in each language
 //! cli         the command line, one small file a verb
 //! ```
 //!
@@ -58,5 +59,6 @@ pub mod registry;
 #[cfg(feature = "snapshotter")]
 pub mod snapshotter;
 pub mod sys;
+pub mod texts;
 pub mod trying;
 pub mod union;

@@ -1,69 +1,162 @@
-//! `unionmount demo`: the lesson.
+//! `unionmount demo`: the lessons.
 
-use std::io::stdin;
+use std::io::{IsTerminal, stdin};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
+use ratatui::crossterm::terminal::{disable_raw_mode, size};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::page::{is_terminal, own_stdout, print_own};
-use super::{Failure, say};
+use super::language::Language;
+use super::page::{Page, is_terminal, own_stdout, print_own};
+use super::{Failure, say, terminal};
+use crate::explain::lesson::course::Course;
+use crate::explain::lesson::learner::{AtTerminal, Learner, Typed, Watching};
 use crate::explain::lesson::site::Site;
-use crate::explain::lesson::texts::{LANGUAGES, Texts, fill};
-use crate::explain::lesson::{Ended, Lesson};
+use crate::explain::lesson::{COURSES, Ended, Lesson, LessonError};
 use crate::explain::paint::Paint;
+use crate::fuse::mount::can_mount;
+use crate::texts::Texts;
 
-/// Learn in ten minutes how containers store files, on real mounts in a temporary directory
+/// Learn how containers store files, on real mounts in a temporary directory
 #[derive(Debug, Args)]
+#[command(after_long_help = MORE)]
 pub(super) struct Demo {
+    /// Which lesson, by its name or number [default: the first]
+    #[arg(value_name = "LESSON")]
+    lesson: Option<String>,
+
+    /// Begin with this step; what comes before it is done unseen
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, hide_default_value = true)]
+    step: usize,
+
     /// Go on by itself, without waiting for Enter
     #[arg(long)]
     auto: bool,
+
+    /// How long a few lines are shown with --auto, as in 3s [default: 3s on a terminal, else 0s]
+    #[arg(long, value_name = "TIME", requires = "auto", value_parser = pace)]
+    pace: Option<Duration>,
 
     /// Leave the directory behind, to play with
     #[arg(long)]
     keep: bool,
 
-    /// The language, en or zh [default: that of the locale]
-    #[arg(long, value_name = "LANGUAGE")]
-    lang: Option<String>,
+    #[command(flatten)]
+    language: Language,
 }
+
+const MORE: &str = "\
+KEYS:
+  Enter goes on, and runs the command that is shown; 1, 2 or 3 answers a question
+  b, back, ←           a step back
+  q, quit, exit, Esc   the end; nothing stays mounted
+  !COMMAND             a command of your own, in the lesson's directory; ! alone is a shell
+
+EXAMPLES:
+  unionmount demo
+  unionmount demo --step 4
+  unionmount demo --auto --pace 5s --lang zh";
 
 impl Demo {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let code = self.lang.clone().unwrap_or_else(|| Texts::language_of(&locale()).to_owned());
-        if !LANGUAGES.iter().any(|(known, _)| *known == code) {
-            return Err(Failure::usage(Texts::of(&code).err().unwrap_or_default()));
-        }
-        let texts = Texts::of(&code).map_err(Failure::failed)?;
-        let site = Arc::new(Site::new().map_err(Failure::failed)?);
+        let texts = self.language.texts()?;
+        let course = course(self.lesson.as_deref())?;
+        let first = self.step.checked_sub(1).filter(|first| *first < course.len()).ok_or_else(|| {
+            Failure::usage(texts.fill("lesson.no_step", &[("count", &course.len().to_string())]))
+        })?;
+        can_mount().map_err(|error| {
+            Failure::failed(format!("the lesson mounts, and nothing can be mounted here: {error}"))
+        })?;
+        let site = Arc::new(Site::new(columns_of_output, texts.code()).map_err(Failure::failed)?);
         clean_on_signals(&site, self.keep)?;
-        let mut input = stdin().lock();
+        let mut learner = self.learner();
         let mut out = own_stdout();
-        let mut lesson = Lesson {
-            site: &site,
-            texts: &texts,
-            paint: Paint::of_stdout(),
-            out: &mut out,
-            input: if self.auto { None } else { Some(&mut input) },
-        };
-        let ended = lesson.give();
+        let mut lesson = Lesson::new(
+            (&site, course),
+            texts,
+            (Paint::of_stdout(), if self.auto { without_rows } else { screen }),
+            (&mut out, &mut *learner),
+        );
+        let ended = lesson.give(first);
+        let at = lesson.at();
         // Whatever happened, nothing stays mounted.
         let cleaned = site.clean(self.keep);
-        let ended = ended.map_err(Failure::failed)?;
+        let ended = match ended {
+            Err(LessonError::ReaderGone) => {
+                return cleaned.map(|()| ExitCode::SUCCESS).map_err(Failure::failed);
+            }
+            ended => ended.map_err(Failure::failed)?,
+        };
         cleaned.map_err(Failure::failed)?;
-        let dir = site.dir().display().to_string();
-        let kept = if self.keep { fill(&texts.kept, &[("dir", &dir)]) } else { String::new() };
-        if ended == Ended::Stopped || self.keep {
-            let text = fill(&texts.stopped, &[("kept", &kept)]);
-            let mut page = super::page::Page::default();
-            page.drawn(&format!("\n{text}\n"));
-            page.print()?;
+        let mut page = Page::default();
+        if ended != Ended::Whole || self.keep {
+            let dir = site.dir().display().to_string();
+            let kept = if self.keep { texts.fill("lesson.kept", &[("dir", &dir)]) } else { String::new() };
+            page.drawn(&format!("\n{}\n", texts.fill("lesson.stopped", &[("kept", &kept)])));
         }
-        Ok(ExitCode::SUCCESS)
+        if ended != Ended::Whole && at > 0 {
+            let command = format!("unionmount demo {} --step {}", course.name, at + 1);
+            page.drawn(&format!("{}\n", texts.fill("lesson.go_on", &[("command", &command)])));
+        }
+        page.print()?;
+        Ok(if ended == Ended::Interrupted { ExitCode::from(128 + SIGINT as u8) } else { ExitCode::SUCCESS })
     }
+
+    fn learner(&self) -> Box<dyn Learner> {
+        if self.auto {
+            let pace = self.pace.unwrap_or(if is_terminal() { PACE } else { Duration::ZERO });
+            Box::new(Watching { pace })
+        } else if is_terminal() && stdin().is_terminal() {
+            Box::new(AtTerminal(own_stdout()))
+        } else {
+            Box::new(Typed(stdin().lock()))
+        }
+    }
+}
+
+/// How long a few lines are shown to who watches.
+const PACE: Duration = Duration::from_secs(3);
+
+fn pace(text: &str) -> Result<Duration, String> {
+    let said = text.parse::<jiff::SignedDuration>().map_err(|error| error.to_string())?;
+    Duration::try_from(said).map_err(|_| "it is negative".to_owned())
+}
+
+fn course(wanted: Option<&str>) -> Result<&'static Course, Failure> {
+    let Some(wanted) = wanted else { return Ok(COURSES[0]) };
+    let number = wanted.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
+    let found = match number {
+        Some(at) => COURSES.get(at),
+        None => COURSES.iter().find(|course| course.name == wanted),
+    };
+    found.copied().ok_or_else(|| {
+        let each = (1..).zip(COURSES).map(|(number, course)| {
+            let about = Texts::english().say(&format!("lesson.{}.about", course.name)).to_owned();
+            format!("{number} {} ({about})", course.name)
+        });
+        Failure::usage(format!(
+            "there is no lesson {wanted:?}; there are {}",
+            each.collect::<Vec<_>>().join(", ")
+        ))
+    })
+}
+
+/// Returns how many columns what a command prints has, beside the lesson's own margin.
+fn columns_of_output() -> usize {
+    terminal::columns().saturating_sub(2)
+}
+
+fn screen() -> (usize, Option<usize>) {
+    let rows = is_terminal().then(size).and_then(Result::ok).map(|(_, rows)| usize::from(rows));
+    (terminal::columns(), rows.filter(|rows| *rows > 0))
+}
+
+fn without_rows() -> (usize, Option<usize>) {
+    (terminal::columns(), None)
 }
 
 /// Ends the program in order when it is interrupted.
@@ -74,6 +167,7 @@ fn clean_on_signals(site: &Arc<Site>, keep: bool) -> Result<(), Failure> {
     std::thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
             if is_terminal() {
+                disable_raw_mode().unwrap_or_default();
                 // The line of `^C` ends.
                 print_own(b"\n").unwrap_or_default();
             }
@@ -84,10 +178,4 @@ fn clean_on_signals(site: &Arc<Site>, keep: bool) -> Result<(), Failure> {
         }
     });
     Ok(())
-}
-
-/// Returns what the environment says of the language of messages.
-fn locale() -> String {
-    let set = ["LC_ALL", "LC_MESSAGES", "LANG"].into_iter().filter_map(|name| std::env::var(name).ok());
-    set.into_iter().find(|value| !value.is_empty()).unwrap_or_default()
 }

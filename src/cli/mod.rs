@@ -36,6 +36,7 @@ mod image_tree;
 mod images;
 mod import;
 mod inspect;
+mod language;
 mod layers;
 mod line;
 mod load;

@@ -172,6 +172,16 @@ pub fn open_device() -> Result<OwnedFd, MountError> {
     })
 }
 
+/// Fails where nothing can be mounted: for want of the device, or of the helper that ordinary users need.
+pub fn can_mount() -> Result<(), MountError> {
+    open_device()?;
+    if !rustix::process::geteuid().is_root() {
+        let mut helper = fusermount::command().arg("-V").spawn().map_err(MountError::NoHelper)?;
+        helper.wait().map_err(MountError::NoHelper)?;
+    }
+    Ok(())
+}
+
 /// A filesystem that is mounted, and how it is unmounted.
 #[derive(Debug, Clone)]
 pub struct Mounted {

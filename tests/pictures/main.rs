@@ -1,4 +1,4 @@
-//! The pictures of a stack: `layers` in all its forms, the page in a browser, and the lesson.
+//! The pictures of a stack: `layers` in all its forms and the page in a browser.
 
 // A test that panics has failed; that is what unwrap is for here.
 #![allow(clippy::unwrap_used)]
@@ -7,5 +7,4 @@ mod agreement;
 mod browser;
 mod figures;
 mod images;
-mod lesson;
 mod webdriver;

@@ -1,31 +1,47 @@
-//! The lesson: `unionmount demo`.
+//! The lessons: `unionmount demo`.
 //!
-//! In a directory of its own, the learner sees the commands of a container's life run on real mounts, and after each
-//! step what has changed in the layers on disk. Nothing is played: the commands go through a shell, the changes are
-//! read off the layers by a [`Survey`], and a step whose effect is not what its text says ends the lesson with an error.
+//! In a directory of its own, the learner sees commands run on real mounts, one by one, and after each step what has
+//! changed in the layers on disk. Nothing is played: the commands go through a shell, the changes are read off the layers,
+//! and a step whose effect is not what its text says ends the lesson with an error.
 //!
-//! The steps are in `steps`, the words in [`texts`], the directory with its mounts in [`site`].
+//! | file | what it knows |
+//! |---|---|
+//! | [`course`] | what a lesson consists of |
+//! | [`basics`] | the lesson on copy-on-write |
+//! | [`site`] | the directory with its mounts |
+//! | [`learner`] | who takes the lesson: what is typed, which keys are pressed, how fast it goes on by itself |
+//! | `changes` | what a step has changed on disk |
+//!
+//! The words are in [`crate::texts`], under `lesson`.
 
+pub mod basics;
+mod changes;
+pub mod course;
+pub mod learner;
 pub mod site;
-mod steps;
-pub mod texts;
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{BufRead, Write};
+use std::io::Write;
 
+use unicode_width::UnicodeWidthStr;
+
+use self::changes::{Change, Layers};
+use self::course::{Course, Shown, Step};
+use self::learner::{Learner, Says};
 use self::site::Site;
-use self::steps::{Effect, STEPS, Step};
-use self::texts::{Texts, fill};
-use super::names;
 use super::paint::Paint;
-use super::survey::{LayerAction, Survey};
-use crate::sys::object::Kind;
-use crate::union::stack::layer::{LowerSource, Stack, StackOptions};
+use crate::texts::Texts;
+use crate::texts::wrap::wrap;
+
+/// The lessons, in the order in which they are to be taken.
+pub const COURSES: &[&Course] = &[&basics::BASICS];
 
 /// Why a lesson ended before its end.
 #[derive(Debug, thiserror::Error)]
 pub enum LessonError {
+    /// Nobody reads any more.
+    #[error("nobody reads")]
+    ReaderGone,
     /// A file or a terminal.
     #[error("{what}: {error}")]
     Io {
@@ -60,6 +76,18 @@ impl LessonError {
         let what = what.to_string();
         move |error| LessonError::Io { what, error }
     }
+
+    fn written(error: std::io::Error) -> LessonError {
+        match error.kind() {
+            std::io::ErrorKind::BrokenPipe => LessonError::ReaderGone,
+            _ => LessonError::io("cannot write to stdout")(error),
+        }
+    }
+
+    /// Tells whether the learner's own commands may have brought it about.
+    fn may_be_of_the_learner(&self) -> bool {
+        matches!(self, LessonError::Command { .. } | LessonError::Layers(_) | LessonError::Untrue { .. })
+    }
 }
 
 /// How a lesson ended.
@@ -69,210 +97,322 @@ pub enum Ended {
     Whole,
     /// The learner had enough.
     Stopped,
+    /// The learner pressed `^C`.
+    Interrupted,
 }
+
+/// Why a step isn't gone on with.
+enum Turn {
+    /// Another step is wanted.
+    To(usize),
+    /// None is.
+    End(Ended),
+    Failed(LessonError),
+}
+
+impl From<LessonError> for Turn {
+    fn from(error: LessonError) -> Turn {
+        Turn::Failed(error)
+    }
+}
+
+/// What is written before the learner is heard.
+enum Prompt {
+    /// A command; it is shown although nobody presses Enter.
+    Command(String),
+    /// What can be pressed.
+    Keys(String),
+}
+
+/// How large the screen is: columns, and lines where there is somebody before it.
+pub type Screen = fn() -> (usize, Option<usize>);
+
+/// Lines of running text aren't longer, however wide the screen is.
+const WIDEST: usize = 80;
+/// Lines that are kept free for what is typed.
+const SPARE: usize = 2;
 
 /// A lesson that is being given.
 pub struct Lesson<'a> {
-    /// Where.
-    pub site: &'a Site,
-    /// In which words.
-    pub texts: &'a Texts,
-    /// Colours.
-    pub paint: Paint,
-    /// Where it is written.
-    pub out: &'a mut dyn Write,
-    /// What the learner types; `None`: nobody is there, so nobody is waited for.
-    pub input: Option<&'a mut dyn BufRead>,
+    site: &'a Site,
+    course: &'static Course,
+    texts: &'static Texts,
+    paint: Paint,
+    screen: Screen,
+    out: &'a mut dyn Write,
+    learner: &'a mut dyn Learner,
+    /// The step that comes, counted from 0.
+    at: usize,
+    /// Lines that were shown since the learner was last heard.
+    lines: usize,
+    /// Commands of the learner's own may have changed what the next step stands on.
+    own: bool,
 }
 
-/// What the layers hold, as far as changes are to be told: path in the layer → what it is.
-type Held = BTreeMap<Vec<u8>, Thing>;
+impl<'a> Lesson<'a> {
+    /// Prepares a lesson.
+    pub fn new(
+        (site, course): (&'a Site, &'static Course),
+        texts: &'static Texts,
+        (paint, screen): (Paint, Screen),
+        (out, learner): (&'a mut dyn Write, &'a mut dyn Learner),
+    ) -> Lesson<'a> {
+        Lesson { site, course, texts, paint, screen, out, learner, at: 0, lines: 0, own: false }
+    }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Thing {
-    what: LayerAction,
-    kind: Option<Kind>,
-    size: u64,
-    mode: u32,
-    mtime: i64,
-    opaque: bool,
-    /// The lower layer whose entry it replaces or deletes.
-    replaces: Option<String>,
-}
+    /// Returns the step at which it is, counted from 0.
+    pub fn at(&self) -> usize {
+        self.at
+    }
 
-impl Lesson<'_> {
-    /// Gives it.
+    /// Gives it from a step on, counted from 0.
     ///
     /// # Errors
     /// See [`LessonError`]. The caller cleans the [`Site`].
-    pub fn give(&mut self) -> Result<Ended, LessonError> {
-        let dir = self.site.dir().display().to_string();
-        self.say(&fill(&self.texts.welcome, &[("dir", &dir)]))?;
-        if self.stops()? {
-            return Ok(Ended::Stopped);
-        }
-        self.site.prepare()?;
-        for (index, step) in STEPS.iter().enumerate() {
-            if self.step(index, step)? == Ended::Stopped {
-                return Ok(Ended::Stopped);
+    pub fn give(&mut self, first: usize) -> Result<Ended, LessonError> {
+        self.at = first;
+        if let Err(turn) = self.welcome() {
+            match turn {
+                Turn::End(ended) => return Ok(ended),
+                Turn::Failed(error) => return Err(error),
+                Turn::To(_) => {}
             }
         }
-        self.say(&self.texts.done)?;
+        self.put_in_place()?;
+        while self.at < self.course.steps.len() {
+            match self.step() {
+                Ok(()) => self.at += 1,
+                Err(Turn::To(at)) => {
+                    self.at = at;
+                    self.put_in_place()?;
+                }
+                Err(Turn::End(ended)) => return Ok(ended),
+                Err(Turn::Failed(error)) if self.own && error.may_be_of_the_learner() => {
+                    self.say(&self.texts.fill("lesson.mended", &[("error", &error.to_string())]))?;
+                    self.put_in_place()?;
+                }
+                Err(Turn::Failed(error)) => return Err(error),
+            }
+        }
+        self.say(self.texts.say(&format!("lesson.{}.done", self.course.name)))?;
         Ok(Ended::Whole)
     }
 
-    fn step(&mut self, index: usize, step: &Step) -> Result<Ended, LessonError> {
-        let words = (step.texts)(&self.texts.steps);
-        let title = format!("{}/{}  {}", index + 1, STEPS.len(), words.title);
-        self.line(&format!("\n{}", self.paint.bold(format!("── {title} ──"))))?;
-        self.say(&words.text)?;
-        self.say(&format!("{}\n{}", self.paint.cyan(&self.texts.question), words.question))?;
-        if self.stops()? {
-            return Ok(Ended::Stopped);
+    fn welcome(&mut self) -> Result<(), Turn> {
+        let whole = self.at == 0;
+        if whole {
+            let dir = self.site.dir().display().to_string();
+            self.say(&self.texts.fill(&format!("lesson.{}.welcome", self.course.name), &[("dir", &dir)]))?;
         }
-        let before = self.layers(step)?;
-        for command in step.commands {
-            let shown = self.site.command(command);
-            self.line(&format!("{} {}", self.paint.green("$"), self.paint.bold(&shown)))?;
-            for line in self.site.run(&shown)?.lines() {
-                self.line(&format!("  {line}"))?;
-            }
+        if self.learner.answers() {
+            self.say(self.texts.say("lesson.keys"))?;
         }
-        if let Some(before) = before {
-            let after = self.layers(step)?.unwrap_or_default();
-            self.changes(step, &before, &after)?;
-        }
-        self.say(&format!("{}\n{}", self.paint.cyan(&self.texts.answer), words.answer.trim_start()))?;
-        Ok(if self.stops()? { Ended::Stopped } else { Ended::Whole })
+        if whole { self.stop() } else { Ok(()) }
     }
 
-    /// Returns what is in the layers that a step is about: first the upper's, then the lowers'.
-    fn layers(&self, step: &Step) -> Result<Option<Vec<Held>>, LessonError> {
-        let Some(upper) = step.upper else { return Ok(None) };
-        let mut lowers = [upper, "patch", "app", "base"].map(|name| self.site.dir().join(name)).to_vec();
-        // Before a container's first start it has no upper yet.
-        let has_upper = lowers[0].exists();
-        if !has_upper {
-            lowers.remove(0);
-        }
-        let broken = |error: &dyn fmt::Display| LessonError::Layers(error.to_string());
-        let lowers = LowerSource::directories(lowers);
-        let stack = Stack::open(&StackOptions { lowers, ..StackOptions::default() })
-            .map_err(|error| broken(&error))?;
-        let survey = Survey::take(stack, has_upper).map_err(|error| broken(&error))?;
-        let mut held = vec![Held::new(); 4];
-        for place in 1..survey.places.len() {
-            for h in survey.holdings(place) {
-                let thing = Thing {
-                    what: h.what(),
-                    kind: h.kind,
-                    size: h.size,
-                    mode: h.mode,
-                    mtime: h.mtime,
-                    opaque: h.opaque,
-                    replaces: h.replaces.map(|layer| survey.layers[usize::from(layer) - 1].name.clone()),
-                };
-                held[usize::from(survey.told(h.layer))].insert(survey.path(place), thing);
+    /// Makes everything as it is before the step that comes.
+    fn put_in_place(&mut self) -> Result<(), LessonError> {
+        self.site.prepare(self.course.prepare)?;
+        for command in self.course.steps[..self.at].iter().flat_map(|step| step.commands) {
+            match command {
+                Shown::AsRoot(_) if !is_root() => {}
+                // What can't be done on this machine was told when it was tried.
+                Shown::AsRoot(command) => drop(self.site.run(&self.site.command(command))),
+                Shown::Run(command) => drop(self.site.run(&self.site.command(command))?),
             }
         }
-        Ok(Some(held))
+        self.own = false;
+        Ok(())
+    }
+
+    fn step(&mut self) -> Result<(), Turn> {
+        let step = &self.course.steps[self.at];
+        let title = format!("{}/{}  {}", self.at + 1, self.course.steps.len(), self.words(step, "title"));
+        self.line("")?;
+        self.line(&self.paint.bold(format!("── {title} ──")))?;
+        self.say(self.words(step, "text"))?;
+        self.question(step)?;
+        let before = step.upper.map(|upper| Layers::read(self.site, upper)).transpose()?;
+        for command in step.commands {
+            self.command(command)?;
+        }
+        if let (Some(before), Some(upper)) = (before, step.upper) {
+            self.changes(step, &before, upper)?;
+        }
+        let answer = self.words(step, "answer");
+        self.fit(wrap(answer, self.columns()).len() + 2)?;
+        self.line("")?;
+        self.line(&self.paint.cyan(self.texts.say("lesson.answer")))?;
+        self.paragraphs(answer)?;
+        self.stop()
+    }
+
+    fn words(&self, step: &Step, part: &str) -> &'static str {
+        self.texts.find(&format!("lesson.{}.{}.{part}", self.course.name, step.name)).unwrap_or_default()
+    }
+
+    /// Asks the question of a step, and says something to what is answered.
+    fn question(&mut self, step: &Step) -> Result<(), Turn> {
+        let key = |part| format!("lesson.{}.{}.{part}", self.course.name, step.name);
+        let choices = self.texts.list(&key("choices"));
+        self.line("")?;
+        self.line(&self.paint.cyan(self.texts.say("lesson.question")))?;
+        self.paragraphs(self.words(step, "question"))?;
+        for (number, choice) in (1..).zip(&choices) {
+            self.paragraphs(&format!("  {number}  {choice}"))?;
+        }
+        let prompt = match choices.len() {
+            0 => self.texts.say("lesson.think").to_owned(),
+            count => self.texts.fill("lesson.choose", &[("count", &count.to_string())]),
+        };
+        self.line("")?;
+        let said = self.ask(&Prompt::Keys(prompt), choices.len())?;
+        let number = said.as_deref().and_then(|said| said.parse::<usize>().ok());
+        let reply = number.and_then(|number| number.checked_sub(1));
+        let replies = self.texts.list(&key("replies"));
+        if let (Some(number), Some(reply)) = (number, reply.and_then(|at| replies.get(at))) {
+            let verdict = match number == step.right {
+                true => self.paint.green(self.texts.say("lesson.right")),
+                false => self.paint.yellow(self.texts.say("lesson.wrong")),
+            };
+            self.line(&verdict)?;
+            self.paragraphs(reply)?;
+            self.line("")?;
+        } else if said.is_some() {
+            self.paragraphs(self.texts.say("lesson.words"))?;
+            self.line("")?;
+        }
+        Ok(())
+    }
+
+    /// Shows a command, waits, and runs it.
+    fn command(&mut self, command: &Shown) -> Result<(), Turn> {
+        let (Shown::Run(text) | Shown::AsRoot(text)) = command;
+        let shown = self.site.command(text);
+        let root_only = matches!(command, Shown::AsRoot(_));
+        if root_only && !is_root() {
+            self.fit(1)?;
+            return Ok(self.line(&self.paint.dim(format!("# {shown}")))?);
+        }
+        self.fit(1)?;
+        let prompt = Prompt::Command(format!("{} {}", self.paint.green("$"), self.paint.bold(&shown)));
+        self.enter(&prompt)?;
+        let (output, failed) = match self.site.run(&shown) {
+            // Containers and some filesystems refuse it even to root.
+            Err(LessonError::Command { output, .. }) if root_only => (output, true),
+            ran => (ran?, false),
+        };
+        for line in output.lines() {
+            self.fit(1)?;
+            self.line(format!("  {line}").trim_end())?;
+        }
+        if failed {
+            self.paragraphs(self.texts.say("lesson.refused"))?;
+        }
+        Ok(())
     }
 
     /// Tells what has changed in the upper, and that nothing else has; proves that it is what the step says.
-    fn changes(&mut self, step: &Step, before: &[Held], after: &[Held]) -> Result<(), LessonError> {
+    fn changes(&mut self, step: &Step, before: &Layers, upper: &str) -> Result<(), Turn> {
+        let after = Layers::read(self.site, upper)?;
         let untrue = |what: String| LessonError::Untrue { step: step.name, what };
-        if before[1..] != after[1..] {
-            return Err(untrue("a lower layer has changed".to_owned()));
-        }
-        for effect in step.effects {
-            let found = after[0].get(effect.path().as_bytes());
-            if !found.is_some_and(|thing| effect.is(thing)) {
-                return Err(untrue(format!("no {effect:?}, but {found:?}")));
-            }
-        }
-        let upper = step.upper.unwrap_or_default();
+        after.prove(before, step.effects).map_err(untrue)?;
         let mut lines = Vec::new();
-        for (path, thing) in &after[0] {
-            let old = before[0].get(path);
-            if old != Some(thing) && !(old.is_some() && thing.kind == Some(Kind::Directory) && !thing.opaque)
-            {
-                lines.push(self.change(upper, path, thing, old));
+        for Change { tint, text } in after.told(before, upper, self.texts) {
+            for line in wrap(&format!("  {text}"), self.columns()) {
+                lines.push(tint(self.paint, &line));
             }
         }
-        for path in before[0].keys().filter(|path| !after[0].contains_key(*path)) {
-            let path = format!("{upper}/{}", names::readable(path));
-            lines.push(format!("- {}", fill(&self.texts.gone, &[("path", &path)])));
-        }
-        self.line(&format!("\n{}", self.paint.yellow(&self.texts.changed)))?;
         if lines.is_empty() {
-            let path = format!("{upper}/");
-            self.line(&format!("  {}", fill(&self.texts.nothing, &[("path", &path)])))?;
+            lines.push(format!("  {}", self.texts.fill("lesson.nothing", &[("path", &format!("{upper}/"))])));
         }
-        for line in lines {
-            self.line(&format!("  {line}"))?;
-        }
-        let same = fill(&self.texts.same, &[("layers", "base/ app/ patch/")]);
-        self.line(&format!("  {}", self.paint.dim(same)))
+        let same = self.texts.fill("lesson.same", &[("layers", "base/ app/ patch/")]);
+        lines.push(self.paint.dim(format!("  {same}")));
+        self.fit(lines.len() + 2)?;
+        self.line("")?;
+        self.line(&self.paint.yellow(self.texts.say("lesson.changed")))?;
+        Ok(lines.iter().try_for_each(|line| self.line(line))?)
     }
 
-    fn change(&self, upper: &str, path: &[u8], thing: &Thing, old: Option<&Thing>) -> String {
-        let path = format!("{upper}/{}", names::readable(path));
-        let size = names::bytes(thing.size);
-        let below = thing.replaces.clone().unwrap_or_default();
-        let texts = self.texts;
-        let fill = |text: &str| fill(text, &[("path", &path), ("size", &size), ("below", &below)]);
-        let directory = thing.kind == Some(Kind::Directory);
-        match thing.what {
-            LayerAction::Deleted => self.paint.red(format!("✗ {}", fill(&texts.whiteout))),
-            _ if directory && thing.opaque => self.paint.red(format!("◼ {}", fill(&texts.opaque))),
-            LayerAction::Merged => fill(&format!("+ {}", texts.copied_dir)),
-            _ if old.is_some_and(|old| old.kind == thing.kind) => {
-                self.paint.yellow(format!("~ {}", fill(&texts.rewritten)))
-            }
-            LayerAction::Changed => self.paint.yellow(format!("~ {}", fill(&texts.copied_up))),
-            LayerAction::Added if directory => self.paint.green(format!("+ {}", fill(&texts.made_dir))),
-            LayerAction::Added => self.paint.green(format!("+ {}", fill(&texts.made))),
+    /// Waits for Enter, to go on.
+    fn stop(&mut self) -> Result<(), Turn> {
+        if self.learner.answers() {
+            self.line("")?;
         }
+        self.enter(&Prompt::Keys(self.texts.say("lesson.enter").to_owned()))
+    }
+
+    /// Waits for Enter; whoever says something else is told what can be said.
+    fn enter(&mut self, prompt: &Prompt) -> Result<(), Turn> {
+        while self.ask(prompt, 0)?.is_some() {
+            self.paragraphs(self.texts.say("lesson.keys"))?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the learner, and runs what he wants to run. Returns what he says, if it isn't only Enter.
+    fn ask(&mut self, prompt: &Prompt, choices: usize) -> Result<Option<String>, Turn> {
+        loop {
+            let answers = self.learner.answers();
+            let shown = match prompt {
+                Prompt::Command(command) if answers => format!("{command} "),
+                Prompt::Command(command) => command.clone(),
+                Prompt::Keys(keys) if answers => self.paint.dim(format!("[{keys}] ")),
+                Prompt::Keys(_) => String::new(),
+            };
+            write!(self.out, "{shown}").and_then(|()| self.out.flush()).map_err(LessonError::written)?;
+            let lines = std::mem::take(&mut self.lines);
+            let said =
+                self.learner.listen(lines, choices).map_err(LessonError::io("cannot read the answer"))?;
+            if !shown.is_empty() {
+                self.line("")?;
+            }
+            match said {
+                Says::Go => return Ok(None),
+                Says::Words(words) => return Ok(Some(words)),
+                Says::Back => return Err(Turn::To(self.at.saturating_sub(1))),
+                Says::Quit => return Err(Turn::End(Ended::Stopped)),
+                Says::Interrupt => return Err(Turn::End(Ended::Interrupted)),
+                Says::Own(command) => {
+                    self.own = true;
+                    let output = self.site.run_own(&command, self.learner.has_terminal())?;
+                    output.lines().try_for_each(|line| self.line(&format!("  {line}")))?;
+                }
+            }
+        }
+    }
+
+    /// Waits where so many more lines would move what wasn't read yet off the screen.
+    fn fit(&mut self, lines: usize) -> Result<(), Turn> {
+        match (self.screen)().1 {
+            Some(rows) if self.lines > 0 && self.lines + lines + SPARE > rows => {
+                self.enter(&Prompt::Keys(self.texts.say("lesson.more").to_owned()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn columns(&self) -> usize {
+        (self.screen)().0.min(WIDEST)
     }
 
     fn line(&mut self, text: &str) -> Result<(), LessonError> {
-        let written = writeln!(self.out, "{text}").and_then(|()| self.out.flush());
-        written.map_err(LessonError::io("cannot write to stdout"))
+        let columns = (self.screen)().0.max(1);
+        let width = anstream::adapter::strip_str(text).to_string().width();
+        self.lines += width.div_ceil(columns).max(1);
+        writeln!(self.out, "{text}").and_then(|()| self.out.flush()).map_err(LessonError::written)
+    }
+
+    fn paragraphs(&mut self, text: &str) -> Result<(), LessonError> {
+        wrap(text, self.columns()).iter().try_for_each(|line| self.line(line))
     }
 
     fn say(&mut self, text: &str) -> Result<(), LessonError> {
-        self.line(&format!("\n{}", text.trim()))
-    }
-
-    /// Waits for Enter; true if the learner wants to stop. The end of the input is as good.
-    fn stops(&mut self) -> Result<bool, LessonError> {
-        let prompt = self.paint.dim(format!("[{}] ", self.texts.enter));
-        let Some(input) = &mut self.input else { return Ok(false) };
-        let shown = write!(self.out, "\n{prompt}").and_then(|()| self.out.flush());
-        shown.map_err(LessonError::io("cannot write to stdout"))?;
-        let mut line = String::new();
-        let read = input.read_line(&mut line).map_err(LessonError::io("cannot read from stdin"))?;
-        Ok(read == 0 || line.trim().eq_ignore_ascii_case("q"))
+        self.line("")?;
+        self.paragraphs(text.trim())
     }
 }
 
-impl Effect {
-    fn path(&self) -> &'static str {
-        match self {
-            Effect::CopyUp(path, _)
-            | Effect::Whiteout(path, _)
-            | Effect::Opaque(path)
-            | Effect::New(path) => path,
-        }
-    }
-
-    fn is(&self, thing: &Thing) -> bool {
-        let replaces = |layer: &str| thing.replaces.as_deref() == Some(layer);
-        match self {
-            Effect::CopyUp(_, layer) => thing.what == LayerAction::Changed && replaces(layer),
-            Effect::Whiteout(_, layer) => thing.what == LayerAction::Deleted && replaces(layer),
-            Effect::Opaque(_) => thing.kind == Some(Kind::Directory) && thing.opaque,
-            Effect::New(_) => thing.what == LayerAction::Added,
-        }
-    }
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
 }

@@ -1,5 +1,9 @@
 //! The lesson: in every language, as root and as an ordinary user; nothing stays, however it ends.
 
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod terminal;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -64,7 +68,7 @@ fn assert_taught(text: &str) {
         "rw/srv/site/",
         "rw2/etc/name",
         "$ unionmount --lower rw:patch:app:base --upper rw3 merged3\n",
-        "7/7",
+        "8/8",
     ] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
@@ -94,7 +98,7 @@ fn it_runs_by_itself_in_chinese() {
     let scratch = Scratch::new();
     let text = text(&demo(&scratch, &["--auto"]).env("LANG", "zh_CN.UTF-8").output().unwrap());
     assert_taught(&text);
-    assert!(text.contains("三层，六个文件"), "{text}");
+    assert!(text.contains("三层，七个文件"), "{text}");
     assert_gone(&scratch);
 }
 
@@ -121,16 +125,34 @@ fn an_ordinary_user_can_take_it() {
     assert_gone(&scratch);
 }
 
-/// A lesson with a learner, who has pressed Enter so often.
-fn start(scratch: &Scratch, entered: usize) -> Child {
+/// How often Enter is pressed until the answer of the second step has been read: the tree is mounted, the lesson waits.
+const TO_SECOND_ANSWER: usize = 12;
+
+/// A lesson with a learner, who has typed this.
+fn start(scratch: &Scratch, typed: &str) -> Child {
     let mut child = demo(scratch, &["--lang", "en"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    child.stdin.as_mut().unwrap().write_all("\n".repeat(entered).as_bytes()).unwrap();
+    child.stdin.as_mut().unwrap().write_all(typed.as_bytes()).unwrap();
     child
+}
+
+/// What a learner sees who types this, and then nothing any more.
+#[track_caller]
+fn typed(scratch: &Scratch, arguments: &[&str], typed: &str) -> String {
+    let mut child = demo(scratch, arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(typed.as_bytes()).unwrap();
+    let text = text(&child.wait_with_output().unwrap());
+    assert_gone(scratch);
+    text
 }
 
 /// Reads what the lesson says up to a line that holds `part`.
@@ -158,8 +180,7 @@ fn an_interrupted_lesson_leaves_nothing() {
     }
     for signal in [Signal::INT, Signal::TERM] {
         let scratch = Scratch::new();
-        // The answer of the second step has been read: the tree is mounted, the lesson waits.
-        let mut child = start(&scratch, 4);
+        let mut child = start(&scratch, &"\n".repeat(TO_SECOND_ANSWER));
         read_until(&mut child, "Nothing. A read is answered");
         assert!(!support::mounts_below(scratch.path()).is_empty(), "not mounted");
         kill_process(Pid::from_child(&child), signal).unwrap();
@@ -174,10 +195,10 @@ fn it_can_be_stopped_and_kept() {
     if !has_fuse() {
         return;
     }
-    // By q, by the end of the input.
-    for stop in ["q\n", ""] {
+    // By a word, by Esc, by the end of the input.
+    for stop in ["q\n", "quit\n", "exit\n", "\x1b\n", ""] {
         let scratch = Scratch::new();
-        let mut child = start(&scratch, 4);
+        let mut child = start(&scratch, &"\n".repeat(TO_SECOND_ANSWER));
         child.stdin.take().unwrap().write_all(stop.as_bytes()).unwrap();
         let (code, error) = end(child);
         assert_eq!((code, &*error), (Some(0), ""));
@@ -216,4 +237,101 @@ fn an_unknown_language_is_refused() {
     let output = support::output(env!("CARGO_BIN_EXE_unionmount"), &["demo", "--lang", "xx"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8(output.stderr).unwrap().contains("there are en, zh"));
+}
+
+#[test]
+fn answers_are_answered() {
+    if !has_fuse() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let text = typed(&scratch, &["--lang", "en"], "\n1\nback\n2\n\n\n\n\nwords\n");
+    assert!(text.contains("✗ Not quite.\nDirectories are merged; files never are."), "{text}");
+    assert!(text.contains("✓ Right.\nThe topmost layer"), "{text}");
+    assert!(text.contains("Keep that in mind"), "{text}");
+    assert_eq!(text.matches("1/8").count(), 2, "it goes back: {text}");
+    assert_eq!(text.matches("2/8").count(), 1, "{text}");
+}
+
+#[test]
+fn it_begins_with_any_step_and_says_where_it_was_left() {
+    if !has_fuse() {
+        return;
+    }
+    let scratch = Scratch::new();
+    for step in 2..=8 {
+        let out =
+            text(&demo(&scratch, &["--auto", "--lang", "en", "--step", &step.to_string()]).output().unwrap());
+        assert!(out.contains(&format!("{step}/8")) && out.contains("8/8"), "{out}");
+        assert!(!out.contains(&format!("{}/8", step - 1)), "{out}");
+        assert_gone(&scratch);
+    }
+    let out = typed(&scratch, &["--lang", "en", "--step", "4"], "\n");
+    assert!(out.contains("unionmount demo basics --step 4"), "{out}");
+}
+
+#[test]
+fn the_learners_own_commands_run_there_and_what_they_break_is_mended() {
+    if !has_fuse() {
+        return;
+    }
+    let scratch = Scratch::new();
+    // In the fourth step, what it is about to delete.
+    let own = "!echo $((6*7)); cat base/etc/os; nosuch\n!rm merged/etc/os\n";
+    let all = format!("{own}{}", "\n".repeat(60));
+    let text = typed(&scratch, &["--lang", "en", "--step", "4"], &all);
+    assert!(text.contains("  42\n  debian\n") && text.contains("nosuch"), "{text}");
+    assert!(text.contains("It is put back, and this step begins"), "{text}");
+    assert_eq!(text.matches("4/8").count(), 2, "{text}");
+    assert!(text.contains("That is all of it"), "{text}");
+}
+
+#[test]
+fn a_reader_who_leaves_is_no_error() {
+    if !has_fuse() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let mut child = demo(&scratch, &["--auto", "--lang", "en"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    read_until(&mut child, "1/8");
+    drop(child.stdout.take());
+    assert_eq!(end(child), (Some(0), String::new()));
+    assert_gone(&scratch);
+}
+
+#[test]
+fn where_nothing_can_be_mounted_it_says_so_before_it_begins() {
+    if Privilege::current() != Privilege::Root {
+        support::skip!("/dev is hidden by root");
+    }
+    let scratch = Scratch::new();
+    drop(demo(&scratch, &[]));
+    let script =
+        format!("mount -t tmpfs none /dev && exec {0}/unionmount demo --auto", scratch.path().display());
+    let output = support::output("unshare", &["-m", "sh", "-c", &script]);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), &output.stdout[..]), (Some(1), &b""[..]), "{error}");
+    assert!(error.contains("nothing can be mounted here") && error.contains("modprobe fuse"), "{error}");
+}
+
+#[test]
+fn slips_on_its_command_line_are_told() {
+    for (arguments, part) in [
+        (&["--step", "9"][..], "the steps 1 to 8"),
+        (&["--step", "0"], "the steps 1 to 8"),
+        (&["nosuch"], "1 basics"),
+        (&["--auto", "--pace", "soon"], "--pace"),
+    ] {
+        let output = support::output(
+            env!("CARGO_BIN_EXE_unionmount"),
+            &[&["demo", "--lang", "en"], arguments].concat(),
+        );
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        assert!(error.contains(part), "{arguments:?}: {error}");
+    }
 }
