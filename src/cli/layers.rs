@@ -1,5 +1,7 @@
 //! `unionmount layers`: a stack as a tree with the layer of each path, as a picture, as a page, in figures.
 
+mod interactive;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -27,6 +29,10 @@ use crate::union::stack::layer::{Stack, StackOptions};
 pub(super) struct Layers {
     #[command(flatten)]
     stack: StackArgs,
+
+    /// Walk through layers and tree by keys: one layer or all up to it, sorted, searched, with the history of each file
+    #[arg(short, long, conflicts_with_all = ["waste", "ci", "json", "svg", "html", "tree", "depth"])]
+    interactive: bool,
 
     /// List where and why bytes are wasted, the most first: files that a layer holds and a higher one deletes or replaces
     #[arg(long)]
@@ -95,6 +101,9 @@ EXAMPLES:
       unionmount layers build
       unionmount layers merged
       unionmount layers --lower patches:app:base --upper rw
+
+  The same to walk through, by keys:
+      unionmount layers -i debian:12
 
   The tree, with the layer that each path comes from:
       unionmount layers --tree merged
@@ -202,6 +211,9 @@ impl Layers {
             let path = names::readable(&missing.path);
             let layer = survey.title(missing.layer);
             say(&format!("{layer}: {path}/ is left out: {}", missing.error));
+        }
+        if self.interactive {
+            return interactive::run(&survey, &figures, &subject);
         }
         if let Some(file) = &self.svg {
             write_file(file, svg::draw(&survey, &figures, false).as_bytes())?;

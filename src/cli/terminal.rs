@@ -1,6 +1,8 @@
 //! How wide the terminal is.
 
+use ratatui::Frame;
 use ratatui::crossterm::terminal::size;
+use ratatui::style::Color;
 
 use super::page::is_terminal;
 
@@ -25,4 +27,12 @@ fn known() -> Option<usize> {
         || is_terminal().then(size).and_then(Result::ok).map(|(columns, _)| usize::from(columns));
     let said = || std::env::var("COLUMNS").ok()?.parse().ok();
     of_terminal().filter(|columns| *columns > 0).or_else(said)
+}
+
+/// Takes the colours out of what was drawn; bold and reversed are none.
+pub(super) fn without_colours(frame: &mut Frame<'_>) {
+    for cell in &mut frame.buffer_mut().content {
+        cell.fg = Color::Reset;
+        cell.bg = Color::Reset;
+    }
 }

@@ -7,6 +7,7 @@
 //! | [`survey`] | all that the layers of a stack hold: what each did at each path, and what became of it |
 //! | [`figures`] | the survey in figures: sizes, waste, efficiency |
 //! | [`causes`] | why bytes are wasted |
+//! | [`browse`] | the survey as a tree to walk through: what is open, sorted, searched |
 //! | [`text`], [`json`], [`svg`], [`page`] | the survey for a terminal, for programs, as the textbooks' picture, as a page |
 //! | [`colours`] | the colour of each layer |
 //! | [`lesson`] | copy-on-write taught step by step, on real mounts |
@@ -15,6 +16,7 @@
 //! The rules of layers are not here: [`crate::union::lookup::provenance`] asks the union's own search, and the survey reads by
 //! the union's scan and marks.
 
+pub mod browse;
 pub mod causes;
 pub mod colours;
 pub mod figures;

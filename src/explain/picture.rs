@@ -165,7 +165,8 @@ fn detail(entry: &EntryReport) -> String {
     format!("{}  {}", mode_letters(mode), time.unwrap_or_default())
 }
 
-fn mode_letters(mode: u32) -> String {
+/// Returns permissions as `ls -l` writes them.
+pub fn mode_letters(mode: u32) -> String {
     let mut letters = String::new();
     for (shift, special, on, off) in [(6, 0o4000, 's', 'S'), (3, 0o2000, 's', 'S'), (0, 0o1000, 't', 'T')] {
         let bits = mode >> shift;

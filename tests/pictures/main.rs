@@ -7,4 +7,5 @@ mod agreement;
 mod browser;
 mod figures;
 mod images;
+mod terminal;
 mod webdriver;

@@ -8,6 +8,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, BorderType, Paragraph, Row, Sparkline, Table};
 
 use super::View;
+use crate::cli::terminal::without_colours;
 use crate::cli::uptime::uptime;
 use crate::control::protocol::Told;
 use crate::explain::paint::Paint;
@@ -34,11 +35,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &View) {
     events(frame, blocks.events, view);
     frame.render_widget(foot(view), blocks.keys);
     if !view.colours {
-        // Bold and reversed are no colours.
-        for cell in &mut frame.buffer_mut().content {
-            cell.fg = Color::Reset;
-            cell.bg = Color::Reset;
-        }
+        without_colours(frame);
     }
 }
 

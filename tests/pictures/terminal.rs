@@ -1,0 +1,202 @@
+//! `layers --interactive` in a real terminal (tmux), small and large: of an image, a mount, directories, an archive.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use crate::agreement::unionmount;
+use support::{self, Scratch, Stack, WhiteoutForm};
+
+/// A terminal in which `layers -i` runs. Ends with the test.
+struct Terminal {
+    socket: String,
+}
+
+impl Terminal {
+    fn start(columns: u32, lines: u32, arguments: &[&str]) -> Terminal {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let terminal = Terminal { socket: format!("unionmount-{}-{number}", std::process::id()) };
+        let line = format!(
+            "{} layers -i {}; echo it-ended-with-$?; cat",
+            unionmount().display(),
+            arguments.join(" ")
+        );
+        let (columns, lines) = (columns.to_string(), lines.to_string());
+        terminal.tmux(&["-f", "/dev/null", "new-session", "-d", "-x", &columns, "-y", &lines, &line]);
+        terminal
+    }
+
+    #[track_caller]
+    fn tmux(&self, arguments: &[&str]) -> String {
+        let output = Command::new("tmux")
+            .args(["-u", "-L", &self.socket])
+            .args(arguments)
+            .env("LC_ALL", "C.UTF-8")
+            .env_remove("TMUX")
+            .output()
+            .expect("tmux");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn keys(&self, keys: &[&str]) {
+        for key in keys {
+            self.tmux(&["send-keys", key]);
+        }
+    }
+
+    /// Waits until all of that is on the screen, and returns it.
+    #[track_caller]
+    fn shows(&self, parts: &[&str]) -> String {
+        let mut screen = String::new();
+        let all = support::wait_until(Duration::from_secs(20), || {
+            screen = self.tmux(&["capture-pane", "-p"]);
+            parts.iter().all(|part| screen.contains(part))
+        });
+        assert!(all, "{parts:?} are not in\n{screen}");
+        screen
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = Command::new("tmux").args(["-L", &self.socket, "kill-server"]).output();
+    }
+}
+
+/// The line of the screen that holds a part.
+#[track_caller]
+fn line(screen: &str, part: &str) -> String {
+    screen
+        .lines()
+        .find(|line| line.contains(part))
+        .unwrap_or_else(|| panic!("no {part} in\n{screen}"))
+        .to_owned()
+}
+
+/// 60 KB that are deleted further up, a file that was changed, symlinks.
+fn stack() -> Stack {
+    let stack = Stack::new(3);
+    stack
+        .lower(2)
+        .file("etc/os", "debian")
+        .file("usr/big.tar", vec![b'x'; 60_000])
+        .file("usr/lib/small", "1");
+    stack.lower(2).symlink("usr/link", "lib/small");
+    stack.lower(1).whiteout("usr/big.tar", WhiteoutForm::Device).file("etc/app.conf", "port = 80");
+    stack.lower(0).file("etc/app.conf", "port = 8080").file("etc/文件", "1");
+    stack
+}
+
+fn of_directories(stack: &Stack) -> Vec<String> {
+    let lowers: Vec<String> = stack.lowers().iter().map(|lower| lower.root().display().to_string()).collect();
+    vec!["--lower".to_owned(), lowers.join(":")]
+}
+
+#[test]
+fn layers_are_walked_through_by_keys() {
+    let stack = stack();
+    let arguments = of_directories(&stack);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    for (columns, lines) in [(60, 20), (200, 50)] {
+        let terminal = Terminal::start(columns, lines, &arguments);
+        let screen = terminal.shows(&["58.60 KiB wasted", "all layers", "lower0", "▾ etc/", "文件"]);
+        assert!(
+            screen.lines().all(|line| unicode_width::UnicodeWidthStr::width(line) <= columns as usize),
+            "{screen}"
+        );
+        // Hidden by a layer above: found, and told as such, with its history.
+        terminal.keys(&["/", "b", "i", "g"]);
+        let screen =
+            terminal.shows(&["○", "big.tar", "1 found", "/usr/big.tar", "hidden by layer 2, wasted"]);
+        assert!(line(&screen, "○").contains("58.59 KiB"), "{screen}");
+        assert!(screen.contains("whiteout, deletes what layer 3 has"), "{screen}");
+        terminal.keys(&["Enter", "Escape"]);
+        terminal.shows(&["all layers", "os"]);
+        // One layer down: what it deletes.
+        terminal.keys(&["["]);
+        let screen = terminal.shows(&["all up to layer 2", "−"]);
+        assert!(line(&screen, "−").contains("big.tar"), "{screen}");
+        assert!(!screen.contains("文件"), "{screen}");
+        terminal.keys(&["a"]);
+        let screen = terminal.shows(&["layer 2 alone"]);
+        assert!(!screen.contains("small") && screen.contains("big.tar"), "{screen}");
+        if columns >= 100 {
+            assert!(line(&screen, "app.conf").contains("hidden by layer 1"), "{screen}");
+        }
+        // By size, the largest first, in the lowest layer.
+        terminal.keys(&["[", "s", "Home"]);
+        let screen = terminal.shows(&["layer 3 alone, by size", "▾ usr/", "big.tar", "lib/"]);
+        if lines >= 50 {
+            assert!(screen.find("▾ usr/").unwrap() < screen.find("▾ etc/").unwrap(), "{screen}");
+        }
+        assert!(screen.find("big.tar").unwrap() < screen.find("lib/").unwrap(), "{screen}");
+        // Waste, from wherever one is.
+        terminal.keys(&["w"]);
+        terminal.shows(&["all up to layer 2, by size", "/usr/big.tar", "wasted"]);
+        // The layers by their pane, folded directories, help, the end.
+        terminal.keys(&["Tab", "Home"]);
+        terminal.shows(&["all layers, by size", "2 files, 1 added, 1 changed, 0 deleted"]);
+        terminal.keys(&["Tab", "Home", "-"]);
+        let screen = terminal.shows(&["▸ usr/", "▸ etc/"]);
+        assert!(!screen.contains("small"), "{screen}");
+        terminal.keys(&["End", "Right"]);
+        terminal.shows(&["▾ usr/", "link → lib/small"]);
+        terminal.keys(&["?"]);
+        terminal.shows(&["to the next waste"]);
+        terminal.keys(&["x", "q"]);
+        terminal.shows(&["it-ended-with-0"]);
+    }
+}
+
+#[test]
+fn they_are_those_of_images_mounts_and_archives() {
+    // An archive, below a directory.
+    let stack = Stack::new(2);
+    stack.lower(1).file("etc/os", "debian").file("in-the-archive", vec![b'a'; 2000]);
+    stack.lower(0).file("etc/os", "changed");
+    let tar = stack.scratch().path().join("base.tar");
+    support::run(
+        "tar",
+        &["-C".as_ref(), stack.lower(1).root().as_os_str(), "-cf".as_ref(), tar.as_os_str(), ".".as_ref()],
+    );
+    let lowers = format!("{}:{}", stack.lower(0).root().display(), tar.display());
+    let terminal = Terminal::start(60, 20, &["--lower", &lowers]);
+    terminal.shows(&["in-the-archive", "1.95 KiB", "base.tar"]);
+    terminal.keys(&["q"]);
+    terminal.shows(&["it-ended-with-0"]);
+
+    // An image, called by its name and its layers by their steps.
+    let scratch = Scratch::new();
+    let store = scratch.path().join("store");
+    let image = Command::new(unionmount())
+        .args(["import".as_ref(), stack.lower(1).root().as_os_str(), "web:1".as_ref()])
+        .env("UNIONMOUNT_ROOT", &store)
+        .output()
+        .unwrap();
+    assert!(image.status.success(), "{}", String::from_utf8_lossy(&image.stderr));
+    let terminal = Terminal::start(100, 30, &["--root", store.to_str().unwrap(), "web:1"]);
+    terminal.shows(&["web:1", "Imported from", "in-the-archive"]);
+
+    if !Path::new("/dev/fuse").exists() {
+        return support::skipped("no /dev/fuse");
+    }
+    let mount = stack.mount();
+    std::fs::write(mount.path().join("written"), "through the mount").unwrap();
+    let terminal = Terminal::start(100, 30, &[mount.path().to_str().unwrap()]);
+    let screen = terminal.shows(&["upper", "written", "etc/"]);
+    assert!(line(&screen, "written").contains("▌upper"), "{screen}");
+}
+
+#[test]
+fn without_a_terminal_it_says_what_else_there_is() {
+    let stack = stack();
+    let mut arguments = vec!["layers".to_owned(), "-i".to_owned()];
+    arguments.extend(of_directories(&stack));
+    let output = support::output(unionmount(), &arguments);
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("needs a terminal") && error.contains("--tree"), "{error}");
+}
