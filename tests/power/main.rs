@@ -19,6 +19,7 @@
 //! | `POWER_SEED` | the first seed |
 //! | `POWER_PEER` | `kernel` for the kernel's overlayfs, `bare` for the filesystem alone: what do they promise? |
 //! | `POWER_ONLY` | the numbers of the short sequences that are run, in place of those that chance gives |
+//! | `POWER_SHARD` | `2/3`: of the sequences each third one, from the second on; for processes side by side |
 //! | `POWER_KEEP` | a directory for the images of disks on which something was broken |
 //! | `POWER_COUNT` | count what is broken and go on, in place of failing at the first |
 
@@ -30,6 +31,7 @@ mod by_itself;
 mod disk;
 mod images;
 mod promise;
+mod record;
 mod recorder;
 mod rig;
 #[cfg(feature = "snapshotter")]
@@ -73,7 +75,9 @@ fn on_each_with(test: &str, worker: Worker, run: impl Fn(&Rig) -> Vec<String>) {
     }
     let mut broken = Vec::new();
     for filesystem in filesystems() {
-        broken.extend(run(&Rig::new(filesystem, worker)));
+        let rig = Rig::new(filesystem, worker);
+        broken.extend(run(&rig));
+        rig.sum_up();
     }
     assert!(broken.is_empty(), "{} broken:\n\n{}", broken.len(), broken.join("\n"));
 }
@@ -82,10 +86,13 @@ fn on_each_with(test: &str, worker: Worker, run: impl Fn(&Rig) -> Vec<String>) {
 fn random_sequences() {
     let budget = Budget::from_environment();
     on_each("random_sequences", |rig| {
-        let seeds = budget.seed..budget.seed + budget.seeds;
-        let sequences: Vec<_> =
-            seeds.map(|seed| (format!("seed {seed}"), workload::random(seed, budget.length))).collect();
-        rig.run(&sequences, &Plan { steer: true, points: budget.points, ..plain(End::Nothing) })
+        let mut broken = Vec::new();
+        for seed in of_shard(budget.seed..budget.seed + budget.seeds) {
+            let sequence = (format!("seed {seed}"), workload::random(seed, budget.length));
+            let plan = Plan { steer: true, points: budget.points, ..plain(End::Nothing) };
+            broken.extend(rig.run(&[sequence], &plan));
+        }
+        broken
     });
 }
 
@@ -232,6 +239,16 @@ fn named(name: &str, sequences: Vec<Sequence>) -> Vec<(String, Sequence)> {
     sequences.into_iter().enumerate().map(|(number, one)| (format!("{name} {number}"), one)).collect()
 }
 
+/// Those that this process is to run, by `POWER_SHARD`.
+fn of_shard<T>(all: impl Iterator<Item = T>) -> Vec<T> {
+    let shard = std::env::var("POWER_SHARD").unwrap_or_else(|_| "1/1".to_owned());
+    let numbers = shard.split_once('/').map(|(one, of)| (one.parse::<usize>(), of.parse::<usize>()));
+    match numbers {
+        Some((Ok(one), Ok(of))) if (1..=of).contains(&one) => all.skip(one - 1).step_by(of).collect(),
+        _ => panic!("POWER_SHARD={shard}: as 2/3, the second of three"),
+    }
+}
+
 /// Runs `count` of the exhaustive sequences of `length` operations, or all.
 fn small_sequences(test: &str, (length, name): (u32, &str), count: Option<usize>, seed: u64) {
     on_each(test, |rig| {
@@ -244,8 +261,10 @@ fn small_sequences(test: &str, (length, name): (u32, &str), count: Option<usize>
             None => (0..all).collect(),
             Some(count) => (0..count).map(|_| random.usize(..all)).collect(),
         };
+        let numbers = of_shard(numbers.into_iter());
         let mut broken = Vec::new();
-        for some in numbers.chunks(200) {
+        // More sequences a disk would make more of it to compare at each look, and fewer more disks.
+        for some in numbers.chunks(50) {
             let sequences: Vec<_> = some
                 .iter()
                 .map(|number| (format!("{name} {number}"), workload::small(length, *number)))

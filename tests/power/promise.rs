@@ -15,6 +15,9 @@ use crate::workload::{Done, Durable};
 use support::model::tree::{Id, Model, Node};
 use support::{Content, Entry, Fields, Kind, Snapshot, diff};
 
+/// In pieces of that size data are compared first.
+const PIECE: usize = 4096;
+
 /// How what is found may differ from a state of the whole tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
@@ -159,7 +162,14 @@ impl<'a> Promise<'a> {
                 data.len()
             ));
         }
-        let wrong = data.iter().enumerate().find(|(at, byte)| {
+        // Nearly all is of one version, and byte by byte large files take long.
+        let pieces = data.chunks(PIECE).enumerate().map(|(number, piece)| (number * PIECE, piece));
+        let others = pieces.filter(|(start, piece)| {
+            !versions.iter().any(|version| version.get(*start..start + piece.len()) == Some(*piece))
+        });
+        let mut bytes = others
+            .flat_map(|(start, piece)| piece.iter().enumerate().map(move |(at, byte)| (start + at, byte)));
+        let wrong = bytes.find(|(at, byte)| {
             let had = versions.iter().any(|version| version.get(*at) == Some(byte));
             // A file that grows is a hole there until its data are written.
             let hole = **byte == 0 && versions.iter().any(|version| version.len() <= *at);

@@ -1,15 +1,17 @@
 //! The rig: sequences are run on a mount over a recording disk, and looked at after each failure.
 
+use std::cell::RefCell;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use crate::disk::{Disk, Failures, Mounted, Record, Unflushed, copy_sparse, make_image};
+use crate::disk::{Disk, Mounted, copy_sparse, make_image};
 use crate::promise::{Found, Order, Promise};
+use crate::record::{Failures, Record, Remains, Unflushed};
 use crate::tales::{Stage, Tale};
 use crate::worker::Worker;
 use crate::workload::{Done, Durable, Performed, Sequence, perform};
-use support::model::layer::dir;
+use support::model::layer::{StackSpec, dir};
 use support::model::tree::Model;
 use support::{Layer, Mount, Options, Program, Scratch};
 
@@ -84,6 +86,20 @@ pub struct Rig {
     filesystem: Filesystem,
     worker: Worker,
     scratch: Scratch,
+    /// What the image of the disk begins with.
+    prepared: RefCell<Vec<StackSpec>>,
+    /// What was looked at in each run.
+    runs: RefCell<Vec<Looked>>,
+}
+
+/// What was looked at.
+#[derive(Default)]
+struct Looked {
+    sequences: usize,
+    failures: usize,
+    /// On how many disks that differ: some failures leave the same.
+    disks: usize,
+    broken: Vec<String>,
 }
 
 /// A sequence that was run.
@@ -157,7 +173,13 @@ fn has_half_copied(root: &Path) -> bool {
 impl Rig {
     /// For one filesystem.
     pub fn new(filesystem: Filesystem, worker: Worker) -> Rig {
-        Rig { filesystem, worker, scratch: Scratch::new() }
+        Rig {
+            filesystem,
+            worker,
+            scratch: Scratch::in_memory(),
+            prepared: RefCell::default(),
+            runs: RefCell::default(),
+        }
     }
 
     /// Whether it is one of that filesystem.
@@ -167,27 +189,44 @@ impl Rig {
 
     /// Runs sequences, each in its directory, and looks at failures in each. Returns what was broken.
     pub fn run(&self, sequences: &[(String, Sequence)], plan: &Plan) -> Vec<String> {
-        let base = self.scratch.path().join("base.img");
-        make_image(&base, self.filesystem.name, self.filesystem.size);
         let taken = |(name, one): &(String, Sequence)| (name.clone(), self.worker.sequence(one));
         let sequences: Vec<_> = sequences.iter().map(taken).collect();
-        self.prepare(&base, &sequences);
+        let base = self.base(&sequences);
         let live = self.scratch.path().join("live.img");
         copy_sparse(&base, &live);
         let (ran, record) = self.work(&live, &sequences, plan);
-        let (failures, mut broken) = self.look(&base, &ran, &record, plan);
+        let mut looked = self.look(&base, &ran, &record, plan);
+        looked.sequences = ran.len();
         for ran in &ran {
             let otherwise = ran.ended_by.as_ref();
-            broken.extend(otherwise.map(|otherwise| format!("{:?}, {}: {otherwise}", self.worker, ran.name)));
+            let told = otherwise.map(|otherwise| format!("{:?}, {}: {otherwise}", self.worker, ran.name));
+            looked.broken.extend(told);
         }
+        self.tell_of("", &[&looked]);
+        let broken = looked.broken.clone();
+        self.runs.borrow_mut().push(looked);
+        broken
+    }
+
+    /// Tells how much was looked at in all runs, if there was more than one.
+    pub fn sum_up(&self) {
+        let runs = self.runs.borrow();
+        if runs.len() > 1 {
+            self.tell_of("in all ", &runs.iter().collect::<Vec<_>>());
+        }
+    }
+
+    fn tell_of(&self, what: &str, looked: &[&Looked]) {
+        let sum = |of: fn(&Looked) -> usize| looked.iter().map(|looked| of(looked)).sum::<usize>();
         eprintln!(
-            "{} {:?}: {} sequences, {failures} failures, {} broken",
+            "{} {:?}: {what}{} sequences, {} failures ({} disks that differ), {} broken",
             self.filesystem.name,
             self.worker,
-            ran.len(),
-            broken.len()
+            sum(|looked| looked.sequences),
+            sum(|looked| looked.failures),
+            sum(|looked| looked.disks),
+            sum(|looked| looked.broken.len()),
         );
-        broken
     }
 
     /// Tells a tale on an empty disk, and looks at `points` failures in each of its steps. Returns what was broken.
@@ -196,15 +235,28 @@ impl Rig {
         make_image(&base, self.filesystem.name, self.filesystem.size);
         copy_sparse(&base, &live);
         let sector = self.filesystem.sector;
-        let stage = Stage { scratch: &self.scratch, base: &base, live: &live, sector };
+        let filesystem = self.filesystem.name;
+        let stage = Stage { scratch: &self.scratch, base: &base, live: &live, filesystem, sector };
         let tale = tale(&self.scratch);
         let (failures, broken) = tale.tell(&stage, points);
         eprintln!("{} {}: {failures} failures, {} broken", self.filesystem.name, tale.name, broken.len());
         broken
     }
 
+    /// The image of the disk before the sequences; that of the time before, if they begin with the same.
+    fn base(&self, sequences: &[(String, Sequence)]) -> PathBuf {
+        let base = self.scratch.path().join("base.img");
+        let specs: Vec<_> = sequences.iter().map(|(_, sequence)| sequence.spec.clone()).collect();
+        if *self.prepared.borrow() != specs {
+            make_image(&base, self.filesystem.name, self.filesystem.size);
+            self.prepare(&base, sequences);
+            self.prepared.replace(specs);
+        }
+        base
+    }
+
     fn prepare(&self, image: &Path, sequences: &[(String, Sequence)]) {
-        let disk = Mounted::new(image, self.scratch.path().join("disk"));
+        let disk = Mounted::image(image, self.filesystem.name, self.scratch.path().join("disk"));
         let at = |name: String| Layer::at(disk.path().join(name));
         let most = sequences.iter().map(|(_, sequence)| sequence.spec.lowers.len()).max().unwrap_or(1);
         for (number, (_, sequence)) in sequences.iter().enumerate() {
@@ -248,7 +300,10 @@ impl Rig {
             ),
         };
         let options = Options { extra, ..options };
-        let mount = Mount::with_program(&program, &options, &point);
+        let mount = match self.worker {
+            Worker::Union if !writable => Mount::in_foreground(&program, &options, &point),
+            _ => Mount::with_program(&program, &options, &point),
+        };
         View { path: mount.path().to_owned(), mount: Some(mount) }
     }
 
@@ -268,7 +323,7 @@ impl Rig {
     fn work(&self, image: &Path, sequences: &[(String, Sequence)], plan: &Plan) -> (Vec<Ran>, Record) {
         let disk = Disk::new(&self.scratch, image);
         let ran = {
-            let mounted = Mounted::new(disk.device(), self.scratch.path().join("live"));
+            let mounted = Mounted::new(disk.device(), self.filesystem.name, self.scratch.path().join("live"));
             let view = self.view(mounted.path(), true, plan.lost, plan.options);
             let mut ran: Vec<Ran> = Vec::new();
             for (number, (name, sequence)) in sequences.iter().enumerate() {
@@ -282,6 +337,10 @@ impl Rig {
                 }
                 let (name, dir) = (name.clone(), number.to_string());
                 ran.push(Ran { name, dir, start, done, ended_by, settled: disk.position() });
+                if plan.end == End::Nothing {
+                    // What lies in it is replayed at each look.
+                    mounted.empty_journal();
+                }
             }
             let began = disk.position();
             if plan.end == End::Sync {
@@ -335,80 +394,101 @@ impl Rig {
         all
     }
 
-    fn look(&self, base: &Path, ran: &[Ran], record: &Record, plan: &Plan) -> (usize, Vec<String>) {
+    fn look(&self, base: &Path, ran: &[Ran], record: &Record, plan: &Plan) -> Looked {
         let count = std::env::var_os("POWER_COUNT").is_some();
-        let mut failures = Failures::new(&self.scratch, base, record, self.filesystem.sector);
-        let (mut looked, mut broken) = (0, Vec::new());
+        let sector = self.filesystem.sector;
+        let mut failures = Failures::new(&self.scratch, base, record);
+        let mut looked = Looked::default();
         if plan.end != End::Nothing {
             // One failure, which all are looked at in.
             let position = ran.iter().filter_map(|ran| ran.done.last()).map(|done| done.ended).max();
             let position = position.unwrap_or(0);
-            let wrong = self.look_at(failures.at(position, Unflushed::Lost), ran, position);
-            broken.extend(wrong.map(|wrong| format!("{} {:?}: {wrong}", self.filesystem.name, self.worker)));
-            return (1, broken);
+            let device = failures.make(&record.remains(position, Unflushed::Lost, sector));
+            let wrong = self.look_at(device, ran, &[position]).into_iter().flatten();
+            let broken = wrong.map(|wrong| format!("{} {:?}: {wrong}", self.filesystem.name, self.worker));
+            return Looked { failures: 1, disks: 1, broken: broken.collect(), ..looked };
         }
         for ran in ran {
-            for (position, unflushed) in self.points(ran, plan) {
-                assert!(position <= record.len());
-                let image = failures.at(position, unflushed);
-                looked += 1;
-                let Some(wrong) = self.look_at(image, std::slice::from_ref(ran), position) else { continue };
-                if let Some(keep) = std::env::var_os("POWER_KEEP") {
-                    let name =
-                        format!("{}-{}-{position}.img", self.filesystem.name, ran.name.replace(' ', "-"));
-                    copy_sparse(failures.at(position, unflushed), &Path::new(&keep).join(name));
+            for (remains, points) in self.disks(ran, record, plan) {
+                looked.disks += 1;
+                looked.failures += points.len();
+                let positions: Vec<_> = points.iter().map(|(position, _)| *position).collect();
+                let wrong = self.look_at(failures.make(&remains), std::slice::from_ref(ran), &positions);
+                for ((position, unflushed), wrong) in points.iter().zip(wrong) {
+                    let Some(wrong) = wrong else { continue };
+                    if let Some(keep) = std::env::var_os("POWER_KEEP") {
+                        let name = ran.name.replace(' ', "-");
+                        let name = format!("{}-{name}-{position}.img", self.filesystem.name);
+                        failures.make(&remains);
+                        copy_sparse(failures.image(), &Path::new(&keep).join(name));
+                    }
+                    looked.broken.push(self.told(ran, *position, *unflushed, &wrong));
+                    if !count {
+                        return looked;
+                    }
+                    eprintln!("{}", looked.broken[looked.broken.len() - 1]);
                 }
-                let steps: Vec<_> = ran
-                    .done
-                    .iter()
-                    .enumerate()
-                    .map(|(at, done)| format!("{}: {} ({}..{})", at + 1, done.what, done.began, done.ended))
-                    .collect();
-                broken.push(format!(
-                    "{} {:?}, {}, failure at {position}, {unflushed:?}: {wrong}\n{}\n",
-                    self.filesystem.name,
-                    self.worker,
-                    ran.name,
-                    steps.join("\n")
-                ));
-                if !count {
-                    return (looked, broken);
-                }
-                eprintln!("{}", broken[broken.len() - 1]);
             }
         }
-        (looked, broken)
+        looked
     }
 
-    /// Looks at sequences as they are after a failure, and says what is wrong.
-    fn look_at(&self, image: &Path, ran: &[Ran], position: usize) -> Option<String> {
+    /// The disks that the failures of a sequence leave, each with the failures that leave the same.
+    fn disks(&self, ran: &Ran, record: &Record, plan: &Plan) -> Vec<(Remains, Vec<(usize, Unflushed)>)> {
+        let mut disks: Vec<(Remains, Vec<_>)> = Vec::new();
+        for (position, unflushed) in self.points(ran, plan) {
+            assert!(position <= record.len());
+            let remains = record.remains(position, unflushed, self.filesystem.sector);
+            match disks.iter_mut().find(|(disk, _)| *disk == remains) {
+                Some((_, points)) => points.push((position, unflushed)),
+                None => disks.push((remains, vec![(position, unflushed)])),
+            }
+        }
+        disks
+    }
+
+    /// What is told of a broken promise.
+    fn told(&self, ran: &Ran, position: usize, unflushed: Unflushed, wrong: &str) -> String {
+        let told = |(at, done): (usize, &Done)| {
+            format!("{}: {} ({}..{})", at + 1, done.what, done.began, done.ended)
+        };
+        let steps: Vec<_> = ran.done.iter().enumerate().map(told).collect();
+        format!(
+            "{} {:?}, {}, failure at {position}, {unflushed:?}: {wrong}\n{}\n",
+            self.filesystem.name,
+            self.worker,
+            ran.name,
+            steps.join("\n")
+        )
+    }
+
+    /// Looks at sequences as they are on a disk that failures at these positions leave, and says for each what is wrong.
+    fn look_at(&self, device: &Path, ran: &[Ran], positions: &[usize]) -> Vec<Option<String>> {
         // What can't be mounted or read is as broken as what is not what it was.
-        let looked = catch_unwind(AssertUnwindSafe(|| self.look_in(image, ran, position)));
+        let looked = catch_unwind(AssertUnwindSafe(|| self.look_in(device, ran, positions)));
         looked.unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<String>().cloned();
-            Some(
-                text.or_else(|| panic.downcast_ref().map(|text: &&str| (*text).to_owned()))
-                    .unwrap_or_default(),
-            )
+            let text = text.or_else(|| panic.downcast_ref().map(|text: &&str| (*text).to_owned()));
+            vec![Some(text.unwrap_or_default()); positions.len()]
         })
     }
 
-    fn look_in(&self, image: &Path, ran: &[Ran], position: usize) -> Option<String> {
-        let mounted = Mounted::new(image, self.scratch.path().join("failed"));
+    fn look_in(&self, device: &Path, ran: &[Ran], positions: &[usize]) -> Vec<Option<String>> {
+        let mounted = Mounted::new(device, self.filesystem.name, self.scratch.path().join("failed"));
         let view = self.view(mounted.path(), false, None, &[]);
-        let order = self.filesystem.order;
-        let wrong: Vec<String> = ran
-            .iter()
-            .filter_map(|ran| {
-                let found = Found::read(&view.path.join(&ran.dir), self.worker);
-                let wrong = Promise::new(&ran.start, &ran.done, position).broken(&found, order)?;
-                let steps: Vec<_> = ran.done.iter().map(|done| done.what.as_str()).collect();
-                Some(if ran.done.len() > 2 { wrong } else { format!("after {steps:?}: {wrong}") })
-            })
-            .collect();
-        let broken = (!wrong.is_empty()).then(|| wrong.join("\n"));
+        let found: Vec<_> =
+            ran.iter().map(|ran| Found::read(&view.path.join(&ran.dir), self.worker)).collect();
+        let broken = positions.iter().map(|position| {
+            let wrong: Vec<String> = ran
+                .iter()
+                .zip(&found)
+                .filter_map(|(ran, found)| self.broken(ran, found, *position))
+                .collect();
+            (!wrong.is_empty()).then(|| wrong.join("\n"))
+        });
+        let broken: Vec<_> = broken.collect();
         let Some(mount) = view.mount else { return broken };
-        mount.unmount();
+        mount.unmount_at_once();
         if self.worker != Worker::Union {
             return broken;
         }
@@ -420,6 +500,14 @@ impl Rig {
                     && !path.to_string_lossy().starts_with("index")
             })
             .collect();
-        broken.or_else(|| (!left.is_empty()).then(|| format!("left in the workdir: {left:?}")))
+        let left = (!left.is_empty()).then(|| format!("left in the workdir: {left:?}"));
+        broken.into_iter().map(|broken| broken.or_else(|| left.clone())).collect()
+    }
+
+    /// What is wrong with what was found of a sequence after a failure at `position`.
+    fn broken(&self, ran: &Ran, found: &Found, position: usize) -> Option<String> {
+        let wrong = Promise::new(&ran.start, &ran.done, position).broken(found, self.filesystem.order)?;
+        let steps: Vec<_> = ran.done.iter().map(|done| done.what.as_str()).collect();
+        Some(if ran.done.len() > 2 { wrong } else { format!("after {steps:?}: {wrong}") })
     }
 }

@@ -5,7 +5,8 @@
 
 use std::path::Path;
 
-use crate::disk::{Disk, Failures, Mounted, Record, Unflushed};
+use crate::disk::{Disk, Mounted};
+use crate::record::{Failures, Record, Remains, Unflushed};
 use support::Scratch;
 
 /// A state, or what is broken in it.
@@ -40,6 +41,8 @@ pub struct Stage<'a> {
     pub base: &'a Path,
     /// The disk that is changed, with the same content.
     pub live: &'a Path,
+    /// The filesystem on it.
+    pub filesystem: &'static str,
     /// What the disk writes whole or not at all.
     pub sector: usize,
 }
@@ -49,7 +52,7 @@ impl Tale<'_> {
     pub fn tell(&self, stage: &Stage<'_>, points: usize) -> (usize, Vec<String>) {
         let disk = Disk::new(stage.scratch, stage.live);
         let (first, told) = {
-            let mounted = Mounted::new(disk.device(), stage.scratch.path().join("live"));
+            let mounted = Mounted::new(disk.device(), stage.filesystem, stage.scratch.path().join("live"));
             self.steps(&disk, mounted.path())
         };
         let record = disk.into_record();
@@ -76,7 +79,7 @@ impl Tale<'_> {
         (first, told): (&str, &[Told]),
         points: usize,
     ) -> (usize, Vec<String>) {
-        let mut failures = Failures::new(stage.scratch, stage.base, record, stage.sector);
+        let mut failures = Failures::new(stage.scratch, stage.base, record);
         let mut random = fastrand::Rng::with_seed(told.len() as u64);
         let mut all = Vec::new();
         for step in told {
@@ -87,14 +90,24 @@ impl Tale<'_> {
         }
         all.sort_by_key(|(position, _)| *position);
         let mut broken = Vec::new();
+        let mut seen: Vec<(Remains, State)> = Vec::new();
         for (position, unflushed) in &all {
-            let mounted =
-                Mounted::new(failures.at(*position, *unflushed), stage.scratch.path().join("failed"));
+            let remains = record.remains(*position, *unflushed, stage.sector);
+            let found = match seen.iter().find(|(disk, _)| *disk == remains) {
+                Some((_, state)) => state.clone(),
+                None => {
+                    let at = stage.scratch.path().join("failed");
+                    let mounted = Mounted::new(failures.make(&remains), stage.filesystem, at);
+                    let state = (self.state)(mounted.path());
+                    seen.push((remains, state.clone()));
+                    state
+                }
+            };
             let ended = told.iter().filter(|step| step.ended <= *position).count();
             let begun = told.iter().filter(|step| step.began < *position).count().max(ended);
             let states: Vec<&str> =
                 std::iter::once(first).chain(told.iter().map(|step| step.state.as_str())).collect();
-            let wrong = match (self.state)(mounted.path()) {
+            let wrong = match found {
                 Err(wrong) => wrong,
                 Ok(found) if states[ended..=begun].contains(&found.as_str()) => continue,
                 Ok(found) => format!("found:\n{found}expected one of {:#?}", &states[ended..=begun]),

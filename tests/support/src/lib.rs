@@ -26,6 +26,7 @@
 pub mod cli;
 mod errno;
 mod layers;
+mod loop_device;
 pub mod model;
 mod mount;
 mod mountinfo;
@@ -38,7 +39,8 @@ mod stack;
 
 pub use errno::{HasErrno, errno_of};
 pub use layers::{Layer, OpaqueForm, WhiteoutForm, set_mtime};
-pub use mount::{LoopFilesystem, Mount, MountError, Options, Program, abort_of, built};
+pub use loop_device::{LoopDevice, LoopFilesystem};
+pub use mount::{Mount, MountError, Options, Program, abort_of, built};
 pub use mountinfo::{MountInfo, mounted_at, mounts, mounts_below};
 pub use process::{Privilege, as_ids, output, run, run_with_input, wait_for_exit, wait_until};
 pub use scratch::Scratch;

@@ -2,13 +2,15 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Once, mpsc};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use super::mountinfo::{MountInfo, mounted_at};
 use super::process::{Privilege, wait_for_exit, wait_until};
@@ -178,6 +180,8 @@ pub struct Mount {
     path: PathBuf,
     program: Program,
     daemon: Option<u32>,
+    /// The daemon, if it is this process's to wait for.
+    child: Option<Child>,
     gone: bool,
     /// Dropped with the mount, which ends the watchdog's thread.
     _watchdog: mpsc::Sender<()>,
@@ -219,9 +223,38 @@ impl Mount {
             path: mountpoint.to_owned(),
             program: program.clone(),
             daemon,
+            child: None,
             gone: false,
             _watchdog: watchdog,
         })
+    }
+
+    /// Mounts with `program`, which stays a child of this process: for tests that mount very often, since nobody
+    /// looks for the daemon among all processes.
+    pub fn in_foreground(program: &Program, options: &Options, mountpoint: &Path) -> Self {
+        fs::create_dir_all(mountpoint).unwrap();
+        let mut command = options.command(program, mountpoint);
+        let stderr = tempfile::tempfile().unwrap();
+        command.arg("--foreground").stdin(Stdio::null()).stdout(Stdio::null());
+        let mut child = command.stderr(stderr.try_clone().unwrap()).spawn().unwrap();
+        let Some(mount) = wait_for_mount(mountpoint, child.id()) else {
+            child.kill().unwrap();
+            let status = child.wait().unwrap();
+            let mut said = String::new();
+            (&stderr).seek(SeekFrom::Start(0)).unwrap();
+            (&stderr).read_to_string(&mut said).unwrap();
+            panic!("{command:?}\n{status}\n{said}");
+        };
+        let daemon = Some(child.id());
+        let watchdog = start_watchdog(mount, daemon);
+        Mount {
+            path: mountpoint.to_owned(),
+            program: program.clone(),
+            daemon,
+            child: Some(child),
+            gone: false,
+            _watchdog: watchdog,
+        }
     }
 
     /// The mount point.
@@ -245,11 +278,23 @@ impl Mount {
     }
 
     /// Unmounts and waits for the daemon's end. Panics if the mount is busy or the daemon stays.
-    pub fn unmount(mut self) {
+    pub fn unmount(self) {
+        self.unmount_by(unmount_command);
+    }
+
+    /// The same by the system call alone, for tests that unmount very often. Needs root.
+    pub fn unmount_at_once(self) {
+        self.unmount_by(|path| {
+            rustix::mount::unmount(path, rustix::mount::UnmountFlags::empty())
+                .map_err(|error| error.to_string())
+        });
+    }
+
+    fn unmount_by(mut self, unmount: impl Fn(&Path) -> Result<(), String>) {
         self.gone = true;
         // A process that has just ended may hold the mount for another instant.
         let mut said = String::new();
-        let unmounted = wait_until(Duration::from_secs(2), || match unmount_command(&self.path) {
+        let unmounted = wait_until(Duration::from_secs(2), || match unmount(&self.path) {
             Ok(()) => true,
             Err(text) => {
                 said = text;
@@ -288,9 +333,18 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        if self.gone {
-            return;
+        if !self.gone {
+            self.clean_up();
         }
+        // Its end has been waited for, or it was killed.
+        if let Some(child) = &mut self.child {
+            child.wait().ok();
+        }
+    }
+}
+
+impl Mount {
+    fn clean_up(&self) {
         if wait_until(Duration::from_secs(1), || unmount_command(&self.path).is_ok()) {
             if let Some(daemon) = self.daemon {
                 wait_for_exit(daemon, PATIENCE);
@@ -323,15 +377,34 @@ fn run_mount_command(mut command: Command) -> (Option<i32>, String) {
     (if ended { status.code() } else { None }, text)
 }
 
+/// Waits until something is mounted at `mountpoint`; `None` if the process ends before, or it takes too long.
+fn wait_for_mount(mountpoint: &Path, process: u32) -> Option<MountInfo> {
+    // The kernel tells who polls the table of a change in it.
+    let table = File::open("/proc/self/mountinfo").unwrap();
+    let process = pidfd_open(Pid::from_raw(process as i32).unwrap(), PidfdFlags::empty()).unwrap();
+    let limit = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+    loop {
+        if let Some(mount) = mounted_at(mountpoint) {
+            return Some(mount);
+        }
+        let mut waited = [PollFd::new(&table, PollFlags::PRI), PollFd::new(&process, PollFlags::IN)];
+        let told = poll(&mut waited, Some(&limit)).unwrap();
+        if told == 0 || waited[1].revents().contains(PollFlags::IN) {
+            return None;
+        }
+    }
+}
+
 /// The process that serves the mount: the one whose arguments name the mount point.
 fn daemon_of(mountpoint: &Path) -> Option<u32> {
-    for entry in fs::read_dir("/proc").unwrap() {
-        let entry = entry.unwrap();
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
+    let entries = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().file_name());
+    let mut pids: Vec<u32> =
+        entries.filter_map(|name| name.to_str().and_then(|name| name.parse().ok())).collect();
+    // It has just started: it is among the last.
+    pids.sort_unstable_by_key(|pid| std::cmp::Reverse(*pid));
+    for pid in pids {
         // A process may end while we look.
-        let Ok(line) = fs::read(entry.path().join("cmdline")) else { continue };
+        let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else { continue };
         let ours = line.split(|&byte| byte == 0).any(|word| word == mountpoint.as_os_str().as_bytes());
         if ours && pid != std::process::id() {
             return Some(pid);
@@ -367,7 +440,7 @@ fn unmount_command(path: &Path) -> Result<(), String> {
 }
 
 /// Detaches the mount at `path`, busy or dead.
-fn lazy_unmount(path: &Path) {
+pub(super) fn lazy_unmount(path: &Path) {
     let (program, arguments): (&str, &[&str]) = match Privilege::current() {
         Privilege::User => ("fusermount3", &["-uz"]),
         Privilege::Root | Privilege::Namespace => ("umount", &["-l"]),
@@ -401,70 +474,4 @@ pub(super) fn force_unmount(mount: &MountInfo) {
         }
     }
     lazy_unmount(&mount.point);
-}
-
-/// A small filesystem in a file, mounted on a loop device. Needs root.
-pub struct LoopFilesystem {
-    path: PathBuf,
-}
-
-impl LoopFilesystem {
-    /// Makes and mounts a filesystem of `mkfs` (`ext4`, `xfs`, `btrfs`) with `size` bytes; `scratch` takes its image
-    /// and its mount point.
-    pub fn new(scratch: &super::Scratch, name: &str, mkfs: &str, size: u64) -> Self {
-        let image = scratch.path().join(format!("{name}.img"));
-        File::create(&image).unwrap().set_len(size).unwrap();
-        let quiet = if mkfs == "ext4" { "-Fq" } else { "-fq" };
-        let make = format!("mkfs.{mkfs}");
-        super::process::run(&make, &[OsStr::new(quiet), image.as_os_str()]);
-        Self::again(scratch, name)
-    }
-
-    /// Mounts the image that [`LoopFilesystem::new`] made, after it was dropped.
-    pub fn again(scratch: &super::Scratch, name: &str) -> Self {
-        let image = scratch.path().join(format!("{name}.img"));
-        let path = scratch.dir(name);
-        super::process::run(
-            "mount",
-            &[OsStr::new("-o"), OsStr::new("loop"), image.as_os_str(), path.as_os_str()],
-        );
-        LoopFilesystem { path }
-    }
-
-    /// Makes it fail as after an error of the disk: nothing can be written any more. For ext4.
-    pub fn abort(&self) {
-        super::process::run("mount", &["-o", "remount,abort", self.path.to_str().unwrap()]);
-    }
-
-    /// A tmpfs of `size` bytes.
-    pub fn tmpfs(scratch: &super::Scratch, name: &str, size: u64) -> Self {
-        let path = scratch.dir(name);
-        let options = format!("size={size}");
-        let words = ["-t", "tmpfs", "-o", &options, "tmpfs", path.to_str().unwrap()];
-        super::process::run("mount", &words);
-        LoopFilesystem { path }
-    }
-
-    /// What mount(8) mounts at `target` by those words.
-    pub fn at(target: &Path, words: &[&str]) -> Self {
-        let words: Vec<&OsStr> = words.iter().map(OsStr::new).chain([target.as_os_str()]).collect();
-        super::process::run("mount", &words);
-        LoopFilesystem { path: target.to_owned() }
-    }
-
-    /// Where it is mounted.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Remounts it with other options (`ro`).
-    pub fn remount(&self, options: &str) {
-        super::process::run("mount", &["-o", &format!("remount,{options}"), self.path.to_str().unwrap()]);
-    }
-}
-
-impl Drop for LoopFilesystem {
-    fn drop(&mut self) {
-        lazy_unmount(&self.path);
-    }
 }

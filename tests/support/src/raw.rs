@@ -257,3 +257,72 @@ impl Drop for Asynchronous {
         let _ended = unsafe { libc::syscall(libc::SYS_io_destroy, self.0) };
     }
 }
+
+/// ioctl(FIFREEZE) and ioctl(FITHAW): lets a filesystem write everything to where it belongs, its journal too, and go on.
+pub fn freeze_and_thaw(directory: &File) -> io::Result<()> {
+    const FREEZE: libc::c_ulong = 0xC004_5877;
+    const THAW: libc::c_ulong = 0xC004_5878;
+    for request in [FREEZE, THAW] {
+        // SAFETY: the kernel reads nothing through the argument of these requests, which is 0.
+        if unsafe { libc::ioctl(directory.as_raw_fd(), request, 0) } == -1 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// What the loop driver is asked for (`linux/loop.h`), and any block device (`linux/fs.h`).
+pub mod loops {
+    use std::fs::File;
+    use std::io;
+    use std::os::fd::AsRawFd;
+
+    const CONFIGURE: libc::c_ulong = 0x4C0A;
+    const CLEAR: libc::c_ulong = 0x4C01;
+    const GET_FREE: libc::c_ulong = 0x4C82;
+    const FLUSH_BUFFERS: libc::c_ulong = 0x1261;
+    /// `struct loop_config`: the file's descriptor, the size of blocks (0: the driver's choice), 232 bytes of
+    /// `struct loop_info64`, whose zeroes are a device over the whole file, and 64 reserved ones.
+    const CONFIGURATION: usize = 4 + 4 + 232 + 64;
+
+    /// Returns the number of a device that is over no file.
+    pub fn free(control: &File) -> io::Result<u32> {
+        // SAFETY: takes no pointers.
+        match unsafe { libc::ioctl(control.as_raw_fd(), GET_FREE) } {
+            -1 => Err(io::Error::last_os_error()),
+            number => Ok(number as u32),
+        }
+    }
+
+    /// Attaches `device` to `file`.
+    pub fn attach(device: &File, file: &File) -> io::Result<()> {
+        let mut configuration = [0_u64; CONFIGURATION / 8];
+        // The descriptor is the first 4 bytes, in the machine's order.
+        let mut first = [0; 8];
+        first[..4].copy_from_slice(&file.as_raw_fd().to_ne_bytes());
+        configuration[0] = u64::from_ne_bytes(first);
+        // SAFETY: the driver reads a `struct loop_config` of that size, aligned to 8 bytes as it is.
+        match unsafe { libc::ioctl(device.as_raw_fd(), CONFIGURE, configuration.as_ptr()) } {
+            -1 => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes what the kernel has of `device` in memory, and forgets it.
+    pub fn forget(device: &File) -> io::Result<()> {
+        plain(device, FLUSH_BUFFERS)
+    }
+
+    /// Detaches `device` from its file, when nobody has it open any more.
+    pub fn detach(device: &File) -> io::Result<()> {
+        plain(device, CLEAR)
+    }
+
+    fn plain(device: &File, request: libc::c_ulong) -> io::Result<()> {
+        // SAFETY: these requests take no pointers.
+        match unsafe { libc::ioctl(device.as_raw_fd(), request) } {
+            -1 => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        }
+    }
+}
