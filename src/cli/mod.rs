@@ -92,7 +92,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser};
+use indicatif::{ProgressBar, ProgressDrawTarget};
 
+use crate::image::progress::bar_style;
 use crate::union::escaped_path::escaped;
 
 /// The program's name in messages.
@@ -280,6 +282,18 @@ fn clap_says(error: clap::Error) -> Result<ExitCode, Failure> {
 #[allow(clippy::disallowed_methods, reason = "nothing is printed")]
 fn messages_are_read_on_a_terminal() -> bool {
     std::io::IsTerminal::is_terminal(&std::io::stderr())
+}
+
+/// Makes a bar that shows on stderr how far something is that may take long; nothing where no terminal reads.
+fn progress_bar(what: &'static str) -> ProgressBar {
+    let target = match messages_are_read_on_a_terminal() {
+        true => ProgressDrawTarget::stderr(),
+        false => ProgressDrawTarget::hidden(),
+    };
+    let bar = ProgressBar::with_draw_target(None, target);
+    bar.set_style(bar_style());
+    bar.set_message(what);
+    bar
 }
 
 /// Writes one line on stderr. There is nobody to tell when that fails.

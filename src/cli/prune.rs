@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::page::Page;
 use super::store::StoreArgs;
 use super::{Failure, ask, output, say};
+use crate::image::store::Pruned;
 
 /// Delete images without a name, layers and blobs that nothing needs, and what killed processes left
 #[derive(Debug, clap::Args)]
@@ -34,10 +35,31 @@ impl Prune {
         };
         let what =
             if self.all { "all images that no container was made from" } else { "all images without a name" };
-        if !self.force && !ask::yes(&format!("Delete {what}, and what nothing needs?"), "--force")? {
-            return Ok(ExitCode::SUCCESS);
+        let bar = super::progress_bar("removing");
+        if !self.force {
+            // What can't be told is told by the prune itself, which then removes nothing.
+            let how_much = match store.prunable(self.all) {
+                Ok(would) if is_nothing(&would) => {
+                    Page::of_line(format_args!("There is nothing to remove")).print()?;
+                    return Ok(ExitCode::SUCCESS);
+                }
+                Ok(would) => {
+                    bar.set_length(would.bytes);
+                    format!(": {}, {}", amounts(&would), output::size(would.bytes))
+                }
+                Err(error) => {
+                    say(&format!("how much would go can't be told: {error}"));
+                    String::new()
+                }
+            };
+            let question = format!("Delete {what}, and what nothing needs{how_much}?");
+            if !ask::yes(&question, "--force")? {
+                return Ok(ExitCode::SUCCESS);
+            }
         }
-        let pruned = store.prune(self.all, Duration::from_secs(self.wait.into()))?;
+        let pruned = store.prune(self.all, Duration::from_secs(self.wait.into()), &bar);
+        bar.finish_and_clear();
+        let pruned = pruned?;
         let mut page = Page::default();
         for (id, names) in &pruned.images {
             for name in names {
@@ -45,14 +67,7 @@ impl Prune {
             }
             page.line(format_args!("Deleted: {id}"));
         }
-        page.line(format_args!(
-            "Removed {}, {}, {} and {}: {} freed",
-            output::count(pruned.images.len() as u64, "image"),
-            output::count(pruned.layers.len() as u64, "layer"),
-            output::count(pruned.blobs.len() as u64, "blob"),
-            output::count(pruned.leftovers as u64, "leftover"),
-            output::size(pruned.bytes)
-        ));
+        page.line(format_args!("Removed {}: {} freed", amounts(&pruned), output::size(pruned.bytes)));
         page.print()?;
         let mut left = pruned.left;
         let last = left.pop();
@@ -64,4 +79,18 @@ impl Prune {
             Some(why) => Err(Failure::failed(format!("no layers and no blobs were removed: {why}"))),
         }
     }
+}
+
+fn amounts(pruned: &Pruned) -> String {
+    format!(
+        "{}, {}, {} and {}",
+        output::count(pruned.images.len() as u64, "image"),
+        output::count(pruned.layers.len() as u64, "layer"),
+        output::count(pruned.blobs.len() as u64, "blob"),
+        output::count(pruned.leftovers as u64, "leftover")
+    )
+}
+
+fn is_nothing(pruned: &Pruned) -> bool {
+    pruned.images.is_empty() && pruned.layers.is_empty() && pruned.blobs.is_empty() && pruned.leftovers == 0
 }

@@ -14,7 +14,7 @@ use super::page::{self, Page};
 use super::store::StoreArgs;
 use crate::container::Container;
 use crate::container::tree::open_to_change;
-use crate::image::load::bar_style;
+use crate::image::progress::bar_style;
 use crate::union::change::sealing::{NotSealed, SealProgress};
 use crate::union::escaped_path::EscapedPath;
 use crate::union::stack::layer::{Stack, StackOptions, XattrChoice};

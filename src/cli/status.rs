@@ -18,7 +18,7 @@ use super::watch;
 use super::{Failure, say};
 use crate::control::client::{Client, ClientError, STATUS_PATIENCE};
 use crate::control::mounts::{self, Mount};
-use crate::control::protocol::Status as Daemon;
+use crate::control::protocol::{CopyingReport, Status as Daemon};
 use crate::control::runtime_dir;
 use crate::explain::paint::{Cell, Paint, align};
 use crate::explain::shorten::cut;
@@ -60,7 +60,7 @@ Example:
 JSON, one object a mount: version, pid, mount_point, device, since_us, io, options[], belief, layers[] {layer, name, directory},
 counters {copy_ups, copied_bytes, whiteouts, creates, renames, attribute_changes, xattr_changes, index_answers},
 requests {KIND: number}, requests_total, memory, nodes, listeners, lazy {half_copied, own_blocks, all_blocks, bytes_saved, sealed,
-waiting, sealing} or null, uptime, and usage[], one for each layer: files,
+waiting, sealing} or null, copying[] {path, bytes, layer, micros} (large files that are being copied up), uptime, and usage[], one for each layer: files,
 directories, whiteouts, bytes, disk_bytes, changed_files, changed_bytes (since the mount), complete; or null.
 Of a mount that didn't answer: mount_point, device, error, dead (its daemon has ended).
 
@@ -377,10 +377,18 @@ fn one(mount: &Mount, daemon: &Daemon, usage: Option<&[Option<Usage>]>, paint: P
         ),
     ];
     let lazy = daemon.lazy.as_ref().map(|lazy| ("lazy", left_below(lazy)));
-    for (word, fact) in facts.into_iter().chain(lazy) {
+    let copying = daemon.copying.iter().map(|copy| ("copying", copying_up(copy)));
+    for (word, fact) in facts.into_iter().chain(lazy).chain(copying) {
         out.push_str(&format!("  {}  {fact}\n", paint.bold(format!("{word:<9}"))));
     }
     out
+}
+
+/// Says what is being copied up just now, and for how long.
+pub(super) fn copying_up(copy: &CopyingReport) -> String {
+    let from = copy.layer.map(|layer| format!(" from layer {layer}")).unwrap_or_default();
+    let seconds = copy.micros as f64 / 1e6;
+    format!("{} up: {}{from}, for {seconds:.1} s", copy.path, HumanBytes(copy.bytes))
 }
 
 /// Says what is left below of files that are copied up block by block.

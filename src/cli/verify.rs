@@ -36,7 +36,10 @@ impl Verify {
             Page::of_line(format_args!("{}; all is well", self.store.nothing())).print()?;
             return Ok(ExitCode::SUCCESS);
         };
-        let mut verified = store.verify(self.repair)?;
+        let bar = super::progress_bar("checking");
+        let verified = store.verify(self.repair, &bar);
+        bar.finish_and_clear();
+        let mut verified = verified?;
         crate::container::verify::verify(&store, self.repair, &mut verified)?;
         let mut page = Page::default();
         for finding in verified.mended.iter().chain(&verified.findings).chain(&verified.unchecked) {

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::explanation::LayerReport;
+use crate::union::change::copy_up::running::CopyingUp;
 use crate::union::change::sealing::background::LazyReport;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::events::{Event, Filter};
@@ -115,6 +116,33 @@ pub struct Status {
     /// What is left below of files that are copied up block by block (`lazy`). Not told by older daemons.
     #[serde(default)]
     pub lazy: Option<LazyReport>,
+    /// Large files that are being copied up just now. Not told by older daemons.
+    #[serde(default)]
+    pub copying: Vec<CopyingReport>,
+}
+
+/// A large file that is being copied up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyingReport {
+    /// The path in the merged view.
+    pub path: EscapedPath,
+    /// The bytes of the file.
+    pub bytes: u64,
+    /// The layer that it is copied from.
+    pub layer: Option<u16>,
+    /// How long that has taken so far, in microseconds.
+    pub micros: u64,
+}
+
+impl From<&CopyingUp> for CopyingReport {
+    fn from(copy: &CopyingUp) -> CopyingReport {
+        CopyingReport {
+            path: copy.path.clone().into(),
+            bytes: copy.bytes,
+            layer: copy.layer,
+            micros: u64::try_from(copy.since.elapsed().as_micros()).unwrap_or(u64::MAX),
+        }
+    }
 }
 
 /// What happened since a mount began, counted.

@@ -20,7 +20,7 @@ use rustix::net::sockopt::socket_peercred;
 use serde::Serialize;
 
 use super::explanation::{Explanation, LayerReport};
-use super::protocol::{About, Counts, LONGEST_REQUEST, Reply, Request, Status, Told};
+use super::protocol::{About, CopyingReport, Counts, LONGEST_REQUEST, Reply, Request, Status, Told};
 use super::runtime_dir;
 use crate::error::Result;
 use crate::union::Union;
@@ -228,6 +228,7 @@ fn status(shared: &Shared, union: &Union) -> Reply<Status> {
         nodes: union.known_nodes() as u64,
         listeners: union.events.count() as u64,
         lazy: union.lazy_report(),
+        copying: union.copying_up().iter().map(CopyingReport::from).collect(),
     })
 }
 

@@ -28,6 +28,7 @@ pub mod load;
 pub mod name;
 mod plan;
 pub mod platform;
+pub mod progress;
 mod read_ahead;
 pub mod save;
 mod source;

@@ -13,6 +13,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use indicatif::{MultiProgress, ProgressBar};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use self::members::{Failure, Member, Members, find, scan, spool};
@@ -20,6 +21,7 @@ use super::compression::{Compression, decode, peek};
 use super::digest::Digest;
 use super::document::{BlobSource, MAX_DOCUMENT};
 use super::error::{FetchFailed, Result, StoreError};
+use super::progress::{bar_style, stream_style};
 use super::store::{Blob, Staging};
 
 /// What to load from.
@@ -74,7 +76,12 @@ impl ImageSource {
     }
 
     /// Opens what was given; a stream is read to its end.
-    pub(super) fn open(input: &Input, staging: &Staging<'_>, limit: u64) -> Result<ImageSource> {
+    pub(super) fn open(
+        input: &Input,
+        staging: &Staging<'_>,
+        limit: u64,
+        progress: &MultiProgress,
+    ) -> Result<ImageSource> {
         let (name, file) = match input {
             Input::Path(path) => {
                 let file = File::open(path).map_err(StoreError::io("open it", path))?;
@@ -90,7 +97,7 @@ impl ImageSource {
         if kind.is_dir() {
             return Ok(ImageSource { name, files: Files::Directory(file) });
         }
-        let files = ImageSource::read(file, kind.is_file(), staging, limit);
+        let files = ImageSource::read(file, kind.is_file(), (staging, limit), progress);
         let files = files.map_err(|error| match error {
             Failure::Store(error) => error,
             Failure::Read(what) => StoreError::BadImage { source_name: name.clone(), what },
@@ -101,8 +108,8 @@ impl ImageSource {
     fn read(
         mut file: File,
         regular: bool,
-        staging: &Staging<'_>,
-        limit: u64,
+        (staging, limit): (&Staging<'_>, u64),
+        progress: &MultiProgress,
     ) -> std::result::Result<Files, Failure> {
         if regular && file.stream_position()? == 0 {
             let mut head = [0; 16];
@@ -112,8 +119,19 @@ impl ImageSource {
                 return Ok(Files::Archive(Arc::new(file), members));
             }
         }
-        let (_, stream) = decode(BufReader::with_capacity(256 << 10, file))?;
-        Ok(Files::Spooled(spool(stream, staging, limit)?))
+        // Before the first layer is known all of it has been read, which can take long.
+        let bar = progress.add(ProgressBar::no_length());
+        bar.set_message("reading");
+        bar.set_style(stream_style());
+        if regular {
+            let left = file.metadata()?.len().saturating_sub(file.stream_position()?);
+            bar.set_length(left);
+            bar.set_style(bar_style());
+        }
+        let (_, stream) = decode(BufReader::with_capacity(256 << 10, bar.wrap_read(file)))?;
+        let members = spool(stream, staging, limit);
+        bar.finish_and_clear();
+        Ok(Files::Spooled(members?))
     }
 
     /// Returns whether there is a file of this name.

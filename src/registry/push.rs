@@ -16,7 +16,7 @@ use super::settings::{Endpoint, Settings};
 use crate::image::digest::{Digest, Hashing};
 use crate::image::document::BlobSource;
 use crate::image::error::StoreError;
-use crate::image::load::bar_style;
+use crate::image::progress::bar_style;
 use crate::image::store::{Image, Store};
 
 /// More at once gain nothing.

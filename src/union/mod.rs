@@ -45,6 +45,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dashmap::DashMap;
 use parking_lot::Mutex;
 
+use self::change::copy_up::running::RunningCopies;
 use self::change::judged::ToldDirs;
 use self::change::sealing::background::Waiting;
 use self::change::upper::{Upper, UpperFd};
@@ -193,6 +194,8 @@ pub struct Union {
     hardlinks: Hardlinks,
     /// Copy-ups that are under way, by node number.
     copying: DashMap<u64, Arc<Mutex<()>>>,
+    /// Those of them that take long.
+    running_copies: RunningCopies,
     /// Where the data of metacopy files are, by node number.
     metacopies: DashMap<u64, DataAt>,
     /// Those of them that have blocks of their own and are open, by node number.

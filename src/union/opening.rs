@@ -85,6 +85,7 @@ impl Union {
             renames: Mutex::new(()),
             hardlinks,
             copying: DashMap::new(),
+            running_copies: Default::default(),
             metacopies: DashMap::new(),
             halves: Halves::default(),
             waiting: Waiting::new(block_wise && options.lazy == Lazy::On),

@@ -152,6 +152,36 @@ fn a_mount_is_watched_live() {
     assert_eq!(refused.status.code(), Some(1));
 }
 
+/// A copy-up that takes long is told for as long as it takes, with its file.
+#[test]
+fn a_long_copy_up_is_told_while_it_runs() {
+    let stack = Stack::new(1);
+    let files = 8;
+    for number in 0..files {
+        stack.lower(0).file(format!("large{number}"), vec![b'x'; 64 << 20]);
+    }
+    let mount = stack.mount();
+    assert_eq!(status(&mount).copying, []);
+    // How fast a machine copies nobody knows: one of them is seen.
+    let seen = (0..files).find_map(|number| {
+        let path = mount.join(format!("large{number}"));
+        let writer = std::thread::spawn(move || {
+            let file = fs::OpenOptions::new().append(true).open(path).unwrap();
+            std::io::Write::write_all(&mut &file, b"y").unwrap();
+        });
+        let mut seen = None;
+        while !writer.is_finished() && seen.is_none() {
+            seen = status(&mount).copying.first().cloned();
+        }
+        writer.join().unwrap();
+        seen
+    });
+    let seen = seen.expect("no copy-up was seen while it ran");
+    assert!(seen.path.to_string().starts_with("/large") && seen.bytes == 64 << 20, "{seen:?}");
+    assert_eq!(seen.layer, Some(1));
+    assert_eq!(status(&mount).copying, [], "it is done");
+}
+
 /// `layers` reads the layers itself, with the marks that the mount believes, whoever mounted it and whoever asks.
 #[test]
 fn layers_believes_the_marks_that_the_mount_believes() {

@@ -13,6 +13,7 @@ mod lab;
 mod loading;
 mod logins;
 mod peers;
+mod progress;
 mod races;
 mod registry;
 mod saving;

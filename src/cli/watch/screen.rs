@@ -8,6 +8,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, BorderType, Paragraph, Row, Sparkline, Table};
 
 use super::View;
+use crate::cli::status::copying_up;
 use crate::cli::terminal::without_colours;
 use crate::cli::uptime::uptime;
 use crate::control::protocol::Told;
@@ -293,8 +294,15 @@ fn events(frame: &mut Frame<'_>, area: Rect, view: &View) {
             ]),
         })
         .collect();
-    let title = if view.paused { "events (paused)" } else { "events" };
-    frame.render_widget(Paragraph::new(lines).block(block(title)), area);
+    let paused = if view.paused { "events (paused)" } else { "events" };
+    // What takes long is told as long as it takes.
+    let title = match &view.status.copying[..] {
+        [] => paused.to_owned(),
+        [copy, ..] => {
+            cut(&format!("copying {}", copying_up(copy)), usize::from(area.width.saturating_sub(4)))
+        }
+    };
+    frame.render_widget(Paragraph::new(lines).block(block(&title)), area);
 }
 
 fn colour(what: &EventKind) -> Color {

@@ -9,6 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use indicatif::ProgressBar;
+
 use super::index::Index;
 use super::lock::Lock;
 use super::staging::remove_tree;
@@ -76,7 +78,7 @@ impl Store {
                 Some(_alone) => {
                     let _names = self.lock_index(Access::Shared)?;
                     let mut pruned = Pruned::default();
-                    self.sweep(&mut pruned)?;
+                    self.sweep(&mut pruned, &ProgressBar::hidden())?;
                     removed.held_back = pruned.held_back;
                     false
                 }
@@ -142,11 +144,12 @@ impl Store {
     }
 
     /// Deletes what no image and no container needs: images without a name (with `all`, every image that no container was
-    /// made from), blobs, unpacked layers, and what killed processes left. Waits no longer than `patience` for others.
+    /// made from), blobs, unpacked layers, and what killed processes left. Waits no longer than `patience` for others. `bar`
+    /// shows how many bytes have gone.
     ///
     /// # Errors
     /// When another process is adding to the store all that time.
-    pub fn prune(&self, all: bool, patience: Duration) -> Result<Pruned> {
+    pub fn prune(&self, all: bool, patience: Duration, bar: &ProgressBar) -> Result<Pruned> {
         let (lock, gate) = (self.root().join("lock"), self.root().join("gate.lock"));
         let Some(_alone) = Lock::alone_within(&lock, &gate, patience)? else {
             return Err(StoreError::InUse(format!(
@@ -159,23 +162,14 @@ impl Store {
         let uses = self.container_uses()?;
         let mut pruned = Pruned::default();
         self.change_index(|index| {
-            for image in self.catalog_of(index)?.images {
-                // Any image might be that of a container whose record can't be read.
-                let used = uses.unknown().is_some() || uses.images().any(|used| *used == image.id);
-                if !used && (all || image.names.is_empty()) {
-                    index.remove(&image.entry);
-                    pruned.images.push((image.id, image.names));
-                }
-            }
+            pruned.images = self.forget_unneeded(index, &uses, all)?;
             Ok(())
         })?;
         let _names = self.lock_index(Access::Exclusive)?;
-        self.sweep(&mut pruned)?;
-        // A container whose making was killed: whoever makes one shares the store's lock until its record is written.
-        let half_made =
-            list(&self.containers_dir())?.into_iter().filter(|dir| is_missing(&dir.join("config.json")));
-        for leftover in list(&self.tmp_dir())?.into_iter().chain(half_made) {
+        self.sweep(&mut pruned, bar)?;
+        for leftover in self.leftovers()? {
             let bytes = disk_usage(&leftover);
+            bar.inc(bytes);
             match remove_any(&leftover) {
                 // A container that `rm` is removing at the same time.
                 Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
@@ -187,6 +181,63 @@ impl Store {
             }
         }
         Ok(pruned)
+    }
+
+    /// Returns what [`Store::prune`] would take away just now. Nothing is locked: others may add to it, or be at work on what
+    /// looks like a leftover.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub fn prunable(&self, all: bool) -> Result<Pruned> {
+        let mut pruned = Pruned::default();
+        let mut index = self.read_index_strictly()?;
+        pruned.images = self.forget_unneeded(&mut index, &self.container_uses()?, all)?;
+        let needed = self.needed(&index)?;
+        for (digest, path) in self.all_blobs()? {
+            if !needed.blobs.contains(&digest) {
+                pruned.bytes += fs::symlink_metadata(&path).map_or(0, |found| found.len());
+                pruned.blobs.push(digest);
+            }
+        }
+        for (diff_id, _) in self.all_layers()? {
+            if !needed.layers.contains(&diff_id) {
+                pruned.bytes += self.layer_record(&diff_id).ok().flatten().map_or(0, |record| record.size);
+                pruned.layers.push(diff_id);
+            }
+        }
+        for leftover in self.leftovers()? {
+            pruned.bytes += disk_usage(&leftover);
+            pruned.leftovers += 1;
+        }
+        Ok(pruned)
+    }
+
+    /// Takes the images that nothing needs out of an index, and returns them.
+    fn forget_unneeded(
+        &self,
+        index: &mut Index,
+        uses: &Containers,
+        all: bool,
+    ) -> Result<Vec<(Digest, Vec<ImageName>)>> {
+        let mut forgotten = Vec::new();
+        for image in self.catalog_of(index)?.images {
+            // Any image might be that of a container whose record can't be read.
+            let used = uses.unknown().is_some() || uses.images().any(|used| *used == image.id);
+            if !used && (all || image.names.is_empty()) {
+                index.remove(&image.entry);
+                forgotten.push((image.id, image.names));
+            }
+        }
+        Ok(forgotten)
+    }
+
+    /// Returns what killed processes left.
+    fn leftovers(&self) -> Result<Vec<PathBuf>> {
+        let mut leftovers = list(&self.tmp_dir())?;
+        // A container whose making was killed: whoever makes one shares the store's lock until its record is written.
+        let half_made = list(&self.containers_dir())?;
+        leftovers.extend(half_made.into_iter().filter(|dir| is_missing(&dir.join("config.json"))));
+        Ok(leftovers)
     }
 
     /// Returns the lock of those who delete; `None` while somebody adds.
@@ -203,7 +254,7 @@ impl Store {
 
     /// Deletes blobs and layers that nothing needs; nothing where that can't be known. Only with the exclusive lock on the
     /// store.
-    fn sweep(&self, pruned: &mut Pruned) -> Result<()> {
+    fn sweep(&self, pruned: &mut Pruned, bar: &ProgressBar) -> Result<()> {
         let needed = match self.read_index_strictly().and_then(|index| self.needed(&index)) {
             Ok(needed) => needed,
             Err(error) => {
@@ -218,6 +269,7 @@ impl Store {
             pruned.bytes += fs::symlink_metadata(&path).map_or(0, |found| found.len());
             fs::remove_file(&path).map_err(StoreError::io("remove it", &path))?;
             pruned.blobs.push(digest);
+            bar.set_position(pruned.bytes);
         }
         for (diff_id, path) in self.all_layers()? {
             if needed.layers.contains(&diff_id) {
@@ -231,6 +283,7 @@ impl Store {
             pruned.bytes += self.layer_record(&diff_id).ok().flatten().map_or(0, |record| record.size);
             self.discard_layer(&path)?;
             pruned.layers.push(diff_id);
+            bar.set_position(pruned.bytes);
         }
         Ok(())
     }
@@ -404,7 +457,8 @@ mod tests {
             // It outlasts the threads, of which the late one may tell when nobody waits any more.
             let (tell, told) = mpsc::channel();
             std::thread::scope(|scope| {
-                let prune = scope.spawn(|| store.prune(false, Duration::from_secs(3)));
+                let prune =
+                    scope.spawn(|| store.prune(false, Duration::from_secs(3), &ProgressBar::hidden()));
                 until(true);
                 let (end, ended) = mpsc::channel::<()>();
                 let store = &store;

@@ -6,8 +6,10 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
+
+use indicatif::ProgressBar;
 
 use super::gc::list;
 use super::{Blob, Image, LayerRecord, Staging, Store, Take};
@@ -58,18 +60,19 @@ struct Check<'a> {
     store: &'a Store,
     staging: &'a Staging<'a>,
     repair: bool,
+    bar: &'a ProgressBar,
     verified: &'a mut Verified,
 }
 
 impl Store {
     /// Checks everything. `repair` mends what can be derived, and sets aside what is broken and can be had again; nothing is
-    /// deleted. What can't be looked at (a full disk, too few descriptors, a disk that fails) is not broken.
+    /// deleted. `bar` shows how many bytes of blobs have been read. What can't be looked at (a full disk, too few descriptors, a disk that fails) is not broken.
     ///
     /// # Errors
     /// When the store can't be read at all.
-    pub fn verify(&self, repair: bool) -> Result<Verified> {
+    pub fn verify(&self, repair: bool, bar: &ProgressBar) -> Result<Verified> {
         let mut verified = Verified::default();
-        match self.verify_all(repair, &mut verified) {
+        match self.verify_all(repair, bar, &mut verified) {
             Err(error) if error.is_damage() => return Err(error),
             Err(error) => verified.unchecked(&error),
             Ok(()) => {}
@@ -79,7 +82,7 @@ impl Store {
         Ok(verified)
     }
 
-    fn verify_all(&self, repair: bool, verified: &mut Verified) -> Result<()> {
+    fn verify_all(&self, repair: bool, bar: &ProgressBar, verified: &mut Verified) -> Result<()> {
         let staging = self.begin()?;
         let index = self.verify_lists(repair, verified)?;
         let mut parts: BTreeMap<(Digest, Digest), Part> = BTreeMap::new();
@@ -103,7 +106,10 @@ impl Store {
         }
         // Layers first: their blobs are hashed on the way.
         let mut hashed = HashSet::new();
-        let mut check = Check { store: self, staging: &staging, repair, verified: &mut *verified };
+        let sizes = self.all_blobs()?;
+        let size = |(_, path): &(Digest, PathBuf)| fs::symlink_metadata(path).map_or(0, |found| found.len());
+        bar.set_length(sizes.iter().map(size).sum());
+        let mut check = Check { store: self, staging: &staging, repair, bar, verified: &mut *verified };
         for part in parts.values() {
             // What fails here is what was made to compare with.
             if let Err(error) = check.part(part) {
@@ -172,7 +178,7 @@ impl Check<'_> {
             store: false,
             unpack: record.is_some(),
             limits: Limits { entries: u64::MAX, bytes: u64::MAX },
-            progress: &|_| {},
+            progress: &|count| self.bar.inc(count),
             stop: &AtomicBool::new(false),
         };
         match self.staging.ingest(file, take) {
@@ -253,7 +259,8 @@ impl Check<'_> {
                 continue;
             }
             let digest_of = || -> Result<Digest> {
-                let mut file = File::open(&path).map_err(StoreError::io("open it", &path))?;
+                let mut file =
+                    self.bar.wrap_read(File::open(&path).map_err(StoreError::io("open it", &path))?);
                 let mut sink = Hashing::new(io::sink());
                 io::copy(&mut file, &mut sink).map_err(StoreError::io("read it", &path))?;
                 Ok(sink.finish().1)

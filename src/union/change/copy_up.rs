@@ -11,6 +11,7 @@
 
 pub(in crate::union) mod completion;
 pub(in crate::union) mod copying;
+pub mod running;
 #[cfg(test)]
 mod tests;
 
@@ -24,9 +25,11 @@ use crate::error::Result;
 use crate::sys::object::Kind;
 use crate::union::Union;
 use crate::union::change::copy_up::copying::CopyUp;
+use crate::union::change::copy_up::running::{CopyingUp, Running};
 use crate::union::change::part::Part;
 use crate::union::change::upper::UpperFd;
 use crate::union::events::EventKind;
+use crate::union::lookup::realdir::LayerIndex;
 use crate::union::lookup::veil::check_unveiled;
 use crate::union::nodes::node::{Node, NodePlace, NodeSource};
 use crate::union::options::RedirectDir;
@@ -130,15 +133,9 @@ impl Union {
 
     fn copy_up_now(&self, node: &Arc<Node>, part: Part) -> Result<bool> {
         let started = Instant::now();
-        let layer = if self.events.listening() { self.lower_of(node) } else { None };
-        if self.events.listening() && self.copies_much(node, part) {
-            let bytes = self.getattr(node).map_or(0, |attr| attr.stat.size);
-            self.events.tell(|| EventKind::CopyUpBegins {
-                path: self.path_of(node).into(),
-                bytes,
-                layer: layer.map(|layer| self.layer_number(layer)),
-            });
-        }
+        let much = self.copies_much(node, part);
+        let layer = if much || self.events.listening() { self.lower_of(node) } else { None };
+        let _running = much.then(|| self.begin_much(node, layer));
         let copied = CopyUp::begin(self, node, part)?.fill()?.publish()?;
         self.changed_by_itself(node);
         if copied.has_other_names {
@@ -160,6 +157,32 @@ impl Union {
             started.elapsed()
         );
         Ok(copied.is_cut)
+    }
+
+    /// Tells that much is being copied, for as long as what is returned lives.
+    fn begin_much(&self, node: &Node, layer: Option<LayerIndex>) -> Running<'_> {
+        let copy = self.copy_of(node, layer);
+        self.events.tell(|| EventKind::CopyUpBegins {
+            path: copy.path.clone().into(),
+            bytes: copy.bytes,
+            layer: copy.layer,
+        });
+        self.running_copies.begin(node.ino, copy)
+    }
+
+    /// Describes the copy-up of a node that begins now.
+    fn copy_of(&self, node: &Node, layer: Option<LayerIndex>) -> CopyingUp {
+        CopyingUp {
+            path: self.path_of(node),
+            bytes: self.getattr(node).map_or(0, |attr| attr.stat.size),
+            layer: layer.map(|layer| self.layer_number(layer)),
+            since: Instant::now(),
+        }
+    }
+
+    /// Returns the copies of much data that are under way.
+    pub fn copying_up(&self) -> Vec<CopyingUp> {
+        self.running_copies.list()
     }
 
     /// Does something in a directory of the upper, which is the node's, that the merged view doesn't show, so its times

@@ -138,7 +138,11 @@ impl Union {
             return Ok(false);
         }
         self.in_turn(node, || match self.metacopies.get(&node.ino).map(|at| at.clone()) {
-            Some(data) => Completion::begin(self, node, &data)?.run(part),
+            Some(data) => {
+                let much = self.copies_much(node, part);
+                let _running = much.then(|| self.running_copies.begin(node.ino, self.copy_of(node, None)));
+                Completion::begin(self, node, &data)?.run(part)
+            }
             None => Ok(false),
         })
     }
