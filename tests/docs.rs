@@ -160,6 +160,31 @@ fn the_chapter_on_snapshots_can_be_typed() {
 }
 
 #[test]
+fn the_worksheets_solutions_are_true() {
+    if !is_root() {
+        support::skip!("needs root");
+    }
+    let place = Place::new();
+    for name in ["a", "b", "up", "mnt"] {
+        fs::remove_dir(place.at(name)).unwrap();
+    }
+    let sheet = page("docs/worksheet.md");
+    let told: Vec<(String, String)> =
+        ["## Prepare", "## Solutions"].iter().flat_map(|chapter| blocks(&sheet, chapter)).collect();
+    let script: String =
+        told.iter().filter(|(language, _)| language == "sh").map(|(_, text)| &text[..]).collect();
+    let ended = typed(&place, &["sh", "-e"], &script);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    for (_, printed) in told.iter().filter(|(language, _)| language == "text") {
+        assert!(ended.out.contains(&printed[..]), "{printed} is not in {}", ended.out);
+    }
+    for printed in ["0, 0", "debian\n", "\trw/srv/large"] {
+        assert!(ended.out.contains(printed), "{printed:?} is not in {}", ended.out);
+    }
+    place.wait_for_no_daemon();
+}
+
+#[test]
 fn explain_prints_what_the_manual_says() {
     if !is_root() {
         support::skip!("needs root");

@@ -59,7 +59,15 @@ fn flow(text: &str, columns: usize, indent: &str, lines: &mut Vec<String>) {
     }
     let columns = columns.max(LEAST + indent.len());
     let (mut line, mut from) = (String::new(), 0);
-    for (at, kind) in linebreaks(text) {
+    // Neither options nor paths are taken apart.
+    let parts = |at: &usize| {
+        let wide = |c: Option<char>| c.is_some_and(is_wide);
+        text[..*at].ends_with(char::is_whitespace)
+            || wide(text[..*at].chars().next_back())
+            || wide(text[*at..].chars().next())
+    };
+    for (at, kind) in linebreaks(text).filter(|(at, kind)| *kind == BreakOpportunity::Mandatory || parts(at))
+    {
         let part = &text[from..at];
         if !line.trim().is_empty() && line.width() + part.trim_end().width() > columns {
             lines.push(line.trim_end().to_owned());
@@ -96,6 +104,7 @@ mod tests {
         let text = "one\ntwo\n\n  a line that stands alone\nthree";
         assert_eq!(wrap(text, 80), ["one two", "", "  a line that stands alone", "three"]);
         assert_eq!(wrap(text, 20)[2..], ["  a line that stands", "      alone", "three"]);
+        assert_eq!(wrap("say --max-waste or a/path/of/it", 16), ["say --max-waste", "or a/path/of/it"]);
         assert_eq!(wrap("", 80), [""; 0]);
     }
 }

@@ -68,7 +68,7 @@ fn assert_taught(text: &str) {
         "rw/srv/site/",
         "rw2/etc/name",
         "$ unionmount --lower rw:patch:app:base --upper rw3 merged3\n",
-        "8/8",
+        "13/13",
     ] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
@@ -98,8 +98,32 @@ fn it_runs_by_itself_in_chinese() {
     let scratch = Scratch::new();
     let text = text(&demo(&scratch, &["--auto"]).env("LANG", "zh_CN.UTF-8").output().unwrap());
     assert_taught(&text);
-    assert!(text.contains("三层，七个文件"), "{text}");
+    assert!(text.contains("三层，十个文件"), "{text}");
     assert_gone(&scratch);
+}
+
+#[test]
+fn the_lessons_on_images_and_the_puzzle_are_true() {
+    if !has_fuse() {
+        return;
+    }
+    for (lesson, language, parts) in [
+        ("images", "en", ["C /etc\n", "efficiency 20.0 %", "efficiency 100.0 %", ".wh.download.tar", "7/7"]),
+        (
+            "2",
+            "zh",
+            ["A /etc/app.conf\n", "RUN rm download.tar", "提交（commit）", ".wh.download.tar", "7/7"],
+        ),
+        ("puzzle", "en", ["14.68MB", "4.19MB", "only the mode differs", "waste 0.00 %", "5/5"]),
+        ("3", "zh", ["14.68MB", "chmod -R go-rwx /usr", "谜题解开了", "library.so", "5/5"]),
+    ] {
+        let scratch = Scratch::new();
+        let text = text(&demo(&scratch, &[lesson, "--auto", "--lang", language]).output().unwrap());
+        for part in parts {
+            assert!(text.contains(part), "{part:?} is not in\n{text}");
+        }
+        assert_gone(&scratch);
+    }
 }
 
 #[test]
@@ -116,13 +140,21 @@ fn an_ordinary_user_can_take_it() {
     }
     support::run("setfacl", &["-m", &format!("u:{USER}:rw"), "/dev/fuse"]);
     let scratch = Scratch::new();
-    let mut demo = demo(&scratch, &["--auto", "--lang", "en"]);
-    let tmp = scratch.path().join("tmp");
+    let tmp = scratch.dir("tmp");
     std::os::unix::fs::chown(&tmp, Some(id("-u").unwrap()), Some(id("-g").unwrap())).unwrap();
-    let text = text(&demo.uid(id("-u").unwrap()).gid(id("-g").unwrap()).output().unwrap());
-    assert_taught(&text);
-    assert!(text.contains("$ fusermount3 -u merged\n"), "{text}");
-    assert_gone(&scratch);
+    let as_user = |lesson: &str| {
+        let mut demo = demo(&scratch, &[lesson, "--auto", "--lang", "en"]);
+        let text = text(&demo.uid(id("-u").unwrap()).gid(id("-g").unwrap()).output().unwrap());
+        assert_gone(&scratch);
+        text
+    };
+    let basics = as_user("basics");
+    assert_taught(&basics);
+    assert!(basics.contains("$ fusermount3 -u merged\n"), "{basics}");
+    // What only root may do is shown, and not run.
+    assert!(basics.contains("\n# mount -t overlay overlay -o lowerdir=patch:app:base"), "{basics}");
+    assert!(as_user("images").contains(".wh.download.tar"));
+    assert!(as_user("puzzle").contains("only the mode differs"));
 }
 
 /// How often Enter is pressed until the answer of the second step has been read: the tree is mounted, the lesson waits.
@@ -218,16 +250,16 @@ fn a_command_that_fails_ends_it_in_order() {
         return;
     }
     let scratch = Scratch::new();
-    // Without `du` the sixth step fails, while two trees are mounted.
+    // Without `du` the fourth step fails, while a tree is mounted.
     let bin = scratch.dir("bin");
-    for program in ["sh", "cat", "find", "sort", "ls", "mkdir", "rm", "umount", "fusermount3"] {
+    for program in ["sh", "cat", "find", "sort", "ls", "mkdir", "rm", "ln", "dd", "umount", "fusermount3"] {
         let found = support::run("sh", &["-c", &format!("command -v {program}")]);
         std::os::unix::fs::symlink(found.trim(), bin.join(program)).unwrap();
     }
     let output = demo(&scratch, &["--auto", "--lang", "en"]).env("PATH", &bin).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let error = String::from_utf8(output.stderr).unwrap();
-    assert!(error.contains("this command has failed: du -sk merged merged2"), "{error}");
+    assert!(error.contains("this command has failed: du -k rw/usr/lib/library.so"), "{error}");
     assert_eq!(error.lines().count(), 1, "{error}");
     assert_gone(&scratch);
 }
@@ -249,8 +281,8 @@ fn answers_are_answered() {
     assert!(text.contains("✗ Not quite.\nDirectories are merged; files never are."), "{text}");
     assert!(text.contains("✓ Right.\nThe topmost layer"), "{text}");
     assert!(text.contains("Keep that in mind"), "{text}");
-    assert_eq!(text.matches("1/8").count(), 2, "it goes back: {text}");
-    assert_eq!(text.matches("2/8").count(), 1, "{text}");
+    assert_eq!(text.matches("1/13").count(), 2, "it goes back: {text}");
+    assert_eq!(text.matches("2/13").count(), 1, "{text}");
 }
 
 #[test]
@@ -259,11 +291,11 @@ fn it_begins_with_any_step_and_says_where_it_was_left() {
         return;
     }
     let scratch = Scratch::new();
-    for step in 2..=8 {
+    for step in [2, 7, 13] {
         let out =
             text(&demo(&scratch, &["--auto", "--lang", "en", "--step", &step.to_string()]).output().unwrap());
-        assert!(out.contains(&format!("{step}/8")) && out.contains("8/8"), "{out}");
-        assert!(!out.contains(&format!("{}/8", step - 1)), "{out}");
+        assert!(out.contains(&format!("{step}/13")) && out.contains("13/13"), "{out}");
+        assert!(!out.contains(&format!("── {}/13 ", step - 1)), "{out}");
         assert_gone(&scratch);
     }
     let out = typed(&scratch, &["--lang", "en", "--step", "4"], "\n");
@@ -276,13 +308,13 @@ fn the_learners_own_commands_run_there_and_what_they_break_is_mended() {
         return;
     }
     let scratch = Scratch::new();
-    // In the fourth step, what it is about to delete.
+    // In the fifth step, what it is about to delete.
     let own = "!echo $((6*7)); cat base/etc/os; nosuch\n!rm merged/etc/os\n";
-    let all = format!("{own}{}", "\n".repeat(60));
-    let text = typed(&scratch, &["--lang", "en", "--step", "4"], &all);
+    let all = format!("{own}{}", "\n".repeat(100));
+    let text = typed(&scratch, &["--lang", "en", "--step", "5"], &all);
     assert!(text.contains("  42\n  debian\n") && text.contains("nosuch"), "{text}");
     assert!(text.contains("It is put back, and this step begins"), "{text}");
-    assert_eq!(text.matches("4/8").count(), 2, "{text}");
+    assert_eq!(text.matches("5/13").count(), 2, "{text}");
     assert!(text.contains("That is all of it"), "{text}");
 }
 
@@ -297,7 +329,7 @@ fn a_reader_who_leaves_is_no_error() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    read_until(&mut child, "1/8");
+    read_until(&mut child, "1/13");
     drop(child.stdout.take());
     assert_eq!(end(child), (Some(0), String::new()));
     assert_gone(&scratch);
@@ -321,9 +353,10 @@ fn where_nothing_can_be_mounted_it_says_so_before_it_begins() {
 #[test]
 fn slips_on_its_command_line_are_told() {
     for (arguments, part) in [
-        (&["--step", "9"][..], "the steps 1 to 8"),
-        (&["--step", "0"], "the steps 1 to 8"),
+        (&["--step", "14"][..], "the steps 1 to 13"),
+        (&["--step", "0"], "the steps 1 to 13"),
         (&["nosuch"], "1 basics"),
+        (&["puzzle", "--step", "6"], "the steps 1 to 5"),
         (&["--auto", "--pace", "soon"], "--pace"),
     ] {
         let output = support::output(

@@ -26,6 +26,8 @@ pub(super) struct Thing {
     mode: u32,
     mtime: i64,
     opaque: bool,
+    /// A directory that the layers below know by another name.
+    redirected: bool,
     /// The lower layer whose entry it replaces or deletes.
     replaces: Option<String>,
 }
@@ -55,7 +57,10 @@ impl Layers {
         let survey = Survey::take(stack, has_upper).map_err(|error| broken(&error))?;
         let mut held = vec![Held::new(); LOWERS.len() + 1];
         for place in 1..survey.places.len() {
-            for h in survey.holdings(place) {
+            let holdings = survey.holdings(place);
+            let redirected = holdings.iter().any(|h| h.chain != 0);
+            // What a redirect shows here is told where it lies.
+            for h in holdings.iter().filter(|h| h.chain == 0) {
                 let thing = Thing {
                     what: h.what(),
                     kind: h.kind,
@@ -63,6 +68,7 @@ impl Layers {
                     mode: h.mode,
                     mtime: h.mtime,
                     opaque: h.opaque,
+                    redirected: redirected && h.kind == Some(Kind::Directory),
                     replaces: h.replaces.map(|layer| survey.layers[usize::from(layer) - 1].name.clone()),
                 };
                 held[usize::from(survey.told(h.layer))].insert(survey.path(place), thing);
@@ -129,6 +135,7 @@ fn change(path: &str, thing: &Thing, old: Option<&Thing>, texts: &Texts) -> Chan
     match thing.what {
         LayerAction::Deleted => red(fill('✗', "lesson.whiteout")),
         _ if directory && thing.opaque => red(fill('◼', "lesson.opaque")),
+        _ if thing.redirected => Change::plain(fill('→', "lesson.redirect")),
         LayerAction::Merged => Change::plain(fill('+', "lesson.copied_dir")),
         _ if old.is_some_and(|old| old.kind == thing.kind) => yellow(fill('~', "lesson.rewritten")),
         LayerAction::Changed => yellow(fill('~', "lesson.copied_up")),
@@ -145,6 +152,7 @@ impl Effect {
             Effect::Whiteout(_, layer) => thing.what == LayerAction::Deleted && replaces(layer),
             Effect::Opaque(_) => thing.kind == Some(Kind::Directory) && thing.opaque,
             Effect::New(_) => thing.what == LayerAction::Added,
+            Effect::Redirect(_) => thing.redirected,
         }
     }
 }

@@ -32,6 +32,14 @@ pub(super) struct Step {
     pub upper: Option<&'static str>,
     /// What must be in that upper then.
     pub effects: &'static [Effect],
+    /// What the commands must have printed, that the text is true.
+    pub says: &'static [&'static str],
+}
+
+impl Step {
+    /// Where a step has nothing to tell.
+    pub(super) const NONE: Step =
+        Step { name: "", commands: &[], right: 0, upper: None, effects: &[], says: &[] };
 }
 
 /// A command that is shown.
@@ -50,6 +58,8 @@ pub(super) enum Effect {
     Whiteout(&'static str, &'static str),
     Opaque(&'static str),
     New(&'static str),
+    /// A directory that goes on under another name in the layers below.
+    Redirect(&'static str),
 }
 
 impl Effect {
@@ -59,7 +69,8 @@ impl Effect {
             Effect::CopyUp(path, _)
             | Effect::Whiteout(path, _)
             | Effect::Opaque(path)
-            | Effect::New(path) => path,
+            | Effect::New(path)
+            | Effect::Redirect(path) => path,
         }
     }
 }

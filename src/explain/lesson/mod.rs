@@ -8,6 +8,8 @@
 //! |---|---|
 //! | [`course`] | what a lesson consists of |
 //! | [`basics`] | the lesson on copy-on-write |
+//! | [`images`] | the lesson on images and commit |
+//! | [`puzzle`] | the lesson in which a fat image is looked into |
 //! | [`site`] | the directory with its mounts |
 //! | [`learner`] | who takes the lesson: what is typed, which keys are pressed, how fast it goes on by itself |
 //! | `changes` | what a step has changed on disk |
@@ -17,7 +19,9 @@
 pub mod basics;
 mod changes;
 pub mod course;
+pub mod images;
 pub mod learner;
+pub mod puzzle;
 pub mod site;
 
 use std::fmt;
@@ -34,7 +38,7 @@ use crate::texts::Texts;
 use crate::texts::wrap::wrap;
 
 /// The lessons, in the order in which they are to be taken.
-pub const COURSES: &[&Course] = &[&basics::BASICS];
+pub const COURSES: &[&Course] = &[&basics::BASICS, &images::IMAGES, &puzzle::PUZZLE];
 
 /// Why a lesson ended before its end.
 #[derive(Debug, thiserror::Error)]
@@ -233,8 +237,13 @@ impl<'a> Lesson<'a> {
         self.say(self.words(step, "text"))?;
         self.question(step)?;
         let before = step.upper.map(|upper| Layers::read(self.site, upper)).transpose()?;
+        let mut printed = String::new();
         for command in step.commands {
-            self.command(command)?;
+            printed += &self.command(command)?;
+        }
+        if let Some(missing) = step.says.iter().find(|part| !printed.contains(*part)) {
+            let what = format!("{missing:?} isn't printed, but {printed:?}");
+            return Err(LessonError::Untrue { step: step.name, what }.into());
         }
         if let (Some(before), Some(upper)) = (before, step.upper) {
             self.changes(step, &before, upper)?;
@@ -285,14 +294,15 @@ impl<'a> Lesson<'a> {
         Ok(())
     }
 
-    /// Shows a command, waits, and runs it.
-    fn command(&mut self, command: &Shown) -> Result<(), Turn> {
+    /// Shows a command, waits, and runs it. Returns what it printed.
+    fn command(&mut self, command: &Shown) -> Result<String, Turn> {
         let (Shown::Run(text) | Shown::AsRoot(text)) = command;
         let shown = self.site.command(text);
         let root_only = matches!(command, Shown::AsRoot(_));
         if root_only && !is_root() {
             self.fit(1)?;
-            return Ok(self.line(&self.paint.dim(format!("# {shown}")))?);
+            self.line(&self.paint.dim(format!("# {shown}")))?;
+            return Ok(String::new());
         }
         self.fit(1)?;
         let prompt = Prompt::Command(format!("{} {}", self.paint.green("$"), self.paint.bold(&shown)));
@@ -309,7 +319,7 @@ impl<'a> Lesson<'a> {
         if failed {
             self.paragraphs(self.texts.say("lesson.refused"))?;
         }
-        Ok(())
+        Ok(output)
     }
 
     /// Tells what has changed in the upper, and that nothing else has; proves that it is what the step says.

@@ -26,10 +26,12 @@ pub struct Site {
 }
 
 /// The layers' files, but for the library.
-const FILES: [(&str, &str); 6] = [
+const FILES: [(&str, &str); 8] = [
     ("base/etc/os", "debian\n"),
     ("base/etc/motd", "Welcome\n"),
     ("base/srv/site/index.html", "an old page\n"),
+    ("base/srv/music/song", "la la\n"),
+    ("base/srv/one", "a file with two names\n"),
     ("app/etc/app.conf", "port = 80\n"),
     ("app/srv/app.txt", "the program\n"),
     ("patch/etc/app.conf", "port = 8080\n"),
