@@ -61,7 +61,7 @@ impl Attach {
                 let layers = image_layers(&store, &image)?;
                 // A container's record keeps its layers; nothing but the mount itself does so here.
                 let dirs: Vec<&Path> = layers.paths.iter().filter_map(|tree| tree.parent()).collect();
-                mounting::mount(&layers.paths, None, &at, &image.id.short(), &dirs, rights)?;
+                mounting::mount(&layers.paths, None, &at, &image.id.short(), &dirs, (rights, ""))?;
             }
             Err(ContainerError::Unknown(_)) => {
                 return Err(Failure::failed(format!("no image and no container is called {:?}", self.name)));

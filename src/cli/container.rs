@@ -187,6 +187,14 @@ struct AllowedArgs {
     /// How many processors' time it gets, as 1.5 (root, with cgroups)
     #[arg(long, value_name = "NUMBER", value_parser = parse_cpus)]
     cpus: Option<u64>,
+
+    /// The most that what it changes may take on the disk, as 10G
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    size: Option<u64>,
+
+    /// The most files, directories and links that it may make
+    #[arg(long, value_name = "NUMBER")]
+    inodes: Option<u64>,
 }
 
 impl ContainerArgs {
@@ -292,6 +300,8 @@ impl ContainerArgs {
             hosts: seen.hosts.clone(),
             memory: allowed.memory,
             nano_cpus: allowed.cpus,
+            size: allowed.size,
+            inodes: allowed.inodes,
         })
     }
 

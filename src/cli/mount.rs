@@ -198,6 +198,11 @@ impl MountRequest {
             only_read(&mut stack)?;
         }
         if stack.upper.is_none() {
+            if options.fs.quota.are_set() && !read_only_asked {
+                return Err(Failure::usage(
+                    "the options size and inodes limit what an upper takes, and none is given; name one by --upper",
+                ));
+            }
             mount.read_only = true;
             if needless_work {
                 stack.work = None;
@@ -275,6 +280,12 @@ fn settle_passthrough(options: &mut Options) -> Result<Option<String>, Failure> 
     let without = !may_pass_through();
     if without {
         options.fs.passthrough = Passthrough::Off;
+    }
+    if !without && options.fs.quota.are_set() {
+        return Err(Failure::usage(
+            "the options passthrough and size or inodes exclude each other: what the kernel writes by itself isn't \
+             counted; leave passthrough out",
+        ));
     }
     let why = "option passthrough ignored: it needs root (CAP_SYS_ADMIN) outside of any user namespace";
     Ok(without.then(|| why.to_owned()))

@@ -25,6 +25,7 @@ mod names;
 mod text;
 
 use super::branches;
+use super::store::parse_size;
 use crate::fuse::mount::MountFlags;
 use crate::union::options::{FsOptions, Lazy, Passthrough, RedirectDir, Verity, XattrPermissions, Xino};
 use crate::union::stack::layer::XattrChoice;
@@ -134,6 +135,7 @@ impl Options {
     /// Takes the options about the merged view.
     fn apply_fs(&mut self, name: &str, value: Value<'_>, option: &[u8]) -> Result<(), OptionError> {
         const TIMEOUT: &str = "give seconds, such as 1 or 0.5";
+        const SIZE: &str = "give a number of bytes, or a number with K, M, G or T";
         let fs = &mut self.fs;
         match name {
             "volatile" => fs.volatile = true,
@@ -175,6 +177,12 @@ impl Options {
                 fs.xattr_permissions = value.one_of("xattr_permissions", &XATTR_PERMISSIONS, expected)?;
             }
             "force_mask" => fs.force_mask = Some(force_mask(value)?),
+            "size" => {
+                let text = value.required("size")?;
+                let size = std::str::from_utf8(text).ok().and_then(|text| parse_size(text).ok());
+                fs.quota.bytes = Some(size.ok_or_else(|| value.bad("size", SIZE))?);
+            }
+            "inodes" => fs.quota.inodes = Some(value.parsed("inodes", "give a number of files")?),
             "max_write" => fs.max_write = Some(value.parsed("max_write", "give a number of bytes")?),
             _ => return self.apply_mount(name, option),
         }
@@ -398,6 +406,14 @@ mod tests {
     }
 
     #[test]
+    fn what_an_upper_may_take_is_told_in_bytes_and_files() {
+        let quota = read("size=10G,inodes=7").fs.quota;
+        assert_eq!((quota.bytes, quota.inodes), (Some(10 << 30), Some(7)));
+        assert_eq!(read("size=1,size=4096").fs.quota.bytes, Some(4096), "the later wins");
+        assert!(!read("ro").fs.quota.are_set());
+    }
+
+    #[test]
     fn which_files_are_passed_through_is_a_word_of_passthrough() {
         let told = |text| read(text).fs.passthrough;
         assert_eq!(told("passthrough=0"), Passthrough::Off);
@@ -438,6 +454,9 @@ mod tests {
             ("max_threads=many", "a number of threads"),
             ("uring=x", "give 0 or 1"),
             ("pairing=x", "give 0 or 1"),
+            ("size=much", "a number with K, M, G or T"),
+            ("size=-1", "a number with K, M, G or T"),
+            ("inodes=x", "give a number of files"),
             ("remount,rw", "unmount it and mount again"),
         ] {
             let error = read_bytes(text.as_bytes()).unwrap_err().to_string();

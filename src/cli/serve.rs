@@ -93,6 +93,7 @@ fn answer(
 ) -> Result<(), Failure> {
     let union = Union::with_options(stack, limits, &request.fs)
         .map_err(|error| Failure::failed(format!("cannot read the layers: {error}")))?;
+    union.count_anew();
     let union = Arc::new(union);
     // It has the layers open until all is sealed.
     let sealing =

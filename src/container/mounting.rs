@@ -52,7 +52,8 @@ impl Rights {
 }
 
 /// Mounts a stack at `at`; `upper`: the writable layer and its workdir. `id`: the short one, which the
-/// mount's source tells. `hold`: directories that the mount's daemon keeps from being removed by a shared lock.
+/// mount's source tells. `hold`: directories that the mount's daemon keeps from being removed by a shared lock. `options`: more
+/// options.
 ///
 /// # Errors
 /// The message of the mount.
@@ -62,10 +63,13 @@ pub fn mount(
     at: &Path,
     id: &str,
     hold: &[&Path],
-    rights: Rights,
+    (rights, options): (Rights, &str),
 ) -> Result<()> {
     let mut command = stacked(lowers, upper, hold);
     command.arg("-o").arg(rights.options());
+    if !options.is_empty() {
+        command.arg("-o").arg(options);
+    }
     command.arg(self::source(id)).arg(at);
     started(&mut command)
 }

@@ -404,7 +404,15 @@ impl Container {
         }
         let lowers = self.lowers(store)?;
         let upper = self.upper();
-        mounting::mount(&lowers.paths, Some((&upper, &self.work())), at, self.short_id(), &[], rights)
+        let limits = self.record.settings.limits();
+        mounting::mount(
+            &lowers.paths,
+            Some((&upper, &self.work())),
+            at,
+            self.short_id(),
+            &[],
+            (rights, &limits),
+        )
     }
 }
 

@@ -57,6 +57,19 @@ pub struct Settings {
     pub memory: Option<u64>,
     /// The most processor time that it gets, in billionths of a processor.
     pub nano_cpus: Option<u64>,
+    /// The most that what it changes may take on the disk, in bytes.
+    pub size: Option<u64>,
+    /// The most objects that it may make.
+    pub inodes: Option<u64>,
+}
+
+impl Settings {
+    /// Returns the mount options that limit what the container's upper may take.
+    pub fn limits(&self) -> String {
+        let size = self.size.map(|bytes| format!("size={bytes}"));
+        let inodes = self.inodes.map(|number| format!("inodes={number}"));
+        [size, inodes].into_iter().flatten().collect::<Vec<_>>().join(",")
+    }
 }
 
 /// A directory or file of the host that the container sees.

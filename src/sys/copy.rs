@@ -3,6 +3,10 @@
 //! Three ways, the cheapest that works: share the extents (FICLONE: btrfs, XFS; constant time), copy in the kernel
 //! (copy_file_range), copy through a buffer. Holes stay holes in all of them.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "here data are copied, for all; who copies into an upper counts it"
+)]
 // rustix has no sync_file_range.
 #![allow(unsafe_code)]
 
@@ -234,6 +238,14 @@ pub fn write_sparsely(file: BorrowedFd<'_>, mut offset: u64, mut data: &[u8]) ->
         (offset, data) = (next, rest);
     }
     write_all_at(file, pending, from)
+}
+
+/// Makes a file so long.
+///
+/// # Errors
+/// Those of ftruncate(2).
+pub fn set_length(file: BorrowedFd<'_>, size: u64) -> Result<()> {
+    fs::ftruncate(file, size)
 }
 
 /// Writes all of `data` at `offset`.

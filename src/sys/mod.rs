@@ -7,6 +7,7 @@ pub mod cancel;
 pub mod copy;
 pub mod dir;
 pub mod durable;
+pub mod extents;
 pub mod filesystem;
 pub mod flock;
 pub mod fuse;

@@ -12,6 +12,7 @@
 //! | [`hardlinks`] | one file stays one file when it is copied up |
 //! | [`data`] | descriptors of open files, half-copied files; what fsync promises |
 //! | [`change`] | the upper, copy-up, create, remove, rename |
+//! | [`quota`] | what the upper may take, and what it takes |
 //! | [`view`] | attributes, owners, listings, extended attributes |
 //! | `opening` | a stack becomes a union |
 //! | [`events`], `telling`, [`escaped_path`] | what happens, told to whoever listens |
@@ -32,6 +33,7 @@ pub mod lookup;
 pub mod nodes;
 mod opening;
 pub mod options;
+pub mod quota;
 mod second_chance;
 pub mod stack;
 mod telling;
@@ -65,6 +67,7 @@ use self::nodes::region::Regions;
 use self::nodes::table::Table;
 use self::nodes::verified::Stale;
 use self::options::{RedirectDir, Verity};
+use self::quota::{Quota, Taken};
 use self::stack::layer::Veils;
 use self::view::attr::Attr;
 use self::view::owners::Owners;
@@ -282,8 +285,33 @@ impl Union {
     /// Unmounts cleanly: nothing is left in the workdir.
     pub fn shut_down(&self) {
         if let Some(upper) = &self.upper {
+            // What a filesystem sets aside for a file that is open is given back.
+            self.files.close();
             upper.close();
         }
+    }
+
+    /// Returns what counts what the upper takes, where there is a limit.
+    pub fn quota(&self) -> Option<&Arc<Quota>> {
+        self.upper.as_ref().and_then(Upper::quota)
+    }
+
+    /// Counts the upper anew where nobody knows what it takes, as after a kill; see [`Quota::recount`].
+    pub fn count_anew(&self) {
+        if let Some(upper) = &self.upper
+            && let Some(quota) = upper.quota()
+        {
+            quota.recount(upper.tree());
+        }
+    }
+
+    /// Counts what the upper takes, while nobody changes it; see [`Quota::measured`].
+    ///
+    /// # Errors
+    /// Those of reading its directories.
+    pub fn measured_upper(&self) -> Result<Option<Taken>> {
+        let Some(upper) = &self.upper else { return Ok(None) };
+        Ok(upper.quota().map(|quota| quota.measured(&upper.tree())).transpose()?)
     }
 
     /// Returns whose marks are believed.

@@ -55,7 +55,9 @@ impl Union {
         let (layers, upper_layer) = open_layers(stack.upper, stack.lowers, belief)?;
         let regions = Arc::new(Regions::of_layers(&layers)?);
         let upper = match upper_layer {
-            Some(layer) => Some(Upper::new(layer, regions.clone(), regions.sources(&layers)?)?),
+            Some(layer) => {
+                Some(Upper::new(layer, regions.clone(), regions.sources(&layers)?, options.quota)?)
+            }
             None => None,
         };
         let hardlinks = Hardlinks::of(upper.as_ref())?;
@@ -76,7 +78,7 @@ impl Union {
             data_only,
             frozen,
             fds,
-            pins: Pins::new(limits.pinned_fds),
+            pins: Pins::new(limits.pinned_fds, upper.as_ref().and_then(|upper| upper.quota().cloned())),
             table,
             root,
             files: Files::new(limits.data_fds),

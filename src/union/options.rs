@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::union::quota::taken::Bounds;
+
 /// How the merged view behaves, save for which layers it is made of.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct FsOptions {
@@ -46,6 +48,8 @@ pub struct FsOptions {
     pub lazy: Lazy,
     /// Whether the digests in marks of metacopies are checked (`verity`).
     pub verity: Verity,
+    /// What the upper may take (`size`, `inodes`).
+    pub quota: Bounds,
     /// The largest write request in bytes (`max_write`).
     pub max_write: Option<u32>,
 }

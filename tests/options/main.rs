@@ -10,6 +10,7 @@ mod effects;
 mod helper;
 mod mappings;
 mod overrides;
+mod quota;
 mod uring;
 mod uring_trouble;
 mod whiteouts;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, OFlags, XattrFlags};
 use rustix::io::Errno;
@@ -16,7 +17,7 @@ use support::model::generate::{ALPHABET, Vocabulary, case};
 use support::model::harness::{Failure, run_cases_on_all_processors};
 use support::model::layer::StackSpec;
 use support::model::op::{Allocate, Name, Op, Outcome, Path, Rename};
-use support::{Content, Entry, Kind, Layer, Privilege, Scratch, Snapshot, Stack, Time};
+use support::{Content, Entry, Kind, Layer, Privilege, Scratch, Snapshot, Stack, Time, wait_until};
 use unionmount::error::FsError;
 use unionmount::sys::object::{Kind as RealKind, SetTime, Time as RealTime};
 use unionmount::union::change::create::Create;
@@ -24,6 +25,8 @@ use unionmount::union::change::rename::RenameMode;
 use unionmount::union::change::staged::New;
 use unionmount::union::data::file::Write;
 use unionmount::union::nodes::node::Node;
+use unionmount::union::options::FsOptions;
+use unionmount::union::quota::Bounds;
 use unionmount::union::stack::layer::{LowerSource, Stack as Layers, StackOptions};
 use unionmount::union::view::attr::{Attr, SetAttr};
 use unionmount::union::view::readdir::Looked;
@@ -65,7 +68,12 @@ impl Vfs {
             work: Some(stack.work().to_owned()),
             ..StackOptions::default()
         };
-        let union = Union::new(Layers::open(&options).unwrap(), Limits::default()).unwrap();
+        // In one of two mounts of an upper, and never reached: what is there is counted.
+        let bounds = Bounds { bytes: Some(1 << 50), inodes: Some(1 << 40) };
+        let quota = if keeps { bounds } else { Bounds::default() };
+        let fs = FsOptions { quota, ..FsOptions::default() };
+        let union = Union::with_options(Layers::open(&options).unwrap(), Limits::default(), &fs).unwrap();
+        union.count_anew();
         let caller =
             Caller { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
         Vfs { union, privileged: caller.uid == 0, caller, keeps, held: Vec::new(), slots: BTreeMap::new() }
@@ -96,7 +104,11 @@ impl Vfs {
         self.keeps = false;
         self.forget();
         assert_eq!(self.union.known_nodes(), 1, "nodes that nobody knows any more");
+        let exact = || self.union.quota().is_none_or(|quota| quota.is_exact());
+        assert!(wait_until(Duration::from_secs(60), exact), "it was counted anew meanwhile");
         self.union.shut_down();
+        let counted = self.union.quota().map(|quota| quota.taken());
+        assert_eq!(counted, self.union.measured_upper().unwrap(), "the quota counts what is there");
     }
 
     fn place(&mut self, path: &Path, follow: bool) -> Result<Place, Errno> {

@@ -3,7 +3,7 @@
 use super::super::nearest::nearest;
 
 /// The options that have an effect, with `=` where they need a value, and what they do.
-pub const KNOWN: [(&str, &str); 57] = [
+pub const KNOWN: [(&str, &str); 59] = [
     ("lowerdir=", "the read-only layers, topmost first"),
     ("lowerdir+=", "one more layer below"),
     ("datadir+=", "one more layer of data alone"),
@@ -33,6 +33,8 @@ pub const KNOWN: [(&str, &str); 57] = [
     ("writeback", "writes stay in the kernel's cache"),
     ("passthrough", "the kernel reads and writes files itself"),
     ("passthrough=", "lower: also those of lowers"),
+    ("size=", "what the upper may take, in bytes"),
+    ("inodes=", "how many objects the upper may have"),
     ("max_write=", "the largest write request"),
     ("threaded=", "0: one thread answers"),
     ("max_threads=", "how many threads answer"),

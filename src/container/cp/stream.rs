@@ -11,7 +11,7 @@ use crate::image::layer::apply::clean;
 use crate::image::layer::place::{join, split};
 use crate::image::layer::reader::{EntryKind, Reader};
 use crate::image::layer::{Attributes, LayerError, Writer};
-use crate::sys::copy::write_sparsely;
+use crate::sys::copy::{set_length, write_sparsely};
 use crate::sys::object::{At, Kind};
 use crate::union::data::content::Content;
 
@@ -109,8 +109,7 @@ pub fn read(tar: impl Read, destination: Destination, how: How) -> Result<Copied
                         write_sparsely(file, offset, data).map_err(LayerError::os(&path, "write its content"))
                     })
                     .map_err(wrong)?;
-                rustix::fs::ftruncate(file, entry.size)
-                    .map_err(ContainerError::io("set the length of it", &shown))?;
+                set_length(file, entry.size).map_err(ContainerError::io("set the length of it", &shown))?;
                 Ok(entry.size)
             })?,
         }

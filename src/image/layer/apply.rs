@@ -7,7 +7,7 @@ use super::attributes::Ownership;
 use super::place::{LONGEST_PATH, UnpackTarget, is_plink, split};
 use super::reader::{Entry, EntryKind, Reader};
 use super::{LayerError, check};
-use crate::sys::copy::write_sparsely;
+use crate::sys::copy::{set_length, write_sparsely};
 use crate::union::lookup::marker::AufsName;
 
 /// How much a layer may be.
@@ -147,7 +147,7 @@ fn make<R: Read>(
             })?;
             // A file that ends in a hole.
             if entry.size > 0 {
-                rustix::fs::ftruncate(&file, entry.size).map_err(LayerError::os(path, "set its length"))?;
+                set_length(file.as_fd(), entry.size).map_err(LayerError::os(path, "set its length"))?;
             }
             place.finish_file(file.as_fd(), path, &entry.attributes)
         }

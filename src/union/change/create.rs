@@ -82,9 +82,12 @@ impl Union {
         let _names = dir.names.read();
         self.check_alive(dir)?;
         let fd = self.upper_fd(&dir.upper_dir().ok_or(FsError::Stale)?)?;
+        let _room = upper.quota().map(|quota| quota.room_for_one()).transpose()?;
         let file = upper.unnamed_file()?;
         let pin = self.pins.hold(At::Fd(file.as_fd()).pin()?.into())?;
+        upper.made_unnamed(file.as_fd());
         self.apply_creation_attributes(parent, &fd, upper.own_file(file.as_fd()), create)?;
+        upper.looked_at(At::Fd(file.as_fd()));
         let stat = self.kept_stat(At::Fd(file.as_fd()), true)?;
         let id = self.upper_id(&stat);
         let seen = self.see(At::Fd(file.as_fd()), &stat);

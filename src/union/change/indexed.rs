@@ -1,11 +1,9 @@
 //! What the upper does in the hardlink indexes; how they are read when a stack is opened is told in
 //! [`crate::union::hardlinks::link_index`].
 
-#![allow(clippy::disallowed_methods, reason = "the workdir is its own")]
-
 use std::os::fd::BorrowedFd;
 
-use rustix::fs::{self, AtFlags};
+use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
@@ -64,7 +62,7 @@ impl Upper {
     /// Takes the last link to a file out of its index: no name of it is left in the merged view.
     pub fn drop_index(&self, origin: InodeId) -> Result<()> {
         let (dir, known) = self.indexed_under(origin)?;
-        fs::unlinkat(dir, known.name(), AtFlags::empty())?;
+        self.remove_name(dir, known.name(), AtFlags::empty())?;
         failpoint::reached(Failpoint::Changed);
         self.links().indexed.write().remove(&origin);
         Ok(())
@@ -97,7 +95,7 @@ impl Staged<'_> {
             _ => match self.place().link_to(upper.index_dir(), name.bytes()) {
                 // Left by a crash between this link and the publishing: never visible, so it may go.
                 Err(Errno::EXIST) if !upper.is_indexed(origin) => {
-                    fs::unlinkat(upper.index_dir(), name.bytes(), AtFlags::empty())?;
+                    upper.remove_name(upper.index_dir(), name.bytes(), AtFlags::empty())?;
                     self.place().link_to(upper.index_dir(), name.bytes())?;
                 }
                 other => other?,

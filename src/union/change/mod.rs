@@ -2,7 +2,8 @@
 //!
 //! | module | what it knows |
 //! |---|---|
-//! | [`upper`], [`staged`], `whiteouts`, `stepwise` | the only part that can write: where objects are made, what becomes of names, with which steps where one isn't possible |
+//! | [`new`], [`upper`], [`staged`], `whiteouts`, `stepwise` | the only part that can write: where objects are made, what becomes of names, with which steps where one isn't possible |
+//! | `counted` | the calls that make the upper larger or smaller, counted where there is a quota |
 //! | `lend` | rights that the daemon lends to itself |
 //! | `indexed` | the upper's part in the hardlink indexes |
 //! | [`copy_up`], [`part`], `carry` | prepare, fill, publish; how much is needed; which attributes come along |
@@ -14,6 +15,7 @@
 
 pub(in crate::union) mod carry;
 pub mod copy_up;
+pub(in crate::union) mod counted;
 pub mod create;
 pub(in crate::union) mod failpoint;
 pub(in crate::union) mod indexed;
@@ -22,6 +24,7 @@ pub(in crate::union) mod lend;
 pub(in crate::union) mod made_entry;
 pub mod modify;
 pub(in crate::union) mod names;
+pub mod new;
 pub mod part;
 pub(in crate::union) mod redirect;
 pub(in crate::union) mod removed_entry;

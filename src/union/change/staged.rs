@@ -2,31 +2,18 @@
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "the one part that writes: what it removes and renames was held against what the kernel knows"
+    reason = "what it makes is its own, and what it holds was held against what the kernel knows"
 )]
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
 use crate::sys::object::{At, Kind, Writable};
-use crate::sys::remove;
+pub use crate::union::change::new::New;
 use crate::union::change::upper::{Present, Upper, UpperFd, changed};
-
-/// What is to be made.
-#[derive(Debug, Clone, Copy)]
-pub enum New<'a> {
-    /// An empty regular file.
-    File,
-    /// A directory.
-    Directory,
-    /// A symbolic link with that target.
-    Symlink(&'a [u8]),
-    /// A fifo, a socket or a device with that device number.
-    Special(Kind, u64),
-}
 
 /// How something staged becomes visible.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +31,7 @@ impl Upper {
     pub fn stage(&self, new: New<'_>) -> Result<Staged<'_>> {
         let name = self.fresh_name();
         let mode = if matches!(new, New::Directory) { 0o700 } else { 0o600 };
-        let file = make(self.staging(), &name, new, mode)?;
+        let file = self.make(self.staging(), &name, new, mode)?;
         changed();
         let directory = matches!(new, New::Directory);
         Ok(Staged { upper: self, name, file, directory, armed: true })
@@ -59,36 +46,9 @@ impl Upper {
         new: New<'_>,
         mode: u32,
     ) -> rustix::io::Result<Option<OwnedFd>> {
-        let made = make(dir.fd(), name, new, mode)?;
+        let made = self.make(dir.fd(), name, new, mode)?;
         changed();
         Ok(made)
-    }
-}
-
-/// Makes an object under a free name. A regular file comes open.
-fn make(dir: BorrowedFd<'_>, name: &[u8], new: New<'_>, mode: u32) -> rustix::io::Result<Option<OwnedFd>> {
-    let mode = Mode::from_raw_mode(mode);
-    match new {
-        New::File => {
-            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            return fs::openat(dir, name, flags, mode).map(Some);
-        }
-        New::Directory => fs::mkdirat(dir, name, mode)?,
-        New::Symlink(target) => fs::symlinkat(target, dir, name)?,
-        New::Special(kind, rdev) => fs::mknodat(dir, name, file_type(kind), mode, rdev)?,
-    }
-    Ok(None)
-}
-
-fn file_type(kind: Kind) -> FileType {
-    match kind {
-        Kind::Fifo => FileType::Fifo,
-        Kind::CharDevice => FileType::CharacterDevice,
-        Kind::Directory => FileType::Directory,
-        Kind::BlockDevice => FileType::BlockDevice,
-        Kind::File => FileType::RegularFile,
-        Kind::Symlink => FileType::Symlink,
-        Kind::Socket => FileType::Socket,
     }
 }
 
@@ -152,7 +112,9 @@ impl Staged<'_> {
 
     /// Puts the object under a name of the hardlink index, in place of what has it.
     pub(in crate::union) fn publish_in_index(mut self, name: &[u8]) -> Result<()> {
-        fs::renameat(self.upper.staging(), &self.name[..], self.upper.index_dir(), name)?;
+        let (staging, index) = (self.upper.staging(), self.upper.index_dir());
+        self.upper.looked_at(self.object().at());
+        self.upper.rename_name((staging, &self.name), (index, name), RenameFlags::empty())?;
         self.armed = false;
         changed();
         Ok(())
@@ -161,8 +123,9 @@ impl Staged<'_> {
     /// Makes the object visible under `name`, in one atomic step.
     pub fn publish(mut self, dir: &UpperFd, name: &[u8], how: Publish<'_>) -> Result<()> {
         let staging = self.upper.staging();
+        self.upper.looked_at(self.object().at());
         let call = |flags| {
-            fs::renameat_with(staging, &self.name[..], dir.fd(), name, flags)?;
+            self.upper.rename_name((staging, &self.name), (dir.fd(), name), flags)?;
             changed();
             Ok::<_, Errno>(())
         };
@@ -187,6 +150,7 @@ impl<'u> Staged<'u> {
     where
         'u: 'a,
     {
+        self.upper.looked_at(self.object().at());
         let mut swapped = Swapped { staged: self, dir, name };
         swapped.exchange()?;
         let taken = At::Name(swapped.staged.upper.staging(), &swapped.staged.name);
@@ -211,7 +175,8 @@ pub struct Swapped<'a> {
 impl Swapped<'_> {
     fn exchange(&self) -> Result<()> {
         let staging = self.staged.upper.staging();
-        fs::renameat_with(staging, &self.staged.name[..], self.dir.fd(), self.name, RenameFlags::EXCHANGE)?;
+        let staged = (staging, &self.staged.name[..]);
+        self.staged.upper.rename_name(staged, (self.dir.fd(), self.name), RenameFlags::EXCHANGE)?;
         changed();
         Ok(())
     }
@@ -228,9 +193,9 @@ impl Drop for Staged<'_> {
             return;
         }
         let removed = if self.directory {
-            remove::entry(self.upper.staging(), &self.name)
+            self.upper.remove_tree(self.upper.staging(), &self.name)
         } else {
-            fs::unlinkat(self.upper.staging(), &self.name[..], AtFlags::empty())
+            self.upper.remove_name(self.upper.staging(), &self.name, AtFlags::empty())
         };
         // Not an error of the operation: nothing of it is visible, and the next mount empties the directory.
         if let Err(e) = removed {

@@ -10,13 +10,10 @@
 //! A kill leaves the guard, and it is what it looks like: the next mount reads it as every whiteout of its form. So one
 //! step alone changes what is shown, and no record has to be kept or played back.
 
-#![allow(clippy::disallowed_methods, reason = "the same as change::upper, in several steps")]
-
-use rustix::fs::{self, AtFlags};
+use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
 use crate::error::Result;
-use crate::sys::remove;
 use crate::union::change::lend::upper_marks;
 use crate::union::change::upper::{Present, Upper, UpperFd, changed};
 use crate::union::lookup::marker::WH_PREFIX;
@@ -24,15 +21,16 @@ use crate::union::stack::layer::WhiteoutForm;
 
 /// A whiteout of AUFS's form beside a name. It goes when it is dropped, unless it is kept or was there before.
 struct Guard<'a> {
+    upper: &'a Upper,
     dir: &'a UpperFd,
     marker: Vec<u8>,
     goes: bool,
 }
 
 impl<'a> Guard<'a> {
-    fn put(upper: &Upper, dir: &'a UpperFd, name: &[u8]) -> Result<Guard<'a>> {
+    fn put(upper: &'a Upper, dir: &'a UpperFd, name: &[u8]) -> Result<Guard<'a>> {
         let goes = upper.aufs_whiteout(dir, name)?;
-        Ok(Guard { dir, marker: [WH_PREFIX, name].concat(), goes })
+        Ok(Guard { upper, dir, marker: [WH_PREFIX, name].concat(), goes })
     }
 
     /// Leaves it as the whiteout of its name.
@@ -55,7 +53,7 @@ impl Drop for Guard<'_> {
         if !self.goes {
             return;
         }
-        match fs::unlinkat(self.dir.fd(), &self.marker[..], AtFlags::empty()) {
+        match self.upper.remove_name(self.dir.fd(), &self.marker, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => changed(),
             // It hides what is hidden in any case.
             Err(e) => log::warn!("{}: left behind: {e}", String::from_utf8_lossy(&self.marker)),
@@ -102,7 +100,7 @@ impl Upper {
         put: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         let guard = Guard::put(self, dir, name)?;
-        match fs::unlinkat(dir.fd(), name, AtFlags::empty()) {
+        match self.remove_name(dir.fd(), name, AtFlags::empty()) {
             Ok(()) => changed(),
             Err(Errno::NOENT) => {} // a guard was left as the whiteout
             Err(e) => return Err(e.into()),
@@ -134,12 +132,12 @@ impl Upper {
             }
         };
         let emptied = Emptied { upper: self, dir, hidden, cut };
-        if let Err(left) = remove::empty(emptied.dir.fd(), &[]) {
+        if let Err(left) = self.empty(emptied.dir.fd()) {
             // What failed first is told: the caller's call failed for that.
             if let Err(e) = emptied.undo() {
                 log::error!("{}: stays an empty directory: {e}", String::from_utf8_lossy(name));
             }
-            return Err(left.errno.into());
+            return Err(left.into());
         }
         changed();
         Ok(emptied)
@@ -178,7 +176,7 @@ impl Emptied<'_> {
             Cut::Before => Ok(()),
             Cut::Inside => self.upper.drop_mark(self.dir.itself(), "opaque"),
             Cut::Beside(parent, marker) => {
-                fs::unlinkat(parent.fd(), &marker[..], AtFlags::empty())?;
+                self.upper.remove_name(parent.fd(), &marker, AtFlags::empty())?;
                 changed();
                 Ok(())
             }

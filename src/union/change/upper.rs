@@ -8,12 +8,12 @@
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "the one part that writes: what it removes and renames was held against what the kernel knows"
+    reason = "what it makes is its own, and what it holds was held against what the kernel knows"
 )]
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use rustix::fs::{self, AtFlags, Mode, OFlags, XattrFlags};
@@ -24,31 +24,40 @@ use crate::sys::filesystem;
 use crate::sys::object::{At, Writable};
 use crate::union::change::failpoint::{self, Failpoint};
 use crate::union::change::lend::with_rights;
+use crate::union::change::new::New;
 use crate::union::hardlinks::link_index::LinkIndex;
 use crate::union::lookup::marker::{MarkerForms, WH_OPAQUE};
 use crate::union::lookup::private::Namespace;
 use crate::union::lookup::realdir::RealDir;
 use crate::union::nodes::region::Regions;
+use crate::union::quota::mark::{Mark, QUOTA};
+use crate::union::quota::taken::{Bounds, Growth};
+use crate::union::quota::{Quota, WatchedDir};
 use crate::union::stack::layer::{UpperCaps, UpperLayer};
 
 /// The descriptor of a directory of the upper.
 #[derive(Debug, Clone)]
-pub struct UpperFd(Arc<OwnedFd>, Arc<RealDir>);
+pub struct UpperFd {
+    fd: Arc<OwnedFd>,
+    real: Arc<RealDir>,
+    /// Has it counted anew in the end, where there is a quota.
+    _watched: Option<Arc<WatchedDir>>,
+}
 
 impl UpperFd {
     /// Returns the descriptor.
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 
     /// Returns the descriptor, to be kept.
     pub fn shared(&self) -> Arc<OwnedFd> {
-        self.0.clone()
+        self.fd.clone()
     }
 
     /// Notes that the directory holds a whiteout of AUFS's form from now on.
     pub(in crate::union) fn note_aufs_whiteout(&self) {
-        self.1.set_forms(MarkerForms { aufs_whiteouts: true, ..self.1.forms().unwrap_or_default() });
+        self.real.set_forms(MarkerForms { aufs_whiteouts: true, ..self.real.forms().unwrap_or_default() });
     }
 
     /// Returns the entry `name`, whatever it is: to be looked at. What is changed comes as an
@@ -59,7 +68,7 @@ impl UpperFd {
 
     /// Returns whether it is that directory as well.
     pub(in crate::union) fn is(&self, other: &UpperFd) -> bool {
-        Arc::ptr_eq(&self.1, &other.1)
+        Arc::ptr_eq(&self.real, &other.real)
     }
 
     /// Returns the directory itself.
@@ -87,6 +96,7 @@ pub struct Upper {
     pub(in crate::union::change) volatile: bool,
     pub(in crate::union::change) one_journal: bool,
     has_journal: bool,
+    closed: AtomicBool,
     /// How many changes that hide or exchange something were begun and ended on a filesystem without one journal, and how
     /// many had ended when all was last written to the disk; see [`Upper::hiding`].
     hiding_begun: AtomicU64,
@@ -97,20 +107,28 @@ pub struct Upper {
     /// The name, in the staging directory, of the whiteout that all others are links to.
     pub(in crate::union::change) whiteout: Mutex<Option<Vec<u8>>>,
     pub(in crate::union::change) links: LinkIndex,
+    pub(in crate::union::change) quota: Option<Arc<Quota>>,
 }
 
 impl Upper {
-    /// Takes the layer over. Reads the hardlink index. `roots`: of a layer on each filesystem.
-    pub fn new(layer: UpperLayer, regions: Arc<Regions>, roots: Vec<Option<Arc<OwnedFd>>>) -> Result<Upper> {
+    /// Takes the layer over. Reads the hardlink index. `roots`: of a layer on each filesystem. `bounds`: what it may take.
+    pub fn new(
+        layer: UpperLayer,
+        regions: Arc<Regions>,
+        roots: Vec<Option<Arc<OwnedFd>>>,
+        bounds: Bounds,
+    ) -> Result<Upper> {
         let volatile = layer.work.volatile();
         let links = LinkIndex::read(&layer, &regions, roots)?;
         let has_journal = filesystem::has_journal(layer.layer.root.as_fd());
+        let quota = counted(&layer, bounds)?;
         let one_journal = has_one_journal(fs::fstatfs(&layer.layer.root)?.f_type as u64);
         Ok(Upper {
             layer,
             volatile,
             one_journal,
             has_journal,
+            closed: AtomicBool::new(false),
             hiding_begun: AtomicU64::new(0),
             hiding_ended: AtomicU64::new(0),
             hidden_on_disk: AtomicU64::new(0),
@@ -118,6 +136,7 @@ impl Upper {
             next: AtomicU64::new(0),
             whiteout: Mutex::new(None),
             links,
+            quota,
         })
     }
 
@@ -143,7 +162,8 @@ impl Upper {
 
     /// Declares a descriptor to be one of a directory of the upper.
     pub(in crate::union) fn own(&self, fd: Arc<OwnedFd>, dir: Arc<RealDir>) -> UpperFd {
-        UpperFd(fd, dir)
+        let watched = self.quota().map(|quota| Arc::new(quota.watch(fd.clone())));
+        UpperFd { fd, real: dir, _watched: watched }
     }
 
     /// Returns the regions of the stack.
@@ -239,7 +259,9 @@ impl Upper {
     /// Sets an overlay mark.
     pub fn set_mark(&self, object: Writable<'_>, mark: &str, value: &[u8]) -> Result<()> {
         let name = self.mark_name(mark);
-        with_rights(object, 0o200, || object.set_xattr(&name, value, XattrFlags::empty()))?;
+        self.growing(object.at(), Growth::None, || {
+            with_rights(object, 0o200, || object.set_xattr(&name, value, XattrFlags::empty()))
+        })?;
         changed();
         Ok(())
     }
@@ -247,7 +269,9 @@ impl Upper {
     /// Takes an overlay mark away, if it is there.
     pub(in crate::union) fn drop_mark(&self, object: Writable<'_>, mark: &str) -> Result<()> {
         let name = self.mark_name(mark);
-        match with_rights(object, 0o200, || object.remove_xattr(&name)) {
+        let removed = self
+            .growing(object.at(), Growth::None, || with_rights(object, 0o200, || object.remove_xattr(&name)));
+        match removed {
             Ok(()) | Err(Errno::NODATA) => changed(),
             Err(e) => return Err(e.into()),
         }
@@ -259,8 +283,8 @@ impl Upper {
         if self.caps().xattr {
             return self.set_mark(directory, "opaque", b"y");
         }
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        match fs::openat(directory.at().pin()?, WH_OPAQUE, flags, Mode::from_raw_mode(0o600)) {
+        let pin = directory.at().pin()?;
+        match self.make_in_any_case(pin.as_fd(), WH_OPAQUE, New::File, 0o600) {
             // Whatever it is that has the name, the directory is opaque by it.
             Ok(_) | Err(Errno::EXIST) => {}
             Err(e) => return Err(e.into()),
@@ -272,7 +296,8 @@ impl Upper {
     /// Does as [`Upper::set_mark`], for a mark that the tree is right without: the kernel allows `user.` attributes
     /// only on regular files and directories.
     pub fn set_mark_if_allowed(&self, object: Writable<'_>, mark: &str, value: &[u8]) -> Result<()> {
-        match object.set_xattr(&self.mark_name(mark), value, XattrFlags::empty()) {
+        let set = || object.set_xattr(&self.mark_name(mark), value, XattrFlags::empty());
+        match self.growing(object.at(), Growth::None, set) {
             Err(Errno::PERM) if self.caps().namespace == Namespace::User => Ok(()),
             Err(_) if !self.caps().xattr => Ok(()),
             other => Ok(other?),
@@ -281,11 +306,15 @@ impl Upper {
 
     /// Leaves nothing in the workdir but what the next mount needs: a clean unmount.
     pub fn close(&self) {
+        if self.closed.swap(true, Ordering::SeqCst) {
+            return;
+        }
         if let Some(name) = self.whiteout.lock().take()
-            && let Err(e) = fs::unlinkat(self.staging(), &name[..], AtFlags::empty())
+            && let Err(e) = self.remove_name(self.staging(), &name, AtFlags::empty())
         {
             log::warn!("workdir: {}: {e}", String::from_utf8_lossy(&name));
         }
+        self.close_quota();
         if let Err(e) = self.layer.work.close() {
             log::error!("{e}");
         }
@@ -298,6 +327,18 @@ impl Drop for Upper {
         self.links.close();
         self.close();
     }
+}
+
+/// Counts what an upper takes, where it may take so much only. Where there is no limit nobody counts, and what was counted is
+/// forgotten.
+fn counted(layer: &UpperLayer, bounds: Bounds) -> Result<Option<Arc<Quota>>> {
+    let root = layer.layer.root.as_fd();
+    let name = layer.caps.xattr.then(|| layer.caps.namespace.name(QUOTA).into_bytes());
+    let mark = Mark::new(root, layer.work.root.as_fd(), name)?;
+    if !bounds.are_set() {
+        return mark.take().map(|_| None).map_err(Into::into);
+    }
+    Ok(Some(Arc::new(Quota::open(mark, root, bounds)?)))
 }
 
 /// Tells whether a filesystem of this type (`f_type`, see statfs(2)) commits changes of directories in the order in

@@ -7,7 +7,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{self, AtFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::error::Result;
@@ -39,7 +39,8 @@ impl Upper {
                 Err(e) => return Err(e.into()),
             }
         }
-        fs::mknodat(dir, name, FileType::CharacterDevice, Mode::empty(), 0)?;
+        // A deletion makes room.
+        self.make_in_any_case(dir, name, New::Special(Kind::CharDevice, 0), 0)?;
         changed();
         let keep = self.fresh_name();
         match fs::linkat(dir, name, self.staging(), &keep[..], AtFlags::empty()) {
@@ -93,7 +94,7 @@ impl Upper {
         match link() {
             Err(Errno::EXIST) => {
                 // Left by a crash, and counted since.
-                fs::unlinkat(self.index_dir(), also, AtFlags::empty())?;
+                self.remove_name(self.index_dir(), also, AtFlags::empty())?;
                 link()?;
             }
             other => other?,
@@ -106,8 +107,7 @@ impl Upper {
     /// Puts a whiteout of AUFS's form beside a name. False: there was one.
     pub(in crate::union) fn aufs_whiteout(&self, dir: &UpperFd, name: &[u8]) -> Result<bool> {
         let marker = [WH_PREFIX, name].concat();
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let made = match fs::openat(dir.fd(), &marker[..], flags, Mode::from_raw_mode(0o600)) {
+        let made = match self.make_in_any_case(dir.fd(), &marker, New::File, 0o600) {
             Ok(_) => true,
             Err(Errno::EXIST) => false,
             Err(e) => return Err(e.into()),
@@ -120,11 +120,11 @@ impl Upper {
     /// Removes an entry that hides nothing. A directory that holds markers only is taken out whole first.
     pub fn remove(&self, dir: &UpperFd, name: &[u8], present: Present<'_>) -> Result<()> {
         if matches!(present, Present::Leaf) {
-            fs::unlinkat(dir.fd(), name, AtFlags::empty())?;
+            self.remove_name(dir.fd(), name, AtFlags::empty())?;
             changed();
             return Ok(());
         }
-        match fs::unlinkat(dir.fd(), name, AtFlags::REMOVEDIR) {
+        match self.remove_name(dir.fd(), name, AtFlags::REMOVEDIR) {
             Err(Errno::NOTEMPTY | Errno::EXIST) if !matches!(present, Present::Empty) => {
                 self.take_out(dir, name, present).map(drop)
             }
@@ -145,10 +145,11 @@ impl Upper {
     ) -> Result<Staged<'_>> {
         let mut taken = Staged::named(self, self.fresh_name());
         (taken.directory, taken.armed) = (true, false);
-        fs::renameat(dir.fd(), name, self.staging(), &taken.name[..])?;
+        let away = (self.staging(), &taken.name[..]);
+        self.rename_name((dir.fd(), name), away, RenameFlags::empty())?;
         if let Err(e) = check_present(At::Name(self.staging(), &taken.name), present) {
             // Another directory has come to be there, with who knows what in it, or it can't be seen: it goes back.
-            fs::renameat(self.staging(), &taken.name[..], dir.fd(), name)?;
+            self.rename_name((self.staging(), &taken.name), (dir.fd(), name), RenameFlags::empty())?;
             return Err(e);
         }
         changed();
@@ -182,7 +183,7 @@ impl Upper {
         let can = self.caps().rename_noreplace;
         let flags = if can { flags } else { flags - RenameFlags::NOREPLACE };
         let call = |flags| {
-            fs::renameat_with(from_dir.fd(), from_name, to_dir.fd(), to_name, flags)?;
+            self.rename_name((from_dir.fd(), from_name), (to_dir.fd(), to_name), flags)?;
             changed();
             Ok::<_, Errno>(())
         };
@@ -228,6 +229,7 @@ impl Upper {
 
     /// Gives an object of the upper one more name.
     pub fn link(&self, object: Writable<'_>, dir: &UpperFd, name: &[u8]) -> Result<()> {
+        self.room_for_name()?;
         object.link_to(dir.fd(), name)?;
         changed();
         Ok(())
@@ -235,6 +237,7 @@ impl Upper {
 
     /// Does as [`Upper::link`], over a whiteout: one atomic step.
     pub fn link_over(&self, object: Writable<'_>, dir: &UpperFd, name: &[u8]) -> Result<()> {
+        self.room_for_name()?;
         let staged = self.fresh_name();
         object.link_to(self.staging(), &staged)?;
         changed();

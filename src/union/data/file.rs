@@ -30,6 +30,7 @@ use crate::union::events::EventKind;
 use crate::union::lookup::found::DataAt;
 use crate::union::nodes::node::Node;
 use crate::union::nodes::verified::Object;
+use crate::union::quota::taken::Growth;
 use crate::union::second_chance::{SecondChance, Since};
 use crate::union::stack::access::LayerData;
 
@@ -57,6 +58,11 @@ impl Files {
     /// Closes the node's descriptor: it is copied up, or forgotten.
     pub fn forget(&self, ino: u64) {
         self.open.remove(&ino);
+    }
+
+    /// Closes all descriptors.
+    pub fn close(&self) {
+        self.open.clear();
     }
 
     /// Returns how many descriptors are open.
@@ -296,7 +302,7 @@ impl Union {
     /// Makes a file so long. `kill`: setuid and setgid go.
     pub(in crate::union) fn truncate(&self, node: &Arc<Node>, size: u64, kill: bool) -> Result<()> {
         if !self.ensure_upper_part(node, Part::Beginning(size))? {
-            fs::ftruncate(self.data_fd(node, true)?.as_fd(), size)?;
+            self.upper()?.set_length(self.data_fd(node, true)?.as_fd(), size)?;
         }
         if kill { self.kill_privilege_bits(node) } else { Ok(()) }
     }
@@ -380,7 +386,11 @@ impl Union {
             Content::Half(half) => half.own(),
         };
         let put = || match &to {
-            Content::One(_) => Ok(write_all_at(own, data, offset).map(|()| None)?),
+            Content::One(_) => {
+                let growth = Growth::Range(offset, data.len() as u64);
+                let write = || write_all_at(own, data, offset);
+                Ok(self.upper()?.growing(At::Fd(own), growth, write).map(|()| None)?)
+            }
             Content::Half(half) => half.write(self.upper()?, offset, data),
         };
         let new = if how.late {
@@ -414,7 +424,7 @@ impl Union {
     /// Preallocates, punches or zeroes. `mode` as of fallocate(2).
     pub fn fallocate(&self, node: &Arc<Node>, mode: FallocateFlags, (offset, len): (u64, u64)) -> Result<()> {
         let fd = self.data_fd(node, true)?;
-        Ok(fs::fallocate(fd.as_fd(), mode, offset, len)?)
+        Ok(self.upper()?.allocate(fd.as_fd(), mode, (offset, len))?)
     }
 
     /// Returns the inode flags (`lsattr`) of a regular file or directory.
@@ -475,7 +485,6 @@ impl Union {
         let (Some(target), Some(source)) = (target.host(), source.host()) else {
             return Err(FsError::Os(Errno::XDEV));
         };
-        let (mut at, mut to_at) = (from.1, to.1);
-        Ok(fs::copy_file_range(source, Some(&mut at), target, Some(&mut to_at), len)?)
+        Ok(self.upper()?.copy_range((source.as_fd(), from.1), (target.as_fd(), to.1), len)?)
     }
 }

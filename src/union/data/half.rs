@@ -183,7 +183,7 @@ impl Half {
             if done == bytes.len() {
                 break None;
             }
-            match io::pwrite(&self.own, &bytes[done..], at + done as u64) {
+            match upper.write_some(self.own.as_fd(), &bytes[done..], at + done as u64) {
                 Ok(0) => break Some(Errno::NOSPC),
                 Ok(n) => done += n,
                 Err(Errno::INTR) => {}
@@ -209,7 +209,9 @@ impl Half {
     fn take_back(&self, upper: &Upper, state: &mut State, block: u64) {
         state.torn = Some(block);
         let noted = self.mark(upper, state);
-        let Err(e) = self.heal(state) else { return };
+        let healed = self.heal(state);
+        upper.looked_at(At::Fd(self.own.as_fd()));
+        let Err(e) = healed else { return };
         let path = String::from_utf8_lossy(&state.mark.path);
         let path = path.escape_debug();
         log::error!("{path}: block {block} of its copy was written in part and can't be taken back: {e}");
@@ -250,7 +252,7 @@ impl Half {
         if size > state.size || state.mark.torn.is_some() {
             self.mark(upper, &mut state)?;
         }
-        fs::ftruncate(&self.own, size)?;
+        upper.set_length(self.own.as_fd(), size)?;
         changed();
         state.size = size;
         if size < state.limit {
@@ -352,7 +354,7 @@ impl Half {
             copy::write_sparsely(to, at, &part[..count])?;
             at += count as u64;
         }
-        fs::ftruncate(to, size)?;
+        copy::set_length(to, size)?;
         Ok(at)
     }
 
@@ -420,6 +422,7 @@ fn punch(file: BorrowedFd<'_>, offset: u64, length: u64) -> io::Result<()> {
     #[allow(clippy::unnecessary_cast)] // the type differs by architecture
     let block = fs::fstatfs(file)?.f_bsize as u64;
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    #[expect(clippy::disallowed_methods, reason = "who has a hole made looks at the file after")]
     fs::fallocate(file, flags, offset, length.next_multiple_of(block))
 }
 

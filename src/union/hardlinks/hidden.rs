@@ -195,7 +195,7 @@ impl Upper {
     }
 
     fn drop_record(&self, name: &[u8]) -> Result<()> {
-        fs::unlinkat(self.index_dir(), name, AtFlags::empty())?;
+        self.remove_name(self.index_dir(), name, AtFlags::empty())?;
         failpoint::reached(Failpoint::Changed);
         Ok(())
     }
@@ -209,7 +209,7 @@ impl Upper {
     /// Forgets the record, which isn't needed any more: the file was copied up, and the copy keeps the count.
     pub(in crate::union) fn forget_hidden(&self, origin: InodeId) -> Result<()> {
         let Some(name) = file_name(origin, HIDDEN, self.regions()) else { return Ok(()) };
-        match fs::unlinkat(self.index_dir(), &name[..], AtFlags::empty()) {
+        match self.remove_name(self.index_dir(), &name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(e) => Err(e.into()),
         }

@@ -15,14 +15,12 @@ use crate::union::hardlinks::counts::{NLINK, ORIGIN, difference, parse_nlink};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
 use crate::sys::object::{Stat, Writable};
 use crate::union::Union;
-use crate::union::change::failpoint::{self, Failpoint};
-use crate::union::change::lend::{upper_xattr, with_rights};
+use crate::union::change::lend::upper_xattr;
 use crate::union::change::upper::UpperFd;
 use crate::union::lookup::index::UpperEntry;
 use crate::union::lookup::realdir::RealDir;
@@ -250,10 +248,7 @@ impl Union {
     }
 
     fn set_nlink(&self, object: Writable<'_>, value: String) -> Result<()> {
-        let name = self.upper()?.mark_name(NLINK);
-        with_rights(object, 0o200, || object.set_xattr(&name, value.as_bytes(), XattrFlags::empty()))?;
-        failpoint::reached(Failpoint::Changed);
-        Ok(())
+        self.upper()?.set_mark(object, NLINK, value.as_bytes())
     }
 
     /// Gives a copy that is about to be published with `own` links the count of its origin.

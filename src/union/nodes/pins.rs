@@ -20,6 +20,7 @@ use rustix::io::Errno;
 
 use crate::error::Result;
 use crate::sys::object::At;
+use crate::union::quota::Quota;
 use crate::union::stack::access::LayerObject;
 
 const ROOT: u32 = 0;
@@ -42,6 +43,8 @@ pub fn paid_by<T>(uid: u32, work: impl FnOnce() -> T) -> T {
 /// The budget.
 #[derive(Debug)]
 pub(in crate::union) struct Pins {
+    /// What an object of the upper costs until it is let go.
+    quota: Option<Arc<Quota>>,
     limit: usize,
     held: Mutex<HeldPins>,
 }
@@ -53,9 +56,9 @@ struct HeldPins {
 }
 
 impl Pins {
-    /// Makes a budget of so many descriptors.
-    pub fn new(limit: usize) -> Arc<Pins> {
-        Arc::new(Pins { limit, held: Mutex::default() })
+    /// Makes a budget of so many descriptors. `quota`: what counts the objects of the upper.
+    pub fn new(limit: usize, quota: Option<Arc<Quota>>) -> Arc<Pins> {
+        Arc::new(Pins { quota, limit, held: Mutex::default() })
     }
 
     /// Takes one, for this descriptor, on the account of the user for whom this thread works. Where the kernel didn't tell
@@ -80,7 +83,7 @@ impl Pins {
     /// Those of [`Pins::take`].
     pub fn hold(self: &Arc<Self>, held: LayerObject) -> Result<Arc<Pinned>> {
         let share = held.host().map(|fd| self.take(fd.as_fd())).transpose()?.map(Arc::new);
-        Ok(Arc::new(Pinned { held, share }))
+        Ok(self.pinned(held, share))
     }
 
     /// Holds an object as [`Pins::hold`], whose owner is known.
@@ -89,7 +92,7 @@ impl Pins {
     /// Those of [`Pins::take`].
     pub fn hold_owned(self: &Arc<Self>, held: LayerObject, owner: u32) -> Result<Arc<Pinned>> {
         let share = held.host().map(|_| self.take_owned(|| Ok(owner))).transpose()?.map(Arc::new);
-        Ok(Arc::new(Pinned { held, share }))
+        Ok(self.pinned(held, share))
     }
 
     /// Holds what takes the place of an object that was held, as the copy of it, on the same account.
@@ -98,9 +101,17 @@ impl Pins {
     /// Those of [`Pins::take`], where the first took no descriptor.
     pub fn hold_instead(self: &Arc<Self>, before: &Pinned, held: LayerObject) -> Result<Arc<Pinned>> {
         match &before.share {
-            Some(share) => Ok(Arc::new(Pinned { held, share: Some(share.clone()) })),
+            Some(share) => Ok(self.pinned(held, Some(share.clone()))),
             None => self.hold(held),
         }
+    }
+
+    fn pinned(&self, held: LayerObject, share: Option<Arc<Share>>) -> Arc<Pinned> {
+        let counted = self.quota.as_ref().and_then(|quota| {
+            let ino = quota.hold(held.host()?.as_fd())?;
+            Some((quota.clone(), ino))
+        });
+        Arc::new(Pinned { held, share, counted })
     }
 
     /// Takes a share; with `all`, as much as there is instead.
@@ -142,6 +153,18 @@ impl Drop for Share {
 pub struct Pinned {
     held: LayerObject,
     share: Option<Arc<Share>>,
+    /// What counts it, and its number there.
+    counted: Option<(Arc<Quota>, u64)>,
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        if let Some((quota, ino)) = &self.counted
+            && let Some(fd) = self.held.host()
+        {
+            quota.let_go(*ino, fd.as_fd());
+        }
+    }
 }
 
 impl Pinned {
@@ -156,7 +179,7 @@ mod tests {
 
     #[test]
     fn nobody_holds_more_than_what_is_free() {
-        let pins = Pins::new(100);
+        let pins = Pins::new(100, None);
         let all_of = |uid| std::iter::from_fn(|| pins.take_for(uid, uid == ROOT).ok()).collect::<Vec<_>>();
         let (first, second, third) = (all_of(1000), all_of(1001), all_of(1002));
         assert_eq!((first.len(), second.len(), third.len()), (50, 25, 13));
@@ -181,7 +204,7 @@ mod tests {
 
     #[test]
     fn who_deletes_what_is_roots_gets_no_more_than_a_share() {
-        let pins = Pins::new(100);
+        let pins = Pins::new(100, None);
         let of_root = std::fs::File::open("/").unwrap();
         assert_eq!(At::Fd(of_root.as_fd()).stat().unwrap().uid, ROOT);
         let by = |uid| {

@@ -45,6 +45,7 @@ use crate::union::lookup::realdir::RealDir;
 use crate::union::nodes::generation::{Generation, Sighting};
 use crate::union::nodes::node::{InodeId, Name, Node, NodePlace, NodeSource};
 use crate::union::options::Verity;
+use crate::union::quota::taken::Growth;
 use crate::union::stack::access::{LayerAt, LayerData, LayerObject};
 
 /// What is told which entry (number of the directory's node, name) is not what the kernel knows it as.
@@ -162,7 +163,10 @@ impl Union {
         f: impl FnOnce(&Object, Writable<'_>) -> Result<R>,
     ) -> Result<R> {
         self.ensure_upper_part(node, Part::Metadata)?;
-        self.with_object(node, |object| f(object, object.writable()?))
+        self.with_object(node, |object| {
+            let writable = object.writable()?;
+            self.upper()?.growing(writable.at(), Growth::None, || f(object, writable))
+        })
     }
 
     /// Returns the object of a node that isn't a directory, whose place the caller has locked.

@@ -227,9 +227,27 @@ impl LayerData {
             LayerData::Host(fd) => copy::file_data(fd.as_fd(), to, size, sync),
             LayerData::Tree(_) => {
                 self.copy_some(to, (0, size), size, sync)?;
-                fs::ftruncate(to, size).map(|()| size)
+                copy::set_length(to, size).map(|()| size)
             }
         }
+    }
+
+    /// Returns how many bytes from `start` to `end` are no holes, in whole blocks of 4 KiB.
+    ///
+    /// # Errors
+    /// Those of lseek(2).
+    pub fn data_within(&self, start: u64, end: u64) -> Result<u64> {
+        const BLOCK: u64 = 4096;
+        let (mut at, mut found) = (start, 0);
+        while at < end {
+            let data = match self.seek(SeekFrom::Data(at)) {
+                Err(Errno::NXIO) => break,
+                data => data?.min(end),
+            };
+            at = self.seek(SeekFrom::Hole(data))?.min(end).max(data + 1);
+            found += at.next_multiple_of(BLOCK) - data / BLOCK * BLOCK;
+        }
+        Ok(found)
     }
 
     /// Makes `to` the first `size` bytes by sharing extents; see [`copy::share`].

@@ -10,6 +10,7 @@
 //!       clean                 boot id of a machine on which a volatile mount ended in order; ours
 //!   index.unionmount/         one link for each copied-up inode that has several names below; removed when empty
 //!   index/                    the same in the kernel's form (index=on), which root uses; removed when empty
+//!   quota.unionmount          about how much the upper takes, while it is mounted with a limit
 //! ```
 //!
 //! A workdir that the kernel's overlayfs or fuse-overlayfs has used is taken over; fuse-overlayfs 2 leaves objects with
@@ -38,6 +39,7 @@ use rustix::io::Errno;
 use crate::sys::filesystem;
 use crate::sys::remove;
 use crate::union::frozen::mark;
+use crate::union::quota::mark::NOTE;
 use crate::union::stack::directory::Layer;
 use crate::union::stack::lock::DirLock;
 use crate::union::stack::nesting::{Member, locate};
@@ -319,7 +321,7 @@ fn same_filesystem(root: BorrowedFd<'_>, path: &Path, upper: &Layer) -> Result<(
 fn refuse_foreign(root: BorrowedFd<'_>, path: &Path) -> Result<(), StackError> {
     for name in remove::names(root).map_err(io(path, "list it"))? {
         let bytes = name.as_bytes();
-        let known = [STAGING, INDEX, KERNEL_INDEX].iter().any(|known| known.as_bytes() == bytes);
+        let known = [STAGING, INDEX, KERNEL_INDEX, NOTE].iter().any(|known| known.as_bytes() == bytes);
         if !known && !bytes.iter().all(u8::is_ascii_digit) {
             return Err(StackError::WorkForeign {
                 path: path.to_owned(),

@@ -220,7 +220,7 @@ impl Union {
         self.with_upper(node, |_, object| self.owners.change(object, owner, change.mode))?;
         if let Some(size) = change.size {
             if !truncated {
-                rustix::fs::ftruncate(self.data_fd(node, true)?.as_fd(), size)?;
+                self.upper()?.set_length(self.data_fd(node, true)?.as_fd(), size)?;
             }
             if kill {
                 self.kill_privilege_bits(node)?;
@@ -295,7 +295,14 @@ impl Union {
     /// Returns the filesystem that new data go to: that of the topmost layer.
     pub fn statfs(&self) -> Result<StatVfs> {
         match self.fds.get(&self.layers[0].root)? {
-            LayerObject::Host(fd) => Ok(rustix::fs::fstatvfs(fd.as_fd())?),
+            LayerObject::Host(fd) => {
+                let told = rustix::fs::fstatvfs(fd.as_fd())?;
+                let quota = self.upper.as_ref().and_then(|upper| upper.quota());
+                Ok(match quota {
+                    Some(quota) => quota.statfs(told),
+                    None => told,
+                })
+            }
             LayerObject::Tree(_) => Ok(full_filesystem()),
         }
     }

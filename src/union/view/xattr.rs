@@ -16,6 +16,7 @@ use crate::union::events::EventKind;
 use crate::union::lookup::belief::Belief;
 use crate::union::lookup::private;
 use crate::union::nodes::node::Node;
+use crate::union::quota::taken::Growth;
 use crate::union::view::acl;
 
 /// Returns the name under which a layer keeps the attribute that the merged view calls `shown`; `None` if it may not be
@@ -101,7 +102,10 @@ impl Union {
         if name == CAPABILITIES {
             self.ensure_upper(node)?;
         }
-        self.with_upper(node, |_, object| self.owners.set_xattr(object, &stored, value, flags))?;
+        self.with_upper(node, |_, object| {
+            let room = Growth::Some((name.len() + value.len()) as u64);
+            self.upper()?.growing(object.at(), room, || self.owners.set_xattr(object, &stored, value, flags))
+        })?;
         self.forget_default_acl(node, name);
         Ok(())
     }

@@ -24,6 +24,7 @@ use crate::union::events::EventKind;
 use crate::union::lookup::found::DataAt;
 use crate::union::nodes::node::{Node, NodePlace, NodeSource};
 use crate::union::options::{RedirectDir, Verity};
+use crate::union::quota::taken::Growth;
 use crate::union::stack::access::LayerData;
 
 /// The mark of a metacopy; as the kernel's, it is empty where no digest is known.
@@ -201,7 +202,7 @@ impl Union {
         let mark = HalfMark::of(&stat, &below, path);
         // Who opens the data finds them below, or by the mark.
         let _place = node.place.write();
-        if !half::without_blocks(object)? {
+        if !upper.growing(object.at(), Growth::None, || half::without_blocks(object))? {
             return Ok(false);
         }
         // This one first: with the other alone the data are nowhere.
@@ -288,7 +289,7 @@ impl<'u> Completion<'u> {
         if wanted < size {
             match &self.half {
                 Some(half) => half.truncate(self.upper, wanted)?,
-                None => rustix::fs::ftruncate(&to, wanted)?,
+                None => self.upper.set_length(to.as_fd(), wanted)?,
             }
             changed();
         }
@@ -317,12 +318,19 @@ impl<'u> Completion<'u> {
             while self.some(half, (size, STEP))?.is_some() {}
             return Ok(());
         }
-        let shares = self.step(|| Ok(self.from.share(to, size)?))?;
+        let data = || self.from.data_within(0, size);
+        let shares = self.step(|| self.upper.copying(to, size, data, || Ok(self.from.share(to, size)?)))?;
         let mut at = if shares { size } else { 0 };
         while at < size {
             let next = self.step(|| {
                 let sync = !self.upper.is_volatile();
-                Ok(self.from.copy_some(to, (at, size), STEP, sync)?)
+                let copy = || Ok(self.from.copy_some(to, (at, size), STEP, sync)?);
+                self.upper.copying(
+                    to,
+                    STEP.min(size - at),
+                    || self.from.data_within(at, size.min(at + STEP)),
+                    copy,
+                )
             })?;
             changed();
             self.union.counters.copied_bytes.fetch_add(next - at, Ordering::Relaxed);
@@ -356,6 +364,7 @@ impl<'u> Completion<'u> {
         let stat = object.at().stat()?;
         let capabilities = crate::sys::xattr::get(object.at(), CAPABILITIES)?;
         let written = write();
+        self.upper.looked_at(object.at());
         if let Some(capabilities) = capabilities {
             object.set_xattr(CAPABILITIES, &capabilities, rustix::fs::XattrFlags::empty())?;
         }

@@ -25,6 +25,7 @@ use crate::union::lookup::private::Namespace;
 use crate::union::lookup::realdir::RealDir;
 use crate::union::nodes::generation::Generation;
 use crate::union::nodes::node::{InodeId, Name, Named, Node, NodePlace, NodeSource};
+use crate::union::quota::taken::Growth;
 use crate::union::stack::access::LayerObject;
 
 /// A lower's object, about to be copied up.
@@ -117,16 +118,19 @@ impl<'u> CopyUp<'u> {
             Data::None => {}
             Data::Copied(size) => {
                 if let Some(half) = self.union.half(self.node)? {
-                    self.moved = half.copy_to(to, *size)?;
+                    // Where its own blocks are isn't asked: it is whole then.
+                    let copy = || half.copy_to(to, *size);
+                    self.moved = self.upper.copying(to, *size, || Ok(*size), copy)?;
                     return Ok(());
                 }
                 let from = match self.union.metacopies.get(&self.node.ino).map(|at| at.clone()) {
                     Some(at) => self.union.open_data_elsewhere(&at)?,
                     None => self.original.held.at().open()?,
                 };
-                self.moved = from.copy_to(to, *size, !self.upper.is_volatile())?;
+                let copy = || Ok(from.copy_to(to, *size, !self.upper.is_volatile())?);
+                self.moved = self.upper.copying(to, *size, || from.data_within(0, *size), copy)?;
             }
-            Data::Below { .. } => rustix::fs::ftruncate(to, self.original.stat.size)?,
+            Data::Below { .. } => self.upper.set_length(to, self.original.stat.size)?,
         }
         Ok(())
     }
@@ -323,7 +327,10 @@ fn settle(union: &Union, node: &Node, original: &Original, data: Data, real: (In
 
 /// Takes the mark of an unpublished copy away. The copy is published: if this fails, the next mount does it.
 fn published(union: &Union, copy: Writable<'_>, original: &Original) {
-    let removed = union.upper().and_then(|upper| Ok(copy.remove_xattr(&upper.mark_name(UNPUBLISHED))?));
+    let removed = union.upper().and_then(|upper| {
+        let remove = || copy.remove_xattr(&upper.mark_name(UNPUBLISHED));
+        Ok(upper.growing(copy.at(), Growth::None, remove)?)
+    });
     failpoint::reached(failpoint::Failpoint::Changed);
     if let Err(e) = removed {
         log::warn!("a copied-up hardlink keeps its mark until the next mount: {e}");

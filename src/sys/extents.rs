@@ -1,0 +1,122 @@
+//! Which parts of a file have room on the disk already: FIEMAP, where the filesystem has it.
+
+// rustix has no FS_IOC_FIEMAP.
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::{Errno, Result};
+
+/// `_IOWR('f', 11, struct fiemap)`, whose fixed part has 32 bytes.
+const FIEMAP: u32 = 0xc020_660b;
+const LAST: u32 = 1;
+const MOST: usize = 32;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Extent {
+    logical: u64,
+    physical: u64,
+    length: u64,
+    reserved: [u64; 2],
+    flags: u32,
+    reserved_too: [u32; 3],
+}
+
+#[repr(C)]
+struct Map {
+    start: u64,
+    length: u64,
+    flags: u32,
+    mapped: u32,
+    count: u32,
+    reserved: u32,
+    extents: [Extent; MOST],
+}
+
+/// Returns how many bytes from `start` to `end` have room: data, data that the kernel will write, and what was preallocated.
+/// Where the filesystem has no map of extents, preallocated room counts as none.
+///
+/// # Errors
+/// Those of the ioctl and of lseek(2).
+pub fn with_room(file: BorrowedFd<'_>, start: u64, end: u64) -> Result<u64> {
+    match by_map(file, start, end) {
+        Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL | Errno::NOSYS) => by_data(file, start, end),
+        counted => counted,
+    }
+}
+
+fn by_map(file: BorrowedFd<'_>, start: u64, end: u64) -> Result<u64> {
+    let none =
+        Extent { logical: 0, physical: 0, length: 0, reserved: [0; 2], flags: 0, reserved_too: [0; 3] };
+    let (mut at, mut found) = (start, 0);
+    while at < end {
+        let mut map = Map {
+            start: at,
+            length: end - at,
+            flags: 0,
+            mapped: 0,
+            count: MOST as u32,
+            reserved: 0,
+            extents: [none; MOST],
+        };
+        // SAFETY: the map has room for as many extents as it says, and lives as long as the call.
+        let done = unsafe { libc::ioctl(file.as_raw_fd(), libc::c_ulong::from(FIEMAP) as _, &raw mut map) };
+        if done != 0 {
+            return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO));
+        }
+        let extents = &map.extents[..(map.mapped as usize).min(MOST)];
+        let Some(last) = extents.last() else { break };
+        let ends = |extent: &Extent| extent.logical.saturating_add(extent.length);
+        let within = |extent: &Extent| ends(extent).min(end).saturating_sub(extent.logical.max(at));
+        found += extents.iter().map(within).sum::<u64>();
+        if last.flags & LAST != 0 || ends(last) <= at {
+            break;
+        }
+        at = ends(last);
+    }
+    Ok(found)
+}
+
+fn by_data(file: BorrowedFd<'_>, start: u64, end: u64) -> Result<u64> {
+    let (mut at, mut found) = (start, 0);
+    while at < end {
+        let data = match seek(file, SeekFrom::Data(at)) {
+            Err(Errno::NXIO) => break,
+            data => data?.min(end),
+        };
+        at = seek(file, SeekFrom::Hole(data))?.min(end);
+        found += at.saturating_sub(data);
+        if at <= data {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::FileExt;
+
+    #[test]
+    fn holes_have_no_room_and_data_have() {
+        for dir in ["/tmp", "/dev/shm"] {
+            let file = tempfile::tempfile_in(dir).unwrap();
+            file.set_len(1 << 20).unwrap();
+            file.write_all_at(&[1; 8192], 4096).unwrap();
+            file.write_all_at(&[1; 4096], 256 << 10).unwrap();
+            let fd = file.as_fd();
+            let counted = [
+                with_room(fd, 0, 1 << 20),
+                with_room(fd, 0, 4096),
+                with_room(fd, 4096, 12288),
+                with_room(fd, 8192, 16384),
+                with_room(fd, 2 << 20, 3 << 20),
+            ];
+            assert_eq!(counted, [12288, 0, 8192, 4096, 0].map(Ok), "{dir}");
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! What a mount leaves to the next: how much its upper takes.
+//!
+//! Two notes, for neither alone would do:
+//!
+//! - An attribute of the upper's root, `overlay.unionmount.quota` = `INO:BYTES:INODES`. It is there only while nobody has the upper:
+//!   who mounts it takes it away, with a limit or without, so what is there is true. `INO` is the root's number, so that a copy
+//!   of the upper isn't taken for it.
+//! - `quota.unionmount` in the workdir, `BYTES:INODES`, while it is mounted: about how much it is, after a kill.
+
+#![allow(clippy::disallowed_methods, reason = "the workdir is its own, and the root of the upper is held")]
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{self, AtFlags, Mode, OFlags, XattrFlags};
+use rustix::io::{self, Errno, Result};
+
+use crate::sys::object::{At, Writable};
+use crate::sys::xattr;
+use crate::union::quota::taken::Taken;
+
+/// The name of the attribute, behind the prefix of marks.
+pub const QUOTA: &str = "unionmount.quota";
+/// The file in the workdir.
+pub const NOTE: &str = "quota.unionmount";
+
+/// Where the notes of one upper are.
+#[derive(Debug)]
+pub struct Mark {
+    root: OwnedFd,
+    work: OwnedFd,
+    /// The whole name of the attribute; `None` where there are none.
+    name: Option<Vec<u8>>,
+}
+
+/// What a mount left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Found {
+    /// How much is taken.
+    pub taken: Taken,
+    /// Whether it ended in order, and nobody had the upper since.
+    pub clean: bool,
+}
+
+impl Mark {
+    /// Returns the notes of the upper with that root and workdir. `name`: the whole name of the attribute.
+    ///
+    /// # Errors
+    /// Those of duplicating descriptors.
+    pub fn new(root: BorrowedFd<'_>, work: BorrowedFd<'_>, name: Option<Vec<u8>>) -> Result<Mark> {
+        let dup = |fd| io::fcntl_dupfd_cloexec(fd, 3);
+        Ok(Mark { root: dup(root)?, work: dup(work)?, name })
+    }
+
+    /// Takes what is there: the upper is in use from now on.
+    ///
+    /// # Errors
+    /// Those of reading and removing it.
+    pub fn take(&self) -> Result<Found> {
+        let clean = self.take_clean()?;
+        let note = read_note(self.work.as_fd())?;
+        match fs::unlinkat(&self.work, NOTE, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(e) => return Err(e),
+        }
+        let found = |taken, clean| Found { taken, clean };
+        // A note in the workdir is of a mount that was killed.
+        Ok(match (clean, note) {
+            (Some(taken), None) => found(taken, true),
+            (clean, note) => found(clean.or(note).unwrap_or_default(), false),
+        })
+    }
+
+    fn take_clean(&self) -> Result<Option<Taken>> {
+        let Some(name) = &self.name else { return Ok(None) };
+        let at = At::Fd(self.root.as_fd());
+        let Some(value) = xattr::get(at, name)? else { return Ok(None) };
+        Writable::held(self.root.as_fd()).remove_xattr(name)?;
+        let ino = at.stat()?.ino.to_string();
+        let text = String::from_utf8_lossy(&value);
+        Ok(text.split_once(':').filter(|(of, _)| *of == ino).and_then(|(_, taken)| parse(taken)))
+    }
+
+    /// Notes about how much is taken, while the upper is in use.
+    ///
+    /// # Errors
+    /// Those of writing it.
+    pub fn note(&self, taken: Taken) -> Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = fs::openat(&self.work, NOTE, flags, Mode::RUSR | Mode::WUSR)?;
+        // Of one length, so that it is replaced in one step.
+        let text = format!("{:020}:{:020}\n", taken.bytes, taken.inodes);
+        io::pwrite(&file, text.as_bytes(), 0).map(drop)
+    }
+
+    /// Leaves how much is taken: nobody has the upper from now on.
+    ///
+    /// # Errors
+    /// Those of writing it.
+    pub fn leave(&self, taken: Taken) -> Result<()> {
+        if let Some(name) = &self.name {
+            let ino = At::Fd(self.root.as_fd()).stat()?.ino;
+            let value = format!("{ino}:{}:{}", taken.bytes, taken.inodes);
+            Writable::held(self.root.as_fd()).set_xattr(name, value.as_bytes(), XattrFlags::empty())?;
+        }
+        match fs::unlinkat(&self.work, NOTE, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+fn parse(text: &str) -> Option<Taken> {
+    let (bytes, inodes) = text.trim_end().split_once(':')?;
+    Some(Taken { bytes: bytes.parse().ok()?, inodes: inodes.parse().ok()? })
+}
+
+fn read_note(work: BorrowedFd<'_>) -> Result<Option<Taken>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match fs::openat(work, NOTE, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(None),
+        file => file?,
+    };
+    let mut text = [0; 64];
+    let length = io::pread(&file, &mut text, 0)?;
+    Ok(std::str::from_utf8(&text[..length]).ok().and_then(parse))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    #[test]
+    fn what_was_left_in_order_is_trusted_once() {
+        let top = tempfile::tempdir_in("/tmp").unwrap();
+        let (root, work) = (top.path().join("root"), top.path().join("work"));
+        std::fs::create_dir(&root).unwrap();
+        std::fs::create_dir(&work).unwrap();
+        let [root_fd, work_fd] = [&root, &work].map(|dir| File::open(dir).unwrap());
+        let mark = Mark::new(root_fd.as_fd(), work_fd.as_fd(), Some(b"user.overlay.quota".to_vec())).unwrap();
+        assert_eq!(mark.take(), Ok(Found::default()));
+        let taken = Taken { bytes: 5 << 40, inodes: 7 };
+        mark.note(Taken { bytes: 1, inodes: 1 }).unwrap();
+        mark.leave(taken).unwrap();
+        assert_eq!(mark.take(), Ok(Found { taken, clean: true }));
+        assert_eq!(mark.take(), Ok(Found::default()), "it is in use now");
+        mark.note(Taken { bytes: 9 << 40, inodes: 1 }).unwrap();
+        mark.note(taken).unwrap();
+        assert_eq!(mark.take(), Ok(Found { taken, clean: false }), "after a kill");
+        assert!(std::fs::read_dir(&work).unwrap().next().is_none());
+        // A copy is another upper.
+        mark.leave(taken).unwrap();
+        let copy = Mark::new(work_fd.as_fd(), work_fd.as_fd(), Some(b"user.overlay.quota".to_vec())).unwrap();
+        let value = xattr::get(At::Fd(root_fd.as_fd()), b"user.overlay.quota").unwrap().unwrap();
+        Writable::held(work_fd.as_fd())
+            .set_xattr(b"user.overlay.quota", &value, XattrFlags::empty())
+            .unwrap();
+        assert_eq!(copy.take(), Ok(Found::default()));
+    }
+}

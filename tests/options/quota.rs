@@ -1,0 +1,297 @@
+//! `size` and `inodes`: what an upper may take, and that it is what is there.
+
+use std::collections::HashSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::{FallocateFlags, XattrFlags, fallocate, setxattr, statvfs};
+use support::cli::Place;
+use support::{LoopFilesystem, Mount, Scratch, Stack, wait_until};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const MIB: u64 = 1 << 20;
+
+/// What statfs tells: bytes in all and free, objects in all and free.
+fn told(at: &Path) -> [u64; 4] {
+    let told = statvfs(at).unwrap();
+    [told.f_blocks * told.f_frsize, told.f_bfree * told.f_frsize, told.f_files, told.f_ffree]
+}
+
+/// How many bytes and objects statfs tells to be taken.
+fn taken(at: &Path) -> (u64, u64) {
+    let [bytes, free, inodes, free_inodes] = told(at);
+    (bytes - free, inodes - free_inodes)
+}
+
+/// How many bytes and objects a directory takes, itself included.
+fn on_disk(dir: &Path) -> (u64, u64) {
+    fn add(at: &Path, seen: &mut HashSet<u64>, sum: &mut (u64, u64)) {
+        let stat = fs::symlink_metadata(at).unwrap();
+        if seen.insert(stat.ino()) {
+            *sum = (sum.0 + stat.blocks() * 512, sum.1 + 1);
+        }
+        if stat.is_dir() {
+            fs::read_dir(at).unwrap().for_each(|entry| add(&entry.unwrap().path(), seen, sum));
+        }
+    }
+    let mut sum = (0, 0);
+    add(dir, &mut HashSet::new(), &mut sum);
+    sum
+}
+
+fn errno<T: std::fmt::Debug>(result: io::Result<T>) -> i32 {
+    result.unwrap_err().raw_os_error().unwrap()
+}
+
+const ENOSPC: i32 = 28;
+
+fn limited(stack: &Stack) -> Mount {
+    stack.mount_with(&["size=8M,inodes=200"])
+}
+
+/// Writes until there is no room. Returns how much there was.
+fn fill(path: &Path) -> u64 {
+    let mut file = File::create(path).unwrap();
+    let mut written = 0;
+    loop {
+        match file.write(&[7; 4096]) {
+            Ok(count) => written += count as u64,
+            Err(e) => {
+                assert_eq!(e.raw_os_error(), Some(ENOSPC));
+                return written;
+            }
+        }
+    }
+}
+
+#[test]
+fn an_upper_takes_so_much_and_what_goes_makes_room() {
+    support::needs_root!();
+    let stack = Stack::new(1);
+    let here = limited(&stack);
+    assert_eq!(told(here.path())[0], 8 * MIB);
+    let there = fill(&here.join("full"));
+    assert!((7 * MIB..=8 * MIB).contains(&there), "{there}");
+    let (bytes, _) = taken(here.path());
+    assert!((8 * MIB - 4096..=8 * MIB).contains(&bytes), "{bytes}");
+    // What is there is written over; what is not is refused, whoever wants it.
+    let full = OpenOptions::new().write(true).open(here.join("full")).unwrap();
+    full.write_all_at(&[8; 300_000], 1_000_001).unwrap();
+    assert_eq!(errno(full.write_all_at(&[8; 4096], there)), ENOSPC);
+    assert_eq!(errno(fs::create_dir(here.join("d"))), ENOSPC);
+    assert_eq!(fallocate(&full, FallocateFlags::empty(), 20 * MIB, MIB).unwrap_err().raw_os_error(), ENOSPC);
+    // A hole makes room, and so does an end that comes nearer.
+    fallocate(&full, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, MIB, MIB).unwrap();
+    full.set_len(there - MIB).unwrap();
+    assert!(fill(&here.join("more")) >= 2 * MIB - 8192);
+    // What is preallocated is taken when it is, and written to when there is nothing else.
+    fs::remove_file(here.join("more")).unwrap();
+    let reserved = File::create(here.join("reserved")).unwrap();
+    fallocate(&reserved, FallocateFlags::empty(), 0, MIB).unwrap();
+    fill(&here.join("more"));
+    reserved.write_all_at(&[9; 1 << 20], 0).unwrap();
+    drop(reserved);
+    // A file that is deleted and open is there until it is closed.
+    fs::remove_file(here.join("full")).unwrap();
+    let (bytes, _) = taken(here.path());
+    assert!(bytes > 7 * MIB, "{bytes}");
+    drop(full);
+    assert!(wait_until(PATIENCE, || taken(here.path()).0 < 5 * MIB), "{:?}", taken(here.path()));
+    assert!(fill(&here.join("again")) > 3 * MIB);
+    here.unmount();
+    assert!(on_disk(stack.upper().root()).0 <= 8 * MIB);
+}
+
+#[test]
+fn so_many_objects_can_be_made() {
+    support::needs_root!();
+    let stack = Stack::new(1);
+    stack.lower(0).file("below", "below");
+    let here = limited(&stack);
+    assert_eq!(told(here.path())[2], 200);
+    let (_, before) = taken(here.path());
+    let mut made = 0;
+    while File::create(here.join(format!("f{made}"))).is_ok() {
+        made += 1;
+    }
+    assert_eq!(made + before, 200);
+    assert_eq!(errno(symlink("x", here.join("link"))), ENOSPC);
+    // A name is no object.
+    fs::hard_link(here.join("f0"), here.join("name")).unwrap();
+    // Removing makes room, also of what leaves a whiteout.
+    fs::remove_file(here.join("f1")).unwrap();
+    fs::remove_file(here.join("below")).unwrap();
+    here.unmount();
+    assert_eq!(on_disk(stack.upper().root()).1, 200);
+}
+
+/// Does of all that an upper can be changed by something.
+fn change_all(here: &Mount) {
+    let at = |name: &str| here.join(name);
+    fs::create_dir(at("d")).unwrap();
+    for name in 0..100 {
+        fs::write(at("d").join(format!("a-rather-long-name-so-that-the-directory-grows-{name}")), "x")
+            .unwrap();
+    }
+    let mut sparse = File::create(at("sparse")).unwrap();
+    sparse.seek(SeekFrom::Start(3 * MIB)).unwrap();
+    sparse.write_all(&[1; 5000]).unwrap();
+    let punched = File::create(at("punched")).unwrap();
+    punched.write_all_at(&[1; 1 << 20], 0).unwrap();
+    fallocate(&punched, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 8192, 65536).unwrap();
+    punched.set_len(600_000).unwrap();
+    fs::hard_link(at("sparse"), at("second")).unwrap();
+    symlink("l".repeat(300), at("long")).unwrap();
+    symlink("short", at("short")).unwrap();
+    setxattr(at("short-file"), "user.a", &[1; 3000], XattrFlags::empty()).unwrap();
+    // Copies: of all, of the attributes, over others, of names.
+    OpenOptions::new().append(true).open(at("whole")).unwrap().write_all(b"more").unwrap();
+    fs::set_permissions(at("attributes"), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::rename(at("over"), at("punched")).unwrap();
+    fs::rename(at("moved"), at("d/moved")).unwrap();
+    fs::rename(at("tree"), at("renamed")).unwrap();
+    fs::remove_file(at("gone")).unwrap();
+    fs::remove_dir_all(at("removed")).unwrap();
+    fs::create_dir(at("removed")).unwrap();
+    let open = File::create(at("deleted")).unwrap();
+    open.write_all_at(&[1; 100_000], 0).unwrap();
+    fs::remove_file(at("deleted")).unwrap();
+}
+
+fn lower(stack: &Stack) {
+    for name in
+        ["whole", "attributes", "over", "moved", "gone", "short-file", "removed/a", "removed/b", "tree/f"]
+    {
+        stack.lower(0).file(name, vec![3; 20_000]);
+    }
+}
+
+#[test]
+fn what_is_counted_is_what_is_there_and_stays_so() {
+    support::needs_root!();
+    for options in ["size=1G,inodes=9999", "size=1G,inodes=9999,metacopy=on"] {
+        let stack = Stack::new(1);
+        lower(&stack);
+        let here = stack.mount_with(&[options]);
+        change_all(&here);
+        let upper = stack.upper().root();
+        // What was deleted is let go soon.
+        let same = || taken(here.path()) == on_disk(upper);
+        assert!(wait_until(PATIENCE, same), "{:?} {:?}", taken(here.path()), on_disk(upper));
+        here.unmount();
+        let here = stack.mount_with(&[options]);
+        assert_eq!(taken(here.path()), on_disk(upper), "{options}");
+        fs::remove_dir_all(here.join("d")).unwrap();
+        let same = || taken(here.path()) == on_disk(upper);
+        assert!(wait_until(PATIENCE, same), "{:?} {:?}", taken(here.path()), on_disk(upper));
+        here.unmount();
+        assert_eq!(support::read_xattrs(upper).unwrap().len(), 2, "the count and the mark of origins");
+        // Who mounts without a limit counts nothing, and so nothing is trusted after.
+        let here = stack.mount();
+        fs::write(here.join("meanwhile"), vec![1; 300_000]).unwrap();
+        here.unmount();
+        let here = stack.mount_with(&[options]);
+        assert!(wait_until(PATIENCE, || taken(here.path()) == on_disk(upper)));
+        here.unmount();
+    }
+}
+
+#[test]
+fn after_a_kill_the_upper_is_counted_anew() {
+    support::needs_root!();
+    let stack = Stack::new(1);
+    lower(&stack);
+    let here = stack.mount_with(&["size=1G,inodes=9999"]);
+    change_all(&here);
+    fs::write(here.join("large"), vec![1; 3 << 20]).unwrap();
+    here.kill();
+    let upper = stack.upper().root();
+    let here = stack.mount_with(&["size=1G,inodes=9999"]);
+    fs::write(here.join("after"), vec![1; 300_000]).unwrap();
+    let same = || taken(here.path()) == on_disk(upper);
+    assert!(wait_until(PATIENCE, same), "{:?} {:?}", taken(here.path()), on_disk(upper));
+    here.unmount();
+    stack.assert_workdir_clean();
+}
+
+#[test]
+fn half_copied_files_take_the_blocks_that_they_have() {
+    support::needs_root!();
+    let scratch = Scratch::new();
+    let disk = LoopFilesystem::new(&scratch, "disk", "ext4", 64 << 20);
+    let stack = Stack::new(1).with_upper_in(disk.path());
+    stack.lower(0).file("large", vec![5; 20 << 20]);
+    let here = stack.mount_with(&["size=2M,lazy=keep"]);
+    let large = OpenOptions::new().write(true).open(here.join("large")).unwrap();
+    large.write_all_at(b"here", 5_000_000).unwrap();
+    let (bytes, _) = taken(here.path());
+    assert!(bytes < 100_000, "{bytes}");
+    assert_eq!(bytes, on_disk(stack.upper().root()).0);
+    // It is full before it is whole.
+    let full = (0..20).find_map(|at| large.write_all_at(&[6; 1 << 20], at * MIB).err());
+    assert_eq!(full.unwrap().raw_os_error(), Some(ENOSPC));
+    assert!(on_disk(stack.upper().root()).0 <= 2 * MIB);
+    let mut read = [0; 4];
+    large.write_all_at(b"over", 5_000_000).unwrap();
+    File::open(here.join("large")).unwrap().read_exact_at(&mut read, 19 << 20).unwrap();
+    assert_eq!(read, [5; 4], "what isn't there is the lower's still");
+    drop(large);
+    // A copy of all of it doesn't fit, and takes nothing.
+    let before = taken(here.path());
+    fs::write(here.join("small"), "x").unwrap();
+    fs::remove_file(here.join("small")).unwrap();
+    assert!(wait_until(PATIENCE, || taken(here.path()) == before));
+    here.unmount();
+}
+
+#[test]
+fn a_copy_that_does_not_fit_leaves_nothing() {
+    support::needs_root!();
+    let stack = Stack::new(1);
+    stack.lower(0).file("large", vec![5; 20 << 20]);
+    let sparse = File::create(stack.lower(0).root().join("sparse")).unwrap();
+    sparse.set_len(1 << 40).unwrap();
+    sparse.write_all_at(b"here", 1 << 39).unwrap();
+    let here = limited(&stack);
+    let before = taken(here.path());
+    let write = |name: &str| OpenOptions::new().append(true).open(here.join(name))?.write_all(b"x");
+    assert_eq!(errno(write("large")), ENOSPC);
+    assert_eq!(taken(here.path()), before);
+    write("sparse").unwrap();
+    assert!(taken(here.path()).0 < MIB);
+    here.unmount();
+}
+
+#[test]
+fn an_ordinary_users_upper_is_counted_as_well() {
+    let place = Place::of_user();
+    place.sh_as_user("echo x >a/f").ok();
+    place.sh_as_user("./unionmount --lower a --upper up -o size=4M mnt").ok();
+    let out = place.sh_as_user("dd if=/dev/zero of=mnt/full bs=4k 2>&1; stat -f -c '%b %f %S' mnt; mkdir -m 0 mnt/d; rm mnt/full; mkdir -m 0 mnt/d; stat -f -c '%b %f %S' mnt");
+    assert!(out.out.contains("No space left on device"), "{}", out.out);
+    place.sh_as_user("fusermount3 -u mnt").ok();
+    place.wait_for_no_daemon();
+    let used =
+        "./unionmount --lower a --upper up -o size=4M mnt; stat -f -c '%b %f %S' mnt; fusermount3 -u mnt";
+    let told = place.sh_as_user(used).ok().out;
+    let numbers: Vec<u64> = told.split_whitespace().map(|word| word.parse().unwrap()).collect();
+    let du = place.sh("du -s -B1 up").ok().out;
+    let du: u64 = du.split_whitespace().next().unwrap().parse().unwrap();
+    assert_eq!((numbers[0] - numbers[1]) * numbers[2], du);
+    place.wait_for_no_daemon();
+}
+
+#[test]
+fn what_cannot_be_counted_is_refused() {
+    support::needs_root!();
+    let place = Place::new();
+    let refused = |options: &str| place.sh(&format!("./unionmount --lower a {options} mnt")).err;
+    let passed = refused("--upper up -o size=1G,passthrough");
+    assert!(passed.contains("isn't counted; leave passthrough out"), "{passed}");
+    let without = refused("-o inodes=5");
+    assert!(without.contains("name one by --upper"), "{without}");
+    assert!(refused("--upper up -o size=much").contains("K, M, G or T"));
+}
