@@ -7,5 +7,7 @@ mod agreement;
 mod browser;
 mod figures;
 mod images;
+mod manual;
+mod screen;
 mod terminal;
 mod webdriver;

@@ -9,22 +9,45 @@ use crate::agreement::unionmount;
 use support::{self, Scratch, Stack, WhiteoutForm};
 
 /// A terminal in which `layers -i` runs. Ends with the test.
-struct Terminal {
+pub struct Terminal {
     socket: String,
 }
 
 impl Terminal {
     fn start(columns: u32, lines: u32, arguments: &[&str]) -> Terminal {
+        Terminal::run(
+            Path::new("/"),
+            columns,
+            lines,
+            &format!("unionmount layers -i {}", arguments.join(" ")),
+        )
+    }
+
+    /// Runs a line of shell there; `unionmount` is the program.
+    pub fn run(directory: &Path, columns: u32, lines: u32, line: &str) -> Terminal {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let terminal = Terminal { socket: format!("unionmount-{}-{number}", std::process::id()) };
+        let program = unionmount();
         let line = format!(
-            "{} layers -i {}; echo it-ended-with-$?; cat",
-            unionmount().display(),
-            arguments.join(" ")
+            "unset NO_COLOR; PATH={}:$PATH; {line}; echo it-ended-with-$? | cat; cat",
+            program.parent().unwrap().display()
         );
         let (columns, lines) = (columns.to_string(), lines.to_string());
-        terminal.tmux(&["-f", "/dev/null", "new-session", "-d", "-x", &columns, "-y", &lines, &line]);
+        let place = directory.to_str().unwrap();
+        terminal.tmux(&[
+            "-f",
+            "/dev/null",
+            "new-session",
+            "-d",
+            "-c",
+            place,
+            "-x",
+            &columns,
+            "-y",
+            &lines,
+            &line,
+        ]);
         terminal
     }
 
@@ -41,7 +64,7 @@ impl Terminal {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    fn keys(&self, keys: &[&str]) {
+    pub fn keys(&self, keys: &[&str]) {
         for key in keys {
             self.tmux(&["send-keys", key]);
         }
@@ -49,7 +72,7 @@ impl Terminal {
 
     /// Waits until all of that is on the screen, and returns it.
     #[track_caller]
-    fn shows(&self, parts: &[&str]) -> String {
+    pub fn shows(&self, parts: &[&str]) -> String {
         let mut screen = String::new();
         let all = support::wait_until(Duration::from_secs(20), || {
             screen = self.tmux(&["capture-pane", "-p"]);
@@ -57,6 +80,14 @@ impl Terminal {
         });
         assert!(all, "{parts:?} are not in\n{screen}");
         screen
+    }
+}
+
+impl Terminal {
+    /// The screen with its colours, without what tells the end.
+    pub fn looks(&self) -> String {
+        let screen = self.tmux(&["capture-pane", "-p", "-e"]);
+        screen.lines().filter(|line| !line.contains("it-ended-with-")).collect::<Vec<_>>().join("\n")
     }
 }
 

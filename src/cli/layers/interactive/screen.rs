@@ -271,8 +271,11 @@ fn tree_row(walk: &Walk<'_>, row: &Row, room: usize) -> Line<'static> {
     let text = cut(&format!("{name}{target}"), name_room.saturating_sub(before.width() + 1));
     let pad = name_room.saturating_sub(before.width() + text.width());
     let style = if row.directory.is_some() || row.found { style.bold() } else { style };
-    let mut spans =
-        vec![Span::styled(before, style.not_bold()), Span::styled(text, style), Span::from(" ".repeat(pad))];
+    let mut spans = vec![
+        Span::styled(before, style.not_bold().not_crossed_out()),
+        Span::styled(text, style),
+        Span::from(" ".repeat(pad)),
+    ];
     if remarks {
         let remark = cut(&remark(walk, row, holding), REMARK - 1);
         spans.push(Span::from(format!("{}{remark}", " ".repeat(REMARK - remark.width()))).dim());
