@@ -5,12 +5,12 @@ use crate::webdriver::Browser;
 use support::{self, Stack};
 
 /// A small laptop, a tablet, a phone.
-const SIZES: [(&str, u32, u32, bool); 3] =
+pub(super) const SIZES: [(&str, u32, u32, bool); 3] =
     [("wide", 1280, 800, false), ("tablet", 768, 1024, false), ("phone", 390, 844, true)];
 
 /// Asks axe-core, which `scripts/check pictures` names, what it finds.
 #[track_caller]
-fn axe(browser: &Browser) {
+pub(super) fn axe(browser: &Browser) {
     let Some(file) = std::env::var_os("UNIONMOUNT_AXE") else {
         support::skipped("no axe-core: scripts/check pictures names it by UNIONMOUNT_AXE");
         return;

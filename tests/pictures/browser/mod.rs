@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 mod finding;
 mod looking;
+mod simulator;
 
 use crate::agreement::unionmount;
 use crate::webdriver::{Browser, keys};
