@@ -160,6 +160,26 @@ fn the_chapter_on_snapshots_can_be_typed() {
 }
 
 #[test]
+fn the_chinese_readme_says_to_type_the_same_and_prints_what_it_says() {
+    if !is_root() {
+        support::skip!("needs root");
+    }
+    let chapter = blocks(&page("docs/README.zh.md"), "## 第一次使用");
+    assert_eq!(chapter[0], blocks(&page("README.md"), "## A first session")[0]);
+    let place = Place::new();
+    fs::remove_dir(place.at("mnt")).unwrap();
+    let script: String =
+        chapter.iter().filter(|(language, _)| language == "sh").map(|(_, text)| &text[..]).collect();
+    // explain ends so where the path isn't there.
+    let ended = typed(&place, &["sh"], &script);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let told = undated(&chapter.iter().find(|(language, _)| language == "text").unwrap().1);
+    let out = undated(&ended.out);
+    assert!(out.contains(&told), "{told}\nis not in\n{out}");
+    place.wait_for_no_daemon();
+}
+
+#[test]
 fn the_worksheets_solutions_are_true() {
     if !is_root() {
         support::skip!("needs root");

@@ -48,7 +48,7 @@ fn asked(line: &[u8]) {
     let Ok(request) = serde_json::from_slice::<Request>(line) else { return };
     assert_eq!(again(&request), request);
     match request {
-        Request::Explain { path } => {
+        Request::Explain { path, .. } => {
             let asked = ASKED.lock().unwrap();
             if let Ok(explained) = explain(asked.1.inspector(), &path.0) {
                 serde_json::to_vec(&Reply::Ok(explained)).unwrap();

@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::explain::report;
 use crate::fuse::counters::RequestCounters;
 use crate::fuse::policy::Policy;
+use crate::texts::Texts;
 use crate::union::Union;
 use crate::union::escaped_path::EscapedPath;
 
@@ -74,8 +75,8 @@ impl Answers for Told {
         report::layers(union.inspector())
     }
 
-    fn explain(&self, union: &Union, path: &[u8]) -> Result<Explanation> {
-        report::explain(union.inspector(), path)
+    fn explain(&self, union: &Union, path: &[u8], language: Option<&str>) -> Result<Explanation> {
+        report::explain_in(Texts::of_locale(language.unwrap_or_default()), union.inspector(), path)
     }
 }
 

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::language::Language;
 use super::page::Page;
 use super::stacks::{self, Found};
 use super::store::StoreArgs;
@@ -18,7 +19,8 @@ use crate::control::explanation::Explanation;
 use crate::control::mounts;
 use crate::explain::paint::Paint;
 use crate::explain::picture::draw;
-use crate::explain::report::{call_layers, explain};
+use crate::explain::report::{call_layers, explain_in};
+use crate::texts::Texts;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::lookup::provenance::View;
 
@@ -37,6 +39,9 @@ pub(super) struct Explain {
     /// The writable layer of that stack; it is only read
     #[arg(long, value_name = "DIR", requires = "lowers")]
     upper: Option<PathBuf>,
+
+    #[command(flatten)]
+    language: Language,
 
     #[command(flatten)]
     store: StoreArgs,
@@ -87,11 +92,13 @@ EXIT STATUS:
 impl Explain {
     /// Runs the verb.
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        // Programs read the same sentences wherever they are.
+        let texts = if self.json { Texts::english() } else { self.language.texts()? };
         let explanations = match self.lowers.is_empty() {
-            false => self.of_stack()?,
+            false => self.of_stack(texts)?,
             true => match self.named()? {
-                Some((found, paths)) => of_found(found, &paths)?,
-                None => self.of_mounts()?,
+                Some((found, paths)) => of_found(texts, found, &paths)?,
+                None => self.of_mounts(texts)?,
             },
         };
         let mut page = Page::default();
@@ -103,7 +110,7 @@ impl Explain {
                 if at > 0 {
                     page.drawn("\n");
                 }
-                page.drawn(&draw(explanation, paint, shown, terminal::room()));
+                page.drawn(&draw(texts, explanation, paint, shown, terminal::room()));
             }
         }
         page.print()?;
@@ -144,14 +151,14 @@ impl Explain {
     }
 
     /// Opens the layers itself.
-    fn of_stack(&self) -> Result<Vec<(EscapedPath, Explanation)>, Failure> {
+    fn of_stack(&self, texts: &'static Texts) -> Result<Vec<(EscapedPath, Explanation)>, Failure> {
         let lowers = super::lowers::named(&self.lowers)?;
         let paths = self.upper.iter().cloned().chain(lowers).collect();
-        of_found(Found::of_paths(paths, self.upper.is_some()), &self.paths)
+        of_found(texts, Found::of_paths(paths, self.upper.is_some()), &self.paths)
     }
 
     /// Asks the daemons.
-    fn of_mounts(&self) -> Result<Vec<(EscapedPath, Explanation)>, Failure> {
+    fn of_mounts(&self, texts: &'static Texts) -> Result<Vec<(EscapedPath, Explanation)>, Failure> {
         let mut clients: BTreeMap<String, Client> = BTreeMap::new();
         let mut explanations = Vec::new();
         for path in &self.paths {
@@ -162,9 +169,9 @@ impl Explain {
                     free.insert(Client::connect(&mount).map_err(Failure::failed)?)
                 }
             };
-            let mut explanation = client.explain(relative).map_err(Failure::failed)?;
+            let mut explanation = client.explain(relative, texts.code()).map_err(Failure::failed)?;
             let names = stacks::names_of_mount(&mount, &explanation.layers, &self.store);
-            call_layers(&mut explanation, &names);
+            call_layers(texts, &mut explanation, &names);
             let shown = EscapedPath(path.clone().into_os_string().into_vec());
             explanations.push((shown, explanation));
         }
@@ -179,7 +186,11 @@ fn nothing(name: &str) -> Failure {
 }
 
 /// Opens layers, and asks them.
-fn of_found(found: Found, paths: &[PathBuf]) -> Result<Vec<(EscapedPath, Explanation)>, Failure> {
+fn of_found(
+    texts: &'static Texts,
+    found: Found,
+    paths: &[PathBuf],
+) -> Result<Vec<(EscapedPath, Explanation)>, Failure> {
     let (upper, lowers) = match found.paths.split_first() {
         Some((upper, lowers)) if found.upper => (Some(upper), lowers),
         _ => (None, &found.paths[..]),
@@ -189,9 +200,9 @@ fn of_found(found: Found, paths: &[PathBuf]) -> Result<Vec<(EscapedPath, Explana
     let each = paths.iter().map(|path| {
         let mut explanation = view
             .follow_links(path.as_os_str().as_bytes())
-            .and_then(|path| explain(view.inspector(), &path))
+            .and_then(|path| explain_in(texts, view.inspector(), &path))
             .map_err(|error| Failure::failed(format!("{}: {error}", EscapedPath::from(path.as_path()))))?;
-        call_layers(&mut explanation, &found.names);
+        call_layers(texts, &mut explanation, &found.names);
         Ok((explanation.path.clone(), explanation))
     });
     each.collect()

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::language::Language;
 use super::page::{Page, is_terminal};
 use super::stacks;
 use super::store::StoreArgs;
@@ -28,6 +29,9 @@ pub(super) struct Trace {
     /// Only these kinds of events and these subtrees; may repeat
     #[arg(long, value_name = "KIND|/PATH[,…]", value_delimiter = ',')]
     filter: Vec<String>,
+
+    #[command(flatten)]
+    language: Language,
 
     #[command(flatten)]
     store: StoreArgs,
@@ -66,12 +70,14 @@ never waits. Only the user who mounted it and root may listen. It ends with the 
 impl Trace {
     /// Runs the verb.
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let texts = self.language.texts()?;
         let (mount, below) = mounts::of(&self.mount).map_err(Failure::failed)?;
         let filter = self.filter(&below)?;
         let client = Client::connect(&mount).map_err(Failure::failed)?;
         let mut trace = client.trace(filter).map_err(Failure::failed)?;
         if is_terminal() {
-            say(&format!("listening to {}; Ctrl-C ends", EscapedPath::from(mount.point.as_path())));
+            let mount = EscapedPath::from(mount.point.as_path()).to_string();
+            say(&texts.fill("trace.listening", &[("mount", &mount)]));
         }
         let names = stacks::names_of_mount(&mount, &trace.status.layers, &self.store);
         let names: Vec<_> = names.into_iter().map(|name| name.map(|name| cut(&name, LONGEST_NAME))).collect();
@@ -81,7 +87,7 @@ impl Trace {
             let mut page = Page::default();
             match self.json {
                 true => page.json(&told)?,
-                false => page.drawn(&(words::line(&told, &trace.status.layers, paint) + "\n")),
+                false => page.drawn(&(words::line(texts, &told, &trace.status.layers, paint) + "\n")),
             }
             if !page.print_to_reader()? {
                 break;

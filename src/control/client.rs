@@ -212,9 +212,9 @@ impl Client {
         self.ask(&Request::Status)
     }
 
-    /// Returns where a path comes from, relative to the root of the mount.
-    pub fn explain(&mut self, path: Vec<u8>) -> Result<Explanation, ClientError> {
-        self.ask(&Request::Explain { path: EscapedPath(path) })
+    /// Returns where a path comes from, relative to the root of the mount; its sentences are in a language.
+    pub fn explain(&mut self, path: Vec<u8>, language: &str) -> Result<Explanation, ClientError> {
+        self.ask(&Request::Explain { path: EscapedPath(path), language: Some(language.to_owned()) })
     }
 
     /// Begins to listen. Then [`Trace::next_told`] waits for what happens.

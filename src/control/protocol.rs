@@ -40,6 +40,9 @@ pub enum Request {
     Explain {
         /// Relative to the root of the mount.
         path: EscapedPath,
+        /// The language of its sentences; else English.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        language: Option<String>,
     },
     /// What happens from now on. Answered by a [`Status`], then by events.
     Trace {
@@ -167,7 +170,7 @@ mod tests {
     #[test]
     fn requests_are_what_the_documentation_says() {
         let path = EscapedPath::from(&b"etc/passwd"[..]);
-        let line = serde_json::to_string(&Request::Explain { path }).unwrap();
+        let line = serde_json::to_string(&Request::Explain { path, language: None }).unwrap();
         assert_eq!(line, r#"{"ask":"explain","path":"etc/passwd"}"#);
         let trace: Request = serde_json::from_str(r#"{"ask":"trace"}"#).unwrap();
         assert_eq!(trace, Request::Trace { filter: Filter::default() });

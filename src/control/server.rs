@@ -46,11 +46,11 @@ pub trait Answers: Send + Sync {
     /// Those of finding where they are.
     fn layers(&self, union: &Union) -> Result<Vec<LayerReport>>;
 
-    /// Explains a path, relative to the root of the mount.
+    /// Explains a path, relative to the root of the mount, in a language if one is wanted.
     ///
     /// # Errors
     /// Those of reading the layers.
-    fn explain(&self, union: &Union, path: &[u8]) -> Result<Explanation>;
+    fn explain(&self, union: &Union, path: &[u8], language: Option<&str>) -> Result<Explanation>;
 }
 
 /// What the threads share.
@@ -191,8 +191,8 @@ fn serve(shared: &Shared, client: UnixStream) -> io::Result<()> {
         };
         match request {
             Request::Status => send(&client, &status(shared, &union))?,
-            Request::Explain { path } => {
-                let explained = shared.answers.explain(&union, &path.0);
+            Request::Explain { path, language } => {
+                let explained = shared.answers.explain(&union, &path.0, language.as_deref());
                 let reply = explained.map_or_else(|error| Reply::Error(error.to_string()), Reply::Ok);
                 send(&client, &reply)?;
             }

@@ -3,13 +3,15 @@
 use indicatif::{HumanBytes, HumanCount};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use unicode_width::UnicodeWidthStr;
 
 use super::paint::{Cell, Paint, align};
 use super::shorten::cut;
-use super::titles::layer_title;
+use super::titles::{kind_word, layer_title, named_layer};
 use crate::control::explanation::{
     Action, Blocks, EntryReport, Explanation, HiddenBy, Holding, LayerReport, PredictedEffect, Role,
 };
+use crate::texts::Texts;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::events::KindName;
 
@@ -17,15 +19,23 @@ use crate::union::events::KindName;
 const BESIDE_NAMES: usize = 70;
 const SHORTEST_NAME: usize = 20;
 const LONGEST_NAME: usize = 60;
+/// Columns of the word before what would happen.
+const WORD: usize = 6;
 
 /// Draws the explanation. `mount` goes before the path.
-pub fn draw(explanation: &Explanation, paint: Paint, shown_path: &EscapedPath, columns: usize) -> String {
-    let mut out = head(explanation, paint, shown_path);
+pub fn draw(
+    texts: &'static Texts,
+    explanation: &Explanation,
+    paint: Paint,
+    shown_path: &EscapedPath,
+    columns: usize,
+) -> String {
+    let mut out = head(texts, explanation, paint, shown_path);
     let room = columns.saturating_sub(BESIDE_NAMES).clamp(SHORTEST_NAME, LONGEST_NAME);
     let mut rows = Vec::new();
     for layer in &explanation.layers {
         for (at, entry) in layer.entries.iter().enumerate() {
-            rows.push(row(explanation, layer, entry, (at == 0).then_some(room), paint));
+            rows.push(row(texts, explanation, layer, entry, (at == 0).then_some(room), paint));
         }
     }
     for line in align(&rows, &[0, 4]).lines() {
@@ -33,32 +43,41 @@ pub fn draw(explanation: &Explanation, paint: Paint, shown_path: &EscapedPath, c
     }
     out.push('\n');
     let fates = [
-        (write_word(explanation), &explanation.on_write),
-        ("delete", &explanation.on_delete),
-        ("rename", &explanation.on_rename),
+        (write_key(explanation), &explanation.on_write),
+        ("explain.word.delete", &explanation.on_delete),
+        ("explain.word.rename", &explanation.on_rename),
     ];
     let refused = |fate: &PredictedEffect| matches!(fate.action, Action::Refused | Action::Nothing);
     if fates.iter().all(|(_, fate)| refused(fate)) {
-        out.push_str(&format!("  {}  {}\n", paint.bold("change"), explanation.on_write.text));
+        out.push_str(&format!(
+            "  {}  {}\n",
+            paint.bold(texts.say("explain.word.change")),
+            explanation.on_write.text
+        ));
         return out;
     }
-    for (word, fate) in fates {
+    for (key, fate) in fates {
         if fate.action != Action::Nothing {
-            out.push_str(&format!("  {}  {}\n", paint.bold(format!("{word:<6}")), fate_text(fate, paint)));
+            let word = texts.say(key);
+            let pad = " ".repeat(WORD.saturating_sub(word.width()));
+            out.push_str(&format!("  {}{pad}  {}\n", paint.bold(word), fate_text(fate, paint)));
         }
     }
     out
 }
 
 /// Returns `/etc/passwd   file, 1.2 KiB` and a line that says why.
-fn head(explanation: &Explanation, paint: Paint, shown_path: &EscapedPath) -> String {
+fn head(texts: &'static Texts, explanation: &Explanation, paint: Paint, shown_path: &EscapedPath) -> String {
     let what = match explanation.kind {
-        None => paint.red("not in the merged view"),
+        None => paint.red(texts.say("explain.absent")),
         Some(kind) => {
             let size = shown_entry(explanation).and_then(|entry| entry.size);
             match size {
-                Some(size) if kind == KindName::File => format!("{}, {}", kind.word(), HumanBytes(size)),
-                _ => kind.word().to_owned(),
+                Some(size) if kind == KindName::File => {
+                    let size = HumanBytes(size).to_string();
+                    texts.fill("explain.sized", &[("kind", kind_word(texts, kind)), ("size", &size)])
+                }
+                _ => kind_word(texts, kind).to_owned(),
             }
         }
     };
@@ -70,11 +89,11 @@ fn shown_entry(explanation: &Explanation) -> Option<&EntryReport> {
     entries.into_iter().find(|entry| matches!(entry.role, Role::Shown | Role::Merged))
 }
 
-fn write_word(explanation: &Explanation) -> &'static str {
+fn write_key(explanation: &Explanation) -> &'static str {
     match explanation.kind {
-        None => "create",
-        Some(KindName::File | KindName::Directory) => "write",
-        Some(_) => "chmod",
+        None => "explain.word.create",
+        Some(KindName::File | KindName::Directory) => "explain.word.write",
+        Some(_) => "explain.word.chmod",
     }
 }
 
@@ -89,6 +108,7 @@ fn fate_text(fate: &PredictedEffect, paint: Paint) -> String {
 }
 
 fn row(
+    texts: &'static Texts,
     explanation: &Explanation,
     layer: &LayerReport,
     entry: &EntryReport,
@@ -97,15 +117,15 @@ fn row(
 ) -> Vec<Cell> {
     let number = match layer.layer {
         _ if room.is_none() => String::new(),
-        0 => "upper".to_owned(),
+        0 => texts.say("explain.upper").to_owned(),
         number => number.to_string(),
     };
     let name = room.map(|room| cut(&layer.name.to_string(), room)).unwrap_or_default();
-    let (sign, what) = what(entry);
+    let (sign, what) = what(texts, entry);
     let size = entry.size.filter(|_| entry.kind == Some(KindName::File));
     let size = size.map(|size| HumanBytes(size).to_string()).unwrap_or_default();
     let detail = detail(entry);
-    let remark = remark(explanation, entry);
+    let remark = remark(texts, explanation, entry);
     let tint = |text: &str| match entry.role {
         Role::Shown => paint.green(text),
         Role::Merged => paint.cyan(text),
@@ -124,7 +144,7 @@ fn row(
     ]
 }
 
-fn what(entry: &EntryReport) -> (&'static str, String) {
+fn what(texts: &'static Texts, entry: &EntryReport) -> (&'static str, String) {
     let sign = match entry.role {
         Role::Shown => "●",
         Role::Merged => "◆",
@@ -133,20 +153,22 @@ fn what(entry: &EntryReport) -> (&'static str, String) {
         Role::None => "·",
     };
     let what = match entry.holds {
-        Holding::Absent => "nothing".to_owned(),
+        Holding::Absent => texts.say("explain.holds.nothing").to_owned(),
         Holding::Whiteout => match entry.form.as_deref() {
             Some("aufs") => {
                 let name = entry.path.0.rsplit(|&b| b == b'/').next().unwrap_or_default();
-                format!("whiteout .wh.{}", EscapedPath::from(name))
+                texts.fill("explain.holds.aufs", &[("name", &EscapedPath::from(name).to_string())])
             }
-            Some("xattr") => "whiteout by attribute".to_owned(),
-            _ => "whiteout (device 0:0)".to_owned(),
+            Some("xattr") => texts.say("explain.holds.xattr").to_owned(),
+            _ => texts.say("explain.holds.device").to_owned(),
         },
         Holding::Entry => {
-            let kind = entry.kind.map_or("entry", KindName::word);
+            let kind = entry.kind.map_or(texts.say("explain.holds.entry"), |kind| kind_word(texts, kind));
             match (entry.opaque, &entry.redirect) {
-                (true, _) => format!("{kind}, opaque"),
-                (false, Some(to)) => format!("{kind}, redirect to {to}"),
+                (true, _) => texts.fill("explain.holds.opaque", &[("kind", kind)]),
+                (false, Some(to)) => {
+                    texts.fill("explain.holds.redirect", &[("kind", kind), ("to", &to.to_string())])
+                }
                 (false, None) => kind.to_owned(),
             }
         }
@@ -182,61 +204,63 @@ pub fn mode_letters(mode: u32) -> String {
     letters
 }
 
-fn remark(explanation: &Explanation, entry: &EntryReport) -> String {
+fn remark(texts: &Texts, explanation: &Explanation, entry: &EntryReport) -> String {
     let elsewhere = match entry.holds {
         Holding::Absent => String::new(),
         _ => {
             let same = explanation.path.0.strip_prefix(b"/").unwrap_or(&explanation.path.0) == entry.path.0;
-            if same { String::new() } else { format!(" (at {})", entry.path) }
+            if same { String::new() } else { texts.fill("explain.at", &[("path", &entry.path.to_string())]) }
         }
     };
     let remark = match entry.role {
         Role::Shown => match entry.data_in {
-            Some(layer) => data_elsewhere(entry.blocks, &short_title(explanation, layer)),
-            None => "shown".to_owned(),
+            Some(layer) => data_elsewhere(texts, entry.blocks, &short_title(texts, explanation, layer)),
+            None => texts.say("explain.role.shown").to_owned(),
         },
-        Role::Merged => "merged".to_owned(),
-        Role::Ends if explanation.hidden.is_empty() => "hides nothing".to_owned(),
-        Role::Ends => "hides what is below".to_owned(),
-        Role::Hidden => hidden_by(explanation, entry),
+        Role::Merged => texts.say("explain.role.merged").to_owned(),
+        Role::Ends if explanation.hidden.is_empty() => texts.say("explain.role.hides_nothing").to_owned(),
+        Role::Ends => texts.say("explain.role.hides").to_owned(),
+        Role::Hidden => hidden_by(texts, explanation, entry),
         Role::None => String::new(),
     };
     format!("{remark}{elsewhere}")
 }
 
 /// Says where the data are of a file that has only its metadata here, or some of its blocks.
-fn data_elsewhere(blocks: Option<Blocks>, layer: &str) -> String {
+fn data_elsewhere(texts: &Texts, blocks: Option<Blocks>, layer: &str) -> String {
     match blocks {
         Some(Blocks { own, all }) if own > 0 => {
-            let (own, all) = (HumanCount(own), HumanCount(all));
-            format!("shown; metadata, {own} of {all} blocks; the rest from {layer}")
+            let (own, all) = (HumanCount(own).to_string(), HumanCount(all).to_string());
+            texts.fill("explain.role.blocks", &[("own", &own), ("all", &all), ("layer", layer)])
         }
-        _ => format!("shown; metadata; its data are in {layer}"),
+        _ => texts.fill("explain.role.metadata", &[("layer", layer)]),
     }
 }
 
 /// Returns what a layer is called where a table has little room: steps of builds are long.
-fn short_title(explanation: &Explanation, number: u16) -> String {
+fn short_title(texts: &Texts, explanation: &Explanation, number: u16) -> String {
     let name = explanation.layers.iter().find(|layer| layer.layer == number);
     match name.map(|layer| layer.name.to_string()) {
-        Some(name) if number > 0 => format!("layer {number} ({})", cut(&name, SHORTEST_NAME)),
-        _ => layer_title(&explanation.layers, number),
+        Some(name) if number > 0 => named_layer(texts, number, &cut(&name, SHORTEST_NAME)),
+        _ => layer_title(texts, &explanation.layers, number),
     }
 }
 
-fn hidden_by(explanation: &Explanation, entry: &EntryReport) -> String {
-    let Some(HiddenBy { layer, path, what }) = &entry.hidden_by else { return "hidden".into() };
-    let title = short_title(explanation, *layer);
-    let what = match (&what[..], *path == explanation.path) {
-        ("whiteout", true) => "the whiteout".to_owned(),
-        ("whiteout", false) => format!("the whiteout of {path}"),
-        ("opaque", true) => "the opaque directory".to_owned(),
-        ("opaque", false) => format!("the opaque directory {path}"),
-        ("redirect", _) => format!("the redirect of {path}"),
-        (_, true) => return format!("hidden by {title}"),
-        (_, false) => path.to_string(),
+fn hidden_by(texts: &Texts, explanation: &Explanation, entry: &EntryReport) -> String {
+    let Some(HiddenBy { layer, path, what }) = &entry.hidden_by else {
+        return texts.say("explain.role.hidden").to_owned();
     };
-    format!("hidden by {what} in {title}")
+    let title = short_title(texts, explanation, *layer);
+    let key = match (&what[..], *path == explanation.path) {
+        ("whiteout", true) => "explain.hidden_by.whiteout",
+        ("whiteout", false) => "explain.hidden_by.whiteout_of",
+        ("opaque", true) => "explain.hidden_by.opaque",
+        ("opaque", false) => "explain.hidden_by.opaque_at",
+        ("redirect", _) => "explain.hidden_by.redirect",
+        (_, true) => "explain.hidden_by.layer",
+        (_, false) => "explain.hidden_by.path",
+    };
+    texts.fill(key, &[("path", &path.to_string()), ("layer", &title)])
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use super::titles::{layer_list, layer_title};
 use crate::control::explanation::{Action, CopyUp, LayerReport, PredictedEffect};
 use crate::error::Result;
 use crate::sys::object::{Kind, Stat};
+use crate::texts::Texts;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::lookup::marker::WH_PREFIX;
 use crate::union::lookup::provenance::{Holds, Inspector, Outcome, Provenance, Trail};
@@ -16,6 +17,7 @@ use crate::union::lookup::realdir::LayerIndex;
 
 /// What is known of the path.
 pub(super) struct Subject<'s> {
+    pub texts: &'static Texts,
     pub inspector: Inspector<'s>,
     pub found: &'s Provenance,
     pub trail: &'s Trail,
@@ -31,11 +33,12 @@ impl Subject<'_> {
     fn refusal(&self) -> Option<String> {
         let name = self.found.path.rsplit(|&b| b == b'/').next().unwrap_or_default();
         if !self.inspector.has_upper() {
-            Some("refused: without an upper layer the mount is read-only".into())
+            Some(self.say("explain.refused.read_only"))
         } else if let Some(broken) = &self.found.broken_at {
-            Some(format!("refused: /{} is no directory of the merged view", EscapedPath::from(&broken[..])))
+            let path = format!("/{}", EscapedPath::from(&broken[..]));
+            Some(self.texts.fill("explain.refused.broken", &[("path", &path)]))
         } else if name.starts_with(WH_PREFIX) {
-            Some("refused: names that start with .wh. are whiteouts in a layer".into())
+            Some(self.say("explain.refused.marker"))
         } else {
             None
         }
@@ -45,12 +48,16 @@ impl Subject<'_> {
         self.inspector.has_upper() && layer == 0
     }
 
+    fn say(&self, key: &str) -> String {
+        self.texts.say(key).to_owned()
+    }
+
     fn title(&self, layer: LayerIndex) -> String {
-        layer_title(self.layers, self.inspector.number(layer))
+        layer_title(self.texts, self.layers, self.inspector.number(layer))
     }
 
     fn titles(&self, layers: &[LayerIndex]) -> String {
-        layer_list(layers.iter().map(|layer| self.inspector.number(*layer)))
+        layer_list(self.texts, layers.iter().map(|layer| self.inspector.number(*layer)))
     }
 
     /// Returns the layers that a whiteout of this name would hide.
@@ -88,26 +95,33 @@ impl Subject<'_> {
             .collect();
         match &parents[..] {
             [] => None,
-            [one] => Some(format!("parent {one}")),
-            many => Some(format!("parents {}", many.join(", "))),
+            [one] => Some(self.texts.fill("explain.effect.parent", &[("parents", one)])),
+            many => {
+                let many = many.join(self.texts.say("called.comma"));
+                Some(self.texts.fill("explain.effect.parents", &[("parents", &many)]))
+            }
         }
     }
 
     /// Says "; its parent etc/ is copied up for it", for what is not itself copied up.
     fn parents_too(&self) -> String {
-        self.parents().map(|parents| format!("; copies up the {parents} for it")).unwrap_or_default()
+        let said = |parents: String| self.texts.fill("explain.effect.parents_too", &[("parents", &parents)]);
+        self.parents().map(said).unwrap_or_default()
     }
 
     /// Says "copies up 1.2 MiB from layer 3".
     fn copies_up(&self, from: LayerIndex, stat: &Stat) -> String {
         let what = match stat.kind() {
             Kind::File => HumanBytes(stat.size).to_string(),
-            Kind::Directory => "the directory itself (not what is in it)".into(),
-            Kind::Symlink => "the link".into(),
-            _ => "the node".into(),
+            Kind::Directory => self.say("explain.effect.directory"),
+            Kind::Symlink => self.say("explain.effect.link"),
+            _ => self.say("explain.effect.node"),
         };
-        let parents = self.parents().map(|parents| format!(", {parents}")).unwrap_or_default();
-        format!("copies up {what} from {}{parents}", self.title(from))
+        let said = |parents: String| self.texts.fill("explain.effect.with_parents", &[("parents", &parents)]);
+        let parents = self.parents().map(said).unwrap_or_default();
+        let layer = self.title(from);
+        self.texts
+            .fill("explain.effect.copies_up", &[("what", &what), ("layer", &layer), ("parents", &parents)])
     }
 
     /// Tells what happens on a write to a file, on a new entry in a directory, on a change of attributes of anything
@@ -119,38 +133,30 @@ impl Subject<'_> {
         match &self.found.outcome {
             Outcome::Absent => {
                 let over =
-                    if self.found.held.first().is_some_and(|held| matches!(held.holds, Holds::Whiteout(_))) {
-                        " in place of the whiteout"
-                    } else {
-                        ""
-                    };
-                self.with_parents(
-                    self.fate(Action::Create, format!("makes it in the upper{over}{}", self.parents_too())),
-                )
+                    self.found.held.first().is_some_and(|held| matches!(held.holds, Holds::Whiteout(_)));
+                let key = if over { "explain.effect.makes_instead" } else { "explain.effect.makes" };
+                self.with_parents(self.fate(Action::Create, self.say(key) + &self.parents_too()))
             }
-            Outcome::Leaf { copied_elsewhere: true, .. } => self.fate(
-                Action::InPlace,
-                "changes the copy in the upper that was made under another name of the same file".into(),
-            ),
+            Outcome::Leaf { copied_elsewhere: true, .. } => {
+                self.fate(Action::InPlace, self.say("explain.effect.linked_in_place"))
+            }
             Outcome::Leaf { layer, stat, .. } if self.is_upper(*layer) => self.in_upper(stat),
             Outcome::Leaf { layer, stat, .. } => {
                 let mut text = self.copies_up(*layer, stat);
                 if stat.nlink > 1 {
-                    text.push_str(&format!(
-                        "; it is one file of {} names, copied up once for all of them",
-                        stat.nlink
-                    ));
+                    text += &self.texts.fill("explain.effect.names", &[("count", &stat.nlink.to_string())]);
                 }
                 self.copy_up(self.fate(Action::CopyUp, text), *layer, stat)
             }
             Outcome::Directory { layers, .. }
                 if layers.first().is_some_and(|layer| self.is_upper(*layer)) =>
             {
-                self.fate(Action::InPlace, "new entries go to the upper's directory".into())
+                self.fate(Action::InPlace, self.say("explain.effect.new_entries"))
             }
             Outcome::Directory { layers, stat } => {
                 let from = layers.first().copied().unwrap_or_default();
-                let text = format!("a new entry {}", self.copies_up(from, stat));
+                let copies = self.copies_up(from, stat);
+                let text = self.texts.fill("explain.effect.new_entry", &[("copies", &copies)]);
                 self.copy_up(self.fate(Action::CopyUp, text), from, stat)
             }
         }
@@ -163,19 +169,14 @@ impl Subject<'_> {
         });
         match data {
             Some((from, Some(_))) => {
-                let text = format!(
-                    "changes the upper's own in place; blocks that it touches come up from {}",
-                    self.title(from)
-                );
+                let text = self.texts.fill("explain.effect.blocks", &[("layer", &self.title(from))]);
                 self.fate(Action::InPlace, text)
             }
-            None => self.fate(Action::InPlace, "changes the upper's own in place".into()),
+            None => self.fate(Action::InPlace, self.say("explain.effect.in_place")),
             Some((from, None)) => {
-                let text = format!(
-                    "the upper has its metadata only: copies up {} from {}",
-                    HumanBytes(stat.size),
-                    self.title(from)
-                );
+                let size = HumanBytes(stat.size).to_string();
+                let values = [("size", size.as_str()), ("layer", &self.title(from))];
+                let text = self.texts.fill("explain.effect.metadata", &values);
                 self.copy_up(self.fate(Action::CopyUp, text), from, stat)
             }
         }
@@ -188,14 +189,14 @@ impl Subject<'_> {
         }
         let full = self.found.kind() == Some(Kind::Directory) && !self.is_empty()?;
         let action = if full { Action::RemoveWhenEmpty } else { Action::Remove };
-        let once = if full { "once it is empty: " } else { "" };
+        let once = if full { self.say("explain.effect.once") } else { String::new() };
         let in_upper = self.found.winner().is_some_and(|layer| self.is_upper(layer));
         if !self.found.below {
-            return Ok(self.fate(action, format!("{once}removed from the upper, nothing below")));
+            return Ok(self.fate(action, once + self.texts.say("explain.effect.removed")));
         }
-        let instead = if in_upper { " in place of the upper's entry" } else { "" };
-        let text =
-            format!("{once}a whiteout{instead} hides {}{}", self.titles(&self.below()), self.parents_too());
+        let key = if in_upper { "explain.effect.whiteout_instead" } else { "explain.effect.whiteout" };
+        let hides = self.texts.fill(key, &[("layers", &self.titles(&self.below()))]);
+        let text = once + &hides + &self.parents_too();
         Ok(self.with_parents(PredictedEffect { whiteout: true, ..self.fate(action, text) }))
     }
 
@@ -210,10 +211,10 @@ impl Subject<'_> {
         match &self.found.outcome {
             Outcome::Absent => {}
             Outcome::Leaf { copied_elsewhere: true, .. } => {
-                parts.push("the name becomes a link of the upper's copy and moves".to_owned());
+                parts.push(self.say("explain.effect.link_moves"));
             }
             Outcome::Leaf { layer, stat, .. } => match self.is_upper(*layer) {
-                true => parts.push("moves within the upper".to_owned()),
+                true => parts.push(self.say("explain.effect.moves")),
                 false => copy = Some((*layer, stat)),
             },
             Outcome::Directory { layers, stat } => {
@@ -221,11 +222,13 @@ impl Subject<'_> {
                 let lowers = &layers[usize::from(upper)..];
                 match lowers.first() {
                     Some(first) if !upper => copy = Some((*first, stat)),
-                    _ => parts.push("moves within the upper".to_owned()),
+                    _ => parts.push(self.say("explain.effect.moves")),
                 }
                 if !lowers.is_empty() {
                     redirect = true;
-                    parts.push(format!("a redirect leads to its content in {}", self.titles(lowers)));
+                    parts.push(
+                        self.texts.fill("explain.effect.redirect", &[("layers", &self.titles(lowers))]),
+                    );
                 }
             }
         }
@@ -233,12 +236,12 @@ impl Subject<'_> {
             parts.insert(0, self.copies_up(from, stat));
         }
         if self.found.below {
-            parts.push("a whiteout remains under the old name".into());
+            parts.push(self.say("explain.effect.old_name"));
         }
         let fate = PredictedEffect {
             whiteout: self.found.below,
             redirect,
-            ..self.fate(Action::Rename, parts.join("; "))
+            ..self.fate(Action::Rename, parts.join(self.texts.say("explain.effect.then")))
         };
         match copy {
             Some((from, stat)) => self.copy_up(fate, from, stat),
@@ -251,10 +254,10 @@ impl Subject<'_> {
             return Some(self.fate(Action::Refused, refusal));
         }
         if self.found.path.is_empty() {
-            return Some(self.fate(Action::Refused, "refused: it is the root of the mount".into()));
+            return Some(self.fate(Action::Refused, self.say("explain.refused.root")));
         }
         (self.found.outcome == Outcome::Absent)
-            .then(|| self.fate(Action::Nothing, "there is nothing of that name".into()))
+            .then(|| self.fate(Action::Nothing, self.say("explain.refused.nothing")))
     }
 
     /// Returns whether the directory shows no entries.

@@ -9,6 +9,7 @@ use super::titles::{layer_list, layer_title};
 use crate::control::explanation::{Blocks, EntryReport, Explanation, HiddenBy, Holding, LayerReport, Role};
 use crate::error::Result;
 use crate::sys::object::{Kind, Stat};
+use crate::texts::Texts;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::events::KindName;
 use crate::union::lookup::marker::{WH_PREFIX, WhiteoutMark};
@@ -19,16 +20,24 @@ use crate::union::lookup::provenance::{Held, Hides, Holds, Inspector, Outcome, P
 /// # Errors
 /// Those of [`Inspector::provenance`].
 pub fn explain(inspector: Inspector<'_>, path: &[u8]) -> Result<Explanation> {
+    explain_in(Texts::english(), inspector, path)
+}
+
+/// Does as [`explain`], in a language.
+///
+/// # Errors
+/// As there.
+pub fn explain_in(texts: &'static Texts, inspector: Inspector<'_>, path: &[u8]) -> Result<Explanation> {
     let (found, trail) = inspector.follow(path)?;
     let layers = layer_reports(inspector, &found)?;
-    let subject = Subject { inspector, found: &found, trail: &trail, layers: &layers };
+    let subject = Subject { texts, inspector, found: &found, trail: &trail, layers: &layers };
     let (on_write, on_delete, on_rename) = (subject.on_write(), subject.on_delete()?, subject.on_rename());
     let number = |layer: &u16| inspector.number(*layer);
     let merged = match &found.outcome {
         Outcome::Directory { layers, .. } => layers.iter().map(number).collect(),
         _ => found.winner().iter().map(number).collect(),
     };
-    let why = why(inspector, &found, &layers);
+    let why = why(texts, inspector, &found, &layers);
     Ok(Explanation {
         path: rooted(&found.path),
         kind: found.kind().map(KindName::from),
@@ -48,14 +57,14 @@ fn rooted(path: &[u8]) -> EscapedPath {
 }
 
 /// Calls layers otherwise than by their directories, also in what is said of them; a name for each, from the top down.
-pub fn call_layers(explanation: &mut Explanation, names: &[Option<String>]) {
+pub fn call_layers(texts: &Texts, explanation: &mut Explanation, names: &[Option<String>]) {
     let Explanation { layers, why, on_write, on_delete, on_rename, .. } = explanation;
     for at in 0..layers.len().min(names.len()) {
         let Some(name) = &names[at] else { continue };
         let number = layers[at].layer;
-        let old = layer_title(layers, number);
+        let old = layer_title(texts, layers, number);
         layers[at].name = EscapedPath::from(name.as_bytes());
-        let new = layer_title(layers, number);
+        let new = layer_title(texts, layers, number);
         for text in [&mut *why, &mut on_write.text, &mut on_delete.text, &mut on_rename.text] {
             *text = text.replace(&old, &new);
         }
@@ -182,52 +191,50 @@ fn form_word(mark: WhiteoutMark) -> &'static str {
 }
 
 /// Says why the merged view shows what it shows.
-fn why(inspector: Inspector<'_>, found: &Provenance, layers: &[LayerReport]) -> String {
-    let title = |layer: u16| layer_title(layers, inspector.number(layer));
+fn why(texts: &Texts, inspector: Inspector<'_>, found: &Provenance, layers: &[LayerReport]) -> String {
+    let title = |layer: u16| layer_title(texts, layers, inspector.number(layer));
     let name = found.path.rsplit(|&b| b == b'/').next().unwrap_or_default();
     match &found.outcome {
-        Outcome::Leaf { copied_elsewhere: true, layer, .. } => format!(
-            "{} has it under this name; shown is the copy in the upper that was made when another name of the same file was changed",
-            title(*layer)
-        ),
-        Outcome::Leaf { layer, .. } => format!("{} is the topmost layer that has it", title(*layer)),
+        Outcome::Leaf { copied_elsewhere: true, layer, .. } => {
+            texts.fill("explain.why.linked", &[("layer", &title(*layer))])
+        }
+        Outcome::Leaf { layer, .. } => texts.fill("explain.why.topmost", &[("layer", &title(*layer))]),
         Outcome::Directory { layers: merged, .. } => {
             let numbers = merged.iter().map(|layer| inspector.number(*layer));
             let only = merged.first().filter(|_| merged.len() == 1);
             let mut why = match only {
-                Some(only) => format!("the directory of {} alone", title(*only)),
-                None => format!("merged from {}", layer_list(numbers)),
+                Some(only) => texts.fill("explain.why.alone", &[("layer", &title(*only))]),
+                None => texts.fill("explain.why.merged", &[("layers", &layer_list(texts, numbers))]),
             };
             let opaque = found.held.iter().find(|held| {
                 held.hidden.is_none()
                     && matches!(&held.holds, Holds::Directory { opaque, beside, .. } if *opaque || *beside)
             });
             match (opaque, only) {
-                (Some(_), Some(_)) => why.push_str(", which is opaque there: nothing below counts"),
+                (Some(_), Some(_)) => why.push_str(texts.say("explain.why.opaque_there")),
                 (Some(opaque), None) => {
-                    why.push_str(&format!("; in {} it is opaque: nothing below counts", title(opaque.layer)));
+                    why += &texts.fill("explain.why.opaque_in", &[("layer", &title(opaque.layer))]);
                 }
                 (None, _) => {}
             }
             why
         }
-        Outcome::Absent if name.starts_with(WH_PREFIX) => "names that start with .wh. are never shown".into(),
+        Outcome::Absent if name.starts_with(WH_PREFIX) => texts.say("explain.why.marker").to_owned(),
         Outcome::Absent => match found.held.iter().find_map(|held| held.hidden.as_ref()) {
             Some(hider) => {
-                let here = hider.path == found.path;
-                let what = match (hider.what, here) {
-                    (Hides::Whiteout, true) => "a whiteout".to_owned(),
-                    (Hides::Whiteout, false) => format!("a whiteout of {}", rooted(&hider.path)),
-                    (Hides::Opaque, _) => format!("the opaque directory {}", rooted(&hider.path)),
-                    (Hides::Leaf, _) => format!("{}, which is no directory there,", rooted(&hider.path)),
-                    (Hides::Directory, _) => format!("the directory {}", rooted(&hider.path)),
-                    (Hides::Redirect, _) => format!("the redirect of {}", rooted(&hider.path)),
+                let key = match (hider.what, hider.path == found.path) {
+                    (Hides::Whiteout, true) => "explain.hides.whiteout",
+                    (Hides::Whiteout, false) => "explain.hides.whiteout_of",
+                    (Hides::Opaque, _) => "explain.hides.opaque",
+                    (Hides::Leaf, _) => "explain.hides.leaf",
+                    (Hides::Directory, _) => "explain.hides.directory",
+                    (Hides::Redirect, _) => "explain.hides.redirect",
                 };
-                format!("{what} in {} hides it", title(hider.layer))
+                texts.fill(key, &[("path", &rooted(&hider.path).to_string()), ("layer", &title(hider.layer))])
             }
             None => match &found.broken_at {
-                Some(parent) => format!("{} is no directory of the merged view", rooted(parent)),
-                None => "no layer has it".into(),
+                Some(parent) => texts.fill("explain.why.broken", &[("path", &rooted(parent).to_string())]),
+                None => texts.say("explain.why.none").to_owned(),
             },
         },
     }
@@ -255,7 +262,7 @@ mod tests {
             (&[0, 1, 2, 3], "the upper and layers 1, 2 and 3"),
             (&[], "no layer"),
         ] {
-            assert_eq!(layer_list(numbers.iter().copied()), text);
+            assert_eq!(layer_list(Texts::english(), numbers.iter().copied()), text);
         }
     }
 }

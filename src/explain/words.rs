@@ -3,21 +3,24 @@
 use indicatif::HumanBytes;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use unicode_width::UnicodeWidthStr;
 
 use super::paint::Paint;
-use super::titles::{layer_list, layer_title};
+use super::titles::{kind_word, layer_list, layer_title};
 use crate::control::explanation::LayerReport;
 use crate::control::protocol::Told;
+use crate::texts::Texts;
 use crate::union::events::{Access, Event, EventKind, KindName};
 
 /// Returns a line for a person: `12:34:56.789012  copy-up    /etc/passwd  1.2 KiB  layer 2 (debian) → upper in 84 µs`.
-pub fn line(told: &Told, layers: &[LayerReport], paint: Paint) -> String {
+pub fn line(texts: &'static Texts, told: &Told, layers: &[LayerReport], paint: Paint) -> String {
     match told {
         Told::Lost { lost } => {
-            paint.red(format!("                 {lost} events lost: this terminal is too slow"))
+            paint.red(format!("{:17}{}", "", texts.fill("trace.lost", &[("count", &lost.to_string())])))
         }
         Told::Event(Event { time_us, what, pid, process }) => {
-            let word = format!("{:<10}", word_of(what));
+            let word = texts.find(&format!("trace.word.{}", word_of(what))).unwrap_or(word_of(what));
+            let word = format!("{word}{}", " ".repeat(WORD.saturating_sub(word.width())));
             let word = match what {
                 EventKind::Lookup { .. }
                 | EventKind::List { .. }
@@ -43,7 +46,7 @@ pub fn line(told: &Told, layers: &[LayerReport], paint: Paint) -> String {
                 (None, Some(pid)) => paint.dim(format!("  {pid}")),
                 _ => String::new(),
             };
-            format!("{}  {word} {}{by}", paint.dim(clock(*time_us)), sentence(what, layers, paint))
+            format!("{}  {word} {}{by}", paint.dim(clock(*time_us)), sentence(texts, what, layers, paint))
         }
     }
 }
@@ -63,53 +66,62 @@ fn clock(time_us: u64) -> String {
 }
 
 /// Says what happened, without when and without its kind's name.
-pub fn sentence(what: &EventKind, layers: &[LayerReport], paint: Paint) -> String {
+pub fn sentence(texts: &'static Texts, what: &EventKind, layers: &[LayerReport], paint: Paint) -> String {
     let path = paint.bold(what.path());
-    let title = |layer: u16| paint.cyan(layer_title(layers, layer));
-    let list = |layers: &[u16]| paint.cyan(layer_list(layers.iter().copied()));
+    let title = |layer: u16| paint.cyan(layer_title(texts, layers, layer));
+    let list = |layers: &[u16]| paint.cyan(layer_list(texts, layers.iter().copied()));
+    let from = |layer: &Option<u16>| layer.map(|layer| format!(" {} →", title(layer))).unwrap_or_default();
+    let fill =
+        |key: &str, values: &[(&str, &str)]| texts.fill(key, &[&[("path", path.as_str())], values].concat());
     match what {
         EventKind::Lookup { layers: found, kind, .. } => match (&found[..], kind) {
-            ([], _) => format!("{path} → no such name"),
+            ([], _) => fill("trace.no_name", &[]),
             ([one], _) => format!("{path} → {}", title(*one)),
-            (many, _) => format!("{path} → merged from {}", list(many)),
+            (many, _) => fill("trace.merged", &[("layers", &list(many))]),
         },
         EventKind::Whiteout { layer, hides, .. } | EventKind::Opaque { layer, hides, .. } => {
-            format!("{path} in {} hides {}", title(*layer), list(hides))
+            fill("trace.hides", &[("layer", &title(*layer)), ("layers", &list(hides))])
         }
         EventKind::Redirect { layer, to, .. } => {
-            format!("{path} in {} → {to} in the layers below", title(*layer))
+            fill("trace.redirect", &[("layer", &title(*layer)), ("to", &to.to_string())])
         }
         EventKind::CopyUpBegins { bytes, layer, .. } => {
-            let from = layer.map(|layer| format!(" {} →", title(layer))).unwrap_or_default();
-            format!("{path} {}{from} upper …", HumanBytes(*bytes))
+            let size = HumanBytes(*bytes).to_string();
+            fill("trace.copying", &[("size", &size), ("from", &from(layer))])
         }
         EventKind::CopyUp { kind, bytes, layer, micros, .. } => {
             let size = match kind {
-                KindName::File => format!(" {}", HumanBytes(*bytes)),
-                kind => format!(" ({})", kind.word()),
+                KindName::File => HumanBytes(*bytes).to_string(),
+                kind => texts.fill("trace.kind", &[("kind", kind_word(texts, *kind))]),
             };
-            let from = layer.map(|layer| format!(" {} →", title(layer))).unwrap_or_default();
-            format!("{path}{size}{from} upper in {}", duration(*micros))
+            let values = [("size", size.as_str()), ("from", &from(layer)), ("time", &duration(*micros))];
+            fill("trace.copied", &values)
         }
         EventKind::CopyRange { offset, bytes, layer, .. } => {
-            let from = layer.map(|layer| format!(" {} →", title(layer))).unwrap_or_default();
-            format!("{path} {} at {offset}{from} upper", HumanBytes(*bytes))
+            let (size, offset) = (HumanBytes(*bytes).to_string(), offset.to_string());
+            fill("trace.copied_range", &[("size", &size), ("offset", &offset), ("from", &from(layer))])
         }
         EventKind::Seal { bytes, layer, .. } => {
-            let from = layer.map(|layer| format!(", and nothing in {} any more", title(layer)));
-            format!("{path} {}: all of it is in the upper{}", HumanBytes(*bytes), from.unwrap_or_default())
+            let size = HumanBytes(*bytes).to_string();
+            match layer {
+                Some(layer) => fill("trace.sealed_from", &[("size", &size), ("layer", &title(*layer))]),
+                None => fill("trace.sealed", &[("size", &size)]),
+            }
         }
         EventKind::List { .. } => path,
-        EventKind::Create { kind, .. } => format!("{path} ({})", kind.word()),
-        EventKind::Link { from, .. } => format!("{path} is {from} too"),
-        EventKind::Remove { kind, whiteout, .. } => match whiteout {
-            true => format!("{path} ({}): a whiteout hides it from now on", kind.word()),
-            false => format!("{path} ({}): nothing below", kind.word()),
-        },
+        EventKind::Create { kind, .. } => {
+            format!("{path} {}", texts.fill("trace.kind", &[("kind", kind_word(texts, *kind))]))
+        }
+        EventKind::Link { from, .. } => fill("trace.link", &[("from", &from.to_string())]),
+        EventKind::Remove { kind, whiteout, .. } => {
+            let key = if *whiteout { "trace.removed_whiteout" } else { "trace.removed" };
+            fill(key, &[("kind", kind_word(texts, *kind))])
+        }
         EventKind::Rename { to, exchange, whiteout, redirect, .. } => {
             let arrow = if *exchange { "⇄" } else { "→" };
-            let whiteout = if *whiteout { "; a whiteout hides the old name" } else { "" };
-            let redirect = redirect.as_ref().map(|to| format!("; redirect to {to} in the layers below"));
+            let whiteout = if *whiteout { texts.say("trace.old_name") } else { "" };
+            let redirect =
+                redirect.as_ref().map(|to| texts.fill("trace.redirected", &[("to", &to.to_string())]));
             format!("{path} {arrow} {to}{whiteout}{}", redirect.unwrap_or_default())
         }
         EventKind::Attributes { changed, .. } => format!("{path} {}", changed.join(", ")),
@@ -118,25 +130,25 @@ pub fn sentence(what: &EventKind, layers: &[LayerReport], paint: Paint) -> Strin
         | EventKind::Write { .. }
         | EventKind::Open { .. }
         | EventKind::Close { .. } => {
-            format!("{path} {}", of_data(what, title))
+            format!("{path} {}", of_data(texts, what, title))
         }
     }
 }
 
 /// Says what happened to a file's data.
-fn of_data(what: &EventKind, title: impl Fn(u16) -> String) -> String {
+fn of_data(texts: &Texts, what: &EventKind, title: impl Fn(u16) -> String) -> String {
     match what {
-        EventKind::Read { offset, bytes, .. } | EventKind::Write { offset, bytes, .. } => {
-            format!("{} at {offset}", HumanBytes(*bytes))
-        }
+        EventKind::Read { offset, bytes, .. } | EventKind::Write { offset, bytes, .. } => texts
+            .fill("trace.at", &[("size", &HumanBytes(*bytes).to_string()), ("offset", &offset.to_string())]),
         EventKind::Open { layer, access, size, .. } => {
-            let place = layer.map(|layer| format!(" in {}", title(layer))).unwrap_or_default();
-            let access = match access {
-                Access::Read => "reads",
-                Access::Write => "writes",
-                Access::ReadWrite => "reads and writes",
+            let place = layer.map(|layer| texts.fill("trace.in", &[("layer", &title(layer))]));
+            let key = match access {
+                Access::Read => "trace.open.read",
+                Access::Write => "trace.open.write",
+                Access::ReadWrite => "trace.open.both",
             };
-            format!("{}{place}: the kernel {access} it itself, unseen from here", HumanBytes(*size))
+            let size = HumanBytes(*size).to_string();
+            texts.fill(key, &[("size", &size), ("place", &place.unwrap_or_default())])
         }
         EventKind::Close { before: Some(before), size, .. } if before != size => {
             format!("{} → {}", HumanBytes(*before), HumanBytes(*size))
@@ -145,6 +157,9 @@ fn of_data(what: &EventKind, title: impl Fn(u16) -> String) -> String {
         _ => String::new(),
     }
 }
+
+/// Columns of the word before the sentence.
+const WORD: usize = 10;
 
 fn duration(micros: u64) -> String {
     match micros {
@@ -167,6 +182,27 @@ mod tests {
             entries: Vec::new(),
         };
         vec![layer(0, "rw"), layer(1, "app"), layer(2, "debian")]
+    }
+
+    #[test]
+    fn a_line_of_another_language_stands_in_columns_too() {
+        let path = EscapedPath::from(&b"/bin/ls"[..]);
+        let line_of = |texts, what| {
+            let event = Event { time_us: 0, what, pid: None, process: None };
+            line(texts, &Told::Event(event), &layers(), Paint::plain())
+        };
+        let zh = Texts::of("zh").unwrap();
+        let whiteout = line_of(zh, EventKind::Whiteout { path: path.clone(), layer: 0, hides: vec![1, 2] });
+        let lookup = line_of(zh, EventKind::Lookup { path, kind: None, layers: Vec::new() });
+        assert!(whiteout.ends_with("删除标记   /bin/ls 在可写层里，遮住第 1、2 层"), "{whiteout}");
+        assert!(lookup.ends_with("查找       /bin/ls → 没有这个名字"), "{lookup}");
+    }
+
+    #[test]
+    fn every_kind_of_event_has_a_word() {
+        for name in EventKind::NAMES.iter().filter(|name| **name != "copy-up-begins") {
+            assert!(Texts::english().find(&format!("trace.word.{name}")).is_some(), "{name}");
+        }
     }
 
     #[test]
@@ -204,7 +240,7 @@ mod tests {
             (whiteout, "/bin/ls in the upper hides layer 1"),
             (merged, "/srv → merged from the upper and layers 1 and 2"),
         ] {
-            assert_eq!(sentence(&what, &layers(), Paint::plain()), text);
+            assert_eq!(sentence(Texts::english(), &what, &layers(), Paint::plain()), text);
         }
     }
 }

@@ -3,6 +3,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod languages;
 mod sharing;
 mod shells;
 mod slips;

@@ -15,6 +15,7 @@ use crate::control::protocol::Told;
 use crate::explain::paint::Paint;
 use crate::explain::shorten::{cut, cut_middle};
 use crate::explain::words;
+use crate::texts::Texts;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::events::{Event, EventKind};
 
@@ -290,7 +291,10 @@ fn events(frame: &mut Frame<'_>, area: Rect, view: &View) {
             Told::Lost { lost } => Line::from(format!("{lost} events lost")).red(),
             Told::Event(Event { what, .. }) => Line::from(vec![
                 Span::from(format!("{:<11}", words::word_of(what))).fg(colour(what)),
-                Span::from(cut(&words::sentence(what, &view.status.layers, Paint::plain()), columns)),
+                Span::from(cut(
+                    &words::sentence(Texts::english(), what, &view.status.layers, Paint::plain()),
+                    columns,
+                )),
             ]),
         })
         .collect();

@@ -44,7 +44,9 @@ impl Site {
     /// If that can't be done.
     pub fn new(columns: fn() -> usize, language: &'static str) -> Result<Site, LessonError> {
         let made = tempfile::Builder::new().prefix("unionmount-demo-").tempdir();
-        let dir = made.map_err(LessonError::io("cannot make a temporary directory"))?.keep();
+        let place = std::env::temp_dir();
+        let what = format!("cannot make a directory in {}; name another one by TMPDIR", place.display());
+        let dir = made.map_err(LessonError::io(what))?.keep();
         let dir = dir.canonicalize().map_err(LessonError::io(dir.display()))?;
         Ok(Site { dir, columns, language })
     }

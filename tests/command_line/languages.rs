@@ -1,0 +1,52 @@
+//! What is said in the reader's language, and what is the same in every one.
+
+use std::fs;
+
+use support::cli::Place;
+
+use super::um;
+
+#[test]
+fn explain_speaks_the_language_of_who_asks() {
+    let place = Place::new();
+    fs::write(place.at("b/file"), "of b\n").unwrap();
+    um(&place, "--lower a:b --upper up mnt").ok();
+    fs::remove_file(place.at("mnt/file")).unwrap();
+    for (line, parts) in [
+        (
+            "explain --lang zh mnt/file",
+            ["在合并视图中不存在", "被可写层里的删除标记遮住", "在可写层里新建，取代删除标记"],
+        ),
+        ("explain --lang zh_CN mnt/file", ["在合并视图中不存在", "删除标记（设备 0:0）", "遮住下层内容"]),
+        (
+            "explain --lang en mnt/file",
+            ["not in the merged view", "a whiteout in the upper hides it", "in place of the whiteout"],
+        ),
+        // Nothing need be mounted.
+        ("explain --lang zh --lower a:b /file", ["文件，5 B", "第 2 层（b）在最上面", "不允许：没有可写层"]),
+    ] {
+        let said = um(&place, line).out;
+        for part in parts {
+            assert!(said.contains(part), "{line}: {part} is not in {said}");
+        }
+    }
+    // By the environment; a language that there is not is English.
+    let asks = |environment: &str, arguments: &str| {
+        place
+            .sh(&format!(
+                "unset LC_ALL LC_MESSAGES LANG; {environment} ./unionmount explain {arguments} mnt/file"
+            ))
+            .out
+    };
+    assert!(asks("LANG=zh_CN.UTF-8", "").contains("遮住下层内容"));
+    assert!(asks("LANG=en_US.UTF-8 LC_ALL=zh_CN.UTF-8", "").contains("遮住下层内容"));
+    assert!(asks("LANG=de_DE.UTF-8", "").contains("hides what is below"));
+    assert!(asks("LANG=zh_CN.UTF-8", "--lang en").contains("hides what is below"));
+    // Programs get the same in every language.
+    let json = asks("LANG=zh_CN.UTF-8", "--json");
+    assert_eq!(json, asks("LANG=C", "--json"));
+    assert!(json.contains("a whiteout in the upper hides it"), "{json}");
+    um(&place, "explain --lang xx mnt/file").refused(2, &["en, zh"]);
+    place.umount("mnt");
+    place.wait_for_no_daemon();
+}
