@@ -124,10 +124,14 @@ fn answer(
         report: Box::new(move || log::warn!("{report}")),
     };
     let ended = serve(fs, device, options, hooks).map_err(Failure::failed);
-    drop(control.take());
-    if ended.is_ok() {
+    let mut control = control.take();
+    if ended.is_ok() && sealing.0.is_some() {
+        if let Some(control) = &mut control {
+            control.outlives_mount();
+        }
         sealing.seal(&options.mount_point);
     }
+    drop(control);
     // A client of the socket may still be told something.
     if let Some(union) = weak.upgrade() {
         union.shut_down();

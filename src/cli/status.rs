@@ -60,7 +60,8 @@ Example:
 JSON, one object a mount: version, pid, mount_point, device, since_us, io, options[], belief, layers[] {layer, name, directory},
 counters {copy_ups, copied_bytes, whiteouts, creates, renames, attribute_changes, xattr_changes, index_answers},
 requests {KIND: number}, requests_total, memory, nodes, listeners, lazy {half_copied, own_blocks, all_blocks, bytes_saved, sealed,
-waiting, sealing} or null, copying[] {path, bytes, layer, micros} (large files that are being copied up), uptime, and usage[], one for each layer: files,
+waiting, sealing} or null, copying[] {path, bytes, layer, micros} (large files that are being copied up), unmounted (the mount has ended, and its daemon goes
+on sealing), uptime, and usage[], one for each layer: files,
 directories, whiteouts, bytes, disk_bytes, changed_files, changed_bytes (since the mount), complete; or null.
 Of a mount that didn't answer: mount_point, device, error, dead (its daemon has ended).
 
@@ -312,6 +313,9 @@ fn table(answers: &[Answer], paint: Paint) -> String {
             true => format!("{} + upper", daemon.layers.len() - 1),
             false => format!("{}, read-only", daemon.layers.len()),
         };
+        // What it does is told by `lazy`.
+        let layers =
+            if daemon.unmounted { format!("{layers}; unmounted, {}", ending(daemon)) } else { layers };
         rows.push(vec![
             Cell::new(&point, paint.bold(&point)),
             Cell::plain(layers),
@@ -325,6 +329,12 @@ fn table(answers: &[Answer], paint: Paint) -> String {
         ]);
     }
     align(&rows, &[3, 4, 5, 6, 7, 8])
+}
+
+/// Says what a daemon does whose mount has ended.
+fn ending(daemon: &Daemon) -> String {
+    let sealing = daemon.lazy.as_ref().and_then(|lazy| lazy.sealing.as_ref());
+    sealing.map_or_else(|| "ending".to_owned(), |path| format!("sealing {path}"))
 }
 
 /// Returns all about one mount.

@@ -404,14 +404,14 @@ impl Container {
         }
         let lowers = self.lowers(store)?;
         let upper = self.upper();
-        let limits = self.record.settings.limits();
+        let options = self.record.settings.mount_options();
         mounting::mount(
             &lowers.paths,
             Some((&upper, &self.work())),
             at,
             self.short_id(),
             &[],
-            (rights, &limits),
+            (rights, &options),
         )
     }
 }

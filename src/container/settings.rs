@@ -64,11 +64,12 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Returns the mount options that limit what the container's upper may take.
-    pub fn limits(&self) -> String {
+    /// Returns the options of the container's mount: a change of attributes copies no data, and its upper takes no more than it may.
+    pub fn mount_options(&self) -> String {
         let size = self.size.map(|bytes| format!("size={bytes}"));
         let inodes = self.inodes.map(|number| format!("inodes={number}"));
-        [size, inodes].into_iter().flatten().collect::<Vec<_>>().join(",")
+        let metacopy = Some("metacopy=on".to_owned());
+        [metacopy, size, inodes].into_iter().flatten().collect::<Vec<_>>().join(",")
     }
 }
 

@@ -122,6 +122,9 @@ pub struct Status {
     /// Large files that are being copied up just now. Not told by older daemons.
     #[serde(default)]
     pub copying: Vec<CopyingReport>,
+    /// Whether the mount has ended, and its daemon goes on sealing. Not told by older daemons.
+    #[serde(default)]
+    pub unmounted: bool,
 }
 
 /// A large file that is being copied up.

@@ -183,6 +183,14 @@ pub(super) fn remove_own(dir: &OwnedFd, name: &str, ino: u64) {
     }
 }
 
+/// Gives a socket that this process made another name, if it is still the one.
+pub(super) fn rename_own(dir: &OwnedFd, (name, ino): (&str, u64), to: &str) -> io::Result<()> {
+    if rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?.st_ino != ino {
+        return Err(io::Error::other("it is another's"));
+    }
+    Ok(rustix::fs::renameat(dir, name, dir, to)?)
+}
+
 /// Moves a socket that listens already to its final name, over a stale one.
 pub(super) fn publish(dir: &OwnedFd, from: &str, to: &str) -> io::Result<u64> {
     rustix::fs::renameat(dir, from, dir, to)?;

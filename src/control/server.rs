@@ -60,6 +60,8 @@ struct Shared {
     answers: Box<dyn Answers>,
     clients: AtomicUsize,
     ending: AtomicBool,
+    /// The mount has ended, and its daemon goes on.
+    unmounted: AtomicBool,
 }
 
 /// A socket that is served. Dropped, it is removed.
@@ -95,6 +97,7 @@ impl Server {
             answers,
             clients: AtomicUsize::new(0),
             ending: AtomicBool::new(false),
+            unmounted: AtomicBool::new(false),
         });
         let mut server = Server { shared, listener, dir, name, ino, thread: None };
         let (shared, listener) = (server.shared.clone(), server.listener.clone());
@@ -103,6 +106,19 @@ impl Server {
         server.thread = Some(accepting);
         log::debug!("control socket {}", place.join(&server.name).display());
         Ok(server)
+    }
+}
+
+impl Server {
+    /// Goes on though the mount has ended, for who asks what its daemon still does. The next mount may have the device's number, so
+    /// the socket is called after the process.
+    pub fn outlives_mount(&mut self) {
+        self.shared.unmounted.store(true, Ordering::Relaxed);
+        let name = runtime_dir::socket_name(&format!("ended-{}", self.shared.about.pid));
+        match runtime_dir::rename_own(&self.dir, (&self.name, self.ino), &name) {
+            Ok(()) => self.name = name,
+            Err(error) => log::debug!("control socket: keeps its name: {error}"),
+        }
     }
 }
 
@@ -228,6 +244,7 @@ fn status(shared: &Shared, union: &Union) -> Reply<Status> {
         nodes: union.known_nodes() as u64,
         listeners: union.events.count() as u64,
         lazy: union.lazy_report(),
+        unmounted: shared.unmounted.load(Ordering::Relaxed),
         copying: union.copying_up().iter().map(CopyingReport::from).collect(),
     })
 }

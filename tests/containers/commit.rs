@@ -43,6 +43,34 @@ fn what_a_metacopy_leaves_below_is_in_the_image() {
     bed.place.umount("mnt");
 }
 
+/// And takes no more than it may.
+#[test]
+fn a_container_copies_no_data_for_attributes() {
+    if let Some(why) = lacking(false) {
+        support::skip!("{why}");
+    }
+    let bed = Bed::new();
+    bed.um(&["create", "--name", "c", "--size", "4M", "--inodes", "300", "bb"]).ok();
+    let at = bed.um(&["mount", "c"]).ok().out.trim().to_owned();
+    let upper = bed.um(&["inspect", "-f", "{{.GraphDriver.Data.UpperDir}}", "c"]).ok().out.trim().to_owned();
+    let program = fs::read(format!("{at}/bin/busybox")).unwrap();
+    bed.sh(&format!("chown -R 5:6 {at}/bin {at}/etc && stat -f -c %b.%c {at}")).ok();
+    let copy = Path::new(&upper).join("bin/busybox");
+    assert!(support::read_xattrs(&copy).unwrap().contains_key(&b"trusted.overlay.metacopy"[..]));
+    assert!(fs::metadata(&copy).unwrap().blocks() * 512 < program.len() as u64 / 2);
+    let said = bed.sh(&format!("cat /dev/zero > {at}/full; stat -f -c '%b %S %c' {at}"));
+    assert!(said.err.contains("No space left on device"), "{said:?}");
+    let told: Vec<u64> = said.out.split_whitespace().map(|word| word.parse().unwrap()).collect();
+    assert_eq!((told[0] * told[1], told[2]), (4 << 20, 300));
+    fs::remove_file(format!("{at}/full")).unwrap();
+    bed.um(&["commit", "c", "new:1"]).ok();
+    bed.um(&["mount", "new:1", "mnt"]).ok();
+    assert!(fs::read(bed.place.at("mnt/bin/busybox")).unwrap() == program);
+    assert_eq!(fs::metadata(bed.place.at("mnt/bin/busybox")).unwrap().uid(), 5);
+    bed.place.umount("mnt");
+    bed.um(&["umount", "c"]).ok();
+}
+
 /// What can't be opened to be waited for has perhaps not arrived.
 #[test]
 fn a_mount_that_cannot_be_written_back_is_no_image() {

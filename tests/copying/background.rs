@@ -162,3 +162,38 @@ fn kills_while_it_seals_lose_nothing() {
         assert!(fs::read(upper.join(name)).unwrap() == *bytes, "{name}, sealed");
     }
 }
+
+/// Its mount point is gone, and so is its line in the table of mounts.
+#[test]
+fn what_goes_on_sealing_can_be_asked() {
+    support::needs_root!();
+    let place = place(512 << 20);
+    let stack = &place.stack;
+    stack.lower(0).file("larger", content(160 << 20, 4));
+    let here = lazy(stack);
+    for_writing(here.join("larger")).write_all_at(b"here", 5_000_000).unwrap();
+    let point = here.path().to_str().unwrap().to_owned();
+    let program = support::built();
+    let status = move || {
+        let done = std::process::Command::new(&program).args(["status", "--json"]).output().unwrap();
+        let said = String::from_utf8(done.stdout).unwrap();
+        let mut all = said.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        all.find(|mount| mount["mount_point"] == point.as_str())
+    };
+    assert_eq!(status().unwrap()["unmounted"], false);
+    let asking = std::thread::spawn(move || {
+        let mut seen = None;
+        let unmounted = || {
+            seen = status().filter(|mount| mount["unmounted"] == true).or(seen.take());
+            seen.is_some()
+        };
+        wait_until(PATIENCE, unmounted);
+        wait_until(PATIENCE, || status().is_none());
+        (seen, status())
+    });
+    here.unmount();
+    let (seen, after) = asking.join().unwrap();
+    assert_eq!(seen.expect("it was listed")["lazy"]["half_copied"], 1);
+    assert!(after.is_none(), "{after:?}");
+    assert!(is_sealed(&stack.upper().root().join("larger")));
+}
