@@ -205,7 +205,13 @@ fn title(survey: &Survey) -> String {
 
 impl Layers {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let (survey, subject) = self.stack.survey()?;
+        // A large image takes seconds, in which the screen of the walk is not there yet.
+        let waiting = self.interactive.then(|| super::spinner("reading the layers"));
+        let surveyed = self.stack.survey();
+        if let Some(waiting) = waiting {
+            waiting.finish_and_clear();
+        }
+        let (survey, subject) = surveyed?;
         let figures = Figures::of(&survey);
         for missing in &survey.unreadable {
             let path = names::readable(&missing.path);

@@ -92,7 +92,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser};
-use indicatif::{ProgressBar, ProgressDrawTarget};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::image::progress::bar_style;
 use crate::union::escaped_path::escaped;
@@ -294,6 +294,13 @@ fn progress_bar(what: &'static str) -> ProgressBar {
     bar.set_style(bar_style());
     bar.set_message(what);
     bar
+}
+
+/// Makes a sign on stderr that something is being done, of which nobody knows how long it takes; nothing where no terminal reads.
+fn spinner(what: &'static str) -> ProgressBar {
+    let spinner = progress_bar(what).with_style(ProgressStyle::default_spinner());
+    spinner.enable_steady_tick(std::time::Duration::from_millis(300));
+    spinner
 }
 
 /// Writes one line on stderr. There is nobody to tell when that fails.

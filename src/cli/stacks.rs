@@ -106,6 +106,16 @@ impl Found {
         let since = since.and_then(|us| jiff::Timestamp::from_microsecond(us).ok());
         let mut facts = vec![("Mount", mount.point.to_string_lossy().into_owned())];
         facts.extend(since.map(|since| ("Since", since.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())));
+        // As for names: only where the layers are the store's.
+        if let Some((_, called)) = in_store(mount, store).filter(|_| names.iter().any(Option::is_some)) {
+            match called {
+                Called::Container(container) => {
+                    facts.push(("Container", container.shown_name().to_owned()));
+                    facts.push(("Image", container.record.image_name.clone()));
+                }
+                Called::Image(image) => facts.extend(facts_of(&image, &Settings::default())),
+            }
+        }
         let subject = Subject { title: point, facts };
         Ok(Found { paths, upper, names, belief: status.about.belief, subject, _pins: Vec::new() })
     }
@@ -166,27 +176,31 @@ pub(super) fn names_of_mount(
     layers: &[LayerReport],
     store: &StoreArgs,
 ) -> Vec<Option<String>> {
-    let id = mount.source.strip_prefix(&mounting::source("")).filter(|_| mount.is_trusted());
-    let Some(id) = id else { return Vec::new() };
-    let store = match store.existing() {
-        Ok(Some(store)) => store,
-        Ok(None) => return Vec::new(),
-        Err(error) => {
-            log::info!("the layers' names can't be told: {error}");
-            return Vec::new();
-        }
-    };
+    let Some((store, called)) = in_store(mount, store) else { return Vec::new() };
     let paths: Vec<PathBuf> = layers.iter().map(|layer| layer.directory.as_path().to_owned()).collect();
     // Whoever mounts chooses what a mount is called: names are given to directories that are those of the store.
-    let names = match called(&store, id, true) {
-        Ok(Called::Container(container)) => names_of_container(&store, &container, &paths),
-        Ok(Called::Image(image)) => step_names(&store, &image, &paths),
-        Err(_) => return Vec::new(),
+    let names = match called {
+        Called::Container(container) => names_of_container(&store, &container, &paths),
+        Called::Image(image) => step_names(&store, &image, &paths),
     };
     names.unwrap_or_else(|failure| {
         log::info!("{}", failure.message);
         Vec::new()
     })
+}
+
+/// Returns the image or the container of the store that a mount says it is of.
+fn in_store(mount: &mounts::Mount, store: &StoreArgs) -> Option<(Store, Called)> {
+    let id = mount.source.strip_prefix(&mounting::source("")).filter(|_| mount.is_trusted())?;
+    let store = match store.existing() {
+        Ok(store) => store?,
+        Err(error) => {
+            log::info!("the layers' names can't be told: {error}");
+            return None;
+        }
+    };
+    let called = called(&store, id, true).ok()?;
+    Some((store, called))
 }
 
 /// Gives the layers that a daemon tells of their names.

@@ -391,3 +391,94 @@ pub fn fate(survey: &Survey, h: &Holding, top: Number) -> String {
     }
     said.join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::union::stack::layer::{LowerSource, Stack, StackOptions};
+
+    /// Two layers: the upper one changes `a/x`, hides all of `b` by a file, and brings `c`.
+    fn survey(dir: &Path) -> Survey {
+        let write = |path: &str, text: &str| {
+            std::fs::create_dir_all(dir.join(path).parent().unwrap()).unwrap();
+            std::fs::write(dir.join(path), text).unwrap();
+        };
+        for (path, text) in [("low/a/x", "1"), ("low/a/y", "22"), ("low/b/big", "333333"), ("high/a/x", "44")]
+        {
+            write(path, text);
+        }
+        write("high/b", "5");
+        write("high/c", "666");
+        let lowers = LowerSource::directories(["high", "low"].map(|name| dir.join(name)).to_vec());
+        let stack = Stack::open(&StackOptions { lowers, ..StackOptions::default() }).unwrap();
+        Survey::take(stack, false).unwrap()
+    }
+
+    /// `+c 3`: what is to be told of each line, with its bytes.
+    fn lines(browse: &Browse<'_>) -> String {
+        let line = |row: &Row| {
+            let sign = match row.seen {
+                Seen::Same => "",
+                Seen::Added => "+",
+                Seen::Changed => "~",
+                Seen::Deleted => "-",
+                Seen::Hidden => "o",
+                Seen::Elsewhere => "?",
+            };
+            format!("{sign}{} {}", readable(&browse.survey().path(row.place)), row.bytes)
+        };
+        browse.rows().iter().map(line).collect::<Vec<_>>().join(", ")
+    }
+
+    #[test]
+    fn a_survey_is_walked_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let survey = survey(dir.path());
+        let mut browse = Browse::new(&survey);
+        assert_eq!(lines(&browse), "a 4, ~a/x 2, a/y 2, ~b 1, -b/big 6, +c 3");
+        browse.sort(Order::Size);
+        assert_eq!(lines(&browse), "a 4, ~a/x 2, a/y 2, +c 3, ~b 1, -b/big 6");
+        // All that a search finds, in whatever layer; and not more.
+        browse.search("BIG");
+        assert_eq!((lines(&browse), browse.matches()), ("~b 1, -b/big 6".to_owned(), 1));
+        browse.search("a/x");
+        assert_eq!(lines(&browse), "a 4, ~a/x 2");
+        browse.search("");
+        browse.sort(Order::Name);
+        browse.show_hidden(true);
+        browse.open_all(false);
+        assert_eq!(lines(&browse), "a 4, ~b 1, +c 3");
+        browse.show_hidden(false);
+        browse.see(1, false);
+        assert_eq!(lines(&browse), "a 3, b 6");
+        browse.see(2, true);
+        browse.open_all(true);
+        assert_eq!(lines(&browse), "a 2, ~a/x 2, ~b 1, +c 3");
+        let place = survey.find(b"a/y").unwrap();
+        browse.see(2, false);
+        browse.open_all(false);
+        let at = browse.reveal(place).unwrap();
+        assert_eq!(browse.rows()[at].place, place);
+        assert_eq!(
+            browse.wastes().iter().map(|(place, _)| survey.path(*place)).collect::<Vec<_>>(),
+            [b"b".to_vec(), b"a/x".to_vec()]
+        );
+    }
+
+    #[test]
+    fn what_became_of_a_file_is_said_in_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let survey = survey(dir.path());
+        let said = |path: &[u8], layer: Number| {
+            let place = survey.find(path).unwrap();
+            let holding = survey.holdings(place).iter().find(|h| h.layer == layer).unwrap();
+            fate(&survey, holding, 2)
+        };
+        assert_eq!(said(b"a/x", 2), "replaces layer 2's, seen");
+        assert_eq!(said(b"a/x", 1), "hidden by layer 1, wasted");
+        assert_eq!(said(b"b/big", 1), "hidden by layer 1, wasted");
+        assert_eq!(said(b"a", 2), "merged with layer 2, seen");
+    }
+}

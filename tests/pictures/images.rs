@@ -87,3 +87,31 @@ fn a_page_says_of_which_image_it_is() {
     assert_eq!(fact("Size"), "25 B in 2 layers, of which 15 B are to be seen");
     assert!(fact("Made").contains("by unionmount layers app --html "), "{}", fact("Made"));
 }
+
+#[test]
+fn a_mount_of_a_container_is_told_as_that() {
+    if !std::path::Path::new("/dev/fuse").exists() {
+        return support::skipped("no /dev/fuse");
+    }
+    let scratch = Scratch::new();
+    let root = store(&scratch);
+    let run = |arguments: &[&str]| {
+        let output = command(&root, arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    run(&["create", "--name", "box", "app", "true"]);
+    let mounted = run(&["mount", "box"]);
+    let page = scratch.path().join("page.html");
+    let told = command(&root, &["layers", &mounted, "--html", page.to_str().unwrap()]);
+    run(&["umount", "box"]);
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    let page = std::fs::read_to_string(page).unwrap();
+    for fact in [r#"["Container","box"]"#, r#"["Image","app"#, &format!(r#"["Mount","{mounted}"]"#)] {
+        assert!(
+            page.contains(fact),
+            "no {fact} in {}",
+            page.split_once(r#""facts""#).unwrap().1.split_at(600).0
+        );
+    }
+}
