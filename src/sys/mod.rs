@@ -28,3 +28,4 @@ pub mod schedule;
 pub mod splice;
 pub mod verity;
 pub mod xattr;
+pub mod xattr_changes;

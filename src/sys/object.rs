@@ -10,7 +10,7 @@ use rustix::fs::{self, AtFlags, Gid, Mode, OFlags, ResolveFlags, StatxFlags, Tim
 use rustix::io::{Errno, Result};
 
 use super::own::is_own;
-use super::xattr;
+use super::xattr_changes;
 
 /// Where an object is: what every call that acts on it takes.
 #[derive(Debug, Clone, Copy)]
@@ -386,7 +386,7 @@ impl<'a> Writable<'a> {
             At::Name(..) => fs::lsetxattr(&path[..], name, value, flags)?,
             At::Fd(_) => fs::setxattr(&path[..], name, value, flags)?,
         }
-        xattr::changed(self.0);
+        xattr_changes::changed(|| self.0.stat().ok().map(|stat| stat.ino));
         Ok(())
     }
 
@@ -400,7 +400,7 @@ impl<'a> Writable<'a> {
             At::Name(..) => fs::lremovexattr(&path[..], name)?,
             At::Fd(_) => fs::removexattr(&path[..], name)?,
         }
-        xattr::changed(self.0);
+        xattr_changes::changed(|| self.0.stat().ok().map(|stat| stat.ino));
         Ok(())
     }
 

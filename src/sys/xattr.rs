@@ -9,7 +9,7 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs;
 use rustix::io::{Errno, Result};
@@ -18,38 +18,6 @@ use super::object::At;
 
 /// The largest value, and the longest list of names, that Linux knows (XATTR_SIZE_MAX, XATTR_LIST_MAX).
 const LARGEST: usize = 65536;
-
-/// How often attributes of objects were set or removed by this process, by the remainder of their inode numbers: who remembers a
-/// value can tell by it that it may be another, which a change time can't within one tick of the clock.
-static CHANGES: [AtomicU64; 256] = [const { AtomicU64::new(0) }; 256];
-
-/// Whether anybody asks for [`changes`].
-static ARE_COUNTED: AtomicBool = AtomicBool::new(false);
-
-/// Begins to count changes. It costs a look at each object that is changed.
-pub fn count_changes() {
-    ARE_COUNTED.store(true, Ordering::SeqCst);
-}
-
-/// Returns a number that is another after each change of the attributes of an object with that inode number, as long as they are
-/// counted.
-pub fn changes(ino: u64) -> u64 {
-    CHANGES[(ino % 256) as usize].load(Ordering::SeqCst)
-}
-
-/// Notes that attributes of an object were changed.
-pub(super) fn changed(at: At<'_>) {
-    if !ARE_COUNTED.load(Ordering::SeqCst) {
-        return;
-    }
-    let counts = match at.stat() {
-        Ok(stat) => &CHANGES[(stat.ino % 256) as usize..][..1],
-        Err(_) => &CHANGES[..],
-    };
-    for count in counts {
-        count.fetch_add(1, Ordering::SeqCst);
-    }
-}
 
 /// Calls with a small buffer, and again with one that is large enough for all.
 fn with_buffer(mut call: impl FnMut(&mut [u8]) -> Result<usize>) -> Result<Vec<u8>> {

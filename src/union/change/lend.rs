@@ -21,6 +21,7 @@ use rustix::io::Errno;
 use crate::error::{FsError, Result};
 use crate::sys::object::{At, Time, Writable, unnoticed};
 use crate::sys::xattr;
+use crate::sys::xattr_changes;
 use crate::union::Union;
 use crate::union::lookup::belief::Belief;
 use crate::union::lookup::marker::{self, Marks};
@@ -102,7 +103,7 @@ pub(in crate::union) fn upper_xattr(at: At<'_>, name: &[u8]) -> rustix::io::Resu
     }
     let stat = at.stat()?;
     let id = (stat.dev, stat.ino);
-    let changes = xattr::changes(stat.ino);
+    let changes = xattr_changes::changes(stat.ino);
     if let Some((state, values)) = READ.lock().get(&id)
         && *state == (State { ctime: stat.ctime, changes })
         && let Some(value) = values.get(name)
@@ -121,8 +122,8 @@ pub(in crate::union) fn upper_xattr(at: At<'_>, name: &[u8]) -> rustix::io::Resu
         Ok(values)
     };
     // Before the values are read: who changes one meanwhile is counted after.
-    xattr::count_changes();
-    let changes = xattr::changes(stat.ino);
+    xattr_changes::count_changes();
+    let changes = xattr_changes::changes(stat.ino);
     let (values, ctime) = lend(Writable::held(held.as_fd()), 0o400, read)?;
     let values = values?;
     let value = values.get(name).cloned();
@@ -242,11 +243,11 @@ mod tests {
             for round in 0..1000 {
                 let value = format!("{round}");
                 // Filesystems whose times are no finer than the clock's ticks need this; ext4, XFS, btrfs and tmpfs have finer ones.
-                let before = xattr::changes(object.at().stat().unwrap().ino);
+                let before = xattr_changes::changes(object.at().stat().unwrap().ino);
                 object.set_xattr(b"user.overlay.redirect", value.as_bytes(), XattrFlags::empty()).unwrap();
                 let read = upper_xattr(object.at(), b"user.overlay.redirect").unwrap();
                 assert_eq!(read.as_deref(), Some(value.as_bytes()));
-                let changes = xattr::changes(object.at().stat().unwrap().ino);
+                let changes = xattr_changes::changes(object.at().stat().unwrap().ino);
                 assert!(round == 0 || changes != before, "counted since the first loan");
             }
         };
