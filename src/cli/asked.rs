@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::reopening::Reopening;
 use crate::control::explanation::{Explanation, LayerReport};
 use crate::control::mounts;
 use crate::control::protocol::About;
@@ -15,23 +16,29 @@ use crate::fuse::counters::RequestCounters;
 use crate::fuse::policy::Policy;
 use crate::texts::Texts;
 use crate::union::Union;
+use crate::union::current::Current;
 use crate::union::escaped_path::EscapedPath;
 
 /// A mount that is about to begin.
 pub(super) struct Asked {
-    union: Weak<Union>,
+    union: Arc<Current>,
     io: String,
     options: Vec<EscapedPath>,
 }
 
 impl Asked {
-    pub(super) fn new(union: &Arc<Union>, policy: &Policy, options: Vec<EscapedPath>) -> Asked {
-        Asked { union: Arc::downgrade(union), io: in_kebab_case(&format!("{:?}", policy.io)), options }
+    pub(super) fn new(union: Arc<Current>, policy: &Policy, options: Vec<EscapedPath>) -> Asked {
+        Asked { union, io: in_kebab_case(&format!("{:?}", policy.io)), options }
     }
 
     /// Makes the control socket, now that the mount is there. A mount without one is as good otherwise.
-    pub(super) fn start(self, point: &Path, counters: Arc<RequestCounters>) -> Option<Server> {
-        let union = self.union.upgrade()?;
+    pub(super) fn start(
+        self,
+        point: &Path,
+        counters: Arc<RequestCounters>,
+        reopening: Reopening,
+    ) -> Option<Server> {
+        let belief = self.union.get()?.belief();
         // Not by the table of mounts, which has a line for each.
         let device = match mounts::device_at(point) {
             Ok(device) => device,
@@ -49,9 +56,9 @@ impl Asked {
             since_us: since.as_micros() as u64,
             io: self.io,
             options: self.options,
-            belief: Some(union.belief()),
+            belief: Some(belief),
         };
-        match Server::start(&union, about, Box::new(Told { counters })) {
+        match Server::start(self.union, about, Box::new(Told { counters, reopening })) {
             Ok(server) => Some(server),
             Err(error) => {
                 log::info!("no control socket: {error}");
@@ -64,6 +71,7 @@ impl Asked {
 /// What this program's daemons tell beside what the union knows.
 struct Told {
     counters: Arc<RequestCounters>,
+    reopening: Reopening,
 }
 
 impl Answers for Told {
@@ -77,6 +85,10 @@ impl Answers for Told {
 
     fn explain(&self, union: &Union, path: &[u8], language: Option<&str>) -> Result<Explanation> {
         report::explain_in(Texts::of_locale(language.unwrap_or_default()), union.inspector(), path)
+    }
+
+    fn snapshot(&self, name: Option<&str>) -> std::result::Result<String, String> {
+        self.reopening.snapshot(name)
     }
 }
 

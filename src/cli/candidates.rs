@@ -74,7 +74,9 @@ fn of_value(arg: Arg, value: &str) -> Arg {
         "NAME" if arg.is_positional() => {
             ArgValueCompleter::new(|current: &OsStr| both(images, containers, current))
         }
-        "MOUNT" => ArgValueCompleter::new(move |current: &OsStr| either(mount_points, &dirs(), current)),
+        "MOUNT" | "MOUNT|UPPER" => {
+            ArgValueCompleter::new(move |current: &OsStr| either(mount_points, &dirs(), current))
+        }
         "IMAGE|CONTAINER|MOUNT" => ArgValueCompleter::new(move |current: &OsStr| {
             let trees = both(images, containers, current).into_iter();
             trees.chain(either(mount_points, &dirs(), current)).collect()

@@ -56,6 +56,7 @@ mod push;
 mod registry;
 mod remount;
 mod rename;
+mod reopening;
 mod request;
 mod rm;
 mod rmi;

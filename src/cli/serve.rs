@@ -15,9 +15,11 @@ use super::asked::Asked;
 use super::daemon::Ready;
 use super::descriptors;
 use super::logging;
+use super::reopening::{self, Reopening};
 use super::request::MountRequest;
 use crate::fuse::UnionFs;
 use crate::fuse::dispatch::DispatchPolicy;
+use crate::fuse::live::LiveFs;
 use crate::fuse::mount::open_device;
 use crate::fuse::policy::{FOR_EVER, IoMode, MAX_WRITE, Policy};
 use crate::fuse::session::{Hooks, SessionOptions, default_threads, serve};
@@ -54,8 +56,9 @@ pub(super) fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), 
     if lowers.iter().any(|lower| matches!(lower, LowerSource::Tree { .. })) {
         request.trust.mistrust(&mut flags);
     }
-    let stack = StackOptions { lowers, ..request.stack.clone() };
-    let stack = Stack::open(&stack).map_err(Failure::failed)?;
+    let opened = StackOptions { lowers, ..request.stack.clone() };
+    let stack = Stack::open(&opened).map_err(Failure::failed)?;
+    let again = reopening::from_everywhere(&opened)?;
     let mount_point = match request.device {
         Some(_) => request.mount_point.clone(),
         None => std::fs::canonicalize(&request.mount_point).map_err(|error| {
@@ -79,13 +82,13 @@ pub(super) fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), 
         threads: request.threads,
         uring: request.uring,
     };
-    answer(request, stack, limits, device, &options, ready)
+    answer(request, (stack, again), limits, device, &options, ready)
 }
 
 /// Mounts what was opened and answers until the mount has ended.
 fn answer(
     request: &MountRequest,
-    stack: Stack,
+    (stack, again): (Stack, StackOptions),
     limits: Limits,
     device: OwnedFd,
     options: &SessionOptions,
@@ -99,18 +102,19 @@ fn answer(
     let sealing =
         AtEnd(Sealer::start(&union).map_err(Failure::failed)?.map(|sealer| (sealer, union.clone())));
     let policy = policy(&request.fs, &union);
-    let asked = Asked::new(&union, &policy, request.given.clone());
     // The session has it alone, so that the layers are closed as soon as it ends.
-    let weak = Arc::downgrade(&union);
     let fs = UnionFs::new(union, policy).with_pairing(options.pairing.clone());
-    let notifier = fs.notifier();
-    let report = fs.report();
+    let (notifier, report, current) = (fs.notifier(), fs.report(), fs.current());
+    let asked = Asked::new(current.clone(), &policy, request.given.clone());
+    let fs = LiveFs::new(fs);
+    let opened_by = (again, request.fs.clone(), limits);
+    let reopening = Reopening::of(opened_by, &policy, &options.mount_point, (&fs.live(), current.clone()));
     let (counters, control) = (report.counters(), Rc::new(Cell::new(None)));
     let (point, slot) = (options.mount_point.clone(), control.clone());
-    let (given, abandoned) = (options.given, weak.clone());
+    let (given, abandoned) = (options.given, current.clone());
     let hooks = Hooks {
         abandon: Box::new(move || {
-            if let Some(union) = abandoned.upgrade() {
+            if let Some(union) = abandoned.get() {
                 union.shut_down();
             }
         }),
@@ -118,7 +122,7 @@ fn answer(
             // There is one session, so nothing is there yet.
             notifier.set(kernel).unwrap_or_default();
             // Where somebody else has mounted it isn't known.
-            slot.set(if given { None } else { asked.start(&point, counters) });
+            slot.set(if given { None } else { asked.start(&point, counters, reopening) });
             ready.announce();
         }),
         report: Box::new(move || log::warn!("{report}")),
@@ -133,7 +137,7 @@ fn answer(
     }
     drop(control);
     // A client of the socket may still be told something.
-    if let Some(union) = weak.upgrade() {
+    if let Some(union) = current.get() {
         union.shut_down();
     }
     ended

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -12,7 +13,8 @@ use super::options::split_merged;
 use super::output::{self, Format};
 use super::page::Page;
 use super::{Failure, discard, say};
-use crate::control::mounts;
+use crate::control::client::Client;
+use crate::control::mounts::{self, Mount};
 use crate::union::escaped_path::EscapedPath;
 use crate::union::frozen::listing::{self, Listed};
 use crate::union::frozen::snapshot::Target;
@@ -64,16 +66,17 @@ fn is_not_mounted(upper: &Path) -> Result<(), Failure> {
 
 /// Keep the state of an upper: what is in it becomes a read-only layer, below a new empty upper
 ///
-/// The upper must not be mounted. The layer is an ordinary one of an overlay, in .NAME.layers beside the upper; `unionmount
-/// --upper` mounts the same tree as before.
+/// Named by its mount point, a mount goes on: programs that use it notice nothing, what they wrote before is in the snapshot, and
+/// what they write afterwards isn't. Named as a directory, the upper must not be mounted. The layer is an ordinary one of an
+/// overlay, in .NAME.layers beside the upper; `unionmount --upper` mounts the same tree as before.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct Snapshot {
     #[command(flatten)]
     target: TargetArgs,
 
-    /// The upper directory
-    #[arg(value_name = "UPPER")]
+    /// The mount point, or the upper directory
+    #[arg(value_name = "MOUNT|UPPER")]
     upper: PathBuf,
 
     /// What the snapshot is to be called [default: a number]
@@ -83,6 +86,9 @@ pub(super) struct Snapshot {
 
 const EXAMPLES: &str = "\
 EXAMPLES:
+  Keep the state of a mount, while it is used:
+      unionmount snapshot mnt before
+
   Keep a state, go on, and go back:
       unionmount snapshot rw before
       unionmount snapshots rw
@@ -115,8 +121,8 @@ pub(super) struct Snapshots {
     #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
 
-    /// The upper directory
-    #[arg(value_name = "UPPER", required = true)]
+    /// The mount point, or the upper directory
+    #[arg(value_name = "MOUNT|UPPER", required = true)]
     upper: Option<PathBuf>,
 }
 
@@ -180,11 +186,54 @@ pub(super) struct Branch {
 impl Snapshot {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         super::logging::start_for_verb();
-        let target = self.target.target(&self.upper)?;
-        let taken = snapshot::snapshot(&target, self.name.as_deref()).map_err(Failure::failed)?;
-        Page::of_line(format_args!("{}", taken.name)).print()?;
+        let taken = match live_at(&self.upper) {
+            Some(mount) => self.of_mount(&mount)?,
+            None => {
+                let target = self.target.target(&self.upper)?;
+                snapshot::snapshot(&target, self.name.as_deref()).map_err(Failure::failed)?.name
+            }
+        };
+        Page::of_line(format_args!("{taken}")).print()?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+impl Snapshot {
+    /// Lets the daemon of a mount take it. What was written before is told to it first.
+    fn of_mount(&self, mount: &Mount) -> Result<String, Failure> {
+        if !self.target.lowers.is_empty() || self.target.work.is_some() || self.target.userxattr {
+            return Err(Failure::usage("--lower, --work and --userxattr are known of what is mounted"));
+        }
+        let point = EscapedPath::from(mount.point.as_path());
+        let failed = |error: &dyn std::fmt::Display| Failure::failed(format!("{point}: {error}"));
+        let open = std::fs::File::open(&mount.point).map_err(|error| failed(&error))?;
+        rustix::fs::syncfs(&open)
+            .map_err(|error| failed(&format_args!("cannot write back what is changed: {error}")))?;
+        drop(open);
+        let mut client = Client::connect_within(mount, PATIENCE).map_err(|error| failed(&error))?;
+        client.snapshot(self.name.as_deref()).map_err(|error| failed(&error))
+    }
+}
+
+/// How long a daemon may take for a snapshot.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Asks the daemon of a mount which directory is its upper.
+fn upper_of(mount: &Mount) -> Result<PathBuf, Failure> {
+    let point = EscapedPath::from(mount.point.as_path());
+    let failed = |error: &dyn std::fmt::Display| Failure::failed(format!("{point}: {error}"));
+    let mut client = Client::connect(mount).map_err(|error| failed(&error))?;
+    let status = client.status().map_err(|error| failed(&error))?;
+    let upper = status.layers.into_iter().find(|layer| layer.layer == 0);
+    upper
+        .map(|layer| layer.directory.as_path().to_owned())
+        .ok_or_else(|| failed(&"it is mounted read-only, without an upper that could have snapshots"))
+}
+
+/// Returns the mount whose mount point that is.
+fn live_at(path: &Path) -> Option<Mount> {
+    let (mount, below) = mounts::of(path).ok()?;
+    below.is_empty().then_some(mount)
 }
 
 impl Rollback {
@@ -227,7 +276,13 @@ impl Snapshots {
             return Ok(ExitCode::SUCCESS);
         }
         let upper = self.upper.ok_or_else(|| Failure::usage("no upper directory is named"))?;
-        is_not_mounted(&upper)?;
+        let upper = match live_at(&upper) {
+            Some(mount) => upper_of(&mount)?,
+            None => {
+                is_not_mounted(&upper)?;
+                upper
+            }
+        };
         let all = listing::list(&upper).map_err(Failure::failed)?;
         let rows: Vec<Value> = all.iter().map(row).collect();
         if self.quiet {

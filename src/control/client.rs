@@ -217,6 +217,11 @@ impl Client {
         self.ask(&Request::Explain { path: EscapedPath(path), language: Some(language.to_owned()) })
     }
 
+    /// Lets the daemon take a snapshot of the upper, and returns its name.
+    pub fn snapshot(&mut self, name: Option<&str>) -> Result<String, ClientError> {
+        self.ask(&Request::Snapshot { name: name.map(str::to_owned) })
+    }
+
     /// Begins to listen. Then [`Trace::next_told`] waits for what happens.
     pub fn trace(mut self, filter: Filter) -> Result<Trace, ClientError> {
         let status = self.ask(&Request::Trace { filter })?;

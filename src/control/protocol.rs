@@ -44,6 +44,12 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         language: Option<String>,
     },
+    /// What is in the upper becomes a frozen layer, while it is mounted. Answered by the snapshot's name.
+    Snapshot {
+        /// What it is to be called; a number else.
+        #[serde(default)]
+        name: Option<String>,
+    },
     /// What happens from now on. Answered by a [`Status`], then by events.
     Trace {
         /// Which events.

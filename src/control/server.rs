@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use super::protocol::{About, CopyingReport, Counts, LONGEST_REQUEST, Reply, Requ
 use super::runtime_dir;
 use crate::error::Result;
 use crate::union::Union;
+use crate::union::current::Current;
 use crate::union::events::{Filter, Heard};
 
 /// How many clients are served at once.
@@ -51,11 +52,17 @@ pub trait Answers: Send + Sync {
     /// # Errors
     /// Those of reading the layers.
     fn explain(&self, union: &Union, path: &[u8], language: Option<&str>) -> Result<Explanation>;
+
+    /// Takes a snapshot of the upper, and returns its name. Nobody who asks holds the union meanwhile.
+    ///
+    /// # Errors
+    /// The reason, for the person who asked.
+    fn snapshot(&self, name: Option<&str>) -> std::result::Result<String, String>;
 }
 
 /// What the threads share.
 struct Shared {
-    union: Weak<Union>,
+    union: Arc<Current>,
     about: About,
     answers: Box<dyn Answers>,
     clients: AtomicUsize,
@@ -79,7 +86,7 @@ impl Server {
     ///
     /// # Errors
     /// When there is no safe runtime directory, or the socket can't be made in it. The mount does without.
-    pub fn start(union: &Arc<Union>, about: About, answers: Box<dyn Answers>) -> io::Result<Server> {
+    pub fn start(union: Arc<Current>, about: About, answers: Box<dyn Answers>) -> io::Result<Server> {
         let (place, dir) = runtime_dir::own()?;
         let name = runtime_dir::socket_name(&about.device);
         // It has its final name only when it listens: until then somebody might take it for a stale one.
@@ -92,7 +99,7 @@ impl Server {
             std::fs::remove_file(&path).unwrap_or_default(); // the error is told already
         })?;
         let shared = Arc::new(Shared {
-            union: Arc::downgrade(union),
+            union,
             about,
             answers,
             clients: AtomicUsize::new(0),
@@ -201,7 +208,7 @@ fn serve(shared: &Shared, client: UnixStream) -> io::Result<()> {
                 return Ok(());
             }
         };
-        let Some(union) = shared.union.upgrade() else {
+        let Some(union) = shared.union.get() else {
             refuse(&client, "the mount has ended");
             return Ok(());
         };
@@ -211,6 +218,12 @@ fn serve(shared: &Shared, client: UnixStream) -> io::Result<()> {
                 let explained = shared.answers.explain(&union, &path.0, language.as_deref());
                 let reply = explained.map_or_else(|error| Reply::Error(error.to_string()), Reply::Ok);
                 send(&client, &reply)?;
+            }
+            Request::Snapshot { name } => {
+                // It waits until nobody has the union.
+                drop(union);
+                let taken = shared.answers.snapshot(name.as_deref());
+                send(&client, &taken.map_or_else(Reply::Error, Reply::Ok))?;
             }
             Request::Trace { filter } => {
                 return trace(shared, union, &client, filter);

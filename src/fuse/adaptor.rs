@@ -24,8 +24,18 @@ use super::wire::request::Header;
 use super::wire::{Entry, Operation, Reply, Request};
 use crate::error::Result;
 use crate::union::Union;
+use crate::union::current::Current;
 use crate::union::events;
 use crate::union::nodes::node::Node;
+
+/// What stays of a mount when its union is exchanged.
+#[derive(Debug)]
+pub(super) struct Kept {
+    notifier: Arc<OnceLock<Notifier>>,
+    requests: Arc<RequestCounters>,
+    pairing: Option<Arc<DispatchPolicy>>,
+    current: Arc<Current>,
+}
 
 /// A union, served over FUSE.
 #[derive(Debug)]
@@ -35,12 +45,21 @@ pub struct UnionFs {
     requests: Arc<RequestCounters>,
     pairing: Option<Arc<DispatchPolicy>>,
     trimmer: HeapReleaser,
+    current: Arc<Current>,
 }
 
 impl UnionFs {
     /// Serves this union.
     pub fn new(union: Arc<Union>, policy: Policy) -> UnionFs {
-        let opener = Arc::new(Opener::new(union.clone(), policy.io));
+        let current = Current::new(&union);
+        let kept = Kept { notifier: Arc::default(), requests: Arc::default(), pairing: None, current };
+        UnionFs::showing(union, policy, kept)
+    }
+
+    /// Serves a union in the place of another, of which some things stay.
+    pub(super) fn showing(union: Arc<Union>, policy: Policy, kept: Kept) -> UnionFs {
+        let Kept { notifier, requests, pairing, current } = kept;
+        let opener = Arc::new(Opener::new(union.clone(), policy.io, notifier));
         let notifier = opener.notifier.clone();
         union.tell_changes(move |ino| {
             // Attributes only, for which the kernel takes no lock: a request for the same file may be under way here.
@@ -50,13 +69,22 @@ impl UnionFs {
             }
         });
         super::stale::watch(&union, opener.notifier.clone());
-        UnionFs {
-            union,
-            changer: Changer { opener, policy },
-            requests: Arc::default(),
-            pairing: None,
-            trimmer: HeapReleaser::default(),
-        }
+        current.set(&union);
+        let changer = Changer { opener, policy };
+        UnionFs { union, changer, requests, pairing, trimmer: HeapReleaser::default(), current }
+    }
+
+    /// Tells whether nobody but this holds the union: no change is under way on a thread of its own, and nobody asks.
+    pub(super) fn is_alone(&self) -> bool {
+        self.trimmer.end();
+        Arc::strong_count(&self.changer.opener) == 1 && Arc::strong_count(&self.union) == 2
+    }
+
+    /// Lets go of the union, and returns what stays for the one that takes its place.
+    pub(super) fn let_go(self) -> (Policy, Kept) {
+        let UnionFs { changer, requests, pairing, current, .. } = self;
+        let notifier = changer.opener.notifier.clone();
+        (changer.policy, Kept { notifier, requests, pairing, current })
     }
 
     /// Returns the same, with who is to be told of who asks.
@@ -71,8 +99,13 @@ impl UnionFs {
 
     /// Returns what tells, at any time, what was asked and done.
     pub fn report(&self) -> Report {
-        let (union, opener) = (Arc::downgrade(&self.union), Arc::downgrade(&self.changer.opener));
+        let (union, opener) = (self.current.clone(), Arc::downgrade(&self.changer.opener));
         Report { union, requests: self.requests.clone(), opener, pairing: self.pairing.clone() }
+    }
+
+    /// Returns what leads to the union that is served now.
+    pub fn current(&self) -> Arc<Current> {
+        self.current.clone()
     }
 
     pub(super) fn node(&self, ino: INodeNo) -> Result<Arc<Node>> {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 
 use super::dispatch::DispatchPolicy;
 use super::opener::Opener;
-use crate::union::Union;
+use crate::union::current::Current;
 
 macro_rules! requests {
     ($($name:ident),* $(,)?) => {
@@ -78,8 +78,7 @@ impl fmt::Display for RequestCounters {
 /// What was asked and done so far, as text.
 #[derive(Debug, Clone)]
 pub struct Report {
-    /// Weak: what only tells of a union must not keep its layers open.
-    pub(super) union: Weak<Union>,
+    pub(super) union: Arc<Current>,
     pub(super) requests: Arc<RequestCounters>,
     pub(super) opener: Weak<Opener>,
     pub(super) pairing: Option<Arc<DispatchPolicy>>,
@@ -100,7 +99,7 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "requests: {}", self.requests)?;
-        if let Some(union) = self.union.upgrade() {
+        if let Some(union) = self.union.get() {
             write!(f, "; {}; nodes: {}", union.counters, union.known_nodes())?;
         }
         if let Some(pairing) = &self.pairing {

@@ -65,13 +65,21 @@ impl HeapReleaser {
     }
 }
 
-impl Drop for HeapReleaser {
-    fn drop(&mut self) {
-        if let Some((end, done)) = self.thread.get_mut().take() {
+impl HeapReleaser {
+    /// Ends the thread, if there is one, so that it lets go of the union.
+    pub(super) fn end(&self) {
+        let thread = self.thread.lock().take();
+        if let Some((end, done)) = thread {
             drop(end);
             // Nothing is ever sent: this waits for the other end to be let go.
             done.recv().unwrap_or_default();
         }
+    }
+}
+
+impl Drop for HeapReleaser {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`wire`] | the kernel's protocol: requests and replies |
 //! | [`session`] | the life of a mount: negotiation, threads, transports, signals, the end |
+//! | [`live`] | a union after another under one mount |
 //! | [`adaptor`] | each request: translate, call the union, reply |
 //! | `change` | each request for a change: what it means, where it runs, waiting for room on a full disk, its answer |
 //! | `files`, `listing`, `ioctl` | what is read: the data of files, directories, the flags of inodes |
@@ -31,6 +32,7 @@ mod heap_release;
 mod io_mode;
 mod ioctl;
 mod listing;
+pub mod live;
 pub mod mount;
 mod negotiation;
 mod node_id;

@@ -50,11 +50,11 @@ pub(super) struct Opener {
 }
 
 impl Opener {
-    pub(super) fn new(union: Arc<Union>, io: IoMode) -> Opener {
+    pub(super) fn new(union: Arc<Union>, io: IoMode, notifier: Arc<OnceLock<Notifier>>) -> Opener {
         Opener {
             union,
             modes: IoModes::new(),
-            notifier: Arc::default(),
+            notifier,
             lowers: io == IoMode::PassthroughLower,
             sent_away: SentAway::default(),
             refused: AtomicBool::new(false),

@@ -14,7 +14,7 @@
 //! | [`change`] | the upper, copy-up, create, remove, rename |
 //! | [`quota`] | what the upper may take, and what it takes |
 //! | [`view`] | attributes, owners, listings, extended attributes |
-//! | `opening` | a stack becomes a union |
+//! | `opening`, [`current`] | a stack becomes a union; which one a mount shows now |
 //! | [`events`], `telling`, [`escaped_path`] | what happens, told to whoever listens |
 //! | [`options`] | what a user may choose about the view |
 //! | `second_chance` | which descriptor a cache closes when they are too many |
@@ -22,6 +22,7 @@
 #[cfg(test)]
 mod bed;
 pub mod change;
+pub mod current;
 pub mod data;
 pub mod escaped_path;
 pub mod events;
@@ -105,6 +106,24 @@ pub struct Counters {
     pub setattrs: AtomicU64,
     /// Changes of extended attributes.
     pub setxattrs: AtomicU64,
+}
+
+impl Counters {
+    /// Returns all of them, in this order.
+    fn all(&self) -> [&AtomicU64; 9] {
+        let Counters {
+            index_answers,
+            copy_ups,
+            copied_bytes,
+            sealed,
+            whiteouts,
+            creates,
+            renames,
+            setattrs,
+            setxattrs,
+        } = self;
+        [index_answers, copy_ups, copied_bytes, sealed, whiteouts, creates, renames, setattrs, setxattrs]
+    }
 }
 
 impl fmt::Display for Counters {
@@ -241,7 +260,7 @@ impl Union {
 
     /// Returns the known node of that number.
     pub fn node(&self, ino: u64) -> Result<Arc<Node>> {
-        self.table.get(ino).ok_or(FsError::Stale)
+        self.table.get(ino).map_or_else(|| self.come_to_life(ino), Ok)
     }
 
     /// Returns how many nodes are known.

@@ -24,6 +24,7 @@ use unionmount::union::change::create::Create;
 use unionmount::union::change::rename::RenameMode;
 use unionmount::union::change::staged::New;
 use unionmount::union::data::file::Write;
+use unionmount::union::frozen::snapshot::{Target, snapshot};
 use unionmount::union::nodes::node::Node;
 use unionmount::union::options::FsOptions;
 use unionmount::union::quota::Bounds;
@@ -60,14 +61,18 @@ fn errno(error: FsError) -> Errno {
     error.errno()
 }
 
+fn options(stack: &Stack, form: LowerForm) -> StackOptions {
+    StackOptions {
+        lowers: stack.lowers().iter().enumerate().map(|(at, lower)| form.of(at, lower)).collect(),
+        upper: Some(stack.upper().root().to_owned()),
+        work: Some(stack.work().to_owned()),
+        ..StackOptions::default()
+    }
+}
+
 impl Vfs {
     fn open(stack: &Stack, form: LowerForm, keeps: bool) -> Vfs {
-        let options = StackOptions {
-            lowers: stack.lowers().iter().enumerate().map(|(at, lower)| form.of(at, lower)).collect(),
-            upper: Some(stack.upper().root().to_owned()),
-            work: Some(stack.work().to_owned()),
-            ..StackOptions::default()
-        };
+        let options = options(stack, form);
         // In one of two mounts of an upper, and never reached: what is there is counted.
         let bounds = Bounds { bytes: Some(1 << 50), inodes: Some(1 << 40) };
         let quota = if keeps { bounds } else { Bounds::default() };
@@ -77,6 +82,25 @@ impl Vfs {
         let caller =
             Caller { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
         Vfs { union, privileged: caller.uid == 0, caller, keeps, held: Vec::new(), slots: BTreeMap::new() }
+    }
+
+    /// Takes a snapshot while all that is known and open stays so.
+    fn snapshot(self, stack: &Stack) -> Vfs {
+        let Vfs { union, privileged, caller, keeps, held, slots } = self;
+        let slots: Vec<(u8, u64)> = slots.into_iter().map(|(slot, node)| (slot, node.ino)).collect();
+        let skeleton = union.skeleton().unwrap();
+        drop(union);
+        let StackOptions { lowers, upper, work, .. } = options(stack, LowerForm::Directories);
+        let target = Target { upper: upper.unwrap(), work, lowers, ..Target::default() };
+        if let Err(refused) = snapshot(&target, None) {
+            // A copy whose other names an opaque directory hides can't be told from one whose lowers aren't named.
+            assert!(refused.to_string().contains("whose other names are in none of the layers"), "{refused}");
+        }
+        let layers = Layers::open(&options(stack, LowerForm::Directories)).unwrap();
+        let mut union = Union::new(layers, Limits::default()).unwrap();
+        union.take_over(skeleton);
+        let slots = slots.into_iter().map(|(slot, ino)| (slot, union.node(ino).unwrap())).collect();
+        Vfs { union, privileged, caller, keeps, held, slots }
     }
 
     fn lookup(&mut self, parent: &Arc<Node>, name: &[u8]) -> Result<Option<(Arc<Node>, Attr)>, Errno> {
@@ -585,17 +609,28 @@ impl LowerForm {
 }
 
 fn check(spec: &StackSpec, operations: &[Op], steered: bool) -> Result<(), Failure> {
-    check_with(LowerForm::Directories, spec, operations, steered)
+    check_with((LowerForm::Directories, None), spec, operations, steered)
+}
+
+/// With a snapshot before every so many operations.
+fn check_live(spec: &StackSpec, operations: &[Op], steered: bool) -> Result<(), Failure> {
+    let every = 1 + operations.len() % 7;
+    check_with((LowerForm::Directories, Some(every)), spec, operations, steered)
 }
 
 fn check_in_memory(spec: &StackSpec, operations: &[Op], steered: bool) -> Result<(), Failure> {
     let all = operations.len().is_multiple_of(2);
-    check_with(LowerForm::Memory { all }, spec, operations, steered)
+    check_with((LowerForm::Memory { all }, None), spec, operations, steered)
 }
 
-fn check_with(form: LowerForm, spec: &StackSpec, operations: &[Op], steered: bool) -> Result<(), Failure> {
+fn check_with(
+    (form, snapshots): (LowerForm, Option<usize>),
+    spec: &StackSpec,
+    operations: &[Op],
+    steered: bool,
+) -> Result<(), Failure> {
     let mut sequence = Sequence { steered, every: EVERY, ..Sequence::strict(spec.merge()) };
-    check_steps(form, spec, operations, &mut sequence)
+    check_steps((form, snapshots), spec, operations, &mut sequence)
         .map_err(|text| Failure { text, performed: sequence.performed })
 }
 
@@ -610,7 +645,7 @@ fn for_tmpfs(op: &Op) -> Op {
 }
 
 fn check_steps(
-    form: LowerForm,
+    (form, snapshots): (LowerForm, Option<usize>),
     spec: &StackSpec,
     operations: &[Op],
     sequence: &mut Sequence,
@@ -620,11 +655,28 @@ fn check_steps(
     spec.write(&stack);
     let before = stack.lower_snapshots();
     let keeps = spec.lowers.len() % 2 == 1;
-    let vfs = std::cell::RefCell::new(Vfs::open(&stack, form, keeps));
-    sequence.compare(&vfs.borrow_mut().observe()).map_err(|text| format!("as opened:\n{text}"))?;
-    sequence.run(&operations, |op| vfs.borrow_mut().run(op), || vfs.borrow_mut().observe())?;
+    let vfs = std::cell::RefCell::new(Some(Vfs::open(&stack, form, keeps)));
+    let with = |f: &mut dyn FnMut(&mut Vfs)| vfs.borrow_mut().iter_mut().for_each(f);
+    let observe = || {
+        let mut seen = None;
+        with(&mut |vfs| seen = Some(vfs.observe()));
+        seen.unwrap()
+    };
+    sequence.compare(&observe()).map_err(|text| format!("as opened:\n{text}"))?;
+    let mut count = 0;
+    let run = |op: &Op| {
+        count += 1;
+        if snapshots.is_some_and(|every| count % every == 0) {
+            let before = vfs.borrow_mut().take().unwrap();
+            *vfs.borrow_mut() = Some(before.snapshot(&stack));
+        }
+        let mut outcome = None;
+        with(&mut |vfs| outcome = Some(vfs.run(op)));
+        outcome.unwrap()
+    };
+    sequence.run(&operations, run, observe)?;
     sequence.close_all();
-    vfs.into_inner().end();
+    vfs.into_inner().unwrap().end();
 
     stack.assert_workdir_clean();
     if Privilege::current() != Privilege::Root {
@@ -652,4 +704,12 @@ fn the_library_behaves_as_the_model_over_trees_in_memory() {
     let vocabulary =
         || case(&Vocabulary { operations: 60, ..Vocabulary::full(Privilege::current() == Privilege::Root) });
     run_cases_on_all_processors(1000, 12, vocabulary, check_in_memory);
+}
+
+/// The same while snapshots are taken under whoever uses it: nobody notices.
+#[test]
+fn the_library_behaves_as_the_model_while_snapshots_are_taken() {
+    let vocabulary =
+        || case(&Vocabulary { operations: 60, ..Vocabulary::full(Privilege::current() == Privilege::Root) });
+    run_cases_on_all_processors(600, 13, vocabulary, check_live);
 }

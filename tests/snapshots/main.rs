@@ -4,6 +4,8 @@
 // A test that panics has failed; that is what unwrap is for here.
 #![allow(clippy::unwrap_used)]
 
+mod live;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -264,9 +266,7 @@ fn what_a_mount_has_is_left_alone() {
             "{refused:?}"
         );
     }
-    for verb in
-        [&["snapshot", "mnt"][..], &["snapshots", "mnt"], &["rollback", "mnt"], &["branch", "mnt", "other"]]
-    {
+    for verb in [&["snapshots", "rm", "mnt", "one"][..], &["rollback", "mnt"], &["branch", "mnt", "other"]] {
         place.unionmount(verb).refused(1, &["lies in a mount"]);
     }
     assert!(!place.at(".up.layers").exists() && !place.at("other").exists());

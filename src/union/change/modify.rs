@@ -72,6 +72,7 @@ impl Union {
     pub fn unlink(&self, parent: &Arc<Node>, name: &[u8]) -> Result<()> {
         self.upper()?;
         self.ensure_upper(parent)?;
+        self.wake(parent, name)?;
         let dir = self.dir_part(parent)?;
         let _names = dir.names.write();
         let found = self.resolve_name(parent, name)?.ok_or(FsError::Absent)?;

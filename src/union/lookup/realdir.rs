@@ -8,6 +8,7 @@
 //! A directory of a lower never moves. One of the upper moves when the merged tree is renamed; then only its own
 //! location changes, so a rename costs the same however much lies below.
 
+use std::hash::RandomState;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering};
 use std::sync::{Arc, Weak};
@@ -333,6 +334,11 @@ impl DirFds {
     /// Returns what tells inodes apart.
     pub fn generations(&self) -> &Generations {
         &self.generations
+    }
+
+    /// Makes its numbers of generations those of another mount, which goes on.
+    pub fn set_generations_key(&mut self, key: RandomState) {
+        self.generations.set_key(key);
     }
 
     /// Returns what `dir` is reached by: the directory itself, held.

@@ -40,6 +40,11 @@ pub(in crate::union) enum Sight {
 }
 
 impl Union {
+    /// Tells whether a lower holds directories of the mount itself, or its mount point.
+    pub fn holds_itself(&self) -> bool {
+        !self.veils.parts.is_empty() || self.veils.covered.is_some()
+    }
+
     /// Looks at an entry of a directory of a layer, and never waits for this process itself.
     pub(in crate::union) fn sight(&self, dir: &RealDir, at: LayerAt<'_>, name: &[u8]) -> Result<Sight> {
         let known = dir.first_look(at)?;

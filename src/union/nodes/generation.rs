@@ -87,6 +87,16 @@ impl Generations {
         Generations { key: RandomState::new(), lasting }
     }
 
+    /// Returns what makes the numbers those of one mount.
+    pub(in crate::union) fn key(&self) -> RandomState {
+        self.key.clone()
+    }
+
+    /// Makes the numbers those of another one, which goes on.
+    pub(in crate::union) fn set_key(&mut self, key: RandomState) {
+        self.key = key;
+    }
+
     /// Looks at an object, whose stat is given, to remember it.
     pub fn see<'a>(&self, at: impl Into<LayerAt<'a>>, stat: &Stat) -> Sighting {
         let Some(born) = stat.born else { return Sighting::default() };

@@ -9,8 +9,10 @@
 //! | [`pins`], [`deferred_free`] | what is deleted and still known: its descriptors, whose they are, and its space |
 //! | [`name_state`] | whether an object's name has reached the disk |
 //! | [`progress`] | how far a directory was listed |
+//! | [`skeleton`], `bones` | what stays known when the layers are opened anew under a mount |
 //! | `notify` | what is changed without a request, told to who keeps attributes |
 
+pub(in crate::union) mod bones;
 pub mod deferred_free;
 pub mod generation;
 pub(in crate::union) mod inode_numbering;
@@ -21,5 +23,6 @@ pub(in crate::union) mod notify;
 pub mod pins;
 pub mod progress;
 pub mod region;
+pub mod skeleton;
 pub mod table;
 pub mod verified;

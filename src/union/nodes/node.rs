@@ -293,6 +293,16 @@ impl Node {
         remove().inspect_err(|_| self.gone.store(false, Ordering::Release))
     }
 
+    /// Tells whether its object has lost its last name.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    /// Notes that its object has no name.
+    pub(super) fn set_gone(&self) {
+        self.gone.store(true, Ordering::Release);
+    }
+
     /// Tells whether an object that was found under a name, of that number, may be this node's.
     pub(super) fn may_be(&self, real: InodeId) -> bool {
         self.real() == real && !self.gone.load(Ordering::Acquire)

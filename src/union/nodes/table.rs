@@ -7,6 +7,7 @@ use dashmap::{DashMap, Entry};
 use parking_lot::Mutex;
 
 use crate::sys::object::Kind;
+use crate::union::nodes::bones::Bones;
 use crate::union::nodes::generation::Sighting;
 use crate::union::nodes::node::{DirPart, Identity, NewNode, Node, NodePlace};
 use crate::union::nodes::region::InodeId;
@@ -34,6 +35,15 @@ pub struct Table {
     deferred: Mutex<Vec<u64>>,
     /// How many nodes left since it was last shrunk.
     gone: AtomicUsize,
+    /// Nodes of the union before this one, by number, that nobody has asked for since: see [`crate::union::nodes::skeleton`].
+    bones: Bones,
+}
+
+/// Numbers that were given out where the rule has none.
+#[derive(Debug)]
+pub(in crate::union) struct Numbers {
+    next: u64,
+    given: Vec<(InodeId, u64)>,
 }
 
 impl Table {
@@ -58,7 +68,38 @@ impl Table {
 
     /// Returns how many nodes are known.
     pub fn len(&self) -> usize {
-        self.nodes.len()
+        self.nodes.len() + self.bones.len()
+    }
+
+    /// Returns the nodes that nobody has asked for since the stack was opened anew.
+    pub(in crate::union) fn bones(&self) -> &Bones {
+        &self.bones
+    }
+
+    /// Calls `f` with each node.
+    pub(in crate::union) fn for_each(&self, mut f: impl FnMut(&Arc<Node>)) {
+        self.nodes.iter().for_each(|node| f(node.value()));
+    }
+
+    /// Puts a node in that was known by this number.
+    pub(in crate::union) fn insert(&self, node: Arc<Node>) {
+        self.nodes.insert(node.ino, node);
+    }
+
+    /// Takes over the numbers that the table of the union before gave out where the rule had none.
+    pub(in crate::union) fn take_over_numbers(&self, before: Numbers) {
+        self.next_fallback.store(before.next, Ordering::Relaxed);
+        for (real, number) in before.given {
+            self.fallback.insert(real, number);
+        }
+    }
+
+    /// Returns the numbers that were given out where the rule had none.
+    pub(in crate::union) fn numbers(&self) -> Numbers {
+        Numbers {
+            next: self.next_fallback.load(Ordering::Relaxed),
+            given: self.fallback.iter().map(|given| (*given.key(), *given.value())).collect(),
+        }
     }
 
     /// Tells whether nothing is known, not even the root.
@@ -135,6 +176,7 @@ impl Table {
                 }
                 Entry::Vacant(free) => {
                     let node = Arc::new(Node::new(number, make(), identity.real, seen, lookups));
+                    self.bones.come_to_life(&node);
                     free.insert(node.clone());
                     return node;
                 }
@@ -159,6 +201,10 @@ impl Table {
     pub fn forget(&self, ino: u64, count: u64, mut left: impl FnMut(u64)) {
         if ino == ROOT {
             return;
+        }
+        let mut unneeded = None;
+        if self.bones.forget(ino, count, |directory| unneeded = Some(directory)) {
+            return unneeded.into_iter().for_each(|directory| self.release(directory, &mut left));
         }
         if let Some(node) = self.nodes.get(&ino) {
             let count = u32::try_from(count).unwrap_or(u32::MAX);
@@ -195,7 +241,9 @@ impl Table {
             if ino == ROOT {
                 return;
             }
-            let unused = |_: &u64, node: &Arc<Node>| node.lookups() == 0 && Arc::strong_count(node) == 1;
+            let unused = |ino: &u64, node: &Arc<Node>| {
+                node.lookups() == 0 && Arc::strong_count(node) == 1 && !self.bones.need(*ino)
+            };
             match self.nodes.remove_if(&ino, unused) {
                 Some((_, node)) => {
                     next = node.parent().map(|parent| parent.ino);

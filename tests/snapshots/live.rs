@@ -1,0 +1,189 @@
+//! Snapshots of what is mounted: whoever works there notices nothing, and each is one instant.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::{FlockOperation, flock};
+use support::cli::Place;
+
+use crate::{build, change, change_more, mount, numbers, printed, unmount};
+
+fn take(place: &Place, name: &str) {
+    assert_eq!(printed(place.unionmount(&["snapshot", "mnt", name])), format!("{name}\n"));
+}
+
+#[test]
+fn whoever_works_in_a_mount_notices_no_snapshot() {
+    support::needs_root!();
+    let place = Place::new();
+    build(&place);
+    mount(&place, &["--lower", "a:b", "--upper", "up"]);
+    let root = place.at("mnt");
+    change(&root);
+    let open = |name: &str| OpenOptions::new().read(true).write(true).open(root.join(name)).unwrap();
+    let (mut written, mut lower) = (open("changed"), File::open(root.join("kept")).unwrap());
+    let mut gone = File::create_new(root.join("gone")).unwrap();
+    gone.write_all(b"deleted and open").unwrap();
+    fs::remove_file(root.join("gone")).unwrap();
+    flock(&written, FlockOperation::LockExclusive).unwrap();
+    // A program with its working directory, a mapping and an open listing.
+    let inside = place.sh(&format!(
+        "cd mnt/new/deep && exec python3 -c '
+import mmap, os, sys
+file = open(\"map\", \"w+b\"); file.write(b\"a\" * 4096); file.flush()
+map = mmap.mmap(file.fileno(), 4096); map[:6] = b\"before\"
+listing = os.scandir(\"../..\"); first = [next(listing).name]
+import subprocess
+subprocess.run([\"{}\", \"snapshot\", \"../..\", \"one\"], check=True, stdout=subprocess.DEVNULL)
+map[:6] = b\"after \"; map.flush()
+rest = [entry.name for entry in listing]
+assert sorted(first + rest) == sorted(os.listdir(\"../..\")), (first, rest)
+open(\"there\", \"w\").close()
+print(os.getcwd())
+'",
+        place.bin().display()
+    ));
+    assert_eq!(printed(inside).trim(), root.join("new/deep").display().to_string());
+    let mapped = |at: &str| fs::read(place.at(at)).unwrap()[..6].to_vec();
+    assert_eq!(mapped(".up.layers/1/new/deep/map"), b"before");
+    assert_eq!(
+        (mapped("mnt/new/deep/map"), mapped("up/new/deep/map")),
+        (b"after ".to_vec(), b"after ".to_vec())
+    );
+
+    let own = numbers(&root);
+    let number = written.metadata().unwrap().ino();
+    take(&place, "two");
+    assert_eq!(numbers(&root), own);
+    assert_eq!(written.metadata().unwrap().ino(), number);
+    // What is open is written to the new upper, and not to the layer.
+    written.write_all(b"WRITTEN").unwrap();
+    assert!(fs::read_to_string(place.at("up/changed")).unwrap().starts_with("WRITTEN"));
+    assert_eq!(fs::read_to_string(place.at(".up.layers/1/changed")).unwrap(), "changed here");
+    let mut text = String::new();
+    lower.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "b/kept");
+    // What was deleted is there for who has it open, and nowhere else.
+    gone.write_all(b", and written").unwrap();
+    gone.seek(SeekFrom::Start(0)).unwrap();
+    text.clear();
+    gone.read_to_string(&mut text).unwrap();
+    assert_eq!((text.as_str(), gone.metadata().unwrap().nlink()), ("deleted and open, and written", 0));
+    // The lock is still held.
+    let other = open("changed");
+    assert!(flock(&other, FlockOperation::NonBlockingLockExclusive).is_err());
+    drop((written, other, lower, gone));
+    change_more(&root);
+    let (expected, own) = (support::Snapshot::take(&root), numbers(&root));
+    take(&place, "three");
+    crate::assert_same(&expected, &root, &support::Fields::tree(), "at once");
+    unmount(&place);
+    mount(&place, &["--upper", "up"]);
+    crate::assert_same(&expected, &root, &support::Fields::tree(), "in the next mount");
+    assert_eq!(numbers(&root), own);
+    let names = |of: &str| printed(place.unionmount(&["snapshots", "-q", of]));
+    assert_eq!(names("mnt"), "one\ntwo\nthree\n");
+    unmount(&place);
+    assert_eq!(names("up"), "one\ntwo\nthree\n");
+}
+
+/// Writes a number into one file and then into another, again and again.
+fn count(root: &Path, writer: usize, end: &AtomicBool) -> u64 {
+    let (first, second) = (root.join(format!("first-{writer}")), root.join(format!("second-{writer}")));
+    let write = |path: &Path, number: u64| {
+        let next = path.with_extension("next");
+        fs::write(&next, number.to_string()).unwrap();
+        fs::rename(&next, path).unwrap();
+    };
+    let mut number = 0;
+    while !end.load(Ordering::Relaxed) {
+        number += 1;
+        write(&first, number);
+        write(&second, number);
+        let dir = root.join(format!("dir-{writer}-{number}"));
+        fs::create_dir(&dir).unwrap();
+        fs::remove_dir(&dir).unwrap();
+    }
+    number
+}
+
+#[test]
+fn a_snapshot_is_one_instant_of_all_that_is_done_meanwhile() {
+    support::needs_root!();
+    let place = Place::new();
+    fs::create_dir(place.at("low")).unwrap();
+    for writer in 0..4 {
+        fs::write(place.at(format!("low/first-{writer}")), "0").unwrap();
+        fs::write(place.at(format!("low/second-{writer}")), "0").unwrap();
+    }
+    mount(&place, &["--lower", "low", "--upper", "up"]);
+    let (root, end) = (place.at("mnt"), AtomicBool::new(false));
+    let totals: Vec<u64> = std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..4)
+            .map(|writer| {
+                scope.spawn({
+                    let (root, end) = (&root, &end);
+                    move || count(root, writer, end)
+                })
+            })
+            .collect();
+        for number in 1..=12 {
+            take(&place, &format!("n{number}"));
+        }
+        end.store(true, Ordering::Relaxed);
+        writers.into_iter().map(|writer| writer.join().unwrap()).collect()
+    });
+    let number = |name: &str| fs::read_to_string(root.join(name)).unwrap().parse::<u64>().unwrap();
+    for (writer, total) in totals.iter().enumerate() {
+        assert_eq!(
+            (number(&format!("first-{writer}")), number(&format!("second-{writer}"))),
+            (*total, *total)
+        );
+    }
+    unmount(&place);
+    let mut before = [0; 4];
+    for snapshot in 1..=12 {
+        let layers: Vec<String> = (1..=snapshot).rev().map(|layer| format!(".up.layers/{layer}")).collect();
+        mount(&place, &["--lower", &format!("{}:low", layers.join(":"))]);
+        for (writer, before) in before.iter_mut().enumerate() {
+            let (first, second) = (number(&format!("first-{writer}")), number(&format!("second-{writer}")));
+            assert!(first == second || first == second + 1, "{snapshot}: {first}, {second}");
+            assert!(first >= *before, "{snapshot}: {first}, and {before} before");
+            *before = first;
+        }
+        unmount(&place);
+    }
+    assert!(before.iter().any(|count| *count > 0), "somebody wrote before the last one");
+}
+
+#[test]
+fn a_mount_that_can_take_no_snapshot_says_why_and_goes_on() {
+    support::needs_root!();
+    let place = Place::new();
+    build(&place);
+    let refused = |words: &[&str], why: &str| {
+        mount(&place, words);
+        place.unionmount(&["snapshot", "mnt"]).refused(1, &["mnt", why]);
+        assert_eq!(fs::read_to_string(place.at("mnt/kept")).unwrap(), "b/kept");
+        unmount(&place);
+        assert!(!place.at(".up.layers").exists());
+    };
+    refused(&["--lower", "a:b"], "no upper");
+    refused(&["--lower", "a:b", "--upper", "up", "-o", "passthrough"], "passthrough");
+    refused(&["--lower", "a:b", "--upper", "up", "-o", "volatile"], "volatile");
+    // What the upper itself refuses.
+    mount(&place, &["--lower", "a:b", "--upper", "up"]);
+    fs::write(place.at("mnt/kept"), "written").unwrap();
+    take(&place, "one");
+    fs::write(place.at("mnt/kept"), "written again").unwrap();
+    place.unionmount(&["snapshot", "mnt", "one"]).refused(1, &["called one already"]);
+    place.unionmount(&["snapshot", "mnt/d"]).refused(1, &["lies in a mount"]);
+    place.unionmount(&["snapshot", "--lower", "a", "mnt"]).refused(2, &["--lower"]);
+    assert_eq!(fs::read_to_string(place.at("mnt/kept")).unwrap(), "written again");
+    take(&place, "two");
+    assert_eq!(fs::read_to_string(place.at("mnt/kept")).unwrap(), "written again");
+    unmount(&place);
+}
