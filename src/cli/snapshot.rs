@@ -207,7 +207,7 @@ impl Snapshot {
         let point = EscapedPath::from(mount.point.as_path());
         let failed = |error: &dyn std::fmt::Display| Failure::failed(format!("{point}: {error}"));
         let open = std::fs::File::open(&mount.point).map_err(|error| failed(&error))?;
-        rustix::fs::syncfs(&open)
+        crate::sys::filesystem::sync(&open)
             .map_err(|error| failed(&format_args!("cannot write back what is changed: {error}")))?;
         drop(open);
         let mut client = Client::connect_within(mount, PATIENCE).map_err(|error| failed(&error))?;
