@@ -9,7 +9,8 @@ use std::str::FromStr;
 
 use clap::Args;
 
-use super::page::Page;
+use super::language::Language;
+use super::page::{Page, print_own};
 use super::stacks::{self, Found};
 use super::store::StoreArgs;
 use super::{Failure, say, terminal};
@@ -21,6 +22,7 @@ use crate::explain::shorten::cut;
 use crate::explain::survey::Survey;
 use crate::explain::text::Room;
 use crate::explain::{json, names, page, svg, text};
+use crate::texts::Texts;
 use crate::union::stack::layer::{Stack, StackOptions};
 
 /// Show what each layer holds, changes, deletes and wastes
@@ -29,6 +31,9 @@ use crate::union::stack::layer::{Stack, StackOptions};
 pub(super) struct Layers {
     #[command(flatten)]
     stack: StackArgs,
+
+    #[command(flatten)]
+    language: Language,
 
     /// Walk through layers and tree by keys: one layer or all up to it, sorted, searched, with the history of each file
     #[arg(short, long, conflicts_with_all = ["waste", "ci", "json", "svg", "html", "tree", "depth"])]
@@ -50,11 +55,11 @@ pub(super) struct Layers {
     #[arg(long, conflicts_with = "waste")]
     json: bool,
 
-    /// Write a picture: layers as bands, arrows from files to what they replace
+    /// Write a picture: layers as bands, arrows from files to what they replace; - is stdout
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
 
-    /// Write a page to explore in a browser; it is one file and needs no network
+    /// Write a page to explore in a browser; it is one file and needs no network; - is stdout
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 
@@ -205,6 +210,7 @@ fn title(survey: &Survey) -> String {
 
 impl Layers {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let texts = self.language.texts()?;
         // A large image takes seconds, in which the screen of the walk is not there yet.
         let waiting = self.interactive.then(|| super::spinner("reading the layers"));
         let surveyed = self.stack.survey();
@@ -241,45 +247,49 @@ impl Layers {
             page.json_text(&String::from_utf8_lossy(&out));
             page.print()?;
         } else if self.waste {
-            self.print(&self.wasted(&survey, &figures))?;
+            self.print(&self.wasted(texts, &survey, &figures))?;
         } else if self.tree || self.depth.is_some() {
             let mut out = String::new();
-            text::tree(&survey, self.room(), self.depth, &mut out)
+            text::tree(&survey, self.room(texts), self.depth, &mut out)
                 .map_err(|error| Failure::failed(format!("cannot write the tree: {error}")))?;
-            self.print(&format!("{out}{}.\n", figures.sentence()))?;
+            self.print(
+                &(out + &texts.fill("layers.end", &[("sentence", &figures.sentence_in(texts))]) + "\n"),
+            )?;
         } else if self.svg.is_none() && self.html.is_none() {
-            self.print(&self.overview(&survey, &figures))?;
+            self.print(&self.overview(texts, &survey, &figures))?;
         }
         Ok(ExitCode::SUCCESS)
     }
 
-    fn room(&self) -> Room {
-        Room { columns: terminal::room(), all: self.all }
+    fn room(&self, texts: &'static Texts) -> Room {
+        Room { columns: terminal::room(), all: self.all, texts }
     }
 
     /// Returns the layers, the largest files of each, and why bytes are wasted.
-    fn overview(&self, survey: &Survey, figures: &Figures) -> String {
-        let room = self.room();
+    fn overview(&self, texts: &'static Texts, survey: &Survey, figures: &Figures) -> String {
+        let room = self.room(texts);
         let mut out = text::layers(survey, figures, room);
         for (heading, part) in [
-            ("Largest files", text::largest(survey, room)),
-            ("Waste", text::causes(survey, &waste_groups(survey), room)),
+            ("layers.largest", text::largest(survey, room)),
+            ("layers.waste", text::causes(survey, &waste_groups(survey), room)),
         ] {
             if !part.is_empty() {
-                out += &format!("\n{}\n{part}", text::strong(heading));
+                out += &format!("\n{}\n{part}", text::strong(texts.say(heading)));
             }
         }
-        out + &format!("\n{}.\n", figures.sentence())
+        out + "\n" + &texts.fill("layers.end", &[("sentence", &figures.sentence_in(texts))]) + "\n"
     }
 
     /// Returns why bytes are wasted, and where.
-    fn wasted(&self, survey: &Survey, figures: &Figures) -> String {
+    fn wasted(&self, texts: &'static Texts, survey: &Survey, figures: &Figures) -> String {
+        let sentence = figures.sentence_in(texts);
         if figures.wasted_bytes == 0 {
-            return format!("Nothing is wasted: {}.\n", figures.sentence());
+            return texts.fill("layers.nothing", &[("sentence", &sentence)]) + "\n";
         }
-        let room = self.room();
+        let room = self.room(texts);
         let causes = text::causes(survey, &waste_groups(survey), room);
-        format!("{}\n{causes}\n{}.\n", text::waste(survey, room), figures.sentence())
+        let end = texts.fill("layers.end", &[("sentence", &sentence)]);
+        format!("{}\n{causes}\n{end}\n", text::waste(survey, room))
     }
 
     /// Prints text with colours, a screen at a time where it is longer than one.
@@ -330,7 +340,11 @@ fn with_size_and_command(mut subject: Subject, figures: &Figures) -> Subject {
     subject
 }
 
+/// Writes a file, or, as `-`, to stdout what this program alone has made.
 fn write_file(path: &Path, content: &[u8]) -> Result<(), Failure> {
+    if path.as_os_str() == "-" {
+        return print_own(content);
+    }
     std::fs::write(path, content)
         .map_err(|error| Failure::failed(format!("cannot write {}: {error}", path.display())))
 }

@@ -47,6 +47,27 @@ impl Cause {
         }
     }
 
+    /// Returns the key of the same in the catalogue.
+    pub(super) fn key(self) -> &'static str {
+        match self {
+            Cause::Attributes { mode: true } => "layers.cause.mode",
+            Cause::Attributes { mode: false } => "layers.cause.owner",
+            Cause::Caches => "layers.cause.caches",
+            Cause::Deleted => "layers.cause.deleted",
+            Cause::Replaced => "layers.cause.replaced",
+        }
+    }
+
+    /// Returns the key of what would save it.
+    pub(super) fn way_key(self) -> &'static str {
+        match self {
+            Cause::Attributes { mode: true } => "layers.way.mode",
+            Cause::Attributes { mode: false } => "layers.way.owner",
+            Cause::Caches | Cause::Deleted => "layers.way.deleted",
+            Cause::Replaced => "layers.way.replaced",
+        }
+    }
+
     /// Returns what would save it.
     pub fn way_out(self) -> &'static str {
         match self {

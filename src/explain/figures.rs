@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::names;
 use super::survey::{LayerAction, Number, Survey, Waste};
 use crate::sys::object::Kind;
+use crate::texts::Texts;
 
 /// How many files, and how many bytes in them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -120,12 +121,14 @@ impl Figures {
 
     /// Returns all in one sentence.
     pub fn sentence(&self) -> String {
-        format!(
-            "{} of {} are deleted or replaced further up: efficiency {:.1} %",
-            names::bytes(self.wasted_bytes),
-            names::bytes(self.bytes),
-            self.efficiency()
-        )
+        self.sentence_in(Texts::english())
+    }
+
+    /// Does as [`Figures::sentence`], in a language.
+    pub fn sentence_in(&self, texts: &Texts) -> String {
+        let (wasted, all) = (names::bytes(self.wasted_bytes), names::bytes(self.bytes));
+        let percent = format!("{:.1} %", self.efficiency());
+        texts.fill("layers.sentence", &[("wasted", &wasted), ("all", &all), ("percent", &percent)])
     }
 }
 

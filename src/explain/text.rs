@@ -7,6 +7,7 @@
 use std::fmt::{self, Write as _};
 
 use anstyle::{AnsiColor, Style};
+use unicode_width::UnicodeWidthStr;
 
 use super::causes::WasteGroup;
 use super::figures::{Figures, WastedPlace, wasted_places};
@@ -14,7 +15,9 @@ use super::names::{self, counted, readable};
 use super::paint::{Cell, align};
 use super::shorten::{cut, cut_middle};
 use super::survey::{Holding, LayerAction, Number, Survey};
+use super::titles::layer_list;
 use crate::sys::object::Kind;
+use crate::texts::Texts;
 
 const ADDED: Style = AnsiColor::Green.on_default();
 const CHANGED: Style = AnsiColor::Yellow.on_default();
@@ -35,6 +38,33 @@ pub struct Room {
     pub columns: usize,
     /// Nothing is cut or left out.
     pub all: bool,
+    /// In which language.
+    pub texts: &'static Texts,
+}
+
+impl Room {
+    fn say(&self, key: &str) -> &'static str {
+        self.texts.find(key).unwrap_or_default()
+    }
+
+    /// Says "1 file", "1,234 files".
+    fn files(&self, count: u64) -> String {
+        let key = if count == 1 { "layers.file" } else { "layers.files" };
+        self.texts.fill(key, &[("count", &indicatif::HumanCount(count).to_string())])
+    }
+
+    /// Says "the upper", "layer 2".
+    fn title(&self, survey: &Survey, number: Number) -> String {
+        layer_list(self.texts, [survey.told(number)])
+    }
+
+    /// Says "upper", "2".
+    fn label(&self, survey: &Survey, number: Number) -> String {
+        match survey.told(number) {
+            0 => self.say("explain.upper").to_owned(),
+            number => number.to_string(),
+        }
+    }
 }
 
 /// Returns the table of the layers, the topmost first.
@@ -60,16 +90,18 @@ pub fn layers(survey: &Survey, figures: &Figures, room: Room) -> String {
         true => usize::MAX,
         false => room.columns.saturating_sub(widest(counts) + LABEL).max(LEAST_NAME / 2),
     };
-    let mut head = vec!["LAYER", "NAME", "FILES", "SIZE"];
+    let mut head =
+        ["layers.head.layer", "layers.head.name", "layers.head.files", "layers.head.size"].to_vec();
     if counts {
-        head.extend(["ADDED", "CHANGED", "DELETED"]);
+        head.extend(["layers.head.added", "layers.head.changed", "layers.head.deleted"]);
     }
-    head.push("WASTED");
+    head.push("layers.head.wasted");
+    let head: Vec<&str> = head.into_iter().map(|key| room.say(key)).collect();
     let mut rows =
         vec![head.iter().map(|word| Cell::new(word, format!("{QUIET}{word}{QUIET:#}"))).collect::<Vec<_>>()];
     for number in (1..=survey.top()).rev() {
         let name = cut(&survey.layers[usize::from(number) - 1].name, name_room);
-        let mut row = vec![Cell::plain(survey.label(number)), Cell::plain(name)];
+        let mut row = vec![Cell::plain(room.label(survey, number)), Cell::plain(name)];
         row.extend(cells(number, counts));
         rows.push(row);
     }
@@ -102,15 +134,15 @@ pub fn largest(survey: &Survey, room: Room) -> String {
         // The same sizes stand in the order of the tree.
         files.sort_by_key(|(size, place)| (std::cmp::Reverse(*size), *place));
         let number = index as Number + 1;
-        let title = survey.title(number);
+        let title = room.title(survey, number);
         let name =
-            cut_unless(room.all, &survey.layers[index].name, room.columns.saturating_sub(title.len() + 2));
+            cut_unless(room.all, &survey.layers[index].name, room.columns.saturating_sub(title.width() + 2));
         out += &format!("{STRONG}{title}{STRONG:#}  {name}\n");
         let shown = if room.all { files.len() } else { LARGEST };
         for (size, place) in files.iter().take(shown) {
             let hidden = survey.holdings(*place).iter().any(|h| h.layer == number && h.is_waste());
-            let mark = if hidden { "  hidden above" } else { "" };
-            let columns = room.columns.saturating_sub(BESIDE_PATH + mark.len());
+            let mark = if hidden { room.say("layers.hidden") } else { "" };
+            let columns = room.columns.saturating_sub(BESIDE_PATH + mark.width());
             let path = readable(&survey.path(*place));
             let path = if room.all { path } else { cut_middle(&path, columns) };
             out += &format!("  {:>10}  {path}{QUIET}{mark}{QUIET:#}\n", names::bytes(*size));
@@ -135,21 +167,21 @@ pub fn causes(survey: &Survey, groups: &[WasteGroup], room: Room) -> String {
     for group in &groups[..shown] {
         let amount = &group.amount;
         let slash = if group.is_dir { "/" } else { "" };
-        let files = counted(amount.files, "file", "files");
+        let files = room.files(amount.files);
         let path = format!("{}{slash}", readable(&group.path));
-        let path = if path == "/" { "in several places".to_owned() } else { path };
+        let path = if path == "/" { room.say("layers.several").to_owned() } else { path };
         let path = match room.all {
             true => path,
-            false => cut_middle(&path, room.columns.saturating_sub(BESIDE_PATH + files.len() + 2)),
+            false => cut_middle(&path, room.columns.saturating_sub(BESIDE_PATH + files.width() + 2)),
         };
         out += &format!("  {:>10}  {files}  {STRONG}{path}{STRONG:#}\n", names::bytes(amount.bytes));
-        let made = layer_with_name(survey, group.layer);
-        let wasted = layer_with_name(survey, group.hidden_by);
+        let made = layer_with_name(survey, group.layer, room);
+        let wasted = layer_with_name(survey, group.hidden_by, room);
         let lines = [
-            group.cause.words().to_owned(),
-            format!("made in {made}"),
-            format!("wasted in {wasted}"),
-            format!("saved by: {}", group.cause.way_out()),
+            room.say(group.cause.key()).to_owned(),
+            room.texts.fill("layers.made", &[("layer", &made)]),
+            room.texts.fill("layers.wasted", &[("layer", &wasted)]),
+            room.texts.fill("layers.saved", &[("way", room.say(group.cause.way_key()))]),
         ];
         for line in lines {
             out += &format!("{:14}{}\n", "", cut_unless(room.all, &line, room.columns.saturating_sub(14)));
@@ -157,11 +189,10 @@ pub fn causes(survey: &Survey, groups: &[WasteGroup], room: Room) -> String {
     }
     if let rest @ [_, ..] = &groups[shown..] {
         let bytes = rest.iter().map(|group| group.amount.bytes).sum();
-        out += &format!(
-            "  … and {} with {} (--waste --all lists them)\n",
-            counted(rest.len() as u64, "more reason", "more reasons"),
-            names::bytes(bytes)
-        );
+        let values = [("count", rest.len().to_string()), ("size", names::bytes(bytes))];
+        let values = [(values[0].0, &values[0].1[..]), (values[1].0, &values[1].1[..])];
+        let key = if rest.len() == 1 { "layers.more_reason" } else { "layers.more_reasons" };
+        out += &format!("  {}\n", room.texts.fill(key, &values));
     }
     out
 }
@@ -169,16 +200,23 @@ pub fn causes(survey: &Survey, groups: &[WasteGroup], room: Room) -> String {
 /// Reasons that are listed.
 const MOST_CAUSES: usize = 5;
 
-fn layer_with_name(survey: &Survey, number: Number) -> String {
+fn layer_with_name(survey: &Survey, number: Number, room: Room) -> String {
     let name = &survey.layers[usize::from(number) - 1].name;
-    format!("{}: {name}", survey.title(number))
+    room.texts.fill("layers.with_name", &[("layer", &room.title(survey, number)), ("name", name)])
 }
 
 /// Returns where bytes are wasted, the greatest first; all places or the greatest only.
 pub fn waste(survey: &Survey, room: Room) -> String {
     let places = wasted_places(survey);
     let shown = if room.all { places.len() } else { places.len().min(MOST_WASTED) };
-    let head = ["WASTED", "FILES", "LAYER", "BY LAYER", "", "PATH"];
+    let head = [
+        room.say("layers.head.wasted"),
+        room.say("layers.head.files"),
+        room.say("layers.head.layer"),
+        room.say("layers.head.by_layer"),
+        "",
+        room.say("layers.head.path"),
+    ];
     let mut rows =
         vec![head.iter().map(|word| Cell::new(word, format!("{QUIET}{word}{QUIET:#}"))).collect::<Vec<_>>()];
     let mut paths = Vec::new();
@@ -187,7 +225,8 @@ pub fn waste(survey: &Survey, room: Room) -> String {
         let join = |each: fn(&(Number, Number)) -> Number| {
             let mut numbers: Vec<Number> = steps.iter().map(each).collect();
             numbers.dedup();
-            let list = numbers.into_iter().map(|number| survey.label(number)).collect::<Vec<_>>().join(", ");
+            let list =
+                numbers.into_iter().map(|number| room.label(survey, number)).collect::<Vec<_>>().join(", ");
             cut_unless(room.all, &list, LONGEST_LIST)
         };
         let row = [
@@ -195,7 +234,7 @@ pub fn waste(survey: &Survey, room: Room) -> String {
             indicatif::HumanCount(amount.files).to_string(),
             join(|step| step.0),
             join(|step| step.1),
-            if *replaced { "replaced" } else { "deleted" }.to_owned(),
+            room.say(if *replaced { "layers.replaced" } else { "layers.deleted" }).to_owned(),
         ];
         rows.push(row.map(Cell::plain).into());
         paths.push(path(survey, *place));
@@ -209,8 +248,10 @@ pub fn waste(survey: &Survey, room: Room) -> String {
     let mut text = align(&rows, &[0, 1, 2, 3]);
     if let rest @ [_, ..] = &places[shown..] {
         let bytes = rest.iter().map(|w| w.amount.bytes).sum();
-        let more = counted(rest.len() as u64, "more place", "more places");
-        writeln!(text, "… and {more} with {} (--all lists them)", names::bytes(bytes)).unwrap_or_default();
+        let (count, size) = (rest.len().to_string(), names::bytes(bytes));
+        let key = if rest.len() == 1 { "layers.more_place" } else { "layers.more_places" };
+        let more = room.texts.fill(key, &[("count", &count), ("size", &size)]);
+        writeln!(text, "{more}").unwrap_or_default();
     }
     text
 }
@@ -225,8 +266,10 @@ fn path(survey: &Survey, place: usize) -> String {
 
 /// Returns the tree. With [`Room::all`], nothing is folded but what is deeper than `depth`; else what is dull, too.
 pub fn tree(survey: &Survey, room: Room, depth: Option<u16>, out: &mut dyn fmt::Write) -> fmt::Result {
-    let Room { columns, all } = room;
-    writeln!(out, "{QUIET}  LAYERS           SIZE{QUIET:#}")?;
+    let Room { columns, all, .. } = room;
+    let (layers, size) = (room.say("layers.head.layers"), room.say("layers.head.size"));
+    let pad = " ".repeat(21usize.saturating_sub(layers.width() + size.width()));
+    writeln!(out, "{QUIET}  {layers}{pad}{size}{QUIET:#}")?;
     let dull = if all || survey.places.len() <= SHORT_TREE {
         vec![false; survey.places.len()]
     } else {

@@ -50,3 +50,30 @@ fn explain_speaks_the_language_of_who_asks() {
     place.umount("mnt");
     place.wait_for_no_daemon();
 }
+
+#[test]
+fn layers_speaks_it_too() {
+    let place = Place::new();
+    fs::write(place.at("a/file"), "of a\n").unwrap();
+    fs::write(place.at("b/file"), "of b, longer\n").unwrap();
+    for (line, parts) in [
+        ("layers --lang zh_CN --lower a:b", ["浪费的空间", "被另一个版本替换", "产生于第 2 层：b"]),
+        ("layers --lang zh --lower a:b --waste", ["由哪一层", "被替换", "有效比例 27.8 %。"]),
+        ("layers --lang zh --lower a:b --tree", ["所在的层", "file", "有效比例"]),
+        ("layers --lang en --lower a:b", ["Waste", "replaced by another version", "made in layer 2: b"]),
+    ] {
+        let said = um(&place, line).ok().out;
+        for part in parts {
+            assert!(said.contains(part), "{line}: {part} is not in {said}");
+        }
+    }
+}
+
+#[test]
+fn pictures_and_pages_go_to_stdout_by_a_dash() {
+    let place = Place::new();
+    fs::write(place.at("a/file"), "of a\n").unwrap();
+    assert!(um(&place, "layers --lower a --svg -").ok().out.starts_with("<svg"));
+    assert!(um(&place, "layers --lower a --html -").ok().out.to_lowercase().starts_with("<!doctype html"));
+    assert!(!place.at("-").exists());
+}

@@ -57,7 +57,7 @@ end",
             name: "waste",
             right: 1,
             commands: &[Run("unionmount layers fat --waste")],
-            says: &["only the mode differs", "deleted in a later step"],
+            says: &["opt/src/", "usr/lib/library.so", "28.6 %"],
             ..Step::NONE
         },
         Step {
