@@ -29,6 +29,7 @@
 mod applying;
 mod by_itself;
 mod disk;
+mod frozen;
 mod images;
 mod promise;
 mod record;
@@ -203,6 +204,12 @@ fn the_image_store() {
 fn changes_that_are_applied() {
     let points = Budget::from_environment().tales;
     on_each("changes_that_are_applied", |rig| rig.tell(|_| applying::tale(), points));
+}
+
+#[test]
+fn snapshots_of_uppers() {
+    let points = Budget::from_environment().tales;
+    on_each("snapshots_of_uppers", |rig| rig.tell(|_| frozen::tale(), points));
 }
 
 #[cfg(feature = "snapshotter")]
