@@ -21,6 +21,7 @@ use crate::sys::object::At;
 use crate::sys::remove;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::frozen::below;
+use crate::union::quota::mark;
 
 /// Empty an upper directory: all that was changed is thrown away
 #[derive(Debug, clap::Args)]
@@ -56,6 +57,8 @@ impl Discard {
                 return Err(Failure::told(1));
             }
         }
+        // What it took was noted for the next mount.
+        mark::forget(dir.as_fd()).map_err(|errno| failed(errno.into()))?;
         remove::empty(dir.as_fd(), &[])
             .map_err(|left| Failure::failed(format!("{shown}/{left}: cannot be removed")))?;
         Ok(ExitCode::SUCCESS)

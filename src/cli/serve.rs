@@ -58,7 +58,7 @@ pub(super) fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), 
     }
     let opened = StackOptions { lowers, ..request.stack.clone() };
     let stack = Stack::open(&opened).map_err(Failure::failed)?;
-    let again = reopening::from_everywhere(&opened)?;
+    let again = reopening::from_everywhere(&opened);
     let mount_point = match request.device {
         Some(_) => request.mount_point.clone(),
         None => std::fs::canonicalize(&request.mount_point).map_err(|error| {
@@ -88,7 +88,7 @@ pub(super) fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), 
 /// Mounts what was opened and answers until the mount has ended.
 fn answer(
     request: &MountRequest,
-    (stack, again): (Stack, StackOptions),
+    (stack, again): (Stack, Result<StackOptions, String>),
     limits: Limits,
     device: OwnedFd,
     options: &SessionOptions,

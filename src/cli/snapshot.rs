@@ -49,6 +49,7 @@ impl TargetArgs {
             work: self.work.clone(),
             lowers: super::lowers::sources(lowers)?,
             xattr: if self.userxattr { XattrChoice::User } else { XattrChoice::Auto },
+            known: None,
         })
     }
 }

@@ -195,6 +195,7 @@ fn serve(shared: &Shared, client: UnixStream) -> io::Result<()> {
         return Ok(());
     }
     client.set_read_timeout(Some(PATIENCE))?;
+    client.set_write_timeout(Some(PATIENCE))?;
     let mut reader = BufReader::new(client.try_clone()?);
     loop {
         let mut line = Vec::new();
@@ -208,6 +209,11 @@ fn serve(shared: &Shared, client: UnixStream) -> io::Result<()> {
                 return Ok(());
             }
         };
+        if let Request::Snapshot { name } = request {
+            let taken = shared.answers.snapshot(name.as_deref());
+            send(&client, &taken.map_or_else(Reply::Error, Reply::Ok))?;
+            continue;
+        }
         let Some(union) = shared.union.get() else {
             refuse(&client, "the mount has ended");
             return Ok(());
@@ -219,12 +225,8 @@ fn serve(shared: &Shared, client: UnixStream) -> io::Result<()> {
                 let reply = explained.map_or_else(|error| Reply::Error(error.to_string()), Reply::Ok);
                 send(&client, &reply)?;
             }
-            Request::Snapshot { name } => {
-                // It waits until nobody has the union.
-                drop(union);
-                let taken = shared.answers.snapshot(name.as_deref());
-                send(&client, &taken.map_or_else(Reply::Error, Reply::Ok))?;
-            }
+            // Answered above: it waits until nobody has the union.
+            Request::Snapshot { .. } => {}
             Request::Trace { filter } => {
                 return trace(shared, union, &client, filter);
             }

@@ -37,6 +37,13 @@ pub(super) struct Kept {
     current: Arc<Current>,
 }
 
+impl Kept {
+    /// Tells who waits for the next union that there is none.
+    pub(super) fn ended(&self) {
+        self.current.show(None);
+    }
+}
+
 /// A union, served over FUSE.
 #[derive(Debug)]
 pub struct UnionFs {
@@ -69,15 +76,21 @@ impl UnionFs {
             }
         });
         super::stale::watch(&union, opener.notifier.clone());
-        current.set(&union);
+        current.show(Some(&union));
         let changer = Changer { opener, policy };
         UnionFs { union, changer, requests, pairing, trimmer: HeapReleaser::default(), current }
     }
 
-    /// Tells whether nobody but this holds the union: no change is under way on a thread of its own, and nobody asks.
-    pub(super) fn is_alone(&self) -> bool {
+    /// Tells whether nobody but this holds the union: no change is under way on a thread of its own, and nobody asks. If so,
+    /// nobody gets hold of it from here on.
+    pub(super) fn be_alone(&self) -> bool {
         self.trimmer.end();
-        Arc::strong_count(&self.changer.opener) == 1 && Arc::strong_count(&self.union) == 2
+        self.current.hide();
+        let is_alone = Arc::strong_count(&self.changer.opener) == 1 && Arc::strong_count(&self.union) == 2;
+        if !is_alone {
+            self.current.show(None);
+        }
+        is_alone
     }
 
     /// Lets go of the union, and returns what stays for the one that takes its place.

@@ -23,6 +23,10 @@ use crate::union::Union;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long those that come wait for them at a time.
 const AT_A_TIME: Duration = Duration::from_millis(5);
+/// And at the most.
+const LONGEST_AT_A_TIME: Duration = Duration::from_millis(640);
+/// How long the layers may be another's before the mount is given up.
+const PATIENCE_TO_OPEN: Duration = Duration::from_secs(30);
 
 /// What a mount shows, now.
 #[derive(Debug)]
@@ -62,8 +66,8 @@ impl LiveFs {
 }
 
 impl Live {
-    /// Does something to the layers while none of them is open, and opens them anew. `open` is called once after it, and once
-    /// more if that fails.
+    /// Does something to the layers while none of them is open, and opens them anew. `open` is tried again for a while if it fails:
+    /// another may have the upper's lock for a moment.
     ///
     /// # Errors
     /// See [`LiveError`].
@@ -71,26 +75,37 @@ impl Live {
         &self,
         change: impl FnOnce() -> Result<T, E>,
         open: impl Fn() -> Result<Union, E>,
-        refused: impl FnOnce(crate::error::FsError) -> E,
+        refused: impl Fn(String) -> E,
     ) -> Result<T, LiveError<E>> {
         let mut shown = self.parked()?;
         let Some(before) = shown.take() else { return Err(LiveError::Busy) };
-        let skeleton = match before.union.skeleton() {
+        // What the disk doesn't take is told, and nothing has happened.
+        let ready = before.union.sync_upper().map_err(|error| error.to_string());
+        let skeleton = match ready.and_then(|()| before.union.skeleton().map_err(str::to_owned)) {
             Ok(skeleton) => skeleton,
-            Err(error) => {
+            Err(why) => {
+                before.current().show(None);
                 *shown = Some(before);
-                return Err(LiveError::Failed(refused(error)));
+                return Err(LiveError::Failed(refused(why)));
             }
         };
         let (policy, kept) = before.let_go();
         let done = change();
-        let mut union = match open().or_else(|_| open()) {
-            Ok(union) => union,
-            Err(error) => {
-                log::error!(
-                    "the layers can't be opened again, and the mount answers nothing any more: {error}"
-                );
-                return Err(LiveError::Lost(error));
+        let since = Instant::now();
+        let mut union = loop {
+            match open() {
+                Ok(union) => break union,
+                Err(error) if since.elapsed() < PATIENCE_TO_OPEN => {
+                    log::warn!("the layers can't be opened again yet: {error}");
+                    std::thread::sleep(Duration::from_millis(200));
+                }
+                Err(error) => {
+                    log::error!(
+                        "the layers can't be opened again, and the mount answers nothing any more: {error}"
+                    );
+                    kept.ended();
+                    return Err(LiveError::Lost(error));
+                }
             }
         };
         union.take_over(skeleton);
@@ -103,13 +118,16 @@ impl Live {
         &self,
     ) -> Result<RwLockWriteGuard<'_, Option<UnionFs>>, LiveError<E>> {
         let since = Instant::now();
+        let mut at_a_time = AT_A_TIME;
         while since.elapsed() < PATIENCE {
-            if let Some(shown) = self.shown.try_write_for(AT_A_TIME)
-                && shown.as_ref().is_some_and(UnionFs::is_alone)
+            // Those that were read meanwhile wait; the longer it takes, the longer they do.
+            if let Some(shown) = self.shown.try_write_for(at_a_time)
+                && shown.as_ref().is_some_and(UnionFs::be_alone)
             {
                 return Ok(shown);
             }
             std::thread::sleep(AT_A_TIME);
+            at_a_time = (at_a_time * 2).min(LONGEST_AT_A_TIME);
         }
         Err(LiveError::Busy)
     }

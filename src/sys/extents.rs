@@ -80,13 +80,15 @@ fn by_map(file: BorrowedFd<'_>, start: u64, end: u64) -> Result<u64> {
 }
 
 fn by_data(file: BorrowedFd<'_>, start: u64, end: u64) -> Result<u64> {
+    // A run ends with a block, though it is told to end with the file.
+    let block = u64::try_from(rustix::fs::fstat(file)?.st_blksize).unwrap_or(0).clamp(512, 1 << 20);
     let (mut at, mut found) = (start, 0);
     while at < end {
         let data = match seek(file, SeekFrom::Data(at)) {
             Err(Errno::NXIO) => break,
             data => data?.min(end),
         };
-        at = seek(file, SeekFrom::Hole(data))?.min(end);
+        at = seek(file, SeekFrom::Hole(data))?.next_multiple_of(block).min(end);
         found += at.saturating_sub(data);
         if at <= data {
             break;

@@ -105,6 +105,59 @@ fn an_upper_takes_so_much_and_what_goes_makes_room() {
     assert!(on_disk(stack.upper().root()).0 <= 8 * MIB);
 }
 
+/// Removing and replacing names needs no room, whatever has to be noted for it.
+#[test]
+fn what_makes_room_is_possible_on_a_full_upper() {
+    support::needs_root!();
+    let stack = Stack::new(1);
+    for file in ["linked/1", "copied/1", "over", "merged/x", "moved/y"] {
+        stack.lower(0).file(file, "below");
+    }
+    for (first, names) in [("linked/1", ["2", "3", "4"]), ("copied/1", ["2", "3", "4"])] {
+        let first = stack.lower(0).root().join(first);
+        names.iter().for_each(|name| fs::hard_link(&first, first.with_file_name(name)).unwrap());
+    }
+    let here = limited(&stack);
+    fs::write(here.join("copied/1"), "copied up").unwrap();
+    fs::remove_file(here.join("merged/x")).unwrap();
+    for dir in ["linked", "merged"] {
+        fs::set_permissions(here.join(dir), fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    fs::create_dir(here.join("own")).unwrap();
+    fs::write(here.join("own-file"), "x").unwrap();
+    fs::write(here.join("own-file-2"), "x").unwrap();
+    fill(&here.join("full"));
+    let mut made = 0;
+    while File::create(here.join(format!("f{made}"))).is_ok() {
+        made += 1;
+    }
+    for name in ["linked/1", "copied/2", "over"] {
+        fs::remove_file(here.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+    for (from, to) in [("own-file", "linked/2"), ("own-file-2", "copied/3"), ("own", "merged")] {
+        fs::rename(here.join(from), here.join(to)).unwrap_or_else(|error| panic!("{from} to {to}: {error}"));
+    }
+    assert_eq!(fs::read_to_string(here.join("linked/3")).unwrap(), "below");
+    assert_eq!(fs::read_to_string(here.join("copied/4")).unwrap(), "copied up");
+    assert_eq!(fs::metadata(here.join("copied/4")).unwrap().nlink(), 2);
+    here.unmount();
+}
+
+#[test]
+fn what_is_thrown_away_takes_nothing() {
+    support::needs_root!();
+    let place = Place::new();
+    let mount =
+        || place.unionmount(&["--lower", "a", "--upper", "up", "-o", "size=8M,inodes=200", "mnt"]).ok();
+    mount();
+    fill(&place.at("mnt/full"));
+    place.unionmount(&["umount", "mnt"]).ok();
+    place.unionmount(&["discard", "--yes", "up"]).ok();
+    mount();
+    assert!(fill(&place.at("mnt/again")) > 7 * MIB);
+    place.unionmount(&["umount", "mnt"]).ok();
+}
+
 #[test]
 fn so_many_objects_can_be_made() {
     support::needs_root!();

@@ -110,6 +110,15 @@ fn count(root: &Path, writer: usize, end: &AtomicBool) -> u64 {
     number
 }
 
+/// Ends the writers when it is dropped.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_snapshot_is_one_instant_of_all_that_is_done_meanwhile() {
     support::needs_root!();
@@ -130,10 +139,12 @@ fn a_snapshot_is_one_instant_of_all_that_is_done_meanwhile() {
                 })
             })
             .collect();
+        // Also where one fails.
+        let ended = End(&end);
         for number in 1..=12 {
             take(&place, &format!("n{number}"));
         }
-        end.store(true, Ordering::Relaxed);
+        drop(ended);
         writers.into_iter().map(|writer| writer.join().unwrap()).collect()
     });
     let number = |name: &str| fs::read_to_string(root.join(name)).unwrap().parse::<u64>().unwrap();

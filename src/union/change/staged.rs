@@ -29,9 +29,22 @@ pub enum Publish<'a> {
 impl Upper {
     /// Makes an object in the staging directory, open to nobody but the daemon.
     pub fn stage(&self, new: New<'_>) -> Result<Staged<'_>> {
+        self.stage_by(new, |dir, name, new, mode| self.make(dir, name, new, mode))
+    }
+
+    /// Does as [`Upper::stage`], also where there is no room: of what makes room, or is there only until something is removed.
+    pub(in crate::union) fn stage_in_any_case(&self, new: New<'_>) -> Result<Staged<'_>> {
+        self.stage_by(new, |dir, name, new, mode| self.make_in_any_case(dir, name, new, mode))
+    }
+
+    fn stage_by(
+        &self,
+        new: New<'_>,
+        make: impl FnOnce(BorrowedFd<'_>, &[u8], New<'_>, u32) -> rustix::io::Result<Option<OwnedFd>>,
+    ) -> Result<Staged<'_>> {
         let name = self.fresh_name();
         let mode = if matches!(new, New::Directory) { 0o700 } else { 0o600 };
-        let file = self.make(self.staging(), &name, new, mode)?;
+        let file = make(self.staging(), &name, new, mode)?;
         changed();
         let directory = matches!(new, New::Directory);
         Ok(Staged { upper: self, name, file, directory, armed: true })

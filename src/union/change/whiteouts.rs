@@ -88,7 +88,7 @@ impl Upper {
         name: &[u8],
         also: &[u8],
     ) -> Result<u64> {
-        let staged = self.stage(New::Special(Kind::CharDevice, 0))?;
+        let staged = self.stage_in_any_case(New::Special(Kind::CharDevice, 0))?;
         let ino = staged.object().at().stat()?.ino;
         let link = || staged.object().link_to(self.index_dir(), also);
         match link() {
@@ -230,6 +230,16 @@ impl Upper {
     /// Gives an object of the upper one more name.
     pub fn link(&self, object: Writable<'_>, dir: &UpperFd, name: &[u8]) -> Result<()> {
         self.room_for_name()?;
+        self.link_in_any_case(object, dir, name)
+    }
+
+    /// Does as [`Upper::link`], also where there is no room: for a name that is removed next, or renamed.
+    pub(in crate::union) fn link_in_any_case(
+        &self,
+        object: Writable<'_>,
+        dir: &UpperFd,
+        name: &[u8],
+    ) -> Result<()> {
         object.link_to(dir.fd(), name)?;
         changed();
         Ok(())

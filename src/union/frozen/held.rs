@@ -53,12 +53,23 @@ pub(super) struct Writing {
 
 impl Held {
     /// Locks an upper, and leaves its workdir as a clean unmount does.
-    pub fn begin(path: &Path, work: Option<&Path>) -> std::result::Result<Held, StackError> {
+    /// `known`: which directory it is, by the mount that has had it until now.
+    pub fn begin(
+        path: &Path,
+        work: Option<&Path>,
+        known: Option<(u64, u64)>,
+    ) -> std::result::Result<Held, StackError> {
         let (upper, lock) = lock_upper(path, LOCK_WAIT)?;
+        if known.is_some_and(|known| known != (upper.dev, upper.ino)) {
+            return Err(SnapshotError::refused(path, "is another directory than the mount has").into());
+        }
         let site = Site::of(upper.root.as_fd(), path)?;
         site.is_no_frozen_layer(path)?;
         is_nobodys(&site, path)?;
-        is_not_the_kernels(&upper, path)?;
+        // It would look at directories which may lie in the mount itself; and nobody but that has it.
+        if known.is_none() {
+            is_not_the_kernels(&upper, path)?;
+        }
         let place = match work {
             Some(work) => WorkdirPlace::named(work)?,
             None => WorkdirPlace::beside(&upper)?,

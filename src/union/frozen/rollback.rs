@@ -24,7 +24,7 @@ pub struct RolledBack {
 /// # Errors
 /// When it can't be done; then nothing is changed.
 pub fn rollback(target: &Target, name: Option<&str>) -> Result<RolledBack, StackError> {
-    let held = Held::begin(&target.upper, target.work.as_deref())?;
+    let held = Held::begin(&target.upper, target.work.as_deref(), target.known)?;
     let path = &target.upper;
     let writing = held.existing()?;
     let (Some(writing), Some(head)) = (writing, held.head()?) else {

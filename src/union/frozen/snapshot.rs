@@ -35,6 +35,8 @@ pub struct Target {
     pub lowers: Vec<LowerSource>,
     /// Where its marks are.
     pub xattr: XattrChoice,
+    /// Device and inode number of the upper, where its own mount asks, which has let go of it for the moment.
+    pub known: Option<(u64, u64)>,
 }
 
 /// Freezes what is in an upper.
@@ -126,7 +128,7 @@ pub(super) fn ready(target: &Target) -> std::result::Result<(Held, IndexState), 
 }
 
 fn look(target: &Target) -> std::result::Result<(Held, IndexState), StackError> {
-    let held = Held::begin(&target.upper, target.work.as_deref())?;
+    let held = Held::begin(&target.upper, target.work.as_deref(), target.known)?;
     drop(held.existing()?);
     // What a kill has left undone after an exchange.
     if let Some(below) = below::of(held.upper.root.as_fd(), &target.upper)? {

@@ -161,7 +161,7 @@ impl Upper {
         let Some(replacing) = file_name(origin, REPLACING, self.regions()) else { return Ok(()) };
         let dir = dir.itself().at().stat()?.ino;
         let text = Replacing { count, dir, name: name.to_vec() }.text();
-        self.stage(New::Symlink(&text))?.publish_in_index(&replacing)
+        self.stage_in_any_case(New::Symlink(&text))?.publish_in_index(&replacing)
     }
 
     /// Records that the name is hidden, if what took its place is `done`.
@@ -202,7 +202,7 @@ impl Upper {
 
     fn write_record(&self, origin: InodeId, record: HiddenLinksRecord) -> Result<()> {
         let Some(name) = file_name(origin, HIDDEN, self.regions()) else { return Ok(()) };
-        let staged = self.stage(New::Symlink(record.text().as_bytes()))?;
+        let staged = self.stage_in_any_case(New::Symlink(record.text().as_bytes()))?;
         staged.publish_in_index(&name)
     }
 

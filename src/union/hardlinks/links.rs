@@ -269,7 +269,7 @@ impl Union {
         let (copy, stat) = (object.writable()?, object.stat()?);
         let merged = self.merged_nlink(copy.at(), &stat)?.unwrap_or(stat.nlink);
         self.set_nlink(copy, format!("={merged}"))?;
-        let linked = upper.link(copy, dir, name);
+        let linked = upper.link_in_any_case(copy, dir, name);
         let own = copy.at().stat()?.nlink;
         self.set_nlink(copy, difference(merged, own))?;
         linked

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dashmap::DashMap;
 
+use crate::union::nodes::generation::{Generation, Sighting};
 use crate::union::nodes::node::Node;
+use crate::union::nodes::region::InodeId;
 
 /// What is left of a node that had a name.
 #[derive(Debug, Clone)]
@@ -21,6 +23,17 @@ pub(in crate::union) struct Bone {
     pub lookups: u32,
     /// Whether it may be changed without a request.
     pub mapped: bool,
+    /// Which inode it is; a copy-up and a snapshot leave it as it is.
+    pub real: InodeId,
+    /// Which of those that have had this number.
+    pub generation: Generation,
+}
+
+impl Bone {
+    /// Tells whether an object that was found is what this is of.
+    pub fn is_of(&self, real: InodeId, seen: Sighting) -> bool {
+        self.real == real && seen.fits(self.generation)
+    }
 }
 
 /// The bones, by number.

@@ -72,8 +72,8 @@ impl Union {
         found: &Found,
     ) -> Result<Sighting> {
         if let FoundKind::Directory { dirs, .. } = &found.what
-            && dirs.len() > 1
-            && dirs.first().is_some_and(|dir| self.is_upper(dir.layer))
+            && dirs.first().is_some_and(|dir| self.is_own(dir.layer))
+            && (dirs.len() > 1 || found.id != identity.real)
         {
             // Its identity is that of the lower's directory, before a copy-up and after it; each of the real directories is
             // verified by itself.
@@ -85,14 +85,22 @@ impl Union {
             Some(copy) => self.see(copy.at(), stat),
             None => found.seen,
         };
-        let Some(node) = self.table.find(identity) else { return Ok(seen) };
-        let known = node.generation();
+        let node = self.table.find(identity);
+        let known = match &node {
+            Some(node) => node.generation(),
+            None => match self.table.generation_before(identity) {
+                Some(known) => known,
+                None => return Ok(seen),
+            },
+        };
         if seen.fits(known) {
             return Ok(seen);
         }
         let look = |at: LayerAt<'_>| {
             let seen = self.fds.generations().look_again(seen, known, at, stat);
-            if let Some(settled) = seen.settled(known, stat) {
+            if let Some(node) = &node
+                && let Some(settled) = seen.settled(known, stat)
+            {
                 node.settle_generation(known, settled);
             }
             seen

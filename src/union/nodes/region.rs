@@ -236,6 +236,11 @@ impl Regions {
             .unwrap_or_else(|| self.intern(Unruly::Inode { region, dev, ino }))
     }
 
+    /// Tells whether anything has an identity that is given out as it is met.
+    pub(in crate::union) fn interns(&self) -> bool {
+        !self.interned.is_empty()
+    }
+
     /// Returns the identity of a name by itself.
     fn of_entry(&self, dir: InodeId, name: &[u8]) -> InodeId {
         self.intern(Unruly::Entry { dir, name: name.into() })

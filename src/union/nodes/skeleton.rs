@@ -9,10 +9,14 @@ use std::hash::RandomState;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use rustix::fs::{Mode, OFlags, openat};
+
 use crate::error::{FsError, Result};
+use crate::sys::filesystem;
 use crate::sys::object::Kind;
 use crate::union::Union;
 use crate::union::events::Events;
+use crate::union::lookup::realdir::RealDir;
 use crate::union::nodes::bones::Bone;
 use crate::union::nodes::generation::{Generation, Sighting};
 use crate::union::nodes::node::{DirPart, NewNode, Node, NodePlace};
@@ -50,61 +54,87 @@ struct Nameless {
     gone: bool,
     fd: Arc<Pinned>,
     upper: bool,
+    dir: Option<RemovedDir>,
     origin: Option<InodeId>,
 }
+
+/// The real directories of one that was removed, of the upper and below: it holds them by descriptors of its own.
+type RemovedDir = (Option<Arc<RealDir>>, Vec<Arc<RealDir>>);
 
 impl Union {
     /// Returns what stays of this union when its layers are opened anew. Nobody may change anything from here on.
     ///
     /// # Errors
-    /// `EBUSY` where something that was deleted and is still open can't be taken over: the data of a metacopy.
-    pub fn skeleton(&self) -> Result<Skeleton> {
+    /// Why it can't be done now: what is open, or how the layers number what they hold.
+    pub fn skeleton(&self) -> std::result::Result<Skeleton, &'static str> {
+        if self.regions.interns() {
+            return Err(
+                "a layer has inode numbers of more than 48 bits, or files that are mounted on others",
+            );
+        }
         let (mut bones, mut nameless, mut failed) = (Vec::with_capacity(self.table.len()), Vec::new(), None);
         self.table.for_each(|node| match self.left_of(node) {
             Ok(Left::Nothing) => {}
             Ok(Left::Bone(bone)) => bones.push((node.ino, bone)),
             Ok(Left::Nameless(one)) => nameless.push(one),
-            Err(error) => failed = Some(error),
+            Err(why) => failed = Some(why),
         });
-        if let Some(error) = failed {
-            return Err(error);
+        if let Some(why) = failed {
+            return Err(why);
         }
         self.table.bones().for_each(|ino, bone| bones.push((ino, bone.clone())));
         let counts = self.counters.all().iter().map(|count| count.load(Ordering::Relaxed)).collect();
         let (numbers, pins, events) = (self.table.numbers(), self.pins.clone(), self.events.clone());
-        let generations = self.fds.generations().key();
-        let frozen = self.frozen;
+        let (generations, frozen) = (self.fds.generations().key(), self.frozen);
         Ok(Skeleton { bones, nameless, numbers, generations, frozen, pins, events, counts })
     }
 
-    fn left_of(&self, node: &Arc<Node>) -> Result<Left> {
+    fn left_of(&self, node: &Arc<Node>) -> std::result::Result<Left, &'static str> {
         let lookups = u32::try_from(node.lookups()).unwrap_or(u32::MAX);
-        match &*node.place.read() {
-            NodePlace::Root => Ok(Left::Nothing),
-            NodePlace::Named { parent, entry } => Ok(Left::Bone(Bone {
-                parent: parent.ino,
-                name: entry.name().into(),
-                lookups,
-                mapped: node.is_mapped(),
-            })),
-            NodePlace::Pinned { fd, upper } => {
-                if self.metacopies.contains_key(&node.ino) {
-                    return Err(FsError::Os(rustix::io::Errno::BUSY));
-                }
-                Ok(Left::Nameless(Nameless {
-                    ino: node.ino,
-                    kind: node.kind,
+        let (fd, upper) = match &*node.place.read() {
+            NodePlace::Root => return Ok(Left::Nothing),
+            NodePlace::Named { parent, entry } => {
+                return Ok(Left::Bone(Bone {
+                    parent: parent.ino,
+                    name: entry.name().into(),
                     lookups,
                     mapped: node.is_mapped(),
                     real: node.real(),
                     generation: node.generation(),
-                    gone: node.is_gone(),
-                    fd: fd.clone(),
-                    upper: *upper,
-                    origin: self.hardlinks.origin(node.ino),
-                }))
+                }));
             }
+            NodePlace::Pinned { fd, upper } => (fd.clone(), *upper),
+        };
+        if self.metacopies.contains_key(&node.ino) {
+            return Err("a deleted file is open whose data are in another layer; close it first");
         }
+        let has_names = || !self.getattr(node).is_ok_and(|attr| attr.stat.nlink == 0);
+        if upper && node.dir.is_none() && has_names() {
+            return Err("a file is open under a name that was deleted, and has others; close it first");
+        }
+        Ok(Left::Nameless(Nameless {
+            ino: node.ino,
+            kind: node.kind,
+            lookups,
+            mapped: node.is_mapped(),
+            real: node.real(),
+            generation: node.generation(),
+            gone: node.is_gone(),
+            fd,
+            upper,
+            dir: node.dir.as_ref().map(|part| (part.upper_dir(), part.lowers.to_vec())),
+            origin: self.hardlinks.origin(node.ino),
+        }))
+    }
+
+    /// Writes to the disk what the upper's filesystem holds back.
+    ///
+    /// # Errors
+    /// Those of syncfs(2).
+    pub fn sync_upper(&self) -> Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = openat(self.upper()?.root(), c".", flags, Mode::empty())?;
+        Ok(filesystem::sync(&root)?)
     }
 
     /// Takes over what the kernel knows of the union before, which showed the same.
@@ -122,15 +152,15 @@ impl Union {
             if let Some(origin) = one.origin {
                 self.hardlinks.note_origin(one.ino, origin);
             }
-            let removed = || {
-                let part = DirPart::new(None, Vec::new());
+            let removed = |(upper, lowers): RemovedDir| {
+                let part = DirPart::new(upper, lowers);
                 part.removed.store(true, Ordering::Relaxed);
                 Box::new(part)
             };
             let new = NewNode {
                 kind: one.kind,
                 place: NodePlace::Pinned { fd: one.fd, upper },
-                dir: (one.kind == Kind::Directory).then(removed),
+                dir: one.dir.map(removed),
             };
             let node = Node::new(one.ino, new, one.real, Sighting::default(), one.lookups);
             node.set_real(one.real, one.generation);
@@ -141,6 +171,9 @@ impl Union {
                 node.set_gone();
             }
             self.table.insert(Arc::new(node));
+            if upper {
+                self.deferred.defer(one.ino);
+            }
         }
         bones.into_iter().for_each(|(ino, bone)| self.table.bones().insert(ino, bone));
     }
@@ -148,19 +181,66 @@ impl Union {
     /// Returns the node of a number that was known before the layers were opened anew.
     #[cold]
     pub(in crate::union) fn come_to_life(&self, ino: u64) -> Result<Arc<Node>> {
-        let bone = self.table.bones().get(ino).ok_or(FsError::Stale)?;
-        let parent = self.node(bone.parent)?;
-        let _names = self.dir_part(&parent)?.names.read();
-        let found = self.resolve(&parent, &bone.name)?.ok_or(FsError::Stale)?;
-        let (identity, ..) = self.identify(&parent, &bone.name, &found)?;
-        if self.table.number(identity) != ino && self.table.bones().get(ino).is_some() {
+        let bones = self.table.bones();
+        loop {
+            // From the directory that is known down. A list: programs make trees of any depth.
+            let (mut chain, mut at) = (Vec::new(), ino);
+            let mut parent = loop {
+                if let Some(node) = self.table.get(at) {
+                    break node;
+                }
+                match bones.get(at) {
+                    Some(bone) => {
+                        let above = bone.parent;
+                        chain.push((at, bone));
+                        at = above;
+                    }
+                    // Somebody else has made it known just now, or it is none.
+                    None => break self.table.get(at).ok_or(FsError::Stale)?,
+                }
+            };
+            let mut woken = true;
+            while let Some((at, bone)) = chain.pop().filter(|_| woken) {
+                match self.wake_bone(&parent, at, &bone)? {
+                    Some(node) => parent = node,
+                    None => woken = false,
+                }
+            }
+            if woken {
+                return Ok(parent);
+            }
+        }
+    }
+
+    /// Looks up what a bone is of. `None`: others have come before, and it may be elsewhere.
+    fn wake_bone(&self, parent: &Arc<Node>, ino: u64, bone: &Bone) -> Result<Option<Arc<Node>>> {
+        let _names = self.dir_part(parent)?.names.read();
+        if let Some(node) = self.table.get(ino) {
+            return Ok(Some(node));
+        }
+        let is_as_before = |now: Bone| now.parent == bone.parent && now.name == bone.name;
+        if !self.table.bones().get(ino).is_some_and(is_as_before) {
+            return Ok(None);
+        }
+        let Some(found) = self.resolve(parent, &bone.name)? else {
+            return Err(self.stale_name(parent, &bone.name));
+        };
+        let (identity, source, stat) = self.identify(parent, &bone.name, &found)?;
+        let seen = self.seen_of(identity, source, &stat, &bone.name, &found)?;
+        if !bone.is_of(identity.real, seen) {
+            return Err(self.stale_name(parent, &bone.name));
+        }
+        if self.table.number(identity) != ino {
             self.table.keep_number(identity.real, ino);
         }
-        let (node, _) = self.node_held(&parent, &bone.name, &found, 0)?;
-        if node.dir.is_some() && bone.lookups > 0 {
-            self.told_dirs.tell(&parent, &bone.name, node.real());
+        let (node, _) = self.node_held(parent, &bone.name, &found, 0)?;
+        if node.ino != ino {
+            return Err(FsError::Stale);
         }
-        Ok(node.clone())
+        if node.dir.is_some() && bone.lookups > 0 {
+            self.told_dirs.tell(parent, &bone.name, node.real());
+        }
+        Ok(Some(node.clone()))
     }
 
     /// Makes what is known of a name known to this union, before it loses the name.

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use crate::sys::object::Kind;
 use crate::union::nodes::bones::Bones;
-use crate::union::nodes::generation::Sighting;
+use crate::union::nodes::generation::{Generation, Sighting};
 use crate::union::nodes::node::{DirPart, Identity, NewNode, Node, NodePlace};
 use crate::union::nodes::region::InodeId;
 
@@ -144,6 +144,15 @@ impl Table {
         self.get(number).filter(|node| node.may_be(identity.real))
     }
 
+    /// Returns the generation of an object that was found, as the union before knew it, if nobody has asked for it since.
+    pub(in crate::union) fn generation_before(&self, identity: Identity) -> Option<Generation> {
+        let number = match self.fallback.get(&identity.real) {
+            Some(fallback) => *fallback,
+            None => self.xino(identity.origin)?,
+        };
+        self.bones.get(number).filter(|bone| bone.real == identity.real).map(|bone| bone.generation)
+    }
+
     /// Returns the node of an object that was found, made by `make` if it isn't known. Counts `lookups` more lookups
     /// for it. `seen`: what has the number of a node that is known, and isn't of its generation, is another object.
     pub fn obtain(
@@ -175,6 +184,13 @@ impl Table {
                     number = self.fallback_number(identity.real);
                 }
                 Entry::Vacant(free) => {
+                    // The number is another's, whom nobody has asked for since.
+                    if self.bones.get(number).is_some_and(|bone| !bone.is_of(identity.real, seen)) {
+                        drop(free);
+                        self.fallback.remove(&identity.real);
+                        number = self.fallback_number(identity.real);
+                        continue;
+                    }
                     let node = Arc::new(Node::new(number, make(), identity.real, seen, lookups));
                     self.bones.come_to_life(&node);
                     free.insert(node.clone());

@@ -16,6 +16,7 @@ use rustix::io::{self, Errno, Result};
 
 use crate::sys::object::{At, Writable};
 use crate::sys::xattr;
+use crate::union::lookup::private::Namespace;
 use crate::union::quota::taken::Taken;
 
 /// The name of the attribute, behind the prefix of marks.
@@ -39,6 +40,20 @@ pub struct Found {
     pub taken: Taken,
     /// Whether it ended in order, and nobody had the upper since.
     pub clean: bool,
+}
+
+/// Removes the note that an upper's root has of what is taken: somebody is about to change it without counting.
+///
+/// # Errors
+/// Those of removexattr(2).
+pub fn forget(root: BorrowedFd<'_>) -> Result<()> {
+    for namespace in [Namespace::Trusted, Namespace::User] {
+        match Writable::held(root).remove_xattr(namespace.name(QUOTA).as_bytes()) {
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
 }
 
 impl Mark {

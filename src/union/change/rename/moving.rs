@@ -271,7 +271,7 @@ impl Moving<'_> {
             let emptied = upper.empty_of_markers((&self.to.fd, self.to.name), old, hidden)?;
             return Ok(Cleared::InPlace(emptied));
         }
-        let staged = upper.stage(New::Directory)?;
+        let staged = upper.stage_in_any_case(New::Directory)?;
         let stat = old.itself().at().stat()?;
         copy_metadata(old.itself().at(), &stat, staged.object(), union.belief)?;
         upper.make_opaque(staged.object())?;

@@ -221,6 +221,10 @@ impl Union {
         let stat = self.with_object(node, |object| Ok(object.at().stat()?))?;
         let missing = stat.size.saturating_sub(stat.blocks * 512);
         let room = fstatvfs(upper.root())?;
+        let room = match upper.quota() {
+            Some(quota) => quota.statfs(room),
+            None => room,
+        };
         let bytes = |blocks: u64| blocks.saturating_mul(room.f_frsize);
         let spare = bytes(room.f_blocks / SPARE).min(MOST_SPARE);
         let has = bytes(room.f_bavail).saturating_sub(spare) >= missing;
