@@ -66,7 +66,7 @@ pub fn archive(data: &[u8]) {
         Ok(loaded) => assert!(loaded.iter().all(|one| images.iter().any(|image| image.id == one.id))),
         Err(_) => assert!(images.is_empty(), "half of an archive"),
     }
-    let verified = store.verify(false).unwrap();
+    let verified = store.verify(false, &indicatif::ProgressBar::hidden()).unwrap();
     assert!(verified.findings.is_empty(), "{:?}", verified.findings);
 }
 

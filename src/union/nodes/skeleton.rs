@@ -1,7 +1,7 @@
 //! A stack is opened anew under a mount that goes on: what the kernel knows by number stays known.
 //!
 //! The union that takes over is made of the layers as any is. Of the one before it gets a [`Skeleton`]: for each node that has a
-//! name, its [`Bone`]; what has none is taken over as it is, with the descriptor that keeps it; and the numbers that were given
+//! name, its bone; what has none is taken over as it is, with the descriptor that keeps it; and the numbers that were given
 //! out where the rule has none. Nothing of it names a layer, whose places in the stack may be others now.
 
 use std::fmt;
