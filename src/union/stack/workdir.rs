@@ -504,9 +504,9 @@ mod tests {
     use super::*;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
-    use std::time::Duration;
-
     use tempfile::TempDir;
+
+    use crate::union::stack::lock::LOCK_WAIT;
 
     /// Makes an upper, and the directory `work` for it.
     fn place() -> (TempDir, PathBuf) {
@@ -518,7 +518,8 @@ mod tests {
 
     fn prepared(top: &TempDir, work: &Path) -> Result<Prepared, StackError> {
         let upper = Layer::open(Role::Upper, &top.path().join("upper"))?;
-        WorkdirPlace::named(work)?.prepare(&upper, Duration::ZERO)
+        // A program that another test starts has its lock until it is another program.
+        WorkdirPlace::named(work)?.prepare(&upper, LOCK_WAIT)
     }
 
     fn begun(top: &TempDir, work: &Path, volatile: bool) -> Result<Workdir, StackError> {
@@ -661,7 +662,7 @@ mod tests {
         let upper = Layer::open(Role::Upper, &top.path().join("upper")).unwrap();
         let beside = WorkdirPlace::beside(&upper).unwrap();
         assert_eq!(beside.path, top.path().join(".upper.work"));
-        let workdir = beside.prepare(&upper, Duration::ZERO).unwrap().begin(false).unwrap();
+        let workdir = beside.prepare(&upper, LOCK_WAIT).unwrap().begin(false).unwrap();
         workdir.close().unwrap();
         assert_eq!(names(top.path()), ["upper"]);
         let long = "n".repeat(251);
