@@ -320,7 +320,12 @@ impl Union {
         if let Some(upper) = &self.upper
             && let Some(quota) = upper.quota()
         {
-            quota.recount(upper.tree());
+            match upper.tree() {
+                Ok(tree) => quota.recount(tree),
+                Err(e) => {
+                    log::warn!("what the upper takes can't be counted anew, and is as it was noted: {e}")
+                }
+            }
         }
     }
 
@@ -330,7 +335,8 @@ impl Union {
     /// Those of reading its directories.
     pub fn measured_upper(&self) -> Result<Option<Taken>> {
         let Some(upper) = &self.upper else { return Ok(None) };
-        Ok(upper.quota().map(|quota| quota.measured(&upper.tree())).transpose()?)
+        let Some(quota) = upper.quota() else { return Ok(None) };
+        Ok(Some(quota.measured(&upper.tree()?)?))
     }
 
     /// Returns whose marks are believed.

@@ -32,11 +32,14 @@ impl Upper {
     }
 
     /// Returns where the objects of the upper are.
-    pub(in crate::union) fn tree(&self) -> Tree {
-        let kernel = self.links().kernel.as_ref().and_then(|kernel| kernel.dir().ok().flatten());
+    ///
+    /// # Errors
+    /// Those of opening an index: what is in one that is left out would be taken for nothing.
+    pub(in crate::union) fn tree(&self) -> Result<Tree> {
+        let kernel = self.links().kernel.as_ref().map(|kernel| kernel.dir()).transpose()?.flatten();
         let dirs = [Some(self.index_dir()), kernel].into_iter().flatten();
-        let indexes = dirs.filter_map(|dir| io::fcntl_dupfd_cloexec(dir, 3).ok()).collect();
-        Tree { indexes, open: open_below, list }
+        let indexes = dirs.map(|dir| io::fcntl_dupfd_cloexec(dir, 3)).collect::<io::Result<_>>()?;
+        Ok(Tree { indexes, open: open_below, list })
     }
 
     /// Changes an object of the upper, which becomes larger by so much at the most.
@@ -285,7 +288,7 @@ impl Upper {
             if let Err(e) = self.sync_all() {
                 log::warn!("the upper's filesystem can't be written to the disk: {e}");
             }
-            quota.close(&self.tree());
+            quota.close(self.tree().map_err(|e| e.errno()));
         }
     }
 }

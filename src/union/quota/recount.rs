@@ -153,15 +153,17 @@ impl Quota {
 
     /// Leaves to the next mount how much is taken, counted once more where anything was changed: a filesystem allots some blocks
     /// only when it writes. Nobody changes the upper any more.
-    pub fn close(&self, tree: &Tree) {
+    pub fn close(&self, tree: Result<Tree>) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.lock().take()
             && thread.join().is_err()
         {
             log::error!("quota: the thread that counts the upper has panicked");
         }
-        let counted =
-            if self.changed.load(Ordering::Relaxed) { self.count_at_end(tree) } else { Ok(self.taken()) };
+        let counted = match self.changed.load(Ordering::Relaxed) {
+            true => tree.and_then(|tree| self.count_at_end(&tree)),
+            false => Ok(self.taken()),
+        };
         let left = counted.and_then(|taken| self.mark.leave(taken));
         if let Err(e) = left {
             log::info!("quota: the next mount counts the upper: {e}");
