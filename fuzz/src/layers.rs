@@ -60,7 +60,7 @@ pub fn archive(data: &[u8]) {
     }
     let store = Store::open(Some(&yard.dir("store"))).unwrap();
     let progress = indicatif::MultiProgress::with_draw_target(indicatif::ProgressDrawTarget::hidden());
-    let loaded = load(&store, &Input::Path(place), &LoadOptions { limits: LIMITS, progress });
+    let loaded = load(&store, &Input::Path(place), &LoadOptions { limits: LIMITS, unpack: true, progress });
     let images = store.catalog().unwrap().images;
     match loaded {
         Ok(loaded) => assert!(loaded.iter().all(|one| images.iter().any(|image| image.id == one.id))),

@@ -3,7 +3,7 @@
 //! The rules are those by which a layer is unpacked: of what is said twice the last counts, directories that aren't named are
 //! implied, a hardlink names an entry before, what lies below a link is put where the link leads within the archive.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::Path;
 
@@ -32,6 +32,8 @@ pub(super) struct Builder {
     objects: Vec<Object>,
     directories: BTreeMap<Number, BTreeMap<Box<[u8]>, Number>>,
     attributes: BTreeMap<Number, Attrs>,
+    /// Directories that no entry names.
+    implied: BTreeSet<Number>,
     bytes: u64,
     /// What is kept of names, links, attributes and maps of sparse files.
     memory: u64,
@@ -50,6 +52,7 @@ impl Builder {
             objects: vec![root],
             directories: BTreeMap::from([(ROOT, BTreeMap::new())]),
             attributes: BTreeMap::new(),
+            implied: BTreeSet::from([ROOT]),
             bytes: 0,
             memory: 0,
             most_memory: MOST_MEMORY,
@@ -186,6 +189,7 @@ impl Builder {
 
     /// Says what a directory is like.
     fn describe(&mut self, number: Number, attributes: Attributes) {
+        self.implied.remove(&number);
         self.objects[number as usize] = Object::new(&attributes, 0, Content::None);
         match attributes.xattrs.is_empty() {
             true => self.attributes.remove(&number),
@@ -246,6 +250,7 @@ impl Builder {
     fn imply(&mut self, dir: Number, name: &[u8]) -> Result<Number, LayerError> {
         self.charge(DIRECTORY + name.len() as u64, name)?;
         let number = self.new_directory(&Attributes::of_implied_directory())?;
+        self.implied.insert(number);
         self.link(dir, name, number);
         Ok(number)
     }
@@ -282,7 +287,7 @@ impl Builder {
         for (dir, links) in counted {
             self.objects[dir as usize].nlink = links;
         }
-        let index = Index::new(self.objects, self.directories, self.attributes);
+        let index = Index::new(self.objects, self.directories, (self.attributes, self.implied));
         index.ok_or_else(|| LayerError::entry(b"", "the names of the archive take more than 4 GiB"))
     }
 }

@@ -1,6 +1,6 @@
 //! What an archive holds, without its data: objects by numbers, names in one piece of memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::image::layer::Attributes;
 use crate::image::layer::reader::Stored;
@@ -71,6 +71,8 @@ pub(super) struct Index {
     pub objects: Vec<Object>,
     /// Of the few that have any.
     pub attributes: BTreeMap<Number, Attrs>,
+    /// Directories that no entry names: what they are like, a layer below may tell.
+    pub implied: BTreeSet<Number>,
     names: Vec<u8>,
 }
 
@@ -82,7 +84,7 @@ impl Index {
     pub(super) fn new(
         mut objects: Vec<Object>,
         directories: BTreeMap<Number, BTreeMap<Box<[u8]>, Number>>,
-        attributes: BTreeMap<Number, Attrs>,
+        (attributes, implied): (BTreeMap<Number, Attrs>, BTreeSet<Number>),
     ) -> Option<Index> {
         let mut names = Vec::new();
         for (dir, entries) in directories {
@@ -99,7 +101,7 @@ impl Index {
         }
         names.shrink_to_fit();
         objects.shrink_to_fit();
-        Some(Index { objects, attributes, names })
+        Some(Index { objects, attributes, implied, names })
     }
 
     pub(super) fn object(&self, number: u64) -> Option<&Object> {

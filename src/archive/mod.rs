@@ -3,6 +3,7 @@
 //! ```text
 //! open: what is it, by content ──> a file that is read at any place, or a stream that is decoded once into a spool
 //!   └── build: one pass over the headers ──> index: objects and names in a few dozen bytes each
+//!         ├── implied: directories that no entry names are as the layers below it say
 //!         └── tree: answers the union's reads (LayerTree) out of the index; data by pread
 //! ```
 //!
@@ -17,6 +18,7 @@
 
 mod build;
 mod data;
+mod implied;
 mod index;
 mod spool;
 mod tree;
@@ -30,7 +32,8 @@ use std::sync::Arc;
 
 use self::build::Builder;
 use self::data::{Original, Store};
-use self::tree::ArchiveTree;
+use self::index::Index;
+use self::tree::{ArchiveTree, identity};
 use crate::image::compression::{Compression, decode};
 use crate::image::layer::apply::stream_limit;
 use crate::image::layer::reader::Reader;
@@ -75,12 +78,35 @@ pub struct ArchiveOptions {
     pub is_layer: bool,
 }
 
-/// Makes a layer of an archive that was opened; what it is, its content tells. The path is for messages alone: who could
-/// put something else there meanwhile changes nothing.
+/// An archive whose headers have been read.
+#[derive(Debug)]
+pub struct Archive {
+    index: Index,
+    store: Store,
+    id: u64,
+    is_layer: bool,
+}
+
+impl Archive {
+    /// Makes a layer of it.
+    pub fn into_tree(self) -> Arc<dyn LayerTree> {
+        Arc::new(ArchiveTree::new(self.index, self.store, self.id))
+    }
+
+    /// Returns whether it is read as a layer of an image.
+    pub fn is_layer(&self) -> bool {
+        self.is_layer
+    }
+}
+
+pub use self::implied::describe_implied;
+
+/// Reads what an opened archive holds; what it is, its content tells. The path is for messages alone: who could put something
+/// else there meanwhile changes nothing.
 ///
 /// # Errors
 /// When it is none, or damaged.
-pub fn open(file: File, path: &Path, options: ArchiveOptions) -> Result<Arc<dyn LayerTree>, ArchiveError> {
+pub fn open(file: File, path: &Path, options: ArchiveOptions) -> Result<Archive, ArchiveError> {
     let io = |what| move |source| ArchiveError::Io { what, path: path.to_owned(), source };
     // Before anything of it is read.
     let original = Original::of(&file).map_err(io("look at it"))?;
@@ -114,7 +140,8 @@ pub fn open(file: File, path: &Path, options: ArchiveOptions) -> Result<Arc<dyn 
     };
     builder.tell(path);
     let index = builder.finish().map_err(|what| ArchiveError::Damaged { path: path.to_owned(), what })?;
-    Ok(Arc::new(ArchiveTree::new(index, store)))
+    let id = identity(&index);
+    Ok(Archive { index, store, id, is_layer: options.is_layer })
 }
 
 /// Reads as much of the beginning as there is.

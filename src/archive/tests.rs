@@ -32,7 +32,7 @@ fn tar(entries: &[(u8, &str, &str)]) -> tempfile::NamedTempFile {
 }
 
 fn of_path(path: &Path, options: ArchiveOptions) -> Result<Arc<dyn LayerTree>, ArchiveError> {
-    open(File::open(path).unwrap(), path, options)
+    open(File::open(path).unwrap(), path, options).map(Archive::into_tree)
 }
 
 fn opened(entries: &[(u8, &str, &str)]) -> Arc<dyn LayerTree> {
@@ -290,4 +290,63 @@ fn another_name_and_other_rights_are_no_change() {
         std::fs::remove_file(&other).unwrap();
         assert_eq!(read(), Ok(7));
     }
+}
+
+/// Opens layers of an image, topmost first.
+fn layers(of: &[&[(u8, &str, &str)]]) -> Vec<Arc<dyn LayerTree>> {
+    let open = |entries: &&[(u8, &str, &str)]| {
+        let file = tar(entries);
+        open(file.reopen().unwrap(), file.path(), ArchiveOptions { is_layer: true }).unwrap()
+    };
+    let mut layers: Vec<Archive> = of.iter().map(open).collect();
+    describe_implied(&mut layers.iter_mut().collect::<Vec<_>>());
+    layers.into_iter().map(Archive::into_tree).collect()
+}
+
+fn mode(tree: &dyn LayerTree, path: &str) -> u32 {
+    let object = if path.is_empty() { Some(tree.root()) } else { at(tree, path) };
+    tree.stat(object.unwrap()).unwrap().mode & 0o7777
+}
+
+/// The tars of these tests give every entry mode 640, and what is made up has 755.
+#[test]
+fn a_directory_that_a_layer_does_not_name_is_as_the_nearest_layer_below_says() {
+    let [top, middle, base] = &layers(&[
+        &[(b'0', "etc/app/config", ""), (b'0', "own/new/file", ""), (b'5', "named", "")],
+        &[(b'0', "etc/other", "")],
+        &[(b'5', "./", ""), (b'5', "etc", ""), (b'5', "etc/app", ""), (b'5', "own", "")],
+    ])[..] else {
+        panic!("three")
+    };
+    for path in ["", "etc", "etc/app", "own"] {
+        assert_eq!(mode(&**top, path), mode(&**base, path), "{path:?}");
+        assert_eq!(mode(&**top, path), 0o640, "{path:?}");
+    }
+    assert_eq!((mode(&**top, "own/new"), mode(&**top, "named")), (0o755, 0o640));
+    assert_eq!(mode(&**middle, "etc"), 0o640);
+}
+
+#[test]
+fn what_a_layer_hides_says_nothing_of_a_directory_that_is_made_up_above_it() {
+    let base: &[(u8, &str, &str)] = &[(b'5', "d", ""), (b'5', "d/e", "")];
+    let of = |above: &[(u8, &str, &str)], path| mode(&*layers(&[above, base])[0], path);
+    assert_eq!(of(&[(b'0', "d/e/f", "")], "d/e"), 0o640);
+    assert_eq!(of(&[(b'0', "d/e/f", ""), (b'0', "d/.wh.e", "")], "d/e"), 0o755, "deleted, and new");
+    assert_eq!(of(&[(b'0', "d/e/f", ""), (b'0', "d/.wh..wh..opq", "")], "d/e"), 0o755, "below an opaque one");
+    assert_eq!(of(&[(b'0', "d/e/f", ""), (b'0', "d/e/.wh..wh..opq", "")], "d/e"), 0o755, "opaque itself");
+    assert_eq!(of(&[(b'0', "d/e/f", ""), (b'0', "d/e/.wh..wh..opq", "")], "d"), 0o640);
+    for between in
+        [(b'0', "d/e", ""), (b'0', "d/.wh.e", ""), (b'0', ".wh.d", ""), (b'0', "d/.wh..wh..opq", "")]
+    {
+        let all = layers(&[&[(b'0', "d/e/f", "")], &[between], base]);
+        assert_eq!(mode(&*all[0], "d/e"), 0o755, "hidden by {between:?}");
+    }
+}
+
+#[test]
+fn an_archive_is_the_same_one_whatever_lies_below_it() {
+    let top: &[(u8, &str, &str)] = &[(b'0', "d/e", "")];
+    let (alone, above) = (layers(&[top]), layers(&[top, &[(b'5', "d", "")]]));
+    assert_eq!(alone[0].id(), above[0].id());
+    assert_ne!(mode(&*alone[0], "d"), mode(&*above[0], "d"));
 }

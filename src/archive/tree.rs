@@ -25,8 +25,8 @@ pub(super) struct ArchiveTree {
 }
 
 impl ArchiveTree {
-    pub(super) fn new(index: Index, store: Store) -> ArchiveTree {
-        let id = identity(&index);
+    /// `id`: the [`identity`] of the index as it was made.
+    pub(super) fn new(index: Index, store: Store, id: u64) -> ArchiveTree {
         ArchiveTree { index, store: Arc::new(store), id }
     }
 
@@ -42,7 +42,7 @@ impl ArchiveTree {
 }
 
 /// Returns 64 bits of a digest of all that the headers say: what differs in them is another archive.
-fn identity(index: &Index) -> u64 {
+pub(super) fn identity(index: &Index) -> u64 {
     let mut text = Vec::new();
     for object in &index.objects {
         text.extend(object.mtime.sec.to_le_bytes());

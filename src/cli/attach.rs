@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::Failure;
 use super::page::Page;
 use super::store::StoreArgs;
+use super::{Failure, lowers};
 use crate::container::called::{Called, called};
 use crate::container::mounting::Rights;
 use crate::container::record::image_layers;
@@ -30,6 +30,13 @@ pub(super) struct Attach {
     #[arg(long)]
     dev: bool,
 
+    /// Unpack nothing: mount the layers of an image as they came
+    ///
+    /// A layer that is compressed is decompressed into a file in the cache directory, which goes with the mount. Layers that
+    /// are unpacked anyway are used as they are.
+    #[arg(long)]
+    lazy: bool,
+
     /// Let others than the caller use the mount
     #[arg(long)]
     allow_other: bool,
@@ -44,6 +51,12 @@ impl Attach {
         let store = self.store.with_something()?;
         let rights = Rights { suid: self.suid, dev: self.dev, others: self.allow_other };
         match called(&store, &self.name, true) {
+            Ok(Called::Container(_)) if self.lazy => {
+                return Err(Failure::usage(format!(
+                    "{} is a container, whose layers are unpacked already; --lazy mounts an image",
+                    self.name
+                )));
+            }
             Ok(Called::Container(container)) => {
                 let at = self.at.clone().unwrap_or_else(|| container.merged());
                 container.mount(&store, &at, rights)?;
@@ -58,6 +71,12 @@ impl Attach {
                         self.name
                     )));
                 };
+                let packed = if self.lazy { store.packed_layers(&image)? } else { None };
+                if let Some(blobs) = packed {
+                    let layers: Vec<PathBuf> = blobs.into_iter().map(lowers::as_layer).collect();
+                    mounting::mount(&layers, None, &at, &image.id.short(), &[], (rights, ""))?;
+                    return Ok(ExitCode::SUCCESS);
+                }
                 let layers = image_layers(&store, &image)?;
                 // A container's record keeps its layers; nothing but the mount itself does so here.
                 let dirs: Vec<&Path> = layers.paths.iter().filter_map(|tree| tree.parent()).collect();

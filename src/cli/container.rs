@@ -242,7 +242,7 @@ impl ContainerArgs {
     fn pull(&self, store: &Store) -> Result<Image, Failure> {
         let platform = self.from.platform.as_ref();
         let bars = registry::progress(false);
-        let options = LoadOptions { limits: Limits::default(), progress: bars.clone() };
+        let options = LoadOptions { limits: Limits::default(), unpack: true, progress: bars.clone() };
         let pulled = pull(store, &self.image, platform, &self.from.access.access(), &options);
         registry::clear(&bars)?;
         let pulled = pulled.map_err(|error| match self.from.pull {

@@ -14,7 +14,7 @@ pub(super) const GROUPS: [(&str, &[&str]); 5] = [
         "Images",
         &[
             "pull", "push", "load", "save", "import", "images", "inspect", "history", "tag", "tags", "rmi",
-            "image",
+            "unpack", "image",
         ],
     ),
     (

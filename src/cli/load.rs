@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use indicatif::{MultiProgress, ProgressDrawTarget};
 
 use super::page::Page;
-use super::store::{LimitArgs, StoreArgs};
+use super::store::{LimitArgs, StoreArgs, UnpackArgs};
 use super::{Failure, say};
 use crate::image::load::{Input, LoadOptions, load};
 
@@ -18,6 +18,8 @@ pub(super) struct Load {
     store: StoreArgs,
     #[command(flatten)]
     limits: LimitArgs,
+    #[command(flatten)]
+    unpacking: UnpackArgs,
 
     /// Read this file instead of standard input; - is standard input
     #[arg(short, long, value_name = "FILE", conflicts_with = "source")]
@@ -39,7 +41,8 @@ impl Load {
         let shown = !self.quiet && super::messages_are_read_on_a_terminal();
         let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let progress = MultiProgress::with_draw_target(target);
-        let options = LoadOptions { limits: self.limits.limits(), progress: progress.clone() };
+        let (limits, unpack) = (self.limits.limits(), self.unpacking.unpack());
+        let options = LoadOptions { limits, unpack, progress: progress.clone() };
         let loaded = load(&self.store.open()?, &input, &options);
         // The bars go before anything else is said.
         progress.clear().map_err(|error| Failure::failed(format!("cannot write to stderr: {error}")))?;

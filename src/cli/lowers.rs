@@ -10,11 +10,12 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
 
 use super::Failure;
 use super::options::split_merged;
-use crate::archive::{self, ArchiveError, ArchiveOptions};
+use crate::archive::{self, Archive, ArchiveError, ArchiveOptions};
 use crate::sys::object::At;
 use crate::union::stack::layer::LowerSource;
 
@@ -32,16 +33,102 @@ pub(super) fn named(lists: &[OsString]) -> Result<Vec<PathBuf>, Failure> {
 
 /// Opens archives among lowers that are known by their paths.
 pub(super) fn sources(paths: impl IntoIterator<Item = PathBuf>) -> Result<Vec<LowerSource>, Failure> {
-    paths.into_iter().enumerate().map(|(at, path)| source(at, path)).collect()
+    opened(&LowerSource::directories(paths))
 }
 
-/// Opens archives among lowers. A daemon does so when it has left its caller, whose descriptors it closes.
+/// Opens archives among lowers, several at once, since one that is compressed is read to its end. A daemon does so when it has
+/// left its caller, whose descriptors it closes.
 pub(super) fn opened(lowers: &[LowerSource]) -> Result<Vec<LowerSource>, Failure> {
     let each = lowers.iter().enumerate().map(|(at, lower)| match lower {
-        LowerSource::Directory(path) => source(at, path.clone()),
-        tree => Ok(tree.clone()),
+        LowerSource::Directory(path) => found(at, path.clone()),
+        tree => Ok(Found::Lower(tree.clone())),
     });
-    each.collect()
+    let found: Vec<Found> = each.collect::<Result<_, _>>()?;
+    let mut opened: Vec<Opened> = at_once(found, Found::read).into_iter().collect::<Result<_, _>>()?;
+    // Layers of an image that lie right above each other tell of directories that one of them doesn't name.
+    for run in opened.chunk_by_mut(|above, below| above.is_layer() && below.is_layer()) {
+        archive::describe_implied(&mut run.iter_mut().filter_map(Opened::archive).collect::<Vec<_>>());
+    }
+    Ok(opened.into_iter().map(Opened::into_source).collect())
+}
+
+/// Does the same work for each, as many at a time as there are processors; what came of it, in order.
+fn at_once<T: Send, R: Send>(all: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let jobs = processors.min(all.len());
+    let queue = Mutex::new(all.into_iter().enumerate());
+    let done = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                loop {
+                    // Not held while one is at work.
+                    let next = queue.lock().next();
+                    let Some((at, one)) = next else { return };
+                    let result = work(one);
+                    done.lock().push((at, result));
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner();
+    done.sort_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
+/// What lies at the path of a lower.
+enum Found {
+    /// No archive.
+    Lower(LowerSource),
+    /// A file that may be one, and which lower it is.
+    File { at: usize, file: File, path: PathBuf, options: ArchiveOptions },
+}
+
+impl Found {
+    fn read(self) -> Result<Opened, Failure> {
+        match self {
+            Found::Lower(lower) => Ok(Opened::Lower(lower)),
+            Found::File { at, file, path, options } => {
+                let archive = archive::open(file, &path, options).map_err(|error| wrong(at, &error))?;
+                Ok(Opened::Archive(path, Box::new(archive)))
+            }
+        }
+    }
+}
+
+/// A lower whose archive, if it is one, has been read.
+enum Opened {
+    Lower(LowerSource),
+    Archive(PathBuf, Box<Archive>),
+}
+
+impl Opened {
+    fn archive(&mut self) -> Option<&mut Archive> {
+        match self {
+            Opened::Lower(_) => None,
+            Opened::Archive(_, archive) => Some(archive),
+        }
+    }
+
+    fn is_layer(&self) -> bool {
+        matches!(self, Opened::Archive(_, archive) if archive.is_layer())
+    }
+
+    fn into_source(self) -> LowerSource {
+        match self {
+            Opened::Lower(lower) => lower,
+            Opened::Archive(archive, read) => {
+                // What messages and the socket say is to be found from everywhere.
+                let path = std::fs::canonicalize(&archive).unwrap_or(archive);
+                let path = if read.is_layer() { as_layer(path) } else { path };
+                LowerSource::Tree { path, tree: read.into_tree() }
+            }
+        }
+    }
+}
+
+fn wrong(at: usize, error: &ArchiveError) -> Failure {
+    Failure::failed(format!("lower layer {} {error}", at + 1))
 }
 
 /// Returns whether there is something at this path that could be a lower.
@@ -60,6 +147,13 @@ pub(super) fn is_archive(path: &Path) -> bool {
 fn bare(path: &Path) -> Option<PathBuf> {
     let bare = path.as_os_str().as_bytes().strip_suffix(LAYER)?;
     Some(OsString::from_vec(bare.to_vec()).into())
+}
+
+/// Returns how a lower is named that is a layer of an image as it came.
+pub(super) fn as_layer(blob: PathBuf) -> PathBuf {
+    let mut named = blob.into_os_string();
+    named.push(OsStr::from_bytes(LAYER));
+    named.into()
 }
 
 /// Opens what a path names and keeps it if it is a regular file. What isn't there, or isn't one, the stack tells.
@@ -81,17 +175,12 @@ fn archive_at(path: &Path) -> io::Result<Option<(File, PathBuf, ArchiveOptions)>
     Ok(file_at(&bare)?.map(|file| (file, bare, ArchiveOptions { is_layer: true })))
 }
 
-fn source(at: usize, path: PathBuf) -> Result<LowerSource, Failure> {
-    let named = |error| Failure::failed(format!("lower layer {} {error}", at + 1));
+fn found(at: usize, path: PathBuf) -> Result<Found, Failure> {
     let found = archive_at(&path);
-    let found =
-        found.map_err(|source| named(ArchiveError::Io { what: "open it", path: path.clone(), source }))?;
-    let Some((file, archive, options)) = found else { return Ok(LowerSource::Directory(path)) };
-    let tree = archive::open(file, &archive, options).map_err(named)?;
-    // What messages and the socket say is to be found from everywhere.
-    let mut path = std::fs::canonicalize(&archive).unwrap_or(archive).into_os_string();
-    if options.is_layer {
-        path.push(OsStr::from_bytes(LAYER));
-    }
-    Ok(LowerSource::Tree { path: path.into(), tree })
+    let opened = found
+        .map_err(|source| wrong(at, &ArchiveError::Io { what: "open it", path: path.clone(), source }))?;
+    Ok(match opened {
+        Some((file, path, options)) => Found::File { at, file, path, options },
+        None => Found::Lower(LowerSource::Directory(path)),
+    })
 }

@@ -80,6 +80,7 @@ mod terminal;
 mod trace;
 mod trial;
 mod umount;
+mod unpack;
 mod uptime;
 mod verbs;
 mod verify;

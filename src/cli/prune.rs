@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::page::Page;
 use super::store::StoreArgs;
 use super::{Failure, ask, output, say};
-use crate::image::store::Pruned;
+use crate::image::store::{PruneOptions, Pruned};
 
 /// Delete images without a name, layers and blobs that nothing needs, and what killed processes left
 #[derive(Debug, clap::Args)]
@@ -17,6 +17,12 @@ pub(super) struct Prune {
     /// Delete every image that no container was made from
     #[arg(short, long)]
     all: bool,
+
+    /// Delete also the unpacked trees of layers that no container has and nobody has mounted
+    ///
+    /// The layers stay as they came, and are unpacked again when they are needed.
+    #[arg(long)]
+    unpacked: bool,
 
     /// How long to wait for other processes that use the store
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
@@ -33,12 +39,13 @@ impl Prune {
             Page::of_line(format_args!("{}; nothing to remove", self.store.nothing())).print()?;
             return Ok(ExitCode::SUCCESS);
         };
+        let options = PruneOptions { all: self.all, unpacked: self.unpacked };
         let what =
             if self.all { "all images that no container was made from" } else { "all images without a name" };
         let bar = super::progress_bar("removing");
         if !self.force {
             // What can't be told is told by the prune itself, which then removes nothing.
-            let how_much = match store.prunable(self.all) {
+            let how_much = match store.prunable(options) {
                 Ok(would) if is_nothing(&would) => {
                     Page::of_line(format_args!("There is nothing to remove")).print()?;
                     return Ok(ExitCode::SUCCESS);
@@ -52,12 +59,13 @@ impl Prune {
                     String::new()
                 }
             };
-            let question = format!("Delete {what}, and what nothing needs{how_much}?");
+            let trees = if self.unpacked { ", unpacked layers that no container has" } else { "" };
+            let question = format!("Delete {what}{trees}, and what nothing needs{how_much}?");
             if !ask::yes(&question, "--force")? {
                 return Ok(ExitCode::SUCCESS);
             }
         }
-        let pruned = store.prune(self.all, Duration::from_secs(self.wait.into()), &bar);
+        let pruned = store.prune(options, Duration::from_secs(self.wait.into()), &bar);
         bar.finish_and_clear();
         let pruned = pruned?;
         let mut page = Page::default();

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::page::Page;
 use super::registry::{AccessArgs, clear, load_options, parse_platform, progress};
-use super::store::{LimitArgs, StoreArgs};
+use super::store::{LimitArgs, StoreArgs, UnpackArgs};
 use super::{Failure, say};
 use crate::image::platform::Platform;
 use crate::image::store::Store;
@@ -22,6 +22,8 @@ pub(super) struct Pull {
     access: AccessArgs,
     #[command(flatten)]
     limits: LimitArgs,
+    #[command(flatten)]
+    unpacking: UnpackArgs,
 
     /// Of several, take the image for this platform [default: the one that runs best here]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = parse_platform)]
@@ -50,7 +52,8 @@ impl Pull {
 
     fn pull(&self, store: &Store, name: &str, access: &Access, page: &mut Page) -> Result<(), Failure> {
         let bars = progress(self.quiet);
-        let pulled = pull(store, name, self.platform.as_ref(), access, &load_options(&self.limits, &bars));
+        let options = load_options(&self.limits, &self.unpacking, &bars);
+        let pulled = pull(store, name, self.platform.as_ref(), access, &options);
         clear(&bars)?;
         let pulled = pulled?;
         tell_taken(&pulled);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use indicatif::{MultiProgress, ProgressDrawTarget};
 
 use super::Failure;
-use super::store::LimitArgs;
+use super::store::{LimitArgs, UnpackArgs};
 use crate::image::load::LoadOptions;
 use crate::image::platform::Platform;
 use crate::registry::{Access, RegistryError};
@@ -41,8 +41,12 @@ pub(super) fn progress(quiet: bool) -> MultiProgress {
 }
 
 /// Returns how an image that is pulled is loaded.
-pub(super) fn load_options(limits: &LimitArgs, progress: &MultiProgress) -> LoadOptions {
-    LoadOptions { limits: limits.limits(), progress: progress.clone() }
+pub(super) fn load_options(
+    limits: &LimitArgs,
+    unpacking: &UnpackArgs,
+    progress: &MultiProgress,
+) -> LoadOptions {
+    LoadOptions { limits: limits.limits(), unpack: unpacking.unpack(), progress: progress.clone() }
 }
 
 /// Parses a platform, for clap.

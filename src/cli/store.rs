@@ -65,6 +65,22 @@ impl LimitArgs {
     }
 }
 
+/// Whether layers that come into the store are unpacked.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct UnpackArgs {
+    /// Keep layers as they came; they are unpacked when a container needs them
+    ///
+    /// unionmount mount --lazy mounts the image without, unionmount unpack does it now.
+    #[arg(long)]
+    no_unpack: bool,
+}
+
+impl UnpackArgs {
+    pub(super) fn unpack(&self) -> bool {
+        !self.no_unpack
+    }
+}
+
 /// Reads a number of bytes; K, M, G and T are powers of 1024, as in other programs.
 pub(super) fn parse_size(text: &str) -> std::result::Result<u64, String> {
     let upper = text.to_ascii_uppercase();

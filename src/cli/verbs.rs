@@ -9,7 +9,7 @@ use super::{
     Failure, apply, attach, commit, completions, container_prune, cp, create, demo, df, diff, discard, exec,
     explain, export, help, history, image_diff, image_tree, images, import, inspect, layers, load, login,
     man, prune, ps, pull, push, rename, rm, rmi, run, save, seal, snapshot, snapshotter, status, tag, tags,
-    trace, trial, umount, verify, version,
+    trace, trial, umount, unpack, verify, version,
 };
 
 #[derive(Debug, Subcommand)]
@@ -33,6 +33,7 @@ pub(super) enum Verb {
     Tags(tags::Tags),
     Tag(tag::Tag),
     Rmi(rmi::Rmi),
+    Unpack(unpack::Unpack),
     Prune(prune::Prune),
     Verify(verify::Verify),
     Create(create::Create),
@@ -88,6 +89,7 @@ impl Verb {
             Verb::Tags(verb) => verb.run(),
             Verb::Tag(verb) => verb.run(),
             Verb::Rmi(verb) => verb.run(),
+            Verb::Unpack(verb) => verb.run(),
             Verb::Prune(verb) => verb.run(),
             Verb::Verify(verb) => verb.run(),
             Verb::Create(verb) => verb.run(),

@@ -36,6 +36,8 @@ const MOST_JOBS: usize = 4;
 pub struct LoadOptions {
     /// Against bombs: for each layer, and for the archive as a whole.
     pub limits: Limits,
+    /// Whether layers are unpacked now, and not when they are first needed.
+    pub unpack: bool,
     /// Where progress is shown.
     pub progress: MultiProgress,
 }
@@ -74,7 +76,7 @@ fn load_from(staging: Staging<'_>, source: &ImageSource, options: &LoadOptions) 
     let images = plan(source)?;
     let before = store.catalog()?.images;
     let known = known_layers(store, &before)?;
-    let layers = wanted_layers(source, &staging, &images, &before, &known)?;
+    let layers = wanted_layers(source, &staging, &images, (&before, &known), options.unpack)?;
     let added = take_layers(source, &staging, layers, options)?;
     for image in &images {
         if let Some(there) = before.iter().find(|there| there.id == image.id && store.is_complete(there)) {
@@ -132,8 +134,8 @@ fn wanted_layers<'a>(
     source: &ImageSource,
     staging: &Staging<'_>,
     images: &'a [PlannedImage],
-    before: &[Image],
-    known: &BTreeMap<Digest, AddedLayer>,
+    (before, known): (&[Image], &BTreeMap<Digest, AddedLayer>),
+    unpack: bool,
 ) -> Result<Vec<Wanted<'a>>> {
     let store = staging.store();
     let mut seen = HashSet::new();
@@ -148,7 +150,7 @@ fn wanted_layers<'a>(
             if !seen.insert((layer.diff_id, layer.blob.map(|blob| blob.digest))) {
                 continue;
             }
-            let unpack = store.layer_record(&layer.diff_id)?.is_none();
+            let unpack = unpack && store.layer_record(&layer.diff_id)?.is_none();
             // Which blob the image's manifest will name: its own, or, where the archive promises none, any that is there.
             let there = match layer.blob {
                 _ if whole => known.get(&layer.diff_id).map(|known| known.blob),

@@ -12,6 +12,7 @@ mod foreign;
 mod lab;
 mod loading;
 mod logins;
+mod packed;
 mod peers;
 mod progress;
 mod races;

@@ -54,6 +54,15 @@ pub struct Pruned {
     pub left: Vec<StoreError>,
 }
 
+/// What is to be taken away beside what nothing needs.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PruneOptions {
+    /// Every image that no container was made from.
+    pub all: bool,
+    /// The trees of layers that no container has and nobody has mounted; they are unpacked again when they are needed.
+    pub unpacked: bool,
+}
+
 /// What must stay.
 #[derive(Debug, Default)]
 pub(super) struct Needed {
@@ -78,7 +87,7 @@ impl Store {
                 Some(_alone) => {
                     let _names = self.lock_index(Access::Shared)?;
                     let mut pruned = Pruned::default();
-                    self.sweep(&mut pruned, &ProgressBar::hidden())?;
+                    self.sweep(&mut pruned, false, &ProgressBar::hidden())?;
                     removed.held_back = pruned.held_back;
                     false
                 }
@@ -143,13 +152,12 @@ impl Store {
         Ok(Removed { untagged: image.names, deleted: Some(image.id), ..Removed::default() })
     }
 
-    /// Deletes what no image and no container needs: images without a name (with `all`, every image that no container was
-    /// made from), blobs, unpacked layers, and what killed processes left. Waits no longer than `patience` for others. `bar`
-    /// shows how many bytes have gone.
+    /// Deletes what no image and no container needs: images without a name, blobs, unpacked layers, and what killed processes
+    /// left, and what the options name. Waits no longer than `patience` for others. `bar` shows how many bytes have gone.
     ///
     /// # Errors
     /// When another process is adding to the store all that time.
-    pub fn prune(&self, all: bool, patience: Duration, bar: &ProgressBar) -> Result<Pruned> {
+    pub fn prune(&self, options: PruneOptions, patience: Duration, bar: &ProgressBar) -> Result<Pruned> {
         let (lock, gate) = (self.root().join("lock"), self.root().join("gate.lock"));
         let Some(_alone) = Lock::alone_within(&lock, &gate, patience)? else {
             return Err(StoreError::InUse(format!(
@@ -162,11 +170,11 @@ impl Store {
         let uses = self.container_uses()?;
         let mut pruned = Pruned::default();
         self.change_index(|index| {
-            pruned.images = self.forget_unneeded(index, &uses, all)?;
+            pruned.images = self.forget_unneeded(index, &uses, options.all)?;
             Ok(())
         })?;
         let _names = self.lock_index(Access::Exclusive)?;
-        self.sweep(&mut pruned, bar)?;
+        self.sweep(&mut pruned, options.unpacked, bar)?;
         for leftover in self.leftovers()? {
             let bytes = disk_usage(&leftover);
             bar.inc(bytes);
@@ -188,10 +196,10 @@ impl Store {
     ///
     /// # Errors
     /// When the store can't be read.
-    pub fn prunable(&self, all: bool) -> Result<Pruned> {
+    pub fn prunable(&self, options: PruneOptions) -> Result<Pruned> {
         let mut pruned = Pruned::default();
         let mut index = self.read_index_strictly()?;
-        pruned.images = self.forget_unneeded(&mut index, &self.container_uses()?, all)?;
+        pruned.images = self.forget_unneeded(&mut index, &self.container_uses()?, options.all)?;
         let needed = self.needed(&index)?;
         for (digest, path) in self.all_blobs()? {
             if !needed.blobs.contains(&digest) {
@@ -199,8 +207,9 @@ impl Store {
                 pruned.blobs.push(digest);
             }
         }
+        let kept = self.kept_layers(needed, options.unpacked)?;
         for (diff_id, _) in self.all_layers()? {
-            if !needed.layers.contains(&diff_id) {
+            if !kept.contains(&diff_id) {
                 pruned.bytes += self.layer_record(&diff_id).ok().flatten().map_or(0, |record| record.size);
                 pruned.layers.push(diff_id);
             }
@@ -254,7 +263,7 @@ impl Store {
 
     /// Deletes blobs and layers that nothing needs; nothing where that can't be known. Only with the exclusive lock on the
     /// store.
-    fn sweep(&self, pruned: &mut Pruned, bar: &ProgressBar) -> Result<()> {
+    fn sweep(&self, pruned: &mut Pruned, unpacked: bool, bar: &ProgressBar) -> Result<()> {
         let needed = match self.read_index_strictly().and_then(|index| self.needed(&index)) {
             Ok(needed) => needed,
             Err(error) => {
@@ -271,8 +280,9 @@ impl Store {
             pruned.blobs.push(digest);
             bar.set_position(pruned.bytes);
         }
+        let kept = self.kept_layers(needed, unpacked)?;
         for (diff_id, path) in self.all_layers()? {
-            if needed.layers.contains(&diff_id) {
+            if kept.contains(&diff_id) {
                 continue;
             }
             // Somebody has it mounted.
@@ -325,17 +335,33 @@ impl Store {
                 DocumentKind::Other => {}
             }
         }
+        let contained = self.needed_by_containers()?;
+        needed.blobs.extend(contained.blobs);
+        needed.layers.extend(contained.layers);
+        Ok(needed)
+    }
+
+    /// Returns what containers lead to, whose images another program may have dropped from the index.
+    fn needed_by_containers(&self) -> Result<Needed> {
+        let mut needed = Needed::default();
         let mut uses = self.container_uses()?;
         if let Some(at) = uses.broken.iter().position(|container| container.image.is_none()) {
             return Err(uses.broken.swap_remove(at).error);
         }
         for image in uses.images() {
-            // Another program may have dropped its image from the index.
             if needed.blobs.insert(*image) && self.has(image)? {
                 self.need_config(image, &mut needed)?;
             }
         }
         Ok(needed)
+    }
+
+    /// Returns the layers that stay unpacked: all that are needed, or those of containers alone.
+    fn kept_layers(&self, needed: Needed, of_containers_alone: bool) -> Result<HashSet<Digest>> {
+        match of_containers_alone {
+            true => Ok(self.needed_by_containers()?.layers),
+            false => Ok(needed.layers),
+        }
     }
 
     fn need_manifest(&self, entry: &Entry, needed: &mut Needed) -> Result<()> {
@@ -457,8 +483,9 @@ mod tests {
             // It outlasts the threads, of which the late one may tell when nobody waits any more.
             let (tell, told) = mpsc::channel();
             std::thread::scope(|scope| {
-                let prune =
-                    scope.spawn(|| store.prune(false, Duration::from_secs(3), &ProgressBar::hidden()));
+                let prune = scope.spawn(|| {
+                    store.prune(PruneOptions::default(), Duration::from_secs(3), &ProgressBar::hidden())
+                });
                 until(true);
                 let (end, ended) = mpsc::channel::<()>();
                 let store = &store;

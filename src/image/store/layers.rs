@@ -130,6 +130,28 @@ impl Store {
         Ok(layers)
     }
 
+    /// Returns the blobs of an image's layers, **topmost first**, to be mounted as they are; `None` when all layers are
+    /// unpacked already, whose trees serve better. A blob that is open stays readable when it is removed.
+    ///
+    /// # Errors
+    /// When a blob is missing.
+    pub fn packed_layers(&self, image: &Image) -> Result<Option<Vec<PathBuf>>> {
+        let mut blobs = Vec::new();
+        let mut is_unpacked = true;
+        let layers = image.diff_ids.iter().zip(image.manifest.layers());
+        for (at, (diff_id, layer)) in layers.enumerate().rev() {
+            // What is given twice shows all that it has where it is topmost.
+            if image.diff_ids[at + 1..].contains(diff_id) {
+                continue;
+            }
+            is_unpacked = is_unpacked && matches!(self.layer_record(diff_id), Ok(Some(_)));
+            let path = self.blob_path(&Digest::try_from(layer.digest())?);
+            fs::metadata(&path).map_err(StoreError::io("look at it", &path))?;
+            blobs.push(path);
+        }
+        Ok((!is_unpacked).then_some(blobs))
+    }
+
     fn pin_layer(&self, id: &Digest) -> Result<OwnedFd> {
         let dir = self.layer_dir(id);
         let pin = File::open(&dir).map_err(StoreError::io("open it", &dir))?;

@@ -63,7 +63,7 @@ use super::layer::Ownership;
 use crate::sys::flock::Access;
 
 pub use self::containers::{BrokenContainer, ContainerUse, Containers};
-pub use self::gc::{Pruned, Removed};
+pub use self::gc::{PruneOptions, Pruned, Removed};
 pub use self::images::{Catalog, Image, SHORTEST_ID};
 pub use self::index::Index;
 pub(crate) use self::layers::Take;

@@ -1,0 +1,98 @@
+//! Images whose layers stay as they came: loaded without unpacking, and mounted so.
+
+use support::{Fields, Snapshot, diff};
+
+use crate::lab::{Image, Lab, Tar, gzip};
+
+/// Three layers: what is deleted, what is opaque, and directories that the upper layers don't name.
+fn image() -> Image {
+    let base = Tar::new()
+        .dir_of("root/", 0o700, 0)
+        .dir_of("tmp/", 0o1777, 0)
+        .dir_of("srv/", 0o750, 7)
+        .dir("old/")
+        .file("old/a", "1")
+        .file("old/b", "2")
+        .file("etc/motd", "welcome");
+    let app = Tar::new().file("root/.profile", "x").file("srv/deep/app", "v1").file("etc/.wh.motd", "");
+    let patch = Tar::new()
+        .file("srv/deep/app", "v2")
+        .file("old/.wh..wh..opq", "")
+        .file("old/c", "3")
+        .file("tmp/x", "");
+    Image::new("app:1", vec![base.bytes(), app.bytes(), patch.bytes()])
+}
+
+/// The trees that are unpacked.
+fn unpacked(lab: &Lab) -> usize {
+    std::fs::read_dir(lab.at("store/layers")).map_or(0, Iterator::count)
+}
+
+/// What a mount of the image shows.
+fn shown(lab: &Lab, how: &[&str]) -> Snapshot {
+    let point = lab.at("mnt");
+    std::fs::create_dir_all(&point).unwrap();
+    lab.um(&[&["mount"], how, &["app:1", "mnt"]].concat()).ok();
+    let tree = Snapshot::take_checked(&point);
+    lab.um(&["umount", "mnt"]).ok();
+    tree
+}
+
+#[test]
+fn an_image_that_is_not_unpacked_mounts_to_the_same_tree() {
+    support::needs_root!();
+    for image in [image(), image().compressed(gzip, "+gzip")] {
+        let lab = Lab::new();
+        lab.write("a.tar", &image.oci().archive());
+        lab.um(&["load", "--no-unpack", "a.tar"]).ok();
+        assert_eq!(unpacked(&lab), 0);
+        let packed = shown(&lab, &["--lazy"]);
+        assert_eq!(unpacked(&lab), 0, "a mount that is lazy unpacks nothing");
+        assert_eq!(lab.um(&["unpack", "app:1"]).ok().out, "");
+        assert!(unpacked(&lab) >= 3);
+        assert_eq!(diff(&shown(&lab, &[]), &packed, &Fields::tree()), "");
+        // Then the trees serve, which are there.
+        assert_eq!(diff(&shown(&lab, &["--lazy"]), &packed, &Fields::tree()), "");
+        lab.verify();
+    }
+}
+
+#[test]
+fn trees_are_taken_away_and_come_again() {
+    let lab = Lab::new();
+    lab.write("a.tar", &image().oci().archive());
+    lab.um(&["load", "a.tar"]).ok();
+    let saved = lab.out("$UM save app:1 | sha256sum");
+    assert!(unpacked(&lab) >= 3);
+    lab.um(&["prune", "--force"]).ok();
+    assert!(unpacked(&lab) >= 3, "an image keeps its trees");
+    let told = lab.um(&["prune", "--force", "--unpacked"]).ok().out;
+    assert!(told.contains("0 images, ") && told.contains("0 blobs"), "{told}");
+    assert_eq!(unpacked(&lab), 0);
+    assert_eq!(lab.out("$UM save app:1 | sha256sum"), saved);
+    lab.verify();
+    lab.um(&["unpack", "app:1"]).ok();
+    lab.um(&["create", "--name", "c", "app:1"]).ok();
+    let before = unpacked(&lab);
+    lab.um(&["prune", "--force", "--unpacked"]).ok();
+    assert_eq!(unpacked(&lab), before, "a container keeps them");
+    lab.um(&["mount", "--lazy", "c", "mnt"]).refused(2, &["c is a container"]);
+    lab.um(&["rm", "c"]).ok();
+    lab.um(&["prune", "--force", "--unpacked"]).ok();
+    assert_eq!(unpacked(&lab), 0);
+}
+
+#[test]
+fn a_tree_that_is_mounted_stays() {
+    support::needs_root!();
+    let lab = Lab::new();
+    lab.write("a.tar", &image().oci().archive());
+    lab.um(&["load", "a.tar"]).ok();
+    std::fs::create_dir(lab.at("mnt")).unwrap();
+    lab.um(&["mount", "app:1", "mnt"]).ok();
+    let before = unpacked(&lab);
+    lab.um(&["prune", "--force", "--unpacked"]).ok();
+    assert_eq!(unpacked(&lab), before);
+    assert_eq!(std::fs::read_to_string(lab.at("mnt/srv/deep/app")).unwrap(), "v2");
+    lab.um(&["umount", "mnt"]).ok();
+}
