@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -14,6 +15,7 @@ use super::page::{self, Page};
 use super::store::StoreArgs;
 use crate::changes::patch::{self, Figures, Measure};
 use crate::changes::stacked::{Sides, Stacked};
+use crate::changes::trees;
 use crate::container::{Container, ContainerError, commit};
 use crate::control::client::Client;
 use crate::control::mounts;
@@ -33,6 +35,10 @@ pub(super) struct Diff {
 
     #[command(flatten)]
     stack: UpperArgs,
+
+    /// Show what was changed since that snapshot; 0 is the state before the first
+    #[arg(long, value_name = "NAME")]
+    since: Option<String>,
 
     #[command(flatten)]
     how: HowArgs,
@@ -61,8 +67,8 @@ pub(super) struct UpperArgs {
     #[arg(value_name = "CONTAINER|MOUNT|UPPER", required_unless_present = "upper", conflicts_with_all = ["upper", "lowers"])]
     target: Option<PathBuf>,
 
-    /// The directories below that upper, the first on top
-    #[arg(value_name = "LOWER")]
+    /// The directories below that upper, the first on top; or A..B, two snapshots to compare (A.. with what is there now)
+    #[arg(value_name = "LOWER|A..B")]
     below: Vec<PathBuf>,
 
     /// Layers as directories, the first on top; may repeat. A colon within a name is written \:
@@ -82,6 +88,11 @@ EXAMPLES:
       unionmount diff rw app base
       unionmount diff --lower app:base --upper rw
 
+  Since a snapshot, all that was ever changed, and between two snapshots:
+      unionmount diff --since before merged
+      unionmount diff --since 0 merged
+      unionmount diff merged before..after
+
   As a patch for the directory that the changes were made over:
       unionmount diff --patch rw base | git apply --directory=base
 
@@ -90,10 +101,64 @@ A directory is shown as changed when something in it is.";
 /// An upper over its lowers, with what keeps them from being removed.
 struct Found {
     stacked: Stacked,
+    upper: PathBuf,
+    lowers: Vec<PathBuf>,
     _pins: Vec<OwnedFd>,
 }
 
+impl Found {
+    fn new(upper: &Path, lowers: Vec<PathBuf>, pins: Vec<OwnedFd>) -> Result<Found, Failure> {
+        let stacked = Stacked::open(upper, &lowers).map_err(Failure::failed)?;
+        Ok(Found { stacked, upper: upper.to_owned(), lowers, _pins: pins })
+    }
+
+    /// Opens two states of it.
+    fn between(&self, range: &Range) -> Result<Sides, Failure> {
+        let frozen = below::of_path(&self.upper).map_err(Failure::failed)?;
+        // What was frozen comes first, however it was named.
+        let own = frozen.map_or(0, |below| below.layers.len()).min(self.lowers.len());
+        let at = |name: &str| {
+            let frozen = below::at_snapshot(&self.upper, name).map_err(Failure::failed)?;
+            Ok::<_, Failure>([&frozen, &self.lowers[own..]].concat())
+        };
+        let after = match &range.to {
+            Some(name) => at(name)?,
+            None => [std::slice::from_ref(&self.upper), &self.lowers].concat(),
+        };
+        Sides::of(&at(&range.from)?, &after).map_err(Failure::failed)
+    }
+}
+
+/// Two states to compare, by the names of snapshots.
+#[derive(Debug, PartialEq, Eq)]
+struct Range {
+    from: String,
+    /// None: what is there now.
+    to: Option<String>,
+}
+
+impl Range {
+    /// Reads `A..B`. None: it may be a path.
+    fn parse(text: &Path) -> Option<Range> {
+        let (from, to) = text.to_str()?.split_once("..")?;
+        let is_path = text.as_os_str().as_bytes().contains(&b'/') || text.symlink_metadata().is_ok();
+        let to = Some(to.to_owned()).filter(|to| !to.is_empty());
+        (!from.is_empty() && !is_path).then(|| Range { from: from.to_owned(), to })
+    }
+}
+
 impl UpperArgs {
+    /// Takes the two snapshots out that are named among the lowers, if any are.
+    fn range(&mut self, since: Option<String>) -> Result<Option<Range>, Failure> {
+        let mut ranges: Vec<Range> = self.below.iter().filter_map(|text| Range::parse(text)).collect();
+        self.below.retain(|text| Range::parse(text).is_none());
+        ranges.extend(since.map(|from| Range { from, to: None }));
+        match ranges.len() {
+            0 | 1 => Ok(ranges.pop()),
+            _ => Err(Failure::usage("one --since NAME or one A..B, not several")),
+        }
+    }
+
     fn open(&self, store: &StoreArgs) -> Result<Found, Failure> {
         match (&self.target, &self.upper) {
             (Some(upper), _) if !self.below.is_empty() => of_directories(upper, &self.below),
@@ -113,8 +178,7 @@ fn of_directories(upper: &Path, lowers: &[PathBuf]) -> Result<Found, Failure> {
         let lowers = if lowers.is_empty() { below.lowers } else { std::mem::take(&mut all) };
         all = [below.layers, lowers].concat();
     }
-    let stacked = Stacked::open(upper, &all).map_err(Failure::failed)?;
-    Ok(Found { stacked, _pins: Vec::new() })
+    Found::new(upper, all, Vec::new())
 }
 
 /// Tells whether an upper has snapshots, and what lies below them is recorded.
@@ -149,8 +213,7 @@ fn of_container(name: &str, store: &StoreArgs) -> Result<Found, Failure> {
     let pins: Vec<OwnedFd> = lowers.open()?.into_iter().map(OwnedFd::from).collect();
     let path = container.upper();
     File::open(&path).map_err(ContainerError::io("open it", &path))?;
-    let stacked = Stacked::open(&path, &lowers.paths).map_err(Failure::failed)?;
-    Ok(Found { stacked, _pins: pins })
+    Found::new(&path, lowers.paths, pins)
 }
 
 fn of_mount(path: &Path) -> Result<Found, Failure> {
@@ -164,7 +227,7 @@ fn of_mount(path: &Path) -> Result<Found, Failure> {
     })?;
     let (upper, lowers) = layers_of(&mount)?;
     commit::flush_mount(&mount, &upper)?;
-    Ok(Found { stacked: Stacked::open(&upper, &lowers).map_err(Failure::failed)?, _pins: Vec::new() })
+    Found::new(&upper, lowers, Vec::new())
 }
 
 /// Asks a mount's daemon for its upper and its lowers.
@@ -216,8 +279,15 @@ fn kind_name(kind: Kind) -> &'static str {
 }
 
 impl Diff {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+    pub(super) fn run(mut self) -> Result<ExitCode, Failure> {
+        let range = self.stack.range(self.since.take())?;
         let found = self.stack.open(&self.store)?;
+        if let Some(range) = range {
+            let sides = found.between(&range)?;
+            let changes = trees::differences(&sides).map_err(Failure::failed)?;
+            self.how.tell(changes, || Ok(sides))?;
+            return Ok(ExitCode::SUCCESS);
+        }
         let changes = found.stacked.changes().map_err(Failure::failed)?;
         self.how.tell(changes, || found.stacked.sides().map_err(Failure::failed))?;
         Ok(ExitCode::SUCCESS)

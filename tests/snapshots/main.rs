@@ -461,3 +461,43 @@ fn data_that_lie_below_are_found_from_a_frozen_layer() {
         }
     }
 }
+
+#[test]
+fn changes_are_told_since_a_snapshot_and_between_two() {
+    support::needs_root!();
+    let place = Place::new();
+    place
+        .sh("set -e
+            for name in kept changed gone mode; do echo $name >b/$name; done
+            ./unionmount --lower b --upper up mnt
+            echo first >mnt/changed; ./unionmount snapshot mnt one
+            rm mnt/gone; echo new >mnt/new; mkdir mnt/d; ./unionmount snapshot mnt two
+            echo second >mnt/changed; rm mnt/new; chmod 600 mnt/mode; echo in >mnt/d/in")
+        .ok();
+    let told = |words: &[&str]| printed(place.unionmount(&[&["diff"], words].concat()));
+    let now = "C /changed\nC /d\nA /d/in\nC /mode\nD /new\n";
+    assert_eq!(told(&["--since", "two", "mnt"]), now);
+    assert_eq!(told(&["mnt", "two.."]), now);
+    assert_eq!(told(&["mnt", "one..two"]), "A /d\nD /gone\nA /new\n");
+    assert_eq!(told(&["mnt", "two..one"]), "D /d\nA /gone\nD /new\n");
+    let all = "C /changed\nA /d\nA /d/in\nD /gone\nC /mode\n";
+    assert_eq!(told(&["--since", "0", "mnt"]), all);
+    assert!(told(&["--patch", "mnt", "one.."]).contains("-first\n+second"));
+    assert!(told(&["--stat", "--since", "0", "mnt"]).contains("/changed | +1 -1"));
+    unmount(&place);
+    // By the upper, over what was recorded and over what is named; and over lowers whose names have dots.
+    assert_eq!(told(&["--since", "0", "up"]), all);
+    assert_eq!(told(&["up", "b", "0..one"]), "C /changed\n");
+    fs::rename(place.at("b"), place.at("b..c")).unwrap();
+    assert_eq!(told(&["--since", "0", "up", "b..c"]), all);
+    place.unionmount(&["diff", "up", "b..c", "--since", "none"]).refused(1, &["no snapshot", "none"]);
+    place.unionmount(&["diff", "up", "b..c", "one..two", "0..one"]).refused(2, &["not several"]);
+    // What branched off knows the names of what it stands on, as far as they lie below it.
+    printed(place.unionmount(&["rollback", "up", "one"]));
+    place.unionmount(&["branch", "--lower", "b..c", "up", "other"]).ok();
+    place.unionmount(&["--lower", "b..c", "--upper", "other", "mnt"]).ok();
+    fs::write(place.at("mnt/changed"), "third").unwrap();
+    assert_eq!(told(&["--since", "one", "mnt"]), "C /changed\n");
+    place.unionmount(&["diff", "--since", "two", "mnt"]).refused(1, &["no snapshot", "two"]);
+    unmount(&place);
+}

@@ -65,16 +65,37 @@ pub fn of(upper: BorrowedFd<'_>, path: &Path) -> Result<Option<Below>> {
         );
         SnapshotError::damaged(path, why)
     })?;
-    let mut below = Below { layers: Vec::new(), lowers: Vec::new(), head, hidden: BTreeMap::new() };
-    let mut from = below.head.layer;
-    let mut at = layers;
-    // Where each branches off the next.
+    let from = head.layer;
+    let mut below = Below::new(head);
+    below.add_all(layers, from)?;
+    Ok(Some(below))
+}
+
+/// Returns the frozen layers that show the state of the upper at a path at a snapshot, the topmost first: at one of its own, or of those
+/// that it branches off. `0` is the state before its own first one.
+///
+/// # Errors
+/// When there is none of that name, and those of [`of`].
+pub fn at_snapshot(path: &Path, name: &str) -> Result<Vec<PathBuf>> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let upper = rustix::fs::open(path, flags, Mode::empty()).map_err(SnapshotError::io("open it", path))?;
+    let own = Site::of(upper.as_fd(), path)?.layers()?;
+    let mut at = own.ok_or_else(|| SnapshotError::refused(path, "has no snapshots"))?;
+    let mut found = at.record.find(name);
     for _ in 0..=MOST_LAYERS {
-        below.add(&at, from)?;
-        let Some(base) = at.record.base.clone() else { return Ok(Some(below)) };
-        (at, from) = (open_base(&at, &base)?, base.layer);
+        if let Some(layer) = found
+            && (layer == 0 || is_frozen(&at, layer)?)
+        {
+            let mut below = Below::new(Head { layer, token: String::new() });
+            below.add_all(at, layer)?;
+            return Ok(below.layers);
+        }
+        let Some(base) = at.record.base.clone() else { break };
+        at = open_base(&at, &base)?;
+        found = at.record.chain(base.layer).iter().find(|layer| layer.name == name).map(|layer| layer.layer);
     }
-    Err(SnapshotError::damaged(path, "branches off a branch of itself"))
+    let why = format!("no snapshot of it is called {name}; unionmount snapshots lists them");
+    Err(SnapshotError::refused(path, why))
 }
 
 /// Reads the mark of an upper.
@@ -133,6 +154,22 @@ pub(super) fn is_frozen(layers: &Layers, layer: u32) -> Result<bool> {
 }
 
 impl Below {
+    fn new(head: Head) -> Below {
+        Below { layers: Vec::new(), lowers: Vec::new(), head, hidden: BTreeMap::new() }
+    }
+
+    /// Adds the layers of a record from that one down, and of the records that it branches off.
+    fn add_all(&mut self, mut at: Layers, mut from: u32) -> Result<()> {
+        let own = at.path.clone();
+        // Where each branches off the next.
+        for _ in 0..=MOST_LAYERS {
+            self.add(&at, from)?;
+            let Some(base) = at.record.base.clone() else { return Ok(()) };
+            (at, from) = (open_base(&at, &base)?, base.layer);
+        }
+        Err(SnapshotError::damaged(own, "branches off a branch of itself"))
+    }
+
     /// Adds the layers of a record from that one down.
     fn add(&mut self, layers: &Layers, from: u32) -> Result<()> {
         let damaged = |layer, why: &str| SnapshotError::damaged(layers.place(layer), why.to_owned());
