@@ -38,7 +38,7 @@ impl Asked {
         counters: Arc<RequestCounters>,
         reopening: Reopening,
     ) -> Option<Server> {
-        let belief = self.union.get()?.belief();
+        let belief = self.union.get().ok()?.belief();
         // Not by the table of mounts, which has a line for each.
         let device = match mounts::device_at(point) {
             Ok(device) => device,

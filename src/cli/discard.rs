@@ -5,15 +5,16 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
 use super::Failure;
 use super::store::records;
 use crate::changes::apply::{self, LETTING_GO};
-use crate::control::client::{Client, STATUS_PATIENCE};
-use crate::control::mounts;
+use crate::control::client::{Client, ClientError, STATUS_PATIENCE};
+use crate::control::mounts::{self, Mount};
+use crate::control::protocol::Status;
 use crate::sys::dir::open_named;
 use crate::sys::flock::{Access, lock_until};
 use crate::sys::mountinfo::Table;
@@ -22,6 +23,9 @@ use crate::sys::remove;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::frozen::below;
 use crate::union::quota::mark;
+
+/// How often a mount is asked again that says nothing of its layers.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// Empty an upper directory: all that was changed is thrown away
 #[derive(Debug, clap::Args)]
@@ -154,12 +158,21 @@ pub(super) fn layers() -> Result<Vec<(PathBuf, PathBuf)>, Failure> {
     // Daemons of others are asked nothing: they could keep this waiting, and say what they like.
     for mount in mounts::all().map_err(cannot)?.into_iter().filter(|mount| !mount.is_of_another()) {
         // A daemon that doesn't answer holds its upper, which is seen by the lock.
-        match Client::connect_within(&mount, STATUS_PATIENCE).and_then(|mut daemon| daemon.status()) {
-            Ok(status) => {
+        match status_of(&mount) {
+            Ok(Some(status)) => {
                 let paths = status.layers.iter().map(|layer| layer.directory.as_path().to_owned());
                 // A path of one that the mount covers leads to the mount.
                 let covered = |path: &Path| mounts::device_at(path).is_ok_and(|at| at == mount.device);
                 layers.extend(paths.filter(|path| !covered(path)).map(|path| (mount.point.clone(), path)));
+            }
+            Ok(None) => {}
+            // It is there and says nothing of its layers now: that is no proof of anything.
+            Err(ClientError::Refused(why)) => {
+                let (point, why) =
+                    (EscapedPath::from(mount.point.as_path()), EscapedPath::from(why.as_bytes()));
+                return Err(Failure::failed(format!(
+                    "{point}: which layers that mount has can't be told: {why}; try again"
+                )));
             }
             Err(error) => log::debug!("{error}"),
         }
@@ -171,6 +184,26 @@ pub(super) fn layers() -> Result<Vec<(PathBuf, PathBuf)>, Failure> {
         }
     }
     Ok(layers)
+}
+
+/// Asks a mount for its state. `None`: it has ended meanwhile. One that says so and is there still is asked again for a while.
+fn status_of(mount: &Mount) -> Result<Option<Status>, ClientError> {
+    let end = Instant::now() + LETTING_GO;
+    loop {
+        match Client::connect_within(mount, STATUS_PATIENCE).and_then(|mut daemon| daemon.status()) {
+            Err(ClientError::Refused(why)) => {
+                let has_gone = |all: Vec<Mount>| all.iter().all(|other| other.device != mount.device);
+                if mounts::all().is_ok_and(has_gone) {
+                    return Ok(None);
+                }
+                if Instant::now() >= end {
+                    return Err(ClientError::Refused(why));
+                }
+                std::thread::sleep(AGAIN);
+            }
+            answered => return answered.map(Some),
+        }
+    }
 }
 
 /// Refuses to throw away a directory that a mount which can be seen from here has as a layer, one that is only read too.

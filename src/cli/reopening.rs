@@ -5,18 +5,18 @@ use std::sync::{Arc, Weak};
 
 use crate::fuse::live::{Live, LiveError};
 use crate::fuse::policy::{IoMode, Policy};
-use crate::union::current::{Current, LayerPlace};
+use crate::union::Limits;
+use crate::union::current::{Current, LayerPlace, NotNow};
 use crate::union::escaped_path::EscapedPath;
-use crate::union::frozen::snapshot::{Target, snapshot};
+use crate::union::live::snapshot::Freezing;
+use crate::union::live::{How, Unchanged};
 use crate::union::options::{FsOptions, Lazy};
-use crate::union::stack::layer::{LowerSource, Stack, StackOptions};
-use crate::union::{Limits, Union};
+use crate::union::stack::layer::{LowerSource, StackOptions};
 
 /// What a mount's layers were opened by.
 pub(super) struct Reopening {
     stack: StackOptions,
-    fs: FsOptions,
-    limits: Limits,
+    how: How,
     /// Why it can't be done with this mount at all.
     never: Option<String>,
     /// Weak: who only asks must not keep the layers open.
@@ -66,7 +66,7 @@ impl Reopening {
             Err(why) => (StackOptions::default(), Some(why)),
         };
         let never = unresolved.or_else(|| in_the_way(&stack, &fs, policy)).or_else(|| {
-            let union = current.get()?;
+            let union = current.get().ok()?;
             let covered = union.layer_places().into_iter().find(|place| place.path.starts_with(point));
             if let Some(covered) = covered {
                 return Some(format!(
@@ -76,48 +76,34 @@ impl Reopening {
             }
             union.holds_itself().then(|| "a lower holds the mount's own directories".to_owned())
         });
-        Reopening { stack, fs, limits, never, live: Arc::downgrade(live), current }
+        let how = How { limits, options: fs };
+        Reopening { stack, how, never, live: Arc::downgrade(live), current }
     }
 
-    /// Takes a snapshot of the upper, and opens the layers anew above it.
+    /// Takes a snapshot of the upper, and goes on above it.
     pub(super) fn snapshot(&self, name: Option<&str>) -> Result<String, String> {
         if let Some(why) = &self.never {
             return Err(format!(
                 "this mount can't take a snapshot while it is mounted: {why}; unmount it, and take one of its upper"
             ));
         }
-        let live = self.live.upgrade().ok_or("the mount has ended")?;
-        let places = self.current.get().ok_or("the mount has ended")?.layer_places();
-        are_in_their_places(&places)?;
-        let known = places.first().map(|upper| upper.id);
-        let target = Target {
-            upper: self.stack.upper.clone().ok_or("the mount has no upper")?,
-            work: self.stack.work.clone(),
-            lowers: self.stack.lowers.clone(),
-            xattr: self.stack.xattr,
-            known,
-        };
-        let ids: Vec<(u64, u64)> = places.iter().map(|place| place.id).collect();
-        let take = || snapshot(&target, name).map_err(|error| error.to_string());
-        let open = || {
-            let stack = Stack::open(&self.stack).map_err(|error| error.to_string())?;
-            let union =
-                Union::with_options(stack, self.limits, &self.fs).map_err(|error| error.to_string())?;
-            let now: Vec<(u64, u64)> = union.layer_places().iter().map(|place| place.id).collect();
-            // As they were, below a new upper if there is one.
-            match now == ids || now.get(1..) == Some(&ids[..]) {
-                true => Ok(union),
-                false => Err("other directories are in the places of the layers".to_owned()),
-            }
-        };
         let refused = |why: String| format!("no snapshot was taken, and the mount goes on: {why}");
-        match live.reopen(take, open, refused) {
-            Ok(taken) => Ok(taken.name),
+        let ended = || NotNow::Ended.to_string();
+        let live = self.live.upgrade().ok_or_else(ended)?;
+        let upper = self.stack.upper.as_deref().ok_or("the mount has no upper")?;
+        // Whoever has the union keeps it from being exchanged.
+        let mut freezing = {
+            let union = self.current.get().map_err(|why| refused(why.to_string()))?;
+            are_in_their_places(&union.layer_places()).map_err(refused)?;
+            Freezing::prepare(&union, upper, &self.stack.lowers, name)
+                .map_err(|error| refused(error.to_string()))?
+        };
+        match live.exchange(|union| freezing.take(union, &self.how)) {
+            Ok(()) => Ok(freezing.layer().name.clone()),
+            Err(LiveError::Failed(error @ Unchanged::Lost(_))) => Err(error.to_string()),
             Err(error) => {
-                if matches!(error, LiveError::Lost(_)) {
-                    log::error!("{error}");
-                }
-                Err(error.to_string())
+                freezing.give_up();
+                Err(refused(error.to_string()))
             }
         }
     }

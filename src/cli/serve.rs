@@ -114,7 +114,7 @@ fn answer(
     let (given, abandoned) = (options.given, current.clone());
     let hooks = Hooks {
         abandon: Box::new(move || {
-            if let Some(union) = abandoned.get() {
+            if let Ok(union) = abandoned.get() {
                 union.shut_down();
             }
         }),
@@ -137,7 +137,7 @@ fn answer(
     }
     drop(control);
     // A client of the socket may still be told something.
-    if let Some(union) = current.get() {
+    if let Ok(union) = current.get() {
         union.shut_down();
     }
     ended

@@ -49,7 +49,6 @@ impl TargetArgs {
             work: self.work.clone(),
             lowers: super::lowers::sources(lowers)?,
             xattr: if self.userxattr { XattrChoice::User } else { XattrChoice::Auto },
-            known: None,
         })
     }
 }

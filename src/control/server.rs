@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::socket_peercred;
 use serde::Serialize;
@@ -69,6 +70,8 @@ struct Shared {
     ending: AtomicBool,
     /// The mount has ended, and its daemon goes on.
     unmounted: AtomicBool,
+    /// One at a time changes the layers.
+    changing: Mutex<()>,
 }
 
 /// A socket that is served. Dropped, it is removed.
@@ -105,6 +108,7 @@ impl Server {
             clients: AtomicUsize::new(0),
             ending: AtomicBool::new(false),
             unmounted: AtomicBool::new(false),
+            changing: Mutex::new(()),
         });
         let mut server = Server { shared, listener, dir, name, ino, thread: None };
         let (shared, listener) = (server.shared.clone(), server.listener.clone());
@@ -133,6 +137,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         runtime_dir::remove_own(&self.dir, &self.name, self.ino);
         self.shared.ending.store(true, Ordering::Release);
+        drop(self.shared.changing.lock());
         // Wakes the thread that accepts.
         if let Err(errno) = rustix::net::shutdown(&*self.listener, rustix::net::Shutdown::Both) {
             return log::debug!("control socket: {errno}");
@@ -210,13 +215,18 @@ fn serve(shared: &Shared, client: UnixStream) -> io::Result<()> {
             }
         };
         if let Request::Snapshot { name } = request {
+            // Whoever ends the mount waits until it is told what has become of it.
+            let _changing = shared.changing.lock();
             let taken = shared.answers.snapshot(name.as_deref());
             send(&client, &taken.map_or_else(Reply::Error, Reply::Ok))?;
             continue;
         }
-        let Some(union) = shared.union.get() else {
-            refuse(&client, "the mount has ended");
-            return Ok(());
+        let union = match shared.union.get() {
+            Ok(union) => union,
+            Err(why) => {
+                refuse(&client, &why.to_string());
+                return Ok(());
+            }
         };
         match request {
             Request::Status => send(&client, &status(shared, &union))?,

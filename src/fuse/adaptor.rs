@@ -37,13 +37,6 @@ pub(super) struct Kept {
     current: Arc<Current>,
 }
 
-impl Kept {
-    /// Tells who waits for the next union that there is none.
-    pub(super) fn ended(&self) {
-        self.current.show(None);
-    }
-}
-
 /// A union, served over FUSE.
 #[derive(Debug)]
 pub struct UnionFs {
@@ -93,11 +86,10 @@ impl UnionFs {
         is_alone
     }
 
-    /// Lets go of the union, and returns what stays for the one that takes its place.
-    pub(super) fn let_go(self) -> (Policy, Kept) {
-        let UnionFs { changer, requests, pairing, current, .. } = self;
-        let notifier = changer.opener.notifier.clone();
-        (changer.policy, Kept { notifier, requests, pairing, current })
+    /// Returns what stays for the one that takes its place.
+    pub(super) fn kept(&self) -> (Policy, Kept) {
+        let (requests, pairing, current) = (self.requests.clone(), self.pairing.clone(), self.current());
+        (self.changer.policy, Kept { notifier: self.notifier(), requests, pairing, current })
     }
 
     /// Returns the same, with who is to be told of who asks.

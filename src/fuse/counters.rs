@@ -99,7 +99,7 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "requests: {}", self.requests)?;
-        if let Some(union) = self.union.get() {
+        if let Ok(union) = self.union.get() {
             write!(f, "; {}; nodes: {}", union.counters, union.known_nodes())?;
         }
         if let Some(pairing) = &self.pairing {

@@ -1,8 +1,9 @@
-//! A mount whose layers are opened anew while programs use it.
+//! A mount whose layers are exchanged while programs use it.
 //!
 //! Requests are answered by one [`UnionFs`] after another. Between two of them none is: whoever exchanges them waits until those
 //! that came before are answered, also the ones that went to threads of their own, and those that come wait for the exchange. What
 //! the kernel knows by number stays known (see [`crate::union::nodes::skeleton`]), so a program notices nothing but the moment.
+//! The last request of all, that the mount has ended, waits likewise; after it nothing is exchanged any more.
 
 use std::fmt;
 use std::io;
@@ -13,11 +14,13 @@ use fuser::Errno;
 use parking_lot::{RwLock, RwLockWriteGuard};
 
 use super::adaptor::UnionFs;
+use super::dispatch::start_thread;
 use super::session::Filesystem;
 use super::session::init::Wanted;
 use super::wire::operation::Init;
 use super::wire::{Reply, Request};
 use crate::union::Union;
+use crate::union::live::Unchanged;
 
 /// How long requests that are under way may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -25,13 +28,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const AT_A_TIME: Duration = Duration::from_millis(5);
 /// And at the most.
 const LONGEST_AT_A_TIME: Duration = Duration::from_millis(640);
-/// How long the layers may be another's before the mount is given up.
-const PATIENCE_TO_OPEN: Duration = Duration::from_secs(30);
-
 /// What a mount shows, now.
 #[derive(Debug)]
 pub struct Live {
-    /// None: its layers could not be opened again.
+    /// None: the mount has ended, or its layers can't be read any more.
     shown: RwLock<Option<UnionFs>>,
 }
 
@@ -45,12 +45,12 @@ pub enum LiveError<E: fmt::Display + fmt::Debug> {
     /// Something is under way that doesn't end.
     #[error("a request has been under way for {} seconds, such as the copy-up of a large file; try again later", PATIENCE.as_secs())]
     Busy,
-    /// What was to be done in between failed; the mount goes on as before.
+    /// There is nothing to be exchanged any more.
+    #[error("the mount has ended")]
+    Ended,
+    /// It failed, and the mount goes on as before or answers nothing from now on.
     #[error("{0}")]
-    Failed(E),
-    /// The layers can't be opened any more: the mount answers nothing from now on.
-    #[error("the layers can't be opened again: {0}; unmount it, and mount again")]
-    Lost(E),
+    Failed(Unchanged<E>),
 }
 
 impl LiveFs {
@@ -66,51 +66,36 @@ impl LiveFs {
 }
 
 impl Live {
-    /// Does something to the layers while none of them is open, and opens them anew. `open` is tried again for a while if it fails:
-    /// another may have the upper's lock for a moment.
+    /// Exchanges what is shown. `change` makes the union that takes over, and nobody asks the one before meanwhile.
     ///
     /// # Errors
     /// See [`LiveError`].
-    pub fn reopen<T, E: fmt::Display + fmt::Debug>(
+    pub fn exchange<E: fmt::Display + fmt::Debug>(
         &self,
-        change: impl FnOnce() -> Result<T, E>,
-        open: impl Fn() -> Result<Union, E>,
-        refused: impl Fn(String) -> E,
-    ) -> Result<T, LiveError<E>> {
+        change: impl FnOnce(&Union) -> Result<Union, Unchanged<E>>,
+    ) -> Result<(), LiveError<E>> {
         let mut shown = self.parked()?;
-        let Some(before) = shown.take() else { return Err(LiveError::Busy) };
-        // What the disk doesn't take is told, and nothing has happened.
-        let ready = before.union.sync_upper().map_err(|error| error.to_string());
-        let skeleton = match ready.and_then(|()| before.union.skeleton().map_err(str::to_owned)) {
-            Ok(skeleton) => skeleton,
-            Err(why) => {
+        let Some(before) = shown.take() else { return Err(LiveError::Ended) };
+        match change(&before.union) {
+            Ok(union) => {
+                let (policy, kept) = before.kept();
+                *shown = Some(UnionFs::showing(Arc::new(union), policy, kept));
+                drop(shown);
+                // It has all that was known, and closes what was open: nobody waits for that.
+                start_thread(move || drop(before));
+                Ok(())
+            }
+            Err(error @ Unchanged::AsBefore(_)) => {
                 before.current().show(None);
                 *shown = Some(before);
-                return Err(LiveError::Failed(refused(why)));
+                Err(LiveError::Failed(error))
             }
-        };
-        let (policy, kept) = before.let_go();
-        let done = change();
-        let since = Instant::now();
-        let mut union = loop {
-            match open() {
-                Ok(union) => break union,
-                Err(error) if since.elapsed() < PATIENCE_TO_OPEN => {
-                    log::warn!("the layers can't be opened again yet: {error}");
-                    std::thread::sleep(Duration::from_millis(200));
-                }
-                Err(error) => {
-                    log::error!(
-                        "the layers can't be opened again, and the mount answers nothing any more: {error}"
-                    );
-                    kept.ended();
-                    return Err(LiveError::Lost(error));
-                }
+            Err(error @ Unchanged::Lost(_)) => {
+                log::error!("the mount answers nothing any more: {error}");
+                before.current().show(None);
+                Err(LiveError::Failed(error))
             }
-        };
-        union.take_over(skeleton);
-        *shown = Some(UnionFs::showing(Arc::new(union), policy, kept));
-        done.map_err(LiveError::Failed)
+        }
     }
 
     /// Waits until no request is under way, and lets none begin.
@@ -121,10 +106,12 @@ impl Live {
         let mut at_a_time = AT_A_TIME;
         while since.elapsed() < PATIENCE {
             // Those that were read meanwhile wait; the longer it takes, the longer they do.
-            if let Some(shown) = self.shown.try_write_for(at_a_time)
-                && shown.as_ref().is_some_and(UnionFs::be_alone)
-            {
-                return Ok(shown);
+            if let Some(shown) = self.shown.try_write_for(at_a_time) {
+                match &*shown {
+                    None => return Err(LiveError::Ended),
+                    Some(now) if now.be_alone() => return Ok(shown),
+                    Some(_) => {}
+                }
             }
             std::thread::sleep(AT_A_TIME);
             at_a_time = (at_a_time * 2).min(LONGEST_AT_A_TIME);
@@ -148,9 +135,57 @@ impl Filesystem for LiveFs {
         }
     }
 
+    /// Waits for an exchange that is under way. The union ends here.
     fn destroy(&self) {
-        if let Some(shown) = &*self.0.shown.read() {
+        let ended = self.0.shown.write().take();
+        if let Some(shown) = ended {
             shown.destroy();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::time::Duration;
+
+    use crate::fuse::policy::{IoMode, MAX_WRITE, Policy};
+    use crate::union::Limits;
+    use crate::union::stack::layer::{Stack, StackOptions};
+
+    fn policy() -> Policy {
+        Policy {
+            timeout: Duration::ZERO,
+            io: IoMode::WriteThrough,
+            no_xattrs: false,
+            no_acl: false,
+            no_fsync: false,
+            max_write: MAX_WRITE,
+        }
+    }
+
+    fn union(top: &std::path::Path) -> Union {
+        let lowers = vec![top.join("lower").into()];
+        let options = StackOptions { lowers, ..StackOptions::default() };
+        Union::new(Stack::open(&options).unwrap(), Limits::default()).unwrap()
+    }
+
+    #[test]
+    fn a_mount_that_ended_is_not_exchanged_and_lets_go_of_its_layers() {
+        let top = tempfile::tempdir().unwrap();
+        std::fs::create_dir(top.path().join("lower")).unwrap();
+        let fs = LiveFs::new(UnionFs::new(Arc::new(union(top.path())), policy()));
+        let (live, current) = (fs.live(), fs.0.shown.read().as_ref().unwrap().current());
+        // One that fails leaves it, one that comes about is seen.
+        let failed = live.exchange::<String>(|_| Err(Unchanged::AsBefore("no".into())));
+        assert_eq!(failed.unwrap_err().to_string(), "no");
+        let before = Arc::as_ptr(&current.get().unwrap());
+        live.exchange::<String>(|_| Ok(union(top.path()))).unwrap();
+        assert_ne!(Arc::as_ptr(&current.get().unwrap()), before);
+        fs.destroy();
+        assert!(current.get().is_err(), "the union is gone before whoever unmounted goes on");
+        let ended = live.exchange::<String>(|_| panic!("nobody may be asked"));
+        assert!(matches!(ended, Err(LiveError::Ended)), "{ended:?}");
     }
 }

@@ -10,8 +10,19 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::union::{OpenLayer, Union};
 
-/// How long whoever asks waits while the layers are opened anew.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long whoever asks waits while the layers are exchanged: more than that takes, and less than whoever asks has patience.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why nobody gets hold of the union.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotNow {
+    /// There is none any more.
+    #[error("the mount has ended")]
+    Ended,
+    /// The layers are being exchanged.
+    #[error("its layers are being exchanged; try again")]
+    Busy,
+}
 
 /// Where a layer is that is a directory of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,16 +70,19 @@ impl Current {
         Arc::new(Current { state: Mutex::new(state), shown: Condvar::new() })
     }
 
-    /// Returns it; `None` when the mount has ended. Waits while its layers are opened anew.
-    pub fn get(&self) -> Option<Arc<Union>> {
+    /// Returns it. Waits a while where its layers are being exchanged.
+    ///
+    /// # Errors
+    /// See [`NotNow`].
+    pub fn get(&self) -> Result<Arc<Union>, NotNow> {
         let end = Instant::now() + PATIENCE;
         let mut state = self.state.lock();
         while state.is_hidden {
             if self.shown.wait_until(&mut state, end).timed_out() {
-                return None;
+                return Err(NotNow::Busy);
             }
         }
-        state.union.upgrade()
+        state.union.upgrade().ok_or(NotNow::Ended)
     }
 
     /// Lets nobody get hold of it until it is shown again.

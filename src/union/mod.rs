@@ -9,6 +9,7 @@
 //! | [`lookup`] | whiteouts, opaque marks, and which layer's entry a name stands for |
 //! | [`nodes`] | the objects of the merged view, their numbers, their identity, how long they live |
 //! | [`frozen`] | snapshots: uppers that were frozen, rollbacks, branches |
+//! | [`live`] | a mount goes on over another upper |
 //! | [`hardlinks`] | one file stays one file when it is copied up |
 //! | [`data`] | descriptors of open files, half-copied files; what fsync promises |
 //! | [`change`] | the upper, copy-up, create, remove, rename |
@@ -30,6 +31,7 @@ pub mod frozen;
 pub mod hardlinks;
 #[cfg(test)]
 mod kills;
+pub mod live;
 pub mod lookup;
 pub mod nodes;
 mod opening;

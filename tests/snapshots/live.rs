@@ -198,3 +198,112 @@ fn a_mount_that_can_take_no_snapshot_says_why_and_goes_on() {
     assert_eq!(fs::read_to_string(place.at("mnt/kept")).unwrap(), "written again");
     unmount(&place);
 }
+
+/// What tells one directory from another that comes to have its place, and its number.
+fn identity(path: &Path) -> (u64, std::time::SystemTime) {
+    let stat = path.metadata().unwrap();
+    (stat.ino(), stat.created().unwrap())
+}
+
+#[test]
+fn nobody_else_gets_the_upper_while_a_snapshot_is_taken() {
+    support::needs_root!();
+    let place = Place::new();
+    build(&place);
+    mount(&place, &["--lower", "a:b", "--upper", "up"]);
+    let (end, upper) = (AtomicBool::new(false), place.at("up"));
+    let got = std::thread::scope(|scope| {
+        let tries = scope.spawn(|| {
+            let mut tries = 0u64;
+            while !end.load(Ordering::Relaxed) {
+                tries += 1;
+                let Ok(dir) = File::open(&upper) else { continue };
+                let locked = flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok();
+                // What was just frozen is free; that is the mount's own no more.
+                let opened = dir.metadata().unwrap().ino();
+                if locked && upper.metadata().is_ok_and(|now| now.ino() == opened) {
+                    return Some(tries);
+                }
+            }
+            None
+        });
+        let ended = End(&end);
+        for number in 1..=12 {
+            fs::write(place.at("mnt/changed"), number.to_string()).unwrap();
+            take(&place, &format!("n{number}"));
+        }
+        drop(ended);
+        tries.join().unwrap()
+    });
+    assert_eq!(got, None, "at that try somebody else had the lock");
+    unmount(&place);
+}
+
+#[test]
+fn a_snapshot_that_is_refused_leaves_the_mount_as_it_was() {
+    support::needs_root!();
+    let place = Place::new();
+    build(&place);
+    mount(&place, &["--lower", "a:b", "--upper", "up"]);
+    fs::write(place.at("mnt/kept"), "written").unwrap();
+    take(&place, "one");
+    let work =
+        || [".up.work", ".up.work/work", ".up.work/index.unionmount", "up"].map(|at| identity(&place.at(at)));
+    let before = work();
+    place.unionmount(&["snapshot", "mnt", "one"]).refused(1, &["called one already", "the mount goes on"]);
+    place.unionmount(&["snapshot", "mnt", "12"]).refused(1, &["taken for a number"]);
+    assert_eq!(work(), before, "nothing was let go");
+    let left: Vec<_> =
+        fs::read_dir(place.at(".up.layers")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+    // A snapshot hands the workdir on as well.
+    take(&place, "two");
+    assert_eq!(work()[..3], before[..3]);
+    fs::remove_file(place.at("mnt/kept")).unwrap();
+    assert!(!place.at("mnt/kept").exists());
+    unmount(&place);
+    assert!(!place.at(".up.work/work").exists());
+}
+
+#[test]
+fn names_that_a_layer_hides_keep_no_snapshot_away() {
+    support::needs_root!();
+    let place = Place::new();
+    for dir in ["b/d", "a/d", "b/e", "a"] {
+        fs::create_dir_all(place.at(dir)).unwrap();
+    }
+    fs::write(place.at("b/seen"), "two names").unwrap();
+    for name in ["b/d/hidden", "b/e/seen"] {
+        fs::hard_link(place.at("b/seen"), place.at(name)).unwrap();
+    }
+    place.sh("setfattr -n trusted.overlay.opaque -v y a/d").ok();
+    let write = |text: &str| {
+        mount(&place, &["--lower", "a:b", "--upper", "up"]);
+        fs::write(place.at("mnt/seen"), text).unwrap();
+    };
+    write("while it is mounted");
+    take(&place, "one");
+    assert_eq!(fs::read_to_string(place.at("mnt/e/seen")).unwrap(), "while it is mounted");
+    unmount(&place);
+    write("not mounted");
+    unmount(&place);
+    assert_eq!(printed(place.unionmount(&["snapshot", "--lower", "a:b", "up", "two"])), "two\n");
+    mount(&place, &["--lower", "a:b", "--upper", "up"]);
+    for name in ["seen", "e/seen"] {
+        assert_eq!(fs::read_to_string(place.at("mnt").join(name)).unwrap(), "not mounted");
+    }
+    assert!(!place.at("mnt/d/hidden").exists());
+    unmount(&place);
+    // Other layers than those of its mounts may lack names that are shown.
+    let place = Place::new();
+    build(&place);
+    write_one_of_several(&place);
+    fs::create_dir(place.at("c")).unwrap();
+    place.unionmount(&["snapshot", "--lower", "c", "up"]).refused(1, &["other names"]);
+}
+
+fn write_one_of_several(place: &Place) {
+    mount(place, &["--lower", "a:b", "--upper", "up"]);
+    fs::write(place.at("mnt/names/1"), "three names").unwrap();
+    unmount(place);
+}

@@ -91,7 +91,7 @@ pub enum Present<'a> {
 /// The upper layer and its workdir.
 #[derive(Debug)]
 pub struct Upper {
-    pub(in crate::union::change) layer: UpperLayer,
+    pub(in crate::union) layer: UpperLayer,
     /// fsync nothing: the user said that the upper need not survive a crash.
     pub(in crate::union::change) volatile: bool,
     pub(in crate::union::change) one_journal: bool,
@@ -118,7 +118,7 @@ impl Upper {
         roots: Vec<Option<Arc<OwnedFd>>>,
         bounds: Bounds,
     ) -> Result<Upper> {
-        let volatile = layer.work.volatile();
+        let (volatile, closed) = (layer.work.volatile(), AtomicBool::new(layer.is_of_another));
         let links = LinkIndex::read(&layer, &regions, roots)?;
         let has_journal = filesystem::has_journal(layer.layer.root.as_fd());
         let quota = counted(&layer, bounds)?;
@@ -128,7 +128,7 @@ impl Upper {
             volatile,
             one_journal,
             has_journal,
-            closed: AtomicBool::new(false),
+            closed,
             hiding_begun: AtomicU64::new(0),
             hiding_ended: AtomicU64::new(0),
             hidden_on_disk: AtomicU64::new(0),
@@ -304,16 +304,29 @@ impl Upper {
         }
     }
 
-    /// Leaves nothing in the workdir but what the next mount needs: a clean unmount.
-    pub fn close(&self) {
-        if self.closed.swap(true, Ordering::SeqCst) {
-            return;
-        }
+    /// Takes the workdir over from the upper before this one, of the same mount: that one leaves it alone from here on.
+    pub(in crate::union) fn take_over(&self, before: &Upper) {
+        before.closed.store(true, Ordering::SeqCst);
+        before.remove_whiteout();
+        self.next.store(before.next.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.closed.store(false, Ordering::SeqCst);
+    }
+
+    /// Removes the whiteout that all others are links to.
+    fn remove_whiteout(&self) {
         if let Some(name) = self.whiteout.lock().take()
             && let Err(e) = self.remove_name(self.staging(), &name, AtFlags::empty())
         {
             log::warn!("workdir: {}: {e}", String::from_utf8_lossy(&name));
         }
+    }
+
+    /// Leaves nothing in the workdir but what the next mount needs: a clean unmount.
+    pub fn close(&self) {
+        if self.closed.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        self.remove_whiteout();
         self.close_quota();
         if let Err(e) = self.layer.work.close() {
             log::error!("{e}");

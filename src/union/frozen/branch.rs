@@ -2,7 +2,9 @@
 
 #![allow(clippy::disallowed_methods, reason = "the directories are its own")]
 
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, RenameFlags, fsync, renameat_with, symlinkat};
@@ -46,7 +48,7 @@ struct Place {
     path: PathBuf,
     /// The directory that holds it, from the root.
     parent: PathBuf,
-    name: std::ffi::OsString,
+    name: OsString,
     open: OwnedFd,
 }
 
@@ -68,17 +70,25 @@ impl Place {
         Ok(Place { path: new.to_owned(), name: name.to_owned(), parent, open })
     }
 
-    fn layers(&self) -> PathBuf {
-        let mut name = std::ffi::OsString::from(".");
+    fn layers_name(&self) -> OsString {
+        let mut name = OsString::from(".");
         name.push(&self.name);
         name.push(".layers");
-        self.parent.join(name)
+        name
+    }
+
+    fn layers_path(&self) -> PathBuf {
+        self.parent.join(self.layers_name())
+    }
+
+    fn layers(&self) -> Result<Option<Layers>> {
+        Layers::open(self.open.as_fd(), &self.layers_name(), self.layers_path())
     }
 
     /// Removes what a call has left that was killed before the branch off `base` was there. What may be another's stays.
     fn remove_leftovers(&self, base: &Layers) -> Result<()> {
-        let path = self.layers();
-        match Layers::at(&path)? {
+        let path = self.layers_path();
+        match self.layers()? {
             Some(left) if is_leftover(&left, base) => {}
             Some(_) => {
                 let why =
@@ -93,7 +103,8 @@ impl Place {
                 return Err(SnapshotError::refused(&path, why));
             }
         }
-        remove::tree(&path).map_err(|left| SnapshotError::io("remove it", &path)(left.errno))
+        let name = self.layers_name();
+        remove::entry(self.open.as_fd(), name.as_bytes()).map_err(SnapshotError::io("remove it", &path))
     }
 }
 
@@ -128,16 +139,16 @@ fn stand_on(held: &Held, writing: &Writing, place: &Place) -> Result<()> {
     let base =
         Base { directory: shown_from(&place.parent, &layers.path), id: layers.record.id.clone(), layer };
     place.remove_leftovers(layers)?;
-    let own = place.layers();
-    make_layers(&own, Some(base))?;
-    let made = Layers::at(&own)?.ok_or_else(|| SnapshotError::damaged(&own, "is gone again"))?;
+    let own = place.layers_path();
+    make_layers((place.open.as_fd(), &place.layers_name(), &own), Some(base))?;
+    let made = place.layers()?.ok_or_else(|| SnapshotError::damaged(&own, "is gone again"))?;
     let model =
         layers.layer(layer)?.ok_or_else(|| SnapshotError::damaged(layers.place(layer), "is missing"))?;
     let head = Head::new(0).map_err(SnapshotError::io("make a mark for it", &place.path))?;
     root::make((made.dir.as_fd(), NEW, &own), model.as_fd(), &head)?;
     // Before the branch is there: from now on the layer isn't removed.
     let list = layers.path.join(BRANCHES);
-    let list_dir = make_own(&list)?;
+    let list_dir = make_own(layers.dir.as_fd(), OsStr::new(BRANCHES), &list)?;
     match symlinkat(&own, &list_dir, format!("{layer}-{}", made.record.id)) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(SnapshotError::io("write the branch down in it", &list)(errno)),
@@ -160,8 +171,8 @@ struct On {
 fn held_on(held: &Held, writing: &Writing) -> Result<On> {
     // The new upper, where the old one was frozen just now.
     let head = below::of_present(&held.upper.path)?.map_or(0, |below| below.head.layer);
-    let own = Layers::at(&writing.layers.path)?
-        .ok_or_else(|| SnapshotError::damaged(&writing.layers.path, "is gone"))?;
+    let own =
+        writing.layers.again()?.ok_or_else(|| SnapshotError::damaged(&writing.layers.path, "is gone"))?;
     match (head, own.record.base.clone()) {
         (0, Some(base)) => {
             let layers = open_base(&own, &base)?;

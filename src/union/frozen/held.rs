@@ -2,9 +2,11 @@
 
 #![allow(clippy::disallowed_methods, reason = "the directories are its own")]
 
+use std::ffi::OsStr;
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, RenameFlags, fsync, renameat_with, statat};
@@ -28,54 +30,52 @@ use crate::union::stack::stack_error::StackError;
 use crate::union::stack::workdir::{Workdir, WorkdirPlace};
 
 /// The new upper, until it has the name at which it is exchanged.
-pub(super) const NEW: &str = "new";
+pub(in crate::union) const NEW: &str = "new";
 /// The upper that a rollback throws away.
-pub(super) const GONE: &str = "gone";
+pub(in crate::union) const GONE: &str = "gone";
 
 /// How long another may be at the record.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// An upper that nobody has mounted.
-pub(super) struct Held {
+/// An upper that nobody has mounted, or the mount itself that has it.
+pub(in crate::union) struct Held {
     // Order matters: the workdir is closed before the lock on the upper goes.
-    pub work: Workdir,
+    pub work: Arc<Workdir>,
     pub upper: Layer,
     pub site: Site,
-    _lock: DirLock,
+    /// None: a mount has it, which is there and asks.
+    _lock: Option<DirLock>,
 }
 
 /// A record, locked to be changed.
 #[derive(Debug)]
-pub(super) struct Writing {
+pub(in crate::union) struct Writing {
     pub layers: Layers,
     _lock: File,
 }
 
 impl Held {
     /// Locks an upper, and leaves its workdir as a clean unmount does.
-    /// `known`: which directory it is, by the mount that has had it until now.
-    pub fn begin(
-        path: &Path,
-        work: Option<&Path>,
-        known: Option<(u64, u64)>,
-    ) -> std::result::Result<Held, StackError> {
+    pub fn begin(path: &Path, work: Option<&Path>) -> std::result::Result<Held, StackError> {
         let (upper, lock) = lock_upper(path, LOCK_WAIT)?;
-        if known.is_some_and(|known| known != (upper.dev, upper.ino)) {
-            return Err(SnapshotError::refused(path, "is another directory than the mount has").into());
-        }
         let site = Site::of(upper.root.as_fd(), path)?;
         site.is_no_frozen_layer(path)?;
         is_nobodys(&site, path)?;
-        // It would look at directories which may lie in the mount itself; and nobody but that has it.
-        if known.is_none() {
-            is_not_the_kernels(&upper, path)?;
-        }
+        is_not_the_kernels(&upper, path)?;
         let place = match work {
             Some(work) => WorkdirPlace::named(work)?,
             None => WorkdirPlace::beside(&upper)?,
         };
         let work = place.prepare(&upper, LOCK_WAIT)?.begin(false)?;
-        Ok(Held { work, upper, site, _lock: lock })
+        Ok(Held { work: Arc::new(work), upper, site, _lock: Some(lock) })
+    }
+
+    /// Returns the upper of a mount, which asks, and has the locks.
+    pub fn of_mount(upper: Layer, work: Arc<Workdir>) -> Result<Held> {
+        let site = Site::of(upper.root.as_fd(), &upper.path)?;
+        site.is_no_frozen_layer(&upper.path)?;
+        is_nobodys(&site, &upper.path)?;
+        Ok(Held { work, upper, site, _lock: None })
     }
 
     /// Reads what the upper lies on.
@@ -92,8 +92,8 @@ impl Held {
     /// Opens the record to change it, made if there is none.
     pub fn writing(&self) -> Result<Writing> {
         if self.site.layers()?.is_none() {
-            let path = self.site.parent_path.join(self.site.layers_name());
-            make_layers(&path, None)?;
+            let (parent, name) = (self.site.parent.as_fd(), self.site.layers_name());
+            make_layers((parent, &name, &self.site.parent_path.join(&name)), None)?;
         }
         self.existing()?
             .ok_or_else(|| SnapshotError::refused(&self.upper.path, "is being changed by another"))
@@ -107,11 +107,15 @@ impl Held {
         Ok(Some(writing))
     }
 
+    /// Writes to the disk what is to be there before the exchange.
+    pub fn sync(&self) -> Result<()> {
+        let synced = filesystem::sync(&self.site.parent);
+        synced.map_err(SnapshotError::io("write to the disk what is in", &self.upper.path))
+    }
+
     /// Exchanges the upper for what is in `.NAME.layers` under that name: the one step.
     pub fn exchange(&self, layers: &Layers, with: &str) -> Result<()> {
         let path = &self.upper.path;
-        filesystem::sync(&self.site.parent)
-            .map_err(SnapshotError::io("write to the disk what is in", path))?;
         let found = statat(&self.site.parent, &self.site.name, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(SnapshotError::io("look at it", path))?;
         #[allow(clippy::unnecessary_cast)] // the types differ by architecture
@@ -133,10 +137,16 @@ impl Held {
         synced.or_else(|errno| self.exchange_back(layers, with, errno))
     }
 
-    /// Takes the exchange back, of which the disk may not know: who is told of an error finds all as it was.
+    /// Takes an exchange back for the sake of an error: who is told of that finds all as it was.
+    pub fn take_back(&self, layers: &Layers, with: &str) -> std::result::Result<(), Errno> {
+        let names = (&self.site.parent, &self.site.name, &layers.dir);
+        renameat_with(names.0, names.1, names.2, with, RenameFlags::EXCHANGE)
+    }
+
+    /// Takes the exchange back, of which the disk may not know.
     fn exchange_back(&self, layers: &Layers, with: &str, unsynced: Errno) -> Result<()> {
         let path = &self.upper.path;
-        match renameat_with(&self.site.parent, &self.site.name, &layers.dir, with, RenameFlags::EXCHANGE) {
+        match self.take_back(layers, with) {
             Ok(()) => Err(SnapshotError::io("write to the disk where it is", path)(unsynced)),
             Err(_) => Err(SnapshotError::damaged(
                 path,
@@ -150,12 +160,15 @@ impl Held {
     }
 }
 
-/// Makes a directory for frozen layers, with a record that has none.
-pub(super) fn make_layers(path: &Path, base: Option<Base>) -> Result<()> {
-    make_own(path)?;
+/// Makes a directory for frozen layers, with a record that has none: in an open directory, with a name. The path is for messages.
+pub(super) fn make_layers(
+    (parent, name, path): (BorrowedFd<'_>, &OsStr, &Path),
+    base: Option<Base>,
+) -> Result<()> {
+    let dir = make_own(parent, name, path)?;
     failpoint::reached(Failpoint::Changed);
     let id = random().map_err(SnapshotError::io("make an id for it", path))?;
-    write_record(path, &Record::new(id, base))?;
+    write_record(dir.as_fd(), path, &Record::new(id, base))?;
     failpoint::reached(Failpoint::Changed);
     Ok(())
 }
@@ -163,18 +176,19 @@ pub(super) fn make_layers(path: &Path, base: Option<Base>) -> Result<()> {
 impl Writing {
     /// Locks a record, and reads it again.
     pub fn lock(layers: Layers) -> Result<Writing> {
-        let lock = File::open(&layers.path).map_err(SnapshotError::io("open it", &layers.path))?;
+        let lock = layers.to_lock()?;
         let locked = lock_until(&lock, Access::Exclusive, Instant::now() + PATIENCE);
         if !locked.map_err(SnapshotError::io("lock it", &layers.path))? {
             return Err(SnapshotError::refused(&layers.path, "another is changing its snapshots; try again"));
         }
-        let layers = Layers::at(&layers.path)?
+        let layers = layers
+            .again()?
             .ok_or_else(|| SnapshotError::damaged(&layers.path, "its record stack.json is gone"))?;
         Ok(Writing { layers, _lock: lock })
     }
 
-    /// Removes what a kill has left.
-    fn recover(&mut self) -> Result<()> {
+    /// Removes what a kill, or who has given up, has left.
+    pub fn recover(&mut self) -> Result<()> {
         if let Some(last) = self.layers.record.layers.last().map(|layer| layer.layer)
             && self.is_prepared(last)?
         {

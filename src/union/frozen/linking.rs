@@ -1,7 +1,7 @@
 //! Files of which the upper has not all names: those that only a lower has find the copy by the hardlink index. A frozen layer has
 //! no index, so it must have the names themselves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
-use crate::sys::dir::for_each_entry;
+use crate::sys::dir::{for_each_entry, open_beneath};
 use crate::sys::object::{At, Kind, Writable};
 use crate::union::Union;
 use crate::union::change::lend::with_rights;
@@ -17,13 +17,15 @@ use crate::union::frozen::mark::value;
 use crate::union::hardlinks::counts::{NLINK, UNPUBLISHED, parse_nlink};
 use crate::union::hardlinks::hidden::{HIDDEN, HIDING, REPLACING};
 use crate::union::nodes::node::Node;
+use crate::union::nodes::region::InodeId;
 use crate::union::stack::workdir::{KERNEL_INDEX, Workdir};
 
 /// What the hardlink index of an upper says.
 #[derive(Debug, Default)]
 pub struct IndexState {
-    /// A file has names that only a lower has; or what a kill left is to be looked at by who has the lowers.
-    pub needs_lowers: bool,
+    /// What in the index is of files that have names which only a lower has, or was left by a kill and is to be looked at by who
+    /// has the lowers.
+    pub lacking: BTreeSet<Vec<u8>>,
     /// How many names of files that were never copied up are hidden.
     pub hidden: BTreeMap<String, u64>,
 }
@@ -59,12 +61,14 @@ fn read_dir(dir: &OwnedFd, state: &mut IndexState) -> rustix::io::Result<()> {
                 std::str::from_utf8(&target).ok().and_then(|text| text.split(':').next()?.parse().ok());
             match (std::str::from_utf8(file), count) {
                 (Ok(file), Some(count)) => drop(state.hidden.insert(file.to_owned(), count)),
-                _ => state.needs_lowers = true,
+                _ => drop(state.lacking.insert(name)),
             }
             continue;
         }
         let unfinished = [HIDING, REPLACING].iter().any(|end| name.ends_with(end.as_bytes()));
-        state.needs_lowers |= unfinished || lacks_names(dir.as_fd(), &name)?;
+        if unfinished || lacks_names(dir.as_fd(), &name)? {
+            state.lacking.insert(name);
+        }
     }
     Ok(())
 }
@@ -94,7 +98,63 @@ fn lacks_names(dir: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<bool> {
     })
 }
 
+/// How many names of a file were found, and how many it has.
+struct Names {
+    found: u64,
+    there: u64,
+}
+
+/// Counts the names of the files of a directory and all below it that have several. `on`: its device, and its region.
+fn count_names(
+    root: BorrowedFd<'_>,
+    on: (u64, u16),
+    all: &mut HashMap<InodeId, Names>,
+) -> rustix::io::Result<()> {
+    let mut todo = vec![Vec::new()];
+    while let Some(path) = todo.pop() {
+        let dir = open_beneath(root, if path.is_empty() { b"." } else { &path })?;
+        let mut entries = Vec::new();
+        for_each_entry::<Errno>(dir.as_fd(), |entry| {
+            entries.push(entry.name.to_vec());
+            Ok(())
+        })?;
+        for name in entries {
+            let stat = At::Name(dir.as_fd(), &name).stat()?;
+            if stat.dev != on.0 {
+                continue; // another region's, or of a mount in it
+            }
+            if stat.kind() == Kind::Directory {
+                let slash: &[u8] = if path.is_empty() { b"" } else { b"/" };
+                todo.push([&path[..], slash, &name].concat());
+            } else if stat.nlink > 1
+                && let Some(id) = InodeId::new(on.1, stat.ino)
+            {
+                all.entry(id).or_insert(Names { found: 0, there: stat.nlink }).found += 1;
+            }
+        }
+    }
+    Ok(())
+}
+
 impl Union {
+    /// Returns what in the hardlink index is of files that have all their names in the lowers, hidden ones too. When all that are shown
+    /// are links of the copies, the others can't be asked for.
+    ///
+    /// # Errors
+    /// Those of reading the lowers.
+    pub fn found_with_all_names(&self) -> Result<BTreeSet<Vec<u8>>> {
+        let mut names = HashMap::new();
+        for layer in self.merged_layers().iter().filter(|layer| !self.is_upper(layer.root.layer)) {
+            if layer.root.tree().is_none() {
+                let root = self.fds.host(&layer.root)?;
+                count_names(root.as_fd(), (layer.root.id.0, layer.root.region()), &mut names)?;
+            }
+        }
+        let all = names.into_iter().filter(|(_, names)| names.found == names.there).map(|(id, _)| id);
+        let indexed = self.upper()?.links().indexed.read();
+        Ok(all.filter_map(|id| indexed.get(&id).map(|of| of.name().to_vec())).collect())
+    }
+
     /// Makes all names that only lowers have, of files that were copied up under others, links of the copies. Goes through the
     /// whole tree.
     ///

@@ -99,11 +99,11 @@ fn keep(layers: &Layers, all: &[Listed]) {
     if all.iter().all(|one| one.layer.content.is_some()) {
         return;
     }
-    let Ok(lock) = std::fs::File::open(&layers.path) else { return };
+    let Ok(lock) = layers.to_lock() else { return };
     if !matches!(try_lock(&lock, Access::Exclusive), Ok(true)) {
         return;
     }
-    let Ok(Some(mut now)) = Layers::at(&layers.path) else { return };
+    let Ok(Some(mut now)) = layers.again() else { return };
     for one in all {
         if let Some(layer) = now.record.layers.iter_mut().find(|layer| layer.layer == one.layer.layer) {
             layer.content = Some(one.content);

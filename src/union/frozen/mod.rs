@@ -41,14 +41,14 @@
 
 pub mod below;
 pub mod branch;
-mod held;
+pub(in crate::union) mod held;
 pub(in crate::union) mod linking;
 pub mod listing;
 pub(in crate::union) mod mark;
 pub mod record;
 pub mod removal;
 pub mod rollback;
-mod root;
+pub(in crate::union) mod root;
 pub(in crate::union) mod settle;
 pub(in crate::union) mod site;
 pub mod snapshot;

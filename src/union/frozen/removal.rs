@@ -122,7 +122,8 @@ pub fn remove(path: &Path, names: &[String], gone: bool) -> Result<()> {
     failpoint::reached(Failpoint::Changed);
     for branch in standing {
         let list = writing.layers.path.join(BRANCHES);
-        let dir = rustix::fs::open(&list, flags, rustix::fs::Mode::empty())
+        let flags = flags | rustix::fs::OFlags::NOFOLLOW;
+        let dir = rustix::fs::openat(&writing.layers.dir, BRANCHES, flags, rustix::fs::Mode::empty())
             .map_err(SnapshotError::io("open it", &list))?;
         remove::entry(dir.as_fd(), &branch.entry)
             .map_err(SnapshotError::io("remove an entry of it", &list))?;

@@ -24,7 +24,7 @@ pub struct RolledBack {
 /// # Errors
 /// When it can't be done; then nothing is changed.
 pub fn rollback(target: &Target, name: Option<&str>) -> Result<RolledBack, StackError> {
-    let held = Held::begin(&target.upper, target.work.as_deref(), target.known)?;
+    let held = Held::begin(&target.upper, target.work.as_deref())?;
     let path = &target.upper;
     let writing = held.existing()?;
     let (Some(writing), Some(head)) = (writing, held.head()?) else {
@@ -47,9 +47,10 @@ pub fn rollback(target: &Target, name: Option<&str>) -> Result<RolledBack, Stack
     }
     let new = Head::new(to).map_err(SnapshotError::io("make a mark for the new upper of", path))?;
     let model = model.as_ref().map_or(held.upper.root.as_fd(), AsFd::as_fd);
-    root::make((layers.dir.as_fd(), GONE, &layers.path), model, &new)?;
+    let made = root::make((layers.dir.as_fd(), GONE, &layers.path), model, &new)?;
+    held.sync()?;
     held.exchange(layers, GONE)?;
-    settle_new(&held);
+    settle_new(&held, made.as_fd());
     // It is done: what isn't removed now, the next call removes.
     let left = writing.remove(GONE).err().map(|error| error.to_string());
     let to = layers.record.layer(to).map_or_else(|| "0".to_owned(), |layer| layer.name.clone());

@@ -2,7 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "it is being made, where nobody else is")]
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, XattrFlags, fsync, mkdirat, openat};
@@ -16,11 +16,11 @@ use crate::union::frozen::unfit::{Result, SnapshotError};
 use crate::union::lookup::private::{LINKS, overlay_mark};
 
 /// Makes an empty directory that has the attributes of `model`, and that mark. `dir` and `path` tell where.
-pub(super) fn make(
+pub(in crate::union) fn make(
     (dir, name, path): (BorrowedFd<'_>, &str, &Path),
     model: BorrowedFd<'_>,
     head: &Head,
-) -> Result<()> {
+) -> Result<OwnedFd> {
     let path = path.join(name);
     mkdirat(dir, name, Mode::RWXU).map_err(SnapshotError::io("make it", &path))?;
     failpoint::reached(Failpoint::Changed);
@@ -36,10 +36,11 @@ pub(super) fn make(
     be_like(made.as_fd(), model).map_err(SnapshotError::io("give it the attributes of the root", &path))?;
     fsync(&made).map_err(SnapshotError::io("sync it", &path))?;
     failpoint::reached(Failpoint::Changed);
-    Ok(())
+    Ok(made)
 }
 
-fn be_like(made: BorrowedFd<'_>, model: BorrowedFd<'_>) -> rustix::io::Result<()> {
+/// Gives a new root the attributes of another.
+pub(in crate::union) fn be_like(made: BorrowedFd<'_>, model: BorrowedFd<'_>) -> rustix::io::Result<()> {
     let (object, model) = (Writable::held(made), At::Fd(model));
     let (stat, own) = (model.stat()?, object.at().stat()?);
     if (stat.uid, stat.gid) != (own.uid, own.gid) {

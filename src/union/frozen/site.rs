@@ -4,13 +4,14 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags, fstat, openat, statat};
+use rustix::fs::{AtFlags, Mode, OFlags, fstat, mkdirat, openat, statat};
 use rustix::io::Errno;
 
+use crate::sys::durable::write_durably_in;
 use crate::sys::object::proc_path;
 use crate::union::frozen::record::{LARGEST, Record};
 use crate::union::frozen::unfit::{Result, SnapshotError};
@@ -116,7 +117,11 @@ impl Layers {
         }
     }
 
-    fn open(parent: BorrowedFd<'_>, name: &OsStr, path: PathBuf) -> Result<Option<Layers>> {
+    /// Opens the one that has a name in an open directory; `path` is for messages. `None`: there is none.
+    ///
+    /// # Errors
+    /// When it can't be read, or may be somebody else's words.
+    pub(super) fn open(parent: BorrowedFd<'_>, name: &OsStr, path: PathBuf) -> Result<Option<Layers>> {
         let dir = match openat(parent, name, DIR | OFlags::NOFOLLOW, Mode::empty()) {
             Err(Errno::NOENT | Errno::NAMETOOLONG) => return Ok(None),
             opened => opened.map_err(SnapshotError::io("open it", &path))?,
@@ -134,7 +139,25 @@ impl Layers {
     /// # Errors
     /// Those of writing it.
     pub fn write(&self) -> Result<()> {
-        write_record(&self.path, &self.record)
+        write_record(self.dir.as_fd(), &self.path, &self.record)
+    }
+
+    /// Returns the same directory with the record as it is now. `None`: the record is gone.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub(super) fn again(&self) -> Result<Option<Layers>> {
+        let Some(record) = read_record(self.dir.as_fd(), &self.path)? else { return Ok(None) };
+        Ok(Some(Layers { dir: self.to_lock()?.into(), path: self.path.clone(), record }))
+    }
+
+    /// Opens the directory once more, for a lock on it.
+    ///
+    /// # Errors
+    /// Those of openat(2).
+    pub(super) fn to_lock(&self) -> Result<File> {
+        let opened = openat(&self.dir, c".", DIR, Mode::empty());
+        opened.map(File::from).map_err(SnapshotError::io("open it", &self.path))
     }
 
     /// Returns where a layer lies.
@@ -194,23 +217,21 @@ fn read_record(dir: BorrowedFd<'_>, path: &Path) -> Result<Option<Record>> {
     Record::parse(&text).map(Some).map_err(|why| SnapshotError::Record { path: file, why })
 }
 
-/// Writes the record of a directory, so that it is the old one or the new one.
-pub(super) fn write_record(dir: &Path, record: &Record) -> Result<()> {
-    let file = dir.join(RECORD);
+/// Writes the record of an open directory, so that it is the old one or the new one. By a path it could be written into what
+/// somebody has put in the directory's place; `path` is for messages.
+pub(super) fn write_record(dir: BorrowedFd<'_>, path: &Path, record: &Record) -> Result<()> {
+    let file = path.join(RECORD);
     let text = record.to_text().map_err(|why| SnapshotError::Record { path: file.clone(), why })?;
-    crate::sys::durable::write_durably(dir, &file, &text).map_err(SnapshotError::io("write it", &file))
+    write_durably_in(dir, OsStr::new(RECORD), &text).map_err(SnapshotError::io("write it", &file))
 }
 
-/// Makes a directory that is this user's alone. One that is there is as good.
-pub(super) fn make_own(path: &Path) -> Result<OwnedFd> {
-    use std::os::unix::fs::DirBuilderExt;
-    match std::fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-            return Err(SnapshotError::io("make it", path)(error));
-        }
-        _ => {}
+/// Makes a directory in an open one that is this user's alone. One that is there is as good. `path` is for messages.
+pub(super) fn make_own(parent: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Result<OwnedFd> {
+    match mkdirat(parent, name, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(SnapshotError::io("make it", path)(errno)),
     }
-    let dir = rustix::fs::open(path, DIR | OFlags::NOFOLLOW, Mode::empty())
+    let dir = openat(parent, name, DIR | OFlags::NOFOLLOW, Mode::empty())
         .map_err(SnapshotError::io("open it", path))?;
     is_trusted(dir.as_fd(), path)?;
     Ok(dir)

@@ -2,7 +2,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "the directories are its own")]
 
-use std::os::fd::AsFd;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{RenameFlags, fsync, renameat_with};
@@ -35,8 +36,6 @@ pub struct Target {
     pub lowers: Vec<LowerSource>,
     /// Where its marks are.
     pub xattr: XattrChoice,
-    /// Device and inode number of the upper, where its own mount asks, which has let go of it for the moment.
-    pub known: Option<(u64, u64)>,
 }
 
 /// Freezes what is in an upper.
@@ -45,7 +44,7 @@ pub struct Target {
 /// When it can't be done; then nothing is changed.
 pub fn snapshot(target: &Target, name: Option<&str>) -> std::result::Result<FrozenLayer, StackError> {
     if let Some(name) = name {
-        is_free(target, name)?;
+        may_be_called(&target.upper, name)?;
     }
     let (held, state) = ready(target)?;
     check_is_upper(target, &held)?;
@@ -57,12 +56,12 @@ pub fn snapshot(target: &Target, name: Option<&str>) -> std::result::Result<Froz
 }
 
 /// Refuses a name that can't be had, before anything is done.
-fn is_free(target: &Target, name: &str) -> Result<()> {
+pub(in crate::union) fn may_be_called(upper: &Path, name: &str) -> Result<()> {
     check_name(name)
         .map_err(|why| SnapshotError::refused(name, format!("the name of the snapshot {why}")))?;
     match is_number(name) {
         true => Err(SnapshotError::refused(
-            &target.upper,
+            upper,
             format!("{name} would be taken for a number; choose a name with a letter in it"),
         )),
         false => Ok(()),
@@ -91,7 +90,7 @@ fn check_is_upper(target: &Target, held: &Held) -> Result<()> {
 }
 
 /// Returns the lowers as they are recorded: from the root. What isn't a directory is not.
-fn recorded(lowers: &[LowerSource]) -> Option<Vec<EscapedPath>> {
+pub(in crate::union) fn recorded(lowers: &[LowerSource]) -> Option<Vec<EscapedPath>> {
     let path = |lower: &LowerSource| match lower {
         LowerSource::Directory(path) => {
             std::fs::canonicalize(path).ok().map(|path| EscapedPath::from(path.as_path()))
@@ -105,7 +104,7 @@ fn recorded(lowers: &[LowerSource]) -> Option<Vec<EscapedPath>> {
 /// Holds an upper whose files have all their names in itself.
 pub(super) fn ready(target: &Target) -> std::result::Result<(Held, IndexState), StackError> {
     let (held, state) = look(target)?;
-    if !state.needs_lowers {
+    if state.lacking.is_empty() {
         return Ok((held, state));
     }
     let below = below::of(held.upper.root.as_fd(), &target.upper)?;
@@ -118,9 +117,10 @@ pub(super) fn ready(target: &Target) -> std::result::Result<(Held, IndexState), 
     if let Err(error) = raise_nofile_limit() {
         log::warn!("cannot raise the limit on open files: {error}");
     }
-    link_all_names(target)?;
+    let found = link_all_names(target)?;
     let (held, state) = look(target)?;
-    if state.needs_lowers {
+    // What was recorded are the layers of the mounts: a name that isn't found in them is hidden. What is named may be others.
+    if !target.lowers.is_empty() && !state.lacking.is_subset(&found) {
         let why = "has copies of files whose other names are in none of the layers that were named; name those of its mounts";
         return Err(SnapshotError::refused(&target.upper, why).into());
     }
@@ -128,7 +128,7 @@ pub(super) fn ready(target: &Target) -> std::result::Result<(Held, IndexState), 
 }
 
 fn look(target: &Target) -> std::result::Result<(Held, IndexState), StackError> {
-    let held = Held::begin(&target.upper, target.work.as_deref(), target.known)?;
+    let held = Held::begin(&target.upper, target.work.as_deref())?;
     drop(held.existing()?);
     // What a kill has left undone after an exchange.
     if let Some(below) = below::of(held.upper.root.as_fd(), &target.upper)? {
@@ -139,7 +139,8 @@ fn look(target: &Target) -> std::result::Result<(Held, IndexState), StackError> 
     Ok((held, state))
 }
 
-fn link_all_names(target: &Target) -> std::result::Result<(), StackError> {
+/// Gives the upper all names of its files that are shown. Returns of which files in its hardlink index no name is left that could be.
+fn link_all_names(target: &Target) -> std::result::Result<BTreeSet<Vec<u8>>, StackError> {
     let stack = Stack::open(&StackOptions {
         lowers: target.lowers.clone(),
         upper: Some(target.upper.clone()),
@@ -147,7 +148,10 @@ fn link_all_names(target: &Target) -> std::result::Result<(), StackError> {
         xattr: target.xattr,
         ..StackOptions::default()
     })?;
-    let linked = Union::new(stack, Limits::of_process()).and_then(|union| union.link_all_names());
+    let linked = Union::new(stack, Limits::of_process()).and_then(|union| {
+        union.link_all_names()?;
+        union.found_with_all_names()
+    });
     let failed = |error| {
         SnapshotError::refused(
             &target.upper,
@@ -157,13 +161,33 @@ fn link_all_names(target: &Target) -> std::result::Result<(), StackError> {
     linked.map_err(|error| failed(error).into())
 }
 
-/// Freezes what is in an upper that is held.
-pub(super) fn freeze(
+/// A layer that is about to be frozen: the record has it, and the new upper lies under its number. Until the exchange whoever
+/// opens the record for writing takes it for given up.
+#[derive(Debug)]
+pub(in crate::union) struct Prepared {
+    /// The layer.
+    pub layer: FrozenLayer,
+    /// The new upper.
+    pub new: OwnedFd,
+}
+
+impl Prepared {
+    /// Returns the name under which the new upper lies.
+    pub fn place(&self) -> String {
+        self.layer.layer.to_string()
+    }
+}
+
+/// Prepares to freeze what is in an upper. Nothing that is shown has changed by it.
+///
+/// # Errors
+/// When the name isn't free, or there are as many layers as there may be; and those of the system.
+pub(in crate::union) fn prepare(
     held: &Held,
     writing: &mut Writing,
-    state: IndexState,
+    hidden: BTreeMap<String, u64>,
     name: Option<&str>,
-) -> Result<FrozenLayer> {
+) -> Result<Prepared> {
     let path = &held.upper.path;
     let on = below::of(held.upper.root.as_fd(), path)?;
     if on.is_some_and(|on| on.layers.len() >= MOST_LAYERS) {
@@ -180,18 +204,30 @@ pub(super) fn freeze(
         return Err(SnapshotError::refused(path, format!("a snapshot of it is called {name} already")));
     }
     let made = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec;
-    let frozen = FrozenLayer { layer, name, made, below, content: None, hidden: state.hidden };
+    let frozen = FrozenLayer { layer, name, made, below, content: None, hidden };
     record.next += 1;
     record.layers.push(frozen.clone());
     let head = Head::new(layer).map_err(SnapshotError::io("make a mark for it", path))?;
     let layers = &writing.layers;
-    root::make((layers.dir.as_fd(), NEW, &layers.path), held.upper.root.as_fd(), &head)?;
+    let new = root::make((layers.dir.as_fd(), NEW, &layers.path), held.upper.root.as_fd(), &head)?;
     layers.write()?;
     failpoint::reached(Failpoint::Changed);
     rename_new(writing, layer)?;
-    held.exchange(&writing.layers, &layer.to_string())?;
-    settle_new(held);
-    Ok(frozen)
+    Ok(Prepared { layer: frozen, new })
+}
+
+/// Freezes what is in an upper that is held.
+pub(super) fn freeze(
+    held: &Held,
+    writing: &mut Writing,
+    state: IndexState,
+    name: Option<&str>,
+) -> Result<FrozenLayer> {
+    let prepared = prepare(held, writing, state.hidden, name)?;
+    held.sync()?;
+    held.exchange(&writing.layers, &prepared.place())?;
+    settle_new(held, prepared.new.as_fd());
+    Ok(prepared.layer)
 }
 
 fn rename_new(writing: &Writing, layer: u32) -> Result<()> {
@@ -205,16 +241,10 @@ fn rename_new(writing: &Writing, layer: u32) -> Result<()> {
 
 /// Makes the hardlink index that of the new upper. That one is in its place whatever comes of this, so nothing has failed: the next
 /// mount or snapshot settles the index, and refuses where it can't.
-pub(super) fn settle_new(held: &Held) {
-    let path: &Path = &held.upper.path;
-    let settle = || {
-        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
-        let upper = rustix::fs::open(path, flags, rustix::fs::Mode::empty())
-            .map_err(SnapshotError::io("open the new upper", path))?;
-        match below::of(upper.as_fd(), path)? {
-            Some(below) => settle::index(&held.work, upper.as_fd(), &below),
-            None => Ok(()),
-        }
+pub(super) fn settle_new(held: &Held, new: BorrowedFd<'_>) {
+    let settle = || match below::of(new, &held.upper.path)? {
+        Some(below) => settle::index(&held.work, new, &below),
+        None => Ok(()),
     };
     if let Err(error) = settle() {
         log::warn!("the new upper is in its place; what is left to do the next mount does: {error}");

@@ -592,3 +592,28 @@ fn more_than_five_hundred_layers_are_refused() {
     assert!(branch::branch(&target(&bed), &bed.at("b")).is_ok(), "nothing needs to be frozen for it");
     assert!(!bed.names(".upper.layers").contains(&"new".to_owned()));
 }
+
+/// Who owns the directory that holds an upper can move `.upper.layers` away at any moment, and put a symlink there.
+#[test]
+fn what_is_written_goes_into_the_directory_that_was_opened() {
+    use crate::union::frozen::held::Writing;
+    use crate::union::frozen::site::Layers;
+
+    let bed = build();
+    take(&bed, "one");
+    let path = bed.at(".upper.layers");
+    let mut writing = Writing::lock(Layers::at(&path).unwrap().unwrap()).unwrap();
+    fs::rename(&path, bed.at("moved")).unwrap();
+    bed.dir("precious");
+    fs::write(bed.at("precious/stack.json"), "precious").unwrap();
+    std::os::unix::fs::symlink(bed.at("precious"), &path).unwrap();
+    writing.layers.record.layers[0].name = "renamed".into();
+    writing.layers.write().unwrap();
+    assert_eq!(fs::read(bed.at("precious/stack.json")).unwrap(), b"precious");
+    assert_eq!(bed.names("precious"), ["stack.json"]);
+    assert!(fs::read_to_string(bed.at("moved/stack.json")).unwrap().contains("renamed"));
+    // And nobody takes what is there for a record.
+    assert!(Layers::at(&path).is_err());
+    assert!(snapshot(&target(&bed), None).is_err());
+    assert_eq!(bed.names("precious"), ["stack.json"]);
+}

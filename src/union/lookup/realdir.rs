@@ -204,6 +204,11 @@ impl RealDir {
         self.tree.as_ref()
     }
 
+    /// Tells whether it is reached through a mount that nobody else sees.
+    pub(in crate::union) fn is_sealed(&self) -> bool {
+        self.sealed
+    }
+
     /// Returns whether it shows what it holds.
     pub fn veil(&self) -> Veil {
         self.veil

@@ -77,15 +77,31 @@ impl Bones {
         self.len() > 0 && self.below.contains_key(&directory)
     }
 
-    /// Gives a node that was made what was known of its number.
-    pub fn come_to_life(&self, node: &Arc<Node>) {
+    /// Gives a node that was made what was known of its number. Returns the directory above what goes with it, if that isn't needed for
+    /// it any more: the object may have been found by another name.
+    pub fn come_to_life(&self, node: &Arc<Node>) -> Option<u64> {
         if self.len() == 0 {
-            return;
+            return None;
         }
-        if let Some(bone) = self.take(node.ino) {
-            node.count_lookups(|now| now.saturating_add(bone.lookups));
-            if bone.mapped {
-                node.set_mapped();
+        let bone = self.take(node.ino)?;
+        node.count_lookups(|now| now.saturating_add(bone.lookups));
+        if bone.mapped {
+            node.set_mapped();
+        }
+        self.unneeded(bone.parent)
+    }
+
+    /// Takes away what nobody knows and nothing lies below any more, from that number up. Returns the directory above, a node, if it
+    /// isn't needed for it any more.
+    fn unneeded(&self, mut at: u64) -> Option<u64> {
+        loop {
+            match self.get(at) {
+                None => return Some(at).filter(|at| !self.need(*at)),
+                Some(bone) if bone.lookups == 0 && !self.need(at) => {
+                    self.take(at);
+                    at = bone.parent;
+                }
+                Some(_) => return None,
             }
         }
     }
@@ -102,20 +118,10 @@ impl Bones {
                 bone.lookups = bone.lookups.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX));
             }
         }
-        let mut at = ino;
-        loop {
-            match self.get(at) {
-                None => {
-                    unneeded(at);
-                    return true;
-                }
-                Some(bone) if bone.lookups == 0 && !self.need(at) => {
-                    self.take(at);
-                    at = bone.parent;
-                }
-                Some(_) => return true,
-            }
+        if let Some(directory) = self.unneeded(ino) {
+            unneeded(directory);
         }
+        true
     }
 
     fn take(&self, ino: u64) -> Option<Bone> {

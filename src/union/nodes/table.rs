@@ -192,8 +192,10 @@ impl Table {
                         continue;
                     }
                     let node = Arc::new(Node::new(number, make(), identity.real, seen, lookups));
-                    self.bones.come_to_life(&node);
+                    let unneeded = self.bones.come_to_life(&node);
                     free.insert(node.clone());
+                    // It may be known no more; to let it go now would need the lock that is held here.
+                    self.deferred.lock().extend(unneeded);
                     return node;
                 }
             }
@@ -285,6 +287,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::union::nodes::bones::Bone;
     use crate::union::nodes::node::{Named, NodeSource};
     use std::collections::HashSet;
 
@@ -389,6 +392,38 @@ mod tests {
             let number = table.number(identity);
             assert!(number <= u64::from(u32::MAX) && seen.insert(number), "{number:#x}");
             assert_eq!(table.obtain(identity, Sighting::default(), 1, || file_in(&root)).ino, number);
+        }
+    }
+
+    #[test]
+    fn directories_go_that_were_there_for_what_was_found_by_another_name() {
+        let (table, root) = table();
+        let bone = |parent, ino, lookups| Bone {
+            parent,
+            name: b"b"[..].into(),
+            lookups,
+            mapped: false,
+            real: real_id(0, ino),
+            generation: Generation::UNKNOWN,
+        };
+        let directory = || NewNode {
+            kind: Kind::Directory,
+            place: NodePlace::Named { parent: root.clone(), entry: Named::new(b"d", NodeSource::Upper) },
+            dir: Some(Box::new(DirPart::new(None, Vec::new()))),
+        };
+        // Below a directory that nobody has asked for since, and below one that somebody has.
+        for known in [false, true] {
+            let (dir, file) = (30 + u64::from(known), 40 + u64::from(known));
+            table.bones().insert(dir, bone(ROOT, dir, 1));
+            table.bones().insert(file, bone(dir, file, 1));
+            if known {
+                table.obtain(id(dir), Sighting::default(), 0, directory);
+            }
+            table.forget(dir, 1, |_| {});
+            assert_eq!(table.len(), 3, "{known}: it leads to the file");
+            table.obtain(id(file), Sighting::default(), 0, || file_in(&root));
+            table.forget(file, 1, |_| {});
+            assert_eq!(table.len(), 1, "{known}: {:?}", table.get(dir));
         }
     }
 

@@ -114,16 +114,32 @@ impl StackOptions {
 pub struct UpperLayer {
     // Order matters: the workdir is closed before the lock on the upper goes.
     /// Where its objects are prepared.
-    pub work: Workdir,
+    pub work: Arc<Workdir>,
     /// The layer.
     pub layer: Layer,
     /// What its filesystem can do.
     pub caps: UpperCaps,
     /// Whether what lies right below was frozen.
     pub lies_on_frozen: bool,
+    /// Whether the workdir is still that of the upper before this one, of the same mount.
+    pub is_of_another: bool,
     _lock: DirLock,
     // After the lock, for which the next mount may wait.
     _sync: Option<SyncAtEnd>,
+}
+
+impl UpperLayer {
+    /// Returns the upper that takes the place of this one in its mount, with the same workdir. `lock` is its own.
+    pub(in crate::union) fn succeeded_by(
+        &self,
+        layer: Layer,
+        lock: DirLock,
+        lies_on_frozen: bool,
+    ) -> Result<UpperLayer, StackError> {
+        let sync = Some(SyncAtEnd::of(&layer)?);
+        let (work, caps) = (self.work.clone(), self.caps);
+        Ok(UpperLayer { work, layer, caps, lies_on_frozen, is_of_another: true, _lock: lock, _sync: sync })
+    }
 }
 
 /// Syncs the upper's filesystem when a mount ends: what was written is on the disk then, as after an unmount of the
@@ -280,7 +296,9 @@ fn open_workdir(
     let work = prepared.begin(options.volatile)?;
     let sync = if options.volatile { None } else { Some(SyncAtEnd::of(&upper)?) };
     tell_limits(&upper, &caps, belief);
-    Ok(UpperLayer { work, layer: upper, caps, lies_on_frozen: false, _lock: lock, _sync: sync })
+    let work = Arc::new(work);
+    let (lies_on_frozen, is_of_another) = (false, false);
+    Ok(UpperLayer { work, layer: upper, caps, lies_on_frozen, is_of_another, _lock: lock, _sync: sync })
 }
 
 /// Warns of what the upper's filesystem can't do.
@@ -356,7 +374,7 @@ fn veils(held: &[HeldDirs], mount_point: Option<Layer>, options: &StackOptions) 
 ///
 /// A lower inside which others are mounted stays as it is, so that these are seen and can be unmounted; there, and
 /// without privileges, files and directories are opened with O_NOATIME where that is allowed.
-fn unchanged_by_reading(mut lowers: Vec<Lower>) -> Vec<Lower> {
+pub(in crate::union) fn unchanged_by_reading(mut lowers: Vec<Lower>) -> Vec<Lower> {
     if !rustix::process::geteuid().is_root() {
         return lowers;
     }

@@ -14,6 +14,7 @@ use std::fs::{self, Metadata};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, fstat, openat};
@@ -31,10 +32,10 @@ const LOOK: Duration = Duration::from_millis(50);
 /// When nobody who counts was found to hold it so often, nobody does: one who lets go as it is looked is found gone.
 const STRANGERS: u32 = 3;
 
-/// The lock on a directory, held as long as this lives.
-#[derive(Debug)]
+/// The lock on a directory, held as long as this or a clone of it lives.
+#[derive(Debug, Clone)]
 pub struct DirLock {
-    _held: OwnedFd,
+    _held: Arc<OwnedFd>,
 }
 
 impl DirLock {
@@ -91,7 +92,7 @@ impl DirLock {
         if stat.st_nlink == 0 {
             return Err(StackError::Missing { role, path: path.to_owned() });
         }
-        Ok(DirLock { _held: held })
+        Ok(DirLock { _held: Arc::new(held) })
     }
 }
 
