@@ -7,6 +7,7 @@
 mod access_times;
 mod attributes;
 mod below;
+mod calls;
 mod errors;
 mod failing;
 mod gone;

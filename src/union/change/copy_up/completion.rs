@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
-use crate::sys::object::{At, Kind, Writable};
+use crate::sys::object::{At, Kind, Stat, Writable};
 use crate::union::Union;
 use crate::union::change::carry::set_times;
 use crate::union::change::lend::{open_owned, upper_marks};
@@ -283,22 +283,29 @@ impl<'u> Completion<'u> {
             return Ok(false);
         }
         let to = open_owned(self.object(), true, false)?;
-        let size = self.object().at().stat()?.size;
-        let wanted = part.of(size);
+        let before = self.object().at().stat()?;
+        let wanted = part.of(before.size);
         self.fill(to.as_fd(), wanted)?;
-        if wanted < size {
+        let cut = wanted < before.size;
+        if cut {
             match &self.half {
                 Some(half) => half.truncate(self.upper, wanted)?,
                 None => self.upper.set_length(to.as_fd(), wanted)?,
             }
             changed();
         }
-        self.upper.sync(to.as_fd(), false)?;
+        let synced = self.upper.sync(to.as_fd(), false);
         // Who opens the data looks at the mark with the place locked: it finds them there or here.
         let place = self.node.place.write();
-        for mark in [METACOPY, REDIRECT, HALF] {
-            self.upper.drop_mark(self.object(), mark)?;
+        if let Err(error) = synced.and_then(|()| self.upper.drop_mark(self.object(), METACOPY)) {
+            if cut {
+                self.uncut(to.as_fd(), &before);
+            }
+            return Err(error);
         }
+        // Without that mark it is whole, and the others say nothing.
+        let others =
+            [REDIRECT, HALF].into_iter().try_for_each(|mark| self.upper.drop_mark(self.object(), mark));
         let layer = self.union.metacopies.get(&self.node.ino).map(|data| data.dir.layer);
         self.settle();
         drop(place);
@@ -309,7 +316,24 @@ impl<'u> Completion<'u> {
             bytes: wanted,
             layer: layer.map(|layer| self.union.layer_number(layer)),
         });
-        Ok(wanted < size)
+        others?;
+        Ok(cut)
+    }
+
+    /// Gives back its length and times to a metacopy that couldn't be completed after it was cut: its data are below still.
+    /// If that can't be done either, or blocks of its own are gone with the end, it is cut, and the kernel is to ask anew. Errors are
+    /// told by what failed first.
+    fn uncut(&self, to: BorrowedFd<'_>, before: &Stat) {
+        if self.half.is_none()
+            && let Err(error) = self
+                .upper
+                .set_length(to, before.size)
+                .map_err(FsError::from)
+                .and_then(|()| set_times(before, self.object()))
+        {
+            log::warn!("a file that was to be cut and couldn't be completed stays cut: {error}");
+        }
+        self.union.changed_by_itself(self.node);
     }
 
     /// Copies the first `size` bytes, step by step. The times, and what a write takes away, are as before after each.
