@@ -107,6 +107,19 @@ manifest() (
     getfattr -R -h -d -m '^(user|security|system)\.' --absolute-names . 2>/dev/null | LC_ALL=C sort
 )
 
+# keep_row TABLE SUITE MODE CASES PASS NOT-RUN FAIL UNEXPLAINED: puts that into docs/suites.tsv or another such table, in place of
+# what it had of the suite in that mode. FAIL counts what passes on the filesystem below, UNEXPLAINED those of them without a reason.
+keep_row() {
+    local table=$1 row new
+    shift
+    row=$(printf '%s\t' "$@")
+    new=$(awk -F '\t' -v suite="$1" -v mode="$2" -v row="${row%$'\t'}" '
+        $1 == suite && $2 == mode { if (!done) print row; done = 1; next }
+        { print }
+        END { if (!done) print row }' "$table")
+    printf '%s\n' "$new" >"$table"
+}
+
 # try COMMAND…: runs it in a subshell that stops at the first error; $status is how it ended. A plain command: bash turns
 # set -e off in all that a || or an if follows, in subshells and functions too.
 try() {

@@ -315,6 +315,76 @@ fn tests_that_the_manual_names_are_there() {
     }
 }
 
+/// A line of docs/suites.tsv: what a suite said of a mode.
+#[derive(Debug, Clone)]
+struct Said {
+    suite: String,
+    mode: String,
+    /// Cases, those that pass, aren't run, fail here alone, and do so without a known reason.
+    numbers: [u32; 5],
+}
+
+fn said_by_suites() -> Vec<Said> {
+    let table = page("docs/suites.tsv");
+    let rows = table.lines().filter(|line| !line.starts_with('#')).skip(1);
+    let said = |line: &str| -> Said {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let numbers: Vec<u32> = fields[2..].iter().map(|number| number.parse().expect(line)).collect();
+        let numbers = numbers.try_into().unwrap_or_else(|_| panic!("{line}: seven fields"));
+        Said { suite: fields[0].to_owned(), mode: fields[1].to_owned(), numbers }
+    };
+    rows.map(said).collect()
+}
+
+/// In so many words, a clause a suite.
+fn suites_in_short(said: &[Said]) -> String {
+    let mut suites: Vec<&str> = said.iter().map(|said| &*said.suite).collect();
+    suites.dedup();
+    let clauses = suites.iter().map(|suite| {
+        let of_it: Vec<&Said> = said.iter().filter(|said| said.suite == *suite).collect();
+        let [cases, pass, not_run, fail, _] = of_it[0].numbers;
+        let unexplained: u32 = of_it.iter().map(|said| said.numbers[4]).sum();
+        let how = match of_it.len() {
+            1 => "one way to mount".to_owned(),
+            ways => format!("{ways} ways to mount"),
+        };
+        format!(
+            "{suite} {pass} of {cases} pass, {not_run} don't apply, {fail} fail ({unexplained} unexplained in {how})"
+        )
+    });
+    clauses.collect::<Vec<_>>().join("; ")
+}
+
+/// As a table, a row a suite and the modes of which it said the same.
+fn suites_as_a_table(said: &[Said]) -> String {
+    let mut rows: Vec<(Said, Vec<String>)> = Vec::new();
+    for one in said {
+        match rows.iter_mut().find(|(row, _)| row.suite == one.suite && row.numbers == one.numbers) {
+            Some((_, modes)) => modes.push(one.mode.clone()),
+            None => rows.push((one.clone(), vec![one.mode.clone()])),
+        }
+    }
+    let row = |(said, modes): &(Said, Vec<String>)| {
+        let [cases, pass, not_run, fail, unexplained] = said.numbers;
+        let modes = modes.join("`, `");
+        format!("| {} | `{modes}` | {cases} | {pass} | {not_run} | {fail} | {unexplained} |\n", said.suite)
+    };
+    let head = "| suite | modes | cases | pass | not run | fail here alone | without a reason |\n|---|---|---|---|---|---|---|\n";
+    head.to_owned() + &rows.iter().map(row).collect::<String>()
+}
+
+/// What the README and the manual say of the suites is what these said: docs/suites.tsv, which scripts/conformance and
+/// scripts/suites write.
+#[test]
+fn what_is_said_of_the_suites_is_what_they_said() {
+    let said = said_by_suites();
+    let one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let short = suites_in_short(&said);
+    assert!(one_line(&page("README.md")).contains(&short), "README.md must have:\n{short}");
+    let table = suites_as_a_table(&said);
+    assert!(page("docs/testing.md").contains(&table), "docs/testing.md must have:\n{table}");
+}
+
 /// The picture of the speed is the table, drawn; and what the README says of it is in the table.
 #[test]
 fn the_picture_of_the_speed_is_the_table() {
