@@ -364,3 +364,38 @@ fn the_same_in_a_user_namespace() {
     println!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}", output.status);
 }
+
+/// They were one directory here, and their files of one name one file: what was written to the one was in the other.
+#[test]
+fn two_directories_of_one_redirect_are_two() {
+    support::needs_unionmount!();
+    if Privilege::current() != Privilege::Root {
+        support::skip!("{}: who isn't root can't copy the kernel's marks", module_path!());
+    }
+    let stack = Stack::new(1);
+    stack.lower(0).file("origin/file", "lower\n").file("origin/below", "below\n");
+    let mount = stack.mount();
+    fs::write(mount.join("origin/file"), "upper\n").unwrap();
+    fs::rename(mount.join("origin"), mount.join("one")).unwrap();
+    mount.unmount();
+    let upper = |name: &str| stack.upper().root().join(name);
+    support::run("cp", &["-a".as_ref(), upper("one").as_os_str(), upper("two").as_os_str()]);
+    fs::write(upper("one/file"), "right\n").unwrap();
+    fs::write(upper("two/file"), "wrong\n").unwrap();
+    // Each of them first.
+    for order in [["one", "two"], ["two", "one"]] {
+        let mount = stack.mount();
+        let ino = |name: &str| fs::metadata(mount.join(name)).unwrap().ino();
+        assert_ne!(ino(order[0]), ino(order[1]));
+        assert_ne!(ino("one/file"), ino("two/file"));
+        let read = |name: &str| fs::read_to_string(mount.join(name)).unwrap();
+        assert_eq!((read("one/file"), read("two/file")), ("right\n".into(), "wrong\n".into()));
+        assert_eq!((read("one/below"), read("two/below")), ("below\n".into(), "below\n".into()));
+        let listed = Snapshot::take_checked(mount.path());
+        assert_eq!(listed.entries.len(), 7, "{:?}", listed.entries.keys());
+        fs::write(mount.join(order[1]).join("new"), "new").unwrap();
+        assert!(!mount.join(order[0]).join("new").exists());
+        fs::remove_file(mount.join(order[1]).join("new")).unwrap();
+        mount.unmount();
+    }
+}

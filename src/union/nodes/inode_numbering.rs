@@ -222,7 +222,34 @@ impl Union {
                 }
             }
             FoundKind::Leaf { .. } => Ok((Identity { origin, real: found.id }, source()?, found.stat)),
-            _ => Ok((Identity { origin, real: origin }, source()?, found.stat)),
+            _ => Ok((self.directory_identity(origin, found), source()?, found.stat)),
+        }
+    }
+
+    /// Who a directory is: what it is merged with below, which copy-up doesn't change. Where the upper has two of one redirect (a copy
+    /// that somebody made of a renamed one, marks and all) that is the one that is known, and the other is itself.
+    fn directory_identity(&self, origin: InodeId, found: &Found) -> Identity {
+        let merged = Identity { origin, real: origin };
+        let FoundKind::Directory { dirs, .. } = &found.what else { return merged };
+        let Some(own) = dirs.first().filter(|dir| self.is_upper(dir.layer)).map(|dir| self.dir_id(dir))
+        else {
+            return merged;
+        };
+        if own == origin {
+            return merged;
+        }
+        let upper_of = |identity| {
+            let node = self.table.find(identity)?;
+            let upper = node.dir.as_ref()?.upper.read().clone()?;
+            Some(self.dir_id(&upper))
+        };
+        let itself = Identity { origin: own, real: own };
+        match upper_of(merged) {
+            Some(known) if known != own => itself,
+            Some(_) => merged,
+            // The other may have been forgotten meanwhile.
+            None if upper_of(itself) == Some(own) => itself,
+            None => merged,
         }
     }
 
