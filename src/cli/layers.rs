@@ -212,7 +212,7 @@ impl Layers {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let texts = self.language.texts()?;
         // A large image takes seconds, in which the screen of the walk is not there yet.
-        let waiting = self.interactive.then(|| super::spinner("reading the layers"));
+        let waiting = self.interactive.then(|| super::spinner(texts.say("walk.reading")));
         let surveyed = self.stack.survey();
         if let Some(waiting) = waiting {
             waiting.finish_and_clear();
@@ -225,7 +225,7 @@ impl Layers {
             say(&format!("{layer}: {path}/ is left out: {}", missing.error));
         }
         if self.interactive {
-            return interactive::run(&survey, &figures, &subject);
+            return interactive::run(texts, &survey, &figures, &subject);
         }
         if let Some(file) = &self.svg {
             write_file(file, svg::draw(&survey, &figures, false).as_bytes())?;

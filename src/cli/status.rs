@@ -1,15 +1,18 @@
 //! `unionmount status`: how mounts are doing.
 
+pub(super) mod told;
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use parking_lot::Mutex;
 use serde::Serialize;
 
+use super::language::Language;
 use super::page::Page;
 use super::stacks;
 use super::store::StoreArgs;
@@ -18,11 +21,10 @@ use super::watch;
 use super::{Failure, say};
 use crate::control::client::{Client, ClientError, STATUS_PATIENCE};
 use crate::control::mounts::{self, Mount};
-use crate::control::protocol::{CopyingReport, Status as Daemon};
+use crate::control::protocol::Status as Daemon;
 use crate::control::runtime_dir;
-use crate::explain::paint::{Cell, Paint, align};
-use crate::explain::shorten::cut;
-use crate::union::change::sealing::background::LazyReport;
+use crate::explain::paint::Paint;
+use crate::texts::Texts;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::lookup::usage::{Budget, Usage, measure};
 
@@ -43,6 +45,9 @@ pub(super) struct Status {
     count: f64,
 
     #[command(flatten)]
+    language: Language,
+
+    #[command(flatten)]
     store: StoreArgs,
 
     /// The mount, or a path in it; without, all mounts that you may ask, and with --watch the only one
@@ -60,7 +65,7 @@ Example:
 JSON, one object a mount: version, pid, mount_point, device, since_us, io, options[], belief, layers[] {layer, name, directory},
 counters {copy_ups, copied_bytes, whiteouts, creates, renames, attribute_changes, xattr_changes, index_answers},
 requests {KIND: number}, requests_total, memory, nodes, listeners, lazy {half_copied, own_blocks, all_blocks, bytes_saved, sealed,
-waiting, sealing} or null, copying[] {path, bytes, layer, micros} (large files that are being copied up), unmounted (the mount has ended, and its daemon goes
+waiting, sealing} or null, copying[] {path, bytes, done, layer, micros} (large files that are being copied up), unmounted (the mount has ended, and its daemon goes
 on sealing), uptime, and usage[], one for each layer: files,
 directories, whiteouts, bytes, disk_bytes, changed_files, changed_bytes (since the mount), complete; or null.
 Of a mount that didn't answer: mount_point, device, error, dead (its daemon has ended).
@@ -107,24 +112,25 @@ impl Status {
         if !(0.0..=1e6).contains(&self.count) {
             return Err(Failure::usage("--count: give seconds, 0 to 1000000"));
         }
+        let texts = self.language.texts()?;
         runtime_dir::sweep_own();
         match &self.mount {
             Some(path) => {
                 let (mount, _) = mounts::of(path).map_err(Failure::failed)?;
                 if self.watch {
-                    return self.watch(&mount);
+                    return self.watch(&mount, texts);
                 }
                 let mut daemon = ask(&mount).map_err(|error| Failure::failed(named(&mount, &error)))?;
                 let names = stacks::names_of_mount(&mount, &daemon.layers, &self.store);
                 stacks::call_layers(&mut daemon.layers, &names);
-                self.print(&[Answer { mount, said: Ok(daemon) }])?;
+                self.print(&[Answer { mount, said: Ok(daemon) }], texts)?;
                 Ok(ExitCode::SUCCESS)
             }
             None if self.watch => {
                 let mounts = own_mounts()?;
                 match &mounts[..] {
-                    [only] => self.watch(only),
-                    [] => Err(Failure::failed("nothing is mounted by unionmount")),
+                    [only] => self.watch(only, texts),
+                    [] => Err(Failure::failed(texts.say("status.none"))),
                     several => {
                         let points =
                             several.iter().map(|mount| EscapedPath::from(mount.point.as_path()).to_string());
@@ -133,17 +139,17 @@ impl Status {
                     }
                 }
             }
-            None => self.all(),
+            None => self.all(texts),
         }
     }
 
-    fn watch(&self, mount: &Mount) -> Result<ExitCode, Failure> {
+    fn watch(&self, mount: &Mount, texts: &'static Texts) -> Result<ExitCode, Failure> {
         let daemon = ask(mount).map_err(|error| Failure::failed(named(mount, &error)))?;
         let names = stacks::names_of_mount(mount, &daemon.layers, &self.store);
-        watch::run(mount, &names)
+        watch::run(texts, mount, &names)
     }
 
-    fn all(&self) -> Result<ExitCode, Failure> {
+    fn all(&self, texts: &'static Texts) -> Result<ExitCode, Failure> {
         let mounts = own_mounts()?;
         let mut answers = side_by_side(mounts, |mount| {
             let said = ask(&mount);
@@ -164,9 +170,9 @@ impl Status {
             daemon.ok().map(|daemon| Answer { mount: Mount::elsewhere(&daemon.about), said: Ok(daemon) })
         }));
         if answers.is_empty() && !self.json {
-            Page::of_line(format_args!("nothing is mounted by unionmount")).print()?;
+            Page::of_line(format_args!("{}", texts.say("status.none"))).print()?;
         }
-        self.print(&answers)?;
+        self.print(&answers, texts)?;
         let mut code = ExitCode::SUCCESS;
         for answer in &answers {
             if let Err(error) = &answer.said {
@@ -177,7 +183,7 @@ impl Status {
         Ok(code)
     }
 
-    fn print(&self, answers: &[Answer]) -> Result<(), Failure> {
+    fn print(&self, answers: &[Answer], texts: &'static Texts) -> Result<(), Failure> {
         let mut page = Page::default();
         if self.json {
             for answer in answers {
@@ -185,7 +191,7 @@ impl Status {
                     Ok(daemon) => serde_json::to_string(&Report {
                         uptime: uptime(daemon).as_secs_f64(),
                         requests_total: daemon.requests.values().sum(),
-                        usage: self.usage(&answer.mount, daemon),
+                        usage: self.usage(texts, &answer.mount, daemon),
                         daemon: daemon.clone(),
                     }),
                     Err(error) => serde_json::to_string(&Silent {
@@ -198,27 +204,29 @@ impl Status {
                 page.json_text(&(line.map_err(Failure::failed)? + "\n"));
             }
         } else if let (Some(_), [Answer { mount, said: Ok(daemon) }]) = (&self.mount, answers) {
-            page.drawn(&one(mount, daemon, self.usage(mount, daemon).as_deref(), Paint::of_stdout()));
+            let usage = self.usage(texts, mount, daemon);
+            page.drawn(&told::one(texts, mount, daemon, usage.as_deref(), Paint::of_stdout()));
         } else if !answers.is_empty() {
-            page.drawn(&table(answers, Paint::of_stdout()));
+            page.drawn(&told::table(texts, answers, Paint::of_stdout()));
         }
         page.print()
     }
 
     /// Counts what is in the layers. What another user's daemon calls its layers may lead anywhere, and hold up who looks.
-    fn usage(&self, mount: &Mount, daemon: &Daemon) -> Option<Vec<Option<Usage>>> {
+    fn usage(&self, texts: &Texts, mount: &Mount, daemon: &Daemon) -> Option<Vec<Option<Usage>>> {
         if self.count == 0.0 || mount.is_of_another() {
             return None;
         }
         let progress = ProgressBar::new_spinner();
-        if let Ok(style) = ProgressStyle::with_template("{spinner} counting {msg}") {
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
             progress.set_style(style);
         }
         let budget = Budget::of(Duration::from_secs_f64(self.count));
         let since = since(daemon);
         let counted = daemon.layers.iter().map(|layer| {
             let mut tell = |entries| {
-                progress.set_message(format!("{}: {} entries", layer.name, HumanCount(entries)));
+                let (name, count) = (layer.name.to_string(), HumanCount(entries).to_string());
+                progress.set_message(texts.fill("status.counting", &[("layer", &name), ("count", &count)]));
                 progress.tick();
             };
             // A lower that the mount covers can't be seen from here.
@@ -289,200 +297,6 @@ fn side_by_side<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> Option<R> +
     let mut done = done.into_inner();
     done.sort_by_key(|(at, _)| *at);
     done.into_iter().filter_map(|(_, result)| result).collect()
-}
-
-fn table(answers: &[Answer], paint: Paint) -> String {
-    let head = ["MOUNT", "LAYERS", "UP", "COPY-UPS", "COPIED", "DELETED", "REQUESTS", "MEMORY", "PID"];
-    let mut rows = vec![head.iter().map(|word| Cell::new(word, paint.dim(word))).collect::<Vec<_>>()];
-    for Answer { mount, said } in answers {
-        let point = EscapedPath::from(mount.point.as_path()).to_string();
-        let daemon = match said {
-            Ok(daemon) => daemon,
-            Err(error) => {
-                let state = match error {
-                    ClientError::Dead(_) => "dead",
-                    ClientError::Silent => "doesn't answer",
-                    _ => "can't be asked",
-                };
-                rows.push(vec![Cell::new(&point, paint.bold(&point)), Cell::plain(state)]);
-                continue;
-            }
-        };
-        let writable = daemon.layers.first().is_some_and(|layer| layer.layer == 0);
-        let layers = match writable {
-            true => format!("{} + upper", daemon.layers.len() - 1),
-            false => format!("{}, read-only", daemon.layers.len()),
-        };
-        // What it does is told by `lazy`.
-        let layers =
-            if daemon.unmounted { format!("{layers}; unmounted, {}", ending(daemon)) } else { layers };
-        rows.push(vec![
-            Cell::new(&point, paint.bold(&point)),
-            Cell::plain(layers),
-            Cell::plain(HumanDuration(uptime(daemon))),
-            Cell::plain(HumanCount(daemon.counters.copy_ups)),
-            Cell::plain(HumanBytes(daemon.counters.copied_bytes)),
-            Cell::plain(HumanCount(daemon.counters.whiteouts)),
-            Cell::plain(HumanCount(daemon.requests.values().sum())),
-            Cell::plain(daemon.memory.map(|bytes| HumanBytes(bytes).to_string()).unwrap_or_default()),
-            Cell::plain(daemon.about.pid),
-        ]);
-    }
-    align(&rows, &[3, 4, 5, 6, 7, 8])
-}
-
-/// Says what a daemon does whose mount has ended.
-fn ending(daemon: &Daemon) -> String {
-    let sealing = daemon.lazy.as_ref().and_then(|lazy| lazy.sealing.as_ref());
-    sealing.map_or_else(|| "ending".to_owned(), |path| format!("sealing {path}"))
-}
-
-/// Returns all about one mount.
-fn one(mount: &Mount, daemon: &Daemon, usage: Option<&[Option<Usage>]>, paint: Paint) -> String {
-    let about = &daemon.about;
-    let mut out = format!(
-        "{}  mounted {} ago, pid {}, unionmount {}, I/O {}\n\n",
-        paint.bold(EscapedPath::from(mount.point.as_path())),
-        HumanDuration(uptime(daemon)),
-        about.pid,
-        EscapedPath::from(about.version.as_bytes()),
-        EscapedPath::from(about.io.as_bytes()),
-    );
-    out.push_str(&layer_table(daemon, usage, paint));
-    out.push('\n');
-    let counters = &daemon.counters;
-    let grown = usage.and_then(|usage| usage.first().copied().flatten()).filter(|_| writable(daemon));
-    let grown = grown.map(|usage| {
-        let more = if usage.complete { "" } else { "at least " };
-        format!(
-            "{more}{} in {} of the upper, ",
-            HumanBytes(usage.changed_bytes),
-            count(usage.changed_files, "file")
-        )
-    });
-    let facts = [
-        (
-            "changed",
-            format!(
-                "{}{} created, {} renamed, {}",
-                grown.unwrap_or_default(),
-                HumanCount(counters.creates),
-                HumanCount(counters.renames),
-                format_args!("{} made", count(counters.whiteouts, "whiteout")),
-            ),
-        ),
-        (
-            "copied up",
-            format!("{}, {}", count(counters.copy_ups, "object"), HumanBytes(counters.copied_bytes)),
-        ),
-        ("requests", requests(daemon)),
-        ("lookups", lookups(daemon)),
-        (
-            "memory",
-            format!(
-                "{}, {} known to the kernel",
-                daemon.memory.map_or("unknown".into(), |bytes| HumanBytes(bytes).to_string()),
-                count(daemon.nodes, "file")
-            ),
-        ),
-    ];
-    let lazy = daemon.lazy.as_ref().map(|lazy| ("lazy", left_below(lazy)));
-    let copying = daemon.copying.iter().map(|copy| ("copying", copying_up(copy)));
-    for (word, fact) in facts.into_iter().chain(lazy).chain(copying) {
-        out.push_str(&format!("  {}  {fact}\n", paint.bold(format!("{word:<9}"))));
-    }
-    out
-}
-
-/// Says what is being copied up just now, and for how long.
-pub(super) fn copying_up(copy: &CopyingReport) -> String {
-    let from = copy.layer.map(|layer| format!(" from layer {layer}")).unwrap_or_default();
-    let seconds = copy.micros as f64 / 1e6;
-    format!("{} up: {}{from}, for {seconds:.1} s", copy.path, HumanBytes(copy.bytes))
-}
-
-/// Says what is left below of files that are copied up block by block.
-fn left_below(lazy: &LazyReport) -> String {
-    let mut said = format!("{} half-copied", count(lazy.half_copied, "file"));
-    if lazy.half_copied > 0 {
-        let (own, all) = (HumanCount(lazy.own_blocks), HumanCount(lazy.all_blocks));
-        said.push_str(&format!(": {own} of {all} blocks, {} saved", HumanBytes(lazy.bytes_saved)));
-    }
-    said.push_str(&format!("; {} sealed", HumanCount(lazy.sealed)));
-    match (&lazy.sealing, lazy.waiting) {
-        (None, 0) => {}
-        (None, waiting) => said.push_str(&format!(", {} waiting", HumanCount(waiting))),
-        (Some(path), waiting) => said.push_str(&format!(", sealing {path}, {} waiting", HumanCount(waiting))),
-    }
-    said
-}
-
-fn writable(daemon: &Daemon) -> bool {
-    daemon.layers.first().is_some_and(|layer| layer.layer == 0)
-}
-
-fn count(number: u64, noun: &str) -> String {
-    format!("{} {noun}{}", HumanCount(number), if number == 1 { "" } else { "s" })
-}
-
-/// Returns the requests in words: `1,234 (4.1 a second): lookup 800, getattr 20`.
-fn requests(daemon: &Daemon) -> String {
-    let total: u64 = daemon.requests.values().sum();
-    let mut kinds: Vec<(&String, &u64)> = daemon.requests.iter().filter(|(_, count)| **count > 0).collect();
-    kinds.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-    let shown: Vec<String> =
-        kinds.iter().take(6).map(|(kind, n)| format!("{kind} {}", HumanCount(**n))).collect();
-    let more = if kinds.len() > 6 { ", …" } else { "" };
-    let rate = total as f64 / uptime(daemon).as_secs_f64().max(1.0);
-    format!("{} ({rate:.1} a second): {}{more}", HumanCount(total), shown.join(", "))
-}
-
-fn lookups(daemon: &Daemon) -> String {
-    let lookups = daemon.requests.get("lookup").copied().unwrap_or_default();
-    let answered = daemon.counters.index_answers;
-    format!("{}, {} answered by an index without asking a layer", HumanCount(lookups), HumanCount(answered))
-}
-
-/// Columns that a layer's name has in a table; steps of builds are long.
-const LONGEST_NAME: usize = 40;
-
-fn layer_table(daemon: &Daemon, usage: Option<&[Option<Usage>]>, paint: Paint) -> String {
-    let head: &[&str] = match usage {
-        Some(_) => &["  LAYER", "NAME", "FILES", "DIRECTORIES", "WHITEOUTS", "SIZE", "PATH"],
-        None => &["  LAYER", "NAME", "PATH"],
-    };
-    let mut rows = vec![head.iter().map(|word| Cell::new(word, paint.dim(word))).collect::<Vec<_>>()];
-    for (at, layer) in daemon.layers.iter().enumerate() {
-        let number = if layer.layer == 0 { "  upper".to_owned() } else { format!("  {}", layer.layer) };
-        let name = cut(&layer.name.to_string(), LONGEST_NAME);
-        let path = layer.directory.to_string();
-        let mut row = vec![Cell::new(&number, paint.bold(&number)), Cell::new(&name, paint.cyan(&name))];
-        if let Some(usage) = usage {
-            match usage.get(at).copied().flatten() {
-                // Nobody counts what is in it for this.
-                None if super::lowers::is_archive(std::path::Path::new(&path)) => {
-                    row.extend(["", "", "", "an archive"].map(Cell::plain));
-                }
-                None => row.extend(["?", "?", "?", "not visible from here"].map(Cell::plain)),
-                Some(usage) => {
-                    let plus = if usage.complete { "" } else { "+" };
-                    let number = |n: u64| Cell::plain(format!("{}{plus}", HumanCount(n)));
-                    row.extend([usage.files, usage.directories, usage.whiteouts].map(number));
-                    // Of sparse and half-copied files less is there than their sizes say.
-                    let sparse = usage.disk_bytes < usage.bytes / 2;
-                    let disk = if sparse {
-                        format!(", {} on disk", HumanBytes(usage.disk_bytes))
-                    } else {
-                        String::new()
-                    };
-                    row.push(Cell::plain(format!("{}{plus}{disk}", HumanBytes(usage.bytes))));
-                }
-            }
-        }
-        row.push(Cell::new(&path, paint.dim(&path)));
-        rows.push(row);
-    }
-    align(&rows, if usage.is_some() { &[2, 3, 4, 5] } else { &[] })
 }
 
 #[cfg(test)]

@@ -49,9 +49,9 @@ Kinds of events:
   lookup      a name was looked up; the kernel remembers the answer, so this comes once for each name
   whiteout, opaque, redirect
               a lookup met such a mark, and it hides something or leads elsewhere
-  copy-up-begins, copy-up
-              a large file of a lower begins to be copied up; a lower's file or directory was copied up, and in
-              which time
+  copy-up-begins, copy-up-goes-on, copy-up
+              a large file of a lower begins to be copied up; how far it is, once a second; a lower's file or
+              directory was copied up, and in which time
   list, read, write
               requests that the kernel's cache did not answer
   open, close with -o passthrough: between them the kernel reads and writes the file

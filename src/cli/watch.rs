@@ -19,6 +19,7 @@ use crate::control::client::{Client, ClientError};
 use crate::control::mounts::Mount;
 use crate::control::protocol::{Status, Told};
 use crate::explain::paint::Paint;
+use crate::texts::Texts;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::events::Filter;
 use crate::union::lookup::usage::{Budget, Usage, measure};
@@ -36,6 +37,7 @@ const PATHS: usize = 4096;
 
 /// What the screen shows.
 pub(super) struct View {
+    texts: &'static Texts,
     mount: Mount,
     /// What the layers are called, where their directories say nothing.
     names: Vec<Option<String>>,
@@ -67,7 +69,11 @@ enum News {
 }
 
 /// Shows the mount until `q` or the end of the mount.
-pub(super) fn run(mount: &Mount, names: &[Option<String>]) -> Result<ExitCode, Failure> {
+pub(super) fn run(
+    texts: &'static Texts,
+    mount: &Mount,
+    names: &[Option<String>],
+) -> Result<ExitCode, Failure> {
     if !super::page::is_terminal() || !io::stdin().is_terminal() {
         return Err(Failure::failed("--watch needs a terminal; without one, use `unionmount status --json`"));
     }
@@ -75,6 +81,7 @@ pub(super) fn run(mount: &Mount, names: &[Option<String>]) -> Result<ExitCode, F
     let status = client.status().map_err(Failure::failed)?;
     let news = listen(mount, &status)?;
     let mut view = View {
+        texts,
         mount: mount.clone(),
         names: names.to_vec(),
         status,

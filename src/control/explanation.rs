@@ -14,9 +14,11 @@
 //! | `why` | a sentence |
 //! | `layers` | from the top down: `layer`, `name`, `directory`, and the `entries` that it has: see [`EntryReport`] |
 //! | `on_write`, `on_delete`, `on_rename` | what would happen: see [`PredictedEffect`] |
+//! | `copying` | only while it is being copied up: see [`CopyingReport`] |
 
 use serde::{Deserialize, Serialize};
 
+use crate::union::change::copy_up::running::CopyingUp;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::events::KindName;
 
@@ -34,6 +36,36 @@ pub struct Explanation {
     pub on_write: PredictedEffect,
     pub on_delete: PredictedEffect,
     pub on_rename: PredictedEffect,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copying: Option<CopyingReport>,
+}
+
+/// A large file that is being copied up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyingReport {
+    /// The path in the merged view.
+    pub path: EscapedPath,
+    /// The bytes of the file.
+    pub bytes: u64,
+    /// How many of them are done. Not told by older daemons.
+    #[serde(default)]
+    pub done: Option<u64>,
+    /// The layer that it is copied from.
+    pub layer: Option<u16>,
+    /// How long that has taken so far, in microseconds.
+    pub micros: u64,
+}
+
+impl From<&CopyingUp> for CopyingReport {
+    fn from(copy: &CopyingUp) -> CopyingReport {
+        CopyingReport {
+            path: copy.path.clone().into(),
+            bytes: copy.bytes,
+            done: Some(copy.done()),
+            layer: copy.layer,
+            micros: u64::try_from(copy.since.elapsed().as_micros()).unwrap_or(u64::MAX),
+        }
+    }
 }
 
 /// One layer and what it has under the path.

@@ -16,8 +16,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::explanation::LayerReport;
-use crate::union::change::copy_up::running::CopyingUp;
+use super::explanation::{CopyingReport, LayerReport};
 use crate::union::change::sealing::background::LazyReport;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::events::{Event, Filter};
@@ -131,30 +130,6 @@ pub struct Status {
     /// Whether the mount has ended, and its daemon goes on sealing. Not told by older daemons.
     #[serde(default)]
     pub unmounted: bool,
-}
-
-/// A large file that is being copied up.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CopyingReport {
-    /// The path in the merged view.
-    pub path: EscapedPath,
-    /// The bytes of the file.
-    pub bytes: u64,
-    /// The layer that it is copied from.
-    pub layer: Option<u16>,
-    /// How long that has taken so far, in microseconds.
-    pub micros: u64,
-}
-
-impl From<&CopyingUp> for CopyingReport {
-    fn from(copy: &CopyingUp) -> CopyingReport {
-        CopyingReport {
-            path: copy.path.clone().into(),
-            bytes: copy.bytes,
-            layer: copy.layer,
-            micros: u64::try_from(copy.since.elapsed().as_micros()).unwrap_or(u64::MAX),
-        }
-    }
 }
 
 /// What happened since a mount began, counted.

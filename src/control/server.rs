@@ -20,8 +20,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::socket_peercred;
 use serde::Serialize;
 
+use super::explanation::CopyingReport;
 use super::explanation::{Explanation, LayerReport};
-use super::protocol::{About, CopyingReport, Counts, LONGEST_REQUEST, Reply, Request, Status, Told};
+use super::protocol::{About, Counts, LONGEST_REQUEST, Reply, Request, Status, Told};
 use super::runtime_dir;
 use crate::error::Result;
 use crate::union::Union;

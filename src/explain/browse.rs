@@ -7,7 +7,9 @@ use std::cmp::Reverse;
 use super::figures::wasted_places;
 use super::names::readable;
 use super::survey::{Holding, LayerAction, Number, Survey};
+use super::titles::called;
 use crate::sys::object::Kind;
+use crate::texts::Texts;
 
 /// What is to be told of a place with the layers that are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -363,33 +365,33 @@ fn seen_in_layer(holdings: &[Holding], layer: Number) -> Option<(Seen, usize)> {
 }
 
 /// Says in a few words what a layer did at a place, and what became of it with the layers up to `top`.
-pub fn fate(survey: &Survey, h: &Holding, top: Number) -> String {
+pub fn fate(texts: &Texts, survey: &Survey, h: &Holding, top: Number) -> String {
+    let of = |key: &str, layer: Number| texts.fill(key, &[("layer", &called(texts, survey, layer))]);
+    let say = |key: &'static str| texts.say(key).to_owned();
     let mut said = Vec::new();
-    match (h.kind, h.replaces.map(|layer| survey.title(layer))) {
-        (None, Some(layer)) => said.push(format!("deletes what {layer} has")),
-        (None, None) => said.push("deletes nothing".to_owned()),
-        (Some(_), _) if h.opaque => said.push("opaque".to_owned()),
-        (Some(_), Some(layer)) if h.what() == LayerAction::Merged => {
-            said.push(format!("merged with {layer}"))
-        }
-        (Some(_), Some(layer)) => said.push(format!("replaces {layer}'s")),
+    match (h.kind, h.replaces) {
+        (None, Some(layer)) => said.push(of("fate.deletes", layer)),
+        (None, None) => said.push(say("fate.deletes_nothing")),
+        (Some(_), _) if h.opaque => said.push(say("fate.opaque")),
+        (Some(_), Some(layer)) if h.what() == LayerAction::Merged => said.push(of("fate.merged", layer)),
+        (Some(_), Some(layer)) => said.push(of("fate.replaces", layer)),
         (Some(_), None) => {}
     }
     if h.from != h.layer {
-        said.push(format!("renamed by {}", survey.title(h.from)));
+        said.push(of("fate.renamed", h.from));
     }
     match h.hidden_by.filter(|by| *by <= top) {
-        _ if h.layer > top => said.push("above what is looked at".to_owned()),
+        _ if h.layer > top => said.push(say("fate.above")),
         Some(by) => {
-            said.push(format!("hidden by {}", survey.title(by)));
+            said.push(of("fate.hidden", by));
             if h.kind == Some(Kind::File) {
-                said.push(if h.is_waste() { "wasted" } else { "its data are in use" }.to_owned());
+                said.push(say(if h.is_waste() { "fate.wasted" } else { "fate.in_use" }));
             }
         }
-        None if h.kind.is_some() => said.push("seen".to_owned()),
+        None if h.kind.is_some() => said.push(say("fate.seen")),
         None => {}
     }
-    said.join(", ")
+    said.join(texts.say("walk.comma"))
 }
 
 #[cfg(test)]
@@ -474,7 +476,7 @@ mod tests {
         let said = |path: &[u8], layer: Number| {
             let place = survey.find(path).unwrap();
             let holding = survey.holdings(place).iter().find(|h| h.layer == layer).unwrap();
-            fate(&survey, holding, 2)
+            fate(Texts::english(), &survey, holding, 2)
         };
         assert_eq!(said(b"a/x", 2), "replaces layer 2's, seen");
         assert_eq!(said(b"a/x", 1), "hidden by layer 1, wasted");

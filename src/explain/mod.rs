@@ -32,6 +32,6 @@ pub mod shorten;
 pub mod survey;
 pub mod svg;
 pub mod text;
-mod titles;
+pub mod titles;
 mod walk;
 pub mod words;

@@ -32,6 +32,11 @@ pub fn percent(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { (part as f64 / whole as f64 * 1000.0).round() / 10.0 }
 }
 
+/// Returns a share in whole percent, as `45`; all of it only where nothing is missing.
+pub fn whole_percent(part: u64, whole: u64) -> String {
+    (u128::from(part) * 100 / u128::from(whole.max(1))).min(100).to_string()
+}
+
 /// Returns what an object is called.
 pub fn kind(kind: Option<Kind>) -> &'static str {
     match kind {

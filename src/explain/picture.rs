@@ -1,15 +1,17 @@
 //! An explanation for people: the stack as a column of layers from the top down.
 
-use indicatif::{HumanBytes, HumanCount};
+use indicatif::HumanCount;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use unicode_width::UnicodeWidthStr;
 
+use super::names::{bytes, whole_percent};
 use super::paint::{Cell, Paint, align};
 use super::shorten::cut;
-use super::titles::{kind_word, layer_title, named_layer};
+use super::titles::{kind_word, layer_list, layer_title, named_layer};
 use crate::control::explanation::{
-    Action, Blocks, EntryReport, Explanation, HiddenBy, Holding, LayerReport, PredictedEffect, Role,
+    Action, Blocks, CopyingReport, EntryReport, Explanation, HiddenBy, Holding, LayerReport, PredictedEffect,
+    Role,
 };
 use crate::texts::Texts;
 use crate::union::escaped_path::EscapedPath;
@@ -74,14 +76,26 @@ fn head(texts: &'static Texts, explanation: &Explanation, paint: Paint, shown_pa
             let size = shown_entry(explanation).and_then(|entry| entry.size);
             match size {
                 Some(size) if kind == KindName::File => {
-                    let size = HumanBytes(size).to_string();
+                    let size = bytes(size);
                     texts.fill("explain.sized", &[("kind", kind_word(texts, kind)), ("size", &size)])
                 }
                 _ => kind_word(texts, kind).to_owned(),
             }
         }
     };
-    format!("{}  {what}\n{}\n\n", paint.bold(shown_path), explanation.why)
+    let copying = explanation.copying.as_ref().map(|copy| paint.yellow(copying_up(texts, copy)) + "\n");
+    format!("{}  {what}\n{}\n{}\n", paint.bold(shown_path), explanation.why, copying.unwrap_or_default())
+}
+
+/// Says how far a copy-up is, and for how long it has been going: `45 % of 3.00 GiB from layer 2, for 2.1 s`.
+pub fn copying_up(texts: &Texts, copy: &CopyingReport) -> String {
+    let from = copy.layer.map(|layer| texts.fill("copying.from", &[("layer", &layer_list(texts, [layer]))]));
+    let far =
+        copy.done.map(|done| texts.fill("copying.of", &[("percent", &whole_percent(done, copy.bytes))]));
+    let seconds = format!("{:.1}", copy.micros as f64 / 1e6);
+    let (far, from) = (far.unwrap_or_default(), from.unwrap_or_default());
+    let size = bytes(copy.bytes);
+    texts.fill("copying.sentence", &[("far", &far), ("size", &size), ("from", &from), ("seconds", &seconds)])
 }
 
 fn shown_entry(explanation: &Explanation) -> Option<&EntryReport> {
@@ -123,7 +137,7 @@ fn row(
     let name = room.map(|room| cut(&layer.name.to_string(), room)).unwrap_or_default();
     let (sign, what) = what(texts, entry);
     let size = entry.size.filter(|_| entry.kind == Some(KindName::File));
-    let size = size.map(|size| HumanBytes(size).to_string()).unwrap_or_default();
+    let size = size.map(bytes).unwrap_or_default();
     let detail = detail(entry);
     let remark = remark(texts, explanation, entry);
     let tint = |text: &str| match entry.role {

@@ -3,8 +3,7 @@
 //! These are predictions of what [`union::copy_up`](crate::union::change::copy_up), [`union::modify`](crate::union::change::modify) and
 //! [`union::rename`](crate::union::change::rename) do; a test compares them with what then happens, on random stacks.
 
-use indicatif::HumanBytes;
-
+use super::names;
 use super::titles::{layer_list, layer_title};
 use crate::control::explanation::{Action, CopyUp, LayerReport, PredictedEffect};
 use crate::error::Result;
@@ -112,7 +111,7 @@ impl Subject<'_> {
     /// Says "copies up 1.2 MiB from layer 3".
     fn copies_up(&self, from: LayerIndex, stat: &Stat) -> String {
         let what = match stat.kind() {
-            Kind::File => HumanBytes(stat.size).to_string(),
+            Kind::File => names::bytes(stat.size),
             Kind::Directory => self.say("explain.effect.directory"),
             Kind::Symlink => self.say("explain.effect.link"),
             _ => self.say("explain.effect.node"),
@@ -174,7 +173,7 @@ impl Subject<'_> {
             }
             None => self.fate(Action::InPlace, self.say("explain.effect.in_place")),
             Some((from, None)) => {
-                let size = HumanBytes(stat.size).to_string();
+                let size = names::bytes(stat.size);
                 let values = [("size", size.as_str()), ("layer", &self.title(from))];
                 let text = self.texts.fill("explain.effect.metadata", &values);
                 self.copy_up(self.fate(Action::CopyUp, text), from, stat)

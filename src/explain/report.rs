@@ -6,7 +6,9 @@ use jiff::Timestamp;
 
 use super::predicted_effect::Subject;
 use super::titles::{layer_list, layer_title};
-use crate::control::explanation::{Blocks, EntryReport, Explanation, HiddenBy, Holding, LayerReport, Role};
+use crate::control::explanation::{
+    Blocks, CopyingReport, EntryReport, Explanation, HiddenBy, Holding, LayerReport, Role,
+};
 use crate::error::Result;
 use crate::sys::object::{Kind, Stat};
 use crate::texts::Texts;
@@ -38,8 +40,10 @@ pub fn explain_in(texts: &'static Texts, inspector: Inspector<'_>, path: &[u8]) 
         _ => found.winner().iter().map(number).collect(),
     };
     let why = why(texts, inspector, &found, &layers);
+    let path = rooted(&found.path);
+    let copying = inspector.copying_up().iter().map(CopyingReport::from).find(|copy| copy.path == path);
     Ok(Explanation {
-        path: rooted(&found.path),
+        path,
         kind: found.kind().map(KindName::from),
         winner: found.winner().map(|layer| inspector.number(layer)),
         merged,
@@ -49,6 +53,7 @@ pub fn explain_in(texts: &'static Texts, inspector: Inspector<'_>, path: &[u8]) 
         on_write,
         on_delete,
         on_rename,
+        copying,
     })
 }
 

@@ -134,7 +134,7 @@ pub struct Waste {
     pub layer: Number,
     /// The layer that hides them.
     pub hidden_by: Number,
-    /// Returns whether something else is there now, or nothing.
+    /// Whether something else is there now, or nothing. Of a directory in whose place another is: for most of its bytes.
     pub replaced: bool,
     /// How many bytes.
     pub bytes: u64,
@@ -276,20 +276,36 @@ impl Survey {
     }
 
     pub(super) fn settle_wastes(&mut self) {
-        for h in &self.holdings {
-            if let Some(account) = h.account
-                && h.is_waste()
-                && h.counts
-                && h.kind == Some(Kind::File)
-            {
-                let waste = &mut self.wastes[account as usize];
-                waste.bytes += h.size;
-                waste.files += 1;
+        let top = self.top();
+        // Of each, the bytes of files in whose place something is.
+        let mut replaced = vec![0; self.wastes.len()];
+        for place in 0..self.places.len() {
+            let is_there = self.shown(place, top).is_some();
+            let SurveyedPath { first, count, .. } = self.places[place];
+            for h in &self.holdings[first as usize..first as usize + usize::from(count)] {
+                if let Some(account) = h.account
+                    && h.is_waste()
+                    && h.counts
+                    && h.kind == Some(Kind::File)
+                {
+                    let waste = &mut self.wastes[account as usize];
+                    waste.bytes += h.size;
+                    waste.files += 1;
+                    replaced[account as usize] += if is_there { h.size } else { 0 };
+                }
             }
         }
-        let top = self.top();
-        for at in 0..self.wastes.len() {
-            self.wastes[at].replaced = self.shown(self.wastes[at].place as usize, top).is_some();
+        for (at, replaced) in replaced.into_iter().enumerate() {
+            let Waste { place, layer, hidden_by, bytes, .. } = self.wastes[at];
+            let is_dir = |number: Number| {
+                let mut holdings = self.holdings(place as usize).iter();
+                holdings.any(|h| h.layer == number && h.kind == Some(Kind::Directory))
+            };
+            // A directory that is deleted and made anew, and so opaque, has its files deleted unless they are there again.
+            self.wastes[at].replaced = match is_dir(layer) && is_dir(hidden_by) {
+                true => replaced * 2 > bytes,
+                false => self.shown(place as usize, top).is_some(),
+            };
         }
     }
 }

@@ -11,11 +11,11 @@ use unicode_width::UnicodeWidthStr;
 
 use super::causes::WasteGroup;
 use super::figures::{Figures, WastedPlace, wasted_places};
-use super::names::{self, counted, readable};
+use super::names::{self, readable};
 use super::paint::{Cell, align};
 use super::shorten::{cut, cut_middle};
 use super::survey::{Holding, LayerAction, Number, Survey};
-use super::titles::layer_list;
+use super::titles::called;
 use crate::sys::object::Kind;
 use crate::texts::Texts;
 
@@ -49,13 +49,12 @@ impl Room {
 
     /// Says "1 file", "1,234 files".
     fn files(&self, count: u64) -> String {
-        let key = if count == 1 { "layers.file" } else { "layers.files" };
-        self.texts.fill(key, &[("count", &indicatif::HumanCount(count).to_string())])
+        self.texts.counted("file", count)
     }
 
     /// Says "the upper", "layer 2".
     fn title(&self, survey: &Survey, number: Number) -> String {
-        layer_list(self.texts, [survey.told(number)])
+        called(self.texts, survey, number)
     }
 
     /// Says "upper", "2".
@@ -266,22 +265,24 @@ fn path(survey: &Survey, place: usize) -> String {
 
 /// Returns the tree. With [`Room::all`], nothing is folded but what is deeper than `depth`; else what is dull, too.
 pub fn tree(survey: &Survey, room: Room, depth: Option<u16>, out: &mut dyn fmt::Write) -> fmt::Result {
-    let Room { columns, all, .. } = room;
     let (layers, size) = (room.say("layers.head.layers"), room.say("layers.head.size"));
     let pad = " ".repeat(21usize.saturating_sub(layers.width() + size.width()));
     writeln!(out, "{QUIET}  {layers}{pad}{size}{QUIET:#}")?;
-    let dull = if all || survey.places.len() <= SHORT_TREE {
+    let dull = if room.all || survey.places.len() <= SHORT_TREE {
         vec![false; survey.places.len()]
     } else {
         dull(survey)
     };
-    let printer = Printer { survey, all, columns, depth, dull, top: survey.top() };
+    let printer = Printer { survey, room, depth, dull, top: survey.top() };
     let mut bars: Vec<&'static str> = Vec::new();
     printer.children(0, &mut bars, out)?;
-    let part = if columns < LEGEND { "\n" } else { "   " };
+    let part = if room.columns < LEGEND { "\n" } else { "   " };
+    let [added, changed, deleted] =
+        ["layers.added", "layers.changed", "layers.gone"].map(|key| room.say(key));
+    let (replaces, merged) = (room.say("layers.replaces"), room.say("layers.merged"));
     writeln!(
         out,
-        "{QUIET}{ADDED}+{ADDED:#}{QUIET} added  {CHANGED}~{CHANGED:#}{QUIET} changed  {DELETED}-{DELETED:#}{QUIET} deleted{part}1>3: layer 1 replaces layer 3   1+3: both are merged{QUIET:#}"
+        "{QUIET}{ADDED}+{ADDED:#}{QUIET} {added}  {CHANGED}~{CHANGED:#}{QUIET} {changed}  {DELETED}-{DELETED:#}{QUIET} {deleted}{part}1>3: {replaces}   1+3: {merged}{QUIET:#}"
     )
 }
 
@@ -305,8 +306,7 @@ fn dull(survey: &Survey) -> Vec<bool> {
 
 struct Printer<'s> {
     survey: &'s Survey,
-    all: bool,
-    columns: usize,
+    room: Room,
     depth: Option<u16>,
     dull: Vec<bool>,
     top: Number,
@@ -346,7 +346,7 @@ impl Printer<'_> {
         if self.depth.is_some_and(|depth| self.survey.places[place].depth >= depth) {
             return false;
         }
-        self.all || !self.dull[place] && self.survey.shown(place, self.top).is_some_and(is_dir)
+        self.room.all || !self.dull[place] && self.survey.shown(place, self.top).is_some_and(is_dir)
     }
 
     fn line(&self, place: usize, bars: &[&str], last: bool, out: &mut dyn fmt::Write) -> fmt::Result {
@@ -370,23 +370,28 @@ impl Printer<'_> {
         };
         let mut line = String::new();
         let line = &mut line;
-        write!(line, "{style}{sign}{style:#} {:<10}", layer_column(survey, holdings))?;
+        let layers = self.layer_column(holdings);
+        let pad = " ".repeat(10usize.saturating_sub(layers.width()));
+        write!(line, "{style}{sign}{style:#} {layers}{pad}")?;
         write!(line, " {:>10}  ", size.map(names::bytes).unwrap_or_default())?;
         write!(line, "{QUIET}{}{}{QUIET:#}", bars.concat(), if last { "└─ " } else { "├─ " })?;
         let behind = match shown.filter(|h| h.opaque) {
-            Some(h) => format!("  opaque in {}", survey.title(h.layer)),
+            Some(h) => {
+                let layer = self.room.title(survey, h.layer);
+                self.room.texts.fill("layers.opaque_in", &[("layer", &layer)])
+            }
             None => String::new(),
         };
         let behind = match folded {
-            true => format!("{behind}  {}", counted(self.below(place).0, "file", "files")),
+            true => format!("{behind}  {}", self.room.files(self.below(place).0)),
             false => behind,
         };
         let is_directory = entry.is_some_and(is_dir);
-        let beside = BESIDE_NAME + 3 * (bars.len() + 1) + behind.len() + usize::from(is_directory);
+        let beside = BESIDE_NAME + 3 * (bars.len() + 1) + behind.width() + usize::from(is_directory);
         let name = readable(&survey.places[place].name);
-        let name = match self.all {
+        let name = match self.room.all {
             true => name,
-            false => cut_middle(&name, self.columns.saturating_sub(beside).max(LEAST_OF_NAME)),
+            false => cut_middle(&name, self.room.columns.saturating_sub(beside).max(LEAST_OF_NAME)),
         };
         if is_directory {
             let style = if shown.is_none() { DELETED } else { DIRECTORY };
@@ -397,6 +402,22 @@ impl Printer<'_> {
         write!(line, "{QUIET}{behind}{QUIET:#}")?;
         out.write_str(line)?;
         out.write_char('\n')
+    }
+
+    /// Returns `1>3`: layer 1 has replaced layer 3; `1+3`: both are merged.
+    fn layer_column(&self, holdings: &[Holding]) -> String {
+        let mut text = String::new();
+        for (index, h) in holdings.iter().enumerate() {
+            if index > 0 {
+                text.push(if h.seen_at(self.survey.top()) { '+' } else { '>' });
+            }
+            if index == 3 && holdings.len() > 4 {
+                text.push('…');
+                break;
+            }
+            text.push_str(&self.room.label(self.survey, h.layer));
+        }
+        text
     }
 
     /// Counts the files below a place and their bytes, as shown or, of what is deleted, as they were.
@@ -422,22 +443,6 @@ const LEAST_OF_NAME: usize = 8;
 
 fn is_dir(holding: &Holding) -> bool {
     holding.kind == Some(Kind::Directory)
-}
-
-/// Returns `1>3`: layer 1 has replaced layer 3; `1+3`: both are merged.
-fn layer_column(survey: &Survey, holdings: &[Holding]) -> String {
-    let mut text = String::new();
-    for (index, h) in holdings.iter().enumerate() {
-        if index > 0 {
-            text.push(if h.seen_at(survey.top()) { '+' } else { '>' });
-        }
-        if index == 3 && holdings.len() > 4 {
-            text.push('…');
-            break;
-        }
-        text.push_str(&survey.label(h.layer));
-    }
-    text
 }
 
 /// Returns the sentence for a terminal, made to be seen.

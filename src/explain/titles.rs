@@ -1,6 +1,8 @@
 //! What layers are called in sentences.
 
+use super::survey::{Number, Survey};
 use crate::control::explanation::LayerReport;
+use crate::sys::object::Kind;
 use crate::texts::Texts;
 use crate::union::events::KindName;
 
@@ -11,6 +13,11 @@ pub fn layer_title(texts: &Texts, layers: &[LayerReport], number: u16) -> String
         Some(layer) => named_layer(texts, number, &layer.name.to_string()),
         None => texts.fill("called.one", &[("numbers", &number.to_string())]),
     }
+}
+
+/// Says "the upper", "layer 2" of a survey's layer.
+pub fn called(texts: &Texts, survey: &Survey, number: Number) -> String {
+    layer_list(texts, [survey.told(number)])
 }
 
 /// Says "layer 2 (debian)".
@@ -36,6 +43,11 @@ pub fn layer_list(texts: &Texts, numbers: impl IntoIterator<Item = u16>) -> Stri
         (false, true) => texts.say("called.none").to_owned(),
         (false, false) => lowers,
     }
+}
+
+/// Says what an object is, "file", or "whiteout".
+pub fn what_word(texts: &'static Texts, kind: Option<Kind>) -> &'static str {
+    kind.map_or(texts.say("kind.whiteout"), |kind| kind_word(texts, KindName::from(kind)))
 }
 
 /// Says "file", "character device".

@@ -1,10 +1,10 @@
 //! Events in words.
 
-use indicatif::HumanBytes;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use unicode_width::UnicodeWidthStr;
 
+use super::names;
 use super::paint::Paint;
 use super::titles::{kind_word, layer_list, layer_title};
 use crate::control::explanation::LayerReport;
@@ -19,8 +19,7 @@ pub fn line(texts: &'static Texts, told: &Told, layers: &[LayerReport], paint: P
             paint.red(format!("{:17}{}", "", texts.fill("trace.lost", &[("count", &lost.to_string())])))
         }
         Told::Event(Event { time_us, what, pid, process }) => {
-            let word = texts.find(&format!("trace.word.{}", word_of(what))).unwrap_or(word_of(what));
-            let word = format!("{word}{}", " ".repeat(WORD.saturating_sub(word.width())));
+            let word = padded_word(texts, what);
             let word = match what {
                 EventKind::Lookup { .. }
                 | EventKind::List { .. }
@@ -31,6 +30,7 @@ pub fn line(texts: &'static Texts, told: &Told, layers: &[LayerReport], paint: P
                     paint.red(word)
                 }
                 EventKind::CopyUpBegins { .. }
+                | EventKind::CopyUpGoesOn { .. }
                 | EventKind::CopyUp { .. }
                 | EventKind::CopyRange { .. }
                 | EventKind::Seal { .. }
@@ -51,10 +51,16 @@ pub fn line(texts: &'static Texts, told: &Told, layers: &[LayerReport], paint: P
     }
 }
 
+/// Returns the word before the sentence in a language, as wide as the widest.
+pub fn padded_word(texts: &'static Texts, what: &EventKind) -> String {
+    let word = texts.find(&format!("trace.word.{}", word_of(what))).unwrap_or(word_of(what));
+    format!("{word}{}", " ".repeat(WORD.saturating_sub(word.width())))
+}
+
 /// Returns the word before the sentence; filters and JSON have longer ones.
 pub fn word_of(what: &EventKind) -> &'static str {
     match what {
-        EventKind::CopyUpBegins { .. } => "copying-up",
+        EventKind::CopyUpBegins { .. } | EventKind::CopyUpGoesOn { .. } => "copying-up",
         other => other.name(),
     }
 }
@@ -86,23 +92,27 @@ pub fn sentence(texts: &'static Texts, what: &EventKind, layers: &[LayerReport],
             fill("trace.redirect", &[("layer", &title(*layer)), ("to", &to.to_string())])
         }
         EventKind::CopyUpBegins { bytes, layer, .. } => {
-            let size = HumanBytes(*bytes).to_string();
+            let size = names::bytes(*bytes);
             fill("trace.copying", &[("size", &size), ("from", &from(layer))])
+        }
+        EventKind::CopyUpGoesOn { done, bytes, layer, .. } => {
+            let (size, percent) = (names::bytes(*bytes), names::whole_percent(*done, *bytes));
+            fill("trace.going_on", &[("size", &size), ("percent", &percent), ("from", &from(layer))])
         }
         EventKind::CopyUp { kind, bytes, layer, micros, .. } => {
             let size = match kind {
-                KindName::File => HumanBytes(*bytes).to_string(),
+                KindName::File => names::bytes(*bytes),
                 kind => texts.fill("trace.kind", &[("kind", kind_word(texts, *kind))]),
             };
             let values = [("size", size.as_str()), ("from", &from(layer)), ("time", &duration(*micros))];
             fill("trace.copied", &values)
         }
         EventKind::CopyRange { offset, bytes, layer, .. } => {
-            let (size, offset) = (HumanBytes(*bytes).to_string(), offset.to_string());
+            let (size, offset) = (names::bytes(*bytes), offset.to_string());
             fill("trace.copied_range", &[("size", &size), ("offset", &offset), ("from", &from(layer))])
         }
         EventKind::Seal { bytes, layer, .. } => {
-            let size = HumanBytes(*bytes).to_string();
+            let size = names::bytes(*bytes);
             match layer {
                 Some(layer) => fill("trace.sealed_from", &[("size", &size), ("layer", &title(*layer))]),
                 None => fill("trace.sealed", &[("size", &size)]),
@@ -138,8 +148,9 @@ pub fn sentence(texts: &'static Texts, what: &EventKind, layers: &[LayerReport],
 /// Says what happened to a file's data.
 fn of_data(texts: &Texts, what: &EventKind, title: impl Fn(u16) -> String) -> String {
     match what {
-        EventKind::Read { offset, bytes, .. } | EventKind::Write { offset, bytes, .. } => texts
-            .fill("trace.at", &[("size", &HumanBytes(*bytes).to_string()), ("offset", &offset.to_string())]),
+        EventKind::Read { offset, bytes, .. } | EventKind::Write { offset, bytes, .. } => {
+            texts.fill("trace.at", &[("size", &names::bytes(*bytes)), ("offset", &offset.to_string())])
+        }
         EventKind::Open { layer, access, size, .. } => {
             let place = layer.map(|layer| texts.fill("trace.in", &[("layer", &title(layer))]));
             let key = match access {
@@ -147,13 +158,13 @@ fn of_data(texts: &Texts, what: &EventKind, title: impl Fn(u16) -> String) -> St
                 Access::Write => "trace.open.write",
                 Access::ReadWrite => "trace.open.both",
             };
-            let size = HumanBytes(*size).to_string();
+            let size = names::bytes(*size);
             texts.fill(key, &[("size", &size), ("place", &place.unwrap_or_default())])
         }
         EventKind::Close { before: Some(before), size, .. } if before != size => {
-            format!("{} → {}", HumanBytes(*before), HumanBytes(*size))
+            format!("{} → {}", names::bytes(*before), names::bytes(*size))
         }
-        EventKind::Close { size, .. } => HumanBytes(*size).to_string(),
+        EventKind::Close { size, .. } => names::bytes(*size),
         _ => String::new(),
     }
 }
@@ -200,7 +211,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_event_has_a_word() {
-        for name in EventKind::NAMES.iter().filter(|name| **name != "copy-up-begins") {
+        for name in EventKind::NAMES.iter().filter(|name| !name.starts_with("copy-up-")) {
             assert!(Texts::english().find(&format!("trace.word.{name}")).is_some(), "{name}");
         }
     }
@@ -235,6 +246,10 @@ mod tests {
             (close(Some(12)), "/log 12 B → 4.00 KiB"),
             (close(Some(4096)), "/log 4.00 KiB"),
             (close(None), "/log 4.00 KiB"),
+            (
+                EventKind::CopyUpGoesOn { path: log.clone(), done: 3 << 20, bytes: 4 << 20, layer: Some(2) },
+                "/log 4.00 MiB layer 2 (debian) → upper, 75 % done",
+            ),
             (lookup, "/etc/passwd → layer 2 (debian)"),
             (copy, "/etc/passwd 1.20 KiB layer 2 (debian) → upper in 84 µs"),
             (whiteout, "/bin/ls in the upper hides layer 1"),

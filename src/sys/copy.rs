@@ -16,7 +16,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use rustix::fs::{self, SeekFrom};
 use rustix::io::{self, Errno, Result};
 
-use super::cancel;
+use super::{cancel, progress};
 
 /// How much one copy_file_range call or one read moves.
 const CHUNK: usize = 1 << 20;
@@ -88,6 +88,7 @@ pub fn read_some(
                     write_all_at(to, &buffer[..n], offset)?;
                     left -= n as u64;
                     offset += n as u64;
+                    progress::at(offset);
                 }
                 Err(Errno::INTR) => {}
                 Err(e) => return Err(e),
@@ -178,8 +179,12 @@ fn copy_range(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64, ch
         match fs::copy_file_range(from, Some(&mut off_in), to, Some(&mut off_out), want) {
             // The file got shorter under us: the rest reads as a hole.
             Ok(0) => return Ok(()),
-            Ok(n) if chunk == SYNC_CHUNK => begin_writing(to, off_out - n as u64, n),
-            Ok(_) => {}
+            Ok(n) => {
+                if chunk == SYNC_CHUNK {
+                    begin_writing(to, off_out - n as u64, n);
+                }
+                progress::at(off_out);
+            }
             Err(Errno::INTR) => {}
             Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS | Errno::PERM | Errno::BADF) => {
                 return copy_buffered(from, to, off_in, end);
@@ -214,6 +219,7 @@ fn copy_buffered(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64)
         };
         write_all_at(to, &buffer[..got], offset)?;
         offset += got as u64;
+        progress::at(offset);
     }
     Ok(())
 }

@@ -22,6 +22,7 @@ pub mod object;
 pub mod output;
 pub mod own;
 pub mod process;
+pub mod progress;
 pub mod remove;
 pub mod ring;
 pub mod schedule;

@@ -4,6 +4,7 @@
 //! `en.toml`, with the same keys, and its line in `LANGUAGES`. What programs read (JSON, names of options, words of
 //! filters) isn't here: it is the same in every language.
 
+mod spoken;
 pub mod wrap;
 
 use std::collections::HashMap;

@@ -54,6 +54,8 @@ pub enum EventKind {
     Redirect { path: EscapedPath, layer: u16, to: EscapedPath },
     /// A file of which much is to be copied begins to be copied up; [`EventKind::CopyUp`] tells the end.
     CopyUpBegins { path: EscapedPath, bytes: u64, layer: Option<u16> },
+    /// It goes on, and so many of its bytes are done; told once a second.
+    CopyUpGoesOn { path: EscapedPath, done: u64, bytes: u64, layer: Option<u16> },
     /// Something was copied up.
     CopyUp { path: EscapedPath, kind: KindName, bytes: u64, layer: Option<u16>, micros: u64 },
     /// A write to a file whose blocks come up one by one copied those that it touches: what is its own from now on.
@@ -173,6 +175,7 @@ impl EventKind {
         "opaque",
         "redirect",
         "copy-up-begins",
+        "copy-up-goes-on",
         "copy-up",
         "copy-range",
         "seal",
@@ -197,6 +200,7 @@ impl EventKind {
             EventKind::Opaque { .. } => "opaque",
             EventKind::Redirect { .. } => "redirect",
             EventKind::CopyUpBegins { .. } => "copy-up-begins",
+            EventKind::CopyUpGoesOn { .. } => "copy-up-goes-on",
             EventKind::CopyUp { .. } => "copy-up",
             EventKind::CopyRange { .. } => "copy-range",
             EventKind::Seal { .. } => "seal",
@@ -222,6 +226,7 @@ impl EventKind {
             | EventKind::Opaque { path, .. }
             | EventKind::Redirect { path, .. }
             | EventKind::CopyUpBegins { path, .. }
+            | EventKind::CopyUpGoesOn { path, .. }
             | EventKind::CopyUp { path, .. }
             | EventKind::CopyRange { path, .. }
             | EventKind::Seal { path, .. }

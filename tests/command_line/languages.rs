@@ -59,7 +59,7 @@ fn layers_speaks_it_too() {
     for (line, parts) in [
         ("layers --lang zh_CN --lower a:b", ["浪费的空间", "被另一个版本替换", "产生于第 2 层：b"]),
         ("layers --lang zh --lower a:b --waste", ["由哪一层", "被替换", "有效比例 27.8 %。"]),
-        ("layers --lang zh --lower a:b --tree", ["所在的层", "file", "有效比例"]),
+        ("layers --lang zh --lower a:b --tree", ["所在的层", "第 1 层替换第 3 层", "有效比例"]),
         ("layers --lang en --lower a:b", ["Waste", "replaced by another version", "made in layer 2: b"]),
     ] {
         let said = um(&place, line).ok().out;
@@ -67,6 +67,32 @@ fn layers_speaks_it_too() {
             assert!(said.contains(part), "{line}: {part} is not in {said}");
         }
     }
+}
+
+#[test]
+fn status_speaks_it_too() {
+    let place = Place::new();
+    fs::write(place.at("b/file"), "of b\n").unwrap();
+    um(&place, "--lower a:b --upper up mnt").ok();
+    fs::remove_file(place.at("mnt/file")).unwrap();
+    for (line, parts) in [
+        ("status --lang zh mnt", ["已挂载", "删除标记", "新增 1 个删除标记", "可写层"]),
+        ("status --lang zh_CN", ["挂载点", "2 层 + 可写层", "秒", "请求"]),
+        ("status --lang en mnt", ["mounted", "WHITEOUTS", "1 whiteout made", "upper"]),
+    ] {
+        let said = um(&place, line).out;
+        for part in parts {
+            assert!(said.contains(part), "{line}: {part} is not in {said}");
+        }
+    }
+    let json = |language: &str| {
+        let said = um(&place, &format!("status --json --lang {language} --count 0 mnt")).ok().out;
+        let told: serde_json::Value = serde_json::from_str(&said).unwrap();
+        (told["layers"].clone(), told["counters"].clone())
+    };
+    assert_eq!(json("zh"), json("en"));
+    place.umount("mnt");
+    place.wait_for_no_daemon();
 }
 
 #[test]

@@ -169,16 +169,20 @@ fn a_long_copy_up_is_told_while_it_runs() {
             let file = fs::OpenOptions::new().append(true).open(path).unwrap();
             std::io::Write::write_all(&mut &file, b"y").unwrap();
         });
-        let mut seen = None;
-        while !writer.is_finished() && seen.is_none() {
-            seen = status(&mount).copying.first().cloned();
+        let (mut seen, mut explained) = (None, false);
+        while !writer.is_finished() && !(seen.is_some() && explained) {
+            seen = status(&mount).copying.first().cloned().or(seen);
+            let output = run(&["explain".as_ref(), mount.join(format!("large{number}")).as_os_str()]);
+            explained |=
+                String::from_utf8_lossy(&output.stdout).contains(" % of 64.00 MiB from layer 1, for ");
         }
         writer.join().unwrap();
-        seen
+        seen.filter(|_| explained)
     });
-    let seen = seen.expect("no copy-up was seen while it ran");
+    let seen = seen.expect("no copy-up was seen by status and by explain while it ran");
     assert!(seen.path.to_string().starts_with("/large") && seen.bytes == 64 << 20, "{seen:?}");
     assert_eq!(seen.layer, Some(1));
+    assert!(seen.done.is_some_and(|done| done <= seen.bytes), "{seen:?}");
     assert_eq!(status(&mount).copying, [], "it is done");
 }
 

@@ -63,7 +63,7 @@ fn waste_is_listed_by_size_and_directories_as_a_whole() {
     let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(lines[1], ["210", "B", "2", "2,", "3", "1,", "2", "replaced", "twice"], "{text}");
     assert_eq!(lines[2], ["30", "B", "1", "3", "2", "deleted", "gone"], "{text}");
-    assert_eq!(lines[3], ["7", "B", "2", "3", "1", "replaced", "srv/"], "{text}");
+    assert_eq!(lines[3], ["7", "B", "2", "3", "1", "deleted", "srv/"], "{text}");
     assert!(lines.last().unwrap().join(" ").contains("efficiency 80.7 %"), "{text}");
     assert!(!text.contains('\x1b'), "no colours into a pipe");
 }
@@ -118,6 +118,18 @@ fn waste_is_told_by_its_causes() {
     assert!(waste.starts_with(&expected), "{waste}\nis not\n{expected}");
     assert!(text.trim_end().lines().last().unwrap().contains("efficiency"), "{text}");
     assert!(text.contains("\nLargest files\nlayer 1  "), "{text}");
+}
+
+/// `rm -r DIR && mkdir DIR` in one step leaves an opaque directory: what was in it is deleted, unless it is there again.
+#[test]
+fn a_directory_that_is_made_anew_deletes_what_is_not_there_again() {
+    for (again, told) in [("other", "deleted in a later step"), ("file", "replaced by another version")] {
+        let stack = Stack::new(2);
+        stack.lower(1).file("srv/site/file", vec![b'1'; 3000]);
+        stack.lower(0).opaque("srv/site", OpaqueForm::of_process()).file(format!("srv/site/{again}"), "2");
+        let text = text(&layers(&stack, &[]));
+        assert!(text.contains(&format!("2.93 KiB  1 file  srv/site/\n              {told}\n")), "{text}");
+    }
 }
 
 #[test]

@@ -183,6 +183,47 @@ fn layers_are_walked_through_by_keys() {
 }
 
 #[test]
+fn both_screens_speak_chinese_in_columns() {
+    let stack = stack();
+    let arguments = of_directories(&stack);
+    let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    arguments.extend(["--lang", "zh"]);
+    let fits = |screen: &str, columns: u32| {
+        let wide = |line: &str| unicode_width::UnicodeWidthStr::width(line) > columns as usize;
+        assert!(!screen.lines().any(wide), "{screen}");
+    };
+    for (columns, lines) in [(60, 24), (120, 40)] {
+        let terminal = Terminal::start(columns, lines, &arguments);
+        fits(&terminal.shows(&["所有层", "浪费 58.60 KiB", "退出", "帮助"]), columns);
+        terminal.keys(&["/", "b", "i", "g"]);
+        fits(
+            &terminal.shows(&["找到 1 个", "被第 2 层遮住，空间浪费", "删除标记，删除第 3 层里的内容"]),
+            columns,
+        );
+        terminal.keys(&["Enter", "Escape", "?"]);
+        fits(&terminal.shows(&["跳到下一处浪费", "按键"]), columns);
+        terminal.keys(&["x", "q"]);
+        terminal.shows(&["it-ended-with-0"]);
+    }
+    if !Path::new("/dev/fuse").exists() {
+        return support::skipped("no /dev/fuse");
+    }
+    let mount = stack.mount();
+    for (columns, lines) in [(60, 30), (120, 40)] {
+        let line = format!("unionmount status --watch --lang zh {}", mount.path().display());
+        let terminal = Terminal::run(Path::new("/"), columns, lines, &line);
+        let screen = terminal.shows(&["挂载以来", "最热的路径", "各层内容", "可写层增加", "退出"]);
+        fits(&screen, columns);
+        std::fs::write(mount.path().join(format!("written{columns}")), "x").unwrap();
+        fits(&terminal.shows(&[&format!("新建       /written{columns} （文件）")]), columns);
+        terminal.keys(&["p"]);
+        terminal.shows(&["事件（已暂停）", "继续"]);
+        terminal.keys(&["q"]);
+        terminal.shows(&["it-ended-with-0"]);
+    }
+}
+
+#[test]
 fn they_are_those_of_images_mounts_and_archives() {
     // An archive, below a directory.
     let stack = Stack::new(2);

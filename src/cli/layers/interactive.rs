@@ -15,6 +15,7 @@ use crate::explain::figures::Figures;
 use crate::explain::page::Subject;
 use crate::explain::paint::Paint;
 use crate::explain::survey::{Number, Survey};
+use crate::texts::Texts;
 
 /// Which part of the screen the keys move in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +26,7 @@ enum Pane {
 
 /// What the screen shows.
 struct Walk<'s> {
+    texts: &'static Texts,
     browse: Browse<'s>,
     figures: &'s Figures,
     title: &'s str,
@@ -45,7 +47,12 @@ struct Walk<'s> {
 }
 
 /// Shows the layers until `q`.
-pub(super) fn run(survey: &Survey, figures: &Figures, subject: &Subject) -> Result<ExitCode, Failure> {
+pub(super) fn run(
+    texts: &'static Texts,
+    survey: &Survey,
+    figures: &Figures,
+    subject: &Subject,
+) -> Result<ExitCode, Failure> {
     if !is_terminal() || !io::stdin().is_terminal() {
         return Err(Failure::failed(
             "--interactive needs a terminal; without one, use --tree, --html FILE or --json",
@@ -53,6 +60,7 @@ pub(super) fn run(survey: &Survey, figures: &Figures, subject: &Subject) -> Resu
     }
     let browse = Browse::new(survey);
     let mut walk = Walk {
+        texts,
         wastes: browse.wastes(),
         browse,
         figures,
@@ -231,7 +239,8 @@ impl Walk<'_> {
     fn go_to_waste(&mut self) {
         let Some((place, top)) = self.wastes.get(self.next_waste).copied() else {
             let none = self.wastes.is_empty();
-            self.said = if none { "nothing is wasted" } else { "no more waste; w begins again" }.to_owned();
+            let key = if none { "walk.no_waste" } else { "walk.no_more_waste" };
+            self.said = self.texts.say(key).to_owned();
             self.next_waste = 0;
             return;
         };

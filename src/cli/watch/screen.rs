@@ -1,21 +1,22 @@
 //! The screen of `unionmount status --watch`.
 
-use indicatif::{HumanBytes, HumanCount, HumanDuration};
+use indicatif::HumanCount;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Style, Stylize};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, BorderType, Paragraph, Row, Sparkline, Table};
+use unicode_width::UnicodeWidthStr;
 
 use super::View;
-use crate::cli::status::copying_up;
 use crate::cli::terminal::without_colours;
 use crate::cli::uptime::uptime;
 use crate::control::protocol::Told;
+use crate::explain::names::bytes;
 use crate::explain::paint::Paint;
+use crate::explain::picture::copying_up;
 use crate::explain::shorten::{cut, cut_middle};
 use crate::explain::words;
-use crate::texts::Texts;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::events::{Event, EventKind};
 
@@ -97,17 +98,21 @@ fn block(title: &str) -> Block<'_> {
 fn head(view: &View, width: u16) -> Line<'static> {
     let about = &view.status.about;
     let io = EscapedPath::from(about.io.as_bytes());
-    let memory = view.status.memory.map(|bytes| format!(" · {}", HumanBytes(bytes))).unwrap_or_default();
+    let memory = view.status.memory.map(|memory| format!(" · {}", bytes(memory))).unwrap_or_default();
     let now = view.history.back().copied().unwrap_or_default();
     let facts = match width < NARROW {
-        true => format!(" {} requests/s{memory}", HumanCount(now)),
-        false => format!(
-            " mounted {} ago · I/O {io}{memory} · pid {}",
-            HumanDuration(uptime(&view.status)),
-            about.pid
-        ),
+        true => {
+            view.texts.fill("watch.rate", &[("count", &HumanCount(now).to_string()), ("memory", &memory)])
+        }
+        false => {
+            let time = view.texts.duration(uptime(&view.status));
+            let pid = about.pid.to_string();
+            let values =
+                [("time", time.as_str()), ("io", &io.to_string()), ("memory", &memory), ("pid", &pid)];
+            view.texts.fill("watch.head", &values)
+        }
     };
-    let room = usize::from(width).saturating_sub(facts.chars().count() + 2);
+    let room = usize::from(width).saturating_sub(facts.width() + 2);
     let point = cut_middle(&EscapedPath::from(view.mount.point.as_path()).to_string(), room);
     Line::from(vec![Span::from(format!(" {point} ")).bold().reversed(), Span::from(facts).dim()])
 }
@@ -116,12 +121,14 @@ fn foot(view: &View) -> Line<'static> {
     let key = |key: &'static str, does: &'static str| {
         [Span::from(format!(" {key} ")).reversed(), Span::from(format!(" {does}  ")).dim()]
     };
+    let texts = view.texts;
     let mut spans = Vec::new();
-    spans.extend(key("q", "quit"));
-    spans.extend(key("p", if view.paused { "go on" } else { "pause" }));
-    spans.extend(key("c", "clear"));
+    spans.extend(key("q", texts.say("watch.key.quit")));
+    spans.extend(key("p", texts.say(if view.paused { "watch.key.go_on" } else { "watch.key.pause" })));
+    spans.extend(key("c", texts.say("watch.key.clear")));
     if view.lost > 0 {
-        spans.push(Span::from(format!("{} events lost", HumanCount(view.lost))).red());
+        let count = HumanCount(view.lost).to_string();
+        spans.push(Span::from(texts.fill("watch.lost", &[("count", &count)])).red());
     }
     Line::from(spans)
 }
@@ -131,7 +138,10 @@ fn layer_table(frame: &mut Frame<'_>, area: Rect, view: &View) {
     let room = usize::from(area.width).saturating_sub(2 + FIGURES + if shows_paths { 2 } else { 1 });
     let (name_room, path_room) = if shows_paths { (room / 3, room - room / 3 - 1) } else { (room, 0) };
     let rows = view.status.layers.iter().enumerate().map(|(at, layer)| {
-        let number = if layer.layer == 0 { "upper".to_owned() } else { layer.layer.to_string() };
+        let number = match layer.layer {
+            0 => view.texts.say("explain.upper").to_owned(),
+            number => number.to_string(),
+        };
         let usage = view.usage.as_ref().map(|counted| counted.layers.get(at).copied().flatten());
         let [files, whiteouts, size] = match usage {
             None => ["…".to_owned(), "…".to_owned(), "…".to_owned()],
@@ -141,7 +151,7 @@ fn layer_table(frame: &mut Frame<'_>, area: Rect, view: &View) {
                 [
                     format!("{}{plus}", HumanCount(usage.files)),
                     format!("{}{plus}", HumanCount(usage.whiteouts)),
-                    format!("{}{plus}", HumanBytes(usage.bytes)),
+                    format!("{}{plus}", bytes(usage.bytes)),
                 ]
             }
         };
@@ -158,39 +168,41 @@ fn layer_table(frame: &mut Frame<'_>, area: Rect, view: &View) {
         Row::new(row)
     });
     let mut widths = vec![
-        Constraint::Length(5),
+        Constraint::Length(NUMBER as u16),
         Constraint::Length(name_room.try_into().unwrap_or(u16::MAX)),
         Constraint::Length(10),
         Constraint::Length(9),
         Constraint::Length(11),
     ];
     let mut head = vec![
-        Line::from("layer"),
-        Line::from("name"),
-        Line::from("files").right_aligned(),
-        Line::from("whiteouts").right_aligned(),
-        Line::from("size").right_aligned(),
+        Line::from(view.texts.say("watch.head_of.layer")),
+        Line::from(view.texts.say("watch.head_of.name")),
+        Line::from(view.texts.say("watch.head_of.files")).right_aligned(),
+        Line::from(view.texts.say("watch.head_of.whiteouts")).right_aligned(),
+        Line::from(view.texts.say("watch.head_of.size")).right_aligned(),
     ];
     if shows_paths {
         widths.push(Constraint::Fill(1));
-        head.push(Line::from("path"));
+        head.push(Line::from(view.texts.say("watch.head_of.path")));
     }
-    let title = format!("in the layers{}", counted_when(view));
+    let title = view.texts.fill("watch.layers", &[("when", &counted_when(view))]);
     let table = Table::new(rows, widths).header(Row::new(head).dim()).block(block(&title));
     frame.render_widget(table, area);
 }
 
 /// Columns of number, files, whiteouts and size, with what parts them.
-const FIGURES: usize = 5 + 10 + 9 + 11 + 4;
+const FIGURES: usize = NUMBER + 10 + 9 + 11 + 4;
+/// Columns of a layer's number, or of what the upper is called.
+const NUMBER: usize = 6;
 /// As many columns have room for names and paths.
 const WITH_PATHS: u16 = 76;
 
 /// Tells how old the counts are: layers are counted now and then, all else is of this second.
 fn counted_when(view: &View) -> String {
     match view.usage.as_ref().map(|counted| counted.at.elapsed().as_secs()) {
-        None => ", being counted".to_owned(),
-        Some(0 | 1) => ", counted now".to_owned(),
-        Some(seconds) => format!(", counted {seconds} s ago"),
+        None => view.texts.say("watch.being_counted").to_owned(),
+        Some(0 | 1) => view.texts.say("watch.counted_now").to_owned(),
+        Some(seconds) => view.texts.fill("watch.counted_ago", &[("seconds", &seconds.to_string())]),
     }
 }
 
@@ -199,33 +211,42 @@ fn counters(frame: &mut Frame<'_>, area: Rect, view: &View) {
     let upper = view.usage.as_ref().and_then(|counted| counted.layers.first().copied().flatten());
     let upper = upper.filter(|_| view.status.layers.first().is_some_and(|layer| layer.layer == 0));
     let lookups = view.status.requests.get("lookup").copied().unwrap_or_default();
+    let texts = view.texts;
+    let number = |count: u64| HumanCount(count).to_string();
+    let comma = texts.say("walk.comma");
+    let grew = upper.map_or("…".into(), |usage| {
+        let (size, count) = (bytes(usage.changed_bytes), number(usage.changed_files));
+        texts.fill("watch.grew", &[("size", &size), ("count", &count)])
+    });
+    let by_index = [("count", number(lookups)), ("answered", number(counters.index_answers))];
+    let by_index = by_index.each_ref().map(|(name, count)| (*name, count.as_str()));
     let facts = [
-        ("copied up", format!("{}, {}", HumanCount(counters.copy_ups), HumanBytes(counters.copied_bytes))),
         (
-            "upper grew",
-            upper.map_or("…".into(), |usage| {
-                format!("{} in {}", HumanBytes(usage.changed_bytes), HumanCount(usage.changed_files))
-            }),
+            "watch.word.copied",
+            format!("{}{comma}{}", number(counters.copy_ups), bytes(counters.copied_bytes)),
         ),
-        ("deleted", format!("{} by whiteouts", HumanCount(counters.whiteouts))),
-        ("created", HumanCount(counters.creates).to_string()),
-        ("renamed", HumanCount(counters.renames).to_string()),
-        ("lookups", format!("{}, {} by index", HumanCount(lookups), HumanCount(counters.index_answers))),
-        ("known files", HumanCount(view.status.nodes).to_string()),
+        ("watch.word.grew", grew),
+        ("watch.word.deleted", texts.fill("watch.by_whiteouts", &[("count", &number(counters.whiteouts))])),
+        ("watch.word.created", number(counters.creates)),
+        ("watch.word.renamed", number(counters.renames)),
+        ("watch.word.lookups", texts.fill("watch.by_index", &by_index)),
+        ("watch.word.known", number(view.status.nodes)),
     ];
     let room = usize::from(area.width).saturating_sub(2 + 12);
     let lines: Vec<Line<'_>> = facts
         .into_iter()
-        .map(|(word, fact)| {
-            Line::from(vec![Span::from(format!("{word:<12}")).dim(), Span::from(cut(&fact, room))])
+        .map(|(key, fact)| {
+            let word = texts.say(key);
+            let pad = " ".repeat(12usize.saturating_sub(word.width()));
+            Line::from(vec![Span::from(format!("{word}{pad}")).dim(), Span::from(cut(&fact, room))])
         })
         .collect();
-    frame.render_widget(Paragraph::new(lines).block(block("since the mount")), area);
+    frame.render_widget(Paragraph::new(lines).block(block(texts.say("watch.since"))), area);
 }
 
 fn requests(frame: &mut Frame<'_>, area: Rect, view: &View) {
     let now = view.history.back().copied().unwrap_or_default();
-    let title = format!("requests: {} a second", HumanCount(now));
+    let title = view.texts.fill("watch.requests", &[("count", &HumanCount(now).to_string())]);
     let outer = block(&title);
     let inner = outer.inner(area);
     frame.render_widget(outer, area);
@@ -250,11 +271,7 @@ fn requests(frame: &mut Frame<'_>, area: Rect, view: &View) {
             ])
         })
         .collect();
-    let lines = if lines.is_empty() {
-        vec![Line::from("none: the kernel answers from its cache, or nobody asks").dim()]
-    } else {
-        lines
-    };
+    let lines = if lines.is_empty() { vec![Line::from(view.texts.say("watch.idle")).dim()] } else { lines };
     frame.render_widget(Paragraph::new(lines), list);
 }
 
@@ -277,7 +294,7 @@ fn hottest(frame: &mut Frame<'_>, area: Rect, view: &View) {
             ])
         })
         .collect();
-    frame.render_widget(Paragraph::new(lines).block(block("hottest paths")), area);
+    frame.render_widget(Paragraph::new(lines).block(block(view.texts.say("watch.hottest"))), area);
 }
 
 fn events(frame: &mut Frame<'_>, area: Rect, view: &View) {
@@ -288,22 +305,26 @@ fn events(frame: &mut Frame<'_>, area: Rect, view: &View) {
         .iter()
         .skip(view.told.len().saturating_sub(room))
         .map(|told| match told {
-            Told::Lost { lost } => Line::from(format!("{lost} events lost")).red(),
+            Told::Lost { lost } => {
+                Line::from(view.texts.fill("watch.lost", &[("count", &lost.to_string())])).red()
+            }
             Told::Event(Event { what, .. }) => Line::from(vec![
-                Span::from(format!("{:<11}", words::word_of(what))).fg(colour(what)),
+                Span::from(words::padded_word(view.texts, what) + " ").fg(colour(what)),
                 Span::from(cut(
-                    &words::sentence(Texts::english(), what, &view.status.layers, Paint::plain()),
+                    &words::sentence(view.texts, what, &view.status.layers, Paint::plain()),
                     columns,
                 )),
             ]),
         })
         .collect();
-    let paused = if view.paused { "events (paused)" } else { "events" };
+    let paused = view.texts.say(if view.paused { "watch.paused" } else { "watch.events" });
     // What takes long is told as long as it takes.
     let title = match &view.status.copying[..] {
         [] => paused.to_owned(),
         [copy, ..] => {
-            cut(&format!("copying {}", copying_up(copy)), usize::from(area.width.saturating_sub(4)))
+            let values = [("path", copy.path.to_string()), ("far", copying_up(view.texts, copy))];
+            let values = values.each_ref().map(|(name, value)| (*name, value.as_str()));
+            cut(&view.texts.fill("watch.copying", &values), usize::from(area.width.saturating_sub(4)))
         }
     };
     frame.render_widget(Paragraph::new(lines).block(block(&title)), area);
@@ -318,6 +339,7 @@ fn colour(what: &EventKind) -> Color {
         | EventKind::Close { .. } => Color::DarkGray,
         EventKind::Whiteout { .. } | EventKind::Opaque { .. } | EventKind::Remove { .. } => Color::Red,
         EventKind::CopyUpBegins { .. }
+        | EventKind::CopyUpGoesOn { .. }
         | EventKind::CopyUp { .. }
         | EventKind::CopyRange { .. }
         | EventKind::Seal { .. }

@@ -167,7 +167,20 @@ impl Union {
             bytes: copy.bytes,
             layer: copy.layer,
         });
-        self.running_copies.begin(node.ino, copy)
+        self.tell_how_far(node, copy)
+    }
+
+    /// Tells how far a copy is that this thread does, for as long as what is returned lives.
+    fn tell_how_far(&self, node: &Node, copy: CopyingUp) -> Running<'_> {
+        let events = self.events.clone();
+        self.running_copies.begin(node.ino, copy, move |copy| {
+            events.tell(|| EventKind::CopyUpGoesOn {
+                path: copy.path.clone().into(),
+                done: copy.done(),
+                bytes: copy.bytes,
+                layer: copy.layer,
+            });
+        })
     }
 
     /// Describes the copy-up of a node that begins now.
@@ -177,6 +190,7 @@ impl Union {
             bytes: self.getattr(node).map_or(0, |attr| attr.stat.size),
             layer: layer.map(|layer| self.layer_number(layer)),
             since: Instant::now(),
+            done: Arc::default(),
         }
     }
 

@@ -21,8 +21,8 @@ use rustix::fs::{self, FallocateFlags, SeekFrom};
 use rustix::io::{self, Errno};
 
 use crate::error::Result;
-use crate::sys::copy;
 use crate::sys::object::{At, Writable};
+use crate::sys::{copy, progress};
 use crate::union::change::carry::set_times;
 use crate::union::change::lend::open_owned;
 use crate::union::change::upper::{Upper, changed};
@@ -353,6 +353,7 @@ impl Half {
             }
             copy::write_sparsely(to, at, &part[..count])?;
             at += count as u64;
+            progress::at(at);
         }
         copy::set_length(to, size)?;
         Ok(at)

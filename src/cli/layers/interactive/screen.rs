@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use ratatui::Frame;
-use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::layout::{Constraint, Layout, Margin, Rect};
 use ratatui::style::{Color, Style, Stylize};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, BorderType, Clear, Paragraph, Wrap};
@@ -15,8 +15,10 @@ use crate::explain::browse::{Order, Row, Seen, fate};
 use crate::explain::picture::mode_letters;
 use crate::explain::shorten::{cut, cut_middle};
 use crate::explain::survey::{Holding, Number};
+use crate::explain::titles::{called, what_word};
 use crate::explain::{colours, names};
 use crate::sys::object::Kind;
+use crate::texts::Texts;
 
 /// Fewer columns have no room for two blocks side by side.
 const NARROW: u16 = 100;
@@ -55,7 +57,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, walk: &mut Walk<'_>) {
     }
     frame.render_widget(foot(walk, keys.width), keys);
     if walk.help {
-        help(frame, area);
+        help(walk.texts, frame, area);
     }
     if !walk.colours {
         without_colours(frame);
@@ -71,12 +73,9 @@ fn block(title: String, chosen: bool) -> Block<'static> {
 
 fn head(walk: &Walk<'_>, width: u16) -> Line<'static> {
     let figures = walk.figures;
-    let facts = format!(
-        " {}, {} wasted, efficiency {:.1} %",
-        names::bytes(figures.bytes),
-        names::bytes(figures.wasted_bytes),
-        figures.efficiency()
-    );
+    let (all, wasted) = (names::bytes(figures.bytes), names::bytes(figures.wasted_bytes));
+    let percent = format!("{:.1}", figures.efficiency());
+    let facts = walk.texts.fill("walk.facts", &[("all", &all), ("wasted", &wasted), ("percent", &percent)]);
     let room = usize::from(width).saturating_sub(facts.width() + 2);
     let title = cut_middle(walk.title, room.max(8));
     Line::from(vec![Span::from(format!(" {title} ")).bold().reversed(), Span::from(facts).dim()])
@@ -84,7 +83,7 @@ fn head(walk: &Walk<'_>, width: u16) -> Line<'static> {
 
 fn foot(walk: &Walk<'_>, width: u16) -> Line<'static> {
     if walk.typing {
-        let found = format!("  {} found; Enter keeps, Esc ends", walk.browse.matches());
+        let found = walk.texts.fill("walk.typing", &[("count", &walk.browse.matches().to_string())]);
         let room = usize::from(width).saturating_sub(found.width() + 2);
         // The end is what is being typed.
         let query: String = walk.browse.query().chars().rev().take(room.max(4)).collect();
@@ -94,27 +93,28 @@ fn foot(walk: &Walk<'_>, width: u16) -> Line<'static> {
     if !walk.said.is_empty() {
         return Line::from(walk.said.clone()).yellow();
     }
-    let other = if walk.pane == Pane::Tree { "layers" } else { "tree" };
-    let seen = if walk.browse.is_alone() { "all up to here" } else { "this layer" };
+    let other = if walk.pane == Pane::Tree { "walk.key.layers" } else { "walk.key.tree" };
+    let seen = if walk.browse.is_alone() { "walk.key.up_to" } else { "walk.key.alone" };
     let order = match walk.browse.order() {
-        Order::Name => "by size",
-        Order::Size => "by layer",
-        Order::Layer => "by name",
+        Order::Name => "walk.key.by_size",
+        Order::Size => "walk.key.by_layer",
+        Order::Layer => "walk.key.by_name",
     };
-    let hidden = if walk.browse.shows_hidden() { "no hidden" } else { "hidden" };
+    let hidden = if walk.browse.shows_hidden() { "walk.key.no_hidden" } else { "walk.key.hidden" };
     let keys = [
-        ("q", "quit"),
-        ("?", "help"),
+        ("q", "walk.key.quit"),
+        ("?", "walk.key.help"),
         ("Tab", other),
-        ("/", "search"),
+        ("/", "walk.key.search"),
         ("s", order),
         ("a", seen),
         ("h", hidden),
-        ("w", "next waste"),
-        ("[ ]", "layer"),
+        ("w", "walk.key.waste"),
+        ("[ ]", "walk.key.layer"),
     ];
     let (mut spans, mut used) = (Vec::new(), 0);
     for (key, does) in keys {
+        let does = walk.texts.say(does);
         used += key.width() + does.width() + 4;
         if used > usize::from(width) {
             break;
@@ -126,20 +126,24 @@ fn foot(walk: &Walk<'_>, width: u16) -> Line<'static> {
 
 /// A layer's mark and number.
 fn mark(walk: &Walk<'_>, layer: Number, width: usize) -> [Span<'static>; 2] {
-    let label = walk.browse.survey().label(layer);
-    [Span::from("▌").fg(Color::Indexed(colours::indexed(layer))), Span::from(format!("{label:<width$}"))]
+    let label = match walk.browse.survey().told(layer) {
+        0 => walk.texts.say("explain.upper").to_owned(),
+        number => number.to_string(),
+    };
+    let pad = " ".repeat(width.saturating_sub(label.width()));
+    [Span::from("▌").fg(Color::Indexed(colours::indexed(layer))), Span::from(label + &pad)]
 }
 
 fn layer_list(frame: &mut Frame<'_>, area: Rect, walk: &Walk<'_>) {
     let survey = walk.browse.survey();
     let room = usize::from(area.width).saturating_sub(2);
     let wasted = room >= 50;
-    let name_room = room.saturating_sub(1 + 6 + 11 + if wasted { 12 } else { 0 });
+    let name_room = room.saturating_sub(1 + 7 + 11 + if wasted { 12 } else { 0 });
     let top = walk.browse.top();
     let line = |number: Number| {
         let index = usize::from(number) - 1;
         let (layer, figures) = (&survey.layers[index], &walk.figures.layers[index]);
-        let mut spans = mark(walk, number, 6).to_vec();
+        let mut spans = mark(walk, number, 7).to_vec();
         let name = cut(&layer.name, name_room);
         let pad = name_room.saturating_sub(name.width());
         spans.push(Span::from(format!("{name}{}", " ".repeat(pad))));
@@ -161,7 +165,7 @@ fn layer_list(frame: &mut Frame<'_>, area: Rect, walk: &Walk<'_>) {
     let height = usize::from(area.height).saturating_sub(2);
     let at = usize::from(survey.top() - top);
     let skip = window(at, lines.len(), height);
-    let title = if wasted { "layers: size, wasted" } else { "layers" };
+    let title = walk.texts.say(if wasted { "walk.layers_wasted" } else { "walk.layers" });
     let shown: Vec<Line<'_>> = lines.into_iter().skip(skip).take(height).collect();
     frame
         .render_widget(Paragraph::new(shown).block(block(title.to_owned(), walk.pane == Pane::Layers)), area);
@@ -178,16 +182,17 @@ fn step(frame: &mut Frame<'_>, area: Rect, walk: &Walk<'_>) {
     let top = walk.browse.top();
     let index = usize::from(top) - 1;
     let (layer, f) = (&survey.layers[index], &walk.figures.layers[index]);
-    let counts = format!(
-        "{}, {} added, {} changed, {} deleted",
-        names::counted(f.holds.files, "file", "files"),
-        f.added.files,
-        f.changed.files,
-        f.deleted
-    );
+    let counts = [
+        ("files", walk.texts.counted("file", f.holds.files)),
+        ("added", f.added.files.to_string()),
+        ("changed", f.changed.files.to_string()),
+        ("deleted", f.deleted.to_string()),
+    ];
+    let counts =
+        walk.texts.fill("walk.counts", &counts.each_ref().map(|(name, count)| (*name, count.as_str())));
     let path = names::readable(layer.path.as_os_str().as_encoded_bytes());
     let lines = vec![Line::from(layer.name.clone()), Line::from(counts).dim(), Line::from(path).dim()];
-    let title = survey.title(top);
+    let title = called(walk.texts, survey, top);
     frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: false }).block(block(title, false)), area);
 }
 
@@ -216,29 +221,30 @@ fn tree_rows(frame: &mut Frame<'_>, area: Rect, walk: &mut Walk<'_>) {
 }
 
 fn nothing(walk: &Walk<'_>) -> &'static str {
-    match (walk.browse.query().is_empty(), walk.browse.is_alone()) {
-        (false, _) => "nothing in any layer is called so",
-        (true, true) => "this layer holds nothing",
-        (true, false) => "nothing is to be seen",
-    }
+    walk.texts.say(match (walk.browse.query().is_empty(), walk.browse.is_alone()) {
+        (false, _) => "walk.none_called",
+        (true, true) => "walk.none_held",
+        (true, false) => "walk.none_seen",
+    })
 }
 
 fn tree_title(walk: &Walk<'_>) -> String {
     let survey = walk.browse.survey();
     let top = walk.browse.top();
-    let seen = match (walk.browse.is_alone(), top == survey.top()) {
-        (true, _) => format!("{} alone", survey.title(top)),
-        (false, true) => "all layers".to_owned(),
-        (false, false) => format!("all up to {}", survey.title(top)),
+    let (texts, layer) = (walk.texts, called(walk.texts, survey, top));
+    let seen = match (walk.browse.query(), walk.browse.is_alone(), top == survey.top()) {
+        ("", true, _) => texts.fill("walk.alone", &[("layer", &layer)]),
+        ("", false, true) => texts.say("walk.all").to_owned(),
+        ("", false, false) => texts.fill("walk.up_to", &[("layer", &layer)]),
+        (query, ..) => {
+            let (count, query) = (walk.browse.matches().to_string(), format!("{query:?}"));
+            texts.fill("walk.called", &[("count", &count), ("query", &query)])
+        }
     };
-    let order = match walk.browse.order() {
-        Order::Name => "",
-        Order::Size => ", by size",
-        Order::Layer => ", by layer",
-    };
-    match walk.browse.query() {
-        "" => format!("{seen}{order}"),
-        query => format!("{} called {query:?}{order}", walk.browse.matches()),
+    match walk.browse.order() {
+        Order::Name => seen,
+        Order::Size => texts.fill("walk.by_size", &[("seen", &seen)]),
+        Order::Layer => texts.fill("walk.by_layer", &[("seen", &seen)]),
     }
 }
 
@@ -299,18 +305,17 @@ fn look(seen: Seen) -> (&'static str, Style) {
 }
 
 fn remark(walk: &Walk<'_>, row: &Row, holding: Option<&Holding>) -> String {
-    let survey = walk.browse.survey();
-    let by = holding.and_then(|h| h.hidden_by).map(|by| survey.title(by));
+    let (texts, survey) = (walk.texts, walk.browse.survey());
+    let by = holding.and_then(|h| h.hidden_by);
+    let by = by.map(|by| texts.fill("fate.hidden", &[("layer", &called(texts, survey, by))]));
     match row.seen {
-        Seen::Hidden => by.map_or("hidden".to_owned(), |by| format!("hidden by {by}")),
+        Seen::Hidden => by.unwrap_or_else(|| texts.say("walk.hidden").to_owned()),
         Seen::Elsewhere => match walk.browse.is_alone() {
-            true => "in another layer".to_owned(),
-            false => "above".to_owned(),
+            true => texts.say("walk.another").to_owned(),
+            false => texts.say("walk.above").to_owned(),
         },
-        _ if walk.browse.is_alone() && by.is_some() => format!("hidden by {}", by.unwrap_or_default()),
-        _ if row.directory.is_some() && row.changes > 0 => {
-            names::counted(u64::from(row.changes), "change", "changes")
-        }
+        _ if walk.browse.is_alone() && by.is_some() => by.unwrap_or_default(),
+        _ if row.directory.is_some() && row.changes > 0 => texts.counted("change", u64::from(row.changes)),
         _ => String::new(),
     }
 }
@@ -320,7 +325,7 @@ fn history(frame: &mut Frame<'_>, area: Rect, walk: &Walk<'_>) {
     let survey = walk.browse.survey();
     let room = usize::from(area.width).saturating_sub(4);
     let Some(place) = walk.place() else {
-        frame.render_widget(block("history".to_owned(), false), area);
+        frame.render_widget(block(walk.texts.say("walk.history").to_owned(), false), area);
         return;
     };
     let path = names::readable(&survey.path(place));
@@ -331,15 +336,16 @@ fn history(frame: &mut Frame<'_>, area: Rect, walk: &Walk<'_>) {
         .iter()
         .take(shown)
         .map(|h| {
-            let mut spans = mark(walk, h.layer, 6).to_vec();
+            let mut spans = mark(walk, h.layer, 7).to_vec();
             let says = holding_text(walk, h);
-            spans.push(Span::from(cut(&says, room.saturating_sub(5))));
+            spans.push(Span::from(cut(&says, room.saturating_sub(6))));
             let seen = h.kind.is_some() && h.seen_at(walk.browse.top());
             if seen { Line::from(spans) } else { Line::from(spans).dim() }
         })
         .collect();
     if holdings.len() > shown {
-        lines.push(Line::from(format!("… and {} more layers below", holdings.len() - shown)).dim());
+        let count = (holdings.len() - shown).to_string();
+        lines.push(Line::from(walk.texts.fill("walk.more_below", &[("count", &count)])).dim());
     }
     let title = format!("/{}", cut_middle(&path, room.saturating_sub(3)));
     frame.render_widget(Paragraph::new(lines).block(block(title, false)), area);
@@ -355,9 +361,9 @@ fn holding_text(walk: &Walk<'_>, h: &Holding) -> String {
         }
         _ => String::new(),
     };
-    let what = fate(survey, h, walk.browse.top());
-    let what = if what.is_empty() { what } else { format!(", {what}") };
-    let mut text = format!("{}{size}{what}", names::kind(h.kind));
+    let what = fate(walk.texts, survey, h, walk.browse.top());
+    let what = if what.is_empty() { what } else { format!("{}{what}", walk.texts.say("walk.comma")) };
+    let mut text = format!("{}{size}{what}", what_word(walk.texts, h.kind));
     if h.kind.is_some() {
         let time = Timestamp::from_second(h.mtime).unwrap_or_default().to_zoned_datetime(TimeZone::system());
         text += &format!("  {}  {}", mode_letters(h.mode), time.strftime("%Y-%m-%d %H:%M"));
@@ -366,29 +372,33 @@ fn holding_text(walk: &Walk<'_>, h: &Holding) -> String {
 }
 
 const HELP: [(&str, &str); 14] = [
-    ("Tab", "layers or tree: where the keys move"),
-    ("↑ ↓ j k", "up and down; PgUp PgDn Home End"),
-    ("→ ← Enter", "open and close a directory"),
-    ("+ -", "open all, close all"),
-    ("[ ]", "one layer down or up"),
-    ("a", "this layer, or all up to here"),
-    ("s", "sort by size, layer, name"),
-    ("h", "show what is hidden as well"),
-    ("/", "search all layers; with a slash, paths"),
-    ("w", "to the next waste, the largest first"),
-    ("+ ~ −", "added, changed, deleted by the topmost layer"),
-    ("○", "hidden by a layer above, or not looked at"),
-    ("▌", "a layer's colour"),
-    ("q Esc", "quit; Esc ends a search first"),
+    ("Tab", "walk.help.tab"),
+    ("↑ ↓ j k", "walk.help.move"),
+    ("→ ← Enter", "walk.help.open"),
+    ("+ -", "walk.help.all"),
+    ("[ ]", "walk.help.layer"),
+    ("a", "walk.help.alone"),
+    ("s", "walk.help.sort"),
+    ("h", "walk.help.hidden"),
+    ("/", "walk.help.search"),
+    ("w", "walk.help.waste"),
+    ("+ ~ −", "walk.help.signs"),
+    ("○", "walk.help.gone"),
+    ("▌", "walk.help.colour"),
+    ("q Esc", "walk.help.quit"),
 ];
 
-fn help(frame: &mut Frame<'_>, area: Rect) {
+fn help(texts: &'static Texts, frame: &mut Frame<'_>, area: Rect) {
     let (width, height) = (60.min(area.width), (HELP.len() as u16 + 2).min(area.height));
     let place = Rect::new((area.width - width) / 2, (area.height - height) / 2, width, height);
+    // A wide letter may begin beside it.
+    let cleared = place.outer(Margin::new(1, 0)).intersection(area);
     let lines: Vec<Line<'_>> = HELP
         .iter()
-        .map(|(key, does)| Line::from(vec![Span::from(format!(" {key:<11}")).bold(), Span::from(*does)]))
+        .map(|(key, does)| {
+            Line::from(vec![Span::from(format!(" {key:<11}")).bold(), Span::from(texts.say(does))])
+        })
         .collect();
-    frame.render_widget(Clear, place);
-    frame.render_widget(Paragraph::new(lines).block(block("keys".to_owned(), true)), place);
+    frame.render_widget(Clear, cleared);
+    frame.render_widget(Paragraph::new(lines).block(block(texts.say("walk.keys").to_owned(), true)), place);
 }

@@ -141,7 +141,7 @@ impl Union {
         self.in_turn(node, || match self.metacopies.get(&node.ino).map(|at| at.clone()) {
             Some(data) => {
                 let much = self.copies_much(node, part);
-                let _running = much.then(|| self.running_copies.begin(node.ino, self.copy_of(node, None)));
+                let _running = much.then(|| self.tell_how_far(node, self.copy_of(node, None)));
                 Completion::begin(self, node, &data)?.run(part)
             }
             None => Ok(false),

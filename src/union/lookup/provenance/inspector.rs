@@ -8,6 +8,7 @@ use super::trail::{Group, Trail};
 use super::walk::ProvenanceWalk;
 use crate::error::{FsError, Result};
 use crate::union::Union;
+use crate::union::change::copy_up::running::CopyingUp;
 use crate::union::lookup::found::{Found, FoundKind};
 use crate::union::lookup::index::scan;
 use crate::union::lookup::marker::WH_PREFIX;
@@ -29,6 +30,11 @@ impl Union {
 }
 
 impl<'u> Inspector<'u> {
+    /// Returns the copies of much data that are under way.
+    pub fn copying_up(&self) -> Vec<CopyingUp> {
+        self.union.copying_up()
+    }
+
     /// Tells whether the topmost layer is the upper.
     pub fn has_upper(&self) -> bool {
         self.upper
