@@ -6,6 +6,7 @@ use super::page::Page;
 use super::store::StoreArgs;
 use super::{Failure, ask, output, say};
 use crate::container::{Container, ContainerError};
+use crate::explain::names;
 
 /// Remove all containers that don't run and aren't mounted, with all that they changed
 #[derive(Debug, clap::Args)]
@@ -34,7 +35,7 @@ impl ContainerPrune {
         }
         let all = |idle: &[(Container, u64)]| {
             let bytes = idle.iter().map(|(_, bytes)| bytes).sum();
-            (output::count(idle.len() as u64, "container"), output::size(bytes))
+            (output::count(idle.len() as u64, "container"), names::bytes(bytes))
         };
         let (containers, bytes) = all(&idle);
         let question = format!("Delete {containers}, {bytes}?");

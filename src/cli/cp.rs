@@ -9,13 +9,14 @@ use std::sync::{Arc, OnceLock};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::output::{count, size};
+use super::output::count;
 use super::store::StoreArgs;
 use super::{Failure, say};
 use crate::container::cp::root::{Root, find};
 use crate::container::cp::scope::{Scope, split};
 use crate::container::cp::target::How;
 use crate::container::cp::{Copied, copy, stream};
+use crate::explain::names;
 use crate::image::compression;
 use crate::image::store::Store;
 
@@ -104,7 +105,11 @@ impl Cp {
         };
         if !self.quiet && super::messages_are_read_on_a_terminal() {
             let files = count(copied.objects, "file");
-            say(&format!("copied {files}, {}, to {}", size(copied.bytes), self.destination.display()));
+            say(&format!(
+                "copied {files}, {}, to {}",
+                names::bytes(copied.bytes),
+                self.destination.display()
+            ));
         }
         Ok(ExitCode::SUCCESS)
     }

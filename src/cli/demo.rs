@@ -1,6 +1,7 @@
 //! `unionmount demo`: the lessons.
 
 use std::io::{IsTerminal, stdin};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,13 +12,14 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::language::Language;
-use super::page::{Page, is_terminal, own_stdout, print_own};
+use super::page::{Page, is_terminal, own_stdout, print_own, write_file};
 use super::{Failure, say, terminal};
 use crate::explain::lesson::course::Course;
 use crate::explain::lesson::learner::{AtTerminal, Learner, Typed, Watching};
 use crate::explain::lesson::site::Site;
 use crate::explain::lesson::{COURSES, Ended, Lesson, LessonError};
 use crate::explain::paint::Paint;
+use crate::explain::simulator;
 use crate::fuse::mount::can_mount;
 use crate::texts::Texts;
 
@@ -41,6 +43,10 @@ pub(super) struct Demo {
     #[arg(long, value_name = "TIME", requires = "auto", value_parser = pace)]
     pace: Option<Duration>,
 
+    /// Write a page on which a union is tried in a browser, without a mount, for who has no Linux; - is stdout
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["lesson", "auto", "step", "keep"])]
+    html: Option<PathBuf>,
+
     /// Leave the directory behind, to play with
     #[arg(long)]
     keep: bool,
@@ -59,11 +65,16 @@ KEYS:
 EXAMPLES:
   unionmount demo
   unionmount demo --step 4
-  unionmount demo --auto --pace 5s --lang zh";
+  unionmount demo --auto --pace 5s --lang zh
+  unionmount demo --html union.html";
 
 impl Demo {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let texts = self.language.texts()?;
+        if let Some(file) = &self.html {
+            write_file(file, simulator::draw().as_bytes())?;
+            return Ok(ExitCode::SUCCESS);
+        }
         let course = course(self.lesson.as_deref())?;
         let first = self.step.checked_sub(1).filter(|first| *first < course.len()).ok_or_else(|| {
             Failure::usage(texts.fill("lesson.no_step", &[("count", &course.len().to_string())]))

@@ -6,9 +6,10 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::Failure;
-use super::output::{Format, size};
+use super::output::Format;
 use super::store::StoreArgs;
 use crate::container::{Container, ContainerState, mounting};
+use crate::explain::names;
 use crate::image::digest::Digest;
 use crate::image::store::Store;
 
@@ -47,8 +48,8 @@ fn row(kind: &str, count: usize, active: usize, bytes: u64, free: u64) -> Value 
         "Type": kind,
         "TotalCount": count,
         "Active": active,
-        "Size": size(bytes),
-        "Reclaimable": format!("{} ({share}%)", size(free)),
+        "Size": names::bytes(bytes),
+        "Reclaimable": format!("{} ({share}%)", names::bytes(free)),
     })
 }
 

@@ -8,6 +8,7 @@ use super::Failure;
 use super::output::{self, Format};
 use super::page::Page;
 use super::store::StoreArgs;
+use crate::explain::names;
 
 /// Show the steps by which an image was made, the newest first
 #[derive(Debug, clap::Args)]
@@ -53,7 +54,7 @@ impl History {
                     "CreatedAt": step.created,
                     "CreatedSince": output::age(step.created.as_deref()),
                     "CreatedBy": if cut { shorten(&step.created_by) } else { step.created_by },
-                    "Size": output::size(step.size),
+                    "Size": names::bytes(step.size),
                     "Bytes": step.size,
                     "Comment": step.comment,
                     "Layer": step.diff_id,

@@ -5,11 +5,12 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::output::{count, size};
+use super::output::count;
 use super::page::Page;
 use super::store::StoreArgs;
 use super::{Failure, say, terminal};
 use crate::container::Container;
+use crate::explain::names;
 use crate::explain::shorten::cut;
 use crate::image::digest::Digest;
 use crate::image::lineage::{Branch, Lineage};
@@ -166,7 +167,7 @@ impl Forest {
         let width =
             layers.clone().map(|(row, layer)| row.before.chars().count() + short(&layer.diff_id).len());
         let width = width.max().unwrap_or(0);
-        let wide = layers.map(|(_, layer)| size(layer.size).len()).max().unwrap_or(0);
+        let wide = layers.map(|(_, layer)| names::bytes(layer.size).len()).max().unwrap_or(0);
         let told = |layer: &Branch| match layer.shared_by {
             1 => String::new(),
             several => format!("in {several} images"),
@@ -179,8 +180,11 @@ impl Forest {
                 What::Layer(at) => {
                     let layer = &self.tree.branches[at];
                     let id = format!("{before}{}", short(&layer.diff_id));
-                    let line =
-                        format!("{id:<width$}  {:>wide$}  {:<sharing$}", size(layer.size), told(layer));
+                    let line = format!(
+                        "{id:<width$}  {:>wide$}  {:<sharing$}",
+                        names::bytes(layer.size),
+                        told(layer)
+                    );
                     let room = columns.saturating_sub(line.chars().count() + 2);
                     let step = escaped(&layer.step);
                     let step = if self.whole { step } else { cut(&step, room) };
@@ -219,13 +223,13 @@ impl Forest {
         let Lineage { layers, bytes, shared_bytes, .. } = &self.tree;
         let shared = match shared_bytes {
             0 => "none of it shared".to_owned(),
-            bytes => format!("{} of it in layers that several images share", size(*bytes)),
+            bytes => format!("{} of it in layers that several images share", names::bytes(*bytes)),
         };
         let all = format!(
             "{}, {}: {}",
             count(self.images.len() as u64, "image"),
             count(*layers as u64, "layer"),
-            size(*bytes)
+            names::bytes(*bytes)
         );
         (all, shared)
     }

@@ -10,6 +10,7 @@ use super::output::{self, Format};
 use super::page::Page;
 use super::store::StoreArgs;
 use super::{Failure, image_tree, say};
+use crate::explain::names;
 use crate::image::error::StoreError;
 use crate::image::name::ImageName;
 use crate::image::store::{Image, Store};
@@ -161,7 +162,7 @@ impl Images {
                 "Digest": image.manifest_digest,
                 "CreatedAt": created,
                 "CreatedSince": output::age(created),
-                "Size": output::size(size),
+                "Size": names::bytes(size),
                 "Bytes": size,
                 "Containers": containers,
             });

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use clap::Args;
 
 use super::language::Language;
-use super::page::{Page, print_own};
+use super::page::{Page, write_file};
 use super::stacks::{self, Found};
 use super::store::StoreArgs;
 use super::{Failure, say, terminal};
@@ -228,13 +228,11 @@ impl Layers {
             return interactive::run(texts, &survey, &figures, &subject);
         }
         if let Some(file) = &self.svg {
-            write_file(file, svg::draw(&survey, &figures, false).as_bytes())?;
+            write_file(file, svg::draw(texts, &survey, &figures, false).as_bytes())?;
         }
         if let Some(file) = &self.html {
-            write_file(
-                file,
-                page::draw(&survey, &figures, &with_size_and_command(subject, &figures)).as_bytes(),
-            )?;
+            let subject = with_size_and_command(texts, subject, &figures);
+            write_file(file, page::draw(texts, &survey, &figures, &subject).as_bytes())?;
         }
         if self.ci {
             return self.check(&survey, &figures);
@@ -328,23 +326,15 @@ impl Layers {
 }
 
 /// Says how much it is, by what the page was made, and when: it outlives both.
-fn with_size_and_command(mut subject: Subject, figures: &Figures) -> Subject {
+fn with_size_and_command(texts: &Texts, mut subject: Subject, figures: &Figures) -> Subject {
     let (all, seen) = (figures.bytes, figures.bytes - figures.wasted_bytes);
-    let layers = names::counted(figures.layers.len() as u64, "layer", "layers");
-    let size = format!("{} in {layers}, of which {} are to be seen", names::bytes(all), names::bytes(seen));
+    let layers = texts.counted("layer", figures.layers.len() as u64);
+    let sizes = [("all", names::bytes(all)), ("layers", layers), ("seen", names::bytes(seen))];
+    let size = texts.fill("page.fact.size", &sizes.each_ref().map(|(name, size)| (*name, size.as_str())));
     subject.facts.push(("Size", size));
     let words = std::env::args_os().skip(1).map(|word| names::readable(word.as_encoded_bytes()));
-    let made = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
+    let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let command = words.collect::<Vec<_>>().join(" ");
-    subject.facts.push(("Made", format!("{made} by unionmount {command}")));
+    subject.facts.push(("Made", texts.fill("page.fact.made", &[("time", &time), ("command", &command)])));
     subject
-}
-
-/// Writes a file, or, as `-`, to stdout what this program alone has made.
-fn write_file(path: &Path, content: &[u8]) -> Result<(), Failure> {
-    if path.as_os_str() == "-" {
-        return print_own(content);
-    }
-    std::fs::write(path, content)
-        .map_err(|error| Failure::failed(format!("cannot write {}: {error}", path.display())))
 }

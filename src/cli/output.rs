@@ -134,11 +134,6 @@ impl Go {
     }
 }
 
-/// Returns a size as Docker shows it: 4.43MB.
-pub(super) fn size(bytes: u64) -> String {
-    indicatif::DecimalBytes(bytes).to_string().replace(' ', "")
-}
-
 /// Returns a number of things: `1 layer`, `2 layers`.
 pub(super) fn count(number: u64, noun: &str) -> String {
     format!("{} {noun}{}", indicatif::HumanCount(number), if number == 1 { "" } else { "s" })

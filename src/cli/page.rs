@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use ratatui::crossterm::terminal::size;
@@ -136,6 +137,15 @@ fn written(mut out: impl Write, text: &[u8]) -> Result<bool, Failure> {
 /// Writes to stdout what this program alone has made. That the reader has gone is no failure.
 pub(super) fn print_own(text: &[u8]) -> Result<(), Failure> {
     written(stdout().lock(), text).map(drop)
+}
+
+/// Writes a file, or, as `-`, to stdout what this program alone has made.
+pub(super) fn write_file(path: &Path, content: &[u8]) -> Result<(), Failure> {
+    if path.as_os_str() == "-" {
+        return print_own(content);
+    }
+    std::fs::write(path, content)
+        .map_err(|error| Failure::failed(format!("cannot write {}: {error}", path.display())))
 }
 
 /// Lets line breaks, tabs and colours (ECMA-48's SGR) through, and nothing else that isn't text.

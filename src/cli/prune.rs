@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::page::Page;
 use super::store::StoreArgs;
 use super::{Failure, ask, output, say};
+use crate::explain::names;
 use crate::image::store::{PruneOptions, Pruned};
 
 /// Delete images without a name, layers and blobs that nothing needs, and what killed processes left
@@ -52,7 +53,7 @@ impl Prune {
                 }
                 Ok(would) => {
                     bar.set_length(would.bytes);
-                    format!(": {}, {}", amounts(&would), output::size(would.bytes))
+                    format!(": {}, {}", amounts(&would), names::bytes(would.bytes))
                 }
                 Err(error) => {
                     say(&format!("how much would go can't be told: {error}"));
@@ -75,7 +76,7 @@ impl Prune {
             }
             page.line(format_args!("Deleted: {id}"));
         }
-        page.line(format_args!("Removed {}: {} freed", amounts(&pruned), output::size(pruned.bytes)));
+        page.line(format_args!("Removed {}: {} freed", amounts(&pruned), names::bytes(pruned.bytes)));
         page.print()?;
         let mut left = pruned.left;
         let last = left.pop();

@@ -7,10 +7,11 @@ use serde_json::{Value, json};
 
 use super::Failure;
 use super::filter::Filter;
-use super::output::{Format, age, size};
+use super::output::{Format, age};
 use super::page::Page;
 use super::store::StoreArgs;
 use crate::container::{Container, ContainerState, bundle, mounting};
+use crate::explain::names;
 use crate::image::digest::Digest;
 use crate::image::store::Store;
 
@@ -89,7 +90,7 @@ impl Ps {
                     Err(_) => 0,
                 };
                 let own = container.changed_bytes()?;
-                row["Size"] = json!(format!("{} (virtual {})", size(own), size(own + below)));
+                row["Size"] = json!(format!("{} (virtual {})", names::bytes(own), names::bytes(own + below)));
             }
             rows.push(row);
         }

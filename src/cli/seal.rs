@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget};
+use indicatif::{ProgressBar, ProgressDrawTarget};
 
 use super::Failure;
 use super::output::count;
@@ -14,6 +14,7 @@ use super::page::{self, Page};
 use super::store::StoreArgs;
 use crate::container::Container;
 use crate::container::tree::open_to_change;
+use crate::explain::names;
 use crate::image::progress::bar_style;
 use crate::union::change::sealing::{NotSealed, SealProgress};
 use crate::union::escaped_path::EscapedPath;
@@ -129,7 +130,7 @@ impl Seal {
                 todo = SealProgress { files: todo.files + 1, bytes: todo.bytes + file.size };
             }
             if self.dry_run {
-                page.line(format_args!("{}  {}", HumanBytes(file.size), file.path));
+                page.line(format_args!("{}  {}", names::bytes(file.size), file.path));
             }
         });
         let failed = |error| Failure::failed(format!("the upper can't be read: {error}"));
@@ -182,7 +183,7 @@ fn with_progress(union: &Union, todo: SealProgress) -> Result<(SealProgress, Vec
 }
 
 fn amount(of: SealProgress) -> String {
-    format!("{}, {}", count(of.files, "file"), HumanBytes(of.bytes))
+    format!("{}, {}", count(of.files, "file"), names::bytes(of.bytes))
 }
 
 fn lowers_missing(upper: &Path) -> Failure {

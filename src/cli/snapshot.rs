@@ -15,6 +15,7 @@ use super::page::Page;
 use super::{Failure, discard, say};
 use crate::control::client::Client;
 use crate::control::mounts::{self, Mount};
+use crate::explain::names;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::frozen::listing::{self, Listed};
 use crate::union::frozen::snapshot::Target;
@@ -324,7 +325,7 @@ fn row(one: &Listed) -> Value {
         "CreatedAt": made,
         "CreatedSince": output::age(made.as_deref()),
         "Files": one.content.files,
-        "Size": output::size(one.content.bytes),
+        "Size": names::bytes(one.content.bytes),
         "Bytes": one.content.bytes,
         "State": state,
         "Branches": branches.join(" "),

@@ -478,7 +478,7 @@ mod tests {
             let holding = survey.holdings(place).iter().find(|h| h.layer == layer).unwrap();
             fate(Texts::english(), &survey, holding, 2)
         };
-        assert_eq!(said(b"a/x", 2), "replaces layer 2's, seen");
+        assert_eq!(said(b"a/x", 2), "replaces what layer 2 has, seen");
         assert_eq!(said(b"a/x", 1), "hidden by layer 1, wasted");
         assert_eq!(said(b"b/big", 1), "hidden by layer 1, wasted");
         assert_eq!(said(b"a", 2), "merged with layer 2, seen");

@@ -36,18 +36,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// Returns it in words, in which the layers are named behind: what was done.
-    pub fn words(self) -> &'static str {
-        match self {
-            Cause::Attributes { mode: true } => "the same bytes, only the mode differs",
-            Cause::Attributes { mode: false } => "the same bytes, only owner, time or attributes differ",
-            Cause::Caches => "package lists and caches, deleted in a later step",
-            Cause::Deleted => "deleted in a later step",
-            Cause::Replaced => "replaced by another version",
-        }
-    }
-
-    /// Returns the key of the same in the catalogue.
+    /// Returns the key of what it is in words: what was done.
     pub(super) fn key(self) -> &'static str {
         match self {
             Cause::Attributes { mode: true } => "layers.cause.mode",
@@ -65,16 +54,6 @@ impl Cause {
             Cause::Attributes { mode: false } => "layers.way.owner",
             Cause::Caches | Cause::Deleted => "layers.way.deleted",
             Cause::Replaced => "layers.way.replaced",
-        }
-    }
-
-    /// Returns what would save it.
-    pub fn way_out(self) -> &'static str {
-        match self {
-            Cause::Attributes { mode: true } => "COPY --chmod, or chmod in the step that brings the files",
-            Cause::Attributes { mode: false } => "COPY --chown, or chown in the step that brings the files",
-            Cause::Caches | Cause::Deleted => "delete in the step that makes it, with && in one RUN",
-            Cause::Replaced => "bring the last version alone, or build on a newer base",
         }
     }
 }

@@ -120,11 +120,6 @@ impl Figures {
     }
 
     /// Returns all in one sentence.
-    pub fn sentence(&self) -> String {
-        self.sentence_in(Texts::english())
-    }
-
-    /// Does as [`Figures::sentence`], in a language.
     pub fn sentence_in(&self, texts: &Texts) -> String {
         let (wasted, all) = (names::bytes(self.wasted_bytes), names::bytes(self.bytes));
         let percent = format!("{:.1} %", self.efficiency());

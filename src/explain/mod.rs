@@ -9,6 +9,7 @@
 //! | [`causes`] | why bytes are wasted |
 //! | [`browse`] | the survey as a tree to walk through: what is open, sorted, searched |
 //! | [`text`], [`json`], [`svg`], [`page`] | the survey for a terminal, for programs, as the textbooks' picture, as a page |
+//! | [`simulator`] | a union to try in a browser, without a mount |
 //! | [`colours`] | the colour of each layer |
 //! | [`lesson`] | copy-on-write taught step by step, on real mounts |
 //! | [`names`], [`shorten`] | names and sizes as a person reads them, safe to print, in the room that there is |
@@ -29,9 +30,11 @@ pub mod picture;
 pub mod predicted_effect;
 pub mod report;
 pub mod shorten;
+pub mod simulator;
 pub mod survey;
 pub mod svg;
 pub mod text;
 pub mod titles;
 mod walk;
+mod web;
 pub mod words;

@@ -10,9 +10,11 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::colours;
 use super::figures::{Figures, LayerFigures};
-use super::names::{self, counted, readable};
+use super::names::{self, readable};
 use super::survey::{Holding, LayerAction, Number, Survey};
+use super::titles::called;
 use crate::sys::object::Kind;
+use crate::texts::Texts;
 
 /// Files that are drawn at most.
 const MOST_FILES: usize = 9;
@@ -31,14 +33,15 @@ const CAPTION: usize = 52;
 const LETTERS: usize = 15;
 
 /// Returns the picture as a document of its own, or with `inline` as a part of a page that has the colours.
-pub fn draw(survey: &Survey, figures: &Figures, inline: bool) -> String {
+pub fn draw(texts: &'static Texts, survey: &Survey, figures: &Figures, inline: bool) -> String {
     let mut svg = String::new();
     // Writing to a string does not fail.
-    Picture::new(survey, figures).draw(&mut svg, inline).unwrap_or_default();
+    Picture::new(texts, survey, figures).draw(&mut svg, inline).unwrap_or_default();
     svg
 }
 
 struct Picture<'s> {
+    texts: &'static Texts,
     survey: &'s Survey,
     figures: &'s Figures,
     /// The places drawn, in the order of paths.
@@ -50,13 +53,14 @@ struct Picture<'s> {
 }
 
 impl<'s> Picture<'s> {
-    fn new(survey: &'s Survey, figures: &'s Figures) -> Picture<'s> {
+    fn new(texts: &'static Texts, survey: &'s Survey, figures: &'s Figures) -> Picture<'s> {
         let mut places = interesting(survey);
         places.sort_unstable();
         let layers = drawn_layers(survey, &places);
         let drawn =
             places.iter().filter(|&&p| survey.shown(p, survey.top()).is_some_and(|h| !is_dir(h))).count();
-        Picture { survey, figures, places, layers, more: figures.merged_files.saturating_sub(drawn as u64) }
+        let more = figures.merged_files.saturating_sub(drawn as u64);
+        Picture { texts, survey, figures, places, layers, more }
     }
 
     fn column(&self, index: usize) -> usize {
@@ -79,9 +83,9 @@ impl<'s> Picture<'s> {
     fn draw(&self, out: &mut String, inline: bool) -> fmt::Result {
         let width = 2 * MARGIN + LABEL + self.places.len().max(2) * COLUMN;
         let legend = self.row(self.layers.len() + 1) + 20;
-        let height = legend + legend_lines(width) * LEGEND_LINE + 4;
-        let title =
-            format!("{}, seen as one tree", counted(self.survey.layers.len() as u64, "layer", "layers"));
+        let height = legend + legend_lines(self.texts, width) * LEGEND_LINE + 4;
+        let layers = self.texts.counted("layer", self.survey.layers.len() as u64);
+        let title = self.texts.fill("svg.title", &[("layers", &layers)]);
         write!(
             out,
             r#"<svg xmlns="http://www.w3.org/2000/svg" class="um-pic" role="img" aria-labelledby="um-t um-d" viewBox="0 0 {width} {height}" width="{width}" height="{height}">"#
@@ -102,44 +106,46 @@ impl<'s> Picture<'s> {
         for index in 0..self.places.len() {
             self.file(out, index)?;
         }
-        legend_of(out, legend, width)?;
+        legend_of(self.texts, out, legend, width)?;
         out.push_str("</svg>\n");
         Ok(())
     }
 
     fn bands(&self, out: &mut String, width: usize) -> fmt::Result {
-        let merged = counted(self.figures.merged_files, "file", "files");
+        let merged = self.texts.counted("file", self.figures.merged_files);
         let shown = names::bytes(self.figures.bytes - self.figures.wasted_bytes);
         self.band(
             out,
             0,
             width,
             ("um-merged", None),
-            "Merged view",
-            &[format!("{merged}, {shown}"), self.more_words()],
+            self.texts.say("svg.merged"),
+            &[self.texts.fill("svg.shown", &[("files", &merged), ("size", &shown)]), self.more_words()],
         )?;
         for (at, &number) in self.layers.iter().enumerate() {
             let index = usize::from(number) - 1;
             let (layer, f) = (&self.survey.layers[index], &self.figures.layers[index]);
-            let label = self.survey.label(number);
+            let label = match self.survey.told(number) {
+                0 => self.texts.say("explain.upper").to_owned(),
+                told => told.to_string(),
+            };
             let name =
                 if label == layer.name { label } else { format!("{label}  {}", shorten(&layer.name, 20)) };
-            self.band(out, at + 1, width, ("um-band", Some(number)), &name, &layer_words(f))?;
+            self.band(out, at + 1, width, ("um-band", Some(number)), &name, &layer_words(self.texts, f))?;
         }
         Ok(())
     }
 
     fn more_words(&self) -> String {
         let hidden_layers = self.survey.layers.len() - self.layers.len();
+        let files = self.texts.counted("file", self.more);
+        let layers = self.texts.counted("layer", hidden_layers as u64);
+        let not_drawn = |what: &str| self.texts.fill("svg.not_drawn", &[("what", what)]);
         match (self.more, hidden_layers) {
             (0, 0) => String::new(),
-            (0, layers) => format!("{} not drawn", counted(layers as u64, "layer", "layers")),
-            (more, 0) => format!("{} not drawn", counted(more, "file", "files")),
-            (more, layers) => format!(
-                "{} and {} not drawn",
-                counted(more, "file", "files"),
-                counted(layers as u64, "layer", "layers")
-            ),
+            (0, _) => not_drawn(&layers),
+            (_, 0) => not_drawn(&files),
+            _ => self.texts.fill("svg.both_not_drawn", &[("files", &files), ("layers", &layers)]),
         }
     }
 
@@ -193,7 +199,7 @@ impl<'s> Picture<'s> {
             holdings.iter().filter_map(|h| Some((h, self.row_of(h.layer)?))).collect();
         self.shown(out, x, survey.shown(place, survey.top()), &name, &drawn)?;
         for (h, row) in &drawn {
-            let (class, second) = look_of(h);
+            let (class, second) = look_of(self.texts, h);
             self.holding(out, x, *row, (class, h.layer), &name, &second, h.hidden_by.is_some())?;
             self.arrow(out, middle, h, *row)?;
         }
@@ -224,7 +230,8 @@ impl<'s> Picture<'s> {
                 let y = self.box_top(0) + 24;
                 write!(
                     out,
-                    r#"<text class="um-quiet" text-anchor="middle" x="{middle}" y="{y}">deleted</text>"#
+                    r#"<text class="um-quiet" text-anchor="middle" x="{middle}" y="{y}">{}</text>"#,
+                    self.texts.say("svg.deleted")
                 )
             }
         }
@@ -275,10 +282,10 @@ impl<'s> Picture<'s> {
             let index = usize::from(number) - 1;
             let f = &self.figures.layers[index];
             let name = &self.survey.layers[index].name;
-            let title = self.survey.title(number);
-            write!(words, "{title}, {name}: {}. ", layer_words(f).join(", ")).unwrap_or_default();
+            let title = called(self.texts, self.survey, number);
+            write!(words, "{title}, {name}: {}. ", layer_words(self.texts, f).join(", ")).unwrap_or_default();
         }
-        words + &self.figures.sentence() + "."
+        words + &self.texts.fill("layers.end", &[("sentence", &self.figures.sentence_in(self.texts))])
     }
 }
 
@@ -295,24 +302,24 @@ fn stripe(
     )
 }
 
-/// What the signs mean: the class of a box, or what else is drawn, and the words.
+/// What the signs mean: the class of a box, or what else is drawn, and the key of the words.
 const LEGEND: [(&str, &str); 8] = [
-    ("added", "added"),
-    ("changed", "changed, or opaque: hides what lies below"),
-    ("deleted", "whiteout: deletes what lies below"),
-    ("hidden", "hidden by a layer above"),
-    ("arrow changed", "leads to what is replaced"),
-    ("arrow deleted", "leads to what is deleted"),
-    ("shine", "shines through into the merged view"),
-    ("stripe", "a colour is a layer"),
+    ("added", "svg.legend.added"),
+    ("changed", "svg.legend.changed"),
+    ("deleted", "svg.legend.deleted"),
+    ("hidden", "svg.legend.hidden"),
+    ("arrow changed", "svg.legend.replaces"),
+    ("arrow deleted", "svg.legend.deletes"),
+    ("shine", "svg.legend.shine"),
+    ("stripe", "svg.legend.stripe"),
 ];
 const LEGEND_LINE: usize = 20;
 
 /// Returns where each part of the legend stands: column and line. What has no room goes to the next line.
-fn legend_places(width: usize) -> Vec<(usize, usize)> {
+fn legend_places(texts: &Texts, width: usize) -> Vec<(usize, usize)> {
     let (mut x, mut line) = (MARGIN, 0);
-    let place = |(_, words): &(&str, &str)| {
-        let wide = 42 + words.len() * 6;
+    let place = |(_, key): &(&str, &str)| {
+        let wide = 42 + texts.say(key).width() * 6;
         if x > MARGIN && x + wide > width {
             (x, line) = (MARGIN, line + 1);
         }
@@ -323,12 +330,13 @@ fn legend_places(width: usize) -> Vec<(usize, usize)> {
     LEGEND.iter().map(place).collect()
 }
 
-fn legend_lines(width: usize) -> usize {
-    legend_places(width).last().map_or(0, |(_, line)| line + 1)
+fn legend_lines(texts: &Texts, width: usize) -> usize {
+    legend_places(texts, width).last().map_or(0, |(_, line)| line + 1)
 }
 
-fn legend_of(out: &mut String, top: usize, width: usize) -> fmt::Result {
-    for ((class, words), (x, line)) in LEGEND.iter().zip(legend_places(width)) {
+fn legend_of(texts: &Texts, out: &mut String, top: usize, width: usize) -> fmt::Result {
+    for ((class, key), (x, line)) in LEGEND.iter().zip(legend_places(texts, width)) {
+        let words = texts.say(key);
         let y = top + line * LEGEND_LINE;
         let (above, middle, end) = (y - 10, y - 4, x + 16);
         match class.split_once(' ') {
@@ -355,25 +363,27 @@ fn legend_of(out: &mut String, top: usize, width: usize) -> fmt::Result {
 }
 
 /// Returns two short lines about a layer.
-fn layer_words(f: &LayerFigures) -> [String; 2] {
-    let mut did = Vec::new();
-    for (count, word) in [(f.added.files, "added"), (f.changed.files, "changed"), (f.deleted, "deleted")] {
-        if count > 0 {
-            did.push(format!("{} {word}", indicatif::HumanCount(count)));
-        }
-    }
-    let waste =
-        if f.wasted.bytes > 0 { format!(", {} wasted", names::bytes(f.wasted.bytes)) } else { String::new() };
-    [names::bytes(f.holds.bytes) + &waste, did.join(", ")]
+fn layer_words(texts: &Texts, f: &LayerFigures) -> [String; 2] {
+    let did =
+        [(f.added.files, "svg.did_add"), (f.changed.files, "svg.did_change"), (f.deleted, "svg.did_delete")];
+    let did = did.iter().filter(|(count, _)| *count > 0);
+    let did =
+        did.map(|(count, key)| texts.fill(key, &[("count", &indicatif::HumanCount(*count).to_string())]));
+    let size = names::bytes(f.holds.bytes);
+    let size = match f.wasted.bytes {
+        0 => size,
+        wasted => texts.fill("svg.wasted", &[("size", &size), ("wasted", &names::bytes(wasted))]),
+    };
+    [size, did.collect::<Vec<_>>().join(texts.say("walk.comma"))]
 }
 
 /// Returns the class of the box of what a layer holds, and its second line.
-fn look_of(h: &Holding) -> (&'static str, String) {
+fn look_of(texts: &Texts, h: &Holding) -> (&'static str, String) {
     let hidden = h.hidden_by.is_some();
     match h.what() {
-        LayerAction::Deleted => ("deleted", "whiteout".to_owned()),
-        _ if is_dir(h) && h.opaque => ("changed", "opaque".to_owned()),
-        _ if is_dir(h) => (if hidden { "hidden" } else { "" }, "directory".to_owned()),
+        LayerAction::Deleted => ("deleted", texts.say("kind.whiteout").to_owned()),
+        _ if is_dir(h) && h.opaque => ("changed", texts.say("svg.opaque").to_owned()),
+        _ if is_dir(h) => (if hidden { "hidden" } else { "" }, texts.say("kind.directory").to_owned()),
         _ if hidden => ("hidden", names::bytes(h.size)),
         LayerAction::Changed => ("changed", names::bytes(h.size)),
         LayerAction::Added | LayerAction::Merged => {

@@ -7,7 +7,7 @@
 mod spoken;
 pub mod wrap;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::OnceLock;
 
 /// The languages: code, texts. The first has what another lacks.
@@ -44,6 +44,11 @@ impl Texts {
         &all()[0]
     }
 
+    /// Returns those of all languages.
+    pub fn languages() -> &'static [Texts] {
+        all()
+    }
+
     /// Returns the code of the language.
     pub fn code(&self) -> &'static str {
         self.code
@@ -62,6 +67,14 @@ impl Texts {
     /// Returns a text with its `{name}`s filled in.
     pub fn fill(&self, key: &str, values: &[(&str, &str)]) -> String {
         fill(self.say(key), values)
+    }
+
+    /// Returns the text of a key and those of the table of that name, with their keys.
+    pub fn below(&'static self, table: &str) -> BTreeMap<&'static str, &'static str> {
+        let is_in =
+            |key: &str| key.strip_prefix(table).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        let texts = self.texts.iter().filter(|(key, _)| is_in(key));
+        texts.map(|(key, text)| (key.as_str(), text.as_str())).collect()
     }
 
     /// Returns the texts of a list, `key.1`, `key.2` and so on.
@@ -170,6 +183,10 @@ mod tests {
         }
     }
 
+    fn of_page(text: &str) -> String {
+        text.replace("{{", "\"").replace("}}", "\"").replace('`', "\"").replace("${", "{")
+    }
+
     /// The keys that are written in the program, and those that are put together there, up to their first hole.
     fn used() -> (BTreeSet<String>, BTreeSet<String>) {
         let (mut whole, mut begun) = (BTreeSet::new(), BTreeSet::new());
@@ -178,10 +195,18 @@ mod tests {
         while let Some(path) = todo.pop() {
             if path.is_dir() {
                 todo.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
-            } else if path.extension().is_some_and(|kind| kind == "rs") && !path.ends_with("texts/mod.rs") {
-                for part in std::fs::read_to_string(&path).unwrap().split('"') {
+            } else if path.extension().is_some_and(|kind| kind == "rs" || kind == "js" || kind == "html")
+                && !path.ends_with("texts/mod.rs")
+            {
+                // In pages they stand in `{{KEY}}`, in scripts also in templates.
+                let text = std::fs::read_to_string(&path).unwrap();
+                let text =
+                    if path.extension().is_some_and(|kind| kind == "rs") { text } else { of_page(&text) };
+                for part in text.split('"') {
                     let key = part.chars().all(|c| c.is_ascii_alphanumeric() || "._-{}".contains(c));
-                    if key && part.split_once('.').is_some_and(|(table, _)| first.contains(table)) {
+                    let is_file = [".css", ".html", ".js"].iter().any(|end| part.ends_with(end));
+                    if key && !is_file && part.split_once('.').is_some_and(|(table, _)| first.contains(table))
+                    {
                         match part.split_once('{') {
                             Some((start, _)) => begun.insert(start.to_owned()),
                             None => whole.insert(part.to_owned()),

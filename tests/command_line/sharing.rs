@@ -42,15 +42,15 @@ fn images_that_begin_with_the_same_layers_share_a_branch() {
     let place = family();
     let tree = without_ids(&um(&place, "image tree").ok().out);
     let expected = "\
-ID        12B  in 4 images  the base (unionmount import)
+ID        12 B  in 4 images  the base (unionmount import)
 ├─ ▸ base:1  ID
-├─ ID      5B               made left:1 (sh -c a long line)
+├─ ID      5 B               made left:1 (sh -c a long line)
 │  └─ ▸ left:1  ID
-└─ ID     10B  in 2 images  made right:1 (sh -c a long line)
+└─ ID     10 B  in 2 images  made right:1 (sh -c a long line)
    ├─ ▸ right:1  ID
-   └─ ID   6B               made right:2 (sh -c a long line)
+   └─ ID   6 B               made right:2 (sh -c a long line)
       └─ ▸ right:2  ID  (c)
-4 images, 4 layers: 33B, 22B of it in layers that several images share
+4 images, 4 layers: 33 B, 22 B of it in layers that several images share
 ";
     assert_eq!(tree, expected, "{tree}");
     assert_eq!(tree, without_ids(&um(&place, "images --tree").ok().out));

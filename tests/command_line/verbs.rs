@@ -184,7 +184,7 @@ fn containers_that_do_nothing_are_pruned() {
     let place = shop();
     um(&place, "create --name one demo:1").ok();
     let out = um(&place, "container prune -f").ok().out;
-    assert!(out.ends_with("Removed 1 container: 0B freed\n"), "{out}");
+    assert!(out.ends_with("Removed 1 container: 0 B freed\n"), "{out}");
     assert_eq!(um(&place, "ps -aq").ok().out, "");
     um(&place, "container prune").ok();
 }
@@ -212,7 +212,7 @@ fn nothing_is_pruned_unasked() {
                 "(echo '{answer}') | script -qefc './unionmount --root store container prune' /dev/null"
             ),
         );
-        assert!(seen.out.contains("Delete 1 container, 0B?"), "{seen:?}");
+        assert!(seen.out.contains("Delete 1 container, 0 B?"), "{seen:?}");
         assert_eq!(um(&place, "ps -aq").ok().out.is_empty(), !left, "{seen:?}");
     }
 }
@@ -238,7 +238,7 @@ fn what_is_in_use_is_not_pruned_and_the_others_go_though_one_cannot() {
     let ended = um(&place, "container prune -f");
     place.sh(&format!("chattr -i {}", stuck.join("config.json").display())).ok();
     let id = idle.file_name().unwrap().to_string_lossy().into_owned();
-    assert_eq!((ended.code, ended.out), (Some(1), format!("{id}\nRemoved 1 container: 0B freed\n")));
+    assert_eq!((ended.code, ended.out), (Some(1), format!("{id}\nRemoved 1 container: 0 B freed\n")));
     assert!(ended.err.contains("config.json: cannot remove it"), "{}", ended.err);
     assert_eq!(um(&place, "ps -a --format '{{.Names}}'").ok().out, "stuck\nelsewhere\n");
     assert!(place.at("mnt/f").exists());

@@ -177,7 +177,7 @@ fn containers_are_told_in_dockers_shape() {
     bed.um(&["ps", "-l", "--format", "{{.Names}} {{.Labels}}"]).prints("c a=b");
     bed.um(&["ps", "-n", "2", "--format", "{{.Names}}"]).prints("c\nfirst");
     let sized = bed.um(&["ps", "-a", "-s"]).ok().out;
-    assert!(sized.contains("SIZE") && sized.contains("6B (virtual "), "{sized}");
+    assert!(sized.contains("SIZE") && sized.contains("6 B (virtual "), "{sized}");
     bed.um(&["commit", "-c", "HEALTHCHECK --retries=2 CMD true", "-c", "ONBUILD RUN x", "c", "new"]).ok();
     assert_eq!(bed.image("new", "{{json .Config.Healthcheck.Test}}"), "[\"CMD-SHELL\",\"true\"]");
     assert_eq!(bed.image("new", "{{json .Config.OnBuild}}"), "[\"RUN x\"]");

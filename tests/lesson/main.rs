@@ -114,8 +114,8 @@ fn the_lessons_on_images_and_the_puzzle_are_true() {
             "zh",
             ["A /etc/app.conf\n", "RUN rm download.tar", "提交（commit）", ".wh.download.tar", "7/7"],
         ),
-        ("puzzle", "en", ["14.68MB", "4.19MB", "only the mode differs", "waste 0.00 %", "5/5"]),
-        ("3", "zh", ["14.68MB", "chmod -R go-rwx /usr", "谜题解开了", "library.so", "5/5"]),
+        ("puzzle", "en", ["14.00 MiB", "4.00 MiB", "only the mode differs", "waste 0.00 %", "5/5"]),
+        ("3", "zh", ["14.00 MiB", "chmod -R go-rwx /usr", "谜题解开了", "library.so", "5/5"]),
     ] {
         let scratch = Scratch::new();
         let text = text(&demo(&scratch, &[lesson, "--auto", "--lang", language]).output().unwrap());

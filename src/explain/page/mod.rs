@@ -1,6 +1,6 @@
 //! The survey as one HTML page that loads nothing: `unionmount layers --html FILE`.
 //!
-//! The page is `page.html` with `page.css`, the scripts, the picture of [`super::svg`] and the survey as JSON put in. The
+//! The page is `page.html` with `page.css`, what all pages have ([`super::web`]), the scripts, the picture of [`super::svg`] and the survey as JSON put in. The
 //! scripts are parts of one function: `survey.js` reads the data, `tree.js` shows them, `search.js` finds, filters and sorts,
 //! `pile.js` has the layers, histories and waste, `picture.js` moves the picture, `begin.js` begins.
 //! The JSON is columns of numbers, so that a hundred thousand files are a few megabytes:
@@ -8,19 +8,27 @@
 //! | field | holds |
 //! |---|---|
 //! | `title`, `facts` | what is shown; what is known of it, pairs of texts |
-//! | `layers` | from the bottom up: what it is called (`upper`, `2`), its name, path, colour, bytes, wasted bytes, files, how many were added, changed, deleted |
+//! | `layers` | from the bottom up: what it is called (`upper`, `2`), in a sentence (`the upper`), its name, path, colour, bytes, wasted bytes, files, how many were added, changed, deleted |
 //! | `names`, `depths`, `counts` | of every place but the root: its name, its depth, how many holdings it has |
 //! | `holdings` | of all places one after the other, eight numbers each, see [`WORDS`] |
 //! | `targets` | which holdings are symlinks, and where each leads |
 //! | `epoch` | what is to be added to every `mtime` |
+//! | `causes` | why bytes are wasted: place, path, layer, hidden by, bytes, files, what was done to them, what saves them |
+//! | `texts` | what the scripts say, by the keys of the catalogue |
 //! | `wastes` | place, pairs of layer and hidden by, bytes, files, replaced (0 or 1) |
+
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::causes::{WasteGroup, waste_groups};
 use super::figures::{Figures, wasted_places};
 use super::names::readable;
 use super::survey::{Holding, LayerAction, Number, Survey};
+use super::titles::called;
+use super::web::{Words, fill, head, inert};
 use super::{colours, svg};
+use crate::texts::Texts;
 
 /// What a stack is, to whoever looks at it.
 #[derive(Debug, Clone, Default)]
@@ -39,7 +47,7 @@ pub const WORDS: usize = 8;
 #[derive(Serialize)]
 struct Data<'a> {
     title: &'a str,
-    facts: &'a [(&'static str, String)],
+    facts: Vec<(&'static str, &'a str)>,
     layers: Vec<LayerData>,
     names: Vec<String>,
     depths: Vec<u16>,
@@ -48,8 +56,26 @@ struct Data<'a> {
     targets: Vec<(usize, String)>,
     epoch: i64,
     wastes: Vec<WasteData>,
+    causes: Vec<CauseData>,
     sentence: String,
     unreadable: usize,
+    texts: BTreeMap<&'static str, &'static str>,
+}
+
+/// Which texts the scripts say.
+const SAID: [&str; 6] = ["page", "fate", "kind", "count", "layers", "called"];
+
+/// Why bytes are wasted, by one pair of layers.
+#[derive(Serialize)]
+struct CauseData {
+    place: usize,
+    path: String,
+    layer: Number,
+    hidden_by: Number,
+    bytes: u64,
+    files: u64,
+    what: &'static str,
+    saved: &'static str,
 }
 
 /// Place, (layer, hidden by), bytes, files, 1 if something else is there.
@@ -58,6 +84,7 @@ type WasteData = (usize, Vec<(Number, Number)>, u64, u64, u8);
 #[derive(Serialize)]
 struct LayerData {
     label: String,
+    title: String,
     name: String,
     path: String,
     colour: &'static str,
@@ -85,56 +112,25 @@ const SCRIPTS: &str = concat!(
 );
 
 /// Returns the page.
-pub fn draw(survey: &Survey, figures: &Figures, subject: &Subject) -> String {
-    let data = data(survey, figures, subject);
+pub fn draw(texts: &'static Texts, survey: &Survey, figures: &Figures, subject: &Subject) -> String {
+    let data = data(texts, survey, figures, subject);
     // Serialising numbers and strings to a string does not fail.
     let data = serde_json::to_string(&data).unwrap_or_default();
-    fill(
-        include_str!("page.html"),
-        &[
-            ("{{title}}", &svg::escape(&subject.title)),
-            ("{{style}}", concat!(include_str!("page.css"), include_str!("../svg-shapes.css"))),
-            ("{{picture}}", &svg::draw(survey, figures, true)),
-            ("{{data}}", &inert(&data)),
-            ("{{script}}", SCRIPTS),
-        ],
-    )
+    let words = Words::new(texts, "page");
+    let (title, heading) = (titled(texts, "page.title", subject), titled(texts, "page.heading", subject));
+    let head = head(texts, &title, concat!(include_str!("page.css"), include_str!("../svg-shapes.css")));
+    let (picture, data) = (svg::draw(texts, survey, figures, true), inert(&data));
+    let mut parts = vec![("{{head}}", head.as_str()), ("{{heading}}", &heading)];
+    parts.extend(words.parts());
+    parts.extend([("{{picture}}", picture.as_str()), ("{{data}}", &data), ("{{script}}", SCRIPTS)]);
+    fill(include_str!("page.html"), &parts)
 }
 
-/// Puts the parts into the template, each once; what a part holds is never looked at again.
-fn fill(template: &str, parts: &[(&str, &str)]) -> String {
-    let mut page =
-        String::with_capacity(template.len() + parts.iter().map(|(_, part)| part.len()).sum::<usize>());
-    let mut rest = template;
-    while let Some((at, mark, part)) = parts
-        .iter()
-        .filter_map(|(mark, part)| Some((rest.find(mark)?, mark, part)))
-        .min_by_key(|found| found.0)
-    {
-        page.push_str(&rest[..at]);
-        page.push_str(part);
-        rest = &rest[at + mark.len()..];
-    }
-    page.push_str(rest);
-    page
+fn titled(texts: &Texts, key: &str, subject: &Subject) -> String {
+    svg::escape(&texts.fill(key, &[("title", &subject.title)]))
 }
 
-/// Returns JSON that can stand inside a `<script>`: the characters that could end it are only found within strings,
-/// where they can be written as escapes.
-fn inert(json: &str) -> String {
-    let mut text = String::with_capacity(json.len());
-    for c in json.chars() {
-        match c {
-            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
-                text.push_str(&format!("\\u{:04x}", u32::from(c)));
-            }
-            other => text.push(other),
-        }
-    }
-    text
-}
-
-fn data<'a>(survey: &Survey, figures: &Figures, subject: &'a Subject) -> Data<'a> {
+fn data<'a>(texts: &'static Texts, survey: &Survey, figures: &Figures, subject: &'a Subject) -> Data<'a> {
     let places = 1..survey.places.len();
     let epoch = places
         .clone()
@@ -144,7 +140,11 @@ fn data<'a>(survey: &Survey, figures: &Figures, subject: &'a Subject) -> Data<'a
         .min()
         .unwrap_or(0);
     let layers = survey.layers.iter().zip(&figures.layers).enumerate().map(|(index, (layer, f))| LayerData {
-        label: survey.label(index as Number + 1),
+        label: match survey.told(index as Number + 1) {
+            0 => texts.say("explain.upper").to_owned(),
+            number => number.to_string(),
+        },
+        title: called(texts, survey, index as Number + 1),
         name: layer.name.clone(),
         path: layer.path.to_string_lossy().into_owned(),
         colour: colours::hex(index as Number + 1),
@@ -161,7 +161,7 @@ fn data<'a>(survey: &Survey, figures: &Figures, subject: &'a Subject) -> Data<'a
     let targets = links.filter_map(|(at, h)| Some((at, readable(survey.target(h)?)))).collect();
     Data {
         title: &subject.title,
-        facts: &subject.facts,
+        facts: subject.facts.iter().map(|(word, fact)| (fact_word(texts, word), fact.as_str())).collect(),
         layers: layers.collect(),
         names: places.clone().map(|p| readable(&survey.places[p].name)).collect(),
         depths: places.clone().map(|p| survey.places[p].depth).collect(),
@@ -173,8 +173,27 @@ fn data<'a>(survey: &Survey, figures: &Figures, subject: &'a Subject) -> Data<'a
             .into_iter()
             .map(|w| (w.place, w.steps, w.amount.bytes, w.amount.files, u8::from(w.replaced)))
             .collect(),
-        sentence: figures.sentence(),
+        causes: waste_groups(survey).iter().map(|group| cause(texts, survey, group)).collect(),
+        sentence: figures.sentence_in(texts),
         unreadable: survey.unreadable.len(),
+        texts: SAID.iter().flat_map(|table| texts.below(table)).collect(),
+    }
+}
+
+fn fact_word(texts: &'static Texts, word: &'static str) -> &'static str {
+    texts.find(&format!("page.fact.{word}")).unwrap_or(word)
+}
+
+fn cause(texts: &'static Texts, survey: &Survey, group: &WasteGroup) -> CauseData {
+    CauseData {
+        place: survey.find(&group.path).unwrap_or(0),
+        path: readable(&group.path) + if group.is_dir { "/" } else { "" },
+        layer: group.layer,
+        hidden_by: group.hidden_by,
+        bytes: group.amount.bytes,
+        files: group.amount.files,
+        what: texts.say(group.cause.key()),
+        saved: texts.say(group.cause.way_key()),
     }
 }
 
@@ -195,22 +214,4 @@ fn words(h: &Holding, epoch: i64) -> [i64; WORDS] {
         i64::from(h.mode & 0o7777),
         if h.kind.is_some() { h.mtime - epoch } else { 0 },
     ]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_text_ends_the_script() {
-        let json = serde_json::to_string(&["</script><!--", "a&b\u{2028}"]).unwrap();
-        let inert = inert(&json);
-        assert!(!inert.contains(['<', '>', '&', '\u{2028}']), "{inert}");
-        assert_eq!(serde_json::from_str::<Vec<String>>(&inert).unwrap(), ["</script><!--", "a&b\u{2028}"]);
-    }
-
-    #[test]
-    fn parts_are_put_in_once() {
-        assert_eq!(fill("a {{x}} b {{y}}", &[("{{x}}", "{{y}}"), ("{{y}}", "2")]), "a {{y}} b 2");
-    }
 }

@@ -9,9 +9,10 @@
     button.style.borderLeftColor = l.colour;
     head.append(text("span", "number", l.label));
     if (l.label !== l.name) head.append(text("span", "step", l.name));
-    const did = [[l.added, "added"], [l.changed, "changed"], [l.deleted, "deleted"]].filter((d) => d[0]);
-    button.append(head, text("small", "", human(l.bytes) + (l.wasted ? ", " + human(l.wasted) + " wasted" : "") +
-      (did.length ? " · " + did.map((d) => d[0].toLocaleString("en") + " " + d[1]).join(", ") : "")));
+    const did = [[l.added, "page.did_add"], [l.changed, "page.did_change"], [l.deleted, "page.did_delete"]].filter((d) => d[0]);
+    const size = [human(l.bytes), l.wasted && say("page.wasted", { size: human(l.wasted) })].filter(Boolean).join(say("called.comma"));
+    button.append(head, text("small", "", size +
+      (did.length ? " · " + did.map(([count, key]) => say(key, { count: number(count) })).join(say("called.comma")) : "")));
     const meter = text("span", "meter"), used = text("i", "used"), wasted = text("i", "wasted");
     used.style.width = (l.bytes - l.wasted) / most * 100 + "%";
     used.style.background = l.colour;
@@ -29,9 +30,8 @@
       button.setAttribute("aria-pressed", number === top ? "true" : "false");
       button.classList.toggle("out", number > top || (alone && number !== top));
     });
-    const name = data.layers[top - 1].name;
-    const said = alone ? title(top) + ", nothing else: " + name
-      : top === TOP ? "all " + TOP + " layers: the merged view" : title(top) + (top === 1 ? " alone: " : " and those below it: ") + name;
+    const key = alone ? "page.seen_alone" : top === TOP ? "page.seen_all" : top === 1 ? "page.seen_lowest" : "page.seen_pile";
+    const said = say(key, { layer: title(top), name: data.layers[top - 1].name, count: TOP });
     $("seen").textContent = said;
     slider.setAttribute("aria-valuetext", said);
   }
@@ -53,26 +53,28 @@
   // ---- The history of a place ----
   function modeOf(mode) { return mode.toString(8).padStart(4, "0"); }
   function holdingOf(h) {
-    const number = layer(h), item = document.createElement("li"), by = hiddenBy(h), k = kind(h), merged = flags(h) & MERGED;
+    const of = layer(h), item = document.createElement("li"), by = hiddenBy(h), k = kind(h), merged = flags(h) & MERGED;
     const seen = from(h) <= top && (by === 0 || by > top);
     const did = !k ? "deleted" : merged ? "" : replaces(h) ? "changed" : "added";
     item.className = did + (seen && k ? " shown" : "") + (by && by <= top ? " hidden" : "");
-    const head = text("b", "", title(number).replace(/^./, (c) => c.toUpperCase()) + ": " + data.layers[number - 1].name);
-    head.prepend(spot(number));
+    const head = text("b", "", title(of).replace(/^./, (c) => c.toUpperCase()) + say("page.colon") + data.layers[of - 1].name);
+    head.prepend(spot(of));
     item.append(head);
     const what = [];
-    if (!k) what.push(replaces(h) ? "a whiteout: deletes what " + title(replaces(h)) + " has" : "a whiteout that deletes nothing");
+    if (!k) what.push(replaces(h) ? ofLayer("page.whiteout", replaces(h)) : say("page.whiteout_of_nothing"));
     else {
-      what.push(KINDS[k] + (k === FILE ? " of " + human(size(h)) : k === SYMLINK && targets.has(h) ? " to " + targets.get(h) : "") +
-        ", mode " + modeOf(words[h * WORDS + 6]) + ", " + new Date((words[h * WORDS + 7] + data.epoch) * 1000).toISOString().slice(0, 16).replace("T", " "));
-      if (flags(h) & OPAQUE) what.push("opaque: nothing of the layers below is seen in it");
-      else if (merged) what.push("merged with the directory of " + title(replaces(h)));
-      else if (replaces(h)) what.push("replaces what " + title(replaces(h)) + " has");
+      const it = k === FILE ? say("page.sized", { kind: kindOf(h), size: human(size(h)) })
+        : k === SYMLINK && targets.has(h) ? say("page.leads", { kind: kindOf(h), target: targets.get(h) }) : kindOf(h);
+      const time = new Date((words[h * WORDS + 7] + data.epoch) * 1000).toISOString().slice(0, 16).replace("T", " ");
+      what.push(say("page.entry", { what: it, mode: modeOf(words[h * WORDS + 6]), time }));
+      if (flags(h) & OPAQUE) what.push(say("page.opaque"));
+      else if (merged) what.push(ofLayer("page.merged", replaces(h)));
+      else if (replaces(h)) what.push(ofLayer("fate.replaces", replaces(h)));
     }
-    if (from(h) !== number) what.push("seen here from " + title(from(h)) + " on, which has renamed it");
-    if (number > top) what.push("above the layers seen");
-    else if (by && by <= top) what.push("hidden by " + title(by) + (k === FILE && !(flags(h) & USED) ? ": its bytes are wasted" : ""));
-    else if (k) what.push("seen");
+    if (from(h) !== of) what.push(ofLayer("page.renamed", from(h)));
+    if (of > top) what.push(say("page.above_seen"));
+    else if (by && by <= top) what.push(ofLayer(k === FILE && !(flags(h) & USED) ? "page.hidden_wasted" : "fate.hidden", by));
+    else if (k) what.push(say("fate.seen"));
     for (const line of what) item.append(text("span", "", line), document.createElement("br"));
     item.lastChild.remove();
     return item;
@@ -118,8 +120,9 @@
       $("tab-" + next).focus();
     });
   });
-  $("waste-caption").textContent = data.sentence + "." + (data.unreadable ? " Directories that could not be read: " + data.unreadable + "." : "");
+  $("waste-caption").textContent = say(data.unreadable ? "page.unreadable" : "layers.end", { sentence: data.sentence, count: data.unreadable });
   $("no-waste").hidden = data.wastes.length > 0;
+  $("why").hidden = data.wastes.length === 0;
   $("waste-table").hidden = data.wastes.length === 0;
   /** Shows a place that is wasted, with the layers with which that is seen. */
   function showWaste(p, steps, replaced) {
@@ -141,20 +144,38 @@
     moveTo(p);
     raiseDetail();
   }
-  for (const [p, steps, lost, files, replaced] of data.wastes) {
-    const row = document.createElement("tr"), cell = document.createElement("td"), button = text("button", "", "/" + pathOf(p));
+  function wasteButton(path, p, steps, replaced) {
+    const button = text("button", "", path);
     button.type = "button";
     button.addEventListener("click", () => showWaste(p, steps, replaced));
-    cell.append(button);
+    return button;
+  }
+  for (const cause of data.causes) {
+    const item = text("li"), head = text("b", "", human(cause.bytes) + say("called.comma") + counted("file", cause.files) + " ");
+    // The place is still there where something else has taken it.
+    const there = shownAt(cause.place, TOP) >= 0;
+    head.append(cause.place ? wasteButton("/" + cause.path, cause.place, [[cause.layer, cause.hidden_by]], there) : text("span", "", say("layers.several")));
+    item.append(head, text("span", "cause", cause.what));
+    for (const [key, at] of [["layers.made", cause.layer], ["layers.wasted", cause.hidden_by]]) {
+      const step = text("span", "", say(key, { layer: say("layers.with_name", { layer: title(at), name: data.layers[at - 1].name }) }));
+      step.prepend(spot(at));
+      item.append(step);
+    }
+    item.append(text("span", "quiet", say("layers.saved", { way: cause.saved })));
+    $("causes").append(item);
+  }
+  for (const [p, steps, lost, files, replaced] of data.wastes) {
+    const row = document.createElement("tr"), cell = document.createElement("td");
+    cell.append(wasteButton("/" + pathOf(p), p, steps, replaced));
     const path = text("td");
     steps.forEach(([held, hider], index) => {
       path.append(index ? ", " : "", spot(held), label(held) + " → ", spot(hider), label(hider));
     });
-    path.append(replaced ? " (replaced)" : " (deleted)");
-    row.append(text("td", "", human(lost)), text("td", "", files.toLocaleString("en")), path, cell);
+    path.append(say(replaced ? "page.was_replaced" : "page.was_deleted"));
+    row.append(text("td", "", human(lost)), text("td", "", number(files)), path, cell);
     $("wastes").append(row);
   }
-  $("sentence").textContent = counted(TOP, "layer. ", "layers. ") + data.sentence + ".";
+  $("sentence").textContent = say("page.sentence", { layers: counted("layer", TOP), sentence: data.sentence });
   for (const [word, fact] of data.facts) {
     const pair = text("div");
     pair.append(text("dt", "", word), text("dd", "", fact));
@@ -166,8 +187,8 @@
   let theme = dark.matches ? "dark" : "light";
   function paintTheme() {
     document.documentElement.dataset.theme = theme;
-    $("theme").textContent = theme === "dark" ? "Light" : "Dark";
-    $("theme").setAttribute("aria-label", theme === "dark" ? "Light: switch to light colours" : "Dark: switch to dark colours");
+    $("theme").textContent = say(theme === "dark" ? "page.light" : "page.dark");
+    $("theme").setAttribute("aria-label", say(theme === "dark" ? "page.to_light" : "page.to_dark"));
   }
   dark.addEventListener("change", () => { theme = dark.matches ? "dark" : "light"; paintTheme(); });
   $("theme").addEventListener("click", () => { theme = theme === "dark" ? "light" : "dark"; paintTheme(); });

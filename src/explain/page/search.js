@@ -69,7 +69,7 @@
       const chosen = head.dataset.by === order.by;
       head.setAttribute("aria-pressed", chosen ? "true" : "false");
       head.lastElementChild.textContent = chosen ? (order.down ? "▼" : "▲") : "";
-      head.title = "Sort by " + head.dataset.by + (chosen ? ", the other way round" : "");
+      head.title = say(chosen ? "page.turn" : "page.sort", { column: head.firstChild.textContent.trim() });
     }
   }
   function foldAll(to) {

@@ -24,13 +24,20 @@
   const replaces = (h) => words[h * WORDS + 3], kind = (h) => words[h * WORDS + 4] & 15, flags = (h) => words[h * WORDS + 4];
   const size = (h) => words[h * WORDS + 5];
   const OPAQUE = 16, MERGED = 32, COUNTS = 64, USED = 128, DIRECTORY = 4, FILE = 8, SYMLINK = 10;
-  const KINDS = { 0: "whiteout", 1: "fifo", 2: "character device", 4: "directory", 6: "block device", 8: "file", 10: "symlink", 12: "socket" };
+  const KINDS = { 0: "kind.whiteout", 1: "kind.fifo", 2: "kind.character-device", 4: "kind.directory", 6: "kind.block-device", 8: "kind.file",
+    10: "kind.symlink", 12: "kind.socket" };
+
+  // ---- What is said, in the language of the page; `{name}` is filled in ----
+  const say = (key, values = {}) => data.texts[key].replace(/\{([a-z_]+)\}/g, (hole, name) => name in values ? values[name] : hole);
+  const kindOf = (h) => say(KINDS[kind(h)]);
 
   // Layers are numbered from 1, the lowest, here; people are told other numbers.
   const label = (number) => data.layers[number - 1].label;
   const colour = (number) => data.layers[number - 1].colour;
-  const title = (number) => label(number) === "upper" ? "the upper" : "layer " + label(number);
-  const counted = (count, one, more) => count.toLocaleString("en") + " " + (count === 1 ? one : more);
+  const title = (number) => data.layers[number - 1].title;
+  const ofLayer = (key, number) => say(key, { layer: title(number) });
+  const number = (count) => count.toLocaleString("en");
+  const counted = (noun, count) => say(`count.${count === 1 ? "one" : "more"}.${noun}`, { count: number(count) });
 
   /** What the layers 1 to `top` show at a place: a holding or -1. */
   function shownAt(p, top) {
@@ -101,11 +108,12 @@
     return parts.reverse().join("/");
   }
 
+  /** As `bytes` in explain/names.rs says it. */
   function human(count) {
     const units = ["B", "KiB", "MiB", "GiB", "TiB"];
     let unit = 0;
     while (count >= 1024 && unit < 4) { count /= 1024; unit++; }
-    return (unit ? count.toFixed(count < 10 ? 2 : count < 100 ? 1 : 0) : count) + " " + units[unit];
+    return (unit ? count.toFixed(2) : count) + " " + units[unit];
   }
 
   function text(tag, className, content) {

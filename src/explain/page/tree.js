@@ -55,17 +55,17 @@
     return row;
   }
 
-  const SIGNS = ["", "", "+", "~", "−", "○", "○"], STATES = ["", "", "added", "changed", "deleted", "hidden", ""];
+  const SIGNS = ["", "", "+", "~", "−", "○", "○"], STATES = ["", "", "page.added", "page.changed", "page.deleted", "page.hidden", ""];
 
   /** What is to be told of a row beside its name: what changed in a directory, or why a file isn't seen. */
   function remark(p) {
     const h = topHolding[p], s = state[p], by = hiddenBy(h);
-    if (s === HIDDEN) return by && by <= top ? "hidden by " + title(by) : "hidden";
-    if (s === ELSEWHERE) return alone ? "in " + title(layer(h)) : "above";
-    if (alone && by && kind(h)) return flags(h) & USED ? "data still used" : "hidden by " + title(by);
+    if (s === HIDDEN) return by && by <= top ? ofLayer("fate.hidden", by) : say("page.hidden");
+    if (s === ELSEWHERE) return alone ? ofLayer("page.in_layer", layer(h)) : say("page.above");
+    if (alone && by && kind(h)) return flags(h) & USED ? say("page.still_used") : ofLayer("fate.hidden", by);
     if (!isDir(p)) return "";
     const inside = changes[p] - (s > SAME ? 1 : 0);
-    return inside ? counted(inside, "change", "changes") : "";
+    return inside ? counted("change", inside) : "";
   }
 
   function fillRow(row, p, index) {
@@ -94,9 +94,9 @@
     bytesOf.textContent = kind(h) === FILE || dir ? human(told(p)) : "";
     chip.textContent = label(layer(h));
     chip.prepend(spot(layer(h)));
-    chip.title = title(layer(h)) + ": " + data.layers[layer(h) - 1].name;
-    row.setAttribute("aria-label", [names[p], STATES[s], dir ? "directory" : KINDS[kind(h)], target && "to " + target, bytesOf.textContent,
-      count.textContent, (s >= DELETED ? "was in " : "") + title(layer(h))].filter(Boolean).join(", "));
+    chip.title = title(layer(h)) + say("page.colon") + data.layers[layer(h) - 1].name;
+    row.setAttribute("aria-label", [names[p], STATES[s] && say(STATES[s]), dir ? say("kind.directory") : kindOf(h), target && say("page.to", { target }),
+      bytesOf.textContent, count.textContent, s >= DELETED ? ofLayer("page.was_in", layer(h)) : title(layer(h))].filter(Boolean).join(say("called.comma")));
   }
 
   function paint() {
@@ -116,13 +116,14 @@
     flatten();
     holder.style.height = rows.length * rowHeight + "px";
     paint();
-    $("found").textContent = searching ? counted(matches, "match", "matches") + (unseen ? ", " + unseen.toLocaleString("en") + " not seen" : "")
-      : rows.length ? counted(rows.length, "row", "rows") : "";
+    const found = counted("match", matches);
+    $("found").textContent = searching ? (unseen ? say("page.unseen", { found, count: number(unseen) }) : found)
+      : rows.length ? counted("row", rows.length) : "";
     $("empty").hidden = rows.length > 0;
-    $("empty").textContent = N === 1 ? "These layers hold nothing."
-      : searching ? "Nothing in any layer is called so."
-      : wanted.slice(1, HIDDEN).includes(false) ? "Nothing to show with these filters."
-      : alone ? "This layer holds nothing." : "Nothing is to be seen with these layers: all is deleted.";
+    $("empty").textContent = say(N === 1 ? "page.no_files"
+      : searching ? "page.none_called"
+      : wanted.slice(1, HIDDEN).includes(false) ? "page.filtered"
+      : alone ? "page.empty_layer" : "page.all_deleted");
   }
 
   function all() { compute(); select(); refresh(); bands(); history(cursor); }

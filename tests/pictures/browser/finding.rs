@@ -1,6 +1,6 @@
 //! What is found on the page: in all layers, in one, by size; and what it says of itself.
 
-use super::{ROWS, row, stack, write};
+use super::{ROWS, row, stack, write, write_in};
 use crate::webdriver::{Browser, keys};
 
 /// A page of a stack in which everything happens.
@@ -25,7 +25,7 @@ fn a_search_goes_through_all_layers() {
     browser.wait("document.getElementById('found').textContent === '10 matches, 10 not seen'");
     assert!(browser.text(ROWS).contains("○list00"), "{}", browser.text(ROWS));
     assert_eq!(browser.text(&part("list00", "count")), "hidden by layer 3");
-    assert_eq!(browser.text(&part("list00", "size")), "39.1 KiB");
+    assert_eq!(browser.text(&part("list00", "size")), "39.06 KiB");
     assert!(browser.text(&format!("{}.getAttribute('aria-label')", row("list00"))).contains("hidden"));
     browser.run(&format!("{}.setAttribute('data-test', 'this')", row("list00")));
     browser.click("[data-test=this] .name");
@@ -125,4 +125,67 @@ fn the_page_says_what_it_shows() {
     browser.type_into("#search", "python");
     browser.wait("document.getElementById('found').textContent.includes('match')");
     assert_eq!(browser.text(&part("python", "target")), "→ /usr/bin/python3");
+}
+
+/// Waste is told by its causes, as `layers` tells it, and leads to the tree.
+#[test]
+fn waste_is_told_by_its_causes() {
+    let Some(browser) = Browser::start() else { return };
+    let _stack = opened(&browser);
+    browser.click("#tab-waste");
+    let said = browser.text("document.getElementById('causes').innerText.replaceAll('\\n', ' ')");
+    for part in [
+        "5.72 MiB, 1 file /usr/bin/python3 replaced by another version",
+        "made in layer 3: lower2",
+        "wasted in layer 1: lower0",
+        "MiB, 40 files /var/lib/apt/lists/",
+        "package lists and caches, deleted in a later step",
+        "saved by: delete in the step that makes it, with && in one RUN",
+        // Deleted and made anew, so opaque.
+        "29.30 KiB, 1 file /srv/app/assets/ deleted in a later step",
+    ] {
+        assert!(said.contains(part), "{part} is not in {said}");
+    }
+    browser.run("[...document.querySelectorAll('#causes button')].find((b) => b.textContent.includes('lists')).click()");
+    assert_eq!(browser.text("document.getElementById('slider').value"), "2");
+    assert_eq!(browser.text("document.querySelector('#history code').textContent"), "/var/lib/apt/lists");
+    assert_eq!(browser.complaints(), Vec::<serde_json::Value>::new());
+}
+
+/// All of it in another language, of the one catalogue.
+#[test]
+fn the_page_speaks_chinese() {
+    let Some(browser) = Browser::start() else { return };
+    let stack = stack();
+    let html = write_in(&stack, &["--lang", "zh"]);
+    browser.screen(1280, 800, false);
+    browser.open(&html);
+    browser.wait("document.documentElement.dataset.ready");
+    assert_eq!(browser.text("document.documentElement.lang"), "zh");
+    browser.type_into("#search", "list0");
+    browser.wait("document.getElementById('found').textContent === '找到 10 个，其中 10 个看不到'");
+    assert_eq!(browser.text(&part("list00", "count")), "被第 3 层遮住");
+    browser.run(&format!("{}.setAttribute('data-test', 'this')", row("list00")));
+    browser.click("[data-test=this] .name");
+    let english = "(document.body.innerText + [...document.querySelectorAll('[aria-label], [title], [placeholder]')]\
+        .map((e) => [e.getAttribute('aria-label'), e.title, e.placeholder].join(' ')).join(' ')).match(/[a-z]{3,} [a-z]{2,} [a-z]{2,}/g)";
+    for (tab, said) in [
+        ("tree", "被第 3 层遮住：空间被浪费"),
+        ("waste", "产生于第 4 层：lower3"),
+        ("picture", "透出到合并视图"),
+    ] {
+        browser.click(&format!("#tab-{tab}"));
+        let text = browser.text("document.body.innerText");
+        let svg = browser.text("document.querySelector('#canvas svg').textContent");
+        assert!(text.contains(said) || svg.contains(said), "{said} is not in {text}");
+        super::looking::axe(&browser);
+        browser.shot(&format!("zh-{tab}"));
+    }
+    // The command, which is shown as it was typed, has paths and options alone.
+    let left = browser.text(english);
+    assert!(
+        left == "null" || left.split(',').all(|words| words.contains("unionmount")),
+        "English is left: {left}"
+    );
+    assert_eq!(browser.complaints(), Vec::<serde_json::Value>::new());
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 mod finding;
 mod looking;
+mod rules;
 mod simulator;
 
 use crate::agreement::unionmount;
@@ -65,6 +66,19 @@ fn write(stack: &Stack, with_upper: bool) -> (PathBuf, PathBuf) {
     arguments.extend(["--html".into(), html.clone().into(), "--svg".into(), svg.clone().into()]);
     support::run(unionmount(), &arguments);
     (html, svg)
+}
+
+/// Writes the page of all layers, with further arguments.
+fn write_in(stack: &Stack, more: &[&str]) -> PathBuf {
+    let html = stack.scratch().path().join("layers.html");
+    let mut arguments: Vec<OsString> = vec!["layers".into()];
+    for lower in stack.lowers() {
+        arguments.extend(["--lower".into(), lower.root().into()]);
+    }
+    arguments.extend(["--upper".into(), stack.upper().root().into(), "--html".into(), html.clone().into()]);
+    arguments.extend(more.iter().map(OsString::from));
+    support::run(unionmount(), &arguments);
+    html
 }
 
 /// The names of the rows in sight, with `+`, `~`, `−` before them.

@@ -26,7 +26,7 @@ fn path(random: &mut fastrand::Rng) -> String {
 }
 
 /// Writes a random layer, and returns it as the page has layers.
-fn layer(random: &mut fastrand::Rng, layer: &Layer) -> Value {
+pub(super) fn layer(random: &mut fastrand::Rng, layer: &Layer) -> Value {
     let mut entries: BTreeMap<String, Value> = BTreeMap::new();
     for _ in 0..random.usize(2..=7) {
         let path = path(random);
@@ -212,6 +212,35 @@ fn its_lesson_is_gone_through() {
     }
     let stack = || browser.text("document.getElementById('stack').innerText.replaceAll('\\n', ' ')");
     assert!(stack().contains("etc/os whiteout") && stack().contains("redirect to srv/site/"), "{}", stack());
+    // In another language: what was said already, too.
+    let page_says = |parts: &[&str]| {
+        let said = browser.text("document.title + document.body.innerText");
+        for part in parts {
+            assert!(said.contains(part), "{part} is not in {said}");
+        }
+    };
+    browser.run(
+        "const l = document.getElementById('language'); l.value = 'zh'; l.dispatchEvent(new Event('change'))",
+    );
+    assert_eq!(browser.text("document.documentElement.lang"), "zh");
+    page_says(&[
+        "试一试联合文件系统",
+        "合并视图",
+        "由第 2 层、第 3 层合并而成",
+        "不透明：下层在那里的内容仍被遮住",
+        "删除标记",
+    ]);
+    assert_eq!(
+        browser.text("document.body.innerText.match(/[a-z]{3,} [a-z]{2,} [a-z]{2,}/)"),
+        "null",
+        "English is left"
+    );
+    axe(&browser);
+    browser.shot("simulator-zh");
+    browser.run(
+        "const l = document.getElementById('language'); l.value = 'en'; l.dispatchEvent(new Event('change'))",
+    );
+    page_says(&["A union filesystem to try", "merged from layer 2, layer 3"]);
     // What fails says so, and is not undone.
     browser.click("#again");
     browser.run("document.getElementById('operation').value = 'rmdir'; document.getElementById('path').value = '/srv//site/'");
