@@ -13,8 +13,8 @@ pub(super) const GROUPS: [(&str, &[&str]); 5] = [
     (
         "Images",
         &[
-            "pull", "push", "load", "save", "import", "images", "inspect", "history", "tag", "tags", "rmi",
-            "unpack", "image",
+            "pull", "push", "load", "save", "import", "images", "inspect", "history", "tag", "rmi", "unpack",
+            "image",
         ],
     ),
     (
@@ -39,6 +39,7 @@ pub(super) const GROUPS: [(&str, &[&str]); 5] = [
         &[
             "login",
             "logout",
+            "tags",
             "prune",
             "verify",
             "help",

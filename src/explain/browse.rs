@@ -259,7 +259,14 @@ impl<'s> Browse<'s> {
             rows.push(Row {
                 place,
                 seen: told.seen,
-                bytes: if told.seen < Seen::Deleted { told.bytes } else { told.gone },
+                bytes: match (directory, told.seen < Seen::Deleted) {
+                    (true, true) => told.bytes,
+                    (true, false) => told.gone,
+                    // What other layers have below the same name is nothing of the file's.
+                    (false, _) => {
+                        self.holding(place).filter(|h| h.kind == Some(Kind::File)).map_or(0, |h| h.size)
+                    }
+                },
                 changes: told.changes,
                 directory: directory.then_some(open),
                 found: searching && kept[place] == Kept::Found,
