@@ -38,7 +38,7 @@ fn prune_tells_how_much_would_go_before_it_asks() {
     let before = lab.out("find store -type f | sort | sha256sum");
     let asked = on_a_terminal(&lab, "prune", r"n\n");
     assert!(asked.out.contains("Delete all images without a name, and what nothing needs: 1 image, 1 layer, 3 blobs and 0 leftovers, "), "{asked:?}");
-    assert!(asked.out.contains("MB? [y/N]"), "{asked:?}");
+    assert!(asked.out.contains("MiB? [y/N]"), "{asked:?}");
     assert_eq!(lab.out("find store -type f | sort | sha256sum"), before, "a no is a no");
     let pruned = on_a_terminal(&lab, "prune", r"y\n");
     assert!(pruned.out.contains("Removed 1 image, 1 layer, 3 blobs and 0 leftovers: "), "{pruned:?}");
