@@ -1,6 +1,6 @@
 //! The survey as one HTML page that loads nothing: `unionmount layers --html FILE`.
 //!
-//! The page is `page.html` with `page.css`, what all pages have ([`super::web`]), the scripts, the picture of [`super::svg`] and the survey as JSON put in. The
+//! The page is `page.html` with `page.css`, what all pages have (`explain/web.rs`), the scripts, the picture of [`super::svg`] and the survey as JSON put in. The
 //! scripts are parts of one function: `survey.js` reads the data, `tree.js` shows them, `search.js` finds, filters and sorts,
 //! `pile.js` has the layers, histories and waste, `picture.js` moves the picture, `begin.js` begins.
 //! The JSON is columns of numbers, so that a hundred thousand files are a few megabytes:
