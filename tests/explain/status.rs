@@ -170,7 +170,7 @@ fn a_long_copy_up_is_told_while_it_runs() {
             std::io::Write::write_all(&mut &file, b"y").unwrap();
         });
         let (mut seen, mut explained) = (None, false);
-        while !writer.is_finished() && !(seen.is_some() && explained) {
+        while !(writer.is_finished() || seen.is_some() && explained) {
             seen = status(&mount).copying.first().cloned().or(seen);
             let output = run(&["explain".as_ref(), mount.join(format!("large{number}")).as_os_str()]);
             explained |=
