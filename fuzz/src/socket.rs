@@ -58,6 +58,6 @@ fn asked(line: &[u8]) {
             filter.wants(&EventKind::List { path: b"a/b".as_slice().into() });
         }
         // It is the daemon's, whose mount isn't here.
-        Request::Status | Request::Snapshot { .. } => {}
+        Request::Status | Request::Snapshot { .. } | Request::Rollback { .. } | Request::Branch { .. } => {}
     }
 }

@@ -90,6 +90,14 @@ impl Answers for Told {
     fn snapshot(&self, name: Option<&str>) -> std::result::Result<String, String> {
         self.reopening.snapshot(name)
     }
+
+    fn rollback(&self, name: Option<&str>) -> std::result::Result<String, String> {
+        self.reopening.rollback(name)
+    }
+
+    fn branch(&self, new: &Path) -> std::result::Result<Option<String>, String> {
+        self.reopening.branch(new)
+    }
 }
 
 /// Returns `WriteThrough` as `write-through`.

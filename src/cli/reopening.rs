@@ -8,7 +8,9 @@ use crate::fuse::policy::{IoMode, Policy};
 use crate::union::Limits;
 use crate::union::current::{Current, LayerPlace, NotNow};
 use crate::union::escaped_path::EscapedPath;
-use crate::union::live::snapshot::Freezing;
+use crate::union::frozen::branch::Place;
+use crate::union::live::rollback::RollingBack;
+use crate::union::live::snapshot::{Freezing, branch_at_once};
 use crate::union::live::{How, Unchanged};
 use crate::union::options::{FsOptions, Lazy};
 use crate::union::stack::layer::{LowerSource, StackOptions};
@@ -82,15 +84,31 @@ impl Reopening {
 
     /// Takes a snapshot of the upper, and goes on above it.
     pub(super) fn snapshot(&self, name: Option<&str>) -> Result<String, String> {
-        if let Some(why) = &self.never {
-            return Err(format!(
-                "this mount can't take a snapshot while it is mounted: {why}; unmount it, and take one of its upper"
-            ));
+        self.can("take a snapshot", "take one of its upper")?;
+        self.freeze(name).map(|frozen| frozen.layer().name.clone())
+    }
+
+    /// Makes a new upper over what is shown. Returns the name of the snapshot that was taken for it.
+    pub(super) fn branch(&self, new: &Path) -> Result<Option<String>, String> {
+        self.can("be branched", "branch its upper")?;
+        let place = Place::of(new).map_err(|error| error.to_string())?;
+        let (_, upper) = self.live()?;
+        let union = self.current.get().map_err(|why| why.to_string())?;
+        if branch_at_once(&union, upper, &place).map_err(|error| error.to_string())? {
+            return Ok(None);
         }
+        drop(union);
+        let frozen = self.freeze(None)?;
+        let name = frozen.layer().name.clone();
+        match frozen.stand_on(&place) {
+            Ok(()) => Ok(Some(name)),
+            Err(error) => Err(format!("the snapshot {name} was taken, and no branch made: {error}")),
+        }
+    }
+
+    fn freeze(&self, name: Option<&str>) -> Result<Freezing, String> {
         let refused = |why: String| format!("no snapshot was taken, and the mount goes on: {why}");
-        let ended = || NotNow::Ended.to_string();
-        let live = self.live.upgrade().ok_or_else(ended)?;
-        let upper = self.stack.upper.as_deref().ok_or("the mount has no upper")?;
+        let (live, upper) = self.live()?;
         // Whoever has the union keeps it from being exchanged.
         let mut freezing = {
             let union = self.current.get().map_err(|why| refused(why.to_string()))?;
@@ -99,13 +117,68 @@ impl Reopening {
                 .map_err(|error| refused(error.to_string()))?
         };
         match live.exchange(|union| freezing.take(union, &self.how)) {
-            Ok(()) => Ok(freezing.layer().name.clone()),
+            Ok(()) => match freezing.sync() {
+                Ok(()) => Ok(freezing),
+                Err(error) => Err(format!(
+                    "the snapshot {} was taken, and what was written last may not be on the disk: {error}",
+                    freezing.layer().name
+                )),
+            },
             Err(LiveError::Failed(error @ Unchanged::Lost(_))) => Err(error.to_string()),
             Err(error) => {
                 freezing.give_up();
                 Err(refused(error.to_string()))
             }
         }
+    }
+
+    /// Goes back to a snapshot.
+    pub(super) fn rollback(&self, name: Option<&str>) -> Result<String, String> {
+        self.can("go back to a snapshot", "roll that back")?;
+        let refused = |why: String| format!("nothing was thrown away, and the mount goes on: {why}");
+        let (live, upper) = self.live()?;
+        if !live.can_doubt_names() {
+            return Err(refused(
+                "this kernel can't be told that names mean something else now, which Linux 6.16 and later can; unmount it, \
+                 and roll its upper back"
+                    .to_owned(),
+            ));
+        }
+        let back = {
+            let union = self.current.get().map_err(|why| refused(why.to_string()))?;
+            are_in_their_places(&union.layer_places()).map_err(refused)?;
+            RollingBack::prepare(&union, upper, name).map_err(|error| refused(error.to_string()))?
+        };
+        match live.replace(|union| back.go(union, &self.how)) {
+            Ok(()) => {
+                let done = back.end();
+                if let Some(left) = done.left {
+                    log::warn!("{left}; what was thrown away is removed by the next snapshot or rollback");
+                }
+                Ok(done.to)
+            }
+            Err(LiveError::Failed(error @ Unchanged::Lost(_))) => Err(error.to_string()),
+            Err(error) => {
+                back.end();
+                Err(refused(error.to_string()))
+            }
+        }
+    }
+
+    /// Refuses what can't be done with this mount.
+    fn can(&self, what: &str, instead: &str) -> Result<(), String> {
+        match &self.never {
+            None => Ok(()),
+            Some(why) => {
+                Err(format!("this mount can't {what} while it is mounted: {why}; unmount it, and {instead}"))
+            }
+        }
+    }
+
+    /// Returns what exchanges the layers, and the upper.
+    fn live(&self) -> Result<(Arc<Live>, &Path), String> {
+        let live = self.live.upgrade().ok_or_else(|| NotNow::Ended.to_string())?;
+        Ok((live, self.stack.upper.as_deref().ok_or("the mount has no upper")?))
     }
 }
 

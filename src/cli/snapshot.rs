@@ -15,6 +15,7 @@ use super::page::Page;
 use super::{Failure, discard, say};
 use crate::control::client::Client;
 use crate::control::mounts::{self, Mount};
+use crate::control::users;
 use crate::explain::names;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::frozen::listing::{self, Listed};
@@ -150,15 +151,21 @@ struct Remove {
 
 /// Throw away what was changed in an upper since a snapshot
 ///
-/// The upper must not be mounted. Later snapshots stay, and can be gone to likewise; `unionmount snapshots rm` removes them.
+/// Named by its mount point, a mount goes on. What programs have open and is no more answers with an error (ESTALE) from then on, so
+/// it is refused while any has something open there; --force does it. Named as a directory, the upper must not be mounted. Later
+/// snapshots stay, and can be gone to likewise; `unionmount snapshots rm` removes them.
 #[derive(Debug, Args)]
 pub(super) struct Rollback {
+    /// Also while programs have something open in the mount, or something is mounted in it
+    #[arg(short, long)]
+    force: bool,
+
     /// The workdir that its mounts have, where it isn't the one beside it
     #[arg(long, value_name = "DIR")]
     work: Option<PathBuf>,
 
-    /// The upper directory
-    #[arg(value_name = "UPPER")]
+    /// The mount point, or the upper directory
+    #[arg(value_name = "MOUNT|UPPER")]
     upper: PathBuf,
 
     /// The snapshot; 0 is the state before the first [default: the last one that the upper lies on]
@@ -169,14 +176,14 @@ pub(super) struct Rollback {
 /// Make a new upper over what an upper shows: both go on from there, each by itself
 ///
 /// A snapshot of the upper is taken for it, which both share; so it takes no room and no time. Mount the new one with the same
-/// --lower.
+/// --lower. Named by its mount point, a mount goes on; named as a directory, the upper must not be mounted.
 #[derive(Debug, Args)]
 pub(super) struct Branch {
     #[command(flatten)]
     target: TargetArgs,
 
-    /// The upper directory
-    #[arg(value_name = "UPPER")]
+    /// The mount point, or the upper directory
+    #[arg(value_name = "MOUNT|UPPER")]
     upper: PathBuf,
 
     /// The new upper directory, which is made
@@ -200,20 +207,37 @@ impl Snapshot {
 }
 
 impl Snapshot {
-    /// Lets the daemon of a mount take it. What was written before is told to it first.
+    /// Lets the daemon of a mount take it.
     fn of_mount(&self, mount: &Mount) -> Result<String, Failure> {
-        if !self.target.lowers.is_empty() || self.target.work.is_some() || self.target.userxattr {
-            return Err(Failure::usage("--lower, --work and --userxattr are known of what is mounted"));
-        }
-        let point = EscapedPath::from(mount.point.as_path());
-        let failed = |error: &dyn std::fmt::Display| Failure::failed(format!("{point}: {error}"));
-        let open = std::fs::File::open(&mount.point).map_err(|error| failed(&error))?;
-        crate::sys::filesystem::sync(&open)
-            .map_err(|error| failed(&format_args!("cannot write back what is changed: {error}")))?;
-        drop(open);
-        let mut client = Client::connect_within(mount, PATIENCE).map_err(|error| failed(&error))?;
-        client.snapshot(self.name.as_deref()).map_err(|error| failed(&error))
+        let mut client = ready_to_freeze(mount, &self.target)?;
+        client.snapshot(self.name.as_deref()).map_err(|error| failed(mount, &error))
     }
+}
+
+impl Branch {
+    /// Lets the daemon of a mount make it.
+    fn of_mount(&self, mount: &Mount) -> Result<Option<String>, Failure> {
+        // Where its working directory is isn't ours.
+        let new = std::path::absolute(&self.new).map_err(|error| failed(mount, &error))?;
+        let mut client = ready_to_freeze(mount, &self.target)?;
+        client.branch(&new).map_err(|error| failed(mount, &error))
+    }
+}
+
+fn failed(mount: &Mount, error: &dyn std::fmt::Display) -> Failure {
+    Failure::failed(format!("{}: {error}", EscapedPath::from(mount.point.as_path())))
+}
+
+/// Connects with the daemon of a mount that is to freeze its upper. What was written before is told to it first.
+fn ready_to_freeze(mount: &Mount, target: &TargetArgs) -> Result<Client, Failure> {
+    if !target.lowers.is_empty() || target.work.is_some() || target.userxattr {
+        return Err(Failure::usage("--lower, --work and --userxattr are known of what is mounted"));
+    }
+    let open = std::fs::File::open(&mount.point).map_err(|error| failed(mount, &error))?;
+    crate::sys::filesystem::sync(&open)
+        .map_err(|error| failed(mount, &format_args!("cannot write back what is changed: {error}")))?;
+    drop(open);
+    Client::connect_within(mount, PATIENCE).map_err(|error| failed(mount, &error))
 }
 
 /// How long a daemon may take for a snapshot.
@@ -240,6 +264,11 @@ fn live_at(path: &Path) -> Option<Mount> {
 impl Rollback {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         super::logging::start_for_verb();
+        if let Some(mount) = live_at(&self.upper) {
+            let to = self.of_mount(&mount)?;
+            Page::of_line(format_args!("{to}")).print()?;
+            return Ok(ExitCode::SUCCESS);
+        }
         is_not_mounted(&self.upper)?;
         discard::is_unused(&self.upper)?;
         let target = Target { upper: self.upper, work: self.work, ..Target::default() };
@@ -252,11 +281,72 @@ impl Rollback {
     }
 }
 
+impl Rollback {
+    /// Lets the daemon of a mount do it.
+    fn of_mount(&self, mount: &Mount) -> Result<String, Failure> {
+        if self.work.is_some() {
+            return Err(Failure::usage("--work is known of what is mounted"));
+        }
+        if !self.force {
+            is_not_used(mount)?;
+        }
+        let point = EscapedPath::from(mount.point.as_path());
+        let failed = |error: &dyn std::fmt::Display| Failure::failed(format!("{point}: {error}"));
+        let mut client = Client::connect_within(mount, PATIENCE).map_err(|error| failed(&error))?;
+        client.rollback(self.name.as_deref()).map_err(|error| failed(&error))
+    }
+}
+
+/// Refuses a mount in which somebody has something open, and tells who.
+fn is_not_used(mount: &Mount) -> Result<(), Failure> {
+    /// So many are named.
+    const MOST: usize = 10;
+    let point = EscapedPath::from(mount.point.as_path());
+    let cannot =
+        |error: std::io::Error| Failure::failed(format!("{point}: who uses it can't be told: {error}"));
+    let on_it = users::mounted_on(mount).map_err(cannot)?;
+    if let Some(first) = on_it.first() {
+        let first = EscapedPath::from(first.as_path());
+        return Err(Failure::failed(format!(
+            "{point}: {first} is mounted in it, and would be detached; unmount that first, or: --force"
+        )));
+    }
+    let own = std::process::id();
+    let mut users = users::of(mount).map_err(cannot)?;
+    users.retain(|user| user.pid != own);
+    if users.is_empty() {
+        return Ok(());
+    }
+    let told = users.iter().take(MOST).map(|user| {
+        let what = match (user.is_inside, user.open) {
+            (true, 0) => "its working directory".to_owned(),
+            (false, 1) => "a file".to_owned(),
+            (false, open) => format!("{open} files"),
+            (true, open) => format!("its working directory, and {open} open"),
+        };
+        format!("{} {} ({what})", user.pid, EscapedPath::from(user.name.as_bytes()))
+    });
+    let mut told: Vec<String> = told.collect();
+    if users.len() > MOST {
+        told.push(format!("and {} more", users.len() - MOST));
+    }
+    Err(Failure::failed(format!(
+        "{point}: these have something open there: {}; end them, or with --force what is no more fails for them with ESTALE",
+        told.join(", ")
+    )))
+}
+
 impl Branch {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         super::logging::start_for_verb();
-        let target = self.target.target(&self.upper)?;
-        if let Some(taken) = branch::branch(&target, &self.new).map_err(Failure::failed)? {
+        let taken = match live_at(&self.upper) {
+            Some(mount) => self.of_mount(&mount)?,
+            None => {
+                let target = self.target.target(&self.upper)?;
+                branch::branch(&target, &self.new).map_err(Failure::failed)?
+            }
+        };
+        if let Some(taken) = taken {
             let upper = EscapedPath::from(self.upper.as_path());
             say(&format!("{upper}: the snapshot {taken} was taken, which both share"));
         }

@@ -222,6 +222,22 @@ impl Client {
         self.ask(&Request::Snapshot { name: name.map(str::to_owned) })
     }
 
+    /// Lets a new upper be made that shows what the mount shows. Returns the name of the snapshot that was taken for it.
+    ///
+    /// # Errors
+    /// Why it was not done.
+    pub fn branch(&mut self, new: &Path) -> Result<Option<String>, ClientError> {
+        self.ask(&Request::Branch { new: EscapedPath::from(new) })
+    }
+
+    /// Lets the mount go back to a snapshot, and returns its name.
+    ///
+    /// # Errors
+    /// Why it was not done.
+    pub fn rollback(&mut self, name: Option<&str>) -> Result<String, ClientError> {
+        self.ask(&Request::Rollback { name: name.map(str::to_owned) })
+    }
+
     /// Begins to listen. Then [`Trace::next_told`] waits for what happens.
     pub fn trace(mut self, filter: Filter) -> Result<Trace, ClientError> {
         let status = self.ask(&Request::Trace { filter })?;

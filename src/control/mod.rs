@@ -18,3 +18,4 @@ pub mod mounts;
 pub mod protocol;
 pub mod runtime_dir;
 pub mod server;
+pub mod users;

@@ -49,6 +49,17 @@ pub enum Request {
         #[serde(default)]
         name: Option<String>,
     },
+    /// What was changed since a snapshot is thrown away, while it is mounted. Answered by the snapshot's name.
+    Rollback {
+        /// The snapshot; the last one else.
+        #[serde(default)]
+        name: Option<String>,
+    },
+    /// A new upper shows what the mount shows, and goes on by itself. Answered by the name of the snapshot that was taken for it, or none.
+    Branch {
+        /// The new upper, from the root.
+        new: EscapedPath,
+    },
     /// What happens from now on. Answered by a [`Status`], then by events.
     Trace {
         /// Which events.

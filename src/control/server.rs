@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -60,6 +61,19 @@ pub trait Answers: Send + Sync {
     /// # Errors
     /// The reason, for the person who asked.
     fn snapshot(&self, name: Option<&str>) -> std::result::Result<String, String>;
+
+    /// Goes back to a snapshot, and returns its name. Nobody who asks holds the union meanwhile.
+    ///
+    /// # Errors
+    /// The reason, for the person who asked.
+    fn rollback(&self, name: Option<&str>) -> std::result::Result<String, String>;
+
+    /// Makes a new upper over what is shown, and returns the name of the snapshot that was taken for it. Nobody who asks holds the
+    /// union meanwhile.
+    ///
+    /// # Errors
+    /// The reason, for the person who asked.
+    fn branch(&self, new: &Path) -> std::result::Result<Option<String>, String>;
 }
 
 /// What the threads share.
@@ -215,11 +229,21 @@ fn serve(shared: &Shared, client: UnixStream) -> io::Result<()> {
                 return Ok(());
             }
         };
-        if let Request::Snapshot { name } = request {
+        if let Request::Branch { new } = &request {
+            let _changing = shared.changing.lock();
+            let done = shared.answers.branch(new.as_path());
+            send(&client, &done.map_or_else(Reply::Error, Reply::Ok))?;
+            continue;
+        }
+        if matches!(request, Request::Snapshot { .. } | Request::Rollback { .. }) {
             // Whoever ends the mount waits until it is told what has become of it.
             let _changing = shared.changing.lock();
-            let taken = shared.answers.snapshot(name.as_deref());
-            send(&client, &taken.map_or_else(Reply::Error, Reply::Ok))?;
+            let done = match request {
+                Request::Rollback { name } => shared.answers.rollback(name.as_deref()),
+                Request::Snapshot { name } => shared.answers.snapshot(name.as_deref()),
+                _ => Err("not understood".to_owned()),
+            };
+            send(&client, &done.map_or_else(Reply::Error, Reply::Ok))?;
             continue;
         }
         let union = match shared.union.get() {
@@ -237,7 +261,7 @@ fn serve(shared: &Shared, client: UnixStream) -> io::Result<()> {
                 send(&client, &reply)?;
             }
             // Answered above: it waits until nobody has the union.
-            Request::Snapshot { .. } => {}
+            Request::Snapshot { .. } | Request::Rollback { .. } | Request::Branch { .. } => {}
             Request::Trace { filter } => {
                 return trace(shared, union, &client, filter);
             }

@@ -7,16 +7,16 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use fuser::Errno;
+use fuser::{Errno, INodeNo};
 use parking_lot::{RwLock, RwLockWriteGuard};
 
 use super::adaptor::UnionFs;
 use super::dispatch::start_thread;
-use super::session::Filesystem;
 use super::session::init::Wanted;
+use super::session::{Filesystem, Notifier};
 use super::wire::operation::Init;
 use super::wire::{Reply, Request};
 use crate::union::Union;
@@ -74,16 +74,67 @@ impl Live {
         &self,
         change: impl FnOnce(&Union) -> Result<Union, Unchanged<E>>,
     ) -> Result<(), LiveError<E>> {
+        self.exchange_telling(change, |_| {}).map(drop)
+    }
+
+    /// Exchanges what is shown for something else: what the kernel knows of it is asked for anew.
+    ///
+    /// # Errors
+    /// See [`LiveError`].
+    pub fn replace<E: fmt::Display + fmt::Debug>(
+        &self,
+        change: impl FnOnce(&Union) -> Result<Union, Unchanged<E>>,
+    ) -> Result<(), LiveError<E>> {
+        // Names before anybody can ask for one; it takes no lock that a request which waits may have.
+        let union = self.exchange_telling(change, |kernel| {
+            if let Err(error) = kernel.doubt_all_names() {
+                log::error!("the kernel keeps the names that it knows: {error}");
+            }
+        })?;
+        if let Some(union) = union.upgrade()
+            && let Some(kernel) = self.notifier()
+        {
+            forget_attributes(&union, &kernel);
+        }
+        Ok(())
+    }
+
+    /// Tells whether the kernel can be told to ask for all names anew.
+    pub fn can_doubt_names(&self) -> bool {
+        self.notifier().is_some_and(|kernel| kernel.doubt_all_names().is_ok())
+    }
+
+    fn notifier(&self) -> Option<Notifier> {
+        self.shown.read().as_ref().and_then(|shown| shown.notifier().get().cloned())
+    }
+
+    fn exchange_telling<E: fmt::Display + fmt::Debug>(
+        &self,
+        change: impl FnOnce(&Union) -> Result<Union, Unchanged<E>>,
+        tell: impl FnOnce(&Notifier),
+    ) -> Result<Weak<Union>, LiveError<E>> {
         let mut shown = self.parked()?;
+        let since = Instant::now();
         let Some(before) = shown.take() else { return Err(LiveError::Ended) };
         match change(&before.union) {
             Ok(union) => {
-                let (policy, kept) = before.kept();
-                *shown = Some(UnionFs::showing(Arc::new(union), policy, kept));
+                let ((policy, kept), union) = (before.kept(), Arc::new(union));
+                let (next, settle) = (Arc::downgrade(&union), union.settling());
+                *shown = Some(UnionFs::showing(union, policy, kept));
+                if let Some(kernel) = before.notifier().get() {
+                    tell(kernel);
+                }
                 drop(shown);
-                // It has all that was known, and closes what was open: nobody waits for that.
-                start_thread(move || drop(before));
-                Ok(())
+                log::info!(
+                    "the layers were exchanged; requests waited for {} µs",
+                    since.elapsed().as_micros()
+                );
+                // The one before closes what was open, and what it knew is sorted: nobody waits for that.
+                start_thread(move || {
+                    settle();
+                    drop(before);
+                });
+                Ok(next)
             }
             Err(error @ Unchanged::AsBefore(_)) => {
                 before.current().show(None);
@@ -118,6 +169,20 @@ impl Live {
         }
         Err(LiveError::Busy)
     }
+}
+
+/// Lets the kernel forget the attributes of all that it knew, and the listings of directories.
+fn forget_attributes(union: &Union, kernel: &Notifier) {
+    const NO_DATA: i64 = -1;
+    let tell = |ino: u64, data: i64| {
+        if let Err(error) = kernel.inval_inode(INodeNo(ino), data, 0) {
+            log::debug!("the kernel keeps the attributes of {ino:#x}: {error}");
+        }
+    };
+    tell(union.root().ino, 0);
+    let mut known = Vec::new();
+    union.for_each_before(|ino, is_directory| known.push((ino, if is_directory { 0 } else { NO_DATA })));
+    known.into_iter().for_each(|(ino, data)| tell(ino, data));
 }
 
 impl Filesystem for LiveFs {

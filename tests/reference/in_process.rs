@@ -24,7 +24,8 @@ use unionmount::union::change::create::Create;
 use unionmount::union::change::rename::RenameMode;
 use unionmount::union::change::staged::New;
 use unionmount::union::data::file::Write;
-use unionmount::union::frozen::snapshot::{Target, snapshot};
+use unionmount::union::live::How;
+use unionmount::union::live::snapshot::Freezing;
 use unionmount::union::nodes::node::Node;
 use unionmount::union::options::FsOptions;
 use unionmount::union::quota::Bounds;
@@ -88,24 +89,32 @@ impl Vfs {
     fn snapshot(self, stack: &Stack) -> Vfs {
         let Vfs { union, privileged, caller, keeps, held, slots } = self;
         let slots: Vec<(u8, u64)> = slots.into_iter().map(|(slot, node)| (slot, node.ino)).collect();
-        let skeleton = match union.skeleton() {
-            Ok(skeleton) => skeleton,
-            Err(why) => {
-                assert!(why.contains("under a name that was deleted, and has others"), "{why}");
-                let slots = slots.into_iter().map(|(slot, ino)| (slot, union.node(ino).unwrap())).collect();
-                return Vfs { union, privileged, caller, keeps, held, slots };
+        let StackOptions { lowers, upper, .. } = options(stack, LowerForm::Directories);
+        let mut freezing = Freezing::prepare(&union, &upper.unwrap(), &lowers, None).unwrap();
+        let how = How { limits: Limits::default(), options: FsOptions::default() };
+        // Their link counts would be others afterwards.
+        let taken = match freezing.lacks_names() {
+            true => None,
+            false => Some(freezing.take(&union, &how)),
+        };
+        let union = match taken {
+            None => {
+                freezing.give_up();
+                union
+            }
+            Some(Ok(next)) => {
+                // What is known is sorted now, or as it is asked for.
+                if slots.len().is_multiple_of(2) {
+                    next.settling()();
+                }
+                next
+            }
+            Some(Err(why)) => {
+                assert!(why.to_string().contains("under a name that was deleted, and has others"), "{why}");
+                freezing.give_up();
+                union
             }
         };
-        drop(union);
-        let StackOptions { lowers, upper, work, .. } = options(stack, LowerForm::Directories);
-        let target = Target { upper: upper.unwrap(), work, lowers, ..Target::default() };
-        if let Err(refused) = snapshot(&target, None) {
-            // A copy whose other names an opaque directory hides can't be told from one whose lowers aren't named.
-            assert!(refused.to_string().contains("whose other names are in none of the layers"), "{refused}");
-        }
-        let layers = Layers::open(&options(stack, LowerForm::Directories)).unwrap();
-        let mut union = Union::new(layers, Limits::default()).unwrap();
-        union.take_over(skeleton);
         let slots = slots.into_iter().map(|(slot, ino)| (slot, union.node(ino).unwrap())).collect();
         Vfs { union, privileged, caller, keeps, held, slots }
     }
@@ -134,6 +143,9 @@ impl Vfs {
         }
         self.keeps = false;
         self.forget();
+        // What waited until all that was known before a snapshot is sorted goes with what is forgotten next.
+        self.union.settling()();
+        self.union.forget(u64::MAX, 0);
         assert_eq!(self.union.known_nodes(), 1, "nodes that nobody knows any more");
         let exact = || self.union.quota().is_none_or(|quota| quota.is_exact());
         assert!(wait_until(Duration::from_secs(60), exact), "it was counted anew meanwhile");

@@ -307,3 +307,38 @@ fn write_one_of_several(place: &Place) {
     fs::write(place.at("mnt/names/1"), "three names").unwrap();
     unmount(place);
 }
+
+#[test]
+fn a_mount_is_branched_while_it_is_used() {
+    support::needs_root!();
+    let place = Place::new();
+    build(&place);
+    mount(&place, &["--lower", "a:b", "--upper", "up"]);
+    let root = place.at("mnt");
+    change(&root);
+    let mut open = OpenOptions::new().append(true).open(root.join("changed")).unwrap();
+    let expected = support::Snapshot::take(&root);
+    let made = place.unionmount(&["branch", "mnt", "other"]);
+    assert!(made.code == Some(0) && made.err.contains("the snapshot 1 was taken"), "{made:?}");
+    fs::create_dir(place.at("beside")).unwrap();
+    place.unionmount(&["--lower", "a:b", "--upper", "other", "beside"]).ok();
+    crate::assert_same(&expected, &place.at("beside"), &support::Fields::tree(), "the branch");
+    // From there each goes on by itself.
+    open.write_all(b", and more").unwrap();
+    fs::write(place.at("beside/kept"), "of the branch").unwrap();
+    assert_eq!(fs::read_to_string(place.at("beside/changed")).unwrap(), "changed here");
+    assert_eq!(fs::read_to_string(root.join("changed")).unwrap(), "changed here, and more");
+    assert_eq!(fs::read_to_string(root.join("kept")).unwrap(), "b/kept");
+    drop(open);
+    // Where nothing was changed since a snapshot, none is needed.
+    take(&place, "last");
+    let names = || printed(place.unionmount(&["snapshots", "-q", "mnt"]));
+    let before = names();
+    place.unionmount(&["branch", "mnt", "third"]).ok();
+    assert_eq!(names(), before);
+    place.unionmount(&["branch", "mnt", "third"]).refused(1, &["exists already"]);
+    place.sh("cd mnt && ../unionmount branch . ../fourth").ok();
+    assert!(place.at("fourth").is_dir());
+    place.unionmount(&["umount", "beside"]).ok();
+    unmount(&place);
+}

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod live;
+mod rollback;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -266,9 +267,12 @@ fn what_a_mount_has_is_left_alone() {
             "{refused:?}"
         );
     }
-    for verb in [&["snapshots", "rm", "mnt", "one"][..], &["rollback", "mnt"], &["branch", "mnt", "other"]] {
+    for verb in
+        [&["snapshots", "rm", "mnt", "one"][..], &["rollback", "mnt/d"], &["branch", "mnt/d", "other"]]
+    {
         place.unionmount(verb).refused(1, &["lies in a mount"]);
     }
+    place.unionmount(&["rollback", "mnt"]).refused(1, &["the mount goes on"]);
     assert!(!place.at(".up.layers").exists() && !place.at("other").exists());
     assert_eq!(place.names("up"), ["new"]);
 }

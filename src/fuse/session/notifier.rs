@@ -77,6 +77,17 @@ impl Notifier {
         self.send(Code::FUSE_NOTIFY_RESEND, &[0u8; 0], &[])
     }
 
+    /// Lets it ask for each name again that it knows, or knows to be missing, when it is used next.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL`: a kernel before 6.16 doesn't know how.
+    pub fn doubt_all_names(&self) -> io::Result<()> {
+        /// `FUSE_NOTIFY_INC_EPOCH`, of version 7.44 of the protocol.
+        const INC_EPOCH: u32 = 8;
+        self.send_code(INC_EPOCH, &[0u8; 0], &[])
+    }
+
     /// Registers a file for passthrough.
     ///
     /// # Errors
@@ -87,11 +98,15 @@ impl Notifier {
     }
 
     fn send(&self, code: Code, body: &(impl IntoBytes + Immutable), more: &[&[u8]]) -> io::Result<()> {
+        self.send_code(u32::from(code), body, more)
+    }
+
+    fn send_code(&self, code: u32, body: &(impl IntoBytes + Immutable), more: &[&[u8]]) -> io::Result<()> {
         let body = body.as_bytes();
         let size = HEADER_SIZE + body.len() + more.iter().map(|part| part.len()).sum::<usize>();
         let size = u32::try_from(size).map_err(|_| io::Error::from(Errno::TOOBIG))?;
         // A notification is a reply to nothing, with its code for the error.
-        let header = abi::fuse_out_header { len: size, error: u32::from(code).cast_signed(), unique: 0 };
+        let header = abi::fuse_out_header { len: size, error: code.cast_signed(), unique: 0 };
         let [first, second] = [0, 1].map(|i| more.get(i).copied().unwrap_or_default());
         let parts = [header.as_bytes(), body, first, second].map(IoSlice::new);
         match self.0.notify(&parts) {

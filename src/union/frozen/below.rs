@@ -37,16 +37,6 @@ pub fn of_path(path: &Path) -> Result<Option<Below>> {
     }
 }
 
-/// Returns what the upper at a path lies on, which must be there.
-///
-/// # Errors
-/// Those of opening it, and of [`of`].
-pub(super) fn of_present(path: &Path) -> Result<Option<Below>> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let upper = rustix::fs::open(path, flags, Mode::empty()).map_err(SnapshotError::io("open it", path))?;
-    of(upper.as_fd(), path)
-}
-
 /// Returns what an open upper lies on; `None`: on no frozen layers. `path` is for messages.
 ///
 /// # Errors

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, RenameFlags, fsync, renameat_with, symlinkat};
+use rustix::fs::{Mode, OFlags, RenameFlags, fsync, openat, renameat_with, symlinkat};
 use rustix::io::Errno;
 
 use crate::sys::remove;
@@ -32,9 +32,7 @@ pub fn branch(target: &Target, new: &Path) -> std::result::Result<Option<String>
     let place = Place::of(new)?;
     let (held, state) = snapshot::ready(target)?;
     let mut writing = held.writing()?;
-    let nothing_to_stand_on =
-        held.head()?.is_none_or(|head| head.layer == 0) && writing.layers.record.base.is_none();
-    let taken = if nothing_to_stand_on || !held.is_empty()? {
+    let taken = if needs_snapshot(&held, &writing)? {
         Some(snapshot::freeze(&held, &mut writing, state, None)?.name)
     } else {
         None
@@ -43,8 +41,16 @@ pub fn branch(target: &Target, new: &Path) -> std::result::Result<Option<String>
     Ok(taken)
 }
 
+/// Tells whether something is in an upper that is to be frozen before a branch can stand on it, or nothing is frozen below it yet.
+pub(in crate::union) fn needs_snapshot(held: &Held, writing: &Writing) -> Result<bool> {
+    let nothing_to_stand_on =
+        held.head()?.is_none_or(|head| head.layer == 0) && writing.layers.record.base.is_none();
+    Ok(nothing_to_stand_on || !held.is_empty()?)
+}
+
 /// Where a branch will be.
-struct Place {
+#[derive(Debug)]
+pub struct Place {
     path: PathBuf,
     /// The directory that holds it, from the root.
     parent: PathBuf,
@@ -53,7 +59,11 @@ struct Place {
 }
 
 impl Place {
-    fn of(new: &Path) -> Result<Place> {
+    /// Returns where one that is to be made will be.
+    ///
+    /// # Errors
+    /// When something is there already.
+    pub fn of(new: &Path) -> Result<Place> {
         let refused = |why: &str| SnapshotError::refused(new, why);
         let name = new.file_name().ok_or_else(|| refused("is no name for a new directory"))?;
         let parent = match new.parent() {
@@ -133,7 +143,7 @@ fn has_only_own(path: &Path) -> Result<bool> {
 }
 
 /// Makes the branch over the layer that an upper lies on.
-fn stand_on(held: &Held, writing: &Writing, place: &Place) -> Result<()> {
+pub(in crate::union) fn stand_on(held: &Held, writing: &Writing, place: &Place) -> Result<()> {
     let below = held_on(held, writing)?;
     let (layers, layer) = (&below.layers, below.layer);
     let base =
@@ -170,7 +180,11 @@ struct On {
 /// Returns the layer that an upper lies on: its own, or what it branches off itself.
 fn held_on(held: &Held, writing: &Writing) -> Result<On> {
     // The new upper, where the old one was frozen just now.
-    let head = below::of_present(&held.upper.path)?.map_or(0, |below| below.head.layer);
+    let (path, flags) =
+        (&held.upper.path, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC);
+    let upper = openat(&held.site.parent, &held.site.name, flags, Mode::empty())
+        .map_err(SnapshotError::io("open the new upper", path))?;
+    let head = below::of(upper.as_fd(), path)?.map_or(0, |below| below.head.layer);
     let own =
         writing.layers.again()?.ok_or_else(|| SnapshotError::damaged(&writing.layers.path, "is gone"))?;
     match (head, own.record.base.clone()) {

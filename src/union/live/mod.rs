@@ -8,8 +8,10 @@
 //! | module | what it knows |
 //! |---|---|
 //! | [`snapshot`] | the upper is frozen |
+//! | [`rollback`] | the upper is thrown away |
 //! | `succession` | the union that takes over |
 
+pub mod rollback;
 pub mod snapshot;
 mod succession;
 

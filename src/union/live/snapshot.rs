@@ -7,6 +7,7 @@ use std::path::Path;
 use rustix::fs::fsync;
 
 use crate::union::Union;
+use crate::union::frozen::branch::{self, Place};
 use crate::union::frozen::held::{Held, Writing};
 use crate::union::frozen::linking::{self, IndexState};
 use crate::union::frozen::record::FrozenLayer;
@@ -15,6 +16,7 @@ use crate::union::frozen::snapshot::{self, Prepared};
 use crate::union::frozen::unfit::SnapshotError;
 use crate::union::live::Unchanged;
 use crate::union::live::succession::{self, How, Successor};
+use crate::union::nodes::skeleton::OfUpper;
 use crate::union::stack::layer::LowerSource;
 use crate::union::stack::stack_error::StackError;
 
@@ -70,16 +72,37 @@ impl Freezing {
     pub fn take(&mut self, union: &Union, how: &How) -> Result<Union, Unchanged<StackError>> {
         let skeleton = self.bring_up_to_date(union).map_err(Unchanged::AsBefore).and_then(|()| {
             union
-                .skeleton()
+                .skeleton(OfUpper::Frozen)
                 .map_err(|why| Unchanged::AsBefore(SnapshotError::refused(&self.held.upper.path, why).into()))
         })?;
         let exchanged = (&self.held, &self.writing.layers, &*self.prepared.place());
         succession::exchange(union, exchanged, &self.successor, (how, skeleton))
     }
 
+    /// Writes to the disk what was written between the preparation and the exchange, now that it was taken.
+    ///
+    /// # Errors
+    /// Those of syncfs(2).
+    pub fn sync(&self) -> Result<(), SnapshotError> {
+        self.held.sync()
+    }
+
+    /// Makes a branch over the layer, now that it was taken.
+    ///
+    /// # Errors
+    /// When it can't be made.
+    pub fn stand_on(&self, place: &Place) -> Result<(), SnapshotError> {
+        branch::stand_on(&self.held, &self.writing, place)
+    }
+
     /// Gives it up: what was prepared is removed.
     pub fn give_up(self) {
         gave_up(self.writing);
+    }
+
+    /// Tells whether files have names that a layer hides: from the snapshot on their counts of names are of those that are shown.
+    pub fn lacks_names(&self) -> bool {
+        !self.lacking.is_empty()
     }
 
     /// Returns the layer.
@@ -106,6 +129,20 @@ impl Freezing {
         }
         Ok(())
     }
+}
+
+/// Makes a branch of the upper at a path, which is that of a mount, unless something in it is to be frozen for that: then `false`.
+///
+/// # Errors
+/// When it can't be made.
+pub fn branch_at_once(union: &Union, upper: &Path, place: &Place) -> Result<bool, StackError> {
+    let held = succession::held(union, upper)?;
+    let writing = held.writing()?;
+    if branch::needs_snapshot(&held, &writing)? {
+        return Ok(false);
+    }
+    branch::stand_on(&held, &writing, place)?;
+    Ok(true)
 }
 
 /// Removes what was prepared. What can't be removed now is by whoever changes the record next.

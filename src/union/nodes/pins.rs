@@ -14,6 +14,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use rustix::io::Errno;
@@ -47,6 +48,8 @@ pub(in crate::union) struct Pins {
     quota: Option<Arc<Quota>>,
     limit: usize,
     held: Mutex<HeldPins>,
+    /// How many objects are held, those without a descriptor too.
+    pinned: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, Default)]
@@ -58,7 +61,12 @@ struct HeldPins {
 impl Pins {
     /// Makes a budget of so many descriptors. `quota`: what counts the objects of the upper.
     pub fn new(limit: usize, quota: Option<Arc<Quota>>) -> Arc<Pins> {
-        Arc::new(Pins { quota, limit, held: Mutex::default() })
+        Arc::new(Pins { quota, limit, held: Mutex::default(), pinned: Arc::default() })
+    }
+
+    /// Returns how many objects are held.
+    pub fn in_use(&self) -> usize {
+        self.pinned.load(Ordering::Acquire)
     }
 
     /// Takes one, for this descriptor, on the account of the user for whom this thread works. Where the kernel didn't tell
@@ -111,7 +119,8 @@ impl Pins {
             let ino = quota.hold(held.host()?.as_fd())?;
             Some((quota.clone(), ino))
         });
-        Arc::new(Pinned { held, share, counted })
+        self.pinned.fetch_add(1, Ordering::AcqRel);
+        Arc::new(Pinned { held, share, counted, all: self.pinned.clone() })
     }
 
     /// Takes a share; with `all`, as much as there is instead.
@@ -155,10 +164,13 @@ pub struct Pinned {
     share: Option<Arc<Share>>,
     /// What counts it, and its number there.
     counted: Option<(Arc<Quota>, u64)>,
+    /// Counts all that are held.
+    all: Arc<AtomicUsize>,
 }
 
 impl Drop for Pinned {
     fn drop(&mut self) {
+        self.all.fetch_sub(1, Ordering::AcqRel);
         if let Some((quota, ino)) = &self.counted
             && let Some(fd) = self.held.host()
         {

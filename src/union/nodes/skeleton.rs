@@ -9,15 +9,12 @@ use std::hash::RandomState;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::{Mode, OFlags, openat};
-
 use crate::error::{FsError, Result};
-use crate::sys::filesystem;
 use crate::sys::object::Kind;
 use crate::union::Union;
 use crate::union::events::Events;
 use crate::union::lookup::realdir::RealDir;
-use crate::union::nodes::bones::Bone;
+use crate::union::nodes::bones::{Bone, Bones, Nodes};
 use crate::union::nodes::generation::{Generation, Sighting};
 use crate::union::nodes::node::{DirPart, NewNode, Node, NodePlace};
 use crate::union::nodes::pins::{Pinned, Pins};
@@ -26,8 +23,12 @@ use crate::union::nodes::table::Numbers;
 
 /// What a union hands on to the one that takes its mount over.
 pub struct Skeleton {
-    bones: Vec<(u64, Bone)>,
+    bones: Arc<Bones>,
+    nodes: Arc<Nodes>,
     nameless: Vec<Nameless>,
+    /// What isn't known any more.
+    lost: Vec<u64>,
+    upper: OfUpper,
     numbers: Numbers,
     generations: RandomState,
     frozen: usize,
@@ -38,7 +39,7 @@ pub struct Skeleton {
 
 impl fmt::Debug for Skeleton {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Skeleton").field("bones", &self.bones.len()).finish_non_exhaustive()
+        f.debug_struct("Skeleton").field("nodes", &self.nodes.len()).finish_non_exhaustive()
     }
 }
 
@@ -62,47 +63,57 @@ struct Nameless {
 type RemovedDir = (Option<Arc<RealDir>>, Vec<Arc<RealDir>>);
 
 impl Union {
-    /// Returns what stays of this union when its layers are opened anew. Nobody may change anything from here on.
+    /// Returns what stays of this union when its layers are opened anew. Nobody may change anything from here on. What of the upper
+    /// stays known: see [`OfUpper`].
     ///
     /// # Errors
     /// Why it can't be done now: what is open, or how the layers number what they hold.
-    pub fn skeleton(&self) -> std::result::Result<Skeleton, &'static str> {
+    pub fn skeleton(&self, upper: OfUpper) -> std::result::Result<Skeleton, &'static str> {
         if self.regions.interns() {
             return Err(
                 "a layer has inode numbers of more than 48 bits, or files that are mounted on others",
             );
         }
-        let (mut bones, mut nameless, mut failed) = (Vec::with_capacity(self.table.len()), Vec::new(), None);
-        self.table.for_each(|node| match self.left_of(node) {
-            Ok(Left::Nothing) => {}
-            Ok(Left::Bone(bone)) => bones.push((node.ino, bone)),
-            Ok(Left::Nameless(one)) => nameless.push(one),
-            Err(why) => failed = Some(why),
-        });
+        let (mut nameless, mut lost, mut failed) = (Vec::new(), Vec::new(), None);
+        let gone = upper == OfUpper::Gone;
+        // To go through all nodes takes a while, and mostly there are none without a name.
+        if self.pins.in_use() > 0 {
+            self.table.for_each(|node| match self.left_of(node) {
+                Ok(None) => {}
+                Ok(Some(one)) => nameless.push(one),
+                // Its data or its other names go, and it with them.
+                Err(_) if gone => lost.push(node.ino),
+                Err(why) => failed = Some(why),
+            });
+        }
         if let Some(why) = failed {
             return Err(why);
         }
-        self.table.bones().for_each(|ino, bone| bones.push((ino, bone.clone())));
         let counts = self.counters.all().iter().map(|count| count.load(Ordering::Relaxed)).collect();
-        let (numbers, pins, events) = (self.table.numbers(), self.pins.clone(), self.events.clone());
+        let own = self.layers.first().map(|upper| upper.root.region()).filter(|_| gone);
+        let (numbers, pins, events) = (self.table.numbers(own), self.pins.clone(), self.events.clone());
         let (generations, frozen) = (self.fds.generations().key(), self.frozen);
-        Ok(Skeleton { bones, nameless, numbers, generations, frozen, pins, events, counts })
+        let (bones, nodes) = (self.table.bones().clone(), self.table.nodes().clone());
+        Ok(Skeleton {
+            bones,
+            nodes,
+            nameless,
+            lost,
+            upper,
+            numbers,
+            generations,
+            frozen,
+            pins,
+            events,
+            counts,
+        })
     }
 
-    fn left_of(&self, node: &Arc<Node>) -> std::result::Result<Left, &'static str> {
+    /// Returns what is left of a node that has no name.
+    fn left_of(&self, node: &Arc<Node>) -> std::result::Result<Option<Nameless>, &'static str> {
         let lookups = u32::try_from(node.lookups()).unwrap_or(u32::MAX);
         let (fd, upper) = match &*node.place.read() {
-            NodePlace::Root => return Ok(Left::Nothing),
-            NodePlace::Named { parent, entry } => {
-                return Ok(Left::Bone(Bone {
-                    parent: parent.ino,
-                    name: entry.name().into(),
-                    lookups,
-                    mapped: node.is_mapped(),
-                    real: node.real(),
-                    generation: node.generation(),
-                }));
-            }
+            NodePlace::Root | NodePlace::Named { .. } => return Ok(None),
             NodePlace::Pinned { fd, upper } => (fd.clone(), *upper),
         };
         if self.metacopies.contains_key(&node.ino) {
@@ -112,7 +123,7 @@ impl Union {
         if upper && node.dir.is_none() && has_names() {
             return Err("a file is open under a name that was deleted, and has others; close it first");
         }
-        Ok(Left::Nameless(Nameless {
+        Ok(Some(Nameless {
             ino: node.ino,
             kind: node.kind,
             lookups,
@@ -127,19 +138,24 @@ impl Union {
         }))
     }
 
-    /// Writes to the disk what the upper's filesystem holds back.
-    ///
-    /// # Errors
-    /// Those of syncfs(2).
-    pub fn sync_upper(&self) -> Result<()> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = openat(self.upper()?.root(), c".", flags, Mode::empty())?;
-        Ok(filesystem::sync(&root)?)
+    /// Calls `f` with the number of each node that was known before the layers were opened anew, and whether it is a directory.
+    pub fn for_each_before(&self, mut f: impl FnMut(u64, bool)) {
+        self.table.bones().for_each(|ino, bone| f(ino, bone.is_directory));
+        // And what somebody has asked for since.
+        self.table.for_each(|node| f(node.ino, node.dir.is_some()));
     }
 
     /// Takes over what the kernel knows of the union before, which showed the same.
     pub fn take_over(&mut self, skeleton: Skeleton) {
-        let Skeleton { bones, nameless, numbers, generations, frozen, pins, events, counts } = skeleton;
+        let Skeleton { bones, nodes, nameless, lost, upper: of_upper, .. } = skeleton;
+        let Skeleton { numbers, generations, frozen, pins, events, counts, .. } = skeleton;
+        // From here on the union before serves nobody: what is left in its table are the nodes that have names.
+        nameless
+            .iter()
+            .map(|one| one.ino)
+            .chain(lost)
+            .chain([self.root.ino])
+            .for_each(|ino| drop(nodes.remove(&ino)));
         self.fds.set_generations_key(generations);
         (self.pins, self.events) = (pins, events);
         self.counters.all().iter().zip(counts).for_each(|(own, count)| own.store(count, Ordering::Relaxed));
@@ -175,7 +191,13 @@ impl Union {
                 self.deferred.defer(one.ino);
             }
         }
-        bones.into_iter().for_each(|(ino, bone)| self.table.bones().insert(ino, bone));
+        self.table.take_over(bones, nodes, of_upper == OfUpper::Gone);
+    }
+
+    /// Returns what is left to do of having taken over, which may take a while, and for which the union needn't be held.
+    pub fn settling(&self) -> impl FnOnce() + Send + 'static {
+        let bones = self.table.bones().clone();
+        move || bones.convert()
     }
 
     /// Returns the node of a number that was known before the layers were opened anew.
@@ -256,9 +278,11 @@ impl Union {
     }
 }
 
-/// What is left of a node.
-enum Left {
-    Nothing,
-    Bone(Bone),
-    Nameless(Nameless),
+/// What becomes of the upper when the layers are opened anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OfUpper {
+    /// It is there, as a layer below another.
+    Frozen,
+    /// It is thrown away, and what is open of it isn't reached any more.
+    Gone,
 }

@@ -7,7 +7,7 @@ use dashmap::{DashMap, Entry};
 use parking_lot::Mutex;
 
 use crate::sys::object::Kind;
-use crate::union::nodes::bones::Bones;
+use crate::union::nodes::bones::{Bones, Nodes};
 use crate::union::nodes::generation::{Generation, Sighting};
 use crate::union::nodes::node::{DirPart, Identity, NewNode, Node, NodePlace};
 use crate::union::nodes::region::InodeId;
@@ -25,7 +25,7 @@ const SMALL_FALLBACK: u64 = 1 << 31;
 /// parent). So there is never more than one node for one object.
 #[derive(Debug, Default)]
 pub struct Table {
-    nodes: DashMap<u64, Arc<Node>>,
+    nodes: Arc<Nodes>,
     /// Numbers given to objects for which the rule had none.
     fallback: DashMap<InodeId, u64>,
     next_fallback: AtomicU64,
@@ -36,7 +36,7 @@ pub struct Table {
     /// How many nodes left since it was last shrunk.
     gone: AtomicUsize,
     /// Nodes of the union before this one, by number, that nobody has asked for since: see [`crate::union::nodes::skeleton`].
-    bones: Bones,
+    bones: Arc<Bones>,
 }
 
 /// Numbers that were given out where the rule has none.
@@ -72,8 +72,19 @@ impl Table {
     }
 
     /// Returns the nodes that nobody has asked for since the stack was opened anew.
-    pub(in crate::union) fn bones(&self) -> &Bones {
+    pub(in crate::union) fn bones(&self) -> &Arc<Bones> {
         &self.bones
+    }
+
+    /// Returns the nodes themselves, for the union that takes over.
+    pub(in crate::union) fn nodes(&self) -> &Arc<Nodes> {
+        &self.nodes
+    }
+
+    /// Takes over what the union before knew: its bones, and its nodes that have names.
+    pub(in crate::union) fn take_over(&mut self, bones: Arc<Bones>, nodes: Arc<Nodes>, is_gone: bool) {
+        bones.take_over(nodes, is_gone);
+        self.bones = bones;
     }
 
     /// Calls `f` with each node.
@@ -94,11 +105,13 @@ impl Table {
         }
     }
 
-    /// Returns the numbers that were given out where the rule had none.
-    pub(in crate::union) fn numbers(&self) -> Numbers {
+    /// Returns the numbers that were given out where the rule had none; without those of a region whose objects are gone.
+    pub(in crate::union) fn numbers(&self, gone: Option<u16>) -> Numbers {
+        let stays = |real: InodeId| gone.is_none() || real.region() != gone;
+        let given = self.fallback.iter().map(|given| (*given.key(), *given.value()));
         Numbers {
             next: self.next_fallback.load(Ordering::Relaxed),
-            given: self.fallback.iter().map(|given| (*given.key(), *given.value())).collect(),
+            given: given.filter(|(real, _)| stays(*real)).collect(),
         }
     }
 
@@ -150,7 +163,10 @@ impl Table {
             Some(fallback) => *fallback,
             None => self.xino(identity.origin)?,
         };
-        self.bones.get(number).filter(|bone| bone.real == identity.real).map(|bone| bone.generation)
+        self.bones
+            .get(number)
+            .filter(|bone| !bone.is_dead && bone.real == identity.real)
+            .map(|bone| bone.generation)
     }
 
     /// Returns the node of an object that was found, made by `make` if it isn't known. Counts `lookups` more lookups
@@ -246,7 +262,8 @@ impl Table {
 
     /// Drops the nodes that were forgotten while a request still held them, as far as that is over.
     pub fn release_lingering(&self, left: &mut impl FnMut(u64)) {
-        let deferred = std::mem::take(&mut *self.deferred.lock());
+        let mut deferred = std::mem::take(&mut *self.deferred.lock());
+        deferred.extend(self.bones.take_ready());
         for ino in deferred {
             self.release(ino, left);
         }
@@ -405,6 +422,8 @@ mod tests {
             mapped: false,
             real: real_id(0, ino),
             generation: Generation::UNKNOWN,
+            is_directory: false,
+            is_dead: false,
         };
         let directory = || NewNode {
             kind: Kind::Directory,
@@ -425,6 +444,44 @@ mod tests {
             table.forget(file, 1, |_| {});
             assert_eq!(table.len(), 1, "{known}: {:?}", table.get(dir));
         }
+    }
+
+    #[test]
+    fn what_is_known_of_the_union_before_is_found_forgotten_and_let_go_at_any_time() {
+        let (before, root) = table();
+        let directory = |parent: &Arc<Node>| NewNode {
+            kind: Kind::Directory,
+            place: NodePlace::Named { parent: parent.clone(), entry: Named::new(b"d", NodeSource::Upper) },
+            dir: Some(Box::new(DirPart::new(None, Vec::new()))),
+        };
+        let [upper, lower] = [NodeSource::Upper, NodeSource::Lower(0)];
+        let file = |parent: &Arc<Node>, source| NewNode {
+            kind: Kind::File,
+            place: NodePlace::Named { parent: parent.clone(), entry: Named::new(b"f", source) },
+            dir: None,
+        };
+        let dir = before.obtain(id(10), Sighting::default(), 1, || directory(&root));
+        before.obtain(id(11), Sighting::default(), 1, || file(&dir, upper));
+        before.obtain(id(12), Sighting::default(), 2, || file(&dir, lower));
+        before.nodes().remove(&ROOT);
+        drop(dir);
+        let (mut after, root) = table();
+        after.take_over(before.bones().clone(), before.nodes().clone(), true);
+        assert_eq!(after.len(), 4);
+        // What was of the upper is gone with it, and the rest is what it was.
+        let seen = Sighting::default();
+        let is = |ino, real| after.bones().get(ino).unwrap().is_of(real_id(0, real), seen);
+        assert_eq!([is(10, 10), is(11, 11), is(12, 12), is(12, 13)], [false, false, true, false]);
+        let found = after.obtain(id(12), seen, 0, || file(&root, lower));
+        assert_eq!((found.ino, found.lookups(), after.len()), (12, 2, 4));
+        drop(found);
+        // The directory stays until it is known that nothing lies below it.
+        after.forget(12, 2, |_| {});
+        after.forget(10, 1, |_| {});
+        after.forget(11, 1, |_| {});
+        after.bones().convert();
+        after.release_lingering(&mut |_| {});
+        assert_eq!((after.len(), after.bones().len()), (1, 0));
     }
 
     /// Where numbers are given again at once, and nothing tells generations.
