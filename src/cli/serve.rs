@@ -115,7 +115,7 @@ fn answer(
     let hooks = Hooks {
         abandon: Box::new(move || {
             if let Ok(union) = abandoned.get() {
-                union.shut_down();
+                union.abandon();
             }
         }),
         ready: Box::new(move |kernel| {

@@ -15,13 +15,24 @@ const DEVICE: &str = "/dev/fuse";
 /// S_IFDIR, as the kernel's FUSE wants it.
 const ROOT_MODE: &str = "40000";
 
-/// Mounts a stack on nothing and returns its root; `upper`: the writable layer and its workdir. `id` and `hold` as of
+/// The writable layer of a stack.
+#[derive(Debug, Clone, Copy)]
+pub struct Written<'a> {
+    /// Its directory.
+    pub upper: &'a Path,
+    /// Its workdir.
+    pub work: &'a Path,
+    /// What it is mounted with (`-o`).
+    pub options: &'a str,
+}
+
+/// Mounts a stack on nothing and returns its root; `written`: what receives changes. `id` and `hold` as of
 /// [`mounting::mount`]. This process must be root, of the machine or of a user namespace. Setuid programs and devices have no
 /// effect in it.
 ///
 /// # Errors
 /// The message of the daemon, and those of mounting.
-pub fn open(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, id: &str, hold: &[&Path]) -> Result<OwnedFd> {
+pub fn open(lowers: &[PathBuf], written: Option<Written<'_>>, id: &str, hold: &[&Path]) -> Result<OwnedFd> {
     let failed = |what: &'static str| ContainerError::io::<rustix::io::Errno>(what, DEVICE);
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let device = rustix::fs::open(DEVICE, flags, Mode::empty()).map_err(failed("open it"))?;
@@ -29,7 +40,10 @@ pub fn open(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, id: &str, hold: &
     let mount = mount(&device, &source).map_err(failed("mount by it"))?;
     // The daemon finds it by its number. No other thread starts a program meanwhile.
     fcntl_setfd(&device, FdFlags::empty()).map_err(failed("hand it on"))?;
-    let mut command = mounting::stacked(lowers, upper, hold);
+    let mut command = mounting::stacked(lowers, written.map(|to| (to.upper, to.work)), hold);
+    if let Some(to) = written {
+        command.arg("-o").arg(to.options);
+    }
     command.arg(source).arg(format!("/dev/fd/{}", device.as_raw_fd()));
     mounting::started(&mut command)?;
     let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;

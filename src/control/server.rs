@@ -137,10 +137,10 @@ impl Server {
 
 impl Server {
     /// Goes on though the mount has ended, for who asks what its daemon still does. The next mount may have the device's number, so
-    /// the socket is called after the process.
+    /// the socket is called after the process, and after its own number: processes of several pid namespaces may share the directory.
     pub fn outlives_mount(&mut self) {
         self.shared.unmounted.store(true, Ordering::Relaxed);
-        let name = runtime_dir::socket_name(&format!("ended-{}", self.shared.about.pid));
+        let name = runtime_dir::socket_name(&format!("ended-{}-{}", self.shared.about.pid, self.ino));
         match runtime_dir::rename_own(&self.dir, (&self.name, self.ino), &name) {
             Ok(()) => self.name = name,
             Err(error) => log::debug!("control socket: keeps its name: {error}"),

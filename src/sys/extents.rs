@@ -11,6 +11,10 @@ use rustix::io::{Errno, Result};
 /// `_IOWR('f', 11, struct fiemap)`, whose fixed part has 32 bytes.
 const FIEMAP: u32 = 0xc020_660b;
 const LAST: u32 = 1;
+/// There is room, and no data yet.
+const UNWRITTEN: u32 = 0x800;
+/// What is in the kernel's cache is written first.
+const SYNC: u32 = 1;
 const MOST: usize = 32;
 
 #[repr(C)]
@@ -47,15 +51,55 @@ pub fn with_room(file: BorrowedFd<'_>, start: u64, end: u64) -> Result<u64> {
     }
 }
 
+/// Calls `each` with where data of a file begin and end, from its beginning to before `end`. What is in the kernel's cache alone is
+/// written first, and room without data is passed over: SEEK_DATA takes it for data when somebody has read it, for then there are
+/// pages of it in the cache.
+///
+/// # Errors
+/// Those of writing, of the ioctl and of lseek(2).
+pub fn written(file: BorrowedFd<'_>, end: u64, each: &mut dyn FnMut(u64, u64)) -> Result<()> {
+    let by_map = for_each_extent(file, (0, end), SYNC, &mut |extent, from, to| {
+        if extent.flags & UNWRITTEN == 0 {
+            each(from, to);
+        }
+    });
+    match by_map {
+        Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL | Errno::NOSYS) => {}
+        done => return done,
+    }
+    let mut at = 0;
+    while at < end {
+        let data = match seek(file, SeekFrom::Data(at)) {
+            Err(Errno::NXIO) => break,
+            data => data?,
+        };
+        at = seek(file, SeekFrom::Hole(data))?;
+        each(data, at.min(end));
+    }
+    Ok(())
+}
+
 fn by_map(file: BorrowedFd<'_>, start: u64, end: u64) -> Result<u64> {
+    let mut found = 0;
+    for_each_extent(file, (start, end), 0, &mut |_, from, to| found += to - from)?;
+    Ok(found)
+}
+
+/// Calls `each` with the extents of a part of a file, and where in that part they begin and end.
+fn for_each_extent(
+    file: BorrowedFd<'_>,
+    (start, end): (u64, u64),
+    flags: u32,
+    each: &mut dyn FnMut(&Extent, u64, u64),
+) -> Result<()> {
     let none =
         Extent { logical: 0, physical: 0, length: 0, reserved: [0; 2], flags: 0, reserved_too: [0; 3] };
-    let (mut at, mut found) = (start, 0);
+    let mut at = start;
     while at < end {
         let mut map = Map {
             start: at,
             length: end - at,
-            flags: 0,
+            flags,
             mapped: 0,
             count: MOST as u32,
             reserved: 0,
@@ -69,14 +113,18 @@ fn by_map(file: BorrowedFd<'_>, start: u64, end: u64) -> Result<u64> {
         let extents = &map.extents[..(map.mapped as usize).min(MOST)];
         let Some(last) = extents.last() else { break };
         let ends = |extent: &Extent| extent.logical.saturating_add(extent.length);
-        let within = |extent: &Extent| ends(extent).min(end).saturating_sub(extent.logical.max(at));
-        found += extents.iter().map(within).sum::<u64>();
+        for extent in extents {
+            let (from, to) = (extent.logical.max(at), ends(extent).min(end));
+            if from < to {
+                each(extent, from, to);
+            }
+        }
         if last.flags & LAST != 0 || ends(last) <= at {
             break;
         }
         at = ends(last);
     }
-    Ok(found)
+    Ok(())
 }
 
 fn by_data(file: BorrowedFd<'_>, start: u64, end: u64) -> Result<u64> {
@@ -119,6 +167,23 @@ mod tests {
                 with_room(fd, 2 << 20, 3 << 20),
             ];
             assert_eq!(counted, [12288, 0, 8192, 4096, 0].map(Ok), "{dir}");
+            let mut data = Vec::new();
+            written(fd, 300_000, &mut |from, to| data.push((from, to))).unwrap();
+            assert_eq!(data, [(4096, 12288), (256 << 10, (256 << 10) + 4096)], "{dir}");
         }
+    }
+
+    /// A power failure may leave room whose data never came; who reads that has pages of zeros in the cache.
+    #[test]
+    fn room_without_data_is_no_data_whoever_reads_it() {
+        let file = tempfile::tempfile_in("/tmp").unwrap();
+        file.set_len(1 << 20).unwrap();
+        let flags = rustix::fs::FallocateFlags::KEEP_SIZE;
+        rustix::fs::fallocate(&file, flags, 65536, 65536).unwrap();
+        file.write_all_at(&[1; 4096], 81920).unwrap();
+        std::io::copy(&mut &file, &mut std::io::sink()).unwrap();
+        let mut data = Vec::new();
+        written(file.as_fd(), 1 << 20, &mut |from, to| data.push((from, to))).unwrap();
+        assert_eq!(data, [(81920, 86016)]);
     }
 }

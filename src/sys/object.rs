@@ -284,6 +284,11 @@ impl At<'_> {
         }
     }
 
+    /// Does as [`At::pin`] by an opening of its own, which keeps no other one from ending.
+    pub fn pin_apart(&self) -> Result<OwnedFd> {
+        self.open(OFlags::PATH)
+    }
+
     /// Opens a regular file for reading, which changes its access time only where the kernel insists.
     pub fn open_read(&self) -> Result<OwnedFd> {
         unnoticed(|noatime| self.open(OFlags::RDONLY | noatime))

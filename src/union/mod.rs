@@ -305,10 +305,19 @@ impl Union {
 
     /// Unmounts cleanly: nothing is left in the workdir.
     pub fn shut_down(&self) {
+        self.close_upper(false);
+    }
+
+    /// Does as [`Union::shut_down`] while requests may still be answered, by a process that is about to end.
+    pub fn abandon(&self) {
+        self.close_upper(true);
+    }
+
+    fn close_upper(&self, served: bool) {
         if let Some(upper) = &self.upper {
             // What a filesystem sets aside for a file that is open is given back.
             self.files.close();
-            upper.close();
+            upper.close(served);
         }
     }
 

@@ -184,7 +184,7 @@ fn copies_blocks(options: &FsOptions, upper: Option<&Upper>) -> bool {
     let can = upper.is_some_and(ordered);
     if !can {
         log::warn!(
-            "option lazy: files are copied up whole, as the upper's filesystem isn't ext4 with data=ordered"
+            "option lazy: files are copied up whole, as the upper's filesystem is neither ext4 with data=ordered nor XFS, or has DAX"
         );
     }
     can

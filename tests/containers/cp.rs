@@ -299,3 +299,19 @@ fn whatever_ends_a_copy_nothing_is_left_of_it() {
     }
     clean(&bed);
 }
+
+/// A container's limit holds for what is copied into it while it doesn't run.
+#[test]
+fn what_is_copied_in_keeps_to_the_containers_limit() {
+    if let Some(why) = lacking(false) {
+        support::skip!("{why}");
+    }
+    let bed = Bed::new();
+    bed.um(&["create", "--name", "c", "--size", "4M", "bb"]).ok();
+    bed.sh("head -c 8M /dev/zero >home/large && head -c 1M /dev/zero >home/small").ok();
+    bed.um(&["cp", "home/large", "c:/"]).refused(1, &["No space left on device"]);
+    bed.um(&["cp", "home/small", "c:/"]).ok();
+    bed.um(&["cp", "c:/small", "home/again"]).ok();
+    bed.sh("cmp home/small home/again").ok();
+    clean(&bed);
+}

@@ -12,7 +12,10 @@ use super::{content, for_writing, room};
 
 const SIZE: usize = 20 << 20;
 
-/// An ext4 with a journal, and a stack with its upper there.
+/// Filesystems on which blocks are copied.
+const FILESYSTEMS: [&str; 2] = ["ext4", "xfs"];
+
+/// A filesystem, and a stack with its upper there.
 struct Place {
     stack: Stack,
     // Unmounted after all that lies on it.
@@ -21,8 +24,12 @@ struct Place {
 }
 
 fn place() -> Place {
+    place_on("ext4")
+}
+
+fn place_on(filesystem: &str) -> Place {
     let scratch = Scratch::new();
-    let disk = LoopFilesystem::new(&scratch, "disk", "ext4", 256 << 20);
+    let disk = LoopFilesystem::new(&scratch, "disk", filesystem, 400 << 20);
     let stack = Stack::new(1).with_upper_in(disk.path());
     stack.lower(0).file("d/large", content(SIZE, 1)).file("small", content(5000, 2));
     Place { stack, _disk: disk, _scratch: scratch }
@@ -39,7 +46,11 @@ fn is_half(path: &Path) -> bool {
 #[test]
 fn the_first_byte_costs_a_block() {
     support::needs_root!();
-    let place = place();
+    FILESYSTEMS.into_iter().for_each(the_first_byte_costs_a_block_on);
+}
+
+fn the_first_byte_costs_a_block_on(filesystem: &str) {
+    let place = place_on(filesystem);
     let stack = &place.stack;
     let here = lazy(stack);
     let before = room(stack.upper().root());
@@ -187,7 +198,11 @@ fn programs_work_in_half_copied_files() {
 #[test]
 fn a_huge_sparse_file() {
     support::needs_root!();
-    let place = place();
+    FILESYSTEMS.into_iter().for_each(a_huge_sparse_file_on);
+}
+
+fn a_huge_sparse_file_on(filesystem: &str) {
+    let place = place_on(filesystem);
     let stack = &place.stack;
     let size = 100 << 30;
     stack.lower(0).sparse("huge", size, &[(50 << 30, b"middle"), (size - 3, b"end")]);
@@ -215,7 +230,11 @@ fn a_huge_sparse_file() {
 #[test]
 fn all_ways_of_writing() {
     support::needs_root!();
-    let place = place();
+    FILESYSTEMS.into_iter().for_each(all_ways_of_writing_on);
+}
+
+fn all_ways_of_writing_on(filesystem: &str) {
+    let place = place_on(filesystem);
     let stack = &place.stack;
     let mut expected = content(SIZE, 1);
     for (round, option) in
@@ -265,7 +284,7 @@ fn all_ways_of_writing() {
 fn other_filesystems_copy_whole() {
     support::needs_root!();
     let scratch = Scratch::new();
-    let disk = LoopFilesystem::new(&scratch, "plain", "xfs", 400 << 20);
+    let disk = LoopFilesystem::tmpfs(&scratch, "plain", 64 << 20);
     let stack = Stack::new(1).with_upper_in(disk.path());
     stack.lower(0).file("large", content(SIZE, 1));
     let here = lazy(&stack);
@@ -273,4 +292,104 @@ fn other_filesystems_copy_whole() {
     assert!(!is_half(&stack.upper().root().join("large")));
     assert!(fs::metadata(stack.upper().root().join("large")).unwrap().blocks() * 512 >= SIZE as u64);
     here.unmount();
+}
+
+/// Where extents can be shared, a copy has all of them at once and takes no room.
+#[test]
+fn what_can_share_extents_is_whole() {
+    support::needs_root!();
+    for filesystem in ["xfs", "btrfs"] {
+        let scratch = Scratch::new();
+        let disk = LoopFilesystem::new(&scratch, "disk", filesystem, 400 << 20);
+        let at = |name: &str| disk.path().join(name);
+        for name in ["lower", "upper", "work"] {
+            fs::create_dir(at(name)).unwrap();
+        }
+        fs::write(at("lower/large"), content(SIZE, 1)).unwrap();
+        rustix::fs::syncfs(File::open(disk.path()).unwrap()).unwrap();
+        let free = || rustix::fs::statvfs(disk.path()).map(|told| told.f_bfree * told.f_frsize).unwrap();
+        let before = free();
+        let options = support::Options {
+            lowers: vec![at("lower")],
+            upper: Some(at("upper")),
+            work: Some(at("work")),
+            extra: vec!["lazy=keep".to_owned()],
+            ..support::Options::default()
+        };
+        let here = Mount::new(&options, &scratch.dir("merged"));
+        let file = for_writing(here.join("large"));
+        file.write_all_at(b"!", 5).unwrap();
+        file.sync_all().unwrap();
+        assert!(!is_half(&at("upper/large")), "{filesystem}");
+        assert!(before - free() < 4 << 20, "{filesystem}: {} bytes were taken", before - free());
+        drop(file);
+        here.unmount();
+        let mut expected = content(SIZE, 1);
+        expected[5] = b'!';
+        assert!(fs::read(at("upper/large")).unwrap() == expected, "{filesystem}");
+    }
+}
+
+/// Holes and zeros at the borders of blocks, at the end of the lower's data and of the file, and beside them; nothing else is copied.
+#[test]
+fn holes_and_zeros_in_a_huge_file() {
+    support::needs_root!();
+    use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+    const PUNCH: FallocateFlags = FallocateFlags::PUNCH_HOLE.union(FallocateFlags::KEEP_SIZE);
+    for filesystem in FILESYSTEMS {
+        let place = place_on(filesystem);
+        let stack = &place.stack;
+        let size: u64 = (100 << 30) + 123;
+        let data = 50 << 30;
+        stack.lower(0).sparse("huge", size, &[(data, &[7; 3 * 4096 + 1]), (size - 3, b"end")]);
+        let here = lazy(stack);
+        let file = for_writing(here.join("huge"));
+        let bytes = |at: u64, length: usize| {
+            let mut bytes = vec![1; length];
+            file.read_exact_at(&mut bytes, at).unwrap();
+            bytes
+        };
+        let mut expected = vec![7; 3 * 4096 + 1];
+        for (mode, from, to) in [
+            (PUNCH, 4095, 4097),
+            (FallocateFlags::ZERO_RANGE, 8191, 8192),
+            (FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE, 8193, 8200),
+            (PUNCH, 3 * 4096, 3 * 4096 + 1),
+            (PUNCH, 3 * 4096 + 1, 5 * 4096),
+        ] {
+            fallocate(&file, mode, data + from, to - from).unwrap();
+            let end = (to as usize).min(expected.len());
+            expected[(from as usize).min(end)..end].fill(0);
+            assert!(bytes(data, expected.len()) == expected, "{filesystem}: {mode:?} {from}..{to}");
+        }
+        // Half of the file, of which the lower has little; over the end; beyond it.
+        fallocate(&file, PUNCH, data + 9000, 1 << 35).unwrap();
+        expected[9000..].fill(0);
+        assert!(bytes(data, expected.len()) == expected, "{filesystem}");
+        assert_eq!(bytes(size - 3, 3), b"end");
+        fallocate(&file, FallocateFlags::ZERO_RANGE, size - 1, 5000).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), size + 4999);
+        assert_eq!(bytes(size - 3, 6), b"en\0\0\0\0");
+        for mode in [FallocateFlags::COLLAPSE_RANGE, FallocateFlags::INSERT_RANGE] {
+            assert!(fallocate(&file, mode, 0, 4096).is_err(), "{filesystem}: {mode:?}");
+        }
+        // A lower's block is data, and what comes behind a hole is found.
+        assert_eq!(seek(&file, SeekFrom::Data(data - 1)).unwrap(), data - 1);
+        assert!(seek(&file, SeekFrom::Hole(data)).unwrap() >= size);
+        assert_eq!(seek(&file, SeekFrom::Data(size + 4999)).unwrap_err(), rustix::io::Errno::NXIO);
+        file.sync_all().unwrap();
+        drop(file);
+        let copy = stack.upper().root().join("huge");
+        assert!(is_half(&copy), "{filesystem}");
+        let taken = fs::metadata(&copy).unwrap().blocks() * 512;
+        assert!(taken <= 64 << 10, "{filesystem}: {taken} bytes were taken");
+        here.unmount();
+        let here = lazy(stack);
+        let file = File::open(here.join("huge")).unwrap();
+        let mut again = vec![1; expected.len()];
+        file.read_exact_at(&mut again, data).unwrap();
+        assert!(again == expected, "{filesystem}, after a remount");
+        drop(file);
+        here.unmount();
+    }
 }

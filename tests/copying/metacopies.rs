@@ -6,7 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 
-use support::{Fields, Mount, Snapshot, Stack, diff, read_xattrs};
+use support::{Fields, LoopFilesystem, Mount, Scratch, Snapshot, Stack, diff, read_xattrs};
 
 use super::{content, for_writing, mount, room};
 
@@ -292,4 +292,29 @@ fn digests_in_marks_are_checked_when_that_is_asked_for() {
         }
         here.unmount();
     }
+}
+
+/// What was copied before the disk was full is nobody's, and goes.
+#[test]
+fn data_that_do_not_fit_take_no_room() {
+    support::needs_root!();
+    let scratch = Scratch::new();
+    let disk = LoopFilesystem::new(&scratch, "disk", "ext4", 16 << 20);
+    let stack = Stack::new(1).with_upper_in(disk.path());
+    stack.lower(0).file("large", content(24 << 20, 1));
+    let here = mount(&stack);
+    chmod(here.join("large"), 0o600);
+    let upper = stack.upper().root();
+    let before = room(upper);
+    let refused = for_writing_at_all(&here.join("large")).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(28));
+    assert_eq!(room(upper), before, "of a file that isn't copied");
+    assert!(is_metacopy(&upper.join("large")));
+    assert!(fs::read(here.join("large")).unwrap() == content(24 << 20, 1));
+    fs::write(here.join("other"), content(6 << 20, 2)).unwrap();
+    here.unmount();
+}
+
+fn for_writing_at_all(path: &Path) -> std::io::Result<()> {
+    fs::File::options().write(true).open(path)?.write_at(b"x", 0).map(drop)
 }

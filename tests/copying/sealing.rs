@@ -117,7 +117,7 @@ fn copies_of_blocks_and_sealing_are_traced() {
          {listening}
          printf x | dd of=mnt/large bs=1 seek=8191 conv=notrunc status=none
          printf x | dd of=mnt/large bs=1 seek=8191 conv=notrunc status=none
-         fallocate -p -o 0 -l 4096 mnt/large
+         fallocate -o 0 -l 4096 mnt/large
          n=0; until grep -q seal told || [ $n -gt 5000 ]; do n=$((n + 1)); done
          kill $trace"
     );

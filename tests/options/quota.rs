@@ -348,3 +348,156 @@ fn what_cannot_be_counted_is_refused() {
     assert!(without.contains("name one by --upper"), "{without}");
     assert!(refused("--upper up -o size=much").contains("K, M, G or T"));
 }
+
+/// What the kernel has taken into its cache and there is no room for is told to who asks, and no more of it is lost than must be.
+#[test]
+fn what_is_written_late_and_does_not_fit_is_told_and_the_rest_is_kept() {
+    support::needs_root!();
+    let stack = Stack::new(1);
+    stack.lower(0).file("copied", vec![1; 1 << 20]);
+    let here = stack.mount_with(&["size=8M,writeback"]);
+    let piece = |number: u32| number.to_le_bytes().repeat(1024);
+    let all: Vec<u8> = (1..=12 << 8).flat_map(piece).collect();
+    File::create(here.join("closed")).unwrap();
+    let mut file = File::create(here.join("late")).unwrap();
+    file.write_all(&all).unwrap();
+    assert_eq!(errno(file.sync_all()), ENOSPC);
+    drop(file);
+    let closed = here.join("closed");
+    let closed = format!("of={}", closed.to_str().unwrap());
+    let dd = std::process::Command::new("dd")
+        .args(["if=/dev/zero", &closed, "bs=1M", "count=2"])
+        .output()
+        .unwrap();
+    assert!(!dd.status.success() && String::from_utf8_lossy(&dd.stderr).contains("No space left"), "{dd:?}");
+    here.unmount();
+    let upper = stack.upper().root();
+    assert!(on_disk(upper).0 <= 8 * MIB);
+    let kept = fs::read(upper.join("late")).unwrap();
+    let whole = kept.chunks(4096).zip(all.chunks(4096)).filter(|(one, other)| one == other).count();
+    assert!(whole >= (8 << 8) - 16, "of what fits {whole} blocks are there");
+}
+
+/// As on any filesystem that becomes full in the midst of a write.
+#[test]
+fn a_write_that_fits_in_part_is_done_in_part() {
+    support::needs_root!();
+    let stack = Stack::new(1);
+    let here = limited(&stack);
+    let mut file = File::create(here.join("f")).unwrap();
+    let (mut there, mut last) = (0, 0);
+    let error = loop {
+        match file.write(&vec![5; 700_000]) {
+            Ok(count) => (there, last) = (there + count as u64, count),
+            Err(e) => break e,
+        }
+    };
+    assert_eq!(error.raw_os_error(), Some(ENOSPC));
+    assert!(last < 700_000 && there > 8 * MIB - 16_384, "{last} {there}");
+    assert_eq!(fs::metadata(here.join("f")).unwrap().len(), there);
+    assert!(fs::read(here.join("f")).unwrap().iter().all(|byte| *byte == 5));
+    drop(file);
+    here.unmount();
+}
+
+#[test]
+fn attributes_that_need_no_room_can_be_set_on_a_full_upper() {
+    support::needs_root!();
+    let stack = Stack::new(1);
+    let here = limited(&stack);
+    fs::write(here.join("f"), "x").unwrap();
+    setxattr(here.join("f"), "user.old", b"before", XattrFlags::empty()).unwrap();
+    fill(&here.join("full"));
+    while File::create(here.join("more")).and_then(|mut file| file.write_all(&[1; 4096])).is_ok() {
+        fs::rename(here.join("more"), here.join("some")).unwrap();
+    }
+    let before = taken(here.path()).0;
+    // Within the inode.
+    setxattr(here.join("f"), "user.a", b"small", XattrFlags::empty()).unwrap();
+    for name in ["user.new", "user.old"] {
+        let large = setxattr(here.join("f"), name, &[1; 3000], XattrFlags::empty());
+        assert_eq!(large.map_err(|e| e.raw_os_error()), Err(ENOSPC), "{name}");
+    }
+    let shown = support::read_xattrs(&here.join("f")).unwrap();
+    assert_eq!(shown.get(&b"user.old"[..]).map(|value| &value[..]), Some(&b"before"[..]));
+    assert_eq!(shown.get(&b"user.a"[..]).map(|value| &value[..]), Some(&b"small"[..]));
+    assert!(!shown.contains_key(&b"user.new"[..]));
+    assert_eq!(taken(here.path()).0, before);
+    here.unmount();
+}
+
+/// XFS sets aside as much again for a file that grows.
+#[test]
+fn what_a_filesystem_sets_aside_is_given_back_to_who_needs_it() {
+    support::needs_root!();
+    let scratch = Scratch::new();
+    let disk = LoopFilesystem::new(&scratch, "disk", "xfs", 320 << 20);
+    let stack = Stack::new(1).with_upper_in(disk.path());
+    let here = stack.mount_with(&["size=64M"]);
+    let mut grows = File::create(here.join("grows")).unwrap();
+    for _ in 0..36 {
+        grows.write_all(&[1; 1 << 20]).unwrap();
+    }
+    drop(grows);
+    fs::write(here.join("other"), vec![2; 26 << 20]).unwrap();
+    assert!(fs::read(here.join("other")).unwrap().iter().all(|byte| *byte == 2));
+    here.unmount();
+    assert!(on_disk(stack.upper().root()).0 <= 64 * MIB);
+}
+
+/// Somebody may own the workdir and put there what he likes.
+#[test]
+fn a_note_that_cannot_be_written_keeps_no_mount_from_coming_up() {
+    support::needs_root!();
+    let place = Place::new();
+    place.sh("mkdir -p w/quota.unionmount/x && mkdir -p precious && echo precious >precious/f").ok();
+    let mount = || {
+        let words = ["--lower", "a", "--upper", "up", "--work", "w", "-o", "size=8M", "mnt"];
+        assert_eq!(place.unionmount(&words).code, Some(0));
+    };
+    mount();
+    fs::write(place.at("mnt/f"), vec![1; 3 << 20]).unwrap();
+    place.unionmount(&["umount", "mnt"]).ok();
+    place.sh("rm -r w/quota.unionmount && ln precious/f w/quota.unionmount").ok();
+    mount();
+    let (bytes, _) = taken(&place.at("mnt"));
+    assert!(bytes >= 3 * MIB, "{bytes}");
+    fs::write(place.at("mnt/g"), vec![1; 3 << 20]).unwrap();
+    place.unionmount(&["umount", "mnt"]).ok();
+    assert_eq!(fs::read_to_string(place.at("precious/f")).unwrap(), "precious\n");
+}
+
+/// A daemon that is told to end while its mount, which isn't its own to unmount, goes on: nobody knows what was done meanwhile.
+#[test]
+fn a_count_is_not_trusted_after_a_mount_that_was_abandoned() {
+    support::needs_root!();
+    use rustix::fs::{Mode, OFlags};
+    use std::os::fd::AsRawFd;
+    let place = Place::new();
+    let device = rustix::fs::open("/dev/fuse", OFlags::RDWR, Mode::empty()).unwrap();
+    let number = device.as_raw_fd();
+    let data = format!("fd={number},rootmode=40000,user_id=0,group_id=0,default_permissions");
+    let data = std::ffi::CString::new(data).unwrap();
+    rustix::mount::mount(
+        "x",
+        place.at("mnt"),
+        "fuse.unionmount",
+        rustix::mount::MountFlags::empty(),
+        data.as_c_str(),
+    )
+    .unwrap();
+    let given = format!("/dev/fd/{number}");
+    place.unionmount(&["--lower", "a", "--upper", "up", "-o", "size=8M,inodes=200", &given]).ok();
+    drop(device);
+    fs::write(place.at("mnt/f"), vec![1; 3 << 20]).unwrap();
+    rustix::process::kill_process(place.daemon(), rustix::process::Signal::TERM).unwrap();
+    place.wait_for_no_daemon();
+    place.umount("mnt");
+    let marks = support::read_xattrs(&place.at("up")).unwrap();
+    assert!(marks.keys().all(|name| !name.ends_with(b".quota")), "{marks:?}");
+    place.unionmount(&["--lower", "a", "--upper", "up", "-o", "size=8M,inodes=200", "mnt"]).ok();
+    assert!(wait_until(PATIENCE, || taken(&place.at("mnt")) == on_disk(&place.at("up"))));
+    place.unionmount(&["umount", "mnt"]).ok();
+    let marks = support::read_xattrs(&place.at("up")).unwrap();
+    assert!(marks.keys().any(|name| name.ends_with(b".quota")), "{marks:?}");
+}

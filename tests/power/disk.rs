@@ -75,14 +75,14 @@ pub fn copy_sparse(from: &Path, to: &Path) {
     }
 }
 
-/// Makes an empty image of `size` bytes with a filesystem.
-pub fn make_image(path: &Path, filesystem: &str, size: u64) {
+/// Makes an empty image of `size` bytes with a filesystem. `more`: further words of its mkfs.
+pub fn make_image(path: &Path, filesystem: &str, size: u64, more: &[&str]) {
     File::create(path).unwrap().set_len(size).unwrap();
     let words: &[&str] = match filesystem {
         "ext4" => &["-Fq", "-E", "lazy_itable_init=0,lazy_journal_init=0", "-b", "4096"],
         _ => &["-fq"],
     };
-    let mut arguments: Vec<&OsStr> = words.iter().map(OsStr::new).collect();
+    let mut arguments: Vec<&OsStr> = words.iter().chain(more).map(OsStr::new).collect();
     arguments.push(path.as_os_str());
     run(format!("mkfs.{filesystem}"), &arguments);
 }

@@ -143,7 +143,7 @@ fn large_copy_ups() {
     on_each("large_copy_ups", |rig| rig.run(&named("large", workload::large()), &plain(End::Nothing)));
 }
 
-/// Files whose data stay below until they are written to, and of which then blocks are copied (on ext4): no block is the copy's
+/// Files whose data stay below until they are written to, and of which then blocks are copied (on ext4 and XFS): no block is the copy's
 /// whose data never came, and none is the lower's where a synced write was.
 #[test]
 fn half_copied_files() {

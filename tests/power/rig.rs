@@ -141,6 +141,25 @@ pub struct Plan {
     pub options: &'static [&'static str],
 }
 
+impl Plan {
+    /// Whether files are copied up block by block, so that they must not share extents with the lower.
+    fn copies_blocks(&self) -> bool {
+        self.options.contains(&"lazy=keep")
+    }
+}
+
+/// Reads all files below a directory.
+fn read_all(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => read_all(&entry.path()),
+            // What can't be read is for who looks at it.
+            Ok(kind) if kind.is_file() => drop(fs::read(entry.path())),
+            _ => {}
+        }
+    }
+}
+
 /// What follows when all sequences are done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
@@ -191,7 +210,7 @@ impl Rig {
     pub fn run(&self, sequences: &[(String, Sequence)], plan: &Plan) -> Vec<String> {
         let taken = |(name, one): &(String, Sequence)| (name.clone(), self.worker.sequence(one));
         let sequences: Vec<_> = sequences.iter().map(taken).collect();
-        let base = self.base(&sequences);
+        let base = self.base(&sequences, plan);
         let live = self.scratch.path().join("live.img");
         copy_sparse(&base, &live);
         let (ran, record) = self.work(&live, &sequences, plan);
@@ -232,7 +251,7 @@ impl Rig {
     /// Tells a tale on an empty disk, and looks at `points` failures in each of its steps. Returns what was broken.
     pub fn tell(&self, tale: impl FnOnce(&Scratch) -> Tale<'_>, points: usize) -> Vec<String> {
         let [base, live] = ["base.img", "live.img"].map(|name| self.scratch.path().join(name));
-        make_image(&base, self.filesystem.name, self.filesystem.size);
+        make_image(&base, self.filesystem.name, self.filesystem.size, &[]);
         copy_sparse(&base, &live);
         let sector = self.filesystem.sector;
         let filesystem = self.filesystem.name;
@@ -244,11 +263,13 @@ impl Rig {
     }
 
     /// The image of the disk before the sequences; that of the time before, if they begin with the same.
-    fn base(&self, sequences: &[(String, Sequence)]) -> PathBuf {
+    fn base(&self, sequences: &[(String, Sequence)], plan: &Plan) -> PathBuf {
         let base = self.scratch.path().join("base.img");
         let specs: Vec<_> = sequences.iter().map(|(_, sequence)| sequence.spec.clone()).collect();
         if *self.prepared.borrow() != specs {
-            make_image(&base, self.filesystem.name, self.filesystem.size);
+            let unshared = plan.copies_blocks() && self.is_on("xfs");
+            let words: &[&str] = if unshared { &["-m", "reflink=0"] } else { &[] };
+            make_image(&base, self.filesystem.name, self.filesystem.size, words);
             self.prepare(&base, sequences);
             self.prepared.replace(specs);
         }
@@ -353,7 +374,7 @@ impl Rig {
             if plan.end == End::Unmount {
                 ran.iter_mut().for_each(|ran| ran.end("unmount", began, disk.position()));
             }
-            if plan.options.contains(&"lazy=keep") && self.is_on("ext4") {
+            if plan.copies_blocks() && !self.is_on("btrfs") {
                 let has = has_half_copied(&mounted.path().join("upper"));
                 assert!(has, "no file was copied in part, and nothing of that is looked at");
             }
@@ -475,6 +496,10 @@ impl Rig {
 
     fn look_in(&self, device: &Path, ran: &[Ran], positions: &[usize]) -> Vec<Option<String>> {
         let mounted = Mounted::new(device, self.filesystem.name, self.scratch.path().join("failed"));
+        if self.worker == Worker::Union {
+            // As a backup does. What is in the kernel's cache then is not for that in the files.
+            read_all(&mounted.path().join("upper"));
+        }
         let view = self.view(mounted.path(), false, None, &[]);
         let found: Vec<_> =
             ran.iter().map(|ran| Found::read(&view.path.join(&ran.dir), self.worker)).collect();

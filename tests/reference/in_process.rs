@@ -221,7 +221,10 @@ impl Vfs {
         }
         // The kernel asks for this where there is something to take away.
         let kill = !self.privileged;
-        self.union.write(node, offset, &vec![fill; length], Write { kill, late: false }).map_err(errno)
+        self.union
+            .write(node, offset, &vec![fill; length], Write { kill, ..Write::default() })
+            .map(drop)
+            .map_err(errno)
     }
 
     fn set(&self, node: &Arc<Node>, set: SetAttr) -> Result<(), Errno> {

@@ -7,6 +7,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::scope::Scope;
 use crate::container::called::{Called, called};
+use crate::container::detached::Written;
 use crate::container::error::{ContainerError, Result};
 use crate::container::record::{Container, image_layers};
 use crate::container::{detached, mounting, namespace as of_users};
@@ -91,7 +92,10 @@ impl Root {
                 }
                 let lowers = container.lowers(store()?)?;
                 let (upper, work) = (container.upper(), container.work());
-                let fd = detached::open(&lowers.paths, Some((&upper, &work)), container.short_id(), &[])?;
+                // Its limits hold here as well.
+                let options = container.record.settings.mount_options();
+                let written = Written { upper: &upper, work: &work, options: &options };
+                let fd = detached::open(&lowers.paths, Some(written), container.short_id(), &[])?;
                 Ok(of(fd, Some(upper), None))
             }
         }

@@ -189,12 +189,13 @@ impl Changer {
             Operation::Write { offset, data, flags } => {
                 let cached = flags.contains(WriteFlags::FUSE_WRITE_CACHE);
                 let how = Write {
+                    cached,
                     kill: flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
                     // Only then does the kernel tell the time of the write itself.
                     late: self.policy.io == IoMode::WriteBack && cached,
                 };
-                union.write(&node, offset, data, how)?;
-                Ok(Done::Written(data.len() as u32))
+                let written = union.write(&node, offset, data, how)?;
+                Ok(Done::Written(written as u32))
             }
             // For this and the next the kernel has set-user-id and set-group-id taken away before it asks, by a FUSE_SETATTR
             // that sets nothing.

@@ -56,13 +56,29 @@ impl Upper {
         let ino = quota.meet(object);
         let _room = match (growth, object) {
             (Growth::None, _) => None,
-            (Growth::Some(bytes), _) => Some(quota.room(bytes, 0)?),
             (Growth::Range(start, length), At::Fd(file)) => Some(quota.room_in(file, start, length)?),
             (Growth::Range(_, length), At::Name(..)) => Some(quota.room(length, 0)?),
         };
         let done = change();
         quota.look(ino, object);
         done
+    }
+
+    /// Makes a change of an object of the upper that may need room, as the filesystem sees fit. `take_back` undoes it where there is
+    /// none.
+    ///
+    /// # Errors
+    /// Those of both, and `ENOSPC` where there was no room for it.
+    pub(in crate::union) fn growing_a_little<R, E: From<Errno>>(
+        &self,
+        object: At<'_>,
+        change: impl FnOnce() -> std::result::Result<R, E>,
+        take_back: impl FnOnce() -> std::result::Result<(), E>,
+    ) -> std::result::Result<R, E> {
+        match &self.quota {
+            Some(quota) => quota.try_change(object, change, take_back),
+            None => change(),
+        }
     }
 
     /// Gives a file so many bytes of another's data, of which `data` tells how many are no holes.
@@ -281,14 +297,16 @@ impl Upper {
         })
     }
 
-    /// Leaves to the next mount how much the upper takes.
-    pub(in crate::union::change) fn close_quota(&self) {
+    /// Leaves to the next mount how much the upper takes. `served`: somebody may change it still.
+    pub(in crate::union::change) fn close_quota(&self, served: bool) {
         if let Some(quota) = &self.quota {
             // A filesystem allots some blocks only when it writes.
-            if let Err(e) = self.sync_all() {
+            if quota.has_changed()
+                && let Err(e) = self.sync_all()
+            {
                 log::warn!("the upper's filesystem can't be written to the disk: {e}");
             }
-            quota.close(self.tree().map_err(|e| e.errno()));
+            quota.close(self.tree().map_err(|e| e.errno()), served);
         }
     }
 }

@@ -12,16 +12,16 @@
 )]
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use rustix::fs::{self, AtFlags, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
 use crate::error::Result;
-use crate::sys::filesystem;
 use crate::sys::object::{At, Writable};
+use crate::sys::{copy, filesystem};
 use crate::union::change::failpoint::{self, Failpoint};
 use crate::union::change::lend::with_rights;
 use crate::union::change::new::New;
@@ -108,6 +108,8 @@ pub struct Upper {
     pub(in crate::union::change) whiteout: Mutex<Option<Vec<u8>>>,
     pub(in crate::union::change) links: LinkIndex,
     pub(in crate::union::change) quota: Option<Arc<Quota>>,
+    /// Whether files of its own filesystem can share extents with it, once that was tried.
+    shares: OnceLock<bool>,
 }
 
 impl Upper {
@@ -137,7 +139,23 @@ impl Upper {
             whiteout: Mutex::new(None),
             links,
             quota,
+            shares: OnceLock::new(),
         })
+    }
+
+    /// Tells whether a copy of the file can share its extents, so that it needs no data of its own.
+    pub(in crate::union::change) fn shares_with(&self, file: BorrowedFd<'_>) -> Result<bool> {
+        // Tests of a unit are there to have files half-copied, wherever they run.
+        if cfg!(test) || At::Fd(file).stat()?.dev != At::Fd(self.root()).stat()?.dev {
+            return Ok(false);
+        }
+        if let Some(shares) = self.shares.get() {
+            return Ok(*shares);
+        }
+        // What is so made goes at once, and takes nothing.
+        let shares =
+            self.unnamed_file().is_ok_and(|to| copy::share(file, to.as_fd(), 1).is_ok_and(|done| done));
+        Ok(*self.shares.get_or_init(|| shares))
     }
 
     /// Returns what the upper's filesystem can do.
@@ -321,13 +339,13 @@ impl Upper {
         }
     }
 
-    /// Leaves nothing in the workdir but what the next mount needs: a clean unmount.
-    pub fn close(&self) {
+    /// Leaves nothing in the workdir but what the next mount needs: a clean unmount. `served`: somebody may change something still.
+    pub fn close(&self, served: bool) {
         if self.closed.swap(true, Ordering::SeqCst) {
             return;
         }
         self.remove_whiteout();
-        self.close_quota();
+        self.close_quota(served);
         if let Err(e) = self.layer.work.close() {
             log::error!("{e}");
         }
@@ -338,7 +356,7 @@ impl Drop for Upper {
     fn drop(&mut self) {
         // It has descriptors of lowers.
         self.links.close();
-        self.close();
+        self.close(false);
     }
 }
 
@@ -347,7 +365,7 @@ impl Drop for Upper {
 fn counted(layer: &UpperLayer, bounds: Bounds) -> Result<Option<Arc<Quota>>> {
     let root = layer.layer.root.as_fd();
     let name = layer.caps.xattr.then(|| layer.caps.namespace.name(QUOTA).into_bytes());
-    let mark = Mark::new(root, layer.work.root.as_fd(), name)?;
+    let mark = Mark::new(root, layer.work.root.as_fd(), name, !layer.work.volatile())?;
     if !bounds.are_set() {
         return mark.take().map(|_| None).map_err(Into::into);
     }

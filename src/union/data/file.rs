@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
 use crate::sys::copy::write_all_at;
-use crate::sys::object::{At, Kind, SetTime, Writable};
+use crate::sys::object::{At, Kind, SetTime, Stat, Writable};
 use crate::sys::splice::Pipe;
 use crate::union::Union;
 use crate::union::change::copy_up::completion::{METACOPY, REDIRECT};
@@ -24,6 +24,7 @@ use crate::union::change::lend::{open_owned, upper_marks};
 use crate::union::change::part::Part;
 use crate::union::change::upper::changed;
 use crate::union::data::content::Content;
+use crate::union::data::fitting::Fitted;
 use crate::union::data::half::Half;
 use crate::union::data::half_mark::HALF;
 use crate::union::events::EventKind;
@@ -63,6 +64,20 @@ impl Files {
     /// Closes all descriptors.
     pub fn close(&self) {
         self.open.clear();
+    }
+
+    /// Closes those that are open for writing of files that `wanted` holds of. Returns the files (O_PATH).
+    pub(in crate::union) fn close_those(&self, wanted: impl Fn(&Stat) -> bool) -> Vec<OwnedFd> {
+        let written = self.open.iter().filter(|known| known.writable);
+        let open: Vec<_> = written.map(|known| (*known.key(), known.data.clone())).collect();
+        let close = |(ino, data): (u64, LayerData)| {
+            let at = At::Fd(data.host()?.as_fd());
+            at.stat().ok().filter(&wanted)?;
+            let file = at.pin_apart().ok()?;
+            self.forget(ino);
+            Some(file)
+        };
+        open.into_iter().filter_map(close).collect()
     }
 
     /// Returns how many descriptors are open.
@@ -130,6 +145,8 @@ pub struct Write {
     pub kill: bool,
     /// The kernel wrote the data to its cache earlier, and tells the time of that itself: the modification time stays.
     pub late: bool,
+    /// The kernel had the data in its cache: how much of them was written can't be told, only that not all was.
+    pub cached: bool,
 }
 
 impl Union {
@@ -375,8 +392,9 @@ impl Union {
         Ok(Some(len))
     }
 
-    /// Writes all of `data` at `offset`.
-    pub fn write(&self, node: &Arc<Node>, offset: u64, data: &[u8], how: Write) -> Result<()> {
+    /// Writes `data` at `offset`. Returns how much of it: less than all only where there is no room for the rest, and never of what
+    /// the kernel had cached, which is an error then.
+    pub fn write(&self, node: &Arc<Node>, offset: u64, data: &[u8], how: Write) -> Result<usize> {
         let to = self.parts(node, true)?;
         if how.kill {
             self.kill_privilege_bits(node)?;
@@ -385,7 +403,7 @@ impl Union {
             Content::One(data) => data.host().ok_or(FsError::Stale)?.as_fd(),
             Content::Half(half) => half.own(),
         };
-        let put = || match &to {
+        let put = |offset: u64, data: &[u8]| match &to {
             Content::One(_) => {
                 let growth = Growth::Range(offset, data.len() as u64);
                 let write = || write_all_at(own, data, offset);
@@ -393,16 +411,17 @@ impl Union {
             }
             Content::Half(half) => half.write(self.upper()?, offset, data),
         };
-        let new = if how.late {
+        let put_all = || Fitted::write(offset, data, how.cached, &put);
+        let Fitted { bytes: written, new, refused } = if how.late {
             // Who gives the file its data meanwhile would take the time of now for one that must stay.
             let _place = node.place.read();
             let before = At::Fd(own).stat()?;
-            let new = put()?;
+            let fitted = put_all();
             changed();
             self.upper()?.own_file(own).utimens(None, Some(SetTime::At(before.mtime)))?;
-            new
+            fitted
         } else {
-            put()?
+            put_all()
         };
         if let Some((offset, bytes)) = new {
             let layer = || self.metacopies.get(&node.ino).map(|data| self.layer_number(data.dir.layer));
@@ -413,16 +432,25 @@ impl Union {
                 layer: layer(),
             });
         }
-        self.events.tell(|| EventKind::Write {
-            path: self.path_of(node).into(),
-            offset,
-            bytes: data.len() as u64,
-        });
-        Ok(())
+        if written > 0 {
+            self.events.tell(|| EventKind::Write {
+                path: self.path_of(node).into(),
+                offset,
+                bytes: written as u64,
+            });
+        }
+        match refused {
+            Some(error) if written == 0 || how.cached => Err(error),
+            _ => Ok(written),
+        }
     }
 
     /// Preallocates, punches or zeroes. `mode` as of fallocate(2).
     pub fn fallocate(&self, node: &Arc<Node>, mode: FallocateFlags, (offset, len): (u64, u64)) -> Result<()> {
+        let zeroes = mode.intersects(FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE);
+        if zeroes && let Content::Half(half) = self.parts(node, true)? {
+            return half.zero(self.upper()?, mode, (offset, len));
+        }
         let fd = self.data_fd(node, true)?;
         Ok(self.upper()?.allocate(fd.as_fd(), mode, (offset, len))?)
     }
@@ -478,8 +506,7 @@ impl Union {
         let (Content::One(target), Content::One(source)) = (target, source) else {
             let mut buffer = vec![0; len.min(1 << 20)];
             let count = self.read(from.0, from.1, &mut buffer)?;
-            self.write(to.0, to.1, &buffer[..count], Write::default())?;
-            return Ok(count);
+            return self.write(to.0, to.1, &buffer[..count], Write::default());
         };
         // Who asked copies through memory then.
         let (Some(target), Some(source)) = (target.host(), source.host()) else {

@@ -1,7 +1,7 @@
 //! Half-copied files: the blocks that were written to are the copy's own, the others are still those of the lower's file.
 //!
-//! The copy is a sparse file, and **its own extents are the map**: where SEEK_DATA finds data, the block is the copy's; a hole
-//! shows the lower's file, up to a **limit**. What is written is written in whole blocks, what a write doesn't cover filled in from
+//! The copy is a sparse file, and **its own extents are the map**: where it has data, the block is the copy's; a hole
+//! shows the lower's file, up to a **limit**. (SEEK_DATA doesn't tell that well enough: see [`extents::written`].) What is written is written in whole blocks, what a write doesn't cover filled in from
 //! below first, so that a block of the copy is right whenever it is there. The filesystem must make an extent durable only after
 //! its data, or after a power failure a block could be the copy's whose data never came: see
 //! [`orders_data`](crate::sys::filesystem::orders_data). So no other map must be kept in step with the data, whoever syncs them and however.
@@ -13,6 +13,8 @@
 //! The mark ([`HalfMark`]) also says which file it was that the blocks below belong to. If it isn't that any more, the file answers
 //! `EIO`, never a mixture. To other overlays it is a metacopy whose data are nowhere: an error, too.
 
+mod zeros;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -22,7 +24,7 @@ use rustix::io::{self, Errno};
 
 use crate::error::Result;
 use crate::sys::object::{At, Writable};
-use crate::sys::{copy, progress};
+use crate::sys::{copy, extents, progress};
 use crate::union::change::carry::set_times;
 use crate::union::change::lend::open_owned;
 use crate::union::change::upper::{Upper, changed};
@@ -143,11 +145,16 @@ impl Half {
     /// Writes all of `data`. Returns where the blocks are that came up by that, and how many bytes.
     pub fn write(&self, upper: &Upper, offset: u64, data: &[u8]) -> Result<Option<(u64, u64)>> {
         let mut state = self.healed()?;
+        let new = state.missing(self.block, offset, offset + data.len() as u64);
+        self.write_to(upper, &mut state, offset, data)?;
+        Ok(new)
+    }
+
+    fn write_to(&self, upper: &Upper, state: &mut State, offset: u64, data: &[u8]) -> Result<()> {
         let end = offset + data.len() as u64;
-        let new = state.missing(self.block, offset, end);
         // A block that gets data must not be said to be torn.
         if end > state.size || state.mark.torn.is_some() {
-            self.mark(upper, &mut state)?;
+            self.mark(upper, state)?;
         }
         let block = self.block;
         let mut at = offset;
@@ -164,16 +171,16 @@ impl Half {
                 let mut whole = vec![0; (stop.max(filled) - first) as usize];
                 read_exactly(&self.below, &mut whole[..(filled - first) as usize], first)?;
                 whole[(at - first) as usize..(stop - first) as usize].copy_from_slice(rest(at, stop));
-                self.put(upper, &mut state, first, &whole)?;
+                self.put(upper, state, first, &whole)?;
                 at = stop;
             } else {
                 let last = end / block * block;
                 let stop = if last > at && last < end && partly(last) { last } else { end };
-                self.put(upper, &mut state, at, rest(at, stop))?;
+                self.put(upper, state, at, rest(at, stop))?;
                 at = stop;
             }
         }
-        Ok(new)
+        Ok(())
     }
 
     /// Writes what leaves no block of the lower's covered in part.
@@ -376,15 +383,7 @@ impl Half {
 /// Reads which blocks before the limit are a file's own.
 fn read_map(own: BorrowedFd<'_>, block: u64, limit: u64) -> io::Result<BlockMap> {
     let mut map = BlockMap::default();
-    let mut at = 0;
-    while at < limit {
-        let start = match fs::seek(own, SeekFrom::Data(at)) {
-            Err(Errno::NXIO) => break,
-            start => start?,
-        };
-        at = fs::seek(own, SeekFrom::Hole(start))?;
-        map.add(start / block, at.div_ceil(block));
-    }
+    extents::written(own, limit, &mut |from, to| map.add(from / block, to.div_ceil(block)))?;
     map.cut(limit.div_ceil(block));
     Ok(map)
 }

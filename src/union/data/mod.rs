@@ -5,6 +5,7 @@ pub mod block_map;
 pub mod content;
 pub mod durable;
 pub mod file;
+pub(in crate::union) mod fitting;
 pub mod half;
 pub mod half_mark;
 pub(in crate::union) mod halves;

@@ -8,8 +8,12 @@
 //! So a change that fails with ENOSPC or EDQUOT while nameless objects are kept waits until one of them is let go, and
 //! is tried again. What is deleted and still open may stay for long: a wait that was in vain is not repeated until
 //! something more is deleted.
+//!
+//! A filesystem may besides set room aside for a file that is open (XFS, for what may be appended), which counts as taken where
+//! the upper has a limit. Before a change is refused for want of room such files are closed, if they are open only here.
 
 use std::collections::HashSet;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -19,6 +23,7 @@ use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
 use crate::sys::memory;
+use crate::sys::object::{At, Stat};
 use crate::union::Union;
 use crate::union::nodes::node::Node;
 
@@ -115,9 +120,13 @@ pub struct Full {
 
 impl Union {
     /// Makes a change, and where it fails for want of room that may come soon, tells so at once instead of waiting.
-    pub fn try_change<T>(&self, change: impl FnOnce() -> Result<T>) -> std::result::Result<Result<T>, Full> {
+    pub fn try_change<T>(&self, change: impl Fn() -> Result<T>) -> std::result::Result<Result<T>, Full> {
         let freed = self.deferred.freed();
-        match change() {
+        let mut done = change();
+        if done.as_ref().is_err_and(is_full) && self.give_back_what_is_set_aside() {
+            done = change();
+        }
+        match done {
             Err(error) if is_full(&error) && self.deferred.may_come(freed) => Err(Full { error, freed }),
             done => Ok(done),
         }
@@ -143,6 +152,21 @@ impl Union {
             Ok(done) => done,
             Err(full) => self.change_again(full, change),
         }
+    }
+
+    /// Closes files for which more is set aside than they hold, where that counts. Tells whether there is more room.
+    fn give_back_what_is_set_aside(&self) -> bool {
+        let Some(quota) = self.quota() else { return false };
+        let before = quota.taken().bytes;
+        let sets_aside = |stat: &Stat| {
+            let held = stat.size.next_multiple_of(u64::from(stat.blksize).max(1));
+            stat.blocks.saturating_mul(512) > held
+        };
+        for file in self.files.close_those(sets_aside) {
+            let at = At::Fd(file.as_fd());
+            quota.look(quota.meet(at), at);
+        }
+        quota.taken().bytes < before
     }
 
     /// Forgets `count` lookups of a node.

@@ -5,16 +5,19 @@
 //! - An attribute of the upper's root, `overlay.unionmount.quota` = `INO:BYTES:INODES`. It is there only while nobody has the upper:
 //!   who mounts it takes it away, with a limit or without, so what is there is true. `INO` is the root's number, so that a copy
 //!   of the upper isn't taken for it.
-//! - `quota.unionmount` in the workdir, `BYTES:INODES`, while it is mounted: about how much it is, after a kill.
+//! - `quota.unionmount` in the workdir, `BYTES:INODES`, while it is mounted: about how much it is, after a kill. The workdir may be
+//!   another user's, who can put what he likes there: the file is written to only by who has made it, and what can't be read is
+//!   no reason to refuse the mount.
 
 #![allow(clippy::disallowed_methods, reason = "the workdir is its own, and the root of the upper is held")]
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use parking_lot::Mutex;
 use rustix::fs::{self, AtFlags, Mode, OFlags, XattrFlags};
 use rustix::io::{self, Errno, Result};
 
-use crate::sys::object::{At, Writable};
+use crate::sys::object::{At, Kind, Writable};
 use crate::sys::xattr;
 use crate::union::lookup::private::Namespace;
 use crate::union::quota::taken::Taken;
@@ -31,6 +34,10 @@ pub struct Mark {
     work: OwnedFd,
     /// The whole name of the attribute; `None` where there are none.
     name: Option<Vec<u8>>,
+    /// Whether what is said must survive a power failure.
+    durable: bool,
+    /// The file in the workdir, once this process has made it.
+    note: Mutex<Option<OwnedFd>>,
 }
 
 /// What a mount left.
@@ -45,25 +52,37 @@ pub struct Found {
 /// Removes the note that an upper's root has of what is taken: somebody is about to change it without counting.
 ///
 /// # Errors
-/// Those of removexattr(2).
+/// Those of removexattr(2) and of having it on the disk.
 pub fn forget(root: BorrowedFd<'_>) -> Result<()> {
     for namespace in [Namespace::Trusted, Namespace::User] {
         match Writable::held(root).remove_xattr(namespace.name(QUOTA).as_bytes()) {
-            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => {}
+            Ok(()) => sync_dir(root)?,
+            Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => {}
             Err(errno) => return Err(errno),
         }
     }
     Ok(())
 }
 
+/// Writes a directory to the disk: what comes after may reach it first on a filesystem without one journal.
+fn sync_dir(dir: BorrowedFd<'_>) -> Result<()> {
+    fs::fsync(At::Fd(dir).open_directory()?)
+}
+
 impl Mark {
-    /// Returns the notes of the upper with that root and workdir. `name`: the whole name of the attribute.
+    /// Returns the notes of the upper with that root and workdir. `name`: the whole name of the attribute. `durable`: what is said
+    /// must survive a power failure.
     ///
     /// # Errors
     /// Those of duplicating descriptors.
-    pub fn new(root: BorrowedFd<'_>, work: BorrowedFd<'_>, name: Option<Vec<u8>>) -> Result<Mark> {
+    pub fn new(
+        root: BorrowedFd<'_>,
+        work: BorrowedFd<'_>,
+        name: Option<Vec<u8>>,
+        durable: bool,
+    ) -> Result<Mark> {
         let dup = |fd| io::fcntl_dupfd_cloexec(fd, 3);
-        Ok(Mark { root: dup(root)?, work: dup(work)?, name })
+        Ok(Mark { root: dup(root)?, work: dup(work)?, name, durable, note: Mutex::default() })
     }
 
     /// Takes what is there: the upper is in use from now on.
@@ -72,10 +91,9 @@ impl Mark {
     /// Those of reading and removing it.
     pub fn take(&self) -> Result<Found> {
         let clean = self.take_clean()?;
-        let note = read_note(self.work.as_fd())?;
-        match fs::unlinkat(&self.work, NOTE, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(e) => return Err(e),
+        let note = read_note(self.work.as_fd());
+        if let Err(e) = self.remove_note() {
+            log::warn!("quota: {NOTE} in the workdir can't be removed, and isn't believed: {e}");
         }
         let found = |taken, clean| Found { taken, clean };
         // A note in the workdir is of a mount that was killed.
@@ -90,6 +108,9 @@ impl Mark {
         let at = At::Fd(self.root.as_fd());
         let Some(value) = xattr::get(at, name)? else { return Ok(None) };
         Writable::held(self.root.as_fd()).remove_xattr(name)?;
+        if self.durable {
+            sync_dir(self.root.as_fd())?;
+        }
         let ino = at.stat()?.ino.to_string();
         let text = String::from_utf8_lossy(&value);
         Ok(text.split_once(':').filter(|(of, _)| *of == ino).and_then(|(_, taken)| parse(taken)))
@@ -100,11 +121,27 @@ impl Mark {
     /// # Errors
     /// Those of writing it.
     pub fn note(&self, taken: Taken) -> Result<()> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = fs::openat(&self.work, NOTE, flags, Mode::RUSR | Mode::WUSR)?;
+        let mut note = self.note.lock();
+        let file = match &mut *note {
+            Some(file) => file,
+            made => {
+                // What has the name is somebody else's.
+                let flags =
+                    OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                made.insert(fs::openat(&self.work, NOTE, flags, Mode::RUSR | Mode::WUSR)?)
+            }
+        };
         // Of one length, so that it is replaced in one step.
         let text = format!("{:020}:{:020}\n", taken.bytes, taken.inodes);
-        io::pwrite(&file, text.as_bytes(), 0).map(drop)
+        io::pwrite(file, text.as_bytes(), 0).map(drop)
+    }
+
+    fn remove_note(&self) -> Result<()> {
+        *self.note.lock() = None;
+        match fs::unlinkat(&self.work, NOTE, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(e),
+        }
     }
 
     /// Leaves how much is taken: nobody has the upper from now on.
@@ -117,10 +154,7 @@ impl Mark {
             let value = format!("{ino}:{}:{}", taken.bytes, taken.inodes);
             Writable::held(self.root.as_fd()).set_xattr(name, value.as_bytes(), XattrFlags::empty())?;
         }
-        match fs::unlinkat(&self.work, NOTE, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(e) => Err(e),
-        }
+        self.remove_note()
     }
 }
 
@@ -129,15 +163,21 @@ fn parse(text: &str) -> Option<Taken> {
     Some(Taken { bytes: bytes.parse().ok()?, inodes: inodes.parse().ok()? })
 }
 
-fn read_note(work: BorrowedFd<'_>) -> Result<Option<Taken>> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = match fs::openat(work, NOTE, flags, Mode::empty()) {
-        Err(Errno::NOENT) => return Ok(None),
-        file => file?,
+/// Reads the note in the workdir. `None`: there is none. One that nobody can read tells that nothing is known.
+fn read_note(work: BorrowedFd<'_>) -> Option<Taken> {
+    match At::Name(work, NOTE.as_bytes()).stat() {
+        Err(Errno::NOENT) => return None,
+        Ok(stat) if stat.kind() == Kind::File => {}
+        _ => return Some(Taken::default()),
+    }
+    let read = || {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = fs::openat(work, NOTE, flags, Mode::empty()).ok()?;
+        let mut text = [0; 64];
+        let length = io::pread(&file, &mut text, 0).ok()?;
+        parse(std::str::from_utf8(&text[..length]).ok()?)
     };
-    let mut text = [0; 64];
-    let length = io::pread(&file, &mut text, 0)?;
-    Ok(std::str::from_utf8(&text[..length]).ok().and_then(parse))
+    Some(read().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -152,7 +192,8 @@ mod tests {
         std::fs::create_dir(&root).unwrap();
         std::fs::create_dir(&work).unwrap();
         let [root_fd, work_fd] = [&root, &work].map(|dir| File::open(dir).unwrap());
-        let mark = Mark::new(root_fd.as_fd(), work_fd.as_fd(), Some(b"user.overlay.quota".to_vec())).unwrap();
+        let name = || Some(b"user.overlay.quota".to_vec());
+        let mark = Mark::new(root_fd.as_fd(), work_fd.as_fd(), name(), true).unwrap();
         assert_eq!(mark.take(), Ok(Found::default()));
         let taken = Taken { bytes: 5 << 40, inodes: 7 };
         mark.note(Taken { bytes: 1, inodes: 1 }).unwrap();
@@ -165,11 +206,48 @@ mod tests {
         assert!(std::fs::read_dir(&work).unwrap().next().is_none());
         // A copy is another upper.
         mark.leave(taken).unwrap();
-        let copy = Mark::new(work_fd.as_fd(), work_fd.as_fd(), Some(b"user.overlay.quota".to_vec())).unwrap();
+        let copy = Mark::new(work_fd.as_fd(), work_fd.as_fd(), name(), true).unwrap();
         let value = xattr::get(At::Fd(root_fd.as_fd()), b"user.overlay.quota").unwrap().unwrap();
         Writable::held(work_fd.as_fd())
             .set_xattr(b"user.overlay.quota", &value, XattrFlags::empty())
             .unwrap();
         assert_eq!(copy.take(), Ok(Found::default()));
+    }
+
+    /// Whoever owns the workdir has others' files written to by nothing that he puts there.
+    #[test]
+    fn a_note_that_somebody_else_has_made_is_not_written_to() {
+        let top = tempfile::tempdir_in("/tmp").unwrap();
+        let (work, other) = (top.path().join("work"), top.path().join("other"));
+        std::fs::create_dir(&work).unwrap();
+        let work_fd = File::open(&work).unwrap();
+        let note = work.join(NOTE);
+        let puts: [&dyn Fn(); 4] = [
+            &|| std::fs::hard_link(&other, &note).unwrap(),
+            &|| std::os::unix::fs::symlink(&other, &note).unwrap(),
+            &|| fs::mkfifoat(fs::CWD, &note, Mode::RWXU).unwrap(),
+            &|| std::fs::create_dir(&note).unwrap(),
+        ];
+        for put in puts {
+            std::fs::write(&other, "somebody's, and longer than what is written there").unwrap();
+            let mark = || Mark::new(work_fd.as_fd(), work_fd.as_fd(), None, true).unwrap();
+            // While it is mounted.
+            put();
+            assert_eq!(mark().note(Taken { bytes: 7, inodes: 7 }), Err(Errno::EXIST));
+            // Before.
+            let mounted = mark();
+            assert_eq!(mounted.take().map(|found| found.clean), Ok(false));
+            let is_there = note.symlink_metadata().is_ok();
+            assert_eq!(mounted.note(Taken { bytes: 7, inodes: 7 }).is_err(), is_there);
+            // The one that was made is exchanged.
+            if !is_there {
+                std::fs::remove_file(&note).unwrap();
+                put();
+                mounted.note(Taken { bytes: 8, inodes: 8 }).unwrap();
+            }
+            let text = std::fs::read_to_string(&other).unwrap();
+            assert!(text.starts_with("somebody's"), "{text}");
+            std::fs::remove_file(&note).or_else(|_| std::fs::remove_dir(&note)).unwrap();
+        }
     }
 }

@@ -8,7 +8,8 @@
 //! was counted as.
 //!
 //! What makes something larger takes **room** first: as much as it can need at the most, and where that is more than there is, as
-//! much as it needs. So the limit isn't passed by those who write at once, and what is written over needs none.
+//! much as it needs; near the limit as much as it needs from the beginning. So the limit isn't passed by those who write at once, what is
+//! written over needs none, and nobody is refused for room that another takes without need.
 //!
 //! | module | what it knows |
 //! |---|---|
@@ -47,6 +48,9 @@ const SECTOR: u64 = 512;
 
 /// At the latest after so many bytes more it is noted what is taken.
 const STEP: u64 = 64 << 20;
+
+/// Who wants more than this part of what is left takes no more room than is needed, which is to be asked.
+const TIGHT: u64 = 16;
 
 /// What is taken, by all that is known of it.
 #[derive(Debug, Default)]
@@ -156,7 +160,7 @@ impl Quota {
             thread: Mutex::default(),
             mark,
         };
-        quota.mark.note(quota.taken())?;
+        quota.note(quota.taken());
         Ok(quota)
     }
 
@@ -238,12 +242,22 @@ impl Quota {
     pub fn room_in(&self, file: BorrowedFd<'_>, start: u64, length: u64) -> Result<Room<'_>> {
         let from = start / self.block * self.block;
         let end = start.saturating_add(length).next_multiple_of(self.block);
-        match self.room(end - from, 0) {
-            Err(Errno::NOSPC) => {}
-            taken => return taken,
+        if !self.is_tight(end - from) {
+            match self.room(end - from, 0) {
+                Err(Errno::NOSPC) => {}
+                taken => return taken,
+            }
         }
         let there = extents::with_room(file, from, end)?;
         self.room((end - from).saturating_sub(there), 0)
+    }
+
+    /// Tells whether others could miss room that is taken for so many bytes and isn't needed.
+    fn is_tight(&self, bytes: u64) -> bool {
+        let Some(most) = self.bounds.bytes else { return false };
+        let sums = self.sums.lock();
+        let free = most.saturating_sub(sums.in_force().bytes).saturating_sub(sums.reserved.bytes);
+        free / TIGHT < bytes
     }
 
     /// Takes room for a copy of the data of `bytes` bytes that `data` tells to be no holes.
@@ -251,10 +265,38 @@ impl Quota {
     /// # Errors
     /// As [`Quota::room`], and those of `data`.
     pub fn room_for_copy(&self, bytes: u64, data: impl FnOnce() -> Result<u64>) -> Result<Room<'_>> {
-        match self.room(bytes.next_multiple_of(self.block), 0) {
-            Err(Errno::NOSPC) => self.room(data()?.next_multiple_of(self.block), 0),
-            taken => taken,
+        let most = bytes.next_multiple_of(self.block);
+        if !self.is_tight(most) {
+            match self.room(most, 0) {
+                Err(Errno::NOSPC) => {}
+                taken => return taken,
+            }
         }
+        self.room(data()?.next_multiple_of(self.block), 0)
+    }
+
+    /// Does a change that may need no room, of an object that is there, and has it taken back where it took more than there is.
+    ///
+    /// # Errors
+    /// Those of both, and `ENOSPC`.
+    pub fn try_change<R, E: From<Errno>>(
+        &self,
+        object: At<'_>,
+        change: impl FnOnce() -> std::result::Result<R, E>,
+        take_back: impl FnOnce() -> std::result::Result<(), E>,
+    ) -> std::result::Result<R, E> {
+        let ino = self.meet(object);
+        let before = self.taken().bytes;
+        let done = change()?;
+        self.look(ino, object);
+        let now = self.taken().bytes;
+        // Others may have taken what is more: then it is refused as well, and no more than there is was taken.
+        if now <= before || self.bounds.bytes.is_none_or(|most| now <= most) {
+            return Ok(done);
+        }
+        let taken_back = take_back();
+        self.look(ino, object);
+        taken_back.and(Err(Errno::NOSPC.into()))
     }
 
     /// Gets to know an object that was there before. Returns its number; `None` for what isn't the upper's.
@@ -415,8 +457,45 @@ impl Quota {
         if now.bytes.abs_diff(noted) < step || self.noted.swap(now.bytes, Ordering::Relaxed) == now.bytes {
             return;
         }
-        if let Err(e) = self.mark.note(now) {
-            log::debug!("quota: the count can't be noted in the workdir: {e}");
+        self.note(now);
+    }
+
+    /// Notes how much is taken. A count that can't be noted is none after a kill; the upper can be used all the same.
+    fn note(&self, taken: Taken) {
+        if let Err(e) = self.mark.note(taken) {
+            log::info!("quota: the count can't be noted in the workdir: {e}");
         }
+    }
+
+    /// Tells whether anything was changed.
+    pub fn has_changed(&self) -> bool {
+        self.changed.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    /// Near the limit nobody is refused for room that another takes and doesn't need.
+    #[test]
+    fn room_that_is_there_already_is_not_taken_twice() {
+        let top = tempfile::tempdir_in("/tmp").unwrap();
+        let (upper, work) = (top.path().join("upper"), top.path().join("work"));
+        std::fs::create_dir(&upper).unwrap();
+        std::fs::create_dir(&work).unwrap();
+        std::fs::write(upper.join("f"), vec![7; 4 << 20]).unwrap();
+        let [root, work, file] = [upper.clone(), work, upper.join("f")].map(|path| File::open(path).unwrap());
+        let mark = Mark::new(root.as_fd(), work.as_fd(), None, false).unwrap();
+        let bounds = Bounds { bytes: Some(8 << 20), inodes: None };
+        let quota = Quota::open(mark, root.as_fd(), bounds).unwrap();
+        quota.meet(At::Fd(file.as_fd())).unwrap();
+        assert!(quota.taken().bytes >= 4 << 20);
+        let over = quota.room_in(file.as_fd(), 0, 4 << 20).unwrap();
+        let copy = quota.room_for_copy(4 << 20, || Ok(4096)).unwrap();
+        drop(quota.room(3 << 20, 0).unwrap());
+        drop((over, copy));
+        assert_eq!(quota.room(5 << 20, 0).map(drop), Err(Errno::NOSPC));
     }
 }

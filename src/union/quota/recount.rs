@@ -152,24 +152,23 @@ impl Quota {
     }
 
     /// Leaves to the next mount how much is taken, counted once more where anything was changed: a filesystem allots some blocks
-    /// only when it writes. Nobody changes the upper any more.
-    pub fn close(&self, tree: Result<Tree>) {
+    /// only when it writes. Nobody changes the upper any more; where that isn't so (`served`), the next mount counts it.
+    pub fn close(&self, tree: Result<Tree>, served: bool) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.lock().take()
             && thread.join().is_err()
         {
             log::error!("quota: the thread that counts the upper has panicked");
         }
-        let counted = match self.changed.load(Ordering::Relaxed) {
-            true => tree.and_then(|tree| self.count_at_end(&tree)),
-            false => Ok(self.taken()),
+        let counted = match () {
+            () if served => Err(Errno::BUSY),
+            () if self.has_changed() => tree.and_then(|tree| self.count_at_end(&tree)),
+            () => Ok(self.taken()),
         };
         let left = counted.and_then(|taken| self.mark.leave(taken));
         if let Err(e) = left {
             log::info!("quota: the next mount counts the upper: {e}");
-            if let Err(e) = self.mark.note(self.taken()) {
-                log::debug!("quota: the count can't be noted in the workdir: {e}");
-            }
+            self.note(self.taken());
         }
     }
 

@@ -46,8 +46,6 @@ impl Taken {
 pub enum Growth {
     /// Not at all, or by what the filesystem needs for itself.
     None,
-    /// By so many bytes of attributes or names at the most.
-    Some(u64),
     /// By what is written from there on, so many bytes.
     Range(u64, u64),
 }

@@ -16,7 +16,6 @@ use crate::union::events::EventKind;
 use crate::union::lookup::belief::Belief;
 use crate::union::lookup::private;
 use crate::union::nodes::node::Node;
-use crate::union::quota::taken::Growth;
 use crate::union::view::acl;
 
 /// Returns the name under which a layer keeps the attribute that the merged view calls `shown`; `None` if it may not be
@@ -102,9 +101,16 @@ impl Union {
         if name == CAPABILITIES {
             self.ensure_upper(node)?;
         }
-        self.with_upper(node, |_, object| {
-            let room = Growth::Some((name.len() + value.len()) as u64);
-            self.upper()?.growing(object.at(), room, || self.owners.set_xattr(object, &stored, value, flags))
+        self.with_upper(node, |there, object| {
+            let upper = self.upper()?;
+            let counted = upper.quota().is_some();
+            let before = if counted { self.owners.get_xattr(there.at(), &stored)? } else { None };
+            let set = || self.owners.set_xattr(object, &stored, value, flags);
+            let take_back = || match &before {
+                Some(before) => self.owners.set_xattr(object, &stored, before, XattrFlags::empty()),
+                None => self.owners.remove_xattr(object, &stored),
+            };
+            upper.growing_a_little(object.at(), set, take_back)
         })?;
         self.forget_default_acl(node, name);
         Ok(())

@@ -20,6 +20,7 @@ use crate::union::change::redirect::LONGEST_REDIRECT;
 use crate::union::change::upper::{Upper, changed};
 use crate::union::data::half::{self, Half};
 use crate::union::data::half_mark::{HALF, HalfMark, NOWHERE};
+use crate::union::escaped_path::EscapedPath;
 use crate::union::events::EventKind;
 use crate::union::lookup::found::DataAt;
 use crate::union::nodes::node::{Node, NodePlace, NodeSource};
@@ -195,7 +196,12 @@ impl Union {
         let below = At::Fd(from.as_fd()).stat()?;
         let loses = stat.mode & 0o6000 != 0 || crate::sys::xattr::get(object.at(), CAPABILITIES)?.is_some();
         let several = below.nlink > 1 || upper.is_indexed_metacopy(stat.ino);
-        if loses || several || data.digest.is_some() || stat.size != below.size {
+        if loses
+            || several
+            || data.digest.is_some()
+            || stat.size != below.size
+            || upper.shares_with(from.as_fd())?
+        {
             return Ok(false);
         }
         let Some(path) = self.data_path(node)? else { return Ok(false) };
@@ -285,7 +291,10 @@ impl<'u> Completion<'u> {
         let to = open_owned(self.object(), true, false)?;
         let before = self.object().at().stat()?;
         let wanted = part.of(before.size);
-        self.fill(to.as_fd(), wanted)?;
+        if let Err(e) = self.fill(to.as_fd(), wanted) {
+            self.empty_again();
+            return Err(e);
+        }
         let cut = wanted < before.size;
         if cut {
             match &self.half {
@@ -361,6 +370,19 @@ impl<'u> Completion<'u> {
             at = next;
         }
         Ok(())
+    }
+
+    /// Gives the room back that a completion has taken which came to no end. What is there is nobody's: a later one begins anew.
+    fn empty_again(&self) {
+        if self.half.is_some() {
+            return;
+        }
+        if let Err(e) = self.step(|| half::without_blocks(self.object())) {
+            let path = EscapedPath::from(self.union.path_of(self.node));
+            log::warn!(
+                "{path}: what was copied before an error stays in the upper, and takes room there: {e}"
+            );
+        }
     }
 
     /// Gives a half-copied file some of what is missing before `end`. Returns how many bytes; `None`: nothing is missing.

@@ -82,8 +82,10 @@ impl Act {
         match self {
             Act::Chmod => chmod(union, "d/one"),
             Act::ChmodLinked => chmod(union, "d/several"),
-            Act::Write => union.write(&one(), 1_000_000, b"written", Write::default()),
-            Act::WriteLinked => union.write(&find(union, "e/names"), 500_000, b"written", Write::default()),
+            Act::Write => union.write(&one(), 1_000_000, b"written", Write::default()).map(drop),
+            Act::WriteLinked => {
+                union.write(&find(union, "e/names"), 500_000, b"written", Write::default()).map(drop)
+            }
             Act::Truncate | Act::Empty => {
                 let size = if self == Act::Empty { 0 } else { 1_000_001 };
                 let size = SetAttr { size: Some(size), ..SetAttr::default() };

@@ -67,7 +67,7 @@ enum Op {
     Resize(u64),
     Read(u64, usize),
     Copy(u64, u64, usize),
-    Zero(u64, u64),
+    Zero(u64, u64, bool, bool),
     Chmod,
     Rename,
     Link,
@@ -96,6 +96,9 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (offset(), offset(), 1usize..30_000).prop_map(|(from, to, length)| Op::Copy(from, to, length)),
         2 => Just(Op::Reopen),
         1 => offset().prop_map(Op::Seek),
+        2 => (offset(), 1u64..40_000, any::<bool>(), any::<bool>()).prop_map(|(at, length, punch, grow)| {
+            Op::Zero(at, length, punch, grow && !punch)
+        }),
         2 => (0u8..12).prop_map(Op::SealSome),
         1 => Just(Op::Chmod),
         1 => Just(Op::Rename),
@@ -106,10 +109,7 @@ fn op() -> impl Strategy<Value = Op> {
 
 /// Makes a sequence, which now and then has what makes the file whole.
 fn ops() -> impl Strategy<Value = Vec<Op>> {
-    let last = prop_oneof![
-        (offset(), 1u64..40_000).prop_map(|(at, length)| Op::Zero(at, length)),
-        (0..LEAST).prop_map(Op::Resize),
-    ];
+    let last = (0..LEAST).prop_map(Op::Resize);
     (prop::collection::vec(op(), 1..40), prop::option::of(last), prop::collection::vec(op(), 0..8)).prop_map(
         |(mut ops, last, after)| {
             ops.extend(last);
@@ -157,9 +157,13 @@ fn run(ops: Vec<Op>) {
                 assert!(count <= *length && (count > 0 || from == other.len()));
                 put(&mut model, if count > 0 { *to as usize } else { 0 }, &other[from..from + count]);
             }
-            Op::Zero(at, length) => {
-                let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-                union.fallocate(&node, flags, (*at, *length)).unwrap();
+            Op::Zero(at, length, punch, grow) => {
+                let flags = if *punch { FallocateFlags::PUNCH_HOLE } else { FallocateFlags::ZERO_RANGE };
+                let keep = if *grow { FallocateFlags::empty() } else { FallocateFlags::KEEP_SIZE };
+                union.fallocate(&node, flags | keep, (*at, *length)).unwrap();
+                if *grow {
+                    model.resize(model.len().max((at + length) as usize), 0);
+                }
                 let (at, end) = ((*at as usize).min(model.len()), ((at + length) as usize).min(model.len()));
                 model[at..end].fill(0);
             }
