@@ -128,8 +128,9 @@
   $("again").addEventListener("click", () => { union = begin(); before = []; done = []; drawLog(); go(0); draw(); });
 
   function lessonText() {
-    $("lesson-title").textContent = step + 1 + ". " + say(`simulator.titles.${step + 1}`);
-    $("lesson-text").textContent = say(`simulator.steps.${step + 1}`);
+    const at = step + 1;
+    $("lesson-title").textContent = at + ". " + say(`simulator.titles.${at}`);
+    $("lesson-text").textContent = say(`simulator.steps.${at}`);
   }
 
   function go(to) {
