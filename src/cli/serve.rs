@@ -112,6 +112,9 @@ fn answer(
     let (counters, control) = (report.counters(), Rc::new(Cell::new(None)));
     let (point, slot) = (options.mount_point.clone(), control.clone());
     let (given, abandoned) = (options.given, current.clone());
+    // Who stays with it would see nothing at all.
+    let on_a_terminal = request.foreground && super::messages_are_read_on_a_terminal();
+    let told = format!("{} is mounted; Ctrl-C unmounts it", request.mount_point.display());
     let hooks = Hooks {
         abandon: Box::new(move || {
             if let Ok(union) = abandoned.get() {
@@ -124,6 +127,9 @@ fn answer(
             // Where somebody else has mounted it isn't known.
             slot.set(if given { None } else { asked.start(&point, counters, reopening) });
             ready.announce();
+            if on_a_terminal {
+                super::say(&told);
+            }
         }),
         report: Box::new(move || log::warn!("{report}")),
     };

@@ -81,6 +81,22 @@ fn slips_in_options_are_told_to_people_and_pass_for_engines() {
 }
 
 #[test]
+fn who_stays_with_a_mount_is_told_when_it_is_there() {
+    if !is_root() {
+        support::skip!("needs root");
+    }
+    let place = Place::new();
+    let mount =
+        "./unionmount -f --lower a --upper up mnt & until mountpoint -q mnt; do :; done; umount mnt; wait $!";
+    let seen = on_a_terminal(&place, 80, mount);
+    assert_eq!(seen.code, Some(0), "{seen:?}");
+    assert!(seen.out.contains("mnt is mounted; Ctrl-C unmounts it"), "{seen:?}");
+    // Programs that start it so read what it says.
+    let quiet = place.sh(&format!("{{ {mount}; }} 2>&1")).ok();
+    assert_eq!(quiet.out, "");
+}
+
+#[test]
 fn a_mount_without_an_upper_says_so_on_a_terminal() {
     if !is_root() {
         support::skip!("needs root");
