@@ -393,3 +393,43 @@ fn holes_and_zeros_in_a_huge_file() {
         here.unmount();
     }
 }
+
+/// A page has several blocks: when a write fails for want of room, ext4 makes zeros of those of a page for which it had some.
+#[test]
+fn what_a_write_to_a_full_disk_leaves_behind_is_the_lowers_still() {
+    support::needs_root!();
+    let scratch = Scratch::new();
+    let image = scratch.path().join("disk.img");
+    File::create(&image).unwrap().set_len(64 << 20).unwrap();
+    let made = Command::new("mkfs.ext4").args(["-Fq", "-b", "1024"]).arg(&image).status().unwrap();
+    assert!(made.success());
+    let disk = LoopFilesystem::again(&scratch, "disk");
+    let stack = Stack::new(1).with_upper_in(disk.path());
+    stack.lower(0).file("large", content(4 << 20, 1));
+    let mut expected = content(4 << 20, 1);
+    for (round, free) in [1, 2, 3, 5, 6, 7].into_iter().enumerate() {
+        let here = lazy(&stack);
+        let file = for_writing(here.join("large"));
+        file.write_all_at(b"!", 100).unwrap();
+        expected[100] = b'!';
+        file.sync_all().unwrap();
+        let filler = File::create(disk.path().join("filler")).unwrap();
+        let mut taken = 0;
+        while filler.write_all_at(&[1; 1024], taken).is_ok() {
+            taken += 1024;
+        }
+        filler.sync_all().unwrap();
+        filler.set_len(taken - free * 1024).unwrap();
+        let at = (1 << 20) + (round << 17);
+        let done = file.write_at(&[7; 64 << 10], at as u64).unwrap_or(0);
+        assert!(done < 64 << 10, "the disk isn't full");
+        expected[at..at + done].fill(7);
+        assert!(fs::read(here.join("large")).unwrap() == expected, "{free} blocks: in the same mount");
+        drop((file, filler));
+        fs::remove_file(disk.path().join("filler")).unwrap();
+        here.unmount();
+        let here = lazy(&stack);
+        assert!(fs::read(here.join("large")).unwrap() == expected, "{free} blocks: in the next mount");
+        here.unmount();
+    }
+}

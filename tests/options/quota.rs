@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::{FallocateFlags, XattrFlags, fallocate, setxattr, statvfs};
+use rustix::fs::{FallocateFlags, XattrFlags, fallocate, removexattr, setxattr, statvfs};
 use support::cli::Place;
 use support::{LoopFilesystem, Mount, Scratch, Stack, wait_until};
 
@@ -500,4 +500,65 @@ fn a_count_is_not_trusted_after_a_mount_that_was_abandoned() {
     place.unionmount(&["umount", "mnt"]).ok();
     let marks = support::read_xattrs(&place.at("up")).unwrap();
     assert!(marks.keys().any(|name| name.ends_with(b".quota")), "{marks:?}");
+}
+
+/// On a plain filesystem the room of what was deleted is there when unlink(2) returns.
+#[test]
+fn a_write_that_fits_once_what_was_deleted_is_let_go_is_done_whole() {
+    support::needs_root!();
+    let stack = Stack::new(1);
+    let here = limited(&stack);
+    let mut file = File::create(here.join("f")).unwrap();
+    fs::write(here.join("big"), vec![1; 7 << 20]).unwrap();
+    let open = File::open(here.join("big")).unwrap();
+    fs::remove_file(here.join("big")).unwrap();
+    // Some of it fits before; and who has the other open lets go of it a little later.
+    let closing = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(20));
+        drop(open);
+    });
+    assert_eq!(file.write(&vec![2; 6 << 20]).unwrap(), 6 << 20);
+    closing.join().unwrap();
+    drop(file);
+    here.unmount();
+}
+
+#[test]
+fn an_access_control_list_that_does_not_fit_leaves_the_mode() {
+    support::needs_root!();
+    let stack = Stack::new(1);
+    let here = limited(&stack);
+    fs::write(here.join("f"), "x").unwrap();
+    fs::set_permissions(here.join("f"), fs::Permissions::from_mode(0o640)).unwrap();
+    // So that the next attribute needs a block of its own.
+    let blocks = || fs::metadata(here.join("f")).unwrap().blocks();
+    let before = blocks();
+    for size in (1..120).rev() {
+        setxattr(here.join("f"), "user.a", &vec![1; size], XattrFlags::empty()).unwrap();
+        if blocks() == before {
+            break;
+        }
+        removexattr(here.join("f"), "user.a").unwrap();
+    }
+    fill(&here.join("full"));
+    while File::create(here.join("more")).and_then(|mut file| file.write_all(&[1; 4096])).is_ok() {
+        fs::rename(here.join("more"), here.join("some")).unwrap();
+    }
+    // user::rw-, group::r--, user 1:rwx, mask::rwx, other::---
+    let entry = |tag: u16, rights: u16, id: u32| {
+        [&tag.to_le_bytes()[..], &rights.to_le_bytes(), &id.to_le_bytes()].concat()
+    };
+    let mut list = 2u32.to_le_bytes().to_vec();
+    for (tag, rights, id) in
+        [(1, 6, u32::MAX), (2, 7, 1), (4, 4, u32::MAX), (16, 7, u32::MAX), (32, 0, u32::MAX)]
+    {
+        list.extend(entry(tag, rights, id));
+    }
+    let set = setxattr(here.join("f"), "system.posix_acl_access", &list, XattrFlags::empty());
+    let mode = fs::metadata(here.join("f")).unwrap().permissions().mode() & 0o7777;
+    match set {
+        Ok(()) => assert_eq!(mode, 0o670),
+        Err(e) => assert_eq!((e.raw_os_error(), mode), (ENOSPC, 0o640)),
+    }
+    here.unmount();
 }

@@ -29,6 +29,7 @@ use crate::union::data::half::Half;
 use crate::union::data::half_mark::HALF;
 use crate::union::events::EventKind;
 use crate::union::lookup::found::DataAt;
+use crate::union::nodes::deferred_free::is_full;
 use crate::union::nodes::node::Node;
 use crate::union::nodes::verified::Object;
 use crate::union::quota::taken::Growth;
@@ -421,7 +422,17 @@ impl Union {
             self.upper()?.own_file(own).utimens(None, Some(SetTime::At(before.mtime)))?;
             fitted
         } else {
-            put_all()
+            let fitted = put_all();
+            // Before less is written than was asked for.
+            let wants_room =
+                fitted.refused.as_ref().is_some_and(is_full) && self.give_back_what_is_set_aside();
+            match wants_room {
+                true => {
+                    let again = put_all();
+                    Fitted { new: again.new.or(fitted.new), ..again }
+                }
+                false => fitted,
+            }
         };
         if let Some((offset, bytes)) = new {
             let layer = || self.metacopies.get(&node.ino).map(|data| self.layer_number(data.dir.layer));
@@ -441,6 +452,8 @@ impl Union {
         }
         match refused {
             Some(error) if written == 0 || how.cached => Err(error),
+            // All of it, where there will be room soon.
+            Some(error) if is_full(&error) && self.deferred.may_soon_be_less() => Err(error),
             _ => Ok(written),
         }
     }

@@ -15,6 +15,7 @@
 
 mod zeros;
 
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -56,8 +57,8 @@ struct State {
     map: BlockMap,
     /// No block before this one is missing.
     whole: u64,
-    /// A block of which a part was written, and which must become a hole again before anybody is told what the file holds.
-    torn: Option<u64>,
+    /// Blocks of which a part was written, and which must become a hole again before anybody is told what the file holds.
+    torn: Option<Range<u64>>,
 }
 
 impl State {
@@ -120,6 +121,7 @@ impl Half {
         // What was cut off is torn no more.
         let torn = mark.torn.filter(|torn| torn * block < limit);
         torn.iter().for_each(|torn| map.remove(*torn));
+        let torn = torn.map(|torn| torn..torn + 1);
         Ok(Half { own, below, block, state: RwLock::new(State { mark, limit, size, map, whole: 0, torn }) })
     }
 
@@ -201,9 +203,13 @@ impl Half {
         let block = self.block;
         let end = at + done as u64;
         let whole = if failed.is_some() { end / block } else { end.div_ceil(block) };
-        if failed.is_some() && !end.is_multiple_of(block) && end > at && state.is_below(block, end / block) {
-            // The beginning of a block of which the rest didn't come.
-            self.take_back(upper, state, end / block);
+        if failed.is_some() {
+            if !end.is_multiple_of(block) && end > at && state.is_below(block, end / block) {
+                // The beginning of a block of which the rest didn't come.
+                self.take_back(upper, state, end / block..end / block + 1);
+            }
+            let asked = (at + bytes.len() as u64).min(state.limit).div_ceil(block);
+            self.clear(upper, state, end.div_ceil(block)..asked);
         }
         state.map.add(at / block, whole.min(state.limit.div_ceil(block)).max(at / block));
         if done > 0 {
@@ -212,9 +218,24 @@ impl Half {
         failed.map_or(Ok(()), |errno| Err(errno.into()))
     }
 
-    /// Takes a block back of which a part was written. Where that can't be done, the file is as torn for whoever opens it next.
-    fn take_back(&self, upper: &Upper, state: &mut State, block: u64) {
-        state.torn = Some(block);
+    /// Makes holes of blocks that nothing was written to. A filesystem that fails in the midst of several may have made zeros of
+    /// those for which it had room: ext4 where a page has several blocks, or a folio several pages.
+    fn clear(&self, upper: &Upper, state: &mut State, blocks: Range<u64>) {
+        let mut at = blocks.start;
+        while at < blocks.end {
+            let (own, to) = state.map.run(at, blocks.end);
+            if !own && punch(self.own.as_fd(), at * self.block, (to - at) * self.block).is_err() {
+                return self.take_back(upper, state, at..to);
+            }
+            at = to;
+        }
+    }
+
+    /// Takes blocks back that were written in part. Where that can't be done, the file is as torn for whoever opens it next; of
+    /// several blocks the mark tells the first.
+    fn take_back(&self, upper: &Upper, state: &mut State, blocks: Range<u64>) {
+        let block = blocks.start;
+        state.torn = Some(blocks);
         let noted = self.mark(upper, state);
         let healed = self.heal(state);
         upper.looked_at(At::Fd(self.own.as_fd()));
@@ -227,10 +248,10 @@ impl Half {
         }
     }
 
-    /// Makes a hole of a block of which only a part was written.
+    /// Makes a hole of blocks of which only a part was written.
     fn heal(&self, state: &mut State) -> Result<()> {
-        if let Some(block) = state.torn {
-            punch(self.own.as_fd(), block * self.block, self.block)?;
+        if let Some(torn) = &state.torn {
+            punch(self.own.as_fd(), torn.start * self.block, (torn.end - torn.start) * self.block)?;
             state.torn = None;
         }
         Ok(())
@@ -274,8 +295,9 @@ impl Half {
 
     /// Has the mark say what the limit is, before the file grows, or what was cut off would be back; and what is torn.
     fn mark(&self, upper: &Upper, state: &mut State) -> Result<()> {
-        if (state.mark.limit, state.mark.torn) != (state.limit, state.torn) {
-            let mark = HalfMark { limit: state.limit, torn: state.torn, ..state.mark.clone() };
+        let torn = state.torn.as_ref().map(|torn| torn.start);
+        if (state.mark.limit, state.mark.torn) != (state.limit, torn) {
+            let mark = HalfMark { limit: state.limit, torn, ..state.mark.clone() };
             upper.set_mark(upper.own_file(self.own.as_fd()), HALF, &mark.to_bytes())?;
             state.mark = mark;
         }

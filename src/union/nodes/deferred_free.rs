@@ -85,6 +85,12 @@ impl DeferredFrees {
         self.freed() != freed || !state.kept.is_empty() && state.lost != state.in_vain
     }
 
+    /// Tells whether something is kept for which it is worth waiting.
+    pub fn may_soon_be_less(&self) -> bool {
+        let state = self.state.lock();
+        !state.kept.is_empty() && state.lost != state.in_vain
+    }
+
     /// Waits until more than `freed` were let go. `look` is called now and then. False: it won't happen soon.
     fn wait(&self, freed: u64, look: impl Fn()) -> bool {
         let end = Instant::now() + PATIENCE;
@@ -107,14 +113,14 @@ impl DeferredFrees {
     }
 }
 
-fn is_full(error: &FsError) -> bool {
+/// Tells whether a change failed for want of room.
+pub(in crate::union) fn is_full(error: &FsError) -> bool {
     [Errno::NOSPC, Errno::DQUOT].contains(&error.errno())
 }
 
 /// A change that failed for want of room, to be tried again.
 #[derive(Debug)]
 pub struct Full {
-    error: FsError,
     freed: u64,
 }
 
@@ -127,7 +133,7 @@ impl Union {
             done = change();
         }
         match done {
-            Err(error) if is_full(&error) && self.deferred.may_come(freed) => Err(Full { error, freed }),
+            Err(error) if is_full(&error) && self.deferred.may_come(freed) => Err(Full { freed }),
             done => Ok(done),
         }
     }
@@ -137,7 +143,8 @@ impl Union {
     pub fn change_again<T>(&self, mut full: Full, change: impl Fn() -> Result<T>) -> Result<T> {
         loop {
             if !self.deferred.wait(full.freed, || self.let_lingering_go()) {
-                return Err(full.error);
+                // A write that fits in part is not refused any more.
+                return change();
             }
             match self.try_change(&change) {
                 Ok(done) => return done,
@@ -155,7 +162,7 @@ impl Union {
     }
 
     /// Closes files for which more is set aside than they hold, where that counts. Tells whether there is more room.
-    fn give_back_what_is_set_aside(&self) -> bool {
+    pub(in crate::union) fn give_back_what_is_set_aside(&self) -> bool {
         let Some(quota) = self.quota() else { return false };
         let before = quota.taken().bytes;
         let sets_aside = |stat: &Stat| {

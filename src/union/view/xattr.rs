@@ -106,9 +106,17 @@ impl Union {
             let counted = upper.quota().is_some();
             let before = if counted { self.owners.get_xattr(there.at(), &stored)? } else { None };
             let set = || self.owners.set_xattr(object, &stored, value, flags);
-            let take_back = || match &before {
-                Some(before) => self.owners.set_xattr(object, &stored, before, XattrFlags::empty()),
-                None => self.owners.remove_xattr(object, &stored),
+            // An access control list changes the mode with it (acl(5)).
+            let mode = object.at().stat().map(|stat| stat.mode & 0o7777).ok().filter(|_| counted);
+            let take_back = || {
+                match &before {
+                    Some(before) => self.owners.set_xattr(object, &stored, before, XattrFlags::empty())?,
+                    None => self.owners.remove_xattr(object, &stored)?,
+                }
+                match mode.filter(|_| name == acl::ACCESS) {
+                    Some(mode) => Ok(object.chmod(mode)?),
+                    None => Ok(()),
+                }
             };
             upper.growing_a_little(object.at(), set, take_back)
         })?;

@@ -179,7 +179,7 @@ fn a_block_in_part_is_shown_to_nobody() {
     let mark = HalfMark::of(&At::Fd(copy.as_fd()).stat().unwrap(), &stat, b"/below".to_vec());
     let mut half = Half::open(File::open(&own).unwrap().into(), from, mark).unwrap();
     copy.write_all_at(b"torn", 3 * BLOCK).unwrap();
-    half.state.get_mut().torn = Some(3);
+    half.state.get_mut().torn = Some(3..4);
     let mut bytes = vec![0; SIZE];
     // A descriptor for reading makes no hole.
     assert_eq!(half.read(0, &mut bytes).unwrap_err().errno(), Errno::IO);
@@ -201,7 +201,7 @@ fn a_block_in_part_stays_one_in_later_mounts() {
     let mark = half.state.read().mark.clone();
     let refused = Half::open(File::open(&own).unwrap().into(), Arc::new(below.into()), mark).unwrap();
     File::options().write(true).open(&own).unwrap().write_all_at(b"torn", 3 * BLOCK).unwrap();
-    refused.take_back(union.upper().unwrap(), &mut refused.state.write(), 3);
+    refused.take_back(union.upper().unwrap(), &mut refused.state.write(), 3..4);
     drop((half, refused, node));
     union.shut_down();
     drop(union);
