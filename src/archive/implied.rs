@@ -24,6 +24,9 @@ pub fn describe_implied(layers: &mut [&mut Archive]) {
 }
 
 fn describe(index: &mut Index, below: &[&Index]) {
+    if index.implied.is_empty() {
+        return;
+    }
     let mut described = Vec::new();
     each_directory(index, below, |number, nearest| {
         if let Some(number) = key(number).filter(|number| index.implied.contains(number)) {
@@ -69,6 +72,10 @@ fn each_directory<'a>(index: &Index, below: &[&'a Index], mut each: impl FnMut(u
             continue;
         };
         level.seen += 1;
+        // Most entries are files, and a layer may have millions.
+        if entries(index, Index::number(entry)).is_none() {
+            continue;
+        }
         let name = index.name(entry);
         if has(index, level.dir, &[WH_PREFIX, name].concat()) {
             continue;

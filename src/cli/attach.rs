@@ -32,8 +32,8 @@ pub(super) struct Attach {
 
     /// Unpack nothing: mount the layers of an image as they came
     ///
-    /// A layer that is compressed is decompressed into a file in the cache directory, which goes with the mount. Layers that
-    /// are unpacked anyway are used as they are.
+    /// A layer that is compressed is decompressed into a file in the cache directory, which goes with the mount. Where all
+    /// layers are unpacked already, their trees are used.
     #[arg(long)]
     lazy: bool,
 

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::Failure;
-use super::store::StoreArgs;
+use super::store::{LimitArgs, StoreArgs};
 
 /// Unpack the layers of images that were loaded with --no-unpack
 ///
@@ -12,6 +12,8 @@ use super::store::StoreArgs;
 pub(super) struct Unpack {
     #[command(flatten)]
     store: StoreArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
 
     /// The images, by name or id
     #[arg(value_name = "IMAGE", required = true)]
@@ -22,7 +24,7 @@ impl Unpack {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let store = self.store.with_something()?;
         for image in &self.images {
-            store.layers(&store.resolve(image)?)?;
+            store.layers_within(&store.resolve(image)?, self.limits.limits())?;
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -69,6 +69,9 @@ pub enum StoreError {
     /// An image or the store can't be changed now.
     #[error("{0}")]
     InUse(String),
+    /// A layer unpacks to more than is allowed.
+    #[error("{0}")]
+    TooLarge(String),
     /// Anything else that the user has to change.
     #[error("{0}")]
     Refused(String),

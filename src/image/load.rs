@@ -271,7 +271,9 @@ fn take_layer(
         None => staging.ingest(source.open_file(&layer.file)?.0, take),
     };
     let taken = taken.map_err(|error| match error {
-        StoreError::Refused(what) => source.wrong(format!("{}: {what}", wanted.place)),
+        StoreError::Refused(what) | StoreError::TooLarge(what) => {
+            source.wrong(format!("{}: {what}", wanted.place))
+        }
         StoreError::Source(error) => source.wrong(format!("{}: cannot be read: {error}", wanted.place)),
         // What failed on the way says nothing of the image.
         other => other,

@@ -136,7 +136,7 @@ fn data<'a>(texts: &'static Texts, survey: &Survey, figures: &Figures, subject: 
         .clone()
         .flat_map(|p| survey.holdings(p))
         .filter(|h| h.kind.is_some())
-        .map(|h| h.mtime)
+        .map(seconds)
         .min()
         .unwrap_or(0);
     let layers = survey.layers.iter().zip(&figures.layers).enumerate().map(|(index, (layer, f))| LayerData {
@@ -197,6 +197,12 @@ fn cause(texts: &'static Texts, survey: &Survey, group: &WasteGroup) -> CauseDat
     }
 }
 
+/// Returns when something was changed, within what a `Date` of a browser can tell.
+fn seconds(h: &Holding) -> i64 {
+    const MOST: i64 = 8_640_000_000_000;
+    h.mtime.clamp(-MOST, MOST)
+}
+
 fn words(h: &Holding, epoch: i64) -> [i64; WORDS] {
     let flag = |set: bool, bit: i64| if set { bit } else { 0 };
     let kind = h.kind.map_or(0, |kind| i64::from(kind as u8))
@@ -212,6 +218,6 @@ fn words(h: &Holding, epoch: i64) -> [i64; WORDS] {
         kind,
         i64::try_from(h.size).unwrap_or(i64::MAX),
         i64::from(h.mode & 0o7777),
-        if h.kind.is_some() { h.mtime - epoch } else { 0 },
+        if h.kind.is_some() { seconds(h) - epoch } else { 0 },
     ]
 }

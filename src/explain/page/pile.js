@@ -10,7 +10,7 @@
     head.append(text("span", "number", l.label));
     if (l.label !== l.name) head.append(text("span", "step", l.name));
     const did = [[l.added, "page.did_add"], [l.changed, "page.did_change"], [l.deleted, "page.did_delete"]].filter((d) => d[0]);
-    const size = [human(l.bytes), l.wasted && say("page.wasted", { size: human(l.wasted) })].filter(Boolean).join(say("called.comma"));
+    const size = [human(l.bytes), l.wasted && say("page.wasted", { size: human(l.wasted) })].filter(Boolean).join(say("page.comma"));
     button.append(head, text("small", "", size +
       (did.length ? " · " + did.map(([count, key]) => say(key, { count: number(count) })).join(say("called.comma")) : "")));
     const meter = text("span", "meter"), used = text("i", "used"), wasted = text("i", "wasted");
@@ -151,7 +151,7 @@
     return button;
   }
   for (const cause of data.causes) {
-    const item = text("li"), head = text("b", "", human(cause.bytes) + say("called.comma") + counted("file", cause.files) + " ");
+    const item = text("li"), head = text("b", "", human(cause.bytes) + say("page.comma") + counted("file", cause.files) + " ");
     // The place is still there where something else has taken it.
     const there = shownAt(cause.place, TOP) >= 0;
     head.append(cause.place ? wasteButton("/" + cause.path, cause.place, [[cause.layer, cause.hidden_by]], there) : text("span", "", say("layers.several")));

@@ -96,7 +96,7 @@
     chip.prepend(spot(layer(h)));
     chip.title = title(layer(h)) + say("page.colon") + data.layers[layer(h) - 1].name;
     row.setAttribute("aria-label", [names[p], STATES[s] && say(STATES[s]), dir ? say("kind.directory") : kindOf(h), target && say("page.to", { target }),
-      bytesOf.textContent, count.textContent, s >= DELETED ? ofLayer("page.was_in", layer(h)) : title(layer(h))].filter(Boolean).join(say("called.comma")));
+      bytesOf.textContent, count.textContent, s >= DELETED ? ofLayer("page.was_in", layer(h)) : title(layer(h))].filter(Boolean).join(say("page.comma")));
   }
 
   function paint() {

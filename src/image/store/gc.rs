@@ -356,10 +356,17 @@ impl Store {
         Ok(needed)
     }
 
-    /// Returns the layers that stay unpacked: all that are needed, or those of containers alone.
+    /// Returns the layers that stay unpacked: all that are needed, or those of containers, and of images whose blobs aren't all
+    /// there, which could not be unpacked again.
     fn kept_layers(&self, needed: Needed, of_containers_alone: bool) -> Result<HashSet<Digest>> {
         match of_containers_alone {
-            true => Ok(self.needed_by_containers()?.layers),
+            true => {
+                let mut kept = self.needed_by_containers()?.layers;
+                for image in self.catalog()?.images.iter().filter(|image| !self.is_complete(image)) {
+                    kept.extend(image.diff_ids.iter().chain([&image.id]));
+                }
+                Ok(kept)
+            }
             false => Ok(needed.layers),
         }
     }

@@ -100,11 +100,21 @@ impl Store {
     /// # Errors
     /// When a blob is missing or damaged, or there is no room.
     pub fn layers(&self, image: &Image) -> Result<UnpackedLayers> {
-        self.unless_gone(image, self.layers_of(image))
+        self.layers_within(image, Limits::default())
     }
 
-    fn layers_of(&self, image: &Image) -> Result<UnpackedLayers> {
-        self.unpack_missing(image)?;
+    /// Does as [`Store::layers`], and unpacks no more than that.
+    ///
+    /// # Errors
+    /// As [`Store::layers`].
+    pub fn layers_within(&self, image: &Image, limits: Limits) -> Result<UnpackedLayers> {
+        self.unless_gone(image, self.layers_of(image, limits))
+    }
+
+    fn layers_of(&self, image: &Image, limits: Limits) -> Result<UnpackedLayers> {
+        // Until they are pinned, `prune --unpacked` could take away what was just unpacked.
+        let _kept = self.keep_all()?;
+        self.unpack_missing(image, limits)?;
         let mut layers = UnpackedLayers { paths: Vec::new(), pins: Vec::new() };
         // Whether a layer implies directories, and whether that layer has another one below it.
         let (mut implying, mut lowest_implies) = (false, false);
@@ -161,7 +171,7 @@ impl Store {
         }
     }
 
-    fn unpack_missing(&self, image: &Image) -> Result<()> {
+    fn unpack_missing(&self, image: &Image, limits: Limits) -> Result<()> {
         let mut staging = None;
         for (diff_id, layer) in image.diff_ids.iter().zip(image.manifest.layers()) {
             match self.layer_record(diff_id) {
@@ -181,7 +191,7 @@ impl Store {
                 diff_id: Some(*diff_id),
                 store: false,
                 unpack: true,
-                limits: Limits::default(),
+                limits,
                 progress: &|_| {},
                 stop: &AtomicBool::new(false),
             };
@@ -189,6 +199,11 @@ impl Store {
             let file = File::open(&path).map_err(StoreError::io("open it", &path))?;
             staging.ingest(file, take).map_err(|error| match error {
                 StoreError::Refused(what) => StoreError::damaged(&path, what),
+                StoreError::TooLarge(what) => StoreError::TooLarge(format!(
+                    "{}: {what}; if that is meant, unionmount unpack --max-size SIZE --max-entries NUMBER {}",
+                    path.display(),
+                    image.id.short()
+                )),
                 StoreError::Source(error) => StoreError::io("read it", &path)(error),
                 other => other,
             })?;
@@ -343,6 +358,9 @@ impl Staging<'_> {
             // Says nothing of the layer, but of where it was to go.
             LayerError::Os { entry, what, errno } => {
                 StoreError::io(what, tree.join(OsStr::from_bytes(&entry)))(errno)
+            }
+            LayerError::TooManyEntries(_) | LayerError::TooManyBytes { .. } => {
+                StoreError::TooLarge(error.to_string())
             }
             wrong => StoreError::Refused(wrong.to_string()),
         })

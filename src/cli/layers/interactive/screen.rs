@@ -7,7 +7,7 @@ use ratatui::layout::{Constraint, Layout, Margin, Rect};
 use ratatui::style::{Color, Style, Stylize};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, BorderType, Clear, Paragraph, Wrap};
-use unicode_width::UnicodeWidthStr;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::{Pane, Walk};
 use crate::cli::terminal::without_colours;
@@ -86,7 +86,13 @@ fn foot(walk: &Walk<'_>, width: u16) -> Line<'static> {
         let found = walk.texts.fill("walk.typing", &[("count", &walk.browse.matches().to_string())]);
         let room = usize::from(width).saturating_sub(found.width() + 2);
         // The end is what is being typed.
-        let query: String = walk.browse.query().chars().rev().take(room.max(4)).collect();
+        let mut left = room.max(4);
+        let fits = |letter: &char| {
+            let enough = left.checked_sub(letter.width().unwrap_or(0));
+            left = enough.unwrap_or(0);
+            enough.is_some()
+        };
+        let query: String = walk.browse.query().chars().rev().take_while(fits).collect();
         let query: String = query.chars().rev().collect();
         return Line::from(vec![Span::from(format!("/{query}▏")).bold(), Span::from(found).dim()]);
     }
