@@ -159,7 +159,7 @@ impl Reopening {
             }
             Err(LiveError::Failed(error @ Unchanged::Lost(_))) => Err(error.to_string()),
             Err(error) => {
-                back.end();
+                back.give_up();
                 Err(refused(error.to_string()))
             }
         }

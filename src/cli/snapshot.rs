@@ -233,11 +233,14 @@ fn ready_to_freeze(mount: &Mount, target: &TargetArgs) -> Result<Client, Failure
     if !target.lowers.is_empty() || target.work.is_some() || target.userxattr {
         return Err(Failure::usage("--lower, --work and --userxattr are known of what is mounted"));
     }
-    let open = std::fs::File::open(&mount.point).map_err(|error| failed(mount, &error))?;
-    crate::sys::filesystem::sync(&open)
+    write_back(mount)
         .map_err(|error| failed(mount, &format_args!("cannot write back what is changed: {error}")))?;
-    drop(open);
     Client::connect_within(mount, PATIENCE).map_err(|error| failed(mount, &error))
+}
+
+/// Lets the kernel write what was stored through mappings to a mount.
+fn write_back(mount: &Mount) -> std::io::Result<()> {
+    Ok(crate::sys::filesystem::sync(std::fs::File::open(&mount.point)?)?)
 }
 
 /// How long a daemon may take for a snapshot.
@@ -292,6 +295,12 @@ impl Rollback {
         }
         let point = EscapedPath::from(mount.point.as_path());
         let failed = |error: &dyn std::fmt::Display| Failure::failed(format!("{point}: {error}"));
+        // No reason to refuse: what can't be written, such as to a full upper, is of what is thrown away.
+        if let Err(error) = write_back(mount) {
+            say(&format!(
+                "{point}: what was changed last can't be written back, and is gone as well: {error}"
+            ));
+        }
         let mut client = Client::connect_within(mount, PATIENCE).map_err(|error| failed(&error))?;
         client.rollback(self.name.as_deref()).map_err(|error| failed(&error))
     }

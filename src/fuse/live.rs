@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,8 @@ const LONGEST_AT_A_TIME: Duration = Duration::from_millis(640);
 pub struct Live {
     /// None: the mount has ended, or its layers can't be read any more.
     shown: RwLock<Option<UnionFs>>,
+    /// Whether the kernel can be told to ask for all names anew.
+    can_doubt_names: AtomicBool,
 }
 
 /// A filesystem that can be exchanged for another while it is served.
@@ -56,7 +59,7 @@ pub enum LiveError<E: fmt::Display + fmt::Debug> {
 impl LiveFs {
     /// Serves this one first.
     pub fn new(first: UnionFs) -> LiveFs {
-        LiveFs(Arc::new(Live { shown: RwLock::new(Some(first)) }))
+        LiveFs(Arc::new(Live { shown: RwLock::new(Some(first)), can_doubt_names: AtomicBool::new(false) }))
     }
 
     /// Returns what exchanges it.
@@ -99,9 +102,9 @@ impl Live {
         Ok(())
     }
 
-    /// Tells whether the kernel can be told to ask for all names anew.
+    /// Tells whether the kernel can be told to ask for all names anew. It isn't tried: that would detach what is mounted on them.
     pub fn can_doubt_names(&self) -> bool {
-        self.notifier().is_some_and(|kernel| kernel.doubt_all_names().is_ok())
+        self.can_doubt_names.load(Ordering::Acquire)
     }
 
     fn notifier(&self) -> Option<Notifier> {
@@ -171,7 +174,7 @@ impl Live {
     }
 }
 
-/// Lets the kernel forget the attributes of all that it knew, and the listings of directories.
+/// Lets the kernel forget the attributes of all that it knew, the listings of directories, and what it has read of files that are gone.
 fn forget_attributes(union: &Union, kernel: &Notifier) {
     const NO_DATA: i64 = -1;
     let tell = |ino: u64, data: i64| {
@@ -181,12 +184,14 @@ fn forget_attributes(union: &Union, kernel: &Notifier) {
     };
     tell(union.root().ino, 0);
     let mut known = Vec::new();
-    union.for_each_before(|ino, is_directory| known.push((ino, if is_directory { 0 } else { NO_DATA })));
+    union.for_each_before(|ino, has_other_data| known.push((ino, if has_other_data { 0 } else { NO_DATA })));
     known.into_iter().for_each(|(ino, data)| tell(ino, data));
 }
 
 impl Filesystem for LiveFs {
     fn negotiate(&mut self, offer: &Init) -> io::Result<Wanted> {
+        let can = (offer.major, offer.minor) >= Notifier::DOUBTS_NAMES_SINCE;
+        self.0.can_doubt_names.store(can, Ordering::Release);
         match &mut *self.0.shown.write() {
             Some(shown) => shown.negotiate(offer),
             None => Err(io::Error::other("the layers are gone")),

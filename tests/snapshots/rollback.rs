@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 use support::cli::Place;
 
@@ -93,6 +93,8 @@ fn what_is_open_and_is_no_more_is_stale_and_the_rest_stays() {
         (File::open(root.join("kept")).unwrap(), File::open(root.join("in-one")).unwrap());
     let (changed, mut new) = (open("changed"), open("new-dir/new"));
     new.write_all(b"new").unwrap();
+    // The kernel has it in its cache.
+    changed.read_exact_at(&mut [0; 5], 0).unwrap();
     place
         .unionmount(&["rollback", "mnt"])
         .refused(1, &[&std::process::id().to_string(), "4 files", "--force"]);
@@ -103,12 +105,20 @@ fn what_is_open_and_is_no_more_is_stale_and_the_rest_stays() {
     frozen.read_to_string(&mut text).unwrap();
     assert_eq!(text, "b/keptin one");
     assert_eq!(frozen.metadata().unwrap().ino(), fs::metadata(root.join("in-one")).unwrap().ino());
+    let cached = changed.read_at(&mut [0; 5], 0).unwrap_err();
+    assert_eq!(cached.kind(), ErrorKind::StaleNetworkFileHandle, "what was read of it is no more");
     for gone in [&changed, &new] {
         assert_eq!(gone.metadata().unwrap_err().kind(), ErrorKind::StaleNetworkFileHandle);
         assert_eq!((&*gone).write(b"x").unwrap_err().kind(), ErrorKind::StaleNetworkFileHandle);
     }
     assert!(!root.join("new-dir").exists());
     assert_eq!(fs::read_to_string(root.join("changed")).unwrap(), "b/changed");
+    // Whoever looks at what is no more changes nothing about its name.
+    fs::write(place.at("other"), "other").unwrap();
+    place.sh("mount --bind other mnt/changed").ok();
+    assert_eq!(changed.metadata().unwrap_err().kind(), ErrorKind::StaleNetworkFileHandle);
+    assert_eq!(fs::read_to_string(root.join("changed")).unwrap(), "other", "it is mounted there still");
+    place.sh("umount mnt/changed").ok();
     // What is made now is nobody's who has something of the past open, whatever number it has.
     for number in 0..200 {
         fs::write(root.join(format!("made-{number}")), "made now").unwrap();

@@ -77,13 +77,16 @@ impl Notifier {
         self.send(Code::FUSE_NOTIFY_RESEND, &[0u8; 0], &[])
     }
 
+    /// The version of the protocol in which [`Notifier::doubt_all_names`] came.
+    pub const DOUBTS_NAMES_SINCE: (u32, u32) = (7, 44);
+
     /// Lets it ask for each name again that it knows, or knows to be missing, when it is used next.
     ///
     /// # Errors
     ///
     /// `EINVAL`: a kernel before 6.16 doesn't know how.
     pub fn doubt_all_names(&self) -> io::Result<()> {
-        /// `FUSE_NOTIFY_INC_EPOCH`, of version 7.44 of the protocol.
+        /// `FUSE_NOTIFY_INC_EPOCH`, see [`Notifier::DOUBTS_NAMES_SINCE`].
         const INC_EPOCH: u32 = 8;
         self.send_code(INC_EPOCH, &[0u8; 0], &[])
     }

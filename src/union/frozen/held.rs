@@ -54,6 +54,23 @@ pub(in crate::union) struct Writing {
     _lock: File,
 }
 
+/// Why an upper isn't exchanged.
+#[derive(Debug)]
+pub(in crate::union) enum NotExchanged {
+    /// All is as it was.
+    AsBefore(SnapshotError),
+    /// The exchange stands, or the disk may say so: nothing that lies beside the upper may be removed.
+    Lost(SnapshotError),
+}
+
+impl From<NotExchanged> for SnapshotError {
+    fn from(why: NotExchanged) -> SnapshotError {
+        match why {
+            NotExchanged::AsBefore(error) | NotExchanged::Lost(error) => error,
+        }
+    }
+}
+
 impl Held {
     /// Locks an upper, and leaves its workdir as a clean unmount does.
     pub fn begin(path: &Path, work: Option<&Path>) -> std::result::Result<Held, StackError> {
@@ -114,13 +131,21 @@ impl Held {
     }
 
     /// Exchanges the upper for what is in `.NAME.layers` under that name: the one step.
-    pub fn exchange(&self, layers: &Layers, with: &str) -> Result<()> {
+    ///
+    /// # Errors
+    /// See [`NotExchanged`].
+    pub fn exchange(&self, layers: &Layers, with: &str) -> std::result::Result<(), NotExchanged> {
+        self.exchange_names(layers, with).map_err(NotExchanged::AsBefore)?;
+        failpoint::reached(Failpoint::Changed);
+        self.sync_names(layers).or_else(|errno| self.exchange_back(layers, with, errno))
+    }
+
+    fn exchange_names(&self, layers: &Layers, with: &str) -> Result<()> {
         let path = &self.upper.path;
-        let found = statat(&self.site.parent, &self.site.name, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(SnapshotError::io("look at it", path))?;
-        #[allow(clippy::unnecessary_cast)] // the types differ by architecture
-        let same = (found.st_dev as u64, found.st_ino as u64) == (self.upper.dev, self.upper.ino);
-        if !same {
+        if !self
+            .is_at(self.site.parent.as_fd(), &self.site.name)
+            .map_err(SnapshotError::io("look at it", path))?
+        {
             return Err(SnapshotError::refused(path, "was exchanged for another directory meanwhile"));
         }
         renameat_with(&self.site.parent, &self.site.name, &layers.dir, with, RenameFlags::EXCHANGE).map_err(
@@ -131,31 +156,68 @@ impl Held {
                 ),
                 errno => SnapshotError::io("exchange it for a new upper", path)(errno),
             },
-        )?;
-        failpoint::reached(Failpoint::Changed);
-        let synced = [&self.site.parent, &layers.dir].into_iter().try_for_each(fsync);
-        synced.or_else(|errno| self.exchange_back(layers, with, errno))
+        )
     }
 
-    /// Takes an exchange back for the sake of an error: who is told of that finds all as it was.
+    /// Tells whether the upper has that name in a directory.
+    fn is_at(&self, dir: BorrowedFd<'_>, name: impl rustix::path::Arg) -> std::result::Result<bool, Errno> {
+        let found = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        #[allow(clippy::unnecessary_cast)] // the types differ by architecture
+        let id = (found.st_dev as u64, found.st_ino as u64);
+        Ok(id == (self.upper.dev, self.upper.ino))
+    }
+
+    fn sync_names(&self, layers: &Layers) -> std::result::Result<(), Errno> {
+        [&self.site.parent, &layers.dir].into_iter().try_for_each(fsync)
+    }
+
+    /// Takes an exchange back for the sake of an error: who is told of that finds all as it was, also after a power failure.
+    ///
+    /// # Errors
+    /// When it can't be taken back, or the disk may not know that it was; then nothing may be removed.
     pub fn take_back(&self, layers: &Layers, with: &str) -> std::result::Result<(), Errno> {
         let names = (&self.site.parent, &self.site.name, &layers.dir);
-        renameat_with(names.0, names.1, names.2, with, RenameFlags::EXCHANGE)
+        renameat_with(names.0, names.1, names.2, with, RenameFlags::EXCHANGE)?;
+        self.sync_names(layers)
     }
 
     /// Takes the exchange back, of which the disk may not know.
-    fn exchange_back(&self, layers: &Layers, with: &str, unsynced: Errno) -> Result<()> {
+    fn exchange_back(
+        &self,
+        layers: &Layers,
+        with: &str,
+        unsynced: Errno,
+    ) -> std::result::Result<(), NotExchanged> {
         let path = &self.upper.path;
-        match self.take_back(layers, with) {
-            Ok(()) => Err(SnapshotError::io("write to the disk where it is", path)(unsynced)),
-            Err(_) => Err(SnapshotError::damaged(
-                path,
-                format!(
-                    "it is done, and can't be written to the disk: {unsynced}; what was in it is in {} now: copy that before \
-                     anything else is done with it",
-                    EscapedPath::from(layers.path.join(with).as_path())
-                ),
-            )),
+        let Err(back) = self.take_back(layers, with) else {
+            let error = SnapshotError::io("write to the disk where it is", path)(unsynced);
+            return Err(NotExchanged::AsBefore(error));
+        };
+        Err(NotExchanged::Lost(SnapshotError::damaged(
+            path,
+            format!(
+                "where it is can't be written to the disk: {unsynced}, nor can it be put back: {back}; what was in it is in {} now, or \
+                 may be there after a power failure: copy it before anything else is done with it",
+                EscapedPath::from(layers.path.join(with).as_path())
+            ),
+        )))
+    }
+
+    /// Removes what was prepared under a name to be exchanged, and wasn't. Where the upper itself has that name it stays.
+    ///
+    /// # Errors
+    /// When it is the upper, or can't be removed.
+    pub fn give_up(&self, writing: &Writing, with: &str) -> Result<()> {
+        let path = writing.layers.path.join(with);
+        match self.is_at(writing.layers.dir.as_fd(), with) {
+            Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(SnapshotError::io("look at it", path)(errno)),
+            Ok(true) => {
+                let why =
+                    "this is the upper itself, which stays: put it back in its place, or copy what is in it";
+                Err(SnapshotError::damaged(path, why))
+            }
+            Ok(false) => writing.remove(with),
         }
     }
 }

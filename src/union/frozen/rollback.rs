@@ -37,7 +37,7 @@ pub fn rollback(target: &Target, name: Option<&str>) -> Result<RolledBack, Stack
     let writing = writing(&held)?;
     let back = prepare(&held, &writing, name)?;
     held.sync()?;
-    held.exchange(&writing.layers, GONE)?;
+    held.exchange(&writing.layers, GONE).map_err(SnapshotError::from)?;
     settle_new(&held, back.new.as_fd());
     Ok(throw_away(&writing, back.to))
 }
@@ -76,7 +76,7 @@ pub(in crate::union) fn prepare(held: &Held, writing: &Writing, name: Option<&st
     Ok(Back { to, new })
 }
 
-/// Removes what was thrown away.
+/// Removes what was thrown away, now that another upper has its place.
 pub(in crate::union) fn throw_away(writing: &Writing, to: String) -> RolledBack {
     // It is done: what isn't removed now, the next call removes.
     let left = writing.remove(GONE).err().map(|error| error.to_string());

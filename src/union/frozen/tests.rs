@@ -13,6 +13,7 @@ use crate::union::change::create::Create;
 use crate::union::change::rename::RenameMode;
 use crate::union::change::staged::New;
 use crate::union::data::file::Write;
+use crate::union::frozen::held::{GONE, Held};
 use crate::union::frozen::snapshot::{Target, snapshot};
 use crate::union::frozen::{below, branch, listing, removal, rollback};
 use crate::union::nodes::node::Node;
@@ -223,6 +224,28 @@ fn a_rollback_shows_what_was_seen_at_the_snapshot() {
         listed.iter().map(|one| (one.layer.name.as_str(), one.is_below, one.layer.below)).collect();
     assert_eq!(states, [("first", true, 0), ("second", false, 1), ("fork", true, 1)]);
     assert_eq!(listed[2].content.files, 1);
+}
+
+#[test]
+fn who_gives_a_rollback_up_never_removes_the_upper_itself() {
+    let bed = build();
+    write(&bed.open(), "same", "ONE");
+    take(&bed, "one");
+    write(&bed.open(), "same", "TWO");
+    let two = shown(&bed);
+    let held = Held::begin(&bed.at("upper"), None).unwrap();
+    let writing = rollback::writing(&held).unwrap();
+    rollback::prepare(&held, &writing, None).unwrap();
+    held.exchange(&writing.layers, GONE).unwrap();
+    let told = held.give_up(&writing, GONE).unwrap_err().to_string();
+    assert!(told.contains("the upper itself"), "{told}");
+    held.take_back(&writing.layers, GONE).unwrap();
+    for _ in ["it is there", "it is gone"] {
+        held.give_up(&writing, GONE).unwrap();
+    }
+    drop((held, writing));
+    assert_eq!(bed.names(".upper.layers"), ["1", "stack.json"]);
+    assert_eq!(shown(&bed), two);
 }
 
 #[test]

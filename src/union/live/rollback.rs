@@ -35,7 +35,7 @@ impl RollingBack {
         match made {
             Ok((successor, back)) => Ok(RollingBack { held, writing, back, successor }),
             Err(error) => {
-                rollback::throw_away(&writing, String::new());
+                gave_up(&held, &writing);
                 Err(error)
             }
         }
@@ -53,8 +53,20 @@ impl RollingBack {
         succession::exchange(union, exchanged, &self.successor, (how, skeleton))
     }
 
-    /// Removes what was thrown away, or what was prepared and isn't needed.
+    /// Removes what was thrown away, now that it is done.
     pub fn end(self) -> RolledBack {
         rollback::throw_away(&self.writing, self.back.to)
+    }
+
+    /// Gives it up: what was prepared is removed.
+    pub fn give_up(self) {
+        gave_up(&self.held, &self.writing);
+    }
+}
+
+/// Removes what was prepared. What can't be removed now is by whoever changes the record next.
+fn gave_up(held: &Held, writing: &Writing) {
+    if let Err(error) = held.give_up(writing, GONE) {
+        log::warn!("what was prepared for a rollback is left: {error}");
     }
 }

@@ -9,7 +9,7 @@ use rustix::fs::{Access, Mode, OFlags, openat};
 use crate::sys::object::At;
 use crate::union::change::upper::Upper;
 use crate::union::frozen::below::{self, Below};
-use crate::union::frozen::held::Held;
+use crate::union::frozen::held::{GONE, Held, NotExchanged};
 use crate::union::frozen::settle;
 use crate::union::frozen::site::Layers;
 use crate::union::frozen::unfit::SnapshotError;
@@ -139,6 +139,18 @@ fn again(union: &Union, lower: &OpenLayer) -> Result<Lower, StackError> {
     }))
 }
 
+/// Checks that a new upper lies on the one that it was exchanged for, unless that is thrown away: it was opened by its path, and
+/// somebody may have put another directory there.
+fn is_on_what_was_frozen(stack: &Stack, held: &Held, with: &str) -> Result<(), SnapshotError> {
+    let own = (held.upper.dev, held.upper.ino);
+    let is_it = |lower: &Lower| matches!(lower, Lower::Directory(layer) if (layer.dev, layer.ino) == own);
+    if with == GONE || stack.lowers.first().is_some_and(is_it) {
+        return Ok(());
+    }
+    let why = "another directory is in the place where it was frozen; who else changes what is beside it?";
+    Err(SnapshotError::refused(&held.upper.path, why))
+}
+
 /// Exchanges the upper for the new one that lies under that name in the directory with frozen layers, and returns the union over
 /// it, which takes over from the one before. Nobody may ask that one meanwhile.
 pub(super) fn exchange(
@@ -148,13 +160,20 @@ pub(super) fn exchange(
     (how, skeleton): (&How, Skeleton),
 ) -> Result<Union, Unchanged<StackError>> {
     let new = successor.layer.root.as_fd();
-    held.exchange(layers, with).map_err(|error| Unchanged::AsBefore(error.into()))?;
+    held.exchange(layers, with).map_err(|why| match why {
+        NotExchanged::AsBefore(error) => Unchanged::AsBefore(error.into()),
+        NotExchanged::Lost(error) => Unchanged::Lost(error.into()),
+    })?;
+    let open = |below: &Below| {
+        let stack = successor.stack(union, below)?;
+        is_on_what_was_frozen(&stack, held, with)?;
+        Ok::<_, StackError>(stack)
+    };
     let opened = || {
         let below = below::of(new, &held.upper.path)?.ok_or_else(|| {
             SnapshotError::damaged(&held.upper.path, "the new upper has lost its mark of what it lies on")
         })?;
-        let stack = successor.stack(union, &below)?;
-        Ok((stack, below))
+        Ok((open(&below)?, below))
     };
     let (stack, below) = opened().map_err(|error| match held.take_back(layers, with) {
         Ok(()) => Unchanged::AsBefore(error),
@@ -163,7 +182,7 @@ pub(super) fn exchange(
     let since = Instant::now();
     let mut stack = Some(stack);
     let mut make = || {
-        let stack = stack.take().map_or_else(|| successor.stack(union, &below), Ok)?;
+        let stack = stack.take().map_or_else(|| open(&below), Ok)?;
         settle::index(&held.work, new, &below)?;
         Union::with_options(stack, how.limits, &how.options)
             .map_err(|error| StackError::from(SnapshotError::refused(&held.upper.path, error.to_string())))

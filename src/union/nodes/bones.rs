@@ -55,6 +55,21 @@ impl Bone {
         })
     }
 
+    /// Returns what is left of a node without a name that is gone with its upper. The kernel knows the number still, so nothing else
+    /// may get it; nothing is found by it. `root`: the number of the root, which stays whatever lies below it.
+    pub fn of_lost(node: &Node, root: u64) -> Bone {
+        Bone {
+            parent: root,
+            name: Box::default(),
+            lookups: u32::try_from(node.lookups()).unwrap_or(u32::MAX),
+            mapped: node.is_mapped(),
+            real: node.real(),
+            generation: node.generation(),
+            is_directory: node.dir.is_some(),
+            is_dead: true,
+        }
+    }
+
     /// Tells whether an object that was found is what this is of.
     pub fn is_of(&self, real: InodeId, seen: Sighting) -> bool {
         !self.is_dead && self.real == real && seen.fits(self.generation)
@@ -111,7 +126,6 @@ impl Bones {
     }
 
     /// Lays one down.
-    #[cfg(test)]
     pub fn insert(&self, ino: u64, bone: Bone) {
         *self.below.entry(bone.parent).or_default() += 1;
         if self.all.insert(ino, bone).is_none() {

@@ -26,8 +26,8 @@ pub struct Skeleton {
     bones: Arc<Bones>,
     nodes: Arc<Nodes>,
     nameless: Vec<Nameless>,
-    /// What isn't known any more.
-    lost: Vec<u64>,
+    /// What isn't reached any more, and is known to the kernel.
+    lost: Vec<(u64, Bone)>,
     upper: OfUpper,
     numbers: Numbers,
     generations: RandomState,
@@ -82,7 +82,7 @@ impl Union {
                 Ok(None) => {}
                 Ok(Some(one)) => nameless.push(one),
                 // Its data or its other names go, and it with them.
-                Err(_) if gone => lost.push(node.ino),
+                Err(_) if gone => lost.push((node.ino, Bone::of_lost(node, self.root.ino))),
                 Err(why) => failed = Some(why),
             });
         }
@@ -138,9 +138,10 @@ impl Union {
         }))
     }
 
-    /// Calls `f` with the number of each node that was known before the layers were opened anew, and whether it is a directory.
+    /// Calls `f` with the number of each node that was known before the layers were opened anew, and whether what the kernel keeps of
+    /// its content isn't its content any more: it is a directory, or the object is gone.
     pub fn for_each_before(&self, mut f: impl FnMut(u64, bool)) {
-        self.table.bones().for_each(|ino, bone| f(ino, bone.is_directory));
+        self.table.bones().for_each(|ino, bone| f(ino, bone.is_directory || bone.is_dead));
         // And what somebody has asked for since.
         self.table.for_each(|node| f(node.ino, node.dir.is_some()));
     }
@@ -153,9 +154,10 @@ impl Union {
         nameless
             .iter()
             .map(|one| one.ino)
-            .chain(lost)
+            .chain(lost.iter().map(|(ino, _)| *ino))
             .chain([self.root.ino])
             .for_each(|ino| drop(nodes.remove(&ino)));
+        lost.into_iter().for_each(|(ino, bone)| bones.insert(ino, bone));
         self.fds.set_generations_key(generations);
         (self.pins, self.events) = (pins, events);
         self.counters.all().iter().zip(counts).for_each(|(own, count)| own.store(count, Ordering::Relaxed));
@@ -212,6 +214,8 @@ impl Union {
                     break node;
                 }
                 match bones.get(at) {
+                    // Its name may lead to something else by now, which is as it should be.
+                    Some(bone) if bone.is_dead => return Err(FsError::Stale),
                     Some(bone) => {
                         let above = bone.parent;
                         chain.push((at, bone));

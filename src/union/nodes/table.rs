@@ -105,13 +105,17 @@ impl Table {
         }
     }
 
-    /// Returns the numbers that were given out where the rule had none; without those of a region whose objects are gone.
+    /// Returns the numbers that were given out where the rule had none. `gone`: the region of an upper that is thrown away, in which
+    /// lowers may lie too. What is known of it keeps its number: what stays would be two nodes with another, and one that is gone is
+    /// never found by it, see [`Table::obtain`].
     pub(in crate::union) fn numbers(&self, gone: Option<u16>) -> Numbers {
-        let stays = |real: InodeId| gone.is_none() || real.region() != gone;
-        let given = self.fallback.iter().map(|given| (*given.key(), *given.value()));
+        let given: Vec<_> = self.fallback.iter().map(|given| (*given.key(), *given.value())).collect();
+        let is_known = |number: u64| self.nodes.contains_key(&number) || self.bones.get(number).is_some();
+        let stays =
+            |(real, number): &(InodeId, u64)| gone.is_none() || real.region() != gone || is_known(*number);
         Numbers {
             next: self.next_fallback.load(Ordering::Relaxed),
-            given: given.filter(|(real, _)| stays(*real)).collect(),
+            given: given.into_iter().filter(stays).collect(),
         }
     }
 
@@ -140,6 +144,13 @@ impl Table {
             .fallback
             .entry(real)
             .or_insert_with(|| fallback | self.next_fallback.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Returns the number of an object that can't have the one that it was given. Somebody else who has found it at the same time
+    /// may have given it another since; that stays.
+    fn other_number(&self, real: InodeId, number: u64) -> u64 {
+        self.fallback.remove_if(&real, |_, given| *given == number);
+        self.fallback_number(real)
     }
 
     /// Keeps the number of an object that was copied up and can't remember where it came from: it has it while the
@@ -192,19 +203,14 @@ impl Table {
                     return node;
                 }
                 Entry::Occupied(other) => {
-                    let replaced = other.get().real() == identity.real;
                     drop(other);
-                    if replaced {
-                        self.fallback.remove(&identity.real);
-                    }
-                    number = self.fallback_number(identity.real);
+                    number = self.other_number(identity.real, number);
                 }
                 Entry::Vacant(free) => {
                     // The number is another's, whom nobody has asked for since.
                     if self.bones.get(number).is_some_and(|bone| !bone.is_of(identity.real, seen)) {
                         drop(free);
-                        self.fallback.remove(&identity.real);
-                        number = self.fallback_number(identity.real);
+                        number = self.other_number(identity.real, number);
                         continue;
                     }
                     let node = Arc::new(Node::new(number, make(), identity.real, seen, lookups));
@@ -482,6 +488,41 @@ mod tests {
         after.bones().convert();
         after.release_lingering(&mut |_| {});
         assert_eq!((after.len(), after.bones().len()), (1, 0));
+    }
+
+    #[test]
+    fn who_finds_an_object_at_the_same_time_finds_one_node() {
+        let (table, _) = table();
+        let real = real_id(0, 10);
+        // Two were given a number that it can't have, and the first has another already.
+        table.keep_number(real, 77);
+        let first = table.other_number(real, 77);
+        assert_ne!(first, 77);
+        assert_eq!(table.other_number(real, 77), first);
+    }
+
+    #[test]
+    fn what_is_known_keeps_its_number_when_an_upper_of_its_filesystem_is_thrown_away() {
+        let (table, root) = table();
+        let [known, unknown, other] = [(0, 10), (0, 11), (1, 12)].map(|(region, ino)| real_id(region, ino));
+        for (real, number) in [(known, 77), (unknown, 78), (other, 79)] {
+            table.keep_number(real, number);
+        }
+        table.obtain(Identity { origin: known, real: known }, Sighting::default(), 1, || file_in(&root));
+        let mut given = table.numbers(Some(0)).given;
+        given.sort_by_key(|(_, number)| *number);
+        assert_eq!(given, [(known, 77), (other, 79)]);
+    }
+
+    #[test]
+    fn a_number_is_nobody_elses_while_the_kernel_knows_it_of_something_lost() {
+        let (table, root) = table();
+        let lost = Node::new(10, file_in(&root), real_id(0, 10), Sighting::default(), 2);
+        table.bones().insert(10, Bone::of_lost(&lost, ROOT));
+        let number = |real| table.obtain(id(real), Sighting::default(), 0, || file_in(&root)).ino;
+        assert_ne!(number(10), 10);
+        table.forget(10, 2, |_| {});
+        assert_eq!(table.bones().len(), 0);
     }
 
     /// Where numbers are given again at once, and nothing tells generations.
