@@ -322,8 +322,8 @@ fn an_upper_whose_half_copied_files_are_sealed_and_that_fails_once_loses_nothing
 /// One that fails: its kind, the how manieth, and with what.
 type Fault = (String, usize, Errno);
 
-/// Which are to fail, of so many of each kind.
-fn faults(counts: &BTreeMap<String, usize>) -> VecDeque<Fault> {
+/// Which are to fail, of so many of each kind. Where they are counted in each thread for itself, only the first is sure to come.
+fn faults(counts: &BTreeMap<String, usize>, by_thread: bool) -> VecDeque<Fault> {
     let all = std::env::var("NTH_ALL").unwrap_or_default();
     let only = std::env::var("NTH_ONLY").unwrap_or_default();
     let mut random = fastrand::Rng::with_seed(support::model::harness::seed(1));
@@ -331,7 +331,7 @@ fn faults(counts: &BTreeMap<String, usize>) -> VecDeque<Fault> {
     for (number, (kind, &count)) in
         counts.iter().enumerate().filter(|(_, (kind, _))| only.is_empty() || only == **kind)
     {
-        let some = random.usize(1..=count);
+        let some = if by_thread { 1 } else { random.usize(1..=count) };
         for nth in if all.is_empty() { some..=some } else { 1..=count } {
             for (at, errno) in ERRORS.into_iter().enumerate() {
                 if all == "errors" || at == (number + nth) % ERRORS.len() {
@@ -351,8 +351,9 @@ fn each_fails_once(extra: &[&str], script: &[Op]) {
     support::needs_unionmount!();
     let mut bed = Bed::new(extra);
     let counts = bed.counts(script);
+    let by_thread = matches!(bed.below, Below::Calls(_));
     drop(bed);
-    let faults = faults(&counts);
+    let faults = faults(&counts, by_thread);
     let total = faults.len();
     let kinds: std::collections::BTreeSet<String> = faults.iter().map(|(kind, ..)| kind.clone()).collect();
     let faults = Mutex::new(faults);
