@@ -150,12 +150,19 @@ impl Reopening {
             RollingBack::prepare(&union, upper, name).map_err(|error| refused(error.to_string()))?
         };
         match live.replace(|union| back.go(union, &self.how)) {
-            Ok(()) => {
+            Ok(untold) => {
                 let done = back.end();
                 if let Some(left) = done.left {
                     log::warn!("{left}; what was thrown away is removed by the next snapshot or rollback");
                 }
-                Ok(done.to)
+                match untold {
+                    None => Ok(done.to),
+                    Some(why) => Err(format!(
+                        "the mount went back to {}, but the kernel can't be told: {why}; it may show names from before: unmount \
+                         it, and mount again",
+                        done.to
+                    )),
+                }
             }
             Err(LiveError::Failed(error @ Unchanged::Lost(_))) => Err(error.to_string()),
             Err(error) => {

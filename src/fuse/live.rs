@@ -80,26 +80,24 @@ impl Live {
         self.exchange_telling(change, |_| {}).map(drop)
     }
 
-    /// Exchanges what is shown for something else: what the kernel knows of it is asked for anew.
+    /// Exchanges what is shown for something else: what the kernel knows of it is asked for anew. Returns why it couldn't be told so,
+    /// where it couldn't: then it may go on showing names from before.
     ///
     /// # Errors
     /// See [`LiveError`].
     pub fn replace<E: fmt::Display + fmt::Debug>(
         &self,
         change: impl FnOnce(&Union) -> Result<Union, Unchanged<E>>,
-    ) -> Result<(), LiveError<E>> {
+    ) -> Result<Option<io::Error>, LiveError<E>> {
         // Names before anybody can ask for one; it takes no lock that a request which waits may have.
-        let union = self.exchange_telling(change, |kernel| {
-            if let Err(error) = kernel.doubt_all_names() {
-                log::error!("the kernel keeps the names that it knows: {error}");
-            }
-        })?;
+        let mut untold = Some(io::ErrorKind::NotConnected.into());
+        let union = self.exchange_telling(change, |kernel| untold = kernel.doubt_all_names().err())?;
         if let Some(union) = union.upgrade()
             && let Some(kernel) = self.notifier()
         {
             forget_attributes(&union, &kernel);
         }
-        Ok(())
+        Ok(untold)
     }
 
     /// Tells whether the kernel can be told to ask for all names anew. It isn't tried: that would detach what is mounted on them.

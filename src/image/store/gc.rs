@@ -361,8 +361,13 @@ impl Store {
     fn kept_layers(&self, needed: Needed, of_containers_alone: bool) -> Result<HashSet<Digest>> {
         match of_containers_alone {
             true => {
+                let catalog = self.catalog()?;
+                // Of one that can't be read nobody knows what it needs.
+                if !catalog.broken.is_empty() {
+                    return Ok(needed.layers);
+                }
                 let mut kept = self.needed_by_containers()?.layers;
-                for image in self.catalog()?.images.iter().filter(|image| !self.is_complete(image)) {
+                for image in catalog.images.iter().filter(|image| !self.is_complete(image)) {
                     kept.extend(image.diff_ids.iter().chain([&image.id]));
                 }
                 Ok(kept)

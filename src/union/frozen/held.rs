@@ -137,6 +137,15 @@ impl Held {
     pub fn exchange(&self, layers: &Layers, with: &str) -> std::result::Result<(), NotExchanged> {
         self.exchange_names(layers, with).map_err(NotExchanged::AsBefore)?;
         failpoint::reached(Failpoint::Changed);
+        // By names: another directory may have come into its place since it was looked at, and would be removed as the upper.
+        if self.is_at(layers.dir.as_fd(), with) != Ok(true) {
+            let path = &self.upper.path;
+            let other = "was exchanged for another directory meanwhile";
+            return Err(match self.take_back(layers, with) {
+                Ok(()) => NotExchanged::AsBefore(SnapshotError::refused(path, other)),
+                Err(back) => NotExchanged::Lost(self.not_put_back(layers, with, other, back)),
+            });
+        }
         self.sync_names(layers).or_else(|errno| self.exchange_back(layers, with, errno))
     }
 
@@ -193,14 +202,20 @@ impl Held {
             let error = SnapshotError::io("write to the disk where it is", path)(unsynced);
             return Err(NotExchanged::AsBefore(error));
         };
-        Err(NotExchanged::Lost(SnapshotError::damaged(
-            path,
+        let why = format!("where it is can't be written to the disk: {unsynced}");
+        Err(NotExchanged::Lost(self.not_put_back(layers, with, &why, back)))
+    }
+
+    /// Says where the upper is after an exchange that failed, by `why`, and couldn't be taken back.
+    pub fn not_put_back(&self, layers: &Layers, with: &str, why: &str, back: Errno) -> SnapshotError {
+        SnapshotError::damaged(
+            &self.upper.path,
             format!(
-                "where it is can't be written to the disk: {unsynced}, nor can it be put back: {back}; what was in it is in {} now, or \
-                 may be there after a power failure: copy it before anything else is done with it",
+                "{why}, nor can it be put back: {back}; what was in it is in {} now, or may be there after a power failure: copy it \
+                 before anything else is done with it",
                 EscapedPath::from(layers.path.join(with).as_path())
             ),
-        )))
+        )
     }
 
     /// Removes what was prepared under a name to be exchanged, and wasn't. Where the upper itself has that name it stays.

@@ -175,9 +175,9 @@ pub(super) fn exchange(
         })?;
         Ok((open(&below)?, below))
     };
-    let (stack, below) = opened().map_err(|error| match held.take_back(layers, with) {
+    let (stack, below) = opened().map_err(|error: StackError| match held.take_back(layers, with) {
         Ok(()) => Unchanged::AsBefore(error),
-        Err(_) => Unchanged::Lost(error),
+        Err(back) => Unchanged::Lost(held.not_put_back(layers, with, &error.to_string(), back).into()),
     })?;
     let since = Instant::now();
     let mut stack = Some(stack);
