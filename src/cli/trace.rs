@@ -52,8 +52,13 @@ Kinds of events:
   copy-up-begins, copy-up-goes-on, copy-up
               a large file of a lower begins to be copied up; how far it is, once a second; a lower's file or
               directory was copied up, and in which time
+  copy-range, seal
+              with -o lazy: the blocks of a large file that a write copied up; a file that has all its data now
   list, read, write
               requests that the kernel's cache did not answer
+  copy        a program had data copied from one file to another in one call (copy_file_range, as cp and rsync do);
+              where the layers' filesystems can't, it reads and writes
+  allocate    room was set aside for a range, or the range made zeros (fallocate)
   open, close with -o passthrough: between them the kernel reads and writes the file
               itself, unseen; in which layer, and the size then and now
   create, link, remove, rename, attributes, xattr

@@ -36,9 +36,11 @@ pub fn line(texts: &'static Texts, told: &Told, layers: &[LayerReport], paint: P
                 | EventKind::Seal { .. }
                 | EventKind::Rename { .. }
                 | EventKind::Redirect { .. } => paint.yellow(word),
-                EventKind::Create { .. } | EventKind::Link { .. } | EventKind::Write { .. } => {
-                    paint.green(word)
-                }
+                EventKind::Create { .. }
+                | EventKind::Link { .. }
+                | EventKind::Write { .. }
+                | EventKind::Copy { .. }
+                | EventKind::Allocate { .. } => paint.green(word),
                 EventKind::Attributes { .. } | EventKind::Xattr { .. } => paint.cyan(word),
             };
             let by = match (process, pid) {
@@ -134,8 +136,25 @@ pub fn sentence(texts: &'static Texts, what: &EventKind, layers: &[LayerReport],
                 redirect.as_ref().map(|to| texts.fill("trace.redirected", &[("to", &to.to_string())]));
             format!("{path} {arrow} {to}{whiteout}{}", redirect.unwrap_or_default())
         }
-        EventKind::Attributes { changed, .. } => format!("{path} {}", changed.join(", ")),
+        EventKind::Attributes { changed, .. } => {
+            let word = |of: &String| texts.find(&format!("trace.attribute.{of}")).unwrap_or(of).to_owned();
+            let changed: Vec<_> = changed.iter().map(word).collect();
+            format!("{path} {}", changed.join(texts.say("called.comma")))
+        }
         EventKind::Xattr { name, .. } => format!("{path} {name}"),
+        EventKind::Copy { offset, bytes, from, from_offset, .. } => {
+            let numbers = [names::bytes(*bytes), offset.to_string(), from_offset.to_string()];
+            let [size, offset, place] = numbers.each_ref().map(String::as_str);
+            let from = from.to_string();
+            fill(
+                "trace.copied_between",
+                &[("size", size), ("offset", offset), ("from", &from), ("place", place)],
+            )
+        }
+        EventKind::Allocate { offset, bytes, zeroes, .. } => {
+            let key = if *zeroes { "trace.zeroed" } else { "trace.allocated" };
+            fill(key, &[("size", &names::bytes(*bytes)), ("offset", &offset.to_string())])
+        }
         EventKind::Read { .. }
         | EventKind::Write { .. }
         | EventKind::Open { .. }
@@ -205,6 +224,12 @@ mod tests {
         let zh = Texts::of("zh").unwrap();
         let whiteout = line_of(zh, EventKind::Whiteout { path: path.clone(), layer: 0, hides: vec![1, 2] });
         let lookup = line_of(zh, EventKind::Lookup { path, kind: None, layers: Vec::new() });
+        let attributes = EventKind::Attributes {
+            path: EscapedPath::from(&b"/a"[..]),
+            changed: vec!["mode".into(), "times".into()],
+        };
+        let attributes = line_of(zh, attributes);
+        assert!(attributes.ends_with("属性       /a 权限、时间"), "{attributes}");
         assert!(whiteout.ends_with("删除标记   /bin/ls 在可写层里，遮住第 1、2 层"), "{whiteout}");
         assert!(lookup.ends_with("查找       /bin/ls → 没有这个名字"), "{lookup}");
     }
@@ -249,6 +274,24 @@ mod tests {
             (
                 EventKind::CopyUpGoesOn { path: log.clone(), done: 3 << 20, bytes: 4 << 20, layer: Some(2) },
                 "/log 4.00 MiB layer 2 (debian) → upper, 75 % done",
+            ),
+            (
+                EventKind::Copy {
+                    path: path("/b"),
+                    offset: 4096,
+                    bytes: 8192,
+                    from: log.clone(),
+                    from_offset: 0,
+                },
+                "/b 8.00 KiB at 4096 from /log at 0",
+            ),
+            (
+                EventKind::Allocate { path: path("/b"), offset: 1, bytes: 2, zeroes: true },
+                "/b 2 B at 1: zeros now",
+            ),
+            (
+                EventKind::Allocate { path: path("/b"), offset: 1, bytes: 2, zeroes: false },
+                "/b 2 B at 1: room set aside",
             ),
             (lookup, "/etc/passwd → layer 2 (debian)"),
             (copy, "/etc/passwd 1.20 KiB layer 2 (debian) → upper in 84 µs"),

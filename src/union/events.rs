@@ -68,6 +68,12 @@ pub enum EventKind {
     Read { path: EscapedPath, offset: u64, bytes: u64 },
     /// Data were written, not by the kernel itself (`passthrough`).
     Write { path: EscapedPath, offset: u64, bytes: u64 },
+    /// Data were copied from one file to another, or within one, by a program that asked for it in one call
+    /// (copy_file_range(2)): no [`EventKind::Read`] and [`EventKind::Write`] tell of them. Where the files of the host allow
+    /// no such copy the program reads and writes instead, which those tell.
+    Copy { path: EscapedPath, offset: u64, bytes: u64, from: EscapedPath, from_offset: u64 },
+    /// Room was set aside for a range of a file, or the range made zeros (`zeroes`), a hole where it can be one.
+    Allocate { path: EscapedPath, offset: u64, bytes: u64, zeroes: bool },
     /// A file was opened whose data the kernel itself reads and writes from now on (`passthrough`): no [`EventKind::Read`] and
     /// [`EventKind::Write`] tell of them. Other opens aren't told.
     Open {
@@ -98,7 +104,7 @@ pub enum EventKind {
         whiteout: bool,
         redirect: Option<EscapedPath>,
     },
-    /// Owner, mode, size or times were changed: those.
+    /// Owner, mode, size, times or inode flags were changed: those.
     Attributes { path: EscapedPath, changed: Vec<String> },
     /// An extended attribute was set or removed.
     Xattr { path: EscapedPath, name: EscapedPath },
@@ -182,6 +188,8 @@ impl EventKind {
         "list",
         "read",
         "write",
+        "copy",
+        "allocate",
         "open",
         "close",
         "create",
@@ -207,6 +215,8 @@ impl EventKind {
             EventKind::List { .. } => "list",
             EventKind::Read { .. } => "read",
             EventKind::Write { .. } => "write",
+            EventKind::Copy { .. } => "copy",
+            EventKind::Allocate { .. } => "allocate",
             EventKind::Open { .. } => "open",
             EventKind::Close { .. } => "close",
             EventKind::Create { .. } => "create",
@@ -233,6 +243,8 @@ impl EventKind {
             | EventKind::List { path }
             | EventKind::Read { path, .. }
             | EventKind::Write { path, .. }
+            | EventKind::Copy { path, .. }
+            | EventKind::Allocate { path, .. }
             | EventKind::Open { path, .. }
             | EventKind::Close { path, .. }
             | EventKind::Create { path, .. }
@@ -267,7 +279,7 @@ impl Filter {
         (self.kinds.is_empty() || self.kinds.iter().any(|kind| kind == what.name()))
             && (self.paths.is_empty()
                 || at(what.path())
-                || matches!(what, EventKind::Rename { to, .. } if at(to)))
+                || matches!(what, EventKind::Rename { to: other, .. } | EventKind::Copy { from: other, .. } if at(other)))
     }
 }
 
@@ -460,6 +472,16 @@ mod tests {
         let root = Filter { kinds: Vec::new(), paths: vec![EscapedPath::from(&b"/"[..])] };
         assert!(root.wants(&list("/")) && root.wants(&list("/x")));
         assert!(!filter.wants(&EventKind::Write { path: b"/etc"[..].into(), offset: 0, bytes: 1 }));
+        let copy = |from: &[u8], path: &[u8]| EventKind::Copy {
+            path: path.into(),
+            offset: 0,
+            bytes: 1,
+            from: from.into(),
+            from_offset: 0,
+        };
+        let below = Filter { kinds: Vec::new(), paths: vec![EscapedPath::from(&b"/etc"[..])] };
+        assert!(below.wants(&copy(b"/etc/a", b"/b")) && below.wants(&copy(b"/b", b"/etc/a")));
+        assert!(!below.wants(&copy(b"/a", b"/b")));
     }
 
     #[test]

@@ -171,6 +171,69 @@ fn filters_choose_by_kind_and_by_path() {
     mount.unmount();
 }
 
+/// What takes long is told when it begins, whether the whole file comes up or its data follow.
+#[test]
+fn the_start_of_much_copying_is_told() {
+    let size = 1 << 20;
+    let stack = stack();
+    for name in ["large", "later"] {
+        let file = fs::File::create(stack.lower(1).root().join(name)).unwrap();
+        file.set_len(size).unwrap();
+    }
+    let mount = stack.mount_with(&["writeback=0", "metacopy=on"]);
+    fs::set_permissions(mount.join("later"), PermissionsExt::from_mode(0o600)).unwrap();
+    let mut trace = Trace::start(&mount, &["--filter", "copy-up-begins,copy-up,seal"]);
+    let begins = |path: &str| json!({"event": "copy-up-begins", "path": path, "bytes": size, "layer": 2});
+    for name in ["large", "later"] {
+        fs::File::options().append(true).open(mount.join(name)).unwrap().write_all(b"x").unwrap();
+    }
+    trace.expect(&[
+        begins("/large"),
+        copy_up("/large", "file", size, 2),
+        begins("/later"),
+        json!({"event": "seal", "path": "/later", "bytes": size, "layer": 2}),
+    ]);
+    drop(trace);
+    mount.unmount();
+}
+
+/// What a program has copied in one call is neither reads nor writes.
+#[test]
+fn copies_within_the_mount_are_told_as_copies() {
+    let stack = stack();
+    let mount = stack.mount_with(&["writeback=0"]);
+    let new = fs::File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(mount.join("new"))
+        .unwrap();
+    let passwd = fs::File::open(mount.join("etc/passwd")).unwrap();
+    let mut trace = Trace::start(&mount, &["--filter", "copy,read,write,allocate"]);
+    let copied = |from: &str, from_offset: u64, offset: u64, bytes: u64| json!({"event": "copy", "path": "/new", "offset": offset, "bytes": bytes, "from": from, "from_offset": from_offset});
+    let copy = |from: &fs::File, mut at: u64, mut to: u64, length: usize| {
+        rustix::fs::copy_file_range(from, Some(&mut at), &new, Some(&mut to), length).unwrap()
+    };
+    assert_eq!(copy(&passwd, 29, 0, 4096), 1200);
+    // Within one file as well.
+    assert_eq!(copy(&new, 100, 5000, 200), 200);
+    // Nothing is nothing.
+    assert_eq!(copy(&passwd, 1229, 0, 10), 0);
+    rustix::fs::fallocate(&new, rustix::fs::FallocateFlags::empty(), 0, 8192).unwrap();
+    let punch = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+    rustix::fs::fallocate(&new, punch, 4096, 4096).unwrap();
+    let allocated = |offset: u64, bytes: u64, zeroes: bool| json!({"event": "allocate", "path": "/new", "offset": offset, "bytes": bytes, "zeroes": zeroes});
+    trace.expect(&[
+        copied("/etc/passwd", 29, 0, 1200),
+        copied("/new", 100, 5000, 200),
+        allocated(0, 8192, false),
+        allocated(4096, 4096, true),
+    ]);
+    drop((trace, new, passwd));
+    mount.unmount();
+}
+
 /// `rm` of a lower's file must not read it: the kernel flushes the times of what it has unlinked.
 #[test]
 fn removing_a_lower_file_copies_nothing() {
@@ -198,7 +261,7 @@ fn close(path: &str, before: Option<u64>, size: u64) -> Value {
 #[test]
 fn opens_that_are_passed_through_are_told() {
     support::needs_root!();
-    let filter = ["--filter", "open,close,read,write,create"];
+    let filter = ["--filter", "open,close,read,write,create,attributes"];
     let stack = stack();
     let mount = stack.mount_with(&["passthrough"]);
     let early = fs::File::create(mount.join("early")).unwrap();
@@ -220,6 +283,12 @@ fn opens_that_are_passed_through_are_told() {
     trace.expect(&[close("/new", Some(5), 8)]);
     assert_eq!(fs::read(&new).unwrap(), b"12345678");
     trace.expect(&[open("/new", 0, "read", 8), close("/new", Some(8), 8)]);
+    fs::write(&new, "1").unwrap();
+    trace.expect(&[
+        json!({"event": "attributes", "path": "/new", "changed": ["size"]}),
+        open("/new", 0, "write", 0),
+        close("/new", Some(0), 1),
+    ]);
 
     // Not passed through: its data may move up.
     fs::read(mount.join("etc/app.conf")).unwrap();

@@ -345,7 +345,11 @@ fn colour(what: &EventKind) -> Color {
         | EventKind::Seal { .. }
         | EventKind::Rename { .. }
         | EventKind::Redirect { .. } => Color::Yellow,
-        EventKind::Create { .. } | EventKind::Link { .. } | EventKind::Write { .. } => Color::Green,
+        EventKind::Create { .. }
+        | EventKind::Link { .. }
+        | EventKind::Write { .. }
+        | EventKind::Copy { .. }
+        | EventKind::Allocate { .. } => Color::Green,
         EventKind::Attributes { .. } | EventKind::Xattr { .. } => Color::Cyan,
     }
 }

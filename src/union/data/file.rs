@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use dashmap::DashMap;
-use rustix::fs::{self, FallocateFlags, OFlags, SeekFrom};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
@@ -305,7 +305,9 @@ impl Union {
     /// and setgid go then.
     pub fn open(&self, node: &Arc<Node>, flags: OFlags, kill: bool) -> Result<()> {
         if flags.contains(OFlags::TRUNC) {
-            return self.truncate(node, 0, kill);
+            self.truncate(node, 0, kill)?;
+            self.tell_attribute(node, "size");
+            return Ok(());
         }
         if flags.intersects(OFlags::WRONLY | OFlags::RDWR) {
             self.ensure_upper_part(node, Part::Written)?;
@@ -396,6 +398,28 @@ impl Union {
     /// Writes `data` at `offset`. Returns how much of it: less than all only where there is no room for the rest, and never of what
     /// the kernel had cached, which is an error then.
     pub fn write(&self, node: &Arc<Node>, offset: u64, data: &[u8], how: Write) -> Result<usize> {
+        let (written, refused) = self.put(node, offset, data, how)?;
+        if written > 0 {
+            self.events.tell(|| EventKind::Write {
+                path: self.path_of(node).into(),
+                offset,
+                bytes: written as u64,
+            });
+        }
+        match refused {
+            Some(error) => Err(error),
+            None => Ok(written),
+        }
+    }
+
+    /// Does as [`Union::write`], untold. Returns how much was written, and the error that is to be answered nevertheless.
+    pub(in crate::union) fn put(
+        &self,
+        node: &Arc<Node>,
+        offset: u64,
+        data: &[u8],
+        how: Write,
+    ) -> Result<(usize, Option<FsError>)> {
         let to = self.parts(node, true)?;
         if how.kill {
             self.kill_privilege_bits(node)?;
@@ -443,88 +467,12 @@ impl Union {
                 layer: layer(),
             });
         }
-        if written > 0 {
-            self.events.tell(|| EventKind::Write {
-                path: self.path_of(node).into(),
-                offset,
-                bytes: written as u64,
-            });
-        }
-        match refused {
-            Some(error) if written == 0 || how.cached => Err(error),
-            // All of it, where there will be room soon.
-            Some(error) if is_full(&error) && self.deferred.may_soon_be_less() => Err(error),
-            _ => Ok(written),
-        }
-    }
-
-    /// Preallocates, punches or zeroes. `mode` as of fallocate(2).
-    pub fn fallocate(&self, node: &Arc<Node>, mode: FallocateFlags, (offset, len): (u64, u64)) -> Result<()> {
-        let zeroes = mode.intersects(FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE);
-        if zeroes && let Content::Half(half) = self.parts(node, true)? {
-            return half.zero(self.upper()?, mode, (offset, len));
-        }
-        let fd = self.data_fd(node, true)?;
-        Ok(self.upper()?.allocate(fd.as_fd(), mode, (offset, len))?)
-    }
-
-    /// Returns the inode flags (`lsattr`) of a regular file or directory.
-    pub fn inode_flags(&self, node: &Arc<Node>) -> Result<u32> {
-        let fd = self.readable_fd(node)?;
-        Ok(fs::ioctl_getflags(fd.as_fd())?.bits())
-    }
-
-    /// Changes the inode flags (`chattr`). Copies up. Immutable and append-only objects of the upper couldn't be
-    /// renamed, unlinked or copied over by the daemon either, so these flags are refused.
-    pub fn set_inode_flags(&self, node: &Arc<Node>, flags: u32) -> Result<()> {
-        let flags = fs::IFlags::from_bits_retain(flags);
-        if flags.intersects(fs::IFlags::IMMUTABLE | fs::IFlags::APPEND) {
-            return Err(FsError::Unsupported("immutable and append-only files"));
-        }
-        self.ensure_upper(node)?;
-        let fd = self.readable_fd(node)?;
-        let changed = fs::ioctl_setflags(fd.as_fd(), flags);
-        // The kernel doesn't count an ioctl among what changes a file.
-        self.changed_by_itself(node);
-        Ok(changed?)
-    }
-
-    /// Returns an open descriptor of a regular file or directory, for calls that O_PATH is not enough for.
-    fn readable_fd(&self, node: &Arc<Node>) -> Result<Arc<OwnedFd>> {
-        if node.dir.is_none() {
-            return match self.in_upper(node) {
-                true => self.own_fd(node),
-                false => self.data_fd(node, false),
-            };
-        }
-        self.with_object(node, |object| Ok(Arc::new(object.host()?.open_directory()?)))
-    }
-
-    /// Returns the next data or hole at or after an offset.
-    pub fn seek(&self, node: &Arc<Node>, whence: SeekFrom) -> Result<u64> {
-        match self.parts(node, false)? {
-            Content::One(data) => Ok(data.seek(whence)?),
-            Content::Half(half) => half.seek(whence),
-        }
-    }
-
-    /// Copies a range from one file to another within the layers' filesystems, sharing extents where they can.
-    pub fn copy_file_range(
-        &self,
-        from: (&Arc<Node>, u64),
-        to: (&Arc<Node>, u64),
-        len: usize,
-    ) -> Result<usize> {
-        let (target, source) = (self.parts(to.0, true)?, self.parts(from.0, false)?);
-        let (Content::One(target), Content::One(source)) = (target, source) else {
-            let mut buffer = vec![0; len.min(1 << 20)];
-            let count = self.read(from.0, from.1, &mut buffer)?;
-            return self.write(to.0, to.1, &buffer[..count], Write::default());
-        };
-        // Who asked copies through memory then.
-        let (Some(target), Some(source)) = (target.host(), source.host()) else {
-            return Err(FsError::Os(Errno::XDEV));
-        };
-        Ok(self.upper()?.copy_range((source.as_fd(), from.1), (target.as_fd(), to.1), len)?)
+        Ok((
+            written,
+            refused.filter(|error| {
+                // All of it, where there will be room soon.
+                written == 0 || how.cached || (is_full(error) && self.deferred.may_soon_be_less())
+            }),
+        ))
     }
 }

@@ -142,7 +142,7 @@ impl Union {
         self.in_turn(node, || match self.metacopies.get(&node.ino).map(|at| at.clone()) {
             Some(data) => {
                 let much = self.copies_much(node, part);
-                let _running = much.then(|| self.tell_how_far(node, self.copy_of(node, None)));
+                let _running = much.then(|| self.begin_much(node, Some(data.dir.layer)));
                 Completion::begin(self, node, &data)?.run(part)
             }
             None => Ok(false),

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -13,6 +14,8 @@ use crate::union::bed::kill::{Order, kill_at};
 use crate::union::bed::{Bed, look_up};
 use crate::union::change::rename::RenameMode;
 use crate::union::data::file::Write;
+use crate::union::escaped_path::EscapedPath;
+use crate::union::events::{EventKind, Filter, Heard};
 use crate::union::nodes::node::Node;
 use crate::union::options::{FsOptions, Lazy};
 use crate::union::stack::layer::{Stack, StackOptions};
@@ -250,6 +253,40 @@ fn one_byte_copies_one_block() {
     union.fsync(&node, false).unwrap();
     let room = fs::metadata(bed.at("upper/d/a")).unwrap().blocks() * 512;
     assert!(room <= 4 * BLOCK, "{room} bytes were taken");
+}
+
+/// What a program has copied in one call is no read and no write, whichever way it was done.
+#[test]
+fn a_copy_to_or_from_a_half_copied_file_is_told_as_one_copy() {
+    let bed = build();
+    let union = open(&bed);
+    let (a, b) = (find(&union, "d/a"), find(&union, "d/b"));
+    union.write(&a, 100_000, b"!", Write::default()).unwrap();
+    let mut listening = union.events.listen(Filter::default(), 100);
+    union.copy_file_range((&b, 5), (&a, 2 * BLOCK), 100).unwrap();
+    union.copy_file_range((&a, 7), (&a, 2 * BLOCK + 200), 50).unwrap();
+    union.fallocate(&a, FallocateFlags::ZERO_RANGE, (2 * BLOCK, 10)).unwrap();
+    let mut told = Vec::new();
+    while let Heard::Event(event) = listening.hear(Duration::ZERO) {
+        told.push(event.what);
+    }
+    let path = |path: &str| EscapedPath::from(path.as_bytes());
+    let copy = |from: &str, from_offset, offset, bytes| EventKind::Copy {
+        path: path("/d/a"),
+        offset,
+        bytes,
+        from: path(from),
+        from_offset,
+    };
+    assert_eq!(
+        told,
+        [
+            EventKind::CopyRange { path: path("/d/a"), offset: 2 * BLOCK, bytes: BLOCK, layer: Some(1) },
+            copy("/d/b", 5, 2 * BLOCK, 100),
+            copy("/d/a", 7, 2 * BLOCK + 200, 50),
+            EventKind::Allocate { path: path("/d/a"), offset: 2 * BLOCK, bytes: 10, zeroes: true },
+        ]
+    );
 }
 
 fn node_half(union: &Union, node: &Arc<Node>) -> Arc<super::Half> {
