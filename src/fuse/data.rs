@@ -34,7 +34,7 @@ static WAY: RefCell<Way> = const { RefCell::new(Way::Unknown) };}
 
 /// Answers a read.
 pub(super) fn reply_read(union: &Union, node: &Arc<Node>, (offset, size): (u64, u32), reply: Reply) {
-    if size < SPLICE_FROM || !reply.takes_pipes() || union.is_half(node) {
+    if size < SPLICE_FROM || !reply.takes_pipes() || !union.fits_pipes(node) {
         return reply_copied(union, node, (offset, size), reply);
     }
     WAY.with_borrow_mut(|way| {

@@ -1,6 +1,6 @@
 //! Which parts of a file have room on the disk already: FIEMAP, where the filesystem has it.
 
-// rustix has no FS_IOC_FIEMAP.
+// rustix has no FS_IOC_FIEMAP and no FS_IOC_FSGETXATTR.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -16,6 +16,13 @@ const UNWRITTEN: u32 = 0x800;
 /// What is in the kernel's cache is written first.
 const SYNC: u32 = 1;
 const MOST: usize = 32;
+
+/// `_IOR('X', 31, struct fsxattr)`, which has 28 bytes.
+const FSGETXATTR: u32 = 0x801c_581f;
+/// The file's data are on a device of their own, whose pieces may be larger than a block.
+const REALTIME: u32 = 1;
+/// Room comes in pieces of a size that was asked for.
+const SIZED: u32 = 0x800;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -51,17 +58,24 @@ pub fn with_room(file: BorrowedFd<'_>, start: u64, end: u64) -> Result<u64> {
     }
 }
 
-/// Calls `each` with where data of a file begin and end, from its beginning to before `end`. What is in the kernel's cache alone is
-/// written first, and room without data is passed over: SEEK_DATA takes it for data when somebody has read it, for then there are
+/// What a part of a file has on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Has {
+    /// Data.
+    Data,
+    /// Room, and no data yet. Only where the filesystem has a map of extents is it told.
+    Room,
+}
+
+/// Calls `each` with where data and room of a file begin and end, from its beginning to before `end`. What is in the kernel's cache
+/// alone is written first, and room without data is no data: SEEK_DATA takes it for some when somebody has read it, for then there are
 /// pages of it in the cache.
 ///
 /// # Errors
 /// Those of writing, of the ioctl and of lseek(2).
-pub fn written(file: BorrowedFd<'_>, end: u64, each: &mut dyn FnMut(u64, u64)) -> Result<()> {
+pub fn for_each(file: BorrowedFd<'_>, end: u64, each: &mut dyn FnMut(Has, u64, u64)) -> Result<()> {
     let by_map = for_each_extent(file, (0, end), SYNC, &mut |extent, from, to| {
-        if extent.flags & UNWRITTEN == 0 {
-            each(from, to);
-        }
+        each(if extent.flags & UNWRITTEN == 0 { Has::Data } else { Has::Room }, from, to);
     });
     match by_map {
         Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL | Errno::NOSYS) => {}
@@ -74,9 +88,29 @@ pub fn written(file: BorrowedFd<'_>, end: u64, each: &mut dyn FnMut(u64, u64)) -
             data => data?,
         };
         at = seek(file, SeekFrom::Hole(data))?;
-        each(data, at.min(end));
+        each(Has::Data, data, at.min(end));
     }
     Ok(())
+}
+
+/// Tells whether a write to a hole of the file takes room for its own blocks alone, and one of them can be made a hole again: not
+/// where XFS was asked for larger pieces (`xfs_io -c extsize`), nor on its realtime device, which makes zeros of a part of one.
+///
+/// # Errors
+/// Those of the ioctl.
+pub fn is_by_blocks(file: BorrowedFd<'_>) -> Result<bool> {
+    let mut told = [0u32; 7];
+    // SAFETY: the buffer is as large as the struct, and lives as long as the call.
+    let done =
+        unsafe { libc::ioctl(file.as_raw_fd(), libc::c_ulong::from(FSGETXATTR) as _, told.as_mut_ptr()) };
+    if done == 0 {
+        return Ok(told[0] & (REALTIME | SIZED) == 0);
+    }
+    match Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO) {
+        // No filesystem that has such pieces.
+        Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL | Errno::NOSYS => Ok(true),
+        errno => Err(errno),
+    }
 }
 
 fn by_map(file: BorrowedFd<'_>, start: u64, end: u64) -> Result<u64> {
@@ -168,8 +202,9 @@ mod tests {
             ];
             assert_eq!(counted, [12288, 0, 8192, 4096, 0].map(Ok), "{dir}");
             let mut data = Vec::new();
-            written(fd, 300_000, &mut |from, to| data.push((from, to))).unwrap();
-            assert_eq!(data, [(4096, 12288), (256 << 10, (256 << 10) + 4096)], "{dir}");
+            for_each(fd, 300_000, &mut |has, from, to| data.push((has, from, to))).unwrap();
+            let expected = [(4096, 12288), (256 << 10, (256 << 10) + 4096)];
+            assert_eq!(data, expected.map(|(from, to)| (Has::Data, from, to)), "{dir}");
         }
     }
 
@@ -183,7 +218,7 @@ mod tests {
         file.write_all_at(&[1; 4096], 81920).unwrap();
         std::io::copy(&mut &file, &mut std::io::sink()).unwrap();
         let mut data = Vec::new();
-        written(file.as_fd(), 1 << 20, &mut |from, to| data.push((from, to))).unwrap();
-        assert_eq!(data, [(81920, 86016)]);
+        for_each(file.as_fd(), 1 << 20, &mut |has, from, to| data.push((has, from, to))).unwrap();
+        assert_eq!(data, [(Has::Room, 65536, 81920), (Has::Data, 81920, 86016), (Has::Room, 86016, 131_072)]);
     }
 }

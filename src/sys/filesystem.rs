@@ -1,5 +1,6 @@
 //! What a filesystem promises.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
@@ -8,6 +9,7 @@ use rustix::fs::{
     fsync, futimens, major, minor, openat, statx,
 };
 use rustix::io::{Errno, Result};
+use rustix::system::uname;
 
 const EXT4: u64 = 0xef53;
 
@@ -44,7 +46,8 @@ pub fn has_journal(file: BorrowedFd<'_>) -> bool {
 ///
 /// - ext4 with a journal and `data=ordered`, as it tells itself: the extent is in the journal after its data, or is one without
 ///   data until these have been written.
-/// - XFS, which makes an extent of a write one without data until these have been written.
+/// - XFS from Linux 5.8 on, which makes an extent of a write one without data until these have been written. Before, only what moves the
+///   end of the file was kept back so, and a hole in its midst was data as soon as it had room.
 ///
 /// With DAX a block is the file's before its data are. The tests of power failures (`half_copied_files`) run on these two. Not btrfs: it
 /// makes data of a hole when the end of the file moves into it or out of it (measured on 6.18), and a hole must stay one.
@@ -53,10 +56,20 @@ pub fn orders_data(directory: BorrowedFd<'_>) -> bool {
     let ordered = |options: String| options.lines().any(|option| option == "data=ordered");
     let is_known = match kind {
         EXT4 => ext4_options(directory).is_some_and(ordered),
-        XFS => true,
+        XFS => is_linux_from(uname().release(), (5, 8)),
         _ => false,
     };
     is_known && block.is_power_of_two() && block <= 64 << 10 && !is_direct(directory)
+}
+
+/// Tells whether a release of Linux is that version or a later one.
+fn is_linux_from(release: &CStr, version: (u32, u32)) -> bool {
+    let release = release.to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().ok());
+    match (numbers.next().flatten(), numbers.next().flatten()) {
+        (Some(first), Some(second)) => (first, second) >= version,
+        _ => false,
+    }
 }
 
 /// Tells whether files of a directory are accessed directly (DAX), or that can't be found out.
@@ -117,6 +130,15 @@ mod tests {
     use std::time::{Duration, SystemTime};
 
     use super::*;
+
+    #[test]
+    fn releases_are_told_apart() {
+        let from_5_8 = |release: &CStr| is_linux_from(release, (5, 8));
+        assert!(
+            [c"5.8.0", c"5.10.1-amd64", c"6.0", c"6.18.44-fc-v769", c"5.8-rc1"].into_iter().all(from_5_8)
+        );
+        assert!([c"5.7.19", c"4.19.0-8", c"5", c"", c"x.9"].into_iter().all(|release| !from_5_8(release)));
+    }
 
     #[test]
     fn a_directory_that_is_written_to_the_journal_stays_what_it_is() {

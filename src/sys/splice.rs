@@ -38,10 +38,18 @@ impl Pipe {
 
     /// Fills the empty pipe with a header and `len` bytes of a file. `false` when the file gave fewer, for whatever
     /// reason: the pipe is not empty then, and not to be used again.
-    pub fn fill(&self, header: &[u8], file: BorrowedFd<'_>, mut offset: u64, len: usize) -> io::Result<bool> {
-        if io::write(&self.into, header)? != header.len() {
-            return Ok(false);
-        }
+    pub fn fill(&self, header: &[u8], file: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<bool> {
+        Ok(self.begin(header)? && self.add(file, offset, len)?)
+    }
+
+    /// Puts a header into the empty pipe. `false` as of [`Pipe::fill`].
+    pub fn begin(&self, header: &[u8]) -> io::Result<bool> {
+        Ok(io::write(&self.into, header)? == header.len())
+    }
+
+    /// Puts `len` bytes of a file behind what is there. A piece that doesn't end with a page takes a page as well: see
+    /// [`Pipe::takes`]. `false` as of [`Pipe::fill`].
+    pub fn add(&self, file: BorrowedFd<'_>, mut offset: u64, len: usize) -> io::Result<bool> {
         let mut left = len;
         while left > 0 {
             match splice(file, Some(&mut offset), &self.into, None, left, SpliceFlags::NONBLOCK) {
@@ -88,6 +96,24 @@ mod tests {
             assert!(pipe.fill(b"header", file.as_fd(), offset as u64, len).unwrap());
             assert_eq!(taken(&pipe), [b"header", &bytes[offset..offset + len]].concat(), "{offset} {len}");
         }
+    }
+
+    #[test]
+    fn pieces_of_two_files_behind_each_other() {
+        let files = [1, 2].map(|byte| {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&[byte; 100_000]).unwrap();
+            file
+        });
+        let pipe = Pipe::new(1 << 18).unwrap();
+        assert!(pipe.takes(20_000) && pipe.begin(b"header").unwrap());
+        let mut expected = b"header".to_vec();
+        // All but the first begin with a page, all but the last end with one.
+        for (file, at, len) in [(0, 4000, 96), (1, 4096, 4096), (0, 8192, 8192), (1, 16384, 7616)] {
+            assert!(pipe.add(files[file].as_fd(), at, len).unwrap());
+            expected.extend(vec![file as u8 + 1; len]);
+        }
+        assert_eq!(taken(&pipe), expected);
     }
 
     #[test]

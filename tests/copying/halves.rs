@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
+use rustix::fs::{FallocateFlags, fallocate};
 use support::{LoopFilesystem, Mount, Program, Scratch, Stack, read_xattrs};
 
 use super::{content, for_writing, room};
@@ -80,6 +81,58 @@ fn the_first_byte_costs_a_block_on(filesystem: &str) {
     let plain = stack.mount();
     check(&plain, "without the option");
     plain.unmount();
+}
+
+/// Where a power failure leaves room without data, ext4 that isn't told to convert extents after writing makes zeros of what lies beside
+/// a write (`extent_max_zeroout_kb`), and these look like data.
+#[test]
+fn room_that_a_power_failure_left_never_becomes_data() {
+    support::needs_root!();
+    let scratch = Scratch::new();
+    let image = scratch.path().join("disk.img");
+    File::create(&image).unwrap().set_len(100 << 20).unwrap();
+    support::run("mkfs.ext4", &["-Fq", "-b", "4096", image.to_str().unwrap()]);
+    let at = scratch.dir("disk");
+    let words = ["-o", "loop,nodioread_nolock", image.to_str().unwrap()];
+    let disk = LoopFilesystem::at(&at, &words);
+    let stack = Stack::new(1).with_upper_in(disk.path());
+    stack.lower(0).file("large", content(SIZE, 1));
+    let here = lazy(&stack);
+    for_writing(here.join("large")).write_all_at(b"!", 5).unwrap();
+    here.unmount();
+    let copy = for_writing(stack.upper().root().join("large"));
+    fallocate(&copy, FallocateFlags::KEEP_SIZE, 100 * 4096, 8 * 4096).unwrap();
+    copy.sync_all().unwrap();
+    drop(copy);
+    let here = lazy(&stack);
+    let file = for_writing(here.join("large"));
+    file.write_all_at(b"beside", 101 * 4096).unwrap();
+    file.sync_all().unwrap();
+    drop(file);
+    here.kill();
+    let mut expected = content(SIZE, 1);
+    expected[5] = b'!';
+    expected[101 * 4096..][..6].copy_from_slice(b"beside");
+    let here = lazy(&stack);
+    assert!(fs::read(here.join("large")).unwrap() == expected, "what was room is data");
+    here.unmount();
+}
+
+/// Where blocks come in larger pieces than they are written in, files are copied whole.
+#[test]
+fn files_of_hinted_extents_are_copied_whole() {
+    support::needs_root!();
+    support::needs_program!("xfs_io");
+    let place = place_on("xfs");
+    let stack = &place.stack;
+    let here = lazy(stack);
+    // New files take it from the directory that they are made in.
+    support::run("xfs_io", &["-c", "extsize 1m", stack.work().join("work").to_str().unwrap()]);
+    for_writing(here.join("d/large")).write_all_at(b"!", 5).unwrap();
+    let upper = stack.upper().root().join("d/large");
+    assert!(!is_half(&upper));
+    assert_eq!(fs::read(&upper).unwrap()[..6], [&content(SIZE, 1)[..5], b"!"].concat());
+    here.unmount();
 }
 
 /// No other overlay takes the holes for data.

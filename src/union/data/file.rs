@@ -287,6 +287,11 @@ impl Union {
         self.halves.get(node.ino).is_some()
     }
 
+    /// Tells whether [`Union::read_to_pipe`] may be asked for the file.
+    pub fn fits_pipes(&self, node: &Node) -> bool {
+        self.halves.get(node.ino).is_none_or(|half| half.fits_pipes())
+    }
+
     /// Returns a descriptor of a file of the upper itself, wherever its data are.
     pub(in crate::union) fn own_fd(&self, node: &Arc<Node>) -> Result<Arc<OwnedFd>> {
         if node.kind != Kind::File || !self.metacopies.contains_key(&node.ino) {
@@ -384,13 +389,21 @@ impl Union {
         pipe: &Pipe,
         header: impl FnOnce(u32) -> H,
     ) -> Result<Option<u32>> {
-        let Content::One(data) = self.parts(node, false)? else { return Ok(None) };
-        let Some(fd) = data.host() else { return Ok(None) };
-        let there = At::Fd(fd.as_fd()).stat()?.size.saturating_sub(offset);
-        let len = size.min(u32::try_from(there).unwrap_or(u32::MAX));
-        if !pipe.fill(header(len).as_ref(), fd.as_fd(), offset, len as usize)? {
-            return Ok(None);
-        }
+        let len = match self.parts(node, false)? {
+            Content::One(data) => {
+                let Some(fd) = data.host() else { return Ok(None) };
+                let there = At::Fd(fd.as_fd()).stat()?.size.saturating_sub(offset);
+                let len = size.min(u32::try_from(there).unwrap_or(u32::MAX));
+                if !pipe.fill(header(len).as_ref(), fd.as_fd(), offset, len as usize)? {
+                    return Ok(None);
+                }
+                len
+            }
+            Content::Half(half) => match half.read_to_pipe((offset, size), pipe, header)? {
+                Some(len) => len,
+                None => return Ok(None),
+            },
+        };
         self.events.tell(|| EventKind::Read { path: self.path_of(node).into(), offset, bytes: len.into() });
         Ok(Some(len))
     }

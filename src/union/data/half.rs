@@ -1,10 +1,13 @@
 //! Half-copied files: the blocks that were written to are the copy's own, the others are still those of the lower's file.
 //!
 //! The copy is a sparse file, and **its own extents are the map**: where it has data, the block is the copy's; a hole
-//! shows the lower's file, up to a **limit**. (SEEK_DATA doesn't tell that well enough: see [`extents::written`].) What is written is written in whole blocks, what a write doesn't cover filled in from
+//! shows the lower's file, up to a **limit**. (SEEK_DATA doesn't tell that well enough: see [`extents::for_each`](crate::sys::extents::for_each).) What is written is written in whole blocks, what a write doesn't cover filled in from
 //! below first, so that a block of the copy is right whenever it is there. The filesystem must make an extent durable only after
 //! its data, or after a power failure a block could be the copy's whose data never came: see
 //! [`orders_data`](crate::sys::filesystem::orders_data). So no other map must be kept in step with the data, whoever syncs them and however.
+//!
+//! What a power failure leaves of blocks whose data didn't come is room without data. A filesystem may make data of it, zeros, when
+//! something is written beside it (ext4, where that takes fewer extents). So it is a hole again before anything is written.
 //!
 //! Beyond the limit the copy alone counts, holes are zeros. It is the size of the lower's file at first, and is lowered when
 //! the copy becomes shorter: the file first, then the mark that keeps the limit, and before the file grows again. What a kill leaves
@@ -13,6 +16,7 @@
 //! The mark ([`HalfMark`]) also says which file it was that the blocks below belong to. If it isn't that any more, the file answers
 //! `EIO`, never a mixture. To other overlays it is a metacopy whose data are nowhere: an error, too.
 
+mod blocks;
 mod zeros;
 
 use std::ops::Range;
@@ -20,17 +24,21 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
-use rustix::fs::{self, FallocateFlags, SeekFrom};
+use rustix::fs::{self, SeekFrom};
 use rustix::io::{self, Errno};
+use rustix::param::page_size;
 
 use crate::error::Result;
-use crate::sys::object::{At, Writable};
-use crate::sys::{copy, extents, progress};
-use crate::union::change::carry::set_times;
-use crate::union::change::lend::open_owned;
+use crate::sys::object::At;
+use crate::sys::splice::Pipe;
+use crate::sys::{copy, progress};
 use crate::union::change::upper::{Upper, changed};
 use crate::union::data::block_map::BlockMap;
 use crate::union::data::half_mark::{HALF, HalfMark};
+use crate::union::quota::taken::Growth;
+
+pub(in crate::union) use blocks::{begins_without_blocks, count_blocks, without_blocks};
+use blocks::{punch, read_map};
 
 /// Files below this size are copied whole.
 pub(in crate::union) const LEAST: u64 = if cfg!(test) { 64 << 10 } else { 1 << 20 };
@@ -59,6 +67,8 @@ struct State {
     whole: u64,
     /// Blocks of which a part was written, and which must become a hole again before anybody is told what the file holds.
     torn: Option<Range<u64>>,
+    /// Blocks before the limit that have room and no data, and must become holes before anything is written.
+    room: Vec<Range<u64>>,
 }
 
 impl State {
@@ -117,12 +127,13 @@ impl Half {
         let block = fs::fstatfs(&own)?.f_bsize as u64;
         let size = copy.size;
         let limit = mark.limit.min(size);
-        let mut map = read_map(own.as_fd(), block, limit)?;
+        let (mut map, room) = read_map(own.as_fd(), block, limit)?;
         // What was cut off is torn no more.
         let torn = mark.torn.filter(|torn| torn * block < limit);
         torn.iter().for_each(|torn| map.remove(*torn));
         let torn = torn.map(|torn| torn..torn + 1);
-        Ok(Half { own, below, block, state: RwLock::new(State { mark, limit, size, map, whole: 0, torn }) })
+        let state = State { mark, limit, size, map, whole: 0, torn, room };
+        Ok(Half { own, below, block, state: RwLock::new(state) })
     }
 
     /// Returns the copy.
@@ -144,9 +155,40 @@ impl Half {
         Ok(end.saturating_sub(offset) as usize)
     }
 
+    /// Tells whether [`Half::read_to_pipe`] may be asked: pieces that end within a page would take more of the pipe than they are.
+    pub fn fits_pipes(&self) -> bool {
+        self.block.is_multiple_of(page_size() as u64)
+    }
+
+    /// Does as [`Half::read`], but into an empty pipe, behind what `header` makes for the number of bytes that follow. `None`: it
+    /// can't be done, and the pipe may hold something.
+    pub fn read_to_pipe<H: AsRef<[u8]>>(
+        &self,
+        (offset, size): (u64, u32),
+        pipe: &Pipe,
+        header: impl FnOnce(u32) -> H,
+    ) -> Result<Option<u32>> {
+        let state = self.healed_for_reading()?;
+        let len = size.min(u32::try_from(state.size.saturating_sub(offset)).unwrap_or(u32::MAX));
+        let end = offset + u64::from(len);
+        if !pipe.begin(header(len).as_ref())? {
+            return Ok(None);
+        }
+        let mut at = offset;
+        while at < end {
+            let (own, to) = state.piece(self.block, at, end);
+            let file = if own { self.own.as_fd() } else { self.below.as_fd() };
+            if !pipe.add(file, at, (to - at) as usize)? {
+                return Ok(None);
+            }
+            at = to;
+        }
+        Ok(Some(len))
+    }
+
     /// Writes all of `data`. Returns where the blocks are that came up by that, and how many bytes.
     pub fn write(&self, upper: &Upper, offset: u64, data: &[u8]) -> Result<Option<(u64, u64)>> {
-        let mut state = self.healed()?;
+        let mut state = self.to_be_written(upper)?;
         let new = state.missing(self.block, offset, offset + data.len() as u64);
         self.write_to(upper, &mut state, offset, data)?;
         Ok(new)
@@ -274,9 +316,26 @@ impl Half {
         Ok(RwLockWriteGuard::downgrade(self.healed()?))
     }
 
+    /// Returns the same for who writes: with no room that a write beside it could make data of.
+    fn to_be_written(&self, upper: &Upper) -> Result<RwLockWriteGuard<'_, State>> {
+        let mut state = self.healed()?;
+        self.give_room_back(upper, &mut state)?;
+        Ok(state)
+    }
+
+    fn give_room_back(&self, upper: &Upper, state: &mut State) -> Result<()> {
+        let own = self.own.as_fd();
+        while let Some(blocks) = state.room.last() {
+            let (at, length) = (blocks.start * self.block, (blocks.end - blocks.start) * self.block);
+            upper.growing(At::Fd(own), Growth::None, || punch(own, at, length))?;
+            state.room.pop();
+        }
+        Ok(())
+    }
+
     /// Makes the file so long.
     pub fn truncate(&self, upper: &Upper, size: u64) -> Result<()> {
-        let mut state = self.healed()?;
+        let mut state = self.to_be_written(upper)?;
         if size > state.size || state.mark.torn.is_some() {
             self.mark(upper, &mut state)?;
         }
@@ -329,8 +388,12 @@ impl Half {
         (end, most): (u64, u64),
         around: impl FnOnce(&mut dyn FnMut() -> Result<Option<u64>>) -> Result<Option<u64>>,
     ) -> Result<Option<u64>> {
-        let mut state = self.healed()?;
-        around(&mut || self.fill(upper, &mut state, (end, most)))
+        let mut state = self.state.write();
+        around(&mut || {
+            self.heal(&mut state).map_err(|_| Errno::IO)?;
+            self.give_room_back(upper, &mut state)?;
+            self.fill(upper, &mut state, (end, most))
+        })
     }
 
     fn fill(&self, upper: &Upper, state: &mut State, (end, most): (u64, u64)) -> Result<Option<u64>> {
@@ -400,52 +463,6 @@ impl Half {
         let shared = state.limit.div_ceil(self.block);
         shared.saturating_sub(state.map.count()) * self.block
     }
-}
-
-/// Reads which blocks before the limit are a file's own.
-fn read_map(own: BorrowedFd<'_>, block: u64, limit: u64) -> io::Result<BlockMap> {
-    let mut map = BlockMap::default();
-    extents::written(own, limit, &mut |from, to| map.add(from / block, to.div_ceil(block)))?;
-    map.cut(limit.div_ceil(block));
-    Ok(map)
-}
-
-/// Returns how many blocks of a half-copied file that is open for reading are its own, by its mark, and how many it has.
-pub(in crate::union) fn count_blocks(own: BorrowedFd<'_>, mark: &HalfMark) -> Result<(u64, u64)> {
-    let size = At::Fd(own).stat()?.size;
-    #[allow(clippy::unnecessary_cast)] // the type differs by architecture
-    let block = fs::fstatfs(own)?.f_bsize as u64;
-    let limit = mark.limit.min(size);
-    let (shared, all) = (limit.div_ceil(block), size.div_ceil(block));
-    Ok((read_map(own, block, limit)?.count() + (all - shared), all))
-}
-
-/// Makes a metacopy one without blocks, as a half-copied file begins: what an interrupted completion left isn't whole blocks.
-/// Its times stay. Tells whether it has none.
-pub(in crate::union) fn without_blocks(object: Writable<'_>) -> Result<bool> {
-    let file = open_owned(object, true, true)?;
-    let is_empty = || match fs::seek(&file, SeekFrom::Data(0)) {
-        Err(Errno::NXIO) => Ok(true),
-        other => other.map(|_| false),
-    };
-    if is_empty()? {
-        return Ok(true);
-    }
-    let stat = At::Fd(file.as_fd()).stat()?;
-    let punched = punch(file.as_fd(), 0, stat.size);
-    changed();
-    set_times(&stat, object)?;
-    Ok(punched.is_ok() && is_empty()?)
-}
-
-/// Makes a hole. The end of the file isn't moved, and within the last block there is nothing to be kept.
-fn punch(file: BorrowedFd<'_>, offset: u64, length: u64) -> io::Result<()> {
-    // A block in part would be zeroed, and stay.
-    #[allow(clippy::unnecessary_cast)] // the type differs by architecture
-    let block = fs::fstatfs(file)?.f_bsize as u64;
-    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    #[expect(clippy::disallowed_methods, reason = "who has a hole made looks at the file after")]
-    fs::fallocate(file, flags, offset, length.next_multiple_of(block))
 }
 
 /// Reads all of `part`. What is missing at the end of the file has gone since.

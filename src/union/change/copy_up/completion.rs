@@ -208,7 +208,7 @@ impl Union {
         let mark = HalfMark::of(&stat, &below, path);
         // Who opens the data finds them below, or by the mark.
         let _place = node.place.write();
-        if !upper.growing(object.at(), Growth::None, || half::without_blocks(object))? {
+        if !upper.growing(object.at(), Growth::None, || half::begins_without_blocks(object))? {
             return Ok(false);
         }
         // This one first: with the other alone the data are nowhere.

@@ -19,7 +19,7 @@ impl Half {
     /// # Errors
     /// Those of reading, writing and fallocate(2).
     pub fn zero(&self, upper: &Upper, mode: FallocateFlags, (offset, length): (u64, u64)) -> Result<()> {
-        let mut state = self.healed()?;
+        let mut state = self.to_be_written(upper)?;
         let end = offset.saturating_add(length);
         let grows = !mode.contains(FallocateFlags::KEEP_SIZE) && end > state.size;
         // The block in which the lower's file ends is the copy's or the lower's as a whole.

@@ -11,6 +11,7 @@ use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use super::{BLOCK, SIZE, build, content, find, node_half, open, read};
+use crate::sys::extents;
 use crate::sys::object::At;
 use crate::union::Union;
 use crate::union::change::failpoint::hook;
@@ -113,6 +114,39 @@ fn marks_that_do_not_fit_leave_a_copy_that_can_be_written() {
         println!("SKIP: this filesystem has room for all attributes");
     }
     assert!(half > 0, "no copy could be marked");
+}
+
+/// Takes what a power failure leaves of blocks whose data didn't come: room. ext4 may make zeros of it, as data, when something is
+/// written beside it.
+#[test]
+fn room_without_data_is_given_back_before_anything_is_written() {
+    let bed = build();
+    let union = open(&bed);
+    write(&union, 50_000, b"written");
+    union.shut_down();
+    drop(union);
+    let copy = File::options().read(true).write(true).open(bed.at("upper/d/a")).unwrap();
+    let keep = rustix::fs::FallocateFlags::KEEP_SIZE;
+    // Around the block that is there, and at the end.
+    for (from, blocks) in [(8, 10), (70, 4)] {
+        rustix::fs::fallocate(&copy, keep, from * BLOCK, blocks * BLOCK).unwrap();
+    }
+    let room = || extents::with_room(copy.as_fd(), 0, (SIZE as u64).next_multiple_of(BLOCK)).unwrap() / BLOCK;
+    assert_eq!(room(), 14);
+    let union = open(&bed);
+    let node = find(&union, "d/a");
+    assert!(read(&union, &node) == written(50_000, b"written"));
+    assert_eq!(node_half(&union, &node).count().0, 1, "blocks");
+    write(&union, 9 * BLOCK, b"beside");
+    assert_eq!(room(), 2, "what has no data has room still");
+    let mut expected = written(50_000, b"written");
+    expected[9 * BLOCK as usize..][..6].copy_from_slice(b"beside");
+    assert!(read(&union, &node) == expected);
+    union.shut_down();
+    drop(union);
+    let union = open(&bed);
+    assert!(read(&union, &find(&union, "d/a")) == expected, "in the next mount");
+    union.shut_down();
 }
 
 #[test]
