@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use super::reopening::Reopening;
 use crate::control::explanation::{Explanation, LayerReport};
 use crate::control::mounts;
-use crate::control::protocol::About;
+use crate::control::protocol::{About, Request, Restacked};
 use crate::control::server::{Answers, Server};
 use crate::error::Result;
 use crate::explain::report;
@@ -97,6 +97,10 @@ impl Answers for Told {
 
     fn branch(&self, new: &Path) -> std::result::Result<Option<String>, String> {
         self.reopening.branch(new)
+    }
+
+    fn restack(&self, request: Request) -> std::result::Result<Restacked, String> {
+        self.reopening.restack(request)
     }
 }
 

@@ -1,5 +1,6 @@
 //! `unionmount layers`: a stack as a tree with the layer of each path, as a picture, as a page, in figures.
 
+mod change;
 mod interactive;
 
 use std::ffi::OsString;
@@ -25,10 +26,19 @@ use crate::explain::{json, names, page, svg, text};
 use crate::texts::Texts;
 use crate::union::stack::layer::{Stack, StackOptions};
 
-/// Show what each layer holds, changes, deletes and wastes
+/// Show what each layer holds, changes, deletes and wastes; add layers to a mount, or remove some
 #[derive(Debug, Args)]
-#[command(after_long_help = EXAMPLES)]
+#[command(
+    after_long_help = EXAMPLES,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    subcommand_value_name = "VERB",
+    disable_help_subcommand = true
+)]
 pub(super) struct Layers {
+    #[command(subcommand)]
+    verb: Option<change::Verb>,
+
     #[command(flatten)]
     stack: StackArgs,
 
@@ -210,6 +220,9 @@ fn title(survey: &Survey) -> String {
 
 impl Layers {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        if let Some(verb) = self.verb {
+            return verb.run();
+        }
         let texts = self.language.texts()?;
         // A large image takes seconds, in which the screen of the walk is not there yet.
         let waiting = self.interactive.then(|| super::spinner(texts.say("walk.reading")));

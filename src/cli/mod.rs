@@ -82,6 +82,7 @@ mod trial;
 mod umount;
 mod unpack;
 mod uptime;
+mod using;
 mod verbs;
 mod verify;
 mod version;

@@ -3,12 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
+
+use crate::control::protocol::{Request, Restacked};
 use crate::fuse::live::{Live, LiveError};
 use crate::fuse::policy::{IoMode, Policy};
 use crate::union::Limits;
 use crate::union::current::{Current, LayerPlace, NotNow};
 use crate::union::escaped_path::EscapedPath;
 use crate::union::frozen::branch::Place;
+use crate::union::live::layers::{NotChanged, Restacking};
 use crate::union::live::rollback::RollingBack;
 use crate::union::live::snapshot::{Freezing, branch_at_once};
 use crate::union::live::{How, Unchanged};
@@ -17,7 +21,10 @@ use crate::union::stack::layer::{LowerSource, StackOptions};
 
 /// What a mount's layers were opened by.
 pub(super) struct Reopening {
-    stack: StackOptions,
+    upper: Option<PathBuf>,
+    /// The lowers as they were named; none: those that are recorded with the upper.
+    lowers: Mutex<Vec<LowerSource>>,
+    point: PathBuf,
     how: How,
     /// Why it can't be done with this mount at all.
     never: Option<String>,
@@ -67,7 +74,7 @@ impl Reopening {
             Ok(stack) => (stack, None),
             Err(why) => (StackOptions::default(), Some(why)),
         };
-        let never = unresolved.or_else(|| in_the_way(&stack, &fs, policy)).or_else(|| {
+        let never = unresolved.or_else(|| in_the_way(&fs, policy)).or_else(|| {
             let union = current.get().ok()?;
             let covered = union.layer_places().into_iter().find(|place| place.path.starts_with(point));
             if let Some(covered) = covered {
@@ -79,7 +86,8 @@ impl Reopening {
             union.holds_itself().then(|| "a lower holds the mount's own directories".to_owned())
         });
         let how = How { limits, options: fs };
-        Reopening { stack, how, never, live: Arc::downgrade(live), current }
+        let (upper, lowers, point) = (stack.upper, Mutex::new(stack.lowers), point.to_owned());
+        Reopening { upper, lowers, point, how, never, live: Arc::downgrade(live), current }
     }
 
     /// Takes a snapshot of the upper, and goes on above it.
@@ -113,7 +121,7 @@ impl Reopening {
         let mut freezing = {
             let union = self.current.get().map_err(|why| refused(why.to_string()))?;
             are_in_their_places(&union.layer_places()).map_err(refused)?;
-            Freezing::prepare(&union, upper, &self.stack.lowers, name)
+            Freezing::prepare(&union, upper, &self.lowers.lock(), name)
                 .map_err(|error| refused(error.to_string()))?
         };
         match live.exchange(|union| freezing.take(union, &self.how)) {
@@ -174,7 +182,8 @@ impl Reopening {
 
     /// Refuses what can't be done with this mount.
     fn can(&self, what: &str, instead: &str) -> Result<(), String> {
-        match &self.never {
+        let without_upper = || self.upper.is_none().then(|| "it has no upper".to_owned());
+        match self.never.clone().or_else(without_upper) {
             None => Ok(()),
             Some(why) => {
                 Err(format!("this mount can't {what} while it is mounted: {why}; unmount it, and {instead}"))
@@ -185,7 +194,79 @@ impl Reopening {
     /// Returns what exchanges the layers, and the upper.
     fn live(&self) -> Result<(Arc<Live>, &Path), String> {
         let live = self.live.upgrade().ok_or_else(|| NotNow::Ended.to_string())?;
-        Ok((live, self.stack.upper.as_deref().ok_or("the mount has no upper")?))
+        Ok((live, self.upper.as_deref().ok_or("the mount has no upper")?))
+    }
+
+    /// Has a lower come, or go.
+    pub(super) fn restack(&self, request: Request) -> Result<Restacked, String> {
+        let refused = |why: String| format!("the layers stay as they are, and the mount goes on: {why}");
+        if let Some(why) = &self.never {
+            return Err(format!(
+                "the layers of this mount can't be changed while it is mounted: {why}; unmount it, and mount it over others"
+            ));
+        }
+        let live = self.live.upgrade().ok_or_else(|| NotNow::Ended.to_string())?;
+        let union = self.current.get().map_err(|why| refused(why.to_string()))?;
+        union.may_change_layers().map_err(|error| refused(error.to_string()))?;
+        let prepared = match &request {
+            Request::AddLayer { directory, id, place, .. } => {
+                self.source(directory.as_path(), *id).and_then(|source| {
+                    Restacking::add(&union, &source, place, &self.how).map(|done| (done, Some(source)))
+                })
+            }
+            Request::RemoveLayer { layer, .. } => {
+                Restacking::remove(&union, layer, &self.how).map(|done| (done, None))
+            }
+            _ => Err(NotChanged::Refused("not understood".to_owned())),
+        };
+        let (restacking, source) = prepared.map_err(|error| refused(error.to_string()))?;
+        let at = restacking.position(&union);
+        let mut lowers = self.lowers.lock();
+        if lowers.is_empty() {
+            *lowers = LowerSource::directories(union.lower_paths());
+        }
+        // Whoever has the union keeps it from being exchanged.
+        drop(union);
+        let (Request::AddLayer { used, .. } | Request::RemoveLayer { used, .. }) = &request else {
+            return Err("not understood".to_owned());
+        };
+        let untold = match live.restack(|union| restacking.go(union, &self.how, used.as_ref())) {
+            Ok(untold) => untold,
+            Err(LiveError::Failed(Unchanged::AsBefore(NotChanged::Used(lost)))) => {
+                return Ok(Restacked::Used(lost));
+            }
+            Err(error) => return Err(refused(error.to_string())),
+        };
+        match source {
+            Some(source) => lowers.insert(at, source),
+            None => drop(lowers.remove(at)),
+        }
+        match untold {
+            None => Ok(Restacked::Done),
+            Some(why) => Err(format!(
+                "the layers are others now, but the kernel can't be told: {why}; it may show names from before: unmount it, and \
+                 mount again"
+            )),
+        }
+    }
+
+    /// Returns what is to become a lower.
+    fn source(&self, path: &Path, id: (u64, u64)) -> Result<LowerSource, NotChanged> {
+        use std::os::unix::fs::MetadataExt;
+        let shown = EscapedPath::from(path);
+        let refused = |why: String| NotChanged::Refused(format!("{shown}: {why}"));
+        if path.starts_with(&self.point) || self.point.starts_with(path) {
+            return Err(refused("lies in the mount, or the mount in it".to_owned()));
+        }
+        let found = std::fs::metadata(path).map_err(|error| refused(error.to_string()))?;
+        if (found.dev(), found.ino()) != id {
+            return Err(refused(
+                "the daemon sees something else there; is it in another mount namespace?".to_owned(),
+            ));
+        }
+        let mut sources =
+            super::lowers::sources([path.to_owned()]).map_err(|failure| refused(failure.message))?;
+        sources.pop().ok_or_else(|| refused("can't be opened".to_owned()))
     }
 }
 
@@ -205,10 +286,7 @@ fn are_in_their_places(places: &[LayerPlace]) -> Result<(), String> {
 }
 
 /// Tells why the layers of such a mount can't be opened anew, if so.
-fn in_the_way(stack: &StackOptions, fs: &FsOptions, policy: &Policy) -> Option<String> {
-    if stack.upper.is_none() {
-        return Some("it has no upper".into());
-    }
+fn in_the_way(fs: &FsOptions, policy: &Policy) -> Option<String> {
     if matches!(policy.io, IoMode::Passthrough | IoMode::PassthroughLower) {
         return Some("with passthrough the kernel writes to files of the upper by itself".into());
     }

@@ -12,10 +12,9 @@ use serde_json::{Value, json};
 use super::options::split_merged;
 use super::output::{self, Format};
 use super::page::Page;
-use super::{Failure, discard, say};
+use super::{Failure, discard, say, using};
 use crate::control::client::Client;
 use crate::control::mounts::{self, Mount};
-use crate::control::users;
 use crate::explain::names;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::frozen::listing::{self, Listed};
@@ -308,40 +307,30 @@ impl Rollback {
 
 /// Refuses a mount in which somebody has something open, and tells who.
 fn is_not_used(mount: &Mount) -> Result<(), Failure> {
-    /// So many are named.
-    const MOST: usize = 10;
     let point = EscapedPath::from(mount.point.as_path());
-    let cannot =
-        |error: std::io::Error| Failure::failed(format!("{point}: who uses it can't be told: {error}"));
-    let on_it = users::mounted_on(mount).map_err(cannot)?;
-    if let Some(first) = on_it.first() {
-        let first = EscapedPath::from(first.as_path());
+    if let Some(first) = using::mounted_on(mount)?.first() {
         return Err(Failure::failed(format!(
             "{point}: {first} is mounted in it, and would be detached; unmount that first, or: --force"
         )));
     }
-    let own = std::process::id();
-    let mut users = users::of(mount).map_err(cannot)?;
-    users.retain(|user| user.pid != own);
-    if users.is_empty() {
+    let told: Vec<String> = using::users(mount)?
+        .iter()
+        .map(|user| {
+            let what = match (user.is_inside, user.open) {
+                (true, 0) => "its working directory".to_owned(),
+                (false, 1) => "a file".to_owned(),
+                (false, open) => format!("{open} files"),
+                (true, open) => format!("its working directory, and {open} open"),
+            };
+            format!("{user} ({what})")
+        })
+        .collect();
+    if told.is_empty() {
         return Ok(());
-    }
-    let told = users.iter().take(MOST).map(|user| {
-        let what = match (user.is_inside, user.open) {
-            (true, 0) => "its working directory".to_owned(),
-            (false, 1) => "a file".to_owned(),
-            (false, open) => format!("{open} files"),
-            (true, open) => format!("its working directory, and {open} open"),
-        };
-        format!("{} {} ({what})", user.pid, EscapedPath::from(user.name.as_bytes()))
-    });
-    let mut told: Vec<String> = told.collect();
-    if users.len() > MOST {
-        told.push(format!("and {} more", users.len() - MOST));
     }
     Err(Failure::failed(format!(
         "{point}: these have something open there: {}; end them, or with --force what is no more fails for them with ESTALE",
-        told.join(", ")
+        using::some_of(told)
     )))
 }
 

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 
 use super::explanation::Explanation;
 use super::mounts::{Life, Mount};
-use super::protocol::{LONGEST_ANSWER, Reply, Request, Status, Told};
+use super::protocol::{LONGEST_ANSWER, Reply, Request, Restacked, Status, Told};
 use super::runtime_dir;
 use crate::sys::process::peer_process;
 use crate::union::escaped_path::EscapedPath;
@@ -236,6 +236,14 @@ impl Client {
     /// Why it was not done.
     pub fn rollback(&mut self, name: Option<&str>) -> Result<String, ClientError> {
         self.ask(&Request::Rollback { name: name.map(str::to_owned) })
+    }
+
+    /// Lets a directory become a lower as well, or a lower go.
+    ///
+    /// # Errors
+    /// Why it was not done.
+    pub fn restack(&mut self, request: &Request) -> Result<Restacked, ClientError> {
+        self.ask(request)
     }
 
     /// Begins to listen. Then [`Trace::next_told`] waits for what happens.

@@ -252,6 +252,7 @@ mod tests {
     fn mounts_of_other_filesystems_are_none_of_ours() {
         let entry = |kind: &'static str| Entry {
             id: 97,
+            parent: 1,
             device: "0:53".into(),
             root: b"/sub"[..].into(),
             point: b"/mnt"[..].into(),

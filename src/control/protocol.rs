@@ -20,10 +20,11 @@ use super::explanation::{CopyingReport, LayerReport};
 use crate::union::change::sealing::background::LazyReport;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::events::{Event, Filter};
+use crate::union::live::layers::{InUse, Lost, NamedLayer, Place};
 use crate::union::lookup::belief::Belief;
 
-/// The longest line that a client may send. A path has at most 4096 bytes for the kernel, twice that in hex.
-pub const LONGEST_REQUEST: u64 = 64 << 10;
+/// The longest line that a client may send: it may name what all processes have open in a mount.
+pub const LONGEST_REQUEST: u64 = 4 << 20;
 
 /// The longest line that a daemon may send, without its end: the status of 500 layers, whose paths are as long as any,
 /// has half of that.
@@ -60,6 +61,26 @@ pub enum Request {
         /// The new upper, from the root.
         new: EscapedPath,
     },
+    /// A directory becomes a lower as well, while it is mounted. Answered by a [`Restacked`].
+    AddLayer {
+        /// The directory, from the root.
+        directory: EscapedPath,
+        /// Its device and inode number: the daemon may see another there.
+        id: (u64, u64),
+        /// Where it is to come.
+        place: Place,
+        /// What must not be lost; else whatever it is.
+        #[serde(default)]
+        used: Option<InUse>,
+    },
+    /// A lower goes, while it is mounted. Answered by a [`Restacked`].
+    RemoveLayer {
+        /// The lower.
+        layer: NamedLayer,
+        /// What must not be lost; else whatever it is.
+        #[serde(default)]
+        used: Option<InUse>,
+    },
     /// What happens from now on. Answered by a [`Status`], then by events.
     Trace {
         /// Which events.
@@ -76,6 +97,16 @@ pub enum Reply<T> {
     Ok(T),
     /// Why not.
     Error(String),
+}
+
+/// What has become of the layers of a mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Restacked {
+    /// They are others now.
+    Done,
+    /// They are the same: this is in use, and would be lost.
+    Used(Vec<Lost>),
 }
 
 /// A line of a trace.

@@ -23,7 +23,7 @@ use serde::Serialize;
 
 use super::explanation::CopyingReport;
 use super::explanation::{Explanation, LayerReport};
-use super::protocol::{About, Counts, LONGEST_REQUEST, Reply, Request, Status, Told};
+use super::protocol::{About, Counts, LONGEST_REQUEST, Reply, Request, Restacked, Status, Told};
 use super::runtime_dir;
 use crate::error::Result;
 use crate::union::Union;
@@ -74,6 +74,12 @@ pub trait Answers: Send + Sync {
     /// # Errors
     /// The reason, for the person who asked.
     fn branch(&self, new: &Path) -> std::result::Result<Option<String>, String>;
+
+    /// Changes which lowers there are, as that request asks. Nobody who asks holds the union meanwhile.
+    ///
+    /// # Errors
+    /// The reason, for the person who asked.
+    fn restack(&self, request: Request) -> std::result::Result<Restacked, String>;
 }
 
 /// What the threads share.
@@ -229,23 +235,10 @@ fn serve(shared: &Shared, client: UnixStream) -> io::Result<()> {
                 return Ok(());
             }
         };
-        if let Request::Branch { new } = &request {
-            let _changing = shared.changing.lock();
-            let done = shared.answers.branch(new.as_path());
-            send(&client, &done.map_or_else(Reply::Error, Reply::Ok))?;
-            continue;
-        }
-        if matches!(request, Request::Snapshot { .. } | Request::Rollback { .. }) {
-            // Whoever ends the mount waits until it is told what has become of it.
-            let _changing = shared.changing.lock();
-            let done = match request {
-                Request::Rollback { name } => shared.answers.rollback(name.as_deref()),
-                Request::Snapshot { name } => shared.answers.snapshot(name.as_deref()),
-                _ => Err("not understood".to_owned()),
-            };
-            send(&client, &done.map_or_else(Reply::Error, Reply::Ok))?;
-            continue;
-        }
+        let request = match change(shared, &client, request)? {
+            Some(request) => request,
+            None => continue,
+        };
         let union = match shared.union.get() {
             Ok(union) => union,
             Err(why) => {
@@ -260,13 +253,43 @@ fn serve(shared: &Shared, client: UnixStream) -> io::Result<()> {
                 let reply = explained.map_or_else(|error| Reply::Error(error.to_string()), Reply::Ok);
                 send(&client, &reply)?;
             }
-            // Answered above: it waits until nobody has the union.
+            // Answered above: these wait until nobody has the union.
             Request::Snapshot { .. } | Request::Rollback { .. } | Request::Branch { .. } => {}
+            Request::AddLayer { .. } | Request::RemoveLayer { .. } => {}
             Request::Trace { filter } => {
                 return trace(shared, union, &client, filter);
             }
         }
     }
+}
+
+/// Answers a request that changes the layers. Returns any other.
+fn change(shared: &Shared, client: &UnixStream, request: Request) -> io::Result<Option<Request>> {
+    fn answer<T: Serialize>(client: &UnixStream, done: std::result::Result<T, String>) -> io::Result<()> {
+        send(client, &done.map_or_else(Reply::Error, Reply::Ok))
+    }
+    // Whoever ends the mount waits until it is told what has become of it.
+    let changing = || shared.changing.lock();
+    match request {
+        Request::Branch { new } => {
+            let _changing = changing();
+            answer(client, shared.answers.branch(new.as_path()))?;
+        }
+        Request::Rollback { name } => {
+            let _changing = changing();
+            answer(client, shared.answers.rollback(name.as_deref()))?;
+        }
+        Request::Snapshot { name } => {
+            let _changing = changing();
+            answer(client, shared.answers.snapshot(name.as_deref()))?;
+        }
+        request @ (Request::AddLayer { .. } | Request::RemoveLayer { .. }) => {
+            let _changing = changing();
+            answer(client, shared.answers.restack(request))?;
+        }
+        other => return Ok(Some(other)),
+    }
+    Ok(None)
 }
 
 fn status(shared: &Shared, union: &Union) -> Reply<Status> {

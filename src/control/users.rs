@@ -1,12 +1,19 @@
 //! Who has something open in a mount, as far as this process may see.
 
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use rustix::process::Pid;
 
 use super::mounts::Mount;
 use crate::sys::mountinfo::Table;
+use crate::union::escaped_path::EscapedPath;
 
 /// A process that has something open in a mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,63 +26,136 @@ pub struct User {
     pub open: usize,
     /// Whether its working directory or its root is there.
     pub is_inside: bool,
+    /// The inode numbers of all of these.
+    pub inodes: BTreeSet<u64>,
 }
 
-/// Lists the processes that have something open in a mount, by their ids. Those that this process may not look at are left out.
-/// The mount itself is asked nothing.
+impl fmt::Display for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.pid, EscapedPath::from(self.name.as_bytes()))
+    }
+}
+
+/// The processes that have something open in a mount.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Users {
+    /// By their ids.
+    pub found: Vec<User>,
+    /// How many others this process may not look at.
+    pub unseen: usize,
+}
+
+/// Something that is mounted on something in a mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountedOn {
+    /// On what, from the root of the mount's filesystem.
+    pub within: PathBuf,
+    /// Where that is, in the mount namespace in which it is.
+    pub point: PathBuf,
+    /// A process in that namespace; none: it is this one's.
+    pub process: Option<u32>,
+}
+
+impl fmt::Display for MountedOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        EscapedPath::from(self.point.as_path()).fmt(f)?;
+        self.process.map_or(Ok(()), |process| write!(f, " (as process {process} sees it)"))
+    }
+}
+
+fn processes() -> io::Result<impl Iterator<Item = (u32, PathBuf)>> {
+    // One that can't be listed has ended.
+    Ok(fs::read_dir("/proc")?.filter_map(|process| {
+        let process = process.ok()?;
+        Some((process.file_name().to_str()?.parse().ok()?, process.path()))
+    }))
+}
+
+/// Finds the processes that have something open in a mount. The mount itself is asked nothing.
 ///
 /// # Errors
 /// Those of reading /proc.
-pub fn of(mount: &Mount) -> std::io::Result<Vec<User>> {
-    let mut users = Vec::new();
-    for process in fs::read_dir("/proc")? {
-        let Ok(process) = process else { continue }; // it has ended
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let place = process.path();
-        let is_there = |link: &str| is_on(&place.join(link), &mount.device);
-        let is_inside = is_there("cwd") || is_there("root");
-        let open = open_files(&place, &mount.device) + mapped_files(&place, &mount.device);
-        if is_inside || open > 0 {
-            let name = fs::read(place.join("comm")).unwrap_or_default();
-            let name = String::from_utf8_lossy(&name).trim_end().to_owned();
-            users.push(User { pid, name, open, is_inside });
+pub fn of(mount: &Mount) -> io::Result<Users> {
+    let mut users = Users::default();
+    for (pid, place) in processes()? {
+        let files = match files_of(&place) {
+            Ok(files) => files,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                users.unseen += 1;
+                continue;
+            }
+            // It has ended.
+            Err(_) => continue,
+        };
+        let there = |link: PathBuf| inode_on(&link, &mount.device);
+        let dirs: Vec<u64> = ["cwd", "root"].into_iter().filter_map(|link| there(place.join(link))).collect();
+        let open: Vec<u64> =
+            files.into_iter().map(|file| place.join("fd").join(file)).filter_map(there).collect();
+        let mapped = mapped_files(&place, &mount.device);
+        if dirs.is_empty() && open.is_empty() && mapped.is_empty() {
+            continue;
         }
+        let name = fs::read(place.join("comm")).unwrap_or_default();
+        let name = String::from_utf8_lossy(&name).trim_end().to_owned();
+        let (is_inside, count) = (!dirs.is_empty(), open.len() + mapped.len());
+        let inodes = dirs.into_iter().chain(open).chain(mapped).collect();
+        users.found.push(User { pid, name, open: count, is_inside, inodes });
     }
-    users.sort_by_key(|user| user.pid);
+    users.found.sort_by_key(|user| user.pid);
     Ok(users)
 }
 
-/// Lists what is mounted on something in a mount, as this process sees it.
+/// Finds what is mounted on something in a mount, in the mount namespaces of all processes that this one may look at.
 ///
 /// # Errors
-/// Those of reading /proc/self/mountinfo.
-pub fn mounted_on(mount: &Mount) -> std::io::Result<Vec<PathBuf>> {
-    use std::os::unix::ffi::OsStrExt;
-    let table = Table::read()?;
-    let points = table.entries().map(|entry| PathBuf::from(std::ffi::OsStr::from_bytes(&entry.point)));
-    Ok(points.filter(|point| *point != mount.point && point.starts_with(&mount.point)).collect())
+/// Those of reading /proc.
+pub fn mounted_on(mount: &Mount) -> io::Result<Vec<MountedOn>> {
+    let own = fs::read_link("/proc/self/ns/mnt")?;
+    let mut seen = BTreeSet::from([own]);
+    let mut found = mounts_on(&Table::read()?, &mount.device, None);
+    for (pid, place) in processes()? {
+        // What can't be looked at has ended, or is told of by `of`.
+        let Ok(namespace) = fs::read_link(place.join("ns/mnt")) else { continue };
+        let process = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        if let Some(process) = process.filter(|_| seen.insert(namespace))
+            && let Ok(table) = Table::of(process)
+        {
+            found.extend(mounts_on(&table, &mount.device, Some(pid)));
+        }
+    }
+    let mut places = BTreeSet::new();
+    found.retain(|one| places.insert(one.within.clone()));
+    Ok(found)
 }
 
-/// Tells whether what a link of /proc leads to is on a filesystem, without asking that.
-fn is_on(link: &Path, device: &str) -> bool {
+fn mounts_on(table: &Table, device: &str, process: Option<u32>) -> Vec<MountedOn> {
+    let path = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes));
+    let on = |id: u64| table.entries().find(|entry| entry.id == id && entry.device == device);
+    let within = |entry: crate::sys::mountinfo::Entry<'_>| {
+        let below = on(entry.parent)?;
+        let point = path(&entry.point);
+        let rest = point.strip_prefix(path(&below.point)).ok()?.to_owned();
+        Some(MountedOn { within: path(&below.root).join(rest), point, process })
+    };
+    table.entries().filter_map(within).collect()
+}
+
+/// Returns the inode number of what a link of /proc leads to, if that is on a filesystem; without asking that.
+fn inode_on(link: &Path, device: &str) -> Option<u64> {
     let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
-    statx(CWD, link, flags, StatxFlags::empty())
-        .is_ok_and(|stat| format!("{}:{}", stat.stx_dev_major, stat.stx_dev_minor) == device)
+    let stat = statx(CWD, link, flags, StatxFlags::INO).ok()?;
+    (format!("{}:{}", stat.stx_dev_major, stat.stx_dev_minor) == device).then_some(stat.stx_ino)
 }
 
-fn open_files(process: &Path, device: &str) -> usize {
-    let Ok(files) = fs::read_dir(process.join("fd")) else { return 0 };
-    files.flatten().filter(|file| is_on(&file.path(), device)).count()
+fn files_of(process: &Path) -> io::Result<Vec<OsString>> {
+    fs::read_dir(process.join("fd"))?.map(|file| Ok(file?.file_name())).collect()
 }
 
-/// Counts the files that are mapped: `ADDRESSES RIGHTS OFFSET MAJOR:MINOR INODE PATH`, the device in hexadecimal.
-fn mapped_files(process: &Path, device: &str) -> usize {
-    let Ok(maps) = fs::read(process.join("maps")) else { return 0 };
+/// Returns the files that are mapped: `ADDRESSES RIGHTS OFFSET MAJOR:MINOR INODE PATH`, the device in hexadecimal.
+fn mapped_files(process: &Path, device: &str) -> BTreeSet<u64> {
+    let Ok(maps) = fs::read(process.join("maps")) else { return BTreeSet::new() };
     let maps = String::from_utf8_lossy(&maps);
-    let mut files: Vec<&str> = maps.lines().filter_map(|line| mapped_from(line, device)).collect();
-    files.sort_unstable();
-    files.dedup();
-    files.len()
+    maps.lines().filter_map(|line| mapped_from(line, device)).filter_map(|inode| inode.parse().ok()).collect()
 }
 
 /// Returns the inode of a line of maps, if it is on that device.

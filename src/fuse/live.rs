@@ -22,6 +22,7 @@ use super::wire::operation::Init;
 use super::wire::{Reply, Request};
 use crate::union::Union;
 use crate::union::live::Unchanged;
+use crate::union::live::layers::Outdated;
 
 /// How long requests that are under way may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -97,6 +98,30 @@ impl Live {
         {
             forget_attributes(&union, &kernel);
         }
+        Ok(untold)
+    }
+
+    /// Exchanges what is shown for what shows some things otherwise, of which the kernel is told. Until then, for a moment, it may show
+    /// them as they were. Nothing is detached that is mounted on what stays. Returns what couldn't be told.
+    ///
+    /// # Errors
+    /// See [`LiveError`].
+    pub fn restack<E: fmt::Display + fmt::Debug>(
+        &self,
+        change: impl FnOnce(&Union) -> Result<(Union, Outdated), Unchanged<E>>,
+    ) -> Result<Option<io::Error>, LiveError<E>> {
+        let mut outdated = Outdated::default();
+        self.exchange(|union| {
+            let next;
+            (next, outdated) = change(union)?;
+            Ok(next)
+        })?;
+        let Some(kernel) = self.notifier() else { return Ok(Some(io::ErrorKind::NotConnected.into())) };
+        // Not before requests are answered again: the kernel waits for those that look into the same directory.
+        let names = outdated.names.iter().map(|(dir, name)| kernel.inval_entry(INodeNo(*dir), name));
+        let nodes = outdated.nodes.iter().map(|ino| kernel.inval_inode(INodeNo(*ino), 0, 0));
+        let mut untold = None;
+        names.chain(nodes).for_each(|told| untold = told.err().or(untold.take()));
         Ok(untold)
     }
 

@@ -14,6 +14,8 @@ pub struct Table(Vec<u8>);
 pub struct Entry<'t> {
     /// The kernel's id of it.
     pub id: u64,
+    /// That of the mount on which it is.
+    pub parent: u64,
     /// `MAJOR:MINOR` of its filesystem.
     pub device: Cow<'t, str>,
     /// The directory of the filesystem that is seen there: `/`, unless a part of it was bind-mounted.
@@ -58,8 +60,9 @@ fn parse(line: &[u8]) -> Option<Entry<'_>> {
     let mut left = line[..split].split(|&byte| byte == b' ');
     let mut right = line[split + 3..].split(|&byte| byte == b' ');
     Some(Entry {
-        id: std::str::from_utf8(left.next()?).ok()?.parse().ok()?,
-        device: text(left.nth(1)?),
+        id: number(left.next()?)?,
+        parent: number(left.next()?)?,
+        device: text(left.next()?),
         root: plain(left.next()?),
         point: plain(left.next()?),
         options: text(left.next()?),
@@ -67,6 +70,10 @@ fn parse(line: &[u8]) -> Option<Entry<'_>> {
         source: plain(right.next()?),
         filesystem_options: text(right.next()?),
     })
+}
+
+fn number(word: &[u8]) -> Option<u64> {
+    std::str::from_utf8(word).ok()?.parse().ok()
 }
 
 fn text(word: &[u8]) -> Cow<'_, str> {
@@ -107,7 +114,7 @@ mod tests {
     fn a_line_is_understood() {
         let line = br"97 61 0:53 /sub\040dir /mnt/a\134b\012 rw,relatime shared:1 master:2 - fuse.x a\011b rw,user_id=1000";
         let mount = parse(line).unwrap();
-        assert_eq!((mount.id, &*mount.device, &*mount.kind), (97, "0:53", "fuse.x"));
+        assert_eq!((mount.id, mount.parent, &*mount.device, &*mount.kind), (97, 61, "0:53", "fuse.x"));
         assert_eq!((&*mount.root, &*mount.point), (&b"/sub dir"[..], &b"/mnt/a\\b\n"[..]));
         assert_eq!((&*mount.source, &*mount.options), (&b"a\tb"[..], "rw,relatime"));
         assert_eq!(mount.filesystem_options, "rw,user_id=1000");

@@ -50,10 +50,23 @@ impl Union {
     /// # Errors
     /// Those of [`Union::new`], and options that these layers can't be served with.
     pub fn with_options(stack: Stack, limits: Limits, options: &FsOptions) -> Result<Union> {
+        Union::after(None, stack, limits, options)
+    }
+
+    /// Returns the merged view of a stack, which is to take over from another.
+    ///
+    /// # Errors
+    /// Those of [`Union::with_options`].
+    pub(in crate::union) fn after(
+        before: Option<&Union>,
+        stack: Stack,
+        limits: Limits,
+        options: &FsOptions,
+    ) -> Result<Union> {
         let (data_only, frozen) = (stack.data_only, stack.frozen);
         let belief = stack.belief.with_permissions(options.xattr_permissions);
         let (layers, upper_layer) = open_layers(stack.upper, stack.lowers, belief)?;
-        let regions = Arc::new(Regions::of_layers(&layers)?);
+        let regions = Arc::new(Regions::of_layers(&layers, before.map(|before| &*before.regions))?);
         let upper = match upper_layer {
             Some(layer) => {
                 Some(Upper::new(layer, regions.clone(), regions.sources(&layers)?, options.quota)?)

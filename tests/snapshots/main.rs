@@ -4,6 +4,7 @@
 // A test that panics has failed; that is what unwrap is for here.
 #![allow(clippy::unwrap_used)]
 
+mod layers;
 mod live;
 mod rollback;
 

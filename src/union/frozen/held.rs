@@ -77,7 +77,7 @@ impl Held {
         let (upper, lock) = lock_upper(path, LOCK_WAIT)?;
         let site = Site::of(upper.root.as_fd(), path)?;
         site.is_no_frozen_layer(path)?;
-        is_nobodys(&site, path)?;
+        is_nobodys(&site, path, OfWhat::Snapshots)?;
         is_not_the_kernels(&upper, path)?;
         let place = match work {
             Some(work) => WorkdirPlace::named(work)?,
@@ -91,7 +91,7 @@ impl Held {
     pub fn of_mount(upper: Layer, work: Arc<Workdir>) -> Result<Held> {
         let site = Site::of(upper.root.as_fd(), &upper.path)?;
         site.is_no_frozen_layer(&upper.path)?;
-        is_nobodys(&site, &upper.path)?;
+        is_nobodys(&site, &upper.path, OfWhat::Snapshots)?;
         Ok(Held { work, upper, site, _lock: None })
     }
 
@@ -316,24 +316,40 @@ impl Writing {
     }
 }
 
+/// What somebody wants of an upper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::union) enum OfWhat {
+    /// To freeze it, or throw away what is in it.
+    Snapshots,
+    /// To have it lie on others.
+    Layers,
+}
+
 /// Refuses the uppers of container engines, of containers and tries: their directories are their own.
-fn is_nobodys(site: &Site, path: &Path) -> Result<()> {
+pub(in crate::union) fn is_nobodys(site: &Site, path: &Path, what: OfWhat) -> Result<()> {
     let there = |at: &Path| at.symlink_metadata().is_ok();
     let parent = &site.parent_path;
     let (above, name) = (parent.parent().unwrap_or(parent), site.name.as_os_str());
     let is_called = |dir: &Path, name: &str| dir.file_name().is_some_and(|own| own == name);
-    let whose = if name == "diff" && there(&parent.join("link")) {
-        "a container engine's own (podman, buildah, CRI-O or Docker); take a snapshot with it, as podman commit does"
+    let (whose, instead) = if name == "diff" && there(&parent.join("link")) {
+        (
+            "a container engine's own (podman, buildah, CRI-O or Docker)",
+            "take a snapshot with it, as podman commit does",
+        )
     } else if name == "fs" && is_called(above, "snapshots") {
-        "containerd's own, or the snapshotter's; take a snapshot with ctr or nerdctl commit"
+        ("containerd's own, or the snapshotter's", "take a snapshot with ctr or nerdctl commit")
     } else if name == "diff" && is_called(above, "containers") && there(&parent.join("config.json")) {
-        "a container's; unionmount commit makes an image of it, from which others can be created"
+        ("a container's", "unionmount commit makes an image of it, from which others can be created")
     } else if is_called(above, "tries") && there(&parent.join("record.json")) {
-        "a try's; unionmount try --resume goes on with it"
+        ("a try's", "unionmount try --resume goes on with it")
     } else {
         return Ok(());
     };
-    Err(SnapshotError::refused(path, format!("is {whose}")))
+    let instead = match what {
+        OfWhat::Snapshots => instead,
+        OfWhat::Layers => "what it lies on is noted there, and stays",
+    };
+    Err(SnapshotError::refused(path, format!("is {whose}; {instead}")))
 }
 
 /// Refuses an upper that the kernel's overlayfs has mounted, which doesn't look at locks.

@@ -1,4 +1,4 @@
-//! A mount goes on over another upper: its layers are exchanged while programs use it.
+//! A mount goes on over another upper, or over other lowers: its layers are exchanged while programs use it.
 //!
 //! What is needed is prepared while requests are answered, and may fail without a trace. Then nobody asks for a moment, and the
 //! upper is exchanged in one step. The union before it is there until the next one is ready: its locks and its workdir are handed
@@ -9,8 +9,12 @@
 //! |---|---|
 //! | [`snapshot`] | the upper is frozen |
 //! | [`rollback`] | the upper is thrown away |
+//! | [`layers`] | a lower comes, or goes |
+//! | `compared` | what of that which is known is something else over other lowers |
 //! | `succession` | the union that takes over |
 
+mod compared;
+pub mod layers;
 pub mod rollback;
 pub mod snapshot;
 mod succession;

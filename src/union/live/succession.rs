@@ -53,7 +53,7 @@ pub(super) fn held(union: &Union, path: &Path) -> Result<Held, StackError> {
 }
 
 /// Returns the same layer, by a descriptor of its own.
-fn same(layer: &Layer) -> Result<Layer, SnapshotError> {
+pub(super) fn same(layer: &Layer) -> Result<Layer, SnapshotError> {
     let root = rustix::io::fcntl_dupfd_cloexec(&layer.root, 3);
     let root = root.map_err(SnapshotError::io("hold it", &layer.path))?;
     let (path, place) = (layer.path.clone(), layer.place.clone());
@@ -120,7 +120,7 @@ fn frozen(union: &Union, own: &[OpenLayer], below: &Below) -> Result<Vec<Lower>,
 }
 
 /// Returns a lower as it was opened.
-fn again(union: &Union, lower: &OpenLayer) -> Result<Lower, StackError> {
+pub(super) fn again(union: &Union, lower: &OpenLayer) -> Result<Lower, StackError> {
     let (path, root) = (lower.path.clone(), &lower.root);
     if let Some(tree) = root.tree() {
         return Ok(Lower::Tree(TreeLayer { path, tree: tree.clone(), belief: root.belief }));

@@ -19,6 +19,7 @@
 //! filesystems). They get one of their own while the mount lives, and where such a file of a lower has several names, each is a
 //! file by itself: nothing could lead from one name to the copy of another in the next run.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -54,6 +55,8 @@ const REGIONS: u16 = 1 << 13;
 /// A bit that no node's number has, neither by the rule nor one that was given out: who has a second name for a node can
 /// make it of the number and this.
 pub const SPARE: u64 = 1 << 61;
+/// The device of a region whose layers are gone.
+const NOWHERE: u64 = u64::MAX;
 /// Identities from here up are interned.
 const INTERNED: u64 = 1 << 63 | 1 << 62;
 
@@ -127,6 +130,9 @@ pub struct Regions {
     root_ids: HashSet<(u64, u64)>,
     /// Ids of the others, by their index: the hash of the id, or the next that was free.
     nested: RwLock<HashMap<u16, u64>>,
+    /// The places of the layers, by device and inode number of their roots: how many lay below each when it came to the stack, itself
+    /// counted. Layers that come later have the next ones, wherever they come.
+    places: HashMap<(u64, u64), u64>,
     interned: DashMap<Unruly, InodeId>,
     next_interned: AtomicU64,
     /// The last names of all mount points of the host: what a listing tells of such an entry may be of what is covered.
@@ -134,18 +140,56 @@ pub struct Regions {
 }
 
 impl Regions {
-    /// Returns the regions that begin with the layers, each of which is told its own. `upper`: whether the first is an upper.
+    /// Returns the regions that begin with the layers, each of which is told its own. `before`: those of the union whose mount is taken
+    /// over, whose layers may be others. What stays has the index and the id that it had, for numbers are made of them.
     ///
     /// # Errors
     /// Those of fstatfs(2).
-    pub fn of_layers(layers: &[OpenLayer]) -> Result<Regions> {
-        let mut regions = Regions::default();
-        let mut ids = HashSet::new();
+    pub fn of_layers(layers: &[OpenLayer], before: Option<&Regions>) -> Result<Regions> {
+        let mut regions = before.map_or_else(Regions::default, |before| before.handed_on(layers));
+        let mut ids: HashSet<u64> = regions
+            .roots
+            .iter()
+            .filter(|root| root.unique && root.dev != NOWHERE)
+            .map(|root| root.id)
+            .collect();
+        regions.place(layers);
         for at in 0..layers.len() {
             regions.add_layer(layers, at, &mut ids).map_err(|e| e.of(&layers[at], LAYER_WAY_OUT))?;
         }
         *regions.mount_names.write() = mount_names();
         Ok(regions)
+    }
+
+    /// Returns what the union that takes over knows from the beginning.
+    fn handed_on(&self, layers: &[OpenLayer]) -> Regions {
+        let is_there = |dev: u64| layers.iter().any(|layer| layer.root.id.0 == dev);
+        // The device's number may be another filesystem's by the time that it comes again.
+        let stays = |root: &Root| if is_there(root.dev) { *root } else { Root { dev: NOWHERE, ..*root } };
+        Regions {
+            roots: self.roots.iter().map(stays).collect(),
+            places: self.places.clone(),
+            nested: RwLock::new(self.nested.read().clone()),
+            ..Regions::default()
+        }
+    }
+
+    /// Gives the layers their places.
+    fn place(&mut self, layers: &[OpenLayer]) {
+        let is_there = |id: &(u64, u64)| layers.iter().any(|layer| layer.root.id == *id);
+        self.places.retain(|id, _| is_there(id));
+        let mut next = self.places.values().max().map_or(1, |last| last + 1);
+        for layer in layers.iter().rev() {
+            if let Entry::Vacant(free) = self.places.entry(layer.root.id) {
+                free.insert(next);
+                next += 1;
+            }
+        }
+    }
+
+    /// Returns the place of the layer that has that root.
+    fn place_of(&self, root: &RealDir) -> u64 {
+        self.places.get(&root.id).copied().unwrap_or_default()
     }
 
     /// Adds the region of a layer, if it is new. `ids`: those of the filesystems so far.
@@ -156,7 +200,7 @@ impl Regions {
         let index = match self.roots.iter().position(|known| known.dev == dev) {
             Some(known) => known,
             None => {
-                let from_lowest = (layers.len() - at) as u64;
+                let from_lowest = self.place_of(root);
                 let own = match root.tree() {
                     Some(tree) => FilesystemId::Own(hashed(tree.id(), 0, b"tree")),
                     None => filesystem_id(DirFds::new(0).host(root)?.as_fd(), dev)?,
@@ -166,8 +210,7 @@ impl Regions {
                     FilesystemId::Type(kind) => (hashed(kind, from_lowest, b""), true),
                 };
                 let id = if unique { own } else { hashed(own, from_lowest, b"") };
-                self.roots.push(Root { dev, id, unique });
-                self.roots.len() - 1
+                self.begin(Root { dev, id, unique })
             }
         };
         root.set_region(index as u16);
@@ -175,6 +218,26 @@ impl Regions {
             root.set_filesystem(filesystem_type(DirFds::new(0).host(root)?.as_fd())?);
         }
         Ok(())
+    }
+
+    /// Adds a region that begins with a layer. Returns its index.
+    fn begin(&mut self, root: Root) -> usize {
+        // One that was there before, and comes again.
+        if let Some(gone) = self
+            .roots
+            .iter()
+            .position(|known| known.dev == NOWHERE && known.id == root.id && known.unique == root.unique)
+        {
+            self.roots[gone] = root;
+            return gone;
+        }
+        // A region that doesn't begin with a layer may have the next index.
+        let nested = self.nested.get_mut();
+        while let Some(id) = u16::try_from(self.roots.len()).ok().and_then(|index| nested.remove(&index)) {
+            self.roots.push(Root { dev: NOWHERE, id, unique: false });
+        }
+        self.roots.push(root);
+        self.roots.len() - 1
     }
 
     /// Makes, for tests, the regions of those filesystems' ids.
@@ -224,7 +287,14 @@ impl Regions {
         let mut nested = self.nested.write();
         let start = (id ^ id >> 32) % u64::from(room);
         let at = |step: u16| first + ((start + u64::from(step)) % u64::from(room)) as u16;
-        let index = (0..room).map(at).find(|index| nested.get(index).is_none_or(|known| *known == id))?;
+        if nested.get(&at(0)) == Some(&id) {
+            return Some(at(0));
+        }
+        // It collided, or was found when fewer began with layers.
+        if let Some((known, _)) = nested.iter().find(|(_, known)| **known == id) {
+            return Some(*known);
+        }
+        let index = (0..room).map(at).find(|index| !nested.contains_key(index))?;
         nested.insert(index, id);
         Some(index)
     }
@@ -335,8 +405,8 @@ impl Union {
         let id = match filesystem_id(fd.as_fd(), stat.dev)? {
             FilesystemId::Own(id) => hashed(id, 0, &path),
             FilesystemId::Type(kind) => {
-                let from_lowest = self.layers.len() - usize::from(dir.layer);
-                hashed(kind, from_lowest as u64, &path)
+                let layer = self.layers.get(usize::from(dir.layer)).ok_or(FsError::Stale)?;
+                hashed(kind, self.regions.place_of(&layer.root), &path)
             }
         };
         match self.regions.index_of(id) {
@@ -445,6 +515,22 @@ mod tests {
             regions.index_of(id << 32 | id);
         }
         assert_eq!(regions.index_of(u64::MAX), None);
+    }
+
+    #[test]
+    fn what_is_known_keeps_its_index_when_filesystems_come_and_go() {
+        let before = Regions::of_ids(&[0xaa, 0xbb]);
+        // Its index is the one that the next filesystem would have.
+        let nested = u64::from(REGIONS - 2) * 5;
+        assert_eq!(before.index_of(nested), Some(2));
+        let other = before.index_of(0x77).unwrap();
+        let root = |dev, id| Root { dev, id, unique: true };
+        let mut after = before.handed_on(&[]);
+        after.roots[1].dev = 1;
+        assert_eq!(after.begin(root(9, 0xcc)), 3);
+        assert_eq!([after.index_of(0xaa), after.index_of(0xbb), after.index_of(0xcc)], [0, 1, 3].map(Some));
+        assert_eq!([after.index_of(nested), after.index_of(0x77)], [Some(2), Some(other)]);
+        assert_eq!(after.begin(root(5, 0xaa)), 0, "it comes again, as another device");
     }
 
     #[test]

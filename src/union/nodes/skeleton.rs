@@ -31,10 +31,25 @@ pub struct Skeleton {
     upper: OfUpper,
     numbers: Numbers,
     generations: RandomState,
+    /// What has another identity now, and is the same to who knows it: the number stays.
+    renumbered: Vec<(InodeId, u64)>,
     frozen: usize,
     pins: Arc<Pins>,
     events: Arc<Events>,
     counts: Vec<u64>,
+}
+
+impl Skeleton {
+    /// Has a node lost: nothing that is found in the layers is it any more.
+    pub(in crate::union) fn lose(&mut self, node: &Node, root: u64) {
+        self.lost.push((node.ino, Bone::of_lost(node, root)));
+    }
+
+    /// Has a node, which nobody looks up in the union before any more, be another object of the layers.
+    pub(in crate::union) fn turn_into(&mut self, node: &Node, real: InodeId, generation: Generation) {
+        node.set_real(real, generation);
+        self.renumbered.push((real, node.ino));
+    }
 }
 
 impl fmt::Debug for Skeleton {
@@ -78,7 +93,7 @@ impl Union {
         let gone = upper == OfUpper::Gone;
         // To go through all nodes takes a while, and mostly there are none without a name.
         if self.pins.in_use() > 0 {
-            self.table.for_each(|node| match self.left_of(node) {
+            self.table.for_each(|node| match self.left_of(node, upper) {
                 Ok(None) => {}
                 Ok(Some(one)) => nameless.push(one),
                 // Its data or its other names go, and it with them.
@@ -102,6 +117,7 @@ impl Union {
             upper,
             numbers,
             generations,
+            renumbered: Vec::new(),
             frozen,
             pins,
             events,
@@ -110,7 +126,11 @@ impl Union {
     }
 
     /// Returns what is left of a node that has no name.
-    fn left_of(&self, node: &Arc<Node>) -> std::result::Result<Option<Nameless>, &'static str> {
+    fn left_of(
+        &self,
+        node: &Arc<Node>,
+        of_upper: OfUpper,
+    ) -> std::result::Result<Option<Nameless>, &'static str> {
         let lookups = u32::try_from(node.lookups()).unwrap_or(u32::MAX);
         let (fd, upper) = match &*node.place.read() {
             NodePlace::Root | NodePlace::Named { .. } => return Ok(None),
@@ -120,7 +140,7 @@ impl Union {
             return Err("a deleted file is open whose data are in another layer; close it first");
         }
         let has_names = || !self.getattr(node).is_ok_and(|attr| attr.stat.nlink == 0);
-        if upper && node.dir.is_none() && has_names() {
+        if of_upper != OfUpper::Stays && upper && node.dir.is_none() && has_names() {
             return Err("a file is open under a name that was deleted, and has others; close it first");
         }
         Ok(Some(Nameless {
@@ -149,7 +169,7 @@ impl Union {
     /// Takes over what the kernel knows of the union before, which showed the same.
     pub fn take_over(&mut self, skeleton: Skeleton) {
         let Skeleton { bones, nodes, nameless, lost, upper: of_upper, .. } = skeleton;
-        let Skeleton { numbers, generations, frozen, pins, events, counts, .. } = skeleton;
+        let Skeleton { numbers, generations, renumbered, frozen, pins, events, counts, .. } = skeleton;
         // From here on the union before serves nobody: what is left in its table are the nodes that have names.
         nameless
             .iter()
@@ -162,6 +182,7 @@ impl Union {
         (self.pins, self.events) = (pins, events);
         self.counters.all().iter().zip(counts).for_each(|(own, count)| own.store(count, Ordering::Relaxed));
         self.table.take_over_numbers(numbers);
+        renumbered.into_iter().for_each(|(real, ino)| self.table.keep_number(real, ino));
         let is_other = self.frozen != frozen;
         for one in nameless {
             // With names left it is a frozen layer's, now that another upper is there.
@@ -289,4 +310,6 @@ pub enum OfUpper {
     Frozen,
     /// It is thrown away, and what is open of it isn't reached any more.
     Gone,
+    /// It stays the upper; other layers come or go.
+    Stays,
 }

@@ -123,12 +123,22 @@ pub struct UpperLayer {
     pub lies_on_frozen: bool,
     /// Whether the workdir is still that of the upper before this one, of the same mount.
     pub is_of_another: bool,
-    _lock: DirLock,
+    lock: DirLock,
     // After the lock, for which the next mount may wait.
     _sync: Option<SyncAtEnd>,
 }
 
 impl UpperLayer {
+    /// Returns the same upper, for the union that takes its mount over; or without `serves` for one that only looks.
+    pub(in crate::union) fn again(&self, layer: Layer, serves: bool) -> Result<UpperLayer, StackError> {
+        let (lock, lies_on_frozen) = (self.lock.clone(), self.lies_on_frozen);
+        if serves {
+            return self.succeeded_by(layer, lock, lies_on_frozen);
+        }
+        let (work, caps) = (self.work.clone(), self.caps);
+        Ok(UpperLayer { work, layer, caps, lies_on_frozen, is_of_another: true, lock, _sync: None })
+    }
+
     /// Returns the upper that takes the place of this one in its mount, with the same workdir. `lock` is its own.
     pub(in crate::union) fn succeeded_by(
         &self,
@@ -138,7 +148,7 @@ impl UpperLayer {
     ) -> Result<UpperLayer, StackError> {
         let sync = Some(SyncAtEnd::of(&layer)?);
         let (work, caps) = (self.work.clone(), self.caps);
-        Ok(UpperLayer { work, layer, caps, lies_on_frozen, is_of_another: true, _lock: lock, _sync: sync })
+        Ok(UpperLayer { work, layer, caps, lies_on_frozen, is_of_another: true, lock, _sync: sync })
     }
 }
 
@@ -298,7 +308,7 @@ fn open_workdir(
     tell_limits(&upper, &caps, belief);
     let work = Arc::new(work);
     let (lies_on_frozen, is_of_another) = (false, false);
-    Ok(UpperLayer { work, layer: upper, caps, lies_on_frozen, is_of_another, _lock: lock, _sync: sync })
+    Ok(UpperLayer { work, layer: upper, caps, lies_on_frozen, is_of_another, lock, _sync: sync })
 }
 
 /// Warns of what the upper's filesystem can't do.
@@ -678,7 +688,7 @@ mod tests {
         // As if killed: the locks go, nothing is closed.
         let upper = stack.upper.unwrap();
         std::mem::forget(upper.work);
-        drop((upper.layer, upper._lock));
+        drop((upper.layer, upper.lock));
         fs::rename(top.path().join("w"), top.path().join("w-locked")).unwrap();
         fs::create_dir_all(&marker).unwrap();
         fs::write(marker.join("dirty"), "").unwrap();

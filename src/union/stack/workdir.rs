@@ -84,6 +84,12 @@ pub(in crate::union) struct WorkdirPlace {
     made: Undo,
 }
 
+fn member_of<'w>(root: &'w OwnedFd, path: &'w Path) -> Result<Member<'w>, StackError> {
+    let at = locate(root.as_fd())
+        .map_err(|errno| crate::union::stack::stack_error::open_error(Role::Work, path, errno))?;
+    Ok(Member { role: Role::Work, path, id: at.id, fd: root.as_fd() })
+}
+
 /// Removes the directories that were made, last first, unless the mount has come about.
 #[derive(Default)]
 struct Undo(Vec<(OwnedFd, OsString)>);
@@ -127,9 +133,7 @@ fn io(path: &Path, what: &'static str) -> impl Fn(Errno) -> StackError {
 impl WorkdirPlace {
     /// Returns its part among the directories of a mount.
     pub(in crate::union) fn member(&self) -> Result<Member<'_>, StackError> {
-        let at = locate(self.root.as_fd())
-            .map_err(|errno| crate::union::stack::stack_error::open_error(Role::Work, &self.path, errno))?;
-        Ok(Member { role: Role::Work, path: &self.path, id: at.id, fd: self.root.as_fd() })
+        member_of(&self.root, &self.path)
     }
 
     /// Opens the workdir that was named, and makes it if only its last component is missing.
@@ -242,6 +246,11 @@ impl Prepared {
 }
 
 impl Workdir {
+    /// Returns the directory that was given as workdir, to be compared with others.
+    pub(in crate::union) fn member(&self) -> Result<Member<'_>, StackError> {
+        member_of(&self.root, &self.path)
+    }
+
     /// Returns whether the upper is used without syncing.
     pub fn volatile(&self) -> bool {
         self.volatile
