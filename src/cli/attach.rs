@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::page::Page;
-use super::store::StoreArgs;
+use super::store::{StoreArgs, nothing_is_called};
 use super::{Failure, lowers};
 use crate::container::called::{Called, called};
 use crate::container::mounting::Rights;
@@ -83,7 +83,7 @@ impl Attach {
                 mounting::mount(&layers.paths, None, &at, &image.id.short(), &dirs, (rights, ""))?;
             }
             Err(ContainerError::Unknown(_)) => {
-                return Err(Failure::failed(format!("no image and no container is called {:?}", self.name)));
+                return Err(nothing_is_called(&self.name));
             }
             Err(error) => return Err(error.into()),
         }

@@ -11,7 +11,7 @@ use crate::container::runtime;
 use crate::image::change::Change;
 use crate::image::name::ImageName;
 
-/// Make an image of a container, by one more layer of what the container changed; prints the new image's id
+/// Make an image of what a container changed, as one more layer; prints the new image's id
 ///
 /// May be done while the container is mounted or runs: what was written before is in the image.
 #[derive(Debug, clap::Args)]

@@ -8,7 +8,7 @@ use super::{Failure, ask, output, say};
 use crate::container::{Container, ContainerError};
 use crate::explain::names;
 
-/// Remove all containers that don't run and aren't mounted, with all that they changed
+/// Remove all containers that don't run and aren't mounted; what they changed goes with them
 #[derive(Debug, clap::Args)]
 pub(super) struct ContainerPrune {
     #[command(flatten)]

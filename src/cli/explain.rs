@@ -11,7 +11,7 @@ use clap::Args;
 use super::language::Language;
 use super::page::Page;
 use super::stacks::{self, Found};
-use super::store::StoreArgs;
+use super::store::{StoreArgs, no_mount_has, nothing_is_called};
 use super::{Failure, terminal};
 use crate::container::cp::scope::split;
 use crate::control::client::Client;
@@ -96,7 +96,7 @@ impl Explain {
         let texts = if self.json { Texts::english() } else { self.language.texts()? };
         let explanations = match self.lowers.is_empty() {
             false => self.of_stack(texts)?,
-            true => match self.named()? {
+            true => match self.named(texts)? {
                 Some((found, paths)) => of_found(texts, found, &paths)?,
                 None => self.of_mounts(texts)?,
             },
@@ -119,19 +119,19 @@ impl Explain {
     }
 
     /// Finds the image or the container that is named, and the paths in it. `None`: the paths are those of mounts.
-    fn named(&self) -> Result<Option<(Found, Vec<PathBuf>)>, Failure> {
+    fn named(&self, texts: &Texts) -> Result<Option<(Found, Vec<PathBuf>)>, Failure> {
         let Some((first, rest)) = self.paths.split_first() else { return Ok(None) };
         let inside = |path: &PathBuf| mounts::of(path).is_ok();
         if let Some(text) = first.to_str().filter(|_| !rest.is_empty() && !stacks::is_path(first))
             && !inside(first)
         {
             let store = self.store.existing()?;
-            let found = store.as_ref().map(|store| Found::named(store, text)).transpose()?.flatten();
+            let found = store.as_ref().map(|store| Found::named(texts, store, text)).transpose()?.flatten();
             return match found {
                 Some(found) => Ok(Some((found, rest.to_vec()))),
                 // What stands there by that name isn't in a mount, which will be told.
                 None if first.symlink_metadata().is_ok() => Ok(None),
-                None => Err(nothing(text)),
+                None => Err(nothing_is_called(text)),
             };
         }
         let mut name: Option<String> = None;
@@ -146,7 +146,7 @@ impl Explain {
         }
         let Some(text) = name.filter(|_| paths.len() == self.paths.len()) else { return Ok(None) };
         let store = self.store.with_something()?;
-        let found = Found::named(&store, &text)?.ok_or_else(|| nothing(&text))?;
+        let found = Found::named(texts, &store, &text)?.ok_or_else(|| nothing_is_called(&text))?;
         Ok(Some((found, paths)))
     }
 
@@ -162,7 +162,7 @@ impl Explain {
         let mut clients: BTreeMap<String, Client> = BTreeMap::new();
         let mut explanations = Vec::new();
         for path in &self.paths {
-            let (mount, relative) = mounts::of(path).map_err(Failure::failed)?;
+            let (mount, relative) = mounts::of(path).map_err(no_mount_has)?;
             let client = match clients.entry(mount.device.clone()) {
                 std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
                 std::collections::btree_map::Entry::Vacant(free) => {
@@ -170,19 +170,13 @@ impl Explain {
                 }
             };
             let mut explanation = client.explain(relative, texts.code()).map_err(Failure::failed)?;
-            let names = stacks::names_of_mount(&mount, &explanation.layers, &self.store);
+            let names = stacks::names_of_mount(texts, &mount, &explanation.layers, &self.store);
             call_layers(texts, &mut explanation, &names);
             let shown = EscapedPath(path.clone().into_os_string().into_vec());
             explanations.push((shown, explanation));
         }
         Ok(explanations)
     }
-}
-
-fn nothing(name: &str) -> Failure {
-    Failure::failed(format!(
-        "no image and no container is called {name:?}; unionmount images and unionmount ps -a list them"
-    ))
 }
 
 /// Opens layers, and asks them.

@@ -18,7 +18,7 @@ use crate::image::name::ImageName;
 use crate::image::store::{Image, Store};
 use crate::union::escaped_path::escaped;
 
-/// Show the layers of all images as a tree, the lowest first, and which images and containers share them
+/// Show the layers of all images as a tree, and who shares them; the lowest first, with images and containers
 ///
 /// Images that begin with the same layers share a branch. A layer of which `in 3 images` is told is on the disk once, though
 /// the branches may show it several times.

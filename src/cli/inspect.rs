@@ -8,12 +8,12 @@ use super::Failure;
 use super::output::Go;
 use super::page::Page;
 use super::registry::{AccessArgs, parse_platform};
-use super::store::StoreArgs;
+use super::store::{StoreArgs, nothing_is_called};
 use crate::container::called::{Called, called};
 use crate::container::{Container, ContainerError, describe};
 use crate::image::platform::Platform;
 
-/// Show all that is known of images and containers, as JSON in the shape of docker inspect
+/// Show all that is known of images and containers, as JSON; the shape is that of docker inspect
 #[derive(Debug, clap::Args)]
 pub(super) struct Inspect {
     #[command(flatten)]
@@ -92,7 +92,7 @@ impl Inspect {
                 Ok(Called::Image(image)) => store.inspect_image(&image)?,
                 Ok(Called::Container(container)) => describe::inspect(&store, &container)?,
                 Err(ContainerError::Unknown(_)) if self.kind.is_none() => {
-                    return Err(Failure::failed(format!("no image and no container is called {name:?}")));
+                    return Err(nothing_is_called(name));
                 }
                 Err(error) => return Err(error.into()),
             });

@@ -13,7 +13,7 @@ use clap::Args;
 use super::language::Language;
 use super::page::{Page, write_file};
 use super::stacks::{self, Found};
-use super::store::StoreArgs;
+use super::store::{StoreArgs, no_mount_has, nothing_is_called};
 use super::{Failure, say, terminal};
 use crate::control::mounts;
 use crate::explain::causes::waste_groups;
@@ -157,9 +157,9 @@ impl FromStr for Percent {
 
 impl StackArgs {
     /// Reads all the layers.
-    fn survey(&self) -> Result<(Survey, Subject), Failure> {
+    fn survey(&self, texts: &Texts) -> Result<(Survey, Subject), Failure> {
         let found = match &self.target {
-            Some(target) => self.of_target(target)?,
+            Some(target) => self.of_target(texts, target)?,
             None => self.of_arguments()?,
         };
         // Nothing is written, so the upper is one more layer to read, and may be in use by a mount.
@@ -193,20 +193,20 @@ impl StackArgs {
     }
 
     /// Finds a path in a mount, or else an image or a container.
-    fn of_target(&self, target: &Path) -> Result<Found, Failure> {
+    fn of_target(&self, texts: &Texts, target: &Path) -> Result<Found, Failure> {
         let no_mount = match mounts::of(target) {
-            Ok((mount, _)) => return Found::of_mount(&mount, &self.store),
+            Ok((mount, _)) => return Found::of_mount(texts, &mount, &self.store),
             Err(error) => error,
         };
         if target.is_file() {
             return Ok(Found::of_paths(vec![target.to_owned()], false));
         }
         let Some(text) = target.to_str().filter(|_| !stacks::is_path(target)) else {
-            return Err(Failure::failed(no_mount));
+            return Err(no_mount_has(no_mount));
         };
         let store = self.store.with_something()?;
-        let found = Found::named(&store, text)?;
-        found.ok_or_else(|| Failure::failed(format!("no image and no container is called {text:?}; unionmount images and unionmount ps -a list them")))
+        let found = Found::named(texts, &store, text)?;
+        found.ok_or_else(|| nothing_is_called(text))
     }
 }
 
@@ -226,7 +226,9 @@ impl Layers {
         let texts = self.language.texts()?;
         // A large image takes seconds, in which the screen of the walk is not there yet.
         let waiting = self.interactive.then(|| super::spinner(texts.say("walk.reading")));
-        let surveyed = self.stack.survey();
+        // Programs read the same sentences wherever they are.
+        let names = if self.json { Texts::english() } else { texts };
+        let surveyed = self.stack.survey(names);
         if let Some(waiting) = waiting {
             waiting.finish_and_clear();
         }

@@ -11,7 +11,7 @@ use super::store::{LimitArgs, StoreArgs, UnpackArgs};
 use super::{Failure, say};
 use crate::image::load::{Input, LoadOptions, load};
 
-/// Load images from an OCI layout or from what docker, podman or skopeo saved
+/// Load images from an OCI layout, or what docker, podman or skopeo saved
 #[derive(Debug, clap::Args)]
 pub(super) struct Load {
     #[command(flatten)]

@@ -49,6 +49,7 @@ mod nearest;
 pub mod options;
 mod output;
 mod page;
+mod page_of_help;
 mod prune;
 mod ps;
 mod pull;
@@ -253,7 +254,7 @@ fn dispatch(args: Vec<OsString>) -> Result<ExitCode, Failure> {
         {
             Err(line::explained(&error, &program, &args))
         }
-        Err(error) => clap_says(error),
+        Err(error) => help_is_asked(error, &args),
     };
     // A command may end with any other number.
     done.map_err(|failure| if runs { Failure { code: run::OWN_FAILURE, ..failure } } else { failure })
@@ -262,6 +263,13 @@ fn dispatch(args: Vec<OsString>) -> Result<ExitCode, Failure> {
 /// Returns the whole command line, for what is made out of it.
 fn command() -> clap::Command {
     help::with_groups(Cli::command())
+}
+
+/// Puts on stdout what is asked for: by `-h` a page, by `--help` all. A verb that was given nothing shows a page.
+fn help_is_asked(error: clap::Error, args: &[OsString]) -> Result<ExitCode, Failure> {
+    let is_whole = args.iter().any(|arg| arg == "--help");
+    let again = || page_of_help::short(command()).try_get_matches_from(args).err();
+    clap_says(if is_whole { error } else { again().unwrap_or(error) })
 }
 
 /// Puts help on stdout as clap laid it out; makes an error one line.

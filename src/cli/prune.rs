@@ -9,7 +9,7 @@ use super::{Failure, ask, output, say};
 use crate::explain::names;
 use crate::image::store::{PruneOptions, Pruned};
 
-/// Delete images without a name, layers and blobs that nothing needs, and what killed processes left
+/// Delete images without a name, and layers and blobs that nothing needs; and what killed processes left
 #[derive(Debug, clap::Args)]
 pub(super) struct Prune {
     #[command(flatten)]

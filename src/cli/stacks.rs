@@ -15,6 +15,7 @@ use crate::control::mounts;
 use crate::explain::page::Subject;
 use crate::image::describe::Step;
 use crate::image::store::{Image, Store};
+use crate::texts::Texts;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::lookup::belief::Belief;
 
@@ -34,10 +35,6 @@ pub(super) struct Found {
     _pins: Vec<OwnedFd>,
 }
 
-/// What a frame is called: see [`crate::image::store`].
-const FRAME: &str = "directories that the layers only imply, put together when the image was unpacked";
-const TARGETS: &str = "places for what is mounted when it runs, made with the container";
-
 impl Found {
     /// Returns directories or archives, which are called by their names.
     pub(super) fn of_paths(paths: Vec<PathBuf>, upper: bool) -> Found {
@@ -49,29 +46,29 @@ impl Found {
     }
 
     /// Finds the image or the container of that name. `None`: nothing is called so.
-    pub(super) fn named(store: &Store, text: &str) -> Result<Option<Found>, Failure> {
+    pub(super) fn named(texts: &Texts, store: &Store, text: &str) -> Result<Option<Found>, Failure> {
         match called(store, text, true) {
-            Ok(Called::Container(container)) => Found::of_container(store, &container).map(Some),
-            Ok(Called::Image(image)) => Found::of_image(store, &image).map(Some),
+            Ok(Called::Container(container)) => Found::of_container(texts, store, &container).map(Some),
+            Ok(Called::Image(image)) => Found::of_image(texts, store, &image).map(Some),
             Err(ContainerError::Unknown(_)) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
-    fn of_image(store: &Store, image: &Image) -> Result<Found, Failure> {
+    fn of_image(texts: &Texts, store: &Store, image: &Image) -> Result<Found, Failure> {
         let unpacked = store.layers(image)?;
-        let names = step_names(store, image, &unpacked.paths)?;
+        let names = step_names(texts, store, image, &unpacked.paths)?;
         let subject = Subject { title: title_of(image), facts: facts_of(image, &Settings::default()) };
         Ok(Found { names, paths: unpacked.paths, upper: false, belief: None, subject, _pins: unpacked.pins })
     }
 
-    fn of_container(store: &Store, container: &Container) -> Result<Found, Failure> {
+    fn of_container(texts: &Texts, store: &Store, container: &Container) -> Result<Found, Failure> {
         let lowers = container.lowers(store)?;
         // Their descriptors keep the layers.
         let pins = lowers.open()?.into_iter().map(OwnedFd::from).collect();
         let paths: Vec<PathBuf> =
             std::iter::once(container.upper()).chain(lowers.paths.iter().cloned()).collect();
-        let names = names_of_container(store, container, &paths)?;
+        let names = names_of_container(texts, store, container, &paths)?;
         let record = &container.record;
         let image = store.resolve(&record.image.to_string())?;
         let mut facts = vec![
@@ -86,7 +83,11 @@ impl Found {
     }
 
     /// Finds the layers of a mount, which its daemon knows.
-    pub(super) fn of_mount(mount: &mounts::Mount, store: &StoreArgs) -> Result<Found, Failure> {
+    pub(super) fn of_mount(
+        texts: &Texts,
+        mount: &mounts::Mount,
+        store: &StoreArgs,
+    ) -> Result<Found, Failure> {
         let status =
             Client::connect(mount).and_then(|mut daemon| daemon.status()).map_err(Failure::failed)?;
         let upper = status.layers.iter().any(|layer| layer.layer == 0);
@@ -100,7 +101,7 @@ impl Found {
                 EscapedPath::from(covered.as_path())
             )));
         }
-        let names = names_of_mount(mount, &status.layers, store);
+        let names = names_of_mount(texts, mount, &status.layers, store);
         let point = EscapedPath::from(mount.point.as_path()).to_string();
         let since = i64::try_from(status.about.since_us).ok();
         let since = since.and_then(|us| jiff::Timestamp::from_microsecond(us).ok());
@@ -138,13 +139,19 @@ fn facts_of(image: &Image, settings: &Settings) -> Vec<(&'static str, String)> {
     facts
 }
 
-/// Returns what the layers in these directories are called: by the steps that made them.
-fn step_names(store: &Store, image: &Image, paths: &[PathBuf]) -> Result<Vec<Option<String>>, Failure> {
+/// Returns what the layers in these directories are called: by the steps that made them, or what a frame is (see
+/// [`crate::image::store`]).
+fn step_names(
+    texts: &Texts,
+    store: &Store,
+    image: &Image,
+    paths: &[PathBuf],
+) -> Result<Vec<Option<String>>, Failure> {
     let steps = store.history(image)?;
     let frame = store.layer_dir(&image.id);
     let name = |path: &PathBuf| {
         if path.starts_with(&frame) {
-            return Some(FRAME.to_owned());
+            return Some(texts.say("called.frame").to_owned());
         }
         let made =
             |step: &&Step| step.diff_id.is_some_and(|diff_id| path.starts_with(store.layer_dir(&diff_id)));
@@ -154,17 +161,18 @@ fn step_names(store: &Store, image: &Image, paths: &[PathBuf]) -> Result<Vec<Opt
 }
 
 fn names_of_container(
+    texts: &Texts,
     store: &Store,
     container: &Container,
     paths: &[PathBuf],
 ) -> Result<Vec<Option<String>>, Failure> {
     let image = store.resolve(&container.record.image.to_string())?;
-    let mut names = step_names(store, &image, paths)?;
+    let mut names = step_names(texts, store, &image, paths)?;
     for (path, name) in paths.iter().zip(&mut names) {
         if *path == container.upper() {
-            *name = Some(format!("container {}", container.shown_name()));
+            *name = Some(texts.fill("called.container", &[("name", container.shown_name())]));
         } else if path.starts_with(&container.dir) {
-            *name = Some(TARGETS.to_owned());
+            *name = Some(texts.say("called.targets").to_owned());
         }
     }
     Ok(names)
@@ -172,6 +180,7 @@ fn names_of_container(
 
 /// Returns what the layers of a mount are called, if they are those of an image or a container of the store.
 pub(super) fn names_of_mount(
+    texts: &Texts,
     mount: &mounts::Mount,
     layers: &[LayerReport],
     store: &StoreArgs,
@@ -180,8 +189,8 @@ pub(super) fn names_of_mount(
     let paths: Vec<PathBuf> = layers.iter().map(|layer| layer.directory.as_path().to_owned()).collect();
     // Whoever mounts chooses what a mount is called: names are given to directories that are those of the store.
     let names = match called {
-        Called::Container(container) => names_of_container(&store, &container, &paths),
-        Called::Image(image) => step_names(&store, &image, &paths),
+        Called::Container(container) => names_of_container(texts, &store, &container, &paths),
+        Called::Image(image) => step_names(texts, &store, &image, &paths),
     };
     names.unwrap_or_else(|failure| {
         log::info!("{}", failure.message);

@@ -112,7 +112,8 @@ impl Status {
         if !(0.0..=1e6).contains(&self.count) {
             return Err(Failure::usage("--count: give seconds, 0 to 1000000"));
         }
-        let texts = self.language.texts()?;
+        // Programs read the same sentences wherever they are.
+        let texts = if self.json { Texts::english() } else { self.language.texts()? };
         runtime_dir::sweep_own();
         match &self.mount {
             Some(path) => {
@@ -121,7 +122,7 @@ impl Status {
                     return self.watch(&mount, texts);
                 }
                 let mut daemon = ask(&mount).map_err(|error| Failure::failed(named(&mount, &error)))?;
-                let names = stacks::names_of_mount(&mount, &daemon.layers, &self.store);
+                let names = stacks::names_of_mount(texts, &mount, &daemon.layers, &self.store);
                 stacks::call_layers(&mut daemon.layers, &names);
                 self.print(&[Answer { mount, said: Ok(daemon) }], texts)?;
                 Ok(ExitCode::SUCCESS)
@@ -145,7 +146,7 @@ impl Status {
 
     fn watch(&self, mount: &Mount, texts: &'static Texts) -> Result<ExitCode, Failure> {
         let daemon = ask(mount).map_err(|error| Failure::failed(named(mount, &error)))?;
-        let names = stacks::names_of_mount(mount, &daemon.layers, &self.store);
+        let names = stacks::names_of_mount(texts, mount, &daemon.layers, &self.store);
         watch::run(texts, mount, &names)
     }
 

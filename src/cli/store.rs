@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::Failure;
+use crate::control::mounts::NotFound;
 use crate::image::error::{Result, StoreError};
 use crate::image::layer::Limits;
 use crate::image::store::Store;
@@ -41,6 +42,22 @@ impl StoreArgs {
             Err(error) => error.into(),
         }
     }
+}
+
+/// Says that nothing is called so.
+pub(super) fn nothing_is_called(name: &str) -> Failure {
+    Failure::failed(format!(
+        "no image and no container is called {name:?}; `unionmount images` and `unionmount ps -a` list what there is"
+    ))
+}
+
+/// Says of a path that no mount has it, to somebody who could name directories as well.
+pub(super) fn no_mount_has(error: NotFound) -> Failure {
+    let way = match &error {
+        NotFound::Elsewhere(_) => "; or give the layers with --lower and --upper",
+        NotFound::Unclear(_) | NotFound::Io { .. } => "",
+    };
+    Failure::failed(format!("{error}{way}"))
 }
 
 /// Against archives that unpack to more than anybody wants.

@@ -84,7 +84,7 @@ impl Trace {
             let mount = EscapedPath::from(mount.point.as_path()).to_string();
             say(&texts.fill("trace.listening", &[("mount", &mount)]));
         }
-        let names = stacks::names_of_mount(&mount, &trace.status.layers, &self.store);
+        let names = stacks::names_of_mount(texts, &mount, &trace.status.layers, &self.store);
         let names: Vec<_> = names.into_iter().map(|name| name.map(|name| cut(&name, LONGEST_NAME))).collect();
         stacks::call_layers(&mut trace.status.layers, &names);
         let paint = Paint::of_stdout();

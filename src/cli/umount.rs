@@ -26,7 +26,7 @@ use crate::union::escaped_path::EscapedPath;
 /// How long a daemon may take to end: it syncs the upper's filesystem, of which others may have written much.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Unmount, and wait until the layers are free and what was written is on the disk
+/// Unmount, and wait until what was written is on the disk; the layers are free then
 #[derive(Debug, Args)]
 pub(super) struct Umount {
     /// Take it out of the tree at once though it is in use; who uses it may finish, and nothing is waited for
@@ -105,7 +105,7 @@ impl Umount {
         }
         let no_mount = match point {
             Ok(_) => failed(&"no mount of unionmount; `unionmount status` lists them"),
-            Err(error) => failed(&error),
+            Err(error) => failed(&format!("{error}; `unionmount status` lists the mounts")),
         };
         let Some(named) = self.mounts_of_name(given)? else { return Err(no_mount) };
         if named.is_empty() {

@@ -159,7 +159,7 @@ pub fn device_at(point: &Path) -> io::Result<String> {
 pub enum NotFound {
     /// It is elsewhere.
     #[error(
-        "{}: not in a mount of unionmount; give the layers with --lower and --upper, or see `unionmount status` for the mounts",
+        "{}: not in a mount of unionmount; `unionmount status` lists the mounts",
         EscapedPath::from(.0.as_path())
     )]
     Elsewhere(PathBuf),

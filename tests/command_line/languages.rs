@@ -69,6 +69,21 @@ fn layers_speaks_it_too() {
     }
 }
 
+/// What this program calls a layer by itself is called so in the reader's language; for programs in English.
+#[test]
+fn layers_of_containers_are_called_in_it() {
+    let place = Place::new();
+    fs::write(place.at("a/file"), "of a\n").unwrap();
+    um(&place, "import -c 'CMD [\"sh\"]' a demo:1").ok();
+    um(&place, "create --name web demo:1").ok();
+    for line in ["layers --lang zh web", "explain --lang zh web /file"] {
+        let said = um(&place, line).ok().out;
+        assert!(said.contains("容器 web"), "{line}: {said}");
+    }
+    let json = um(&place, "layers --lang zh --json web").ok().out;
+    assert!(json.contains("container web") && !json.contains("容器"), "{json}");
+}
+
 #[test]
 fn status_speaks_it_too() {
     let place = Place::new();

@@ -76,6 +76,43 @@ fn the_help_that_tells_more_is_the_verbs_own() {
     um(&place, "explain -q").refused(2, &["use '-- -q'", "see unionmount explain --help"]);
 }
 
+/// Who asks for what there is not learns how to see what there is.
+#[test]
+fn what_is_called_nothing_is_told_with_what_lists() {
+    let place = shop();
+    for (line, lists) in [
+        ("inspect nosuch", "unionmount images"),
+        ("image inspect nosuch", "unionmount images"),
+        ("container inspect nosuch", "unionmount ps -a"),
+        ("history nosuch", "unionmount images"),
+        ("tag nosuch x", "unionmount images"),
+        ("rmi nosuch", "unionmount images"),
+        ("image diff demo:1 nosuch", "unionmount images"),
+        ("image tree nosuch", "unionmount images"),
+        ("images --filter since=nosuch", "unionmount images"),
+        ("save nosuch", "unionmount images"),
+        ("unpack nosuch", "unionmount images"),
+        ("push nosuch", "unionmount images"),
+        ("layers nosuch", "unionmount images"),
+        ("explain nosuch /f", "unionmount images"),
+        ("explain nosuch:/f", "unionmount images"),
+        ("mount nosuch mnt", "unionmount images"),
+        ("cp nosuch:/f .", "unionmount ps -a"),
+        ("diff nosuch", "unionmount ps -a"),
+        ("commit nosuch x:1", "unionmount ps -a"),
+        ("export nosuch", "unionmount ps -a"),
+        ("rename nosuch b", "unionmount ps -a"),
+        ("rm nosuch", "unionmount ps -a"),
+        ("umount nosuch", "unionmount status"),
+        ("status nosuch", "unionmount status"),
+        ("trace nosuch", "unionmount status"),
+    ] {
+        let ended = um(&place, line);
+        assert!(ended.code != Some(0) && ended.err.contains(lists), "{line}: {ended:?}");
+        assert_eq!(ended.err.lines().count(), 1, "{line}: {ended:?}");
+    }
+}
+
 #[test]
 fn help_has_a_page_and_groups_and_every_verb() {
     let place = Place::new();
@@ -87,6 +124,20 @@ fn help_has_a_page_and_groups_and_every_verb() {
             assert!(seen.out.contains(part), "{part} is not in {}", seen.out);
         }
     }
+    // Of a verb as well: what is rare, and what is told at length, is for --help.
+    let seen = on_a_terminal(&place, 80, "./unionmount run -h");
+    assert_eq!(seen.code, Some(0));
+    assert!(seen.out.lines().count() <= 24, "{}", seen.out);
+    assert!(seen.out.contains("--volume") && seen.out.contains("see more with '--help'"), "{}", seen.out);
+    assert!(!seen.out.contains("--cap-add"), "{}", seen.out);
+    let long = um(&place, "run --help").ok().out;
+    assert!(long.contains("--cap-add") && long.contains("--volume <SOURCE:TARGET[:ro]>"), "{long}");
+    for line in ["help trace", "trace --help"] {
+        assert!(um(&place, line).ok().out.contains("Kinds of events:"), "{line}");
+    }
+    assert!(!um(&place, "trace -h").ok().out.contains("Kinds of events:"));
+    let nothing_given = um(&place, "image");
+    assert!(nothing_given.code == Some(2) && nothing_given.err.lines().count() <= 24, "{nothing_given:?}");
     let long = um(&place, "--help").ok().out;
     for part in ["\nSee:\n  demo ", "\nContainers:\n  create ", "EXIT STATUS"] {
         assert!(long.contains(part), "{long}");

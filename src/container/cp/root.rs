@@ -57,7 +57,7 @@ pub fn find(store: Option<&Store>, name: &str) -> Result<Named> {
 
 fn unknown(name: &str) -> ContainerError {
     ContainerError::Refused(format!(
-        "no container, no image and no mount is called {name:?}; a path of the host with a colon is written ./{name}:…"
+        "no container, no image and no mount is called {name:?} (unionmount ps -a, images and status list what there is); a path of the host with a colon is written ./{name}:…"
     ))
 }
 

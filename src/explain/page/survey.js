@@ -28,7 +28,7 @@
     10: "kind.symlink", 12: "kind.socket" };
 
   // ---- What is said, in the language of the page; `{name}` is filled in ----
-  const say = (key, values = {}) => data.texts[key].replace(/\{([a-z_]+)\}/g, (hole, name) => name in values ? values[name] : hole);
+  const say = (key, values = {}) => data.texts[key].replace(/\{([a-z_]+)\}/g, (hole, name) => Object.hasOwn(values, name) ? values[name] : hole);
   const kindOf = (h) => say(KINDS[kind(h)]);
 
   // Layers are numbered from 1, the lowest, here; people are told other numbers.

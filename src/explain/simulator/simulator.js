@@ -5,7 +5,7 @@
   const NAMES = ["", "patch", "app", "base"];
   const LANGUAGES = JSON.parse($("texts").textContent);
   let texts = LANGUAGES.en;
-  const say = (key, values = {}) => texts[key].replace(/\{([a-z_]+)\}/g, (hole, name) => name in values ? values[name] : hole);
+  const say = (key, values = {}) => texts[key].replace(/\{([a-z_]+)\}/g, (hole, name) => Object.hasOwn(values, name) ? values[name] : hole);
   const layerOf = (number) => number ? say("called.one", { numbers: number }) : say("called.upper");
   const sentence = ({ key, values }) => say(`simulator.said.${key}`, { ...values, layer: layerOf(values.layer),
     layers: (values.layers || []).map(layerOf).join(say("called.comma")) });
@@ -177,6 +177,6 @@
   go(0);
   // That of the address (#zh), else the reader's.
   const wanted = [location.hash.slice(1), ...navigator.languages].map((name) => name.split("-")[0]);
-  speak(wanted.find((code) => code in LANGUAGES) || "en");
+  speak(wanted.find((code) => Object.hasOwn(LANGUAGES, code)) || "en");
   document.documentElement.dataset.ready = "yes";
 })();

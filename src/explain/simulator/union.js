@@ -231,7 +231,8 @@ class Union {
 
   /** The merged view: path → the text of a file, null for a directory. */
   view() {
-    const view = {};
+    // Without a prototype: files may be called as its properties are.
+    const view = Object.create(null);
     const visit = (path, dirs) => {
       for (const name of this.names(dirs)) {
         const found = this.look(dirs, name), at = Union.join(path, name);

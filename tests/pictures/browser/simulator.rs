@@ -19,10 +19,13 @@ fn page() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/simulator.html")
 }
 
-/// A path of one to three names out of three, so that operations meet.
+/// A path of one to three names out of three, so that operations meet; two of them are what JavaScript's objects have.
 fn path(random: &mut fastrand::Rng) -> String {
     let depth = random.usize(1..=3);
-    (0..depth).map(|_| *random.choice(&["a", "b", "c"]).unwrap()).collect::<Vec<_>>().join("/")
+    (0..depth)
+        .map(|_| *random.choice(&["a", "constructor", "__proto__"]).unwrap())
+        .collect::<Vec<_>>()
+        .join("/")
 }
 
 /// Writes a random layer, and returns it as the page has layers.
@@ -153,11 +156,13 @@ fn it_does_what_the_union_does() {
         let stack = Stack::new(3);
         let lowers: Vec<Value> = stack.lowers().iter().map(|lower| layer(&mut random, lower)).collect();
         let operations: Vec<Value> = (0..30).map(|_| operation(&mut random)).collect();
+        // As text both ways: a name such as `__proto__` means something in a program.
+        let text = serde_json::to_string(&json!([lowers, operations])).unwrap();
         let simulated = browser.run(&format!(
-            "return simulate({}, {});",
-            serde_json::to_string(&lowers).unwrap(),
-            serde_json::to_string(&operations).unwrap()
+            "return JSON.stringify(simulate(...JSON.parse({})));",
+            serde_json::to_string(&text).unwrap()
         ));
+        let simulated: Value = serde_json::from_str(simulated.as_str().unwrap()).unwrap();
         let mount = stack.mount();
         for (at, operation) in operations.iter().enumerate() {
             let (answer, error) = perform(mount.path(), operation);
