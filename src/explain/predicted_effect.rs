@@ -73,8 +73,14 @@ impl Subject<'_> {
         below
     }
 
-    fn copy_up(&self, mut fate: PredictedEffect, from: LayerIndex, stat: &Stat) -> PredictedEffect {
-        let bytes = if stat.kind() == Kind::File { stat.size } else { 0 };
+    /// `leaves`: it is copied without its data.
+    fn copy_up(
+        &self,
+        mut fate: PredictedEffect,
+        from: LayerIndex,
+        (stat, leaves): (&Stat, bool),
+    ) -> PredictedEffect {
+        let bytes = if stat.kind() == Kind::File && !leaves { stat.size } else { 0 };
         fate.copy_up = Some(CopyUp { from: self.inspector.number(from), bytes });
         self.with_parents(fate)
     }
@@ -106,6 +112,13 @@ impl Subject<'_> {
     fn parents_too(&self) -> String {
         let said = |parents: String| self.texts.fill("explain.effect.parents_too", &[("parents", &parents)]);
         self.parents().map(said).unwrap_or_default()
+    }
+
+    /// Says by `key` what is copied up of a file, most of which stays.
+    fn copies_little(&self, key: &str, from: LayerIndex) -> String {
+        let said = |parents: String| self.texts.fill("explain.effect.with_parents", &[("parents", &parents)]);
+        let parents = self.parents().map(said).unwrap_or_default();
+        self.texts.fill(key, &[("layer", &self.title(from)), ("parents", &parents)])
     }
 
     /// Says "copies up 1.2 MiB from layer 3".
@@ -140,12 +153,16 @@ impl Subject<'_> {
                 self.fate(Action::InPlace, self.say("explain.effect.linked_in_place"))
             }
             Outcome::Leaf { layer, stat, .. } if self.is_upper(*layer) => self.in_upper(stat),
+            Outcome::Leaf { layer, stat, .. } if self.inspector.left_below(stat).blocks => {
+                let text = self.copies_little("explain.effect.blocks_up", *layer);
+                self.copy_up(self.fate(Action::CopyUp, text), *layer, (stat, true))
+            }
             Outcome::Leaf { layer, stat, .. } => {
                 let mut text = self.copies_up(*layer, stat);
                 if stat.nlink > 1 {
                     text += &self.texts.fill("explain.effect.names", &[("count", &stat.nlink.to_string())]);
                 }
-                self.copy_up(self.fate(Action::CopyUp, text), *layer, stat)
+                self.copy_up(self.fate(Action::CopyUp, text), *layer, (stat, false))
             }
             Outcome::Directory { layers, .. }
                 if layers.first().is_some_and(|layer| self.is_upper(*layer)) =>
@@ -156,7 +173,7 @@ impl Subject<'_> {
                 let from = layers.first().copied().unwrap_or_default();
                 let copies = self.copies_up(from, stat);
                 let text = self.texts.fill("explain.effect.new_entry", &[("copies", &copies)]);
-                self.copy_up(self.fate(Action::CopyUp, text), from, stat)
+                self.copy_up(self.fate(Action::CopyUp, text), from, (stat, false))
             }
         }
     }
@@ -167,16 +184,16 @@ impl Subject<'_> {
             _ => None,
         });
         match data {
-            Some((from, Some(_))) => {
+            Some((from, blocks)) if blocks.is_some() || self.inspector.left_below(stat).blocks => {
                 let text = self.texts.fill("explain.effect.blocks", &[("layer", &self.title(from))]);
                 self.fate(Action::InPlace, text)
             }
             None => self.fate(Action::InPlace, self.say("explain.effect.in_place")),
-            Some((from, None)) => {
+            Some((from, _)) => {
                 let size = names::bytes(stat.size);
                 let values = [("size", size.as_str()), ("layer", &self.title(from))];
                 let text = self.texts.fill("explain.effect.metadata", &values);
-                self.copy_up(self.fate(Action::CopyUp, text), from, stat)
+                self.copy_up(self.fate(Action::CopyUp, text), from, (stat, false))
             }
         }
     }
@@ -231,8 +248,13 @@ impl Subject<'_> {
                 }
             }
         }
+        let leaves = copy.is_some_and(|(_, stat)| self.inspector.left_below(stat).data);
         if let Some((from, stat)) = copy {
-            parts.insert(0, self.copies_up(from, stat));
+            let copies = match leaves {
+                true => self.copies_little("explain.effect.metadata_up", from),
+                false => self.copies_up(from, stat),
+            };
+            parts.insert(0, copies);
         }
         if self.found.below {
             parts.push(self.say("explain.effect.old_name"));
@@ -243,7 +265,7 @@ impl Subject<'_> {
             ..self.fate(Action::Rename, parts.join(self.texts.say("explain.effect.then")))
         };
         match copy {
-            Some((from, stat)) => self.copy_up(fate, from, stat),
+            Some((from, stat)) => self.copy_up(fate, from, (stat, leaves)),
             None => self.with_parents(fate),
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! Linux 6.13 has getxattrat(2) and listxattrat(2) for that; before it only paths and open files do, so the way leads
 //! over `/proc/self/fd/DIR/NAME`, which opens nothing and works for symbolic links and O_PATH descriptors too, but costs
-//! a walk through procfs, several times what the call itself does.
+//! a walk through procfs, several times what the call itself does. So do descriptors that only hold an object (O_PATH), of which
+//! the calls for open files know nothing (`EBADF`).
 
 // No crate has these two calls yet.
 #![allow(unsafe_code)]
@@ -113,10 +114,12 @@ fn by_call(call: impl FnMut(&mut [u8]) -> Result<usize>) -> Option<Result<Vec<u8
 pub fn get(at: At<'_>, name: &[u8]) -> Result<Option<Vec<u8>>> {
     let quick = if let At::Name(dir, entry) = at { get_at(dir, entry, name) } else { None };
     let value = quick.unwrap_or_else(|| {
-        let path = at.proc_path();
         with_buffer(|buffer| match at {
-            At::Name(..) => fs::lgetxattr(&path[..], name, buffer),
-            At::Fd(_) => fs::getxattr(&path[..], name, buffer),
+            At::Name(..) => fs::lgetxattr(&at.proc_path()[..], name, buffer),
+            At::Fd(fd) => match fs::fgetxattr(fd, name, &mut *buffer) {
+                Err(Errno::BADF) => fs::getxattr(&at.proc_path()[..], name, buffer),
+                done => done,
+            },
         })
     });
     match value {
@@ -130,10 +133,12 @@ pub fn get(at: At<'_>, name: &[u8]) -> Result<Option<Vec<u8>>> {
 pub fn list(at: At<'_>) -> Result<Vec<Vec<u8>>> {
     let quick = if let At::Name(dir, entry) = at { list_at(dir, entry) } else { None };
     let names = quick.unwrap_or_else(|| {
-        let path = at.proc_path();
         with_buffer(|buffer| match at {
-            At::Name(..) => fs::llistxattr(&path[..], buffer),
-            At::Fd(_) => fs::listxattr(&path[..], buffer),
+            At::Name(..) => fs::llistxattr(&at.proc_path()[..], buffer),
+            At::Fd(fd) => match fs::flistxattr(fd, &mut *buffer) {
+                Err(Errno::BADF) => fs::listxattr(&at.proc_path()[..], buffer),
+                done => done,
+            },
         })
     });
     match names {
@@ -189,6 +194,8 @@ mod tests {
                 other => other.unwrap(),
             }
             assert_eq!(get(at, b"user.v").unwrap().unwrap(), value);
+            let held = at.pin_apart().unwrap();
+            assert_eq!(get(At::Fd(held.as_fd()), b"user.v").unwrap().unwrap(), value, "of what is only held");
         }
         object.remove_xattr(b"user.v").unwrap();
         let names: Vec<Vec<u8>> =

@@ -17,7 +17,9 @@ fn half_copied(place: &Place, disk: &LoopFilesystem) -> String {
     fs::create_dir(&upper).unwrap();
     place.mkdir("a/d");
     fs::write(place.at("a/large"), content(SIZE, 1)).unwrap();
-    fs::write(place.at("a/d/moved"), content(SIZE, 2)).unwrap();
+    for name in ["moved", "untouched"] {
+        fs::write(place.at("a/d").join(name), content(SIZE, 2)).unwrap();
+    }
     let upper = upper.display().to_string();
     place.unionmount(&["--lower", "a:b", "--upper", &upper, "-o", "lazy=keep", "mnt"]).ok();
     for_writing(place.at("mnt/large")).write_all_at(b"here", 1_000_000).unwrap();
@@ -84,6 +86,16 @@ fn what_lies_below_is_told() {
     assert!(large.contains("blocks that it touches come up from layer 1 (a)"), "{large}");
     let moved = told(&["explain", "mnt/d/to"]);
     assert!(moved.contains("shown; metadata; its data are in layer 1 (a)"), "{moved}");
+    assert!(moved.contains("blocks that it touches come up from layer 1 (a)"), "{moved}");
+    let untouched = told(&["explain", "mnt/d/untouched"]);
+    assert!(
+        untouched.contains("write   copies up the blocks that it touches from layer 1 (a)\n"),
+        "{untouched}"
+    );
+    let rename = "rename  copies up its metadata; the data stay in layer 1 (a); a whiteout remains";
+    assert!(untouched.contains(rename), "{untouched}");
+    let json = told(&["explain", "--json", "mnt/d/untouched"]);
+    assert!(json.replace(char::is_whitespace, "").contains(r#""copy_up":{"from":1,"bytes":0}"#), "{json}");
     let json = told(&["explain", "--json", "mnt/large"]);
     let blocks = format!(r#""blocks":{{"own":1,"all":{}}}"#, SIZE / block);
     assert!(json.replace(char::is_whitespace, "").contains(&blocks), "{json}");

@@ -266,6 +266,10 @@ impl Union {
             let below = self.open_data_elsewhere(data)?.host().cloned().ok_or(FsError::Os(Errno::IO))?;
             Half::open(own, below, mark).map(Some)
         })?;
+        if half.is_some() && object.writable().is_ok() {
+            // Also one that an earlier mount has left.
+            self.waiting.note(node.ino);
+        }
         Ok(half.map_or(otherwise, Opened::Half))
     }
 

@@ -77,7 +77,8 @@ impl State {
         if at >= self.limit {
             return (true, end);
         }
-        let (own, to) = self.map.run(at / block, self.limit.div_ceil(block));
+        // No further than is asked: the map of a large file takes long to be gone through.
+        let (own, to) = self.map.run(at / block, end.min(self.limit).div_ceil(block));
         let to = (to * block).min(end);
         if own { (true, to) } else { (false, to.min(self.limit)) }
     }
@@ -409,7 +410,7 @@ impl Half {
         if from >= last {
             return Ok(None);
         }
-        let (_, to) = state.map.run(from, last);
+        let (_, to) = state.map.run(from, last.min(from + most.div_ceil(block)));
         let stop = (to * block).min(state.limit).min(from * block + most);
         let mut at = from * block;
         let mut moved = 0;

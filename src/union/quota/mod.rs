@@ -286,12 +286,12 @@ impl Quota {
         take_back: impl FnOnce() -> std::result::Result<(), E>,
     ) -> std::result::Result<R, E> {
         let ino = self.meet(object);
-        let before = self.taken().bytes;
+        let size = || ino.and_then(|ino| self.objects.get(&ino).map(|blocks| *blocks)).unwrap_or_default();
+        let before = size();
         let done = change()?;
         self.look(ino, object);
-        let now = self.taken().bytes;
-        // Others may have taken what is more: then it is refused as well, and no more than there is was taken.
-        if now <= before || self.bounds.bytes.is_none_or(|most| now <= most) {
+        // What others take meanwhile is none of its doing.
+        if size() <= before || self.bounds.bytes.is_none_or(|most| self.taken().bytes <= most) {
             return Ok(done);
         }
         let taken_back = take_back();
@@ -478,18 +478,45 @@ mod tests {
     use super::*;
     use std::fs::File;
 
+    fn quota(top: &std::path::Path, bytes: u64) -> (std::path::PathBuf, Quota) {
+        let (upper, work) = (top.join("upper"), top.join("work"));
+        std::fs::create_dir(&upper).unwrap();
+        std::fs::create_dir(&work).unwrap();
+        let [root, work] = [&upper, &work].map(|path| File::open(path).unwrap());
+        let mark = Mark::new(root.as_fd(), work.as_fd(), None, false).unwrap();
+        let bounds = Bounds { bytes: Some(bytes), inodes: None };
+        (upper, Quota::open(mark, root.as_fd(), bounds).unwrap())
+    }
+
+    /// A change that takes nothing, beside another's that takes more than there is.
+    #[test]
+    fn nobody_is_refused_for_what_another_takes_meanwhile() {
+        let top = tempfile::tempdir_in("/tmp").unwrap();
+        let (upper, quota) = quota(top.path(), 1 << 20);
+        std::fs::write(upper.join("f"), "x").unwrap();
+        let file = File::open(upper.join("f")).unwrap();
+        let tried = quota.try_change(
+            At::Fd(file.as_fd()),
+            || {
+                std::fs::write(upper.join("other"), vec![7; 2 << 20]).unwrap();
+                let other = File::open(upper.join("other")).unwrap();
+                other.sync_all().unwrap();
+                quota.made(At::Fd(other.as_fd()));
+                Ok::<_, Errno>(())
+            },
+            || panic!("it is taken back"),
+        );
+        assert_eq!(tried, Ok(()));
+        assert!(quota.taken().bytes > 1 << 20);
+    }
+
     /// Near the limit nobody is refused for room that another takes and doesn't need.
     #[test]
     fn room_that_is_there_already_is_not_taken_twice() {
         let top = tempfile::tempdir_in("/tmp").unwrap();
-        let (upper, work) = (top.path().join("upper"), top.path().join("work"));
-        std::fs::create_dir(&upper).unwrap();
-        std::fs::create_dir(&work).unwrap();
+        let (upper, quota) = quota(top.path(), 8 << 20);
         std::fs::write(upper.join("f"), vec![7; 4 << 20]).unwrap();
-        let [root, work, file] = [upper.clone(), work, upper.join("f")].map(|path| File::open(path).unwrap());
-        let mark = Mark::new(root.as_fd(), work.as_fd(), None, false).unwrap();
-        let bounds = Bounds { bytes: Some(8 << 20), inodes: None };
-        let quota = Quota::open(mark, root.as_fd(), bounds).unwrap();
+        let file = File::open(upper.join("f")).unwrap();
         quota.meet(At::Fd(file.as_fd())).unwrap();
         assert!(quota.taken().bytes >= 4 << 20);
         let over = quota.room_in(file.as_fd(), 0, 4 << 20).unwrap();

@@ -92,7 +92,9 @@ impl Waiting {
             return;
         }
         let mut queue = self.queue.lock();
-        if queue.files.len() < MOST && !queue.ended {
+        let is_known = queue.files.back().is_some_and(|(last, _)| *last == ino)
+            || self.sealing.load(Ordering::Relaxed) == ino;
+        if queue.files.len() < MOST && !queue.ended && !is_known {
             queue.files.push_back((ino, Instant::now()));
             self.changed.notify_all();
         }
@@ -306,6 +308,23 @@ mod tests {
         assert!(fs::read(bed.at("upper/d/a")).unwrap() == expected);
         assert!(fs::read(bed.at("upper/d/b")).unwrap() == original("b"));
         assert_eq!(fs::read_to_string(bed.at("upper/small")).unwrap(), "0/small");
+        union.shut_down();
+    }
+
+    #[test]
+    fn what_an_earlier_mount_has_left_is_sealed_once_it_is_used() {
+        let bed = build();
+        let before = Arc::new(bed.open_with(&FsOptions { lazy: Lazy::Keep, ..FsOptions::default() }));
+        for name in ["d/a", "d/b"] {
+            before.write(&look_up(&before, name).unwrap(), 5, b"here", Write::default()).unwrap();
+        }
+        before.shut_down();
+        drop(before);
+        let union = open(&bed, false);
+        let sealer = Sealer::start(&union).unwrap().unwrap();
+        union.write(&look_up(&union, "d/a").unwrap(), 50_000, b"and here", Write::default()).unwrap();
+        assert!(support::wait_until(PATIENCE, || unsealed(&union) == ["/d/b"]), "{:?}", unsealed(&union));
+        drop(sealer);
         union.shut_down();
     }
 

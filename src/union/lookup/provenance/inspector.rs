@@ -7,18 +7,30 @@ use super::answer::{Held, Holds, Outcome, Provenance};
 use super::trail::{Group, Trail};
 use super::walk::ProvenanceWalk;
 use crate::error::{FsError, Result};
+use crate::sys::object::{Kind, Stat};
 use crate::union::Union;
 use crate::union::change::copy_up::running::CopyingUp;
+use crate::union::data::half;
 use crate::union::lookup::found::{Found, FoundKind};
 use crate::union::lookup::index::scan;
 use crate::union::lookup::marker::WH_PREFIX;
 use crate::union::lookup::realdir::LayerIndex;
+use crate::union::options::RedirectDir;
 
 /// Answers where paths come from.
 #[derive(Debug, Clone, Copy)]
 pub struct Inspector<'u> {
     pub(super) union: &'u Union,
     pub(super) upper: bool,
+}
+
+/// What of a lower's file stays there when it is changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeftBelow {
+    /// All data, when only its attributes or its name change.
+    pub data: bool,
+    /// The blocks that aren't touched, when it is written to.
+    pub blocks: bool,
 }
 
 impl Union {
@@ -38,6 +50,21 @@ impl<'u> Inspector<'u> {
     /// Tells whether the topmost layer is the upper.
     pub fn has_upper(&self) -> bool {
         self.upper
+    }
+
+    /// Tells how much of a lower's file a change of it would leave there. Capabilities, which have it copied whole, aren't asked for.
+    pub fn left_below(&self, stat: &Stat) -> LeftBelow {
+        let union = self.union;
+        let follows = union.redirects == RedirectDir::On;
+        let leaves = stat.kind() == Kind::File && stat.mode & 0o6000 == 0 && union.makes_metacopies();
+        LeftBelow {
+            data: leaves && follows,
+            blocks: leaves
+                && follows
+                && union.block_wise
+                && stat.nlink == 1
+                && (half::LEAST..=half::LARGEST).contains(&stat.size),
+        }
     }
 
     /// Returns the number by which users know a layer: 0 is the upper, 1 the topmost lower.
