@@ -86,6 +86,30 @@ fn a_tar_shows_what_it_holds() {
 }
 
 #[test]
+fn what_was_decoded_is_there_for_the_next_mount() {
+    for who in everybody() {
+        who.sh(TREE);
+        // Larger than what isn't worth it, and older than what can be changed unseen.
+        who.sh("head -c 2000000 /dev/urandom > tree/d/large; tar --xattrs --sparse -C tree -cf - . | zstd -q -o tree.tar.zst
+             until [ $(($(date +%s) - $(stat -c %Z tree.tar.zst))) -gt 2 ]; do sleep 0.1; done");
+        let mount = "XDG_CACHE_HOME=$PWD/cache ./unionmount --lower tree.tar.zst m";
+        let kept = "stat -c '%i %z' cache/unionmount/archives/*.data";
+        who.sh(mount);
+        let (first, seen) = (who.sh(kept), who.seen("m"));
+        who.umount();
+        who.sh(mount);
+        assert_eq!((who.sh(kept), who.seen("m")), (first, seen), "it was decoded again");
+        // Somebody tidies up: who has it mounted has it on.
+        let prune = "XDG_CACHE_HOME=$PWD/cache ./unionmount --root nowhere prune --cache --force";
+        let said = who.sh(prune);
+        assert!(said.contains("kept of archives") && !said.contains(" 0 B "), "{said}");
+        assert_eq!(who.sh("ls cache/unionmount/archives"), "");
+        who.sh("cmp tree/d/large m/d/large");
+        who.umount();
+    }
+}
+
+#[test]
 fn changes_go_to_the_upper_and_are_there_again() {
     for who in everybody() {
         who.sh(TREE);

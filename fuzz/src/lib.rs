@@ -24,6 +24,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("served", requests::served),
     ("tar", layers::tar),
     ("archive", layers::archive),
+    ("archive_index", layers::archive_index),
     ("documents", texts::documents),
     ("stack_records", texts::stack_records),
     ("options", texts::options),

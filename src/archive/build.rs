@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use super::index::{Attrs, Content, Index, Number, Object};
 use crate::image::layer::apply::{Limits, clean};
 use crate::image::layer::place::split;
@@ -38,10 +40,33 @@ pub(super) struct Builder {
     /// What is kept of names, links, attributes and maps of sparse files.
     memory: u64,
     pub(super) most_memory: u64,
+    pub(super) left_out: LeftOut,
+}
+
+/// What isn't shown of an archive, though it is no error.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct LeftOut {
     /// Entries whose names would be whiteouts of a layer.
-    left_out: u64,
+    names: u64,
     /// Attributes that would be marks of an overlay.
-    unmarked: u64,
+    marks: u64,
+}
+
+impl LeftOut {
+    /// Says what was left out.
+    pub(super) fn tell(&self, path: &Path) {
+        if self.names > 0 {
+            log::warn!(
+                "{}: {} names begin with .wh. and are not shown; if it is a layer of an image, say {},layer",
+                path.display(),
+                self.names,
+                path.display()
+            );
+        }
+        if self.marks > 0 {
+            log::warn!("{}: {} marks of an overlay in it have no meaning here", path.display(), self.marks);
+        }
+    }
 }
 
 impl Builder {
@@ -56,8 +81,7 @@ impl Builder {
             bytes: 0,
             memory: 0,
             most_memory: MOST_MEMORY,
-            left_out: 0,
-            unmarked: 0,
+            left_out: LeftOut::default(),
         }
     }
 
@@ -115,7 +139,7 @@ impl Builder {
         if self.is_layer {
             check::mark(&entry, &path)?;
         } else if path.split(|&byte| byte == b'/').any(|part| part.starts_with(WH_PREFIX)) {
-            self.left_out += 1;
+            self.left_out.names += 1;
             return Ok(());
         }
         let before = entry.attributes.xattrs.len();
@@ -123,7 +147,7 @@ impl Builder {
             .attributes
             .xattrs
             .retain(|(name, _)| private::overlay_mark(name).is_none() && !private::is_reserved(name));
-        self.unmarked += (before - entry.attributes.xattrs.len()) as u64;
+        self.left_out.marks += (before - entry.attributes.xattrs.len()) as u64;
         if path.is_empty() {
             self.describe(ROOT, entry.attributes);
             return Ok(());
@@ -253,25 +277,6 @@ impl Builder {
         self.implied.insert(number);
         self.link(dir, name, number);
         Ok(number)
-    }
-
-    /// Says what was left out.
-    pub(super) fn tell(&self, path: &Path) {
-        if self.left_out > 0 {
-            log::warn!(
-                "{}: {} names begin with .wh. and are not shown; if it is a layer of an image, say {},layer",
-                path.display(),
-                self.left_out,
-                path.display()
-            );
-        }
-        if self.unmarked > 0 {
-            log::warn!(
-                "{}: {} marks of an overlay in it have no meaning here",
-                path.display(),
-                self.unmarked
-            );
-        }
     }
 
     pub(super) fn finish(mut self) -> Result<Index, LayerError> {

@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use crate::image::layer::Attributes;
 use crate::image::layer::reader::Stored;
 use crate::sys::object::{Kind, Time};
 
 /// What an object is besides its attributes.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Content {
     /// The data of a regular file, in one piece.
     Whole { at: u64 },
@@ -22,7 +24,7 @@ pub(super) enum Content {
 }
 
 /// A name in a directory.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Name {
     at: u32,
     length: u16,
@@ -30,7 +32,7 @@ pub(super) struct Name {
 }
 
 /// An object. Its number is its place in the index, and 1.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Object {
     pub kind: Kind,
     pub mode: u16,
@@ -66,7 +68,7 @@ pub(super) type Number = u32;
 pub(super) type Attrs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// All objects of an archive.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Index {
     pub objects: Vec<Object>,
     /// Of the few that have any.
@@ -102,6 +104,42 @@ impl Index {
         names.shrink_to_fit();
         objects.shrink_to_fit();
         Some(Index { objects, attributes, implied, names })
+    }
+
+    /// Returns whether all of it leads somewhere, as in every index that was made here: `end` is that of the data.
+    pub(super) fn is_sound(&self, end: u64) -> bool {
+        self.objects.first().is_some_and(|root| root.kind == Kind::Directory)
+            && self.objects.iter().all(|object| self.is_object_sound(object, end))
+            && self.implied.iter().all(|&number| {
+                let object = self.objects.get(number as usize);
+                object.is_some_and(|object| object.kind == Kind::Directory)
+            })
+    }
+
+    fn is_object_sound(&self, object: &Object, end: u64) -> bool {
+        let ends_within = |at: u64, length: u64| at.checked_add(length).is_some_and(|last| last <= end);
+        let is_entry_sound = |entry: &Name| {
+            let name_end = entry.at as usize + usize::from(entry.length);
+            name_end <= self.names.len() && (entry.object as usize) < self.objects.len()
+        };
+        let is_run_sound = |run: &Stored| {
+            let is_within = run.offset.checked_add(run.length).is_some_and(|last| last <= object.size);
+            is_within && ends_within(run.at, run.length)
+        };
+        match &object.content {
+            Content::Entries(entries) => {
+                object.kind == Kind::Directory
+                    && entries.iter().all(is_entry_sound)
+                    && entries.is_sorted_by(|one, next| self.name(one) < self.name(next))
+            }
+            _ if object.kind == Kind::Directory => false,
+            Content::Whole { at } => ends_within(*at, object.size),
+            Content::Sparse(runs) => {
+                runs.iter().all(is_run_sound)
+                    && runs.is_sorted_by(|one, next| one.offset + one.length <= next.offset)
+            }
+            Content::Target(_) | Content::None => true,
+        }
     }
 
     pub(super) fn object(&self, number: u64) -> Option<&Object> {

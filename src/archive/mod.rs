@@ -4,12 +4,13 @@
 //! open: what is it, by content ──> a file that is read at any place, or a stream that is decoded once into a spool
 //!   └── build: one pass over the headers ──> index: objects and names in a few dozen bytes each
 //!         ├── implied: directories that no entry names are as the layers below it say
+//!         ├── cache: index and decoded data are kept for the next mount of the same file
 //!         └── tree: answers the union's reads (LayerTree) out of the index; data by pread
 //! ```
 //!
 //! Archives are read with pread and never mapped: one that is changed or cut while it is mounted gives `EIO` and a line in
-//! the log. A tar that is compressed can't be entered in its middle, so its data are decoded once, when it is opened, into
-//! a file without a name in the cache directory.
+//! the log. A tar that is compressed can't be entered in its middle, so its data are decoded once, when it is first opened, into
+//! a file in the cache directory.
 //!
 //! What an archive says is not trusted more than an image: marks of overlays in its extended attributes have no meaning,
 //! and whiteouts by name (`.wh.NAME`, OCI's image-spec, layer.md) only where the archive is said to be a layer. Of what the
@@ -17,6 +18,7 @@
 //! unpacked.
 
 mod build;
+mod cache;
 mod data;
 mod implied;
 mod index;
@@ -31,8 +33,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use self::build::Builder;
+pub use self::cache::is_index;
+use self::cache::{Cache, Place, Told};
 use self::data::{Original, Store};
 use self::index::Index;
+use self::spool::Spool;
 use self::tree::{ArchiveTree, identity};
 use crate::image::compression::{Compression, decode};
 use crate::image::layer::apply::stream_limit;
@@ -85,9 +90,15 @@ pub struct Archive {
     store: Store,
     id: u64,
     is_layer: bool,
+    from_cache: bool,
 }
 
 impl Archive {
+    /// Returns whether it is known from an earlier mount.
+    pub fn is_from_cache(&self) -> bool {
+        self.from_cache
+    }
+
     /// Makes a layer of it.
     pub fn into_tree(self) -> Arc<dyn LayerTree> {
         Arc::new(ArchiveTree::new(self.index, self.store, self.id))
@@ -107,6 +118,24 @@ pub use self::implied::describe_implied;
 /// # Errors
 /// When it is none, or damaged.
 pub fn open(file: File, path: &Path, options: ArchiveOptions) -> Result<Archive, ArchiveError> {
+    open_with(file, path, options, &Cache::of_user())
+}
+
+/// Deletes what is kept of archives that this user has mounted; returns how many bytes on the disk that gave back. What is mounted
+/// stays as it is.
+///
+/// # Errors
+/// When something can't be deleted.
+pub fn clear_cache() -> io::Result<u64> {
+    Cache::of_user().clear()
+}
+
+fn open_with(
+    file: File,
+    path: &Path,
+    options: ArchiveOptions,
+    cache: &Cache,
+) -> Result<Archive, ArchiveError> {
     let io = |what| move |source| ArchiveError::Io { what, path: path.to_owned(), source };
     // Before anything of it is read.
     let original = Original::of(&file).map_err(io("look at it"))?;
@@ -116,32 +145,62 @@ pub fn open(file: File, path: &Path, options: ArchiveOptions) -> Result<Archive,
     if let Some(what) = other_form(&head[..count]) {
         return Err(ArchiveError::Unknown { path: path.to_owned(), what });
     }
+    let is_plain = Compression::of(&head[..count]) == Compression::None;
+    if is_plain && !is_tar(&head[..count]) {
+        let what = "neither a tar nor one that is compressed with gzip, zstd, xz or bzip2";
+        return Err(ArchiveError::Unknown { path: path.to_owned(), what });
+    }
+    let place = cache.place(&file, options.is_layer);
+    if let Some((told, data)) = place.as_ref().and_then(Place::load) {
+        told.left_out.tell(path);
+        let store = match data {
+            // Looked at again now that its place is known to be this one's.
+            None => Store::file(file, path, original).map_err(io("read it"))?,
+            Some((data, kept)) => {
+                original.check(&file).map_err(io("read it"))?;
+                let original = Original::of(&data).map_err(io("look at what is kept of it"))?;
+                Store::file(data, &kept, original).map_err(io("read what is kept of it"))?
+            }
+        };
+        return Ok(Archive {
+            index: told.index,
+            store,
+            id: told.id,
+            is_layer: options.is_layer,
+            from_cache: true,
+        });
+    }
     let damaged = |what| ArchiveError::Damaged { path: path.to_owned(), what };
     let mut builder = Builder::new(options.is_layer);
-    let store = if Compression::of(&head[..count]) == Compression::None {
-        if !is_tar(&head[..count]) {
-            let what = "neither a tar nor one that is compressed with gzip, zstd, xz or bzip2";
-            return Err(ArchiveError::Unknown { path: path.to_owned(), what });
-        }
+    let mut decoded = None;
+    if is_plain {
         let reader = Reader::of_file(file.try_clone().map_err(io("read it"))?);
         builder.read(reader, size).map_err(damaged)?;
-        Store::file(file, path, original).map_err(io("read it"))?
     } else {
         let compressed = file.try_clone().map_err(io("read it"))?;
         let compressed = BufReader::with_capacity(256 << 10, compressed);
         let (_, stream) = decode(compressed).map_err(io("decompress it"))?;
-        let mut spooled =
-            spool::Spool::new(stream, stream_limit(Limits::default())).map_err(|(dir, source)| {
-                ArchiveError::Io { what: "keep what is decompressed in it", path: dir, source }
-            })?;
+        let dir = place.as_ref().map_or_else(|| cache.dir.clone(), Place::dir);
+        let mut spooled = Spool::new(stream, stream_limit(Limits::default()), &dir).map_err(|source| {
+            ArchiveError::Io { what: "keep what is decompressed in it", path: dir, source }
+        })?;
         builder.read(Reader::new(&mut spooled), u64::MAX).map_err(damaged)?;
-        original.check(&file).map_err(io("read it"))?;
-        Store::spooled(spooled.finish().map_err(io("keep what is decompressed"))?, path)
+        decoded = Some(spooled.finish().map_err(io("keep what is decompressed"))?);
+    }
+    let left_out = builder.left_out;
+    left_out.tell(path);
+    let index = builder.finish().map_err(damaged)?;
+    let told = Told { id: identity(&index), index, left_out };
+    // Nothing is kept of what was changed meanwhile.
+    original.check(&file).map_err(io("read it"))?;
+    if let Some(place) = place {
+        place.keep(&told, decoded.as_ref());
+    }
+    let store = match decoded {
+        None => Store::file(file, path, original).map_err(io("read it"))?,
+        Some(decoded) => Store::spooled(decoded, path),
     };
-    builder.tell(path);
-    let index = builder.finish().map_err(|what| ArchiveError::Damaged { path: path.to_owned(), what })?;
-    let id = identity(&index);
-    Ok(Archive { index, store, id, is_layer: options.is_layer })
+    Ok(Archive { index: told.index, store, id: told.id, is_layer: options.is_layer, from_cache: false })
 }
 
 /// Reads as much of the beginning as there is.

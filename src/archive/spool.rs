@@ -1,10 +1,11 @@
-//! What a stream was decoded to, kept in a file without a name: it goes with the mount, whatever its end.
+//! What a stream was decoded to, kept in a file without a name: it goes with the mount, whatever its end, unless the cache gives
+//! it one.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, openat};
 
@@ -20,14 +21,13 @@ pub(super) struct Spool<'a> {
 }
 
 impl<'a> Spool<'a> {
-    /// Makes the file in the cache directory; on an error, its place is told.
-    pub(super) fn new(
-        stream: Box<dyn Read + Send + 'a>,
-        most: u64,
-    ) -> Result<Spool<'a>, (PathBuf, io::Error)> {
-        let dir = cache_dir();
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
-        let file = made.and_then(|()| nameless(&dir)).map_err(|error| (dir, error))?;
+    /// Makes the file in a directory.
+    ///
+    /// # Errors
+    /// When there can be none.
+    pub(super) fn new(stream: Box<dyn Read + Send + 'a>, most: u64, dir: &Path) -> io::Result<Spool<'a>> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        let file = nameless(dir)?;
         Ok(Spool { stream, file, end: 0, left: most })
     }
 
@@ -56,16 +56,7 @@ impl Read for Spool<'_> {
     }
 }
 
-/// Returns `$XDG_CACHE_HOME/unionmount`, or `~/.cache/unionmount`; /var/cache/unionmount of root, and where there is no
-/// home.
-fn cache_dir() -> PathBuf {
-    let env = |key: &str| std::env::var_os(key).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let home =
-        || env("HOME").filter(|_| !rustix::process::geteuid().is_root()).map(|home| home.join(".cache"));
-    env("XDG_CACHE_HOME").or_else(home).unwrap_or_else(|| "/var/cache".into()).join("unionmount")
-}
-
-fn nameless(dir: &PathBuf) -> io::Result<File> {
+fn nameless(dir: &Path) -> io::Result<File> {
     let opened = openat(
         rustix::fs::CWD,
         dir,

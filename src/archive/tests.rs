@@ -9,7 +9,7 @@ use super::*;
 use crate::sys::object::Kind;
 
 /// Writes a tar into a file.
-fn tar(entries: &[(u8, &str, &str)]) -> tempfile::NamedTempFile {
+pub(super) fn tar(entries: &[(u8, &str, &str)]) -> tempfile::NamedTempFile {
     let mut builder = tar::Builder::new(Vec::new());
     for (kind, name, content) in entries {
         let mut header = tar::Header::new_gnu();
@@ -39,11 +39,11 @@ fn opened(entries: &[(u8, &str, &str)]) -> Arc<dyn LayerTree> {
     of_path(tar(entries).path(), ArchiveOptions::default()).unwrap()
 }
 
-fn at(tree: &dyn LayerTree, path: &str) -> Option<u64> {
+pub(super) fn at(tree: &dyn LayerTree, path: &str) -> Option<u64> {
     path.split('/').try_fold(tree.root(), |dir, name| tree.lookup(dir, name.as_bytes()).ok())
 }
 
-fn content(tree: &dyn LayerTree, path: &str) -> String {
+pub(super) fn content(tree: &dyn LayerTree, path: &str) -> String {
     let file = tree.open(at(tree, path).unwrap()).unwrap();
     let mut bytes = vec![0; file.size() as usize];
     let mut offset = 0;

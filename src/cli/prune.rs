@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::page::Page;
 use super::store::StoreArgs;
 use super::{Failure, ask, output, say};
+use crate::archive;
 use crate::explain::names;
 use crate::image::store::{PruneOptions, Pruned};
 
@@ -25,6 +26,10 @@ pub(super) struct Prune {
     #[arg(long)]
     unpacked: bool,
 
+    /// Delete also what is kept of archives that were mounted as layers; the next mount reads them again
+    #[arg(long)]
+    cache: bool,
+
     /// How long to wait for other processes that use the store
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     wait: u32,
@@ -37,7 +42,14 @@ pub(super) struct Prune {
 impl Prune {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let Some(store) = self.store.existing()? else {
-            Page::of_line(format_args!("{}; nothing to remove", self.store.nothing())).print()?;
+            let nothing = self.store.nothing();
+            if !self.cache {
+                Page::of_line(format_args!("{nothing}; nothing to remove")).print()?;
+            } else if self.force || ask::yes("Delete what is kept of archives?", "--force")? {
+                let mut page = Page::default();
+                clear_cache(&mut page)?;
+                page.print()?;
+            }
             return Ok(ExitCode::SUCCESS);
         };
         let options = PruneOptions { all: self.all, unpacked: self.unpacked };
@@ -47,7 +59,7 @@ impl Prune {
         if !self.force {
             // What can't be told is told by the prune itself, which then removes nothing.
             let how_much = match store.prunable(options) {
-                Ok(would) if is_nothing(&would) => {
+                Ok(would) if is_nothing(&would) && !self.cache => {
                     Page::of_line(format_args!("There is nothing to remove")).print()?;
                     return Ok(ExitCode::SUCCESS);
                 }
@@ -61,7 +73,8 @@ impl Prune {
                 }
             };
             let trees = if self.unpacked { ", unpacked layers that no container has" } else { "" };
-            let question = format!("Delete {what}{trees}, and what nothing needs{how_much}?");
+            let cache = if self.cache { ", what is kept of archives" } else { "" };
+            let question = format!("Delete {what}{trees}{cache}, and what nothing needs{how_much}?");
             if !ask::yes(&question, "--force")? {
                 return Ok(ExitCode::SUCCESS);
             }
@@ -77,6 +90,9 @@ impl Prune {
             page.line(format_args!("Deleted: {id}"));
         }
         page.line(format_args!("Removed {}: {} freed", amounts(&pruned), names::bytes(pruned.bytes)));
+        if self.cache {
+            clear_cache(&mut page)?;
+        }
         page.print()?;
         let mut left = pruned.left;
         let last = left.pop();
@@ -88,6 +104,13 @@ impl Prune {
             Some(why) => Err(Failure::failed(format!("no layers and no blobs were removed: {why}"))),
         }
     }
+}
+
+fn clear_cache(page: &mut Page) -> Result<(), Failure> {
+    let freed = archive::clear_cache()
+        .map_err(|error| Failure::failed(format!("what is kept of archives can't be deleted: {error}")))?;
+    page.line(format_args!("Removed what was kept of archives: {} freed", names::bytes(freed)));
+    Ok(())
 }
 
 fn amounts(pruned: &Pruned) -> String {

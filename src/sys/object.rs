@@ -22,7 +22,7 @@ pub enum At<'a> {
 }
 
 /// The type of an object. `repr(u8)` with the values of `d_type`, so that it fits beside other small fields.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[repr(u8)]
 pub enum Kind {
     /// A named pipe.
@@ -76,7 +76,9 @@ impl Kind {
 }
 
 /// A point in time as the kernel keeps it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, serde::Serialize, serde::Deserialize,
+)]
 pub struct Time {
     /// Seconds since the epoch; negative before it.
     pub sec: i64,

@@ -82,7 +82,7 @@ pub struct Reader<R> {
 }
 
 /// A run of data of a sparse or a whole file, and where in the tar it stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Stored {
     /// The place in the file.
     pub offset: u64,
