@@ -672,6 +672,48 @@ fn the_upper_is_synced_at_the_end_unless_volatile() {
 }
 
 #[test]
+fn layers_come_and_go_in_the_words_of_aufs() {
+    if !is_root() {
+        support::skip!("needs root");
+    }
+    let place = Place::new();
+    place.mkdir("bin");
+    fs::hard_link(place.bin(), place.at("bin/unionmount")).unwrap();
+    let script = "unshare --mount sh -e -c '
+        mount --bind bin /usr/local/sbin
+        for dir in a b c; do mkdir -p $dir; echo $dir >$dir/f; echo $dir >$dir/of-$dir; done
+        mount -t fuse.unionmount none $PWD/mnt -o lowerdir=$PWD/a,upperdir=$PWD/up
+        m() { mount -o remount,$1 $PWD/mnt; cat mnt/f; ls mnt | tr \"\\n\" \" \"; }
+        m append:$PWD/b
+        m ins:1:$PWD/c=ro
+        m del:$PWD/a
+        m del:$PWD/c,prepend:$PWD/a
+        m ins:3:$PWD/c
+        m ro,del:$PWD/a
+        ! touch mnt/g 2>/dev/null
+        m rw
+        touch mnt/g
+        for change in ins:0:$PWD/a ins:9:$PWD/a ins:$PWD/a append:$PWD/a=rw del:$PWD/a append:$PWD/none; do
+            ! mount -o remount,$change $PWD/mnt 2>>said
+        done
+        exec 3<mnt/of-c
+        ! mount -o remount,del:$PWD/c $PWD/mnt 2>>said
+        exec 3<&-
+        umount mnt'";
+    let ended = place.sh(script).ok();
+    let shown = ["a\nf of-a of-b ", "c\nf of-a of-b of-c ", "c\nf of-b of-c ", "a\nf of-a of-b "];
+    let rest = ["a\nf of-a of-b of-c ", "b\nf of-b of-c ", "b\nf of-b of-c "];
+    assert_eq!(ended.out, shown.concat() + &rest.concat());
+    let said = fs::read_to_string(place.at("said")).unwrap();
+    for told in
+        ["0 is the upper", "no layer 9", "ins:1:/dir", "rw is no mode", "no layer ", "none: ", "/of-c ("]
+    {
+        assert!(said.contains(told), "{told}: {said}");
+    }
+    place.wait_for_no_daemon();
+}
+
+#[test]
 fn a_mount_is_made_read_only_and_writable_again() {
     if !is_root() {
         support::skip!("needs root");

@@ -1,6 +1,6 @@
 //! `unionmount layers`: a stack as a tree with the layer of each path, as a picture, as a page, in figures.
 
-mod change;
+pub(super) mod change;
 mod interactive;
 
 use std::ffi::OsString;

@@ -1,7 +1,9 @@
-//! `mount -o remount,…`: what of a mount can be changed while it is there, which is whether it can be written to.
+//! `mount -o remount,…`: what of a mount can be changed while it is there, which is whether it can be written to, and its lowers.
 //!
 //! mount(8) calls its helper with all options that it knows of the mount, from /etc/fstab and from the kernel, and those
-//! of its own command line. What is as it was is no change; any change but `ro` and `rw` is refused by name.
+//! of its own command line. What is as it was is no change; any change but `ro`, `rw` and those of layers is refused by name.
+//!
+//! Layers are changed in the words of AUFS: `append:DIR`, `prepend:DIR`, `ins:N:DIR` (and `add:N:DIR`, its older form), `del:DIR`.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -11,6 +13,7 @@ use std::path::Path;
 use rustix::mount::{MountFlags, mount_remount};
 
 use super::Failure;
+use super::layers::change::{Verb, Where};
 use super::options::{Options, split};
 use crate::control::client::Client;
 use crate::control::mounts::{self, Mount};
@@ -25,7 +28,7 @@ pub(super) fn is_asked(options: &[OsString]) -> bool {
 /// Changes the mount on `point`.
 ///
 /// # Errors
-/// When there is none of unionmount, when something else than `ro` or `rw` is to be changed, and the kernel's.
+/// When there is none of unionmount, when something else than `ro`, `rw` or layers is to be changed, and the kernel's.
 pub(super) fn run(options: &[OsString], point: &Path) -> Result<(), Failure> {
     let failed =
         |error: &dyn std::fmt::Display| Failure::failed(format!("{}: {error}", EscapedPath::from(point)));
@@ -34,12 +37,26 @@ pub(super) fn run(options: &[OsString], point: &Path) -> Result<(), Failure> {
     let mount = found.ok_or_else(|| failed(&"remount: no mount of unionmount"))?;
     let status = Client::connect(&mount).and_then(|mut daemon| daemon.status()).map_err(Failure::failed)?;
     let asked: Vec<&[u8]> = options.iter().flat_map(|text| split(text.as_bytes())).collect();
+    let (of_layers, asked): (Vec<&[u8]>, Vec<&[u8]>) =
+        asked.into_iter().partition(|option| is_of_layers(option));
     if let Some(change) = asked.iter().find(|option| !stays(option, &mount, &status)) {
         let name = change.split(|&byte| byte == b'=').next().unwrap_or(change);
         let name = EscapedPath::from(name);
         return Err(failed(&format!(
-            "remount: {name} can't be changed while it is mounted, only ro and rw can; unmount it and mount again"
+            "remount: {name} can't be changed while it is mounted, only ro and rw can, and layers; unmount it and mount again"
         )));
+    }
+    for option in of_layers {
+        // As it is by now: another may have come before.
+        let status =
+            Client::connect(&mount).and_then(|mut daemon| daemon.status()).map_err(Failure::failed)?;
+        let shown = EscapedPath::from(option);
+        let change = layer_change(option, &mount.point, &status)
+            .map_err(|why| failed(&format!("remount: {shown}: {why}")))?;
+        change.run().map_err(|failure| Failure {
+            message: format!("remount: {shown}: {}", failure.message),
+            ..failure
+        })?;
     }
     let read_only = asked.iter().rev().find_map(|option| match *option {
         b"ro" => Some(true),
@@ -64,6 +81,48 @@ pub(super) fn run(options: &[OsString], point: &Path) -> Result<(), Failure> {
         Some(upper) => sync(upper.directory.as_path()),
         None => Ok(()),
     }
+}
+
+/// Tells whether an option changes the layers.
+fn is_of_layers(option: &[u8]) -> bool {
+    [&b"append:"[..], b"prepend:", b"ins:", b"add:", b"del:"].iter().any(|word| option.starts_with(word))
+}
+
+/// Reads an option that changes the layers. A branch of AUFS may say how it is to be used.
+fn layer_change(option: &[u8], point: &Path, status: &Status) -> Result<Verb, String> {
+    let colon = option.iter().position(|byte| *byte == b':').unwrap_or(option.len());
+    let (word, rest) = (&option[..colon], option.get(colon + 1..).unwrap_or_default());
+    if word == b"del" {
+        return Ok(Verb::remove(String::from_utf8_lossy(rest).into_owned(), point));
+    }
+    let (number, rest) = match word {
+        b"ins" | b"add" => {
+            let colon = rest
+                .iter()
+                .position(|byte| *byte == b':')
+                .ok_or("a number and a directory, as in ins:1:/dir")?;
+            let number = std::str::from_utf8(&rest[..colon]).ok().and_then(|text| text.parse::<u16>().ok());
+            (Some(number.ok_or("a number of a layer, as in ins:1:/dir")?), &rest[colon + 1..])
+        }
+        _ => (None, rest),
+    };
+    let (path, mode) = match rest.iter().rposition(|byte| *byte == b'=') {
+        Some(at) if !rest[at..].contains(&b'/') => (&rest[..at], &rest[at + 1..]),
+        _ => (rest, &b"ro"[..]),
+    };
+    if ![&b"ro"[..], b"rr", b"ro+wh", b"rr+wh"].contains(&mode) {
+        return Err(format!("{} is no mode of a lower; only ro is", EscapedPath::from(mode)));
+    }
+    let last = status.layers.iter().map(|layer| layer.layer).max().unwrap_or_default();
+    let place = match (word, number) {
+        (b"append", _) => Where::Bottom,
+        (b"prepend", _) => Where::Top,
+        (_, Some(0)) => return Err("0 is the upper; the topmost lower is 1".to_owned()),
+        (_, Some(number)) if number <= last => Where::Above(number),
+        (_, Some(number)) if number == last + 1 => Where::Bottom,
+        _ => return Err(format!("it has no layer {}", number.unwrap_or_default())),
+    };
+    Ok(Verb::add(OsStr::from_bytes(path).into(), place, point))
 }
 
 /// Makes what was written durable, as filesystems do that become read-only.

@@ -365,3 +365,126 @@ fn what_can_not_be_a_layer_is_refused_with_the_reason() {
     assert_shows(&place, &["c", "a", "b"]);
     unmount(&place);
 }
+
+/// Makes a layer of whatever.
+fn fill(random: &mut fastrand::Rng, place: &Place, dir: &str) {
+    let top = place.mkdir(dir);
+    for _ in 0..random.usize(4..10) {
+        let path = top.join(path(random));
+        drop(fs::create_dir_all(path.parent().unwrap()));
+        match random.usize(0..10) {
+            0..4 => drop(fs::write(&path, format!("{dir}{}", random.u8(..)))),
+            4..7 => drop(fs::create_dir_all(&path)),
+            7..9 if !path.exists() => drop(rustix::fs::mknodat(
+                rustix::fs::CWD,
+                &path,
+                rustix::fs::FileType::CharacterDevice,
+                rustix::fs::Mode::empty(),
+                0,
+            )),
+            _ if path.is_dir() => {
+                rustix::fs::setxattr(&path, "trusted.overlay.opaque", b"y", rustix::fs::XattrFlags::empty())
+                    .unwrap();
+            }
+            _ => {}
+        }
+    }
+}
+
+fn path(random: &mut fastrand::Rng) -> String {
+    let names: Vec<_> = (0..random.usize(1..4)).map(|_| ["a", "b", "c"][random.usize(..3)]).collect();
+    names.join("/")
+}
+
+/// Changes something, whatever comes of it.
+fn operate(random: &mut fastrand::Rng, root: &Path) {
+    let (at, to) = (root.join(path(random)), root.join(path(random)));
+    match random.usize(0..9) {
+        0 | 1 => drop(fs::write(&at, format!("written {}", random.u8(..)))),
+        2 => drop(fs::create_dir_all(&at)),
+        3 => drop(fs::remove_file(&at)),
+        4 => drop(fs::remove_dir_all(&at)),
+        5 | 6 => drop(fs::rename(&at, &to)),
+        7 => drop(fs::hard_link(&at, &to)),
+        _ => drop(OpenOptions::new().append(true).open(&at).and_then(|mut file| file.write_all(b"more"))),
+    }
+}
+
+/// Whatever is done, and whatever layers come and go: the mount shows what a new one shows of the same layers; what is open goes on
+/// unless it was taken away by force. (The kernel lists whiteouts of which no layer below has the name.)
+#[test]
+fn random_sequences_show_what_a_new_mount_shows_of_the_same_layers() {
+    support::needs_root!();
+    for seed in 0..4 {
+        let random = &mut fastrand::Rng::with_seed(seed);
+        let place = Place::new();
+        for dir in ["a", "b", "up"] {
+            drop(fs::remove_dir_all(place.at(dir)));
+        }
+        place.mkdir("up");
+        let mut aside: Vec<String> = (0..5).map(|layer| format!("l{layer}")).collect();
+        aside.iter().for_each(|dir| fill(random, &place, dir));
+        let mut there: Vec<String> = aside.drain(..2).collect();
+        mount(&place, &["--lower", &there.join(":"), "--upper", "up"]);
+        let root = place.at("mnt");
+        let mut held: Vec<File> = Vec::new();
+        for step in 0..12 {
+            (0..random.usize(1..6)).for_each(|_| operate(random, &root));
+            let wanted = root.join(path(random));
+            if wanted.is_file() {
+                held.extend(File::open(wanted));
+            }
+            let force = random.u8(..) < 60;
+            let forced: &[&str] = if force { &["--force"] } else { &[] };
+            let is_added = there.len() < 2 || !aside.is_empty() && random.bool();
+            let (ended, done) = if is_added {
+                let layer = aside.swap_remove(random.usize(..aside.len()));
+                let at = random.usize(..=there.len());
+                let number = (at + 1).to_string();
+                let words: &[&str] = if at == there.len() { &["--bottom"] } else { &["--above", &number] };
+                let ended = place.unionmount(&[&["layers", "add"], forced, words, &[&layer, "mnt"]].concat());
+                let done = ended.code == Some(0);
+                if done {
+                    there.insert(at, layer)
+                } else {
+                    aside.push(layer)
+                }
+                (ended, done)
+            } else {
+                let at = random.usize(..there.len());
+                let number = (at + 1).to_string();
+                let ended = place.unionmount(&[&["layers", "remove"], forced, &[&number, "mnt"]].concat());
+                let done = ended.code == Some(0);
+                if done {
+                    aside.push(there.remove(at));
+                }
+                (ended, done)
+            };
+            assert!(done || !force && ended.err.contains("in use"), "{seed}, {step}: {ended:?}");
+            let read = |file: &File| file.metadata().and_then(|_| file.read_at(&mut [0; 64], 0));
+            if force {
+                held.retain(|file| read(file).is_ok());
+            }
+            for file in &held {
+                read(file).unwrap_or_else(|error| panic!("{seed}, {step}: {error}"));
+            }
+            let layers: Vec<&str> = std::iter::once("up").chain(there.iter().map(String::as_str)).collect();
+            place.mkdir("oracle");
+            place.unionmount(&["--lower", &layers.join(":"), "oracle"]).ok();
+            let fields = Fields { nlink: false, ..Fields::tree() };
+            let expected = Snapshot::take(&place.at("oracle"));
+            place.unionmount(&["umount", "oracle"]).ok();
+            crate::assert_same(&expected, &root, &fields, &format!("{seed}, {step}: {layers:?}"));
+            if random.u8(..) < 40 {
+                held.clear();
+            }
+        }
+        let expected = Snapshot::take(&root);
+        held.clear();
+        unmount(&place);
+        mount(&place, &["--lower", &there.join(":"), "--upper", "up"]);
+        let fields = Fields { nlink: false, ..Fields::tree() };
+        crate::assert_same(&expected, &root, &fields, "in the next mount");
+        unmount(&place);
+    }
+}

@@ -87,7 +87,33 @@ pub(in crate::cli) struct Remove {
 /// How long a daemon may take for it.
 const PATIENCE: Duration = Duration::from_secs(600);
 
+/// Where a layer is to come, by the words of mount(8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::cli) enum Where {
+    /// Above all other lowers.
+    Top,
+    /// Below all others.
+    Bottom,
+    /// Above the one of that number.
+    Above(u16),
+}
+
 impl Verb {
+    /// Adds a layer to the mount on `point`, if nothing that is in use is hidden.
+    pub(in crate::cli) fn add(directory: PathBuf, place: Where, point: &Path) -> Verb {
+        let above = match place {
+            Where::Above(number) => Some(number.to_string()),
+            Where::Top | Where::Bottom => None,
+        };
+        let bottom = place == Where::Bottom;
+        Verb::Add(Add { above, below: None, bottom, force: false, directory, mount: point.to_owned() })
+    }
+
+    /// Removes a layer from the mount on `point`, if nothing of it is in use.
+    pub(in crate::cli) fn remove(layer: String, point: &Path) -> Verb {
+        Verb::Remove(Remove { force: false, layer, mount: point.to_owned() })
+    }
+
     pub(in crate::cli) fn run(self) -> Result<ExitCode, Failure> {
         match self {
             Verb::Add(add) => add.run(),

@@ -206,16 +206,40 @@ impl Held {
         Err(NotExchanged::Lost(self.not_put_back(layers, with, &why, back)))
     }
 
-    /// Says where the upper is after an exchange that failed, by `why`, and couldn't be taken back.
+    /// Says where the upper is after an exchange that failed, by `why`, and couldn't be taken back. What is to be thrown away gets
+    /// another name first, under which nobody removes it.
     pub fn not_put_back(&self, layers: &Layers, with: &str, why: &str, back: Errno) -> SnapshotError {
+        let kept = self.keep(layers, with);
+        let path = layers.path.join(kept.as_deref().unwrap_or(with));
+        let path = EscapedPath::from(path.as_path());
         SnapshotError::damaged(
             &self.upper.path,
             format!(
-                "{why}, nor can it be put back: {back}; what was in it is in {} now, or may be there after a power failure: copy it \
+                "{why}, nor can it be put back: {back}; what was in it is in {path} now, or may be there after a power failure: copy it \
                  before anything else is done with it",
-                EscapedPath::from(layers.path.join(with).as_path())
             ),
         )
+    }
+
+    /// Gives the upper itself another name where it has that one, by which the next who looks would remove it. Returns the name.
+    fn keep(&self, layers: &Layers, with: &str) -> Option<String> {
+        /// More were never left by anybody who reads what he is told.
+        const MOST: u32 = 1000;
+        if with != GONE || self.is_at(layers.dir.as_fd(), with) != Ok(true) {
+            return None;
+        }
+        for number in 1..=MOST {
+            let name = format!("rescued-{number}");
+            match renameat_with(&layers.dir, with, &layers.dir, &name, RenameFlags::NOREPLACE) {
+                Ok(()) => return Some(name),
+                Err(Errno::EXIST) => {}
+                Err(errno) => {
+                    log::warn!("{}: can't be renamed: {errno}", layers.path.join(with).display());
+                    return None;
+                }
+            }
+        }
+        None
     }
 
     /// Removes what was prepared under a name to be exchanged, and wasn't. Where the upper itself has that name it stays.

@@ -250,6 +250,24 @@ fn who_gives_a_rollback_up_never_removes_the_upper_itself() {
 }
 
 #[test]
+fn an_upper_that_could_not_be_put_back_is_removed_by_nobody() {
+    let bed = build();
+    write(&bed.open(), "same", "ONE");
+    take(&bed, "one");
+    write(&bed.open(), "same", "TWO");
+    let held = Held::begin(&bed.at("upper"), None).unwrap();
+    let writing = rollback::writing(&held).unwrap();
+    rollback::prepare(&held, &writing, None).unwrap();
+    held.exchange(&writing.layers, GONE).unwrap();
+    let told = held.not_put_back(&writing.layers, GONE, "it failed", rustix::io::Errno::IO).to_string();
+    assert!(told.contains(".upper.layers/rescued-1 now"), "{told}");
+    drop((held, writing));
+    take(&bed, "two");
+    go_back(&bed, "one");
+    assert!(fs::read(bed.at(".upper.layers/rescued-1/same")).unwrap().starts_with(b"TWO"));
+}
+
+#[test]
 fn what_something_stands_on_is_not_removed() {
     let bed = build();
     write(&bed.open(), "same", "ONE");

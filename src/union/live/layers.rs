@@ -231,7 +231,7 @@ impl Restacking {
         }
         let again = |upper: &crate::union::change::upper::Upper| {
             let layer = succession::same(&upper.layer.layer)?;
-            upper.layer.again(layer, serves)
+            Ok::<_, StackError>(upper.layer.again(layer, serves))
         };
         let upper = union.upper.as_ref().map(again).transpose()?;
         let (data_only, frozen, belief) = (union.data_only, union.frozen, union.belief);

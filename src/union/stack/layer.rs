@@ -125,18 +125,17 @@ pub struct UpperLayer {
     pub is_of_another: bool,
     lock: DirLock,
     // After the lock, for which the next mount may wait.
-    _sync: Option<SyncAtEnd>,
+    sync: Option<Arc<SyncAtEnd>>,
 }
 
 impl UpperLayer {
     /// Returns the same upper, for the union that takes its mount over; or without `serves` for one that only looks.
-    pub(in crate::union) fn again(&self, layer: Layer, serves: bool) -> Result<UpperLayer, StackError> {
+    pub(in crate::union) fn again(&self, layer: Layer, serves: bool) -> UpperLayer {
         let (lock, lies_on_frozen) = (self.lock.clone(), self.lies_on_frozen);
-        if serves {
-            return self.succeeded_by(layer, lock, lies_on_frozen);
-        }
         let (work, caps) = (self.work.clone(), self.caps);
-        Ok(UpperLayer { work, layer, caps, lies_on_frozen, is_of_another: true, lock, _sync: None })
+        // By the last of those that have served.
+        let sync = self.sync.clone().filter(|_| serves);
+        UpperLayer { work, layer, caps, lies_on_frozen, is_of_another: true, lock, sync }
     }
 
     /// Returns the upper that takes the place of this one in its mount, with the same workdir. `lock` is its own.
@@ -146,9 +145,9 @@ impl UpperLayer {
         lock: DirLock,
         lies_on_frozen: bool,
     ) -> Result<UpperLayer, StackError> {
-        let sync = Some(SyncAtEnd::of(&layer)?);
+        let sync = Some(Arc::new(SyncAtEnd::of(&layer)?));
         let (work, caps) = (self.work.clone(), self.caps);
-        Ok(UpperLayer { work, layer, caps, lies_on_frozen, is_of_another: true, lock, _sync: sync })
+        Ok(UpperLayer { work, layer, caps, lies_on_frozen, is_of_another: true, lock, sync })
     }
 }
 
@@ -304,11 +303,11 @@ fn open_workdir(
         })?
         .map_err(|unfit| StackError::unfit(unfit, &upper.path))?;
     let work = prepared.begin(options.volatile)?;
-    let sync = if options.volatile { None } else { Some(SyncAtEnd::of(&upper)?) };
+    let sync = if options.volatile { None } else { Some(Arc::new(SyncAtEnd::of(&upper)?)) };
     tell_limits(&upper, &caps, belief);
     let work = Arc::new(work);
     let (lies_on_frozen, is_of_another) = (false, false);
-    Ok(UpperLayer { work, layer: upper, caps, lies_on_frozen, is_of_another, lock, _sync: sync })
+    Ok(UpperLayer { work, layer: upper, caps, lies_on_frozen, is_of_another, lock, sync })
 }
 
 /// Warns of what the upper's filesystem can't do.
