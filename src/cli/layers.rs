@@ -73,7 +73,7 @@ pub(super) struct Layers {
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 
-    /// Show the tree, with the layer that each path comes from
+    /// Show the tree, with the layer of each path
     #[arg(long, conflicts_with_all = ["waste", "ci", "json"])]
     tree: bool,
 
@@ -82,7 +82,7 @@ pub(super) struct Layers {
     depth: Option<u16>,
 
     /// Fold nothing, cut nothing and list all
-    #[arg(long)]
+    #[arg(id = "unfolded", long = "all")]
     all: bool,
 
     /// Print what is longer than the screen at once, and not by $PAGER

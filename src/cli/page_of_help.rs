@@ -36,6 +36,8 @@ const RARE: &[&str] = &[
     "ci",
     "max_waste",
     "no_pager",
+    "depth",
+    "unfolded",
 ];
 
 /// Makes the help of all verbs as short as `-h` is.
