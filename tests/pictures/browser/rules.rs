@@ -4,7 +4,7 @@ use super::simulator::layer;
 use super::write;
 use crate::webdriver::Browser;
 use support::model::harness::{cases, seed};
-use support::{self, Stack};
+use support::{self, OpaqueForm, Stack, WhiteoutForm};
 use unionmount::explain::browse::{Browse, Seen};
 use unionmount::explain::names::{bytes, readable};
 use unionmount::explain::survey::Survey;
@@ -34,6 +34,24 @@ fn rows(browse: &Browse<'_>) -> String {
     browse.rows().iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
+/// Puts beside what is random what chance doesn't make: a renamed directory, a file of which only the metadata are in its layer, a
+/// file with two names of which one is replaced, and one of which only the mode differs.
+fn with_marks(stack: &Stack) {
+    let marks = match OpaqueForm::of_process() {
+        OpaqueForm::Trusted => "trusted.overlay",
+        _ => "user.overlay",
+    };
+    let mark = |name: &str| format!("{marks}.{name}");
+    stack.lower(2).file("old/kept", "33").file("old/replaced", "4444").file("meta", "data of the lower");
+    stack.lower(1).file("one", "a file with two names").hardlink("two", "one").file("mode", "the same");
+    let top = stack.lower(0);
+    top.file("moved/replaced", "new")
+        .xattr("moved", &mark("redirect"), "/old")
+        .whiteout("old", WhiteoutForm::Device);
+    top.sparse("meta", "data of the lower".len() as u64, &[]).xattr("meta", &mark("metacopy"), "");
+    top.file("two", "another").file("mode", "the same").mode("mode", 0o600);
+}
+
 #[test]
 fn the_page_and_the_terminal_show_the_same() {
     let Some(browser) = Browser::start() else { return };
@@ -45,6 +63,7 @@ fn the_page_and_the_terminal_show_the_same() {
         for lower in stack.lowers() {
             layer(&mut random, lower);
         }
+        with_marks(&stack);
         let (html, _) = write(&stack, false);
         browser.open(&html);
         browser.wait("document.documentElement.dataset.ready");
