@@ -427,7 +427,7 @@ fn each_verb_has_a_manual_page_that_is_installed_and_taken_away() {
     };
     let mut verbs = verbs_of(&[]);
     assert!(verbs.len() > 20, "{verbs:?}");
-    for noun in ["image", "container", "system", "snapshots"] {
+    for noun in ["image", "container", "system", "snapshots", "layers"] {
         verbs.extend(verbs_of(&[noun]));
     }
     let mut pages: Vec<String> = verbs.iter().map(|verb| format!("unionmount-{verb}.1")).collect();

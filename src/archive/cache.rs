@@ -42,6 +42,9 @@ const HEAD: usize = FORM.len() + DIGEST + BOOT;
 /// More than any index takes that [`Builder`](super::build::Builder) makes.
 const MOST_INDEX: u64 = 4 << 30;
 
+/// On a large filesystem a tenth would be more than anybody misses.
+const FREE: u64 = 4 << 30;
+
 /// Where things are kept, and which.
 #[derive(Debug, Clone)]
 pub(super) struct Cache {
@@ -53,7 +56,7 @@ pub(super) struct Cache {
     pub settled: Duration,
     /// Data that haven't been used for that long are on the disk without anybody's waiting.
     pub written_back: Duration,
-    /// Which part of its filesystem all of it may take, one in so many; half as much stays free. `None`: any.
+    /// Which part of its filesystem all of it may take, one in so many; half as much stays free, at most [`FREE`]. `None`: any.
     pub share: Option<u64>,
 }
 
@@ -111,7 +114,8 @@ impl Cache {
         let filesystem = rustix::fs::statvfs(self.archives())?;
         let bytes = |blocks: u64| blocks.saturating_mul(filesystem.f_frsize);
         let (size, free) = (bytes(filesystem.f_blocks), bytes(filesystem.f_bavail));
-        self.shrink(size / share, (size / (2 * share)).saturating_sub(free))
+        let to_be_free = (size / (2 * share)).min(FREE);
+        self.shrink(size / share, to_be_free.saturating_sub(free))
     }
 
     /// Deletes what was used the longest ago, until all of it takes at most so much and so much was given back. Who has it
