@@ -3,7 +3,7 @@
 #![allow(missing_docs)]
 
 use support::cli::{Ended, Place, is_root};
-use support::{Fields, Snapshot, diff};
+use support::{Fields, LoopFilesystem, Scratch, Snapshot, diff};
 
 /// Makes `tree`, and `tree.tar` of it: hardlinks, holes, odd and long names, attributes, links, times.
 const TREE: &str = "
@@ -107,6 +107,32 @@ fn what_was_decoded_is_there_for_the_next_mount() {
         who.sh("cmp tree/d/large m/d/large");
         who.umount();
     }
+}
+
+#[test]
+fn what_is_kept_never_stands_in_the_way_of_a_mount() {
+    support::needs_root!();
+    let who = Who { place: Place::new(), is_root: true };
+    let scratch = Scratch::new();
+    let filesystem = LoopFilesystem::tmpfs(&scratch, "disk", 40 << 20);
+    let disk = filesystem.path().display();
+    who.sh("mkdir m; for name in one two; do mkdir $name; head -c 4000000 /dev/urandom > $name/f; tar -C $name -cf - . | zstd -q -o $name.tar.zst; done
+         until [ $(($(date +%s) - $(stat -c %Z two.tar.zst))) -gt 2 ]; do sleep 0.1; done");
+    let mount = |name: &str| {
+        who.sh(&format!("XDG_CACHE_HOME={disk} ./unionmount --lower {name}.tar.zst m; cmp {name}/f m/f"));
+        who.umount();
+    };
+    let archives = format!("{disk}/unionmount/archives");
+    let kept = || who.sh(&format!("ls {archives}"));
+    mount("one");
+    assert_eq!(kept().lines().count(), 2, "{}", kept());
+    // Files that aren't its own, and no room but for a part of the next.
+    who.sh(&format!(
+        "touch {archives}/mine; mkdir {archives}/my.data
+         head -c $(($(df --output=avail -B1 {disk} | tail -1) - 1000000)) /dev/zero > {disk}/full"
+    ));
+    mount("two");
+    assert_eq!(kept(), "mine\nmy.data\n");
 }
 
 #[test]

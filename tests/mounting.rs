@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::process::Stdio;
 
 use rustix::process::{Signal, kill_process};
-use support::cli::{Place, as_user, is_root, until, wait};
+use support::cli::{Ended, Place, as_user, is_root, until, wait};
 
 const LAYERS: [&str; 4] = ["--lower", "a:b", "--upper", "up"];
 
@@ -278,18 +278,21 @@ fn the_helper_forms() {
     assert!(place.sh("./fuse-overlayfs -h").ok().out.contains("fuse-overlayfs [-f]"));
 }
 
+/// Runs a script in which mount(8) finds the program: it calls mount.fuse, which has a shell run `unionmount`, and both search fixed
+/// directories. A mount namespace lets the test put the program into one.
+fn by_mount_8(place: &Place, script: &str) -> Ended {
+    place.mkdir("bin");
+    fs::hard_link(place.bin(), place.at("bin/unionmount")).expect("a link to the program");
+    place.sh(&format!("unshare --mount sh -e -c 'mount --bind bin /usr/local/sbin\n{script}'"))
+}
+
 #[test]
 fn mount_8_and_fstab() {
     if !is_root() {
         support::skip!("needs root");
     }
     let place = Place::new();
-    // mount(8) calls mount.fuse, which has a shell run `unionmount`; both search fixed directories. A mount namespace
-    // lets the test put the program into one.
-    place.mkdir("bin");
-    fs::hard_link(place.bin(), place.at("bin/unionmount")).unwrap();
-    let script = "unshare --mount sh -e -c '
-        mount --bind bin /usr/local/sbin
+    let script = "
         options=lowerdir=$PWD/a:$PWD/b,upperdir=$PWD/up,noexec
         mount -t fuse.unionmount none $PWD/mnt -o $options
         grep \" $PWD/mnt \" /proc/self/mountinfo
@@ -299,8 +302,8 @@ fn mount_8_and_fstab() {
         mount -T fstab -a
         mount -T fstab -a
         grep \" $PWD/mnt \" /proc/self/mountinfo
-        umount mnt'";
-    let ended = place.sh(script).ok();
+        umount mnt";
+    let ended = by_mount_8(&place, script).ok();
     let lines: Vec<&str> = ended.out.lines().collect();
     assert_eq!(lines.len(), 2, "{ended:?}");
     assert!(lines[0].contains("noexec") && lines[0].contains(" - fuse.unionmount none "), "{ended:?}");
@@ -677,10 +680,7 @@ fn layers_come_and_go_in_the_words_of_aufs() {
         support::skip!("needs root");
     }
     let place = Place::new();
-    place.mkdir("bin");
-    fs::hard_link(place.bin(), place.at("bin/unionmount")).unwrap();
-    let script = "unshare --mount sh -e -c '
-        mount --bind bin /usr/local/sbin
+    let script = "
         for dir in a b c; do mkdir -p $dir; echo $dir >$dir/f; echo $dir >$dir/of-$dir; done
         mount -t fuse.unionmount none $PWD/mnt -o lowerdir=$PWD/a,upperdir=$PWD/up
         m() { mount -o remount,$1 $PWD/mnt; cat mnt/f; ls mnt | tr \"\\n\" \" \"; }
@@ -699,8 +699,8 @@ fn layers_come_and_go_in_the_words_of_aufs() {
         exec 3<mnt/of-c
         ! mount -o remount,del:$PWD/c $PWD/mnt 2>>said
         exec 3<&-
-        umount mnt'";
-    let ended = place.sh(script).ok();
+        umount mnt";
+    let ended = by_mount_8(&place, script).ok();
     let shown = ["a\nf of-a of-b ", "c\nf of-a of-b of-c ", "c\nf of-b of-c ", "a\nf of-a of-b "];
     let rest = ["a\nf of-a of-b of-c ", "b\nf of-b of-c ", "b\nf of-b of-c "];
     assert_eq!(ended.out, shown.concat() + &rest.concat());
@@ -719,10 +719,7 @@ fn a_mount_is_made_read_only_and_writable_again() {
         support::skip!("needs root");
     }
     let place = Place::new();
-    place.mkdir("bin");
-    fs::hard_link(place.bin(), place.at("bin/unionmount")).unwrap();
-    let script = "unshare --mount sh -e -c '
-        mount --bind bin /usr/local/sbin
+    let script = "
         options=lowerdir=$PWD/a:$PWD/b,upperdir=$PWD/up,workdir=$PWD/w,nosuid,max_write=65536
         mkdir w
         echo \"merged $PWD/mnt fuse.unionmount defaults,nofail,x-test,$options 0 0\" > fstab
@@ -746,8 +743,8 @@ fn a_mount_is_made_read_only_and_writable_again() {
         umount mnt
         mount -t fuse.unionmount none $PWD/mnt -o lowerdir=$PWD/a
         ! mount -o remount,rw $PWD/mnt 2>>said
-        umount mnt'";
-    let ended = place.sh(script).ok();
+        umount mnt";
+    let ended = by_mount_8(&place, script).ok();
     let said = fs::read_to_string(place.at("said")).unwrap();
     for name in ["noexec", "lowerdir", "volatile", "timeout"] {
         assert!(said.contains(&format!("remount: {name} can't be changed")), "{name}: {said}");

@@ -6,31 +6,36 @@
 //! ```
 //!
 //! The key is what tells an archive from any other without reading it: device, number, size and times, of which nobody can set the
-//! ctime. An archive that was changed within the last seconds isn't kept, since a change in the same tick of the clock couldn't be
-//! told. Nothing that is kept is believed unseen: the index carries a digest of itself and is looked through, and the data must be
-//! the very file, unchanged, that the index speaks of. What isn't right is made anew. All of it may be deleted at any time; mounts
-//! have open what they need.
+//! ctime, where the filesystem is one that keeps it truly. An archive that was changed within the last seconds isn't kept, since a
+//! change in the same tick of the clock couldn't be told. Nothing that is kept is believed unseen: the index carries a digest of
+//! itself and is looked through, and the data must be the very file, unchanged, that the index speaks of. What isn't right is made
+//! anew. All of it may be deleted at any time; mounts have open what they need.
 //!
-//! Nothing waits for the disk. Until data have been synced they count for the boot alone in which they were written, since a power
-//! failure may have lost them; the second use syncs them, when the kernel has long written them back.
+//! Nobody waits for the disk. Data are synced in a thread, and until they are they count for the boot alone in which they were
+//! written, since a power failure may have lost them.
 //!
 //! A lock on the index is held while it is looked at or made, so that of two mounts of one archive the second finds what the
-//! first has decoded. It goes with its holder.
+//! first has decoded. It goes with its holder, and who has waited for long decodes for itself.
 
-use std::ffi::OsString;
+mod shelf;
+
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{AtFlags, CWD, FlockOperation, OFlags, flock, linkat};
+use rustix::fs::{AtFlags, CWD, OFlags, linkat};
 use serde::{Deserialize, Serialize};
 
+use self::shelf::{DATA, INDEX, Shelf};
+use super::data::Original;
 use super::index::Index;
 use crate::image::digest::Digest;
 use crate::sys::object::proc_path;
+use crate::sys::process;
 
 /// What a file of this version begins with.
 const FORM: &[u8; 8] = b"umtar\0\0\x01";
@@ -42,8 +47,13 @@ const HEAD: usize = FORM.len() + DIGEST + BOOT;
 /// More than any index takes that [`Builder`](super::build::Builder) makes.
 const MOST_INDEX: u64 = 4 << 30;
 
-/// On a large filesystem a tenth would be more than anybody misses.
-const FREE: u64 = 4 << 30;
+/// How long to wait for another process that reads the same archive.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Filesystems that keep a ctime which nobody can set: ext4, XFS, btrfs, tmpfs, F2FS, ZFS, bcachefs (statfs(2) and their headers).
+/// On images that are only read, on FAT and on what FUSE serves it may be anything.
+const TRUE_CTIME: [u64; 7] =
+    [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0xf2f5_2010, 0x2fc1_2fc1, 0xca45_1a4e];
 
 /// Where things are kept, and which.
 #[derive(Debug, Clone)]
@@ -54,22 +64,17 @@ pub(super) struct Cache {
     pub least: u64,
     /// How long ago an archive must have been changed.
     pub settled: Duration,
-    /// Data that haven't been used for that long are on the disk without anybody's waiting.
-    pub written_back: Duration,
-    /// Which part of its filesystem all of it may take, one in so many; half as much stays free, at most [`FREE`]. `None`: any.
+    /// How long to wait for others.
+    pub patience: Duration,
+    /// Which part of its filesystem all of it may take, one in so many. `None`: any.
     pub share: Option<u64>,
 }
 
 impl Cache {
     /// Returns that of this user.
     pub(super) fn of_user() -> Cache {
-        Cache {
-            dir: user_dir(),
-            least: 1 << 20,
-            settled: Duration::from_secs(2),
-            written_back: Duration::from_secs(60),
-            share: Some(5),
-        }
+        let settled = Duration::from_secs(2);
+        Cache { dir: user_dir(), least: 1 << 20, settled, patience: PATIENCE, share: Some(5) }
     }
 
     fn archives(&self) -> PathBuf {
@@ -87,140 +92,42 @@ impl Cache {
         let metadata = archive.metadata()?;
         let is_settled = |seconds: i64, nanoseconds: i64| {
             let since = Duration::new(seconds.try_into().ok()?, nanoseconds.try_into().ok()?);
-            let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + since).ok()?;
+            let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH.checked_add(since)?).ok()?;
             Some(age >= self.settled)
         };
         let is_settled = is_settled(metadata.ctime(), metadata.ctime_nsec()).unwrap_or(false);
-        if metadata.len() < self.least || !is_settled {
+        let kind = rustix::fs::fstatfs(archive)?.f_type as u64 & 0xffff_ffff;
+        if metadata.len() < self.least || !is_settled || !TRUE_CTIME.contains(&kind) {
             return Ok(None);
         }
-        let dir = self.archives();
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
-        // Somebody else's, or one that others write to, would say what root's mounts hold.
-        let found = fs::symlink_metadata(&dir)?;
-        if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() || found.mode() & 0o022 != 0
-        {
-            return Err(io::Error::other("archives/ in it is not this user's alone"));
-        }
+        let shelf = Arc::new(Shelf::open(&self.archives(), true)?);
         let archive = Identity::of(&metadata);
-        let key = &Digest::of(format!("{archive:?} {is_layer}").as_bytes()).hex()[..32];
-        let path = dir.join(format!("{key}.index"));
-        let index = lock(&path)?;
-        Ok(Some(Place { cache: self.clone(), archive, index, path }))
+        // What another version made of it may be wrong.
+        let text = format!("{} {archive:?} {is_layer}", env!("CARGO_PKG_VERSION"));
+        let key = Digest::of(text.as_bytes()).hex()[..32].to_owned();
+        let index = shelf.lock(&key, self.patience)?;
+        Ok(index.map(|index| Place { share: self.share, shelf, archive, index, key }))
     }
 
-    fn make_room(&self) -> io::Result<()> {
-        let Some(share) = self.share else { return Ok(()) };
-        let filesystem = rustix::fs::statvfs(self.archives())?;
-        let bytes = |blocks: u64| blocks.saturating_mul(filesystem.f_frsize);
-        let (size, free) = (bytes(filesystem.f_blocks), bytes(filesystem.f_bavail));
-        let to_be_free = (size / (2 * share)).min(FREE);
-        self.shrink(size / share, to_be_free.saturating_sub(free))
-    }
-
-    /// Deletes what was used the longest ago, until all of it takes at most so much and so much was given back. Who has it
-    /// mounted keeps it.
-    fn shrink(&self, most: u64, back: u64) -> io::Result<()> {
-        let mut kept = kept(&self.archives())?;
-        kept.sort_by_key(|kept| kept.used);
-        let before: u64 = kept.iter().map(|kept| kept.bytes).sum();
-        let mut taken = before;
-        for one in &kept {
-            if taken <= most && before - taken >= back {
-                break;
-            }
-            one.remove()?;
-            taken -= one.bytes;
-        }
-        Ok(())
-    }
-
-    /// Deletes all of it; returns how many bytes on the disk that gave back.
+    /// Deletes all that isn't being made; returns how many bytes on the disk that gave back.
     ///
     /// # Errors
-    /// The first of reading the directory or deleting.
+    /// The first of reading the directory or deleting; what can be deleted is deleted then, too.
     pub(super) fn clear(&self) -> io::Result<u64> {
-        let kept = match kept(&self.archives()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-            kept => kept?,
-        };
-        kept.iter().try_for_each(Kept::remove)?;
-        Ok(kept.iter().map(|kept| kept.bytes).sum())
+        match Shelf::open(&self.archives(), false) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            shelf => shelf?.clear(),
+        }
     }
 }
 
 /// Returns `$XDG_CACHE_HOME/unionmount`, or `~/.cache/unionmount`; /var/cache/unionmount of root, and where there is no
 /// home.
 fn user_dir() -> PathBuf {
-    let env = |key: &str| std::env::var_os(key).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let absolute = |key: &str| std::env::var_os(key).map(PathBuf::from).filter(|path| path.is_absolute());
     let home =
-        || env("HOME").filter(|_| !rustix::process::geteuid().is_root()).map(|home| home.join(".cache"));
-    env("XDG_CACHE_HOME").or_else(home).unwrap_or_else(|| "/var/cache".into()).join("unionmount")
-}
-
-/// What lies in the directory under one key.
-struct Kept {
-    files: Vec<PathBuf>,
-    used: SystemTime,
-    bytes: u64,
-}
-
-impl Kept {
-    fn remove(&self) -> io::Result<()> {
-        self.files.iter().try_for_each(|file| match fs::remove_file(file) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        })
-    }
-}
-
-fn kept(dir: &Path) -> io::Result<Vec<Kept>> {
-    let mut all = std::collections::BTreeMap::<OsString, Kept>::new();
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        let Some(key) = path.file_stem().map(OsString::from) else { continue };
-        // Another may have deleted it meanwhile.
-        let Ok(found) = fs::symlink_metadata(&path) else { continue };
-        let one =
-            all.entry(key).or_insert(Kept { files: Vec::new(), used: SystemTime::UNIX_EPOCH, bytes: 0 });
-        // Data without an index are of no use.
-        if path.extension().is_some_and(|extension| extension == "index") {
-            one.used = found.modified()?;
-        }
-        one.bytes += found.blocks() * 512;
-        one.files.push(path);
-    }
-    Ok(all.into_values().collect())
-}
-
-/// Opens a file of the cache and waits for its lock.
-fn lock(path: &Path) -> io::Result<File> {
-    loop {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
-            .open(path)?;
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            log::info!("{}: another process reads the same archive; waiting for it", path.display());
-            while let Err(errno) = flock(&file, FlockOperation::LockExclusive) {
-                if errno != rustix::io::Errno::INTR {
-                    return Err(errno.into());
-                }
-            }
-        }
-        let number = |found: &fs::Metadata| (found.dev(), found.ino());
-        // Who waited for one that was deleted would be alone with it.
-        match fs::symlink_metadata(path) {
-            Ok(there) if number(&there) == number(&file.metadata()?) => return Ok(file),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
+        || absolute("HOME").filter(|_| !rustix::process::geteuid().is_root()).map(|home| home.join(".cache"));
+    absolute("XDG_CACHE_HOME").or_else(home).unwrap_or_else(|| "/var/cache".into()).join("unionmount")
 }
 
 /// What tells one content of a file from any other.
@@ -255,8 +162,16 @@ pub(super) struct Told {
     pub left_out: super::build::LeftOut,
 }
 
-/// What is kept of an archive; the data with the path at which they lie.
-type Loaded = (Told, Option<(File, PathBuf)>);
+/// Data that are kept.
+pub(super) struct Data {
+    pub file: File,
+    pub original: Original,
+    /// Where they lie, for messages.
+    pub path: PathBuf,
+}
+
+/// What is kept of an archive.
+type Loaded = (Told, Option<Data>);
 
 #[derive(Serialize, Deserialize)]
 struct Body<T> {
@@ -267,29 +182,47 @@ struct Body<T> {
 
 /// The place of one archive, locked as long as this lives.
 pub(super) struct Place {
-    cache: Cache,
+    share: Option<u64>,
+    shelf: Arc<Shelf>,
     archive: Identity,
     index: File,
-    path: PathBuf,
+    key: String,
 }
 
 impl Place {
     fn data_path(&self) -> PathBuf {
-        self.path.with_extension("data")
+        self.shelf.file(&self.key, DATA)
+    }
+
+    /// Returns what messages call it.
+    fn shown(&self) -> PathBuf {
+        self.shelf.shown.join(&self.key)
     }
 
     /// Returns the directory in which data are to be made that can be kept.
     pub(super) fn dir(&self) -> PathBuf {
-        self.cache.archives()
+        self.shelf.dir()
     }
 
-    /// Returns what is kept of the archive, and the data that it was decoded to, if it was.
+    /// Returns what is kept of the archive, and the data that it was decoded to, if it was. What isn't right gives its room back.
     pub(super) fn load(&self) -> Option<Loaded> {
-        match self.read() {
-            Ok(found) => found,
-            Err(error) => {
-                log::debug!("{}: {error}; it is made anew", self.path.display());
-                None
+        let found = self.read().unwrap_or_else(|error| {
+            log::debug!("{}: {error}; it is made anew", self.shown().display());
+            None
+        });
+        if found.is_none() {
+            self.empty();
+        }
+        found
+    }
+
+    /// Takes away what there is.
+    fn empty(&self) {
+        let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+        let removed = fs::remove_file(self.data_path());
+        for error in [self.index.set_len(0), removed].into_iter().filter_map(Result::err) {
+            if !gone(&error) {
+                log::debug!("{}: {error}", self.shown().display());
             }
         }
     }
@@ -305,80 +238,116 @@ impl Place {
         if body.archive != self.archive {
             return Err(io::Error::other("speaks of another archive"));
         }
-        let data = match body.data {
-            None => None,
-            Some(identity) => match self.data(identity, boot)? {
-                None => return Ok(None),
-                data => data,
-            },
-        };
+        let data = body.data.map(|identity| self.data(identity, boot)).transpose()?;
+        if data.is_some() && boot != [0; BOOT] {
+            self.sync(&data.as_ref().map(|data| &data.file), &bytes[..HEAD]);
+        }
         // Where it can't be told, it counts as used when it was made.
         if let Err(error) = self.index.set_modified(SystemTime::now()) {
-            log::debug!("{}: {error}", self.path.display());
+            log::debug!("{}: {error}", self.shown().display());
         }
         Ok(Some((body.told, data)))
     }
 
     /// Opens the data, if they are those that are meant and are on the disk or came in this boot.
-    fn data(&self, identity: Identity, boot: [u8; BOOT]) -> io::Result<Option<(File, PathBuf)>> {
-        let path = self.data_path();
+    fn data(&self, identity: Identity, boot: [u8; BOOT]) -> io::Result<Data> {
+        if boot != [0; BOOT] && this_boot() != Some(boot) {
+            return Err(io::Error::other("its data may not have reached the disk"));
+        }
         let nofollow = OFlags::NOFOLLOW.bits().cast_signed();
-        let file = OpenOptions::new().read(true).custom_flags(nofollow).open(&path)?;
+        let file = OpenOptions::new().read(true).custom_flags(nofollow).open(self.data_path())?;
+        // Watched before it is looked at.
+        let original = Original::of(&file)?;
         if Identity::of(&file.metadata()?) != identity {
             return Err(io::Error::other("its data aren't those that were kept"));
         }
-        if boot != [0; BOOT] {
-            if this_boot() != Some(boot) {
-                return Ok(None);
-            }
-            let made = SystemTime::UNIX_EPOCH
-                + Duration::from_secs(identity.changed.0.try_into().unwrap_or_default());
-            if made.elapsed().is_ok_and(|age| age >= self.cache.written_back) {
-                file.sync_data()?;
-                self.index.write_all_at(&[0; BOOT], (FORM.len() + DIGEST) as u64)?;
-            }
-        }
-        Ok(Some((file, path)))
+        Ok(Data { file, original, path: self.shown().with_extension(DATA) })
     }
 
     /// Keeps what the archive told; `data`: what it was decoded to, a file without a name in [`dir`](Place::dir). What can't be
     /// kept goes with the mount.
     pub(super) fn keep(&self, told: &Told, data: Option<&File>) {
-        let kept = self.write(told, data).and_then(|()| self.cache.make_room());
-        if let Err(error) = kept {
-            log::debug!("{}: isn't kept: {error}", self.path.display());
-            // An index without its head is none.
-            if let Err(error) = self.index.set_len(0) {
-                log::debug!("{}: {error}", self.path.display());
-            }
+        let make_room = || self.share.map_or(Ok(()), |share| self.shelf.make_room(share));
+        if let Err(error) = make_room().and_then(|()| self.write(told, data)) {
+            log::debug!("{}: isn't kept: {error}", self.shown().display());
+            self.empty();
+        }
+        if let Err(error) = make_room() {
+            log::debug!("{}: it can't be made smaller: {error}", self.shelf.shown.display());
         }
     }
 
     #[expect(clippy::disallowed_methods, reason = "the directory is its own")]
     fn write(&self, told: &Told, data: Option<&File>) -> io::Result<()> {
-        self.index.set_len(0)?;
-        let path = self.data_path();
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        if self.index.metadata()?.nlink() == 0 {
+            return Err(io::Error::other("somebody has deleted its index"));
         }
         let mut boot = [0; BOOT];
         let mut identity = None;
         if let Some(data) = data {
+            let bytes = data.metadata()?.blocks() * 512;
+            if let Some(share) = self.share
+                && !self.shelf.has_place_for(bytes, share)?
+            {
+                return Err(io::Error::other("is more than all that may be kept"));
+            }
             boot = this_boot().ok_or_else(|| io::Error::other("nobody tells which boot this is"))?;
-            linkat(CWD, proc_path(data.as_fd()), CWD, &path, AtFlags::SYMLINK_FOLLOW)?;
+            linkat(CWD, proc_path(data.as_fd()), CWD, self.data_path(), AtFlags::SYMLINK_FOLLOW)?;
             identity = Some(Identity::of(&data.metadata()?));
         }
         let bytes = encode(&Body { archive: self.archive, data: identity, told }, boot)?;
-        let mut index = &self.index;
-        io::Seek::rewind(&mut index)?;
-        index.write_all(&bytes)
+        self.index.write_all_at(&bytes, 0)?;
+        self.sync(&data, &bytes[..HEAD]);
+        Ok(())
     }
+
+    /// Has data synced that an index with that head speaks of, and that noted; nobody waits for it.
+    fn sync(&self, data: &Option<&File>, head: &[u8]) {
+        let Some(data) = data.and_then(|data| data.try_clone().ok()) else { return };
+        let (shelf, key, head) = (self.shelf.clone(), self.key.clone(), head.to_vec());
+        let started = std::thread::Builder::new().name("cache-sync".into()).spawn(move || {
+            if let Err(error) = note_synced(&shelf, &key, &head, &data) {
+                log::debug!("{}: {error}", shelf.shown.join(&key).display());
+            }
+        });
+        if let Err(error) = started {
+            log::debug!("{}: {error}; its data count for this boot", self.shown().display());
+        }
+    }
+}
+
+impl Drop for Place {
+    /// Leaves nothing behind for what isn't kept.
+    fn drop(&mut self) {
+        let is_empty = self.index.metadata().is_ok_and(|found| found.len() == 0 && found.nlink() > 0);
+        if is_empty && let Err(error) = fs::remove_file(self.shelf.file(&self.key, INDEX)) {
+            log::debug!("{}: {error}", self.shown().display());
+        }
+    }
+}
+
+/// Syncs data, and notes that in the index, if it is still the one with that head. Data that don't reach the disk are kept no more.
+fn note_synced(shelf: &Shelf, key: &str, head: &[u8], data: &File) -> io::Result<()> {
+    let synced = data.sync_data();
+    let Some(index) = shelf.lock(key, PATIENCE)? else { return Ok(()) };
+    let mut now = [0; HEAD];
+    index.read_exact_at(&mut now, 0)?;
+    if now != *head {
+        return Ok(());
+    }
+    match &synced {
+        Ok(()) => index.write_all_at(&[0; BOOT], (FORM.len() + DIGEST) as u64)?,
+        Err(_) => {
+            index.set_len(0)?;
+            fs::remove_file(shelf.file(key, DATA))?;
+        }
+    }
+    synced
 }
 
 /// Returns which boot this is.
 fn this_boot() -> Option<[u8; BOOT]> {
-    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let id = String::from_utf8(process::boot_id()?).ok()?;
     let mut bytes = [0; BOOT];
     hex::decode_to_slice(id.trim().replace('-', ""), &mut bytes).ok()?;
     (bytes != [0; BOOT]).then_some(bytes)
@@ -416,9 +385,10 @@ fn decode_body(bytes: &[u8]) -> Option<Body<Told>> {
     body.told.index.is_sound(end).then_some(body)
 }
 
-/// Reads the body of an index file, which nothing vouches for; for fuzzing.
-pub fn is_index(bytes: &[u8]) -> bool {
-    decode_body(bytes).is_some()
+/// Makes a tree of the body of an index file, which nothing vouches for, over data of that length; for fuzzing.
+pub(super) fn body_over(bytes: &[u8], end: u64) -> Option<Told> {
+    let body: Body<Told> = postcard::from_bytes(bytes).ok()?;
+    body.told.index.is_sound(end).then_some(body.told)
 }
 
 #[cfg(test)]

@@ -21,8 +21,8 @@ use crate::union::stack::tree::TreeFile;
 pub(super) struct Store {
     file: File,
     path: PathBuf,
-    /// What the archive was when it was opened. Of a spool nobody else knows.
-    original: Option<Original>,
+    /// What it was when it was opened.
+    original: Original,
     told: AtomicBool,
 }
 
@@ -107,19 +107,13 @@ impl Store {
     /// When it has been changed since.
     pub(super) fn file(file: File, path: &Path, original: Original) -> io::Result<Store> {
         original.check(&file)?;
-        Ok(Store { file, path: path.to_owned(), original: Some(original), told: AtomicBool::new(false) })
-    }
-
-    pub(super) fn spooled(file: File, path: &Path) -> Store {
-        Store { file, path: path.to_owned(), original: None, told: AtomicBool::new(false) }
+        Ok(Store { file, path: path.to_owned(), original, told: AtomicBool::new(false) })
     }
 
     fn read_at(&self, buffer: &mut [u8], at: u64) -> Result<usize> {
         let read = self.file.read_at(buffer, at).and_then(|count| {
             // Looked at after reading: what was read before a change is what it was.
-            if let Some(original) = &self.original {
-                original.check(&self.file)?;
-            }
+            self.original.check(&self.file)?;
             match count {
                 0 => Err(io::ErrorKind::UnexpectedEof.into()),
                 count => Ok(count),

@@ -109,6 +109,7 @@ impl Index {
     /// Returns whether all of it leads somewhere, as in every index that was made here: `end` is that of the data.
     pub(super) fn is_sound(&self, end: u64) -> bool {
         self.objects.first().is_some_and(|root| root.kind == Kind::Directory)
+            && self.is_tree()
             && self.objects.iter().all(|object| self.is_object_sound(object, end))
             && self.implied.iter().all(|&number| {
                 let object = self.objects.get(number as usize);
@@ -116,11 +117,31 @@ impl Index {
             })
     }
 
+    /// Returns whether no directory lies in two, or above itself.
+    fn is_tree(&self) -> bool {
+        let mut seen = vec![false; self.objects.len()];
+        seen[0] = true;
+        let entries = self.objects.iter().filter_map(|object| match &object.content {
+            Content::Entries(entries) => Some(entries.iter()),
+            _ => None,
+        });
+        entries.flatten().all(|entry| {
+            let number = entry.object as usize;
+            let is_directory = self.objects.get(number).is_some_and(|object| object.kind == Kind::Directory);
+            !is_directory || !std::mem::replace(&mut seen[number], true)
+        })
+    }
+
     fn is_object_sound(&self, object: &Object, end: u64) -> bool {
         let ends_within = |at: u64, length: u64| at.checked_add(length).is_some_and(|last| last <= end);
         let is_entry_sound = |entry: &Name| {
             let name_end = entry.at as usize + usize::from(entry.length);
-            name_end <= self.names.len() && (entry.object as usize) < self.objects.len()
+            let name = self.name(entry);
+            name_end <= self.names.len()
+                && (entry.object as usize) < self.objects.len()
+                && !name.is_empty()
+                && !matches!(name, b"." | b"..")
+                && !name.iter().any(|byte| matches!(byte, b'/' | 0))
         };
         let is_run_sound = |run: &Stored| {
             let is_within = run.offset.checked_add(run.length).is_some_and(|last| last <= object.size);

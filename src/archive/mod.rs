@@ -33,7 +33,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use self::build::Builder;
-pub use self::cache::is_index;
 use self::cache::{Cache, Place, Told};
 use self::data::{Original, Store};
 use self::index::Index;
@@ -130,6 +129,17 @@ pub fn clear_cache() -> io::Result<u64> {
     Cache::of_user().clear()
 }
 
+/// Makes a layer of the body of a file of the cache, which nothing vouches for, over those data; for fuzzing.
+///
+/// # Errors
+/// Those of looking at the data.
+pub fn of_index(bytes: &[u8], data: File) -> io::Result<Option<Archive>> {
+    let original = Original::of(&data)?;
+    let Some(told) = cache::body_over(bytes, data.metadata()?.len()) else { return Ok(None) };
+    let store = Store::file(data, Path::new("data"), original)?;
+    Ok(Some(Archive { index: told.index, store, id: told.id, is_layer: true, from_cache: true }))
+}
+
 fn open_with(
     file: File,
     path: &Path,
@@ -156,10 +166,9 @@ fn open_with(
         let store = match data {
             // Looked at again now that its place is known to be this one's.
             None => Store::file(file, path, original).map_err(io("read it"))?,
-            Some((data, kept)) => {
+            Some(data) => {
                 original.check(&file).map_err(io("read it"))?;
-                let original = Original::of(&data).map_err(io("look at what is kept of it"))?;
-                Store::file(data, &kept, original).map_err(io("read what is kept of it"))?
+                Store::file(data.file, &data.path, data.original).map_err(io("read what is kept of it"))?
             }
         };
         return Ok(Archive {
@@ -181,9 +190,10 @@ fn open_with(
         let compressed = BufReader::with_capacity(256 << 10, compressed);
         let (_, stream) = decode(compressed).map_err(io("decompress it"))?;
         let dir = place.as_ref().map_or_else(|| cache.dir.clone(), Place::dir);
-        let mut spooled = Spool::new(stream, stream_limit(Limits::default()), &dir).map_err(|source| {
-            ArchiveError::Io { what: "keep what is decompressed in it", path: dir, source }
-        })?;
+        let mut spooled =
+            Spool::new(stream, stream_limit(Limits::default()), &dir, cache).map_err(|source| {
+                ArchiveError::Io { what: "keep what is decompressed in it", path: dir, source }
+            })?;
         builder.read(Reader::new(&mut spooled), u64::MAX).map_err(damaged)?;
         decoded = Some(spooled.finish().map_err(io("keep what is decompressed"))?);
     }
@@ -197,9 +207,11 @@ fn open_with(
         place.keep(&told, decoded.as_ref());
     }
     let store = match decoded {
-        None => Store::file(file, path, original).map_err(io("read it"))?,
-        Some(decoded) => Store::spooled(decoded, path),
+        None => Store::file(file, path, original),
+        // It may have got a name, by which others can write to it.
+        Some(decoded) => Original::of(&decoded).and_then(|original| Store::file(decoded, path, original)),
     };
+    let store = store.map_err(io("read it"))?;
     Ok(Archive { index: told.index, store, id: told.id, is_layer: options.is_layer, from_cache: false })
 }
 

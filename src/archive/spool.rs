@@ -8,27 +8,35 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::Errno;
 
+use super::cache::Cache;
 use crate::sys::copy::write_sparsely;
 
 /// A stream that is kept as it is read.
 pub(super) struct Spool<'a> {
     stream: Box<dyn Read + Send + 'a>,
     file: File,
+    cache: &'a Cache,
     /// How much was read, and how much more may be.
     end: u64,
     left: u64,
 }
 
 impl<'a> Spool<'a> {
-    /// Makes the file in a directory.
+    /// Makes the file in a directory. Where there is no room left, `cache` gives back what it has.
     ///
     /// # Errors
     /// When there can be none.
-    pub(super) fn new(stream: Box<dyn Read + Send + 'a>, most: u64, dir: &Path) -> io::Result<Spool<'a>> {
+    pub(super) fn new(
+        stream: Box<dyn Read + Send + 'a>,
+        most: u64,
+        dir: &Path,
+        cache: &'a Cache,
+    ) -> io::Result<Spool<'a>> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         let file = nameless(dir)?;
-        Ok(Spool { stream, file, end: 0, left: most })
+        Ok(Spool { stream, file, cache, end: 0, left: most })
     }
 
     /// Returns the file with all that was read.
@@ -50,7 +58,12 @@ impl Read for Spool<'_> {
             .checked_sub(count as u64)
             .ok_or_else(|| io::Error::other("it is decompressed to more than any archive that is meant"))?;
         // A bomb is mostly zeros.
-        write_sparsely(self.file.as_fd(), self.end, &buffer[..count])?;
+        let write = || write_sparsely(self.file.as_fd(), self.end, &buffer[..count]);
+        match write() {
+            // What is asked for now goes before what may be asked for again.
+            Err(Errno::NOSPC | Errno::DQUOT) if self.cache.clear().is_ok_and(|freed| freed > 0) => write()?,
+            written => written?,
+        }
         self.end += count as u64;
         Ok(count)
     }
@@ -66,7 +79,7 @@ fn nameless(dir: &Path) -> io::Result<File> {
     match opened {
         Ok(file) => Ok(file.into()),
         // A filesystem that knows no such files.
-        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR) => tempfile::tempfile_in(dir),
+        Err(Errno::OPNOTSUPP | Errno::ISDIR) => tempfile::tempfile_in(dir),
         Err(errno) => Err(errno.into()),
     }
 }
@@ -81,7 +94,8 @@ mod tests {
         let spool = |bytes: u64, most: u64| {
             let file = tempfile::tempfile().unwrap();
             let stream: Box<dyn Read + Send> = Box::new(io::repeat(0).take(bytes));
-            let mut spool = Spool { stream, file, end: 0, left: most };
+            let cache = Cache::of_user();
+            let mut spool = Spool { stream, file, cache: &cache, end: 0, left: most };
             io::copy(&mut spool, &mut io::sink()).and_then(|_| spool.finish())
         };
         let zeros = spool(10 << 20, 10 << 20).unwrap().metadata().unwrap();

@@ -90,14 +90,16 @@ impl Prune {
             page.line(format_args!("Deleted: {id}"));
         }
         page.line(format_args!("Removed {}: {} freed", amounts(&pruned), names::bytes(pruned.bytes)));
-        if self.cache {
-            clear_cache(&mut page)?;
-        }
         page.print()?;
         let mut left = pruned.left;
         let last = left.pop();
         for error in left {
             say(&error.to_string());
+        }
+        if self.cache {
+            let mut page = Page::default();
+            clear_cache(&mut page)?;
+            page.print()?;
         }
         match pruned.held_back {
             None => last.map_or(Ok(ExitCode::SUCCESS), |error| Err(error.into())),

@@ -111,6 +111,11 @@ pub enum Stdio {
     Errors,
 }
 
+/// Returns what tells one start of the machine from the next, as the kernel writes it; `None` without /proc.
+pub fn boot_id() -> Option<Vec<u8>> {
+    std::fs::read("/proc/sys/kernel/random/boot_id").ok().filter(|id| !id.is_empty())
+}
+
 /// Raises the soft limit on open files to the hard one: a layer costs a descriptor.
 pub fn raise_nofile_limit() -> io::Result<()> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

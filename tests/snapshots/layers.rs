@@ -25,6 +25,15 @@ fn build_third(place: &Place, dir: &str) {
     .ok();
 }
 
+/// A place with the layers `a`, `b` and `c`, mounted by those words.
+fn mounted(words: &[&str]) -> Place {
+    let place = Place::new();
+    build(&place);
+    build_third(&place, "c");
+    mount(&place, words);
+    place
+}
+
 /// What the kernel shows of those layers, the upper among them.
 fn oracle(place: &Place, layers: &[&str]) -> Snapshot {
     let kernel = Options {
@@ -62,10 +71,7 @@ fn layers_of(place: &Place) -> Vec<String> {
 #[test]
 fn a_mount_shows_the_layers_that_it_has_now_wherever_they_come_and_go() {
     support::needs_root!();
-    let place = Place::new();
-    build(&place);
-    build_third(&place, "c");
-    mount(&place, &["--lower", "a:b", "--upper", "up"]);
+    let place = mounted(&["--lower", "a:b", "--upper", "up"]);
     let root = place.at("mnt");
     fs::write(root.join("written"), "before").unwrap();
     fs::remove_file(root.join("mode")).unwrap();
@@ -116,10 +122,7 @@ fn change_now(root: &Path) {
 #[test]
 fn programs_go_on_with_what_stays() {
     support::needs_root!();
-    let place = Place::new();
-    build(&place);
-    build_third(&place, "c");
-    mount(&place, &["--lower", "a:b", "--upper", "up"]);
+    let place = mounted(&["--lower", "a:b", "--upper", "up"]);
     let root = place.at("mnt");
     let open = |name: &str| OpenOptions::new().read(true).write(true).open(root.join(name)).unwrap();
     let mut lower = File::open(root.join("kept")).unwrap();
@@ -171,10 +174,7 @@ print(os.getcwd())
 #[test]
 fn what_is_in_use_is_not_taken_away_unless_by_force() {
     support::needs_root!();
-    let place = Place::new();
-    build(&place);
-    build_third(&place, "c");
-    mount(&place, &["--lower", "c:a:b", "--upper", "up"]);
+    let place = mounted(&["--lower", "c:a:b", "--upper", "up"]);
     let root = place.at("mnt");
     let own = std::process::id().to_string();
     let (of_c, hidden) = (File::open(root.join("new")).unwrap(), File::open(root.join("kept")).unwrap());
@@ -211,10 +211,7 @@ fn what_is_in_use_is_not_taken_away_unless_by_force() {
 #[test]
 fn what_is_mounted_in_it_stays_where_it_can_and_is_not_detached_else() {
     support::needs_root!();
-    let place = Place::new();
-    build(&place);
-    build_third(&place, "c");
-    mount(&place, &["--lower", "a:b", "--upper", "up"]);
+    let place = mounted(&["--lower", "a:b", "--upper", "up"]);
     fs::write(place.at("other"), "other").unwrap();
     place.sh("mkdir tmp && mount --bind other mnt/kept && mount -t tmpfs none mnt/d/e && echo own >mnt/d/e/own").ok();
     let is_there = || {
@@ -252,10 +249,7 @@ fn what_is_mounted_in_it_stays_where_it_can_and_is_not_detached_else() {
 #[test]
 fn a_layer_that_files_of_the_upper_need_stays() {
     support::needs_root!();
-    let place = Place::new();
-    build(&place);
-    build_third(&place, "c");
-    mount(&place, &["--lower", "a:b:c", "--upper", "up", "-o", "metacopy=on"]);
+    let place = mounted(&["--lower", "a:b:c", "--upper", "up", "-o", "metacopy=on"]);
     let root = place.at("mnt");
     place.sh("chmod 600 mnt/kept && chmod 600 mnt/new").ok();
     place.unionmount(&["layers", "remove", "b", "mnt"]).refused(1, &["/kept", "seal"]);
@@ -307,10 +301,7 @@ fn numbers_stay_when_a_filesystem_comes_between() {
 #[test]
 fn snapshots_record_the_layers_that_there_are() {
     support::needs_root!();
-    let place = Place::new();
-    build(&place);
-    build_third(&place, "c");
-    mount(&place, &["--lower", "a:b", "--upper", "up"]);
+    let place = mounted(&["--lower", "a:b", "--upper", "up"]);
     change(&place.at("mnt"));
     place.unionmount(&["snapshot", "mnt", "one"]).ok();
     unmount(&place);
@@ -338,10 +329,7 @@ fn snapshots_record_the_layers_that_there_are() {
 #[test]
 fn what_can_not_be_a_layer_is_refused_with_the_reason() {
     support::needs_root!();
-    let place = Place::new();
-    build(&place);
-    build_third(&place, "c");
-    mount(&place, &["--lower", "a", "--upper", "up"]);
+    let place = mounted(&["--lower", "a", "--upper", "up"]);
     let add = |dir: &str| place.unionmount(&["layers", "add", dir, "mnt"]);
     add("a").refused(1, &["layer 1 of the mount already"]);
     add("up").refused(1, &["layer 0 of the mount already"]);

@@ -1,10 +1,15 @@
 #![allow(clippy::unwrap_used)]
 
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use super::*;
+use crate::archive::build::LeftOut;
+use crate::archive::index::{Content, Object};
 use crate::archive::tests::{content, tar};
 use crate::archive::{Archive, ArchiveError, ArchiveOptions, open_with};
+use crate::image::layer::Attributes;
 
 const FILES: &[(u8, &str, &str)] =
     &[(b'5', "d", ""), (b'0', "d/f", "content"), (b'1', "link", "d/f"), (b'0', ".wh.x", "")];
@@ -21,7 +26,7 @@ impl Yard {
             dir: dir.path().join("cache"),
             least: 0,
             settled: Duration::ZERO,
-            written_back: Duration::from_secs(3600),
+            patience: Duration::from_secs(60),
             share: None,
         };
         Yard { dir, cache }
@@ -55,6 +60,22 @@ impl Yard {
         tree.list(tree.root(), &mut each).unwrap();
         assert_eq!(names, ["d", "link"]);
         known
+    }
+
+    /// What the files take on the disk.
+    fn bytes(&self) -> u64 {
+        let all =
+            fs::read_dir(self.cache.archives()).unwrap().map(|entry| entry.unwrap().metadata().unwrap());
+        all.filter(fs::Metadata::is_file).map(|found| found.blocks() * 512).sum()
+    }
+
+    /// Waits until the data of an index are noted as being on the disk.
+    fn wait_for_sync(&self, index: &Path) {
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        while fs::read(index).unwrap()[FORM.len() + DIGEST..HEAD] != [0; BOOT] {
+            assert!(std::time::Instant::now() < deadline, "it isn't synced");
+            std::thread::yield_now();
+        }
     }
 
     fn kept(&self, extension: &str) -> Vec<PathBuf> {
@@ -118,6 +139,7 @@ fn an_index_that_is_damaged_anywhere_is_made_anew() {
     let path = yard.archive("a.tar.zst", FILES);
     assert!(!yard.is_known(&path));
     let index = yard.kept("index").remove(0);
+    yard.wait_for_sync(&index);
     let good = fs::read(&index).unwrap();
     for at in 0..good.len() {
         let mut bad = good.clone();
@@ -156,25 +178,52 @@ fn data_that_are_changed_while_they_are_mounted_are_an_error() {
     let data = yard.kept("data").remove(0);
     File::options().append(true).open(&data).unwrap().write_all(b"x").unwrap();
     assert_eq!(file.read_at(&mut [0; 7], 0), Err(rustix::io::Errno::IO));
+    // The first mount has given them their name.
+    let first = yard.open(&path).unwrap();
+    assert!(!first.is_from_cache());
+    let tree = first.into_tree();
+    let file = tree.open(crate::archive::tests::at(&*tree, "d/f").unwrap()).unwrap();
+    File::options().append(true).open(&data).unwrap().write_all(b"x").unwrap();
+    assert_eq!(file.read_at(&mut [0; 7], 0), Err(rustix::io::Errno::IO));
 }
 
 #[test]
 fn data_of_another_boot_count_when_they_were_synced() {
-    let mut yard = Yard::new();
+    let yard = Yard::new();
     let path = yard.archive("a.tar.zst", FILES);
     assert!(!yard.is_known(&path));
     let index = yard.kept("index").remove(0);
-    let boot = |bytes: &[u8; BOOT]| {
-        let file = File::options().write(true).open(&index).unwrap();
-        file.write_all_at(bytes, (FORM.len() + DIGEST) as u64).unwrap();
-    };
-    boot(&[7; BOOT]);
+    yard.wait_for_sync(&index);
+    assert!(yard.is_known(&path));
+    let file = File::options().write(true).open(&index).unwrap();
+    file.write_all_at(&[7; BOOT], (FORM.len() + DIGEST) as u64).unwrap();
+    assert!(!yard.is_known(&path), "data that another boot may have lost");
+    // Of this boot, and not synced as yet.
+    let index = yard.kept("index").remove(0);
+    yard.wait_for_sync(&index);
+    let file = File::options().write(true).open(&index).unwrap();
+    file.write_all_at(&this_boot().unwrap(), (FORM.len() + DIGEST) as u64).unwrap();
+    assert!(yard.is_known(&path));
+    yard.wait_for_sync(&index);
+}
+
+#[test]
+fn data_that_another_index_speaks_of_are_not_noted_as_synced() {
+    let yard = Yard::new();
+    let path = yard.archive("a.tar.zst", FILES);
     assert!(!yard.is_known(&path));
-    yard.cache.written_back = Duration::ZERO;
-    assert!(yard.is_known(&path));
-    let bytes = fs::read(&index).unwrap();
-    assert_eq!(bytes[FORM.len() + DIGEST..HEAD], [0; BOOT]);
-    assert!(yard.is_known(&path));
+    let index = yard.kept("index").remove(0);
+    yard.wait_for_sync(&index);
+    let shelf = Shelf::open(&yard.cache.archives(), false).unwrap();
+    let key = index.file_stem().unwrap().to_str().unwrap();
+    let file = File::options().read(true).write(true).open(&index).unwrap();
+    file.write_all_at(&[7; BOOT], (FORM.len() + DIGEST) as u64).unwrap();
+    let data = File::open(index.with_extension(DATA)).unwrap();
+    note_synced(&shelf, key, &[0; HEAD], &data).unwrap();
+    assert_eq!(fs::read(&index).unwrap()[FORM.len() + DIGEST..HEAD], [7; BOOT]);
+    let head = fs::read(&index).unwrap()[..HEAD].to_vec();
+    note_synced(&shelf, key, &head, &data).unwrap();
+    assert_eq!(fs::read(&index).unwrap()[FORM.len() + DIGEST..HEAD], [0; BOOT]);
 }
 
 #[test]
@@ -184,23 +233,37 @@ fn what_was_used_the_longest_ago_makes_room() {
     for path in &paths {
         assert!(!yard.is_known(path));
     }
+    for index in yard.kept("index") {
+        yard.wait_for_sync(&index);
+    }
+    let shelf = Shelf::open(&yard.cache.archives(), false).unwrap();
     let mounted = yard.open(&paths[1]).unwrap().into_tree();
     // The order of their use: 0, 2, 1.
     for (path, age) in [(&paths[0], 300), (&paths[2], 200), (&paths[1], 100)] {
         let place = yard.cache.place(&File::open(path).unwrap(), false).unwrap();
         place.index.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
     }
-    fs::write(yard.cache.archives().join("0.data"), [1; 8192]).unwrap();
-    let all: u64 = kept(&yard.cache.archives()).unwrap().iter().map(|kept| kept.bytes).sum();
+    // Files of others stay, and a name that can't be deleted holds nothing up.
+    let of_nothing = "0".repeat(32);
+    fs::write(shelf.file(&of_nothing, DATA), [1; 8192]).unwrap();
+    fs::write(yard.cache.archives().join("notes.data"), "mine").unwrap();
+    fs::create_dir(shelf.file(&"1".repeat(32), DATA)).unwrap();
+    let all = yard.bytes() - fs::metadata(yard.cache.archives().join("notes.data")).unwrap().blocks() * 512;
     let names = |yard: &Yard| (yard.kept("index").len(), yard.kept("data").len());
-    yard.cache.shrink(all, 0).unwrap();
-    assert_eq!(names(&yard), (3, 4));
-    yard.cache.shrink(all - 1, 0).unwrap();
-    assert_eq!(names(&yard), (3, 3), "data without an index go first");
-    yard.cache.shrink(all, 1).unwrap();
+    shelf.shrink(all, 0).unwrap();
+    assert_eq!(names(&yard), (3, 6));
+    shelf.shrink(all - 1, 0).unwrap();
+    assert_eq!(names(&yard), (3, 5), "data without an index go first");
+    shelf.shrink(all, 1).unwrap();
     assert!(yard.is_known(&paths[2]) && yard.is_known(&paths[1]));
-    yard.cache.shrink(0, 0).unwrap();
-    assert_eq!(names(&yard), (0, 0));
+    assert_eq!(names(&yard), (2, 4));
+    // What is being made stays.
+    let place = yard.cache.place(&File::open(&paths[2]).unwrap(), false).unwrap();
+    shelf.shrink(0, 0).unwrap();
+    assert_eq!(names(&yard), (1, 3));
+    drop(place);
+    assert!(shelf.clear().unwrap() > 0);
+    assert_eq!(names(&yard), (0, 2));
     assert_eq!(content(&*mounted, "d/f"), "content");
     assert!(!yard.is_known(&paths[0]));
 }
@@ -224,6 +287,23 @@ fn a_cache_of_somebody_else_is_not_used() {
     assert!(!yard.is_known(&path) && yard.is_known(&path));
     fs::set_permissions(yard.cache.archives(), fs::Permissions::from_mode(0o770)).unwrap();
     assert!(!yard.is_known(&path));
+    assert!(yard.cache.clear().is_err());
+    fs::set_permissions(yard.cache.archives(), fs::Permissions::from_mode(0o700)).unwrap();
+    assert!(yard.is_known(&path));
+    // A link leads to what may be anybody's.
+    fs::rename(yard.cache.archives(), yard.dir.path().join("elsewhere")).unwrap();
+    std::os::unix::fs::symlink(yard.dir.path().join("elsewhere"), yard.cache.archives()).unwrap();
+    assert!(!yard.is_known(&path));
+    assert!(yard.cache.clear().is_err());
+    assert_eq!(fs::read_dir(yard.dir.path().join("elsewhere")).unwrap().count(), 2);
+    fs::remove_file(yard.cache.archives()).unwrap();
+    fs::rename(yard.dir.path().join("elsewhere"), yard.cache.archives()).unwrap();
+    assert!(yard.is_known(&path));
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(yard.cache.archives(), Some(1), None).unwrap();
+        assert!(!yard.is_known(&path));
+        assert!(yard.cache.clear().is_err());
+    }
 }
 
 #[test]
@@ -253,6 +333,35 @@ fn a_body_that_leads_out_of_itself_is_refused() {
     body.archive.size = 512;
     assert!(!sound(&body), "data behind the end");
     body.archive.size = 1 << 20;
+    assert!(sound(&body));
+    body.told.index.objects.push(Object::new(&Attributes::of_implied_directory(), 0, Content::None));
+    assert!(!sound(&body), "a directory without a list");
+    body.told.index.objects.pop();
     body.told.index.objects.pop();
     assert!(!sound(&body), "a name of nothing");
+}
+
+#[test]
+fn the_form_is_the_one_that_the_number_of_the_version_stands_for() {
+    let yard = Yard::new();
+    let path = yard.archive("a.tar", FILES);
+    let told = yard.open(&path).unwrap();
+    let identity = Identity { device: 1, number: 2, size: 3, modified: (4, 5), changed: (6, 7) };
+    let told = Told { index: told.index, id: told.id, left_out: LeftOut::default() };
+    let bytes = encode(&Body { archive: identity, data: Some(identity), told: &told }, [9; BOOT]).unwrap();
+    assert_eq!(
+        Digest::of(&bytes).hex(),
+        "fa2f7e63ee5f1b6300f67b4b9e6692629fd8e13f9fcaf54108053c2c5430495e",
+        "another form: raise FORM's last byte, and tell docs/archives.md"
+    );
+}
+
+#[test]
+fn who_is_waited_for_too_long_is_not_waited_for() {
+    let mut yard = Yard::new();
+    let path = yard.archive("a.tar.zst", FILES);
+    assert!(!yard.is_known(&path));
+    let _held = yard.cache.place(&File::open(&path).unwrap(), false).unwrap();
+    yard.cache.patience = Duration::ZERO;
+    assert!(!yard.is_known(&path));
 }

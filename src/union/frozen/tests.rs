@@ -12,7 +12,7 @@ use crate::union::change::create::Create;
 use crate::union::change::rename::RenameMode;
 use crate::union::change::staged::New;
 use crate::union::data::file::Write;
-use crate::union::frozen::held::{GONE, Held};
+use crate::union::frozen::held::{GONE, Held, Writing};
 use crate::union::frozen::snapshot::{Target, snapshot};
 use crate::union::frozen::{below, branch, listing, removal, rollback};
 use crate::union::nodes::node::Node;
@@ -227,17 +227,29 @@ fn a_rollback_shows_what_was_seen_at_the_snapshot() {
     assert_eq!(listed[2].content.files, 1);
 }
 
-#[test]
-fn who_gives_a_rollback_up_never_removes_the_upper_itself() {
+/// An upper with one snapshot, and something written since.
+fn two_states() -> Bed {
     let bed = build();
     write(&bed.open(), "same", "ONE");
     take(&bed, "one");
     write(&bed.open(), "same", "TWO");
-    let two = shown(&bed);
+    bed
+}
+
+/// An upper whose place the one of a rollback has taken, and no more.
+fn rolled_back_half(bed: &Bed) -> (Held, Writing) {
     let held = Held::begin(&bed.at("upper"), None).unwrap();
     let writing = rollback::writing(&held).unwrap();
     rollback::prepare(&held, &writing, None).unwrap();
     held.exchange(&writing.layers, GONE).unwrap();
+    (held, writing)
+}
+
+#[test]
+fn who_gives_a_rollback_up_never_removes_the_upper_itself() {
+    let bed = two_states();
+    let two = shown(&bed);
+    let (held, writing) = rolled_back_half(&bed);
     let told = held.give_up(&writing, GONE).unwrap_err().to_string();
     assert!(told.contains("the upper itself"), "{told}");
     held.take_back(&writing.layers, GONE).unwrap();
@@ -251,14 +263,8 @@ fn who_gives_a_rollback_up_never_removes_the_upper_itself() {
 
 #[test]
 fn an_upper_that_could_not_be_put_back_is_removed_by_nobody() {
-    let bed = build();
-    write(&bed.open(), "same", "ONE");
-    take(&bed, "one");
-    write(&bed.open(), "same", "TWO");
-    let held = Held::begin(&bed.at("upper"), None).unwrap();
-    let writing = rollback::writing(&held).unwrap();
-    rollback::prepare(&held, &writing, None).unwrap();
-    held.exchange(&writing.layers, GONE).unwrap();
+    let bed = two_states();
+    let (held, writing) = rolled_back_half(&bed);
     let told = held.not_put_back(&writing.layers, GONE, "it failed", rustix::io::Errno::IO).to_string();
     assert!(told.contains(".upper.layers/rescued-1 now"), "{told}");
     drop((held, writing));
@@ -269,10 +275,7 @@ fn an_upper_that_could_not_be_put_back_is_removed_by_nobody() {
 
 #[test]
 fn what_something_stands_on_is_not_removed() {
-    let bed = build();
-    write(&bed.open(), "same", "ONE");
-    take(&bed, "one");
-    write(&bed.open(), "same", "TWO");
+    let bed = two_states();
     take(&bed, "two");
     branch::branch(&target(&bed), &bed.at("branch")).unwrap();
     go_back(&bed, "0");
@@ -430,10 +433,7 @@ fn an_empty_directory_is_not_taken_for_an_upper() {
 /// Who moved a layer away may bring it back: nothing is given up meanwhile.
 #[test]
 fn a_layer_that_is_not_there_stays_in_the_record() {
-    let bed = build();
-    write(&bed.open(), "same", "ONE");
-    take(&bed, "one");
-    write(&bed.open(), "same", "TWO");
+    let bed = two_states();
     let two = shown(&bed);
     take(&bed, "two");
     fs::rename(bed.at(".upper.layers/2"), bed.at("away")).unwrap();
@@ -539,7 +539,6 @@ fn more_than_five_hundred_layers_are_refused() {
 /// Who owns the directory that holds an upper can move `.upper.layers` away at any moment, and put a symlink there.
 #[test]
 fn what_is_written_goes_into_the_directory_that_was_opened() {
-    use crate::union::frozen::held::Writing;
     use crate::union::frozen::site::Layers;
 
     let bed = build();

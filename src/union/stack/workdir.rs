@@ -37,6 +37,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, fchmod, fremovexattr, fstat, mkdirat, op
 use rustix::io::Errno;
 
 use crate::sys::filesystem;
+use crate::sys::process;
 use crate::sys::remove;
 use crate::union::frozen::mark;
 use crate::union::quota::mark::NOTE;
@@ -374,7 +375,7 @@ fn take_over(root: BorrowedFd<'_>, path: &Path, upper: &Layer) -> Result<Mark, S
     let marker = marker.join(VOLATILE);
     let Some(volatile) = look(incompat.as_fd(), VOLATILE, &marker)? else { return Ok(Mark::None) };
     let noted = read_small(volatile.as_fd(), CLEAN);
-    match (noted, boot_id()) {
+    match (noted, process::boot_id()) {
         (Some(noted), Some(now)) if noted == now => Ok(Mark::CleanThisBoot),
         _ => Err(StackError::Volatile { path: upper.path.clone(), marker: path.join(marker) }),
     }
@@ -456,7 +457,7 @@ fn set_volatile(staging: BorrowedFd<'_>) -> Result<(), Errno> {
 }
 
 fn note_clean(staging: BorrowedFd<'_>) -> Result<(), Errno> {
-    let Some(boot) = boot_id() else { return Ok(()) };
+    let Some(boot) = process::boot_id() else { return Ok(()) };
     let volatile = match openat(staging, format!("{INCOMPAT}/{VOLATILE}"), DIR, Mode::empty()) {
         Err(Errno::NOENT) => return Ok(()), // the engine has removed the mark under us: nothing to vouch for
         other => other?,
@@ -474,13 +475,6 @@ fn note_clean(staging: BorrowedFd<'_>) -> Result<(), Errno> {
         rest = &rest[n..];
     }
     Ok(())
-}
-
-/// Returns what tells one start of the machine from the next; `None` without /proc.
-fn boot_id() -> Option<Vec<u8>> {
-    let proc =
-        rustix::fs::open("/proc/sys/kernel/random", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    read_small(proc.as_fd(), "boot_id").filter(|id| !id.is_empty())
 }
 
 fn read_small(dir: BorrowedFd<'_>, name: &str) -> Option<Vec<u8>> {
