@@ -106,6 +106,15 @@ fn what_was_decoded_is_there_for_the_next_mount() {
         assert_eq!(who.sh("ls cache/unionmount/archives"), "");
         who.sh("cmp tree/d/large m/d/large");
         who.umount();
+        // What FUSE tells of times may be anything.
+        who.sh(
+            "mkdir dir inner; mv tree.tar.zst dir; ./unionmount --lower dir inner
+             XDG_CACHE_HOME=$PWD/cache ./unionmount --lower inner/tree.tar.zst m; cmp tree/d/large m/d/large",
+        );
+        assert_eq!(who.sh("ls cache/unionmount/archives"), "");
+        who.place.umount("m");
+        who.place.umount("inner");
+        who.place.wait_for_no_daemon();
     }
 }
 
