@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -224,6 +225,12 @@ fn data_that_another_index_speaks_of_are_not_noted_as_synced() {
     let head = fs::read(&index).unwrap()[..HEAD].to_vec();
     note_synced(&shelf, key, &head, &data).unwrap();
     assert_eq!(fs::read(&index).unwrap()[FORM.len() + DIGEST..HEAD], [0; BOOT]);
+    // What can't be synced isn't kept; a pipe can't.
+    let (pipe, _end) = rustix::pipe::pipe().unwrap();
+    let head = fs::read(&index).unwrap()[..HEAD].to_vec();
+    note_synced(&shelf, key, &head, &pipe.into()).unwrap_err();
+    assert!(yard.kept(DATA).is_empty());
+    assert!(!yard.is_known(&path));
 }
 
 #[test]
@@ -339,6 +346,14 @@ fn a_body_that_leads_out_of_itself_is_refused() {
     body.told.index.objects.pop();
     body.told.index.objects.pop();
     assert!(!sound(&body), "a name of nothing");
+    for (name, number) in [(&b"a"[..], 0), (b"..", 1), (b"a/b", 1), (b"", 1), (b"a", 1)] {
+        let directory = || Object::new(&Attributes::of_implied_directory(), 0, Content::None);
+        let names = BTreeMap::from([(name.into(), number)]);
+        let directories = BTreeMap::from([(0, names), (1, BTreeMap::new())]);
+        let more = (BTreeMap::new(), BTreeSet::new());
+        body.told.index = Index::new(vec![directory(), directory()], directories, more).unwrap();
+        assert_eq!(sound(&body), name == b"a" && number == 1, "{name:?} is {number}");
+    }
 }
 
 #[test]
