@@ -12,7 +12,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use indicatif::{MultiProgress, ProgressBar};
+use indicatif::MultiProgress;
 use parking_lot::Mutex;
 
 use super::compression::Compression;
@@ -22,7 +22,7 @@ use super::error::{Result, StoreError};
 use super::layer::Limits;
 use super::name::ImageName;
 use super::plan::{PlannedImage, PlannedLayer, plan};
-use super::progress::bar_style;
+use super::progress::added;
 use super::source::ImageSource;
 use super::store::{AddedLayer, Blob, Image, Staging, Store, Take};
 
@@ -238,9 +238,7 @@ fn take_layer(
     stop: &AtomicBool,
 ) -> Result<AddedLayer> {
     let layer = wanted.layer;
-    let bar = options.progress.add(ProgressBar::new(size));
-    bar.set_style(bar_style());
-    bar.set_message(layer.diff_id.short());
+    let bar = added(&options.progress, Some(size), layer.diff_id.short());
     let progress = |count| bar.inc(count);
     let spooled = match wanted.from_store {
         // Without a promise of its bytes, it may have to be stored in another form.

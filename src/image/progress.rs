@@ -1,6 +1,6 @@
 //! How far something is that takes long, as bars show it.
 
-use indicatif::ProgressStyle;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 const OF_KNOWN: &str = "{msg} [{wide_bar}] {bytes:>11}/{total_bytes:11}";
 const OF_UNKNOWN: &str = "{msg} {bytes} ({bytes_per_sec})";
@@ -13,8 +13,17 @@ pub(crate) fn bar_style() -> ProgressStyle {
 }
 
 /// Returns the style of what comes from a pipe: nobody knows how much it will be.
-pub(super) fn stream_style() -> ProgressStyle {
+fn stream_style() -> ProgressStyle {
     ProgressStyle::with_template(OF_UNKNOWN).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// Adds a bar; without a size nobody knows how much it will be. It gets its style first, for what is added is drawn at once.
+pub(crate) fn added(to: &MultiProgress, size: Option<u64>, message: String) -> ProgressBar {
+    let bar = match size {
+        Some(size) => ProgressBar::new(size).with_style(bar_style()),
+        None => ProgressBar::no_length().with_style(stream_style()),
+    };
+    to.add(bar.with_message(message))
 }
 
 #[cfg(test)]

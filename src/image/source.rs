@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use indicatif::{MultiProgress, ProgressBar};
+use indicatif::MultiProgress;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use self::members::{Failure, Member, Members, find, scan, spool};
@@ -21,7 +21,7 @@ use super::compression::{Compression, decode, peek};
 use super::digest::Digest;
 use super::document::{BlobSource, MAX_DOCUMENT};
 use super::error::{FetchFailed, Result, StoreError};
-use super::progress::{bar_style, stream_style};
+use super::progress;
 use super::store::{Blob, Staging};
 
 /// What to load from.
@@ -109,7 +109,7 @@ impl ImageSource {
         mut file: File,
         regular: bool,
         (staging, limit): (&Staging<'_>, u64),
-        progress: &MultiProgress,
+        bars: &MultiProgress,
     ) -> std::result::Result<Files, Failure> {
         if regular && file.stream_position()? == 0 {
             let mut head = [0; 16];
@@ -120,14 +120,11 @@ impl ImageSource {
             }
         }
         // Before the first layer is known all of it has been read, which can take long.
-        let bar = progress.add(ProgressBar::no_length());
-        bar.set_message("reading");
-        bar.set_style(stream_style());
-        if regular {
-            let left = file.metadata()?.len().saturating_sub(file.stream_position()?);
-            bar.set_length(left);
-            bar.set_style(bar_style());
-        }
+        let left = match regular {
+            true => Some(file.metadata()?.len().saturating_sub(file.stream_position()?)),
+            false => None,
+        };
+        let bar = progress::added(bars, left, "reading".to_owned());
         let (_, stream) = decode(BufReader::with_capacity(256 << 10, bar.wrap_read(file)))?;
         let members = spool(stream, staging, limit);
         bar.finish_and_clear();

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
 
-use indicatif::{MultiProgress, ProgressBar};
+use indicatif::MultiProgress;
 use parking_lot::Mutex;
 
 use super::Access;
@@ -16,7 +16,7 @@ use super::settings::{Endpoint, Settings};
 use crate::image::digest::{Digest, Hashing};
 use crate::image::document::BlobSource;
 use crate::image::error::StoreError;
-use crate::image::progress::bar_style;
+use crate::image::progress::added;
 use crate::image::store::{Image, Store};
 
 /// More at once gain nothing.
@@ -132,9 +132,7 @@ fn bring(
             Err(error) => log::debug!("{repository}: {error}"),
         }
     }
-    let bar = progress.add(ProgressBar::new(size));
-    bar.set_style(bar_style());
-    bar.set_message(digest.short());
+    let bar = added(progress, Some(size), digest.short());
     let path = store.blob_path(digest);
     let sent = client.send_blob(digest, begun, &mut || {
         bar.reset();
