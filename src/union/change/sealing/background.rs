@@ -5,7 +5,7 @@
 //! sealed when the session has ended ([`Union::seal_rest`]): files that the kernel has forgotten meanwhile, more than can be noted,
 //! and what an earlier mount has left.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -72,6 +72,8 @@ pub struct LazyReport {
 struct Queue {
     /// Their numbers, and when each was noted.
     files: VecDeque<(u64, Instant)>,
+    /// The same numbers: a file that is opened again and again waits once.
+    noted: HashSet<u64>,
     ended: bool,
 }
 
@@ -92,9 +94,8 @@ impl Waiting {
             return;
         }
         let mut queue = self.queue.lock();
-        let is_known = queue.files.back().is_some_and(|(last, _)| *last == ino)
-            || self.sealing.load(Ordering::Relaxed) == ino;
-        if queue.files.len() < MOST && !queue.ended && !is_known {
+        let is_sealed = self.sealing.load(Ordering::Relaxed) == ino;
+        if queue.files.len() < MOST && !queue.ended && !is_sealed && queue.noted.insert(ino) {
             queue.files.push_back((ino, Instant::now()));
             self.changed.notify_all();
         }
@@ -107,7 +108,11 @@ impl Waiting {
             match queue.files.front().map(|(_, noted)| *noted + DELAY) {
                 None => self.changed.wait(&mut queue),
                 Some(begin) if begin > Instant::now() => drop(self.changed.wait_until(&mut queue, begin)),
-                Some(_) => return queue.files.pop_front().map(|(ino, _)| ino),
+                Some(_) => {
+                    let (ino, _) = queue.files.pop_front()?;
+                    queue.noted.remove(&ino);
+                    return Some(ino);
+                }
             }
         }
         None
@@ -370,6 +375,31 @@ mod tests {
         );
         drop(sealer);
         assert_eq!(unsealed(&union), ["/d/b"]);
+        union.shut_down();
+    }
+
+    /// Takes more files than stay open.
+    #[test]
+    fn files_that_are_opened_again_and_again_wait_once() {
+        let bed = build();
+        let files = 0..200;
+        for n in files.clone() {
+            fs::File::create(bed.at(format!("0/d/{n}"))).unwrap().set_len(SIZE as u64).unwrap();
+        }
+        let union = open(&bed, false);
+        let nodes: Vec<_> = files.map(|n| look_up(&union, &format!("d/{n}")).unwrap()).collect();
+        for node in &nodes {
+            union.write(node, 5, b"here", Write::default()).unwrap();
+        }
+        for node in nodes.iter().chain(&nodes) {
+            assert_eq!(union.read(node, 0, &mut [0; 16]).unwrap(), 16);
+        }
+        assert_eq!(union.lazy_report().unwrap().waiting, 200);
+        // One that was come to waits again when it is opened again.
+        let first = union.waiting.next().unwrap();
+        assert_eq!(first, nodes[0].ino);
+        union.waiting.note(first);
+        assert_eq!(union.lazy_report().unwrap().waiting, 200);
         union.shut_down();
     }
 
