@@ -41,10 +41,13 @@ impl BlockMap {
         }
     }
 
-    /// Takes one block away.
-    pub fn remove(&mut self, block: u64) {
-        if let Some(chunk) = self.chunks.get_mut(&(block / CHUNK)) {
-            chunk[(block % CHUNK / 64) as usize] &= !(1 << (block % 64));
+    /// Takes the blocks from `from` to before `to` away.
+    pub fn remove(&mut self, from: u64, to: u64) {
+        for (number, chunk) in self.chunks.range_mut(from / CHUNK..to.div_ceil(CHUNK)) {
+            let first = number * CHUNK;
+            for at in from.max(first)..to.min(first + CHUNK) {
+                chunk[(at % CHUNK / 64) as usize] &= !(1 << (at % 64));
+            }
         }
     }
 
@@ -101,8 +104,9 @@ mod tests {
                     set.extend(from..from + length);
                 }
                 if length % 3 == 0 {
-                    map.remove(from + length / 2);
-                    set.remove(&(from + length / 2));
+                    let (first, last) = (from + length / 2, from + length / 2 + from % 5000);
+                    map.remove(first, last);
+                    set.retain(|block| !(first..last).contains(block));
                 }
                 prop_assert_eq!(map.count(), set.len() as u64);
             }

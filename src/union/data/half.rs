@@ -66,7 +66,7 @@ struct State {
     /// No block before this one is missing.
     whole: u64,
     /// Blocks of which a part was written, and which must become a hole again before anybody is told what the file holds.
-    torn: Option<Range<u64>>,
+    torn: Vec<Range<u64>>,
     /// Blocks before the limit that have room and no data, and must become holes before anything is written.
     room: Vec<Range<u64>>,
 }
@@ -130,9 +130,10 @@ impl Half {
         let limit = mark.limit.min(size);
         let (mut map, room) = read_map(own.as_fd(), block, limit)?;
         // What was cut off is torn no more.
-        let torn = mark.torn.filter(|torn| torn * block < limit);
-        torn.iter().for_each(|torn| map.remove(*torn));
-        let torn = torn.map(|torn| torn..torn + 1);
+        let last = limit.div_ceil(block);
+        let within = mark.torn.iter().map(|torn| torn.start..torn.end.min(last));
+        let torn: Vec<_> = within.filter(|torn| !torn.is_empty()).collect();
+        torn.iter().for_each(|torn| map.remove(torn.start, torn.end));
         let state = State { mark, limit, size, map, whole: 0, torn, room };
         Ok(Half { own, below, block, state: RwLock::new(state) })
     }
@@ -198,7 +199,7 @@ impl Half {
     fn write_to(&self, upper: &Upper, state: &mut State, offset: u64, data: &[u8]) -> Result<()> {
         let end = offset + data.len() as u64;
         // A block that gets data must not be said to be torn.
-        if end > state.size || state.mark.torn.is_some() {
+        if end > state.size || !state.mark.torn.is_empty() {
             self.mark(upper, state)?;
         }
         let block = self.block;
@@ -274,11 +275,10 @@ impl Half {
         }
     }
 
-    /// Takes blocks back that were written in part. Where that can't be done, the file is as torn for whoever opens it next; of
-    /// several blocks the mark tells the first.
+    /// Takes blocks back that were written in part. Where that can't be done, the file is as torn for whoever opens it next.
     fn take_back(&self, upper: &Upper, state: &mut State, blocks: Range<u64>) {
         let block = blocks.start;
-        state.torn = Some(blocks);
+        state.torn.push(blocks);
         let noted = self.mark(upper, state);
         let healed = self.heal(state);
         upper.looked_at(At::Fd(self.own.as_fd()));
@@ -291,13 +291,18 @@ impl Half {
         }
     }
 
-    /// Makes a hole of blocks of which only a part was written.
+    /// Makes holes of blocks of which only a part was written.
     fn heal(&self, state: &mut State) -> Result<()> {
-        if let Some(torn) = &state.torn {
+        while let Some(torn) = state.torn.last() {
             punch(self.own.as_fd(), torn.start * self.block, (torn.end - torn.start) * self.block)?;
-            state.torn = None;
+            state.torn.pop();
         }
         Ok(())
+    }
+
+    /// Tells whether there are blocks of which only a part was written, as nobody who opens it anew may know.
+    pub(in crate::union) fn is_torn(&self) -> bool {
+        !self.state.read().torn.is_empty()
     }
 
     /// Returns the state, with no block torn. Until that can be had nothing of the file is read or written: it would be
@@ -310,7 +315,7 @@ impl Half {
 
     fn healed_for_reading(&self) -> Result<RwLockReadGuard<'_, State>> {
         let state = self.state.read();
-        if state.torn.is_none() {
+        if state.torn.is_empty() {
             return Ok(state);
         }
         drop(state);
@@ -337,7 +342,7 @@ impl Half {
     /// Makes the file so long.
     pub fn truncate(&self, upper: &Upper, size: u64) -> Result<()> {
         let mut state = self.to_be_written(upper)?;
-        if size > state.size || state.mark.torn.is_some() {
+        if size > state.size || !state.mark.torn.is_empty() {
             self.mark(upper, &mut state)?;
         }
         upper.set_length(self.own.as_fd(), size)?;
@@ -355,9 +360,8 @@ impl Half {
 
     /// Has the mark say what the limit is, before the file grows, or what was cut off would be back; and what is torn.
     fn mark(&self, upper: &Upper, state: &mut State) -> Result<()> {
-        let torn = state.torn.as_ref().map(|torn| torn.start);
-        if (state.mark.limit, state.mark.torn) != (state.limit, torn) {
-            let mark = HalfMark { limit: state.limit, torn, ..state.mark.clone() };
+        if (state.mark.limit, &state.mark.torn) != (state.limit, &state.torn) {
+            let mark = HalfMark { limit: state.limit, torn: state.torn.clone(), ..state.mark.clone() };
             upper.set_mark(upper.own_file(self.own.as_fd()), HALF, &mark.to_bytes())?;
             state.mark = mark;
         }

@@ -1,5 +1,8 @@
 //! What a half-copied file says of itself: see [`crate::union::data::half`].
 
+use std::iter;
+use std::ops::Range;
+
 use crate::sys::object::Stat;
 
 /// The mark of a half-copied file.
@@ -12,8 +15,8 @@ pub(in crate::union) const NOWHERE: &[u8] = b"/.wh..unionmount-half-copied/.wh..
 pub struct HalfMark {
     /// Up to where the lower's file counts.
     pub limit: u64,
-    /// A block of which a part may have been written, so that it is nobody's until it is a hole again.
-    pub(super) torn: Option<u64>,
+    /// Blocks of which a part may have been written, so that they are nobody's until they are holes again.
+    pub(super) torn: Vec<Range<u64>>,
     /// Size, modification time and inode number of the lower's file.
     pub(super) size: u64,
     pub(super) mtime: (i64, u32),
@@ -30,7 +33,7 @@ impl HalfMark {
     pub fn of(copy: &Stat, below: &Stat, path: Vec<u8>) -> HalfMark {
         let (limit, size, ino) = (below.size, below.size, below.ino);
         let mtime = (below.mtime.sec, below.mtime.nsec);
-        HalfMark { limit, torn: None, size, mtime, ino, own: copy.ino, born: born(copy), path }
+        HalfMark { limit, torn: Vec::new(), size, mtime, ino, own: copy.ino, born: born(copy), path }
     }
 
     /// Returns whether that is the stat of the copy that has it.
@@ -44,10 +47,18 @@ impl HalfMark {
     }
 
     /// Returns it as it is kept: `2 LIMIT SIZE SECONDS NANOSECONDS INO OWN SECONDS NANOSECONDS PATH`, or, where a block is torn,
-    /// `3 TORN` and the same from LIMIT on.
+    /// `3 TORN` and the same from LIMIT on; where several are, `4 FROM-TO,FROM-TO…`, without those at TO.
     pub fn to_bytes(&self) -> Vec<u8> {
         let HalfMark { limit, torn, size, mtime, ino, own, born, path } = self;
-        let version = torn.map_or_else(|| "2".to_owned(), |block| format!("3 {block}"));
+        let version = match &torn[..] {
+            [] => "2".to_owned(),
+            // Earlier versions read no other.
+            [one] if one.end == one.start + 1 => format!("3 {}", one.start),
+            several => {
+                let each = |blocks: &Range<u64>| format!("{}-{}", blocks.start, blocks.end);
+                format!("4 {}", several.iter().map(each).collect::<Vec<_>>().join(","))
+            }
+        };
         let below = format!("{version} {limit} {size} {} {} {ino}", mtime.0, mtime.1);
         let mut bytes = format!("{below} {own} {} {} ", born.0, born.1).into_bytes();
         bytes.extend_from_slice(path);
@@ -56,16 +67,17 @@ impl HalfMark {
 
     /// Returns the reverse of [`HalfMark::to_bytes`]. `None`: of another version, or no such mark.
     pub fn parse(bytes: &[u8]) -> Option<HalfMark> {
-        let is_torn = match bytes.split(|byte| *byte == b' ').next()? {
+        let version = bytes.split(|byte| *byte == b' ').next()?;
+        let is_torn = match version {
             b"2" => false,
-            b"3" => true,
+            b"3" | b"4" => true,
             _ => return None,
         };
         let mut words = bytes.splitn(10 + usize::from(is_torn), |byte| *byte == b' ').skip(1);
+        let torn = if is_torn { parse_torn(version, words.next()?)? } else { Vec::new() };
         let mut word = || words.next();
         let number = |word: Option<&[u8]>| std::str::from_utf8(word?).ok()?.parse::<i128>().ok();
         let mut next = || number(word());
-        let torn = if is_torn { Some(next()?.try_into().ok()?) } else { None };
         let (limit, size) = (next()?.try_into().ok()?, next()?.try_into().ok()?);
         let mtime = (next()?.try_into().ok()?, next()?.try_into().ok()?);
         let (ino, own) = (next()?.try_into().ok()?, next()?.try_into().ok()?);
@@ -73,6 +85,21 @@ impl HalfMark {
         let path = word()?.to_vec();
         path.starts_with(b"/").then_some(HalfMark { limit, torn, size, mtime, ino, own, born, path })
     }
+}
+
+/// Reads which blocks are torn.
+fn parse_torn(version: &[u8], word: &[u8]) -> Option<Vec<Range<u64>>> {
+    let word = std::str::from_utf8(word).ok()?;
+    if version == b"3" {
+        let block: u64 = word.parse().ok()?;
+        return Some(iter::once(block..block.checked_add(1)?).collect());
+    }
+    let blocks = |range: &str| {
+        let (from, to) = range.split_once('-')?;
+        let blocks = from.parse().ok()?..to.parse().ok()?;
+        (!blocks.is_empty()).then_some(blocks)
+    };
+    word.split(',').map(blocks).collect()
 }
 
 /// Returns when an inode was made; the beginning of time where its filesystem doesn't tell.
@@ -87,13 +114,16 @@ mod tests {
     #[test]
     fn marks_are_read_as_they_are_written() {
         let path = b"/a b/c\xff".to_vec();
-        for torn in [None, Some(0), Some(17)] {
+        let one = |from: u64, to: u64| iter::once(from..to).collect();
+        let several = vec![70..71, 3..4, 8..u64::MAX];
+        for torn in [vec![], one(0, 1), one(17, 18), one(17, 19), several] {
             let (size, mtime, ino, born) = (9, (-3, 7), u64::MAX, (-1, 999));
             let mark = HalfMark { limit: 5, torn, size, mtime, ino, own: 8, born, path: path.clone() };
             assert_eq!(HalfMark::parse(&mark.to_bytes()), Some(mark));
         }
-        let good = "2 5 9 3 7 1 8 4 6 /a";
-        assert!(HalfMark::parse(good.as_bytes()).is_some());
+        for good in ["2 5 9 3 7 1 8 4 6 /a", "3 1 5 9 3 7 1 8 4 6 /a", "4 1-3 5 9 3 7 1 8 4 6 /a"] {
+            assert!(HalfMark::parse(good.as_bytes()).is_some(), "{good}");
+        }
         for bad in [
             "",
             "2",
@@ -103,6 +133,9 @@ mod tests {
             "2 -5 9 3 7 1 8 4 6 /a",
             "3 5 9 3 7 1 8 4 6 /a",
             "4 1 5 9 3 7 1 8 4 6 /a",
+            "4 1-1 5 9 3 7 1 8 4 6 /a",
+            "4 1-2, 5 9 3 7 1 8 4 6 /a",
+            "5 1-2 5 9 3 7 1 8 4 6 /a",
         ] {
             assert_eq!(HalfMark::parse(bad.as_bytes()), None, "{bad:?}");
         }

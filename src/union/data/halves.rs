@@ -58,7 +58,7 @@ impl Halves {
         let used = |slot: &Slot| {
             // Who opens it or asks for it has the slot.
             Arc::strong_count(slot) > 1
-                || slot.lock().as_ref().is_some_and(|half| Arc::strong_count(half) > 1)
+                || slot.lock().as_ref().is_some_and(|half| Arc::strong_count(half) > 1 || half.is_torn())
         };
         if self.open.len() >= MOST {
             self.open.retain(|_, slot| used(slot));

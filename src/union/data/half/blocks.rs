@@ -40,7 +40,9 @@ pub(in crate::union) fn count_blocks(own: BorrowedFd<'_>, mark: &HalfMark) -> Re
     let block = fs::fstatfs(own)?.f_bsize as u64;
     let limit = mark.limit.min(size);
     let (shared, all) = (limit.div_ceil(block), size.div_ceil(block));
-    Ok((read_map(own, block, limit)?.0.count() + (all - shared), all))
+    let mut map = read_map(own, block, limit)?.0;
+    mark.torn.iter().for_each(|torn| map.remove(torn.start, torn.end));
+    Ok((map.count() + (all - shared), all))
 }
 
 /// Makes a metacopy one without blocks, as a half-copied file begins: what an interrupted completion left isn't whole blocks.
