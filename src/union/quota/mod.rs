@@ -286,6 +286,8 @@ impl Quota {
         take_back: impl FnOnce() -> std::result::Result<(), E>,
     ) -> std::result::Result<R, E> {
         let ino = self.meet(object);
+        // What it grew by since somebody looked is none of this change's doing.
+        self.look(ino, object);
         let size = || ino.and_then(|ino| self.objects.get(&ino).map(|blocks| *blocks)).unwrap_or_default();
         let before = size();
         let done = change()?;
@@ -506,6 +508,22 @@ mod tests {
             },
             || panic!("it is taken back"),
         );
+        assert_eq!(tried, Ok(()));
+        assert!(quota.taken().bytes > 1 << 20);
+    }
+
+    /// A change that takes nothing, of a file that took more than there is before, unseen.
+    #[test]
+    fn a_change_is_not_blamed_for_what_came_before_it() {
+        let top = tempfile::tempdir_in("/tmp").unwrap();
+        let (upper, quota) = quota(top.path(), 1 << 20);
+        std::fs::write(upper.join("f"), "x").unwrap();
+        let file = File::open(upper.join("f")).unwrap();
+        quota.meet(At::Fd(file.as_fd())).unwrap();
+        std::fs::write(upper.join("f"), vec![7; 2 << 20]).unwrap();
+        file.sync_all().unwrap();
+        let change = || Ok::<_, Errno>(());
+        let tried = quota.try_change(At::Fd(file.as_fd()), change, || panic!("it is taken back"));
         assert_eq!(tried, Ok(()));
         assert!(quota.taken().bytes > 1 << 20);
     }
