@@ -87,16 +87,34 @@ impl Union {
     /// Tells whether a change of the node would copy much data up first. Then it had better not keep a thread that
     /// others wait for.
     pub fn copies_much(&self, node: &Node, part: Part) -> bool {
+        !self.copies_blocks(node, part) && self.copies_much_whole(node, part)
+    }
+
+    /// Does the same where no blocks are copied.
+    fn copies_much_whole(&self, node: &Node, part: Part) -> bool {
         let copies = || match self.in_upper(node) {
             true => part.has_data() && self.metacopies.contains_key(&node.ino),
-            false => part.has_data() || !self.makes_metacopies(),
+            // As what it has to lose can't come later, setuid files come up whole.
+            false => part.has_data() || !self.makes_metacopies() || self.has_mode(node, 0o6000),
         };
         node.kind == Kind::File
             && self.upper.is_some()
             && copies()
             && !(part == Part::Written && self.is_half(node))
-            && !self.may_copy_blocks(node, part)
             && self.getattr(node).is_ok_and(|attr| attr.stat.size >= MUCH)
+    }
+
+    /// Tells whether only blocks of the file will be copied, as far as can be told without opening it.
+    fn copies_blocks(&self, node: &Node, part: Part) -> bool {
+        let is_half = || self.metacopies.get(&node.ino).is_some_and(|data| data.half.is_some());
+        self.may_copy_blocks(node, part)
+            && (is_half()
+                || (self.getattr(node).is_ok_and(|attr| attr.stat.nlink == 1)
+                    && !self.has_mode(node, 0o6000)))
+    }
+
+    fn has_mode(&self, node: &Node, bits: u32) -> bool {
+        self.getattr(node).is_ok_and(|attr| attr.stat.mode & bits != 0)
     }
 
     /// Does as [`Union::copies_much`], for what a name stands for, which is to be renamed.
@@ -133,10 +151,11 @@ impl Union {
 
     fn copy_up_now(&self, node: &Arc<Node>, part: Part) -> Result<bool> {
         let started = Instant::now();
-        let much = self.copies_much(node, part);
+        let begun = CopyUp::begin(self, node, part)?;
+        let much = begun.data_bytes() >= MUCH;
         let layer = if much || self.events.listening() { self.lower_of(node) } else { None };
         let _running = much.then(|| self.begin_much(node, layer));
-        let copied = CopyUp::begin(self, node, part)?.fill()?.publish()?;
+        let copied = begun.fill()?.publish()?;
         self.changed_by_itself(node);
         if copied.has_other_names {
             self.link_known_names(node);

@@ -96,6 +96,9 @@ impl Union {
             _ => {
                 let mut buffer = vec![0; len.min(1 << 20)];
                 let count = source.read_at(&mut buffer, from.1)?;
+                if count == 0 {
+                    return Ok(0);
+                }
                 self.put(to.0, to.1, &buffer[..count], Write::default())?
             }
         };

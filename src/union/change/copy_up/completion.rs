@@ -141,7 +141,8 @@ impl Union {
         }
         self.in_turn(node, || match self.metacopies.get(&node.ino).map(|at| at.clone()) {
             Some(data) => {
-                let much = self.copies_much(node, part);
+                // Blocks of it are ruled out by now, whatever looked as if they weren't.
+                let much = self.copies_much_whole(node, part);
                 let _running = much.then(|| self.begin_much(node, Some(data.dir.layer)));
                 Completion::begin(self, node, &data)?.run(part)
             }

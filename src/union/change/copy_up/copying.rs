@@ -175,9 +175,14 @@ impl<'u> CopyUp<'u> {
         matches!(self.data, Data::Copied(size) if size < self.original.stat.size)
     }
 
+    /// Returns how many bytes of data the copy gets.
+    pub(in crate::union) fn data_bytes(&self) -> u64 {
+        if let Data::Copied(size) = self.data { size } else { 0 }
+    }
+
     fn copied(&self) -> Copied {
         Copied {
-            data: if let Data::Copied(size) = self.data { size } else { 0 },
+            data: self.data_bytes(),
             moved: self.moved,
             is_cut: self.is_cut(),
             has_other_names: self.original.keeps_links(self.union),

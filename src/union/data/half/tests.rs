@@ -3,19 +3,17 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 
 use super::LEAST;
+use crate::sys::splice::Pipe;
 use crate::union::bed::kill::{Order, kill_at};
 use crate::union::bed::{Bed, look_up};
 use crate::union::change::rename::RenameMode;
 use crate::union::data::file::Write;
-use crate::union::escaped_path::EscapedPath;
-use crate::union::events::{EventKind, Filter, Heard};
 use crate::union::nodes::node::Node;
 use crate::union::options::{FsOptions, Lazy};
 use crate::union::stack::layer::{Stack, StackOptions};
@@ -23,6 +21,7 @@ use crate::union::view::attr::SetAttr;
 use crate::union::{Limits, Union};
 
 mod failing;
+mod told;
 
 const SIZE: usize = 300_123;
 const BLOCK: u64 = 4096;
@@ -57,7 +56,31 @@ fn read(union: &Union, node: &Arc<Node>) -> Vec<u8> {
     let count = union.read(node, 0, &mut bytes).unwrap();
     assert_eq!(count, size, "it ends elsewhere than its attributes say");
     bytes.truncate(count);
+    assert!(read_to_pipe(union, node, (0, size + 10)) == bytes, "through a pipe it is another");
     bytes
+}
+
+/// Reads the same way as the kernel is answered.
+fn read_to_pipe(union: &Union, node: &Arc<Node>, (offset, size): (u64, usize)) -> Vec<u8> {
+    const HEADER: &[u8] = b"a header of some bytes";
+    let pipe = Pipe::new(1 << 20).unwrap();
+    assert!(pipe.takes(size) && union.fits_pipes(node));
+    let mut told = None;
+    let filled = union.read_to_pipe(node, (offset, size as u32), &pipe, |len| {
+        told = Some(len);
+        HEADER
+    });
+    let len = filled.unwrap().expect("what fits a pipe is put there");
+    assert_eq!(told, Some(len));
+    let mut bytes = vec![0; HEADER.len() + len as usize];
+    let mut done = 0;
+    while done < bytes.len() {
+        let count = rustix::io::read(pipe.out(), &mut bytes[done..]).unwrap();
+        assert!(count > 0, "the pipe has less than was told");
+        done += count;
+    }
+    assert_eq!(&bytes[..HEADER.len()], HEADER);
+    bytes.split_off(HEADER.len())
 }
 
 fn resize(union: &Union, node: &Arc<Node>, size: u64) {
@@ -150,8 +173,10 @@ fn run(ops: Vec<Op>) {
             Op::Read(at, length) => {
                 let mut bytes = vec![0; *length];
                 let count = union.read(&node, *at, &mut bytes).unwrap();
+                let piped = read_to_pipe(&union, &node, (*at, *length));
                 let at = (*at as usize).min(model.len());
-                assert!(bytes[..count] == model[at..(at + length).min(model.len())], "{step}: {op:?}");
+                let expected = &model[at..(at + length).min(model.len())];
+                assert!(bytes[..count] == *expected && piped == expected, "{step}: {op:?}");
             }
             Op::Copy(from, to, length) => {
                 let source = find(&union, "d/b");
@@ -253,40 +278,6 @@ fn one_byte_copies_one_block() {
     union.fsync(&node, false).unwrap();
     let room = fs::metadata(bed.at("upper/d/a")).unwrap().blocks() * 512;
     assert!(room <= 4 * BLOCK, "{room} bytes were taken");
-}
-
-/// What a program has copied in one call is no read and no write, whichever way it was done.
-#[test]
-fn a_copy_to_or_from_a_half_copied_file_is_told_as_one_copy() {
-    let bed = build();
-    let union = open(&bed);
-    let (a, b) = (find(&union, "d/a"), find(&union, "d/b"));
-    union.write(&a, 100_000, b"!", Write::default()).unwrap();
-    let mut listening = union.events.listen(Filter::default(), 100);
-    union.copy_file_range((&b, 5), (&a, 2 * BLOCK), 100).unwrap();
-    union.copy_file_range((&a, 7), (&a, 2 * BLOCK + 200), 50).unwrap();
-    union.fallocate(&a, FallocateFlags::ZERO_RANGE, (2 * BLOCK, 10)).unwrap();
-    let mut told = Vec::new();
-    while let Heard::Event(event) = listening.hear(Duration::ZERO) {
-        told.push(event.what);
-    }
-    let path = |path: &str| EscapedPath::from(path.as_bytes());
-    let copy = |from: &str, from_offset, offset, bytes| EventKind::Copy {
-        path: path("/d/a"),
-        offset,
-        bytes,
-        from: path(from),
-        from_offset,
-    };
-    assert_eq!(
-        told,
-        [
-            EventKind::CopyRange { path: path("/d/a"), offset: 2 * BLOCK, bytes: BLOCK, layer: Some(1) },
-            copy("/d/b", 5, 2 * BLOCK, 100),
-            copy("/d/a", 7, 2 * BLOCK + 200, 50),
-            EventKind::Allocate { path: path("/d/a"), offset: 2 * BLOCK, bytes: 10, zeroes: true },
-        ]
-    );
 }
 
 fn node_half(union: &Union, node: &Arc<Node>) -> Arc<super::Half> {
