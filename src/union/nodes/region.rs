@@ -126,6 +126,9 @@ struct Root {
 pub struct Regions {
     /// Those that begin with a layer, in the order of the layers: their position is their index.
     roots: Vec<Root>,
+    /// Those that begin with a layer and whose index was told before the layer came, by a mark of an origin in its filesystem: the
+    /// index is the one that [`Regions::nested`] knows.
+    told_before: HashMap<u16, Root>,
     /// Device and inode number of the layers' roots.
     root_ids: HashSet<(u64, u64)>,
     /// Ids of the others, by their index: the hash of the id, or the next that was free.
@@ -133,6 +136,9 @@ pub struct Regions {
     /// The places of the layers, by device and inode number of their roots: how many lay below each when it came to the stack, itself
     /// counted. Layers that come later have the next ones, wherever they come.
     places: HashMap<(u64, u64), u64>,
+    /// The last place that was given. None is given twice: a filesystem that is known by its type and its place would be taken for
+    /// one that is gone.
+    last_place: u64,
     interned: DashMap<Unruly, InodeId>,
     next_interned: AtomicU64,
     /// The last names of all mount points of the host: what a listing tells of such an entry may be of what is covered.
@@ -148,10 +154,9 @@ impl Regions {
     pub fn of_layers(layers: &[OpenLayer], before: Option<&Regions>) -> Result<Regions> {
         let mut regions = before.map_or_else(Regions::default, |before| before.handed_on(layers));
         let mut ids: HashSet<u64> = regions
-            .roots
-            .iter()
-            .filter(|root| root.unique && root.dev != NOWHERE)
-            .map(|root| root.id)
+            .begun()
+            .filter(|(_, root)| root.unique && root.dev != NOWHERE)
+            .map(|(_, root)| root.id)
             .collect();
         regions.place(layers);
         for at in 0..layers.len() {
@@ -168,7 +173,14 @@ impl Regions {
         let stays = |root: &Root| if is_there(root.dev) { *root } else { Root { dev: NOWHERE, ..*root } };
         Regions {
             roots: self.roots.iter().map(stays).collect(),
+            told_before: self
+                .told_before
+                .iter()
+                .filter(|(_, root)| is_there(root.dev))
+                .map(|(index, root)| (*index, *root))
+                .collect(),
             places: self.places.clone(),
+            last_place: self.last_place,
             nested: RwLock::new(self.nested.read().clone()),
             ..Regions::default()
         }
@@ -178,13 +190,18 @@ impl Regions {
     fn place(&mut self, layers: &[OpenLayer]) {
         let is_there = |id: &(u64, u64)| layers.iter().any(|layer| layer.root.id == *id);
         self.places.retain(|id, _| is_there(id));
-        let mut next = self.places.values().max().map_or(1, |last| last + 1);
         for layer in layers.iter().rev() {
             if let Entry::Vacant(free) = self.places.entry(layer.root.id) {
-                free.insert(next);
-                next += 1;
+                self.last_place += 1;
+                free.insert(self.last_place);
             }
         }
+    }
+
+    /// Returns the regions that begin with a layer, by their indexes.
+    fn begun(&self) -> impl Iterator<Item = (usize, &Root)> {
+        let told_before = self.told_before.iter().map(|(index, root)| (usize::from(*index), root));
+        self.roots.iter().enumerate().chain(told_before)
     }
 
     /// Returns the place of the layer that has that root.
@@ -197,7 +214,8 @@ impl Regions {
         let root = &layers[at].root;
         self.root_ids.insert(root.id);
         let dev = root.id.0;
-        let index = match self.roots.iter().position(|known| known.dev == dev) {
+        let known = self.begun().find(|(_, known)| known.dev == dev).map(|(index, _)| index);
+        let index = match known {
             Some(known) => known,
             None => {
                 let from_lowest = self.place_of(root);
@@ -231,8 +249,14 @@ impl Regions {
             self.roots[gone] = root;
             return gone;
         }
-        // A region that doesn't begin with a layer may have the next index.
         let nested = self.nested.get_mut();
+        // One whose files an origin's mark has told of: they have numbers with that index.
+        if let Some((index, _)) = nested.iter().find(|(_, id)| **id == root.id) {
+            let index = *index;
+            self.told_before.insert(index, root);
+            return usize::from(index);
+        }
+        // A region that doesn't begin with a layer may have the next index.
         while let Some(id) = u16::try_from(self.roots.len()).ok().and_then(|index| nested.remove(&index)) {
             self.roots.push(Root { dev: NOWHERE, id, unique: false });
         }
@@ -266,7 +290,12 @@ impl Regions {
             let of_host = layer.filter(|layer| layer.root.tree().is_none());
             of_host.map(|layer| fds.host(&layer.root)).transpose()
         };
-        self.roots.iter().map(source).collect()
+        let length = self.begun().map(|(index, _)| index + 1).max().unwrap_or_default();
+        let mut sources = vec![None; length];
+        for (index, root) in self.begun() {
+            sources[index] = source(root)?;
+        }
+        Ok(sources)
     }
 
     fn id(&self, region: u16) -> Option<u64> {
@@ -531,6 +560,47 @@ mod tests {
         assert_eq!([after.index_of(0xaa), after.index_of(0xbb), after.index_of(0xcc)], [0, 1, 3].map(Some));
         assert_eq!([after.index_of(nested), after.index_of(0x77)], [Some(2), Some(other)]);
         assert_eq!(after.begin(root(5, 0xaa)), 0, "it comes again, as another device");
+    }
+
+    #[test]
+    fn a_layer_that_comes_has_the_index_that_a_mark_of_its_filesystem_was_read_with() {
+        let before = Regions::of_ids(&[0xaa]);
+        let marked = InodeId::from_text(b"cc:5", ':', &before).unwrap();
+        let mut after = before.handed_on(&[]);
+        let index = after.begin(Root { dev: 9, id: 0xcc, unique: true });
+        assert_eq!(InodeId::new(index as u16, 5), Some(marked));
+        assert_eq!(InodeId::from_text(b"cc:5", ':', &after), Some(marked));
+        assert_eq!(marked.to_text(':', &after).unwrap(), "cc:5");
+        // It is known by its device, as long as that is there.
+        assert_eq!(after.begun().find(|(_, root)| root.dev == 9).map(|(at, _)| at), Some(index));
+        let mut gone = after.handed_on(&[]);
+        assert!(gone.begun().all(|(_, root)| root.dev != 9));
+        assert_eq!(gone.begin(Root { dev: 7, id: 0xcc, unique: true }), index, "it comes again");
+    }
+
+    #[test]
+    fn a_place_that_became_free_is_given_to_nobody_else() {
+        let top = tempfile::tempdir().unwrap();
+        let layer = |name: &str| {
+            let path = top.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            let fd = std::os::fd::OwnedFd::from(std::fs::File::open(&path).unwrap());
+            let stat = crate::sys::object::At::Fd(fd.as_fd()).stat().unwrap();
+            let belief = crate::union::lookup::belief::Belief::of_process();
+            OpenLayer { path, place: Vec::new(), root: RealDir::root(0, fd, &stat, belief) }
+        };
+        let (mut layers, coming) = (vec![layer("a"), layer("b")], layer("c"));
+        let mut regions = Regions::default();
+        regions.place(&layers);
+        assert_eq!([&layers[0], &layers[1]].map(|layer| regions.place_of(&layer.root)), [2, 1]);
+        let gone = layers.remove(0);
+        let mut regions = regions.handed_on(&layers);
+        regions.place(&layers);
+        layers.insert(0, coming);
+        let mut regions = regions.handed_on(&layers);
+        regions.place(&layers);
+        assert_eq!([&layers[0], &layers[1]].map(|layer| regions.place_of(&layer.root)), [3, 1]);
+        assert_eq!(regions.place_of(&gone.root), 0);
     }
 
     #[test]
