@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
@@ -17,6 +18,8 @@ use super::Failure;
 use super::options::split_merged;
 use crate::archive::{self, Archive, ArchiveError, ArchiveOptions};
 use crate::sys::object::At;
+use crate::sys::own::is_own;
+use crate::union::escaped_path::EscapedPath;
 use crate::union::stack::layer::LowerSource;
 
 /// Behind the path of an archive: names such as `.wh.x` are whiteouts.
@@ -43,7 +46,31 @@ pub(super) fn opened(lowers: &[LowerSource]) -> Result<Vec<LowerSource>, Failure
         LowerSource::Directory(path) => found(at, path.clone()),
         tree => Ok(Found::Lower(tree.clone())),
     });
-    let found: Vec<Found> = each.collect::<Result<_, _>>()?;
+    read(each.collect::<Result<_, _>>()?)
+}
+
+/// Opens one more lower of a mount that is there. `id`: device and inode number of what is meant, which an archive must be; a
+/// directory is held against it by who opens it.
+pub(super) fn one_more(path: PathBuf, id: (u64, u64)) -> Result<LowerSource, Failure> {
+    let shown = EscapedPath::from(path.as_path());
+    let failed = |why: &dyn std::fmt::Display| Failure::failed(format!("{shown}: {why}"));
+    // What lies in the mount is never opened; this tells so.
+    let pin = rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    if pin.is_ok_and(|pin| At::Fd(pin.as_fd()).stat_as_known().is_ok_and(|seen| is_own(seen.dev))) {
+        return Err(failed(&"lies in the mount, which would wait for itself"));
+    }
+    let found = found(0, path)?;
+    if let Found::File { file, .. } = &found {
+        let seen = file.metadata().map_err(|error| failed(&error))?;
+        if (seen.dev(), seen.ino()) != id {
+            return Err(failed(&"the daemon sees something else there; is it in another mount namespace?"));
+        }
+    }
+    read(vec![found])?.pop().ok_or_else(|| failed(&"can't be opened"))
+}
+
+/// Reads the archives among what was found.
+fn read(found: Vec<Found>) -> Result<Vec<LowerSource>, Failure> {
     let mut opened: Vec<Opened> = at_once(found, Found::read).into_iter().collect::<Result<_, _>>()?;
     // Layers of an image that lie right above each other tell of directories that one of them doesn't name.
     for run in opened.chunk_by_mut(|above, below| above.is_layer() && below.is_layer()) {

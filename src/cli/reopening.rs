@@ -12,7 +12,7 @@ use crate::union::Limits;
 use crate::union::current::{Current, LayerPlace, NotNow};
 use crate::union::escaped_path::EscapedPath;
 use crate::union::frozen::branch::Place;
-use crate::union::live::layers::{NotChanged, Restacking};
+use crate::union::live::layers::{Coming, NotChanged, Restacking};
 use crate::union::live::rollback::RollingBack;
 use crate::union::live::snapshot::{Freezing, branch_at_once};
 use crate::union::live::{How, Unchanged};
@@ -211,7 +211,8 @@ impl Reopening {
         let prepared = match &request {
             Request::AddLayer { directory, id, place, .. } => {
                 self.source(directory.as_path(), *id).and_then(|source| {
-                    Restacking::add(&union, &source, place, &self.how).map(|done| (done, Some(source)))
+                    let coming = Coming { source: &source, id: *id, point: &self.point };
+                    Restacking::add(&union, coming, place, &self.how).map(|done| (done, Some(source)))
                 })
             }
             Request::RemoveLayer { layer, .. } => {
@@ -252,21 +253,11 @@ impl Reopening {
 
     /// Returns what is to become a lower.
     fn source(&self, path: &Path, id: (u64, u64)) -> Result<LowerSource, NotChanged> {
-        use std::os::unix::fs::MetadataExt;
-        let shown = EscapedPath::from(path);
-        let refused = |why: String| NotChanged::Refused(format!("{shown}: {why}"));
-        if path.starts_with(&self.point) || self.point.starts_with(path) {
-            return Err(refused("lies in the mount, or the mount in it".to_owned()));
+        // Whatever is mounted there: by the next mount it is covered.
+        if path.starts_with(&self.point) {
+            return Err(NotChanged::Refused(format!("{}: lies in the mount", EscapedPath::from(path))));
         }
-        let found = std::fs::metadata(path).map_err(|error| refused(error.to_string()))?;
-        if (found.dev(), found.ino()) != id {
-            return Err(refused(
-                "the daemon sees something else there; is it in another mount namespace?".to_owned(),
-            ));
-        }
-        let mut sources =
-            super::lowers::sources([path.to_owned()]).map_err(|failure| refused(failure.message))?;
-        sources.pop().ok_or_else(|| refused("can't be opened".to_owned()))
+        super::lowers::one_more(path.to_owned(), id).map_err(|failure| NotChanged::Refused(failure.message))
     }
 }
 

@@ -333,7 +333,7 @@ fn what_can_not_be_a_layer_is_refused_with_the_reason() {
     let add = |dir: &str| place.unionmount(&["layers", "add", dir, "mnt"]);
     add("a").refused(1, &["layer 1 of the mount already"]);
     add("up").refused(1, &["layer 0 of the mount already"]);
-    add("up/..").refused(1, &["the mount in it"]);
+    add("up/..").refused(1, &["the mount lies in it"]);
     add("mnt").refused(1, &["lies in the mount"]);
     add("nowhere").refused(1, &["nowhere"]);
     place.unionmount(&["layers", "remove", "a", "mnt"]).refused(1, &["only layer"]);
@@ -351,6 +351,123 @@ fn what_can_not_be_a_layer_is_refused_with_the_reason() {
     place.unionmount(&["layers", "remove", "1", "mnt"]).ok();
     add("c").ok();
     assert_shows(&place, &["c", "a", "b"]);
+    unmount(&place);
+}
+
+#[test]
+fn the_mount_itself_is_no_layer_wherever_it_is_bound_to() {
+    support::needs_root!();
+    let place = mounted(&["--lower", "a:b", "--upper", "up"]);
+    place.sh("mkdir elsewhere tree && tar -C c -cf mnt/d/c.tar new && mount --bind mnt/d elsewhere").ok();
+    place
+        .sh("mkdir holds && mkdir holds/m && ./unionmount --lower a holds/m && mount --rbind holds tree")
+        .ok();
+    let add = |dir: &str, mount: &str| {
+        let ended = place.sh(&format!("timeout -k 1 20 ./unionmount layers add {dir} {mount}"));
+        if ended.code == Some(124) {
+            // It waits for itself.
+            for mount in support::mounts_below(place.path()).iter().filter(|one| one.kind.starts_with("fuse"))
+            {
+                fs::write(support::abort_of(mount.minor), "1").unwrap();
+            }
+        }
+        ended
+    };
+    add("elsewhere", "mnt").refused(1, &["elsewhere", "lies in the mount"]);
+    add("elsewhere/c.tar", "mnt").refused(1, &["c.tar", "lies in the mount"]);
+    add("tree", "holds/m").refused(1, &["tree", "the mount lies in it"]);
+    assert_eq!(fs::read_to_string(place.at("mnt/kept")).unwrap(), "b/kept");
+    place.sh("umount elsewhere && umount -R tree").ok();
+    place.unionmount(&["umount", "holds/m"]).ok();
+    unmount(&place);
+}
+
+#[test]
+fn a_directory_that_was_renamed_has_what_is_below_again_when_that_comes_back() {
+    support::needs_root!();
+    let place = mounted(&["--lower", "c:a:b", "--upper", "up"]);
+    place.sh("mkdir mnt/p && mv mnt/own mnt/p/D && test -e mnt/p/D/deep/f").ok();
+    place.unionmount(&["layers", "remove", "c", "mnt"]).ok();
+    place
+        .sh(&format!(
+            "cd mnt/p/D && exec python3 -c '
+import os, subprocess
+number = os.stat(\".\").st_ino
+assert not os.path.exists(\"deep\")
+subprocess.run([\"{}\", \"layers\", \"add\", \"../../../c\", \"../..\"], check=True)
+assert open(\"deep/f\").read() == \"c/own/deep/f\"
+assert os.stat(\".\").st_ino == number and os.listdir(\".\") == [\"deep\"]
+'",
+            place.bin().display()
+        ))
+        .ok();
+    unmount(&place);
+}
+
+/// A file of `b` with the names h1/one and h2/two, and a layer `x` that hides the first.
+fn with_two_names(first: &str, second: &str) -> Place {
+    let place = Place::new();
+    build(&place);
+    place
+        .sh("mkdir -p b/h1 b/h2 x/h1 && echo b >b/h1/one && ln b/h1/one b/h2/two && echo x >x/h1/one && echo other >other")
+        .ok();
+    mount(&place, &["--lower", "a:b", "--upper", "up"]);
+    for name in [first, second] {
+        fs::metadata(place.at("mnt").join(name)).unwrap();
+    }
+    place
+}
+
+#[test]
+fn a_file_with_several_names_stays_as_long_as_any_leads_to_it() {
+    support::needs_root!();
+    let place = with_two_names("h1/one", "h2/two");
+    let root = place.at("mnt");
+    let held = File::open(root.join("h1/one")).unwrap();
+    let number = held.metadata().unwrap().ino();
+    place.unionmount(&["layers", "add", "x", "mnt"]).ok();
+    let mut text = [0; 2];
+    held.read_exact_at(&mut text, 0).unwrap();
+    assert_eq!(&text, b"b\n");
+    assert_eq!(fs::metadata(root.join("h2/two")).unwrap().ino(), number);
+    assert_eq!(held.metadata().unwrap().ino(), number);
+    assert_eq!(fs::read_to_string(root.join("h1/one")).unwrap(), "x\n");
+    place.unionmount(&["layers", "remove", "x", "mnt"]).ok();
+    assert_eq!(fs::metadata(root.join("h1/one")).unwrap().ino(), number);
+    // Under none of its names.
+    fs::create_dir(place.at("x/h2")).unwrap();
+    fs::write(place.at("x/h2/two"), "x").unwrap();
+    place.unionmount(&["layers", "add", "x", "mnt"]).refused(1, &["--force"]);
+    drop(held);
+    unmount(&place);
+}
+
+#[test]
+fn what_is_mounted_on_one_name_of_several_is_not_detached() {
+    support::needs_root!();
+    let place = with_two_names("h2/two", "h1/one");
+    place.sh("mount --bind other mnt/h1/one").ok();
+    place.unionmount(&["layers", "add", "x", "mnt"]).refused(1, &["h1/one", "detached"]);
+    assert_eq!(fs::read_to_string(place.at("mnt/h1/one")).unwrap(), "other\n");
+    place.sh("umount mnt/h1/one && mount --bind other mnt/h2/two").ok();
+    place.unionmount(&["layers", "add", "x", "mnt"]).ok();
+    assert_eq!(fs::read_to_string(place.at("mnt/h2/two")).unwrap(), "other\n");
+    assert_eq!(fs::read_to_string(place.at("mnt/h1/one")).unwrap(), "x\n");
+    place.sh("umount mnt/h2/two").ok();
+    unmount(&place);
+}
+
+#[test]
+fn layers_stay_while_what_is_known_can_not_be_looked_up() {
+    support::needs_root!();
+    let place = mounted(&["--lower", "a:b", "--upper", "up"]);
+    look(&place.at("mnt"));
+    place.unionmount(&["layers", "add", "c", "mnt"]).ok();
+    place.sh("setfattr -n trusted.overlay.redirect -v x/y a/d").ok();
+    place.unionmount(&["layers", "remove", "c", "mnt"]).refused(1, &["stay as they are", "redirect"]);
+    place.sh("setfattr -x trusted.overlay.redirect a/d").ok();
+    place.unionmount(&["layers", "remove", "c", "mnt"]).ok();
+    assert_shows(&place, &["up", "a", "b"]);
     unmount(&place);
 }
 

@@ -148,6 +148,13 @@ impl Union {
         next
     }
 
+    /// Returns the names that are known of a file beside the one in its place, as places.
+    pub(in crate::union) fn other_names(&self, node: &Node) -> Vec<(Arc<Node>, Named)> {
+        let names = self.hardlinks.names(node.ino);
+        let place = |other: &OtherName| (other.parent.clone(), Named::new(&other.name, other.source));
+        names.map(|names| names.iter().map(place).collect()).unwrap_or_default()
+    }
+
     /// Returns the value of the origin mark. `None`: the origin's identity doesn't last, so the copy's number doesn't
     /// either.
     pub(in crate::union) fn origin_value(&self, origin: InodeId) -> Option<Vec<u8>> {

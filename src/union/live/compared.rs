@@ -8,7 +8,7 @@ use crate::sys::remove;
 use crate::union::Union;
 use crate::union::lookup::marker::WH_PREFIX;
 use crate::union::nodes::generation::Generation;
-use crate::union::nodes::node::{InodeId, Node, NodePlace};
+use crate::union::nodes::node::{InodeId, Named, Node, NodePlace};
 use crate::union::nodes::skeleton::Skeleton;
 
 /// What becomes of the nodes that are known, as far as it isn't nothing.
@@ -18,6 +18,8 @@ pub(super) struct Compared {
     lost: Vec<Arc<Node>>,
     /// Directories that are the same to who knows them, and whose topmost layer is another.
     turned: Vec<(Arc<Node>, InodeId, Generation)>,
+    /// Files that stay under another of their names than the one in their place, which leads elsewhere.
+    moved: Vec<(Arc<Node>, Arc<Node>, Named)>,
     outdated: Outdated,
 }
 
@@ -37,7 +39,8 @@ impl Compared {
     /// # Errors
     /// Those of reading the layers.
     pub fn of(before: &Union, after: &Union) -> Result<Compared> {
-        let mut walk = Walk { before, after, known: HashMap::new(), found: Compared::default() };
+        let (known, found) = (HashMap::new(), Compared::default());
+        let mut walk = Walk { before, after, known, kept: HashSet::new(), gone: HashSet::new(), found };
         let root = if walk.same_layers(before.root(), after.root()) { Seen::Same } else { Seen::Other };
         walk.known.insert(before.root().ino, (root, Some(after.root().clone())));
         let mut all = Vec::new();
@@ -62,8 +65,17 @@ impl Compared {
         self.lost.iter().map(|node| node.ino).collect()
     }
 
+    /// Tells whether a name is one of those that the kernel is to forget, with what is mounted on it.
+    pub fn is_outdated(&self, directory: u64, name: &[u8]) -> bool {
+        self.outdated.names.iter().any(|(dir, known)| *dir == directory && *known == name)
+    }
+
     /// Writes it down for the union that takes over.
     pub fn tell(&self, skeleton: &mut Skeleton, root: u64) {
+        for (node, parent, entry) in &self.moved {
+            let entry = Named::new(entry.name(), entry.source());
+            *node.place.write() = NodePlace::Named { parent: parent.clone(), entry };
+        }
         self.lost.iter().for_each(|node| skeleton.lose(node, root));
         self.turned.iter().for_each(|(node, real, seen)| skeleton.turn_into(node, *real, *seen));
     }
@@ -87,6 +99,9 @@ struct Walk<'u> {
     after: &'u Union,
     /// By number. The node in the second union, as far as it was needed.
     known: HashMap<u64, (Seen, Option<Arc<Node>>)>,
+    /// Names, by the numbers of their directories, of files that have several: those that lead to them still, and those that don't.
+    kept: HashSet<(u64, Vec<u8>)>,
+    gone: HashSet<(u64, Vec<u8>)>,
     found: Compared,
 }
 
@@ -117,7 +132,7 @@ impl Walk<'_> {
         name: &[u8],
     ) -> Result<(Seen, Option<Arc<Node>>)> {
         match self.directory_seen(parent) {
-            Seen::Same if !leads_elsewhere(parent, node) => return Ok((Seen::Same, None)),
+            Seen::Same if !self.may_lead_elsewhere(parent, node) => return Ok((Seen::Same, None)),
             Seen::Same | Seen::Other => {}
             Seen::Lost => {
                 self.found.lost.push(node.clone());
@@ -143,21 +158,57 @@ impl Walk<'_> {
     fn leaf(&mut self, node: &Arc<Node>) -> Result<()> {
         let Some((parent, name)) = name_of(node) else { return Ok(()) };
         let data = self.before.metacopies.get(&node.ino).map(|data| data.id);
-        let is_lost = match self.directory(&parent)? {
-            Seen::Same if data.is_none() => false,
-            Seen::Lost => true,
-            Seen::Same | Seen::Other => match self.child(&parent, &name)? {
-                Some(now) => {
-                    let data_now = self.after.metacopies.get(&now.ino).map(|data| data.id);
-                    now.kind != node.kind || now.real() != node.real() || data_now != data
-                }
-                None => true,
-            },
+        let is_there = match self.directory(&parent)? {
+            Seen::Same if data.is_none() => true,
+            _ => self.leads_to(node, data, &parent, &name)?,
         };
-        if is_lost {
-            self.found.lost.push(node.clone());
+        let others = self.before.other_names(node);
+        if others.is_empty() {
+            if !is_there {
+                self.found.lost.push(node.clone());
+            }
+            return Ok(());
+        }
+        self.names(is_there).insert((parent.ino, name));
+        // Each is looked at: what is known of it may be older than what its directory has.
+        let mut stays = None;
+        for (parent, entry) in others {
+            let seen = self.directory(&parent)?;
+            let leads = self.leads_to(node, data, &parent, entry.name())?;
+            // In a directory that is the same it led elsewhere before.
+            if leads || seen != Seen::Same || data.is_some() {
+                self.names(leads).insert((parent.ino, entry.name().to_vec()));
+            }
+            if leads {
+                stays = stays.or(Some((parent, entry)));
+            }
+        }
+        match stays {
+            _ if is_there => {}
+            Some((parent, entry)) => self.found.moved.push((node.clone(), parent, entry)),
+            None => self.found.lost.push(node.clone()),
         }
         Ok(())
+    }
+
+    fn names(&mut self, lead: bool) -> &mut HashSet<(u64, Vec<u8>)> {
+        if lead { &mut self.kept } else { &mut self.gone }
+    }
+
+    /// Tells whether a name leads to a file in the second union, with the same data.
+    fn leads_to(
+        &mut self,
+        node: &Node,
+        data: Option<(u64, u64)>,
+        parent: &Arc<Node>,
+        name: &[u8],
+    ) -> Result<bool> {
+        if self.directory(parent)? == Seen::Lost {
+            return Ok(false);
+        }
+        let Some(now) = self.child(parent, name)? else { return Ok(false) };
+        let data_now = self.after.metacopies.get(&now.ino).map(|data| data.id);
+        Ok(now.kind == node.kind && now.real() == node.real() && data_now == data)
     }
 
     /// Returns what the second union has under a name of a directory. What can't be made sense of is nothing.
@@ -195,11 +246,14 @@ impl Walk<'_> {
     fn outdated(&mut self, all: &[Arc<Node>]) -> Result<()> {
         let lost = self.found.lost();
         let named = |node: &Arc<Node>| name_of(node).map(|(parent, name)| (parent.ino, name));
-        let kept: HashSet<(u64, Vec<u8>)> =
-            all.iter().filter(|node| !lost.contains(&node.ino)).filter_map(named).collect();
+        let mut gone = std::mem::take(&mut self.gone);
+        let stays = all.iter().filter(|node| !lost.contains(&node.ino)).filter_map(named);
+        let mut kept: HashSet<(u64, Vec<u8>)> = stays.filter(|name| !gone.contains(name)).collect();
+        kept.extend(self.kept.drain());
         // Also where no directory has come or gone: an absolute redirect leads there.
-        let gone = self.found.lost.iter().filter_map(named).filter(|(parent, _)| !lost.contains(parent));
-        let mut names: HashSet<(u64, Vec<u8>)> = gone.collect();
+        gone.extend(self.found.lost.iter().filter_map(named));
+        let mut names: HashSet<(u64, Vec<u8>)> = gone;
+        names.retain(|(parent, _)| !lost.contains(parent));
         let mut nodes: Vec<u64> = lost.iter().copied().collect();
         for node in all {
             let Some((Seen::Other, Some(now))) = self.known.get(&node.ino) else { continue };
@@ -218,6 +272,20 @@ impl Walk<'_> {
         }
         self.found.outdated = Outdated { names: names.difference(&kept).cloned().collect(), nodes };
         Ok(())
+    }
+
+    /// Tells whether what a directory is made of may lie elsewhere than in what its parent is made of: it was renamed. Where it leads to
+    /// there may be nothing yet.
+    fn may_lead_elsewhere(&self, parent: &Node, node: &Node) -> bool {
+        let (Some(part), above) = (&node.dir, parts(parent)) else { return false };
+        part.upper_dir().iter().chain(&part.lowers).any(|real| {
+            let Some((at, name)) = real.found_at().filter(|(at, _)| above.contains(&at.id)) else {
+                return true;
+            };
+            let marks = self.before.fds.get(&at).and_then(|dir| self.before.marks_in(&at, dir.entry(&name)));
+            // What can't be read is looked at.
+            marks.map_or(true, |marks| marks.redirect.is_some())
+        })
     }
 
     fn same_layers(&self, node: &Node, now: &Node) -> bool {
@@ -243,12 +311,6 @@ fn name_of(node: &Node) -> Option<(Arc<Node>, Vec<u8>)> {
         NodePlace::Named { parent, entry } => Some((parent.clone(), entry.name().to_vec())),
         NodePlace::Root | NodePlace::Pinned { .. } => None,
     }
-}
-
-/// Tells whether a directory was renamed, so that what it is made of lies elsewhere than in what its parent is made of.
-fn leads_elsewhere(parent: &Node, node: &Node) -> bool {
-    let (Some(part), above) = (&node.dir, parts(parent)) else { return false };
-    part.lowers.iter().any(|real| real.found_at().is_none_or(|(real, _)| !above.contains(&real.id)))
 }
 
 impl Union {

@@ -12,9 +12,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::Access;
+use rustix::fs::{Access, Mode, OFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::error::FsError;
+use crate::sys::own::is_own;
 use crate::union::Union;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::frozen::held::{OfWhat, is_nobodys};
@@ -27,7 +30,7 @@ use crate::union::live::succession::{self, How};
 use crate::union::nodes::skeleton::OfUpper;
 use crate::union::stack::directory::Layer;
 use crate::union::stack::layer::{Lower, LowerSource, Stack, TreeLayer, Veils, unchanged_by_reading};
-use crate::union::stack::nesting::{self, Member};
+use crate::union::stack::nesting::{self, DirId, Member};
 use crate::union::stack::stack_error::{Role, StackError};
 use crate::union::stack::tree::Tree;
 
@@ -38,6 +41,17 @@ pub struct NamedLayer {
     pub layer: u16,
     /// Where it is.
     pub directory: EscapedPath,
+}
+
+/// What is to become a layer.
+#[derive(Debug, Clone, Copy)]
+pub struct Coming<'a> {
+    /// The directory, or an archive that was opened.
+    pub source: &'a LowerSource,
+    /// Device and inode number of what is meant. An archive was held against it when it was opened.
+    pub id: (u64, u64),
+    /// Where the mount is.
+    pub point: &'a Path,
 }
 
 /// Where a layer is to come.
@@ -113,13 +127,13 @@ impl Restacking {
     /// Why it can't be.
     pub fn add(
         union: &Union,
-        source: &LowerSource,
+        coming: Coming<'_>,
         place: &Place,
         how: &How,
     ) -> Result<Restacking, NotChanged> {
         let at = union.position(place)?;
-        let lower = match source {
-            LowerSource::Directory(path) => union.open_to_add(at, path)?,
+        let lower = match coming.source {
+            LowerSource::Directory(path) => union.open_to_add(at, path, &coming)?,
             LowerSource::Tree { path, tree } => Lower::Tree(TreeLayer {
                 path: path.clone(),
                 tree: Tree::new(tree.clone()),
@@ -144,7 +158,7 @@ impl Restacking {
 
     fn ready(self, union: &Union, how: &How) -> Result<Restacking, NotChanged> {
         // What was known before the last exchange can be compared only once it is known anew.
-        union.know_all_anew();
+        union.know_all_anew()?;
         self.leaves_data_in_reach(union, &self.trial(union, how)?)?;
         Ok(self)
     }
@@ -266,6 +280,18 @@ impl Restacking {
     }
 }
 
+/// Tells whether the mount lies in a directory, by whatever path that was opened.
+fn holds(layer: &Layer, point: &Path) -> Result<bool, NotChanged> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let found = match rustix::fs::open(point, flags, Mode::empty()) {
+        Ok(point) => nesting::lies_in(point.as_fd(), DirId { dev: layer.dev, ino: layer.ino }),
+        // It was moved.
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(errno),
+    };
+    found.map_err(|errno| refused(format!("{}: can't be looked at: {errno}", EscapedPath::from(point))))
+}
+
 impl Union {
     /// Tells whether the layers of this mount are its own to change.
     ///
@@ -339,9 +365,21 @@ impl Union {
     }
 
     /// Opens a directory that is to be a lower as well.
-    fn open_to_add(&self, at: usize, path: &Path) -> Result<Lower, NotChanged> {
+    fn open_to_add(&self, at: usize, path: &Path, coming: &Coming<'_>) -> Result<Lower, NotChanged> {
         let role = Role::Lower(usize::from(self.layer_number(at as u16)));
         let layer = Layer::open(role, path)?;
+        let shown = EscapedPath::from(path);
+        // Before anything is asked of it. While the layers are exchanged nobody answers.
+        if is_own(layer.dev) {
+            return Err(refused(format!("{shown}: lies in the mount, which would wait for itself")));
+        }
+        if (layer.dev, layer.ino) != coming.id {
+            let other = "the daemon sees something else there; is it in another mount namespace?";
+            return Err(refused(format!("{shown}: {other}")));
+        }
+        if holds(&layer, coming.point)? {
+            return Err(refused(format!("{shown}: the mount lies in it")));
+        }
         layer.may(role, Access::READ_OK | Access::EXEC_OK, "read and search permission on it")?;
         if let Some(known) = self.layers.iter().position(|known| known.root.id == (layer.dev, layer.ino)) {
             let number = self.layer_number(known as u16);
@@ -361,7 +399,7 @@ impl Union {
     }
 
     /// Looks up what nobody has asked for since the layers were exchanged last.
-    fn know_all_anew(&self) {
+    fn know_all_anew(&self) -> Result<(), NotChanged> {
         let mut numbers = Vec::new();
         self.table.bones().for_each(|ino, bone| {
             if !bone.is_dead {
@@ -369,11 +407,15 @@ impl Union {
             }
         });
         for ino in numbers {
-            // What isn't there any more is lost already.
-            if let Err(error) = self.node(ino) {
-                log::debug!("what was known as {ino:#x} isn't found: {error}");
+            match self.node(ino) {
+                // What isn't there any more is lost already.
+                Ok(_) | Err(FsError::Stale | FsError::Absent) => {}
+                Err(error) => {
+                    return Err(refused(format!("what is known of the mount can't be looked up: {error}")));
+                }
             }
         }
+        Ok(())
     }
 
     /// Returns what of that which is in use is lost.
@@ -389,7 +431,8 @@ impl Union {
             for name in path.0.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
                 let next = self.peek(&at, name).map_err(|error| refused(format!("{path}: {error}")))?;
                 let Some(next) = next else { break };
-                if lost.contains(&next.ino) {
+                // With a name that leads elsewhere the kernel lets go of what is mounted on it.
+                if lost.contains(&next.ino) || compared.is_outdated(at.ino, name) {
                     all.push(Lost { ino: next.ino, path: path.clone(), is_mounted_on: true });
                     break;
                 }

@@ -113,6 +113,19 @@ pub(in crate::union) fn check(members: &[Member<'_>]) -> Result<Vec<HeldDirs>, S
     Ok(held)
 }
 
+/// Tells whether a directory lies in another, at any depth.
+///
+/// # Errors
+/// Those of openat(2) and statx(2).
+pub(in crate::union) fn lies_in(inner: BorrowedFd<'_>, outer: DirId) -> Result<bool, Errno> {
+    for ancestor in Ancestors::of(inner) {
+        if ancestor? == outer {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 fn is_lower(role: Role) -> bool {
     matches!(role, Role::Lower(_))
 }
