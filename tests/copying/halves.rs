@@ -100,9 +100,15 @@ fn room_that_a_power_failure_left_never_becomes_data() {
     let here = lazy(&stack);
     for_writing(here.join("large")).write_all_at(b"!", 5).unwrap();
     here.unmount();
-    let copy = for_writing(stack.upper().root().join("large"));
+    let copy = stack.upper().root().join("large");
+    assert!(is_half(&copy));
+    let copy = for_writing(copy);
+    let blocks = || copy.metadata().unwrap().blocks() * 512;
+    copy.sync_all().unwrap();
+    let before = blocks();
     fallocate(&copy, FallocateFlags::KEEP_SIZE, 100 * 4096, 8 * 4096).unwrap();
     copy.sync_all().unwrap();
+    assert!(blocks() >= before + 8 * 4096, "there is no room that was left");
     drop(copy);
     let here = lazy(&stack);
     let file = for_writing(here.join("large"));
@@ -125,9 +131,19 @@ fn files_of_hinted_extents_are_copied_whole() {
     support::needs_program!("xfs_io");
     let place = place_on("xfs");
     let stack = &place.stack;
+    stack.lower(0).file("d/other", content(SIZE, 3));
     let here = lazy(stack);
     // New files take it from the directory that they are made in.
-    support::run("xfs_io", &["-c", "extsize 1m", stack.work().join("work").to_str().unwrap()]);
+    let hint = |size: &str| {
+        support::run(
+            "xfs_io",
+            &["-c", &format!("extsize {size}"), stack.work().join("work").to_str().unwrap()],
+        );
+    };
+    hint("0");
+    for_writing(here.join("d/other")).write_all_at(b"!", 5).unwrap();
+    assert!(is_half(&stack.upper().root().join("d/other")), "none is here");
+    hint("1m");
     for_writing(here.join("d/large")).write_all_at(b"!", 5).unwrap();
     let upper = stack.upper().root().join("d/large");
     assert!(!is_half(&upper));

@@ -17,9 +17,12 @@ fn half_copied(place: &Place, disk: &LoopFilesystem) -> String {
     fs::create_dir(&upper).unwrap();
     place.mkdir("a/d");
     fs::write(place.at("a/large"), content(SIZE, 1)).unwrap();
-    for name in ["moved", "untouched"] {
+    fs::write(place.at("a/small"), content(5000, 3)).unwrap();
+    for name in ["moved", "untouched", "setuid", "names"] {
         fs::write(place.at("a/d").join(name), content(SIZE, 2)).unwrap();
     }
+    fs::set_permissions(place.at("a/d/setuid"), fs::Permissions::from_mode(0o4755)).unwrap();
+    fs::hard_link(place.at("a/d/names"), place.at("a/too")).unwrap();
     let upper = upper.display().to_string();
     place.unionmount(&["--lower", "a:b", "--upper", &upper, "-o", "lazy=keep", "mnt"]).ok();
     for_writing(place.at("mnt/large")).write_all_at(b"here", 1_000_000).unwrap();
@@ -92,6 +95,10 @@ fn what_lies_below_is_told() {
         untouched.contains("write   copies up the blocks that it touches from layer 1 (a)\n"),
         "{untouched}"
     );
+    for (whole, size) in [("small", "4.88 KiB"), ("d/setuid", "4.00 MiB"), ("d/names", "4.00 MiB")] {
+        let whole = told(&["explain", &format!("mnt/{whole}")]);
+        assert!(whole.contains(&format!("write   copies up {size} from layer 1 (a)")), "{whole}");
+    }
     let rename = "rename  copies up its metadata; the data stay in layer 1 (a); a whiteout remains";
     assert!(untouched.contains(rename), "{untouched}");
     let json = told(&["explain", "--json", "mnt/d/untouched"]);
