@@ -7,9 +7,10 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::{Errno, Result};
+use rustix::ioctl::{Opcode, opcode};
 
-/// `_IOWR('f', 11, struct fiemap)`, whose fixed part has 32 bytes.
-const FIEMAP: u32 = 0xc020_660b;
+/// Of `struct fiemap` the fixed part counts.
+const FIEMAP: Opcode = opcode::read_write::<[u8; 32]>(b'f', 11);
 const LAST: u32 = 1;
 /// There is room, and no data yet.
 const UNWRITTEN: u32 = 0x800;
@@ -17,8 +18,8 @@ const UNWRITTEN: u32 = 0x800;
 const SYNC: u32 = 1;
 const MOST: usize = 32;
 
-/// `_IOR('X', 31, struct fsxattr)`, which has 28 bytes.
-const FSGETXATTR: u32 = 0x801c_581f;
+/// With `struct fsxattr`.
+const FSGETXATTR: Opcode = opcode::read::<[u32; 7]>(b'X', 31);
 /// The file's data are on a device of their own, whose pieces may be larger than a block.
 const REALTIME: u32 = 1;
 /// Room comes in pieces of a size that was asked for.
@@ -94,23 +95,19 @@ pub fn for_each(file: BorrowedFd<'_>, end: u64, each: &mut dyn FnMut(Has, u64, u
 }
 
 /// Tells whether a write to a hole of the file takes room for its own blocks alone, and one of them can be made a hole again: not
-/// where XFS was asked for larger pieces (`xfs_io -c extsize`), nor on its realtime device, which makes zeros of a part of one.
-///
-/// # Errors
-/// Those of the ioctl.
-pub fn is_by_blocks(file: BorrowedFd<'_>) -> Result<bool> {
+/// where XFS was asked for larger pieces (`xfs_io -c extsize`), nor on its realtime device, which makes zeros of a part of one; nor
+/// where it can't be told.
+pub fn is_by_blocks(file: BorrowedFd<'_>) -> bool {
     let mut told = [0u32; 7];
     // SAFETY: the buffer is as large as the struct, and lives as long as the call.
     let done =
         unsafe { libc::ioctl(file.as_raw_fd(), libc::c_ulong::from(FSGETXATTR) as _, told.as_mut_ptr()) };
     if done == 0 {
-        return Ok(told[0] & (REALTIME | SIZED) == 0);
+        return told[0] & (REALTIME | SIZED) == 0;
     }
-    match Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO) {
-        // No filesystem that has such pieces.
-        Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL | Errno::NOSYS => Ok(true),
-        errno => Err(errno),
-    }
+    // Who doesn't know the call is no filesystem that has such pieces.
+    let errno = Errno::from_io_error(&std::io::Error::last_os_error());
+    matches!(errno, Some(Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL | Errno::NOSYS))
 }
 
 fn by_map(file: BorrowedFd<'_>, start: u64, end: u64) -> Result<u64> {

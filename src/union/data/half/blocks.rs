@@ -54,7 +54,7 @@ pub(in crate::union) fn without_blocks(object: Writable<'_>) -> Result<bool> {
 /// Does the same of one that is to be a half-copied file. Tells besides whether it gets no other blocks than those that are written.
 pub(in crate::union) fn begins_without_blocks(object: Writable<'_>) -> Result<bool> {
     let file = open_owned(object, true, true)?;
-    Ok(extents::is_by_blocks(file.as_fd())? && make_empty(&file, object)?)
+    Ok(extents::is_by_blocks(file.as_fd()) && make_empty(&file, object)?)
 }
 
 fn make_empty(file: &OwnedFd, object: Writable<'_>) -> Result<bool> {
