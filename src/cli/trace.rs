@@ -53,7 +53,8 @@ Kinds of events:
               a large file of a lower begins to be copied up; how far it is, once a second; a lower's file or
               directory was copied up, and in which time
   copy-range, seal
-              with -o lazy: the blocks of a large file that a write copied up; a file that has all its data now
+              with -o lazy: the blocks of a large file that a write copied up; with metacopy=on too: a file that
+              has all its data now
   list, read, write
               requests that the kernel's cache did not answer
   copy        a program had data copied from one file to another in one call (copy_file_range, as cp and rsync do);

@@ -46,15 +46,18 @@ pub(super) fn reply_read(union: &Union, node: &Arc<Node>, (offset, size): (u64, 
             return reply_copied(union, node, (offset, size), reply);
         }
         let filled = union.read_to_pipe(node, (offset, size), pipe, |len| reply.splice_header(len));
-        let reply = match filled {
+        let (reply, is_told) = match filled {
             Ok(Some(len)) => match reply.splice(pipe.out(), len) {
                 Ok(()) => return,
-                Err(reply) => reply,
+                Err(reply) => (reply, true),
             },
-            Ok(None) | Err(_) => reply,
+            Ok(None) | Err(_) => (reply, false),
         };
         // What the pipe holds is of no use; the next large read makes a new one.
         *way = Way::Unknown;
+        if is_told {
+            return reply.fill(size, |into| union.read_again(node, offset, into).map_err(|e| errno(&e)));
+        }
         reply_copied(union, node, (offset, size), reply);
     });
 }

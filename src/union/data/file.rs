@@ -24,7 +24,7 @@ use crate::union::change::lend::{open_owned, upper_marks};
 use crate::union::change::part::Part;
 use crate::union::change::upper::changed;
 use crate::union::data::content::Content;
-use crate::union::data::fitting::Fitted;
+use crate::union::data::fitting::{Fitted, together};
 use crate::union::data::half::Half;
 use crate::union::data::half_mark::HALF;
 use crate::union::events::EventKind;
@@ -314,9 +314,9 @@ impl Union {
     /// and setgid go then.
     pub fn open(&self, node: &Arc<Node>, flags: OFlags, kill: bool) -> Result<()> {
         if flags.contains(OFlags::TRUNC) {
-            self.truncate(node, 0, kill)?;
+            self.truncate(node, 0, false)?;
             self.tell_attribute(node, "size");
-            return Ok(());
+            return if kill { self.kill_privilege_bits(node) } else { Ok(()) };
         }
         if flags.intersects(OFlags::WRONLY | OFlags::RDWR) {
             self.ensure_upper_part(node, Part::Written)?;
@@ -384,6 +384,11 @@ impl Union {
         Ok(done)
     }
 
+    /// Does as [`Union::read`], untold: [`Union::read_to_pipe`] has told of it, and the pipe can't be used.
+    pub fn read_again(&self, node: &Arc<Node>, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        self.parts(node, false)?.read_at(buffer, offset)
+    }
+
     /// Does as [`Union::read`], but into an empty pipe, behind what `header` makes for the number of bytes that follow.
     /// `None` when that can't be done, for whatever reason: [`Union::read`] will tell, and the pipe is not empty then.
     pub fn read_to_pipe<H: AsRef<[u8]>>(
@@ -445,13 +450,14 @@ impl Union {
             Content::One(data) => data.host().ok_or(FsError::Stale)?.as_fd(),
             Content::Half(half) => half.own(),
         };
+        let upper = self.upper()?;
         let put = |offset: u64, data: &[u8]| match &to {
             Content::One(_) => {
                 let growth = Growth::Range(offset, data.len() as u64);
                 let write = || write_all_at(own, data, offset);
-                Ok(self.upper()?.growing(At::Fd(own), growth, write).map(|()| None)?)
+                (None, upper.growing(At::Fd(own), growth, write).map_err(FsError::from))
             }
-            Content::Half(half) => half.write(self.upper()?, offset, data),
+            Content::Half(half) => half.write(upper, offset, data),
         };
         let put_all = || Fitted::write(offset, data, how.cached, &put);
         let Fitted { bytes: written, new, refused } = if how.late {
@@ -470,20 +476,12 @@ impl Union {
             match wants_room {
                 true => {
                     let again = put_all();
-                    Fitted { new: again.new.or(fitted.new), ..again }
+                    Fitted { new: together(fitted.new, again.new), ..again }
                 }
                 false => fitted,
             }
         };
-        if let Some((offset, bytes)) = new {
-            let layer = || self.metacopies.get(&node.ino).map(|data| self.layer_number(data.dir.layer));
-            self.events.tell(|| EventKind::CopyRange {
-                path: self.path_of(node).into(),
-                offset,
-                bytes,
-                layer: layer(),
-            });
-        }
+        self.tell_copied_range(node, new);
         Ok((
             written,
             refused.filter(|error| {

@@ -14,8 +14,16 @@ const PIECE: u64 = 4096;
 /// Where blocks came up from a lower, and how many bytes.
 type Range = (u64, u64);
 
-/// Writes all of some bytes at an offset. Tells what came up by that.
-type Put<'a> = dyn Fn(u64, &[u8]) -> Result<Option<Range>> + 'a;
+/// Writes all of some bytes at an offset. Tells what came up by that, also if it failed.
+type Put<'a> = dyn Fn(u64, &[u8]) -> (Option<Range>, Result<()>) + 'a;
+
+/// Returns what came up by two steps.
+pub(in crate::union) fn together(one: Option<Range>, other: Option<Range>) -> Option<Range> {
+    match (one, other) {
+        (Some((first, bytes)), Some((other, more))) => Some((first.min(other), bytes + more)),
+        (one, other) => one.or(other),
+    }
+}
 
 /// What came of a write.
 #[derive(Debug, Default)]
@@ -37,17 +45,11 @@ impl Fitted {
     }
 
     fn add(&mut self, offset: u64, data: &[u8], anywhere: bool, put: &Put<'_>) {
-        let error = match put(offset, data) {
-            Ok(new) => {
-                self.bytes += data.len();
-                let together = |(first, bytes): Range, (other, more): Range| (first.min(other), bytes + more);
-                self.new = match (self.new, new) {
-                    (Some(one), Some(other)) => Some(together(one, other)),
-                    (one, other) => one.or(other),
-                };
-                return;
-            }
-            Err(e) => e,
+        let (new, written) = put(offset, data);
+        self.new = together(self.new, new);
+        let Err(error) = written else {
+            self.bytes += data.len();
+            return;
         };
         // Between two blocks.
         let middle = (offset + data.len() as u64 / 2).next_multiple_of(PIECE);
@@ -76,12 +78,27 @@ mod tests {
         let blocks = |at: u64, data: &[u8]| at / PIECE..(at + data.len() as u64).div_ceil(PIECE);
         let fitted = Fitted::write(1000, &[7; 40_000], anywhere, &|at, data| {
             if blocks(at, data).any(|block| full.contains(&block)) {
-                return Err(errno.into());
+                return (None, Err(errno.into()));
             }
             put.borrow_mut().push((at, data.len() as u64));
-            Ok(None)
+            (None, Ok(()))
         });
         (put.into_inner(), fitted.bytes, fitted.refused.is_some())
+    }
+
+    /// Takes one that brought two blocks up before it failed: the pieces that are written after find them there.
+    #[test]
+    fn what_came_up_before_a_failure_is_told() {
+        let missing = RefCell::new(4096..5 * 4096);
+        let fitted = Fitted::write(4096, &[7; 4 * 4096], false, &|at, data| {
+            let end = at + data.len() as u64;
+            let mut missing = missing.borrow_mut();
+            let (from, to) = (missing.start.max(at), end.min(3 * 4096).max(missing.start));
+            missing.start = to;
+            let new = Some((from, to - from)).filter(|_| to > from);
+            (new, if end > 3 * 4096 { Err(Errno::NOSPC.into()) } else { Ok(()) })
+        });
+        assert_eq!((fitted.bytes, fitted.new), (2 * 4096, Some((4096, 2 * 4096))));
     }
 
     #[test]

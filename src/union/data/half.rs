@@ -32,9 +32,11 @@ use crate::error::Result;
 use crate::sys::object::At;
 use crate::sys::splice::Pipe;
 use crate::sys::{copy, progress};
+use crate::union::change::carry::set_times;
 use crate::union::change::upper::{Upper, changed};
 use crate::union::data::block_map::BlockMap;
 use crate::union::data::half_mark::{HALF, HalfMark};
+use crate::union::nodes::deferred_free::is_full;
 use crate::union::quota::taken::Growth;
 
 pub(in crate::union) use blocks::{begins_without_blocks, count_blocks, without_blocks};
@@ -85,7 +87,7 @@ impl State {
 
     /// Returns where the blocks of a range begin of which those at its ends are the lower's still, and how many bytes they are.
     fn missing(&self, block: u64, from: u64, to: u64) -> Option<(u64, u64)> {
-        let end = to.min(self.limit).div_ceil(block);
+        let end = if from < to { to.min(self.limit).div_ceil(block) } else { 0 };
         let (mut at, mut found) = (from / block, None);
         while at < end {
             let (own, to) = self.map.run(at, end);
@@ -96,6 +98,11 @@ impl State {
             at = to;
         }
         found
+    }
+
+    /// Tells whether all blocks of a range are before the limit and the copy's.
+    fn has_all(&self, block: u64, from: u64, to: u64) -> bool {
+        to <= self.limit && self.missing(block, from, to).is_none()
     }
 
     /// Tells whether the block is one of the lower's still.
@@ -188,12 +195,22 @@ impl Half {
         Ok(Some(len))
     }
 
-    /// Writes all of `data`. Returns where the blocks are that came up by that, and how many bytes.
-    pub fn write(&self, upper: &Upper, offset: u64, data: &[u8]) -> Result<Option<(u64, u64)>> {
-        let mut state = self.to_be_written(upper)?;
-        let new = state.missing(self.block, offset, offset + data.len() as u64);
-        self.write_to(upper, &mut state, offset, data)?;
-        Ok(new)
+    /// Writes all of `data`. Returns where the blocks are that came up by that, also if it failed, and how many bytes.
+    pub fn write(&self, upper: &Upper, offset: u64, data: &[u8]) -> (Option<(u64, u64)>, Result<()>) {
+        let end = offset + data.len() as u64;
+        let mut state = match self.to_be_written_within(upper, (offset, end)) {
+            Ok(state) => state,
+            Err(e) => return (None, Err(e)),
+        };
+        let missing = state.missing(self.block, offset, end);
+        let written = self.write_to(upper, &mut state, offset, data);
+        // They come one after the other.
+        let rest = state.missing(self.block, offset, end).filter(|_| written.is_err());
+        let new = match (missing, rest) {
+            (Some((first, _)), Some((next, _))) => Some((first, next - first)).filter(|_| next > first),
+            (missing, _) => missing,
+        };
+        (new, written)
     }
 
     fn write_to(&self, upper: &Upper, state: &mut State, offset: u64, data: &[u8]) -> Result<()> {
@@ -329,14 +346,38 @@ impl Half {
         Ok(state)
     }
 
-    fn give_room_back(&self, upper: &Upper, state: &mut State) -> Result<()> {
-        let own = self.own.as_fd();
-        while let Some(blocks) = state.room.last() {
-            let (at, length) = (blocks.start * self.block, (blocks.end - blocks.start) * self.block);
-            upper.growing(At::Fd(own), Growth::None, || punch(own, at, length))?;
-            state.room.pop();
+    /// Returns the same for who writes from `from` to before `to`. On a full disk a hole may need room itself; what is written to
+    /// blocks that are the copy's makes no data of others, and goes on.
+    fn to_be_written_within(
+        &self,
+        upper: &Upper,
+        (from, to): (u64, u64),
+    ) -> Result<RwLockWriteGuard<'_, State>> {
+        let mut state = self.healed()?;
+        match self.give_room_back(upper, &mut state) {
+            Err(error) if is_full(&error) && state.has_all(self.block, from, to) => {}
+            done => done?,
         }
-        Ok(())
+        Ok(state)
+    }
+
+    /// Makes holes of room without data. It is no change to who looks at the file: what follows may fail.
+    fn give_room_back(&self, upper: &Upper, state: &mut State) -> Result<()> {
+        if state.room.is_empty() {
+            return Ok(());
+        }
+        let own = self.own.as_fd();
+        let before = At::Fd(own).stat()?;
+        let punched = upper.growing(At::Fd(own), Growth::None, || {
+            while let Some(blocks) = state.room.last() {
+                punch(own, blocks.start * self.block, (blocks.end - blocks.start) * self.block)?;
+                state.room.pop();
+            }
+            Ok(())
+        });
+        changed();
+        set_times(&before, upper.own_file(own))?;
+        punched
     }
 
     /// Makes the file so long.

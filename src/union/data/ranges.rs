@@ -18,7 +18,8 @@ impl Union {
     pub fn fallocate(&self, node: &Arc<Node>, mode: FallocateFlags, (offset, len): (u64, u64)) -> Result<()> {
         let zeroes = mode.intersects(FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE);
         if zeroes && let Content::Half(half) = self.parts(node, true)? {
-            half.zero(self.upper()?, mode, (offset, len))?;
+            let new = half.zero(self.upper()?, mode, (offset, len))?;
+            self.tell_copied_range(node, new);
         } else {
             let fd = self.data_fd(node, true)?;
             self.upper()?.allocate(fd.as_fd(), mode, (offset, len))?;
@@ -49,6 +50,14 @@ impl Union {
         changed?;
         self.tell_attribute(node, "flags");
         Ok(())
+    }
+
+    /// Tells which blocks of a half-copied file came up, if any did, and how many bytes.
+    pub(in crate::union) fn tell_copied_range(&self, node: &Node, new: Option<(u64, u64)>) {
+        let Some((offset, bytes)) = new else { return };
+        let layer = || self.metacopies.get(&node.ino).map(|data| self.layer_number(data.dir.layer));
+        let path = || self.path_of(node).into();
+        self.events.tell(|| EventKind::CopyRange { path: path(), offset, bytes, layer: layer() });
     }
 
     /// Tells that this of a file was changed.

@@ -133,12 +133,18 @@ fn room_without_data_is_given_back_before_anything_is_written() {
     }
     let room = || extents::with_room(copy.as_fd(), 0, (SIZE as u64).next_multiple_of(BLOCK)).unwrap() / BLOCK;
     assert_eq!(room(), 14);
+    let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    copy.set_modified(long_ago).unwrap();
     let union = open(&bed);
     let node = find(&union, "d/a");
+    // Larger than any file.
+    union.write(&node, (1 << 62) + 5, b"x", Write::default()).unwrap_err();
+    assert_eq!(room(), 1, "what has no data has room still");
+    assert_eq!(copy.metadata().unwrap().modified().unwrap(), long_ago, "nothing was written");
     assert!(read(&union, &node) == written(50_000, b"written"));
     assert_eq!(node_half(&union, &node).count().0, 1, "blocks");
     write(&union, 9 * BLOCK, b"beside");
-    assert_eq!(room(), 2, "what has no data has room still");
+    assert_eq!(room(), 2);
     let mut expected = written(50_000, b"written");
     expected[9 * BLOCK as usize..][..6].copy_from_slice(b"beside");
     assert!(read(&union, &node) == expected);

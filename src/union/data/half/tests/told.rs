@@ -37,6 +37,8 @@ fn a_copy_to_or_from_a_half_copied_file_is_told_as_one_copy() {
     union.copy_file_range((&b, 5), (&a, 2 * BLOCK), 100).unwrap();
     union.copy_file_range((&a, 7), (&a, 2 * BLOCK + 200), 50).unwrap();
     union.fallocate(&a, FallocateFlags::ZERO_RANGE, (2 * BLOCK, 10)).unwrap();
+    // A part of each of two blocks.
+    union.fallocate(&a, FallocateFlags::ZERO_RANGE, (20 * BLOCK - 10, 20)).unwrap();
     let copy = |from: &str, from_offset, offset, bytes| EventKind::Copy {
         path: path("/d/a"),
         offset,
@@ -51,6 +53,8 @@ fn a_copy_to_or_from_a_half_copied_file_is_told_as_one_copy() {
             copy("/d/b", 5, 2 * BLOCK, 100),
             copy("/d/a", 7, 2 * BLOCK + 200, 50),
             EventKind::Allocate { path: path("/d/a"), offset: 2 * BLOCK, bytes: 10, zeroes: true },
+            EventKind::CopyRange { path: path("/d/a"), offset: 19 * BLOCK, bytes: 2 * BLOCK, layer: Some(1) },
+            EventKind::Allocate { path: path("/d/a"), offset: 20 * BLOCK - 10, bytes: 20, zeroes: true },
         ]
     );
 }
