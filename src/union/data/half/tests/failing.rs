@@ -14,6 +14,7 @@ use super::{BLOCK, SIZE, build, content, find, node_half, open, read};
 use crate::sys::extents;
 use crate::sys::object::At;
 use crate::union::Union;
+use crate::union::bed::Bed;
 use crate::union::change::failpoint::hook;
 use crate::union::data::file::Write;
 use crate::union::data::half::{Half, LARGEST};
@@ -27,6 +28,15 @@ fn write(union: &Union, at: u64, bytes: &[u8]) {
 
 fn chmod(union: &Union, mode: u32) {
     union.setattr(&find(union, "d/a"), SetAttr { mode: Some(mode), ..SetAttr::default() }, false).unwrap();
+}
+
+/// Returns what a mount has left in which that was done.
+fn left_by(act: impl FnOnce(&Union)) -> Bed {
+    let bed = build();
+    let union = open(&bed);
+    act(&union);
+    union.shut_down();
+    bed
 }
 
 fn original() -> Vec<u8> {
@@ -61,11 +71,7 @@ fn a_lookup_that_looked_before_changes_nothing() {
 /// Takes what a kill leaves while a metacopy gets its data: blocks in part, and none that count.
 #[test]
 fn what_an_interrupted_completion_left_are_no_blocks_of_the_copy() {
-    let bed = build();
-    let union = open(&bed);
-    chmod(&union, 0o640);
-    union.shut_down();
-    drop(union);
+    let bed = left_by(|union| chmod(union, 0o640));
     let copy = File::options().write(true).open(bed.at("upper/d/a")).unwrap();
     let times = copy.metadata().unwrap().modified().unwrap();
     copy.write_all_at(&original()[..100], 0).unwrap();
@@ -120,11 +126,7 @@ fn marks_that_do_not_fit_leave_a_copy_that_can_be_written() {
 /// written beside it.
 #[test]
 fn room_without_data_is_given_back_before_anything_is_written() {
-    let bed = build();
-    let union = open(&bed);
-    write(&union, 50_000, b"written");
-    union.shut_down();
-    drop(union);
+    let bed = left_by(|union| write(union, 50_000, b"written"));
     let copy = File::options().read(true).write(true).open(bed.at("upper/d/a")).unwrap();
     let keep = rustix::fs::FallocateFlags::KEEP_SIZE;
     // Around the block that is there, and at the end.
@@ -374,11 +376,7 @@ fn files_too_large_for_a_map_are_copied_whole() {
 /// Takes the path in the mark for a redirect as any other.
 #[test]
 fn half_copied_files_are_not_followed_where_redirects_are_not() {
-    let bed = build();
-    let union = open(&bed);
-    write(&union, 5, b"written");
-    union.shut_down();
-    drop(union);
+    let bed = left_by(|union| write(union, 5, b"written"));
     for (redirect_dir, expected) in [(RedirectDir::NoFollow, Some(Errno::PERM)), (RedirectDir::Follow, None)]
     {
         let union = bed.open_with(&FsOptions { lazy: Lazy::Keep, redirect_dir, ..FsOptions::default() });
@@ -392,11 +390,7 @@ fn half_copied_files_are_not_followed_where_redirects_are_not() {
 /// directory.
 #[test]
 fn a_metacopy_that_looks_whole_is_one() {
-    let bed = build();
-    let union = open(&bed);
-    chmod(&union, 0o640);
-    union.shut_down();
-    drop(union);
+    let bed = left_by(|union| chmod(union, 0o640));
     let dir = bed.at("upper/d");
     for name in ["trusted.overlay.impure", "user.overlay.impure"] {
         match rustix::fs::removexattr(&dir, name) {
