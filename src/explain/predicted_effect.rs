@@ -116,9 +116,13 @@ impl Subject<'_> {
 
     /// Says by `key` what is copied up of a file, most of which stays.
     fn copies_little(&self, key: &str, from: LayerIndex) -> String {
+        self.texts.fill(key, &[("layer", &self.title(from)), ("parents", &self.and_parents())])
+    }
+
+    /// Says " and its parent etc/" behind what is copied up, if there are any to be.
+    fn and_parents(&self) -> String {
         let said = |parents: String| self.texts.fill("explain.effect.with_parents", &[("parents", &parents)]);
-        let parents = self.parents().map(said).unwrap_or_default();
-        self.texts.fill(key, &[("layer", &self.title(from)), ("parents", &parents)])
+        self.parents().map(said).unwrap_or_default()
     }
 
     /// Says "copies up 1.2 MiB from layer 3".
@@ -129,9 +133,7 @@ impl Subject<'_> {
             Kind::Symlink => self.say("explain.effect.link"),
             _ => self.say("explain.effect.node"),
         };
-        let said = |parents: String| self.texts.fill("explain.effect.with_parents", &[("parents", &parents)]);
-        let parents = self.parents().map(said).unwrap_or_default();
-        let layer = self.title(from);
+        let (parents, layer) = (self.and_parents(), self.title(from));
         self.texts
             .fill("explain.effect.copies_up", &[("what", &what), ("layer", &layer), ("parents", &parents)])
     }

@@ -20,28 +20,12 @@ pub fn line(texts: &'static Texts, told: &Told, layers: &[LayerReport], paint: P
         }
         Told::Event(Event { time_us, what, pid, process }) => {
             let word = padded_word(texts, what);
-            let word = match what {
-                EventKind::Lookup { .. }
-                | EventKind::List { .. }
-                | EventKind::Read { .. }
-                | EventKind::Open { .. }
-                | EventKind::Close { .. } => paint.dim(word),
-                EventKind::Whiteout { .. } | EventKind::Opaque { .. } | EventKind::Remove { .. } => {
-                    paint.red(word)
-                }
-                EventKind::CopyUpBegins { .. }
-                | EventKind::CopyUpGoesOn { .. }
-                | EventKind::CopyUp { .. }
-                | EventKind::CopyRange { .. }
-                | EventKind::Seal { .. }
-                | EventKind::Rename { .. }
-                | EventKind::Redirect { .. } => paint.yellow(word),
-                EventKind::Create { .. }
-                | EventKind::Link { .. }
-                | EventKind::Write { .. }
-                | EventKind::Copy { .. }
-                | EventKind::Allocate { .. } => paint.green(word),
-                EventKind::Attributes { .. } | EventKind::Xattr { .. } => paint.cyan(word),
+            let word = match tone(what) {
+                Tone::Quiet => paint.dim(word),
+                Tone::Hidden => paint.red(word),
+                Tone::Moved => paint.yellow(word),
+                Tone::Made => paint.green(word),
+                Tone::Described => paint.cyan(word),
             };
             let by = match (process, pid) {
                 (Some(name), Some(pid)) => paint.dim(format!("  {name} {pid}")),
@@ -50,6 +34,46 @@ pub fn line(texts: &'static Texts, told: &Told, layers: &[LayerReport], paint: P
             };
             format!("{}  {word} {}{by}", paint.dim(clock(*time_us)), sentence(texts, what, layers, paint))
         }
+    }
+}
+
+/// What the colour of an event's word says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tone {
+    /// Nothing was changed.
+    Quiet,
+    /// Something is hidden, or gone.
+    Hidden,
+    /// Something came from another place.
+    Moved,
+    /// There is something new.
+    Made,
+    /// What is said of a file was changed.
+    Described,
+}
+
+/// Returns the tone of an event.
+pub fn tone(what: &EventKind) -> Tone {
+    match what {
+        EventKind::Lookup { .. }
+        | EventKind::List { .. }
+        | EventKind::Read { .. }
+        | EventKind::Open { .. }
+        | EventKind::Close { .. } => Tone::Quiet,
+        EventKind::Whiteout { .. } | EventKind::Opaque { .. } | EventKind::Remove { .. } => Tone::Hidden,
+        EventKind::CopyUpBegins { .. }
+        | EventKind::CopyUpGoesOn { .. }
+        | EventKind::CopyUp { .. }
+        | EventKind::CopyRange { .. }
+        | EventKind::Seal { .. }
+        | EventKind::Rename { .. }
+        | EventKind::Redirect { .. } => Tone::Moved,
+        EventKind::Create { .. }
+        | EventKind::Link { .. }
+        | EventKind::Write { .. }
+        | EventKind::Copy { .. }
+        | EventKind::Allocate { .. } => Tone::Made,
+        EventKind::Attributes { .. } | EventKind::Xattr { .. } => Tone::Described,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::fs::{FallocateFlags, fallocate};
@@ -34,6 +34,14 @@ fn place_on(filesystem: &str) -> Place {
     let stack = Stack::new(1).with_upper_in(disk.path());
     stack.lower(0).file("d/large", content(SIZE, 1)).file("small", content(5000, 2));
     Place { stack, _disk: disk, _scratch: scratch }
+}
+
+/// Makes `disk.img`, an ext4 of so many bytes with blocks of so many.
+fn ext4_image(scratch: &Scratch, size: u64, block: u32) -> PathBuf {
+    let image = scratch.path().join("disk.img");
+    File::create(&image).unwrap().set_len(size).unwrap();
+    support::run("mkfs.ext4", &["-Fq", "-b", &block.to_string(), image.to_str().unwrap()]);
+    image
 }
 
 fn lazy(stack: &Stack) -> Mount {
@@ -89,9 +97,7 @@ fn the_first_byte_costs_a_block_on(filesystem: &str) {
 fn room_that_a_power_failure_left_never_becomes_data() {
     support::needs_root!();
     let scratch = Scratch::new();
-    let image = scratch.path().join("disk.img");
-    File::create(&image).unwrap().set_len(100 << 20).unwrap();
-    support::run("mkfs.ext4", &["-Fq", "-b", "4096", image.to_str().unwrap()]);
+    let image = ext4_image(&scratch, 100 << 20, 4096);
     let at = scratch.dir("disk");
     let words = ["-o", "loop,nodioread_nolock", image.to_str().unwrap()];
     let disk = LoopFilesystem::at(&at, &words);
@@ -468,10 +474,7 @@ fn holes_and_zeros_in_a_huge_file() {
 fn what_a_write_to_a_full_disk_leaves_behind_is_the_lowers_still() {
     support::needs_root!();
     let scratch = Scratch::new();
-    let image = scratch.path().join("disk.img");
-    File::create(&image).unwrap().set_len(64 << 20).unwrap();
-    let made = Command::new("mkfs.ext4").args(["-Fq", "-b", "1024"]).arg(&image).status().unwrap();
-    assert!(made.success());
+    ext4_image(&scratch, 64 << 20, 1024);
     let disk = LoopFilesystem::again(&scratch, "disk");
     let stack = Stack::new(1).with_upper_in(disk.path());
     stack.lower(0).file("large", content(4 << 20, 1));

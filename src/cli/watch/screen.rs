@@ -16,7 +16,7 @@ use crate::explain::names::bytes;
 use crate::explain::paint::Paint;
 use crate::explain::picture::copying_up;
 use crate::explain::shorten::{cut, cut_middle};
-use crate::explain::words;
+use crate::explain::words::{self, Tone};
 use crate::union::escaped_path::EscapedPath;
 use crate::union::events::{Event, EventKind};
 
@@ -331,25 +331,11 @@ fn events(frame: &mut Frame<'_>, area: Rect, view: &View) {
 }
 
 fn colour(what: &EventKind) -> Color {
-    match what {
-        EventKind::Lookup { .. }
-        | EventKind::List { .. }
-        | EventKind::Read { .. }
-        | EventKind::Open { .. }
-        | EventKind::Close { .. } => Color::DarkGray,
-        EventKind::Whiteout { .. } | EventKind::Opaque { .. } | EventKind::Remove { .. } => Color::Red,
-        EventKind::CopyUpBegins { .. }
-        | EventKind::CopyUpGoesOn { .. }
-        | EventKind::CopyUp { .. }
-        | EventKind::CopyRange { .. }
-        | EventKind::Seal { .. }
-        | EventKind::Rename { .. }
-        | EventKind::Redirect { .. } => Color::Yellow,
-        EventKind::Create { .. }
-        | EventKind::Link { .. }
-        | EventKind::Write { .. }
-        | EventKind::Copy { .. }
-        | EventKind::Allocate { .. } => Color::Green,
-        EventKind::Attributes { .. } | EventKind::Xattr { .. } => Color::Cyan,
+    match words::tone(what) {
+        Tone::Quiet => Color::DarkGray,
+        Tone::Hidden => Color::Red,
+        Tone::Moved => Color::Yellow,
+        Tone::Made => Color::Green,
+        Tone::Described => Color::Cyan,
     }
 }
