@@ -71,6 +71,9 @@ impl From<NotExchanged> for SnapshotError {
     }
 }
 
+/// Why an upper isn't touched that isn't the one that was opened.
+const OTHER_MEANWHILE: &str = "was exchanged for another directory meanwhile";
+
 impl Held {
     /// Locks an upper, and leaves its workdir as a clean unmount does.
     pub fn begin(path: &Path, work: Option<&Path>) -> std::result::Result<Held, StackError> {
@@ -138,12 +141,16 @@ impl Held {
         self.exchange_names(layers, with).map_err(NotExchanged::AsBefore)?;
         failpoint::reached(Failpoint::Changed);
         // By names: another directory may have come into its place since it was looked at, and would be removed as the upper.
-        if self.is_at(layers.dir.as_fd(), with) != Ok(true) {
-            let path = &self.upper.path;
-            let other = "was exchanged for another directory meanwhile";
+        let path = &self.upper.path;
+        let why = match self.is_at(layers.dir.as_fd(), with) {
+            Ok(true) => None,
+            Ok(false) => Some(SnapshotError::refused(path, OTHER_MEANWHILE)),
+            Err(errno) => Some(SnapshotError::io("look at it after it was exchanged", path)(errno)),
+        };
+        if let Some(why) = why {
             return Err(match self.take_back(layers, with) {
-                Ok(()) => NotExchanged::AsBefore(SnapshotError::refused(path, other)),
-                Err(back) => NotExchanged::Lost(self.not_put_back(layers, with, other, back)),
+                Ok(()) => NotExchanged::AsBefore(why),
+                Err(back) => NotExchanged::Lost(self.other_not_put_back(layers, with, &why, back)),
             });
         }
         self.sync_names(layers).or_else(|errno| self.exchange_back(layers, with, errno))
@@ -155,7 +162,7 @@ impl Held {
             .is_at(self.site.parent.as_fd(), &self.site.name)
             .map_err(SnapshotError::io("look at it", path))?
         {
-            return Err(SnapshotError::refused(path, "was exchanged for another directory meanwhile"));
+            return Err(SnapshotError::refused(path, OTHER_MEANWHILE));
         }
         renameat_with(&self.site.parent, &self.site.name, &layers.dir, with, RenameFlags::EXCHANGE).map_err(
             |errno| match errno {
@@ -209,9 +216,8 @@ impl Held {
     /// Says where the upper is after an exchange that failed, by `why`, and couldn't be taken back. What is to be thrown away gets
     /// another name first, under which nobody removes it.
     pub fn not_put_back(&self, layers: &Layers, with: &str, why: &str, back: Errno) -> SnapshotError {
-        let kept = self.keep(layers, with);
-        let path = layers.path.join(kept.as_deref().unwrap_or(with));
-        let path = EscapedPath::from(path.as_path());
+        let is_upper = self.is_at(layers.dir.as_fd(), with) == Ok(true);
+        let path = self.kept_at(layers, with, is_upper);
         SnapshotError::damaged(
             &self.upper.path,
             format!(
@@ -221,20 +227,50 @@ impl Held {
         )
     }
 
-    /// Gives the upper itself another name where it has that one, by which the next who looks would remove it. Returns the name.
+    /// Says the same where something else than the upper was exchanged, or it isn't known what.
+    fn other_not_put_back(
+        &self,
+        layers: &Layers,
+        with: &str,
+        why: &SnapshotError,
+        back: Errno,
+    ) -> SnapshotError {
+        let path = self.kept_at(layers, with, true);
+        SnapshotError::damaged(
+            &self.upper.path,
+            format!(
+                "{why}, nor can what was in its place be put back: {back}; that is in {path} now, or may be there after a power failure, and \
+                 a new upper in its place: put back what belongs there before anything else is done",
+            ),
+        )
+    }
+
+    /// Returns where what has that name is from now on. `keep`: the next who looks must not remove it.
+    fn kept_at(&self, layers: &Layers, with: &str, keep: bool) -> EscapedPath {
+        let kept = if keep && with == GONE { self.keep(layers, with) } else { None };
+        EscapedPath::from(layers.path.join(kept.as_deref().unwrap_or(with)).as_path())
+    }
+
+    /// Gives what would be removed by the next who looks another name. Returns the name.
     fn keep(&self, layers: &Layers, with: &str) -> Option<String> {
         /// More were never left by anybody who reads what he is told.
         const MOST: u32 = 1000;
-        if with != GONE || self.is_at(layers.dir.as_fd(), with) != Ok(true) {
-            return None;
-        }
+        let warn = |what: &str, errno: Errno| {
+            log::warn!("{}: {what}: {errno}", EscapedPath::from(layers.path.join(with).as_path()));
+        };
         for number in 1..=MOST {
             let name = format!("rescued-{number}");
             match renameat_with(&layers.dir, with, &layers.dir, &name, RenameFlags::NOREPLACE) {
-                Ok(()) => return Some(name),
+                Ok(()) => {
+                    // Else it has the name by which it is removed again after a power failure.
+                    if let Err(errno) = fsync(&layers.dir) {
+                        warn("its new name can't be written to the disk", errno);
+                    }
+                    return Some(name);
+                }
                 Err(Errno::EXIST) => {}
                 Err(errno) => {
-                    log::warn!("{}: can't be renamed: {errno}", layers.path.join(with).display());
+                    warn("can't be renamed", errno);
                     return None;
                 }
             }
