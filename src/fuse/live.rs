@@ -30,6 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const AT_A_TIME: Duration = Duration::from_millis(5);
 /// And at the most.
 const LONGEST_AT_A_TIME: Duration = Duration::from_millis(640);
+/// Longer names nobody can look up, though a layer may hold some.
+const LONGEST_NAME: usize = 255;
 /// What a mount shows, now.
 #[derive(Debug)]
 pub struct Live {
@@ -118,7 +120,8 @@ impl Live {
         })?;
         let Some(kernel) = self.notifier() else { return Ok(Some(io::ErrorKind::NotConnected.into())) };
         // Not before requests are answered again: the kernel waits for those that look into the same directory.
-        let names = outdated.names.iter().map(|(dir, name)| kernel.inval_entry(INodeNo(*dir), name));
+        let can_be_known = outdated.names.iter().filter(|(_, name)| name.len() <= LONGEST_NAME);
+        let names = can_be_known.map(|(dir, name)| kernel.inval_entry(INodeNo(*dir), name));
         let nodes = outdated.nodes.iter().map(|ino| kernel.inval_inode(INodeNo(*ino), 0, 0));
         let mut untold = None;
         names.chain(nodes).for_each(|told| untold = told.err().or(untold.take()));
