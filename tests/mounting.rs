@@ -283,7 +283,9 @@ fn the_helper_forms() {
 fn by_mount_8(place: &Place, script: &str) -> Ended {
     place.mkdir("bin");
     fs::hard_link(place.bin(), place.at("bin/unionmount")).expect("a link to the program");
-    place.sh(&format!("unshare --mount sh -e -c 'mount --bind bin /usr/local/sbin\n{script}'"))
+    // A line that begins with ! never ends a script.
+    let no = "no() { if \"$@\" 2>>said; then echo \"not refused: $*\"; exit 1; fi; }";
+    place.sh(&format!("unshare --mount sh -e -c 'mount --bind bin /usr/local/sbin\n{no}\n{script}'"))
 }
 
 #[test]
@@ -690,24 +692,42 @@ fn layers_come_and_go_in_the_words_of_aufs() {
         m del:$PWD/c,prepend:$PWD/a
         m ins:3:$PWD/c
         m ro,del:$PWD/a
-        ! touch mnt/g 2>/dev/null
+        no touch mnt/g
         m rw
         touch mnt/g
         for change in ins:0:$PWD/a ins:9:$PWD/a ins:$PWD/a append:$PWD/a=rw del:$PWD/a append:$PWD/none; do
-            ! mount -o remount,$change $PWD/mnt 2>>said
+            no mount -o remount,$change $PWD/mnt
         done
         exec 3<mnt/of-c
-        ! mount -o remount,del:$PWD/c $PWD/mnt 2>>said
+        no mount -o remount,del:$PWD/c $PWD/mnt
         exec 3<&-
+        # All are understood before any is done; what was done before one that fails is told.
+        no mount -o remount,del:$PWD/c,ins:x:$PWD/a $PWD/mnt
+        test -e mnt/of-c
+        no mount -o remount,append:$PWD/a,del:$PWD/gone $PWD/mnt
+        test -e mnt/of-a
+        mkdir e=f
+        mount -o remount,append:$PWD/e=f $PWD/mnt
         umount mnt";
     let ended = by_mount_8(&place, script).ok();
     let shown = ["a\nf of-a of-b ", "c\nf of-a of-b of-c ", "c\nf of-b of-c ", "a\nf of-a of-b "];
     let rest = ["a\nf of-a of-b of-c ", "b\nf of-b of-c ", "b\nf of-b of-c "];
     assert_eq!(ended.out, shown.concat() + &rest.concat());
     let said = fs::read_to_string(place.at("said")).unwrap();
-    for told in
-        ["0 is the upper", "no layer 9", "ins:1:/dir", "rw is no mode", "no layer ", "none: ", "/of-c ("]
-    {
+    let path = |dir: &str| place.at(dir).display().to_string();
+    let none = format!("no layer {}; unionmount status", path("a"));
+    let done = format!("what was done before it stays: append:{}", path("a"));
+    for told in [
+        "0 is the upper",
+        "no layer 9",
+        "ins:1:/dir",
+        "rw is no mode",
+        &none,
+        "none: ",
+        "/of-c (",
+        "ins:x:",
+        &done,
+    ] {
         assert!(said.contains(told), "{told}: {said}");
     }
     place.wait_for_no_daemon();
@@ -727,22 +747,22 @@ fn a_mount_is_made_read_only_and_writable_again() {
         for table in \"-T fstab\" \"\"; do
             echo 1 > mnt/f
             mount $table -o remount,ro $PWD/mnt
-            ! touch mnt/g 2>/dev/null
+            no touch mnt/g
             grep \" $PWD/mnt \" /proc/self/mountinfo
             mount $table -o remount,rw $PWD/mnt
             touch mnt/g
             grep \" $PWD/mnt \" /proc/self/mountinfo
         done
         for change in noexec lowerdir=$PWD/b volatile timeout=3; do
-            ! mount -o remount,ro,$change $PWD/mnt 2>>said
+            no mount -o remount,ro,$change $PWD/mnt
         done
         touch mnt/h
         # As the kernel does it, without a helper.
         mount -i -o remount,ro $PWD/mnt
-        ! touch mnt/i 2>/dev/null
+        no touch mnt/i
         umount mnt
         mount -t fuse.unionmount none $PWD/mnt -o lowerdir=$PWD/a
-        ! mount -o remount,rw $PWD/mnt 2>>said
+        no mount -o remount,rw $PWD/mnt
         umount mnt";
     let ended = by_mount_8(&place, script).ok();
     let said = fs::read_to_string(place.at("said")).unwrap();

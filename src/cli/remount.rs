@@ -46,18 +46,7 @@ pub(super) fn run(options: &[OsString], point: &Path) -> Result<(), Failure> {
             "remount: {name} can't be changed while it is mounted, only ro and rw can, and layers; unmount it and mount again"
         )));
     }
-    for option in of_layers {
-        // As it is by now: another may have come before.
-        let status =
-            Client::connect(&mount).and_then(|mut daemon| daemon.status()).map_err(Failure::failed)?;
-        let shown = EscapedPath::from(option);
-        let change = layer_change(option, &mount.point, &status)
-            .map_err(|why| failed(&format!("remount: {shown}: {why}")))?;
-        change.run().map_err(|failure| Failure {
-            message: format!("remount: {shown}: {}", failure.message),
-            ..failure
-        })?;
-    }
+    change_layers(&of_layers, &mount, point)?;
     let read_only = asked.iter().rev().find_map(|option| match *option {
         b"ro" => Some(true),
         b"rw" => Some(false),
@@ -88,12 +77,88 @@ fn is_of_layers(option: &[u8]) -> bool {
     [&b"append:"[..], b"prepend:", b"ins:", b"add:", b"del:"].iter().any(|word| option.starts_with(word))
 }
 
+/// Does what options say of layers, one after the other. All are understood before anything is done.
+fn change_layers(options: &[&[u8]], mount: &Mount, point: &Path) -> Result<(), Failure> {
+    let failed = |option: &[u8], why: &dyn std::fmt::Display| {
+        Failure::failed(format!(
+            "{}: remount: {}: {why}",
+            EscapedPath::from(point),
+            EscapedPath::from(option)
+        ))
+    };
+    let changes: Vec<LayerChange> = options
+        .iter()
+        .map(|option| layer_change(option).map_err(|why| failed(option, &why)))
+        .collect::<Result<_, _>>()?;
+    for (at, (change, option)) in changes.into_iter().zip(options).enumerate() {
+        let shown = EscapedPath::from(*option);
+        let before: Vec<String> =
+            options[..at].iter().map(|done| EscapedPath::from(*done).to_string()).collect();
+        let before = if at == 0 {
+            String::new()
+        } else {
+            format!("; what was done before it stays: {}", before.join(", "))
+        };
+        // As it is by now: another may have come before.
+        let status =
+            Client::connect(mount).and_then(|mut daemon| daemon.status()).map_err(Failure::failed)?;
+        let verb =
+            change.verb(&mount.point, &status).map_err(|why| failed(option, &format!("{why}{before}")))?;
+        verb.run().map_err(|failure| Failure {
+            message: format!("remount: {shown}: {}{before}", failure.message),
+            ..failure
+        })?;
+    }
+    Ok(())
+}
+
+/// A change of the layers, as an option says it.
+#[derive(Debug, PartialEq, Eq)]
+enum LayerChange {
+    Remove(OsString),
+    /// The directory, and where it is to come.
+    Add(OsString, Place),
+}
+
+/// Where a layer is to come, as an option says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Top,
+    Bottom,
+    /// As the layer of that number.
+    As(u16),
+}
+
+impl LayerChange {
+    /// Returns what does it to a mount as it is.
+    fn verb(self, point: &Path, status: &Status) -> Result<Verb, String> {
+        let (path, place) = match self {
+            LayerChange::Remove(layer) => return Ok(Verb::remove(layer, point)),
+            LayerChange::Add(path, place) => (path, place),
+        };
+        let last = status.layers.iter().map(|layer| layer.layer).max().unwrap_or_default();
+        let place = match place {
+            Place::Top => Where::Top,
+            Place::Bottom => Where::Bottom,
+            Place::As(number) if number <= last => Where::Above(number),
+            Place::As(number) if number == last.saturating_add(1) => Where::Bottom,
+            Place::As(number) => return Err(format!("it has no layer {number}")),
+        };
+        Ok(Verb::add(path.into(), place, point))
+    }
+}
+
+/// Tells whether a word says how a branch of AUFS is to be used: `rw`, `ro` or `rr`, with attributes behind a plus.
+fn is_mode(word: &[u8]) -> bool {
+    [&b"rw"[..], b"ro", b"rr"].contains(&word.split(|byte| *byte == b'+').next().unwrap_or(word))
+}
+
 /// Reads an option that changes the layers. A branch of AUFS may say how it is to be used.
-fn layer_change(option: &[u8], point: &Path, status: &Status) -> Result<Verb, String> {
+fn layer_change(option: &[u8]) -> Result<LayerChange, String> {
     let colon = option.iter().position(|byte| *byte == b':').unwrap_or(option.len());
     let (word, rest) = (&option[..colon], option.get(colon + 1..).unwrap_or_default());
     if word == b"del" {
-        return Ok(Verb::remove(String::from_utf8_lossy(rest).into_owned(), point));
+        return Ok(LayerChange::Remove(OsStr::from_bytes(rest).into()));
     }
     let (number, rest) = match word {
         b"ins" | b"add" => {
@@ -107,22 +172,19 @@ fn layer_change(option: &[u8], point: &Path, status: &Status) -> Result<Verb, St
         _ => (None, rest),
     };
     let (path, mode) = match rest.iter().rposition(|byte| *byte == b'=') {
-        Some(at) if !rest[at..].contains(&b'/') => (&rest[..at], &rest[at + 1..]),
+        Some(at) if is_mode(&rest[at + 1..]) => (&rest[..at], &rest[at + 1..]),
         _ => (rest, &b"ro"[..]),
     };
     if ![&b"ro"[..], b"rr", b"ro+wh", b"rr+wh"].contains(&mode) {
         return Err(format!("{} is no mode of a lower; only ro is", EscapedPath::from(mode)));
     }
-    let last = status.layers.iter().map(|layer| layer.layer).max().unwrap_or_default();
-    let place = match (word, number) {
-        (b"append", _) => Where::Bottom,
-        (b"prepend", _) => Where::Top,
-        (_, Some(0)) => return Err("0 is the upper; the topmost lower is 1".to_owned()),
-        (_, Some(number)) if number <= last => Where::Above(number),
-        (_, Some(number)) if number == last + 1 => Where::Bottom,
-        _ => return Err(format!("it has no layer {}", number.unwrap_or_default())),
+    let place = match number {
+        None if word == b"append" => Place::Bottom,
+        None => Place::Top,
+        Some(0) => return Err("0 is the upper; the topmost lower is 1".to_owned()),
+        Some(number) => Place::As(number),
     };
-    Ok(Verb::add(OsStr::from_bytes(path).into(), place, point))
+    Ok(LayerChange::Add(OsStr::from_bytes(path).into(), place))
 }
 
 /// Makes what was written durable, as filesystems do that become read-only.
@@ -168,4 +230,21 @@ fn flags(mount: &Mount) -> MountFlags {
     ];
     let known = |name: &str| mount.options.split(',').any(|option| option == name);
     named.into_iter().filter(|(name, _)| known(name)).map(|(_, flag)| flag).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_behind_an_equals_sign_is_a_mode_only_where_it_is_one() {
+        let add = |path: &[u8], place| Ok(LayerChange::Add(OsStr::from_bytes(path).into(), place));
+        assert_eq!(layer_change(b"append:/a=ro"), add(b"/a", Place::Bottom));
+        assert_eq!(layer_change(b"prepend:/a=rr+wh"), add(b"/a", Place::Top));
+        assert_eq!(layer_change(b"ins:2:/x=1"), add(b"/x=1", Place::As(2)));
+        assert_eq!(layer_change(b"add:2:/x=b/c=ro"), add(b"/x=b/c", Place::As(2)));
+        assert!(layer_change(b"append:/a=rw").unwrap_err().contains("rw is no mode"));
+        assert!(layer_change(b"append:/a=rw+nolwh").unwrap_err().contains("no mode"));
+        assert_eq!(layer_change(b"del:/a\xff"), Ok(LayerChange::Remove(OsStr::from_bytes(b"/a\xff").into())));
+    }
 }

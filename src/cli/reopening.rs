@@ -165,11 +165,7 @@ impl Reopening {
                 }
                 match untold {
                     None => Ok(done.to),
-                    Some(why) => Err(format!(
-                        "the mount went back to {}, but the kernel can't be told: {why}; it may show names from before: unmount \
-                         it, and mount again",
-                        done.to
-                    )),
+                    Some(why) => Err(not_told(&format!("the mount went back to {}", done.to), &why)),
                 }
             }
             Err(LiveError::Failed(error @ Unchanged::Lost(_))) => Err(error.to_string()),
@@ -212,20 +208,14 @@ impl Reopening {
             Request::AddLayer { directory, id, place, .. } => {
                 self.source(directory.as_path(), *id).and_then(|source| {
                     let coming = Coming { source: &source, id: *id, point: &self.point };
-                    Restacking::add(&union, coming, place, &self.how).map(|done| (done, Some(source)))
+                    Restacking::add(&union, coming, place, &self.how)
                 })
             }
-            Request::RemoveLayer { layer, .. } => {
-                Restacking::remove(&union, layer, &self.how).map(|done| (done, None))
-            }
+            Request::RemoveLayer { layer, .. } => Restacking::remove(&union, layer, &self.how),
             _ => Err(NotChanged::Refused("not understood".to_owned())),
         };
-        let (restacking, source) = prepared.map_err(|error| refused(error.to_string()))?;
-        let at = restacking.position(&union);
+        let restacking = prepared.map_err(|error| refused(error.to_string()))?;
         let mut lowers = self.lowers.lock();
-        if lowers.is_empty() {
-            *lowers = LowerSource::directories(union.lower_paths());
-        }
         // Whoever has the union keeps it from being exchanged.
         drop(union);
         let (Request::AddLayer { used, .. } | Request::RemoveLayer { used, .. }) = &request else {
@@ -238,16 +228,13 @@ impl Reopening {
             }
             Err(error) => return Err(refused(error.to_string())),
         };
-        match source {
-            Some(source) => lowers.insert(at, source),
-            None => drop(lowers.remove(at)),
+        // What snapshots record from now on. Where the mount has ended there are none.
+        if let Ok(union) = self.current.get() {
+            *lowers = union.lower_sources();
         }
         match untold {
             None => Ok(Restacked::Done),
-            Some(why) => Err(format!(
-                "the layers are others now, but the kernel can't be told: {why}; it may show names from before: unmount it, and \
-                 mount again"
-            )),
+            Some(why) => Err(not_told("the layers are others now", &why)),
         }
     }
 
@@ -259,6 +246,13 @@ impl Reopening {
         }
         super::lowers::one_more(path.to_owned(), id).map_err(|failure| NotChanged::Refused(failure.message))
     }
+}
+
+/// Says that something was done of which the kernel doesn't know.
+fn not_told(done: &str, why: &std::io::Error) -> String {
+    format!(
+        "{done}, but the kernel can't be told: {why}; it may show names from before: unmount it, and mount again"
+    )
 }
 
 /// Checks that the layers can be found again by their paths.

@@ -313,7 +313,9 @@ fn is_not_used(mount: &Mount) -> Result<(), Failure> {
             "{point}: {first} is mounted in it, and would be detached; unmount that first, or: --force"
         )));
     }
-    let told: Vec<String> = using::users(mount)?
+    let users = using::users(mount)?;
+    let told: Vec<String> = users
+        .found
         .iter()
         .map(|user| {
             let what = match (user.is_inside, user.open) {
@@ -325,6 +327,13 @@ fn is_not_used(mount: &Mount) -> Result<(), Failure> {
             format!("{user} ({what})")
         })
         .collect();
+    if told.is_empty() && users.unseen > 0 {
+        return Err(Failure::failed(format!(
+            "{point}: {} processes of other users can't be looked at, and may have something open there; ask as root, or with --force \
+             what is no more fails for them with ESTALE",
+            users.unseen
+        )));
+    }
     if told.is_empty() {
         return Ok(());
     }

@@ -1,8 +1,8 @@
 //! Who uses a mount, for verbs that would take from them what they use.
 
-use super::{Failure, say};
+use super::Failure;
 use crate::control::mounts::Mount;
-use crate::control::users::{self, MountedOn, User};
+use crate::control::users::{self, MountedOn, Users};
 use crate::union::escaped_path::EscapedPath;
 
 /// So many are named.
@@ -13,21 +13,17 @@ fn cannot(mount: &Mount) -> impl Fn(std::io::Error) -> Failure {
     move |error| Failure::failed(format!("{point}: who uses it can't be told: {error}"))
 }
 
-/// Returns who uses a mount, this process aside. Says so where there may be more.
-pub(super) fn users(mount: &Mount) -> Result<Vec<User>, Failure> {
+/// Returns who uses a mount, this process aside, and how many others may use it.
+pub(super) fn users(mount: &Mount) -> Result<Users, Failure> {
     let mut users = users::of(mount).map_err(cannot(mount))?;
     // Without it nobody else has got in.
     let others_may = mount.options.split(',').any(|option| option == "allow_other");
-    if users.unseen > 0 && others_may {
-        say(&format!(
-            "{}: {} processes of other users can't be looked at; whether they have something open there isn't known",
-            EscapedPath::from(mount.point.as_path()),
-            users.unseen
-        ));
+    if !others_may {
+        users.unseen = 0;
     }
     let own = std::process::id();
     users.found.retain(|user| user.pid != own);
-    Ok(users.found)
+    Ok(users)
 }
 
 /// Returns what is mounted on something in a mount.

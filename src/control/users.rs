@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use rustix::io::Errno;
 use rustix::process::Pid;
 
 use super::mounts::Mount;
@@ -41,7 +42,7 @@ impl fmt::Display for User {
 pub struct Users {
     /// By their ids.
     pub found: Vec<User>,
-    /// How many others this process may not look at.
+    /// How many others this process may not look at, the kernel's own threads and init aside.
     pub unseen: usize,
 }
 
@@ -63,12 +64,41 @@ impl fmt::Display for MountedOn {
     }
 }
 
-fn processes() -> io::Result<impl Iterator<Item = (u32, PathBuf)>> {
-    // One that can't be listed has ended.
-    Ok(fs::read_dir("/proc")?.filter_map(|process| {
-        let process = process.ok()?;
-        Some((process.file_name().to_str()?.parse().ok()?, process.path()))
+/// The process from which all others come.
+const INIT: u32 = 1;
+
+fn processes() -> io::Result<impl Iterator<Item = io::Result<(u32, PathBuf)>>> {
+    Ok(fs::read_dir("/proc")?.filter_map(|process| match process {
+        Ok(process) => Some(Ok((process.file_name().to_str()?.parse().ok()?, process.path()))),
+        Err(error) => Some(Err(error)),
     }))
+}
+
+/// Tells whether an error of /proc says that the process has ended, or has closed what was asked for. Any other says nothing of what
+/// it uses.
+fn has_ended(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::SRCH.raw_os_error())
+}
+
+fn is_hidden(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
+}
+
+fn of_process(pid: u32) -> impl Fn(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("process {pid} can't be looked at: {error}"))
+}
+
+/// Tells whether it is a thread of the kernel (proc_pid_stat(5)): those have nothing open.
+fn is_of_kernel(process: &Path) -> bool {
+    const PF_KTHREAD: u32 = 0x0020_0000;
+    let stat = fs::read(process.join("stat")).unwrap_or_default();
+    flags_of(&stat).is_some_and(|flags| flags & PF_KTHREAD != 0)
+}
+
+/// Returns the flags of a process: the seventh word behind its name, which may hold anything.
+fn flags_of(stat: &[u8]) -> Option<u32> {
+    let name_ends = stat.iter().rposition(|byte| *byte == b')')?;
+    std::str::from_utf8(&stat[name_ends + 1..]).ok()?.split_ascii_whitespace().nth(6)?.parse().ok()
 }
 
 /// Finds the processes that have something open in a mount. The mount itself is asked nothing.
@@ -77,32 +107,39 @@ fn processes() -> io::Result<impl Iterator<Item = (u32, PathBuf)>> {
 /// Those of reading /proc.
 pub fn of(mount: &Mount) -> io::Result<Users> {
     let mut users = Users::default();
-    for (pid, place) in processes()? {
-        let files = match files_of(&place) {
-            Ok(files) => files,
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                users.unseen += 1;
-                continue;
+    for process in processes()? {
+        let (pid, place) = process?;
+        match user(pid, &place, &mount.device) {
+            Ok(user) => users.found.extend(user),
+            Err(error) if has_ended(&error) => {}
+            // The first of all, where a sandbox hides it even from root, is no reason to refuse everything.
+            Err(error) if is_hidden(&error) => {
+                users.unseen += usize::from(pid != INIT && !is_of_kernel(&place));
             }
-            // It has ended.
-            Err(_) => continue,
-        };
-        let there = |link: PathBuf| inode_on(&link, &mount.device);
-        let dirs: Vec<u64> = ["cwd", "root"].into_iter().filter_map(|link| there(place.join(link))).collect();
-        let open: Vec<u64> =
-            files.into_iter().map(|file| place.join("fd").join(file)).filter_map(there).collect();
-        let mapped = mapped_files(&place, &mount.device);
-        if dirs.is_empty() && open.is_empty() && mapped.is_empty() {
-            continue;
+            Err(error) => return Err(of_process(pid)(error)),
         }
-        let name = fs::read(place.join("comm")).unwrap_or_default();
-        let name = String::from_utf8_lossy(&name).trim_end().to_owned();
-        let (is_inside, count) = (!dirs.is_empty(), open.len() + mapped.len());
-        let inodes = dirs.into_iter().chain(open).chain(mapped).collect();
-        users.found.push(User { pid, name, open: count, is_inside, inodes });
     }
     users.found.sort_by_key(|user| user.pid);
     Ok(users)
+}
+
+/// Returns what a process has open on a filesystem, if anything.
+fn user(pid: u32, place: &Path, device: &str) -> io::Result<Option<User>> {
+    let there = |link: PathBuf| inode_on(&link, device).transpose();
+    let files = files_of(place)?;
+    let dirs: Vec<u64> =
+        ["cwd", "root"].into_iter().filter_map(|link| there(place.join(link))).collect::<io::Result<_>>()?;
+    let open: Vec<u64> =
+        files.into_iter().filter_map(|file| there(place.join("fd").join(file))).collect::<io::Result<_>>()?;
+    let mapped = mapped_files(place, device)?;
+    if dirs.is_empty() && open.is_empty() && mapped.is_empty() {
+        return Ok(None);
+    }
+    let name = fs::read(place.join("comm")).unwrap_or_default();
+    let name = String::from_utf8_lossy(&name).trim_end().to_owned();
+    let (is_inside, count) = (!dirs.is_empty(), open.len() + mapped.len());
+    let inodes = dirs.into_iter().chain(open).chain(mapped).collect();
+    Ok(Some(User { pid, name, open: count, is_inside, inodes }))
 }
 
 /// Finds what is mounted on something in a mount, in the mount namespaces of all processes that this one may look at.
@@ -113,15 +150,25 @@ pub fn mounted_on(mount: &Mount) -> io::Result<Vec<MountedOn>> {
     let own = fs::read_link("/proc/self/ns/mnt")?;
     let mut seen = BTreeSet::from([own]);
     let mut found = mounts_on(&Table::read()?, &mount.device, None);
-    for (pid, place) in processes()? {
-        // What can't be looked at has ended, or is told of by `of`.
-        let Ok(namespace) = fs::read_link(place.join("ns/mnt")) else { continue };
+    for process in processes()? {
+        let (pid, place) = process?;
+        let namespace = match fs::read_link(place.join("ns/mnt")) {
+            Ok(namespace) => namespace,
+            // What is hidden is told of by `of`.
+            Err(error) if has_ended(&error) || is_hidden(&error) => continue,
+            Err(error) => return Err(of_process(pid)(error)),
+        };
         let process = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        if let Some(process) = process.filter(|_| seen.insert(namespace))
-            && let Ok(table) = Table::of(process)
-        {
-            found.extend(mounts_on(&table, &mount.device, Some(pid)));
+        let Some(process) = process.filter(|_| !seen.contains(&namespace)) else { continue };
+        match Table::of(process) {
+            Ok(table) => found.extend(mounts_on(&table, &mount.device, Some(pid))),
+            // One that has ended and that nobody has waited for has none.
+            Err(error) if has_ended(&error) || error.kind() == io::ErrorKind::InvalidInput => continue,
+            Err(error) if is_hidden(&error) => continue,
+            Err(error) => return Err(of_process(pid)(error)),
         }
+        // Only now: another process may tell what this one couldn't.
+        seen.insert(namespace);
     }
     let mut places = BTreeSet::new();
     found.retain(|one| places.insert(one.within.clone()));
@@ -141,10 +188,20 @@ fn mounts_on(table: &Table, device: &str, process: Option<u32>) -> Vec<MountedOn
 }
 
 /// Returns the inode number of what a link of /proc leads to, if that is on a filesystem; without asking that.
-fn inode_on(link: &Path, device: &str) -> Option<u64> {
+fn inode_on(link: &Path, device: &str) -> io::Result<Option<u64>> {
     let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
-    let stat = statx(CWD, link, flags, StatxFlags::INO).ok()?;
-    (format!("{}:{}", stat.stx_dev_major, stat.stx_dev_minor) == device).then_some(stat.stx_ino)
+    let is_there =
+        |stat: &rustix::fs::Statx| format!("{}:{}", stat.stx_dev_major, stat.stx_dev_minor) == device;
+    match statx(CWD, link, flags, StatxFlags::INO).map_err(io::Error::from) {
+        Ok(stat) => Ok(is_there(&stat).then_some(stat.stx_ino)),
+        Err(error) if has_ended(&error) => Ok(None),
+        // A FUSE filesystem of somebody else's tells its device alone, where nothing else is asked for.
+        Err(error) => match statx(CWD, link, flags, StatxFlags::empty()) {
+            Ok(stat) if !is_there(&stat) => Ok(None),
+            Ok(_) => Err(io::Error::other(format!("what it has open there can't be told: {error}"))),
+            Err(_) => Err(error),
+        },
+    }
 }
 
 fn files_of(process: &Path) -> io::Result<Vec<OsString>> {
@@ -152,10 +209,11 @@ fn files_of(process: &Path) -> io::Result<Vec<OsString>> {
 }
 
 /// Returns the files that are mapped: `ADDRESSES RIGHTS OFFSET MAJOR:MINOR INODE PATH`, the device in hexadecimal.
-fn mapped_files(process: &Path, device: &str) -> BTreeSet<u64> {
-    let Ok(maps) = fs::read(process.join("maps")) else { return BTreeSet::new() };
+fn mapped_files(process: &Path, device: &str) -> io::Result<BTreeSet<u64>> {
+    let maps = fs::read(process.join("maps"))?;
     let maps = String::from_utf8_lossy(&maps);
-    maps.lines().filter_map(|line| mapped_from(line, device)).filter_map(|inode| inode.parse().ok()).collect()
+    let inodes = maps.lines().filter_map(|line| mapped_from(line, device));
+    Ok(inodes.filter_map(|inode| inode.parse().ok()).collect())
 }
 
 /// Returns the inode of a line of maps, if it is on that device.
@@ -170,6 +228,29 @@ fn mapped_from<'a>(line: &'a str, device: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_one_that_is_gone_has_ended() {
+        for (errno, ended) in
+            [(Errno::NOENT, true), (Errno::SRCH, true), (Errno::IO, false), (Errno::MFILE, false)]
+        {
+            assert_eq!(has_ended(&errno.into()), ended, "{errno:?}");
+        }
+        assert!(is_hidden(&Errno::ACCESS.into()) && !is_hidden(&Errno::NOENT.into()));
+        // What is asked of a place that isn't one of a process.
+        let top = tempfile::tempdir().unwrap();
+        assert!(has_ended(&user(1, top.path(), "0:0").unwrap_err()));
+        fs::write(top.path().join("fd"), "").unwrap();
+        let error = user(1, top.path(), "0:0").unwrap_err();
+        assert!(!has_ended(&error) && !is_hidden(&error), "{error}");
+    }
+
+    #[test]
+    fn threads_of_the_kernel_are_told_whatever_they_are_called() {
+        assert_eq!(flags_of(b"2 (k) (a 1) S 0 0 0 0 -1 2129984 0 0"), Some(2_129_984));
+        assert_eq!(flags_of(b""), None);
+        assert!(!is_of_kernel(Path::new("/proc/self")));
+    }
 
     #[test]
     fn what_is_mapped_is_read_as_the_kernel_writes_it() {

@@ -1,7 +1,5 @@
 //! The union that a mount shows now: its layers may be opened anew while it is mounted.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -37,14 +35,7 @@ impl Union {
     /// Returns where the layers are that are directories of the host, the topmost first.
     pub fn layer_places(&self) -> Vec<LayerPlace> {
         let of_host = self.layers.iter().filter(|layer| layer.root.tree().is_none());
-        let place = |layer: &OpenLayer| LayerPlace {
-            path: if layer.place.is_empty() {
-                layer.path.clone()
-            } else {
-                OsStr::from_bytes(&layer.place).into()
-            },
-            id: layer.root.id,
-        };
+        let place = |layer: &OpenLayer| LayerPlace { path: layer.place(), id: layer.root.id };
         of_host.map(place).collect()
     }
 }

@@ -71,6 +71,7 @@ use self::nodes::table::Table;
 use self::nodes::verified::Stale;
 use self::options::{RedirectDir, Verity};
 use self::quota::{Quota, Taken};
+use self::stack::directory::place_of;
 use self::stack::layer::Veils;
 use self::view::attr::Attr;
 use self::view::owners::Owners;
@@ -162,6 +163,13 @@ pub struct OpenLayer {
     pub place: Vec<u8>,
     /// Its root.
     pub root: Arc<RealDir>,
+}
+
+impl OpenLayer {
+    /// Returns where it is, from the root and without links where that is known.
+    fn place(&self) -> PathBuf {
+        place_of(&self.place, &self.path)
+    }
 }
 
 /// How much memory and how many descriptors a union may keep.

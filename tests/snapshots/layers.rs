@@ -327,6 +327,33 @@ fn snapshots_record_the_layers_that_there_are() {
 }
 
 #[test]
+fn what_can_not_be_recorded_is_asked_for_by_the_next_mount() {
+    support::needs_root!();
+    let place = mounted(&["--lower", "a:b", "--upper", "up"]);
+    fs::write(place.at("mnt/changed"), "changed").unwrap();
+    place.unionmount(&["snapshot", "mnt", "one"]).ok();
+    unmount(&place);
+    mount(&place, &["--upper", "up"]);
+    place.sh("tar -C c -cf c.tar new").ok();
+    // What was refused has changed nothing.
+    place.unionmount(&["layers", "add", "a", "mnt"]).refused(1, &["already"]);
+    place.unionmount(&["layers", "add", "c.tar", "mnt"]).ok();
+    fs::write(place.at("mnt/mode"), "changed").unwrap();
+    place.unionmount(&["snapshot", "mnt", "two"]).ok();
+    unmount(&place);
+    place.unionmount(&["--upper", "up", "mnt"]).refused(1, &["--lower"]);
+    mount(&place, &["--lower", "c.tar:a:b", "--upper", "up"]);
+    assert_eq!(fs::read_to_string(place.at("mnt/new")).unwrap(), "c/new");
+    place.unionmount(&["layers", "remove", "3", "mnt"]).ok();
+    fs::write(place.at("mnt/mode"), "changed again").unwrap();
+    place.unionmount(&["snapshot", "mnt", "three"]).ok();
+    unmount(&place);
+    mount(&place, &["--upper", "up"]);
+    assert_shows(&place, &["up", ".up.layers/3", ".up.layers/2", ".up.layers/1", "a", "b"]);
+    unmount(&place);
+}
+
+#[test]
 fn what_can_not_be_a_layer_is_refused_with_the_reason() {
     support::needs_root!();
     let place = mounted(&["--lower", "a", "--upper", "up"]);

@@ -1,6 +1,8 @@
 //! `unionmount layers add`, `remove`: other lowers for a mount that is used.
 
 use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,7 +15,7 @@ use crate::control::client::Client;
 use crate::control::explanation::LayerReport;
 use crate::control::mounts::{self, Mount};
 use crate::control::protocol::{Request, Restacked};
-use crate::control::users::{MountedOn, User};
+use crate::control::users::{MountedOn, User, Users};
 use crate::union::escaped_path::EscapedPath;
 use crate::union::live::layers::{InUse, Lost, NamedLayer, Place};
 
@@ -33,11 +35,11 @@ pub(in crate::cli) enum Verb {
 pub(in crate::cli) struct Add {
     /// Right above that layer: its number in unionmount status, or its directory
     #[arg(long, value_name = "LAYER", group = "place")]
-    above: Option<String>,
+    above: Option<OsString>,
 
     /// Right below that layer
     #[arg(long, value_name = "LAYER", group = "place")]
-    below: Option<String>,
+    below: Option<OsString>,
 
     /// Below all others
     #[arg(long, group = "place")]
@@ -77,7 +79,7 @@ pub(in crate::cli) struct Remove {
 
     /// Its number in unionmount status, or its directory
     #[arg(value_name = "LAYER")]
-    layer: String,
+    layer: OsString,
 
     /// The mount point
     #[arg(value_name = "MOUNT")]
@@ -102,7 +104,7 @@ impl Verb {
     /// Adds a layer to the mount on `point`, if nothing that is in use is hidden.
     pub(in crate::cli) fn add(directory: PathBuf, place: Where, point: &Path) -> Verb {
         let above = match place {
-            Where::Above(number) => Some(number.to_string()),
+            Where::Above(number) => Some(number.to_string().into()),
             Where::Top | Where::Bottom => None,
         };
         let bottom = place == Where::Bottom;
@@ -110,7 +112,7 @@ impl Verb {
     }
 
     /// Removes a layer from the mount on `point`, if nothing of it is in use.
-    pub(in crate::cli) fn remove(layer: String, point: &Path) -> Verb {
+    pub(in crate::cli) fn remove(layer: OsString, point: &Path) -> Verb {
         Verb::Remove(Remove { force: false, layer, mount: point.to_owned() })
     }
 
@@ -165,8 +167,8 @@ fn layers_of(mount: &Mount) -> Result<Vec<LayerReport>, Failure> {
 }
 
 /// Finds the layer that is named by its number or its directory.
-fn named(mount: &Mount, layers: &[LayerReport], text: &str) -> Result<NamedLayer, Failure> {
-    let number: Option<u16> = text.parse().ok();
+fn named(mount: &Mount, layers: &[LayerReport], text: &OsStr) -> Result<NamedLayer, Failure> {
+    let number: Option<u16> = text.to_str().and_then(|text| text.parse().ok());
     let path = std::fs::canonicalize(text).ok();
     let is_it = |layer: &&LayerReport| {
         Some(layer.layer) == number
@@ -191,19 +193,20 @@ fn change(
     force: bool,
     request: impl FnOnce(Option<InUse>) -> Request,
 ) -> Result<ExitCode, Failure> {
-    let (mut users, mut mounted) = (Vec::new(), Vec::new());
+    let (mut users, mut mounted) = (Users::default(), Vec::new());
     if !force {
         (users, mounted) = (using::users(mount)?, using::mounted_on(mount)?);
     }
     let used = InUse {
-        inodes: users.iter().flat_map(|user| user.inodes.iter().copied()).collect::<BTreeSet<u64>>(),
+        inodes: users.found.iter().flat_map(|user| user.inodes.iter().copied()).collect::<BTreeSet<u64>>(),
         mounted: mounted.iter().map(|one| EscapedPath::from(one.within.as_path())).collect(),
+        unseen: users.unseen,
     };
     let mut daemon = Client::connect_within(mount, PATIENCE).map_err(|error| failed(mount, &error))?;
     let done = daemon.restack(&request((!force).then_some(used))).map_err(|error| failed(mount, &error))?;
     match done {
         Restacked::Done => Ok(ExitCode::SUCCESS),
-        Restacked::Used(lost) => Err(failed(mount, &told(&lost, &users, &mounted))),
+        Restacked::Used(lost) => Err(failed(mount, &told(&lost, &users.found, &mounted))),
     }
 }
 

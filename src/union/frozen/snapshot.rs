@@ -89,7 +89,8 @@ fn check_is_upper(target: &Target, held: &Held) -> Result<()> {
     }
 }
 
-/// Returns the lowers as they are recorded: from the root. What isn't a directory is not.
+/// Returns the lowers as they are recorded: from the root. `None`: none are named, and those that are recorded stay. Where one isn't a
+/// directory that is found again none are, so that the next mount asks for them: others than these would be shown.
 pub(in crate::union) fn recorded(lowers: &[LowerSource]) -> Option<Vec<EscapedPath>> {
     let path = |lower: &LowerSource| match lower {
         LowerSource::Directory(path) => {
@@ -97,8 +98,16 @@ pub(in crate::union) fn recorded(lowers: &[LowerSource]) -> Option<Vec<EscapedPa
         }
         LowerSource::Tree { .. } => None,
     };
+    if lowers.is_empty() {
+        return None;
+    }
     let paths: Option<Vec<EscapedPath>> = lowers.iter().map(path).collect();
-    paths.filter(|paths| !paths.is_empty())
+    if paths.is_none() {
+        log::warn!(
+            "a lower is an archive, or isn't found any more: none are recorded, and the next mount is to name them"
+        );
+    }
+    Some(paths.unwrap_or_default())
 }
 
 /// Holds an upper whose files have all their names in itself.

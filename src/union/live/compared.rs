@@ -65,6 +65,11 @@ impl Compared {
         self.lost.iter().map(|node| node.ino).collect()
     }
 
+    /// Tells whether something is lost that the kernel knows, so that somebody may use it.
+    pub fn loses_what_is_known(&self) -> bool {
+        self.lost.iter().any(|node| node.lookups() > 0)
+    }
+
     /// Tells whether a name is one of those that the kernel is to forget, with what is mounted on it.
     pub fn is_outdated(&self, directory: u64, name: &[u8]) -> bool {
         self.outdated.names.iter().any(|(dir, known)| *dir == directory && *known == name)

@@ -6,10 +6,8 @@
 //! in it stay.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{Access, Mode, OFlags};
@@ -18,9 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::FsError;
 use crate::sys::own::is_own;
-use crate::union::Union;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::frozen::held::{OfWhat, is_nobodys};
+use crate::union::frozen::record::MOST_LAYERS;
 use crate::union::frozen::site::Site;
 use crate::union::frozen::unfit::SnapshotError;
 use crate::union::live::Unchanged;
@@ -33,6 +31,7 @@ use crate::union::stack::layer::{Lower, LowerSource, Stack, TreeLayer, Veils, un
 use crate::union::stack::nesting::{self, DirId, Member};
 use crate::union::stack::stack_error::{Role, StackError};
 use crate::union::stack::tree::Tree;
+use crate::union::{OpenLayer, Union};
 
 /// A layer that somebody names. It is told by both: between the look and the change others may have come.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +74,9 @@ pub struct InUse {
     pub inodes: BTreeSet<u64>,
     /// On what something is mounted, relative to the root of the mount.
     pub mounted: Vec<EscapedPath>,
+    /// How many processes couldn't be looked at, and may use anything.
+    #[serde(default)]
+    pub unseen: usize,
 }
 
 /// Something that is in use and would be lost.
@@ -163,12 +165,6 @@ impl Restacking {
         Ok(self)
     }
 
-    /// Returns which of the lowers it comes to be, or was; counted without the upper and what was frozen of it.
-    pub fn position(&self, union: &Union) -> usize {
-        let at = self.added.as_ref().map(|(at, _)| *at).or(self.removed).unwrap_or_default();
-        at.saturating_sub(union.own_layers())
-    }
-
     /// Does it. Nobody may ask the union meanwhile. Returns the union that takes over, and what the kernel
     /// must be told once requests are answered again. `used`: what must not be lost, if anything.
     ///
@@ -206,6 +202,13 @@ impl Restacking {
             let lost = union.lost_of(used, &compared)?;
             if !lost.is_empty() {
                 return Err(NotChanged::Used(lost));
+            }
+            if used.unseen > 0 && compared.loses_what_is_known() {
+                return Err(refused(format!(
+                    "something that was looked at would be gone, and {} processes of other users can't be looked at, which may use it; \
+                     ask as root, or with --force it fails for them with ESTALE",
+                    used.unseen
+                )));
             }
         }
         drop(trial);
@@ -299,24 +302,18 @@ impl Union {
     /// Whose else they are.
     pub fn may_change_layers(&self) -> Result<(), SnapshotError> {
         let Some(upper) = &self.upper else { return Ok(()) };
-        let Layer { path, place, root, .. } = &upper.layer.layer;
-        let path = if place.is_empty() { path.clone() } else { OsStr::from_bytes(place).into() };
-        is_nobodys(&Site::of(root.as_fd(), &path)?, &path, OfWhat::Layers)
+        let layer = &upper.layer.layer;
+        let path = layer.place();
+        is_nobodys(&Site::of(layer.root.as_fd(), &path)?, &path, OfWhat::Layers)
     }
 
-    /// Returns where the lowers are that aren't the upper's own, the topmost first.
-    pub fn lower_paths(&self) -> Vec<PathBuf> {
-        let lowers = &self.merged_layers()[self.own_layers()..];
-        lowers
-            .iter()
-            .map(|layer| {
-                if layer.place.is_empty() {
-                    layer.path.clone()
-                } else {
-                    OsStr::from_bytes(&layer.place).into()
-                }
-            })
-            .collect()
+    /// Returns the lowers that aren't the upper's own, the topmost first.
+    pub fn lower_sources(&self) -> Vec<LowerSource> {
+        let source = |layer: &OpenLayer| match layer.root.tree() {
+            Some(tree) => LowerSource::Tree { path: layer.path.clone(), tree: tree.source() },
+            None => LowerSource::Directory(layer.place()),
+        };
+        self.merged_layers().iter().skip(self.own_layers()).map(source).collect()
     }
 
     /// Returns how many layers, from the top, are the upper or were it.
@@ -351,10 +348,8 @@ impl Union {
 
     /// Returns which of all layers one comes to be.
     fn position(&self, place: &Place) -> Result<usize, NotChanged> {
-        /// As many as a mount may have.
-        const MOST: usize = 500;
-        if self.layers.len() >= MOST {
-            return Err(refused(format!("it has {MOST} layers, and can't have more")));
+        if self.layers.len() >= MOST_LAYERS {
+            return Err(refused(format!("it has {MOST_LAYERS} layers, and can't have more")));
         }
         match place {
             Place::Top => Ok(self.own_layers()),

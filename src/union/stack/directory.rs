@@ -1,6 +1,8 @@
 //! One directory of a stack, opened.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, Mode, OFlags, accessat};
@@ -30,7 +32,17 @@ pub struct Layer {
     pub sealed: bool,
 }
 
+/// Returns where a layer is: the place that it was found at when it was opened, or else the path that was given.
+pub(in crate::union) fn place_of(place: &[u8], path: &Path) -> PathBuf {
+    if place.is_empty() { path.to_owned() } else { OsStr::from_bytes(place).into() }
+}
+
 impl Layer {
+    /// Returns where it is, from the root and without links where that is known.
+    pub(in crate::union) fn place(&self) -> PathBuf {
+        place_of(&self.place, &self.path)
+    }
+
     /// Opens a directory by a path that the kernel resolves.
     pub(in crate::union) fn open(role: Role, path: &Path) -> Result<Layer, StackError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;

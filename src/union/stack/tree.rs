@@ -88,6 +88,11 @@ impl Tree {
         Arc::new(Tree { reads, dev: NEXT.fetch_add(1, Ordering::Relaxed) })
     }
 
+    /// Returns what reads it.
+    pub fn source(&self) -> Arc<dyn LayerTree> {
+        self.reads.clone()
+    }
+
     /// Returns what tells the tree from others in every run.
     pub fn id(&self) -> u64 {
         self.reads.id()
