@@ -209,6 +209,27 @@ fn what_is_in_use_is_not_taken_away_unless_by_force() {
 }
 
 #[test]
+fn who_can_not_be_looked_at_may_use_what_would_be_gone() {
+    support::needs_root!();
+    let place = mounted(&["--lower", "c:a:b", "--upper", "up"]);
+    look(&place.at("mnt"));
+    place.mkdir("x");
+    // Root without this right sees nobody who has it.
+    let blind = |words: &str| {
+        place.sh(&format!("setpriv --bounding-set=-sys_ptrace --inh-caps=-sys_ptrace ./unionmount {words}"))
+    };
+    blind("layers remove c mnt").refused(1, &["can't be looked at", "--force", "stay as they are"]);
+    assert_eq!(fs::read_to_string(place.at("mnt/changed")).unwrap(), "c/changed");
+    blind("layers add --bottom x mnt").ok();
+    blind("layers remove x mnt").ok();
+    place.unionmount(&["snapshot", "mnt", "one"]).ok();
+    blind("rollback mnt").refused(1, &["can't be looked at", "--force"]);
+    blind("layers remove --force c mnt").ok();
+    assert_shows(&place, &["up", ".up.layers/1", "a", "b"]);
+    unmount(&place);
+}
+
+#[test]
 fn what_is_mounted_in_it_stays_where_it_can_and_is_not_detached_else() {
     support::needs_root!();
     let place = mounted(&["--lower", "a:b", "--upper", "up"]);

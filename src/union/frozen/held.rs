@@ -228,7 +228,7 @@ impl Held {
     }
 
     /// Says the same where something else than the upper was exchanged, or it isn't known what.
-    fn other_not_put_back(
+    pub fn other_not_put_back(
         &self,
         layers: &Layers,
         with: &str,

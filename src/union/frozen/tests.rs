@@ -274,6 +274,22 @@ fn an_upper_that_could_not_be_put_back_is_removed_by_nobody() {
 }
 
 #[test]
+fn what_was_exchanged_instead_of_the_upper_is_removed_by_nobody() {
+    let bed = two_states();
+    let (held, writing) = rolled_back_half(&bed);
+    fs::rename(bed.at(".upper.layers").join(GONE), bed.at("moved-away")).unwrap();
+    fs::create_dir(bed.at(".upper.layers").join(GONE)).unwrap();
+    fs::write(bed.at(".upper.layers").join(GONE).join("theirs"), "theirs").unwrap();
+    let why = crate::union::frozen::unfit::SnapshotError::refused(bed.at("upper"), "it was another");
+    let told = held.other_not_put_back(&writing.layers, GONE, &why, rustix::io::Errno::IO).to_string();
+    assert!(told.contains("it was another") && told.contains(".upper.layers/rescued-1 now"), "{told}");
+    drop((held, writing));
+    take(&bed, "two");
+    go_back(&bed, "one");
+    assert_eq!(fs::read(bed.at(".upper.layers/rescued-1/theirs")).unwrap(), b"theirs");
+}
+
+#[test]
 fn what_something_stands_on_is_not_removed() {
     let bed = two_states();
     take(&bed, "two");
