@@ -231,7 +231,8 @@ impl Regions {
                 self.begin(Root { dev, id, unique })
             }
         };
-        root.set_region(index as u16);
+        // Of more filesystems than there are indexes, the rest have none, as those within layers.
+        root.set_region(u16::try_from(index).unwrap_or(REGIONS));
         if root.tree().is_none() {
             root.set_filesystem(filesystem_type(DirFds::new(0).host(root)?.as_fd())?);
         }
