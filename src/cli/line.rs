@@ -19,10 +19,14 @@ pub(super) fn in_order(program: &Command, args: Vec<OsString>) -> Vec<OsString> 
         _ => return args,
     };
     let Some(rest) = args.get(1 + options..) else { return args };
-    let verbs = verbs_of(program, rest).len();
-    if verbs == 0 {
-        return args;
-    }
+    let verbs = match verbs_of(program, rest)[..] {
+        // What is no verb is told as such.
+        [] if rest.first().is_some_and(|word| !word.as_encoded_bytes().starts_with(b"-")) => 1,
+        [] => return args,
+        // They tell of the program alone.
+        [verb] if matches!(verb.get_name(), "help" | "version") => return [&args[..1], rest].concat(),
+        ref verbs => verbs.len(),
+    };
     let parts = [&args[..1], &rest[..verbs], &args[1..=options], &rest[verbs..]];
     parts.concat()
 }

@@ -208,6 +208,14 @@ fn options_of_all_verbs_stand_before_them_too() {
         assert_eq!(out.lines().count(), 2, "{line}: {out}");
     }
     place.sh("./unionmount --root store").refused(2, &["--root"]);
+    for (line, told) in [
+        ("--root store explian x", "did you mean explain?"),
+        ("--root=store logs web", "logs is no verb here"),
+        ("--root store nosuch", "there is no verb \"nosuch\""),
+    ] {
+        place.sh(&format!("./unionmount {line}")).refused(2, &[told]);
+    }
+    assert!(place.sh("./unionmount --root store help run").ok().out.contains("unionmount run"));
 }
 
 #[test]
