@@ -9,7 +9,7 @@ use super::{Failure, line, terminal};
 /// The groups in which help lists the verbs.
 pub(super) const GROUPS: [(&str, &[&str]); 5] = [
     ("See", &["demo", "explain", "layers", "status", "trace", "diff", "apply", "discard", "seal", "try"]),
-    ("Snapshots", &["snapshot", "snapshots", "rollback", "branch"]),
+    ("Snapshots", &["snapshot", "snapshots", "rollback", "branch", "snapshotter"]),
     (
         "Images",
         &[
@@ -36,19 +36,7 @@ pub(super) const GROUPS: [(&str, &[&str]); 5] = [
     ),
     (
         "Other",
-        &[
-            "login",
-            "logout",
-            "tags",
-            "prune",
-            "verify",
-            "help",
-            "version",
-            "man",
-            "completions",
-            "system",
-            "snapshotter",
-        ],
+        &["login", "logout", "tags", "prune", "verify", "help", "version", "man", "completions", "system"],
     ),
 ];
 
