@@ -5,6 +5,7 @@
 
 pub mod cancel;
 pub mod copy;
+pub mod descriptors;
 pub mod dir;
 pub mod durable;
 pub mod extents;

@@ -10,6 +10,7 @@
 //! | [`nodes`] | the objects of the merged view, their numbers, their identity, how long they live |
 //! | [`frozen`] | snapshots: uppers that were frozen, rollbacks, branches |
 //! | [`live`] | a mount goes on over another upper |
+//! | [`handover`] | a mount goes on with another process |
 //! | [`hardlinks`] | one file stays one file when it is copied up |
 //! | [`data`] | descriptors of open files, half-copied files; what fsync promises |
 //! | [`change`] | the upper, copy-up, create, remove, rename |
@@ -28,6 +29,7 @@ pub mod data;
 pub mod escaped_path;
 pub mod events;
 pub mod frozen;
+pub mod handover;
 pub mod hardlinks;
 #[cfg(test)]
 mod kills;

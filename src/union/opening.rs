@@ -53,12 +53,12 @@ impl Union {
         Union::after(None, stack, limits, options)
     }
 
-    /// Returns the merged view of a stack, which is to take over from another.
+    /// Returns the merged view of a stack, which is to take over from another. `before`: the regions of that one.
     ///
     /// # Errors
     /// Those of [`Union::with_options`].
     pub(in crate::union) fn after(
-        before: Option<&Union>,
+        before: Option<&Regions>,
         stack: Stack,
         limits: Limits,
         options: &FsOptions,
@@ -66,7 +66,7 @@ impl Union {
         let (data_only, frozen) = (stack.data_only, stack.frozen);
         let belief = stack.belief.with_permissions(options.xattr_permissions);
         let (layers, upper_layer) = open_layers(stack.upper, stack.lowers, belief)?;
-        let regions = Arc::new(Regions::of_layers(&layers, before.map(|before| &*before.regions))?);
+        let regions = Arc::new(Regions::of_layers(&layers, before)?);
         let upper = match upper_layer {
             Some(layer) => {
                 Some(Upper::new(layer, regions.clone(), regions.sources(&layers)?, options.quota)?)

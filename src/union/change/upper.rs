@@ -20,11 +20,13 @@ use rustix::fs::{self, AtFlags, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
 use crate::error::Result;
+use crate::sys::descriptors::Outgoing;
 use crate::sys::object::{At, Writable};
 use crate::sys::{copy, filesystem};
 use crate::union::change::failpoint::{self, Failpoint};
 use crate::union::change::lend::with_rights;
 use crate::union::change::new::New;
+use crate::union::escaped_path::EscapedPath;
 use crate::union::hardlinks::link_index::LinkIndex;
 use crate::union::lookup::marker::{MarkerForms, WH_OPAQUE};
 use crate::union::lookup::private::Namespace;
@@ -33,6 +35,7 @@ use crate::union::nodes::region::Regions;
 use crate::union::quota::mark::{Mark, QUOTA};
 use crate::union::quota::taken::{Bounds, Growth};
 use crate::union::quota::{Quota, WatchedDir};
+use crate::union::stack::layer::state::UpperState;
 use crate::union::stack::layer::{UpperCaps, UpperLayer};
 
 /// The descriptor of a directory of the upper.
@@ -327,6 +330,27 @@ impl Upper {
         before.closed.store(true, Ordering::SeqCst);
         before.remove_whiteout();
         self.next.store(before.next.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.closed.store(false, Ordering::SeqCst);
+    }
+
+    /// Returns what another process goes on with.
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    pub(in crate::union) fn state(&self, fds: &mut Outgoing) -> std::io::Result<UpperState> {
+        let whiteout = self.whiteout.lock().clone().map(EscapedPath);
+        Ok(UpperState { next: self.next.load(Ordering::Relaxed), whiteout, ..self.layer.state(fds)? })
+    }
+
+    /// Goes on with what another process has in the staging directory.
+    pub(in crate::union) fn stage_on(&self, next: u64, whiteout: Option<Vec<u8>>) {
+        self.next.store(next, Ordering::Relaxed);
+        *self.whiteout.lock() = whiteout;
+    }
+
+    /// Makes the workdir this process's to close: another one had it in use, and doesn't go on.
+    pub(in crate::union) fn go_on(&self) {
+        self.layer.work.go_on();
         self.closed.store(false, Ordering::SeqCst);
     }
 

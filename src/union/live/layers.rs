@@ -225,7 +225,7 @@ impl Restacking {
 
     fn next(&self, union: &Union, how: &How, serves: bool) -> Result<Union, NotChanged> {
         let stack = self.stack(union, serves)?;
-        Union::after(Some(union), stack, how.limits, &how.options)
+        Union::after(Some(&union.regions), stack, how.limits, &how.options)
             .map_err(|error| refused(format!("the layers can't be read: {error}")))
     }
 

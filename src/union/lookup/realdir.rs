@@ -8,7 +8,6 @@
 //! A directory of a lower never moves. One of the upper moves when the merged tree is renamed; then only its own
 //! location changes, so a rename costs the same however much lies below.
 
-use std::hash::RandomState;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering};
 use std::sync::{Arc, Weak};
@@ -21,7 +20,7 @@ use crate::sys::object::{At, Stat};
 use crate::sys::own::is_own;
 use crate::union::lookup::belief::Belief;
 use crate::union::lookup::marker::MarkerForms;
-use crate::union::nodes::generation::{Generation, Generations};
+use crate::union::nodes::generation::{Generation, Generations, Key};
 use crate::union::second_chance::{SecondChance, Since};
 use crate::union::stack::access::{LayerAt, LayerObject};
 use crate::union::stack::directory::Layer;
@@ -139,6 +138,22 @@ impl RealDir {
         child.set_forms(MarkerForms::default());
         *child.fd.lock() = fd;
         Arc::new(child)
+    }
+
+    /// Returns a directory that was removed, and is reached by this descriptor alone.
+    ///
+    /// # Errors
+    /// Those of stat(2).
+    pub(in crate::union) fn of_removed(
+        layer: LayerIndex,
+        fd: Arc<OwnedFd>,
+        belief: Belief,
+        region: u16,
+    ) -> std::io::Result<Arc<RealDir>> {
+        let stat = At::Fd(fd.as_fd()).stat()?;
+        let real = RealDir::new(layer, &stat, belief, Location::Removed, Some(fd));
+        real.set_region(region);
+        Ok(Arc::new(real))
     }
 
     fn beneath(parent: &Arc<RealDir>, name: &[u8], stat: &Stat) -> RealDir {
@@ -342,7 +357,7 @@ impl DirFds {
     }
 
     /// Makes its numbers of generations those of another mount, which goes on.
-    pub fn set_generations_key(&mut self, key: RandomState) {
+    pub fn set_generations_key(&mut self, key: Key) {
         self.generations.set_key(key);
     }
 

@@ -36,7 +36,7 @@ pub(in crate::union) struct Bone {
 
 impl Bone {
     /// Returns what is left of a node, whose upper may be gone. `None`: it has no name.
-    fn of(node: &Node, upper_is_gone: bool) -> Option<Bone> {
+    pub fn of(node: &Node, upper_is_gone: bool) -> Option<Bone> {
         let place = node.place.read();
         let NodePlace::Named { parent, entry } = &*place else { return None };
         let is_of_upper_alone = match &node.dir {

@@ -12,7 +12,7 @@
 //! Filesystems that tell no time of birth have no generations. Handles of FUSE filesystems are not made use of: they are
 //! node ids, which change when the kernel forgets a node.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hasher, RandomState};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -73,10 +73,29 @@ impl Sighting {
     }
 }
 
+/// What makes the hashes those of one mount. Another process that goes on with the mount has to come to the same, whatever it was
+/// built with: so it is SipHash-2-4 of bytes whose order is fixed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct Key(u64, u64);
+
+impl Key {
+    fn new() -> Key {
+        let random = RandomState::new();
+        Key(random.hash_one(0), random.hash_one(1))
+    }
+
+    #[allow(deprecated, reason = "it is the one of the standard library whose algorithm is promised")]
+    fn hash(self, parts: &[&[u8]]) -> u64 {
+        let mut hasher = std::hash::SipHasher::new_with_keys(self.0, self.1);
+        parts.iter().for_each(|part| hasher.write(part));
+        hasher.finish()
+    }
+}
+
 /// What tells generations in one mount.
 #[derive(Debug, Default)]
 pub struct Generations {
-    key: RandomState,
+    key: Key,
     /// Devices of filesystems whose file handles last.
     lasting: Vec<u64>,
 }
@@ -84,16 +103,16 @@ pub struct Generations {
 impl Generations {
     /// Makes them of `lasting`: the devices of filesystems whose file handles last.
     pub fn new(lasting: Vec<u64>) -> Generations {
-        Generations { key: RandomState::new(), lasting }
+        Generations { key: Key::new(), lasting }
     }
 
     /// Returns what makes the numbers those of one mount.
-    pub(in crate::union) fn key(&self) -> RandomState {
-        self.key.clone()
+    pub(in crate::union) fn key(&self) -> Key {
+        self.key
     }
 
     /// Makes the numbers those of another one, which goes on.
-    pub(in crate::union) fn set_key(&mut self, key: RandomState) {
+    pub(in crate::union) fn set_key(&mut self, key: Key) {
         self.key = key;
     }
 
@@ -123,7 +142,7 @@ impl Generations {
     }
 
     fn by_birth(&self, born: Time) -> Generation {
-        Generation::of_hash(self.key.hash_one((born.sec, born.nsec)))
+        Generation::of_hash(self.key.hash(&[&born.sec.to_le_bytes(), &born.nsec.to_le_bytes()]))
     }
 
     fn by_handle(&self, at: LayerAt<'_>, stat: &Stat) -> Option<Generation> {
@@ -132,7 +151,7 @@ impl Generations {
         }
         // An error is one of whoever uses the object next; here it only means that nothing more is known.
         let handle = handle::of(at.host()?).ok().flatten()?;
-        Some(Generation::of_hash(self.key.hash_one((handle.kind, handle.id))))
+        Some(Generation::of_hash(self.key.hash(&[&handle.kind.to_le_bytes(), &handle.id])))
     }
 }
 
@@ -149,6 +168,16 @@ mod tests {
     use crate::sys::object::At;
     use std::fs;
     use std::os::fd::AsFd;
+
+    /// The vector of the paper: the key 00 … 0f, the bytes 00 … 0e.
+    #[test]
+    fn hashes_are_the_same_in_every_program() {
+        let key = Key(0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908);
+        let bytes: Vec<u8> = (0..15).collect();
+        assert_eq!(key.hash(&[&bytes]), 0xa129_ca61_49be_45e5);
+        assert_eq!(key.hash(&[&bytes[..3], &bytes[3..]]), key.hash(&[&bytes]));
+        assert_ne!(Key::new(), Key::new());
+    }
 
     #[test]
     fn a_generation_is_the_same_as_long_as_the_inode_is() {

@@ -114,6 +114,12 @@ impl Pins {
         }
     }
 
+    /// Holds an object that another process held for this mount, on the account of the same user: it is held in any case.
+    pub fn hold_for(self: &Arc<Self>, payer: Option<u32>, held: LayerObject) -> Arc<Pinned> {
+        let share = payer.and_then(|uid| self.take_for(uid, true).ok()).map(Arc::new);
+        self.pinned(held, share)
+    }
+
     fn pinned(&self, held: LayerObject, share: Option<Arc<Share>>) -> Arc<Pinned> {
         let counted = self.quota.as_ref().and_then(|quota| {
             let ino = quota.hold(held.host()?.as_fd())?;
@@ -182,6 +188,11 @@ impl Drop for Pinned {
 impl Pinned {
     pub(in crate::union) fn held(&self) -> LayerObject {
         self.held.clone()
+    }
+
+    /// Returns the user who pays for the descriptor, if anybody does.
+    pub(in crate::union) fn payer(&self) -> Option<u32> {
+        self.share.as_ref().map(|share| share.uid)
     }
 }
 

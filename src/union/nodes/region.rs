@@ -19,6 +19,8 @@
 //! filesystems). They get one of their own while the mount lives, and where such a file of a lower has several names, each is a
 //! file by itself: nothing could lead from one name to the copy of another in the next run.
 
+pub(in crate::union) mod state;
+
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd};

@@ -4,8 +4,9 @@
 //! name, its bone; what has none is taken over as it is, with the descriptor that keeps it; and the numbers that were given
 //! out where the rule has none. Nothing of it names a layer, whose places in the stack may be others now.
 
+pub(in crate::union) mod state;
+
 use std::fmt;
-use std::hash::RandomState;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -15,7 +16,7 @@ use crate::union::Union;
 use crate::union::events::Events;
 use crate::union::lookup::realdir::RealDir;
 use crate::union::nodes::bones::{Bone, Bones, Nodes};
-use crate::union::nodes::generation::{Generation, Sighting};
+use crate::union::nodes::generation::{Generation, Key, Sighting};
 use crate::union::nodes::node::{DirPart, NewNode, Node, NodePlace};
 use crate::union::nodes::pins::{Pinned, Pins};
 use crate::union::nodes::region::InodeId;
@@ -30,7 +31,7 @@ pub struct Skeleton {
     lost: Vec<(u64, Bone)>,
     upper: OfUpper,
     numbers: Numbers,
-    generations: RandomState,
+    generations: Key,
     /// What has another identity now, and is the same to who knows it: the number stays.
     renumbered: Vec<(InodeId, u64)>,
     frozen: usize,

@@ -42,8 +42,10 @@ pub struct Table {
 /// Numbers that were given out where the rule has none.
 #[derive(Debug)]
 pub(in crate::union) struct Numbers {
-    next: u64,
-    given: Vec<(InodeId, u64)>,
+    /// The next one that is given out.
+    pub next: u64,
+    /// Which objects have which.
+    pub given: Vec<(InodeId, u64)>,
 }
 
 impl Table {

@@ -6,6 +6,8 @@
 //! The order matters: paths are resolved by the kernel, once; identities are compared; the upper is locked before its
 //! workdir is looked for, since the daemon of an earlier mount removes a default workdir before it lets the upper go.
 
+pub(in crate::union) mod state;
+
 pub use crate::union::stack::directory::Layer;
 pub use crate::union::stack::lower::{Lower, LowerSource, TreeLayer};
 use crate::union::stack::stack_error::open_error;

@@ -39,6 +39,16 @@ pub struct DirLock {
 }
 
 impl DirLock {
+    /// Returns the descriptor that holds it, for a process that takes it over.
+    pub(in crate::union) fn held(&self) -> Arc<OwnedFd> {
+        self._held.clone()
+    }
+
+    /// Returns the lock that another process has taken by this descriptor: it belongs to the open file, and so to both.
+    pub(in crate::union) fn taken_over(held: OwnedFd) -> DirLock {
+        DirLock { _held: Arc::new(held) }
+    }
+
     /// Locks `dir`, waiting at most `wait` for another holder to let go.
     pub(in crate::union) fn acquire(
         dir: BorrowedFd<'_>,

@@ -18,7 +18,7 @@ use rustix::process::getegid;
 use crate::union::lookup::private::Namespace;
 
 /// The form in which a whiteout is kept on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum WhiteoutForm {
     /// A character device 0:0, as the kernel's overlayfs makes.
     CharDev,
@@ -27,7 +27,7 @@ pub enum WhiteoutForm {
 }
 
 /// What can be done on an upper's filesystem by this process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct UpperCaps {
     /// Where overlay marks are kept.
     pub namespace: Namespace,

@@ -27,6 +27,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "the workdir is its own")]
 
+pub(in crate::union) mod state;
+
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
