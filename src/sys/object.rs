@@ -391,8 +391,9 @@ impl<'a> Writable<'a> {
         match self.0 {
             At::Name(..) => fs::lsetxattr(&self.0.proc_path()[..], name, value, flags)?,
             At::Fd(fd) => by_descriptor(
-                || fs::fsetxattr(fd, name, value, flags),
-                || fs::setxattr(&self.0.proc_path()[..], name, value, flags),
+                &mut (),
+                |()| fs::fsetxattr(fd, name, value, flags),
+                |()| fs::setxattr(&self.0.proc_path()[..], name, value, flags),
             )?,
         }
         xattr_changes::changed(|| self.0.stat().ok().map(|stat| stat.ino));
@@ -407,8 +408,9 @@ impl<'a> Writable<'a> {
         match self.0 {
             At::Name(..) => fs::lremovexattr(&self.0.proc_path()[..], name)?,
             At::Fd(fd) => by_descriptor(
-                || fs::fremovexattr(fd, name),
-                || fs::removexattr(&self.0.proc_path()[..], name),
+                &mut (),
+                |()| fs::fremovexattr(fd, name),
+                |()| fs::removexattr(&self.0.proc_path()[..], name),
             )?,
         }
         xattr_changes::changed(|| self.0.stat().ok().map(|stat| stat.ino));
@@ -431,11 +433,13 @@ impl<'a> Writable<'a> {
         match self.0 {
             // fchmodat follows a link, so the object is pinned first.
             At::Name(..) => Writable(At::Fd(self.0.pin()?.as_fd())).chmod(mode.as_raw_mode()),
-            At::Fd(fd) => match by_descriptor(|| fs::fchmod(fd, mode), || fs::chmod(proc_path(fd), mode)) {
-                // An O_PATH descriptor of a symbolic link.
-                Err(Errno::LOOP) => Err(Errno::OPNOTSUPP),
-                other => other,
-            },
+            At::Fd(fd) => {
+                match by_descriptor(&mut (), |()| fs::fchmod(fd, mode), |()| fs::chmod(proc_path(fd), mode)) {
+                    // An O_PATH descriptor of a symbolic link.
+                    Err(Errno::LOOP) => Err(Errno::OPNOTSUPP),
+                    other => other,
+                }
+            }
         }
     }
 
@@ -443,7 +447,11 @@ impl<'a> Writable<'a> {
     pub fn link_to(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
         match self.0 {
             At::Name(from, old) => fs::linkat(from, old, dir, name, AtFlags::empty()),
-            At::Fd(fd) => fs::linkat(fs::CWD, proc_path(fd), dir, name, AtFlags::SYMLINK_FOLLOW),
+            // ENOENT: only who may read everything may do it so, or before Linux 6.10.
+            At::Fd(fd) => match fs::linkat(fd, "", dir, name, AtFlags::EMPTY_PATH) {
+                Err(Errno::NOENT) => fs::linkat(fs::CWD, proc_path(fd), dir, name, AtFlags::SYMLINK_FOLLOW),
+                other => other,
+            },
         }
     }
 
@@ -463,13 +471,14 @@ impl<'a> Writable<'a> {
 }
 
 /// Makes a call by a descriptor, and where that only holds the object (O_PATH) by its path in procfs, which takes several times as
-/// long.
-pub(super) fn by_descriptor<R>(
-    call: impl FnOnce() -> Result<R>,
-    by_path: impl FnOnce() -> Result<R>,
+/// long. Both are given `into`, for what they tell.
+pub(super) fn by_descriptor<B: ?Sized, R>(
+    into: &mut B,
+    call: impl FnOnce(&mut B) -> Result<R>,
+    by_path: impl FnOnce(&mut B) -> Result<R>,
 ) -> Result<R> {
-    match call() {
-        Err(Errno::BADF) => by_path(),
+    match call(into) {
+        Err(Errno::BADF) => by_path(into),
         done => done,
     }
 }

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs;
 use rustix::io::{Errno, Result};
 
-use super::object::At;
+use super::object::{At, by_descriptor};
 
 /// The largest value, and the longest list of names, that Linux knows (XATTR_SIZE_MAX, XATTR_LIST_MAX).
 const LARGEST: usize = 65536;
@@ -116,10 +116,11 @@ pub fn get(at: At<'_>, name: &[u8]) -> Result<Option<Vec<u8>>> {
     let value = quick.unwrap_or_else(|| {
         with_buffer(|buffer| match at {
             At::Name(..) => fs::lgetxattr(&at.proc_path()[..], name, buffer),
-            At::Fd(fd) => match fs::fgetxattr(fd, name, &mut *buffer) {
-                Err(Errno::BADF) => fs::getxattr(&at.proc_path()[..], name, buffer),
-                done => done,
-            },
+            At::Fd(fd) => by_descriptor(
+                buffer,
+                |buffer| fs::fgetxattr(fd, name, buffer),
+                |buffer| fs::getxattr(&at.proc_path()[..], name, buffer),
+            ),
         })
     });
     match value {
@@ -135,10 +136,11 @@ pub fn list(at: At<'_>) -> Result<Vec<Vec<u8>>> {
     let names = quick.unwrap_or_else(|| {
         with_buffer(|buffer| match at {
             At::Name(..) => fs::llistxattr(&at.proc_path()[..], buffer),
-            At::Fd(fd) => match fs::flistxattr(fd, &mut *buffer) {
-                Err(Errno::BADF) => fs::listxattr(&at.proc_path()[..], buffer),
-                done => done,
-            },
+            At::Fd(fd) => by_descriptor(
+                buffer,
+                |buffer| fs::flistxattr(fd, buffer),
+                |buffer| fs::listxattr(&at.proc_path()[..], buffer),
+            ),
         })
     });
     match names {

@@ -76,6 +76,7 @@ use self::quota::{Quota, Taken};
 use self::stack::directory::place_of;
 use self::stack::layer::Veils;
 use self::view::attr::Attr;
+use self::view::held_times::HeldTimes;
 use self::view::owners::Owners;
 use crate::error::{FsError, Result};
 use crate::sys::object::Stat;
@@ -254,6 +255,8 @@ pub struct Union {
     static_nlink: bool,
     stale: Stale,
     told_dirs: ToldDirs,
+    /// What is shown of directories in which only what nobody sees was changed.
+    held_times: Arc<HeldTimes>,
     /// What the daemon itself is: who it can create for without a change of owner.
     own: Caller,
     /// What happened.

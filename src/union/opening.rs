@@ -120,6 +120,7 @@ impl Union {
             static_nlink: options.static_nlink,
             stale: Stale::default(),
             told_dirs: ToldDirs::default(),
+            held_times: Arc::default(),
             own,
             counters: Counters::default(),
             events: Arc::default(),

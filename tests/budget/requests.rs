@@ -222,6 +222,46 @@ fn changes_of_names_ask_once() {
     counted.mount.unmount();
 }
 
+/// A tree of lower files whose attributes are changed: each file is copied up, and neither it nor its directory is asked for again.
+#[test]
+fn a_change_of_attributes_copies_up_and_asks_nothing_more() {
+    needs_counters!();
+    let stack = stack();
+    if !has_fine_change_times(stack.scratch().path()) {
+        support::skip!("this filesystem's change times are as coarse as the kernel's clock");
+    }
+    for (index, option) in ["metacopy=on", "metacopy=off"].into_iter().enumerate() {
+        let counted = Counted::new(&stack, &[option]);
+        let dir = counted.mount.join("d");
+        list(&dir);
+        let file = |n: u64| dir.join(format!("file-{}", index as u64 * (N + 1) + n));
+        let chmod = |n: u64| fs::set_permissions(file(n), fs::Permissions::from_mode(0o600)).unwrap();
+        // The directory comes up, and is asked for.
+        chmod(N);
+        fs::metadata(&dir).unwrap();
+        let cost = counted.cost(|| (0..N).for_each(chmod));
+        assert_at_most(option, &cost, &[("setattr", N)]);
+        let cost =
+            counted.cost(|| (0..N).for_each(|n| assert!(fs::metadata(file(n)).unwrap().mode() & 0o77 == 0)));
+        assert_none(option, &cost);
+        counted.mount.unmount();
+    }
+}
+
+/// Tells whether changes of a file that come right after one another have different change times.
+fn has_fine_change_times(dir: &Path) -> bool {
+    let path = dir.join("changed");
+    let file = File::create(&path).unwrap();
+    let change = |_| {
+        file.set_permissions(fs::Permissions::from_mode(0o600)).unwrap();
+        let stat = file.metadata().unwrap();
+        (stat.ctime(), stat.ctime_nsec())
+    };
+    let times: std::collections::BTreeSet<_> = (0..20).map(change).collect();
+    fs::remove_file(&path).unwrap();
+    times.len() == 20
+}
+
 /// With `writeback` the kernel sets the times of a file that is unlinked: no reason to copy it up.
 #[test]
 fn unlinking_copies_nothing_up() {

@@ -1,7 +1,7 @@
 //! System calls of the daemon, by strace.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -111,6 +111,28 @@ fn lookups_and_creates_make_few_system_calls() {
         syscalls(&counted, &scratch, || (0..N).for_each(|n| file.write_all_at(b"x", n as u64).unwrap()));
     count(&written, N + 2);
     drop(file);
+    counted.mount.unmount();
+}
+
+#[test]
+fn metadata_only_copies_make_few_system_calls() {
+    support::needs_root!();
+    needs_counters!();
+    support::needs_program!("strace");
+    let stack = Stack::new(1);
+    for n in 0..=N {
+        stack.lower(0).file(format!("d/file-{n}"), "x");
+    }
+    let counted = Counted::new(&stack, &["pairing=0", "metacopy=on"]);
+    let file = |n: usize| counted.mount.join(format!("d/file-{n}"));
+    let scratch = stack.scratch().path().to_owned();
+    (0..=N).for_each(|n| assert!(fs::metadata(file(n)).unwrap().is_file()));
+    let chmod = |n: usize| fs::set_permissions(file(n), fs::Permissions::from_mode(0o640)).unwrap();
+    chmod(N);
+    let copied = syscalls(&counted, &scratch, || (0..N).for_each(chmod));
+    // The original: opened, statx, flistxattr, closed. The copy: made, statx, ftruncate, two marks, mode, times, name_to_handle_at,
+    // fsync where there is no journal, published. Its directory: statx twice, times. The change: fchmod, statx; closed.
+    count(&copied, N * (4 + 10 + 3 + 3));
     counted.mount.unmount();
 }
 

@@ -114,28 +114,32 @@ impl Union {
         Err(error)
     }
 
-    /// Gives the copy owner, mode and extended attributes with ACLs, as the upper keeps them; the times come last, by
-    /// [`set_times`].
+    /// Gives the copy owner, mode and extended attributes (of these names) with ACLs, as the upper keeps them; the times come last,
+    /// by [`set_times`]. `made`: what it was when it was made.
     pub(in crate::union) fn give_metadata(
         &self,
         node: &Node,
-        from: LayerAt<'_>,
+        (from, names): (LayerAt<'_>, &[Vec<u8>]),
         kept: &Stat,
-        to: Writable<'_>,
+        (to, made): (Writable<'_>, &Stat),
     ) -> Result<()> {
         let new = Override::of(kept);
-        self.owners.give_owner(to, &new)?;
+        self.owners.give_owner((to, made), &new)?;
         let no_acls = self.owners.override_real();
-        for name in from.xattr_names()? {
-            let shown = self.owners.kept_name(&name);
-            let private = shown.is_none() && (private::is_reserved(&name) || is_own_mark(self.belief, &name));
-            if private || no_acls && acl::is_acl(&name) {
+        for name in names {
+            let shown = self.owners.kept_name(name);
+            let private = shown.is_none() && (private::is_reserved(name) || is_own_mark(self.belief, name));
+            if private || no_acls && acl::is_acl(name) {
                 continue;
             }
-            self.carry_xattr(node, (from, &name), (to, shown.unwrap_or(&name)))?;
+            self.carry_xattr(node, (from, name), (to, shown.unwrap_or(name)))?;
+        }
+        if names.is_empty() && !self.owners.are_written() && made.mode & 0o7777 == new.mode {
+            // It was made so, and nothing has come that changes them.
+            return Ok(());
         }
         // After the attributes, which need the right to write. The bits of the group are the ACL's mask already.
-        self.owners.give_mode(to, &new)
+        self.owners.give_mode((to, made), &new)
     }
 
     fn leave_out_unmapped(&self, node: &Node, acl: &mut Vec<u8>) {

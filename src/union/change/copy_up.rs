@@ -9,6 +9,7 @@
 //! publishing, holds locks that other requests need; while data are copied the lower's file is read as before. Two that
 //! want the same copy-up wait on one lock, and the second finds nothing left to do.
 
+pub(in crate::union) mod brought;
 pub(in crate::union) mod completion;
 pub(in crate::union) mod copying;
 pub mod running;
@@ -22,8 +23,9 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use crate::error::Result;
-use crate::sys::object::Kind;
+use crate::sys::object::{Kind, Stat};
 use crate::union::Union;
+use crate::union::change::copy_up::brought::{Brought, Told};
 use crate::union::change::copy_up::copying::CopyUp;
 use crate::union::change::copy_up::running::{CopyingUp, Running};
 use crate::union::change::part::Part;
@@ -45,9 +47,15 @@ impl Union {
 
     /// Makes sure that so much of the node's object is in the upper. Tells whether it was truncated by that.
     pub(in crate::union) fn ensure_upper_part(&self, node: &Arc<Node>, part: Part) -> Result<bool> {
+        self.bring_up(node, part, Told::ByNothing).map(|brought| brought.is_cut)
+    }
+
+    /// Does the same, for a change whose answer may tell the new attributes.
+    pub(in crate::union) fn bring_up(&self, node: &Arc<Node>, part: Part, told: Told) -> Result<Brought> {
         self.upper()?;
+        let given = |is_cut| Brought { is_cut, made: None };
         if self.in_upper(node) {
-            return self.give_data(node, part);
+            return self.give_data(node, part).map(given);
         }
         check_unveiled(node)?;
         let mut chain = Vec::new();
@@ -60,11 +68,14 @@ impl Union {
             chain.push(parent);
         }
         for parent in chain.iter().rev() {
-            self.copy_up(parent, Part::Whole).map(drop)?;
+            self.copy_up(parent, Part::Whole, Told::ByNothing).map(drop)?;
         }
         let first = if self.may_copy_blocks(node, part) { Part::Metadata } else { part };
         // Somebody else may have copied it up meanwhile, who needed less.
-        if self.copy_up(node, first)? { Ok(true) } else { self.give_data(node, part) }
+        match self.copy_up(node, first, told)? {
+            cut @ Brought { is_cut: true, .. } => Ok(cut),
+            Brought { made, .. } => Ok(Brought { is_cut: self.give_data(node, part)?, made }),
+        }
     }
 
     /// Tells whether the node's object is in the upper.
@@ -95,7 +106,11 @@ impl Union {
         let copies = || match self.in_upper(node) {
             true => part.has_data() && self.metacopies.contains_key(&node.ino),
             // As what it has to lose can't come later, setuid files come up whole.
-            false => part.has_data() || !self.makes_metacopies() || self.has_mode(node, 0o6000),
+            false => {
+                part.has_data()
+                    || !self.makes_metacopies()
+                    || (!node.was_plain() && self.has_mode(node, 0o6000))
+            }
         };
         node.kind == Kind::File
             && self.upper.is_some()
@@ -144,19 +159,25 @@ impl Union {
         done
     }
 
-    /// Copies one object up whose parent is in the upper. Tells whether it appeared truncated.
-    fn copy_up(&self, node: &Arc<Node>, part: Part) -> Result<bool> {
-        self.in_turn(node, || if self.in_upper(node) { Ok(false) } else { self.copy_up_now(node, part) })
+    /// Copies one object up whose parent is in the upper.
+    fn copy_up(&self, node: &Arc<Node>, part: Part, told: Told) -> Result<Brought> {
+        self.in_turn(node, || match self.in_upper(node) {
+            true => Ok(Brought { is_cut: false, made: None }),
+            false => self.copy_up_now(node, part, told),
+        })
     }
 
-    fn copy_up_now(&self, node: &Arc<Node>, part: Part) -> Result<bool> {
+    fn copy_up_now(&self, node: &Arc<Node>, part: Part, told: Told) -> Result<Brought> {
         let started = Instant::now();
         let begun = CopyUp::begin(self, node, part)?;
         let much = begun.data_bytes() >= MUCH;
         let layer = if much || self.events.listening() { self.lower_of(node) } else { None };
         let _running = much.then(|| self.begin_much(node, layer));
         let copied = begun.fill()?.publish()?;
-        self.changed_by_itself(node);
+        // The answer is for one of its two ids.
+        if told == Told::ByNothing || node.has_second_id() {
+            self.changed_by_itself(node);
+        }
         if copied.has_other_names {
             self.link_known_names(node);
         }
@@ -175,7 +196,7 @@ impl Union {
             copied.data,
             started.elapsed()
         );
-        Ok(copied.is_cut)
+        Ok(Brought { is_cut: copied.is_cut, made: copied.made })
     }
 
     /// Tells that much is being copied, for as long as what is returned lives.
@@ -218,9 +239,9 @@ impl Union {
         self.running_copies.list()
     }
 
-    /// Does something in a directory of the upper, which is the node's, that the merged view doesn't show, so its times
+    /// Does something to a directory of the upper, which is the node's, that the merged view doesn't show, so its times
     /// stay. Its change time and its size may not.
-    pub(in crate::union) fn preserving_parent_times<R>(
+    pub(in crate::union) fn preserving_times<R>(
         &self,
         node: &Node,
         dir: &UpperFd,
@@ -228,11 +249,39 @@ impl Union {
     ) -> Result<R> {
         let before = dir.itself().at().stat()?;
         let done = act();
-        // The act is done and can't be taken back; the times of a directory of somebody else's stay as they are.
-        if let Err(e) = super::carry::set_times(&before, dir.itself()) {
-            log::debug!("the times of a directory of the upper couldn't be kept: {e}");
-        }
+        give_times_back(&before, dir);
         self.changed_by_itself(node);
         done
     }
+
+    /// Does the same with what is in the directory, whose names the caller has locked. Its change time and its size are shown as they
+    /// were, where that can be.
+    pub(in crate::union) fn unseen_in<R>(
+        &self,
+        node: &Node,
+        dir: &UpperFd,
+        act: impl FnOnce() -> Result<R>,
+    ) -> Result<R> {
+        let before = dir.itself().at().stat()?;
+        let done = act();
+        let upper = self.upper()?;
+        let after = || upper.tells_changes_apart().then(|| dir.itself().at().stat().ok()).flatten();
+        let after = if give_times_back(&before, dir) { after() } else { None };
+        let (is_held, out) = after.map_or((false, None), |now| self.held_times.hold(node.ino, &before, &now));
+        if !is_held {
+            self.changed_by_itself(node);
+        }
+        if let Some(out) = out {
+            self.changed_by_itself_if_known(out);
+        }
+        done
+    }
+}
+
+/// Gives a directory the times back that it had. Tells whether it has them.
+fn give_times_back(before: &Stat, dir: &UpperFd) -> bool {
+    // What was done can't be taken back; the times of a directory of somebody else's stay as they are.
+    super::carry::set_times(before, dir.itself())
+        .inspect_err(|e| log::debug!("the times of a directory of the upper couldn't be kept: {e}"))
+        .is_ok()
 }

@@ -83,7 +83,7 @@ impl Union {
         self.check_alive(dir)?;
         let fd = self.upper_fd(&dir.upper_dir().ok_or(FsError::Stale)?)?;
         let _room = upper.quota().map(|quota| quota.room_for_one()).transpose()?;
-        let file = upper.unnamed_file()?;
+        let file = upper.unnamed_file(0o600)?;
         let pin = self.pins.hold(At::Fd(file.as_fd()).pin()?.into())?;
         upper.made_unnamed(file.as_fd());
         self.apply_creation_attributes(parent, &fd, upper.own_file(file.as_fd()), create)?;
@@ -246,8 +246,9 @@ impl Union {
             kind: Some(create.kind()),
             rdev: if let New::Special(_, rdev) = create.new { rdev } else { 0 },
         };
-        self.owners.give_owner(object, &new)?;
-        self.owners.give_mode(object, &new)?;
+        let made = object.at().stat()?;
+        self.owners.give_owner((object, &made), &new)?;
+        self.owners.give_mode((object, &made), &new)?;
         if let Some(inherited) = &inherited {
             acl::apply(inherited, object, directory)?;
         }

@@ -50,6 +50,20 @@ impl Upper {
         Ok(Staged { upper: self, name, file, directory, armed: true })
     }
 
+    /// Makes a regular file that has no name until it is published (O_TMPFILE), which costs less and leaves nothing behind; `None`
+    /// where it had better have one. Its permission bits are the daemon's choice of `mode`.
+    pub(in crate::union::change) fn stage_unnamed(&self, mode: u32) -> Option<Staged<'_>> {
+        // Without a journal the name may be on the disk before what makes it a file of one name is; tests of a unit are there to
+        // have files made so, wherever they run. What is counted has a name.
+        if !self.caps().tmpfile || !(self.orders_names() || cfg!(test)) || self.quota().is_some() {
+            return None;
+        }
+        // Whatever is in the way is so for a file with a name too, or isn't.
+        let file = self.unnamed_file(mode).ok()?;
+        changed();
+        Some(Staged { upper: self, name: Vec::new(), file: Some(file), directory: false, armed: false })
+    }
+
     /// Makes an object right under its name, which nothing may have: for the common case that the daemon's own
     /// credentials are the caller's, so that there is no moment with other rights. A regular file comes open.
     pub fn make_in_place(
@@ -81,6 +95,7 @@ pub(in crate::union::change) fn check_present(taken: At<'_>, present: Present<'_
 #[derive(Debug)]
 pub struct Staged<'u> {
     upper: &'u Upper,
+    /// Empty: it has none.
     pub(in crate::union::change) name: Vec<u8>,
     file: Option<OwnedFd>,
     pub(in crate::union::change) directory: bool,
@@ -131,6 +146,23 @@ impl Staged<'_> {
         self.armed = false;
         changed();
         Ok(())
+    }
+
+    /// Makes the object visible under a name that nothing in the upper has. Returns the file, if it is one.
+    pub(in crate::union::change) fn publish_new(
+        mut self,
+        dir: &UpperFd,
+        name: &[u8],
+    ) -> Result<Option<OwnedFd>> {
+        let file = self.file.take();
+        match &file {
+            Some(file) if self.name.is_empty() => {
+                Writable::held(file.as_fd()).link_to(dir.fd(), name)?;
+                changed();
+            }
+            _ => self.publish(dir, name, Publish::New)?,
+        }
+        Ok(file)
     }
 
     /// Makes the object visible under `name`, in one atomic step.

@@ -113,6 +113,8 @@ pub struct Upper {
     pub(in crate::union::change) quota: Option<Arc<Quota>>,
     /// Whether files of its own filesystem can share extents with it, once that was tried.
     shares: OnceLock<bool>,
+    /// Whether each change has a time of its own, once that was tried.
+    tells_changes_apart: OnceLock<bool>,
 }
 
 impl Upper {
@@ -143,6 +145,7 @@ impl Upper {
             links,
             quota,
             shares: OnceLock::new(),
+            tells_changes_apart: OnceLock::new(),
         })
     }
 
@@ -157,8 +160,13 @@ impl Upper {
         }
         // What is so made goes at once, and takes nothing.
         let shares =
-            self.unnamed_file().is_ok_and(|to| copy::share(file, to.as_fd(), 1).is_ok_and(|done| done));
+            self.unnamed_file(0o600).is_ok_and(|to| copy::share(file, to.as_fd(), 1).is_ok_and(|done| done));
         Ok(*self.shares.get_or_init(|| shares))
+    }
+
+    /// Tells whether each change of an object, after a look at it, has a change time of its own.
+    pub(in crate::union) fn tells_changes_apart(&self) -> bool {
+        *self.tells_changes_apart.get_or_init(|| filesystem::tells_changes_apart(self.staging()))
     }
 
     /// Returns what the upper's filesystem can do.
@@ -261,10 +269,11 @@ impl Upper {
         Ok(())
     }
 
-    /// Returns an unnamed file in the upper's filesystem (O_TMPFILE), to be linked later or never.
-    pub fn unnamed_file(&self) -> Result<OwnedFd> {
+    /// Returns an unnamed file in the upper's filesystem (O_TMPFILE), to be linked later or never, with these permission bits as
+    /// far as the daemon's umask leaves them.
+    pub fn unnamed_file(&self, mode: u32) -> Result<OwnedFd> {
         let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
-        Ok(fs::openat(self.staging(), ".", flags, Mode::from_raw_mode(0o600))?)
+        Ok(fs::openat(self.staging(), ".", flags, Mode::from_raw_mode(mode))?)
     }
 
     /// Declares an open file that was made here to be one of the upper.
@@ -436,7 +445,7 @@ mod tests {
         union.unlink(union.root(), b"f").unwrap();
         let (begun, written) = on_disk(upper);
         assert!(begun > written, "{begun} {written}");
-        let file = upper.unnamed_file().unwrap();
+        let file = upper.unnamed_file(0o600).unwrap();
         upper.sync(file.as_fd(), true).unwrap();
         assert_eq!(on_disk(upper), (begun, begun));
     }
@@ -446,7 +455,7 @@ mod tests {
         let bed = Bed::new(1);
         let union = without_journal(&bed);
         let upper = union.upper.as_ref().unwrap();
-        let file = upper.unnamed_file().unwrap();
+        let file = upper.unnamed_file(0o600).unwrap();
         upper.hiding(|| {
             upper.sync(file.as_fd(), false).unwrap();
             upper.sync_all().unwrap();
@@ -495,7 +504,7 @@ mod tests {
         let upper = union.upper.as_ref().unwrap();
         assert_ne!(upper.fresh_name(), upper.fresh_name());
         union.unlink(union.root(), b"f").unwrap();
-        drop(upper.unnamed_file().unwrap());
+        drop(upper.unnamed_file(0o600).unwrap());
         let work = bed.at(".upper.work");
         assert!(work.join("work").is_dir());
         drop(union);

@@ -70,6 +70,24 @@ fn number(union: &Union, path: &str) -> u64 {
     look_up(union, path).unwrap().ino
 }
 
+/// The kernel isn't told to ask for attributes anew.
+#[test]
+fn a_directory_in_which_copies_came_up_is_shown_as_before() {
+    let bed = bed();
+    let union = bed.open();
+    union.setattr(&look_up(&union, "a/f").unwrap(), changed_mode(), false).unwrap();
+    let shown = |union: &Union| union.getattr(&look_up(union, "a").unwrap()).unwrap().stat;
+    let before = shown(&union);
+    union.setattr(&look_up(&union, "a/g").unwrap(), changed_mode(), false).unwrap();
+    if union.upper.as_ref().unwrap().tells_changes_apart() {
+        assert_eq!(shown(&union), before);
+    }
+    let before = shown(&union);
+    let union = handed_over(union);
+    assert_eq!(shown(&union), before);
+    union.shut_down();
+}
+
 #[test]
 fn what_the_kernel_knows_stays_known_by_number_name_and_count() {
     let bed = bed();

@@ -110,7 +110,7 @@ impl Union {
         };
         let fd = self.upper_fd(&dir.upper_dir().ok_or(FsError::Stale)?)?;
         self.mark_impure(parent)?;
-        self.preserving_parent_times(parent, &fd, || self.link_alias(&fd, name, identity.origin))?;
+        self.unseen_in(parent, &fd, || self.link_alias(&fd, name, identity.origin))?;
         self.note_upper(dir, name, Some(UpperEntry::known(found.stat.kind(), copy.ino)));
         Ok(())
     }

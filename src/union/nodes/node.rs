@@ -108,6 +108,8 @@ pub struct Node {
     second_id: AtomicBool,
     /// Whether a kill can't have left it empty with marks: see [`Node::has_no_stray_marks`].
     no_stray_marks: AtomicBool,
+    /// Whether it was seen without setuid and setgid in a lower: see [`Node::was_plain`].
+    plain: AtomicBool,
     /// Whether its object has lost its last name: see [`Node::lose_last_name`].
     gone: AtomicBool,
     /// Whether its name is on the disk.
@@ -251,6 +253,7 @@ impl Node {
             mapped: AtomicBool::new(false),
             second_id: AtomicBool::new(false),
             no_stray_marks: AtomicBool::new(false),
+            plain: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             names: NameState::default(),
             generation: AtomicU32::new(seen.generation().bits()),
@@ -338,6 +341,16 @@ impl Node {
     /// Notes that it is so.
     pub(in crate::union) fn set_no_stray_marks(&self) {
         self.no_stray_marks.store(true, Ordering::Relaxed);
+    }
+
+    /// Tells whether it had neither setuid nor setgid when it was last looked at in a lower.
+    pub(in crate::union) fn was_plain(&self) -> bool {
+        self.plain.load(Ordering::Relaxed)
+    }
+
+    /// Notes what it had when it was looked at in a lower.
+    pub(in crate::union) fn note_plain(&self, plain: bool) {
+        self.plain.store(plain, Ordering::Relaxed);
     }
 
     /// Returns how often the kernel knows it.

@@ -44,4 +44,11 @@ impl Union {
             forget(node.ino);
         }
     }
+
+    /// Does the same of the node of that number, if there is one.
+    pub(in crate::union) fn changed_by_itself_if_known(&self, ino: u64) {
+        if let Some(node) = self.table.get(ino) {
+            self.changed_by_itself(&node);
+        }
+    }
 }

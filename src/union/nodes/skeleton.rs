@@ -21,6 +21,7 @@ use crate::union::nodes::node::{DirPart, NewNode, Node, NodePlace};
 use crate::union::nodes::pins::{Pinned, Pins};
 use crate::union::nodes::region::InodeId;
 use crate::union::nodes::table::Numbers;
+use crate::union::view::held_times::HeldTimes;
 
 /// What a union hands on to the one that takes its mount over.
 pub struct Skeleton {
@@ -37,6 +38,7 @@ pub struct Skeleton {
     frozen: usize,
     pins: Arc<Pins>,
     events: Arc<Events>,
+    held_times: Arc<HeldTimes>,
     counts: Vec<u64>,
 }
 
@@ -108,6 +110,7 @@ impl Union {
         let counts = self.counters.all().iter().map(|count| count.load(Ordering::Relaxed)).collect();
         let own = self.layers.first().map(|upper| upper.root.region()).filter(|_| gone);
         let (numbers, pins, events) = (self.table.numbers(own), self.pins.clone(), self.events.clone());
+        let held_times = self.held_times.clone();
         let (generations, frozen) = (self.fds.generations().key(), self.frozen);
         let (bones, nodes) = (self.table.bones().clone(), self.table.nodes().clone());
         Ok(Skeleton {
@@ -122,6 +125,7 @@ impl Union {
             frozen,
             pins,
             events,
+            held_times,
             counts,
         })
     }
@@ -170,7 +174,8 @@ impl Union {
     /// Takes over what the kernel knows of the union before, which showed the same.
     pub fn take_over(&mut self, skeleton: Skeleton) {
         let Skeleton { bones, nodes, nameless, lost, upper: of_upper, .. } = skeleton;
-        let Skeleton { numbers, generations, renumbered, frozen, pins, events, counts, .. } = skeleton;
+        let Skeleton { numbers, generations, renumbered, frozen, pins, events, held_times, counts, .. } =
+            skeleton;
         // From here on the union before serves nobody: what is left in its table are the nodes that have names.
         nameless
             .iter()
@@ -180,7 +185,7 @@ impl Union {
             .for_each(|ino| drop(nodes.remove(&ino)));
         lost.into_iter().for_each(|(ino, bone)| bones.insert(ino, bone));
         self.fds.set_generations_key(generations);
-        (self.pins, self.events) = (pins, events);
+        (self.pins, self.events, self.held_times) = (pins, events, held_times);
         self.counters.all().iter().zip(counts).for_each(|(own, count)| own.store(count, Ordering::Relaxed));
         self.table.take_over_numbers(numbers);
         renumbered.into_iter().for_each(|(real, ino)| self.table.keep_number(real, ino));

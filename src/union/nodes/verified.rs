@@ -38,6 +38,7 @@ use crate::error::{FsError, Result};
 use crate::sys::object::{At, Kind, Stat, Writable, unnoticed};
 use crate::sys::verity;
 use crate::union::Union;
+use crate::union::change::copy_up::brought::{Brought, MadeCopy, Told};
 use crate::union::change::lend::open_owned;
 use crate::union::change::part::Part;
 use crate::union::lookup::found::DataAt;
@@ -156,21 +157,69 @@ impl Union {
         f(&self.object_at(node, &place)?)
     }
 
+    /// Does the same for who asks for more of it than its attributes of stat(2): a lower's file is open for reading then, where
+    /// that may be.
+    pub(in crate::union) fn with_open_object<R>(
+        &self,
+        node: &Node,
+        f: impl FnOnce(&Object) -> Result<R>,
+    ) -> Result<R> {
+        if node.kind != Kind::File {
+            return self.with_object(node, f);
+        }
+        let place = node.place.read();
+        let hold = |entry: &Entry<'_>| match entry.at().host().filter(|_| !entry.upper) {
+            // By a descriptor that only holds it, its extended attributes are reached over procfs alone.
+            Some(at) => at.open_read().map_or_else(|_| entry.at().hold(), |file| Ok(file.into())),
+            None => entry.at().hold(),
+        };
+        f(&self.object_held_by(node, &place, hold)?)
+    }
+
     /// Calls `f` with the node's object in the upper, copied up first if need be. The data of a file may stay below.
     pub(in crate::union) fn with_upper<R>(
         &self,
         node: &Arc<Node>,
         f: impl FnOnce(&Object, Writable<'_>) -> Result<R>,
     ) -> Result<R> {
-        self.ensure_upper_part(node, Part::Metadata)?;
-        self.with_object(node, |object| {
+        let brought = self.bring_up(node, Part::Metadata, Told::ByNothing)?;
+        self.with_brought(node, brought, f)
+    }
+
+    /// Does the same with an object that was brought into the upper for this.
+    pub(in crate::union) fn with_brought<R>(
+        &self,
+        node: &Arc<Node>,
+        brought: Brought,
+        f: impl FnOnce(&Object, Writable<'_>) -> Result<R>,
+    ) -> Result<R> {
+        let change = |object: &Object| {
             let writable = object.writable()?;
             self.upper()?.growing(writable.at(), Growth::None, || f(object, writable))
-        })
+        };
+        // While names come up into a directory it is changed by nobody else: see `unseen_in`.
+        let _names = node.dir.as_ref().map(|dir| dir.names.read());
+        if let Some(MadeCopy { file, real }) = brought.made {
+            let place = node.place.read();
+            // It is verified by having been made, and as long as it is held its number is no other's.
+            if (node.real(), node.generation()) == real && self.is_in_upper_place(&place) {
+                return change(&Object { held: file.into(), stat: None, upper: true, entry: None });
+            }
+        }
+        self.with_object(node, change)
     }
 
     /// Returns the object of a node that isn't a directory, whose place the caller has locked.
     pub(in crate::union) fn object_at(&self, node: &Node, place: &NodePlace) -> Result<Object> {
+        self.object_held_by(node, place, |entry| entry.at().hold())
+    }
+
+    fn object_held_by(
+        &self,
+        node: &Node,
+        place: &NodePlace,
+        hold: impl FnOnce(&Entry<'_>) -> rustix::io::Result<LayerObject>,
+    ) -> Result<Object> {
         if let NodePlace::Pinned { fd, upper } = place {
             return Ok(Object { held: fd.held(), stat: None, upper: *upper, entry: None });
         }
@@ -178,7 +227,7 @@ impl Union {
             return Ok(object);
         }
         let entry = self.entry_at(node, place)?;
-        let held = entry.at().hold().map_err(|e| self.absent(node, place, e))?;
+        let held = hold(&entry).map_err(|e| self.absent(node, place, e))?;
         let stat = entry.real.stat_in(held.at())?;
         self.verify(node, place, &entry, held.at(), &stat)?;
         let Entry { dir, name, upper, .. } = entry;

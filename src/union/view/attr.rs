@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use crate::error::{FsError, Result};
 use crate::sys::object::{Kind, SetTime, Stat, Writable};
 use crate::union::Union;
+use crate::union::change::copy_up::brought::Told;
 use crate::union::change::part::Part;
 use crate::union::events::EventKind;
 use crate::union::nodes::node::{Node, NodePlace};
@@ -132,6 +133,9 @@ impl Union {
 
     /// Returns the attributes of a node whose object's stat is at hand.
     pub(in crate::union) fn attr(&self, node: &Node, mut stat: Stat) -> Attr {
+        if node.dir.is_some() {
+            stat = self.held_times.shown(node.ino, stat);
+        }
         if node.dir.is_none() && !node.real().is_lasting() && !self.in_upper(node) {
             stat.nlink = 1; // each name is a file by itself: see `region`
         }
@@ -153,6 +157,9 @@ impl Union {
         }
         if let Some(data) = self.metacopies.get(&node.ino) {
             stat.blocks = stat.blocks.max(data.blocks);
+        }
+        if node.kind == Kind::File && !self.in_upper(node) {
+            node.note_plain(stat.mode & 0o6000 == 0);
         }
         self.owners.show(&mut stat);
         let (mapped, second_id) = (node.is_mapped(), node.has_second_id());
@@ -207,32 +214,49 @@ impl Union {
             return self.getattr(node);
         }
         let owner = self.owners.chown(change.uid, change.gid)?;
-        let mut truncated = false;
+        if change.size.is_some() && node.dir.is_some() {
+            return Err(FsError::IsADirectory);
+        }
+        // The answer tells what a copy-up changed of it.
+        let brought = self.bring_up(node, change.part(), Told::ByAnswer)?;
+        let truncated = brought.is_cut;
+        let stat = self.with_brought(node, brought, |_, object| {
+            self.owners.change(object, owner, change.mode)?;
+            if change.size.is_some() {
+                return Ok(None);
+            }
+            if change.atime.is_some() || change.mtime.is_some() {
+                object.utimens(change.atime, change.mtime)?;
+            }
+            self.kept_stat(object.at(), true).map(Some)
+        })?;
         if let Some(size) = change.size {
-            if node.dir.is_some() {
-                return Err(FsError::IsADirectory);
-            }
-            truncated = self.ensure_upper_part(node, Part::Beginning(size))?;
-        }
-        if change.part() == Part::Whole {
-            self.ensure_upper(node)?;
-        }
-        self.with_upper(node, |_, object| self.owners.change(object, owner, change.mode))?;
-        if let Some(size) = change.size {
-            if !truncated {
-                self.upper()?.set_length(self.data_fd(node, true)?.as_fd(), size)?;
-            }
-            if kill {
-                self.kill_privilege_bits(node)?;
-            }
-        }
-        if change.atime.is_some() || change.mtime.is_some() {
-            self.with_upper(node, |_, object| Ok(object.utimens(change.atime, change.mtime)?))?;
+            self.change_size(node, &change, (size, truncated), kill)?;
         }
         self.counters.setattrs.fetch_add(1, Ordering::Relaxed);
         self.events
             .tell(|| EventKind::Attributes { path: self.path_of(node).into(), changed: change.words() });
-        self.getattr(node)
+        stat.map_or_else(|| self.getattr(node), |stat| Ok(self.attr(node, stat)))
+    }
+
+    /// Changes the size of a file that is in the upper, and after it the times.
+    fn change_size(
+        &self,
+        node: &Arc<Node>,
+        change: &SetAttr,
+        (size, is_done): (u64, bool),
+        kill: bool,
+    ) -> Result<()> {
+        if !is_done {
+            self.upper()?.set_length(self.data_fd(node, true)?.as_fd(), size)?;
+        }
+        if kill {
+            self.kill_privilege_bits(node)?;
+        }
+        if change.atime.is_some() || change.mtime.is_some() {
+            self.with_upper(node, |_, object| Ok(object.utimens(change.atime, change.mtime)?))?;
+        }
+        Ok(())
     }
 
     /// Tells whether the kernel, which keeps the times of files that it caches, only flushes those of a lower's file,

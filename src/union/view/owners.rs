@@ -241,12 +241,11 @@ impl Owners {
         }
     }
 
-    /// Gives a new object its owner, and what else the attribute holds. Before other attributes: a change of owner
-    /// takes capabilities away.
-    pub fn give_owner(&self, object: Writable<'_>, new: &Override) -> Result<()> {
-        let now = object.at().stat()?;
+    /// Gives a new object, which is `now` still what it was made as, its owner, and what else the attribute holds. Before other
+    /// attributes: a change of owner takes capabilities away.
+    pub fn give_owner(&self, (object, now): (Writable<'_>, &Stat), new: &Override) -> Result<()> {
         match self.write {
-            Some(name) if is_bearer(&now) => {
+            Some(name) if is_bearer(now) => {
                 Ok(object.set_xattr(name.as_bytes(), new.to_string().as_bytes(), XattrFlags::empty())?)
             }
             _ if (now.uid, now.gid) == (new.uid, new.gid) => Ok(()),
@@ -254,10 +253,9 @@ impl Owners {
         }
     }
 
-    /// Gives a new object its permission bits. After other attributes, which need the right to write.
-    pub fn give_mode(&self, object: Writable<'_>, new: &Override) -> Result<()> {
-        let now = object.at().stat()?;
-        match now.kind() {
+    /// Gives a new object, which was `made` so, its permission bits. After other attributes, which need the right to write.
+    pub fn give_mode(&self, (object, made): (Writable<'_>, &Stat), new: &Override) -> Result<()> {
+        match made.kind() {
             Kind::Symlink => Ok(()),
             kind if self.write.is_some() => Ok(object.chmod(self.real_mode(kind, new.mode))?),
             _ => Ok(object.chmod(new.mode)?),

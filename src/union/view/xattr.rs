@@ -43,7 +43,7 @@ impl Union {
         }
         let stored = self.stored(name)?.ok_or(FsError::NoXattr)?;
         let mut value =
-            self.with_object(node, |o| self.owners.get_xattr(o.at(), &stored)?.ok_or(FsError::NoXattr))?;
+            self.with_open_object(node, |o| self.owners.get_xattr(o.at(), &stored)?.ok_or(FsError::NoXattr))?;
         if acl::is_acl(name) {
             acl::drop_unmapped(&mut value);
             let owners = &self.owners;
@@ -62,7 +62,7 @@ impl Union {
 
     /// Returns the names of all attributes, each ended by a zero byte.
     pub fn listxattr(&self, node: &Node) -> Result<Vec<u8>> {
-        let names = self.with_object(node, |object| Ok(object.at().xattr_names()?))?;
+        let names = self.with_open_object(node, |object| Ok(object.at().xattr_names()?))?;
         let mut shown = Vec::new();
         for stored in &names {
             let kept = self.owners.kept_name(stored);

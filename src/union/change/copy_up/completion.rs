@@ -50,8 +50,8 @@ impl Union {
             && !self.belief.is_guarded()
     }
 
-    /// Returns where the data of a regular file that isn't in the upper are. `None`: it has no name.
-    pub(in crate::union) fn data_place(&self, node: &Node) -> Result<Option<DataAt>> {
+    /// Returns where the data of a regular file that isn't in the upper are, whose object has this stat. `None`: it has no name.
+    pub(in crate::union) fn data_place(&self, node: &Node, stat: &Stat) -> Result<Option<DataAt>> {
         if let Some(elsewhere) = self.metacopies.get(&node.ino) {
             return Ok(Some(elsewhere.clone()));
         }
@@ -59,8 +59,7 @@ impl Union {
         let NodePlace::Named { parent, entry } = &*place else { return Ok(None) };
         let NodeSource::Lower(at) = entry.source() else { return Ok(None) };
         let dir = self.dir_part(parent)?.lowers.get(usize::from(at)).ok_or(FsError::Stale)?.clone();
-        let stat = self.object_at(node, &place)?.at().stat()?;
-        Ok(Some(DataAt::of(dir, entry.name(), &stat, node.generation())))
+        Ok(Some(DataAt::of(dir, entry.name(), stat, node.generation())))
     }
 
     /// Returns the path under which the lowers show the data of a file. `None`: such paths aren't written, or it is too

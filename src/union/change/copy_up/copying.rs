@@ -13,10 +13,11 @@ use crate::error::{FsError, Result};
 use crate::sys::object::{Kind, SetTime, Stat, Writable};
 use crate::union::Union;
 use crate::union::change::carry::set_times;
+use crate::union::change::copy_up::brought::MadeCopy;
 use crate::union::change::copy_up::completion::{CAPABILITIES, METACOPY, REDIRECT};
 use crate::union::change::failpoint;
 use crate::union::change::part::Part;
-use crate::union::change::staged::{New, Publish, Staged};
+use crate::union::change::staged::{New, Staged};
 use crate::union::change::upper::Upper;
 use crate::union::hardlinks::counts::{ORIGIN, UNPUBLISHED};
 use crate::union::lookup::found::DataAt;
@@ -38,6 +39,8 @@ struct Original {
     kept: Stat,
     /// What its copies go by.
     id: InodeId,
+    /// The names of its extended attributes.
+    xattrs: Vec<Vec<u8>>,
     /// Which inode it is: another, if it is a copy itself that a snapshot froze.
     real: InodeId,
     /// Where its data are, if they are those of a regular file that has a name.
@@ -64,6 +67,8 @@ pub(in crate::union) struct Copied {
     pub(in crate::union) is_cut: bool,
     /// Whether the original has other names, which lead to the copy too.
     pub(in crate::union) has_other_names: bool,
+    /// The copy, if it is a file.
+    pub(in crate::union) made: Option<MadeCopy>,
 }
 
 /// A copy-up under way.
@@ -74,6 +79,8 @@ pub(in crate::union) struct CopyUp<'u> {
     original: Original,
     data: Data,
     staged: Staged<'u>,
+    /// What the copy was when it was made. It stays this inode.
+    made: Stat,
     moved: u64,
 }
 
@@ -94,16 +101,26 @@ impl<'u> CopyUp<'u> {
             }
             kind => New::Special(kind, original.kept.rdev),
         };
-        let staged = upper.stage(union.owners.placeholder(new))?;
-        Ok(CopyUp { union, upper, node, original, data, staged, moved: 0 })
+        let unnamed = match data {
+            Data::Below { .. } if !original.keeps_links(union) => {
+                upper.stage_unnamed(original.kept.mode & 0o777)
+            }
+            _ => None,
+        };
+        let staged = match unnamed {
+            Some(staged) => staged,
+            None => upper.stage(union.owners.placeholder(new))?,
+        };
+        let made = staged.object().at().stat()?;
+        Ok(CopyUp { union, upper, node, original, data, staged, made, moved: 0 })
     }
 
     /// Gives the copy all that the original has, on the disk as far as it must be before its name is.
     pub(in crate::union) fn fill(mut self) -> Result<CopyUp<'u>> {
         self.fill_data()?;
         self.mark()?;
-        let from = self.original.held.at();
-        self.union.give_metadata(self.node, from, &self.original.kept, self.staged.object())?;
+        let Original { held, xattrs, kept, .. } = &self.original;
+        self.union.give_metadata(self.node, (held.at(), xattrs), kept, (self.staged.object(), &self.made))?;
         set_times(&self.original.stat, self.staged.object())?;
         if self.is_cut() {
             self.staged.object().utimens(None, Some(SetTime::Now))?;
@@ -186,14 +203,14 @@ impl<'u> CopyUp<'u> {
             moved: self.moved,
             is_cut: self.is_cut(),
             has_other_names: self.original.keeps_links(self.union),
+            made: None,
         }
     }
 
     /// Makes the copy visible under the node's name.
-    pub(in crate::union) fn publish(mut self) -> Result<Copied> {
-        let copied = self.copied();
-        let (union, node) = (self.union, self.node);
-        let copy = self.staged.object().at().stat()?;
+    pub(in crate::union) fn publish(self) -> Result<Copied> {
+        let mut copied = self.copied();
+        let (union, node, copy) = (self.union, self.node, self.made);
         let generation = union.generation_of(self.staged.object().at(), &copy);
         let real = (union.upper_id(&copy), generation);
         loop {
@@ -219,9 +236,9 @@ impl<'u> CopyUp<'u> {
             let indexed = if links { Some(self.link_index(copy.ino)?) } else { None };
             // Held, for its mark is taken away when it is seen.
             let held = if links { Some(self.staged.object().at().pin()?) } else { None };
-            self.staged.take_file();
             let staged = self.staged;
-            union.preserving_parent_times(&parent, &fd, || staged.publish(&fd, &name, Publish::New))?;
+            let file = union.unseen_in(&parent, &fd, || staged.publish_new(&fd, &name))?;
+            copied.made = file.map(|file| MadeCopy { file, real });
             if let Some(indexed) = indexed {
                 indexed.stays();
             }
@@ -349,14 +366,15 @@ fn published(union: &Union, copy: Writable<'_>, original: &Original) {
 
 impl Original {
     fn of(union: &Union, node: &Node) -> Result<Original> {
-        let (held, stat, kept) = union.with_object(node, |object| {
+        let (held, stat, kept) = union.with_open_object(node, |object| {
             Ok((object.held(), object.stat()?, union.kept_without_links(object)?))
         })?;
         let data = match node.kind {
-            Kind::File => union.data_place(node)?,
+            Kind::File => union.data_place(node, &stat)?,
             _ => None,
         };
-        Ok(Original { held, stat, kept, id: union.origin_known(node), real: node.real(), data })
+        let xattrs = held.at().xattr_names()?;
+        Ok(Original { held, stat, kept, id: union.origin_known(node), xattrs, real: node.real(), data })
     }
 
     /// Returns what a copy is to have of the data.
@@ -368,7 +386,7 @@ impl Original {
         if part.has_data()
             || !union.makes_metacopies()
             || !self.keeps_origin(union)
-            || !self.outlasts_writing()?
+            || !self.outlasts_writing()
         {
             return Ok(whole);
         }
@@ -383,11 +401,9 @@ impl Original {
 
     /// Tells whether it has nothing that is lost when data are written to it. What writing takes away (setuid, setgid,
     /// capabilities) could not be given back in one step with the data that come later.
-    fn outlasts_writing(&self) -> Result<bool> {
-        if (self.stat.mode | self.kept.mode) & 0o6000 != 0 {
-            return Ok(false);
-        }
-        Ok(self.held.at().xattr(CAPABILITIES)?.is_none())
+    fn outlasts_writing(&self) -> bool {
+        let has_bits = (self.stat.mode | self.kept.mode) & 0o6000 != 0;
+        !has_bits && !self.xattrs.iter().any(|name| name == CAPABILITIES)
     }
 
     /// Tells whether the copy can remember where it came from. The kernel allows `user.` attributes only on regular

@@ -175,7 +175,7 @@ impl Moving<'_> {
         if to.below {
             let fd = union.upper_fd(&part.upper_dir().ok_or(FsError::Stale)?)?;
             let upper = union.upper()?;
-            union.preserving_parent_times(node, &fd, || upper.make_opaque(fd.itself()))?;
+            union.preserving_times(node, &fd, || upper.make_opaque(fd.itself()))?;
         }
         Ok(())
     }

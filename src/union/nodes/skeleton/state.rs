@@ -20,6 +20,7 @@ use crate::union::nodes::node::Node;
 use crate::union::nodes::pins::Pins;
 use crate::union::nodes::region::InodeId;
 use crate::union::nodes::table::{Numbers, ROOT};
+use crate::union::view::held_times::{Held, HeldTimes};
 
 /// What goes to another process, but for the nodes that have names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +30,7 @@ pub struct SkeletonState {
     /// Which inode has which number where the rule has none.
     numbers: Vec<(u64, u64)>,
     generations: Key,
+    held_times: Vec<(u64, Held)>,
     counts: Vec<u64>,
 }
 
@@ -180,6 +182,7 @@ impl Skeleton {
             next_number: self.numbers.next,
             numbers,
             generations: self.generations,
+            held_times: self.held_times.all(),
             counts: self.counts.clone(),
         })
     }
@@ -210,6 +213,7 @@ impl Skeleton {
             frozen,
             pins,
             events: Arc::<Events>::default(),
+            held_times: Arc::new(HeldTimes::of(state.held_times)),
             counts: state.counts,
         })
     }
