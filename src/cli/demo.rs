@@ -175,7 +175,7 @@ fn clean_on_signals(site: &Arc<Site>, keep: bool) -> Result<(), Failure> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
         .map_err(|error| Failure::failed(format!("cannot wait for signals: {error}")))?;
     let site = Arc::clone(site);
-    std::thread::spawn(move || {
+    let waiting = std::thread::Builder::new().name("signals".into()).spawn(move || {
         if let Some(signal) = signals.forever().next() {
             if is_terminal() {
                 disable_raw_mode().unwrap_or_default();
@@ -188,5 +188,5 @@ fn clean_on_signals(site: &Arc<Site>, keep: bool) -> Result<(), Failure> {
             std::process::exit(128 + signal);
         }
     });
-    Ok(())
+    waiting.map(drop).map_err(|error| Failure::failed(format!("cannot wait for signals: {error}")))
 }

@@ -163,7 +163,7 @@ fn with_progress(union: &Union, todo: SealProgress) -> Result<(SealProgress, Vec
     let (over, mut done) = (AtomicBool::new(false), SealProgress::default());
     let left = std::thread::scope(|scope| {
         // One large file takes long as well.
-        let watch = scope.spawn(|| {
+        let watch = std::thread::Builder::new().spawn_scoped(scope, || {
             while !over.load(Ordering::Relaxed) {
                 bar.set_position(bar.position().max(union.bytes_moved().min(todo.bytes)));
                 std::thread::park_timeout(Duration::from_millis(100));
@@ -174,7 +174,10 @@ fn with_progress(union: &Union, todo: SealProgress) -> Result<(SealProgress, Vec
             bar.set_position(bar.position().max(progress.bytes));
         });
         over.store(true, Ordering::Relaxed);
-        watch.thread().unpark();
+        // Without it the bar moves from file to file.
+        if let Ok(watch) = watch {
+            watch.thread().unpark();
+        }
         left
     });
     bar.finish_and_clear();

@@ -300,11 +300,12 @@ fn copy(
 ) -> std::result::Result<(), layer::LayerError> {
     let (reader, writer) = std::io::pipe().map_err(layer::LayerError::Read)?;
     std::thread::scope(|scope| {
-        let writing = scope.spawn(move || {
+        let writing = std::thread::Builder::new().spawn_scoped(scope, move || {
             // A mount shows real owners, whoever keeps them; a volume is no layer and has them as they are.
             let options = WriteOptions { ownership: Ownership::Real, lowers: &[], root: true };
             layer::write_tar(from, writer, &options)
         });
+        let writing = writing.map_err(layer::LayerError::Write)?;
         let limits = layer::Limits { entries: u64::MAX, bytes: u64::MAX };
         let applied = layer::apply(reader, to, &ApplyOptions { ownership: Ownership::Real, limits });
         let written = writing
@@ -322,9 +323,10 @@ pub(super) fn wait(command: &mut Command, program: &Path) -> Result<i32> {
     let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM])
         .map_err(ContainerError::io("catch signals for it", program))?;
     let handle = signals.handle();
-    let mut child = command.spawn().map_err(ContainerError::io("run it", program))?;
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let forwarder = std::thread::spawn(move || {
+    // The thread comes first: a runtime whose end nobody could hand on isn't begun.
+    let (told, pid) = std::sync::mpsc::channel();
+    let forwarder = std::thread::Builder::new().name("forward".into()).spawn(move || {
+        let pid = pid.recv().ok().flatten();
         for signal in signals.forever() {
             // A terminal sends these to the runtime itself.
             if (signal == SIGINT || signal == SIGQUIT) && std::io::stdin().is_terminal() {
@@ -337,6 +339,17 @@ pub(super) fn wait(command: &mut Command, program: &Path) -> Result<i32> {
             }
         }
     });
+    let forwarder = forwarder.map_err(ContainerError::io("start a thread beside it", program))?;
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => {
+            drop(told);
+            handle.close();
+            return Err(ContainerError::io("run it", program)(error));
+        }
+    };
+    // It waits for this.
+    told.send(i32::try_from(child.id()).ok().and_then(Pid::from_raw)).unwrap_or_default();
     let status = child.wait();
     handle.close();
     if forwarder.join().is_err() {

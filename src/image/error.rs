@@ -120,8 +120,16 @@ impl StoreError {
     /// says nothing.
     pub fn is_shortage(&self) -> bool {
         let (StoreError::Io { source, .. } | StoreError::Source(source)) = self else { return false };
-        let short =
-            [Errno::NOSPC, Errno::DQUOT, Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::IO];
+        let short = [
+            Errno::NOSPC,
+            Errno::DQUOT,
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::NOMEM,
+            Errno::NOBUFS,
+            Errno::AGAIN,
+            Errno::IO,
+        ];
         Errno::from_io_error(source).is_some_and(|errno| short.contains(&errno))
     }
 

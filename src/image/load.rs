@@ -26,6 +26,8 @@ use super::progress::added;
 use super::source::ImageSource;
 use super::store::{AddedLayer, Blob, Image, Staging, Store, Take};
 
+use crate::sys::threads::on_threads;
+
 pub use super::source::{Input, RemoteImage};
 
 /// More layers at once gain nothing, and each takes memory.
@@ -198,22 +200,18 @@ fn take_layers(
     let stop = AtomicBool::new(false);
     // Two images may have one tree out of two blobs; it is unpacked once.
     let unpacking = Mutex::new(HashSet::new());
-    std::thread::scope(|scope| {
-        for _ in 0..jobs {
-            scope.spawn(|| {
-                while !stop.load(Ordering::Relaxed) {
-                    let Some((size, mut wanted)) = queue.lock().pop_front() else { return };
-                    wanted.unpack = wanted.unpack && unpacking.lock().insert(wanted.layer.diff_id);
-                    match take_layer(source, staging, &wanted, size, options, &stop) {
-                        Ok(layer) => added.lock().push(layer),
-                        Err(error) => {
-                            // The first failure is the cause; those that it stops are not.
-                            failure.lock().get_or_insert(error);
-                            stop.store(true, Ordering::Relaxed);
-                        }
-                    }
+    on_threads(jobs, &|| {
+        while !stop.load(Ordering::Relaxed) {
+            let Some((size, mut wanted)) = queue.lock().pop_front() else { return };
+            wanted.unpack = wanted.unpack && unpacking.lock().insert(wanted.layer.diff_id);
+            match take_layer(source, staging, &wanted, size, options, &stop) {
+                Ok(layer) => added.lock().push(layer),
+                Err(error) => {
+                    // The first failure is the cause; those that it stops are not.
+                    failure.lock().get_or_insert(error);
+                    stop.store(true, Ordering::Relaxed);
                 }
-            });
+            }
         }
     });
     match failure.into_inner() {

@@ -18,6 +18,7 @@ use crate::image::document::BlobSource;
 use crate::image::error::StoreError;
 use crate::image::progress::added;
 use crate::image::store::{Image, Store};
+use crate::sys::threads::on_threads;
 
 /// More at once gain nothing.
 const JOBS: usize = 4;
@@ -74,21 +75,17 @@ pub fn push(
     let queue: Mutex<VecDeque<(Digest, u64)>> = Mutex::new(blobs.into_iter().collect());
     let fates = Mutex::new(Vec::new());
     let failure = Mutex::new(None);
-    std::thread::scope(|scope| {
-        for _ in 0..JOBS {
-            scope.spawn(|| {
-                while failure.lock().is_none() {
-                    let Some((digest, size)) = queue.lock().pop_front() else { return };
-                    let from = sources.get(&digest).map(Vec::as_slice).unwrap_or_default();
-                    match bring(store, &client, &digest, size, from, progress) {
-                        Ok(fate) => fates.lock().push(fate),
-                        // The first failure is the cause.
-                        Err(error) => {
-                            failure.lock().get_or_insert(error);
-                        }
-                    }
+    on_threads(JOBS, &|| {
+        while failure.lock().is_none() {
+            let Some((digest, size)) = queue.lock().pop_front() else { return };
+            let from = sources.get(&digest).map(Vec::as_slice).unwrap_or_default();
+            match bring(store, &client, &digest, size, from, progress) {
+                Ok(fate) => fates.lock().push(fate),
+                // The first failure is the cause.
+                Err(error) => {
+                    failure.lock().get_or_insert(error);
                 }
-            });
+            }
         }
     });
     if let Some(error) = failure.into_inner() {

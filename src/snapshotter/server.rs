@@ -85,7 +85,7 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     let snapshots = open(options)?;
     let socket = Socket::bind(&options.address)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    std::thread::spawn(move || {
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
         let mut signals = signals.forever();
         if let Some(signal) = signals.next() {
             log::info!("signal {signal}: ending");
@@ -96,7 +96,7 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
             log::warn!("second signal: ending at once");
             std::process::exit(1);
         }
-    });
+    })?;
     let served = runtime.block_on(answer(socket.listener()?, snapshots.clone(), stopped));
     runtime.shutdown_timeout(GRACE);
     served

@@ -28,6 +28,7 @@ pub mod remove;
 pub mod ring;
 pub mod schedule;
 pub mod splice;
+pub mod threads;
 pub mod verity;
 pub mod xattr;
 pub mod xattr_changes;

@@ -85,11 +85,11 @@ pub fn keep_mounting() -> io::Result<()> {
 /// # Errors
 /// When this process has no CAP_SYS_ADMIN, or the kernel's limits forbid it.
 pub fn new_network() -> io::Result<OwnedFd> {
-    let made = std::thread::spawn(|| -> io::Result<OwnedFd> {
+    let made = std::thread::Builder::new().spawn(|| -> io::Result<OwnedFd> {
         // SAFETY: the flag is not CLONE_FILES or CLONE_FS; the namespace is this thread's alone, which ends here.
         unsafe { unshare_unsafe(UnshareFlags::NEWNET) }?;
         Ok(std::fs::File::open("/proc/thread-self/ns/net")?.into())
-    });
+    })?;
     made.join().unwrap_or_else(|_| Err(io::Error::other("a thread panicked")))
 }
 
