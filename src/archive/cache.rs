@@ -5,8 +5,9 @@
 //!                          KEY.data    the plain tar, sparse
 //! ```
 //!
-//! The key is what tells an archive from any other without reading it: device, number, size and times, of which nobody can set the
-//! ctime, where the filesystem is one that keeps it truly. An archive that was changed within the last seconds isn't kept, since a
+//! What was decoded of a layer of an image is known by its diff id, wherever a copy of it lies. Else the key is what tells an archive
+//! from any other without reading it: device, number, size and times, of which nobody can set the ctime, where the filesystem is one
+//! that keeps it truly; and which part of the file it is. An archive that was changed within the last seconds isn't kept, since a
 //! change in the same tick of the clock couldn't be told. Nothing that is kept is believed unseen: the index carries a digest of
 //! itself and is looked through, and the data must be the very file, unchanged, that the index speaks of. What isn't right is made
 //! anew. All of it may be deleted at any time; mounts have open what they need.
@@ -31,14 +32,15 @@ use rustix::fs::{AtFlags, CWD, OFlags, linkat};
 use serde::{Deserialize, Serialize};
 
 use self::shelf::{DATA, INDEX, Shelf};
-use super::data::Original;
 use super::index::Index;
+use super::part::Part;
+use super::promise::ArchiveOptions;
 use crate::image::digest::Digest;
 use crate::sys::object::proc_path;
 use crate::sys::process;
 
 /// What a file of this version begins with.
-const FORM: &[u8; 8] = b"umtar\0\0\x01";
+const FORM: &[u8; 8] = b"umtar\0\0\x02";
 /// Behind the form: a digest, then the boot that the data count for; zeros when they are on the disk.
 const DIGEST: usize = 32;
 const BOOT: usize = 16;
@@ -82,31 +84,47 @@ impl Cache {
     }
 
     /// Finds the place of an archive and locks it. `None`: this one isn't kept, or nothing can be kept here.
-    pub(super) fn place(&self, archive: &File, is_layer: bool) -> Option<Place> {
-        self.find(archive, is_layer)
+    pub(super) fn place(&self, archive: &Part, is_plain: bool, options: &ArchiveOptions) -> Option<Place> {
+        self.find(archive, is_plain, options)
             .map_err(|error| log::debug!("{}: nothing is kept of archives: {error}", self.dir.display()))
             .ok()?
     }
 
-    fn find(&self, archive: &File, is_layer: bool) -> io::Result<Option<Place>> {
-        let metadata = archive.metadata()?;
+    fn find(&self, archive: &Part, is_plain: bool, options: &ArchiveOptions) -> io::Result<Option<Place>> {
+        if archive.size < self.least {
+            return Ok(None);
+        }
+        let source = match options.promised.tar {
+            // Its data are those that were decoded, not the archive's.
+            Some(digest) if !is_plain => Source::Content(digest),
+            promised => {
+                let Some(identity) = self.identity(archive)? else { return Ok(None) };
+                let digest = promised.or(options.promised.blob);
+                Source::File { identity, part: (archive.at, archive.size), digest }
+            }
+        };
+        let shelf = Arc::new(Shelf::open(&self.archives(), true)?);
+        // What another version made of it may be wrong.
+        let text = format!("{} {source:?} {}", env!("CARGO_PKG_VERSION"), options.is_layer);
+        let key = Digest::of(text.as_bytes()).hex()[..32].to_owned();
+        let index = shelf.lock(&key, self.patience)?;
+        Ok(index.map(|index| Place { share: self.share, shelf, source, index, key }))
+    }
+
+    /// Returns what tells the file of an archive from others. `None`: nothing does.
+    fn identity(&self, archive: &Part) -> io::Result<Option<Identity>> {
+        let file = archive.store.as_file();
+        let metadata = file.metadata()?;
         let is_settled = |seconds: i64, nanoseconds: i64| {
             let since = Duration::new(seconds.try_into().ok()?, nanoseconds.try_into().ok()?);
             let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH.checked_add(since)?).ok()?;
             Some(age >= self.settled)
         };
         let is_settled = is_settled(metadata.ctime(), metadata.ctime_nsec()).unwrap_or(false);
-        let kind = rustix::fs::fstatfs(archive)?.f_type as u64 & 0xffff_ffff;
-        if metadata.len() < self.least || !is_settled || !TRUE_CTIME.contains(&kind) {
-            return Ok(None);
-        }
-        let shelf = Arc::new(Shelf::open(&self.archives(), true)?);
-        let archive = Identity::of(&metadata);
-        // What another version made of it may be wrong.
-        let text = format!("{} {archive:?} {is_layer}", env!("CARGO_PKG_VERSION"));
-        let key = Digest::of(text.as_bytes()).hex()[..32].to_owned();
-        let index = shelf.lock(&key, self.patience)?;
-        Ok(index.map(|index| Place { share: self.share, shelf, archive, index, key }))
+        let kind = rustix::fs::fstatfs(file)?.f_type as u64 & 0xffff_ffff;
+        // What has no name goes with this process.
+        let is_kept = is_settled && metadata.nlink() > 0 && TRUE_CTIME.contains(&kind);
+        Ok(is_kept.then(|| Identity::of(&metadata)))
     }
 
     /// Deletes all that isn't being made; returns how many bytes on the disk that gave back.
@@ -152,6 +170,15 @@ impl Identity {
     }
 }
 
+/// What an index was made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Source {
+    /// A part of a file, from where on and how long, and the digest that it was found to have if one was promised.
+    File { identity: Identity, part: (u64, u64), digest: Option<Digest> },
+    /// Whatever has this content when it is decoded.
+    Content(Digest),
+}
+
 /// What a pass over an archive tells.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Told {
@@ -162,20 +189,12 @@ pub(super) struct Told {
     pub left_out: super::build::LeftOut,
 }
 
-/// Data that are kept.
-pub(super) struct Data {
-    pub file: File,
-    pub original: Original,
-    /// Where they lie, for messages.
-    pub path: PathBuf,
-}
-
-/// What is kept of an archive.
-type Loaded = (Told, Option<Data>);
+/// What is kept of an archive, and the data that it was decoded to, if it was.
+type Loaded = (Told, Option<Part>);
 
 #[derive(Serialize, Deserialize)]
 struct Body<T> {
-    archive: Identity,
+    source: Source,
     data: Option<Identity>,
     told: T,
 }
@@ -184,7 +203,7 @@ struct Body<T> {
 pub(super) struct Place {
     share: Option<u64>,
     shelf: Arc<Shelf>,
-    archive: Identity,
+    source: Source,
     index: File,
     key: String,
 }
@@ -235,12 +254,12 @@ impl Place {
         }
         let (body, boot) =
             decode(&bytes).ok_or_else(|| io::Error::other("is damaged, or of another version"))?;
-        if body.archive != self.archive {
+        if body.source != self.source {
             return Err(io::Error::other("speaks of another archive"));
         }
         let data = body.data.map(|identity| self.data(identity, boot)).transpose()?;
         if data.is_some() && boot != [0; BOOT] {
-            self.sync(&data.as_ref().map(|data| &data.file), &bytes[..HEAD]);
+            self.sync(&data.as_ref().map(|data| data.store.as_file()), &bytes[..HEAD]);
         }
         // Where it can't be told, it counts as used when it was made.
         if let Err(error) = self.index.set_modified(SystemTime::now()) {
@@ -250,18 +269,18 @@ impl Place {
     }
 
     /// Opens the data, if they are those that are meant and are on the disk or came in this boot.
-    fn data(&self, identity: Identity, boot: [u8; BOOT]) -> io::Result<Data> {
+    fn data(&self, identity: Identity, boot: [u8; BOOT]) -> io::Result<Part> {
         if boot != [0; BOOT] && this_boot() != Some(boot) {
             return Err(io::Error::other("its data may not have reached the disk"));
         }
         let nofollow = OFlags::NOFOLLOW.bits().cast_signed();
         let file = OpenOptions::new().read(true).custom_flags(nofollow).open(self.data_path())?;
         // Watched before it is looked at.
-        let original = Original::of(&file)?;
-        if Identity::of(&file.metadata()?) != identity {
+        let data = Part::whole(file, &self.shown().with_extension(DATA))?;
+        if Identity::of(&data.store.as_file().metadata()?) != identity {
             return Err(io::Error::other("its data aren't those that were kept"));
         }
-        Ok(Data { file, original, path: self.shown().with_extension(DATA) })
+        Ok(data)
     }
 
     /// Keeps what the archive told; `data`: what it was decoded to, a file without a name in [`dir`](Place::dir). What can't be
@@ -295,7 +314,7 @@ impl Place {
             linkat(CWD, proc_path(data.as_fd()), CWD, self.data_path(), AtFlags::SYMLINK_FOLLOW)?;
             identity = Some(Identity::of(&data.metadata()?));
         }
-        let bytes = encode(&Body { archive: self.archive, data: identity, told }, boot)?;
+        let bytes = encode(&Body { source: self.source, data: identity, told }, boot)?;
         self.index.write_all_at(&bytes, 0)?;
         self.sync(&data, &bytes[..HEAD]);
         Ok(())
@@ -381,7 +400,11 @@ fn decode(bytes: &[u8]) -> Option<(Body<Told>, [u8; BOOT])> {
 
 fn decode_body(bytes: &[u8]) -> Option<Body<Told>> {
     let body: Body<Told> = postcard::from_bytes(bytes).ok()?;
-    let end = body.data.map_or(body.archive.size, |data| data.size);
+    let end = match (body.data, body.source) {
+        (Some(data), _) => data.size,
+        (None, Source::File { part: (_, size), .. }) => size,
+        (None, Source::Content(_)) => return None,
+    };
     body.told.index.is_sound(end).then_some(body)
 }
 

@@ -110,6 +110,24 @@ impl Store {
         Ok(Store { file, path: path.to_owned(), original, told: AtomicBool::new(false) })
     }
 
+    /// Fails when it may have been changed since it was opened.
+    ///
+    /// # Errors
+    /// That it was, and those of stat.
+    pub(super) fn check(&self) -> io::Result<()> {
+        self.original.check(&self.file)
+    }
+
+    /// Returns the file itself, for what is to be known of it.
+    pub(super) fn as_file(&self) -> &File {
+        &self.file
+    }
+
+    /// Reads what is there now, which may have been changed.
+    pub(super) fn read_unchecked(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        self.file.read_at(buffer, at)
+    }
+
     fn read_at(&self, buffer: &mut [u8], at: u64) -> Result<usize> {
         let read = self.file.read_at(buffer, at).and_then(|count| {
             // Looked at after reading: what was read before a change is what it was.
@@ -132,14 +150,17 @@ impl Store {
 #[derive(Debug)]
 pub(super) struct ArchiveFile {
     store: Arc<Store>,
+    /// Where the archive begins in it.
+    begin: u64,
     size: u64,
     /// In order.
     runs: Box<[Stored]>,
 }
 
 impl ArchiveFile {
-    pub(super) fn new(store: Arc<Store>, size: u64, runs: Box<[Stored]>) -> ArchiveFile {
-        ArchiveFile { store, size, runs }
+    /// `begin`: where what offsets are counted in begins in that file.
+    pub(super) fn new(store: Arc<Store>, begin: u64, size: u64, runs: Box<[Stored]>) -> ArchiveFile {
+        ArchiveFile { store, begin, size, runs }
     }
 
     /// Returns the first run that ends behind an offset.
@@ -166,7 +187,7 @@ impl TreeFile for ArchiveFile {
             Some(run) if run.offset <= offset => {
                 let skip = offset - run.offset;
                 let count = within(run.length - skip);
-                self.store.read_at(&mut buffer[..count], run.at + skip)
+                self.store.read_at(&mut buffer[..count], self.begin + run.at + skip)
             }
             next => {
                 let count = within(next.map_or(self.size, |run| run.offset) - offset);

@@ -20,29 +20,31 @@
 mod build;
 mod cache;
 mod data;
+mod image;
 mod implied;
 mod index;
+mod opening;
+mod part;
+mod promise;
 mod spool;
 mod tree;
 mod watch;
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
-use std::os::unix::fs::FileExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use self::build::Builder;
-use self::cache::{Cache, Place, Told};
-use self::data::{Original, Store};
+use self::cache::Cache;
 use self::index::Index;
-use self::spool::Spool;
-use self::tree::{ArchiveTree, identity};
-use crate::image::compression::{Compression, decode};
-use crate::image::layer::apply::stream_limit;
-use crate::image::layer::reader::Reader;
-use crate::image::layer::{LayerError, Limits};
+use self::tree::ArchiveTree;
+use crate::image::digest::Digest;
+use crate::image::layer::LayerError;
 use crate::union::stack::tree::LayerTree;
+
+pub use self::implied::describe_implied;
+pub use self::part::Part;
+pub use self::promise::{ArchiveOptions, Promised};
 
 /// Why an archive can't be a layer.
 #[derive(Debug, thiserror::Error)]
@@ -73,20 +75,27 @@ pub enum ArchiveError {
         /// What is wrong with it.
         what: LayerError,
     },
-}
-
-/// How an archive is opened.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct ArchiveOptions {
-    /// Whether names such as `.wh.x` are whiteouts.
-    pub is_layer: bool,
+    /// It isn't what an image says.
+    #[error(
+        "{}: its content has the digest {found} where the image says {promised}: it is damaged, or another one; get the image anew",
+        path.display()
+    )]
+    Digest {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        found: Digest,
+        /// What it was to be.
+        promised: Digest,
+    },
 }
 
 /// An archive whose headers have been read.
 #[derive(Debug)]
 pub struct Archive {
     index: Index,
-    store: Store,
+    /// Where offsets count: the archive, or what it was decoded to.
+    data: Part,
     id: u64,
     is_layer: bool,
     from_cache: bool,
@@ -100,7 +109,7 @@ impl Archive {
 
     /// Makes a layer of it.
     pub fn into_tree(self) -> Arc<dyn LayerTree> {
-        Arc::new(ArchiveTree::new(self.index, self.store, self.id))
+        Arc::new(ArchiveTree::new(self.index, self.data, self.id))
     }
 
     /// Returns whether it is read as a layer of an image.
@@ -109,15 +118,24 @@ impl Archive {
     }
 }
 
-pub use self::implied::describe_implied;
-
 /// Reads what an opened archive holds; what it is, its content tells. The path is for messages alone: who could put something
 /// else there meanwhile changes nothing.
 ///
 /// # Errors
 /// When it is none, or damaged.
-pub fn open(file: File, path: &Path, options: ArchiveOptions) -> Result<Archive, ArchiveError> {
-    open_with(file, path, options, &Cache::of_user())
+pub fn open(file: File, path: &Path, options: &ArchiveOptions) -> Result<Archive, ArchiveError> {
+    let part = Part::whole(file, path);
+    let part =
+        part.map_err(|source| ArchiveError::Io { what: "look at it", path: path.to_owned(), source })?;
+    open_part(part, options)
+}
+
+/// Does as [`open`], of a part of a file.
+///
+/// # Errors
+/// As those of [`open`].
+pub fn open_part(part: Part, options: &ArchiveOptions) -> Result<Archive, ArchiveError> {
+    opening::open_with(part, options, &Cache::of_user())
 }
 
 /// Deletes what is kept of archives that this user has mounted; returns how many bytes on the disk that gave back. What is mounted
@@ -134,116 +152,9 @@ pub fn clear_cache() -> io::Result<u64> {
 /// # Errors
 /// Those of looking at the data.
 pub fn of_index(bytes: &[u8], data: File) -> io::Result<Option<Archive>> {
-    let original = Original::of(&data)?;
-    let Some(told) = cache::body_over(bytes, data.metadata()?.len()) else { return Ok(None) };
-    let store = Store::file(data, Path::new("data"), original)?;
-    Ok(Some(Archive { index: told.index, store, id: told.id, is_layer: true, from_cache: true }))
-}
-
-fn open_with(
-    file: File,
-    path: &Path,
-    options: ArchiveOptions,
-    cache: &Cache,
-) -> Result<Archive, ArchiveError> {
-    let io = |what| move |source| ArchiveError::Io { what, path: path.to_owned(), source };
-    // Before anything of it is read.
-    let original = Original::of(&file).map_err(io("look at it"))?;
-    let size = file.metadata().map_err(io("look at it"))?.len();
-    let mut head = [0; 512];
-    let count = read_head(&file, &mut head).map_err(io("read it"))?;
-    if let Some(what) = other_form(&head[..count]) {
-        return Err(ArchiveError::Unknown { path: path.to_owned(), what });
-    }
-    let is_plain = Compression::of(&head[..count]) == Compression::None;
-    if is_plain && !is_tar(&head[..count]) {
-        let what = "neither a tar nor one that is compressed with gzip, zstd, xz or bzip2";
-        return Err(ArchiveError::Unknown { path: path.to_owned(), what });
-    }
-    let place = cache.place(&file, options.is_layer);
-    if let Some((told, data)) = place.as_ref().and_then(Place::load) {
-        told.left_out.tell(path);
-        let store = match data {
-            // Looked at again now that its place is known to be this one's.
-            None => Store::file(file, path, original).map_err(io("read it"))?,
-            Some(data) => {
-                original.check(&file).map_err(io("read it"))?;
-                Store::file(data.file, &data.path, data.original).map_err(io("read what is kept of it"))?
-            }
-        };
-        return Ok(Archive {
-            index: told.index,
-            store,
-            id: told.id,
-            is_layer: options.is_layer,
-            from_cache: true,
-        });
-    }
-    let damaged = |what| ArchiveError::Damaged { path: path.to_owned(), what };
-    let mut builder = Builder::new(options.is_layer);
-    let mut decoded = None;
-    if is_plain {
-        let reader = Reader::of_file(file.try_clone().map_err(io("read it"))?);
-        builder.read(reader, size).map_err(damaged)?;
-    } else {
-        let compressed = file.try_clone().map_err(io("read it"))?;
-        let compressed = BufReader::with_capacity(256 << 10, compressed);
-        let (_, stream) = decode(compressed).map_err(io("decompress it"))?;
-        let dir = place.as_ref().map_or_else(|| cache.dir.clone(), Place::dir);
-        let mut spooled =
-            Spool::new(stream, stream_limit(Limits::default()), &dir, cache).map_err(|source| {
-                ArchiveError::Io { what: "keep what is decompressed in it", path: dir, source }
-            })?;
-        builder.read(Reader::new(&mut spooled), u64::MAX).map_err(damaged)?;
-        decoded = Some(spooled.finish().map_err(io("keep what is decompressed"))?);
-    }
-    let left_out = builder.left_out;
-    left_out.tell(path);
-    let index = builder.finish().map_err(damaged)?;
-    let told = Told { id: identity(&index), index, left_out };
-    // Nothing is kept of what was changed meanwhile.
-    original.check(&file).map_err(io("read it"))?;
-    if let Some(place) = place {
-        place.keep(&told, decoded.as_ref());
-    }
-    let store = match decoded {
-        None => Store::file(file, path, original),
-        // It may have got a name, by which others can write to it.
-        Some(decoded) => Original::of(&decoded).and_then(|original| Store::file(decoded, path, original)),
-    };
-    let store = store.map_err(io("read it"))?;
-    Ok(Archive { index: told.index, store, id: told.id, is_layer: options.is_layer, from_cache: false })
-}
-
-/// Reads as much of the beginning as there is.
-fn read_head(file: &File, head: &mut [u8]) -> io::Result<usize> {
-    let mut count = 0;
-    while count < head.len() {
-        match file.read_at(&mut head[count..], count as u64)? {
-            0 => break,
-            read => count += read,
-        }
-    }
-    Ok(count)
-}
-
-/// Says what else a file may be that people mount.
-fn other_form(head: &[u8]) -> Option<&'static str> {
-    match head {
-        [b'h', b's', b'q', b's', ..] => Some("squashfs is not read yet; mount it, and name the mount point"),
-        [b'P', b'K', 3 | 5, _, ..] => Some("it is a zip"),
-        [b'7', b'z', 0xbc, 0xaf, ..] => Some("it is a 7z"),
-        [] => Some("it is empty"),
-        _ => None,
-    }
-}
-
-/// Tells whether it begins with the header of a tar, or with the end of an empty one.
-fn is_tar(head: &[u8]) -> bool {
-    let mut reader = Reader::new(head.chain(io::empty()));
-    head.len() == 512
-        && (head.iter().all(|&byte| byte == 0)
-            || !matches!(reader.next_entry(), Err(LayerError::Damaged { ref what, .. }) if what.contains("checksum")))
+    let data = Part::whole(data, Path::new("data"))?;
+    let Some(told) = cache::body_over(bytes, data.size) else { return Ok(None) };
+    Ok(Some(Archive { index: told.index, data, id: told.id, is_layer: true, from_cache: true }))
 }
 
 #[cfg(test)]

@@ -14,8 +14,8 @@ use super::cache::Cache;
 use crate::sys::copy::write_sparsely;
 
 /// A stream that is kept as it is read.
-pub(super) struct Spool<'a> {
-    stream: Box<dyn Read + Send + 'a>,
+pub(super) struct Spool<'a, R> {
+    stream: R,
     file: File,
     cache: &'a Cache,
     /// How much was read, and how much more may be.
@@ -23,34 +23,29 @@ pub(super) struct Spool<'a> {
     left: u64,
 }
 
-impl<'a> Spool<'a> {
+impl<'a, R: Read> Spool<'a, R> {
     /// Makes the file in a directory. Where there is no room left, `cache` gives back what it has.
     ///
     /// # Errors
     /// When there can be none.
-    pub(super) fn new(
-        stream: Box<dyn Read + Send + 'a>,
-        most: u64,
-        dir: &Path,
-        cache: &'a Cache,
-    ) -> io::Result<Spool<'a>> {
+    pub(super) fn new(stream: R, most: u64, dir: &Path, cache: &'a Cache) -> io::Result<Spool<'a, R>> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         let file = nameless(dir)?;
         Ok(Spool { stream, file, cache, end: 0, left: most })
     }
 
-    /// Returns the file with all that was read.
+    /// Returns the file with all that was read, and the stream.
     ///
     /// # Errors
     /// When it can't be made as long as that.
-    pub(super) fn finish(self) -> io::Result<File> {
+    pub(super) fn finish(self) -> io::Result<(File, R)> {
         // It may end in a hole.
         self.file.set_len(self.end)?;
-        Ok(self.file)
+        Ok((self.file, self.stream))
     }
 }
 
-impl Read for Spool<'_> {
+impl<R: Read> Read for Spool<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.stream.read(buffer)?;
         self.left = self
@@ -93,10 +88,10 @@ mod tests {
     fn a_spool_takes_no_room_for_zeros_and_has_an_end() {
         let spool = |bytes: u64, most: u64| {
             let file = tempfile::tempfile().unwrap();
-            let stream: Box<dyn Read + Send> = Box::new(io::repeat(0).take(bytes));
+            let stream = io::repeat(0).take(bytes);
             let cache = Cache::of_user();
             let mut spool = Spool { stream, file, cache: &cache, end: 0, left: most };
-            io::copy(&mut spool, &mut io::sink()).and_then(|_| spool.finish())
+            io::copy(&mut spool, &mut io::sink()).and_then(|_| Ok(spool.finish()?.0))
         };
         let zeros = spool(10 << 20, 10 << 20).unwrap().metadata().unwrap();
         assert_eq!((zeros.len(), zeros.blocks()), (10 << 20, 0));

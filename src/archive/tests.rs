@@ -3,9 +3,12 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 
-use super::data::Seen;
+use super::build::Builder;
+use super::data::{Original, Seen, Store};
 use super::*;
+use crate::image::layer::reader::Reader;
 use crate::sys::object::Kind;
 
 /// Writes a tar into a file.
@@ -32,7 +35,7 @@ pub(super) fn tar(entries: &[(u8, &str, &str)]) -> tempfile::NamedTempFile {
 }
 
 fn of_path(path: &Path, options: ArchiveOptions) -> Result<Arc<dyn LayerTree>, ArchiveError> {
-    open(File::open(path).unwrap(), path, options).map(Archive::into_tree)
+    open(File::open(path).unwrap(), path, &options).map(Archive::into_tree)
 }
 
 fn opened(entries: &[(u8, &str, &str)]) -> Arc<dyn LayerTree> {
@@ -120,7 +123,7 @@ fn marks_of_layers_have_a_meaning_only_where_it_is_asked_for() {
     let file = tar(&[(b'0', "d/.wh.gone", ""), (b'0', "d/kept", "")]);
     let plain = of_path(file.path(), ArchiveOptions::default()).unwrap();
     assert!(at(&*plain, "d/kept").is_some() && at(&*plain, "d/.wh.gone").is_none());
-    let layer = of_path(file.path(), ArchiveOptions { is_layer: true }).unwrap();
+    let layer = of_path(file.path(), ArchiveOptions { is_layer: true, ..ArchiveOptions::default() }).unwrap();
     assert!(at(&*layer, "d/.wh.gone").is_some());
 }
 
@@ -191,7 +194,9 @@ fn what_no_layer_may_hold_is_no_archive() {
         (tar(&[(b'0', "d/.wh..", "")]), true, "is a whiteout of nothing"),
         (tar(&[(b'0', "d/.wh.x/f", "")]), true, "lies in .wh.x"),
     ] {
-        let refused = of_path(file.path(), ArchiveOptions { is_layer }).unwrap_err().to_string();
+        let refused = of_path(file.path(), ArchiveOptions { is_layer, ..ArchiveOptions::default() })
+            .unwrap_err()
+            .to_string();
         assert!(refused.contains(said), "{refused}");
     }
     assert!(of_path(tar(&[(b'0', &"x".repeat(255), "")]).path(), ArchiveOptions::default()).is_ok());
@@ -296,7 +301,12 @@ fn another_name_and_other_rights_are_no_change() {
 fn layers(of: &[&[(u8, &str, &str)]]) -> Vec<Arc<dyn LayerTree>> {
     let open = |entries: &&[(u8, &str, &str)]| {
         let file = tar(entries);
-        open(file.reopen().unwrap(), file.path(), ArchiveOptions { is_layer: true }).unwrap()
+        open(
+            file.reopen().unwrap(),
+            file.path(),
+            &ArchiveOptions { is_layer: true, ..ArchiveOptions::default() },
+        )
+        .unwrap()
     };
     let mut layers: Vec<Archive> = of.iter().map(open).collect();
     describe_implied(&mut layers.iter_mut().collect::<Vec<_>>());

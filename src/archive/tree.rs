@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use rustix::io::{Errno, Result};
 
-use super::data::{ArchiveFile, Store};
+use super::data::ArchiveFile;
 use super::index::{Content, Index, Object};
+use super::part::Part;
 use crate::image::digest::Digest;
 use crate::image::layer::reader::Stored;
 use crate::sys::dir::RawEntry;
@@ -20,14 +21,14 @@ const BLOCK: u64 = 512;
 #[derive(Debug)]
 pub(super) struct ArchiveTree {
     index: Index,
-    store: Arc<Store>,
+    data: Part,
     id: u64,
 }
 
 impl ArchiveTree {
     /// `id`: the [`identity`] of the index as it was made.
-    pub(super) fn new(index: Index, store: Store, id: u64) -> ArchiveTree {
-        ArchiveTree { index, store: Arc::new(store), id }
+    pub(super) fn new(index: Index, data: Part, id: u64) -> ArchiveTree {
+        ArchiveTree { index, data, id }
     }
 
     fn object(&self, number: u64) -> Result<&Object> {
@@ -142,6 +143,6 @@ impl LayerTree for ArchiveTree {
             Content::Sparse(runs) => runs.clone(),
             _ => Box::default(),
         };
-        Ok(Arc::new(ArchiveFile::new(self.store.clone(), found.size, runs)))
+        Ok(Arc::new(ArchiveFile::new(self.data.store.clone(), self.data.at, found.size, runs)))
     }
 }

@@ -73,7 +73,10 @@ impl Attach {
                 };
                 let packed = if self.lazy { store.packed_layers(&image)? } else { None };
                 if let Some(blobs) = packed {
-                    let layers: Vec<PathBuf> = blobs.into_iter().map(lowers::as_layer).collect();
+                    let layers: Vec<PathBuf> = blobs
+                        .into_iter()
+                        .map(|(blob, diff_id)| lowers::as_promised(blob, &diff_id))
+                        .collect();
                     mounting::mount(&layers, None, &at, &image.id.short(), &[], (rights, ""))?;
                     return Ok(ExitCode::SUCCESS);
                 }

@@ -98,7 +98,8 @@ fn of_value(arg: Arg, value: &str) -> Arg {
         "MOUNTPOINT" | "DIR" => ArgValueCompleter::new(dirs()),
         "PATH" => ArgValueCompleter::new(PathCompleter::any()),
         "DIR[:DIR…]" => ArgValueCompleter::new(|current: &OsStr| {
-            after(current, ':', &|part| PathCompleter::dir().complete(part))
+            // An archive is a file.
+            after(current, ':', &|part| PathCompleter::any().complete(part))
         }),
         "OPTION[,…]" => ArgValueCompleter::new(|current: &OsStr| after(current, ',', &option)),
         "KIND|/PATH[,…]" => ArgValueCompleter::new(|current: &OsStr| {

@@ -12,7 +12,7 @@ use super::language::Language;
 use super::page::Page;
 use super::stacks::{self, Found};
 use super::store::{StoreArgs, no_mount_has, nothing_is_called};
-use super::{Failure, terminal};
+use super::{Failure, lowers, terminal};
 use crate::container::cp::scope::split;
 use crate::control::client::Client;
 use crate::control::explanation::Explanation;
@@ -46,8 +46,8 @@ pub(super) struct Explain {
     #[command(flatten)]
     store: StoreArgs,
 
-    /// Paths in mounts; or an image or a container by name or id, and paths in that: NAME PATH or NAME:PATH. They need not
-    /// exist: what hides them is told then
+    /// Paths in mounts; or an image or a container by name or id, and paths in that: NAME PATH or NAME:PATH; or an archive or
+    /// oci:DIR[:NAME], and paths in it. They need not exist: what hides them is told then
     #[arg(value_name = "PATH|NAME PATH", required = true)]
     paths: Vec<PathBuf>,
 }
@@ -122,6 +122,10 @@ impl Explain {
     fn named(&self, texts: &Texts) -> Result<Option<(Found, Vec<PathBuf>)>, Failure> {
         let Some((first, rest)) = self.paths.split_first() else { return Ok(None) };
         let inside = |path: &PathBuf| mounts::of(path).is_ok();
+        let is_image = lowers::is_image(first) && !first.exists();
+        if !rest.is_empty() && (is_image || first.is_file() && !inside(first)) {
+            return Ok(Some((Found::of_paths(vec![first.clone()], false), rest.to_vec())));
+        }
         if let Some(text) = first.to_str().filter(|_| !rest.is_empty() && !stacks::is_path(first))
             && !inside(first)
         {
@@ -152,7 +156,7 @@ impl Explain {
 
     /// Opens the layers itself.
     fn of_stack(&self, texts: &'static Texts) -> Result<Vec<(EscapedPath, Explanation)>, Failure> {
-        let lowers = super::lowers::named(&self.lowers)?;
+        let lowers = lowers::named(&self.lowers)?;
         let paths = self.upper.iter().cloned().chain(lowers).collect();
         of_found(texts, Found::of_paths(paths, self.upper.is_some()), &self.paths)
     }
@@ -189,14 +193,18 @@ fn of_found(
         Some((upper, lowers)) if found.upper => (Some(upper), lowers),
         _ => (None, &found.paths[..]),
     };
-    let lowers = super::lowers::sources(lowers.to_vec())?;
+    let (lowers, of_images) = lowers::sources_and_names(lowers.to_vec())?;
+    let names = match found.names.is_empty() {
+        true => upper.iter().map(|_| None).chain(of_images).collect(),
+        false => found.names,
+    };
     let view = View::of_sources(lowers, upper.map(PathBuf::as_path)).map_err(Failure::failed)?;
     let each = paths.iter().map(|path| {
         let mut explanation = view
             .follow_links(path.as_os_str().as_bytes())
             .and_then(|path| explain_in(texts, view.inspector(), &path))
             .map_err(|error| Failure::failed(format!("{}: {error}", EscapedPath::from(path.as_path()))))?;
-        call_layers(texts, &mut explanation, &found.names);
+        call_layers(texts, &mut explanation, &names);
         Ok((explanation.path.clone(), explanation))
     });
     each.collect()

@@ -14,7 +14,7 @@ use super::language::Language;
 use super::page::{Page, write_file};
 use super::stacks::{self, Found};
 use super::store::{StoreArgs, no_mount_has, nothing_is_called};
-use super::{Failure, say, terminal};
+use super::{Failure, lowers, say, terminal};
 use crate::control::mounts;
 use crate::explain::causes::waste_groups;
 use crate::explain::figures::Figures;
@@ -93,11 +93,11 @@ pub(super) struct Layers {
 /// Which stack is meant.
 #[derive(Debug, Args)]
 pub(super) struct StackArgs {
-    /// An image or a container, by name or id; or a mount, by its mount point or a path in it
+    /// An image or a container, by name or id; a mount, by its mount point or a path in it; an archive; oci:DIR[:NAME]
     #[arg(value_name = "IMAGE|CONTAINER|MOUNT", conflicts_with_all = ["lowers", "upper"], required_unless_present = "lowers")]
     target: Option<PathBuf>,
 
-    /// Layers, directories or tars, the first on top; may repeat. A colon within a name is written \:
+    /// Layers, directories or tars, the first on top; may repeat, and tars may hold images. A colon within a name is written \:
     #[arg(long = "lower", value_name = "DIR[:DIR…]")]
     lowers: Vec<OsString>,
 
@@ -163,15 +163,16 @@ impl StackArgs {
             None => self.of_arguments()?,
         };
         // Nothing is written, so the upper is one more layer to read, and may be in use by a mount.
-        let options =
-            StackOptions { lowers: super::lowers::sources(found.paths)?, ..StackOptions::default() };
+        let (lowers, of_images) = lowers::sources_and_names(found.paths)?;
+        let names = if found.names.is_empty() { of_images } else { found.names };
+        let options = StackOptions { lowers, ..StackOptions::default() };
         let mut stack = Stack::open(&options).map_err(Failure::failed)?;
         if let Some(belief) = found.belief {
             stack = stack.believing(belief);
         }
         let mut survey = Survey::take(stack, found.upper)
             .map_err(|error| Failure::failed(format!("cannot read the layers: {error}")))?;
-        for (layer, name) in survey.layers.iter_mut().rev().zip(found.names) {
+        for (layer, name) in survey.layers.iter_mut().rev().zip(names) {
             if let Some(name) = name {
                 layer.name = names::readable(name.as_bytes());
             }
@@ -188,17 +189,20 @@ impl StackArgs {
 
     fn of_arguments(&self) -> Result<Found, Failure> {
         let mut paths: Vec<PathBuf> = self.upper.iter().cloned().collect();
-        paths.extend(super::lowers::named(&self.lowers)?);
+        paths.extend(lowers::named(&self.lowers)?);
         Ok(Found::of_paths(paths, self.upper.is_some()))
     }
 
     /// Finds a path in a mount, or else an image or a container.
     fn of_target(&self, texts: &Texts, target: &Path) -> Result<Found, Failure> {
+        if lowers::is_image(target) && !target.exists() {
+            return Ok(Found::of_paths(vec![target.to_owned()], false));
+        }
         let no_mount = match mounts::of(target) {
             Ok((mount, _)) => return Found::of_mount(texts, &mount, &self.store),
             Err(error) => error,
         };
-        if target.is_file() {
+        if lowers::is_archive(target) {
             return Ok(Found::of_paths(vec![target.to_owned()], false));
         }
         let Some(text) = target.to_str().filter(|_| !stacks::is_path(target)) else {

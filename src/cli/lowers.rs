@@ -1,52 +1,75 @@
-//! What a lower is that the command line names: a directory, or an archive.
+//! What a lower is that the command line names: a directory, an archive, or the layers of an image where it lies.
 //!
 //! A path is opened once, and what was opened says what it is: whoever owns a directory on the way may put something else
 //! there between two looks.
 
-use std::ffi::{OsStr, OsString};
+mod spelled;
+
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use parking_lot::Mutex;
+use indicatif::MultiProgress;
 use rustix::fs::{Mode, OFlags};
 
 use super::Failure;
-use super::options::split_merged;
-use crate::archive::{self, Archive, ArchiveError, ArchiveOptions};
+use super::registry::progress;
+use crate::archive::{self, Archive, ArchiveError, ArchiveOptions, Part, Promised};
+use crate::image::error::StoreError;
+use crate::image::packed::{Layout, PackedLayer, Wanted};
 use crate::sys::object::At;
 use crate::sys::own::is_own;
+use crate::sys::threads::at_once;
 use crate::union::escaped_path::EscapedPath;
-use crate::union::stack::layer::LowerSource;
+use crate::union::stack::layer::{LowerSource, StackError};
 
-/// Behind the path of an archive: names such as `.wh.x` are whiteouts.
-const LAYER: &[u8] = b",layer";
+use self::spelled::{Taken, as_layer_of, as_tar, bare, image};
+pub(super) use self::spelled::{as_layer, as_promised, is_image, split};
 
 /// Returns the paths that lists of layers name, each as `--lower` takes it.
 pub(super) fn named(lists: &[OsString]) -> Result<Vec<PathBuf>, Failure> {
     let mut paths = Vec::new();
     for list in lists {
-        paths.extend(split_merged(list.as_bytes()).map_err(Failure::usage)?);
+        let lowers = split(list.as_bytes()).map_err(Failure::usage)?;
+        if !lowers.data_only.is_empty() {
+            return Err(Failure::usage(StackError::DataOnlyHere));
+        }
+        paths.extend(lowers.merged);
     }
     Ok(paths)
 }
 
-/// Opens archives among lowers that are known by their paths.
+/// Opens archives and images among lowers that are known by their paths.
 pub(super) fn sources(paths: impl IntoIterator<Item = PathBuf>) -> Result<Vec<LowerSource>, Failure> {
     opened(&LowerSource::directories(paths))
+}
+
+/// Does as [`sources`]; what people call each is told too, where its path says less.
+pub(super) fn sources_and_names(
+    paths: Vec<PathBuf>,
+) -> Result<(Vec<LowerSource>, Vec<Option<String>>), Failure> {
+    let opened = read(found_all(&LowerSource::directories(paths))?)?;
+    let names = opened.iter().map(Opened::name).collect();
+    Ok((opened.into_iter().map(Opened::into_source).collect(), names))
 }
 
 /// Opens archives among lowers, several at once, since one that is compressed is read to its end. A daemon does so when it has
 /// left its caller, whose descriptors it closes.
 pub(super) fn opened(lowers: &[LowerSource]) -> Result<Vec<LowerSource>, Failure> {
+    Ok(read(found_all(lowers)?)?.into_iter().map(Opened::into_source).collect())
+}
+
+fn found_all(lowers: &[LowerSource]) -> Result<Vec<Found>, Failure> {
     let each = lowers.iter().enumerate().map(|(at, lower)| match lower {
         LowerSource::Directory(path) => found(at, path.clone()),
         tree => Ok(Found::Lower(tree.clone())),
     });
-    read(each.collect::<Result<_, _>>()?)
+    each.collect()
 }
 
 /// Opens one more lower of a mount that is there. `id`: device and inode number of what is meant, which an archive must be; a
@@ -60,47 +83,40 @@ pub(super) fn one_more(path: PathBuf, id: (u64, u64)) -> Result<LowerSource, Fai
         return Err(failed(&"lies in the mount, which would wait for itself"));
     }
     let found = found(0, path)?;
+    if let Found::Image { .. } = &found {
+        return Err(failed(&"is an image, and one layer is added at a time; name a layer of it"));
+    }
     if let Found::File { file, .. } = &found {
         let seen = file.metadata().map_err(|error| failed(&error))?;
         if (seen.dev(), seen.ino()) != id {
             return Err(failed(&"the daemon sees something else there; is it in another mount namespace?"));
         }
     }
-    read(vec![found])?.pop().ok_or_else(|| failed(&"can't be opened"))
+    let mut opened = read(vec![found])?;
+    match (opened.pop(), opened.is_empty()) {
+        (Some(one), true) => Ok(one.into_source()),
+        (Some(_), false) => {
+            let way = "holds an image, and one layer is added at a time: FILE,layer=N is the N-th from the bottom, FILE,tar all its files";
+            Err(failed(&way))
+        }
+        (None, _) => Err(failed(&"can't be opened")),
+    }
 }
 
-/// Reads the archives among what was found.
-fn read(found: Vec<Found>) -> Result<Vec<LowerSource>, Failure> {
-    let mut opened: Vec<Opened> = at_once(found, Found::read).into_iter().collect::<Result<_, _>>()?;
+/// Reads the archives among what was found, and finds the layers of images.
+fn read(found: Vec<Found>) -> Result<Vec<Opened>, Failure> {
+    let bars = progress(false);
+    let mut parts = Vec::new();
+    for some in at_once(found, |one| one.unfold(&bars)) {
+        parts.extend(some?);
+    }
+    let mut opened: Vec<Opened> =
+        at_once(parts, |one| one.read(&bars)).into_iter().collect::<Result<_, _>>()?;
     // Layers of an image that lie right above each other tell of directories that one of them doesn't name.
     for run in opened.chunk_by_mut(|above, below| above.is_layer() && below.is_layer()) {
         archive::describe_implied(&mut run.iter_mut().filter_map(Opened::archive).collect::<Vec<_>>());
     }
-    Ok(opened.into_iter().map(Opened::into_source).collect())
-}
-
-/// Does the same work for each, as many at a time as there are processors; what came of it, in order.
-fn at_once<T: Send, R: Send>(all: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let jobs = processors.min(all.len());
-    let queue = Mutex::new(all.into_iter().enumerate());
-    let done = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..jobs {
-            scope.spawn(|| {
-                loop {
-                    // Not held while one is at work.
-                    let next = queue.lock().next();
-                    let Some((at, one)) = next else { return };
-                    let result = work(one);
-                    done.lock().push((at, result));
-                }
-            });
-        }
-    });
-    let mut done = done.into_inner();
-    done.sort_by_key(|(at, _)| *at);
-    done.into_iter().map(|(_, result)| result).collect()
+    Ok(opened)
 }
 
 /// What lies at the path of a lower.
@@ -108,50 +124,161 @@ enum Found {
     /// No archive.
     Lower(LowerSource),
     /// A file that may be one, and which lower it is.
-    File { at: usize, file: File, path: PathBuf, options: ArchiveOptions },
+    File { at: usize, file: File, path: PathBuf, taken: Taken },
+    /// An image of a layout or an archive.
+    Image { at: usize, place: PathBuf, wanted: Wanted },
+}
+
+/// A lower that is found, and not yet read.
+enum Unread {
+    Opened(Opened),
+    /// A layer of an image, and what the lower that it makes is called.
+    Layer {
+        at: usize,
+        part: Part,
+        layer: PackedLayer,
+        path: PathBuf,
+        of: PathBuf,
+    },
 }
 
 impl Found {
-    fn read(self) -> Result<Opened, Failure> {
+    fn unfold(self, bars: &MultiProgress) -> Result<Vec<Unread>, Failure> {
         match self {
-            Found::Lower(lower) => Ok(Opened::Lower(lower)),
-            Found::File { at, file, path, options } => {
-                let archive = archive::open(file, &path, options).map_err(|error| wrong(at, &error))?;
-                Ok(Opened::Archive(path, Box::new(archive)))
+            Found::Lower(lower) => Ok(vec![Unread::Opened(Opened::Lower(lower))]),
+            Found::File { at, file, path, taken } => {
+                let (is_layer, tar) = match taken {
+                    Taken::Layer(digest) => (true, digest),
+                    Taken::AsItIs | Taken::Tar | Taken::OfImage(_) => (false, None),
+                };
+                let promised = Promised { tar, blob: None };
+                let options = ArchiveOptions { is_layer, promised, progress: Some(bars.clone()) };
+                let archive = archive::open(file, &path, &options).map_err(|error| wrong(at, &error))?;
+                match taken {
+                    Taken::OfImage(number) => of_archive((at, path), archive, &Wanted::Only, Some(number)),
+                    Taken::AsItIs if archive.holds_image() => {
+                        of_archive((at, path), archive, &Wanted::Only, None)
+                    }
+                    _ => {
+                        Ok(vec![Unread::Opened(Opened::Archive(again(path, taken), Box::new(archive), None))])
+                    }
+                }
+            }
+            Found::Image { at, place, wanted } => of_image(at, place, &wanted, bars),
+        }
+    }
+}
+
+/// Finds the layers of an image in a layout or an archive.
+fn of_image(
+    at: usize,
+    place: PathBuf,
+    wanted: &Wanted,
+    bars: &MultiProgress,
+) -> Result<Vec<Unread>, Failure> {
+    let io = |source| wrong(at, &ArchiveError::Io { what: "open it", path: place.clone(), source });
+    if let Some(file) = file_at(&place).map_err(io)? {
+        let options = ArchiveOptions { progress: Some(bars.clone()), ..ArchiveOptions::default() };
+        let archive = archive::open(file, &place, &options).map_err(|error| wrong(at, &error))?;
+        return of_archive((at, place), archive, wanted, None);
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(&place, flags, Mode::empty()).map_err(|errno| io(errno.into()))?;
+    let layout = Layout::new(dir.into(), &place);
+    let failed = |error: StoreError| Failure::failed(format!("lower layer {} {error}", at + 1));
+    let layers = layout.layers(wanted).map_err(failed)?;
+    let each = layers.into_iter().map(|layer| {
+        let (file, path) = layout.open(&layer).map_err(failed)?;
+        let part = Part::whole(file, &path).map_err(io)?;
+        Ok(Unread::Layer { at, part, layer, path: as_layer(whole(path)), of: place.clone() })
+    });
+    each.collect()
+}
+
+/// Finds the layers of an image in an archive; `number`: the one that is meant.
+fn of_archive(
+    (at, path): (usize, PathBuf),
+    archive: Archive,
+    wanted: &Wanted,
+    number: Option<usize>,
+) -> Result<Vec<Unread>, Failure> {
+    let failed = |why: &dyn std::fmt::Display| Failure::failed(format!("lower layer {} {why}", at + 1));
+    let mut layers = Arc::new(archive).image_layers(wanted).map_err(|error| {
+        failed(&format!("{error}; {},tar would be the files of the archive themselves", path.display()))
+    })?;
+    layers.retain(|(layer, _)| number.is_none_or(|number| layer.number == number));
+    if let (Some(number), true) = (number, layers.is_empty()) {
+        return Err(failed(&format!("{}: its image has no layer {number}", path.display())));
+    }
+    let named = |(layer, part): (PackedLayer, Part)| {
+        let shown = as_layer_of(whole(path.clone()), layer.number);
+        let part = part.called(&shown);
+        Unread::Layer { at, part, layer, path: shown, of: path.clone() }
+    };
+    Ok(layers.into_iter().map(named).collect())
+}
+
+impl Unread {
+    fn read(self, bars: &MultiProgress) -> Result<Opened, Failure> {
+        match self {
+            Unread::Opened(opened) => Ok(opened),
+            Unread::Layer { at, part, layer, path, of } => {
+                let promised = Promised { blob: layer.blob, tar: Some(layer.diff_id) };
+                let options = ArchiveOptions { is_layer: true, promised, progress: Some(bars.clone()) };
+                let archive = archive::open_part(part, &options).map_err(|error| wrong(at, &error))?;
+                let of = of.file_name().unwrap_or(of.as_os_str()).to_string_lossy().into_owned();
+                let name = if layer.step.is_empty() { None } else { Some(format!("{of}, {}", layer.step)) };
+                Ok(Opened::Archive(path, Box::new(archive), name))
             }
         }
     }
 }
 
-/// A lower whose archive, if it is one, has been read.
+/// A lower whose archive, if it is one, has been read; what people call it, where its path says less.
 enum Opened {
     Lower(LowerSource),
-    Archive(PathBuf, Box<Archive>),
+    Archive(PathBuf, Box<Archive>, Option<String>),
 }
 
 impl Opened {
     fn archive(&mut self) -> Option<&mut Archive> {
         match self {
             Opened::Lower(_) => None,
-            Opened::Archive(_, archive) => Some(archive),
+            Opened::Archive(_, archive, _) => Some(archive),
         }
     }
 
     fn is_layer(&self) -> bool {
-        matches!(self, Opened::Archive(_, archive) if archive.is_layer())
+        matches!(self, Opened::Archive(_, archive, _) if archive.is_layer())
+    }
+
+    fn name(&self) -> Option<String> {
+        match self {
+            Opened::Lower(_) => None,
+            Opened::Archive(_, _, name) => name.clone(),
+        }
     }
 
     fn into_source(self) -> LowerSource {
         match self {
             Opened::Lower(lower) => lower,
-            Opened::Archive(archive, read) => {
-                // What messages and the socket say is to be found from everywhere.
-                let path = std::fs::canonicalize(&archive).unwrap_or(archive);
-                let path = if read.is_layer() { as_layer(path) } else { path };
-                LowerSource::Tree { path, tree: read.into_tree() }
-            }
+            Opened::Archive(path, read, _) => LowerSource::Tree { path, tree: read.into_tree() },
         }
     }
+}
+
+/// Returns how what was taken so is named from everywhere.
+fn again(path: PathBuf, taken: Taken) -> PathBuf {
+    match taken {
+        Taken::Layer(_) => as_layer(whole(path)),
+        Taken::Tar => as_tar(whole(path)),
+        Taken::AsItIs | Taken::OfImage(_) => whole(path),
+    }
+}
+
+/// Returns what messages and the socket say, which is to be found from everywhere.
+fn whole(path: PathBuf) -> PathBuf {
+    std::fs::canonicalize(&path).unwrap_or(path)
 }
 
 fn wrong(at: usize, error: &ArchiveError) -> Failure {
@@ -165,22 +292,8 @@ pub(super) fn could_be(path: &Path) -> bool {
 
 /// Returns whether a lower of this path looks like an archive, for what is shown of it.
 pub(super) fn is_archive(path: &Path) -> bool {
-    let bare = bare(path);
     let is_file = |path: &Path| path.metadata().is_ok_and(|found| found.is_file());
-    is_file(path) || bare.is_some_and(|bare| is_file(&bare))
-}
-
-/// Returns a path without the word that says how an archive is to be read; `None` where it has none.
-fn bare(path: &Path) -> Option<PathBuf> {
-    let bare = path.as_os_str().as_bytes().strip_suffix(LAYER)?;
-    Some(OsString::from_vec(bare.to_vec()).into())
-}
-
-/// Returns how a lower is named that is a layer of an image as it came.
-pub(super) fn as_layer(blob: PathBuf) -> PathBuf {
-    let mut named = blob.into_os_string();
-    named.push(OsStr::from_bytes(LAYER));
-    named.into()
+    is_file(path) || bare(path).is_some_and(|(bare, _)| is_file(&bare))
 }
 
 /// Opens what a path names and keeps it if it is a regular file. What isn't there, or isn't one, the stack tells.
@@ -192,22 +305,25 @@ fn file_at(path: &Path) -> io::Result<Option<File>> {
     Ok(At::Fd(pin.as_fd()).open_file()?.map(File::from))
 }
 
-/// Opens the archive that a path names, if it does; how it is to be read is told too.
-fn archive_at(path: &Path) -> io::Result<Option<(File, PathBuf, ArchiveOptions)>> {
-    if let Some(file) = file_at(path)? {
-        return Ok(Some((file, path.to_owned(), ArchiveOptions::default())));
-    }
-    // A directory may be called so.
-    let Some(bare) = bare(path).filter(|_| !path.exists()) else { return Ok(None) };
-    Ok(file_at(&bare)?.map(|file| (file, bare, ArchiveOptions { is_layer: true })))
-}
-
+/// Finds what a path names, by its whole name first: a directory may be called like an image.
 fn found(at: usize, path: PathBuf) -> Result<Found, Failure> {
-    let found = archive_at(&path);
-    let opened = found
-        .map_err(|source| wrong(at, &ArchiveError::Io { what: "open it", path: path.clone(), source }))?;
-    Ok(match opened {
-        Some((file, path, options)) => Found::File { at, file, path, options },
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| wrong(at, &ArchiveError::Io { what: "open it", path, source })
+    };
+    if let Some(file) = file_at(&path).map_err(io(&path))? {
+        return Ok(Found::File { at, file, path, taken: Taken::AsItIs });
+    }
+    if path.exists() {
+        return Ok(Found::Lower(LowerSource::Directory(path)));
+    }
+    if let Some((bare, taken)) = bare(&path)
+        && let Some(file) = file_at(&bare).map_err(io(&bare))?
+    {
+        return Ok(Found::File { at, file, path: bare, taken });
+    }
+    Ok(match image(&path) {
+        Some((place, wanted)) => Found::Image { at, place, wanted },
         None => Found::Lower(LowerSource::Directory(path)),
     })
 }

@@ -11,7 +11,8 @@ use clap::{Args, Parser};
 use super::branches;
 use super::daemon::{self, Ready, Where};
 use super::logging::LogOptions;
-use super::options::{Options, split, split_lowers};
+use super::lowers;
+use super::options::{Options, split};
 use super::request::{AskedTrust, MountRequest};
 use super::serve::serve_request;
 use super::{Failure, say};
@@ -28,7 +29,9 @@ use crate::union::stack::layer::{LowerSource, StackOptions, XattrChoice};
 pub(super) struct MountArgs {
     /// Read-only layers, directories or tars; may repeat
     ///
-    /// A tar may be compressed; behind FILE,layer its .wh. names are whiteouts. A colon within a name is written \:
+    /// A tar may be compressed; one that holds an image, as docker save writes it, is its layers. oci:DIR[:NAME] are those of an image
+    /// in an OCI layout. Behind FILE,layer the .wh. names of a tar are whiteouts, FILE,tar is a tar whatever it holds. A
+    /// colon within a name is written \:
     #[arg(long = "lower", value_name = "DIR[:DIR…]")]
     lowers: Vec<OsString>,
 
@@ -298,7 +301,7 @@ fn places(args: &mut MountArgs, options: &mut Options) -> Result<(Option<OsStrin
     let before = std::mem::take(&mut args.places);
     let in_our_words = !args.lowers.is_empty() || args.upper.is_some();
     // A layer that stands alone, not a source: it would be lost silently.
-    let is_layer = |place: &OsString| in_our_words && super::lowers::could_be(Path::new(place));
+    let is_layer = |place: &OsString| in_our_words && lowers::could_be(Path::new(place));
     if !before.is_empty() && before.iter().all(is_layer) {
         return Err(Failure::usage(stray_layers(args, &before)));
     }
@@ -338,7 +341,7 @@ fn layers(
 ) -> Result<StackOptions, Failure> {
     let (mut lowers, mut data_only) = (Vec::new(), std::mem::take(&mut options.data_only));
     for list in &args.lowers {
-        let named = split_lowers(list.as_bytes()).map_err(Failure::usage)?;
+        let named = lowers::split(list.as_bytes()).map_err(Failure::usage)?;
         lowers.extend(named.merged);
         data_only.extend(named.data_only);
     }

@@ -32,8 +32,8 @@ use crate::union::stack::layer::XattrChoice;
 
 pub use self::error::OptionError;
 pub use self::names::{KNOWN, like};
+pub use self::text::{Lowers, split, split_lowers, split_place};
 use self::text::{Value, unquote};
-pub use self::text::{split, split_lowers, split_merged};
 
 /// What all the `-o` strings of a call say together.
 #[derive(Debug, Clone, PartialEq, Default)]

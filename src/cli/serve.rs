@@ -41,7 +41,8 @@ pub(super) fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), 
     }
     // One more where programs are served as pairs.
     let threads = request.threads.unwrap_or_else(default_threads).max(1) + 1;
-    let limits = descriptors::share_out(request.stack.lowers.len() + request.hold.len(), threads)?;
+    let share_out = |lowers: usize| descriptors::share_out(lowers + request.hold.len(), threads);
+    let limits = share_out(request.stack.lowers.len())?;
     // First, since it needs nothing and is what fails most in a container.
     let device = match request.device {
         Some(number) => take_fuse_device(number).map_err(|error| {
@@ -51,6 +52,8 @@ pub(super) fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), 
     };
     let _held = hold(&request.hold)?;
     let lowers = super::lowers::opened(&request.stack.lowers)?;
+    // An image is as many as it has layers.
+    let limits = if lowers.len() > request.stack.lowers.len() { share_out(lowers.len())? } else { limits };
     let mut flags = request.mount.clone();
     // Whoever makes an archive chooses what is setuid in it, whatever he may. Only what was opened tells that it is one.
     if lowers.iter().any(|lower| matches!(lower, LowerSource::Tree { .. })) {

@@ -1,7 +1,6 @@
 //! `unionmount snapshot`, `snapshots`, `rollback`, `branch`: earlier states of an upper.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,7 +8,6 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::options::split_merged;
 use super::output::{self, Format};
 use super::page::Page;
 use super::{Failure, discard, say, using};
@@ -41,10 +39,7 @@ struct TargetArgs {
 impl TargetArgs {
     fn target(&self, upper: &Path) -> Result<Target, Failure> {
         is_not_mounted(upper)?;
-        let mut lowers = Vec::new();
-        for list in &self.lowers {
-            lowers.extend(split_merged(list.as_bytes()).map_err(Failure::usage)?);
-        }
+        let lowers = super::lowers::named(&self.lowers)?;
         Ok(Target {
             upper: upper.to_owned(),
             work: self.work.clone(),

@@ -1,6 +1,6 @@
 //! What is known of an image, in the shapes in which Docker tells it: rows of `images`, rows of `history`, `inspect`.
 
-use oci_spec::image::Descriptor;
+use oci_spec::image::{Descriptor, ImageConfiguration};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -27,6 +27,31 @@ pub struct Step {
 /// Returns what a layer's descriptor says of the bytes of its files.
 pub(crate) fn content_size(layer: &Descriptor) -> Option<u64> {
     layer.annotations().as_ref()?.get(CONTENT_SIZE)?.parse().ok()
+}
+
+/// Returns the steps that a config tells, the oldest first, and one more for each layer of which it tells none. Sizes aren't known here.
+pub(super) fn steps(config: &ImageConfiguration, diff_ids: &[Digest]) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let mut layer = 0;
+    for told in config.history().iter().flatten() {
+        let empty = told.empty_layer().unwrap_or(false) || layer >= diff_ids.len();
+        steps.push(Step {
+            created: told.created().clone(),
+            created_by: told.created_by().clone().unwrap_or_default(),
+            size: 0,
+            comment: told.comment().clone().unwrap_or_default(),
+            diff_id: (!empty).then(|| diff_ids[layer]),
+        });
+        layer += usize::from(!empty);
+    }
+    steps.extend(diff_ids[layer..].iter().map(|diff_id| Step {
+        created: config.created().clone(),
+        created_by: String::new(),
+        size: 0,
+        comment: String::new(),
+        diff_id: Some(*diff_id),
+    }));
+    steps
 }
 
 impl Store {
@@ -60,28 +85,10 @@ impl Store {
     /// # Errors
     /// When a layer's record is damaged.
     pub fn history(&self, image: &Image) -> Result<Vec<Step>> {
-        let mut steps = Vec::new();
-        let mut layer = 0;
-        for told in image.config.history().iter().flatten() {
-            let empty = told.empty_layer().unwrap_or(false) || layer >= image.diff_ids.len();
-            let size = if empty { 0 } else { self.layer_size(image, layer)? };
-            steps.push(Step {
-                created: told.created().clone(),
-                created_by: told.created_by().clone().unwrap_or_default(),
-                size,
-                comment: told.comment().clone().unwrap_or_default(),
-                diff_id: (!empty).then(|| image.diff_ids[layer]),
-            });
-            layer += usize::from(!empty);
-        }
-        for at in layer..image.diff_ids.len() {
-            steps.push(Step {
-                created: image.config.created().clone(),
-                created_by: String::new(),
-                size: self.layer_size(image, at)?,
-                comment: String::new(),
-                diff_id: Some(image.diff_ids[at]),
-            });
+        let mut steps = steps(&image.config, &image.diff_ids);
+        let with_layer = steps.iter_mut().filter(|step| step.diff_id.is_some());
+        for (at, step) in with_layer.enumerate() {
+            step.size = self.layer_size(image, at)?;
         }
         steps.reverse();
         Ok(steps)

@@ -10,6 +10,7 @@
 //! | [`change`] | `--change`: the words of a Dockerfile that change a config |
 //! | [`layer`] | tar → directory, directory → tar, what a container changed |
 //! | [`load`], [`save`], [`import`] | archives and layouts in and out, root filesystems in |
+//! | [`packed`] | an image in a layout or an archive, to be read where it lies |
 //! | [`describe`], `step_title` | sizes, history, inspect; what a step did, for people |
 //! | [`lineage`] | which images share which layers |
 //! | [`error`] | what can go wrong |
@@ -26,6 +27,7 @@ pub mod layer;
 pub mod lineage;
 pub mod load;
 pub mod name;
+pub mod packed;
 mod plan;
 pub mod platform;
 pub mod progress;

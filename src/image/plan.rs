@@ -4,18 +4,19 @@
 //! ones `manifest.json` names a config and layers by files, and digests are those that the config lists.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 
 use serde::Deserialize;
 
 use super::digest::Digest;
 use super::document::{
-    BlobSource, Config, DocumentKind, Documents, Entry, entries, parse_index, parse_manifest,
+    BlobSource, Config, DocumentKind, Documents, Entry, MAX_DOCUMENT, entries, parse_index, parse_manifest,
 };
 use super::error::Result;
 use super::golike;
 use super::name::ImageName;
 use super::platform::Platform;
-use super::source::{ImageSource, blob_name};
+use super::source::{ImageFiles, ImageSource, blob_name};
 use super::store::Blob;
 
 /// An image that the source holds.
@@ -30,6 +31,8 @@ pub(super) struct PlannedImage {
     pub layers: Vec<PlannedLayer>,
     /// The names.
     pub names: Vec<ImageName>,
+    /// What else it is known by: its manifest, and the index that lists it.
+    pub digests: Vec<Digest>,
 }
 
 /// A layer that the source says it holds.
@@ -82,6 +85,95 @@ pub(super) fn plan(source: &ImageSource) -> Result<Vec<PlannedImage>> {
     Ok(images)
 }
 
+/// Finds one image of a source, and reads no other's documents where its index tells them apart.
+///
+/// # Errors
+/// When there is none, or several; the names of those that there are are told.
+pub(super) fn choose(source: &ImageSource, wanted: &Wanted) -> Result<PlannedImage> {
+    let mut images = match oci_entries(source, wanted) {
+        Ok(listed) if !listed.is_empty() => match oci_images(source, listed) {
+            Err(error) if source.has_file("manifest.json") => docker(source).map_err(|_| error)?,
+            images => images?,
+        },
+        _ => plan(source)?,
+    };
+    let all: Vec<String> = images.iter().flat_map(|image| &image.names).map(ToString::to_string).collect();
+    images.retain(|image| wanted.is(image));
+    keep_what_runs_here(&mut images);
+    let named = match &all[..] {
+        [] => {
+            "its images have no names; name one by @sha256:DIGEST, of its manifest or its config".to_owned()
+        }
+        all => format!("it has {}", all.join(", ")),
+    };
+    match (images.pop(), images.is_empty()) {
+        (Some(image), true) => Ok(image),
+        (Some(_), false) => {
+            Err(source.wrong(format!("holds several images: say which, as oci:PLACE:NAME; {named}")))
+        }
+        (None, _) => Err(source.wrong(format!("holds no image {wanted}; {named}"))),
+    }
+}
+
+/// Which image of a source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// The only one.
+    Only,
+    /// That of a name, or of a tag alone.
+    Name(String),
+    /// That whose manifest, index or config has this digest.
+    Digest(Digest),
+}
+
+impl std::fmt::Display for Wanted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Wanted::Only => f.write_str("that runs here"),
+            Wanted::Name(name) => write!(f, "{name:?}"),
+            Wanted::Digest(digest) => digest.fmt(f),
+        }
+    }
+}
+
+impl Wanted {
+    fn is(&self, image: &PlannedImage) -> bool {
+        match self {
+            Wanted::Only => true,
+            Wanted::Name(name) => image.names.iter().any(|own| is_called(own, name)),
+            Wanted::Digest(digest) => image.id == *digest || image.digests.contains(digest),
+        }
+    }
+
+    /// Tells whether an entry of an index may be meant.
+    fn may_be(&self, entry: &Entry) -> bool {
+        match self {
+            Wanted::Name(name) => entry.name.as_ref().is_some_and(|own| is_called(own, name)),
+            Wanted::Only | Wanted::Digest(_) => true,
+        }
+    }
+}
+
+/// Tells whether somebody may call an image so: by its name, or by its tag alone, as skopeo writes it into layouts.
+fn is_called(own: &ImageName, text: &str) -> bool {
+    own.tag() == text || ImageName::meant_by(text).contains(own)
+}
+
+/// Of several images, keeps those that run best here, if any does: they are one image for several platforms.
+fn keep_what_runs_here(images: &mut Vec<PlannedImage>) {
+    if images.len() < 2 {
+        return;
+    }
+    let rank = |image: &PlannedImage| {
+        let document = serde_json::from_slice(&image.config).ok()?;
+        Platform::read(&document)?.rank()
+    };
+    let ranks: Vec<Option<u32>> = images.iter().map(rank).collect();
+    let Some(best) = ranks.iter().flatten().min().copied() else { return };
+    let mut ranks = ranks.into_iter();
+    images.retain(|_| ranks.next().flatten() == Some(best));
+}
+
 /// Refuses one name for two images, which would depend on their order.
 fn no_collisions(source: &ImageSource, images: &[PlannedImage]) -> Result<()> {
     let mut owners: BTreeMap<&ImageName, Digest> = BTreeMap::new();
@@ -101,12 +193,21 @@ fn no_collisions(source: &ImageSource, images: &[PlannedImage]) -> Result<()> {
 
 /// Returns an OCI layout.
 fn oci(source: &ImageSource) -> Result<Vec<PlannedImage>> {
+    oci_images(source, oci_entries(source, &Wanted::Only)?)
+}
+
+fn oci_entries(source: &ImageSource, wanted: &Wanted) -> Result<Vec<Entry>> {
     let index = parse_index(&source.document("index.json")?);
     let index = index.map_err(|what| source.wrong(format!("index.json {what}")))?;
+    let mut listed = entries(&index);
+    listed.retain(|entry| wanted.may_be(entry));
+    keep_the_best(&mut listed);
+    Ok(listed)
+}
+
+fn oci_images(source: &ImageSource, listed: Vec<Entry>) -> Result<Vec<PlannedImage>> {
     let mut images: Vec<PlannedImage> = Vec::new();
     let mut strange = None;
-    let mut listed = entries(&index);
-    keep_the_best(&mut listed);
     for entry in listed {
         let Some(documents) = source.image(&entry)? else {
             strange = Some(entry);
@@ -114,7 +215,10 @@ fn oci(source: &ImageSource) -> Result<Vec<PlannedImage>> {
         };
         let known = images.iter_mut().find(|image| image.id == documents.id);
         match known {
-            Some(image) => image.names.extend(entry.name),
+            Some(image) => {
+                image.names.extend(entry.name);
+                image.digests.extend([entry.digest, documents.manifest_digest]);
+            }
             None => images.push(oci_image(source, documents, &entry)?),
         }
     }
@@ -187,7 +291,9 @@ fn oci_image(source: &ImageSource, documents: Documents, entry: &Entry) -> Resul
         true => Some((source.fetch(&manifest_digest)?, media_type)),
         false => None,
     };
-    Ok(PlannedImage { id, config: text, manifest, layers, names: entry.name.clone().into_iter().collect() })
+    let names = entry.name.clone().into_iter().collect();
+    let digests = vec![entry.digest, manifest_digest];
+    Ok(PlannedImage { id, config: text, manifest, layers, names, digests })
 }
 
 /// One image of `manifest.json`.
@@ -223,6 +329,19 @@ fn docker(source: &ImageSource) -> Result<Vec<PlannedImage>> {
     Ok(images)
 }
 
+/// Tells whether the files of an archive look like those of a saved image, rather than like a tree that has some of them.
+pub(super) fn is_image(files: &dyn ImageFiles) -> bool {
+    let has = |name: &str| files.open(name).is_some();
+    let docker = || {
+        let mut text = Vec::new();
+        let (manifest, _) = files.open("manifest.json")?;
+        manifest.take(MAX_DOCUMENT).read_to_end(&mut text).ok()?;
+        let list = parse_docker(&text).ok()?;
+        Some(!list.is_empty() && list.iter().all(|image| has(&image.config)))
+    };
+    has("oci-layout") && has("index.json") || docker().unwrap_or(false)
+}
+
 fn parse_docker(text: &[u8]) -> std::result::Result<Vec<DockerImage>, String> {
     let list = golike::read(text, &golike::SAVED).and_then(serde_json::from_value);
     list.map_err(|error| format!("is not what docker save writes: {error}"))
@@ -251,7 +370,7 @@ fn docker_image(source: &ImageSource, image: DockerImage) -> Result<PlannedImage
         .zip(config.diff_ids)
         .map(|(file, diff_id)| PlannedLayer { file, blob: None, diff_id, media_type: None })
         .collect();
-    Ok(PlannedImage { id, config: text, manifest: None, layers, names })
+    Ok(PlannedImage { id, config: text, manifest: None, layers, names, digests: Vec::new() })
 }
 
 #[cfg(test)]

@@ -1,6 +1,12 @@
 //! How far something is that takes long, as bars show it.
 
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+/// What is done by then needs no bar.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 const OF_KNOWN: &str = "{msg} [{wide_bar}] {bytes:>11}/{total_bytes:11}";
 const OF_UNKNOWN: &str = "{msg} {bytes} ({bytes_per_sec})";
@@ -26,9 +32,55 @@ pub(crate) fn added(to: &MultiProgress, size: Option<u64>, message: String) -> P
     to.add(bar.with_message(message))
 }
 
+/// A bar of what is mostly done before anybody would look at one: it comes after a second, and goes with this.
+pub(crate) struct LateBar {
+    /// `None`: nobody looks.
+    to: Option<MultiProgress>,
+    size: u64,
+    message: String,
+    began: Instant,
+    bar: OnceLock<ProgressBar>,
+}
+
+impl LateBar {
+    /// Begins now.
+    pub(crate) fn new(to: Option<&MultiProgress>, size: u64, message: String) -> LateBar {
+        LateBar { to: to.cloned(), size, message, began: Instant::now(), bar: OnceLock::new() }
+    }
+
+    /// Says how far it is.
+    pub(crate) fn at(&self, position: u64) {
+        let Some(to) = &self.to else { return };
+        if self.bar.get().is_some() || self.began.elapsed() >= PATIENCE {
+            let bar = self.bar.get_or_init(|| added(to, Some(self.size), self.message.clone()));
+            bar.set_position(position);
+        }
+    }
+}
+
+impl Drop for LateBar {
+    fn drop(&mut self) {
+        if let Some(bar) = self.bar.get() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use indicatif::ProgressDrawTarget;
+
+    #[test]
+    fn what_takes_no_time_gets_no_bar() {
+        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::hidden());
+        let mut bar = LateBar::new(Some(&bars), 10, String::new());
+        bar.at(5);
+        assert!(bar.bar.get().is_none());
+        bar.began = Instant::now().checked_sub(PATIENCE).unwrap();
+        bar.at(6);
+        assert_eq!(bar.bar.get().unwrap().position(), 6);
+    }
 
     #[test]
     fn the_bars_are_well_formed() {

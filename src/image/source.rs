@@ -55,6 +55,15 @@ pub trait RemoteImage: fmt::Debug + Send + Sync {
     fn kept(&self, digest: &Digest) -> Option<PathBuf>;
 }
 
+/// The files of an image as somebody else finds them: in an archive that is open already.
+pub trait ImageFiles: Send + Sync {
+    /// Returns where they are, for messages.
+    fn name(&self) -> String;
+
+    /// Opens one; its size is told too. `None`: there is none of that name.
+    fn open(&self, name: &str) -> Option<(Box<dyn Read + Send>, u64)>;
+}
+
 /// A set of files with names.
 pub(super) struct ImageSource {
     /// For messages.
@@ -67,12 +76,23 @@ enum Files {
     Archive(Arc<File>, Members),
     Spooled(Members),
     Remote(Arc<dyn RemoteImage>),
+    Given(Arc<dyn ImageFiles>),
 }
 
 impl ImageSource {
     /// Stands for an image elsewhere; nothing is read yet.
     pub(super) fn remote(remote: Arc<dyn RemoteImage>) -> ImageSource {
         ImageSource { name: remote.name(), files: Files::Remote(remote) }
+    }
+
+    /// Stands for files that somebody else has found.
+    pub(super) fn given(files: Arc<dyn ImageFiles>) -> ImageSource {
+        ImageSource { name: files.name(), files: Files::Given(files) }
+    }
+
+    /// Stands for the files of a directory.
+    pub(super) fn directory(dir: File, name: String) -> ImageSource {
+        ImageSource { name, files: Files::Directory(dir) }
     }
 
     /// Opens what was given; a stream is read to its end.
@@ -95,7 +115,7 @@ impl ImageSource {
         };
         let kind = file.metadata().map_err(StoreError::io("look at it", &name))?.file_type();
         if kind.is_dir() {
-            return Ok(ImageSource { name, files: Files::Directory(file) });
+            return Ok(ImageSource::directory(file, name));
         }
         let files = ImageSource::read(file, kind.is_file(), (staging, limit), progress);
         let files = files.map_err(|error| match error {
@@ -136,6 +156,7 @@ impl ImageSource {
         match &self.files {
             Files::Directory(dir) => open_within(dir, name).is_ok(),
             Files::Archive(_, members) | Files::Spooled(members) => find(members, name).is_some(),
+            Files::Given(files) => files.open(name).is_some(),
             Files::Remote(remote) => {
                 name == INDEX || blob_of(name).is_some_and(|digest| remote.size(&digest).is_some())
             }
@@ -168,6 +189,7 @@ impl ImageSource {
                 }
                 _ => Err(missing()),
             },
+            Files::Given(files) => files.open(name).ok_or_else(missing),
             Files::Remote(remote) if name == INDEX => {
                 let index = remote.index().to_vec();
                 let size = index.len() as u64;
@@ -277,7 +299,7 @@ impl BlobSource for ImageSource {
 }
 
 /// Opens a file below a directory, and nothing outside of it.
-fn open_within(dir: &File, name: &str) -> io::Result<File> {
+pub(super) fn open_within(dir: &File, name: &str) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     let file = File::from(openat2(dir, name, flags, Mode::empty(), resolve)?);

@@ -9,6 +9,7 @@ mod breaks;
 mod damage;
 mod faulty;
 mod foreign;
+mod in_place;
 mod lab;
 mod loading;
 mod logins;

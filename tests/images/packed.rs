@@ -5,7 +5,7 @@ use support::{Fields, Snapshot, diff};
 use crate::lab::{Image, Lab, Tar, gzip};
 
 /// Three layers: what is deleted, what is opaque, and directories that the upper layers don't name.
-fn image() -> Image {
+pub fn image() -> Image {
     let base = Tar::new()
         .dir_of("root/", 0o700, 0)
         .dir_of("tmp/", 0o1777, 0)

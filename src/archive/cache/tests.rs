@@ -8,12 +8,17 @@ use std::path::Path;
 use super::*;
 use crate::archive::build::LeftOut;
 use crate::archive::index::{Content, Object};
+use crate::archive::opening::open_with;
 use crate::archive::tests::{content, tar};
-use crate::archive::{Archive, ArchiveError, ArchiveOptions, open_with};
+use crate::archive::{Archive, ArchiveError, Promised};
 use crate::image::layer::Attributes;
 
 const FILES: &[(u8, &str, &str)] =
     &[(b'5', "d", ""), (b'0', "d/f", "content"), (b'1', "link", "d/f"), (b'0', ".wh.x", "")];
+
+fn part(path: &Path) -> Part {
+    Part::whole(File::open(path).unwrap(), path).unwrap()
+}
 
 struct Yard {
     dir: tempfile::TempDir,
@@ -41,8 +46,19 @@ impl Yard {
         path
     }
 
+    /// Takes it for a layer with that diff id.
+    fn promised(&self, path: &Path, tar: Digest) -> Result<Archive, ArchiveError> {
+        let promised = Promised { tar: Some(tar), blob: None };
+        let options = ArchiveOptions { is_layer: true, promised, progress: None };
+        open_with(part(path), &options, &self.cache)
+    }
+
+    fn place(&self, path: &Path) -> Place {
+        self.cache.place(&part(path), false, &ArchiveOptions::default()).unwrap()
+    }
+
     fn open(&self, path: &Path) -> Result<Archive, ArchiveError> {
-        open_with(File::open(path).unwrap(), path, ArchiveOptions::default(), &self.cache)
+        open_with(part(path), &ArchiveOptions::default(), &self.cache)
     }
 
     /// Opens an archive that is as it should be; returns whether it was known.
@@ -96,12 +112,41 @@ fn an_archive_is_read_once_and_known_in_the_next_mount() {
         assert_eq!((first.id, first.index.objects.len()), (second.id, second.index.objects.len()));
         assert!(yard.is_known(&path));
         // As a layer it is another tree.
-        let options = ArchiveOptions { is_layer: true };
-        let layer = open_with(File::open(&path).unwrap(), &path, options, &yard.cache).unwrap();
+        let options = ArchiveOptions { is_layer: true, ..ArchiveOptions::default() };
+        let layer = open_with(part(&path), &options, &yard.cache).unwrap();
         assert!(!layer.is_from_cache());
         assert!(layer.into_tree().lookup(1, b".wh.x").is_ok());
     }
     assert_eq!((yard.kept("index").len(), yard.kept("data").len()), (4, 2));
+}
+
+#[test]
+fn what_was_promised_is_known_by_its_content_wherever_it_lies() {
+    let yard = Yard::new();
+    let one = yard.archive("one.tar.zst", FILES);
+    let digest = Digest::of(&zstd::decode_all(&fs::read(&one).unwrap()[..]).unwrap());
+    let wrong = Digest::of(b"");
+    let refused = |path: &Path| match yard.promised(path, wrong) {
+        Err(ArchiveError::Digest { found, promised, .. }) => assert_eq!((found, promised), (digest, wrong)),
+        other => panic!("{other:?}"),
+    };
+    refused(&one);
+    let known = |path: &Path| yard.promised(path, digest).unwrap().is_from_cache();
+    assert!(!known(&one) && known(&one));
+    let copy = yard.dir.path().join("copy");
+    fs::copy(&one, &copy).unwrap();
+    assert!(known(&copy));
+    assert_eq!(content(&*yard.promised(&copy, digest).unwrap().into_tree(), "d/f"), "content");
+    refused(&one);
+    // One that isn't compressed is read where it lies, so another copy of it is looked at.
+    let plain = yard.archive("plain.tar", FILES);
+    refused(&plain);
+    assert!(!known(&plain) && known(&plain));
+    fs::copy(&plain, &copy).unwrap();
+    assert!(!known(&copy));
+    // That it is known without having been looked at doesn't count.
+    let options = ArchiveOptions { is_layer: true, ..ArchiveOptions::default() };
+    assert!(!open_with(part(&plain), &options, &yard.cache).unwrap().is_from_cache());
 }
 
 #[test]
@@ -247,7 +292,7 @@ fn what_was_used_the_longest_ago_makes_room() {
     let mounted = yard.open(&paths[1]).unwrap().into_tree();
     // The order of their use: 0, 2, 1.
     for (path, age) in [(&paths[0], 300), (&paths[2], 200), (&paths[1], 100)] {
-        let place = yard.cache.place(&File::open(path).unwrap(), false).unwrap();
+        let place = yard.place(path);
         place.index.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
     }
     // Files of others stay, and a name that can't be deleted holds nothing up.
@@ -265,7 +310,7 @@ fn what_was_used_the_longest_ago_makes_room() {
     assert!(yard.is_known(&paths[2]) && yard.is_known(&paths[1]));
     assert_eq!(names(&yard), (2, 4));
     // What is being made stays.
-    let place = yard.cache.place(&File::open(&paths[2]).unwrap(), false).unwrap();
+    let place = yard.place(&paths[2]);
     shelf.shrink(0, 0).unwrap();
     assert_eq!(names(&yard), (1, 3));
     drop(place);
@@ -333,13 +378,17 @@ fn a_body_that_leads_out_of_itself_is_refused() {
     let (mut body, _) = decode(&index).unwrap();
     let sound = |body: &Body<Told>| {
         let told = &body.told;
-        let bytes = encode(&Body { archive: body.archive, data: body.data, told }, [0; BOOT]).unwrap();
+        let bytes = encode(&Body { source: body.source, data: body.data, told }, [0; BOOT]).unwrap();
         decode(&bytes).is_some()
     };
     assert!(sound(&body));
-    body.archive.size = 512;
+    let Source::File { identity, part: (at, _), digest } = body.source else { panic!("a file") };
+    let of_size = |size| Source::File { identity, part: (at, size), digest };
+    body.source = of_size(512);
     assert!(!sound(&body), "data behind the end");
-    body.archive.size = 1 << 20;
+    body.source = Source::Content(Digest::of(b""));
+    assert!(!sound(&body), "decoded, and no data");
+    body.source = of_size(1 << 20);
     assert!(sound(&body));
     body.told.index.objects.push(Object::new(&Attributes::of_implied_directory(), 0, Content::None));
     assert!(!sound(&body), "a directory without a list");
@@ -363,10 +412,12 @@ fn the_form_is_the_one_that_the_number_of_the_version_stands_for() {
     let told = yard.open(&path).unwrap();
     let identity = Identity { device: 1, number: 2, size: 3, modified: (4, 5), changed: (6, 7) };
     let told = Told { index: told.index, id: told.id, left_out: LeftOut::default() };
-    let bytes = encode(&Body { archive: identity, data: Some(identity), told: &told }, [9; BOOT]).unwrap();
+    let source = Source::File { identity, part: (8, 9), digest: Some(Digest::of(b"")) };
+    let body = |source| encode(&Body { source, data: Some(identity), told: &told }, [9; BOOT]).unwrap();
+    let both = [body(source), body(Source::Content(Digest::of(b"")))].concat();
     assert_eq!(
-        Digest::of(&bytes).hex(),
-        "fa2f7e63ee5f1b6300f67b4b9e6692629fd8e13f9fcaf54108053c2c5430495e",
+        Digest::of(&both).hex(),
+        "cb3556ab2e0ffd41fe675ca80aa7162626bd1be5aac5405e80b672ba9aa904f7",
         "another form: raise FORM's last byte, and tell docs/archives.md"
     );
 }
@@ -376,7 +427,7 @@ fn who_is_waited_for_too_long_is_not_waited_for() {
     let mut yard = Yard::new();
     let path = yard.archive("a.tar.zst", FILES);
     assert!(!yard.is_known(&path));
-    let _held = yard.cache.place(&File::open(&path).unwrap(), false).unwrap();
+    let _held = yard.place(&path);
     yard.cache.patience = Duration::ZERO;
     assert!(!yard.is_known(&path));
 }

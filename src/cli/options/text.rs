@@ -32,10 +32,10 @@ pub fn split_lowers(list: &[u8]) -> Result<Lowers, StackError> {
     Ok(Lowers { merged, data_only: paths(pairs.iter().map(|[_, path]| *path))? })
 }
 
-/// Splits a list in which there is no place for layers of data alone.
-pub fn split_merged(list: &[u8]) -> Result<Vec<PathBuf>, StackError> {
-    let lowers = split_lowers(list)?;
-    if lowers.data_only.is_empty() { Ok(lowers.merged) } else { Err(StackError::DataOnlyHere) }
+/// Splits what names a place and something in it at the first colon that isn't escaped.
+pub fn split_place(text: &[u8]) -> (PathBuf, Option<&[u8]>) {
+    let place = split_at(text, b':')[0];
+    (unescape_path(place), text.get(place.len() + 1..))
 }
 
 fn paths<'a>(parts: impl Iterator<Item = &'a [u8]>) -> Result<Vec<PathBuf>, StackError> {

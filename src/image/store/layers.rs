@@ -140,12 +140,12 @@ impl Store {
         Ok(layers)
     }
 
-    /// Returns the blobs of an image's layers, **topmost first**, to be mounted as they are; `None` when all layers are
-    /// unpacked already, whose trees serve better. A blob that is open stays readable when it is removed.
+    /// Returns the blobs of an image's layers and the diff ids that they must have, **topmost first**, to be mounted as they are; `None`
+    /// when all layers are unpacked already, whose trees serve better. A blob that is open stays readable when it is removed.
     ///
     /// # Errors
     /// When a blob is missing.
-    pub fn packed_layers(&self, image: &Image) -> Result<Option<Vec<PathBuf>>> {
+    pub fn packed_layers(&self, image: &Image) -> Result<Option<Vec<(PathBuf, Digest)>>> {
         let mut blobs = Vec::new();
         let mut is_unpacked = true;
         let layers = image.diff_ids.iter().zip(image.manifest.layers());
@@ -157,7 +157,7 @@ impl Store {
             is_unpacked = is_unpacked && matches!(self.layer_record(diff_id), Ok(Some(_)));
             let path = self.blob_path(&Digest::try_from(layer.digest())?);
             fs::metadata(&path).map_err(StoreError::io("look at it", &path))?;
-            blobs.push(path);
+            blobs.push((path, *diff_id));
         }
         Ok((!is_unpacked).then_some(blobs))
     }
@@ -276,7 +276,9 @@ impl Staging<'_> {
             let Take { progress, stop, blob, .. } = take;
             let most = blob.map_or(u64::MAX, |blob| blob.size);
             let tee = TeeReader { source, writer, most, over: false, progress, stop, failure };
-            let reading = scope.spawn(move || read_blob(tee, compressed, feeder, plain));
+            let reading = std::thread::Builder::new()
+                .spawn_scoped(scope, move || read_blob(tee, compressed, feeder, plain))
+                .map_err(StoreError::io("start a thread for what comes into it", self.store().root()))?;
             let unpacked = self.unpack_stream(ahead, plain, &take);
             let read = match reading.join() {
                 Ok(read) => read,

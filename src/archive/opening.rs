@@ -1,0 +1,207 @@
+//! Reading an archive for the first time, or what is kept of it.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::path::PathBuf;
+
+use super::build::Builder;
+use super::cache::{Cache, Place, Told};
+use super::index::Index;
+use super::part::{Part, PartReader};
+use super::promise::Watched;
+use super::spool::Spool;
+use super::tree::identity;
+use super::{Archive, ArchiveError, ArchiveOptions};
+use crate::image::compression::{Compression, decode};
+use crate::image::digest::Digest;
+use crate::image::layer::apply::stream_limit;
+use crate::image::layer::reader::Reader;
+use crate::image::layer::{LayerError, Limits};
+use crate::image::progress::LateBar;
+
+pub(super) fn open_with(
+    part: Part,
+    options: &ArchiveOptions,
+    cache: &Cache,
+) -> Result<Archive, ArchiveError> {
+    let is_plain = is_plain(&part)?;
+    let place = cache.place(&part, is_plain, options);
+    let archive = |told: Told, data, from_cache| Archive {
+        index: told.index,
+        data,
+        id: told.id,
+        is_layer: options.is_layer,
+        from_cache,
+    };
+    if let Some((told, data)) = place.as_ref().and_then(Place::load) {
+        told.left_out.tell(&part.path);
+        // Looked at again now that its place is known to be this one's.
+        part.store.check().map_err(part.failed("read it"))?;
+        return Ok(archive(told, data.map_or_else(|| part.clone(), |data| data.called(&part.path)), true));
+    }
+    let (told, decoded) = match is_plain {
+        true => (read_plain(&part, options)?, None),
+        false => {
+            let dir = place.as_ref().map_or_else(|| cache.dir.clone(), Place::dir);
+            let (told, decoded) = read_compressed(&part, options, dir, cache)?;
+            (told, Some(decoded))
+        }
+    };
+    told.left_out.tell(&part.path);
+    // Nothing is kept of what was changed meanwhile.
+    part.store.check().map_err(part.failed("read it"))?;
+    if let Some(place) = place {
+        place.keep(&told, decoded.as_ref());
+    }
+    let data = match decoded {
+        None => part,
+        // It may have got a name, by which others can write to it.
+        Some(decoded) => Part::whole(decoded, &part.path).map_err(part.failed("read it"))?,
+    };
+    Ok(archive(told, data, false))
+}
+
+/// Tells by its first bytes whether an archive is a tar that isn't compressed.
+fn is_plain(part: &Part) -> Result<bool, ArchiveError> {
+    let mut head = Vec::new();
+    part.reader().take(512).read_to_end(&mut head).map_err(part.failed("read it"))?;
+    let unknown = |what| ArchiveError::Unknown { path: part.path.clone(), what };
+    if let Some(what) = other_form(&head) {
+        return Err(unknown(what));
+    }
+    let is_plain = Compression::of(&head) == Compression::None;
+    if is_plain && !is_tar(&head) {
+        return Err(unknown("neither a tar nor one that is compressed with gzip, zstd, xz or bzip2"));
+    }
+    Ok(is_plain)
+}
+
+/// Reads a tar: its headers alone, unless somebody has promised what it is.
+fn read_plain(part: &Part, options: &ArchiveOptions) -> Result<Told, ArchiveError> {
+    let mut builder = Builder::new(options.is_layer);
+    let bar = LateBar::new(options.progress.as_ref(), part.size, part.name());
+    let reader = Counting { inner: part.reader(), bar: &bar };
+    let promised = options.promised;
+    let Some(one) = promised.tar.or(promised.blob) else {
+        builder.read(Reader::of_file(reader), part.size).map_err(part.damaged())?;
+        return told(builder, part);
+    };
+    let mut stream = Watched::new(reader, Some(one));
+    let read = builder.read(Reader::new(&mut stream), part.size);
+    let (_, found) = stream.finish().map_err(part.failed("read it"))?;
+    part.hold(found, promised.tar)?;
+    part.hold(found, promised.blob)?;
+    read.map_err(part.damaged())?;
+    told(builder, part)
+}
+
+/// Decodes an archive to a file in that directory.
+fn read_compressed(
+    part: &Part,
+    options: &ArchiveOptions,
+    dir: PathBuf,
+    cache: &Cache,
+) -> Result<(Told, File), ArchiveError> {
+    let mut builder = Builder::new(options.is_layer);
+    let bar = LateBar::new(options.progress.as_ref(), part.size, part.name());
+    let reader = Counting { inner: part.reader(), bar: &bar };
+    let promised = options.promised;
+    let mut blob = Watched::new(reader, promised.blob);
+    let (read, tar) = {
+        let compressed = BufReader::with_capacity(256 << 10, &mut blob);
+        let (_, stream) = decode(compressed).map_err(part.failed("decompress it"))?;
+        let tar = Watched::new(stream, promised.tar);
+        let made = Spool::new(tar, stream_limit(Limits::default()), &dir, cache);
+        let mut spool = made.map_err(|source| ArchiveError::Io {
+            what: "keep what is decompressed in it",
+            path: dir,
+            source,
+        })?;
+        match builder.read(Reader::new(&mut spool), u64::MAX) {
+            Err(error) => (Err(error), None),
+            Ok(()) => {
+                let (file, tar) = spool.finish().map_err(part.failed("keep what is decompressed"))?;
+                let (_, found) = tar.finish().map_err(part.failed("decompress it"))?;
+                (Ok(file), found)
+            }
+        }
+    };
+    // Where it is damaged, the digest of the whole tells so better than what is wrong with an entry.
+    let (_, found) = blob.finish().map_err(part.failed("read it"))?;
+    part.hold(found, promised.blob)?;
+    let file = read.map_err(part.damaged())?;
+    part.hold(tar, promised.tar)?;
+    Ok((told(builder, part)?, file))
+}
+
+fn told(builder: Builder, part: &Part) -> Result<Told, ArchiveError> {
+    let left_out = builder.left_out;
+    let index: Index = builder.finish().map_err(part.damaged())?;
+    Ok(Told { id: identity(&index), index, left_out })
+}
+
+impl Part {
+    fn failed(&self, what: &'static str) -> impl FnOnce(io::Error) -> ArchiveError {
+        let path = self.path.clone();
+        move |source| ArchiveError::Io { what, path, source }
+    }
+
+    fn damaged(&self) -> impl FnOnce(LayerError) -> ArchiveError {
+        let path = self.path.clone();
+        move |what| ArchiveError::Damaged { path, what }
+    }
+
+    /// Holds what was found against what was promised.
+    fn hold(&self, found: Option<Digest>, promised: Option<Digest>) -> Result<(), ArchiveError> {
+        match (found, promised) {
+            (Some(found), Some(promised)) if found != promised => {
+                Err(ArchiveError::Digest { path: self.path.clone(), found, promised })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns what a bar calls it.
+    fn name(&self) -> String {
+        self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy().into_owned()
+    }
+}
+
+/// Tells a bar how far it is.
+struct Counting<'a> {
+    inner: PartReader,
+    bar: &'a LateBar,
+}
+
+impl Read for Counting<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.bar.at(self.inner.stream_position()?);
+        Ok(count)
+    }
+}
+
+impl Seek for Counting<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.inner.seek(to)
+    }
+}
+
+/// Says what else a file may be that people mount.
+fn other_form(head: &[u8]) -> Option<&'static str> {
+    match head {
+        [b'h', b's', b'q', b's', ..] => Some("squashfs is not read yet; mount it, and name the mount point"),
+        [b'P', b'K', 3 | 5, _, ..] => Some("it is a zip"),
+        [b'7', b'z', 0xbc, 0xaf, ..] => Some("it is a 7z"),
+        [] => Some("it is empty"),
+        _ => None,
+    }
+}
+
+/// Tells whether it begins with the header of a tar, or with the end of an empty one.
+fn is_tar(head: &[u8]) -> bool {
+    let mut reader = Reader::new(head.chain(io::empty()));
+    head.len() == 512
+        && (head.iter().all(|&byte| byte == 0)
+            || !matches!(reader.next_entry(), Err(LayerError::Damaged { ref what, .. }) if what.contains("checksum")))
+}
