@@ -155,7 +155,7 @@ impl Subject<'_> {
                 self.fate(Action::InPlace, self.say("explain.effect.linked_in_place"))
             }
             Outcome::Leaf { layer, stat, .. } if self.is_upper(*layer) => self.in_upper(stat),
-            Outcome::Leaf { layer, stat, .. } if self.inspector.left_below(stat).blocks => {
+            Outcome::Leaf { layer, stat, .. } if self.inspector.left_below(stat, *layer).blocks => {
                 let text = self.copies_little("explain.effect.blocks_up", *layer);
                 self.copy_up(self.fate(Action::CopyUp, text), *layer, (stat, true))
             }
@@ -186,7 +186,7 @@ impl Subject<'_> {
             _ => None,
         });
         match data {
-            Some((from, blocks)) if blocks.is_some() || self.inspector.left_below(stat).blocks => {
+            Some((from, blocks)) if blocks.is_some() || self.inspector.left_below(stat, from).blocks => {
                 let text = self.texts.fill("explain.effect.blocks", &[("layer", &self.title(from))]);
                 self.fate(Action::InPlace, text)
             }
@@ -250,7 +250,7 @@ impl Subject<'_> {
                 }
             }
         }
-        let leaves = copy.is_some_and(|(_, stat)| self.inspector.left_below(stat).data);
+        let leaves = copy.is_some_and(|(from, stat)| self.inspector.left_below(stat, from).data);
         if let Some((from, stat)) = copy {
             let copies = match leaves {
                 true => self.copies_little("explain.effect.metadata_up", from),

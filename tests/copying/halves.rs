@@ -392,6 +392,11 @@ fn what_can_share_extents_is_whole() {
             ..support::Options::default()
         };
         let here = Mount::new(&options, &scratch.dir("merged"));
+        let told =
+            || support::cli::Place::new().unionmount(&[Path::new("explain"), &here.join("large")]).ok().out;
+        assert!(told().contains("write   copies up 20.00 MiB from layer 1"), "{filesystem}: {}", told());
+        fs::set_permissions(here.join("large"), fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(!told().contains("blocks"), "{filesystem}: {}", told());
         let file = for_writing(here.join("large"));
         file.write_all_at(b"!", 5).unwrap();
         file.sync_all().unwrap();

@@ -112,6 +112,7 @@ fn what_lies_below_is_told() {
         "{status}"
     );
     assert!(status.lines().any(|line| line.contains("upper") && line.contains(" on disk")), "{status}");
+    assert!(!status.contains("objects, 0 B"), "a block came up: {status}");
     place.unionmount(&["umount", "mnt"]).ok();
     let offline = told(&["explain", "--lower", "a:b", "--upper", &upper, "large"]);
     assert!(offline.contains(&format!("metadata, 1 of {all} blocks")), "{offline}");

@@ -149,19 +149,20 @@ impl Upper {
         })
     }
 
-    /// Tells whether a copy of the file can share its extents, so that it needs no data of its own.
-    pub(in crate::union::change) fn shares_with(&self, file: BorrowedFd<'_>) -> Result<bool> {
+    /// Tells whether a copy of a file on that device can share its extents, so that it needs no data of its own.
+    pub(in crate::union) fn shares_with(&self, device: u64) -> Result<bool> {
         // Tests of a unit are there to have files half-copied, wherever they run.
-        if cfg!(test) || At::Fd(file).stat()?.dev != At::Fd(self.root()).stat()?.dev {
+        if cfg!(test) || device != At::Fd(self.root()).stat()?.dev {
             return Ok(false);
         }
-        if let Some(shares) = self.shares.get() {
-            return Ok(*shares);
-        }
-        // What is so made goes at once, and takes nothing.
-        let shares =
-            self.unnamed_file(0o600).is_ok_and(|to| copy::share(file, to.as_fd(), 1).is_ok_and(|done| done));
-        Ok(*self.shares.get_or_init(|| shares))
+        Ok(*self.shares.get_or_init(|| self.can_share().unwrap_or(false)))
+    }
+
+    /// Tries whether two files of its filesystem can share extents. What is so made goes at once.
+    fn can_share(&self) -> Result<bool> {
+        let [from, to] = [self.unnamed_file(0o600)?, self.unnamed_file(0o600)?];
+        copy::write_all_at(from.as_fd(), &[1], 0)?;
+        Ok(copy::share(from.as_fd(), to.as_fd(), 1)?)
     }
 
     /// Tells whether each change of an object, after a look at it, has a change time of its own.

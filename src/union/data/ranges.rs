@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::fs::{self, FallocateFlags, SeekFrom};
 use rustix::io::Errno;
@@ -55,6 +56,7 @@ impl Union {
     /// Tells which blocks of a half-copied file came up, if any did, and how many bytes.
     pub(in crate::union) fn tell_copied_range(&self, node: &Node, new: Option<(u64, u64)>) {
         let Some((offset, bytes)) = new else { return };
+        self.counters.copied_bytes.fetch_add(bytes, Ordering::Relaxed);
         let layer = || self.metacopies.get(&node.ino).map(|data| self.layer_number(data.dir.layer));
         let path = || self.path_of(node).into();
         self.events.tell(|| EventKind::CopyRange { path: path(), offset, bytes, layer: layer() });

@@ -174,6 +174,14 @@ impl Quota {
         self.sums.lock().in_force()
     }
 
+    /// Returns the same with what there is room for that others are about to take.
+    fn promised(&self) -> Taken {
+        let sums = self.sums.lock();
+        let mut all = sums.in_force();
+        all.add(sums.reserved);
+        all
+    }
+
     /// Tells whether that is what is there: not so while it is being counted anew.
     pub fn is_exact(&self) -> bool {
         !self.sums.lock().recounting
@@ -292,8 +300,8 @@ impl Quota {
         let before = size();
         let done = change()?;
         self.look(ino, object);
-        // What others take meanwhile is none of its doing.
-        if size() <= before || self.bounds.bytes.is_none_or(|most| self.taken().bytes <= most) {
+        // What others take meanwhile is none of its doing; what room was given to them is theirs.
+        if size() <= before || self.bounds.bytes.is_none_or(|most| self.promised().bytes <= most) {
             return Ok(done);
         }
         let taken_back = take_back();
@@ -510,6 +518,30 @@ mod tests {
         );
         assert_eq!(tried, Ok(()));
         assert!(quota.taken().bytes > 1 << 20);
+    }
+
+    /// A change that takes a block, beside a writer who has room and has not written yet.
+    #[test]
+    fn room_that_a_writer_has_is_not_taken_by_a_change() {
+        let top = tempfile::tempdir_in("/tmp").unwrap();
+        let (upper, quota) = quota(top.path(), 1 << 20);
+        std::fs::write(upper.join("f"), "").unwrap();
+        let file = File::options().read(true).write(true).open(upper.join("f")).unwrap();
+        quota.meet(At::Fd(file.as_fd())).unwrap();
+        let left = (1 << 20) - quota.taken().bytes;
+        let grow = || {
+            rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 4096)?;
+            Ok::<_, Errno>(())
+        };
+        let shrink = || {
+            rustix::fs::ftruncate(&file, 0)?;
+            Ok(())
+        };
+        let room = quota.room(left, 0).unwrap();
+        assert_eq!(quota.try_change(At::Fd(file.as_fd()), grow, shrink), Err(Errno::NOSPC));
+        assert_eq!(quota.taken().bytes, (1 << 20) - left, "it is taken back");
+        drop(room);
+        assert_eq!(quota.try_change(At::Fd(file.as_fd()), grow, shrink), Ok(()));
     }
 
     /// A change that takes nothing, of a file that took more than there is before, unseen.

@@ -200,7 +200,7 @@ impl Union {
             || several
             || data.digest.is_some()
             || stat.size != below.size
-            || upper.shares_with(from.as_fd())?
+            || upper.shares_with(below.dev)?
         {
             return Ok(false);
         }

@@ -52,9 +52,16 @@ impl<'u> Inspector<'u> {
         self.upper
     }
 
-    /// Tells how much of a lower's file a change of it would leave there. Capabilities, which have it copied whole, aren't asked for.
-    pub fn left_below(&self, stat: &Stat) -> LeftBelow {
+    /// Tells how much of a file whose data are in that lower a change of it would leave there. Capabilities, which have it copied
+    /// whole, aren't asked for.
+    pub fn left_below(&self, stat: &Stat, from: LayerIndex) -> LeftBelow {
         let union = self.union;
+        let device = union.layers.get(usize::from(from)).map(|layer| layer.root.id.0);
+        // What it can't find out, a write doesn't find out either.
+        let shares = || match (&union.upper, device) {
+            (Some(upper), Some(device)) => upper.shares_with(device).unwrap_or(false),
+            _ => false,
+        };
         let follows = union.redirects == RedirectDir::On;
         let leaves = stat.kind() == Kind::File && stat.mode & 0o6000 == 0 && union.makes_metacopies();
         LeftBelow {
@@ -63,7 +70,8 @@ impl<'u> Inspector<'u> {
                 && follows
                 && union.block_wise
                 && stat.nlink == 1
-                && (half::LEAST..=half::LARGEST).contains(&stat.size),
+                && (half::LEAST..=half::LARGEST).contains(&stat.size)
+                && !shares(),
         }
     }
 

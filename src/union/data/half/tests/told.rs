@@ -57,6 +57,8 @@ fn a_copy_to_or_from_a_half_copied_file_is_told_as_one_copy() {
             EventKind::Allocate { path: path("/d/a"), offset: 20 * BLOCK - 10, bytes: 20, zeroes: true },
         ]
     );
+    // With that of the first write.
+    assert_eq!(union.bytes_moved(), 4 * BLOCK);
 }
 
 /// Takes files of which all data come up at the first byte, for blocks of them can't be told from those below.
