@@ -36,7 +36,7 @@
 //! How it all works together, from the model to the code, is told in [`docs`].
 //!
 //! Calls go one way: `cli → {fuse, trying, container, changes, explain, snapshotter} → {image, control} → union → sys`.
-//! `container` uses `image` and `control`, `trying` uses what `container` knows of mounts, `changes`, `registry` and `archive`
+//! `container` uses `image`, `control` and `archive`, `trying` uses what `container` knows of mounts, `changes`, `registry` and `archive`
 //! use `image`, `explain` uses `control`; `fuse` and `image` never meet, nor do `fuse` and `control`. `image` uses of `union`
 //! the stack ([`union::Union`], read through without a mount), the markers
 //! of [`union::lookup::marker`], the owners kept in xattrs and the removal of trees; `snapshotter` uses the markers alone, and

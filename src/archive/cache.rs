@@ -36,6 +36,7 @@ use super::index::Index;
 use super::part::Part;
 use super::promise::ArchiveOptions;
 use crate::image::digest::Digest;
+use crate::image::layer::Ownership;
 use crate::sys::object::proc_path;
 use crate::sys::process;
 
@@ -143,9 +144,13 @@ impl Cache {
 /// home.
 fn user_dir() -> PathBuf {
     let absolute = |key: &str| std::env::var_os(key).map(PathBuf::from).filter(|path| path.is_absolute());
-    let home =
-        || absolute("HOME").filter(|_| !rustix::process::geteuid().is_root()).map(|home| home.join(".cache"));
+    let home = || absolute("HOME").filter(|_| !is_system_root()).map(|home| home.join(".cache"));
     absolute("XDG_CACHE_HOME").or_else(home).unwrap_or_else(|| "/var/cache".into()).join("unionmount")
+}
+
+/// Tells whether this is root, and not that of a user namespace, which has what its user has.
+fn is_system_root() -> bool {
+    rustix::process::geteuid().is_root() && matches!(Ownership::ask(), Ok(Ownership::Real))
 }
 
 /// What tells one content of a file from any other.

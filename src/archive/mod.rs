@@ -118,6 +118,13 @@ impl Archive {
     }
 }
 
+/// Returns how a layer of an image as it came is named to a mount, which holds it against the digest that its tar must have.
+pub fn layer_name(blob: PathBuf, diff_id: &Digest) -> PathBuf {
+    let mut named = blob.into_os_string();
+    named.push(format!(",layer={diff_id}"));
+    named.into()
+}
+
 /// Reads what an opened archive holds; what it is, its content tells. The path is for messages alone: who could put something
 /// else there meanwhile changes nothing.
 ///

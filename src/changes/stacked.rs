@@ -4,18 +4,21 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::image::layer::merged::{find, of_union, open_union};
+use crate::image::layer::merged::{find, of_fd, of_union, open_union};
 use crate::image::layer::{Change, ChangeKind, LayerError, changes};
 use crate::sys::dir::open_named;
 use crate::sys::object::{Kind, Stat};
 use crate::union::Union;
 use crate::union::nodes::node::Node;
+use crate::union::stack::layer::LowerSource;
 
 /// An upper and its lowers, opened.
 #[derive(Debug)]
 pub struct Stacked {
     upper: OwnedFd,
-    lowers: Vec<OwnedFd>,
+    lowers: Vec<LowerSource>,
+    /// Those of them that are directories.
+    _open: Vec<OwnedFd>,
 }
 
 /// A layer that can't be opened.
@@ -45,14 +48,37 @@ pub fn open_layer(path: &Path) -> Result<OwnedFd, CannotOpen> {
     open_named(path).map_err(|errno| CannotOpen { path: path.to_owned(), source: errno.into() })
 }
 
+/// Opens the directories among layers, which are then known by what was opened.
+fn opened(layers: Vec<LowerSource>) -> Result<(Vec<LowerSource>, Vec<OwnedFd>), CannotOpen> {
+    let mut open = Vec::new();
+    let each = layers.into_iter().map(|layer| match layer {
+        LowerSource::Directory(path) => {
+            let dir = open_layer(&path)?;
+            let layer = of_fd(dir.as_fd());
+            open.push(dir);
+            Ok(layer)
+        }
+        tree => Ok(tree),
+    });
+    Ok((each.collect::<Result<_, _>>()?, open))
+}
+
 impl Stacked {
     /// Opens an upper and its lowers, the topmost first.
     ///
     /// # Errors
     /// The one that can't be opened.
     pub fn open(upper: &Path, lowers: &[PathBuf]) -> Result<Stacked, CannotOpen> {
-        let lowers = lowers.iter().map(|path| open_layer(path)).collect::<Result<_, _>>()?;
-        Ok(Stacked { upper: open_layer(upper)?, lowers })
+        Stacked::of(upper, LowerSource::directories(lowers.iter().cloned()))
+    }
+
+    /// Does the same with lowers that may be trees.
+    ///
+    /// # Errors
+    /// As those of [`Stacked::open`].
+    pub fn of(upper: &Path, lowers: Vec<LowerSource>) -> Result<Stacked, CannotOpen> {
+        let (lowers, open) = opened(lowers)?;
+        Ok(Stacked { upper: open_layer(upper)?, lowers, _open: open })
     }
 
     /// Returns the upper.
@@ -65,8 +91,7 @@ impl Stacked {
     /// # Errors
     /// Those of reading the layers, with the path.
     pub fn changes(&self) -> Result<Vec<Change>, LayerError> {
-        let below: Vec<BorrowedFd<'_>> = self.lowers.iter().map(AsFd::as_fd).collect();
-        changes(self.upper.as_fd(), &below)
+        changes(self.upper.as_fd(), &self.lowers)
     }
 
     /// Opens the merged views with and without the upper, to read both versions of what changed.
@@ -74,9 +99,9 @@ impl Stacked {
     /// # Errors
     /// Those of opening the layers.
     pub fn sides(&self) -> Result<Sides, LayerError> {
-        let lowers = || self.lowers.iter().map(AsFd::as_fd);
+        let lowers = || self.lowers.iter().cloned();
         let before = if self.lowers.is_empty() { None } else { Some(open_union(lowers())?) };
-        let after = open_union(std::iter::once(self.upper.as_fd()).chain(lowers()))?;
+        let after = open_union(std::iter::once(of_fd(self.upper.as_fd())).chain(lowers()))?;
         Ok(Sides { before, after: Some(after) })
     }
 }
@@ -121,12 +146,12 @@ impl Sides {
     ///
     /// # Errors
     /// Those of opening the layers.
-    pub fn of(before: &[PathBuf], after: &[PathBuf]) -> Result<Sides, SidesError> {
-        let open = |paths: &[PathBuf]| -> Result<Option<Union>, SidesError> {
-            let layers = paths.iter().map(|path| open_layer(path)).collect::<Result<Vec<_>, _>>()?;
+    pub fn of(before: Vec<LowerSource>, after: Vec<LowerSource>) -> Result<Sides, SidesError> {
+        let open = |layers: Vec<LowerSource>| -> Result<Option<Union>, SidesError> {
+            let (layers, _open) = opened(layers)?;
             match layers.is_empty() {
                 true => Ok(None),
-                false => Ok(Some(open_union(layers.iter().map(AsFd::as_fd))?)),
+                false => Ok(Some(open_union(layers)?)),
             }
         };
         Ok(Sides { before: open(before)?, after: open(after)? })

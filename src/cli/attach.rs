@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use super::Failure;
 use super::page::Page;
 use super::store::{StoreArgs, nothing_is_called};
-use super::{Failure, lowers};
+use crate::archive::layer_name;
 use crate::container::called::{Called, called};
+use crate::container::lowers::image_layers;
 use crate::container::mounting::Rights;
-use crate::container::record::image_layers;
 use crate::container::{ContainerError, mounting};
 
 /// Mount a container to work in, or an image to look at; end it with umount
@@ -53,7 +54,7 @@ impl Attach {
         match called(&store, &self.name, true) {
             Ok(Called::Container(_)) if self.lazy => {
                 return Err(Failure::usage(format!(
-                    "{} is a container, whose layers are unpacked already; --lazy mounts an image",
+                    "{} is a container, which is lazy or not since it was made (create --lazy); --lazy mounts an image",
                     self.name
                 )));
             }
@@ -73,10 +74,8 @@ impl Attach {
                 };
                 let packed = if self.lazy { store.packed_layers(&image)? } else { None };
                 if let Some(blobs) = packed {
-                    let layers: Vec<PathBuf> = blobs
-                        .into_iter()
-                        .map(|(blob, diff_id)| lowers::as_promised(blob, &diff_id))
-                        .collect();
+                    let layers: Vec<PathBuf> =
+                        blobs.into_iter().map(|(blob, diff_id)| layer_name(blob, &diff_id)).collect();
                     mounting::mount(&layers, None, &at, &image.id.short(), &[], (rights, ""))?;
                     return Ok(ExitCode::SUCCESS);
                 }

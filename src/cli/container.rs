@@ -67,6 +67,12 @@ struct FromArgs {
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = registry::parse_platform)]
     platform: Option<Platform>,
 
+    /// Unpack nothing: the image's layers stay as they came, and are read where they lie
+    ///
+    /// One that is compressed is decompressed into the cache directory when it is first read. The container stays so.
+    #[arg(id = "packed", long = "lazy")]
+    lazy: bool,
+
     #[command(flatten)]
     access: AccessArgs,
 }
@@ -242,7 +248,8 @@ impl ContainerArgs {
     fn pull(&self, store: &Store) -> Result<Image, Failure> {
         let platform = self.from.platform.as_ref();
         let bars = registry::progress(false);
-        let options = LoadOptions { limits: Limits::default(), unpack: true, progress: bars.clone() };
+        let options =
+            LoadOptions { limits: Limits::default(), unpack: !self.from.lazy, progress: bars.clone() };
         let pulled = pull(store, &self.image, platform, &self.from.access.access(), &options);
         registry::clear(&bars)?;
         let pulled = pulled.map_err(|error| match self.from.pull {
@@ -302,6 +309,7 @@ impl ContainerArgs {
             nano_cpus: allowed.cpus,
             size: allowed.size,
             inodes: allowed.inodes,
+            lazy: self.from.lazy,
         })
     }
 

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::Failure;
+use super::lowers::sources;
 use super::page::{self, Page};
 use super::store::StoreArgs;
 use crate::changes::patch::{self, Figures, Measure};
@@ -108,7 +109,7 @@ struct Found {
 
 impl Found {
     fn new(upper: &Path, lowers: Vec<PathBuf>, pins: Vec<OwnedFd>) -> Result<Found, Failure> {
-        let stacked = Stacked::open(upper, &lowers).map_err(Failure::failed)?;
+        let stacked = Stacked::of(upper, sources(lowers.clone())?).map_err(Failure::failed)?;
         Ok(Found { stacked, upper: upper.to_owned(), lowers, _pins: pins })
     }
 
@@ -125,7 +126,7 @@ impl Found {
             Some(name) => at(name)?,
             None => [std::slice::from_ref(&self.upper), &self.lowers].concat(),
         };
-        Sides::of(&at(&range.from)?, &after).map_err(Failure::failed)
+        Sides::of(sources(at(&range.from)?)?, sources(after)?).map_err(Failure::failed)
     }
 }
 
@@ -209,11 +210,9 @@ fn of_container(name: &str, store: &StoreArgs) -> Result<Found, Failure> {
     let store = store.with_something()?;
     let container = Container::find(&store, name)?;
     let lowers = container.lowers(&store)?;
-    // Their descriptors keep the layers.
-    let pins: Vec<OwnedFd> = lowers.open()?.into_iter().map(OwnedFd::from).collect();
     let path = container.upper();
     File::open(&path).map_err(ContainerError::io("open it", &path))?;
-    Found::new(&path, lowers.paths, pins)
+    Found::new(&path, lowers.paths, lowers.pins)
 }
 
 fn of_mount(path: &Path) -> Result<Found, Failure> {

@@ -7,6 +7,7 @@ use super::diff::HowArgs;
 use super::store::StoreArgs;
 use crate::changes::stacked::Sides;
 use crate::changes::trees::differences;
+use crate::union::stack::layer::LowerSource;
 
 /// Show how the tree of one image differs from another's: A for added, C for changed, D for deleted
 ///
@@ -34,7 +35,8 @@ impl ImageDiff {
         let layers = |text: &String| -> Result<_, Failure> { Ok(store.layers(&store.resolve(text)?)?) };
         // What keeps the layers is kept to the end.
         let (before, after) = (layers(&self.before)?, layers(&self.after)?);
-        let sides = Sides::of(&before.paths, &after.paths).map_err(Failure::failed)?;
+        let sides = Sides::of(LowerSource::directories(before.paths), LowerSource::directories(after.paths))
+            .map_err(Failure::failed)?;
         let changes = differences(&sides).map_err(Failure::failed)?;
         self.how.tell(changes, || Ok(sides))?;
         Ok(ExitCode::SUCCESS)

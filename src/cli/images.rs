@@ -47,7 +47,7 @@ pub(super) struct Images {
     tree: bool,
 
     /// json, table, or a Go template such as '{{.Repository}}:{{.Tag}}'. Fields: Repository, Tag, ID, Digest,
-    /// CreatedAt, CreatedSince, Size, Bytes, Containers
+    /// CreatedAt, CreatedSince, Size, Bytes, Containers, Unpacked (yes, no, or how many layers)
     #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
 
@@ -148,6 +148,7 @@ impl Images {
         wanted: &Wanted,
     ) -> Result<Vec<(Option<ImageName>, Value)>, StoreError> {
         let size = store.image_size(image)?;
+        let unpacked = store.unpacked_layers(image).len();
         let created = image.config.created().as_deref();
         let names: Vec<Option<&ImageName>> = match image.names.is_empty() {
             true => vec![None],
@@ -165,6 +166,11 @@ impl Images {
                 "Size": names::bytes(size),
                 "Bytes": size,
                 "Containers": containers,
+                "Unpacked": match unpacked {
+                    0 if !image.diff_ids.is_empty() => "no".to_owned(),
+                    all if all == image.diff_ids.len() => "yes".to_owned(),
+                    some => format!("{some} of {}", image.diff_ids.len()),
+                },
             });
             (name.cloned(), row)
         });

@@ -19,7 +19,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::Failure;
 use super::registry::progress;
-use crate::archive::{self, Archive, ArchiveError, ArchiveOptions, Part, Promised};
+use crate::archive::{self, Archive, ArchiveError, ArchiveOptions, Part, Promised, layer_name};
 use crate::image::error::StoreError;
 use crate::image::packed::{Layout, PackedLayer, Wanted};
 use crate::sys::object::At;
@@ -29,7 +29,7 @@ use crate::union::escaped_path::EscapedPath;
 use crate::union::stack::layer::{LowerSource, StackError};
 
 use self::spelled::{Taken, as_layer_of, as_tar, bare, image};
-pub(super) use self::spelled::{as_layer, as_promised, is_image, split};
+pub(super) use self::spelled::{as_layer, is_image, promised, split};
 
 /// Returns the paths that lists of layers name, each as `--lower` takes it.
 pub(super) fn named(lists: &[OsString]) -> Result<Vec<PathBuf>, Failure> {
@@ -270,7 +270,8 @@ impl Opened {
 /// Returns how what was taken so is named from everywhere.
 fn again(path: PathBuf, taken: Taken) -> PathBuf {
     match taken {
-        Taken::Layer(_) => as_layer(whole(path)),
+        Taken::Layer(Some(digest)) => layer_name(whole(path), &digest),
+        Taken::Layer(None) => as_layer(whole(path)),
         Taken::Tar => as_tar(whole(path)),
         Taken::AsItIs | Taken::OfImage(_) => whole(path),
     }

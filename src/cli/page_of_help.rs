@@ -15,6 +15,7 @@ const RARE: &[&str] = &[
     "digestfile",
     "runtime",
     "pull",
+    "packed",
     "cidfile",
     "labels",
     "env_files",

@@ -3,8 +3,8 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use super::Failure;
 use super::store::StoreArgs;
+use super::{Failure, lowers};
 use crate::container::bundle::command;
 use crate::container::called::{Called, called};
 use crate::container::settings::Settings;
@@ -64,8 +64,6 @@ impl Found {
 
     fn of_container(texts: &Texts, store: &Store, container: &Container) -> Result<Found, Failure> {
         let lowers = container.lowers(store)?;
-        // Their descriptors keep the layers.
-        let pins = lowers.open()?.into_iter().map(OwnedFd::from).collect();
         let paths: Vec<PathBuf> =
             std::iter::once(container.upper()).chain(lowers.paths.iter().cloned()).collect();
         let names = names_of_container(texts, store, container, &paths)?;
@@ -79,7 +77,7 @@ impl Found {
         ];
         facts.extend(facts_of(&image, &record.settings).into_iter().filter(|(word, _)| *word == "Command"));
         let subject = Subject { title: container.shown_name().to_owned(), facts };
-        Ok(Found { paths, upper: true, names, belief: None, subject, _pins: pins })
+        Ok(Found { paths, upper: true, names, belief: None, subject, _pins: lowers.pins })
     }
 
     /// Finds the layers of a mount, which its daemon knows.
@@ -153,8 +151,14 @@ fn step_names(
         if path.starts_with(&frame) {
             return Some(texts.say("called.frame").to_owned());
         }
-        let made =
-            |step: &&Step| step.diff_id.is_some_and(|diff_id| path.starts_with(store.layer_dir(&diff_id)));
+        // One that isn't unpacked is told with its digest.
+        let packed = lowers::promised(path).filter(|(blob, _)| blob.starts_with(store.root()));
+        let made = |step: &&Step| {
+            step.diff_id.is_some_and(|diff_id| {
+                path.starts_with(store.layer_dir(&diff_id))
+                    || packed.as_ref().is_some_and(|(_, digest)| *digest == diff_id)
+            })
+        };
         steps.iter().find(made).map(Step::title).filter(|title| !title.is_empty())
     };
     Ok(paths.iter().map(name).collect())

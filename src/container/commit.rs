@@ -58,12 +58,12 @@ pub fn commit(
     let image = store.resolve(&container.record.image.to_string())?;
     flush(container)?;
     let lowers = container.lowers(store)?;
-    let open = lowers.open()?;
-    let below: Vec<BorrowedFd<'_>> = open.iter().map(AsFd::as_fd).collect();
+    let below = lowers.sources()?;
+    let top = lowers.top_directory()?;
     let path = container.upper();
     let upper = File::open(&path).map_err(ContainerError::io("open it", &path))?;
     let ownership = Ownership::of_this_process();
-    let root = root_changed(upper.as_fd(), &below, ownership)
+    let root = root_changed(upper.as_fd(), top.as_ref().map(AsFd::as_fd), ownership)
         .map_err(|source| ContainerError::Layer { id: container.short_id().to_owned(), source })?;
     let options = WriteOptions { ownership, lowers: &below, root };
 
@@ -92,7 +92,7 @@ pub fn commit(
 /// it, so that an unchanged container gives the empty layer that everybody knows.
 fn root_changed(
     upper: BorrowedFd<'_>,
-    lowers: &[BorrowedFd<'_>],
+    below: Option<BorrowedFd<'_>>,
     ownership: Ownership,
 ) -> std::result::Result<bool, crate::image::layer::LayerError> {
     let of = |dir: BorrowedFd<'_>| {
@@ -105,8 +105,8 @@ fn root_changed(
         // Times change with every entry; they alone are no change.
         Attributes::read(at, b"", &stat, ownership).map(|a| (a.mode, a.uid, a.gid, a.xattrs))
     };
-    match lowers.first() {
-        Some(top) => Ok(of(upper)? != of(*top)?),
+    match below {
+        Some(top) => Ok(of(upper)? != of(top)?),
         None => Ok(true),
     }
 }

@@ -61,6 +61,7 @@ pub mod exec;
 pub mod executable;
 mod host;
 pub mod host_environment;
+pub mod lowers;
 pub mod mounting;
 pub mod namespace;
 mod naming;

@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -12,11 +12,13 @@ use serde::{Deserialize, Serialize};
 
 use super::binds;
 use super::error::{ContainerError, Result};
+use super::lowers::{Lowers, image_blobs, image_layers};
 use super::mounting::{self, Rights};
 use super::naming;
 use super::settings::Settings;
 use super::targets::{self, Places};
 use crate::image::digest::Digest;
+use crate::image::layer::merged::root_attributes;
 use crate::image::layer::{Attributes, Ownership};
 use crate::image::store::checked::seal;
 use crate::image::store::containers::{IMAGE_LINK, container_record, no_record};
@@ -91,33 +93,6 @@ pub struct Container {
 
 /// A container whose record can't be read or believed: its directory, and why.
 pub(super) type Damaged = (PathBuf, ContainerError);
-
-/// The layers of a container, topmost first, and what keeps them from being removed.
-#[derive(Debug)]
-pub struct Lowers {
-    /// Directories.
-    pub paths: Vec<PathBuf>,
-    _pins: Vec<OwnedFd>,
-}
-
-impl Lowers {
-    /// Opens them, for the layers' own functions.
-    ///
-    /// # Errors
-    /// When one can't be opened.
-    pub fn open(&self) -> Result<Vec<File>> {
-        self.paths.iter().map(|path| File::open(path).map_err(ContainerError::io("open it", path))).collect()
-    }
-}
-
-/// Returns the layers of an image that count, topmost first.
-///
-/// # Errors
-/// When a layer is missing or can't be read.
-pub fn image_layers(store: &Store, image: &Image) -> Result<Lowers> {
-    let layers = store.layers(image)?;
-    Ok(Lowers { paths: layers.paths, _pins: layers.pins })
-}
 
 impl Container {
     /// Makes a container of an image.
@@ -225,18 +200,19 @@ impl Container {
         make(self.upper(), 0o755)?;
         make(self.dir.join(TARGETS), 0o755)?;
         // The root looks as it does in the image.
-        let layers = image_layers(store, image)?;
+        let layers = self.image_lowers(store, image)?;
+        let trees = layers.sources()?;
         let ownership = Ownership::of_this_process();
         let layer = |source| ContainerError::Layer { id: self.short_id().to_owned(), source };
         let upper = File::open(self.upper()).map_err(ContainerError::io("open it", self.upper()))?;
-        let attributes = match layers.paths.first() {
+        let attributes = match layers.top_directory()? {
             Some(top) => {
-                let top_dir = File::open(top).map_err(ContainerError::io("open it", top))?;
-                let at = At::Fd(top_dir.as_fd());
-                let stat = at.stat().map_err(ContainerError::io("stat it", top))?;
+                let at = At::Fd(top.as_fd());
+                let stat = at.stat().map_err(ContainerError::io("stat it", &layers.paths[0]))?;
                 Attributes::read(at, b"", &stat, ownership).map_err(layer)?
             }
-            None => Attributes::of_implied_directory(),
+            None if trees.is_empty() => Attributes::of_implied_directory(),
+            None => root_attributes(&trees, ownership).map_err(layer)?,
         };
         attributes
             .put_on_root(Writable::held(upper.as_fd()), ownership)
@@ -244,7 +220,6 @@ impl Container {
         let path = self.dir.join(TARGETS);
         let targets = File::open(&path).map_err(ContainerError::io("open it", &path))?;
         let wanted = binds::targets(&image.config, &self.record.settings);
-        let trees = layers.open()?;
         self.record.places = targets::prepare(targets.as_fd(), &trees, &wanted, ownership)
             .map_err(|source| ContainerError::Layer { id: self.short_id().to_owned(), source })?;
         Ok(())
@@ -382,7 +357,7 @@ impl Container {
     /// When the image has gone or is incomplete.
     pub fn lowers(&self, store: &Store) -> Result<Lowers> {
         let image = store.resolve(&self.record.image.to_string())?;
-        let mut lowers = image_layers(store, &image)?;
+        let mut lowers = self.image_lowers(store, &image)?;
         let (targets, init) = (self.dir.join(TARGETS), self.dir.join("init"));
         let is_there = |dir: &Path| dir.try_exists().map_err(ContainerError::io("look at it", dir));
         if is_there(&targets)? {
@@ -392,6 +367,15 @@ impl Container {
             lowers.paths.push(init);
         }
         Ok(lowers)
+    }
+
+    /// Returns the layers of its image: a lazy container never unpacks one, and takes none that is unpacked meanwhile, so that copies in its
+    /// upper remember where they come from.
+    fn image_lowers(&self, store: &Store, image: &Image) -> Result<Lowers> {
+        match self.record.settings.lazy {
+            true => image_blobs(store, image),
+            false => image_layers(store, image),
+        }
     }
 
     /// Mounts it at `at`, if it isn't mounted there.

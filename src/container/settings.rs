@@ -61,6 +61,9 @@ pub struct Settings {
     pub size: Option<u64>,
     /// The most objects that it may make.
     pub inodes: Option<u64>,
+    /// Its image's layers stay as they came, and are read where they lie.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lazy: bool,
 }
 
 impl Settings {

@@ -10,7 +10,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsString;
-use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -23,6 +22,7 @@ use crate::sys::object::Kind;
 use crate::union::Union;
 use crate::union::nodes::node::Node;
 use crate::union::stack::access::LayerAt;
+use crate::union::stack::layer::LowerSource;
 
 /// Where the kernel's own filesystems go, and what is below belongs to the runtime.
 const KERNEL: [&str; 3] = ["/proc", "/sys", "/dev"];
@@ -51,13 +51,13 @@ pub type Places = BTreeMap<PathBuf, PathBuf>;
 /// When the image has something else than a directory on the way to a target; those of reading and writing layers.
 pub fn prepare(
     layer: BorrowedFd<'_>,
-    layers: &[File],
+    layers: &[LowerSource],
     targets: &[Target],
     ownership: Ownership,
 ) -> Result<Places, LayerError> {
     let union = match layers.is_empty() {
         true => None,
-        false => Some(open_union(layers.iter().map(AsFd::as_fd))?),
+        false => Some(open_union(layers.iter().cloned())?),
     };
     let mut image = Image { union, hidden: BTreeSet::new() };
     let mut wanted = Vec::new();
@@ -247,7 +247,7 @@ fn make(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
+    use std::fs::{self, File};
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     fn target(path: &str, file: bool) -> Target {
@@ -274,7 +274,7 @@ mod tests {
             target("/dev/fuse", true),
             target("/m/n", false),
         ];
-        let layers = [File::open(&image).unwrap()];
+        let layers = [LowerSource::Directory(image.clone())];
         let root = File::open(&layer).unwrap();
         // As whoever runs the tests.
         let places = prepare(root.as_fd(), &layers, &wanted, Ownership::OverrideStat).unwrap();

@@ -6,14 +6,15 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use super::error::{ContainerError, Result};
+use super::lowers::Lowers;
 use super::mounting;
 use super::namespace as of_users;
-use super::record::{Container, Lowers};
+use super::record::Container;
 use crate::control::mounts::Mount;
 use crate::image::layer::{Ownership, WriteOptions, write_merged, write_tar};
 use crate::image::store::Store;
 use crate::sys::namespace;
-use crate::union::stack::layer::{LowerSource, Stack, StackOptions};
+use crate::union::stack::layer::{Stack, StackOptions};
 use crate::union::{self, Union};
 
 /// A container's tree, open. It stays what it is, whatever is mounted or unmounted meanwhile.
@@ -88,7 +89,7 @@ pub fn open_to_change(store: &Store, container: &Container) -> Result<(Union, Lo
 fn open_layers(store: &Store, container: &Container) -> Result<(Union, Lowers)> {
     let lowers = container.lowers(store)?;
     let stack = StackOptions {
-        lowers: LowerSource::directories(lowers.paths.iter().cloned()),
+        lowers: lowers.sources()?,
         upper: Some(container.upper()),
         work: Some(container.work()),
         ..StackOptions::default()

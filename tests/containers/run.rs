@@ -26,6 +26,8 @@ fn a_command_runs_in_its_own_root_and_its_status_is_handed_on() {
     assert_eq!(lines[..5], ["1 2", "/data", "1000", "1000", "1000 29"], "{ended:?}");
     assert_eq!(lines[5].len(), 12, "{ended:?}");
     bed.um(&["run", "--rm", "--entrypoint", "echo", "bb", "a", "b"]).prints("a b");
+    bed.um(&["run", "--rm", "--lazy", "bb", "sh", "-c", "echo more >> /etc/os; cat /etc/os"])
+        .prints("made for a test\nmore");
     // Nothing is left of any of them.
     assert_eq!(bed.um(&["ps", "-aq"]).ok().out, "");
     assert_eq!(fs::read_dir(bed.place.at("home/store/containers")).unwrap().count(), 0);

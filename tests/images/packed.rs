@@ -76,7 +76,7 @@ fn trees_are_taken_away_and_come_again() {
     let before = unpacked(&lab);
     lab.um(&["prune", "--force", "--unpacked"]).ok();
     assert_eq!(unpacked(&lab), before, "a container keeps them");
-    lab.um(&["mount", "--lazy", "c", "mnt"]).refused(2, &["c is a container"]);
+    lab.um(&["mount", "--lazy", "c", "mnt"]).refused(2, &["c is a container", "create --lazy"]);
     lab.um(&["rm", "c"]).ok();
     lab.um(&["prune", "--force", "--unpacked"]).ok();
     assert_eq!(unpacked(&lab), 0);
@@ -95,4 +95,61 @@ fn a_tree_that_is_mounted_stays() {
     assert_eq!(unpacked(&lab), before);
     assert_eq!(std::fs::read_to_string(lab.at("mnt/srv/deep/app")).unwrap(), "v2");
     lab.um(&["umount", "mnt"]).ok();
+}
+
+/// What somebody does in a container that is mounted on `m`.
+const WORK: &str =
+    "mkdir -p m; $UM mount NAME m; echo v3 >> m/srv/deep/app; rm m/old/c; mkdir m/new; echo x > m/new/x
+    chmod 600 m/root/.profile; mv m/tmp m/moved; ln m/new/x m/srv/second; $UM umount m";
+
+#[test]
+fn a_lazy_container_is_as_any_other_and_nothing_is_unpacked_for_it() {
+    support::needs_root!();
+    for image in [image(), image().compressed(gzip, "+gzip")] {
+        let lab = Lab::new();
+        lab.write("a.tar", &image.oci().archive());
+        lab.um(&["load", "--no-unpack", "a.tar"]).ok();
+        let state = || lab.out("$UM images --format '{{.Unpacked}}' app:1");
+        assert_eq!(state(), "no");
+        lab.um(&["create", "--lazy", "--name", "lazy", "app:1"]).ok();
+        lab.out(&WORK.replace("NAME", "lazy"));
+        let changes = lab.out("$UM diff lazy");
+        assert!(changes.contains("/srv/deep/app") && changes.contains("/old/c"), "{changes}");
+        let patch = lab.out("$UM diff --stat lazy");
+        let exported = lab.out("$UM export lazy | tar -tf - | LC_ALL=C sort");
+        lab.um(&["commit", "lazy", "by-lazy:1"]).ok();
+        lab.out("$UM cp lazy:/srv/deep/app got; grep -q v3 got; $UM inspect lazy; $UM ps -a");
+        let told = lab.um(&["layers", "lazy"]).ok().out;
+        assert!(told.contains("step 2"), "{told}");
+        assert_eq!((unpacked(&lab), state()), (0, "no".into()));
+        // As one over trees.
+        lab.um(&["create", "--name", "eager", "app:1"]).ok();
+        assert_eq!(state(), "yes");
+        lab.out(&WORK.replace("NAME", "eager"));
+        assert_eq!(lab.out("$UM diff eager"), changes);
+        assert_eq!(lab.out("$UM diff --stat eager"), patch);
+        assert_eq!(lab.out("$UM export eager | tar -tf - | LC_ALL=C sort"), exported);
+        lab.um(&["commit", "eager", "by-eager:1"]).ok();
+        assert_eq!(lab.out("$UM image diff by-eager:1 by-lazy:1"), "");
+        // It needs no trees, and its layers stay.
+        lab.um(&["rm", "eager"]).ok();
+        lab.um(&["prune", "--force", "--unpacked"]).ok();
+        assert_eq!((unpacked(&lab), state()), (0, "no".into()));
+        lab.um(&["rmi", "app:1"]).refused(1, &["lazy"]);
+        assert_eq!(lab.out("$UM mount lazy m; cat m/srv/deep/app; $UM umount m"), "v2v3");
+        lab.verify();
+    }
+}
+
+#[test]
+fn a_lazy_container_is_not_made_of_a_layer_that_is_not_what_the_image_says() {
+    let lab = Lab::new();
+    let image = image().compressed(gzip, "+gzip");
+    lab.write("a.tar", &image.oci().archive());
+    lab.um(&["load", "--no-unpack", "a.tar"]).ok();
+    let blob = lab.at(&format!("store/blobs/sha256/{}", crate::lab::sha256(&image.blobs[0].0)));
+    std::fs::write(blob, gzip(&Tar::new().file("evil", "").bytes())).unwrap();
+    lab.um(&["create", "--lazy", "app:1"])
+        .refused(1, &["its content has the digest", "where the image says"]);
+    assert_eq!(lab.um(&["ps", "-aq"]).ok().out, "");
 }

@@ -88,9 +88,12 @@ pub(in crate::cli) fn as_layer(blob: PathBuf) -> PathBuf {
     with(blob, LAYER)
 }
 
-/// Returns how a lower is named that is a layer of an image and must be what the image says.
-pub(in crate::cli) fn as_promised(blob: PathBuf, diff_id: &Digest) -> PathBuf {
-    with(blob, &format!("{LAYER}={diff_id}"))
+/// Returns the blob and the digest of a lower that is a layer of an image and must be what the image says.
+pub(in crate::cli) fn promised(path: &Path) -> Option<(PathBuf, Digest)> {
+    match bare(path)? {
+        (blob, Taken::Layer(Some(digest))) => Some((blob, digest)),
+        _ => None,
+    }
 }
 
 /// Returns how a lower is named that is one layer of the image in an archive.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::LayerError;
-use super::merged::{find, of_union, open_union};
+use super::merged::{find, of_fd, of_union, open_union};
 use super::place::{join, open_dir};
 use super::write::{leads_to, list};
 use crate::error::FsError;
@@ -19,6 +19,7 @@ use crate::union::Union;
 use crate::union::lookup::belief::Belief;
 use crate::union::lookup::marker;
 use crate::union::nodes::node::Node;
+use crate::union::stack::layer::LowerSource;
 
 /// How a path changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,8 +56,8 @@ pub struct Change {
 ///
 /// # Errors
 /// Those of reading the layers, with the path.
-pub fn changes(upper: BorrowedFd<'_>, lowers: &[BorrowedFd<'_>]) -> Result<Vec<Change>, LayerError> {
-    let below = if lowers.is_empty() { None } else { Some(open_union(lowers.iter().copied())?) };
+pub fn changes(upper: BorrowedFd<'_>, lowers: &[LowerSource]) -> Result<Vec<Change>, LayerError> {
+    let below = if lowers.is_empty() { None } else { Some(open_union(lowers.iter().cloned())?) };
     let mut walk = ChangesWalk { upper, lowers, below, merged: None, changes: Vec::new() };
     walk.directory(&[], walk.below.as_ref().map(|below| below.root().clone()))?;
     walk.changes.sort();
@@ -65,7 +66,7 @@ pub fn changes(upper: BorrowedFd<'_>, lowers: &[BorrowedFd<'_>]) -> Result<Vec<C
 
 struct ChangesWalk<'a> {
     upper: BorrowedFd<'a>,
-    lowers: &'a [BorrowedFd<'a>],
+    lowers: &'a [LowerSource],
     below: Option<Union>,
     merged: Option<Union>,
     changes: Vec<Change>,
@@ -192,7 +193,8 @@ impl ChangesWalk<'_> {
     /// Returns a directory that was renamed: what is in it took the place of what the lowers have under its new path.
     fn renamed(&mut self, at: &[u8], below: Option<&Arc<Node>>) -> Result<(), LayerError> {
         if self.merged.is_none() {
-            self.merged = Some(open_union([self.upper].iter().chain(self.lowers).copied())?);
+            self.merged =
+                Some(open_union(std::iter::once(of_fd(self.upper)).chain(self.lowers.iter().cloned()))?);
         }
         let Some(union) = &self.merged else { return Ok(()) };
         let Some(top) = find(union, at)? else { return Ok(()) };

@@ -51,6 +51,17 @@ pub fn write_merged(union: &Union, out: impl Write) -> Result<Written, LayerErro
     writer.finish()
 }
 
+/// Returns what the root of layers is like, the topmost first.
+///
+/// # Errors
+/// Those of reading the layers.
+pub fn root_attributes(layers: &[LowerSource], ownership: Ownership) -> Result<Attributes, LayerError> {
+    let union = open_union(layers.iter().cloned())?;
+    let root = union.root().clone();
+    let shown = union.getattr(&root).map_err(of_union(b""))?;
+    attributes(&union, &root, &shown.stat, b"", ownership)
+}
+
 /// Lists a directory of a union.
 pub(super) fn list(union: &Union, path: Vec<u8>, node: Arc<Node>) -> Result<Frame, LayerError> {
     let mut names = Vec::new();
@@ -114,10 +125,14 @@ fn attributes(
     Attributes::of_shown(stat, path, xattrs, ownership)
 }
 
+/// Returns the layer that an open directory is, as long as it is open.
+pub fn of_fd(dir: BorrowedFd<'_>) -> LowerSource {
+    PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd())).into()
+}
+
 /// Returns the read-only union of layers that are open, topmost first.
-pub(crate) fn open_union<'a>(layers: impl Iterator<Item = BorrowedFd<'a>>) -> Result<Union, LayerError> {
-    let paths = layers.map(|fd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())));
-    let lowers = LowerSource::directories(paths);
+pub(crate) fn open_union(layers: impl IntoIterator<Item = LowerSource>) -> Result<Union, LayerError> {
+    let lowers = layers.into_iter().collect();
     let stack = Stack::open(&StackOptions { lowers, ..StackOptions::default() })
         .map_err(|error| LayerError::entry(b"", error.to_string()))?;
     Union::new(stack, union::Limits::of_process()).map_err(of_union(b""))

@@ -385,7 +385,7 @@ fn a_renamed_directory_is_written_in_full() {
     let (lower, upper) = (open(&top.path().join("lower")), open(&top.path().join("upper")));
     lsetxattr(top.path().join("upper/new"), &*believed("redirect"), b"/old", XattrFlags::empty()).unwrap();
     mknodat(&upper, "old", FileType::CharacterDevice, Mode::empty(), 0).unwrap();
-    let lowers = [lower.as_fd()];
+    let lowers = [merged::of_fd(lower.as_fd())];
     let options = WriteOptions { ownership: Ownership::Real, lowers: &lowers, root: false };
     let mut tar = Vec::new();
     write_tar(upper.as_fd(), &mut tar, &options).unwrap();
@@ -400,7 +400,7 @@ fn a_renamed_directory_is_written_in_full() {
 }
 
 fn told(upper: &OwnedFd, lower: &OwnedFd) -> Vec<String> {
-    changes(upper.as_fd(), &[lower.as_fd()])
+    changes(upper.as_fd(), &[merged::of_fd(lower.as_fd())])
         .unwrap()
         .iter()
         .map(|c| format!("{} {}", c.kind.letter(), String::from_utf8_lossy(&c.path)))
@@ -427,7 +427,8 @@ fn renamed_directories_are_compared_with_what_was_there() {
         redirect("d", back);
         fs::remove_dir_all(top.path().join("upper/other")).unwrap_or_default();
         assert_eq!(told(&upper, &lower), ["C /d", "A /d/new", "C /d/sub"], "{back}");
-        let options = WriteOptions { ownership: Ownership::Real, lowers: &[lower.as_fd()], root: false };
+        let options =
+            WriteOptions { ownership: Ownership::Real, lowers: &[merged::of_fd(lower.as_fd())], root: false };
         let mut tar = Vec::new();
         write_tar(upper.as_fd(), &mut tar, &options).unwrap();
         let mut reader = reader::Reader::new(&tar[..]);

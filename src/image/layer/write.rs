@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use super::LayerError;
 use super::attributes::{Attributes, Ownership, noted_link_owner};
 use super::emit::{Writer, Written};
-use super::merged::{self, Frame, find, of_union, open_union};
+use super::merged::{self, Frame, find, of_fd, of_union, open_union};
 use super::place::{join, open_dir, split};
 use crate::sys::dir::for_each_entry;
 use crate::sys::object::{At, Kind};
@@ -26,6 +26,7 @@ use crate::union::data::content::Content;
 use crate::union::lookup::belief::Belief;
 use crate::union::lookup::marker::{self, AufsName};
 use crate::union::nodes::node::Node;
+use crate::union::stack::layer::LowerSource;
 
 /// How a layer is written.
 #[derive(Debug, Clone, Copy)]
@@ -33,7 +34,7 @@ pub struct WriteOptions<'a> {
     /// How owners, modes and devices are kept in the layer.
     pub ownership: Ownership,
     /// What is below the layer, topmost first; asked only for what the layer leaves below.
-    pub lowers: &'a [BorrowedFd<'a>],
+    pub lowers: &'a [LowerSource],
     /// Write an entry for the root itself.
     pub root: bool,
 }
@@ -175,8 +176,8 @@ impl TarWalk<'_> {
     /// Returns the union of the layer and of what is below it, to read.
     fn union(&mut self) -> Result<&Union, LayerError> {
         if self.merged.is_none() {
-            let below = self.options.lowers.iter().copied();
-            self.merged = Some(open_union(std::iter::once(self.layer).chain(below))?);
+            let below = self.options.lowers.iter().cloned();
+            self.merged = Some(open_union(std::iter::once(of_fd(self.layer)).chain(below))?);
         }
         self.merged.as_ref().ok_or_else(|| LayerError::entry(b"", "no union"))
     }

@@ -21,7 +21,7 @@ use rustix::io::Errno;
 use super::{Image, LayerRecord, Store};
 use crate::error::FsError;
 use crate::image::error::{Result, StoreError};
-use crate::image::layer::merged::{of_union, open_union};
+use crate::image::layer::merged::{of_fd, of_union, open_union};
 use crate::image::layer::place::{IMPLIED, UnpackTarget, join, open_dir};
 use crate::image::layer::{Applied, Attributes, LayerError, Ownership};
 use crate::sys::dir::for_each_entry;
@@ -103,7 +103,7 @@ impl AttributeLayer {
         for layer in layers {
             collect(*layer, &mut made_up)?;
         }
-        let union = open_union(layers.iter().copied())?;
+        let union = open_union(layers.iter().copied().map(of_fd))?;
         let mut frame = AttributeLayer::default();
         let mut way = Way { union: &union, path: Vec::new(), nodes: Vec::new() };
         for path in made_up.iter().map(InOrder::path) {

@@ -28,6 +28,8 @@ pub struct ContainerUse {
     pub name: Option<String>,
     /// The image it was made from.
     pub image: Digest,
+    /// It reads the image's layers as they came.
+    pub lazy: bool,
 }
 
 /// A container whose record can't be read or believed.
@@ -68,6 +70,14 @@ struct IndexedContainer {
     image: Digest,
     #[serde(default)]
     name: Option<String>,
+    #[serde(default)]
+    settings: IndexedSettings,
+}
+
+#[derive(Default, Deserialize)]
+struct IndexedSettings {
+    #[serde(default)]
+    lazy: bool,
 }
 
 impl Store {
@@ -86,7 +96,8 @@ impl Store {
                 Ok(None) => {}
                 Ok(Some(value)) => match serde_json::from_value::<IndexedContainer>(value) {
                     Ok(record) => {
-                        found.known.push(ContainerUse { id, name: record.name, image: record.image })
+                        let IndexedContainer { image, name, settings } = record;
+                        found.known.push(ContainerUse { id, name, image, lazy: settings.lazy });
                     }
                     Err(error) => {
                         found.broken.push(broken(&entry.path(), id, no_record(&entry.path(), error)))

@@ -335,19 +335,21 @@ impl Store {
                 DocumentKind::Other => {}
             }
         }
-        let contained = self.needed_by_containers()?;
+        let contained = self.needed_by_containers(true)?;
         needed.blobs.extend(contained.blobs);
         needed.layers.extend(contained.layers);
         Ok(needed)
     }
 
     /// Returns what containers lead to, whose images another program may have dropped from the index.
-    fn needed_by_containers(&self) -> Result<Needed> {
+    /// `lazy`: by those as well that read layers as they came.
+    fn needed_by_containers(&self, lazy: bool) -> Result<Needed> {
         let mut needed = Needed::default();
         let mut uses = self.container_uses()?;
         if let Some(at) = uses.broken.iter().position(|container| container.image.is_none()) {
             return Err(uses.broken.swap_remove(at).error);
         }
+        uses.known.retain(|container| lazy || !container.lazy);
         for image in uses.images() {
             if needed.blobs.insert(*image) && self.has(image)? {
                 self.need_config(image, &mut needed)?;
@@ -366,7 +368,7 @@ impl Store {
                 if !catalog.broken.is_empty() {
                     return Ok(needed.layers);
                 }
-                let mut kept = self.needed_by_containers()?.layers;
+                let mut kept = self.needed_by_containers(false)?.layers;
                 for image in catalog.images.iter().filter(|image| !self.is_complete(image)) {
                     kept.extend(image.diff_ids.iter().chain([&image.id]));
                 }

@@ -146,20 +146,33 @@ impl Store {
     /// # Errors
     /// When a blob is missing.
     pub fn packed_layers(&self, image: &Image) -> Result<Option<Vec<(PathBuf, Digest)>>> {
+        let is_unpacked = self.unpacked_layers(image).len() == image.diff_ids.len();
+        Ok(if is_unpacked { None } else { Some(self.blobs_of_layers(image)?) })
+    }
+
+    /// Returns the diff ids of an image's layers that are unpacked, the lowest first.
+    pub fn unpacked_layers(&self, image: &Image) -> Vec<Digest> {
+        let is_unpacked = |diff_id: &&Digest| matches!(self.layer_record(diff_id), Ok(Some(_)));
+        image.diff_ids.iter().filter(is_unpacked).copied().collect()
+    }
+
+    /// Returns the blobs of an image's layers and the diff ids that they must have, **topmost first**.
+    ///
+    /// # Errors
+    /// When a blob is missing.
+    pub fn blobs_of_layers(&self, image: &Image) -> Result<Vec<(PathBuf, Digest)>> {
         let mut blobs = Vec::new();
-        let mut is_unpacked = true;
         let layers = image.diff_ids.iter().zip(image.manifest.layers());
         for (at, (diff_id, layer)) in layers.enumerate().rev() {
             // What is given twice shows all that it has where it is topmost.
             if image.diff_ids[at + 1..].contains(diff_id) {
                 continue;
             }
-            is_unpacked = is_unpacked && matches!(self.layer_record(diff_id), Ok(Some(_)));
             let path = self.blob_path(&Digest::try_from(layer.digest())?);
             fs::metadata(&path).map_err(StoreError::io("look at it", &path))?;
             blobs.push((path, *diff_id));
         }
-        Ok((!is_unpacked).then_some(blobs))
+        Ok(blobs)
     }
 
     fn pin_layer(&self, id: &Digest) -> Result<OwnedFd> {

@@ -22,7 +22,7 @@ use super::beneath::Dir;
 use super::error::Result;
 use super::raw::{self, Renames};
 use super::step::{Brought, Conflict, Left, Options, Step};
-use crate::image::layer::merged::open_union;
+use crate::image::layer::merged::{of_fd, open_union};
 use crate::union::Union;
 
 /// What is to be done.
@@ -52,7 +52,7 @@ pub(super) fn make(
 ) -> Result<Plan> {
     let mut parted = HashSet::new();
     loop {
-        let merged = open_union([upper, target].into_iter())?;
+        let merged = open_union([upper, target].map(of_fd))?;
         let Renames { moves, settled } = raw::renamed(upper, target, before)?;
         let mut walk = Walk {
             upper,

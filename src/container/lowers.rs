@@ -1,0 +1,106 @@
+//! What lies below a container's upper, or makes up an image: the trees of its layers, or of a lazy container the layers' blobs as they
+//! came.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use super::error::{ContainerError, Result};
+use crate::archive::{self, Archive, ArchiveOptions, Promised, layer_name};
+use crate::image::digest::Digest;
+use crate::image::store::{Image, Store};
+use crate::sys::threads::at_once;
+use crate::union::stack::layer::LowerSource;
+
+/// The layers of a container, topmost first, and what keeps them from being removed.
+#[derive(Debug, Default)]
+pub struct Lowers {
+    /// As a mount is told them: directories, or blobs with the digests that their tars must have.
+    pub paths: Vec<PathBuf>,
+    /// Those of them that are blobs.
+    blobs: BTreeMap<PathBuf, (PathBuf, Digest)>,
+    /// Keep this as long as they are in use.
+    pub pins: Vec<OwnedFd>,
+}
+
+impl Lowers {
+    /// Opens them, for who reads them without a mount.
+    ///
+    /// # Errors
+    /// When a blob can't be read, or isn't what the image says.
+    pub fn sources(&self) -> Result<Vec<LowerSource>> {
+        let opened = at_once(self.paths.iter().collect(), |path| self.open(path));
+        let mut opened: Vec<Opened> = opened.into_iter().collect::<Result<_>>()?;
+        let mut archives: Vec<&mut Archive> = opened.iter_mut().filter_map(Opened::archive).collect();
+        archive::describe_implied(&mut archives);
+        Ok(opened.into_iter().map(Opened::into_source).collect())
+    }
+
+    fn open(&self, path: &Path) -> Result<Opened> {
+        let Some((blob, diff_id)) = self.blobs.get(path) else {
+            return Ok(Opened::Directory(path.to_owned()));
+        };
+        let file = File::open(blob).map_err(ContainerError::io("open it", blob))?;
+        let promised = Promised { tar: Some(*diff_id), blob: None };
+        let options = ArchiveOptions { is_layer: true, promised, progress: None };
+        let archive = archive::open(file, blob, &options);
+        let archive = archive.map_err(|error| ContainerError::Refused(error.to_string()))?;
+        Ok(Opened::Archive(path.to_owned(), Box::new(archive)))
+    }
+
+    /// Opens the topmost, if it is a directory.
+    ///
+    /// # Errors
+    /// When it can't be opened.
+    pub fn top_directory(&self) -> Result<Option<File>> {
+        match self.paths.first().filter(|path| !self.blobs.contains_key(*path)) {
+            Some(path) => File::open(path).map(Some).map_err(ContainerError::io("open it", path)),
+            None => Ok(None),
+        }
+    }
+}
+
+enum Opened {
+    Directory(PathBuf),
+    Archive(PathBuf, Box<Archive>),
+}
+
+impl Opened {
+    fn archive(&mut self) -> Option<&mut Archive> {
+        match self {
+            Opened::Directory(_) => None,
+            Opened::Archive(_, archive) => Some(archive),
+        }
+    }
+
+    fn into_source(self) -> LowerSource {
+        match self {
+            Opened::Directory(path) => path.into(),
+            Opened::Archive(path, archive) => LowerSource::Tree { path, tree: archive.into_tree() },
+        }
+    }
+}
+
+/// Returns the layers of an image that count, topmost first; those that aren't unpacked are unpacked now.
+///
+/// # Errors
+/// When a layer is missing or can't be read.
+pub fn image_layers(store: &Store, image: &Image) -> Result<Lowers> {
+    let layers = store.layers(image)?;
+    Ok(Lowers { paths: layers.paths, pins: layers.pins, ..Lowers::default() })
+}
+
+/// Returns the layers of an image as they came, whether they are unpacked or not.
+///
+/// # Errors
+/// When a blob is missing.
+pub(super) fn image_blobs(store: &Store, image: &Image) -> Result<Lowers> {
+    let mut lowers = Lowers::default();
+    for (blob, diff_id) in store.blobs_of_layers(image)? {
+        let path = layer_name(blob.clone(), &diff_id);
+        lowers.blobs.insert(path.clone(), (blob, diff_id));
+        lowers.paths.push(path);
+    }
+    Ok(lowers)
+}
