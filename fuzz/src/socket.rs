@@ -59,6 +59,6 @@ fn asked(line: &[u8]) {
         }
         // It is the daemon's, whose mount isn't here.
         Request::Status | Request::Snapshot { .. } | Request::Rollback { .. } | Request::Branch { .. } => {}
-        Request::AddLayer { .. } | Request::RemoveLayer { .. } => {}
+        Request::AddLayer { .. } | Request::RemoveLayer { .. } | Request::Upgrade { .. } => {}
     }
 }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::reopening::Reopening;
+use super::upgrade::handing::Handing;
 use crate::control::explanation::{Explanation, LayerReport};
 use crate::control::mounts;
-use crate::control::protocol::{About, Request, Restacked};
-use crate::control::server::{Answers, Server};
+use crate::control::protocol::{About, Request, Restacked, Upgraded};
+use crate::control::server::{Answers, Listening, Server, TakenOver};
 use crate::error::Result;
 use crate::explain::report;
 use crate::fuse::counters::RequestCounters;
@@ -36,7 +37,8 @@ impl Asked {
         self,
         point: &Path,
         counters: Arc<RequestCounters>,
-        reopening: Reopening,
+        (reopening, handing): (Reopening, Handing),
+        before: Option<TakenOver>,
     ) -> Option<Server> {
         let belief = self.union.get().ok()?.belief();
         // Not by the table of mounts, which has a line for each.
@@ -47,18 +49,23 @@ impl Asked {
                 return None;
             }
         };
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let about = About {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             mount_point: EscapedPath::from(point),
             device,
-            since_us: since.as_micros() as u64,
+            since_us: handing.since_us,
+            upgraded_us: before.is_some().then(now),
             io: self.io,
             options: self.options,
             belief: Some(belief),
         };
-        match Server::start(self.union, about, Box::new(Told { counters, reopening })) {
+        let told = Box::new(Told { counters, reopening, handing });
+        let served = match before {
+            Some(socket) => Server::go_on(self.union, about, told, socket),
+            None => Server::start(self.union, about, told),
+        };
+        match served {
             Ok(server) => Some(server),
             Err(error) => {
                 log::info!("no control socket: {error}");
@@ -72,6 +79,13 @@ impl Asked {
 struct Told {
     counters: Arc<RequestCounters>,
     reopening: Reopening,
+    handing: Handing,
+}
+
+/// Returns the time in microseconds since 1970, UTC.
+pub(super) fn now() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    since.as_micros() as u64
 }
 
 impl Answers for Told {
@@ -101,6 +115,20 @@ impl Answers for Told {
 
     fn restack(&self, request: Request) -> std::result::Result<Restacked, String> {
         self.reopening.restack(request)
+    }
+
+    fn upgrade(
+        &self,
+        program: &Path,
+        id: (u64, u64),
+        socket: Listening<'_>,
+    ) -> std::result::Result<Upgraded, String> {
+        self.handing.upgrade(program, id, socket, self.reopening.state())
+    }
+
+    /// Without unmounting, and without an end of what another process goes on with.
+    fn end(&self) -> ! {
+        std::process::exit(0)
     }
 }
 

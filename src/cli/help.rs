@@ -8,8 +8,8 @@ use super::{Failure, line, terminal};
 
 /// The groups in which help lists the verbs.
 pub(super) const GROUPS: [(&str, &[&str]); 5] = [
-    ("See", &["demo", "explain", "layers", "status", "trace", "diff", "apply", "discard", "seal", "try"]),
-    ("Snapshots", &["snapshot", "snapshots", "rollback", "branch", "snapshotter"]),
+    ("See", &["demo", "explain", "layers", "status", "trace", "diff", "apply", "discard", "try", "upgrade"]),
+    ("Snapshots", &["snapshot", "snapshots", "rollback", "branch", "seal", "snapshotter"]),
     (
         "Images",
         &[

@@ -82,6 +82,7 @@ mod trace;
 mod trial;
 mod umount;
 mod unpack;
+mod upgrade;
 mod uptime;
 mod using;
 mod verbs;
@@ -237,6 +238,9 @@ fn dispatch(args: Vec<OsString>) -> Result<ExitCode, Failure> {
             Ok(umount) => umount.run(),
             Err(error) => clap_says(error),
         };
+    }
+    if args.get(1).is_some_and(|first| first == upgrade::SUCCESSOR) {
+        return upgrade::successor::run(&args);
     }
     let program = command();
     let args = line::in_order(&program, args);

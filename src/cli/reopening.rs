@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
+use super::upgrade::state::AgainState;
 use crate::control::protocol::{Request, Restacked};
 use crate::fuse::live::{Live, LiveError};
 use crate::fuse::policy::{IoMode, Policy};
@@ -26,6 +27,8 @@ pub(super) struct Reopening {
     lowers: Mutex<Vec<LowerSource>>,
     point: PathBuf,
     how: How,
+    /// Why its places can't be found again.
+    unresolved: Option<String>,
     /// Why it can't be done with this mount at all.
     never: Option<String>,
     /// Weak: who only asks must not keep the layers open.
@@ -74,7 +77,7 @@ impl Reopening {
             Ok(stack) => (stack, None),
             Err(why) => (StackOptions::default(), Some(why)),
         };
-        let never = unresolved.or_else(|| in_the_way(&fs, policy)).or_else(|| {
+        let never = unresolved.clone().or_else(|| in_the_way(&fs, policy)).or_else(|| {
             let union = current.get().ok()?;
             let covered = union.layer_places().into_iter().find(|place| place.path.starts_with(point));
             if let Some(covered) = covered {
@@ -87,7 +90,20 @@ impl Reopening {
         });
         let how = How { limits, options: fs };
         let (upper, lowers, point) = (stack.upper, Mutex::new(stack.lowers), point.to_owned());
-        Reopening { upper, lowers, point, how, never, live: Arc::downgrade(live), current }
+        Reopening { upper, lowers, point, how, unresolved, never, live: Arc::downgrade(live), current }
+    }
+
+    /// Returns what another process can open the layers anew by.
+    pub(super) fn state(&self) -> AgainState {
+        let directory = |lower: &LowerSource| match lower {
+            LowerSource::Directory(path) => Some(EscapedPath::from(path.as_path())),
+            LowerSource::Tree { .. } => None,
+        };
+        AgainState {
+            upper: self.upper.as_deref().map(EscapedPath::from),
+            lowers: self.lowers.lock().iter().filter_map(directory).collect(),
+            unresolved: self.unresolved.clone(),
+        }
     }
 
     /// Takes a snapshot of the upper, and goes on above it.

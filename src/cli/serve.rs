@@ -1,6 +1,7 @@
 //! Serving a mount: the layers are opened, the kernel is told, requests are answered until the end.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -11,18 +12,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::Failure;
-use super::asked::Asked;
+use super::asked::{Asked, now};
 use super::daemon::Ready;
 use super::descriptors;
 use super::logging;
 use super::reopening::{self, Reopening};
 use super::request::MountRequest;
+use super::upgrade::handing::Handing;
+use super::upgrade::state::RequestState;
+use crate::control::server::TakenOver;
 use crate::fuse::UnionFs;
+use crate::fuse::counters::RequestCounters;
 use crate::fuse::dispatch::DispatchPolicy;
 use crate::fuse::live::LiveFs;
 use crate::fuse::mount::open_device;
 use crate::fuse::policy::{FOR_EVER, IoMode, MAX_WRITE, Policy};
-use crate::fuse::session::{Hooks, SessionOptions, default_threads, serve};
+use crate::fuse::session::{Hooks, SessionError, SessionOptions, default_threads, serve};
 use crate::sys::flock::{Access, try_lock};
 use crate::sys::process::{raise_nofile_limit, take_fuse_device};
 use crate::sys::schedule;
@@ -50,7 +55,9 @@ pub(super) fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), 
         })?,
         None => open_device().map_err(Failure::failed)?,
     };
-    let _held = hold(&request.hold)?;
+    let held = hold(&request.hold)?;
+    let told = RequestState::of(request)
+        .map_err(|error| Failure::failed(format!("cannot find the current directory: {error}")))?;
     let lowers = super::lowers::opened(&request.stack.lowers)?;
     // An image is as many as it has layers.
     let limits = if lowers.len() > request.stack.lowers.len() { share_out(lowers.len())? } else { limits };
@@ -85,31 +92,69 @@ pub(super) fn serve_request(request: &MountRequest, ready: Ready) -> Result<(), 
         threads: request.threads,
         uring: request.uring,
     };
-    answer(request, (stack, again), limits, device, &options, ready)
-}
-
-/// Mounts what was opened and answers until the mount has ended.
-fn answer(
-    request: &MountRequest,
-    (stack, again): (Stack, Result<StackOptions, String>),
-    limits: Limits,
-    device: OwnedFd,
-    options: &SessionOptions,
-    ready: Ready,
-) -> Result<(), Failure> {
     let union = Union::with_options(stack, limits, &request.fs)
         .map_err(|error| Failure::failed(format!("cannot read the layers: {error}")))?;
     union.count_anew();
-    let union = Arc::new(union);
+    let policy = policy(&request.fs, &union);
+    let told = told.mounted(&options.mount_point, &options.flags);
+    let mounting = Mounting { request, told, again, limits, options: &options, hold: held, before: None };
+    let serve = |fs, hooks| serve(fs, device, &options, hooks);
+    run(Arc::new(union), policy, mounting, (serve, Box::new(|_| {})), ready)
+}
+
+/// A mount that is about to be served.
+pub(super) struct Mounting<'a> {
+    pub(super) request: &'a MountRequest,
+    /// The same, for another process.
+    pub(super) told: RequestState,
+    /// What its layers can be opened anew by.
+    pub(super) again: Result<StackOptions, String>,
+    pub(super) limits: Limits,
+    pub(super) options: &'a SessionOptions,
+    /// Directories that are locked as long as it is mounted.
+    pub(super) hold: Vec<Arc<OwnedFd>>,
+    /// What another process was, which has served it until now.
+    pub(super) before: Option<Before>,
+}
+
+/// What is left of the daemon that a mount had before.
+pub(super) struct Before {
+    /// Requests that it has served, by kind.
+    pub(super) requests: BTreeMap<String, u64>,
+    /// When the mount began.
+    pub(super) since_us: u64,
+    /// Whether the kernel can be told to ask for all names anew.
+    pub(super) can_doubt_names: bool,
+    /// The control socket.
+    pub(super) socket: TakenOver,
+}
+
+/// Called when all is there, before the first request is answered.
+pub(super) type Begin = Box<dyn FnOnce(&Arc<Union>)>;
+
+/// Serves a mount by `serve` until it has ended.
+pub(super) fn run(
+    union: Arc<Union>,
+    policy: Policy,
+    mounting: Mounting<'_>,
+    (serve, begin): (impl FnOnce(LiveFs, Hooks) -> Result<(), SessionError>, Begin),
+    ready: Ready,
+) -> Result<(), Failure> {
+    let Mounting { request, told: state, again, limits, options, hold, before } = mounting;
     // It has the layers open until all is sealed.
     let sealing =
         AtEnd(Sealer::start(&union).map_err(Failure::failed)?.map(|sealer| (sealer, union.clone())));
-    let policy = policy(&request.fs, &union);
     // The session has it alone, so that the layers are closed as soon as it ends.
-    let fs = UnionFs::new(union, policy).with_pairing(options.pairing.clone());
+    let (requests, since_us) = match &before {
+        Some(before) => (RequestCounters::of(&before.requests), before.since_us),
+        None => (RequestCounters::default(), now()),
+    };
+    let fs = UnionFs::new(union, policy).with_pairing(options.pairing.clone()).with_counters(requests.into());
     let (notifier, report, current) = (fs.notifier(), fs.report(), fs.current());
     let asked = Asked::new(current.clone(), &policy, request.given.clone());
     let fs = LiveFs::new(fs);
+    let live = Arc::downgrade(&fs.live());
+    before.iter().for_each(|before| fs.live().set_can_doubt_names(before.can_doubt_names));
     let opened_by = (again, request.fs.clone(), limits);
     let reopening = Reopening::of(opened_by, &policy, &options.mount_point, (&fs.live(), current.clone()));
     let (counters, control) = (report.counters(), Rc::new(Cell::new(None)));
@@ -118,17 +163,32 @@ fn answer(
     // Who stays with it would see nothing at all.
     let on_a_terminal = request.foreground && super::messages_are_read_on_a_terminal();
     let told = format!("{} is mounted; Ctrl-C unmounts it", request.mount_point.display());
+    let (begun, foreground) = (current.clone(), request.foreground);
     let hooks = Hooks {
         abandon: Box::new(move || {
             if let Ok(union) = abandoned.get() {
                 union.abandon();
             }
         }),
-        ready: Box::new(move |kernel| {
+        ready: Box::new(move |kernel, parting| {
+            // The session keeps it until it ends, which it hasn't begun to.
+            if let Ok(union) = begun.get() {
+                begin(&union);
+            }
             // There is one session, so nothing is there yet.
             notifier.set(kernel).unwrap_or_default();
             // Where somebody else has mounted it isn't known.
-            slot.set(if given { None } else { asked.start(&point, counters, reopening) });
+            let handing = Handing {
+                request: state,
+                hold,
+                foreground,
+                live,
+                parting,
+                counters: counters.clone(),
+                since_us,
+            };
+            let socket = before.map(|before| before.socket);
+            slot.set(if given { None } else { asked.start(&point, counters, (reopening, handing), socket) });
             ready.announce();
             if on_a_terminal {
                 super::say(&told);
@@ -136,7 +196,7 @@ fn answer(
         }),
         report: Box::new(move || log::warn!("{report}")),
     };
-    let ended = serve(fs, device, options, hooks).map_err(Failure::failed);
+    let ended = serve(fs, hooks).map_err(Failure::failed);
     let mut control = control.take();
     if ended.is_ok() && sealing.0.is_some() {
         if let Some(control) = &mut control {
@@ -189,7 +249,7 @@ impl AtEnd {
 }
 
 /// Tells whether programs are served as pairs.
-fn pairing(request: &MountRequest) -> Option<Arc<DispatchPolicy>> {
+pub(super) fn pairing(request: &MountRequest) -> Option<Arc<DispatchPolicy>> {
     let threads = request.threads.unwrap_or_else(default_threads).max(1);
     if !request.pairing || threads == 1 {
         return None;
@@ -198,7 +258,7 @@ fn pairing(request: &MountRequest) -> Option<Arc<DispatchPolicy>> {
 }
 
 /// Takes the shared locks that last as long as the mount.
-fn hold(dirs: &[PathBuf]) -> Result<Vec<File>, Failure> {
+fn hold(dirs: &[PathBuf]) -> Result<Vec<Arc<OwnedFd>>, Failure> {
     dirs.iter()
         .map(|dir| {
             let failed = |error: std::io::Error| {
@@ -208,7 +268,7 @@ fn hold(dirs: &[PathBuf]) -> Result<Vec<File>, Failure> {
             if !try_lock(&file, Access::Shared).map_err(|errno| failed(errno.into()))? {
                 return Err(failed(rustix::io::Errno::WOULDBLOCK.into()));
             }
-            Ok(file)
+            Ok(Arc::new(file.into()))
         })
         .collect()
 }

@@ -62,7 +62,8 @@ Example:
   unionmount status --watch                 # the only mount, live
   unionmount status --json | jq '{mount_point, copy_ups: .counters.copy_ups}'
 
-JSON, one object a mount: version, pid, mount_point, device, since_us, io, options[], belief, layers[] {layer, name, directory},
+JSON, one object a mount: version, pid, mount_point, device, since_us, io, options[], upgraded_us (when `unionmount upgrade` gave it
+another daemon; absent else), belief, layers[] {layer, name, directory},
 counters {copy_ups, copied_bytes, whiteouts, creates, renames, attribute_changes, xattr_changes, index_answers},
 requests {KIND: number}, requests_total, memory, nodes, listeners, lazy {half_copied, own_blocks, all_blocks, bytes_saved, sealed,
 waiting, sealing} or null, copying[] {path, bytes, done, layer, micros} (large files that are being copied up), unmounted (the mount has ended, and its daemon goes

@@ -11,6 +11,11 @@ pub(super) fn since(daemon: &Daemon) -> Time {
 }
 
 pub(super) fn uptime(daemon: &Daemon) -> Duration {
-    let began = SystemTime::UNIX_EPOCH + Duration::from_micros(daemon.about.since_us);
+    elapsed(daemon.about.since_us)
+}
+
+/// Returns how long ago a time was, in microseconds since 1970.
+pub(super) fn elapsed(us: u64) -> Duration {
+    let began = SystemTime::UNIX_EPOCH + Duration::from_micros(us);
     SystemTime::now().duration_since(began).unwrap_or_default()
 }

@@ -9,7 +9,7 @@ use super::{
     Failure, apply, attach, commit, completions, container_prune, cp, create, demo, df, diff, discard, exec,
     explain, export, help, history, image_diff, image_tree, images, import, inspect, layers, load, login,
     man, prune, ps, pull, push, rename, rm, rmi, run, save, seal, snapshot, snapshotter, status, tag, tags,
-    trace, trial, umount, unpack, verify, version,
+    trace, trial, umount, unpack, upgrade, verify, version,
 };
 
 #[derive(Debug, Subcommand)]
@@ -57,6 +57,7 @@ pub(super) enum Verb {
     Attach(attach::Attach),
     #[command(visible_alias = "unmount")]
     Umount(umount::Umount),
+    Upgrade(upgrade::Upgrade),
     Image(ImageNoun),
     Container(ContainerNoun),
     System(SystemNoun),
@@ -111,6 +112,7 @@ impl Verb {
             Verb::Rm(verb) => verb.run(),
             Verb::Attach(verb) => verb.run(),
             Verb::Umount(verb) => verb.run(),
+            Verb::Upgrade(verb) => verb.run(),
             Verb::Image(noun) => noun.verb.run(),
             Verb::Container(noun) => noun.verb.run(),
             Verb::System(noun) => noun.verb.run(),

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 
 use super::explanation::Explanation;
 use super::mounts::{Life, Mount};
-use super::protocol::{LONGEST_ANSWER, Reply, Request, Restacked, Status, Told};
+use super::protocol::{LONGEST_ANSWER, Reply, Request, Restacked, Status, Told, Upgraded};
 use super::runtime_dir;
 use crate::sys::process::peer_process;
 use crate::union::escaped_path::EscapedPath;
@@ -244,6 +244,17 @@ impl Client {
     /// Why it was not done.
     pub fn restack(&mut self, request: &Request) -> Result<Restacked, ClientError> {
         self.ask(request)
+    }
+
+    /// Lets a daemon of another program go on with the mount, and waits until this one has ended. Where it is: `program`, with its device
+    /// and inode number.
+    ///
+    /// # Errors
+    /// Why this one goes on.
+    pub fn upgrade(&mut self, program: &Path, id: (u64, u64)) -> Result<Upgraded, ClientError> {
+        let done = self.ask(&Request::Upgrade { program: EscapedPath::from(program), id })?;
+        while self.line()?.is_some() {}
+        Ok(done)
     }
 
     /// Begins to listen. Then [`Trace::next_told`] waits for what happens.

@@ -81,6 +81,13 @@ pub enum Request {
         #[serde(default)]
         used: Option<InUse>,
     },
+    /// Another daemon goes on with the mount, and this one ends. Answered by an [`Upgraded`]; the talk ends when this one has.
+    Upgrade {
+        /// The program that it is, from the root.
+        program: EscapedPath,
+        /// Its device and inode number: the daemon may see another there.
+        id: (u64, u64),
+    },
     /// What happens from now on. Answered by a [`Status`], then by events.
     Trace {
         /// Which events.
@@ -107,6 +114,19 @@ pub enum Restacked {
     Done,
     /// They are the same: this is in use, and would be lost.
     Used(Vec<Lost>),
+}
+
+/// Who goes on with a mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upgraded {
+    /// Version of the daemon that has ended.
+    pub from: String,
+    /// Version of the one that goes on.
+    pub to: String,
+    /// Its process.
+    pub pid: u32,
+    /// How long requests waited, in microseconds.
+    pub micros: u64,
 }
 
 /// A line of a trace.
@@ -140,6 +160,9 @@ pub struct About {
     /// The `-o` options that it was mounted with, as given.
     #[serde(default)]
     pub options: Vec<EscapedPath>,
+    /// When the daemon took over from another one (`unionmount upgrade`): microseconds since 1970, UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgraded_us: Option<u64>,
     /// Whose marks are believed, so that others read the layers as the mount does. Not told by older daemons.
     #[serde(default)]
     pub belief: Option<Belief>,

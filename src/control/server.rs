@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -23,7 +23,8 @@ use serde::Serialize;
 
 use super::explanation::CopyingReport;
 use super::explanation::{Explanation, LayerReport};
-use super::protocol::{About, Counts, LONGEST_REQUEST, Reply, Request, Restacked, Status, Told};
+use super::pause::Pause;
+use super::protocol::{About, Counts, LONGEST_REQUEST, Reply, Request, Restacked, Status, Told, Upgraded};
 use super::runtime_dir;
 use crate::error::Result;
 use crate::union::Union;
@@ -80,6 +81,56 @@ pub trait Answers: Send + Sync {
     /// # Errors
     /// The reason, for the person who asked.
     fn restack(&self, request: Request) -> std::result::Result<Restacked, String>;
+
+    /// Lets a program, of that device and inode number, go on with the mount and with the socket. Nobody who asks holds the union
+    /// meanwhile. When it is done this process has only to [end](Answers::end).
+    ///
+    /// # Errors
+    /// The reason, for the person who asked; all goes on as before.
+    fn upgrade(
+        &self,
+        program: &Path,
+        id: (u64, u64),
+        socket: Listening<'_>,
+    ) -> std::result::Result<Upgraded, String>;
+
+    /// Ends this process, which isn't the mount's daemon any more.
+    fn end(&self) -> !;
+}
+
+/// A socket that another process is to go on with.
+#[derive(Debug, Clone, Copy)]
+pub struct Listening<'a> {
+    /// It.
+    pub listener: BorrowedFd<'a>,
+    /// The directory that it is in.
+    pub dir: BorrowedFd<'a>,
+    /// Its name there.
+    pub name: &'a str,
+    /// Its inode number.
+    pub ino: u64,
+}
+
+/// The same, in that process.
+#[derive(Debug)]
+pub struct TakenOver {
+    /// The socket.
+    pub listener: OwnedFd,
+    /// The directory that it is in.
+    pub dir: OwnedFd,
+    /// Its name there.
+    pub name: String,
+    /// Its inode number.
+    pub ino: u64,
+}
+
+/// The socket, and what keeps the thread that accepts from accepting.
+struct Socket {
+    listener: UnixListener,
+    dir: OwnedFd,
+    name: Mutex<String>,
+    ino: u64,
+    pause: Pause,
 }
 
 /// What the threads share.
@@ -93,15 +144,12 @@ struct Shared {
     unmounted: AtomicBool,
     /// One at a time changes the layers.
     changing: Mutex<()>,
+    socket: Socket,
 }
 
 /// A socket that is served. Dropped, it is removed.
 pub struct Server {
     shared: Arc<Shared>,
-    listener: Arc<UnixListener>,
-    dir: OwnedFd,
-    name: String,
-    ino: u64,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -116,12 +164,33 @@ impl Server {
         // It has its final name only when it listens: until then somebody might take it for a stale one.
         let making = format!("{}.{}.new", about.device, about.pid);
         let path = place.join(&making);
-        let listener = Arc::new(UnixListener::bind(&path)?);
+        let listener = UnixListener::bind(&path)?;
         let published =
             runtime_dir::restrict(&path).and_then(|()| runtime_dir::publish(&dir, &making, &name));
         let ino = published.inspect_err(|_| {
             std::fs::remove_file(&path).unwrap_or_default(); // the error is told already
         })?;
+        log::debug!("control socket {}", place.join(&name).display());
+        let socket = TakenOver { listener: listener.into(), dir, name, ino };
+        Server::go_on(union, about, answers, socket)
+    }
+
+    /// Serves a socket that listens already: that of the mount whose daemon this process is from here on.
+    ///
+    /// # Errors
+    /// When there are no threads or descriptors to be had.
+    pub fn go_on(
+        union: Arc<Current>,
+        about: About,
+        answers: Box<dyn Answers>,
+        socket: TakenOver,
+    ) -> io::Result<Server> {
+        /// As the standard library has it.
+        const BACKLOG: i32 = 128;
+        let TakenOver { listener, dir, name, ino } = socket;
+        // Once more: whoever connects is told the process that has called it last, and waits for the end of that.
+        rustix::net::listen(&listener, BACKLOG)?;
+        let (listener, name, pause) = (listener.into(), Mutex::new(name), Pause::new()?);
         let shared = Arc::new(Shared {
             union,
             about,
@@ -130,13 +199,12 @@ impl Server {
             ending: AtomicBool::new(false),
             unmounted: AtomicBool::new(false),
             changing: Mutex::new(()),
+            socket: Socket { listener, dir, name, ino, pause },
         });
-        let mut server = Server { shared, listener, dir, name, ino, thread: None };
-        let (shared, listener) = (server.shared.clone(), server.listener.clone());
-        let accepting =
-            std::thread::Builder::new().name("control".into()).spawn(move || accept(&shared, &listener))?;
+        let mut server = Server { shared, thread: None };
+        let shared = server.shared.clone();
+        let accepting = std::thread::Builder::new().name("control".into()).spawn(move || accept(&shared))?;
         server.thread = Some(accepting);
-        log::debug!("control socket {}", place.join(&server.name).display());
         Ok(server)
     }
 }
@@ -146,9 +214,11 @@ impl Server {
     /// the socket is called after the process, and after its own number: processes of several pid namespaces may share the directory.
     pub fn outlives_mount(&mut self) {
         self.shared.unmounted.store(true, Ordering::Relaxed);
-        let name = runtime_dir::socket_name(&format!("ended-{}-{}", self.shared.about.pid, self.ino));
-        match runtime_dir::rename_own(&self.dir, (&self.name, self.ino), &name) {
-            Ok(()) => self.name = name,
+        let Socket { dir, name: own, ino, .. } = &self.shared.socket;
+        let name = runtime_dir::socket_name(&format!("ended-{}-{ino}", self.shared.about.pid));
+        let mut own = own.lock();
+        match runtime_dir::rename_own(dir, (&own, *ino), &name) {
+            Ok(()) => *own = name,
             Err(error) => log::debug!("control socket: keeps its name: {error}"),
         }
     }
@@ -156,11 +226,12 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        runtime_dir::remove_own(&self.dir, &self.name, self.ino);
+        let Socket { listener, dir, name, ino, .. } = &self.shared.socket;
+        runtime_dir::remove_own(dir, &name.lock(), *ino);
         self.shared.ending.store(true, Ordering::Release);
         drop(self.shared.changing.lock());
         // Wakes the thread that accepts.
-        if let Err(errno) = rustix::net::shutdown(&*self.listener, rustix::net::Shutdown::Both) {
+        if let Err(errno) = rustix::net::shutdown(listener, rustix::net::Shutdown::Both) {
             return log::debug!("control socket: {errno}");
         }
         if let Some(thread) = self.thread.take()
@@ -171,8 +242,13 @@ impl Drop for Server {
     }
 }
 
-fn accept(shared: &Arc<Shared>, listener: &UnixListener) {
+fn accept(shared: &Arc<Shared>) {
+    let Socket { listener, pause, .. } = &shared.socket;
     while !shared.ending.load(Ordering::Acquire) {
+        if !pause.wait_for(listener) {
+            pause.obey();
+            continue;
+        }
         let client = match listener.accept() {
             Ok((client, _)) => client,
             Err(_) if shared.ending.load(Ordering::Acquire) => return,
@@ -255,7 +331,7 @@ fn serve(shared: &Shared, client: UnixStream) -> io::Result<()> {
             }
             // Answered above: these wait until nobody has the union.
             Request::Snapshot { .. } | Request::Rollback { .. } | Request::Branch { .. } => {}
-            Request::AddLayer { .. } | Request::RemoveLayer { .. } => {}
+            Request::AddLayer { .. } | Request::RemoveLayer { .. } | Request::Upgrade { .. } => {}
             Request::Trace { filter } => {
                 return trace(shared, union, &client, filter);
             }
@@ -287,9 +363,34 @@ fn change(shared: &Shared, client: &UnixStream, request: Request) -> io::Result<
             let _changing = changing();
             answer(client, shared.answers.restack(request))?;
         }
+        Request::Upgrade { program, id } => {
+            let _changing = changing();
+            match upgrade(shared, program.as_path(), id) {
+                Ok(done) => {
+                    // It may have gone; the mount goes on without this process in any case.
+                    send(client, &Reply::Ok(done)).unwrap_or_default();
+                    shared.answers.end();
+                }
+                Err(why) => answer(client, Err::<(), _>(why))?,
+            }
+        }
         other => return Ok(Some(other)),
     }
     Ok(None)
+}
+
+/// Lets another process go on with the mount and the socket.
+fn upgrade(shared: &Shared, program: &Path, id: (u64, u64)) -> std::result::Result<Upgraded, String> {
+    let Socket { listener, dir, name, ino, pause } = &shared.socket;
+    if shared.unmounted.load(Ordering::Relaxed) {
+        return Err("the mount has ended".to_owned());
+    }
+    if !pause.begin() {
+        return Err("the control socket is busy; try again".to_owned());
+    }
+    let name = name.lock().clone();
+    let socket = Listening { listener: listener.as_fd(), dir: dir.as_fd(), name: &name, ino: *ino };
+    shared.answers.upgrade(program, id, socket).inspect_err(|_| pause.end())
 }
 
 fn status(shared: &Shared, union: &Union) -> Reply<Status> {

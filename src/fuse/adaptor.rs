@@ -97,6 +97,11 @@ impl UnionFs {
         UnionFs { pairing, ..self }
     }
 
+    /// Returns the same, which goes on counting.
+    pub fn with_counters(self, requests: Arc<RequestCounters>) -> UnionFs {
+        UnionFs { requests, ..self }
+    }
+
     /// Returns where what tells the kernel to forget is to be put, once there is a session.
     pub fn notifier(&self) -> Arc<OnceLock<Notifier>> {
         self.changer.opener.notifier.clone()

@@ -50,6 +50,16 @@ impl RequestCounters {
         self.0[request as usize].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Begins with what another process has counted.
+    pub fn of(counted: &BTreeMap<String, u64>) -> RequestCounters {
+        let counters = RequestCounters::default();
+        for kind in Request::ALL {
+            let before = counted.get(&kind.name()).copied().unwrap_or_default();
+            counters.0[*kind as usize].store(before, Ordering::Relaxed);
+        }
+        counters
+    }
+
     /// Returns how many of each kind, by its name.
     pub fn all(&self) -> BTreeMap<String, u64> {
         Request::ALL.iter().map(|kind| (kind.name(), self.get(*kind))).collect()

@@ -16,7 +16,9 @@ use parking_lot::{RwLock, RwLockWriteGuard};
 
 use super::adaptor::UnionFs;
 use super::dispatch::start_thread;
+use super::policy::Policy;
 use super::session::init::Wanted;
+use super::session::parting::Parting;
 use super::session::{Filesystem, Notifier};
 use super::wire::operation::Init;
 use super::wire::{Reply, Request};
@@ -126,6 +128,54 @@ impl Live {
         let mut untold = None;
         names.chain(nodes).for_each(|told| untold = told.err().or(untold.take()));
         Ok(untold)
+    }
+
+    /// Lets another process go on: `hand` tells it what there is, while nothing is asked. Afterwards nothing is asked here any more, for
+    /// the other one does; where `hand` fails all goes on as before.
+    ///
+    /// # Errors
+    /// See [`LiveError`].
+    pub fn hand_over<E: fmt::Display + fmt::Debug>(
+        &self,
+        parting: &Parting,
+        hand: impl FnOnce(&Union, Policy) -> Result<(), E>,
+    ) -> Result<(), LiveError<E>> {
+        let since = Instant::now();
+        let mut at_a_time = AT_A_TIME;
+        while since.elapsed() < PATIENCE {
+            let shown = parting.pause(at_a_time).then(|| self.shown.try_write_for(at_a_time)).flatten();
+            if let Some(shown) = shown {
+                let Some(now) = &*shown else {
+                    parting.resume();
+                    return Err(LiveError::Ended);
+                };
+                if now.be_alone() {
+                    return match hand(&now.union, now.changer.policy) {
+                        Ok(()) => {
+                            // Whoever waits for it waits for the end of this process.
+                            std::mem::forget(shown);
+                            Ok(())
+                        }
+                        Err(error) => {
+                            now.current().show(None);
+                            drop(shown);
+                            parting.resume();
+                            Err(LiveError::Failed(Unchanged::AsBefore(error)))
+                        }
+                    };
+                }
+            }
+            parting.resume();
+            // Meanwhile requests are answered.
+            std::thread::sleep(at_a_time);
+            at_a_time = (at_a_time * 2).min(LONGEST_AT_A_TIME);
+        }
+        Err(LiveError::Busy)
+    }
+
+    /// Notes whether it can, as another process has found out.
+    pub fn set_can_doubt_names(&self, can: bool) {
+        self.can_doubt_names.store(can, Ordering::Release);
     }
 
     /// Tells whether the kernel can be told to ask for all names anew. It isn't tried: that would detach what is mounted on them.

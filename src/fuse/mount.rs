@@ -25,7 +25,8 @@ const SUBTYPE: &str = "unionmount";
 const DEVICE: &str = "/dev/fuse";
 
 /// What a mount is given, whatever the filesystem.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct MountFlags {
     /// Nothing can be changed through it.
     pub read_only: bool,
@@ -345,6 +346,16 @@ impl Mounted {
     /// Returns what is mounted at `point`, an absolute path without symlinks.
     pub fn found(point: &Path) -> Mounted {
         Mounted { point: point.to_owned(), device: device_at(point), by_caller: false }
+    }
+
+    /// Returns what another process has mounted at `point`, and found to be of that device.
+    pub(super) fn taken_over(point: &Path, device: Option<(u32, u32)>) -> Mounted {
+        Mounted { point: point.to_owned(), device, by_caller: false }
+    }
+
+    /// Returns the device number of the filesystem, if it is known.
+    pub(super) fn device(&self) -> Option<(u32, u32)> {
+        self.device
     }
 
     /// Returns what somebody else has mounted, and unmounts.

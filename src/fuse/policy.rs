@@ -17,7 +17,7 @@ pub const MAX_WRITE: u32 = 1 << 20;
 pub const READ_AHEAD: u32 = 512 << 10;
 
 /// How regular files are opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum IoMode {
     /// No request for open and release at all (FUSE_NO_OPEN_SUPPORT): the kernel reads through its page cache, and each
     /// write reaches the daemon at once.
@@ -34,7 +34,7 @@ pub enum IoMode {
 }
 
 /// What the adaptor was asked to do.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Policy {
     /// How long entries and attributes are good.
     pub timeout: Duration,

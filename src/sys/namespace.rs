@@ -178,3 +178,12 @@ pub fn write_back(file: BorrowedFd<'_>) -> io::Result<()> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+/// Returns the effective capabilities of this thread, as bits.
+///
+/// # Errors
+///
+/// Those of capget(2).
+pub fn rights() -> io::Result<u64> {
+    Ok(rustix::thread::capabilities(None)?.effective.bits())
+}

@@ -4,10 +4,13 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::union::quota::taken::Bounds;
 
 /// How the merged view behaves, save for which layers it is made of.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct FsOptions {
     /// fsync and its kin do nothing (`volatile`, `fsync=0`).
     pub volatile: bool,
@@ -55,7 +58,7 @@ pub struct FsOptions {
 }
 
 /// Which real files the kernel reads, writes and maps itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Passthrough {
     /// None.
     #[default]
@@ -67,7 +70,7 @@ pub enum Passthrough {
 }
 
 /// Inode numbers across filesystems.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Xino {
     /// The filesystem's index goes into the high bits where they are free.
     #[default]
@@ -80,7 +83,7 @@ pub enum Xino {
 }
 
 /// What is done about redirects of directories.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum RedirectDir {
     /// Made and followed.
     #[default]
@@ -92,7 +95,7 @@ pub enum RedirectDir {
 }
 
 /// How much of a large file a write copies up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Lazy {
     /// All of it.
     #[default]
@@ -104,7 +107,7 @@ pub enum Lazy {
 }
 
 /// What is done about the fs-verity digests in marks of metacopies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Verity {
     /// The digests aren't looked at.
     #[default]
@@ -116,7 +119,7 @@ pub enum Verity {
 }
 
 /// Where owner and mode are kept when the files themselves cannot bear them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum XattrPermissions {
     /// On the files, as usual.
     #[default]
@@ -128,7 +131,7 @@ pub enum XattrPermissions {
 }
 
 /// One owner for all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Squash {
     /// The user id of every file.
     pub uid: Option<u32>,
@@ -137,7 +140,7 @@ pub struct Squash {
 }
 
 /// One range of an [`IdMap`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdRange {
     /// The first id as it is on disk.
     pub on_disk: u32,
@@ -148,7 +151,7 @@ pub struct IdRange {
 }
 
 /// A translation of ids, in ranges.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdMap(pub Vec<IdRange>);
 
 impl IdMap {

@@ -7,7 +7,7 @@ use unicode_width::UnicodeWidthStr;
 
 use super::Answer;
 use crate::cli::lowers::is_archive;
-use crate::cli::uptime::uptime;
+use crate::cli::uptime::{elapsed, uptime};
 use crate::control::client::ClientError;
 use crate::control::mounts::Mount;
 use crate::control::protocol::Status as Daemon;
@@ -130,7 +130,11 @@ pub(super) fn one(
         let fact = texts.fill("status.copying", &[("path", &copy.path.to_string()), ("far", &far)]);
         ("status.word.copying", fact)
     });
-    for (key, fact) in facts.into_iter().chain(lazy).chain(copying) {
+    let upgraded = about.upgraded_us.map(|at| {
+        let time = texts.duration(elapsed(at));
+        ("status.word.upgraded", texts.fill("status.upgraded", &[("time", &time)]))
+    });
+    for (key, fact) in facts.into_iter().chain(lazy).chain(copying).chain(upgraded) {
         let word = texts.say(key);
         let pad = " ".repeat(WORD.saturating_sub(word.width()));
         out.push_str(&format!("  {}{pad}  {fact}\n", paint.bold(word)));

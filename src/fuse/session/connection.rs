@@ -7,9 +7,11 @@ use std::thread::JoinHandle;
 use fuser::{Errno, InitFlags};
 
 use super::device::Device;
+use super::gate::Gate;
 use super::init::{self, Agreed, Versions};
 use super::interrupts::Interrupts;
 use super::notifier::Notifier;
+use super::parting::Parting;
 use super::ring;
 use super::serve::{Admission, Filesystem, Served};
 use super::spin::Spinner;
@@ -49,6 +51,7 @@ pub(super) struct Connection<F: Filesystem> {
     served: Served<F>,
     agreed: Agreed,
     how: How,
+    gate: Arc<Gate>,
 }
 
 impl<F: Filesystem> Connection<F> {
@@ -65,6 +68,11 @@ impl<F: Filesystem> Connection<F> {
                 return Err(e);
             }
         };
+        Ok(Connection::resume(filesystem, device, agreed, how))
+    }
+
+    /// Goes on with what another process has agreed on.
+    pub(super) fn resume(filesystem: F, device: Arc<Device>, agreed: Agreed, how: How) -> Connection<F> {
         let served = Served {
             filesystem,
             admission: how.admission,
@@ -72,7 +80,19 @@ impl<F: Filesystem> Connection<F> {
             pairing: how.pairing.clone().filter(|_| !agreed.uring),
             interrupts: Arc::new(Interrupts::default()),
         };
-        Ok(Connection { device, served, agreed, how })
+        Connection { device, served, agreed, how, gate: Arc::default() }
+    }
+
+    /// Returns what it is handed over by. `mounted_on`: the number of the filesystem's device.
+    pub(super) fn parting(&self, mounted_on: Option<(u32, u32)>) -> Parting {
+        Parting {
+            gate: self.gate.clone(),
+            device: self.device.clone(),
+            agreed: self.agreed,
+            threads: if self.agreed.uring { 1 } else { self.how.threads.max(1) },
+            given: self.how.given,
+            mounted_on,
+        }
     }
 
     /// Returns what the kernel can be told by.
@@ -88,9 +108,9 @@ impl<F: Filesystem> Connection<F> {
     /// Threads, their memory or rings can't be had. The filesystem is left as it is, as by a process that was killed; the
     /// caller's process is to end.
     pub(super) fn start(self) -> io::Result<Running<F>> {
-        let Connection { device, served, agreed, how } = self;
+        let Connection { device, served, agreed, how, gate } = self;
         let served = Arc::new(served);
-        let workers = Workers::start(&served, &device, &agreed, &how)?;
+        let workers = Workers::start(&served, (&device, &gate), &agreed, &how)?;
         Ok(Running { served, workers })
     }
 }
@@ -180,7 +200,7 @@ struct Workers<F: Filesystem> {
 impl<F: Filesystem> Workers<F> {
     fn start(
         served: &Arc<Served<F>>,
-        device: &Arc<Device>,
+        (device, gate): (&Arc<Device>, &Arc<Gate>),
         agreed: &Agreed,
         how: &How,
     ) -> io::Result<Workers<F>> {
@@ -202,6 +222,7 @@ impl<F: Filesystem> Workers<F> {
             let worker = Worker {
                 served: served.clone(),
                 device,
+                gate: gate.clone(),
                 number,
                 request_size: agreed.request_size,
                 spinner: spinner.clone(),

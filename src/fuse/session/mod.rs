@@ -28,6 +28,7 @@
 //! | [`serve`](mod@serve) | what every request passes on its way to the [`Filesystem`] |
 //! | [`interrupts`] | programs that got a signal while they wait |
 //! | [`notifier`] | what the kernel is told unasked |
+//! | [`parting`], `gate` | the session goes on in another process: what that must know; threads stop between two requests |
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -49,9 +50,11 @@ use crate::sys::{memory, own, process};
 
 mod connection;
 pub mod device;
+mod gate;
 pub mod init;
 pub mod interrupts;
 pub mod notifier;
+pub mod parting;
 mod ring;
 pub mod serve;
 mod spin;
@@ -60,6 +63,7 @@ mod worker;
 use connection::{Connection, How};
 use device::Device;
 pub use notifier::Notifier;
+use parting::{Parting, SessionState};
 use serve::Admission;
 pub use serve::Filesystem;
 
@@ -103,7 +107,8 @@ impl SessionOptions {
 pub struct Hooks {
     /// Once, when the filesystem is mounted and the kernel has greeted it; requests are answered right after it
     /// returns. Gets what tells the kernel to forget cached things.
-    pub ready: Box<dyn FnOnce(Notifier)>,
+    /// And what the session is handed over by.
+    pub ready: Box<dyn FnOnce(Notifier, Parting)>,
     /// At each SIGUSR1, on a thread of its own.
     pub report: Box<dyn Fn() + Send>,
     /// Before the process ends because of a signal although the filesystem, which somebody else has mounted, is there.
@@ -113,7 +118,7 @@ pub struct Hooks {
 impl Default for Hooks {
     /// Returns hooks that do nothing.
     fn default() -> Hooks {
-        Hooks { ready: Box::new(|_| {}), report: Box::new(|| {}), abandon: Box::new(|| {}) }
+        Hooks { ready: Box::new(|_, _| {}), report: Box::new(|| {}), abandon: Box::new(|| {}) }
     }
 }
 
@@ -148,24 +153,90 @@ pub fn serve<F: Filesystem>(
     options: &SessionOptions,
     hooks: Hooks,
 ) -> Result<(), SessionError> {
-    rustix::process::umask(rustix::fs::Mode::empty());
-    memory::keep_large_apart();
-    // Before the mount, so that no signal can end the process and leave a dead mount.
-    process::ignore_stray_signals();
-    let signals =
-        Signals::new([SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGXCPU, SIGUSR1]).map_err(SessionError::Setup)?;
+    let signals = prepare()?;
     let (device, mounted) = if options.given {
         (device, Mounted::by_caller())
     } else {
         mount::mount(device, &options.mount_point, &options.source, &options.flags)?
     };
+    let device_of = mounted.device();
     let mut on_failure = UnmountOnFailure(Some(mounted.clone()));
     // Before anything is answered.
     let _own = own::declare(mount::device_number(&device, &mounted));
     let watched = device.try_clone().map_err(SessionError::Setup)?;
 
+    let connection = Connection::begin(fs, Device::new(device), how(options)).map_err(SessionError::Begin)?;
+
+    if !options.given {
+        backing_dev_info::tune(&options.mount_point);
+    }
+    stop_on_panic(mounted.clone());
+    let listener =
+        listen(signals, mounted, watched, (hooks.report, hooks.abandon)).map_err(SessionError::Setup)?;
+    log::info!("mounted on {}", options.mount_point.display());
+    let (notifier, parting) = (connection.notifier(), connection.parting(device_of));
+    let running = connection.start().map_err(SessionError::Begin)?;
+    (hooks.ready)(notifier, parting);
+    let_go_of_start();
+    let ended = running.answer().map_err(SessionError::Broken);
+    listener.stop();
+    if ended.is_ok() {
+        on_failure.0 = None;
+        log::info!("unmounted {}", options.mount_point.display());
+    }
+    ended
+}
+
+/// Goes on with the session of another process, and answers until the filesystem is unmounted. `device` is that of its connection.
+///
+/// [`Hooks::ready`] returns when the other one asks for no request any more and never will; until then nothing is done that the kernel
+/// or anybody else could notice. Where it can't be so it ends the process.
+///
+/// # Errors
+///
+/// As [`serve()`]. What happens before [`Hooks::ready`] leaves the mount as it is.
+pub fn take_over<F: Filesystem>(
+    fs: F,
+    device: OwnedFd,
+    options: &SessionOptions,
+    agreed: SessionState,
+    hooks: Hooks,
+) -> Result<(), SessionError> {
+    let signals = prepare()?;
+    let mounted = Mounted::taken_over(&options.mount_point, agreed.device);
+    let _own = own::declare(mount::device_number(&device, &mounted));
+    let watched = device.try_clone().map_err(SessionError::Setup)?;
+    let connection = Connection::resume(fs, Device::new(device), agreed.agreed(), how(options));
+    let (notifier, parting) = (connection.notifier(), connection.parting(agreed.device));
+    let running = connection.start().map_err(SessionError::Begin)?;
+    (hooks.ready)(notifier, parting);
+    let mut on_failure = UnmountOnFailure(Some(mounted.clone()));
+    stop_on_panic(mounted.clone());
+    let listener =
+        listen(signals, mounted, watched, (hooks.report, hooks.abandon)).map_err(SessionError::Setup)?;
+    log::info!("went on with the mount on {}", options.mount_point.display());
+    let_go_of_start();
+    let ended = running.answer().map_err(SessionError::Broken);
+    listener.stop();
+    if ended.is_ok() {
+        on_failure.0 = None;
+        log::info!("unmounted {}", options.mount_point.display());
+    }
+    ended
+}
+
+/// Makes the process one that can serve a mount: no signal can end it and leave a dead mount, the modes of requests are final.
+fn prepare() -> Result<Signals, SessionError> {
+    rustix::process::umask(rustix::fs::Mode::empty());
+    memory::keep_large_apart();
+    process::ignore_stray_signals();
+    Signals::new([SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGXCPU, SIGUSR1]).map_err(SessionError::Setup)
+}
+
+/// Tells how a connection is served.
+fn how(options: &SessionOptions) -> How {
     let owner = rustix::process::geteuid().as_raw();
-    let how = How {
+    How {
         threads: match &options.pairing {
             Some(pairing) => pairing.threads(),
             None => options.threads.unwrap_or_else(default_threads).max(1),
@@ -179,27 +250,7 @@ pub fn serve<F: Filesystem>(
         given: options.given,
         pairing: options.pairing.clone(),
         uring: options.uring && options.threads != Some(1),
-    };
-    let connection = Connection::begin(fs, Device::new(device), how).map_err(SessionError::Begin)?;
-
-    if !options.given {
-        backing_dev_info::tune(&options.mount_point);
     }
-    stop_on_panic(mounted.clone());
-    let listener =
-        listen(signals, mounted, watched, (hooks.report, hooks.abandon)).map_err(SessionError::Setup)?;
-    log::info!("mounted on {}", options.mount_point.display());
-    let notifier = connection.notifier();
-    let running = connection.start().map_err(SessionError::Begin)?;
-    (hooks.ready)(notifier);
-    let_go_of_start();
-    let ended = running.answer().map_err(SessionError::Broken);
-    listener.stop();
-    if ended.is_ok() {
-        on_failure.0 = None;
-        log::info!("unmounted {}", options.mount_point.display());
-    }
-    ended
 }
 
 /// When the first requests are answered by, and a mount that is only to answer a few has gone.

@@ -31,6 +31,16 @@ pub(super) struct Credit {
     nonblocking: bool,
 }
 
+impl Credit {
+    /// Makes reading from the device wait again, for whoever reads from it next.
+    pub(super) fn wait(&mut self, device: &Device) -> rustix::io::Result<()> {
+        if std::mem::take(&mut self.nonblocking) {
+            device.set_nonblocking(false)?;
+        }
+        Ok(())
+    }
+}
+
 impl Spinner {
     /// Receives the next request: see [`Device::receive`].
     pub(super) fn receive(
@@ -58,10 +68,7 @@ impl Spinner {
 /// Receives the next request without spinning.
 pub(super) fn sleep(own: &mut Credit, device: &Device, buffer: &mut [u8]) -> rustix::io::Result<usize> {
     own.sleeps = own.sleeps.wrapping_add(1);
-    if own.nonblocking {
-        device.set_nonblocking(false)?;
-        own.nonblocking = false;
-    }
+    own.wait(device)?;
     device.receive(buffer)
 }
 

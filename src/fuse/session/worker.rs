@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::device::Device;
+use super::gate::{Gate, Seat};
 use super::serve::{Filesystem, Served};
 use super::spin::{Credit, Spinner, sleep};
 use crate::fuse::dispatch::DispatchPolicy;
@@ -18,6 +19,8 @@ use crate::sys::fuse::Pages;
 pub(super) struct Worker<F: Filesystem> {
     pub(super) served: Arc<Served<F>>,
     pub(super) device: Arc<Device>,
+    /// What it passes before it asks.
+    pub(super) gate: Arc<Gate>,
     /// Its number among the threads, from 0.
     pub(super) number: usize,
     /// The largest request.
@@ -27,6 +30,15 @@ pub(super) struct Worker<F: Filesystem> {
     pub(super) spinner: Option<Arc<Spinner>>,
     /// How long it waits after each request, so that the next one tells more.
     pub(super) pause: Option<Duration>,
+}
+
+/// Notes that a thread asks no more, however it ended.
+struct Rise(Option<Arc<Seat>>);
+
+impl Drop for Rise {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|seat| seat.away());
+    }
 }
 
 /// Lets all others go on when a thread has ended, however it ended.
@@ -60,22 +72,33 @@ impl<F: Filesystem> Worker<F> {
         let _end = EndPairing(pairing);
         let mut credit = Credit::default();
         self.served.interrupts.enter();
+        let seat = Rise(self.gate.sit().map_err(|e| log::info!("no other process can take over: {e}")).ok());
         loop {
             // Whose turn it is to ask.
             let may_spin = pairing.is_none_or(|pairing| pairing.park(self.number));
+            if !seat.0.as_ref().is_none_or(|seat| self.gate.ask(seat)) {
+                credit.wait(&self.device)?;
+                self.gate.wait();
+                continue;
+            }
             let received = match &self.spinner {
                 Some(spinner) if may_spin => spinner.receive(&mut credit, &self.device, &mut buffer),
                 _ => sleep(&mut credit, &self.device, &mut buffer),
             };
+            seat.0.iter().for_each(|seat| seat.work());
             let request = match received {
                 Ok(len) => &buffer[..len],
                 // Taken back, or called back: perhaps it is somebody else's turn now.
-                Err(Errno::NOENT | Errno::INTR | Errno::AGAIN) => continue,
+                Err(Errno::NOENT | Errno::INTR | Errno::AGAIN) => {
+                    seat.0.iter().for_each(|seat| seat.away());
+                    continue;
+                }
                 Err(Errno::NODEV) => return Ok(()),
                 Err(errno) => return Err(errno.into()),
             };
             let parsed = Request::parse(request, self.served.dialect);
             self.served.serve(parsed, |unique| Reply::new(unique, self.device.clone()))?;
+            seat.0.iter().for_each(|seat| seat.away());
             if let Some(pause) = self.pause {
                 std::thread::sleep(pause);
             }

@@ -1,7 +1,7 @@
 //! What an upper may take, and what it takes.
 
 /// What an upper may take; `None`: as much as there is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Bounds {
     /// Bytes on the disk.
     pub bytes: Option<u64>,

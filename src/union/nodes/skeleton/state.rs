@@ -30,6 +30,7 @@ pub struct SkeletonState {
     /// Which inode has which number where the rule has none.
     numbers: Vec<(u64, u64)>,
     generations: Key,
+    #[serde(default)]
     held_times: Vec<(u64, Held)>,
     counts: Vec<u64>,
 }

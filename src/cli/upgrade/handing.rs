@@ -1,0 +1,219 @@
+//! The daemon's end of an upgrade: it starts the program that is to take over, tells it all, and ends.
+//!
+//! Nothing here changes anything that the mount needs. Until the other one has everything and is told to go, whatever fails leaves this
+//! daemon as it is: the other one is killed first, and then requests are answered again.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use rustix::fs::MemfdFlags;
+
+use super::SUCCESSOR;
+use super::state::{self, AgainState, FORMAT, Head, RequestState, SocketState};
+use super::talk::{Talk, Word};
+use crate::control::protocol::Upgraded;
+use crate::control::server::Listening;
+use crate::fuse::counters::RequestCounters;
+use crate::fuse::live::Live;
+use crate::fuse::policy::Policy;
+use crate::fuse::session::parting::Parting;
+use crate::sys::descriptors::Outgoing;
+use crate::sys::namespace::rights;
+use crate::sys::own::is_own;
+use crate::union::Union;
+use crate::union::escaped_path::EscapedPath;
+use crate::union::handover::{Stays, in_the_way};
+
+/// How long the program may take to start. Requests are answered meanwhile.
+const STARTING: Duration = Duration::from_secs(20);
+/// How long it may take to read what is handed over. Requests wait meanwhile.
+const READING: Duration = Duration::from_secs(20);
+
+/// What a mount is handed over by.
+pub(in crate::cli) struct Handing {
+    pub(in crate::cli) request: RequestState,
+    /// Directories that are locked as long as it is mounted.
+    pub(in crate::cli) hold: Vec<Arc<OwnedFd>>,
+    /// Somebody waits for this very process.
+    pub(in crate::cli) foreground: bool,
+    /// Weak: who only asks must not keep the layers open.
+    pub(in crate::cli) live: Weak<Live>,
+    pub(in crate::cli) parting: Parting,
+    pub(in crate::cli) counters: Arc<RequestCounters>,
+    pub(in crate::cli) since_us: u64,
+}
+
+/// The program that was started. Dropped, it is killed, and doesn't run any more.
+struct Started {
+    child: Option<Child>,
+    talk: Talk,
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        // It may have ended by itself.
+        child.kill().unwrap_or_default();
+        if let Err(error) = child.wait() {
+            log::error!("the program that was to take over: {error}");
+        }
+    }
+}
+
+impl Handing {
+    /// Tells why this mount stays with its daemon, if so.
+    fn in_the_way(&self) -> Option<&'static str> {
+        let foreground = "it runs in the foreground (-f), and whoever started it waits for its end";
+        let of_process = self.foreground.then_some(foreground);
+        of_process.or_else(|| self.parting.in_the_way()).or_else(|| in_the_way(&self.request.fs))
+    }
+
+    /// Lets the program go on with the mount.
+    pub(in crate::cli) fn upgrade(
+        &self,
+        program: &Path,
+        id: (u64, u64),
+        socket: Listening<'_>,
+        again: AgainState,
+    ) -> Result<Upgraded, String> {
+        let stays = |why: String| format!("the daemon goes on as before: {why}");
+        if let Some(why) = self.in_the_way() {
+            return Err(format!(
+                "this mount can't be upgraded while it is mounted: {why}; unmount it, and mount again"
+            ));
+        }
+        let live = self.live.upgrade().ok_or_else(|| stays("the mount has ended".to_owned()))?;
+        let (mut started, to) = self.start(program, id).map_err(stays)?;
+        let mut waited = None;
+        let hand = |union: &Union, policy: Policy| {
+            let since = Instant::now();
+            self.hand(union, (policy, live.can_doubt_names()), (socket, again), &mut started)?;
+            waited = Some(since.elapsed());
+            Ok::<_, String>(())
+        };
+        live.hand_over(&self.parting, hand).map_err(|error| stays(error.to_string()))?;
+        let pid = started.child.take().map_or(0, |child| child.id());
+        let micros = waited.unwrap_or_default().as_micros() as u64;
+        log::info!("process {pid} (unionmount {to}) goes on with the mount; requests waited for {micros} µs");
+        Ok(Upgraded { from: env!("CARGO_PKG_VERSION").to_owned(), to, pid, micros })
+    }
+
+    /// Starts the program, which has nothing yet. Returns its version as well.
+    fn start(&self, program: &Path, id: (u64, u64)) -> Result<(Started, String), String> {
+        let shown = EscapedPath::from(program);
+        let failed = |error: io::Error| format!("{shown}: {error}");
+        let found = std::fs::metadata(program).map_err(failed)?;
+        if (found.dev(), found.ino()) != id {
+            return Err(format!(
+                "{shown}: the daemon sees another file there; is it in another mount namespace?"
+            ));
+        }
+        // It would wait for itself.
+        if is_own(found.dev()) {
+            return Err(format!("{shown}: lies in the mount; take a program that lies outside of it"));
+        }
+        let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+        let child = Command::new(program)
+            .arg(SUCCESSOR)
+            .arg(self.request.mount_point())
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(failed)?;
+        let started = Started { child: Some(child), talk: Talk(ours) };
+        match started.talk.hear(Some(STARTING)) {
+            Ok(Word::Hello { format, program }) if format < FORMAT => Err(format!(
+                "{shown} is unionmount {program}, which reads states up to format {format}, and this daemon, unionmount {}, writes {FORMAT}",
+                env!("CARGO_PKG_VERSION")
+            )),
+            Ok(Word::Hello { program, .. }) => {
+                self.needs_nothing_of_the_mount(&started)?;
+                Ok((started, program))
+            }
+            Ok(_) => Err(format!("{shown} is no program that can take a mount over")),
+            Err(why) => Err(format!("{shown} can't take a mount over: {why}")),
+        }
+    }
+
+    /// Checks that no part of the program lies in the mount, as its libraries do where that covers `/usr`: it would wait for itself.
+    fn needs_nothing_of_the_mount(&self, started: &Started) -> Result<(), String> {
+        let Some(((major, minor), child)) = self.parting.state().device.zip(started.child.as_ref()) else {
+            return Ok(());
+        };
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", child.id()))
+            .map_err(|error| format!("what the program needs can't be told: {error}"))?;
+        let device = format!("{major:02x}:{minor:02x}");
+        match maps.lines().any(|line| line.split_whitespace().nth(3) == Some(&device)) {
+            false => Ok(()),
+            true => Err("a part of the program, such as a library, lies in the mount; take one that is linked statically".to_owned()),
+        }
+    }
+
+    /// Hands all over. Nobody asks for anything meanwhile.
+    fn hand(
+        &self,
+        union: &Union,
+        (policy, can_doubt_names): (Policy, bool),
+        (socket, again): (Listening<'_>, AgainState),
+        started: &mut Started,
+    ) -> Result<(), String> {
+        let io = |error: io::Error| format!("it can't be handed over: {error}");
+        let mut fds = Outgoing::default();
+        let file = rustix::fs::memfd_create("unionmount-state", MemfdFlags::CLOEXEC);
+        let mut file = File::from(file.map_err(|errno| io(errno.into()))?);
+        fds.add_copy(file.as_fd()).map_err(io)?;
+        let (mut nodes, mut count) = (Vec::new(), 0);
+        let state = union
+            .state(&mut fds, |node| {
+                count += 1;
+                Ok::<_, Stays>(state::add_node(&mut nodes, node)?)
+            })
+            .map_err(|error| error.to_string())?;
+        let head = Head {
+            request: self.request.clone(),
+            again,
+            session: self.parting.state(),
+            policy,
+            can_doubt_names,
+            union: state,
+            nodes: count,
+            requests: self.counters.all(),
+            since_us: self.since_us,
+            device: fds.add_copy(self.parting.device()).map_err(io)?,
+            socket: SocketState {
+                listener: fds.add_copy(socket.listener).map_err(io)?,
+                dir: fds.add_copy(socket.dir).map_err(io)?,
+                name: socket.name.to_owned(),
+                ino: socket.ino,
+            },
+            hold: self.hold.iter().map(|held| fds.add(held.clone())).collect(),
+            user: rustix::process::geteuid().as_raw(),
+            rights: rights().map_err(io)?,
+        };
+        file.write_all(&state::write(&head, &nodes).map_err(io)?).map_err(io)?;
+        drop(nodes);
+        let talk = &started.talk;
+        talk.say(&Word::Handed { descriptors: fds.len() })?;
+        fds.send(&talk.0).map_err(io)?;
+        match talk.hear(Some(READING)) {
+            Ok(Word::Ready) => {}
+            Ok(Word::Refused(why)) => return Err(why),
+            Ok(_) => return Err("the program says what makes no sense".to_owned()),
+            Err(why) => return Err(format!("the program can't read it: {why}")),
+        }
+        talk.say(&Word::Go)?;
+        // Not killed any more: it may have begun. It says so before it does, and where it ends before that, this one goes on.
+        match talk.hear(None) {
+            Ok(Word::Serving) => Ok(()),
+            Ok(_) => Err("the program says what makes no sense".to_owned()),
+            Err(why) => Err(format!("the program didn't go on: {why}")),
+        }
+    }
+}

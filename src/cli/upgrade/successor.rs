@@ -1,0 +1,155 @@
+//! The program that takes a mount over: started by the mount's daemon, it reads what that hands over, and goes on.
+//!
+//! Its standard input is a socket to the daemon. Until that one says `go` this process changes nothing, and may end at any moment.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::state::{self, FORMAT, Head};
+use super::talk::{Talk, Word};
+use crate::cli::daemon::Ready;
+use crate::cli::serve::{Before, Mounting, pairing, run as serve};
+use crate::cli::{Failure, descriptors, logging};
+use crate::control::server::TakenOver;
+use crate::fuse::dispatch::start_thread;
+use crate::fuse::session::{SessionOptions, default_threads, take_over};
+use crate::sys::descriptors::Incoming;
+use crate::sys::namespace::rights;
+use crate::sys::own;
+use crate::sys::process::{Stdio, detach_stdio, raise_nofile_limit};
+use crate::union::Union;
+
+/// How long the daemon may take until nobody asks it any more: longer than it has patience for that.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Takes a mount over, and serves it until its end. `args`: this program's.
+pub(in crate::cli) fn run(args: &[OsString]) -> Result<ExitCode, Failure> {
+    let no_daemon = "this is for a daemon to call, which is asked by `unionmount upgrade`";
+    if args.len() != 3 {
+        return Err(Failure::usage(no_daemon));
+    }
+    let talk = socket().map(Talk).map_err(|_| Failure::usage(no_daemon))?;
+    let hello = Word::Hello { program: env!("CARGO_PKG_VERSION").to_owned(), format: FORMAT };
+    let words = talk.say(&hello).and_then(|()| Ok((talk.hear(Some(PATIENCE))?, &talk)));
+    let (word, talk) = words.map_err(Failure::failed)?;
+    let Word::Handed { descriptors } = word else {
+        return Err(Failure::failed("the daemon says what makes no sense"));
+    };
+    match go_on(talk, descriptors) {
+        Ok(ended) => ended.map(|()| ExitCode::SUCCESS),
+        Err(why) => {
+            // It may have gone, and the mount with it.
+            talk.say(&Word::Refused(why)).unwrap_or_default();
+            Err(Failure::told(1))
+        }
+    }
+}
+
+/// Takes the socket from the standard input.
+fn socket() -> io::Result<UnixStream> {
+    let stdin = rustix::stdio::stdin();
+    let stat = rustix::fs::fstat(stdin)?;
+    if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::Socket {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let socket = rustix::io::fcntl_dupfd_cloexec(stdin, 3)?;
+    detach_stdio(Stdio::InputAndOutput)?;
+    Ok(UnixStream::from(socket))
+}
+
+/// Goes on with what is handed over, until the mount ends; or tells why it can't, and nothing has happened.
+fn go_on(talk: &Talk, descriptors: usize) -> Result<Result<(), Failure>, String> {
+    let said = |error: io::Error| error.to_string();
+    raise_nofile_limit().map_err(said)?;
+    let mut fds = Incoming::receive(&talk.0, descriptors).map_err(said)?;
+    let mut file = File::from(fds.take(0).map_err(said)?);
+    let mut bytes = Vec::new();
+    file.rewind().and_then(|()| file.read_to_end(&mut bytes)).map_err(said)?;
+    drop(file);
+    let (head, _, nodes) = state::read(&bytes)?;
+    may_do_the_same(&head)?;
+    let hold =
+        head.hold.iter().map(|fd| fds.take(*fd).map(Arc::new)).collect::<io::Result<Vec<Arc<OwnedFd>>>>();
+    let hold = hold.map_err(said)?;
+    let device = fds.take(head.device).map_err(said)?;
+    let socket = TakenOver {
+        listener: fds.take(head.socket.listener).map_err(said)?,
+        dir: fds.take(head.socket.dir).map_err(said)?,
+        name: head.socket.name,
+        ino: head.socket.ino,
+    };
+    let told = head.request.clone();
+    let request = head.request.request();
+    logging::start(&request.log).map_err(|failure| failure.to_string())?;
+    let threads = request.threads.unwrap_or_else(default_threads).max(1) + 1;
+    let limits = descriptors::share_out(descriptors, threads).map_err(|failure| failure.to_string())?;
+    // Before the layers are looked at: while nobody answers, nothing may be asked of the mount.
+    let own = head.session.device.map(|(major, minor)| own::declare(Some(rustix::fs::makedev(major, minor))));
+    let union = Union::of_state(head.union, nodes, &mut fds, (limits, &request.fs));
+    let union = union.map_err(|error| error.to_string())?;
+    drop(bytes);
+    let options = SessionOptions {
+        given: false,
+        mount_point: request.mount_point.clone(),
+        pairing: pairing(&request),
+        source: request.source.clone(),
+        flags: request.mount.clone(),
+        threads: request.threads,
+        uring: false,
+    };
+    let before = Before {
+        requests: head.requests,
+        since_us: head.since_us,
+        can_doubt_names: head.can_doubt_names,
+        socket,
+    };
+    let mounting = Mounting {
+        request: &request,
+        told,
+        again: head.again.stack(),
+        limits,
+        options: &options,
+        hold,
+        before: Some(before),
+    };
+    let begin = Box::new({
+        let talk = Talk(talk.0.try_clone().map_err(said)?);
+        move |union: &Arc<Union>| {
+            if let Err(why) = talk.say(&Word::Ready).and_then(|()| wait_for_go(&talk)) {
+                log::info!("the daemon of before goes on: {why}");
+                std::process::exit(1);
+            }
+            union.go_on();
+            start_thread(union.settling());
+        }
+    });
+    let policy = head.policy;
+    let serve_on = |fs, hooks| take_over(fs, device, &options, head.session, hooks);
+    let ended = serve(Arc::new(union), policy, mounting, (serve_on, begin), Ready::nobody_waits());
+    drop(own);
+    Ok(ended)
+}
+
+/// Waits until the daemon asks for no request any more and never will. From when it has been told that this process goes on, it does.
+fn wait_for_go(talk: &Talk) -> Result<(), String> {
+    match talk.hear(Some(PATIENCE))? {
+        Word::Go => talk.say(&Word::Serving),
+        _ => Err("it says what makes no sense".to_owned()),
+    }
+}
+
+/// Checks that this process may do what the daemon may: a program that is started has fewer rights than who started it, where that has
+/// some that aren't handed on.
+fn may_do_the_same(head: &Head) -> Result<(), String> {
+    let own = rights().map_err(|error| error.to_string())?;
+    if rustix::process::geteuid().as_raw() != head.user || head.rights & !own != 0 {
+        return Err("a program that the daemon starts may do less than the daemon, which has rights that aren't handed on".to_owned());
+    }
+    Ok(())
+}

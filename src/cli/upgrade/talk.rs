@@ -1,0 +1,68 @@
+//! What a daemon and the program that is to take over from it say to each other: a line of JSON each.
+//!
+//! ```text
+//! successor → {"hello":{"program":"0.2.0","format":1}}      it is there, and can read that
+//! daemon    → {"handed":{"descriptors":14}}                 nobody asks any more; then the descriptors, the first is the state
+//! successor → "ready"                                       it has changed nothing yet
+//! daemon    → "go"                                          this one will never answer again
+//! successor → "serving"
+//! ```
+//!
+//! In place of `ready` it may say `{"refused":"WHY"}`. Until `go` the daemon goes on when the other one ends or is silent.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+/// What is said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Word {
+    Hello { program: String, format: u32 },
+    Handed { descriptors: usize },
+    Ready,
+    Refused(String),
+    Go,
+    Serving,
+}
+
+/// The longest line.
+const LONGEST: usize = 64 << 10;
+
+/// One end of the talk.
+pub(super) struct Talk(pub(super) UnixStream);
+
+impl Talk {
+    pub(super) fn say(&self, word: &Word) -> Result<(), String> {
+        let mut line = serde_json::to_vec(word).map_err(|error| error.to_string())?;
+        line.push(b'\n');
+        (&self.0).write_all(&line).map_err(|error| error.to_string())
+    }
+
+    /// Returns what is said next, within `patience` if there is one. A byte at a time: descriptors may follow.
+    pub(super) fn hear(&self, patience: Option<Duration>) -> Result<Word, String> {
+        let until = patience.map(|patience| Instant::now() + patience);
+        let mut line = Vec::new();
+        loop {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) || line.len() > LONGEST {
+                return Err("it says nothing of use".to_owned());
+            }
+            self.0.set_read_timeout(left).map_err(|error| error.to_string())?;
+            let mut byte = [0];
+            match (&self.0).read(&mut byte) {
+                Ok(0) => return Err("it ended without a word".to_owned()),
+                Ok(_) if byte[0] == b'\n' => break,
+                Ok(_) => line.push(byte[0]),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    return Err("it says nothing".to_owned());
+                }
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        serde_json::from_slice(&line).map_err(|error| format!("it says something else: {error}"))
+    }
+}
