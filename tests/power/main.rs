@@ -19,6 +19,7 @@
 //! | `POWER_SEED` | the first seed |
 //! | `POWER_PEER` | `kernel` for the kernel's overlayfs, `bare` for the filesystem alone: what do they promise? |
 //! | `POWER_ONLY` | the numbers of the short sequences that are run, in place of those that chance gives |
+//! | `POWER_OPTIONS` | further options of the mounts, such as `metacopy=on` |
 //! | `POWER_SHARD` | `2/3`: of the sequences each third one, from the second on; for processes side by side |
 //! | `POWER_KEEP` | a directory for the images of disks on which something was broken |
 //! | `POWER_COUNT` | count what is broken and go on, in place of failing at the first |
@@ -40,6 +41,8 @@ mod snapshots;
 mod tales;
 mod worker;
 mod workload;
+
+use std::sync::LazyLock;
 
 use rig::{Budget, End, Plan, Rig, filesystems};
 use worker::Worker;
@@ -239,7 +242,11 @@ fn a_daemon_that_does_not_sync_is_found_out() {
 
 /// What is run as it is, and looked at where promises are made.
 fn plain(end: End) -> Plan {
-    Plan { steer: false, points: 0, last_only: false, end, lost: None, options: &[] }
+    static OPTIONS: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
+        let told = std::env::var("POWER_OPTIONS").unwrap_or_default();
+        told.leak().split(',').filter(|option| !option.is_empty()).collect()
+    });
+    Plan { steer: false, points: 0, last_only: false, end, lost: None, options: &OPTIONS }
 }
 
 fn named(name: &str, sequences: Vec<Sequence>) -> Vec<(String, Sequence)> {
