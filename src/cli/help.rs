@@ -9,7 +9,7 @@ use super::{Failure, line, terminal};
 /// The groups in which help lists the verbs.
 pub(super) const GROUPS: [(&str, &[&str]); 5] = [
     ("See", &["demo", "explain", "layers", "status", "trace", "diff", "apply", "discard", "try", "upgrade"]),
-    ("Snapshots", &["snapshot", "snapshots", "rollback", "branch", "seal", "snapshotter"]),
+    ("Snapshots", &["snapshot", "snapshots", "rollback", "branch", "squash", "seal", "snapshotter"]),
     (
         "Images",
         &[

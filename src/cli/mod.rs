@@ -71,6 +71,7 @@ mod snapshotter;
 #[cfg(not(feature = "snapshotter"))]
 #[path = "no_snapshotter.rs"]
 mod snapshotter;
+mod squash;
 mod stacks;
 mod status;
 mod store;

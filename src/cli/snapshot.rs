@@ -50,7 +50,7 @@ impl TargetArgs {
 }
 
 /// Refuses what is in a mount: it is the upper that has snapshots.
-fn is_not_mounted(upper: &Path) -> Result<(), Failure> {
+pub(super) fn is_not_mounted(upper: &Path) -> Result<(), Failure> {
     let shown = EscapedPath::from(upper);
     match mounts::of(upper) {
         Ok(_) => Err(Failure::failed(format!(

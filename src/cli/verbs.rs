@@ -8,8 +8,8 @@ use super::inspect::Kind;
 use super::{
     Failure, apply, attach, commit, completions, container_prune, cp, create, demo, df, diff, discard, exec,
     explain, export, help, history, image_diff, image_tree, images, import, inspect, layers, load, login,
-    man, prune, ps, pull, push, rename, rm, rmi, run, save, seal, snapshot, snapshotter, status, tag, tags,
-    trace, trial, umount, unpack, upgrade, verify, version,
+    man, prune, ps, pull, push, rename, rm, rmi, run, save, seal, snapshot, snapshotter, squash, status, tag,
+    tags, trace, trial, umount, unpack, upgrade, verify, version,
 };
 
 #[derive(Debug, Subcommand)]
@@ -48,6 +48,7 @@ pub(super) enum Verb {
     Snapshot(snapshot::Snapshot),
     Snapshots(snapshot::Snapshots),
     Rollback(snapshot::Rollback),
+    Squash(squash::Squash),
     Branch(snapshot::Branch),
     Commit(commit::Commit),
     Export(export::Export),
@@ -105,6 +106,7 @@ impl Verb {
             Verb::Snapshot(verb) => verb.run(),
             Verb::Snapshots(verb) => verb.run(),
             Verb::Rollback(verb) => verb.run(),
+            Verb::Squash(verb) => verb.run(),
             Verb::Branch(verb) => verb.run(),
             Verb::Commit(verb) => verb.run(),
             Verb::Export(verb) => verb.run(),

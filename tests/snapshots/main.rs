@@ -176,6 +176,51 @@ fn a_mount_above_snapshots_shows_what_it_did_and_so_does_the_kernel() {
     }
 }
 
+/// What was merged is an ordinary layer again: the kernel shows the same above it.
+#[test]
+fn layers_that_became_one_show_the_same_and_so_does_the_kernel() {
+    support::needs_root!();
+    let place = Place::new();
+    build(&place);
+    let changes: [fn(&Path); 2] = [change, change_more_here];
+    for (at, change) in changes.into_iter().enumerate() {
+        let lowers: &[&str] = if at == 0 { &["--lower", "a:b"] } else { &[] };
+        mount(&place, &[lowers, &["--upper", "up"]].concat());
+        change(&place.at("mnt"));
+        // In use, nothing of it is merged.
+        place.unionmount(&["squash", "mnt"]).refused(1, &["lies in a mount"]);
+        place.unionmount(&["squash", "up"]).refused(1, &["in use"]);
+        unmount(&place);
+        place.unionmount(&[&["snapshot"], lowers, &["up"]].concat()).ok();
+    }
+    place.unionmount(&["squash", "up", "1"]).refused(2, &["1: is no range", "A..B"]);
+    mount(&place, &["--upper", "up"]);
+    let (expected, own) = (Snapshot::take(&place.at("mnt")), numbers(&place.at("mnt")));
+    unmount(&place);
+    assert_eq!(printed(place.unionmount(&["squash", "-n", "up"])), "2\n");
+    assert!(place.at(".up.layers/1").exists(), "nothing was done");
+    let done = place.unionmount(&["squash", "up"]).ok();
+    assert!(done.out == "2\n" && done.err.contains("1 went into 2"), "{done:?}");
+    assert_eq!(place.names(".up.layers"), ["3", "stack.json"]);
+    mount(&place, &["--upper", "up"]);
+    assert_same(&expected, &place.at("mnt"), &Fields::tree(), "merged");
+    let now = numbers(&place.at("mnt"));
+    let files = |path: &&String| !place.at("mnt").join(path.trim_start_matches('/')).is_dir();
+    for path in own.keys().filter(files) {
+        assert_eq!(now[path], own[path], "{path}");
+    }
+    unmount(&place);
+    let kernel = Options {
+        lowers: [".up.layers/3", "a", "b"].map(|lower| place.at(lower)).to_vec(),
+        extra: vec!["redirect_dir=follow".into(), "xino=on".into()],
+        ..Options::default()
+    };
+    let kernel = Mount::with_program(&Program::Kernel, &kernel, &place.at("mnt"));
+    let fields = Fields { nlink: false, directory_mtime: false, ..Fields::tree() };
+    assert_same(&expected, kernel.path(), &fields, "kernel");
+    kernel.unmount();
+}
+
 /// The kernel goes on above frozen layers, and what it wrote is seen here.
 #[test]
 fn the_kernel_goes_on_above_a_snapshot_and_back() {
@@ -243,12 +288,20 @@ fn an_ordinary_user_does_it_all() {
         unionmount rollback up one
         unionmount --upper up mnt
         test \"$(cat mnt/f)\" = one; test \"$(cat mnt/e/d)\" = d
+        echo more > mnt/e/more; rm mnt/g
+        unionmount umount mnt
+        unionmount snapshot up three
+        unionmount squash up one..three 2> why && exit 1; grep -q 'no two neighbouring' why
+        unionmount snapshot up four
+        test $(unionmount squash up one.. 2>/dev/null) = four
+        unionmount --upper up mnt
+        test \"$(cat mnt/f)\" = one; test \"$(cat mnt/e/d)\" = d; test \"$(cat mnt/e/more)\" = more; test ! -e mnt/g
         unionmount umount mnt
         unionmount snapshots -q up
     ";
     let ended = place.sh_as_user(script);
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.out.ends_with("one\n2\n"), "{ended:?}");
+    assert!(ended.out.ends_with("one\n2\nfour\n"), "{ended:?}");
     // Root isn't told by somebody else which directories to show.
     place.unionmount(&["--upper", "up", "--lower", "a", "mnt"]).refused(1, &[".up.layers", "belongs to uid"]);
 }

@@ -326,11 +326,11 @@ impl Writing {
 
     /// Removes what a kill, or who has given up, has left.
     pub fn recover(&mut self) -> Result<()> {
-        if let Some(last) = self.layers.record.layers.last().map(|layer| layer.layer)
-            && self.is_prepared(last)?
+        if let Some(last) = self.layers.record.layers.last().cloned()
+            && self.is_prepared(last.layer)?
         {
             self.layers.record.layers.pop();
-            self.layers.record.removing.push(last);
+            self.layers.record.removing.push(last.directory());
             self.layers.write()?;
             failpoint::reached(Failpoint::Changed);
         }
@@ -344,7 +344,7 @@ impl Writing {
     /// Tells whether a layer of the record was prepared and never exchanged: an upper that is to lie on it is there, under its
     /// number or under none yet. A layer of which nothing is there is another matter: who moved it away may bring it back.
     fn is_prepared(&self, layer: u32) -> Result<bool> {
-        for name in [layer.to_string().as_str(), NEW] {
+        for name in [self.layers.directory(layer).as_str(), NEW] {
             let dir = self.layers.entry(name)?;
             let Some(dir) = dir else { continue };
             if read_head(dir.as_fd(), &self.layers.path.join(name))?.is_some_and(|head| head.layer == layer) {

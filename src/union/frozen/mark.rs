@@ -95,14 +95,22 @@ pub(in crate::union) fn values(dir: BorrowedFd<'_>, mark: &str) -> rustix::io::R
 
 /// Writes a mark in the best namespace in which this process can.
 pub(super) fn set(dir: BorrowedFd<'_>, mark: &str, value: &[u8]) -> rustix::io::Result<()> {
-    #[expect(clippy::disallowed_methods, reason = "of a directory that was just made, or of the workdir")]
-    let object = Writable::held(dir);
-    let write =
-        |namespace: Namespace| object.set_xattr(namespace.name(mark).as_bytes(), value, XattrFlags::empty());
-    match write(Namespace::Trusted) {
-        Err(Errno::PERM | Errno::OPNOTSUPP) => write(Namespace::User),
+    match set_in(Namespace::Trusted, dir, mark, value) {
+        Err(Errno::PERM | Errno::OPNOTSUPP) => set_in(Namespace::User, dir, mark, value),
         other => other,
     }
+}
+
+/// Writes a mark in a namespace.
+pub(super) fn set_in(
+    namespace: Namespace,
+    dir: BorrowedFd<'_>,
+    mark: &str,
+    value: &[u8],
+) -> rustix::io::Result<()> {
+    #[expect(clippy::disallowed_methods, reason = "of a directory that was just made, or of the workdir")]
+    let object = Writable::held(dir);
+    object.set_xattr(namespace.name(mark).as_bytes(), value, XattrFlags::empty())
 }
 
 #[cfg(test)]

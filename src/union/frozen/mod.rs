@@ -6,7 +6,8 @@
 //! rw/                          the upper; its root carries the mark `overlay.unionmount.stack`
 //! .rw.layers/                  beside it, of the mounting user alone
 //!   stack.json                 the record: which frozen layer lies over which
-//!   1/, 2/, …                  frozen layers, ordinary layers of an overlay
+//!   1/, 2/, …                  frozen layers, ordinary layers of an overlay; the record tells which number is which layer's, since
+//!                              a squash leaves the layer its number and gives it another directory
 //!   gone/                      an upper that a rollback threw away, as long as it is being removed
 //!   branches/2-ID              a branch that stands on layer 2: a symbolic link to its `.NAME.layers`
 //! ```
@@ -36,7 +37,7 @@
 //! | `linking` | files of which the upper has not all names |
 //! | `held` | an upper that nobody has mounted, to be changed; what a kill has left |
 //! | `root` | the root of a new upper |
-//! | [`snapshot`], [`rollback`], [`branch`], [`removal`] | the operations |
+//! | [`snapshot`], [`rollback`], [`branch`], [`removal`], [`squash`] | the operations |
 //! | [`listing`] | what there is |
 
 pub mod below;
@@ -52,6 +53,7 @@ pub(in crate::union) mod root;
 pub(in crate::union) mod settle;
 pub(in crate::union) mod site;
 pub mod snapshot;
+pub mod squash;
 #[cfg(test)]
 mod tests;
 pub mod unfit;

@@ -6,8 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::union::escaped_path::{EscapedPath, is_tame};
 
-/// The version of its form.
-pub const VERSION: u32 = 1;
+/// The version of its form, where a layer lies in another directory than that of its number.
+pub const VERSION: u32 = 2;
+
+/// The version of its form where none does.
+const WITHOUT_MOVED: u32 = 1;
 
 /// So many frozen layers may lie below an upper: as many as container engines give.
 pub const MOST_LAYERS: usize = 500;
@@ -27,11 +30,11 @@ pub struct Record {
     /// The layers below all of them, the topmost first, as they were told; none: whoever mounts the stack names them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lowers: Vec<EscapedPath>,
-    /// The number of the next one.
+    /// The number of the next one, or of the next directory.
     pub next: u32,
     /// The frozen layers, in the order in which they were made.
     pub layers: Vec<FrozenLayer>,
-    /// Layers that are gone, whose directories may be there still.
+    /// The directories of layers that are gone, which may be there still.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub removing: Vec<u32>,
 }
@@ -50,7 +53,7 @@ pub struct Base {
 /// One frozen layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FrozenLayer {
-    /// Its number, which is the name of its directory.
+    /// Its number, which is the name of its directory unless `moved_to` says otherwise.
     pub layer: u32,
     /// What people call it.
     pub name: String,
@@ -65,6 +68,16 @@ pub struct FrozenLayer {
     /// keeps it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub hidden: BTreeMap<String, u64>,
+    /// The number that is the name of its directory, since others were merged into it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved_to: Option<u32>,
+}
+
+impl FrozenLayer {
+    /// Returns the number that is the name of its directory.
+    pub fn directory(&self) -> u32 {
+        self.moved_to.unwrap_or(self.layer)
+    }
 }
 
 /// What is in a frozen layer.
@@ -82,7 +95,7 @@ impl Record {
     /// Makes one of a stack that has no frozen layers.
     pub fn new(id: String, base: Option<Base>) -> Record {
         let (lowers, layers, removing) = (Vec::new(), Vec::new(), Vec::new());
-        Record { version: VERSION, id, base, lowers, next: 1, layers, removing }
+        Record { version: WITHOUT_MOVED, id, base, lowers, next: 1, layers, removing }
     }
 
     /// Reads one.
@@ -96,7 +109,7 @@ impl Record {
         }
         let damaged = |error: serde_json::Error| format!("is damaged: {error}");
         let Versioned { version } = serde_json::from_slice(text).map_err(damaged)?;
-        if version != VERSION {
+        if !(WITHOUT_MOVED..=VERSION).contains(&version) {
             return Err(format!("was written by another version of this program (form {version})"));
         }
         let record: Record = serde_json::from_slice(text).map_err(damaged)?;
@@ -109,7 +122,9 @@ impl Record {
     /// # Errors
     /// None that is known; what JSON can't hold.
     pub fn to_text(&self) -> Result<Vec<u8>, String> {
-        let mut text = serde_json::to_vec_pretty(self).map_err(|error| error.to_string())?;
+        let moved = self.layers.iter().any(|layer| layer.moved_to.is_some());
+        let record = Record { version: if moved { VERSION } else { WITHOUT_MOVED }, ..self.clone() };
+        let mut text = serde_json::to_vec_pretty(&record).map_err(|error| error.to_string())?;
         text.push(b'\n');
         Ok(text)
     }
@@ -164,7 +179,14 @@ impl Record {
             }
             numbers.insert(*layer);
         }
-        match self.removing.iter().find(|gone| numbers.contains(gone) || **gone >= self.next) {
+        let mut directories = BTreeSet::from([0]);
+        for layer in &self.layers {
+            let directory = layer.directory();
+            if directory < layer.layer || directory >= self.next || !directories.insert(directory) {
+                return Err(format!("layer {} lies in {directory}", layer.layer));
+            }
+        }
+        match self.removing.iter().find(|gone| directories.contains(gone) || **gone >= self.next) {
             Some(gone) => Err(format!("layer {gone} is there and gone")),
             None => Ok(()),
         }
@@ -205,7 +227,7 @@ mod tests {
 
     fn layer(layer: u32, below: u32) -> FrozenLayer {
         let (name, hidden) = (layer.to_string(), BTreeMap::from([("aa-5".to_owned(), 2)]));
-        FrozenLayer { layer, name, made: 7, below, content: Some(Content::default()), hidden }
+        FrozenLayer { layer, name, made: 7, below, content: Some(Content::default()), hidden, moved_to: None }
     }
 
     fn record() -> Record {
@@ -228,7 +250,7 @@ mod tests {
 
     #[test]
     fn what_does_not_go_together_is_damaged() {
-        let breaks: [fn(&mut Record); 12] = [
+        let breaks: [fn(&mut Record); 15] = [
             |record| record.id = "A".repeat(32),
             |record| record.base.as_mut().unwrap().layer = 0,
             |record| record.base.as_mut().unwrap().directory.0.push(0),
@@ -241,6 +263,9 @@ mod tests {
             |record| record.layers[0].name = "a\u{1b}[2J".into(),
             |record| record.removing = vec![2],
             |record| record.removing = vec![9],
+            |record| record.layers[1].moved_to = Some(1),
+            |record| record.layers[1].moved_to = Some(9),
+            |record| (record.layers[0].moved_to, record.layers[1].moved_to) = (Some(8), Some(8)),
         ];
         for (at, change) in breaks.into_iter().enumerate() {
             let mut record = record();
@@ -248,9 +273,9 @@ mod tests {
             let read = Record::parse(&record.to_text().unwrap());
             assert!(read.as_ref().is_err_and(|why| why.starts_with("is damaged")), "{at}: {read:?}");
         }
-        let mut later = record();
-        later.version = 2;
-        let read = Record::parse(&later.to_text().unwrap());
+        let later = String::from_utf8(record().to_text().unwrap()).unwrap();
+        let later = later.replace("\"version\": 1", "\"version\": 3");
+        let read = Record::parse(later.as_bytes());
         assert!(read.is_err_and(|why| why.contains("another version")));
         Record::parse(b"{").unwrap_err();
     }

@@ -116,8 +116,8 @@ pub fn remove(path: &Path, names: &[String], gone: bool) -> Result<()> {
         return Err(SnapshotError::refused(path, why_not(branch)));
     }
     let record = &mut writing.layers.record;
-    record.layers.retain(|layer| !going.contains(&layer.layer));
-    record.removing.extend(going);
+    let leaving = record.layers.extract_if(.., |layer| going.contains(&layer.layer));
+    record.removing.extend(leaving.map(|layer| layer.directory()));
     writing.layers.write()?;
     failpoint::reached(Failpoint::Changed);
     for branch in standing {

@@ -41,6 +41,15 @@ pub(in crate::union) fn make(
 
 /// Gives a new root the attributes of another.
 pub(in crate::union) fn be_like(made: BorrowedFd<'_>, model: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    be_like_but(made, model, is_kept)
+}
+
+/// Gives a new directory the attributes of another; of the extended ones those that `is_kept`.
+pub(in crate::union) fn be_like_but(
+    made: BorrowedFd<'_>,
+    model: BorrowedFd<'_>,
+    is_kept: impl Fn(&[u8]) -> bool,
+) -> rustix::io::Result<()> {
     let (object, model) = (Writable::held(made), At::Fd(model));
     let (stat, own) = (model.stat()?, object.at().stat()?);
     if (stat.uid, stat.gid) != (own.uid, own.gid) {
@@ -54,7 +63,9 @@ pub(in crate::union) fn be_like(made: BorrowedFd<'_>, model: BorrowedFd<'_>) -> 
         match object.set_xattr(&name, &value, XattrFlags::empty()) {
             // Labels and the like say how the filesystem keeps a directory.
             Err(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP | Errno::INVAL)
-                if !name.starts_with(b"user.") && !name.starts_with(b"system.posix_acl_") => {}
+                if overlay_mark(&name).is_none()
+                    && !name.starts_with(b"user.")
+                    && !name.starts_with(b"system.posix_acl_") => {}
             set => set?,
         }
     }

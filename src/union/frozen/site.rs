@@ -162,7 +162,12 @@ impl Layers {
 
     /// Returns where a layer lies.
     pub fn place(&self, layer: u32) -> PathBuf {
-        self.path.join(layer.to_string())
+        self.path.join(self.directory(layer))
+    }
+
+    /// Returns the name of a layer's directory; of one that the record hasn't got, its number.
+    pub(super) fn directory(&self, layer: u32) -> String {
+        self.record.layer(layer).map_or(layer, |layer| layer.directory()).to_string()
     }
 
     /// Opens a layer. `None`: there is no such directory.
@@ -170,7 +175,7 @@ impl Layers {
     /// # Errors
     /// Those of openat(2).
     pub fn layer(&self, layer: u32) -> Result<Option<OwnedFd>> {
-        self.entry(&layer.to_string())
+        self.entry(&self.directory(layer))
     }
 
     /// Opens a directory in it. `None`: there is no such directory.

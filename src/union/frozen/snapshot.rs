@@ -201,7 +201,8 @@ pub(in crate::union) fn prepare(
     let on = below::of(held.upper.root.as_fd(), path)?;
     if on.is_some_and(|on| on.layers.len() >= MOST_LAYERS) {
         let why = format!(
-            "lies on {MOST_LAYERS} frozen layers, and more can't be mounted; apply it to a directory, and begin anew"
+            "lies on {MOST_LAYERS} frozen layers, and more can't be mounted; make one of several: unionmount squash {}",
+            EscapedPath::from(path.as_path())
         );
         return Err(SnapshotError::refused(path, why));
     }
@@ -213,7 +214,7 @@ pub(in crate::union) fn prepare(
         return Err(SnapshotError::refused(path, format!("a snapshot of it is called {name} already")));
     }
     let made = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec;
-    let frozen = FrozenLayer { layer, name, made, below, content: None, hidden };
+    let frozen = FrozenLayer { layer, name, made, below, content: None, hidden, moved_to: None };
     record.next += 1;
     record.layers.push(frozen.clone());
     let head = Head::new(layer).map_err(SnapshotError::io("make a mark for it", path))?;

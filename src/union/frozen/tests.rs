@@ -14,11 +14,12 @@ use crate::union::change::staged::New;
 use crate::union::data::file::Write;
 use crate::union::frozen::held::{GONE, Held, Writing};
 use crate::union::frozen::snapshot::{Target, snapshot};
-use crate::union::frozen::{below, branch, listing, removal, rollback};
+use crate::union::frozen::{below, branch, listing, removal, rollback, squash};
 use crate::union::nodes::node::Node;
 use crate::union::view::attr::SetAttr;
 
 mod kills;
+mod squashing;
 
 fn target(bed: &Bed) -> Target {
     Target { upper: bed.at("upper"), lowers: vec![bed.at("0").into()], ..Target::default() }
@@ -538,6 +539,7 @@ fn more_than_five_hundred_layers_are_refused() {
             below: layer - 1,
             content,
             hidden: BTreeMap::new(),
+            moved_to: None,
         });
     }
     layers.record.next = most + 1;
@@ -547,7 +549,7 @@ fn more_than_five_hundred_layers_are_refused() {
     assert!(look_up(&union, "of-2").is_some() && look_up(&union, "of-500").is_some());
     drop(union);
     let refused = snapshot(&target(&bed), None).unwrap_err().to_string();
-    assert!(refused.contains("500"), "{refused}");
+    assert!(refused.contains("500") && refused.contains("unionmount squash"), "{refused}");
     assert!(branch::branch(&target(&bed), &bed.at("b")).is_ok(), "nothing needs to be frozen for it");
     assert!(!bed.names(".upper.layers").contains(&"new".to_owned()));
 }

@@ -344,6 +344,16 @@ impl Union {
         self.search_on(dirs, name, &Steps(Cell::new(STEPS)), visitor)
     }
 
+    /// Searches as [`Union::search_telling`] does. Where the data of a file lie isn't asked.
+    pub(in crate::union) fn search_name_telling(
+        &self,
+        dirs: &[Arc<RealDir>],
+        name: &[u8],
+        visitor: &mut impl FnMut(LayerVisit<'_>),
+    ) -> Result<Option<Found>> {
+        Search::new(self, &Steps(Cell::new(STEPS)), visitor, false).run(dirs, name)
+    }
+
     /// Searches as part of a lookup.
     pub(super) fn search_on(
         &self,

@@ -1,0 +1,78 @@
+//! `unionmount squash`: makes one frozen layer of several.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::page::Page;
+use super::{Failure, discard, say, snapshot};
+use crate::union::frozen::snapshot::Target;
+use crate::union::frozen::squash::{self, Range};
+use crate::union::stack::layer::XattrChoice;
+
+/// Forget the states between snapshots: neighbouring frozen layers become one
+///
+/// What is shown stays as it is, and no data are copied. Without a range the layers that the upper lies on become one, down to the first on
+/// which a branch or another snapshot stands. The upper must not be mounted.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(super) struct Squash {
+    /// The workdir that its mounts have, where it isn't the one beside it
+    #[arg(long, value_name = "DIR")]
+    work: Option<PathBuf>,
+
+    /// Its mounts have the option userxattr
+    #[arg(long)]
+    userxattr: bool,
+
+    /// Tell what would be done, and change nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+
+    /// The upper directory
+    #[arg(value_name = "UPPER")]
+    upper: PathBuf,
+
+    /// The states between which all are forgotten: B stays with what was changed since A. 0 is the state before the first
+    #[arg(value_name = "A..B")]
+    range: Option<String>,
+}
+
+const EXAMPLES: &str = "\
+EXAMPLES:
+  Keep only the newest of all snapshots:
+      unionmount squash rw
+
+  Keep monday and friday, and none between:
+      unionmount squash rw monday..friday";
+
+impl Squash {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        super::logging::start_for_verb();
+        snapshot::is_not_mounted(&self.upper)?;
+        let range = self.range.as_deref().map_or_else(|| Ok(Range::default()), range)?;
+        let xattr = if self.userxattr { XattrChoice::User } else { XattrChoice::Auto };
+        let target = Target { upper: self.upper, work: self.work, xattr, ..Target::default() };
+        let (planned, places) = squash::plan(&target, &range).map_err(Failure::failed)?;
+        for place in &places {
+            discard::is_unused(place)?;
+        }
+        let done = match self.dry_run {
+            true => planned,
+            false => squash::squash(&target, &range).map_err(Failure::failed)?,
+        };
+        let (verb, gone) = (if self.dry_run { "would go" } else { "went" }, done.gone.join(", "));
+        say(&format!("{gone} {verb} into {}", done.into));
+        Page::of_line(format_args!("{}", done.into)).print()?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn range(text: &str) -> Result<Range, Failure> {
+    let Some((after, to)) = text.split_once("..") else {
+        return Err(Failure::usage(format!(
+            "{text}: is no range; name two snapshots as A..B, or one as A.. or ..B"
+        )));
+    };
+    let named = |name: &str| (!name.is_empty()).then(|| name.to_owned());
+    Ok(Range { after: named(after), to: named(to) })
+}

@@ -1,0 +1,199 @@
+//! Several frozen layers that become one.
+
+use super::*;
+
+use crate::union::frozen::squash::{Range, Squashed, squash};
+
+fn range(after: &str, to: &str) -> Range {
+    let named = |name: &str| (!name.is_empty()).then(|| name.to_owned());
+    Range { after: named(after), to: named(to) }
+}
+
+fn merge(bed: &Bed, after: &str, to: &str) -> Squashed {
+    squash(&target(bed), &range(after, to)).unwrap()
+}
+
+fn refused(bed: &Bed, after: &str, to: &str) -> String {
+    let before = bed.names(".upper.layers");
+    let refused = squash(&target(bed), &range(after, to)).unwrap_err().to_string();
+    assert_eq!(bed.names(".upper.layers"), before, "nothing was changed");
+    refused
+}
+
+/// Contents, link counts, and the numbers of what is no directory: of those some are made anew.
+fn lasting(tree: &BTreeMap<String, Shown>) -> BTreeMap<String, Shown> {
+    let tell = |(path, shown): (&String, &Shown)| {
+        let (ino, links, content) = shown.clone();
+        (path.clone(), if content.is_empty() { (0, links, content) } else { (ino, links, content) })
+    };
+    tree.iter().map(tell).collect()
+}
+
+/// Four states: something of every form, and each form above another.
+fn four() -> (Bed, Vec<BTreeMap<String, Shown>>) {
+    let bed = build();
+    for file in ["deep/a/b/file", "deep/a/gone", "twice/file", "back/file", "opaque/below"] {
+        bed.file(&format!("0/{file}"));
+    }
+    let mut states = Vec::new();
+    change(&bed.open());
+    make(&bed.open(), "own", New::Directory);
+    states.push(shown(&bed));
+    take(&bed, "one");
+
+    let union = bed.open();
+    let root = union.root().clone();
+    let renamed = |from: &str, to: &str| {
+        union.rename((&root, from.as_bytes()), (&root, to.as_bytes()), RenameMode::Replace).unwrap();
+    };
+    // A redirect above a redirect, one that leads back, one of a directory below one that was renamed.
+    renamed("new-name", "newer-name");
+    renamed("twice", "once");
+    renamed("back", "away");
+    let deep = find(&union, "deep");
+    union.rename((&deep, b"a"), (&root, b"moved"), RenameMode::Replace).unwrap();
+    write(&union, "moved/b/file", "MOVED");
+    union.unlink(&find(&union, "moved"), b"gone").unwrap();
+    // What was made in a layer is deleted, what was deleted comes back.
+    union.unlink(&root, b"made").unwrap();
+    make(&union, "deleted", New::File);
+    write(&union, "linked/2", "TWO OF ONE");
+    union.unlink(&find(&union, "linked"), b"3").unwrap();
+    union.unlink(&find(&union, "opaque"), b"below").unwrap();
+    union.rmdir(&root, b"opaque").unwrap();
+    drop((deep, root, union));
+    states.push(shown(&bed));
+    take(&bed, "two");
+
+    let union = bed.open();
+    let root = union.root().clone();
+    make(&union, "opaque", New::Directory);
+    union.rename((&root, b"once"), (&root, b"thrice"), RenameMode::Replace).unwrap();
+    union.rename((&root, b"away"), (&root, b"back"), RenameMode::Replace).unwrap();
+    union
+        .rename((&find(&union, "moved"), b"b"), (&find(&union, "thrice"), b"b"), RenameMode::Replace)
+        .unwrap();
+    union.unlink(&find(&union, "lost"), b"3").unwrap();
+    make(&union, "made", New::File);
+    drop((root, union));
+    states.push(shown(&bed));
+    take(&bed, "three");
+
+    write(&bed.open(), "same", "FOUR");
+    states.push(shown(&bed));
+    (bed, states)
+}
+
+/// Whatever is merged, what is above shows the same, and so does what was not.
+#[test]
+fn a_squash_changes_nothing_that_is_seen() {
+    for (after, to, gone) in [
+        ("", "", vec!["two", "one"]),
+        ("0", "three", vec!["two", "one"]),
+        ("one", "three", vec!["two"]),
+        ("0", "two", vec!["one"]),
+    ] {
+        let (bed, states) = four();
+        let what = format!("{after}..{to}");
+        let done = merge(&bed, after, to);
+        assert_eq!(done.gone, gone, "{what}");
+        let now = shown(&bed);
+        assert_eq!(lasting(&now), lasting(&states[3]), "{what}");
+        assert_eq!(
+            bed.names(".upper.layers").len(),
+            4 - gone.len(),
+            "{what}: of three layers and the record"
+        );
+        let listed = listing::list(&bed.at("upper")).unwrap();
+        let names: Vec<&str> = listed.iter().map(|one| one.layer.name.as_str()).collect();
+        assert!(
+            listed.iter().all(|one| one.is_below) && gone.iter().all(|name| !names.contains(name)),
+            "{names:?}"
+        );
+        // What was copied up is still one file, and goes on being one.
+        let union = bed.open();
+        write(&union, "linked/4", "ALL OF IT");
+        assert!(tree(&union)["/linked/1"].2.starts_with(b"ALL OF IT"), "{what}");
+        union.unlink(&find(&union, "lost"), b"4").unwrap();
+        assert_eq!(tree(&union)["/lost/5"].1, 1, "{what}");
+        drop(union);
+        let later = shown(&bed);
+        take(&bed, "later");
+        assert_eq!(shown(&bed), later, "{what}: above another snapshot");
+        // The states that are left can be gone to.
+        for (name, state) in [("one", 0), ("two", 1), ("three", 2)] {
+            if !gone.contains(&name) {
+                go_back(&bed, name);
+                assert_eq!(lasting(&shown(&bed)), lasting(&states[state]), "{what}: {name}");
+            }
+        }
+        go_back(&bed, "later");
+        let again = merge(&bed, "", "");
+        assert_eq!(again.into, "later");
+        assert_eq!(lasting(&shown(&bed)), lasting(&later), "{what}: once more");
+    }
+}
+
+#[test]
+fn what_something_stands_on_stays() {
+    let (bed, states) = four();
+    branch::branch(&target(&bed), &bed.at("b")).unwrap();
+    // For the branch the upper was frozen: 4.
+    assert!(refused(&bed, "three", "4").contains("no two"), "one layer");
+    assert!(refused(&bed, "two", "one").contains("doesn't lie on"));
+    assert!(refused(&bed, "none", "one").contains("no snapshot"));
+    go_back(&bed, "two");
+    write(&bed.open(), "same", "FORK");
+    take(&bed, "fork");
+    let why = refused(&bed, "one", "4");
+    assert!(why.contains("several snapshots lie on two") && why.contains("three, fork"), "{why}");
+    assert_eq!(merge(&bed, "two", "4"), Squashed { gone: vec!["three".into()], into: "4".into() });
+    let of_branch = Target { upper: bed.at("b"), ..target(&bed) };
+    let below = below::of_path(&of_branch.upper).unwrap().unwrap();
+    assert_eq!(below.layers.len(), 3, "the branch stands on what has it all: {below:?}");
+    // With what it shows.
+    go_back(&bed, "4");
+    assert_eq!(lasting(&shown(&bed)), lasting(&states[3]));
+    branch::branch(&Target { upper: bed.at("b"), ..target(&bed) }, &bed.at("c")).unwrap();
+    assert!(refused(&bed, "0", "fork").contains("several snapshots lie on two"));
+    let fork = merge(&bed, "0", "two");
+    assert_eq!(fork.gone, ["one"]);
+    go_back(&bed, "fork");
+    let mut expected = lasting(&states[1]);
+    expected.get_mut("/same").unwrap().2[..4].copy_from_slice(b"FORK");
+    let now = lasting(&shown(&bed));
+    assert_eq!(now.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+    assert_eq!(now["/same"].2, expected["/same"].2);
+}
+
+#[test]
+fn a_file_whose_data_lie_below_is_not_merged() {
+    support::needs_root!();
+    let bed = build();
+    write(&bed.open(), "changed", "ONE");
+    take(&bed, "one");
+    take(&bed, "two");
+    let file = bed.at(".upper.layers/2/changed");
+    let none = rustix::fs::XattrFlags::empty();
+    fs::File::create(&file).unwrap().set_len(9).unwrap();
+    rustix::fs::setxattr(&file, "trusted.overlay.metacopy", b"", none).unwrap();
+    let before = shown(&bed);
+    let why = refused(&bed, "", "");
+    assert!(
+        why.contains("changed has its data in a layer below") && why.contains(".upper.layers/2"),
+        "{why}"
+    );
+    assert_eq!(shown(&bed), before);
+}
+
+/// Programs that know no other form read the record as long as no layer lies elsewhere.
+#[test]
+fn the_form_of_a_record_says_that_a_layer_lies_elsewhere() {
+    let (bed, _) = four();
+    let version =
+        || fs::read_to_string(bed.at(".upper.layers/stack.json")).unwrap().contains("\"version\": 1");
+    assert!(version());
+    merge(&bed, "", "");
+    assert!(!version());
+    assert_eq!(bed.names(".upper.layers"), ["4", "stack.json"]);
+}
