@@ -112,7 +112,8 @@ impl Record {
         if !(WITHOUT_MOVED..=VERSION).contains(&version) {
             return Err(format!("was written by another version of this program (form {version})"));
         }
-        let record: Record = serde_json::from_slice(text).map_err(damaged)?;
+        let mut record: Record = serde_json::from_slice(text).map_err(damaged)?;
+        record.version = record.form();
         record.check().map_err(|why| format!("is damaged: {why}"))?;
         Ok(record)
     }
@@ -122,11 +123,15 @@ impl Record {
     /// # Errors
     /// None that is known; what JSON can't hold.
     pub fn to_text(&self) -> Result<Vec<u8>, String> {
-        let moved = self.layers.iter().any(|layer| layer.moved_to.is_some());
-        let record = Record { version: if moved { VERSION } else { WITHOUT_MOVED }, ..self.clone() };
+        let record = Record { version: self.form(), ..self.clone() };
         let mut text = serde_json::to_vec_pretty(&record).map_err(|error| error.to_string())?;
         text.push(b'\n');
         Ok(text)
+    }
+
+    /// Returns the version of the form in which it is written: the lowest that can say all of it.
+    fn form(&self) -> u32 {
+        if self.layers.iter().any(|layer| layer.moved_to.is_some()) { VERSION } else { WITHOUT_MOVED }
     }
 
     /// Returns a layer.
@@ -274,6 +279,12 @@ mod tests {
             assert!(read.as_ref().is_err_and(|why| why.starts_with("is damaged")), "{at}: {read:?}");
         }
         let later = String::from_utf8(record().to_text().unwrap()).unwrap();
+        let unneeded = later.replace("\"version\": 1", "\"version\": 2");
+        assert_eq!(
+            Record::parse(unneeded.as_bytes()),
+            Ok(record()),
+            "which form it was in isn't what it says"
+        );
         let later = later.replace("\"version\": 1", "\"version\": 3");
         let read = Record::parse(later.as_bytes());
         assert!(read.is_err_and(|why| why.contains("another version")));
