@@ -200,10 +200,11 @@ impl Handing {
         file.write_all(&state::write(&head, &nodes).map_err(io)?).map_err(io)?;
         drop(nodes);
         let talk = &started.talk;
-        talk.say(&Word::Handed { descriptors: fds.len() })?;
-        fds.send(&talk.0).map_err(io)?;
+        let sent =
+            talk.say(&Word::Handed { descriptors: fds.len() }).and_then(|()| fds.send(&talk.0).map_err(io));
+        // What it said before it hung up tells more than that it has.
         match talk.hear(Some(READING)) {
-            Ok(Word::Ready) => {}
+            Ok(Word::Ready) => sent?,
             Ok(Word::Refused(why)) => return Err(why),
             Ok(_) => return Err("the program says what makes no sense".to_owned()),
             Err(why) => return Err(format!("the program can't read it: {why}")),

@@ -57,6 +57,10 @@ impl Talk {
                 Ok(_) if byte[0] == b'\n' => break,
                 Ok(_) => line.push(byte[0]),
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                // It hadn't read all that it was told.
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
+                    return Err("it ended without a word".to_owned());
+                }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     return Err("it says nothing".to_owned());
                 }
