@@ -202,19 +202,20 @@ impl Handing {
         let talk = &started.talk;
         let sent =
             talk.say(&Word::Handed { descriptors: fds.len() }).and_then(|()| fds.send(&talk.0).map_err(io));
+        let gone = |why: String| format!("the program didn't go on: {why}");
         // What it said before it hung up tells more than that it has.
         match talk.hear(Some(READING)) {
-            Ok(Word::Ready) => sent?,
+            Ok(Word::Ready) => sent.map_err(gone)?,
             Ok(Word::Refused(why)) => return Err(why),
             Ok(_) => return Err("the program says what makes no sense".to_owned()),
             Err(why) => return Err(format!("the program can't read it: {why}")),
         }
-        talk.say(&Word::Go)?;
+        talk.say(&Word::Go).map_err(gone)?;
         // Not killed any more: it may have begun. It says so before it does, and where it ends before that, this one goes on.
         match talk.hear(None) {
             Ok(Word::Serving) => Ok(()),
             Ok(_) => Err("the program says what makes no sense".to_owned()),
-            Err(why) => Err(format!("the program didn't go on: {why}")),
+            Err(why) => Err(gone(why)),
         }
     }
 }
