@@ -418,7 +418,14 @@ impl<'a> Writable<'a> {
     }
 
     /// Changes owner and group; `None` leaves as it is. Clears setuid and setgid of files, as chown(2) does.
+    ///
+    /// # Errors
+    /// `EOVERFLOW` for -1, which nobody is: chown(2) would leave the owner as it is, which is root's for what was just
+    /// made. The kernel tells this number for a caller that a mount with mapped ids (mount_setattr(2)) doesn't know.
     pub fn chown(&self, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
+        if uid == Some(u32::MAX) || gid == Some(u32::MAX) {
+            return Err(Errno::OVERFLOW);
+        }
         let uid = uid.map(Uid::from_raw);
         let gid = gid.map(Gid::from_raw);
         match self.0 {
@@ -505,6 +512,15 @@ impl SetTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_nobody_is_owns_nothing() {
+        let file = tempfile::tempfile().unwrap();
+        let object = Writable(At::Fd(file.as_fd()));
+        assert_eq!(object.chown(Some(u32::MAX), None), Err(Errno::OVERFLOW));
+        assert_eq!(object.chown(None, Some(u32::MAX)), Err(Errno::OVERFLOW));
+        object.chown(None, None).unwrap();
+    }
 
     #[test]
     fn what_is_no_file_is_not_opened_as_one() {
