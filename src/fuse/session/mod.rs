@@ -33,7 +33,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -60,7 +60,7 @@ pub mod serve;
 mod spin;
 mod worker;
 
-use connection::{Connection, How};
+use connection::{Connection, How, Running};
 use device::Device;
 pub use notifier::Notifier;
 use parting::{Parting, SessionState};
@@ -160,7 +160,7 @@ pub fn serve<F: Filesystem>(
         mount::mount(device, &options.mount_point, &options.source, &options.flags)?
     };
     let device_of = mounted.device();
-    let mut on_failure = UnmountOnFailure(Some(mounted.clone()));
+    let on_failure = UnmountOnFailure(Some(mounted.clone()));
     // Before anything is answered.
     let _own = own::declare(mount::device_number(&device, &mounted));
     let watched = device.try_clone().map_err(SessionError::Setup)?;
@@ -177,14 +177,7 @@ pub fn serve<F: Filesystem>(
     let (notifier, parting) = (connection.notifier(), connection.parting(device_of));
     let running = connection.start().map_err(SessionError::Begin)?;
     (hooks.ready)(notifier, parting);
-    let_go_of_start();
-    let ended = running.answer().map_err(SessionError::Broken);
-    listener.stop();
-    if ended.is_ok() {
-        on_failure.0 = None;
-        log::info!("unmounted {}", options.mount_point.display());
-    }
-    ended
+    until_end(running, listener, on_failure, &options.mount_point)
 }
 
 /// Goes on with the session of another process, and answers until the filesystem is unmounted. `device` is that of its connection.
@@ -210,17 +203,27 @@ pub fn take_over<F: Filesystem>(
     let (notifier, parting) = (connection.notifier(), connection.parting(agreed.device));
     let running = connection.start().map_err(SessionError::Begin)?;
     (hooks.ready)(notifier, parting);
-    let mut on_failure = UnmountOnFailure(Some(mounted.clone()));
+    let on_failure = UnmountOnFailure(Some(mounted.clone()));
     stop_on_panic(mounted.clone());
     let listener =
         listen(signals, mounted, watched, (hooks.report, hooks.abandon)).map_err(SessionError::Setup)?;
     log::info!("went on with the mount on {}", options.mount_point.display());
+    until_end(running, listener, on_failure, &options.mount_point)
+}
+
+/// Answers until the mount has ended.
+fn until_end<F: Filesystem>(
+    running: Running<F>,
+    listener: Listener,
+    mut on_failure: UnmountOnFailure,
+    mount_point: &Path,
+) -> Result<(), SessionError> {
     let_go_of_start();
     let ended = running.answer().map_err(SessionError::Broken);
     listener.stop();
     if ended.is_ok() {
         on_failure.0 = None;
-        log::info!("unmounted {}", options.mount_point.display());
+        log::info!("unmounted {}", mount_point.display());
     }
     ended
 }
