@@ -31,6 +31,7 @@ mod export;
 mod filter;
 mod help;
 mod history;
+mod how_mounted;
 mod image_diff;
 mod image_tree;
 mod images;

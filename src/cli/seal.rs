@@ -9,6 +9,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget};
 
 use super::Failure;
+use super::how_mounted::HowMounted;
 use super::output::count;
 use super::page::{self, Page};
 use super::store::StoreArgs;
@@ -18,7 +19,7 @@ use crate::explain::names;
 use crate::image::progress::bar_style;
 use crate::union::change::sealing::{NotSealed, SealProgress};
 use crate::union::escaped_path::EscapedPath;
-use crate::union::stack::layer::{Stack, StackOptions, XattrChoice};
+use crate::union::stack::layer::{Stack, StackOptions};
 use crate::union::{Limits, Union};
 
 /// Copy into an upper what its files leave in the layers below, so that it needs no reader that knows metacopies and
@@ -48,13 +49,8 @@ pub(super) struct Seal {
     #[arg(long, value_name = "DIR", requires = "lowers")]
     upper: Option<PathBuf>,
 
-    /// The workdir that its mounts had, where it isn't the one beside it
-    #[arg(long, value_name = "DIR")]
-    work: Option<PathBuf>,
-
-    /// Its mounts had the option userxattr
-    #[arg(long)]
-    userxattr: bool,
+    #[command(flatten)]
+    how: HowMounted,
 
     /// Tell which files it would be, and change nothing
     #[arg(short = 'n', long)]
@@ -91,7 +87,7 @@ impl Seal {
                         return Err(Failure::failed(format!("{name}: neither a container nor a directory")));
                     }
                 };
-                if self.work.is_some() || self.userxattr {
+                if self.how.is_said() {
                     return Err(Failure::usage(
                         "a container's workdir and marks are known; leave --work and --userxattr out",
                     ));
@@ -113,8 +109,8 @@ impl Seal {
         let options = StackOptions {
             lowers: super::lowers::sources(lowers)?,
             upper: Some(upper.to_owned()),
-            work: self.work.clone(),
-            xattr: if self.userxattr { XattrChoice::User } else { XattrChoice::Auto },
+            work: self.how.work.clone(),
+            xattr: self.how.xattr(),
             ..StackOptions::default()
         };
         let stack = Stack::open(&options).map_err(Failure::failed)?;

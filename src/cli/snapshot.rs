@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use super::how_mounted::HowMounted;
 use super::output::{self, Format};
 use super::page::Page;
 use super::{Failure, discard, say, using};
@@ -18,7 +19,6 @@ use crate::union::escaped_path::EscapedPath;
 use crate::union::frozen::listing::{self, Listed};
 use crate::union::frozen::snapshot::Target;
 use crate::union::frozen::{branch, removal, rollback, snapshot};
-use crate::union::stack::layer::XattrChoice;
 
 /// Which upper, and how it is mounted.
 #[derive(Debug, Args)]
@@ -27,13 +27,8 @@ struct TargetArgs {
     #[arg(long = "lower", value_name = "DIR[:DIR…]")]
     lowers: Vec<OsString>,
 
-    /// The workdir that its mounts have, where it isn't the one beside it
-    #[arg(long, value_name = "DIR")]
-    work: Option<PathBuf>,
-
-    /// Its mounts have the option userxattr
-    #[arg(long)]
-    userxattr: bool,
+    #[command(flatten)]
+    how: HowMounted,
 }
 
 impl TargetArgs {
@@ -42,9 +37,9 @@ impl TargetArgs {
         let lowers = super::lowers::named(&self.lowers)?;
         Ok(Target {
             upper: upper.to_owned(),
-            work: self.work.clone(),
+            work: self.how.work.clone(),
             lowers: super::lowers::sources(lowers)?,
-            xattr: if self.userxattr { XattrChoice::User } else { XattrChoice::Auto },
+            xattr: self.how.xattr(),
         })
     }
 }
@@ -224,7 +219,7 @@ fn failed(mount: &Mount, error: &dyn std::fmt::Display) -> Failure {
 
 /// Connects with the daemon of a mount that is to freeze its upper. What was written before is told to it first.
 fn ready_to_freeze(mount: &Mount, target: &TargetArgs) -> Result<Client, Failure> {
-    if !target.lowers.is_empty() || target.work.is_some() || target.userxattr {
+    if !target.lowers.is_empty() || target.how.is_said() {
         return Err(Failure::usage("--lower, --work and --userxattr are known of what is mounted"));
     }
     write_back(mount)

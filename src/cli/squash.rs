@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use super::how_mounted::HowMounted;
 use super::page::Page;
 use super::{Failure, discard, say, snapshot};
 use crate::union::frozen::snapshot::Target;
 use crate::union::frozen::squash::{self, Range};
-use crate::union::stack::layer::XattrChoice;
 
 /// Forget the states between snapshots: neighbouring frozen layers become one
 ///
@@ -16,13 +16,8 @@ use crate::union::stack::layer::XattrChoice;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct Squash {
-    /// The workdir that its mounts have, where it isn't the one beside it
-    #[arg(long, value_name = "DIR")]
-    work: Option<PathBuf>,
-
-    /// Its mounts have the option userxattr
-    #[arg(long)]
-    userxattr: bool,
+    #[command(flatten)]
+    how: HowMounted,
 
     /// Tell what would be done, and change nothing
     #[arg(short = 'n', long)]
@@ -50,8 +45,8 @@ impl Squash {
         super::logging::start_for_verb();
         snapshot::is_not_mounted(&self.upper)?;
         let range = self.range.as_deref().map_or_else(|| Ok(Range::default()), range)?;
-        let xattr = if self.userxattr { XattrChoice::User } else { XattrChoice::Auto };
-        let target = Target { upper: self.upper, work: self.work, xattr, ..Target::default() };
+        let xattr = self.how.xattr();
+        let target = Target { upper: self.upper, work: self.how.work, xattr, ..Target::default() };
         let (planned, places) = squash::plan(&target, &range).map_err(Failure::failed)?;
         for place in &places {
             discard::is_unused(place)?;
