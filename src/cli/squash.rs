@@ -7,12 +7,13 @@ use super::how_mounted::HowMounted;
 use super::page::Page;
 use super::{Failure, discard, say, snapshot};
 use crate::union::frozen::snapshot::Target;
-use crate::union::frozen::squash::{self, Range};
+use crate::union::frozen::squash::{Range, Squashing};
 
 /// Forget the states between snapshots: neighbouring frozen layers become one
 ///
 /// What is shown stays as it is, and no data are copied. Without a range the layers that the upper lies on become one, down to the first on
-/// which a branch or another snapshot stands. The upper must not be mounted.
+/// which a branch or another snapshot stands. The upper, and branches that have the layers, must not
+/// be mounted.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct Squash {
@@ -22,6 +23,10 @@ pub(super) struct Squash {
     /// Tell what would be done, and change nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
+
+    /// Also where a branch isn't found any more; it holds nothing then
+    #[arg(short, long)]
+    force: bool,
 
     /// The upper directory
     #[arg(value_name = "UPPER")]
@@ -47,13 +52,14 @@ impl Squash {
         let range = self.range.as_deref().map_or_else(|| Ok(Range::default()), range)?;
         let xattr = self.how.xattr();
         let target = Target { upper: self.upper, work: self.how.work, xattr, ..Target::default() };
-        let (planned, places) = squash::plan(&target, &range).map_err(Failure::failed)?;
-        for place in &places {
-            discard::is_unused(place)?;
+        let squashing = Squashing::begin(&target, &range, self.force).map_err(Failure::failed)?;
+        // While it is held: mounts of its upper and its branches don't begin. Those that have a layer as a mere lower are seen.
+        for place in squashing.places() {
+            discard::is_unused(&place)?;
         }
         let done = match self.dry_run {
-            true => planned,
-            false => squash::squash(&target, &range).map_err(Failure::failed)?,
+            true => squashing.told(),
+            false => squashing.carry_out().map_err(Failure::failed)?,
         };
         let (verb, gone) = (if self.dry_run { "would go" } else { "went" }, done.gone.join(", "));
         say(&format!("{gone} {verb} into {}", done.into));

@@ -120,15 +120,22 @@ pub fn remove(path: &Path, names: &[String], gone: bool) -> Result<()> {
     record.removing.extend(leaving.map(|layer| layer.directory()));
     writing.layers.write()?;
     failpoint::reached(Failpoint::Changed);
-    for branch in standing {
-        let list = writing.layers.path.join(BRANCHES);
+    forget(&writing.layers, standing)?;
+    writing.remove_leaving()
+}
+
+/// Forgets branches that were written down.
+pub(super) fn forget<'a>(layers: &Layers, branches: impl IntoIterator<Item = &'a Branch>) -> Result<()> {
+    let list = layers.path.join(BRANCHES);
+    for branch in branches {
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
         let flags = flags | rustix::fs::OFlags::NOFOLLOW;
-        let dir = rustix::fs::openat(&writing.layers.dir, BRANCHES, flags, rustix::fs::Mode::empty())
+        let dir = rustix::fs::openat(&layers.dir, BRANCHES, flags, rustix::fs::Mode::empty())
             .map_err(SnapshotError::io("open it", &list))?;
         remove::entry(dir.as_fd(), &branch.entry)
             .map_err(SnapshotError::io("remove an entry of it", &list))?;
     }
-    writing.remove_leaving()
+    Ok(())
 }
 
 fn why_not(branch: &Branch) -> String {
@@ -138,8 +145,14 @@ fn why_not(branch: &Branch) -> String {
             "the branch {upper} stands on it; remove {upper} first, with {} beside it",
             EscapedPath::from(branch.place.as_path())
         ),
-        false => format!(
-            "the branch {upper} stood on it, and isn't there now; if it is gone for good and was not moved: --force"
-        ),
+        false => why_gone(branch),
     }
+}
+
+/// Says that a branch isn't found, and the way out.
+pub(super) fn why_gone(branch: &Branch) -> String {
+    let upper = EscapedPath::from(branch.upper().as_path());
+    format!(
+        "the branch {upper} stood on it, and isn't there now; if it is gone for good and was not moved: --force"
+    )
 }

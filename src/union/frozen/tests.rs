@@ -14,7 +14,7 @@ use crate::union::change::staged::New;
 use crate::union::data::file::Write;
 use crate::union::frozen::held::{GONE, Held, Writing};
 use crate::union::frozen::snapshot::{Target, snapshot};
-use crate::union::frozen::{below, branch, listing, removal, rollback, squash};
+use crate::union::frozen::{below, branch, listing, removal, rollback};
 use crate::union::nodes::node::Node;
 use crate::union::view::attr::SetAttr;
 

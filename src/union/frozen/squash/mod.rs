@@ -4,11 +4,16 @@
 //! written, in which the topmost of the old layers lies in the new directory: the one step. Until then all is as it was, and
 //! what was built is removed by whoever opens the record next; afterwards the directories of the old layers are.
 //!
+//! From the plan to the end the upper is locked, the record, and the uppers of all branches that have one of the layers (`standing`):
+//! a mount that began between would have directories that go.
+//!
 //! `way` tells where the search goes on below the layers that are merged, which is what the marks of the new directories say.
 
 #![allow(clippy::disallowed_methods, reason = "the directories are its own")]
 
+mod choosing;
 mod merging;
+mod standing;
 mod way;
 
 use std::collections::BTreeSet;
@@ -19,16 +24,18 @@ use rustix::fs::{Mode, OFlags, RenameFlags, fsync, mkdirat, openat, renameat_wit
 
 use crate::sys::process::raise_nofile_limit;
 use crate::union::change::failpoint::{self, Failpoint};
-use crate::union::frozen::below::is_frozen;
 use crate::union::frozen::held::{Held, NEW, Writing};
 use crate::union::frozen::mark::Head;
-use crate::union::frozen::record::{FrozenLayer, Record};
-use crate::union::frozen::removal::branches;
+use crate::union::frozen::record::FrozenLayer;
+use crate::union::frozen::removal::{branches, forget};
 use crate::union::frozen::root;
 use crate::union::frozen::snapshot::Target;
+use crate::union::frozen::squash::choosing::Choosing;
+pub use crate::union::frozen::squash::choosing::Range;
 use crate::union::frozen::squash::merging::merge;
 use crate::union::frozen::unfit::{Result, SnapshotError};
 use crate::union::stack::layer::{Stack, StackOptions, XattrChoice};
+use crate::union::stack::lock::DirLock;
 use crate::union::stack::stack_error::StackError;
 use crate::union::{Limits, Union};
 
@@ -36,16 +43,7 @@ use crate::union::{Limits, Union};
 const TREE: &str = "tree";
 const NOTHING: &str = "nothing";
 
-/// Which layers are to be one.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Range {
-    /// The snapshot below the lowest of them; none: as far down as they can be merged. `0`: nothing.
-    pub after: Option<String>,
-    /// The topmost of them, whose state and name stay; none: the one that the upper lies on.
-    pub to: Option<String>,
-}
-
-/// What a squash did.
+/// What a squash did, or would do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Squashed {
     /// The names of the snapshots that are gone, the newest first.
@@ -54,132 +52,79 @@ pub struct Squashed {
     pub into: String,
 }
 
-/// Tells what [`squash`] would do, and the directories of the layers that would be merged, in which nobody may be.
-///
-/// # Errors
-/// Those of [`squash`] that can be told before.
-pub fn plan(target: &Target, range: &Range) -> std::result::Result<(Squashed, Vec<PathBuf>), StackError> {
-    let held = Held::begin(&target.upper, target.work.as_deref())?;
-    let writing = writing(&held)?;
-    let layers = chosen(&held, &writing, range)?;
-    Ok((Squashed::of(&layers), layers.iter().map(|layer| writing.layers.place(layer.layer)).collect()))
+/// Layers that are about to become one. As long as this is held, no mount of the upper begins, none of a branch that has one of them,
+/// and nobody else changes the record.
+pub struct Squashing {
+    // Order matters: what is held by the locks goes before them.
+    writing: Writing,
+    /// The topmost first.
+    layers: Vec<FrozenLayer>,
+    xattr: XattrChoice,
+    gone: bool,
+    _branches: Vec<DirLock>,
+    held: Held,
 }
 
-impl Squashed {
-    fn of(layers: &[FrozenLayer]) -> Squashed {
-        let mut names = layers.iter().map(|layer| layer.name.clone());
+impl Squashing {
+    /// Finds out which layers they are, and locks all that has them. `gone`: branches that aren't found any more hold none.
+    ///
+    /// # Errors
+    /// When something stands on one of those that would be gone, or a mount has them, or a branch that has them isn't found.
+    pub fn begin(target: &Target, range: &Range, gone: bool) -> std::result::Result<Squashing, StackError> {
+        if let Err(error) = raise_nofile_limit() {
+            log::warn!("cannot raise the limit on open files: {error}");
+        }
+        let held = Held::begin(&target.upper, target.work.as_deref())?;
+        let writing = writing(&held)?;
+        let layers = Choosing::of(&held, &writing, gone)?.chosen(range)?;
+        let merged = layers.iter().map(|layer| layer.layer).collect();
+        let branches = standing::hold(&held.upper.path, &writing.layers, &merged, gone)?;
+        Ok(Squashing { writing, layers, xattr: target.xattr, gone, _branches: branches, held })
+    }
+
+    /// Returns the directories of the layers that are merged, which nobody else may have as a layer.
+    pub fn places(&self) -> Vec<PathBuf> {
+        self.layers.iter().map(|layer| self.writing.layers.place(layer.layer)).collect()
+    }
+
+    /// Tells what would be done.
+    pub fn told(&self) -> Squashed {
+        let mut names = self.layers.iter().map(|layer| layer.name.clone());
         Squashed { into: names.next().unwrap_or_default(), gone: names.collect() }
     }
-}
 
-/// Merges neighbouring frozen layers of an upper into one.
-///
-/// # Errors
-/// When something stands on one of those that would be gone, or a file has its data in a layer below; then nothing is changed.
-pub fn squash(target: &Target, range: &Range) -> std::result::Result<Squashed, StackError> {
-    let held = Held::begin(&target.upper, target.work.as_deref())?;
-    let mut writing = writing(&held)?;
-    let layers = chosen(&held, &writing, range)?;
-    let built = build(&held, &writing, &layers, target.xattr).inspect_err(|_| {
-        if let Err(error) = writing.remove(NEW) {
-            log::warn!("{error}; the next call removes it");
+    /// Merges them into one.
+    ///
+    /// # Errors
+    /// When a file has its data in a layer below, and those of the system; then nothing is changed.
+    pub fn carry_out(mut self) -> std::result::Result<Squashed, StackError> {
+        let built = build(&self.held, &self.writing, &self.layers, self.xattr).inspect_err(|_| {
+            if let Err(error) = self.writing.remove(NEW) {
+                log::warn!("{error}; the next call removes it");
+            }
+        })?;
+        // Where this fails, what the disk has of the record isn't known: who opens it next removes what that doesn't name.
+        put(&self.held, &mut self.writing, &self.layers, &built)?;
+        if let Err(error) = self.clean_up() {
+            log::warn!("the layers are merged; what is left of the old ones the next call removes: {error}");
         }
-    })?;
-    // Where this fails, what the disk has of the record isn't known: who opens it next removes what that doesn't name.
-    let squashed = put(&held, &mut writing, &layers, &built)?;
-    if let Err(error) = writing.remove_leaving() {
-        log::warn!("the layers are merged; what is left of the old ones the next call removes: {error}");
+        Ok(self.told())
     }
-    Ok(squashed)
+
+    fn clean_up(&mut self) -> Result<()> {
+        self.writing.remove_leaving()?;
+        if !self.gone {
+            return Ok(());
+        }
+        let merged: BTreeSet<u32> = self.layers.iter().skip(1).map(|layer| layer.layer).collect();
+        let mut left = branches(&self.writing.layers)?;
+        left.retain(|branch| !branch.is_there && merged.contains(&branch.layer));
+        forget(&self.writing.layers, &left)
+    }
 }
 
 fn writing(held: &Held) -> Result<Writing> {
     held.existing()?.ok_or_else(|| SnapshotError::refused(&held.upper.path, "has no snapshots"))
-}
-
-/// Returns the layers that are to be one, the topmost first.
-fn chosen(held: &Held, writing: &Writing, range: &Range) -> Result<Vec<FrozenLayer>> {
-    let (path, record) = (&held.upper.path, &writing.layers.record);
-    let find = |name: &String| {
-        record.find(name).ok_or_else(|| {
-            let why = format!("no snapshot of it is called {name}; unionmount snapshots lists them");
-            SnapshotError::refused(path, why)
-        })
-    };
-    let own = held.head()?.map_or(0, |head| head.layer);
-    let to = range.to.as_ref().map(find).transpose()?.unwrap_or(own);
-    let needed = needed(writing, own)?;
-    let chain = record.chain(to);
-    let mut layers: Vec<FrozenLayer> = Vec::new();
-    match &range.after {
-        // Down to the first that something else stands on.
-        None => {
-            let merged =
-                chain.iter().enumerate().take_while(|(at, layer)| *at == 0 || !needed.contains(&layer.layer));
-            layers.extend(merged.map(|(_, layer)| (*layer).clone()));
-        }
-        Some(name) => {
-            let after = find(name)?;
-            if after != 0 && !chain.iter().any(|layer| layer.layer == after) {
-                let why = format!("the snapshot {} doesn't lie on {name}", shown(record, to));
-                return Err(SnapshotError::refused(path, why));
-            }
-            let merged = chain.iter().take_while(|layer| layer.layer != after);
-            layers.extend(merged.map(|layer| (*layer).clone()));
-            if let Some(used) = layers.iter().skip(1).find(|layer| needed.contains(&layer.layer)) {
-                return Err(SnapshotError::refused(path, why_not(writing, used, own)?));
-            }
-        }
-    }
-    if layers.len() < 2 {
-        let why = "no two neighbouring snapshots can be merged there: a state stays on which the upper, a branch or another \
-                   snapshot stands";
-        return Err(SnapshotError::refused(path, why));
-    }
-    for layer in &layers {
-        if !is_frozen(&writing.layers, layer.layer)? {
-            return Err(SnapshotError::damaged(writing.layers.place(layer.layer), "is missing"));
-        }
-    }
-    Ok(layers)
-}
-
-/// Returns the layers on which more stands than the next one of a chain.
-fn needed(writing: &Writing, own: u32) -> Result<BTreeSet<u32>> {
-    let mut needed = BTreeSet::from([own]);
-    needed.extend(branches(&writing.layers)?.iter().map(|branch| branch.layer));
-    let mut once = BTreeSet::new();
-    for layer in &writing.layers.record.layers {
-        if !once.insert(layer.below) {
-            needed.insert(layer.below);
-        }
-    }
-    Ok(needed)
-}
-
-/// Says what stands on a layer that would be gone.
-fn why_not(writing: &Writing, used: &FrozenLayer, own: u32) -> Result<String> {
-    let (name, on) = (&used.name, used.layer);
-    if on == own {
-        return Ok(format!("it lies on the snapshot {name}, which stays; name that as the last: ..{name}"));
-    }
-    if let Some(branch) = branches(&writing.layers)?.into_iter().find(|branch| branch.layer == on) {
-        let upper = crate::union::escaped_path::EscapedPath::from(branch.upper().as_path());
-        return Ok(format!("the branch {upper} stands on the snapshot {name}, which stays"));
-    }
-    let others: Vec<&str> = writing
-        .layers
-        .record
-        .layers
-        .iter()
-        .filter(|layer| layer.below == on)
-        .map(|layer| layer.name.as_str())
-        .collect();
-    Ok(format!("several snapshots lie on {name}, which stays: {}", others.join(", ")))
-}
-
-fn shown(record: &Record, layer: u32) -> &str {
-    record.layer(layer).map_or("0", |layer| &layer.name)
 }
 
 /// What was built, and lies in [`NEW`].
@@ -195,9 +140,6 @@ fn build(
     layers: &[FrozenLayer],
     xattr: XattrChoice,
 ) -> std::result::Result<Built, StackError> {
-    if let Err(error) = raise_nofile_limit() {
-        log::warn!("cannot raise the limit on open files: {error}");
-    }
     let (dir, path) = (writing.layers.dir.as_fd(), writing.layers.path.join(NEW));
     let within = make(dir, NEW, &path)?;
     make(within.as_fd(), NOTHING, &path.join(NOTHING))?;
@@ -241,7 +183,7 @@ fn make(parent: BorrowedFd<'_>, name: &str, path: &std::path::Path) -> Result<Ow
 }
 
 /// Puts what was built in its place.
-fn put(held: &Held, writing: &mut Writing, layers: &[FrozenLayer], built: &Built) -> Result<Squashed> {
+fn put(held: &Held, writing: &mut Writing, layers: &[FrozenLayer], built: &Built) -> Result<()> {
     let own = &mut writing.layers;
     let directory = own.record.next;
     let name = directory.to_string();
@@ -270,6 +212,5 @@ fn put(held: &Held, writing: &mut Writing, layers: &[FrozenLayer], built: &Built
     }
     own.write()?;
     failpoint::reached(Failpoint::Changed);
-    writing.remove(NEW)?;
-    Ok(Squashed::of(layers))
+    writing.remove(NEW)
 }

@@ -3,6 +3,7 @@
 use super::*;
 
 use crate::union::bed::kill::{Order, kill_at};
+use crate::union::frozen::squash::{Range, Squashing};
 
 /// What is killed.
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +41,10 @@ fn carry_out(act: Act, bed: &Bed) {
         Act::First | Act::Second => take(bed, "new"),
         Act::Rollback => go_back(bed, "one"),
         Act::Branch => drop(branch::branch(&target(bed), &bed.at("branch")).unwrap()),
-        Act::Squash => drop(squash::squash(&target(bed), &squash::Range::default()).unwrap()),
+        Act::Squash => {
+            let squashing = Squashing::begin(&target(bed), &Range::default(), false).unwrap();
+            squashing.carry_out().unwrap();
+        }
         Act::Remove => removal::remove(&bed.at("upper"), &["two".to_owned()], false).unwrap(),
     }
 }

@@ -2,7 +2,10 @@
 
 use super::*;
 
-use crate::union::frozen::squash::{Range, Squashed, squash};
+use crate::union::Limits;
+use crate::union::frozen::squash::{Range, Squashed, Squashing};
+use crate::union::stack::layer::{Stack, StackOptions};
+use crate::union::stack::stack_error::StackError;
 
 fn range(after: &str, to: &str) -> Range {
     let named = |name: &str| (!name.is_empty()).then(|| name.to_owned());
@@ -10,12 +13,13 @@ fn range(after: &str, to: &str) -> Range {
 }
 
 fn merge(bed: &Bed, after: &str, to: &str) -> Squashed {
-    squash(&target(bed), &range(after, to)).unwrap()
+    Squashing::begin(&target(bed), &range(after, to), false).unwrap().carry_out().unwrap()
 }
 
 fn refused(bed: &Bed, after: &str, to: &str) -> String {
     let before = bed.names(".upper.layers");
-    let refused = squash(&target(bed), &range(after, to)).unwrap_err().to_string();
+    let squashing = Squashing::begin(&target(bed), &range(after, to), false);
+    let refused = squashing.and_then(Squashing::carry_out).unwrap_err().to_string();
     assert_eq!(bed.names(".upper.layers"), before, "nothing was changed");
     refused
 }
@@ -196,4 +200,94 @@ fn the_form_of_a_record_says_that_a_layer_lies_elsewhere() {
     merge(&bed, "", "");
     assert!(!version());
     assert_eq!(bed.names(".upper.layers"), ["4", "stack.json"]);
+}
+
+fn open_branch(bed: &Bed, name: &str, wait: std::time::Duration) -> Result<Stack, StackError> {
+    Stack::open(&StackOptions {
+        lowers: vec![bed.at("0").into()],
+        upper: Some(bed.at(name)),
+        lock_wait: wait,
+        ..StackOptions::default()
+    })
+}
+
+/// A branch of the upper, and a branch of that which has something of its own below.
+fn branched(bed: &Bed) {
+    branch::branch(&target(bed), &bed.at("b")).unwrap();
+    let of_branch = Target { upper: bed.at("b"), ..target(bed) };
+    snapshot(&of_branch, Some("its-own")).unwrap();
+    branch::branch(&of_branch, &bed.at("c")).unwrap();
+}
+
+#[test]
+fn a_mount_of_a_branch_begins_before_the_squash_or_after_it() {
+    const LONG: std::time::Duration = std::time::Duration::from_secs(60);
+    let (bed, states) = four();
+    branched(&bed);
+    let expected = lasting(&states[3]);
+    let squashing = Squashing::begin(&target(&bed), &range("0", ""), false).unwrap();
+    for name in ["b", "c", "upper"] {
+        let refused = open_branch(&bed, name, std::time::Duration::ZERO).unwrap_err();
+        assert!(matches!(refused, StackError::InUse { .. }), "{name}: {refused}");
+    }
+    let refused = branch::branch(&Target { upper: bed.at("b"), ..target(&bed) }, &bed.at("d")).unwrap_err();
+    assert!(matches!(refused, StackError::InUse { .. }), "{refused}");
+    assert_eq!(squashing.told().gone, ["three", "two", "one"]);
+    assert!(squashing.places().iter().all(|place| place.exists()));
+    let mount = |name| Union::new(open_branch(&bed, name, LONG).unwrap(), Limits::default()).unwrap();
+    std::thread::scope(|scope| {
+        let waiting = ["b", "c"].map(|name| scope.spawn(move || lasting(&tree(&mount(name)))));
+        squashing.carry_out().unwrap();
+        for waited in waiting {
+            assert_eq!(waited.join().unwrap(), expected);
+        }
+    });
+}
+
+#[test]
+fn a_branch_of_a_branch_that_is_in_use_is_named() {
+    let (bed, states) = four();
+    branched(&bed);
+    let mounted = open_branch(&bed, "c", std::time::Duration::from_secs(20)).unwrap();
+    let why = refused(&bed, "0", "");
+    assert!(
+        why.contains(&format!("the branch {}", bed.at("c").display())) && why.contains("unmount"),
+        "{why}"
+    );
+    drop(mounted);
+    // What it doesn't stand on is another matter.
+    write(&bed.open(), "same", "FIVE");
+    take(&bed, "five");
+    take(&bed, "six");
+    let mounted = open_branch(&bed, "c", std::time::Duration::from_secs(20)).unwrap();
+    assert_eq!(merge(&bed, "4", "six").gone, ["five"]);
+    drop(mounted);
+    assert_eq!(merge(&bed, "0", "4").gone, ["three", "two", "one"]);
+    let union =
+        Union::new(open_branch(&bed, "c", std::time::Duration::from_secs(20)).unwrap(), Limits::default());
+    assert_eq!(lasting(&tree(&union.unwrap())), lasting(&states[3]));
+}
+
+#[test]
+fn a_branch_that_is_not_found_is_named_and_force_says_that_it_is_gone() {
+    let (bed, states) = four();
+    branch::branch(&target(&bed), &bed.at("b")).unwrap();
+    take(&bed, "five");
+    for part in ["b", ".b.layers"] {
+        fs::rename(bed.at(part), bed.at(format!("{part}-moved"))).unwrap();
+        for after in ["0", ""] {
+            let why = refused(&bed, after, "4");
+            let named = format!("the branch {}", bed.at("b").display());
+            assert!(why.contains(&named) && why.contains("--force"), "{part}: {why}");
+        }
+        fs::rename(bed.at(format!("{part}-moved")), bed.at(part)).unwrap();
+    }
+    assert!(refused(&bed, "0", "five").contains("stands on the snapshot 4, which stays"));
+    for part in ["b", ".b.layers"] {
+        fs::remove_dir_all(bed.at(part)).unwrap();
+    }
+    let squashing = Squashing::begin(&target(&bed), &range("0", "five"), true).unwrap();
+    assert_eq!(squashing.carry_out().unwrap().gone, ["4", "three", "two", "one"]);
+    assert_eq!(bed.names(".upper.layers/branches"), [""; 0], "and isn't asked for again");
+    assert_eq!(lasting(&shown(&bed)), lasting(&states[3]));
 }
