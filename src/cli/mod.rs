@@ -65,6 +65,7 @@ mod rmi;
 mod run;
 mod save;
 mod seal;
+mod sealing;
 mod serve;
 mod snapshot;
 #[cfg(feature = "snapshotter")]

@@ -4,12 +4,9 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::Failure;
 use super::asked::{Asked, now};
@@ -18,22 +15,20 @@ use super::descriptors;
 use super::logging;
 use super::reopening::{self, Reopening};
 use super::request::MountRequest;
+use super::sealing::Sealing;
 use super::upgrade::handing::Handing;
 use super::upgrade::state::RequestState;
 use crate::control::server::TakenOver;
 use crate::fuse::UnionFs;
 use crate::fuse::counters::RequestCounters;
 use crate::fuse::dispatch::DispatchPolicy;
+use crate::fuse::io_mode::OpenState;
 use crate::fuse::live::LiveFs;
 use crate::fuse::mount::open_device;
 use crate::fuse::policy::{FOR_EVER, IoMode, MAX_WRITE, Policy};
 use crate::fuse::session::{Hooks, SessionError, SessionOptions, default_threads, serve};
 use crate::sys::flock::{Access, try_lock};
 use crate::sys::process::{raise_nofile_limit, take_fuse_device};
-use crate::sys::schedule;
-use crate::union::change::sealing::SealProgress;
-use crate::union::change::sealing::background::Sealer;
-use crate::union::escaped_path::EscapedPath;
 use crate::union::options::{FsOptions, Passthrough};
 use crate::union::stack::layer::{LowerSource, Stack, StackOptions};
 use crate::union::{Limits, Union};
@@ -125,6 +120,8 @@ pub(super) struct Before {
     pub(super) since_us: u64,
     /// Whether the kernel can be told to ask for all names anew.
     pub(super) can_doubt_names: bool,
+    /// Files that are open, where opens are requests.
+    pub(super) opens: Vec<OpenState>,
     /// The control socket.
     pub(super) socket: TakenOver,
 }
@@ -141,9 +138,11 @@ pub(super) fn run(
     ready: Ready,
 ) -> Result<(), Failure> {
     let Mounting { request, told: state, again, limits, options, hold, before } = mounting;
-    // It has the layers open until all is sealed.
-    let sealing =
-        AtEnd(Sealer::start(&union).map_err(Failure::failed)?.map(|sealer| (sealer, union.clone())));
+    let sealing = Arc::new(Sealing::default());
+    // Whoever takes it over changes nothing before it has.
+    if before.is_none() {
+        sealing.start(&union).map_err(Failure::failed)?;
+    }
     // The session has it alone, so that the layers are closed as soon as it ends.
     let (requests, since_us) = match &before {
         Some(before) => (RequestCounters::of(&before.requests), before.since_us),
@@ -163,7 +162,7 @@ pub(super) fn run(
     // Who stays with it would see nothing at all.
     let on_a_terminal = request.foreground && super::messages_are_read_on_a_terminal();
     let told = format!("{} is mounted; Ctrl-C unmounts it", request.mount_point.display());
-    let (begun, foreground) = (current.clone(), request.foreground);
+    let (begun, foreground, seals) = (current.clone(), request.foreground, sealing.clone());
     let hooks = Hooks {
         abandon: Box::new(move || {
             if let Ok(union) = abandoned.get() {
@@ -174,6 +173,15 @@ pub(super) fn run(
             // The session keeps it until it ends, which it hasn't begun to.
             if let Ok(union) = begun.get() {
                 begin(&union);
+                if before.is_some()
+                    && let Err(error) = seals.start(&union)
+                {
+                    log::warn!("what is half-copied is sealed when the mount ends: {error}");
+                }
+            }
+            let (opens, socket) = before.map(|before| (before.opens, before.socket)).unzip();
+            if let (Some(live), Some(opens)) = (live.upgrade(), opens) {
+                live.take_over_opens(opens, &kernel);
             }
             // There is one session, so nothing is there yet.
             notifier.set(kernel).unwrap_or_default();
@@ -183,11 +191,11 @@ pub(super) fn run(
                 hold,
                 foreground,
                 live,
+                sealing: seals,
                 parting,
                 counters: counters.clone(),
                 since_us,
             };
-            let socket = before.map(|before| before.socket);
             slot.set(if given { None } else { asked.start(&point, counters, (reopening, handing), socket) });
             ready.announce();
             if on_a_terminal {
@@ -198,11 +206,11 @@ pub(super) fn run(
     };
     let ended = serve(fs, hooks).map_err(Failure::failed);
     let mut control = control.take();
-    if ended.is_ok() && sealing.0.is_some() {
+    if ended.is_ok() && sealing.is_on() {
         if let Some(control) = &mut control {
             control.outlives_mount();
         }
-        sealing.seal(&options.mount_point);
+        sealing.seal_rest(&options.mount_point);
     }
     drop(control);
     // A client of the socket may still be told something.
@@ -210,42 +218,6 @@ pub(super) fn run(
         union.shut_down();
     }
     ended
-}
-
-/// What is sealed when the mount has ended.
-struct AtEnd(Option<(Sealer, Arc<Union>)>);
-
-impl AtEnd {
-    /// Seals what the session has left below. The mount point is free meanwhile, the upper isn't. A signal that ends processes
-    /// breaks it off, and what is left stays below for the next mount.
-    fn seal(self, point: &Path) {
-        let Some((sealer, union)) = self.0 else { return };
-        drop(sealer);
-        let stop = Arc::new(AtomicBool::new(false));
-        for signal in [SIGTERM, SIGINT, SIGHUP, SIGQUIT] {
-            if let Err(error) = signal_hook::flag::register(signal, stop.clone()) {
-                log::warn!("sealing can't be broken off by a signal: {error}");
-            }
-        }
-        if let Err(error) = schedule::give_way() {
-            log::debug!("sealing runs like everything else: {error}");
-        }
-        let mut done = SealProgress::default();
-        let point = EscapedPath::from(point);
-        match union.seal_rest(&mut |now| done = now, &|| stop.load(Ordering::Relaxed)) {
-            Ok(left) => {
-                for file in left {
-                    log::warn!("{point}: {}: can't be sealed: {}", file.path, file.error);
-                }
-            }
-            Err(error) => {
-                log::error!("{point}: sealing was broken off, and goes on with the next mount: {error}")
-            }
-        }
-        if done.files > 0 {
-            log::info!("{point}: sealed {} files, {} bytes", done.files, done.bytes);
-        }
-    }
 }
 
 /// Tells whether programs are served as pairs.

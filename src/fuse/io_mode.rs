@@ -36,6 +36,7 @@ use std::sync::Arc;
 
 use dashmap::DashMap;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 /// How one file is open.
 #[derive(Debug)]
@@ -63,6 +64,17 @@ pub(super) enum Join {
     Same,
     /// For direct I/O: the data are no longer in that real file.
     Direct,
+}
+
+/// A file that is open, for another process that goes on with the mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenState {
+    /// The node id.
+    ino: u64,
+    /// How often it is open.
+    opens: u32,
+    /// What the kernel knows the real file by that it is passed through to.
+    backing: Option<i32>,
 }
 
 /// The files that are open, by node id. `B` is what the kernel knows a real file by; dropping it lets it go.
@@ -154,6 +166,30 @@ impl<B> IoModes<B> {
         file.is_some_and(|file| matches!(&*file.lock(), Mode::PassedThrough(real, _) if is(real)))
     }
 
+    /// Returns what another process has to know. `name`: what the kernel knows a real file by.
+    pub(super) fn state(&self, name: impl Fn(&B) -> i32) -> Vec<OpenState> {
+        let of = |ino: u64, mode: &Mode<B>| {
+            let (opens, backing) = match mode {
+                Mode::Idle => return None,
+                Mode::Cached(opens) => (*opens, None),
+                Mode::PassedThrough(real, opens) => (*opens, Some(name(real))),
+            };
+            Some(OpenState { ino, opens, backing })
+        };
+        self.0.iter().filter_map(|file| of(*file.key(), &file.lock())).collect()
+    }
+
+    /// Notes what is open of what another process has opened.
+    pub(super) fn take_over(&self, open: Vec<OpenState>, real: impl Fn(i32) -> B) {
+        for OpenState { ino, opens, backing } in open {
+            let mode = match backing {
+                None => Mode::Cached(opens),
+                Some(name) => Mode::PassedThrough(Arc::new(real(name)), opens),
+            };
+            self.0.insert(ino, Arc::new(Mutex::new(mode)));
+        }
+    }
+
     /// Returns how many files are open.
     pub(super) fn len(&self) -> usize {
         self.0.len()
@@ -237,6 +273,30 @@ mod tests {
         assert_eq!(Arc::strong_count(&real), 2);
         modes.release(7, drop);
         assert_eq!((Arc::strong_count(&real), modes.len()), (1, 0));
+    }
+
+    #[test]
+    fn another_process_has_the_same_files_open() {
+        let modes = IoModes::new();
+        let open = |modes: &IoModes<i32>, ino: u64, real: Option<i32>| {
+            let opened = modes.open(ino, || Ok::<_, Infallible>(real), |_| Ok(Join::Same));
+            opened.unwrap()
+        };
+        for _ in 0..2 {
+            open(&modes, 7, Some(3));
+            open(&modes, 8, None);
+        }
+        let state = serde_json::to_string(&modes.state(|real| *real)).unwrap();
+        let next = IoModes::new();
+        next.take_over(serde_json::from_str(&state).unwrap(), |name| name);
+        assert!(matches!(open(&next, 7, Some(4)), Opened::PassedThrough(real) if *real == 3));
+        assert!(matches!(open(&next, 8, Some(4)), Opened::Cached { first: false }));
+        for (ino, passed) in [(7, 1), (8, 0)] {
+            let mut closed = 0;
+            (0..3).for_each(|_| next.release(ino, |_| closed += 1));
+            assert_eq!(closed, passed);
+        }
+        assert_eq!(next.len(), 0);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use parking_lot::{RwLock, RwLockWriteGuard};
 
 use super::adaptor::UnionFs;
 use super::dispatch::start_thread;
+use super::io_mode::OpenState;
 use super::policy::Policy;
 use super::session::init::Wanted;
 use super::session::parting::Parting;
@@ -138,7 +139,7 @@ impl Live {
     pub fn hand_over<E: fmt::Display + fmt::Debug>(
         &self,
         parting: &Parting,
-        hand: impl FnOnce(&Union, Policy) -> Result<(), E>,
+        hand: impl FnOnce(&Union, Policy, Vec<OpenState>) -> Result<(), E>,
     ) -> Result<(), LiveError<E>> {
         let since = Instant::now();
         let mut at_a_time = AT_A_TIME;
@@ -150,7 +151,7 @@ impl Live {
                     return Err(LiveError::Ended);
                 };
                 if now.be_alone() {
-                    return match hand(&now.union, now.changer.policy) {
+                    return match hand(&now.union, now.changer.policy, now.changer.opener.state()) {
                         Ok(()) => {
                             // Whoever waits for it waits for the end of this process.
                             std::mem::forget(shown);
@@ -171,6 +172,13 @@ impl Live {
             at_a_time = (at_a_time * 2).min(LONGEST_AT_A_TIME);
         }
         Err(LiveError::Busy)
+    }
+
+    /// Notes what is open of what another process has opened, before anything is asked.
+    pub fn take_over_opens(&self, open: Vec<OpenState>, kernel: &Notifier) {
+        if let Some(shown) = &*self.shown.read() {
+            shown.changer.opener.take_over(open, kernel);
+        }
     }
 
     /// Notes whether it can, as another process has found out.

@@ -29,7 +29,7 @@ mod data;
 pub mod dispatch;
 mod files;
 mod heap_release;
-mod io_mode;
+pub mod io_mode;
 mod ioctl;
 mod listing;
 pub mod live;

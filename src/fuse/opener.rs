@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use fuser::{FopenFlags, INodeNo, OpenFlags};
 use rustix::fs::OFlags;
 
-use super::io_mode::{IoModes, Join, Opened};
+use super::io_mode::{IoModes, Join, OpenState, Opened};
 use super::node_id::{self, SentAway};
 use super::policy::IoMode;
 use super::session::Notifier;
@@ -181,6 +181,20 @@ impl Opener {
             // It doesn't know that id.
             log::debug!("the kernel keeps the attributes of {:#x}: {e}", id.0);
         }
+    }
+
+    /// Returns what another process has to know of files that are open.
+    pub(super) fn state(&self) -> Vec<OpenState> {
+        self.modes.state(|real| real.backing.id())
+    }
+
+    /// Notes what is open of what another process has opened, whose data stay where they are.
+    pub(super) fn take_over(&self, open: Vec<OpenState>, kernel: &Notifier) {
+        self.modes.take_over(open, |id| Real {
+            backing: kernel.take_backing_over(id),
+            before: None,
+            settled: true,
+        });
     }
 
     /// Gives a real file to the kernel.

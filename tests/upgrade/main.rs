@@ -10,9 +10,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use support::cli::{Place, as_user, until};
-use support::{Fields, Snapshot, diff};
+use support::{Fields, LoopFilesystem, Scratch, Snapshot, diff};
 
-const ROLES: [&str; 7] = ["write", "lock", "deleted", "list", "inside", "make", "sql"];
+const ROLES: [&str; 8] = ["write", "lock", "deleted", "list", "inside", "make", "sql", "patch"];
 const WORK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/upgrade/work.py");
 
 /// How often it is done while programs work. More by UNIONMOUNT_TEST_UPGRADES.
@@ -30,6 +30,7 @@ enum Who {
 struct Bed {
     place: Place,
     who: Who,
+    upper: PathBuf,
 }
 
 impl Bed {
@@ -39,8 +40,12 @@ impl Bed {
         for number in 0..100 {
             fs::write(place.at(format!("b/below/{number}")), format!("below {number}")).unwrap();
         }
+        let large: Vec<u8> = (0..4u32 << 20).map(|at| (at / 4096 % 251) as u8).collect();
+        fs::write(place.at("b/large"), &large).unwrap();
+        fs::write(place.at("b/large2"), &large).unwrap();
         fs::copy(WORK, place.at("work.py")).unwrap();
-        let bed = Bed { place, who };
+        let upper = place.at("up");
+        let bed = Bed { place, who, upper };
         if who == Who::User {
             let (uid, gid) = support::cli::user();
             let owned =
@@ -67,7 +72,8 @@ impl Bed {
     }
 
     fn mount(&self, words: &[&str]) {
-        self.unionmount(&[&["--lower", "a:b", "--upper", "up"], words, &["mnt"]].concat()).ok();
+        let upper = self.upper.to_str().unwrap();
+        self.unionmount(&[&["--lower", "a:b", "--upper", upper], words, &["mnt"]].concat()).ok();
     }
 
     fn daemon(&self) -> i32 {
@@ -85,7 +91,11 @@ impl Bed {
 }
 
 fn whoever_works_notices_nothing(who: Who, options: &[&str]) {
-    let bed = Bed::new(who);
+    work_goes_on(&Bed::new(who), options);
+}
+
+fn work_goes_on(bed: &Bed, options: &[&str]) {
+    let who = bed.who;
     bed.mount(options);
     let root = bed.place.at("mnt");
     let number = |path: &str| fs::metadata(root.join(path)).unwrap().ino();
@@ -120,7 +130,7 @@ fn whoever_works_notices_nothing(who: Who, options: &[&str]) {
         assert_eq!(number("below/7"), first);
         let expected = Snapshot::take(&root);
         bed.unionmount(&["umount", "mnt"]).ok();
-        assert!(!bed.place.at(".up.work").join("work").exists(), "it ended in order");
+        assert!(!bed.upper.with_file_name(".up.work").join("work").exists(), "it ended in order");
         bed.mount(options);
         let again = Snapshot::take(&root);
         let same = diff(&expected, &again, &Fields::tree());
@@ -157,6 +167,25 @@ fn whoever_works_in_roots_mount_notices_no_upgrade() {
 fn nor_with_one_thread_or_where_the_kernel_holds_what_was_written() {
     support::needs_root!();
     whoever_works_notices_nothing(Who::Root, &["-o", "threaded=0,writeback"]);
+}
+
+#[test]
+fn nor_where_the_kernel_has_files_open_by_itself() {
+    support::needs_root!();
+    whoever_works_notices_nothing(Who::Root, &["-o", "passthrough"]);
+}
+
+#[test]
+fn nor_where_what_is_taken_is_counted_and_copies_are_halves() {
+    support::needs_root!();
+    for lazy in ["keep", "on"] {
+        let (scratch, mut bed) = (Scratch::new(), Bed::new(Who::Root));
+        let disk = LoopFilesystem::new(&scratch, "disk", "ext4", 512 << 20);
+        bed.upper = disk.path().join("up");
+        fs::create_dir(&bed.upper).unwrap();
+        work_goes_on(&bed, &["-o", &format!("size=256M,inodes=100000,lazy={lazy}")]);
+        drop(bed);
+    }
 }
 
 #[test]
@@ -234,15 +263,12 @@ fn a_program_that_cannot_take_over_leaves_the_mount_as_it_is() {
 #[test]
 fn what_a_daemon_cannot_hand_over_it_keeps_and_says_why() {
     support::needs_root!();
-    for (options, why) in [("passthrough", "passthrough"), ("lazy=keep", "lazy"), ("size=1G", "size")] {
-        let bed = Bed::new(Who::Root);
-        // Where the filesystem is unfit for lazy it is said so.
-        let mounted = bed.unionmount(&["--lower", "a:b", "--upper", "up", "-o", options, "mnt"]);
-        assert_eq!(mounted.code, Some(0), "{mounted:?}");
-        let daemon = bed.daemon();
-        bed.unionmount(&["upgrade", "mnt"]).refused(1, &[why, "mnt: this mount can't be upgraded"]);
-        assert_eq!(bed.daemon(), daemon);
-    }
+    let bed = Bed::new(Who::Root);
+    bed.mount(&["-o", "passthrough=lower"]);
+    let daemon = bed.daemon();
+    bed.unionmount(&["upgrade", "mnt"])
+        .refused(1, &["passthrough=lower", "mnt: this mount can't be upgraded"]);
+    assert_eq!(bed.daemon(), daemon);
 }
 
 /// In a mount namespace with a runtime directory of its own, so that there are no others.
@@ -253,7 +279,7 @@ fn all_are_upgraded_but_those_that_cannot_be() {
     let script = "set -e
         umount -a -l -t fuse.unionmount || true; mount -t tmpfs none /run; mkdir up2 mnt2 up3 mnt3
         ./unionmount --lower a:b --upper up mnt
-        ./unionmount --lower b --upper up2 -o size=1G mnt2
+        ./unionmount --lower b --upper up2 -o passthrough=lower mnt2
         ./unionmount --lower b --upper up3 mnt3
         ./unionmount upgrade --all && echo all || echo not all
         ls mnt mnt2 mnt3

@@ -18,9 +18,11 @@ use rustix::fs::MemfdFlags;
 use super::SUCCESSOR;
 use super::state::{self, AgainState, FORMAT, Head, RequestState, SocketState};
 use super::talk::{Talk, Word};
+use crate::cli::sealing::Sealing;
 use crate::control::protocol::Upgraded;
 use crate::control::server::Listening;
 use crate::fuse::counters::RequestCounters;
+use crate::fuse::io_mode::OpenState;
 use crate::fuse::live::Live;
 use crate::fuse::policy::Policy;
 use crate::fuse::session::parting::Parting;
@@ -45,6 +47,7 @@ pub(in crate::cli) struct Handing {
     pub(in crate::cli) foreground: bool,
     /// Weak: who only asks must not keep the layers open.
     pub(in crate::cli) live: Weak<Live>,
+    pub(in crate::cli) sealing: Arc<Sealing>,
     pub(in crate::cli) parting: Parting,
     pub(in crate::cli) counters: Arc<RequestCounters>,
     pub(in crate::cli) since_us: u64,
@@ -92,13 +95,14 @@ impl Handing {
         let live = self.live.upgrade().ok_or_else(|| stays("the mount has ended".to_owned()))?;
         let (mut started, to) = self.start(program, id).map_err(stays)?;
         let mut waited = None;
-        let hand = |union: &Union, policy: Policy| {
+        let hand = |union: &Union, policy: Policy, opens: Vec<OpenState>| {
             let since = Instant::now();
-            self.hand(union, (policy, live.can_doubt_names()), (socket, again), &mut started)?;
+            self.hand(union, (policy, opens, live.can_doubt_names()), (socket, again), &mut started)?;
             waited = Some(since.elapsed());
             Ok::<_, String>(())
         };
-        live.hand_over(&self.parting, hand).map_err(|error| stays(error.to_string()))?;
+        let handed = self.sealing.paused(|| live.hand_over(&self.parting, hand));
+        handed.map_err(|error| stays(error.to_string()))?;
         let pid = started.child.take().map_or(0, |child| child.id());
         let micros = waited.unwrap_or_default().as_micros() as u64;
         log::info!("process {pid} (unionmount {to}) goes on with the mount; requests waited for {micros} µs");
@@ -160,7 +164,7 @@ impl Handing {
     fn hand(
         &self,
         union: &Union,
-        (policy, can_doubt_names): (Policy, bool),
+        (policy, opens, can_doubt_names): (Policy, Vec<OpenState>, bool),
         (socket, again): (Listening<'_>, AgainState),
         started: &mut Started,
     ) -> Result<(), String> {
@@ -181,6 +185,7 @@ impl Handing {
             again,
             session: self.parting.state(),
             policy,
+            opens,
             can_doubt_names,
             union: state,
             nodes: count,

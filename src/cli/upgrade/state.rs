@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::logging::LogOptions;
 use crate::cli::request::{AskedTrust, MountRequest};
+use crate::fuse::io_mode::OpenState;
 use crate::fuse::mount::MountFlags;
 use crate::fuse::policy::Policy;
 use crate::fuse::session::parting::SessionState;
@@ -41,6 +42,9 @@ pub(in crate::cli) struct Head {
     pub(in crate::cli) again: AgainState,
     pub(in crate::cli) session: SessionState,
     pub(in crate::cli) policy: Policy,
+    /// Files that are open, where opens are requests.
+    #[serde(default)]
+    pub(in crate::cli) opens: Vec<OpenState>,
     pub(in crate::cli) can_doubt_names: bool,
     pub(in crate::cli) union: UnionState,
     /// How many nodes follow.

@@ -107,6 +107,7 @@ fn go_on(talk: &Talk, descriptors: usize) -> Result<Result<(), Failure>, String>
         requests: head.requests,
         since_us: head.since_us,
         can_doubt_names: head.can_doubt_names,
+        opens: head.opens,
         socket,
     };
     let mounting = Mounting {
@@ -127,6 +128,9 @@ fn go_on(talk: &Talk, descriptors: usize) -> Result<Result<(), Failure>, String>
             }
             union.go_on();
             start_thread(union.settling());
+            // What was being counted anew is so again.
+            let counting = union.clone();
+            start_thread(move || counting.count_anew());
         }
     });
     let policy = head.policy;

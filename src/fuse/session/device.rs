@@ -105,6 +105,11 @@ impl Backing {
         Ok(Backing { device: device.clone(), id })
     }
 
+    /// Returns one that another process has given to the kernel, over the same connection.
+    pub(super) fn of_another(device: &Arc<Device>, id: i32) -> Backing {
+        Backing { device: device.clone(), id }
+    }
+
     /// Returns what the kernel knows it by.
     pub fn id(&self) -> i32 {
         self.id

@@ -100,6 +100,11 @@ impl Notifier {
         Backing::open(&self.0, file)
     }
 
+    /// Returns a file that another process has given to the kernel, over the same connection.
+    pub fn take_backing_over(&self, id: i32) -> Backing {
+        Backing::of_another(&self.0, id)
+    }
+
     fn send(&self, code: Code, body: &(impl IntoBytes + Immutable), more: &[&[u8]]) -> io::Result<()> {
         self.send_code(u32::from(code), body, more)
     }

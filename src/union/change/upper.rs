@@ -33,6 +33,7 @@ use crate::union::lookup::private::Namespace;
 use crate::union::lookup::realdir::RealDir;
 use crate::union::nodes::region::Regions;
 use crate::union::quota::mark::{Mark, QUOTA};
+use crate::union::quota::state::QuotaTaken;
 use crate::union::quota::taken::{Bounds, Growth};
 use crate::union::quota::{Quota, WatchedDir};
 use crate::union::stack::layer::state::UpperState;
@@ -120,7 +121,7 @@ pub struct Upper {
 impl Upper {
     /// Takes the layer over. Reads the hardlink index. `roots`: of a layer on each filesystem. `bounds`: what it may take.
     pub fn new(
-        layer: UpperLayer,
+        mut layer: UpperLayer,
         regions: Arc<Regions>,
         roots: Vec<Option<Arc<OwnedFd>>>,
         bounds: Bounds,
@@ -128,7 +129,8 @@ impl Upper {
         let (volatile, closed) = (layer.work.volatile(), AtomicBool::new(layer.is_of_another));
         let links = LinkIndex::read(&layer, &regions, roots)?;
         let has_journal = filesystem::has_journal(layer.layer.root.as_fd());
-        let quota = counted(&layer, bounds)?;
+        let told = layer.counted.take();
+        let quota = counted(&layer, told, bounds)?;
         let one_journal = has_one_journal(fs::fstatfs(&layer.layer.root)?.f_type as u64);
         Ok(Upper {
             layer,
@@ -349,7 +351,8 @@ impl Upper {
     /// `EMFILE`.
     pub(in crate::union) fn state(&self, fds: &mut Outgoing) -> std::io::Result<UpperState> {
         let whiteout = self.whiteout.lock().clone().map(EscapedPath);
-        Ok(UpperState { next: self.next.load(Ordering::Relaxed), whiteout, ..self.layer.state(fds)? })
+        let quota = self.quota.as_ref().map(|quota| quota.state(fds)).transpose()?;
+        Ok(UpperState { next: self.next.load(Ordering::Relaxed), whiteout, quota, ..self.layer.state(fds)? })
     }
 
     /// Goes on with what another process has in the staging directory.
@@ -395,11 +398,14 @@ impl Drop for Upper {
 }
 
 /// Counts what an upper takes, where it may take so much only. Where there is no limit nobody counts, and what was counted is
-/// forgotten.
-fn counted(layer: &UpperLayer, bounds: Bounds) -> Result<Option<Arc<Quota>>> {
+/// forgotten. `told`: what another process has counted of it.
+fn counted(layer: &UpperLayer, told: Option<QuotaTaken>, bounds: Bounds) -> Result<Option<Arc<Quota>>> {
     let root = layer.layer.root.as_fd();
     let name = layer.caps.xattr.then(|| layer.caps.namespace.name(QUOTA).into_bytes());
     let mark = Mark::new(root, layer.work.root.as_fd(), name, !layer.work.volatile())?;
+    if let Some(told) = told {
+        return Ok(Some(Arc::new(Quota::of_state(told, mark, root, bounds)?)));
+    }
     if !bounds.are_set() {
         return mark.take().map(|_| None).map_err(Into::into);
     }

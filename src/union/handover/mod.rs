@@ -20,7 +20,7 @@ use crate::union::nodes::region::Regions;
 use crate::union::nodes::region::state::RegionsState;
 use crate::union::nodes::skeleton::state::SkeletonState;
 use crate::union::nodes::skeleton::{OfUpper, Skeleton};
-use crate::union::options::{FsOptions, Lazy, Passthrough};
+use crate::union::options::{FsOptions, Passthrough};
 use crate::union::stack::directory::Layer;
 use crate::union::stack::layer::state::{LayerState, UpperState, VeilsState};
 use crate::union::stack::layer::{Lower, Stack, StackError, UpperLayer};
@@ -39,6 +39,9 @@ pub struct UnionState {
     veils: VeilsState,
     regions: RegionsState,
     known: SkeletonState,
+    /// Files that wait for being sealed, by number.
+    #[serde(default)]
+    waiting: Vec<u64>,
 }
 
 /// Why no other process can go on with it.
@@ -74,13 +77,9 @@ pub enum NotTakenOver {
 
 /// Tells why a mount with such options can't be handed over, if so.
 pub fn in_the_way(options: &FsOptions) -> Option<&'static str> {
-    if options.passthrough != Passthrough::Off {
-        return Some("with passthrough the kernel has real files open that a new daemon doesn't know");
-    }
-    if options.lazy != Lazy::Off {
-        return Some("with lazy, files of the upper are being filled");
-    }
-    options.quota.are_set().then_some("with size and inodes, what the upper takes is counted by this daemon")
+    (options.passthrough == Passthrough::Lower).then_some(
+        "with passthrough=lower files that were copied up have two numbers, of which a new daemon knows one",
+    )
 }
 
 impl Union {
@@ -93,6 +92,13 @@ impl Union {
         fds: &mut Outgoing,
         each: impl FnMut(&NodeState<'_>) -> Result<(), Stays>,
     ) -> Result<UnionState, Stays> {
+        let mut torn = false;
+        self.halves.for_each(|half| torn |= half.is_torn());
+        if torn {
+            return Err(Stays::Refused(
+                "a block of a half-copied file was written in part, and couldn't be taken back yet",
+            ));
+        }
         let upper = self.upper.as_ref().map(|upper| upper.state(fds)).transpose()?;
         let own = usize::from(upper.is_some());
         let mut lowers = Vec::new();
@@ -117,7 +123,8 @@ impl Union {
         let known = self.skeleton(OfUpper::Stays)?.state(fds, each)?;
         let (regions, belief) = (self.regions.state(), self.belief);
         let (data_only, frozen) = (self.data_only, self.frozen);
-        Ok(UnionState { upper, lowers, data_only, frozen, belief, veils, regions, known })
+        let waiting = self.waiting.noted();
+        Ok(UnionState { upper, lowers, data_only, frozen, belief, veils, regions, known, waiting })
     }
 
     /// Makes the union that goes on with what another process has told. `nodes`: those that have names.
@@ -130,7 +137,7 @@ impl Union {
         fds: &mut Incoming,
         (limits, options): (Limits, &FsOptions),
     ) -> Result<Union, NotTakenOver> {
-        let UnionState { upper, lowers, data_only, frozen, belief, veils, regions, known } = state;
+        let UnionState { upper, lowers, data_only, frozen, belief, veils, regions, known, waiting } = state;
         let staged = upper.as_ref().map(|upper| (upper.next, upper.whiteout.clone()));
         let upper = upper.map(|upper| UpperLayer::of_state(upper, belief, fds)).transpose()?;
         let lower = |lower: LayerState, fds: &mut Incoming| Ok(Lower::Directory(lower.open(belief, fds)?));
@@ -142,9 +149,10 @@ impl Union {
         if let (Some(upper), Some((next, whiteout))) = (&union.upper, staged) {
             upper.stage_on(next, whiteout.map(|name| name.0));
         }
-        let pins = Pins::new(limits.pinned_fds, None);
+        let pins = Pins::new(limits.pinned_fds, union.quota().cloned());
         let skeleton = Skeleton::of_state(known, nodes, (union.belief, frozen, pins), fds)?;
         union.take_over(skeleton);
+        waiting.into_iter().for_each(|ino| union.waiting.note(ino));
         Ok(union)
     }
 

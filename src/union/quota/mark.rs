@@ -136,6 +136,19 @@ impl Mark {
         io::pwrite(file, text.as_bytes(), 0).map(drop)
     }
 
+    /// Returns the file in the workdir, if it was made.
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    pub(super) fn held(&self) -> std::io::Result<Option<OwnedFd>> {
+        self.note.lock().as_ref().map(OwnedFd::try_clone).transpose()
+    }
+
+    /// Makes that file this one's, which another process has made.
+    pub(super) fn hold(&self, note: Option<OwnedFd>) {
+        *self.note.lock() = note;
+    }
+
     fn remove_note(&self) -> Result<()> {
         *self.note.lock() = None;
         match fs::unlinkat(&self.work, NOTE, AtFlags::empty()) {

@@ -16,6 +16,7 @@
 //! | this | the counter, and room |
 //! | [`recount`] | the upper counted anew, while it is used |
 //! | [`mark`] | what a mount leaves to the next |
+//! | [`state`] | what a daemon hands to another |
 //! | [`taken`] | what may be taken, and what is |
 //!
 //! Nothing in [`crate::union::change`] changes the upper but through what counts it: `change::counted`.
@@ -25,6 +26,7 @@
 
 pub mod mark;
 pub mod recount;
+pub mod state;
 pub mod taken;
 
 use std::collections::HashMap;
@@ -140,28 +142,30 @@ impl Quota {
     /// # Errors
     /// Those of looking at the root, and of noting that it is in use.
     pub fn open(mark: Mark, root: BorrowedFd<'_>, bounds: Bounds) -> Result<Quota> {
-        let dev = At::Fd(root).stat()?.dev;
-        let block = rustix::fs::fstatvfs(root)?.f_frsize.max(SECTOR);
         let found = mark.take()?;
         let sums = Sums { counted: found.taken, recounting: !found.clean, ..Sums::default() };
-        let quota = Quota {
+        let quota = Quota::with(mark, root, bounds, sums)?;
+        quota.note(quota.taken());
+        Ok(quota)
+    }
+
+    fn with(mark: Mark, root: BorrowedFd<'_>, bounds: Bounds, sums: Sums) -> Result<Quota> {
+        Ok(Quota {
             bounds,
             root: rustix::io::fcntl_dupfd_cloexec(root, 3)?,
-            dev,
-            block,
+            dev: At::Fd(root).stat()?.dev,
+            block: rustix::fs::fstatvfs(root)?.f_frsize.max(SECTOR),
             objects: DashMap::new(),
             held: Mutex::default(),
-            noted: AtomicU64::new(found.taken.bytes),
+            noted: AtomicU64::new(sums.counted.bytes),
+            changed: AtomicBool::new(sums.recounting),
             sums: Mutex::new(sums),
             moves_begun: AtomicU64::new(0),
             moves_ended: AtomicU64::new(0),
-            changed: AtomicBool::new(!found.clean),
             stop: AtomicBool::new(false),
             thread: Mutex::default(),
             mark,
-        };
-        quota.note(quota.taken());
-        Ok(quota)
+        })
     }
 
     /// Returns what the upper may take.

@@ -26,6 +26,7 @@ use crate::union::frozen::below::{self, Below};
 use crate::union::frozen::settle;
 use crate::union::lookup::belief::Belief;
 use crate::union::lookup::private::Namespace;
+use crate::union::quota::state::QuotaTaken;
 use crate::union::stack::alone::lock_upper;
 use crate::union::stack::lock::{DirLock, LOCK_WAIT};
 use crate::union::stack::nesting::{self, HeldDirs, Member, locate};
@@ -125,6 +126,8 @@ pub struct UpperLayer {
     pub lies_on_frozen: bool,
     /// Whether the workdir is still that of the upper before this one, of the same mount.
     pub is_of_another: bool,
+    /// What another process has counted of it.
+    pub(in crate::union) counted: Option<QuotaTaken>,
     lock: DirLock,
     // After the lock, for which the next mount may wait.
     sync: Option<Arc<SyncAtEnd>>,
@@ -137,7 +140,7 @@ impl UpperLayer {
         let (work, caps) = (self.work.clone(), self.caps);
         // By the last of those that have served.
         let sync = self.sync.clone().filter(|_| serves);
-        UpperLayer { work, layer, caps, lies_on_frozen, is_of_another: true, lock, sync }
+        UpperLayer { work, layer, caps, lies_on_frozen, is_of_another: true, counted: None, lock, sync }
     }
 
     /// Returns the upper that takes the place of this one in its mount, with the same workdir. `lock` is its own.
@@ -149,7 +152,7 @@ impl UpperLayer {
     ) -> Result<UpperLayer, StackError> {
         let sync = Some(Arc::new(SyncAtEnd::of(&layer)?));
         let (work, caps) = (self.work.clone(), self.caps);
-        Ok(UpperLayer { work, layer, caps, lies_on_frozen, is_of_another: true, lock, sync })
+        Ok(UpperLayer { work, layer, caps, lies_on_frozen, is_of_another: true, counted: None, lock, sync })
     }
 }
 
@@ -309,7 +312,7 @@ fn open_workdir(
     tell_limits(&upper, &caps, belief);
     let work = Arc::new(work);
     let (lies_on_frozen, is_of_another) = (false, false);
-    Ok(UpperLayer { work, layer: upper, caps, lies_on_frozen, is_of_another, lock, sync })
+    Ok(UpperLayer { work, layer: upper, caps, lies_on_frozen, is_of_another, counted: None, lock, sync })
 }
 
 /// Warns of what the upper's filesystem can't do.

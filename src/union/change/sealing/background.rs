@@ -101,6 +101,11 @@ impl Waiting {
         }
     }
 
+    /// Returns the numbers of all that wait.
+    pub(in crate::union) fn noted(&self) -> Vec<u64> {
+        self.queue.lock().files.iter().map(|(ino, _)| *ino).collect()
+    }
+
     /// Waits for the next one that was left alone long enough; `None` when nobody shall wait any more.
     fn next(&self) -> Option<u64> {
         let mut queue = self.queue.lock();
@@ -126,6 +131,11 @@ impl Waiting {
         !queue.ended
     }
 
+    /// Goes on after [`Waiting::end`].
+    fn begin(&self) {
+        self.queue.lock().ended = false;
+    }
+
     fn end(&self) {
         self.queue.lock().ended = true;
         self.changed.notify_all();
@@ -148,6 +158,7 @@ impl Sealer {
         if !union.waiting.is_on() || union.upper.is_none() {
             return Ok(None);
         }
+        union.waiting.begin();
         let sealed = union.clone();
         let thread =
             std::thread::Builder::new().name("sealing".into()).spawn(move || sealed.seal_what_waits())?;

@@ -11,6 +11,7 @@ use super::{Role, StackError, SyncAtEnd, UpperCaps, UpperLayer, Veils};
 use crate::sys::descriptors::{Incoming, Outgoing};
 use crate::union::escaped_path::EscapedPath;
 use crate::union::lookup::belief::Belief;
+use crate::union::quota::state::QuotaState;
 use crate::union::stack::directory::Layer;
 use crate::union::stack::lock::DirLock;
 use crate::union::stack::workdir::Workdir;
@@ -96,6 +97,9 @@ pub struct UpperState {
     pub(in crate::union) next: u64,
     /// The name there of the whiteout that all others are links to.
     pub(in crate::union) whiteout: Option<EscapedPath>,
+    /// What was counted of it, where there is a limit.
+    #[serde(default)]
+    pub(in crate::union) quota: Option<QuotaState>,
 }
 
 impl UpperState {
@@ -116,6 +120,7 @@ impl UpperLayer {
             lock: fds.add(self.lock.held()),
             next: 0,
             whiteout: None,
+            quota: None,
         })
     }
 
@@ -134,9 +139,10 @@ impl UpperLayer {
         };
         let work = state.workdir(fds).map_err(missing)?;
         let lock = DirLock::taken_over(fds.take(state.lock).map_err(missing)?);
+        let counted = state.quota.map(|quota| quota.open(fds)).transpose().map_err(missing)?;
         let layer = state.layer.open(belief, fds).map_err(missing)?;
         let sync = if state.syncs { Some(Arc::new(SyncAtEnd::of(&layer)?)) } else { None };
         let (caps, lies_on_frozen) = (state.caps, state.lies_on_frozen);
-        Ok(UpperLayer { work, layer, caps, lies_on_frozen, is_of_another: true, lock, sync })
+        Ok(UpperLayer { work, layer, caps, lies_on_frozen, is_of_another: true, counted, lock, sync })
     }
 }
