@@ -1,12 +1,16 @@
 //! Archives: what lies outside of where they are unpacked is not touched, and the same tree gives the same archive.
 
 use std::fs;
+use std::io::Write;
 use std::os::fd::AsFd;
+use std::path::Path;
 
+use unionmount::archive::ArchiveOptions;
 use unionmount::image::digest::Digest;
 use unionmount::image::layer::{ApplyOptions, Limits, Ownership, WriteOptions, apply, write_tar};
 use unionmount::image::load::{Input, LoadOptions, load};
 use unionmount::image::store::Store;
+use unionmount::union::stack::tree::LayerTree;
 
 use crate::yard::Yard;
 
@@ -81,7 +85,7 @@ fn parts(data: &[u8]) -> Vec<&[u8]> {
     parts
 }
 
-fn write_layout(place: &std::path::Path, parts: &[&[u8]]) {
+fn write_layout(place: &Path, parts: &[&[u8]]) {
     let blobs = place.join("blobs/sha256");
     fs::create_dir_all(&blobs).unwrap();
     fs::write(place.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
@@ -126,7 +130,21 @@ pub fn archive_index(data: &[u8]) {
     };
     let (Some(mut above), Some(mut below)) = (file(), file()) else { return };
     unionmount::archive::describe_implied(&mut [&mut above, &mut below]);
-    let tree = above.into_tree();
+    read_all(&*above.into_tree());
+}
+
+/// An image of a filesystem: it is refused, or it is a tree that ends and is read without harm.
+pub fn squashfs(data: &[u8]) {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(data).unwrap();
+    let options = ArchiveOptions::default();
+    if let Ok(read) = unionmount::archive::open(file, Path::new("image"), &options) {
+        read_all(&*read.into_tree());
+    }
+}
+
+/// Reads all that a tree has; of each file some pieces.
+fn read_all(tree: &dyn LayerTree) {
     let mut left = vec![tree.root()];
     let mut seen = std::collections::HashSet::new();
     while let Some(number) = left.pop() {
@@ -141,7 +159,18 @@ pub fn archive_index(data: &[u8]) {
             std::hint::black_box(target);
         }
         if let Ok(open) = tree.open(number) {
-            std::hint::black_box((open.next_data(0).ok(), open.read_at(&mut [0; 4096], 0).ok()));
+            let size = open.size();
+            for offset in [0, 1, size / 2, size.saturating_sub(1), size] {
+                let next = open.next_data(offset).unwrap_or_default();
+                assert!(
+                    next.is_none_or(|next| offset <= next.start && next.start < next.end && next.end <= size)
+                );
+                let count = open.read_at(&mut [0; 4096], offset);
+                assert!(
+                    count.is_err() || (count == Ok(0)) == (offset >= size),
+                    "{count:?} at {offset} of {size}"
+                );
+            }
         }
         let mut names = Vec::new();
         let listed = tree.list(number, &mut |entry| {

@@ -25,6 +25,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("tar", layers::tar),
     ("archive", layers::archive),
     ("archive_index", layers::archive_index),
+    ("squashfs", layers::squashfs),
     ("documents", texts::documents),
     ("stack_records", texts::stack_records),
     ("options", texts::options),

@@ -47,9 +47,9 @@ pub(super) struct Builder {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct LeftOut {
     /// Entries whose names would be whiteouts of a layer.
-    names: u64,
+    pub names: u64,
     /// Attributes that would be marks of an overlay.
-    marks: u64,
+    pub marks: u64,
 }
 
 impl LeftOut {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::squashfs::Packed;
 use crate::image::layer::Attributes;
 use crate::image::layer::reader::Stored;
 use crate::sys::object::{Kind, Time};
@@ -15,6 +16,8 @@ pub(super) enum Content {
     Whole { at: u64 },
     /// Those of a sparse one.
     Sparse(Box<[Stored]>),
+    /// Those that lie in blocks of a squashfs, and where it is told in which.
+    Packed { at: u32 },
     /// The target of a link.
     Target(Box<[u8]>),
     /// The entries of a directory, by name: where the name stands, how long it is, the object.
@@ -76,6 +79,8 @@ pub(super) struct Index {
     /// Directories that no entry names: what they are like, a layer below may tell.
     pub implied: BTreeSet<Number>,
     names: Vec<u8>,
+    /// Where the data of a squashfs lie.
+    pub packed: Option<Packed>,
 }
 
 impl Index {
@@ -103,7 +108,7 @@ impl Index {
         }
         names.shrink_to_fit();
         objects.shrink_to_fit();
-        Some(Index { objects, attributes, implied, names })
+        Some(Index { objects, attributes, implied, names, packed: None })
     }
 
     /// Returns whether all of it leads somewhere, as in every index that was made here: `end` is that of the data.
@@ -155,6 +160,10 @@ impl Index {
             }
             _ if object.kind == Kind::Directory => false,
             Content::Whole { at } => ends_within(*at, object.size),
+            Content::Packed { at } => {
+                let is_sound = |packed: &Packed| packed.is_sound(*at, object.size);
+                object.kind == Kind::File && self.packed.as_ref().is_some_and(is_sound)
+            }
             Content::Sparse(runs) => {
                 runs.iter().all(is_run_sound)
                     && runs.is_sorted_by(|one, next| one.offset + one.length <= next.offset)
@@ -165,6 +174,26 @@ impl Index {
 
     pub(super) fn object(&self, number: u64) -> Option<&Object> {
         self.objects.get(usize::try_from(number.checked_sub(1)?).ok()?)
+    }
+
+    /// Finds a path of an object, for messages. It looks through all directories.
+    pub(super) fn path(&self, number: u64) -> Vec<u8> {
+        let mut parts = Vec::new();
+        let mut at = number;
+        while at != 1 {
+            let above = self.objects.iter().zip(1..).find_map(|(object, above)| match &object.content {
+                Content::Entries(entries) => {
+                    let name = entries.iter().find(|entry| Index::number(entry) == at)?;
+                    Some((above, self.name(name).to_vec()))
+                }
+                _ => None,
+            });
+            let Some((above, name)) = above else { break };
+            parts.push(name);
+            at = above;
+        }
+        parts.reverse();
+        parts.join(&b'/')
     }
 
     pub(super) fn name(&self, name: &Name) -> &[u8] {

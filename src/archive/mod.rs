@@ -1,4 +1,4 @@
-//! Archives as layers: a tar is a lower without being unpacked.
+//! Archives as layers: a tar or a squashfs is a lower without being unpacked.
 //!
 //! ```text
 //! open: what is it, by content ──> a file that is read at any place, or a stream that is decoded once into a spool
@@ -7,6 +7,8 @@
 //!         ├── cache: index and decoded data are kept for the next mount of the same file
 //!         └── tree: answers the union's reads (LayerTree) out of the index; data by pread
 //! ```
+//!
+//! A squashfs (`squashfs`) has an index and blocks of its own, and shares the rest.
 //!
 //! Archives are read with pread and never mapped: one that is changed or cut while it is mounted gives `EIO` and a line in
 //! the log. A tar that is compressed can't be entered in its middle, so its data are decoded once, when it is first opened, into
@@ -27,6 +29,7 @@ mod opening;
 mod part;
 mod promise;
 mod spool;
+mod squashfs;
 mod tree;
 mod watch;
 
@@ -74,6 +77,16 @@ pub enum ArchiveError {
         path: PathBuf,
         /// What is wrong with it.
         what: LayerError,
+    },
+    /// It is an image of a filesystem, and damaged.
+    #[error("{}: the squashfs is damaged: {entry}{what}", path.display())]
+    Image {
+        /// The file.
+        path: PathBuf,
+        /// In what, and a colon; empty where that isn't known.
+        entry: String,
+        /// What is wrong with it.
+        what: String,
     },
     /// It isn't what an image says.
     #[error(

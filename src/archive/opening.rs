@@ -4,12 +4,13 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 
-use super::build::Builder;
+use super::build::{Builder, LeftOut};
 use super::cache::{Cache, Place, Told};
 use super::index::Index;
 use super::part::{Part, PartReader};
 use super::promise::Watched;
 use super::spool::Spool;
+use super::squashfs;
 use super::tree::identity;
 use super::{Archive, ArchiveError, ArchiveOptions};
 use crate::image::compression::{Compression, decode};
@@ -24,8 +25,8 @@ pub(super) fn open_with(
     options: &ArchiveOptions,
     cache: &Cache,
 ) -> Result<Archive, ArchiveError> {
-    let is_plain = is_plain(&part)?;
-    let place = cache.place(&part, is_plain, options);
+    let form = form(&part)?;
+    let place = cache.place(&part, form != Form::Compressed, options);
     let archive = |told: Told, data, from_cache| Archive {
         index: told.index,
         data,
@@ -39,9 +40,10 @@ pub(super) fn open_with(
         part.store.check().map_err(part.failed("read it"))?;
         return Ok(archive(told, data.map_or_else(|| part.clone(), |data| data.called(&part.path)), true));
     }
-    let (told, decoded) = match is_plain {
-        true => (read_plain(&part, options)?, None),
-        false => {
+    let (told, decoded) = match form {
+        Form::Plain => (read_plain(&part, options)?, None),
+        Form::Squashfs => (read_squashfs(&part, options)?, None),
+        Form::Compressed => {
             let dir = place.as_ref().map_or_else(|| cache.dir.clone(), Place::dir);
             let (told, decoded) = read_compressed(&part, options, dir, cache)?;
             (told, Some(decoded))
@@ -61,19 +63,51 @@ pub(super) fn open_with(
     Ok(archive(told, data, false))
 }
 
-/// Tells by its first bytes whether an archive is a tar that isn't compressed.
-fn is_plain(part: &Part) -> Result<bool, ArchiveError> {
+/// What an archive is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// A tar.
+    Plain,
+    /// One that is compressed.
+    Compressed,
+    /// An image of a filesystem.
+    Squashfs,
+}
+
+/// Tells by its first bytes what an archive is.
+fn form(part: &Part) -> Result<Form, ArchiveError> {
     let mut head = Vec::new();
     part.reader().take(512).read_to_end(&mut head).map_err(part.failed("read it"))?;
     let unknown = |what| ArchiveError::Unknown { path: part.path.clone(), what };
+    if head.starts_with(squashfs::MAGIC) || head.starts_with(squashfs::OTHER_ORDER) {
+        return Ok(Form::Squashfs);
+    }
     if let Some(what) = other_form(&head) {
         return Err(unknown(what));
     }
-    let is_plain = Compression::of(&head) == Compression::None;
-    if is_plain && !is_tar(&head) {
-        return Err(unknown("neither a tar nor one that is compressed with gzip, zstd, xz or bzip2"));
+    match Compression::of(&head) {
+        Compression::None if is_tar(&head) => Ok(Form::Plain),
+        Compression::None => Err(unknown(
+            "neither a tar, nor one that is compressed with gzip, zstd, xz or bzip2, nor a squashfs",
+        )),
+        _ => Ok(Form::Compressed),
     }
-    Ok(is_plain)
+}
+
+/// Reads the names and attributes of a squashfs, and all of it if somebody has promised what it is.
+fn read_squashfs(part: &Part, options: &ArchiveOptions) -> Result<Told, ArchiveError> {
+    let promised = options.promised;
+    if let Some(one) = promised.tar.or(promised.blob) {
+        let bar = LateBar::new(options.progress.as_ref(), part.size, part.name());
+        let stream = Watched::new(Counting { inner: part.reader(), bar: &bar }, Some(one));
+        let (_, found) = stream.finish().map_err(part.failed("read it"))?;
+        part.hold(found, promised.tar)?;
+        part.hold(found, promised.blob)?;
+    }
+    let bar = LateBar::new(options.progress.as_ref(), squashfs::metadata_size(part), part.name());
+    let read = squashfs::read(part, options.is_layer, &|at| bar.at(at))?;
+    let left_out = LeftOut { names: read.names, marks: read.marks };
+    Ok(Told { id: identity(&read.index), index: read.index, left_out })
 }
 
 /// Reads a tar: its headers alone, unless somebody has promised what it is.
@@ -190,7 +224,6 @@ impl Seek for Counting<'_> {
 /// Says what else a file may be that people mount.
 fn other_form(head: &[u8]) -> Option<&'static str> {
     match head {
-        [b'h', b's', b'q', b's', ..] => Some("squashfs is not read yet; mount it, and name the mount point"),
         [b'P', b'K', 3 | 5, _, ..] => Some("it is a zip"),
         [b'7', b'z', 0xbc, 0xaf, ..] => Some("it is a 7z"),
         [] => Some("it is empty"),

@@ -8,6 +8,7 @@ use rustix::io::{Errno, Result};
 use super::data::ArchiveFile;
 use super::index::{Content, Index, Object};
 use super::part::Part;
+use super::squashfs::Blocks;
 use crate::image::digest::Digest;
 use crate::image::layer::reader::Stored;
 use crate::sys::dir::RawEntry;
@@ -20,15 +21,19 @@ const BLOCK: u64 = 512;
 /// An archive as a layer.
 #[derive(Debug)]
 pub(super) struct ArchiveTree {
-    index: Index,
+    index: Arc<Index>,
     data: Part,
     id: u64,
+    /// Those of a squashfs.
+    blocks: Option<Arc<Blocks>>,
 }
 
 impl ArchiveTree {
     /// `id`: the [`identity`] of the index as it was made.
     pub(super) fn new(index: Index, data: Part, id: u64) -> ArchiveTree {
-        ArchiveTree { index, data, id }
+        let index = Arc::new(index);
+        let blocks = index.packed.as_ref().map(|_| Blocks::new(index.clone(), data.clone()));
+        ArchiveTree { index, data, id, blocks }
     }
 
     fn object(&self, number: u64) -> Result<&Object> {
@@ -56,8 +61,12 @@ pub(super) fn identity(index: &Index) -> u64 {
                 text.extend(index.name(entry));
                 text.extend(Index::number(entry).to_le_bytes());
             }),
+            Content::Packed { at } => text.extend(at.to_le_bytes()),
             Content::Sparse(_) | Content::None => {}
         }
+    }
+    if let Some(packed) = &index.packed {
+        packed.tell(&mut text);
     }
     let digest = Digest::of(&text).hex();
     u64::from_str_radix(&digest[..16], 16).unwrap_or_default()
@@ -84,6 +93,9 @@ impl LayerTree for ArchiveTree {
         let stored = match &found.content {
             Content::Whole { .. } => found.size,
             Content::Sparse(runs) => runs.iter().map(|run| run.length).sum(),
+            Content::Packed { at } => {
+                self.index.packed.as_ref().map_or(0, |packed| packed.stored(*at, found.size))
+            }
             _ => 0,
         };
         let time = Time { sec: found.mtime.sec, nsec: found.mtime.nsec };
@@ -141,6 +153,10 @@ impl LayerTree for ArchiveTree {
         let runs: Box<[Stored]> = match &found.content {
             Content::Whole { at } => Box::new([Stored { offset: 0, length: found.size, at: *at }]),
             Content::Sparse(runs) => runs.clone(),
+            Content::Packed { at } => {
+                let blocks = self.blocks.as_ref().ok_or(Errno::IO)?;
+                return Ok(blocks.open(file, *at, found.size));
+            }
             _ => Box::default(),
         };
         Ok(Arc::new(ArchiveFile::new(self.data.store.clone(), self.data.at, found.size, runs)))

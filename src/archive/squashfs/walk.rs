@@ -1,0 +1,298 @@
+//! One pass over an image: from directories to an index.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::vec::IntoIter;
+
+use super::directory::{self, Listed};
+use super::inode::{self, Inode, What};
+use super::meta::Metadata;
+use super::packed::Packed;
+use super::raw::Wrong;
+use super::superblock::{self, Superblock};
+use super::tables::{self, Xattrs};
+use crate::archive::index::{Attrs, Content, Index, Number, Object};
+use crate::archive::part::Part;
+use crate::image::layer::Limits;
+use crate::sys::object::Kind;
+use crate::union::lookup::marker::{AufsName, WH_OPAQUE, WH_PREFIX, aufs_name};
+use crate::union::lookup::private;
+
+const ROOT: Number = 0;
+
+/// What names, links, attributes and maps of blocks may take in memory, as of every archive.
+const MOST_MEMORY: u64 = 1 << 30;
+/// What the entries of a directory take as long as the index is being made, beside their names.
+const DIRECTORY: u64 = 256;
+
+/// An index, and what was left out of it: names that would be whiteouts, attributes that would be marks.
+pub(in crate::archive) struct Walked {
+    pub index: Index,
+    pub names: u64,
+    pub marks: u64,
+}
+
+/// A directory that is being read.
+struct Level {
+    number: Number,
+    left: IntoIter<Listed>,
+    /// How long the path of the directory above it is.
+    above: usize,
+}
+
+struct Walk<'a> {
+    metadata: &'a Metadata<'a>,
+    image: Superblock,
+    ids: Vec<u32>,
+    xattrs: Option<Xattrs>,
+    is_layer: bool,
+    objects: Vec<Object>,
+    directories: BTreeMap<Number, BTreeMap<Box<[u8]>, Number>>,
+    attributes: BTreeMap<Number, Attrs>,
+    packed: Packed,
+    /// By the references of their inodes: what has several names, and the directories, of which none has.
+    known: HashMap<u64, Number>,
+    entered: HashSet<u64>,
+    path: Vec<u8>,
+    memory: u64,
+    /// How many entries were listed, those that aren't shown among them.
+    entries: usize,
+    left_out: (u64, u64),
+}
+
+/// Reads an image.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn walk(part: &Part, is_layer: bool, at: &dyn Fn(u64)) -> Result<Walked, Wrong> {
+    let image = superblock::read(part)?;
+    let metadata = Metadata::new(part, image.compressor);
+    let fragments = tables::fragments(&metadata, &image)?;
+    let mut walk = Walk {
+        metadata: &metadata,
+        ids: tables::ids(&metadata, &image)?,
+        xattrs: Xattrs::find(&metadata, &image)?,
+        is_layer,
+        objects: Vec::new(),
+        directories: BTreeMap::new(),
+        attributes: BTreeMap::new(),
+        packed: Packed::new(image.compressor, image.block_log, fragments),
+        known: HashMap::new(),
+        entered: HashSet::new(),
+        path: Vec::new(),
+        memory: 0,
+        entries: 0,
+        left_out: (0, 0),
+        image,
+    };
+    let read = walk.all(at);
+    read.map_err(|error| error.within(if walk.path.is_empty() { b"/" } else { &walk.path }))?;
+    walk.finish()
+}
+
+impl Walk<'_> {
+    fn all(&mut self, at: &dyn Fn(u64)) -> Result<(), Wrong> {
+        let root = self.inode(self.image.root)?;
+        if root.kind != Kind::Directory {
+            return Err(Wrong::damaged("its root is no directory"));
+        }
+        let mut way = vec![self.enter(self.image.root, root, 0)?];
+        while let Some(level) = way.last_mut() {
+            let Some(entry) = level.left.next() else {
+                self.path.truncate(level.above);
+                way.pop();
+                continue;
+            };
+            at(entry.inode >> 16);
+            let (dir, above) = (level.number, self.path.len());
+            if above > 0 {
+                self.path.push(b'/');
+            }
+            self.path.extend(&entry.name);
+            if let Some(below) = self.add(dir, entry, above)? {
+                way.push(below);
+            } else {
+                self.path.truncate(above);
+            }
+        }
+        Ok(())
+    }
+
+    fn inode(&self, reference: u64) -> Result<Inode, Wrong> {
+        let left = (MOST_MEMORY - self.memory) / 4;
+        let of = (self.metadata, &self.image, &self.ids[..]);
+        inode::read(of, reference, usize::try_from(left).unwrap_or(usize::MAX))
+    }
+
+    /// Counts what is kept in memory as long as the image is mounted.
+    fn charge(&mut self, bytes: u64) -> Result<(), Wrong> {
+        self.memory += bytes;
+        if self.memory > MOST_MEMORY {
+            let most = MOST_MEMORY >> 20;
+            let what =
+                format!("with it, names, links, attributes and blocks take more than {most} MiB of memory");
+            return Err(Wrong::damaged(what));
+        }
+        Ok(())
+    }
+
+    /// Adds an entry. What it returns is a directory, to be read now.
+    fn add(&mut self, dir: Number, entry: Listed, above: usize) -> Result<Option<Level>, Wrong> {
+        if entry.name.starts_with(WH_PREFIX) {
+            match aufs_name(&entry.name) {
+                _ if !self.is_layer => {
+                    self.left_out.0 += 1;
+                    return Ok(None);
+                }
+                // Said by an attribute as well.
+                AufsName::Opaque if self.has(dir, WH_OPAQUE) => return Ok(None),
+                AufsName::Malformed => {
+                    return Err(Wrong::damaged("it is a whiteout of nothing that can exist"));
+                }
+                _ => {}
+            }
+        }
+        self.charge(entry.name.len() as u64)?;
+        if let Some(&number) = self.known.get(&entry.inode) {
+            self.objects[number as usize].nlink += 1;
+            return self.link(dir, entry.name, number).map(|()| None);
+        }
+        let inode = self.inode(entry.inode)?;
+        if inode.kind == Kind::Directory {
+            let below = self.enter(entry.inode, inode, above)?;
+            self.link(dir, entry.name, below.number)?;
+            return Ok(Some(below));
+        }
+        let has_others = inode.nlink > 1;
+        let (number, _) = self.object(inode)?;
+        if has_others {
+            self.known.insert(entry.inode, number);
+        }
+        self.link(dir, entry.name, number).map(|()| None)
+    }
+
+    fn has(&self, dir: Number, name: &[u8]) -> bool {
+        self.directories.get(&dir).is_some_and(|entries| entries.contains_key(name))
+    }
+
+    fn link(&mut self, dir: Number, name: Box<[u8]>, number: Number) -> Result<(), Wrong> {
+        match self.directories.entry(dir).or_default().insert(name, number) {
+            None => Ok(()),
+            Some(_) => Err(Wrong::damaged("there are two of this name")),
+        }
+    }
+
+    /// Adds a directory and reads its listing.
+    fn enter(&mut self, reference: u64, inode: Inode, above: usize) -> Result<Level, Wrong> {
+        let What::Directory { listing, length } = inode.what else {
+            return Err(Wrong::damaged("it is no directory"));
+        };
+        if !self.entered.insert(reference) {
+            return Err(Wrong::damaged("it is a directory that has another name already"));
+        }
+        self.charge(DIRECTORY)?;
+        let (number, is_opaque) = self.object(inode)?;
+        self.directories.insert(number, BTreeMap::new());
+        if is_opaque {
+            self.mark_opaque(number)?;
+        }
+        let most = usize::try_from(Limits::default().entries).unwrap_or(usize::MAX);
+        let place = (listing, length);
+        let entries = directory::read((self.metadata, &self.image), place, most - self.entries)?;
+        self.entries += entries.len();
+        Ok(Level { number, left: entries.into_iter(), above })
+    }
+
+    /// Adds an object, and tells whether it has the mark of an opaque directory.
+    fn object(&mut self, inode: Inode) -> Result<(Number, bool), Wrong> {
+        let number =
+            Number::try_from(self.objects.len()).map_err(|_| Wrong::damaged("it is one too many"))?;
+        let xattrs = Xattrs::read(self.xattrs.as_ref(), self.metadata, inode.xattrs)?;
+        let is_opaque = self.attributes_of(number, xattrs)?;
+        let (mut size, mut device) = (0, (0, 0));
+        let content = match inode.what {
+            What::File { size: length, map } => {
+                self.charge(Packed::memory(map.sizes.len()))?;
+                size = length;
+                match length {
+                    0 => Content::None,
+                    _ => {
+                        let at = self.packed.keep(&map);
+                        Content::Packed { at: at.ok_or_else(|| Wrong::damaged("it has too many blocks"))? }
+                    }
+                }
+            }
+            What::Symlink(target) => {
+                self.charge(target.len() as u64)?;
+                size = target.len() as u64;
+                Content::Target(target.into_boxed_slice())
+            }
+            What::Device(major, minor) => {
+                device = (major, minor);
+                Content::None
+            }
+            What::Directory { .. } | What::Nothing => Content::None,
+        };
+        let Inode { kind, mode, uid, gid, mtime, .. } = inode;
+        self.objects.push(Object { kind, mode, uid, gid, device, mtime, size, nlink: 1, content });
+        Ok((number, is_opaque))
+    }
+
+    /// Keeps the attributes of an object, save for the marks of overlays. Tells whether that of an opaque directory was among them.
+    fn attributes_of(&mut self, number: Number, mut xattrs: Attrs) -> Result<bool, Wrong> {
+        // Those that aren't kept count as well: reading them takes time.
+        let pair = 2 * size_of::<Vec<u8>>();
+        self.charge(xattrs.iter().map(|(name, value)| (name.len() + value.len() + pair) as u64).sum())?;
+        let mut is_opaque = false;
+        xattrs.retain(|(name, value)| {
+            let is_mark = private::overlay_mark(name).is_some() || private::is_reserved(name);
+            let says_opaque = says_opaque(name, value);
+            is_opaque |= says_opaque;
+            self.left_out.1 += u64::from(is_mark && !says_opaque);
+            !is_mark
+        });
+        if !xattrs.is_empty() {
+            self.attributes.insert(number, xattrs);
+        }
+        Ok(is_opaque)
+    }
+
+    /// Gives a directory the mark that every mount believes.
+    fn mark_opaque(&mut self, dir: Number) -> Result<(), Wrong> {
+        let mark = Number::try_from(self.objects.len()).map_err(|_| Wrong::damaged("it is one too many"))?;
+        let Object { uid, gid, mtime, .. } = self.objects[dir as usize];
+        let (kind, content) = (Kind::File, Content::None);
+        self.objects.push(Object {
+            kind,
+            mode: 0,
+            uid,
+            gid,
+            device: (0, 0),
+            mtime,
+            size: 0,
+            nlink: 1,
+            content,
+        });
+        self.link(dir, WH_OPAQUE.into(), mark)
+    }
+
+    fn finish(mut self) -> Result<Walked, Wrong> {
+        // A directory's names: its own, `.`, and one `..` of each directory in it.
+        for (dir, entries) in &self.directories {
+            let is_directory = |number: &&Number| self.directories.contains_key(number);
+            let below = entries.values().filter(is_directory).count();
+            self.objects[*dir as usize].nlink = 2 + u32::try_from(below).unwrap_or(u32::MAX - 2);
+        }
+        debug_assert!(self.objects.get(ROOT as usize).is_some_and(|root| root.kind == Kind::Directory));
+        self.packed.shrink();
+        let index = Index::new(self.objects, self.directories, (self.attributes, BTreeSet::new()));
+        let mut index = index.ok_or_else(|| Wrong::damaged("its names take more than 4 GiB"))?;
+        index.packed = Some(self.packed);
+        Ok(Walked { index, names: self.left_out.0, marks: self.left_out.1 })
+    }
+}
+
+/// Tells whether an attribute says that a directory hides what is below it.
+fn says_opaque(name: &[u8], value: &[u8]) -> bool {
+    let is_mark = private::overlay_mark(name) == Some(b"opaque") || name == b"user.fuseoverlayfs.opaque";
+    is_mark && value == b"y"
+}
