@@ -283,6 +283,7 @@ fn an_image_that_cannot_be_read_is_refused_with_what_is_wrong() {
         (with(64, &[0xff; 8]), "table of inodes"),
         (with(48, &[0xff; 7]), "table of owners"),
         (with(80, &[0; 8]), "fragments"),
+        (with(16, &[0xff; 4]), "tells of 4294967295 fragments"),
     ] {
         fs::write(&image, &bytes).unwrap();
         who.ended("./unionmount --lower tree.sqfs m").refused(1, &["lower layer 1 tree.sqfs: ", said]);
