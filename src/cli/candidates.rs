@@ -74,9 +74,14 @@ fn of_value(arg: Arg, value: &str) -> Arg {
         "NAME" if arg.is_positional() => {
             ArgValueCompleter::new(|current: &OsStr| both(images, containers, current))
         }
-        "MOUNT" | "MOUNT|UPPER" => {
-            ArgValueCompleter::new(move |current: &OsStr| either(mount_points, &dirs(), current))
-        }
+        "MOUNT|CONTAINER|UPPER" => ArgValueCompleter::new(move |current: &OsStr| {
+            let containers = containers(current).into_iter();
+            containers.chain(either(mount_points, &dirs(), current)).collect()
+        }),
+        "CONTAINER|UPPER" => ArgValueCompleter::new(move |current: &OsStr| {
+            containers(current).into_iter().chain(dirs().complete(current)).collect()
+        }),
+        "MOUNT" => ArgValueCompleter::new(move |current: &OsStr| either(mount_points, &dirs(), current)),
         "IMAGE|CONTAINER|MOUNT" => ArgValueCompleter::new(move |current: &OsStr| {
             let trees = both(images, containers, current).into_iter();
             trees.chain(either(mount_points, &dirs(), current)).collect()

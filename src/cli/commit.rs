@@ -13,7 +13,7 @@ use crate::image::name::ImageName;
 
 /// Make an image of what a container changed, as one more layer; prints the new image's id
 ///
-/// May be done while the container is mounted or runs: what was written before is in the image.
+/// May be done while the container is mounted or runs: what was written before is in the image. Where it has snapshots, each is a layer.
 #[derive(Debug, clap::Args)]
 pub(super) struct Commit {
     #[command(flatten)]
@@ -36,7 +36,8 @@ pub(super) struct Commit {
     #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, hide_possible_values = true, hide_default_value = true, value_name = "true|false")]
     pause: bool,
 
-    /// The container, by name or id
+    /// The container, by name or id; CONTAINER@SNAPSHOT is its state at a snapshot
+    #[arg(value_name = "CONTAINER")]
     container: String,
 
     /// What the image is called
@@ -47,15 +48,21 @@ pub(super) struct Commit {
 impl Commit {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let store = self.store.with_something()?;
-        let container = Container::find(&store, &self.container)?;
+        // No container's name has an @.
+        let (container, at) = match self.container.split_once('@') {
+            Some((container, at)) => (container, Some(at)),
+            None => (&*self.container, None),
+        };
+        let container = Container::find(&store, container)?;
         let about = About {
             author: self.author,
             message: self.message,
             changes: self.changes,
             created: super::import::now()?,
         };
-        let paused = if self.pause { runtime::pause(&container)? } else { None };
-        let id = commit(&store, &container, &about, self.name)?;
+        // What is frozen stands still.
+        let paused = if self.pause && at.is_none() { runtime::pause(&container)? } else { None };
+        let id = commit(&store, &container, at, &about, self.name)?;
         drop(paused);
         Page::of_line(format_args!("{id}")).print()?;
         Ok(ExitCode::SUCCESS)

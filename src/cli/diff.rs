@@ -104,13 +104,15 @@ struct Found {
     stacked: Stacked,
     upper: PathBuf,
     lowers: Vec<PathBuf>,
+    /// What it is compared with, where that isn't what lies below the upper.
+    since: Option<Vec<PathBuf>>,
     _pins: Vec<OwnedFd>,
 }
 
 impl Found {
     fn new(upper: &Path, lowers: Vec<PathBuf>, pins: Vec<OwnedFd>) -> Result<Found, Failure> {
         let stacked = Stacked::of(upper, sources(lowers.clone())?).map_err(Failure::failed)?;
-        Ok(Found { stacked, upper: upper.to_owned(), lowers, _pins: pins })
+        Ok(Found { stacked, upper: upper.to_owned(), lowers, since: None, _pins: pins })
     }
 
     /// Opens two states of it.
@@ -119,7 +121,7 @@ impl Found {
         // What was frozen comes first, however it was named.
         let own = frozen.map_or(0, |below| below.layers.len()).min(self.lowers.len());
         let at = |name: &str| {
-            let frozen = below::at_snapshot(&self.upper, name).map_err(Failure::failed)?;
+            let frozen = below::at_snapshot(&self.upper, name).map_err(Failure::failed)?.layers;
             Ok::<_, Failure>([&frozen, &self.lowers[own..]].concat())
         };
         let after = match &range.to {
@@ -212,7 +214,10 @@ fn of_container(name: &str, store: &StoreArgs) -> Result<Found, Failure> {
     let lowers = container.lowers(&store)?;
     let path = container.upper();
     File::open(&path).map_err(ContainerError::io("open it", &path))?;
-    Found::new(&path, lowers.paths, lowers.pins)
+    let Some(below) = container.frozen()? else { return Found::new(&path, lowers.paths, lowers.pins) };
+    // All that it changed, what was frozen of it too.
+    let found = Found::new(&path, [&below.layers[..], &lowers.paths].concat(), lowers.pins)?;
+    Ok(Found { since: Some(lowers.paths), ..found })
 }
 
 fn of_mount(path: &Path) -> Result<Found, Failure> {
@@ -283,6 +288,13 @@ impl Diff {
         let found = self.stack.open(&self.store)?;
         if let Some(range) = range {
             let sides = found.between(&range)?;
+            let changes = trees::differences(&sides).map_err(Failure::failed)?;
+            self.how.tell(changes, || Ok(sides))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        if let Some(since) = &found.since {
+            let now = [std::slice::from_ref(&found.upper), &found.lowers].concat();
+            let sides = Sides::of(sources(since.clone())?, sources(now)?).map_err(Failure::failed)?;
             let changes = trees::differences(&sides).map_err(Failure::failed)?;
             self.how.tell(changes, || Ok(sides))?;
             return Ok(ExitCode::SUCCESS);

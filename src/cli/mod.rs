@@ -93,6 +93,7 @@ mod verify;
 mod version;
 mod volumes;
 mod watch;
+mod whose;
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;

@@ -11,10 +11,15 @@ use serde_json::{Value, json};
 use super::how_mounted::HowMounted;
 use super::output::{self, Format};
 use super::page::Page;
+use super::store::StoreArgs;
+use super::whose::{Whose, whose};
 use super::{Failure, discard, say, using};
+use crate::container::snapshots::Reached;
+use crate::container::{Container, ContainerState};
 use crate::control::client::Client;
 use crate::control::mounts::{self, Mount};
 use crate::explain::names;
+use crate::image::store::Store;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::frozen::listing::{self, Listed};
 use crate::union::frozen::snapshot::Target;
@@ -23,6 +28,9 @@ use crate::union::frozen::{branch, removal, rollback, snapshot};
 /// Which upper, and how it is mounted.
 #[derive(Debug, Args)]
 struct TargetArgs {
+    #[command(flatten)]
+    store: StoreArgs,
+
     /// The layers below, as for the mount; may repeat. They are recorded, and needed where a file has names that only they have
     #[arg(long = "lower", value_name = "DIR[:DIR…]")]
     lowers: Vec<OsString>,
@@ -32,6 +40,18 @@ struct TargetArgs {
 }
 
 impl TargetArgs {
+    fn is_said(&self) -> bool {
+        !self.lowers.is_empty() || self.how.is_said()
+    }
+
+    /// Finds out how a container's upper is reached.
+    fn reach(&self, store: &Store, container: &Container) -> Result<Reached, Failure> {
+        if self.is_said() {
+            return Err(Failure::usage("--lower, --work and --userxattr are known of a container"));
+        }
+        Ok(container.reach(store)?)
+    }
+
     fn target(&self, upper: &Path) -> Result<Target, Failure> {
         is_not_mounted(upper)?;
         let lowers = super::lowers::named(&self.lowers)?;
@@ -40,6 +60,7 @@ impl TargetArgs {
             work: self.how.work.clone(),
             lowers: super::lowers::sources(lowers)?,
             xattr: self.how.xattr(),
+            is_containers: false,
         })
     }
 }
@@ -57,7 +78,7 @@ pub(super) fn is_not_mounted(upper: &Path) -> Result<(), Failure> {
 
 /// Keep the state of an upper: what is in it becomes a read-only layer, below a new empty upper
 ///
-/// Named by its mount point, a mount goes on: programs that use it notice nothing, what they wrote before is in the snapshot, and
+/// Named by its mount point, a mount goes on, and so does a container: programs that use it notice nothing, what they wrote before is in the snapshot, and
 /// what they write afterwards isn't. Named as a directory, the upper must not be mounted. The layer is an ordinary one of an
 /// overlay, in .NAME.layers beside the upper; `unionmount --upper` mounts the same tree as before.
 #[derive(Debug, Args)]
@@ -66,8 +87,8 @@ pub(super) struct Snapshot {
     #[command(flatten)]
     target: TargetArgs,
 
-    /// The mount point, or the upper directory
-    #[arg(value_name = "MOUNT|UPPER")]
+    /// The mount point, a container, or the upper directory
+    #[arg(value_name = "MOUNT|CONTAINER|UPPER")]
     upper: PathBuf,
 
     /// What the snapshot is to be called [default: a number]
@@ -85,6 +106,10 @@ EXAMPLES:
       unionmount snapshots rw
       unionmount rollback rw before
 
+  Of a container, and an image of that state:
+      unionmount snapshot build before
+      unionmount commit build@before tried:before
+
   With what lies below, so that the mount needs only the upper afterwards:
       unionmount snapshot --lower app:base rw
       unionmount --upper rw mnt";
@@ -97,6 +122,9 @@ EXAMPLES:
     disable_help_subcommand = true
 )]
 pub(super) struct Snapshots {
+    #[command(flatten)]
+    store: StoreArgs,
+
     #[command(subcommand)]
     verb: Option<SnapshotsVerb>,
 
@@ -112,8 +140,8 @@ pub(super) struct Snapshots {
     #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
 
-    /// The mount point, or the upper directory
-    #[arg(value_name = "MOUNT|UPPER", required = true)]
+    /// The mount point, a container, or the upper directory
+    #[arg(value_name = "MOUNT|CONTAINER|UPPER", required = true)]
     upper: Option<PathBuf>,
 }
 
@@ -125,12 +153,15 @@ enum SnapshotsVerb {
 /// Remove snapshots of an upper, on which nothing stands
 #[derive(Debug, Args)]
 struct Remove {
+    #[command(flatten)]
+    store: StoreArgs,
+
     /// Also where a branch of it isn't found any more
     #[arg(short, long)]
     force: bool,
 
-    /// The upper directory
-    #[arg(value_name = "UPPER")]
+    /// The upper directory, or a container
+    #[arg(value_name = "CONTAINER|UPPER")]
     upper: PathBuf,
 
     /// The snapshots
@@ -141,10 +172,14 @@ struct Remove {
 /// Throw away what was changed in an upper since a snapshot
 ///
 /// Named by its mount point, a mount goes on. What programs have open and is no more answers with an error (ESTALE) from then on, so
-/// it is refused while any has something open there; --force does it. Named as a directory, the upper must not be mounted. Later
+/// it is refused while any has something open there; --force does it. The same for a container, but not one that runs. Named as a directory, the upper must
+/// not be mounted. Later
 /// snapshots stay, and can be gone to likewise; `unionmount snapshots rm` removes them.
 #[derive(Debug, Args)]
 pub(super) struct Rollback {
+    #[command(flatten)]
+    store: StoreArgs,
+
     /// Also while programs have something open in the mount, or something is mounted in it
     #[arg(short, long)]
     force: bool,
@@ -153,8 +188,8 @@ pub(super) struct Rollback {
     #[arg(long, value_name = "DIR")]
     work: Option<PathBuf>,
 
-    /// The mount point, or the upper directory
-    #[arg(value_name = "MOUNT|UPPER")]
+    /// The mount point, a container, or the upper directory
+    #[arg(value_name = "MOUNT|CONTAINER|UPPER")]
     upper: PathBuf,
 
     /// The snapshot; 0 is the state before the first [default: the last one that the upper lies on]
@@ -165,17 +200,18 @@ pub(super) struct Rollback {
 /// Make a new upper over what an upper shows: both go on from there, each by itself
 ///
 /// A snapshot of the upper is taken for it, which both share; so it takes no room and no time. Mount the new one with the same
-/// --lower. Named by its mount point, a mount goes on; named as a directory, the upper must not be mounted.
+/// --lower. Named by its mount point, a mount goes on; named as a directory, the upper must not be mounted. Of a container it is a new
+/// container of that name, with the same settings.
 #[derive(Debug, Args)]
 pub(super) struct Branch {
     #[command(flatten)]
     target: TargetArgs,
 
-    /// The mount point, or the upper directory
-    #[arg(value_name = "MOUNT|UPPER")]
+    /// The mount point, a container, or the upper directory
+    #[arg(value_name = "MOUNT|CONTAINER|UPPER")]
     upper: PathBuf,
 
-    /// The new upper directory, which is made
+    /// The new upper directory, which is made, or the new container's name
     #[arg(value_name = "NEW")]
     new: PathBuf,
 }
@@ -183,12 +219,13 @@ pub(super) struct Branch {
 impl Snapshot {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         super::logging::start_for_verb();
-        let taken = match live_at(&self.upper) {
-            Some(mount) => self.of_mount(&mount)?,
-            None => {
-                let target = self.target.target(&self.upper)?;
-                snapshot::snapshot(&target, self.name.as_deref()).map_err(Failure::failed)?.name
-            }
+        let taken = match whose(&self.target.store, &self.upper)? {
+            Whose::Mount(mount) => self.of_mount(&mount)?,
+            Whose::Container(store, container) => match self.target.reach(&store, &container)? {
+                Reached::Mounted(mount) => self.of_mount(&mount)?,
+                Reached::Lying(target, _lowers) => self.of_target(&target)?,
+            },
+            Whose::Upper => self.of_target(&self.target.target(&self.upper)?)?,
         };
         Page::of_line(format_args!("{taken}")).print()?;
         Ok(ExitCode::SUCCESS)
@@ -196,6 +233,10 @@ impl Snapshot {
 }
 
 impl Snapshot {
+    fn of_target(&self, target: &Target) -> Result<String, Failure> {
+        Ok(snapshot::snapshot(target, self.name.as_deref()).map_err(Failure::failed)?.name)
+    }
+
     /// Lets the daemon of a mount take it.
     fn of_mount(&self, mount: &Mount) -> Result<String, Failure> {
         let mut client = ready_to_freeze(mount, &self.target)?;
@@ -205,9 +246,9 @@ impl Snapshot {
 
 impl Branch {
     /// Lets the daemon of a mount make it.
-    fn of_mount(&self, mount: &Mount) -> Result<Option<String>, Failure> {
+    fn of_mount(&self, mount: &Mount, new: &Path) -> Result<Option<String>, Failure> {
         // Where its working directory is isn't ours.
-        let new = std::path::absolute(&self.new).map_err(|error| failed(mount, &error))?;
+        let new = std::path::absolute(new).map_err(|error| failed(mount, &error))?;
         let mut client = ready_to_freeze(mount, &self.target)?;
         client.branch(&new).map_err(|error| failed(mount, &error))
     }
@@ -219,7 +260,7 @@ fn failed(mount: &Mount, error: &dyn std::fmt::Display) -> Failure {
 
 /// Connects with the daemon of a mount that is to freeze its upper. What was written before is told to it first.
 fn ready_to_freeze(mount: &Mount, target: &TargetArgs) -> Result<Client, Failure> {
-    if !target.lowers.is_empty() || target.how.is_said() {
+    if target.is_said() {
         return Err(Failure::usage("--lower, --work and --userxattr are known of what is mounted"));
     }
     write_back(mount)
@@ -247,33 +288,48 @@ fn upper_of(mount: &Mount) -> Result<PathBuf, Failure> {
         .ok_or_else(|| failed(&"it is mounted read-only, without an upper that could have snapshots"))
 }
 
-/// Returns the mount whose mount point that is.
-fn live_at(path: &Path) -> Option<Mount> {
-    let (mount, below) = mounts::of(path).ok()?;
-    below.is_empty().then_some(mount)
-}
-
 impl Rollback {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         super::logging::start_for_verb();
-        if let Some(mount) = live_at(&self.upper) {
-            let to = self.of_mount(&mount)?;
-            Page::of_line(format_args!("{to}")).print()?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        is_not_mounted(&self.upper)?;
-        discard::is_unused(&self.upper)?;
-        let target = Target { upper: self.upper, work: self.work, ..Target::default() };
-        let done = rollback::rollback(&target, self.name.as_deref()).map_err(Failure::failed)?;
-        if let Some(left) = done.left {
-            say(&format!("{left}; what was thrown away is removed by the next snapshot or rollback"));
-        }
-        Page::of_line(format_args!("{}", done.to)).print()?;
+        let to = match whose(&self.store, &self.upper)? {
+            Whose::Mount(mount) => self.of_mount(&mount)?,
+            Whose::Container(store, container) => {
+                if self.work.is_some() {
+                    return Err(Failure::usage("--work is known of a container"));
+                }
+                // Whatever is mounted on a name of it would be detached: /proc, and volumes, into whose places is written from then on.
+                if container.state()? == ContainerState::Running {
+                    return Err(Failure::failed(format!(
+                        "container {} runs: a rollback would detach all that is mounted in it, /proc and volumes too; end it first",
+                        container.shown_name()
+                    )));
+                }
+                match container.reach(&store)? {
+                    Reached::Mounted(mount) => self.of_mount(&mount)?,
+                    Reached::Lying(target, _lowers) => self.of_target(&target)?,
+                }
+            }
+            Whose::Upper => {
+                is_not_mounted(&self.upper)?;
+                let (upper, work) = (self.upper.clone(), self.work.clone());
+                self.of_target(&Target { upper, work, ..Target::default() })?
+            }
+        };
+        Page::of_line(format_args!("{to}")).print()?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
 impl Rollback {
+    fn of_target(&self, target: &Target) -> Result<String, Failure> {
+        discard::is_unused(&target.upper)?;
+        let done = rollback::rollback(target, self.name.as_deref()).map_err(Failure::failed)?;
+        if let Some(left) = done.left {
+            say(&format!("{left}; what was thrown away is removed by the next snapshot or rollback"));
+        }
+        Ok(done.to)
+    }
+
     /// Lets the daemon of a mount do it.
     fn of_mount(&self, mount: &Mount) -> Result<String, Failure> {
         if self.work.is_some() {
@@ -336,9 +392,10 @@ fn is_not_used(mount: &Mount) -> Result<(), Failure> {
 impl Branch {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         super::logging::start_for_verb();
-        let taken = match live_at(&self.upper) {
-            Some(mount) => self.of_mount(&mount)?,
-            None => {
+        let taken = match whose(&self.target.store, &self.upper)? {
+            Whose::Mount(mount) => self.of_mount(&mount, &self.new)?,
+            Whose::Container(store, container) => self.of_container(&store, &container)?,
+            Whose::Upper => {
                 let target = self.target.target(&self.upper)?;
                 branch::branch(&target, &self.new).map_err(Failure::failed)?
             }
@@ -349,24 +406,47 @@ impl Branch {
         }
         Ok(ExitCode::SUCCESS)
     }
+
+    /// Makes a new container, and prints its id.
+    fn of_container(&self, store: &Store, of: &Container) -> Result<Option<String>, Failure> {
+        let name = self.new.to_str().unwrap_or_default();
+        let reached = self.target.reach(store, of)?;
+        let mut taken = None;
+        let made = Container::branch(store, of, name, |upper| {
+            taken = match &reached {
+                Reached::Mounted(mount) => self.of_mount(mount, upper)?,
+                Reached::Lying(target, _lowers) => branch::branch(target, upper).map_err(Failure::failed)?,
+            };
+            Ok::<_, Failure>(())
+        })?;
+        Page::of_line(format_args!("{}", made.record.id)).print()?;
+        Ok(taken)
+    }
 }
 
 impl Snapshots {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         super::logging::start_for_verb();
         if let Some(SnapshotsVerb::Rm(remove)) = self.verb {
-            is_not_mounted(&remove.upper)?;
-            let going = listing::list(&remove.upper).map_err(Failure::failed)?;
+            let upper = match whose(&remove.store, &remove.upper)? {
+                Whose::Container(_, container) => container.upper(),
+                Whose::Mount(_) | Whose::Upper => {
+                    is_not_mounted(&remove.upper)?;
+                    remove.upper
+                }
+            };
+            let going = listing::list(&upper).map_err(Failure::failed)?;
             for one in going.iter().filter(|one| !one.is_of_base && remove.names.contains(&one.layer.name)) {
                 discard::is_unused(&one.place)?;
             }
-            removal::remove(&remove.upper, &remove.names, remove.force).map_err(Failure::failed)?;
+            removal::remove(&upper, &remove.names, remove.force).map_err(Failure::failed)?;
             return Ok(ExitCode::SUCCESS);
         }
         let upper = self.upper.ok_or_else(|| Failure::usage("no upper directory is named"))?;
-        let upper = match live_at(&upper) {
-            Some(mount) => upper_of(&mount)?,
-            None => {
+        let upper = match whose(&self.store, &upper)? {
+            Whose::Mount(mount) => upper_of(&mount)?,
+            Whose::Container(_, container) => container.upper(),
+            Whose::Upper => {
                 is_not_mounted(&upper)?;
                 upper
             }

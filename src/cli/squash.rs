@@ -5,7 +5,14 @@ use std::process::ExitCode;
 
 use super::how_mounted::HowMounted;
 use super::page::Page;
+use super::store::StoreArgs;
+use super::whose::{Whose, whose};
 use super::{Failure, discard, say, snapshot};
+use crate::container::Container;
+use crate::container::lowers::Lowers;
+use crate::container::snapshots::Reached;
+use crate::image::store::Store;
+use crate::union::escaped_path::EscapedPath;
 use crate::union::frozen::snapshot::Target;
 use crate::union::frozen::squash::{Range, Squashing};
 
@@ -18,6 +25,9 @@ use crate::union::frozen::squash::{Range, Squashing};
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct Squash {
     #[command(flatten)]
+    store: StoreArgs,
+
+    #[command(flatten)]
     how: HowMounted,
 
     /// Tell what would be done, and change nothing
@@ -28,8 +38,8 @@ pub(super) struct Squash {
     #[arg(short, long)]
     force: bool,
 
-    /// The upper directory
-    #[arg(value_name = "UPPER")]
+    /// The upper directory, or a container
+    #[arg(value_name = "CONTAINER|UPPER")]
     upper: PathBuf,
 
     /// The states between which all are forgotten: B stays with what was changed since A. 0 is the state before the first
@@ -48,10 +58,15 @@ EXAMPLES:
 impl Squash {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         super::logging::start_for_verb();
-        snapshot::is_not_mounted(&self.upper)?;
         let range = self.range.as_deref().map_or_else(|| Ok(Range::default()), range)?;
-        let xattr = self.how.xattr();
-        let target = Target { upper: self.upper, work: self.how.work, xattr, ..Target::default() };
+        let (target, _lowers) = match whose(&self.store, &self.upper)? {
+            Whose::Container(store, container) => of_container(&store, &container, &self.how)?,
+            Whose::Mount(_) | Whose::Upper => {
+                snapshot::is_not_mounted(&self.upper)?;
+                let xattr = self.how.xattr();
+                (Target { upper: self.upper, work: self.how.work, xattr, ..Target::default() }, None)
+            }
+        };
         let squashing = Squashing::begin(&target, &range, self.force).map_err(Failure::failed)?;
         // While it is held: mounts of its upper and its branches don't begin. Those that have a layer as a mere lower are seen.
         for place in squashing.places() {
@@ -65,6 +80,26 @@ impl Squash {
         say(&format!("{gone} {verb} into {}", done.into));
         Page::of_line(format_args!("{}", done.into)).print()?;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Returns the upper of a container that nobody has mounted, and what keeps the layers below it.
+fn of_container(
+    store: &Store,
+    container: &Container,
+    how: &HowMounted,
+) -> Result<(Target, Option<Lowers>), Failure> {
+    if how.is_said() {
+        return Err(Failure::usage("--work and --userxattr are known of a container"));
+    }
+    match container.reach(store)? {
+        Reached::Lying(target, lowers) => Ok((*target, Some(lowers))),
+        Reached::Mounted(mount) => {
+            let (name, point) = (container.shown_name(), EscapedPath::from(mount.point.as_path()));
+            Err(Failure::failed(format!(
+                "container {name} runs, or is mounted on {point}; end or unmount it first"
+            )))
+        }
     }
 }
 

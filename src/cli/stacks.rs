@@ -63,7 +63,7 @@ impl Found {
     }
 
     fn of_container(texts: &Texts, store: &Store, container: &Container) -> Result<Found, Failure> {
-        let lowers = container.lowers(store)?;
+        let lowers = container.all_below(store)?;
         let paths: Vec<PathBuf> =
             std::iter::once(container.upper()).chain(lowers.paths.iter().cloned()).collect();
         let names = names_of_container(texts, store, container, &paths)?;
@@ -175,11 +175,21 @@ fn names_of_container(
     for (path, name) in paths.iter().zip(&mut names) {
         if *path == container.upper() {
             *name = Some(texts.fill("called.container", &[("name", container.shown_name())]));
+        } else if let Some(snapshot) = snapshot_in(container, path) {
+            *name = Some(texts.fill("called.snapshot", &[("name", &snapshot)]));
         } else if path.starts_with(&container.dir) {
             *name = Some(texts.say("called.targets").to_owned());
         }
     }
     Ok(names)
+}
+
+/// Returns the name of the snapshot that lies in a directory, if it is one that a container lies on.
+fn snapshot_in(container: &Container, path: &Path) -> Option<String> {
+    // What isn't found is told by who reads the layers.
+    let below = container.frozen().ok().flatten()?;
+    let at = below.layers.iter().position(|layer| layer == path)?;
+    below.records.get(at).map(|frozen| frozen.name.clone())
 }
 
 /// Returns what the layers of a mount are called, if they are those of an image or a container of the store.

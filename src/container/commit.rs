@@ -1,6 +1,7 @@
 //! Commit: a container's upper becomes one more layer of a new image.
 //!
-//! The upper is walked, and nothing else; its tar is hashed and stored while it is written. With the container's mount
+//! The upper is walked, and nothing else; its tar is hashed and stored while it is written. What is frozen below it comes before, each
+//! as a layer of its own, and so does the same layer with every image of later states. With the container's mount
 //! live, what programs had written before the command began is in the layer: the kernel may hold it in its cache, so it
 //! is asked to hand it over first ([`flush`]). A file that is written to meanwhile may be caught in the middle of that.
 
@@ -8,7 +9,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
@@ -30,7 +31,11 @@ use crate::sys::dir::for_each_entry;
 use crate::sys::filesystem;
 use crate::sys::namespace;
 use crate::sys::object::{At, Kind};
+use crate::sys::remove;
 use crate::union::escaped_path::EscapedPath;
+use crate::union::frozen::below;
+use crate::union::frozen::record::FrozenLayer;
+use crate::union::frozen::unfit::SnapshotError;
 
 /// What is said about the new image.
 #[derive(Debug, Clone, Default)]
@@ -45,47 +50,105 @@ pub struct About {
     pub created: jiff::Timestamp,
 }
 
-/// Makes an image of a container. Returns its id.
+/// Makes an image of a container, of its state at a snapshot if one is named: what was frozen of it are layers as they are, and so is
+/// its upper. Returns the image's id.
 ///
 /// # Errors
 /// When the container or its image can't be read, or the store can't be written.
 pub fn commit(
     store: &Store,
     container: &Container,
+    at: Option<&str>,
     about: &About,
     name: Option<ImageName>,
 ) -> Result<Digest> {
     let image = store.resolve(&container.record.image.to_string())?;
-    flush(container)?;
+    if at.is_none() {
+        flush(container)?;
+    }
+    let states = states(container, at)?;
     let lowers = container.lowers(store)?;
-    let below = lowers.sources()?;
-    let top = lowers.top_directory()?;
-    let path = container.upper();
-    let upper = File::open(&path).map_err(ContainerError::io("open it", &path))?;
+    let mut below = lowers.sources()?;
+    let mut top = lowers.top_directory()?;
     let ownership = Ownership::of_this_process();
-    let root = root_changed(upper.as_fd(), top.as_ref().map(AsFd::as_fd), ownership)
-        .map_err(|source| ContainerError::Layer { id: container.short_id().to_owned(), source })?;
-    let options = WriteOptions { ownership, lowers: &below, root };
-
     let staging = store.begin()?;
-    let mut failed = None;
-    let layer = staging.add_layer(|out| {
-        write_tar(upper.as_fd(), out, &options).map_err(|source| {
-            let text = format!("container {}: {source}", container.short_id());
-            failed = Some(ContainerError::Layer { id: container.short_id().to_owned(), source });
-            StoreError::Refused(text)
-        })
-    });
-    let layer = match (layer, failed) {
-        (_, Some(error)) => return Err(error),
-        (layer, None) => layer?,
-    };
     let mut layers = base_layers(&image)?;
-    layers.push(layer);
+    let mut steps = Vec::new();
+    let last = states.len().saturating_sub(1);
+    for (number, state) in states.into_iter().enumerate() {
+        let of_layer = |source| ContainerError::Layer { id: container.short_id().to_owned(), source };
+        let root =
+            root_changed(state.dir.as_fd(), top.as_ref().map(AsFd::as_fd), ownership).map_err(of_layer)?;
+        // One in which nothing is would be a layer of nothing; without snapshots it is the one that everybody knows.
+        let is_nothing = !root && is_empty(&state)?;
+        if !is_nothing || number == last && steps.is_empty() {
+            let options = WriteOptions { ownership, lowers: &below, root };
+            let mut failed = None;
+            let layer = staging.add_layer(|out| {
+                write_tar(state.dir.as_fd(), out, &options).map_err(|source| {
+                    let text = format!("container {}: {source}", container.short_id());
+                    failed = Some(of_layer(source));
+                    StoreError::Refused(text)
+                })
+            });
+            layers.push(match (layer, failed) {
+                (_, Some(error)) => return Err(error),
+                (layer, None) => layer?,
+            });
+            steps.push(state.frozen);
+        }
+        below.insert(0, state.path.into());
+        top = Some(state.dir);
+    }
     let names: Vec<ImageName> = name.into_iter().collect();
-    let id = staging.add_image(document(&image, container, about), &layers, &names)?;
+    let id = staging.add_image(document(&image, container, about, &steps), &layers, &names)?;
     staging.publish()?;
     Ok(id)
+}
+
+/// What becomes a layer of the image.
+struct State {
+    path: PathBuf,
+    dir: File,
+    /// What is known of it, if it is frozen.
+    frozen: Option<FrozenLayer>,
+}
+
+/// Returns what becomes layers, the lowest first: what is frozen below a container's upper, and that itself unless a snapshot is named.
+fn states(container: &Container, at: Option<&str>) -> Result<Vec<State>> {
+    let path = container.upper();
+    let state = |path: PathBuf, frozen| {
+        let dir = File::open(&path).map_err(ContainerError::io("open it", &path))?;
+        Ok(State { path, dir, frozen })
+    };
+    let refused = |error: SnapshotError| {
+        ContainerError::Refused(format!("container {}: {error}", container.shown_name()))
+    };
+    let upper = state(path.clone(), None)?;
+    let below = match at {
+        Some(name) => Some(below::at_snapshot(&path, name).map_err(refused)?),
+        // What was opened: where it is frozen meanwhile, it isn't what lies there now.
+        None => below::of(upper.dir.as_fd(), &path).map_err(refused)?,
+    };
+    let (paths, records) = below.map_or_else(Default::default, |below| (below.layers, below.records));
+    let frozen = paths.into_iter().zip(records).rev();
+    let mut states: Vec<State> = frozen.map(|(path, of)| state(path, Some(of))).collect::<Result<_>>()?;
+    if at.is_none() {
+        states.push(upper);
+    }
+    if states.is_empty() {
+        // The state before the first snapshot.
+        let name = container.shown_name();
+        return Err(ContainerError::Refused(format!(
+            "container {name} has changed nothing then: that is its image itself"
+        )));
+    }
+    Ok(states)
+}
+
+fn is_empty(state: &State) -> Result<bool> {
+    let names = remove::names(state.dir.as_fd()).map_err(ContainerError::io("list it", &state.path))?;
+    Ok(names.is_empty())
 }
 
 /// Tells whether the root of the upper is another than that of the layer below. Without a change, no entry speaks of
@@ -140,8 +203,8 @@ fn base_layers(image: &Image) -> Result<Vec<AddedLayer>> {
         .collect()
 }
 
-/// Makes the config of the new image.
-fn document(image: &Image, container: &Container, about: &About) -> Value {
+/// Makes the config of the new image. `steps`: what each of its new layers was, the lowest first.
+fn document(image: &Image, container: &Container, about: &About, steps: &[Option<FrozenLayer>]) -> Value {
     let now = about.created.to_string();
     let mut document = image.document.clone();
     if let Some(fields) = document.as_object_mut() {
@@ -182,11 +245,24 @@ fn document(image: &Image, container: &Container, about: &About) -> Value {
     if let Some(message) = &about.message {
         entry["comment"] = json!(message);
     }
+    // The last is the commit itself.
+    let before = steps.split_last().map_or(&[][..], |(_, before)| before);
+    let entries = before.iter().map(|step| snapshot_entry(step.as_ref(), &now)).chain([entry]);
     match document["history"].as_array_mut() {
-        Some(history) => history.push(entry),
-        None => document["history"] = json!([entry]),
+        Some(history) => history.extend(entries),
+        None => document["history"] = entries.collect(),
     }
     document
+}
+
+/// Returns what the history says of a layer that was frozen.
+fn snapshot_entry(frozen: Option<&FrozenLayer>, now: &str) -> Value {
+    let made = frozen.and_then(|frozen| jiff::Timestamp::from_second(frozen.made).ok());
+    let name = frozen.map_or("", |frozen| &frozen.name);
+    json!({
+        "created": made.map_or_else(|| now.to_owned(), |made| made.to_string()),
+        "created_by": format!("unionmount snapshot {name}"),
+    })
 }
 
 fn created_by(container: &Container) -> String {

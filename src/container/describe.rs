@@ -24,7 +24,7 @@ pub fn inspect(store: &Store, container: &Container) -> Result<Value> {
     let record = &container.record;
     let image = store.resolve(&record.image.to_string())?;
     let words = command(&image.config, &record.settings).unwrap_or_default();
-    let layers = container.lowers(store)?.paths;
+    let layers = container.all_below(store)?.paths;
     let (upper, merged) = (container.upper(), container.merged());
     let work = upper.with_file_name("work");
     let dirs = ContainerDirs { upper: &upper, work: &work, merged: &merged };

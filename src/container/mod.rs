@@ -6,6 +6,7 @@
 //! │                     it is no container
 //! ├── image           a link whose target is the image's id, for when the record is damaged
 //! ├── diff/           the upper: all that the container changes
+//! ├── .diff.layers/   what was frozen of the upper, see [`crate::union::frozen`]; a branch lies on that of another container
 //! ├── work/           the upper's workdir
 //! ├── targets/        the layer below the upper: what is to be mounted stands on it, see [`targets`]. Containers of older
 //! │                     versions have init/ below all layers
@@ -26,6 +27,7 @@
 //! | [`detached`] | a mount that is on no directory |
 //! | [`cp`] | files in and out of a container, an image or a mount |
 //! | [`settings`] | what the user chose about it |
+//! | [`snapshots`] | what is frozen of it, and branches |
 //! | [`targets`] | where in the image's tree things are mounted |
 //! | [`mounting`] | mounts, made by calling this program again, so that nothing here speaks FUSE |
 //! | [`bundle`] | image config and options → OCI runtime spec |
@@ -72,6 +74,7 @@ pub mod runtime;
 pub mod sandbox;
 pub mod seccomp;
 pub mod settings;
+pub mod snapshots;
 pub mod state;
 pub mod targets;
 pub mod tree;

@@ -25,6 +25,7 @@ use crate::image::store::containers::{IMAGE_LINK, container_record, no_record};
 use crate::image::store::{Image, SHORTEST_ID, Store};
 use crate::sys::flock::{Access, lock};
 use crate::sys::object::{At, Writable};
+use crate::union::stack::layer::LowerSource;
 
 /// What a container is, as it stands in its config.json.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +80,25 @@ impl ContainerRecord {
     }
 }
 
+impl ContainerRecord {
+    /// Returns that of a new container of the same image and settings.
+    ///
+    /// # Errors
+    /// When the system has no random numbers.
+    pub(super) fn again(&self, name: &str) -> Result<ContainerRecord> {
+        Ok(ContainerRecord {
+            id: fresh_id()?,
+            name: Some(name.to_owned()),
+            created: jiff::Timestamp::now().to_string(),
+            places: Places::new(),
+            started: None,
+            finished: None,
+            exit_code: None,
+            ..self.clone()
+        })
+    }
+}
+
 /// Where the layer lies on which mounts stand.
 const TARGETS: &str = "targets";
 
@@ -106,11 +126,6 @@ impl Container {
         name: Option<String>,
         settings: Settings,
     ) -> Result<Container> {
-        if let Some(name) = &name {
-            naming::check_name(name)?;
-        }
-        // Until there is a record, `prune` would take the directory for a leftover.
-        let _kept = store.keep_all()?;
         let record = ContainerRecord {
             id: fresh_id()?,
             name,
@@ -123,22 +138,24 @@ impl Container {
             finished: None,
             exit_code: None,
         };
+        Container::make(store, image, record, |container| container.prepare(store, image))
+    }
+
+    /// Makes a container of a record. `prepare` makes all that belongs to it.
+    pub(super) fn make<E: From<ContainerError>>(
+        store: &Store,
+        image: &Image,
+        record: ContainerRecord,
+        prepare: impl FnOnce(&mut Container) -> std::result::Result<(), E>,
+    ) -> std::result::Result<Container, E> {
+        if let Some(name) = &record.name {
+            naming::check_name(name)?;
+        }
+        // Until there is a record, `prune` would take the directory for a leftover.
+        let _kept = store.keep_all().map_err(ContainerError::from)?;
         let mut container = Container { dir: store.containers_dir().join(&record.id), record };
         // Until the record is written, this is the only one who knows of the directory.
-        let made = container.prepare(store, image).and_then(|()| {
-            let _names = store.lock_index(Access::Exclusive)?;
-            // Removed meanwhile?
-            store.resolve(&image.id.to_string())?;
-            let all = Container::all(store)?;
-            let taken = names(&all);
-            match &container.record.name {
-                Some(name) => naming::check_free(&taken, name)?,
-                None => container.record.name = Some(naming::by_chance(&taken, &container.record.id)),
-            }
-            container.save()?;
-            // Its name in the store: after a power failure it is there, or not.
-            sync_dir(&store.containers_dir())
-        });
+        let made = prepare(&mut container).and_then(|()| Ok(container.publish(store, image)?));
         if made.is_err()
             && let Err(left) = container.unmake()
         {
@@ -146,6 +163,22 @@ impl Container {
             log::warn!("what was begun of the container is left: {left}");
         }
         made.map(|()| container)
+    }
+
+    /// Writes the record of a container that is whole, with which it is there.
+    fn publish(&mut self, store: &Store, image: &Image) -> Result<()> {
+        let _names = store.lock_index(Access::Exclusive)?;
+        // Removed meanwhile?
+        store.resolve(&image.id.to_string())?;
+        let all = Container::all(store)?;
+        let taken = names(&all);
+        match &self.record.name {
+            Some(name) => naming::check_free(&taken, name)?,
+            None => self.record.name = Some(naming::by_chance(&taken, &self.record.id)),
+        }
+        self.save()?;
+        // Its name in the store: after a power failure it is there, or not.
+        sync_dir(&store.containers_dir())
     }
 
     /// Gives the container another name.
@@ -185,8 +218,8 @@ impl Container {
         Ok(Some(dir))
     }
 
-    /// Makes all directories, and the layer on which mounts stand.
-    fn prepare(&mut self, store: &Store, image: &Image) -> Result<()> {
+    /// Makes all that is beside the upper, but what is in the layer on which mounts stand.
+    pub(super) fn make_places(&self, image: &Image) -> Result<()> {
         let make = |path: PathBuf, mode: u32| {
             fs::DirBuilder::new().mode(mode).create(&path).map_err(ContainerError::io("create it", &path))
         };
@@ -197,8 +230,14 @@ impl Container {
         let link = self.dir.join(IMAGE_LINK);
         std::os::unix::fs::symlink(image.id.to_string(), &link)
             .map_err(ContainerError::io("create it", &link))?;
-        make(self.upper(), 0o755)?;
-        make(self.dir.join(TARGETS), 0o755)?;
+        make(self.dir.join(TARGETS), 0o755)
+    }
+
+    /// Makes all directories, and the layer on which mounts stand.
+    fn prepare(&mut self, store: &Store, image: &Image) -> Result<()> {
+        self.make_places(image)?;
+        let path = self.upper();
+        fs::DirBuilder::new().mode(0o755).create(&path).map_err(ContainerError::io("create it", &path))?;
         // The root looks as it does in the image.
         let layers = self.image_lowers(store, image)?;
         let trees = layers.sources()?;
@@ -217,10 +256,16 @@ impl Container {
         attributes
             .put_on_root(Writable::held(upper.as_fd()), ownership)
             .map_err(|source| ContainerError::Layer { id: self.short_id().to_owned(), source })?;
+        self.make_targets(image, &trees)
+    }
+
+    /// Makes in the layer on which mounts stand what they need above the trees of the image.
+    pub(super) fn make_targets(&mut self, image: &Image, trees: &[LowerSource]) -> Result<()> {
+        let ownership = Ownership::of_this_process();
         let path = self.dir.join(TARGETS);
         let targets = File::open(&path).map_err(ContainerError::io("open it", &path))?;
         let wanted = binds::targets(&image.config, &self.record.settings);
-        self.record.places = targets::prepare(targets.as_fd(), &trees, &wanted, ownership)
+        self.record.places = targets::prepare(targets.as_fd(), trees, &wanted, ownership)
             .map_err(|source| ContainerError::Layer { id: self.short_id().to_owned(), source })?;
         Ok(())
     }
@@ -371,7 +416,7 @@ impl Container {
 
     /// Returns the layers of its image: a lazy container never unpacks one, and takes none that is unpacked meanwhile, so that copies in its
     /// upper remember where they come from.
-    fn image_lowers(&self, store: &Store, image: &Image) -> Result<Lowers> {
+    pub(super) fn image_lowers(&self, store: &Store, image: &Image) -> Result<Lowers> {
         match self.record.settings.lazy {
             true => image_blobs(store, image),
             false => image_layers(store, image),

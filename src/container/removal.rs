@@ -49,6 +49,8 @@ impl Container {
     /// # Errors
     /// When it runs or is mounted, or something of it can't be removed.
     pub fn remove(&self, force: bool) -> Result<()> {
+        // Before anything is ended for it.
+        self.bears_nothing()?;
         match self.end(force) {
             // Run with --rm, it removes itself at the same time.
             Err(_) if !self.exists() => Ok(()),
@@ -155,6 +157,7 @@ impl Container {
     pub(super) fn delete_record(&self) -> Result<bool> {
         // Open before: whoever prunes at the same time removes the directory once the record has gone.
         let Some(dir) = self.lock_record()? else { return Ok(false) };
+        self.bears_nothing()?;
         let record = self.dir.join("config.json");
         match fs::remove_file(&record) {
             Ok(()) => dir.sync_all().map(|()| true).map_err(ContainerError::io("sync it", &self.dir)),
@@ -166,11 +169,16 @@ impl Container {
     /// Takes away what a failed making has left. The record, if it was written, goes first.
     pub(super) fn unmake(&self) -> Result<()> {
         self.delete_record()?;
+        self.let_go();
         self.sweep()
     }
 
     fn delete(&self) -> Result<()> {
-        if self.delete_record()? { self.sweep() } else { Ok(()) }
+        if !self.delete_record()? {
+            return Ok(());
+        }
+        self.let_go();
+        self.sweep()
     }
 
     /// Removes the directory, of which nobody else knows any more but `prune`.

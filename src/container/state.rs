@@ -89,16 +89,19 @@ impl Container {
         jiff::Timestamp::try_from(locked).ok().map(|time| time.to_string())
     }
 
-    /// Returns the bytes of the files that it changed or made, as far as this user may read its layer.
+    /// Returns the bytes of the files that it changed or made, with what was frozen of them, as far as this user may read its layers.
     ///
     /// # Errors
     /// When its layer can't be opened.
     pub fn changed_bytes(&self) -> Result<u64> {
-        let upper = self.upper();
-        match usage::measure(&upper, None, Budget::unlimited(), &mut |_| ()) {
-            Some(usage) => Ok(usage.bytes),
-            None => Err(ContainerError::Refused(format!("{}: cannot be read", upper.display()))),
+        let mut bytes = 0;
+        for layer in self.own_layers()? {
+            match usage::measure(&layer, None, Budget::unlimited(), &mut |_| ()) {
+                Some(usage) => bytes += usage.bytes,
+                None => return Err(ContainerError::Refused(format!("{}: cannot be read", layer.display()))),
+            }
         }
+        Ok(bytes)
     }
 
     /// Returns the first process in it, as its runtime noted it.

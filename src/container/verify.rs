@@ -1,4 +1,4 @@
-//! Verifying containers: each record is read, and each image is there.
+//! Verifying containers: each record is read, each image is there, and so is what is frozen below each upper.
 
 use super::record::{Container, ContainerRecord};
 use super::{ContainerError, Result};
@@ -29,6 +29,13 @@ fn verify_all(store: &Store, repair: bool, verified: &mut Verified) -> Result<()
             verified.broken(
                 format!("container {id}: its image {image} is not in the store"),
                 format!("load that image again, or unionmount rm {id}"),
+            );
+        }
+        if let Err(error) = container.frozen() {
+            let id = container.short_id();
+            verified.broken(
+                error.to_string(),
+                format!("bring back what is missing of its snapshots, or unionmount rm {id}"),
             );
         }
     }

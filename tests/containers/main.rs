@@ -15,6 +15,7 @@ mod options;
 mod oracle;
 mod others;
 mod run;
+mod snapshots;
 mod story;
 mod user;
 

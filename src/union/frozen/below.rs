@@ -17,6 +17,8 @@ use crate::union::frozen::unfit::{Result, SnapshotError};
 pub struct Below {
     /// The frozen layers, the topmost first.
     pub layers: Vec<PathBuf>,
+    /// What the records say of each.
+    pub records: Vec<FrozenLayer>,
     /// What lies below them, as far as it was recorded.
     pub lowers: Vec<PathBuf>,
     /// The upper's mark.
@@ -66,7 +68,7 @@ pub fn of(upper: BorrowedFd<'_>, path: &Path) -> Result<Option<Below>> {
 ///
 /// # Errors
 /// When there is none of that name, and those of [`of`].
-pub fn at_snapshot(path: &Path, name: &str) -> Result<Vec<PathBuf>> {
+pub fn at_snapshot(path: &Path, name: &str) -> Result<Below> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let upper = rustix::fs::open(path, flags, Mode::empty()).map_err(SnapshotError::io("open it", path))?;
     let own = Site::of(upper.as_fd(), path)?.layers()?;
@@ -78,7 +80,7 @@ pub fn at_snapshot(path: &Path, name: &str) -> Result<Vec<PathBuf>> {
         {
             let mut below = Below::new(Head { layer, token: String::new() });
             below.add_all(at, layer)?;
-            return Ok(below.layers);
+            return Ok(below);
         }
         let Some(base) = at.record.base.clone() else { break };
         at = open_base(&at, &base)?;
@@ -123,6 +125,11 @@ fn is_unmarked_rightly(upper: BorrowedFd<'_>, path: &Path) -> Result<()> {
 /// Opens what a stack branches off.
 pub(super) fn open_base(of: &Layers, base: &Base) -> Result<Layers> {
     let path = match of.path.parent() {
+        // One of another container's, whose path goes into messages and mounts.
+        Some(parent) if base.directory.as_path().starts_with("..") => {
+            let path = parent.join(base.directory.as_path());
+            std::fs::canonicalize(&path).unwrap_or(path)
+        }
         Some(parent) => parent.join(base.directory.as_path()),
         None => base.directory.as_path().to_owned(),
     };
@@ -145,7 +152,7 @@ pub(super) fn is_frozen(layers: &Layers, layer: u32) -> Result<bool> {
 
 impl Below {
     fn new(head: Head) -> Below {
-        Below { layers: Vec::new(), lowers: Vec::new(), head, hidden: BTreeMap::new() }
+        Below { layers: Vec::new(), records: Vec::new(), lowers: Vec::new(), head, hidden: BTreeMap::new() }
     }
 
     /// Adds the layers of a record from that one down, and of the records that it branches off.
@@ -166,7 +173,8 @@ impl Below {
         if from != 0 && layers.record.layer(from).is_none() {
             return Err(damaged(from, "is not in the record stack.json, and something stands on it"));
         }
-        for FrozenLayer { layer, below, hidden, .. } in layers.record.chain(from) {
+        for one in layers.record.chain(from) {
+            let FrozenLayer { layer, below, hidden, .. } = one;
             let dir = layers.layer(*layer)?.ok_or_else(|| damaged(*layer, "is missing"))?;
             let lies_on = read_head(dir.as_fd(), &layers.place(*layer))?.map_or(0, |head| head.layer);
             if lies_on != *below {
@@ -176,6 +184,7 @@ impl Below {
                 self.hidden = hidden.clone();
             }
             self.layers.push(layers.place(*layer));
+            self.records.push(one.clone());
         }
         if self.layers.len() > MOST_LAYERS {
             return Err(SnapshotError::refused(

@@ -146,8 +146,7 @@ fn has_only_own(path: &Path) -> Result<bool> {
 pub(in crate::union) fn stand_on(held: &Held, writing: &Writing, place: &Place) -> Result<()> {
     let below = held_on(held, writing)?;
     let (layers, layer) = (&below.layers, below.layer);
-    let base =
-        Base { directory: shown_from(&place.parent, &layers.path), id: layers.record.id.clone(), layer };
+    let base = Base { directory: held_base(held, place, &layers.path), id: layers.record.id.clone(), layer };
     place.remove_leftovers(layers)?;
     let own = place.layers_path();
     make_layers((place.open.as_fd(), &place.layers_name(), &own), Some(base))?;
@@ -193,6 +192,16 @@ fn held_on(held: &Held, writing: &Writing) -> Result<On> {
             Ok(On { layers, layer: base.layer })
         }
         (layer, _) => Ok(On { layers: own, layer }),
+    }
+}
+
+/// Returns where the layers are that a branch stands on, as its record has it. Containers of one store may be moved with it.
+fn held_base(held: &Held, place: &Place, layers: &Path) -> EscapedPath {
+    match place.parent.parent().and_then(|within| layers.strip_prefix(within).ok()) {
+        Some(relative) if held.is_containers && !layers.starts_with(&place.parent) => {
+            EscapedPath::from(Path::new("..").join(relative).as_path())
+        }
+        _ => shown_from(&place.parent, layers),
     }
 }
 

@@ -43,6 +43,8 @@ pub(in crate::union) struct Held {
     pub work: Arc<Workdir>,
     pub upper: Layer,
     pub site: Site,
+    /// Whether it is a container's, which knows itself what lies below it.
+    pub is_containers: bool,
     /// None: a mount has it, which is there and asks.
     _lock: Option<DirLock>,
 }
@@ -76,26 +78,29 @@ const OTHER_MEANWHILE: &str = "was exchanged for another directory meanwhile";
 
 impl Held {
     /// Locks an upper, and leaves its workdir as a clean unmount does.
-    pub fn begin(path: &Path, work: Option<&Path>) -> std::result::Result<Held, StackError> {
+    pub fn begin(path: &Path, work: Option<&Path>, what: OfWhat) -> std::result::Result<Held, StackError> {
         let (upper, lock) = lock_upper(path, LOCK_WAIT)?;
         let site = Site::of(upper.root.as_fd(), path)?;
         site.is_no_frozen_layer(path)?;
-        is_nobodys(&site, path, OfWhat::Snapshots)?;
+        is_nobodys(&site, path, what)?;
         is_not_the_kernels(&upper, path)?;
         let place = match work {
             Some(work) => WorkdirPlace::named(work)?,
             None => WorkdirPlace::beside(&upper)?,
         };
         let work = place.prepare(&upper, LOCK_WAIT)?.begin(false)?;
-        Ok(Held { work: Arc::new(work), upper, site, _lock: Some(lock) })
+        let is_containers = is_containers(&site);
+        Ok(Held { work: Arc::new(work), upper, site, is_containers, _lock: Some(lock) })
     }
 
     /// Returns the upper of a mount, which asks, and has the locks.
     pub fn of_mount(upper: Layer, work: Arc<Workdir>) -> Result<Held> {
         let site = Site::of(upper.root.as_fd(), &upper.path)?;
         site.is_no_frozen_layer(&upper.path)?;
-        is_nobodys(&site, &upper.path, OfWhat::Snapshots)?;
-        Ok(Held { work, upper, site, _lock: None })
+        // Whoever asks the mount of a container means the container.
+        is_nobodys(&site, &upper.path, OfWhat::OwnSnapshots)?;
+        let is_containers = is_containers(&site);
+        Ok(Held { work, upper, site, is_containers, _lock: None })
     }
 
     /// Reads what the upper lies on.
@@ -381,8 +386,18 @@ impl Writing {
 pub(in crate::union) enum OfWhat {
     /// To freeze it, or throw away what is in it.
     Snapshots,
+    /// The same, of a container by its name.
+    OwnSnapshots,
     /// To have it lie on others.
     Layers,
+}
+
+/// Tells whether that is the upper of a container of a store of this program's.
+fn is_containers(site: &Site) -> bool {
+    let within = site.parent_path.parent().and_then(Path::file_name);
+    site.name == "diff"
+        && within.is_some_and(|within| within == "containers")
+        && site.parent_path.join("config.json").symlink_metadata().is_ok()
 }
 
 /// Refuses the uppers of container engines, of containers and tries: their directories are their own.
@@ -398,15 +413,18 @@ pub(in crate::union) fn is_nobodys(site: &Site, path: &Path, what: OfWhat) -> Re
         )
     } else if name == "fs" && is_called(above, "snapshots") {
         ("containerd's own, or the snapshotter's", "take a snapshot with ctr or nerdctl commit")
-    } else if name == "diff" && is_called(above, "containers") && there(&parent.join("config.json")) {
-        ("a container's", "unionmount commit makes an image of it, from which others can be created")
+    } else if is_containers(site) {
+        if what == OfWhat::OwnSnapshots {
+            return Ok(());
+        }
+        ("a container's", "name the container itself, as unionmount ps -a lists it")
     } else if is_called(above, "tries") && there(&parent.join("record.json")) {
         ("a try's", "unionmount try --resume goes on with it")
     } else {
         return Ok(());
     };
     let instead = match what {
-        OfWhat::Snapshots => instead,
+        OfWhat::Snapshots | OfWhat::OwnSnapshots => instead,
         OfWhat::Layers => "what it lies on is noted there, and stays",
     };
     Err(SnapshotError::refused(path, format!("is {whose}; {instead}")))

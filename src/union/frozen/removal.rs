@@ -11,7 +11,7 @@ use crate::sys::object::At;
 use crate::sys::remove;
 use crate::union::change::failpoint::{self, Failpoint};
 use crate::union::escaped_path::EscapedPath;
-use crate::union::frozen::below::read_head;
+use crate::union::frozen::below::{open_base, read_head};
 use crate::union::frozen::held::Writing;
 use crate::union::frozen::site::{BRANCHES, Layers, Site};
 use crate::union::frozen::unfit::{Result, SnapshotError};
@@ -136,6 +136,46 @@ pub(super) fn forget<'a>(layers: &Layers, branches: impl IntoIterator<Item = &'a
             .map_err(SnapshotError::io("remove an entry of it", &list))?;
     }
     Ok(())
+}
+
+/// Lets the stack that the upper at a path branches off forget it, now that it goes.
+///
+/// # Errors
+/// When that stack isn't found, or can't be changed.
+pub fn let_go(path: &Path) -> Result<()> {
+    let Some(own) = layers_of(path)? else { return Ok(()) };
+    let Some(base) = own.record.base.clone() else { return Ok(()) };
+    let writing = Writing::lock(open_base(&own, &base)?)?;
+    let entry = format!("{}-{}", base.layer, own.record.id).into_bytes();
+    let mut going = branches(&writing.layers)?;
+    going.retain(|branch| branch.entry == entry);
+    forget(&writing.layers, &going)
+}
+
+/// Returns the uppers of the branches that stand on layers of the upper at a path, and are there.
+///
+/// # Errors
+/// When the record can't be read.
+pub fn standing(path: &Path) -> Result<Vec<PathBuf>> {
+    let Some(own) = layers_of(path)? else { return Ok(Vec::new()) };
+    let all = branches(&own)?;
+    Ok(all.iter().filter(|branch| branch.is_there).map(Branch::upper).collect())
+}
+
+/// Returns where the own frozen layers of the upper at a path lie, those too that it doesn't lie on.
+///
+/// # Errors
+/// When the record can't be read.
+pub fn own_places(path: &Path) -> Result<Vec<PathBuf>> {
+    let Some(own) = layers_of(path)? else { return Ok(Vec::new()) };
+    Ok(own.record.layers.iter().map(|layer| own.place(layer.layer)).collect())
+}
+
+fn layers_of(path: &Path) -> Result<Option<Layers>> {
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let upper = rustix::fs::open(path, flags, rustix::fs::Mode::empty())
+        .map_err(SnapshotError::io("open it", path))?;
+    Site::of(upper.as_fd(), path)?.layers()
 }
 
 fn why_not(branch: &Branch) -> String {

@@ -33,7 +33,7 @@ pub(in crate::union) struct Back {
 /// # Errors
 /// When it can't be done; then nothing is changed.
 pub fn rollback(target: &Target, name: Option<&str>) -> Result<RolledBack, StackError> {
-    let held = Held::begin(&target.upper, target.work.as_deref())?;
+    let held = target.hold()?;
     let writing = writing(&held)?;
     let back = prepare(&held, &writing, name)?;
     held.sync()?;

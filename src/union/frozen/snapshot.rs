@@ -14,7 +14,7 @@ use crate::sys::process::raise_nofile_limit;
 use crate::union::change::failpoint::{self, Failpoint};
 use crate::union::escaped_path::EscapedPath;
 use crate::union::frozen::below;
-use crate::union::frozen::held::{Held, NEW, Writing};
+use crate::union::frozen::held::{Held, NEW, OfWhat, Writing};
 use crate::union::frozen::linking::{self, IndexState};
 use crate::union::frozen::mark::Head;
 use crate::union::frozen::record::{FrozenLayer, MOST_LAYERS, check_name, is_number};
@@ -36,6 +36,16 @@ pub struct Target {
     pub lowers: Vec<LowerSource>,
     /// Where its marks are.
     pub xattr: XattrChoice,
+    /// It was named by its container, whose it is.
+    pub is_containers: bool,
+}
+
+impl Target {
+    /// Locks the upper.
+    pub(super) fn hold(&self) -> std::result::Result<Held, StackError> {
+        let what = if self.is_containers { OfWhat::OwnSnapshots } else { OfWhat::Snapshots };
+        Held::begin(&self.upper, self.work.as_deref(), what)
+    }
 }
 
 /// Freezes what is in an upper.
@@ -49,7 +59,9 @@ pub fn snapshot(target: &Target, name: Option<&str>) -> std::result::Result<Froz
     let (held, state) = ready(target)?;
     check_is_upper(target, &held)?;
     let mut writing = held.writing()?;
-    if let Some(lowers) = recorded(&target.lowers) {
+    if !held.is_containers
+        && let Some(lowers) = recorded(&target.lowers)
+    {
         writing.layers.record.lowers = lowers;
     }
     Ok(freeze(&held, &mut writing, state, name)?)
@@ -137,7 +149,7 @@ pub(super) fn ready(target: &Target) -> std::result::Result<(Held, IndexState), 
 }
 
 fn look(target: &Target) -> std::result::Result<(Held, IndexState), StackError> {
-    let held = Held::begin(&target.upper, target.work.as_deref())?;
+    let held = target.hold()?;
     drop(held.existing()?);
     // What a kill has left undone after an exchange.
     if let Some(below) = below::of(held.upper.root.as_fd(), &target.upper)? {

@@ -239,7 +239,7 @@ fn two_states() -> Bed {
 
 /// An upper whose place the one of a rollback has taken, and no more.
 fn rolled_back_half(bed: &Bed) -> (Held, Writing) {
-    let held = Held::begin(&bed.at("upper"), None).unwrap();
+    let held = target(bed).hold().unwrap();
     let writing = rollback::writing(&held).unwrap();
     rollback::prepare(&held, &writing, None).unwrap();
     held.exchange(&writing.layers, GONE).unwrap();

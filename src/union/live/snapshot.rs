@@ -50,7 +50,9 @@ impl Freezing {
         let state = with_all_names(union, &held, &BTreeSet::new())?;
         let lacking = state.lacking;
         held.sync()?;
-        if let Some(lowers) = snapshot::recorded(lowers) {
+        if !held.is_containers
+            && let Some(lowers) = snapshot::recorded(lowers)
+        {
             writing.layers.record.lowers = lowers;
         }
         let made = snapshot::prepare(&held, &mut writing, state.hidden, name)

@@ -74,7 +74,7 @@ impl Squashing {
         if let Err(error) = raise_nofile_limit() {
             log::warn!("cannot raise the limit on open files: {error}");
         }
-        let held = Held::begin(&target.upper, target.work.as_deref())?;
+        let held = target.hold()?;
         let writing = writing(&held)?;
         let layers = Choosing::of(&held, &writing, gone)?.chosen(range)?;
         let merged = layers.iter().map(|layer| layer.layer).collect();
