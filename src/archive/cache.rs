@@ -32,6 +32,7 @@ use rustix::fs::{AtFlags, CWD, OFlags, linkat};
 use serde::{Deserialize, Serialize};
 
 use self::shelf::{DATA, INDEX, Shelf};
+use super::data::blocks::Blocks;
 use super::index::Index;
 use super::part::Part;
 use super::promise::ArchiveOptions;
@@ -41,7 +42,7 @@ use crate::sys::object::proc_path;
 use crate::sys::process;
 
 /// What a file of this version begins with.
-const FORM: &[u8; 8] = b"umtar\0\0\x03";
+const FORM: &[u8; 8] = b"umtar\0\0\x04";
 /// Behind the form: a digest, then the boot that the data count for; zeros when they are on the disk.
 const DIGEST: usize = 32;
 const BOOT: usize = 16;
@@ -192,6 +193,8 @@ pub(super) struct Told {
     pub id: u64,
     /// What was left out, for a warning.
     pub left_out: super::build::LeftOut,
+    /// The digests of the blocks of an archive that is read where it lies, and was held against a promise.
+    pub blocks: Option<Blocks>,
 }
 
 /// What is kept of an archive, and the data that it was decoded to, if it was.
@@ -405,12 +408,17 @@ fn decode(bytes: &[u8]) -> Option<(Body<Told>, [u8; BOOT])> {
 
 fn decode_body(bytes: &[u8]) -> Option<Body<Told>> {
     let body: Body<Told> = postcard::from_bytes(bytes).ok()?;
-    let end = match (body.data, body.source) {
-        (Some(data), _) => data.size,
-        (None, Source::File { part: (_, size), .. }) => size,
+    let (end, is_checked) = match (body.data, body.source) {
+        // Nobody else can write to what was decoded.
+        (Some(data), _) => (data.size, false),
+        (None, Source::File { part: (_, size), digest, .. }) => (size, digest.is_some()),
         (None, Source::Content(_)) => return None,
     };
-    body.told.index.is_sound(end).then_some(body)
+    let has_blocks = match &body.told.blocks {
+        Some(blocks) => is_checked && blocks.are_of(end),
+        None => !is_checked,
+    };
+    (has_blocks && body.told.index.is_sound(end)).then_some(body)
 }
 
 /// Makes a tree of the body of an index file, which nothing vouches for, over data of that length; for fuzzing.

@@ -1,5 +1,7 @@
 //! The data of an archive's files.
 
+pub(super) mod blocks;
+
 use std::fs::{File, Metadata};
 use std::io;
 use std::ops::Range;
@@ -13,8 +15,6 @@ use parking_lot::RwLock;
 use rustix::io::{Errno, Result};
 
 use super::watch::Watch;
-use crate::image::layer::reader::Stored;
-use crate::union::stack::tree::TreeFile;
 
 /// What holds the data: the archive, or what was decoded out of it.
 #[derive(Debug)]
@@ -32,6 +32,8 @@ pub(super) struct Original {
     seen: RwLock<Seen>,
     /// Who writes into it may set the time of its content back. `None`: here nobody tells who does.
     watch: Option<Watch>,
+    /// It was found changed once. What it looks like since doesn't matter.
+    is_changed: AtomicBool,
 }
 
 /// What tells that a file has been changed.
@@ -64,7 +66,13 @@ impl Original {
     pub(super) fn of(file: &File) -> io::Result<Original> {
         // Whatever comes between the two is told by one of them.
         let watch = Watch::of(file);
-        Ok(Original { seen: RwLock::new(Seen::of(file)?), watch })
+        Ok(Original { seen: RwLock::new(Seen::of(file)?), watch, is_changed: AtomicBool::new(false) })
+    }
+
+    /// Says that it was changed, now and ever after.
+    fn changed(&self) -> io::Error {
+        self.is_changed.store(true, Ordering::Relaxed);
+        io::Error::other("it was changed since it was opened")
     }
 
     /// Fails when the content may be another one than was seen; what was seen of it is now what there is else.
@@ -72,6 +80,9 @@ impl Original {
     /// # Errors
     /// That it was changed, and those of stat.
     pub(super) fn check(&self, file: &File) -> io::Result<()> {
+        if self.is_changed.load(Ordering::Relaxed) {
+            return Err(self.changed());
+        }
         let now = times(&file.metadata()?);
         let is_same = |seen: &Seen| (seen.size, seen.modified, seen.changed) == now;
         if is_same(&self.seen.read()) {
@@ -86,7 +97,7 @@ impl Original {
             None => (now.rights, &now.name) == (seen.rights, &seen.name) && now.changed != seen.changed,
         };
         if !same_content || is_written {
-            return Err(io::Error::other("it was changed since it was opened"));
+            return Err(self.changed());
         }
         *seen = now;
         Ok(())
@@ -128,77 +139,40 @@ impl Store {
         self.file.read_at(buffer, at)
     }
 
-    fn read_at(&self, buffer: &mut [u8], at: u64) -> Result<usize> {
+    pub(super) fn read_at(&self, buffer: &mut [u8], at: u64) -> Result<usize> {
         let read = self.file.read_at(buffer, at).and_then(|count| {
             // Looked at after reading: what was read before a change is what it was.
-            self.original.check(&self.file)?;
+            self.check()?;
             match count {
                 0 => Err(io::ErrorKind::UnexpectedEof.into()),
                 count => Ok(count),
             }
         });
-        read.map_err(|error| {
-            if !self.told.swap(true, Ordering::Relaxed) {
-                log::error!("{}: cannot be read at {at}: {error}", self.path.display());
-            }
-            Errno::IO
-        })
-    }
-}
-
-/// A regular file.
-#[derive(Debug)]
-pub(super) struct ArchiveFile {
-    store: Arc<Store>,
-    /// Where the archive begins in it.
-    begin: u64,
-    size: u64,
-    /// In order.
-    runs: Box<[Stored]>,
-}
-
-impl ArchiveFile {
-    /// `begin`: where what offsets are counted in begins in that file.
-    pub(super) fn new(store: Arc<Store>, begin: u64, size: u64, runs: Box<[Stored]>) -> ArchiveFile {
-        ArchiveFile { store, begin, size, runs }
+        read.map_err(|error| self.tell(at, &error))
     }
 
-    /// Returns the first run that ends behind an offset.
-    fn run(&self, offset: u64) -> Option<&Stored> {
-        let at = self.runs.partition_point(|run| run.offset + run.length <= offset);
-        self.runs.get(at)
+    /// Reads all of a range that `is_it` takes for what it was.
+    fn read_block(&self, range: Range<u64>, is_it: impl Fn(&[u8]) -> bool) -> Result<Arc<[u8]>> {
+        let at = range.start;
+        let length = usize::try_from(range.end.saturating_sub(at)).unwrap_or(usize::MAX);
+        let mut block = vec![0; length];
+        let read = self.file.read_exact_at(&mut block, at).and_then(|()| {
+            self.check()?;
+            if is_it(&block) { Ok(block.into()) } else { Err(self.original.changed()) }
+        });
+        read.map_err(|error| self.tell(at, &error))
     }
-}
 
-impl TreeFile for ArchiveFile {
-    fn size(&self) -> u64 {
-        self.size
+    /// Does as [`check`](Store::check), for who answers a read.
+    fn still(&self) -> Result<()> {
+        self.check().map_err(|error| self.tell(0, &error))
     }
 
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        let left = usize::try_from(self.size.saturating_sub(offset)).unwrap_or(usize::MAX);
-        let most = buffer.len().min(left);
-        let buffer = &mut buffer[..most];
-        if most == 0 {
-            return Ok(0);
+    /// Writes a line into the log, for the first error alone.
+    fn tell(&self, at: u64, error: &io::Error) -> Errno {
+        if !self.told.swap(true, Ordering::Relaxed) {
+            log::error!("{}: cannot be read at {at}: {error}", self.path.display());
         }
-        let within = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX).min(most);
-        match self.run(offset) {
-            Some(run) if run.offset <= offset => {
-                let skip = offset - run.offset;
-                let count = within(run.length - skip);
-                self.store.read_at(&mut buffer[..count], self.begin + run.at + skip)
-            }
-            next => {
-                let count = within(next.map_or(self.size, |run| run.offset) - offset);
-                buffer[..count].fill(0);
-                Ok(count)
-            }
-        }
-    }
-
-    fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
-        let run = self.run(offset).filter(|_| offset < self.size);
-        Ok(run.map(|run| run.offset.max(offset)..run.offset + run.length))
+        Errno::IO
     }
 }

@@ -22,6 +22,7 @@
 mod build;
 mod cache;
 mod data;
+mod file;
 mod image;
 mod implied;
 mod index;
@@ -174,6 +175,7 @@ pub fn clear_cache() -> io::Result<u64> {
 pub fn of_index(bytes: &[u8], data: File) -> io::Result<Option<Archive>> {
     let data = Part::whole(data, Path::new("data"))?;
     let Some(told) = cache::body_over(bytes, data.size) else { return Ok(None) };
+    let data = data.checked(told.blocks);
     Ok(Some(Archive { index: told.index, data, id: told.id, is_layer: true, from_cache: true }))
 }
 

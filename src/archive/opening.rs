@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::build::{Builder, LeftOut};
 use super::cache::{Cache, Place, Told};
+use super::data::blocks::{Blocking, Blocks};
 use super::index::Index;
 use super::part::{Part, PartReader};
 use super::promise::Watched;
@@ -27,9 +28,9 @@ pub(super) fn open_with(
 ) -> Result<Archive, ArchiveError> {
     let form = form(&part)?;
     let place = cache.place(&part, form != Form::Compressed, options);
-    let archive = |told: Told, data, from_cache| Archive {
+    let archive = |told: Told, data: Part, from_cache| Archive {
         index: told.index,
-        data,
+        data: data.checked(told.blocks),
         id: told.id,
         is_layer: options.is_layer,
         from_cache,
@@ -38,7 +39,8 @@ pub(super) fn open_with(
         told.left_out.tell(&part.path);
         // Looked at again now that its place is known to be this one's.
         part.store.check().map_err(part.failed("read it"))?;
-        return Ok(archive(told, data.map_or_else(|| part.clone(), |data| data.called(&part.path)), true));
+        let data = data.map_or_else(|| part.clone(), |data| data.called(&part.path));
+        return Ok(archive(told, data, true));
     }
     let (told, decoded) = match form {
         Form::Plain => (read_plain(&part, options)?, None),
@@ -97,17 +99,21 @@ fn form(part: &Part) -> Result<Form, ArchiveError> {
 /// Reads the names and attributes of a squashfs, and all of it if somebody has promised what it is.
 fn read_squashfs(part: &Part, options: &ArchiveOptions) -> Result<Told, ArchiveError> {
     let promised = options.promised;
+    let mut blocks = None;
     if let Some(one) = promised.tar.or(promised.blob) {
         let bar = LateBar::new(options.progress.as_ref(), part.size, part.name());
-        let stream = Watched::new(Counting { inner: part.reader(), bar: &bar }, Some(one));
-        let (_, found) = stream.finish().map_err(part.failed("read it"))?;
+        let stream = Blocking::new(Counting { inner: part.reader(), bar: &bar });
+        let (stream, found) = Watched::new(stream, Some(one)).finish().map_err(part.failed("read it"))?;
         part.hold(found, promised.tar)?;
         part.hold(found, promised.blob)?;
+        blocks = Some(stream.finish());
     }
+    // What is read now must be what was held against the promise.
+    let part = &part.clone().checked(blocks.clone());
     let bar = LateBar::new(options.progress.as_ref(), squashfs::metadata_size(part), part.name());
     let read = squashfs::read(part, options.is_layer, &|at| bar.at(at))?;
     let left_out = LeftOut { names: read.names, marks: read.marks };
-    Ok(Told { id: identity(&read.index), index: read.index, left_out })
+    Ok(Told { id: identity(&read.index), index: read.index, left_out, blocks })
 }
 
 /// Reads a tar: its headers alone, unless somebody has promised what it is.
@@ -118,15 +124,15 @@ fn read_plain(part: &Part, options: &ArchiveOptions) -> Result<Told, ArchiveErro
     let promised = options.promised;
     let Some(one) = promised.tar.or(promised.blob) else {
         builder.read(Reader::of_file(reader), part.size).map_err(part.damaged())?;
-        return told(builder, part);
+        return told(builder, part, None);
     };
-    let mut stream = Watched::new(reader, Some(one));
+    let mut stream = Watched::new(Blocking::new(reader), Some(one));
     let read = builder.read(Reader::new(&mut stream), part.size);
-    let (_, found) = stream.finish().map_err(part.failed("read it"))?;
+    let (blocks, found) = stream.finish().map_err(part.failed("read it"))?;
     part.hold(found, promised.tar)?;
     part.hold(found, promised.blob)?;
     read.map_err(part.damaged())?;
-    told(builder, part)
+    told(builder, part, Some(blocks.finish()))
 }
 
 /// Decodes an archive to a file in that directory.
@@ -165,13 +171,13 @@ fn read_compressed(
     part.hold(found, promised.blob)?;
     let file = read.map_err(part.damaged())?;
     part.hold(tar, promised.tar)?;
-    Ok((told(builder, part)?, file))
+    Ok((told(builder, part, None)?, file))
 }
 
-fn told(builder: Builder, part: &Part) -> Result<Told, ArchiveError> {
+fn told(builder: Builder, part: &Part, blocks: Option<Blocks>) -> Result<Told, ArchiveError> {
     let left_out = builder.left_out;
     let index: Index = builder.finish().map_err(part.damaged())?;
-    Ok(Told { id: identity(&index), index, left_out })
+    Ok(Told { id: identity(&index), index, left_out, blocks })
 }
 
 impl Part {

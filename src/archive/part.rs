@@ -5,6 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::data::blocks::{Blocks, Checked};
 use super::data::{Original, Store};
 
 /// Bytes of a file that isn't to change.
@@ -15,6 +16,8 @@ pub struct Part {
     pub(super) size: u64,
     /// What messages call it.
     pub(super) path: PathBuf,
+    /// By which all that is read of it is checked, where somebody has promised what it is.
+    checked: Option<Arc<Checked>>,
 }
 
 impl Part {
@@ -26,7 +29,7 @@ impl Part {
         let original = Original::of(&file)?;
         let size = file.metadata()?.len();
         let store = Arc::new(Store::file(file, path, original)?);
-        Ok(Part { store, at: 0, size, path: path.to_owned() })
+        Ok(Part { store, at: 0, size, path: path.to_owned(), checked: None })
     }
 
     /// Gives it another name in messages.
@@ -34,10 +37,37 @@ impl Part {
         Part { path: path.to_owned(), ..self }
     }
 
-    /// Returns a part of it. `None`: it isn't as long as that.
+    /// Has all that is read of it as data held against the digests of its blocks, if there are any.
+    pub(super) fn checked(self, blocks: Option<Blocks>) -> Part {
+        Part { checked: blocks.map(Checked::new).map(Arc::new), ..self }
+    }
+
+    /// Returns a part of it, for which no blocks speak. `None`: it isn't as long as that.
     pub(super) fn within(&self, at: u64, size: u64) -> Option<Part> {
         let is_within = at.checked_add(size).is_some_and(|end| end <= self.size);
-        is_within.then(|| Part { at: self.at + at, size, ..self.clone() })
+        is_within.then(|| Part { at: self.at + at, size, checked: None, ..self.clone() })
+    }
+
+    /// Reads data of it, which must be what they were.
+    ///
+    /// # Errors
+    /// `EIO` where they aren't, or can't be read.
+    pub(super) fn read_at(&self, buffer: &mut [u8], at: u64) -> rustix::io::Result<usize> {
+        match &self.checked {
+            Some(checked) => checked.read_at(&self.store, &(self.at..self.at + self.size), buffer, at),
+            None => self.store.read_at(buffer, self.at + at),
+        }
+    }
+
+    /// Reads what is there. Where it is checked, that must be what it was; else who believes it asks [`Store::check`] afterwards.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub(super) fn read_there(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        match &self.checked {
+            Some(_) => Ok(self.read_at(buffer, at)?),
+            None => self.store.read_unchecked(buffer, self.at + at),
+        }
     }
 
     /// Reads it from its beginning on. What is read may have been changed meanwhile: who believes it asks [`Store::check`] afterwards.

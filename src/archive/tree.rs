@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustix::io::{Errno, Result};
 
-use super::data::ArchiveFile;
+use super::file::ArchiveFile;
 use super::index::{Content, Index, Object};
 use super::part::Part;
 use super::squashfs::Blocks;
@@ -159,6 +159,6 @@ impl LayerTree for ArchiveTree {
             }
             _ => Box::default(),
         };
-        Ok(Arc::new(ArchiveFile::new(self.data.store.clone(), self.data.at, found.size, runs)))
+        Ok(Arc::new(ArchiveFile::new(self.data.clone(), found.size, runs)))
     }
 }

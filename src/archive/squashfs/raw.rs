@@ -43,7 +43,7 @@ pub(super) fn read_exact(part: &Part, at: u64, buffer: &mut [u8]) -> Result<(), 
     }
     let mut done = 0;
     while done < buffer.len() {
-        match part.store.read_unchecked(&mut buffer[done..], part.at + at + done as u64) {
+        match part.read_there(&mut buffer[done..], at + done as u64) {
             Ok(0) => return Err(Wrong::Read(io::ErrorKind::UnexpectedEof.into())),
             Ok(count) => done += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
