@@ -30,8 +30,7 @@ impl Lowers {
     /// # Errors
     /// When a blob can't be read, or isn't what the image says.
     pub fn sources(&self) -> Result<Vec<LowerSource>> {
-        let opened = at_once(self.paths.iter().collect(), |path| self.open(path));
-        let mut opened: Vec<Opened> = opened.into_iter().collect::<Result<_>>()?;
+        let mut opened: Vec<Opened> = at_once(self.paths.iter().collect(), |path| self.open(path))?;
         let mut archives: Vec<&mut Archive> = opened.iter_mut().filter_map(Opened::archive).collect();
         archive::describe_implied(&mut archives);
         Ok(opened.into_iter().map(Opened::into_source).collect())
