@@ -27,7 +27,7 @@ const DEEPEST: usize = 3;
 pub(crate) const MAX_DOCUMENT: u64 = 4 << 20;
 
 /// What a descriptor in an index stands for, by its media type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DocumentKind {
     /// An image.
     Manifest,

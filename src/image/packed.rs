@@ -27,7 +27,12 @@ pub struct PackedLayer {
     pub diff_id: Digest,
     /// What the step did that made it; empty where nobody tells.
     pub step: String,
+    /// The image that it is of: the digest of its config.
+    pub image: Digest,
 }
+
+/// No stack has more; Docker has 127 at most.
+const MOST_LAYERS: usize = 500;
 
 /// An OCI layout, open.
 #[derive(Debug)]
@@ -78,6 +83,12 @@ pub fn layers_in(files: Arc<dyn ImageFiles>, wanted: &Wanted) -> Result<Vec<Pack
 }
 
 fn layers(source: &ImageSource, image: &PlannedImage) -> Result<Vec<PackedLayer>> {
+    if image.layers.len() > MOST_LAYERS {
+        let count = image.layers.len();
+        return Err(
+            source.wrong(format!("holds an image of {count} layers, and at most {MOST_LAYERS} are mounted"))
+        );
+    }
     let config = Config::parse(&image.config).map_err(|what| source.wrong(format!("its config {what}")))?;
     let made = steps(&config.typed, &config.diff_ids);
     let mut titles = made.iter().filter(|step| step.diff_id.is_some()).map(Step::title);
@@ -92,6 +103,7 @@ fn layers(source: &ImageSource, image: &PlannedImage) -> Result<Vec<PackedLayer>
             blob: layer.blob.map(|blob| blob.digest),
             diff_id: layer.diff_id,
             step: titles.next().unwrap_or_default(),
+            image: image.id,
         });
     }
     if layers.is_empty() {

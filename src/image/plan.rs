@@ -3,179 +3,46 @@
 //! Docker's archives since version 25 are OCI layouts too, with digests for everything; those are believed first. In older
 //! ones `manifest.json` names a config and layers by files, and digests are those that the config lists.
 
+mod choose;
+mod docker;
+mod form;
+mod found;
+mod oci;
+
 use std::collections::BTreeMap;
-use std::io::Read;
 
-use serde::Deserialize;
-
+use self::form::{Form, form, read};
+use self::found::Found;
 use super::digest::Digest;
-use super::document::{
-    BlobSource, Config, DocumentKind, Documents, Entry, MAX_DOCUMENT, entries, parse_index, parse_manifest,
-};
 use super::error::Result;
-use super::golike;
 use super::name::ImageName;
-use super::platform::Platform;
-use super::source::{ImageFiles, ImageSource, blob_name};
-use super::store::Blob;
+use super::source::ImageSource;
 
-/// An image that the source holds.
-pub(super) struct PlannedImage {
-    /// The digest of its config.
-    pub id: Digest,
-    /// The config.
-    pub config: Vec<u8>,
-    /// The manifest and its media type, where it can be kept as it is.
-    pub manifest: Option<(Vec<u8>, String)>,
-    /// The layers, bottom first.
-    pub layers: Vec<PlannedLayer>,
-    /// The names.
-    pub names: Vec<ImageName>,
-    /// What else it is known by: its manifest, and the index that lists it.
-    pub digests: Vec<Digest>,
-}
-
-/// A layer that the source says it holds.
-pub(super) struct PlannedLayer {
-    /// The file in the source.
-    pub file: String,
-    /// What the manifest says of it.
-    pub blob: Option<Blob>,
-    /// What the config says of it.
-    pub diff_id: Digest,
-    /// What the manifest says it is.
-    pub media_type: Option<String>,
-}
-
-impl PlannedLayer {
-    /// Returns what to call it in messages.
-    pub(super) fn name(&self) -> String {
-        self.blob.map_or_else(|| self.file.clone(), |blob| blob.digest.to_string())
-    }
-}
+pub use self::choose::Wanted;
+pub(super) use self::choose::choose;
+pub(super) use self::docker::is_image;
+pub(super) use self::found::{PlannedImage, PlannedLayer};
 
 /// Finds the images of a source.
 pub(super) fn plan(source: &ImageSource) -> Result<Vec<PlannedImage>> {
-    let images = if source.has_file("index.json") {
-        match oci(source) {
-            // Docker 25.0 writes an index that names what it doesn't save; manifest.json beside it is right.
-            Err(error) if source.has_file("manifest.json") => docker(source).map_err(|_| error)?,
-            Ok(none) if none.is_empty() && source.has_file("manifest.json") => docker(source)?,
-            images => images?,
-        }
-    } else if source.has_file("manifest.json") {
-        docker(source)?
-    } else if source.has_file("repositories") {
-        let what = "is an archive of Docker before 1.10, which has no manifest.json; load it into a newer Docker or \
-                    podman and save it again";
-        return Err(source.wrong(what));
-    } else {
-        let what = "holds neither an OCI layout (index.json) nor what docker save writes (manifest.json); a root \
-                    filesystem is taken in with unionmount import";
-        return Err(source.wrong(what));
+    let form = form(source, |_| true)?;
+    let found = match &form {
+        Form::Oci(listed) => oci::find(source, oci::best(listed.clone()), &mut Err)?,
+        Form::Docker => docker::find(source, docker::listed(source)?, &mut Err)?,
     };
-    if images.is_empty() {
-        let what = match source.has_file("index.json") {
-            true => "is an OCI layout that holds no image",
-            false => "is an archive of docker save that holds no image",
+    if found.is_empty() {
+        let what = match form {
+            Form::Oci(_) => "is an OCI layout that holds no image",
+            Form::Docker => "is an archive of docker save that holds no image",
         };
         return Err(source.wrong(what));
     }
-    no_collisions(source, &images)?;
-    Ok(images)
-}
-
-/// Finds one image of a source, and reads no other's documents where its index tells them apart.
-///
-/// # Errors
-/// When there is none, or several; the names of those that there are are told.
-pub(super) fn choose(source: &ImageSource, wanted: &Wanted) -> Result<PlannedImage> {
-    let mut images = match oci_entries(source, wanted) {
-        Ok(listed) if !listed.is_empty() => match oci_images(source, listed) {
-            Err(error) if source.has_file("manifest.json") => docker(source).map_err(|_| error)?,
-            images => images?,
-        },
-        _ => plan(source)?,
-    };
-    let all: Vec<String> = images.iter().flat_map(|image| &image.names).map(ToString::to_string).collect();
-    images.retain(|image| wanted.is(image));
-    keep_what_runs_here(&mut images);
-    let named = match &all[..] {
-        [] => {
-            "its images have no names; name one by @sha256:DIGEST, of its manifest or its config".to_owned()
-        }
-        all => format!("it has {}", all.join(", ")),
-    };
-    match (images.pop(), images.is_empty()) {
-        (Some(image), true) => Ok(image),
-        (Some(_), false) => {
-            Err(source.wrong(format!("holds several images: say which, as oci:PLACE:NAME; {named}")))
-        }
-        (None, _) => Err(source.wrong(format!("holds no image {wanted}; {named}"))),
-    }
-}
-
-/// Which image of a source.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wanted {
-    /// The only one.
-    Only,
-    /// That of a name, or of a tag alone.
-    Name(String),
-    /// That whose manifest, index or config has this digest.
-    Digest(Digest),
-}
-
-impl std::fmt::Display for Wanted {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Wanted::Only => f.write_str("that runs here"),
-            Wanted::Name(name) => write!(f, "{name:?}"),
-            Wanted::Digest(digest) => digest.fmt(f),
-        }
-    }
-}
-
-impl Wanted {
-    fn is(&self, image: &PlannedImage) -> bool {
-        match self {
-            Wanted::Only => true,
-            Wanted::Name(name) => image.names.iter().any(|own| is_called(own, name)),
-            Wanted::Digest(digest) => image.id == *digest || image.digests.contains(digest),
-        }
-    }
-
-    /// Tells whether an entry of an index may be meant.
-    fn may_be(&self, entry: &Entry) -> bool {
-        match self {
-            Wanted::Name(name) => entry.name.as_ref().is_some_and(|own| is_called(own, name)),
-            Wanted::Only | Wanted::Digest(_) => true,
-        }
-    }
-}
-
-/// Tells whether somebody may call an image so: by its name, or by its tag alone, as skopeo writes it into layouts.
-fn is_called(own: &ImageName, text: &str) -> bool {
-    own.tag() == text || ImageName::meant_by(text).contains(own)
-}
-
-/// Of several images, keeps those that run best here, if any does: they are one image for several platforms.
-fn keep_what_runs_here(images: &mut Vec<PlannedImage>) {
-    if images.len() < 2 {
-        return;
-    }
-    let rank = |image: &PlannedImage| {
-        let document = serde_json::from_slice(&image.config).ok()?;
-        Platform::read(&document)?.rank()
-    };
-    let ranks: Vec<Option<u32>> = images.iter().map(rank).collect();
-    let Some(best) = ranks.iter().flatten().min().copied() else { return };
-    let mut ranks = ranks.into_iter();
-    images.retain(|_| ranks.next().flatten() == Some(best));
+    no_collisions(source, &found)?;
+    found.into_iter().map(|image| read(source, image)).collect()
 }
 
 /// Refuses one name for two images, which would depend on their order.
-fn no_collisions(source: &ImageSource, images: &[PlannedImage]) -> Result<()> {
+fn no_collisions(source: &ImageSource, images: &[Found]) -> Result<()> {
     let mut owners: BTreeMap<&ImageName, Digest> = BTreeMap::new();
     for image in images {
         for name in &image.names {
@@ -191,192 +58,187 @@ fn no_collisions(source: &ImageSource, images: &[PlannedImage]) -> Result<()> {
     Ok(())
 }
 
-/// Returns an OCI layout.
-fn oci(source: &ImageSource) -> Result<Vec<PlannedImage>> {
-    oci_images(source, oci_entries(source, &Wanted::Only)?)
-}
-
-fn oci_entries(source: &ImageSource, wanted: &Wanted) -> Result<Vec<Entry>> {
-    let index = parse_index(&source.document("index.json")?);
-    let index = index.map_err(|what| source.wrong(format!("index.json {what}")))?;
-    let mut listed = entries(&index);
-    listed.retain(|entry| wanted.may_be(entry));
-    keep_the_best(&mut listed);
-    Ok(listed)
-}
-
-fn oci_images(source: &ImageSource, listed: Vec<Entry>) -> Result<Vec<PlannedImage>> {
-    let mut images: Vec<PlannedImage> = Vec::new();
-    let mut strange = None;
-    for entry in listed {
-        let Some(documents) = source.image(&entry)? else {
-            strange = Some(entry);
-            continue;
-        };
-        let known = images.iter_mut().find(|image| image.id == documents.id);
-        match known {
-            Some(image) => {
-                image.names.extend(entry.name);
-                image.digests.extend([entry.digest, documents.manifest_digest]);
-            }
-            None => images.push(oci_image(source, documents, &entry)?),
-        }
-    }
-    match strange {
-        Some(entry) if images.is_empty() => {
-            let what = artifact_type(source, &entry).unwrap_or(entry.media_type);
-            Err(source.wrong(format!("holds no image, but an artifact of type {what:?}")))
-        }
-        _ => Ok(images),
-    }
-}
-
-/// Keeps, of several images with one name, for several platforms, the one that runs best here.
-fn keep_the_best(listed: &mut Vec<Entry>) {
-    let rank = |entry: &Entry| entry.platform.as_ref().and_then(Platform::rank);
-    let mut best: BTreeMap<ImageName, u32> = BTreeMap::new();
-    for entry in listed.iter() {
-        if let (Some(name), Some(rank)) = (&entry.name, rank(entry)) {
-            let least = best.entry(name.clone()).or_insert(rank);
-            *least = rank.min(*least);
-        }
-    }
-    listed.retain(|entry| {
-        let better = entry.name.as_ref().and_then(|name| best.get(name));
-        entry.platform.is_none() || better.is_none_or(|better| rank(entry) == Some(*better))
-    });
-}
-
-/// Returns what something is that is no image: by its manifest's own words, or by its config's type.
-fn artifact_type(source: &ImageSource, entry: &Entry) -> Option<String> {
-    let manifest = parse_manifest(&source.fetch(&entry.digest).ok()?).ok()?;
-    let kind = manifest.artifact_type().as_ref().unwrap_or(manifest.config().media_type());
-    Some(kind.to_string())
-}
-
-fn oci_image(source: &ImageSource, documents: Documents, entry: &Entry) -> Result<PlannedImage> {
-    let Documents { manifest_digest, manifest, id, config } = documents;
-    if entry.kind() == DocumentKind::Manifest {
-        let size = source.size(&blob_name(&manifest_digest))?;
-        if size != entry.size {
-            let what = format!("has {size} bytes where index.json says {}", entry.size);
-            return Err(source.bad(&manifest_digest, what));
-        }
-    }
-    let text = source.fetch(&id)?;
-    if text.len() as u64 != manifest.config().size() {
-        let what = format!("has {} bytes where the manifest says {}", text.len(), manifest.config().size());
-        return Err(source.bad(&id, what));
-    }
-    let mut layers = Vec::new();
-    for (descriptor, diff_id) in manifest.layers().iter().zip(config.diff_ids) {
-        let digest = Digest::try_from(descriptor.digest())
-            .map_err(|error| source.bad(&manifest_digest, error.to_string()))?;
-        layers.push(PlannedLayer {
-            file: blob_name(&digest),
-            blob: Some(Blob { digest, size: descriptor.size() }),
-            diff_id,
-            media_type: Some(descriptor.media_type().as_ref().to_owned()),
-        });
-    }
-    // Docker's types are kept out of the store: not every program that reads OCI layouts takes them there.
-    let oci = |media_type: &oci_spec::image::MediaType| {
-        media_type.as_ref().starts_with("application/vnd.oci.image.")
-    };
-    let all_oci = manifest.media_type().as_ref().is_none_or(oci)
-        && oci(manifest.config().media_type())
-        && manifest.layers().iter().all(|layer| oci(layer.media_type()));
-    let media_type = oci_spec::image::MediaType::ImageManifest.to_string();
-    let manifest = match all_oci {
-        true => Some((source.fetch(&manifest_digest)?, media_type)),
-        false => None,
-    };
-    let names = entry.name.clone().into_iter().collect();
-    let digests = vec![entry.digest, manifest_digest];
-    Ok(PlannedImage { id, config: text, manifest, layers, names, digests })
-}
-
-/// One image of `manifest.json`.
-#[derive(Debug, Deserialize)]
-struct DockerImage {
-    #[serde(rename = "Config")]
-    config: String,
-    #[serde(rename = "RepoTags", default)]
-    names: Option<Vec<String>>,
-    #[serde(rename = "Layers", default)]
-    layers: Option<Vec<String>>,
-}
-
-/// Returns what `docker save` and `podman save` write.
-fn docker(source: &ImageSource) -> Result<Vec<PlannedImage>> {
-    let text = source.document("manifest.json")?;
-    // A manifest itself, where a list of images is expected.
-    if source.has_file("version") && parse_manifest(&text).is_ok() {
-        let what = "is a directory of the form dir: (skopeo) or docker-dir (podman), which keeps no image's name; copy it \
-                    first: skopeo copy dir:DIR oci:LAYOUT:NAME";
-        return Err(source.wrong(what));
-    }
-    let list = parse_docker(&text);
-    let list = list.map_err(|what| source.wrong(format!("manifest.json {what}")))?;
-    let mut images: Vec<PlannedImage> = Vec::new();
-    for image in list {
-        let image = docker_image(source, image)?;
-        match images.iter_mut().find(|known| known.id == image.id) {
-            Some(known) => known.names.extend(image.names),
-            None => images.push(image),
-        }
-    }
-    Ok(images)
-}
-
-/// Tells whether the files of an archive look like those of a saved image, rather than like a tree that has some of them.
-pub(super) fn is_image(files: &dyn ImageFiles) -> bool {
-    let has = |name: &str| files.open(name).is_some();
-    let docker = || {
-        let mut text = Vec::new();
-        let (manifest, _) = files.open("manifest.json")?;
-        manifest.take(MAX_DOCUMENT).read_to_end(&mut text).ok()?;
-        let list = parse_docker(&text).ok()?;
-        Some(!list.is_empty() && list.iter().all(|image| has(&image.config)))
-    };
-    has("oci-layout") && has("index.json") || docker().unwrap_or(false)
-}
-
-fn parse_docker(text: &[u8]) -> std::result::Result<Vec<DockerImage>, String> {
-    let list = golike::read(text, &golike::SAVED).and_then(serde_json::from_value);
-    list.map_err(|error| format!("is not what docker save writes: {error}"))
-}
-
-fn docker_image(source: &ImageSource, image: DockerImage) -> Result<PlannedImage> {
-    let DockerImage { config: file, names, layers } = image;
-    let text = source.document(&file)?;
-    let id = Digest::of(&text);
-    // The file is usually named by its digest, which is then a promise.
-    let stem = file.rsplit('/').next().unwrap_or_default().trim_end_matches(".json");
-    if Digest::from_hex(stem).is_ok_and(|promised| promised != id) {
-        return Err(source.wrong(format!("{file}: its content has the digest {id}")));
-    }
-    let config = Config::parse(&text).map_err(|what| source.wrong(format!("{file} {what}")))?;
-    let layers = layers.unwrap_or_default();
-    if layers.len() != config.diff_ids.len() {
-        let (ids, files) = (config.diff_ids.len(), layers.len());
-        return Err(source.wrong(format!("{file} lists {ids} layers where manifest.json has {files}")));
-    }
-    let names: std::result::Result<Vec<ImageName>, _> =
-        names.unwrap_or_default().iter().map(|name| name.parse()).collect();
-    let names = names.map_err(|error| source.wrong(format!("manifest.json: {error}")))?;
-    let layers = layers
-        .into_iter()
-        .zip(config.diff_ids)
-        .map(|(file, diff_id)| PlannedLayer { file, blob: None, diff_id, media_type: None })
-        .collect();
-    Ok(PlannedImage { id, config: text, manifest: None, layers, names, digests: Vec::new() })
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::HashMap;
+    use std::io::Read;
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
     use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::docker::parse_docker;
+    use super::*;
+    use crate::image::document::{Config, MAX_DOCUMENT, entries, parse_index, parse_manifest};
+    use crate::image::source::{ImageFiles, blob_name};
+
+    /// Files in memory, which count how often each is read.
+    #[derive(Default)]
+    struct Counted {
+        files: HashMap<String, Vec<u8>>,
+        opened: Mutex<HashMap<String, usize>>,
+    }
+
+    impl ImageFiles for Counted {
+        fn name(&self) -> String {
+            "a".into()
+        }
+
+        fn open(&self, name: &str) -> Option<(Box<dyn Read + Send>, u64)> {
+            let text = self.files.get(name)?.clone();
+            *self.opened.lock().entry(name.into()).or_default() += 1;
+            let size = text.len() as u64;
+            Some((Box::new(std::io::Cursor::new(text)), size))
+        }
+    }
+
+    impl Counted {
+        /// Adds a blob and describes it.
+        fn blob(&mut self, kind: &str, text: &serde_json::Value) -> serde_json::Value {
+            let text = text.to_string().into_bytes();
+            let digest = Digest::of(&text);
+            let size = text.len();
+            self.files.insert(blob_name(&digest), text);
+            json!({ "mediaType": format!("application/vnd.oci.image.{kind}.v1+json"), "digest": digest, "size": size })
+        }
+
+        /// Adds an image without layers.
+        fn image(&mut self, architecture: &str) -> (serde_json::Value, Digest) {
+            let config = json!({ "os": "linux", "architecture": architecture, "rootfs": { "type": "layers", "diff_ids": [] } });
+            let config = self.blob("config", &config);
+            let id = config["digest"].as_str().unwrap().parse().unwrap();
+            (self.blob("manifest", &json!({ "schemaVersion": 2, "config": config, "layers": [] })), id)
+        }
+
+        fn index(&mut self, entries: &[serde_json::Value]) {
+            let index = json!({ "schemaVersion": 2, "manifests": entries }).to_string();
+            self.files.insert("index.json".into(), index.into_bytes());
+        }
+
+        fn choose(self: &Arc<Counted>, wanted: &Wanted) -> std::result::Result<Digest, String> {
+            let source = ImageSource::given(self.clone());
+            choose(&source, wanted).map(|image| image.id).map_err(|error| error.to_string())
+        }
+
+        fn most_opened(&self) -> usize {
+            self.opened.lock().values().copied().max().unwrap_or(0)
+        }
+    }
+
+    fn named(mut entry: serde_json::Value, name: &str) -> serde_json::Value {
+        entry["annotations"] = json!({ "org.opencontainers.image.ref.name": name });
+        entry
+    }
+
+    fn digest_of(entry: &serde_json::Value) -> Digest {
+        entry["digest"].as_str().unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn what_is_listed_again_and_again_is_read_once() {
+        let mut files = Counted::default();
+        let (entry, id) = files.image("amd64");
+        let entries: Vec<_> = (0..3000).map(|at| named(entry.clone(), &format!("a:{}", at % 7))).collect();
+        files.index(&entries);
+        let files = Arc::new(files);
+        assert_eq!(files.choose(&Wanted::Only), Ok(id));
+        let images = plan(&ImageSource::given(files.clone())).unwrap();
+        assert_eq!((images.len(), images[0].names.len()), (1, 7));
+        assert!(files.most_opened() < 20, "{:?}", files.opened);
+        // In the form of docker save, too, however the file's name is spelled.
+        let mut files = Counted::default();
+        let config =
+            json!({ "os": "linux", "architecture": "amd64", "rootfs": { "type": "layers", "diff_ids": [] } });
+        files.files.insert("c.json".into(), config.to_string().into_bytes());
+        let list: Vec<_> = (0..3000).map(|_| json!({ "Config": "c.json", "RepoTags": ["a:1"] })).collect();
+        files.files.insert("manifest.json".into(), json!(list).to_string().into_bytes());
+        let files = Arc::new(files);
+        assert!(files.choose(&Wanted::Only).is_ok());
+        assert_eq!(plan(&ImageSource::given(files.clone())).unwrap()[0].names.len(), 1);
+        assert!(files.most_opened() < 20, "{:?}", files.opened);
+    }
+
+    #[test]
+    fn documents_without_end_are_not_read() {
+        let mut files = Counted::default();
+        let entries: Vec<_> = (0..80)
+            .map(|at| {
+                let manifest = json!({ "schemaVersion": 2, "config": { "mediaType": "x", "digest": Digest::of(b""), "size": 1 }, "layers": [] });
+                let filled = format!("{}{}", " ".repeat((MAX_DOCUMENT - 4096) as usize + at), manifest);
+                let digest = Digest::of(filled.as_bytes());
+                let size = filled.len();
+                files.files.insert(blob_name(&digest), filled.into_bytes());
+                json!({ "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest, "size": size })
+            })
+            .collect();
+        files.index(&entries);
+        let refused = Arc::new(files).choose(&Wanted::Only).unwrap_err();
+        assert!(refused.contains("documents take more than"), "{refused}");
+    }
+
+    #[test]
+    fn a_digest_means_its_image_whatever_else_is_there() {
+        let mut files = Counted::default();
+        let (own, own_id) = files.image("amd64");
+        let (other, other_id) = files.image("s390x");
+        let (third, third_id) = files.image("riscv64");
+        let nested = files.blob("index", &json!({ "schemaVersion": 2, "manifests": [third, own.clone()] }));
+        let damaged = named(files.blob("manifest", &json!({ "schemaVersion": 2, "config": 3 })), "a:1");
+        let missing =
+            named(json!({ "mediaType": own["mediaType"], "digest": Digest::of(b"none"), "size": 4 }), "a:2");
+        let mut other_named = named(other.clone(), "b:1");
+        other_named["platform"] = json!({ "os": "linux", "architecture": "s390x" });
+        let mut own_named = named(own.clone(), "b:1");
+        own_named["platform"] = json!({ "os": "linux", "architecture": "amd64" });
+        files.index(&[damaged.clone(), missing, other_named, own_named, nested.clone()]);
+        let files = Arc::new(files);
+        for (digest, id) in [
+            (digest_of(&own), own_id),
+            (own_id, own_id),
+            // Of another platform, though an image for this one has its name.
+            (digest_of(&other), other_id),
+            (other_id, other_id),
+            (digest_of(&third), third_id),
+            (third_id, third_id),
+            (digest_of(&nested), own_id),
+        ] {
+            assert_eq!(files.choose(&Wanted::Digest(digest)), Ok(id), "{digest}");
+        }
+        assert_eq!(files.choose(&Wanted::Name("b:1".into())), Ok(own_id));
+        // One that isn't found may be the damaged one.
+        for digest in [digest_of(&damaged), Digest::of(b"another")] {
+            let refused = files.choose(&Wanted::Digest(digest)).unwrap_err();
+            assert!(refused.contains("is no manifest of an image"), "{refused}");
+        }
+        let refused = files.choose(&Wanted::Name("c".into())).unwrap_err();
+        assert!(refused.contains("holds no image \"c\"; it has a:1, a:2, b:1"), "{refused}");
+    }
+
+    #[test]
+    fn a_damaged_index_is_told_though_another_document_is_there() {
+        for index in ["{", "damaged", "missing", "empty"] {
+            let mut files = Counted::default();
+            let (entry, id) = files.image("amd64");
+            let config = files.files[&blob_name(&id)].clone();
+            files.files.insert("c.json".into(), config);
+            files
+                .files
+                .insert("manifest.json".into(), json!([{ "Config": "c.json" }]).to_string().into_bytes());
+            match index {
+                "empty" => files.index(&[]),
+                _ => files.index(std::slice::from_ref(&entry)),
+            }
+            match index {
+                "{" => drop(files.files.insert("index.json".into(), b"{".to_vec())),
+                "damaged" => drop(files.files.insert(blob_name(&digest_of(&entry)), b"{}".to_vec())),
+                "missing" => drop(files.files.remove(&blob_name(&digest_of(&entry)))),
+                _ => {}
+            }
+            let is_told = matches!(index, "{" | "damaged");
+            assert_eq!(Arc::new(files).choose(&Wanted::Only).is_err(), is_told, "{index}");
+        }
+    }
 
     proptest! {
         #[test]

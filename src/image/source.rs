@@ -9,9 +9,11 @@ mod members;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use indicatif::MultiProgress;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
@@ -23,6 +25,9 @@ use super::document::{BlobSource, MAX_DOCUMENT};
 use super::error::{FetchFailed, Result, StoreError};
 use super::progress;
 use super::store::{Blob, Staging};
+use crate::sys::object::At;
+
+pub(super) use self::members::normal as normal_name;
 
 /// What to load from.
 #[derive(Debug)]
@@ -69,6 +74,8 @@ pub(super) struct ImageSource {
     /// For messages.
     name: String,
     files: Files,
+    /// How many bytes of documents have been read.
+    read: AtomicU64,
 }
 
 enum Files {
@@ -80,19 +87,23 @@ enum Files {
 }
 
 impl ImageSource {
+    fn of(name: String, files: Files) -> ImageSource {
+        ImageSource { name, files, read: AtomicU64::new(0) }
+    }
+
     /// Stands for an image elsewhere; nothing is read yet.
     pub(super) fn remote(remote: Arc<dyn RemoteImage>) -> ImageSource {
-        ImageSource { name: remote.name(), files: Files::Remote(remote) }
+        ImageSource::of(remote.name(), Files::Remote(remote))
     }
 
     /// Stands for files that somebody else has found.
     pub(super) fn given(files: Arc<dyn ImageFiles>) -> ImageSource {
-        ImageSource { name: files.name(), files: Files::Given(files) }
+        ImageSource::of(files.name(), Files::Given(files))
     }
 
     /// Stands for the files of a directory.
     pub(super) fn directory(dir: File, name: String) -> ImageSource {
-        ImageSource { name, files: Files::Directory(dir) }
+        ImageSource::of(name, Files::Directory(dir))
     }
 
     /// Opens what was given; a stream is read to its end.
@@ -122,7 +133,7 @@ impl ImageSource {
             Failure::Store(error) => error,
             Failure::Read(what) => StoreError::BadImage { source_name: name.clone(), what },
         })?;
-        Ok(ImageSource { name, files })
+        Ok(ImageSource::of(name, files))
     }
 
     fn read(
@@ -253,6 +264,11 @@ impl ImageSource {
         if size > MAX_DOCUMENT {
             return Err(self.wrong(format!("{name}: {size} bytes are too many for a document of an image")));
         }
+        // An index of four mebibytes may lead to more than anybody waits for.
+        if self.read.fetch_add(size, Ordering::Relaxed).saturating_add(size) > MOST_DOCUMENTS {
+            let most = MOST_DOCUMENTS >> 20;
+            return Err(self.wrong(format!("its documents take more than {most} MiB, which no image's do")));
+        }
         let mut text = Vec::new();
         let read = reader.take(MAX_DOCUMENT).read_to_end(&mut text);
         read.map_err(|error| self.wrong(format!("{name}: cannot be read: {error}")))?;
@@ -266,6 +282,9 @@ impl ImageSource {
 }
 
 const INDEX: &str = "index.json";
+
+/// More than all documents that are read to find images.
+const MOST_DOCUMENTS: u64 = 256 << 20;
 
 /// Returns the blob that a file of a layout is.
 fn blob_of(name: &str) -> Option<Digest> {
@@ -300,13 +319,11 @@ impl BlobSource for ImageSource {
 
 /// Opens a file below a directory, and nothing outside of it.
 pub(super) fn open_within(dir: &File, name: &str) -> io::Result<File> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    let file = File::from(openat2(dir, name, flags, Mode::empty(), resolve)?);
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
-    }
-    Ok(file)
+    // To open a device can do something.
+    let pin = openat2(dir, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?;
+    let file = At::Fd(pin.as_fd()).open_file()?;
+    file.map(File::from).ok_or_else(|| io::Error::other("it is no regular file"))
 }
 
 /// What comes from far. That it can't be read says nothing of what it is.

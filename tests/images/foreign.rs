@@ -150,7 +150,7 @@ fn keys_in_any_case_nulls_and_missing_fields() {
 #[test]
 fn an_unusable_index_beside_a_good_manifest() {
     let image = three_layers();
-    for index in ["{", r#"{"schemaVersion":2,"manifests":[]}"#, "missing"] {
+    for index in [r#"{"schemaVersion":2,"manifests":[]}"#, "missing"] {
         let lab = Lab::new();
         let mut files = image.docker();
         let index = match index {
@@ -166,6 +166,12 @@ fn an_unusable_index_beside_a_good_manifest() {
         assert_eq!(lab.inspect("app:1")["Id"], format!("sha256:{}", image.id()));
         lab.verify();
     }
+    // What is damaged is told.
+    let lab = Lab::new();
+    let mut files = image.docker();
+    files.put("index.json", "{");
+    lab.write("a.tar", &files.archive());
+    lab.um(&["load", "a.tar"]).refused(1, &["index.json is no index of images"]);
 }
 
 /// Several images for several machines, in one index or in indexes in it; the best one is taken.

@@ -42,7 +42,7 @@ pub(super) fn find<'a>(members: &'a Members, name: &str) -> Option<&'a Member> {
 }
 
 /// Returns a name without `.` and `..`; `None` when it leads out of the archive.
-pub(super) fn normal(name: &str) -> Option<String> {
+pub(in crate::image) fn normal(name: &str) -> Option<String> {
     let mut parts: Vec<&str> = Vec::new();
     for part in name.split('/') {
         match part {
