@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use crate::union::escaped_path::escaped;
+
 /// What is done by then needs no bar.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -23,13 +25,14 @@ fn stream_style() -> ProgressStyle {
     ProgressStyle::with_template(OF_UNKNOWN).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-/// Adds a bar; without a size nobody knows how much it will be. It gets its style first, for what is added is drawn at once.
+/// Adds a bar; without a size nobody knows how much it will be. It gets its style first, for what is added is drawn at once. What
+/// the message has of names is shown as a terminal may be given it.
 pub(crate) fn added(to: &MultiProgress, size: Option<u64>, message: String) -> ProgressBar {
     let bar = match size {
         Some(size) => ProgressBar::new(size).with_style(bar_style()),
         None => ProgressBar::no_length().with_style(stream_style()),
     };
-    to.add(bar.with_message(message))
+    to.add(bar.with_message(escaped(&message)))
 }
 
 /// A bar of what is mostly done before anybody would look at one: it comes after a second, and goes with this.
@@ -80,6 +83,12 @@ mod tests {
         bar.began = Instant::now().checked_sub(PATIENCE).unwrap();
         bar.at(6);
         assert_eq!(bar.bar.get().unwrap().position(), 6);
+    }
+
+    #[test]
+    fn a_name_commands_no_terminal() {
+        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::hidden());
+        assert_eq!(added(&bars, None, "a\u{1b}[2J\n".to_owned()).message(), r"a\u{1b}[2J\n");
     }
 
     #[test]
