@@ -28,7 +28,7 @@ use crate::sys::threads::at_once;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::stack::layer::{LowerSource, StackError};
 
-use self::spelled::{Taken, as_layer_of, as_tar, bare, image};
+use self::spelled::{NamedImage, Taken, as_layer_of, as_tar, bare};
 pub(super) use self::spelled::{as_layer, is_image, promised, split};
 
 /// Returns the paths that lists of layers name, each as `--lower` takes it.
@@ -78,40 +78,68 @@ pub(super) fn one_more(path: PathBuf, id: (u64, u64)) -> Result<LowerSource, Fai
     let shown = EscapedPath::from(path.as_path());
     let failed = |why: &dyn std::fmt::Display| Failure::failed(format!("{shown}: {why}"));
     // What lies in the mount is never opened; this tells so.
-    let pin = rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
-    if pin.is_ok_and(|pin| At::Fd(pin.as_fd()).stat_as_known().is_ok_and(|seen| is_own(seen.dev))) {
+    let place = match (NamedImage::read(&path), bare(&path)) {
+        (Some(NamedImage { place, .. }), _) | (None, Some((place, _))) => place,
+        (None, None) => path.clone(),
+    };
+    let seen = |path: &Path| {
+        let pin = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        At::Fd(pin.as_fd()).stat_as_known().ok()
+    };
+    let (whole, place) = (seen(&path), seen(&place));
+    if [&whole, &place].into_iter().flatten().any(|seen| is_own(seen.dev)) {
         return Err(failed(&"lies in the mount, which would wait for itself"));
     }
     let found = found(0, path)?;
-    if let Found::Image { .. } = &found {
-        return Err(failed(&"is an image, and one layer is added at a time; name a layer of it"));
-    }
-    if let Found::File { file, .. } = &found {
-        let seen = file.metadata().map_err(|error| failed(&error))?;
-        if (seen.dev(), seen.ino()) != id {
-            return Err(failed(&"the daemon sees something else there; is it in another mount namespace?"));
+    let seen = match &found {
+        Found::Lower(_) => None,
+        Found::File { file, .. } => {
+            let seen = file.metadata().map_err(|error| failed(&error))?;
+            Some((seen.dev(), seen.ino()))
         }
+        Found::Image(..) => place.map(|seen| (seen.dev, seen.ino)),
+    };
+    if seen.is_some_and(|seen| seen != id) {
+        return Err(failed(&"the daemon sees something else there; is it in another mount namespace?"));
     }
-    let mut opened = read(vec![found])?;
-    match (opened.pop(), opened.is_empty()) {
-        (Some(one), true) => Ok(one.into_source()),
+    let bars = progress(false);
+    let mut parts = found.unfold(&bars)?;
+    // Before one of them is read, which can take long.
+    match (parts.pop(), parts.is_empty()) {
+        (Some(one), true) => Ok(one.read(&bars)?.into_source()),
         (Some(_), false) => {
-            let way = "holds an image, and one layer is added at a time: FILE,layer=N is the N-th from the bottom, FILE,tar all its files";
+            let way = "holds an image, and one layer is added at a time: with ,layer=N behind it, it is the N-th from the bottom; \
+                       an archive with ,tar is all its files";
             Err(failed(&way))
         }
         (None, _) => Err(failed(&"can't be opened")),
     }
 }
 
+/// Returns how a lower is named from everywhere, and where it lies.
+///
+/// # Errors
+/// When nothing lies there.
+pub(super) fn from_everywhere(path: &Path) -> io::Result<(PathBuf, PathBuf)> {
+    let is_there = |path: &Path| path.symlink_metadata().is_ok();
+    let (place, name): (_, Box<dyn Fn(PathBuf) -> PathBuf>) = match (bare(path), NamedImage::read(path)) {
+        _ if is_there(path) => (path.to_owned(), Box::new(|place| place)),
+        (Some((bare, taken)), _) if is_there(&bare) => (bare, Box::new(move |place| again(place, taken))),
+        (_, Some(image)) => {
+            let NamedImage { place, wanted, number } = image;
+            (place, Box::new(move |place| NamedImage { place, wanted: wanted.clone(), number }.name()))
+        }
+        _ => (path.to_owned(), Box::new(|place| place)),
+    };
+    let place = std::fs::canonicalize(place)?;
+    Ok((name(place.clone()), place))
+}
+
 /// Reads the archives among what was found, and finds the layers of images.
 fn read(found: Vec<Found>) -> Result<Vec<Opened>, Failure> {
     let bars = progress(false);
-    let mut parts = Vec::new();
-    for some in at_once(found, |one| one.unfold(&bars)) {
-        parts.extend(some?);
-    }
-    let mut opened: Vec<Opened> =
-        at_once(parts, |one| one.read(&bars)).into_iter().collect::<Result<_, _>>()?;
+    let parts = at_once(found, |one| one.unfold(&bars))?.into_iter().flatten().collect();
+    let mut opened: Vec<Opened> = at_once(parts, |one| one.read(&bars))?;
     // Layers of an image that lie right above each other tell of directories that one of them doesn't name.
     for run in opened.chunk_by_mut(|above, below| above.is_layer() && below.is_layer()) {
         archive::describe_implied(&mut run.iter_mut().filter_map(Opened::archive).collect::<Vec<_>>());
@@ -125,8 +153,8 @@ enum Found {
     Lower(LowerSource),
     /// A file that may be one, and which lower it is.
     File { at: usize, file: File, path: PathBuf, taken: Taken },
-    /// An image of a layout or an archive.
-    Image { at: usize, place: PathBuf, wanted: Wanted },
+    /// Which lower it is, and an image of a layout or an archive.
+    Image(usize, NamedImage),
 }
 
 /// A lower that is found, and not yet read.
@@ -136,7 +164,7 @@ enum Unread {
     Layer {
         at: usize,
         part: Part,
-        layer: PackedLayer,
+        layer: Box<PackedLayer>,
         path: PathBuf,
         of: PathBuf,
     },
@@ -154,68 +182,83 @@ impl Found {
                 let promised = Promised { tar, blob: None };
                 let options = ArchiveOptions { is_layer, promised, progress: Some(bars.clone()) };
                 let archive = archive::open(file, &path, &options).map_err(|error| wrong(at, &error))?;
+                let of_image = |place, number| NamedImage { place, wanted: Wanted::Only, number };
                 match taken {
-                    Taken::OfImage(number) => of_archive((at, path), archive, &Wanted::Only, Some(number)),
-                    Taken::AsItIs if archive.holds_image() => {
-                        of_archive((at, path), archive, &Wanted::Only, None)
-                    }
+                    Taken::OfImage(number) => of_archive(at, &of_image(path, Some(number)), archive),
+                    Taken::AsItIs if archive.holds_image() => of_archive(at, &of_image(path, None), archive),
                     _ => {
                         Ok(vec![Unread::Opened(Opened::Archive(again(path, taken), Box::new(archive), None))])
                     }
                 }
             }
-            Found::Image { at, place, wanted } => of_image(at, place, &wanted, bars),
+            Found::Image(at, image) => of_image(at, &image, bars),
         }
     }
 }
 
 /// Finds the layers of an image in a layout or an archive.
-fn of_image(
-    at: usize,
-    place: PathBuf,
-    wanted: &Wanted,
-    bars: &MultiProgress,
-) -> Result<Vec<Unread>, Failure> {
+fn of_image(at: usize, image: &NamedImage, bars: &MultiProgress) -> Result<Vec<Unread>, Failure> {
+    let place = &image.place;
     let io = |source| wrong(at, &ArchiveError::Io { what: "open it", path: place.clone(), source });
-    if let Some(file) = file_at(&place).map_err(io)? {
+    if let Some(file) = file_at(place).map_err(io)? {
         let options = ArchiveOptions { progress: Some(bars.clone()), ..ArchiveOptions::default() };
-        let archive = archive::open(file, &place, &options).map_err(|error| wrong(at, &error))?;
-        return of_archive((at, place), archive, wanted, None);
+        let archive = archive::open(file, place, &options).map_err(|error| wrong(at, &error))?;
+        return of_archive(at, image, archive);
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = rustix::fs::open(&place, flags, Mode::empty()).map_err(|errno| io(errno.into()))?;
-    let layout = Layout::new(dir.into(), &place);
+    let dir = rustix::fs::open(place, flags, Mode::empty()).map_err(|errno| io(errno.into()))?;
+    let layout = Layout::new(dir.into(), place);
     let failed = |error: StoreError| Failure::failed(format!("lower layer {} {error}", at + 1));
-    let layers = layout.layers(wanted).map_err(failed)?;
-    let each = layers.into_iter().map(|layer| {
+    let layers = layout.layers(&image.wanted).map_err(failed)?;
+    let each = meant(at, image, layers, |layer| layer)?.into_iter().map(|layer| {
         let (file, path) = layout.open(&layer).map_err(failed)?;
         let part = Part::whole(file, &path).map_err(io)?;
-        Ok(Unread::Layer { at, part, layer, path: as_layer(whole(path)), of: place.clone() })
+        // A layout gets other images, under the same names as well.
+        let path = layer_of(whole(place.clone()), &layer);
+        Ok(Unread::Layer { at, part, layer: Box::new(layer), path, of: place.clone() })
     });
     each.collect()
 }
 
-/// Finds the layers of an image in an archive; `number`: the one that is meant.
-fn of_archive(
-    (at, path): (usize, PathBuf),
-    archive: Archive,
-    wanted: &Wanted,
-    number: Option<usize>,
-) -> Result<Vec<Unread>, Failure> {
-    let failed = |why: &dyn std::fmt::Display| Failure::failed(format!("lower layer {} {why}", at + 1));
-    let mut layers = Arc::new(archive).image_layers(wanted).map_err(|error| {
-        failed(&format!("{error}; {},tar would be the files of the archive themselves", path.display()))
+/// Finds the layers of an image in an archive.
+fn of_archive(at: usize, image: &NamedImage, archive: Archive) -> Result<Vec<Unread>, Failure> {
+    let place = &image.place;
+    let layers = Arc::new(archive).image_layers(&image.wanted).map_err(|error| {
+        let way = format!("{},tar would be the files of the archive themselves", place.display());
+        Failure::failed(format!("lower layer {} {error}; {way}", at + 1))
     })?;
-    layers.retain(|(layer, _)| number.is_none_or(|number| layer.number == number));
-    if let (Some(number), true) = (number, layers.is_empty()) {
-        return Err(failed(&format!("{}: its image has no layer {number}", path.display())));
-    }
     let named = |(layer, part): (PackedLayer, Part)| {
-        let shown = as_layer_of(whole(path.clone()), layer.number);
-        let part = part.called(&shown);
-        Unread::Layer { at, part, layer, path: shown, of: path.clone() }
+        let path = match image.wanted {
+            Wanted::Only => as_layer_of(whole(place.clone()), layer.number),
+            Wanted::Name(_) | Wanted::Digest(_) => layer_of(whole(place.clone()), &layer),
+        };
+        let part = part.called(&path);
+        Unread::Layer { at, part, layer: Box::new(layer), path, of: place.clone() }
     };
-    Ok(layers.into_iter().map(named).collect())
+    Ok(meant(at, image, layers, |(layer, _)| layer)?.into_iter().map(named).collect())
+}
+
+/// Keeps the layers that are meant.
+fn meant<T>(
+    at: usize,
+    image: &NamedImage,
+    mut layers: Vec<T>,
+    layer: impl Fn(&T) -> &PackedLayer,
+) -> Result<Vec<T>, Failure> {
+    let Some(number) = image.number else { return Ok(layers) };
+    layers.retain(|one| layer(one).number == number);
+    match layers.is_empty() {
+        true => {
+            let place = image.place.display();
+            Err(Failure::failed(format!("lower layer {} {place}: its image has no layer {number}", at + 1)))
+        }
+        false => Ok(layers),
+    }
+}
+
+/// Returns how a layer of one of several images is named.
+fn layer_of(place: PathBuf, layer: &PackedLayer) -> PathBuf {
+    NamedImage { place, wanted: Wanted::Digest(layer.image), number: Some(layer.number) }.name()
 }
 
 impl Unread {
@@ -273,7 +316,8 @@ fn again(path: PathBuf, taken: Taken) -> PathBuf {
         Taken::Layer(Some(digest)) => layer_name(whole(path), &digest),
         Taken::Layer(None) => as_layer(whole(path)),
         Taken::Tar => as_tar(whole(path)),
-        Taken::AsItIs | Taken::OfImage(_) => whole(path),
+        Taken::OfImage(number) => as_layer_of(whole(path), number),
+        Taken::AsItIs => whole(path),
     }
 }
 
@@ -294,7 +338,9 @@ pub(super) fn could_be(path: &Path) -> bool {
 /// Returns whether a lower of this path looks like an archive, for what is shown of it.
 pub(super) fn is_archive(path: &Path) -> bool {
     let is_file = |path: &Path| path.metadata().is_ok_and(|found| found.is_file());
-    is_file(path) || bare(path).is_some_and(|(bare, _)| is_file(&bare))
+    is_file(path)
+        || bare(path).is_some_and(|(bare, _)| is_file(&bare))
+        || !path.exists() && NamedImage::read(path).is_some_and(|image| image.place.exists())
 }
 
 /// Opens what a path names and keeps it if it is a regular file. What isn't there, or isn't one, the stack tells.
@@ -323,8 +369,8 @@ fn found(at: usize, path: PathBuf) -> Result<Found, Failure> {
     {
         return Ok(Found::File { at, file, path: bare, taken });
     }
-    Ok(match image(&path) {
-        Some((place, wanted)) => Found::Image { at, place, wanted },
+    Ok(match NamedImage::read(&path) {
+        Some(image) => Found::Image(at, image),
         None => Found::Lower(LowerSource::Directory(path)),
     })
 }

@@ -265,3 +265,175 @@ fn layers_are_called_by_their_image_and_step() {
     assert!(told.contains("a.tar, step 2"), "{told}");
     lab.um(&["umount", "mnt"]).ok();
 }
+
+/// Changes a byte of a file by a store into a mapping of it, and sets the time of its content back.
+fn store_into(lab: &Lab, file: &std::path::Path, at: usize) {
+    let script = "import mmap, os, sys
+path, at = sys.argv[1], int(sys.argv[2])
+with open(path, 'r+b') as file:
+    before = os.fstat(file.fileno())
+    with mmap.mmap(file.fileno(), 0) as mapped:
+        mapped[at] = ord('z')
+    os.utime(file.fileno(), ns=(before.st_atime_ns, before.st_mtime_ns))
+";
+    lab.write("store.py", script.as_bytes());
+    lab.out(&format!("python3 store.py {} {at}", file.display()));
+}
+
+#[test]
+fn what_is_stored_into_a_mapped_blob_is_never_shown() {
+    support::needs_root!();
+    support::needs_program!("python3");
+    let lab = Lab::new();
+    let tar = Tar::new().file("f", "x".repeat(9000)).file("g", "y".repeat(900_000)).file("h", "w").bytes();
+    let image = Image::new("app:1", vec![tar]);
+    image.oci().write(&lab.at("layout"));
+    lab.write("a.tar", &image.oci().archive());
+    let blob = blobs(&lab, &image, "layout").remove(0);
+    let inside = fs::read(lab.at("a.tar")).unwrap().windows(9).position(|run| run == b"yyyyyyyyy").unwrap();
+    for (lower, file, at) in
+        [("oci:layout", blob.clone(), 500_000), ("a.tar", lab.at("a.tar"), inside + 500_000)]
+    {
+        let good = fs::read(&file).unwrap();
+        fs::create_dir_all(lab.at("mnt")).unwrap();
+        lab.um(&["--log-file", "log", "--lower", lower, "mnt"]).ok();
+        assert_eq!(fs::read(lab.at("mnt/f")).unwrap(), "x".repeat(9000).into_bytes());
+        store_into(&lab, &file, at);
+        let read = fs::read(lab.at("mnt/g")).map(|read| read.iter().all(|&byte| byte == b'y'));
+        assert_eq!(read.map_err(|error| error.raw_os_error()), Err(Some(libc::EIO)), "{lower}");
+        // Nothing else is believed any more, though it be put back.
+        fs::write(&file, &good).unwrap();
+        let read = fs::read(lab.at("mnt/h"));
+        assert_eq!(read.map_err(|error| error.raw_os_error()), Err(Some(libc::EIO)), "{lower}");
+        let log = fs::read_to_string(lab.at("log")).unwrap();
+        assert!(log.contains("changed since it was opened"), "{log}");
+        lab.um(&["umount", "mnt"]).ok();
+    }
+}
+
+#[test]
+fn an_image_of_more_layers_than_can_be_mounted_is_refused_before_one_is_read() {
+    let lab = Lab::new();
+    let image = Image::new("app:1", vec![Tar::new().file("f", "x").bytes(); 501]);
+    let mut files = image.oci();
+    // It isn't even looked for.
+    files.0.retain(|(name, _)| !name.ends_with(&sha256(&image.tars[0])));
+    files.write(&lab.at("layout"));
+    refused(&lab, "oci:layout", &["501 layers", "500"]);
+}
+
+/// The lowers of the mount on `mnt`, as it names them itself.
+fn named(lab: &Lab) -> Vec<String> {
+    let told: serde_json::Value =
+        serde_json::from_str(&lab.um(&["status", "--json", "mnt"]).ok().out).unwrap();
+    let told = if told.is_array() { told[0].clone() } else { told };
+    let layers = told["layers"].as_array().unwrap().iter().filter(|layer| layer["layer"] != 0);
+    layers.map(|layer| layer["directory"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn the_name_that_a_mount_gives_a_layer_leads_to_that_layer() {
+    let lab = Lab::new();
+    let of = |name: &str, content: &str| {
+        let base = Tar::new().file("base", content).file("which", "base");
+        Image::new(name, vec![base.bytes(), Tar::new().file("which", content).bytes()])
+    };
+    let images = [of("one:1", "1"), of("example.org/two:2", "2")];
+    oci(&images).write(&lab.at("layout"));
+    lab.write("oci:,both.tar", &oci(&images).archive());
+    lab.write("docker.tar", &docker(&images).archive());
+    lab.write("single.tar", &images[1].oci().archive());
+    for lower in [
+        "oci:layout:two:2".to_owned(),
+        format!("oci:layout@sha256:{}", images[1].id()),
+        r"oci:oci\:,both.tar:2".to_owned(),
+        "oci:docker.tar:example.org/two:2".to_owned(),
+        "single.tar".to_owned(),
+    ] {
+        mount(&lab, &[&lower.replace("layout:two", "layout:example.org/two")]);
+        let names = named(&lab);
+        assert_eq!(names.len(), 2, "{names:?}");
+        let told = lab.um(&["layers", "mnt"]).ok().out;
+        assert!(told.contains("step 1"), "{told}");
+        lab.um(&["umount", "mnt"]).ok();
+        for (name, file, content) in [(&names[0], "which", "2"), (&names[1], "base", "2")] {
+            let escaped = if name.starts_with("oci:") { name.clone() } else { name.replace(':', r"\:") };
+            mount(&lab, &[&escaped]);
+            assert_eq!(named(&lab).first(), Some(name));
+            let files = fs::read_dir(lab.at("mnt")).unwrap().count();
+            assert_eq!(files, if file == "which" { 1 } else { 2 }, "{name}");
+            assert_eq!(fs::read_to_string(lab.at("mnt").join(file)).unwrap(), content, "{name}");
+            lab.um(&["umount", "mnt"]).ok();
+        }
+    }
+}
+
+#[test]
+fn one_layer_of_an_image_is_added_to_a_mount() {
+    let lab = Lab::new();
+    let base = Tar::new().file("base", "b").bytes();
+    let image = |name: &str, content: &str| {
+        Image::new(name, vec![base.clone(), Tar::new().file("which", content).bytes()])
+    };
+    lab.write("single.tar", &image("app:1", "1").oci().archive());
+    lab.write("both.tar", &docker(&[image("one:1", "1"), image("two:2", "2")]).archive());
+    fs::create_dir_all(lab.at("dir")).unwrap();
+    for (layer, content) in [("single.tar,layer=2", "1"), ("oci:both.tar:two:2,layer=2", "2")] {
+        mount(&lab, &["dir"]);
+        lab.um(&["layers", "add", layer, "mnt"]).ok();
+        assert_eq!(fs::read_to_string(lab.at("mnt/which")).unwrap(), content, "{layer}");
+        assert!(!lab.at("mnt/base").exists());
+        let name = &named(&lab)[0];
+        lab.um(&["layers", "remove", name, "mnt"]).ok();
+        assert_eq!(named(&lab).len(), 1);
+        lab.um(&["umount", "mnt"]).ok();
+    }
+    // Of all its layers none is read: that one of them is damaged isn't told.
+    let mut files = image("app:1", "1").oci();
+    files.put(&format!("blobs/sha256/{}", sha256(&base)), "damaged");
+    lab.write("damaged.tar", &files.archive());
+    mount(&lab, &["dir"]);
+    for whole in ["damaged.tar", "oci:damaged.tar"] {
+        lab.um(&["layers", "add", whole, "mnt"]).refused(1, &["one layer is added at a time", ",layer=N"]);
+    }
+    lab.um(&["umount", "mnt"]).ok();
+}
+
+#[test]
+fn layers_that_lie_outside_or_are_no_files_are_refused() {
+    let lab = Lab::new();
+    let image = small("app:1", "1");
+    lab.write("x", &image.tars[0]);
+    for outside in ["../x", "../../x", "/x", "d/../../x"] {
+        let mut files = image.docker();
+        let mut list: serde_json::Value = serde_json::from_slice(files.get("manifest.json")).unwrap();
+        list[0]["Layers"][0] = outside.into();
+        files.put("manifest.json", list.to_string());
+        lab.write("a.tar", &files.archive());
+        refused(&lab, "a.tar", &[outside, "is missing"]);
+        fs::create_dir_all(lab.at("dir/d")).unwrap();
+        files.write(&lab.at("dir"));
+        refused(&lab, "oci:dir", &[outside]);
+    }
+    image.oci().write(&lab.at("layout"));
+    let blob = &blobs(&lab, &image, "layout")[0];
+    let make = |make: &str| lab.out(&format!("rm -f {0}; {make} {0}", blob.display()));
+    make("mkfifo");
+    refused(&lab, "oci:layout", &["it is no regular file"]);
+    make("ln -s /dev/zero");
+    refused(&lab, "oci:layout", &["blobs/sha256"]);
+    make("ln -s ../../../x");
+    refused(&lab, "oci:layout", &["blobs/sha256"]);
+}
+
+#[test]
+fn names_command_no_terminal() {
+    let lab = Lab::new();
+    let place = "a\u{1b}[2J\u{7}.tar";
+    lab.write(place, &small("app:1", "1").docker().archive()[..513]);
+    for lower in [place.to_owned(), format!("oci:{place}"), format!("{place},layer=1")] {
+        fs::create_dir_all(lab.at("mnt")).unwrap();
+        let told = lab.um(&["--lower", &lower, "mnt"]).refused(1, &[r"a\u{1b}[2J\u{7}.tar"]).err;
+        assert!(!told.contains(['\u{1b}', '\u{7}']), "{told:?}");
+    }
+}

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::super::lowers::from_everywhere;
 use super::super::{Failure, using};
 use crate::control::client::Client;
 use crate::control::explanation::LayerReport;
@@ -49,7 +50,7 @@ pub(in crate::cli) struct Add {
     #[arg(short, long)]
     force: bool,
 
-    /// The directory, or an archive
+    /// The directory, an archive, or one layer of an image: image.tar,layer=2
     #[arg(value_name = "DIR")]
     directory: PathBuf,
 
@@ -134,8 +135,8 @@ impl Add {
         let shown = EscapedPath::from(self.directory.as_path());
         let failed = |error: std::io::Error| Failure::failed(format!("{shown}: {error}"));
         // Where the daemon's working directory is isn't ours.
-        let path = std::fs::canonicalize(&self.directory).map_err(failed)?;
-        let found = std::fs::metadata(&path).map_err(failed)?;
+        let (path, place) = from_everywhere(&self.directory).map_err(failed)?;
+        let found = std::fs::metadata(place).map_err(failed)?;
         let place = match (&self.above, &self.below, self.bottom) {
             (Some(layer), ..) => Place::Above(named(&mount, &layers_of(&mount)?, layer)?),
             (_, Some(layer), _) => Place::Below(named(&mount, &layers_of(&mount)?, layer)?),

@@ -8,6 +8,7 @@
 //! | `PATH,layer=sha256:HEX` | the same, and its tar must have that digest |
 //! | `PATH,layer=N` | the N-th layer from the bottom of the image in an archive |
 //! | `oci:PATH`, `oci:PATH:NAME`, `oci:PATH@sha256:HEX` | the layers of an image of a layout or an archive |
+//! | each of these with `,layer=N` | the N-th layer of that image from the bottom |
 //!
 //! What is there by the whole name goes before all of these.
 
@@ -46,18 +47,57 @@ pub(in crate::cli) fn split(given: &[u8]) -> Result<Lowers, StackError> {
     }
 }
 
-/// Returns the place of an image and which one it is; `None` where that isn't the name of one.
-pub(super) fn image(path: &Path) -> Option<(PathBuf, Wanted)> {
-    let text = path.as_os_str().as_bytes().strip_prefix(IMAGE)?;
-    let digest = |at: usize| std::str::from_utf8(&text[at + 1..]).ok()?.parse().ok();
-    if let Some(at) = text.iter().rposition(|&byte| byte == b'@')
-        && let Some(digest) = digest(at)
-    {
-        return Some((split_place(&text[..at]).0, Wanted::Digest(digest)));
+/// An image, as it is named.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct NamedImage {
+    /// The layout or the archive.
+    pub place: PathBuf,
+    /// Which of its images.
+    pub wanted: Wanted,
+    /// The layer that is meant, counted from the bottom; `None`: all.
+    pub number: Option<usize>,
+}
+
+impl NamedImage {
+    /// Reads the name of an image; `None` where it isn't one.
+    pub(super) fn read(path: &Path) -> Option<NamedImage> {
+        let text = path.as_os_str().as_bytes().strip_prefix(IMAGE)?;
+        let (text, number) = match bare(Path::new(OsStr::from_bytes(text))) {
+            Some((bare, Taken::OfImage(number))) => (bare.into_os_string().into_vec(), Some(number)),
+            _ => (text.to_vec(), None),
+        };
+        let digest = |at: usize| std::str::from_utf8(&text[at + 1..]).ok()?.parse().ok();
+        if let Some(at) = text.iter().rposition(|&byte| byte == b'@')
+            && let Some(digest) = digest(at)
+        {
+            let (place, _) = split_place(&text[..at]);
+            return Some(NamedImage { place, wanted: Wanted::Digest(digest), number });
+        }
+        let (place, name) = split_place(&text);
+        let name = name.map(|name| String::from_utf8_lossy(name).into_owned());
+        Some(NamedImage { place, wanted: name.map_or(Wanted::Only, Wanted::Name), number })
     }
-    let (place, name) = split_place(text);
-    let name = name.map(|name| String::from_utf8_lossy(name).into_owned());
-    Some((place, name.map_or(Wanted::Only, Wanted::Name)))
+
+    /// Returns how it is named.
+    pub(super) fn name(&self) -> PathBuf {
+        let mut text = IMAGE.to_vec();
+        for &byte in self.place.as_os_str().as_bytes() {
+            if matches!(byte, b':' | b'\\') {
+                text.push(b'\\');
+            }
+            text.push(byte);
+        }
+        match &self.wanted {
+            Wanted::Only => {}
+            Wanted::Name(name) => text.extend(format!(":{name}").bytes()),
+            Wanted::Digest(digest) => text.extend(format!("@{digest}").bytes()),
+        }
+        let path = OsString::from_vec(text).into();
+        match self.number {
+            Some(number) => as_layer_of(path, number),
+            None => path,
+        }
+    }
 }
 
 /// Tells whether that is how an image is written.
@@ -119,17 +159,22 @@ mod tests {
     #[test]
     fn what_is_written_is_what_is_meant() {
         let digest = Digest::of(b"x");
-        for (text, place, wanted) in [
-            ("oci:/a/b", "/a/b", Wanted::Only),
-            ("oci:dir:12", "dir", Wanted::Name("12".into())),
-            ("oci:dir:localhost:5000/a/b:1", "dir", Wanted::Name("localhost:5000/a/b:1".into())),
-            (r"oci:a\:b:1", "a:b", Wanted::Name("1".into())),
-            (&format!("oci:di@r@{digest}"), "di@r", Wanted::Digest(digest)),
-            ("oci:di@r", "di@r", Wanted::Only),
+        for (text, place, wanted, number) in [
+            ("oci:/a/b", "/a/b", Wanted::Only, None),
+            ("oci:dir:12", "dir", Wanted::Name("12".into()), None),
+            ("oci:dir:localhost:5000/a/b:1", "dir", Wanted::Name("localhost:5000/a/b:1".into()), None),
+            (r"oci:a\:b\\:1", r"a:b\", Wanted::Name("1".into()), None),
+            (&format!("oci:di@r@{digest}"), "di@r", Wanted::Digest(digest), None),
+            ("oci:di@r", "di@r", Wanted::Only, None),
+            ("oci:d,x,layer=3", "d,x", Wanted::Only, Some(3)),
+            ("oci:d:a/b:1,layer=12", "d", Wanted::Name("a/b:1".into()), Some(12)),
+            (&format!("oci:d@{digest},layer=2"), "d", Wanted::Digest(digest), Some(2)),
         ] {
-            assert_eq!(image(Path::new(text)), Some((place.into(), wanted)), "{text}");
+            let image = NamedImage { place: place.into(), wanted, number };
+            assert_eq!(image.name(), Path::new(text));
+            assert_eq!(NamedImage::read(Path::new(text)), Some(image), "{text}");
         }
-        assert_eq!(image(Path::new("dir:12")), None);
+        assert_eq!(NamedImage::read(Path::new("dir:12")), None);
         for (text, path, taken) in [
             ("a,layer", "a", Taken::Layer(None)),
             ("a,b,tar", "a,b", Taken::Tar),
