@@ -1,14 +1,16 @@
 //! Archives: what lies outside of where they are unpacked is not touched, and the same tree gives the same archive.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::Arc;
 
-use unionmount::archive::ArchiveOptions;
+use unionmount::archive::{self, ArchiveOptions, Part, Promised};
 use unionmount::image::digest::Digest;
 use unionmount::image::layer::{ApplyOptions, Limits, Ownership, WriteOptions, apply, write_tar};
 use unionmount::image::load::{Input, LoadOptions, load};
+use unionmount::image::packed::{Layout, PackedLayer, Wanted};
 use unionmount::image::store::Store;
 use unionmount::union::stack::tree::LayerTree;
 
@@ -54,7 +56,7 @@ const PART: &[u8] = b"\n--\n";
 
 /// Images as an archive or a layout. Data without [`PART`] are the archive itself, in any form and compression. Else each
 /// part is a blob of a layout and the last its index; `@N` stands in a part for the digest of the part N, `#N` for its size.
-/// Whatever comes of it, the store is whole.
+/// Whatever comes of it, the store is whole; and where it lies, it is refused or its layers are trees that are read without harm.
 pub fn archive(data: &[u8]) {
     let yard = Yard::new();
     let place = yard.path().join("archive");
@@ -62,6 +64,7 @@ pub fn archive(data: &[u8]) {
         parts if parts.len() < 2 => fs::write(&place, data).unwrap(),
         parts => write_layout(&place, &parts),
     }
+    as_lowers(&place);
     let store = Store::open(Some(&yard.dir("store"))).unwrap();
     let progress = indicatif::MultiProgress::with_draw_target(indicatif::ProgressDrawTarget::hidden());
     let loaded = load(&store, &Input::Path(place), &LoadOptions { limits: LIMITS, unpack: true, progress });
@@ -138,8 +141,38 @@ pub fn squashfs(data: &[u8]) {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(data).unwrap();
     let options = ArchiveOptions::default();
-    if let Ok(read) = unionmount::archive::open(file, Path::new("image"), &options) {
+    if let Ok(read) = archive::open(file, Path::new("image"), &options) {
         read_all(&*read.into_tree());
+    }
+}
+
+/// Reads an image where it lies, as lowers are.
+fn as_lowers(place: &Path) {
+    let layers: Vec<(PackedLayer, Part)> = if place.is_dir() {
+        let layout = Layout::new(File::open(place).unwrap(), place);
+        let part = |layer: PackedLayer| {
+            let (file, path) = layout.open(&layer).ok()?;
+            Some((layer, Part::whole(file, &path).unwrap()))
+        };
+        layout.layers(&Wanted::Only).unwrap_or_default().into_iter().filter_map(part).collect()
+    } else {
+        match archive::open(File::open(place).unwrap(), place, &ArchiveOptions::default()) {
+            Ok(archive) if archive.holds_image() => {
+                Arc::new(archive).image_layers(&Wanted::Only).unwrap_or_default()
+            }
+            Ok(archive) => return read_all(&*archive.into_tree()),
+            Err(_) => return,
+        }
+    };
+    let mut opened = Vec::new();
+    for (layer, part) in layers {
+        let promised = Promised { blob: layer.blob, tar: Some(layer.diff_id) };
+        let options = ArchiveOptions { is_layer: true, promised, progress: None };
+        opened.extend(archive::open_part(part, &options));
+    }
+    archive::describe_implied(&mut opened.iter_mut().collect::<Vec<_>>());
+    for one in opened {
+        read_all(&*one.into_tree());
     }
 }
 
