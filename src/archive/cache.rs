@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, CWD, OFlags, linkat};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use self::shelf::{DATA, INDEX, Shelf};
@@ -99,6 +100,8 @@ impl Cache {
         let source = match options.promised.tar {
             // Its data are those that were decoded, not the archive's.
             Some(digest) if !is_plain => Source::Content(digest),
+            // It is both as it lies there, and can't be two things.
+            Some(tar) if options.promised.blob.is_some_and(|blob| blob != tar) => return Ok(None),
             promised => {
                 let Some(identity) = self.identity(archive)? else { return Ok(None) };
                 let digest = promised.or(options.promised.blob);
@@ -200,6 +203,20 @@ pub(super) struct Told {
 /// What is kept of an archive, and the data that it was decoded to, if it was.
 type Loaded = (Told, Option<Part>);
 
+/// Why what is kept isn't used.
+enum NotLoaded {
+    /// It isn't right.
+    Damaged(&'static str),
+    /// Nobody knows.
+    Failed(io::Error),
+}
+
+impl From<io::Error> for NotLoaded {
+    fn from(error: io::Error) -> NotLoaded {
+        NotLoaded::Failed(error)
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct Body<T> {
     source: Source,
@@ -231,16 +248,25 @@ impl Place {
         self.shelf.dir()
     }
 
-    /// Returns what is kept of the archive, and the data that it was decoded to, if it was. What isn't right gives its room back.
-    pub(super) fn load(&self) -> Option<Loaded> {
-        let found = self.read().unwrap_or_else(|error| {
-            log::debug!("{}: {error}; it is made anew", self.shown().display());
-            None
-        });
-        if found.is_none() {
-            self.empty();
+    /// Returns what is kept of the archive, and the data that it was decoded to, if it was. What is proved not to be right gives its
+    /// room back.
+    ///
+    /// # Errors
+    /// Those of reading, which prove nothing: another time it may be read.
+    pub(super) fn load(&self) -> io::Result<Option<Loaded>> {
+        match self.read() {
+            Ok(Some(found)) => Ok(Some(found)),
+            Ok(None) => {
+                self.empty();
+                Ok(None)
+            }
+            Err(NotLoaded::Damaged(what)) => {
+                log::debug!("{}: {what}; it is made anew", self.shown().display());
+                self.empty();
+                Ok(None)
+            }
+            Err(NotLoaded::Failed(error)) => Err(error),
         }
-        found
     }
 
     /// Takes away what there is.
@@ -254,16 +280,15 @@ impl Place {
         }
     }
 
-    fn read(&self) -> io::Result<Option<Loaded>> {
+    fn read(&self) -> Result<Option<Loaded>, NotLoaded> {
         let mut bytes = Vec::new();
         (&self.index).take(MOST_INDEX).read_to_end(&mut bytes)?;
         if bytes.is_empty() {
             return Ok(None);
         }
-        let (body, boot) =
-            decode(&bytes).ok_or_else(|| io::Error::other("is damaged, or of another version"))?;
+        let (body, boot) = decode(&bytes).ok_or(NotLoaded::Damaged("is damaged, or of another version"))?;
         if body.source != self.source {
-            return Err(io::Error::other("speaks of another archive"));
+            return Err(NotLoaded::Damaged("speaks of another archive"));
         }
         let data = body.data.map(|identity| self.data(identity, boot)).transpose()?;
         if data.is_some() && boot != [0; BOOT] {
@@ -277,16 +302,22 @@ impl Place {
     }
 
     /// Opens the data, if they are those that are meant and are on the disk or came in this boot.
-    fn data(&self, identity: Identity, boot: [u8; BOOT]) -> io::Result<Part> {
-        if boot != [0; BOOT] && this_boot() != Some(boot) {
-            return Err(io::Error::other("its data may not have reached the disk"));
+    fn data(&self, identity: Identity, boot: [u8; BOOT]) -> Result<Part, NotLoaded> {
+        let now = || this_boot().ok_or_else(|| io::Error::other("nobody tells which boot this is"));
+        if boot != [0; BOOT] && now()? != boot {
+            return Err(NotLoaded::Damaged("its data may not have reached the disk"));
         }
         let nofollow = OFlags::NOFOLLOW.bits().cast_signed();
-        let file = OpenOptions::new().read(true).custom_flags(nofollow).open(self.data_path())?;
+        let opened = OpenOptions::new().read(true).custom_flags(nofollow).open(self.data_path());
+        let file = opened.map_err(|error| match Errno::from_io_error(&error) {
+            Some(Errno::NOENT) => NotLoaded::Damaged("its data are gone"),
+            Some(Errno::LOOP) => NotLoaded::Damaged("its data are a link"),
+            _ => NotLoaded::Failed(error),
+        })?;
         // Watched before it is looked at.
         let data = Part::whole(file, &self.shown().with_extension(DATA))?;
         if Identity::of(&data.store.as_file().metadata()?) != identity {
-            return Err(io::Error::other("its data aren't those that were kept"));
+            return Err(NotLoaded::Damaged("its data aren't those that were kept"));
         }
         Ok(data)
     }

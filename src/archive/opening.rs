@@ -9,7 +9,7 @@ use super::cache::{Cache, Place, Told};
 use super::data::blocks::{Blocking, Blocks};
 use super::index::Index;
 use super::part::{Part, PartReader};
-use super::promise::Watched;
+use super::promise::{Watched, drain};
 use super::spool::Spool;
 use super::squashfs;
 use super::tree::identity;
@@ -27,7 +27,7 @@ pub(super) fn open_with(
     cache: &Cache,
 ) -> Result<Archive, ArchiveError> {
     let form = form(&part)?;
-    let place = cache.place(&part, form != Form::Compressed, options);
+    let mut place = cache.place(&part, form != Form::Compressed, options);
     let archive = |told: Told, data: Part, from_cache| Archive {
         index: told.index,
         data: data.checked(told.blocks),
@@ -35,7 +35,13 @@ pub(super) fn open_with(
         is_layer: options.is_layer,
         from_cache,
     };
-    if let Some((told, data)) = place.as_ref().and_then(Place::load) {
+    let known = place.as_ref().map_or(Ok(None), Place::load).unwrap_or_else(|error| {
+        // It may be right, so nothing is put in its place.
+        log::warn!("{}: what is kept of it can't be read now: {error}; it is read anew", part.path.display());
+        place = None;
+        None
+    });
+    if let Some((told, data)) = known {
         told.left_out.tell(&part.path);
         // Looked at again now that its place is known to be this one's.
         part.store.check().map_err(part.failed("read it"))?;
@@ -160,7 +166,10 @@ fn read_compressed(
         match builder.read(Reader::new(&mut spool), u64::MAX) {
             Err(error) => (Err(error), None),
             Ok(()) => {
-                let (file, tar) = spool.finish().map_err(part.failed("keep what is decompressed"))?;
+                let finished = spool.finish().map_err(part.failed("keep what is decompressed"))?;
+                let (file, mut tar, left) = finished;
+                // By what comes behind the tar the decoder tells that all of it is right.
+                drain(&mut tar, left).map_err(part.failed("decompress it"))?;
                 let (_, found) = tar.finish().map_err(part.failed("decompress it"))?;
                 (Ok(file), found)
             }

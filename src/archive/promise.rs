@@ -42,12 +42,14 @@ impl<R: Read> Watched<R> {
         }
     }
 
-    /// Reads it to its end and tells its digest, where one was promised. What was read from is given back.
+    /// Reads it to its end and tells its digest, where one was promised; else what is left is of no use. What was read from is given back.
     ///
     /// # Errors
     /// Those of reading.
     pub(super) fn finish(mut self) -> io::Result<(R, Option<Digest>)> {
-        io::copy(&mut self, &mut io::sink())?;
+        if matches!(self, Watched::Promised(_)) {
+            io::copy(&mut self, &mut io::sink())?;
+        }
         Ok(match self {
             Watched::Unpromised(inner) => (inner, None),
             Watched::Promised(hashing) => {
@@ -58,11 +60,59 @@ impl<R: Read> Watched<R> {
     }
 }
 
+/// Reads what is left of a stream, which may be so much.
+///
+/// # Errors
+/// Those of reading, and that it is more.
+pub(super) fn drain(stream: &mut impl Read, most: u64) -> io::Result<()> {
+    match io::copy(&mut stream.take(most.saturating_add(1)), &mut io::sink())? > most {
+        true => Err(too_much()),
+        false => Ok(()),
+    }
+}
+
+/// Says that it is a bomb.
+pub(super) fn too_much() -> io::Error {
+    io::Error::other("it is decompressed to more than any archive that is meant")
+}
+
 impl<R: Read> Read for Watched<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Watched::Unpromised(inner) => inner.read(buffer),
             Watched::Promised(inner) => inner.read(buffer),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Counts what is read of it.
+    struct Counting(u64);
+
+    impl Read for Counting {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let count = buffer.len().min(usize::try_from(1000 - self.0).unwrap());
+            self.0 += count as u64;
+            Ok(count)
+        }
+    }
+
+    #[test]
+    fn only_what_was_promised_is_read_to_its_end() {
+        for (promised, read) in [(None, 10), (Some(Digest::of(b"")), 1000)] {
+            let mut watched = Watched::new(Counting(0), promised);
+            watched.read_exact(&mut [0; 10]).unwrap();
+            let (stream, found) = watched.finish().unwrap();
+            assert_eq!((stream.0, found.is_some()), (read, promised.is_some()));
+        }
+    }
+
+    #[test]
+    fn what_is_left_has_an_end() {
+        assert!(drain(&mut io::repeat(0).take(10), 10).is_ok());
+        assert!(drain(&mut io::repeat(0), 10).unwrap_err().to_string().contains("decompressed to more"));
     }
 }

@@ -11,6 +11,7 @@ use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use super::cache::Cache;
+use super::promise::too_much;
 use crate::sys::copy::write_sparsely;
 
 /// A stream that is kept as it is read.
@@ -34,24 +35,21 @@ impl<'a, R: Read> Spool<'a, R> {
         Ok(Spool { stream, file, cache, end: 0, left: most })
     }
 
-    /// Returns the file with all that was read, and the stream.
+    /// Returns the file with all that was read, the stream, and how much more may be read of it.
     ///
     /// # Errors
     /// When it can't be made as long as that.
-    pub(super) fn finish(self) -> io::Result<(File, R)> {
+    pub(super) fn finish(self) -> io::Result<(File, R, u64)> {
         // It may end in a hole.
         self.file.set_len(self.end)?;
-        Ok((self.file, self.stream))
+        Ok((self.file, self.stream, self.left))
     }
 }
 
 impl<R: Read> Read for Spool<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.stream.read(buffer)?;
-        self.left = self
-            .left
-            .checked_sub(count as u64)
-            .ok_or_else(|| io::Error::other("it is decompressed to more than any archive that is meant"))?;
+        self.left = self.left.checked_sub(count as u64).ok_or_else(too_much)?;
         // A bomb is mostly zeros.
         let write = || write_sparsely(self.file.as_fd(), self.end, &buffer[..count]);
         match write() {

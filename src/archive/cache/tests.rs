@@ -281,6 +281,35 @@ fn data_that_another_index_speaks_of_are_not_noted_as_synced() {
 }
 
 #[test]
+fn what_can_not_be_read_now_is_kept_for_another_time() {
+    let yard = Yard::new();
+    let path = yard.archive("a.tar.zst", FILES);
+    assert!(!yard.is_known(&path));
+    let index = yard.kept("index").remove(0);
+    yard.wait_for_sync(&index);
+    let mut place = yard.place(&path);
+    // One that can't be read through.
+    place.index = File::options().write(true).open(&index).unwrap();
+    assert_eq!(place.load().unwrap_err().raw_os_error(), Some(libc::EBADF));
+    drop(place);
+    assert!(yard.is_known(&path));
+}
+
+#[test]
+fn what_can_not_be_both_that_was_promised_is_not_known() {
+    let yard = Yard::new();
+    let path = yard.archive("plain.tar", FILES);
+    let tar = Digest::of(&fs::read(&path).unwrap());
+    let open = |blob| {
+        let promised = Promised { tar: Some(tar), blob: Some(blob) };
+        let options = ArchiveOptions { is_layer: true, promised, progress: None };
+        open_with(part(&path), &options, &yard.cache).map(|archive| archive.is_from_cache())
+    };
+    assert!(matches!((open(tar), open(tar)), (Ok(false), Ok(true))));
+    assert!(matches!(open(Digest::of(b"")), Err(ArchiveError::Digest { .. })));
+}
+
+#[test]
 fn what_was_used_the_longest_ago_makes_room() {
     let yard = Yard::new();
     let paths: Vec<_> = (0..3).map(|at| yard.archive(&format!("{at}.tar.zst"), FILES)).collect();
