@@ -42,7 +42,6 @@ impl Bed {
         }
         let large: Vec<u8> = (0..4u32 << 20).map(|at| (at / 4096 % 251) as u8).collect();
         fs::write(place.at("b/large"), &large).unwrap();
-        fs::write(place.at("b/large2"), &large).unwrap();
         fs::copy(WORK, place.at("work.py")).unwrap();
         let upper = place.at("up");
         let bed = Bed { place, who, upper };
