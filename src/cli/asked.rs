@@ -38,11 +38,14 @@ impl Asked {
         point: &Path,
         counters: Arc<RequestCounters>,
         (reopening, handing): (Reopening, Handing),
-        before: Option<TakenOver>,
+        before: Option<(TakenOver, Option<(u32, u32)>)>,
     ) -> Option<Server> {
         let belief = self.union.get().ok()?.belief();
         // Not by the table of mounts, which has a line for each.
-        let device = match mounts::device_at(point) {
+        let known =
+            before.as_ref().and_then(|(_, device)| device.map(|(major, minor)| format!("{major}:{minor}")));
+        // What another process has mounted may have another path by now.
+        let device = match known.map_or_else(|| mounts::device_at(point), Ok) {
             Ok(device) => device,
             Err(error) => {
                 log::info!("no control socket: {}: {error}", point.display());
@@ -62,7 +65,7 @@ impl Asked {
         };
         let told = Box::new(Told { counters, reopening, handing });
         let served = match before {
-            Some(socket) => Server::go_on(self.union, about, told, socket),
+            Some((socket, _)) => Server::go_on(self.union, about, told, socket),
             None => Server::start(self.union, about, told),
         };
         match served {

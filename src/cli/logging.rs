@@ -1,7 +1,9 @@
 //! Where messages go: stderr, or a file; how many: `-v`, or RUST_LOG.
 
+use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use env_logger::{Builder, Env, Target};
 use log::{LevelFilter, Log, Metadata, Record};
@@ -29,8 +31,26 @@ pub(super) fn start_for_verb() {
     builder.try_init().unwrap_or_default();
 }
 
+/// The file to which messages go, for another process that goes on with the mount.
+static FILE: OnceLock<File> = OnceLock::new();
+
+/// Returns the file to which messages go, if it is one.
+pub(super) fn file() -> Option<&'static File> {
+    FILE.get()
+}
+
 /// Starts logging, once. RUST_LOG goes before `-v`.
 pub(super) fn start(options: &LogOptions) -> Result<(), Failure> {
+    let file = options.file.as_ref().map(|path| {
+        open_to_append(path).map_err(|error| {
+            Failure::failed(format!("log file {}: cannot be opened: {error}", path.display()))
+        })
+    });
+    start_in(options, file.transpose()?)
+}
+
+/// Does the same in a file that is open.
+pub(super) fn start_in(options: &LogOptions, file: Option<File>) -> Result<(), Failure> {
     let level = match options.verbosity {
         0 => LevelFilter::Warn,
         1 => LevelFilter::Info,
@@ -46,10 +66,10 @@ pub(super) fn start(options: &LogOptions) -> Result<(), Failure> {
         let message = escaped(&record.args().to_string());
         writeln!(out, "[{} {level:<5} {target}] {message}", out.timestamp())
     });
-    if let Some(path) = &options.file {
-        let file = open_to_append(path).map_err(|error| {
-            Failure::failed(format!("log file {}: cannot be opened: {error}", path.display()))
-        })?;
+    if let Some(file) = file {
+        let other = file.try_clone().map_err(|error| Failure::failed(format!("log file: {error}")))?;
+        // There is one a process.
+        FILE.set(other).unwrap_or_default();
         builder.target(Target::Pipe(Box::new(file)));
     }
     builder.try_init().map_err(Failure::failed)

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use crate::sys::schedule;
@@ -14,38 +14,87 @@ use crate::union::change::sealing::SealProgress;
 use crate::union::change::sealing::background::Sealer;
 use crate::union::escaped_path::EscapedPath;
 
-/// The thread that seals, where there is one, and what it seals: that has the layers open until all is.
+/// What is sealed, and the thread that does so in the background.
 #[derive(Default)]
-pub(super) struct Sealing(Mutex<Option<(Sealer, Arc<Union>)>>);
+pub(super) struct Sealing {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+enum State {
+    /// Nothing is to be sealed.
+    #[default]
+    Off,
+    /// It has the layers open until all is sealed. Without a thread it is when the mount has ended.
+    On(Option<Sealer>, Arc<Union>),
+    /// Somebody needs the union for himself.
+    Paused,
+}
 
 impl Sealing {
     /// Begins to seal in the background, if the union is to be sealed.
     ///
     /// # Errors
-    /// No thread can be had.
+    /// No thread can be had. Then it is sealed when the mount has ended.
     pub(super) fn start(&self, union: &Arc<Union>) -> io::Result<()> {
-        *self.0.lock() = Sealer::start(union)?.map(|sealer| (sealer, union.clone()));
-        Ok(())
+        let started = Sealer::start(union);
+        let (sealer, failed) = match started {
+            Ok(None) => return Ok(()),
+            Ok(sealer) => (sealer, Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        *self.state.lock() = State::On(sealer, union.clone());
+        self.changed.notify_all();
+        failed
+    }
+
+    /// Takes what is sealed, if something is, when nobody needs the union for himself; and leaves that state.
+    fn take(&self, leaves: State) -> Option<(Option<Sealer>, Arc<Union>)> {
+        let mut state = self.state.lock();
+        while matches!(*state, State::Paused) {
+            self.changed.wait(&mut state);
+        }
+        if matches!(*state, State::Off) {
+            return None;
+        }
+        match std::mem::replace(&mut *state, leaves) {
+            State::On(sealer, union) => Some((sealer, union)),
+            State::Off | State::Paused => None,
+        }
     }
 
     /// Tells whether something is sealed.
     pub(super) fn is_on(&self) -> bool {
-        self.0.lock().is_some()
+        let mut state = self.state.lock();
+        while matches!(*state, State::Paused) {
+            self.changed.wait(&mut state);
+        }
+        matches!(*state, State::On(..))
     }
 
     /// Stops it after the step that it is in, while `act` is done, which may need the union for itself; and goes on afterwards, if that
     /// failed.
     pub(super) fn paused<T, E>(&self, act: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
-        let union = self.0.lock().take().map(|(sealer, union)| {
-            drop(sealer);
-            Arc::downgrade(&union)
-        });
+        let Some((sealer, union)) = self.take(State::Paused) else { return act() };
+        drop(sealer);
+        let weak = Arc::downgrade(&union);
+        drop(union);
         let done = act();
-        if done.is_err()
-            && let Some(union) = union.and_then(|union| union.upgrade())
-            && let Err(error) = self.start(&union)
-        {
-            log::warn!("what is half-copied is sealed when the mount ends: {error}");
+        if done.is_err() {
+            let started = weak.upgrade().map(|union| self.start(&union));
+            match started {
+                Some(Ok(())) => {}
+                Some(Err(error)) => log::warn!("what is half-copied is sealed when the mount ends: {error}"),
+                None => {
+                    log::warn!("the mount has ended, and what is half-copied stays so until unionmount seal")
+                }
+            }
+            let mut state = self.state.lock();
+            if matches!(*state, State::Paused) {
+                *state = State::Off;
+            }
+            self.changed.notify_all();
         }
         done
     }
@@ -53,7 +102,7 @@ impl Sealing {
     /// Seals what the session has left below. The mount point is free meanwhile, the upper isn't. A signal that ends processes
     /// breaks it off, and what is left stays below for the next mount.
     pub(super) fn seal_rest(&self, point: &Path) {
-        let Some((sealer, union)) = self.0.lock().take() else { return };
+        let Some((sealer, union)) = self.take(State::Off) else { return };
         drop(sealer);
         let stop = Arc::new(AtomicBool::new(false));
         for signal in [SIGTERM, SIGINT, SIGHUP, SIGQUIT] {

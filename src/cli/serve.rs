@@ -122,6 +122,8 @@ pub(super) struct Before {
     pub(super) can_doubt_names: bool,
     /// Files that are open, where opens are requests.
     pub(super) opens: Vec<OpenState>,
+    /// The filesystem's device.
+    pub(super) device: Option<(u32, u32)>,
     /// The control socket.
     pub(super) socket: TakenOver,
 }
@@ -179,7 +181,7 @@ pub(super) fn run(
                     log::warn!("what is half-copied is sealed when the mount ends: {error}");
                 }
             }
-            let (opens, socket) = before.map(|before| (before.opens, before.socket)).unzip();
+            let (opens, socket) = before.map(|before| (before.opens, (before.socket, before.device))).unzip();
             if let (Some(live), Some(opens)) = (live.upgrade(), opens) {
                 live.take_over_opens(opens, &kernel);
             }

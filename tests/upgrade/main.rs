@@ -294,6 +294,29 @@ fn all_are_upgraded_but_those_that_cannot_be() {
     assert_eq!(ended.err.lines().count(), 1, "{ended:?}");
 }
 
+/// The log lies below the mount by now, and the mount's path is another.
+#[test]
+fn a_log_that_is_covered_and_a_path_that_changed_are_no_hindrance() {
+    support::needs_root!();
+    let bed = Bed::new(Who::Root);
+    bed.place.mkdir("here/mnt");
+    let words = ["--lower", "b", "--upper", "up", "--log-file", "here/mnt/log", "-v", "here/mnt"];
+    bed.unionmount(&words).ok();
+    fs::rename(bed.place.at("here"), bed.place.at("there")).unwrap();
+    for _ in 0..2 {
+        let done = bed.unionmount(&["upgrade", "there/mnt"]).ok();
+        assert!(done.out.contains("requests waited for"), "{done:?}");
+        bed.daemon();
+        bed.unionmount(&["status", "--count=0", "there/mnt"]).ok();
+    }
+    let name = fs::read_to_string(format!("/proc/{}/comm", bed.daemon())).unwrap();
+    assert_eq!(name.trim(), "unionmount");
+    bed.unionmount(&["umount", "there/mnt"]).ok();
+    bed.place.wait_for_no_daemon();
+    let log = fs::read_to_string(bed.place.at("there/mnt/log")).unwrap();
+    assert_eq!(log.matches("goes on with the mount").count(), 2, "{log}");
+}
+
 #[test]
 fn what_is_told_of_a_mount_stays_and_snapshots_go_on() {
     support::needs_root!();

@@ -5,19 +5,21 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use rustix::fs::MemfdFlags;
+use rustix::fs::{MemfdFlags, Mode, OFlags};
 
 use super::SUCCESSOR;
 use super::state::{self, AgainState, FORMAT, Head, RequestState, SocketState};
 use super::talk::{Talk, Word};
+use crate::cli::logging;
 use crate::cli::sealing::Sealing;
 use crate::control::protocol::Upgraded;
 use crate::control::server::Listening;
@@ -113,7 +115,11 @@ impl Handing {
     fn start(&self, program: &Path, id: (u64, u64)) -> Result<(Started, String), String> {
         let shown = EscapedPath::from(program);
         let failed = |error: io::Error| format!("{shown}: {error}");
-        let found = std::fs::metadata(program).map_err(failed)?;
+        // What is looked at is what is started: somebody else may be able to exchange what has the name. It is left to the program, which
+        // may be a script, whose interpreter opens it.
+        let opened = rustix::fs::open(program, OFlags::PATH, Mode::empty());
+        let opened = File::from(opened.map_err(|errno| failed(errno.into()))?);
+        let found = opened.metadata().map_err(failed)?;
         if (found.dev(), found.ino()) != id {
             return Err(format!(
                 "{shown}: the daemon sees another file there; is it in another mount namespace?"
@@ -124,7 +130,8 @@ impl Handing {
             return Err(format!("{shown}: lies in the mount; take a program that lies outside of it"));
         }
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
-        let child = Command::new(program)
+        let child = Command::new(format!("/proc/self/fd/{}", opened.as_raw_fd()))
+            .arg0(program)
             .arg(SUCCESSOR)
             .arg(self.request.mount_point())
             .stdin(OwnedFd::from(theirs))
@@ -192,6 +199,7 @@ impl Handing {
             requests: self.counters.all(),
             since_us: self.since_us,
             device: fds.add_copy(self.parting.device()).map_err(io)?,
+            log: logging::file().map(|file| fds.add_copy(file.as_fd())).transpose().map_err(io)?,
             socket: SocketState {
                 listener: fds.add_copy(socket.listener).map_err(io)?,
                 dir: fds.add_copy(socket.dir).map_err(io)?,

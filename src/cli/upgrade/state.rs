@@ -6,8 +6,9 @@
 //! …                                    nodes that have names, one after the other, in the format of postcard 1: see `NodeState`
 //! ```
 //!
-//! The two lines are JSON: what a later version adds there has a default, and the format stays. Another form of the nodes, or another
-//! meaning of anything, is another format. A program reads its own format and those before it.
+//! The two lines are JSON: what a later version adds there has a default, and is written only where it is something else; so the format
+//! stays, and a program that doesn't know it refuses the state that needs it. Another form of the nodes, or another meaning of anything,
+//! is another format. A program reads its own format and those before it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -37,13 +38,14 @@ struct Stamp {
 
 /// The second line. Descriptors are told by their numbers among those that go along.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(in crate::cli) struct Head {
     pub(in crate::cli) request: RequestState,
     pub(in crate::cli) again: AgainState,
     pub(in crate::cli) session: SessionState,
     pub(in crate::cli) policy: Policy,
     /// Files that are open, where opens are requests.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(in crate::cli) opens: Vec<OpenState>,
     pub(in crate::cli) can_doubt_names: bool,
     pub(in crate::cli) union: UnionState,
@@ -54,6 +56,9 @@ pub(in crate::cli) struct Head {
     pub(in crate::cli) since_us: u64,
     /// The connection with the kernel.
     pub(in crate::cli) device: u32,
+    /// The file to which messages go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(in crate::cli) log: Option<u32>,
     pub(in crate::cli) socket: SocketState,
     /// Directories that are locked as long as it is mounted.
     pub(in crate::cli) hold: Vec<u32>,

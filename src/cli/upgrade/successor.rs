@@ -34,6 +34,8 @@ pub(in crate::cli) fn run(args: &[OsString]) -> Result<ExitCode, Failure> {
     if args.len() != 3 {
         return Err(Failure::usage(no_daemon));
     }
+    // It was started by a descriptor, whose number is no name for `ps`.
+    rustix::thread::set_name(c"unionmount").unwrap_or_default();
     let talk = socket().map(Talk).map_err(|_| Failure::usage(no_daemon))?;
     let hello = Word::Hello { program: env!("CARGO_PKG_VERSION").to_owned(), format: FORMAT };
     let words = talk.say(&hello).and_then(|()| Ok((talk.hear(Some(PATIENCE))?, &talk)));
@@ -86,9 +88,12 @@ fn go_on(talk: &Talk, descriptors: usize) -> Result<Result<(), Failure>, String>
     };
     let told = head.request.clone();
     let request = head.request.request();
-    logging::start(&request.log).map_err(|failure| failure.to_string())?;
+    // The one that is open: by its path there may be another by now, or this very mount.
+    let log = head.log.map(|fd| fds.take(fd)).transpose().map_err(said)?.map(File::from);
+    logging::start_in(&request.log, log).map_err(|failure| failure.to_string())?;
     let threads = request.threads.unwrap_or_else(default_threads).max(1) + 1;
-    let limits = descriptors::share_out(descriptors, threads).map_err(|failure| failure.to_string())?;
+    let limits = descriptors::share_out(descriptors.saturating_sub(head.union.held()), threads)
+        .map_err(|failure| failure.to_string())?;
     // Before the layers are looked at: while nobody answers, nothing may be asked of the mount.
     let own = head.session.device.map(|(major, minor)| own::declare(Some(rustix::fs::makedev(major, minor))));
     let union = Union::of_state(head.union, nodes, &mut fds, (limits, &request.fs));
@@ -108,6 +113,7 @@ fn go_on(talk: &Talk, descriptors: usize) -> Result<Result<(), Failure>, String>
         since_us: head.since_us,
         can_doubt_names: head.can_doubt_names,
         opens: head.opens,
+        device: head.session.device,
         socket,
     };
     let mounting = Mounting {

@@ -342,6 +342,7 @@ impl Upper {
         before.closed.store(true, Ordering::SeqCst);
         before.remove_whiteout();
         self.next.store(before.next.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.doubt_what_is_hidden();
         self.closed.store(false, Ordering::SeqCst);
     }
 
@@ -359,11 +360,21 @@ impl Upper {
     pub(in crate::union) fn stage_on(&self, next: u64, whiteout: Option<Vec<u8>>) {
         self.next.store(next, Ordering::Relaxed);
         *self.whiteout.lock() = whiteout;
+        self.doubt_what_is_hidden();
+    }
+
+    /// Takes what was hidden before for not written: the next sync writes it, whoever hid it.
+    fn doubt_what_is_hidden(&self) {
+        if !self.one_journal {
+            [&self.hiding_begun, &self.hiding_ended].iter().for_each(|count| {
+                count.fetch_add(1, Ordering::AcqRel);
+            });
+        }
     }
 
     /// Makes the workdir this process's to close: another one had it in use, and doesn't go on.
     pub(in crate::union) fn go_on(&self) {
-        self.layer.work.go_on();
+        self.layer.go_on();
         self.closed.store(false, Ordering::SeqCst);
     }
 

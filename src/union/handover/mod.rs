@@ -30,6 +30,7 @@ pub use crate::union::nodes::skeleton::state::NodeState;
 
 /// What a union is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct UnionState {
     upper: Option<UpperState>,
     lowers: Vec<LayerState>,
@@ -40,7 +41,7 @@ pub struct UnionState {
     regions: RegionsState,
     known: SkeletonState,
     /// Files that wait for being sealed, by number.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     waiting: Vec<u64>,
 }
 
@@ -53,6 +54,13 @@ pub enum Stays {
     /// Descriptors can't be copied, or what is told can't be written.
     #[error("it can't be handed over: {0}")]
     Io(#[from] io::Error),
+}
+
+impl UnionState {
+    /// Returns how many objects without a name are held, of which each has a descriptor.
+    pub fn held(&self) -> usize {
+        self.known.held()
+    }
 }
 
 impl From<&'static str> for Stays {
@@ -99,6 +107,10 @@ impl Union {
                 "a block of a half-copied file was written in part, and couldn't be taken back yet",
             ));
         }
+        // What is kept only until somebody looks again would be kept for ever: nobody would.
+        self.let_lingering_go();
+        // Another process doesn't have these files open, and what is set aside for them is given back unseen.
+        self.give_back_what_is_set_aside();
         let upper = self.upper.as_ref().map(|upper| upper.state(fds)).transpose()?;
         let own = usize::from(upper.is_some());
         let mut lowers = Vec::new();

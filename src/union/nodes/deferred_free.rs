@@ -204,7 +204,7 @@ impl Union {
         self.release(ino);
     }
 
-    fn let_lingering_go(&self) {
+    pub(in crate::union) fn let_lingering_go(&self) {
         self.table.release_lingering(&mut |ino| self.left(ino));
     }
 

@@ -53,9 +53,13 @@ impl Quota {
         let counted_as = |ino: &u64| self.objects.get(ino).map(|blocks| (*ino, *blocks));
         let mut held: Vec<_> = self.held.lock().keys().filter_map(counted_as).collect();
         held.sort_unstable();
-        let Taken { bytes, inodes } = self.taken();
+        // At one moment: whoever counts anew may end between two looks.
+        let (Taken { bytes, inodes }, exact) = {
+            let sums = self.sums.lock();
+            (sums.in_force(), !sums.recounting)
+        };
         let note = self.mark.held()?.map(|note| fds.add(Arc::new(note)));
-        Ok(QuotaState { bytes, inodes, exact: self.is_exact(), changed: self.has_changed(), held, note })
+        Ok(QuotaState { bytes, inodes, exact, changed: self.has_changed(), held, note })
     }
 
     /// Goes on with what another process has counted. Nothing is changed by that.

@@ -14,6 +14,7 @@ use crate::union::stack::stack_error::open_error;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::fs::{Access, AtFlags, Mode, OFlags, StatxFlags, openat, statx};
@@ -134,6 +135,14 @@ pub struct UpperLayer {
 }
 
 impl UpperLayer {
+    /// Makes it this process's: another one had it in use, and doesn't go on.
+    pub(in crate::union) fn go_on(&self) {
+        self.work.go_on();
+        if let Some(sync) = &self.sync {
+            sync.is_armed.store(true, Ordering::Release);
+        }
+    }
+
     /// Returns the same upper, for the union that takes its mount over; or without `serves` for one that only looks.
     pub(in crate::union) fn again(&self, layer: Layer, serves: bool) -> UpperLayer {
         let (lock, lies_on_frozen) = (self.lock.clone(), self.lies_on_frozen);
@@ -162,6 +171,8 @@ impl UpperLayer {
 struct SyncAtEnd {
     upper: OwnedFd,
     path: PathBuf,
+    /// Whether the mount is this process's.
+    is_armed: AtomicBool,
 }
 
 impl SyncAtEnd {
@@ -169,12 +180,15 @@ impl SyncAtEnd {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let opened = openat(&upper.root, c".", flags, Mode::empty());
         let upper_fd = opened.map_err(|errno| open_error(Role::Upper, &upper.path, errno))?;
-        Ok(SyncAtEnd { upper: upper_fd, path: upper.path.clone() })
+        Ok(SyncAtEnd { upper: upper_fd, path: upper.path.clone(), is_armed: AtomicBool::new(true) })
     }
 }
 
 impl Drop for SyncAtEnd {
     fn drop(&mut self) {
+        if !*self.is_armed.get_mut() {
+            return;
+        }
         if let Err(errno) = filesystem::sync(&self.upper) {
             log::error!(
                 "upper layer {}: what was written last may not be on the disk: {errno}",

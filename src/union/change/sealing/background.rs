@@ -95,7 +95,7 @@ impl Waiting {
         }
         let mut queue = self.queue.lock();
         let is_sealed = self.sealing.load(Ordering::Relaxed) == ino;
-        if queue.files.len() < MOST && !queue.ended && !is_sealed && queue.noted.insert(ino) {
+        if queue.files.len() < MOST && !is_sealed && queue.noted.insert(ino) {
             queue.files.push_back((ino, Instant::now()));
             self.changed.notify_all();
         }
@@ -129,6 +129,10 @@ impl Waiting {
         let mut queue = self.queue.lock();
         while !queue.ended && !self.changed.wait_until(&mut queue, until).timed_out() {}
         !queue.ended
+    }
+
+    fn has_ended(&self) -> bool {
+        self.queue.lock().ended
     }
 
     /// Goes on after [`Waiting::end`].
@@ -209,6 +213,10 @@ impl Union {
             self.waiting.sealing.store(ino, Ordering::Relaxed);
             let sealed = self.seal_in_steps(&node);
             self.waiting.sealing.store(0, Ordering::Relaxed);
+            if self.waiting.has_ended() && self.metacopies.contains_key(&ino) {
+                // Whoever goes on goes on with it.
+                self.waiting.note(ino);
+            }
             if let Err(e) = sealed {
                 let path = self.path_of(&node);
                 log::warn!("{}: isn't sealed yet: {e}", String::from_utf8_lossy(&path).escape_debug());

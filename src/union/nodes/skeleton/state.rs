@@ -24,6 +24,7 @@ use crate::union::view::held_times::{Held, HeldTimes};
 
 /// What goes to another process, but for the nodes that have names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SkeletonState {
     nameless: Vec<NamelessState>,
     next_number: u64,
@@ -33,6 +34,13 @@ pub struct SkeletonState {
     #[serde(default)]
     held_times: Vec<(u64, Held)>,
     counts: Vec<u64>,
+}
+
+impl SkeletonState {
+    /// Returns how many are held without a name.
+    pub(in crate::union) fn held(&self) -> usize {
+        self.nameless.len()
+    }
 }
 
 /// One that has no name any more. It is reached by its descriptor alone.

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -85,6 +86,7 @@ impl VeilsState {
 
 /// What of an upper goes to another process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct UpperState {
     pub(in crate::union) layer: LayerState,
     pub(in crate::union) work: WorkdirState,
@@ -98,7 +100,7 @@ pub struct UpperState {
     /// The name there of the whiteout that all others are links to.
     pub(in crate::union) whiteout: Option<EscapedPath>,
     /// What was counted of it, where there is a limit.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(in crate::union) quota: Option<QuotaState>,
 }
 
@@ -142,6 +144,8 @@ impl UpperLayer {
         let counted = state.quota.map(|quota| quota.open(fds)).transpose().map_err(missing)?;
         let layer = state.layer.open(belief, fds).map_err(missing)?;
         let sync = if state.syncs { Some(Arc::new(SyncAtEnd::of(&layer)?)) } else { None };
+        // Until it is gone on with.
+        sync.iter().for_each(|sync| sync.is_armed.store(false, Ordering::Release));
         let (caps, lies_on_frozen) = (state.caps, state.lies_on_frozen);
         Ok(UpperLayer { work, layer, caps, lies_on_frozen, is_of_another: true, counted, lock, sync })
     }
