@@ -3,8 +3,10 @@
 
 #![allow(clippy::disallowed_methods, reason = "the directories are its own")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,6 +28,7 @@ use crate::union::lookup::found::RealDirs;
 use crate::union::lookup::marker::{AufsName, aufs_name, is_metacopy};
 use crate::union::lookup::private::{Namespace, overlay_mark};
 use crate::union::lookup::realdir::{LayerIndex, RealDir};
+use crate::union::nodes::generation::Generation;
 use crate::union::stack::layer::XattrChoice;
 
 /// A directory that is being filled.
@@ -55,6 +58,8 @@ struct Merging<'a> {
     xattr: XattrChoice,
     /// The files with several names that are in it, as the hardlink index keeps them.
     linked: BTreeSet<String>,
+    /// The same by layer and number: how many of their names are in it, and where one is.
+    names: HashMap<(LayerIndex, u64), (u64, PathBuf)>,
 }
 
 /// Fills the directory `made`, at a path, with what the layers of a union show together: all but the last of them, which is empty. Returns
@@ -68,7 +73,7 @@ pub(super) fn merge(
     at: &Path,
     xattr: XattrChoice,
 ) -> Result<BTreeSet<String>> {
-    let mut merging = Merging { union, roots, at, xattr, linked: BTreeSet::new() };
+    let mut merging = Merging { union, roots, at, xattr, linked: BTreeSet::new(), names: HashMap::new() };
     let dirs: RealDirs = union.merged_layers().iter().map(|layer| layer.root.clone()).collect();
     let made = openat(made, c".", DIR, Mode::empty()).map_err(SnapshotError::io("open it", at))?;
     let mut frames = vec![merging.frame(dirs, made, PathBuf::new(), (Way::At(Vec::new()), true))?];
@@ -85,6 +90,7 @@ pub(super) fn merge(
             }
         }
     }
+    merging.all_names_are_there()?;
     Ok(merging.linked)
 }
 
@@ -118,8 +124,7 @@ impl Merging<'_> {
 
     /// Puts one entry into a directory. Returns it, if it is a directory that is to be filled.
     fn entry(&mut self, frame: &mut Frame, name: &[u8]) -> Result<Option<Frame>> {
-        use std::os::unix::ffi::OsStrExt;
-        let path = frame.path.join(std::ffi::OsStr::from_bytes(name));
+        let path = frame.path.join(OsStr::from_bytes(name));
         let found = look(self.union, &frame.dirs, name, &frame.way);
         let (shown, way) = found.map_err(self.failed("look at", &path))?;
         match shown {
@@ -163,6 +168,7 @@ impl Merging<'_> {
             return Err(SnapshotError::refused(self.of(dir), why));
         }
         if stat.nlink > 1 {
+            self.names.entry((dir.layer, stat.ino)).or_insert_with(|| (0, path.to_owned())).0 += 1;
             let id = self.union.lower_leaf_id(dir, name, &mut stat);
             self.linked.extend(id.to_text('-', &self.union.regions));
         }
@@ -236,11 +242,66 @@ impl Merging<'_> {
             let part = self.union.fds.host(dir).map_err(self.failed("open", &frame.path))?;
             let names = crate::sys::xattr::list(At::Fd(part.as_fd()))
                 .map_err(io("list the marks of what becomes"))?;
+            self.are_believed(&names, dir, &frame.path)?;
             if names.iter().any(|name| overlay_mark(name) == Some(b"impure")) {
                 mark("impure", b"y").map_err(io("mark that it has copies"))?;
             }
         }
         failpoint::reached(Failpoint::Changed);
+        Ok(())
+    }
+
+    /// Refuses marks that are there and aren't believed: whoever mounts with the other kind sees something else, which would be gone for
+    /// good.
+    fn are_believed(&self, names: &[Vec<u8>], dir: &RealDir, path: &Path) -> Result<()> {
+        let says = |name: &&Vec<u8>| {
+            let mark = overlay_mark(name).is_some_and(|mark| matches!(mark, b"opaque" | b"redirect"));
+            mark && dir.belief.mark(name).is_none()
+        };
+        let Some(mark) = names.iter().find(says) else { return Ok(()) };
+        let why = format!(
+            "has the mark {}, which isn't believed now; squash it as it is mounted: with --userxattr, or without",
+            EscapedPath::from(mark.as_slice())
+        );
+        Err(SnapshotError::refused(self.of(dir).join(path), why))
+    }
+
+    /// Refuses a file of which a name is left out, for a layer above takes it away, and another isn't: how many of its names are hidden is
+    /// counted in what lies above, which would be wrong then.
+    fn all_names_are_there(&self) -> Result<()> {
+        if self.names.is_empty() {
+            return Ok(());
+        }
+        let mut counted: HashMap<(LayerIndex, u64), u64> = HashMap::new();
+        let merged = self.union.merged_layers().iter().take(self.roots.len());
+        let mut dirs: Vec<Arc<RealDir>> = merged.map(|layer| layer.root.clone()).collect();
+        while let Some(dir) = dirs.pop() {
+            let way = PathBuf::from(OsString::from_vec(dir.path().to_vec()));
+            let opened = self.union.fds.get(&dir).map_err(self.failed("open", &way))?;
+            let mut names = Vec::new();
+            let listed = opened.list::<FsError>(|entry| {
+                names.push(entry.name.to_vec());
+                Ok(())
+            });
+            listed.map_err(self.failed("list", &way))?;
+            for name in names {
+                let stat = opened.entry(&name).stat().map_err(self.failed("look into", &way))?;
+                if stat.kind() == Kind::Directory {
+                    dirs.push(RealDir::child(&dir, &name, &stat, Generation::UNKNOWN));
+                } else if stat.nlink > 1 {
+                    *counted.entry((dir.layer, stat.ino)).or_default() += 1;
+                }
+            }
+        }
+        for (file, (there, path)) in &self.names {
+            if counted.get(file).is_some_and(|all| all > there) {
+                let layer = self.union.merged_layers().get(usize::from(file.0));
+                let at = layer.map_or_else(|| path.clone(), |layer| layer.path.join(path));
+                let why = "has another name, which a layer above takes away, and such a file can't be merged with that layer; \
+                           choose a range without one of the two";
+                return Err(SnapshotError::refused(at, why));
+            }
+        }
         Ok(())
     }
 

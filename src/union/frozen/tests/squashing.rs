@@ -291,3 +291,49 @@ fn a_branch_that_is_not_found_is_named_and_force_says_that_it_is_gone() {
     assert_eq!(bed.names(".upper.layers/branches"), [""; 0], "and isn't asked for again");
     assert_eq!(lasting(&shown(&bed)), lasting(&states[3]));
 }
+
+/// How many names of it are hidden is counted in what lies above, by the file that was.
+#[test]
+fn a_file_that_loses_one_of_its_names_is_not_merged() {
+    let bed = build();
+    let union = bed.open();
+    make(&union, "several", New::File);
+    let (several, root) = (find(&union, "several"), union.root().clone());
+    for name in ["other", "third"] {
+        union.link(&several, &root, name.as_bytes()).unwrap();
+    }
+    drop((several, root, union));
+    take(&bed, "one");
+    let union = bed.open();
+    union.unlink(union.root(), b"other").unwrap();
+    drop(union);
+    take(&bed, "two");
+    let why = refused(&bed, "", "");
+    assert!(why.contains("has another name"), "{why}");
+    // What writes to one of the two that are left is seen by the other, also when the first goes.
+    let union = bed.open();
+    write(&union, "several", "WRITTEN");
+    union.unlink(union.root(), b"several").unwrap();
+    let mut shown = [0; 7];
+    union.read(&find(&union, "third"), 0, &mut shown).unwrap();
+    assert_eq!(&shown, b"WRITTEN");
+}
+
+#[test]
+fn marks_that_are_not_believed_are_not_merged_away() {
+    if !rustix::process::geteuid().is_root() {
+        support::skipped("an ordinary user believes the marks that there are");
+        return;
+    }
+    let bed = build();
+    for name in ["one", "two"] {
+        let union = bed.open();
+        make(&union, name, New::Directory);
+        drop(union);
+        take(&bed, name);
+    }
+    let marked = bed.at(".upper.layers/2/two");
+    rustix::fs::setxattr(&marked, "user.overlay.redirect", b"one", rustix::fs::XattrFlags::empty()).unwrap();
+    let why = refused(&bed, "", "");
+    assert!(why.contains("user.overlay.redirect") && why.contains("--userxattr"), "{why}");
+}
