@@ -187,9 +187,12 @@ impl Container {
     /// When the name is taken or malformed, the container has gone, or nothing can be written.
     pub fn rename(&mut self, store: &Store, name: &str) -> Result<()> {
         naming::check_name(name)?;
+        let gone = || ContainerError::Unknown(self.shown_name().to_owned());
+        // The record before the index, as whoever branches off this one has them; that may take long.
+        let _lock = self.lock_record()?.ok_or_else(gone)?;
         let _names = store.lock_index(Access::Exclusive)?;
         naming::check_free(&names(&Container::all(store)?), name)?;
-        match self.update(|record| record.name = Some(name.to_owned()))? {
+        match self.update_locked(|record| record.name = Some(name.to_owned()))? {
             true => Ok(()),
             false => Err(ContainerError::Unknown(self.shown_name().to_owned())),
         }
@@ -202,6 +205,11 @@ impl Container {
     /// When it can't be read or written.
     pub(super) fn update(&mut self, change: impl FnOnce(&mut ContainerRecord)) -> Result<bool> {
         let Some(_lock) = self.lock_record()? else { return Ok(false) };
+        self.update_locked(change)
+    }
+
+    /// Does as [`Container::update`], with its lock.
+    fn update_locked(&mut self, change: impl FnOnce(&mut ContainerRecord)) -> Result<bool> {
         let Some(there) = Container::load(&self.dir)? else { return Ok(false) };
         self.record = there.record;
         change(&mut self.record);
@@ -487,7 +495,7 @@ mod tests {
         let mut known = recorded(&store);
         let record = known.dir.join("config.json");
         // Removed by another process, which is still at the rest of it.
-        assert!(known.clone().delete_record().unwrap());
+        assert!(known.clone().delete_record(false).unwrap());
         let error = known.rename(&store, "again").unwrap_err();
         assert!(matches!(error, ContainerError::Unknown(_)), "{error}");
         assert!(!known.update(|record| record.exit_code = Some(1)).unwrap());
@@ -530,7 +538,7 @@ mod tests {
         let (tell, told) = mpsc::channel();
         let lock = changed.lock_record().unwrap();
         let remover = std::thread::spawn(move || {
-            let done = removed.delete_record().unwrap();
+            let done = removed.delete_record(false).unwrap();
             tell.send(()).unwrap();
             done
         });

@@ -50,11 +50,11 @@ impl Container {
     /// When it runs or is mounted, or something of it can't be removed.
     pub fn remove(&self, force: bool) -> Result<()> {
         // Before anything is ended for it.
-        self.bears_nothing()?;
+        self.bears_nothing(force)?;
         match self.end(force) {
             // Run with --rm, it removes itself at the same time.
             Err(_) if !self.exists() => Ok(()),
-            ended => ended.and_then(|()| self.delete()),
+            ended => ended.and_then(|()| self.delete(force)),
         }
     }
 
@@ -65,10 +65,10 @@ impl Container {
     /// When something of it can't be removed.
     pub fn discard(&self) -> Result<()> {
         match mounting::wait_for_end(&self.upper(), HELD_ELSEWHERE) {
-            Ok(true) => self.delete(),
+            Ok(true) => self.delete(false),
             Ok(false) => {
                 log::info!("{}: in use; `unionmount prune` removes it later", self.dir.display());
-                self.delete_record().map(|_| ())
+                self.delete_record(false).map(|_| ())
             }
             // Removed by rm -f meanwhile.
             Err(_) if !self.exists() => Ok(()),
@@ -153,11 +153,11 @@ impl Container {
     }
 
     /// Takes the record away, durably: a container that came back after a power failure would lack its files or its image.
-    /// False when another process has.
-    pub(super) fn delete_record(&self) -> Result<bool> {
+    /// False when another process has. `gone`: see [`Container::bears_nothing`].
+    pub(super) fn delete_record(&self, gone: bool) -> Result<bool> {
         // Open before: whoever prunes at the same time removes the directory once the record has gone.
         let Some(dir) = self.lock_record()? else { return Ok(false) };
-        self.bears_nothing()?;
+        self.bears_nothing(gone)?;
         let record = self.dir.join("config.json");
         match fs::remove_file(&record) {
             Ok(()) => dir.sync_all().map(|()| true).map_err(ContainerError::io("sync it", &self.dir)),
@@ -168,13 +168,13 @@ impl Container {
 
     /// Takes away what a failed making has left. The record, if it was written, goes first.
     pub(super) fn unmake(&self) -> Result<()> {
-        self.delete_record()?;
+        self.delete_record(true)?;
         self.let_go();
         self.sweep()
     }
 
-    fn delete(&self) -> Result<()> {
-        if !self.delete_record()? {
+    fn delete(&self, gone: bool) -> Result<()> {
+        if !self.delete_record(gone)? {
             return Ok(());
         }
         self.let_go();

@@ -15,7 +15,7 @@ use crate::image::store::Store;
 use crate::sys::namespace;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::frozen::below::{self, Below};
-use crate::union::frozen::removal;
+use crate::union::frozen::removal::{self, Branch};
 use crate::union::frozen::snapshot::Target;
 
 /// How the upper of a container is reached.
@@ -88,7 +88,8 @@ impl Container {
     }
 
     /// Refuses to have it removed while another lies on layers of it. With the lock of its record, which whoever branches it off has.
-    pub(super) fn bears_nothing(&self) -> Result<()> {
+    /// `gone`: branches that aren't found were not moved, but are gone for good.
+    pub(super) fn bears_nothing(&self, gone: bool) -> Result<()> {
         let frozen = self.dir.join(".diff.layers");
         if !frozen.try_exists().map_err(ContainerError::io("look at it", &frozen))? {
             return Ok(());
@@ -131,15 +132,17 @@ impl Container {
                 .parent()
                 .is_some_and(|dir| dir.parent() == self.dir.parent() && !dir.join("config.json").exists())
         };
-        match branches.iter().find(|upper| !is_left(upper)) {
-            None => Ok(()),
-            Some(upper) => {
-                let upper = EscapedPath::from(upper.as_path());
-                Err(self.refused(&format!(
-                    "the branch {upper} lies on its snapshots; remove {upper} first, with what is beside it"
-                )))
+        let bears = |branch: &&Branch| !is_left(&branch.upper()) && (branch.is_there || !gone);
+        let Some(branch) = branches.iter().find(bears) else { return Ok(()) };
+        let upper = EscapedPath::from(branch.upper().as_path());
+        Err(self.refused(&match branch.is_there {
+            true => {
+                format!("the branch {upper} lies on its snapshots; remove {upper} first, with what is beside it")
             }
-        }
+            false => format!(
+                "the branch {upper} lay on its snapshots, and isn't there now; if it is gone for good and was not moved: --force"
+            ),
+        }))
     }
 
     /// Lets the container that it branches off forget it, now that it goes.

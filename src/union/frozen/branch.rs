@@ -133,9 +133,9 @@ fn has_only_own(path: &Path) -> Result<bool> {
     let io = |error| SnapshotError::io("list it", path)(error);
     for entry in std::fs::read_dir(path).map_err(io)? {
         let entry = entry.map_err(io)?;
-        if entry.file_type().map_err(io)?.is_dir()
-            || !entry.file_name().as_encoded_bytes().starts_with(b"stack.json")
-        {
+        // As it is called until it is written.
+        let is_own = ["stack.json", "stack.new"].iter().any(|own| entry.file_name() == *own);
+        if entry.file_type().map_err(io)?.is_dir() || !is_own {
             return Ok(false);
         }
     }
@@ -197,8 +197,11 @@ fn held_on(held: &Held, writing: &Writing) -> Result<On> {
 
 /// Returns where the layers are that a branch stands on, as its record has it. Containers of one store may be moved with it.
 fn held_base(held: &Held, place: &Place, layers: &Path) -> EscapedPath {
-    match place.parent.parent().and_then(|within| layers.strip_prefix(within).ok()) {
-        Some(relative) if held.is_containers && !layers.starts_with(&place.parent) => {
+    let within = place.parent.parent();
+    // A container of the same store: its directory is beside the other's.
+    let is_beside = within.is_some() && within == layers.parent().and_then(Path::parent);
+    match within.and_then(|within| layers.strip_prefix(within).ok()) {
+        Some(relative) if held.is_containers && is_beside && !layers.starts_with(&place.parent) => {
             EscapedPath::from(Path::new("..").join(relative).as_path())
         }
         _ => shown_from(&place.parent, layers),

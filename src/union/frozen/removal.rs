@@ -32,9 +32,13 @@ pub struct Branch {
 impl Branch {
     /// Returns its upper, as far as the name of its directory tells.
     pub fn upper(&self) -> PathBuf {
-        let name = self.place.file_name().unwrap_or_default().to_string_lossy();
-        let own = name.strip_prefix('.').and_then(|name| name.strip_suffix(".layers"));
-        own.map_or_else(|| self.place.clone(), |own| self.place.with_file_name(own))
+        use std::os::unix::ffi::OsStrExt;
+        let name = self.place.file_name().unwrap_or_default().as_bytes();
+        let own = name.strip_prefix(b".").and_then(|name| name.strip_suffix(b".layers"));
+        own.map_or_else(
+            || self.place.clone(),
+            |own| self.place.with_file_name(std::ffi::OsStr::from_bytes(own)),
+        )
     }
 }
 
@@ -152,14 +156,12 @@ pub fn let_go(path: &Path) -> Result<()> {
     forget(&writing.layers, &going)
 }
 
-/// Returns the uppers of the branches that stand on layers of the upper at a path, and are there.
+/// Returns the branches that stand on layers of the upper at a path, those too that aren't found: they may have been moved.
 ///
 /// # Errors
 /// When the record can't be read.
-pub fn standing(path: &Path) -> Result<Vec<PathBuf>> {
-    let Some(own) = layers_of(path)? else { return Ok(Vec::new()) };
-    let all = branches(&own)?;
-    Ok(all.iter().filter(|branch| branch.is_there).map(Branch::upper).collect())
+pub fn standing(path: &Path) -> Result<Vec<Branch>> {
+    layers_of(path)?.map_or_else(|| Ok(Vec::new()), |own| branches(&own))
 }
 
 /// Returns where the own frozen layers of the upper at a path lie, those too that it doesn't lie on.
