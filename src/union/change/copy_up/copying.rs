@@ -82,6 +82,8 @@ pub(in crate::union) struct CopyUp<'u> {
     /// What the copy was when it was made. It stays this inode.
     made: Stat,
     moved: u64,
+    /// How many names of the original were hidden when its mark was made.
+    hidden: u64,
 }
 
 impl<'u> CopyUp<'u> {
@@ -112,7 +114,7 @@ impl<'u> CopyUp<'u> {
             None => upper.stage(union.owners.placeholder(new))?,
         };
         let made = staged.object().at().stat()?;
-        Ok(CopyUp { union, upper, node, original, data, staged, made, moved: 0 })
+        Ok(CopyUp { union, upper, node, original, data, staged, made, moved: 0, hidden: 0 })
     }
 
     /// Gives the copy all that the original has, on the disk as far as it must be before its name is.
@@ -153,7 +155,7 @@ impl<'u> CopyUp<'u> {
     }
 
     /// Sets the marks that tell other mounts where it comes from, and where its data are.
-    fn mark(&self) -> Result<()> {
+    fn mark(&mut self) -> Result<()> {
         let (union, upper, object) = (self.union, self.upper, self.staged.object());
         if self.original.stat.kind() == Kind::Directory {
             return Ok(());
@@ -164,7 +166,8 @@ impl<'u> CopyUp<'u> {
             upper.set_mark(object, ORIGIN, &origin)?;
         }
         if self.original.keeps_links(union) {
-            let names = self.original.stat.nlink.saturating_sub(union.hidden_count(self.original.id));
+            self.hidden = union.hidden_count(self.original.id);
+            let names = self.original.stat.nlink.saturating_sub(self.hidden);
             union.set_copied_nlink(object, names, 2)?;
             upper.set_mark(object, UNPUBLISHED, b"y")?;
         }
@@ -221,6 +224,12 @@ impl<'u> CopyUp<'u> {
             let _names = dir.names.write();
             let links = copied.has_other_names;
             let _hardlinks = links.then(|| union.hardlinks.locks.exclusive(self.original.id));
+            let hidden = if links { union.hidden_count(self.original.id) } else { self.hidden };
+            if hidden != self.hidden {
+                // A name went while the data were copied. From here on none does.
+                let names = self.original.stat.nlink.saturating_sub(hidden);
+                union.set_copied_nlink(self.staged.object(), names, 2)?;
+            }
             let mut place = node.place.write();
             let name = match &*place {
                 NodePlace::Named { parent: now, entry } if Arc::ptr_eq(now, &parent) => {
