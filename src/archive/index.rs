@@ -1,6 +1,6 @@
 //! What an archive holds, without its data: objects by numbers, names in one piece of memory.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
@@ -176,21 +176,20 @@ impl Index {
         self.objects.get(usize::try_from(number.checked_sub(1)?).ok()?)
     }
 
-    /// Finds a path of an object, for messages. It looks through all directories.
+    /// Finds a path of an object, for messages. It goes through all directories once.
     pub(super) fn path(&self, number: u64) -> Vec<u8> {
-        let mut parts = Vec::new();
-        let mut at = number;
+        let mut above = HashMap::new();
+        for (object, dir) in self.objects.iter().zip(1..) {
+            if let Content::Entries(entries) = &object.content {
+                above.extend(entries.iter().map(|entry| (Index::number(entry), (dir, entry))));
+            }
+        }
+        let (mut parts, mut at) = (Vec::new(), number);
         while at != 1 {
-            let above = self.objects.iter().zip(1..).find_map(|(object, above)| match &object.content {
-                Content::Entries(entries) => {
-                    let name = entries.iter().find(|entry| Index::number(entry) == at)?;
-                    Some((above, self.name(name).to_vec()))
-                }
-                _ => None,
-            });
-            let Some((above, name)) = above else { break };
-            parts.push(name);
-            at = above;
+            // Once each: a path has no circle.
+            let Some((dir, entry)) = above.remove(&at) else { break };
+            parts.push(self.name(entry));
+            at = dir;
         }
         parts.reverse();
         parts.join(&b'/')

@@ -28,7 +28,7 @@ use crate::sys::threads::at_once;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::stack::layer::{LowerSource, StackError};
 
-use self::spelled::{NamedImage, Taken, as_layer_of, as_tar, bare};
+use self::spelled::{NamedImage, Taken, as_layer_of, as_tar, bare, is_pinned};
 pub(super) use self::spelled::{as_layer, is_image, promised, split};
 
 /// Returns the paths that lists of layers name, each as `--lower` takes it.
@@ -122,8 +122,9 @@ pub(super) fn one_more(path: PathBuf, id: (u64, u64)) -> Result<LowerSource, Fai
 /// When nothing lies there.
 pub(super) fn from_everywhere(path: &Path) -> io::Result<(PathBuf, PathBuf)> {
     let is_there = |path: &Path| path.symlink_metadata().is_ok();
+    let whole = !is_pinned(path) && is_there(path);
     let (place, name): (_, Box<dyn Fn(PathBuf) -> PathBuf>) = match (bare(path), NamedImage::read(path)) {
-        _ if is_there(path) => (path.to_owned(), Box::new(|place| place)),
+        _ if whole => (path.to_owned(), Box::new(|place| place)),
         (Some((bare, taken)), _) if is_there(&bare) => (bare, Box::new(move |place| again(place, taken))),
         (_, Some(image)) => {
             let NamedImage { place, wanted, number } = image;
@@ -338,9 +339,10 @@ pub(super) fn could_be(path: &Path) -> bool {
 /// Returns whether a lower of this path looks like an archive, for what is shown of it.
 pub(super) fn is_archive(path: &Path) -> bool {
     let is_file = |path: &Path| path.metadata().is_ok_and(|found| found.is_file());
-    is_file(path)
+    !is_pinned(path) && is_file(path)
         || bare(path).is_some_and(|(bare, _)| is_file(&bare))
-        || !path.exists() && NamedImage::read(path).is_some_and(|image| image.place.exists())
+        || (is_pinned(path) || !path.exists())
+            && NamedImage::read(path).is_some_and(|image| image.place.exists())
 }
 
 /// Opens what a path names and keeps it if it is a regular file. What isn't there, or isn't one, the stack tells.
@@ -352,17 +354,19 @@ fn file_at(path: &Path) -> io::Result<Option<File>> {
     Ok(At::Fd(pin.as_fd()).open_file()?.map(File::from))
 }
 
-/// Finds what a path names, by its whole name first: a directory may be called like an image.
+/// Finds what a path names, by its whole name first: a directory may be called like an image. Not where a digest is named.
 fn found(at: usize, path: PathBuf) -> Result<Found, Failure> {
     let io = |path: &Path| {
         let path = path.to_owned();
         move |source| wrong(at, &ArchiveError::Io { what: "open it", path, source })
     };
-    if let Some(file) = file_at(&path).map_err(io(&path))? {
-        return Ok(Found::File { at, file, path, taken: Taken::AsItIs });
-    }
-    if path.exists() {
-        return Ok(Found::Lower(LowerSource::Directory(path)));
+    if !is_pinned(&path) {
+        if let Some(file) = file_at(&path).map_err(io(&path))? {
+            return Ok(Found::File { at, file, path, taken: Taken::AsItIs });
+        }
+        if path.exists() {
+            return Ok(Found::Lower(LowerSource::Directory(path)));
+        }
     }
     if let Some((bare, taken)) = bare(&path)
         && let Some(file) = file_at(&bare).map_err(io(&bare))?
@@ -373,4 +377,32 @@ fn found(at: usize, path: PathBuf) -> Result<Found, Failure> {
         Some(image) => Found::Image(at, image),
         None => Found::Lower(LowerSource::Directory(path)),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Somebody who may make a file beside another is not believed what has a digest.
+    #[test]
+    fn a_name_that_is_like_a_digests_is_not_taken_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (meant, digest) = (dir.path().join("base.tar"), crate::image::digest::Digest::of(b"x"));
+        let written = dir.path().join(format!("base.tar,layer={digest}"));
+        std::fs::write(&meant, "x").unwrap();
+        for in_between in [false, true] {
+            match in_between {
+                false => std::fs::create_dir(&written).unwrap(),
+                true => std::fs::write(&written, "y").unwrap(),
+            }
+            let Ok(Found::File { path, taken, .. }) = found(0, written.clone()) else {
+                panic!("another one")
+            };
+            assert_eq!((path, taken), (meant.clone(), Taken::Layer(Some(digest))));
+            assert_eq!(from_everywhere(&written).unwrap().1, std::fs::canonicalize(&meant).unwrap());
+            if !in_between {
+                std::fs::remove_dir(&written).unwrap();
+            }
+        }
+    }
 }

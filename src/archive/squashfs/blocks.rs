@@ -109,8 +109,13 @@ impl Blocks {
 
     /// Says in the log that a file can't be read.
     fn tell(&self, number: u64, offset: u64, wrong: Wrong) -> Errno {
-        let mut told = self.told.lock();
-        if told.len() < MOST_TOLD && told.insert(number) {
+        // Whoever reads another file doesn't wait until this one's path is found.
+        let (is_new, is_last) = {
+            let mut told = self.told.lock();
+            let is_new = told.len() < MOST_TOLD && told.insert(number);
+            (is_new, is_new && told.len() == MOST_TOLD)
+        };
+        if is_new {
             let what = match wrong {
                 Wrong::Read(error) => error,
                 Wrong::Unknown(what) => io::Error::other(what),
@@ -119,7 +124,7 @@ impl Blocks {
             let (archive, path) = (self.part.path.display(), self.index.path(number));
             let path = path.escape_ascii();
             log::error!("{archive}: {path} cannot be read at {offset}: {what}");
-            if told.len() == MOST_TOLD {
+            if is_last {
                 log::error!("{archive}: nothing is said of further files of it that can't be read");
             }
         }

@@ -81,6 +81,11 @@ impl Packed {
         Some(at)
     }
 
+    /// Returns how many fragments there are.
+    pub(super) fn fragments(&self) -> usize {
+        self.fragments.len()
+    }
+
     pub(super) fn shrink(&mut self) {
         self.words.shrink_to_fit();
     }

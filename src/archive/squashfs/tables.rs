@@ -80,19 +80,27 @@ impl Xattrs {
         Ok(Some(Xattrs { pairs: u64_at(&head, 0), list: image.xattrs + 16, count: u32_at(&head, 8) }))
     }
 
-    /// Reads those that an inode has under their number.
+    /// Reads those that an inode has under their number. Returns as well how many bytes were read for them.
     ///
     /// # Errors
     /// When they can't be read, or are more than Linux knows.
-    pub(super) fn read(of: Option<&Xattrs>, metadata: &Metadata<'_>, number: u32) -> Result<Attrs, Wrong> {
+    pub(super) fn read(
+        of: Option<&Xattrs>,
+        metadata: &Metadata<'_>,
+        number: u32,
+    ) -> Result<(Attrs, u64), Wrong> {
         let none = || Wrong::damaged(format!("it has the extended attributes {number}, which there aren't"));
         let xattrs = match of {
-            _ if number == NO_XATTRS => return Ok(Attrs::new()),
+            _ if number == NO_XATTRS => return Ok((Attrs::new(), 0)),
             Some(xattrs) if number < xattrs.count => xattrs,
             _ => return Err(none()),
         };
         let found = entry::<16>(metadata, xattrs.list, number)?;
         let (reference, count) = (u64_at(&found, 0), u32_at(&found, 8));
+        // Each takes eight bytes of a list of names that Linux lets be no longer, those of unknown namespaces too.
+        if count > MOST_XATTR / 2 {
+            return Err(Wrong::damaged("it has more extended attributes than Linux knows"));
+        }
         let mut cursor = metadata.cursor(xattrs.pairs, reference)?;
         let (mut attrs, mut names, mut values) = (Attrs::new(), 0, 0);
         for _ in 0..count {
@@ -111,23 +119,28 @@ impl Xattrs {
                 size = u32_at(&there.array::<4>()?, 0);
                 there.bytes(value_size(size)?)?
             };
-            // A namespace of a later version, which the kernel passes over as well.
-            let Some(prefix) = prefix else { continue };
-            let name = [prefix.as_bytes(), &suffix].concat();
-            names += name.len() as u64 + 1;
+            // Of all that is read, whatever becomes of it.
+            names += (prefix.map_or(0, |prefix| prefix.len()) + suffix.len()) as u64 + 1;
             values += u64::from(size);
-            if names > MOST_XATTR.into() || suffix.is_empty() || name.len() > 255 || name.contains(&0) {
+            if names > MOST_XATTR.into() {
                 return Err(Wrong::damaged("it has names of extended attributes that Linux doesn't know"));
             }
             // As many as Linux lets there be names, each as large as it may be, would fill the memory.
             if values > u64::from(MOST_XATTR) * 16 {
                 return Err(Wrong::damaged("its extended attributes are more than a MiB"));
             }
+            // A namespace of a later version, which the kernel passes over as well.
+            let Some(prefix) = prefix else { continue };
+            let name = [prefix.as_bytes(), &suffix].concat();
+            if suffix.is_empty() || name.len() > 255 || name.contains(&0) {
+                return Err(Wrong::damaged("it has names of extended attributes that Linux doesn't know"));
+            }
             attrs.push((name, value));
         }
-        attrs.sort();
+        // Of two of one name the first counts, as for the kernel.
+        attrs.sort_by(|one, other| one.0.cmp(&other.0));
         attrs.dedup_by(|next, one| next.0 == one.0);
-        Ok(attrs)
+        Ok((attrs, names + values))
     }
 }
 

@@ -6,7 +6,7 @@ use std::vec::IntoIter;
 use super::directory::{self, Listed};
 use super::inode::{self, Inode, What};
 use super::meta::Metadata;
-use super::packed::Packed;
+use super::packed::{Fragment, Packed};
 use super::raw::Wrong;
 use super::superblock::{self, Superblock};
 use super::tables::{self, Xattrs};
@@ -84,6 +84,7 @@ pub(super) fn walk(part: &Part, is_layer: bool, at: &dyn Fn(u64)) -> Result<Walk
         left_out: (0, 0),
         image,
     };
+    walk.charge((walk.packed.fragments() * size_of::<Fragment>()) as u64)?;
     let read = walk.all(at);
     read.map_err(|error| error.within(if walk.path.is_empty() { b"/" } else { &walk.path }))?;
     walk.finish()
@@ -206,7 +207,9 @@ impl Walk<'_> {
     fn object(&mut self, inode: Inode) -> Result<(Number, bool), Wrong> {
         let number =
             Number::try_from(self.objects.len()).map_err(|_| Wrong::damaged("it is one too many"))?;
-        let xattrs = Xattrs::read(self.xattrs.as_ref(), self.metadata, inode.xattrs)?;
+        let (xattrs, read) = Xattrs::read(self.xattrs.as_ref(), self.metadata, inode.xattrs)?;
+        // Those that aren't kept count as well: reading them takes time.
+        self.charge(read)?;
         let is_opaque = self.attributes_of(number, xattrs)?;
         let (mut size, mut device) = (0, (0, 0));
         let content = match inode.what {
@@ -239,9 +242,8 @@ impl Walk<'_> {
 
     /// Keeps the attributes of an object, save for the marks of overlays. Tells whether that of an opaque directory was among them.
     fn attributes_of(&mut self, number: Number, mut xattrs: Attrs) -> Result<bool, Wrong> {
-        // Those that aren't kept count as well: reading them takes time.
         let pair = 2 * size_of::<Vec<u8>>();
-        self.charge(xattrs.iter().map(|(name, value)| (name.len() + value.len() + pair) as u64).sum())?;
+        self.charge((xattrs.len() * pair) as u64)?;
         let mut is_opaque = false;
         xattrs.retain(|(name, value)| {
             let is_mark = private::overlay_mark(name).is_some() || private::is_reserved(name);

@@ -10,7 +10,8 @@
 //! | `oci:PATH`, `oci:PATH:NAME`, `oci:PATH@sha256:HEX` | the layers of an image of a layout or an archive |
 //! | each of these with `,layer=N` | the N-th layer of that image from the bottom |
 //!
-//! What is there by the whole name goes before all of these.
+//! What is there by the whole name goes before all of these, but for those with a digest: who can make a file of that name beside another
+//! would be believed what he likes. `./` before such a name doesn't help; rename the file.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -100,6 +101,12 @@ impl NamedImage {
     }
 }
 
+/// Tells whether a digest is part of how a lower is written, so that only what has it is meant.
+pub(in crate::cli) fn is_pinned(path: &Path) -> bool {
+    let wants_digest = |image: NamedImage| matches!(image.wanted, Wanted::Digest(_));
+    promised(path).is_some() || NamedImage::read(path).is_some_and(wants_digest)
+}
+
 /// Tells whether that is how an image is written.
 pub(in crate::cli) fn is_image(path: &Path) -> bool {
     path.as_os_str().as_bytes().starts_with(IMAGE)
@@ -175,6 +182,14 @@ mod tests {
             assert_eq!(NamedImage::read(Path::new(text)), Some(image), "{text}");
         }
         assert_eq!(NamedImage::read(Path::new("dir:12")), None);
+        for (text, pinned) in [
+            (format!("a,layer={digest}"), true),
+            (format!("oci:d@{digest},layer=2"), true),
+            ("a,layer=2".into(), false),
+            ("oci:d:1".into(), false),
+        ] {
+            assert_eq!(is_pinned(Path::new(&text)), pinned, "{text}");
+        }
         for (text, path, taken) in [
             ("a,layer", "a", Taken::Layer(None)),
             ("a,b,tar", "a,b", Taken::Tar),
