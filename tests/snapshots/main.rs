@@ -83,6 +83,8 @@ fn change_more(root: &Path) {
 fn change_more_here(root: &Path) {
     change_more(root);
     fs::remove_file(root.join("lost-2")).unwrap();
+    // A file of the layer below that has lost one of its names only wouldn't be merged.
+    fs::hard_link(root.join("kept"), root.join("also-kept")).unwrap();
 }
 
 fn mount(place: &Place, words: &[&str]) {
