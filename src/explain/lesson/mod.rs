@@ -133,8 +133,9 @@ pub type Screen = fn() -> (usize, Option<usize>);
 
 /// Lines of running text aren't longer, however wide the screen is.
 const WIDEST: usize = 80;
-/// Lines that are kept free for what is typed.
-const SPARE: usize = 2;
+/// Lines that are kept free: for what is typed, and for the end of a line that was typed before it was asked for, which the
+/// terminal shows itself.
+const SPARE: usize = 3;
 
 /// A lesson that is being given.
 pub struct Lesson<'a> {
@@ -313,8 +314,9 @@ impl<'a> Lesson<'a> {
             ran => (ran?, false),
         };
         for line in output.lines() {
-            self.fit(1)?;
-            self.line(format!("  {line}").trim_end())?;
+            let line = format!("  {line}");
+            self.fit(self.rows(line.trim_end()))?;
+            self.line(line.trim_end())?;
         }
         if failed {
             self.paragraphs(self.texts.say("lesson.refused"))?;
@@ -406,10 +408,14 @@ impl<'a> Lesson<'a> {
         (self.screen)().0.min(WIDEST)
     }
 
-    fn line(&mut self, text: &str) -> Result<(), LessonError> {
+    /// How many lines of the screen a line of text takes.
+    fn rows(&self, text: &str) -> usize {
         let columns = (self.screen)().0.max(1);
-        let width = anstream::adapter::strip_str(text).to_string().width();
-        self.lines += width.div_ceil(columns).max(1);
+        anstream::adapter::strip_str(text).to_string().width().div_ceil(columns).max(1)
+    }
+
+    fn line(&mut self, text: &str) -> Result<(), LessonError> {
+        self.lines += self.rows(text);
         writeln!(self.out, "{text}").and_then(|()| self.out.flush()).map_err(LessonError::written)
     }
 
