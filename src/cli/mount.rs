@@ -182,6 +182,7 @@ impl MountRequest {
         }
         let mut warnings = unknown_options(&options, args.by_a_person)?;
         warnings.extend(settle_passthrough(&mut options)?);
+        check_lowers_may_change(&options)?;
         let (source, mount_point) = places(&mut args, &mut options)?;
         let device = given_device(&mount_point);
         let read_only_asked = options.mount.read_only;
@@ -262,6 +263,17 @@ fn unknown_options(options: &Options, by_a_person: bool) -> Result<Vec<String>, 
         return Err(Failure::usage(format!("unknown option {given}; did you mean {meant}?")));
     }
     Ok(options.ignored.iter().map(warning).collect())
+}
+
+/// Refuses options under which a change of a lower couldn't be seen.
+fn check_lowers_may_change(options: &Options) -> Result<(), Failure> {
+    if options.fs.check_lowers && options.fs.writeback {
+        return Err(Failure::usage(
+            "the options lower=checked and writeback exclude each other: with writeback the kernel keeps sizes and times \
+             by itself, and sees no change of them; leave writeback out",
+        ));
+    }
+    Ok(())
 }
 
 /// Leaves passthrough out where it can't be had, and says so.
@@ -495,6 +507,7 @@ mod tests {
             (&["mnt"][..], "no lower layer given"),
             (&["--lower", "a", "-o", "passthrough,writeback", "mnt"], "exclude each other"),
             (&["--lower", "a", "-o", "passthrough=lower,writeback", "mnt"], "exclude each other"),
+            (&["--lower", "a", "-o", "lower=checked,writeback", "mnt"], "exclude each other"),
             (&["--lower", "a", "-o", "passthrough=lower,lazy=keep", "mnt"], "exclude each other"),
             (&["--lower", "a", "-o", "lowerdir=b", "mnt"], "lower layers given twice"),
             (&["--lower", "a", "--upper", "b", "-o", "upperdir=b", "mnt"], "upper layer given twice"),

@@ -158,6 +158,10 @@ impl Options {
                 let words = [("on", true), ("off", false)];
                 fs.metacopy = value.one_of("metacopy", &words, "give on or off")?;
             }
+            "lower" => {
+                let words = [("checked", true), ("fixed", false)];
+                fs.check_lowers = value.one_of("lower", &words, "give checked or fixed")?;
+            }
             "lazy" => fs.lazy = value.one_of("lazy", &LAZY, "give on, off or keep")?,
             "verity" => fs.verity = value.one_of("verity", &VERITY, "give on, off or require")?,
             "noxattrs" => fs.no_xattrs = value.flag("noxattrs")?,

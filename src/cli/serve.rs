@@ -29,6 +29,7 @@ use crate::fuse::policy::{FOR_EVER, IoMode, MAX_WRITE, Policy};
 use crate::fuse::session::{Hooks, SessionError, SessionOptions, default_threads, serve};
 use crate::sys::flock::{Access, try_lock};
 use crate::sys::process::{raise_nofile_limit, take_fuse_device};
+use crate::union::lookup::checked;
 use crate::union::options::{FsOptions, Passthrough};
 use crate::union::stack::layer::{LowerSource, Stack, StackOptions};
 use crate::union::{Limits, Union};
@@ -250,7 +251,7 @@ fn hold(dirs: &[PathBuf]) -> Result<Vec<Arc<OwnedFd>>, Failure> {
 /// Returns what the kernel is told, by the options.
 fn policy(options: &FsOptions, union: &Union) -> Policy {
     Policy {
-        timeout: options.timeout.unwrap_or(FOR_EVER),
+        timeout: options.timeout.unwrap_or(if options.check_lowers { checked::KEPT } else { FOR_EVER }),
         io: match options {
             FsOptions { passthrough: Passthrough::Settled, .. } => IoMode::Passthrough,
             FsOptions { passthrough: Passthrough::Lower, .. } => IoMode::PassthroughLower,
@@ -260,6 +261,7 @@ fn policy(options: &FsOptions, union: &Union) -> Policy {
         no_xattrs: options.no_xattrs,
         no_acl: !union.has_acls(),
         no_fsync: union.is_volatile(),
+        data_change: options.check_lowers,
         max_write: options.max_write.map_or(MAX_WRITE, |bytes| bytes.clamp(4096, MAX_WRITE)),
     }
 }

@@ -25,8 +25,11 @@ pub(super) fn wanted(policy: &mut Policy, offer: &Init) -> Wanted {
         // A handle would be stale when the kernel has forgotten the node.
         | InitFlags::FUSE_NO_EXPORT_SUPPORT
         | InitFlags::FUSE_CACHE_SYMLINKS
-        | InitFlags::FUSE_EXPLICIT_INVAL_DATA
         | InitFlags::FUSE_NO_OPENDIR_SUPPORT;
+    flags |= match policy.data_change {
+        true => InitFlags::FUSE_AUTO_INVAL_DATA,
+        false => InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+    };
     if !policy.no_acl && !policy.no_xattrs {
         flags |= InitFlags::FUSE_POSIX_ACL;
     }

@@ -2,7 +2,7 @@
 //!
 //! The daemon owns the upper and the lowers never change, so what it answered stays true until a request through the
 //! mount changes it, and the kernel knows of those. So entries, missing names, attributes, symbolic links and listings
-//! may be kept for ever.
+//! may be kept for ever, unless the lowers are said to change (`lower=checked`).
 
 use std::time::Duration;
 
@@ -46,6 +46,9 @@ pub struct Policy {
     pub no_acl: bool,
     /// fsync has nothing to do (mount option `volatile`, or no upper): the kernel is told once, and asks no more.
     pub no_fsync: bool,
+    /// Whether somebody else may change what files hold: data are dropped when a file has another time.
+    #[serde(default)]
+    pub data_change: bool,
     /// The largest write request in bytes.
     pub max_write: u32,
 }
@@ -58,6 +61,7 @@ impl Default for Policy {
             no_xattrs: false,
             no_acl: false,
             no_fsync: false,
+            data_change: false,
             max_write: MAX_WRITE,
         }
     }

@@ -187,7 +187,7 @@ fn mount(upper: &Path, dir: &Path, point: &Path, mapped: bool) -> Result<()> {
         _ => {}
     }
     // Others may go on working in the directory.
-    let mut options = vec!["timeout=1".to_owned()];
+    let mut options = vec!["lower=checked".to_owned()];
     if mapped {
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         options.push(format!("squash_to_uid={uid},squash_to_gid={gid}"));

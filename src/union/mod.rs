@@ -61,6 +61,7 @@ use self::data::halves::Halves;
 use self::events::Events;
 use self::hardlinks::kept::Hardlinks;
 use self::lookup::belief::Belief;
+use self::lookup::checked::Watched;
 use self::lookup::found::{DataAt, Found};
 use self::lookup::index::IndexCache;
 use self::lookup::realdir::{DirFds, LayerIndex, RealDir};
@@ -253,6 +254,8 @@ pub struct Union {
     no_acl: bool,
     no_atime: bool,
     static_nlink: bool,
+    /// Where others may change the lowers: which node stands for a directory of a layer. See [`lookup::checked`].
+    watched: Option<Watched>,
     stale: Stale,
     told_dirs: ToldDirs,
     /// What is shown of directories in which only what nobody sees was changed.

@@ -118,6 +118,7 @@ impl Union {
             verity: options.verity,
             left_out: LeftOut::default(),
             static_nlink: options.static_nlink,
+            watched: options.check_lowers.then(DashMap::new),
             stale: Stale::default(),
             told_dirs: ToldDirs::default(),
             held_times: Arc::default(),

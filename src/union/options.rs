@@ -53,6 +53,9 @@ pub struct FsOptions {
     pub verity: Verity,
     /// What the upper may take (`size`, `inodes`).
     pub quota: Bounds,
+    /// Others may change the lowers meanwhile, and what is kept of them is held against them (`lower=checked`): see
+    /// [`checked`](crate::union::lookup::checked).
+    pub check_lowers: bool,
     /// The largest write request in bytes (`max_write`).
     pub max_write: Option<u32>,
 }

@@ -8,6 +8,7 @@
 mod diff;
 mod effects;
 mod helper;
+mod lowers;
 mod mappings;
 mod overrides;
 mod quota;

@@ -3,7 +3,7 @@
 use super::super::nearest::nearest;
 
 /// The options that have an effect, with `=` where they need a value, and what they do.
-pub const KNOWN: [(&str, &str); 59] = [
+pub const KNOWN: [(&str, &str); 60] = [
     ("lowerdir=", "the read-only layers, topmost first"),
     ("lowerdir+=", "one more layer below"),
     ("datadir+=", "one more layer of data alone"),
@@ -26,6 +26,7 @@ pub const KNOWN: [(&str, &str); 59] = [
         "keep: writes to large files copy the blocks that they touch; on: the others follow in the background",
     ),
     ("verity=", "whether digests of data are checked"),
+    ("lower=", "checked: others may change the lowers meanwhile"),
     ("noacl", "no POSIX ACLs"),
     ("acl", "POSIX ACLs"),
     ("noxattrs", "no extended attributes"),

@@ -22,7 +22,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use crate::error::Result;
+use crate::error::{FsError, Result};
 use crate::sys::object::{Kind, Stat};
 use crate::union::Union;
 use crate::union::change::copy_up::brought::{Brought, Told};
@@ -167,13 +167,27 @@ impl Union {
         })
     }
 
-    fn copy_up_now(&self, node: &Arc<Node>, part: Part, told: Told) -> Result<Brought> {
-        let started = Instant::now();
+    /// Makes a copy that is not published yet, and tells from which layer, if somebody wants to know.
+    fn filled_copy<'u>(
+        &'u self,
+        node: &'u Arc<Node>,
+        part: Part,
+    ) -> Result<(CopyUp<'u>, Option<LayerIndex>)> {
         let begun = CopyUp::begin(self, node, part)?;
         let much = begun.data_bytes() >= MUCH;
         let layer = if much || self.events.listening() { self.lower_of(node) } else { None };
         let _running = much.then(|| self.begin_much(node, layer));
-        let copied = begun.fill()?.publish()?;
+        Ok((begun.fill()?, layer))
+    }
+
+    fn copy_up_now(&self, node: &Arc<Node>, part: Part, told: Told) -> Result<Brought> {
+        let started = Instant::now();
+        let (filled, layer) = match self.filled_copy(node, part) {
+            // It was changed in its layer meanwhile, which is over in most cases.
+            Err(FsError::Stale) if self.watched.is_some() => self.filled_copy(node, part)?,
+            filled => filled?,
+        };
+        let copied = filled.publish()?;
         // The answer is for one of its two ids.
         if told == Told::ByNothing || node.has_second_id() {
             self.changed_by_itself(node);

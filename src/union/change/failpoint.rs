@@ -48,6 +48,17 @@ pub(in crate::union) mod hook {
         move |_| act.take().into_iter().for_each(|act| act())
     }
 
+    /// Makes a hook of what is done at the first `count` instants.
+    pub fn times(count: usize, act: impl Fn() + 'static) -> impl FnMut(Failpoint) + 'static {
+        let mut left = count;
+        move |_| {
+            if left > 0 {
+                left -= 1;
+                act();
+            }
+        }
+    }
+
     pub(in crate::union) fn run(instant: Failpoint) {
         // Taken out, so that a hook may do something that reaches instants itself.
         let Some(mut hook) = HOOK.take() else { return };

@@ -74,9 +74,13 @@ impl Union {
         }
     }
 
-    /// Refuses a removed directory, which takes no new entries.
+    /// Refuses a removed directory, which takes no new entries, and one that another node stands for. The caller holds its
+    /// names.
     pub(in crate::union) fn check_alive(&self, dir: &DirPart) -> Result<()> {
-        if dir.removed.load(Ordering::Relaxed) { Err(FsError::Absent) } else { Ok(()) }
+        if dir.removed.load(Ordering::Relaxed) {
+            return Err(FsError::Absent);
+        }
+        if dir.watch.is_superseded() { Err(FsError::Stale) } else { Ok(()) }
     }
 
     /// Keeps the index of the upper true after a change.

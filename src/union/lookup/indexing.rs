@@ -37,7 +37,11 @@ impl Union {
     }
 
     /// Returns the directory's indexes, built as far as they are missing. The caller holds the directory's names.
+    ///
+    /// # Errors
+    /// Those of [`Union::check_lowers`] and of reading the layers' directories.
     pub(in crate::union) fn indexed<'n>(&self, node: &'n Node) -> Result<MutexGuard<'n, Indexes>> {
+        self.check_lowers(node, self.dir_part(node)?)?;
         loop {
             if let Some(indexes) = self.indexed_within(node, usize::MAX)? {
                 return Ok(indexes);
@@ -50,7 +54,7 @@ impl Union {
         let dir = self.dir_part(node)?;
         let mut budget = budget;
         loop {
-            let upper = dir.upper_dir();
+            let (upper, changes) = (dir.upper_dir(), dir.watch.changes());
             let (lower, has_upper) = {
                 let index = dir.index.lock();
                 let has_upper = index.upper.is_some() || upper.is_none();
@@ -84,6 +88,9 @@ impl Union {
             };
             let cost = {
                 let mut index = dir.index.lock();
+                if dir.watch.changes() != changes {
+                    continue; // it was read before somebody saw the change
+                }
                 index.lower.get_or_insert(lower);
                 if index.upper.is_none() {
                     index.upper = built;

@@ -11,11 +11,13 @@
 //! | `metacopy`, `mark_checks` | where a metacopy's data lie; which marks a search refuses |
 //! | [`found`] | what a search finds |
 //! | [`resolve`] | what a name of a directory stands for, by the indexes or a search |
+//! | [`checked`], [`watch`] | lowers that somebody changes while they are mounted |
 //! | `veil` | the mount, its upper and its workdir inside a lower |
 //! | [`provenance`] | where a path comes from, layer by layer |
 //! | [`usage`] | how much is in a layer, counted by whoever asks |
 
 pub mod belief;
+pub mod checked;
 pub mod descent;
 pub mod found;
 pub mod index;
@@ -31,3 +33,4 @@ pub mod resolve;
 pub mod search;
 pub mod usage;
 pub(in crate::union) mod veil;
+pub mod watch;

@@ -237,6 +237,24 @@ impl RealDir {
         }
     }
 
+    /// Tells whether another that was found is the same directory, at the same place of the same layer.
+    pub(super) fn is_same_place(&self, other: &RealDir) -> bool {
+        let same_name = || match (&*self.location.read(), &*other.location.read()) {
+            (Location::Child { parent, name }, Location::Child { parent: above, name: known }) => {
+                Arc::ptr_eq(parent, above) && name == known
+            }
+            _ => false,
+        };
+        (self.layer, self.id) == (other.layer, other.id) && (same_name() || self.path() == other.path())
+    }
+
+    /// Forgets which forms of markers it holds.
+    pub(super) fn forget_forms(&self) {
+        if self.veil == Veil::None {
+            self.forms.store(0, Ordering::Relaxed);
+        }
+    }
+
     /// Returns the stat of what is found in it, which never waits for this process itself.
     ///
     /// # Errors

@@ -45,6 +45,7 @@ impl Union {
         }
         check_name(name)?;
         let dir = self.dir_part(parent)?;
+        self.check_lowers(parent, dir)?;
         self.index_for_lookup(parent, dir);
         let dirs = self.candidates(dir, name);
         if dirs.is_empty() {
@@ -69,6 +70,7 @@ impl Union {
         }
         check_name(name)?;
         let dir = self.dir_part(parent)?;
+        self.check_lowers(parent, dir)?;
         let dirs: RealDirs = dir.upper_dir().into_iter().chain(dir.lowers.iter().cloned()).collect();
         self.search_telling(&dirs, name, visitor)
     }
@@ -79,6 +81,7 @@ impl Union {
         if dir.lowers.is_empty() {
             return Ok(false);
         }
+        self.check_lowers(parent, dir)?;
         self.index_for_lookup(parent, dir);
         let index = dir.index.lock().lower.clone();
         match index {

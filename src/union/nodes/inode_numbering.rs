@@ -29,6 +29,7 @@ impl Union {
         let origin = self.origin_of(parent, name, found)?;
         let _hardlinks = self.has_hardlinks(parent, found).then(|| self.hardlinks.locks.shared(origin));
         let (identity, source, stat) = self.identify_as(origin, parent, found)?;
+        self.supersede_other((parent, name), identity, found)?;
         let seen = self.seen_of(identity, source, &stat, name, found)?;
         let node = self.table.obtain(identity, seen, lookups, || NewNode {
             kind: found.stat.kind(),
@@ -56,6 +57,8 @@ impl Union {
             }
         }
         self.settle(&node, parent, name, source, stat.nlink);
+        self.place_anew(&node, parent, name, source);
+        self.watch(&node);
         if stat.nlink > 1 && node.dir.is_none() {
             self.remember_name(&node, parent, name, source);
         }

@@ -37,6 +37,7 @@ use crate::sys::object::Kind;
 use crate::union::lookup::index::Indexes;
 use crate::union::lookup::index_worth::IndexWorth;
 use crate::union::lookup::realdir::RealDir;
+use crate::union::lookup::watch::Watch;
 use crate::union::nodes::generation::{Generation, Sighting};
 use crate::union::nodes::name_state::NameState;
 use crate::union::nodes::pins::Pinned;
@@ -192,6 +193,8 @@ pub struct DirPart {
     pub index_worth: IndexWorth,
     /// How far it was listed.
     pub progress: Progress,
+    /// What is known of its lowers, where they are checked.
+    pub watch: Watch,
 }
 
 impl DirPart {
@@ -207,6 +210,7 @@ impl DirPart {
             index: Mutex::new(Indexes::default()),
             index_worth: IndexWorth::default(),
             progress: Progress::default(),
+            watch: Watch::default(),
         }
     }
 
@@ -303,6 +307,11 @@ impl Node {
 
     /// Notes that its object has no name.
     pub(super) fn set_gone(&self) {
+        self.gone.store(true, Ordering::Release);
+    }
+
+    /// Notes that what is found under its name is another node's from now on.
+    pub(in crate::union) fn supersede(&self) {
         self.gone.store(true, Ordering::Release);
     }
 

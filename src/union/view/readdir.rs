@@ -194,7 +194,7 @@ impl Union {
     ) -> Result<()> {
         let dir = self.dir_part(node)?;
         let _names = dir.names.read();
-        if self.check_alive(dir).is_err() {
+        if dir.removed.load(Ordering::Relaxed) {
             return Ok(()); // a removed directory shows nothing, not even an error
         }
         if after < FIRST_COOKIE {

@@ -128,7 +128,29 @@ impl<'u> CopyUp<'u> {
             self.staged.object().utimens(None, Some(SetTime::Now))?;
         }
         self.sync()?;
+        self.check_unchanged()?;
         Ok(self)
+    }
+
+    /// Refuses a copy of what changed while it was copied, where the lowers may.
+    ///
+    /// # Errors
+    /// `ESTALE`.
+    fn check_unchanged(&self) -> Result<()> {
+        let Original { held, stat, .. } = &self.original;
+        if self.union.watched.is_none() {
+            return Ok(());
+        }
+        let now = held.at().stat()?;
+        if (now.mtime, now.ctime, now.size) == (stat.mtime, stat.ctime, stat.size) {
+            return Ok(());
+        }
+        let path = self.union.path_of(self.node);
+        log::warn!(
+            "lower=checked: {} was changed in its layer while it was copied up; that copy is thrown away",
+            String::from_utf8_lossy(&path).escape_debug()
+        );
+        Err(FsError::Stale)
     }
 
     fn fill_data(&mut self) -> Result<()> {
@@ -222,6 +244,9 @@ impl<'u> CopyUp<'u> {
             };
             let dir = union.dir_part(&parent)?;
             let _names = dir.names.write();
+            if [Some(dir), node.dir.as_deref()].into_iter().flatten().any(|dir| dir.watch.is_superseded()) {
+                return Err(FsError::Stale);
+            }
             let links = copied.has_other_names;
             let _hardlinks = links.then(|| union.hardlinks.locks.exclusive(self.original.id));
             let hidden = if links { union.hidden_count(self.original.id) } else { self.hidden };
@@ -255,6 +280,7 @@ impl<'u> CopyUp<'u> {
             if let Some(part) = &node.dir {
                 *part.upper.write() = Some(RealDir::child(&real_parent, &name, &copy, generation));
                 part.index.lock().upper = None;
+                union.watch(node);
                 if let NodePlace::Named { entry, .. } = &mut *place {
                     entry.set_source(NodeSource::Upper);
                 }
