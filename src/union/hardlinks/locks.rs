@@ -22,6 +22,13 @@ impl HardlinkLocks {
         self.locks.entry(origin).or_default().clone()
     }
 
+    /// Tells whether somebody waits for it, which this thread holds.
+    #[cfg(test)]
+    pub fn is_waited_for(&self, origin: InodeId) -> bool {
+        // Of the table, of the guard, and of who waits.
+        self.locks.get(&origin).is_some_and(|lock| Arc::strong_count(&lock) > 2)
+    }
+
     /// Locks it for as long as a finding is turned into a node.
     pub fn shared(&self, origin: InodeId) -> HardlinkGuard<'_, ArcRwLockReadGuard<RawRwLock, ()>> {
         HardlinkGuard { locks: self, origin, guard: Some(self.lock(origin).read_arc()) }

@@ -303,10 +303,12 @@ impl<'u> CopyUp<'u> {
     fn publish_unnamed(self, copy: u64, real: (InodeId, Generation)) -> Result<()> {
         let (union, node) = (self.union, self.node);
         let fd = self.staged.object().at().pin()?;
+        let has_others = self.original.keeps_links(union);
+        // Before they are counted: from here on no other name of the original goes.
+        let _hardlinks = has_others.then(|| union.hardlinks.locks.exclusive(self.original.id));
         let hidden = union.hidden_count(self.original.id);
         let left = self.original.stat.nlink.saturating_sub(hidden);
-        let links = self.original.keeps_links(union) && left > 0;
-        let _hardlinks = links.then(|| union.hardlinks.locks.exclusive(self.original.id));
+        let links = has_others && left > 0;
         let mut place = node.place.write();
         let NodePlace::Pinned { fd: before, .. } = &*place else { return Err(FsError::Stale) };
         let fd = union.pins.hold_instead(before, fd.into())?;

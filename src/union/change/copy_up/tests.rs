@@ -223,3 +223,41 @@ fn killed() {
     let union = open(&order.bed());
     order.carry_out(|| ACTS[order.act].run(&union)).unwrap();
 }
+
+/// While a file that has no name any more is being published, its other names go: all but one, or the last one too.
+#[test]
+fn other_names_that_go_before_an_unnamed_copy_is_published_are_not_counted() {
+    for left in [1, 0] {
+        let bed = Bed::new(1);
+        bed.file("0/a");
+        for other in ["b", "c"] {
+            fs::hard_link(bed.at("0/a"), bed.at("0").join(other)).unwrap();
+        }
+        let union = Arc::new(bed.open());
+        let file = find(&union, "a");
+        if !union.upper().unwrap().caps().xattr {
+            support::skipped("the filesystem of the scratch directories keeps no marks");
+            return;
+        }
+        union.unlink(union.root(), b"a").unwrap();
+        let origin = union.origin_known(&file);
+        assert_eq!(union.hidden_count(origin), 1);
+        // As an unlink of another name holds it.
+        let unlinking = union.hardlinks.locks.exclusive(origin);
+        let (copying, copied) = (union.clone(), file.clone());
+        let copying =
+            std::thread::spawn(move || copying.write(&copied, 0, b"written", Write::default()).map(drop));
+        while !union.hardlinks.locks.is_waited_for(origin) {
+            assert!(!copying.is_finished(), "it waits for nobody");
+            std::thread::yield_now();
+        }
+        union.hardlinks.hide(origin, 3 - left);
+        drop(unlinking);
+        copying.join().unwrap().unwrap();
+        let upper = union.upper().unwrap();
+        assert_eq!(upper.is_indexed(origin), left > 0, "{left}: a copy that no name leads to stays for ever");
+        let nlink = union.indexed_copy(origin).unwrap().map(|stat| stat.nlink);
+        assert_eq!(nlink, (left > 0).then_some(left));
+        union.shut_down();
+    }
+}
