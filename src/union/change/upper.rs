@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use dashmap::DashMap;
 use parking_lot::Mutex;
 use rustix::fs::{self, AtFlags, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
@@ -27,10 +28,11 @@ use crate::union::change::failpoint::{self, Failpoint};
 use crate::union::change::lend::with_rights;
 use crate::union::change::new::New;
 use crate::union::escaped_path::EscapedPath;
-use crate::union::hardlinks::link_index::LinkIndex;
+use crate::union::hardlinks::link_index::{LinkIndex, Mending};
 use crate::union::lookup::marker::{MarkerForms, WH_OPAQUE};
 use crate::union::lookup::private::Namespace;
 use crate::union::lookup::realdir::RealDir;
+use crate::union::nodes::node::InodeId;
 use crate::union::nodes::region::Regions;
 use crate::union::quota::mark::{Mark, QUOTA};
 use crate::union::quota::state::QuotaTaken;
@@ -101,6 +103,8 @@ pub struct Upper {
     pub(in crate::union::change) one_journal: bool,
     has_journal: bool,
     closed: AtomicBool,
+    /// Something in the hardlink index is to be mended once no other one has it in use.
+    to_mend: AtomicBool,
     /// How many changes that hide or exchange something were begun and ended on a filesystem without one journal, and how
     /// many had ended when all was last written to the disk; see [`Upper::hiding`].
     hiding_begun: AtomicU64,
@@ -119,7 +123,7 @@ pub struct Upper {
 }
 
 impl Upper {
-    /// Takes the layer over. Reads the hardlink index. `roots`: of a layer on each filesystem. `bounds`: what it may take.
+    /// Takes the layer over. Reads the hardlink index; nothing in it is changed as long as another one has it in use. `roots`: of a layer on each filesystem. `bounds`: what it may take.
     pub fn new(
         mut layer: UpperLayer,
         regions: Arc<Regions>,
@@ -127,7 +131,9 @@ impl Upper {
         bounds: Bounds,
     ) -> Result<Upper> {
         let (volatile, closed) = (layer.work.volatile(), AtomicBool::new(layer.is_of_another));
-        let links = LinkIndex::read(&layer, &regions, roots)?;
+        let links = LinkIndex::of(&layer, roots)?;
+        let mending = if layer.is_of_another { Mending::Later } else { Mending::AtOnce };
+        let to_mend = AtomicBool::new(links.read(&layer, &regions, mending)?);
         let has_journal = filesystem::has_journal(layer.layer.root.as_fd());
         let told = layer.counted.take();
         let quota = counted(&layer, told, bounds)?;
@@ -138,6 +144,7 @@ impl Upper {
             one_journal,
             has_journal,
             closed,
+            to_mend,
             hiding_begun: AtomicU64::new(0),
             hiding_ended: AtomicU64::new(0),
             hidden_on_disk: AtomicU64::new(0),
@@ -344,6 +351,30 @@ impl Upper {
         self.next.store(before.next.load(Ordering::Relaxed), Ordering::Relaxed);
         self.doubt_what_is_hidden();
         self.closed.store(false, Ordering::SeqCst);
+        self.mend();
+    }
+
+    /// Returns how many names of lower files with several are hidden.
+    ///
+    /// # Errors
+    /// Those of reading the hardlink index.
+    pub(in crate::union) fn read_hidden_links(&self) -> Result<DashMap<InodeId, u64>> {
+        let of_another = self.closed.load(Ordering::SeqCst);
+        let (hidden, has_left) =
+            self.hidden_links(if of_another { Mending::Later } else { Mending::AtOnce })?;
+        self.to_mend.fetch_or(has_left, Ordering::AcqRel);
+        Ok(hidden)
+    }
+
+    /// Mends what was left in the hardlink index while another one had it in use. Nobody asks meanwhile.
+    fn mend(&self) {
+        if !self.to_mend.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let mended = self.links.read(&self.layer, &self.regions, Mending::AtOnce);
+        if let Err(e) = mended.and_then(|_| self.hidden_links(Mending::AtOnce)) {
+            log::error!("the hardlink index can't be mended before the next mount: {e}");
+        }
     }
 
     /// Returns what another process goes on with.
@@ -376,6 +407,7 @@ impl Upper {
     pub(in crate::union) fn go_on(&self) {
         self.layer.go_on();
         self.closed.store(false, Ordering::SeqCst);
+        self.mend();
     }
 
     /// Removes the whiteout that all others are links to.

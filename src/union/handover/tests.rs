@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use proptest::prelude::*;
+use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use crate::union::Caller;
@@ -12,6 +13,8 @@ use crate::union::change::create::Create;
 use crate::union::change::new::New;
 use crate::union::change::rename::RenameMode;
 use crate::union::data::file::Write;
+use crate::union::hardlinks::counts::UNPUBLISHED;
+use crate::union::hardlinks::hidden::{HIDDEN, REPLACING};
 use crate::union::nodes::node::Node;
 use crate::union::options::Lazy;
 use crate::union::quota::Bounds;
@@ -163,6 +166,39 @@ fn the_workdir_is_used_and_closed_by_the_one_that_goes_on() {
     assert!(look_up(&next, "a/f").is_none() && look_up(&next, "a/g").is_none());
     drop(next);
     assert!(!bed.at(".upper.work/work").exists(), "it is clean");
+}
+
+/// What a crash, or a write that failed, has left in the hardlink index is mended by the one that goes on, and not before.
+#[test]
+fn nothing_is_mended_in_the_index_as_long_as_the_one_before_may_go_on() {
+    const INDEX: &str = ".upper.work/index.unionmount";
+    let bed = bed();
+    let union = bed.open();
+    if !union.upper().unwrap().caps().xattr {
+        support::skipped("the filesystem of the scratch directories keeps no marks");
+        return;
+    }
+    union.unlink(union.root(), b"top").unwrap();
+    let [hidden] = &bed.names(INDEX)[..] else { panic!("{:?}", bed.names(INDEX)) };
+    let origin = hidden.strip_suffix(HIDDEN).unwrap();
+    // A record that says nothing, and a copy that was never published.
+    std::os::unix::fs::symlink("nothing", bed.at(INDEX).join(format!("{origin}{REPLACING}"))).unwrap();
+    let copy = bed.at(INDEX).join(origin);
+    fs::write(&copy, "copied in part").unwrap();
+    let mark = union.upper().unwrap().mark_name(UNPUBLISHED);
+    rustix::fs::setxattr(&copy, &mark[..], b"y", XattrFlags::empty()).unwrap();
+    let before = bed.names(INDEX);
+    assert_eq!(before.len(), 3, "{before:?}");
+    let told = told(&union);
+    let next = taken_over(&told, &FsOptions::default());
+    assert_eq!(bed.names(INDEX), before);
+    drop(next);
+    assert_eq!(bed.names(INDEX), before);
+    let next = handed_over(union);
+    assert_eq!(bed.names(INDEX), [hidden.as_str()]);
+    let other = look_up(&next, "other").unwrap();
+    assert_eq!(next.getattr(&other).unwrap().stat.nlink, 1);
+    next.shut_down();
 }
 
 fn at_most(bytes: u64) -> Bounds {

@@ -33,6 +33,7 @@ use crate::sys::object::{At, Kind};
 use crate::union::change::failpoint::{self, Failpoint};
 use crate::union::change::staged::New;
 use crate::union::change::upper::{Upper, UpperFd};
+use crate::union::hardlinks::link_index::Mending;
 use crate::union::lookup::marker::WH_PREFIX;
 use crate::union::nodes::node::InodeId;
 use crate::union::nodes::region::Regions;
@@ -183,15 +184,21 @@ impl Upper {
         done
     }
 
-    /// Returns how many names of lower files with several are hidden. Records what a crash left unrecorded.
-    pub(in crate::union) fn hidden_links(&self) -> Result<DashMap<InodeId, u64>> {
+    /// Returns how many names of lower files with several are hidden, and whether something of what a crash left is to be recorded or
+    /// removed still.
+    pub(in crate::union) fn hidden_links(&self, mending: Mending) -> Result<(DashMap<InodeId, u64>, bool)> {
         let is_indexed = |id| self.is_indexed(id);
-        let (records, unrecorded) = read_hidden(self.index_dir(), self.root(), self.regions(), is_indexed)?;
-        for Unrecorded { origin, record, told_by } in unrecorded {
-            self.write_record(origin, record)?;
-            self.drop_record(&told_by)?;
+        let Found { records, unrecorded, stale } =
+            read_hidden(self.index_dir(), self.root(), self.regions(), is_indexed)?;
+        let has_left = mending == Mending::Later && !(unrecorded.is_empty() && stale.is_empty());
+        if mending == Mending::AtOnce {
+            remove_all(self.index_dir(), &stale)?;
+            for Unrecorded { origin, record, told_by } in unrecorded {
+                self.write_record(origin, record)?;
+                self.drop_record(&told_by)?;
+            }
         }
-        Ok(records.into_iter().map(|(id, record)| (id, record.count)).collect())
+        Ok((records.into_iter().map(|(id, record)| (id, record.count)).collect(), has_left))
     }
 
     fn drop_record(&self, name: &[u8]) -> Result<()> {
@@ -223,14 +230,25 @@ struct Unrecorded {
     told_by: Vec<u8>,
 }
 
-/// Reads the records, and removes what a crash left and nothing needs. `upper`: the root of the upper. `is_indexed`:
-/// files that were copied up need none.
+/// What the records say.
+struct Found {
+    records: HashMap<InodeId, HiddenLinksRecord>,
+    unrecorded: Vec<Unrecorded>,
+    /// Entries of the index that a crash left and nothing needs.
+    stale: Vec<Vec<u8>>,
+}
+
+fn remove_all(index: BorrowedFd<'_>, stale: &[Vec<u8>]) -> Result<()> {
+    Ok(stale.iter().try_for_each(|name| fs::unlinkat(index, &name[..], AtFlags::empty()))?)
+}
+
+/// Reads the records. `upper`: the root of the upper. `is_indexed`: files that were copied up need none.
 fn read_hidden(
     index: BorrowedFd<'_>,
     upper: BorrowedFd<'_>,
     regions: &Regions,
     is_indexed: impl Fn(InodeId) -> bool,
-) -> Result<(HashMap<InodeId, HiddenLinksRecord>, Vec<Unrecorded>)> {
+) -> Result<Found> {
     let mut records: HashMap<InodeId, HiddenLinksRecord> = HashMap::new();
     let mut hiding: Vec<(InodeId, Vec<u8>)> = Vec::new();
     let mut replacing: Vec<(InodeId, Vec<u8>)> = Vec::new();
@@ -279,10 +297,7 @@ fn read_hidden(
         }
         stale.push(name);
     }
-    for name in stale {
-        fs::unlinkat(index, &name[..], AtFlags::empty())?;
-    }
-    Ok((records, unrecorded))
+    Ok(Found { records, unrecorded, stale })
 }
 
 #[cfg(test)]
@@ -312,10 +327,14 @@ mod tests {
         let upper = OwnedFd::from(std::fs::File::open(elsewhere.path()).unwrap());
         let regions = Regions::of_ids(&[0xaa]);
         let id = InodeId::from_text(b"aa-5", '-', &regions).unwrap();
-        let count = || {
-            let (read, _) = read_hidden(index.as_fd(), upper.as_fd(), &regions, |_| false).unwrap();
-            read.get(&id).map_or(0, |record| record.count)
+        let read = |is_indexed: bool| {
+            let found =
+                read_hidden(index.as_fd(), upper.as_fd(), &regions, |known| is_indexed && known == id);
+            let Found { records, stale, .. } = found.unwrap();
+            remove_all(index.as_fd(), &stale).unwrap();
+            records
         };
+        let count = || read(false).get(&id).map_or(0, |record| record.count);
         let hiding = dir.path().join("aa-5.hiding");
         if let Err(error) = mknod(&hiding) {
             support::skipped(&format!("no whiteout devices can be made here: {error}"));
@@ -331,7 +350,9 @@ mod tests {
         assert_eq!(count(), 1, "recorded, the link not yet gone");
         assert!(!hiding.exists());
         assert_eq!(count(), 1);
-        let (copied, _) = read_hidden(index.as_fd(), upper.as_fd(), &regions, |known| known == id).unwrap();
-        assert!(copied.is_empty() && !dir.path().join("aa-5.hidden").exists(), "the copy keeps the count");
+        assert!(
+            read(true).is_empty() && !dir.path().join("aa-5.hidden").exists(),
+            "the copy keeps the count"
+        );
     }
 }

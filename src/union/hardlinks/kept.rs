@@ -31,7 +31,7 @@ pub(in crate::union) struct Hardlinks {
 impl Hardlinks {
     /// Takes over what the upper has recorded.
     pub fn of(upper: Option<&Upper>) -> Result<Hardlinks> {
-        let hidden = upper.map(Upper::hidden_links).transpose()?.unwrap_or_default();
+        let hidden = upper.map(Upper::read_hidden_links).transpose()?.unwrap_or_default();
         Ok(Hardlinks { hidden, ..Hardlinks::default() })
     }
 

@@ -14,14 +14,16 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 use rustix::fs::{self, AtFlags, XattrFlags};
+use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
 use crate::sys::dir::for_each_entry;
 use crate::sys::object::{At, Stat, Writable};
 use crate::sys::xattr;
-use crate::union::change::lend::{upper_marks, with_rights};
+use crate::union::change::lend::{Refused, upper_marks, with_rights};
 use crate::union::hardlinks::counts::{self, NLINK, ORIGIN, UNPUBLISHED};
 use crate::union::hardlinks::kernel_index::{KernelEntry, KernelIndex};
+use crate::union::lookup::marker::read_marks;
 use crate::union::lookup::private::Namespace;
 use crate::union::nodes::node::InodeId;
 use crate::union::nodes::region::Regions;
@@ -73,21 +75,27 @@ impl LinkIndex {
         self.kernel = None;
     }
 
-    /// Reads both indexes of a workdir. `roots`: of a layer on each filesystem.
+    /// Returns that of a workdir, which is to be [read](LinkIndex::read). `roots`: of a layer on each filesystem.
     ///
-    /// What a crash left between the index and the publishing is mended: a copy that no name leads to was never seen
-    /// and goes.
-    pub fn read(
-        layer: &UpperLayer,
-        regions: &Regions,
-        roots: Vec<Option<Arc<OwnedFd>>>,
-    ) -> Result<LinkIndex> {
+    /// # Errors
+    /// `EMFILE`.
+    pub fn of(layer: &UpperLayer, roots: Vec<Option<Arc<OwnedFd>>>) -> Result<LinkIndex> {
         let kernel = if layer.caps.namespace == Namespace::Trusted {
             let work = rustix::io::fcntl_dupfd_cloexec(&layer.work.root, 3)?;
             Some(KernelIndex::new(work, roots))
         } else {
             None
         };
+        Ok(LinkIndex { indexed: RwLock::default(), metacopies: RwLock::default(), kernel })
+    }
+
+    /// Reads both indexes. What a crash left between the index and the publishing is mended: a copy that no name leads to was never seen
+    /// and goes. Tells whether something is left to be mended.
+    ///
+    /// # Errors
+    /// Those of reading, and of mending.
+    pub fn read(&self, layer: &UpperLayer, regions: &Regions, mending: Mending) -> Result<bool> {
+        let mut mender = Mender { mending, has_left: false };
         let mut indexed = HashMap::new();
         let mut metacopies = HashSet::new();
         let dir = layer.work.index.as_fd();
@@ -100,14 +108,14 @@ impl LinkIndex {
             let Some(id) = InodeId::from_text(&name, '-', regions) else { continue };
             let held = At::Name(dir, &name).pin()?;
             let stat = At::Fd(held.as_fd()).stat()?;
-            if has_names(layer, held.as_fd(), &stat, None)? {
-                metacopies.extend(lacks_data(layer, held.as_fd(), &stat)?);
+            if mender.has_names(layer, held.as_fd(), &stat, None)? {
+                metacopies.extend(mender.lacks_data(layer, held.as_fd(), &stat)?);
                 indexed.insert(id, Indexed { name: IndexName::Own(name), id: (stat.dev, stat.ino) });
             } else {
-                fs::unlinkat(dir, &name[..], AtFlags::empty())?;
+                mender.mend(|| Ok(fs::unlinkat(dir, &name[..], AtFlags::empty())?))?;
             }
         }
-        if let Some(kernel) = &kernel
+        if let Some(kernel) = &self.kernel
             && let Some(dir) = kernel.dir().map_err(|e| {
                 let place = format!("workdir {}: index", layer.work.path.display());
                 e.of(place, "it must be a directory: remove it, or give another workdir")
@@ -119,85 +127,153 @@ impl LinkIndex {
                     log::debug!("index: an entry was exchanged");
                     continue;
                 }
-                if !has_names(layer, held.as_fd(), &stat, Some(&lower.stat))? {
-                    fs::unlinkat(dir, &name[..], AtFlags::empty())?;
+                if !mender.has_names(layer, held.as_fd(), &stat, Some(&lower.stat))? {
+                    mender.mend(|| Ok(fs::unlinkat(dir, &name[..], AtFlags::empty())?))?;
                     continue;
                 }
                 // Of a copy of a copy that a snapshot froze, the kernel knows the latter, and its mark where that came from.
                 let came_from = lower.origin.filter(|_| layer.lies_on_frozen);
                 let came_from = came_from.and_then(|mark| InodeId::from_text(&mark, ':', regions));
-                let marked = marked_origin(layer, regions, held.as_fd(), came_from.unwrap_or(lower.id))?;
+                let known = came_from.unwrap_or(lower.id);
+                let marked = mender.marked_origin(layer, regions, held.as_fd(), known)?;
                 for origin in [marked, lower.id] {
                     if let Entry::Vacant(free) = indexed.entry(origin) {
-                        metacopies.extend(lacks_data(layer, held.as_fd(), &stat)?);
+                        metacopies.extend(mender.lacks_data(layer, held.as_fd(), &stat)?);
                         let name = IndexName::Kernel(name.clone());
                         free.insert(Indexed { name, id: (stat.dev, stat.ino) });
                     }
                 }
             }
         }
-        Ok(LinkIndex { indexed: RwLock::new(indexed), metacopies: RwLock::new(metacopies), kernel })
+        *self.indexed.write() = indexed;
+        *self.metacopies.write() = metacopies;
+        Ok(mender.has_left)
     }
 }
 
-/// Returns the inode number of a copy in an index whose data are still below.
-fn lacks_data(layer: &UpperLayer, held: BorrowedFd<'_>, stat: &Stat) -> Result<Option<u64>> {
-    let marks = upper_marks(Writable::held(held), layer.layer.belief)?;
-    Ok(marks.metacopy.then_some(stat.ino))
+/// What is done about what a crash left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mending {
+    /// It is mended while it is read.
+    AtOnce,
+    /// Nothing is changed: another one has the upper in use, and may go on. The index is to be read once more when that doesn't.
+    Later,
 }
 
-/// Tells whether a name of the merged view leads to a copy in an index. Ends what a crash interrupted. `lower`: the
-/// original of what the kernel may have copied up.
-fn has_names(layer: &UpperLayer, held: BorrowedFd<'_>, stat: &Stat, lower: Option<&Stat>) -> Result<bool> {
-    // The file may have a mode that keeps an ordinary user from its marks.
-    with_rights(Writable::held(held), 0o600, || count_names(layer, held, stat, lower))
+/// Looks at copies in an index.
+struct Mender {
+    mending: Mending,
+    /// Something is to be mended, or wasn't to be read without changing it.
+    has_left: bool,
 }
 
-fn count_names(layer: &UpperLayer, held: BorrowedFd<'_>, stat: &Stat, lower: Option<&Stat>) -> Result<bool> {
-    let at = At::Fd(held);
-    let pending = layer.caps.namespace.name(UNPUBLISHED).into_bytes();
-    let count = layer.caps.namespace.name(NLINK).into_bytes();
-    if xattr::get(at, &pending)?.is_some() {
-        if stat.nlink == 1 {
-            return Ok(false);
+impl Mender {
+    fn mend(&mut self, change: impl FnOnce() -> Result<()>) -> Result<()> {
+        match self.mending {
+            Mending::AtOnce => change(),
+            Mending::Later => {
+                self.has_left = true;
+                Ok(())
+            }
         }
-        Writable::held(held).remove_xattr(&pending)?;
     }
-    let Some(value) = xattr::get(at, &count)? else { return Ok(true) };
-    let merged = match (value.strip_prefix(b"L"), lower) {
-        // The kernel's form while an operation is under way: a difference to the lower's count.
-        (Some(difference), Some(lower)) => counts::parse_nlink(&[b"U", difference].concat(), lower.nlink),
-        // A name was being made a link of the copy.
-        _ => counts::absolute_nlink(&value),
-    };
-    match merged {
-        Some(0) => Ok(false),
-        Some(merged) => {
-            let value = counts::difference(merged, stat.nlink);
-            Writable::held(held).set_xattr(&count, value.as_bytes(), XattrFlags::empty())?;
-            Ok(true)
-        }
-        // Another program may have taken the last names away.
-        None => Ok(!counts::is_nameless(&value, stat.nlink)),
-    }
-}
 
-/// Returns what a copy in the kernel's index goes by. What the kernel itself copied up is given that, so that it keeps its
-/// number here.
-fn marked_origin(
-    layer: &UpperLayer,
-    regions: &Regions,
-    held: BorrowedFd<'_>,
-    origin: InodeId,
-) -> Result<InodeId> {
-    let at = At::Fd(held);
-    let mark = layer.caps.namespace.name(ORIGIN).into_bytes();
-    let Some(value) = origin.to_text(':', regions) else { return Ok(origin) };
-    match xattr::get(at, &mark)? {
-        Some(marked) => Ok(InodeId::from_text(&marked, ':', regions).unwrap_or(origin)),
-        None => {
-            Writable::held(held).set_xattr(&mark, value.as_bytes(), XattrFlags::empty())?;
-            Ok(origin)
+    /// Returns the inode number of a copy whose data are still below.
+    fn lacks_data(&mut self, layer: &UpperLayer, held: BorrowedFd<'_>, stat: &Stat) -> Result<Option<u64>> {
+        let object = Writable::held(held);
+        let marks = match self.mending {
+            Mending::AtOnce => upper_marks(object, layer.layer.belief)?,
+            Mending::Later => match read_marks(object.at(), layer.layer.belief) {
+                Err(Errno::ACCESS) => {
+                    self.has_left = true;
+                    return Ok(None);
+                }
+                marks => marks?,
+            },
+        };
+        Ok(marks.metacopy.then_some(stat.ino))
+    }
+
+    /// Tells whether a name of the merged view leads to a copy. Ends what a crash interrupted. `lower`: the original of what the kernel
+    /// may have copied up.
+    fn has_names(
+        &mut self,
+        layer: &UpperLayer,
+        held: BorrowedFd<'_>,
+        stat: &Stat,
+        lower: Option<&Stat>,
+    ) -> Result<bool> {
+        match self.mending {
+            // The file may have a mode that keeps an ordinary user from its marks.
+            Mending::AtOnce => {
+                with_rights(Writable::held(held), 0o600, || self.count_names(layer, held, stat, lower))
+            }
+            // To lend a right is to change it.
+            Mending::Later => match self.count_names(layer, held, stat, lower) {
+                Err(e) if e.is_refusal() => {
+                    self.has_left = true;
+                    Ok(true)
+                }
+                counted => counted,
+            },
+        }
+    }
+
+    fn count_names(
+        &mut self,
+        layer: &UpperLayer,
+        held: BorrowedFd<'_>,
+        stat: &Stat,
+        lower: Option<&Stat>,
+    ) -> Result<bool> {
+        let at = At::Fd(held);
+        let pending = layer.caps.namespace.name(UNPUBLISHED).into_bytes();
+        let count = layer.caps.namespace.name(NLINK).into_bytes();
+        if xattr::get(at, &pending)?.is_some() {
+            if stat.nlink == 1 {
+                return Ok(false);
+            }
+            self.mend(|| Ok(Writable::held(held).remove_xattr(&pending)?))?;
+        }
+        let Some(value) = xattr::get(at, &count)? else { return Ok(true) };
+        let merged = match (value.strip_prefix(b"L"), lower) {
+            // The kernel's form while an operation is under way: a difference to the lower's count.
+            (Some(difference), Some(lower)) => counts::parse_nlink(&[b"U", difference].concat(), lower.nlink),
+            // A name was being made a link of the copy.
+            _ => counts::absolute_nlink(&value),
+        };
+        match merged {
+            Some(0) => Ok(false),
+            Some(merged) => {
+                let value = counts::difference(merged, stat.nlink);
+                let set = || Writable::held(held).set_xattr(&count, value.as_bytes(), XattrFlags::empty());
+                self.mend(|| Ok(set()?))?;
+                Ok(true)
+            }
+            // Another program may have taken the last names away.
+            None => Ok(!counts::is_nameless(&value, stat.nlink)),
+        }
+    }
+
+    /// Returns what a copy in the kernel's index goes by. What the kernel itself copied up is given that, so that it keeps its
+    /// number here.
+    fn marked_origin(
+        &mut self,
+        layer: &UpperLayer,
+        regions: &Regions,
+        held: BorrowedFd<'_>,
+        origin: InodeId,
+    ) -> Result<InodeId> {
+        let at = At::Fd(held);
+        let mark = layer.caps.namespace.name(ORIGIN).into_bytes();
+        let Some(value) = origin.to_text(':', regions) else { return Ok(origin) };
+        match xattr::get(at, &mark)? {
+            Some(marked) => Ok(InodeId::from_text(&marked, ':', regions).unwrap_or(origin)),
+            None => {
+                let set = || Writable::held(held).set_xattr(&mark, value.as_bytes(), XattrFlags::empty());
+                self.mend(|| Ok(set()?))?;
+                Ok(origin)
+            }
         }
     }
 }
