@@ -9,7 +9,9 @@
 //! The kernel knows the connection by an open file, which both have, and nodes by numbers. So it notices nothing: between the last
 //! request that the daemon has answered and the first that the successor does, requests wait.
 
+mod asking;
 pub(super) mod handing;
+mod program;
 pub(super) mod state;
 pub(super) mod successor;
 mod talk;
@@ -17,13 +19,13 @@ mod talk;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Args;
 
+use self::asking::{Daemon, Program, upgrade_all};
 use super::page::Page;
 use super::{Failure, say};
-use crate::control::client::{Client, ClientError};
+use crate::control::client::ClientError;
 use crate::control::mounts::{self, Mount};
 use crate::control::protocol::Upgraded;
 use crate::control::runtime_dir;
@@ -31,9 +33,6 @@ use crate::union::escaped_path::EscapedPath;
 
 /// The word that stands for the verb where a daemon calls the program.
 pub(super) const SUCCESSOR: &str = "--successor";
-
-/// How long an upgrade may take, waiting for copies that are under way included.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Let this program go on with a mount that another version serves, while it is used
 ///
@@ -63,14 +62,7 @@ Example:
 
 EXIT STATUS:
   0  all are served by the program now
-  1  one is served as before; stderr says why";
-
-/// What is to be upgraded, and what messages call it.
-enum Daemon {
-    Mount(Mount),
-    /// One whose mount isn't seen from here, by its socket.
-    Unseen(PathBuf),
-}
+  1  one is served as before, or didn't answer; stderr says which, and why";
 
 impl Upgrade {
     /// Runs the verb.
@@ -86,28 +78,21 @@ impl Upgrade {
         };
         let program = program.map_err(failed)?;
         let found = std::fs::metadata(&program).map_err(failed)?;
-        let id = (found.dev(), found.ino());
-        let daemons = if self.all { all()? } else { self.named()? };
+        let program = Program { path: program, id: (found.dev(), found.ino()) };
         let mut code = ExitCode::SUCCESS;
-        for daemon in daemons {
-            let (shown, done) = match &daemon {
-                Daemon::Mount(mount) => {
-                    let client = Client::connect_within(mount, PATIENCE);
-                    let done = client.and_then(|mut client| client.upgrade(&program, id));
-                    (EscapedPath::from(mount.point.as_path()), done)
-                }
-                Daemon::Unseen(socket) => {
-                    let client = Client::connect_to(socket, PATIENCE);
-                    let done = client.and_then(|mut client| client.upgrade(&program, id));
-                    (EscapedPath::from(socket.as_path()), done)
-                }
-            };
-            match done {
-                Ok(done) => Page::of_line(format_args!("{shown}: {}", told(&done))).print()?,
-                Err(error) => {
-                    say(&format!("{shown}: {}", explained(&error)));
-                    code = ExitCode::from(1);
-                }
+        let mut tell = |daemon: &Daemon, done: Result<Upgraded, ClientError>| match done {
+            Ok(done) => Page::of_line(format_args!("{}: {}", daemon.shown(), told(&done))).print(),
+            Err(error) => {
+                say(&format!("{}: {}", daemon.shown(), explained(&error)));
+                code = ExitCode::from(1);
+                Ok(())
+            }
+        };
+        if self.all {
+            upgrade_all(all()?, &program, tell)?;
+        } else {
+            for daemon in self.named()? {
+                tell(&daemon, daemon.upgrade(&program))?;
             }
         }
         Ok(code)

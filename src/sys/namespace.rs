@@ -187,3 +187,35 @@ pub fn write_back(file: BorrowedFd<'_>) -> io::Result<()> {
 pub fn rights() -> io::Result<u64> {
     Ok(rustix::thread::capabilities(None)?.effective.bits())
 }
+
+/// Returns whether this process may more than whoever else runs as its user: as root, as a program that is setuid, or by capabilities.
+/// Root of a user namespace that has no other user may no more than the user who made it.
+///
+/// # Errors
+///
+/// Those of capget(2), and of reading what the namespace maps.
+pub fn may_more_than_its_user() -> io::Result<bool> {
+    use rustix::process::{getegid, geteuid, getgid, getuid};
+    let sets = rustix::thread::capabilities(None)?;
+    let is_lent = getuid() != geteuid() || getgid() != getegid();
+    let has_rights = geteuid().is_root() || is_lent || !(sets.permitted | sets.effective).is_empty();
+    Ok(has_rights && (is_initial()? || users_mapped(&std::fs::read_to_string("/proc/self/uid_map")?) != 1))
+}
+
+/// Returns how many users a map of a namespace has (user_namespaces(7)).
+fn users_mapped(map: &str) -> u64 {
+    let counts = map.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok());
+    counts.fold(0, u64::saturating_add)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::users_mapped;
+
+    #[test]
+    fn a_map_tells_how_many_users_there_are() {
+        assert_eq!(users_mapped("         0       1000          1\n"), 1);
+        assert_eq!(users_mapped("0 1000 1\n1 100000 65536\n"), 65537);
+        assert_eq!(users_mapped("0 0 4294967295\n"), 4_294_967_295);
+    }
+}

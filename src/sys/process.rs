@@ -66,6 +66,13 @@ pub fn fork_daemon(kept: Option<RawFd>) -> io::Result<Forked> {
     }
 }
 
+/// Closes every descriptor but the standard ones: what the program that has started this one had open and didn't mean for it.
+///
+/// Call it first: nothing in this process may own a descriptor yet.
+pub fn close_inherited() {
+    close_all_but(2, 2);
+}
+
 /// Takes an open /dev/fuse over that the caller of this program left to it by its number.
 ///
 /// Call it once for a number, before any file is opened: nothing else in the process may own it.
@@ -214,8 +221,8 @@ fn close_all_but(one: RawFd, other: RawFd) {
     let (low, high) = (one.min(other), one.max(other));
     let ranges = [(FIRST, low - 1), (low + 1, high - 1), (high + 1, RawFd::MAX)];
     for (first, last) in ranges.into_iter().filter(|(first, last)| first <= last) {
-        // SAFETY: close_range takes plain numbers. By the contract of `fork_daemon` no object in this process owns a
-        // descriptor in these ranges.
+        // SAFETY: close_range takes plain numbers. By the contract of the functions that call this no object in this
+        // process owns a descriptor in these ranges.
         let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
         if done != 0 {
             close_each(first, last); // before Linux 5.9, or a seccomp filter

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+mod guarded;
+
 use support::cli::{Place, as_user, until};
 use support::{Fields, LoopFilesystem, Scratch, Snapshot, diff};
 

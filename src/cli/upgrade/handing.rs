@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 
 use super::SUCCESSOR;
+use super::program::may_be_started;
 use super::state::{self, AgainState, FORMAT, Head, RequestState, SocketState};
 use super::talk::{Talk, Word};
 use crate::cli::logging;
@@ -115,8 +116,8 @@ impl Handing {
     fn start(&self, program: &Path, id: (u64, u64)) -> Result<(Started, String), String> {
         let shown = EscapedPath::from(program);
         let failed = |error: io::Error| format!("{shown}: {error}");
-        // What is looked at is what is started: somebody else may be able to exchange what has the name. It is left to the program, which
-        // may be a script, whose interpreter opens it.
+        // What is looked at is what is started: somebody else may be able to exchange what has the name. It is left open for the program,
+        // which may be a script, whose interpreter opens it by that number; who takes over closes it.
         let opened = rustix::fs::open(program, OFlags::PATH, Mode::empty());
         let opened = File::from(opened.map_err(|errno| failed(errno.into()))?);
         let found = opened.metadata().map_err(failed)?;
@@ -125,6 +126,7 @@ impl Handing {
                 "{shown}: the daemon sees another file there; is it in another mount namespace?"
             ));
         }
+        may_be_started(&found).map_err(|why| format!("{shown}: {why}"))?;
         // It would wait for itself.
         if is_own(found.dev()) {
             return Err(format!("{shown}: lies in the mount; take a program that lies outside of it"));
@@ -148,6 +150,7 @@ impl Handing {
                 self.needs_nothing_of_the_mount(&started)?;
                 Ok((started, program))
             }
+            Ok(Word::Refused(why)) => Err(format!("{shown} can't take a mount over: {why}")),
             Ok(_) => Err(format!("{shown} is no program that can take a mount over")),
             Err(why) => Err(format!("{shown} can't take a mount over: {why}")),
         }

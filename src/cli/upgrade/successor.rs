@@ -2,12 +2,14 @@
 //!
 //! Its standard input is a socket to the daemon. Until that one says `go` this process changes nothing, and may end at any moment.
 
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,11 +20,11 @@ use crate::cli::serve::{Before, Mounting, pairing, run as serve};
 use crate::cli::{Failure, descriptors, logging};
 use crate::control::server::TakenOver;
 use crate::fuse::dispatch::start_thread;
-use crate::fuse::session::{SessionOptions, default_threads, take_over};
+use crate::fuse::session::{self, SessionOptions, default_threads};
 use crate::sys::descriptors::Incoming;
 use crate::sys::namespace::rights;
 use crate::sys::own;
-use crate::sys::process::{Stdio, detach_stdio, raise_nofile_limit};
+use crate::sys::process::{Stdio, close_inherited, detach_stdio, raise_nofile_limit};
 use crate::union::Union;
 
 /// How long the daemon may take until nobody asks it any more: longer than it has patience for that.
@@ -34,23 +36,53 @@ pub(in crate::cli) fn run(args: &[OsString]) -> Result<ExitCode, Failure> {
     if args.len() != 3 {
         return Err(Failure::usage(no_daemon));
     }
+    // The program itself, by which it was started, and whatever else nobody has closed: all that is needed comes over the socket.
+    close_inherited();
     // It was started by a descriptor, whose number is no name for `ps`.
     rustix::thread::set_name(c"unionmount").unwrap_or_default();
-    let talk = socket().map(Talk).map_err(|_| Failure::usage(no_daemon))?;
-    let hello = Word::Hello { program: env!("CARGO_PKG_VERSION").to_owned(), format: FORMAT };
-    let words = talk.say(&hello).and_then(|()| Ok((talk.hear(Some(PATIENCE))?, &talk)));
-    let (word, talk) = words.map_err(Failure::failed)?;
-    let Word::Handed { descriptors } = word else {
-        return Err(Failure::failed("the daemon says what makes no sense"));
-    };
-    match go_on(talk, descriptors) {
-        Ok(ended) => ended.map(|()| ExitCode::SUCCESS),
-        Err(why) => {
-            // It may have gone, and the mount with it.
-            talk.say(&Word::Refused(why)).unwrap_or_default();
+    let talk = Rc::new(Channel::new(socket().map_err(|_| Failure::usage(no_daemon))?));
+    let ended = take_over(&talk);
+    match (talk.end(), &ended) {
+        // The daemon tells it to who has asked. It may have gone, and the mount with it.
+        (Some(talk), Err(failure)) => {
+            talk.say(&Word::Refused(failure.message.clone())).unwrap_or_default();
             Err(Failure::told(1))
         }
+        _ => ended.map(|()| ExitCode::SUCCESS),
     }
+}
+
+/// The talk with the daemon, until that has nothing more to say.
+struct Channel(RefCell<Option<Talk>>);
+
+impl Channel {
+    fn new(socket: UnixStream) -> Channel {
+        Channel(RefCell::new(Some(Talk(socket))))
+    }
+
+    /// Does what is to be done with it.
+    fn during<T>(&self, talk: impl FnOnce(&Talk) -> Result<T, String>) -> Result<T, String> {
+        self.0.borrow().as_ref().map_or_else(|| Err("the daemon has gone".to_owned()), talk)
+    }
+
+    /// Ends it: what is said from then on nobody hears.
+    fn end(&self) -> Option<Talk> {
+        self.0.borrow_mut().take()
+    }
+}
+
+/// Asks for what there is, and goes on with it until the mount ends.
+fn take_over(talk: &Rc<Channel>) -> Result<(), Failure> {
+    let handed = talk.during(|talk| {
+        talk.say(&Word::Hello { program: env!("CARGO_PKG_VERSION").to_owned(), format: FORMAT })?;
+        raise_nofile_limit().map_err(|error| error.to_string())?;
+        match talk.hear(Some(PATIENCE))? {
+            Word::Handed { descriptors } => Ok((Incoming::receive(&talk.0, descriptors), descriptors)),
+            _ => Err("the daemon says what makes no sense".to_owned()),
+        }
+    });
+    let (fds, descriptors) = handed.map_err(Failure::failed)?;
+    go_on(talk, fds, descriptors).map_err(Failure::failed)?
 }
 
 /// Takes the socket from the standard input.
@@ -66,10 +98,13 @@ fn socket() -> io::Result<UnixStream> {
 }
 
 /// Goes on with what is handed over, until the mount ends; or tells why it can't, and nothing has happened.
-fn go_on(talk: &Talk, descriptors: usize) -> Result<Result<(), Failure>, String> {
+fn go_on(
+    talk: &Rc<Channel>,
+    fds: io::Result<Incoming>,
+    descriptors: usize,
+) -> Result<Result<(), Failure>, String> {
     let said = |error: io::Error| error.to_string();
-    raise_nofile_limit().map_err(said)?;
-    let mut fds = Incoming::receive(&talk.0, descriptors).map_err(said)?;
+    let mut fds = fds.map_err(said)?;
     let mut file = File::from(fds.take(0).map_err(said)?);
     let mut bytes = Vec::new();
     file.rewind().and_then(|()| file.read_to_end(&mut bytes)).map_err(said)?;
@@ -99,6 +134,8 @@ fn go_on(talk: &Talk, descriptors: usize) -> Result<Result<(), Failure>, String>
     let union = Union::of_state(head.union, nodes, &mut fds, (limits, &request.fs));
     let union = union.map_err(|error| error.to_string())?;
     drop(bytes);
+    // Nobody has taken what is left.
+    drop(fds);
     let options = SessionOptions {
         given: false,
         mount_point: request.mount_point.clone(),
@@ -126,12 +163,14 @@ fn go_on(talk: &Talk, descriptors: usize) -> Result<Result<(), Failure>, String>
         before: Some(before),
     };
     let begin = Box::new({
-        let talk = Talk(talk.0.try_clone().map_err(said)?);
+        let talk = talk.clone();
         move |union: &Arc<Union>| {
-            if let Err(why) = talk.say(&Word::Ready).and_then(|()| wait_for_go(&talk)) {
+            let is_gone = talk.during(|talk| talk.say(&Word::Ready).and_then(|()| wait_for_go(talk)));
+            if let Err(why) = is_gone {
                 log::info!("the daemon of before goes on: {why}");
                 std::process::exit(1);
             }
+            drop(talk.end());
             union.go_on();
             start_thread(union.settling());
             // What was being counted anew is so again.
@@ -140,7 +179,7 @@ fn go_on(talk: &Talk, descriptors: usize) -> Result<Result<(), Failure>, String>
         }
     });
     let policy = head.policy;
-    let serve_on = |fs, hooks| take_over(fs, device, &options, head.session, hooks);
+    let serve_on = |fs, hooks| session::take_over(fs, device, &options, head.session, hooks);
     let ended = serve(Arc::new(union), policy, mounting, (serve_on, begin), Ready::nobody_waits());
     drop(own);
     Ok(ended)

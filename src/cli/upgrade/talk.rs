@@ -8,7 +8,7 @@
 //! successor → "serving"
 //! ```
 //!
-//! In place of `ready` it may say `{"refused":"WHY"}`. Until `go` the daemon goes on when the other one ends or is silent.
+//! In place of `hello` and of `ready` it may say `{"refused":"WHY"}`. Until `go` the daemon goes on when the other one ends or is silent.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
