@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 mod guarded;
+mod kept;
 
 use support::cli::{Place, as_user, until};
 use support::{Fields, LoopFilesystem, Scratch, Snapshot, diff};
