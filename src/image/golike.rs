@@ -186,6 +186,15 @@ mod tests {
     }
 
     #[test]
+    fn numbers_are_written_as_they_were_read() {
+        for number in ["2e+45", "0.1", "1.7976931348623157e+308", "18446744073709551615"] {
+            let config = format!("{{\"vendor\":{{\"Own\":{number}}}}}");
+            let read = read(config.as_bytes(), &CONFIG).unwrap();
+            assert_eq!(read.to_string(), config);
+        }
+    }
+
+    #[test]
     fn keys_in_any_case_and_nulls() {
         let read = read_config(json!({
             "ARCHITECTURE": "amd64", "Os": null, "RootFS": { "Type": null, "DIFF_IDS": null },

@@ -1,6 +1,7 @@
 //! Locks, and that they hold across copy-up.
 
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -8,6 +9,9 @@ use rustix::io::Errno;
 use crate::{for_reading, for_writing};
 use support::raw::{LockKind, lock};
 use support::{Stack, run};
+
+/// A program that a test beside this one is starting has all open files, and so their locks, until it is another program.
+const FORKED: Duration = Duration::from_secs(20);
 
 #[test]
 fn open_file_locks_exclude_each_other_across_copy_up() {
@@ -24,7 +28,8 @@ fn open_file_locks_exclude_each_other_across_copy_up() {
     lock(&reader, LockKind::OpenFile, libc::F_UNLCK, 0, 0).unwrap();
     lock(&writer, LockKind::OpenFile, libc::F_WRLCK, 0, 0).unwrap();
     drop(writer);
-    lock(&reader, LockKind::OpenFile, libc::F_RDLCK, 0, 0).unwrap();
+    let free = || lock(&reader, LockKind::OpenFile, libc::F_RDLCK, 0, 0).is_ok();
+    assert!(support::wait_until(FORKED, free), "the lock goes with the open file");
     drop(reader);
     mount.unmount();
 }
@@ -46,7 +51,7 @@ fn flock_excludes_across_copy_up() {
     let said = support::output("flock", &["-n", mount.join("f").to_str().unwrap(), "true"]);
     assert_eq!(said.status.code(), Some(1));
     drop(two);
-    run("flock", &["-n", mount.join("f").to_str().unwrap(), "true"]);
+    run("flock", &["-w", &FORKED.as_secs().to_string(), mount.join("f").to_str().unwrap(), "true"]);
     drop(one);
     mount.unmount();
 }

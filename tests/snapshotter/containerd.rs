@@ -164,8 +164,11 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
     }
 }
 
+/// In a namespace of its own: below that the runtime keeps the containers of all of a machine's containerds, by their names.
 fn ctr(socket: &Path, arguments: &[&str]) -> Output {
-    support::output("ctr", &[&[OsStr::new("--address"), socket.as_os_str()][..], &words(arguments)].concat())
+    let namespace = socket.parent().unwrap().file_name().unwrap();
+    let where_to = ["--address".as_ref(), socket.as_os_str(), "--namespace".as_ref(), namespace];
+    support::output("ctr", &[&where_to[..], &words(arguments)].concat())
 }
 
 fn words<'a>(arguments: &[&'a str]) -> Vec<&'a OsStr> {
