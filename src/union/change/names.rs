@@ -24,8 +24,8 @@ pub(in crate::union) enum InUpper {
 }
 
 impl Union {
-    /// Checks that the name is free in the merged view. Tells whether the lowers show it (below a whiteout), and what
-    /// the upper has.
+    /// Checks that the name is free in the merged view. Tells whether the lowers show it (below a whiteout), or may some
+    /// time, and what the upper has.
     pub(in crate::union) fn check_free(
         &self,
         parent: &Node,
@@ -37,8 +37,14 @@ impl Union {
         match state {
             InUpper::Present(_) => Err(FsError::Exists),
             InUpper::Free if below && !self.aufs_hidden(parent, fd, name)? => Err(FsError::Exists),
-            InUpper::Free | InUpper::Whiteout => Ok((below, state)),
+            InUpper::Free | InUpper::Whiteout => Ok((below || self.may_come_back(state), state)),
         }
+    }
+
+    /// Tells whether something that lowers had once, and a whiteout hides, is to stay hidden though it is gone there, for it
+    /// may come back. A directory that went by a redirect would else be merged under two names.
+    pub(in crate::union) fn may_come_back(&self, state: InUpper) -> bool {
+        self.watched.is_some() && state == InUpper::Whiteout
     }
 
     /// Returns what the upper's directory has under the name; by the index where there is one.

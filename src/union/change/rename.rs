@@ -213,7 +213,10 @@ impl<'a> RenameRequest<'a> {
     fn side(&self, EntryName { parent, name }: EntryName<'a>) -> Result<Side<'a>> {
         let union = self.union;
         let real = union.dir_part(parent)?.upper_dir().ok_or(FsError::Stale)?;
-        Ok(Side { parent, name, fd: union.upper_fd(&real)?, below: union.lower_shows(parent, name)? })
+        let fd = union.upper_fd(&real)?;
+        let below = union.lower_shows(parent, name)?
+            || union.watched.is_some() && union.may_come_back(union.in_upper_dir(parent, &fd, name)?);
+        Ok(Side { parent, name, fd, below })
     }
 
     fn tell(&self, source: &Node, below: bool) {
