@@ -15,6 +15,7 @@ use parking_lot::RwLock;
 use rustix::io::{Errno, Result};
 
 use super::watch::Watch;
+use crate::union::stack::tree::FileStamp;
 
 /// What holds the data: the archive, or what was decoded out of it.
 #[derive(Debug)]
@@ -127,6 +128,14 @@ impl Store {
     /// That it was, and those of stat.
     pub(super) fn check(&self) -> io::Result<()> {
         self.original.check(&self.file)
+    }
+
+    /// Returns which file it is, as it is now.
+    ///
+    /// # Errors
+    /// Those of stat.
+    pub(super) fn stamp(&self) -> io::Result<FileStamp> {
+        Ok(FileStamp::of(&self.file.metadata()?))
     }
 
     /// Returns the file itself, for what is to be known of it.

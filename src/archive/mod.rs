@@ -44,7 +44,7 @@ use self::index::Index;
 use self::tree::ArchiveTree;
 use crate::image::digest::Digest;
 use crate::image::layer::LayerError;
-use crate::union::stack::tree::LayerTree;
+use crate::union::stack::tree::{FileStamp, LayerTree};
 
 pub use self::implied::describe_implied;
 pub use self::part::Part;
@@ -113,6 +113,8 @@ pub struct Archive {
     id: u64,
     is_layer: bool,
     from_cache: bool,
+    /// The file that was opened, as it was then.
+    lies_in: FileStamp,
 }
 
 impl Archive {
@@ -123,7 +125,7 @@ impl Archive {
 
     /// Makes a layer of it.
     pub fn into_tree(self) -> Arc<dyn LayerTree> {
-        Arc::new(ArchiveTree::new(self.index, self.data, self.id))
+        Arc::new(ArchiveTree::new(self.index, self.data, (self.id, self.lies_in)))
     }
 
     /// Returns whether it is read as a layer of an image.
@@ -175,8 +177,9 @@ pub fn clear_cache() -> io::Result<u64> {
 pub fn of_index(bytes: &[u8], data: File) -> io::Result<Option<Archive>> {
     let data = Part::whole(data, Path::new("data"))?;
     let Some(told) = cache::body_over(bytes, data.size) else { return Ok(None) };
+    let lies_in = data.store.stamp()?;
     let data = data.checked(told.blocks);
-    Ok(Some(Archive { index: told.index, data, id: told.id, is_layer: true, from_cache: true }))
+    Ok(Some(Archive { index: told.index, data, id: told.id, is_layer: true, from_cache: true, lies_in }))
 }
 
 #[cfg(test)]

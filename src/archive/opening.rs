@@ -26,6 +26,8 @@ pub(super) fn open_with(
     options: &ArchiveOptions,
     cache: &Cache,
 ) -> Result<Archive, ArchiveError> {
+    // Before it is read: what is changed meanwhile is another file.
+    let lies_in = part.store.stamp().map_err(part.failed("look at it"))?;
     let form = form(&part)?;
     let mut place = cache.place(&part, form != Form::Compressed, options);
     let archive = |told: Told, data: Part, from_cache| Archive {
@@ -34,6 +36,7 @@ pub(super) fn open_with(
         id: told.id,
         is_layer: options.is_layer,
         from_cache,
+        lies_in,
     };
     let known = place.as_ref().map_or(Ok(None), Place::load).unwrap_or_else(|error| {
         // It may be right, so nothing is put in its place.

@@ -13,7 +13,7 @@ use crate::image::digest::Digest;
 use crate::image::layer::reader::Stored;
 use crate::sys::dir::RawEntry;
 use crate::sys::object::{Stat, Time};
-use crate::union::stack::tree::{LayerTree, TreeFile};
+use crate::union::stack::tree::{FileStamp, LayerTree, TreeFile};
 
 const ROOT: u64 = 1;
 const BLOCK: u64 = 512;
@@ -24,16 +24,17 @@ pub(super) struct ArchiveTree {
     index: Arc<Index>,
     data: Part,
     id: u64,
+    lies_in: FileStamp,
     /// Those of a squashfs.
     blocks: Option<Arc<Blocks>>,
 }
 
 impl ArchiveTree {
-    /// `id`: the [`identity`] of the index as it was made.
-    pub(super) fn new(index: Index, data: Part, id: u64) -> ArchiveTree {
+    /// `id`: the [`identity`] of the index as it was made. `lies_in`: the file that was opened.
+    pub(super) fn new(index: Index, data: Part, (id, lies_in): (u64, FileStamp)) -> ArchiveTree {
         let index = Arc::new(index);
         let blocks = index.packed.as_ref().map(|_| Blocks::new(index.clone(), data.clone()));
-        ArchiveTree { index, data, id, blocks }
+        ArchiveTree { index, data, id, lies_in, blocks }
     }
 
     fn object(&self, number: u64) -> Result<&Object> {
@@ -79,6 +80,10 @@ impl LayerTree for ArchiveTree {
 
     fn root(&self) -> u64 {
         ROOT
+    }
+
+    fn lies_in(&self) -> Option<FileStamp> {
+        Some(self.lies_in)
     }
 
     fn lookup(&self, dir: u64, name: &[u8]) -> Result<u64> {

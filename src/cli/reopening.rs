@@ -95,15 +95,15 @@ impl Reopening {
 
     /// Returns what another process can open the layers anew by.
     pub(super) fn state(&self) -> AgainState {
-        let directory = |lower: &LowerSource| match lower {
-            LowerSource::Directory(path) => Some(EscapedPath::from(path.as_path())),
-            LowerSource::Tree { .. } => None,
-        };
-        AgainState {
-            upper: self.upper.as_deref().map(EscapedPath::from),
-            lowers: self.lowers.lock().iter().filter_map(directory).collect(),
-            unresolved: self.unresolved.clone(),
+        let (mut lowers, mut archives) = (Vec::new(), Vec::new());
+        for (at, lower) in self.lowers.lock().iter().enumerate() {
+            match lower {
+                LowerSource::Directory(path) => lowers.push(EscapedPath::from(path.as_path())),
+                LowerSource::Tree { path, .. } => archives.push((at, EscapedPath::from(path.as_path()))),
+            }
         }
+        let upper = self.upper.as_deref().map(EscapedPath::from);
+        AgainState { upper, lowers, unresolved: self.unresolved.clone(), archives }
     }
 
     /// Takes a snapshot of the upper, and goes on above it.

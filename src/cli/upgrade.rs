@@ -38,7 +38,7 @@ pub(super) const SUCCESSOR: &str = "--successor";
 ///
 /// Programs that use the mount notice nothing: open files, deleted ones too, locks, mappings and working directories stay, and requests
 /// wait for a moment. The mount's daemon starts the program, hands all over and ends; where that fails it goes on as before. Not with
-/// the options passthrough=lower and uring, over archives, or in the foreground: the daemon says so, and stays.
+/// the options passthrough=lower and uring, or in the foreground: the daemon says so, and stays.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER)]
 pub(super) struct Upgrade {

@@ -24,6 +24,7 @@ use super::session::{Filesystem, Notifier};
 use super::wire::operation::Init;
 use super::wire::{Reply, Request};
 use crate::union::Union;
+use crate::union::handover::{Stays, TreeState};
 use crate::union::live::Unchanged;
 use crate::union::live::layers::Outdated;
 
@@ -172,6 +173,16 @@ impl Live {
             at_a_time = (at_a_time * 2).min(LONGEST_AT_A_TIME);
         }
         Err(LiveError::Busy)
+    }
+
+    /// Returns the lowers that another process has to open again to go on.
+    ///
+    /// # Errors
+    /// See [`Stays`]; and the mount may have ended.
+    pub fn trees(&self) -> Result<Vec<TreeState>, LiveError<Stays>> {
+        let shown = self.shown.read();
+        let shown = shown.as_ref().ok_or(LiveError::Ended)?;
+        shown.union.trees().map_err(|why| LiveError::Failed(Unchanged::AsBefore(why)))
     }
 
     /// Notes what is open of what another process has opened, before anything is asked.

@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use support::{LoopFilesystem, Scratch};
 
@@ -80,6 +81,7 @@ fn content(file: &File) -> Vec<u8> {
 #[test]
 fn what_is_hidden_on_btrfs_stays_so() {
     support::needs_root!();
+    support::needs_program!("mkfs.btrfs");
     let (scratch, bed) = (Scratch::new(), Bed::new(Who::Root));
     let disk = LoopFilesystem::new(&scratch, "disk", "btrfs", 256 << 20);
     let (low, upper, mnt) = (disk.path().join("low"), disk.path().join("up"), bed.place.at("mnt"));
@@ -157,4 +159,113 @@ fn what_is_hidden_on_btrfs_stays_so() {
     check("mounted again", 1);
     bed.unionmount(&["umount", "mnt"]).ok();
     bed.place.wait_for_no_daemon();
+}
+
+/// Makes `base.tar`, `packed.tar.gz` and `image.sqfs` of directories of these names.
+fn make_archives(bed: &Bed) {
+    let script = "set -e; mkdir base packed image
+        for name in base packed image; do
+            echo $name > $name/$name; seq 200000 > $name/numbers-of-$name; echo both > $name/both
+        done
+        ln base/base base/linked
+        tar -C base -cf base.tar .; tar -C packed -czf packed.tar.gz .; mksquashfs image image.sqfs -quiet -no-progress";
+    let made = bed.place.sh(script);
+    assert_eq!(made.code, Some(0), "{made:?}");
+}
+
+#[test]
+fn whoever_reads_archives_notices_no_upgrade() {
+    support::needs_root!();
+    support::needs_program!("mksquashfs");
+    let bed = Bed::new(Who::Root);
+    make_archives(&bed);
+    let archives = ["base", "packed", "image"];
+    let lowers = "base.tar:b:packed.tar.gz:image.sqfs";
+    bed.unionmount(&["--lower", lowers, "--upper", "up", "mnt"]).ok();
+    let at = |name: &str| bed.place.at("mnt").join(name);
+    let number = |name: &str| fs::metadata(at(name)).unwrap().ino();
+    let large = archives.map(|name| format!("numbers-of-{name}"));
+    let expected = fs::read(bed.place.at("base/numbers-of-base")).unwrap();
+    let numbers = || ["base", "linked", "packed", "image", "both", "below/1", "."].map(number);
+    let before = numbers();
+    // One name of a file of the tar is copied up, and another not looked at.
+    fs::write(at("linked"), "written").unwrap();
+    let held = large.each_ref().map(|name| File::open(at(name)).unwrap());
+    let is_over = AtomicBool::new(false);
+    let over = OnDrop(&is_over);
+    std::thread::scope(|scope| {
+        let over = over;
+        let readers: Vec<_> = (large.iter().zip(&held))
+            .map(|(name, held)| {
+                let (expected, is_over, path) = (&expected, &is_over, at(name));
+                scope.spawn(move || {
+                    let mut rounds = 0;
+                    while !is_over.load(Ordering::Relaxed) {
+                        // Of the pages that the kernel keeps it asks nobody.
+                        rustix::fs::fadvise(held, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+                        assert!(content(held) == *expected);
+                        assert!(fs::read(&path).unwrap() == *expected);
+                        rounds += 1;
+                    }
+                    rounds
+                })
+            })
+            .collect();
+        for _ in 0..5 {
+            bed.unionmount(&["upgrade", "mnt"]).ok();
+            assert_eq!(numbers(), before);
+            assert_eq!(fs::read_to_string(at("base")).unwrap(), "written");
+        }
+        drop(over);
+        for reader in readers {
+            assert!(reader.join().unwrap() > 0);
+        }
+    });
+    drop(held);
+    // Layers are exchanged over them as before.
+    bed.unionmount(&["snapshot", "mnt", "one"]).ok();
+    bed.unionmount(&["upgrade", "mnt"]).ok();
+    bed.unionmount(&["umount", "mnt"]).ok();
+    bed.place.wait_for_no_daemon();
+    bed.unionmount(&["--lower", lowers, "--upper", "up", "mnt"]).ok();
+    assert_eq!(numbers(), before);
+    bed.unionmount(&["umount", "mnt"]).ok();
+}
+
+/// Tells others when it goes, also by a failure.
+struct OnDrop<'a>(&'a AtomicBool);
+
+impl Drop for OnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn an_archive_that_is_another_by_now_stays_with_its_daemon() {
+    support::needs_root!();
+    support::needs_program!("mksquashfs");
+    let bed = Bed::new(Who::Root);
+    make_archives(&bed);
+    bed.unionmount(&["--lower", "base.tar:image.sqfs", "--upper", "up", "mnt"]).ok();
+    let at = |name: &str| bed.place.at("mnt").join(name);
+    let daemon = bed.daemon();
+    let stays = |why: &str| {
+        bed.unionmount(&["upgrade", "mnt"]).refused(1, &[why, "goes on as before"]);
+        assert_eq!(bed.daemon(), daemon, "{why}");
+        assert_eq!(fs::read_to_string(at("image")).unwrap(), "image\n", "{why}");
+    };
+    let deleted = File::open(at("base")).unwrap();
+    fs::remove_file(at("base")).unwrap();
+    fs::remove_file(at("linked")).unwrap();
+    stays("a deleted file of an archive is open");
+    assert_eq!(content(&deleted), b"base\n");
+    drop(deleted);
+    // The same to the byte, and another file.
+    let made = bed.place.sh("cp base.tar other.tar; mv other.tar base.tar");
+    assert_eq!(made.code, Some(0), "{made:?}");
+    stays("base.tar: another file is there");
+    fs::remove_file(bed.place.at("base.tar")).unwrap();
+    stays("base.tar");
+    bed.unionmount(&["umount", "mnt"]).ok();
 }

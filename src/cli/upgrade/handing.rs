@@ -34,10 +34,12 @@ use crate::sys::namespace::rights;
 use crate::sys::own::is_own;
 use crate::union::Union;
 use crate::union::escaped_path::EscapedPath;
-use crate::union::handover::{Stays, in_the_way};
+use crate::union::handover::{Stays, TreeState, in_the_way};
 
 /// How long the program may take to start. Requests are answered meanwhile.
 const STARTING: Duration = Duration::from_secs(20);
+/// How long it may take to open archives, which may have to be decompressed. Requests are answered meanwhile.
+const OPENING: Duration = Duration::from_secs(60);
 /// How long it may take to read what is handed over. Requests wait meanwhile.
 const READING: Duration = Duration::from_secs(20);
 
@@ -73,6 +75,19 @@ impl Drop for Started {
     }
 }
 
+impl Started {
+    /// Has it open archives, which it finds by their names. Requests are answered meanwhile.
+    fn open_again(&self, trees: Vec<TreeState>) -> Result<(), String> {
+        let said = self.talk.say(&Word::Archives(trees)).and_then(|()| self.talk.hear(Some(OPENING)));
+        match said {
+            Ok(Word::Opened) => Ok(()),
+            Ok(Word::Refused(why)) => Err(why),
+            Ok(_) => Err("the program says what makes no sense".to_owned()),
+            Err(why) => Err(format!("the program can't open the archives: {why}")),
+        }
+    }
+}
+
 impl Handing {
     /// Tells why this mount stays with its daemon, if so.
     fn in_the_way(&self) -> Option<&'static str> {
@@ -97,6 +112,10 @@ impl Handing {
         }
         let live = self.live.upgrade().ok_or_else(|| stays("the mount has ended".to_owned()))?;
         let (mut started, to) = self.start(program, id).map_err(stays)?;
+        let trees = live.trees().map_err(|error| stays(error.to_string()))?;
+        if !trees.is_empty() {
+            started.open_again(trees).map_err(stays)?;
+        }
         let mut waited = None;
         let hand = |union: &Union, policy: Policy, opens: Vec<OpenState>| {
             let since = Instant::now();

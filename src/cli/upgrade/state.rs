@@ -22,9 +22,9 @@ use crate::fuse::mount::MountFlags;
 use crate::fuse::policy::Policy;
 use crate::fuse::session::parting::SessionState;
 use crate::union::escaped_path::EscapedPath;
-use crate::union::handover::{NodeState, UnionState};
+use crate::union::handover::{NodeState, OpenedTree, UnionState};
 use crate::union::options::FsOptions;
-use crate::union::stack::layer::StackOptions;
+use crate::union::stack::layer::{LowerSource, StackOptions};
 
 /// The format that is written, and the newest that is read.
 pub(super) const FORMAT: u32 = 1;
@@ -83,19 +83,29 @@ pub(in crate::cli) struct AgainState {
     pub(in crate::cli) lowers: Vec<EscapedPath>,
     /// Why it can't be.
     pub(in crate::cli) unresolved: Option<String>,
+    /// Those of the lowers that are archives, with their positions among all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(in crate::cli) archives: Vec<(usize, EscapedPath)>,
 }
 
 impl AgainState {
-    /// Returns it as the mount's options had it.
-    pub(in crate::cli) fn stack(&self) -> Result<StackOptions, String> {
-        match &self.unresolved {
-            Some(why) => Err(why.clone()),
-            None => Ok(StackOptions {
-                upper: self.upper.as_ref().map(|path| path.as_path().to_owned()),
-                lowers: self.lowers.iter().map(|path| path.as_path().to_owned().into()).collect(),
-                ..StackOptions::default()
-            }),
+    /// Returns it as the mount's options had it. `opened`: the archives.
+    pub(in crate::cli) fn stack(&self, opened: &[OpenedTree]) -> Result<StackOptions, String> {
+        if let Some(why) = &self.unresolved {
+            return Err(why.clone());
         }
+        let mut lowers: Vec<LowerSource> =
+            self.lowers.iter().map(|path| path.as_path().to_owned().into()).collect();
+        for (at, path) in &self.archives {
+            let path = path.as_path();
+            let found = opened.iter().find(|(told, _)| told.path() == path);
+            let (Some((_, tree)), true) = (found, *at <= lowers.len()) else {
+                return Err(format!("{}: can't be found again", EscapedPath::from(path)));
+            };
+            lowers.insert(*at, LowerSource::Tree { path: path.to_owned(), tree: tree.clone() });
+        }
+        let upper = self.upper.as_ref().map(|path| path.as_path().to_owned());
+        Ok(StackOptions { upper, lowers, ..StackOptions::default() })
     }
 }
 
@@ -256,7 +266,7 @@ mod tests {
         assert_eq!((&read_again, nodes.count()), (&head, 3));
         let request = head.request.clone().request();
         assert_eq!(request.mount_point, std::path::Path::new("/mnt/merged"));
-        assert!(request.fs.volatile && head.again.stack().unwrap().upper.is_some());
+        assert!(request.fs.volatile && head.again.stack(&[]).unwrap().upper.is_some());
     }
 
     #[test]

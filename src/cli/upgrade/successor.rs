@@ -17,7 +17,7 @@ use super::state::{self, FORMAT, Head};
 use super::talk::{Talk, Word};
 use crate::cli::daemon::Ready;
 use crate::cli::serve::{Before, Mounting, pairing, run as serve};
-use crate::cli::{Failure, descriptors, logging};
+use crate::cli::{Failure, descriptors, logging, lowers};
 use crate::control::server::TakenOver;
 use crate::fuse::dispatch::start_thread;
 use crate::fuse::session::{self, SessionOptions, default_threads};
@@ -26,6 +26,9 @@ use crate::sys::namespace::rights;
 use crate::sys::own;
 use crate::sys::process::{Stdio, close_inherited, detach_stdio, raise_nofile_limit};
 use crate::union::Union;
+use crate::union::escaped_path::EscapedPath;
+use crate::union::handover::{OpenedTree, TreeState};
+use crate::union::stack::layer::LowerSource;
 
 /// How long the daemon may take until nobody asks it any more: longer than it has patience for that.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -76,13 +79,47 @@ fn take_over(talk: &Rc<Channel>) -> Result<(), Failure> {
     let handed = talk.during(|talk| {
         talk.say(&Word::Hello { program: env!("CARGO_PKG_VERSION").to_owned(), format: FORMAT })?;
         raise_nofile_limit().map_err(|error| error.to_string())?;
-        match talk.hear(Some(PATIENCE))? {
-            Word::Handed { descriptors } => Ok((Incoming::receive(&talk.0, descriptors), descriptors)),
+        let (mut word, mut trees) = (talk.hear(Some(PATIENCE))?, Vec::new());
+        if let Word::Archives(told) = word {
+            trees = open_again(told)?;
+            talk.say(&Word::Opened)?;
+            word = talk.hear(Some(PATIENCE))?;
+        }
+        match word {
+            Word::Handed { descriptors } => {
+                let fds = Incoming::receive(&talk.0, descriptors).map_err(|error| error.to_string())?;
+                Ok((fds, descriptors, trees))
+            }
             _ => Err("the daemon says what makes no sense".to_owned()),
         }
     });
-    let (fds, descriptors) = handed.map_err(Failure::failed)?;
-    go_on(talk, fds, descriptors).map_err(Failure::failed)?
+    let (fds, descriptors, trees) = handed.map_err(Failure::failed)?;
+    go_on(talk, (fds, descriptors), &trees).map_err(Failure::failed)?
+}
+
+/// Opens archives again, by the names by which they were opened. Each must be the one that the daemon reads.
+fn open_again(told: Vec<TreeState>) -> Result<Vec<OpenedTree>, String> {
+    let mut opened = Vec::new();
+    // Layers of an image that lie right above each other tell of each other: see `lowers`.
+    for run in told.chunk_by(|above, below| above.at() + 1 == below.at()) {
+        let paths = run.iter().map(|one| one.path().to_owned());
+        let found = lowers::sources(paths).map_err(|failure| failure.message)?;
+        if found.len() != run.len() {
+            return Err(format!("{}: is another image by now", EscapedPath::from(run[0].path())));
+        }
+        for (told, found) in run.iter().zip(found) {
+            match found {
+                LowerSource::Tree { tree, .. } if told.is(&*tree) => opened.push((told.clone(), tree)),
+                _ => {
+                    let shown = EscapedPath::from(told.path());
+                    return Err(format!(
+                        "{shown}: another file is there, or it was changed since it was mounted"
+                    ));
+                }
+            }
+        }
+    }
+    Ok(opened)
 }
 
 /// Takes the socket from the standard input.
@@ -100,11 +137,10 @@ fn socket() -> io::Result<UnixStream> {
 /// Goes on with what is handed over, until the mount ends; or tells why it can't, and nothing has happened.
 fn go_on(
     talk: &Rc<Channel>,
-    fds: io::Result<Incoming>,
-    descriptors: usize,
+    (mut fds, descriptors): (Incoming, usize),
+    trees: &[OpenedTree],
 ) -> Result<Result<(), Failure>, String> {
     let said = |error: io::Error| error.to_string();
-    let mut fds = fds.map_err(said)?;
     let mut file = File::from(fds.take(0).map_err(said)?);
     let mut bytes = Vec::new();
     file.rewind().and_then(|()| file.read_to_end(&mut bytes)).map_err(said)?;
@@ -127,11 +163,11 @@ fn go_on(
     let log = head.log.map(|fd| fds.take(fd)).transpose().map_err(said)?.map(File::from);
     logging::start_in(&request.log, log).map_err(|failure| failure.to_string())?;
     let threads = request.threads.unwrap_or_else(default_threads).max(1) + 1;
-    let limits = descriptors::share_out(descriptors.saturating_sub(head.union.held()), threads)
+    let limits = descriptors::share_out(descriptors.saturating_sub(head.union.held()) + trees.len(), threads)
         .map_err(|failure| failure.to_string())?;
     // Before the layers are looked at: while nobody answers, nothing may be asked of the mount.
     let own = head.session.device.map(|(major, minor)| own::declare(Some(rustix::fs::makedev(major, minor))));
-    let union = Union::of_state(head.union, nodes, &mut fds, (limits, &request.fs));
+    let union = Union::of_state(head.union, nodes, (&mut fds, trees), (limits, &request.fs));
     let union = union.map_err(|error| error.to_string())?;
     drop(bytes);
     // Nobody has taken what is left.
@@ -156,7 +192,7 @@ fn go_on(
     let mounting = Mounting {
         request: &request,
         told,
-        again: head.again.stack(),
+        again: head.again.stack(trees),
         limits,
         options: &options,
         hold,

@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! successor → {"hello":{"program":"0.2.0","format":1}}      it is there, and can read that
+//! daemon    → {"archives":[…]}                              lowers that it is to open again, where there are some
+//! successor → "opened"
 //! daemon    → {"handed":{"descriptors":14}}                 nobody asks any more; then the descriptors, the first is the state
 //! successor → "ready"                                       it has changed nothing yet
 //! daemon    → "go"                                          this one will never answer again
 //! successor → "serving"
 //! ```
 //!
-//! In place of `hello` and of `ready` it may say `{"refused":"WHY"}`. Until `go` the daemon goes on when the other one ends or is silent.
+//! In place of `hello`, of `opened` and of `ready` it may say `{"refused":"WHY"}`. Until `go` the daemon goes on when the other one ends or is silent.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -16,11 +18,15 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::union::handover::TreeState;
+
 /// What is said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Word {
     Hello { program: String, format: u32 },
+    Archives(Vec<TreeState>),
+    Opened,
     Handed { descriptors: usize },
     Ready,
     Refused(String),
@@ -29,7 +35,7 @@ pub(super) enum Word {
 }
 
 /// The longest line.
-const LONGEST: usize = 64 << 10;
+const LONGEST: usize = 4 << 20;
 
 /// One end of the talk.
 pub(super) struct Talk(pub(super) UnixStream);

@@ -24,9 +24,11 @@ use crate::union::options::{FsOptions, Passthrough};
 use crate::union::stack::directory::Layer;
 use crate::union::stack::layer::state::{LayerState, UpperState, VeilsState};
 use crate::union::stack::layer::{Lower, Stack, StackError, UpperLayer};
+use crate::union::stack::tree::LayerTree;
 use crate::union::{Limits, Union};
 
 pub use crate::union::nodes::skeleton::state::NodeState;
+pub use crate::union::stack::layer::state::TreeState;
 
 /// What a union is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,7 +45,13 @@ pub struct UnionState {
     /// Files that wait for being sealed, by number.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     waiting: Vec<u64>,
+    /// Those among the lowers that are no directories.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    trees: Vec<TreeState>,
 }
+
+/// A lower that is no directory, opened again, and what was told of it.
+pub type OpenedTree = (TreeState, Arc<dyn LayerTree>);
 
 /// Why no other process can go on with it.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +89,9 @@ pub enum NotTakenOver {
     /// The layers can't be read.
     #[error("the layers can't be read: {0}")]
     Layers(FsError),
+    /// The lowers that were opened again are others.
+    #[error("the layers have changed since the archives were opened")]
+    Trees,
 }
 
 /// Tells why a mount with such options can't be handed over, if so.
@@ -91,6 +102,23 @@ pub fn in_the_way(options: &FsOptions) -> Option<&'static str> {
 }
 
 impl Union {
+    /// Returns the lowers that another process has to open again.
+    ///
+    /// # Errors
+    /// One is such that it can't.
+    pub fn trees(&self) -> Result<Vec<TreeState>, Stays> {
+        let own = usize::from(self.upper.is_some());
+        let lowers = self.layers[own..].iter().enumerate();
+        let trees = lowers.filter_map(|(at, lower)| {
+            let tree = lower.root.tree()?;
+            Some(
+                TreeState::of(at, &lower.path, tree)
+                    .ok_or(Stays::Refused("a layer is in this daemon's memory")),
+            )
+        });
+        trees.collect()
+    }
+
     /// Tells what another process needs to go on with it. Nobody may ask it meanwhile. Each node that has a name is told to `each`.
     ///
     /// # Errors
@@ -117,7 +145,7 @@ impl Union {
         for lower in &self.layers[own..] {
             let root = &lower.root;
             if root.tree().is_some() {
-                return Err(Stays::Refused("a layer is an archive, which this daemon reads"));
+                continue;
             }
             let held = self.fds.host(root).map_err(|error| io::Error::from(error.errno()))?;
             let layer = Layer {
@@ -135,25 +163,36 @@ impl Union {
         let known = self.skeleton(OfUpper::Stays)?.state(fds, each)?;
         let (regions, belief) = (self.regions.state(), self.belief);
         let (data_only, frozen) = (self.data_only, self.frozen);
-        let waiting = self.waiting.noted();
-        Ok(UnionState { upper, lowers, data_only, frozen, belief, veils, regions, known, waiting })
+        let (waiting, trees) = (self.waiting.noted(), self.trees()?);
+        Ok(UnionState { upper, lowers, data_only, frozen, belief, veils, regions, known, waiting, trees })
     }
 
-    /// Makes the union that goes on with what another process has told. `nodes`: those that have names.
+    /// Makes the union that goes on with what another process has told. `nodes`: those that have names. `trees`: the lowers that are no
+    /// directories.
     ///
     /// # Errors
     /// See [`NotTakenOver`]; nothing is changed then.
     pub fn of_state<'a>(
         state: UnionState,
         nodes: impl Iterator<Item = io::Result<NodeState<'a>>>,
-        fds: &mut Incoming,
+        (fds, opened): (&mut Incoming, &[OpenedTree]),
         (limits, options): (Limits, &FsOptions),
     ) -> Result<Union, NotTakenOver> {
-        let UnionState { upper, lowers, data_only, frozen, belief, veils, regions, known, waiting } = state;
+        let UnionState { upper, lowers, data_only, frozen, belief, veils, regions, known, waiting, trees } =
+            state;
+        if !trees.iter().eq(opened.iter().map(|(told, _)| told)) {
+            return Err(NotTakenOver::Trees);
+        }
         let staged = upper.as_ref().map(|upper| (upper.next, upper.whiteout.clone()));
         let upper = upper.map(|upper| UpperLayer::of_state(upper, belief, fds)).transpose()?;
         let lower = |lower: LayerState, fds: &mut Incoming| Ok(Lower::Directory(lower.open(belief, fds)?));
-        let lowers = lowers.into_iter().map(|one| lower(one, fds)).collect::<io::Result<_>>()?;
+        let mut lowers = lowers.into_iter().map(|one| lower(one, fds)).collect::<io::Result<Vec<_>>>()?;
+        for (told, tree) in trees.into_iter().zip(opened.iter().map(|(_, tree)| tree.clone())) {
+            if told.at() > lowers.len() {
+                return Err(NotTakenOver::Trees);
+            }
+            lowers.insert(told.at(), Lower::Tree(told.layer(tree, belief)));
+        }
         let veils = veils.open(fds)?;
         let stack = Stack { lowers, data_only, frozen, upper, belief, veils };
         let regions = Regions::of_state(regions);

@@ -55,7 +55,8 @@ fn taken_over(told: &(String, Vec<Vec<u8>>, Outgoing), options: &FsOptions) -> U
     let (state, nodes, fds) = told;
     let nodes = nodes.iter().map(|node| postcard::from_bytes(node).map_err(io::Error::other));
     let how = (Limits::default(), options);
-    Union::of_state(serde_json::from_str(state).unwrap(), nodes, &mut fds.copies().unwrap(), how).unwrap()
+    Union::of_state(serde_json::from_str(state).unwrap(), nodes, (&mut fds.copies().unwrap(), &[]), how)
+        .unwrap()
 }
 
 /// Goes on with a union as another process does, and the one before as a process that was ended.

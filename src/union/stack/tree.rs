@@ -9,11 +9,14 @@
 //! a directory of the host holds.
 
 use std::fmt;
+use std::fs::Metadata;
 use std::ops::{ControlFlow, Range};
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::io::{Errno, Result};
+use serde::{Deserialize, Serialize};
 
 use crate::sys::dir::RawEntry;
 use crate::sys::object::{Kind, Stat};
@@ -52,6 +55,34 @@ pub trait LayerTree: fmt::Debug + Send + Sync {
 
     /// Opens the data of a regular file.
     fn open(&self, file: u64) -> Result<Arc<dyn TreeFile>>;
+
+    /// Returns which file it is read from, by which another process finds it; `None` where it lies in none.
+    fn lies_in(&self) -> Option<FileStamp> {
+        None
+    }
+}
+
+/// Which file something is, and that it is as it was. Nobody can set back when the inode was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileStamp {
+    dev: u64,
+    ino: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl FileStamp {
+    /// Returns that of what was looked at.
+    pub fn of(seen: &Metadata) -> FileStamp {
+        FileStamp {
+            dev: seen.dev(),
+            ino: seen.ino(),
+            size: seen.len(),
+            modified: (seen.mtime(), seen.mtime_nsec()),
+            changed: (seen.ctime(), seen.ctime_nsec()),
+        }
+    }
 }
 
 /// The data of a regular file of a [`LayerTree`].
@@ -71,6 +102,11 @@ pub trait TreeFile: fmt::Debug + Send + Sync {
     }
 }
 
+/// The kernel's device numbers have 32 bits, here in 44.
+const NO_DEVICE: u64 = 1 << 63;
+/// The next that no tree has.
+static NEXT: AtomicU64 = AtomicU64::new(NO_DEVICE);
+
 /// A tree as a layer of one stack.
 #[derive(Debug)]
 pub struct Tree {
@@ -82,10 +118,18 @@ pub struct Tree {
 impl Tree {
     /// Makes a layer of a tree.
     pub fn new(reads: Arc<dyn LayerTree>) -> Arc<Tree> {
-        // The kernel's numbers have 32 bits, here in 44.
-        const NO_DEVICE: u64 = 1 << 63;
-        static NEXT: AtomicU64 = AtomicU64::new(NO_DEVICE);
         Arc::new(Tree { reads, dev: NEXT.fetch_add(1, Ordering::Relaxed) })
+    }
+
+    /// Makes the layer that another process had of it, by whose device number it is known.
+    pub(in crate::union) fn known_as(reads: Arc<dyn LayerTree>, dev: u64) -> Arc<Tree> {
+        NEXT.fetch_max(dev.saturating_add(1), Ordering::Relaxed);
+        Arc::new(Tree { reads, dev })
+    }
+
+    /// Returns its device number.
+    pub(in crate::union) fn dev(&self) -> u64 {
+        self.dev
     }
 
     /// Returns what reads it.

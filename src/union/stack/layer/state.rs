@@ -2,19 +2,21 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::{Role, StackError, SyncAtEnd, UpperCaps, UpperLayer, Veils};
+use super::{Role, StackError, SyncAtEnd, TreeLayer, UpperCaps, UpperLayer, Veils};
 use crate::sys::descriptors::{Incoming, Outgoing};
 use crate::union::escaped_path::EscapedPath;
 use crate::union::lookup::belief::Belief;
 use crate::union::quota::state::QuotaState;
 use crate::union::stack::directory::Layer;
 use crate::union::stack::lock::DirLock;
+use crate::union::stack::tree::{FileStamp, LayerTree, Tree};
 use crate::union::stack::workdir::Workdir;
 use crate::union::stack::workdir::state::WorkdirState;
 
@@ -58,6 +60,49 @@ impl LayerState {
             belief,
             sealed: self.sealed,
         })
+    }
+}
+
+/// What of a lower that is no directory goes to another process, which opens it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TreeState {
+    /// Its position among the lowers.
+    at: usize,
+    path: EscapedPath,
+    /// The device number that its layer has.
+    dev: u64,
+    /// What tells it from other trees.
+    id: u64,
+    lies_in: FileStamp,
+}
+
+impl TreeState {
+    /// Returns that of the lower at this position; `None` where nobody else can open it.
+    pub(in crate::union) fn of(at: usize, path: &Path, tree: &Tree) -> Option<TreeState> {
+        let (dev, id) = (tree.dev(), tree.id());
+        let lies_in = tree.source().lies_in()?;
+        Some(TreeState { at, path: EscapedPath::from(path), dev, id, lies_in })
+    }
+
+    /// Returns its position among the lowers.
+    pub fn at(&self) -> usize {
+        self.at
+    }
+
+    /// Returns by which name it was opened.
+    pub fn path(&self) -> &Path {
+        self.path.as_path()
+    }
+
+    /// Tells whether that is it.
+    pub fn is(&self, tree: &dyn LayerTree) -> bool {
+        tree.id() == self.id && tree.lies_in() == Some(self.lies_in)
+    }
+
+    /// Returns the layer.
+    pub(in crate::union) fn layer(self, tree: Arc<dyn LayerTree>, belief: Belief) -> TreeLayer {
+        TreeLayer { path: self.path.as_path().to_owned(), tree: Tree::known_as(tree, self.dev), belief }
     }
 }
 
