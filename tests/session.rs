@@ -15,6 +15,7 @@ use unionmount::fuse::session::init::Wanted;
 use unionmount::fuse::session::{Filesystem, Hooks, SessionOptions, serve};
 use unionmount::fuse::wire::operation::Init;
 use unionmount::fuse::wire::{Operation, Reply, Request};
+use unionmount::sys::panics::contained;
 
 /// A root directory without entries.
 struct Null {
@@ -31,6 +32,13 @@ impl Filesystem for Null {
         match request.operation {
             Operation::Lookup { name } => {
                 assert_ne!(name, b"panic", "as asked");
+                if name == b"contained" {
+                    // What reads a file of an archive does so.
+                    let error = contained(|| panic!("as asked")).unwrap_err();
+                    assert!(error.to_string().contains("as asked"));
+                    reply.error(Errno::EIO);
+                    return;
+                }
                 reply.error(Errno::ENOENT);
             }
             Operation::Getattr => {
@@ -88,13 +96,18 @@ fn an_unmounted_session_ends_in_order() {
 }
 
 #[test]
-fn a_panic_ends_the_process_and_the_mount() {
+fn a_panic_ends_the_process_and_the_mount_unless_it_is_contained() {
     if !is_root() {
         support::skip!("needs root");
     }
     let place = Place::new();
     let mut child = start(&place, &[]);
     until("it is mounted", || place.mounted("mnt").is_some());
+    for _ in 0..20 {
+        let contained = fs::metadata(place.at("mnt/contained")).unwrap_err();
+        assert_eq!(contained.raw_os_error(), Some(libc::EIO), "and the mount goes on");
+        assert_eq!(fs::metadata(place.at("mnt/x")).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
     fs::metadata(place.at("mnt/panic")).unwrap_err();
     assert_eq!(wait(&mut child), Some(101));
     assert!(place.mounted("mnt").is_none(), "no dead mount is left");

@@ -1,7 +1,7 @@
 //! Compressed streams: told by their first bytes, whatever a media type or a file's name says.
 //!
 //! All decoders go on over concatenated members and frames, as pigz, estargz and `zstd` write them, and fail when the
-//! stream ends within one. Of zstd, each frame says by itself how large a window it needs.
+//! stream ends within one. Of zstd, each frame says by itself how large a window it needs. A panic of theirs is an error of the stream.
 
 use std::io::{self, BufRead, Read};
 
@@ -9,6 +9,8 @@ use bzip2::bufread::MultiBzDecoder;
 use flate2::bufread::MultiGzDecoder;
 use lzma_rust2::XzReader;
 use zstd::stream::raw::{self, InBuffer, Operation, OutBuffer};
+
+use crate::sys::panics::contained;
 
 /// How a stream is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,13 +74,14 @@ pub fn decode<'a>(input: impl BufRead + Send + 'a) -> io::Result<(Compression, B
     let (compression, input) = peek(input)?;
     let reader: Box<dyn Read + Send + 'a> = match compression {
         Compression::None => Box::new(input),
-        Compression::Gzip => Box::new(MultiGzDecoder::new(input)),
-        Compression::Zstd => Box::new(ZstdReader::new(input)?),
+        Compression::Gzip => Box::new(Contained::new(MultiGzDecoder::new(input))),
+        Compression::Zstd => Box::new(Contained::new(ZstdReader::new(input)?)),
         Compression::Xz => {
             let limit = (LARGE_WINDOW >> 10) as u32;
-            Box::new(Alone { _alone: LARGE.lock(), reader: XzReader::new_mem_limit(input, true, limit) })
+            let reader = Alone { _alone: LARGE.lock(), reader: XzReader::new_mem_limit(input, true, limit) };
+            Box::new(Contained::new(reader))
         }
-        Compression::Bzip2 => Box::new(MultiBzDecoder::new(input)),
+        Compression::Bzip2 => Box::new(Contained::new(MultiBzDecoder::new(input))),
     };
     Ok((compression, reader))
 }
@@ -92,6 +95,33 @@ pub fn peek<R: BufRead>(mut input: R) -> io::Result<(Compression, impl BufRead +
     // However few of them the first read of a pipe brings.
     input.by_ref().take(HEAD).read_to_end(&mut head)?;
     Ok((Compression::of(&head), io::Cursor::new(head).chain(input)))
+}
+
+/// A decoder that can end its stream, and nothing else, by a panic: what it is given, anybody may have made.
+struct Contained<R> {
+    /// `None`: it has panicked.
+    decoder: Option<R>,
+}
+
+impl<R: Read> Contained<R> {
+    fn new(decoder: R) -> Contained<R> {
+        Contained { decoder: Some(decoder) }
+    }
+}
+
+impl<R: Read> Read for Contained<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(decoder) = &mut self.decoder else {
+            return Err(io::Error::other("its decoder has panicked"));
+        };
+        contained(|| decoder.read(buffer)).unwrap_or_else(|panicked| {
+            let broken = self.decoder.take();
+            if let Err(error) = contained(|| drop(broken)) {
+                log::debug!("a decoder that has panicked can't be given up: {error}");
+            }
+            Err(panicked)
+        })
+    }
 }
 
 /// The only reader of its size in the process.
@@ -316,6 +346,36 @@ mod tests {
             assert!(part.is_err() || part.is_ok_and(|found| expected.starts_with(&found)), "{cut}");
         }
         assert!(decoded(&[&all[..], b"garbage"].concat()).is_err());
+    }
+
+    /// Has a bug, or two of them.
+    struct Buggy {
+        is_dropped_badly: bool,
+    }
+
+    impl Read for Buggy {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            panic!("there is no room for {} bytes", buffer.len());
+        }
+    }
+
+    impl Drop for Buggy {
+        fn drop(&mut self) {
+            assert!(!self.is_dropped_badly, "it is wrong through and through");
+        }
+    }
+
+    #[test]
+    fn a_decoder_that_panics_ends_its_stream_alone() {
+        for is_dropped_badly in [false, true] {
+            let mut reader =
+                Contained::new(Alone { _alone: LARGE.lock(), reader: Buggy { is_dropped_badly } });
+            let error = reader.read(&mut [0; 9]).unwrap_err().to_string();
+            assert!(error.contains("there is no room for 9 bytes"), "{error}");
+            assert!(reader.read(&mut [0; 9]).unwrap_err().to_string().contains("has panicked"));
+            // What it alone could have, others can.
+            assert_eq!(decoded(&frame(25, b"x")).unwrap().1, b"x");
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub mod namespace;
 pub mod object;
 pub mod output;
 pub mod own;
+pub mod panics;
 pub mod process;
 pub mod progress;
 pub mod remove;

@@ -91,7 +91,7 @@ impl Blocks {
             bytes.resize(length, 0);
             self.read(at, bytes)?;
             let found = packed.compressor.decompress(bytes, buffer);
-            found.ok_or_else(|| Wrong::damaged(format!("the block at {at} can't be decompressed")))
+            found.map_err(|error| Wrong::damaged(format!("the block at {at} can't be decompressed: {error}")))
         })
     }
 

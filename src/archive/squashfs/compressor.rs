@@ -1,14 +1,14 @@
 //! What blocks are compressed with. Each block stands alone.
 
 use std::cell::RefCell;
-use std::io::Read;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::io::{self, Read};
 
 use flate2::{Decompress, FlushDecompress, Status};
 use lzma_rust2::XzReader;
 use serde::{Deserialize, Serialize};
 
 use super::raw::Wrong;
+use crate::sys::panics::contained;
 
 /// More than a stream of xz takes that a block can be: its dictionary is no larger than a block.
 const XZ_MEMORY_KIB: u32 = 8 << 10;
@@ -20,6 +20,9 @@ pub(in crate::archive) enum Compressor {
     Xz,
     Lz4,
     Zstd,
+    /// One with a bug.
+    #[cfg(test)]
+    Panicking,
 }
 
 /// Contexts of the libraries that are worth keeping.
@@ -50,23 +53,34 @@ impl Compressor {
             4 => Ok(Compressor::Xz),
             5 => Ok(Compressor::Lz4),
             6 => Ok(Compressor::Zstd),
+            #[cfg(test)]
+            u16::MAX => Ok(Compressor::Panicking),
             other => Err(Wrong::damaged(format!("its superblock tells of an unknown compressor, {other}"))),
         }
     }
 
-    /// Decompresses a block, and returns how many bytes that gives. `None`: it is damaged, or more than fits.
-    pub(super) fn decompress(self, block: &[u8], into: &mut [u8]) -> Option<usize> {
-        // Data that nobody made may find a bug in a library; a block is no reason to end the mount.
-        let result = catch_unwind(AssertUnwindSafe(|| match self {
+    /// Decompresses a block, and returns how many bytes that gives.
+    ///
+    /// # Errors
+    /// It is damaged, or more than fits. Data that nobody made may find a bug in a library as well, which is no reason to end the mount.
+    pub(super) fn decompress(self, block: &[u8], into: &mut [u8]) -> io::Result<usize> {
+        let decoded = contained(|| match self {
             Compressor::Gzip => inflate(block, into),
             Compressor::Xz => unxz(block, into),
             Compressor::Lz4 => lz4_flex::block::decompress_into(block, into).ok(),
             Compressor::Zstd => unzstd(block, into),
-        }));
-        result.unwrap_or_else(|_| {
-            KEPT.take();
-            None
-        })
+            #[cfg(test)]
+            Compressor::Panicking => panic!("a block of {} bytes", block.len()),
+        });
+        match decoded {
+            Ok(Some(count)) => Ok(count),
+            Ok(None) => Err(io::ErrorKind::InvalidData.into()),
+            Err(panicked) => {
+                // Nobody knows what they are like now.
+                KEPT.take();
+                Err(panicked)
+            }
+        }
     }
 }
 

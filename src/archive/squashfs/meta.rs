@@ -86,8 +86,9 @@ impl<'a> Metadata<'a> {
         }
         let mut bytes = vec![0; BLOCK];
         let found = self.compressor.decompress(&stored, &mut bytes);
-        let count = found
-            .ok_or_else(|| Wrong::damaged(format!("the block of metadata at {at} can't be decompressed")))?;
+        let count = found.map_err(|error| {
+            Wrong::damaged(format!("the block of metadata at {at} can't be decompressed: {error}"))
+        })?;
         bytes.truncate(count);
         Ok(Block { bytes, next })
     }

@@ -8,7 +8,7 @@
 //! | SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGXCPU | this process unmounts, as if it had been told by `umount`; busy: it says so and goes on |
 //! | the same a second time | it unmounts lazily: the tree is gone from sight at once, its users may finish |
 //! | any other signal that can be ignored | nothing |
-//! | a panic | it is logged, the mount is taken away and the process ends: nothing that may be wrong is served or written |
+//! | a panic | it is logged, the mount is taken away and the process ends: nothing that may be wrong is served or written; in a decoder ([`contained`](crate::sys::panics::contained)) it is an error of what is read |
 //! | SIGKILL | the kernel ends the connection; users get ENOTCONN until somebody unmounts |
 //!
 //! The daemon never opens a path in its own mount: a request that waits for itself waits for ever.
@@ -46,6 +46,7 @@ use signal_hook::iterator::{Handle, Signals};
 use super::backing_dev_info;
 use super::dispatch::DispatchPolicy;
 use super::mount::{self, MountError, MountFlags, Mounted};
+use crate::sys::panics::on_panic;
 use crate::sys::{memory, own, process};
 
 mod connection;
@@ -345,7 +346,7 @@ fn end(mounted: &Mounted, lazy: bool) {
     }
 }
 
-/// Lets a panic of any thread end the process from now on, and the mount with it.
+/// Lets a panic of any thread end the process from now on, and the mount with it, unless it is contained.
 fn stop_on_panic(mounted: Mounted) {
     /// Taking the mount away may wait for answers that nobody gives any more.
     const PATIENCE: Duration = Duration::from_secs(2);
@@ -364,14 +365,14 @@ fn stop_on_panic(mounted: Mounted) {
         done.send(()).unwrap_or_default();
     });
     let unmounted = Mutex::new(unmounted);
-    std::panic::set_hook(Box::new(move |panic| {
+    on_panic(move |panic| {
         log::error!("{panic}\n{}", std::backtrace::Backtrace::force_capture());
         if unmounting.is_ok() && panicked.send(()).is_ok() {
             unmounted.lock().recv_timeout(PATIENCE).unwrap_or_default();
         }
         // The kernel ends the connection; what was staged is swept by the next mount.
         std::process::exit(EXIT_CODE);
-    }));
+    });
 }
 
 /// Returns what mount(8) shows as the device when nobody gave a name.
