@@ -26,6 +26,7 @@ mod file;
 mod image;
 mod implied;
 mod index;
+mod lower;
 mod opening;
 mod part;
 mod promise;
@@ -47,6 +48,7 @@ use crate::image::layer::LayerError;
 use crate::union::stack::tree::{FileStamp, LayerTree};
 
 pub use self::implied::describe_implied;
+pub use self::lower::{ReadLower, open_layer};
 pub use self::part::Part;
 pub use self::promise::{ArchiveOptions, Promised};
 

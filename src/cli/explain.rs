@@ -122,7 +122,7 @@ impl Explain {
     fn named(&self, texts: &Texts) -> Result<Option<(Found, Vec<PathBuf>)>, Failure> {
         let Some((first, rest)) = self.paths.split_first() else { return Ok(None) };
         let inside = |path: &PathBuf| mounts::of(path).is_ok();
-        let is_image = lowers::is_image(first) && !first.exists();
+        let is_image = lowers::names_image(first);
         if !rest.is_empty() && (is_image || first.is_file() && !inside(first)) {
             return Ok(Some((Found::of_paths(vec![first.clone()], false), rest.to_vec())));
         }

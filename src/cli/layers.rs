@@ -195,7 +195,7 @@ impl StackArgs {
 
     /// Finds a path in a mount, or else an image or a container.
     fn of_target(&self, texts: &Texts, target: &Path) -> Result<Found, Failure> {
-        if lowers::is_image(target) && !target.exists() {
+        if lowers::names_image(target) {
             return Ok(Found::of_paths(vec![target.to_owned()], false));
         }
         let no_mount = match mounts::of(target) {

@@ -8,9 +8,8 @@ mod spelled;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,17 +18,19 @@ use rustix::fs::{Mode, OFlags};
 
 use super::Failure;
 use super::registry::progress;
-use crate::archive::{self, Archive, ArchiveError, ArchiveOptions, Part, Promised, layer_name};
+use crate::archive::{
+    self, Archive, ArchiveError, ArchiveOptions, Part, Promised, ReadLower, layer_name, open_layer,
+};
 use crate::image::error::StoreError;
 use crate::image::packed::{Layout, PackedLayer, Wanted};
-use crate::sys::object::At;
+use crate::sys::object::{At, Stat};
 use crate::sys::own::is_own;
 use crate::sys::threads::at_once;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::stack::layer::{LowerSource, StackError};
 
-use self::spelled::{NamedImage, Taken, as_layer_of, as_tar, bare, is_pinned};
-pub(super) use self::spelled::{as_layer, is_image, promised, split};
+use self::spelled::{NamedImage, Taken, as_layer_of, as_tar, bare, is_image, is_pinned};
+pub(super) use self::spelled::{as_layer, promised, split};
 
 /// Returns the paths that lists of layers name, each as `--lower` takes it.
 pub(super) fn named(lists: &[OsString]) -> Result<Vec<PathBuf>, Failure> {
@@ -54,19 +55,19 @@ pub(super) fn sources_and_names(
     paths: Vec<PathBuf>,
 ) -> Result<(Vec<LowerSource>, Vec<Option<String>>), Failure> {
     let opened = read(found_all(&LowerSource::directories(paths))?)?;
-    let names = opened.iter().map(Opened::name).collect();
-    Ok((opened.into_iter().map(Opened::into_source).collect(), names))
+    let names = opened.iter().map(ReadLower::name).collect();
+    Ok((opened.into_iter().map(ReadLower::into_source).collect(), names))
 }
 
 /// Opens archives among lowers, several at once, since one that is compressed is read to its end. A daemon does so when it has
 /// left its caller, whose descriptors it closes.
 pub(super) fn opened(lowers: &[LowerSource]) -> Result<Vec<LowerSource>, Failure> {
-    Ok(read(found_all(lowers)?)?.into_iter().map(Opened::into_source).collect())
+    Ok(read(found_all(lowers)?)?.into_iter().map(ReadLower::into_source).collect())
 }
 
 fn found_all(lowers: &[LowerSource]) -> Result<Vec<Found>, Failure> {
     let each = lowers.iter().enumerate().map(|(at, lower)| match lower {
-        LowerSource::Directory(path) => found(at, path.clone()),
+        LowerSource::Directory(path) => found(at, path.clone(), &|_| Ok(())),
         tree => Ok(Found::Lower(tree.clone())),
     });
     each.collect()
@@ -78,29 +79,20 @@ pub(super) fn one_more(path: PathBuf, id: (u64, u64)) -> Result<LowerSource, Fai
     let shown = EscapedPath::from(path.as_path());
     let failed = |why: &dyn std::fmt::Display| Failure::failed(format!("{shown}: {why}"));
     // What lies in the mount is never opened; this tells so.
-    let place = match (NamedImage::read(&path), bare(&path)) {
-        (Some(NamedImage { place, .. }), _) | (None, Some((place, _))) => place,
-        (None, None) => path.clone(),
-    };
-    let seen = |path: &Path| {
-        let pin = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
-        At::Fd(pin.as_fd()).stat_as_known().ok()
-    };
-    let (whole, place) = (seen(&path), seen(&place));
-    if [&whole, &place].into_iter().flatten().any(|seen| is_own(seen.dev)) {
-        return Err(failed(&"lies in the mount, which would wait for itself"));
-    }
-    let found = found(0, path)?;
+    let found = found(0, path, &|seen| match is_own(seen.dev) {
+        true => Err(failed(&"lies in the mount, which would wait for itself")),
+        false => Ok(()),
+    })?;
     let seen = match &found {
         Found::Lower(_) => None,
-        Found::File { file, .. } => {
-            let seen = file.metadata().map_err(|error| failed(&error))?;
-            Some((seen.dev(), seen.ino()))
-        }
-        Found::Image(..) => place.map(|seen| (seen.dev, seen.ino)),
+        Found::File { file, .. } | Found::Image(_, _, Place::File(file)) => Some(file),
+        Found::Image(_, _, Place::Directory(dir)) => Some(dir),
     };
-    if seen.is_some_and(|seen| seen != id) {
-        return Err(failed(&"the daemon sees something else there; is it in another mount namespace?"));
+    if let Some(seen) = seen {
+        let seen = At::Fd(seen.as_fd()).stat_as_known().map_err(|error| failed(&error))?;
+        if (seen.dev, seen.ino) != id {
+            return Err(failed(&"the daemon sees something else there; is it in another mount namespace?"));
+        }
     }
     let bars = progress(false);
     let mut parts = found.unfold(&bars)?;
@@ -130,6 +122,7 @@ pub(super) fn from_everywhere(path: &Path) -> io::Result<(PathBuf, PathBuf)> {
             let NamedImage { place, wanted, number } = image;
             (place, Box::new(move |place| NamedImage { place, wanted: wanted.clone(), number }.name()))
         }
+        (Some(_), None) if is_pinned(path) => return Err(io::Error::other(no_pinned(path))),
         _ => (path.to_owned(), Box::new(|place| place)),
     };
     let place = std::fs::canonicalize(place)?;
@@ -137,14 +130,12 @@ pub(super) fn from_everywhere(path: &Path) -> io::Result<(PathBuf, PathBuf)> {
 }
 
 /// Reads the archives among what was found, and finds the layers of images.
-fn read(found: Vec<Found>) -> Result<Vec<Opened>, Failure> {
+fn read(found: Vec<Found>) -> Result<Vec<ReadLower>, Failure> {
     let bars = progress(false);
     let parts = at_once(found, |one| one.unfold(&bars))?.into_iter().flatten().collect();
-    let mut opened: Vec<Opened> = at_once(parts, |one| one.read(&bars))?;
+    let mut opened: Vec<ReadLower> = at_once(parts, |one| one.read(&bars))?;
     // Layers of an image that lie right above each other tell of directories that one of them doesn't name.
-    for run in opened.chunk_by_mut(|above, below| above.is_layer() && below.is_layer()) {
-        archive::describe_implied(&mut run.iter_mut().filter_map(Opened::archive).collect::<Vec<_>>());
-    }
+    ReadLower::describe_implied(&mut opened);
     Ok(opened)
 }
 
@@ -154,13 +145,21 @@ enum Found {
     Lower(LowerSource),
     /// A file that may be one, and which lower it is.
     File { at: usize, file: File, path: PathBuf, taken: Taken },
-    /// Which lower it is, and an image of a layout or an archive.
-    Image(usize, NamedImage),
+    /// Which lower it is, an image of a layout or an archive, and where that lies.
+    Image(usize, NamedImage, Place),
+}
+
+/// Where an image lies, open.
+enum Place {
+    /// An archive.
+    File(File),
+    /// A layout.
+    Directory(File),
 }
 
 /// A lower that is found, and not yet read.
 enum Unread {
-    Opened(Opened),
+    Opened(ReadLower),
     /// A layer of an image, and what the lower that it makes is called.
     Layer {
         at: usize,
@@ -174,41 +173,52 @@ enum Unread {
 impl Found {
     fn unfold(self, bars: &MultiProgress) -> Result<Vec<Unread>, Failure> {
         match self {
-            Found::Lower(lower) => Ok(vec![Unread::Opened(Opened::Lower(lower))]),
+            Found::Lower(lower) => Ok(vec![Unread::Opened(ReadLower::Plain(lower))]),
             Found::File { at, file, path, taken } => {
-                let (is_layer, tar) = match taken {
-                    Taken::Layer(digest) => (true, digest),
-                    Taken::AsItIs | Taken::Tar | Taken::OfImage(_) => (false, None),
+                let bars = Some(bars.clone());
+                let archive = match taken {
+                    Taken::Layer(digest) => open_layer(file, &path, digest, bars),
+                    Taken::AsItIs | Taken::Tar | Taken::OfImage(_) => {
+                        archive::open(file, &path, &as_it_is(bars))
+                    }
                 };
-                let promised = Promised { tar, blob: None };
-                let options = ArchiveOptions { is_layer, promised, progress: Some(bars.clone()) };
-                let archive = archive::open(file, &path, &options).map_err(|error| wrong(at, &error))?;
+                let archive = archive.map_err(|error| wrong(at, &error))?;
                 let of_image = |place, number| NamedImage { place, wanted: Wanted::Only, number };
                 match taken {
                     Taken::OfImage(number) => of_archive(at, &of_image(path, Some(number)), archive),
                     Taken::AsItIs if archive.holds_image() => of_archive(at, &of_image(path, None), archive),
                     _ => {
-                        Ok(vec![Unread::Opened(Opened::Archive(again(path, taken), Box::new(archive), None))])
+                        let (path, archive) = (again(path, taken), Box::new(archive));
+                        Ok(vec![Unread::Opened(ReadLower::Archive { path, archive, name: None })])
                     }
                 }
             }
-            Found::Image(at, image) => of_image(at, &image, bars),
+            Found::Image(at, image, place) => of_image(at, &image, place, bars),
         }
     }
 }
 
+fn as_it_is(progress: Option<MultiProgress>) -> ArchiveOptions {
+    ArchiveOptions { progress, ..ArchiveOptions::default() }
+}
+
 /// Finds the layers of an image in a layout or an archive.
-fn of_image(at: usize, image: &NamedImage, bars: &MultiProgress) -> Result<Vec<Unread>, Failure> {
+fn of_image(
+    at: usize,
+    image: &NamedImage,
+    opened: Place,
+    bars: &MultiProgress,
+) -> Result<Vec<Unread>, Failure> {
     let place = &image.place;
     let io = |source| wrong(at, &ArchiveError::Io { what: "open it", path: place.clone(), source });
-    if let Some(file) = file_at(place).map_err(io)? {
-        let options = ArchiveOptions { progress: Some(bars.clone()), ..ArchiveOptions::default() };
-        let archive = archive::open(file, place, &options).map_err(|error| wrong(at, &error))?;
-        return of_archive(at, image, archive);
-    }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = rustix::fs::open(place, flags, Mode::empty()).map_err(|errno| io(errno.into()))?;
-    let layout = Layout::new(dir.into(), place);
+    let dir = match opened {
+        Place::File(file) => {
+            let archive = archive::open(file, place, &as_it_is(Some(bars.clone())));
+            return of_archive(at, image, archive.map_err(|error| wrong(at, &error))?);
+        }
+        Place::Directory(dir) => dir,
+    };
+    let layout = Layout::new(dir, place);
     let failed = |error: StoreError| Failure::failed(format!("lower layer {} {error}", at + 1));
     let layers = layout.layers(&image.wanted).map_err(failed)?;
     let each = meant(at, image, layers, |layer| layer)?.into_iter().map(|layer| {
@@ -263,7 +273,7 @@ fn layer_of(place: PathBuf, layer: &PackedLayer) -> PathBuf {
 }
 
 impl Unread {
-    fn read(self, bars: &MultiProgress) -> Result<Opened, Failure> {
+    fn read(self, bars: &MultiProgress) -> Result<ReadLower, Failure> {
         match self {
             Unread::Opened(opened) => Ok(opened),
             Unread::Layer { at, part, layer, path, of } => {
@@ -272,41 +282,8 @@ impl Unread {
                 let archive = archive::open_part(part, &options).map_err(|error| wrong(at, &error))?;
                 let of = of.file_name().unwrap_or(of.as_os_str()).to_string_lossy().into_owned();
                 let name = if layer.step.is_empty() { None } else { Some(format!("{of}, {}", layer.step)) };
-                Ok(Opened::Archive(path, Box::new(archive), name))
+                Ok(ReadLower::Archive { path, archive: Box::new(archive), name })
             }
-        }
-    }
-}
-
-/// A lower whose archive, if it is one, has been read; what people call it, where its path says less.
-enum Opened {
-    Lower(LowerSource),
-    Archive(PathBuf, Box<Archive>, Option<String>),
-}
-
-impl Opened {
-    fn archive(&mut self) -> Option<&mut Archive> {
-        match self {
-            Opened::Lower(_) => None,
-            Opened::Archive(_, archive, _) => Some(archive),
-        }
-    }
-
-    fn is_layer(&self) -> bool {
-        matches!(self, Opened::Archive(_, archive, _) if archive.is_layer())
-    }
-
-    fn name(&self) -> Option<String> {
-        match self {
-            Opened::Lower(_) => None,
-            Opened::Archive(_, _, name) => name.clone(),
-        }
-    }
-
-    fn into_source(self) -> LowerSource {
-        match self {
-            Opened::Lower(lower) => lower,
-            Opened::Archive(path, read, _) => LowerSource::Tree { path, tree: read.into_tree() },
         }
     }
 }
@@ -333,7 +310,12 @@ fn wrong(at: usize, error: &ArchiveError) -> Failure {
 
 /// Returns whether there is something at this path that could be a lower.
 pub(super) fn could_be(path: &Path) -> bool {
-    path.is_dir() || is_archive(path)
+    !is_pinned(path) && path.is_dir() || is_archive(path)
+}
+
+/// Returns whether that is an image of a layout or an archive, and no directory of the whole name.
+pub(super) fn names_image(path: &Path) -> bool {
+    is_image(path) && (is_pinned(path) || !path.exists())
 }
 
 /// Returns whether a lower of this path looks like an archive, for what is shown of it.
@@ -345,38 +327,83 @@ pub(super) fn is_archive(path: &Path) -> bool {
             && NamedImage::read(path).is_some_and(|image| image.place.exists())
 }
 
-/// Opens what a path names and keeps it if it is a regular file. What isn't there, or isn't one, the stack tells.
-fn file_at(path: &Path) -> io::Result<Option<File>> {
-    // A fifo and a device of somebody else's aren't opened: they could hold this up, or do something.
-    let Ok(pin) = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) else {
-        return Ok(None);
-    };
-    Ok(At::Fd(pin.as_fd()).open_file()?.map(File::from))
+/// What a path leads to, whatever is put there later.
+struct Pinned(OwnedFd);
+
+impl Pinned {
+    /// Goes there, and has it looked at before it is opened. `None`: there is nothing that can be gone to, which the stack tells.
+    fn at(
+        path: &Path,
+        look: &dyn Fn(&Stat) -> Result<(), Failure>,
+    ) -> Result<Result<Pinned, rustix::io::Errno>, Failure> {
+        // A fifo and a device of somebody else's aren't opened: they could hold this up, or do something.
+        let pin = match rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(pin) => pin,
+            Err(errno) => return Ok(Err(errno)),
+        };
+        if let Ok(seen) = At::Fd(pin.as_fd()).stat_as_known() {
+            look(&seen)?;
+        }
+        Ok(Ok(Pinned(pin)))
+    }
+
+    /// Opens it if it is a regular file.
+    fn file(&self) -> io::Result<Option<File>> {
+        Ok(At::Fd(self.0.as_fd()).open_file()?.map(File::from))
+    }
+
+    /// Opens the place of an image.
+    fn place(&self) -> io::Result<Place> {
+        if let Some(file) = self.file()? {
+            return Ok(Place::File(file));
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Place::Directory(rustix::fs::openat(&self.0, ".", flags, Mode::empty())?.into()))
+    }
 }
 
-/// Finds what a path names, by its whole name first: a directory may be called like an image. Not where a digest is named.
-fn found(at: usize, path: PathBuf) -> Result<Found, Failure> {
+/// Finds what a path names, by its whole name first: a directory may be called like an image. Not where a digest is named: that is
+/// never a directory, which could hold anything. `look` sees what there is before it is opened.
+fn found(at: usize, path: PathBuf, look: &dyn Fn(&Stat) -> Result<(), Failure>) -> Result<Found, Failure> {
     let io = |path: &Path| {
         let path = path.to_owned();
         move |source| wrong(at, &ArchiveError::Io { what: "open it", path, source })
     };
-    if !is_pinned(&path) {
-        if let Some(file) = file_at(&path).map_err(io(&path))? {
-            return Ok(Found::File { at, file, path, taken: Taken::AsItIs });
-        }
-        if path.exists() {
-            return Ok(Found::Lower(LowerSource::Directory(path)));
-        }
+    let is_pinned = is_pinned(&path);
+    if !is_pinned && let Ok(whole) = Pinned::at(&path, look)? {
+        return Ok(match whole.file().map_err(io(&path))? {
+            Some(file) => Found::File { at, file, path, taken: Taken::AsItIs },
+            None => Found::Lower(LowerSource::Directory(path)),
+        });
     }
     if let Some((bare, taken)) = bare(&path)
-        && let Some(file) = file_at(&bare).map_err(io(&bare))?
+        && let Ok(there) = Pinned::at(&bare, look)?
+        && let Some(file) = there.file().map_err(io(&bare))?
     {
         return Ok(Found::File { at, file, path: bare, taken });
     }
-    Ok(match NamedImage::read(&path) {
-        Some(image) => Found::Image(at, image),
-        None => Found::Lower(LowerSource::Directory(path)),
-    })
+    match NamedImage::read(&path) {
+        Some(image) => {
+            let opened =
+                Pinned::at(&image.place, look)?.map_err(io::Error::from).and_then(|there| there.place());
+            let place = opened.map_err(io(&image.place))?;
+            Ok(Found::Image(at, image, place))
+        }
+        None if is_pinned => {
+            let shown = EscapedPath::from(path.as_path());
+            Err(Failure::failed(format!("lower layer {} {shown}: {}", at + 1, no_pinned(&path))))
+        }
+        None => Ok(Found::Lower(LowerSource::Directory(path))),
+    }
+}
+
+/// Says that there is no file of which a digest is asked for.
+fn no_pinned(path: &Path) -> String {
+    let file = bare(path).map_or_else(|| path.to_owned(), |(file, _)| file);
+    let file = EscapedPath::from(file.as_path());
+    format!(
+        "there is no file {file}, and what is asked for by its digest is never a directory of the whole name"
+    )
 }
 
 #[cfg(test)]
@@ -395,7 +422,7 @@ mod tests {
                 false => std::fs::create_dir(&written).unwrap(),
                 true => std::fs::write(&written, "y").unwrap(),
             }
-            let Ok(Found::File { path, taken, .. }) = found(0, written.clone()) else {
+            let Ok(Found::File { path, taken, .. }) = found(0, written.clone(), &|_| Ok(())) else {
                 panic!("another one")
             };
             assert_eq!((path, taken), (meant.clone(), Taken::Layer(Some(digest))));
@@ -404,5 +431,52 @@ mod tests {
                 std::fs::remove_dir(&written).unwrap();
             }
         }
+    }
+
+    /// Where the file isn't there, nothing else of that name is.
+    #[test]
+    fn what_has_a_digest_is_never_a_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let (meant, digest) = (dir.path().join("base.tar"), crate::image::digest::Digest::of(b"x"));
+        let written = dir.path().join(format!("base.tar,layer={digest}"));
+        std::fs::create_dir(&written).unwrap();
+        let image = PathBuf::from(format!("oci:{}@{digest}", meant.display()));
+        for is_there in [false, true] {
+            if is_there {
+                // No file either.
+                std::fs::create_dir(&meant).unwrap();
+            }
+            let Err(refused) = found(0, written.clone(), &|_| Ok(())) else { panic!("it was taken") };
+            for name in [&meant, &written] {
+                assert!(refused.message.contains(&format!("{}", name.display())), "{}", refused.message);
+            }
+            assert!(refused.message.contains("there is no file"), "{}", refused.message);
+            assert_eq!((could_be(&written), is_archive(&written)), (false, false));
+            if !is_there {
+                assert!(from_everywhere(&written).is_err());
+                assert!(found(0, image.clone(), &|_| Ok(())).is_err());
+            }
+        }
+        assert!(matches!(found(0, image, &|_| Ok(())), Ok(Found::Image(_, _, Place::Directory(_)))));
+    }
+
+    /// What is looked at is what is opened, whatever lies there by then.
+    #[test]
+    fn an_image_is_opened_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (place, other) = (dir.path().join("layout"), dir.path().join("other"));
+        std::fs::create_dir(&place).unwrap();
+        std::fs::create_dir(&other).unwrap();
+        let named = PathBuf::from(format!("oci:{}", place.display()));
+        let looked = std::cell::Cell::new(None);
+        let found = found(0, named, &|seen: &Stat| {
+            looked.set(Some((seen.dev, seen.ino)));
+            std::fs::rename(&place, dir.path().join("away")).unwrap();
+            std::fs::rename(&other, &place).unwrap();
+            Ok(())
+        });
+        let Ok(Found::Image(_, _, Place::Directory(opened))) = found else { panic!("no layout") };
+        let opened = At::Fd(opened.as_fd()).stat().unwrap();
+        assert_eq!(looked.get(), Some((opened.dev, opened.ino)));
     }
 }

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use super::error::{ContainerError, Result};
-use crate::archive::{self, Archive, ArchiveOptions, Promised, layer_name};
+use crate::archive::{ReadLower, layer_name, open_layer};
 use crate::image::digest::Digest;
 use crate::image::store::{Image, Store};
 use crate::sys::threads::at_once;
@@ -30,22 +30,20 @@ impl Lowers {
     /// # Errors
     /// When a blob can't be read, or isn't what the image says.
     pub fn sources(&self) -> Result<Vec<LowerSource>> {
-        let mut opened: Vec<Opened> = at_once(self.paths.iter().collect(), |path| self.open(path))?;
-        let mut archives: Vec<&mut Archive> = opened.iter_mut().filter_map(Opened::archive).collect();
-        archive::describe_implied(&mut archives);
-        Ok(opened.into_iter().map(Opened::into_source).collect())
+        let mut read: Vec<ReadLower> = at_once(self.paths.iter().collect(), |path| self.read(path))?;
+        ReadLower::describe_implied(&mut read);
+        Ok(read.into_iter().map(ReadLower::into_source).collect())
     }
 
-    fn open(&self, path: &Path) -> Result<Opened> {
-        let Some((blob, diff_id)) = self.blobs.get(path) else {
-            return Ok(Opened::Directory(path.to_owned()));
+    fn read(&self, path: &Path) -> Result<ReadLower> {
+        let path = path.to_owned();
+        let Some((blob, diff_id)) = self.blobs.get(&path) else {
+            return Ok(ReadLower::Plain(path.into()));
         };
         let file = File::open(blob).map_err(ContainerError::io("open it", blob))?;
-        let promised = Promised { tar: Some(*diff_id), blob: None };
-        let options = ArchiveOptions { is_layer: true, promised, progress: None };
-        let archive = archive::open(file, blob, &options);
+        let archive = open_layer(file, blob, Some(*diff_id), None);
         let archive = archive.map_err(|error| ContainerError::Refused(error.to_string()))?;
-        Ok(Opened::Archive(path.to_owned(), Box::new(archive)))
+        Ok(ReadLower::Archive { path, archive: Box::new(archive), name: None })
     }
 
     /// Opens the topmost, if it is a directory.
@@ -56,27 +54,6 @@ impl Lowers {
         match self.paths.first().filter(|path| !self.blobs.contains_key(*path)) {
             Some(path) => File::open(path).map(Some).map_err(ContainerError::io("open it", path)),
             None => Ok(None),
-        }
-    }
-}
-
-enum Opened {
-    Directory(PathBuf),
-    Archive(PathBuf, Box<Archive>),
-}
-
-impl Opened {
-    fn archive(&mut self) -> Option<&mut Archive> {
-        match self {
-            Opened::Directory(_) => None,
-            Opened::Archive(_, archive) => Some(archive),
-        }
-    }
-
-    fn into_source(self) -> LowerSource {
-        match self {
-            Opened::Directory(path) => path.into(),
-            Opened::Archive(path, archive) => LowerSource::Tree { path, tree: archive.into_tree() },
         }
     }
 }
