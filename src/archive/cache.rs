@@ -43,7 +43,7 @@ use crate::sys::object::proc_path;
 use crate::sys::process;
 
 /// What a file of this version begins with.
-const FORM: &[u8; 8] = b"umtar\0\0\x04";
+const FORM: &[u8; 8] = b"umtar\0\0\x05";
 /// Behind the form: a digest, then the boot that the data count for; zeros when they are on the disk.
 const DIGEST: usize = 32;
 const BOOT: usize = 16;

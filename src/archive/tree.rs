@@ -4,12 +4,12 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use rustix::io::{Errno, Result};
+use sha2::{Digest as _, Sha256};
 
 use super::file::ArchiveFile;
 use super::index::{Content, Index, Object};
 use super::part::Part;
 use super::squashfs::Blocks;
-use crate::image::digest::Digest;
 use crate::image::layer::reader::Stored;
 use crate::sys::dir::RawEntry;
 use crate::sys::object::{Stat, Time};
@@ -50,27 +50,39 @@ impl ArchiveTree {
 
 /// Returns 64 bits of a digest of all that the headers say: what differs in them is another archive.
 pub(super) fn identity(index: &Index) -> u64 {
-    let mut text = Vec::new();
+    // As it comes: all of it together would take as much memory as the index.
+    let mut hasher = Sha256::new();
+    let mut tell = |bytes: &[u8]| hasher.update(bytes);
+    let mut files = 0;
     for object in &index.objects {
-        text.extend(object.mtime.sec.to_le_bytes());
-        text.extend(object.size.to_le_bytes());
-        text.extend((u32::from(object.mode) | object.nlink << 16).to_le_bytes());
+        tell(&object.mtime.sec.to_le_bytes());
+        tell(&object.size.to_le_bytes());
+        tell(&(u32::from(object.mode) | object.nlink << 16).to_le_bytes());
         match &object.content {
-            Content::Whole { at } => text.extend(at.to_le_bytes()),
-            Content::Target(target) => text.extend(target.iter()),
+            Content::Whole { at } => tell(&at.to_le_bytes()),
+            Content::Target(target) => tell(target),
             Content::Entries(entries) => entries.iter().for_each(|entry| {
-                text.extend(index.name(entry));
-                text.extend(Index::number(entry).to_le_bytes());
+                tell(index.name(entry));
+                tell(&Index::number(entry).to_le_bytes());
             }),
-            Content::Packed { at } => text.extend(at.to_le_bytes()),
+            Content::Packed { at } => {
+                // Without the count of holes, that each file before this one has: uppers know archives by what they were without it.
+                tell(&at.wrapping_sub(files).to_le_bytes());
+                files += 1;
+            }
             Content::Sparse(_) | Content::None => {}
         }
     }
     if let Some(packed) = &index.packed {
-        packed.tell(&mut text);
+        for object in &index.objects {
+            if let Content::Packed { at } = object.content {
+                packed.tell_file(at, object.size, &mut tell);
+            }
+        }
+        packed.tell_fragments(&mut tell);
     }
-    let digest = Digest::of(&text).hex();
-    u64::from_str_radix(&digest[..16], 16).unwrap_or_default()
+    let [a, b, c, d, e, f, g, h, ..]: [u8; 32] = hasher.finalize().into();
+    u64::from_be_bytes([a, b, c, d, e, f, g, h])
 }
 
 impl LayerTree for ArchiveTree {

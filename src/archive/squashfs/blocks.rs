@@ -154,7 +154,7 @@ impl File {
         let count = buffer.len().min(length - within);
         let buffer = &mut buffer[..count];
         match map.block(number) {
-            Some(block) if block.length() == 0 => buffer.fill(0),
+            Some(block) if block.is_hole() => buffer.fill(0),
             Some(block) => self.read_stored(buffer, (self.place(&map, number)?, block), within, length)?,
             None => self.read_fragment(&map, buffer, within, length)?,
         }
@@ -245,10 +245,7 @@ impl TreeFile for File {
         let map = self.map().map_err(|wrong| self.blocks.tell(self.number, offset, wrong))?;
         let log = self.blocks.packed().map_or(0, |packed| packed.block_log);
         let is_hole = |number: u64| {
-            usize::try_from(number)
-                .ok()
-                .and_then(|number| map.block(number))
-                .is_some_and(|block| block.length() == 0)
+            usize::try_from(number).ok().and_then(|number| map.block(number)).is_some_and(Stored::is_hole)
         };
         if offset >= self.size {
             return Ok(None);

@@ -1,5 +1,6 @@
 //! Listings of directories: runs of entries, each with what its inodes have in common.
 
+use super::budget::Table;
 use super::meta::Metadata;
 use super::raw::{Wrong, u16_at, u32_at};
 use super::superblock::Superblock;
@@ -8,6 +9,9 @@ use super::superblock::Superblock;
 const MOST_IN_RUN: u32 = 256;
 /// The longest name that Linux knows (NAME_MAX).
 const LONGEST_NAME: usize = 255;
+
+/// What an entry takes beside its name: first here, then in the directory.
+pub(super) const ENTRY: u64 = 80;
 
 /// An entry: its name, and the reference of its inode.
 pub(super) struct Listed {
@@ -51,6 +55,7 @@ pub(super) fn read(
                     "it has a name of {length} bytes, and Linux knows {LONGEST_NAME}"
                 )));
             }
+            metadata.budget.take(ENTRY + length as u64, Table::Directories)?;
             let name = cursor.bytes(length)?.into_boxed_slice();
             if matches!(&*name, b"." | b"..") || name.iter().any(|byte| matches!(byte, b'/' | 0)) {
                 return Err(Wrong::damaged(format!("it has the name {}", name.escape_ascii())));

@@ -1,8 +1,9 @@
 //! Inodes: what an object is like, and where its data or entries are.
 
+use super::budget::{Budget, Table};
 use super::meta::{Cursor, Metadata};
-use super::packed::FileMap;
-use super::raw::{Wrong, u16_at, u32_at, u64_at};
+use super::packed::{FileMap, Packed};
+use super::raw::{NO_XATTRS, Wrong, u16_at, u32_at, u64_at};
 use super::superblock::Superblock;
 use crate::sys::object::{Kind, Time};
 
@@ -10,8 +11,6 @@ use crate::sys::object::{Kind, Time};
 const MOST_TARGET: u32 = 4096;
 /// What a file without a fragment has as its number.
 const NO_FRAGMENT: u32 = u32::MAX;
-/// What an inode without extended attributes has as their number.
-const NO_XATTRS: u32 = u32::MAX;
 
 /// An inode.
 #[derive(Debug)]
@@ -52,14 +51,13 @@ const KINDS: [Kind; 7] = [
     Kind::Socket,
 ];
 
-/// Reads the inode of a reference. `most`: so many words a file's map of blocks may take.
+/// Reads the inode of a reference.
 ///
 /// # Errors
 /// When it is damaged.
 pub(super) fn read(
     (metadata, image, ids): (&Metadata<'_>, &Superblock, &[u32]),
     reference: u64,
-    most: usize,
 ) -> Result<Inode, Wrong> {
     let mut cursor = metadata.cursor(image.inodes, reference)?;
     let head = cursor.array::<16>()?;
@@ -84,8 +82,8 @@ pub(super) fn read(
     let is_long = number > 7;
     match kind {
         Kind::Directory => directory(&mut inode, &mut cursor, is_long)?,
-        Kind::File => file(&mut inode, &mut cursor, (is_long, image.block_log), most)?,
-        _ => other(&mut inode, &mut cursor, is_long)?,
+        Kind::File => file(&mut inode, &mut cursor, (is_long, image.block_log), &metadata.budget)?,
+        _ => other(&mut inode, &mut cursor, is_long, &metadata.budget)?,
     }
     Ok(inode)
 }
@@ -110,7 +108,7 @@ fn file(
     inode: &mut Inode,
     cursor: &mut Cursor<'_>,
     (is_long, block_log): (bool, u8),
-    most: usize,
+    budget: &Budget,
 ) -> Result<(), Wrong> {
     let (start, size, fragment, within);
     if is_long {
@@ -128,9 +126,8 @@ fn file(
     }
     let fragment = (fragment != NO_FRAGMENT).then_some((fragment, within));
     let count = FileMap::count(size, block_log, fragment.is_some());
-    if count > most as u64 {
-        return Err(Wrong::damaged(format!("it has {count} blocks, which take more memory than all may")));
-    }
+    let words = usize::try_from(count).map_err(|_| budget.spent(Table::Inodes))?;
+    budget.take(Packed::memory(words), Table::Inodes)?;
     // Grows as they are read: how many there are is what the image says.
     let mut sizes = Vec::new();
     for _ in 0..count {
@@ -140,7 +137,7 @@ fn file(
     Ok(())
 }
 
-fn other(inode: &mut Inode, cursor: &mut Cursor<'_>, is_long: bool) -> Result<(), Wrong> {
+fn other(inode: &mut Inode, cursor: &mut Cursor<'_>, is_long: bool, budget: &Budget) -> Result<(), Wrong> {
     inode.nlink = u32_at(&cursor.array::<4>()?, 0);
     match inode.kind {
         Kind::Symlink => {
@@ -148,6 +145,7 @@ fn other(inode: &mut Inode, cursor: &mut Cursor<'_>, is_long: bool) -> Result<()
             if !(1..=MOST_TARGET).contains(&length) {
                 return Err(Wrong::damaged(format!("it is a symbolic link of {length} bytes")));
             }
+            budget.take(length.into(), Table::Inodes)?;
             let target = cursor.bytes(length as usize)?;
             if target.contains(&0) {
                 return Err(Wrong::damaged("it is a symbolic link to what no path names"));

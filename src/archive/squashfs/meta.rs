@@ -4,12 +4,13 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use super::budget::{Budget, Table};
 use super::compressor::Compressor;
 use super::raw::{Wrong, read_exact, u16_at};
 use crate::archive::part::Part;
 
-/// The most that a block holds.
-const BLOCK: usize = 8192;
+/// What a block of metadata holds, the last of a table apart.
+pub(super) const BLOCK: usize = 8192;
 /// Set in a block's length where it isn't compressed.
 const PLAIN: u16 = 1 << 15;
 /// So many blocks are remembered, and half as many are forgotten at once: 4 MiB.
@@ -25,14 +26,19 @@ struct Block {
 /// Reads blocks, and remembers those that were read last.
 pub(super) struct Metadata<'a> {
     pub part: &'a Part,
+    /// Of what is read, and kept.
+    pub budget: Budget,
     compressor: Compressor,
     young: RefCell<HashMap<u64, Rc<Block>>>,
     old: RefCell<HashMap<u64, Rc<Block>>>,
 }
 
 impl<'a> Metadata<'a> {
-    pub(super) fn new(part: &'a Part, compressor: Compressor) -> Metadata<'a> {
-        Metadata { part, compressor, young: RefCell::default(), old: RefCell::default() }
+    /// # Errors
+    /// When the budget isn't enough for what is remembered.
+    pub(super) fn new(part: &'a Part, compressor: Compressor, budget: Budget) -> Result<Metadata<'a>, Wrong> {
+        budget.take((2 * MOST * BLOCK) as u64, Table::Metadata)?;
+        Ok(Metadata { part, budget, compressor, young: RefCell::default(), old: RefCell::default() })
     }
 
     /// Begins to read at a reference of a table: in its upper bits a block's place in the table, in the lower sixteen one in the block.

@@ -13,7 +13,7 @@
 //! <https://dr-emann.github.io/squashfs/>.
 //!
 //! No number in an image is believed: what it leads to is looked for within the image, and what a table is said to hold is taken
-//! into memory as it is read, up to a limit, and not by what the image says of its size.
+//! into memory as it is read, and not by what the image says of its size. All of its tables together have one budget.
 //!
 //! # Marks
 //!
@@ -23,6 +23,7 @@
 //! made the image would say what a mount of root shows.
 
 mod blocks;
+mod budget;
 mod cache;
 mod compressor;
 mod directory;
@@ -78,3 +79,6 @@ pub(super) fn a_map() -> Packed {
     packed.keep(&packed::FileMap { start: 1 << 40, fragment: Some((0, 6)), sizes: vec![1 << 24, 7] });
     packed
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,15 +1,16 @@
-//! Where the data of files lie: numbers in one piece of memory, four for a file and one more for each block.
+//! Where the data of files lie: numbers in one piece of memory, five for a file and one more for each block.
 
 use serde::{Deserialize, Serialize};
 
 use super::compressor::Compressor;
+use super::superblock::BLOCK_LOGS;
 
 /// Set in a block's size where it isn't compressed.
 const PLAIN: u32 = 1 << 24;
 /// What stands for no fragment.
 const NONE: u32 = u32::MAX;
 /// So many words a file takes beside its blocks.
-const HEAD: usize = 4;
+const HEAD: usize = 5;
 
 /// A block in which the ends of several files stand.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -24,7 +25,8 @@ pub(in crate::archive) struct Packed {
     pub compressor: Compressor,
     pub block_log: u8,
     fragments: Vec<Fragment>,
-    /// Of each file: where its first block lies (two words), its fragment, its place in that, and the sizes of its blocks.
+    /// Of each file: where its first block lies (two words), its fragment, its place in that, how many of its blocks are holes, and
+    /// the sizes of its blocks.
     words: Vec<u32>,
 }
 
@@ -48,9 +50,14 @@ impl FileMap {
 pub(super) struct Stored(u32);
 
 impl Stored {
-    /// Returns how long it is. Nothing: it is a hole.
+    /// Returns how long it is.
     pub(super) fn length(self) -> u32 {
         self.0 & (PLAIN - 1)
+    }
+
+    /// Tells whether nothing is stored, and zeros are read.
+    pub(super) fn is_hole(self) -> bool {
+        self.length() == 0
     }
 
     pub(super) fn is_plain(self) -> bool {
@@ -64,6 +71,8 @@ pub(super) struct Map<'a> {
     pub start: u64,
     /// The fragment that its end lies in, and where.
     fragment: Option<(u32, u32)>,
+    /// So many of its blocks are holes.
+    holes: u32,
     sizes: &'a [u32],
 }
 
@@ -76,14 +85,11 @@ impl Packed {
     pub(super) fn keep(&mut self, map: &FileMap) -> Option<u32> {
         let at = u32::try_from(self.words.len()).ok()?;
         let (fragment, within) = map.fragment.unwrap_or((NONE, 0));
-        self.words.extend([map.start as u32, (map.start >> 32) as u32, fragment, within]);
+        let holes = map.sizes.iter().filter(|&&size| Stored(size).is_hole()).count();
+        let holes = u32::try_from(holes).ok()?;
+        self.words.extend([map.start as u32, (map.start >> 32) as u32, fragment, within, holes]);
         self.words.extend(&map.sizes);
         Some(at)
-    }
-
-    /// Returns how many fragments there are.
-    pub(super) fn fragments(&self) -> usize {
-        self.fragments.len()
     }
 
     pub(super) fn shrink(&mut self) {
@@ -92,12 +98,13 @@ impl Packed {
 
     /// Returns how much memory so many words take.
     pub(super) fn memory(words: usize) -> u64 {
-        4 * (words + HEAD) as u64
+        4 * (words as u64 + HEAD as u64)
     }
 
     /// Returns whether a place is that of a file of this size, whose number of blocks is known from it.
     pub(in crate::archive) fn is_sound(&self, at: u32, size: u64) -> bool {
-        (12..=20).contains(&self.block_log) && self.map(at, size).is_some()
+        let is_map = |map: Map<'_>| map.holes as usize <= map.sizes.len();
+        BLOCK_LOGS.contains(&self.block_log) && self.map(at, size).is_some_and(is_map)
     }
 
     /// Finds where the data of a file lie.
@@ -107,7 +114,7 @@ impl Packed {
         let fragment = (head[2] != NONE).then_some((head[2], head[3]));
         let count = usize::try_from(FileMap::count(size, self.block_log, fragment.is_some())).ok()?;
         let start = u64::from(head[0]) | u64::from(head[1]) << 32;
-        Some(Map { start, fragment, sizes: rest.get(..count)? })
+        Some(Map { start, fragment, holes: head[4], sizes: rest.get(..count)? })
     }
 
     /// Finds the fragment that the end of a file lies in.
@@ -120,14 +127,20 @@ impl Packed {
     /// Returns how many bytes of a file are data.
     pub(in crate::archive) fn stored(&self, at: u32, size: u64) -> u64 {
         let Some(map) = self.map(at, size) else { return size };
-        let holes = map.sizes.iter().filter(|&&block| Stored(block).length() == 0).count() as u64;
-        size.saturating_sub(holes << self.block_log)
+        size.saturating_sub(u64::from(map.holes) << self.block_log)
     }
 
-    /// Adds what tells these data from others to a text.
-    pub(in crate::archive) fn tell(&self, text: &mut Vec<u8>) {
-        self.words.iter().for_each(|word| text.extend(word.to_le_bytes()));
-        self.fragments.iter().for_each(|fragment| text.extend(fragment.at.to_le_bytes()));
+    /// Tells where the data of a file lie. How many holes it has follows from that.
+    pub(in crate::archive) fn tell_file(&self, at: u32, size: u64, tell: &mut impl FnMut(&[u8])) {
+        let Some(map) = self.map(at, size) else { return };
+        let (fragment, within) = map.fragment.unwrap_or((NONE, 0));
+        tell(&map.start.to_le_bytes());
+        [fragment, within].iter().chain(map.sizes).for_each(|word| tell(&word.to_le_bytes()));
+    }
+
+    /// Tells where fragments lie.
+    pub(in crate::archive) fn tell_fragments(&self, tell: &mut impl FnMut(&[u8])) {
+        self.fragments.iter().for_each(|fragment| tell(&fragment.at.to_le_bytes()));
     }
 }
 
@@ -146,5 +159,27 @@ impl Map<'_> {
     /// Returns how many blocks there are, the fragment apart.
     pub(super) fn count(&self) -> usize {
         self.sizes.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holes_are_counted_when_a_map_is_kept() {
+        let mut packed = Packed::new(Compressor::Zstd, 12, Vec::new());
+        let mut keep = |sizes: &[u32]| {
+            packed.keep(&FileMap { start: 1 << 33, fragment: None, sizes: sizes.to_vec() }).unwrap()
+        };
+        // Neither the last of them is a hole, nor what isn't compressed.
+        let (none, two) = (keep(&[5, PLAIN | 6]), keep(&[0, 7, PLAIN, 8]));
+        assert_eq!(packed.stored(none, 8192), 8192);
+        assert_eq!(packed.stored(two, 3 * 4096 + 10), 4096 + 10);
+        assert!(packed.is_sound(two, 4 * 4096));
+        assert_eq!(packed.map(two, 4 * 4096).unwrap().start, 1 << 33);
+        // More than it has blocks.
+        packed.words[two as usize + 4] = 5;
+        assert!(!packed.is_sound(two, 4 * 4096));
     }
 }

@@ -4,6 +4,9 @@ use std::io;
 
 use crate::archive::part::Part;
 
+/// What an inode without extended attributes has as their number.
+pub(super) const NO_XATTRS: u32 = u32::MAX;
+
 /// Why an image isn't read.
 #[derive(Debug)]
 pub(super) enum Wrong {

@@ -1,5 +1,7 @@
 //! What stands at the beginning of an image.
 
+use std::ops::RangeInclusive;
+
 use super::compressor::Compressor;
 use super::raw::{Wrong, read_exact, u16_at, u32_at, u64_at};
 use crate::archive::part::Part;
@@ -15,8 +17,8 @@ const SIZE: usize = 96;
 /// What a table has as its place where there is none.
 pub(super) const NONE: u64 = u64::MAX;
 
-/// More fragments than any image has: they take a GiB of memory.
-const MOST_FRAGMENTS: u64 = 1 << 26;
+/// The logarithms of the sizes that blocks of data have, 4 KiB to 1 MiB.
+pub(super) const BLOCK_LOGS: RangeInclusive<u8> = 12..=20;
 
 /// Where all begins.
 #[derive(Debug, Clone, Copy)]
@@ -60,9 +62,10 @@ pub(super) fn read(part: &Part) -> Result<Superblock, Wrong> {
         });
     }
     let (block_size, block_log) = (u32_at(&bytes, 12), u16_at(&bytes, 22));
-    if !(12..=20).contains(&block_log) || block_size != 1 << block_log {
+    let block_log = u8::try_from(block_log).ok().filter(|log| BLOCK_LOGS.contains(log));
+    let Some(block_log) = block_log.filter(|log| block_size == 1 << log) else {
         return Err(Wrong::damaged(format!("its superblock tells of blocks of {block_size} bytes")));
-    }
+    };
     let used = u64_at(&bytes, 40);
     if used > part.size {
         return Err(Wrong::damaged(format!(
@@ -72,7 +75,7 @@ pub(super) fn read(part: &Part) -> Result<Superblock, Wrong> {
     }
     let image = Superblock {
         compressor: Compressor::of(u16_at(&bytes, 20))?,
-        block_log: block_log as u8,
+        block_log,
         root: u64_at(&bytes, 32),
         fragment_count: u32_at(&bytes, 16),
         id_count: u16_at(&bytes, 26),
@@ -82,8 +85,8 @@ pub(super) fn read(part: &Part) -> Result<Superblock, Wrong> {
         directories: u64_at(&bytes, 72),
         fragments: u64_at(&bytes, 80),
     };
-    // Each takes a byte at least, and an image of a TiB has eight million.
-    if u64::from(image.fragment_count) > used.min(MOST_FRAGMENTS) {
+    // Each takes a byte at least.
+    if u64::from(image.fragment_count) > used {
         return Err(Wrong::damaged(format!("its superblock tells of {} fragments", image.fragment_count)));
     }
     let tables = [("inodes", image.inodes), ("directories", image.directories), ("owners", image.ids)];

@@ -2,16 +2,17 @@
 //!
 //! A table of entries lies in blocks of metadata, the places of which stand in a list.
 
-use super::meta::Metadata;
+use super::budget::Table;
+use super::meta::{BLOCK, Metadata};
 use super::packed::Fragment;
-use super::raw::{Wrong, read_exact, u16_at, u32_at, u64_at};
+use super::raw::{NO_XATTRS, Wrong, read_exact, u16_at, u32_at, u64_at};
 use super::superblock::{NONE, Superblock};
 use crate::archive::index::Attrs;
 
-/// What an inode without attributes has as their number.
-const NO_XATTRS: u32 = u32::MAX;
 /// The most that Linux allows a value (XATTR_SIZE_MAX), and the names of an object together (XATTR_LIST_MAX).
 const MOST_XATTR: u32 = 64 << 10;
+/// What a pair of a name and a value takes beside both.
+const PAIR: u64 = 2 * size_of::<Vec<u8>>() as u64;
 /// Set in an attribute's type where its value lies elsewhere, with that of another inode.
 const ELSEWHERE: u16 = 0x100;
 /// The namespaces, by the rest of the type.
@@ -19,7 +20,7 @@ const PREFIXES: [&str; 3] = ["user.", "trusted.", "security."];
 
 /// Reads entry number `at` of a table of entries of `N` bytes, a divisor of what a block holds.
 fn entry<const N: usize>(metadata: &Metadata<'_>, list: u64, at: u32) -> Result<[u8; N], Wrong> {
-    let in_block = (8192 / N) as u32;
+    let in_block = (BLOCK / N) as u32;
     let mut place = [0; 8];
     let position = list.checked_add(u64::from(at / in_block) * 8);
     read_exact(metadata.part, position.ok_or_else(|| Wrong::damaged("a table leads nowhere"))?, &mut place)?;
@@ -32,7 +33,9 @@ fn entry<const N: usize>(metadata: &Metadata<'_>, list: u64, at: u32) -> Result<
 /// # Errors
 /// When they can't be read.
 pub(super) fn ids(metadata: &Metadata<'_>, image: &Superblock) -> Result<Vec<u32>, Wrong> {
-    let each = (0..image.id_count.into()).map(|at| Ok(u32_at(&entry::<4>(metadata, image.ids, at)?, 0)));
+    let count = u32::from(image.id_count);
+    metadata.budget.take(u64::from(count) * size_of::<u32>() as u64, Table::Owners)?;
+    let each = (0..count).map(|at| Ok(u32_at(&entry::<4>(metadata, image.ids, at)?, 0)));
     each.collect::<Result<_, Wrong>>().map_err(|error| error.within(b"(table of owners)"))
 }
 
@@ -44,6 +47,8 @@ pub(super) fn fragments(metadata: &Metadata<'_>, image: &Superblock) -> Result<V
     if image.fragments == NONE {
         return Ok(Vec::new());
     }
+    let bytes = u64::from(image.fragment_count) * size_of::<Fragment>() as u64;
+    metadata.budget.take(bytes, Table::Fragments)?;
     let each = (0..image.fragment_count).map(|at| {
         let bytes = entry::<16>(metadata, image.fragments, at)?;
         Ok(Fragment { at: u64_at(&bytes, 0), size: u32_at(&bytes, 8) })
@@ -80,18 +85,14 @@ impl Xattrs {
         Ok(Some(Xattrs { pairs: u64_at(&head, 0), list: image.xattrs + 16, count: u32_at(&head, 8) }))
     }
 
-    /// Reads those that an inode has under their number. Returns as well how many bytes were read for them.
+    /// Reads those that an inode has under their number.
     ///
     /// # Errors
     /// When they can't be read, or are more than Linux knows.
-    pub(super) fn read(
-        of: Option<&Xattrs>,
-        metadata: &Metadata<'_>,
-        number: u32,
-    ) -> Result<(Attrs, u64), Wrong> {
+    pub(super) fn read(of: Option<&Xattrs>, metadata: &Metadata<'_>, number: u32) -> Result<Attrs, Wrong> {
         let none = || Wrong::damaged(format!("it has the extended attributes {number}, which there aren't"));
         let xattrs = match of {
-            _ if number == NO_XATTRS => return Ok((Attrs::new(), 0)),
+            _ if number == NO_XATTRS => return Ok(Attrs::new()),
             Some(xattrs) if number < xattrs.count => xattrs,
             _ => return Err(none()),
         };
@@ -119,7 +120,7 @@ impl Xattrs {
                 size = u32_at(&there.array::<4>()?, 0);
                 there.bytes(value_size(size)?)?
             };
-            // Of all that is read, whatever becomes of it.
+            // Of all that is read, whatever becomes of it: reading it takes time.
             names += (prefix.map_or(0, |prefix| prefix.len()) + suffix.len()) as u64 + 1;
             values += u64::from(size);
             if names > MOST_XATTR.into() {
@@ -129,6 +130,7 @@ impl Xattrs {
             if values > u64::from(MOST_XATTR) * 16 {
                 return Err(Wrong::damaged("its extended attributes are more than a MiB"));
             }
+            metadata.budget.take(PAIR + suffix.len() as u64 + u64::from(size), Table::Attributes)?;
             // A namespace of a later version, which the kernel passes over as well.
             let Some(prefix) = prefix else { continue };
             let name = [prefix.as_bytes(), &suffix].concat();
@@ -140,7 +142,7 @@ impl Xattrs {
         // Of two of one name the first counts, as for the kernel.
         attrs.sort_by(|one, other| one.0.cmp(&other.0));
         attrs.dedup_by(|next, one| next.0 == one.0);
-        Ok((attrs, names + values))
+        Ok(attrs)
     }
 }
 

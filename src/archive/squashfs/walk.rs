@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::vec::IntoIter;
 
-use super::directory::{self, Listed};
+use super::budget::{Budget, MOST, Table};
+use super::directory::{self, ENTRY, Listed};
 use super::inode::{self, Inode, What};
 use super::meta::Metadata;
-use super::packed::{Fragment, Packed};
+use super::packed::Packed;
 use super::raw::Wrong;
 use super::superblock::{self, Superblock};
 use super::tables::{self, Xattrs};
@@ -19,10 +20,10 @@ use crate::union::lookup::private;
 
 const ROOT: Number = 0;
 
-/// What names, links, attributes and maps of blocks may take in memory, as of every archive.
-const MOST_MEMORY: u64 = 1 << 30;
 /// What the entries of a directory take as long as the index is being made, beside their names.
 const DIRECTORY: u64 = 256;
+/// What it takes to know an object again by another of its names.
+const KNOWN: u64 = 32;
 
 /// An index, and what was left out of it: names that would be whiteouts, attributes that would be marks.
 pub(in crate::archive) struct Walked {
@@ -53,7 +54,6 @@ struct Walk<'a> {
     known: HashMap<u64, Number>,
     entered: HashSet<u64>,
     path: Vec<u8>,
-    memory: u64,
     /// How many entries were listed, those that aren't shown among them.
     entries: usize,
     left_out: (u64, u64),
@@ -64,8 +64,18 @@ struct Walk<'a> {
 /// # Errors
 /// What is wrong with it.
 pub(super) fn walk(part: &Part, is_layer: bool, at: &dyn Fn(u64)) -> Result<Walked, Wrong> {
+    walk_within(part, is_layer, at, Budget::of(MOST))
+}
+
+/// Does as [`walk`], with so much memory.
+pub(super) fn walk_within(
+    part: &Part,
+    is_layer: bool,
+    at: &dyn Fn(u64),
+    budget: Budget,
+) -> Result<Walked, Wrong> {
     let image = superblock::read(part)?;
-    let metadata = Metadata::new(part, image.compressor);
+    let metadata = Metadata::new(part, image.compressor, budget)?;
     let fragments = tables::fragments(&metadata, &image)?;
     let mut walk = Walk {
         metadata: &metadata,
@@ -79,12 +89,10 @@ pub(super) fn walk(part: &Part, is_layer: bool, at: &dyn Fn(u64)) -> Result<Walk
         known: HashMap::new(),
         entered: HashSet::new(),
         path: Vec::new(),
-        memory: 0,
         entries: 0,
         left_out: (0, 0),
         image,
     };
-    walk.charge((walk.packed.fragments() * size_of::<Fragment>()) as u64)?;
     let read = walk.all(at);
     read.map_err(|error| error.within(if walk.path.is_empty() { b"/" } else { &walk.path }))?;
     walk.finish()
@@ -119,21 +127,12 @@ impl Walk<'_> {
     }
 
     fn inode(&self, reference: u64) -> Result<Inode, Wrong> {
-        let left = (MOST_MEMORY - self.memory) / 4;
-        let of = (self.metadata, &self.image, &self.ids[..]);
-        inode::read(of, reference, usize::try_from(left).unwrap_or(usize::MAX))
+        inode::read((self.metadata, &self.image, &self.ids[..]), reference)
     }
 
-    /// Counts what is kept in memory as long as the image is mounted.
-    fn charge(&mut self, bytes: u64) -> Result<(), Wrong> {
-        self.memory += bytes;
-        if self.memory > MOST_MEMORY {
-            let most = MOST_MEMORY >> 20;
-            let what =
-                format!("with it, names, links, attributes and blocks take more than {most} MiB of memory");
-            return Err(Wrong::damaged(what));
-        }
-        Ok(())
+    /// Counts what is kept in memory.
+    fn charge(&self, bytes: u64, table: Table) -> Result<(), Wrong> {
+        self.metadata.budget.take(bytes, table)
     }
 
     /// Adds an entry. What it returns is a directory, to be read now.
@@ -152,7 +151,6 @@ impl Walk<'_> {
                 _ => {}
             }
         }
-        self.charge(entry.name.len() as u64)?;
         if let Some(&number) = self.known.get(&entry.inode) {
             self.objects[number as usize].nlink += 1;
             return self.link(dir, entry.name, number).map(|()| None);
@@ -166,6 +164,7 @@ impl Walk<'_> {
         let has_others = inode.nlink > 1;
         let (number, _) = self.object(inode)?;
         if has_others {
+            self.charge(KNOWN, Table::Inodes)?;
             self.known.insert(entry.inode, number);
         }
         self.link(dir, entry.name, number).map(|()| None)
@@ -190,7 +189,7 @@ impl Walk<'_> {
         if !self.entered.insert(reference) {
             return Err(Wrong::damaged("it is a directory that has another name already"));
         }
-        self.charge(DIRECTORY)?;
+        self.charge(DIRECTORY, Table::Directories)?;
         let (number, is_opaque) = self.object(inode)?;
         self.directories.insert(number, BTreeMap::new());
         if is_opaque {
@@ -207,14 +206,12 @@ impl Walk<'_> {
     fn object(&mut self, inode: Inode) -> Result<(Number, bool), Wrong> {
         let number =
             Number::try_from(self.objects.len()).map_err(|_| Wrong::damaged("it is one too many"))?;
-        let (xattrs, read) = Xattrs::read(self.xattrs.as_ref(), self.metadata, inode.xattrs)?;
-        // Those that aren't kept count as well: reading them takes time.
-        self.charge(read)?;
-        let is_opaque = self.attributes_of(number, xattrs)?;
+        self.charge(size_of::<Object>() as u64, Table::Inodes)?;
+        let xattrs = Xattrs::read(self.xattrs.as_ref(), self.metadata, inode.xattrs)?;
+        let is_opaque = self.attributes_of(number, xattrs);
         let (mut size, mut device) = (0, (0, 0));
         let content = match inode.what {
             What::File { size: length, map } => {
-                self.charge(Packed::memory(map.sizes.len()))?;
                 size = length;
                 match length {
                     0 => Content::None,
@@ -225,7 +222,6 @@ impl Walk<'_> {
                 }
             }
             What::Symlink(target) => {
-                self.charge(target.len() as u64)?;
                 size = target.len() as u64;
                 Content::Target(target.into_boxed_slice())
             }
@@ -241,9 +237,7 @@ impl Walk<'_> {
     }
 
     /// Keeps the attributes of an object, save for the marks of overlays. Tells whether that of an opaque directory was among them.
-    fn attributes_of(&mut self, number: Number, mut xattrs: Attrs) -> Result<bool, Wrong> {
-        let pair = 2 * size_of::<Vec<u8>>();
-        self.charge((xattrs.len() * pair) as u64)?;
+    fn attributes_of(&mut self, number: Number, mut xattrs: Attrs) -> bool {
         let mut is_opaque = false;
         xattrs.retain(|(name, value)| {
             let is_mark = private::overlay_mark(name).is_some() || private::is_reserved(name);
@@ -255,12 +249,13 @@ impl Walk<'_> {
         if !xattrs.is_empty() {
             self.attributes.insert(number, xattrs);
         }
-        Ok(is_opaque)
+        is_opaque
     }
 
     /// Gives a directory the mark that every mount believes.
     fn mark_opaque(&mut self, dir: Number) -> Result<(), Wrong> {
         let mark = Number::try_from(self.objects.len()).map_err(|_| Wrong::damaged("it is one too many"))?;
+        self.charge(ENTRY + (size_of::<Object>() + WH_OPAQUE.len()) as u64, Table::Directories)?;
         let Object { uid, gid, mtime, .. } = self.objects[dir as usize];
         let (kind, content) = (Kind::File, Content::None);
         self.objects.push(Object {
