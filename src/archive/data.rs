@@ -185,3 +185,41 @@ impl Store {
         Errno::IO
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::time::Duration;
+
+    use super::*;
+
+    impl Original {
+        /// Takes a file that nobody tells of who writes into it.
+        pub(super) fn unwatched(file: &File) -> Original {
+            Original { watch: None, ..Original::of(file).unwrap() }
+        }
+    }
+
+    /// Sets the time of a file's content, and gives another reason why its inode was changed.
+    pub(super) fn excuse(file: &File, modified: std::time::SystemTime) {
+        file.set_modified(modified).unwrap();
+        let mode = file.metadata().unwrap().mode() ^ 0o040;
+        file.set_permissions(std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn what_was_changed_once_is_changed_for_good() {
+        let file = tempfile::tempfile().unwrap();
+        let modified = file.metadata().unwrap().modified().unwrap();
+        let original = Original::unwatched(&file);
+        excuse(&file, modified);
+        original.check(&file).unwrap();
+        file.set_modified(modified + Duration::from_secs(5)).unwrap();
+        original.check(&file).unwrap_err();
+        // As if nothing had been.
+        excuse(&file, modified);
+        let said = original.check(&file).unwrap_err().to_string();
+        assert!(said.contains("changed since it was opened"), "{said}");
+        Original::unwatched(&file).check(&file).unwrap();
+    }
+}

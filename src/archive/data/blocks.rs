@@ -142,6 +142,8 @@ mod tests {
 
     use rustix::io::Errno;
 
+    use super::super::Original;
+    use super::super::tests::excuse;
     use super::*;
     use crate::archive::part::Part;
 
@@ -186,5 +188,30 @@ mod tests {
         assert_eq!(after.read_at(&mut read[..10], BLOCK - 5), Err(Errno::IO));
         file.as_file().write_all_at(&bytes[BLOCK as usize + 1..][..1], 3 + BLOCK + 1).unwrap();
         assert_eq!(after.read_at(&mut read[..10], 0), Err(Errno::IO));
+    }
+
+    /// As who stores into a mapping: nothing but the digest tells.
+    #[test]
+    fn what_was_not_what_it_was_once_is_not_given_out_though_it_be_put_back() {
+        let file = tempfile::tempfile().unwrap();
+        let bytes = vec![b'a'; 2 * BLOCK as usize];
+        file.write_all_at(&bytes, 0).unwrap();
+        let modified = file.metadata().unwrap().modified().unwrap();
+        let mut blocking = Blocking::new(&bytes[..]);
+        io::copy(&mut blocking, &mut io::sink()).unwrap();
+        let mut part = Part::whole(file.try_clone().unwrap(), Path::new("f")).unwrap();
+        let original = Original::unwatched(&file);
+        part.store = Arc::new(Store::file(file.try_clone().unwrap(), Path::new("f"), original).unwrap());
+        let part = part.checked(Some(blocking.finish()));
+        let write = |byte: &[u8]| {
+            file.write_all_at(byte, BLOCK).unwrap();
+            excuse(&file, modified);
+        };
+        write(b"z");
+        assert_eq!(part.read_at(&mut [0; 10], 0), Ok(10));
+        assert_eq!(part.read_at(&mut [0; 10], BLOCK), Err(Errno::IO));
+        write(b"a");
+        assert_eq!(part.read_at(&mut [0; 10], BLOCK), Err(Errno::IO));
+        assert_eq!(part.read_at(&mut [0; 10], 0), Err(Errno::IO), "nor what was right all the time");
     }
 }
